@@ -1,0 +1,28 @@
+# Two commands are all the set-up: `make demo` installs and runs the demo, `make test` installs and passes the tests.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test check bench sim install clean
+demo: .venv/core
+	$(BIN)/mycomesh demo
+test: .venv/dev
+	$(BIN)/python -m pytest
+check: .venv/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest
+bench: .venv/core
+	$(BIN)/python -m tools.bench
+install: .venv/core
+clean:
+	rm -rf .venv
+
+.venv/core: pyproject.toml
+	@command -v uv >/dev/null && uv venv -q --allow-existing .venv || $(PYTHON) -m venv .venv
+	@command -v uv >/dev/null && uv pip install -q -p .venv -e . || $(BIN)/python -m pip install -q --disable-pip-version-check -e .
+	@touch $@
+.venv/dev: .venv/core
+	@command -v uv >/dev/null && uv pip install -q -p .venv -e '.[dev]' || $(BIN)/python -m pip install -q --disable-pip-version-check -e '.[dev]'
+	@touch $@
