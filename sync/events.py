@@ -1,0 +1,116 @@
+"""Events that go into an `Exchange` and actions that come out of it: the whole border of `sync`.
+
+Owns only plain values. Every payload that crosses to the network is opaque bytes; a `link` is a small integer that
+names one live, authenticated connection and is never used again after `LinkClosed`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+__all__ = [
+    "Action",
+    "BatchReceived",
+    "CommitSeen",
+    "DropLink",
+    "Event",
+    "LinkClosed",
+    "LinkOpened",
+    "LinkWritable",
+    "MessageReceived",
+    "Notice",
+    "Publish",
+    "Send",
+    "TimerFired",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class LinkOpened:
+    """A peer is authenticated; `peer` is its 16-byte node id."""
+
+    link: int
+    peer: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class LinkClosed:
+    """The link is gone; nothing may be sent on it again."""
+
+    link: int
+
+
+@dataclass(frozen=True, slots=True)
+class LinkWritable:
+    """The link's transport queue fell below its low-water mark: there is room for one more stream chunk."""
+
+    link: int
+
+
+@dataclass(frozen=True, slots=True)
+class MessageReceived:
+    """An anti-entropy message of the peer on this link."""
+
+    link: int
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class BatchReceived:
+    """A live batch, spread by the mesh and signed by `origin` (16-byte node id); `link` is where it came from."""
+
+    link: int
+    origin: bytes
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class CommitSeen:
+    """Some connection may have committed to the local file: drain what its triggers logged."""
+
+
+@dataclass(frozen=True, slots=True)
+class TimerFired:
+    """`next_deadline()` has passed."""
+
+
+Event = LinkOpened | LinkClosed | LinkWritable | MessageReceived | BatchReceived | CommitSeen | TimerFired
+
+
+@dataclass(frozen=True, slots=True)
+class Publish:
+    """Spread one committed local batch to the whole mesh. `priority` 0 is the most urgent of 0..3."""
+
+    payload: bytes
+    priority: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Send one anti-entropy message on one link."""
+
+    link: int
+    payload: bytes
+    priority: int = 2
+
+
+@dataclass(frozen=True, slots=True)
+class DropLink:
+    """The peer broke the protocol: close this link; `reason` is one line for the log."""
+
+    link: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """Something a person may want to know: `event` is a stable dotted name, `detail` JSON-able values."""
+
+    event: str
+    text: str
+    detail: dict[str, Any] = field(default_factory=dict)
+    level: str = "info"
+
+
+Action = Publish | Send | DropLink | Notice
