@@ -1,0 +1,1 @@
+"""The composition of mesh and sync into one running node: the only place that knows both."""

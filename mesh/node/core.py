@@ -1,0 +1,111 @@
+"""The composition of mesh and sync: one node's `MeshCore`, and the routes between it and an `Exchange`.
+
+Owns the translation of the two event vocabularies and nothing else. What always holds: actions come out in the order in
+which they must be done; the `Exchange` is never called from here, because the daemon runs it on its SQL thread and the
+simulator at once, so both hand the answer back with `on_exchange`. It must not know: clocks, sockets, threads, SQL.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol, assert_never
+
+from mesh import events as mesh_events
+from sync import events as sync_events
+
+__all__ = ["MeshMachine", "NodeCore", "ShellAction", "ToExchange"]
+
+
+@dataclass(frozen=True, slots=True)
+class ToExchange:
+    """Run this event on the `Exchange` and hand its actions to `NodeCore.on_exchange`."""
+
+    event: sync_events.Event
+
+
+ShellAction = (
+    mesh_events.Dial | mesh_events.Write | mesh_events.Close | mesh_events.Notice | mesh_events.Enrolled | ToExchange
+)
+
+
+class MeshMachine(Protocol):
+    """What this module needs of a `MeshCore`: one step function and one deadline."""
+
+    def handle(self, event: mesh_events.Event, now_ms: int, wall_ms: int) -> list[mesh_events.Action]:
+        """Take one event; answer with the actions in the order in which they must be done."""
+        ...
+
+    def next_deadline(self) -> int | None:
+        """Return the monotonic millisecond at which `TimerFired` is due, or None."""
+        ...
+
+
+class NodeCore:
+    """Routes between one `MeshCore` and one `Exchange`; synchronous, without I/O or state of its own."""
+
+    __slots__ = ("mesh",)
+
+    def __init__(self, mesh: MeshMachine) -> None:
+        self.mesh = mesh
+
+    def handle(self, event: mesh_events.Event, now_ms: int, wall_ms: int) -> list[ShellAction]:
+        """Take one event of the mesh's shell; return what the shell must do, in order."""
+        return _routed(self.mesh.handle(event, now_ms, wall_ms))
+
+    def on_exchange(self, actions: list[sync_events.Action], now_ms: int, wall_ms: int) -> list[ShellAction]:
+        """Take what the `Exchange` answered to one or more `ToExchange` events; return what the shell must do."""
+        done: list[ShellAction] = []
+        for action in actions:
+            match action:
+                case sync_events.Publish(payload, priority):
+                    step = mesh_events.PublishBatch(payload, priority)
+                    done += _routed(self.mesh.handle(step, now_ms, wall_ms))
+                case sync_events.Send(link, payload, priority):
+                    message = mesh_events.SendMessage(link, payload, priority)
+                    done += _routed(self.mesh.handle(message, now_ms, wall_ms))
+                case sync_events.DropLink(link, reason):
+                    done.append(mesh_events.Close(link, reason))
+                case sync_events.Notice(event, text, detail, level):
+                    done.append(mesh_events.Notice(event, text, detail, level))
+                case _:
+                    assert_never(action)
+        return done
+
+    def next_deadline(self) -> int | None:
+        """Return when `TimerFired` is due for the mesh; the `Exchange` keeps its own deadline where it runs."""
+        return self.mesh.next_deadline()
+
+
+def _routed(actions: list[mesh_events.Action]) -> list[ShellAction]:
+    """Turn the mesh's deliveries into events of the `Exchange`; shell actions pass unchanged."""
+    done: list[ShellAction] = []
+    for action in actions:
+        match action:
+            case mesh_events.LinkUp(link, peer):
+                done.append(ToExchange(sync_events.LinkOpened(link, peer.node_id)))
+                done.append(_link_notice("link.up", f"link with {peer.name} at {peer.address}", link, peer))
+            case mesh_events.LinkDown(link, peer, reason):
+                done.append(ToExchange(sync_events.LinkClosed(link)))
+                done.append(_link_notice("link.down", f"link with {peer.name} is gone: {reason}", link, peer))
+            case mesh_events.LinkReady(link):
+                done.append(ToExchange(sync_events.LinkWritable(link)))
+            case mesh_events.DeliverMessage(link, payload):
+                done.append(ToExchange(sync_events.MessageReceived(link, payload)))
+            case mesh_events.DeliverBatch(link, origin, payload):
+                done.append(ToExchange(sync_events.BatchReceived(link, origin, payload)))
+            case (
+                mesh_events.Dial()
+                | mesh_events.Write()
+                | mesh_events.Close()
+                | mesh_events.Notice()
+                | mesh_events.Enrolled()
+            ):
+                done.append(action)
+            case _:
+                assert_never(action)
+    return done
+
+
+def _link_notice(event: str, text: str, link: int, peer: mesh_events.PeerInfo) -> mesh_events.Notice:
+    detail = {"link": link, "peer": peer.name, "node_id": peer.node_id.hex(), "address": str(peer.address)}
+    return mesh_events.Notice(event, text, detail)

@@ -1,0 +1,101 @@
+"""NodeCore routes every event of one vocabulary to the other, in order, and keeps nothing for itself."""
+
+from __future__ import annotations
+
+import pytest
+
+from mesh import events as mesh_events
+from mesh.node.core import NodeCore, ToExchange
+from sync import events as sync_events
+
+PEER = mesh_events.PeerInfo(b"p" * 16, "bravo", ("member",), mesh_events.Address("10.0.0.2", 7700), dialled=True)
+
+
+class ScriptedMesh:
+    """Stands where a MeshCore stands: answers with the next scripted list and keeps what it was asked."""
+
+    def __init__(self, *answers, deadline=None):
+        self.answers = list(answers)
+        self.deadline = deadline
+        self.seen = []
+
+    def handle(self, event, now_ms, wall_ms):
+        self.seen.append((event, now_ms, wall_ms))
+        return self.answers.pop(0) if self.answers else []
+
+    def next_deadline(self):
+        return self.deadline
+
+
+@pytest.mark.parametrize(
+    ("action", "event"),
+    [
+        (mesh_events.LinkReady(4), sync_events.LinkWritable(4)),
+        (mesh_events.DeliverMessage(4, b"m"), sync_events.MessageReceived(4, b"m")),
+        (mesh_events.DeliverBatch(4, b"o" * 16, b"b"), sync_events.BatchReceived(4, b"o" * 16, b"b")),
+    ],
+)
+def test_deliveries_of_the_mesh_become_events_of_the_exchange(action, event):
+    core = NodeCore(ScriptedMesh([action]))
+    assert core.handle(mesh_events.TimerFired(), 1, 2) == [ToExchange(event)]
+
+
+def test_a_link_opens_in_the_exchange_before_a_person_reads_of_it():
+    core = NodeCore(ScriptedMesh([mesh_events.LinkUp(7, PEER)]))
+    first, second = core.handle(mesh_events.ConnReceived(7, b"x"), 1, 2)
+    assert first == ToExchange(sync_events.LinkOpened(7, PEER.node_id))
+    assert isinstance(second, mesh_events.Notice)
+    assert second.event == "link.up"
+    assert second.text == "link with bravo at 10.0.0.2:7700"
+
+
+def test_a_link_that_goes_is_closed_in_the_exchange_with_its_reason_for_people():
+    core = NodeCore(ScriptedMesh([mesh_events.LinkDown(7, PEER, "silent for 3 s")]))
+    first, second = core.handle(mesh_events.ConnClosed(7), 1, 2)
+    assert first == ToExchange(sync_events.LinkClosed(7))
+    assert isinstance(second, mesh_events.Notice)
+    assert second.text == "link with bravo is gone: silent for 3 s"
+
+
+def test_shell_actions_pass_unchanged_and_in_order():
+    actions = [
+        mesh_events.Write(1, b"a"),
+        mesh_events.Dial(PEER.address),
+        mesh_events.Write(1, b"b"),
+        mesh_events.Close(1, "bye"),
+        mesh_events.Enrolled(b"identity"),
+        mesh_events.Notice("x.y", "text"),
+    ]
+    assert NodeCore(ScriptedMesh(list(actions))).handle(mesh_events.TimerFired(), 0, 0) == actions
+
+
+def test_what_the_exchange_says_reaches_the_mesh_in_order_with_both_clocks():
+    mesh = ScriptedMesh([mesh_events.Write(1, b"signed")], [mesh_events.Write(2, b"sealed")])
+    core = NodeCore(mesh)
+    done = core.on_exchange([sync_events.Publish(b"batch", 0), sync_events.Send(2, b"round", 3)], 10, 20)
+    assert mesh.seen == [
+        (mesh_events.PublishBatch(b"batch", 0), 10, 20),
+        (mesh_events.SendMessage(2, b"round", 3), 10, 20),
+    ]
+    assert done == [mesh_events.Write(1, b"signed"), mesh_events.Write(2, b"sealed")]
+
+
+def test_a_link_that_the_exchange_drops_is_closed_with_its_reason():
+    done = NodeCore(ScriptedMesh()).on_exchange([sync_events.DropLink(3, "bad batch")], 0, 0)
+    assert done == [mesh_events.Close(3, "bad batch")]
+
+
+def test_a_notice_of_the_exchange_keeps_every_field():
+    notice = sync_events.Notice("drained", "2 rows", {"rows": 2}, "debug")
+    done = NodeCore(ScriptedMesh()).on_exchange([notice], 0, 0)
+    assert done == [mesh_events.Notice("drained", "2 rows", {"rows": 2}, "debug")]
+
+
+def test_an_answer_to_a_publish_may_itself_go_to_the_exchange():
+    mesh = ScriptedMesh([mesh_events.LinkReady(5)])
+    assert NodeCore(mesh).on_exchange([sync_events.Publish(b"b")], 0, 0) == [ToExchange(sync_events.LinkWritable(5))]
+
+
+def test_the_deadline_is_the_meshs_own():
+    assert NodeCore(ScriptedMesh(deadline=1234)).next_deadline() == 1234
+    assert NodeCore(ScriptedMesh()).next_deadline() is None
