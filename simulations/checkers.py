@@ -1,0 +1,129 @@
+"""What must hold after a run: design.md section 8, invariants 1-3, against the users' own history.
+
+Owns the verdict. What always holds: a checker reads databases as any client would and the oracle, never the state
+of a core; each violation is one line that names the node, the table and the value. Must not know the scenario.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from hashlib import blake2b
+from typing import TYPE_CHECKING
+
+from simulations.oracle import Oracle, text_of, tokens_in
+from simulations.workload import TABLES
+
+if TYPE_CHECKING:
+    import apsw
+
+    from simulations.cluster import Cluster, Place
+
+__all__ = ["agreed", "digests", "violations"]
+
+LISTED_MAX = 20  # violations that a result spells out; more of them say the same
+TRACES = ("mycomesh_conflicts", "mycomesh_parked", "mycomesh_held")  # where a write that is not visible may be
+
+
+def digests(place: Place) -> tuple[tuple[str, bytes], ...]:
+    """The digest of each replicated table, as the node itself compares it with its peers."""
+    assert place.shell is not None
+    return tuple(sorted((table.name, table.digest) for table in place.shell.replica.status().tables))
+
+
+def agreed(cluster: Cluster) -> bool:
+    """Whether all nodes are up and have equal digests, with nothing captured but not drained."""
+    up = cluster.up()
+    if len(up) < len(cluster.places):
+        return False
+    first = digests(up[0])
+    return all(digests(place) == first for place in up[1:])
+
+
+def violations(cluster: Cluster) -> list[str]:
+    """Everything that is wrong after the run, one line each, at most `LISTED_MAX` and a count."""
+    found = [
+        f"node {place.index}: is down at the end" for place in cluster.places if place.shell is None or not place.shell.up
+    ]
+    contents = [(place, contents_of(place.application.db)) for place in cluster.up()]
+    if contents:
+        found += _unequal(contents)
+        visible: Counter[int] = Counter()
+        for rows in contents[0][1].values():
+            visible.update(token for row in rows for value in row for token in tokens_in(value))
+        traced: dict[int, None] = {}
+        for place, _ in contents:
+            traced.update(dict.fromkeys(traced_in(place.application.db)))
+        found += _history(cluster.oracle, visible, traced)
+    if len(found) > LISTED_MAX:
+        found[LISTED_MAX:] = [f"and {len(found) - LISTED_MAX} more"]
+    return found
+
+
+def contents_of(db: apsw.Connection) -> dict[str, list[tuple[object, ...]]]:
+    """Every user table, its rows in an order that depends on their values alone."""
+    contents: dict[str, list[tuple[object, ...]]] = {}
+    for table in TABLES:
+        columns = [name for (name,) in db.execute("SELECT name FROM pragma_table_info(?) ORDER BY cid", (table,))]
+        if columns:
+            order = ", ".join(f"typeof({name}), {name}" for name in columns)
+            contents[table] = db.execute(f"SELECT * FROM {table} ORDER BY {order}").fetchall()
+    return contents
+
+
+def content_hash(contents: dict[str, list[tuple[object, ...]]]) -> str:
+    """One hash of all user tables."""
+    return blake2b(repr(sorted(contents.items())).encode(), digest_size=16).hexdigest()
+
+
+def traced_in(db: apsw.Connection) -> list[int]:
+    """The tokens that this replica holds without showing them: conflicts, parked and held values."""
+    tokens: list[int] = []
+    for table in TRACES:
+        if db.execute("SELECT 1 FROM sqlite_schema WHERE name = ?", (table,)).fetchone() is not None:
+            for row in db.execute(f"SELECT * FROM {table} ORDER BY 1, 2, 3"):
+                for value in row:
+                    tokens += tokens_in(value)
+    return tokens
+
+
+def _unequal(contents: list[tuple[Place, dict[str, list[tuple[object, ...]]]]]) -> list[str]:
+    """Invariant 1: byte-for-byte equal user tables."""
+    found = []
+    first, expected = contents[0]
+    for place, rows in contents[1:]:
+        for table in TABLES:
+            here, there = Counter(rows.get(table, [])), Counter(expected.get(table, []))
+            if here != there:
+                extra, missing = list(here - there), list(there - here)
+                found.append(
+                    f"node {place.index}: {table} differs from node {first.index}: {len(missing)} rows missing, "
+                    f"{len(extra)} extra, e.g. {(missing or extra)[0]}"
+                )
+    return found
+
+
+def _history(oracle: Oracle, visible: Counter[int], traced: dict[int, None]) -> list[str]:
+    """Invariants 2 and 3: nothing lost, nothing resurrected, nothing twice."""
+    found = []
+    for token, written in oracle.written.items():
+        count = visible[token]
+        where = (
+            f"{written.table}.{written.column} of row {written.key}, written {text_of(token)} at node {written.node}"
+        )
+        at = f"at {written.at_us / 1e6:.3f} s"
+        if count > 1:
+            found.append(f"{where} {at}: is there {count} times")
+        elif count == 1 and oracle.replaced(token):
+            by = ", ".join(_name(oracle, late) for late in written.seen_by)
+            found.append(f"{where} {at}: visible although replaced or deleted by {by} who saw it")
+        elif count == 0 and not (written.seen_by or token in traced or token in oracle.excused):
+            found.append(f"{where} {at}: lost (not visible, nobody replaced it, not in conflicts, not parked)")
+    return found
+
+
+def _name(oracle: Oracle, token: int) -> str:
+    """A later write, for a person."""
+    if token in oracle.deletes:
+        return f"delete {text_of(token)} at node {oracle.deletes[token]}"
+    later = oracle.written[token]
+    return f"{text_of(token)} at node {later.node}"

@@ -1,0 +1,105 @@
+"""`mycomesh simulate`: run scenarios, one or many seeds, and print what held.
+
+Owns the arguments, the table and the exit codes: 0 all held, 1 something did not, 2 the request was impossible.
+Must not know how a run works.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING
+
+from simulations.errors import ScenarioError, SimulationError
+from simulations.runner import Result, run
+from simulations.scenarios import CATALOGUE, build
+
+if TYPE_CHECKING:
+    import argparse
+
+__all__ = ["add_arguments", "main"]
+
+SEEDS_MAX = 1_000_000  # more than a machine finishes; a typing error otherwise
+VIOLATIONS_SHOWN = 5
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `simulate` to a (sub)parser."""
+    parser.add_argument("scenario", nargs="?", help="name of a scenario (see --list)")
+    parser.add_argument("--list", action="store_true", help="list the scenarios and stop")
+    parser.add_argument("--nodes", type=int, metavar="N", help="number of nodes")
+    parser.add_argument("--seed", type=int, metavar="S", help="seed of the run (default 1)")
+    parser.add_argument("--seeds", metavar="A..B", help="run every seed from A to B")
+    parser.add_argument("--duration", type=float, metavar="SECONDS", help="virtual seconds of writes and faults")
+    parser.add_argument("--json", action="store_true", help="print one JSON object a run, the last line the last run")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Run what the arguments ask for; return the exit code."""
+    try:
+        if args.list:
+            _print_list()
+            return 0
+        if args.scenario is None:
+            raise ScenarioError("which scenario? `mycomesh simulate --list` names them")
+        seeds = _seeds(args.seed, args.seeds)
+        build(args.scenario, seed=seeds[0], nodes=args.nodes, duration_s=args.duration)
+    except SimulationError as error:
+        print(f"mycomesh simulate: {error}", file=sys.stderr)  # noqa: T201  this module is what prints
+        return 2
+    failed = 0
+    for seed in seeds:
+        scenario = build(args.scenario, seed=seed, nodes=args.nodes, duration_s=args.duration)
+        result = run(scenario, seed)
+        failed += not result.ok
+        replay = _replay(args, seed, scenario.nodes)
+        print(json.dumps(result.as_json()) if args.json else _lines(result), flush=True)  # noqa: T201
+        if not result.ok:
+            print(f"replay: {replay}", file=sys.stderr, flush=True)  # noqa: T201
+    if len(seeds) > 1 and not args.json:
+        print(f"{len(seeds) - failed} of {len(seeds)} seeds held")  # noqa: T201
+    return 1 if failed else 0
+
+
+def _print_list() -> None:
+    width = max(len(name) for name in CATALOGUE)
+    for entry in CATALOGUE.values():
+        usual = f"{entry.nodes} nodes, {entry.duration_s:g} s"
+        print(f"{entry.name:{width}}  {usual:16}  {entry.text}")  # noqa: T201
+
+
+def _seeds(seed: int | None, seeds: str | None) -> range:
+    if seeds is None:
+        return range(seed if seed is not None else 1, (seed if seed is not None else 1) + 1)
+    if seed is not None:
+        raise ScenarioError("--seed or --seeds, not both")
+    first, dots, last = seeds.partition("..")
+    if not (dots and first.isdecimal() and last.isdecimal() and int(first) <= int(last)):
+        raise ScenarioError(f"--seeds: A..B with whole numbers, A not above B, e.g. 1..20, not {seeds!r}")
+    if int(last) - int(first) >= SEEDS_MAX:
+        raise ScenarioError(f"--seeds: at most {SEEDS_MAX} seeds")
+    return range(int(first), int(last) + 1)
+
+
+def _replay(args: argparse.Namespace, seed: int, nodes: int) -> str:
+    duration = f" --duration {args.duration:g}" if args.duration is not None else ""
+    return f"mycomesh simulate {args.scenario} --nodes {nodes} --seed {seed}{duration}"
+
+
+def _lines(result: Result) -> str:
+    verdict = "held" if result.ok else "FAILED"
+    healed = "never" if result.healed_s is None else f"{result.healed_s:.0f} s"
+    lines = [
+        (
+            f"{result.scenario} seed {result.seed}: {verdict}, {result.nodes} nodes, {result.virtual_s:.0f} virtual s in "
+            f"{result.real_s:.1f} s, {result.commits} commits, {result.events} events, {result.bytes / 1e6:.2f} MB, "
+            f"equal after {healed}, trace {result.trace}"
+        )
+    ]
+    lines += [f"  {line}" for line in result.violations[:VIOLATIONS_SHOWN]]
+    if len(result.violations) > VIOLATIONS_SHOWN:
+        lines.append(f"  and {len(result.violations) - VIOLATIONS_SHOWN} more")
+    if not result.ok:
+        struck = ", ".join(f"{name} {count}" for name, count in result.faults.items())
+        lines.append(f"  faults that struck: {struck or 'none'}")
+    return "\n".join(lines)

@@ -1,0 +1,211 @@
+"""N nodes with their files and applications: what a scenario starts, crashes, copies and restores.
+
+Owns the files and the lives of nodes. What always holds: a file outlives its node; an application outlives the
+daemon beside it (it never learns that the daemon is gone); every lost file is told to the oracle. Must not know
+what is right: that is the checkers' business.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import apsw
+
+from simulations.oracle import Oracle
+from simulations.shell import Home, Shell
+from simulations.workload import Application
+from simulations.world import Clock, World
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from simulations.members import Members
+    from simulations.network import Network
+    from simulations.scenarios import Scenario
+
+__all__ = ["Cluster", "Place"]
+
+
+@dataclass(slots=True)
+class Place:
+    """Where a node lives: what stays when its process is gone."""
+
+    index: int
+    path: str
+    clock: Clock
+    application: Application
+    shell: Shell | None = None
+    lives: int = 0
+    copies: int = 0
+    backup: tuple[str, int] | None = None  # path, virtual time of the copy
+    notices: Counter[str] = field(default_factory=Counter)
+
+
+class Cluster:
+    """All nodes of one scenario."""
+
+    def __init__(self, world: World, network: Network, members: Members, scenario: Scenario, directory: Path) -> None:
+        self.network = network
+        self.oracle = Oracle()
+        self.writing = True
+        self._world = world
+        self._members = members
+        self._directory = directory
+        self._tables_at = scenario.tables_at
+        self.places = tuple(
+            Place(
+                index,
+                str(directory / f"node{index}.db"),
+                clock,
+                Application(index, scenario.rates, world.stream(f"application/{index}"), self.oracle),
+            )
+            for index, clock in enumerate(scenario.clocks or (Clock(),) * scenario.nodes)
+        )
+
+    def up(self) -> list[Place]:
+        """The places whose node runs."""
+        return [place for place in self.places if place.shell is not None and place.shell.up]
+
+    def shell(self, index: int) -> Shell:
+        """The running node of that index."""
+        shell = self.places[index].shell
+        assert shell is not None, f"node {index} is down"
+        return shell
+
+    # ---- lives
+
+    def start(self, index: int) -> None:
+        """Start the node, and its application if that does not run yet; nothing if it is up."""
+        place = self.places[index]
+        if place.shell is not None and place.shell.up:
+            return
+        first = not place.application.running
+        if first:
+            made = self._tables_at is None or self._tables_at == index
+            place.application.open(place.path, lambda: place.clock.wall_ms(self._world.now_us), schema=made)
+        place.lives += 1
+        if place.shell is not None:
+            place.notices.update(place.shell.notices)
+        home = Home(index, place.path, self._members.identities[index], self._members.settings, place.lives)
+        place.shell = Shell(home, self._world, self.network, place.clock)
+        self._record(f"start {index}")
+        if first and place.application.rates.total > 0:
+            self._world.after(place.application.pause_us(), self._act, place, place.application.session)
+
+    def crash(self, index: int, *, actions: int = 0, silent: bool = False) -> None:
+        """Kill the node as with -9, `actions` more actions later; `silent`: the machine and its application go too."""
+        place = self.places[index]
+        if place.shell is None or not place.shell.up:
+            return
+        self.network.faults["crash"] += 1
+        self._record(f"crash {index}")
+        if silent:
+            place.shell.kill(silent=True)
+            place.application.close()
+        elif actions:
+            place.shell.kill_within(actions)
+        else:
+            place.shell.kill(silent=False)
+
+    def stop(self, index: int) -> None:
+        """The machine is switched off in order: application, then node."""
+        place = self.places[index]
+        self._record(f"stop {index}")
+        self.network.faults["stop"] += 1
+        if place.application.running:
+            place.application.close()
+        if place.shell is not None:
+            place.shell.kill(silent=False)
+
+    def calm(self) -> None:
+        """The end of all trouble: no more writes, everybody in reach and up, and clocks that are right."""
+        self.writing = False
+        self.network.calm()
+        self.interfaces_changed()
+        for place in self.places:
+            self.set_clock(place.index, Clock())
+            self.start(place.index)
+            if place.shell is not None:
+                place.shell.on_commit()
+
+    # ---- files
+
+    def backup(self, index: int) -> None:
+        """Copy the file aside, with SQLite's own backup, as an operator would."""
+        place = self.places[index]
+        place.backup = (self._copy(place), self._world.now_us)
+        self._record(f"backup {index}")
+
+    def restore(self, index: int) -> None:
+        """The file is lost, the backup takes its place, and everything restarts on it."""
+        place = self.places[index]
+        assert place.backup is not None, f"node {index} has no backup"
+        self.stop(index)
+        self.network.faults["restore"] += 1
+        path, since_us = place.backup
+        self.oracle.forgive(index, since_us)
+        place.path = path
+        place.backup = None
+        self.start(index)
+
+    def clone(self, source: int, index: int) -> None:
+        """A new member starts on a copy of another's file."""
+        self.network.faults["clone"] += 1
+        self.places[index].path = self._copy(self.places[source])
+        self.start(index)
+
+    def _copy(self, place: Place) -> str:
+        place.copies += 1
+        path = self._directory / f"node{place.index}.copy{place.copies}.db"
+        with apsw.Connection(str(path)) as target, target.backup("main", place.application.db, "main") as copying:
+            copying.step()
+        target.close()
+        return str(path)
+
+    # ---- clocks and interfaces
+
+    def set_clock(self, index: int, clock: Clock) -> None:
+        """The wall clock jumps."""
+        place = self.places[index]
+        place.clock = clock
+        if place.shell is not None:
+            place.shell.clock = clock
+        self.network.faults["clock"] += 1
+        self._record(f"clock {index} {clock}")
+
+    def interface_changed(self, index: int) -> None:
+        """The node's own interface came back: the kernel says so."""
+        shell = self.places[index].shell
+        if shell is not None:
+            shell.on_network_changed()
+
+    def interfaces_changed(self) -> None:
+        """Every node's interface moved."""
+        for place in self.places:
+            self.interface_changed(place.index)
+
+    # ---- applications
+
+    def _act(self, place: Place, session: int) -> None:
+        application = place.application
+        if not self.writing or not application.running or application.session != session:
+            return
+        kind = application.act(self._world.now_us)
+        self._world.trace.record(self._world.now_us, place.index, kind)
+        if place.shell is not None:
+            place.shell.on_commit()
+        self._world.after(application.pause_us(), self._act, place, session)
+
+    def close(self) -> None:
+        """End every node and application."""
+        for place in self.places:
+            if place.shell is not None:
+                place.notices.update(place.shell.notices)
+                place.shell.kill(silent=True)
+            if place.application.running:
+                place.application.close()
+
+    def _record(self, what: str) -> None:
+        self._world.trace.record(self._world.now_us, -1, what)

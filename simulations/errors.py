@@ -1,0 +1,13 @@
+"""The errors of simulations: one tree, each with one line that says what, where and what to do."""
+
+from __future__ import annotations
+
+__all__ = ["ScenarioError", "SimulationError"]
+
+
+class SimulationError(Exception):
+    """Something is wrong with what was asked for; nothing was run."""
+
+
+class ScenarioError(SimulationError):
+    """An impossible scenario: the line names the value and what is allowed."""

@@ -1,0 +1,190 @@
+"""What may go wrong, and when: the schedule of a scenario as plain values.
+
+Owns the vocabulary of trouble. What always holds: a schedule is data, printed as it is run, and applying it needs
+nothing but the cluster. Must not know what a scenario wants to show.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, assert_never
+
+if TYPE_CHECKING:
+    from simulations.cluster import Cluster
+    from simulations.world import Clock
+
+__all__ = [
+    "Backup",
+    "ClockSet",
+    "Clone",
+    "Crash",
+    "Cut",
+    "Fault",
+    "Heal",
+    "Join",
+    "Move",
+    "Radio",
+    "Reset",
+    "Restart",
+    "Restore",
+    "Split",
+    "Stop",
+    "strike",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """The network falls into these groups of nodes."""
+
+    at_s: float
+    groups: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Heal:
+    """Every split, cut and dead radio ends."""
+
+    at_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """Nothing of `source` reaches `target`, nor back unless `one_way`."""
+
+    at_s: float
+    source: int
+    target: int
+    one_way: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Radio:
+    """One node's radio goes off or on; coming on, the node's own interface tells it so."""
+
+    at_s: float
+    node: int
+    on: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Reset:
+    """One stream breaks, any."""
+
+    at_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """Nodes stand at these places (node, x, y in metres)."""
+
+    at_s: float
+    places: tuple[tuple[int, float, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Crash:
+    """kill -9 of a node after `actions` more actions; its application writes on. `silent`: the machine is off too."""
+
+    at_s: float
+    node: int
+    actions: int = 0
+    silent: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """An orderly end of a node and its application."""
+
+    at_s: float
+    node: int
+
+
+@dataclass(frozen=True, slots=True)
+class Restart:
+    """A node that is down comes up on its file."""
+
+    at_s: float
+    node: int
+
+
+@dataclass(frozen=True, slots=True)
+class Join:
+    """A member that was never up starts with an empty file."""
+
+    at_s: float
+    node: int
+
+
+@dataclass(frozen=True, slots=True)
+class Backup:
+    """The file of a node is copied aside."""
+
+    at_s: float
+    node: int
+
+
+@dataclass(frozen=True, slots=True)
+class Restore:
+    """A node loses its file, gets the backup back, and restarts."""
+
+    at_s: float
+    node: int
+
+
+@dataclass(frozen=True, slots=True)
+class Clone:
+    """A member that was never up starts on a copy of another node's file."""
+
+    at_s: float
+    source: int
+    node: int
+
+
+@dataclass(frozen=True, slots=True)
+class ClockSet:
+    """A node's wall clock jumps."""
+
+    at_s: float
+    node: int
+    clock: Clock
+
+
+Fault = Split | Heal | Cut | Radio | Reset | Move | Crash | Stop | Restart | Join | Backup | Restore | Clone | ClockSet
+
+
+def strike(cluster: Cluster, fault: Fault) -> None:  # noqa: C901, PLR0912  one line a fault
+    """Make it happen. Each names its time, which the caller has kept."""
+    network = cluster.network
+    match fault:
+        case Split(_, groups):
+            network.split(groups)
+        case Heal():
+            network.heal()
+            cluster.interfaces_changed()
+        case Cut(_, source, target, one_way):
+            network.cut(source, target, one_way=one_way)
+        case Radio(_, node, on):
+            network.radio(node, on=on)
+            if on:
+                cluster.interface_changed(node)
+        case Reset():
+            network.reset_one()
+        case Move(_, places):
+            network.move({node: (x, y) for node, x, y in places})
+        case Crash(_, node, actions, silent):
+            cluster.crash(node, actions=actions, silent=silent)
+        case Stop(_, node):
+            cluster.stop(node)
+        case Restart(_, node) | Join(_, node):
+            cluster.start(node)
+        case Backup(_, node):
+            cluster.backup(node)
+        case Restore(_, node):
+            cluster.restore(node)
+        case Clone(_, source, node):
+            cluster.clone(source, node)
+        case ClockSet(_, node, clock):
+            cluster.set_clock(node, clock)
+        case _:
+            assert_never(fault)

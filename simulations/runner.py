@@ -1,0 +1,150 @@
+"""One run: a scenario and a seed in, a result out.
+
+Owns the two phases. Safety: the application writes, the faults strike. Liveness: no faults, no writes, everybody
+up; the cluster must converge within a bounded virtual time (after TigerBeetle's VOPR). What always holds: the
+result depends on the scenario and the seed alone; the machine's speed shows in no field of it but `real_s`.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from simulations.checkers import agreed, content_hash, contents_of, violations
+from simulations.cluster import Cluster
+from simulations.faults import Fault, strike
+from simulations.members import members
+from simulations.network import Network
+from simulations.world import SECOND, World
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from simulations.scenarios import Scenario
+
+__all__ = ["Result", "run"]
+
+STARTS_US = 2 * SECOND  # nodes start within this of each other
+LOOK_US = SECOND  # how often the liveness phase looks whether all agree
+QUIET_US = 3 * SECOND  # agreement must last this long: what is on its way may still disturb it
+MEMORY_DIRECTORY = Path("/dev/shm")  # noqa: S108  files of a simulation are thrown away; memory spares the disk
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a run showed. Times in virtual seconds, except `real_s`."""
+
+    scenario: str
+    seed: int
+    nodes: int
+    converged: bool
+    trace: str
+    violations: tuple[str, ...]
+    virtual_s: float
+    events: int
+    bytes: int
+    healed_s: float | None  # from the end of the faults to agreement of all; None: never
+    commits: int
+    content: str  # hash of node 0's user tables
+    faults: dict[str, int] = field(default_factory=dict)
+    notices: dict[str, int] = field(default_factory=dict)
+    real_s: float = 0.0
+
+    @property
+    def ok(self) -> bool:
+        """Whether everything held."""
+        return self.converged and not self.violations
+
+    def as_json(self) -> dict[str, object]:
+        """The result as one JSON object."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+def run(
+    scenario: Scenario,
+    seed: int,
+    *,
+    progress: Callable[[float], None] | None = None,
+    inspect: Callable[[Cluster], None] | None = None,
+) -> Result:
+    """Run one scenario with one seed; `progress` hears the virtual second, `inspect` sees the cluster at the end."""
+    started = time.perf_counter()
+    base = MEMORY_DIRECTORY if MEMORY_DIRECTORY.is_dir() else None
+    directory = Path(tempfile.mkdtemp(prefix="mycomesh-simulation-", dir=base))
+    world = World(seed)
+    network = Network(world, scenario.conditions)
+    cluster = Cluster(world, network, members(scenario.nodes), scenario, directory)
+    try:
+        _safety(scenario, world, cluster, progress)
+        healed_us = _liveness(scenario, world, cluster, progress)
+        found = violations(cluster)
+        if healed_us is None:
+            found.insert(0, f"not converged within {scenario.settle_s:g} s after the faults ended")
+        if inspect is not None:
+            inspect(cluster)
+        content = content_hash(contents_of(cluster.places[0].application.db))
+    finally:
+        cluster.close()
+        shutil.rmtree(directory)
+    notices = sum((place.notices for place in cluster.places), start=type(network.faults)())
+    return Result(
+        scenario=scenario.name,
+        seed=seed,
+        nodes=scenario.nodes,
+        converged=healed_us is not None,
+        trace=world.trace.hexdigest(),
+        violations=tuple(found),
+        virtual_s=world.now_us / SECOND,
+        events=world.trace.events,
+        bytes=network.bytes_sent,
+        healed_s=None if healed_us is None else healed_us / SECOND,
+        commits=sum(place.application.commits for place in cluster.places),
+        content=content,
+        faults=dict(sorted(network.faults.items())),
+        notices=dict(sorted(notices.items())),
+        real_s=round(time.perf_counter() - started, 3),
+    )
+
+
+def _safety(scenario: Scenario, world: World, cluster: Cluster, progress: Callable[[float], None] | None) -> None:
+    """Writes and faults."""
+    rng = world.stream("starts")
+    for index in range(scenario.nodes):
+        if index not in scenario.absent:
+            world.at(rng.randrange(STARTS_US), cluster.start, index)
+    for fault in scenario.faults:
+        world.at(int(fault.at_s * SECOND), _strike, world, cluster, fault)
+    end = int(scenario.duration_s * SECOND)
+    while world.now_us < end:
+        world.run_until(min(end, world.now_us + SECOND))
+        if progress is not None:
+            progress(world.now_us / SECOND)
+
+
+def _strike(world: World, cluster: Cluster, fault: Fault) -> None:
+    world.trace.record(world.now_us, -1, repr(fault))
+    strike(cluster, fault)
+
+
+def _liveness(
+    scenario: Scenario, world: World, cluster: Cluster, progress: Callable[[float], None] | None
+) -> int | None:
+    """No faults, no writes; return the microseconds until all agreed for good, None if they did not in time."""
+    cluster.calm()
+    begun = world.now_us
+    agreed_at: int | None = None
+    while world.now_us < begun + int(scenario.settle_s * SECOND):
+        world.run_until(world.now_us + LOOK_US)
+        if not agreed(cluster):
+            agreed_at = None
+        elif agreed_at is None:
+            agreed_at = world.now_us
+        elif world.now_us >= agreed_at + QUIET_US:
+            return agreed_at - begun
+        if progress is not None:
+            progress(world.now_us / SECOND)
+    return None

@@ -1,0 +1,233 @@
+"""What applications do: plain SQL on a stock connection, at seeded random moments.
+
+Owns the tables of a simulation and the statements that are run on them. What always holds: each statement is what
+any program could run (no function or table of ours); each transaction commits before the oracle is told of it. Must
+not know meshes or replication. The one thing that is not stock is the clock: `julianday` is overridden on the
+connection, because the capture triggers read the wall clock through it and a simulation has its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import apsw
+
+from simulations.oracle import Oracle, Written, text_of
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Callable
+
+__all__ = ["SCHEMA", "TABLES", "Application", "Rates"]
+
+TABLES = ("alerts", "callsigns", "drones", "missions")
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS drones(drone_id, latitude, longitude, altitude, timestamp);
+CREATE TABLE IF NOT EXISTS missions(id INTEGER PRIMARY KEY, birth TEXT, target TEXT, state TEXT, note TEXT);
+CREATE TABLE IF NOT EXISTS alerts(id TEXT PRIMARY KEY, body TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS callsigns(id TEXT PRIMARY KEY, birth TEXT, callsign TEXT UNIQUE);
+"""
+UNIX_EPOCH_JULIAN_DAY = 2_440_587.5
+DAY_MS = 86_400_000
+BUSY_MS = 1_000  # as a patient stock client; nothing else writes while an application does, in one thread
+TRIM_ROWS = 5  # telemetry rows that one clean-up deletes
+COLUMNS = ("target", "state", "note")
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """How often one node's application does each thing, per virtual second."""
+
+    telemetry: float = 1.0  # INSERT into a table without a key
+    edit: float = 0.2  # UPDATE of one column of a shared row
+    insert: float = 0.05  # INSERT of a shared row, also one that was deleted before
+    delete: float = 0.02  # DELETE of a shared row
+    alert: float = 0.02  # INSERT of a row that nobody else writes
+    trim: float = 0.01  # DELETE of this node's oldest telemetry
+    rename: float = 0.0  # UPSERT into a table with a UNIQUE column: collisions are parked
+    burst: float = 0.01  # several of these in one transaction
+    rows: int = 40  # size of the shared key space
+
+    def __post_init__(self) -> None:
+        for name in (*KINDS, "rows"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} may not be negative")
+
+    @property
+    def total(self) -> float:
+        """Transactions of one node per second."""
+        return float(sum(getattr(self, kind) for kind in KINDS))
+
+
+KINDS = ("telemetry", "edit", "insert", "delete", "alert", "trim", "rename", "burst")
+
+
+class Application:
+    """One program beside one file: its connection, its random choices, and what it told the oracle."""
+
+    def __init__(self, node: int, rates: Rates, rng: random.Random, oracle: Oracle) -> None:
+        self.node = node
+        self.rates = rates
+        self.commits = 0
+        self.session = 0  # counts the starts of this program: what an earlier one had planned is off
+        self._rng = rng
+        self._oracle = oracle
+        self._staged: list[Callable[[], None]] = []
+        self._weights = [getattr(rates, kind) for kind in KINDS]
+        self._db: apsw.Connection | None = None
+        self._wall_ms: Callable[[], int] = int
+
+    @property
+    def running(self) -> bool:
+        """Whether the program runs."""
+        return self._db is not None
+
+    @property
+    def db(self) -> apsw.Connection:
+        """The open connection."""
+        assert self._db is not None, "the application is not running"
+        return self._db
+
+    def open(self, path: str, wall_ms: Callable[[], int], *, schema: bool) -> None:
+        """Connect as a stock client would, and create the tables if this node is one that does."""
+        self.session += 1
+        self._wall_ms = wall_ms
+        self._db = apsw.Connection(path)
+        self._db.set_busy_timeout(BUSY_MS)
+        self._db.create_scalar_function("julianday", self._julianday)
+        self._db.execute("PRAGMA journal_mode = WAL").fetchall()
+        self._db.execute("PRAGMA synchronous = NORMAL").fetchall()
+        if schema:
+            self._db.execute(SCHEMA).fetchall()
+
+    def close(self) -> None:
+        """Disconnect."""
+        self.db.close()
+        self._db = None
+
+    def pause_us(self) -> int:
+        """Virtual microseconds until the next transaction (a Poisson process)."""
+        return int(self._rng.expovariate(self.rates.total) * 1_000_000)
+
+    def act(self, now_us: int) -> str:
+        """Run one transaction; return what kind it was. Tables that have not arrived here yet are left alone."""
+        kind = self._rng.choices(KINDS, self._weights)[0]
+        steps = self._rng.randint(2, 8) if kind == "burst" else 1
+        self.db.execute("BEGIN IMMEDIATE")
+        try:
+            for _ in range(steps):
+                step = self._rng.choice(("telemetry", "edit", "insert", "delete")) if kind == "burst" else kind
+                self._step(step, now_us)
+        except apsw.SQLError:
+            self.db.execute("ROLLBACK")
+            self._staged.clear()
+            if all(self._exists(table) for table in TABLES):
+                raise
+            return "waiting for tables"
+        self.db.execute("COMMIT")
+        for told in self._staged:
+            told()
+        self._staged.clear()
+        self.commits += 1
+        return kind
+
+    # ---- the statements
+
+    def _step(self, kind: str, now_us: int) -> None:
+        match kind:
+            case "telemetry":
+                self._telemetry(now_us)
+            case "edit":
+                self._edit(now_us)
+            case "insert":
+                self._insert(now_us)
+            case "delete":
+                self._delete()
+            case "alert":
+                self._alert(now_us)
+            case "trim":
+                self._trim()
+            case "rename":
+                self._rename(now_us)
+            case _:
+                raise AssertionError(kind)
+
+    def _telemetry(self, now_us: int) -> None:
+        stamp = self._cell("drones", str(self.node), "timestamp", now_us, None)
+        position = (40 + self._rng.random(), -74 - self._rng.random(), self._rng.randint(0, 500))
+        self.db.execute(
+            "INSERT INTO drones(drone_id, latitude, longitude, altitude, timestamp) VALUES (?, ?, ?, ?, ?)",
+            (self.node, *position, stamp),
+        )
+
+    def _edit(self, now_us: int) -> None:
+        key = self._rng.randint(1, self.rates.rows)
+        column = self._rng.choice(COLUMNS)
+        found = self.db.execute(f"SELECT {column} FROM missions WHERE id = ?", (key,)).fetchone()
+        if found is None:
+            self._insert_mission(key, now_us)
+            return
+        value = self._cell("missions", str(key), column, now_us, found[0])
+        self.db.execute(f"UPDATE missions SET {column} = ? WHERE id = ?", (value, key))
+
+    def _insert(self, now_us: int) -> None:
+        key = self._rng.randint(1, self.rates.rows)
+        if self.db.execute("SELECT 1 FROM missions WHERE id = ?", (key,)).fetchone() is None:
+            self._insert_mission(key, now_us)
+
+    def _insert_mission(self, key: int, now_us: int) -> None:
+        cells = [self._cell("missions", str(key), column, now_us, None) for column in ("birth", *COLUMNS)]
+        self.db.execute("INSERT INTO missions(id, birth, target, state, note) VALUES (?, ?, ?, ?, ?)", (key, *cells))
+
+    def _delete(self) -> None:
+        key = self._rng.randint(1, self.rates.rows)
+        found = self.db.execute("SELECT birth, target, state, note FROM missions WHERE id = ?", (key,)).fetchone()
+        if found is not None:
+            self._gone(found)
+            self.db.execute("DELETE FROM missions WHERE id = ?", (key,))
+
+    def _alert(self, now_us: int) -> None:
+        key = f"{self.node}-{self._oracle.token()}"
+        body = self._cell("alerts", key, "body", now_us, None)
+        self.db.execute("INSERT INTO alerts(id, body) VALUES (?, ?)", (key, body))
+
+    def _trim(self) -> None:
+        oldest = self.db.execute(
+            "SELECT rowid, timestamp FROM drones WHERE drone_id = ? ORDER BY rowid LIMIT ?", (self.node, TRIM_ROWS)
+        ).fetchall()
+        for rowid, stamp in oldest:
+            self._gone((stamp,))
+            self.db.execute("DELETE FROM drones WHERE rowid = ?", (rowid,))
+
+    def _rename(self, now_us: int) -> None:
+        key = f"unit {self._rng.randint(1, self.rates.rows)}"
+        taken = f"call {self._rng.randint(1, self.rates.rows)}"
+        found = self.db.execute("SELECT birth FROM callsigns WHERE id = ?", (key,)).fetchone()
+        holder = self.db.execute("SELECT id FROM callsigns WHERE callsign = ?", (taken,)).fetchone()
+        if found is None and holder is None:
+            birth = self._cell("callsigns", key, "birth", now_us, None)
+            self.db.execute("INSERT INTO callsigns(id, birth, callsign) VALUES (?, ?, ?)", (key, birth, taken))
+        elif found is not None and holder is None:
+            birth = self._cell("callsigns", key, "birth", now_us, found[0])
+            self.db.execute("UPDATE callsigns SET birth = ?, callsign = ? WHERE id = ?", (birth, taken, key))
+
+    # ---- the oracle is told after the commit
+
+    def _cell(self, table: str, key: str, column: str, now_us: int, over: str | None) -> str:
+        token = self._oracle.token()
+        written = Written(table, key, column, self.node, now_us)
+        self._staged.append(lambda: self._oracle.wrote(token, written, over))
+        return text_of(token)
+
+    def _gone(self, values: tuple[object, ...]) -> None:
+        token = self._oracle.token()
+        self._staged.append(lambda: self._oracle.deleted(token, self.node, values))
+
+    def _exists(self, table: str) -> bool:
+        query = "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = ?"
+        return self.db.execute(query, (table,)).fetchone() is not None
+
+    def _julianday(self, *args: object) -> float:
+        assert args == ("now",), "only the capture triggers ask for the time"
+        return UNIX_EPOCH_JULIAN_DAY + self._wall_ms() / DAY_MS
