@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from simulations.cluster import Cluster, Place
 
-__all__ = ["agreed", "digests", "violations"]
+__all__ = ["agreed", "contents_of", "digests", "history_violations", "violations"]
 
 LISTED_MAX = 20  # violations that a result spells out; more of them say the same
 TRACES = ("mycomesh_conflicts", "mycomesh_parked", "mycomesh_held")  # where a write that is not visible may be
@@ -42,8 +42,11 @@ def agreed(cluster: Cluster) -> bool:
 def violations(cluster: Cluster) -> list[str]:
     """Everything that is wrong after the run, one line each, at most `LISTED_MAX` and a count."""
     found = [
-        f"node {place.index}: is down at the end" for place in cluster.places if place.shell is None or not place.shell.up
+        f"node {place.index}: is down at the end"
+        for place in cluster.places
+        if place.shell is None or not place.shell.up
     ]
+    found += cluster.failures
     contents = [(place, contents_of(place.application.db)) for place in cluster.up()]
     if contents:
         found += _unequal(contents)
@@ -53,7 +56,7 @@ def violations(cluster: Cluster) -> list[str]:
         traced: dict[int, None] = {}
         for place, _ in contents:
             traced.update(dict.fromkeys(traced_in(place.application.db)))
-        found += _history(cluster.oracle, visible, traced)
+        found += history_violations(cluster.oracle, visible, traced)
     if len(found) > LISTED_MAX:
         found[LISTED_MAX:] = [f"and {len(found) - LISTED_MAX} more"]
     return found
@@ -102,7 +105,7 @@ def _unequal(contents: list[tuple[Place, dict[str, list[tuple[object, ...]]]]]) 
     return found
 
 
-def _history(oracle: Oracle, visible: Counter[int], traced: dict[int, None]) -> list[str]:
+def history_violations(oracle: Oracle, visible: Counter[int], traced: dict[int, None]) -> list[str]:
     """Invariants 2 and 3: nothing lost, nothing resurrected, nothing twice."""
     found = []
     for token, written in oracle.written.items():

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import sys
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from simulations.errors import ScenarioError, SimulationError
@@ -16,11 +18,26 @@ from simulations.scenarios import CATALOGUE, build
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Iterator
 
 __all__ = ["add_arguments", "main"]
 
 SEEDS_MAX = 1_000_000  # more than a machine finishes; a typing error otherwise
 VIOLATIONS_SHOWN = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What one process needs to run one seed."""
+
+    scenario: str
+    nodes: int | None
+    duration_s: float | None
+
+    def run(self, seed: int) -> Result:
+        """Expand the scenario for this seed and run it."""
+        scenario = build(self.scenario, seed=seed, nodes=self.nodes, duration_s=self.duration_s)
+        return run(scenario, seed)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, metavar="S", help="seed of the run (default 1)")
     parser.add_argument("--seeds", metavar="A..B", help="run every seed from A to B")
     parser.add_argument("--duration", type=float, metavar="SECONDS", help="virtual seconds of writes and faults")
+    parser.add_argument("--jobs", type=int, default=1, metavar="J", help="processes for --seeds (default 1)")
     parser.add_argument("--json", action="store_true", help="print one JSON object a run, the last line the last run")
 
 
@@ -43,19 +61,18 @@ def main(args: argparse.Namespace) -> int:
         if args.scenario is None:
             raise ScenarioError("which scenario? `mycomesh simulate --list` names them")
         seeds = _seeds(args.seed, args.seeds)
+        if args.jobs < 1:
+            raise ScenarioError(f"--jobs: at least 1, not {args.jobs}")
         build(args.scenario, seed=seeds[0], nodes=args.nodes, duration_s=args.duration)
     except SimulationError as error:
         print(f"mycomesh simulate: {error}", file=sys.stderr)  # noqa: T201  this module is what prints
         return 2
     failed = 0
-    for seed in seeds:
-        scenario = build(args.scenario, seed=seed, nodes=args.nodes, duration_s=args.duration)
-        result = run(scenario, seed)
+    for result in _results(Request(args.scenario, args.nodes, args.duration), seeds, args.jobs):
         failed += not result.ok
-        replay = _replay(args, seed, scenario.nodes)
         print(json.dumps(result.as_json()) if args.json else _lines(result), flush=True)  # noqa: T201
         if not result.ok:
-            print(f"replay: {replay}", file=sys.stderr, flush=True)  # noqa: T201
+            print(f"replay: {_replay(args, result)}", file=sys.stderr, flush=True)  # noqa: T201
     if len(seeds) > 1 and not args.json:
         print(f"{len(seeds) - failed} of {len(seeds)} seeds held")  # noqa: T201
     return 1 if failed else 0
@@ -81,9 +98,18 @@ def _seeds(seed: int | None, seeds: str | None) -> range:
     return range(int(first), int(last) + 1)
 
 
-def _replay(args: argparse.Namespace, seed: int, nodes: int) -> str:
+def _results(request: Request, seeds: range, jobs: int) -> Iterator[Result]:
+    """The results in the order of the seeds, whichever process had them first."""
+    if jobs == 1 or len(seeds) == 1:
+        yield from map(request.run, seeds)
+        return
+    with ProcessPoolExecutor(min(jobs, len(seeds))) as pool:
+        yield from pool.map(request.run, seeds)
+
+
+def _replay(args: argparse.Namespace, result: Result) -> str:
     duration = f" --duration {args.duration:g}" if args.duration is not None else ""
-    return f"mycomesh simulate {args.scenario} --nodes {nodes} --seed {seed}{duration}"
+    return f"mycomesh simulate {args.scenario} --nodes {result.nodes} --seed {result.seed}{duration}"
 
 
 def _lines(result: Result) -> str:

@@ -49,6 +49,7 @@ class Cluster:
     def __init__(self, world: World, network: Network, members: Members, scenario: Scenario, directory: Path) -> None:
         self.network = network
         self.oracle = Oracle()
+        self.failures: list[str] = []  # local writes that failed (invariant 4), one line each
         self.writing = True
         self._world = world
         self._members = members
@@ -159,7 +160,8 @@ class Cluster:
     def _copy(self, place: Place) -> str:
         place.copies += 1
         path = self._directory / f"node{place.index}.copy{place.copies}.db"
-        with apsw.Connection(str(path)) as target, target.backup("main", place.application.db, "main") as copying:
+        target = apsw.Connection(str(path))
+        with target.backup("main", place.application.db, "main") as copying:
             copying.step()
         target.close()
         return str(path)
@@ -192,7 +194,13 @@ class Cluster:
         application = place.application
         if not self.writing or not application.running or application.session != session:
             return
-        kind = application.act(self._world.now_us)
+        try:
+            kind = application.act(self._world.now_us)
+        except apsw.Error as error:
+            kind = "failed"
+            self.failures.append(
+                f"node {place.index}: a local write failed at {self._world.now_us / 1e6:.3f} s: {error}"
+            )
         self._world.trace.record(self._world.now_us, place.index, kind)
         if place.shell is not None:
             place.shell.on_commit()

@@ -111,7 +111,11 @@ class Application:
         return int(self._rng.expovariate(self.rates.total) * 1_000_000)
 
     def act(self, now_us: int) -> str:
-        """Run one transaction; return what kind it was. Tables that have not arrived here yet are left alone."""
+        """Run one transaction; return what kind it was. Tables that have not arrived here yet are left alone.
+
+        Raises:
+            apsw.Error: the transaction failed and was rolled back; the mesh must never be the reason.
+        """
         kind = self._rng.choices(KINDS, self._weights)[0]
         steps = self._rng.randint(2, 8) if kind == "burst" else 1
         self.db.execute("BEGIN IMMEDIATE")
@@ -119,13 +123,14 @@ class Application:
             for _ in range(steps):
                 step = self._rng.choice(("telemetry", "edit", "insert", "delete")) if kind == "burst" else kind
                 self._step(step, now_us)
-        except apsw.SQLError:
-            self.db.execute("ROLLBACK")
+            self.db.execute("COMMIT")
+        except apsw.Error as error:
+            if self.db.in_transaction:
+                self.db.execute("ROLLBACK")
             self._staged.clear()
-            if all(self._exists(table) for table in TABLES):
-                raise
-            return "waiting for tables"
-        self.db.execute("COMMIT")
+            if isinstance(error, apsw.SQLError) and not all(self._exists(table) for table in TABLES):
+                return "waiting for tables"
+            raise
         for told in self._staged:
             told()
         self._staged.clear()

@@ -1,0 +1,104 @@
+"""The verdict: each kind of loss is seen, and nothing that is right is called wrong."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import apsw
+
+from simulations.checkers import contents_of, history_violations, traced_in
+from simulations.oracle import Oracle, Written, text_of
+from simulations.workload import SCHEMA
+
+
+def wrote(oracle, over=None, node=0, column="note"):
+    token = oracle.token()
+    oracle.wrote(token, Written("missions", "1", column, node, 5), None if over is None else text_of(over))
+    return token
+
+
+def verdict(oracle, visible, traced=()):
+    return history_violations(oracle, Counter(visible), dict.fromkeys(traced))
+
+
+def test_a_visible_value_is_right():
+    oracle = Oracle()
+    assert verdict(oracle, [wrote(oracle)]) == []
+
+
+def test_a_value_that_is_nowhere_is_lost():
+    oracle = Oracle()
+    wrote(oracle)
+    (line,) = verdict(oracle, [])
+    assert "missions.note of row 1, written <w1> at node 0" in line
+    assert "lost" in line
+
+
+def test_a_value_that_was_replaced_or_is_in_the_conflicts_is_not_lost():
+    oracle = Oracle()
+    first = wrote(oracle)
+    second = wrote(oracle, over=first)
+    assert verdict(oracle, [second]) == []
+    assert verdict(oracle, [], traced=[second]) == []
+
+
+def test_a_concurrent_loser_without_a_trace_is_lost():
+    oracle = Oracle()
+    first = wrote(oracle)
+    here, there = wrote(oracle, over=first, node=1), wrote(oracle, over=first, node=2)
+    assert verdict(oracle, [here], traced=[there]) == []
+    (line,) = verdict(oracle, [here])
+    assert "<w3> at node 2" in line
+
+
+def test_a_value_that_came_back_after_its_replacement_is_wrong():
+    oracle = Oracle()
+    first = wrote(oracle)
+    second = wrote(oracle, over=first, node=1)
+    (line,) = verdict(oracle, [first], traced=[second])
+    assert "visible although replaced or deleted by <w2> at node 1" in line
+
+
+def test_a_deleted_row_that_came_back_is_wrong():
+    oracle = Oracle()
+    first = wrote(oracle)
+    oracle.deleted(oracle.token(), 3, (text_of(first), None, 4))
+    assert verdict(oracle, []) == []
+    (line,) = verdict(oracle, [first])
+    assert "delete <w2> at node 3" in line
+
+
+def test_a_row_that_is_there_twice_is_wrong():
+    oracle = Oracle()
+    first = wrote(oracle)
+    (line,) = verdict(oracle, [first, first])
+    assert "is there 2 times" in line
+
+
+def test_writes_of_a_lost_file_are_excused_with_what_they_did():
+    oracle = Oracle()
+    first = wrote(oracle)
+    second = wrote(oracle, over=first, node=1)
+    oracle.forgive(1, 0)
+    assert verdict(oracle, [first]) == []
+    assert verdict(oracle, [second]) == []
+
+
+def test_contents_do_not_depend_on_the_order_of_rows():
+    one, other = apsw.Connection(":memory:"), apsw.Connection(":memory:")
+    rows = [(1, 2.0, None, "4", b"5"), (1, 2, 3, 4, 5), (None, None, None, None, "6")]
+    for db, order in ((one, rows), (other, rows[::-1])):
+        db.execute(SCHEMA)
+        db.executemany("INSERT INTO drones VALUES (?, ?, ?, ?, ?)", order)
+    assert contents_of(one) == contents_of(other)
+    assert len(contents_of(one)["drones"]) == 3
+    other.execute("DELETE FROM drones WHERE drone_id IS NULL")
+    assert contents_of(one) != contents_of(other)
+
+
+def test_traces_are_found_in_conflicts_and_parked_rows():
+    db = apsw.Connection(":memory:")
+    db.execute("CREATE TABLE mycomesh_conflicts(a, b, lost); CREATE TABLE mycomesh_parked(a, b, content)")
+    db.execute("""INSERT INTO mycomesh_conflicts VALUES (1, 2, '{"note": "<w7>"}')""")
+    db.execute("INSERT INTO mycomesh_parked VALUES (1, 2, x'643c77393e')")
+    assert traced_in(db) == [7, 9]
