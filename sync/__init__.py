@@ -1,0 +1,25 @@
+"""Tables and merging: one SQLite file as a replica, with no knowledge of networks."""
+
+from sync.errors import (
+    BatchRefusedError,
+    DatabaseBusyError,
+    DatabaseError,
+    DecodeError,
+    ForeignFileError,
+    SyncError,
+)
+from sync.replica import Applied, Replica, ReplicaConfig, ReplicaStatus, TableStatus
+
+__all__ = [
+    "Applied",
+    "BatchRefusedError",
+    "DatabaseBusyError",
+    "DatabaseError",
+    "DecodeError",
+    "ForeignFileError",
+    "Replica",
+    "ReplicaConfig",
+    "ReplicaStatus",
+    "SyncError",
+    "TableStatus",
+]

@@ -1,0 +1,361 @@
+"""The catalogue: which tables are replicated, and table definitions as facts that replicate like rows.
+
+Owns `mycomesh_replicated`, the installation of capture, and `mycomesh_schema`, a table that is itself replicated. What
+always holds: a definition from a peer only ever adds (a table, a column, an index); nothing of the user's is dropped or
+rewritten. It must not know links.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import apsw
+
+from sync.capture import (
+    OP_INSERT,
+    create_statements,
+    drop_statements,
+    key_names,
+    pending_name,
+    trigger_names,
+    word_names,
+)
+from sync.schema import (
+    KeyKind,
+    TableSpec,
+    UnsupportedTable,
+    fold,
+    quoted,
+    read_table,
+    user_tables,
+)
+from sync.store import Store
+from sync.table import Table
+
+__all__ = ["SCHEMA_TABLE", "Catalog", "TableFilter"]
+
+SCHEMA_TABLE = "mycomesh_schema"
+_SCHEMA_ID = 1
+SQL_MAX = 65_536
+
+
+@dataclass(frozen=True, slots=True)
+class TableFilter:
+    """Which user tables are replicated: shell patterns over folded names; empty `only` means all."""
+
+    only: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+
+    def admits(self, name: str) -> bool:
+        """True if the table is replicated."""
+        folded = fold(name)
+        if any(fnmatch.fnmatchcase(folded, fold(pattern)) for pattern in self.exclude):
+            return False
+        return not self.only or any(fnmatch.fnmatchcase(folded, fold(pattern)) for pattern in self.only)
+
+
+class Catalog:
+    """The replicated tables of one file."""
+
+    def __init__(self, store: Store, mesh_key: bytes, tables: TableFilter) -> None:
+        self._store = store
+        self._mesh_key = mesh_key
+        self._filter = tables
+        self.tables: dict[str, Table] = {}
+        self.notes: dict[str, str] = {}
+        self.dropped: set[str] = set()
+        self._version = -1
+
+    def open(self, drain: Callable[[Table], None]) -> None:
+        """Loads the schema table, then every user table; inside a transaction. `drain` empties one pending log."""
+        spec = read_table(self._store.db, SCHEMA_TABLE)
+        self._load(_SCHEMA_ID, spec)
+        self.refresh(drain)
+
+    def changed(self) -> bool:
+        """True if some connection has changed the schema since the last `refresh`."""
+        return self._schema_version() != self._version
+
+    def refresh(self, drain: Callable[[Table], None]) -> None:
+        """Brings capture in line with the file's tables, and the facts with both; inside a transaction."""
+        names, skipped = user_tables(self._store.db)
+        for name, why in skipped:
+            self.notes[fold(name)] = f"not replicated: {why}"
+        present = [name for name in names if self._filter.admits(name)]
+        for folded in [key for key in self.tables if key != SCHEMA_TABLE]:
+            if folded not in {fold(name) for name in present}:
+                self._forget(folded)
+        for name in present:
+            self._adopt(name, drain)
+        self._record_facts()
+        drain(self.tables[SCHEMA_TABLE])
+        self._version = self._schema_version()
+
+    def apply_facts(self, drain: Callable[[Table], None]) -> None:
+        """Makes what the facts define and the file lacks: tables, columns, indexes; inside a transaction."""
+        facts = self._store.db.execute(f"SELECT name, kind, sql FROM {SCHEMA_TABLE} ORDER BY kind DESC, name").fetchall()
+        for name, kind, sql in facts:
+            if type(sql) is not str or len(sql) > SQL_MAX or type(name) is not str:
+                continue
+            if kind == "table" and self._filter.admits(name) and name not in self.dropped:
+                self._apply_table(name, sql)
+            elif kind == "index":
+                self._apply_index(sql)
+        self.refresh(drain)
+
+    # ---- tables of the file
+
+    def _schema_version(self) -> int:
+        return int(self._store.db.execute("PRAGMA schema_version").fetchone()[0])
+
+    def _adopt(self, name: str, drain: Callable[[Table], None]) -> None:
+        folded = fold(name)
+        try:
+            spec = read_table(self._store.db, name)
+        except UnsupportedTable as reason:
+            self.notes[folded] = f"not replicated: {reason}"
+            return
+        known = self.tables.get(folded)
+        if known is not None and known.spec == spec and self._captured(known):
+            return
+        record = self._store.db.execute(
+            "SELECT id, shape, bits, known FROM mycomesh_replicated WHERE name = ?", (folded,)
+        ).fetchone()
+        if record is None:
+            self._adopt_new(spec)
+            return
+        table_id, shape, bits_text, captured = record
+        if shape != spec.shape:
+            self.notes[folded] = f"parked: its key was {shape!r} on the mesh and is {spec.shape!r} here; rename it"
+            self._forget(folded)
+            return
+        bits = _extended(json.loads(bits_text), spec)
+        self._forget(folded)
+        table = self._load(table_id, spec, bits)
+        table.bits_captured = json.loads(captured)
+        drain(table)
+        self._install(table)
+
+    def _adopt_new(self, spec: TableSpec) -> None:
+        """Registers a table and logs every row that it holds already as an insert of no particular time."""
+        bits = _extended({}, spec)
+        db = self._store.db
+        found = db.execute("SELECT max(id) FROM mycomesh_replicated").fetchone()
+        table_id = max(found[0] or 0, _SCHEMA_ID) + 1
+        db.execute(
+            "INSERT INTO mycomesh_replicated VALUES(?, ?, ?, ?, '{}')",
+            (table_id, spec.folded, spec.shape, json.dumps(bits)),
+        )
+        table = self._load(table_id, spec, bits)
+        self._install(table)
+        keys = [quoted(column.name) for column in spec.key] if spec.kind is KeyKind.KEYED else []
+        if len(keys) < len(key_names(spec)):
+            keys.append(quoted(spec.rowid))
+        db.execute(
+            f"INSERT INTO {pending_name(table_id)}(what, at, {', '.join(key_names(spec))})"
+            f" SELECT {OP_INSERT}, 0, {', '.join(keys)} FROM {quoted(spec.name)} ORDER BY {', '.join(keys)}"
+        )
+
+    def _load(self, table_id: int, spec: TableSpec, bits: dict[str, int] | None = None) -> Table:
+        table = Table(self._store, table_id, spec, bits or _extended({}, spec), self._mesh_key)
+        table.create()
+        if table_id == _SCHEMA_ID:
+            self._store.db.execute(create_statements(spec, table_id, table.bits)[0])
+        table.load()
+        self.tables[spec.folded] = table
+        self.notes.pop(spec.folded, None)
+        return table
+
+    def _forget(self, folded: str) -> None:
+        table = self.tables.pop(folded, None)
+        if table is not None:
+            table.unload()
+
+    def _captured(self, table: Table) -> bool:
+        """True if the table's triggers stand."""
+        names = trigger_names(table.table_id)
+        marks = ", ".join("?" * len(names))
+        found = self._store.db.execute(
+            f"SELECT count(*) FROM sqlite_schema WHERE type = 'trigger' AND name IN ({marks})", names
+        ).fetchone()
+        wanted = len(create_statements(table.spec, table.table_id, table.bits)) - 1
+        return bool(found[0] == wanted)
+
+    def _install(self, table: Table) -> None:
+        db = self._store.db
+        captured = {name: table.bits[name] for name in table.known}
+        for statement in drop_statements(table.table_id):
+            db.execute(statement)
+        wide = create_statements(table.spec, table.table_id, captured)
+        held = {row[0] for row in db.execute("SELECT name FROM pragma_table_info(?)", (pending_name(table.table_id),))}
+        if held and not set(key_names(table.spec)) <= held:
+            db.execute(f"DROP TABLE {pending_name(table.table_id)}")
+        db.execute(wide[0])
+        for word in _missing_words(db, table.table_id, captured):
+            db.execute(f"ALTER TABLE {pending_name(table.table_id)} ADD COLUMN {word}")
+        for statement in wide[1:]:
+            db.execute(statement)
+        if table.spec.kind is KeyKind.BAG:
+            # VACUUM renumbers the rowids of a table that has no index at all; an index of no rows prevents it.
+            name = quoted(f"mycomesh_{table.table_id}_keep")
+            column = quoted(table.spec.columns[0].name)
+            db.execute(f"CREATE INDEX IF NOT EXISTS {name} ON {quoted(table.spec.name)}({column}) WHERE 0")
+        table.bits_captured = captured
+        db.execute(
+            "UPDATE mycomesh_replicated SET bits = ?, known = ? WHERE id = ?",
+            (json.dumps(table.bits), json.dumps(captured), table.table_id),
+        )
+
+    # ---- facts
+
+    def _record_facts(self) -> None:
+        """Writes a fact for every table that the facts do not fully define, and for every index of those."""
+        for folded in [key for key in self.tables if key != SCHEMA_TABLE]:
+            spec = self.tables[folded].spec
+            fact = self._fact(folded)
+            described = _described(fact) if fact else None
+            if described is None or not {c.folded for c in spec.columns} <= {c.folded for c in described.columns}:
+                if described is not None and described.shape != spec.shape:
+                    self.notes[folded] = (
+                        f"parked: its key is {spec.shape!r} here and {described.shape!r} on the mesh; rename one of them"
+                    )
+                    self._forget(folded)
+                    continue
+                self._write_fact(folded, "table", spec.sql)
+        listing = (
+            "SELECT name, tbl_name, sql FROM sqlite_schema WHERE type = 'index' AND sql IS NOT NULL"
+            " AND name NOT LIKE 'mycomesh\\_%' ESCAPE '\\' ORDER BY name"
+        )
+        for name, table, sql in self._store.db.execute(listing).fetchall():
+            key = f"index:{fold(name)}"
+            if fold(table) in self.tables and self._fact(key) is None:
+                self._write_fact(key, "index", sql)
+
+    def _fact(self, name: str) -> str | None:
+        found = self._store.db.execute(f"SELECT sql FROM {SCHEMA_TABLE} WHERE name = ?", (name,)).fetchone()
+        return found[0] if found else None
+
+    def _write_fact(self, name: str, kind: str, sql: str) -> None:
+        self._store.db.execute(
+            f"INSERT INTO {SCHEMA_TABLE} VALUES(?, ?, ?) ON CONFLICT(name) DO UPDATE SET sql = excluded.sql",
+            (name, kind, sql),
+        )
+        self._store.db.execute(
+            f"INSERT INTO {pending_name(_SCHEMA_ID)}(what, at, k0) VALUES({OP_INSERT}, julianday('now'), ?)", (name,)
+        )
+
+    def _apply_table(self, name: str, sql: str) -> None:
+        described = _described(sql)
+        if described is None or described.folded != name:
+            self.notes[name] = "not created: its definition on the mesh is not one plain CREATE TABLE"
+            return
+        present = {fold(row[0]) for row in self._store.db.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
+        if name not in present:
+            self._store.db.execute(sql)
+            return
+        table = self.tables.get(name)
+        if table is None or table.spec.shape != described.shape:
+            return
+        have = {column.folded for column in table.spec.columns}
+        scratch = _scratch(sql)
+        for column in described.columns:
+            if column.folded not in have:
+                self._add_column(table.spec, scratch, column.name)
+        scratch.close()
+
+    def _add_column(self, spec: TableSpec, scratch: apsw.Connection, column: str) -> None:
+        declared, collation, not_null, _key, _auto = scratch.column_metadata("main", spec.name, column)
+        default = scratch.execute(
+            "SELECT dflt_value FROM pragma_table_info(?) WHERE name = ?", (spec.name, column)
+        ).fetchone()[0]
+        parts = [quoted(column), declared or "", f"COLLATE {quoted(collation)}" if collation else ""]
+        if default is not None:
+            parts.append(f"DEFAULT ({default})" if not_null else f"DEFAULT {default}")
+        if not_null and default is not None:
+            parts.append("NOT NULL")
+        try:
+            self._store.db.execute(f"ALTER TABLE {quoted(spec.name)} ADD COLUMN {' '.join(parts)}")
+        except apsw.SQLError as error:
+            self.notes[spec.folded] = f"column {column!r} of the mesh cannot be added here: {error}"
+
+    def _apply_index(self, sql: str) -> None:
+        db = self._store.db
+        db.authorizer = _only(apsw.SQLITE_CREATE_INDEX)
+        try:
+            db.execute(sql)
+        except apsw.ConstraintError as error:
+            self.notes[f"index {sql[:60]}"] = f"not created: {error}"
+        except (apsw.SQLError, apsw.AuthError):
+            return  # it exists, its table is not here, or it is more than one CREATE INDEX
+        finally:
+            db.authorizer = None
+
+
+def _extended(bits: dict[str, int], spec: TableSpec) -> dict[str, int]:
+    """Gives every column without a bit the next one; bits are never used again for another name."""
+    bits = dict(bits)
+    for column in spec.columns:
+        if column.folded not in bits:
+            bits[column.folded] = max(bits.values(), default=0) + 1
+    return bits
+
+
+def _missing_words(db: apsw.Connection, table_id: int, bits: dict[str, int]) -> list[str]:
+    held = {row[0] for row in db.execute("SELECT name FROM pragma_table_info(?)", (pending_name(table_id),))}
+    return [word for word in word_names(bits) if word not in held]
+
+
+def _scratch(sql: str) -> apsw.Connection:
+    """Returns an empty in-memory database with that one table; raises apsw.Error if the SQL does more than make it."""
+    db = apsw.Connection(":memory:")
+    db.authorizer = _only(apsw.SQLITE_CREATE_TABLE)
+    try:
+        db.execute(sql)
+    except BaseException:
+        db.close()
+        raise
+    db.authorizer = None
+    return db
+
+
+def _described(sql: str) -> TableSpec | None:
+    """Returns what a CREATE TABLE from a fact defines, None if it is anything else."""
+    try:
+        db = _scratch(sql)
+    except apsw.Error:
+        return None
+    try:
+        names, _ = user_tables(db)
+        return read_table(db, names[0]) if len(names) == 1 else None
+    except UnsupportedTable:
+        return None
+    finally:
+        db.close()
+
+
+def _only(action: int) -> Callable[[int, str | None, str | None, str | None, str | None], int]:
+    """An authorizer that lets SQL make one thing: no other statement, no ATTACH, no pragma, no reading of tables."""
+    allowed = {
+        action,
+        apsw.SQLITE_CREATE_INDEX,  # a UNIQUE or PRIMARY KEY of the table itself
+        apsw.SQLITE_SELECT,
+        apsw.SQLITE_INSERT,
+        apsw.SQLITE_UPDATE,
+        apsw.SQLITE_READ,
+        apsw.SQLITE_FUNCTION,
+        apsw.SQLITE_REINDEX,
+    }
+
+    def authorize(
+        operation: int, first: str | None, _second: str | None, _third: str | None, _fourth: str | None
+    ) -> int:
+        if operation not in allowed:
+            return apsw.SQLITE_DENY
+        if operation in (apsw.SQLITE_INSERT, apsw.SQLITE_UPDATE) and first not in ("sqlite_master", "sqlite_schema"):
+            return apsw.SQLITE_DENY
+        return apsw.SQLITE_OK
+
+    return authorize

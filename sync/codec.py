@@ -1,0 +1,93 @@
+"""Strict CBOR (RFC 8949) for everything a peer sends about tables, and the keyed digest of one change.
+
+Owns the accepted subset: integers of 64 bits, floats, text, byte strings, null and arrays. What always holds: no tag, map,
+indefinite item, simple value or trailing byte is accepted, and nesting is bounded. It must not know what the values mean.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+import cbor2
+
+from sync.errors import DecodeError
+
+__all__ = ["DEPTH_MAX", "decode", "encode", "is_array", "is_bytes", "is_int", "require"]
+
+# The deepest message (message, bundle, sections, section, groups, group, priors, prior, part, columns) is ten arrays.
+DEPTH_MAX = 10
+
+
+class _NoTags(dict[int, Callable[..., Any]]):
+    """A decoder table in which every tag is known and every tag is refused: no hostile tag ever runs code."""
+
+    def get(self, _key: object, _default: object = None) -> Callable[..., Any]:
+        return _refuse_tag
+
+    def __getitem__(self, _key: int) -> Callable[..., Any]:
+        return _refuse_tag
+
+    def __contains__(self, _key: object) -> bool:
+        return True
+
+
+def _refuse_tag(*_args: object, **_kwargs: object) -> NoReturn:
+    raise DecodeError("CBOR tags are not allowed here")
+
+
+_NO_TAGS = _NoTags()
+
+
+def encode(value: object) -> bytes:
+    """Returns the canonical CBOR of nested sequences of SQLite values."""
+    return cbor2.dumps(value, canonical=True)
+
+
+def decode(data: bytes, *, bytes_max: int) -> Any:
+    """Returns the decoded value of one CBOR item that fills `data` exactly.
+
+    Raises:
+        DecodeError: too long, malformed, trailing bytes, tags, maps, or nested deeper than `DEPTH_MAX`.
+    """
+    if len(data) > bytes_max:
+        raise DecodeError(f"message of {len(data)} bytes is over the limit of {bytes_max}")
+    stream = io.BytesIO(data)
+    decoder = cbor2.CBORDecoder(
+        stream,
+        max_depth=DEPTH_MAX,
+        allow_indefinite=False,
+        allow_duplicate_keys=False,
+        semantic_decoders=_NO_TAGS,
+    )
+    try:
+        value = decoder.decode()
+    except DecodeError:
+        raise
+    except (cbor2.CBORError, ValueError, TypeError, OverflowError, RecursionError) as error:
+        raise DecodeError(f"malformed CBOR: {error}") from error
+    if stream.tell() != len(data):
+        raise DecodeError("trailing bytes after the CBOR item")
+    return value
+
+
+def require(condition: object, what: str) -> None:
+    """Raises `DecodeError(what)` unless the peer's value is as the protocol says."""
+    if not condition:
+        raise DecodeError(what)
+
+
+def is_int(value: object, low: int = 0, high: int = (1 << 63) - 1) -> bool:
+    """True for a plain integer within the bounds (booleans are not integers here)."""
+    return type(value) is int and low <= value <= high
+
+
+def is_bytes(value: object, length: int) -> bool:
+    """True for a byte string of exactly that length."""
+    return type(value) is bytes and len(value) == length
+
+
+def is_array(value: object, length: int | None = None) -> bool:
+    """True for a CBOR array, of that length if one is given."""
+    return isinstance(value, Sequence) and type(value) is list and (length is None or len(value) == length)

@@ -1,0 +1,36 @@
+"""The error tree of `sync`: each class says whose fault it is, whether anything changed, and what to do."""
+
+from __future__ import annotations
+
+__all__ = [
+    "BatchRefusedError",
+    "DatabaseBusyError",
+    "DatabaseError",
+    "DecodeError",
+    "ForeignFileError",
+    "SyncError",
+]
+
+
+class SyncError(Exception):
+    """Root of every error that `sync` raises on purpose; the text is one line: what, where, what to do."""
+
+
+class DatabaseError(SyncError):
+    """The file cannot serve as a replica (not SQLite, read-only, unreadable, disk full). Nothing was changed."""
+
+
+class DatabaseBusyError(DatabaseError):
+    """Another connection holds the write lock. Nothing was changed; the same call may succeed later."""
+
+
+class ForeignFileError(DatabaseError):
+    """The file carries the internal tables of another mesh or of a later version. Nothing was changed."""
+
+
+class DecodeError(SyncError):
+    """A peer sent bytes that are not what the protocol allows. The peer's fault; nothing was changed."""
+
+
+class BatchRefusedError(SyncError):
+    """A well-formed batch that may not be accepted (forged site, stamp from the future). Nothing was changed."""

@@ -1,0 +1,109 @@
+"""Feed: reading ranges of the change log, with the values that its entries own, as groups for the wire.
+
+Owns the join of the change log with the user's table. What always holds: the pending log of the table is empty when a feed
+reads it (the caller drains first, in the same transaction), so a row's values are those that its entries own.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sync.batch import Group, Kind
+from sync.changelog import unpack_mask
+from sync.lattice import EXISTENCE
+from sync.rows import RowView, prior_to_wire
+from sync.schema import KeyKind, quoted
+from sync.table import Row, Table
+
+__all__ = ["FEED_BYTES_MAX", "FEED_ROWS_MAX", "read_range"]
+
+# One chunk of a catch-up stream: some milliseconds of reading, and a frame that a slow radio can finish.
+FEED_ROWS_MAX = 2_048
+FEED_BYTES_MAX = 256 << 10
+
+
+def read_range(
+    table: Table, site: bytes, after: int, upto: int, *, rows_max: int, bytes_max: int
+) -> tuple[list[Group], int, int, int]:
+    """Returns (groups, clock reached, rows, bytes) of the site's entries in `(after, upto]`, lowest first.
+
+    The clock reached is `upto` when nothing is left in the range.
+    """
+    place = table.store.place(site)
+    if place is None:
+        return [], upto, 0, 0
+    groups: dict[tuple[Kind, int], Group] = {}
+    holds = table.holds_any()
+    rows = size = 0
+    reached = after
+    for hlc, row, stored, prior, values in _entries(table, place, after, upto, rows_max):
+        if rows and size >= bytes_max:
+            return list(groups.values()), reached, rows, size
+        rows += 1
+        reached = hlc
+        size += _append(table, groups, site, (place, hlc, row, stored, prior), values, holds=holds)
+    return list(groups.values()), upto if rows < rows_max else reached, rows, size
+
+
+def _entries(table: Table, place: int, after: int, upto: int, limit: int) -> Any:
+    """Yields (hlc, row, stored mask, prior, the user's row as a tuple or None) in clock order."""
+    spec = table.spec
+    bounds = (place, after, upto, limit)
+    window = "WHERE c.place = ? AND c.hlc > ? AND c.hlc <= ? ORDER BY c.hlc LIMIT ?"
+    if spec.kind is KeyKind.KEYED:
+        listing = f"SELECT c.hlc, c.row, c.mask, c.prior FROM {table.log.name} c {window}"
+        for hlc, row, stored, prior in table.store.db.execute(listing, bounds).fetchall():
+            found = table.read(row)
+            yield hlc, row, stored, prior, None if found is None else tuple(found.values())
+        return
+    rowid = f"t.{quoted(spec.rowid)}"
+    listing = (
+        f"SELECT c.hlc, c.row, c.mask, c.prior, {rowid}, {table.select_list} FROM {table.log.name} c"
+        f" LEFT JOIN {quoted(spec.name)} t ON {rowid} = c.row {window}"
+    )
+    for record in table.store.db.execute(listing, bounds):
+        yield (*record[:4], None if record[4] is None else record[5:])
+
+
+def _append(
+    table: Table,
+    groups: dict[tuple[Kind, int], Group],
+    site: bytes,
+    leaf: tuple[int, int, Row, Any, bytes | None],
+    values: tuple[Any, ...] | None,
+    *,
+    holds: bool,
+) -> int:
+    """Appends one entry to the group of its kind and columns; returns its approximate size in bytes."""
+    place, hlc, row, stored, prior = leaf
+    mask, dead = unpack_mask(stored)
+    kind = Kind.DELETE if dead else Kind.BIRTH if mask & EXISTENCE else Kind.UPDATE
+    group = groups.get((kind, mask))
+    if group is None:
+        columns = () if dead else table.columns_of(mask)
+        keyless = kind is Kind.BIRTH and {column.folded for column in table.spec.key} <= set(columns)
+        group = groups[kind, mask] = Group(site, kind, columns, [], None if keyless else [], [], None)
+    if holds or (values is None and group.columns):
+        held = table.held((place, hlc, row, stored, 0, prior))
+        present = {} if values is None else dict(zip(table.known, values, strict=True))
+        cells = [held[name] if name in held else present.get(name) for name in group.columns]
+    elif group.columns == table.known:
+        cells = list(values or ())
+    else:
+        present = dict(zip(table.known, values or (), strict=True)) if group.columns else {}
+        cells = [present[name] for name in group.columns]
+    group.hlcs.append(hlc)
+    group.rows.append(cells)
+    if group.keys is not None:
+        group.keys.append(_key(table, row))
+    if prior is not None and group.priors is None:
+        group.priors = [[] for _ in group.hlcs[:-1]]
+    if group.priors is not None:
+        group.priors.append(prior_to_wire(table, prior, mask))
+    return 16 + sum(len(cell) if type(cell) in (str, bytes) else 8 for cell in cells)
+
+
+def _key(table: Table, row: Row) -> Any:
+    if isinstance(row, bytes) or table.spec.kind is KeyKind.ROWID:
+        return row
+    return table.key(row, RowView.read(table, row).leaves)

@@ -1,0 +1,416 @@
+"""Merge: one received section into the change log and the user's table.
+
+Owns the effect of remote changes on rows. What always holds: a change that cannot be shown (its row is deleted, not born
+yet, or refused by a constraint) is held, never dropped, and never blocks the others; whatever a user wrote and lost to a
+write that had not seen it is in `mycomesh_conflicts`. It must not know links; the caller owns the transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import apsw
+
+from sync import codec, report
+from sync.batch import Group, Kind, Section
+from sync.changelog import Leaf, pack_mask
+from sync.errors import DecodeError
+from sync.lattice import EXISTENCE, Entry, join, visible
+from sync.rows import RowView, concurrent, prior_from_wire, shrink
+from sync.schema import KeyKind, encode_key, quoted
+from sync.table import BIRTH_KEY_SIZE, Row, Table, birth_key
+
+__all__ = ["Merged", "merge_section", "retry_parked", "show_held"]
+
+_SAVEPOINT = "mycomesh_merge"
+
+
+@dataclass(slots=True)
+class Merged:
+    """What a section changed: rows written, changes that were news, conflicts recorded, rows parked."""
+
+    changes: int = 0
+    conflicts: int = 0
+    parked: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Change:
+    """One incoming change, with local numbers."""
+
+    place: int
+    hlc: int
+    key: Any
+    row: Row
+    mask: int
+    dead: bool
+    values: dict[str, Any]
+    prior: bytes | None
+
+
+def merge_section(table: Table, section: Section, wall_ms: int, *, repair: bool = False) -> Merged:
+    """Merges the groups of one section, then covers its ranges; inside a transaction.
+
+    `repair` takes changes although they are covered: the Merkle comparison has shown that they were lost here.
+
+    Raises:
+        DecodeError: a key or a value that cannot belong to this table; the caller undoes the transaction.
+    """
+    merged = Merged()
+    for group in section.groups:
+        fresh = group if repair else _uncovered(table, group)
+        if fresh is None:
+            continue
+        place = table.store.place_made(fresh.site)
+        keys = _keys(table, fresh)
+        if not repair and _merge_births(table, fresh, place, keys):
+            merged.changes += len(fresh.hlcs)
+            continue
+        _merge_rows(table, fresh, place, keys, wall_ms, merged)
+    for site, after, upto in section.ranges:
+        table.cover(site, after, upto)
+    return merged
+
+
+def _uncovered(table: Table, group: Group) -> Group | None:
+    """Returns the part of a group that this replica does not cover yet; covered and absent means superseded."""
+    coverage = table.coverage
+    if group.hlcs[0] > coverage.top(group.site):
+        return group
+    keep = [number for number, hlc in enumerate(group.hlcs) if not coverage.covers(group.site, hlc)]
+    if not keep:
+        return None
+    if len(keep) == len(group.hlcs):
+        return group
+    return Group(
+        group.site,
+        group.kind,
+        group.columns,
+        [group.hlcs[number] for number in keep],
+        None if group.keys is None else [group.keys[number] for number in keep],
+        [group.rows[number] for number in keep],
+        None if group.priors is None else [group.priors[number] for number in keep],
+    )
+
+
+# ---- identity
+
+
+def _keys(table: Table, group: Group) -> list[Any]:
+    """Returns each change's key, from the group or from its own values; checked against the table's kind."""
+    spec = table.spec
+    if group.keys is not None:
+        for key in group.keys:
+            _check_key(table, key)
+        return group.keys
+    if group.kind is not Kind.BIRTH:
+        raise DecodeError(f"{spec.name}: a change that is no birth names no row")
+    births = [birth_key(group.site, hlc) for hlc in group.hlcs]
+    if spec.kind is KeyKind.BAG:
+        return births
+    try:
+        places = [group.columns.index(column.folded) for column in spec.key]
+    except ValueError:
+        raise DecodeError(f"{spec.name}: a birth without its key columns") from None
+    if spec.kind is KeyKind.ROWID:
+        keys = [row[places[0]] for row in group.rows]
+        if set(map(type, keys)) != {int}:
+            raise DecodeError(f"{spec.name}: an INTEGER PRIMARY KEY is not an integer")
+        return keys
+    values = [tuple(row[place] for place in places) for row in group.rows]
+    if not spec.nullable_key and any(None in key for key in values):
+        raise DecodeError(f"{spec.name}: NULL in a key that cannot be NULL")
+    return [birth if None in key else encode_key(spec, key) for birth, key in zip(births, values, strict=True)]
+
+
+def _check_key(table: Table, key: Any) -> None:
+    spec = table.spec
+    if spec.kind is KeyKind.ROWID:
+        codec.require(codec.is_int(key, -(1 << 63)), f"{spec.name}: a row key is not an integer")
+        return
+    codec.require(type(key) is bytes and key, f"{spec.name}: a row key is not bytes")
+    if key[:1] == b"\x00":
+        codec.require(len(key) == BIRTH_KEY_SIZE, f"{spec.name}: a birth key has the wrong size")
+        return
+    codec.require(spec.kind is KeyKind.KEYED, f"{spec.name}: a row key that this table does not have")
+    values = codec.decode(key, bytes_max=len(key))
+    codec.require(codec.is_array(values, len(spec.key)), f"{spec.name}: a row key has the wrong width")
+    codec.require(None not in values and encode_key(spec, tuple(values)) == key, f"{spec.name}: bad row key")
+
+
+# ---- the common case: a run of new rows
+
+
+def _merge_births(table: Table, group: Group, place: int, keys: list[Any]) -> bool:
+    """Inserts a whole group of births at once; False (nothing done) if any row needs a closer look."""
+    if group.kind is not Kind.BIRTH or group.priors is not None or not set(group.columns) <= set(table.known):
+        return False
+    spec, log = table.spec, table.log
+    if log.any_hlc_between(place, group.hlcs[0], group.hlcs[-1]):
+        return False
+    by_birth = spec.kind is KeyKind.BAG
+    if spec.kind is KeyKind.ROWID:
+        if log.any_row_between(min(keys), max(keys)):
+            return False
+    elif by_birth:
+        if table.has_orphans():
+            return False
+    elif any(key[:1] == b"\x00" or log.knows(key) for key in keys):
+        return False
+    mask = table.mask_of(group.columns) | EXISTENCE
+    by_name = {column.folded: quoted(column.name) for column in spec.columns}
+    names = [by_name[name] for name in group.columns]
+    values: Sequence[Sequence[Any]] = group.rows
+    rows: list[Row] = keys
+    if by_birth:
+        first = _next_rowid(table)
+        if first is None:
+            return False
+        rows = list(range(first, first + len(keys)))
+        names.append(quoted(spec.rowid))
+        values = [[*row, rowid] for row, rowid in zip(group.rows, rows, strict=True)]
+    insert = f"INSERT INTO {quoted(spec.name)}({', '.join(names)}) VALUES({', '.join('?' * len(names))})"
+    db = table.store.db
+    db.execute(f"SAVEPOINT {_SAVEPOINT}")
+    try:
+        db.executemany(insert, values)
+    except apsw.ConstraintError:
+        db.execute(f"ROLLBACK TO {_SAVEPOINT}")
+        db.execute(f"RELEASE {_SAVEPOINT}")
+        return False
+    db.execute(f"RELEASE {_SAVEPOINT}")
+    stored = pack_mask(mask)
+    digest = table.digest
+    digest_keys = [None] * len(keys) if by_birth else keys
+    log.add(
+        [
+            (place, hlc, row, stored, digest(place, hlc, mask, key, cells), None)
+            for hlc, row, key, cells in zip(group.hlcs, rows, digest_keys, group.rows, strict=True)
+        ]
+    )
+    return True
+
+
+def _next_rowid(table: Table) -> int | None:
+    """Returns the first of a run of free rowids at the end of the table, None if there is no room."""
+    rowid = quoted(table.spec.rowid)
+    found = table.store.db.execute(f"SELECT max({rowid}) FROM {quoted(table.spec.name)}").fetchone()
+    last = int(found[0] or 0)
+    return max(last, 0) + 1 if last < 1 << 62 else None
+
+
+# ---- the general case: each row against its entries
+
+
+def _merge_rows(table: Table, group: Group, place: int, keys: list[Any], wall_ms: int, merged: Merged) -> None:
+    table.learn(group.columns)
+    mask = table.mask_of(group.columns)
+    if group.kind is not Kind.UPDATE:
+        mask |= EXISTENCE
+    for number, hlc in enumerate(group.hlcs):
+        prior = prior_from_wire(table, group.priors[number]) if group.priors is not None else None
+        values = dict(zip(group.columns, group.rows[number], strict=True))
+        key = keys[number]
+        dead = group.kind is Kind.DELETE
+        _merge_change(table, _Change(place, hlc, key, table.locate(key), mask, dead, values, prior), wall_ms, merged)
+
+
+def _merge_change(table: Table, change: _Change, wall_ms: int, merged: Merged) -> None:
+    """Joins one change into its row, then brings the user's table and the held values in line."""
+    view = RowView.read(table, change.row)
+    stamp = (change.hlc, table.store.site(change.place))
+    outcome = join(view.entries, stamp, change.mask)
+    merged.conflicts += _note_conflicts(table, view, change, outcome.gained, outcome.masks, wall_ms)
+    if not outcome.gained:
+        return
+    merged.changes += 1
+    owned = view.owned()
+    shrink(view, outcome.masks, change.key)
+    _enter(table, view, change, outcome.gained)
+    kept = [
+        entry._replace(mask=mask) for entry, mask in zip(view.entries, outcome.masks, strict=True) if mask
+    ]
+    mine = [entry for entry in kept if entry.stamp == stamp]
+    gained = Entry(stamp, outcome.gained | (mine[0].mask if mine else 0), change.dead)
+    after = [gained, *(entry for entry in kept if entry.stamp != stamp)]
+    names = {name for entry in after for name in table.columns_of(entry.mask & ~EXISTENCE)}
+    target = {name: change.values[name] for name in table.columns_of(outcome.gained & ~EXISTENCE)}
+    target = {name: value for name, value in owned.items() if name in names} | target
+    reason = materialize(table, view, visible(after), target, reborn=outcome.gained & EXISTENCE != 0)
+    if reason:
+        merged.parked += 1
+        report.park(table, change.row, change.key, reason, target, wall_ms)
+
+
+def _enter(table: Table, view: RowView, change: _Change, gained: int) -> None:
+    """Writes the incoming entry, joined with what its stamp already owned."""
+    earlier: Leaf | None = next((leaf for leaf in view.leaves if leaf[:2] == (change.place, change.hlc)), None)
+    mask = gained
+    values = {name: change.values[name] for name in table.columns_of(gained & ~EXISTENCE)}
+    if earlier is not None:
+        own = view.entries[view.leaves.index(earlier)].mask
+        values |= view.values(earlier, own & ~EXISTENCE)
+        mask |= own
+    cells = [values[name] for name in table.columns_of(mask & ~EXISTENCE)]
+    dead = change.dead
+    digest = table.digest(change.place, change.hlc, mask, change.key, cells, dead=dead)
+    leaf = (change.place, change.hlc, change.row, pack_mask(mask, dead=dead), digest, change.prior)
+    if earlier is None:
+        table.log.add([leaf])
+    else:
+        table.log.replace(earlier, leaf)
+
+
+def materialize(table: Table, view: RowView, seen: bool, target: dict[str, Any], *, reborn: bool) -> str:  # noqa: FBT001
+    """Makes the user's table show `target` (or nothing), and holds what it cannot show.
+
+    Returns why the row had to be parked, "" if it is as it should be.
+    """
+    row = view.row
+    shown = {name: value for name, value in target.items() if name in table.known}
+    reason = ""
+    try:
+        if not seen:
+            if view.present is not None:
+                table.delete(row)
+                row = _rename_dead(table, view, row)
+        elif view.present is None:
+            row = _insert(table, row, shown)
+        elif reborn and any(name not in shown for name in table.known):
+            row = _reinsert(table, row, shown)
+        else:
+            changed = {name: value for name, value in shown.items() if not _same(view.present[name], value)}
+            table.update(row, changed)
+    except apsw.ConstraintError as error:
+        reason = str(error)
+    _hold(table, row, target, all_of_it=bool(reason) or not seen)
+    if not reason:
+        report.unpark(table, view.row)
+    return reason
+
+
+def retry_parked(table: Table) -> int:
+    """Tries every parked row of a table again; returns how many stand."""
+    parked = table.store.db.execute(
+        "SELECT row FROM mycomesh_parked WHERE id = ? ORDER BY row", (table.table_id,)
+    ).fetchall()
+    stand = 0
+    for (row,) in parked:
+        view = RowView.read(table, row)
+        stand += not materialize(table, view, view.visible, view.owned(), reborn=False)
+    return stand
+
+
+def show_held(table: Table) -> None:
+    """Shows held values that the user's table has room for, after it gained a column."""
+    listing = (
+        f"SELECT DISTINCT c.row FROM mycomesh_held h JOIN {table.log.name} c ON c.place = h.place AND c.hlc = h.hlc"
+        " WHERE h.id = ? ORDER BY c.row"
+    )
+    for (row,) in table.store.db.execute(listing, (table.table_id,)).fetchall():
+        view = RowView.read(table, row)
+        if view.visible:
+            materialize(table, view, seen=True, target=view.owned(), reborn=False)
+
+
+def _reinsert(table: Table, row: Row, values: dict[str, Any]) -> Row:
+    """Replaces a row so that columns which no entry owns go back to their defaults; all or nothing."""
+    db = table.store.db
+    db.execute(f"SAVEPOINT {_SAVEPOINT}")
+    try:
+        table.delete(row)
+        row = _insert(table, row, values)
+    except apsw.ConstraintError:
+        db.execute(f"ROLLBACK TO {_SAVEPOINT}")
+        raise
+    finally:
+        db.execute(f"RELEASE {_SAVEPOINT}")
+    return row
+
+
+def _same(left: Any, right: Any) -> bool:
+    return type(left) is type(right) and left == right
+
+
+def _insert(table: Table, row: Row, values: dict[str, Any]) -> Row:
+    """Inserts a row under its identity; returns its name, which for a row known by its birth is its rowid."""
+    rowid = table.insert(values)
+    if isinstance(row, bytes) and row[:1] == b"\x00":
+        table.log.rehome(row, rowid)
+        return rowid
+    return row
+
+
+def _rename_dead(table: Table, view: RowView, row: Row) -> Row:
+    """A row known by its birth has no rowid any more: its entries go by the birth itself."""
+    if isinstance(row, int) and table.spec.kind is not KeyKind.ROWID:
+        key: bytes = table.key(row, view.leaves)
+        table.log.rehome(row, key)
+        return key
+    return row
+
+
+def _hold(table: Table, row: Row, target: dict[str, Any], *, all_of_it: bool) -> None:
+    """Holds, for each entry of the row, the values that the user's table does not show."""
+    hidden = {name: value for name, value in target.items() if all_of_it or name not in table.known}
+    if not hidden and not table.holds_any():
+        return
+    for leaf in table.log.leaves(row):
+        entry = table.log.entry(leaf)
+        names = table.columns_of(entry.mask & ~EXISTENCE)
+        table.hold(leaf[0], leaf[1], {name: hidden[name] for name in names if name in hidden})
+
+
+# ---- conflicts
+
+
+def _note_conflicts(
+    table: Table, view: RowView, change: _Change, gained: int, masks: Sequence[int], wall_ms: int
+) -> int:
+    """Records every value that loses to a write which had not seen it; returns how many records were made."""
+    stamp = (change.hlc, table.store.site(change.place))
+    made = 0
+    for leaf, entry, mask in zip(view.leaves, view.entries, masks, strict=True):
+        lost = entry.mask & ~mask
+        if lost and entry.stamp != stamp:
+            bits = _concurrent_bits(table, stamp, change.prior, entry.stamp, lost, whole=change.mask & EXISTENCE != 0)
+            values = _differing(view.values(leaf, bits & ~EXISTENCE), change.values)
+            if values or (entry.dead and bits):
+                made += report.conflict(table, change.key, values, entry.stamp, stamp, entry.dead, wall_ms)
+    refused = change.mask & ~gained
+    for leaf, entry in zip(view.leaves, view.entries, strict=True):
+        if entry.stamp == stamp:
+            refused &= ~entry.mask
+    for leaf, entry in zip(view.leaves, view.entries, strict=True):
+        whole = entry.mask & EXISTENCE != 0
+        lost = refused if whole else refused & entry.mask
+        if lost and entry.stamp > stamp:
+            bits = _concurrent_bits(table, entry.stamp, leaf[5], stamp, lost, whole=whole)
+            values = {name: change.values[name] for name in table.columns_of(bits & ~EXISTENCE)}
+            values = _differing(values, view.values(leaf, entry.mask & ~EXISTENCE))
+            refused &= ~lost
+            if values or (change.dead and bits):
+                made += report.conflict(table, change.key, values, stamp, entry.stamp, change.dead, wall_ms)
+    return made
+
+
+def _differing(lost: dict[str, Any], won: dict[str, Any]) -> dict[str, Any]:
+    """Returns the losing values that the winner does not have as well: writing the same value is no conflict."""
+    return {name: value for name, value in lost.items() if name not in won or not _same(won[name], value)}
+
+
+def _concurrent_bits(
+    table: Table, winner: tuple[int, bytes], prior: bytes | None, loser: tuple[int, bytes], lost: int, *, whole: bool
+) -> int:
+    """Returns the lost cells whose write the winner had not seen."""
+    bits = 0
+    bit = 0
+    remaining = lost
+    while remaining:
+        if remaining & 1 and concurrent(table, winner, prior, loser, 0 if whole else bit):
+            bits |= 1 << bit
+        remaining >>= 1
+        bit += 1
+    return bits

@@ -1,0 +1,380 @@
+"""The facade over one SQLite file: open, drain, apply, read ranges, compare, take everything out again.
+
+Owns the order of work inside a transaction: pending local writes are stamped before anything remote is applied, so a
+remote change never overwrites a local one that has no stamp yet. What always holds: whatever is returned for publishing
+has been committed. It must not know links, rounds or time other than its arguments.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import apsw
+
+from sync import codec
+from sync.batch import Bundle, Section
+from sync.capture import drop_statements, pending_name
+from sync.catalog import SCHEMA_TABLE, Catalog, TableFilter
+from sync.changelog import changes_name
+from sync.drain import drain_table
+from sync.errors import BatchRefusedError, DecodeError, ForeignFileError
+from sync.feed import read_range
+from sync.merge import Merged, merge_section, retry_parked, show_held
+from sync.stamp import DRIFT_MS_MAX, hlc_from_ms
+from sync.store import Store
+from sync.table import Table
+from sync.vector import Range, Vector
+
+__all__ = ["Applied", "Replica", "ReplicaConfig", "ReplicaStatus", "TableDigest", "TableStatus"]
+
+SITE_PREFIX = 8
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaConfig:
+    """Which tables are replicated: patterns as in the shell; `only` empty means every user table."""
+
+    only: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TableStatus:
+    """One table, for people: entries of the change log include tombstones; `digest` is hexadecimal."""
+
+    name: str
+    rows: int
+    digest: str
+    conflicts: int
+    parked: int
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaStatus:
+    """The replica, for people. `pending` counts captured writes that are not stamped yet."""
+
+    path: str
+    site: str
+    clock_ms: int
+    tables: tuple[TableStatus, ...]
+    pending: int
+
+
+@dataclass(frozen=True, slots=True)
+class TableDigest:
+    """What two replicas compare first: BLAKE2b-64 of the vector, and the 16-byte sum of the entries' digests."""
+
+    table: str
+    vector: bytes
+    entries: bytes
+
+
+@dataclass(slots=True)
+class Applied:
+    """The outcome of `apply`: batches of local writes drained on the way, what was merged, tables that show a gap."""
+
+    published: list[bytes] = field(default_factory=list)
+    merged: Merged = field(default_factory=Merged)
+    gaps: list[str] = field(default_factory=list)
+    unknown: list[str] = field(default_factory=list)
+    schema_changed: bool = False
+
+
+class Replica:
+    """One file as a replica. Not thread-safe: one thread owns it."""
+
+    def __init__(self, store: Store, catalog: Catalog, place: int) -> None:
+        self._store = store
+        self._catalog = catalog
+        self._place = place
+        self._data_version = -1
+
+    @classmethod
+    def open(
+        cls,
+        path: str,
+        *,
+        node_id: bytes,
+        mesh_key: bytes,
+        wall_ms: int,
+        entropy: Callable[[int], bytes],
+        config: ReplicaConfig,
+    ) -> Replica:
+        """Opens the file as a replica of the mesh whose members share `mesh_key`, making what is missing.
+
+        Raises:
+            DatabaseError: not an SQLite database, read-only, locked or unreadable; nothing was changed.
+            ForeignFileError: it belongs to another mesh; nothing was changed.
+        """
+        store = Store(path)
+        try:
+            catalog = Catalog(store, mesh_key, TableFilter(config.only, config.exclude))
+            with store.transaction():
+                store.create()
+                place = store.place_made(_own_site(store, node_id, mesh_key, entropy))
+                replica = cls(store, catalog, place)
+                store.clock.last = max(store.clock.last, 0)
+                catalog.open(replica._drainer(wall_ms))
+        except BaseException:
+            store.close()
+            raise
+        return replica
+
+    @property
+    def path(self) -> str:
+        """The file."""
+        return self._store.path
+
+    @property
+    def site(self) -> bytes:
+        """The 16-byte id under which this replica stamps its writes."""
+        return self._store.site(self._place)
+
+    @property
+    def tables(self) -> Mapping[str, Table]:
+        """The replicated tables by folded name, the schema table among them."""
+        return self._catalog.tables
+
+    def close(self) -> None:
+        """Closes the file; triggers stay and go on logging, so that nothing written meanwhile is lost."""
+        self._store.close()
+
+    def remove(self) -> None:
+        """Takes every trigger and internal table out of the file, and closes it. Undrained writes stay in the tables."""
+        with self._store.transaction() as db:
+            names = [row[0] for row in db.execute("SELECT id FROM mycomesh_replicated ORDER BY id").fetchall()]
+            for table_id in names:
+                for statement in drop_statements(table_id):
+                    db.execute(statement)
+                db.execute(f"DROP INDEX IF EXISTS mycomesh_{table_id}_keep")
+            internal = db.execute(
+                "SELECT name FROM sqlite_schema WHERE type = 'table' AND name LIKE 'mycomesh\\_%' ESCAPE '\\'"
+                " AND name <> 'mycomesh_meta' ORDER BY name"
+            ).fetchall()
+            for (name,) in internal:
+                db.execute(f'DROP TABLE "{name}"')
+        self._store.db.execute("DROP TABLE mycomesh_meta")
+        self._store.close()
+
+    # ---- local writes
+
+    def stale(self) -> bool:
+        """True if another connection has committed since the last `drain` that found nothing more."""
+        return self._store.data_version() != self._data_version
+
+    def drain(self, wall_ms: int) -> tuple[list[bytes], bool]:
+        """Stamps up to one chunk of captured writes; returns (batches to publish, whether more are waiting)."""
+        version = self._store.data_version()
+        if not self._catalog.changed() and not self._pending():
+            self._data_version = version
+            return [], False
+        with self._store.transaction():
+            bundle, more = self._drain_chunk(wall_ms)
+        if not more:
+            self._data_version = version
+        return bundle, more
+
+    def _pending(self) -> bool:
+        return any(
+            self._store.db.execute(f"SELECT 1 FROM {pending_name(table.table_id)} LIMIT 1").fetchone() is not None
+            for table in self._catalog.tables.values()
+        )
+
+    def _drain_chunk(self, wall_ms: int) -> tuple[list[bytes], bool]:
+        """One chunk of every table in one bundle, schema first; inside a transaction."""
+        sections: list[Section] = []
+        if self._catalog.changed():
+            self._catalog.refresh(self._drainer(wall_ms, sections))
+        more = False
+        for table in list(self._catalog.tables.values()):
+            drained = drain_table(table, self._place, wall_ms)
+            more = more or drained.more
+            if drained.section is not None:
+                sections.append(drained.section)
+                self._retry(table)
+        sections.sort(key=lambda section: section.table != SCHEMA_TABLE)  # definitions before rows
+        return ([Bundle(sections).encode()] if sections else []), more
+
+    def _drainer(self, wall_ms: int, sections: list[Section] | None = None) -> Callable[[Table], None]:
+        """Returns a function that drains one table completely and keeps the sections."""
+
+        def drain(table: Table) -> None:
+            more = True
+            while more:
+                drained = drain_table(table, self._place, wall_ms)
+                more = drained.more
+                if drained.section is not None and sections is not None:
+                    sections.append(drained.section)
+
+        return drain
+
+    def _retry(self, table: Table) -> None:
+        found = self._store.db.execute(
+            "SELECT 1 FROM mycomesh_parked WHERE id = ? LIMIT 1", (table.table_id,)
+        ).fetchone()
+        if found is not None:
+            retry_parked(table)
+
+    # ---- remote changes
+
+    def apply(self, payload: bytes, wall_ms: int, *, origin: bytes | None = None, repair: bool = False) -> Applied:
+        """Merges one bundle in one transaction, local writes first.
+
+        Args:
+            payload: an encoded bundle.
+            wall_ms: wall time of this node.
+            origin: 16-byte node id that signed a live batch; None for a catch-up chunk, vouched for by its sender.
+            repair: take changes although they are covered here.
+
+        Raises:
+            DecodeError: not a bundle, or values that cannot belong to their tables; nothing was changed.
+            BatchRefusedError: a forged site or a stamp from the future; nothing was changed, nothing is covered.
+        """
+        bundle = Bundle.decode(payload)
+        _check_sites(bundle, origin, wall_ms)
+        applied = Applied()
+        more = True
+        while more:  # local writes have no stamps yet: all of them first, a chunk a transaction
+            with self._store.transaction():
+                published, more = self._drain_chunk(wall_ms) if self._catalog.changed() or self._pending() else ([], False)
+                applied.published += published
+                if not more:
+                    self._merge(bundle, applied, wall_ms, repair=repair)
+        return applied
+
+    def _merge(self, bundle: Bundle, applied: Applied, wall_ms: int, *, repair: bool) -> None:
+        for section in bundle.sections:
+            table = self._catalog.tables.get(section.table)
+            if table is None:
+                applied.unknown.append(section.table)
+                continue
+            try:
+                merged = merge_section(table, section, wall_ms, repair=repair)
+            except (TypeError, apsw.DataError, OverflowError) as error:
+                raise DecodeError(f"{section.table}: a value that SQLite cannot store: {error}") from error
+            for group in section.groups:
+                self._store.clock.witness(group.hlcs[-1])
+            applied.merged.changes += merged.changes
+            applied.merged.conflicts += merged.conflicts
+            applied.merged.parked += merged.parked
+            if merged.changes and section.table == SCHEMA_TABLE:
+                sections: list[Section] = []
+                self._catalog.apply_facts(self._drainer(wall_ms, sections))
+                for gained in self._catalog.tables.values():
+                    if gained.holds_any():
+                        show_held(gained)
+                applied.schema_changed = True
+                if sections:
+                    applied.published.append(Bundle(sections).encode())
+            elif merged.changes:
+                self._retry(table)
+            if any(table.coverage.has_gap(site) for site, _, _ in section.ranges):
+                applied.gaps.append(section.table)
+
+    def adopt(self, vectors: Mapping[str, Vector]) -> list[str]:
+        """Takes over a sender's vectors at the end of a complete catch-up round; returns the tables that moved."""
+        moved = []
+        with self._store.transaction():
+            for name in sorted(vectors):
+                table = self._catalog.tables.get(name)
+                if table is None:
+                    continue
+                gained = vectors[name].missing_from(table.vector)
+                for site, (after, upto) in gained:
+                    table.cover(site, after, upto)
+                if gained:
+                    moved.append(name)
+        return moved
+
+    # ---- comparing and reading
+
+    def digests(self) -> list[TableDigest]:
+        """Returns one digest pair for each replicated table, by name."""
+        return [
+            TableDigest(name, vector_digest(table.vector), table.log.digest)
+            for name, table in sorted(self._catalog.tables.items())
+        ]
+
+    def vector(self, name: str) -> Vector:
+        """Returns a table's vector; empty for a table that is not here."""
+        table = self._catalog.tables.get(name)
+        return Vector() if table is None else table.vector.copy()
+
+    def read(
+        self, name: str, site: bytes, window: Range, *, rows_max: int, bytes_max: int
+    ) -> tuple[Section | None, int, int, int]:
+        """Returns (section without ranges, clock reached, rows, bytes) of a site's entries in `(after, upto]`.
+
+        The caller has drained: a read sees the values that its entries own.
+        """
+        table = self._catalog.tables.get(name)
+        if table is None:
+            return None, window[1], 0, 0
+        groups, reached, rows, size = read_range(
+            table, site, window[0], window[1], rows_max=rows_max, bytes_max=bytes_max
+        )
+        return (Section(name, [], groups) if groups else None), reached, rows, size
+
+    def status(self) -> ReplicaStatus:
+        """Returns the replica as people see it."""
+        db = self._store.db
+        tables = []
+        pending = 0
+        for name, table in sorted(self._catalog.tables.items()):
+            pending += db.execute(f"SELECT count(*) FROM {pending_name(table.table_id)}").fetchone()[0]
+            if name == SCHEMA_TABLE:
+                continue
+            conflicts = db.execute(
+                "SELECT count(*) FROM mycomesh_conflicts WHERE table_name = ?", (table.spec.name,)
+            ).fetchone()[0]
+            parked = db.execute("SELECT count(*) FROM mycomesh_parked WHERE id = ?", (table.table_id,)).fetchone()[0]
+            rows = db.execute(f'SELECT count(*) FROM "{table.spec.name.replace(chr(34), chr(34) * 2)}"').fetchone()[0]
+            note = self._catalog.notes.get(name, "")
+            tables.append(TableStatus(table.spec.name, rows, table.log.digest.hex(), conflicts, parked, note))
+        tables += [
+            TableStatus(name, 0, "", 0, 0, note) for name, note in sorted(self._catalog.notes.items()) if name not in self.tables
+        ]
+        clock_ms = self._store.clock.last >> 16
+        return ReplicaStatus(self.path, self.site.hex(), clock_ms, tuple(tables), pending)
+
+
+def vector_digest(vector: Vector) -> bytes:
+    """Returns BLAKE2b-64 of a vector's canonical form."""
+    items = [[site, [edge for window in ranges for edge in window]] for site, ranges in vector.items()]
+    return hashlib.blake2b(codec.encode(items), digest_size=8, person=b"mycomesh-vector").digest()
+
+
+def _own_site(store: Store, node_id: bytes, mesh_key: bytes, entropy: Callable[[int], bytes]) -> bytes:
+    """Returns the site of this file under this node, a new one if the file was another node's."""
+    tag = hashlib.blake2b(mesh_key, digest_size=16, person=b"mycomesh-meshtag").digest()
+    found = store.meta("mesh")
+    if found is None:
+        store.meta_set("mesh", tag)
+    elif found != tag:
+        raise ForeignFileError(
+            f"{store.path}: belongs to another mesh; use a copy without it (mycomesh down --remove on its node)"
+        )
+    site = store.meta("site")
+    if type(site) is not bytes or site[:SITE_PREFIX] != node_id[:SITE_PREFIX]:
+        site = node_id[:SITE_PREFIX] + entropy(8)
+        store.meta_set("site", site)
+    return site
+
+
+def _check_sites(bundle: Bundle, origin: bytes | None, wall_ms: int) -> None:
+    bound = hlc_from_ms(wall_ms + DRIFT_MS_MAX) | 0xFFFF
+    for section in bundle.sections:
+        for group in section.groups:
+            if group.hlcs[-1] > bound:
+                ahead_ms = (group.hlcs[-1] >> 16) - wall_ms
+                raise BatchRefusedError(
+                    f"{section.table}: stamped {ahead_ms / 1000:.0f} s ahead of this clock; set the sender's clock"
+                )
+        if origin is None:
+            continue
+        sites = [site for site, _, _ in section.ranges] + [group.site for group in section.groups]
+        if any(site[:SITE_PREFIX] != origin[:SITE_PREFIX] for site in sites):
+            raise BatchRefusedError(f"{section.table}: stamped with a site that is not its sender's")

@@ -1,0 +1,104 @@
+"""What any SQLite client can read about merges: `mycomesh_conflicts` and `mycomesh_parked`.
+
+Owns the human form of these records (JSON text, ISO 8601 times, hexadecimal sites). What always holds: a record is made in
+the transaction of the merge that it tells of. It must not decide anything about merging.
+"""
+
+from __future__ import annotations
+
+import base64
+import datetime as dt
+import json
+from typing import Any
+
+from sync import codec
+from sync.stamp import ms_from_hlc
+from sync.table import Row, Table, birth_stamp
+
+__all__ = ["CONFLICTS_MAX", "conflict", "park", "time_text", "unpark"]
+
+# Bounded retention: the oldest records go first (design.md section 4).
+CONFLICTS_MAX = 10_000
+TEXT_MAX = 1_000_000
+
+
+def conflict(
+    table: Table,
+    key: Any,
+    values: dict[str, Any],
+    lost: tuple[int, bytes],
+    won: tuple[int, bytes],
+    dead: bool,  # noqa: FBT001 -- the loser was a delete
+    wall_ms: int,
+) -> int:
+    """Records one losing write; returns 1 if it was not known before."""
+    db = table.store.db
+    before = db.total_changes()
+    db.execute(
+        "INSERT INTO mycomesh_conflicts(seen_at, table_name, row_key, lost, lost_at, lost_site, won_at, won_site,"
+        " reason, lost_hlc) VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+        (
+            time_text(wall_ms),
+            table.spec.name,
+            key_text(table, key),
+            json.dumps({name: _plain(value) for name, value in values.items()}, ensure_ascii=False),
+            time_text(ms_from_hlc(lost[0])),
+            lost[1].hex(),
+            time_text(ms_from_hlc(won[0])),
+            won[1].hex(),
+            "a delete lost to a later write" if dead else "a later write had not seen this one",
+            lost[0],
+        ),
+    )
+    made = db.total_changes() - before
+    if made:
+        db.execute(
+            "DELETE FROM mycomesh_conflicts WHERE seq <= (SELECT max(seq) FROM mycomesh_conflicts) - ?", (CONFLICTS_MAX,)
+        )
+    return made
+
+
+def park(table: Table, row: Row, key: Any, reason: str, values: dict[str, Any], wall_ms: int) -> None:
+    """Records a row that the user's table refuses; its values are held and tried again."""
+    table.store.db.execute(
+        "INSERT INTO mycomesh_parked VALUES(?, ?, ?, ?, ?, ?, ?)"
+        " ON CONFLICT(id, row) DO UPDATE SET reason = excluded.reason, content = excluded.content",
+        (
+            table.spec.name,
+            key_text(table, key),
+            reason,
+            json.dumps({name: _plain(value) for name, value in values.items()}, ensure_ascii=False)[:TEXT_MAX],
+            time_text(wall_ms),
+            table.table_id,
+            row,
+        ),
+    )
+
+
+def unpark(table: Table, row: Row) -> None:
+    """Ends the record of a row that is as it should be."""
+    table.store.db.execute("DELETE FROM mycomesh_parked WHERE id = ? AND row = ?", (table.table_id, row))
+
+
+def time_text(wall_ms: int) -> str:
+    """Returns a Unix time in milliseconds as ISO 8601 in UTC; out-of-range times as they are."""
+    try:
+        return dt.datetime.fromtimestamp(wall_ms / 1000, tz=dt.UTC).isoformat(timespec="milliseconds")
+    except (OverflowError, ValueError, OSError):
+        return f"{wall_ms} ms"
+
+
+def key_text(table: Table, key: Any) -> str:
+    """Returns a row's key as a person writes it: the value, a JSON array of several, or the birth of a keyless row."""
+    if isinstance(key, int):
+        return str(key)
+    if key[:1] == b"\x00":
+        site, hlc = birth_stamp(key)
+        return f"{site.hex()}@{hlc}"
+    values = codec.decode(key, bytes_max=len(key))
+    plain = [_plain(value) for value in values]
+    return str(plain[0]) if len(plain) == 1 else json.dumps(plain, ensure_ascii=False)
+
+
+def _plain(value: Any) -> Any:
+    return {"base64": base64.b64encode(value).decode()} if isinstance(value, bytes) else value

@@ -1,0 +1,160 @@
+"""One row with its entries: what drain and merge share when they change who owns its cells.
+
+Owns the bookkeeping of a join in the change log (superseded entries removed, shrunk ones digested again) and the form of
+`prior`, the stamps that a change overwrote. What always holds: every bit of every entry has a value, in the user's row or
+held. It must not write user tables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sync import codec
+from sync.batch import Part
+from sync.changelog import Leaf, pack_mask
+from sync.lattice import EXISTENCE, Entry, visible
+from sync.table import Row, Table
+
+__all__ = ["RowView", "concurrent", "decode_prior", "encode_prior", "priors_of", "shrink"]
+
+# (mask of columns or None for all, place of the site, hlc)
+Prior = tuple[int | None, int, int]
+
+
+class RowView:
+    """A row as the file holds it when the view is made."""
+
+    __slots__ = ("_held", "entries", "leaves", "present", "row", "table")
+
+    def __init__(self, table: Table, row: Row, present: dict[str, Any] | None, leaves: Sequence[Leaf]) -> None:
+        self.table = table
+        self.row = row
+        self.present = present
+        self.leaves = leaves
+        self.entries: list[Entry] = [table.log.entry(leaf) for leaf in leaves]
+        self._held: dict[tuple[int, int], dict[str, Any]] = {}
+
+    @classmethod
+    def read(cls, table: Table, row: Row) -> RowView:
+        """Reads the row and its entries."""
+        return cls(table, row, table.read(row), table.log.leaves(row))
+
+    @property
+    def visible(self) -> bool:
+        """True if the row should be seen: its newest existence entry is a birth."""
+        return visible(self.entries)
+
+    @property
+    def hlc(self) -> int:
+        """The greatest hlc of the row's entries, 0 without any."""
+        return max((leaf[1] for leaf in self.leaves), default=0)
+
+    def held(self, leaf: Leaf) -> dict[str, Any]:
+        """Returns the values held for one of the row's entries."""
+        found = self._held.get(leaf[:2])
+        if found is None:
+            found = self._held[leaf[:2]] = self.table.held(leaf)
+        return found
+
+    def values(self, leaf: Leaf, mask: int) -> dict[str, Any]:
+        """Returns the values of an entry's columns by name, in wire order."""
+        held = self.held(leaf)
+        present = self.present or {}
+        return {name: held[name] if name in held else present.get(name) for name in self.table.columns_of(mask)}
+
+    def owned(self) -> dict[str, Any]:
+        """Returns the values of every owned column, from whichever entry owns it."""
+        values: dict[str, Any] = {}
+        for leaf, entry in zip(self.leaves, self.entries, strict=True):
+            values.update(self.values(leaf, entry.mask & ~EXISTENCE))
+        return values
+
+
+def shrink(view: RowView, masks: Sequence[int], key: Any) -> None:
+    """Gives each entry of the row the mask that a join left it; entries that own nothing go."""
+    table = view.table
+    for leaf, entry, mask in zip(view.leaves, view.entries, masks, strict=True):
+        if mask == entry.mask:
+            continue
+        held = view.held(leaf)
+        if not mask:
+            table.log.remove(leaf)
+            if held:
+                table.hold(leaf[0], leaf[1], {})
+            continue
+        values = view.values(leaf, mask)
+        digest = table.digest(leaf[0], leaf[1], mask, key, list(values.values()))
+        table.log.replace(leaf, (leaf[0], leaf[1], leaf[2], pack_mask(mask), digest, leaf[5]))
+        if held:
+            table.hold(leaf[0], leaf[1], {name: value for name, value in held.items() if name in values})
+
+
+def priors_of(view: RowView, own_place: int, mask: int) -> list[Prior]:
+    """Returns what a local change of `mask` overwrites: the newest stamps of other sites, one a group of columns.
+
+    A site's own earlier writes hand on what they had overwritten: they are its own past, never a conflict.
+    """
+    parts: dict[tuple[int, int], int] = {}
+    for leaf, entry in zip(view.leaves, view.entries, strict=True):
+        touched = entry.mask if mask & EXISTENCE else entry.mask & mask
+        if not touched:
+            continue
+        if leaf[0] == own_place and leaf[5] is not None:
+            for part_mask, place, hlc in decode_prior(leaf[5]):
+                share = touched if part_mask is None else touched & part_mask
+                if share:
+                    parts[place, hlc] = parts.get((place, hlc), 0) | share
+        else:
+            parts[leaf[0], leaf[1]] = parts.get((leaf[0], leaf[1]), 0) | touched
+    if len(parts) <= 1 or mask & EXISTENCE:  # a birth or a tombstone overwrites the row as a whole
+        return [(None, place, hlc) for place, hlc in sorted(parts)]
+    return [(part_mask, place, hlc) for (place, hlc), part_mask in sorted(parts.items())]
+
+
+def encode_prior(parts: Sequence[Prior]) -> bytes | None:
+    """Returns the stored form; None for nothing overwritten."""
+    return codec.encode(parts) if parts else None
+
+
+def decode_prior(stored: bytes | None) -> list[Prior]:
+    """Returns the stored prior."""
+    if stored is None:
+        return []
+    return [(mask, place, hlc) for mask, place, hlc in codec.decode(stored, bytes_max=len(stored))]
+
+
+def prior_to_wire(table: Table, stored: bytes | None, mask: int) -> list[Part]:
+    """Returns a stored prior with names and sites in place of local numbers; columns outside `mask` are left out."""
+    parts: list[Part] = []
+    for part_mask, place, hlc in decode_prior(stored):
+        names = None
+        if part_mask is not None:
+            names = table.columns_of(part_mask & mask)
+            if not names:
+                continue
+        parts.append((names, table.store.site(place), hlc))
+    return parts
+
+
+def prior_from_wire(table: Table, parts: Sequence[Part]) -> bytes | None:
+    """Returns the stored form of a prior that a peer sent."""
+    return encode_prior(
+        [
+            (None if names is None else table.mask_of(names), table.store.place_made(site), hlc)
+            for names, site, hlc in parts
+        ]
+    )
+
+
+def concurrent(
+    table: Table, winner: tuple[int, bytes], prior: bytes | None, loser: tuple[int, bytes], bit: int
+) -> bool:
+    """True if the winner's writer had not seen the loser's write of this cell (bit 0: the row's existence)."""
+    if winner[1] == loser[1]:
+        return False
+    newest = (0, b"")
+    for mask, place, hlc in decode_prior(prior):
+        if mask is None or mask >> bit & 1:
+            newest = max(newest, (hlc, table.store.site(place)))
+    return newest < loser

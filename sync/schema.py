@@ -1,0 +1,229 @@
+"""What a user table looks like to replication: its columns, its key and how its rows are identified.
+
+Owns reading a definition out of SQLite's catalogue and the identity rules of design.md section 3. What always holds: names
+are compared as SQLite does (ASCII case folded), and `TableSpec.columns` is sorted by folded name, the order that the wire
+and the digests use. It must not know the change log or the network.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import Any
+
+import apsw
+
+from sync import codec
+
+__all__ = [
+    "Column",
+    "KeyKind",
+    "TableSpec",
+    "UniqueIndex",
+    "UnsupportedTable",
+    "encode_key",
+    "fold",
+    "quoted",
+    "read_table",
+    "user_tables",
+]
+
+INTERNAL_PREFIX = "mycomesh_"
+_ROWID_NAMES = ("rowid", "_rowid_", "oid")
+_FOLD = {upper: upper + 32 for upper in range(ord("A"), ord("Z") + 1)}
+_COLLATIONS = ("BINARY", "NOCASE", "RTRIM")
+
+
+class KeyKind(enum.Enum):
+    """How a row is identified across replicas."""
+
+    ROWID = "rowid"  # INTEGER PRIMARY KEY: the integer itself
+    KEYED = "keyed"  # any other primary key: the canonical encoding of its columns
+    BAG = "bag"  # no primary key: the stamp of the row's birth
+
+
+class UnsupportedTable(Exception):  # noqa: N818 -- not a failure: the caller says it once and goes on
+    """The table cannot be replicated; the text says why in a few words."""
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One stored column. `default` is SQL text or None; `key` is its 1-based place in the primary key, or 0."""
+
+    name: str
+    affinity: str
+    collation: str
+    not_null: bool
+    default: str | None
+    key: int
+
+    @property
+    def folded(self) -> str:
+        """The name as it is compared and sent."""
+        return fold(self.name)
+
+
+@dataclass(frozen=True, slots=True)
+class UniqueIndex:
+    """A UNIQUE constraint or index other than the primary key; `columns` is empty if it indexes an expression."""
+
+    name: str
+    columns: tuple[tuple[str, str], ...]  # (column name, collation)
+
+
+@dataclass(frozen=True, slots=True)
+class TableSpec:
+    """One table of the user's, as replication sees it."""
+
+    name: str
+    kind: KeyKind
+    columns: tuple[Column, ...]
+    key: tuple[Column, ...]  # empty for BAG
+    rowid: str  # an unshadowed name of the rowid; "" for WITHOUT ROWID
+    unique: tuple[UniqueIndex, ...]
+    sql: str
+
+    @property
+    def folded(self) -> str:
+        """The name under which peers know the table."""
+        return fold(self.name)
+
+    @property
+    def nullable_key(self) -> bool:
+        """True if a row may have a NULL in its key: such rows are identified like those of a bag."""
+        return self.kind is KeyKind.KEYED and bool(self.rowid) and any(not column.not_null for column in self.key)
+
+    @property
+    def shape(self) -> str:
+        """What must agree between replicas for rows to be exchanged: kind and key columns."""
+        return ",".join([self.kind.value, *(column.folded for column in self.key)])
+
+
+def fold(name: str) -> str:
+    """Returns the name with ASCII letters lowered, as SQLite compares identifiers."""
+    return name.translate(_FOLD)
+
+
+def quoted(name: str) -> str:
+    """Returns the identifier in double quotes, safe in SQL whatever it holds."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def user_tables(db: apsw.Connection) -> tuple[list[str], list[tuple[str, str]]]:
+    """Returns (ordinary tables, [(skipped name, why)]) of the main database, sorted by name."""
+    tables: list[str] = []
+    skipped: list[tuple[str, str]] = []
+    listing = "SELECT name, type FROM pragma_table_list WHERE schema = 'main' ORDER BY name"
+    for name, kind in db.execute(listing):
+        folded = fold(name)
+        if folded.startswith(("sqlite_", INTERNAL_PREFIX)):
+            continue
+        match kind:
+            case "table":
+                tables.append(name)
+            case "virtual":
+                skipped.append((name, "a virtual table: its content belongs to a module, not to the file"))
+            case _:  # shadow tables and views go with what they belong to
+                continue
+    return tables, skipped
+
+
+def read_table(db: apsw.Connection, name: str) -> TableSpec:
+    """Returns the spec of one ordinary table.
+
+    Raises:
+        UnsupportedTable: rows of this table cannot be identified or compared.
+    """
+    found = db.execute(
+        "SELECT l.wr, s.sql FROM pragma_table_list l JOIN sqlite_schema s ON s.name = l.name AND s.type = 'table'"
+        " WHERE l.schema = 'main' AND l.name = ?",
+        (name,),
+    ).fetchone()
+    if found is None:
+        raise UnsupportedTable("no such table")
+    without_rowid, sql = bool(found[0]), str(found[1])
+    indexes = _read_indexes(db, name)
+    columns = _read_columns(db, name, indexes)
+    if not columns:
+        raise UnsupportedTable("it has no stored columns")
+    key = tuple(sorted((column for column in columns if column.key), key=lambda column: column.key))
+    kind = _key_kind(key, without_rowid=without_rowid, indexed=any(origin == "pk" for _, origin, _ in indexes))
+    names = {column.folded for column in columns}
+    rowid = "" if without_rowid else next((alias for alias in _ROWID_NAMES if alias not in names), "")
+    if kind is KeyKind.ROWID:
+        rowid = key[0].name
+    elif not without_rowid and not rowid:
+        raise UnsupportedTable("its columns hide all three names of the rowid and it has no INTEGER PRIMARY KEY")
+    unique = tuple(
+        UniqueIndex(index, tuple(terms) if all(column for column, _ in terms) else ())
+        for index, origin, terms in indexes
+        if origin != "pk"
+    )
+    return TableSpec(name, kind, tuple(sorted(columns, key=lambda column: column.folded)), key, rowid, unique, sql)
+
+
+def _key_kind(key: tuple[Column, ...], *, without_rowid: bool, indexed: bool) -> KeyKind:
+    if not key:
+        return KeyKind.BAG
+    # An INTEGER PRIMARY KEY is the rowid itself, and the only primary key without an index of its own.
+    if not without_rowid and not indexed:
+        return KeyKind.ROWID
+    return KeyKind.KEYED
+
+
+def _read_indexes(db: apsw.Connection, table: str) -> list[tuple[str, str, list[tuple[str, str]]]]:
+    """Returns the unique indexes: (name, origin, [(column or '', collation)])."""
+    result = []
+    listing = 'SELECT name, origin FROM pragma_index_list(?) WHERE "unique" ORDER BY name'
+    for name, origin in db.execute(listing, (table,)).fetchall():
+        terms = db.execute(
+            "SELECT coalesce(name, ''), coll FROM pragma_index_xinfo(?) WHERE key ORDER BY seqno", (name,)
+        ).fetchall()
+        result.append((name, origin, [(str(column), str(collation)) for column, collation in terms]))
+    return result
+
+
+def _read_columns(
+    db: apsw.Connection, table: str, indexes: list[tuple[str, str, list[tuple[str, str]]]]
+) -> list[Column]:
+    key_collation = {fold(column): collation for _, origin, terms in indexes if origin == "pk" for column, collation in terms}
+    columns = []
+    listing = 'SELECT name, type, "notnull", dflt_value, pk, hidden FROM pragma_table_xinfo(?) ORDER BY cid'
+    for name, declared, not_null, default, key, hidden in db.execute(listing, (table,)).fetchall():
+        if hidden:  # generated columns: computed on every replica
+            continue
+        collation = key_collation.get(fold(name)) or "BINARY"
+        if collation.upper() not in _COLLATIONS:
+            raise UnsupportedTable(f"its key column {name!r} has the application's own collation {collation}")
+        columns.append(Column(name, _affinity(declared), collation.upper(), bool(not_null), default, key))
+    return columns
+
+
+def _affinity(declared: str) -> str:
+    """Returns the type affinity of a declared type (SQLite, "Determination Of Column Affinity")."""
+    text = declared.upper()
+    if "INT" in text:
+        return "INTEGER"
+    if any(word in text for word in ("CHAR", "CLOB", "TEXT")):
+        return "TEXT"
+    if not text or "BLOB" in text or text == "ANY":
+        return "BLOB"
+    if any(word in text for word in ("REAL", "FLOA", "DOUB")):
+        return "REAL"
+    return "NUMERIC"
+
+
+def encode_key(spec: TableSpec, values: tuple[Any, ...]) -> bytes:
+    """Returns the identity of a KEYED row: equal bytes exactly where SQLite's unique index sees equal keys."""
+    return codec.encode([_canonical(value, column.collation) for value, column in zip(values, spec.key, strict=True)])
+
+
+def _canonical(value: Any, collation: str) -> Any:
+    if type(value) is float and value.is_integer() and -(2.0**63) <= value < 2.0**63:
+        return int(value)
+    if type(value) is str:
+        if collation == "NOCASE":
+            return fold(value)
+        if collation == "RTRIM":
+            return value.rstrip(" ")
+    return value

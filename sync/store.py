@@ -1,0 +1,242 @@
+"""The one connection that a replica has to its file: transactions, sites, the clock and other persisted facts.
+
+Owns the apsw connection with triggers switched off, so that what the mesh applies is not captured again. What always holds:
+everything is written inside `transaction()`; what is kept in memory beside the file is enlisted, and follows the
+transaction's fate. It must not know what tables mean.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import apsw
+
+from sync.errors import DatabaseBusyError, DatabaseError, ForeignFileError
+from sync.stamp import Clock
+
+__all__ = ["BUSY_MS_MAX", "Enlisted", "Store"]
+
+FORMAT = 1
+# A commit of the application holds the lock for milliseconds; longer than this the caller tries again later.
+BUSY_MS_MAX = 2_000
+# Checkpoints are rare and alone (WAL-reset bug of clients before SQLite 3.51.3, design.md section 3): only past 16 MiB.
+WAL_PAGES_MAX = 4_096
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS mycomesh_meta(name TEXT PRIMARY KEY, value) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS mycomesh_sites(place INTEGER PRIMARY KEY, site BLOB NOT NULL UNIQUE);
+CREATE TABLE IF NOT EXISTS mycomesh_replicated(
+  id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, shape TEXT NOT NULL, bits TEXT NOT NULL, known TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS mycomesh_vectors(
+  id INTEGER, place INTEGER, after INTEGER, upto INTEGER, PRIMARY KEY(id, place, after)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS mycomesh_held(
+  id INTEGER, place INTEGER, hlc INTEGER, content BLOB NOT NULL, PRIMARY KEY(id, place, hlc)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS mycomesh_schema(name TEXT PRIMARY KEY, kind TEXT, sql TEXT) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS mycomesh_conflicts(
+  seq INTEGER PRIMARY KEY, seen_at TEXT, table_name TEXT, row_key TEXT, lost TEXT, lost_at TEXT, lost_site TEXT,
+  won_at TEXT, won_site TEXT, reason TEXT, lost_hlc INTEGER, UNIQUE(table_name, row_key, lost_site, lost_hlc));
+CREATE TABLE IF NOT EXISTS mycomesh_parked(
+  table_name TEXT, row_key TEXT, reason TEXT, content TEXT, since TEXT, id INTEGER, row, PRIMARY KEY(id, row))
+  WITHOUT ROWID;
+"""
+
+
+class Enlisted(Protocol):
+    """Something in memory that mirrors the file and must follow each transaction."""
+
+    def committed(self) -> None:
+        """The transaction stands: keep what was staged."""
+
+    def rolled_back(self) -> None:
+        """The transaction is undone: forget what was staged."""
+
+
+class Store:
+    """The file. Not thread-safe: one thread owns it."""
+
+    def __init__(self, path: str) -> None:
+        """Opens (or creates) the file; raises `DatabaseError` with one line if it cannot serve."""
+        self.path = path
+        self._enlisted: list[Enlisted] = []
+        self._sites: list[bytes] = []
+        self._places: dict[bytes, int] = {}
+        self._wal_pages = 0
+        self.clock = Clock()
+        self.db = _open(path)
+        self.db.set_wal_hook(self._on_wal)
+
+    def close(self) -> None:
+        """Closes the connection; the file stays a complete, ordinary database."""
+        with contextlib.suppress(apsw.Error):
+            self.checkpoint()
+        self.db.close()
+
+    # ---- transactions
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[apsw.Connection]:
+        """One write transaction: committed at the end of the block, undone (memory too) if it raises.
+
+        Raises:
+            DatabaseBusyError: another connection kept the write lock for `BUSY_MS_MAX`; nothing was changed.
+        """
+        with _translated(self.path):
+            self.db.execute("BEGIN IMMEDIATE")
+        clock = self.clock.last
+        sites = len(self._sites)
+        try:
+            yield self.db
+            self.meta_set("clock", self.clock.last)
+            with _translated(self.path):
+                self.db.execute("COMMIT")
+        except BaseException:
+            if self.db.in_transaction:
+                self.db.execute("ROLLBACK")
+            self.clock.last = clock
+            for site in self._sites[sites:]:
+                del self._places[site]
+            del self._sites[sites:]
+            for member in self._enlisted:
+                member.rolled_back()
+            raise
+        for member in self._enlisted:
+            member.committed()
+        if self._wal_pages > WAL_PAGES_MAX:
+            self.checkpoint()
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[apsw.Connection]:
+        """One read transaction: every SELECT of the block sees the same state. Keep it short: it pins the WAL."""
+        with _translated(self.path):
+            self.db.execute("BEGIN")
+        try:
+            yield self.db
+        finally:
+            if self.db.in_transaction:
+                self.db.execute("COMMIT")
+
+    def enlist(self, member: Enlisted) -> None:
+        """Makes `member` follow every later transaction."""
+        self._enlisted.append(member)
+
+    def dismiss(self, member: Enlisted) -> None:
+        """Ends what `enlist` began."""
+        self._enlisted.remove(member)
+
+    def checkpoint(self) -> None:
+        """Copies the WAL into the file as far as readers allow; never waits for them."""
+        self._wal_pages = 0
+        with contextlib.suppress(apsw.BusyError, apsw.LockedError):
+            self.db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+
+    def _on_wal(self, _db: apsw.Connection, _name: str, pages: int) -> int:
+        self._wal_pages = pages
+        return apsw.SQLITE_OK
+
+    # ---- persisted facts
+
+    def create(self) -> None:
+        """Makes the internal tables where they are missing and reads what they hold; inside `transaction()`."""
+        for statement in _SCHEMA.split(";\n"):
+            if statement.strip():
+                self.db.execute(statement)
+        found = self.meta("format")
+        if found is None:
+            self.meta_set("format", FORMAT)
+        elif found != FORMAT:
+            raise ForeignFileError(f"{self.path}: made by another version of mycomesh (format {found}); update this node")
+        self.clock.last = self.meta("clock") or 0
+        self._sites = [site for (site,) in self.db.execute("SELECT site FROM mycomesh_sites ORDER BY place")]
+        self._places = {site: place for place, site in enumerate(self._sites)}
+
+    def meta(self, name: str) -> Any:
+        """Returns one persisted fact, None if it was never set."""
+        found = self.db.execute("SELECT value FROM mycomesh_meta WHERE name = ?", (name,)).fetchone()
+        return found[0] if found else None
+
+    def meta_set(self, name: str, value: object) -> None:
+        """Sets one persisted fact; inside `transaction()`."""
+        self.db.execute(
+            "INSERT INTO mycomesh_meta VALUES(?, ?) ON CONFLICT(name) DO UPDATE SET value = excluded.value", (name, value)
+        )
+
+    # ---- sites: 16 bytes on the wire, a small integer in the file
+
+    def site(self, place: int) -> bytes:
+        """Returns the 16-byte id of the site at that place."""
+        return self._sites[place]
+
+    def place(self, site: bytes) -> int | None:
+        """Returns the small integer of a site, None if it was never met."""
+        return self._places.get(site)
+
+    def place_made(self, site: bytes) -> int:
+        """Returns the small integer of a site, giving it one if it has none; inside `transaction()`."""
+        place = self._places.get(site)
+        if place is None:
+            place = len(self._sites)
+            self.db.execute("INSERT INTO mycomesh_sites VALUES(?, ?)", (place, site))
+            self._sites.append(site)
+            self._places[site] = place
+        return place
+
+    def data_version(self) -> int:
+        """Returns a number that changes when another connection has committed."""
+        return int(self.db.data_version())
+
+
+@contextlib.contextmanager
+def _translated(path: str) -> Iterator[None]:
+    """Turns SQLite's errors about the file into ours."""
+    try:
+        yield
+    except (apsw.BusyError, apsw.LockedError) as error:
+        raise DatabaseBusyError(f"{path}: another program holds its write lock; close its transaction") from error
+    except apsw.NotADBError as error:
+        raise DatabaseError(f"{path}: not an SQLite database; give another file") from error
+    except apsw.ReadOnlyError as error:
+        raise DatabaseError(f"{path}: read-only; make the file and its directory writable") from error
+    except apsw.FullError as error:
+        raise DatabaseError(f"{path}: the disk is full; free some space") from error
+    except apsw.CantOpenError as error:
+        raise DatabaseError(f"{path}: cannot be opened; check that its directory exists and is writable") from error
+    except (apsw.IOError, apsw.CorruptError) as error:
+        raise DatabaseError(f"{path}: {error}; run PRAGMA integrity_check and look at the disk") from error
+
+
+def _open(path: str) -> apsw.Connection:
+    file = Path(path)
+    with contextlib.suppress(OSError):
+        mode = file.stat().st_mode
+        if not stat.S_ISREG(mode):
+            raise DatabaseError(f"{path}: not a regular file; give the path of an SQLite database")
+    with _translated(path):
+        fresh = not file.exists() or file.stat().st_size == 0
+        db = apsw.Connection(path)
+        try:
+            _configure(db, fresh=fresh)
+        except BaseException:
+            db.close()
+            raise
+    return db
+
+
+def _configure(db: apsw.Connection, *, fresh: bool) -> None:
+    db.set_busy_timeout(BUSY_MS_MAX)
+    if db.readonly("main"):
+        raise apsw.ReadOnlyError
+    db.execute("SELECT count(*) FROM sqlite_schema").fetchall()
+    db.config(apsw.SQLITE_DBCONFIG_ENABLE_TRIGGER, 0)
+    if fresh:
+        db.execute("PRAGMA journal_mode = WAL").fetchall()
+    if db.execute("PRAGMA journal_mode").fetchone() == ("wal",):
+        # WAL with NORMAL cannot corrupt; what a power cut takes back was stamped by this site and is noticed by peers.
+        db.execute("PRAGMA synchronous = NORMAL").fetchall()
+    db.execute("PRAGMA wal_autocheckpoint = 0").fetchall()
+    db.execute("PRAGMA foreign_keys = 0").fetchall()
+    db.execute("PRAGMA cache_size = -4096").fetchall()
+
+

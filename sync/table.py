@@ -1,0 +1,265 @@
+"""One replicated table as the replica holds it: its spec, column bits, change log, vector and held values, with their SQL.
+
+Owns how a row is found by identity and how a change is digested. What always holds: an entry's digest is a function of
+(table, site, hlc, key, owned columns, values) alone, so equal content gives equal digests on every replica. It must not
+know where changes come from.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from sync import codec
+from sync.changelog import ChangeLog, Leaf, unpack_mask
+from sync.lattice import EXISTENCE, bits_of
+from sync.schema import KeyKind, TableSpec, quoted
+from sync.store import Store
+from sync.vector import Vector
+
+__all__ = ["BIRTH_KEY_SIZE", "Row", "Table", "birth_key", "birth_stamp"]
+
+Row = int | bytes
+# A row without a primary key is named by its birth: a zero byte (no CBOR array begins so), the site, the hlc.
+BIRTH_KEY_SIZE = 1 + 16 + 8
+# Prepared digest prefixes: one for each (site, mask) met; a fleet of sites times a few column sets fits.
+DIGEST_PREFIXES_MAX = 1_024
+
+
+def birth_key(site: bytes, hlc: int) -> bytes:
+    """Returns the key of a row that is identified by the stamp of its birth."""
+    return b"\x00" + site + hlc.to_bytes(8, "big")
+
+
+def birth_stamp(key: bytes) -> tuple[bytes, int]:
+    """Returns (site, hlc) of a birth key."""
+    return key[1:17], int.from_bytes(key[17:25], "big")
+
+
+class Table:
+    """A replicated table. `known` are the stored columns of the file; `bits` may name more, learnt from peers."""
+
+    def __init__(self, store: Store, table_id: int, spec: TableSpec, bits: dict[str, int], mesh_key: bytes) -> None:
+        self.store = store
+        self.table_id = table_id
+        self.spec = spec
+        self.bits = bits
+        self.names = {bit: name for name, bit in bits.items()}
+        self.known = tuple(column.folded for column in spec.columns)
+        self.known_mask = sum(1 << bits[name] for name in self.known)
+        self.bits_captured = {name: bits[name] for name in self.known}
+        self.log = ChangeLog(store, table_id)
+        self.vector = Vector()
+        self._staged: Vector | None = None
+        self._mesh_key = mesh_key
+        self.columns_of = functools.lru_cache(maxsize=256)(self._columns_of)
+        self.digest_prefix = functools.lru_cache(maxsize=DIGEST_PREFIXES_MAX)(self._digest_prefix)
+        self.select_list = ", ".join(f"t.{quoted(column.name)}" for column in spec.columns)
+
+    # ---- life
+
+    def create(self) -> None:
+        """Makes the change log where it is missing; inside a transaction."""
+        self.log.create()
+
+    def load(self) -> None:
+        """Reads the vector and the log's sums, and enlists both."""
+        self.log.load()
+        rows = self.store.db.execute(
+            "SELECT place, after, upto FROM mycomesh_vectors WHERE id = ? ORDER BY place, after", (self.table_id,)
+        )
+        for place, after, upto in rows:
+            self.vector.add(self.store.site(place), after, upto)
+        self.store.enlist(self)
+
+    def unload(self) -> None:
+        """Ends what `load` began."""
+        self.store.dismiss(self.log)
+        self.store.dismiss(self)
+
+    def committed(self) -> None:
+        """The transaction stands: its coverage becomes the vector."""
+        if self._staged is not None:
+            self.vector, self._staged = self._staged, None
+
+    def rolled_back(self) -> None:
+        """The transaction is undone: forget its coverage."""
+        self._staged = None
+
+    @property
+    def coverage(self) -> Vector:
+        """The vector, including what the running transaction has covered."""
+        return self.vector if self._staged is None else self._staged
+
+    def cover(self, site: bytes, after: int, upto: int) -> None:
+        """Covers `(after, upto]` of a site's clock; inside the transaction that stores what it covers."""
+        if self._staged is None:
+            self._staged = self.vector.copy()
+        self._staged.add(site, after, upto)
+        place = self.store.place_made(site)
+        self.store.db.execute("DELETE FROM mycomesh_vectors WHERE id = ? AND place = ?", (self.table_id, place))
+        self.store.db.executemany(
+            "INSERT INTO mycomesh_vectors VALUES(?, ?, ?, ?)",
+            [(self.table_id, place, low, high) for low, high in self._staged.ranges(site)],
+        )
+
+    # ---- columns and masks
+
+    @property
+    def captured_mask(self) -> int:
+        """The columns that the installed triggers compare."""
+        return sum(1 << bit for bit in self.bits_captured.values())
+
+    def _columns_of(self, mask: int) -> tuple[str, ...]:
+        """Returns the folded names of the columns in a mask, sorted: the order of values on the wire."""
+        return tuple(sorted(self.names[bit] for bit in bits_of(mask & ~EXISTENCE)))
+
+    def learn(self, columns: Sequence[str]) -> None:
+        """Gives bits to columns that this file does not have (yet); inside a transaction."""
+        fresh = [name for name in columns if name not in self.bits]
+        if not fresh:
+            return
+        for name in fresh:
+            bit = max(self.bits.values(), default=0) + 1
+            self.bits[name] = bit
+            self.names[bit] = name
+        self.store.db.execute(
+            "UPDATE mycomesh_replicated SET bits = ? WHERE id = ?", (json.dumps(self.bits), self.table_id)
+        )
+
+    def mask_of(self, columns: Sequence[str]) -> int:
+        """Returns the mask of columns that all have bits."""
+        mask = 0
+        for name in columns:
+            mask |= 1 << self.bits[name]
+        return mask
+
+    # ---- rows of the user's table
+
+    @functools.cached_property
+    def where(self) -> str:
+        """SQL that finds one row by the parameters of `where_values`."""
+        if self.spec.kind is KeyKind.KEYED:
+            return " AND ".join(f"t.{quoted(column.name)} = ?" for column in self.spec.key)
+        return f"t.{quoted(self.spec.rowid)} = ?"
+
+    def where_values(self, row: Row) -> tuple[str, tuple[Any, ...]] | None:
+        """Returns (condition, parameters) that find a row, None if the row has no place in the user's table."""
+        if isinstance(row, int):
+            return f"t.{quoted(self.spec.rowid)} = ?", (row,)
+        if row[:1] == b"\x00" or self.spec.kind is not KeyKind.KEYED:
+            return None
+        return self.where, tuple(codec.decode(row, bytes_max=len(row)))
+
+    def read(self, row: Row) -> dict[str, Any] | None:
+        """Returns the row's stored columns by folded name, None if it is not in the user's table."""
+        found = self.where_values(row)
+        if found is None:
+            return None
+        values = self.store.db.execute(
+            f"SELECT {self.select_list} FROM {quoted(self.spec.name)} t WHERE {found[0]}", found[1]
+        ).fetchone()
+        return None if values is None else dict(zip(self.known, values, strict=True))
+
+    def insert(self, values: dict[str, Any]) -> int:
+        """Inserts a row with those columns and returns its rowid (0 without one); constraint errors pass through."""
+        columns = [column for column in self.spec.columns if column.folded in values]
+        names = ", ".join(quoted(column.name) for column in columns)
+        marks = ", ".join("?" * len(columns))
+        body = f"({names}) VALUES({marks})" if columns else "DEFAULT VALUES"
+        self.store.db.execute(
+            f"INSERT INTO {quoted(self.spec.name)}{body}", tuple(values[column.folded] for column in columns)
+        )
+        return self.store.db.last_insert_rowid() if self.spec.rowid else 0
+
+    def update(self, row: Row, values: dict[str, Any]) -> None:
+        """Sets columns of one row; constraint errors pass through."""
+        found = self.where_values(row)
+        columns = [column for column in self.spec.columns if column.folded in values]
+        if found is None or not columns:
+            return
+        settings = ", ".join(f"{quoted(column.name)} = ?" for column in columns)
+        parameters = (*(values[column.folded] for column in columns), *found[1])
+        self.store.db.execute(f"UPDATE {quoted(self.spec.name)} AS t SET {settings} WHERE {found[0]}", parameters)
+
+    def delete(self, row: Row) -> None:
+        """Deletes one row if it is there."""
+        found = self.where_values(row)
+        if found is not None:
+            self.store.db.execute(f"DELETE FROM {quoted(self.spec.name)} AS t WHERE {found[0]}", found[1])
+
+    # ---- identity
+
+    def key(self, row: Row, leaves: Sequence[Leaf]) -> Any:
+        """Returns a row's key as peers know it: an integer (ROWID), else bytes."""
+        if isinstance(row, bytes) or self.spec.kind is KeyKind.ROWID:
+            return row
+        for leaf in leaves:
+            mask, dead = unpack_mask(leaf[3])
+            if mask & EXISTENCE and not dead:
+                return birth_key(self.store.site(leaf[0]), leaf[1])
+        raise AssertionError(f"{self.spec.name}: row {row} has entries but no birth")
+
+    def locate(self, key: Any) -> Row:
+        """Returns the local name of the row that peers know by `key`."""
+        if isinstance(key, int) or key[:1] != b"\x00":
+            return key  # type: ignore[no-any-return]
+        site, hlc = birth_stamp(key)
+        place = self.store.place(site)
+        leaf = None if place is None else self.log.leaf(place, hlc)
+        return key if leaf is None else leaf[2]  # type: ignore[no-any-return]
+
+    # ---- digests
+
+    def digest(self, place: int, hlc: int, mask: int, key: Any, values: Sequence[Any], *, dead: bool = False) -> int:
+        """Returns the keyed digest of one entry: BLAKE2b-64, signed; `values` in the order of `columns_of(mask)`."""
+        state = self.digest_prefix(place, mask, dead).copy()
+        if type(key) is bytes and mask & EXISTENCE and not dead and key == birth_key(self.store.site(place), hlc):
+            key = None  # the birth names itself
+        state.update(codec.encode([hlc, key, *values]))
+        return int.from_bytes(state.digest(), "big", signed=True)
+
+    def _digest_prefix(self, place: int, mask: int, dead: bool) -> hashlib.blake2b:  # noqa: FBT001 -- a cache key
+        state = hashlib.blake2b(digest_size=8, key=self._mesh_key, person=b"mycomesh-change")
+        kind = 2 if dead else mask & EXISTENCE
+        head = [self.spec.folded, self.store.site(place), kind, list(self.columns_of(mask))]
+        state.update(codec.encode(head))
+        return state
+
+    # ---- held values: what entries own but the user's table cannot show
+
+    def held(self, leaf: Leaf) -> dict[str, Any]:
+        """Returns the values held for one entry, by folded column name."""
+        found = self.store.db.execute(
+            "SELECT content FROM mycomesh_held WHERE id = ? AND place = ? AND hlc = ?", (self.table_id, *leaf[:2])
+        ).fetchone()
+        if found is None:
+            return {}
+        names, values = codec.decode(found[0], bytes_max=len(found[0]))
+        return dict(zip(names, values, strict=True))
+
+    def hold(self, place: int, hlc: int, values: dict[str, Any]) -> None:
+        """Sets the values held for one entry; none removes the record."""
+        if values:
+            content = codec.encode([list(values), list(values.values())])
+            self.store.db.execute(
+                "INSERT INTO mycomesh_held VALUES(?, ?, ?, ?) ON CONFLICT DO UPDATE SET content = excluded.content",
+                (self.table_id, place, hlc, content),
+            )
+        else:
+            self.store.db.execute(
+                "DELETE FROM mycomesh_held WHERE id = ? AND place = ? AND hlc = ?", (self.table_id, place, hlc)
+            )
+
+    def holds_any(self) -> bool:
+        """True if some entry of this table has held values."""
+        found = self.store.db.execute("SELECT 1 FROM mycomesh_held WHERE id = ? LIMIT 1", (self.table_id,)).fetchone()
+        return found is not None
+
+    def has_orphans(self) -> bool:
+        """True if some row of a table without key columns is known by its birth alone (dead, or not yet born here)."""
+        found = self.store.db.execute(f"SELECT 1 FROM {self.log.name} WHERE row >= x'' LIMIT 1").fetchone()
+        return found is not None

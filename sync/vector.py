@@ -1,0 +1,118 @@
+"""Version vectors with gaps: for one table, the ranges of each site's clock that this replica has covered.
+
+Owns interval arithmetic over half-open ranges `(after, upto]`. What always holds: the ranges of a site are sorted, disjoint
+and never touch. It must not know what a covered stamp holds; "covered" means held here, superseded here, or nothing there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+__all__ = ["RANGES_MAX", "Range", "Vector", "difference"]
+
+Range = tuple[int, int]
+# A peer that makes more gaps than this in one site's clock is repaired by rounds, not remembered gap by gap.
+RANGES_MAX = 64
+
+
+class Vector:
+    """A mutable version vector; sites are 16-byte ids."""
+
+    __slots__ = ("_ranges",)
+
+    def __init__(self, ranges: Mapping[bytes, Sequence[Range]] | None = None) -> None:
+        self._ranges: dict[bytes, list[Range]] = {}
+        for site, items in (ranges or {}).items():
+            for after, upto in items:
+                self.add(site, after, upto)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Vector) and self.items() == other.items()
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"Vector({self._ranges!r})"
+
+    def copy(self) -> Vector:
+        """Returns an independent copy."""
+        other = Vector()
+        other._ranges = {site: list(items) for site, items in self._ranges.items()}
+        return other
+
+    def items(self) -> list[tuple[bytes, list[Range]]]:
+        """Returns (site, ranges) sorted by site."""
+        return sorted(self._ranges.items())
+
+    def ranges(self, site: bytes) -> Sequence[Range]:
+        """Returns the covered ranges of one site, ascending."""
+        return self._ranges.get(site, ())
+
+    def upto(self, site: bytes) -> int:
+        """Returns the end of the first range that starts at zero: everything up to it is covered."""
+        items = self._ranges.get(site)
+        return items[0][1] if items and items[0][0] == 0 else 0
+
+    def top(self, site: bytes) -> int:
+        """Returns the greatest covered hlc of one site, 0 if none."""
+        items = self._ranges.get(site)
+        return items[-1][1] if items else 0
+
+    def covers(self, site: bytes, hlc: int) -> bool:
+        """True if the stamp (hlc, site) lies in a covered range."""
+        return any(after < hlc <= upto for after, upto in self._ranges.get(site, ()))
+
+    def covers_range(self, site: bytes, after: int, upto: int) -> bool:
+        """True if the whole of `(after, upto]` is covered."""
+        return any(low <= after and upto <= high for low, high in self._ranges.get(site, ()))
+
+    def has_gap(self, site: bytes) -> bool:
+        """True if something of that site is known to be missing before what is covered."""
+        items = self._ranges.get(site, ())
+        return len(items) > 1 or (bool(items) and items[0][0] > 0)
+
+    def add(self, site: bytes, after: int, upto: int) -> None:
+        """Covers `(after, upto]`; an empty range adds nothing."""
+        if upto <= after:
+            return
+        items = self._ranges.setdefault(site, [])
+        if items and items[-1][0] <= after <= items[-1][1]:  # the common case: the next batch
+            items[-1] = (items[-1][0], max(items[-1][1], upto))
+            return
+        items.append((after, upto))
+        items.sort()
+        merged = [items[0]]
+        for low, high in items[1:]:
+            if low <= merged[-1][1]:
+                merged[-1] = (merged[-1][0], max(merged[-1][1], high))
+            else:
+                merged.append((low, high))
+        self._ranges[site] = merged
+
+    def merge(self, other: Vector) -> None:
+        """Covers everything that `other` covers."""
+        for site, items in other.items():
+            for after, upto in items:
+                self.add(site, after, upto)
+
+    def missing_from(self, other: Vector) -> list[tuple[bytes, Range]]:
+        """Returns what this vector covers and `other` does not, by site and ascending."""
+        return [
+            (site, gap) for site, items in self.items() for gap in difference(items, other.ranges(site))
+        ]
+
+
+def difference(have: Iterable[Range], lack: Sequence[Range]) -> Iterator[Range]:
+    """Yields the parts of the ranges `have` that no range of `lack` covers; both ascending and disjoint."""
+    for after, upto in have:
+        low = after
+        for start, end in lack:
+            if end <= low:
+                continue
+            if start >= upto:
+                break
+            if start > low:
+                yield (low, start)
+            low = max(low, end)
+        if low < upto:
+            yield (low, upto)
