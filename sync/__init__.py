@@ -8,6 +8,7 @@ from sync.errors import (
     ForeignFileError,
     SyncError,
 )
+from sync.exchange import Exchange, ExchangeConfig, LinkStatus
 from sync.replica import Applied, Replica, ReplicaConfig, ReplicaStatus, TableStatus
 
 __all__ = [
@@ -16,7 +17,10 @@ __all__ = [
     "DatabaseBusyError",
     "DatabaseError",
     "DecodeError",
+    "Exchange",
+    "ExchangeConfig",
     "ForeignFileError",
+    "LinkStatus",
     "Replica",
     "ReplicaConfig",
     "ReplicaStatus",

@@ -75,6 +75,10 @@ class Catalog:
         self._load(_SCHEMA_ID, spec)
         self.refresh(drain)
 
+    def admits(self, name: str) -> bool:
+        """True if a user table of that name is replicated, here or once it is made."""
+        return self._filter.admits(name) and name not in self.dropped
+
     def changed(self) -> bool:
         """True if some connection has changed the schema since the last `refresh`."""
         return self._schema_version() != self._version

@@ -30,6 +30,8 @@ from sync.vector import Range, Vector
 __all__ = ["Applied", "Replica", "ReplicaConfig", "ReplicaStatus", "TableDigest", "TableStatus"]
 
 SITE_PREFIX = 8
+# Reads of a settled state are tried this often without the write lock.
+SETTLE_TRIES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,6 +304,28 @@ class Replica:
         """Returns a table's vector; empty for a table that is not here."""
         table = self._catalog.tables.get(name)
         return Vector() if table is None else table.vector.copy()
+
+    def admits(self, name: str) -> bool:
+        """True if a table of that folded name may be replicated here, present or not."""
+        return name == SCHEMA_TABLE or self._catalog.admits(name)
+
+    def settled(self, wall_ms: int, read: Callable[[], None]) -> list[bytes]:
+        """Runs `read` in a transaction in which no captured write is without its stamp; returns batches to publish."""
+        published: list[bytes] = []
+        for _ in range(SETTLE_TRIES):
+            with self._store.reading():
+                if not self._pending():
+                    read()
+                    return published
+            published += self.drain(wall_ms)[0]
+        more = True
+        while more:  # the application writes faster than we look: take the write lock for one chunk
+            with self._store.transaction():
+                batches, more = self._drain_chunk(wall_ms)
+                published += batches
+                if not more:
+                    read()
+        return published
 
     def read(
         self, name: str, site: bytes, window: Range, *, rows_max: int, bytes_max: int

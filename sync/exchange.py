@@ -1,0 +1,362 @@
+"""The conversation of one replica with its peers: live batches out and in, and anti-entropy rounds.
+
+Owns when to drain, compare, ask and stream (design.md sections 5 and 6); docs/PROTOCOL.md tells the messages. What always
+holds: a batch is published only after it is committed; a sender's vector is adopted only after every chunk of its stream
+was applied; work for one peer is bounded by its acknowledgements. It must not know sockets or clocks: `handle` gets events
+and both times, and returns actions in the order they must be done.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+from typing import assert_never
+
+from sync import message as wire
+from sync.errors import BatchRefusedError, DatabaseBusyError, DecodeError
+from sync.events import (
+    Action,
+    BatchReceived,
+    CommitSeen,
+    DropLink,
+    Event,
+    LinkClosed,
+    LinkOpened,
+    LinkWritable,
+    MessageReceived,
+    Notice,
+    Publish,
+    Send,
+    TimerFired,
+)
+from sync.replica import Replica
+from sync.stream import Stream
+
+__all__ = ["Exchange", "ExchangeConfig", "LinkStatus"]
+
+# Applied chunks come back as credit: enough in flight to fill a fast link, little enough to bound a slow peer's memory.
+WINDOW_CHUNKS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class ExchangeConfig:
+    """Times in milliseconds, each with its reason.
+
+    safety_ms: how often `data_version` is checked although no commit was seen; inotify is blind to mmap and network writes.
+    compare_ms: how often digests are exchanged on an idle link, with jitter; a lost or corrupted row waits this long.
+    settle_ms: digests are exchanged this long after the last change, so that `status` tells the truth soon.
+    repair_ms: how long a gap in a site's clock may be filled by the live path before a round asks for it.
+    busy_ms: how long to wait when another program holds the write lock.
+    stall_ms: a round that brings nothing for this long is given up, and another peer may be asked.
+    """
+
+    safety_ms: int = 1_000
+    compare_ms: int = 15_000
+    settle_ms: int = 500
+    repair_ms: int = 100
+    busy_ms: int = 50
+    stall_ms: int = 10_000
+
+    def __post_init__(self) -> None:
+        """Refuses times that would make a node spin."""
+        for name in ("safety_ms", "compare_ms", "settle_ms", "repair_ms", "busy_ms", "stall_ms"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1 ms")
+
+
+@dataclass(frozen=True, slots=True)
+class LinkStatus:
+    """One link, for people: rows sent and received by rounds, and whether its tables equalled ours when last compared."""
+
+    peer: bytes
+    equal: bool
+    behind: tuple[str, ...]
+    rows_sent: int
+    rows_received: int
+    streaming: bool
+    fetching: bool
+
+
+@dataclass(slots=True)
+class _Link:
+    peer: bytes
+    compare_at: int
+    digests: dict[str, tuple[bytes, bytes]] = field(default_factory=dict)
+    stream: Stream | None = None
+    credit: int = WINDOW_CHUNKS
+    failed: bool = False  # a chunk of the running round could not be applied: its end proves nothing
+    heard_at: int = 0
+    rows_sent: int = 0
+    rows_received: int = 0
+
+
+class Exchange:
+    """The sync half of a node."""
+
+    def __init__(self, replica: Replica, *, rng: random.Random, config: ExchangeConfig) -> None:
+        self._replica = replica
+        self._rng = rng
+        self._config = config
+        self._links: dict[int, _Link] = {}
+        self._fetching: dict[str, int] = {}  # table -> the link that it is being fetched from
+        self._drain_at: int | None = 0
+        self._ask_at: dict[int, int] = {}  # link -> when to ask it for what it has and we lack
+
+    @property
+    def replica(self) -> Replica:
+        """The file this exchange speaks for."""
+        return self._replica
+
+    def handle(self, event: Event, now_ms: int, wall_ms: int) -> list[Action]:
+        """Takes one event and returns what to do, in order. `now_ms` is monotonic, `wall_ms` Unix time."""
+        actions: list[Action] = []
+        match event:
+            case CommitSeen():
+                self._drain(actions, now_ms, wall_ms)
+            case BatchReceived(link, origin, payload):
+                self._on_batch(link, origin, payload, actions, now_ms, wall_ms)
+            case MessageReceived(link, payload):
+                self._on_message(link, payload, actions, now_ms, wall_ms)
+            case LinkOpened(link, peer):
+                self._links[link] = _Link(peer, self._jittered(now_ms, self._config.compare_ms), heard_at=now_ms)
+                self._drain(actions, now_ms, wall_ms)
+                self._compare(link, actions, now_ms)
+            case LinkClosed(link):
+                self._on_closed(link, now_ms)
+            case LinkWritable():
+                pass  # streams go by acknowledged chunks; the link's own queue needs no help
+            case TimerFired():
+                self._on_timer(actions, now_ms, wall_ms)
+            case _:
+                assert_never(event)
+        return actions
+
+    def next_deadline(self) -> int | None:
+        """Returns the monotonic millisecond at which `TimerFired` is due."""
+        times = [link.compare_at for link in self._links.values()]
+        times += self._ask_at.values()
+        if self._drain_at is not None:
+            times.append(self._drain_at)
+        return min(times, default=None)
+
+    def links(self) -> tuple[LinkStatus, ...]:
+        """Returns every link's state, for people, by link number."""
+        mine = {digest.table: (digest.vector, digest.entries) for digest in self._replica.digests()}
+        result = []
+        for number in sorted(self._links):
+            link = self._links[number]
+            behind = tuple(name for name, digest in mine.items() if link.digests.get(name) != digest)
+            fetching = number in self._fetching.values()
+            result.append(
+                LinkStatus(
+                    link.peer,
+                    not behind,
+                    behind,
+                    link.rows_sent,
+                    link.rows_received,
+                    link.stream is not None,
+                    fetching,
+                )
+            )
+        return tuple(result)
+
+    # ---- local writes
+
+    def _drain(self, actions: list[Action], now_ms: int, wall_ms: int) -> None:
+        """Publishes one chunk of local writes; more chunks follow by timer, so that links are served in between."""
+        try:
+            published, more = self._replica.drain(wall_ms)
+        except DatabaseBusyError:
+            self._drain_at = now_ms + self._config.busy_ms
+            return
+        self._drain_at = now_ms if more else now_ms + self._config.safety_ms
+        self._publish(published, actions, now_ms)
+
+    def _publish(self, batches: list[bytes], actions: list[Action], now_ms: int) -> None:
+        actions.extend(Publish(batch) for batch in batches)
+        if batches:
+            self._settle(now_ms)
+
+    def _settle(self, now_ms: int) -> None:
+        """Something changed: compare soon, on every link, unless a comparison is due earlier anyway."""
+        at = now_ms + self._config.settle_ms
+        for link in self._links.values():
+            link.compare_at = min(link.compare_at, at + self._rng.randrange(self._config.settle_ms))
+
+    def _jittered(self, now_ms: int, period_ms: int) -> int:
+        return now_ms + period_ms - self._rng.randrange(period_ms // 4 + 1)
+
+    # ---- live batches
+
+    def _on_batch(
+        self, number: int, origin: bytes, payload: bytes, actions: list[Action], now_ms: int, wall_ms: int
+    ) -> None:
+        try:
+            applied = self._replica.apply(payload, wall_ms, origin=origin)
+        except DatabaseBusyError:
+            self._ask_soon(number, now_ms)  # what was not applied is not covered: a round brings it
+            return
+        except (DecodeError, BatchRefusedError) as error:
+            text = f"batch of {origin.hex()[:8]} refused: {error}"
+            actions.append(Notice("batch.refused", text, {"origin": origin.hex()}, "warning"))
+            return
+        self._publish(applied.published, actions, now_ms)
+        if applied.merged.changes:
+            self._settle(now_ms)
+        self._tell(applied.merged.conflicts, applied.merged.parked, actions)
+        if applied.gaps or applied.unknown:
+            self._ask_soon(number, now_ms)
+
+    def _tell(self, conflicts: int, parked: int, actions: list[Action]) -> None:
+        if conflicts:
+            text = f"{conflicts} conflicting write(s) kept in mycomesh_conflicts"
+            actions.append(Notice("merge.conflict", text, {"count": conflicts}))
+        if parked:
+            actions.append(Notice("merge.parked", f"{parked} row(s) parked, see mycomesh_parked", {"count": parked}))
+
+    # ---- rounds
+
+    def _compare(self, number: int, actions: list[Action], now_ms: int) -> None:
+        """Tells the peer what we hold; equal replicas need nothing more."""
+        link = self._links[number]
+        link.compare_at = self._jittered(now_ms, self._config.compare_ms)
+        digests = tuple((digest.table, digest.vector, digest.entries) for digest in self._replica.digests())
+        actions.append(Send(number, wire.encode(wire.Digests(digests))))
+
+    def _on_message(self, number: int, payload: bytes, actions: list[Action], now_ms: int, wall_ms: int) -> None:
+        link = self._links.get(number)
+        if link is None:
+            return
+        link.heard_at = now_ms
+        try:
+            message = wire.decode(payload)
+            match message:
+                case wire.Digests(tables):
+                    link.digests = {name: (vector, entries) for name, vector, entries in tables}
+                    self._ask(number, actions, now_ms)
+                case wire.Vectors(vectors):
+                    link.stream = Stream(self._replica, dict(vectors))
+                    link.credit = WINDOW_CHUNKS
+                    self._pump(number, actions, now_ms, wall_ms)
+                case wire.Chunk(bundle):
+                    self._on_chunk(number, bundle, actions, now_ms, wall_ms)
+                case wire.Ack(chunks):
+                    link.credit = min(link.credit + chunks, WINDOW_CHUNKS)
+                    self._pump(number, actions, now_ms, wall_ms)
+                case wire.Done(vectors):
+                    self._on_done(number, message, actions, now_ms)
+                case _:
+                    assert_never(message)
+        except DecodeError as error:
+            actions.append(DropLink(number, f"protocol error: {error}"))
+
+    def _ask_soon(self, number: int, now_ms: int) -> None:
+        if number in self._links:
+            self._ask_at.setdefault(number, now_ms + self._config.repair_ms)
+
+    def _ask(self, number: int, actions: list[Action], now_ms: int) -> None:
+        """Asks a peer for what it covers and we do not, except what another peer is sending already."""
+        link = self._links[number]
+        mine = {digest.table: digest.vector for digest in self._replica.digests()}
+        wanted = [
+            name
+            for name, (vector, _) in sorted(link.digests.items())
+            if mine.get(name) != vector and name not in self._fetching and self._replica.admits(name)
+        ]
+        if not wanted:
+            return
+        for name in wanted:
+            self._fetching[name] = number
+        link.failed = False
+        link.heard_at = now_ms
+        vectors = tuple((name, self._replica.vector(name)) for name in wanted)
+        actions.append(Send(number, wire.encode(wire.Vectors(vectors))))
+        self._ask_at[number] = now_ms + self._config.stall_ms
+
+    def _pump(self, number: int, actions: list[Action], now_ms: int, wall_ms: int) -> None:
+        """Sends chunks of the peer's stream while it has credit, and the end of it."""
+        link = self._links[number]
+        stream = link.stream
+        while stream is not None and link.credit:
+            try:
+                chunk = stream.next(wall_ms)
+            except DatabaseBusyError:
+                self._drain_at = now_ms + self._config.busy_ms
+                return
+            self._publish(chunk.published, actions, now_ms)
+            if chunk.bundle is None:
+                actions.append(Send(number, wire.encode(wire.Done(tuple(sorted(chunk.vectors.items()))))))
+                link.stream = None
+                return
+            link.credit -= 1
+            link.rows_sent += chunk.rows
+            actions.append(Send(number, wire.encode(wire.Chunk(chunk.bundle))))
+
+    def _on_chunk(self, number: int, bundle: bytes, actions: list[Action], now_ms: int, wall_ms: int) -> None:
+        link = self._links[number]
+        try:
+            applied = self._replica.apply(bundle, wall_ms)
+        except (DatabaseBusyError, BatchRefusedError) as error:
+            link.failed = True
+            actions.append(Notice("round.refused", f"catch-up chunk not applied: {error}", {}, "warning"))
+        else:
+            link.rows_received += applied.merged.changes
+            self._publish(applied.published, actions, now_ms)
+            self._tell(applied.merged.conflicts, applied.merged.parked, actions)
+        self._ask_at[number] = now_ms + self._config.stall_ms
+        actions.append(Send(number, wire.encode(wire.Ack(1))))
+
+    def _on_done(self, number: int, message: wire.Done, actions: list[Action], now_ms: int) -> None:
+        link = self._links[number]
+        vectors = {name: vector for name, vector in message.vectors if self._fetching.get(name) == number}
+        moved: list[str] = []
+        if not link.failed:
+            try:
+                moved = self._replica.adopt(vectors)
+            except DatabaseBusyError:
+                link.failed = True
+        self._release(number)
+        if link.failed:
+            self._ask_soon(number, now_ms)
+            return
+        for name in moved:
+            link.digests.pop(name, None)
+        if moved:
+            rows = link.rows_received
+            actions.append(Notice("round.done", f"caught up with {link.peer.hex()[:8]}", {"rows": rows, "tables": moved}))
+            for other in sorted(self._links):
+                self._compare(other, actions, now_ms)
+        for other in sorted(self._links):
+            if other != number:
+                self._ask(other, actions, now_ms)
+
+    def _release(self, number: int) -> None:
+        self._ask_at.pop(number, None)
+        for name in [name for name, link in self._fetching.items() if link == number]:
+            del self._fetching[name]
+
+    def _on_closed(self, number: int, now_ms: int) -> None:
+        self._links.pop(number, None)
+        self._release(number)
+        for other in self._links:
+            self._ask_soon(other, now_ms)
+
+    # ---- time
+
+    def _on_timer(self, actions: list[Action], now_ms: int, wall_ms: int) -> None:
+        if self._drain_at is not None and now_ms >= self._drain_at:
+            if self._replica.stale():
+                self._drain(actions, now_ms, wall_ms)
+            else:
+                self._drain_at = now_ms + self._config.safety_ms
+            for number in sorted(self._links):
+                if self._links[number].stream is not None:
+                    self._pump(number, actions, now_ms, wall_ms)
+        for number, at in sorted(self._ask_at.items()):
+            if now_ms >= at:
+                self._release(number)
+                self._ask(number, actions, now_ms)
+        for number, link in sorted(self._links.items()):
+            if now_ms >= link.compare_at:
+                self._compare(number, actions, now_ms)
+

@@ -1,0 +1,71 @@
+"""A catch-up stream: everything that this replica covers and one peer does not, in bounded chunks.
+
+Owns the cursor. There is no long read transaction: a stream reads on until, within one short transaction, nothing is left
+that the replica covers and the stream has not sent; only then is the replica's vector the peer's to adopt (ADR 0003). What
+always holds: chunks go schema first, by site and clock. It must not know links.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from sync.batch import Bundle, Section
+from sync.catalog import SCHEMA_TABLE
+from sync.feed import FEED_BYTES_MAX, FEED_ROWS_MAX
+from sync.replica import Replica
+from sync.vector import Range, Vector
+
+__all__ = ["Stream", "StreamChunk"]
+
+
+@dataclass(slots=True)
+class StreamChunk:
+    """One step: a bundle, or None with the vectors of a complete stream; and local batches drained on the way."""
+
+    bundle: bytes | None = None
+    rows: int = 0
+    vectors: dict[str, Vector] = field(default_factory=dict)
+    published: list[bytes] = field(default_factory=list)
+
+
+class Stream:
+    """One peer's catch-up on some tables."""
+
+    def __init__(self, replica: Replica, have: dict[str, Vector]) -> None:
+        """`have` is what the peer covers, by table; it is moved on as chunks are made."""
+        self._replica = replica
+        self._sent = {name: vector.copy() for name, vector in have.items()}
+
+    def next(self, wall_ms: int) -> StreamChunk:
+        """Returns the next step; raises `DatabaseBusyError` with nothing lost."""
+        chunk = StreamChunk()
+        chunk.published = self._replica.settled(wall_ms, lambda: self._read(chunk))
+        return chunk
+
+    def _read(self, chunk: StreamChunk) -> None:
+        sections: list[Section] = []
+        size = 0
+        for name in sorted(self._sent, key=lambda table: (table != SCHEMA_TABLE, table)):
+            vector = self._replica.vector(name)
+            for site, window in vector.missing_from(self._sent[name]):
+                section, rows, weight, complete = self._read_window(
+                    name, site, window, FEED_ROWS_MAX - chunk.rows, FEED_BYTES_MAX - size
+                )
+                if section is not None:
+                    sections.append(section)
+                chunk.rows += rows
+                size += weight
+                if not complete or chunk.rows >= FEED_ROWS_MAX or size >= FEED_BYTES_MAX:
+                    chunk.bundle = Bundle(sections).encode()
+                    return
+        if sections:
+            chunk.bundle = Bundle(sections).encode()
+            return
+        chunk.vectors = {name: self._replica.vector(name) for name in self._sent}
+
+    def _read_window(
+        self, name: str, site: bytes, window: Range, rows_max: int, bytes_max: int
+    ) -> tuple[Section | None, int, int, bool]:
+        section, reached, rows, weight = self._replica.read(name, site, window, rows_max=rows_max, bytes_max=bytes_max)
+        self._sent[name].add(site, window[0], reached)
+        return section, rows, weight, reached == window[1]
