@@ -1,0 +1,107 @@
+"""The asking side of the control socket: one JSON line out, one JSON line (or a stream of them) back.
+
+Owns the line format and its limits, which `control` shares. It must not import asyncio or anything heavier: `status`
+answers within 150 ms, and most of that is the interpreter's own start.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+from typing import TYPE_CHECKING, Any
+
+from mesh.node.errors import NodeError, NoNodeError, RefusedError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from mesh.node.home import Home
+
+__all__ = ["REQUEST_BYTES_MAX", "RESPONSE_BYTES_MAX", "ask", "decode_line", "encode_line", "in_directory", "watch"]
+
+REQUEST_BYTES_MAX = 64 * 1024  # the longest request is `invite` with a handful of words
+RESPONSE_BYTES_MAX = 16 * 1024 * 1024  # 1,000 peers and 1,000 tables take under 1 MiB; above is no answer of ours
+ANSWER_S = 20  # a node busy with one long transaction answers when it is done; beyond that it hangs
+
+
+def ask(home: Home, what: str, *, timeout_s: float = ANSWER_S, **arguments: Any) -> dict[str, Any]:
+    """Ask the running node and return its result; `NoNodeError` when none runs, `RefusedError` with its words."""
+    with contextlib.closing(_connect(home, timeout_s)) as connection, connection.makefile("rb") as lines:
+        return _result(_exchange(connection, lines, what, arguments))
+
+
+def watch(home: Home) -> Iterator[dict[str, Any]]:
+    """Yield the running node's notices, one plain value each, until it stops or the caller does."""
+    with contextlib.closing(_connect(home, ANSWER_S)) as connection, connection.makefile("rb") as lines:
+        _result(_exchange(connection, lines, "watch", {}))
+        connection.settimeout(None)
+        while line := lines.readline(RESPONSE_BYTES_MAX):
+            yield decode_line(line)
+
+
+def encode_line(value: dict[str, Any]) -> bytes:
+    """Return one JSON line."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+
+
+def decode_line(line: bytes) -> dict[str, Any]:
+    """Read one JSON line that must hold an object; raise `NodeError` otherwise."""
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise NodeError(
+            "the control socket carried something that is not JSON; use one version of node and command"
+        ) from error
+    if not isinstance(value, dict):
+        raise NodeError("the control socket carried no JSON object; use one version of node and command")
+    return value
+
+
+@contextlib.contextmanager
+def in_directory(path: Path) -> Iterator[str]:
+    """Yield a short name for a socket path: sun_path holds 107 bytes, and a home may lie deeper than that."""
+    descriptor = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{descriptor}/{path.name}"
+    finally:
+        os.close(descriptor)
+
+
+def _connect(home: Home, timeout_s: float) -> socket.socket:
+    for path in home.sockets:
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        connection.settimeout(timeout_s)
+        try:
+            with in_directory(path) as short:
+                connection.connect(short)
+        except PermissionError as error:
+            connection.close()
+            raise NodeError(f"{path} belongs to another user; run this as the user who runs the node") from error
+        except OSError:
+            connection.close()
+            continue
+        return connection
+    raise NoNodeError(f"no node runs for this home ({home.state}); start one with: mycomesh up FILE.db")
+
+
+def _exchange(connection: socket.socket, lines: Any, what: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    try:
+        connection.sendall(encode_line({"do": what, **arguments}))
+        line = lines.readline(RESPONSE_BYTES_MAX)
+    except TimeoutError as error:
+        raise NodeError("the node did not answer in time; it may be busy with a long transaction, try again") from error
+    except OSError as error:
+        raise NoNodeError("the node stopped while it was asked; start it again with: mycomesh up FILE.db") from error
+    if not line.endswith(b"\n"):
+        raise NoNodeError("the node stopped while it was asked; start it again with: mycomesh up FILE.db")
+    return decode_line(line)
+
+
+def _result(answer: dict[str, Any]) -> dict[str, Any]:
+    if answer.get("ok") is True and isinstance(answer.get("result"), dict):
+        result: dict[str, Any] = answer["result"]
+        return result
+    raise RefusedError(str(answer.get("error", "the node refused without a reason")))

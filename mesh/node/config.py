@@ -1,0 +1,160 @@
+"""The settings of one node: one frozen value, checked when it is made, from config.toml and the command line.
+
+Owns names, ranges and reasons of every setting. What always holds: a `NodeConfig` that exists is valid.
+It must not know how a setting is used, and nothing here touches the network (`--peer` names are resolved later).
+"""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from mesh.node.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["PORT_DEFAULT", "NodeConfig", "PeerName", "load"]
+
+PORT_DEFAULT = 7447  # TCP; any free one will do, mDNS tells it to the others. A fixed default lets firewalls name it
+PEERS_MAX = 256  # static peers; a mesh spreads addresses itself, so a longer list is a mistake
+TABLES_MAX = 1000  # names in --only or --except; more cannot be meant by hand
+NAME_CHARS_MAX = 253  # the longest host name that DNS allows (RFC 1035)
+LOG_LEVELS = ("debug", "info", "warning", "error")
+CONFIG_BYTES_MAX = 1 << 20  # a hand-written file; a larger one is not a configuration
+# config.toml key -> field; "except" is a Python keyword, so the field has another name
+KEYS = {
+    "port": "port",
+    "peers": "peers",
+    "only": "only",
+    "except": "exclude",
+    "loopback": "loopback",
+    "multicast": "multicast",
+    "log_level": "log_level",
+}
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class PeerName:
+    """A static peer as a person writes it: host name or numeric address, and TCP port."""
+
+    host: str
+    port: int
+
+    @classmethod
+    def parse(cls, text: str) -> PeerName:
+        """Read `host`, `host:port`, `[v6]:port`; raise `ConfigError` with one line otherwise."""
+        bracketed = text.startswith("[")
+        if bracketed:
+            host, closing, rest = text[1:].partition("]")
+            plain = bool(closing) and (rest == "" or rest.startswith(":"))
+            port_text = rest[1:] if rest else str(PORT_DEFAULT)
+        elif text.count(":") > 1:  # a bare IPv6 address has no room for a port
+            host, port_text, plain = text, str(PORT_DEFAULT), True
+        else:
+            host, colon, port_text = text.partition(":")
+            plain = True
+            port_text = port_text if colon else str(PORT_DEFAULT)
+        if not plain or not host or len(host) > NAME_CHARS_MAX or not host.isprintable() or " " in host:
+            raise ConfigError(f"peer {text!r} is not host:port; write for example 192.168.1.7:{PORT_DEFAULT}")
+        if not port_text.isascii() or not port_text.isdigit() or not 1 <= int(port_text[:6]) <= 65535:
+            raise ConfigError(f"peer {text!r} has no port between 1 and 65535; write for example {host}:{PORT_DEFAULT}")
+        return cls(host, int(port_text))
+
+
+@dataclass(frozen=True, slots=True)
+class NodeConfig:
+    """Every setting of a node. Ranges are checked on construction; a wrong one raises `ConfigError`.
+
+    port: TCP port to listen on, 0..65535; 0 takes a free one (several nodes on one machine).
+    peers: members to dial without discovery, at most 256, where multicast is blocked.
+    only: table names to replicate; empty means all user tables.
+    exclude: table names not to replicate; disjoint from `only`.
+    loopback: also find and serve nodes on this very machine through the loopback interface (demos, tests).
+    multicast: announce and browse by mDNS; off where static peers are all there is.
+    log_level: least severe level shown in the foreground: debug, info, warning or error.
+    """
+
+    port: int = PORT_DEFAULT
+    peers: tuple[PeerName, ...] = ()
+    only: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    loopback: bool = False
+    multicast: bool = True
+    log_level: str = "info"
+
+    def __post_init__(self) -> None:
+        """Check every field."""
+        if not 0 <= self.port <= 65535:
+            raise ConfigError(f"port {self.port} is out of range; choose 1..65535, or 0 for a free one")
+        if len(self.peers) > PEERS_MAX:
+            raise ConfigError(
+                f"{len(self.peers)} static peers are more than {PEERS_MAX}; name a few, they tell the rest"
+            )
+        for label, names in (("only", self.only), ("except", self.exclude)):
+            if len(names) > TABLES_MAX or not all(names):
+                raise ConfigError(f"'{label}' must hold 0..{TABLES_MAX} table names, none of them empty")
+        both = sorted({name.lower() for name in self.only} & {name.lower() for name in self.exclude})
+        if both:
+            raise ConfigError(f"table {both[0]!r} is both in 'only' and in 'except'; take it out of one")
+        if self.log_level not in LOG_LEVELS:
+            raise ConfigError(f"log_level {self.log_level!r} is unknown; choose one of {', '.join(LOG_LEVELS)}")
+
+
+def load(path: Path, **overrides: Any) -> NodeConfig:
+    """Read config.toml (absent is fine) and lay the command line over it; None in `overrides` means "not given"."""
+    fields = _fields(path, _table(path))
+    fields.update({name: value for name, value in overrides.items() if value is not None})
+    try:
+        return replace(NodeConfig(), **fields)
+    except ConfigError as error:
+        source = f"{path}: " if path.exists() and not overrides else ""
+        raise ConfigError(f"{source}{error}") from error
+
+
+def _table(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            data = file.read(CONFIG_BYTES_MAX + 1)
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}; check its owner and permissions") from error
+    if len(data) > CONFIG_BYTES_MAX:
+        raise ConfigError(f"{path} is larger than 1 MiB, so it is no configuration of ours; check the path")
+    try:
+        return tomllib.loads(data.decode("utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}") from error
+
+
+def _fields(path: Path, table: dict[str, Any]) -> dict[str, Any]:
+    """Turn TOML values into field values, naming file and key of whatever does not fit."""
+    fields: dict[str, Any] = {}
+    for key, value in table.items():
+        if key not in KEYS:
+            raise ConfigError(f"{path}: unknown key {key!r}; known keys are {', '.join(KEYS)}")
+        fields[KEYS[key]] = _value(path, key, value)
+    return fields
+
+
+def _value(path: Path, key: str, value: Any) -> Any:
+    match key:
+        case "port":
+            if type(value) is int:
+                return value
+            wanted = "a whole number"
+        case "loopback" | "multicast":
+            if type(value) is bool:
+                return value
+            wanted = "true or false"
+        case "log_level":
+            if type(value) is str:
+                return value
+            wanted = "a text"
+        case _:
+            if isinstance(value, list) and all(type(item) is str for item in value):
+                return tuple(PeerName.parse(item) for item in value) if key == "peers" else tuple(value)
+            wanted = "a list of texts"
+    raise ConfigError(f"{path}: {key!r} must be {wanted}, not {value!r}")

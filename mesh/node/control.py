@@ -1,0 +1,101 @@
+"""The answering side of the control socket: local, private (0600 in a 0700 directory), one JSON line each way.
+
+Owns the listening socket and its connections. What always holds: a client that is slow, silent or sends rubbish loses
+its own connection and nothing else. It must not know what the requests mean: `answer` is given.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from typing import TYPE_CHECKING, Any
+
+from mesh.node.ask import REQUEST_BYTES_MAX, decode_line, encode_line, in_directory
+from mesh.node.errors import HomeError, NodeError
+from sync.errors import SyncError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from pathlib import Path
+
+__all__ = ["ControlServer"]
+
+CLIENTS_MAX = 64  # people and scripts on this machine; more is a loop gone wrong
+WATCH_QUEUE_BYTES_MAX = 1 << 20  # about 5,000 notices; a reader further behind is stuck and is dropped
+FILE_MODE = 0o600
+
+
+class ControlServer:
+    """Answers requests on one unix socket; `answer` takes a request and returns the result's plain values."""
+
+    def __init__(self, path: Path, answer: Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]) -> None:
+        self._path = path
+        self._answer = answer
+        self._server: asyncio.Server | None = None
+        self._writers: dict[asyncio.StreamWriter, bool] = {}  # True: it watches
+
+    async def start(self) -> None:
+        """Listen. The caller holds the home's lock, so a socket file that lies here is a leftover."""
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        listener.setblocking(False)
+        try:
+            self._path.unlink(missing_ok=True)
+            with in_directory(self._path) as short:
+                mask = os.umask(0o177)  # born private: between bind and chmod another user could connect
+                try:
+                    listener.bind(short)
+                finally:
+                    os.umask(mask)
+            self._path.chmod(FILE_MODE)
+        except OSError as error:
+            listener.close()
+            raise HomeError(f"cannot open the control socket {self._path}: {error.strerror}") from error
+        self._server = await asyncio.start_unix_server(self._on_client, sock=listener, limit=REQUEST_BYTES_MAX)
+
+    def publish(self, line: dict[str, Any]) -> None:
+        """Send one line to every watcher; drop those who stopped reading."""
+        watchers = [writer for writer, watching in self._writers.items() if watching]
+        data = encode_line(line) if watchers else b""
+        for writer in watchers:
+            if writer.transport.get_write_buffer_size() > WATCH_QUEUE_BYTES_MAX:
+                writer.transport.abort()
+            else:
+                writer.write(data)
+
+    async def close(self) -> None:
+        """Stop listening, end every connection and remove the socket file."""
+        if self._server is None:
+            return
+        self._server.close()
+        for writer in list(self._writers):
+            writer.close()
+        await self._server.wait_closed()
+        self._server = None
+        self._path.unlink(missing_ok=True)
+
+    async def _on_client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if len(self._writers) >= CLIENTS_MAX:
+            writer.close()
+            return
+        self._writers[writer] = False
+        try:
+            while line := await reader.readline():
+                request, answer = await self._respond(line)
+                writer.write(encode_line(answer))
+                await writer.drain()
+                self._writers[writer] = request.get("do") == "watch"
+        except (OSError, ValueError):
+            return  # gone, or a line longer than the limit: nothing to say to it
+        finally:
+            del self._writers[writer]
+            writer.close()
+
+    async def _respond(self, line: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
+        request: dict[str, Any] = {}
+        try:
+            request = decode_line(line)
+            result = {} if request.get("do") == "watch" else await self._answer(request)
+        except (NodeError, SyncError) as error:
+            return request, {"ok": False, "error": str(error)}
+        return request, {"ok": True, "result": result}

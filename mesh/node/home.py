@@ -1,0 +1,235 @@
+"""Where a node keeps its things: directories, private files, and the locks that keep two nodes apart.
+
+Owns paths and the rules for files: directories 0700, files 0600, every write complete or absent (temporary file, fsync,
+rename, fsync of the directory). What always holds: a file that other users can read or replace is refused, not used.
+It must not know what the files mean (that is `keystore`), and it never opens a database file: closing any descriptor of
+it would drop the POSIX locks that SQLite holds in this process (https://sqlite.org/howtocorrupt.html, section 2.2).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import socket
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mesh.node.errors import AlreadyServedError, HomeError, KeystoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+__all__ = ["FileLock", "Home", "HomeLock", "read_private", "write_private"]
+
+PRIVATE_BYTES_MAX = 1 << 20  # our largest file is a list of addresses of some kilobytes; more is not ours
+DIR_MODE = 0o700
+FILE_MODE = 0o600
+NAME = "mycomesh"
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """The three directories of one node."""
+
+    config: Path
+    state: Path
+    runtime: Path
+
+    @classmethod
+    def locate(cls, explicit: Path | None, environ: Mapping[str, str]) -> Home:
+        """Return the home: `--home` first, then MYCOMESH_HOME, then the XDG directories (basedir spec 0.8)."""
+        chosen = explicit if explicit is not None else _absolute(environ.get("MYCOMESH_HOME"))
+        if chosen is not None:
+            root = Path(os.path.abspath(chosen))  # noqa: PTH100  (resolve() would follow links: the user's own naming stays)
+            return cls(root, root / "state", root / "run")
+        user = _absolute(environ.get("HOME")) or Path("~").expanduser()
+        config = (_absolute(environ.get("XDG_CONFIG_HOME")) or user / ".config") / NAME
+        state = (_absolute(environ.get("XDG_STATE_HOME")) or user / ".local" / "state") / NAME
+        runtime_base = _absolute(environ.get("XDG_RUNTIME_DIR"))
+        runtime = runtime_base / NAME if runtime_base is not None and runtime_base.is_dir() else state / "run"
+        return cls(config, state, runtime)
+
+    @property
+    def config_file(self) -> Path:
+        """The optional TOML file with settings."""
+        return self.config / "config.toml"
+
+    @property
+    def sockets(self) -> tuple[Path, ...]:
+        """Where a running node's control socket may be; a service and a login shell differ in XDG_RUNTIME_DIR."""
+        own = self.runtime / "control.sock"
+        fallback = self.state / "run" / "control.sock"
+        return (own,) if own == fallback else (own, fallback)
+
+    def prepare(self) -> None:
+        """Make the directories for keys and for the socket, private to this user."""
+        for directory in (self.state, self.runtime):
+            _private_dir(directory)
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the home for one command that changes it; raise `AlreadyServedError` when a node holds it."""
+        lock = HomeLock.acquire(self)
+        try:
+            yield
+        finally:
+            lock.release()
+
+
+@dataclass(frozen=True, slots=True)
+class HomeLock:
+    """The right to change this home: one process at a time. The kernel frees it however the process ends."""
+
+    descriptor: int
+
+    @classmethod
+    def acquire(cls, home: Home) -> HomeLock:
+        """Take the lock or raise `AlreadyServedError` at once."""
+        home.prepare()
+        path = home.state / "lock"
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, FILE_MODE)
+        except OSError as error:
+            raise HomeError(f"cannot open {path}: {error.strerror}; check its owner and permissions") from error
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            holder = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip() or "unknown"
+            os.close(descriptor)
+            raise AlreadyServedError(
+                f"a node already runs for this home (process {holder}, {home.state}); "
+                "stop it with 'mycomesh down', or give this one its own --home"
+            ) from error
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode("ascii"), 0)
+        return cls(descriptor)
+
+    def release(self) -> None:
+        """Give the lock back."""
+        os.close(self.descriptor)
+
+
+@dataclass(frozen=True, slots=True)
+class FileLock:
+    """The right to serve one database file, under whatever path or home: an abstract socket named by its inode.
+
+    The kernel frees the name with the process, nothing is left on disk, and the database file stays unopened.
+    """
+
+    holder: socket.socket
+
+    @classmethod
+    def acquire(cls, path: Path) -> FileLock:
+        """Take the lock of an existing file or raise `AlreadyServedError`."""
+        try:
+            info = path.stat()
+        except OSError as error:
+            raise HomeError(f"cannot reach {path}: {error.strerror}; check the path and its permissions") from error
+        holder = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        try:
+            holder.bind(f"\0{NAME}-{info.st_dev:x}-{info.st_ino:x}")
+        except OSError as error:
+            holder.close()
+            raise AlreadyServedError(
+                f"{path} is already served by another node; one node a file: stop that one with 'mycomesh down'"
+            ) from error
+        return cls(holder)
+
+    def release(self) -> None:
+        """Give the lock back."""
+        self.holder.close()
+
+
+def read_private(path: Path) -> bytes | None:
+    """Return a private file's bytes, None when it is absent; refuse one that others may read or have written."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise KeystoreError(f"cannot read {path}: {error.strerror}; check its owner and permissions") from error
+    with os.fdopen(descriptor, "rb") as file:
+        info = os.fstat(descriptor)
+        if not stat.S_ISREG(info.st_mode):
+            raise KeystoreError(f"{path} is not a plain file; restore it from a backup or move it away")
+        if info.st_mode & 0o077:
+            mode = stat.S_IMODE(info.st_mode)
+            raise KeystoreError(f"{path} is open to other users (mode {mode:04o}); run: chmod 600 {path}")
+        try:
+            data = file.read(PRIVATE_BYTES_MAX + 1)
+        except OSError as error:
+            raise KeystoreError(f"cannot read {path}: {error.strerror}; restore it from a backup") from error
+    if len(data) > PRIVATE_BYTES_MAX:
+        raise KeystoreError(f"{path} is larger than any file of ours; restore it from a backup or move it away")
+    return data
+
+
+def write_private(path: Path, data: bytes, *, exclusive: bool = False) -> None:
+    """Put a private file in place, complete or not at all; `exclusive` refuses to replace an existing one."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        _write_synced(temporary, data)
+        try:
+            if exclusive:
+                os.link(temporary, path)  # unlike rename, link fails when the name is taken
+            else:
+                os.rename(temporary, path)  # noqa: PTH104  (the pair link/rename reads as one decision)
+        finally:
+            if exclusive:
+                temporary.unlink()
+        _sync_dir(path.parent)
+    except FileExistsError as error:
+        raise KeystoreError(f"{path} exists already and is never replaced; move it away if you mean it") from error
+    except OSError as error:
+        raise HomeError(f"cannot write {path}: {error.strerror}; check free space and permissions") from error
+
+
+def remove_private(path: Path) -> None:
+    """Remove a private file if it is there."""
+    try:
+        path.unlink(missing_ok=True)
+        _sync_dir(path.parent)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise HomeError(f"cannot remove {path}: {error.strerror}; check its owner and permissions") from error
+
+
+def _absolute(text: str | None) -> Path | None:
+    """Return a path from the environment; the XDG specification says that relative ones are to be ignored."""
+    if not text:
+        return None
+    path = Path(text)
+    return path if path.is_absolute() else None
+
+
+def _private_dir(directory: Path) -> None:
+    try:
+        directory.mkdir(mode=DIR_MODE, parents=True, exist_ok=True)
+        mode = stat.S_IMODE(directory.stat().st_mode)
+    except OSError as error:
+        raise HomeError(
+            f"cannot make {directory}: {error.strerror}; check its owner, or choose another --home"
+        ) from error
+    if mode & 0o022:
+        raise HomeError(f"{directory} can be changed by other users (mode {mode:04o}); run: chmod 700 {directory}")
+
+
+def _write_synced(path: Path, data: bytes) -> None:
+    path.unlink(missing_ok=True)  # a leftover of a killed process with our own process id
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, FILE_MODE)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(descriptor)
+
+
+def _sync_dir(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

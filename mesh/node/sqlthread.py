@@ -1,0 +1,224 @@
+"""The one thread that owns the database: `Replica` and `Exchange` live and die here, events run one after another.
+
+Owns the queue in front of the `Exchange` and its deadline. What always holds: urgent work (a local commit, a live
+batch, a question of a person) overtakes bulk work (rounds, streams), never the opening of its own link; results leave
+in the order of the work; an idle thread sleeps until the deadline. It must not know the network or the event loop:
+reports are handed to a function that may be called from this thread.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from sync.errors import SyncError
+from sync.events import (
+    Action,
+    BatchReceived,
+    CommitSeen,
+    DropLink,
+    Event,
+    LinkOpened,
+    MessageReceived,
+    Notice,
+    TimerFired,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["Acted", "Broken", "ExchangeMachine", "Report", "SqlThread"]
+
+# Peers send at most what they were asked for, but a live burst may outrun the disk. Batches beyond the limit are
+# dropped (a gap that the next round fills); messages beyond it close their link (the round starts afresh).
+BACKLOG_BYTES_MAX = 64 * 1024 * 1024
+# After the file refused an event (disk full, a lock held for seconds) the deadline may stay in the past: without a pause
+# the thread would spin on it. One second is what the safety check of an idle file takes anyway.
+REFUSED_PAUSE_MS = 1_000
+
+T = TypeVar("T")
+
+
+class ExchangeMachine(Protocol):
+    """What this module needs of an `Exchange`."""
+
+    def handle(self, event: Event, now_ms: int, wall_ms: int) -> list[Action]:
+        """Take one event; answer with the actions in order."""
+        ...
+
+    def next_deadline(self) -> int | None:
+        """Return the monotonic millisecond at which `TimerFired` is due, or None."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Acted:
+    """The `Exchange` answered."""
+
+    actions: list[Action]
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """The `Exchange` raised what it never should: the database side of the node has ended."""
+
+    error: BaseException
+
+
+Report = Acted | Broken
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """A function to run between events, its outcome for whoever asked; `last` ends the thread."""
+
+    run: Callable[[], Any]
+    outcome: Future[Any]
+    last: bool = False
+
+
+@dataclass(slots=True)
+class _Timer:
+    """How the deadline shares the thread with the queues."""
+
+    ran: bool = False
+    paused_until: int = 0
+
+
+class SqlThread:
+    """Runs one `Exchange` on one thread."""
+
+    def __init__(
+        self,
+        open_exchange: Callable[[], ExchangeMachine],
+        report: Callable[[Report], None],
+        clock: Callable[[], tuple[int, int]],
+    ) -> None:
+        self._open = open_exchange
+        self._report = report
+        self._clock = clock
+        self._exchange: ExchangeMachine | None = None
+        self._wake = threading.Condition()
+        self._urgent: deque[Event | _Job] = deque()
+        self._bulk: deque[Event] = deque()
+        self._backlog_bytes = 0
+        self._commit_queued = False
+        self._timer = _Timer()
+        self._thread = threading.Thread(target=self._run, name="mycomesh-sql", daemon=True)
+
+    def start(self) -> Future[None]:
+        """Start the thread; the future ends when the file is open, or with the error that says why it is not."""
+        opened = self.call(self._opened)
+        self._thread.start()
+        return opened
+
+    def submit(self, event: Event) -> None:
+        """Queue one event; may be called from any thread and never blocks on SQL."""
+        with self._wake:
+            match event:
+                case CommitSeen():
+                    if self._commit_queued:
+                        return  # one drain sees everything committed before it
+                    self._commit_queued = True
+                    self._urgent.append(event)
+                case LinkOpened():
+                    self._urgent.append(event)
+                case BatchReceived(_, _, payload):
+                    if self._backlog_bytes + len(payload) > BACKLOG_BYTES_MAX:
+                        return
+                    self._backlog_bytes += len(payload)
+                    self._urgent.append(event)
+                case MessageReceived(link, payload):
+                    if self._backlog_bytes + len(payload) > BACKLOG_BYTES_MAX:
+                        self._report(Acted([DropLink(link, "its messages outran this node's disk")]))
+                        return
+                    self._backlog_bytes += len(payload)
+                    self._bulk.append(event)
+                case _:
+                    self._bulk.append(event)
+            self._wake.notify()
+
+    def call(self, run: Callable[[], T]) -> Future[T]:
+        """Run a function on the thread, before bulk work; its answer or error comes in the future."""
+        return self._queue_job(run, last=False)
+
+    def stop(self, run: Callable[[], T]) -> Future[T]:
+        """Run a last function (drain, close) and end the thread; what is still queued is left to the next start."""
+        return self._queue_job(run, last=True)
+
+    def handle_now(self, event: Event) -> None:
+        """Run one event at once; only from functions given to `call` and `stop`."""
+        assert threading.current_thread() is self._thread
+        self._handle(event)
+
+    def _queue_job(self, run: Callable[[], T], *, last: bool) -> Future[T]:
+        outcome: Future[T] = Future()
+        with self._wake:
+            self._urgent.append(_Job(run, outcome, last))
+            self._wake.notify()
+        return outcome
+
+    def _opened(self) -> None:
+        self._exchange = self._open()
+
+    def _run(self) -> None:
+        try:
+            while True:
+                work = self._take()
+                if not isinstance(work, _Job):
+                    self._handle(work)
+                elif self._finish(work):
+                    return
+        except Exception as error:  # noqa: BLE001  (the thread's top: the daemon says it and stops the node)
+            self._report(Broken(error))
+
+    def _take(self) -> Event | _Job:
+        """Wait for work or for the deadline; a deadline that is always due alternates with the queues."""
+        with self._wake:
+            while True:
+                deadline = self._exchange.next_deadline() if self._exchange is not None else None
+                wait_ms = None if deadline is None else max(deadline, self._timer.paused_until) - self._clock()[0]
+                queued = bool(self._urgent or self._bulk)
+                if wait_ms is not None and wait_ms <= 0 and not (self._timer.ran and queued):
+                    self._timer.ran = True
+                    return TimerFired()
+                self._timer.ran = False
+                if queued:
+                    return self._popped()
+                self._wake.wait(None if wait_ms is None else wait_ms / 1000)
+
+    def _popped(self) -> Event | _Job:
+        work = self._urgent.popleft() if self._urgent else self._bulk.popleft()
+        match work:
+            case BatchReceived(_, _, payload) | MessageReceived(_, payload):
+                self._backlog_bytes -= len(payload)
+            case CommitSeen():
+                self._commit_queued = False
+            case _:
+                pass
+        return work
+
+    def _handle(self, event: Event) -> None:
+        assert self._exchange is not None, "an event before the file was open"
+        now_ms, wall_ms = self._clock()
+        try:
+            actions = self._exchange.handle(event, now_ms, wall_ms)
+        except SyncError as error:
+            # The file refused (disk full, another program holds the lock): the event is void, rounds repeat its work.
+            self._timer.paused_until = now_ms + REFUSED_PAUSE_MS
+            actions = [Notice("database.refused", str(error), {"event": type(event).__name__}, "warning")]
+        if actions:
+            self._report(Acted(actions))
+
+    def _finish(self, job: _Job) -> bool:
+        """Run a job and hand its outcome back; say whether the thread ends."""
+        try:
+            result = job.run()
+        except Exception as error:  # noqa: BLE001  (whoever asked gets the error, whatever it is)
+            job.outcome.set_exception(error)
+            return job.last or self._exchange is None
+        job.outcome.set_result(result)
+        return job.last

@@ -1,0 +1,83 @@
+"""What a node tells people about itself: frozen values and their one JSON shape.
+
+Owns the schema that `--json`, the control socket and the views share. What always holds: a `Status` turns into plain
+JSON values and back without loss, and `schema` changes when a field changes its meaning.
+It must not know where the figures come from, and it imports neither mesh nor sync, so that a reader starts fast.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from mesh.node.errors import NodeError
+
+__all__ = ["SCHEMA", "PeerView", "Status", "TableView", "from_json", "to_json"]
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True, slots=True)
+class PeerView:
+    """One member of the mesh as this node sees it. `state` is linked, reachable or down."""
+
+    node_id: str
+    name: str
+    roles: tuple[str, ...]
+    state: str
+    address: str
+    rtt_ms: float | None
+    offset_ms: float | None
+    seen_ms_ago: int | None
+    sent_bytes: int
+    received_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class TableView:
+    """One replicated table: `digest` in hexadecimal is equal on two nodes exactly when the contents are."""
+
+    name: str
+    rows: int
+    digest: str
+    conflicts: int
+    parked: int
+    note: str
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """The whole answer to "how is this node?". `phase` is joining, serving or stopping; `hint` says what to do next."""
+
+    schema: int
+    version: str
+    phase: str
+    mesh: str
+    mesh_id: str
+    node: str
+    node_id: str
+    pid: int
+    uptime_ms: int
+    file: str
+    port: int
+    site: str
+    pending: int
+    hint: str
+    peers: tuple[PeerView, ...] = ()
+    tables: tuple[TableView, ...] = ()
+
+
+def to_json(status: Status) -> dict[str, Any]:
+    """Return plain JSON values."""
+    return asdict(status)
+
+
+def from_json(value: dict[str, Any]) -> Status:
+    """Read what `to_json` made; a node of another schema is answered with one line instead of a wrong picture."""
+    if value.get("schema") != SCHEMA:
+        raise NodeError(
+            f"the node speaks status schema {value.get('schema')}, this command {SCHEMA}; use one version of both"
+        )
+    peers = tuple(PeerView(**{**peer, "roles": tuple(peer["roles"])}) for peer in value["peers"])
+    tables = tuple(TableView(**table) for table in value["tables"])
+    return Status(**{**value, "peers": peers, "tables": tables})
