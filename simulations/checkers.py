@@ -27,7 +27,7 @@ TRACES = ("mycomesh_conflicts", "mycomesh_parked", "mycomesh_held")  # where a w
 def digests(place: Place) -> tuple[tuple[str, bytes], ...]:
     """The digest of each replicated table, as the node itself compares it with its peers."""
     assert place.shell is not None
-    return tuple(sorted((table.name, table.digest) for table in place.shell.replica.status().tables))
+    return tuple((digest.table, digest.entries) for digest in place.shell.replica.digests())
 
 
 def agreed(cluster: Cluster) -> bool:

@@ -21,7 +21,7 @@ from simulations.world import Clock, World
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from simulations.members import Members
+    from simulations.members import Member
     from simulations.network import Network
     from simulations.scenarios import Scenario
 
@@ -46,7 +46,9 @@ class Place:
 class Cluster:
     """All nodes of one scenario."""
 
-    def __init__(self, world: World, network: Network, members: Members, scenario: Scenario, directory: Path) -> None:
+    def __init__(
+        self, world: World, network: Network, members: tuple[Member, ...], scenario: Scenario, directory: Path
+    ) -> None:
         self.network = network
         self.oracle = Oracle()
         self.failures: list[str] = []  # local writes that failed (invariant 4), one line each
@@ -89,7 +91,7 @@ class Cluster:
         place.lives += 1
         if place.shell is not None:
             place.notices.update(place.shell.notices)
-        home = Home(index, place.path, self._members.identities[index], self._members.settings, place.lives)
+        home = Home(index, place.path, self._members[index], place.lives)
         place.shell = Shell(home, self._world, self.network, place.clock)
         self._record(f"start {index}")
         if first and place.application.rates.total > 0:

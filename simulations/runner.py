@@ -68,6 +68,7 @@ def run(
     scenario: Scenario,
     seed: int,
     *,
+    mesh: str = "plain",
     progress: Callable[[float], None] | None = None,
     inspect: Callable[[Cluster], None] | None = None,
 ) -> Result:
@@ -77,7 +78,7 @@ def run(
     directory = Path(tempfile.mkdtemp(prefix="mycomesh-simulation-", dir=base))
     world = World(seed)
     network = Network(world, scenario.conditions)
-    cluster = Cluster(world, network, members(scenario.nodes), scenario, directory)
+    cluster = Cluster(world, network, members(scenario.nodes, mesh), scenario, directory)
     try:
         _safety(scenario, world, cluster, progress)
         healed_us = _liveness(scenario, world, cluster, progress)

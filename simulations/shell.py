@@ -11,24 +11,24 @@ from collections import Counter, deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, assert_never
 
-from mesh.core import MeshConfig, MeshCore
-from sync.exchange import Exchange, ExchangeConfig
-from sync.replica import Replica, ReplicaConfig
+import apsw
 
 from mesh import events as mesh_events
 from mesh.node.core import NodeCore, ShellAction, ToExchange
+from simulations.workload import set_clock
 from simulations.world import MS, Clock, World
 from sync import events as sync_events
+from sync.exchange import Exchange, ExchangeConfig
+from sync.replica import Replica, ReplicaConfig
 
 if TYPE_CHECKING:
     import random
     from collections.abc import Callable
 
-    from mesh.identity import Identity
-
+    from simulations.members import Entropy, Member
     from simulations.network import Network
 
-__all__ = ["Home", "Settings", "Shell"]
+__all__ = ["Home", "Shell"]
 
 SQL_US = 200  # one event on the SQL thread: what a small apply takes on a small computer
 WAKE_US = (300, 2_000)  # from a commit to the drain: inotify, then the daemon's short wait
@@ -37,22 +37,12 @@ WAKE_LATE_US = 1_000 * MS
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
-    """How the cores of every node are configured."""
-
-    mesh: MeshConfig
-    exchange: ExchangeConfig
-    replica: ReplicaConfig
-
-
-@dataclass(frozen=True, slots=True)
 class Home:
     """What one start of a node begins from; `life` counts its starts, so that each draws its own randomness."""
 
     index: int
     path: str
-    identity: Identity
-    settings: Settings
+    member: Member
     life: int
 
 
@@ -72,21 +62,31 @@ class Shell:
         self._wakes = Wakes(world, rng, self._on_wake)
         self._sql = SqlThread(world, self)
         entropy = rng.randbytes
-        self.replica = Replica.open(
-            home.path,
-            node_id=home.identity.node_id,
-            mesh_key=home.identity.secret,
-            wall_ms=self.wall_ms(),
-            entropy=entropy,
-            config=home.settings.replica,
-        )
-        self.exchange = Exchange(
-            self.replica, rng=world.stream(f"exchange/{index}/{life}"), config=home.settings.exchange
-        )
+        self.replica = self._open(home, entropy)
+        self.exchange = Exchange(self.replica, rng=world.stream(f"exchange/{index}/{life}"), config=ExchangeConfig())
         mesh_rng = world.stream(f"mesh/{index}/{life}")
-        self.core = NodeCore(MeshCore(home.identity, entropy=entropy, rng=mesh_rng, config=home.settings.mesh))
+        self.core = NodeCore(home.member.machine(entropy, mesh_rng))
         network.attach(index, self)
         self._wakes.arm(self.next_deadline())
+
+    def _open(self, home: Home, entropy: Entropy) -> Replica:
+        """Open the file; its connection gets the simulation's clock too, for the catalogue logs facts by SQL."""
+
+        def hook(db: apsw.Connection) -> None:
+            set_clock(db, self.wall_ms)
+
+        apsw.connection_hooks.append(hook)
+        try:
+            return Replica.open(
+                home.path,
+                node_id=home.member.node_id,
+                mesh_key=home.member.secret,
+                wall_ms=self.wall_ms(),
+                entropy=entropy,
+                config=ReplicaConfig(),
+            )
+        finally:
+            apsw.connection_hooks.remove(hook)
 
     def wall_ms(self) -> int:
         """This machine's idea of the time of day."""

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import random
     from collections.abc import Callable
 
-__all__ = ["SCHEMA", "TABLES", "Application", "Rates"]
+__all__ = ["SCHEMA", "TABLES", "Application", "Rates", "set_clock"]
 
 TABLES = ("alerts", "callsigns", "drones", "missions")
 SCHEMA = """
@@ -76,7 +76,6 @@ class Application:
         self._staged: list[Callable[[], None]] = []
         self._weights = [getattr(rates, kind) for kind in KINDS]
         self._db: apsw.Connection | None = None
-        self._wall_ms: Callable[[], int] = int
 
     @property
     def running(self) -> bool:
@@ -92,10 +91,9 @@ class Application:
     def open(self, path: str, wall_ms: Callable[[], int], *, schema: bool) -> None:
         """Connect as a stock client would, and create the tables if this node is one that does."""
         self.session += 1
-        self._wall_ms = wall_ms
         self._db = apsw.Connection(path)
         self._db.set_busy_timeout(BUSY_MS)
-        self._db.create_scalar_function("julianday", self._julianday)
+        set_clock(self._db, wall_ms)
         self._db.execute("PRAGMA journal_mode = WAL").fetchall()
         self._db.execute("PRAGMA synchronous = NORMAL").fetchall()
         if schema:
@@ -233,6 +231,12 @@ class Application:
         query = "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = ?"
         return self.db.execute(query, (table,)).fetchone() is not None
 
-    def _julianday(self, *args: object) -> float:
-        assert args == ("now",), "only the capture triggers ask for the time"
-        return UNIX_EPOCH_JULIAN_DAY + self._wall_ms() / DAY_MS
+
+def set_clock(db: apsw.Connection, wall_ms: Callable[[], int]) -> None:
+    """Give a connection the simulation's wall clock, where its SQL asks SQLite for the time."""
+
+    def julianday(*args: object) -> float:
+        assert args == ("now",), "only capture asks for the time, and only for the present"
+        return UNIX_EPOCH_JULIAN_DAY + wall_ms() / DAY_MS
+
+    db.create_scalar_function("julianday", julianday)

@@ -1,0 +1,214 @@
+"""A mesh machine without cryptography: what sync needs of a mesh, at a tenth of the cost.
+
+Owns a stand-in for `mesh.core.MeshCore`, for runs with hundreds of nodes and for telling faults of sync from faults of the
+mesh. What always holds: one link a peer, messages in order, every batch delivered at most once a node and flooded to all
+links. Nothing is signed or secret, so nothing about security can be learned from it. Must not know tables.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import TYPE_CHECKING, assert_never
+
+from mesh.events import (
+    Action,
+    Address,
+    AddressFound,
+    Close,
+    ConnClosed,
+    ConnDrained,
+    ConnOpened,
+    ConnReceived,
+    DeliverBatch,
+    DeliverMessage,
+    Dial,
+    DialFailed,
+    Event,
+    LinkDown,
+    LinkReady,
+    LinkUp,
+    NetworkChanged,
+    PeerInfo,
+    PublishBatch,
+    SendMessage,
+    TimerFired,
+    Write,
+)
+
+if TYPE_CHECKING:
+    import random
+
+__all__ = ["PlainMesh"]
+
+BEAT_MS = 2_000  # a link says something this often
+DEAD_MS = 8_000  # and is given up after this long a silence
+RETRY_MS = (500, 15_000)  # redials back off from here to there
+SEEN_MAX = 4_096  # digests of batches that were delivered; older copies have long stopped arriving
+HELLO, BEAT, MESSAGE, BATCH = range(4)
+HEADER = 5  # 4 bytes of length, 1 of type
+ORIGIN = 16
+
+
+@dataclass(slots=True)
+class Conn:
+    """One stream and, once its hello was heard, one link."""
+
+    address: Address
+    dialled: bool
+    heard_ms: int
+    said_ms: int
+    buffer: bytes = b""
+    peer: PeerInfo | None = None
+
+
+class PlainMesh:
+    """Links, liveness and flooding; sans-I/O like the real one."""
+
+    def __init__(self, node_id: bytes, rng: random.Random) -> None:
+        self._node_id = node_id
+        self._rng = rng
+        self._conns: dict[int, Conn] = {}
+        self._links: dict[bytes, int] = {}
+        self._known: dict[Address, tuple[int, int]] = {}  # address -> (when to dial, backoff); -1: not planned
+        self._seen: dict[bytes, None] = {}
+
+    def handle(self, event: Event, now_ms: int, wall_ms: int) -> list[Action]:
+        """Take one event; return the actions in order."""
+        del wall_ms
+        done: list[Action] = []
+        match event:
+            case ConnReceived(conn, data):
+                self._on_received(conn, data, now_ms, done)
+            case PublishBatch(payload, _):
+                self._seen_before(payload)
+                self._flood(self._node_id + payload, -1, now_ms, done)
+            case SendMessage(link, payload, _):
+                self._say(link, MESSAGE, payload, now_ms, done)
+            case TimerFired():
+                self._on_timer(now_ms, done)
+            case AddressFound(address, _, _):
+                self._known.setdefault(address, (now_ms, RETRY_MS[0]))
+                self._on_timer(now_ms, done)
+            case ConnOpened(conn, address, dialled):
+                self._conns[conn] = Conn(address, dialled, now_ms, now_ms)
+                self._say(conn, HELLO, self._node_id, now_ms, done)
+            case ConnClosed(conn):
+                self._drop(conn, "closed", now_ms, done)
+            case ConnDrained(conn):
+                if conn in self._links.values():
+                    done.append(LinkReady(conn))
+            case DialFailed(address):
+                self._retry(address, now_ms)
+            case NetworkChanged():
+                self._known = dict.fromkeys(self._known, (now_ms, RETRY_MS[0]))
+                self._on_timer(now_ms, done)
+            case _:
+                assert_never(event)
+        return done
+
+    def next_deadline(self) -> int | None:
+        """Return when something is due: a dial, a beat or a funeral."""
+        times = [at for at, _ in self._known.values() if at >= 0]
+        for conn in self._conns.values():
+            times.append(conn.heard_ms + DEAD_MS)
+            times.append(conn.said_ms + BEAT_MS)
+        return min(times, default=None)
+
+    # ---- streams
+
+    def _on_received(self, number: int, data: bytes, now_ms: int, done: list[Action]) -> None:
+        conn = self._conns.get(number)
+        if conn is None:
+            return
+        conn.heard_ms = now_ms
+        buffer = conn.buffer + data
+        at = 0
+        while len(buffer) - at >= HEADER:
+            end = at + HEADER + int.from_bytes(buffer[at : at + 4], "big")
+            if len(buffer) < end:
+                break
+            self._on_frame(number, buffer[at + 4], buffer[at + HEADER : end], now_ms, done)
+            if number not in self._conns:
+                return
+            at = end
+        conn.buffer = buffer[at:]
+
+    def _on_frame(self, number: int, kind: int, body: bytes, now_ms: int, done: list[Action]) -> None:
+        if kind == HELLO:
+            self._on_hello(number, body, now_ms, done)
+        elif kind == MESSAGE:
+            done.append(DeliverMessage(number, body))
+        elif kind == BATCH and not self._seen_before(body[ORIGIN:]):
+            self._flood(body, number, now_ms, done)
+            done.append(DeliverBatch(number, body[:ORIGIN], body[ORIGIN:]))
+
+    def _on_hello(self, number: int, peer_id: bytes, now_ms: int, done: list[Action]) -> None:
+        conn = self._conns[number]
+        conn.peer = PeerInfo(peer_id, peer_id.hex()[:8], (), conn.address, conn.dialled)
+        other = self._links.get(peer_id)
+        if other is not None:
+            # Two streams: both ends keep the one that the smaller id dialled; a later one of the same kind replaces it.
+            wanted = self._node_id < peer_id
+            if conn.dialled != wanted and self._conns[other].dialled == wanted:
+                self._end(number, "second stream", now_ms, done)
+                return
+            self._end(other, "replaced", now_ms, done)
+        self._links[peer_id] = number
+        done.append(LinkUp(number, conn.peer))
+
+    def _end(self, number: int, reason: str, now_ms: int, done: list[Action]) -> None:
+        done.append(Close(number, reason))
+        self._drop(number, reason, now_ms, done)
+
+    def _drop(self, number: int, reason: str, now_ms: int, done: list[Action]) -> None:
+        conn = self._conns.pop(number, None)
+        if conn is None:
+            return
+        if conn.peer is not None and self._links.get(conn.peer.node_id) == number:
+            del self._links[conn.peer.node_id]
+            done.append(LinkDown(number, conn.peer, reason))
+        for address in [known for known in self._known if known.host == conn.address.host]:
+            self._retry(address, now_ms)
+
+    # ---- words
+
+    def _say(self, number: int, kind: int, body: bytes, now_ms: int, done: list[Action]) -> None:
+        conn = self._conns.get(number)
+        if conn is not None:
+            conn.said_ms = now_ms
+            done.append(Write(number, len(body).to_bytes(4, "big") + bytes([kind]) + body))
+
+    def _flood(self, body: bytes, but: int, now_ms: int, done: list[Action]) -> None:
+        for number in self._links.values():
+            if number != but:
+                self._say(number, BATCH, body, now_ms, done)
+
+    def _seen_before(self, payload: bytes) -> bool:
+        digest = blake2b(payload, digest_size=16).digest()
+        if digest in self._seen:
+            return True
+        self._seen[digest] = None
+        if len(self._seen) > SEEN_MAX:
+            del self._seen[next(iter(self._seen))]
+        return False
+
+    # ---- time
+
+    def _retry(self, address: Address, now_ms: int) -> None:
+        _, backoff = self._known.get(address, (0, RETRY_MS[0]))
+        backoff = min(backoff * 2, RETRY_MS[1])
+        self._known[address] = (now_ms + self._rng.randint(backoff // 2, backoff), backoff)
+
+    def _on_timer(self, now_ms: int, done: list[Action]) -> None:
+        linked = {self._conns[number].address.host for number in self._links.values()}
+        for address, (at, backoff) in self._known.items():
+            if 0 <= at <= now_ms:
+                self._known[address] = (-1, RETRY_MS[0] if address.host in linked else backoff)
+                if address.host not in linked:
+                    done.append(Dial(address))
+        for number, conn in list(self._conns.items()):
+            if now_ms >= conn.heard_ms + DEAD_MS:
+                self._end(number, "silent", now_ms, done)
+            elif now_ms >= conn.said_ms + BEAT_MS:
+                self._say(number, BEAT, b"", now_ms, done)
