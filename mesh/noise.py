@@ -1,0 +1,351 @@
+"""Noise_XXpsk0_25519_ChaChaPoly_BLAKE2s: the handshake of two nodes and the ciphers of their link, without I/O.
+
+Owns handshake state and cipher state. What always holds: a message that does not hold raises HandshakeError; a failed
+handshake answers every later call with HandshakeError and has dropped its keys; a failed `decrypt` leaves the cipher as
+it was; no nonce is used twice with one key. The caller cuts the stream into messages, gives the entropy, and must
+announce the end of a stream itself (a truncated stream looks like silence).
+Must not know: certificates, members, sockets, time.
+
+Section numbers are those of the Noise Protocol Framework, revision 34.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from mesh.errors import HandshakeError, LimitError
+from mesh.primitives import KEY_BYTES, TAG_BYTES, aead_open, aead_seal, agree, draw, static_public
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+__all__ = [
+    "HANDSHAKE_BYTES_MAX",
+    "MESSAGE_BYTES_MAX",
+    "NONCE_MAX",
+    "PLAINTEXT_BYTES_MAX",
+    "PSKS_MAX",
+    "XXPSK0",
+    "CipherState",
+    "Handshake",
+    "Suite",
+    "Transport",
+    "respond",
+]
+
+MESSAGE_BYTES_MAX = 65_535  # section 3: every Noise message, so that a 16-bit length frames it
+PLAINTEXT_BYTES_MAX = MESSAGE_BYTES_MAX - TAG_BYTES
+HANDSHAKE_BYTES_MAX = 2_048  # a certificate of 1 KiB, a root key and 96 bytes of handshake fit; a stranger gets no more
+NONCE_MAX = 2**48  # far below 2^64 - 1, which is reserved (5.1); 2^48 frames take centuries on a gigabit link
+PSKS_MAX = 32  # pre-shared keys tried on one first message, 0.04 ms each: a stranger's junk costs about 1 ms at most
+
+_REKEY_NONCE = 2**64 - 1  # section 4.2, REKEY(k)
+
+
+@dataclass(frozen=True, slots=True)
+class Suite:
+    """A protocol name (section 8), its hash, and the tokens of each message of its pattern (sections 7 and 9)."""
+
+    name: bytes
+    hash: Any  # a constructor of hashlib: their common type has no public name
+    messages: tuple[tuple[str, ...], ...]
+
+    @property
+    def has_psk(self) -> bool:
+        """Whether ephemeral keys are mixed into the key as well (section 9.2)."""
+        return any("psk" in tokens for tokens in self.messages)
+
+
+XXPSK0 = Suite(
+    name=b"Noise_XXpsk0_25519_ChaChaPoly_BLAKE2s",
+    hash=hashlib.blake2s,
+    messages=(("psk", "e"), ("e", "ee", "s", "es"), ("s", "se")),
+)
+
+
+class CipherState:
+    """One direction of a link (section 5.1): a key and the number of the next message."""
+
+    __slots__ = ("_key", "nonce")
+
+    def __init__(self, key: bytes) -> None:
+        assert len(key) == KEY_BYTES
+        self._key = key
+        self.nonce = 0
+
+    def encrypt(self, plaintext: bytes, ad: bytes = b"") -> bytes:
+        """The sealed message, TAG_BYTES longer. LimitError above PLAINTEXT_BYTES_MAX or NONCE_MAX, nothing changed."""
+        if len(plaintext) > PLAINTEXT_BYTES_MAX:
+            raise LimitError(f"plaintext has {len(plaintext)} bytes, a message takes {PLAINTEXT_BYTES_MAX}: split it")
+        if self.nonce >= NONCE_MAX:
+            raise LimitError(f"this key has sealed {NONCE_MAX} messages: open another link")
+        sealed = aead_seal(self._key, self.nonce, ad, plaintext)
+        self.nonce += 1
+        return sealed
+
+    def decrypt(self, ciphertext: bytes, ad: bytes = b"") -> bytes:
+        """The plaintext of the next message in order, or HandshakeError with the cipher as it was."""
+        if len(ciphertext) > MESSAGE_BYTES_MAX:
+            raise HandshakeError(f"message has {len(ciphertext)} bytes, at most {MESSAGE_BYTES_MAX} are allowed")
+        if self.nonce >= NONCE_MAX:
+            raise HandshakeError(f"this key has opened {NONCE_MAX} messages: the link must be opened anew")
+        plaintext = aead_open(self._key, self.nonce, ad, ciphertext)
+        self.nonce += 1
+        return plaintext
+
+    def rekey(self) -> None:
+        """Replace the key by a one-way function of it (sections 4.2 and 11.3); both ends count, nothing is sent."""
+        self._key = aead_seal(self._key, _REKEY_NONCE, b"", bytes(KEY_BYTES))[:KEY_BYTES]
+
+
+@dataclass(frozen=True, slots=True)
+class Transport:
+    """The two ciphers of a finished handshake, seen from this end."""
+
+    send: CipherState
+    receive: CipherState
+
+
+class Handshake:
+    """One end of a handshake: `write_message` and `read_message` in turn until `finished`, then `split()` once.
+
+    `psk` and `static` are 32 bytes (for suites that use them), `prologue` is what both ends must agree on unseen.
+    """
+
+    __slots__ = (
+        "_entropy",
+        "_ephemeral",
+        "_initiator",
+        "_place",
+        "_psk",
+        "_remote_ephemeral",
+        "_static",
+        "_suite",
+        "_symmetric",
+        "remote_static",
+    )
+
+    def __init__(  # noqa: PLR0913, keyword-only: what section 5.3 gives to Initialize()
+        self,
+        initiator: bool,
+        *,
+        prologue: bytes,
+        psk: bytes,
+        static: bytes,
+        entropy: Callable[[int], bytes],
+        suite: Suite = XXPSK0,
+    ) -> None:
+        assert len(static) == KEY_BYTES
+        assert len(psk) == KEY_BYTES or not suite.has_psk
+        self._initiator = initiator
+        self._psk = psk
+        self._static = static
+        self._entropy = entropy
+        self._suite = suite
+        self._symmetric = _Symmetric(suite, prologue)
+        self._ephemeral = b""
+        self._remote_ephemeral = b""
+        self._place = 0  # of the next message in the pattern; negative once the handshake is dead
+        self.remote_static: bytes | None = None
+
+    @property
+    def finished(self) -> bool:
+        """Whether every message has been written or read, so that `split` may be called."""
+        return self._place == len(self._suite.messages)
+
+    @property
+    def handshake_hash(self) -> bytes:
+        """The hash of everything said so far; final, and unique to this session, when `finished` (section 11.2)."""
+        return self._symmetric.hash
+
+    def write_message(self, payload: bytes = b"") -> bytes:
+        """The next message. HandshakeError if the peer's keys are unfit, LimitError above HANDSHAKE_BYTES_MAX."""
+        tokens = self._take_turn(writing=True)
+        try:
+            message = self._write(tokens, payload)
+        except (HandshakeError, LimitError):
+            self._abandon()
+            raise
+        self._place += 1
+        return message
+
+    def read_message(self, message: bytes) -> bytes:
+        """The payload of the peer's next message, or HandshakeError and the end of this handshake."""
+        tokens = self._take_turn(writing=False)
+        try:
+            payload = self._read(tokens, message)
+        except HandshakeError:
+            self._abandon()
+            raise
+        self._place += 1
+        return payload
+
+    def split(self) -> Transport:
+        """The link's ciphers; the handshake's own keys are dropped, `handshake_hash` and `remote_static` stay."""
+        assert self.finished, "split() before the last message"
+        assert self._ephemeral, "split() a second time: it would hand out the same keys and nonces again"
+        first, second = self._symmetric.split()
+        self._drop_keys()
+        return Transport(first, second) if self._initiator else Transport(second, first)
+
+    def _take_turn(self, *, writing: bool) -> tuple[str, ...]:
+        if self._place < 0:
+            raise HandshakeError("this handshake has failed before")
+        assert not self.finished, "the handshake is finished: call split()"
+        assert writing == (self._initiator == (self._place % 2 == 0)), "the other end writes the next message"
+        return self._suite.messages[self._place]
+
+    def _write(self, tokens: tuple[str, ...], payload: bytes) -> bytes:
+        parts = [self._write_token(token) for token in tokens]
+        parts.append(self._symmetric.encrypt_and_hash(payload))
+        message = b"".join(parts)
+        if len(message) > HANDSHAKE_BYTES_MAX:
+            raise LimitError(f"handshake message has {len(message)} bytes, at most {HANDSHAKE_BYTES_MAX} are allowed")
+        return message
+
+    def _read(self, tokens: tuple[str, ...], message: bytes) -> bytes:
+        if len(message) > HANDSHAKE_BYTES_MAX:
+            raise HandshakeError(f"handshake message has {len(message)} bytes, at most {HANDSHAKE_BYTES_MAX}")
+        rest = message
+        for token in tokens:
+            rest = self._read_token(token, rest)
+        return self._symmetric.decrypt_and_hash(rest)
+
+    def _write_token(self, token: str) -> bytes:
+        match token:
+            case "e":
+                self._ephemeral = draw(self._entropy, KEY_BYTES)
+                public = static_public(self._ephemeral)
+                self._symmetric.mix_ephemeral(public)
+                return public
+            case "s":
+                return self._symmetric.encrypt_and_hash(static_public(self._static))
+            case _:
+                self._mix_token(token)
+                return b""
+
+    def _read_token(self, token: str, message: bytes) -> bytes:
+        match token:
+            case "e":
+                self._remote_ephemeral, rest = _cut(message, KEY_BYTES)
+                self._symmetric.mix_ephemeral(self._remote_ephemeral)
+                return rest
+            case "s":
+                sealed, rest = _cut(message, KEY_BYTES + (TAG_BYTES if self._symmetric.has_key else 0))
+                self.remote_static = self._symmetric.decrypt_and_hash(sealed)
+                return rest
+            case _:
+                self._mix_token(token)
+                return message
+
+    def _mix_token(self, token: str) -> None:
+        """The tokens that send nothing: `psk`, and Diffie-Hellman between the initiator's and the responder's key."""
+        if token == "psk":  # noqa: S105, a word of the pattern language
+            self._symmetric.mix_key_and_hash(self._psk)
+            return
+        ours = token[0] if self._initiator else token[1]
+        theirs = token[1] if self._initiator else token[0]
+        private = self._ephemeral if ours == "e" else self._static
+        public = self._remote_ephemeral if theirs == "e" else self.remote_static
+        assert private, f"pattern of {self._suite.name!r} uses a key before it was sent"
+        assert public is not None, f"pattern of {self._suite.name!r} uses a key before it was received"
+        self._symmetric.mix_key(agree(private, public))
+
+    def _abandon(self) -> None:
+        self._place = -1
+        self._drop_keys()
+        self._symmetric.drop_keys()
+
+    def _drop_keys(self) -> None:
+        self._psk = self._static = self._ephemeral = self._remote_ephemeral = b""
+
+
+def respond(
+    message1: bytes, psks: Sequence[bytes], *, prologue: bytes, static: bytes, entropy: Callable[[int], bytes]
+) -> tuple[Handshake, bytes, int]:
+    """Answer a first message under whichever of `psks` it was made with: the handshake, its payload, the psk's index.
+
+    HandshakeError if none fits, with nothing left behind: a stranger gets silence. No Diffie-Hellman is computed here.
+    """
+    assert len(psks) <= PSKS_MAX, f"{len(psks)} pre-shared keys, at most {PSKS_MAX} are tried on one message"
+    for index, psk in enumerate(psks):
+        handshake = Handshake(False, prologue=prologue, psk=psk, static=static, entropy=entropy)
+        try:
+            return handshake, handshake.read_message(message1), index
+        except HandshakeError:
+            continue
+    raise HandshakeError("first message was made with no key of this mesh")
+
+
+class _Symmetric:
+    """Chaining key, running hash and cipher of a handshake (section 5.2)."""
+
+    __slots__ = ("_chaining_key", "_cipher", "_hash", "_mixes_ephemeral", "hash")
+
+    def __init__(self, suite: Suite, prologue: bytes) -> None:
+        self._hash = suite.hash
+        size = suite.hash().digest_size
+        self.hash = suite.name.ljust(size, b"\0") if len(suite.name) <= size else suite.hash(suite.name).digest()
+        self._chaining_key = self.hash
+        self._cipher: CipherState | None = None
+        self._mixes_ephemeral = suite.has_psk
+        self._mix_hash(prologue)
+
+    @property
+    def has_key(self) -> bool:
+        return self._cipher is not None
+
+    def mix_ephemeral(self, public: bytes) -> None:
+        self._mix_hash(public)
+        if self._mixes_ephemeral:
+            self.mix_key(public)
+
+    def mix_key(self, material: bytes) -> None:
+        self._chaining_key, key = self._hkdf(material, 2)
+        self._cipher = CipherState(key[:KEY_BYTES])
+
+    def mix_key_and_hash(self, material: bytes) -> None:
+        self._chaining_key, noise, key = self._hkdf(material, 3)
+        self._mix_hash(noise)
+        self._cipher = CipherState(key[:KEY_BYTES])
+
+    def encrypt_and_hash(self, plaintext: bytes) -> bytes:
+        sealed = self._cipher.encrypt(plaintext, self.hash) if self._cipher else plaintext
+        self._mix_hash(sealed)
+        return sealed
+
+    def decrypt_and_hash(self, sealed: bytes) -> bytes:
+        plaintext = self._cipher.decrypt(sealed, self.hash) if self._cipher else sealed
+        self._mix_hash(sealed)
+        return plaintext
+
+    def split(self) -> tuple[CipherState, CipherState]:
+        first, second = self._hkdf(b"", 2)
+        self.drop_keys()
+        return CipherState(first[:KEY_BYTES]), CipherState(second[:KEY_BYTES])
+
+    def drop_keys(self) -> None:
+        self._chaining_key = b""
+        self._cipher = None
+
+    def _mix_hash(self, data: bytes) -> None:
+        self.hash = self._hash(self.hash + data).digest()
+
+    def _hkdf(self, material: bytes, count: int) -> list[bytes]:
+        """Section 4.3: HKDF with the chaining key as salt and empty info."""
+        secret = hmac.digest(self._chaining_key, material, self._hash)
+        outputs: list[bytes] = []
+        block = b""
+        for number in range(1, count + 1):
+            block = hmac.digest(secret, block + bytes([number]), self._hash)
+            outputs.append(block)
+        return outputs
+
+
+def _cut(message: bytes, count: int) -> tuple[bytes, bytes]:
+    if len(message) < count:
+        raise HandshakeError(f"handshake message ends {count - len(message)} bytes early")
+    return message[:count], message[count:]
