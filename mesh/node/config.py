@@ -104,13 +104,12 @@ class NodeConfig:
 
 def load(path: Path, **overrides: Any) -> NodeConfig:
     """Read config.toml (absent is fine) and lay the command line over it; None in `overrides` means "not given"."""
-    fields = _fields(path, _table(path))
-    fields.update({name: value for name, value in overrides.items() if value is not None})
     try:
-        return replace(NodeConfig(), **fields)
+        settings = replace(NodeConfig(), **_fields(path, _table(path)))
     except ConfigError as error:
-        source = f"{path}: " if path.exists() and not overrides else ""
-        raise ConfigError(f"{source}{error}") from error
+        text = str(error)
+        raise ConfigError(text if str(path) in text else f"{path}: {text}") from error
+    return replace(settings, **{name: value for name, value in overrides.items() if value is not None})
 
 
 def _table(path: Path) -> dict[str, Any]:

@@ -145,23 +145,26 @@ class FileLock:
 
 def read_private(path: Path) -> bytes | None:
     """Return a private file's bytes, None when it is absent; refuse one that others may read or have written."""
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # a FIFO in its place must not hang us
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        descriptor = os.open(path, flags)
     except FileNotFoundError:
         return None
     except OSError as error:
         raise KeystoreError(f"cannot read {path}: {error.strerror}; check its owner and permissions") from error
-    with os.fdopen(descriptor, "rb") as file:
+    try:
         info = os.fstat(descriptor)
         if not stat.S_ISREG(info.st_mode):
             raise KeystoreError(f"{path} is not a plain file; restore it from a backup or move it away")
         if info.st_mode & 0o077:
             mode = stat.S_IMODE(info.st_mode)
             raise KeystoreError(f"{path} is open to other users (mode {mode:04o}); run: chmod 600 {path}")
-        try:
+        with open(descriptor, "rb", closefd=False) as file:
             data = file.read(PRIVATE_BYTES_MAX + 1)
-        except OSError as error:
-            raise KeystoreError(f"cannot read {path}: {error.strerror}; restore it from a backup") from error
+    except OSError as error:
+        raise KeystoreError(f"cannot read {path}: {error.strerror}; restore it from a backup") from error
+    finally:
+        os.close(descriptor)
     if len(data) > PRIVATE_BYTES_MAX:
         raise KeystoreError(f"{path} is larger than any file of ours; restore it from a backup or move it away")
     return data

@@ -35,7 +35,7 @@ __all__ = ["Acted", "Broken", "ExchangeMachine", "Report", "SqlThread"]
 # Peers send at most what they were asked for, but a live burst may outrun the disk. Batches beyond the limit are
 # dropped (a gap that the next round fills); messages beyond it close their link (the round starts afresh).
 BACKLOG_BYTES_MAX = 64 * 1024 * 1024
-# After the file refused an event (disk full, a lock held for seconds) the deadline may stay in the past: without a pause
+# After the file refused an event (disk full, a lock held for seconds) its deadline may stay in the past: without a pause
 # the thread would spin on it. One second is what the safety check of an idle file takes anyway.
 REFUSED_PAUSE_MS = 1_000
 

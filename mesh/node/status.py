@@ -19,7 +19,7 @@ SCHEMA = 1
 
 @dataclass(frozen=True, slots=True)
 class PeerView:
-    """One member of the mesh as this node sees it. `state` is linked, reachable or down."""
+    """One member of the mesh as this node sees it. `state` is linked, reachable or down; `equal` once compared."""
 
     node_id: str
     name: str
@@ -28,6 +28,7 @@ class PeerView:
     address: str
     rtt_ms: float | None
     offset_ms: float | None
+    equal: bool | None
     seen_ms_ago: int | None
     sent_bytes: int
     received_bytes: int

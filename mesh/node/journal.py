@@ -1,0 +1,62 @@
+"""What a running node says: one line an event for people, the service manager's READY and STOPPING for machines.
+
+Owns wording of time and level, and the rule that text from peers cannot steer a terminal. It must not know what the
+events mean.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import sys
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:
+    from mesh.events import Notice
+
+__all__ = ["Journal", "notify_manager"]
+
+LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+LINE_CHARS_MAX = 2000  # a longer text is somebody's attempt to fill the log
+
+
+@dataclass(slots=True)
+class Journal:
+    """Prints notices of at least one level, one line each, until nobody reads them."""
+
+    level: str = "info"
+    stream: TextIO | None = None
+
+    def say(self, notice: Notice) -> None:
+        """Print one notice; the details only when every event is shown."""
+        if LEVELS.get(notice.level, 20) < LEVELS[self.level]:
+            return
+        moment = time.strftime("%H:%M:%S", time.localtime())
+        mark = "" if notice.level in ("debug", "info") else f"{notice.level}: "
+        tail = ""
+        if self.level == "debug":
+            pairs = " ".join(f"{name}={value}" for name, value in notice.detail.items())
+            tail = f"  [{notice.event}{' ' if pairs else ''}{pairs}]"
+        line = _plain(f"{moment}  {mark}{notice.text}{tail}")
+        stream = self.stream or sys.stdout
+        with contextlib.suppress(BrokenPipeError, ValueError):  # the reader left; the node goes on without one
+            print(line, file=stream, flush=True)
+
+
+def notify_manager(state: str) -> None:
+    """Tell systemd READY=1, STOPPING=1 or STATUS=..., where it started us (sd_notify(3)); else do nothing."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if not address:
+        return
+    name = "\0" + address[1:] if address.startswith("@") else address
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as messenger:
+        with contextlib.suppress(OSError):  # a manager that does not listen is no reason to stop
+            messenger.sendto(state.encode(), name)
+
+
+def _plain(text: str) -> str:
+    """Return the text without anything that a terminal would obey."""
+    return "".join(sign if sign.isprintable() else "?" for sign in text[:LINE_CHARS_MAX])

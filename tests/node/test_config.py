@@ -1,0 +1,122 @@
+"""NodeConfig: what a person may set, and the one line for everything else."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import event, given
+from hypothesis import strategies as st
+
+from mesh.node.config import PORT_DEFAULT, NodeConfig, PeerName, load
+from mesh.node.errors import ConfigError
+
+
+@pytest.fixture
+def file(tmp_path):
+    return tmp_path / "config.toml"
+
+
+def test_without_a_file_the_defaults_hold(file):
+    assert load(file) == NodeConfig()
+    assert NodeConfig().port == PORT_DEFAULT
+
+
+def test_every_key_of_the_file_reaches_its_field(file):
+    file.write_text(
+        'port = 9000\npeers = ["10.0.0.2:7000", "pi.local"]\nonly = ["drones"]\nexcept = ["cache"]\n'
+        'loopback = true\nmulticast = false\nlog_level = "warning"\n'
+    )
+    assert load(file) == NodeConfig(
+        port=9000,
+        peers=(PeerName("10.0.0.2", 7000), PeerName("pi.local", PORT_DEFAULT)),
+        only=("drones",),
+        exclude=("cache",),
+        loopback=True,
+        multicast=False,
+        log_level="warning",
+    )
+
+
+def test_the_command_line_wins_over_the_file_where_it_says_something(file):
+    file.write_text("port = 9000\nloopback = true\n")
+    assert load(file, port=0, loopback=None) == NodeConfig(port=0, loopback=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("prot = 1", "unknown key 'prot'"),
+        ("port = true", "'port' must be a whole number"),
+        ('port = "7447"', "'port' must be a whole number"),
+        ("port = 65536", "port 65536 is out of range"),
+        ("peers = [1]", "'peers' must be a list of texts"),
+        ('peers = "10.0.0.2"', "'peers' must be a list of texts"),
+        ('peers = [":7"]', "is not host:port"),
+        ('log_level = "loud"', "log_level 'loud' is unknown"),
+        ('only = [""]', "none of them empty"),
+        ('only = ["t"]\nexcept = ["T"]', "both in 'only' and in 'except'"),
+        ("loopback = 1", "'loopback' must be true or false"),
+        ("port = ", "not valid TOML"),
+        ("[[[", "not valid TOML"),
+    ],
+)
+def test_a_wrong_file_is_one_line_that_names_file_and_key(file, text, said):
+    file.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load(file)
+    line = str(caught.value)
+    assert said in line
+    assert str(file) in line
+    assert "\n" not in line
+
+
+def test_a_file_that_is_not_text_is_one_line(file):
+    file.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match="not valid TOML"):
+        load(file)
+
+
+def test_a_directory_in_its_place_is_one_line(file):
+    file.mkdir()
+    with pytest.raises(ConfigError, match="cannot read"):
+        load(file)
+
+
+@pytest.mark.parametrize(
+    ("text", "peer"),
+    [
+        ("10.0.0.2:7000", PeerName("10.0.0.2", 7000)),
+        ("pi.local", PeerName("pi.local", PORT_DEFAULT)),
+        ("fe80::1%eth0", PeerName("fe80::1%eth0", PORT_DEFAULT)),
+        ("[fe80::1%eth0]:7000", PeerName("fe80::1%eth0", 7000)),
+        ("[::1]", PeerName("::1", PORT_DEFAULT)),
+    ],
+)
+def test_a_peer_is_read_as_people_write_it(text, peer):
+    assert PeerName.parse(text) == peer
+
+
+@pytest.mark.parametrize(
+    "text", ["", ":7000", "a:", "a:0", "a:65536", "a:-1", "[::1", "[::1]7000", "a b:1", "a:٣", "x" * 300]
+)
+def test_what_is_no_peer_is_refused_in_one_line(text):
+    with pytest.raises(ConfigError, match="peer"):
+        PeerName.parse(text)
+
+
+@given(st.text(max_size=60))
+def test_any_text_is_a_peer_or_one_line(text):
+    try:
+        peer = PeerName.parse(text)
+    except ConfigError as error:
+        peer, line = None, str(error)
+        event("refused")
+    if peer is None:
+        assert len(line.splitlines()) == 1
+    else:
+        assert 1 <= peer.port <= 65535
+        assert peer.host
+
+
+def test_too_many_peers_are_refused():
+    with pytest.raises(ConfigError, match="more than 256"):
+        NodeConfig(peers=(PeerName("a", 1),) * 257)

@@ -1,0 +1,252 @@
+"""The SQL thread: order, urgency, limits, deadlines, and that nobody waits for SQL but those who asked."""
+
+from __future__ import annotations
+
+import threading
+from queue import Queue
+
+import pytest
+
+from mesh.node import sqlthread
+from mesh.node.sqlthread import Acted, Broken, SqlThread
+from sync.errors import DatabaseError
+from sync.events import (
+    BatchReceived,
+    CommitSeen,
+    DropLink,
+    LinkClosed,
+    LinkOpened,
+    MessageReceived,
+    Notice,
+    Publish,
+    TimerFired,
+)
+
+WAIT_S = 20  # only a broken thread takes this long
+
+
+class RecordingExchange:
+    """Stands where an Exchange stands: keeps the events, answers each with one Publish, can be held and can fail."""
+
+    def __init__(self):
+        self.seen = []
+        self.gate = threading.Event()
+        self.gate.set()
+        self.entered = threading.Event()
+        self.deadline = None
+        self.error = None
+
+    def handle(self, event, now_ms, wall_ms):
+        self.entered.set()
+        assert self.gate.wait(WAIT_S)
+        self.seen.append(event)
+        if isinstance(event, TimerFired):
+            self.deadline = None
+        if self.error is not None:
+            error, self.error = self.error, None
+            raise error
+        return [Publish(repr(event).encode())]
+
+    def next_deadline(self):
+        return self.deadline
+
+
+@pytest.fixture
+def exchange():
+    return RecordingExchange()
+
+
+@pytest.fixture
+def reports():
+    return Queue()
+
+
+@pytest.fixture
+def sql(exchange, reports):
+    times = iter(range(1_000_000))
+    thread = SqlThread(lambda: exchange, reports.put, lambda: (next(times), 0))
+    thread.start().result(WAIT_S)
+    yield thread
+    exchange.gate.set()
+    thread.stop(lambda: None)
+
+
+def hold(sql, exchange):
+    """Keep the thread inside one event, so that what is submitted meanwhile queues up."""
+    exchange.gate.clear()
+    sql.submit(MessageReceived(0, b"held"))
+    assert exchange.entered.wait(WAIT_S)
+
+
+def drained(sql, exchange):
+    """Let the thread go and return what it saw, the held event left out."""
+    exchange.gate.set()
+    rounds = 0
+    while sql.call(lambda: bool(sql._bulk)).result(WAIT_S):
+        rounds += 1
+        assert rounds < 10_000
+    return exchange.seen[1:]
+
+
+def test_answers_leave_in_the_order_of_the_events(sql, reports):
+    events = [MessageReceived(1, bytes([number])) for number in range(50)]
+    for event in events:
+        sql.submit(event)
+    assert [reports.get(timeout=WAIT_S) for _ in events] == [Acted([Publish(repr(event).encode())]) for event in events]
+
+
+def test_a_local_commit_and_a_live_batch_overtake_rounds(sql, exchange):
+    hold(sql, exchange)
+    bulk = [MessageReceived(1, b"a"), MessageReceived(1, b"b")]
+    batch = BatchReceived(1, b"o" * 16, b"batch")
+    for event in (*bulk, CommitSeen(), batch):
+        sql.submit(event)
+    assert drained(sql, exchange) == [CommitSeen(), batch, *bulk]
+
+
+def test_nothing_overtakes_the_opening_of_its_own_link(sql, exchange):
+    hold(sql, exchange)
+    events = [LinkOpened(1, b"p" * 16), BatchReceived(1, b"o" * 16, b"x"), MessageReceived(1, b"y"), LinkClosed(1)]
+    for event in events:
+        sql.submit(event)
+    assert drained(sql, exchange) == events
+
+
+def test_commits_that_wait_together_are_one_drain(sql, exchange):
+    hold(sql, exchange)
+    for _ in range(10):
+        sql.submit(CommitSeen())
+    assert drained(sql, exchange) == [CommitSeen()]
+    sql.submit(CommitSeen())
+    assert drained(sql, exchange)[1:] == [CommitSeen()]
+
+
+def test_a_commit_during_a_drain_is_drained_again(sql, exchange):
+    exchange.gate.clear()
+    sql.submit(CommitSeen())
+    assert exchange.entered.wait(WAIT_S)
+    sql.submit(CommitSeen())
+    exchange.gate.set()
+    sql.call(lambda: None).result(WAIT_S)
+    assert exchange.seen == [CommitSeen(), CommitSeen()]
+
+
+def test_submitting_never_waits_for_the_database(sql, exchange):
+    hold(sql, exchange)
+    for number in range(1000):
+        sql.submit(MessageReceived(1, number.to_bytes(2, "big")))
+    assert exchange.seen == []
+
+
+def test_batches_beyond_the_limit_are_left_to_the_next_round(sql, exchange, monkeypatch):
+    monkeypatch.setattr(sqlthread, "BACKLOG_BYTES_MAX", 100)
+    hold(sql, exchange)
+    batches = [BatchReceived(1, b"o" * 16, bytes([number]) * 40) for number in range(4)]
+    for batch in batches:
+        sql.submit(batch)
+    assert drained(sql, exchange) == batches[:2]
+
+
+def test_a_peer_whose_messages_outrun_the_disk_loses_its_link(sql, exchange, reports, monkeypatch):
+    monkeypatch.setattr(sqlthread, "BACKLOG_BYTES_MAX", 100)
+    hold(sql, exchange)
+    sql.submit(MessageReceived(7, b"x" * 100))
+    sql.submit(MessageReceived(8, b"x"))
+    (action,) = reports.get(timeout=WAIT_S).actions
+    assert isinstance(action, DropLink)
+    assert action.link == 8
+
+
+def test_room_comes_back_when_the_backlog_is_done(sql, exchange, monkeypatch):
+    monkeypatch.setattr(sqlthread, "BACKLOG_BYTES_MAX", 100)
+    for round_number in range(5):
+        hold(sql, exchange)
+        sql.submit(BatchReceived(1, b"o" * 16, b"x" * 90))
+        exchange.gate.set()
+        sql.call(lambda: None).result(WAIT_S)
+        exchange.entered.clear()
+        assert sum(isinstance(event, BatchReceived) for event in exchange.seen) == round_number + 1
+
+
+def test_the_deadline_fires_once_it_is_due(sql, exchange, reports):
+    exchange.deadline = 0
+    sql.call(lambda: None).result(WAIT_S)
+    assert reports.get(timeout=WAIT_S) == Acted([Publish(repr(TimerFired()).encode())])
+
+
+def test_a_deadline_that_is_always_due_leaves_room_for_work(exchange, reports):
+    class Hurried(RecordingExchange):
+        def handle(self, event, now_ms, wall_ms):
+            answer = super().handle(event, now_ms, wall_ms)
+            self.deadline = 0
+            return answer if not isinstance(event, TimerFired) else []
+
+    hurried = Hurried()
+    hurried.deadline = 0
+    thread = SqlThread(lambda: hurried, reports.put, lambda: (1, 0))
+    thread.start().result(WAIT_S)
+    thread.submit(MessageReceived(1, b"work"))
+    assert isinstance(reports.get(timeout=WAIT_S), Acted)
+    thread.stop(lambda: None).result(WAIT_S)
+    assert MessageReceived(1, b"work") in hurried.seen
+    assert TimerFired() in hurried.seen
+
+
+def test_a_file_that_refuses_is_said_and_the_node_goes_on(sql, exchange, reports):
+    exchange.error = DatabaseError("disk full")
+    sql.submit(CommitSeen())
+    (notice,) = reports.get(timeout=WAIT_S).actions
+    assert notice == Notice("database.refused", "disk full", {"event": "CommitSeen"}, "warning")
+    sql.submit(MessageReceived(1, b"next"))
+    assert isinstance(reports.get(timeout=WAIT_S).actions[0], Publish)
+
+
+def test_after_a_refusal_a_past_deadline_does_not_spin(exchange, reports):
+    now = [0]
+    thread = SqlThread(lambda: exchange, reports.put, lambda: (now[0], 0))
+    thread.start().result(WAIT_S)
+    exchange.error = DatabaseError("disk full")
+    thread.submit(CommitSeen())
+    reports.get(timeout=WAIT_S)
+    exchange.deadline = 0
+    for _ in range(100):
+        thread.call(lambda: None).result(WAIT_S)
+    assert TimerFired() not in exchange.seen
+    now[0] = sqlthread.REFUSED_PAUSE_MS
+    thread.call(lambda: None).result(WAIT_S)
+    reports.get(timeout=WAIT_S)
+    assert exchange.seen[-1] == TimerFired()
+    thread.stop(lambda: None).result(WAIT_S)
+
+
+def test_a_fault_of_our_own_ends_the_thread_and_is_reported(sql, exchange, reports):
+    exchange.error = ZeroDivisionError("bug")
+    sql.submit(CommitSeen())
+    report = reports.get(timeout=WAIT_S)
+    assert isinstance(report, Broken)
+    assert isinstance(report.error, ZeroDivisionError)
+
+
+def test_a_question_gets_its_answer_or_its_error(sql):
+    assert sql.call(lambda: 42).result(WAIT_S) == 42
+    with pytest.raises(ZeroDivisionError):
+        sql.call(lambda: 1 // 0).result(WAIT_S)
+
+
+def test_a_file_that_cannot_be_opened_ends_the_thread_with_its_error(reports):
+    def refuse():
+        raise DatabaseError("not a database")
+
+    thread = SqlThread(refuse, reports.put, lambda: (0, 0))
+    with pytest.raises(DatabaseError, match="not a database"):
+        thread.start().result(WAIT_S)
+    thread._thread.join(WAIT_S)
+    assert not thread._thread.is_alive()
+
+
+def test_stop_runs_its_function_last_and_ends_the_thread(sql, exchange):
+    sql.submit(CommitSeen())
+    done = sql.stop(lambda: list(exchange.seen))
+    assert done.result(WAIT_S) == [CommitSeen()]
+    sql._thread.join(WAIT_S)
+    assert not sql._thread.is_alive()

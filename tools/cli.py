@@ -1,0 +1,153 @@
+"""The `mycomesh` command: finds the command module, parses its arguments, turns errors into one line and an exit code.
+
+What always holds: only the chosen command's module is imported, so that quick commands stay quick; nothing that a user
+can cause ends in a traceback. It must not know what any command does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn, Protocol, cast
+
+from mesh.node.errors import ConfigError, NodeError, NoNodeError
+from mesh.node.home import Home
+from tools import exits
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["COMMANDS", "Command", "main"]
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One command: its module has `add_arguments(parser)` and `run(args, home) -> int`."""
+
+    name: str
+    summary: str
+    module: str
+
+
+class CommandModule(Protocol):
+    """What a command module offers."""
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Declare the command's arguments."""
+
+    def run(self, args: argparse.Namespace, home: Home) -> int:
+        """Do it and return the exit code."""
+
+
+COMMANDS = (
+    Command("init", "make a mesh on this machine: root key and this node's identity", "tools.commands.init"),
+    Command("invite", "print a join code for one more machine", "tools.commands.invite"),
+    Command("join", "join a mesh with a code from 'mycomesh invite'", "tools.commands.join"),
+    Command("up", "serve a database file: run the node in the foreground", "tools.commands.up"),
+    Command("status", "show the running node: mesh, file, peers, tables", "tools.commands.status"),
+    Command("peers", "list the members that the running node knows", "tools.commands.peers"),
+    Command("tables", "list the replicated tables with their hashes", "tools.commands.tables"),
+    Command("wait", "wait until what is written is on several nodes", "tools.commands.wait"),
+    Command("down", "stop the running node", "tools.commands.down"),
+)
+OPTIONAL = (Command("simulate", "run many nodes under virtual time", "tools.commands.simulate"),)
+
+_EXITS = "exit codes: 0 done, 1 failed, 2 usage, 3 not converged or timed out, 69 no node runs"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; return its exit code."""
+    try:
+        return _run(list(sys.argv[1:] if argv is None else argv))
+    except (exits.UsageError, ConfigError) as error:
+        return _say(error, exits.USAGE)
+    except NoNodeError as error:
+        return _say(error, exits.NO_NODE)
+    except NodeError as error:
+        return _say(error, exits.FAILED)
+    except BrokenPipeError:
+        # Whoever read our output has gone (`| head`): the interpreter must not complain about it at exit either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return exits.FAILED
+    except KeyboardInterrupt:
+        return exits.INTERRUPTED
+
+
+class _Parser(argparse.ArgumentParser):
+    """One line for a usage error, not the whole usage."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(exits.USAGE, f"{self.prog}: {message}; see '{self.prog} --help'\n")
+
+
+def _run(argv: list[str]) -> int:
+    top = _top_parser()
+    chosen = top.parse_args(argv)
+    if chosen.version:
+        print(f"mycomesh {_version()}")
+        return exits.DONE
+    if chosen.command is None:
+        top.print_help(sys.stderr)
+        return exits.USAGE
+    command = next((command for command in _commands() if command.name == chosen.command), None)
+    if command is None:
+        names = ", ".join(command.name for command in _commands())
+        raise exits.UsageError(f"no command {chosen.command!r}; there are {names}")
+    module = cast("CommandModule", importlib.import_module(command.module))
+    parser = _Parser(
+        prog=f"mycomesh {command.name}",
+        description=command.summary,
+        epilog=_EXITS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _add_home(parser)
+    module.add_arguments(parser)
+    args = parser.parse_args(chosen.rest)
+    home = Home.locate(args.home or chosen.home, os.environ)
+    return module.run(args, home)
+
+
+def _top_parser() -> _Parser:
+    lines = [f"  {command.name:<10} {command.summary}" for command in _commands()]
+    parser = _Parser(
+        prog="mycomesh",
+        description="Peer-to-peer sync of ordinary SQLite databases: plain SQL in, plain SQL out, no server.",
+        epilog="\n".join(["commands:", *lines, "", "'mycomesh COMMAND --help' tells more.", _EXITS]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    _add_home(parser)
+    parser.add_argument("--version", action="store_true", help="print the version and leave")
+    parser.add_argument("command", nargs="?", metavar="COMMAND", help="what to do")
+    parser.add_argument("rest", nargs=argparse.REMAINDER, metavar="...", help="its arguments")
+    return parser
+
+
+def _add_home(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--home", type=Path, metavar="DIR", help="keep keys, state and socket under DIR (else MYCOMESH_HOME, else XDG)"
+    )
+
+
+def _commands() -> tuple[Command, ...]:
+    """The commands of this installation; the simulator may be left out of a small one."""
+    here = Path(__file__).parent / "commands"
+    present = tuple(command for command in OPTIONAL if (here / f"{command.name}.py").exists())
+    return COMMANDS + present
+
+
+def _version() -> str:
+    metadata = importlib.import_module("importlib.metadata")
+    try:
+        return str(metadata.version("mycomesh"))
+    except metadata.PackageNotFoundError:
+        return "from source"
+
+
+def _say(error: Exception, code: int) -> int:
+    print(f"mycomesh: {error}", file=sys.stderr)
+    return code

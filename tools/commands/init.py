@@ -1,0 +1,56 @@
+"""`mycomesh init`: make a mesh on this machine."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from mesh.errors import MeshError
+from mesh.identity import create_mesh
+from mesh.node.keystore import Keystore
+from tools import exits
+
+if TYPE_CHECKING:
+    import argparse
+
+    from mesh.node.home import Home
+
+__all__ = ["add_arguments", "node_name_default", "run"]
+
+# The founder's own certificate: renewing needs the root key, which lies beside it, so a long life costs no safety.
+LIFETIME_S = 10 * 365 * 24 * 3600
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("--name", default="mesh", metavar="MESH", help="what to call the mesh (default: mesh)")
+    parser.add_argument("--node-name", metavar="NAME", help="what to call this node (default: the host name)")
+
+
+def run(args: argparse.Namespace, home: Home) -> int:
+    """Make root key and identity, once."""
+    store = Keystore(home)
+    with home.locked():
+        try:
+            identity, root_seed = create_mesh(
+                args.name,
+                args.node_name or node_name_default(),
+                entropy=os.urandom,
+                wall_ms=time.time_ns() // 1_000_000,
+                lifetime_s=LIFETIME_S,
+            )
+        except MeshError as error:
+            raise exits.UsageError(f"cannot make a mesh of that name: {error}") from error
+        store.store_mesh(identity, root_seed)
+        store.forget_join()
+    print(f"made mesh {identity.mesh_name!r}; this node is {identity.name!r} (keys in {home.state})", file=sys.stderr)
+    print("next: 'mycomesh up FILE.db' here, and 'mycomesh invite' for every other machine", file=sys.stderr)
+    return exits.DONE
+
+
+def node_name_default() -> str:
+    """Return the host's own name, as far as a certificate takes it."""
+    return socket.gethostname().partition(".")[0] or "node"

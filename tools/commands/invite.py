@@ -1,0 +1,72 @@
+"""`mycomesh invite`: a join code, alone on stdout."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import re
+import sys
+from typing import TYPE_CHECKING
+
+from mesh.node.ask import ask
+from mesh.node.errors import NoNodeError
+from tools import exits
+
+if TYPE_CHECKING:
+    from mesh.node.home import Home
+
+__all__ = ["add_arguments", "duration_s", "run"]
+
+UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+EXPIRES_S_MAX = 30 * 86_400  # a code is a secret on paper: a month is long
+USES_MAX = 1000  # a fleet; above, tickets are the way
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument(
+        "--expires",
+        type=duration_s,
+        default=3600,
+        metavar="TIME",
+        help="how long it is good: 90s, 30m, 1h, 7d (default 1h)",
+    )
+    parser.add_argument("--uses", type=_uses, default=1, metavar="N", help="how many machines may use it (default 1)")
+
+
+def run(args: argparse.Namespace, home: Home) -> int:
+    """Ask the running node, so that it accepts the code at once; without one, keep it for the next `up`."""
+    try:
+        answer = ask(home, "invite", expires_s=args.expires, uses=args.uses)
+    except NoNodeError:
+        code = str(importlib.import_module("tools.commands.offline").invite(home, args.expires, args.uses))
+        note = "no node runs here: start one with 'mycomesh up FILE.db' before the other machine joins"
+    else:
+        code = str(answer["code"])
+        note = "this node answers it from now on"
+    print(f"on the other machine: mycomesh join {code}", file=sys.stderr)
+    print(f"good for {_words(args.expires)}, {args.uses} machine(s); {note}", file=sys.stderr)
+    print(code)
+    return exits.DONE
+
+
+def duration_s(text: str) -> int:
+    """Read `90s`, `30m`, `1h`, `7d`; return seconds."""
+    found = re.fullmatch(r"([1-9][0-9]{0,6})([smhd])", text)
+    seconds = int(found[1]) * UNITS_S[found[2]] if found else 0
+    if not 0 < seconds <= EXPIRES_S_MAX:
+        raise argparse.ArgumentTypeError(f"{text!r} is no time up to 30d; write 90s, 30m, 1h or 7d")
+    return seconds
+
+
+def _uses(text: str) -> int:
+    if not re.fullmatch(r"[1-9][0-9]{0,3}", text) or int(text) > USES_MAX:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 to {USES_MAX}")
+    return int(text)
+
+
+def _words(seconds: int) -> str:
+    for unit in ("d", "h", "m"):
+        if seconds % UNITS_S[unit] == 0:
+            return f"{seconds // UNITS_S[unit]} {unit}"
+    return f"{seconds} s"

@@ -1,0 +1,54 @@
+"""`mycomesh join CODE`: become a member, at once if one is in reach, else when `up` meets the first."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from mesh.enrolment import JoinCode
+from mesh.errors import EnrolmentError
+from mesh.node import config
+from mesh.node.daemon import enrol
+from mesh.node.keystore import Keystore, PendingJoin
+from tools import exits
+from tools.commands.init import node_name_default
+from tools.commands.up import add_network_arguments, network_overrides
+
+if TYPE_CHECKING:
+    import argparse
+
+    from mesh.node.home import Home
+
+__all__ = ["add_arguments", "run"]
+
+TRY_S = 5  # a member on the same LAN answers within one; longer, a person wants the prompt back
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("code", nargs="+", metavar="CODE", help="what 'mycomesh invite' printed; spaces do not matter")
+    parser.add_argument("--node-name", metavar="NAME", help="what to call this node (default: the host name)")
+    add_network_arguments(parser)
+
+
+def run(args: argparse.Namespace, home: Home) -> int:
+    """Keep the code, then try to use it for a few seconds."""
+    try:
+        code = JoinCode.parse(" ".join(args.code))
+    except EnrolmentError as error:
+        raise exits.UsageError(f"that is no join code: {error}") from error
+    settings = config.load(home.config_file, **network_overrides(args))
+    store = Keystore(home)
+    with home.locked():
+        store.store_join(PendingJoin(str(code), args.node_name or node_name_default()))
+        print("looking for a member ...", file=sys.stderr)
+        identity = enrol(home, settings, seconds_max=TRY_S)
+    if identity is None:
+        print(
+            "no member answered yet; the code is kept, and 'mycomesh up FILE.db' joins when it meets one\n"
+            "(is a node of the mesh up, on this network, and the code neither used up nor expired?)",
+            file=sys.stderr,
+        )
+    else:
+        print(f"joined mesh {identity.mesh_name!r} as {identity.name!r}; next: mycomesh up FILE.db", file=sys.stderr)
+    return exits.DONE

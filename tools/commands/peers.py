@@ -1,0 +1,48 @@
+"""`mycomesh peers`: the members that the running node knows."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mesh.node.ask import ask
+from mesh.node.status import PeerView, from_json
+from tools import exits
+from tools.render import duration, print_json, print_table
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
+
+    from mesh.node.home import Home
+
+__all__ = ["add_arguments", "run", "show_peers"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("--json", action="store_true", help="a JSON array, for programs")
+
+
+def run(args: argparse.Namespace, home: Home) -> int:
+    """Print one row a member."""
+    answer = ask(home, "status")
+    if args.json:
+        print_json(answer["peers"])
+    else:
+        show_peers(from_json(answer).peers)
+    return exits.DONE
+
+
+def show_peers(peers: Sequence[PeerView]) -> None:
+    """Print the members as a table."""
+    print_table(
+        ("PEER", "STATE", "EQUAL", "ADDRESS", "RTT", "OFFSET", "SENT", "RECEIVED"), [_row(peer) for peer in peers]
+    )
+
+
+def _row(peer: PeerView) -> tuple[str, ...]:
+    equal = "-" if peer.equal is None else "yes" if peer.equal else "no"
+    rtt = "-" if peer.rtt_ms is None else f"{peer.rtt_ms:.1f} ms"
+    offset = "-" if peer.offset_ms is None else f"{peer.offset_ms:+.0f} ms"
+    state = peer.state if peer.seen_ms_ago is None else f"{peer.state} ({duration(peer.seen_ms_ago)} ago)"
+    return (peer.name, state, equal, peer.address or "-", rtt, offset, str(peer.sent_bytes), str(peer.received_bytes))

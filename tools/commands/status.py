@@ -1,0 +1,54 @@
+"""`mycomesh status`: how is this node?"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from mesh.node.ask import ask
+from mesh.node.status import Status, from_json
+from tools import exits
+from tools.commands.peers import show_peers
+from tools.commands.tables import show_tables
+from tools.render import duration, print_json
+
+if TYPE_CHECKING:
+    import argparse
+
+    from mesh.node.home import Home
+
+__all__ = ["add_arguments", "run"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("--json", action="store_true", help="one JSON object, for programs")
+
+
+def run(args: argparse.Namespace, home: Home) -> int:
+    """Print the running node's status."""
+    answer = ask(home, "status")
+    if args.json:
+        print_json(answer)
+        return exits.DONE
+    status = from_json(answer)
+    print("\n".join(_head(status)))
+    if status.peers:
+        print()
+        show_peers(status.peers)
+    if status.tables:
+        print()
+        show_tables(status.tables)
+    if status.hint:
+        print(f"\n{status.hint}", file=sys.stderr)
+    return exits.DONE
+
+
+def _head(status: Status) -> list[str]:
+    linked = sum(peer.state == "linked" for peer in status.peers)
+    who = f"{status.node} of mesh {status.mesh}" if status.mesh else status.node
+    lines = [f"{who}: {status.phase} {status.file} on port {status.port}, up {duration(status.uptime_ms)}"]
+    if status.phase == "serving":
+        waiting = f", {status.pending} write(s) not stamped yet" if status.pending else ""
+        lines.append(f"{linked} of {len(status.peers)} other member(s) linked, {len(status.tables)} table(s){waiting}")
+    return lines

@@ -1,0 +1,16 @@
+"""The exit codes that scripts rely on; 69 is EX_UNAVAILABLE of sysexits.h."""
+
+from __future__ import annotations
+
+__all__ = ["DONE", "FAILED", "INTERRUPTED", "NOT_CONVERGED", "NO_NODE", "USAGE", "UsageError"]
+
+DONE = 0
+FAILED = 1
+USAGE = 2
+NOT_CONVERGED = 3
+NO_NODE = 69
+INTERRUPTED = 130  # what shells report for SIGINT
+
+
+class UsageError(Exception):
+    """An argument is wrong in a way that argparse cannot see; the text is one line. Nothing was changed."""

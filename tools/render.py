@@ -1,0 +1,47 @@
+"""Rows for people: drawn with rich on a terminal, plain aligned columns in a pipe."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["duration", "print_json", "print_table"]
+
+
+def print_json(value: Any) -> None:
+    """Print one JSON value, indented for a terminal, on one line in a pipe."""
+    print(json.dumps(value, ensure_ascii=False, indent=2 if sys.stdout.isatty() else None))
+
+
+def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print rows of text under their headers."""
+    if sys.stdout.isatty():
+        _draw(headers, rows)
+        return
+    widths = [max(len(row[place]) for row in (headers, *rows)) for place in range(len(headers))]
+    for row in (headers, *rows):
+        print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
+
+
+def duration(milliseconds: int | None) -> str:
+    """Return a span as people say it, coarsely."""
+    if milliseconds is None:
+        return "-"
+    seconds = milliseconds / 1000
+    for unit, size in (("d", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s" if seconds >= 10 else f"{milliseconds} ms"
+
+
+def _draw(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    table = importlib.import_module("rich.table").Table(*headers, box=None, pad_edge=False, header_style="bold")
+    text = importlib.import_module("rich.text").Text  # names come from peers: never read them as markup
+    for row in rows:
+        table.add_row(*[text(cell) for cell in row])
+    importlib.import_module("rich.console").Console().print(table)
