@@ -81,7 +81,9 @@ class LinkStatus:
 class _Link:
     peer: bytes
     compare_at: int
-    digests: dict[str, tuple[bytes, bytes]] = field(default_factory=dict)
+    digests: dict[str, tuple[bytes, bytes]] = field(default_factory=dict)  # what the peer last told
+    asked: dict[str, bytes] = field(default_factory=dict)  # vector digests that a round has answered or will
+    told: tuple[tuple[str, bytes, bytes], ...] = ()  # what it was last told
     stream: Stream | None = None
     credit: int = WINDOW_CHUNKS
     failed: bool = False  # a chunk of the running round could not be applied: its end proves nothing
@@ -220,8 +222,11 @@ class Exchange:
         """Tells the peer what we hold; equal replicas need nothing more."""
         link = self._links[number]
         link.compare_at = self._jittered(now_ms, self._config.compare_ms)
-        digests = tuple((digest.table, digest.vector, digest.entries) for digest in self._replica.digests())
-        actions.append(Send(number, wire.encode(wire.Digests(digests))))
+        link.told = self._digests()
+        actions.append(Send(number, wire.encode(wire.Digests(link.told))))
+
+    def _digests(self) -> tuple[tuple[str, bytes, bytes], ...]:
+        return tuple((digest.table, digest.vector, digest.entries) for digest in self._replica.digests())
 
     def _on_message(self, number: int, payload: bytes, actions: list[Action], now_ms: int, wall_ms: int) -> None:
         link = self._links.get(number)
@@ -233,6 +238,8 @@ class Exchange:
             match message:
                 case wire.Digests(tables):
                     link.digests = {name: (vector, entries) for name, vector, entries in tables}
+                    if link.told != self._digests():
+                        self._compare(number, actions, now_ms)
                     self._ask(number, actions, now_ms)
                 case wire.Vectors(vectors):
                     link.stream = Stream(self._replica, dict(vectors))
@@ -261,12 +268,16 @@ class Exchange:
         wanted = [
             name
             for name, (vector, _) in sorted(link.digests.items())
-            if mine.get(name) != vector and name not in self._fetching and self._replica.admits(name)
+            if mine.get(name) != vector
+            and link.asked.get(name) != vector
+            and name not in self._fetching
+            and self._replica.admits(name)
         ]
         if not wanted:
             return
         for name in wanted:
             self._fetching[name] = number
+            link.asked[name] = link.digests[name][0]
         link.failed = False
         link.heard_at = now_ms
         vectors = tuple((name, self._replica.vector(name)) for name in wanted)
@@ -319,8 +330,6 @@ class Exchange:
         if link.failed:
             self._ask_soon(number, now_ms)
             return
-        for name in moved:
-            link.digests.pop(name, None)
         if moved:
             rows = link.rows_received
             actions.append(Notice("round.done", f"caught up with {link.peer.hex()[:8]}", {"rows": rows, "tables": moved}))
@@ -332,8 +341,11 @@ class Exchange:
 
     def _release(self, number: int) -> None:
         self._ask_at.pop(number, None)
+        link = self._links.get(number)
         for name in [name for name, link in self._fetching.items() if link == number]:
             del self._fetching[name]
+            if link is not None and link.failed:
+                link.asked.pop(name, None)
 
     def _on_closed(self, number: int, now_ms: int) -> None:
         self._links.pop(number, None)
@@ -353,7 +365,9 @@ class Exchange:
                 if self._links[number].stream is not None:
                     self._pump(number, actions, now_ms, wall_ms)
         for number, at in sorted(self._ask_at.items()):
-            if now_ms >= at:
+            if now_ms >= at:  # a gap to fill, or a round that stalled
+                self._links[number].failed = True
+                self._links[number].asked.clear()
                 self._release(number)
                 self._ask(number, actions, now_ms)
         for number, link in sorted(self._links.items()):

@@ -185,7 +185,8 @@ class Store:
 
     def data_version(self) -> int:
         """Returns a number that changes when another connection has committed."""
-        return int(self.db.data_version())
+        # The pragma looks into the file; the file control of the same name only into this connection's cache.
+        return int(self.db.execute("PRAGMA data_version").fetchone()[0])
 
 
 @contextlib.contextmanager
