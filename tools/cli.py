@@ -53,8 +53,8 @@ COMMANDS = (
     Command("tables", "list the replicated tables with their hashes", "tools.commands.tables"),
     Command("wait", "wait until what is written is on several nodes", "tools.commands.wait"),
     Command("down", "stop the running node", "tools.commands.down"),
+    Command("simulate", "run many nodes under virtual time", "tools.commands.simulate"),
 )
-OPTIONAL = (Command("simulate", "run many nodes under virtual time", "tools.commands.simulate"),)
 
 _EXITS = "exit codes: 0 done, 1 failed, 2 usage, 3 not converged or timed out, 69 no node runs"
 
@@ -93,9 +93,9 @@ def _run(argv: list[str]) -> int:
     if chosen.command is None:
         top.print_help(sys.stderr)
         return exits.USAGE
-    command = next((command for command in _commands() if command.name == chosen.command), None)
+    command = next((command for command in COMMANDS if command.name == chosen.command), None)
     if command is None:
-        names = ", ".join(command.name for command in _commands())
+        names = ", ".join(command.name for command in COMMANDS)
         raise exits.UsageError(f"no command {chosen.command!r}; there are {names}")
     module = cast("CommandModule", importlib.import_module(command.module))
     parser = _Parser(
@@ -112,7 +112,7 @@ def _run(argv: list[str]) -> int:
 
 
 def _top_parser() -> _Parser:
-    lines = [f"  {command.name:<10} {command.summary}" for command in _commands()]
+    lines = [f"  {command.name:<10} {command.summary}" for command in COMMANDS]
     parser = _Parser(
         prog="mycomesh",
         description="Peer-to-peer sync of ordinary SQLite databases: plain SQL in, plain SQL out, no server.",
@@ -131,13 +131,6 @@ def _add_home(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--home", type=Path, metavar="DIR", help="keep keys, state and socket under DIR (else MYCOMESH_HOME, else XDG)"
     )
-
-
-def _commands() -> tuple[Command, ...]:
-    """The commands of this installation; the simulator may be left out of a small one."""
-    here = Path(__file__).parent / "commands"
-    present = tuple(command for command in OPTIONAL if (here / f"{command.name}.py").exists())
-    return COMMANDS + present
 
 
 def _version() -> str:

@@ -11,8 +11,9 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from mesh.certificate import public_of
-from mesh.enrolment import Invitation, JoinCode
+from mesh.primitives import KEY_BYTES, signing_pair
+from mesh.enrolment import INVITATIONS_MAX, Candidate, Invitation, JoinCode
+from mesh.enrolment import invite as fresh_invitation
 from mesh.errors import MeshError
 from mesh.events import Address
 from mesh.identity import Identity
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
 
 __all__ = ["NO_MESH", "Keystore", "PendingJoin"]
 
-SEED_BYTES = 32  # Ed25519 seed (RFC 8032, section 5.1.5)
-INVITATIONS_MAX = 256  # each is one more key that an unknown caller's first message is tried against
 NO_MESH = (
     "no mesh here yet: run 'mycomesh init' to make one, or 'mycomesh join CODE' with a code from 'mycomesh invite'"
 )
@@ -37,10 +36,10 @@ ADDRESSES_MAX = 64  # last places where members were met; discovery and the peer
 
 @dataclass(frozen=True, slots=True)
 class PendingJoin:
-    """A join that waits for its first member. The code is a secret until it is used up."""
+    """A join that waits for its first member; the keys stay the same however often it is tried."""
 
-    code: str
-    node_name: str
+    code: JoinCode
+    candidate: Candidate
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +83,9 @@ class Keystore:
             seed = bytes.fromhex(data.decode("ascii").strip())
         except ValueError as error:
             raise KeystoreError(f"{path} is damaged; {_RESTORE}") from error
-        if len(seed) != SEED_BYTES:
-            raise KeystoreError(f"{path} is damaged ({len(seed)} of {SEED_BYTES} bytes); {_RESTORE}")
-        if public_of(seed) != identity.root_public:
+        if len(seed) != KEY_BYTES:
+            raise KeystoreError(f"{path} is damaged ({len(seed)} of {KEY_BYTES} bytes); {_RESTORE}")
+        if signing_pair(seed)[0] != identity.root_public:
             raise KeystoreError(f"{path} is the root key of another mesh than {identity.mesh_name!r}; {_RESTORE}")
         return seed
 
@@ -110,8 +109,8 @@ class Keystore:
             raise KeystoreError(f"{path} is damaged; remove it and invite again") from error
 
     def store_invitations(self, invitations: tuple[Invitation, ...]) -> None:
-        """Keep these invitations, the latest `INVITATIONS_MAX` of them."""
-        kept = [invitation.encode().hex() for invitation in invitations[-INVITATIONS_MAX:]]
+        """Keep these invitations, and no others."""
+        kept = [invitation.encode().hex() for invitation in invitations]
         write_private(self._path("invitations"), _json_bytes(kept))
 
     def invite(
@@ -125,11 +124,14 @@ class Keystore:
             raise KeystoreError(
                 f"this node cannot invite: the root key of mesh {identity.mesh_name!r} is where 'mycomesh init' ran"
             )
-        code = JoinCode.create(identity.mesh_id, entropy=entropy)
-        invitation = Invitation(code.secret, wall_ms + expires_s * 1000, uses)
         still_open = tuple(kept for kept in self.invitations() if kept.is_open(wall_ms))
+        if len(still_open) >= INVITATIONS_MAX:
+            raise KeystoreError(
+                f"{INVITATIONS_MAX} invitations are open already; let some be used or expire, or invite with --uses"
+            )
+        invitation = fresh_invitation(entropy=entropy, expires_ms=wall_ms + expires_s * 1000, uses=uses)
         self.store_invitations((*still_open, invitation))
-        return code, invitation
+        return invitation.code(identity.mesh_id), invitation
 
     # ---- a pending join
 
@@ -141,14 +143,23 @@ class Keystore:
             return None
         try:
             value = json.loads(data)
-            return PendingJoin(code=str(value["code"]), node_name=str(value["node_name"]))
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            keys = [bytes.fromhex(value[name]) for name in ("node_seed", "static_private")]
+            if any(len(key) != KEY_BYTES for key in keys):
+                raise ValueError("a key is cut short")
+            return PendingJoin(JoinCode.parse(value["code"]), Candidate(str(value["name"]), *keys))
+        except (MeshError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise KeystoreError(f"{path} is damaged; run 'mycomesh join CODE' again") from error
 
     def store_join(self, join: PendingJoin) -> None:
         """Keep a join until it completes; a later code replaces an earlier one."""
         self._refuse_second_identity()
-        write_private(self._path("join"), _json_bytes({"code": join.code, "node_name": join.node_name}))
+        value = {
+            "code": str(join.code),
+            "name": join.candidate.name,
+            "node_seed": join.candidate.node_seed.hex(),
+            "static_private": join.candidate.static_private.hex(),
+        }
+        write_private(self._path("join"), _json_bytes(value))
 
     def complete_join(self, identity: Identity) -> None:
         """Keep what the join brought and forget its code."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import TYPE_CHECKING
 
-from mesh.enrolment import JoinCode
+from mesh.enrolment import Candidate, JoinCode
 from mesh.errors import EnrolmentError
 from mesh.node import config
 from mesh.node.daemon import enrol
@@ -35,12 +36,13 @@ def run(args: argparse.Namespace, home: Home) -> int:
     """Keep the code, then try to use it for a few seconds."""
     try:
         code = JoinCode.parse(" ".join(args.code))
+        candidate = Candidate.fresh(args.node_name or node_name_default(), entropy=os.urandom)
     except EnrolmentError as error:
-        raise exits.UsageError(f"that is no join code: {error}") from error
+        raise exits.UsageError(str(error)) from error
     settings = config.load(home.config_file, **network_overrides(args))
     store = Keystore(home)
     with home.locked():
-        store.store_join(PendingJoin(str(code), args.node_name or node_name_default()))
+        store.store_join(PendingJoin(code, candidate))
         print("looking for a member ...", file=sys.stderr)
         identity = enrol(home, settings, seconds_max=TRY_S)
     if identity is None:

@@ -1,0 +1,334 @@
+"""The process that serves one file: locks, the pending join, signals, the control socket, and one line an event.
+
+Owns the life of the process from the first check to the last goodbye. What always holds: whatever keeps a node from
+starting is found before anything is changed and said in one line; whatever ends it (a signal, `mycomesh down`, a fault)
+ends it in the same order. It must not know how syncing works: `serving` does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib
+import os
+import random
+import signal
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from mesh.config import MeshConfig
+from mesh.core import Joiner
+from mesh.errors import MeshError
+from mesh.events import Close, Enrolled, Notice
+from mesh.identity import Identity
+from mesh.io.transport import TransportError
+from mesh.node.control import ControlServer
+from mesh.node.errors import KeystoreError, NodeError
+from mesh.node.home import FileLock, HomeError, HomeLock
+from mesh.node.journal import Journal, notify_manager
+from mesh.node.keystore import NO_MESH, Keystore, PendingJoin
+from mesh.node.serving import Credentials, ServingNode
+from mesh.node.shell import MeshShell, clock
+from mesh.node.status import SCHEMA, Status, to_json
+from sync.errors import SyncError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+    from pathlib import Path
+
+    from mesh.events import Address
+    from mesh.node.config import NodeConfig
+    from mesh.node.home import Home
+
+__all__ = ["enrol", "serve"]
+
+STOP_S_MAX = 10  # a graceful end takes milliseconds; a disk that hangs must not keep the process for ever
+FILE_MODE = 0o644  # what sqlite3 itself gives a database under the usual umask
+
+T = TypeVar("T")
+
+
+def serve(home: Home, file: Path, config: NodeConfig) -> None:
+    """Serve a file until SIGTERM, SIGINT or `mycomesh down`; raise `NodeError` with one line when that is impossible."""
+    _run(Daemon(home, file, config).run())
+
+
+def enrol(home: Home, config: NodeConfig, *, seconds_max: float) -> Identity | None:
+    """Try the pending join for some seconds; return the identity it brought, or None. The caller holds the home."""
+    store = Keystore(home)
+    join = store.pending_join()
+    assert join is not None, "the caller has just stored it"
+    journal = Journal("warning")
+    identity = _run(_bounded(join_mesh(store, join, config, journal.say), seconds_max))
+    if identity is not None:
+        store.complete_join(identity)
+    return identity
+
+
+async def join_mesh(
+    store: Keystore, join: PendingJoin, config: NodeConfig, on_notice: Callable[[Notice], None]
+) -> Identity:
+    """Look for members until one of them lets this node in; return its identity, not yet stored."""
+    enrolled: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+
+    def on_action(action: Any) -> None:
+        match action:
+            case Enrolled(identity):
+                if not enrolled.done():
+                    enrolled.set_result(identity)
+            case Notice():
+                on_notice(action)
+            case Close(conn, reason):
+                on_notice(Notice("conn.closed", f"connection {conn} closed: {reason}", {"conn": conn}, "debug"))
+            case _:
+                raise AssertionError(f"a joiner answered {type(action).__name__}")
+
+    joiner = Joiner(
+        join.code,
+        join.candidate,
+        entropy=os.urandom,
+        rng=random.Random(os.urandom(16)),
+        config=MeshConfig(),
+    )
+    shell = MeshShell(joiner, config, join.code.mesh_id, on_action)
+    try:
+        await shell.start(store.addresses(), announce=False)
+        return Identity.decode(await enrolled)
+    finally:
+        await shell.close()
+
+
+class Daemon:
+    """One run of `mycomesh up`."""
+
+    def __init__(self, home: Home, file: Path, config: NodeConfig) -> None:
+        self._home = home
+        self._store = Keystore(home)
+        self._file = file.absolute()
+        self._config = config
+        self._journal = Journal(config.log_level)
+        self._control = ControlServer(home.sockets[0], self._on_request)
+        self._node: ServingNode | None = None
+        self._identity: Identity | None = None
+        self._ending: asyncio.Future[None] | None = None
+        self._remove = False
+        self._started_ms = clock()[0]
+        self._addresses: dict[Address, None] = {}
+
+    async def run(self) -> None:
+        """Serve from the first check to the last goodbye."""
+        self._identity = self._store.identity()
+        if self._identity is None and self._store.pending_join() is None:
+            raise KeystoreError(NO_MESH)
+        _check_place(self._file)
+        self._ending = asyncio.get_running_loop().create_future()
+        lock = HomeLock.acquire(self._home)
+        try:
+            self._listen_to_signals()
+            await self._control.start()
+            try:
+                await self._live()
+            finally:
+                await self._control.close()
+        finally:
+            lock.release()
+
+    async def _live(self) -> None:
+        assert self._ending is not None
+        if self._identity is None:
+            self._identity = await self._until_ending(self._join())
+        if self._identity is None:
+            return
+        made = _touched(self._file)
+        file_lock = FileLock.acquire(self._file)
+        try:
+            await self._serve(self._identity)
+        except BaseException:
+            if made and self._file.stat().st_size == 0:
+                self._file.unlink()
+            raise
+        finally:
+            file_lock.release()
+
+    async def _join(self) -> Identity:
+        join = self._store.pending_join()
+        assert join is not None, "checked before the home was locked"
+        text = f"waiting to meet a member of the mesh, to join it as {join.candidate.name!r}"
+        self._say(Notice("join.waiting", text))
+        notify_manager(f"READY=1\nSTATUS={text}")
+        identity = await join_mesh(self._store, join, self._config, self._say)
+        self._store.complete_join(identity)
+        self._say(Notice("join.done", f"joined mesh {identity.mesh_name!r} as {identity.name!r}"))
+        return identity
+
+    async def _serve(self, identity: Identity) -> None:
+        assert self._ending is not None
+        credentials = Credentials(identity, self._store.root_seed(identity), self._store.invitations())
+        known = self._store.addresses()
+        self._addresses = dict.fromkeys(known)
+        node = ServingNode(credentials, self._file, self._config, self._on_notice, self._on_broken)
+        await node.start(known)
+        self._node = node
+        snapshot = await node.snapshot()
+        text = f"serving {self._file} as {identity.name!r} of mesh {identity.mesh_name!r} on port {snapshot.port}"
+        self._say(Notice("node.serving", text, {"tables": len(snapshot.tables)}))
+        notify_manager(f"READY=1\nSTATUS={text}")
+        try:
+            await self._ending
+        finally:
+            self._node = None
+            self._say(Notice("node.stopping", "stopping"))
+            notify_manager("STOPPING=1")
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(node.stop(remove=self._remove), STOP_S_MAX)
+            self._store.store_addresses(tuple(self._addresses))
+
+    # ---- what happens while it serves
+
+    def _say(self, notice: Notice) -> None:
+        self._journal.say(notice)
+        self._control.publish(
+            {"event": notice.event, "level": notice.level, "text": notice.text, "detail": notice.detail}
+        )
+
+    def _on_notice(self, notice: Notice) -> None:
+        self._say(notice)
+
+    def _on_broken(self, error: BaseException) -> None:
+        assert self._ending is not None
+        if not self._ending.done():
+            self._ending.set_exception(error)
+
+    def _end(self) -> None:
+        assert self._ending is not None
+        if not self._ending.done():
+            self._ending.set_result(None)
+
+    def _listen_to_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._end)
+
+    async def _until_ending(self, work: Coroutine[Any, Any, T]) -> T | None:
+        """Return what the work brings, or None when the process is told to end first."""
+        assert self._ending is not None
+        task = asyncio.ensure_future(work)
+        await asyncio.wait([task, self._ending], return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            task.cancel()
+            await asyncio.wait([task])
+        if task.cancelled():
+            return None
+        return task.result()
+
+    # ---- the control socket
+
+    async def _on_request(self, request: dict[str, Any]) -> dict[str, Any]:
+        match request.get("do"):
+            case "status":
+                return to_json(await self._status())
+            case "replicas":
+                return {"replicas": await self._serving().replicas()}
+            case "invite":
+                return self._invite(request)
+            case "down":
+                return self._down(request)
+            case other:
+                raise NodeError(f"this node does not know the request {other!r}; use one version of node and command")
+
+    def _invite(self, request: dict[str, Any]) -> dict[str, Any]:
+        expires_s, uses = request.get("expires_s"), request.get("uses")
+        if type(expires_s) is not int or type(uses) is not int or expires_s < 1:
+            raise NodeError("an invitation needs whole numbers for expires_s and uses")
+        code, invitation = self._store.invite(expires_s=expires_s, uses=uses, wall_ms=clock()[1], entropy=os.urandom)
+        if self._node is not None:
+            self._node.invite(invitation)
+        return {"code": str(code)}
+
+    def _down(self, request: dict[str, Any]) -> dict[str, Any]:
+        self._remove = request.get("remove") is True
+        if self._remove:
+            self._serving()
+        asyncio.get_running_loop().call_soon(self._end)  # after the answer is on its way
+        return {"pid": os.getpid(), "file": str(self._file)}
+
+    def _serving(self) -> ServingNode:
+        if self._node is None:
+            raise NodeError("the node is not serving yet; see 'mycomesh status'")
+        return self._node
+
+    async def _status(self) -> Status:
+        snapshot = None if self._node is None else await self._node.snapshot()
+        identity = self._identity
+        joining = self._store.pending_join() if identity is None else None
+        return Status(
+            schema=SCHEMA,
+            version=_version(),
+            phase="joining" if identity is None else "starting" if snapshot is None else "serving",
+            mesh="" if identity is None else identity.mesh_name,
+            mesh_id="" if identity is None else identity.mesh_id.hex(),
+            node=joining.candidate.name if joining is not None else "" if identity is None else identity.name,
+            node_id="" if identity is None else identity.node_id.hex(),
+            pid=os.getpid(),
+            uptime_ms=clock()[0] - self._started_ms,
+            file=str(self._file),
+            port=0 if snapshot is None else snapshot.port,
+            site="" if snapshot is None else snapshot.site,
+            pending=0 if snapshot is None else snapshot.pending,
+            hint=""
+            if identity is not None
+            else "waiting for a member: is one up on this network, the code still good?",
+            peers=() if snapshot is None else snapshot.peers,
+            tables=() if snapshot is None else snapshot.tables,
+        )
+
+
+def _check_place(file: Path) -> None:
+    """Find out before anything is made whether a database can be there at all."""
+    if file.is_dir():
+        raise HomeError(f"{file} is a directory; name the database file in it")
+    if not file.parent.is_dir():
+        raise HomeError(f"there is no directory {file.parent}; make it, or check the path")
+    if file.exists() and not file.is_file():
+        raise HomeError(f"{file} is not a plain file; name an SQLite database")
+
+
+def _touched(file: Path) -> bool:
+    """Make an absent file, so that it has the inode that its lock is named by; SQLite takes an empty file as its own.
+
+    Descriptors are opened and closed here before SQLite opens the file in this process, which is the only safe time.
+    """
+    try:
+        os.close(os.open(file, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE))
+    except FileExistsError:
+        return False
+    except OSError as error:
+        raise HomeError(f"cannot make {file}: {error.strerror}; check the directory's permissions") from error
+    return True
+
+
+async def _bounded(work: Coroutine[Any, Any, T], seconds_max: float) -> T | None:
+    try:
+        return await asyncio.wait_for(work, seconds_max)
+    except TimeoutError:
+        return None
+
+
+def _run(work: Coroutine[Any, Any, T]) -> T:
+    """Run on uvloop, or on asyncio's own loop where uvloop is not installed; turn what a person causes into `NodeError`."""
+    try:
+        factory = importlib.import_module("uvloop").new_event_loop
+    except ImportError:
+        factory = None
+    with asyncio.Runner(loop_factory=factory) as runner:
+        try:
+            return runner.run(work)
+        except (MeshError, SyncError, TransportError) as error:
+            raise NodeError(str(error)) from error
+
+
+def _version() -> str:
+    metadata = importlib.import_module("importlib.metadata")
+    try:
+        return str(metadata.version("mycomesh"))
+    except metadata.PackageNotFoundError:
+        return "from source"

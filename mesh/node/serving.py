@@ -1,0 +1,198 @@
+"""One node at work: a file, an identity, and the mesh, joined on an event loop.
+
+Owns the SQL thread, the watch on the file and the network shell, and the order in which they start and end. What always
+holds: what was committed before a graceful end is stamped and handed to the links; the loop never waits for SQL. It must
+not know the terminal, signals, locks or the control socket: `daemon` does, and an embedding program has none of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, assert_never
+
+from mesh.config import MeshConfig
+from mesh.core import MeshCore
+from mesh.events import Close, Notice
+from mesh.node.core import NodeCore, ToExchange
+from mesh.node.errors import NodeError
+from mesh.node.shell import MeshShell, clock
+from mesh.node.sqlthread import Acted, Broken, Report, SqlThread
+from mesh.node.status import PeerView, TableView
+from mesh.node.watch import Watch
+from sync.events import CommitSeen
+from sync.exchange import Exchange, ExchangeConfig, LinkStatus
+from sync.replica import Replica, ReplicaConfig, ReplicaStatus
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from mesh.enrolment import Invitation
+    from mesh.events import Address
+    from mesh.identity import Identity
+    from mesh.node.config import NodeConfig
+
+__all__ = ["Credentials", "ServingNode", "Snapshot"]
+
+DRAIN_STEPS_MAX = 10_000  # chunks of the last drain; writes that outlast it are in the log for the next start
+FLUSH_S = 0.2  # after the last drain: how long the links get to take the last batches before they are closed
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """What makes this node a member, and, where the root key lies, what lets others in."""
+
+    identity: Identity
+    root_seed: bytes | None = None
+    invitations: tuple[Invitation, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What the file and the mesh look like at one moment, for people."""
+
+    site: str
+    pending: int
+    tables: tuple[TableView, ...]
+    peers: tuple[PeerView, ...]
+    port: int
+
+
+class ServingNode:
+    """Serves one file. Every method belongs on the event loop's thread."""
+
+    def __init__(
+        self,
+        credentials: Credentials,
+        file: Path,
+        config: NodeConfig,
+        on_notice: Callable[[Notice], None],
+        on_broken: Callable[[BaseException], None],
+    ) -> None:
+        identity = credentials.identity
+        self._identity = identity
+        self._file = file
+        self._config = config
+        self._on_notice = on_notice
+        self._on_broken = on_broken
+        self._mesh = MeshCore(
+            identity,
+            entropy=os.urandom,
+            rng=random.Random(os.urandom(16)),
+            config=MeshConfig(),
+            invitations=credentials.invitations,
+            root_seed=credentials.root_seed,
+        )
+        self._core = NodeCore(self._mesh)
+        self._shell = MeshShell(self._core, config, identity.mesh_id, self._on_action)
+        self._exchange: Exchange | None = None
+        self._watch: Watch | None = None
+        loop = asyncio.get_running_loop()
+        self._sql = SqlThread(self._opened, lambda report: loop.call_soon_threadsafe(self._on_report, report), clock)
+
+    async def start(self, known: tuple[Address, ...]) -> None:
+        """Open the file, then the network, then watch the file; raise with one line when one of them refuses."""
+        await asyncio.wrap_future(self._sql.start())
+        try:
+            await self._shell.start(known)
+        except BaseException:
+            await asyncio.wrap_future(self._sql.stop(self._replica.close))
+            raise
+        self._watch = Watch(self._file, self._on_commit, self._on_replaced)
+        self._watch.start()
+        self._on_commit()
+
+    async def snapshot(self) -> Snapshot:
+        """Ask the file and the mesh how they are; waits for the SQL thread, never blocks the loop."""
+        status, links = await asyncio.wrap_future(self._sql.call(self._look))
+        now_ms, _ = clock()
+        tables = tuple(
+            TableView(table.name, table.rows, table.digest, table.conflicts, table.parked, table.note)
+            for table in status.tables
+        )
+        equal = {link.peer: link.equal for link in links}
+        peers = tuple(_peer_view(peer, equal.get(peer.node_id)) for peer in self._mesh.peers(now_ms))
+        return Snapshot(status.site, status.pending, tables, peers, self._shell.port)
+
+    async def replicas(self) -> int:
+        """Return on how many nodes, this one counted, everything committed here until this moment is."""
+        return await asyncio.wrap_future(self._sql.call(self._count_replicas))
+
+    def invite(self, invitation: Invitation) -> None:
+        """Accept this invitation from this moment on."""
+        self._mesh.invite(invitation)
+
+    async def stop(self, *, remove: bool = False) -> None:
+        """Drain what is committed, take leave of the mesh, close the file; with `remove`, leave no trace in it."""
+        if self._watch is not None:
+            self._watch.close()
+        await asyncio.wrap_future(self._sql.call(self._drain))
+        await asyncio.sleep(FLUSH_S if self._mesh.peers(clock()[0]) else 0)
+        await self._shell.close()
+        await asyncio.wrap_future(self._sql.stop(self._replica.remove if remove else self._replica.close))
+
+    # ---- on the SQL thread
+
+    @property
+    def _replica(self) -> Replica:
+        assert self._exchange is not None, "asked before the file was open"
+        return self._exchange.replica
+
+    def _opened(self) -> Exchange:
+        replica = Replica.open(
+            str(self._file),
+            node_id=self._identity.node_id,
+            mesh_key=self._identity.digest_key,
+            wall_ms=clock()[1],
+            entropy=os.urandom,
+            config=ReplicaConfig(only=self._config.only, exclude=self._config.exclude),
+        )
+        self._exchange = Exchange(replica, rng=random.Random(os.urandom(16)), config=ExchangeConfig())
+        return self._exchange
+
+    def _look(self) -> tuple[ReplicaStatus, tuple[LinkStatus, ...]]:
+        assert self._exchange is not None
+        return self._replica.status(), self._exchange.links()
+
+    def _drain(self) -> None:
+        for _ in range(DRAIN_STEPS_MAX):
+            self._sql.handle_now(CommitSeen())
+            if not self._replica.stale():
+                return
+
+    def _count_replicas(self) -> int:
+        assert self._exchange is not None
+        self._drain()
+        return 1 + sum(link.equal for link in self._exchange.links())
+
+    # ---- on the loop
+
+    def _on_commit(self) -> None:
+        self._sql.submit(CommitSeen())
+
+    def _on_replaced(self) -> None:
+        self._on_broken(NodeError(f"{self._file} was replaced or removed while it was served; run 'mycomesh up' again"))
+
+    def _on_action(self, action: ToExchange | Notice | Close | Any) -> None:
+        match action:
+            case ToExchange(event):
+                self._sql.submit(event)
+            case Notice():
+                self._on_notice(action)
+            case Close(conn, reason):
+                self._on_notice(Notice("conn.closed", f"connection {conn} closed: {reason}", {"conn": conn}, "debug"))
+            case _:
+                raise AssertionError(f"a member's core answered {type(action).__name__}")
+
+    def _on_report(self, report: Report) -> None:
+        match report:
+            case Acted(actions):
+                now_ms, wall_ms = clock()
+                self._shell.perform(self._core.on_exchange(actions, now_ms, wall_ms))
+            case Broken(error):
+                self._on_broken(error)
+            case _:
+                assert_never(report)

@@ -1,0 +1,179 @@
+"""The command line: exit codes, one line for every mistake, codes alone on stdout, quick commands that stay quick."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mesh.enrolment import JoinCode
+from mesh.node.home import Home, HomeLock
+from mesh.node.keystore import Keystore
+from tools import exits
+from tools.cli import COMMANDS, main
+from tools.commands.invite import duration_s
+
+ROOT = Path(__file__).parents[2]
+HEAVY = ("asyncio", "apsw", "rich", "uvloop", "zeroconf", "nacl", "cbor2", "sqlite3")
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, capsys):
+    """Run one command in this process with a home of its own; return (exit code, stdout, stderr)."""
+    monkeypatch.delenv("MYCOMESH_HOME", raising=False)
+
+    def run(*words, home=True):
+        try:
+            code = main([*(("--home", str(tmp_path / "h")) if home else ()), *words])
+        except SystemExit as left:
+            code = left.code
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Keystore(Home.locate(tmp_path / "h", {}))
+
+
+def one_line(text):
+    return text.endswith("\n") and len(text.splitlines()) == 1
+
+
+def test_init_makes_a_mesh_and_says_what_to_do_next(run, store):
+    code, out, err = run("init", "--name", "fleet", "--node-name", "alpha")
+    assert (code, out) == (exits.DONE, "")
+    assert "made mesh 'fleet'; this node is 'alpha'" in err
+    assert "mycomesh up FILE.db" in err
+    assert (store.identity().mesh_name, store.identity().name) == ("fleet", "alpha")
+
+
+def test_a_second_init_changes_nothing(run, store):
+    run("init", "--name", "fleet")
+    first = store.identity()
+    code, out, err = run("init", "--name", "other")
+    assert (code, out) == (exits.FAILED, "")
+    assert one_line(err)
+    assert "belongs to mesh 'fleet'" in err
+    assert store.identity() == first
+
+
+@pytest.mark.parametrize("option", ["--name", "--node-name"])
+@pytest.mark.parametrize("name", ["", "x" * 500, "a\nb", " a"])
+def test_a_name_that_cannot_be_used_is_a_usage_error(run, store, option, name):
+    code, out, err = run("init", option, name)
+    if name == "" and option == "--node-name":
+        assert code == exits.DONE  # empty means "not given": the host's name
+        return
+    assert (code, out) == (exits.USAGE, "")
+    assert one_line(err)
+    assert store.identity() is None
+
+
+def test_invite_prints_the_code_alone_and_explains_beside_it(run, store):
+    run("init")
+    code, out, err = run("invite", "--expires", "2h", "--uses", "3")
+    assert code == exits.DONE
+    assert one_line(out)
+    assert JoinCode.parse(out.strip()).mesh_id == store.identity().mesh_id
+    assert "good for 2 h, 3 machine(s)" in err
+    assert "mycomesh up FILE.db" in err
+    assert store.invitations()[0].uses_left == 3
+
+
+def test_invite_without_a_mesh_says_what_to_run(run):
+    code, out, err = run("invite")
+    assert (code, out) == (exits.FAILED, "")
+    assert one_line(err)
+    assert "mycomesh init" in err
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("30m", 1800), ("1h", 3600), ("30d", 2_592_000)])
+def test_durations_are_read_as_people_write_them(text, seconds):
+    assert duration_s(text) == seconds
+
+
+@pytest.mark.parametrize("words", [("--expires", "0h"), ("--expires", "31d"), ("--expires", "1"), ("--uses", "0")])
+def test_an_invitation_beyond_its_limits_is_a_usage_error(run, words):
+    run("init")
+    code, out, err = run("invite", *words)
+    assert (code, out) == (exits.USAGE, "")
+    assert one_line(err)
+
+
+@pytest.mark.parametrize("words", [("status",), ("peers",), ("tables",), ("down",), ("wait", "--replicas", "2")])
+def test_asking_where_no_node_runs_is_69_and_says_how_to_start_one(run, words):
+    code, out, err = run(*words)
+    assert (code, out) == (exits.NO_NODE, "")
+    assert one_line(err)
+    assert "mycomesh up FILE.db" in err
+
+
+def test_a_command_that_changes_a_home_in_use_names_the_process(run, store):
+    lock = HomeLock.acquire(store.home)
+    try:
+        code, _, err = run("init")
+    finally:
+        lock.release()
+    assert code == exits.FAILED
+    assert one_line(err)
+    assert f"process {os.getpid()}" in err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("frobnicate",), ("--frob",), ("status", "extra"), ("status", "--frob"), ("wait",), ("wait", "--replicas", "x")],
+)
+def test_a_wrong_command_line_is_one_line_and_2(run, words):
+    code, out, err = run(*words)
+    assert (code, out) == (exits.USAGE, "")
+    assert one_line(err)
+
+
+def test_no_command_shows_the_commands(run):
+    code, out, err = run(home=False)
+    assert (code, out) == (exits.USAGE, "")
+    assert all(command.name in err for command in COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
+def test_every_command_helps(run, command):
+    code, out, err = run(command.name, "--help")
+    assert (code, err) == (exits.DONE, "")
+    assert out.startswith(f"usage: mycomesh {command.name}")
+    assert "exit codes: 0 done" in out
+
+
+def test_the_version_is_told(run):
+    code, out, _ = run("--version", home=False)
+    assert code == exits.DONE
+    assert out.startswith("mycomesh ")
+
+
+def test_the_home_may_stand_after_the_command(run, tmp_path):
+    assert run("init", "--home", str(tmp_path / "other"), home=False)[0] == exits.DONE
+    assert (tmp_path / "other" / "state" / "identity").exists()
+
+
+@pytest.mark.parametrize("words", [["--version"], ["status"], ["peers"], ["down"]])
+def test_a_quick_command_loads_nothing_heavy(tmp_path, words):
+    script = (
+        "import sys, json\nfrom tools.cli import main\n"
+        f"code = main({['--home', str(tmp_path), *words]!r})\n"
+        f"print(json.dumps([name for name in {HEAVY!r} if name in sys.modules]))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout.splitlines()[-1]) == []
+
+
+def test_a_reader_that_leaves_early_causes_no_complaint(tmp_path):
+    done = subprocess.run(
+        ["sh", "-c", f"{sys.executable} -m tools --help | true"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.stderr == ""
