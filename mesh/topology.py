@@ -1,0 +1,233 @@
+"""Who links to whom: signed, versioned link-state records of every member, and what follows from them.
+
+Owns the newest record of each node, this node's own record, and reachability. What always holds: a record is kept only
+after its author's signature was checked; a node's newer record replaces its older one and never the other way round; an
+edge counts only while the newest records of both of its ends name it, so a dead node drops out as soon as its
+neighbours say so, and its record stays for people to see. Must not know: sessions, batches, addresses.
+
+A node that meets a newer record of itself than its own (it restarted with a clock that went back) speaks with a sequence
+beyond it, as SWIM's members refute (Das et al. 2002, section 4.2).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from mesh import wire
+from mesh.errors import DecodeError
+from mesh.identity import verify
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from mesh.identity import Identity
+
+__all__ = ["NEIGHBOURS_MAX", "NODES_MAX", "LinkState", "Neighbour", "Topology"]
+
+NODES_MAX = 1_024  # records kept: a large mesh; at 300 bytes each a third of a megabyte
+NEIGHBOURS_MAX = 64  # in one record: four times a full mesh of 16
+RECORD_BYTES_MAX = 4_096  # 64 neighbours of 40 bytes, signature and head
+SPACING_MS = 1_000  # between two records of one node: a flapping radio cannot flood the mesh
+REFRESH_MS = 120_000  # a record is repeated so often, with its byte counts; it heals what was lost on the way
+RTT_MS_MAX = 600_000  # more is no measurement
+SEQUENCE_MAX = 2**63 - 1
+
+_VERSION = 1
+_DOMAIN = b"link-state"
+_SIGNATURE_BYTES = 64
+_ID_BYTES = 16
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Neighbour:
+    """One end of a link as its node sees it: whom, how far (-1: not measured), how much since it stands."""
+
+    node_id: bytes
+    rtt_ms: int
+    sent_bytes: int
+    received_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class LinkState:
+    """What one node says about its links; `sequence` grows with each record and over restarts."""
+
+    node_id: bytes
+    sequence: int
+    neighbours: tuple[Neighbour, ...]
+
+    def encode(self) -> bytes:
+        """The bytes under the signature."""
+        rows = [(each.node_id, each.rtt_ms, each.sent_bytes, each.received_bytes) for each in self.neighbours]
+        return wire.encode((_VERSION, self.node_id, self.sequence, rows))
+
+    @classmethod
+    def decode(cls, body: bytes) -> LinkState:
+        """What `encode` wrote, or DecodeError. The signature is the caller's to check: he knows the author's key."""
+        node_id, sequence, rows = wire.decode_record(
+            body, what="link-state", version=_VERSION, kinds=(bytes, int, list), bytes_max=RECORD_BYTES_MAX
+        )
+        if len(node_id) != _ID_BYTES or not 0 <= sequence <= SEQUENCE_MAX or len(rows) > NEIGHBOURS_MAX:
+            raise DecodeError("link-state is out of its limits")
+        neighbours = tuple(_neighbour(row) for row in rows)
+        if any(left.node_id >= right.node_id for left, right in zip(neighbours, neighbours[1:], strict=False)):
+            raise DecodeError("neighbours of a link-state are not in order")
+        return cls(node_id, sequence, neighbours)
+
+
+@dataclass(slots=True)
+class _Known:
+    """A record as it was received, to be passed on unchanged, and when."""
+
+    state: LinkState
+    raw: bytes
+    heard_ms: int
+
+
+class Topology:
+    """The map of the mesh as this node knows it."""
+
+    __slots__ = ("_adjacent", "_changed", "_identity", "_known", "_reachable", "_sequence", "_told_ms")
+
+    def __init__(self, identity: Identity) -> None:
+        self._identity = identity
+        self._known: dict[bytes, _Known] = {}
+        self._adjacent: dict[bytes, frozenset[bytes]] = {}
+        self._reachable: dict[bytes, int] | None = None  # node -> hops; None: to be computed
+        self._sequence = 0
+        self._changed = True
+        self._told_ms: int | None = None
+
+    # ---- our own record
+
+    def changed(self) -> None:
+        """Our links are not what our record says: tell the mesh when it is time."""
+        self._changed = True
+
+    def deadline(self) -> int:
+        """When `tell` is due."""
+        if self._told_ms is None:
+            return 0
+        return self._told_ms + (SPACING_MS if self._changed else REFRESH_MS)
+
+    def tell(self, neighbours: Iterable[Neighbour], now_ms: int, wall_ms: int) -> bytes:
+        """Make and keep our next record; send the answer on every link."""
+        # The wall clock makes sequences grow over restarts without anything stored; where it went back, `add` corrects.
+        self._sequence = max(self._sequence + 1, min(max(wall_ms, 0), SEQUENCE_MAX // 2))
+        nearest = sorted(neighbours)[:NEIGHBOURS_MAX]
+        state = LinkState(self._identity.node_id, self._sequence, tuple(nearest))
+        body = state.encode()
+        raw = self._identity.sign(_DOMAIN, body) + body
+        self._keep(_Known(state, raw, now_ms))
+        self._changed = False
+        self._told_ms = now_ms
+        return raw
+
+    # ---- records of others
+
+    def peek(self, raw: bytes) -> tuple[LinkState, bool]:
+        """What an unverified record claims, and whether it would be news. DecodeError if it is malformed."""
+        if not _SIGNATURE_BYTES < len(raw) <= RECORD_BYTES_MAX:
+            raise DecodeError(f"link-state of {len(raw)} bytes")
+        state = LinkState.decode(raw[_SIGNATURE_BYTES:])
+        known = self._known.get(state.node_id)
+        return state, known is None or known.state.sequence < state.sequence
+
+    def add(self, state: LinkState, raw: bytes, node_key: bytes, now_ms: int) -> bool:
+        """Keep a record if its author signed it and there is room; whether it should be passed on."""
+        if not verify(node_key, _DOMAIN, raw[_SIGNATURE_BYTES:], raw[:_SIGNATURE_BYTES]):
+            raise DecodeError("link-state was not signed by the node that it names")
+        if state.node_id == self._identity.node_id:
+            # Only we sign for us: this is from an earlier life. Everyone keeps it until we go beyond it.
+            self._sequence = max(self._sequence, state.sequence)
+            self._changed = True
+            return False
+        if len(self._known) >= NODES_MAX and state.node_id not in self._known:
+            return False
+        self._keep(_Known(state, raw, now_ms))
+        return True
+
+    def forget(self, node_id: bytes) -> None:
+        """Drop a node that is no member any more."""
+        if self._known.pop(node_id, None) is not None:
+            self._adjacent.pop(node_id, None)
+            self._reachable = None
+
+    def versions(self) -> tuple[tuple[bytes, int], ...]:
+        """The newest sequence of every node, to compare with a peer's."""
+        return tuple((node_id, known.state.sequence) for node_id, known in self._known.items())
+
+    def newer_than(self, versions: Iterable[tuple[bytes, int]]) -> list[bytes]:
+        """The records that someone who holds `versions` lacks."""
+        theirs = dict(versions)
+        return [known.raw for node_id, known in self._known.items() if known.state.sequence > theirs.get(node_id, -1)]
+
+    # ---- what follows
+
+    def linked(self, left: bytes, right: bytes) -> bool:
+        """Whether both ends say that there is a link between them."""
+        empty: frozenset[bytes] = frozenset()
+        return right in self._adjacent.get(left, empty) and left in self._adjacent.get(right, empty)
+
+    def hops(self, node_id: bytes) -> int | None:
+        """How many links away a node is (0: ourselves), None where no path is known."""
+        if self._reachable is None:
+            self._reachable = self._walk()
+        return self._reachable.get(node_id)
+
+    def reachable_count(self) -> int:
+        """How many nodes can be reached, ourselves included."""
+        if self._reachable is None:
+            self._reachable = self._walk()
+        return len(self._reachable)
+
+    def degree(self, node_id: bytes) -> int:
+        """How many neighbours a node claims."""
+        return len(self._adjacent.get(node_id, ()))
+
+    def state(self, node_id: bytes) -> LinkState | None:
+        """The newest record of a node."""
+        known = self._known.get(node_id)
+        return None if known is None else known.state
+
+    def heard_ms(self, node_id: bytes) -> int | None:
+        """When the newest record of a node came."""
+        known = self._known.get(node_id)
+        return None if known is None else known.heard_ms
+
+    def states(self) -> tuple[LinkState, ...]:
+        """Every record, by node id: what draws the picture of the mesh."""
+        return tuple(self._known[node_id].state for node_id in sorted(self._known))
+
+    def _keep(self, known: _Known) -> None:
+        node_id = known.state.node_id
+        self._known[node_id] = known
+        adjacent = frozenset(each.node_id for each in known.state.neighbours)
+        if self._adjacent.get(node_id) != adjacent:
+            self._adjacent[node_id] = adjacent
+            self._reachable = None
+
+    def _walk(self) -> dict[bytes, int]:
+        """Breadth first from ourselves over edges that both ends name."""
+        hops = {self._identity.node_id: 0}
+        front = [self._identity.node_id]
+        while front:
+            following: list[bytes] = []
+            for node_id in front:
+                known = self._known.get(node_id)
+                for each in known.state.neighbours if known else ():
+                    if each.node_id not in hops and self.linked(node_id, each.node_id):
+                        hops[each.node_id] = hops[node_id] + 1
+                        following.append(each.node_id)
+            front = following
+        return hops
+
+
+def _neighbour(row: Any) -> Neighbour:
+    if type(row) is not list or [type(field) for field in row] != [bytes, int, int, int]:
+        raise DecodeError("neighbour of a link-state is not [node id, rtt, sent, received]")
+    node_id, rtt_ms, sent_bytes, received_bytes = row
+    if len(node_id) != _ID_BYTES or not -1 <= rtt_ms <= RTT_MS_MAX or min(sent_bytes, received_bytes) < 0:
+        raise DecodeError("neighbour of a link-state is out of its limits")
+    return Neighbour(node_id, rtt_ms, sent_bytes, received_bytes)
