@@ -8,7 +8,6 @@ ends it in the same order. It must not know how syncing works: `serving` does.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import importlib
 import os
 import random
@@ -22,8 +21,8 @@ from mesh.events import Close, Enrolled, Notice
 from mesh.identity import Identity
 from mesh.io.transport import TransportError
 from mesh.node.control import ControlServer
-from mesh.node.errors import KeystoreError, NodeError
-from mesh.node.home import FileLock, HomeError, HomeLock
+from mesh.node.errors import HomeError, KeystoreError, NodeError
+from mesh.node.home import FileLock, HomeLock
 from mesh.node.journal import Journal, notify_manager
 from mesh.node.keystore import NO_MESH, Keystore, PendingJoin
 from mesh.node.serving import Credentials, ServingNode
@@ -48,7 +47,7 @@ T = TypeVar("T")
 
 
 def serve(home: Home, file: Path, config: NodeConfig) -> None:
-    """Serve a file until SIGTERM, SIGINT or `mycomesh down`; raise `NodeError` with one line when that is impossible."""
+    """Serve a file until SIGTERM, SIGINT or `mycomesh down`; raise `NodeError` with one line where it cannot be."""
     _run(Daemon(home, file, config).run())
 
 
@@ -178,9 +177,17 @@ class Daemon:
             self._node = None
             self._say(Notice("node.stopping", "stopping"))
             notify_manager("STOPPING=1")
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(node.stop(remove=self._remove), STOP_S_MAX)
+            await self._stop(node)
             self._store.store_addresses(tuple(self._addresses))
+
+    async def _stop(self, node: ServingNode) -> None:
+        """End within a bound; what a stopping node still complains of must not hide why it stops."""
+        try:
+            await asyncio.wait_for(node.stop(remove=self._remove), STOP_S_MAX)
+        except TimeoutError:
+            self._say(Notice("node.stuck", f"not everything ended within {STOP_S_MAX} s", level="warning"))
+        except (NodeError, SyncError) as error:
+            self._say(Notice("node.unclean", str(error), level="warning"))
 
     # ---- what happens while it serves
 
@@ -211,14 +218,10 @@ class Daemon:
     async def _until_ending(self, work: Coroutine[Any, Any, T]) -> T | None:
         """Return what the work brings, or None when the process is told to end first."""
         assert self._ending is not None
-        task = asyncio.ensure_future(work)
-        await asyncio.wait([task, self._ending], return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            task.cancel()
-            await asyncio.wait([task])
-        if task.cancelled():
-            return None
-        return task.result()
+        task = asyncio.get_running_loop().create_task(work)
+        self._ending.add_done_callback(lambda _: task.cancel())
+        await asyncio.wait([task])
+        return None if task.cancelled() else task.result()
 
     # ---- the control socket
 
@@ -314,7 +317,7 @@ async def _bounded(work: Coroutine[Any, Any, T], seconds_max: float) -> T | None
 
 
 def _run(work: Coroutine[Any, Any, T]) -> T:
-    """Run on uvloop, or on asyncio's own loop where uvloop is not installed; turn what a person causes into `NodeError`."""
+    """Run on uvloop, on asyncio's own loop where that is missing; what a person can cause becomes a `NodeError`."""
     try:
         factory = importlib.import_module("uvloop").new_event_loop
     except ImportError:

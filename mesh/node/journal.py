@@ -52,9 +52,9 @@ def notify_manager(state: str) -> None:
     if not address:
         return
     name = "\0" + address[1:] if address.startswith("@") else address
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as messenger:
-        with contextlib.suppress(OSError):  # a manager that does not listen is no reason to stop
-            messenger.sendto(state.encode(), name)
+    messenger = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+    with messenger, contextlib.suppress(OSError):  # a manager that does not listen is no reason to stop
+        messenger.sendto(state.encode(), name)
 
 
 def _plain(text: str) -> str:

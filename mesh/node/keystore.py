@@ -1,8 +1,8 @@
 """What a node remembers between runs: its identity, the mesh's root key, open invitations, a pending join, addresses.
 
-Owns the files under the home's state directory and their meaning. What always holds: an identity is made once, by `init`
-or by a completed join, and never replaced; a damaged or exposed key file stops the command with one line instead of being
-repaired by guesswork. It must not know sockets, SQL or the daemon.
+Owns the files under the home's state directory and their meaning. What always holds: an identity is made once, by
+`init` or by a completed join, and never replaced; a damaged or exposed key file stops the command with one line instead
+of being repaired by guesswork. It must not know sockets, SQL or the daemon.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from mesh.primitives import KEY_BYTES, signing_pair
 from mesh.enrolment import INVITATIONS_MAX, Candidate, Invitation, JoinCode
 from mesh.enrolment import invite as fresh_invitation
 from mesh.errors import MeshError
@@ -19,6 +18,7 @@ from mesh.events import Address
 from mesh.identity import Identity
 from mesh.node.errors import KeystoreError
 from mesh.node.home import read_private, remove_private, write_private
+from mesh.primitives import KEY_BYTES, signing_pair
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -143,9 +143,7 @@ class Keystore:
             return None
         try:
             value = json.loads(data)
-            keys = [bytes.fromhex(value[name]) for name in ("node_seed", "static_private")]
-            if any(len(key) != KEY_BYTES for key in keys):
-                raise ValueError("a key is cut short")
+            keys = [_key(value[name]) for name in ("node_seed", "static_private")]
             return PendingJoin(JoinCode.parse(value["code"]), Candidate(str(value["name"]), *keys))
         except (MeshError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise KeystoreError(f"{path} is damaged; run 'mycomesh join CODE' again") from error
@@ -191,6 +189,13 @@ class Keystore:
 
 
 _RESTORE = "restore it from a backup, or move the state directory away and join anew"
+
+
+def _key(text: str) -> bytes:
+    key = bytes.fromhex(text)
+    if len(key) != KEY_BYTES:
+        raise ValueError("a key is cut short")
+    return key
 
 
 def _json_bytes(value: Any) -> bytes:

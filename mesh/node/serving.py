@@ -1,8 +1,8 @@
 """One node at work: a file, an identity, and the mesh, joined on an event loop.
 
-Owns the SQL thread, the watch on the file and the network shell, and the order in which they start and end. What always
-holds: what was committed before a graceful end is stamped and handed to the links; the loop never waits for SQL. It must
-not know the terminal, signals, locks or the control socket: `daemon` does, and an embedding program has none of them.
+Owns the SQL thread, the watch on the file and the network shell, and the order in which they start and end. What
+always holds: what was committed before a graceful end is stamped and handed to the links; the loop never waits for SQL.
+It must not know the terminal, signals, locks or the control socket: `daemon` does, and an embedding program has none.
 """
 
 from __future__ import annotations
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 __all__ = ["Credentials", "ServingNode", "Snapshot"]
 
 DRAIN_STEPS_MAX = 10_000  # chunks of the last drain; writes that outlast it are in the log for the next start
-FLUSH_S = 0.2  # after the last drain: how long the links get to take the last batches before they are closed
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +89,8 @@ class ServingNode:
         self._shell = MeshShell(self._core, config, identity.mesh_id, self._on_action)
         self._exchange: Exchange | None = None
         self._watch: Watch | None = None
-        loop = asyncio.get_running_loop()
-        self._sql = SqlThread(self._opened, lambda report: loop.call_soon_threadsafe(self._on_report, report), clock)
+        self._loop = asyncio.get_running_loop()
+        self._sql = SqlThread(self._opened, self._report, clock)
 
     async def start(self, known: tuple[Address, ...]) -> None:
         """Open the file, then the network, then watch the file; raise with one line when one of them refuses."""
@@ -129,10 +128,11 @@ class ServingNode:
         """Drain what is committed, take leave of the mesh, close the file; with `remove`, leave no trace in it."""
         if self._watch is not None:
             self._watch.close()
-        await asyncio.wrap_future(self._sql.call(self._drain))
-        await asyncio.sleep(FLUSH_S if self._mesh.peers(clock()[0]) else 0)
-        await self._shell.close()
-        await asyncio.wrap_future(self._sql.stop(self._replica.remove if remove else self._replica.close))
+        try:
+            await asyncio.wrap_future(self._sql.call(self._drain))
+        finally:
+            await self._shell.close()
+            await asyncio.wrap_future(self._sql.stop(self._replica.remove if remove else self._replica.close))
 
     # ---- on the SQL thread
 
@@ -152,6 +152,9 @@ class ServingNode:
         )
         self._exchange = Exchange(replica, rng=random.Random(os.urandom(16)), config=ExchangeConfig())
         return self._exchange
+
+    def _report(self, report: Report) -> None:
+        self._loop.call_soon_threadsafe(self._on_report, report)
 
     def _look(self) -> tuple[ReplicaStatus, tuple[LinkStatus, ...]]:
         assert self._exchange is not None

@@ -1,19 +1,21 @@
 """The network side of a running node: one core (a node's or a joiner's) driven over real sockets and real time.
 
-Owns the transport, the discovery, the network watch and the one timer. What always holds: events are handled one after
-another in the order in which they arrived, even when doing an action causes the next event at once; an idle shell has one
-timer armed and nothing else. It must not know tables, files or keys.
+Owns the transport, the discovery, the network watch and the one timer. What always holds: events are handled one
+after another in the order in which they arrived, even when doing an action causes the next event at once; an idle shell
+has one timer armed and nothing else. It must not know tables, files or keys.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import socket
 import time
 from collections import deque
 from typing import TYPE_CHECKING, Any, Protocol
 
-from mesh.events import AddressFound, Address, Close, Dial, Event, NetworkChanged, Notice, TimerFired, Write
+from mesh.events import Address, AddressFound, Close, Dial, Event, NetworkChanged, Notice, TimerFired, Write
 from mesh.io.discovery import Discovery
 from mesh.io.netlink import Netlink
 from mesh.io.transport import Transport
@@ -104,3 +106,86 @@ class MeshShell:
         if self._discovery is not None:
             await self._discovery.close()
         await self._transport.close_all()
+
+    # ---- what arrives
+
+    def _on_found(self, address: Address, instance: str) -> None:
+        self.feed(AddressFound(address, instance=instance))
+
+    def _on_network_changed(self) -> None:
+        if self._discovery is not None:
+            self._discovery.network_changed()
+        self.feed(NetworkChanged())
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        self.feed(TimerFired())
+
+    async def _resolve(self, peer: PeerName) -> None:
+        """Turn a static peer into addresses; a name without one is asked for again, since networks come and go."""
+        loop = asyncio.get_running_loop()
+        told = False
+        while True:
+            try:
+                found = await loop.getaddrinfo(peer.host, peer.port, type=socket.SOCK_STREAM)
+            except OSError as error:
+                if not told:
+                    text = f"peer {peer.host!r} has no address yet ({error.strerror}); trying again until it has one"
+                    self._on_action(Notice("peer.unresolved", text, {"peer": peer.host}, "warning"))
+                    told = True
+                await asyncio.sleep(RESOLVE_RETRY_S)
+                continue
+            for address in dict.fromkeys(_address(entry[4]) for entry in found):
+                self.feed(AddressFound(address, static=True))
+            return
+
+    # ---- what is done
+
+    def _pump(self) -> None:
+        """Handle queued events in order; an event caused by an action waits for its turn."""
+        if self._busy:
+            return
+        self._busy = True
+        try:
+            while self._events:
+                event = self._events.popleft()
+                now_ms, wall_ms = clock()
+                actions = event if isinstance(event, list) else self._core.handle(event, now_ms, wall_ms)
+                for action in actions:
+                    self._do(action)
+        finally:
+            self._busy = False
+        self._arm()
+
+    def _do(self, action: Any) -> None:
+        match action:
+            case Write(conn, data):
+                self._transport.write(conn, data)
+            case Dial(address):
+                self._transport.dial(address)
+            case Close(conn, _):
+                self._transport.close(conn)
+                self._on_action(action)
+            case _:
+                self._on_action(action)
+
+    def _arm(self) -> None:
+        """Set the one timer to the core's deadline."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        deadline = self._core.next_deadline()
+        if deadline is None or self._closed:
+            return
+        wait_s = max(0, deadline - clock()[0]) / 1000
+        self._timer = asyncio.get_running_loop().call_later(wait_s, self._on_timer)
+
+
+def _address(found: tuple[Any, ...]) -> Address:
+    """Return what getaddrinfo found as a numeric address, the scope of a link-local one by its interface's name."""
+    host, port = str(found[0]), int(found[1])
+    scope = int(found[3]) if len(found) > 3 else 0
+    if scope and "%" not in host:
+        with contextlib.suppress(OSError):  # the interface has just gone: the bare address will fail by itself
+            host = f"{host}%{socket.if_indextoname(scope)}"
+    return Address(host, port)

@@ -14,6 +14,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from mesh.node.errors import NodeError
 from sync.errors import SyncError
 from sync.events import (
     Action,
@@ -35,9 +36,11 @@ __all__ = ["Acted", "Broken", "ExchangeMachine", "Report", "SqlThread"]
 # Peers send at most what they were asked for, but a live burst may outrun the disk. Batches beyond the limit are
 # dropped (a gap that the next round fills); messages beyond it close their link (the round starts afresh).
 BACKLOG_BYTES_MAX = 64 * 1024 * 1024
-# After the file refused an event (disk full, a lock held for seconds) its deadline may stay in the past: without a pause
-# the thread would spin on it. One second is what the safety check of an idle file takes anyway.
+# After the file refused an event (disk full, a lock held for seconds) its deadline may stay in the past: without a
+# pause the thread would spin on it. One second is what the safety check of an idle file takes anyway.
 REFUSED_PAUSE_MS = 1_000
+
+ENDED = "the node has closed its file; run 'mycomesh up' again"
 
 T = TypeVar("T")
 
@@ -106,6 +109,7 @@ class SqlThread:
         self._bulk: deque[Event] = deque()
         self._backlog_bytes = 0
         self._commit_queued = False
+        self._ended = False
         self._timer = _Timer()
         self._thread = threading.Thread(target=self._run, name="mycomesh-sql", daemon=True)
 
@@ -157,8 +161,11 @@ class SqlThread:
     def _queue_job(self, run: Callable[[], T], *, last: bool) -> Future[T]:
         outcome: Future[T] = Future()
         with self._wake:
-            self._urgent.append(_Job(run, outcome, last))
-            self._wake.notify()
+            if self._ended:
+                outcome.set_exception(NodeError(ENDED))
+            else:
+                self._urgent.append(_Job(run, outcome, last))
+                self._wake.notify()
         return outcome
 
     def _opened(self) -> None:
@@ -174,6 +181,18 @@ class SqlThread:
                     return
         except Exception as error:  # noqa: BLE001  (the thread's top: the daemon says it and stops the node)
             self._report(Broken(error))
+        finally:
+            self._end()
+
+    def _end(self) -> None:
+        """Let nobody wait for a thread that has ended."""
+        with self._wake:
+            self._ended = True
+            for work in self._urgent:
+                if isinstance(work, _Job):
+                    work.outcome.set_exception(NodeError(ENDED))
+            self._urgent.clear()
+            self._bulk.clear()
 
     def _take(self) -> Event | _Job:
         """Wait for work or for the deadline; a deadline that is always due alternates with the queues."""

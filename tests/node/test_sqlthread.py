@@ -8,6 +8,7 @@ from queue import Queue
 import pytest
 
 from mesh.node import sqlthread
+from mesh.node.errors import NodeError
 from mesh.node.sqlthread import Acted, Broken, SqlThread
 from sync.errors import DatabaseError
 from sync.events import (
@@ -225,6 +226,17 @@ def test_a_fault_of_our_own_ends_the_thread_and_is_reported(sql, exchange, repor
     report = reports.get(timeout=WAIT_S)
     assert isinstance(report, Broken)
     assert isinstance(report.error, ZeroDivisionError)
+
+
+def test_nobody_waits_for_a_thread_that_has_ended(sql, exchange):
+    hold(sql, exchange)
+    exchange.error = ZeroDivisionError("bug")
+    queued = sql.call(lambda: 1)
+    exchange.gate.set()
+    with pytest.raises(NodeError, match="closed its file"):
+        queued.result(WAIT_S)
+    with pytest.raises(NodeError, match="closed its file"):
+        sql.call(lambda: 1).result(WAIT_S)
 
 
 def test_a_question_gets_its_answer_or_its_error(sql):

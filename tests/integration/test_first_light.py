@@ -1,0 +1,455 @@
+"""First light: real processes, the stock sqlite3 shell, plain SQL in on one node and out on another.
+
+Nodes on this machine reach each other by `--peer` over loopback; in network namespaces they find each other by mDNS.
+Waiting for another process means asking it until it agrees, with a limit that only a broken node reaches.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from mesh.node.ask import ask
+from mesh.node.errors import NodeError
+from mesh.node.home import Home
+
+ROOT = Path(__file__).parents[2]
+MYCOMESH = [sys.executable, "-m", "tools"]
+SQLITE = shutil.which("sqlite3")
+WAIT_S = 30
+STEP_S = 0.02
+
+CREATE = (
+    "CREATE TABLE drones(drone_id, latitude, longitude, altitude, timestamp);"
+    "CREATE TABLE humvees(humvee_id, latitude, longitude, fuel, timestamp);"
+)
+INSERT = (
+    "INSERT INTO drones (drone_id, latitude, longitude, altitude, timestamp) "
+    "VALUES (1, 40.7128, -74.0060, 500, '2023-09-11 12:34:56');"
+)
+SELECT = "SELECT * FROM drones ORDER BY timestamp DESC LIMIT 1;"
+ANSWER = "1|40.7128|-74.006|500|2023-09-11 12:34:56\n"
+
+pytestmark = pytest.mark.skipif(SQLITE is None, reason="needs the stock sqlite3 shell (apt-get install sqlite3)")
+
+
+def eventually(check, what):
+    """Ask until the answer is true; return it."""
+    end = time.monotonic() + WAIT_S
+    while True:
+        answer = check()
+        if answer:
+            return answer
+        assert time.monotonic() < end, f"not within {WAIT_S} s: {what}"
+        time.sleep(STEP_S)
+
+
+class Machine:
+    """One home and one database file on this machine, and the commands a person types there."""
+
+    def __init__(self, place, name):
+        self.name = name
+        self.dir = place / name
+        self.dir.mkdir()
+        self.file = self.dir / "fleet.db"
+        self.home = Home.locate(self.dir / "home", {})
+        self.process = None
+        self.log = self.dir / "log.txt"
+
+    def command(self, *words):
+        return [*MYCOMESH, "--home", str(self.home.config), *words]
+
+    def run(self, *words):
+        """Run one command to its end."""
+        return subprocess.run(
+            self.command(*words), cwd=ROOT, capture_output=True, text=True, timeout=WAIT_S * 2, check=False
+        )
+
+    def done(self, *words):
+        """Run one command that must succeed; return its stdout."""
+        done = self.run(*words)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def launch(self, *words):
+        """Start `up` and return at once."""
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                self.command("up", str(self.file), "--no-multicast", *(words or ("--port", "0"))),
+                cwd=ROOT,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+
+    def up(self, *words):
+        """Start `up` and return when it serves."""
+        self.launch(*words)
+        eventually(lambda: self.status().get("phase") == "serving", f"{self.name} serves; {self.said()}")
+        return self
+
+    def status(self):
+        if self.process is not None:
+            assert self.process.poll() is None, f"{self.name} ended: {self.said()}"
+        try:
+            return ask(self.home, "status")
+        except NodeError:
+            return {}
+
+    @property
+    def address(self):
+        return f"127.0.0.1:{self.status()['port']}"
+
+    def said(self):
+        return self.log.read_text() if self.log.exists() else ""
+
+    def sql(self, text):
+        """What the stock sqlite3 shell answers."""
+        done = subprocess.run(
+            [SQLITE, str(self.file), "-cmd", ".timeout 5000", text],
+            capture_output=True,
+            text=True,
+            timeout=WAIT_S,
+            check=False,
+        )
+        return done.stdout if done.returncode == 0 else done.stderr
+
+    def shows(self, select, answer):
+        eventually(
+            lambda: self.sql(select) == answer,
+            f"{self.name}: {select} is {answer!r}, not {self.sql(select)!r}; {self.said()}",
+        )
+
+    def kill(self):
+        """As a power cut would, as far as a process can tell."""
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait(WAIT_S)
+        self.process = None
+
+    def terminate(self):
+        self.process.send_signal(signal.SIGTERM)
+        code = self.process.wait(WAIT_S)
+        self.process = None
+        return code
+
+
+@pytest.fixture
+def machine(tmp_path):
+    """Make machines; whatever still runs at the end is killed."""
+    made = []
+
+    def make(name):
+        made.append(Machine(tmp_path, name))
+        return made[-1]
+
+    yield make
+    for one in made:
+        if one.process is not None and one.process.poll() is None:
+            one.kill()
+
+
+@pytest.fixture
+def pair(machine):
+    """Two members: alpha, which made the mesh, and bravo, which joined by a code; both serve."""
+    alpha, bravo = machine("alpha"), machine("bravo")
+    alpha.done("init", "--name", "fleet", "--node-name", "alpha")
+    alpha.up()
+    code = alpha.done("invite").strip()
+    joined = bravo.run("join", code, "--node-name", "bravo", "--no-multicast", "--peer", alpha.address)
+    assert "joined mesh 'fleet' as 'bravo'" in joined.stderr, joined.stderr
+    bravo.up("--port", "0", "--peer", alpha.address)
+    return alpha, bravo
+
+
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
+
+
+def linked(one):
+    return [peer["name"] for peer in one.status().get("peers", ()) if peer["state"] == "linked"]
+
+
+def content(one):
+    """Every user table of a machine, as sqlite3's own dump."""
+    return "".join(one.sql(f"SELECT * FROM {name} ORDER BY 1, 2, 3, 4, 5;") for name in ("drones", "humvees"))
+
+
+def test_the_seed_example_word_for_word(pair):
+    alpha, bravo = pair
+    assert alpha.sql(CREATE) == ""
+    assert alpha.sql(INSERT) == ""
+    bravo.shows(SELECT, ANSWER)
+    bravo.sql("INSERT INTO humvees VALUES (7, 40.7, -74.0, 0.5, '2023-09-11 12:35:00');")
+    alpha.shows("SELECT humvee_id, fuel FROM humvees;", "7|0.5\n")
+
+
+def test_tables_that_were_there_before_the_node_come_along(machine):
+    alpha, bravo = machine("alpha"), machine("bravo")
+    alpha.sql(CREATE + INSERT * 3)
+    alpha.done("init")
+    alpha.up()
+    bravo.done("join", alpha.done("invite").strip(), "--no-multicast", "--peer", alpha.address)
+    bravo.up("--port", "0", "--peer", alpha.address)
+    bravo.shows("SELECT count(*) FROM drones;", "3\n")
+
+
+def test_updates_and_deletes_cross_both_ways(pair):
+    alpha, bravo = pair
+    alpha.sql("CREATE TABLE notes(id INTEGER PRIMARY KEY, text); INSERT INTO notes VALUES(1, 'a'), (2, 'b');")
+    bravo.shows("SELECT * FROM notes ORDER BY id;", "1|a\n2|b\n")
+    bravo.sql("UPDATE notes SET text = 'c' WHERE id = 1; DELETE FROM notes WHERE id = 2;")
+    alpha.shows("SELECT * FROM notes ORDER BY id;", "1|c\n")
+
+
+def test_wait_returns_when_a_write_is_on_both(pair):
+    alpha, bravo = pair
+    alpha.sql(CREATE + INSERT)
+    done = alpha.run("wait", "--replicas", "2", "--timeout", str(WAIT_S))
+    assert done.returncode == 0, done.stderr
+    assert bravo.sql(SELECT) == ANSWER
+    refused = alpha.run("wait", "--replicas", "3", "--timeout", "0")
+    assert refused.returncode == 3
+    assert "on 2 of 3 nodes" in refused.stderr
+
+
+def test_a_killed_node_catches_up_and_brings_what_was_written_beside_it(pair):
+    alpha, bravo = pair
+    alpha.sql(CREATE + INSERT)
+    bravo.shows("SELECT count(*) FROM drones;", "1\n")
+    bravo.kill()
+    alpha.sql(INSERT * 5)
+    bravo.sql("INSERT INTO humvees VALUES (9, 1, 2, 3, 'while the node was dead');")
+    bravo.up("--port", "0", "--peer", alpha.address)
+    bravo.shows("SELECT count(*) FROM drones;", "6\n")
+    alpha.shows("SELECT humvee_id FROM humvees;", "9\n")
+    eventually(lambda: content(alpha) == content(bravo), "both files are equal")
+
+
+def test_a_node_that_was_met_before_is_found_again_without_being_named(pair):
+    alpha, bravo = pair
+    eventually(lambda: linked(bravo) == ["alpha"], "bravo is linked")
+    port = alpha.status()["port"]
+    assert bravo.terminate() == 0
+    assert alpha.terminate() == 0
+    alpha.up("--port", str(port))
+    bravo.up("--port", "0")
+    eventually(lambda: linked(alpha) == ["bravo"], "alpha is linked to bravo again")
+
+
+def test_a_join_completes_when_the_first_member_is_met(machine):
+    alpha, bravo = machine("alpha"), machine("bravo")
+    port = free_port()
+    alpha.done("init", "--name", "fleet")
+    code = alpha.done("invite").strip()
+    waiting = bravo.run("join", code, "--node-name", "bravo", "--no-multicast", "--peer", f"127.0.0.1:{port}")
+    assert waiting.returncode == 0
+    assert "no member answered yet" in waiting.stderr
+    bravo.launch("--port", "0", "--peer", f"127.0.0.1:{port}")
+    eventually(lambda: bravo.status().get("phase") == "joining", "bravo waits")
+    assert not bravo.file.exists()
+    alpha.sql(CREATE + INSERT)
+    alpha.up("--port", str(port))
+    bravo.shows(SELECT, ANSWER)
+    assert "joined mesh 'fleet' as 'bravo'" in bravo.said()
+
+
+def test_a_code_is_good_for_as_many_machines_as_it_says(pair, machine):
+    alpha, _ = pair
+    code = alpha.done("invite", "--uses", "1").strip()
+    charlie, delta = machine("charlie"), machine("delta")
+    words = ("join", code, "--no-multicast", "--peer", alpha.address)
+    assert "joined mesh" in charlie.run(*words).stderr
+    assert "no member answered yet" in delta.run(*words).stderr
+
+
+def test_tables_that_are_left_out_stay_where_they_are(machine):
+    alpha, bravo = machine("alpha"), machine("bravo")
+    alpha.done("init")
+    alpha.up("--port", "0", "--except", "humvees")
+    bravo.done("join", alpha.done("invite").strip(), "--no-multicast", "--peer", alpha.address)
+    bravo.up("--port", "0", "--peer", alpha.address)
+    alpha.sql(CREATE + "INSERT INTO humvees VALUES (1, 2, 3, 4, 5);" + INSERT)
+    bravo.shows(SELECT, ANSWER)
+    assert "no such table: humvees" in bravo.sql("SELECT * FROM humvees;")
+
+
+def test_status_says_the_same_to_people_and_programs(pair):
+    alpha, bravo = pair
+    alpha.sql(CREATE + INSERT)
+    bravo.shows(SELECT, ANSWER)
+    text = alpha.done("status")
+    assert "alpha of mesh fleet: serving" in text
+    assert "1 of 1 other member(s) linked" in text
+    names = [table["name"] for table in alpha.status()["tables"]]
+    assert "drones" in names
+    assert "humvees" in names
+    digests = [{table["name"]: table["digest"] for table in one.status()["tables"]} for one in pair]
+    eventually(lambda: digests[0] == digests[1], "equal hashes")
+
+
+def test_down_leaves_an_ordinary_database_that_goes_on_logging(pair):
+    alpha, bravo = pair
+    alpha.sql(CREATE + INSERT)
+    bravo.shows(SELECT, ANSWER)
+    assert bravo.run("down").returncode == 0
+    assert bravo.process.wait(WAIT_S) == 0
+    bravo.sql("INSERT INTO drones VALUES (2, 0, 0, 0, '2024');")
+    assert bravo.run("status").returncode == 69
+    bravo.up("--port", "0", "--peer", alpha.address)
+    alpha.shows("SELECT count(*) FROM drones;", "2\n")
+
+
+def test_down_remove_leaves_no_trace_in_the_file(pair):
+    alpha, _ = pair
+    alpha.sql(CREATE + INSERT)
+    eventually(lambda: len(alpha.status().get("tables", ())) >= 2, "the tables are captured")
+    assert "mycomesh" in alpha.sql(".schema")
+    done = alpha.run("down", "--remove")
+    assert done.returncode == 0, done.stderr
+    assert alpha.process.wait(WAIT_S) == 0
+    assert "mycomesh" not in alpha.sql(".schema")
+    assert alpha.sql("PRAGMA integrity_check;") == "ok\n"
+    assert alpha.sql(SELECT) == ANSWER
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_gracefully(pair, number):
+    alpha, bravo = pair
+    alpha.process.send_signal(number)
+    assert alpha.process.wait(WAIT_S) == 0
+    assert not alpha.home.sockets[0].exists()
+    eventually(lambda: linked(bravo) == [], "bravo noticed the goodbye")
+
+
+# ---- bad input: one line, an exit code, nothing changed
+
+
+@pytest.fixture
+def founder(machine):
+    alpha = machine("alpha")
+    alpha.done("init")
+    return alpha
+
+
+def refused(one, *words, code=1):
+    """Run `up` that must refuse; return its one line."""
+    done = one.run("up", str(one.file), "--no-multicast", *(words or ("--port", "0")))
+    assert done.returncode == code, (done.stdout, done.stderr)
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    return done.stderr
+
+
+def test_up_without_a_mesh_says_what_to_run(machine):
+    alpha = machine("alpha")
+    line = refused(alpha)
+    assert "mycomesh init" in line
+    assert "mycomesh join" in line
+    assert [entry.name for entry in alpha.dir.iterdir()] == []
+
+
+def test_a_file_that_is_not_sqlite_is_refused_untouched(founder):
+    founder.file.write_bytes(b"just a text, not a database\n" * 100)
+    before = founder.file.read_bytes()
+    assert "fleet.db" in refused(founder)
+    assert founder.file.read_bytes() == before
+
+
+def test_a_directory_is_refused(founder):
+    founder.file.mkdir()
+    assert "is a directory" in refused(founder)
+
+
+def test_a_file_in_a_directory_that_is_not_there_is_refused(founder):
+    founder.file = founder.dir / "absent" / "fleet.db"
+    assert "no directory" in refused(founder)
+
+
+def test_a_locked_file_is_refused(founder):
+    founder.sql(CREATE)
+    holder = sqlite3.connect(founder.file, isolation_level=None)
+    holder.execute("BEGIN EXCLUSIVE")
+    try:
+        assert "lock" in refused(founder).lower()
+    finally:
+        holder.close()
+    assert "mycomesh" not in founder.sql(".schema")
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or shutil.which("setpriv") is None, reason="needs root to be somebody else")
+def test_a_read_only_file_is_refused(founder):
+    founder.sql(CREATE)
+    founder.file.chmod(0o444)
+    subprocess.run(["chown", "-R", "65534", str(founder.home.config)], check=True)
+    place = founder.file.parent
+    while place != Path("/tmp"):
+        place.chmod(0o755)
+        place = place.parent
+    prefix = ["setpriv", "--reuid=65534", "--clear-groups", "--inh-caps=-all", "--bounding-set=-all"]
+    command = [*prefix, *founder.command("up", str(founder.file), "--no-multicast", "--port", "0")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=WAIT_S, check=False)
+    if "Permission denied" in done.stderr and "python" in done.stderr:
+        pytest.skip("another user cannot read this installation")
+    assert done.returncode == 1, done.stderr
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert "read" in done.stderr
+    assert "mycomesh" not in founder.sql(".schema")
+
+
+def test_a_file_that_another_node_serves_is_refused(pair):
+    alpha, bravo = pair
+    bravo.terminate()
+    bravo.file = alpha.file
+    assert "already served by another node" in refused(bravo)
+
+
+def test_a_second_node_of_the_same_home_is_refused(pair):
+    alpha, _ = pair
+    alpha.file = alpha.dir / "other.db"
+    assert "already runs for this home" in refused(alpha)
+    assert not alpha.file.exists()
+
+
+def test_an_exposed_key_is_refused_with_the_remedy(founder):
+    (founder.home.state / "identity").chmod(0o644)
+    assert "chmod 600" in refused(founder)
+    assert not founder.file.exists()
+
+
+def test_a_truncated_key_is_refused(founder):
+    path = founder.home.state / "identity"
+    path.write_bytes(path.read_bytes()[:50])
+    assert "damaged" in refused(founder)
+
+
+def test_a_busy_port_is_refused_and_leaves_no_file_behind(founder):
+    with socket.create_server(("", 0), family=socket.AF_INET6, dualstack_ipv6=True) as taken:
+        line = refused(founder, "--port", str(taken.getsockname()[1]))
+    assert "port" in line
+    assert not founder.file.exists() or "mycomesh" not in founder.sql(".schema")
+
+
+@pytest.mark.parametrize("code", ["hello", "", "0000-0000", "x" * 1000])
+def test_a_wrong_join_code_is_refused_and_not_kept(machine, code):
+    alpha = machine("alpha")
+    done = alpha.run("join", code)
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert not (alpha.home.state / "join").exists()
+
+
+@pytest.mark.parametrize(
+    "words", [("--port", "70000"), ("--port", "x"), ("--peer", ":1"), ("--only", "a", "--except", "a")]
+)
+def test_a_wrong_setting_is_a_usage_error(founder, words):
+    refused(founder, *words, code=2)
+    assert not founder.file.exists()
