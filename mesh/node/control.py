@@ -23,6 +23,7 @@ __all__ = ["ControlServer"]
 
 CLIENTS_MAX = 64  # people and scripts on this machine; more is a loop gone wrong
 WATCH_QUEUE_BYTES_MAX = 1 << 20  # about 5,000 notices; a reader further behind is stuck and is dropped
+LAST_ANSWER_S = 1  # `down` is answered when the node has stopped; a client that hangs does not hold it up
 FILE_MODE = 0o600
 
 
@@ -33,6 +34,7 @@ class ControlServer:
         self._path = path
         self._answer = answer
         self._server: asyncio.Server | None = None
+        self._answers: dict[asyncio.Future[None], None] = {}  # under way: they are awaited before the end
         self._writers: dict[asyncio.StreamWriter, bool] = {}  # True: it watches
 
     async def start(self) -> None:
@@ -68,6 +70,8 @@ class ControlServer:
         if self._server is None:
             return
         self._server.close()
+        if self._answers:
+            await asyncio.wait(list(self._answers), timeout=LAST_ANSWER_S)
         for writer in list(self._writers):
             writer.close()
         await self._server.wait_closed()
@@ -81,17 +85,26 @@ class ControlServer:
         self._writers[writer] = False
         try:
             while line := await reader.readline():
-                request, answer = await self._respond(line)
-                writer.write(encode_line(answer))
-                await writer.drain()
-                self._writers[writer] = request.get("do") == "watch"
+                await self._respond(line, writer)
         except (OSError, ValueError):
             return  # gone, or a line longer than the limit: nothing to say to it
         finally:
             del self._writers[writer]
             writer.close()
 
-    async def _respond(self, line: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
+    async def _respond(self, line: bytes, writer: asyncio.StreamWriter) -> None:
+        under_way: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._answers[under_way] = None
+        try:
+            request, answer = await self._answered(line)
+            writer.write(encode_line(answer))
+            await writer.drain()
+            self._writers[writer] = request.get("do") == "watch"
+        finally:
+            del self._answers[under_way]
+            under_way.set_result(None)
+
+    async def _answered(self, line: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
         request: dict[str, Any] = {}
         try:
             request = decode_line(line)

@@ -12,6 +12,7 @@ import importlib
 import os
 import random
 import signal
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mesh.config import MeshConfig
@@ -48,7 +49,7 @@ T = TypeVar("T")
 
 def serve(home: Home, file: Path, config: NodeConfig) -> None:
     """Serve a file until SIGTERM, SIGINT or `mycomesh down`; raise `NodeError` with one line where it cannot be."""
-    _run(Daemon(home, file, config).run())
+    _run(_serving_process(home, file, config))
 
 
 def enrol(home: Home, config: NodeConfig, *, seconds_max: float) -> Identity | None:
@@ -96,6 +97,16 @@ async def join_mesh(
         await shell.close()
 
 
+@dataclass(slots=True)
+class _Ending:
+    """How the run ends: `told` when somebody asks for it or something broke, `done` with what went wrong, or ""."""
+
+    told: asyncio.Future[None]
+    done: asyncio.Future[str]
+    remove: bool = False
+    complaint: str = ""
+
+
 class Daemon:
     """One run of `mycomesh up`."""
 
@@ -108,8 +119,8 @@ class Daemon:
         self._control = ControlServer(home.sockets[0], self._on_request)
         self._node: ServingNode | None = None
         self._identity: Identity | None = None
-        self._ending: asyncio.Future[None] | None = None
-        self._remove = False
+        loop = asyncio.get_running_loop()
+        self._ending = _Ending(loop.create_future(), loop.create_future())
         self._started_ms = clock()[0]
         self._addresses: dict[Address, None] = {}
 
@@ -119,7 +130,6 @@ class Daemon:
         if self._identity is None and self._store.pending_join() is None:
             raise KeystoreError(NO_MESH)
         _check_place(self._file)
-        self._ending = asyncio.get_running_loop().create_future()
         lock = HomeLock.acquire(self._home)
         try:
             self._listen_to_signals()
@@ -127,12 +137,12 @@ class Daemon:
             try:
                 await self._live()
             finally:
+                self._ending.done.set_result(self._ending.complaint)
                 await self._control.close()
         finally:
             lock.release()
 
     async def _live(self) -> None:
-        assert self._ending is not None
         if self._identity is None:
             self._identity = await self._until_ending(self._join())
         if self._identity is None:
@@ -160,7 +170,6 @@ class Daemon:
         return identity
 
     async def _serve(self, identity: Identity) -> None:
-        assert self._ending is not None
         credentials = Credentials(identity, self._store.root_seed(identity), self._store.invitations())
         known = self._store.addresses()
         self._addresses = dict.fromkeys(known)
@@ -172,7 +181,7 @@ class Daemon:
         self._say(Notice("node.serving", text, {"tables": len(snapshot.tables)}))
         notify_manager(f"READY=1\nSTATUS={text}")
         try:
-            await self._ending
+            await self._ending.told
         finally:
             self._node = None
             self._say(Notice("node.stopping", "stopping"))
@@ -183,11 +192,15 @@ class Daemon:
     async def _stop(self, node: ServingNode) -> None:
         """End within a bound; what a stopping node still complains of must not hide why it stops."""
         try:
-            await asyncio.wait_for(node.stop(remove=self._remove), STOP_S_MAX)
+            await asyncio.wait_for(node.stop(remove=self._ending.remove), STOP_S_MAX)
         except TimeoutError:
-            self._say(Notice("node.stuck", f"not everything ended within {STOP_S_MAX} s", level="warning"))
+            self._ending.complaint = (
+                f"not everything ended within {STOP_S_MAX} s; the next 'mycomesh up' goes on from there"
+            )
         except (NodeError, SyncError) as error:
-            self._say(Notice("node.unclean", str(error), level="warning"))
+            self._ending.complaint = str(error)
+        if self._ending.complaint:
+            self._say(Notice("node.unclean", self._ending.complaint, level="warning"))
 
     # ---- what happens while it serves
 
@@ -201,14 +214,12 @@ class Daemon:
         self._say(notice)
 
     def _on_broken(self, error: BaseException) -> None:
-        assert self._ending is not None
-        if not self._ending.done():
-            self._ending.set_exception(error)
+        if not self._ending.told.done():
+            self._ending.told.set_exception(error)
 
     def _end(self) -> None:
-        assert self._ending is not None
-        if not self._ending.done():
-            self._ending.set_result(None)
+        if not self._ending.told.done():
+            self._ending.told.set_result(None)
 
     def _listen_to_signals(self) -> None:
         loop = asyncio.get_running_loop()
@@ -217,9 +228,8 @@ class Daemon:
 
     async def _until_ending(self, work: Coroutine[Any, Any, T]) -> T | None:
         """Return what the work brings, or None when the process is told to end first."""
-        assert self._ending is not None
         task = asyncio.get_running_loop().create_task(work)
-        self._ending.add_done_callback(lambda _: task.cancel())
+        self._ending.told.add_done_callback(lambda _: task.cancel())
         await asyncio.wait([task])
         return None if task.cancelled() else task.result()
 
@@ -234,7 +244,7 @@ class Daemon:
             case "invite":
                 return self._invite(request)
             case "down":
-                return self._down(request)
+                return await self._down(request)
             case other:
                 raise NodeError(f"this node does not know the request {other!r}; use one version of node and command")
 
@@ -247,11 +257,14 @@ class Daemon:
             self._node.invite(invitation)
         return {"code": str(code)}
 
-    def _down(self, request: dict[str, Any]) -> dict[str, Any]:
-        self._remove = request.get("remove") is True
-        if self._remove:
-            self._serving()
-        asyncio.get_running_loop().call_soon(self._end)  # after the answer is on its way
+    async def _down(self, request: dict[str, Any]) -> dict[str, Any]:
+        if request.get("remove") is True:
+            self._serving()  # a node that only joins has no file to clean
+            self._ending.remove = True
+        self._end()
+        complaint = await asyncio.shield(self._ending.done)
+        if complaint:
+            raise NodeError(f"the node stopped, but: {complaint}")
         return {"pid": os.getpid(), "file": str(self._file)}
 
     def _serving(self) -> ServingNode:
@@ -307,6 +320,10 @@ def _touched(file: Path) -> bool:
     except OSError as error:
         raise HomeError(f"cannot make {file}: {error.strerror}; check the directory's permissions") from error
     return True
+
+
+async def _serving_process(home: Home, file: Path, config: NodeConfig) -> None:
+    await Daemon(home, file, config).run()
 
 
 async def _bounded(work: Coroutine[Any, Any, T], seconds_max: float) -> T | None:
