@@ -44,7 +44,7 @@ def unpack_mask(stored: int | bytes) -> tuple[int, bool]:
 class ChangeLog:
     """The entries of one table."""
 
-    __slots__ = ("_delta", "_store", "count", "name", "sums", "table_id")
+    __slots__ = ("_adds", "_delta", "_removes", "_replaces", "_store", "count", "name", "sums", "table_id")
 
     def __init__(self, store: Store, table_id: int) -> None:
         self._store = store
@@ -53,6 +53,10 @@ class ChangeLog:
         self.count = 0
         self.sums = (0, 0)
         self._delta = [0, 0, 0]  # count, low lane, high lane of the running transaction
+        # Writes of the running transaction that are not in the file yet; every read flushes them first.
+        self._adds: list[Leaf] = []
+        self._replaces: list[tuple[Any, ...]] = []
+        self._removes: list[tuple[int, int]] = []
 
     def create(self) -> None:
         """Makes the table where it is missing; inside a transaction."""
@@ -74,6 +78,7 @@ class ChangeLog:
 
     def committed(self) -> None:
         """Adds the transaction's changes to count and sums."""
+        assert not (self._adds or self._replaces or self._removes), "flush before the commit"
         count, low, high = self._delta
         if count or low or high:
             self.count += count
@@ -83,6 +88,7 @@ class ChangeLog:
     def rolled_back(self) -> None:
         """Forgets the transaction's changes."""
         self._delta = [0, 0, 0]
+        self._adds, self._replaces, self._removes = [], [], []
 
     @property
     def digest(self) -> bytes:
@@ -93,12 +99,29 @@ class ChangeLog:
 
     def leaves(self, row: Row) -> list[Leaf]:
         """Returns the entries of one row, ordered by (place, hlc)."""
+        self.flush()
         return self._store.db.execute(
             f"SELECT place, hlc, row, mask, digest, prior FROM {self.name} WHERE row = ? ORDER BY place, hlc", (row,)
         ).fetchall()
 
+    def leaves_of(self, rows: Sequence[Row]) -> dict[Row, list[Leaf]]:
+        """Returns the entries of many rows at once."""
+        self.flush()
+        found: dict[Row, list[Leaf]] = {row: [] for row in rows}
+        listing = f"SELECT place, hlc, row, mask, digest, prior FROM {self.name} WHERE row = ? ORDER BY place, hlc"
+        for leaf in self._store.db.executemany(listing, [(row,) for row in rows]):
+            found[leaf[2]].append(leaf)
+        return found
+
+    def rows_of(self, stamps: Sequence[tuple[int, int]]) -> dict[tuple[int, int], Row]:
+        """Returns the rows that entries of these stamps (place, hlc) describe; stamps without an entry are left out."""
+        self.flush()
+        listing = f"SELECT place, hlc, row FROM {self.name} WHERE place = ? AND hlc = ?"
+        return {(place, hlc): row for place, hlc, row in self._store.db.executemany(listing, stamps)}
+
     def leaf(self, place: int, hlc: int) -> Leaf | None:
         """Returns the entry of one stamp."""
+        self.flush()
         found: Leaf | None = self._store.db.execute(
             f"SELECT place, hlc, row, mask, digest, prior FROM {self.name} WHERE place = ? AND hlc = ?", (place, hlc)
         ).fetchone()
@@ -106,10 +129,12 @@ class ChangeLog:
 
     def knows(self, row: Row) -> bool:
         """True if some entry describes the row."""
+        self.flush()
         return self._store.db.execute(f"SELECT 1 FROM {self.name} WHERE row = ? LIMIT 1", (row,)).fetchone() is not None
 
     def any_row_between(self, low: int, high: int) -> bool:
         """True if some entry describes an integer row in `low..high`."""
+        self.flush()
         found = self._store.db.execute(
             f"SELECT 1 FROM {self.name} WHERE row BETWEEN ? AND ? LIMIT 1", (low, high)
         ).fetchone()
@@ -117,6 +142,7 @@ class ChangeLog:
 
     def any_hlc_between(self, place: int, low: int, high: int) -> bool:
         """True if the site has an entry with an hlc in `low..high`."""
+        self.flush()
         found = self._store.db.execute(
             f"SELECT 1 FROM {self.name} WHERE place = ? AND hlc BETWEEN ? AND ? LIMIT 1", (place, low, high)
         ).fetchone()
@@ -131,24 +157,37 @@ class ChangeLog:
 
     def add(self, leaves: Sequence[Leaf]) -> None:
         """Adds entries with stamps that the log does not hold."""
-        self._store.db.executemany(f"INSERT INTO {self.name} VALUES(?, ?, ?, ?, ?, ?)", leaves)
+        self._adds.extend(leaves)
         self._count(len(leaves), (leaf[4] for leaf in leaves))
 
     def replace(self, old: Leaf, new: Leaf) -> None:
         """Gives the entry of one stamp another row, mask, digest or prior."""
-        self._store.db.execute(
-            f"UPDATE {self.name} SET row = ?, mask = ?, digest = ?, prior = ? WHERE place = ? AND hlc = ?",
-            (new[2], new[3], new[4], new[5], old[0], old[1]),
-        )
+        self._replaces.append((new[2], new[3], new[4], new[5], old[0], old[1]))
         self._count(0, (new[4],), (old[4],))
 
     def remove(self, leaf: Leaf) -> None:
         """Removes an entry that owns nothing any more."""
-        self._store.db.execute(f"DELETE FROM {self.name} WHERE place = ? AND hlc = ?", leaf[:2])
+        self._removes.append(leaf[:2])
         self._count(-1, (), (leaf[4],))
+
+    def flush(self) -> None:
+        """Writes what was added, replaced and removed to the file, each kind in one go."""
+        db = self._store.db
+        if self._removes:
+            removes, self._removes = self._removes, []
+            db.executemany(f"DELETE FROM {self.name} WHERE place = ? AND hlc = ?", removes)
+        if self._replaces:
+            replaces, self._replaces = self._replaces, []
+            db.executemany(
+                f"UPDATE {self.name} SET row = ?, mask = ?, digest = ?, prior = ? WHERE place = ? AND hlc = ?", replaces
+            )
+        if self._adds:
+            adds, self._adds = self._adds, []
+            db.executemany(f"INSERT INTO {self.name} VALUES(?, ?, ?, ?, ?, ?)", adds)
 
     def rehome(self, old: Row, new: Row) -> None:
         """Moves every entry of one row to another name of the same row."""
+        self.flush()
         self._store.db.execute(f"UPDATE {self.name} SET row = ? WHERE row = ?", (new, old))
 
     def _count(self, count: int, gained: Iterable[int], lost: Iterable[int] = ()) -> None:

@@ -22,6 +22,8 @@ __all__ = ["CHUNK_BYTES_MAX", "CHUNK_ROWS_MAX", "Drained", "drain_table"]
 
 # One chunk is one transaction: about 15 ms of write lock at 150,000 rows a second, well under the 50 ms limit.
 CHUNK_ROWS_MAX = 2_048
+# Updates and deletes are looked up one by one: about 20 us a row.
+CHUNK_EDITS_MAX = 512
 CHUNK_BYTES_MAX = 1 << 20
 _UNIX_EPOCH_JULIAN = 2_440_587.5
 _DAY_MS = 86_400_000
@@ -56,6 +58,7 @@ def drain_table(table: Table, place: int, wall_ms: int) -> Drained:
     groups = _drain_births(table, place, rows) if size == len(rows) and _all_new(table, rows) else None
     if groups is None:
         groups = _drain_rows(table, place, rows)
+    table.log.flush()
     log = pending_name(table.table_id)
     if more:
         table.store.db.execute(f"DELETE FROM {log} WHERE seq <= ?", (last,))
@@ -79,8 +82,9 @@ def _read_pending(table: Table) -> tuple[dict[Row, _Touched], int, bool, int]:
     first_key = 2 + len(words)
     first_value = first_key + len(key_names(table.spec)) + 1
     more = False
+    edits = 0
     for record in table.store.db.execute(_pending_sql(table, words), (CHUNK_ROWS_MAX + 1,)):
-        if read == CHUNK_ROWS_MAX or size > CHUNK_BYTES_MAX:
+        if read == CHUNK_ROWS_MAX or size > CHUNK_BYTES_MAX or edits == CHUNK_EDITS_MAX:
             more = True
             break
         read += 1
@@ -94,6 +98,7 @@ def _read_pending(table: Table) -> tuple[dict[Row, _Touched], int, bool, int]:
         if keyed and values is None and isinstance(row, int):
             found = table.read(row)  # a NULL in the key: the join cannot find it
             values = None if found is None else tuple(found.values())
+        edits += what != OP_INSERT
         touched = rows.get(row)
         if touched is None:
             touched = rows[row] = _Touched(0, False, False, False, 0, values)
@@ -166,16 +171,18 @@ def _drain_births(table: Table, place: int, rows: dict[Row, _Touched]) -> list[G
 def _drain_rows(table: Table, place: int, rows: dict[Row, _Touched]) -> list[Group]:
     """The general case: each row against its entries."""
     groups: dict[tuple[Kind, int], Group] = {}
+    holds = table.holds_any()
+    leaves = table.log.leaves_of(list(rows))
     for row, touched in rows.items():
         present = None if touched.values is None else dict(zip(table.known, touched.values, strict=True))
-        view = RowView(table, row, present, table.log.leaves(row))
+        view = RowView(table, row, present, leaves[row], holds=holds)
         by_birth = isinstance(row, int) and table.spec.kind is not KeyKind.ROWID
         replaced = by_birth and view.visible and touched.deleted and touched.inserted
         if view.visible and (present is None or replaced):
             _change(table, place, view, touched, Kind.DELETE, EXISTENCE, groups)
             if not replaced:
                 continue
-            view = RowView(table, row, present, ())
+            view = RowView(table, row, present, (), holds=False)
         if present is None:
             continue
         if touched.inserted or not view.visible:

@@ -18,7 +18,7 @@ from sync.table import Row, Table
 __all__ = ["FEED_BYTES_MAX", "FEED_ROWS_MAX", "read_range"]
 
 # One chunk of a catch-up stream: some milliseconds of reading, and a frame that a slow radio can finish.
-FEED_ROWS_MAX = 2_048
+FEED_ROWS_MAX = 1_024
 FEED_BYTES_MAX = 256 << 10
 
 

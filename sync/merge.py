@@ -13,7 +13,7 @@ from typing import Any
 
 import apsw
 
-from sync import codec, report
+from sync import codec, report, schema
 from sync.batch import Group, Kind, Section
 from sync.changelog import Leaf, pack_mask
 from sync.errors import DecodeError
@@ -25,6 +25,8 @@ from sync.table import BIRTH_KEY_SIZE, Row, Table, birth_key
 __all__ = ["Merged", "merge_section", "retry_parked", "show_held"]
 
 _SAVEPOINT = "mycomesh_merge"
+# A row that finds its place may displace another, whose place a third may take: chains longer than this wait for a change.
+RETRIES_MAX = 8
 
 
 @dataclass(slots=True)
@@ -43,7 +45,6 @@ class _Change:
     place: int
     hlc: int
     key: Any
-    row: Row
     mask: int
     dead: bool
     values: dict[str, Any]
@@ -69,6 +70,7 @@ def merge_section(table: Table, section: Section, wall_ms: int, *, repair: bool 
             merged.changes += len(fresh.hlcs)
             continue
         _merge_rows(table, fresh, place, keys, wall_ms, merged)
+    table.log.flush()
     for site, after, upto in section.ranges:
         table.cover(site, after, upto)
     return merged
@@ -209,39 +211,49 @@ def _merge_rows(table: Table, group: Group, place: int, keys: list[Any], wall_ms
     mask = table.mask_of(group.columns)
     if group.kind is not Kind.UPDATE:
         mask |= EXISTENCE
+    dead = group.kind is Kind.DELETE
+    rows = table.locate_many(keys)
+    views: list[RowView | None] = [None] * len(rows)
+    if len(set(rows)) == len(rows):  # else each row is read again after the change before it
+        views = list(RowView.read_many(table, rows))
     for number, hlc in enumerate(group.hlcs):
         prior = prior_from_wire(table, group.priors[number]) if group.priors is not None else None
         values = dict(zip(group.columns, group.rows[number], strict=True))
-        key = keys[number]
-        dead = group.kind is Kind.DELETE
-        _merge_change(table, _Change(place, hlc, key, table.locate(key), mask, dead, values, prior), wall_ms, merged)
+        change = _Change(place, hlc, keys[number], mask, dead, values, prior)
+        view = views[number] or RowView.read(table, table.locate(change.key))
+        _merge_change(table, view, change, wall_ms, merged)
 
 
-def _merge_change(table: Table, change: _Change, wall_ms: int, merged: Merged) -> None:
+def _merge_change(table: Table, view: RowView, change: _Change, wall_ms: int, merged: Merged) -> None:
     """Joins one change into its row, then brings the user's table and the held values in line."""
-    view = RowView.read(table, change.row)
     stamp = (change.hlc, table.store.site(change.place))
     outcome = join(view.entries, stamp, change.mask)
-    merged.conflicts += _note_conflicts(table, view, change, outcome.gained, outcome.masks, wall_ms)
-    if not outcome.gained:
+    if view.entries:
+        merged.conflicts += _note_conflicts(table, view, change, outcome.gained, outcome.masks, wall_ms)
+    gained = outcome.gained
+    if not gained:
         return
     merged.changes += 1
-    owned = view.owned()
+    # A plain update of a row that is shown: what the other entries own stays as it is.
+    plain = view.plain and not gained & EXISTENCE and change.mask & ~table.known_mask == 0
+    owned = {} if plain else view.owned()
     shrink(view, outcome.masks, change.key)
-    _enter(table, view, change, outcome.gained)
-    kept = [
-        entry._replace(mask=mask) for entry, mask in zip(view.entries, outcome.masks, strict=True) if mask
-    ]
-    mine = [entry for entry in kept if entry.stamp == stamp]
-    gained = Entry(stamp, outcome.gained | (mine[0].mask if mine else 0), change.dead)
-    after = [gained, *(entry for entry in kept if entry.stamp != stamp)]
-    names = {name for entry in after for name in table.columns_of(entry.mask & ~EXISTENCE)}
-    target = {name: change.values[name] for name in table.columns_of(outcome.gained & ~EXISTENCE)}
-    target = {name: value for name, value in owned.items() if name in names} | target
-    reason = materialize(table, view, visible(after), target, reborn=outcome.gained & EXISTENCE != 0)
+    _enter(table, view, change, gained)
+    if plain:
+        seen, names = True, set(change.values)
+    else:
+        kept = [entry._replace(mask=mask) for entry, mask in zip(view.entries, outcome.masks, strict=True) if mask]
+        mine = [entry for entry in kept if entry.stamp == stamp]
+        entry = Entry(stamp, gained | (mine[0].mask if mine else 0), change.dead)
+        after = [entry, *(entry for entry in kept if entry.stamp != stamp)]
+        seen = visible(after)
+        names = {name for entry in after for name in table.columns_of(entry.mask & ~EXISTENCE)}
+    target = {name: value for name, value in owned.items() if name in names}
+    target |= {name: change.values[name] for name in table.columns_of(gained & ~EXISTENCE)}
+    reason = materialize(table, view, seen, target, reborn=gained & EXISTENCE != 0)
     if reason:
         merged.parked += 1
-        report.park(table, change.row, change.key, reason, target, wall_ms)
+        report.park(table, view.row, change.key, reason, target, wall_ms)
 
 
 def _enter(table: Table, view: RowView, change: _Change, gained: int) -> None:
@@ -256,7 +268,7 @@ def _enter(table: Table, view: RowView, change: _Change, gained: int) -> None:
     cells = [values[name] for name in table.columns_of(mask & ~EXISTENCE)]
     dead = change.dead
     digest = table.digest(change.place, change.hlc, mask, change.key, cells, dead=dead)
-    leaf = (change.place, change.hlc, change.row, pack_mask(mask, dead=dead), digest, change.prior)
+    leaf = (change.place, change.hlc, view.row, pack_mask(mask, dead=dead), digest, change.prior)
     if earlier is None:
         table.log.add([leaf])
     else:
@@ -272,35 +284,85 @@ def materialize(table: Table, view: RowView, seen: bool, target: dict[str, Any],
     shown = {name: value for name, value in target.items() if name in table.known}
     reason = ""
     try:
-        if not seen:
-            if view.present is not None:
-                table.delete(row)
-                row = _rename_dead(table, view, row)
-        elif view.present is None:
-            row = _insert(table, row, shown)
-        elif reborn and any(name not in shown for name in table.known):
-            row = _reinsert(table, row, shown)
-        else:
-            changed = {name: value for name, value in shown.items() if not _same(view.present[name], value)}
-            table.update(row, changed)
+        row = _show(table, view, seen, shown, reborn=reborn)
     except apsw.ConstraintError as error:
         reason = str(error)
-    _hold(table, row, target, all_of_it=bool(reason) or not seen)
-    if not reason:
+        if displace_rivals(table, view, (view.present or {}) | shown):
+            try:
+                row = _show(table, view, seen, shown, reborn=reborn)
+                reason = ""
+            except apsw.ConstraintError as error_left:
+                reason = str(error_left)
+    if reason or not seen or not view.plain or not shown.keys() >= target.keys():
+        _hold(table, row, target, all_of_it=bool(reason) or not seen)
+    if not reason and not view.plain:
         report.unpark(table, view.row)
     return reason
 
 
+def _show(table: Table, view: RowView, seen: bool, shown: dict[str, Any], *, reborn: bool) -> Row:  # noqa: FBT001
+    """Writes the user's row; returns the row's name afterwards; constraint errors pass through, with no effect."""
+    row = view.row
+    if not seen:
+        if view.present is None:
+            return row
+        table.delete(row)
+        return _rename_dead(table, view, row)
+    if view.present is None:
+        return _insert(table, row, shown)
+    if reborn and any(name not in shown for name in table.known):
+        return _reinsert(table, row, shown)
+    table.update(row, {name: value for name, value in shown.items() if not _same(view.present[name], value)})
+    return row
+
+
+def displace_rivals(table: Table, view: RowView, values: dict[str, Any]) -> bool:
+    """Parks the rows that keep this one out through a UNIQUE index, if every one of them claimed its place later.
+
+    The earlier claim wins on every replica, whatever the order of arrival: a claim is the newest stamp among the row's
+    existence and the columns of the index.
+    """
+    rivals: dict[Row, str] = {}
+    for index in table.spec.unique:
+        names = [schema.fold(name) for name, _ in index.columns]
+        if not names or any(values.get(name) is None for name in names):
+            continue
+        mine = _claim(RowView.read(table, view.row), names)
+        for row in table.rivals(index, [values[name] for name in names], view.row):
+            if _claim(RowView.read(table, row), names) < mine:
+                return False
+            rivals[row] = index.name
+    for row, name in rivals.items():
+        rival = RowView.read(table, row)
+        key = table.key(row, rival.leaves)
+        target = rival.owned()
+        table.delete(row)
+        parked = _rename_dead(table, rival, row)
+        _hold(table, parked, target, all_of_it=True)
+        reason = f"UNIQUE {name}: another row claimed these values first"
+        report.park(table, parked, key, reason, target, table.store.clock.last >> 16)
+    return bool(rivals)
+
+
+def _claim(view: RowView, names: list[str]) -> tuple[int, bytes]:
+    mask = view.table.mask_of(names) | EXISTENCE
+    return max((entry.stamp for entry in view.entries if entry.mask & mask), default=(0, b""))
+
+
 def retry_parked(table: Table) -> int:
     """Tries every parked row of a table again; returns how many stand."""
-    parked = table.store.db.execute(
-        "SELECT row FROM mycomesh_parked WHERE id = ? ORDER BY row", (table.table_id,)
-    ).fetchall()
-    stand = 0
-    for (row,) in parked:
-        view = RowView.read(table, row)
-        stand += not materialize(table, view, view.visible, view.owned(), reborn=False)
-    return stand
+    listing = "SELECT row FROM mycomesh_parked WHERE id = ? ORDER BY row"
+    total = 0
+    for _ in range(RETRIES_MAX):
+        stand = 0
+        for (row,) in table.store.db.execute(listing, (table.table_id,)).fetchall():
+            view = RowView.read(table, row)
+            stand += not materialize(table, view, view.visible, view.owned(), reborn=False)
+        total += stand
+        if not stand:
+            break
+    table.log.flush()
+    return total
 
 
 def show_held(table: Table) -> None:
@@ -313,6 +375,7 @@ def show_held(table: Table) -> None:
         view = RowView.read(table, row)
         if view.visible:
             materialize(table, view, seen=True, target=view.owned(), reborn=False)
+    table.log.flush()
 
 
 def _reinsert(table: Table, row: Row, values: dict[str, Any]) -> Row:

@@ -25,10 +25,20 @@ Prior = tuple[int | None, int, int]
 class RowView:
     """A row as the file holds it when the view is made."""
 
-    __slots__ = ("_held", "entries", "leaves", "present", "row", "table")
+    __slots__ = ("_held", "_holds", "entries", "leaves", "present", "row", "table")
 
-    def __init__(self, table: Table, row: Row, present: dict[str, Any] | None, leaves: Sequence[Leaf]) -> None:
+    def __init__(
+        self,
+        table: Table,
+        row: Row,
+        present: dict[str, Any] | None,
+        leaves: Sequence[Leaf],
+        *,
+        holds: bool = True,
+    ) -> None:
+        """`holds` false promises that no entry of the table has held values, which saves looking."""
         self.table = table
+        self._holds = holds
         self.row = row
         self.present = present
         self.leaves = leaves
@@ -39,6 +49,19 @@ class RowView:
     def read(cls, table: Table, row: Row) -> RowView:
         """Reads the row and its entries."""
         return cls(table, row, table.read(row), table.log.leaves(row))
+
+    @classmethod
+    def read_many(cls, table: Table, rows: Sequence[Row]) -> list[RowView]:
+        """Reads many rows, all different, at once."""
+        holds = table.holds_any()
+        present = table.read_many(rows)
+        leaves = table.log.leaves_of(rows)
+        return [cls(table, row, present[row], leaves[row], holds=holds) for row in rows]
+
+    @property
+    def plain(self) -> bool:
+        """True if the row is shown and everything that its entries own is in the user's table."""
+        return self.present is not None and not self._holds
 
     @property
     def visible(self) -> bool:
@@ -52,6 +75,8 @@ class RowView:
 
     def held(self, leaf: Leaf) -> dict[str, Any]:
         """Returns the values held for one of the row's entries."""
+        if not self._holds:
+            return {}
         found = self._held.get(leaf[:2])
         if found is None:
             found = self._held[leaf[:2]] = self.table.held(leaf)
@@ -59,9 +84,12 @@ class RowView:
 
     def values(self, leaf: Leaf, mask: int) -> dict[str, Any]:
         """Returns the values of an entry's columns by name, in wire order."""
-        held = self.held(leaf)
         present = self.present or {}
-        return {name: held[name] if name in held else present.get(name) for name in self.table.columns_of(mask)}
+        columns = self.table.columns_of(mask)
+        if not self._holds:
+            return {name: present.get(name) for name in columns}
+        held = self.held(leaf)
+        return {name: held[name] if name in held else present.get(name) for name in columns}
 
     def owned(self) -> dict[str, Any]:
         """Returns the values of every owned column, from whichever entry owns it."""

@@ -16,7 +16,7 @@ from typing import Any
 from sync import codec
 from sync.changelog import ChangeLog, Leaf, unpack_mask
 from sync.lattice import EXISTENCE, bits_of
-from sync.schema import KeyKind, TableSpec, quoted
+from sync.schema import KeyKind, TableSpec, UniqueIndex, encode_key, quoted
 from sync.store import Store
 from sync.vector import Vector
 
@@ -164,6 +164,17 @@ class Table:
         ).fetchone()
         return None if values is None else dict(zip(self.known, values, strict=True))
 
+    def read_many(self, rows: Sequence[Row]) -> dict[Row, dict[str, Any] | None]:
+        """Returns many rows at once, as `read` does for one."""
+        if self.spec.kind is KeyKind.KEYED:
+            return {row: self.read(row) for row in rows}
+        found: dict[Row, dict[str, Any] | None] = dict.fromkeys(rows)
+        rowid = quoted(self.spec.rowid)
+        listing = f"SELECT t.{rowid}, {self.select_list} FROM {quoted(self.spec.name)} t WHERE t.{rowid} = ?"
+        for record in self.store.db.executemany(listing, [(row,) for row in rows if isinstance(row, int)]):
+            found[record[0]] = dict(zip(self.known, record[1:], strict=True))
+        return found
+
     def insert(self, values: dict[str, Any]) -> int:
         """Inserts a row with those columns and returns its rowid (0 without one); constraint errors pass through."""
         columns = [column for column in self.spec.columns if column.folded in values]
@@ -191,6 +202,20 @@ class Table:
         if found is not None:
             self.store.db.execute(f"DELETE FROM {quoted(self.spec.name)} AS t WHERE {found[0]}", found[1])
 
+    def rivals(self, index: UniqueIndex, values: Sequence[Any], row: Row) -> list[Row]:
+        """Returns the rows, other than `row`, that hold these values in the columns of a UNIQUE index."""
+        match = " AND ".join(f"t.{quoted(name)} = ? COLLATE {collation}" for name, collation in index.columns)
+        keyed = self.spec.kind is KeyKind.KEYED
+        names = [quoted(column.name) for column in self.spec.key] if keyed else []
+        if self.spec.rowid:
+            names.append(quoted(self.spec.rowid))
+        listing = f"SELECT {', '.join(f't.{name}' for name in names)} FROM {quoted(self.spec.name)} t WHERE {match}"
+        found: list[Row] = []
+        for record in self.store.db.execute(listing, tuple(values)).fetchall():
+            key = record[: len(self.spec.key)] if keyed else ()
+            found.append(encode_key(self.spec, key) if key and None not in key else record[-1])
+        return [rival for rival in found if rival != row]
+
     # ---- identity
 
     def key(self, row: Row, leaves: Sequence[Leaf]) -> Any:
@@ -211,6 +236,20 @@ class Table:
         place = self.store.place(site)
         leaf = None if place is None else self.log.leaf(place, hlc)
         return key if leaf is None else leaf[2]  # type: ignore[no-any-return]
+
+    def locate_many(self, keys: Sequence[Any]) -> list[Row]:
+        """Returns the local names of many rows, as `locate` does for one."""
+        stamps = {}
+        for key in keys:
+            if type(key) is bytes and key[:1] == b"\x00":
+                site, hlc = birth_stamp(key)
+                place = self.store.place(site)
+                if place is not None:
+                    stamps[key] = (place, hlc)
+        if not stamps:
+            return list(keys)
+        found = self.log.rows_of(list(stamps.values()))
+        return [found.get(stamps[key], key) if key in stamps else key for key in keys]
 
     # ---- digests
 
