@@ -250,10 +250,7 @@ def _merge_change(table: Table, view: RowView, change: _Change, wall_ms: int, me
         names = {name for entry in after for name in table.columns_of(entry.mask & ~EXISTENCE)}
     target = {name: value for name, value in owned.items() if name in names}
     target |= {name: change.values[name] for name in table.columns_of(gained & ~EXISTENCE)}
-    reason = materialize(table, view, seen, target, reborn=gained & EXISTENCE != 0)
-    if reason:
-        merged.parked += 1
-        report.park(table, view.row, change.key, reason, target, wall_ms)
+    merged.parked += materialize(table, view, seen, target, reborn=gained & EXISTENCE != 0)
 
 
 def _enter(table: Table, view: RowView, change: _Change, gained: int) -> None:
@@ -275,10 +272,10 @@ def _enter(table: Table, view: RowView, change: _Change, gained: int) -> None:
         table.log.replace(earlier, leaf)
 
 
-def materialize(table: Table, view: RowView, seen: bool, target: dict[str, Any], *, reborn: bool) -> str:  # noqa: FBT001
+def materialize(table: Table, view: RowView, seen: bool, target: dict[str, Any], *, reborn: bool) -> bool:  # noqa: FBT001
     """Makes the user's table show `target` (or nothing), and holds what it cannot show.
 
-    Returns why the row had to be parked, "" if it is as it should be.
+    Returns true if the row had to be parked: it is on record, and tried again when something changes.
     """
     row = view.row
     shown = {name: value for name, value in target.items() if name in table.known}
@@ -293,11 +290,19 @@ def materialize(table: Table, view: RowView, seen: bool, target: dict[str, Any],
                 reason = ""
             except apsw.ConstraintError as error_left:
                 reason = str(error_left)
+    if reason and view.present is not None:
+        # Half a row would depend on the order of arrival: a refused row is not shown at all, on any replica.
+        target = view.owned() | target
+        table.delete(row)
+        row = _rename_dead(table, view, row)
     if reason or not seen or not view.plain or not shown.keys() >= target.keys():
         _hold(table, row, target, all_of_it=bool(reason) or not seen)
-    if not reason and not view.plain:
+    if view.row != row or (not reason and not view.plain):
         report.unpark(table, view.row)
-    return reason
+    if reason:
+        key = table.key(view.row, view.leaves) if view.leaves else view.row
+        report.park(table, row, key, reason, target, table.store.clock.last >> 16)
+    return bool(reason)
 
 
 def _show(table: Table, view: RowView, seen: bool, shown: dict[str, Any], *, reborn: bool) -> Row:  # noqa: FBT001
