@@ -169,6 +169,13 @@ def test_domain_and_data_cannot_be_shifted_into_each_other():
         identity.sign(b"a\0b", b"c")
 
 
+def test_a_longer_signature_cannot_carry_a_signed_message_into_another_domain():
+    identity = founder()
+    signature = identity.sign(b"batch", b"mycomesh signature 1\0link-state\0forged")
+    longer = signature + b"mycomesh signature 1\0batch\0"
+    assert not verify(identity.certificate.node_key, b"link-state", b"forged", longer)
+
+
 @settings(max_examples=200)
 @given(key=st.binary(max_size=40), data=st.binary(max_size=40), signature=st.binary(max_size=70))
 def test_verify_is_false_for_any_garbage_of_any_length(key, data, signature):
