@@ -64,7 +64,10 @@ class NodeCore:
                     message = mesh_events.SendMessage(link, payload, priority)
                     done += _routed(self.mesh.handle(message, now_ms, wall_ms))
                 case sync_events.DropLink(link, reason):
+                    # The mesh hears at once that the link is gone, so that nothing more is written to it meanwhile.
+                    done.append(mesh_events.Notice("link.dropped", reason, {"link": link}, "warning"))
                     done.append(mesh_events.Close(link, reason))
+                    done += _routed(self.mesh.handle(mesh_events.ConnClosed(link), now_ms, wall_ms))
                 case sync_events.Notice(event, text, detail, level):
                     done.append(mesh_events.Notice(event, text, detail, level))
                 case _:
@@ -107,5 +110,11 @@ def _routed(actions: list[mesh_events.Action]) -> list[ShellAction]:
 
 
 def _link_notice(event: str, text: str, link: int, peer: mesh_events.PeerInfo) -> mesh_events.Notice:
-    detail = {"link": link, "peer": peer.name, "node_id": peer.node_id.hex(), "address": str(peer.address)}
+    detail = {
+        "link": link,
+        "peer": peer.name,
+        "node_id": peer.node_id.hex(),
+        "address": str(peer.address),
+        "dialled": peer.dialled,
+    }
     return mesh_events.Notice(event, text, detail)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from mesh.config import MeshConfig
 from mesh.core import Joiner
 from mesh.errors import MeshError
-from mesh.events import Close, Enrolled, Notice
+from mesh.events import Address, Close, Enrolled, Notice
 from mesh.identity import Identity
 from mesh.io.transport import TransportError
 from mesh.node.control import ControlServer
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
     from pathlib import Path
 
-    from mesh.events import Address
     from mesh.node.config import NodeConfig
     from mesh.node.home import Home
 
@@ -91,7 +90,7 @@ async def join_mesh(
     )
     shell = MeshShell(joiner, config, join.code.mesh_id, on_action)
     try:
-        await shell.start(store.addresses(), announce=False)
+        await shell.start(store.addresses())
         return Identity.decode(await enrolled)
     finally:
         await shell.close()
@@ -211,7 +210,25 @@ class Daemon:
         )
 
     def _on_notice(self, notice: Notice) -> None:
+        match notice.event:
+            case "enrolment.granted" if self._node is not None:
+                # Before the grant leaves: a code that was used must not be good again after a crash.
+                self._store.store_invitations(self._node.invitations())
+            case "link.up" if notice.detail["dialled"]:
+                self._remember(notice.detail["address"])
+            case _:
+                pass
         self._say(notice)
+
+    def _remember(self, text: str) -> None:
+        """Keep where a member was met, the latest last; written when the node stops and when a place is new."""
+        host, _, port = text.rpartition(":")
+        address = Address(host.strip("[]"), int(port))
+        new = address not in self._addresses
+        self._addresses.pop(address, None)
+        self._addresses[address] = None
+        if new:
+            self._store.store_addresses(tuple(self._addresses))
 
     def _on_broken(self, error: BaseException) -> None:
         if not self._ending.told.done():

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, assert_never
 
 from mesh.config import MeshConfig
-from mesh.core import MeshCore
+from mesh.core import MeshCore, PeerStatus
 from mesh.events import Close, Notice
 from mesh.node.core import NodeCore, ToExchange
 from mesh.node.errors import NodeError
@@ -96,8 +96,10 @@ class ServingNode:
         """Open the file, then the network, then watch the file; raise with one line when one of them refuses."""
         await asyncio.wrap_future(self._sql.start())
         try:
+            self._mesh.listen(await self._shell.listen())
             await self._shell.start(known)
         except BaseException:
+            await self._shell.close()
             await asyncio.wrap_future(self._sql.stop(self._replica.close))
             raise
         self._watch = Watch(self._file, self._on_commit, self._on_replaced)
@@ -123,6 +125,10 @@ class ServingNode:
     def invite(self, invitation: Invitation) -> None:
         """Accept this invitation from this moment on."""
         self._mesh.invite(invitation)
+
+    def invitations(self) -> tuple[Invitation, ...]:
+        """Return the invitations as they stand, uses counted down; to be stored at each `enrolment.granted` notice."""
+        return self._mesh.invitations()
 
     async def stop(self, *, remove: bool = False) -> None:
         """Drain what is committed, take leave of the mesh, close the file; with `remove`, leave no trace in it."""
@@ -199,3 +205,19 @@ class ServingNode:
                 self._on_broken(error)
             case _:
                 assert_never(report)
+
+
+def _peer_view(peer: PeerStatus, equal: bool | None) -> PeerView:
+    return PeerView(
+        node_id=peer.node_id.hex(),
+        name=peer.name,
+        roles=peer.roles,
+        state=peer.state,
+        address="" if peer.address is None else str(peer.address),
+        rtt_ms=peer.rtt_ms,
+        offset_ms=peer.offset_ms,
+        equal=equal,
+        seen_ms_ago=peer.seen_ms_ago,
+        sent_bytes=peer.sent_bytes,
+        received_bytes=peer.received_bytes,
+    )

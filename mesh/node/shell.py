@@ -69,9 +69,13 @@ class MeshShell:
         """The TCP port that others reach this node at."""
         return self._transport.address.port
 
-    async def start(self, known: tuple[Address, ...] = (), *, announce: bool = True) -> None:
-        """Listen, announce and browse, and hand the core every address that is known already."""
-        await self._transport.start(self._config.port if announce else 0)
+    async def listen(self) -> int:
+        """Open the port that others reach this node at; return it. A shell that never listens only dials."""
+        await self._transport.start(self._config.port)
+        return self._transport.address.port
+
+    async def start(self, known: tuple[Address, ...] = ()) -> None:
+        """Announce (where it listens) and browse, and hand the core every address that is known already."""
         loop = asyncio.get_running_loop()
         self._netlink = Netlink(self._on_network_changed)
         self._netlink.start()

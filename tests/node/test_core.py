@@ -80,9 +80,13 @@ def test_what_the_exchange_says_reaches_the_mesh_in_order_with_both_clocks():
     assert done == [mesh_events.Write(1, b"signed"), mesh_events.Write(2, b"sealed")]
 
 
-def test_a_link_that_the_exchange_drops_is_closed_with_its_reason():
-    done = NodeCore(ScriptedMesh()).on_exchange([sync_events.DropLink(3, "bad batch")], 0, 0)
-    assert done == [mesh_events.Close(3, "bad batch")]
+def test_a_link_that_the_exchange_drops_is_closed_and_the_mesh_hears_of_it_at_once():
+    mesh = ScriptedMesh([mesh_events.LinkDown(3, PEER, "lost")])
+    notice, close, closed, _ = NodeCore(mesh).on_exchange([sync_events.DropLink(3, "bad batch")], 7, 8)
+    assert notice == mesh_events.Notice("link.dropped", "bad batch", {"link": 3}, "warning")
+    assert close == mesh_events.Close(3, "bad batch")
+    assert closed == ToExchange(sync_events.LinkClosed(3))
+    assert mesh.seen == [(mesh_events.ConnClosed(3), 7, 8)]
 
 
 def test_a_notice_of_the_exchange_keeps_every_field():
