@@ -1,9 +1,10 @@
 """Is the peer of one link alive, how far is it away, and what does its clock say?
 
-Owns the figures of one link: silence, round-trip time, clock offset. Phi accrual (Hayashibara et al. 2004): the threshold
-is not a fixed time but an improbability under the gaps seen so far, so a lossy radio gets more patience than a cable.
-What always holds: any traffic counts as a sign of life; an idle link carries one Ping and one Pong a heartbeat; a
-peer that dies on a quiet, regular link is noticed within 3 s at a heartbeat of 1 s. Must not know: sessions, members.
+Owns the figures of one link: silence, round-trip time, clock offset. Phi accrual (Hayashibara et al. 2004): the
+threshold is not a fixed time but an improbability under the gaps seen so far, so a lossy radio gets more patience than
+a cable. What always holds: any traffic counts as a sign of life; an idle link carries one Ping and one Pong a
+heartbeat; a peer that dies on a quiet, regular link is noticed within 3 s at a heartbeat of 1 s. Must not know:
+sessions, members.
 
 Before a peer is given up it is probed several times a second: each probe and its answer are one more segment behind the
 lost one, so TCP repairs the loss at once (RFC 8985) instead of waiting for its own timer.
@@ -43,7 +44,18 @@ class Pulse:
 class Detector:
     """One link's heart. Its owner tells it what was heard and sent, and asks it at `deadline()` what to do."""
 
-    __slots__ = ("_beat_ms", "_gaps", "_heard_ms", "_offsets", "_pinged_ms", "_pings", "_rtt_ms", "_sent_ms", "_token")
+    __slots__ = (
+        "_beat_ms",
+        "_gaps",
+        "_heard_ms",
+        "_law",
+        "_offsets",
+        "_pinged_ms",
+        "_pings",
+        "_rtt_ms",
+        "_sent_ms",
+        "_token",
+    )
 
     def __init__(self, now_ms: int, *, heartbeat_ms: int) -> None:
         self._beat_ms: Final = heartbeat_ms
@@ -53,6 +65,7 @@ class Detector:
         self._token = 0
         self._pings: dict[int, tuple[int, int]] = {}  # token -> (monotonic, wall) at which it was sent
         self._gaps: deque[int] = deque(maxlen=SAMPLES_MAX)
+        self._law = self._gap_law()
         self._rtt_ms: float | None = None
         self._offsets: deque[tuple[int, float]] = deque(maxlen=OFFSETS_MAX)  # (round trip, offset)
 
@@ -62,6 +75,7 @@ class Detector:
         # Gaps within busy spells say nothing about how long an idle link may be silent.
         if 2 * gap >= self._beat_ms:
             self._gaps.append(gap)
+            self._law = self._gap_law()
         self._heard_ms = now_ms
 
     def sent(self, now_ms: int) -> None:
@@ -103,7 +117,7 @@ class Detector:
 
     def phi(self, now_ms: int) -> float:
         """The suspicion: -log10 of the probability that a living peer is silent for so long."""
-        mean, deviation = self._gap_law()
+        mean, deviation = self._law
         later = 0.5 * math.erfc((now_ms - self._heard_ms - mean) / deviation / math.sqrt(2))
         return -math.log10(later) if later > 0 else math.inf
 
@@ -119,7 +133,7 @@ class Detector:
         return min(idle, probe, self._pinged_ms + MEASURE_EVERY * beat)
 
     def _dead_after_ms(self) -> int:
-        mean, deviation = self._gap_law()
+        mean, deviation = self._law
         return min(int(mean + _QUANTILE_DEAD * deviation), DEAD_MAX * self._beat_ms)
 
     def _gap_law(self) -> tuple[float, float]:

@@ -30,7 +30,6 @@ __all__ = [
     "Batch",
     "Certificates",
     "CertificatesHave",
-    "CertificatesWant",
     "Graft",
     "IHave",
     "LinkStates",
@@ -132,7 +131,7 @@ class Prune:
 
 @dataclass(frozen=True, slots=True)
 class LinkStatesHave:
-    """The newest link-state that the sender holds of each node: (node id, sequence)."""
+    """The newest link-state that the sender holds of each node, (node id, sequence); answered with what is newer."""
 
     versions: tuple[tuple[bytes, int], ...]
 
@@ -146,14 +145,7 @@ class LinkStates:
 
 @dataclass(frozen=True, slots=True)
 class CertificatesHave:
-    """Digests of the members' certificates that the sender holds."""
-
-    digests: tuple[bytes, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class CertificatesWant:
-    """Send the certificates of these digests."""
+    """Digests of the members' certificates that the sender holds; answered with those that it lacks."""
 
     digests: tuple[bytes, ...]
 
@@ -172,7 +164,7 @@ class Addresses:
     entries: tuple[tuple[bytes, Address], ...]
 
 
-RosterMessage = LinkStatesHave | LinkStates | CertificatesHave | CertificatesWant | Certificates | Addresses
+RosterMessage = LinkStatesHave | LinkStates | CertificatesHave | Certificates | Addresses
 Message = Ping | Pong | App | Batch | IHave | Graft | Prune | RosterMessage
 
 
@@ -206,8 +198,6 @@ def _encode_roster(message: RosterMessage) -> bytes:
             return _head(_Type.LINK_STATES) + wire.encode(records)
         case CertificatesHave(digests):
             return b"".join((_head(_Type.CERTIFICATES_HAVE), *digests))
-        case CertificatesWant(digests):
-            return b"".join((_head(_Type.CERTIFICATES_WANT), *digests))
         case Certificates(raws):
             return _head(_Type.CERTIFICATES) + wire.encode(raws)
         case Addresses(entries):
@@ -253,9 +243,8 @@ class _Type:
     LINK_STATES_HAVE = 8
     LINK_STATES = 9
     CERTIFICATES_HAVE = 10
-    CERTIFICATES_WANT = 11
-    CERTIFICATES = 12
-    ADDRESSES = 13
+    CERTIFICATES = 11
+    ADDRESSES = 12
 
 
 _PING = struct.Struct(">BBI")
@@ -343,10 +332,6 @@ def _certificates_have(data: bytes) -> CertificatesHave:
     return CertificatesHave(_pieces(data, 2, DIGEST_BYTES, RECORDS_MAX))
 
 
-def _certificates_want(data: bytes) -> CertificatesWant:
-    return CertificatesWant(_pieces(data, 2, DIGEST_BYTES, RECORDS_MAX))
-
-
 def _certificates(data: bytes) -> Certificates:
     return Certificates(_records(data, "certificate"))
 
@@ -399,7 +384,6 @@ _PARSERS: dict[int, Callable[[bytes], Message]] = {
     _Type.LINK_STATES_HAVE: _link_states_have,
     _Type.LINK_STATES: _link_states,
     _Type.CERTIFICATES_HAVE: _certificates_have,
-    _Type.CERTIFICATES_WANT: _certificates_want,
     _Type.CERTIFICATES: _certificates,
     _Type.ADDRESSES: _addresses,
 }

@@ -1,10 +1,10 @@
 """One connection's protocol, without I/O: handshake, sealed frames, rekeying, the end.
 
 Owns the framing (u16 big-endian length, then a Noise message), the phases of one connection and its ciphers. What
-always holds: no byte of an application leaves or enters before the gate has admitted the other side; a stranger is answered
-with nothing; before that no more than EARLY_BYTES_MAX are read; after any fault the session is closed for good. Who
-may pass is decided by the `Gate`, because members and joining nodes show different papers. Must not know: members,
-certificates, what messages mean, how long a handshake may take (its owner closes it at the deadline).
+always holds: no byte of an application leaves or enters before the gate has admitted the other side; a stranger is
+answered with nothing; before that no more than EARLY_BYTES_MAX are read; after any fault the session is closed for
+good. Who may pass is decided by the `Gate`, because members and joining nodes show different papers. Must not know:
+members, certificates, what messages mean, how long a handshake may take (its owner closes it at the deadline).
 
 Noise Protocol Framework, revision 34: section 13 (framing, truncation), 11.3 (rekey), 7.8 (silence to strangers).
 """

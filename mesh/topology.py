@@ -1,17 +1,18 @@
 """Who links to whom: signed, versioned link-state records of every member, and what follows from them.
 
-Owns the newest record of each node, this node's own record, and reachability. What always holds: a record is kept only
-after its author's signature was checked; a node's newer record replaces its older one and never the other way round; an
-edge counts only while the newest records of both of its ends name it, so a dead node drops out as soon as its
-neighbours say so, and its record stays for people to see. Must not know: sessions, batches, addresses.
+Owns the newest record of each node, this node's own record, and reachability. What always holds: a record is kept
+only after its author's signature was checked; a node's newer record replaces its older one and never the other way
+round; an edge counts only while the newest records of both of its ends name it, so a dead node drops out as soon as
+its neighbours say so, and its record stays for people to see. Must not know: sessions, batches, addresses.
 
-A node that meets a newer record of itself than its own (it restarted with a clock that went back) speaks with a sequence
-beyond it, as SWIM's members refute (Das et al. 2002, section 4.2).
+A node that meets a newer record of itself than its own (it restarted with a clock that went back) speaks with a
+sequence beyond it, as SWIM's members refute (Das et al. 2002, section 4.2).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from mesh import wire
@@ -71,7 +72,7 @@ class LinkState:
         if len(node_id) != _ID_BYTES or not 0 <= sequence <= SEQUENCE_MAX or len(rows) > NEIGHBOURS_MAX:
             raise DecodeError("link-state is out of its limits")
         neighbours = tuple(_neighbour(row) for row in rows)
-        if any(left.node_id >= right.node_id for left, right in zip(neighbours, neighbours[1:], strict=False)):
+        if any(left.node_id >= right.node_id for left, right in pairwise(neighbours)):
             raise DecodeError("neighbours of a link-state are not in order")
         return cls(node_id, sequence, neighbours)
 

@@ -1,0 +1,549 @@
+"""MeshCore: connections become links, links become a mesh. Synchronous, without I/O, clock or chance of its own.
+
+Owns every connection of one node and which of them is the link to a member. What always holds: LinkUp and LinkDown come
+in pairs, with one link a member between them; a stranger costs a bounded place for a bounded time and hears nothing;
+what waits for one link is bounded; each event is answered with the actions in the order in which they must be done.
+Must not know: tables, sockets, files. The words of this border are those of `mesh.events`.
+
+Two connections to one member: who dialled does not finish a handshake with a member that is linked already; if both
+dialled at once and both finished, the one dialled by the lower node id stays. A member that has restarted (another boot
+number) replaces its old connection at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, assert_never
+
+from mesh.config import MeshConfig
+from mesh.detector import Detector
+from mesh.dialer import Dialer
+from mesh.enrolment import grant
+from mesh.errors import EnrolmentError, MeshError
+from mesh.events import (
+    Address,
+    AddressFound,
+    Close,
+    ConnClosed,
+    ConnDrained,
+    ConnOpened,
+    ConnReceived,
+    DeliverBatch,
+    DeliverMessage,
+    Dial,
+    DialFailed,
+    LinkDown,
+    LinkReady,
+    LinkUp,
+    NetworkChanged,
+    Notice,
+    PublishBatch,
+    SendMessage,
+    TimerFired,
+)
+from mesh.gate import BOOT_BYTES, MemberGate, Papers, RefusalError, Visitor
+from mesh.joiner import Joiner
+from mesh.link import Link, PeerStatus, host_group, is_loopback, travels
+from mesh.message import ADDRESSES_MAX, Addresses, App, Message, Ping, Pong, decode
+from mesh.noise import PSKS_MAX
+from mesh.overlay import Overlay, Result, Tell
+from mesh.quiet import Quiet
+from mesh.session import Closed, Opened, Received, Reply, Session, Step
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Callable, Sequence
+
+    from mesh.enrolment import Invitation
+    from mesh.events import Action, Event
+    from mesh.identity import Identity
+    from mesh.topology import LinkState, Neighbour
+
+__all__ = ["Joiner", "MeshConfig", "MeshCore", "PeerStatus"]
+
+EXPLORE_MS = 10_000  # between links beyond a full view, while members are missing: islands last no longer
+TRIM_MS = 2_000  # between links let go by a view that is too large: the mesh settles before the next one
+ADDRESSES_TOLD_MAX = 64  # to one new link: enough to find a small mesh, or a way into a large one
+
+
+@dataclass(slots=True)
+class _House:
+    """What does not change while a core lives, but for the invitations and the port."""
+
+    identity: Identity
+    config: MeshConfig
+    entropy: Callable[[int], bytes]
+    boot: bytes
+    root_seed: bytes | None
+    invitations: tuple[Invitation, ...]
+    port: int = 0
+
+
+class MeshCore:
+    """One member node's mesh. Feed it events and do what it answers; call it again at `next_deadline()`."""
+
+    __slots__ = ("_conns", "_dialer", "_dirty", "_explore_ms", "_house", "_members", "_overlay", "_quiet", "_trim_ms")
+
+    def __init__(  # noqa: PLR0913, keyword-only: what a core must be given
+        self,
+        identity: Identity,
+        *,
+        entropy: Callable[[int], bytes],
+        rng: random.Random,
+        config: MeshConfig,
+        invitations: Sequence[Invitation] = (),
+        root_seed: bytes | None = None,
+    ) -> None:
+        self._house = _House(identity, config, entropy, entropy(BOOT_BYTES), root_seed, ())
+        self._conns: dict[int, Link] = {}
+        self._members: dict[bytes, Link] = {}
+        self._dirty: dict[int, None] = {}
+        self._dialer = Dialer(config, rng)
+        self._overlay = Overlay(identity, config, self._neighbours)
+        self._quiet = Quiet()
+        self._trim_ms = 0
+        self._explore_ms = 0
+        for invitation in invitations:
+            self.invite(invitation)
+
+    # ---- what a shell calls
+
+    def handle(self, event: Event, now_ms: int, wall_ms: int) -> list[Action]:
+        """Take one event; return what must be done, in order."""
+        actions: list[Action] = []
+        match event:
+            case ConnReceived(conn, data):
+                self._on_received(conn, data, actions, now_ms, wall_ms)
+            case SendMessage(link, payload, priority):
+                self._on_send(link, payload, priority, actions, now_ms)
+            case PublishBatch(payload, priority):
+                self._apply(self._overlay.publish(payload, priority, now_ms), actions, now_ms)
+            case TimerFired():
+                self._on_timer(actions, now_ms, wall_ms)
+            case ConnDrained(conn):
+                if conn in self._conns:
+                    self._dirty[conn] = None
+            case ConnOpened():
+                self._on_opened(event, actions, now_ms)
+            case ConnClosed(conn):
+                if conn in self._conns:
+                    self._drop(self._conns[conn], "the connection was lost", actions, now_ms, gone=True)
+            case AddressFound(address, static, _):
+                self._dialer.found(address, now_ms, static=static)
+            case DialFailed(address):
+                self._dialer.failed(address, now_ms)
+            case NetworkChanged():
+                self._dialer.network_changed(now_ms)
+            case _:
+                assert_never(event)
+        self._settle(actions, now_ms)
+        return actions
+
+    def next_deadline(self) -> int | None:
+        """The monotonic millisecond at which `TimerFired` is due."""
+        due = self._overlay.deadline()
+        dial = self._dialer.deadline()
+        if dial is not None:
+            due = min(due, dial)
+        for link in self._conns.values():
+            due = min(due, self._link_deadline(link))
+        return due
+
+    def invite(self, invitation: Invitation) -> None:
+        """Accept this invitation from this moment on; the oldest beyond what one first message is tried against goes."""
+        self._house.invitations = (*self._house.invitations, invitation)[-(PSKS_MAX - 1) :]
+
+    def invitations(self) -> tuple[Invitation, ...]:
+        """The invitations as they stand; to be stored again at each `enrolment.granted` notice."""
+        return self._house.invitations
+
+    def listen(self, port: int) -> None:
+        """Peers may be told that this node listens on this TCP port."""
+        self._house.port = port
+
+    def peers(self, now_ms: int) -> tuple[PeerStatus, ...]:
+        """Every other member, by name: linked, reachable over others, or down."""
+        own = self._house.identity.node_id
+        members = self._overlay.roster.members()
+        return tuple(self._peer(each.node_id, now_ms) for each in members if each.node_id != own)
+
+    def topology(self) -> tuple[LinkState, ...]:
+        """What every node says about its links, for people."""
+        return self._overlay.topology.states()
+
+    # ---- connections
+
+    def _on_opened(self, event: ConnOpened, actions: list[Action], now_ms: int) -> None:
+        conn, address, dialled = event.conn, event.address, event.dialled
+        assert conn not in self._conns, f"connection {conn} was opened twice"
+        house = self._house
+        if dialled:
+            self._dialer.opened(address)
+        elif self._crowded(address.host):
+            text = f"too many connections of strangers; one from {address.host} was closed"
+            self._say(Notice("conn.crowded", text, level="warning"), actions, now_ms)
+            actions.append(Close(conn, "too many strangers"))
+            return
+        own = Papers(house.identity.certificate, house.boot, house.port)
+        inviting = () if dialled or house.root_seed is None else house.invitations
+        psks = tuple((each.code(house.identity.mesh_id).psk(), each) for each in inviting)
+        gate = MemberGate(own, self._overlay.roster, psks, self._unwanted if dialled else _welcome)
+        session = Session(gate.keys(), gate, initiator=dialled, entropy=house.entropy)
+        detector = Detector(now_ms, heartbeat_ms=house.config.heartbeat_ms)
+        link = Link(conn, address, dialled, session, gate, now_ms, detector)
+        self._conns[conn] = link
+        if dialled:
+            link.write(session.start(), actions, now_ms)
+
+    def _on_received(self, conn: int, data: bytes, actions: list[Action], now_ms: int, wall_ms: int) -> None:
+        link = self._conns.get(conn)
+        if link is None:
+            return
+        link.gate.wall_ms = wall_ms
+        link.received_bytes += len(data)
+        link.detector.heard(now_ms)
+        for step in link.session.receive(data, now_ms):
+            if not self._on_step(link, step, actions, now_ms, wall_ms):
+                return
+        self._dirty[conn] = None
+
+    def _on_step(self, link: Link, step: Step, actions: list[Action], now_ms: int, wall_ms: int) -> bool:
+        """Do one step of a session; False when the connection is gone."""
+        match step:
+            case Received(payload, _):
+                try:
+                    message = decode(payload)
+                    if message is not None:
+                        self._on_message(link, message, actions, now_ms, wall_ms)
+                except MeshError as error:
+                    self._drop(link, f"protocol: {error}", actions, now_ms)
+            case Reply(data):
+                link.write(data, actions, now_ms)
+            case Opened():
+                self._on_admitted(link, actions, now_ms, wall_ms)
+            case Closed(reason, error):
+                self._on_refused(link, error, reason, actions, now_ms)
+            case _:
+                assert_never(step)
+        return link.conn in self._conns
+
+    def _on_refused(self, link: Link, error: MeshError | None, reason: str, actions: list[Action], now_ms: int) -> None:
+        assert isinstance(link.gate, MemberGate)
+        papers = link.gate.papers
+        if isinstance(error, RefusalError) and papers is not None:
+            if papers.certificate.node_id != self._house.identity.node_id:
+                self._dialer.answered(link.address, papers.certificate.node_id)
+            elif papers.boot == self._house.boot:
+                self._dialer.ours(link.address)
+            else:
+                self._say(_cloned(link.address), actions, now_ms)
+        elif error is not None and link.papers is None:
+            self._say(Notice("peer.refused", f"{link.address} was refused: {error}"), actions, now_ms)
+        self._drop(link, reason if error is not None else f"the peer said: {reason}", actions, now_ms)
+
+    def _drop(self, link: Link, reason: str, actions: list[Action], now_ms: int, *, gone: bool = False) -> None:
+        """End a connection: say goodbye if anyone is there, and free everything it held."""
+        del self._conns[link.conn]
+        self._dirty.pop(link.conn, None)
+        if not gone:
+            link.write(link.session.end(reason), actions, now_ms)
+            actions.append(Close(link.conn, reason))
+        if link.papers is not None:
+            node_id = link.papers.certificate.node_id
+            if self._members.get(node_id) is link:
+                del self._members[node_id]
+                self._dialer.unlinked(node_id, now_ms)
+            self._overlay.link_down(link.conn, now_ms)
+            actions.append(LinkDown(link.conn, link.info(), reason))
+        if link.dialled:
+            self._dialer.closed(link.address, now_ms)
+
+    def _crowded(self, host: str) -> bool:
+        """Whether there is no place for one more stranger of this host."""
+        config = self._house.config
+        strangers = [link for link in self._conns.values() if not link.dialled and link.papers is None]
+        if len(strangers) >= config.strangers_max - config.strangers_reserved and (
+            len(strangers) >= config.strangers_max or not self._dialer.known_host(host)
+        ):
+            return True
+        if is_loopback(host):
+            return False
+        group = host_group(host)
+        return sum(host_group(link.address.host) == group for link in strangers) >= config.strangers_per_host_max
+
+    # ---- admission
+
+    def _unwanted(self, papers: Papers) -> str:
+        """Why we do not finish a handshake that we began."""
+        node_id = papers.certificate.node_id
+        if node_id == self._house.identity.node_id:
+            return "this is our own address"
+        linked = self._members.get(node_id)
+        if linked is not None and linked.papers is not None and linked.papers.boot == papers.boot:
+            return f"{papers.certificate.name} is linked already"
+        return ""
+
+    def _on_admitted(self, link: Link, actions: list[Action], now_ms: int, wall_ms: int) -> None:
+        assert isinstance(link.gate, MemberGate)
+        if link.gate.visitor is not None:
+            self._enrol(link, link.gate.visitor, actions, now_ms, wall_ms)
+            return
+        papers = link.gate.papers
+        assert papers is not None, "the gate keeps the papers of whom it admits"
+        node_id = papers.certificate.node_id
+        if node_id == self._house.identity.node_id:
+            # Only a node with our keys gets here: our own dials end at their other end, before message 3.
+            self._say(_cloned(link.address), actions, now_ms)
+            self._drop(link, "cloned identity", actions, now_ms)
+            return
+        rival = self._members.get(node_id)
+        if rival is not None:
+            if not self._replaces(link, papers, rival):
+                self._drop(link, "linked already", actions, now_ms)
+                return
+            # The place of the member changes hands before its addresses could be dialled again.
+            self._members[node_id] = link
+            self._drop(rival, "superseded", actions, now_ms)
+        link.papers = papers
+        self._members[node_id] = link
+        self._dialer.linked(node_id)
+        if link.dialled:
+            self._dialer.answered(link.address, node_id)
+        actions.append(LinkUp(link.conn, link.info()))
+        self._apply(self._overlay.link_up(link.conn, papers.certificate), actions, now_ms)
+        self._send(link, link.detector.ping(now_ms, wall_ms), 0)
+        self._tell_addresses(link)
+
+    def _replaces(self, link: Link, papers: Papers, rival: Link) -> bool:
+        """Whether a second authenticated connection of one member takes the place of the first."""
+        assert rival.papers is not None
+        if rival.papers.boot != papers.boot or rival.dialled == link.dialled:
+            return True  # the peer has restarted, or has dialled once more because the first is dead to it
+        lower_dials = self._house.identity.node_id < papers.certificate.node_id
+        return link.dialled == lower_dials
+
+    def _enrol(self, link: Link, visitor: Visitor, actions: list[Action], now_ms: int, wall_ms: int) -> None:
+        """Let a joining node in: one more member, one use less of its invitation, and goodbye."""
+        house = self._house
+        assert house.root_seed is not None, "invitations are offered only where the root key lies"
+        invitation = visitor.invitation
+        if invitation not in house.invitations:
+            self._drop(link, "the invitation was used up meanwhile", actions, now_ms)
+            return
+        try:
+            granted = grant(
+                house.root_seed,
+                house.identity,
+                visitor.request,
+                visitor.static,
+                wall_ms=wall_ms,
+                entropy=house.entropy,
+                roles=invitation.roles,
+                grants=invitation.grants,
+                newest_seen_s=self._overlay.roster.newest_seen_s,
+            )
+        except EnrolmentError as error:
+            text = f"{visitor.request.name} could not join: {error}"
+            self._say(Notice("enrolment.failed", text, level="warning"), actions, now_ms)
+            self._drop(link, str(error), actions, now_ms)
+            return
+        left = invitation.used()
+        house.invitations = tuple(left if each is invitation else each for each in house.invitations)
+        text = f"{visitor.request.name} has joined the mesh from {link.address}"
+        actions.append(Notice("enrolment.granted", text, {"name": visitor.request.name, "uses_left": left.uses_left}))
+        link.session.send(granted, 0)
+        self._drop(link, "welcome", actions, now_ms)
+
+    # ---- messages
+
+    def _on_message(self, link: Link, message: Message, actions: list[Action], now_ms: int, wall_ms: int) -> None:
+        match message:
+            case App(payload):
+                actions.append(DeliverMessage(link.conn, payload))
+            case Ping(token):
+                self._send(link, Pong(token, wall_ms), 0)
+            case Pong():
+                link.detector.answered(message, now_ms)
+            case Addresses(entries):
+                for node_id, address in entries:
+                    if node_id != self._house.identity.node_id:
+                        self._dialer.found(address, now_ms, node_id=node_id)
+            case _:
+                self._apply(self._overlay.on_message(link.conn, message, now_ms, wall_ms), actions, now_ms)
+
+    def _on_send(self, conn: int, payload: bytes, priority: int, actions: list[Action], now_ms: int) -> None:
+        link = self._conns.get(conn)
+        if link is not None and link.papers is not None:
+            self._queue(link, App(payload), priority, actions, now_ms)
+
+    def _apply(self, results: list[Result], actions: list[Action], now_ms: int) -> None:
+        for result in results:
+            match result:
+                case Tell(conn, message, priority):
+                    link = self._conns.get(conn)
+                    if link is not None:
+                        self._queue(link, message, priority, actions, now_ms)
+                case DeliverBatch():
+                    actions.append(result)
+                case Notice():
+                    self._say(result, actions, now_ms)
+                case _:
+                    assert_never(result)
+
+    def _queue(self, link: Link, message: Message, priority: int, actions: list[Action], now_ms: int) -> None:
+        if link.session.outbox.queued > self._house.config.queue_bytes_max:
+            self._drop(link, "the peer does not read what it is sent", actions, now_ms)
+            return
+        self._send(link, message, priority)
+
+    def _send(self, link: Link, message: Message, priority: int) -> None:
+        link.send(message, priority)
+        self._dirty[link.conn] = None
+
+    def _tell_addresses(self, link: Link) -> None:
+        """Tell the newcomer where the others are, and the others where the newcomer is."""
+        entries: list[tuple[bytes, Address]] = []
+        for other in self._members.values():
+            if other is not link:
+                entries += _reached(other, link)
+                where = _reached(link, other)
+                if where:
+                    self._send(other, Addresses(tuple(where)), 1)
+        assert ADDRESSES_TOLD_MAX <= ADDRESSES_MAX
+        if entries:
+            self._send(link, Addresses(tuple(entries[-ADDRESSES_TOLD_MAX:])), 1)
+
+    # ---- time
+
+    def _on_timer(self, actions: list[Action], now_ms: int, wall_ms: int) -> None:
+        config = self._house.config
+        for link in list(self._conns.values()):
+            if link.conn not in self._conns or self._link_deadline(link) > now_ms:
+                continue
+            if link.papers is None:
+                self._drop(link, f"no handshake within {config.handshake_ms} ms", actions, now_ms)
+            elif link.detector.dead(now_ms):
+                silent_ms = link.detector.pulse(now_ms).silent_ms
+                self._drop(link, f"no sign of life for {silent_ms} ms", actions, now_ms)
+            elif link.detector.due(now_ms):
+                self._send(link, link.detector.ping(now_ms, wall_ms), 0)
+        if self._overlay.deadline() <= now_ms:
+            self._apply(self._overlay.on_timer(now_ms, wall_ms), actions, now_ms)
+        if self._too_many() and self._trim_ms <= now_ms:
+            self._trim(actions, now_ms)
+
+    def _link_deadline(self, link: Link) -> int:
+        if link.papers is None:
+            return link.opened_ms + self._house.config.handshake_ms
+        return link.detector.deadline()
+
+    def _settle(self, actions: list[Action], now_ms: int) -> None:
+        """What follows every event: dial what is due, write what may be written."""
+        self._dialer.room = self._room(now_ms)
+        actions += (Dial(address) for address in self._dialer.due(now_ms))
+        while self._dirty:
+            link = self._conns[next(iter(self._dirty))]
+            del self._dirty[link.conn]
+            link.flush(actions, now_ms)
+            self._press(link, actions)
+
+    def _press(self, link: Link, actions: list[Action]) -> None:
+        """Watch what waits on a link: congested links get no batches, and drained ones are announced."""
+        config = self._house.config
+        queued = link.session.outbox.queued
+        if queued >= config.ready_bytes:
+            link.backlog = True
+            if queued > config.behind_bytes and not link.congested:
+                link.congested = True
+                self._overlay.gossip.congested(link.conn)
+        elif link.backlog:
+            link.backlog = link.congested = False
+            self._overlay.gossip.drained(link.conn)
+            actions.append(LinkReady(link.conn))
+
+    # ---- the size of the view
+
+    def _room(self, now_ms: int) -> int:
+        """How many more links are wanted: all of a small mesh; of a large one, a few, and now and then one more."""
+        if not self._overlay.large:
+            return _ALL
+        room = max(0, self._house.config.view_min - len(self._members))
+        if room == 0 and self._overlay.topology.reachable_count() < len(self._overlay.roster):
+            # Somebody is missing: perhaps only down, perhaps an island that a further link would join.
+            room = 1 if self._explore_ms <= now_ms else 0
+            self._explore_ms = now_ms + EXPLORE_MS if room else self._explore_ms
+        return room
+
+    def _too_many(self) -> bool:
+        return len(self._members) > self._house.config.view_max and self._overlay.large
+
+    def _trim(self, actions: list[Action], now_ms: int) -> None:
+        """Let one link go, to a member that has links to spare."""
+        self._trim_ms = now_ms + TRIM_MS
+        degree = self._overlay.topology.degree
+        spare = [node_id for node_id in self._members if degree(node_id) > self._house.config.view_min]
+        if spare:
+            chosen = max(spare, key=lambda node_id: (degree(node_id), node_id))
+            self._drop(self._members[chosen], "enough links", actions, now_ms)
+
+    # ---- for people, and for our link-state
+
+    def _neighbours(self, now_ms: int) -> list[Neighbour]:
+        return [link.neighbour(now_ms) for link in self._members.values()]
+
+    def _peer(self, node_id: bytes, now_ms: int) -> PeerStatus:
+        topology = self._overlay.topology
+        certificate = self._overlay.roster.get(node_id)
+        assert certificate is not None, "peers are listed from the roster"
+        state = topology.state(node_id)
+        heard_ms = topology.heard_ms(node_id)
+        link = self._members.get(node_id)
+        hops = topology.hops(node_id)
+        known = PeerStatus(
+            node_id,
+            certificate.name,
+            certificate.roles,
+            "down" if hops is None else "reachable",
+            seen_ms_ago=None if heard_ms is None else now_ms - heard_ms,
+            hops=hops,
+            neighbours=() if state is None else state.neighbours,
+        )
+        if link is None:
+            return known
+        pulse = link.detector.pulse(now_ms)
+        return replace(
+            known,
+            state="linked",
+            address=link.address,
+            rtt_ms=pulse.rtt_ms,
+            offset_ms=pulse.offset_ms,
+            seen_ms_ago=pulse.silent_ms,
+            sent_bytes=link.sent_bytes,
+            received_bytes=link.received_bytes,
+            hops=1,
+        )
+
+    def _say(self, notice: Notice, actions: list[Action], now_ms: int) -> None:
+        actions += self._quiet.pass_on(notice, now_ms)
+
+
+_ALL = 1 << 30
+
+
+def _welcome(_papers: Papers) -> str:
+    """The side that was dialled leaves the choice between two connections to `_replaces`."""
+    return ""
+
+
+def _cloned(address: Address) -> Notice:
+    text = f"another node at {address} runs with this node's own identity: give it one of its own"
+    return Notice("identity.cloned", text, {"address": str(address)}, "error")
+
+
+def _reached(link: Link, asking: Link) -> list[tuple[bytes, Address]]:
+    """Where the member of `link` listens, as far as that means anything to the member of `asking`."""
+    assert link.papers is not None
+    host, port = link.address.host, link.address.port if link.dialled else link.papers.port
+    if port == 0 or not (travels(host) or (is_loopback(host) and is_loopback(asking.address.host))):
+        return []
+    return [(link.papers.certificate.node_id, Address(host, port))]

@@ -1,0 +1,185 @@
+"""Joiner: what a node runs until a member has let it in.
+
+Owns the connections of a node that has a join code and no identity. What always holds: it asks one member at a time, so
+that a code is used once; it answers nobody; after `Enrolled` every connection is closed and nothing more is done.
+Must not know: sockets, files, what a member does later.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, assert_never
+
+from mesh.detector import Detector
+from mesh.dialer import Dialer
+from mesh.enrolment import accept_grant
+from mesh.errors import EnrolmentError, MeshError
+from mesh.events import (
+    AddressFound,
+    Close,
+    ConnClosed,
+    ConnDrained,
+    ConnOpened,
+    ConnReceived,
+    Dial,
+    DialFailed,
+    Enrolled,
+    NetworkChanged,
+    Notice,
+    PublishBatch,
+    SendMessage,
+    TimerFired,
+)
+from mesh.gate import JoinGate, RefusalError
+from mesh.link import Link
+from mesh.quiet import Quiet
+from mesh.session import Closed, Opened, Phase, Received, Reply, Session, Step
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Callable
+
+    from mesh.config import MeshConfig
+    from mesh.enrolment import Candidate, JoinCode
+    from mesh.events import Action, Event
+
+__all__ = ["Joiner"]
+
+
+class Joiner:
+    """Feed it events and do what it answers, like a `MeshCore`, until it answers `Enrolled`."""
+
+    __slots__ = ("_asked", "_candidate", "_code", "_config", "_conns", "_dialer", "_done", "_entropy", "_quiet")
+
+    def __init__(
+        self,
+        code: JoinCode,
+        candidate: Candidate,
+        *,
+        entropy: Callable[[int], bytes],
+        rng: random.Random,
+        config: MeshConfig,
+    ) -> None:
+        self._code = code
+        self._candidate = candidate
+        self._config = config
+        self._entropy = entropy
+        self._conns: dict[int, Link] = {}
+        self._dialer = Dialer(config, rng)
+        self._quiet = Quiet()
+        self._asked: int | None = None  # the connection on which we have shown our request
+        self._done = False
+
+    def handle(self, event: Event, now_ms: int, wall_ms: int) -> list[Action]:
+        """Take one event; return what must be done, in order."""
+        actions: list[Action] = []
+        match event:
+            case AddressFound(address, static, _):
+                self._dialer.found(address, now_ms, static=static)
+            case ConnOpened(conn, _, dialled):
+                if dialled and not self._done:
+                    self._on_opened(event, actions, now_ms)
+                else:
+                    actions.append(Close(conn, "not a member yet"))
+            case ConnReceived(conn, data):
+                self._on_received(conn, data, actions, now_ms, wall_ms)
+            case ConnClosed(conn):
+                if conn in self._conns:
+                    self._silence(self._conns[conn], actions, now_ms)
+                    self._drop(self._conns[conn], "", actions, now_ms, gone=True)
+            case DialFailed(address):
+                self._dialer.failed(address, now_ms)
+            case NetworkChanged():
+                self._dialer.network_changed(now_ms)
+            case TimerFired():
+                late = [link for link in self._conns.values() if self._deadline(link) <= now_ms]
+                for link in late:
+                    self._silence(link, actions, now_ms)
+                    self._drop(link, f"no answer within {self._config.handshake_ms} ms", actions, now_ms)
+            case ConnDrained() | PublishBatch() | SendMessage():
+                pass
+            case _:
+                assert_never(event)
+        if not self._done:
+            actions += (Dial(address) for address in self._dialer.due(now_ms))
+        return actions
+
+    def next_deadline(self) -> int | None:
+        """The monotonic millisecond at which `TimerFired` is due."""
+        if self._done:
+            return None
+        dues = [self._deadline(link) for link in self._conns.values()]
+        dial = self._dialer.deadline()
+        return min(dues if dial is None else [*dues, dial], default=None)
+
+    def _on_opened(self, event: ConnOpened, actions: list[Action], now_ms: int) -> None:
+        self._dialer.opened(event.address)
+        gate = JoinGate(self._code, self._candidate, lambda: self._unwanted(event.conn))
+        session = Session(gate.keys(), gate, initiator=True, entropy=self._entropy)
+        detector = Detector(now_ms, heartbeat_ms=self._config.heartbeat_ms)
+        link = Link(event.conn, event.address, True, session, gate, now_ms, detector)
+        self._conns[event.conn] = link
+        link.write(session.start(), actions, now_ms)
+
+    def _unwanted(self, conn: int) -> str:
+        """Why we do not ask this member, or an empty string; from then on it is the one that we ask."""
+        if self._asked is not None:
+            return "another member has been asked already"
+        self._asked = conn
+        return ""
+
+    def _on_received(self, conn: int, data: bytes, actions: list[Action], now_ms: int, wall_ms: int) -> None:
+        link = self._conns.get(conn)
+        if link is None:
+            return
+        link.gate.wall_ms = wall_ms
+        for step in link.session.receive(data, now_ms):
+            self._on_step(link, step, actions, now_ms, wall_ms)
+            if conn not in self._conns:
+                return
+        link.flush(actions, now_ms)
+
+    def _on_step(self, link: Link, step: Step, actions: list[Action], now_ms: int, wall_ms: int) -> None:
+        match step:
+            case Reply(data):
+                link.write(data, actions, now_ms)
+            case Opened():
+                pass  # the grant is on its way
+            case Received(payload, _):
+                self._on_grant(link, payload, actions, now_ms, wall_ms)
+            case Closed(reason, error):
+                if error is not None and not isinstance(error, RefusalError):
+                    text = f"{link.address} could not let this node in: {error}"
+                    actions += self._quiet.pass_on(Notice("join.refused", text, level="warning"), now_ms)
+                self._drop(link, reason, actions, now_ms)
+            case _:
+                assert_never(step)
+
+    def _on_grant(self, link: Link, payload: bytes, actions: list[Action], now_ms: int, wall_ms: int) -> None:
+        try:
+            identity = accept_grant(payload, candidate=self._candidate, code=self._code, wall_ms=wall_ms)
+        except EnrolmentError as error:
+            actions += self._quiet.pass_on(Notice("join.refused", str(error), level="warning"), now_ms)
+            self._drop(link, str(error), actions, now_ms)
+            return
+        self._done = True
+        actions.append(Enrolled(identity.encode()))
+        for each in list(self._conns.values()):
+            self._drop(each, "this node is a member", actions, now_ms)
+
+    def _silence(self, link: Link, actions: list[Action], now_ms: int) -> None:
+        """Say that nobody answered: a wrong code and a foreign mesh both look like that."""
+        if link.session.phase is Phase.CALLED:
+            text = f"{link.address} does not take this join code: perhaps it is not the node that made the invitation"
+            actions += self._quiet.pass_on(Notice("join.unanswered", text), now_ms)
+
+    def _drop(self, link: Link, reason: str, actions: list[Action], now_ms: int, *, gone: bool = False) -> None:
+        del self._conns[link.conn]
+        if self._asked == link.conn and not self._done:
+            self._asked = None
+        if not gone:
+            link.write(link.session.end(reason), actions, now_ms)
+            actions.append(Close(link.conn, reason))
+        self._dialer.closed(link.address, now_ms)
+
+    def _deadline(self, link: Link) -> int:
+        return link.opened_ms + self._config.handshake_ms

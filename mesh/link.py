@@ -1,0 +1,112 @@
+"""One connection of a mesh core: its session, and once a member is behind it, the link.
+
+Owns the figures of one connection and the turning of messages into bytes. What always holds: what is written is counted
+and is our sign of life. Must not know: other links.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from ipaddress import AddressValueError, IPv6Address
+from typing import TYPE_CHECKING
+
+from mesh.detector import Detector
+from mesh.events import PeerInfo, Write
+from mesh.message import Message, encode
+from mesh.session import Phase
+from mesh.topology import Neighbour
+
+if TYPE_CHECKING:
+    from mesh.events import Action, Address
+    from mesh.gate import JoinGate, MemberGate, Papers
+    from mesh.session import Session
+
+__all__ = ["Link", "PeerStatus", "host_group", "is_loopback", "travels"]
+
+_SCOPED = "%"
+
+
+@dataclass(slots=True)
+class Link:
+    """One connection. `papers` are set once its member is linked; `backlog` while more than a little waits unsent."""
+
+    conn: int
+    address: Address
+    dialled: bool
+    session: Session
+    gate: MemberGate | JoinGate
+    opened_ms: int
+    detector: Detector
+    papers: Papers | None = None
+    backlog: bool = False
+    congested: bool = False
+    sent_bytes: int = 0
+    received_bytes: int = 0
+
+    def send(self, message: Message, priority: int) -> None:
+        """Queue one message. A peer that said goodbye in the bytes under way hears nothing more."""
+        if self.session.phase is Phase.OPEN:
+            self.session.send(encode(message), priority)
+
+    def flush(self, actions: list[Action], now_ms: int) -> None:
+        """Write what may be written."""
+        self.write(self.session.flush(), actions, now_ms)
+
+    def write(self, data: bytes, actions: list[Action], now_ms: int) -> None:
+        """Write these bytes."""
+        if data:
+            self.sent_bytes += len(data)
+            self.detector.sent(now_ms)
+            actions.append(Write(self.conn, data))
+
+    def info(self) -> PeerInfo:
+        """Who is behind this link."""
+        assert self.papers is not None, "no member is behind this connection"
+        certificate = self.papers.certificate
+        return PeerInfo(certificate.node_id, certificate.name, certificate.roles, self.address, self.dialled)
+
+    def neighbour(self, now_ms: int) -> Neighbour:
+        """This link as a line of our link-state."""
+        assert self.papers is not None
+        rtt_ms = self.detector.pulse(now_ms).rtt_ms
+        node_id = self.papers.certificate.node_id
+        return Neighbour(node_id, -1 if rtt_ms is None else round(rtt_ms), self.sent_bytes, self.received_bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class PeerStatus:
+    """One other member, for people. `state` is linked, reachable (over `hops` links) or down.
+
+    Milliseconds; `offset_ms` is its clock minus ours; None where nothing is known. Bytes are those of the live link.
+    """
+
+    node_id: bytes
+    name: str
+    roles: tuple[str, ...]
+    state: str
+    address: Address | None = None
+    rtt_ms: float | None = None
+    offset_ms: float | None = None
+    seen_ms_ago: int | None = None
+    sent_bytes: int = 0
+    received_bytes: int = 0
+    hops: int | None = None
+    neighbours: tuple[Neighbour, ...] = field(default=())
+
+
+def host_group(host: str) -> str:
+    """What counts as one stranger: an IPv4 address, or the /64 that one IPv6 host may draw its addresses from."""
+    try:
+        return IPv6Address(host.partition(_SCOPED)[0]).exploded[:19]
+    except AddressValueError:
+        return host
+
+
+def is_loopback(host: str) -> bool:
+    """Whether this is this machine."""
+    return host == "::1" or host.startswith(("127.", "::ffff:127."))
+
+
+def travels(host: str) -> bool:
+    """Whether an address means the same to another machine: not loopback, not link-local."""
+    return not is_loopback(host) and _SCOPED not in host and not host.lower().startswith(("fe80:", "169.254."))

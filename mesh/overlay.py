@@ -1,0 +1,266 @@
+"""What members say to each other over their links: certificates, link-state, batches.
+
+Owns the roster, the topology and the spreading of one node, and the rules that tie them together. What always holds: a
+batch is delivered once, after its origin's signature was checked with a certificate of the mesh, and relayed
+unchanged; a batch of an unknown origin waits, bounded, for the certificate; records of unknown authors are not kept.
+Must not know: connections, ciphers, addresses, how full a link is (its owner says when it is congested).
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, assert_never
+
+from mesh.errors import CertificateError
+from mesh.events import DeliverBatch, Notice
+from mesh.gossip import Gossip, Send
+from mesh.identity import verify
+from mesh.message import (
+    Batch,
+    Certificates,
+    CertificatesHave,
+    Graft,
+    IHave,
+    LinkStates,
+    LinkStatesHave,
+    Message,
+    Prune,
+    signed_part,
+)
+from mesh.roster import Roster
+from mesh.topology import Neighbour, Topology
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from mesh.certificate import Certificate
+    from mesh.config import MeshConfig
+    from mesh.identity import Identity
+
+__all__ = ["Overlay", "OverlayMessage", "Result", "Tell"]
+
+HELD_MAX = 64  # batches whose origin's certificate has not come yet: it is sent before them, so this is rare
+HELD_BYTES_MAX = 4 << 20
+PIECE_BYTES = 48 << 10  # of a list of records in one message: fits one frame, lets urgent messages pass
+EXPIRE_MS = 60_000  # between looks at the members' expiry, which is a matter of days
+
+_DOMAIN = b"batch"
+
+OverlayMessage = Batch | IHave | Graft | Prune | LinkStatesHave | LinkStates | CertificatesHave | Certificates
+
+
+@dataclass(frozen=True, slots=True)
+class Tell:
+    """Send this message on that link."""
+
+    link: int
+    message: Message
+    priority: int
+
+
+Result = Tell | DeliverBatch | Notice
+
+
+class Overlay:
+    """The mesh as seen from one node's links."""
+
+    __slots__ = (
+        "_config",
+        "_expire_ms",
+        "_held",
+        "_held_bytes",
+        "_links",
+        "_neighbours",
+        "gossip",
+        "roster",
+        "topology",
+    )
+
+    def __init__(
+        self, identity: Identity, config: MeshConfig, neighbours: Callable[[int], Iterable[Neighbour]]
+    ) -> None:
+        self._config = config
+        self._neighbours = neighbours
+        self._links: dict[int, bytes] = {}
+        self._held: OrderedDict[bytes, tuple[int, Batch]] = OrderedDict()
+        self._held_bytes = 0
+        self._expire_ms = 0
+        self.roster = Roster(identity)
+        self.topology = Topology(identity)
+        self.gossip = Gossip(self._covered, config.gossip)
+
+    @property
+    def large(self) -> bool:
+        """Whether the mesh is too large for links of all to all."""
+        return max(self.topology.reachable_count(), len(self._links) + 1) > self._config.full_mesh_max
+
+    # ---- links
+
+    def link_up(self, link: int, certificate: Certificate) -> list[Result]:
+        """A member is linked: tell it what we know of, tell the others of it if it is news."""
+        results: list[Result] = []
+        if self.roster.add(certificate):
+            self._announce(certificate, results)
+        self._links[link] = certificate.node_id
+        self.gossip.link_up(link)
+        self.topology.changed()
+        results.append(Tell(link, CertificatesHave(self.roster.digests()), 0))
+        results.append(Tell(link, LinkStatesHave(self.topology.versions()), 1))
+        return results
+
+    def link_down(self, link: int, now_ms: int) -> None:
+        """The member's link is gone."""
+        del self._links[link]
+        self.gossip.link_down(link, now_ms)
+        self.topology.changed()
+
+    # ---- batches of our own
+
+    def publish(self, payload: bytes, priority: int, now_ms: int) -> list[Result]:
+        """Sign and spread one batch."""
+        identity = self.roster.identity
+        direct = not self.large
+        signature = identity.sign(_DOMAIN, signed_part(priority, payload, direct=direct))
+        batch = Batch(identity.node_id, priority, direct, signature, payload)
+        return _tells(self.gossip.publish(batch, batch.id, now_ms))
+
+    # ---- messages
+
+    def on_message(self, link: int, message: OverlayMessage, now_ms: int, wall_ms: int) -> list[Result]:
+        """Take one message of a linked member. DecodeError or CertificateError: it broke the protocol."""
+        match message:
+            case Batch():
+                return self._on_batch(link, message, now_ms)
+            case IHave() | Graft() | Prune():
+                return _tells(self.gossip.on_message(link, message, now_ms))
+            case CertificatesHave(digests):
+                return [Tell(link, Certificates(piece), 0) for piece in _pieces(self.roster.besides(digests))]
+            case Certificates(raws):
+                return self._on_certificates(link, raws, now_ms, wall_ms)
+            case LinkStatesHave(versions):
+                return [Tell(link, LinkStates(piece), 1) for piece in _pieces(self.topology.newer_than(versions))]
+            case LinkStates(records):
+                return self._on_link_states(link, records, now_ms)
+            case _:
+                assert_never(message)
+
+    def _on_batch(self, link: int, batch: Batch, now_ms: int) -> list[Result]:
+        batch_id = batch.id
+        known = self.gossip.first(link, batch, batch_id)
+        if known is not None:
+            return _tells(known)
+        author = self.roster.get(batch.origin)
+        if author is None:
+            return self._hold(link, batch, batch_id)
+        if not verify(author.node_key, _DOMAIN, batch.signed, batch.signature):
+            text = f"a batch in the name of {author.name} is not signed by it; the batch was dropped"
+            return [Notice("batch.forged", text, {"origin": batch.origin.hex(), "link": link}, "warning")]
+        results: list[Result] = [DeliverBatch(link, batch.origin, batch.payload)]
+        results += _tells(self.gossip.accept(link, batch, batch_id, now_ms))
+        return results
+
+    def _hold(self, link: int, batch: Batch, batch_id: bytes) -> list[Result]:
+        """Keep a batch until its author is known; ask the one who brought it, who must have known him."""
+        if batch_id in self._held or len(batch.payload) > HELD_BYTES_MAX:
+            return []
+        self._held[batch_id] = (link, batch)
+        self._held_bytes += len(batch.payload)
+        while len(self._held) > HELD_MAX or self._held_bytes > HELD_BYTES_MAX:
+            _, (_, old) = self._held.popitem(last=False)
+            self._held_bytes -= len(old.payload)
+        return [Tell(link, CertificatesHave(self.roster.digests()), 0)]
+
+    def _release(self, now_ms: int) -> list[Result]:
+        held = [entry for entry in self._held.values() if self.roster.get(entry[1].origin) is not None]
+        results: list[Result] = []
+        for link, batch in held:
+            del self._held[batch.id]
+            self._held_bytes -= len(batch.payload)
+            results += self._on_batch(link, batch, now_ms)
+        return results
+
+    def _on_certificates(self, link: int, raws: tuple[bytes, ...], now_ms: int, wall_ms: int) -> list[Result]:
+        results: list[Result] = []
+        news = 0
+        for raw in raws:
+            try:
+                certificate = self.roster.judge(raw, wall_ms)
+            except CertificateError as error:
+                # Clocks differ: what is valid at the sender may have expired here. Anything else is a lie.
+                if error.reason in {"expired", "not-yet-valid"}:
+                    continue
+                raise
+            if self.roster.add(certificate):
+                news += 1
+                self._announce(certificate, results, besides=link)
+        if news:
+            # Records of these members were skipped while nobody could check them.
+            results.append(Tell(link, LinkStatesHave(self.topology.versions()), 1))
+            results += self._release(now_ms)
+        return results
+
+    def _on_link_states(self, link: int, records: tuple[bytes, ...], now_ms: int) -> list[Result]:
+        fresh: list[bytes] = []
+        for raw in records:
+            state, news = self.topology.peek(raw)
+            author = self.roster.get(state.node_id)
+            if news and author is not None and self.topology.add(state, raw, author.node_key, now_ms):
+                fresh.append(raw)
+        return self._to_all(fresh, besides=link)
+
+    # ---- time
+
+    def deadline(self) -> int:
+        """When `on_timer` has something to do."""
+        spread = self.gossip.deadline()
+        told = self.topology.deadline()
+        return min(told, self._expire_ms) if spread is None else min(told, spread, self._expire_ms)
+
+    def on_timer(self, now_ms: int, wall_ms: int) -> list[Result]:
+        """Do what is due."""
+        results = _tells(self.gossip.on_timer(now_ms))
+        if self._expire_ms <= now_ms:
+            self._expire_ms = now_ms + EXPIRE_MS
+            for node_id in self.roster.expire(wall_ms):
+                self.topology.forget(node_id)
+        if self.topology.deadline() <= now_ms:
+            results += self._to_all([self.topology.tell(self._neighbours(now_ms), now_ms, wall_ms)], besides=-1)
+        return results
+
+    # ---- helpers
+
+    def _covered(self, origin: bytes, link: int) -> bool:
+        """Whether the origin of a direct batch has pushed it to this link's peer itself."""
+        peer = self._links.get(link, b"")
+        return peer == origin or self.topology.linked(origin, peer)
+
+    def _announce(self, certificate: Certificate, results: list[Result], besides: int = -1) -> None:
+        message = Certificates((certificate.raw,))
+        results += (Tell(link, message, 0) for link in self._links if link != besides)
+
+    def _to_all(self, records: list[bytes], besides: int) -> list[Result]:
+        pieces = _pieces(records)
+        return [Tell(link, LinkStates(piece), 1) for link in self._links if link != besides for piece in pieces]
+
+
+def _tells(sends: list[Send]) -> list[Result]:
+    return [
+        Tell(send.link, send.message, send.message.priority if isinstance(send.message, Batch) else 0) for send in sends
+    ]
+
+
+def _pieces(records: Iterable[bytes]) -> list[tuple[bytes, ...]]:
+    """Cut a list of records so that each message stays small."""
+    pieces: list[tuple[bytes, ...]] = []
+    piece: list[bytes] = []
+    size = 0
+    for record in records:
+        if piece and size + len(record) > PIECE_BYTES:
+            pieces.append(tuple(piece))
+            piece, size = [], 0
+        piece.append(record)
+        size += len(record)
+    if piece:
+        pieces.append(tuple(piece))
+    return pieces

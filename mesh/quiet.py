@@ -1,0 +1,40 @@
+"""Notices that strangers and broken peers could cause without end, held to one a cause and spell.
+
+Owns the counts. What always holds: nothing is lost without being counted, and a cause is spoken of at most once in
+SPELL_MS. Must not know: what the causes are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mesh.events import Notice
+
+__all__ = ["Quiet"]
+
+SPELL_MS = 10_000  # at a hundred floods a second, six lines a minute: a log can be read, and a disk lives
+
+
+class Quiet:
+    """One line a cause and spell; `Notice.event` is the cause, and there are few of those."""
+
+    __slots__ = ("_causes",)
+
+    def __init__(self) -> None:
+        self._causes: dict[str, tuple[int, int]] = {}  # event -> (when last spoken of, how many since)
+
+    def pass_on(self, notice: Notice, now_ms: int) -> list[Notice]:
+        """The notice, with how many were held back before it; or nothing."""
+        spoken = self._causes.get(notice.event)
+        if spoken is not None and now_ms - spoken[0] < SPELL_MS:
+            self._causes[notice.event] = (spoken[0], spoken[1] + 1)
+            return []
+        self._causes[notice.event] = (now_ms, 0)
+        if spoken is None or spoken[1] == 0:
+            return [notice]
+        count = spoken[1]
+        return [
+            replace(notice, text=f"{notice.text} (and {count} more before)", detail={**notice.detail, "more": count})
+        ]

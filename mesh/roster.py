@@ -1,0 +1,98 @@
+"""The members of the mesh as far as this node knows: their certificates.
+
+Owns the newest valid certificate of each node. What always holds: every certificate here was signed by the mesh's root;
+of two certificates of one node the later issued one stays; the newest time that the root has signed only grows, and
+stands in for a clock that is behind it. Members that are down are never forgotten while their certificate lives.
+Must not know: links, who is reachable.
+"""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+from typing import TYPE_CHECKING
+
+from mesh.certificate import Certificate
+from mesh.message import DIGEST_BYTES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from mesh.identity import Identity
+
+__all__ = ["MEMBERS_MAX", "Roster"]
+
+MEMBERS_MAX = 1_024  # certificates kept: a large mesh; the root signs each, so a stranger cannot fill it
+
+
+class Roster:
+    """Certificates by node id, this node's own among them."""
+
+    __slots__ = ("_by_digest", "_by_node", "identity", "newest_seen_s")
+
+    def __init__(self, identity: Identity) -> None:
+        self.identity = identity
+        self.newest_seen_s = 0
+        self._by_node: dict[bytes, Certificate] = {}
+        self._by_digest: dict[bytes, Certificate] = {}
+        self._keep(identity.certificate)
+
+    def judge(self, raw: bytes, wall_ms: int) -> Certificate:
+        """The certificate in `raw` if it is one of this mesh and valid now; else CertificateError. Nothing is kept."""
+        return Certificate.decode_verified(
+            raw, root_public=self.identity.root_public, wall_ms=wall_ms, newest_seen_s=self.newest_seen_s
+        )
+
+    def add(self, certificate: Certificate) -> bool:
+        """Keep a judged certificate; whether it is news."""
+        known = self._by_node.get(certificate.node_id)
+        if known is None:
+            if len(self._by_node) >= MEMBERS_MAX:
+                return False
+        elif _age(known) >= _age(certificate):
+            return False
+        else:
+            del self._by_digest[_digest(known.raw)]
+        self._keep(certificate)
+        return True
+
+    def get(self, node_id: bytes) -> Certificate | None:
+        """The certificate of a node."""
+        return self._by_node.get(node_id)
+
+    def expire(self, wall_ms: int) -> list[bytes]:
+        """Forget members whose certificate has run out; their node ids. Our own stays, for people to see."""
+        wall_s = max(wall_ms // 1_000, self.newest_seen_s)
+        own = self.identity.node_id
+        gone = [key for key, known in self._by_node.items() if known.not_after_s <= wall_s and key != own]
+        for node_id in gone:
+            del self._by_digest[_digest(self._by_node.pop(node_id).raw)]
+        return gone
+
+    def members(self) -> tuple[Certificate, ...]:
+        """Every member, by name and then node id, for people."""
+        return tuple(sorted(self._by_node.values(), key=lambda known: (known.name, known.node_id)))
+
+    def __len__(self) -> int:
+        return len(self._by_node)
+
+    def digests(self) -> tuple[bytes, ...]:
+        """What this node holds, in short."""
+        return tuple(self._by_digest)
+
+    def besides(self, digests: Iterable[bytes]) -> list[bytes]:
+        """The certificates that someone who holds `digests` lacks."""
+        theirs = dict.fromkeys(digests)
+        return [known.raw for digest, known in self._by_digest.items() if digest not in theirs]
+
+    def _keep(self, certificate: Certificate) -> None:
+        self._by_node[certificate.node_id] = certificate
+        self._by_digest[_digest(certificate.raw)] = certificate
+        self.newest_seen_s = max(self.newest_seen_s, certificate.not_before_s)
+
+
+def _age(certificate: Certificate) -> tuple[int, bytes]:
+    return certificate.not_before_s, certificate.serial
+
+
+def _digest(raw: bytes) -> bytes:
+    return blake2b(raw, digest_size=DIGEST_BYTES).digest()
