@@ -153,6 +153,14 @@ class ChangeLog:
         mask, dead = unpack_mask(leaf[3])
         return Entry((leaf[1], self._store.site(leaf[0])), mask, dead)
 
+    def scan(self, place: int, hlc: int, limit: int) -> list[tuple[int, int, Row, int]]:
+        """Returns up to `limit` (place, hlc, row, digest) after a stamp, in stamp order."""
+        self.flush()
+        return self._store.db.execute(
+            f"SELECT place, hlc, row, digest FROM {self.name} WHERE (place, hlc) > (?, ?) ORDER BY place, hlc LIMIT ?",
+            (place, hlc, limit),
+        ).fetchall()
+
     # ---- writing, inside a transaction
 
     def add(self, leaves: Sequence[Leaf]) -> None:

@@ -29,13 +29,17 @@ from sync.events import (
     Send,
     TimerFired,
 )
+from sync.repair import Repair, digests_in
 from sync.replica import Replica
+from sync.sketch import Sketch
 from sync.stream import Stream
 
 __all__ = ["Exchange", "ExchangeConfig", "LinkStatus"]
 
 # Applied chunks come back as credit: enough in flight to fill a fast link, little enough to bound a slow peer's memory.
 WINDOW_CHUNKS = 8
+# Repairs of one link wait their turn; a peer that asks for more than this is not answered.
+REPAIRS_MAX = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +51,7 @@ class ExchangeConfig:
     settle_ms: digests are exchanged this long after the last change, so that `status` tells the truth soon.
     repair_ms: how long a gap in a site's clock may be filled by the live path before a round asks for it.
     busy_ms: how long to wait when another program holds the write lock.
+    mend_ms: how long after a repair of a table the next may start on the same link; its effect has to be told first.
     stall_ms: a round that brings nothing for this long is given up, and another peer may be asked.
     """
 
@@ -56,10 +61,11 @@ class ExchangeConfig:
     repair_ms: int = 100
     busy_ms: int = 50
     stall_ms: int = 10_000
+    mend_ms: int = 5_000
 
     def __post_init__(self) -> None:
         """Refuses times that would make a node spin."""
-        for name in ("safety_ms", "compare_ms", "settle_ms", "repair_ms", "busy_ms", "stall_ms"):
+        for name in ("safety_ms", "compare_ms", "settle_ms", "repair_ms", "busy_ms", "stall_ms", "mend_ms"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1 ms")
 
@@ -85,6 +91,8 @@ class _Link:
     asked: dict[str, bytes] = field(default_factory=dict)  # vector digests that a round has answered or will
     told: tuple[tuple[str, bytes, bytes], ...] = ()  # what it was last told
     stream: Stream | None = None
+    repairs: list[Repair] = field(default_factory=list)
+    repaired_at: dict[str, int] = field(default_factory=dict)
     credit: int = WINDOW_CHUNKS
     failed: bool = False  # a chunk of the running round could not be applied: its end proves nothing
     heard_at: int = 0
@@ -241,6 +249,7 @@ class Exchange:
                     if link.told != self._digests():
                         self._compare(number, actions, now_ms)
                     self._ask(number, actions, now_ms)
+                    self._start_repairs(link, now_ms)
                 case wire.Vectors(vectors):
                     link.stream = Stream(self._replica, dict(vectors))
                     link.credit = WINDOW_CHUNKS
@@ -252,6 +261,8 @@ class Exchange:
                     self._pump(number, actions, now_ms, wall_ms)
                 case wire.Done(vectors):
                     self._on_done(number, message, actions, now_ms)
+                case wire.SketchOf() | wire.Want() | wire.Mend():
+                    self._on_repair(number, message, actions, now_ms, wall_ms)
                 case _:
                     assert_never(message)
         except DecodeError as error:
@@ -353,6 +364,75 @@ class Exchange:
         for other in self._links:
             self._ask_soon(other, now_ms)
 
+    # ---- repair: equal vectors, different digests
+
+    def _start_repairs(self, link: _Link, now_ms: int) -> None:
+        """Begins the repair of each damaged table; of two peers the one with the lower site begins."""
+        if self._replica.site[:8] > link.peer[:8]:
+            return
+        for digest in self._replica.digests():
+            told = link.digests.get(digest.table)
+            if told is None or told[0] != digest.vector or told[1] == digest.entries:
+                continue
+            if now_ms >= link.repaired_at.get(digest.table, now_ms) and len(link.repairs) < REPAIRS_MAX:
+                link.repaired_at[digest.table] = now_ms + self._config.mend_ms
+                link.repairs.append(Repair(digest.table, digest.vector))
+                self._drain_at = now_ms
+
+    def _on_repair(
+        self,
+        number: int,
+        message: wire.SketchOf | wire.Want | wire.Mend,
+        actions: list[Action],
+        now_ms: int,
+        wall_ms: int,
+    ) -> None:
+        link = self._links[number]
+        match message:
+            case wire.Mend(bundle):
+                try:
+                    applied = self._replica.apply(bundle, wall_ms, repair=True)
+                except (DatabaseBusyError, BatchRefusedError):
+                    return  # the next comparison begins again
+                self._publish(applied.published, actions, now_ms)
+                self._settle(now_ms)
+                if applied.merged.changes:
+                    text = f"{applied.merged.changes} damaged entries repaired from {link.peer.hex()[:8]}"
+                    actions.append(Notice("repair.done", text, {"changes": applied.merged.changes}, "warning"))
+                return
+            case wire.SketchOf(table, vector, sketch):
+                repair = Repair.answering(table, vector, Sketch.decode(sketch))
+                mine = {digest.table: digest.vector for digest in self._replica.digests()}
+                if mine.get(table) != vector:
+                    return  # the tables have moved on: compare again later
+            case wire.Want(table, digests):
+                repair = Repair.mending(table, digests_in(digests))
+            case _:
+                assert_never(message)
+        if len(link.repairs) >= REPAIRS_MAX:
+            return
+        link.repairs.append(repair)
+        self._drain_at = now_ms
+
+    def _step_repairs(self, number: int, actions: list[Action], now_ms: int, wall_ms: int) -> None:
+        """One bounded step of the link's first repair; more by timer."""
+        link = self._links[number]
+        if not link.repairs:
+            return
+        repair = link.repairs[0]
+        messages: list[wire.Message] = []
+        try:
+            published = self._replica.settled(wall_ms, lambda: messages.extend(repair.step(self._replica)))
+        except DatabaseBusyError:
+            self._drain_at = now_ms + self._config.busy_ms
+            return
+        self._publish(published, actions, now_ms)
+        actions.extend(Send(number, wire.encode(message)) for message in messages)
+        if repair.done:
+            link.repairs.pop(0)
+        if link.repairs:
+            self._drain_at = now_ms
+
     # ---- time
 
     def _on_timer(self, actions: list[Action], now_ms: int, wall_ms: int) -> None:
@@ -364,6 +444,7 @@ class Exchange:
             for number in sorted(self._links):
                 if self._links[number].stream is not None:
                     self._pump(number, actions, now_ms, wall_ms)
+                self._step_repairs(number, actions, now_ms, wall_ms)
         for number, at in sorted(self._ask_at.items()):
             if now_ms >= at:  # a gap to fill, or a round that stalled
                 self._links[number].failed = True

@@ -6,16 +6,17 @@ reads it (the caller drains first, in the same transaction), so a row's values a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from sync.batch import Group, Kind
-from sync.changelog import unpack_mask
+from sync.changelog import Leaf, unpack_mask
 from sync.lattice import EXISTENCE
 from sync.rows import RowView, prior_to_wire
 from sync.schema import KeyKind, quoted
 from sync.table import Row, Table
 
-__all__ = ["FEED_BYTES_MAX", "FEED_ROWS_MAX", "read_range"]
+__all__ = ["FEED_BYTES_MAX", "FEED_ROWS_MAX", "read_range", "read_rows"]
 
 # One chunk of a catch-up stream: some milliseconds of reading, and a frame that a slow radio can finish.
 FEED_ROWS_MAX = 1_024
@@ -43,6 +44,32 @@ def read_range(
         reached = hlc
         size += _append(table, groups, site, (place, hlc, row, stored, prior), values, holds=holds)
     return list(groups.values()), upto if rows < rows_max else reached, rows, size
+
+
+def read_rows(table: Table, rows: Sequence[Row]) -> list[Group]:
+    """Returns every entry of some rows, as groups by site: what a repair joins on the other side."""
+    found: dict[tuple[bytes, Kind, int], list[tuple[int, Leaf, RowView]]] = {}
+    for row in rows:
+        view = RowView.read(table, row)
+        for leaf, entry in zip(view.leaves, view.entries, strict=True):
+            kind = Kind.DELETE if entry.dead else Kind.BIRTH if entry.mask & EXISTENCE else Kind.UPDATE
+            found.setdefault((entry.stamp[1], kind, entry.mask), []).append((leaf[1], leaf, view))
+    groups = []
+    for (site, kind, mask), items in sorted(found.items(), key=lambda item: item[0]):
+        items.sort(key=lambda item: item[0])
+        columns = () if kind is Kind.DELETE else table.columns_of(mask)
+        groups.append(
+            Group(
+                site,
+                kind,
+                columns,
+                [hlc for hlc, _, _ in items],
+                [table.key(view.row, view.leaves) for _, _, view in items],
+                [list(view.values(leaf, mask & ~EXISTENCE).values()) for _, leaf, view in items],
+                [prior_to_wire(table, leaf[5], mask) for _, leaf, _ in items],
+            )
+        )
+    return groups
 
 
 def _entries(table: Table, place: int, after: int, upto: int, limit: int) -> Any:

@@ -69,7 +69,7 @@ def merge_section(table: Table, section: Section, wall_ms: int, *, repair: bool 
         if not repair and _merge_births(table, fresh, place, keys):
             merged.changes += len(fresh.hlcs)
             continue
-        _merge_rows(table, fresh, place, keys, wall_ms, merged)
+        _merge_rows(table, fresh, place, keys, None if repair else wall_ms, merged)
     table.log.flush()
     for site, after, upto in section.ranges:
         table.cover(site, after, upto)
@@ -206,7 +206,7 @@ def _next_rowid(table: Table) -> int | None:
 # ---- the general case: each row against its entries
 
 
-def _merge_rows(table: Table, group: Group, place: int, keys: list[Any], wall_ms: int, merged: Merged) -> None:
+def _merge_rows(table: Table, group: Group, place: int, keys: list[Any], wall_ms: int | None, merged: Merged) -> None:
     table.learn(group.columns)
     mask = table.mask_of(group.columns)
     if group.kind is not Kind.UPDATE:
@@ -224,11 +224,11 @@ def _merge_rows(table: Table, group: Group, place: int, keys: list[Any], wall_ms
         _merge_change(table, view, change, wall_ms, merged)
 
 
-def _merge_change(table: Table, view: RowView, change: _Change, wall_ms: int, merged: Merged) -> None:
+def _merge_change(table: Table, view: RowView, change: _Change, wall_ms: int | None, merged: Merged) -> None:
     """Joins one change into its row, then brings the user's table and the held values in line."""
     stamp = (change.hlc, table.store.site(change.place))
     outcome = join(view.entries, stamp, change.mask)
-    if view.entries:
+    if view.entries and wall_ms is not None:  # a repair tells of nothing that is news
         merged.conflicts += _note_conflicts(table, view, change, outcome.gained, outcome.masks, wall_ms)
     gained = outcome.gained
     if not gained:

@@ -15,7 +15,7 @@ from sync.codec import is_array, is_bytes, is_int, require
 from sync.errors import DecodeError
 from sync.vector import RANGES_MAX, Vector
 
-__all__ = ["MESSAGE_BYTES_MAX", "Ack", "Chunk", "Digests", "Done", "Message", "Vectors", "decode", "encode"]
+__all__ = ["MESSAGE_BYTES_MAX", "Ack", "Chunk", "Digests", "Done", "Mend", "Message", "SketchOf", "Vectors", "Want", "decode", "encode"]
 
 MESSAGE_BYTES_MAX = BUNDLE_BYTES_MAX + 64
 
@@ -55,7 +55,31 @@ class Done:
     vectors: tuple[tuple[str, Vector], ...]
 
 
-Message = Digests | Vectors | Chunk | Ack | Done
+@dataclass(frozen=True, slots=True)
+class SketchOf:
+    """A sketch of all entry digests of a table whose vector has this 8-byte digest; see sync.sketch."""
+
+    table: str
+    vector: bytes
+    sketch: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Want:
+    """Send me the rows of the entries with these digests (big-endian signed, 8 bytes each); none means every row."""
+
+    table: str
+    digests: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Mend:
+    """Whole rows, as one encoded bundle without ranges: join them although you cover them."""
+
+    bundle: bytes
+
+
+Message = Digests | Vectors | Chunk | Ack | Done | SketchOf | Want | Mend
 
 
 def encode(message: Message) -> bytes:
@@ -71,6 +95,12 @@ def encode(message: Message) -> bytes:
             return codec.encode([3, chunks])
         case Done(vectors):
             return codec.encode([4, *_vectors_out(vectors)])
+        case SketchOf(table, vector, sketch):
+            return codec.encode([5, table, vector, sketch])
+        case Want(table, digests):
+            return codec.encode([6, table, digests])
+        case Mend(bundle):
+            return codec.encode([7, bundle])
         case _:
             assert_never(message)
 
@@ -90,6 +120,12 @@ def decode(data: bytes) -> Message:
             return Ack(chunks)
         case [4, list(sites), list(tables)]:
             return Done(_vectors_in(sites, tables))
+        case [5, str(table), bytes(vector), bytes(sketch)] if len(vector) == 8:
+            return SketchOf(_name(table), vector, sketch)
+        case [6, str(table), bytes(digests)] if len(digests) % 8 == 0:
+            return Want(_name(table), digests)
+        case [7, bytes(bundle)]:
+            return Mend(bundle)
         case _:
             raise DecodeError("no such message")
 

@@ -8,7 +8,7 @@ has been committed. It must not know links, rounds or time other than its argume
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import apsw
@@ -20,7 +20,7 @@ from sync.catalog import SCHEMA_TABLE, Catalog, TableFilter
 from sync.changelog import changes_name
 from sync.drain import drain_table
 from sync.errors import BatchRefusedError, DecodeError, ForeignFileError
-from sync.feed import read_range
+from sync.feed import read_range, read_rows
 from sync.merge import Merged, merge_section, retry_parked, show_held
 from sync.stamp import DRIFT_MS_MAX, hlc_from_ms
 from sync.store import Store
@@ -341,6 +341,16 @@ class Replica:
             table, site, window[0], window[1], rows_max=rows_max, bytes_max=bytes_max
         )
         return (Section(name, [], groups) if groups else None), reached, rows, size
+
+    def scan(self, name: str, after: tuple[int, int], limit: int) -> list[tuple[int, int, int | bytes, int]]:
+        """Returns up to `limit` (place, hlc, row, digest) of a table's entries after a stamp; empty at the end."""
+        table = self._catalog.tables.get(name)
+        return [] if table is None else table.log.scan(after[0], after[1], limit)
+
+    def rows(self, name: str, rows: Sequence[int | bytes]) -> bytes:
+        """Returns a bundle with every entry of some rows; the caller has drained."""
+        table = self._catalog.tables.get(name)
+        return Bundle([] if table is None else [Section(name, [], read_rows(table, rows))]).encode()
 
     def status(self) -> ReplicaStatus:
         """Returns the replica as people see it."""

@@ -1,0 +1,158 @@
+"""A peelable sketch of a set of 64-bit digests: two sketches subtract to their sets' difference, whatever the sets' size.
+
+Owns an invertible Bloom lookup table (Goodrich and Mitzenmacher 2011, "Invertible Bloom Lookup Tables") with three
+sub-tables, sums in place of XOR, and signed counts, whose squares estimate the size of a difference that does not peel.
+What always holds: whatever `peel` returns as complete, re-added, gives the subtracted sketch back. It must not know tables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from sync.codec import require
+
+__all__ = ["CELLS_FIRST", "CELLS_MAX", "CELL_BYTES", "Peeled", "Sketch", "cells_for"]
+
+_PARTS = 3
+_MASK = (1 << 64) - 1
+_CHECK = 0xFFFF
+# The first sketch decodes up to about 35 differences in 750 bytes; most damage is one row or a few.
+CELLS_FIRST = 66
+# 600,000 cells decode about 400,000 differences; beyond that a whole table is cheaper to send.
+CELLS_MAX = 600_000
+CELL_BYTES = 8 + 2 + 1
+# Odd multipliers that spread a digest over the sub-tables (Fibonacci hashing, Knuth 6.4).
+_SPREAD = (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9)
+_MIX = 0xD6E8FEB86659FD93
+# The check must not be linear in the digest: a sum of digests would pass for one. Hence the shift before the product.
+
+
+class Peeled(NamedTuple):
+    """The difference of two sets: digests only in the first, only in the second."""
+
+    first: list[int]
+    second: list[int]
+
+
+def cells_for(differences: int) -> int:
+    """Returns how many cells peel that many differences with little risk of failure (a multiple of 3)."""
+    return 3 * (max(CELLS_FIRST, round(1.45 * differences) + 30) // 3)
+
+
+class Sketch:
+    """A sketch; `cells` must be a multiple of 3. Digests are signed 64-bit integers, as SQLite stores them."""
+
+    __slots__ = ("cells", "checks", "counts", "sums")
+
+    def __init__(self, cells: int) -> None:
+        require(0 < cells <= CELLS_MAX and cells % _PARTS == 0, f"a sketch of {cells} cells")
+        self.cells = cells
+        self.sums = [0] * cells
+        self.checks = [0] * cells
+        self.counts = [0] * cells
+
+    def add(self, digests: Iterable[int]) -> None:
+        """Adds digests, each once."""
+        part = self.cells // _PARTS
+        sums, checks, counts = self.sums, self.checks, self.counts
+        one, two, three = _SPREAD
+        for signed in digests:
+            digest = signed & _MASK
+            mixed = (digest ^ digest >> 29) * _MIX & _MASK
+            check = mixed >> 48
+            sign = 1 if mixed & 1 << 47 else -1
+            for cell in (
+                (digest * one & _MASK) * part >> 64,
+                ((digest * two & _MASK) * part >> 64) + part,
+                ((digest * three & _MASK) * part >> 64) + part + part,
+            ):
+                sums[cell] += digest
+                checks[cell] += check
+                counts[cell] += sign
+
+    def subtract(self, other: Sketch) -> Sketch:
+        """Returns the sketch of the difference; both must have the same number of cells."""
+        assert self.cells == other.cells
+        result = Sketch(self.cells)
+        result.sums = [(mine - theirs) & _MASK for mine, theirs in zip(self.sums, other.sums, strict=True)]
+        result.checks = [(mine - theirs) & _CHECK for mine, theirs in zip(self.checks, other.checks, strict=True)]
+        result.counts = [
+            (mine - theirs + 128 & 255) - 128 for mine, theirs in zip(self.counts, other.counts, strict=True)
+        ]
+        return result
+
+    def estimate(self) -> int:
+        """Returns about how many digests a subtracted sketch holds: signed counts are random walks."""
+        return -(-sum(count * count for count in self.counts) // _PARTS)
+
+    def peel(self) -> Peeled | None:
+        """Returns the difference that a subtracted sketch holds, None if it holds too much to tell. Empties the sketch."""
+        first: list[int] = []
+        second: list[int] = []
+        queue = list(range(self.cells))
+        budget = 4 * self.cells  # a lying peer's cells must not keep us peeling
+        while queue and budget:
+            budget -= 1
+            cell = queue.pop()
+            found = self._pure(cell)
+            if found is None:
+                continue
+            digest, side = found
+            (first if side > 0 else second).append(digest)
+            queue.extend(self._take(digest, side))
+        if any(self.sums) or any(self.checks) or any(self.counts):
+            return None
+        return Peeled([_signed(digest) for digest in first], [_signed(digest) for digest in second])
+
+    def _pure(self, cell: int) -> tuple[int, int] | None:
+        """Returns (digest, side) if the cell holds one digest: side 1 for the first set, -1 for the second."""
+        count = self.counts[cell]
+        if count not in (1, -1):
+            return None
+        for side in (1, -1):
+            digest = self.sums[cell] * side & _MASK
+            mixed = (digest ^ digest >> 29) * _MIX & _MASK
+            sign = 1 if mixed & 1 << 47 else -1
+            if sign * side == count and (mixed >> 48) * side & _CHECK == self.checks[cell] and cell in self._places(digest):
+                return digest, side
+        return None
+
+    def _places(self, digest: int) -> tuple[int, ...]:
+        part = self.cells // _PARTS
+        return tuple(
+            ((digest * spread & _MASK) * part >> 64) + part * number for number, spread in enumerate(_SPREAD)
+        )
+
+    def _take(self, digest: int, side: int) -> tuple[int, ...]:
+        mixed = (digest ^ digest >> 29) * _MIX & _MASK
+        sign = (1 if mixed & 1 << 47 else -1) * side
+        places = self._places(digest)
+        for cell in places:
+            self.sums[cell] = (self.sums[cell] - digest * side) & _MASK
+            self.checks[cell] = (self.checks[cell] - (mixed >> 48) * side) & _CHECK
+            self.counts[cell] = (self.counts[cell] - sign + 128 & 255) - 128
+        return places
+
+    def encode(self) -> bytes:
+        """Returns 11 bytes a cell: sum mod 2^64, check mod 2^16, count mod 2^8, big-endian."""
+        out = bytearray()
+        for total, check, count in zip(self.sums, self.checks, self.counts, strict=True):
+            out += (total & _MASK).to_bytes(8, "big") + (check & _CHECK).to_bytes(2, "big") + bytes((count & 255,))
+        return bytes(out)
+
+    @classmethod
+    def decode(cls, data: bytes) -> Sketch:
+        """Returns the sketch in `data`; raises `DecodeError` for a size that no sketch has."""
+        require(len(data) % CELL_BYTES == 0, "a sketch is 11 bytes a cell")
+        sketch = cls(len(data) // CELL_BYTES)
+        for cell in range(sketch.cells):
+            at = cell * CELL_BYTES
+            sketch.sums[cell] = int.from_bytes(data[at : at + 8], "big")
+            sketch.checks[cell] = int.from_bytes(data[at + 8 : at + 10], "big")
+            sketch.counts[cell] = data[at + 10]
+        return sketch
+
+
+def _signed(digest: int) -> int:
+    return digest - (1 << 64) if digest >> 63 else digest
