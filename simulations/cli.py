@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from simulations.errors import ScenarioError, SimulationError
+from simulations.members import MESHES
 from simulations.runner import Result, run
 from simulations.scenarios import CATALOGUE, build
 
@@ -33,11 +34,12 @@ class Request:
     scenario: str
     nodes: int | None
     duration_s: float | None
+    mesh: str
 
     def run(self, seed: int) -> Result:
         """Expand the scenario for this seed and run it."""
         scenario = build(self.scenario, seed=seed, nodes=self.nodes, duration_s=self.duration_s)
-        return run(scenario, seed)
+        return run(scenario, seed, mesh=self.mesh)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,6 +50,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, metavar="S", help="seed of the run (default 1)")
     parser.add_argument("--seeds", metavar="A..B", help="run every seed from A to B")
     parser.add_argument("--duration", type=float, metavar="SECONDS", help="virtual seconds of writes and faults")
+    parser.add_argument(
+        "--mesh",
+        choices=MESHES,
+        default="real",
+        help="`plain` leaves cryptography out",
+    )
     parser.add_argument("--jobs", type=int, default=1, metavar="J", help="processes for --seeds (default 1)")
     parser.add_argument("--json", action="store_true", help="print one JSON object a run, the last line the last run")
 
@@ -68,7 +76,7 @@ def main(args: argparse.Namespace) -> int:
         print(f"mycomesh simulate: {error}", file=sys.stderr)  # noqa: T201  this module is what prints
         return 2
     failed = 0
-    for result in _results(Request(args.scenario, args.nodes, args.duration), seeds, args.jobs):
+    for result in _results(Request(args.scenario, args.nodes, args.duration, args.mesh), seeds, args.jobs):
         failed += not result.ok
         print(json.dumps(result.as_json()) if args.json else _lines(result), flush=True)  # noqa: T201
         if not result.ok:
@@ -109,7 +117,8 @@ def _results(request: Request, seeds: range, jobs: int) -> Iterator[Result]:
 
 def _replay(args: argparse.Namespace, result: Result) -> str:
     duration = f" --duration {args.duration:g}" if args.duration is not None else ""
-    return f"mycomesh simulate {args.scenario} --nodes {result.nodes} --seed {result.seed}{duration}"
+    mesh = f" --mesh {args.mesh}" if args.mesh != "real" else ""
+    return f"mycomesh simulate {args.scenario} --nodes {result.nodes} --seed {result.seed}{duration}{mesh}"
 
 
 def _lines(result: Result) -> str:
@@ -117,8 +126,9 @@ def _lines(result: Result) -> str:
     healed = "never" if result.healed_s is None else f"{result.healed_s:.0f} s"
     lines = [
         (
-            f"{result.scenario} seed {result.seed}: {verdict}, {result.nodes} nodes, {result.virtual_s:.0f} virtual s in "
-            f"{result.real_s:.1f} s, {result.commits} commits, {result.events} events, {result.bytes / 1e6:.2f} MB, "
+            f"{result.scenario} seed {result.seed}: {verdict}, {result.nodes} nodes, "
+            f"{result.virtual_s:.0f} virtual s in {result.real_s:.1f} s, {result.commits} commits, "
+            f"{result.events} events, {result.bytes / 1e6:.2f} MB, "
             f"equal after {healed}, trace {result.trace}"
         )
     ]

@@ -1,7 +1,7 @@
 """The members of a simulated mesh: who they are, and the machine that speaks for each.
 
-Owns the making of identities, once a process: keys do not depend on the seed of a run, since nothing that a scenario shows
-depends on them. Must not know scenarios or networks.
+Owns the making of identities, once a process: keys do not depend on the seed of a run, since nothing that a scenario
+shows depends on them. Must not know scenarios or networks.
 """
 
 from __future__ import annotations
@@ -11,35 +11,84 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from hashlib import blake2b
+from typing import TYPE_CHECKING
 
-from mesh.node.core import MeshMachine
+from mesh.core import MeshConfig, MeshCore
+from mesh.identity import Identity, create_mesh, make_identity
+from simulations.errors import ScenarioError
+from simulations.network import PORT
 from simulations.plain import PlainMesh
+from simulations.world import EPOCH_MS
 
-__all__ = ["Entropy", "Member", "members"]
+if TYPE_CHECKING:
+    from mesh.node.core import MeshMachine
+
+__all__ = ["MESHES", "Entropy", "Member", "member"]
+
+MESHES = ("real", "plain")
+LIFETIME_S = 10 * 365 * 86_400  # longer than any scenario
+MADE_BEFORE_MS = 86_400_000  # the certificates are a day old, so that clocks a little behind accept them
 
 Entropy = Callable[[int], bytes]
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One member: its node id, the secret that all share, and how to make its mesh machine."""
+    """One member: its node id, the secret of the digests that all share, and how to make its mesh machine."""
 
     node_id: bytes
-    secret: bytes
+    digest_key: bytes
     machine: Callable[[Entropy, random.Random], MeshMachine]
 
 
+def member(index: int, mesh: str) -> Member:
+    """The member of that index in the one simulated mesh.
+
+    Raises:
+        ScenarioError: there is no such kind of mesh.
+    """
+    if mesh == "real":
+        return _real(index)
+    if mesh == "plain":
+        return _plain(index)
+    raise ScenarioError(f"no mesh {mesh!r}; there are: {', '.join(MESHES)}")
+
+
 @cache
-def members(count: int, kind: str) -> tuple[Member, ...]:
-    """The first `count` members of the one simulated mesh."""
-    assert kind == "plain"
-    return tuple(_plain(index) for index in range(count))
+def _founder() -> tuple[Identity, bytes]:
+    entropy = random.Random("the founder of the simulated mesh").randbytes
+    return create_mesh("simulation", "node0", entropy=entropy, wall_ms=EPOCH_MS - MADE_BEFORE_MS, lifetime_s=LIFETIME_S)
 
 
+@cache
+def _real(index: int) -> Member:
+    founder, root_seed = _founder()
+    identity = founder
+    if index:
+        identity = make_identity(
+            root_seed,
+            mesh_name=founder.mesh_name,
+            node_name=f"node{index}",
+            secret=founder.secret,
+            roles=("member",),
+            entropy=random.Random(f"member {index} of the simulated mesh").randbytes,
+            not_before_s=(EPOCH_MS - MADE_BEFORE_MS) // 1_000,
+            lifetime_s=LIFETIME_S,
+        )
+
+    def machine(entropy: Entropy, rng: random.Random) -> MeshMachine:
+        core = MeshCore(identity, entropy=entropy, rng=rng, config=MeshConfig())
+        core.listen(PORT)
+        return core
+
+    return Member(identity.node_id, identity.digest_key, machine)
+
+
+@cache
 def _plain(index: int) -> Member:
     node_id = blake2b(f"node {index}".encode(), digest_size=16).digest()
 
     def machine(_entropy: Entropy, rng: random.Random) -> MeshMachine:
         return PlainMesh(node_id, rng)
 
-    return Member(node_id, blake2b(b"secret", digest_size=32).digest(), machine)
+    return Member(node_id, blake2b(b"the key of the digests", digest_size=32).digest(), machine)

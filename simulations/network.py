@@ -18,7 +18,7 @@ from simulations.world import MS, SECOND, World
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["Conditions", "Host", "Network", "address_of"]
+__all__ = ["PORT", "Conditions", "Host", "Network", "address_of"]
 
 PORT = 4747
 PACKET_BYTES = 1_448  # TCP payload of an Ethernet frame with timestamps: the unit that loss strikes

@@ -1,8 +1,8 @@
-"""A mesh machine without cryptography: what sync needs of a mesh, at a tenth of the cost.
+"""A mesh machine without cryptography: what sync needs of a mesh, and no more.
 
-Owns a stand-in for `mesh.core.MeshCore`, for runs with hundreds of nodes and for telling faults of sync from faults of the
-mesh. What always holds: one link a peer, messages in order, every batch delivered at most once a node and flooded to all
-links. Nothing is signed or secret, so nothing about security can be learned from it. Must not know tables.
+Owns a stand-in for `mesh.core.MeshCore`, for runs with hundreds of nodes and for telling faults of sync from those of
+the mesh. What always holds: one link a peer, messages in order, every batch delivered at most once a node and flooded
+to all links. Nothing is signed or secret, so nothing about security can be learned from it. Must not know tables.
 """
 
 from __future__ import annotations
@@ -44,6 +44,10 @@ __all__ = ["PlainMesh"]
 BEAT_MS = 2_000  # a link says something this often
 DEAD_MS = 8_000  # and is given up after this long a silence
 RETRY_MS = (500, 15_000)  # redials back off from here to there
+FULL_MAX = 16  # known addresses up to which everybody links everybody
+DIALS = 3  # streams that a node of a larger mesh opens: a random graph of this out-degree hangs together
+SHUFFLE_MS = 10_000  # and how often it replaces one of them
+DIALLING = -1
 SEEN_MAX = 4_096  # digests of batches that were delivered; older copies have long stopped arriving
 HELLO, BEAT, MESSAGE, BATCH = range(4)
 HEADER = 5  # 4 bytes of length, 1 of type
@@ -70,10 +74,12 @@ class PlainMesh:
         self._rng = rng
         self._conns: dict[int, Conn] = {}
         self._links: dict[bytes, int] = {}
-        self._known: dict[Address, tuple[int, int]] = {}  # address -> (when to dial, backoff); -1: not planned
+        self._known: dict[Address, tuple[int, int]] = {}  # address -> (when to dial or DIALLING, backoff)
         self._seen: dict[bytes, None] = {}
+        self._shuffle_at = 0
+        self._due_ms: int | None = -1  # what `next_deadline` answers; -1: to be worked out
 
-    def handle(self, event: Event, now_ms: int, wall_ms: int) -> list[Action]:
+    def handle(self, event: Event, now_ms: int, wall_ms: int) -> list[Action]:  # noqa: C901, PLR0912  a line an event
         """Take one event; return the actions in order."""
         del wall_ms
         done: list[Action] = []
@@ -91,6 +97,8 @@ class PlainMesh:
                 self._known.setdefault(address, (now_ms, RETRY_MS[0]))
                 self._on_timer(now_ms, done)
             case ConnOpened(conn, address, dialled):
+                if dialled:
+                    self._known[address] = (now_ms + RETRY_MS[1], RETRY_MS[0])
                 self._conns[conn] = Conn(address, dialled, now_ms, now_ms)
                 self._say(conn, HELLO, self._node_id, now_ms, done)
             case ConnClosed(conn):
@@ -105,11 +113,27 @@ class PlainMesh:
                 self._on_timer(now_ms, done)
             case _:
                 assert_never(event)
+        if not isinstance(event, ConnReceived | PublishBatch | SendMessage) or any(
+            isinstance(it, LinkUp | LinkDown) for it in done
+        ):
+            self._due_ms = -1
         return done
 
     def next_deadline(self) -> int | None:
-        """Return when something is due: a dial, a beat or a funeral."""
-        times = [at for at, _ in self._known.values() if at >= 0]
+        """Return when something is due: a dial, a beat or a funeral.
+
+        Words heard and said only put deadlines off, so an earlier answer stays good: the timer finds nothing to do.
+        """
+        if self._due_ms == -1:
+            self._due_ms = self._next()
+        return self._due_ms
+
+    def _next(self) -> int | None:
+        times = []
+        if len(self._known) > FULL_MAX:
+            times.append(self._shuffle_at)
+        if len(self._known) <= FULL_MAX or self._dials() < DIALS:
+            times += [self._known[address][0] for address in self._undialled()]
         for conn in self._conns.values():
             times.append(conn.heard_ms + DEAD_MS)
             times.append(conn.said_ms + BEAT_MS)
@@ -156,6 +180,9 @@ class PlainMesh:
             self._end(other, "replaced", now_ms, done)
         self._links[peer_id] = number
         done.append(LinkUp(number, conn.peer))
+        mine = [link for link in self._links.values() if self._conns[link].dialled]
+        if len(self._known) > FULL_MAX and len(mine) > DIALS:
+            self._end(mine[0], "shuffled", now_ms, done)
 
     def _end(self, number: int, reason: str, now_ms: int, done: list[Action]) -> None:
         done.append(Close(number, reason))
@@ -201,14 +228,36 @@ class PlainMesh:
         self._known[address] = (now_ms + self._rng.randint(backoff // 2, backoff), backoff)
 
     def _on_timer(self, now_ms: int, done: list[Action]) -> None:
-        linked = {self._conns[number].address.host for number in self._links.values()}
-        for address, (at, backoff) in self._known.items():
-            if 0 <= at <= now_ms:
-                self._known[address] = (-1, RETRY_MS[0] if address.host in linked else backoff)
-                if address.host not in linked:
-                    done.append(Dial(address))
+        self._dial(now_ms, done)
         for number, conn in list(self._conns.items()):
             if now_ms >= conn.heard_ms + DEAD_MS:
                 self._end(number, "silent", now_ms, done)
             elif now_ms >= conn.said_ms + BEAT_MS:
                 self._say(number, BEAT, b"", now_ms, done)
+
+    def _dial(self, now_ms: int, done: list[Action]) -> None:
+        """Dial everybody in a small mesh; in a large one a few, and now and then another: halves must meet again."""
+        room = len(self._known)
+        if room > FULL_MAX:
+            room = DIALS - self._dials()
+            if now_ms >= self._shuffle_at:
+                self._shuffle_at = now_ms + self._rng.randint(SHUFFLE_MS // 2, SHUFFLE_MS)
+                room = max(room, 1)
+        if room <= 0:
+            return
+        due = [address for address in self._undialled() if self._known[address][0] <= now_ms]
+        if len(due) > room:
+            due = self._rng.sample(due, room)
+        for address in due:
+            self._known[address] = (DIALLING, self._known[address][1])
+            done.append(Dial(address))
+
+    def _dials(self) -> int:
+        """Streams of ours that stand or are on their way."""
+        return sum(conn.dialled for conn in self._conns.values()) + sum(
+            at == DIALLING for at, _ in self._known.values()
+        )
+
+    def _undialled(self) -> list[Address]:
+        linked = {self._conns[number].address.host for number in self._links.values()}
+        return [address for address, (at, _) in self._known.items() if at >= 0 and address.host not in linked]

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from simulations.checkers import agreed, content_hash, contents_of, violations
 from simulations.cluster import Cluster
 from simulations.faults import Fault, strike
-from simulations.members import members
+from simulations.members import member
 from simulations.network import Network
 from simulations.world import SECOND, World
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["Result", "run"]
 
 STARTS_US = 2 * SECOND  # nodes start within this of each other
-LOOK_US = SECOND  # how often the liveness phase looks whether all agree
+LOOK_US = SECOND // 4  # how often the liveness phase looks whether all agree
 QUIET_US = 3 * SECOND  # agreement must last this long: what is on its way may still disturb it
 MEMORY_DIRECTORY = Path("/dev/shm")  # noqa: S108  files of a simulation are thrown away; memory spares the disk
 
@@ -68,17 +68,27 @@ def run(
     scenario: Scenario,
     seed: int,
     *,
-    mesh: str = "plain",
+    mesh: str = "real",
     progress: Callable[[float], None] | None = None,
     inspect: Callable[[Cluster], None] | None = None,
 ) -> Result:
-    """Run one scenario with one seed; `progress` hears the virtual second, `inspect` sees the cluster at the end."""
+    """Run one scenario with one seed.
+
+    Args:
+        scenario: what happens.
+        seed: of every random choice.
+        mesh: `real`, or `plain` without cryptography.
+        progress: hears the virtual time in seconds.
+        inspect: sees the cluster at the end, before its files are gone.
+    """
     started = time.perf_counter()
     base = MEMORY_DIRECTORY if MEMORY_DIRECTORY.is_dir() else None
     directory = Path(tempfile.mkdtemp(prefix="mycomesh-simulation-", dir=base))
     world = World(seed)
     network = Network(world, scenario.conditions)
-    cluster = Cluster(world, network, members(scenario.nodes, mesh), scenario, directory)
+    cluster = Cluster(
+        world, network, tuple(member(index, mesh) for index in range(scenario.nodes)), scenario, directory
+    )
     try:
         _safety(scenario, world, cluster, progress)
         healed_us = _liveness(scenario, world, cluster, progress)
@@ -114,9 +124,10 @@ def run(
 def _safety(scenario: Scenario, world: World, cluster: Cluster, progress: Callable[[float], None] | None) -> None:
     """Writes and faults."""
     rng = world.stream("starts")
+    within_us = min(STARTS_US, int(scenario.duration_s * SECOND / 10))
     for index in range(scenario.nodes):
         if index not in scenario.absent:
-            world.at(rng.randrange(STARTS_US), cluster.start, index)
+            world.at(rng.randrange(within_us), cluster.start, index)
     for fault in scenario.faults:
         world.at(int(fault.at_s * SECOND), _strike, world, cluster, fault)
     end = int(scenario.duration_s * SECOND)

@@ -141,7 +141,7 @@ def _flapping(nodes: int, duration_s: float, rng: random.Random) -> Scenario:
 
 
 def _late_returner(nodes: int, duration_s: float, rng: random.Random) -> Scenario:
-    """One node goes away early and comes back late; another is a newcomer with an empty file."""
+    """One node goes away early and comes back late; another joins late; all but node 0 begin with an empty file."""
     late = rng.randrange(nodes - 1)
     newcomer = nodes - 1
     faults: tuple[Fault, ...] = (
@@ -149,7 +149,7 @@ def _late_returner(nodes: int, duration_s: float, rng: random.Random) -> Scenari
         Join(duration_s * 0.5, newcomer),
         Radio(duration_s * 0.9, late, on=True),
     )
-    return Scenario("late-returner", nodes, duration_s, faults=faults, absent=(newcomer,))
+    return Scenario("late-returner", nodes, duration_s, faults=faults, absent=(newcomer,), tables_at=0)
 
 
 def _rolling_restart(nodes: int, duration_s: float, rng: random.Random) -> Scenario:

@@ -80,7 +80,7 @@ class Shell:
             return Replica.open(
                 home.path,
                 node_id=home.member.node_id,
-                mesh_key=home.member.secret,
+                mesh_key=home.member.digest_key,
                 wall_ms=self.wall_ms(),
                 entropy=entropy,
                 config=ReplicaConfig(),

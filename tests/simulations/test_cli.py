@@ -1,0 +1,68 @@
+"""`mycomesh simulate`: its output, its exit codes, and one clear line for what cannot be."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+import pytest
+
+from simulations.cli import add_arguments, main
+from simulations.scenarios import CATALOGUE
+
+
+def simulate(*words):
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    return main(parser.parse_args(words))
+
+
+def test_the_list_names_every_scenario(capsys):
+    assert simulate("--list") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == list(CATALOGUE)
+
+
+def test_a_run_prints_one_line_for_people(capsys):
+    assert simulate("two-nodes", "--duration", "3", "--seed", "5") == 0
+    out, err = capsys.readouterr()
+    assert out.startswith("two-nodes seed 5: held, 2 nodes")
+    assert err == ""
+
+
+def test_json_is_one_object_a_run(capsys):
+    assert simulate("two-nodes", "--duration", "3", "--seeds", "5..6", "--json", "--jobs", "2") == 0
+    results = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [result["seed"] for result in results] == [5, 6]
+    fields = {"scenario", "seed", "nodes", "converged", "trace", "violations", "virtual_s", "events", "bytes"}
+    assert all(fields <= set(result) for result in results)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "which scenario?"),
+        (["nonsense"], "no scenario 'nonsense'"),
+        (["two-nodes", "--nodes", "-3"], "--nodes for two-nodes: from 2"),
+        (["two-nodes", "--duration", "-1"], "--duration: more than 0"),
+        (["two-nodes", "--seeds", "9..3"], "--seeds: A..B"),
+        (["two-nodes", "--seeds", "all"], "--seeds: A..B"),
+        (["two-nodes", "--seed", "1", "--seeds", "1..2"], "--seed or --seeds, not both"),
+        (["two-nodes", "--jobs", "0"], "--jobs: at least 1"),
+    ],
+)
+def test_what_cannot_be_run_is_one_line_and_exit_code_2(words, message, capsys):
+    assert simulate(*words) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_a_failing_run_prints_the_line_that_replays_it(capsys, monkeypatch):
+    monkeypatch.setattr("simulations.runner.violations", lambda _cluster: ["node 1: planted"])
+    assert simulate("two-nodes", "--duration", "2", "--seed", "9", "--mesh", "plain") == 1
+    out, err = capsys.readouterr()
+    assert "node 1: planted" in out
+    assert "FAILED" in out
+    assert err == "replay: mycomesh simulate two-nodes --nodes 2 --seed 9 --duration 2 --mesh plain\n"
