@@ -95,6 +95,7 @@ class _Link:
     repaired_at: dict[str, int] = field(default_factory=dict)
     credit: int = WINDOW_CHUNKS
     failed: bool = False  # a chunk of the running round could not be applied: its end proves nothing
+    refused: bool = False  # ... because its stamps lie too far ahead: asking again at once would not help
     heard_at: int = 0
     rows_sent: int = 0
     rows_received: int = 0
@@ -289,7 +290,7 @@ class Exchange:
         for name in wanted:
             self._fetching[name] = number
             link.asked[name] = link.digests[name][0]
-        link.failed = False
+        link.failed = link.refused = False
         link.heard_at = now_ms
         vectors = tuple((name, self._replica.vector(name)) for name in wanted)
         actions.append(Send(number, wire.encode(wire.Vectors(vectors))))
@@ -318,10 +319,13 @@ class Exchange:
         link = self._links[number]
         try:
             applied = self._replica.apply(bundle, wall_ms)
-        except (DatabaseBusyError, BatchRefusedError) as error:
+        except DatabaseBusyError:
             link.failed = True
-            actions.append(Notice("round.refused", f"catch-up chunk not applied: {error}", {}, "warning"))
         else:
+            if applied.refused:
+                link.failed = link.refused = True
+                text = f"{applied.refused} changes from {link.peer.hex()[:8]} are stamped too far ahead; check its clock"
+                actions.append(Notice("round.refused", text, {"changes": applied.refused}, "warning"))
             link.rows_received += applied.merged.changes
             self._publish(applied.published, actions, now_ms)
             self._tell(applied.merged.conflicts, applied.merged.parked, actions)
@@ -339,7 +343,8 @@ class Exchange:
                 link.failed = True
         self._release(number)
         if link.failed:
-            self._ask_soon(number, now_ms)
+            delay_ms = self._config.compare_ms if link.refused else self._config.repair_ms
+            self._ask_at[number] = now_ms + delay_ms
             return
         if moved:
             rows = link.rows_received
@@ -392,7 +397,7 @@ class Exchange:
             case wire.Mend(bundle):
                 try:
                     applied = self._replica.apply(bundle, wall_ms, repair=True)
-                except (DatabaseBusyError, BatchRefusedError):
+                except DatabaseBusyError:
                     return  # the next comparison begins again
                 self._publish(applied.published, actions, now_ms)
                 self._settle(now_ms)

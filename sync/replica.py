@@ -22,7 +22,7 @@ from sync.drain import drain_table
 from sync.errors import BatchRefusedError, DecodeError, ForeignFileError
 from sync.feed import read_range, read_rows
 from sync.merge import Merged, merge_section, retry_parked, show_held
-from sync.stamp import DRIFT_MS_MAX, hlc_from_ms
+from sync.stamp import DRIFT_MS_MAX, hlc_from_ms, ms_from_hlc
 from sync.store import Store
 from sync.table import Table
 from sync.vector import Range, Vector
@@ -82,6 +82,7 @@ class Applied:
     merged: Merged = field(default_factory=Merged)
     gaps: list[str] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
+    refused: int = 0  # catch-up changes left out because they are stamped too far ahead
     schema_changed: bool = False
 
 
@@ -233,11 +234,14 @@ class Replica:
 
         Raises:
             DecodeError: not a bundle, or values that cannot belong to their tables; nothing was changed.
-            BatchRefusedError: a forged site or a stamp from the future; nothing was changed, nothing is covered.
+            BatchRefusedError: a live batch with a forged site or a stamp from the future; nothing was changed or covered.
         """
         bundle = Bundle.decode(payload)
-        _check_sites(bundle, origin, wall_ms)
         applied = Applied()
+        if origin is None:
+            applied.refused = _leave_out_future(bundle, wall_ms)
+        else:
+            _check_sites(bundle, origin, wall_ms)
         more = True
         while more:  # local writes have no stamps yet: all of them first, a chunk a transaction
             with self._store.transaction():
@@ -371,7 +375,7 @@ class Replica:
         tables += [
             TableStatus(name, 0, "", 0, 0, note) for name, note in sorted(self._catalog.notes.items()) if name not in self.tables
         ]
-        clock_ms = self._store.clock.last >> 16
+        clock_ms = ms_from_hlc(self._store.clock.last)
         return ReplicaStatus(self.path, self.site.hex(), clock_ms, tuple(tables), pending)
 
 
@@ -398,17 +402,29 @@ def _own_site(store: Store, node_id: bytes, mesh_key: bytes, entropy: Callable[[
     return site
 
 
-def _check_sites(bundle: Bundle, origin: bytes | None, wall_ms: int) -> None:
-    bound = hlc_from_ms(wall_ms + DRIFT_MS_MAX) | 0xFFFF
+def _check_sites(bundle: Bundle, origin: bytes, wall_ms: int) -> None:
+    """Refuses a live batch as a whole: its ranges may not be covered if any of it is left out."""
+    bound = _future_bound(wall_ms)
     for section in bundle.sections:
-        for group in section.groups:
-            if group.hlcs[-1] > bound:
-                ahead_ms = (group.hlcs[-1] >> 16) - wall_ms
-                raise BatchRefusedError(
-                    f"{section.table}: stamped {ahead_ms / 1000:.0f} s ahead of this clock; set the sender's clock"
-                )
-        if origin is None:
-            continue
         sites = [site for site, _, _ in section.ranges] + [group.site for group in section.groups]
         if any(site[:SITE_PREFIX] != origin[:SITE_PREFIX] for site in sites):
             raise BatchRefusedError(f"{section.table}: stamped with a site that is not its sender's")
+        newest = max([upto for _, _, upto in section.ranges] + [group.hlcs[-1] for group in section.groups], default=0)
+        if newest > bound:
+            ahead_s = (ms_from_hlc(newest) - wall_ms) / 1000
+            raise BatchRefusedError(f"{section.table}: stamped {ahead_s:.0f} s ahead of this clock; set the sender's clock")
+
+
+def _leave_out_future(bundle: Bundle, wall_ms: int) -> int:
+    """Takes groups with stamps too far ahead out of a catch-up chunk; returns how many changes that are."""
+    bound = _future_bound(wall_ms)
+    refused = 0
+    for section in bundle.sections:
+        refused += sum(len(group.hlcs) for group in section.groups if group.hlcs[-1] > bound)
+        section.groups = [group for group in section.groups if group.hlcs[-1] <= bound]
+        section.ranges = []  # a chunk covers nothing; the round's end does
+    return refused
+
+
+def _future_bound(wall_ms: int) -> int:
+    return hlc_from_ms(wall_ms + DRIFT_MS_MAX) | 0xFFFF
