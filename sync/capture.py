@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from sync.schema import Column, KeyKind, TableSpec, quoted
 
 __all__ = [
+    "LOOK_AGAIN",
     "OP_DELETE",
     "OP_EVICT",
     "OP_INSERT",
@@ -26,6 +27,7 @@ __all__ = [
 
 # The log's `what`: an update's mask of changed columns (never negative), or one of these. One column fewer in each log
 # row is measurable: an UPDATE of one column costs 0.2 us a row in plain SQLite, the whole trigger about 0.6.
+LOOK_AGAIN = 0  # an update that names no column: compare the row with what its entries were digested with
 OP_INSERT = -1
 OP_DELETE = -2
 OP_EVICT = -3  # a REPLACE may have removed this row without any delete trigger: look

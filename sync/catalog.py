@@ -15,6 +15,8 @@ from dataclasses import dataclass
 import apsw
 
 from sync.capture import (
+    LOOK_AGAIN,
+    OP_EVICT,
     OP_INSERT,
     create_statements,
     drop_statements,
@@ -110,6 +112,32 @@ class Catalog:
                 self._apply_index(sql)
         self.refresh(drain)
 
+    def recheck(self, table: Table) -> None:
+        """Logs every row, and every row that the change log has and the table has not, to be looked at by the drain.
+
+        What bypassed the triggers (a rebuild that dropped them, a file edited with triggers off, a restore) is found so.
+        """
+        db, spec = self._store.db, table.spec
+        names = key_names(spec)
+        keys = [f"t.{quoted(column.name)}" for column in spec.key] if spec.kind is KeyKind.KEYED else []
+        if len(keys) < len(names):
+            keys.append(f"t.{quoted(spec.rowid)}")
+        log = pending_name(table.table_id)
+        db.execute(
+            f"INSERT INTO {log}(what, at, {', '.join(names)})"
+            f" SELECT {LOOK_AGAIN}, julianday('now'), {', '.join(keys)} FROM {quoted(spec.name)} t"
+        )
+        for row in table.vanished():
+            found = table.where_values(row)
+            assert found is not None
+            columns = names if isinstance(row, bytes) else ["r"]
+            marks = ", ".join("?" * len(found[1]))
+            db.execute(
+                f"INSERT INTO {log}(what, at, {', '.join(columns[: len(found[1])])})"
+                f" VALUES({OP_EVICT}, julianday('now'), {marks})",
+                found[1],
+            )
+
     # ---- tables of the file
 
     def _schema_version(self) -> int:
@@ -141,7 +169,10 @@ class Catalog:
         table = self._load(table_id, spec, bits)
         table.bits_captured = json.loads(captured)
         drain(table)
+        bypassed = not self._captured(table)
         self._install(table)
+        if bypassed:
+            self.recheck(table)
 
     def _adopt_new(self, spec: TableSpec) -> None:
         """Registers a table and logs every row that it holds already as an insert of no particular time."""

@@ -21,6 +21,7 @@ __all__ = [
     "MessageReceived",
     "Notice",
     "Publish",
+    "ScrubRequested",
     "Send",
     "TimerFired",
 ]
@@ -75,7 +76,12 @@ class TimerFired:
     """`next_deadline()` has passed."""
 
 
-Event = LinkOpened | LinkClosed | LinkWritable | MessageReceived | BatchReceived | CommitSeen | TimerFired
+@dataclass(frozen=True, slots=True)
+class ScrubRequested:
+    """Compare every row with the change log, and capture what bypassed the triggers."""
+
+
+Event = ScrubRequested | LinkOpened | LinkClosed | LinkWritable | MessageReceived | BatchReceived | CommitSeen | TimerFired
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,7 @@ from sync.events import (
     MessageReceived,
     Notice,
     Publish,
+    ScrubRequested,
     Send,
     TimerFired,
 )
@@ -136,6 +137,12 @@ class Exchange:
                 self._on_closed(link, now_ms)
             case LinkWritable():
                 pass  # streams go by acknowledged chunks; the link's own queue needs no help
+            case ScrubRequested():
+                try:
+                    self._replica.scrub()
+                except DatabaseBusyError as error:
+                    actions.append(Notice("scrub.busy", f"scrub not started: {error}", {}, "warning"))
+                self._drain(actions, now_ms, wall_ms)
             case TimerFired():
                 self._on_timer(actions, now_ms, wall_ms)
             case _:

@@ -202,6 +202,19 @@ class Table:
         if found is not None:
             self.store.db.execute(f"DELETE FROM {quoted(self.spec.name)} AS t WHERE {found[0]}", found[1])
 
+    def vanished(self) -> list[Row]:
+        """Returns the rows that the change log says are shown and the user's table does not have, ordered."""
+        held = f"SELECT 1 FROM mycomesh_held h WHERE h.id = {self.table_id} AND h.place = c.place AND h.hlc = c.hlc"
+        shown = f"FROM {self.log.name} c WHERE c.mask <> 0 AND NOT EXISTS ({held})"
+        if self.spec.kind is not KeyKind.KEYED:
+            listing = (
+                f"SELECT DISTINCT c.row {shown} AND typeof(c.row) = 'integer' AND NOT EXISTS"
+                f" (SELECT 1 FROM {quoted(self.spec.name)} t WHERE t.{quoted(self.spec.rowid)} = c.row) ORDER BY c.row"
+            )
+            return [row for (row,) in self.store.db.execute(listing).fetchall()]
+        rows = [row for (row,) in self.store.db.execute(f"SELECT DISTINCT c.row {shown} ORDER BY c.row").fetchall()]
+        return [row for row in rows if self.where_values(row) is not None and self.read(row) is None]
+
     def rivals(self, index: UniqueIndex, values: Sequence[Any], row: Row) -> list[Row]:
         """Returns the rows, other than `row`, that hold these values in the columns of a UNIQUE index."""
         match = " AND ".join(f"t.{quoted(name)} = ? COLLATE {collation}" for name, collation in index.columns)
