@@ -12,7 +12,7 @@ number) replaces its old connection at once.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, assert_never
 
 from mesh.config import MeshConfig
@@ -43,12 +43,14 @@ from mesh.events import (
 )
 from mesh.gate import BOOT_BYTES, MemberGate, Papers, RefusalError, Visitor
 from mesh.joiner import Joiner
-from mesh.link import Link, PeerStatus, host_group, is_loopback, travels
+from mesh.link import Link, host_group, is_loopback, reached
 from mesh.message import ADDRESSES_MAX, Addresses, App, Message, Ping, Pong, decode
 from mesh.noise import PSKS_MAX
 from mesh.overlay import Overlay, Result, Tell
+from mesh.peers import PeerStatus, peer_status
 from mesh.quiet import Quiet
 from mesh.session import Closed, Opened, Received, Reply, Session, Step
+from mesh.view import View
 
 if TYPE_CHECKING:
     import random
@@ -61,8 +63,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Joiner", "MeshConfig", "MeshCore", "PeerStatus"]
 
-EXPLORE_MS = 10_000  # between links beyond a full view, while members are missing: islands last no longer
-TRIM_MS = 2_000  # between links let go by a view that is too large: the mesh settles before the next one
 ADDRESSES_TOLD_MAX = 64  # to one new link: enough to find a small mesh, or a way into a large one
 
 
@@ -82,7 +82,7 @@ class _House:
 class MeshCore:
     """One member node's mesh. Feed it events and do what it answers; call it again at `next_deadline()`."""
 
-    __slots__ = ("_conns", "_dialer", "_dirty", "_explore_ms", "_house", "_members", "_overlay", "_quiet", "_trim_ms")
+    __slots__ = ("_conns", "_dialer", "_dirty", "_house", "_members", "_overlay", "_quiet", "_view")
 
     def __init__(  # noqa: PLR0913, keyword-only: what a core must be given
         self,
@@ -101,8 +101,7 @@ class MeshCore:
         self._dialer = Dialer(config, rng)
         self._overlay = Overlay(identity, config, self._neighbours)
         self._quiet = Quiet()
-        self._trim_ms = 0
-        self._explore_ms = 0
+        self._view = View(config, self._overlay)
         for invitation in invitations:
             self.invite(invitation)
 
@@ -112,28 +111,18 @@ class MeshCore:
         """Take one event; return what must be done, in order."""
         actions: list[Action] = []
         match event:
-            case ConnReceived(conn, data):
-                self._on_received(conn, data, actions, now_ms, wall_ms)
-            case SendMessage(link, payload, priority):
-                self._on_send(link, payload, priority, actions, now_ms)
+            case ConnOpened() | ConnReceived() | ConnDrained() | ConnClosed():
+                self._on_conn(event, actions, now_ms, wall_ms)
+            case AddressFound() | DialFailed() | NetworkChanged():
+                self._on_hint(event, now_ms)
+            case SendMessage(conn, payload, priority):
+                link = self._conns.get(conn)
+                if link is not None and link.papers is not None:
+                    self._queue(link, App(payload), priority, actions, now_ms)
             case PublishBatch(payload, priority):
                 self._apply(self._overlay.publish(payload, priority, now_ms), actions, now_ms)
             case TimerFired():
                 self._on_timer(actions, now_ms, wall_ms)
-            case ConnDrained(conn):
-                if conn in self._conns:
-                    self._dirty[conn] = None
-            case ConnOpened():
-                self._on_opened(event, actions, now_ms)
-            case ConnClosed(conn):
-                if conn in self._conns:
-                    self._drop(self._conns[conn], "the connection was lost", actions, now_ms, gone=True)
-            case AddressFound(address, static, _):
-                self._dialer.found(address, now_ms, static=static)
-            case DialFailed(address):
-                self._dialer.failed(address, now_ms)
-            case NetworkChanged():
-                self._dialer.network_changed(now_ms)
             case _:
                 assert_never(event)
         self._settle(actions, now_ms)
@@ -143,14 +132,14 @@ class MeshCore:
         """The monotonic millisecond at which `TimerFired` is due."""
         due = self._overlay.deadline()
         dial = self._dialer.deadline()
-        if dial is not None:
-            due = min(due, dial)
+        trim = self._view.deadline(self._members)
+        due = min(due, due if dial is None else dial, due if trim is None else trim)
         for link in self._conns.values():
             due = min(due, self._link_deadline(link))
         return due
 
     def invite(self, invitation: Invitation) -> None:
-        """Accept this invitation from this moment on; the oldest beyond what one first message is tried against goes."""
+        """Accept this invitation from this moment on; the oldest goes when there are more than a handshake tries."""
         self._house.invitations = (*self._house.invitations, invitation)[-(PSKS_MAX - 1) :]
 
     def invitations(self) -> tuple[Invitation, ...]:
@@ -163,15 +152,49 @@ class MeshCore:
 
     def peers(self, now_ms: int) -> tuple[PeerStatus, ...]:
         """Every other member, by name: linked, reachable over others, or down."""
-        own = self._house.identity.node_id
-        members = self._overlay.roster.members()
-        return tuple(self._peer(each.node_id, now_ms) for each in members if each.node_id != own)
+        own, overlay = self._house.identity.node_id, self._overlay
+        others = [each for each in overlay.roster.members() if each.node_id != own]
+        return tuple(peer_status(each, overlay.topology, self._members.get(each.node_id), now_ms) for each in others)
 
     def topology(self) -> tuple[LinkState, ...]:
         """What every node says about its links, for people."""
         return self._overlay.topology.states()
 
     # ---- connections
+
+    def _on_conn(
+        self,
+        event: ConnOpened | ConnReceived | ConnDrained | ConnClosed,
+        actions: list[Action],
+        now_ms: int,
+        wall_ms: int,
+    ) -> None:
+        if isinstance(event, ConnOpened):
+            self._on_opened(event, actions, now_ms)
+            return
+        link = self._conns.get(event.conn)
+        if link is None:
+            return  # we have closed it, and its last bytes were under way
+        match event:
+            case ConnReceived(_, data):
+                self._on_received(link, data, actions, now_ms, wall_ms)
+            case ConnDrained():
+                self._dirty[link.conn] = None
+            case ConnClosed():
+                self._drop(link, "the connection was lost", actions, now_ms, gone=True)
+            case _:
+                assert_never(event)
+
+    def _on_hint(self, event: AddressFound | DialFailed | NetworkChanged, now_ms: int) -> None:
+        match event:
+            case AddressFound(address, static, _):
+                self._dialer.found(address, now_ms, static=static)
+            case DialFailed(address):
+                self._dialer.failed(address, now_ms)
+            case NetworkChanged():
+                self._dialer.network_changed(now_ms)
+            case _:
+                assert_never(event)
 
     def _on_opened(self, event: ConnOpened, actions: list[Action], now_ms: int) -> None:
         conn, address, dialled = event.conn, event.address, event.dialled
@@ -195,17 +218,14 @@ class MeshCore:
         if dialled:
             link.write(session.start(), actions, now_ms)
 
-    def _on_received(self, conn: int, data: bytes, actions: list[Action], now_ms: int, wall_ms: int) -> None:
-        link = self._conns.get(conn)
-        if link is None:
-            return
+    def _on_received(self, link: Link, data: bytes, actions: list[Action], now_ms: int, wall_ms: int) -> None:
         link.gate.wall_ms = wall_ms
         link.received_bytes += len(data)
         link.detector.heard(now_ms)
         for step in link.session.receive(data, now_ms):
             if not self._on_step(link, step, actions, now_ms, wall_ms):
                 return
-        self._dirty[conn] = None
+        self._dirty[link.conn] = None
 
     def _on_step(self, link: Link, step: Step, actions: list[Action], now_ms: int, wall_ms: int) -> bool:
         """Do one step of a session; False when the connection is gone."""
@@ -306,9 +326,11 @@ class MeshCore:
             self._drop(rival, "superseded", actions, now_ms)
         link.papers = papers
         self._members[node_id] = link
-        self._dialer.linked(node_id)
         if link.dialled:
             self._dialer.answered(link.address, node_id)
+        elif papers.port:
+            self._dialer.found(Address(link.address.host, papers.port), now_ms, node_id=node_id)
+        self._dialer.linked(node_id)
         actions.append(LinkUp(link.conn, link.info()))
         self._apply(self._overlay.link_up(link.conn, papers.certificate), actions, now_ms)
         self._send(link, link.detector.ping(now_ms, wall_ms), 0)
@@ -371,11 +393,6 @@ class MeshCore:
             case _:
                 self._apply(self._overlay.on_message(link.conn, message, now_ms, wall_ms), actions, now_ms)
 
-    def _on_send(self, conn: int, payload: bytes, priority: int, actions: list[Action], now_ms: int) -> None:
-        link = self._conns.get(conn)
-        if link is not None and link.papers is not None:
-            self._queue(link, App(payload), priority, actions, now_ms)
-
     def _apply(self, results: list[Result], actions: list[Action], now_ms: int) -> None:
         for result in results:
             match result:
@@ -405,8 +422,8 @@ class MeshCore:
         entries: list[tuple[bytes, Address]] = []
         for other in self._members.values():
             if other is not link:
-                entries += _reached(other, link)
-                where = _reached(link, other)
+                entries += reached(other, link)
+                where = reached(link, other)
                 if where:
                     self._send(other, Addresses(tuple(where)), 1)
         assert ADDRESSES_TOLD_MAX <= ADDRESSES_MAX
@@ -429,8 +446,9 @@ class MeshCore:
                 self._send(link, link.detector.ping(now_ms, wall_ms), 0)
         if self._overlay.deadline() <= now_ms:
             self._apply(self._overlay.on_timer(now_ms, wall_ms), actions, now_ms)
-        if self._too_many() and self._trim_ms <= now_ms:
-            self._trim(actions, now_ms)
+        surplus = self._view.surplus(self._members, now_ms)
+        if surplus is not None:
+            self._drop(self._members[surplus], "enough links", actions, now_ms)
 
     def _link_deadline(self, link: Link) -> int:
         if link.papers is None:
@@ -439,7 +457,7 @@ class MeshCore:
 
     def _settle(self, actions: list[Action], now_ms: int) -> None:
         """What follows every event: dial what is due, write what may be written."""
-        self._dialer.room = self._room(now_ms)
+        self._dialer.room = self._view.room(self._members, now_ms)
         actions += (Dial(address) for address in self._dialer.due(now_ms))
         while self._dirty:
             link = self._conns[next(iter(self._dirty))]
@@ -461,73 +479,13 @@ class MeshCore:
             self._overlay.gossip.drained(link.conn)
             actions.append(LinkReady(link.conn))
 
-    # ---- the size of the view
-
-    def _room(self, now_ms: int) -> int:
-        """How many more links are wanted: all of a small mesh; of a large one, a few, and now and then one more."""
-        if not self._overlay.large:
-            return _ALL
-        room = max(0, self._house.config.view_min - len(self._members))
-        if room == 0 and self._overlay.topology.reachable_count() < len(self._overlay.roster):
-            # Somebody is missing: perhaps only down, perhaps an island that a further link would join.
-            room = 1 if self._explore_ms <= now_ms else 0
-            self._explore_ms = now_ms + EXPLORE_MS if room else self._explore_ms
-        return room
-
-    def _too_many(self) -> bool:
-        return len(self._members) > self._house.config.view_max and self._overlay.large
-
-    def _trim(self, actions: list[Action], now_ms: int) -> None:
-        """Let one link go, to a member that has links to spare."""
-        self._trim_ms = now_ms + TRIM_MS
-        degree = self._overlay.topology.degree
-        spare = [node_id for node_id in self._members if degree(node_id) > self._house.config.view_min]
-        if spare:
-            chosen = max(spare, key=lambda node_id: (degree(node_id), node_id))
-            self._drop(self._members[chosen], "enough links", actions, now_ms)
-
     # ---- for people, and for our link-state
 
     def _neighbours(self, now_ms: int) -> list[Neighbour]:
         return [link.neighbour(now_ms) for link in self._members.values()]
 
-    def _peer(self, node_id: bytes, now_ms: int) -> PeerStatus:
-        topology = self._overlay.topology
-        certificate = self._overlay.roster.get(node_id)
-        assert certificate is not None, "peers are listed from the roster"
-        state = topology.state(node_id)
-        heard_ms = topology.heard_ms(node_id)
-        link = self._members.get(node_id)
-        hops = topology.hops(node_id)
-        known = PeerStatus(
-            node_id,
-            certificate.name,
-            certificate.roles,
-            "down" if hops is None else "reachable",
-            seen_ms_ago=None if heard_ms is None else now_ms - heard_ms,
-            hops=hops,
-            neighbours=() if state is None else state.neighbours,
-        )
-        if link is None:
-            return known
-        pulse = link.detector.pulse(now_ms)
-        return replace(
-            known,
-            state="linked",
-            address=link.address,
-            rtt_ms=pulse.rtt_ms,
-            offset_ms=pulse.offset_ms,
-            seen_ms_ago=pulse.silent_ms,
-            sent_bytes=link.sent_bytes,
-            received_bytes=link.received_bytes,
-            hops=1,
-        )
-
     def _say(self, notice: Notice, actions: list[Action], now_ms: int) -> None:
         actions += self._quiet.pass_on(notice, now_ms)
-
-
-_ALL = 1 << 30
 
 
 def _welcome(_papers: Papers) -> str:
@@ -538,12 +496,3 @@ def _welcome(_papers: Papers) -> str:
 def _cloned(address: Address) -> Notice:
     text = f"another node at {address} runs with this node's own identity: give it one of its own"
     return Notice("identity.cloned", text, {"address": str(address)}, "error")
-
-
-def _reached(link: Link, asking: Link) -> list[tuple[bytes, Address]]:
-    """Where the member of `link` listens, as far as that means anything to the member of `asking`."""
-    assert link.papers is not None
-    host, port = link.address.host, link.address.port if link.dialled else link.papers.port
-    if port == 0 or not (travels(host) or (is_loopback(host) and is_loopback(asking.address.host))):
-        return []
-    return [(link.papers.certificate.node_id, Address(host, port))]

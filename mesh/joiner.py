@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, assert_never
 from mesh.detector import Detector
 from mesh.dialer import Dialer
 from mesh.enrolment import accept_grant
-from mesh.errors import EnrolmentError, MeshError
+from mesh.errors import EnrolmentError
 from mesh.events import (
     AddressFound,
     Close,
@@ -73,30 +73,18 @@ class Joiner:
         """Take one event; return what must be done, in order."""
         actions: list[Action] = []
         match event:
+            case ConnOpened() | ConnReceived() | ConnClosed():
+                self._on_conn(event, actions, now_ms, wall_ms)
             case AddressFound(address, static, _):
                 self._dialer.found(address, now_ms, static=static)
-            case ConnOpened(conn, _, dialled):
-                if dialled and not self._done:
-                    self._on_opened(event, actions, now_ms)
-                else:
-                    actions.append(Close(conn, "not a member yet"))
-            case ConnReceived(conn, data):
-                self._on_received(conn, data, actions, now_ms, wall_ms)
-            case ConnClosed(conn):
-                if conn in self._conns:
-                    self._silence(self._conns[conn], actions, now_ms)
-                    self._drop(self._conns[conn], "", actions, now_ms, gone=True)
             case DialFailed(address):
                 self._dialer.failed(address, now_ms)
             case NetworkChanged():
                 self._dialer.network_changed(now_ms)
             case TimerFired():
-                late = [link for link in self._conns.values() if self._deadline(link) <= now_ms]
-                for link in late:
-                    self._silence(link, actions, now_ms)
-                    self._drop(link, f"no answer within {self._config.handshake_ms} ms", actions, now_ms)
+                self._on_timer(actions, now_ms)
             case ConnDrained() | PublishBatch() | SendMessage():
-                pass
+                pass  # nothing of a joining node waits for room, and it has nothing to spread
             case _:
                 assert_never(event)
         if not self._done:
@@ -110,6 +98,29 @@ class Joiner:
         dues = [self._deadline(link) for link in self._conns.values()]
         dial = self._dialer.deadline()
         return min(dues if dial is None else [*dues, dial], default=None)
+
+    def _on_conn(
+        self, event: ConnOpened | ConnReceived | ConnClosed, actions: list[Action], now_ms: int, wall_ms: int
+    ) -> None:
+        link = self._conns.get(event.conn)
+        match event:
+            case ConnOpened(conn, _, dialled):
+                if dialled and not self._done:
+                    self._on_opened(event, actions, now_ms)
+                else:
+                    actions.append(Close(conn, "not a member yet"))
+            case ConnReceived(_, data) if link is not None:
+                self._on_received(link, data, actions, now_ms, wall_ms)
+            case ConnClosed() if link is not None:
+                self._silence(link, actions, now_ms)
+                self._drop(link, "the connection was lost", actions, now_ms, gone=True)
+            case _:
+                pass  # we have closed it, and its last bytes were under way
+
+    def _on_timer(self, actions: list[Action], now_ms: int) -> None:
+        for link in [each for each in self._conns.values() if self._deadline(each) <= now_ms]:
+            self._silence(link, actions, now_ms)
+            self._drop(link, f"no answer within {self._config.handshake_ms} ms", actions, now_ms)
 
     def _on_opened(self, event: ConnOpened, actions: list[Action], now_ms: int) -> None:
         self._dialer.opened(event.address)
@@ -127,14 +138,11 @@ class Joiner:
         self._asked = conn
         return ""
 
-    def _on_received(self, conn: int, data: bytes, actions: list[Action], now_ms: int, wall_ms: int) -> None:
-        link = self._conns.get(conn)
-        if link is None:
-            return
+    def _on_received(self, link: Link, data: bytes, actions: list[Action], now_ms: int, wall_ms: int) -> None:
         link.gate.wall_ms = wall_ms
         for step in link.session.receive(data, now_ms):
             self._on_step(link, step, actions, now_ms, wall_ms)
-            if conn not in self._conns:
+            if link.conn not in self._conns:
                 return
         link.flush(actions, now_ms)
 

@@ -6,22 +6,22 @@ and is our sign of life. Must not know: other links.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from ipaddress import AddressValueError, IPv6Address
 from typing import TYPE_CHECKING
 
-from mesh.detector import Detector
-from mesh.events import PeerInfo, Write
+from mesh.events import Address, PeerInfo, Write
 from mesh.message import Message, encode
 from mesh.session import Phase
 from mesh.topology import Neighbour
 
 if TYPE_CHECKING:
-    from mesh.events import Action, Address
+    from mesh.detector import Detector
+    from mesh.events import Action
     from mesh.gate import JoinGate, MemberGate, Papers
     from mesh.session import Session
 
-__all__ = ["Link", "PeerStatus", "host_group", "is_loopback", "travels"]
+__all__ = ["Link", "host_group", "is_loopback", "reached", "travels"]
 
 _SCOPED = "%"
 
@@ -73,27 +73,6 @@ class Link:
         return Neighbour(node_id, -1 if rtt_ms is None else round(rtt_ms), self.sent_bytes, self.received_bytes)
 
 
-@dataclass(frozen=True, slots=True)
-class PeerStatus:
-    """One other member, for people. `state` is linked, reachable (over `hops` links) or down.
-
-    Milliseconds; `offset_ms` is its clock minus ours; None where nothing is known. Bytes are those of the live link.
-    """
-
-    node_id: bytes
-    name: str
-    roles: tuple[str, ...]
-    state: str
-    address: Address | None = None
-    rtt_ms: float | None = None
-    offset_ms: float | None = None
-    seen_ms_ago: int | None = None
-    sent_bytes: int = 0
-    received_bytes: int = 0
-    hops: int | None = None
-    neighbours: tuple[Neighbour, ...] = field(default=())
-
-
 def host_group(host: str) -> str:
     """What counts as one stranger: an IPv4 address, or the /64 that one IPv6 host may draw its addresses from."""
     try:
@@ -110,3 +89,12 @@ def is_loopback(host: str) -> bool:
 def travels(host: str) -> bool:
     """Whether an address means the same to another machine: not loopback, not link-local."""
     return not is_loopback(host) and _SCOPED not in host and not host.lower().startswith(("fe80:", "169.254."))
+
+
+def reached(link: Link, asking: Link) -> list[tuple[bytes, Address]]:
+    """Where the member of `link` listens, as far as that means anything to the member of `asking`."""
+    assert link.papers is not None
+    host, port = link.address.host, link.address.port if link.dialled else link.papers.port
+    if port == 0 or not (travels(host) or (is_loopback(host) and is_loopback(asking.address.host))):
+        return []
+    return [(link.papers.certificate.node_id, Address(host, port))]

@@ -1,0 +1,65 @@
+"""How many links a node wants: all in a small mesh, a few in a large one.
+
+Owns the size of the view and the times of its changes. Above `full_mesh_max` members each node keeps `view_min` to
+`view_max` links, as HyParView's active view (Leitao, Pereira, Rodrigues 2007); its passive view is the dialer's address
+book. What always holds: a view that is too large shrinks by one link at a time, towards members with links to spare.
+Must not know: connections, addresses.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from mesh.config import MeshConfig
+    from mesh.overlay import Overlay
+
+__all__ = ["View"]
+
+TRIM_MS = 2_000  # between two links let go: link-states must show what the first one changed
+EXPLORE_MS = 10_000  # between links beyond a full view while members are missing: islands last no longer
+_ALL = 1 << 30
+
+
+class View:
+    """The view of one node. `links` are the node ids of its linked members."""
+
+    __slots__ = ("_config", "_explore_ms", "_overlay", "_trim_ms")
+
+    def __init__(self, config: MeshConfig, overlay: Overlay) -> None:
+        self._config = config
+        self._overlay = overlay
+        self._trim_ms = 0
+        self._explore_ms = 0
+
+    def room(self, links: Collection[bytes], now_ms: int) -> int:
+        """How many more links are wanted."""
+        if not self._overlay.large:
+            return _ALL
+        room = max(0, self._config.view_min - len(links))
+        if room == 0 and self._explore_ms <= now_ms and self._missing():
+            # Somebody is missing: perhaps only down, perhaps an island that a further link would join.
+            self._explore_ms = now_ms + EXPLORE_MS
+            room = 1
+        return room
+
+    def surplus(self, links: Collection[bytes], now_ms: int) -> bytes | None:
+        """The member to let go now, if the view is too large and somebody has links to spare."""
+        if not self._too_large(links) or self._trim_ms > now_ms:
+            return None
+        self._trim_ms = now_ms + TRIM_MS
+        degree = self._overlay.topology.degree
+        spare = [node_id for node_id in links if degree(node_id) > self._config.view_min]
+        return max(spare, key=lambda node_id: (degree(node_id), node_id), default=None)
+
+    def deadline(self, links: Collection[bytes]) -> int | None:
+        """When `surplus` may have something."""
+        return self._trim_ms if self._too_large(links) else None
+
+    def _too_large(self, links: Collection[bytes]) -> bool:
+        return len(links) > self._config.view_max and self._overlay.large
+
+    def _missing(self) -> bool:
+        return self._overlay.topology.reachable_count() < len(self._overlay.roster)
