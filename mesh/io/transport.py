@@ -1,0 +1,255 @@
+"""TCP connections for a core: a listening port, dialling, and bytes both ways.
+
+Owns the numbering of connections and their send queues. What always holds: every connection is announced by one
+`ConnOpened` and ended by one `ConnClosed`, in that order; a number is never used again. It must not know what the bytes
+mean or who the peer is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import ipaddress
+import itertools
+import socket
+from collections.abc import Callable
+from typing import Any, cast
+
+from mesh.events import Address, ConnClosed, ConnDrained, ConnOpened, ConnReceived, DialFailed, Event
+
+__all__ = ["Transport", "TransportError"]
+
+# An address that does not answer in this time is not on this LAN; every address of a peer is dialled at once.
+DIAL_S_MAX = 2.0
+# Flushing a closed connection's last words may not keep a dead peer's socket for longer.
+FLUSH_S_MAX = 2.0
+# Above the high mark the core is told (by silence) to wait; below the low mark it hears ConnDrained. Four and one frames
+# of 64 KiB keep a fast link full and a slow one's queue short.
+WRITE_HIGH = 256 << 10
+WRITE_LOW = 64 << 10
+BACKLOG = 64
+_KEEPALIVE = ((socket.TCP_KEEPIDLE, 30), (socket.TCP_KEEPINTVL, 10), (socket.TCP_KEEPCNT, 3))
+
+
+class TransportError(Exception):
+    """The port cannot be used. The operator's to mend; nothing was changed."""
+
+
+class Transport:
+    """All connections of one node. Everything happens on the event loop's thread."""
+
+    def __init__(self, on_event: Callable[[Event], None]) -> None:
+        """`on_event` takes ConnOpened, ConnReceived, ConnDrained, ConnClosed and DialFailed."""
+        self._on_event = on_event
+        self._numbers = itertools.count(1)
+        self._conns: dict[int, _Connection] = {}
+        self._dials: dict[Address, asyncio.Task[None]] = {}
+        self._server: asyncio.Server | None = None
+        self._port = 0
+
+    async def start(self, port: int) -> None:
+        """Listens on every interface, IPv4 and IPv6, on `port` (0: any free one).
+
+        Raises:
+            TransportError: the port is taken or not allowed; one line with what to do.
+        """
+        try:
+            sock = _listening_socket(port)
+        except OSError as error:
+            raise TransportError(_listen_fault(port, error)) from error
+        self._port = sock.getsockname()[1]
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(lambda: _Connection(self, None), sock=sock, backlog=BACKLOG)
+
+    @property
+    def address(self) -> Address:
+        """The listening address; port 0 while not listening."""
+        return Address("::", self._port)
+
+    def write(self, conn: int, data: bytes) -> None:
+        """Appends bytes to a connection's send queue; nothing happens if it is gone."""
+        connection = self._conns.get(conn)
+        if connection is not None:
+            connection.write(data)
+
+    def close(self, conn: int) -> None:
+        """Flushes and closes a connection."""
+        connection = self._conns.get(conn)
+        if connection is not None:
+            connection.close()
+
+    def dial(self, address: Address) -> None:
+        """Opens a connection; answers with `ConnOpened` or `DialFailed`. A dial under way is not doubled."""
+        if address not in self._dials:
+            self._dials[address] = asyncio.get_running_loop().create_task(self._dial(address))
+
+    async def close_all(self) -> None:
+        """Stops listening and dialling, flushes and closes every connection."""
+        if self._server is not None:
+            self._server.close()
+        dials = list(self._dials.values())
+        for task in dials:
+            task.cancel()
+        await asyncio.gather(*dials, return_exceptions=True)
+        ended = [connection.ended for connection in self._conns.values()]
+        for connection in list(self._conns.values()):
+            connection.close()
+        if ended:
+            await asyncio.wait(ended, timeout=FLUSH_S_MAX + 1)
+
+    async def _dial(self, address: Address) -> None:
+        loop = asyncio.get_running_loop()
+        sock: socket.socket | None = None
+        try:
+            family, target = _target(address)
+            sock = socket.socket(family, socket.SOCK_STREAM)
+            sock.setblocking(False)
+            async with asyncio.timeout(DIAL_S_MAX):
+                await loop.sock_connect(sock, target)
+                await loop.create_connection(lambda: _Connection(self, address), sock=sock)
+        except (OSError, ValueError, TimeoutError):
+            if sock is not None:
+                sock.close()
+            self._dials.pop(address, None)
+            self._on_event(DialFailed(address))
+        except asyncio.CancelledError:
+            if sock is not None:
+                sock.close()
+            raise
+        else:
+            self._dials.pop(address, None)
+
+    # ---- called by connections
+
+    def opened(self, connection: _Connection, address: Address) -> int:
+        """Numbers a connection and announces it."""
+        conn = next(self._numbers)
+        self._conns[conn] = connection
+        # A core that refuses the connection at once does so by name: it has to know the number first.
+        connection.conn = conn
+        self._on_event(ConnOpened(conn, address, dialled=connection.dialled is not None))
+        return conn
+
+    def received(self, conn: int, data: bytes) -> None:
+        """Hands bytes on."""
+        self._on_event(ConnReceived(conn, data))
+
+    def drained(self, conn: int) -> None:
+        """Tells that the send queue fell below the low mark."""
+        self._on_event(ConnDrained(conn))
+
+    def lost(self, conn: int) -> None:
+        """Ends a connection."""
+        if self._conns.pop(conn, None) is not None:
+            self._on_event(ConnClosed(conn))
+
+
+class _Connection(asyncio.Protocol):
+    """One TCP connection."""
+
+    def __init__(self, owner: Transport, dialled: Address | None) -> None:
+        self.dialled = dialled
+        self.conn = 0
+        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._owner = owner
+        self._transport: asyncio.Transport | None = None
+        self._abort: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        self._transport.set_write_buffer_limits(high=WRITE_HIGH, low=WRITE_LOW)
+        sock = transport.get_extra_info("socket")
+        if sock is not None:
+            with contextlib.suppress(OSError):
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+                for option, value in _KEEPALIVE:
+                    sock.setsockopt(socket.IPPROTO_TCP, option, value)
+        self._owner.opened(self, self.dialled or _address(transport.get_extra_info("peername")))
+
+    def data_received(self, data: bytes) -> None:
+        self._owner.received(self.conn, data)
+
+    def eof_received(self) -> bool:
+        return False  # half-open connections are of no use here: close
+
+    def resume_writing(self) -> None:
+        self._owner.drained(self.conn)
+
+    def connection_lost(self, _error: Exception | None) -> None:
+        if self._abort is not None:
+            self._abort.cancel()
+        self._owner.lost(self.conn)
+        if not self.ended.done():
+            self.ended.set_result(None)
+
+    def write(self, data: bytes) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(data)
+
+    def close(self) -> None:
+        if self._transport is None or self._transport.is_closing():
+            return
+        self._transport.close()
+        self._abort = asyncio.get_running_loop().call_later(FLUSH_S_MAX, self._transport.abort)
+
+
+def _listening_socket(port: int) -> socket.socket:
+    """Returns one socket bound for IPv6 and IPv4, or for IPv4 alone where the kernel has no IPv6."""
+    try:
+        sock = socket.socket(socket.AF_INET6, socket.SOCK_STREAM)
+    except OSError as error:
+        if error.errno != errno.EAFNOSUPPORT:
+            raise
+        return _bound(socket.socket(socket.AF_INET, socket.SOCK_STREAM), "0.0.0.0", port)  # noqa: S104 -- a LAN service
+    sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+    try:
+        return _bound(sock, "::", port)
+    except OSError as error:
+        if error.errno != errno.EADDRNOTAVAIL:  # IPv6 is compiled in and switched off
+            raise
+        return _bound(socket.socket(socket.AF_INET, socket.SOCK_STREAM), "0.0.0.0", port)  # noqa: S104
+
+
+def _bound(sock: socket.socket, host: str, port: int) -> socket.socket:
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind((host, port))
+        sock.listen(BACKLOG)
+        sock.setblocking(False)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _listen_fault(port: int, error: OSError) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return f"port {port} is in use by another program; give another with --port, or leave it out for any free one"
+    if error.errno == errno.EACCES:
+        return f"port {port} needs privileges; give one above 1023 with --port"
+    return f"port {port} cannot be opened: {error.strerror or error}"
+
+
+def _target(address: Address) -> tuple[int, Any]:
+    """Returns (family, socket address) of a numeric address; raises OSError or ValueError if it is none."""
+    found = socket.getaddrinfo(
+        address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
+    )
+    return found[0][0], found[0][4]
+
+
+def _address(peername: Any) -> Address:
+    """Returns a peer's socket address as an `Address`; IPv4 mapped into IPv6 becomes IPv4."""
+    host, port = str(peername[0]), int(peername[1])
+    bare = host.split("%", 1)[0]
+    with contextlib.suppress(ValueError):
+        parsed = ipaddress.ip_address(bare)
+        if isinstance(parsed, ipaddress.IPv6Address):
+            if parsed.ipv4_mapped is not None:
+                return Address(str(parsed.ipv4_mapped), port)
+            if parsed.is_link_local and len(peername) > 3 and peername[3]:
+                with contextlib.suppress(OSError):
+                    return Address(f"{bare}%{socket.if_indextoname(peername[3])}", port)
+    return Address(host, port)

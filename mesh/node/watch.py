@@ -1,0 +1,153 @@
+"""Watching a database for commits of other programs, without opening it.
+
+Owns an inotify instance (inotify(7)) on the directory of the file. What always holds: the database itself is never opened
+here, since closing it would drop the locks that SQLite holds in this process (POSIX advisory locks); a change is told at
+once, and a storm of changes at most every few milliseconds with a last word after it. It must not know what was committed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import os
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+__all__ = ["Watch"]
+
+# While commits keep coming they are told at most this often; each telling drains everything that has come by then.
+COALESCE_S = 0.005
+# Without inotify (another kernel, no watches left) the file's size and time are looked at this often.
+POLL_S = 0.05
+_IN_MODIFY = 0x2
+_IN_MOVED_FROM = 0x40
+_IN_MOVED_TO = 0x80
+_IN_CREATE = 0x100
+_IN_DELETE = 0x200
+_IN_Q_OVERFLOW = 0x4000
+_MASK = _IN_MODIFY | _IN_MOVED_FROM | _IN_MOVED_TO | _IN_CREATE | _IN_DELETE
+_FLAGS = os.O_NONBLOCK | os.O_CLOEXEC
+_EVENT = struct.Struct("iIII")
+_READ_BYTES = 65_536
+
+
+class Watch:
+    """Calls `on_commit` when the file or its journal changed, `on_replaced` when another file took its place."""
+
+    def __init__(self, path: Path, on_commit: Callable[[], None], on_replaced: Callable[[], None]) -> None:
+        self._path = path
+        self._on_commit = on_commit
+        self._on_replaced = on_replaced
+        self._names = {os.fsencode(path.name + suffix) for suffix in ("", "-wal", "-journal")}
+        self._fd = -1
+        self._timer: asyncio.TimerHandle | None = None
+        self._again = False
+        self._identity = _identity(path)
+        self._seen = self._look()
+
+    def start(self) -> None:
+        """Begins to watch; polls where inotify is not to be had."""
+        self._fd = _open_inotify(self._path.parent)
+        loop = asyncio.get_running_loop()
+        if self._fd >= 0:
+            loop.add_reader(self._fd, self._on_readable)
+        else:
+            self._timer = loop.call_later(POLL_S, self._on_poll)
+
+    @property
+    def polling(self) -> bool:
+        """True if inotify is not available here and the file is looked at instead."""
+        return self._fd < 0
+
+    def close(self) -> None:
+        """Stops watching."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._fd >= 0:
+            asyncio.get_running_loop().remove_reader(self._fd)
+            os.close(self._fd)
+            self._fd = -1
+
+    # ---- inotify
+
+    def _on_readable(self) -> None:
+        try:
+            data = os.read(self._fd, _READ_BYTES)
+        except BlockingIOError:
+            return
+        touched = replaced = False
+        at = 0
+        while at < len(data):
+            _, mask, _, length = _EVENT.unpack_from(data, at)
+            name = data[at + _EVENT.size : at + _EVENT.size + length].rstrip(b"\0")
+            at += _EVENT.size + length
+            if mask & _IN_Q_OVERFLOW:
+                touched = True
+            elif name in self._names:
+                touched = True
+                moved = mask & (_IN_MOVED_FROM | _IN_MOVED_TO | _IN_DELETE | _IN_CREATE)
+                replaced = replaced or (bool(moved) and name == os.fsencode(self._path.name))
+        if replaced and _identity(self._path) != self._identity:
+            self._on_replaced()
+            return
+        if touched:
+            self._tell()
+
+    def _tell(self) -> None:
+        """Tells at once; while a telling is fresh, remembers to tell once more."""
+        if self._timer is not None:
+            self._again = True
+            return
+        self._on_commit()
+        self._timer = asyncio.get_running_loop().call_later(COALESCE_S, self._on_calm)
+
+    def _on_calm(self) -> None:
+        self._timer = None
+        if self._again:
+            self._again = False
+            self._tell()
+
+    # ---- polling
+
+    def _look(self) -> tuple[tuple[int, int], ...]:
+        state = []
+        for suffix in ("", "-wal"):
+            with contextlib.suppress(OSError):
+                found = Path(f"{self._path}{suffix}").stat()
+                state.append((found.st_mtime_ns, found.st_size))
+        return tuple(state)
+
+    def _on_poll(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(POLL_S, self._on_poll)
+        if _identity(self._path) != self._identity:
+            self._on_replaced()
+            return
+        seen = self._look()
+        if seen != self._seen:
+            self._seen = seen
+            self._on_commit()
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Returns what tells one file from another of the same name."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _open_inotify(directory: Path) -> int:
+    """Returns an inotify descriptor on the directory, -1 if there is none to be had."""
+    try:
+        libc = ctypes.CDLL(None, use_errno=True)
+        fd = int(libc.inotify_init1(_FLAGS))
+    except (OSError, AttributeError):
+        return -1
+    if fd >= 0 and libc.inotify_add_watch(fd, os.fsencode(directory), _MASK) < 0:
+        os.close(fd)
+        return -1
+    return fd
