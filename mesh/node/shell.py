@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Core", "MeshShell", "clock"]
 
+INSTANCE_BYTES = 8  # a random name a run: what mDNS shows to everybody must not say who a node is
 RESOLVE_RETRY_S = 30  # a name that has no address yet: DNS answers change with the network, not by the second
 
 
@@ -66,13 +67,13 @@ class MeshShell:
 
     @property
     def port(self) -> int:
-        """The TCP port that others reach this node at."""
+        """The TCP port that others reach this node at; 0 where it does not listen."""
         return self._transport.address.port
 
     async def listen(self) -> int:
         """Open the port that others reach this node at; return it. A shell that never listens only dials."""
         await self._transport.start(self._config.port)
-        return self._transport.address.port
+        return self.port
 
     async def start(self, known: tuple[Address, ...] = ()) -> None:
         """Announce (where it listens) and browse, and hand the core every address that is known already."""
@@ -80,8 +81,8 @@ class MeshShell:
         self._netlink = Netlink(self._on_network_changed)
         self._netlink.start()
         if self._config.multicast:
-            self._discovery = Discovery(self._on_found, self._on_notice, loopback=self._config.loopback)
-            await self._discovery.start(os.urandom(8).hex(), self._tag, self.port if announce else None)
+            self._discovery = Discovery(self._on_found, self._on_action, loopback=self._config.loopback)
+            await self._discovery.start(os.urandom(INSTANCE_BYTES).hex(), self._tag, self.port or None)
         for address in known:
             self.feed(AddressFound(address))
         self._tasks += [loop.create_task(self._resolve(peer)) for peer in self._config.peers]
