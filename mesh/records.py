@@ -26,6 +26,7 @@ WINDOW_START = 128 << 10  # bytes unacknowledged at first: 20 ms of a 50 Mbit/s 
 WINDOW_MIN = 32 << 10  # two credits: a slower link idles less than it would gain by waiting for smaller ones
 WINDOW_MAX = 2 << 20  # 10 gigabit at 1.6 ms: more only fills buffers
 WINDOW_MS = 250  # what may lie in queues below us: an alert waits no longer than this behind bulk on a slow radio
+URGENT_BYTES = 32 << 10  # that messages of priority 0 may go beyond the window: an alert waits for nobody's credit
 CREDIT_EVERY = 16 << 10  # bytes after which a receiver tells that it has read them: half of the smallest window
 REASON_BYTES_MAX = 64  # of the reason in a closing record: one line of a log
 
@@ -106,13 +107,14 @@ class Outbox:
 
     def _pack_stream(self, stream: int, room: int, parts: list[bytes]) -> int:
         queue = self._queues[stream]
+        overdraft = 0 if stream else URGENT_BYTES
         while queue and room > _HEAD_BYTES:
             message = queue[0]
             offset = self._offsets[stream]
             rest = len(message) - offset
             if offset == 0 and not self._may_start(rest, room):
                 break
-            take = min(rest, room - _HEAD_BYTES, self.window - self.unacknowledged)
+            take = min(rest, room - _HEAD_BYTES, self.window + overdraft - self.unacknowledged)
             if take < min(rest, CREDIT_EVERY, room - _HEAD_BYTES):
                 break  # no crumbs: the next credit brings at least CREDIT_EVERY
             last = take == rest
