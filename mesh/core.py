@@ -99,7 +99,7 @@ class MeshCore:
         self._members: dict[bytes, Link] = {}
         self._dirty: dict[int, None] = {}
         self._dialer = Dialer(config, rng)
-        self._overlay = Overlay(identity, config, self._neighbours)
+        self._overlay = Overlay(identity, config, rng, self._neighbours)
         self._quiet = Quiet()
         self._view = View(config, self._overlay)
         for invitation in invitations:

@@ -8,22 +8,29 @@ Must not know: signatures, sessions, members; its owner verifies a batch before 
 Trees: a batch that its origin pushed on all of its links (`direct`, while the mesh is small) spreads on a tree of that
 origin, where the origin's neighbours are covered from the start: one hop and one copy in a full mesh. In a large mesh
 all origins share one tree, so that one batch of anyone teaches it to everyone.
+
+Two additions keep a shared tree whole while many origins write at once, when each batch would cut every cycle at
+another place and the grafts would close them again (measured with 50 nodes and 20 writes a second: 1.65 copies a node
+without, 1.0 with them): of the batches of one spell only about one prunes, the same one on every node, chosen by its id; and
+grafts are spread in time, so that the first one serves all nodes of a branch that was cut off.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from dataclasses import dataclass
+from collections import OrderedDict, deque
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, assert_never
 
 from mesh.message import IDS_MAX, Batch, Graft, IHave, Prune
 
 if TYPE_CHECKING:
+    import random
     from collections.abc import Callable
 
 __all__ = ["SHARED_TREE", "Gossip", "GossipLimits", "Send"]
 
 SHARED_TREE = bytes(16)
+RECENT_MAX = 512  # batches of one spell that are counted: beyond, one prune in 512 is enough
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +42,10 @@ class GossipLimits:
     missing_max: announced batches waited for; beyond it the catch-up is quicker anyway.
     trees_max: origins with a tree of their own; more than a small mesh has members.
     announce_ms: ids are gathered this long; one message carries many, and most copies have arrived by then.
-    graft_ms: how long an announced batch may still come by itself: several hops of a slow LAN.
+    graft_ms: how long an announced batch may still come by itself: several hops of a slow LAN. Up to twice as long, at
+        random, so that one graft of a branch can serve the others.
     regraft_ms: and how long until the next announcer is asked.
+    settle_ms: a spell: longer than a batch takes through the whole mesh.
     """
 
     seen_max: int = 32_768
@@ -47,6 +56,7 @@ class GossipLimits:
     announce_ms: int = 40
     graft_ms: int = 120
     regraft_ms: int = 60
+    settle_ms: int = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +76,14 @@ class _Missing:
     links: list[int]
 
 
+@dataclass(slots=True)
+class _Tree:
+    """One spreading tree, as far as this node is concerned: pruned links, and when its last batches came."""
+
+    lazy: dict[int, None] = field(default_factory=dict)
+    recent: deque[int] = field(default_factory=deque)
+
+
 class Gossip:
     """The spreading state of one node. `covered(origin, link)`: the origin itself pushes to that link's peer."""
 
@@ -77,19 +95,21 @@ class Gossip:
         "_graft_ms",
         "_kept",
         "_kept_bytes",
-        "_lazy",
         "_limits",
         "_links",
         "_missing",
+        "_rng",
         "_seen",
+        "_trees",
     )
 
-    def __init__(self, covered: Callable[[bytes, int], bool], limits: GossipLimits | None = None) -> None:
+    def __init__(self, covered: Callable[[bytes, int], bool], rng: random.Random, limits: GossipLimits) -> None:
         self._covered = covered
-        self._limits = limits or GossipLimits()
+        self._rng = rng
+        self._limits = limits
         self._links: dict[int, None] = {}
         self._behind: dict[int, None] = {}
-        self._lazy: OrderedDict[bytes, dict[int, None]] = OrderedDict()  # tree -> links pruned from it
+        self._trees: OrderedDict[bytes, _Tree] = OrderedDict()
         self._seen: OrderedDict[bytes, None] = OrderedDict()
         self._kept: OrderedDict[bytes, Batch] = OrderedDict()
         self._kept_bytes = 0
@@ -108,8 +128,8 @@ class Gossip:
         """Forget the link; what only it had announced is left to the catch-up."""
         self._links.pop(link, None)
         self._behind.pop(link, None)
-        for lazy in self._lazy.values():
-            lazy.pop(link, None)
+        for tree in self._trees.values():
+            tree.lazy.pop(link, None)
         for key in [key for key in self._announced if key[0] == link]:
             del self._announced[key]
         for batch_id, missing in list(self._missing.items()):
@@ -133,27 +153,27 @@ class Gossip:
 
     def publish(self, batch: Batch, batch_id: bytes, now_ms: int) -> list[Send]:
         """Spread a batch of our own."""
-        self._remember(batch, batch_id)
+        self._remember(batch, batch_id, now_ms)
         sends: list[Send] = []
         self._relay(batch, batch_id, -1, now_ms, sends)
         return sends
 
-    def first(self, link: int, batch: Batch, batch_id: bytes) -> list[Send] | None:
+    def first(self, link: int, batch: Batch, batch_id: bytes, now_ms: int) -> list[Send] | None:
         """None if this batch is not known yet (verify, then `accept`); else what a duplicate leads to: a prune."""
         if batch_id not in self._seen:
             return None
-        tree = _tree(batch)
-        lazy = self._lazy_of(tree)
-        if link in lazy or link not in self._links:
+        name = _tree_of(batch)
+        tree = self._tree(name)
+        if link in tree.lazy or link not in self._links or not self._prunes(tree, batch_id, now_ms):
             return []
-        lazy[link] = None
-        return [Send(link, Prune(tree))]
+        tree.lazy[link] = None
+        return [Send(link, Prune(name))]
 
     def accept(self, link: int, batch: Batch, batch_id: bytes, now_ms: int) -> list[Send]:
         """Relay a verified batch that came on `link` for the first time."""
-        self._remember(batch, batch_id)
+        self._remember(batch, batch_id, now_ms)
         # Whoever brings a batch first is the way to its origin (Plumtree, section 3.4).
-        self._lazy_of(_tree(batch)).pop(link, None)
+        self._tree(_tree_of(batch)).lazy.pop(link, None)
         sends: list[Send] = []
         self._relay(batch, batch_id, link, now_ms, sends)
         return sends
@@ -166,12 +186,12 @@ class Gossip:
                     self._on_announced(link, tree, batch_id, now_ms)
                 return []
             case Graft(tree, ids):
-                self._lazy_of(tree).pop(link, None)
+                self._tree(tree).lazy.pop(link, None)
                 kept = (self._kept.get(batch_id) for batch_id in ids)
                 return [Send(link, batch) for batch in kept if batch is not None and link not in self._behind]
             case Prune(tree):
                 if link in self._links:
-                    self._lazy_of(tree)[link] = None
+                    self._tree(tree).lazy[link] = None
                 return []
             case _:
                 assert_never(message)
@@ -214,14 +234,14 @@ class Gossip:
             else:
                 del self._missing[batch_id]
         for (link, tree), ids in wanted.items():
-            self._lazy_of(tree).pop(link, None)
+            self._tree(tree).lazy.pop(link, None)
             sends.append(Send(link, Graft(tree, tuple(ids))))
 
     # ---- helpers
 
     def _relay(self, batch: Batch, batch_id: bytes, source: int, now_ms: int, sends: list[Send]) -> None:
-        tree = _tree(batch)
-        lazy = self._lazy_of(tree)
+        tree = _tree_of(batch)
+        lazy = self._tree(tree).lazy
         everywhere = source < 0 and batch.direct
         announced = False
         for link in self._links:
@@ -235,8 +255,19 @@ class Gossip:
         if announced and self._announce_ms is None:
             self._announce_ms = now_ms + self._limits.announce_ms
 
-    def _remember(self, batch: Batch, batch_id: bytes) -> None:
+    def _prunes(self, tree: _Tree, batch_id: bytes, now_ms: int) -> bool:
+        """Whether this batch is the one of its spell that prunes: its id as a fraction of 1, against their number."""
+        recent = tree.recent
+        while recent and recent[0] <= now_ms - self._limits.settle_ms:
+            recent.popleft()
+        return int.from_bytes(batch_id[:4], "big") * len(recent) < 1 << 32
+
+    def _remember(self, batch: Batch, batch_id: bytes, now_ms: int) -> None:
         limits = self._limits
+        recent = self._tree(_tree_of(batch)).recent
+        recent.append(now_ms)
+        if len(recent) > RECENT_MAX:
+            recent.popleft()
         self._missing.pop(batch_id, None)
         self._seen[batch_id] = None
         if len(self._seen) > limits.seen_max:
@@ -253,22 +284,22 @@ class Gossip:
         missing = self._missing.get(batch_id)
         if missing is None:
             if len(self._missing) < self._limits.missing_max:
-                due_ms = now_ms + self._limits.graft_ms
+                due_ms = now_ms + self._limits.graft_ms + self._rng.randrange(self._limits.graft_ms)
                 self._missing[batch_id] = _Missing(tree, due_ms, [link])
                 self._graft_ms = due_ms if self._graft_ms is None else min(self._graft_ms, due_ms)
         elif link not in missing.links:
             missing.links.append(link)
 
-    def _lazy_of(self, tree: bytes) -> dict[int, None]:
-        lazy = self._lazy.get(tree)
-        if lazy is None:
-            lazy = self._lazy[tree] = {}
-            if len(self._lazy) > self._limits.trees_max:
-                self._lazy.popitem(last=False)
+    def _tree(self, name: bytes) -> _Tree:
+        tree = self._trees.get(name)
+        if tree is None:
+            tree = self._trees[name] = _Tree()
+            if len(self._trees) > self._limits.trees_max:
+                self._trees.popitem(last=False)
         else:
-            self._lazy.move_to_end(tree)
-        return lazy
+            self._trees.move_to_end(name)
+        return tree
 
 
-def _tree(batch: Batch) -> bytes:
+def _tree_of(batch: Batch) -> bytes:
     return batch.origin if batch.direct else SHARED_TREE

@@ -32,6 +32,7 @@ from mesh.roster import Roster
 from mesh.topology import Neighbour, Topology
 
 if TYPE_CHECKING:
+    import random
     from collections.abc import Callable, Iterable
 
     from mesh.certificate import Certificate
@@ -78,7 +79,11 @@ class Overlay:
     )
 
     def __init__(
-        self, identity: Identity, config: MeshConfig, neighbours: Callable[[int], Iterable[Neighbour]]
+        self,
+        identity: Identity,
+        config: MeshConfig,
+        rng: random.Random,
+        neighbours: Callable[[int], Iterable[Neighbour]],
     ) -> None:
         self._config = config
         self._neighbours = neighbours
@@ -88,7 +93,7 @@ class Overlay:
         self._expire_ms = 0
         self.roster = Roster(identity)
         self.topology = Topology(identity)
-        self.gossip = Gossip(self._covered, config.gossip)
+        self.gossip = Gossip(self._covered, rng, config.gossip)
 
     @property
     def large(self) -> bool:
@@ -147,7 +152,7 @@ class Overlay:
 
     def _on_batch(self, link: int, batch: Batch, now_ms: int) -> list[Result]:
         batch_id = batch.id
-        known = self.gossip.first(link, batch, batch_id)
+        known = self.gossip.first(link, batch, batch_id, now_ms)
         if known is not None:
             return _tells(known)
         author = self.roster.get(batch.origin)
