@@ -67,7 +67,8 @@ class PeerName:
 class NodeConfig:
     """Every setting of a node. Ranges are checked on construction; a wrong one raises `ConfigError`.
 
-    port: TCP port to listen on, 0..65535; 0 takes a free one (several nodes on one machine).
+    port: TCP port to listen on, 0..65535; 0 takes a free one. None: 7447 if it is free (a firewall can name it), else
+        any, so that several nodes on one machine need no setting.
     peers: members to dial without discovery, at most 256, where multicast is blocked.
     only: table names to replicate; empty means all user tables.
     exclude: table names not to replicate; disjoint from `only`.
@@ -76,7 +77,7 @@ class NodeConfig:
     log_level: least severe level shown in the foreground: debug, info, warning or error.
     """
 
-    port: int = PORT_DEFAULT
+    port: int | None = None
     peers: tuple[PeerName, ...] = ()
     only: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
@@ -86,7 +87,7 @@ class NodeConfig:
 
     def __post_init__(self) -> None:
         """Check every field."""
-        if not 0 <= self.port <= 65535:
+        if self.port is not None and not 0 <= self.port <= 65535:
             raise ConfigError(f"port {self.port} is out of range; choose 1..65535, or 0 for a free one")
         if len(self.peers) > PEERS_MAX:
             raise ConfigError(

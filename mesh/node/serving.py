@@ -93,15 +93,17 @@ class ServingNode:
         self._sql = SqlThread(self._opened, self._report, clock)
 
     async def start(self, known: tuple[Address, ...]) -> None:
-        """Open the file, then the network, then watch the file; raise with one line when one of them refuses."""
-        await asyncio.wrap_future(self._sql.start())
+        """Take the port, open the file, then speak and watch; raise with one line when one of them refuses.
+
+        The port comes first, because a busy one must leave the file as it was.
+        """
+        self._mesh.listen(await self._shell.listen())
         try:
-            self._mesh.listen(await self._shell.listen())
-            await self._shell.start(known)
+            await asyncio.wrap_future(self._sql.start())
         except BaseException:
             await self._shell.close()
-            await asyncio.wrap_future(self._sql.stop(self._replica.close))
             raise
+        await self._shell.start(known)
         self._watch = Watch(self._file, self._on_commit, self._on_replaced)
         self._watch.start()
         self._on_commit()

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from mesh.events import Address, AddressFound, Close, Dial, Event, NetworkChanged, Notice, TimerFired, Write
 from mesh.io.discovery import Discovery
 from mesh.io.netlink import Netlink
-from mesh.io.transport import Transport
+from mesh.io.transport import Transport, TransportError
+from mesh.node.config import PORT_DEFAULT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,7 +57,7 @@ class MeshShell:
         self._config = config
         self._on_action = on_action
         self._events: deque[Event | list[Any]] = deque()
-        self._busy = False
+        self._busy = True  # until `start`: whoever calls between `listen` and `start` waits in the queue
         self._closed = False
         self._timer: asyncio.TimerHandle | None = None
         self._transport = Transport(self.feed)
@@ -72,11 +73,18 @@ class MeshShell:
 
     async def listen(self) -> int:
         """Open the port that others reach this node at; return it. A shell that never listens only dials."""
-        await self._transport.start(self._config.port)
+        if self._config.port is not None:
+            await self._transport.start(self._config.port)
+        else:
+            try:
+                await self._transport.start(PORT_DEFAULT)
+            except TransportError:
+                await self._transport.start(0)
         return self.port
 
     async def start(self, known: tuple[Address, ...] = ()) -> None:
         """Announce (where it listens) and browse, and hand the core every address that is known already."""
+        self._busy = False
         loop = asyncio.get_running_loop()
         self._netlink = Netlink(self._on_network_changed)
         self._netlink.start()
@@ -86,7 +94,7 @@ class MeshShell:
         for address in known:
             self.feed(AddressFound(address))
         self._tasks += [loop.create_task(self._resolve(peer)) for peer in self._config.peers]
-        self._arm()
+        self._pump()
 
     def feed(self, event: Event) -> None:
         """Hand one event to the core and do what it answers."""

@@ -34,7 +34,10 @@ def add_network_arguments(parser: argparse.ArgumentParser) -> None:
         "--peer", action="append", metavar="HOST:PORT", help="dial this member, where multicast is blocked (repeatable)"
     )
     parser.add_argument(
-        "--port", type=int, metavar="N", help=f"TCP port to listen on, 0 = a free one (default {config.PORT_DEFAULT})"
+        "--port",
+        type=int,
+        metavar="N",
+        help=f"TCP port to listen on, 0 = a free one (default {config.PORT_DEFAULT}, or a free one if that is taken)",
     )
     parser.add_argument(
         "--loopback",
