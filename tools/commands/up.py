@@ -37,7 +37,7 @@ def add_network_arguments(parser: argparse.ArgumentParser) -> None:
         "--port",
         type=int,
         metavar="N",
-        help=f"TCP port to listen on, 0 = a free one (default {config.PORT_DEFAULT}, or a free one if that is taken)",
+        help=f"TCP port, 0 = any free one (default {config.PORT_DEFAULT}, any if that is taken)",
     )
     parser.add_argument(
         "--loopback",
