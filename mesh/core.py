@@ -101,7 +101,7 @@ class MeshCore:
         self._dialer = Dialer(config, rng)
         self._overlay = Overlay(identity, config, rng, self._neighbours)
         self._quiet = Quiet()
-        self._view = View(config, self._overlay)
+        self._view = View(config, self._overlay, rng)
         for invitation in invitations:
             self.invite(invitation)
 
@@ -170,7 +170,7 @@ class MeshCore:
         wall_ms: int,
     ) -> None:
         if isinstance(event, ConnOpened):
-            self._on_opened(event, actions, now_ms)
+            self._on_opened(event, actions, now_ms, wall_ms)
             return
         link = self._conns.get(event.conn)
         if link is None:
@@ -196,7 +196,7 @@ class MeshCore:
             case _:
                 assert_never(event)
 
-    def _on_opened(self, event: ConnOpened, actions: list[Action], now_ms: int) -> None:
+    def _on_opened(self, event: ConnOpened, actions: list[Action], now_ms: int, wall_ms: int) -> None:
         conn, address, dialled = event.conn, event.address, event.dialled
         assert conn not in self._conns, f"connection {conn} was opened twice"
         house = self._house
@@ -209,7 +209,7 @@ class MeshCore:
             return
         own = Papers(house.identity.certificate, house.boot, house.port)
         inviting = () if dialled or house.root_seed is None else house.invitations
-        psks = tuple((each.code(house.identity.mesh_id).psk(), each) for each in inviting)
+        psks = tuple((each.code(house.identity.mesh_id).psk(), each) for each in inviting if each.is_open(wall_ms))
         gate = MemberGate(own, self._overlay.roster, psks, self._unwanted if dialled else _welcome)
         session = Session(gate.keys(), gate, initiator=dialled, entropy=house.entropy)
         detector = Detector(now_ms, heartbeat_ms=house.config.heartbeat_ms)
@@ -330,7 +330,7 @@ class MeshCore:
             self._dialer.answered(link.address, node_id)
         elif papers.port:
             self._dialer.found(Address(link.address.host, papers.port), now_ms, node_id=node_id)
-        self._dialer.linked(node_id)
+        self._dialer.linked(node_id, link.address.host)
         actions.append(LinkUp(link.conn, link.info()))
         self._apply(self._overlay.link_up(link.conn, papers.certificate), actions, now_ms)
         self._send(link, link.detector.ping(now_ms, wall_ms), 0)
@@ -444,11 +444,11 @@ class MeshCore:
                 self._drop(link, f"no sign of life for {silent_ms} ms", actions, now_ms)
             elif link.detector.due(now_ms):
                 self._send(link, link.detector.ping(now_ms, wall_ms), 0)
-        if self._overlay.deadline() <= now_ms:
-            self._apply(self._overlay.on_timer(now_ms, wall_ms), actions, now_ms)
         surplus = self._view.surplus(self._members, now_ms)
         if surplus is not None:
             self._drop(self._members[surplus], "enough links", actions, now_ms)
+        if self._overlay.deadline() <= now_ms:
+            self._apply(self._overlay.on_timer(now_ms, wall_ms), actions, now_ms)
 
     def _link_deadline(self, link: Link) -> int:
         if link.papers is None:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["Dialer"]
 
 ADDRESSES_MAX = 1_024  # 64 members with 16 addresses each, or a flood of spoofed records: LRU beyond
+HOSTS_MAX = 256  # hosts where members were met, for the places kept for them: as many as a large mesh has near
 FAILURES_MAX = 8  # in a row, for an address where no member ever was: several minutes; a new hint brings it back
 
 
@@ -65,13 +66,14 @@ class _Entry:
 class Dialer:
     """The address book of one node."""
 
-    __slots__ = ("_book", "_config", "_due_ms", "_linked", "_rng", "_under_way", "room")
+    __slots__ = ("_book", "_config", "_due_ms", "_hosts", "_linked", "_rng", "_under_way", "room")
 
     def __init__(self, config: MeshConfig, rng: random.Random) -> None:
         self._config = config
         self._rng = rng
         self._book: OrderedDict[Address, _Entry] = OrderedDict()
         self._linked: dict[bytes, None] = {}
+        self._hosts: OrderedDict[str, None] = OrderedDict()
         self._under_way = 0
         self._due_ms: int | None = None  # nothing is due before
         self.room = 1 << 30  # further links that are wanted
@@ -151,9 +153,13 @@ class Dialer:
 
     # ---- members
 
-    def linked(self, node_id: bytes) -> None:
-        """A member is linked: its addresses rest."""
+    def linked(self, node_id: bytes, host: str) -> None:
+        """A member is linked, whose connection comes from or leads to this host: its addresses rest."""
         self._linked[node_id] = None
+        self._hosts[host] = None
+        self._hosts.move_to_end(host)
+        if len(self._hosts) > HOSTS_MAX:
+            self._hosts.popitem(last=False)
         for entry in self._book.values():
             if entry.node_id == node_id and entry.state is _State.WAITING:
                 entry.move(_State.RESTING)
@@ -200,8 +206,8 @@ class Dialer:
         return self._due_ms
 
     def known_host(self, host: str) -> bool:
-        """Whether a member has answered at this host."""
-        return any(entry.proven and address.host == host for address, entry in self._book.items())
+        """Whether a member was met at this host."""
+        return host in self._hosts
 
     def _retry(self, address: Address, entry: _Entry, now_ms: int) -> None:
         entry.failures += 1

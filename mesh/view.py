@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import random
     from collections.abc import Collection
 
     from mesh.config import MeshConfig
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["View"]
 
-TRIM_MS = 2_000  # between two links let go: link-states must show what the first one changed
+TRIM_MS = 1_000  # between two links let go: as often as link-states tell what the others have left
 EXPLORE_MS = 10_000  # between links beyond a full view while members are missing: islands last no longer
 _ALL = 1 << 30
 
@@ -26,11 +27,12 @@ _ALL = 1 << 30
 class View:
     """The view of one node. `links` are the node ids of its linked members."""
 
-    __slots__ = ("_config", "_explore_ms", "_overlay", "_trim_ms")
+    __slots__ = ("_config", "_explore_ms", "_overlay", "_rng", "_trim_ms")
 
-    def __init__(self, config: MeshConfig, overlay: Overlay) -> None:
+    def __init__(self, config: MeshConfig, overlay: Overlay, rng: random.Random) -> None:
         self._config = config
         self._overlay = overlay
+        self._rng = rng
         self._trim_ms = 0
         self._explore_ms = 0
 
@@ -52,7 +54,8 @@ class View:
         self._trim_ms = now_ms + TRIM_MS
         degree = self._overlay.topology.degree
         spare = [node_id for node_id in links if degree(node_id) > self._config.view_min]
-        return max(spare, key=lambda node_id: (degree(node_id), node_id), default=None)
+        # At random: if all let go of whoever has the most links, that one would lose them all at once.
+        return self._rng.choice(spare) if spare else None
 
     def deadline(self, links: Collection[bytes]) -> int | None:
         """When `surplus` may have something."""

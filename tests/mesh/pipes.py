@@ -74,7 +74,7 @@ def mesh_of(count: int, seed: int = 1) -> tuple[tuple[Identity, ...], bytes]:
     return (first, *others), root_seed
 
 
-@dataclass
+@dataclass(repr=False)
 class End:
     """One end of a pipe: who holds it and what he calls it."""
 
@@ -85,7 +85,7 @@ class End:
     busy_ms: float = 0.0  # when the last byte written here has left, at the pipes' rate
 
 
-@dataclass
+@dataclass(repr=False)
 class Node:
     """One core, and everything it has answered."""
 
@@ -285,7 +285,7 @@ class Pipes:
             self._at(self.delay_ms, self.feed, node, DialFailed(address))
         else:
             self._conns += 2
-            left, right = End(node, self._conns), End(other, self._conns + 1)
+            left, right = End(node, self._conns - 1), End(other, self._conns)
             left.other, right.other = right, left
             node.ends[left.conn], other.ends[right.conn] = left, right
             self.feed(other, ConnOpened(right.conn, Address(node.address.host, 40_000), dialled=False))
