@@ -141,9 +141,7 @@ def _rekeyed(spec: TableSpec) -> str:
 
 def _evict(spec: TableSpec, table_id: int, columns: tuple[tuple[str, str], ...]) -> str:
     """Notes the rows that a REPLACE would remove through one UNIQUE index, whatever the statement turns out to do."""
-    match = " AND ".join(
-        f"e.{quoted(name)} = NEW.{quoted(name)} COLLATE {collation}" for name, collation in columns
-    )
+    match = " AND ".join(f"e.{quoted(name)} = NEW.{quoted(name)} COLLATE {collation}" for name, collation in columns)
     names = ", ".join(["what", "at", *key_names(spec)])
     values = ", ".join([str(OP_EVICT), _NOW, *_key_values(spec, "e")])
     return f"INSERT INTO {pending_name(table_id)}({names}) SELECT {values} FROM {quoted(spec.name)} e WHERE {match}"

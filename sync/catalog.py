@@ -11,6 +11,7 @@ import fnmatch
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import apsw
 
@@ -102,7 +103,9 @@ class Catalog:
 
     def apply_facts(self, drain: Callable[[Table], None]) -> None:
         """Makes what the facts define and the file lacks: tables, columns, indexes; inside a transaction."""
-        facts = self._store.db.execute(f"SELECT name, kind, sql FROM {SCHEMA_TABLE} ORDER BY kind DESC, name").fetchall()
+        facts = self._store.db.execute(
+            f"SELECT name, kind, sql FROM {SCHEMA_TABLE} ORDER BY kind DESC, name"
+        ).fetchall()
         for name, kind, sql in facts:
             if type(sql) is not str or len(sql) > SQL_MAX or type(name) is not str:
                 continue
@@ -287,7 +290,9 @@ class Catalog:
         if described is None or described.folded != name:
             self.notes[name] = "not created: its definition on the mesh is not one plain CREATE TABLE"
             return
-        present = {fold(row[0]) for row in self._store.db.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
+        present = {
+            fold(row[0]) for row in self._store.db.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")
+        }
         if name not in present:
             self._store.db.execute(sql)
             return
@@ -301,7 +306,7 @@ class Catalog:
                 self._add_column(table.spec, scratch, column.name)
         scratch.close()
 
-    def _add_column(self, spec: TableSpec, scratch: apsw.Connection, column: str) -> None:
+    def _add_column(self, spec: TableSpec, scratch: Any, column: str) -> None:
         declared, collation, not_null, _key, _auto = scratch.column_metadata("main", spec.name, column)
         default = scratch.execute(
             "SELECT dflt_value FROM pragma_table_info(?) WHERE name = ?", (spec.name, column)
@@ -338,14 +343,14 @@ def _extended(bits: dict[str, int], spec: TableSpec) -> dict[str, int]:
     return bits
 
 
-def _missing_words(db: apsw.Connection, table_id: int, bits: dict[str, int]) -> list[str]:
+def _missing_words(db: Any, table_id: int, bits: dict[str, int]) -> list[str]:
     held = {row[0] for row in db.execute("SELECT name FROM pragma_table_info(?)", (pending_name(table_id),))}
     return [word for word in word_names(bits) if word not in held]
 
 
-def _scratch(sql: str) -> apsw.Connection:
+def _scratch(sql: str) -> Any:
     """Returns an empty in-memory database with that one table; raises apsw.Error if the SQL does more than make it."""
-    db = apsw.Connection(":memory:")
+    db: Any = apsw.Connection(":memory:")
     db.authorizer = _only(apsw.SQLITE_CREATE_TABLE)
     try:
         db.execute(sql)

@@ -78,7 +78,7 @@ class ChangeLog:
 
     def committed(self) -> None:
         """Adds the transaction's changes to count and sums."""
-        assert not (self._adds or self._replaces or self._removes), "flush before the commit"
+        assert not any((self._adds, self._replaces, self._removes)), "flush before the commit"
         count, low, high = self._delta
         if count or low or high:
             self.count += count
@@ -100,9 +100,8 @@ class ChangeLog:
     def leaves(self, row: Row) -> list[Leaf]:
         """Returns the entries of one row, ordered by (place, hlc)."""
         self.flush()
-        return self._store.db.execute(
-            f"SELECT place, hlc, row, mask, digest, prior FROM {self.name} WHERE row = ? ORDER BY place, hlc", (row,)
-        ).fetchall()
+        listing = f"SELECT place, hlc, row, mask, digest, prior FROM {self.name} WHERE row = ? ORDER BY place, hlc"
+        return list(self._store.db.execute(listing, (row,)))
 
     def leaves_of(self, rows: Sequence[Row]) -> dict[Row, list[Leaf]]:
         """Returns the entries of many rows at once."""
@@ -156,10 +155,10 @@ class ChangeLog:
     def scan(self, place: int, hlc: int, limit: int) -> list[tuple[int, int, Row, int]]:
         """Returns up to `limit` (place, hlc, row, digest) after a stamp, in stamp order."""
         self.flush()
-        return self._store.db.execute(
-            f"SELECT place, hlc, row, digest FROM {self.name} WHERE (place, hlc) > (?, ?) ORDER BY place, hlc LIMIT ?",
-            (place, hlc, limit),
-        ).fetchall()
+        listing = (
+            f"SELECT place, hlc, row, digest FROM {self.name} WHERE (place, hlc) > (?, ?) ORDER BY place, hlc LIMIT ?"
+        )
+        return list(self._store.db.execute(listing, (place, hlc, limit)))
 
     # ---- writing, inside a transaction
 

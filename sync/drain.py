@@ -51,7 +51,7 @@ class _Touched:
 
 def drain_table(table: Table, place: int, wall_ms: int) -> Drained:
     """Turns up to one chunk of the pending log into changes of the site at `place`; inside a transaction."""
-    rows, last, more, size = _read_pending(table)
+    rows, last, more, size = _read_pending(table, wall_ms)
     if not rows:
         return Drained(None, more=False)
     after = table.coverage.top(table.store.site(place))
@@ -72,7 +72,7 @@ def drain_table(table: Table, place: int, wall_ms: int) -> Drained:
     return Drained(Section(table.spec.folded, [(site, after, upto)], groups), more)
 
 
-def _read_pending(table: Table) -> tuple[dict[Row, _Touched], int, bool, int]:
+def _read_pending(table: Table, wall_ms: int) -> tuple[dict[Row, _Touched], int, bool, int]:
     """Returns (rows by name, last seq read, whether more follow, log rows read)."""
     words = word_names(table.bits_captured)
     rows: dict[Row, _Touched] = {}
@@ -105,7 +105,8 @@ def _read_pending(table: Table) -> tuple[dict[Row, _Touched], int, bool, int]:
             if values is not None:
                 size += _weight(values)
         at_ms = round((at - _UNIX_EPOCH_JULIAN) * _DAY_MS) if type(at) is float else 0
-        touched.at_ms = max(touched.at_ms, at_ms)
+        # A write captured while the clock was ahead is stamped by the clock as it is: peers would refuse the future.
+        touched.at_ms = max(touched.at_ms, min(at_ms, wall_ms))
         if what == OP_INSERT:
             touched.inserted = True
         elif what == OP_DELETE:
@@ -145,8 +146,13 @@ def _all_new(table: Table, rows: dict[Row, _Touched]) -> bool:
         if not touched.inserted or touched.deleted or touched.values is None:
             return False
     if table.spec.kind is not KeyKind.KEYED:
-        return not table.log.any_row_between(min(rows), max(rows))  # type: ignore[type-var]
+        return not table.log.any_row_between(*_bounds(rows))
     return not any(table.log.knows(row) for row in rows)
+
+
+def _bounds(rows: dict[Row, _Touched]) -> tuple[int, int]:
+    numbers = [row for row in rows if isinstance(row, int)]
+    return min(numbers), max(numbers)
 
 
 def _drain_births(table: Table, place: int, rows: dict[Row, _Touched]) -> list[Group]:
@@ -161,7 +167,7 @@ def _drain_births(table: Table, place: int, rows: dict[Row, _Touched]) -> list[G
     for row, touched in rows.items():
         hlc = tick(touched.at_ms)
         key = None if bag or (isinstance(row, int) and table.spec.kind is KeyKind.KEYED) else row
-        leaves.append((place, hlc, row, stored, digest(place, hlc, mask, key, touched.values), None))
+        leaves.append((place, hlc, row, stored, digest(place, hlc, mask, key, touched.values or ()), None))
         hlcs.append(hlc)
     table.log.add(leaves)
     values = [list(touched.values) for touched in rows.values() if touched.values is not None]
@@ -247,4 +253,3 @@ def _change(
         group.keys.append(key)
     if group.priors is not None:
         group.priors.append(prior_to_wire(table, prior, mask))
-

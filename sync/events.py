@@ -81,7 +81,9 @@ class ScrubRequested:
     """Compare every row with the change log, and capture what bypassed the triggers."""
 
 
-Event = ScrubRequested | LinkOpened | LinkClosed | LinkWritable | MessageReceived | BatchReceived | CommitSeen | TimerFired
+Event = (
+    ScrubRequested | LinkOpened | LinkClosed | LinkWritable | MessageReceived | BatchReceived | CommitSeen | TimerFired
+)
 
 
 @dataclass(frozen=True, slots=True)

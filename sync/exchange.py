@@ -331,7 +331,9 @@ class Exchange:
         else:
             if applied.refused:
                 link.failed = link.refused = True
-                text = f"{applied.refused} changes from {link.peer.hex()[:8]} are stamped too far ahead; check its clock"
+                text = (
+                    f"{applied.refused} changes from {link.peer.hex()[:8]} are stamped too far ahead; check its clock"
+                )
                 actions.append(Notice("round.refused", text, {"changes": applied.refused}, "warning"))
             link.rows_received += applied.merged.changes
             self._publish(applied.published, actions, now_ms)
@@ -355,7 +357,9 @@ class Exchange:
             return
         if moved:
             rows = link.rows_received
-            actions.append(Notice("round.done", f"caught up with {link.peer.hex()[:8]}", {"rows": rows, "tables": moved}))
+            actions.append(
+                Notice("round.done", f"caught up with {link.peer.hex()[:8]}", {"rows": rows, "tables": moved})
+            )
             for other in sorted(self._links):
                 self._compare(other, actions, now_ms)
         for other in sorted(self._links):
@@ -466,4 +470,3 @@ class Exchange:
         for number, link in sorted(self._links.items()):
             if now_ms >= link.compare_at:
                 self._compare(number, actions, now_ms)
-

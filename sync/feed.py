@@ -127,7 +127,7 @@ def _append(
         group.priors = [[] for _ in group.hlcs[:-1]]
     if group.priors is not None:
         group.priors.append(prior_to_wire(table, prior, mask))
-    return 16 + sum(len(cell) if type(cell) in (str, bytes) else 8 for cell in cells)
+    return 16 + sum(len(cell) if isinstance(cell, (str, bytes)) else 8 for cell in cells)
 
 
 def _key(table: Table, row: Row) -> Any:

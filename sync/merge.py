@@ -272,7 +272,7 @@ def _enter(table: Table, view: RowView, change: _Change, gained: int) -> None:
         table.log.replace(earlier, leaf)
 
 
-def materialize(table: Table, view: RowView, seen: bool, target: dict[str, Any], *, reborn: bool) -> bool:  # noqa: FBT001
+def materialize(table: Table, view: RowView, seen: bool, target: dict[str, Any], *, reborn: bool) -> bool:
     """Makes the user's table show `target` (or nothing), and holds what it cannot show.
 
     Returns true if the row had to be parked: it is on record, and tried again when something changes.
@@ -305,7 +305,7 @@ def materialize(table: Table, view: RowView, seen: bool, target: dict[str, Any],
     return bool(reason)
 
 
-def _show(table: Table, view: RowView, seen: bool, shown: dict[str, Any], *, reborn: bool) -> Row:  # noqa: FBT001
+def _show(table: Table, view: RowView, seen: bool, shown: dict[str, Any], *, reborn: bool) -> Row:
     """Writes the user's row; returns the row's name afterwards; constraint errors pass through, with no effect."""
     row = view.row
     if not seen:
@@ -448,7 +448,7 @@ def _note_conflicts(
             if values or (entry.dead and bits):
                 made += report.conflict(table, change.key, values, entry.stamp, stamp, entry.dead, wall_ms)
     refused = change.mask & ~gained
-    for leaf, entry in zip(view.leaves, view.entries, strict=True):
+    for entry in view.entries:
         if entry.stamp == stamp:
             refused &= ~entry.mask
     for leaf, entry in zip(view.leaves, view.entries, strict=True):

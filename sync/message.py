@@ -15,7 +15,20 @@ from sync.codec import is_array, is_bytes, is_int, require
 from sync.errors import DecodeError
 from sync.vector import RANGES_MAX, Vector
 
-__all__ = ["MESSAGE_BYTES_MAX", "Ack", "Chunk", "Digests", "Done", "Mend", "Message", "SketchOf", "Vectors", "Want", "decode", "encode"]
+__all__ = [
+    "MESSAGE_BYTES_MAX",
+    "Ack",
+    "Chunk",
+    "Digests",
+    "Done",
+    "Mend",
+    "Message",
+    "SketchOf",
+    "Vectors",
+    "Want",
+    "decode",
+    "encode",
+]
 
 MESSAGE_BYTES_MAX = BUNDLE_BYTES_MAX + 64
 

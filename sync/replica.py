@@ -11,13 +11,10 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-import apsw
-
 from sync import codec
 from sync.batch import Bundle, Section
 from sync.capture import drop_statements, pending_name
 from sync.catalog import SCHEMA_TABLE, Catalog, TableFilter
-from sync.changelog import changes_name
 from sync.drain import drain_table
 from sync.errors import BatchRefusedError, DecodeError, ForeignFileError
 from sync.feed import read_range, read_rows
@@ -252,7 +249,9 @@ class Replica:
         more = True
         while more:  # local writes have no stamps yet: all of them first, a chunk a transaction
             with self._store.transaction():
-                published, more = self._drain_chunk(wall_ms) if self._catalog.changed() or self._pending() else ([], False)
+                published, more = (
+                    self._drain_chunk(wall_ms) if self._catalog.changed() or self._pending() else ([], False)
+                )
                 applied.published += published
                 if not more:
                     self._merge(bundle, applied, wall_ms, repair=repair)
@@ -266,7 +265,7 @@ class Replica:
                 continue
             try:
                 merged = merge_section(table, section, wall_ms, repair=repair)
-            except (TypeError, apsw.DataError, OverflowError) as error:
+            except (TypeError, OverflowError) as error:
                 raise DecodeError(f"{section.table}: a value that SQLite cannot store: {error}") from error
             for group in section.groups:
                 self._store.clock.witness(group.hlcs[-1])
@@ -380,7 +379,9 @@ class Replica:
             note = self._catalog.notes.get(name, "")
             tables.append(TableStatus(table.spec.name, rows, table.log.digest.hex(), conflicts, parked, note))
         tables += [
-            TableStatus(name, 0, "", 0, 0, note) for name, note in sorted(self._catalog.notes.items()) if name not in self.tables
+            TableStatus(name, 0, "", 0, 0, note)
+            for name, note in sorted(self._catalog.notes.items())
+            if name not in self.tables
         ]
         clock_ms = ms_from_hlc(self._store.clock.last)
         return ReplicaStatus(self.path, self.site.hex(), clock_ms, tuple(tables), pending)
@@ -419,7 +420,9 @@ def _check_sites(bundle: Bundle, origin: bytes, wall_ms: int) -> None:
         newest = max([upto for _, _, upto in section.ranges] + [group.hlcs[-1] for group in section.groups], default=0)
         if newest > bound:
             ahead_s = (ms_from_hlc(newest) - wall_ms) / 1000
-            raise BatchRefusedError(f"{section.table}: stamped {ahead_s:.0f} s ahead of this clock; set the sender's clock")
+            raise BatchRefusedError(
+                f"{section.table}: stamped {ahead_s:.0f} s ahead of this clock; set the sender's clock"
+            )
 
 
 def _leave_out_future(bundle: Bundle, wall_ms: int) -> int:

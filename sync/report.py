@@ -28,19 +28,19 @@ def conflict(
     values: dict[str, Any],
     lost: tuple[int, bytes],
     won: tuple[int, bytes],
-    dead: bool,  # noqa: FBT001 -- the loser was a delete
+    dead: bool,
     wall_ms: int,
 ) -> int:
     """Records one losing write; returns 1 if it was not known before."""
     db = table.store.db
-    before = db.total_changes()
+    before = int(db.total_changes())
     db.execute(
         "INSERT INTO mycomesh_conflicts(seen_at, table_name, row_key, lost, lost_at, lost_site, won_at, won_site,"
         " reason, lost_hlc) VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
         (
             time_text(wall_ms),
             table.spec.name,
-            key_text(table, key),
+            key_text(key),
             json.dumps({name: _plain(value) for name, value in values.items()}, ensure_ascii=False),
             time_text(ms_from_hlc(lost[0])),
             lost[1].hex(),
@@ -50,10 +50,11 @@ def conflict(
             lost[0],
         ),
     )
-    made = db.total_changes() - before
+    made = int(db.total_changes()) - before
     if made:
         db.execute(
-            "DELETE FROM mycomesh_conflicts WHERE seq <= (SELECT max(seq) FROM mycomesh_conflicts) - ?", (CONFLICTS_MAX,)
+            "DELETE FROM mycomesh_conflicts WHERE seq <= (SELECT max(seq) FROM mycomesh_conflicts) - ?",
+            (CONFLICTS_MAX,),
         )
     return made
 
@@ -65,7 +66,7 @@ def park(table: Table, row: Row, key: Any, reason: str, values: dict[str, Any], 
         " ON CONFLICT(id, row) DO UPDATE SET reason = excluded.reason, content = excluded.content",
         (
             table.spec.name,
-            key_text(table, key),
+            key_text(key),
             reason,
             json.dumps({name: _plain(value) for name, value in values.items()}, ensure_ascii=False)[:TEXT_MAX],
             time_text(wall_ms),
@@ -88,7 +89,7 @@ def time_text(wall_ms: int) -> str:
         return f"{wall_ms} ms"
 
 
-def key_text(table: Table, key: Any) -> str:
+def key_text(key: Any) -> str:
     """Returns a row's key as a person writes it: the value, a JSON array of several, or the birth of a keyless row."""
     if isinstance(key, int):
         return str(key)

@@ -11,8 +11,6 @@ import enum
 from dataclasses import dataclass
 from typing import Any
 
-import apsw
-
 from sync import codec
 
 __all__ = [
@@ -109,7 +107,7 @@ def quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-def user_tables(db: apsw.Connection) -> tuple[list[str], list[tuple[str, str]]]:
+def user_tables(db: Any) -> tuple[list[str], list[tuple[str, str]]]:
     """Returns (ordinary tables, [(skipped name, why)]) of the main database, sorted by name."""
     tables: list[str] = []
     skipped: list[tuple[str, str]] = []
@@ -128,7 +126,7 @@ def user_tables(db: apsw.Connection) -> tuple[list[str], list[tuple[str, str]]]:
     return tables, skipped
 
 
-def read_table(db: apsw.Connection, name: str) -> TableSpec:
+def read_table(db: Any, name: str) -> TableSpec:
     """Returns the spec of one ordinary table.
 
     Raises:
@@ -171,7 +169,7 @@ def _key_kind(key: tuple[Column, ...], *, without_rowid: bool, indexed: bool) ->
     return KeyKind.KEYED
 
 
-def _read_indexes(db: apsw.Connection, table: str) -> list[tuple[str, str, list[tuple[str, str]]]]:
+def _read_indexes(db: Any, table: str) -> list[tuple[str, str, list[tuple[str, str]]]]:
     """Returns the unique indexes: (name, origin, [(column or '', collation)])."""
     result = []
     listing = 'SELECT name, origin FROM pragma_index_list(?) WHERE "unique" ORDER BY name'
@@ -183,10 +181,10 @@ def _read_indexes(db: apsw.Connection, table: str) -> list[tuple[str, str, list[
     return result
 
 
-def _read_columns(
-    db: apsw.Connection, table: str, indexes: list[tuple[str, str, list[tuple[str, str]]]]
-) -> list[Column]:
-    key_collation = {fold(column): collation for _, origin, terms in indexes if origin == "pk" for column, collation in terms}
+def _read_columns(db: Any, table: str, indexes: list[tuple[str, str, list[tuple[str, str]]]]) -> list[Column]:
+    key_collation = {
+        fold(column): collation for _, origin, terms in indexes if origin == "pk" for column, collation in terms
+    }
     columns = []
     listing = 'SELECT name, type, "notnull", dflt_value, pk, hidden FROM pragma_table_xinfo(?) ORDER BY cid'
     for name, declared, not_null, default, key, hidden in db.execute(listing, (table,)).fetchall():

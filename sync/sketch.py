@@ -114,15 +114,17 @@ class Sketch:
             digest = self.sums[cell] * side & _MASK
             mixed = (digest ^ digest >> 29) * _MIX & _MASK
             sign = 1 if mixed & 1 << 47 else -1
-            if sign * side == count and (mixed >> 48) * side & _CHECK == self.checks[cell] and cell in self._places(digest):
+            if (
+                sign * side == count
+                and (mixed >> 48) * side & _CHECK == self.checks[cell]
+                and cell in self._places(digest)
+            ):
                 return digest, side
         return None
 
     def _places(self, digest: int) -> tuple[int, ...]:
         part = self.cells // _PARTS
-        return tuple(
-            ((digest * spread & _MASK) * part >> 64) + part * number for number, spread in enumerate(_SPREAD)
-        )
+        return tuple(((digest * spread & _MASK) * part >> 64) + part * number for number, spread in enumerate(_SPREAD))
 
     def _take(self, digest: int, side: int) -> tuple[int, ...]:
         mixed = (digest ^ digest >> 29) * _MIX & _MASK

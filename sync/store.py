@@ -65,7 +65,8 @@ class Store:
         self._places: dict[bytes, int] = {}
         self._wal_pages = 0
         self.clock = Clock()
-        self.db = _open(path)
+        # Typed Any: rows come out of SQLite as whatever was stored, and each reader knows its own SELECT.
+        self.db: Any = _open(path)
         self.db.set_wal_hook(self._on_wal)
 
     def close(self) -> None:
@@ -77,7 +78,7 @@ class Store:
     # ---- transactions
 
     @contextlib.contextmanager
-    def transaction(self) -> Iterator[apsw.Connection]:
+    def transaction(self) -> Iterator[Any]:
         """One write transaction: committed at the end of the block, undone (memory too) if it raises.
 
         Raises:
@@ -108,7 +109,7 @@ class Store:
             self.checkpoint()
 
     @contextlib.contextmanager
-    def reading(self) -> Iterator[apsw.Connection]:
+    def reading(self) -> Iterator[Any]:
         """One read transaction: every SELECT of the block sees the same state. Keep it short: it pins the WAL."""
         with _translated(self.path):
             self.db.execute("BEGIN")
@@ -147,7 +148,9 @@ class Store:
         if found is None:
             self.meta_set("format", FORMAT)
         elif found != FORMAT:
-            raise ForeignFileError(f"{self.path}: made by another version of mycomesh (format {found}); update this node")
+            raise ForeignFileError(
+                f"{self.path}: made by another version of mycomesh (format {found}); update this node"
+            )
         self.clock.last = self.meta("clock") or 0
         self._sites = [site for (site,) in self.db.execute("SELECT site FROM mycomesh_sites ORDER BY place")]
         self._places = {site: place for place, site in enumerate(self._sites)}
@@ -160,7 +163,8 @@ class Store:
     def meta_set(self, name: str, value: object) -> None:
         """Sets one persisted fact; inside `transaction()`."""
         self.db.execute(
-            "INSERT INTO mycomesh_meta VALUES(?, ?) ON CONFLICT(name) DO UPDATE SET value = excluded.value", (name, value)
+            "INSERT INTO mycomesh_meta VALUES(?, ?) ON CONFLICT(name) DO UPDATE SET value = excluded.value",
+            (name, value),
         )
 
     # ---- sites: 16 bytes on the wire, a small integer in the file
@@ -239,5 +243,3 @@ def _configure(db: apsw.Connection, *, fresh: bool) -> None:
     db.execute("PRAGMA wal_autocheckpoint = 0").fetchall()
     db.execute("PRAGMA foreign_keys = 0").fetchall()
     db.execute("PRAGMA cache_size = -4096").fetchall()
-
-

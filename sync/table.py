@@ -274,7 +274,7 @@ class Table:
         state.update(codec.encode([hlc, key, *values]))
         return int.from_bytes(state.digest(), "big", signed=True)
 
-    def _digest_prefix(self, place: int, mask: int, dead: bool) -> hashlib.blake2b:  # noqa: FBT001 -- a cache key
+    def _digest_prefix(self, place: int, mask: int, dead: bool) -> hashlib.blake2b:
         state = hashlib.blake2b(digest_size=8, key=self._mesh_key, person=b"mycomesh-change")
         kind = 2 if dead else mask & EXISTENCE
         head = [self.spec.folded, self.store.site(place), kind, list(self.columns_of(mask))]

@@ -50,8 +50,8 @@ class Vector:
 
     def upto(self, site: bytes) -> int:
         """Returns the end of the first range that starts at zero: everything up to it is covered."""
-        items = self._ranges.get(site)
-        return items[0][1] if items and items[0][0] == 0 else 0
+        first = next(iter(self._ranges.get(site, ())), (0, 0))
+        return first[1] if first[0] == 0 else 0
 
     def top(self, site: bytes) -> int:
         """Returns the greatest covered hlc of one site, 0 if none."""
@@ -68,8 +68,8 @@ class Vector:
 
     def has_gap(self, site: bytes) -> bool:
         """True if something of that site is known to be missing before what is covered."""
-        items = self._ranges.get(site, ())
-        return len(items) > 1 or (bool(items) and items[0][0] > 0)
+        items = self._ranges.get(site, [])
+        return len(items) > 1 or any(after > 0 for after, _ in items)
 
     def add(self, site: bytes, after: int, upto: int) -> None:
         """Covers `(after, upto]`; an empty range adds nothing."""
@@ -97,9 +97,7 @@ class Vector:
 
     def missing_from(self, other: Vector) -> list[tuple[bytes, Range]]:
         """Returns what this vector covers and `other` does not, by site and ascending."""
-        return [
-            (site, gap) for site, items in self.items() for gap in difference(items, other.ranges(site))
-        ]
+        return [(site, gap) for site, items in self.items() for gap in difference(items, other.ranges(site))]
 
 
 def difference(have: Iterable[Range], lack: Sequence[Range]) -> Iterator[Range]:
