@@ -43,8 +43,8 @@ from mesh.events import (
 )
 from mesh.gate import BOOT_BYTES, MemberGate, Papers, RefusalError, Visitor
 from mesh.joiner import Joiner
-from mesh.link import Link, host_group, is_loopback, reached
-from mesh.message import ADDRESSES_MAX, Addresses, App, Message, Ping, Pong, decode
+from mesh.link import Link, crowded, reached
+from mesh.message import Addresses, App, Message, Ping, Pong, decode
 from mesh.noise import PSKS_MAX
 from mesh.overlay import Overlay, Result, Tell
 from mesh.peers import PeerStatus, peer_status
@@ -82,9 +82,9 @@ class _House:
 class MeshCore:
     """One member node's mesh. Feed it events and do what it answers; call it again at `next_deadline()`."""
 
-    __slots__ = ("_conns", "_dialer", "_dirty", "_house", "_members", "_overlay", "_quiet", "_view")
+    __slots__ = ("_conns", "_dialer", "_dirty", "_house", "_links_due_ms", "_members", "_overlay", "_quiet", "_view")
 
-    def __init__(  # noqa: PLR0913, keyword-only: what a core must be given
+    def __init__(
         self,
         identity: Identity,
         *,
@@ -101,6 +101,7 @@ class MeshCore:
         self._dialer = Dialer(config, rng)
         self._overlay = Overlay(identity, config, rng, self._neighbours)
         self._quiet = Quiet()
+        self._links_due_ms = _NEVER  # no link is due before; traffic moves deadlines away from here unseen
         self._view = View(config, self._overlay, rng)
         for invitation in invitations:
             self.invite(invitation)
@@ -133,10 +134,7 @@ class MeshCore:
         due = self._overlay.deadline()
         dial = self._dialer.deadline()
         trim = self._view.deadline(self._members)
-        due = min(due, due if dial is None else dial, due if trim is None else trim)
-        for link in self._conns.values():
-            due = min(due, self._link_deadline(link))
-        return due
+        return min(due, self._links_due_ms, due if dial is None else dial, due if trim is None else trim)
 
     def invite(self, invitation: Invitation) -> None:
         """Accept this invitation from this moment on; the oldest goes when there are more than a handshake tries."""
@@ -152,8 +150,8 @@ class MeshCore:
 
     def peers(self, now_ms: int) -> tuple[PeerStatus, ...]:
         """Every other member, by name: linked, reachable over others, or down."""
-        own, overlay = self._house.identity.node_id, self._overlay
-        others = [each for each in overlay.roster.members() if each.node_id != own]
+        overlay = self._overlay
+        others = (each for each in overlay.roster.members() if each.node_id != self._house.identity.node_id)
         return tuple(peer_status(each, overlay.topology, self._members.get(each.node_id), now_ms) for each in others)
 
     def topology(self) -> tuple[LinkState, ...]:
@@ -202,7 +200,7 @@ class MeshCore:
         house = self._house
         if dialled:
             self._dialer.opened(address)
-        elif self._crowded(address.host):
+        elif crowded(self._conns.values(), address.host, house.config, known=self._dialer.known_host(address.host)):
             text = f"too many connections of strangers; one from {address.host} was closed"
             self._say(Notice("conn.crowded", text, level="warning"), actions, now_ms)
             actions.append(Close(conn, "too many strangers"))
@@ -215,6 +213,7 @@ class MeshCore:
         detector = Detector(now_ms, heartbeat_ms=house.config.heartbeat_ms)
         link = Link(conn, address, dialled, session, gate, now_ms, detector)
         self._conns[conn] = link
+        self._links_due_ms = min(self._links_due_ms, self._link_deadline(link))
         if dialled:
             link.write(session.start(), actions, now_ms)
 
@@ -278,19 +277,6 @@ class MeshCore:
         if link.dialled:
             self._dialer.closed(link.address, now_ms)
 
-    def _crowded(self, host: str) -> bool:
-        """Whether there is no place for one more stranger of this host."""
-        config = self._house.config
-        strangers = [link for link in self._conns.values() if not link.dialled and link.papers is None]
-        if len(strangers) >= config.strangers_max - config.strangers_reserved and (
-            len(strangers) >= config.strangers_max or not self._dialer.known_host(host)
-        ):
-            return True
-        if is_loopback(host):
-            return False
-        group = host_group(host)
-        return sum(host_group(link.address.host) == group for link in strangers) >= config.strangers_per_host_max
-
     # ---- admission
 
     def _unwanted(self, papers: Papers) -> str:
@@ -325,6 +311,7 @@ class MeshCore:
             self._members[node_id] = link
             self._drop(rival, "superseded", actions, now_ms)
         link.papers = papers
+        self._links_due_ms = min(self._links_due_ms, self._link_deadline(link))
         self._members[node_id] = link
         if link.dialled:
             self._dialer.answered(link.address, node_id)
@@ -420,13 +407,13 @@ class MeshCore:
     def _tell_addresses(self, link: Link) -> None:
         """Tell the newcomer where the others are, and the others where the newcomer is."""
         entries: list[tuple[bytes, Address]] = []
+        small = not self._overlay.large  # in a large mesh the newcomer finds enough by itself
         for other in self._members.values():
             if other is not link:
                 entries += reached(other, link)
                 where = reached(link, other)
-                if where:
+                if where and small:
                     self._send(other, Addresses(tuple(where)), 1)
-        assert ADDRESSES_TOLD_MAX <= ADDRESSES_MAX
         if entries:
             self._send(link, Addresses(tuple(entries[-ADDRESSES_TOLD_MAX:])), 1)
 
@@ -444,6 +431,7 @@ class MeshCore:
                 self._drop(link, f"no sign of life for {silent_ms} ms", actions, now_ms)
             elif link.detector.due(now_ms):
                 self._send(link, link.detector.ping(now_ms, wall_ms), 0)
+        self._links_due_ms = min((self._link_deadline(link) for link in self._conns.values()), default=_NEVER)
         surplus = self._view.surplus(self._members, now_ms)
         if surplus is not None:
             self._drop(self._members[surplus], "enough links", actions, now_ms)
@@ -486,6 +474,9 @@ class MeshCore:
 
     def _say(self, notice: Notice, actions: list[Action], now_ms: int) -> None:
         actions += self._quiet.pass_on(notice, now_ms)
+
+
+_NEVER = 1 << 62
 
 
 def _welcome(_papers: Papers) -> str:

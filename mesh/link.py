@@ -16,12 +16,15 @@ from mesh.session import Phase
 from mesh.topology import Neighbour
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from mesh.config import MeshConfig
     from mesh.detector import Detector
     from mesh.events import Action
     from mesh.gate import JoinGate, MemberGate, Papers
     from mesh.session import Session
 
-__all__ = ["Link", "host_group", "is_loopback", "reached", "travels"]
+__all__ = ["Link", "crowded", "host_group", "is_loopback", "reached", "travels"]
 
 _SCOPED = "%"
 
@@ -71,6 +74,17 @@ class Link:
         rtt_ms = self.detector.pulse(now_ms).rtt_ms
         node_id = self.papers.certificate.node_id
         return Neighbour(node_id, -1 if rtt_ms is None else round(rtt_ms), self.sent_bytes, self.received_bytes)
+
+
+def crowded(links: Iterable[Link], host: str, config: MeshConfig, *, known: bool) -> bool:
+    """Whether there is no place for one more stranger of this host; `known` hosts have places of their own."""
+    strangers = [link for link in links if not link.dialled and link.papers is None]
+    if len(strangers) >= config.strangers_max - (0 if known else config.strangers_reserved):
+        return True
+    if is_loopback(host):
+        return False
+    group = host_group(host)
+    return sum(host_group(link.address.host) == group for link in strangers) >= config.strangers_per_host_max
 
 
 def host_group(host: str) -> str:

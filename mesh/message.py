@@ -168,7 +168,7 @@ RosterMessage = LinkStatesHave | LinkStates | CertificatesHave | Certificates | 
 Message = Ping | Pong | App | Batch | IHave | Graft | Prune | RosterMessage
 
 
-def encode(message: Message) -> bytes:  # noqa: PLR0911, one return a type
+def encode(message: Message) -> bytes:
     """The one encoding of `message`: version, type, body."""
     match message:
         case Ping(token):

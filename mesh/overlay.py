@@ -44,6 +44,7 @@ __all__ = ["Overlay", "OverlayMessage", "Result", "Tell"]
 HELD_MAX = 64  # batches whose origin's certificate has not come yet: it is sent before them, so this is rare
 HELD_BYTES_MAX = 4 << 20
 PIECE_BYTES = 48 << 10  # of a list of records in one message: fits one frame, lets urgent messages pass
+GATHER_MS = 50  # link-states are passed on together: one message for many, and none to whoever sent them meanwhile
 EXPIRE_MS = 60_000  # between looks at the members' expiry, which is a matter of days
 
 _DOMAIN = b"batch"
@@ -69,10 +70,12 @@ class Overlay:
     __slots__ = (
         "_config",
         "_expire_ms",
+        "_fresh",
         "_held",
         "_held_bytes",
         "_links",
         "_neighbours",
+        "_spread_ms",
         "gossip",
         "roster",
         "topology",
@@ -91,6 +94,8 @@ class Overlay:
         self._held: OrderedDict[bytes, tuple[int, Batch]] = OrderedDict()
         self._held_bytes = 0
         self._expire_ms = 0
+        self._fresh: dict[bytes, tuple[bytes, dict[int, None]]] = {}  # node -> (record to pass on, links that have it)
+        self._spread_ms: int | None = None
         self.roster = Roster(identity)
         self.topology = Topology(identity)
         self.gossip = Gossip(self._covered, rng, config.gossip)
@@ -146,7 +151,8 @@ class Overlay:
             case LinkStatesHave(versions):
                 return [Tell(link, LinkStates(piece), 1) for piece in _pieces(self.topology.newer_than(versions))]
             case LinkStates(records):
-                return self._on_link_states(link, records, now_ms)
+                self._on_link_states(link, records, now_ms)
+                return []
             case _:
                 assert_never(message)
 
@@ -205,22 +211,25 @@ class Overlay:
             results += self._release(now_ms)
         return results
 
-    def _on_link_states(self, link: int, records: tuple[bytes, ...], now_ms: int) -> list[Result]:
-        fresh: list[bytes] = []
+    def _on_link_states(self, link: int, records: tuple[bytes, ...], now_ms: int) -> None:
         for raw in records:
             state, news = self.topology.peek(raw)
-            author = self.roster.get(state.node_id)
-            if news and author is not None and self.topology.add(state, raw, author.node_key, now_ms):
-                fresh.append(raw)
-        return self._to_all(fresh, besides=link)
+            waiting = self._fresh.get(state.node_id)
+            if waiting is not None and waiting[0] == raw:
+                waiting[1][link] = None
+            elif news:
+                author = self.roster.get(state.node_id)
+                if author is not None and self.topology.add(state, raw, author.node_key, now_ms):
+                    self._spread(state.node_id, raw, link, now_ms)
 
     # ---- time
 
     def deadline(self) -> int:
         """When `on_timer` has something to do."""
-        spread = self.gossip.deadline()
-        told = self.topology.deadline()
-        return min(told, self._expire_ms) if spread is None else min(told, spread, self._expire_ms)
+        due = min(self.topology.deadline(), self._expire_ms)
+        for other in (self.gossip.deadline(), self._spread_ms):
+            due = due if other is None else min(due, other)
+        return due
 
     def on_timer(self, now_ms: int, wall_ms: int) -> list[Result]:
         """Do what is due."""
@@ -230,7 +239,10 @@ class Overlay:
             for node_id in self.roster.expire(wall_ms):
                 self.topology.forget(node_id)
         if self.topology.deadline() <= now_ms:
-            results += self._to_all([self.topology.tell(self._neighbours(now_ms), now_ms, wall_ms)], besides=-1)
+            raw = self.topology.tell(self._neighbours(now_ms), now_ms, wall_ms)
+            self._spread(self.roster.identity.node_id, raw, -1, now_ms)
+        if self._spread_ms is not None and self._spread_ms <= now_ms:
+            results += self._pass_on()
         return results
 
     # ---- helpers
@@ -244,9 +256,20 @@ class Overlay:
         message = Certificates((certificate.raw,))
         results += (Tell(link, message, 0) for link in self._links if link != besides)
 
-    def _to_all(self, records: list[bytes], besides: int) -> list[Result]:
-        pieces = _pieces(records)
-        return [Tell(link, LinkStates(piece), 1) for link in self._links if link != besides for piece in pieces]
+    def _spread(self, node_id: bytes, raw: bytes, link: int, now_ms: int) -> None:
+        """Pass a record on with the next ones, to those who have not sent it to us by then."""
+        self._fresh[node_id] = (raw, {link: None})
+        if self._spread_ms is None:
+            self._spread_ms = now_ms + GATHER_MS
+
+    def _pass_on(self) -> list[Result]:
+        results: list[Result] = []
+        for link in self._links:
+            records = [raw for raw, held_by in self._fresh.values() if link not in held_by]
+            results += (Tell(link, LinkStates(piece), 1) for piece in _pieces(records))
+        self._fresh.clear()
+        self._spread_ms = None
+        return results
 
 
 def _tells(sends: list[Send]) -> list[Result]:

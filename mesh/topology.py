@@ -89,11 +89,12 @@ class _Known:
 class Topology:
     """The map of the mesh as this node knows it."""
 
-    __slots__ = ("_adjacent", "_changed", "_identity", "_known", "_reachable", "_sequence", "_told_ms")
+    __slots__ = ("_adjacent", "_by_raw", "_changed", "_identity", "_known", "_reachable", "_sequence", "_told_ms")
 
     def __init__(self, identity: Identity) -> None:
         self._identity = identity
         self._known: dict[bytes, _Known] = {}
+        self._by_raw: dict[bytes, LinkState] = {}  # most of what a flood brings is here already
         self._adjacent: dict[bytes, frozenset[bytes]] = {}
         self._reachable: dict[bytes, int] | None = None  # node -> hops; None: to be computed
         self._sequence = 0
@@ -129,6 +130,9 @@ class Topology:
 
     def peek(self, raw: bytes) -> tuple[LinkState, bool]:
         """What an unverified record claims, and whether it would be news. DecodeError if it is malformed."""
+        same = self._by_raw.get(raw)
+        if same is not None:
+            return same, False
         if not _SIGNATURE_BYTES < len(raw) <= RECORD_BYTES_MAX:
             raise DecodeError(f"link-state of {len(raw)} bytes")
         state = LinkState.decode(raw[_SIGNATURE_BYTES:])
@@ -151,7 +155,9 @@ class Topology:
 
     def forget(self, node_id: bytes) -> None:
         """Drop a node that is no member any more."""
-        if self._known.pop(node_id, None) is not None:
+        known = self._known.pop(node_id, None)
+        if known is not None:
+            self._by_raw.pop(known.raw, None)
             self._adjacent.pop(node_id, None)
             self._reachable = None
 
@@ -203,7 +209,11 @@ class Topology:
 
     def _keep(self, known: _Known) -> None:
         node_id = known.state.node_id
+        before = self._known.get(node_id)
+        if before is not None:
+            self._by_raw.pop(before.raw, None)
         self._known[node_id] = known
+        self._by_raw[known.raw] = known.state
         adjacent = frozenset(each.node_id for each in known.state.neighbours)
         if self._adjacent.get(node_id) != adjacent:
             self._adjacent[node_id] = adjacent

@@ -601,21 +601,21 @@ def test_a_joining_node_answers_nobody_who_calls_it():
 
 def test_a_large_mesh_keeps_partial_views_that_reach_everyone():
     pipes = Pipes()
-    nodes = [pipes.member(identity) for identity in mesh_of(40)[0]]
+    nodes = [pipes.member(identity) for identity in mesh_of(24)[0]]
     rng = random.Random(3)
     for node in nodes:
-        for other in rng.sample(nodes, 20):
+        for other in rng.sample(nodes, 12):
             if other is not node:
                 pipes.meet(node, other)
-    pipes.run(60_000)
+    pipes.run(25_000)
     degrees = [len(node.links) for node in nodes]
-    assert max(degrees) <= 12
-    assert sum(degrees) / len(degrees) <= 9
-    assert all(node.core._overlay.topology.reachable_count() == 40 for node in nodes)
+    assert max(degrees) <= 9
+    assert 6 <= sum(degrees) / len(degrees) <= 8
+    assert all(states.count("down") == 0 for states in ([each.state for each in node.core.peers(0)] for node in nodes))
     for index in range(5):
-        pipes.publish(nodes[index * 7], b"%d" % index)
+        pipes.publish(nodes[index * 4], b"%d" % index)
         pipes.run(1_000)
-    assert all(len(node.batches()) >= 4 for node in nodes)
+    assert all(len(node.batches()) == 5 - (number % 4 == 0 and number < 20) for number, node in enumerate(nodes))
 
 
 def test_the_same_seed_gives_the_same_run():
