@@ -52,7 +52,11 @@ COMMANDS = (
     Command("peers", "list the members that the running node knows", "tools.commands.peers"),
     Command("tables", "list the replicated tables with their hashes", "tools.commands.tables"),
     Command("wait", "wait until what is written is on several nodes", "tools.commands.wait"),
+    Command("isolate", "cut this node off from the mesh on purpose, to rehearse a split", "tools.commands.isolate"),
+    Command("rejoin", "end what 'isolate' began", "tools.commands.rejoin"),
+    Command("scrub", "look for writes that bypassed the triggers, and capture them", "tools.commands.scrub"),
     Command("down", "stop the running node", "tools.commands.down"),
+    Command("demo", "three nodes on this machine, a real flight, a split and its healing", "tools.commands.demo"),
     Command("simulate", "run many nodes under virtual time", "tools.commands.simulate"),
 )
 

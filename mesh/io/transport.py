@@ -47,6 +47,7 @@ class Transport:
         self._dials: dict[Address, asyncio.Task[None]] = {}
         self._server: asyncio.Server | None = None
         self._port = 0
+        self._isolated = False
 
     async def start(self, port: int) -> None:
         """Listens on every interface, IPv4 and IPv6, on `port` (0: any free one).
@@ -84,6 +85,13 @@ class Transport:
         if address not in self._dials:
             self._dials[address] = asyncio.get_running_loop().create_task(self._dial(address))
 
+    def isolate(self, *, cut: bool) -> None:
+        """Cuts this node off (every connection ends, none is made or taken), or ends that: a split on purpose."""
+        self._isolated = cut
+        if cut:
+            for connection in list(self._conns.values()):
+                connection.abort()
+
     async def close_all(self) -> None:
         """Stops listening and dialling, flushes and closes every connection."""
         if self._server is not None:
@@ -102,7 +110,7 @@ class Transport:
         loop = asyncio.get_running_loop()
         sock: socket.socket | None = None
         try:
-            family, target = _target(address)
+            family, target = self._reachable(address)
             sock = socket.socket(family, socket.SOCK_STREAM)
             sock.setblocking(False)
             async with asyncio.timeout(DIAL_S_MAX):
@@ -120,7 +128,17 @@ class Transport:
         else:
             self._dials.pop(address, None)
 
+    def _reachable(self, address: Address) -> tuple[int, Any]:
+        if self._isolated:
+            raise OSError(errno.ENETUNREACH, "cut off on purpose")
+        return _target(address)
+
     # ---- called by connections
+
+    @property
+    def isolated(self) -> bool:
+        """True while no connection may stand."""
+        return self._isolated
 
     def opened(self, connection: _Connection, address: Address) -> int:
         """Numbers a connection and announces it."""
@@ -130,6 +148,11 @@ class Transport:
         connection.conn = conn
         self._on_event(ConnOpened(conn, address, dialled=connection.dialled is not None))
         return conn
+
+    def refused(self, dialled: Address | None) -> None:
+        """Ends a connection that came while this node is cut off."""
+        if dialled is not None:
+            self._on_event(DialFailed(dialled))
 
     def received(self, conn: int, data: bytes) -> None:
         """Hands bytes on."""
@@ -166,6 +189,10 @@ class _Connection(asyncio.Protocol):
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
                 for option, value in _KEEPALIVE:
                     sock.setsockopt(socket.IPPROTO_TCP, option, value)
+        if self._owner.isolated:
+            self._transport.abort()
+            self._owner.refused(self.dialled)
+            return
         self._owner.opened(self, self.dialled or _address(transport.get_extra_info("peername")))
 
     def data_received(self, data: bytes) -> None:
@@ -187,6 +214,10 @@ class _Connection(asyncio.Protocol):
     def write(self, data: bytes) -> None:
         if self._transport is not None and not self._transport.is_closing():
             self._transport.write(data)
+
+    def abort(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
 
     def close(self) -> None:
         if self._transport is None or self._transport.is_closing():

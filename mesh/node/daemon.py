@@ -260,6 +260,12 @@ class Daemon:
                 return {"replicas": await self._serving().replicas()}
             case "invite":
                 return self._invite(request)
+            case "isolate":
+                self._serving().isolate(cut=request.get("cut") is True)
+                return {}
+            case "scrub":
+                self._serving().scrub()
+                return {}
             case "down":
                 return await self._down(request)
             case other:

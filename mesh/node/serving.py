@@ -22,7 +22,7 @@ from mesh.node.shell import MeshShell, clock
 from mesh.node.sqlthread import Acted, Broken, Report, SqlThread
 from mesh.node.status import PeerView, TableView
 from mesh.node.watch import Watch
-from sync.events import CommitSeen
+from sync.events import CommitSeen, ScrubRequested
 from sync.exchange import Exchange, ExchangeConfig, LinkStatus
 from sync.replica import Replica, ReplicaConfig, ReplicaStatus
 
@@ -119,6 +119,14 @@ class ServingNode:
         equal = {link.peer: link.equal for link in links}
         peers = tuple(_peer_view(peer, equal.get(peer.node_id)) for peer in self._mesh.peers(now_ms))
         return Snapshot(status.site, status.pending, tables, peers, self._shell.port)
+
+    def isolate(self, *, cut: bool) -> None:
+        """Cut this node off from every other, or end that."""
+        self._shell.isolate(cut=cut)
+
+    def scrub(self) -> None:
+        """Compare every row with the change log, and capture what bypassed the triggers."""
+        self._sql.submit(ScrubRequested())
 
     async def replicas(self) -> int:
         """Return on how many nodes, this one counted, everything committed here until this moment is."""

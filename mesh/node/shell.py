@@ -106,6 +106,12 @@ class MeshShell:
         self._events.append(actions)
         self._pump()
 
+    def isolate(self, *, cut: bool) -> None:
+        """Cut this node off from every other, or let it meet them again: a split on purpose, to see what happens."""
+        self._transport.isolate(cut=cut)
+        if not cut:
+            self.feed(NetworkChanged())
+
     async def close(self) -> None:
         """Take leave: withdraw the announcement, flush and close every connection."""
         self._closed = True

@@ -1,0 +1,25 @@
+"""`mycomesh demo`: three nodes on this machine, a real flight, a split and its healing."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from mesh.node.home import Home
+
+__all__ = ["add_arguments", "run"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("--keep", type=Path, metavar="DIR", help="work in DIR and leave the three databases there")
+    parser.add_argument(
+        "--quick", action="store_true", help="replay the flight as fast as it goes, not over ten seconds"
+    )
+
+
+def run(args: argparse.Namespace, _home: Home) -> int:
+    """Play the demo; the exit code says whether all three databases ended equal."""
+    from tools.demo import play  # noqa: PLC0415 -- rich and the rest only when a demo is wanted
+
+    return play(keep=args.keep, quick=args.quick)
