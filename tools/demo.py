@@ -159,17 +159,15 @@ class _Play:
         self._meet()
         half = len(self._flight) * 2 // 3
         self._replay(self._flight[:half])
-        before = self._traffic()
         self._split(self._flight[half:])
         self._title("Healing: the drone hears the others again")
         started = time.monotonic()
         drone.run("rejoin")
         self._until(self._equal, "equal databases")
         took_s = time.monotonic() - started
-        bytes_moved = self._traffic() - before
-        self._say(
-            f"all three equal after [bold]{took_s:.2f} s[/], {bytes_moved:,} bytes on the wire since the split began"
-        )
+        # The drone's links are new, and so are their counters: handshakes, comparison and rows, both ways.
+        bytes_moved = self._traffic(drone)
+        self._say(f"all three equal after [bold]{took_s:.2f} s[/] and {bytes_moved:,} bytes on the drone's links")
         lost = drone.query("SELECT table_name, row_key, lost, reason FROM mycomesh_conflicts ORDER BY seq")
         won = ground.query("SELECT status FROM missions WHERE mission_id = 1")[0][0]
         for table, key, values, reason in lost:
@@ -269,9 +267,9 @@ class _Play:
         waiting = any(view.get("pending", 1) for view in views)
         return not waiting and len(hashes[0]) == len(TABLES) and hashes[0] == hashes[1] == hashes[2]
 
-    def _traffic(self) -> int:
-        """Returns the bytes that all nodes have sent to members so far."""
-        return sum(peer["sent_bytes"] for node in self._nodes for peer in node.status().get("peers", []))
+    def _traffic(self, node: _Node) -> int:
+        """Returns the bytes that went over a node's present links, both ways."""
+        return sum(peer["sent_bytes"] + peer["received_bytes"] for peer in node.status().get("peers", []))
 
     def _until(self, check: Callable[[], bool], what: str) -> None:
         end = time.monotonic() + WAIT_S_MAX
