@@ -5,20 +5,18 @@ in pairs, with one link a member between them; a stranger costs a bounded place 
 what waits for one link is bounded; each event is answered with the actions in the order in which they must be done.
 Must not know: tables, sockets, files. The words of this border are those of `mesh.events`.
 
-Two connections to one member: who dialled does not finish a handshake with a member that is linked already; if both
-dialled at once and both finished, the one dialled by the lower node id stays. A member that has restarted (another boot
-number) replaces its old connection at once.
+Two connections to one member: who dialled does not finish a handshake with a member that is linked already, and counts
+a link as up when the other side, which decides, has said something on it; if both dialled at once, the one dialled by
+the lower node id stays. A member that has restarted (another boot number) replaces its old connection at once.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, assert_never
 
 from mesh.config import MeshConfig
 from mesh.detector import Detector
 from mesh.dialer import Dialer
-from mesh.enrolment import grant
 from mesh.errors import EnrolmentError, MeshError
 from mesh.events import (
     Address,
@@ -42,11 +40,11 @@ from mesh.events import (
     TimerFired,
 )
 from mesh.gate import BOOT_BYTES, MemberGate, Papers, RefusalError, Visitor
+from mesh.house import House
 from mesh.joiner import Joiner
 from mesh.link import Link, crowded, reached
 from mesh.message import Addresses, App, Message, Ping, Pong, decode
-from mesh.noise import PSKS_MAX
-from mesh.overlay import Overlay, Result, Tell
+from mesh.overlay import Drop, Overlay, Result, Tell
 from mesh.peers import PeerStatus, peer_status
 from mesh.quiet import Quiet
 from mesh.session import Closed, Opened, Received, Reply, Session, Step
@@ -66,23 +64,21 @@ __all__ = ["Joiner", "MeshConfig", "MeshCore", "PeerStatus"]
 ADDRESSES_TOLD_MAX = 64  # to one new link: enough to find a small mesh, or a way into a large one
 
 
-@dataclass(slots=True)
-class _House:
-    """What does not change while a core lives, but for the invitations and the port."""
-
-    identity: Identity
-    config: MeshConfig
-    entropy: Callable[[int], bytes]
-    boot: bytes
-    root_seed: bytes | None
-    invitations: tuple[Invitation, ...]
-    port: int = 0
-
-
 class MeshCore:
     """One member node's mesh. Feed it events and do what it answers; call it again at `next_deadline()`."""
 
-    __slots__ = ("_conns", "_dialer", "_dirty", "_house", "_links_due_ms", "_members", "_overlay", "_quiet", "_view")
+    __slots__ = (
+        "_conns",
+        "_dialer",
+        "_dirty",
+        "_house",
+        "_links_due_ms",
+        "_members",
+        "_overlay",
+        "_quiet",
+        "_shown",
+        "_view",
+    )
 
     def __init__(
         self,
@@ -94,9 +90,10 @@ class MeshCore:
         invitations: Sequence[Invitation] = (),
         root_seed: bytes | None = None,
     ) -> None:
-        self._house = _House(identity, config, entropy, entropy(BOOT_BYTES), root_seed, ())
+        self._house = House(identity, config, entropy, entropy(BOOT_BYTES), root_seed)
         self._conns: dict[int, Link] = {}
         self._members: dict[bytes, Link] = {}
+        self._shown: dict[bytes, Link] = {}  # members who have our message 3 and have not said anything yet
         self._dirty: dict[int, None] = {}
         self._dialer = Dialer(config, rng)
         self._overlay = Overlay(identity, config, rng, self._neighbours)
@@ -138,7 +135,7 @@ class MeshCore:
 
     def invite(self, invitation: Invitation) -> None:
         """Accept this invitation from this moment on; the oldest goes when there are more than a handshake tries."""
-        self._house.invitations = (*self._house.invitations, invitation)[-(PSKS_MAX - 1) :]
+        self._house.invite(invitation)
 
     def invitations(self) -> tuple[Invitation, ...]:
         """The invitations as they stand; to be stored again at each `enrolment.granted` notice."""
@@ -205,10 +202,9 @@ class MeshCore:
             self._say(Notice("conn.crowded", text, level="warning"), actions, now_ms)
             actions.append(Close(conn, "too many strangers"))
             return
-        own = Papers(house.identity.certificate, house.boot, house.port)
-        inviting = () if dialled or house.root_seed is None else house.invitations
-        psks = tuple((each.code(house.identity.mesh_id).psk(), each) for each in inviting if each.is_open(wall_ms))
-        gate = MemberGate(own, self._overlay.roster, psks, self._unwanted if dialled else _welcome)
+        invitations = () if dialled else house.open_invitations(wall_ms)
+        unwanted = self._unwanted if dialled else _welcome
+        gate = MemberGate(house.papers(), self._overlay.roster, invitations, unwanted)
         session = Session(gate.keys(), gate, initiator=dialled, entropy=house.entropy)
         detector = Detector(now_ms, heartbeat_ms=house.config.heartbeat_ms)
         link = Link(conn, address, dialled, session, gate, now_ms, detector)
@@ -230,6 +226,10 @@ class MeshCore:
         """Do one step of a session; False when the connection is gone."""
         match step:
             case Received(payload, _):
+                if link.papers is None:
+                    assert isinstance(link.gate, MemberGate)
+                    assert link.gate.papers is not None
+                    self._admit(link, link.gate.papers, actions, now_ms, wall_ms)
                 try:
                     message = decode(payload)
                     if message is not None:
@@ -239,7 +239,7 @@ class MeshCore:
             case Reply(data):
                 link.write(data, actions, now_ms)
             case Opened():
-                self._on_admitted(link, actions, now_ms, wall_ms)
+                self._on_introduced(link, actions, now_ms, wall_ms)
             case Closed(reason, error):
                 self._on_refused(link, error, reason, actions, now_ms)
             case _:
@@ -274,6 +274,8 @@ class MeshCore:
                 self._dialer.unlinked(node_id, now_ms)
             self._overlay.link_down(link.conn, now_ms)
             actions.append(LinkDown(link.conn, link.info(), reason))
+        for node_id in [key for key, shown in self._shown.items() if shown is link]:
+            del self._shown[node_id]
         if link.dialled:
             self._dialer.closed(link.address, now_ms)
 
@@ -284,12 +286,13 @@ class MeshCore:
         node_id = papers.certificate.node_id
         if node_id == self._house.identity.node_id:
             return "this is our own address"
-        linked = self._members.get(node_id)
-        if linked is not None and linked.papers is not None and linked.papers.boot == papers.boot:
-            return f"{papers.certificate.name} is linked already"
+        rival = self._rival(node_id)
+        if rival is not None and rival[1].boot == papers.boot:
+            return f"{papers.certificate.name} is linked already, or about to be"
         return ""
 
-    def _on_admitted(self, link: Link, actions: list[Action], now_ms: int, wall_ms: int) -> None:
+    def _on_introduced(self, link: Link, actions: list[Action], now_ms: int, wall_ms: int) -> None:
+        """A handshake is done. Whom we dialled may still prefer another connection: its first word decides."""
         assert isinstance(link.gate, MemberGate)
         if link.gate.visitor is not None:
             self._enrol(link, link.gate.visitor, actions, now_ms, wall_ms)
@@ -301,21 +304,43 @@ class MeshCore:
             # Only a node with our keys gets here: our own dials end at their other end, before message 3.
             self._say(_cloned(link.address), actions, now_ms)
             self._drop(link, "cloned identity", actions, now_ms)
-            return
-        rival = self._members.get(node_id)
-        if rival is not None:
-            if not self._replaces(link, papers, rival):
+        elif link.dialled:
+            self._dialer.answered(link.address, node_id)
+            self._shown[node_id] = link
+        else:
+            rival = self._rival(node_id)
+            if rival is not None and not self._replaces(papers, rival):
                 self._drop(link, "linked already", actions, now_ms)
-                return
-            # The place of the member changes hands before its addresses could be dialled again.
-            self._members[node_id] = link
-            self._drop(rival, "superseded", actions, now_ms)
+            else:
+                self._admit(link, papers, actions, now_ms, wall_ms)
+
+    def _rival(self, node_id: bytes) -> tuple[Link, Papers] | None:
+        """The connection that is the link to this member, or may become it, and what the member showed there."""
+        link = self._members.get(node_id) or self._shown.get(node_id)
+        if link is None:
+            return None
+        assert isinstance(link.gate, MemberGate)
+        assert link.gate.papers is not None
+        return link, link.gate.papers
+
+    def _replaces(self, papers: Papers, rival: tuple[Link, Papers]) -> bool:
+        """Whether a connection that a member has dialled takes the place of the one that we have."""
+        if rival[1].boot != papers.boot or not rival[0].dialled:
+            return True  # the peer has restarted, or has dialled once more because the first is dead to it
+        return papers.certificate.node_id < self._house.identity.node_id
+
+    def _admit(self, link: Link, papers: Papers, actions: list[Action], now_ms: int, wall_ms: int) -> None:
+        """From here on this connection is the link to its member."""
+        node_id = papers.certificate.node_id
+        rivals = (self._members.get(node_id), self._shown.pop(node_id, None))
+        # The place of the member changes hands before its addresses could be dialled again.
+        self._members[node_id] = link
+        for rival in rivals:
+            if rival is not None and rival is not link:
+                self._drop(rival, "superseded", actions, now_ms)
         link.papers = papers
         self._links_due_ms = min(self._links_due_ms, self._link_deadline(link))
-        self._members[node_id] = link
-        if link.dialled:
-            self._dialer.answered(link.address, node_id)
-        elif papers.port:
+        if papers.port and not link.dialled:
             self._dialer.found(Address(link.address.host, papers.port), now_ms, node_id=node_id)
         self._dialer.linked(node_id, link.address.host)
         actions.append(LinkUp(link.conn, link.info()))
@@ -323,43 +348,20 @@ class MeshCore:
         self._send(link, link.detector.ping(now_ms, wall_ms), 0)
         self._tell_addresses(link)
 
-    def _replaces(self, link: Link, papers: Papers, rival: Link) -> bool:
-        """Whether a second authenticated connection of one member takes the place of the first."""
-        assert rival.papers is not None
-        if rival.papers.boot != papers.boot or rival.dialled == link.dialled:
-            return True  # the peer has restarted, or has dialled once more because the first is dead to it
-        lower_dials = self._house.identity.node_id < papers.certificate.node_id
-        return link.dialled == lower_dials
-
     def _enrol(self, link: Link, visitor: Visitor, actions: list[Action], now_ms: int, wall_ms: int) -> None:
         """Let a joining node in: one more member, one use less of its invitation, and goodbye."""
-        house = self._house
-        assert house.root_seed is not None, "invitations are offered only where the root key lies"
-        invitation = visitor.invitation
-        if invitation not in house.invitations:
-            self._drop(link, "the invitation was used up meanwhile", actions, now_ms)
-            return
+        name = visitor.request.name
         try:
-            granted = grant(
-                house.root_seed,
-                house.identity,
-                visitor.request,
-                visitor.static,
-                wall_ms=wall_ms,
-                entropy=house.entropy,
-                roles=invitation.roles,
-                grants=invitation.grants,
-                newest_seen_s=self._overlay.roster.newest_seen_s,
+            granted, left = self._house.grant(
+                visitor, newest_seen_s=self._overlay.roster.newest_seen_s, wall_ms=wall_ms
             )
         except EnrolmentError as error:
-            text = f"{visitor.request.name} could not join: {error}"
+            text = f"{name} could not join: {error}"
             self._say(Notice("enrolment.failed", text, level="warning"), actions, now_ms)
             self._drop(link, str(error), actions, now_ms)
             return
-        left = invitation.used()
-        house.invitations = tuple(left if each is invitation else each for each in house.invitations)
-        text = f"{visitor.request.name} has joined the mesh from {link.address}"
-        actions.append(Notice("enrolment.granted", text, {"name": visitor.request.name, "uses_left": left.uses_left}))
+        text = f"{name} has joined the mesh from {link.address}"
+        actions.append(Notice("enrolment.granted", text, {"name": name, "uses_left": left.uses_left}))
         link.session.send(granted, 0)
         self._drop(link, "welcome", actions, now_ms)
 
@@ -389,6 +391,10 @@ class MeshCore:
                         self._queue(link, message, priority, actions, now_ms)
                 case DeliverBatch():
                     actions.append(result)
+                case Drop(conn, reason):
+                    link = self._conns.get(conn)
+                    if link is not None:
+                        self._drop(link, reason, actions, now_ms)
                 case Notice():
                     self._say(result, actions, now_ms)
                 case _:

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from mesh.config import MeshConfig
     from mesh.identity import Identity
 
-__all__ = ["Overlay", "OverlayMessage", "Result", "Tell"]
+__all__ = ["Drop", "Overlay", "OverlayMessage", "Result", "Tell"]
 
 HELD_MAX = 64  # batches whose origin's certificate has not come yet: it is sent before them, so this is rare
 HELD_BYTES_MAX = 4 << 20
@@ -61,7 +61,15 @@ class Tell:
     priority: int
 
 
-Result = Tell | DeliverBatch | Notice
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """End that link: its member is one no more."""
+
+    link: int
+    reason: str
+
+
+Result = Tell | Drop | DeliverBatch | Notice
 
 
 class Overlay:
@@ -236,7 +244,9 @@ class Overlay:
         results = _tells(self.gossip.on_timer(now_ms))
         if self._expire_ms <= now_ms:
             self._expire_ms = now_ms + EXPIRE_MS
-            for node_id in self.roster.expire(wall_ms):
+            gone = self.roster.expire(wall_ms)
+            results += (Drop(link, "its certificate has expired") for link, node in self._links.items() if node in gone)
+            for node_id in gone:
                 self.topology.forget(node_id)
         if self.topology.deadline() <= now_ms:
             raw = self.topology.tell(self._neighbours(now_ms), now_ms, wall_ms)

@@ -1,0 +1,74 @@
+"""What a mesh core is given once: identity, configuration, entropy, and what lets others in.
+
+Owns the invitations. What always holds: an invitation is counted down before its grant exists, and only a node that has
+the mesh's root key grants anything. Must not know: connections, members.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from mesh.enrolment import grant
+from mesh.errors import EnrolmentError
+from mesh.gate import Papers
+from mesh.noise import PSKS_MAX
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mesh.config import MeshConfig
+    from mesh.enrolment import Invitation
+    from mesh.gate import Visitor
+    from mesh.identity import Identity
+
+__all__ = ["House"]
+
+
+@dataclass(slots=True)
+class House:
+    """One node's standing facts. `boot` numbers this life of its process, `port` is where it listens (0: unknown)."""
+
+    identity: Identity
+    config: MeshConfig
+    entropy: Callable[[int], bytes]
+    boot: bytes
+    root_seed: bytes | None = field(repr=False)
+    invitations: tuple[Invitation, ...] = ()
+    port: int = 0
+
+    def papers(self) -> Papers:
+        """What this node shows to members."""
+        return Papers(self.identity.certificate, self.boot, self.port)
+
+    def invite(self, invitation: Invitation) -> None:
+        """Accept an invitation; the oldest goes when there are more than a handshake tries."""
+        self.invitations = (*self.invitations, invitation)[-(PSKS_MAX - 1) :]
+
+    def open_invitations(self, wall_ms: int) -> tuple[tuple[bytes, Invitation], ...]:
+        """Pre-shared key and invitation of all that may be used now."""
+        if self.root_seed is None:
+            return ()
+        mesh_id = self.identity.mesh_id
+        return tuple((each.code(mesh_id).psk(), each) for each in self.invitations if each.is_open(wall_ms))
+
+    def grant(self, visitor: Visitor, *, newest_seen_s: int, wall_ms: int) -> tuple[bytes, Invitation]:
+        """The grant for a joining node, and what is left of its invitation; EnrolmentError if it cannot be given."""
+        assert self.root_seed is not None, "invitations are offered only where the root key lies"
+        invitation = visitor.invitation
+        if invitation not in self.invitations:
+            raise EnrolmentError("the invitation was used up while this node was joining: invite it again")
+        granted = grant(
+            self.root_seed,
+            self.identity,
+            visitor.request,
+            visitor.static,
+            wall_ms=wall_ms,
+            entropy=self.entropy,
+            roles=invitation.roles,
+            grants=invitation.grants,
+            newest_seen_s=newest_seen_s,
+        )
+        left = invitation.used()
+        self.invitations = tuple(left if each is invitation else each for each in self.invitations)
+        return granted, left
