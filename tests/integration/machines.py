@@ -1,0 +1,122 @@
+"""Machines as a person has them: a home, a database file, the `mycomesh` command and the stock sqlite3 shell."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from mesh.node.ask import ask
+from mesh.node.errors import NodeError
+from mesh.node.home import Home
+
+ROOT = Path(__file__).parents[2]
+MYCOMESH = [sys.executable, "-m", "tools"]
+SQLITE = shutil.which("sqlite3")
+WAIT_S = 30
+STEP_S = 0.02
+
+
+def eventually(check, what):
+    """Ask until the answer is true; return it."""
+    end = time.monotonic() + WAIT_S
+    while True:
+        answer = check()
+        if answer:
+            return answer
+        assert time.monotonic() < end, f"not within {WAIT_S} s: {what}"
+        time.sleep(STEP_S)
+
+
+class Machine:
+    """One home and one database file on this machine, and the commands a person types there."""
+
+    def __init__(self, place, name, prefix=(), net=("--no-multicast",)):
+        """`prefix` runs its commands elsewhere (in a network namespace), `net` are the options of every `up`."""
+        self.name = name
+        self.prefix = list(prefix)
+        self.net = net
+        self.dir = place / name
+        self.dir.mkdir()
+        self.file = self.dir / "fleet.db"
+        self.home = Home.locate(self.dir / "home", {})
+        self.process = None
+        self.log = self.dir / "log.txt"
+
+    def command(self, *words):
+        return [*self.prefix, *MYCOMESH, "--home", str(self.home.config), *words]
+
+    def run(self, *words):
+        """Run one command to its end."""
+        return subprocess.run(
+            self.command(*words), cwd=ROOT, capture_output=True, text=True, timeout=WAIT_S * 2, check=False
+        )
+
+    def done(self, *words):
+        """Run one command that must succeed; return its stdout."""
+        done = self.run(*words)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def launch(self, *words):
+        """Start `up` and return at once."""
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                self.command("up", str(self.file), *self.net, *(words or ("--port", "0"))),
+                cwd=ROOT,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+
+    def up(self, *words):
+        """Start `up` and return when it serves."""
+        self.launch(*words)
+        eventually(lambda: self.status().get("phase") == "serving", f"{self.name} serves; {self.said()}")
+        return self
+
+    def status(self):
+        if self.process is not None:
+            assert self.process.poll() is None, f"{self.name} ended: {self.said()}"
+        try:
+            return ask(self.home, "status")
+        except NodeError:
+            return {}
+
+    @property
+    def address(self):
+        return f"127.0.0.1:{self.status()['port']}"
+
+    def said(self):
+        return self.log.read_text() if self.log.exists() else ""
+
+    def sql(self, text):
+        """What the stock sqlite3 shell answers."""
+        done = subprocess.run(
+            [SQLITE, str(self.file), "-cmd", ".timeout 5000", text],
+            capture_output=True,
+            text=True,
+            timeout=WAIT_S,
+            check=False,
+        )
+        return done.stdout if done.returncode == 0 else done.stderr
+
+    def shows(self, select, answer):
+        eventually(
+            lambda: self.sql(select) == answer,
+            f"{self.name}: {select} is {answer!r}, not {self.sql(select)!r}; {self.said()}",
+        )
+
+    def kill(self):
+        """As a power cut would, as far as a process can tell."""
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait(WAIT_S)
+        self.process = None
+
+    def terminate(self):
+        self.process.send_signal(signal.SIGTERM)
+        code = self.process.wait(WAIT_S)
+        self.process = None
+        return code
