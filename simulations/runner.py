@@ -124,7 +124,7 @@ def run(
 def _safety(scenario: Scenario, world: World, cluster: Cluster, progress: Callable[[float], None] | None) -> None:
     """Writes and faults."""
     rng = world.stream("starts")
-    within_us = min(STARTS_US, int(scenario.duration_s * SECOND / 10))
+    within_us = max(1, min(STARTS_US, int(scenario.duration_s * SECOND / 10)))
     for index in range(scenario.nodes):
         if index not in scenario.absent:
             world.at(rng.randrange(within_us), cluster.start, index)
