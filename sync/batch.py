@@ -27,7 +27,6 @@ GROUPS_MAX = 65_536
 ROWS_MAX = 65_536
 COLUMNS_MAX = 2_000  # SQLite's own default
 NAME_MAX = 256
-_PLAIN = {int, float, str, bytes, type(None)}
 
 # What a change overwrote: (column names or None for all of them, site, hlc)
 Part = tuple[tuple[str, ...] | None, bytes, int]
@@ -101,7 +100,7 @@ class Bundle:
         value = codec.decode(data, bytes_max=BUNDLE_BYTES_MAX)
         require(is_array(value, 3), "a bundle is an array of 3")
         version, sites, sections = value
-        require(version == VERSION, f"bundle version {version!r} is not {VERSION}")
+        require(is_int(version) and version == VERSION, f"bundle version {version!r} is not {VERSION}")
         require(is_array(sites) and len(sites) <= SITES_MAX, "bad list of sites")
         require(all(is_bytes(site, 16) for site in sites), "a site is 16 bytes")
         require(is_array(sections) and len(sections) <= SECTIONS_MAX, "bad list of sections")
@@ -154,7 +153,7 @@ def _decode_group(value: Any, sites: list[bytes]) -> Group:
     width = 0 if kind == Kind.DELETE else len(columns)
     require(kind != Kind.DELETE or not columns, "a delete owns no columns")
     require(set(map(type, rows)) == {list} and set(map(len, rows)) == {width}, "a row has the wrong width")
-    require(set(map(type, itertools.chain.from_iterable(rows))) <= _PLAIN, "a value is not an SQLite value")
+    require(set(map(type, itertools.chain.from_iterable(rows))) <= codec.PLAIN, "a value is not an SQLite value")
     if keys is not None:
         require(is_array(keys, count) and set(map(type, keys)) <= {int, bytes}, "bad list of keys")
     names = tuple(columns)

@@ -1,7 +1,9 @@
 """Strict CBOR (RFC 8949) for everything a peer sends about tables, and the keyed digest of one change.
 
 Owns the accepted subset: integers of 64 bits, floats, text, byte strings, null and arrays. What always holds: no tag, map,
-indefinite item, simple value or trailing byte is accepted, and nesting is bounded. It must not know what the values mean.
+indefinite item or trailing byte is accepted, and nesting is bounded. Booleans and other simple values pass `decode`, which
+does not walk what it decodes, and stop at the readers: each checks its values against `PLAIN` or a narrower type. It must
+not know what the values mean.
 """
 
 from __future__ import annotations
@@ -14,10 +16,12 @@ import cbor2
 
 from sync.errors import DecodeError
 
-__all__ = ["DEPTH_MAX", "decode", "encode", "is_array", "is_bytes", "is_int", "require"]
+__all__ = ["DEPTH_MAX", "PLAIN", "decode", "encode", "is_array", "is_bytes", "is_int", "require"]
 
 # The deepest message (message, bundle, sections, section, groups, group, priors, prior, part, columns) is ten arrays.
 DEPTH_MAX = 10
+# The types of SQLite's values, as exact types: a bool is an int to Python, and not a value of SQLite's.
+PLAIN = frozenset({int, float, str, bytes, type(None)})
 
 
 class _NoTags(dict[int, Callable[..., Any]]):
@@ -35,6 +39,10 @@ class _NoTags(dict[int, Callable[..., Any]]):
 
 def _refuse_tag(*_args: object, **_kwargs: object) -> NoReturn:
     raise DecodeError("CBOR tags are not allowed here")
+
+
+def _refuse_map(*_args: object) -> NoReturn:
+    raise DecodeError("CBOR maps are not allowed here")
 
 
 _NO_TAGS = _NoTags()
@@ -60,6 +68,7 @@ def decode(data: bytes, *, bytes_max: int) -> Any:
         allow_indefinite=False,
         allow_duplicate_keys=False,
         semantic_decoders=_NO_TAGS,
+        object_hook=_refuse_map,
     )
     try:
         value = decoder.decode()

@@ -139,6 +139,7 @@ def _check_key(table: Table, key: Any) -> None:
     codec.require(spec.kind is KeyKind.KEYED, f"{spec.name}: a row key that this table does not have")
     values = codec.decode(key, bytes_max=len(key))
     codec.require(codec.is_array(values, len(spec.key)), f"{spec.name}: a row key has the wrong width")
+    codec.require(set(map(type, values)) <= codec.PLAIN, f"{spec.name}: a row key is not made of SQLite values")
     codec.require(None not in values and encode_key(spec, tuple(values)) == key, f"{spec.name}: bad row key")
 
 

@@ -121,7 +121,7 @@ def encode(message: Message) -> bytes:
 def decode(data: bytes) -> Message:
     """Returns the message in `data`; raises `DecodeError` for anything that the protocol does not allow."""
     value = codec.decode(data, bytes_max=MESSAGE_BYTES_MAX)
-    require(is_array(value) and len(value) >= 2, "a message is an array")
+    require(is_array(value) and len(value) >= 2 and is_int(value[0]), "a message is an array that begins with its kind")
     match value:
         case [0, list(tables)]:
             return Digests(tuple(_digest_in(item) for item in _limited(tables)))

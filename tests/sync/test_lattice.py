@@ -62,21 +62,21 @@ def registers(changes):
     return sorted(Entry(stamp, mask, dead) for (stamp, dead), mask in masks.items())
 
 
-@examples(1_000)
+@examples(200)
 @given(histories(), st.data())
 def test_any_order_and_repetition_ends_in_the_registers_of_the_model(changes, data):
     order = data.draw(st.permutations(changes + data.draw(st.lists(st.sampled_from(changes), max_size=4))))
     assert joined(order) == registers(changes)
 
 
-@examples(300)
+@examples(200)
 @given(histories())
 def test_a_row_is_visible_when_its_newest_existence_is_a_birth(changes):
     claims = [(stamp, dead) for stamp, mask, dead in changes if mask & EXISTENCE]
     assert visible(joined(changes)) is bool(claims and not max(claims)[1])
 
 
-@examples(300)
+@examples(200)
 @given(histories(), st.integers(0, 8))
 def test_states_join_as_changes_do(changes, cut):
     """Associativity: a replica's entries, sent on, count as much as the changes that made them."""
@@ -84,7 +84,7 @@ def test_states_join_as_changes_do(changes, cut):
     assert joined(right, left) == joined(left, right) == registers(changes)
 
 
-@examples(300)
+@examples(200)
 @given(histories())
 def test_joining_a_state_again_changes_nothing(changes):
     state = joined(changes)
@@ -95,14 +95,14 @@ def test_joining_a_state_again_changes_nothing(changes):
         assert outcome.masks == [other.mask for other in state]
 
 
-@examples(300)
+@examples(200)
 @given(histories())
 def test_every_cell_has_one_owner(changes):
     for first, second in itertools.combinations(joined(changes), 2):
         assert first.mask & second.mask == 0
 
 
-@examples(300)
+@examples(200)
 @given(histories(), st.integers(0, 15))
 def test_one_change_may_arrive_in_two_parts(changes, split):
     """A superseded change is sent without the cells that it lost: parts of one stamp join to the whole."""

@@ -19,7 +19,7 @@ steps = st.lists(
 )
 
 
-@examples(500)
+@examples(200)
 @given(steps)
 def test_every_tick_exceeds_all_that_was_issued_witnessed_or_overwritten(script):
     clock = Clock()

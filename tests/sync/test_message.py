@@ -1,0 +1,139 @@
+"""Messages of rounds: round trips, golden bytes, and everything hostile refused with one line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cbor2
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sync import batch, codec, message
+from sync.errors import DecodeError
+from sync.message import Ack, Chunk, Digests, Done, Mend, SketchOf, Vectors, Want, decode, encode
+from sync.vector import RANGES_MAX, Vector
+from tests.sync.scale import examples
+from tests.sync.wirestrategies import fault, messages, spoiled
+
+GOLDEN = json.loads((Path(__file__).parents[1] / "vectors" / "sync-golden.json").read_text())
+SITE_A, SITE_B = b"a" * 16, b"b" * 16
+VECTORS = (
+    ("alerts", Vector()),
+    ("drones", Vector({SITE_A: [(0, 9)], SITE_B: [(2, 5), (7, 1 << 62)]})),
+)
+SAMPLES = {
+    "digests": Digests((("drones", bytes(range(8)), bytes(range(16))), ("ünits", b"v" * 8, b"d" * 16))),
+    "vectors": Vectors(VECTORS),
+    "chunk": Chunk(b"a bundle"),
+    "ack": Ack(3),
+    "done": Done(VECTORS),
+    "sketch": SketchOf("drones", b"v" * 8, b"s" * 11),
+    "want": Want("drones", b"d" * 16),
+    "mend": Mend(b"a bundle"),
+}
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_the_bytes_are_those_of_the_golden_vector(name):
+    assert encode(SAMPLES[name]).hex() == GOLDEN["messages"][name]
+    assert decode(bytes.fromhex(GOLDEN["messages"][name])) == SAMPLES[name]
+
+
+@examples(200)
+@given(messages)
+def test_what_is_encoded_comes_back(sent):
+    data = encode(sent)
+    assert decode(data) == sent
+    assert encode(decode(data)) == data
+
+
+@examples(250)
+@given(messages, st.data())
+def test_a_spoiled_message_is_refused_or_still_a_message(sent, data):
+    value = data.draw(spoiled(cbor2.loads(encode(sent))))
+    refused = fault(decode, cbor2.dumps(value))
+    if refused is None:
+        back = decode(cbor2.dumps(value))
+        assert decode(encode(back)) == back
+    else:
+        assert "\n" not in refused
+
+
+@examples(800)
+@given(st.binary(max_size=60))
+def test_any_bytes_are_decoded_or_refused(data):
+    if fault(decode, data) is None:
+        assert decode(encode(decode(data))) == decode(data)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        0,
+        [],
+        [0],
+        [8, b""],
+        [-1, []],
+        ["0", []],
+        [0, None],
+        [0, [["t", bytes(8)]]],
+        [0, [["t", bytes(7), bytes(16)]]],
+        [0, [["t", bytes(8), bytes(15)]]],
+        [0, [["", bytes(8), bytes(16)]]],
+        [0, [["t" * (batch.NAME_MAX + 1), bytes(8), bytes(16)]]],
+        [0, [[b"t", bytes(8), bytes(16)]]],
+        [0, [["t", bytes(8), bytes(16)]] * (batch.SECTIONS_MAX + 1)],
+        [1, []],
+        [1, [b"short"], []],
+        [1, [SITE_A] * (batch.SITES_MAX + 1), []],
+        [1, [], [["t", [[0, [0, 1]]]]]],  # no such site
+        [1, [SITE_A], [["t", [[0, [0]]]]]],  # half a range
+        [1, [SITE_A], [["t", [[0, [0, 0]]]]]],  # an empty range
+        [1, [SITE_A], [["t", [[0, [-1, 2]]]]]],
+        [1, [SITE_A], [["t", [[0, [0, 1 << 63]]]]]],
+        [1, [SITE_A], [["t", [[0, [(1 << 63) - 1, (1 << 63) - 1]]]]]],  # deltas that run out of the clock
+        [1, [SITE_A], [["t", [[0, [0, 1.0]]]]]],
+        [1, [SITE_A], [["t", [[0, [1] * (2 * RANGES_MAX + 2)]]]]],
+        [1, [SITE_A], [["t", [[0, [0, 1]], [0, [2, 1]]]]]],  # more parts than sites
+        [1, [SITE_A], [["t", []]] * (batch.SECTIONS_MAX + 1)],
+        [1, [SITE_A], [["t"]]],
+        [2, "text"],
+        [3, 0],
+        [3, -1],
+        [3, 1_025],
+        [3, 1.0],
+        [3, True],
+        [False, []],
+        [5, "t", bytes(7), b""],
+        [5, "", bytes(8), b""],
+        [5, "t", bytes(8)],
+        [6, "t", bytes(7)],
+        [6, "", bytes(8)],
+        [7, None],
+        [7, b"", b""],
+    ],
+    ids=lambda value: str(value)[:50],
+)
+def test_a_message_that_the_protocol_does_not_allow_is_refused(value):
+    with pytest.raises(DecodeError):
+        decode(codec.encode(value))
+
+
+def test_a_message_over_the_limit_is_refused_unread():
+    with pytest.raises(DecodeError, match="over the limit"):
+        decode(bytes(message.MESSAGE_BYTES_MAX + 1))
+
+
+def test_the_largest_bundle_fits_a_chunk():
+    chunk = Chunk(bytes(batch.BUNDLE_BYTES_MAX))
+    assert decode(encode(chunk)) == chunk
+
+
+def test_vectors_that_share_sites_name_them_once():
+    """Issue 4: a vector costs about ten bytes a site, not its 16-byte id again for every table."""
+    vector = Vector({bytes([number]) * 16: [(0, (1 << 62) + number)] for number in range(20)})
+    one, two = (len(encode(Vectors(tuple((f"t{n}", vector) for n in range(tables))))) for tables in (1, 2))
+    assert two - one <= 20 * 14

@@ -1,0 +1,129 @@
+"""Random bundles, messages and vectors as a sender may make them."""
+
+from hypothesis import strategies as st
+
+from sync import message as wire
+from sync.batch import Bundle, Group, Kind, Section
+from sync.errors import DecodeError
+from sync.stamp import HLC_MAX
+from sync.vector import Vector
+
+sites = st.sampled_from([bytes([number]) * 16 for number in (1, 2, 3, 255)])
+names = st.text(min_size=1, max_size=6)
+cells = st.one_of(
+    st.none(),
+    st.integers(-(1 << 63), (1 << 63) - 1),
+    st.floats(allow_nan=False),
+    st.text(max_size=5),
+    st.binary(max_size=5),
+)
+keys = st.one_of(st.integers(-(1 << 63), (1 << 63) - 1), st.binary(min_size=1, max_size=9))
+hlcs = st.integers(1, HLC_MAX)
+
+
+@st.composite
+def groups(draw):
+    kind = draw(st.sampled_from(Kind))
+    columns = () if kind is Kind.DELETE else tuple(sorted(draw(st.sets(names, max_size=4))))
+    clocks = sorted(draw(st.sets(hlcs, min_size=1, max_size=4)))
+    count = len(clocks)
+
+    def one_each(strategy):
+        return st.lists(strategy, min_size=count, max_size=count)
+
+    part = st.tuples(
+        st.none() if not columns else st.one_of(st.none(), st.lists(st.sampled_from(columns), max_size=3).map(tuple)),
+        sites,
+        st.integers(0, HLC_MAX),
+    )
+    return Group(
+        draw(sites),
+        kind,
+        columns,
+        clocks,
+        draw(st.none() | one_each(keys)),
+        draw(one_each(st.lists(cells, min_size=len(columns), max_size=len(columns)))),
+        draw(st.none() | one_each(st.lists(part, max_size=2))),
+    )
+
+
+@st.composite
+def sections(draw):
+    ranges = []
+    for site in draw(st.lists(sites, max_size=3)):
+        after, upto = sorted((draw(st.integers(0, HLC_MAX)), draw(st.integers(0, HLC_MAX))))
+        ranges.append((site, after, upto))
+    return Section(draw(names), ranges, draw(st.lists(groups(), max_size=3)))
+
+
+bundles = st.lists(sections(), max_size=3).map(Bundle)
+
+
+@st.composite
+def vectors(draw):
+    vector = Vector()
+    for site in draw(st.lists(sites, max_size=3)):
+        after, upto = sorted((draw(st.integers(0, HLC_MAX)), draw(st.integers(0, HLC_MAX))))
+        vector.add(site, after, upto)
+    return vector
+
+
+named_vectors = st.lists(st.tuples(names, vectors()), max_size=3).map(tuple)
+messages = st.one_of(
+    st.builds(
+        wire.Digests,
+        st.lists(
+            st.tuples(names, st.binary(min_size=8, max_size=8), st.binary(min_size=16, max_size=16)), max_size=3
+        ).map(tuple),
+    ),
+    st.builds(wire.Vectors, named_vectors),
+    st.builds(wire.Chunk, st.binary(max_size=30)),
+    st.builds(wire.Ack, st.integers(1, 1_024)),
+    st.builds(wire.Done, named_vectors),
+    st.builds(wire.SketchOf, names, st.binary(min_size=8, max_size=8), st.binary(max_size=33)),
+    st.builds(wire.Want, names, st.lists(st.binary(min_size=8, max_size=8), max_size=3).map(b"".join)),
+    st.builds(wire.Mend, st.binary(max_size=30)),
+)
+
+
+def fault(decode, data):
+    """What a decoder says against these bytes, None if it takes them; any other error than its own passes through."""
+    try:
+        decode(data)
+    except DecodeError as error:
+        return str(error)
+    return None
+
+
+@st.composite
+def spoiled(draw, value):
+    """The decoded form of a valid item with one place of it replaced, dropped or doubled."""
+    hostile = st.one_of(
+        st.none(),
+        st.booleans(),
+        st.integers(-3, 3),
+        st.integers((1 << 63) - 2, (1 << 64) - 1),
+        st.floats(),
+        st.text(max_size=3),
+        st.binary(max_size=17),
+        st.just([]),
+        st.just({}),
+        st.just([[[[[[]]]]]]),
+    )
+    places = list(_places(value))
+    holder, at = draw(st.sampled_from(places))
+    match draw(st.sampled_from(["replace", "drop", "double"])):
+        case "replace":
+            holder[at] = draw(hostile)
+        case "drop":
+            del holder[at]
+        case _:
+            holder.insert(at, holder[at])
+    return value
+
+
+def _places(value):
+    for at, item in enumerate(value):
+        yield value, at
+        if isinstance(item, list):
+            yield from _places(item)
