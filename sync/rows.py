@@ -119,25 +119,25 @@ def shrink(view: RowView, masks: Sequence[int], key: Any) -> None:
 
 
 def priors_of(view: RowView, own_place: int, mask: int) -> list[Prior]:
-    """Returns what a local change of `mask` overwrites: the newest stamps of other sites, one a group of columns.
+    """Returns what a local change of `mask` has seen: for each other site, its newest write of these cells.
 
-    A site's own earlier writes hand on what they had overwritten: they are its own past, never a conflict.
+    A version vector a cell: what the overwritten entries had seen counts as seen too, since the log keeps only the newest
+    entry of a cell. A site's own earlier writes are its own past, never a conflict, and are left out.
     """
-    parts: dict[tuple[int, int], int] = {}
+    seen: dict[tuple[int | None, int], int] = {}
     for leaf, entry in zip(view.leaves, view.entries, strict=True):
         touched = entry.mask if mask & EXISTENCE else entry.mask & mask
         if not touched:
             continue
-        if leaf[0] == own_place and leaf[5] is not None:
-            for part_mask, place, hlc in decode_prior(leaf[5]):
-                share = touched if part_mask is None else touched & part_mask
-                if share:
-                    parts[place, hlc] = parts.get((place, hlc), 0) | share
-        else:
-            parts[leaf[0], leaf[1]] = parts.get((leaf[0], leaf[1]), 0) | touched
-    if len(parts) <= 1 or mask & EXISTENCE:  # a birth or a tombstone overwrites the row as a whole
-        return [(None, place, hlc) for place, hlc in sorted(parts)]
-    return [(part_mask, place, hlc) for (place, hlc), part_mask in sorted(parts.items())]
+        for part_mask, place, hlc in [(None, leaf[0], leaf[1]), *decode_prior(leaf[5])]:
+            share = touched if part_mask is None else touched & part_mask
+            if not share or place == own_place:
+                continue
+            # A birth or a tombstone overwrites the row as a whole.
+            cells = None if mask & EXISTENCE or share == mask else share
+            seen[cells, place] = max(seen.get((cells, place), 0), hlc)
+    parts = [(cells, place, hlc) for (cells, place), hlc in seen.items()]
+    return sorted(parts, key=lambda part: (part[0] or 0, part[1]))
 
 
 def encode_prior(parts: Sequence[Prior]) -> bytes | None:
@@ -181,8 +181,9 @@ def concurrent(
     """True if the winner's writer had not seen the loser's write of this cell (bit 0: the row's existence)."""
     if winner[1] == loser[1]:
         return False
-    newest = (0, b"")
-    for mask, place, hlc in decode_prior(prior):
-        if mask is None or mask >> bit & 1:
-            newest = max(newest, (hlc, table.store.site(place)))
-    return newest < loser
+    place = table.store.place(loser[1])
+    seen = 0
+    for mask, other, hlc in decode_prior(prior):
+        if other == place and (mask is None or mask >> bit & 1):
+            seen = max(seen, hlc)
+    return seen < loser[0]
