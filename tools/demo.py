@@ -1,4 +1,4 @@
-"""The demo: three real node processes, a real flight log, a split, writes on both sides, and the proof of equality.
+"""The demo: three real node processes, real flights, a split, writes on both sides, and the proof of equality.
 
 Owns the play and what it prints. What always holds: everything is done as a user would do it, by the `mycomesh` command and
 the stock `sqlite3` module, and success is claimed only after the three files have been compared row by row. It must not
@@ -8,9 +8,6 @@ know how a node works inside.
 from __future__ import annotations
 
 import contextlib
-import csv
-import gzip
-import importlib.resources
 import shutil
 import signal
 import sqlite3
@@ -18,32 +15,86 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from mesh.node.ask import ask
 from mesh.node.errors import NodeError
 from mesh.node.home import Home
 from tools import exits
+from tools.data import Position, Report, quadcopter, wildfire
 
-__all__ = ["play"]
+__all__ = ["TABLES", "Proof", "play", "prove"]
 
 NAMES = ("ground", "humvee", "drone")
 # Each wait ends long before this on any machine that is not broken.
 WAIT_S_MAX = 30.0
 LOOK_S = 0.02
-REPLAY_S = 10.0
+REPLAY_S = 10.0  # long enough to watch rows arrive, short enough to be watched to the end
+SHOW_EVERY = 50  # rows between two looks at the other nodes; a look is two queries
+SAY_EVERY = 400  # rows between two lines where there is no terminal to draw on
 SCHEMA = (
     "CREATE TABLE drones(drone_id, latitude, longitude, altitude, timestamp)",
     "CREATE TABLE humvees(humvee_id, latitude, longitude, timestamp)",
     "CREATE TABLE missions(mission_id INTEGER PRIMARY KEY, name TEXT, status TEXT)",
+    "CREATE TABLE aircraft(icao24 TEXT PRIMARY KEY, callsign TEXT, latitude REAL, longitude REAL, altitude REAL, at TEXT)",
 )
-INSERT = "INSERT INTO drones (drone_id, latitude, longitude, altitude, timestamp) VALUES (?, ?, ?, ?, ?)"
-TABLES = ("drones", "humvees", "missions")
+INSERT_DRONE = "INSERT INTO drones (drone_id, latitude, longitude, altitude, timestamp) VALUES (?, ?, ?, ?, ?)"
+INSERT_HUMVEE = "INSERT INTO humvees (humvee_id, latitude, longitude, timestamp) VALUES (?, ?, ?, ?)"
+UPSERT_AIRCRAFT = (
+    "INSERT INTO aircraft (icao24, callsign, latitude, longitude, altitude, at) VALUES (?, ?, ?, ?, ?, ?) "
+    "ON CONFLICT(icao24) DO UPDATE SET callsign = excluded.callsign, latitude = excluded.latitude, "
+    "longitude = excluded.longitude, altitude = excluded.altitude, at = excluded.at"
+)
+TABLES = ("drones", "humvees", "missions", "aircraft")
+_COMMAND = (sys.executable, "-m", "tools")
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """What a comparison of one table in several files found: rows of the first file, and whether all hold the same."""
+
+    table: str
+    rows: int
+    equal: bool
+
+
+def play(*, place: Path | None, keep: bool, quick: bool) -> int:
+    """Play the demo in `place` (None: a new temporary directory) and return the exit code.
+
+    0 only if all three databases ended equal, row by row. `quick` replays as fast as it goes.
+    """
+    console = Console(highlight=False, soft_wrap=True)
+    root = Path(tempfile.mkdtemp(prefix="mycomesh-demo-")) if place is None else place
+    nodes = tuple(_Node(name, root / name, root / f"{name}.db") for name in NAMES)
+    try:
+        _check_free(root, nodes)
+        with _ended(nodes):
+            equal = _Play(console, nodes, 0.0 if quick else REPLAY_S).run()
+    except _DemoError as error:
+        print(f"mycomesh: demo: {error}", file=sys.stderr)
+        return exits.FAILED
+    finally:
+        if not keep:
+            shutil.rmtree(root, ignore_errors=True)
+    if keep:
+        _say_how_to_look(console, nodes)
+    return exits.DONE if equal else exits.NOT_CONVERGED
+
+
+def prove(files: Sequence[Path], tables: Sequence[str] = TABLES) -> list[Proof]:
+    """Compare tables of some databases with the stock client: every value of every row, its type included."""
+    found = []
+    for table in tables:
+        contents = [sorted(map(repr, _query(file, f"SELECT * FROM {table}"))) for file in files]
+        found.append(Proof(table, len(contents[0]), all(content == contents[0] for content in contents)))
+    return found
 
 
 class _DemoError(Exception):
@@ -64,7 +115,7 @@ class _Node:
         self.log = self.home.with_suffix(".log")
 
     def run(self, *words: str) -> str:
-        """Runs one `mycomesh` command and returns what it printed."""
+        """Run one `mycomesh` command and return what it printed."""
         done = subprocess.run(  # noqa: S603 -- our own command, no shell
             [*_COMMAND, "--home", str(self.home), *words], capture_output=True, text=True, check=False
         )
@@ -73,14 +124,14 @@ class _Node:
         return done.stdout.strip()
 
     def up(self) -> None:
-        """Starts `mycomesh up`, its log beside its home."""
+        """Start `mycomesh up`, its log beside its home."""
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(  # noqa: S603 -- our own command, no shell
                 [*_COMMAND, "--home", str(self.home), "up", str(self.file), "--loopback"], stdout=log, stderr=log
             )
 
     def status(self) -> dict[str, Any]:
-        """Returns `mycomesh status --json`, asked on the control socket; empty while the node starts."""
+        """Return `mycomesh status --json`, asked on the control socket; empty while the node starts."""
         try:
             return ask(Home.locate(self.home, {}), "status")
         except NodeError:
@@ -89,46 +140,29 @@ class _Node:
                 raise _DemoError(f"node {self.name} ended: {last[0]}") from None
             return {}
 
-    def query(self, sql: str) -> list[tuple[Any, ...]]:
-        """Reads with the stock client."""
-        with contextlib.closing(_connect(self.file)) as db:
-            return db.execute(sql).fetchall()
+    def linked(self) -> int:
+        """Return how many other nodes this one is linked with."""
+        return sum(peer["state"] == "linked" for peer in self.status().get("peers", []))
+
+    def count(self, table: str) -> int:
+        """Return the rows of a table as the stock client sees them; 0 while the table has not arrived."""
+        if not _query(self.file, f"SELECT 1 FROM sqlite_master WHERE name = '{table}'"):
+            return 0
+        return int(_query(self.file, f"SELECT count(*) FROM {table}")[0][0])
 
 
-_COMMAND = (sys.executable, "-m", "tools")
-
-
-def play(*, keep: Path | None, quick: bool) -> int:
-    """Plays the demo and returns the exit code: 0 only if all three databases ended equal, row by row."""
-    console = Console(highlight=False, soft_wrap=True)
-    place = Path(tempfile.mkdtemp(prefix="mycomesh-demo-")) if keep is None else keep
-    nodes = tuple(_Node(name, place / name, place / f"{name}.db") for name in NAMES)
+def _check_free(root: Path, nodes: tuple[_Node, ...]) -> None:
     try:
-        _check_free(place, nodes)
-        with _ended(nodes):
-            equal = _Play(console, nodes, REPLAY_S if not quick else 0.0).run()
-    except _DemoError as error:
-        console.print(f"demo: {error}", style="bold red")
-        return exits.FAILED
-    except KeyboardInterrupt:
-        return exits.INTERRUPTED
-    finally:
-        if keep is None:
-            shutil.rmtree(place, ignore_errors=True)
-    if keep is not None:
-        console.print(f"\nkept: sqlite3 {nodes[0].file} 'SELECT * FROM drones ORDER BY timestamp DESC LIMIT 3'")
-    return exits.DONE if equal else exits.NOT_CONVERGED
-
-
-def _check_free(place: Path, nodes: tuple[_Node, ...]) -> None:
-    place.mkdir(parents=True, exist_ok=True)
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _DemoError(f"cannot make {root}: {error.strerror}; give another directory") from error
     if any(node.file.exists() or node.home.exists() for node in nodes):
-        raise _DemoError(f"{place} holds an earlier demo; give another directory, or empty it")
+        raise _DemoError(f"{root} holds an earlier demo; give another directory, or empty it")
 
 
 @contextlib.contextmanager
 def _ended(nodes: tuple[_Node, ...]) -> Iterator[None]:
-    """Ends every node process at the end, whatever happened."""
+    """End every node process at the end, whatever happened."""
     try:
         yield
     finally:
@@ -151,30 +185,16 @@ class _Play:
         self._console = console
         self._nodes = nodes
         self._replay_s = replay_s
-        self._flight = _flight()
 
     def run(self) -> bool:
-        """Plays every act; returns whether the three databases are equal."""
-        ground, _, drone = self._nodes
+        """Play every act; return whether the three databases are equal."""
+        flight = quadcopter()
+        before = len(flight) * 2 // 3
         self._meet()
-        half = len(self._flight) * 2 // 3
-        self._replay(self._flight[:half])
-        self._split(self._flight[half:])
-        self._title("Healing: the drone hears the others again")
-        started = time.monotonic()
-        drone.run("rejoin")
-        self._until(self._equal, "equal databases")
-        took_s = time.monotonic() - started
-        # The drone's links are new, and so are their counters: handshakes, comparison and rows, both ways.
-        bytes_moved = self._traffic(drone)
-        self._say(f"all three equal after [bold]{took_s:.2f} s[/] and {bytes_moved:,} bytes on the drone's links")
-        lost = drone.query("SELECT table_name, row_key, lost, reason FROM mycomesh_conflicts ORDER BY seq")
-        won = ground.query("SELECT status FROM missions WHERE mission_id = 1")[0][0]
-        for table, key, values, reason in lost:
-            self._say(
-                f"conflict kept: {table} {key} is now {won!r}; what lost is in mycomesh_conflicts: {values} ({reason})"
-            )
-        return self._proof()
+        self._replay(flight[:before])
+        self._split(flight[before:], wildfire())
+        self._heal()
+        return self._prove()
 
     # ---- acts
 
@@ -183,100 +203,138 @@ class _Play:
         self._title("Three nodes, three SQLite files, no server, no addresses")
         ground.run("init", "--name", "demo", "--node-name", ground.name)
         ground.up()
-        self._until(lambda: ground.status().get("phase") == "serving", "the first node")
+        self._until(lambda: ground.status().get("phase") == "serving", "the first node serving")
         code = ground.run("invite", "--uses", "2")
         for node in (humvee, drone):
             node.run("join", code, "--loopback", "--node-name", node.name)
             node.up()
             self._say(f"{node.name} joined by code and serves {node.file.name}")
-        self._until(lambda: all(self._linked(node) == 2 for node in self._nodes), "links between all three")
+        self._until(
+            lambda: all(node.linked() == len(self._nodes) - 1 for node in self._nodes),
+            "links between all three by mDNS on this machine's loopback",
+        )
         self._say("found each other by mDNS; every link is encrypted (Noise_XXpsk0)")
 
-    def _replay(self, rows: list[tuple[Any, ...]]) -> None:
-        ground, _, drone = self._nodes
+    def _replay(self, rows: Sequence[Position]) -> None:
+        ground = self._nodes[0]
         self._title("A real flight, written to ground.db by the stock sqlite3 module, one transaction a position")
-        with contextlib.closing(_connect(ground.file)) as db:
+        started = time.monotonic()
+        with contextlib.closing(_connect(ground.file)) as db, self._rising(len(rows)) as show:
             for statement in SCHEMA:
                 db.execute(statement)
             db.execute("INSERT INTO missions VALUES (1, 'survey', 'planned'), (2, 'relay', 'flying')")
-            pause_s = self._replay_s / len(rows)
-            with self._console.status("replaying") as status:
-                for number, row in enumerate(rows, 1):
-                    db.execute(INSERT, row)
-                    if pause_s:
-                        time.sleep(pause_s)
-                    if number % 100 == 0:
-                        there = drone.query("SELECT count(*) FROM drones")[0][0] if self._has(drone) else 0
-                        status.update(f"{number:,} positions written to ground.db, {there:,} already in drone.db")
-                        if not self._console.is_terminal and number % 400 == 0:
-                            self._say(f"{number:,} positions written to ground.db, {there:,} already in drone.db")
-        started = time.monotonic()
-        self._until(lambda: self._has(drone) and self._equal(), "the flight on all three nodes")
+            for number, row in enumerate(rows, 1):
+                db.execute(INSERT_DRONE, _drone(row))
+                time.sleep(max(0.0, started + number / len(rows) * self._replay_s - time.monotonic()))
+                if number % SHOW_EVERY == 0:
+                    show(number)
+            committed = time.monotonic()
+            self._until(lambda: all(node.count("drones") == len(rows) for node in self._nodes), "the flight everywhere")
+            arrived = time.monotonic()
+            show(len(rows))
+        self._until(self._equal, "equal hashes after the flight")
         self._say(
-            f"{len(rows):,} positions on all three nodes {time.monotonic() - started:.2f} s after the last commit"
+            f"{len(rows):,} positions on all three nodes {(arrived - committed) * 1000:.0f} ms after the last commit"
         )
 
-    def _split(self, rows: list[tuple[Any, ...]]) -> None:
+    def _split(self, rows: Sequence[Position], reports: Sequence[Report]) -> None:
         ground, humvee, drone = self._nodes
-        self._title("A split: the drone is cut off, and both sides go on writing")
+        self._title("A split: the drone is cut off, and every node goes on writing")
         drone.run("isolate")
-        self._until(lambda: self._linked(drone) == 0, "the drone cut off")
-        with contextlib.closing(_connect(ground.file)) as db, db:
-            db.executemany(INSERT, rows)
+        self._until(lambda: drone.linked() == 0 and ground.linked() == 1, "the drone cut off")
+        with _writing(ground) as db:
+            db.executemany(INSERT_DRONE, [_drone(row) for row in rows])
             db.execute("UPDATE missions SET status = 'aborted' WHERE mission_id = 1")
-        with contextlib.closing(_connect(drone.file)) as db, db:
-            db.executemany(INSERT, [(99, row[1], row[2], row[3] + 50, row[4]) for row in rows[:200]])
-            db.execute("UPDATE missions SET status = 'flying' WHERE mission_id = 1")
-        with contextlib.closing(_connect(humvee.file)) as db, db:
+        with _writing(humvee) as db:
+            db.executemany(INSERT_HUMVEE, [(7, row.latitude, row.longitude, row.at) for row in rows[:100]])
             db.executemany(
-                "INSERT INTO humvees VALUES (?, ?, ?, ?)", [(7, row[1], row[2], row[4]) for row in rows[:100]]
+                UPSERT_AIRCRAFT,
+                [
+                    (each.icao24, each.callsign, each.latitude, each.longitude, each.altitude_ft, each.at)
+                    for each in reports
+                ],
             )
+        with _writing(drone) as db:
+            db.executemany(INSERT_DRONE, [_drone(row, drone_id=99) for row in rows[:200]])
+            db.execute("UPDATE missions SET status = 'flying' WHERE mission_id = 1")
         for node in self._nodes:
-            counts = ", ".join(f"{count:,} {table}" for table, count in self._counts(node).items())
+            counts = ", ".join(f"{node.count(table):,} {table}" for table in TABLES)
             self._say(f"{node.name:<7} {counts}")
+        aircraft = humvee.count("aircraft")
+        self._say(
+            f"the humvee wrote {len(reports):,} position reports of {aircraft} aircraft: {aircraft} rows to bring over"
+        )
         self._say("mission 1 was set to 'aborted' on the ground and to 'flying' on the drone: a real conflict")
 
-    def _proof(self) -> bool:
-        """Compares the files with the stock client, every row of every table."""
+    def _heal(self) -> None:
+        ground, _, drone = self._nodes
+        self._title("Healing: the drone hears the others again")
+        started = time.monotonic()
+        drone.run("rejoin")
+        self._until(self._equal, "equal databases")
+        took_s = time.monotonic() - started
+        # The drone's links are new, and so are their counters: handshakes, comparison and rows, both ways.
+        moved = sum(peer["sent_bytes"] + peer["received_bytes"] for peer in drone.status().get("peers", []))
+        self._say(f"all three equal after [bold]{took_s:.2f} s[/] and [bold]{moved:,} bytes[/] on the drone's links")
+        status = _query(ground.file, "SELECT status FROM missions WHERE mission_id = 1")[0][0]
+        listing = "SELECT table_name, row_key, lost, reason FROM mycomesh_conflicts ORDER BY seq"
+        lost = next((rows for node in self._nodes if (rows := _query(node.file, listing))), [])
+        if not lost:
+            raise _DemoError("the conflict on mission 1 was not kept in mycomesh_conflicts")
+        for table, key, values, reason in lost:
+            self._say(
+                escape(f"conflict kept: {table} {key} is {status!r} now; mycomesh_conflicts has {values} ({reason})")
+            )
+
+    def _prove(self) -> bool:
         self._title("Proof: every row of every table, read by the stock sqlite3 module")
-        equal = True
-        for table in TABLES:
-            contents = [sorted(map(repr, node.query(f"SELECT * FROM {table}"))) for node in self._nodes]
-            same = contents[0] == contents[1] == contents[2]
-            equal = equal and same
-            digest = next(each["digest"] for each in self._nodes[0].status()["tables"] if each["name"] == table)
-            mark = "[green]equal[/]" if same else "[bold red]DIFFERENT[/]"
-            self._say(f"{table:<9} {len(contents[0]):>6,} rows  hash {digest[-16:]}  {mark}")
-        return equal
+        hashes = {table["name"]: table["digest"] for table in self._nodes[0].status()["tables"]}
+        proofs = prove([node.file for node in self._nodes])
+        for proof in proofs:
+            mark = "[green]equal on all three[/]" if proof.equal else "[bold red]DIFFERENT[/]"
+            self._say(f"{proof.table:<9} {proof.rows:>6,} rows  hash {hashes[proof.table][-16:]}  {mark}")
+        return all(proof.equal for proof in proofs)
 
-    # ---- looking
-
-    def _linked(self, node: _Node) -> int:
-        return sum(peer["state"] == "linked" for peer in node.status().get("peers", []))
-
-    def _has(self, node: _Node) -> bool:
-        return bool(node.query("SELECT 1 FROM sqlite_master WHERE name = 'drones'"))
-
-    def _counts(self, node: _Node) -> dict[str, int]:
-        return {table: node.query(f"SELECT count(*) FROM {table}")[0][0] for table in TABLES}
+    # ---- looking and showing
 
     def _equal(self) -> bool:
-        """True if the three nodes report the same hashes and nothing is waiting to be stamped."""
+        """Return whether the three nodes report the same hashes and nothing waits to be stamped."""
         views = [node.status() for node in self._nodes]
         hashes = [{table["name"]: table["digest"] for table in view.get("tables", [])} for view in views]
         waiting = any(view.get("pending", 1) for view in views)
-        return not waiting and len(hashes[0]) == len(TABLES) and hashes[0] == hashes[1] == hashes[2]
-
-    def _traffic(self, node: _Node) -> int:
-        """Returns the bytes that went over a node's present links, both ways."""
-        return sum(peer["sent_bytes"] + peer["received_bytes"] for peer in node.status().get("peers", []))
+        return not waiting and len(hashes[0]) == len(TABLES) and all(each == hashes[0] for each in hashes)
 
     def _until(self, check: Callable[[], bool], what: str) -> None:
         end = time.monotonic() + WAIT_S_MAX
         while not check():
             if time.monotonic() > end:
-                raise _DemoError(f"no {what} within {WAIT_S_MAX:.0f} s; run with --keep DIR and look at the logs there")
+                raise _DemoError(
+                    f"waited {WAIT_S_MAX:.0f} s for {what}; run with --keep and look at the .log files there"
+                )
             time.sleep(LOOK_S)
+
+    @contextlib.contextmanager
+    def _rising(self, total: int) -> Iterator[Callable[[int], None]]:
+        """Yield a function that shows how many rows each node has: bars on a terminal, now and then a line elsewhere."""
+        others = self._nodes[1:]
+        if not self._console.is_terminal:
+
+            def tell(written: int) -> None:
+                if written % SAY_EVERY == 0:
+                    there = ", ".join(f"{node.count('drones'):,} in {node.file.name}" for node in others)
+                    self._say(f"{written:,} positions in {self._nodes[0].file.name}, {there}")
+
+            yield tell
+            return
+        columns = (TextColumn("  {task.description:<10}"), BarColumn(), MofNCompleteColumn())
+        with Progress(*columns, console=self._console) as progress:
+            bars = [progress.add_task(node.file.name, total=total) for node in self._nodes]
+
+            def draw(written: int) -> None:
+                for bar, rows in zip(bars, (written, *(node.count("drones") for node in others)), strict=True):
+                    progress.update(bar, completed=rows)
+
+            yield draw
 
     def _title(self, text: str) -> None:
         self._console.print(f"\n[bold]{text}[/]")
@@ -285,24 +343,34 @@ class _Play:
         self._console.print(f"  {text}")
 
 
+def _say_how_to_look(console: Console, nodes: tuple[_Node, ...]) -> None:
+    root = nodes[0].file.parent
+    console.print(f"\nKept in {root}: three ordinary SQLite files, their homes and logs. To look at them:")
+    console.print(f"  sqlite3 {nodes[0].file} 'SELECT * FROM drones ORDER BY timestamp DESC LIMIT 3'", markup=False)
+    console.print(f"  sqlite3 {nodes[2].file} 'SELECT * FROM mycomesh_conflicts'", markup=False)
+    console.print(f"  mycomesh --home {nodes[1].home} up {nodes[1].file} --loopback", markup=False)
+
+
+def _drone(row: Position, drone_id: int | None = None) -> tuple[Any, ...]:
+    return (row.sortie if drone_id is None else drone_id, row.latitude, row.longitude, row.height_m, row.at)
+
+
 def _connect(file: Path) -> sqlite3.Connection:
-    """Opens a database as any program would: the stock module, no extension, autocommit."""
+    """Open a database as any program would: the stock module, no extension, autocommit."""
     db = sqlite3.connect(file, timeout=WAIT_S_MAX, isolation_level=None)
     db.execute("PRAGMA synchronous = NORMAL")
     return db
 
 
-def _flight() -> list[tuple[Any, ...]]:
-    """Returns the real flight: (drone_id, latitude, longitude, altitude in m, timestamp in UTC)."""
-    source = importlib.resources.files("tools") / "data" / "quadcopter-sorties.csv.gz"
-    with source.open("rb") as packed, gzip.open(packed, "rt", newline="") as text:
-        return [
-            (
-                int(row["sortie"].rpartition("-")[2]),
-                float(row["lat"]),
-                float(row["lon"]),
-                float(row["height_m"]),
-                time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(int(row["unix_ms"]) / 1000)),
-            )
-            for row in csv.DictReader(text)
-        ]
+@contextlib.contextmanager
+def _writing(node: _Node) -> Iterator[sqlite3.Connection]:
+    """One transaction of a user of that node's file."""
+    with contextlib.closing(_connect(node.file)) as db:
+        db.execute("BEGIN")
+        yield db
+        db.execute("COMMIT")
+
+
+def _query(file: Path, sql: str) -> list[tuple[Any, ...]]:
+    with contextlib.closing(_connect(file)) as db:
+        return db.execute(sql).fetchall()
