@@ -9,7 +9,7 @@ not know what the values mean.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 import cbor2
@@ -99,4 +99,4 @@ def is_bytes(value: object, length: int) -> bool:
 
 def is_array(value: object, length: int | None = None) -> bool:
     """True for a CBOR array, of that length if one is given."""
-    return isinstance(value, Sequence) and type(value) is list and (length is None or len(value) == length)
+    return type(value) is list and (length is None or len(value) == length)

@@ -10,12 +10,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from sync import report
 from sync.batch import Group, Kind, Section
 from sync.capture import OP_DELETE, OP_EVICT, OP_INSERT, WORD_BITS, key_names, pending_name, word_names
 from sync.changelog import Leaf, pack_mask
 from sync.lattice import EXISTENCE, join
 from sync.rows import RowView, encode_prior, prior_to_wire, priors_of, shrink
 from sync.schema import KeyKind, encode_key, quoted
+from sync.stamp import ms_from_hlc
 from sync.table import Row, Table, birth_key
 
 __all__ = ["CHUNK_BYTES_MAX", "CHUNK_ROWS_MAX", "Drained", "drain_table"]
@@ -217,6 +219,16 @@ def _differing(view: RowView) -> int:
     return changed
 
 
+def _note_unseen(view: RowView, key: Any, stamp: tuple[int, bytes], masks: list[int]) -> None:
+    """Records values that a local write ends and that its user never saw: they were parked, or hidden by a delete."""
+    table = view.table
+    for leaf, entry, mask in zip(view.leaves, view.entries, masks, strict=True):
+        lost = table.columns_of(entry.mask & ~mask & ~EXISTENCE)
+        held = {name: value for name, value in view.held(leaf).items() if name in lost}
+        if held:
+            report.conflict(table, key, held, entry.stamp, stamp, entry.dead, ms_from_hlc(stamp[0]))
+
+
 def _change(
     table: Table,
     place: int,
@@ -237,6 +249,8 @@ def _change(
     key = birth_key(site, hlc) if born else table.key(view.row, view.leaves)
     outcome = join(view.entries, (hlc, site), mask)
     assert outcome.gained == mask, "a local stamp is greater than everything that it overwrites"
+    if not by_birth:
+        _note_unseen(view, key, (hlc, site), outcome.masks)
     columns = () if dead else table.columns_of(mask)
     present = view.present or {}
     values = [present[name] for name in columns]

@@ -90,7 +90,7 @@ class _Link:
     compare_at: int
     digests: dict[str, tuple[bytes, bytes]] = field(default_factory=dict)  # what the peer last told
     asked: dict[str, bytes] = field(default_factory=dict)  # vector digests that a round has answered or will
-    told: tuple[tuple[str, bytes, bytes], ...] = ()  # what it was last told
+    suspects: dict[str, tuple[bytes, bytes]] = field(default_factory=dict)  # digests that differed when last compared
     stream: Stream | None = None
     repairs: list[Repair] = field(default_factory=list)
     repaired_at: dict[str, int] = field(default_factory=dict)
@@ -112,6 +112,7 @@ class Exchange:
         self._links: dict[int, _Link] = {}
         self._fetching: dict[str, int] = {}  # table -> the link that it is being fetched from
         self._drain_at: int | None = 0
+        self._quiet_at: int | None = None  # when the latest change has settled
         self._ask_at: dict[int, int] = {}  # link -> when to ask it for what it has and we lack
 
     @property
@@ -153,8 +154,7 @@ class Exchange:
         """Returns the monotonic millisecond at which `TimerFired` is due."""
         times = [link.compare_at for link in self._links.values()]
         times += self._ask_at.values()
-        if self._drain_at is not None:
-            times.append(self._drain_at)
+        times += [at for at in (self._drain_at, self._quiet_at) if at is not None]
         return min(times, default=None)
 
     def links(self) -> tuple[LinkStatus, ...]:
@@ -196,10 +196,8 @@ class Exchange:
             self._settle(now_ms)
 
     def _settle(self, now_ms: int) -> None:
-        """Something changed: compare soon, on every link, unless a comparison is due earlier anyway."""
-        at = now_ms + self._config.settle_ms
-        for link in self._links.values():
-            link.compare_at = min(link.compare_at, at + self._rng.randrange(self._config.settle_ms))
+        """Something changed: compare once it is quiet. While changes keep coming, only the periodic comparison is made."""
+        self._quiet_at = now_ms + self._config.settle_ms
 
     def _jittered(self, now_ms: int, period_ms: int) -> int:
         return now_ms + period_ms - self._rng.randrange(period_ms // 4 + 1)
@@ -238,8 +236,7 @@ class Exchange:
         """Tells the peer what we hold; equal replicas need nothing more."""
         link = self._links[number]
         link.compare_at = self._jittered(now_ms, self._config.compare_ms)
-        link.told = self._digests()
-        actions.append(Send(number, wire.encode(wire.Digests(link.told))))
+        actions.append(Send(number, wire.encode(wire.Digests(self._digests()))))
 
     def _digests(self) -> tuple[tuple[str, bytes, bytes], ...]:
         return tuple((digest.table, digest.vector, digest.entries) for digest in self._replica.digests())
@@ -254,8 +251,6 @@ class Exchange:
             match message:
                 case wire.Digests(tables):
                     link.digests = {name: (vector, entries) for name, vector, entries in tables}
-                    if link.told != self._digests():
-                        self._compare(number, actions, now_ms)
                     self._ask(number, actions, now_ms)
                     self._start_repairs(link, now_ms)
                 case wire.Vectors(vectors):
@@ -389,6 +384,13 @@ class Exchange:
         for digest in self._replica.digests():
             told = link.digests.get(digest.table)
             if told is None or told[0] != digest.vector or told[1] == digest.entries:
+                link.suspects.pop(digest.table, None)
+                continue
+            pair = (digest.entries, told[1])
+            if link.suspects.get(digest.table) != pair:
+                # Batches may be under way: what is damaged differs in the same way when it is compared again.
+                link.suspects[digest.table] = pair
+                self._settle(now_ms)
                 continue
             if now_ms >= link.repaired_at.get(digest.table, now_ms) and len(link.repairs) < REPAIRS_MAX:
                 link.repaired_at[digest.table] = now_ms + self._config.mend_ms
@@ -467,6 +469,11 @@ class Exchange:
                 self._links[number].asked.clear()
                 self._release(number)
                 self._ask(number, actions, now_ms)
+        if self._quiet_at is not None and now_ms >= self._quiet_at:
+            self._quiet_at = None
+            for link in self._links.values():
+                at = now_ms + self._rng.randrange(self._config.settle_ms)
+                link.compare_at = min(link.compare_at, at)
         for number, link in sorted(self._links.items()):
             if now_ms >= link.compare_at:
                 self._compare(number, actions, now_ms)

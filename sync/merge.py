@@ -248,10 +248,27 @@ def _merge_change(table: Table, view: RowView, change: _Change, wall_ms: int | N
         entry = Entry(stamp, gained | (mine[0].mask if mine else 0), change.dead)
         after = [entry, *(entry for entry in kept if entry.stamp != stamp)]
         seen = visible(after)
+        if not seen and wall_ms is not None:
+            merged.conflicts += _note_hidden(table, change, after, owned, wall_ms)
         names = {name for entry in after for name in table.columns_of(entry.mask & ~EXISTENCE)}
     target = {name: value for name, value in owned.items() if name in names}
     target |= {name: change.values[name] for name in table.columns_of(gained & ~EXISTENCE)}
     merged.parked += materialize(table, view, seen, target, reborn=gained & EXISTENCE != 0)
+
+
+def _note_hidden(table: Table, change: _Change, after: list[Entry], owned: dict[str, Any], wall_ms: int) -> int:
+    """Records values that a delete hides although they were written later: whoever inserts the row again ends them."""
+    tombstone = next((entry for entry in after if entry.dead), None)
+    if tombstone is None:  # a change that came before the birth of its row
+        return 0
+    made = 0
+    for entry in after:
+        columns = table.columns_of(entry.mask & ~EXISTENCE)
+        own = change.values if entry.stamp[0] == change.hlc else {}
+        values = {name: own[name] if name in own else owned.get(name) for name in columns}
+        if values:
+            made += report.conflict(table, change.key, values, entry.stamp, tombstone.stamp, entry.dead, wall_ms)
+    return made
 
 
 def _enter(table: Table, view: RowView, change: _Change, gained: int) -> None:

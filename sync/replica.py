@@ -11,7 +11,6 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from sync import codec
 from sync.batch import Bundle, Section
 from sync.capture import drop_statements, pending_name
 from sync.catalog import SCHEMA_TABLE, Catalog, TableFilter
@@ -306,7 +305,7 @@ class Replica:
     def digests(self) -> list[TableDigest]:
         """Returns one digest pair for each replicated table, by name."""
         return [
-            TableDigest(name, vector_digest(table.vector), table.log.digest)
+            TableDigest(name, table.vector_digest, table.log.digest)
             for name, table in sorted(self._catalog.tables.items())
         ]
 
@@ -385,12 +384,6 @@ class Replica:
         ]
         clock_ms = ms_from_hlc(self._store.clock.last)
         return ReplicaStatus(self.path, self.site.hex(), clock_ms, tuple(tables), pending)
-
-
-def vector_digest(vector: Vector) -> bytes:
-    """Returns BLAKE2b-64 of a vector's canonical form."""
-    items = [[site, [edge for window in ranges for edge in window]] for site, ranges in vector.items()]
-    return hashlib.blake2b(codec.encode(items), digest_size=8, person=b"mycomesh-vector").digest()
 
 
 def _own_site(store: Store, node_id: bytes, mesh_key: bytes, entropy: Callable[[int], bytes]) -> bytes:

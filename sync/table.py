@@ -54,6 +54,7 @@ class Table:
         self.log = ChangeLog(store, table_id)
         self.vector = Vector()
         self._staged: Vector | None = None
+        self._vector_digest = b""
         self._mesh_key = mesh_key
         self.columns_of = functools.lru_cache(maxsize=256)(self._columns_of)
         self.digest_prefix = functools.lru_cache(maxsize=DIGEST_PREFIXES_MAX)(self._digest_prefix)
@@ -84,10 +85,20 @@ class Table:
         """The transaction stands: its coverage becomes the vector."""
         if self._staged is not None:
             self.vector, self._staged = self._staged, None
+            self._vector_digest = b""
 
     def rolled_back(self) -> None:
         """The transaction is undone: forget its coverage."""
         self._staged = None
+
+    @property
+    def vector_digest(self) -> bytes:
+        """BLAKE2b-64 of the vector's canonical form."""
+        if not self._vector_digest:
+            items = [[site, [edge for window in ranges for edge in window]] for site, ranges in self.vector.items()]
+            state = hashlib.blake2b(codec.encode(items), digest_size=8, person=b"mycomesh-vector")
+            self._vector_digest = state.digest()
+        return self._vector_digest
 
     @property
     def coverage(self) -> Vector:
