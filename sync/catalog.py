@@ -128,7 +128,7 @@ class Catalog:
         log = pending_name(table.table_id)
         db.execute(
             f"INSERT INTO {log}(what, at, {', '.join(names)})"
-            f" SELECT {LOOK_AGAIN}, julianday('now'), {', '.join(keys)} FROM {quoted(spec.name)} t"
+            f" SELECT {LOOK_AGAIN}, NULL, {', '.join(keys)} FROM {quoted(spec.name)} t"
         )
         for row in table.vanished():
             found = table.where_values(row)
@@ -136,8 +136,7 @@ class Catalog:
             columns = names if isinstance(row, bytes) else ["r"]
             marks = ", ".join("?" * len(found[1]))
             db.execute(
-                f"INSERT INTO {log}(what, at, {', '.join(columns[: len(found[1])])})"
-                f" VALUES({OP_EVICT}, julianday('now'), {marks})",
+                f"INSERT INTO {log}(what, at, {', '.join(columns[: len(found[1])])}) VALUES({OP_EVICT}, NULL, {marks})",
                 found[1],
             )
 
@@ -282,7 +281,7 @@ class Catalog:
             (name, kind, sql),
         )
         self._store.db.execute(
-            f"INSERT INTO {pending_name(_SCHEMA_ID)}(what, at, k0) VALUES({OP_INSERT}, julianday('now'), ?)", (name,)
+            f"INSERT INTO {pending_name(_SCHEMA_ID)}(what, at, k0) VALUES({OP_INSERT}, NULL, ?)", (name,)
         )
 
     def _apply_table(self, name: str, sql: str) -> None:

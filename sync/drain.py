@@ -106,9 +106,8 @@ def _read_pending(table: Table, wall_ms: int) -> tuple[dict[Row, _Touched], int,
             touched = rows[row] = _Touched(0, False, False, False, 0, values)
             if values is not None:
                 size += _weight(values)
-        at_ms = round((at - _UNIX_EPOCH_JULIAN) * _DAY_MS) if type(at) is float else 0
-        # A write captured while the clock was ahead is stamped by the clock as it is: peers would refuse the future.
-        touched.at_ms = max(touched.at_ms, min(at_ms, wall_ms))
+        at_ms = _captured_ms(at, wall_ms)
+        touched.at_ms = max(touched.at_ms, at_ms)
         if what == OP_INSERT:
             touched.inserted = True
         elif what == OP_DELETE:
@@ -120,6 +119,16 @@ def _read_pending(table: Table, wall_ms: int) -> tuple[dict[Row, _Touched], int,
             touched.mask |= mask
             touched.silent |= not mask
     return rows, last, more, read
+
+
+def _captured_ms(at: Any, wall_ms: int) -> int:
+    """Returns the wall time of a log row: a Julian day from a trigger, None for now, 0 for rows older than the mesh."""
+    if at is None:
+        return wall_ms
+    if type(at) is not float:
+        return 0
+    # A write captured while the clock was ahead is stamped by the clock as it is: peers would refuse the future.
+    return min(round((at - _UNIX_EPOCH_JULIAN) * _DAY_MS), wall_ms)
 
 
 def _pending_sql(table: Table, words: list[str]) -> str:
