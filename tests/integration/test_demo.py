@@ -1,42 +1,113 @@
-"""The demo as a newcomer runs it: real processes, and its own proof of equality."""
+"""The demo as a newcomer runs it: real processes, mDNS on the loopback, and databases that are really equal."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import sqlite3
 import subprocess
+import sys
+from pathlib import Path
 
-from tests.integration.machines import MYCOMESH, ROOT
+import pytest
+
+from tools.data import quadcopter, wildfire
+from tools.demo import NAMES, TABLES
+
+ROOT = Path(__file__).parents[2]
+DEMO_S_MAX = 100
 
 
-def test_the_demo_ends_with_three_equal_databases(tmp_path):
-    place = tmp_path / "demo"
-    done = subprocess.run(
-        [*MYCOMESH, "demo", "--quick", "--keep", str(place)],
+def demo(*words, env=None):
+    return subprocess.run(
+        [sys.executable, "-m", "tools", "demo", *words],
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=DEMO_S_MAX,
         check=False,
+        env=env,
     )
+
+
+def rows(file, sql):
+    with contextlib.closing(sqlite3.connect(file)) as db:
+        return db.execute(sql).fetchall()
+
+
+@pytest.fixture(scope="module")
+def played(tmp_path_factory):
+    place = tmp_path_factory.mktemp("demo") / "kept"
+    done = demo("--quick", "--keep", str(place))
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "DIFFERENT" not in done.stdout
-    assert len(re.findall(r"rows  hash [0-9a-f]+  equal", done.stdout)) >= 3, done.stdout
-    assert "conflict kept: missions 1" in done.stdout
-    contents = []
-    for name in ("ground", "humvee", "drone"):
-        with contextlib.closing(sqlite3.connect(place / f"{name}.db")) as db:
-            contents.append(sorted(map(repr, db.execute("SELECT * FROM drones"))))
-    assert len(contents[0]) == 1_990
-    assert contents[0] == contents[1] == contents[2]
+    return place, done.stdout
 
 
-def test_a_directory_with_an_earlier_demo_is_refused(tmp_path):
-    (tmp_path / "ground.db").touch()
-    done = subprocess.run(
-        [*MYCOMESH, "demo", "--keep", str(tmp_path)], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
-    )
+def test_the_three_databases_are_equal(played):
+    place, _ = played
+    for table in TABLES:
+        contents = [sorted(map(repr, rows(place / f"{name}.db", f"SELECT * FROM {table}"))) for name in NAMES]
+        assert contents[0] == contents[1] == contents[2]
+        assert contents[0], f"{table} is empty"
+
+
+def test_both_sides_of_the_split_are_there(played):
+    place, _ = played
+    file = place / "humvee.db"
+    assert rows(file, "SELECT count(*) FROM drones WHERE drone_id <> 99") == [(len(quadcopter()),)]
+    assert rows(file, "SELECT count(*) FROM drones WHERE drone_id = 99") == [(200,)]
+    last = {each.icao24: each for each in wildfire()}
+    found = rows(place / "ground.db", "SELECT icao24, latitude, longitude, at FROM aircraft ORDER BY icao24")
+    assert found == [(key, last[key].latitude, last[key].longitude, last[key].at) for key in sorted(last)]
+
+
+def test_the_conflict_has_one_winner_and_the_loser_is_kept(played):
+    place, _ = played
+    won = {name: rows(place / f"{name}.db", "SELECT status FROM missions WHERE mission_id = 1") for name in NAMES}
+    assert len(set(map(str, won.values()))) == 1
+    assert won["ground"][0][0] in ("aborted", "flying")
+    lost = [found for name in NAMES for found in rows(place / f"{name}.db", "SELECT lost FROM mycomesh_conflicts")]
+    assert lost
+    assert all(won["ground"][0][0] not in text for (text,) in lost)
+
+
+def test_it_says_what_happened_in_plain_lines(played):
+    place, text = played
+    assert "\x1b" not in text
+    assert "found each other by mDNS" in text
+    assert re.search(r"all three equal after [0-9.]+ s and [0-9,]+ bytes on the drone's links", text)
+    assert "conflict kept: missions 1" in text
+    assert text.count("equal on all three") == len(TABLES)
+    assert f"sqlite3 {place / 'ground.db'}" in text
+
+
+def test_its_processes_are_gone_and_the_files_are_sound(played):
+    place, _ = played
+    for name in NAMES:
+        status = subprocess.run(
+            [sys.executable, "-m", "tools", "--home", str(place / name), "status"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=DEMO_S_MAX,
+            check=False,
+        )
+        assert status.returncode == 69, status.stdout
+        assert rows(place / f"{name}.db", "PRAGMA integrity_check") == [("ok",)]
+
+
+def test_an_earlier_demo_is_not_overwritten(played):
+    place, _ = played
+    before = (place / "ground.db").read_bytes()
+    done = demo("--quick", "--keep", str(place))
     assert done.returncode == 1
-    assert "earlier demo" in done.stdout
-    assert "Traceback" not in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert "holds an earlier demo" in done.stderr
+    assert (place / "ground.db").read_bytes() == before
+
+
+def test_without_keep_nothing_is_left(tmp_path):
+    done = demo("--quick", env={**os.environ, "TMPDIR": str(tmp_path)})
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert list(tmp_path.iterdir()) == []
