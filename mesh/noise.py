@@ -128,7 +128,7 @@ class Handshake:
         "remote_static",
     )
 
-    def __init__(  # noqa: PLR0913, keyword-only: what section 5.3 gives to Initialize()
+    def __init__(
         self,
         initiator: bool,
         *,
