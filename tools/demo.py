@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-import signal
 import sqlite3
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +22,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from mesh.node.ask import ask
-from mesh.node.errors import NodeError
-from mesh.node.home import Home
 from tools import exits
 from tools.data import Position, Report, quadcopter, wildfire
+from tools.processes import NodeProcess, ProcessError, ended
 
 __all__ = ["TABLES", "Proof", "play", "prove"]
 
@@ -53,7 +49,6 @@ UPSERT_AIRCRAFT = (
     "longitude = excluded.longitude, altitude = excluded.altitude, at = excluded.at"
 )
 TABLES = ("drones", "humvees", "missions", "aircraft")
-_COMMAND = (sys.executable, "-m", "tools")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +67,12 @@ def play(*, place: Path | None, keep: bool, quick: bool) -> int:
     """
     console = Console(highlight=False, soft_wrap=True)
     root = Path(tempfile.mkdtemp(prefix="mycomesh-demo-")) if place is None else place
-    nodes = tuple(_Node(name, root / name, root / f"{name}.db") for name in NAMES)
+    nodes = tuple(NodeProcess.within(root, name) for name in NAMES)
     try:
         _check_free(root, nodes)
-        with _ended(nodes):
+        with ended(nodes):
             equal = _Play(console, nodes, 0.0 if quick else REPLAY_S).run()
-    except _DemoError as error:
+    except (_DemoError, ProcessError) as error:
         print(f"mycomesh: demo: {error}", file=sys.stderr)
         return exits.FAILED
     finally:
@@ -101,57 +96,7 @@ class _DemoError(Exception):
     """The demo cannot go on; one line says why."""
 
 
-@dataclass(slots=True)
-class _Node:
-    """One node: its home, its database, its process."""
-
-    name: str
-    home: Path
-    file: Path
-    process: subprocess.Popen[bytes] | None = None
-    log: Path = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.log = self.home.with_suffix(".log")
-
-    def run(self, *words: str) -> str:
-        """Run one `mycomesh` command and return what it printed."""
-        done = subprocess.run(  # noqa: S603 -- our own command, no shell
-            [*_COMMAND, "--home", str(self.home), *words], capture_output=True, text=True, check=False
-        )
-        if done.returncode != exits.DONE:
-            raise _DemoError(done.stderr.strip() or f"mycomesh {words[0]} ended with {done.returncode}")
-        return done.stdout.strip()
-
-    def up(self) -> None:
-        """Start `mycomesh up`, its log beside its home."""
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen(  # noqa: S603 -- our own command, no shell
-                [*_COMMAND, "--home", str(self.home), "up", str(self.file), "--loopback"], stdout=log, stderr=log
-            )
-
-    def status(self) -> dict[str, Any]:
-        """Return `mycomesh status --json`, asked on the control socket; empty while the node starts."""
-        try:
-            return ask(Home.locate(self.home, {}), "status")
-        except NodeError:
-            if self.process is not None and self.process.poll() is not None:
-                last = self.log.read_text().strip().splitlines()[-1:] or ["no message"]
-                raise _DemoError(f"node {self.name} ended: {last[0]}") from None
-            return {}
-
-    def linked(self) -> int:
-        """Return how many other nodes this one is linked with."""
-        return sum(peer["state"] == "linked" for peer in self.status().get("peers", []))
-
-    def count(self, table: str) -> int:
-        """Return the rows of a table as the stock client sees them; 0 while the table has not arrived."""
-        if not _query(self.file, f"SELECT 1 FROM sqlite_master WHERE name = '{table}'"):
-            return 0
-        return int(_query(self.file, f"SELECT count(*) FROM {table}")[0][0])
-
-
-def _check_free(root: Path, nodes: tuple[_Node, ...]) -> None:
+def _check_free(root: Path, nodes: tuple[NodeProcess, ...]) -> None:
     try:
         root.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -160,28 +105,10 @@ def _check_free(root: Path, nodes: tuple[_Node, ...]) -> None:
         raise _DemoError(f"{root} holds an earlier demo; give another directory, or empty it")
 
 
-@contextlib.contextmanager
-def _ended(nodes: tuple[_Node, ...]) -> Iterator[None]:
-    """End every node process at the end, whatever happened."""
-    try:
-        yield
-    finally:
-        for node in nodes:
-            if node.process is not None and node.process.poll() is None:
-                node.process.send_signal(signal.SIGTERM)
-        for node in nodes:
-            if node.process is not None:
-                try:
-                    node.process.wait(WAIT_S_MAX)
-                except subprocess.TimeoutExpired:
-                    node.process.kill()
-                    node.process.wait()
-
-
 class _Play:
     """The acts, in order."""
 
-    def __init__(self, console: Console, nodes: tuple[_Node, ...], replay_s: float) -> None:
+    def __init__(self, console: Console, nodes: tuple[NodeProcess, ...], replay_s: float) -> None:
         self._console = console
         self._nodes = nodes
         self._replay_s = replay_s
@@ -202,15 +129,15 @@ class _Play:
         ground, humvee, drone = self._nodes
         self._title("Three nodes, three SQLite files, no server, no addresses")
         ground.run("init", "--name", "demo", "--node-name", ground.name)
-        ground.up()
-        self._until(lambda: ground.status().get("phase") == "serving", "the first node serving")
+        ground.up("--loopback")
+        self._until(lambda: ground.serving, "the first node serving")
         code = ground.run("invite", "--uses", "2")
         for node in (humvee, drone):
             node.run("join", code, "--loopback", "--node-name", node.name)
-            node.up()
+            node.up("--loopback")
             self._say(f"{node.name} joined by code and serves {node.file.name}")
         self._until(
-            lambda: all(node.linked() == len(self._nodes) - 1 for node in self._nodes),
+            lambda: all(node.linked == len(self._nodes) - 1 for node in self._nodes),
             "links between all three by mDNS on this machine's loopback",
         )
         self._say("found each other by mDNS; every link is encrypted (Noise_XXpsk0)")
@@ -229,7 +156,9 @@ class _Play:
                 if number % SHOW_EVERY == 0:
                     show(number)
             committed = time.monotonic()
-            self._until(lambda: all(node.count("drones") == len(rows) for node in self._nodes), "the flight everywhere")
+            self._until(
+                lambda: all(_count(node, "drones") == len(rows) for node in self._nodes), "the flight everywhere"
+            )
             arrived = time.monotonic()
             show(len(rows))
         self._until(self._equal, "equal hashes after the flight")
@@ -241,7 +170,7 @@ class _Play:
         ground, humvee, drone = self._nodes
         self._title("A split: the drone is cut off, and every node goes on writing")
         drone.run("isolate")
-        self._until(lambda: drone.linked() == 0 and ground.linked() == 1, "the drone cut off")
+        self._until(lambda: drone.linked == 0 and ground.linked == 1, "the drone cut off")
         with _writing(ground) as db:
             db.executemany(INSERT_DRONE, [_drone(row) for row in rows])
             db.execute("UPDATE missions SET status = 'aborted' WHERE mission_id = 1")
@@ -258,9 +187,9 @@ class _Play:
             db.executemany(INSERT_DRONE, [_drone(row, drone_id=99) for row in rows[:200]])
             db.execute("UPDATE missions SET status = 'flying' WHERE mission_id = 1")
         for node in self._nodes:
-            counts = ", ".join(f"{node.count(table):,} {table}" for table in TABLES)
+            counts = ", ".join(f"{_count(node, table):,} {table}" for table in TABLES)
             self._say(f"{node.name:<7} {counts}")
-        aircraft = humvee.count("aircraft")
+        aircraft = _count(humvee, "aircraft")
         self._say(
             f"the humvee wrote {len(reports):,} position reports of {aircraft} aircraft: {aircraft} rows to bring over"
         )
@@ -288,7 +217,7 @@ class _Play:
 
     def _prove(self) -> bool:
         self._title("Proof: every row of every table, read by the stock sqlite3 module")
-        hashes = {table["name"]: table["digest"] for table in self._nodes[0].status()["tables"]}
+        hashes = self._nodes[0].hashes
         proofs = prove([node.file for node in self._nodes])
         for proof in proofs:
             mark = "[green]equal on all three[/]" if proof.equal else "[bold red]DIFFERENT[/]"
@@ -299,10 +228,8 @@ class _Play:
 
     def _equal(self) -> bool:
         """Return whether the three nodes report the same hashes and nothing waits to be stamped."""
-        views = [node.status() for node in self._nodes]
-        hashes = [{table["name"]: table["digest"] for table in view.get("tables", [])} for view in views]
-        waiting = any(view.get("pending", 1) for view in views)
-        return not waiting and len(hashes[0]) == len(TABLES) and all(each == hashes[0] for each in hashes)
+        hashes = [node.hashes for node in self._nodes]
+        return len(hashes[0]) == len(TABLES) and all(each == hashes[0] for each in hashes)
 
     def _until(self, check: Callable[[], bool], what: str) -> None:
         end = time.monotonic() + WAIT_S_MAX
@@ -321,7 +248,7 @@ class _Play:
 
             def tell(written: int) -> None:
                 if written % SAY_EVERY == 0:
-                    there = ", ".join(f"{node.count('drones'):,} in {node.file.name}" for node in others)
+                    there = ", ".join(f"{_count(node, 'drones'):,} in {node.file.name}" for node in others)
                     self._say(f"{written:,} positions in {self._nodes[0].file.name}, {there}")
 
             yield tell
@@ -331,7 +258,7 @@ class _Play:
             bars = [progress.add_task(node.file.name, total=total) for node in self._nodes]
 
             def draw(written: int) -> None:
-                for bar, rows in zip(bars, (written, *(node.count("drones") for node in others)), strict=True):
+                for bar, rows in zip(bars, (written, *(_count(node, "drones") for node in others)), strict=True):
                     progress.update(bar, completed=rows)
 
             yield draw
@@ -343,7 +270,7 @@ class _Play:
         self._console.print(f"  {text}")
 
 
-def _say_how_to_look(console: Console, nodes: tuple[_Node, ...]) -> None:
+def _say_how_to_look(console: Console, nodes: tuple[NodeProcess, ...]) -> None:
     root = nodes[0].file.parent
     console.print(f"\nKept in {root}: three ordinary SQLite files, their homes and logs. To look at them:")
     console.print(f"  sqlite3 {nodes[0].file} 'SELECT * FROM drones ORDER BY timestamp DESC LIMIT 3'", markup=False)
@@ -363,12 +290,19 @@ def _connect(file: Path) -> sqlite3.Connection:
 
 
 @contextlib.contextmanager
-def _writing(node: _Node) -> Iterator[sqlite3.Connection]:
+def _writing(node: NodeProcess) -> Iterator[sqlite3.Connection]:
     """One transaction of a user of that node's file."""
     with contextlib.closing(_connect(node.file)) as db:
         db.execute("BEGIN")
         yield db
         db.execute("COMMIT")
+
+
+def _count(node: NodeProcess, table: str) -> int:
+    """Return the rows of a table as the stock client sees them; 0 while the table has not arrived."""
+    if not _query(node.file, f"SELECT 1 FROM sqlite_master WHERE name = '{table}'"):
+        return 0
+    return int(_query(node.file, f"SELECT count(*) FROM {table}")[0][0])
 
 
 def _query(file: Path, sql: str) -> list[tuple[Any, ...]]:
