@@ -1,1 +1,1 @@
-"""Measurements: ratios to plain SQLite in the same run, and the figures of a running node."""
+"""Measurements: ratios to plain SQLite in the same run, and the figures of running nodes."""

@@ -1,4 +1,8 @@
-"""`python -m tools.bench`: runs the measurements and prints one table, or one JSON object with `--json`."""
+"""`python -m tools.bench`: runs the measurements and prints one table, or one JSON object with `--json`.
+
+Owns the arguments, the table and the comparison with an earlier run. What always holds: what `--json` prints is one object on
+stdout, whatever else is said goes to stderr. It must not know how anything is measured.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +12,20 @@ import os
 import platform
 import sqlite3
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
 import apsw
 
+from tools import exits
 from tools.bench import files, nodes
-from tools.bench.figure import Figure
+from tools.bench.figure import CATALOGUE, Figure
+from tools.bench.files import BenchError
+from tools.processes import ProcessError
+from tools.render import print_table
+
+__all__ = ["SUITES", "main"]
 
 SUITES: dict[str, Callable[[bool], dict[str, Figure]]] = {
     "capture": files.capture,
@@ -23,33 +35,103 @@ SUITES: dict[str, Callable[[bool], dict[str, Figure]]] = {
     "crypto": nodes.crypto,
     "node": nodes.node,
 }
+EARLIER_BYTES_MAX = 1 << 20  # our own output has 2 KiB
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Runs the chosen suites; returns 0."""
-    parser = argparse.ArgumentParser(prog="python -m tools.bench", description=__doc__)
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the chosen measurements; return the exit code: 0 done, 1 a measurement failed, 2 usage."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.bench", description="Measure this machine: ratios to plain SQLite, and running nodes."
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object: name -> value, unit, baseline")
     parser.add_argument("--quick", action="store_true", help="a tenth of the rows: a look, not a measurement")
-    parser.add_argument("--only", nargs="+", choices=list(SUITES), default=list(SUITES), metavar="SUITE")
+    parser.add_argument(
+        "--only", nargs="+", metavar="NAME", default=[], help=f"figures, or suites: {', '.join(SUITES)}"
+    )
+    parser.add_argument("--compare", type=Path, metavar="FILE", help="show what --json printed earlier beside it")
     args = parser.parse_args(argv)
-    figures: dict[str, Figure] = {}
-    for name in args.only:
-        if not args.json:
-            print(f"measuring {name} ...", file=sys.stderr)
-        figures.update(SUITES[name](args.quick))
+    try:
+        names = _chosen(args.only)
+        earlier = {} if args.compare is None else _earlier(args.compare)
+    except exits.UsageError as error:
+        return _say(error, exits.USAGE)
+    try:
+        figures = _measure(names, quick=args.quick)
+    except (BenchError, ProcessError) as error:
+        return _say(error, exits.FAILED)
     if args.json:
         print(json.dumps({name: figure.plain() for name, figure in figures.items()}))
-        return 0
-    width = max(map(len, figures))
-    for name, figure in figures.items():
-        goal = f"  (goal {figure.goal})" if figure.goal else ""
-        baseline = f"  x {figure.baseline}" if figure.baseline else ""
-        print(f"{name:<{width}}  {figure.value:>12,.2f} {figure.unit}{baseline}{goal}")
+        return exits.DONE
+    _show(figures, earlier)
+    return exits.DONE
+
+
+def _chosen(only: Sequence[str]) -> list[str]:
+    """Return the names of the figures that were asked for, in the order of the catalogue."""
+    unknown = [name for name in only if name not in SUITES and name not in CATALOGUE]
+    if unknown:
+        raise exits.UsageError(f"no figure {unknown[0]!r}; there are {', '.join(CATALOGUE)}")
+    return [kind.name for kind in CATALOGUE.values() if not only or kind.name in only or kind.suite in only]
+
+
+def _earlier(file: Path) -> dict[str, Any]:
+    try:
+        with file.open("rb") as lines:
+            found = json.loads(lines.read(EARLIER_BYTES_MAX))
+        return {name: float(figure["value"]) for name, figure in found.items()}
+    except OSError as error:
+        raise exits.UsageError(f"cannot read {file}: {error.strerror}") from error
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise exits.UsageError(f"{file} is not what 'python -m tools.bench --json' printed") from error
+
+
+def _measure(names: Sequence[str], *, quick: bool) -> dict[str, Figure]:
+    figures: dict[str, Figure] = {}
+    for suite in dict.fromkeys(CATALOGUE[name].suite for name in names):
+        print(f"measuring {suite} ...", file=sys.stderr, flush=True)
+        figures.update(SUITES[suite](quick))
+    return {name: figures[name] for name in names}
+
+
+def _show(figures: dict[str, Figure], earlier: dict[str, float]) -> None:
+    headers = ["FIGURE", "VALUE", "UNIT", "GOAL", "", *(["BEFORE", "CHANGE"] if earlier else []), "WHAT"]
+    print_table(headers, [_row(figure, earlier) for figure in figures.values()])
+    client, own = sqlite3.sqlite_version, apsw.sqlite_lib_version()
     print(
-        f"\n{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, "
-        f"SQLite {sqlite3.sqlite_version} (client) and {apsw.sqlite_lib_version()} (node)"
+        f"\n{_processor()}, {os.cpu_count()} cores, {platform.system()} {platform.release()}, "
+        f"Python {platform.python_version()}, SQLite {client} (client) and {own} (node)"
     )
-    return 0
+
+
+def _row(figure: Figure, earlier: dict[str, float]) -> list[str]:
+    kind = figure.kind
+    goal = "" if kind.goal is None else f"{'>=' if kind.more else '<='} {_number(kind.goal)}"
+    mark = {True: "met", False: "MISSED", None: ""}[figure.met]
+    what = f"{kind.what}, relative to {kind.baseline}" if kind.baseline else kind.what
+    before = []
+    if earlier:
+        then = earlier.get(kind.name)
+        before = ["-", "-"] if not then else [_number(then), f"{(figure.value / then - 1) * 100:+.0f} %"]
+    return [kind.name, _number(figure.value), kind.unit, goal, mark, *before, what]
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.2f}".rstrip("0").rstrip(".")
+
+
+def _processor() -> str:
+    """Return what the processor calls itself (proc(5)); its architecture where it says nothing."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    named = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    return f"{named} ({platform.machine()})" if named else platform.machine()
+
+
+def _say(error: Exception, code: int) -> int:
+    print(f"bench: {error}", file=sys.stderr)
+    return code
 
 
 if __name__ == "__main__":

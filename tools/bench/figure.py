@@ -1,27 +1,95 @@
-"""One measured figure."""
+"""What is measured: every figure's name, unit, what it is relative to, and the goal that it is held against.
+
+Owns the catalogue. What always holds: a measured figure is in it, so `--json` has no names that the table does not explain.
+It must not know how anything is measured.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Figure"]
+__all__ = ["CATALOGUE", "Figure", "Kind", "measured"]
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One figure as it is named everywhere. `goal` is what it must reach: at most that, or at least where `more` is set."""
+
+    name: str
+    suite: str
+    unit: str
+    what: str
+    baseline: str = ""
+    goal: float | None = None
+    more: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A value with its unit; `baseline` names what a ratio is relative to, `goal` what it must reach."""
+    """A measured value of one kind."""
 
+    kind: Kind
     value: float
-    unit: str
-    baseline: str = ""
-    goal: str = ""
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the goal is reached; None where there is none."""
+        if self.kind.goal is None:
+            return None
+        return self.value >= self.kind.goal if self.kind.more else self.value <= self.kind.goal
 
     def plain(self) -> dict[str, Any]:
-        """Returns the JSON form."""
-        result: dict[str, Any] = {"value": round(self.value, 4), "unit": self.unit}
-        if self.baseline:
-            result["baseline"] = self.baseline
-        if self.goal:
-            result["goal"] = self.goal
-        return result
+        """Return the JSON form: value, unit, and where it is a ratio what it is relative to."""
+        result: dict[str, Any] = {"value": round(self.value, 4), "unit": self.kind.unit}
+        return {**result, "baseline": self.kind.baseline} if self.kind.baseline else result
+
+
+_PLAIN = "the same job on a plain SQLite file, CPU time"
+
+CATALOGUE = {
+    kind.name: kind
+    for kind in (
+        Kind("capture_insert_bulk", "capture", "ratio", "100k inserts in one transaction", _PLAIN, 2.0),
+        Kind("capture_insert_single", "capture", "ratio", "2k transactions of one insert", _PLAIN, 1.6),
+        Kind("capture_update_bulk", "capture", "ratio", "one column of 100k rows updated", _PLAIN, 3.5),
+        Kind("drain_rows_per_s", "pipeline", "rows/s", "inserts stamped, one core", goal=150_000, more=True),
+        Kind("merge_rows_per_s", "pipeline", "rows/s", "inserts merged, one core", goal=120_000, more=True),
+        Kind("drain_update_rows_per_s", "pipeline", "rows/s", "one-column updates stamped, one core"),
+        Kind("merge_update_rows_per_s", "pipeline", "rows/s", "one-column updates merged, one core"),
+        Kind("wire_bytes_per_row", "pipeline", "bytes", "a five-column insert in a batch"),
+        Kind(
+            "pipeline_ratio",
+            "pipeline",
+            "ratio",
+            "what capture adds, drain and merge of 100k rows",
+            "SELECT -> CBOR -> INSERT, CPU time",
+            4.0,
+        ),
+        Kind("file_ratio", "file", "ratio", "file of 100k five-column rows, as it lies", "the plain file", 1.8),
+        Kind("file_used_ratio", "file", "ratio", "the same without the pages that SQLite will reuse", "the plain file"),
+        Kind("open_1m_rows_s", "open", "s", "a file of a million rows opened, digests ready", goal=2.0),
+        Kind("handshake_ms", "crypto", "ms", "CPU of one side until the link is up, certificates checked", goal=5.0),
+        Kind(
+            "transport_ratio",
+            "crypto",
+            "ratio",
+            "bytes sealed a second, 16 KiB frames",
+            "libsodium's ChaCha20-Poly1305",
+            0.5,
+            more=True,
+        ),
+        Kind("start_ms", "node", "ms", "`mycomesh up` until it serves an empty file", goal=500),
+        Kind("catch_up_rows_per_s", "node", "rows/s", "an empty peer catches up, loopback", goal=80_000, more=True),
+        Kind("latency_p50_ms", "node", "ms", "a single write, commit on A to visible on B, loopback", goal=5),
+        Kind("latency_p99_ms", "node", "ms", "the same, the slowest of a hundred", goal=30),
+        Kind("idle_rss_mb", "node", "MB", "resident memory of a node at rest with 100k rows", goal=60),
+        Kind("idle_cpu_percent", "node", "%", "of one core, the same node, linked", goal=0.5),
+        Kind("status_ms", "node", "ms", "`mycomesh status --json`", goal=150),
+    )
+}
+
+
+def measured(**values: float) -> dict[str, Figure]:
+    """Return figures by name; every name must be in the catalogue."""
+    return {name: Figure(CATALOGUE[name], value) for name, value in values.items()}
