@@ -1,0 +1,159 @@
+"""The benchmark as a command: what it prints, what it refuses, and that its figures come from real work."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tools.bench import __main__ as bench
+from tools.bench import files, nodes
+from tools.bench.figure import CATALOGUE, Figure, measured
+from tools.bench.files import BenchError
+
+ROOT = Path(__file__).parents[2]
+ASKED_FOR = [
+    "capture_insert_bulk",
+    "capture_insert_single",
+    "capture_update_bulk",
+    "drain_rows_per_s",
+    "merge_rows_per_s",
+    "drain_update_rows_per_s",
+    "merge_update_rows_per_s",
+    "pipeline_ratio",
+    "file_ratio",
+    "latency_p50_ms",
+    "latency_p99_ms",
+    "idle_rss_mb",
+    "idle_cpu_percent",
+    "handshake_ms",
+    "start_ms",
+    "status_ms",
+]
+
+
+def run(*words):
+    return subprocess.run(
+        [sys.executable, "-m", "tools.bench", *words],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+
+
+def figures(done):
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Sizes that take a moment; the work is the same."""
+    monkeypatch.setattr(files, "ROWS", 2_000)
+    monkeypatch.setattr(files, "SINGLE", 50)
+    monkeypatch.setattr(files, "PAIRS", 1)
+    monkeypatch.setattr(files, "PIPELINES", 1)
+    monkeypatch.setattr(nodes, "HANDSHAKES", 3)
+    monkeypatch.setattr(nodes, "SEALED", 50)
+    monkeypatch.setattr(nodes, "ROWS", 2_000)
+    monkeypatch.setattr(nodes, "WRITES", 20)
+    monkeypatch.setattr(nodes, "IDLE_S", 0.2)
+    monkeypatch.setattr(nodes, "SETTLE_S", 0.0)
+
+
+def test_the_catalogue_has_every_figure_that_scripts_rely_on():
+    assert set(ASKED_FOR) <= set(CATALOGUE)
+    assert {kind.suite for kind in CATALOGUE.values()} == set(bench.SUITES)
+
+
+@pytest.mark.parametrize("suite", ["capture", "pipeline", "file", "crypto", "node"])
+def test_a_suite_measures_exactly_its_figures(small, suite):
+    found = bench.SUITES[suite](False)
+    assert set(found) == {kind.name for kind in CATALOGUE.values() if kind.suite == suite}
+    assert all(figure.value >= 0 for figure in found.values())
+    assert all(figure.value > 0 for name, figure in found.items() if name != "idle_cpu_percent")
+
+
+def test_what_is_captured_costs_more_than_nothing_and_is_larger_than_the_plain_file(small):
+    found = {**files.file_size(False), **files.pipeline(False)}
+    assert found["file_ratio"].value > 1.2
+    assert found["file_used_ratio"].value <= found["file_ratio"].value
+    assert found["wire_bytes_per_row"].value > 30
+
+
+def test_json_is_one_object_with_value_and_unit_and_a_baseline_for_ratios():
+    done = run("--json", "--quick", "--only", "file", "handshake_ms")
+    found = figures(done)
+    assert list(found) == ["file_ratio", "file_used_ratio", "handshake_ms"]
+    assert found["file_ratio"].keys() == {"value", "unit", "baseline"}
+    assert found["file_ratio"]["unit"] == "ratio"
+    assert found["handshake_ms"].keys() == {"value", "unit"}
+    assert all(isinstance(figure["value"], float) for figure in found.values())
+
+
+def test_every_ratio_names_its_baseline():
+    assert all(kind.baseline for kind in CATALOGUE.values() if kind.unit == "ratio")
+
+
+def test_the_table_shows_the_machine_and_an_earlier_run(tmp_path):
+    earlier = tmp_path / "earlier.json"
+    earlier.write_text('{"file_ratio": {"value": 1.0, "unit": "ratio"}}')
+    done = run("--quick", "--only", "file", "--compare", str(earlier))
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0].split() == ["FIGURE", "VALUE", "UNIT", "GOAL", "BEFORE", "CHANGE", "WHAT"]
+    row = next(line for line in lines if line.startswith("file_ratio"))
+    assert " +" in row
+    assert next(line for line in lines if line.startswith("file_used_ratio")).count(" -  ") == 2
+    assert "cores" in lines[-1]
+    assert "SQLite" in lines[-1]
+    assert "\x1b" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--only", "speed"), "no figure 'speed'"),
+        (("--compare", "absent.json"), "cannot read absent.json"),
+        (("--compare", "pyproject.toml"), "is not what 'python -m tools.bench --json' printed"),
+    ],
+)
+def test_a_wrong_request_is_one_line_before_anything_is_measured(words, said):
+    done = run(*words)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_goal_is_met_on_its_side():
+    assert Figure(CATALOGUE["latency_p50_ms"], 5.0).met
+    assert not Figure(CATALOGUE["latency_p50_ms"], 5.1).met
+    assert Figure(CATALOGUE["merge_rows_per_s"], 120_000).met
+    assert not Figure(CATALOGUE["merge_rows_per_s"], 119_999).met
+    assert Figure(CATALOGUE["wire_bytes_per_row"], 1.0).met is None
+
+
+def test_a_figure_without_a_place_in_the_catalogue_is_refused():
+    with pytest.raises(KeyError):
+        measured(speed=1.0)
+
+
+def test_a_job_that_fails_says_so_in_one_line(tmp_path):
+    broken = tmp_path / "broken.db"
+    broken.write_bytes(b"not a database at all, whatever its name says" * 100)
+    with pytest.raises(BenchError, match="file is not a database") as caught:
+        files._client(broken, "bulk", 1)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_client_never_loads_a_second_sqlite():
+    """Two SQLite libraries on one file in one process lose each other's locks."""
+    text = "import sys, tools.bench.client; print('apsw' in sys.modules, 'sync' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", text], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "False"]
