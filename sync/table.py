@@ -157,10 +157,17 @@ class Table:
             return " AND ".join(f"t.{quoted(column.name)} = ?" for column in self.spec.key)
         return f"t.{quoted(self.spec.rowid)} = ?"
 
+    @functools.cached_property
+    def _null_key(self) -> str:
+        """SQL that a row known by its rowid has to meet: with a whole key it goes by that key, under the same rowid."""
+        if self.spec.kind is not KeyKind.KEYED:
+            return ""
+        return f" AND ({' OR '.join(f't.{quoted(column.name)} IS NULL' for column in self.spec.key)})"
+
     def where_values(self, row: Row) -> tuple[str, tuple[Any, ...]] | None:
         """Returns (condition, parameters) that find a row, None if the row has no place in the user's table."""
         if isinstance(row, int):
-            return f"t.{quoted(self.spec.rowid)} = ?", (row,)
+            return f"t.{quoted(self.spec.rowid)} = ?{self._null_key}", (row,)
         if row[:1] == b"\x00" or self.spec.kind is not KeyKind.KEYED:
             return None
         return self.where, tuple(codec.decode(row, bytes_max=len(row)))
