@@ -15,6 +15,9 @@ check: .venv/dev
 	$(BIN)/python -m pytest
 bench: .venv/core
 	$(BIN)/python -m tools.bench
+# Larger than what the tests run: 24 nodes through the splits, some minutes on two cores.
+sim: .venv/core
+	$(BIN)/mycomesh simulate split-brain --nodes 24 --seeds 1..4 --jobs 2
 install: .venv/core
 clean:
 	rm -rf .venv
