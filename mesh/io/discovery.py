@@ -10,36 +10,48 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
+import re
+import socket
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from itertools import chain, repeat
+from typing import TYPE_CHECKING
 
-import ifaddr
-from zeroconf import (
-    BadTypeInNameException,
-    DNSQuestionType,
-    IPVersion,
-    NonUniqueNameException,
-    ServiceStateChange,
-    Zeroconf,
-)
+from zeroconf import DNSQuestionType, Error, InterfaceChoice, IPVersion, ServiceStateChange, Zeroconf
 from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZeroconf
 
 from mesh.events import Address, Notice
+from mesh.io.netlink import interfaces
+
+if TYPE_CHECKING:
+    from mesh.io.netlink import Interface
 
 __all__ = ["SERVICE_TYPE", "Discovery"]
 
 SERVICE_TYPE = "_mycomesh._tcp.local."
 WIRE_VERSION = b"1"
-# Questions after a start or a change of the network, then for ever: RFC 6762 section 5.2 asks for growing intervals of at
-# least a second; 30 s bounds how long two groups that are joined by a switch, out of our sight, stay strangers.
-ASK_AFTER_S = (0.0, 1.0, 3.0, 7.0)
+# Waits between questions after a start or a change of the network (so at 1, 3 and 7 s), then for ever. RFC 6762 section 5.2
+# asks for growing intervals of at least a second; 30 s bounds how long two groups that are joined by a switch, out of our
+# sight, stay strangers.
+ASK_AFTER_S = (1.0, 2.0, 4.0)
 ASK_EVERY_S = 30.0
-# A flood of made-up names may cost neither memory nor dials without bound: four times the largest mesh that is drawn.
+# How long others may keep what this node announces. RFC 6762 section 10 proposes 120 s for addresses; names here are drawn
+# for one run, so little can go stale, and at 120 s a hundred nodes would ask each other 80 questions a second.
+ADDRESS_TTL_S = 600
+NAME_TTL_S = 1_200
+# A flood of made-up names may cost neither memory nor questions without bound: four times the largest mesh that is drawn.
 NAMES_MAX = 1_024
-RESOLVING_MAX = 16
+RESOLVING_MAX = 16  # questions about names under way at once
 RESOLVE_MS = 3_000
+RESOLVE_AGAIN_S = 120.0  # a name that nobody stands up for: its node has crashed, and the record outlives it
+ADDRESSES_MAX = 16  # of one name; more would be a way to make this node dial others
+MDNS_GROUP = ("224.0.0.251", 5353)
+
+# What our own nodes announce: nothing that a terminal or a log could stumble over.
+_INSTANCE = re.compile(r"[0-9A-Za-z-]{1,63}")
+_ERRORS = (OSError, RuntimeError, Error)  # RuntimeError: an interface that went while zeroconf was looking at it
 
 
 class Discovery:
@@ -56,169 +68,272 @@ class Discovery:
         self._on_found = on_found
         self._on_notice = on_notice
         self._loopback = loopback
+        self._service = _Service("", "", None)
+        self._names: _Names | None = None
         self._zeroconf: AsyncZeroconf | None = None
         self._browser: AsyncServiceBrowser | None = None
-        self._info: AsyncServiceInfo | None = None
-        self._instance = ""
-        self._tag = ""
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._asking: asyncio.Task[None] | None = None
-        self._names: OrderedDict[str, None] = OrderedDict()
-        self._resolving: dict[str, None] = {}
+        self._announced: tuple[bytes, ...] = ()
+        self._changed = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._told_unavailable = False
 
     async def start(self, instance: str, tag: str, port: int | None) -> None:
-        """Announces `instance` at `port` (None: only browse) among nodes with the same `tag`, and begins to ask."""
-        self._instance, self._tag = instance, tag
-        try:
-            self._zeroconf = AsyncZeroconf(interfaces=self._interfaces(), ip_version=IPVersion.V4Only)
-        except OSError as error:
-            self._zeroconf = None
-            self._tell_no_multicast(error)
-            return
-        if port is not None:
-            self._info = self._announcement(port)
-            with contextlib.suppress(NonUniqueNameException, BadTypeInNameException):
-                await self._zeroconf.async_register_service(self._info)
-        self._browse()
-        self._ask_again()
+        """Announce `instance` at `port` (None: only browse) among nodes with the same `tag`, and begin to ask.
+
+        `instance` is a random name of letters, digits and hyphens, one a run; `tag` is a filter, never a secret.
+        """
+        assert _INSTANCE.fullmatch(instance), f"{instance!r} is no instance name"
+        self._service = _Service(instance, tag, port)
+        self._names = _Names(self._service, self._on_found, loopback=self._loopback)
+        self._task = asyncio.get_running_loop().create_task(self._live())
 
     def network_changed(self) -> None:
-        """Speaks on the interfaces that are there now, and asks again at once."""
-        self._spawn(self._follow_network())
+        """Speak on the interfaces that are there now, and ask again at once."""
+        self._changed.set()
 
     async def close(self) -> None:
-        """Says goodbye and stops."""
-        tasks = [*self._tasks, *([self._asking] if self._asking is not None else [])]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        """Say goodbye and stop."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+            self._task = None
+        if self._names is not None:
+            await self._names.close()
         if self._browser is not None:
             await self._browser.async_cancel()
+            self._browser = None
         if self._zeroconf is not None:
-            if self._info is not None:
-                await (await self._zeroconf.async_unregister_service(self._info))
             await self._zeroconf.async_close()
             self._zeroconf = None
 
-    # ---- this node
+    # ---- the one task: nobody else touches zeroconf while it lives
 
-    def _interfaces(self) -> list[str]:
-        """Returns the IPv4 addresses to speak on; the loopback where it is asked for."""
-        addresses = [address for address in _own_addresses() if self._loopback or not address.is_loopback]
-        return [str(address) for address in addresses] or ["127.0.0.1"]
-
-    def _announcement(self, port: int) -> AsyncServiceInfo:
-        addresses = [address.packed for address in _own_addresses() if self._loopback or not address.is_loopback]
-        return AsyncServiceInfo(
-            SERVICE_TYPE,
-            f"{self._instance}.{SERVICE_TYPE}",
-            addresses=addresses or [ipaddress.IPv4Address("127.0.0.1").packed],
-            port=port,
-            server=f"{self._instance}.local.",
-            properties={b"v": WIRE_VERSION, b"m": self._tag.encode()},
-        )
+    async def _live(self) -> None:
+        """After a start and each change of the network: speak where we can, then ask, soon and for ever."""
+        while True:
+            self._changed.clear()
+            await self._follow_network()
+            for wait_s in chain(ASK_AFTER_S, repeat(ASK_EVERY_S)):
+                await self._ask()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._changed.wait(), wait_s)
+                    break
 
     async def _follow_network(self) -> None:
-        if self._zeroconf is None:
-            return
+        place = _look(loopback=self._loopback)
+        assert self._names is not None
+        self._names.network_changed(place.own)
         try:
-            await self._zeroconf.async_update_interfaces(self._interfaces())
-            if self._info is not None:
-                fresh = self._announcement(self._info.port or 0)
-                if fresh.addresses != self._info.addresses:
-                    self._info = fresh
-                    await self._zeroconf.async_update_service(fresh)
-        except OSError as error:
-            self._tell_no_multicast(error)
-        self._ask_again()
+            if self._zeroconf is None:
+                self._zeroconf = AsyncZeroconf(interfaces=place.speak, ip_version=place.version)
+                await self._announce(place.announce)
+            else:
+                # First what is said, then where: zeroconf says it again on each interface that is new.
+                await self._announce(place.announce)
+                await self._zeroconf.async_update_interfaces(place.speak, place.version)
+            self._told_unavailable = False
+        except _ERRORS as error:
+            self._tell_unavailable(error)
 
-    # ---- others
-
-    def _browse(self) -> None:
+    async def _announce(self, addresses: tuple[bytes, ...]) -> None:
+        """Announce these addresses; while there are none, what was said before stands, as nobody hears us."""
+        instance, port = self._service.instance, self._service.port
+        if port is None or not addresses or addresses == self._announced:
+            return
         assert self._zeroconf is not None
-        self._browser = AsyncServiceBrowser(
-            self._zeroconf.zeroconf, SERVICE_TYPE, handlers=[self._on_change], question_type=DNSQuestionType.QM
+        info = AsyncServiceInfo(
+            SERVICE_TYPE,
+            f"{instance}.{SERVICE_TYPE}",
+            addresses=addresses,
+            port=port,
+            server=f"{instance}.local.",
+            properties=self._service.properties(),
+            host_ttl=ADDRESS_TTL_S,
+            other_ttl=NAME_TTL_S,
         )
-
-    def _ask_again(self) -> None:
-        """Starts the asking over: soon, a few times, then for ever."""
-        if self._asking is not None:
-            self._asking.cancel()
-        self._asking = asyncio.get_running_loop().create_task(self._ask())
+        if self._announced:
+            await self._zeroconf.async_update_service(info)
+        else:
+            # Probing (RFC 6762 section 8.1) would cost 1.5 s, and let a spoofed answer keep us silent; the name is random.
+            await self._zeroconf.async_register_service(info, cooperating_responders=True)
+        self._announced = addresses
 
     async def _ask(self) -> None:
-        """Asks by a fresh browser, whose first question leaves at once and whose records are told again."""
-        waited = 0.0
-        for after in ASK_AFTER_S[1:]:
-            await asyncio.sleep(after - waited)
-            waited = after
-            await self._renew_browser()
-        while True:
-            await asyncio.sleep(ASK_EVERY_S)
-            await self._renew_browser()
-
-    async def _renew_browser(self) -> None:
+        """Ask by a fresh browser, whose first question leaves at once and which is told again what is in the cache."""
         if self._zeroconf is None:
             return
         if self._browser is not None:
             await self._browser.async_cancel()
-        self._browse()
+        assert self._names is not None
+        # Multicast answers (QM): a unicast one to a port that several nodes of a machine share reaches only one of them.
+        self._browser = AsyncServiceBrowser(
+            self._zeroconf.zeroconf, SERVICE_TYPE, handlers=[self._names.on_change], question_type=DNSQuestionType.QM
+        )
 
-    def _on_change(self, zeroconf: Zeroconf, service_type: str, name: str, state_change: ServiceStateChange) -> None:
-        """A record came or changed. A record that went is ignored: one spoofed packet can take it away."""
-        del zeroconf
-        if state_change is ServiceStateChange.Removed or name.startswith(f"{self._instance}."):
+    def _tell_unavailable(self, error: Exception) -> None:
+        if self._told_unavailable:
             return
-        if name in self._resolving or len(self._resolving) >= RESOLVING_MAX:
-            return
-        self._names[name] = None
-        self._names.move_to_end(name)
-        if len(self._names) > NAMES_MAX:
-            self._names.popitem(last=False)
-        self._resolving[name] = None
-        self._spawn(self._resolve(service_type, name))
-
-    async def _resolve(self, service_type: str, name: str) -> None:
-        try:
-            if self._zeroconf is None:
-                return
-            info = AsyncServiceInfo(service_type, name)
-            if not await info.async_request(self._zeroconf.zeroconf, RESOLVE_MS):
-                return
-            if info.properties.get(b"m") != self._tag.encode() or not info.port:
-                return
-            for host in info.parsed_scoped_addresses(IPVersion.All):
-                if self._usable(host):
-                    self._on_found(Address(host, info.port), name.split(".", 1)[0])
-        finally:
-            self._resolving.pop(name, None)
-
-    def _usable(self, host: str) -> bool:
-        """False for addresses that cannot be another node's: multicast, unspecified, the loopback unless asked for."""
-        try:
-            address = ipaddress.ip_address(host.split("%", 1)[0])
-        except ValueError:
-            return False
-        if address.is_loopback:
-            return self._loopback
-        return not (address.is_multicast or address.is_unspecified)
-
-    def _tell_no_multicast(self, error: OSError) -> None:
-        text = f"multicast is not available ({error.strerror or error}): peers are not found by themselves; use --peer HOST:PORT"
+        self._told_unavailable = True
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
+        text = f"multicast is not available ({reason}): peers are not found by themselves; use --peer HOST:PORT"
         self._on_notice(Notice("discovery.unavailable", text, {}, "warning"))
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+
+@dataclass(frozen=True, slots=True)
+class _Service:
+    """What this node announces, but for its addresses."""
+
+    instance: str
+    tag: str
+    port: int | None
+
+    def properties(self) -> dict[bytes | str, bytes | str | None]:
+        """The TXT record, which nodes of one mesh and one version have in common."""
+        return {b"v": WIRE_VERSION, b"m": self.tag.encode()}
 
 
-def _own_addresses() -> list[ipaddress.IPv4Address]:
-    """Returns this machine's IPv4 addresses, ascending."""
-    found = {
-        ipaddress.IPv4Address(entry.ip)
-        for adapter in ifaddr.get_adapters()
-        for entry in adapter.ips
-        if isinstance(entry.ip, str)
-    }
-    return sorted(found)
+class _Names:
+    """Turns names of services into addresses, and tells those that may be another node of this mesh."""
+
+    def __init__(self, service: _Service, on_found: Callable[[Address, str], None], *, loopback: bool) -> None:
+        self._service = service
+        self._on_found = on_found
+        self._loopback = loopback
+        self._own: frozenset[str] = frozenset()
+        self._waiting: OrderedDict[str, None] = OrderedDict()
+        self._asked: OrderedDict[str, float] = OrderedDict()  # name -> when the loop's clock let us ask for it
+        self._resolving: dict[str, asyncio.Task[None]] = {}
+
+    def network_changed(self, own: frozenset[str]) -> None:
+        """`own` are this machine's addresses; who did not answer before may do so here."""
+        self._own = own
+        self._asked.clear()
+
+    async def close(self) -> None:
+        """Give up what is under way."""
+        tasks = list(self._resolving.values())
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+    def on_change(self, zeroconf: Zeroconf, service_type: str, name: str, state_change: ServiceStateChange) -> None:
+        """A record came or changed. A record that went is ignored: one spoofed packet can take it away."""
+        instance = name.removesuffix(f".{service_type}")
+        if state_change is ServiceStateChange.Removed or instance == self._service.instance:
+            return
+        if not _INSTANCE.fullmatch(instance):
+            return
+        info = AsyncServiceInfo(service_type, name)
+        if info.load_from_cache(zeroconf):
+            self._tell(info, instance)
+            return
+        asked = self._asked.get(name)
+        if name in self._resolving or (asked is not None and asked + RESOLVE_AGAIN_S > zeroconf_now(zeroconf)):
+            return
+        self._waiting[name] = None
+        if len(self._waiting) > NAMES_MAX:
+            self._waiting.popitem(last=False)
+        self._resolve_more(zeroconf)
+
+    def _resolve_more(self, zeroconf: Zeroconf) -> None:
+        while self._waiting and len(self._resolving) < RESOLVING_MAX:
+            name, _ = self._waiting.popitem(last=False)
+            self._asked[name] = zeroconf_now(zeroconf)
+            self._asked.move_to_end(name)
+            if len(self._asked) > NAMES_MAX:
+                self._asked.popitem(last=False)
+            self._resolving[name] = asyncio.get_running_loop().create_task(self._resolve(zeroconf, name))
+
+    async def _resolve(self, zeroconf: Zeroconf, name: str) -> None:
+        try:
+            info = AsyncServiceInfo(SERVICE_TYPE, name)
+            if await info.async_request(zeroconf, RESOLVE_MS):
+                self._tell(info, name.removesuffix(f".{SERVICE_TYPE}"))
+        except _ERRORS:
+            pass  # the interface it was asked on is gone, which is told by itself
+        finally:
+            del self._resolving[name]
+            self._resolve_more(zeroconf)
+
+    def _tell(self, info: AsyncServiceInfo, instance: str) -> None:
+        """Tell every usable address of a node that shows our tag; another mesh or version is no error."""
+        ours = self._service.properties()
+        if not info.port or any(info.properties.get(key) != ours[key] for key in (b"v", b"m")):
+            return
+        hosts = info.parsed_scoped_addresses(IPVersion.All)[:ADDRESSES_MAX]
+        here = self._loopback and all(ip_address(host).is_loopback or host in self._own for host in hosts)
+        for host in hosts:
+            usable = _usable(host, loopback=here)
+            if usable:
+                self._on_found(Address(usable, info.port), instance)
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where we are: what zeroconf shall speak on, what we announce, and which addresses are this machine's."""
+
+    speak: list[str | int] | InterfaceChoice
+    version: IPVersion
+    announce: tuple[bytes, ...]
+    own: frozenset[str]
+
+
+def _look(*, loopback: bool) -> _Place:
+    """Look at the machine's interfaces; where the kernel does not tell them, make do with the default one."""
+    try:
+        found = [interface for interface in interfaces() if loopback or not interface.loopback]
+    except OSError:
+        default = _default_address()
+        announce = (IPv4Address("127.0.0.1").packed,) if loopback else ()
+        announce += (default.packed,) if default is not None else ()
+        own = frozenset(() if default is None else (str(default),))
+        return _Place(InterfaceChoice.Default, IPVersion.V4Only, announce, own)
+    speak: list[str | int] = [
+        str(address) for interface in found for address in interface.addresses if isinstance(address, IPv4Address)
+    ]
+    scopes = [interface.index for interface in found if _speaks_ipv6(interface)]
+    announce = tuple(
+        address.packed
+        for interface in found
+        if interface.running
+        for address in interface.addresses
+        if isinstance(address, IPv4Address) or not address.is_loopback
+    )
+    own = frozenset(str(address) for interface in found for address in interface.addresses)
+    version = IPVersion.All if scopes else IPVersion.V4Only
+    return _Place([*speak, *scopes], version, announce, own)
+
+
+def _speaks_ipv6(interface: Interface) -> bool:
+    return not interface.loopback and any(isinstance(address, IPv6Address) for address in interface.addresses)
+
+
+def _default_address() -> IPv4Address | None:
+    """Return the address from which this machine would speak to the mDNS group; nothing is sent."""
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.connect(MDNS_GROUP)
+        address = IPv4Address(sock.getsockname()[0])
+        return None if address.is_unspecified else address
+    return None
+
+
+def _usable(host: str, *, loopback: bool) -> str:
+    """Return the host as one that can be dialled, or "" for what cannot be another node."""
+    bare, _, scope = host.partition("%")
+    address = ip_address(bare)
+    if address.is_multicast or address.is_unspecified or (address.is_loopback and not loopback):
+        return ""
+    if isinstance(address, IPv6Address) and address.is_link_local:
+        # The scope is the interface that the record came in by; by its name, as everywhere else in the mesh.
+        try:
+            return f"{bare}%{socket.if_indextoname(int(scope))}"
+        except (OSError, ValueError):
+            return ""
+    return bare
+
+
+def zeroconf_now(zeroconf: Zeroconf) -> float:
+    """Return the clock of the loop that zeroconf runs on, in seconds."""
+    assert zeroconf.loop is not None
+    return zeroconf.loop.time()

@@ -1,52 +1,103 @@
-"""News of the machine's own interfaces: a cable plugged in, an address given, a radio back in range.
+"""The machine's own interfaces, and news of them: a cable plugged in, an address given, a radio back in range.
 
-Owns one rtnetlink socket (rtnetlink(7)). What always holds: a burst of changes is told once, after it has settled. It must
-not know what a change means for the mesh.
+Owns what rtnetlink(7) says about links and addresses. What always holds: a burst of changes is told once, when it has
+settled, and only if something that matters to a mesh is different: access points and routers make the kernel repeat itself
+every few seconds. It must not know what a change means for the mesh.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
-from collections.abc import Callable
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address
 
-__all__ = ["Netlink"]
+__all__ = ["Interface", "Netlink", "interfaces"]
 
 # One plugged cable makes a handful of messages (carrier, link-local address, DHCP) within a few hundred milliseconds.
 SETTLE_S = 0.25
-_RTMGRP_LINK = 0x1
-_RTMGRP_IPV4_IFADDR = 0x10
-_RTMGRP_IPV6_IFADDR = 0x100
-_READ_BYTES = 65_536
+# The kernel answers a dump within the call; the limit is for a sandbox that swallows it.
+DUMP_S_MAX = 1.0
+_READ_BYTES = 65_536  # twice the largest piece in which the kernel hands out a dump
+
+_RTMGRP_LINK, _RTMGRP_IPV4_IFADDR, _RTMGRP_IPV6_IFADDR = 0x1, 0x10, 0x100
+_NLMSG_ERROR, _NLMSG_DONE = 2, 3
+_NLM_F_REQUEST, _NLM_F_DUMP = 0x1, 0x300
+_RTM_NEWLINK, _RTM_GETLINK, _RTM_NEWADDR, _RTM_GETADDR = 16, 18, 20, 22
+_IFF_UP, _IFF_LOOPBACK, _IFF_RUNNING = 0x1, 0x8, 0x40
+_IFA_ADDRESS, _IFA_LOCAL = 1, 2
+_IFA_F_DADFAILED, _IFA_F_TENTATIVE = 0x08, 0x40
+_HEADER = struct.Struct("=IHHII")  # nlmsghdr: length, type, flags, sequence, port
+_LINK = struct.Struct("=BxHiII")  # ifinfomsg: family, type, index, flags, change
+_ADDRESS = struct.Struct("=BBBBI")  # ifaddrmsg: family, prefix length, flags, scope, index
+_ATTRIBUTE = struct.Struct("=HH")  # rtattr: length, type
+
+
+@dataclass(frozen=True, slots=True)
+class Interface:
+    """One interface that is up. `running` says that it has a carrier; `addresses` are those that can be bound."""
+
+    index: int
+    running: bool
+    loopback: bool
+    addresses: tuple[IPv4Address | IPv6Address, ...]
+
+
+def interfaces() -> tuple[Interface, ...]:
+    """Return the interfaces that are up, by index; OSError where the kernel does not tell (a sandbox)."""
+    if not hasattr(socket, "AF_NETLINK"):
+        raise OSError("this system has no rtnetlink")
+    addresses: dict[int, list[IPv4Address | IPv6Address]] = {}
+    for body in _dump(_RTM_GETADDR, _RTM_NEWADDR):
+        _, _, flags, _, index = _ADDRESS.unpack_from(body)
+        # An IPv6 address that is still checked for duplicates (RFC 4862) cannot be bound; the kernel tells when it can.
+        if flags & (_IFA_F_TENTATIVE | _IFA_F_DADFAILED):
+            continue
+        attributes = dict(_attributes(body[_ADDRESS.size :]))
+        # On a point-to-point link ADDRESS is the other end's; LOCAL, where there is one, is ours.
+        packed = attributes.get(_IFA_LOCAL) or attributes.get(_IFA_ADDRESS, b"")
+        if len(packed) in (4, 16):
+            addresses.setdefault(index, []).append(IPv4Address(packed) if len(packed) == 4 else IPv6Address(packed))
+    found = []
+    for body in _dump(_RTM_GETLINK, _RTM_NEWLINK):
+        _, _, index, flags, _ = _LINK.unpack_from(body)
+        if flags & _IFF_UP:
+            own = sorted(addresses.get(index, ()), key=lambda address: (address.version, int(address)))
+            found.append(Interface(index, bool(flags & _IFF_RUNNING), bool(flags & _IFF_LOOPBACK), tuple(own)))
+    return tuple(sorted(found, key=lambda interface: interface.index))
 
 
 class Netlink:
-    """Calls `on_changed` when links or addresses of this machine have changed; silent where the kernel does not allow it."""
+    """Calls `on_changed` when interfaces, carriers or addresses of this machine are different from before."""
 
     def __init__(self, on_changed: Callable[[], None]) -> None:
         self._on_changed = on_changed
         self._sock: socket.socket | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._known: tuple[Interface, ...] = ()
 
     def start(self) -> None:
-        """Begins to listen; without rtnetlink (another kernel, a sandbox) re-browsing alone finds changes, later."""
-        try:
+        """Begin to listen; without rtnetlink (another kernel, a sandbox) repeated questions find changes, later."""
+        with contextlib.suppress(OSError):
+            self._known = interfaces()
             sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
-        except (OSError, AttributeError):
-            return
-        try:
-            sock.setblocking(False)
-            sock.bind((0, _RTMGRP_LINK | _RTMGRP_IPV4_IFADDR | _RTMGRP_IPV6_IFADDR))
-        except OSError:
-            sock.close()
-            return
-        self._sock = sock
-        asyncio.get_running_loop().add_reader(sock, self._on_readable)
+            try:
+                sock.setblocking(False)
+                sock.bind((0, _RTMGRP_LINK | _RTMGRP_IPV4_IFADDR | _RTMGRP_IPV6_IFADDR))
+            except OSError:
+                sock.close()
+                raise
+            self._sock = sock
+            asyncio.get_running_loop().add_reader(sock, self._on_readable)
 
     def close(self) -> None:
-        """Stops listening."""
+        """Stop listening."""
         if self._timer is not None:
             self._timer.cancel()
+            self._timer = None
         if self._sock is not None:
             asyncio.get_running_loop().remove_reader(self._sock)
             self._sock.close()
@@ -54,16 +105,52 @@ class Netlink:
 
     def _on_readable(self) -> None:
         assert self._sock is not None
-        try:
+        with contextlib.suppress(OSError):  # nothing left, or ENOBUFS: more news than fits, which is news all the same
             while self._sock.recv(_READ_BYTES):
                 pass
-        except BlockingIOError:
-            pass
-        except OSError:
-            pass  # ENOBUFS: more news than fits, which is news all the same
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(SETTLE_S, self._on_settled)
 
     def _on_settled(self) -> None:
         self._timer = None
-        self._on_changed()
+        try:
+            found = interfaces()
+        except OSError:
+            found = ()  # it told before, so something is going on
+        if found != self._known or not found:
+            self._known = found
+            self._on_changed()
+
+
+def _dump(ask: int, answer: int) -> Iterator[bytes]:
+    """Ask the kernel for everything of a kind; yield the body of each answer."""
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE) as sock:
+        sock.settimeout(DUMP_S_MAX)
+        body = _LINK.pack(socket.AF_UNSPEC, 0, 0, 0, 0)
+        sock.send(_HEADER.pack(_HEADER.size + len(body), ask, _NLM_F_REQUEST | _NLM_F_DUMP, 1, 0) + body)
+        while True:
+            data = sock.recv(_READ_BYTES)
+            at = 0
+            while at + _HEADER.size <= len(data):
+                length, kind, _, _, _ = _HEADER.unpack_from(data, at)
+                if kind == _NLMSG_DONE:
+                    return
+                if kind == _NLMSG_ERROR or length < _HEADER.size:
+                    raise OSError("rtnetlink refused to list the interfaces")
+                if kind == answer:
+                    yield data[at + _HEADER.size : at + length]
+                at += _aligned(length)
+
+
+def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
+    at = 0
+    while at + _ATTRIBUTE.size <= len(data):
+        length, kind = _ATTRIBUTE.unpack_from(data, at)
+        if length < _ATTRIBUTE.size:
+            return
+        yield kind, data[at + _ATTRIBUTE.size : at + length]
+        at += _aligned(length)
+
+
+def _aligned(length: int) -> int:
+    return (length + 3) & ~3

@@ -28,7 +28,13 @@ FLUSH_S_MAX = 2.0
 # of 64 KiB keep a fast link full and a slow one's queue short.
 WRITE_HIGH = 256 << 10
 WRITE_LOW = 64 << 10
+# A peer that stops reading may not make us hold more. The core's window keeps 2 MiB under way on a link, credits and
+# heartbeats come on top: no honest link comes near.
+WRITE_MAX = 16 << 20
 BACKLOG = 64
+# Taken at once, refused ones counted until they are gone. The core turns strangers away by their number and host; this
+# bounds descriptors (1,024 by default) even where it cannot keep up.
+TAKEN_MAX = 512
 _KEEPALIVE = ((socket.TCP_KEEPIDLE, 30), (socket.TCP_KEEPINTVL, 10), (socket.TCP_KEEPCNT, 3))
 
 
@@ -115,18 +121,18 @@ class Transport:
             sock.setblocking(False)
             async with asyncio.timeout(DIAL_S_MAX):
                 await loop.sock_connect(sock, target)
-                await loop.create_connection(lambda: _Connection(self, address), sock=sock)
         except (OSError, ValueError, TimeoutError):
             if sock is not None:
                 sock.close()
-            self._dials.pop(address, None)
+            del self._dials[address]  # before the event: its answer may be to dial again
             self._on_event(DialFailed(address))
         except asyncio.CancelledError:
             if sock is not None:
                 sock.close()
             raise
         else:
-            self._dials.pop(address, None)
+            del self._dials[address]
+            await loop.create_connection(lambda: _Connection(self, address), sock=sock)
 
     def _reachable(self, address: Address) -> tuple[int, Any]:
         if self._isolated:
@@ -136,9 +142,9 @@ class Transport:
     # ---- called by connections
 
     @property
-    def isolated(self) -> bool:
-        """True while no connection may stand."""
-        return self._isolated
+    def closed(self) -> bool:
+        """True while no connection may stand: cut off on purpose, or more of them than one node has use for."""
+        return self._isolated or len(self._conns) >= TAKEN_MAX
 
     def opened(self, connection: _Connection, address: Address) -> int:
         """Numbers a connection and announces it."""
@@ -150,7 +156,7 @@ class Transport:
         return conn
 
     def refused(self, dialled: Address | None) -> None:
-        """Ends a connection that came while this node is cut off."""
+        """Ends a connection that came while none may stand."""
         if dialled is not None:
             self._on_event(DialFailed(dialled))
 
@@ -189,7 +195,7 @@ class _Connection(asyncio.Protocol):
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
                 for option, value in _KEEPALIVE:
                     sock.setsockopt(socket.IPPROTO_TCP, option, value)
-        if self._owner.isolated:
+        if self._owner.closed:
             self._transport.abort()
             self._owner.refused(self.dialled)
             return
@@ -212,8 +218,11 @@ class _Connection(asyncio.Protocol):
             self.ended.set_result(None)
 
     def write(self, data: bytes) -> None:
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.write(data)
+        if self._transport is None or self._transport.is_closing():
+            return
+        self._transport.write(data)
+        if self._transport.get_write_buffer_size() > WRITE_MAX:
+            self._transport.abort()
 
     def abort(self) -> None:
         if self._transport is not None:

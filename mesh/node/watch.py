@@ -26,25 +26,30 @@ _IN_MOVED_FROM = 0x40
 _IN_MOVED_TO = 0x80
 _IN_CREATE = 0x100
 _IN_DELETE = 0x200
+_IN_DELETE_SELF = 0x400
+_IN_MOVE_SELF = 0x800
+_IN_UNMOUNT = 0x2000
 _IN_Q_OVERFLOW = 0x4000
-_MASK = _IN_MODIFY | _IN_MOVED_FROM | _IN_MOVED_TO | _IN_CREATE | _IN_DELETE
+_MOVED = _IN_MOVED_FROM | _IN_MOVED_TO | _IN_CREATE | _IN_DELETE
+_DIRECTORY_GONE = _IN_DELETE_SELF | _IN_MOVE_SELF | _IN_UNMOUNT
+_MASK = _IN_MODIFY | _MOVED | _IN_DELETE_SELF | _IN_MOVE_SELF
 _FLAGS = os.O_NONBLOCK | os.O_CLOEXEC
 _EVENT = struct.Struct("iIII")
 _READ_BYTES = 65_536
 
 
 class Watch:
-    """Calls `on_commit` when the file or its journal changed, `on_replaced` when another file took its place."""
+    """Calls `on_commit` when the file or its journal changed, `on_replaced` (once) when another file took its place."""
 
     def __init__(self, path: Path, on_commit: Callable[[], None], on_replaced: Callable[[], None]) -> None:
-        self._path = path
+        """`path` may be a link to the file: SQLite's own files lie beside what it leads to."""
+        self._path = path.resolve()
         self._on_commit = on_commit
         self._on_replaced = on_replaced
-        self._names = {os.fsencode(path.name + suffix) for suffix in ("", "-wal", "-journal")}
+        self._names = {os.fsencode(self._path.name + suffix) for suffix in ("", "-wal", "-journal")}
         self._fd = -1
         self._timer: asyncio.TimerHandle | None = None
-        self._again = False
-        self._identity = _identity(path)
+        self._identity = _identity(self._path)
         self._seen = self._look()
 
     def start(self) -> None:
@@ -62,7 +67,7 @@ class Watch:
         return self._fd < 0
 
     def close(self) -> None:
-        """Stops watching."""
+        """Stops watching; not an error when it was stopped already."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -78,37 +83,20 @@ class Watch:
             data = os.read(self._fd, _READ_BYTES)
         except BlockingIOError:
             return
-        touched = replaced = False
-        at = 0
-        while at < len(data):
-            _, mask, _, length = _EVENT.unpack_from(data, at)
-            name = data[at + _EVENT.size : at + _EVENT.size + length].rstrip(b"\0")
-            at += _EVENT.size + length
-            if mask & _IN_Q_OVERFLOW:
-                touched = True
-            elif name in self._names:
-                touched = True
-                moved = mask & (_IN_MOVED_FROM | _IN_MOVED_TO | _IN_DELETE | _IN_CREATE)
-                replaced = replaced or (bool(moved) and name == os.fsencode(self._path.name))
-        if replaced and _identity(self._path) != self._identity:
+        touched, moved = _sort(data, self._names)
+        if moved and _identity(self._path) != self._identity:
+            self.close()
             self._on_replaced()
-            return
-        if touched:
-            self._tell()
-
-    def _tell(self) -> None:
-        """Tells at once; while a telling is fresh, remembers to tell once more."""
-        if self._timer is not None:
-            self._again = True
-            return
-        self._on_commit()
-        self._timer = asyncio.get_running_loop().call_later(COALESCE_S, self._on_calm)
+        elif touched:
+            # What comes in the next milliseconds waits in the kernel, which merges it, and is one more call after them.
+            loop = asyncio.get_running_loop()
+            loop.remove_reader(self._fd)
+            self._timer = loop.call_later(COALESCE_S, self._on_calm)
+            self._on_commit()
 
     def _on_calm(self) -> None:
         self._timer = None
-        if self._again:
-            self._again = False
-            self._tell()
+        asyncio.get_running_loop().add_reader(self._fd, self._on_readable)
 
     # ---- polling
 
@@ -121,14 +109,29 @@ class Watch:
         return tuple(state)
 
     def _on_poll(self) -> None:
-        self._timer = asyncio.get_running_loop().call_later(POLL_S, self._on_poll)
         if _identity(self._path) != self._identity:
+            self.close()
             self._on_replaced()
             return
+        self._timer = asyncio.get_running_loop().call_later(POLL_S, self._on_poll)
         seen = self._look()
         if seen != self._seen:
             self._seen = seen
             self._on_commit()
+
+
+def _sort(data: bytes, names: set[bytes]) -> tuple[bool, bool]:
+    """Returns whether inotify's events touch one of the names, and whether any of them was moved, made or removed."""
+    touched = moved = False
+    at = 0
+    while at < len(data):
+        _, mask, _, length = _EVENT.unpack_from(data, at)
+        name = data[at + _EVENT.size : at + _EVENT.size + length].rstrip(b"\0")
+        at += _EVENT.size + length
+        if mask & (_IN_Q_OVERFLOW | _DIRECTORY_GONE) or name in names:
+            touched = True
+            moved = moved or bool(mask & (_MOVED | _DIRECTORY_GONE | _IN_Q_OVERFLOW))
+    return touched, moved
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
