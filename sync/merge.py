@@ -148,9 +148,10 @@ def _check_key(table: Table, key: Any) -> None:
 
 def _merge_births(table: Table, group: Group, place: int, keys: list[Any]) -> bool:
     """Inserts a whole group of births at once; False (nothing done) if any row needs a closer look."""
-    if group.kind is not Kind.BIRTH or group.priors is not None or not set(group.columns) <= set(table.known):
-        return False
     spec, log = table.spec, table.log
+    whole = {column.folded for column in spec.key} <= set(group.columns) <= set(table.known)
+    if group.kind is not Kind.BIRTH or group.priors is not None or not whole:
+        return False
     if log.any_hlc_between(place, group.hlcs[0], group.hlcs[-1]):
         return False
     by_birth = spec.kind is KeyKind.BAG
@@ -422,6 +423,10 @@ def _same(left: Any, right: Any) -> bool:
 
 def _insert(table: Table, row: Row, values: dict[str, Any]) -> Row:
     """Inserts a row under its identity; returns its name, which for a row known by its birth is its rowid."""
+    named = table.where_values(row)
+    if named is not None and (isinstance(row, bytes) or table.spec.kind is KeyKind.ROWID):
+        # A later write may own the key's spelling ('a' became 'A'): the identity stands in until that arrives.
+        values = {column.folded: value for column, value in zip(table.spec.key, named[1], strict=False)} | values
     rowid = table.insert(values)
     if isinstance(row, bytes) and row[:1] == b"\x00":
         table.log.rehome(row, rowid)

@@ -122,16 +122,19 @@ def priors_of(view: RowView, own_place: int, mask: int) -> list[Prior]:
     """Returns what a local change of `mask` has seen: for each other site, its newest write of these cells.
 
     A version vector a cell: what the overwritten entries had seen counts as seen too, since the log keeps only the newest
-    entry of a cell. A site's own earlier writes are its own past, never a conflict, and are left out.
+    entry of a cell. A site's own earlier writes are its own past, never a conflict, and are left out. Where a site's clock
+    has a gap here, only what lies before the gap counts as seen, since an older write may still arrive.
     """
+    coverage, site = view.table.coverage, view.table.store.site
     seen: dict[tuple[int | None, int], int] = {}
     for leaf, entry in zip(view.leaves, view.entries, strict=True):
         touched = entry.mask if mask & EXISTENCE else entry.mask & mask
-        if not touched:
-            continue
+        if not touched or (not view.visible and not entry.mask & EXISTENCE):
+            continue  # nobody saw a cell of a row that is not shown
         for part_mask, place, hlc in [(None, leaf[0], leaf[1]), *decode_prior(leaf[5])]:
             share = touched if part_mask is None else touched & part_mask
-            if not share or place == own_place:
+            hlc = min(hlc, coverage.upto(site(place)))  # noqa: PLW2901
+            if not share or place == own_place or not hlc:
                 continue
             # A birth or a tombstone overwrites the row as a whole.
             cells = None if mask & EXISTENCE or share == mask else share
