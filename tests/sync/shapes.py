@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Shape:
     """A table; `key` are its key columns as SQL, `keys` five different keys as SQL, `tail` a sixth that nobody inserts."""
 
@@ -15,6 +15,9 @@ class Shape:
     keys: tuple[str, ...]
     primary: bool = True  # False: the key columns are ordinary columns of a table without a primary key
     table: str = ""
+
+    def __repr__(self):
+        return self.name
 
     @property
     def t(self):
