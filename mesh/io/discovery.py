@@ -47,6 +47,7 @@ RESOLVING_MAX = 16  # questions about names under way at once
 RESOLVE_MS = 3_000
 RESOLVE_AGAIN_S = 120.0  # a name that nobody stands up for: its node has crashed, and the record outlives it
 ADDRESSES_MAX = 16  # of one name; more would be a way to make this node dial others
+SCOPES_MAX = 4  # interfaces by which a link-local address is tried when its record does not say which
 MDNS_GROUP = ("224.0.0.251", 5353)
 
 # What our own nodes announce: nothing that a terminal or a log could stumble over.
@@ -118,11 +119,13 @@ class Discovery:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._changed.wait(), wait_s)
                     break
+                if self._zeroconf is None:
+                    await self._follow_network()
 
     async def _follow_network(self) -> None:
         place = _look(loopback=self._loopback)
         assert self._names is not None
-        self._names.network_changed(place.own)
+        self._names.network_changed(place)
         try:
             if self._zeroconf is None:
                 self._zeroconf = AsyncZeroconf(interfaces=place.speak, ip_version=place.version)
@@ -199,14 +202,14 @@ class _Names:
         self._service = service
         self._on_found = on_found
         self._loopback = loopback
-        self._own: frozenset[str] = frozenset()
+        self._place = _NOWHERE
         self._waiting: OrderedDict[str, None] = OrderedDict()
         self._asked: OrderedDict[str, float] = OrderedDict()  # name -> when the loop's clock let us ask for it
         self._resolving: dict[str, asyncio.Task[None]] = {}
 
-    def network_changed(self, own: frozenset[str]) -> None:
-        """`own` are this machine's addresses; who did not answer before may do so here."""
-        self._own = own
+    def network_changed(self, place: _Place) -> None:
+        """We are elsewhere: who did not answer before may do so here."""
+        self._place = place
         self._asked.clear()
 
     async def close(self) -> None:
@@ -229,7 +232,7 @@ class _Names:
             self._tell(info, instance)
             return
         asked = self._asked.get(name)
-        if name in self._resolving or (asked is not None and asked + RESOLVE_AGAIN_S > zeroconf_now(zeroconf)):
+        if name in self._resolving or (asked is not None and asked + RESOLVE_AGAIN_S > _now()):
             return
         self._waiting[name] = None
         if len(self._waiting) > NAMES_MAX:
@@ -239,7 +242,7 @@ class _Names:
     def _resolve_more(self, zeroconf: Zeroconf) -> None:
         while self._waiting and len(self._resolving) < RESOLVING_MAX:
             name, _ = self._waiting.popitem(last=False)
-            self._asked[name] = zeroconf_now(zeroconf)
+            self._asked[name] = _now()
             self._asked.move_to_end(name)
             if len(self._asked) > NAMES_MAX:
                 self._asked.popitem(last=False)
@@ -262,21 +265,43 @@ class _Names:
         if not info.port or any(info.properties.get(key) != ours[key] for key in (b"v", b"m")):
             return
         hosts = info.parsed_scoped_addresses(IPVersion.All)[:ADDRESSES_MAX]
-        here = self._loopback and all(ip_address(host).is_loopback or host in self._own for host in hosts)
+        # Another machine's loopback is not there for us: only who lives at no other address than ours is on this one.
+        own = self._place.own
+        here = self._loopback and all(ip_address(host).is_loopback or host.split("%")[0] in own for host in hosts)
         for host in hosts:
-            usable = _usable(host, loopback=here)
-            if usable:
+            for usable in self._usable(host, loopback=here):
                 self._on_found(Address(usable, info.port), instance)
+
+    def _usable(self, host: str, *, loopback: bool) -> tuple[str, ...]:
+        """Return the host in the forms that can be dialled; nothing for what cannot be another node."""
+        bare, _, index = host.partition("%")
+        address = ip_address(bare)
+        if address.is_multicast or address.is_unspecified or (address.is_loopback and not loopback):
+            return ()
+        if address.version == 4 or not address.is_link_local:
+            return (bare,)
+        if index:
+            # The interface that the record came in by; by its name, as everywhere else in the mesh.
+            return tuple(f"{bare}%{scope}" for scope in [_scope(int(index))] if scope)
+        if bare in self._place.own:
+            return ()
+        # It came over IPv4, which does not say by which interface. Where two machines on one cable have IPv4 addresses of
+        # different networks, this is the only address that works, so each interface is tried.
+        return tuple(f"{bare}%{scope}" for scope in self._place.scopes)
 
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Where we are: what zeroconf shall speak on, what we announce, and which addresses are this machine's."""
+    """Where we are: what zeroconf shall speak on, what we announce, which addresses and IPv6 scopes are this machine's."""
 
     speak: list[str | int] | InterfaceChoice
     version: IPVersion
     announce: tuple[bytes, ...]
     own: frozenset[str]
+    scopes: tuple[str, ...]
+
+
+_NOWHERE = _Place([], IPVersion.V4Only, (), frozenset(), ())
 
 
 def _look(*, loopback: bool) -> _Place:
@@ -285,14 +310,13 @@ def _look(*, loopback: bool) -> _Place:
         found = [interface for interface in interfaces() if loopback or not interface.loopback]
     except OSError:
         default = _default_address()
-        announce = (IPv4Address("127.0.0.1").packed,) if loopback else ()
-        announce += (default.packed,) if default is not None else ()
-        own = frozenset(() if default is None else (str(default),))
-        return _Place(InterfaceChoice.Default, IPVersion.V4Only, announce, own)
+        known = [*([IPv4Address("127.0.0.1")] if loopback else []), *([default] if default is not None else [])]
+        packed, own = tuple(address.packed for address in known), frozenset(map(str, known))
+        return _Place(InterfaceChoice.Default, IPVersion.V4Only, packed, own, ())
     speak: list[str | int] = [
         str(address) for interface in found for address in interface.addresses if isinstance(address, IPv4Address)
     ]
-    scopes = [interface.index for interface in found if _speaks_ipv6(interface)]
+    scoped = [interface for interface in found if _speaks_ipv6(interface)]
     announce = tuple(
         address.packed
         for interface in found
@@ -301,8 +325,9 @@ def _look(*, loopback: bool) -> _Place:
         if isinstance(address, IPv4Address) or not address.is_loopback
     )
     own = frozenset(str(address) for interface in found for address in interface.addresses)
-    version = IPVersion.All if scopes else IPVersion.V4Only
-    return _Place([*speak, *scopes], version, announce, own)
+    version = IPVersion.All if scoped else IPVersion.V4Only
+    scopes = tuple(filter(None, (_scope(interface.index) for interface in scoped if interface.running)))
+    return _Place([*speak, *(interface.index for interface in scoped)], version, announce, own, scopes[:SCOPES_MAX])
 
 
 def _speaks_ipv6(interface: Interface) -> bool:
@@ -318,22 +343,13 @@ def _default_address() -> IPv4Address | None:
     return None
 
 
-def _usable(host: str, *, loopback: bool) -> str:
-    """Return the host as one that can be dialled, or "" for what cannot be another node."""
-    bare, _, scope = host.partition("%")
-    address = ip_address(bare)
-    if address.is_multicast or address.is_unspecified or (address.is_loopback and not loopback):
+def _scope(index: int) -> str:
+    """Return the name of an interface, or "" if it has gone."""
+    try:
+        return socket.if_indextoname(index)
+    except OSError:
         return ""
-    if isinstance(address, IPv6Address) and address.is_link_local:
-        # The scope is the interface that the record came in by; by its name, as everywhere else in the mesh.
-        try:
-            return f"{bare}%{socket.if_indextoname(int(scope))}"
-        except (OSError, ValueError):
-            return ""
-    return bare
 
 
-def zeroconf_now(zeroconf: Zeroconf) -> float:
-    """Return the clock of the loop that zeroconf runs on, in seconds."""
-    assert zeroconf.loop is not None
-    return zeroconf.loop.time()
+def _now() -> float:
+    return asyncio.get_running_loop().time()
