@@ -18,6 +18,7 @@ from mesh.core import MeshCore, PeerStatus
 from mesh.events import Close, Notice
 from mesh.node.core import NodeCore, ToExchange
 from mesh.node.errors import NodeError
+from mesh.node.looks import Looks
 from mesh.node.shell import MeshShell, clock
 from mesh.node.sqlthread import Acted, Broken, Report, SqlThread
 from mesh.node.status import PeerView, TableView
@@ -72,9 +73,7 @@ class ServingNode:
         on_broken: Callable[[BaseException], None],
     ) -> None:
         identity = credentials.identity
-        self._identity = identity
         self._file = file
-        self._config = config
         self._on_notice = on_notice
         self._on_broken = on_broken
         self._mesh = MeshCore(
@@ -90,7 +89,8 @@ class ServingNode:
         self._exchange: Exchange | None = None
         self._watch: Watch | None = None
         self._loop = asyncio.get_running_loop()
-        self._sql = SqlThread(self._opened, self._report, clock)
+        self._sql = SqlThread(lambda: self._opened(file, identity, config), self._report, clock)
+        self._looks = Looks(self._loop, self._look_for_commit)
 
     async def start(self, known: tuple[Address, ...]) -> None:
         """Take the port, open the file, then speak and watch; raise with one line when one of them refuses.
@@ -144,6 +144,7 @@ class ServingNode:
         """Drain what is committed, take leave of the mesh, close the file; with `remove`, leave no trace in it."""
         if self._watch is not None:
             self._watch.close()
+        self._looks.cancel()
         try:
             await asyncio.wrap_future(self._sql.call(self._drain))
         finally:
@@ -157,14 +158,14 @@ class ServingNode:
         assert self._exchange is not None, "asked before the file was open"
         return self._exchange.replica
 
-    def _opened(self) -> Exchange:
+    def _opened(self, file: Path, identity: Identity, config: NodeConfig) -> Exchange:
         replica = Replica.open(
-            str(self._file),
-            node_id=self._identity.node_id,
-            mesh_key=self._identity.digest_key,
+            str(file),
+            node_id=identity.node_id,
+            mesh_key=identity.digest_key,
             wall_ms=clock()[1],
             entropy=os.urandom,
-            config=ReplicaConfig(only=self._config.only, exclude=self._config.exclude),
+            config=ReplicaConfig(only=config.only, exclude=config.exclude),
         )
         self._exchange = Exchange(replica, rng=random.Random(os.urandom(16)), config=ExchangeConfig())
         return self._exchange
@@ -182,6 +183,10 @@ class ServingNode:
             if not self._replica.stale():
                 return
 
+    def _drain_if_stale(self) -> None:
+        if self._replica.stale():
+            self._sql.handle_now(CommitSeen())
+
     def _count_replicas(self) -> int:
         assert self._exchange is not None
         self._drain()
@@ -191,6 +196,10 @@ class ServingNode:
 
     def _on_commit(self) -> None:
         self._sql.submit(CommitSeen())
+        self._looks.hint()
+
+    def _look_for_commit(self) -> None:
+        self._sql.call(self._drain_if_stale)
 
     def _on_replaced(self) -> None:
         self._on_broken(NodeError(f"{self._file} was replaced or removed while it was served; run 'mycomesh up' again"))

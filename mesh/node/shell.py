@@ -142,6 +142,9 @@ class MeshShell:
 
     async def _resolve(self, peer: PeerName) -> None:
         """Turn a static peer into addresses; a name without one is asked for again, since networks come and go."""
+        if (numeric := _numeric(peer)) is not None:  # without the resolver's threads, which cost memory for ever
+            self.feed(AddressFound(numeric, static=True))
+            return
         loop = asyncio.get_running_loop()
         told = False
         while True:
@@ -198,6 +201,15 @@ class MeshShell:
             return
         wait_s = max(0, deadline - clock()[0]) / 1000
         self._timer = asyncio.get_running_loop().call_later(wait_s, self._on_timer)
+
+
+def _numeric(peer: PeerName) -> Address | None:
+    """Return the address that a peer's host already is, None where it is a name."""
+    try:
+        found = socket.getaddrinfo(peer.host, peer.port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+    except OSError:
+        return None
+    return _address(found[0][4])
 
 
 def _address(found: tuple[Any, ...]) -> Address:
