@@ -11,22 +11,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-import socket
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import ip_address
 from itertools import chain, repeat
-from typing import TYPE_CHECKING
 
 from zeroconf import DNSQuestionType, Error, InterfaceChoice, IPVersion, ServiceStateChange, Zeroconf
 from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZeroconf
 
 from mesh.events import Address, Notice
-from mesh.io.netlink import interfaces
-
-if TYPE_CHECKING:
-    from mesh.io.netlink import Interface
+from mesh.io.interfaces import Place, look, multicast_fault, scope_name
 
 __all__ = ["SERVICE_TYPE", "Discovery"]
 
@@ -47,8 +42,6 @@ RESOLVING_MAX = 16  # questions about names under way at once
 RESOLVE_MS = 3_000
 RESOLVE_AGAIN_S = 120.0  # a name that nobody stands up for: its node has crashed, and the record outlives it
 ADDRESSES_MAX = 16  # of one name; more would be a way to make this node dial others
-SCOPES_MAX = 4  # interfaces by which a link-local address is tried when its record does not say which
-MDNS_GROUP = ("224.0.0.251", 5353)
 
 # What our own nodes announce: nothing that a terminal or a log could stumble over.
 _INSTANCE = re.compile(r"[0-9A-Za-z-]{1,63}")
@@ -76,7 +69,7 @@ class Discovery:
         self._announced: tuple[bytes, ...] = ()
         self._changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
-        self._told_unavailable = False
+        self._told_fault = False
 
     async def start(self, instance: str, tag: str, port: int | None) -> None:
         """Announce `instance` at `port` (None: only browse) among nodes with the same `tag`, and begin to ask.
@@ -119,24 +112,26 @@ class Discovery:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._changed.wait(), wait_s)
                     break
-                if self._zeroconf is None:
+                if self._told_fault:
                     await self._follow_network()
 
     async def _follow_network(self) -> None:
-        place = _look(loopback=self._loopback)
+        place = look(loopback=self._loopback)
         assert self._names is not None
         self._names.network_changed(place)
+        speak = list(place.spoken) if place.known else InterfaceChoice.Default
+        version = IPVersion.All if place.dual else IPVersion.V4Only
+        fault: Exception | None = None
         try:
             if self._zeroconf is None:
-                self._zeroconf = AsyncZeroconf(interfaces=place.speak, ip_version=place.version)
-                await self._announce(place.announce)
-            else:
-                # First what is said, then where: zeroconf says it again on each interface that is new.
-                await self._announce(place.announce)
-                await self._zeroconf.async_update_interfaces(place.speak, place.version)
-            self._told_unavailable = False
+                self._zeroconf = AsyncZeroconf(interfaces=speak, ip_version=version)
+            # First what is said, then where: zeroconf says it again on each interface that is new.
+            await self._announce(tuple(address.packed for address in place.announced))
+            await self._zeroconf.async_update_interfaces(speak, version)
+            fault = multicast_fault(place)
         except _ERRORS as error:
-            self._tell_unavailable(error)
+            fault = error
+        self._tell_fault(fault)
 
     async def _announce(self, addresses: tuple[bytes, ...]) -> None:
         """Announce these addresses; while there are none, what was said before stands, as nobody hears us."""
@@ -173,13 +168,15 @@ class Discovery:
             self._zeroconf.zeroconf, SERVICE_TYPE, handlers=[self._names.on_change], question_type=DNSQuestionType.QM
         )
 
-    def _tell_unavailable(self, error: Exception) -> None:
-        if self._told_unavailable:
-            return
-        self._told_unavailable = True
-        reason = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
-        text = f"multicast is not available ({reason}): peers are not found by themselves; use --peer HOST:PORT"
-        self._on_notice(Notice("discovery.unavailable", text, {}, "warning"))
+    def _tell_fault(self, fault: Exception | None) -> None:
+        """Say once that nobody can be found by multicast, and once that it has come back."""
+        if fault is not None and not self._told_fault:
+            reason = (fault.strerror if isinstance(fault, OSError) else None) or str(fault) or type(fault).__name__
+            text = f"multicast is not available ({reason}): peers are not found by themselves; use --peer HOST:PORT"
+            self._on_notice(Notice("discovery.unavailable", text, {}, "warning"))
+        elif fault is None and self._told_fault:
+            self._on_notice(Notice("discovery.available", "multicast is available: peers are found by themselves"))
+        self._told_fault = fault is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,12 +199,12 @@ class _Names:
         self._service = service
         self._on_found = on_found
         self._loopback = loopback
-        self._place = _NOWHERE
+        self._place = Place()
         self._waiting: OrderedDict[str, None] = OrderedDict()
         self._asked: OrderedDict[str, float] = OrderedDict()  # name -> when the loop's clock let us ask for it
         self._resolving: dict[str, asyncio.Task[None]] = {}
 
-    def network_changed(self, place: _Place) -> None:
+    def network_changed(self, place: Place) -> None:
         """We are elsewhere: who did not answer before may do so here."""
         self._place = place
         self._asked.clear()
@@ -282,73 +279,12 @@ class _Names:
             return (bare,)
         if index:
             # The interface that the record came in by; by its name, as everywhere else in the mesh.
-            return tuple(f"{bare}%{scope}" for scope in [_scope(int(index))] if scope)
+            return tuple(f"{bare}%{scope}" for scope in [scope_name(int(index))] if scope)
         if bare in self._place.own:
             return ()
         # It came over IPv4, which does not say by which interface. Where two machines on one cable have IPv4 addresses of
         # different networks, this is the only address that works, so each interface is tried.
         return tuple(f"{bare}%{scope}" for scope in self._place.scopes)
-
-
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """Where we are: what zeroconf shall speak on, what we announce, which addresses and IPv6 scopes are this machine's."""
-
-    speak: list[str | int] | InterfaceChoice
-    version: IPVersion
-    announce: tuple[bytes, ...]
-    own: frozenset[str]
-    scopes: tuple[str, ...]
-
-
-_NOWHERE = _Place([], IPVersion.V4Only, (), frozenset(), ())
-
-
-def _look(*, loopback: bool) -> _Place:
-    """Look at the machine's interfaces; where the kernel does not tell them, make do with the default one."""
-    try:
-        found = [interface for interface in interfaces() if loopback or not interface.loopback]
-    except OSError:
-        default = _default_address()
-        known = [*([IPv4Address("127.0.0.1")] if loopback else []), *([default] if default is not None else [])]
-        packed, own = tuple(address.packed for address in known), frozenset(map(str, known))
-        return _Place(InterfaceChoice.Default, IPVersion.V4Only, packed, own, ())
-    speak: list[str | int] = [
-        str(address) for interface in found for address in interface.addresses if isinstance(address, IPv4Address)
-    ]
-    scoped = [interface for interface in found if _speaks_ipv6(interface)]
-    announce = tuple(
-        address.packed
-        for interface in found
-        if interface.running
-        for address in interface.addresses
-        if isinstance(address, IPv4Address) or not address.is_loopback
-    )
-    own = frozenset(str(address) for interface in found for address in interface.addresses)
-    version = IPVersion.All if scoped else IPVersion.V4Only
-    scopes = tuple(filter(None, (_scope(interface.index) for interface in scoped if interface.running)))
-    return _Place([*speak, *(interface.index for interface in scoped)], version, announce, own, scopes[:SCOPES_MAX])
-
-
-def _speaks_ipv6(interface: Interface) -> bool:
-    return not interface.loopback and any(isinstance(address, IPv6Address) for address in interface.addresses)
-
-
-def _default_address() -> IPv4Address | None:
-    """Return the address from which this machine would speak to the mDNS group; nothing is sent."""
-    with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.connect(MDNS_GROUP)
-        address = IPv4Address(sock.getsockname()[0])
-        return None if address.is_unspecified else address
-    return None
-
-
-def _scope(index: int) -> str:
-    """Return the name of an interface, or "" if it has gone."""
-    try:
-        return socket.if_indextoname(index)
-    except OSError:
-        return ""
 
 
 def _now() -> float:

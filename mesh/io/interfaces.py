@@ -1,78 +1,82 @@
-"""The interfaces of this machine as discovery needs them: where to speak multicast, and what to announce.
+"""Where this machine is, as discovery needs it: what to speak multicast on, what to announce, which addresses are its own.
 
-Owns one look at the machine and one trial of its multicast. What always holds: the loopback is used only where that is asked
-for or where there is nothing else, and no more interfaces are used than the kernel lets one socket join. It must not know
-what is said on them.
+Owns one look at the interfaces and one trial of their multicast. What always holds: the loopback is used only where that is
+asked for, and no more interfaces are used than the kernel lets one socket join. It must not know what is said on them.
 """
 
 from __future__ import annotations
 
-import ipaddress
+import contextlib
+import errno
 import socket
-from collections import Counter
 from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address
 
-import ifaddr
+from mesh.io.netlink import Interface, interfaces
 
-__all__ = ["Interfaces", "look", "multicast_fault"]
+__all__ = ["Place", "look", "multicast_fault", "scope_name"]
 
 # Linux lets one socket join 20 groups (igmp_max_memberships); a drone with more than 16 networks has virtual ones among them.
 SPOKEN_MAX = 16
-# What fits one mDNS answer of 1,460 bytes beside the rest, AAAA records being 28 bytes.
-ANNOUNCED_MAX = 16
-_LOOPBACK = "127.0.0.1"
-_GROUPS = {socket.AF_INET: "224.0.0.251", socket.AF_INET6: "ff02::fb"}
-_PORT = 5353
+ANNOUNCED_MAX = 16  # what fits one mDNS answer of 1,460 bytes beside the rest, AAAA records being 28 bytes
+SCOPES_MAX = 4  # interfaces by which a link-local address is tried when its record does not say which
+_LOOPBACK = IPv4Address("127.0.0.1")
+_GROUP_V4, _GROUP_V6, _PORT = "224.0.0.251", "ff02::fb", 5353
 _EMPTY_QUESTION = bytes(12)  # a DNS header that asks nothing: nobody answers it
 
 
 @dataclass(frozen=True, slots=True)
-class Interfaces:
-    """Where to speak: IPv4 by address, IPv6 by link-local address or (where two links share one) by interface index.
+class Place:
+    """Where to speak: IPv4 by own address, IPv6 by index of the interface; `known` is false where nobody tells us.
 
-    `hosts` are the numeric addresses to announce, IPv4 first.
+    `announced` are the addresses where others reach this machine, `own` all that are its own, `scopes` the names of the
+    interfaces that have link-local neighbours.
     """
 
-    spoken: tuple[str | int, ...]
-    hosts: tuple[str, ...]
-    loopback: bool
+    known: bool = False
+    spoken: tuple[str | int, ...] = ()
+    announced: tuple[IPv4Address | IPv6Address, ...] = ()
+    own: frozenset[str] = frozenset()
+    scopes: tuple[str, ...] = ()
 
     @property
     def dual(self) -> bool:
         """True if IPv6 is spoken as well."""
-        return any(isinstance(one, int) or ":" in one for one in self.spoken)
+        return any(isinstance(one, int) for one in self.spoken)
 
 
-def look(*, loopback: bool) -> Interfaces:
-    """Returns the interfaces that are there at this moment; the loopback if asked for, or if there is no other."""
-    v4: dict[str, None] = {}
-    v6: dict[str, None] = {}
-    links: list[tuple[str, int]] = []
-    local = False
-    for adapter in ifaddr.get_adapters():
-        for entry in adapter.ips:
-            host = entry.ip if isinstance(entry.ip, str) else entry.ip[0]
-            address = ipaddress.ip_address(host.split("%", 1)[0])
-            if address.is_loopback:
-                local = local or address.version == 4
-            elif address.version == 4:
-                v4[str(address)] = None
-            else:
-                v6[str(address)] = None
-                if address.is_link_local and adapter.index is not None:
-                    links.append((str(address), adapter.index))
-    loopback = local and (loopback or not (v4 or v6))
-    own = [_LOOPBACK] if loopback else []
-    # A link-local address is not in itself an interface: a bridge and its port may share a MAC address, so the address.
-    shared = Counter(host for host, _ in links)
-    spoken = [*own, *sorted(v4), *(host if shared[host] == 1 else index for host, index in sorted(links))]
-    return Interfaces(tuple(spoken[:SPOKEN_MAX]), (*own, *sorted(v4), *sorted(v6))[:ANNOUNCED_MAX], loopback)
+def look(*, loopback: bool) -> Place:
+    """Look at the machine; where the kernel does not list its interfaces (a sandbox), make do with the default one."""
+    try:
+        everything = interfaces()
+    except OSError:
+        found = [*([_LOOPBACK] if loopback else []), *_default_address()]
+        return Place(announced=tuple(found), own=frozenset(map(str, found)))
+    used = [interface for interface in everything if loopback or not interface.loopback]
+    scoped = [interface for interface in used if _speaks_ipv6(interface)]
+    v4 = [str(address) for interface in used for address in interface.addresses if isinstance(address, IPv4Address)]
+    announced = [
+        address
+        for interface in used
+        if interface.running
+        for address in interface.addresses
+        if address == _LOOPBACK or not address.is_loopback
+    ]
+    scopes = [name for interface in scoped if interface.running if (name := scope_name(interface.index))]
+    spoken: list[str | int] = [*v4, *(interface.index for interface in scoped)]
+    return Place(
+        known=True,
+        spoken=tuple(spoken[:SPOKEN_MAX]),
+        announced=tuple(announced[:ANNOUNCED_MAX]),
+        own=frozenset(str(address) for interface in everything for address in interface.addresses),
+        scopes=tuple(scopes[:SCOPES_MAX]),
+    )
 
 
-def multicast_fault(interfaces: Interfaces) -> OSError | None:
-    """Sends an empty question on each interface; returns None if one of them took it, else why the last did not."""
-    fault: OSError | None = OSError(0, "this machine has no network interface with an address")
-    for one in interfaces.spoken:
+def multicast_fault(place: Place) -> OSError | None:
+    """Send an empty question on each interface; return None if one of them took it, else why the last did not."""
+    fault = OSError(errno.ENETDOWN, "no network interface has an address yet")
+    for one in place.spoken if place.known else ("0.0.0.0",):  # noqa: S104 -- the default interface, to send by
         try:
             _try_multicast(one)
         except OSError as error:
@@ -82,21 +86,33 @@ def multicast_fault(interfaces: Interfaces) -> OSError | None:
     return fault
 
 
+def scope_name(index: int) -> str:
+    """Return the name of an interface, "" if it has gone."""
+    try:
+        return socket.if_indextoname(index)
+    except OSError:
+        return ""
+
+
+def _speaks_ipv6(interface: Interface) -> bool:
+    return not interface.loopback and any(isinstance(address, IPv6Address) for address in interface.addresses)
+
+
+def _default_address() -> list[IPv4Address]:
+    """Return the address from which this machine would speak to the mDNS group, if any; nothing is sent."""
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.connect((_GROUP_V4, _PORT))
+        address = IPv4Address(sock.getsockname()[0])
+        return [] if address.is_unspecified or address.is_loopback else [address]
+    return []
+
+
 def _try_multicast(one: str | int) -> None:
-    if isinstance(one, str) and ":" not in one:
+    if isinstance(one, str):
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
             sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton(one))
-            sock.sendto(_EMPTY_QUESTION, (_GROUPS[socket.AF_INET], _PORT))
+            sock.sendto(_EMPTY_QUESTION, (_GROUP_V4, _PORT))
         return
-    index = one if isinstance(one, int) else _index_of(one)
     with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as sock:
-        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, index)
-        sock.sendto(_EMPTY_QUESTION, (_GROUPS[socket.AF_INET6], _PORT, 0, index))
-
-
-def _index_of(host: str) -> int:
-    for adapter in ifaddr.get_adapters():
-        for entry in adapter.ips:
-            if not isinstance(entry.ip, str) and entry.ip[0].split("%", 1)[0] == host:
-                return adapter.index or 0
-    raise OSError(0, f"the interface of {host} has gone")
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, one)
+        sock.sendto(_EMPTY_QUESTION, (_GROUP_V6, _PORT, 0, one))
