@@ -14,6 +14,7 @@ from typing import Any
 
 from sync import codec
 from sync.codec import is_array, is_bytes, is_int, require
+from sync.rawtext import is_raw, is_valid_raw
 from sync.stamp import HLC_MAX
 
 __all__ = ["BUNDLE_BYTES_MAX", "Bundle", "Group", "Kind", "Part", "Section"]
@@ -153,7 +154,11 @@ def _decode_group(value: Any, sites: list[bytes]) -> Group:
     width = 0 if kind == Kind.DELETE else len(columns)
     require(kind != Kind.DELETE or not columns, "a delete owns no columns")
     require(set(map(type, rows)) == {list} and set(map(len, rows)) == {width}, "a row has the wrong width")
-    require(set(map(type, itertools.chain.from_iterable(rows))) <= codec.PLAIN, "a value is not an SQLite value")
+    kinds = set(map(type, itertools.chain.from_iterable(rows)))
+    require(kinds <= codec.PLAIN | {list}, "a value is not an SQLite value")
+    if list in kinds:
+        lists = (value for row in rows for value in row if is_raw(value))
+        require(all(map(is_valid_raw, lists)), "a value is not an SQLite value")
     if keys is not None:
         require(is_array(keys, count) and set(map(type, keys)) <= {int, bytes}, "bad list of keys")
     names = tuple(columns)

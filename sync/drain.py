@@ -7,6 +7,7 @@ stamp that it overwrites, so a user always overwrites what he sees, even on a sl
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ from sync.batch import Group, Kind, Section
 from sync.capture import OP_DELETE, OP_EVICT, OP_INSERT, WORD_BITS, key_names, pending_name, word_names
 from sync.changelog import Leaf, pack_mask
 from sync.lattice import EXISTENCE, join
+from sync.rawtext import raw_select, restored
 from sync.rows import RowView, encode_prior, prior_to_wire, priors_of, shrink
 from sync.schema import KeyKind, encode_key, quoted
 from sync.stamp import ms_from_hlc
@@ -53,7 +55,10 @@ class _Touched:
 
 def drain_table(table: Table, place: int, wall_ms: int) -> Drained:
     """Turns up to one chunk of the pending log into changes of the site at `place`; inside a transaction."""
-    rows, last, more, size = _read_pending(table, wall_ms)
+    try:
+        rows, last, more, size = _read_pending(table, wall_ms)
+    except UnicodeDecodeError:
+        rows, last, more, size = _read_pending(table, wall_ms, raw=True)
     if not rows:
         return Drained(None, more=False)
     after = table.coverage.top(table.store.site(place))
@@ -74,8 +79,8 @@ def drain_table(table: Table, place: int, wall_ms: int) -> Drained:
     return Drained(Section(table.spec.folded, [(site, after, upto)], groups), more)
 
 
-def _read_pending(table: Table, wall_ms: int) -> tuple[dict[Row, _Touched], int, bool, int]:
-    """Returns (rows by name, last seq read, whether more follow, log rows read)."""
+def _read_pending(table: Table, wall_ms: int, *, raw: bool = False) -> tuple[dict[Row, _Touched], int, bool, int]:
+    """Returns (rows by name, last seq read, whether more follow, log rows read); `raw` reads text that is not UTF-8."""
     words = word_names(table.bits_captured)
     rows: dict[Row, _Touched] = {}
     last = read = size = 0
@@ -85,7 +90,7 @@ def _read_pending(table: Table, wall_ms: int) -> tuple[dict[Row, _Touched], int,
     first_value = first_key + len(key_names(table.spec)) + 1
     more = False
     edits = 0
-    for record in table.store.db.execute(_pending_sql(table, words), (CHUNK_ROWS_MAX + 1,)):
+    for record in _pending_records(table, words, raw=raw):
         if read == CHUNK_ROWS_MAX or size > CHUNK_BYTES_MAX or edits == CHUNK_EDITS_MAX:
             more = True
             break
@@ -131,7 +136,22 @@ def _captured_ms(at: Any, wall_ms: int) -> int:
     return min(round((at - _UNIX_EPOCH_JULIAN) * _DAY_MS), wall_ms)
 
 
-def _pending_sql(table: Table, words: list[str]) -> str:
+def _pending_records(table: Table, words: list[str], *, raw: bool) -> Iterator[tuple[Any, ...]]:
+    """Returns log rows: seq, at, mask words, key columns, whether the row is there, the row's columns."""
+    records: Iterator[tuple[Any, ...]] = table.store.db.execute(
+        _pending_sql(table, words, raw=raw), (CHUNK_ROWS_MAX + 1,)
+    )
+    if not raw:
+        return records
+    first = 2 + len(words)
+    middle = first + 2 * len(key_names(table.spec))
+    return (
+        (*record[:first], *restored(record[first:middle]), record[middle], *restored(record[middle + 1 :]))
+        for record in records
+    )
+
+
+def _pending_sql(table: Table, words: list[str], *, raw: bool) -> str:
     spec = table.spec
     keys = key_names(spec)
     if spec.kind is KeyKind.KEYED:
@@ -140,9 +160,12 @@ def _pending_sql(table: Table, words: list[str]) -> str:
     else:
         join_on = f"t.{quoted(spec.rowid)} = p.r"
         present = f"t.{quoted(spec.rowid)}"
-    columns = ", ".join([f"p.{name}" for name in ("seq", "at", *words, *keys)])
+    key_list = ", ".join(raw_select(f"p.{name}") if raw else f"p.{name}" for name in keys)
+    columns = ", ".join(
+        [*(f"p.{name}" for name in ("seq", "at", *words)), key_list, f"nullif({present} IS NOT NULL, 0)"]
+    )
     return (
-        f"SELECT {columns}, {present}, {table.select_list} FROM {pending_name(table.table_id)} p"
+        f"SELECT {columns}, {table.raw_list if raw else table.select_list} FROM {pending_name(table.table_id)} p"
         f" LEFT JOIN {quoted(spec.name)} t ON {join_on} ORDER BY p.seq LIMIT ?"
     )
 

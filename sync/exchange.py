@@ -95,6 +95,7 @@ class _Link:
     repairs: list[Repair] = field(default_factory=list)
     repaired_at: dict[str, int] = field(default_factory=dict)
     credit: int = WINDOW_CHUNKS
+    abandoned: bool = False  # a round was given up: the end of its stream may still come, and proves nothing
     failed: bool = False  # a chunk of the running round could not be applied: its end proves nothing
     refused: bool = False  # ... because its stamps lie too far ahead: asking again at once would not help
     heard_at: int = 0
@@ -278,6 +279,8 @@ class Exchange:
     def _ask(self, number: int, actions: list[Action], now_ms: int) -> None:
         """Asks a peer for what it covers and we do not, except what another peer is sending already."""
         link = self._links[number]
+        if link.abandoned:
+            return  # until that stream has ended, its end could be taken for the end of another
         mine = {digest.table: digest.vector for digest in self._replica.digests()}
         wanted = [
             name
@@ -338,6 +341,10 @@ class Exchange:
 
     def _on_done(self, number: int, message: wire.Done, actions: list[Action], now_ms: int) -> None:
         link = self._links[number]
+        if link.abandoned:
+            link.abandoned = False
+            self._ask(number, actions, now_ms)
+            return
         vectors = {name: vector for name, vector in message.vectors if self._fetching.get(name) == number}
         moved: list[str] = []
         if not link.failed:
@@ -464,11 +471,8 @@ class Exchange:
                     self._pump(number, actions, now_ms, wall_ms)
                 self._step_repairs(number, actions, now_ms, wall_ms)
         for number, at in sorted(self._ask_at.items()):
-            if now_ms >= at:  # a gap to fill, or a round that stalled
-                self._links[number].failed = True
-                self._links[number].asked.clear()
-                self._release(number)
-                self._ask(number, actions, now_ms)
+            if now_ms >= at:
+                self._on_overdue(number, actions, now_ms)
         if self._quiet_at is not None and now_ms >= self._quiet_at:
             self._quiet_at = None
             for link in self._links.values():
@@ -477,3 +481,16 @@ class Exchange:
         for number, link in sorted(self._links.items()):
             if now_ms >= link.compare_at:
                 self._compare(number, actions, now_ms)
+
+    def _on_overdue(self, number: int, actions: list[Action], now_ms: int) -> None:
+        """A gap that the live path did not fill is asked for; a round that stalled is given up, and others are asked."""
+        link = self._links[number]
+        link.failed = True
+        link.abandoned = link.abandoned or number in self._fetching.values()
+        link.asked.clear()
+        self._release(number)
+        if not link.abandoned:
+            self._ask(number, actions, now_ms)
+            return
+        for other in sorted(self._links):
+            self._ask(other, actions, now_ms)

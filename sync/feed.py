@@ -6,7 +6,7 @@ reads it (the caller drains first, in the same transaction), so a row's values a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from sync.batch import Group, Kind
@@ -72,24 +72,36 @@ def read_rows(table: Table, rows: Sequence[Row]) -> list[Group]:
     return groups
 
 
-def _entries(table: Table, place: int, after: int, upto: int, limit: int) -> Any:
+def _entries(table: Table, place: int, after: int, upto: int, limit: int) -> Iterator[tuple[Any, ...]]:
     """Yields (hlc, row, stored mask, prior, the user's row as a tuple or None) in clock order."""
     spec = table.spec
     bounds = (place, after, upto, limit)
     window = "WHERE c.place = ? AND c.hlc > ? AND c.hlc <= ? ORDER BY c.hlc LIMIT ?"
     if spec.kind is KeyKind.KEYED:
-        listing = f"SELECT c.hlc, c.row, c.mask, c.prior FROM {table.log.name} c {window}"
-        for hlc, row, stored, prior in table.store.db.execute(listing, bounds).fetchall():
-            found = table.read(row)
-            yield hlc, row, stored, prior, None if found is None else tuple(found.values())
+        yield from _entries_one_by_one(table, place, after, upto, limit)
         return
     rowid = f"t.{quoted(spec.rowid)}"
     listing = (
         f"SELECT c.hlc, c.row, c.mask, c.prior, {rowid}, {table.select_list} FROM {table.log.name} c"
         f" LEFT JOIN {quoted(spec.name)} t ON {rowid} = c.row {window}"
     )
-    for record in table.store.db.execute(listing, bounds):
-        yield (*record[:4], None if record[4] is None else record[5:])
+    try:
+        for record in table.store.db.execute(listing, bounds):
+            yield (*record[:4], None if record[4] is None else record[5:])
+            after = record[0]
+            limit -= 1
+    except UnicodeDecodeError:
+        yield from _entries_one_by_one(table, place, after, upto, limit)
+
+
+def _entries_one_by_one(table: Table, place: int, after: int, upto: int, limit: int) -> Iterator[tuple[Any, ...]]:
+    listing = (
+        f"SELECT c.hlc, c.row, c.mask, c.prior FROM {table.log.name} c"
+        " WHERE c.place = ? AND c.hlc > ? AND c.hlc <= ? ORDER BY c.hlc LIMIT ?"
+    )
+    for hlc, row, stored, prior in table.store.db.execute(listing, (place, after, upto, limit)).fetchall():
+        found = table.read(row)
+        yield hlc, row, stored, prior, None if found is None else tuple(found.values())
 
 
 def _append(

@@ -7,6 +7,7 @@ write that had not seen it is in `mycomesh_conflicts`. It must not know links; t
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,7 @@ from sync.batch import Group, Kind, Section
 from sync.changelog import Leaf, pack_mask
 from sync.errors import DecodeError
 from sync.lattice import EXISTENCE, Entry, join, visible
+from sync.rawtext import is_raw, is_valid_raw
 from sync.rows import RowView, concurrent, prior_from_wire, shrink
 from sync.schema import KeyKind, encode_key, quoted
 from sync.table import BIRTH_KEY_SIZE, Row, Table, birth_key
@@ -139,7 +141,8 @@ def _check_key(table: Table, key: Any) -> None:
     codec.require(spec.kind is KeyKind.KEYED, f"{spec.name}: a row key that this table does not have")
     values = codec.decode(key, bytes_max=len(key))
     codec.require(codec.is_array(values, len(spec.key)), f"{spec.name}: a row key has the wrong width")
-    codec.require(set(map(type, values)) <= codec.PLAIN, f"{spec.name}: a row key is not made of SQLite values")
+    plain = all(is_valid_raw(value) if is_raw(value) else type(value) in codec.PLAIN for value in values)
+    codec.require(plain, f"{spec.name}: a row key is not made of SQLite values")
     codec.require(None not in values and encode_key(spec, tuple(values)) == key, f"{spec.name}: bad row key")
 
 
@@ -150,7 +153,7 @@ def _merge_births(table: Table, group: Group, place: int, keys: list[Any]) -> bo
     """Inserts a whole group of births at once; False (nothing done) if any row needs a closer look."""
     spec, log = table.spec, table.log
     whole = {column.folded for column in spec.key} <= set(group.columns) <= set(table.known)
-    if group.kind is not Kind.BIRTH or group.priors is not None or not whole:
+    if group.kind is not Kind.BIRTH or group.priors is not None or not whole or _holds_raw(group):
         return False
     if log.any_hlc_between(place, group.hlcs[0], group.hlcs[-1]):
         return False
@@ -195,6 +198,10 @@ def _merge_births(table: Table, group: Group, place: int, keys: list[Any]) -> bo
         ]
     )
     return True
+
+
+def _holds_raw(group: Group) -> bool:
+    return list in set(map(type, itertools.chain.from_iterable(group.rows)))
 
 
 def _next_rowid(table: Table) -> int | None:

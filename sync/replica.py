@@ -286,14 +286,23 @@ class Replica:
                 applied.gaps.append(section.table)
 
     def adopt(self, vectors: Mapping[str, Vector]) -> list[str]:
-        """Takes over a sender's vectors at the end of a complete catch-up round; returns the tables that moved."""
+        """Takes over a sender's vectors at the end of a complete catch-up round; returns the tables that moved.
+
+        Every stamp that a true vector ends at was in the stream, or lies before one that was, so the clock has witnessed
+        it. What a vector claims beyond that is not taken: writes that are still to come would count as known.
+        """
         moved = []
+        bound = self._store.clock.last
         with self._store.transaction():
             for name in sorted(vectors):
                 table = self._catalog.tables.get(name)
                 if table is None:
                     continue
-                gained = vectors[name].missing_from(table.vector)
+                gained = [
+                    (site, (after, min(upto, bound)))
+                    for site, (after, upto) in vectors[name].missing_from(table.vector)
+                ]
+                gained = [(site, window) for site, window in gained if window[0] < window[1]]
                 for site, (after, upto) in gained:
                     table.cover(site, after, upto)
                 if gained:

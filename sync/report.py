@@ -12,6 +12,7 @@ import json
 from typing import Any
 
 from sync import codec
+from sync.rawtext import is_raw
 from sync.stamp import ms_from_hlc
 from sync.table import Row, Table, birth_stamp
 
@@ -102,4 +103,6 @@ def key_text(key: Any) -> str:
 
 
 def _plain(value: Any) -> Any:
+    if is_raw(value):
+        return {"text in base64": base64.b64encode(value[0]).decode()}
     return {"base64": base64.b64encode(value).decode()} if isinstance(value, bytes) else value

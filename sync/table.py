@@ -16,6 +16,7 @@ from typing import Any
 from sync import codec
 from sync.changelog import ChangeLog, Leaf, unpack_mask
 from sync.lattice import EXISTENCE, bits_of
+from sync.rawtext import bound, is_raw, mark, raw_select, restored
 from sync.schema import KeyKind, TableSpec, UniqueIndex, encode_key, quoted
 from sync.store import Store
 from sync.vector import Vector
@@ -59,6 +60,7 @@ class Table:
         self.columns_of = functools.lru_cache(maxsize=256)(self._columns_of)
         self.digest_prefix = functools.lru_cache(maxsize=DIGEST_PREFIXES_MAX)(self._digest_prefix)
         self.select_list = ", ".join(f"t.{quoted(column.name)}" for column in spec.columns)
+        self.raw_list = ", ".join(raw_select(f"t.{quoted(column.name)}") for column in spec.columns)
 
     # ---- life
 
@@ -170,16 +172,24 @@ class Table:
             return f"t.{quoted(self.spec.rowid)} = ?{self._null_key}", (row,)
         if row[:1] == b"\x00" or self.spec.kind is not KeyKind.KEYED:
             return None
-        return self.where, tuple(codec.decode(row, bytes_max=len(row)))
+        values = codec.decode(row, bytes_max=len(row))
+        if not any(map(is_raw, values)):
+            return self.where, tuple(values)
+        terms = [
+            f"t.{quoted(column.name)} = {mark(value)}" for column, value in zip(self.spec.key, values, strict=True)
+        ]
+        return " AND ".join(terms), tuple(map(bound, values))
 
     def read(self, row: Row) -> dict[str, Any] | None:
         """Returns the row's stored columns by folded name, None if it is not in the user's table."""
         found = self.where_values(row)
         if found is None:
             return None
-        values = self.store.db.execute(
-            f"SELECT {self.select_list} FROM {quoted(self.spec.name)} t WHERE {found[0]}", found[1]
-        ).fetchone()
+        source = f"FROM {quoted(self.spec.name)} t WHERE {found[0]}"
+        try:
+            values = self.store.db.execute(f"SELECT {self.select_list} {source}", found[1]).fetchone()
+        except UnicodeDecodeError:
+            values = restored(self.store.db.execute(f"SELECT {self.raw_list} {source}", found[1]).fetchone())
         return None if values is None else dict(zip(self.known, values, strict=True))
 
     def read_many(self, rows: Sequence[Row]) -> dict[Row, dict[str, Any] | None]:
@@ -189,18 +199,21 @@ class Table:
         found: dict[Row, dict[str, Any] | None] = dict.fromkeys(rows)
         rowid = quoted(self.spec.rowid)
         listing = f"SELECT t.{rowid}, {self.select_list} FROM {quoted(self.spec.name)} t WHERE t.{rowid} = ?"
-        for record in self.store.db.executemany(listing, [(row,) for row in rows if isinstance(row, int)]):
-            found[record[0]] = dict(zip(self.known, record[1:], strict=True))
+        try:
+            for record in self.store.db.executemany(listing, [(row,) for row in rows if isinstance(row, int)]):
+                found[record[0]] = dict(zip(self.known, record[1:], strict=True))
+        except UnicodeDecodeError:
+            return {row: self.read(row) for row in rows}
         return found
 
     def insert(self, values: dict[str, Any]) -> int:
         """Inserts a row with those columns and returns its rowid (0 without one); constraint errors pass through."""
         columns = [column for column in self.spec.columns if column.folded in values]
         names = ", ".join(quoted(column.name) for column in columns)
-        marks = ", ".join("?" * len(columns))
+        marks = ", ".join(mark(values[column.folded]) for column in columns)
         body = f"({names}) VALUES({marks})" if columns else "DEFAULT VALUES"
         self.store.db.execute(
-            f"INSERT INTO {quoted(self.spec.name)}{body}", tuple(values[column.folded] for column in columns)
+            f"INSERT INTO {quoted(self.spec.name)}{body}", tuple(bound(values[column.folded]) for column in columns)
         )
         return self.store.db.last_insert_rowid() if self.spec.rowid else 0
 
@@ -210,8 +223,8 @@ class Table:
         columns = [column for column in self.spec.columns if column.folded in values]
         if found is None or not columns:
             return
-        settings = ", ".join(f"{quoted(column.name)} = ?" for column in columns)
-        parameters = (*(values[column.folded] for column in columns), *found[1])
+        settings = ", ".join(f"{quoted(column.name)} = {mark(values[column.folded])}" for column in columns)
+        parameters = (*(bound(values[column.folded]) for column in columns), *found[1])
         self.store.db.execute(f"UPDATE {quoted(self.spec.name)} AS t SET {settings} WHERE {found[0]}", parameters)
 
     def delete(self, row: Row) -> None:
@@ -235,14 +248,17 @@ class Table:
 
     def rivals(self, index: UniqueIndex, values: Sequence[Any], row: Row) -> list[Row]:
         """Returns the rows, other than `row`, that hold these values in the columns of a UNIQUE index."""
-        match = " AND ".join(f"t.{quoted(name)} = ? COLLATE {collation}" for name, collation in index.columns)
+        match = " AND ".join(
+            f"t.{quoted(name)} = {mark(value)} COLLATE {collation}"
+            for (name, collation), value in zip(index.columns, values, strict=True)
+        )
         keyed = self.spec.kind is KeyKind.KEYED
         names = [quoted(column.name) for column in self.spec.key] if keyed else []
         if self.spec.rowid:
             names.append(quoted(self.spec.rowid))
         listing = f"SELECT {', '.join(f't.{name}' for name in names)} FROM {quoted(self.spec.name)} t WHERE {match}"
         found: list[Row] = []
-        for record in self.store.db.execute(listing, tuple(values)).fetchall():
+        for record in self.store.db.execute(listing, tuple(map(bound, values))).fetchall():
             key = record[: len(self.spec.key)] if keyed else ()
             found.append(encode_key(self.spec, key) if key and None not in key else record[-1])
         return [rival for rival in found if rival != row]
