@@ -12,6 +12,7 @@ import contextlib
 import errno
 import ipaddress
 import itertools
+import os
 import socket
 from collections.abc import Callable
 from typing import Any, cast
@@ -99,7 +100,8 @@ class Transport:
                 connection.abort()
 
     async def close_all(self) -> None:
-        """Stops listening and dialling, flushes and closes every connection."""
+        """Stops listening and dialling, flushes and closes every connection; whatever is asked for after it fails."""
+        self._isolated = True  # a core that loses its links would dial again
         if self._server is not None:
             self._server.close()
         dials = list(self._dials.values())
@@ -120,7 +122,7 @@ class Transport:
             sock = socket.socket(family, socket.SOCK_STREAM)
             sock.setblocking(False)
             async with asyncio.timeout(DIAL_S_MAX):
-                await loop.sock_connect(sock, target)
+                await _connect(sock, target)
         except (OSError, ValueError, TimeoutError):
             if sock is not None:
                 sock.close()
@@ -262,6 +264,22 @@ def _bound(sock: socket.socket, host: str, port: int) -> socket.socket:
         sock.close()
         raise
     return sock
+
+
+async def _connect(sock: socket.socket, target: Any) -> None:
+    """Connects as `loop.sock_connect` does, which in uvloop loses the scope of a link-local IPv6 address."""
+    fault = sock.connect_ex(target)
+    if fault == errno.EINPROGRESS:
+        loop = asyncio.get_running_loop()
+        done = asyncio.Event()
+        loop.add_writer(sock, done.set)
+        try:
+            await done.wait()
+        finally:
+            loop.remove_writer(sock)
+        fault = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    if fault:
+        raise OSError(fault, os.strerror(fault))
 
 
 def _listen_fault(port: int, error: OSError) -> str:
