@@ -11,6 +11,7 @@ import os
 import socket
 from typing import TYPE_CHECKING, Any
 
+from mesh.errors import MeshError
 from mesh.node.ask import REQUEST_BYTES_MAX, decode_line, encode_line, in_directory
 from mesh.node.errors import HomeError, NodeError
 from sync.errors import SyncError
@@ -109,6 +110,6 @@ class ControlServer:
         try:
             request = decode_line(line)
             result = {} if request.get("do") == "watch" else await self._answer(request)
-        except (NodeError, SyncError) as error:
+        except (NodeError, MeshError, SyncError) as error:
             return request, {"ok": False, "error": str(error)}
         return request, {"ok": True, "result": result}

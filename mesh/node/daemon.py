@@ -8,6 +8,7 @@ ends it in the same order. It must not know how syncing works: `serving` does.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib
 import os
 import random
@@ -151,8 +152,9 @@ class Daemon:
         try:
             await self._serve(self._identity)
         except BaseException:
-            if made and self._file.stat().st_size == 0:
-                self._file.unlink()
+            with contextlib.suppress(FileNotFoundError):  # removing it may be what ended the run
+                if made and self._file.stat().st_size == 0:
+                    self._file.unlink()
             raise
         finally:
             file_lock.release()
