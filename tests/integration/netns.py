@@ -1,69 +1,112 @@
-"""Several hosts on one machine: network namespaces on a bridge that lies in a namespace of its own.
+"""Several hosts on one machine: network namespaces on switches that lie in a namespace of their own.
 
-The machine's own network is never touched. Multicast crosses the bridge, so mDNS works as on a LAN; a cable is cut by taking
-the bridge's end of it down. Everything is removed again at the end, whatever happened in between.
+The machine's own network is never touched. Multicast crosses the switches, so mDNS works as on a LAN; a host's cable is cut by
+taking the switch's end of it down, and two switches are parted by a cable that no host sees. Everything is removed again at the
+end, whatever happened in between; what a killed process left behind is removed by the next one.
 """
 
 from __future__ import annotations
 
+import functools
+import itertools
 import os
+import re
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 
-__all__ = ["Lab", "needs_namespaces"]
+__all__ = ["Lab", "needs_namespaces", "why_not"]
+
+needs_namespaces = pytest.mark.netns  # tests/conftest.py skips what bears it where namespaces are not to be had
+
+_LABS = itertools.count()
+_NAME = re.compile(r"mc(\d+)x\d+\w+")
 
 
-def _usable():
+@functools.cache
+def why_not():
+    """Returns why there are no network namespaces here, "" if there are."""
     if os.geteuid() != 0:
         return "needs root for network namespaces"
     if shutil.which("ip") is None:
         return "needs the ip command (apt-get install iproute2)"
-    name = f"mcprobe{os.getpid()}"
-    if subprocess.run(["ip", "netns", "add", name], capture_output=True, check=False).returncode != 0:
-        return "network namespaces are not available here"
+    name = f"mc{os.getpid()}x0probe"
+    made = subprocess.run(["ip", "netns", "add", name], capture_output=True, text=True, check=False)
+    usable = made.returncode == 0
+    if usable:
+        tried = subprocess.run(
+            ["ip", "-n", name, "link", "add", "br0", "type", "bridge"], capture_output=True, text=True, check=False
+        )
+        usable = tried.returncode == 0
+        made = tried
     subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False)
-    return ""
-
-
-_REASON = _usable()
-needs_namespaces = pytest.mark.skipif(bool(_REASON), reason=_REASON or "namespaces are usable")
+    return "" if usable else f"network namespaces are not available here: {made.stderr.strip()}"
 
 
 class Lab:
     """A switch with hosts: `lab.host(name)` plugs one in, `cut` and `plug` pull and push its cable."""
 
     def __init__(self):
-        self._tag = f"mc{os.getpid() % 100_000}"
+        self._tag = f"mc{os.getpid()}x{next(_LABS)}"
         self._switch = f"{self._tag}sw"
         self._hosts = {}
+        self._processes = []
 
     def __enter__(self):
-        self._ip("netns", "add", self._switch)
-        self._inside(self._switch, "ip", "link", "add", "br0", "type", "bridge")
-        self._inside(self._switch, "ip", "link", "set", "br0", "up")
+        _sweep()
+        try:
+            self._ip("netns", "add", self._switch)
+            for number in (0, 1):
+                self._ip("-n", self._switch, "link", "add", f"br{number}", "type", "bridge")
+                self._ip("-n", self._switch, "link", "set", f"br{number}", "up")
+            self._ip("-n", self._switch, "link", "add", "up0", "type", "veth", "peer", "name", "up1")
+            for number in (0, 1):
+                self._ip("-n", self._switch, "link", "set", f"up{number}", "master", f"br{number}")
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_):
-        for name in (*self._hosts.values(), self._switch):
-            subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False)
+        for process in self._processes:
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+        for space in (*self._hosts.values(), self._switch):
+            _remove(space)
 
-    def host(self, name):
-        """Adds a host with an address on the switch's network; returns its command prefix."""
+    def host(self, name, *, switch=0, ipv4=True, plugged=True):
+        """Adds a host with an address on the switch's network; returns its command prefix.
+
+        `switch` 1 is a second one, apart until `join`; without `ipv4` there are only link-local IPv6 addresses.
+        """
         number = len(self._hosts) + 1
-        space = f"{self._tag}h{number}"
+        space = self._hosts[name] = f"{self._tag}h{number}"
+        port = f"p{number}"
         self._ip("netns", "add", space)
-        self._hosts[name] = space
-        self._ip(
-            "link", "add", "eth0", "netns", space, "type", "veth", "peer", "name", f"p{number}", "netns", self._switch
-        )
-        self._inside(self._switch, "ip", "link", "set", f"p{number}", "master", "br0", "up")
-        self._inside(space, "ip", "link", "set", "lo", "up")
-        self._inside(space, "ip", "addr", "add", f"10.99.0.{number}/24", "dev", "eth0")
-        self._inside(space, "ip", "link", "set", "eth0", "up")
-        self._inside(space, "ip", "route", "add", "default", "dev", "eth0")
+        self._ip("link", "add", "eth0", "netns", space, "type", "veth", "peer", "name", port, "netns", self._switch)
+        self._ip("-n", self._switch, "link", "set", port, "master", f"br{switch}", "up" if plugged else "down")
+        self._ip("-n", space, "link", "set", "lo", "up")
+        if ipv4:
+            self._ip("-n", space, "addr", "add", f"10.99.0.{number}/24", "dev", "eth0")
+        self._ip("-n", space, "link", "set", "eth0", "up")
+        if ipv4:
+            self._ip("-n", space, "route", "add", "default", "dev", "eth0")
         return ["ip", "netns", "exec", space]
+
+    def run(self, name, *words, **options):
+        """Runs a command on a host to its end."""
+        return subprocess.run(
+            ["ip", "netns", "exec", self._hosts[name], *words], capture_output=True, text=True, check=False, **options
+        )
+
+    def popen(self, name, *words, **options):
+        """Starts a command on a host; it is killed at the end if it has not ended by then."""
+        process = subprocess.Popen(["ip", "netns", "exec", self._hosts[name], *words], **options)
+        self._processes.append(process)
+        return process
 
     def cut(self, name):
         """Pulls a host's cable."""
@@ -73,13 +116,36 @@ class Lab:
         """Pushes it in again."""
         self._port(name, "up")
 
-    def _port(self, name, state):
-        number = list(self._hosts).index(name) + 1
-        self._inside(self._switch, "ip", "link", "set", f"p{number}", state)
+    def join(self):
+        """Joins the two switches by a cable that no host sees."""
+        for number in (0, 1):
+            self._ip("-n", self._switch, "link", "set", f"up{number}", "up")
 
-    def _inside(self, space, *words):
-        self._ip("netns", "exec", space, *words)
+    def part(self):
+        """Parts them again."""
+        self._ip("-n", self._switch, "link", "set", "up0", "down")
+
+    def _port(self, name, state):
+        self._ip("-n", self._switch, "link", "set", f"p{list(self._hosts).index(name) + 1}", state)
 
     def _ip(self, *words):
         done = subprocess.run(["ip", *words], capture_output=True, text=True, check=False)
         assert done.returncode == 0, (words, done.stderr)
+
+
+def _sweep():
+    """Removes namespaces whose process is gone."""
+    listed = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True).stdout
+    for line in listed.splitlines():
+        space = line.split(" ", 1)[0]
+        found = _NAME.fullmatch(space)
+        if found is not None and not Path("/proc", found[1]).exists():
+            _remove(space)
+
+
+def _remove(space):
+    """Ends what still runs in a namespace, and removes it."""
+    found = subprocess.run(["ip", "netns", "pids", space], capture_output=True, text=True, check=False)
+    for pid in found.stdout.split():
+        subprocess.run(["kill", "-9", pid], capture_output=True, check=False)
+    subprocess.run(["ip", "netns", "del", space], capture_output=True, check=False)

@@ -1,0 +1,74 @@
+"""A host's discovery, network news and transport, and nothing else; says what happens in JSON lines on stdout.
+
+Run as `python -m tests.integration.finder INSTANCE TAG [ASK_EVERY_S]`. It listens on a free port, dials every address that it
+finds (once), and says goodbye on SIGTERM.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import sys
+import time
+
+import uvloop
+
+from mesh.events import ConnOpened, DialFailed
+from mesh.io import discovery
+from mesh.io.discovery import Discovery
+from mesh.io.netlink import Netlink
+from mesh.io.transport import Transport
+
+BEGAN = time.monotonic()
+
+
+def say(event, **detail):
+    print(json.dumps({"event": event, "at_s": round(time.monotonic() - BEGAN, 3), **detail}), flush=True)
+
+
+class Finder:
+    """Puts the three together as a node does."""
+
+    def __init__(self):
+        self.transport = Transport(self.on_event)
+        self.discovery = Discovery(self.on_found, lambda notice: say("notice", name=notice.event), loopback=False)
+        self.netlink = Netlink(self.on_changed)
+        self.dialled = set()
+
+    async def run(self, instance, tag):
+        stopped = asyncio.Event()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopped.set)
+        await self.transport.start(0)
+        self.netlink.start()
+        await self.discovery.start(instance, tag, self.transport.address.port)
+        say("started", port=self.transport.address.port)
+        await stopped.wait()
+        self.netlink.close()
+        await self.discovery.close()
+        await self.transport.close_all()
+        say("stopped", cpu_s=round(time.process_time(), 3))
+
+    def on_changed(self):
+        say("changed")
+        self.discovery.network_changed()
+
+    def on_found(self, address, instance):
+        say("found", instance=instance, host=address.host, port=address.port)
+        if address not in self.dialled:
+            self.dialled.add(address)
+            self.transport.dial(address)
+
+    def on_event(self, event):
+        match event:
+            case ConnOpened(_, address, dialled):
+                say("opened", host=address.host, port=address.port, dialled=dialled)
+            case DialFailed(address):
+                say("failed", host=address.host)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 3:
+        discovery.ASK_EVERY_S = float(sys.argv[3])
+        discovery.ASK_SPREAD_S = 0.0
+    uvloop.run(Finder().run(sys.argv[1], sys.argv[2]))
