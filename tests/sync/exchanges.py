@@ -19,7 +19,7 @@ from sync.events import (
     TimerFired,
 )
 from sync.exchange import Exchange, ExchangeConfig
-from tests.sync.peers import WALL_MS, Peer
+from tests.sync.peers import Peer
 
 DELAY_MS = 5
 EVENTS_MAX = 50_000  # a conversation that does not end fails the test instead of hanging it
@@ -28,10 +28,10 @@ EVENTS_MAX = 50_000  # a conversation that does not end fails the test instead o
 class Node:
     """One exchange and its file."""
 
-    def __init__(self, folder, number, config):
-        self.number = number
-        self.peer = Peer(folder / f"{number}.db", number)
-        self.exchange = Exchange(self.peer.replica, rng=random.Random(number), config=config)
+    def __init__(self, peer):
+        self.number = peer.number
+        self.peer = peer
+        self.exchange = Exchange(peer.replica, rng=random.Random(peer.number), config=ExchangeConfig())
         self.notices = []
         self.dropped = []  # (link, reason)
         self.sent = []  # (virtual ms, link, message bytes)
@@ -47,16 +47,21 @@ class Node:
 class World:
     """Nodes and links. A published batch goes to direct neighbours; `relay` false leaves everything to rounds."""
 
-    def __init__(self, folder, count, *, config=None):
+    def __init__(self, peers):
         self.now = 1_000
         self.publishing = True
         self._heap = []
         self._serial = itertools.count()
         self._numbers = itertools.count(1)
         self.links = {}  # link number -> (node, other link number); a link has one number on each side
-        self.nodes = [Node(folder, number, config or ExchangeConfig()) for number in range(count)]
+        self.nodes = [Node(peer) for peer in peers]
         for node in self.nodes:
             self.do(node, CommitSeen())
+
+    @classmethod
+    def made(cls, folder, count):
+        """A world of new files."""
+        return cls([Peer(folder / f"{number}.db", number) for number in range(count)])
 
     def close(self):
         for node in self.nodes:
@@ -66,7 +71,7 @@ class World:
 
     def do(self, node, event):
         """Hands one event to a node, and carries out what it answers."""
-        actions = node.exchange.handle(event, self.now, WALL_MS + self.now)
+        actions = node.exchange.handle(event, self.now, node.peer.wall_ms + self.now)
         for action in actions:
             match action:
                 case Publish(payload):

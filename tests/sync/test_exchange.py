@@ -34,7 +34,7 @@ def world_of(tmp_path):
     def make(count, *, schema=True):
         folder = tmp_path / str(len(worlds))
         folder.mkdir()
-        worlds.append(World(folder, count))
+        worlds.append(World.made(folder, count))
         if schema:
             worlds[-1].write(worlds[-1].nodes[0], DDL)
         return worlds[-1]
@@ -545,7 +545,7 @@ class Shared:
             import tempfile
             from pathlib import Path
 
-            cls.made = World(Path(tempfile.mkdtemp(prefix="mycomesh-exchange-")), 1)
+            cls.made = World.made(Path(tempfile.mkdtemp(prefix="mycomesh-exchange-")), 1)
             cls.made.write(cls.made.nodes[0], DDL)
             cls.made.write(cls.made.nodes[0], FILL, 1, 10)
         return cls.made

@@ -1,0 +1,203 @@
+"""Killed at any write, or the power cut at any write: the file is opened again, and the replicas end equal and complete.
+
+One scripted life of a node is run once, and recorded at every write to its files. Each point of the recording is a crash:
+the file set as the crash leaves it is opened again beside a copy of the other node as it was then.
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+
+import apsw
+import pytest
+
+from tests.sync.crashes import Recorder
+from tests.sync.exchanges import World
+from tests.sync.peers import Peer, assert_equal, catch_up, content, converge
+from tests.sync.scale import SCALE
+
+# About this many crash points of each kind by default; all of them with MYCOMESH_TEST_SCALE of 4 and more.
+POINTS = round(110 * SCALE)
+TABLES = ("numbers", "words", "bag")
+DDL = """
+    CREATE TABLE numbers(id INTEGER PRIMARY KEY, v, u UNIQUE);
+    CREATE TABLE words(k TEXT PRIMARY KEY, v, n DEFAULT 0);
+    CREATE TABLE bag(v)"""
+
+
+class Life:
+    """What happens: an application writes to both files, and everything that a replica does with it is done once."""
+
+    def __init__(self, folder, mode):
+        self.folder = folder
+        self.mode = mode
+        self.step = 0
+        self.points = []  # (the other node's files, file set after a kill, after a power cut)
+        self.others = []  # folders with the other node's files, one for each state that it was in
+        self.other = None
+        self.other_state = None
+        self.overwritten = set()
+        self.rng = random.Random(7)
+        self.recorder = None
+        self.recording = False
+
+    def live(self):
+        folder = self.folder
+        mine = apsw.Connection(str(folder / "0.db"))
+        mine.execute(f"PRAGMA journal_mode = {self.mode}").fetchall()
+        mine.execute(DDL)
+        mine.close()
+        self.recorder = Recorder(folder / "0.db", self._point)
+        try:
+            one, two = started(folder)
+            self.other = two
+            self.recording = True
+            self.run(one, two)
+            self.recording = False
+            converge([one, two])
+            assert_equal(one, two)
+            one.close()
+            two.close()
+        finally:
+            self.recorder.unregister()
+        return self
+
+    def run(self, one, two):
+        for act in (
+            lambda: self.write(one, "INSERT INTO numbers VALUES(1, ?1, 1), (2, ?2, 2), (3, ?3, 3)", 3),
+            lambda: two.take(one.drain(), one.node_id),
+            lambda: catch_up(two, one),
+            lambda: self.write(two, "INSERT INTO words(k, v) VALUES('a', ?1), ('b', ?2)", 2),
+            lambda: self.write(two, "INSERT INTO bag VALUES(?1), (?2), (?3)", 3),
+            lambda: one.take(two.drain(), two.node_id),
+            lambda: self.write(one, "UPDATE words SET v = ?1, n = n + 1 WHERE k = 'a'", 1),
+            lambda: self.write(
+                two, "UPDATE words SET v = ?1 WHERE k = 'a'", 1
+            ),  # concurrent: one of them is a conflict
+            lambda: one.take(two.drain(), two.node_id),
+            lambda: two.take(one.drain(), one.node_id),
+            lambda: self.write(one, "REPLACE INTO numbers VALUES(4, ?1, 2)", 1),
+            lambda: self.write(two, "INSERT INTO numbers VALUES(5, ?1, 5)", 1),
+            lambda: self.write(one, "INSERT INTO numbers VALUES(6, ?1, 5)", 1),  # both claim u = 5: one is parked
+            lambda: two.take(one.drain(), one.node_id),
+            lambda: catch_up(one, two),
+            lambda: self.write(one, "DELETE FROM bag WHERE rowid = 2"),
+            lambda: self.write(one, "ALTER TABLE bag ADD COLUMN extra DEFAULT 9"),
+            lambda: self.write(one, "INSERT INTO bag VALUES(?1, 10)", 1),
+            lambda: two.take(one.drain(), one.node_id),
+            one.replica._store.checkpoint,
+            lambda: self.write(two, "DELETE FROM numbers WHERE id = 5; UPDATE bag SET v = ?1 WHERE rowid = 1", 1),
+            lambda: catch_up(one, two),
+            lambda: self.write(one, "CREATE TABLE late(v PRIMARY KEY) WITHOUT ROWID; INSERT INTO late VALUES(?1)", 1),
+            one.drain,  # stamped, and lost on the way to the peer
+            lambda: self.write(one, "UPDATE numbers SET v = ?1 WHERE id = 1", 1),
+            one.replica._store.checkpoint,
+            lambda: catch_up(two, one),
+            lambda: catch_up(one, two),
+        ):
+            self.step += 1
+            act()
+
+    def write(self, peer, script, values=0):
+        before = values_of(peer.app)
+        peer.sql(script, *(f"w{self.step}.{number}" for number in range(values)))
+        self.overwritten |= before - values_of(peer.app)
+
+    def _keep_other(self):
+        """The other node as it is at this point, by SQLite's own backup."""
+        peer = self.other
+        state = (self.step, peer.app.execute("PRAGMA data_version").fetchall())
+        if state == self.other_state:
+            return
+        self.other_state = state
+        folder = self.folder / f"other-{len(self.others)}"
+        folder.mkdir()
+        target = apsw.Connection(str(folder / "1.db"))
+        with target.backup("main", peer.app, "main") as backup:
+            backup.step()
+        target.close()
+        self.others.append(folder)
+
+    def _point(self):
+        if self.recording:
+            recorder = self.recorder
+            killed = recorder.survivors(lambda _write: True)
+            none = self.rng.random() < 0.3
+            cut = recorder.survivors(lambda _write: not none and self.rng.random() < 0.7)
+            self._keep_other()
+            self.points.append((self.others[-1], killed, cut))
+
+
+def values_of(db):
+    names = [name for (name,) in db.execute("SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY name")]
+    listing = " UNION ALL ".join(f"SELECT v FROM {name}" for name in (*TABLES, "late") if name in names)
+    return {value for (value,) in db.execute(listing)}
+
+
+@pytest.fixture(scope="module", params=["wal", "delete"])
+def life(request, tmp_path_factory):
+    return Life(tmp_path_factory.mktemp("life"), request.param).live()
+
+
+def started(folder):
+    """The node that crashes has a clock behind its peer's: its stamps follow what it has seen, not its own time."""
+    return Peer(folder / "0.db", 0, wall_ms=1_000), Peer(folder / "1.db", 1, wall_ms=5_000)
+
+
+def reopened(life, folder, other, files):
+    """Checks one crash: the file set opened again beside the other node, further writes, and everything told."""
+    for suffix, data in files.items():
+        (folder / f"0.db{suffix}").write_bytes(data)
+    shutil.copy(other / "1.db", folder / "1.db")
+    plain = apsw.Connection(str(folder / "0.db"))
+    assert plain.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+    held = values_of(plain)
+    plain.execute("INSERT INTO words(k, v) VALUES('before', 'before')").fetchall()  # the application goes on first
+    plain.close()
+    one, two = started(folder)
+    held |= values_of(two.app)
+    held |= {"before", "after 0"}
+    one.sql("INSERT INTO words(k, v) VALUES('after 0', 'after 0')")
+    one.drain()
+    if "words" in two.tables():
+        two.sql("INSERT INTO words(k, v) VALUES('after 1', 'after 1')")
+        held.add("after 1")
+    converge([one, two])
+    if one.digests() != two.digests():  # a power cut took back what the peer knows: that takes a repair
+        world = World([one, two])
+        world.link(*world.nodes)
+        world.run(60_000)
+    assert_equal(one, two)
+    seen = values_of(one.app)
+    records = "".join(
+        repr(row)
+        for peer in (one, two)
+        for name in ("conflicts", "parked")
+        for row in peer.recorded(f"mycomesh_{name}")
+    )
+    lost = [value for value in sorted(held - seen - life.overwritten) if f'"{value}"' not in records]
+    assert not lost, lost
+    assert content(one.app) == content(two.app)
+    one.close()
+    two.close()
+    for path in sorted(folder.iterdir()):
+        path.unlink()
+
+
+def chosen(life):
+    """Points spread evenly over the life, every step among them."""
+    count = len(life.points)
+    return sorted({number * count // POINTS for number in range(POINTS)}) if count > POINTS else range(count)
+
+
+def test_a_node_that_is_killed_at_any_write_goes_on(life, tmp_path):
+    for number in chosen(life):
+        other, killed, _ = life.points[number]
+        reopened(life, tmp_path, other, killed)
+
+
+def test_a_node_whose_power_is_cut_at_any_write_goes_on(life, tmp_path):
+    for number in chosen(life):
+        other, _, cut = life.points[number]
+        reopened(life, tmp_path, other, cut)
