@@ -17,10 +17,11 @@ import apsw
 from sync import codec, report, schema
 from sync.batch import Group, Kind, Section
 from sync.changelog import Leaf, pack_mask
+from sync.conflict import Change, note_conflicts, note_hidden, same
 from sync.errors import DecodeError
 from sync.lattice import EXISTENCE, Entry, join, visible
 from sync.rawtext import is_raw, is_valid_raw
-from sync.rows import RowView, concurrent, prior_from_wire, shrink
+from sync.rows import RowView, prior_from_wire, shrink
 from sync.schema import KeyKind, encode_key, quoted
 from sync.table import BIRTH_KEY_SIZE, Row, Table, birth_key
 
@@ -38,19 +39,6 @@ class Merged:
     changes: int = 0
     conflicts: int = 0
     parked: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class _Change:
-    """One incoming change, with local numbers."""
-
-    place: int
-    hlc: int
-    key: Any
-    mask: int
-    dead: bool
-    values: dict[str, Any]
-    prior: bytes | None
 
 
 def merge_section(table: Table, section: Section, wall_ms: int, *, repair: bool = False) -> Merged:
@@ -228,17 +216,17 @@ def _merge_rows(table: Table, group: Group, place: int, keys: list[Any], wall_ms
     for number, hlc in enumerate(group.hlcs):
         prior = prior_from_wire(table, group.priors[number]) if group.priors is not None else None
         values = dict(zip(group.columns, group.rows[number], strict=True))
-        change = _Change(place, hlc, keys[number], mask, dead, values, prior)
+        change = Change(place, hlc, keys[number], mask, dead, values, prior)
         view = views[number] or RowView.read(table, table.locate(change.key))
         _merge_change(table, view, change, wall_ms, merged)
 
 
-def _merge_change(table: Table, view: RowView, change: _Change, wall_ms: int | None, merged: Merged) -> None:
+def _merge_change(table: Table, view: RowView, change: Change, wall_ms: int | None, merged: Merged) -> None:
     """Joins one change into its row, then brings the user's table and the held values in line."""
     stamp = (change.hlc, table.store.site(change.place))
     outcome = join(view.entries, stamp, change.mask)
     if view.entries and wall_ms is not None:  # a repair tells of nothing that is news
-        merged.conflicts += _note_conflicts(table, view, change, outcome.gained, outcome.masks, wall_ms)
+        merged.conflicts += note_conflicts(table, view, change, outcome.gained, outcome.masks, wall_ms)
     gained = outcome.gained
     if not gained:
         return
@@ -257,29 +245,14 @@ def _merge_change(table: Table, view: RowView, change: _Change, wall_ms: int | N
         after = [entry, *(entry for entry in kept if entry.stamp != stamp)]
         seen = visible(after)
         if not seen and wall_ms is not None:
-            merged.conflicts += _note_hidden(table, change, after, owned, wall_ms)
+            merged.conflicts += note_hidden(table, change, after, owned, wall_ms)
         names = {name for entry in after for name in table.columns_of(entry.mask & ~EXISTENCE)}
     target = {name: value for name, value in owned.items() if name in names}
     target |= {name: change.values[name] for name in table.columns_of(gained & ~EXISTENCE)}
     merged.parked += materialize(table, view, seen, target, reborn=gained & EXISTENCE != 0)
 
 
-def _note_hidden(table: Table, change: _Change, after: list[Entry], owned: dict[str, Any], wall_ms: int) -> int:
-    """Records values that a delete hides although they were written later: whoever inserts the row again ends them."""
-    tombstone = next((entry for entry in after if entry.dead), None)
-    if tombstone is None:  # a change that came before the birth of its row
-        return 0
-    made = 0
-    for entry in after:
-        columns = table.columns_of(entry.mask & ~EXISTENCE)
-        own = change.values if entry.stamp[0] == change.hlc else {}
-        values = {name: own[name] if name in own else owned.get(name) for name in columns}
-        if values:
-            made += report.conflict(table, change.key, values, entry.stamp, tombstone.stamp, entry.dead, wall_ms)
-    return made
-
-
-def _enter(table: Table, view: RowView, change: _Change, gained: int) -> None:
+def _enter(table: Table, view: RowView, change: Change, gained: int) -> None:
     """Writes the incoming entry, joined with what its stamp already owned."""
     earlier: Leaf | None = next((leaf for leaf in view.leaves if leaf[:2] == (change.place, change.hlc)), None)
     mask = gained
@@ -343,7 +316,7 @@ def _show(table: Table, view: RowView, seen: bool, shown: dict[str, Any], *, reb
         return _insert(table, row, shown)
     if reborn and any(name not in shown for name in table.known):
         return _reinsert(table, row, shown)
-    table.update(row, {name: value for name, value in shown.items() if not _same(view.present[name], value)})
+    table.update(row, {name: value for name, value in shown.items() if not same(view.present[name], value)})
     return row
 
 
@@ -424,10 +397,6 @@ def _reinsert(table: Table, row: Row, values: dict[str, Any]) -> Row:
     return row
 
 
-def _same(left: Any, right: Any) -> bool:
-    return type(left) is type(right) and left == right
-
-
 def _insert(table: Table, row: Row, values: dict[str, Any]) -> Row:
     """Inserts a row under its identity; returns its name, which for a row known by its birth is its rowid."""
     named = table.where_values(row)
@@ -459,56 +428,3 @@ def _hold(table: Table, row: Row, target: dict[str, Any], *, all_of_it: bool) ->
         entry = table.log.entry(leaf)
         names = table.columns_of(entry.mask & ~EXISTENCE)
         table.hold(leaf[0], leaf[1], {name: hidden[name] for name in names if name in hidden})
-
-
-# ---- conflicts
-
-
-def _note_conflicts(
-    table: Table, view: RowView, change: _Change, gained: int, masks: Sequence[int], wall_ms: int
-) -> int:
-    """Records every value that loses to a write which had not seen it; returns how many records were made."""
-    stamp = (change.hlc, table.store.site(change.place))
-    made = 0
-    for leaf, entry, mask in zip(view.leaves, view.entries, masks, strict=True):
-        lost = entry.mask & ~mask
-        if lost and entry.stamp != stamp:
-            bits = _concurrent_bits(table, stamp, change.prior, entry.stamp, lost, whole=change.mask & EXISTENCE != 0)
-            values = _differing(view.values(leaf, bits & ~EXISTENCE), change.values)
-            if values or (entry.dead and bits):
-                made += report.conflict(table, change.key, values, entry.stamp, stamp, entry.dead, wall_ms)
-    refused = change.mask & ~gained
-    for entry in view.entries:
-        if entry.stamp == stamp:
-            refused &= ~entry.mask
-    for leaf, entry in zip(view.leaves, view.entries, strict=True):
-        whole = entry.mask & EXISTENCE != 0
-        lost = refused if whole else refused & entry.mask
-        if lost and entry.stamp > stamp:
-            bits = _concurrent_bits(table, entry.stamp, leaf[5], stamp, lost, whole=whole)
-            values = {name: change.values[name] for name in table.columns_of(bits & ~EXISTENCE)}
-            values = _differing(values, view.values(leaf, entry.mask & ~EXISTENCE))
-            refused &= ~lost
-            if values or (change.dead and bits):
-                made += report.conflict(table, change.key, values, stamp, entry.stamp, change.dead, wall_ms)
-    return made
-
-
-def _differing(lost: dict[str, Any], won: dict[str, Any]) -> dict[str, Any]:
-    """Returns the losing values that the winner does not have as well: writing the same value is no conflict."""
-    return {name: value for name, value in lost.items() if name not in won or not _same(won[name], value)}
-
-
-def _concurrent_bits(
-    table: Table, winner: tuple[int, bytes], prior: bytes | None, loser: tuple[int, bytes], lost: int, *, whole: bool
-) -> int:
-    """Returns the lost cells whose write the winner had not seen."""
-    bits = 0
-    bit = 0
-    remaining = lost
-    while remaining:
-        if remaining & 1 and concurrent(table, winner, prior, loser, 0 if whole else bit):
-            bits |= 1 << bit
-        remaining >>= 1
-        bit += 1
-    return bits
