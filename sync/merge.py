@@ -213,11 +213,13 @@ def _merge_rows(table: Table, group: Group, place: int, keys: list[Any], wall_ms
     views: list[RowView | None] = [None] * len(rows)
     if len(set(rows)) == len(rows):  # else each row is read again after the change before it
         views = list(RowView.read_many(table, rows))
+    displaced = table.displaced
     for number, hlc in enumerate(group.hlcs):
         prior = prior_from_wire(table, group.priors[number]) if group.priors is not None else None
         values = dict(zip(group.columns, group.rows[number], strict=True))
         change = Change(place, hlc, keys[number], mask, dead, values, prior)
-        view = views[number] or RowView.read(table, table.locate(change.key))
+        view = views[number] if displaced == table.displaced else None
+        view = view or RowView.read(table, table.locate(change.key))
         _merge_change(table, view, change, wall_ms, merged)
 
 
@@ -342,6 +344,7 @@ def displace_rivals(table: Table, view: RowView, values: dict[str, Any]) -> bool
         target = rival.owned()
         table.delete(row)
         parked = _rename_dead(table, rival, row)
+        table.displaced += 1
         _hold(table, parked, target, all_of_it=True)
         reason = f"UNIQUE {name}: another row claimed these values first"
         report.park(table, parked, key, reason, target, table.store.clock.last >> 16)

@@ -54,6 +54,7 @@ class Table:
         self.bits_captured = {name: bits[name] for name in self.known}
         self.log = ChangeLog(store, table_id)
         self.vector = Vector()
+        self.displaced = 0  # rows parked in favour of others: when it moves, rows read earlier may be stale
         self._staged: Vector | None = None
         self._vector_digest = b""
         self._mesh_key = mesh_key
