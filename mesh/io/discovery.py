@@ -91,11 +91,11 @@ class Discovery:
             self._task.cancel()
             await asyncio.wait([self._task])
             self._task = None
-        if self._names is not None:
-            await self._names.close()
         if self._browser is not None:
             await self._browser.async_cancel()
             self._browser = None
+        if self._names is not None:
+            await self._names.close()
         if self._zeroconf is not None:
             await self._zeroconf.async_close()
             self._zeroconf = None
@@ -109,8 +109,10 @@ class Discovery:
             await self._follow_network()
             for wait_s in chain(ASK_AFTER_S, repeat(ASK_EVERY_S)):
                 await self._ask()
+                # Not `wait_for`: in Python 3.11 it may swallow the cancellation when a change comes together with the end.
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._changed.wait(), wait_s)
+                    async with asyncio.timeout(wait_s):
+                        await self._changed.wait()
                     break
                 if self._told_fault:
                     await self._follow_network()
@@ -210,7 +212,8 @@ class _Names:
         self._asked.clear()
 
     async def close(self) -> None:
-        """Give up what is under way."""
+        """Give up what waits and what is under way."""
+        self._waiting.clear()
         tasks = list(self._resolving.values())
         for task in tasks:
             task.cancel()
