@@ -48,6 +48,7 @@ class Watch:
         self._on_replaced = on_replaced
         self._names = {os.fsencode(self._path.name + suffix) for suffix in ("", "-wal", "-journal")}
         self._fd = -1
+        self._polling = False
         self._timer: asyncio.TimerHandle | None = None
         self._identity = _identity(self._path)
         self._seen = self._look()
@@ -59,12 +60,13 @@ class Watch:
         if self._fd >= 0:
             loop.add_reader(self._fd, self._on_readable)
         else:
+            self._polling = True
             self._timer = loop.call_later(POLL_S, self._on_poll)
 
     @property
     def polling(self) -> bool:
         """True if inotify is not available here and the file is looked at instead."""
-        return self._fd < 0
+        return self._polling
 
     def close(self) -> None:
         """Stops watching; not an error when it was stopped already."""
