@@ -10,6 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import apsw
+
+from sync.errors import DecodeError
 from sync.lattice import EXISTENCE, Entry
 from sync.store import Store
 
@@ -178,7 +181,11 @@ class ChangeLog:
         self._count(-1, (), (leaf[4],))
 
     def flush(self) -> None:
-        """Writes what was added, replaced and removed to the file, each kind in one go."""
+        """Writes what was added, replaced and removed to the file, each kind in one go.
+
+        Raises:
+            DecodeError: a stamp that another row has already; the caller undoes the transaction.
+        """
         db = self._store.db
         if self._removes:
             removes, self._removes = self._removes, []
@@ -190,7 +197,12 @@ class ChangeLog:
             )
         if self._adds:
             adds, self._adds = self._adds, []
-            db.executemany(f"INSERT INTO {self.name} VALUES(?, ?, ?, ?, ?, ?)", adds)
+            try:
+                db.executemany(f"INSERT INTO {self.name} VALUES(?, ?, ?, ?, ?, ?)", adds)
+            except apsw.ConstraintError as error:
+                raise DecodeError(
+                    "one stamp for two rows: its site is forged, or went back behind what it had told"
+                ) from error
 
     def rehome(self, old: Row, new: Row) -> None:
         """Moves every entry of one row to another name of the same row."""

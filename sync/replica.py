@@ -194,6 +194,7 @@ class Replica:
         sections: list[Section] = []
         if self._catalog.changed():
             self._catalog.refresh(self._drainer(wall_ms, sections))
+            self._show_held()
         more = False
         for table in list(self._catalog.tables.values()):
             drained = drain_table(table, self._place, wall_ms)
@@ -274,9 +275,7 @@ class Replica:
             if merged.changes and section.table == SCHEMA_TABLE:
                 sections: list[Section] = []
                 self._catalog.apply_facts(self._drainer(wall_ms, sections))
-                for gained in self._catalog.tables.values():
-                    if gained.holds_any():
-                        show_held(gained)
+                self._show_held()
                 applied.schema_changed = True
                 if sections:
                     applied.published.append(Bundle(sections).encode())
@@ -284,6 +283,12 @@ class Replica:
                 self._retry(table)
             if any(table.coverage.has_gap(site) for site, _, _ in section.ranges):
                 applied.gaps.append(section.table)
+
+    def _show_held(self) -> None:
+        """Shows what was held for columns that a table has got, by a peer's definition or by the user's own hand."""
+        for table in self._catalog.tables.values():
+            if table.holds_any():
+                show_held(table)
 
     def adopt(self, vectors: Mapping[str, Vector]) -> list[str]:
         """Takes over a sender's vectors at the end of a complete catch-up round; returns the tables that moved.

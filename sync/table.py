@@ -56,6 +56,7 @@ class Table:
         self.vector = Vector()
         self.displaced = 0  # rows parked in favour of others: when it moves, rows read earlier may be stale
         self._staged: Vector | None = None
+        self._learnt: list[str] = []
         self._vector_digest = b""
         self._mesh_key = mesh_key
         self.columns_of = functools.lru_cache(maxsize=256)(self._columns_of)
@@ -89,10 +90,16 @@ class Table:
         if self._staged is not None:
             self.vector, self._staged = self._staged, None
             self._vector_digest = b""
+        self._learnt.clear()
 
     def rolled_back(self) -> None:
-        """The transaction is undone: forget its coverage."""
+        """The transaction is undone: forget its coverage, its columns, and digest prefixes of sites that it met."""
         self._staged = None
+        for name in self._learnt:
+            del self.names[self.bits.pop(name)]
+        self._learnt.clear()
+        self.columns_of.cache_clear()
+        self.digest_prefix.cache_clear()
 
     @property
     def vector_digest(self) -> bytes:
@@ -140,6 +147,7 @@ class Table:
             bit = max(self.bits.values(), default=0) + 1
             self.bits[name] = bit
             self.names[bit] = name
+            self._learnt.append(name)
         self.store.db.execute(
             "UPDATE mycomesh_replicated SET bits = ? WHERE id = ?", (json.dumps(self.bits), self.table_id)
         )

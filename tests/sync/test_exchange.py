@@ -410,6 +410,46 @@ def test_a_batch_that_may_not_be_is_refused_as_a_whole(attacked, bundle, reason)
     unharmed(world)
 
 
+def test_columns_learnt_from_a_refused_batch_are_forgotten(attacked):
+    """Were a column's bit kept in memory alone, entries would name it in the file, and a restart would not know it."""
+    world, node, liar = attacked
+    group = Group(LIAR_SITE, Kind.BIRTH, ("id", "unknown", "v"), [PRESENT], None, [[60_001, "kept", "v"]], None)
+    bad = Group(LIAR_SITE, Kind.BIRTH, ("id", "v"), [PRESENT + 1], None, [["no integer", "v"]], None)
+    world.do(node, BatchReceived(liar.link, liar.PEER, Bundle([Section("t", [], [group, bad])]).encode()))
+    assert node.noticed()[-1] == "batch.refused"
+    world.do(
+        node, BatchReceived(liar.link, liar.PEER, Bundle([Section("t", [(LIAR_SITE, 0, PRESENT)], [group])]).encode())
+    )
+    digests = node.peer.digests()
+    node.peer.close()
+    node.peer.open()
+    assert node.peer.digests() == digests
+    assert node.peer.replica.tables["t"].bits["unknown"]
+    node.sql("ALTER TABLE t ADD COLUMN unknown")
+    node.peer.drain()
+    assert node.sql("SELECT unknown FROM t WHERE id = 60001") == [("kept",)]
+
+
+@pytest.mark.parametrize("table", ["t", "bag"])
+def test_one_stamp_for_two_rows_is_refused(attacked, table):
+    world, node, liar = attacked
+    before, digests = node.peer.tables(), node.peer.digests()
+    columns, rows = (("id", "v"), [[60_001, "one"], [60_002, "two"]]) if table == "t" else (("v",), [["one"], ["two"]])
+    keys = [None, None] if table == "t" else [[b"\x00" + LIAR_SITE + bytes(7) + bytes([number])] for number in (1, 2)]
+    groups = [
+        Group(LIAR_SITE, Kind.BIRTH, columns, [PRESENT], key, [row], None) for key, row in zip(keys, rows, strict=True)
+    ]
+    bundle = Bundle([Section(table, [(LIAR_SITE, 0, PRESENT)], groups)]).encode()
+    world.do(node, BatchReceived(liar.link, liar.PEER, bundle))
+    assert node.noticed()[-1] == "batch.refused"
+    assert "one stamp for two rows" in node.notices[-1].text
+    assert node.peer.tables() == before
+    assert node.peer.digests() == digests
+    liar.say(wire.Chunk(bundle))
+    assert "one stamp for two rows" in liar.dropped()[0]
+    unharmed(world)
+
+
 def test_a_chunk_from_the_future_is_left_out_and_covers_nothing(attacked):
     world, node, liar = attacked
     clock = node.peer.replica.status().clock_ms
