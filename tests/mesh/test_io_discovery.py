@@ -1,0 +1,381 @@
+"""Discovery on one machine: real mDNS on the loopback alone, and what strangers may say there."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from ipaddress import IPv4Address, ip_address
+
+import pytest
+import uvloop
+from zeroconf import DNSOutgoing, DNSPointer, IPVersion, ServiceStateChange
+from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZeroconf
+
+from mesh.events import Address
+from mesh.io import discovery as module
+from mesh.io.discovery import SERVICE_TYPE, Discovery
+from mesh.io.interfaces import Place
+
+WAIT_S = 20  # only what is broken takes this long
+TAG = "00112233aabbccdd"
+OURS = {b"v": b"1", b"m": TAG.encode()}
+HOME = Place(
+    known=True, spoken=("127.0.0.1",), announced=(IPv4Address("127.0.0.1"),), own=frozenset({"127.0.0.1", "10.99.0.1"})
+)
+RESPONSE = 0x8400  # an authoritative answer (RFC 6762 section 18)
+PTR, IN = 12, 1
+
+
+@pytest.fixture
+def run(monkeypatch):
+    """Run a test's coroutine on a machine whose only interface is the loopback."""
+    monkeypatch.setattr(module, "look", lambda *, loopback: HOME if loopback else Place(known=True))
+
+    def start(work):
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(asyncio.wait_for(work, WAIT_S * 2))
+
+    return start
+
+
+class Node:
+    """A discovery and what it told."""
+
+    def __init__(self, instance, port=7000, tag=TAG, *, loopback=True):
+        self.instance, self.port, self.tag = instance, port, tag
+        self.found = []
+        self.notices = []
+        self.told = asyncio.Event()
+        self.discovery = Discovery(self.on_found, self.on_notice, loopback=loopback)
+
+    async def __aenter__(self):
+        await self.discovery.start(self.instance, self.tag, self.port)
+        return self
+
+    async def __aexit__(self, *_):
+        await self.discovery.close()
+
+    def on_found(self, address, instance):
+        self.found.append((address, instance))
+        self.told.set()
+
+    def on_notice(self, notice):
+        self.notices.append(notice.event)
+        self.told.set()
+
+    def names(self):
+        return sorted(dict.fromkeys(instance for _, instance in self.found))
+
+    async def until(self, check):
+        async with asyncio.timeout(WAIT_S):
+            while not check():
+                self.told.clear()
+                await self.told.wait()
+
+    async def sees(self, instance):
+        await self.until(lambda: instance in self.names())
+
+
+class Stranger:
+    """Any other speaker of mDNS on this machine, honest or not."""
+
+    async def __aenter__(self):
+        self.zeroconf = AsyncZeroconf(interfaces=["127.0.0.1"], ip_version=IPVersion.V4Only)
+        await self.zeroconf.zeroconf.async_wait_for_start()
+        return self
+
+    async def __aexit__(self, *_):
+        await self.zeroconf.async_close()
+
+    async def says(self, instance, hosts=("127.0.0.1",), port=9, properties=OURS):
+        info = service(instance, hosts, port, properties)
+        await self.zeroconf.async_register_service(info, cooperating_responders=True, strict=False)
+
+    def points_at(self, instances):
+        """Names alone, in as few packets as they fit: who wants to know more has to ask."""
+        out = DNSOutgoing(RESPONSE)
+        for instance in instances:
+            out.add_answer_at_time(DNSPointer(SERVICE_TYPE, PTR, IN, 4_500, f"{instance}.{SERVICE_TYPE}"), 0)
+        self.zeroconf.zeroconf.async_send(out)
+
+
+def service(instance, hosts, port, properties=OURS):
+    return AsyncServiceInfo(
+        SERVICE_TYPE,
+        f"{instance}.{SERVICE_TYPE}",
+        addresses=[ip_address(host).packed for host in hosts],
+        port=port,
+        server=f"host-{port}.local.",
+        properties=properties,
+    )
+
+
+# ---- nodes among themselves
+
+
+def test_nodes_of_one_machine_find_each_other_and_never_themselves(run):
+    async def scene():
+        async with Node("a1", 7001) as alpha, Node("b2", 7002) as bravo, Node("c3", 7003) as charlie:
+            for node, others in ((alpha, ["b2", "c3"]), (bravo, ["a1", "c3"]), (charlie, ["a1", "b2"])):
+                await node.until(lambda node=node, others=others: node.names() == others)
+            assert (Address("127.0.0.1", 7002), "b2") in alpha.found
+            assert alpha.notices == []
+
+    run(scene())
+
+
+def test_a_node_of_another_mesh_or_version_is_not_told(run):
+    async def scene():
+        async with Stranger() as stranger, Node("a1") as alpha:
+            await stranger.says("other-mesh", port=1, properties={**OURS, b"m": b"ff"})
+            await stranger.says("other-version", port=2, properties={**OURS, b"v": b"2"})
+            await stranger.says("no-text", port=3, properties={})
+            await stranger.says("same", port=4)
+            await alpha.sees("same")
+            assert alpha.names() == ["same"]
+
+    run(scene())
+
+
+def test_who_only_looks_announces_nothing(run):
+    """A node that joins a mesh listens nowhere yet."""
+
+    async def scene():
+        async with Node("a1") as alpha, Node("joiner", None) as joiner:
+            await joiner.sees("a1")
+            async with Node("b2") as bravo:
+                await bravo.sees("a1")
+                await alpha.sees("b2")
+                assert alpha.names() == ["b2"]
+                assert bravo.names() == ["a1"]
+
+    run(scene())
+
+
+def test_an_end_is_announced_and_a_foreign_browser_sees_both(run):
+    async def scene():
+        changes = asyncio.Queue()
+        async with Stranger() as stranger:
+
+            def on_change(zeroconf, service_type, name, state_change):
+                changes.put_nowait((name, state_change))
+
+            browser = AsyncServiceBrowser(stranger.zeroconf.zeroconf, SERVICE_TYPE, handlers=[on_change])
+            async with Node("a1", 7001):
+                assert await changes.get() == (f"a1.{SERVICE_TYPE}", ServiceStateChange.Added)
+                info = AsyncServiceInfo(SERVICE_TYPE, f"a1.{SERVICE_TYPE}")
+                assert await info.async_request(stranger.zeroconf.zeroconf, 3_000)
+                assert (info.port, info.parsed_addresses(), info.properties) == (7001, ["127.0.0.1"], OURS)
+            state = None
+            while state is not ServiceStateChange.Removed:
+                _, state = await changes.get()
+            await browser.async_cancel()
+
+    run(scene())
+
+
+def test_what_is_known_is_told_again_at_each_question_and_a_change_of_the_network_asks_at_once(run, monkeypatch):
+    async def scene():
+        monkeypatch.setattr(module, "ASK_AFTER_S", (0.2, 0.2))
+        monkeypatch.setattr(module, "ASK_EVERY_S", WAIT_S * 10)
+        async with Stranger() as stranger:
+            await stranger.says("same")
+            async with Node("a1", None) as alpha:
+                await alpha.sees("same")
+                for _ in range(2):
+                    before = len(alpha.found)
+                    alpha.discovery.network_changed()
+                    await alpha.until(lambda before=before: len(alpha.found) >= before + 3)  # at 0, 0.2 and 0.4 s
+
+    run(scene())
+
+
+def test_a_goodbye_takes_nobody_away_and_starts_no_search(run):
+    """One spoofed packet would be enough to make a node disappear, or all the others ask for it."""
+
+    async def scene():
+        async with Node("a1") as alpha, Stranger() as stranger:
+            await stranger.says("same")
+            await alpha.sees("same")
+            names, zeroconf = alpha.discovery._names, alpha.discovery._zeroconf.zeroconf
+            for instance in ("same", "gone"):
+                names.on_change(zeroconf, SERVICE_TYPE, f"{instance}.{SERVICE_TYPE}", ServiceStateChange.Removed)
+            assert f"gone.{SERVICE_TYPE}" not in names._asked
+            names.on_change(zeroconf, SERVICE_TYPE, f"gone.{SERVICE_TYPE}", ServiceStateChange.Added)
+            assert f"gone.{SERVICE_TYPE}" in names._asked
+            assert alpha.names() == ["same"]
+
+    run(scene())
+
+
+# ---- hostile and broken announcements
+
+
+def test_names_that_no_node_of_ours_bears_are_left_alone(run):
+    """They would end up in logs and on terminals."""
+
+    async def scene():
+        async with Stranger() as stranger, Node("a1") as alpha:
+            await stranger.says("first", port=8)
+            await alpha.sees("first")
+            stranger.points_at(["\x1b[2J", "\u202eevil", "two words", "dot.ted", "new\nline", "umlaut-ä"])
+            await stranger.says("same")
+            await alpha.sees("same")
+            assert alpha.names() == ["first", "same"]
+            names = alpha.discovery._names
+            asked = [name.split(".")[0] for name in (*names._asked, *names._waiting, *names._resolving)]
+            assert set(asked) <= {"first", "same"}
+
+    run(scene())
+
+
+def test_a_flood_of_names_is_bounded_and_hides_nobody(run):
+    async def scene():
+        async with Stranger() as stranger, Node("a1") as alpha:
+            await stranger.says("first", port=8)
+            await alpha.sees("first")
+            for number in range(40):
+                stranger.points_at(f"flood-{number}-{one}" for one in range(100))
+                await asyncio.sleep(0)
+            await stranger.says("same")
+            await alpha.sees("same")
+            names = alpha.discovery._names
+            assert len(names._resolving) == module.RESOLVING_MAX
+            assert 0 < len(names._waiting) <= module.NAMES_MAX
+            assert len(names._asked) <= module.NAMES_MAX
+            assert alpha.names() == ["first", "same"]
+
+    run(scene())
+
+
+def test_a_name_that_nobody_stands_up_for_is_not_asked_for_at_every_turn(run, monkeypatch):
+    monkeypatch.setattr(module, "RESOLVE_MS", 50)
+    monkeypatch.setattr(module, "ASK_AFTER_S", ())
+    monkeypatch.setattr(module, "ASK_EVERY_S", 0.2)
+
+    async def scene():
+        asked = []
+
+        class Info(AsyncServiceInfo):
+            async def async_request(self, zeroconf, *rest):
+                asked.append(self.name)
+                return await super().async_request(zeroconf, *rest)
+
+        monkeypatch.setattr(module, "AsyncServiceInfo", Info)
+        async with Stranger() as stranger:
+            await stranger.says("same")
+            async with Node("a1", None) as alpha:
+                await alpha.sees("same")
+                stranger.points_at(["crashed"])
+                await alpha.until(lambda: len(alpha.found) >= 6)
+                assert asked.count(f"crashed.{SERVICE_TYPE}") == 1
+                alpha.discovery.network_changed()  # elsewhere it may answer
+                before = len(alpha.found)
+                await alpha.until(lambda: len(alpha.found) > before + 1)
+                assert asked.count(f"crashed.{SERVICE_TYPE}") == 2
+
+    run(scene())
+
+
+# ---- which addresses are told
+
+
+def told(hosts, *, port=9, loopback=False, place=HOME, properties=OURS):
+    """What is told of a service with these addresses; `%3` after one is the interface by which it came."""
+    found = []
+    names = module._Names(module._Service("a1", TAG, None), lambda address, _: found.append(address), loopback=loopback)
+    names.network_changed(place)
+    index = next((int(host.split("%")[1]) for host in hosts if "%" in host), None)
+    info = AsyncServiceInfo(
+        SERVICE_TYPE,
+        f"same.{SERVICE_TYPE}",
+        addresses=[ip_address(host.split("%")[0]).packed for host in hosts],
+        port=port,
+        properties=properties,
+        interface_index=index,
+    )
+    names._tell(info, "same")
+    assert all(address.port == port for address in found)
+    return sorted(address.host for address in found)
+
+
+def test_all_addresses_of_a_node_are_told():
+    hosts = ["10.99.0.2", "192.168.1.4", "fd00::7", "2001:db8::1"]
+    assert told(hosts) == sorted(hosts)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "224.0.0.251", "::", "ff02::fb", "127.0.0.1", "::1"])
+def test_addresses_that_cannot_be_another_node_are_not_told(host):
+    assert told([host, "10.99.0.2"]) == ["10.99.0.2"]
+
+
+def test_port_0_is_no_address():
+    assert told(["10.99.0.2"], port=0) == []
+
+
+def test_the_loopback_is_told_only_of_nodes_on_this_machine():
+    assert told(["127.0.0.1", "10.99.0.1"], loopback=True) == ["10.99.0.1", "127.0.0.1"]
+    assert told(["127.0.0.1", "10.99.0.2"], loopback=True) == ["10.99.0.2"], "its loopback is not ours"
+    assert told(["127.0.0.1", "10.99.0.1"], loopback=False) == ["10.99.0.1"]
+
+
+def test_a_node_that_claims_very_many_addresses_makes_us_dial_few():
+    assert len(told([f"10.1.{number}.1" for number in range(200)])) == module.ADDRESSES_MAX
+
+
+def test_a_link_local_address_is_told_with_the_name_of_its_interface():
+    assert told(["fe80::7%1"]) == ["fe80::7%lo"]
+    assert told([f"fe80::7%{1 << 30}"]) == [], "the interface has gone"
+
+
+def test_a_link_local_address_that_came_over_ipv4_is_tried_by_each_interface():
+    place = Place(known=True, own=frozenset({"fe80::1"}), scopes=("eth0", "wlan0"))
+    assert told(["fe80::7"], place=place) == ["fe80::7%eth0", "fe80::7%wlan0"]
+    assert told(["fe80::1"], place=place) == [], "it is ours"
+
+
+# ---- no multicast
+
+
+def test_missing_multicast_is_said_once_and_so_is_its_return(run, monkeypatch):
+    faults = [OSError(errno.EPERM, "Operation not permitted")] * 3 + [None] * 100
+
+    async def scene():
+        monkeypatch.setattr(module, "ASK_AFTER_S", (0.01,) * 10)
+        monkeypatch.setattr(module, "multicast_fault", lambda _place: faults.pop(0))
+        async with Node("a1") as alpha:
+            await alpha.until(lambda: len(alpha.notices) == 2)
+            assert alpha.notices == ["discovery.unavailable", "discovery.available"]
+
+    run(scene())
+
+
+def test_a_port_that_others_keep_for_themselves_is_said_and_the_node_goes_on(run, monkeypatch):
+    def refuse(**_):
+        raise OSError(errno.EADDRINUSE, "Address already in use")
+
+    async def scene():
+        notices, said = [], asyncio.Event()
+        monkeypatch.setattr(module, "AsyncZeroconf", refuse)
+        discovery = Discovery(pytest.fail, lambda notice: (notices.append(notice), said.set()), loopback=True)
+        await discovery.start("a1", TAG, 7000)
+        await said.wait()
+        discovery.network_changed()
+        await discovery.close()
+        assert [notice.level for notice in notices] == ["warning"]
+        assert notices[0].text == (
+            "multicast is not available (Address already in use): peers are not found by themselves; use --peer HOST:PORT"
+        )
+
+    run(scene())
+
+
+def test_an_end_right_after_the_start_is_clean(run):
+    async def scene():
+        for _ in range(3):
+            async with Node("a1"):
+                pass
+        unstarted = Discovery(pytest.fail, pytest.fail, loopback=True)
+        await unstarted.close()
+
+    run(scene())
