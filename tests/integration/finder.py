@@ -70,5 +70,4 @@ class Finder:
 if __name__ == "__main__":
     if len(sys.argv) > 3:
         discovery.ASK_EVERY_S = float(sys.argv[3])
-        discovery.ASK_SPREAD_S = 0.0
     uvloop.run(Finder().run(sys.argv[1], sys.argv[2]))

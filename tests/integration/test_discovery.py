@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import queue
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,62 +24,91 @@ WAIT_S = 30  # only what is broken takes this long
 ZEROCONF_QUIET_S = 15  # the last question of python-zeroconf's own browser leaves 14 s after its start
 
 
+AVAHI = ("avahi-daemon", "avahi-browse", "avahi-publish", "dbus-daemon", "unshare")
+# Avahi speaks to its clients by D-Bus: both get a /run of their own, so that the machine's are not met.
+FOREIGN = """
+mount -t tmpfs none /run && mkdir -p /run/dbus /run/avahi-daemon || exit 77
+dbus-daemon --system --fork --nopidfile || exit 77
+avahi-daemon --no-rlimits --no-chroot --no-drop-root 2>/dev/null &
+tries=0
+until avahi-browse -t _mycomesh._tcp >/dev/null 2>&1; do
+    tries=$((tries + 1)); [ $tries -lt 100 ] || exit 77; sleep 0.05
+done
+avahi-publish -s foreign _mycomesh._tcp 4711 v=1 m=$0 2>/dev/null &
+exec avahi-browse -rp _mycomesh._tcp
+"""
+
+
+class Told:
+    """What a process on a host of the lab says, line by line."""
+
+    def __init__(self, lab, name, *words, **options):
+        self.name = name
+        self.said = []
+        self._lines = queue.Queue()
+        self.process = lab.popen(name, *words, stdout=subprocess.PIPE, text=True, **options)
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def says(self, what, check):
+        """Wait until a line satisfies the check; return it."""
+        end = time.monotonic() + WAIT_S
+        for line in self._all(end):
+            if check(line):
+                return line
+        raise AssertionError(f"{self.name}, not within {WAIT_S} s: {what}; it said {self.said[-10:]}")
+
+    def heard(self, check):
+        """What it has said until now that satisfies the check."""
+        list(self._all(time.monotonic()))
+        return [line for line in self.said if check(line)]
+
+    def _all(self, end):
+        yield from list(self.said)
+        while True:
+            try:
+                line = self._lines.get(timeout=max(0, end - time.monotonic()))
+            except queue.Empty:
+                return
+            if line is None:
+                self._lines.put(None)
+                return
+            self.said.append(line)
+            yield line
+
+    def _read(self):
+        with self.process.stdout as lines:
+            for line in lines:
+                self._lines.put(line.rstrip("\n"))
+        self._lines.put(None)
+
+
 class Host:
     """A finder on a host of the lab, and what it has said so far."""
 
     def __init__(self, lab, name, *options, tag=TAG):
         self.name = name
-        self.said = []
-        self._lines = queue.Queue()
-        self.process = lab.popen(
-            name,
-            *(sys.executable, "-m", "tests.integration.finder", name, tag, *options),
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        threading.Thread(target=self._read, daemon=True).start()
+        command = (sys.executable, "-m", "tests.integration.finder", name, tag, *options)
+        self._told = Told(lab, name, *command, cwd=ROOT)
 
     def hears(self, what, event, **detail):
         """Wait until it says so; return the line."""
-        wanted = {"event": event, **detail}
-        end = time.monotonic() + WAIT_S
-        for line in self._all(end):
-            if wanted.items() <= line.items():
-                return line
-        raise AssertionError(f"{self.name}, not within {WAIT_S} s: {what}; it said {self.said[-10:]}")
-
-    def stop(self):
-        """Let it say goodbye; return its last line."""
-        self.process.send_signal(signal.SIGTERM)
-        line = self.hears("its end", "stopped")
-        assert self.process.wait(WAIT_S) == 0
-        return line
+        return json.loads(self._told.says(what, _saying(event, detail)))
 
     def heard(self, event, **detail):
         """What it has said of this kind until now."""
-        self._drain()
-        wanted = {"event": event, **detail}
-        return [line for line in self.said if wanted.items() <= line.items()]
+        return [json.loads(line) for line in self._told.heard(_saying(event, detail))]
 
-    def _all(self, end):
-        yield from list(self.said)
-        while (left := end - time.monotonic()) > 0:
-            try:
-                line = self._lines.get(timeout=left)
-            except queue.Empty:
-                return
-            self.said.append(line)
-            yield line
+    def stop(self):
+        """Let it say goodbye; return its last line."""
+        self._told.process.send_signal(signal.SIGTERM)
+        line = self.hears("its end", "stopped")
+        assert self._told.process.wait(WAIT_S) == 0
+        return line
 
-    def _drain(self):
-        while not self._lines.empty():
-            self.said.append(self._lines.get())
 
-    def _read(self):
-        with self.process.stdout as lines:
-            for line in lines:
-                self._lines.put(json.loads(line))
+def _saying(event, detail):
+    wanted = {"event": event, **detail}
+    return lambda line: wanted.items() <= json.loads(line).items()
 
 
 def plugged_in(lab, name, *options, tag=TAG, **plug):
@@ -174,3 +204,26 @@ def test_no_network_is_said_once_and_mended_when_one_comes(lab):
     assert len(alpha.heard("notice")) == 2
     bravo.stop()
     alpha.stop()
+
+
+def test_avahi_sees_a_node_and_its_goodbye_and_is_seen(lab):
+    """A foreign implementation of mDNS on another host: what we say is understood, and what it says as well."""
+    missing = [program for program in AVAHI if shutil.which(program) is None]
+    if missing:
+        pytest.skip(f"needs {', '.join(missing)} (apt-get install avahi-daemon avahi-utils dbus)")
+    alpha = plugged_in(lab, "alpha")
+    port = alpha.hears("start", "started")["port"]
+    lab.host("foreign")
+    avahi = Told(lab, "foreign", "unshare", "--mount", "--propagation", "private", "sh", "-c", FOREIGN, TAG)
+    try:
+        line = avahi.says("alpha, resolved", lambda line: line.startswith("=;eth0;IPv4;alpha;"))
+    except AssertionError:
+        if avahi.process.poll() == 77:
+            pytest.skip("avahi does not run in a namespace here")
+        raise
+    assert line == f'=;eth0;IPv4;alpha;_mycomesh._tcp;local;alpha.local;10.99.0.1;{port};"m={TAG}" "v=1"'
+    found = alpha.hears("avahi's service", "found", instance="foreign", host="10.99.0.2")
+    assert found["port"] == 4711
+    assert not alpha.heard("found", host="127.0.0.1"), "avahi announces its loopback, which leads nowhere from here"
+    alpha.stop()
+    avahi.says("its goodbye", lambda line: line == "-;eth0;IPv4;alpha;_mycomesh._tcp;local")
