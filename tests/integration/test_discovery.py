@@ -21,7 +21,7 @@ pytestmark = pytest.mark.netns
 ROOT = Path(__file__).parents[2]
 TAG = "00112233aabbccdd"
 WAIT_S = 30  # only what is broken takes this long
-ZEROCONF_QUIET_S = 15  # the last question of python-zeroconf's own browser leaves 14 s after its start
+ZEROCONF_QUIET_S = 18  # python-zeroconf's own browser asks for the last time 14 s after the last change of the network
 
 
 AVAHI = ("avahi-daemon", "avahi-browse", "avahi-publish", "dbus-daemon", "unshare")
