@@ -235,13 +235,15 @@ class _Names:
         if name in self._resolving or (asked is not None and asked + RESOLVE_AGAIN_S > _now()):
             return
         self._waiting[name] = None
+        self._waiting.move_to_end(name)
         if len(self._waiting) > NAMES_MAX:
             self._waiting.popitem(last=False)
         self._resolve_more(zeroconf)
 
     def _resolve_more(self, zeroconf: Zeroconf) -> None:
         while self._waiting and len(self._resolving) < RESOLVING_MAX:
-            name, _ = self._waiting.popitem(last=False)
+            # The latest first: who comes after a flood shall not wait until all of it has been asked for.
+            name, _ = self._waiting.popitem()
             self._asked[name] = _now()
             self._asked.move_to_end(name)
             if len(self._asked) > NAMES_MAX:

@@ -248,6 +248,31 @@ def test_a_flood_of_names_is_bounded_and_hides_nobody(run):
     run(scene())
 
 
+def test_who_comes_after_a_flood_does_not_wait_for_all_of_it(run, monkeypatch):
+    """A full cache may have lost the newcomer's addresses, so that it has to be asked for like any made-up name."""
+    monkeypatch.setattr(module, "RESOLVE_MS", 50)
+
+    async def scene():
+        asked, late = [], asyncio.Event()
+
+        class Info(AsyncServiceInfo):
+            async def async_request(self, zeroconf, *rest):
+                asked.append(self.name)
+                if self.name.startswith("late."):
+                    late.set()
+                return await super().async_request(zeroconf, *rest)
+
+        async with Stranger() as stranger, Node("a1") as alpha:
+            await stranger.says("first", port=8)
+            await alpha.sees("first")
+            monkeypatch.setattr(module, "AsyncServiceInfo", Info)
+            stranger.points_at([*(f"flood-{number}" for number in range(500)), "late"])
+            await late.wait()
+            assert len(asked) <= 3 * module.RESOLVING_MAX
+
+    run(scene())
+
+
 def test_a_name_that_nobody_stands_up_for_is_not_asked_for_at_every_turn(run, monkeypatch):
     monkeypatch.setattr(module, "RESOLVE_MS", 50)
     monkeypatch.setattr(module, "ASK_AFTER_S", ())
