@@ -58,7 +58,7 @@ class Discovery:
         *,
         loopback: bool,
     ) -> None:
-        """`on_found` gets (address, instance name); `loopback` also speaks on, and tells, this machine's own loopback."""
+        """`on_found` gets (address, instance name); `loopback` speaks on this machine's own loopback and nowhere else."""
         self._on_found = on_found
         self._on_notice = on_notice
         self._loopback = loopback

@@ -1,7 +1,7 @@
 """Where this machine is, as discovery needs it: what to speak multicast on, what to announce, which addresses are its own.
 
-Owns one look at the interfaces and one trial of their multicast. What always holds: the loopback is used only where that is
-asked for, and no more interfaces are used than the kernel lets one socket join. It must not know what is said on them.
+Owns one look at the interfaces and one trial of their multicast. What always holds: the loopback is used where that is asked
+for, and then nothing else; no more interfaces are used than the kernel lets one socket join. It must not know what is said.
 """
 
 from __future__ import annotations
@@ -46,13 +46,18 @@ class Place:
 
 
 def look(*, loopback: bool) -> Place:
-    """Look at the machine; where the kernel does not list its interfaces (a sandbox), make do with the default one."""
+    """Look at the machine: at its loopback alone if that is asked for, so that nothing leaves it, else at all the rest.
+
+    Where the kernel does not list the interfaces (a sandbox), make do with the default one.
+    """
     try:
         everything = interfaces()
     except OSError:
-        found = [*([_LOOPBACK] if loopback else []), *_default_address()]
+        if loopback:  # known without being told
+            return Place(True, (str(_LOOPBACK),), (_LOOPBACK,), frozenset({str(_LOOPBACK)}))
+        found = _default_address()
         return Place(announced=tuple(found), own=frozenset(map(str, found)))
-    used = [interface for interface in everything if loopback or not interface.loopback]
+    used = [interface for interface in everything if interface.loopback == loopback]
     scoped = [interface for interface in used if _speaks_ipv6(interface)]
     v4 = [str(address) for interface in used for address in interface.addresses if isinstance(address, IPv4Address)]
     announced = [

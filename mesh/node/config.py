@@ -72,7 +72,7 @@ class NodeConfig:
     peers: members to dial without discovery, at most 256, where multicast is blocked.
     only: table names to replicate; empty means all user tables.
     exclude: table names not to replicate; disjoint from `only`.
-    loopback: also find and serve nodes on this very machine through the loopback interface (demos, tests).
+    loopback: find nodes on this very machine alone, by its loopback; nothing is said on a network (demos, tests).
     multicast: announce and browse by mDNS; off where static peers are all there is.
     log_level: least severe level shown in the foreground: debug, info, warning or error.
     """

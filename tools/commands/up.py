@@ -43,7 +43,7 @@ def add_network_arguments(parser: argparse.ArgumentParser) -> None:
         "--loopback",
         action="store_true",
         default=None,
-        help="also find nodes on this very machine (several on one host)",
+        help="find nodes on this very machine alone (several on one host)",
     )
     parser.add_argument(
         "--no-multicast", action="store_false", default=None, dest="multicast", help="no mDNS: static peers only"
