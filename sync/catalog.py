@@ -26,6 +26,7 @@ from sync.capture import (
     trigger_names,
     word_names,
 )
+from sync.policy import Policies
 from sync.schema import (
     KeyKind,
     TableSpec,
@@ -70,7 +71,20 @@ class Catalog:
         self.tables: dict[str, Table] = {}
         self.notes: dict[str, str] = {}
         self.dropped: set[str] = set()
+        self._policies = Policies()
         self._version = -1
+        self._refreshed = False  # in the running transaction
+        store.enlist(self)
+
+    def committed(self) -> None:
+        """The transaction stands, and with it what its refresh has read."""
+        self._refreshed = False
+
+    def rolled_back(self) -> None:
+        """The transaction is undone: what its refresh has read, and the tables hold, may not be so."""
+        if self._refreshed:
+            self._version = -1
+            self._refreshed = False
 
     def open(self, drain: Callable[[Table], None]) -> None:
         """Loads the schema table, then every user table; inside a transaction. `drain` empties one pending log."""
@@ -88,6 +102,8 @@ class Catalog:
 
     def refresh(self, drain: Callable[[Table], None]) -> None:
         """Brings capture in line with the file's tables, and the facts with both; inside a transaction."""
+        self._refreshed = True
+        self._policies = Policies.read(self._store.db, SCHEMA_TABLE)
         names, skipped = user_tables(self._store.db)
         for name, why in skipped:
             self.notes[fold(name)] = f"not replicated: {why}"
@@ -97,6 +113,8 @@ class Catalog:
                 self._forget(folded)
         for name in present:
             self._adopt(name, drain)
+        for table in self.tables.values():
+            table.count(self._policies.counters_of(table.spec))
         self._record_facts()
         drain(self.tables[SCHEMA_TABLE])
         self._version = self._schema_version()
@@ -114,6 +132,11 @@ class Catalog:
             elif kind == "index":
                 self._apply_index(sql)
         self.refresh(drain)
+
+    def decide(self, fact: tuple[str, str, str]) -> None:
+        """Writes a policy's fact (name, kind, sql), to take effect in the next `refresh`; inside a transaction."""
+        self._write_fact(*fact)
+        self._version = -1
 
     def recheck(self, table: Table) -> None:
         """Logs every row, and every row that the change log has and the table has not, to be looked at by the drain.
@@ -201,6 +224,7 @@ class Catalog:
         table.create()
         if table_id == _SCHEMA_ID:
             self._store.db.execute(create_statements(spec, table_id, table.bits)[0])
+        table.count(self._policies.counters_of(spec))
         table.load()
         self.tables[spec.folded] = table
         self.notes.pop(spec.folded, None)

@@ -15,6 +15,7 @@ from sync import report
 from sync.batch import Group, Kind, Section
 from sync.capture import OP_DELETE, OP_EVICT, OP_INSERT, WORD_BITS, key_names, pending_name, word_names
 from sync.changelog import Leaf, pack_mask
+from sync.counter import counted, hold_births, hold_registers, unseen
 from sync.lattice import EXISTENCE, join
 from sync.rawtext import raw_select, restored
 from sync.rows import RowView, encode_prior, prior_to_wire, priors_of, shrink
@@ -204,6 +205,8 @@ def _drain_births(table: Table, place: int, rows: dict[Row, _Touched]) -> list[G
         leaves.append((place, hlc, row, stored, digest(place, hlc, mask, key, touched.values or ()), None))
         hlcs.append(hlc)
     table.log.add(leaves)
+    if table.counters:
+        hold_births(table, place, hlcs, table.known, (touched.values or () for touched in rows.values()))
     values = [list(touched.values) for touched in rows.values() if touched.values is not None]
     return [Group(table.store.site(place), Kind.BIRTH, table.known, hlcs, None, values, None)]
 
@@ -231,6 +234,8 @@ def _drain_rows(table: Table, place: int, rows: dict[Row, _Touched]) -> list[Gro
         mask = touched.mask & table.known_mask
         if touched.silent:
             mask |= _differing(view) | (table.known_mask & ~table.captured_mask)
+        if table.counters:
+            mask = counted(view, place, mask, silent=touched.silent)
         if mask:
             _change(table, place, view, touched, Kind.UPDATE, mask, groups)
     for group in groups.values():
@@ -256,7 +261,7 @@ def _note_unseen(view: RowView, key: Any, stamp: tuple[int, bytes], masks: list[
     table = view.table
     for leaf, entry, mask in zip(view.leaves, view.entries, masks, strict=True):
         lost = table.columns_of(entry.mask & ~mask & ~EXISTENCE)
-        held = {name: value for name, value in view.held(leaf).items() if name in lost}
+        held = unseen(view, {name: value for name, value in view.held(leaf).items() if name in lost})
         if held:
             report.conflict(table, key, held, entry.stamp, stamp, entry.dead, ms_from_hlc(stamp[0]))
 
@@ -290,6 +295,8 @@ def _change(
     row = key if dead and by_birth else view.row
     digest = table.digest(place, hlc, mask, key, values, dead=dead)
     table.log.add([(place, hlc, row, pack_mask(mask, dead=dead), digest, prior)])
+    if table.counters:
+        hold_registers(table, place, hlc, dict(zip(columns, values, strict=True)))
     group = groups.get((kind, mask))
     if group is None:
         group = groups[kind, mask] = Group(site, kind, columns, [], None if kind is Kind.BIRTH else [], [], [])

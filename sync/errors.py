@@ -8,6 +8,7 @@ __all__ = [
     "DatabaseError",
     "DecodeError",
     "ForeignFileError",
+    "PolicyError",
     "SyncError",
 ]
 
@@ -26,6 +27,10 @@ class DatabaseBusyError(DatabaseError):
 
 class ForeignFileError(DatabaseError):
     """The file carries the internal tables of another mesh or of a later version. Nothing was changed."""
+
+
+class PolicyError(SyncError):
+    """What a person asked of a table or a conflict cannot be done. Nothing was changed."""
 
 
 class DecodeError(SyncError):

@@ -18,6 +18,7 @@ from sync import codec, report, schema
 from sync.batch import Group, Kind, Section
 from sync.changelog import Leaf, pack_mask
 from sync.conflict import Change, note_conflicts, note_hidden, same
+from sync.counter import hold_births, totals
 from sync.errors import DecodeError
 from sync.lattice import EXISTENCE, Entry, join, visible
 from sync.rawtext import is_raw, is_valid_raw
@@ -185,6 +186,8 @@ def _merge_births(table: Table, group: Group, place: int, keys: list[Any]) -> bo
             for hlc, row, key, cells in zip(group.hlcs, rows, digest_keys, group.rows, strict=True)
         ]
     )
+    if table.counters:
+        hold_births(table, place, group.hlcs, group.columns, group.rows)
     return True
 
 
@@ -280,6 +283,8 @@ def materialize(table: Table, view: RowView, seen: bool, target: dict[str, Any],
     """
     row = view.row
     shown = {name: value for name, value in target.items() if name in table.known}
+    if table.counters:
+        shown |= totals(table, target)
     reason = ""
     try:
         row = _show(table, view, seen, shown, reborn=reborn)
@@ -302,7 +307,7 @@ def materialize(table: Table, view: RowView, seen: bool, target: dict[str, Any],
         report.unpark(table, view.row)
     if reason:
         key = table.key(view.row, view.leaves) if view.leaves else view.row
-        report.park(table, row, key, reason, target, table.store.clock.last >> 16)
+        report.park(table, row, key, reason, target | shown, table.store.clock.last >> 16)
     return bool(reason)
 
 
@@ -424,7 +429,8 @@ def _rename_dead(table: Table, view: RowView, row: Row) -> Row:
 
 def _hold(table: Table, row: Row, target: dict[str, Any], *, all_of_it: bool) -> None:
     """Holds, for each entry of the row, the values that the user's table does not show."""
-    hidden = {name: value for name, value in target.items() if all_of_it or name not in table.known}
+    veiled = table.counters  # their cells show totals
+    hidden = {name: value for name, value in target.items() if all_of_it or name not in table.known or name in veiled}
     if not hidden and not table.holds_any():
         return
     for leaf in table.log.leaves(row):

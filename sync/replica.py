@@ -8,6 +8,7 @@ has been committed. It must not know links, rounds or time other than its argume
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -15,9 +16,11 @@ from sync.batch import Bundle, Section
 from sync.capture import drop_statements, pending_name
 from sync.catalog import SCHEMA_TABLE, Catalog, TableFilter
 from sync.drain import drain_table
-from sync.errors import BatchRefusedError, DecodeError, ForeignFileError
+from sync.errors import BatchRefusedError, DecodeError, ForeignFileError, PolicyError
 from sync.feed import read_range, read_rows
 from sync.merge import Merged, merge_section, retry_parked, show_held
+from sync.policy import counter_fact, counter_refusal
+from sync.schema import fold
 from sync.stamp import DRIFT_MS_MAX, hlc_from_ms, ms_from_hlc
 from sync.store import Store
 from sync.table import Table
@@ -80,6 +83,7 @@ class Applied:
     unknown: list[str] = field(default_factory=list)
     refused: int = 0  # catch-up changes left out because they are stamped too far ahead
     schema_changed: bool = False
+    unread: bool = False  # rows are waiting to be looked at, since columns have become counters
 
 
 class Replica:
@@ -183,6 +187,28 @@ class Replica:
                 if table.spec.name != SCHEMA_TABLE:
                     self._catalog.recheck(table)
 
+    # ---- what people decide
+
+    def count(self, table: str, column: str) -> None:
+        """Declares a counter, for every replica; the next drain publishes it.
+
+        Raises:
+            PolicyError: there is no such column here, or it cannot be a counter; nothing was changed.
+        """
+        found = self._replicated(table)
+        refusal = counter_refusal(found.spec, column)
+        if refusal:
+            raise PolicyError(f"not a counter: {refusal}")
+        with self._store.transaction():
+            self._catalog.decide(counter_fact(table, column))
+
+    def _replicated(self, name: str) -> Table:
+        found = self._catalog.tables.get(fold(name))
+        if found is None or found.spec.folded == SCHEMA_TABLE:
+            names = [table.spec.name for key, table in sorted(self._catalog.tables.items()) if key != SCHEMA_TABLE]
+            raise PolicyError(f"{self.path} has no replicated table {name!r}; there are {', '.join(names) or 'none'}")
+        return found
+
     def _pending(self) -> bool:
         return any(
             self._store.db.execute(f"SELECT 1 FROM {pending_name(table.table_id)} LIMIT 1").fetchone() is not None
@@ -194,7 +220,6 @@ class Replica:
         sections: list[Section] = []
         if self._catalog.changed():
             self._catalog.refresh(self._drainer(wall_ms, sections))
-            self._show_held()
         more = False
         for table in list(self._catalog.tables.values()):
             drained = drain_table(table, self._place, wall_ms)
@@ -202,6 +227,8 @@ class Replica:
             if drained.section is not None:
                 sections.append(drained.section)
                 self._retry(table)
+        if not more:
+            more = self._settle()
         sections.sort(key=lambda section: section.table != SCHEMA_TABLE)  # definitions before rows
         return ([Bundle(sections).encode()] if sections else []), more
 
@@ -255,6 +282,9 @@ class Replica:
                 applied.published += published
                 if not more:
                     self._merge(bundle, applied, wall_ms, repair=repair)
+        if applied.unread:
+            applied.published += self.drain(wall_ms)[0]
+            self._data_version = -1  # the rest is for the next drain
         return applied
 
     def _merge(self, bundle: Bundle, applied: Applied, wall_ms: int, *, repair: bool) -> None:
@@ -275,7 +305,7 @@ class Replica:
             if merged.changes and section.table == SCHEMA_TABLE:
                 sections: list[Section] = []
                 self._catalog.apply_facts(self._drainer(wall_ms, sections))
-                self._show_held()
+                applied.unread = self._settle()
                 applied.schema_changed = True
                 if sections:
                     applied.published.append(Bundle(sections).encode())
@@ -284,11 +314,28 @@ class Replica:
             if any(table.coverage.has_gap(site) for site, _, _ in section.ranges):
                 applied.gaps.append(section.table)
 
-    def _show_held(self) -> None:
-        """Shows what was held for columns that a table has got, by a peer's definition or by the user's own hand."""
+    def _settle(self) -> bool:
+        """Shows what was held for columns that a table has got, and looks at the cells of columns that became counters.
+
+        Every local write has its stamp: what is shown must not take the place of what nobody has read yet. Returns
+        whether there are rows for the next drain to look at.
+        """
+        looked = False
         for table in self._catalog.tables.values():
-            if table.holds_any():
-                show_held(table)
+            if table.settled:
+                continue
+            name = f"settled/{table.table_id}"
+            state = json.dumps([table.known, sorted(table.counters)])
+            before = self._store.meta(name)
+            if before != state:
+                self._store.meta_set(name, state)
+                if table.holds_any():
+                    show_held(table)
+                if not table.counters <= set(json.loads(before or "[[], []]")[1]):
+                    self._catalog.recheck(table)
+                    looked = True
+            table.settled = True
+        return looked
 
     def adopt(self, vectors: Mapping[str, Vector]) -> list[str]:
         """Takes over a sender's vectors at the end of a complete catch-up round; returns the tables that moved.

@@ -42,7 +42,7 @@ def conflict(
             time_text(wall_ms),
             table.spec.name,
             key_text(key),
-            json.dumps({name: _plain(value) for name, value in values.items()}, ensure_ascii=False),
+            values_text(values),
             time_text(ms_from_hlc(lost[0])),
             lost[1].hex(),
             time_text(ms_from_hlc(won[0])),
@@ -69,7 +69,7 @@ def park(table: Table, row: Row, key: Any, reason: str, values: dict[str, Any], 
             table.spec.name,
             key_text(key),
             reason,
-            json.dumps({name: _plain(value) for name, value in values.items()}, ensure_ascii=False)[:TEXT_MAX],
+            values_text({name: value for name, value in values.items() if "\0" not in name})[:TEXT_MAX],
             time_text(wall_ms),
             table.table_id,
             row,
@@ -100,6 +100,12 @@ def key_text(key: Any) -> str:
     values = codec.decode(key, bytes_max=len(key))
     plain = [_plain(value) for value in values]
     return str(plain[0]) if len(plain) == 1 else json.dumps(plain, ensure_ascii=False)
+
+
+def values_text(values: dict[str, Any]) -> str:
+    """Returns columns and values as a JSON object; what a site had added to a counter goes as 'COLUMN +'."""
+    named = {name.partition("\0")[0] + " +" * ("\0" in name): _plain(value) for name, value in values.items()}
+    return json.dumps(named, ensure_ascii=False)
 
 
 def _plain(value: Any) -> Any:

@@ -61,7 +61,7 @@ class RowView:
     @property
     def plain(self) -> bool:
         """True if the row is shown and everything that its entries own is in the user's table."""
-        return self.present is not None and not self._holds
+        return self.present is not None and not self._holds and not self.table.counters
 
     @property
     def visible(self) -> bool:

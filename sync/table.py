@@ -15,7 +15,7 @@ from typing import Any
 
 from sync import codec
 from sync.changelog import ChangeLog, Leaf, unpack_mask
-from sync.lattice import EXISTENCE, bits_of
+from sync.lattice import EXISTENCE, bits_of, visible
 from sync.rawtext import bound, is_raw, mark, raw_select, restored
 from sync.schema import KeyKind, TableSpec, UniqueIndex, encode_key, quoted
 from sync.store import Store
@@ -54,6 +54,8 @@ class Table:
         self.bits_captured = {name: bits[name] for name in self.known}
         self.log = ChangeLog(store, table_id)
         self.vector = Vector()
+        self.counters: frozenset[str] = frozenset()  # columns whose cells show the total of several registers
+        self.settled = False  # whether held values that this table can show are shown
         self.displaced = 0  # rows parked in favour of others: when it moves, rows read earlier may be stale
         self._staged: Vector | None = None
         self._learnt: list[str] = []
@@ -95,11 +97,17 @@ class Table:
     def rolled_back(self) -> None:
         """The transaction is undone: forget its coverage, its columns, and digest prefixes of sites that it met."""
         self._staged = None
+        self.settled = False
         for name in self._learnt:
             del self.names[self.bits.pop(name)]
         self._learnt.clear()
         self.columns_of.cache_clear()
         self.digest_prefix.cache_clear()
+
+    def count(self, columns: frozenset[str]) -> None:
+        """Says which columns are counters."""
+        self.settled = self.settled and columns == self.counters
+        self.counters = columns
 
     @property
     def vector_digest(self) -> bytes:
@@ -244,16 +252,21 @@ class Table:
 
     def vanished(self) -> list[Row]:
         """Returns the rows that the change log says are shown and the user's table does not have, ordered."""
-        held = f"SELECT 1 FROM mycomesh_held h WHERE h.id = {self.table_id} AND h.place = c.place AND h.hlc = c.hlc"
-        shown = f"FROM {self.log.name} c WHERE c.mask <> 0 AND NOT EXISTS ({held})"
+        parked = f"SELECT 1 FROM mycomesh_parked p WHERE p.id = {self.table_id} AND p.row = c.row"
+        shown = f"FROM {self.log.name} c WHERE c.mask <> 0 AND NOT EXISTS ({parked})"
         if self.spec.kind is not KeyKind.KEYED:
             listing = (
                 f"SELECT DISTINCT c.row {shown} AND typeof(c.row) = 'integer' AND NOT EXISTS"
                 f" (SELECT 1 FROM {quoted(self.spec.name)} t WHERE t.{quoted(self.spec.rowid)} = c.row) ORDER BY c.row"
             )
-            return [row for (row,) in self.store.db.execute(listing).fetchall()]
+            rows = [row for (row,) in self.store.db.execute(listing).fetchall()]
+            return [row for row in rows if self._visible(row)]
         rows = [row for (row,) in self.store.db.execute(f"SELECT DISTINCT c.row {shown} ORDER BY c.row").fetchall()]
-        return [row for row in rows if self.where_values(row) is not None and self.read(row) is None]
+        rows = [row for row in rows if self.where_values(row) is not None and self.read(row) is None]
+        return [row for row in rows if self._visible(row)]
+
+    def _visible(self, row: Row) -> bool:
+        return visible([self.log.entry(leaf) for leaf in self.log.leaves(row)])
 
     def rivals(self, index: UniqueIndex, values: Sequence[Any], row: Row) -> list[Row]:
         """Returns the rows, other than `row`, that hold these values in the columns of a UNIQUE index."""
@@ -348,6 +361,14 @@ class Table:
             self.store.db.execute(
                 "DELETE FROM mycomesh_held WHERE id = ? AND place = ? AND hlc = ?", (self.table_id, place, hlc)
             )
+
+    def hold_many(self, names: Sequence[str], values: Sequence[tuple[int, int, Sequence[Any]]]) -> None:
+        """Sets the values of these columns held for many entries (place, hlc, values) that held none."""
+        names = list(names)
+        self.store.db.executemany(
+            f"INSERT INTO mycomesh_held VALUES({self.table_id}, ?, ?, ?)",
+            [(place, hlc, codec.encode([names, list(cells)])) for place, hlc, cells in values],
+        )
 
     def holds_any(self) -> bool:
         """True if some entry of this table has held values."""

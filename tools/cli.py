@@ -55,6 +55,7 @@ COMMANDS = (
     Command("isolate", "cut this node off from the mesh on purpose, to rehearse a split", "tools.commands.isolate"),
     Command("rejoin", "end what 'isolate' began", "tools.commands.rejoin"),
     Command("scrub", "look for writes that bypassed the triggers, and capture them", "tools.commands.scrub"),
+    Command("counter", "make a column a counter: concurrent changes to it add up", "tools.commands.counter"),
     Command("down", "stop the running node", "tools.commands.down"),
     Command("demo", "three nodes on this machine, a real flight, a split and its healing", "tools.commands.demo"),
     Command("simulate", "run many nodes under virtual time", "tools.commands.simulate"),

@@ -22,6 +22,7 @@ from mesh.errors import MeshError
 from mesh.events import Address, Close, Enrolled, Notice
 from mesh.identity import Identity
 from mesh.io.transport import TransportError
+from mesh.node import decisions
 from mesh.node.control import ControlServer
 from mesh.node.errors import HomeError, KeystoreError, NodeError
 from mesh.node.home import FileLock, HomeLock
@@ -268,6 +269,8 @@ class Daemon:
             case "scrub":
                 self._serving().scrub()
                 return {}
+            case "counter":
+                return await decisions.answer(self._serving(), request)
             case "down":
                 return await self._down(request)
             case other:

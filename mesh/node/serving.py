@@ -11,7 +11,7 @@ import asyncio
 import os
 import random
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, assert_never
+from typing import TYPE_CHECKING, Any, TypeVar, assert_never
 
 from mesh.config import MeshConfig
 from mesh.core import MeshCore, PeerStatus
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from mesh.node.config import NodeConfig
 
 __all__ = ["Credentials", "ServingNode", "Snapshot"]
+
+T = TypeVar("T")
 
 DRAIN_STEPS_MAX = 10_000  # chunks of the last drain; writes that outlast it are in the log for the next start
 
@@ -132,6 +134,10 @@ class ServingNode:
         """Return on how many nodes, this one counted, everything committed here until this moment is."""
         return await asyncio.wrap_future(self._sql.call(self._count_replicas))
 
+    async def consult(self, ask: Callable[[Replica], T]) -> T:
+        """Let a person's request look at or change the replica, spread what it changed, and return its answer."""
+        return await asyncio.wrap_future(self._sql.call(lambda: self._consult(ask)))
+
     def invite(self, invitation: Invitation) -> None:
         """Accept this invitation from this moment on."""
         self._mesh.invite(invitation)
@@ -186,6 +192,11 @@ class ServingNode:
     def _drain_if_stale(self) -> None:
         if self._replica.stale():
             self._sql.handle_now(CommitSeen())
+
+    def _consult(self, ask: Callable[[Replica], T]) -> T:
+        answer = ask(self._replica)
+        self._sql.handle_now(CommitSeen())
+        return answer
 
     def _count_replicas(self) -> int:
         assert self._exchange is not None

@@ -2,7 +2,8 @@
 
 Every write stores a value that no other write stores, so that the oracle can tell the fate of each. A value that an
 application's own statement took out of its file was knowingly overwritten: it may never be seen again. Every other value
-must be in the tables of all replicas, or on record in `mycomesh_conflicts` or `mycomesh_parked` of some.
+must be in the tables of all replicas, or on record in `mycomesh_conflicts` or `mycomesh_parked` of some. The rows of one
+table are only counted in: there the oracle is the sum of what was committed. In another, columns become counters at any time.
 """
 
 from __future__ import annotations
@@ -31,7 +32,11 @@ TABLES = (
     Shape("claims", "CREATE TABLE claims(k, v, u UNIQUE)", ("k",), ("1", "2", "3"), primary=False),
     Shape("checked", "CREATE TABLE checked(id INT PRIMARY KEY NOT NULL, v NOT NULL, u UNIQUE, CHECK(u IS NOT 2))", ("id",),
           ("1", "2", "3")),
+    Shape("counts", "CREATE TABLE counts(id INTEGER PRIMARY KEY, v, u UNIQUE, n INTEGER DEFAULT 3, m)", ("id",), ("1", "2", "3")),
+    Shape("piles", "CREATE TABLE piles(k TEXT PRIMARY KEY, v, u, n INTEGER CHECK(n > -3))", ("k",), ("'a'", "'b'", "'c'")),
 )  # fmt: skip
+SUMS = "CREATE TABLE sums(k TEXT PRIMARY KEY, n INTEGER NOT NULL, m INTEGER NOT NULL)"
+COUNTERS = (("counts", "n"), ("counts", "m"), ("piles", "n"))
 BY_NAME = {shape.name: shape for shape in TABLES}
 
 
@@ -77,7 +82,39 @@ def clear(shape, _v, _one, _two, _u):
     return f"DELETE FROM {shape.t}"
 
 
-STATEMENTS = (insert, replace, ignore, upsert, update, update_unique, update_or_replace, update_key, delete, clear)
+def count(shape, v, one, two, u):
+    if (shape.name, "n") not in COUNTERS:
+        return update(shape, v, one, two, u)
+    return f"UPDATE {shape.t} SET n = n + {two + 1} WHERE {shape.where(one)}"
+
+
+def count_down(shape, v, one, two, u):
+    if (shape.name, "n") not in COUNTERS:
+        return update(shape, v, one, two, u)
+    return f"UPDATE {shape.t} SET n = n - {two}, v = {v} WHERE {shape.where(one)}"
+
+
+def count_nothing(shape, v, one, two, u):
+    if (shape.name, "m") not in COUNTERS:
+        return update(shape, v, one, two, u)
+    return f"UPDATE {shape.t} SET m = coalesce(m + 1, {u}) WHERE {shape.where(one)}"
+
+
+STATEMENTS = (
+    count,
+    count_down,
+    count_nothing,
+    insert,
+    replace,
+    ignore,
+    upsert,
+    update,
+    update_unique,
+    update_or_replace,
+    update_key,
+    delete,
+    clear,
+)
 peers = st.integers(0, 2)
 steps = st.tuples(
     st.sampled_from([shape.name for shape in TABLES]),
@@ -99,9 +136,13 @@ class Template:
             cls.folder = tempfile.TemporaryDirectory(prefix="mycomesh-template-")
             made = [Peer(Path(cls.folder.name) / f"{number}.db", number, wall_ms=1_000) for number in range(3)]
             made[0].sql(";".join(shape.ddl for shape in TABLES))
+            made[0].sql(f"{SUMS}; INSERT INTO sums VALUES('a', 10, 0), ('b', 20, 0)")
+            made[0].drain()
+            made[0].replica.count("sums", "n")
+            made[0].replica.count("sums", "m")
             converge(made)
             for peer in made:
-                assert set(peer.tables()) == {shape.name for shape in TABLES}
+                assert set(peer.tables()) == {*(shape.name for shape in TABLES), "sums"}
                 peer.close()
         folder = tempfile.TemporaryDirectory(prefix="mycomesh-replicas-")
         for path in sorted(Path(cls.folder.name).iterdir()):
@@ -120,6 +161,7 @@ class Replicas(RuleBasedStateMachine):
         self.written = set()
         self.overwritten = set()
         self.count = 0
+        self.sums = {"a": [10, 0], "b": [20, 0]}
 
     @initialize(clocks=st.lists(st.integers(1_000, 1_020), min_size=3, max_size=3))
     def start(self, clocks):
@@ -155,6 +197,25 @@ class Replicas(RuleBasedStateMachine):
     def write_and_publish(self, number, script):
         self.execute(self.peers[number], script, commit=True)
         self.publish(number)
+
+    @rule(
+        number=peers,
+        changes=st.lists(
+            st.tuples(st.sampled_from("ab"), st.sampled_from("nm"), st.integers(-3, 3)), min_size=1, max_size=3
+        ),
+        commit=st.sampled_from([True, True, False]),
+    )
+    def count_up(self, number, changes, commit):
+        peer = self.peers[number]
+        peer.sql("BEGIN")
+        for key, column, step in changes:
+            peer.sql(f"UPDATE sums SET {column} = {column} + {step} WHERE k = '{key}'")
+            self.sums[key]["nm".index(column)] += step * commit
+        peer.sql("COMMIT" if commit else "ROLLBACK")
+
+    @rule(number=peers, counter=st.sampled_from(COUNTERS))
+    def declare(self, number, counter):
+        self.peers[number].replica.count(*counter)
 
     @rule(number=peers)
     def publish(self, number):
@@ -209,6 +270,8 @@ class Replicas(RuleBasedStateMachine):
         converge(self.peers)
         for first, second in pairwise(self.peers):
             assert_equal(first, second)
+        sums = [(key, *values) for key, values in sorted(self.sums.items())]
+        assert self.peers[0].sql("SELECT k, n, m FROM sums ORDER BY k") == sums
         seen = self.seen(self.peers[0])
         assert seen <= self.written
         assert not seen & self.overwritten, "a value that was overwritten or deleted came back"

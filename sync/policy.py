@@ -1,0 +1,76 @@
+"""Policies: what a mesh has decided about a table beyond its definition, as facts in `mycomesh_schema`.
+
+Owns the form of these facts and what may be decided. What always holds: a fact is a row like any other, so every replica
+comes to the same policies, whenever it learns of them; a fact that does not fit this file's table has no effect here. It
+must not know how rows are merged.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from sync.schema import TableSpec, fold
+
+__all__ = ["COUNTER", "Policies", "counter_fact", "counter_refusal"]
+
+COUNTER = "counter"
+# The wire's longest name, less what a share adds to the counter's (`counter.share_name`).
+COLUMN_CHARS_MAX = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Policies:
+    """The policies that the facts of one file state; all names are folded."""
+
+    counters: dict[str, frozenset[str]] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, db: Any, schema_table: str) -> Policies:
+        """Reads the facts; one that is not as `counter_fact` writes it is ignored."""
+        counters: dict[str, frozenset[str]] = {}
+        for name, kind in db.execute(f"SELECT name, kind FROM {schema_table} WHERE kind = ? ORDER BY name", (COUNTER,)):
+            subject = _subject(name, kind)
+            if subject is not None and len(subject) == 2:
+                table, column = subject
+                counters[table] = counters.get(table, frozenset()) | {column}
+        return cls(counters)
+
+    def counters_of(self, spec: TableSpec) -> frozenset[str]:
+        """Returns the columns of this table that count; never one of its key, which says which row it is."""
+        able = {column.folded for column in spec.columns} - {column.folded for column in spec.key}
+        return self.counters.get(spec.folded, frozenset()) & able
+
+
+def counter_fact(table: str, column: str) -> tuple[str, str, str]:
+    """Returns the fact (name, kind, sql) that says that a column is a counter."""
+    return f"{COUNTER}:{json.dumps([fold(table), fold(column)], ensure_ascii=False)}", COUNTER, ""
+
+
+def counter_refusal(spec: TableSpec, column: str) -> str:
+    """Returns why a column cannot be a counter, "" if it can."""
+    found = next((item for item in spec.columns if item.folded == fold(column)), None)
+    name = f"{spec.name}.{column}"
+    if found is None:
+        return f"{spec.name} has no stored column {column!r}; its columns are {', '.join(c.name for c in spec.columns)}"
+    if found.folded in {item.folded for item in spec.key}:
+        return f"{name} is part of the primary key, which says which row it is; count in another column"
+    if any(fold(term) == found.folded for index in spec.unique for term, _ in index.columns):
+        return f"{name} must be UNIQUE, and a sum cannot promise that; count in another column"
+    if found.affinity in ("TEXT", "REAL"):
+        return f"{name} has {found.affinity} affinity and cannot keep integers exact; declare it INTEGER"
+    if len(column) > COLUMN_CHARS_MAX:
+        return f"the column's name has {len(column)} characters; a counter's may have {COLUMN_CHARS_MAX}"
+    return ""
+
+
+def _subject(name: Any, kind: str) -> list[str] | None:
+    """Returns the names that a fact is about, None if it is not a fact of ours."""
+    if type(name) is not str or not name.startswith(f"{kind}:"):
+        return None
+    try:
+        names = json.loads(name[len(kind) + 1 :])
+    except (ValueError, RecursionError):
+        return None
+    return names if type(names) is list and all(type(item) is str for item in names) else None
