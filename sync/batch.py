@@ -56,6 +56,7 @@ class Group:
     keys: list[Any] | None
     rows: list[Any]
     priors: list[list[Part]] | None
+    encoded: bytes | None = None  # `rows` one after the other as the codec writes them, where that is at hand
 
 
 @dataclass(slots=True)
@@ -85,15 +86,13 @@ class Bundle:
         def place(site: bytes) -> int:
             return places.setdefault(site, len(places))
 
-        sections = [
-            [
-                section.table,
-                [[place(site), after, upto] for site, after, upto in section.ranges],
-                [_encode_group(group, place(group.site), place) for group in section.groups],
-            ]
-            for section in self.sections
-        ]
-        return codec.encode([VERSION, list(places), sections])
+        sections = []
+        for section in self.sections:
+            ranges = [[place(site), after, upto] for site, after, upto in section.ranges]
+            groups = [_encode_group(group, place(group.site), place) for group in section.groups]
+            head = [codec.encode(section.table), codec.encode(ranges)]
+            sections.append(codec.array([*head, codec.array(groups)]))
+        return codec.array([codec.encode(VERSION), codec.encode(list(places)), codec.array(sections)])
 
     @classmethod
     def decode(cls, data: bytes) -> Bundle:
@@ -108,7 +107,7 @@ class Bundle:
         return cls([_decode_section(section, sites) for section in sections])
 
 
-def _encode_group(group: Group, site: int, place: Any) -> list[Any]:
+def _encode_group(group: Group, site: int, place: Any) -> bytes:
     hlcs = group.hlcs
     deltas = [hlcs[0], *map(int.__sub__, hlcs[1:], hlcs)]
     priors = None
@@ -121,7 +120,9 @@ def _encode_group(group: Group, site: int, place: Any) -> list[Any]:
             ]
             for parts in group.priors
         ]
-    return [site, int(group.kind), list(group.columns), deltas, group.keys, group.rows, priors]
+    rows = codec.encode(group.rows) if group.encoded is None else codec.head(len(group.rows)) + group.encoded
+    before = [site, int(group.kind), group.columns, deltas, group.keys]
+    return codec.array([*map(codec.encode, before), rows, codec.encode(priors)])
 
 
 def _decode_section(value: Any, sites: list[bytes]) -> Section:

@@ -73,7 +73,7 @@ def create_statements(spec: TableSpec, table_id: int, bits: Mapping[str, int]) -
         _trigger(names[1], "AFTER UPDATE", table, "", [_log_update(spec, table_id, bits, words)]),
         _trigger(
             names[2],
-            "AFTER UPDATE",
+            f"AFTER UPDATE OF {_naming_columns(spec)}",
             table,
             f"WHEN {_rekeyed(spec)}",
             [_log(spec, table_id, OP_DELETE, "OLD"), _log(spec, table_id, OP_INSERT, "NEW")],
@@ -114,16 +114,27 @@ def _log_update(spec: TableSpec, table_id: int, bits: Mapping[str, int], words: 
     for column in spec.columns:
         bit = bits.get(column.folded)
         if bit is not None:
-            terms[bit // WORD_BITS].append(f"(({_changed(column)})<<{bit % WORD_BITS})")
+            terms[bit // WORD_BITS].append(f"CASE WHEN {_same(column)} THEN 0 ELSE {1 << bit % WORD_BITS} END")
     masks = ["|".join(word) or "0" for word in terms]
     columns = ", ".join(["at", *words, *key_names(spec)])
     values = ", ".join([_NOW, *masks, *_key_values(spec, "NEW")])
     return f"INSERT INTO {pending_name(table_id)}({columns}) VALUES({values})"
 
 
-def _changed(column: Column) -> str:
-    """SQL that is 1 if the stored value changed. 1 and 1.0 compare equal: a mask of 0 makes the drain look at digests."""
-    return f"OLD.{quoted(column.name)} COLLATE BINARY IS NOT NEW.{quoted(column.name)}"
+def _same(column: Column) -> str:
+    """SQL that is 1 if the stored value is as before. 1 and 1.0 compare equal: a mask of 0 makes the drain look closer."""
+    return f"OLD.{quoted(column.name)} COLLATE BINARY IS NEW.{quoted(column.name)}"
+
+
+def _naming_columns(spec: TableSpec) -> str:
+    """The columns that an UPDATE has to set to move a row: most updates never start the trigger that looks for it.
+
+    A rowid is set under any of its names, and `UPDATE OF` compares names, not columns.
+    """
+    names = [quoted(column.name) for column in spec.key]
+    if spec.kind is not KeyKind.KEYED or spec.nullable_key:
+        names += [name for name in ("rowid", "oid", "_rowid_") if name not in {column.folded for column in spec.key}]
+    return ", ".join(names)
 
 
 def _rekeyed(spec: TableSpec) -> str:

@@ -1,19 +1,24 @@
 """The change log of one table: a self-compacting log of dots, Merkle leaf store and replication log at once.
 
 Owns the table `mycomesh_changes_N`: one row per stamp that still owns something, keyed by (site place, hlc), indexed by the
-row it describes, each with a digest. What always holds: `count` and `sums` equal a scan of the table after every commit.
-It must not know user tables: rows are named by `row`, an integer (rowid) or bytes (an encoded key).
+row it describes, each with a digest; births that follow each other are packed into runs beside it (`runs`). What always
+holds: `count` and `sums` equal a scan of both after every commit, and a stamp is in one of them only. It must not know
+user tables: rows are named by `row`, an integer (rowid) or bytes (an encoded key).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import bisect
+import heapq
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import apsw
 
 from sync.errors import DecodeError
 from sync.lattice import EXISTENCE, Entry
+from sync.runs import RUN_MIN, Run, Runs
 from sync.store import Store
 
 __all__ = ["ChangeLog", "Leaf", "changes_name", "pack_mask", "unpack_mask"]
@@ -23,6 +28,7 @@ Row = int | bytes
 Leaf = tuple[int, int, Any, Any, int, bytes | None]
 _LOW = 0xFFFF_FFFF
 _SUM = (1 << 64) - 1
+_TWICE = "one stamp for two rows: its site is forged, or went back behind what it had told"
 
 
 def changes_name(table_id: int) -> str:
@@ -47,18 +53,19 @@ def unpack_mask(stored: int | bytes) -> tuple[int, bool]:
 class ChangeLog:
     """The entries of one table."""
 
-    __slots__ = ("_adds", "_delta", "_removes", "_replaces", "_store", "count", "name", "sums", "table_id")
+    __slots__ = ("_adds", "_delta", "_removes", "_replaces", "_store", "count", "name", "runs", "sums", "table_id")
 
     def __init__(self, store: Store, table_id: int) -> None:
         self._store = store
         self.table_id = table_id
         self.name = changes_name(table_id)
+        self.runs = Runs(store, table_id)
         self.count = 0
         self.sums = (0, 0)
         self._delta = [0, 0, 0]  # count, low lane, high lane of the running transaction
         # Writes of the running transaction that are not in the file yet; every read flushes them first.
         self._adds: list[Leaf] = []
-        self._replaces: list[tuple[Any, ...]] = []
+        self._replaces: dict[tuple[int, int], Leaf] = {}
         self._removes: list[tuple[int, int]] = []
 
     def create(self) -> None:
@@ -68,6 +75,7 @@ class ChangeLog:
             " PRIMARY KEY(place, hlc)) WITHOUT ROWID"
         )
         self._store.db.execute(f"CREATE INDEX IF NOT EXISTS mycomesh_rows_{self.table_id} ON {self.name}(row)")
+        self.runs.create()
 
     def load(self) -> None:
         """Reads count and digest sums in one scan, and enlists in the store's transactions."""
@@ -75,8 +83,9 @@ class ChangeLog:
             f"SELECT count(*), coalesce(sum(digest & {_LOW}), 0), coalesce(sum((digest >> 32) & {_LOW}), 0)"
             f" FROM {self.name}"
         ).fetchone()
-        self.count = count
-        self.sums = (low & _SUM, high & _SUM)
+        packed = self.runs.sums()
+        self.count = count + packed[0]
+        self.sums = ((low + packed[1]) & _SUM, (high + packed[2]) & _SUM)
         self._store.enlist(self)
 
     def committed(self) -> None:
@@ -91,7 +100,7 @@ class ChangeLog:
     def rolled_back(self) -> None:
         """Forgets the transaction's changes."""
         self._delta = [0, 0, 0]
-        self._adds, self._replaces, self._removes = [], [], []
+        self._adds, self._replaces, self._removes = [], {}, []
 
     @property
     def digest(self) -> bytes:
@@ -102,37 +111,40 @@ class ChangeLog:
 
     def leaves(self, row: Row) -> list[Leaf]:
         """Returns the entries of one row, ordered by (place, hlc)."""
-        self.flush()
-        listing = f"SELECT place, hlc, row, mask, digest, prior FROM {self.name} WHERE row = ? ORDER BY place, hlc"
-        return list(self._store.db.execute(listing, (row,)))
+        return self.leaves_of([row])[row]
 
     def leaves_of(self, rows: Sequence[Row]) -> dict[Row, list[Leaf]]:
         """Returns the entries of many rows at once."""
         self.flush()
         found: dict[Row, list[Leaf]] = {row: [] for row in rows}
         listing = f"SELECT place, hlc, row, mask, digest, prior FROM {self.name} WHERE row = ? ORDER BY place, hlc"
-        for leaf in self._store.db.executemany(listing, [(row,) for row in rows]):
+        for leaf in self._store.db.executemany(listing, [(row,) for row in found]):
             found[leaf[2]].append(leaf)
+        for row, run in self.runs.of_rows(sorted(row for row in found if isinstance(row, int))):
+            bisect.insort(found[row], _packed(run, row - run.row))
         return found
 
     def rows_of(self, stamps: Sequence[tuple[int, int]]) -> dict[tuple[int, int], Row]:
         """Returns the rows that entries of these stamps (place, hlc) describe; stamps without an entry are left out."""
         self.flush()
         listing = f"SELECT place, hlc, row FROM {self.name} WHERE place = ? AND hlc = ?"
-        return {(place, hlc): row for place, hlc, row in self._store.db.executemany(listing, stamps)}
-
-    def leaf(self, place: int, hlc: int) -> Leaf | None:
-        """Returns the entry of one stamp."""
-        self.flush()
-        found: Leaf | None = self._store.db.execute(
-            f"SELECT place, hlc, row, mask, digest, prior FROM {self.name} WHERE place = ? AND hlc = ?", (place, hlc)
-        ).fetchone()
+        found: dict[tuple[int, int], Row] = {
+            (place, hlc): row for place, hlc, row in self._store.db.executemany(listing, stamps)
+        }
+        for stamp, run in self.runs.of_stamps(sorted(stamp for stamp in stamps if stamp not in found)):
+            found[stamp] = run.row + stamp[1] - run.hlc
         return found
+
+    def row_of(self, place: int, hlc: int) -> Row | None:
+        """Returns the row that the entry of one stamp describes, None without an entry."""
+        return self.rows_of([(place, hlc)]).get((place, hlc))
 
     def knows(self, row: Row) -> bool:
         """True if some entry describes the row."""
         self.flush()
-        return self._store.db.execute(f"SELECT 1 FROM {self.name} WHERE row = ? LIMIT 1", (row,)).fetchone() is not None
+        if self._store.db.execute(f"SELECT 1 FROM {self.name} WHERE row = ? LIMIT 1", (row,)).fetchone() is not None:
+            return True
+        return isinstance(row, int) and self.runs.of_row(row) is not None
 
     def any_row_between(self, low: int, high: int) -> bool:
         """True if some entry describes an integer row in `low..high`."""
@@ -140,7 +152,7 @@ class ChangeLog:
         found = self._store.db.execute(
             f"SELECT 1 FROM {self.name} WHERE row BETWEEN ? AND ? LIMIT 1", (low, high)
         ).fetchone()
-        return found is not None
+        return found is not None or self.runs.meets_rows(low, high)
 
     def any_hlc_between(self, place: int, low: int, high: int) -> bool:
         """True if the site has an entry with an hlc in `low..high`."""
@@ -148,7 +160,7 @@ class ChangeLog:
         found = self._store.db.execute(
             f"SELECT 1 FROM {self.name} WHERE place = ? AND hlc BETWEEN ? AND ? LIMIT 1", (place, low, high)
         ).fetchone()
-        return found is not None
+        return found is not None or self.runs.meets_stamps(place, low, high)
 
     def entry(self, leaf: Leaf) -> Entry:
         """Returns the leaf as the lattice sees it."""
@@ -161,24 +173,65 @@ class ChangeLog:
         listing = (
             f"SELECT place, hlc, row, digest FROM {self.name} WHERE (place, hlc) > (?, ?) ORDER BY place, hlc LIMIT ?"
         )
-        return list(self._store.db.execute(listing, (place, hlc, limit)))
+        plain = self._store.db.execute(listing, (place, hlc, limit))
+        packed = itertools.chain.from_iterable(map(_unpacked, self.runs.after(place, hlc)))
+        later = itertools.dropwhile(lambda entry: entry[:2] <= (place, hlc), packed)
+        return list(itertools.islice(heapq.merge(plain, later), limit))
 
     # ---- writing, inside a transaction
 
     def add(self, leaves: Sequence[Leaf]) -> None:
         """Adds entries with stamps that the log does not hold."""
         self._adds.extend(leaves)
-        self._count(len(leaves), (leaf[4] for leaf in leaves))
+        self._count([leaf[4] for leaf in leaves])
+
+    def add_births(
+        self,
+        place: int,
+        hlcs: Sequence[int],
+        rows: Sequence[Row],
+        mask: int | bytes,
+        digests: Sequence[int],
+        *,
+        packed: bool = True,
+    ) -> None:
+        """Adds births that overwrote nothing, with ascending stamps that the log does not hold; packs what it can.
+
+        `packed` is false where every entry will have held values, which only plain entries may.
+        """
+        self.flush()
+        self._count(digests)
+        breaks: Iterable[int] = range(1, len(hlcs))
+        if packed:
+            breaks = [
+                at for at in range(1, len(hlcs)) if hlcs[at] - hlcs[at - 1] != 1 or not _follows(rows[at - 1], rows[at])
+            ]
+        for start, end in itertools.pairwise([0, *breaks, len(hlcs)]):
+            first = rows[start]
+            if end - start >= RUN_MIN and isinstance(first, int):
+                self.runs.add(place, hlcs[start], first, mask, digests[start:end])
+            else:
+                self._adds += [(place, hlcs[at], rows[at], mask, digests[at], None) for at in range(start, end)]
 
     def replace(self, old: Leaf, new: Leaf) -> None:
         """Gives the entry of one stamp another row, mask, digest or prior."""
-        self._replaces.append((new[2], new[3], new[4], new[5], old[0], old[1]))
-        self._count(0, (new[4],), (old[4],))
+        self._replaces[old[:2]] = new
+        self._delta[1] += (new[4] & _LOW) - (old[4] & _LOW)
+        self._delta[2] += (new[4] >> 32 & _LOW) - (old[4] >> 32 & _LOW)
 
     def remove(self, leaf: Leaf) -> None:
         """Removes an entry that owns nothing any more."""
         self._removes.append(leaf[:2])
-        self._count(-1, (), (leaf[4],))
+        self._delta[0] -= 1
+        self._delta[1] -= leaf[4] & _LOW
+        self._delta[2] -= leaf[4] >> 32 & _LOW
+
+    def loosen(self, place: int, hlc: int) -> None:
+        """Takes an entry out of its run, if it is in one: held values and new names of rows are for plain entries."""
+        self.flush()
+        taken, loose = self.runs.take([(place, hlc)], keep=True)
+        if taken:
+            self._insert(loose)
 
     def flush(self) -> None:
         """Writes what was added, replaced and removed to the file, each kind in one go.
@@ -187,34 +240,60 @@ class ChangeLog:
             DecodeError: a stamp that another row has already; the caller undoes the transaction.
         """
         db = self._store.db
-        if self._removes:
-            removes, self._removes = self._removes, []
+        removes, self._removes = self._removes, []
+        replaces, self._replaces = self._replaces, {}
+        adds, self._adds = self._adds, []
+        loose: list[Leaf] = []
+        if removes or replaces:
+            taken, pieces = self.runs.take({*removes, *replaces})
+            loose += pieces
+            loose += [leaf for stamp, leaf in replaces.items() if stamp in taken]
+            removes = [stamp for stamp in removes if stamp not in taken]
+            replaces = {stamp: leaf for stamp, leaf in replaces.items() if stamp not in taken}
+        if removes:
             db.executemany(f"DELETE FROM {self.name} WHERE place = ? AND hlc = ?", removes)
-        if self._replaces:
-            replaces, self._replaces = self._replaces, []
+        if replaces:
             db.executemany(
-                f"UPDATE {self.name} SET row = ?, mask = ?, digest = ?, prior = ? WHERE place = ? AND hlc = ?", replaces
+                f"UPDATE {self.name} SET row = ?, mask = ?, digest = ?, prior = ? WHERE place = ? AND hlc = ?",
+                [(*leaf[2:], *stamp) for stamp, leaf in replaces.items()],
             )
-        if self._adds:
-            adds, self._adds = self._adds, []
-            try:
-                db.executemany(f"INSERT INTO {self.name} VALUES(?, ?, ?, ?, ?, ?)", adds)
-            except apsw.ConstraintError as error:
-                raise DecodeError(
-                    "one stamp for two rows: its site is forged, or went back behind what it had told"
-                ) from error
+        if adds:
+            if any(True for _ in self.runs.of_stamps(sorted(leaf[:2] for leaf in adds))):
+                raise DecodeError(_TWICE)
+            loose += adds
+        if loose:
+            self._insert(loose)
+
+    def _insert(self, leaves: Sequence[Leaf]) -> None:
+        try:
+            self._store.db.executemany(f"INSERT INTO {self.name} VALUES(?, ?, ?, ?, ?, ?)", leaves)
+        except apsw.ConstraintError as error:
+            raise DecodeError(_TWICE) from error
 
     def rehome(self, old: Row, new: Row) -> None:
         """Moves every entry of one row to another name of the same row."""
         self.flush()
+        if isinstance(old, int):
+            run = self.runs.of_row(old)
+            if run is not None:
+                self.loosen(run.place, run.hlc + old - run.row)
         self._store.db.execute(f"UPDATE {self.name} SET row = ? WHERE row = ?", (new, old))
 
-    def _count(self, count: int, gained: Iterable[int], lost: Iterable[int] = ()) -> None:
+    def _count(self, gained: Sequence[int]) -> None:
         delta = self._delta
-        delta[0] += count
-        for digest in gained:
-            delta[1] += digest & _LOW
-            delta[2] += (digest >> 32) & _LOW
-        for digest in lost:
-            delta[1] -= digest & _LOW
-            delta[2] -= (digest >> 32) & _LOW
+        delta[0] += len(gained)
+        delta[1] += sum([digest & _LOW for digest in gained])
+        delta[2] += sum([digest >> 32 & _LOW for digest in gained])
+
+
+def _follows(before: Row, row: Row) -> bool:
+    return isinstance(before, int) and isinstance(row, int) and row - before == 1
+
+
+def _packed(run: Run, number: int) -> Leaf:
+    return run.place, run.hlc + number, run.row + number, run.mask, run.digest(number), None
+
+
+def _unpacked(run: Run) -> Iterator[tuple[int, int, Row, int]]:
+    for number, digest in enumerate(run.all_digests()):
+        yield run.place, run.hlc + number, run.row + number, digest

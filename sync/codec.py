@@ -9,14 +9,14 @@ not know what the values mean.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 import cbor2
 
 from sync.errors import DecodeError
 
-__all__ = ["DEPTH_MAX", "PLAIN", "decode", "encode", "is_array", "is_bytes", "is_int", "require"]
+__all__ = ["DEPTH_MAX", "PLAIN", "array", "decode", "encode", "head", "is_array", "is_bytes", "is_int", "require"]
 
 # The deepest message (message, bundle, sections, section, groups, group, priors, prior, part, columns) is ten arrays.
 DEPTH_MAX = 10
@@ -51,6 +51,20 @@ _NO_TAGS = _NoTags()
 def encode(value: object) -> bytes:
     """Returns the canonical CBOR of nested sequences of SQLite values."""
     return cbor2.dumps(value, canonical=True)
+
+
+def head(count: int) -> bytes:
+    """Returns the head of an array of `count` items (RFC 8949, section 3: major type 4)."""
+    if count < 24:
+        return bytes([0x80 | count])
+    size = (count.bit_length() + 7) // 8
+    width = 1 << (size - 1).bit_length()
+    return bytes([0x98 + width.bit_length() - 1]) + count.to_bytes(width, "big")
+
+
+def array(items: Sequence[bytes]) -> bytes:
+    """Returns the array of items that are encoded already."""
+    return head(len(items)) + b"".join(items)
 
 
 def decode(data: bytes, *, bytes_max: int) -> Any:

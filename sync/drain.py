@@ -7,14 +7,15 @@ stamp that it overwrites, so a user always overwrites what he sees, even on a sl
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sync import report
+from sync import codec, report
 from sync.batch import Group, Kind, Section
 from sync.capture import OP_DELETE, OP_EVICT, OP_INSERT, WORD_BITS, key_names, pending_name, word_names
-from sync.changelog import Leaf, pack_mask
+from sync.changelog import pack_mask
 from sync.counter import counted, hold_births, hold_registers, unseen
 from sync.lattice import EXISTENCE, join
 from sync.rawtext import raw_select, restored
@@ -56,16 +57,18 @@ class _Touched:
 
 def drain_table(table: Table, place: int, wall_ms: int) -> Drained:
     """Turns up to one chunk of the pending log into changes of the site at `place`; inside a transaction."""
-    try:
-        rows, last, more, size = _read_pending(table, wall_ms)
-    except UnicodeDecodeError:
-        rows, last, more, size = _read_pending(table, wall_ms, raw=True)
-    if not rows:
-        return Drained(None, more=False)
     after = table.coverage.top(table.store.site(place))
-    groups = _drain_births(table, place, rows) if size == len(rows) and _all_new(table, rows) else None
-    if groups is None:
-        groups = _drain_rows(table, place, rows)
+    run = _drain_run(table, place, wall_ms)
+    if run is not None:
+        groups, last, more = run
+    else:
+        try:
+            rows, last, more = _read_pending(table, wall_ms)
+        except UnicodeDecodeError:
+            rows, last, more = _read_pending(table, wall_ms, raw=True)
+        if not rows:
+            return Drained(None, more=False)
+        groups = (_drain_births if _all_new(table, rows) else _drain_rows)(table, place, rows)
     table.log.flush()
     log = pending_name(table.table_id)
     if more:
@@ -80,22 +83,87 @@ def drain_table(table: Table, place: int, wall_ms: int) -> Drained:
     return Drained(Section(table.spec.folded, [(site, after, upto)], groups), more)
 
 
-def _read_pending(table: Table, wall_ms: int, *, raw: bool = False) -> tuple[dict[Row, _Touched], int, bool, int]:
-    """Returns (rows by name, last seq read, whether more follow, log rows read); `raw` reads text that is not UTF-8."""
+# ---- the common case: rows inserted one after the other, untouched since
+
+
+def _drain_run(table: Table, place: int, wall_ms: int) -> tuple[list[Group], int, bool] | None:
+    """Stamps a chunk that holds nothing but inserts of new rows in the order of their rowids.
+
+    Returns (groups, last seq read, whether more follow), None (nothing done) if any log row needs a closer look.
+    """
+    if table.spec.kind is KeyKind.KEYED:
+        return None
+    words = word_names(table.bits_captured)
+    row_at = 2 + len(words)
+    encode = codec.encode
+    times: list[Any] = []
+    values: list[tuple[Any, ...]] = []
+    encoded: list[bytes] = []
+    first = last = size = 0
+    more = False
+    try:
+        for record in table.store.db.execute(_pending_sql(table, words, raw=False), (CHUNK_ROWS_MAX + 1,)):
+            if len(values) == CHUNK_ROWS_MAX or size > CHUNK_BYTES_MAX:
+                more = True
+                break
+            row = record[row_at]
+            if not values:
+                first = row
+            if record[2] != OP_INSERT or row != first + len(values) or record[row_at + 1] is None:
+                return None
+            last = record[0]
+            times.append(record[1])
+            cells = record[row_at + 2 :]
+            values.append(cells)
+            encoded.append(encode(cells))
+            size += len(encoded[-1])
+    except UnicodeDecodeError:
+        return None
+    if not values or table.log.any_row_between(first, first + len(values) - 1):
+        return None
+    tick = table.store.clock.tick
+    hlcs: list[int] = []
+    for at, same in itertools.groupby(times):
+        hlc = tick(_captured_ms(at, wall_ms))
+        hlcs.append(hlc)
+        hlcs += [tick(0) for _ in itertools.islice(same, 1, None)]
+    return [_births(table, place, hlcs, range(first, first + len(values)), values, encoded)], last, more
+
+
+def _births(
+    table: Table, place: int, hlcs: list[int], rows: Sequence[Row], values: list[Any], encoded: list[bytes]
+) -> Group:
+    """Enters births of all known columns in the change log; returns them as a group."""
+    mask = table.known_mask | EXISTENCE
+    keys: Sequence[Row | None] | None = None if table.spec.kind is KeyKind.BAG else rows
+    if table.spec.kind is KeyKind.KEYED:
+        keys = [None if isinstance(row, int) else row for row in rows]  # a NULL in the key: the birth names the row
+    digests = table.digests(place, mask, hlcs, keys, encoded)
+    table.log.add_births(place, hlcs, rows, pack_mask(mask), digests, packed=not table.counters)
+    if table.counters:
+        hold_births(table, place, hlcs, table.known, values)
+    site = table.store.site(place)
+    return Group(site, Kind.BIRTH, table.known, hlcs, None, values, None, b"".join(encoded))
+
+
+# ---- the general case: each row against its entries
+
+
+def _read_pending(table: Table, wall_ms: int, *, raw: bool = False) -> tuple[dict[Row, _Touched], int, bool]:
+    """Returns (rows by name, last seq read, whether more follow); `raw` reads text that is not UTF-8."""
     words = word_names(table.bits_captured)
     rows: dict[Row, _Touched] = {}
-    last = read = size = 0
+    last = size = 0
     keyed = table.spec.kind is KeyKind.KEYED
     keys = len(table.spec.key) if keyed else 0
     first_key = 2 + len(words)
     first_value = first_key + len(key_names(table.spec)) + 1
     more = False
     edits = 0
-    for record in _pending_records(table, words, raw=raw):
+    for read, record in enumerate(_pending_records(table, words, raw=raw)):
         if read == CHUNK_ROWS_MAX or size > CHUNK_BYTES_MAX or edits == CHUNK_EDITS_MAX:
             more = True
             break
-        read += 1
         last, at, what = record[0], record[1], record[2]
         if keyed:
             key = record[first_key : first_key + keys]
@@ -124,7 +192,7 @@ def _read_pending(table: Table, wall_ms: int, *, raw: bool = False) -> tuple[dic
                 mask |= record[2 + number] << (WORD_BITS * number)
             touched.mask |= mask
             touched.silent |= not mask
-    return rows, last, more, read
+    return rows, last, more
 
 
 def _captured_ms(at: Any, wall_ms: int) -> int:
@@ -176,43 +244,26 @@ def _weight(values: tuple[Any, ...]) -> int:
 
 
 def _all_new(table: Table, rows: dict[Row, _Touched]) -> bool:
-    """True if every log row is the insert of a row that is there and that the change log does not know."""
+    """True if every row was inserted, is there, and is not known to the change log."""
     for touched in rows.values():
         if not touched.inserted or touched.deleted or touched.values is None:
             return False
-    if table.spec.kind is not KeyKind.KEYED:
-        return not table.log.any_row_between(*_bounds(rows))
+    numbers = [row for row in rows if isinstance(row, int)]
+    if len(numbers) == len(rows):
+        return not table.log.any_row_between(min(numbers), max(numbers))
     return not any(table.log.knows(row) for row in rows)
 
 
-def _bounds(rows: dict[Row, _Touched]) -> tuple[int, int]:
-    numbers = [row for row in rows if isinstance(row, int)]
-    return min(numbers), max(numbers)
-
-
 def _drain_births(table: Table, place: int, rows: dict[Row, _Touched]) -> list[Group]:
-    """The common case, a run of inserts: one pass, no reads of the change log."""
-    mask = table.known_mask | EXISTENCE
-    stored = pack_mask(mask)
+    """Stamps new rows in any order of their rowids or keys, without a look at the change log."""
     tick = table.store.clock.tick
-    digest = table.digest
-    bag = table.spec.kind is KeyKind.BAG
-    leaves: list[Leaf] = []
-    hlcs = []
-    for row, touched in rows.items():
-        hlc = tick(touched.at_ms)
-        key = None if bag or (isinstance(row, int) and table.spec.kind is KeyKind.KEYED) else row
-        leaves.append((place, hlc, row, stored, digest(place, hlc, mask, key, touched.values or ()), None))
-        hlcs.append(hlc)
-    table.log.add(leaves)
-    if table.counters:
-        hold_births(table, place, hlcs, table.known, (touched.values or () for touched in rows.values()))
-    values = [list(touched.values) for touched in rows.values() if touched.values is not None]
-    return [Group(table.store.site(place), Kind.BIRTH, table.known, hlcs, None, values, None)]
+    hlcs = [tick(touched.at_ms) for touched in rows.values()]
+    values = [touched.values or () for touched in rows.values()]
+    return [_births(table, place, hlcs, list(rows), values, list(map(codec.encode, values)))]
 
 
 def _drain_rows(table: Table, place: int, rows: dict[Row, _Touched]) -> list[Group]:
-    """The general case: each row against its entries."""
+    """Stamps one change, or for a row that was replaced two, for each row that changed."""
     groups: dict[tuple[Kind, int], Group] = {}
     holds = table.holds_any()
     leaves = table.log.leaves_of(list(rows))

@@ -6,6 +6,7 @@ reads it (the caller drains first, in the same transaction), so a row's values a
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from sync.batch import Group, Kind
 from sync.changelog import Leaf, unpack_mask
 from sync.lattice import EXISTENCE
 from sync.rows import RowView, prior_to_wire
+from sync.runs import Run
 from sync.schema import KeyKind, quoted
 from sync.table import Row, Table
 
@@ -73,7 +75,44 @@ def read_rows(table: Table, rows: Sequence[Row]) -> list[Group]:
 
 
 def _entries(table: Table, place: int, after: int, upto: int, limit: int) -> Iterator[tuple[Any, ...]]:
-    """Yields (hlc, row, stored mask, prior, the user's row as a tuple or None) in clock order."""
+    """Yields up to `limit` (hlc, row, stored mask, prior, the user's row as a tuple or None) in clock order."""
+    for run in itertools.chain(table.log.runs.after(place, after, upto), [None]):
+        # What is plain before the run, then the run itself: their clocks never interleave.
+        bound = upto if run is None else run.hlc
+        for entry in _entries_plain(table, place, after, bound, limit):
+            yield entry
+            limit -= 1
+        if run is None:
+            return
+        for entry in _entries_packed(table, run, max(after + 1, run.hlc), upto, limit):
+            yield entry
+            limit -= 1
+        if limit <= 0:
+            return
+        after = run.hlc + run.n - 1
+
+
+def _entries_packed(table: Table, run: Run, first: int, upto: int, limit: int) -> Iterator[tuple[Any, ...]]:
+    """Yields the entries of a run from the clock `first` on, but for rows that are gone without a trace."""
+    shift = run.hlc - run.row
+    row, last = first - shift, min(upto, run.hlc + run.n - 1) - shift
+    rowid = f"t.{quoted(table.spec.rowid)}"
+    listing = (
+        f"SELECT {rowid}, {table.select_list} FROM {quoted(table.spec.name)} t"
+        f" WHERE {rowid} BETWEEN ? AND ? ORDER BY {rowid} LIMIT ?"
+    )
+    try:
+        for record in table.store.db.execute(listing, (row, last, limit)):
+            yield record[0] + shift, record[0], run.mask, None, record[1:]
+            row = record[0] + 1
+            limit -= 1
+    except UnicodeDecodeError:
+        for number in range(row, min(row + limit, last + 1)):
+            found = table.read(number)
+            yield number + shift, number, run.mask, None, None if found is None else tuple(found.values())
+
+
+def _entries_plain(table: Table, place: int, after: int, upto: int, limit: int) -> Iterator[tuple[Any, ...]]:
     spec = table.spec
     bounds = (place, after, upto, limit)
     window = "WHERE c.place = ? AND c.hlc > ? AND c.hlc <= ? ORDER BY c.hlc LIMIT ?"

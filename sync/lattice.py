@@ -64,7 +64,10 @@ def join(entries: Sequence[Entry], stamp: Stamp, mask: int) -> Join:
 
 def visible(entries: Sequence[Entry]) -> bool:
     """True if the row exists: its newest existence entry is a birth."""
-    return any(entry.mask & EXISTENCE and not entry.dead for entry in entries)
+    for entry in entries:  # noqa: SIM110 - asked once a merged row, and any() costs three times as much
+        if entry.mask & EXISTENCE and not entry.dead:
+            return True
+    return False
 
 
 def bits_of(mask: int) -> Iterator[int]:

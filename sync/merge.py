@@ -177,15 +177,8 @@ def _merge_births(table: Table, group: Group, place: int, keys: list[Any]) -> bo
         db.execute(f"RELEASE {_SAVEPOINT}")
         return False
     db.execute(f"RELEASE {_SAVEPOINT}")
-    stored = pack_mask(mask)
-    digest = table.digest
-    digest_keys = [None] * len(keys) if by_birth else keys
-    log.add(
-        [
-            (place, hlc, row, stored, digest(place, hlc, mask, key, cells), None)
-            for hlc, row, key, cells in zip(group.hlcs, rows, digest_keys, group.rows, strict=True)
-        ]
-    )
+    digests = table.digests(place, mask, group.hlcs, None if by_birth else keys, list(map(codec.encode, group.rows)))
+    log.add_births(place, group.hlcs, rows, pack_mask(mask), digests, packed=not table.counters)
     if table.counters:
         hold_births(table, place, group.hlcs, group.columns, group.rows)
     return True

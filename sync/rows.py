@@ -25,7 +25,7 @@ Prior = tuple[int | None, int, int]
 class RowView:
     """A row as the file holds it when the view is made."""
 
-    __slots__ = ("_held", "_holds", "entries", "leaves", "present", "row", "table")
+    __slots__ = ("_held", "_holds", "entries", "leaves", "present", "row", "table", "visible")
 
     def __init__(
         self,
@@ -43,6 +43,7 @@ class RowView:
         self.present = present
         self.leaves = leaves
         self.entries: list[Entry] = [table.log.entry(leaf) for leaf in leaves]
+        self.visible = visible(self.entries)  # the newest existence entry is a birth: the row should be seen
         self._held: dict[tuple[int, int], dict[str, Any]] = {}
 
     @classmethod
@@ -62,11 +63,6 @@ class RowView:
     def plain(self) -> bool:
         """True if the row is shown and everything that its entries own is in the user's table."""
         return self.present is not None and not self._holds and not self.table.counters
-
-    @property
-    def visible(self) -> bool:
-        """True if the row should be seen: its newest existence entry is a birth."""
-        return visible(self.entries)
 
     @property
     def hlc(self) -> int:

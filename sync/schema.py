@@ -8,6 +8,7 @@ and the digests use. It must not know the change log or the network.
 from __future__ import annotations
 
 import enum
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,6 +98,7 @@ class TableSpec:
         return ",".join([self.kind.value, *(column.folded for column in self.key)])
 
 
+@functools.lru_cache(maxsize=4_096)
 def fold(name: str) -> str:
     """Returns the name with ASCII letters lowered, as SQLite compares identifiers."""
     return name.translate(_FOLD)

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import json
+import struct
 from collections.abc import Sequence
 from typing import Any
 
@@ -28,6 +30,8 @@ Row = int | bytes
 BIRTH_KEY_SIZE = 1 + 16 + 8
 # Prepared digest prefixes: one for each (site, mask) met; a fleet of sites times a few column sets fits.
 DIGEST_PREFIXES_MAX = 1_024
+_NO_KEY = codec.encode(None)
+_SIGNED = struct.Struct(">q").unpack
 
 
 def birth_key(site: bytes, hlc: int) -> bytes:
@@ -62,6 +66,7 @@ class Table:
         self._vector_digest = b""
         self._mesh_key = mesh_key
         self.columns_of = functools.lru_cache(maxsize=256)(self._columns_of)
+        self._settings = functools.lru_cache(maxsize=256)(self._settings_of)
         self.digest_prefix = functools.lru_cache(maxsize=DIGEST_PREFIXES_MAX)(self._digest_prefix)
         self.select_list = ", ".join(f"t.{quoted(column.name)}" for column in spec.columns)
         self.raw_list = ", ".join(raw_select(f"t.{quoted(column.name)}") for column in spec.columns)
@@ -177,16 +182,17 @@ class Table:
         return f"t.{quoted(self.spec.rowid)} = ?"
 
     @functools.cached_property
-    def _null_key(self) -> str:
-        """SQL that a row known by its rowid has to meet: with a whole key it goes by that key, under the same rowid."""
+    def _where_rowid(self) -> str:
+        """SQL that finds a row known by its rowid. In a keyed table it has a NULL in its key, or it goes by that key."""
+        found = f"t.{quoted(self.spec.rowid)} = ?"
         if self.spec.kind is not KeyKind.KEYED:
-            return ""
-        return f" AND ({' OR '.join(f't.{quoted(column.name)} IS NULL' for column in self.spec.key)})"
+            return found
+        return f"{found} AND ({' OR '.join(f't.{quoted(column.name)} IS NULL' for column in self.spec.key)})"
 
     def where_values(self, row: Row) -> tuple[str, tuple[Any, ...]] | None:
         """Returns (condition, parameters) that find a row, None if the row has no place in the user's table."""
         if isinstance(row, int):
-            return f"t.{quoted(self.spec.rowid)} = ?{self._null_key}", (row,)
+            return self._where_rowid, (row,)
         if row[:1] == b"\x00" or self.spec.kind is not KeyKind.KEYED:
             return None
         values = codec.decode(row, bytes_max=len(row))
@@ -237,12 +243,16 @@ class Table:
     def update(self, row: Row, values: dict[str, Any]) -> None:
         """Sets columns of one row; constraint errors pass through."""
         found = self.where_values(row)
-        columns = [column for column in self.spec.columns if column.folded in values]
-        if found is None or not columns:
+        if found is None or not values:
             return
-        settings = ", ".join(f"{quoted(column.name)} = {mark(values[column.folded])}" for column in columns)
-        parameters = (*(bound(values[column.folded]) for column in columns), *found[1])
-        self.store.db.execute(f"UPDATE {quoted(self.spec.name)} AS t SET {settings} WHERE {found[0]}", parameters)
+        settings = self._settings(tuple(values), tuple(map(mark, values.values())))
+        parameters = (*map(bound, values.values()), *found[1])
+        self.store.db.execute(f"{settings} WHERE {found[0]}", parameters)
+
+    def _settings_of(self, names: tuple[str, ...], marks: tuple[str, ...]) -> str:
+        by_name = {column.folded: quoted(column.name) for column in self.spec.columns}
+        settings = ", ".join(f"{by_name[name]} = {place}" for name, place in zip(names, marks, strict=True))
+        return f"UPDATE {quoted(self.spec.name)} AS t SET {settings}"
 
     def delete(self, row: Row) -> None:
         """Deletes one row if it is there."""
@@ -259,8 +269,8 @@ class Table:
                 f"SELECT DISTINCT c.row {shown} AND typeof(c.row) = 'integer' AND NOT EXISTS"
                 f" (SELECT 1 FROM {quoted(self.spec.name)} t WHERE t.{quoted(self.spec.rowid)} = c.row) ORDER BY c.row"
             )
-            rows = [row for (row,) in self.store.db.execute(listing).fetchall()]
-            return [row for row in rows if self._visible(row)]
+            plain = [row for (row,) in self.store.db.execute(listing).fetchall() if self._visible(row)]
+            return sorted({*plain, *self.log.runs.vanished(self.spec.name, self.spec.rowid)})
         rows = [row for (row,) in self.store.db.execute(f"SELECT DISTINCT c.row {shown} ORDER BY c.row").fetchall()]
         rows = [row for row in rows if self.where_values(row) is not None and self.read(row) is None]
         return [row for row in rows if self._visible(row)]
@@ -303,8 +313,8 @@ class Table:
             return key  # type: ignore[no-any-return]
         site, hlc = birth_stamp(key)
         place = self.store.place(site)
-        leaf = None if place is None else self.log.leaf(place, hlc)
-        return key if leaf is None else leaf[2]  # type: ignore[no-any-return]
+        row = None if place is None else self.log.row_of(place, hlc)
+        return key if row is None else row
 
     def locate_many(self, keys: Sequence[Any]) -> list[Row]:
         """Returns the local names of many rows, as `locate` does for one."""
@@ -324,11 +334,28 @@ class Table:
 
     def digest(self, place: int, hlc: int, mask: int, key: Any, values: Sequence[Any], *, dead: bool = False) -> int:
         """Returns the keyed digest of one entry: BLAKE2b-64, signed; `values` in the order of `columns_of(mask)`."""
-        state = self.digest_prefix(place, mask, dead).copy()
-        if type(key) is bytes and mask & EXISTENCE and not dead and key == birth_key(self.store.site(place), hlc):
+        own = mask & EXISTENCE and not dead and type(key) is bytes and key[:1] == b"\x00"
+        if own and key == birth_key(self.store.site(place), hlc):
             key = None  # the birth names itself
-        state.update(codec.encode([hlc, key, *values]))
-        return int.from_bytes(state.digest(), "big", signed=True)
+        state = self.digest_prefix(place, mask, dead).copy()
+        state.update(hlc.to_bytes(8, "big") + codec.encode(key) + codec.encode(values))
+        return int(_SIGNED(state.digest())[0])
+
+    def digests(
+        self, place: int, mask: int, hlcs: Sequence[int], keys: Sequence[Any] | None, rows: Sequence[bytes]
+    ) -> list[int]:
+        """Returns the digests of many births of one site and mask, as `digest` does for one.
+
+        `keys` is None where births name themselves; `rows` are the encoded values, one array each.
+        """
+        fresh = self.digest_prefix(place, mask, False).copy
+        heads = itertools.repeat(_NO_KEY) if keys is None else map(codec.encode, keys)
+        found = []
+        for hlc, head, row in zip(hlcs, heads, rows, strict=False):
+            state = fresh()
+            state.update(hlc.to_bytes(8, "big") + head + row)
+            found.append(_SIGNED(state.digest())[0])
+        return found
 
     def _digest_prefix(self, place: int, mask: int, dead: bool) -> hashlib.blake2b:
         state = hashlib.blake2b(digest_size=8, key=self._mesh_key, person=b"mycomesh-change")
@@ -352,6 +379,7 @@ class Table:
     def hold(self, place: int, hlc: int, values: dict[str, Any]) -> None:
         """Sets the values held for one entry; none removes the record."""
         if values:
+            self.log.loosen(place, hlc)
             content = codec.encode([list(values), list(values.values())])
             self.store.db.execute(
                 "INSERT INTO mycomesh_held VALUES(?, ?, ?, ?) ON CONFLICT DO UPDATE SET content = excluded.content",

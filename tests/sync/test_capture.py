@@ -456,6 +456,17 @@ def test_a_transaction_larger_than_a_chunk_arrives_whole(two):
     handed_over(first, second)
 
 
+@pytest.mark.parametrize("name", ["rowid", "oid", "_rowid_", "ROWID", '"rowid"', "id"])
+@pytest.mark.parametrize("shape", ["id INTEGER PRIMARY KEY, v", "id, v", "id INTEGER, v, PRIMARY KEY(id, v)"])
+def test_a_row_that_moves_under_any_name_of_its_rowid(two, shape, name):
+    first, second = two
+    first.shell(f"CREATE TABLE t({shape}); INSERT INTO t VALUES(1, 'a'), (2, 'b'), (3, NULL), (NULL, 'd');")
+    handed_over(first, second)
+    first.shell(f"UPDATE t SET {name} = 10 * rowid WHERE v = 'b' OR v IS NULL; UPDATE t SET v = 'B' WHERE v = 'b';")
+    handed_over(first, second)
+    assert second.sql("SELECT count(*) FROM t WHERE v = 'B'") == [(1,)]
+
+
 def test_vacuum_renumbers_no_rows(two):
     first, second = two
     first.shell("CREATE TABLE t(a, b); INSERT INTO t VALUES(1, 1), (2, 2), (3, 3), (4, 4);")
