@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 __all__ = ["agreed", "contents_of", "digests", "history_violations", "violations"]
 
 LISTED_MAX = 20  # violations that a result spells out; more of them say the same
-TRACES = ("mycomesh_conflicts", "mycomesh_parked", "mycomesh_held")  # where a write that is not visible may be
+# Where a write that is not visible may be.
+TRACES = (("mycomesh_conflicts", "lost"), ("mycomesh_parked", "content"), ("mycomesh_held", "content"))
 
 
 def digests(place: Place) -> tuple[tuple[str, bytes], ...]:
@@ -81,11 +82,10 @@ def content_hash(contents: dict[str, list[tuple[object, ...]]]) -> str:
 def traced_in(db: apsw.Connection) -> list[int]:
     """The tokens that this replica holds without showing them: conflicts, parked and held values."""
     tokens: list[int] = []
-    for table in TRACES:
+    for table, column in TRACES:
         if db.execute("SELECT 1 FROM sqlite_schema WHERE name = ?", (table,)).fetchone() is not None:
-            for row in db.execute(f"SELECT * FROM {table} ORDER BY 1, 2, 3"):
-                for value in row:
-                    tokens += tokens_in(value)
+            for (value,) in db.execute(f"SELECT {column} FROM {table} ORDER BY 1"):
+                tokens += tokens_in(value)
     return tokens
 
 

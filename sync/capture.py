@@ -20,6 +20,7 @@ __all__ = [
     "create_statements",
     "drop_statements",
     "key_names",
+    "look_statement",
     "pending_name",
     "trigger_names",
     "word_names",
@@ -85,6 +86,13 @@ def create_statements(spec: TableSpec, table_id: int, bits: Mapping[str, int]) -
         statements.append(_trigger(names[4], "BEFORE INSERT", table, "", evictions))
         statements.append(_trigger(names[5], "BEFORE UPDATE", table, "", evictions))
     return statements
+
+
+def look_statement(spec: TableSpec, table_id: int, what: int, condition: str = "1") -> str:
+    """Returns the SQL that logs rows `t` of the table as an operation of no trigger, whose time is that of the drain."""
+    names = ", ".join(["what", "at", *key_names(spec)])
+    values = ", ".join([str(what), "NULL", *_key_values(spec, "t")])
+    return f"INSERT INTO {pending_name(table_id)}({names}) SELECT {values} FROM {quoted(spec.name)} t WHERE {condition}"
 
 
 def drop_statements(table_id: int) -> list[str]:

@@ -22,6 +22,7 @@ from sync.capture import (
     create_statements,
     drop_statements,
     key_names,
+    look_statement,
     pending_name,
     trigger_names,
     word_names,
@@ -145,14 +146,8 @@ class Catalog:
         """
         db, spec = self._store.db, table.spec
         names = key_names(spec)
-        keys = [f"t.{quoted(column.name)}" for column in spec.key] if spec.kind is KeyKind.KEYED else []
-        if len(keys) < len(names):
-            keys.append(f"t.{quoted(spec.rowid)}")
         log = pending_name(table.table_id)
-        db.execute(
-            f"INSERT INTO {log}(what, at, {', '.join(names)})"
-            f" SELECT {LOOK_AGAIN}, NULL, {', '.join(keys)} FROM {quoted(spec.name)} t"
-        )
+        db.execute(look_statement(spec, table.table_id, LOOK_AGAIN))
         for row in table.vanished():
             found = table.where_values(row)
             assert found is not None

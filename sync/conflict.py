@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sync import report
-from sync.lattice import EXISTENCE, Entry
+from sync.lattice import EXISTENCE, Entry, bits_of
 from sync.rows import RowView, concurrent
 from sync.table import Table
 
@@ -41,7 +41,9 @@ def note_conflicts(table: Table, view: RowView, change: Change, gained: int, mas
             bits = _concurrent_bits(table, stamp, change.prior, entry.stamp, lost, whole=change.mask & EXISTENCE != 0)
             values = _differing(view.values(leaf, bits & ~EXISTENCE), change.values)
             if values or (entry.dead and bits):
-                made += report.conflict(table, change.key, values, entry.stamp, stamp, entry.dead, wall_ms)
+                won = None if change.dead else change.values
+                loser = report.Loser(change.key, values, entry.stamp, entry.dead)
+                made += report.conflict(table, loser, stamp, won, wall_ms)
     refused = change.mask & ~gained
     for entry in view.entries:
         if entry.stamp == stamp:
@@ -52,10 +54,13 @@ def note_conflicts(table: Table, view: RowView, change: Change, gained: int, mas
         if lost and entry.stamp > stamp:
             bits = _concurrent_bits(table, entry.stamp, leaf[5], stamp, lost, whole=whole)
             values = {name: change.values[name] for name in table.columns_of(bits & ~EXISTENCE)}
-            values = _differing(values, view.values(leaf, entry.mask & ~EXISTENCE))
+            standing = view.values(leaf, entry.mask & ~EXISTENCE)
+            values = _differing(values, standing)
             refused &= ~lost
             if values or (change.dead and bits):
-                made += report.conflict(table, change.key, values, stamp, entry.stamp, change.dead, wall_ms)
+                won = None if entry.dead else standing
+                loser = report.Loser(change.key, values, stamp, change.dead)
+                made += report.conflict(table, loser, entry.stamp, won, wall_ms)
     return made
 
 
@@ -68,15 +73,7 @@ def _concurrent_bits(
     table: Table, winner: tuple[int, bytes], prior: bytes | None, loser: tuple[int, bytes], lost: int, *, whole: bool
 ) -> int:
     """Returns the lost cells whose write the winner had not seen."""
-    bits = 0
-    bit = 0
-    remaining = lost
-    while remaining:
-        if remaining & 1 and concurrent(table, winner, prior, loser, 0 if whole else bit):
-            bits |= 1 << bit
-        remaining >>= 1
-        bit += 1
-    return bits
+    return sum(1 << bit for bit in bits_of(lost) if concurrent(table, winner, prior, loser, 0 if whole else bit))
 
 
 def note_hidden(table: Table, change: Change, after: list[Entry], owned: dict[str, Any], wall_ms: int) -> int:
@@ -90,7 +87,8 @@ def note_hidden(table: Table, change: Change, after: list[Entry], owned: dict[st
         own = change.values if entry.stamp[0] == change.hlc else {}
         values = {name: own[name] if name in own else owned.get(name) for name in columns}
         if values:
-            made += report.conflict(table, change.key, values, entry.stamp, tombstone.stamp, entry.dead, wall_ms)
+            loser = report.Loser(change.key, values, entry.stamp, entry.dead)
+            made += report.conflict(table, loser, tombstone.stamp, None, wall_ms)
     return made
 
 

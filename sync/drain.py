@@ -314,7 +314,8 @@ def _note_unseen(view: RowView, key: Any, stamp: tuple[int, bytes], masks: list[
         lost = table.columns_of(entry.mask & ~mask & ~EXISTENCE)
         held = unseen(view, {name: value for name, value in view.held(leaf).items() if name in lost})
         if held:
-            report.conflict(table, key, held, entry.stamp, stamp, entry.dead, ms_from_hlc(stamp[0]))
+            loser = report.Loser(key, held, entry.stamp, entry.dead)
+            report.conflict(table, loser, stamp, view.present, ms_from_hlc(stamp[0]))
 
 
 def _change(

@@ -15,12 +15,11 @@ from dataclasses import dataclass, field
 from sync.batch import Bundle, Section
 from sync.capture import drop_statements, pending_name
 from sync.catalog import SCHEMA_TABLE, Catalog, TableFilter
+from sync.decisions import Decisions
 from sync.drain import drain_table
-from sync.errors import BatchRefusedError, DecodeError, ForeignFileError, PolicyError
+from sync.errors import BatchRefusedError, DecodeError, ForeignFileError
 from sync.feed import read_range, read_rows
 from sync.merge import Merged, merge_section, retry_parked, show_held
-from sync.policy import counter_fact, counter_refusal
-from sync.schema import fold
 from sync.stamp import DRIFT_MS_MAX, hlc_from_ms, ms_from_hlc
 from sync.store import Store
 from sync.table import Table
@@ -93,6 +92,7 @@ class Replica:
         self._store = store
         self._catalog = catalog
         self._place = place
+        self.decisions = Decisions(store, catalog)
         self._data_version = -1
 
     @classmethod
@@ -186,28 +186,6 @@ class Replica:
             for table in self._catalog.tables.values():
                 if table.spec.name != SCHEMA_TABLE:
                     self._catalog.recheck(table)
-
-    # ---- what people decide
-
-    def count(self, table: str, column: str) -> None:
-        """Declares a counter, for every replica; the next drain publishes it.
-
-        Raises:
-            PolicyError: there is no such column here, or it cannot be a counter; nothing was changed.
-        """
-        found = self._replicated(table)
-        refusal = counter_refusal(found.spec, column)
-        if refusal:
-            raise PolicyError(f"not a counter: {refusal}")
-        with self._store.transaction():
-            self._catalog.decide(counter_fact(table, column))
-
-    def _replicated(self, name: str) -> Table:
-        found = self._catalog.tables.get(fold(name))
-        if found is None or found.spec.folded == SCHEMA_TABLE:
-            names = [table.spec.name for key, table in sorted(self._catalog.tables.items()) if key != SCHEMA_TABLE]
-            raise PolicyError(f"{self.path} has no replicated table {name!r}; there are {', '.join(names) or 'none'}")
-        return found
 
     def _pending(self) -> bool:
         return any(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import datetime as dt
 import json
+from dataclasses import dataclass
 from typing import Any
 
 from sync import codec
@@ -16,39 +17,59 @@ from sync.rawtext import is_raw
 from sync.stamp import ms_from_hlc
 from sync.table import Row, Table, birth_stamp
 
-__all__ = ["CONFLICTS_MAX", "conflict", "park", "time_text", "unpark"]
+__all__ = [
+    "CONFLICTS_MAX",
+    "DELETE_LOST",
+    "Loser",
+    "conflict",
+    "park",
+    "shortened",
+    "time_text",
+    "unpark",
+    "value_of",
+]
 
 # Bounded retention: the oldest records go first (design.md section 4).
 CONFLICTS_MAX = 10_000
 TEXT_MAX = 1_000_000
+TOLD_MAX = 200
+WRITE_LOST = "a later write had not seen this one"
+DELETE_LOST = "a delete lost to a later write"
 
 
-def conflict(
-    table: Table,
-    key: Any,
-    values: dict[str, Any],
-    lost: tuple[int, bytes],
-    won: tuple[int, bytes],
-    dead: bool,
-    wall_ms: int,
-) -> int:
-    """Records one losing write; returns 1 if it was not known before."""
+@dataclass(frozen=True, slots=True)
+class Loser:
+    """A write that lost: its row's key, the values that lost, its stamp, and whether it was a delete."""
+
+    key: Any
+    values: dict[str, Any]
+    stamp: tuple[int, bytes]
+    dead: bool
+
+
+def conflict(table: Table, loser: Loser, won: tuple[int, bytes], standing: dict[str, Any] | None, wall_ms: int) -> int:
+    """Records one losing write; returns 1 if it was not known before.
+
+    `won` is the winner's stamp, `standing` the winner's values, None for a delete.
+    """
     db = table.store.db
     before = int(db.total_changes())
     db.execute(
         "INSERT INTO mycomesh_conflicts(seen_at, table_name, row_key, lost, lost_at, lost_site, won_at, won_site,"
-        " reason, lost_hlc) VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+        " reason, lost_hlc, won, row) VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
         (
             time_text(wall_ms),
             table.spec.name,
-            key_text(key),
-            values_text(values),
-            time_text(ms_from_hlc(lost[0])),
-            lost[1].hex(),
+            key_text(loser.key),
+            values_text(loser.values),
+            time_text(ms_from_hlc(loser.stamp[0])),
+            loser.stamp[1].hex(),
             time_text(ms_from_hlc(won[0])),
             won[1].hex(),
-            "a delete lost to a later write" if dead else "a later write had not seen this one",
-            lost[0],
+            DELETE_LOST if loser.dead else WRITE_LOST,
+            loser.stamp[0],
+            None if standing is None else values_text(_shortened(loser.values, standing)),
+            loser.key,
         ),
     )
     made = int(db.total_changes()) - before
@@ -106,6 +127,26 @@ def values_text(values: dict[str, Any]) -> str:
     """Returns columns and values as a JSON object; what a site had added to a counter goes as 'COLUMN +'."""
     named = {name.partition("\0")[0] + " +" * ("\0" in name): _plain(value) for name, value in values.items()}
     return json.dumps(named, ensure_ascii=False)
+
+
+def value_of(plain: Any) -> Any:
+    """Returns the value that a record's JSON stands for."""
+    if not isinstance(plain, dict):
+        return plain
+    if "base64" in plain:
+        return base64.b64decode(plain["base64"])
+    return [base64.b64decode(plain["text in base64"])]
+
+
+def _shortened(values: dict[str, Any], standing: dict[str, Any]) -> dict[str, Any]:
+    """The standing values of the columns that lost something: the winner is in its table, whole."""
+    return {name: shortened(_plain(standing[name])) for name in values if name in standing}
+
+
+def shortened(plain: Any) -> Any:
+    """Returns a record's value as it is told in passing."""
+    text = plain if isinstance(plain, str) else json.dumps(plain, ensure_ascii=False)
+    return plain if len(text) <= TOLD_MAX else f"{text[:TOLD_MAX]}... ({len(text)} characters)"
 
 
 def _plain(value: Any) -> Any:

@@ -56,6 +56,8 @@ COMMANDS = (
     Command("rejoin", "end what 'isolate' began", "tools.commands.rejoin"),
     Command("scrub", "look for writes that bypassed the triggers, and capture them", "tools.commands.scrub"),
     Command("counter", "make a column a counter: concurrent changes to it add up", "tools.commands.counter"),
+    Command("conflicts", "list the writes that lost to others that had not seen them", "tools.commands.conflicts"),
+    Command("restore", "write the losing side of a conflict again, so that it wins", "tools.commands.restore"),
     Command("down", "stop the running node", "tools.commands.down"),
     Command("demo", "three nodes on this machine, a real flight, a split and its healing", "tools.commands.demo"),
     Command("simulate", "run many nodes under virtual time", "tools.commands.simulate"),

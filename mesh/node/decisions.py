@@ -6,14 +6,19 @@ know the sockets or how a decision takes effect.
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from mesh.node.errors import NodeError
+from mesh.node.shell import clock
 
 if TYPE_CHECKING:
     from mesh.node.serving import ServingNode
+    from sync.decisions import Conflict
 
 __all__ = ["answer"]
+
+NUMBER_END = 1 << 63  # of SQLite's integers
 
 
 async def answer(node: ServingNode, request: dict[str, Any]) -> dict[str, Any]:
@@ -26,10 +31,34 @@ async def answer(node: ServingNode, request: dict[str, Any]) -> dict[str, Any]:
     match request.get("do"):
         case "counter":
             table, column = _text(request, "table"), _text(request, "column")
-            await node.consult(lambda replica: replica.count(table, column))
+            await node.consult(lambda replica: replica.decisions.count(table, column))
             return {}
+        case "conflicts":
+            limit = _number(request, "limit")
+            found = await node.consult(lambda replica: replica.decisions.conflicts(limit))
+            names = node.names()
+            return {"conflicts": [_named(conflict, names) for conflict in found]}
+        case "restore":
+            number = _number(request, "number")
+            return {"done": await node.consult(lambda replica: replica.decisions.restore(number, clock()[1]))}
         case other:
             raise AssertionError(f"{other!r} is no decision")
+
+
+def _named(conflict: Conflict, names: dict[str, str]) -> dict[str, Any]:
+    """The record's values with the members' names beside their sites, "" for a site of nobody we know."""
+    by = {
+        f"{side}_by": names.get(site[:16], "")
+        for side, site in (("lost", conflict.lost_site), ("won", conflict.won_site))
+    }
+    return asdict(conflict) | by
+
+
+def _number(request: dict[str, Any], name: str) -> int:
+    value = request.get(name)
+    if type(value) is not int or not 0 < value < NUMBER_END:
+        raise NodeError(f"a request needs a whole number from 1 for {name!r}; use one version of node and command")
+    return value
 
 
 def _text(request: dict[str, Any], name: str) -> str:

@@ -76,6 +76,7 @@ class ServingNode:
     ) -> None:
         identity = credentials.identity
         self._file = file
+        self._identity = identity
         self._on_notice = on_notice
         self._on_broken = on_broken
         self._mesh = MeshCore(
@@ -137,6 +138,11 @@ class ServingNode:
     async def consult(self, ask: Callable[[Replica], T]) -> T:
         """Let a person's request look at or change the replica, spread what it changed, and return its answer."""
         return await asyncio.wrap_future(self._sql.call(lambda: self._consult(ask)))
+
+    def names(self) -> dict[str, str]:
+        """Return the members' names by the first 16 hexadecimal digits of their node ids, which begin their sites."""
+        peers = {peer.node_id.hex()[:16]: peer.name for peer in self._mesh.peers(clock()[0])}
+        return peers | {self._identity.node_id.hex()[:16]: self._identity.name}
 
     def invite(self, invitation: Invitation) -> None:
         """Accept this invitation from this moment on."""

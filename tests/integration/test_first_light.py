@@ -6,6 +6,7 @@ Waiting for another process means asking it until it agrees, with a limit that o
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -110,6 +111,34 @@ def test_wait_returns_when_a_write_is_on_both(pair):
     refused = alpha.run("wait", "--replicas", "3", "--timeout", "0")
     assert refused.returncode == 3
     assert "on 2 of 3 nodes" in refused.stderr
+
+
+def test_what_two_sides_of_a_split_counted_adds_up_and_what_lost_is_restored(pair):
+    alpha, bravo = pair
+    alpha.sql("CREATE TABLE stock(item TEXT PRIMARY KEY, n INTEGER, note); INSERT INTO stock VALUES('bolt', 100, '');")
+    bravo.shows("SELECT n FROM stock;", "100\n")
+    alpha.done("counter", "stock", "n")
+    eventually(lambda: bravo.sql("SELECT count(*) FROM mycomesh_schema WHERE kind = 'counter';") == "1\n", "declared")
+    bravo.done("isolate")
+    eventually(lambda: not linked(alpha), "cut off")
+    alpha.sql("UPDATE stock SET n = n - 1, note = 'alpha';")
+    assert alpha.done("conflicts", "--json") == "[]\n"
+    bravo.sql("UPDATE stock SET n = n - 2, note = 'bravo';")
+    bravo.done("rejoin")
+    for one in pair:
+        one.shows("SELECT n, note FROM stock;", "97|bravo\n")
+    [lost] = eventually(lambda: json.loads(alpha.done("conflicts", "--json")), "the conflict is told")
+    assert (lost["table"], lost["key"], lost["lost_by"], lost["won_by"]) == ("stock", "bolt", "alpha", "bravo")
+    assert (lost["lost"], lost["won"]) == ({"note": "alpha"}, {"note": "bravo"})
+    assert 'note="alpha" (alpha ' in alpha.done("conflicts")
+    alpha.done("restore", str(lost["number"]))
+    for one in pair:
+        one.shows("SELECT n, note FROM stock;", "97|alpha\n")
+    again = alpha.run("restore", str(lost["number"]))
+    assert (again.returncode, len(again.stderr.splitlines())) == (1, 1)
+    refused = alpha.run("counter", "stock", "item")
+    assert (refused.returncode, len(refused.stderr.splitlines())) == (1, 1)
+    assert "primary key" in refused.stderr
 
 
 def test_a_killed_node_catches_up_and_brings_what_was_written_beside_it(pair):

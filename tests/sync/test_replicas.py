@@ -138,8 +138,8 @@ class Template:
             made[0].sql(";".join(shape.ddl for shape in TABLES))
             made[0].sql(f"{SUMS}; INSERT INTO sums VALUES('a', 10, 0), ('b', 20, 0)")
             made[0].drain()
-            made[0].replica.count("sums", "n")
-            made[0].replica.count("sums", "m")
+            made[0].replica.decisions.count("sums", "n")
+            made[0].replica.decisions.count("sums", "m")
             converge(made)
             for peer in made:
                 assert set(peer.tables()) == {*(shape.name for shape in TABLES), "sums"}
@@ -215,7 +215,7 @@ class Replicas(RuleBasedStateMachine):
 
     @rule(number=peers, counter=st.sampled_from(COUNTERS))
     def declare(self, number, counter):
-        self.peers[number].replica.count(*counter)
+        self.peers[number].replica.decisions.count(*counter)
 
     @rule(number=peers)
     def publish(self, number):
@@ -276,10 +276,9 @@ class Replicas(RuleBasedStateMachine):
         assert seen <= self.written
         assert not seen & self.overwritten, "a value that was overwritten or deleted came back"
         records = "".join(
-            repr(row)
+            text
             for peer in self.peers
-            for name in ("conflicts", "parked")
-            for row in peer.recorded(f"mycomesh_{name}")
+            for (text,) in peer.sql("SELECT lost FROM mycomesh_conflicts UNION ALL SELECT content FROM mycomesh_parked")
         )
         lost = [v for v in sorted(self.written - seen - self.overwritten) if f'"{v}"' not in records]
         assert not lost, f"written, never knowingly overwritten, and neither seen nor on record: {lost}"

@@ -107,7 +107,19 @@ def test_an_invitation_beyond_its_limits_is_a_usage_error(run, words):
     assert one_line(err)
 
 
-@pytest.mark.parametrize("words", [("status",), ("peers",), ("tables",), ("down",), ("wait", "--replicas", "2")])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("status",),
+        ("peers",),
+        ("tables",),
+        ("down",),
+        ("wait", "--replicas", "2"),
+        ("conflicts",),
+        ("restore", "1"),
+        ("counter", "t", "n"),
+    ],
+)
 def test_asking_where_no_node_runs_is_69_and_says_how_to_start_one(run, words):
     code, out, err = run(*words)
     assert (code, out) == (exits.NO_NODE, "")
@@ -128,7 +140,19 @@ def test_a_command_that_changes_a_home_in_use_names_the_process(run, store):
 
 @pytest.mark.parametrize(
     "words",
-    [("frobnicate",), ("--frob",), ("status", "extra"), ("status", "--frob"), ("wait",), ("wait", "--replicas", "x")],
+    [
+        ("frobnicate",),
+        ("--frob",),
+        ("status", "extra"),
+        ("status", "--frob"),
+        ("wait",),
+        ("wait", "--replicas", "x"),
+        ("restore",),
+        ("restore", "0"),
+        ("restore", "file.db"),
+        ("conflicts", "--limit", "0"),
+        ("counter", "t"),
+    ],
 )
 def test_a_wrong_command_line_is_one_line_and_2(run, words):
     code, out, err = run(*words)

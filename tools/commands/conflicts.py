@@ -1,0 +1,70 @@
+"""`mycomesh conflicts`: the writes that lost to others that had not seen them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from typing import TYPE_CHECKING, Any
+
+from mesh.node.ask import ask
+from tools import exits
+from tools.render import print_json, print_table
+
+if TYPE_CHECKING:
+    from mesh.node.home import Home
+
+__all__ = ["add_arguments", "run"]
+
+LIMIT = 50
+LIMIT_MAX = 10_000  # what a file keeps
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument(
+        "--limit", type=_limit, default=LIMIT, metavar="N", help=f"the latest N (default {LIMIT}, at most {LIMIT_MAX})"
+    )
+    parser.add_argument("--json", action="store_true", help="a JSON array, for programs; long values are shortened")
+
+
+def run(args: argparse.Namespace, home: Home) -> int:
+    """Print one row a conflict, the latest first."""
+    conflicts = ask(home, "conflicts", limit=args.limit)["conflicts"]
+    if args.json:
+        print_json(conflicts)
+    elif not conflicts:
+        print("no conflicts", file=sys.stderr)
+    else:
+        print_table(("ID", "TABLE", "KEY", "LOST", "STANDS", "SEEN"), [_row(conflict) for conflict in conflicts])
+        print("write a losing side again with: mycomesh restore ID", file=sys.stderr)
+    return exits.DONE
+
+
+def _row(conflict: dict[str, Any]) -> tuple[str, ...]:
+    won = "deleted" if conflict["won"] is None else _values(conflict["won"])
+    seen = conflict["seen_at"][:19].replace("T", " ") + (", restored" if conflict["restored_at"] else "")
+    return (
+        str(conflict["number"]),
+        conflict["table"],
+        conflict["key"],
+        f"{_values(conflict['lost']) or 'a delete'} ({_who(conflict, 'lost')})",
+        f"{won or 'the row'} ({_who(conflict, 'won')})",
+        seen,
+    )
+
+
+def _values(values: dict[str, Any]) -> str:
+    return ", ".join(f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in values.items())
+
+
+def _who(conflict: dict[str, Any], side: str) -> str:
+    """The member's name, else its site; and the time of day of the write."""
+    return f"{conflict[f'{side}_by'] or conflict[f'{side}_site'][:8]} {conflict[f'{side}_at'][11:19]}"
+
+
+def _limit(text: str) -> int:
+    if not re.fullmatch(r"[1-9][0-9]{0,4}", text) or int(text) > LIMIT_MAX:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 to {LIMIT_MAX}")
+    return int(text)
