@@ -27,8 +27,8 @@ class MeshConfig:
     dial_ms, dial_ms_max: first and longest wait before an address is tried again; doubles, with jitter.
     full_mesh_max: members that all link to all; above it, each keeps a partial view.
     view_min, view_max: links of a partial view: dials below the first, lets one go above the second.
-    queue_bytes_max: unsent bytes of one link before it is given up. Eight chunks of an application's window, each of
-        the largest size, must fit, or a table of large blobs could never catch up.
+    queue_bytes_max: unsent bytes of one link before it is given up. A fresh batch and a chunk of a catch-up, both of the
+        largest size (25 MiB), and the catch-up's window must fit, or a table of large blobs could never catch up.
     behind_bytes: unsent bytes above which a link gets no fresh batches: they come cheaper with the catch-up.
     ready_bytes: unsent bytes below which a link has room again.
     """
@@ -44,7 +44,7 @@ class MeshConfig:
     full_mesh_max: int = 16
     view_min: int = 6
     view_max: int = 8
-    queue_bytes_max: int = 208 << 20
+    queue_bytes_max: int = 56 << 20
     behind_bytes: int = 1 << 20
     ready_bytes: int = 64 << 10
     gossip: GossipLimits = field(default_factory=GossipLimits)

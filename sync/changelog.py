@@ -75,6 +75,9 @@ class ChangeLog:
             " PRIMARY KEY(place, hlc)) WITHOUT ROWID"
         )
         self._store.db.execute(f"CREATE INDEX IF NOT EXISTS mycomesh_rows_{self.table_id} ON {self.name}(row)")
+        self._store.db.execute(
+            f"CREATE INDEX IF NOT EXISTS mycomesh_dead_{self.table_id} ON {self.name}(hlc) WHERE mask = 0"
+        )
         self.runs.create()
 
     def load(self) -> None:

@@ -13,11 +13,13 @@ __all__ = [
     "Action",
     "BatchReceived",
     "CommitSeen",
+    "CompareRequested",
     "DropLink",
     "Event",
     "LinkClosed",
     "LinkOpened",
     "LinkWritable",
+    "MembersKnown",
     "MessageReceived",
     "Notice",
     "Publish",
@@ -81,8 +83,29 @@ class ScrubRequested:
     """Compare every row with the change log, and capture what bypassed the triggers."""
 
 
+@dataclass(frozen=True, slots=True)
+class CompareRequested:
+    """Compare with every linked peer at once, and have each answer: somebody wants to know whether all are equal."""
+
+
+@dataclass(frozen=True, slots=True)
+class MembersKnown:
+    """Who the other members are: (16-byte node id, milliseconds since something was heard of it, None for never)."""
+
+    members: tuple[tuple[bytes, int | None], ...]
+
+
 Event = (
-    ScrubRequested | LinkOpened | LinkClosed | LinkWritable | MessageReceived | BatchReceived | CommitSeen | TimerFired
+    CompareRequested
+    | MembersKnown
+    | ScrubRequested
+    | LinkOpened
+    | LinkClosed
+    | LinkWritable
+    | MessageReceived
+    | BatchReceived
+    | CommitSeen
+    | TimerFired
 )
 
 

@@ -1,9 +1,9 @@
 """The conversation of one replica with its peers: live batches out and in, and anti-entropy rounds.
 
-Owns when to drain, compare, ask and stream (design.md sections 5 and 6); docs/PROTOCOL.md tells the messages. What always
-holds: a batch is published only after it is committed; a sender's vector is adopted only after every chunk of its stream
-was applied; work for one peer is bounded by its acknowledgements. It must not know sockets or clocks: `handle` gets events
-and both times, and returns actions in the order they must be done.
+Owns when to drain and when to compare, and hands the rest to its parts: `fetching`, `serving`, `mending` and `stability`
+(design.md sections 4 to 6; docs/PROTOCOL.md tells the messages). What always holds: a batch is published only after it is
+committed; work for one peer is bounded by its acknowledgements. It must not know sockets or clocks: `handle` gets events and
+both times, and returns actions in the order they must be done.
 """
 
 from __future__ import annotations
@@ -12,68 +12,45 @@ import random
 from dataclasses import dataclass, field
 from typing import assert_never
 
+from sync import audit
 from sync import message as wire
+from sync.config import ExchangeConfig
 from sync.errors import BatchRefusedError, DatabaseBusyError, DecodeError
 from sync.events import (
     Action,
     BatchReceived,
     CommitSeen,
-    DropLink,
+    CompareRequested,
     Event,
     LinkClosed,
     LinkOpened,
     LinkWritable,
+    MembersKnown,
     MessageReceived,
-    Notice,
-    Publish,
     ScrubRequested,
-    Send,
     TimerFired,
 )
-from sync.repair import Repair, digests_in
-from sync.replica import Replica
-from sync.sketch import Sketch
-from sync.stream import Stream
+from sync.fetching import Fetching, Progress
+from sync.flow import Allowance, Flow
+from sync.mending import Mending
+from sync.replica import Applied, Replica
+from sync.serving import Serving
+from sync.stability import Stability
+from sync.turn import Turn
 
-__all__ = ["Exchange", "ExchangeConfig", "LinkStatus"]
+__all__ = ["Exchange", "ExchangeConfig", "LinkStatus", "Progress"]
 
-# Applied chunks come back as credit: enough in flight to fill a fast link, little enough to bound a slow peer's memory.
-WINDOW_CHUNKS = 8
-# Repairs of one link wait their turn; a peer that asks for more than this is not answered.
-REPAIRS_MAX = 16
-
-
-@dataclass(frozen=True, slots=True)
-class ExchangeConfig:
-    """Times in milliseconds, each with its reason.
-
-    safety_ms: how often `data_version` is checked although no commit was seen; inotify is blind to mmap and network writes.
-    compare_ms: how often digests are exchanged on an idle link, with jitter; a lost or corrupted row waits this long.
-    settle_ms: digests are exchanged this long after the last change, so that `status` tells the truth soon.
-    repair_ms: how long a gap in a site's clock may be filled by the live path before a round asks for it.
-    busy_ms: how long to wait when another program holds the write lock.
-    mend_ms: how long after a repair of a table the next may start on the same link; its effect has to be told first.
-    stall_ms: a round that brings nothing for this long is given up, and another peer may be asked.
-    """
-
-    safety_ms: int = 1_000
-    compare_ms: int = 15_000
-    settle_ms: int = 500
-    repair_ms: int = 100
-    busy_ms: int = 50
-    stall_ms: int = 10_000
-    mend_ms: int = 5_000
-
-    def __post_init__(self) -> None:
-        """Refuses times that would make a node spin."""
-        for name in ("safety_ms", "compare_ms", "settle_ms", "repair_ms", "busy_ms", "stall_ms", "mend_ms"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1 ms")
+# Comparisons and audits that a peer asks for: a burst of them, and one more each half second.
+ANSWERS_MAX = 64
+ANSWERS_PERIOD_MS = 500
 
 
 @dataclass(frozen=True, slots=True)
 class LinkStatus:
-    """One link, for people: rows sent and received by rounds, and whether its tables equalled ours when last compared."""
+    """One link, for people: rows sent and received by rounds, and whether its tables equalled ours when last compared.
+
+    `compared_ms_ago` is None before the first comparison; `equal_ms` holds for how long each equal table has been so.
+    """
 
     peer: bytes
     equal: bool
@@ -82,25 +59,20 @@ class LinkStatus:
     rows_received: int
     streaming: bool
     fetching: bool
+    progress: Progress | None = None
+    compared_ms_ago: int | None = None
+    equal_ms: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(slots=True)
 class _Link:
     peer: bytes
     compare_at: int
+    flow: Flow
+    answers: Allowance
     digests: dict[str, tuple[bytes, bytes]] = field(default_factory=dict)  # what the peer last told
-    asked: dict[str, bytes] = field(default_factory=dict)  # vector digests that a round has answered or will
-    suspects: dict[str, tuple[bytes, bytes]] = field(default_factory=dict)  # digests that differed when last compared
-    stream: Stream | None = None
-    repairs: list[Repair] = field(default_factory=list)
-    repaired_at: dict[str, int] = field(default_factory=dict)
-    credit: int = WINDOW_CHUNKS
-    abandoned: bool = False  # a round was given up: the end of its stream may still come, and proves nothing
-    failed: bool = False  # a chunk of the running round could not be applied: its end proves nothing
-    refused: bool = False  # ... because its stamps lie too far ahead: asking again at once would not help
-    heard_at: int = 0
-    rows_sent: int = 0
-    rows_received: int = 0
+    compared_at: int | None = None
+    equal_since: dict[str, int] = field(default_factory=dict)
 
 
 class Exchange:
@@ -111,10 +83,12 @@ class Exchange:
         self._rng = rng
         self._config = config
         self._links: dict[int, _Link] = {}
-        self._fetching: dict[str, int] = {}  # table -> the link that it is being fetched from
+        self._fetching = Fetching(replica, config)
+        self._serving = Serving(replica)
+        self._mending = Mending(replica, config)
+        self._stability = Stability(replica, config)
         self._drain_at: int | None = 0
         self._quiet_at: int | None = None  # when the latest change has settled
-        self._ask_at: dict[int, int] = {}  # link -> when to ask it for what it has and we lack
 
     @property
     def replica(self) -> Replica:
@@ -123,78 +97,114 @@ class Exchange:
 
     def handle(self, event: Event, now_ms: int, wall_ms: int) -> list[Action]:
         """Takes one event and returns what to do, in order. `now_ms` is monotonic, `wall_ms` Unix time."""
-        actions: list[Action] = []
+        turn = Turn(now_ms, wall_ms)
         match event:
+            case LinkOpened() | LinkClosed() | LinkWritable() | BatchReceived() | MessageReceived():
+                self._on_peer(event, turn)
             case CommitSeen():
-                self._drain(actions, now_ms, wall_ms)
-            case BatchReceived(link, origin, payload):
-                self._on_batch(link, origin, payload, actions, now_ms, wall_ms)
-            case MessageReceived(link, payload):
-                self._on_message(link, payload, actions, now_ms, wall_ms)
-            case LinkOpened(link, peer):
-                self._links[link] = _Link(peer, self._jittered(now_ms, self._config.compare_ms), heard_at=now_ms)
-                self._drain(actions, now_ms, wall_ms)
-                self._compare(link, actions, now_ms)
-            case LinkClosed(link):
-                self._on_closed(link, now_ms)
-            case LinkWritable():
-                pass  # streams go by acknowledged chunks; the link's own queue needs no help
+                self._drain(turn)
             case ScrubRequested():
-                try:
-                    self._replica.scrub()
-                except DatabaseBusyError as error:
-                    actions.append(Notice("scrub.busy", f"scrub not started: {error}", {}, "warning"))
-                self._drain(actions, now_ms, wall_ms)
+                self._scrub(turn)
+            case CompareRequested():
+                self._drain(turn)
+                self._compare_all(turn, answer=True)
+            case MembersKnown(members):
+                self._stability.members(members, turn)
             case TimerFired():
-                self._on_timer(actions, now_ms, wall_ms)
+                self._on_timer(turn)
             case _:
                 assert_never(event)
-        return actions
+        if turn.moved:
+            self._compare_all(turn)
+        if turn.changed:
+            self._settle(now_ms)
+        return turn.actions
 
     def next_deadline(self) -> int | None:
         """Returns the monotonic millisecond at which `TimerFired` is due."""
         times = [link.compare_at for link in self._links.values()]
-        times += self._ask_at.values()
-        times += [at for at in (self._drain_at, self._quiet_at) if at is not None]
+        parts = (self._fetching.next_deadline(), self._stability.next_deadline())
+        times += [at for at in (self._drain_at, self._quiet_at, *parts) if at is not None]
         return min(times, default=None)
 
-    def links(self) -> tuple[LinkStatus, ...]:
+    def links(self, now_ms: int = 0) -> tuple[LinkStatus, ...]:
         """Returns every link's state, for people, by link number."""
-        mine = {digest.table: (digest.vector, digest.entries) for digest in self._replica.digests()}
+        mine = self._digests()
         result = []
         for number in sorted(self._links):
             link = self._links[number]
             behind = tuple(name for name, digest in mine.items() if link.digests.get(name) != digest)
-            fetching = number in self._fetching.values()
+            progress = self._fetching.progress(number, now_ms)
+            since = tuple((name, now_ms - at) for name, at in sorted(link.equal_since.items()) if name not in behind)
             result.append(
                 LinkStatus(
                     link.peer,
                     not behind,
                     behind,
-                    link.rows_sent,
-                    link.rows_received,
-                    link.stream is not None,
-                    fetching,
+                    self._serving.rows(number),
+                    self._fetching.rows(number),
+                    self._serving.streaming(number),
+                    progress is not None,
+                    progress,
+                    None if link.compared_at is None else now_ms - link.compared_at,
+                    since,
                 )
             )
         return tuple(result)
 
+    # ---- links
+
+    def _on_peer(
+        self, event: LinkOpened | LinkClosed | LinkWritable | BatchReceived | MessageReceived, turn: Turn
+    ) -> None:
+        match event:
+            case BatchReceived(link, origin, payload):
+                self._on_batch(link, origin, payload, turn)
+            case MessageReceived(link, payload):
+                self._on_message(link, payload, turn)
+            case LinkOpened(link, peer):
+                self._on_opened(link, peer, turn)
+            case LinkClosed(link):
+                self._on_closed(link, turn)
+            case LinkWritable():
+                pass  # streams go by acknowledged bytes; the link's own queue needs no help
+            case _:
+                assert_never(event)
+
+    def _on_opened(self, number: int, peer: bytes, turn: Turn) -> None:
+        at = self._jittered(turn.now_ms, self._config.compare_ms)
+        flow = Flow()
+        self._links[number] = _Link(peer, at, flow, Allowance(ANSWERS_MAX, ANSWERS_PERIOD_MS))
+        self._fetching.opened(number, peer)
+        self._serving.opened(number, flow)
+        self._mending.opened(number, peer, flow)
+        self._drain(turn)
+        self._compare(number, turn)
+
+    def _on_closed(self, number: int, turn: Turn) -> None:
+        self._links.pop(number, None)
+        self._fetching.closed(number, turn)
+        self._serving.closed(number)
+        self._mending.closed(number)
+
     # ---- local writes
 
-    def _drain(self, actions: list[Action], now_ms: int, wall_ms: int) -> None:
+    def _drain(self, turn: Turn) -> None:
         """Publishes one chunk of local writes; more chunks follow by timer, so that links are served in between."""
         try:
-            published, more = self._replica.drain(wall_ms)
+            published, more = self._replica.drain(turn.wall_ms)
         except DatabaseBusyError:
-            self._drain_at = now_ms + self._config.busy_ms
+            self._drain_at = turn.now_ms + self._config.busy_ms
             return
-        self._drain_at = now_ms if more else now_ms + self._config.safety_ms
-        self._publish(published, actions, now_ms)
+        self._drain_at = turn.now_ms if more else turn.now_ms + self._config.safety_ms
+        turn.publish(published)
 
-    def _publish(self, batches: list[bytes], actions: list[Action], now_ms: int) -> None:
-        actions.extend(Publish(batch) for batch in batches)
-        if batches:
-            self._settle(now_ms)
+    def _scrub(self, turn: Turn) -> None:
+        try:
+            self._replica.scrub()
+        except DatabaseBusyError as error:
+            turn.say("scrub.busy", f"scrub not started: {error}", level="warning")
+        self._drain(turn)
 
     def _settle(self, now_ms: int) -> None:
         """Something changed: compare once it is quiet. While changes keep coming, only the periodic comparison is made."""
@@ -205,274 +215,131 @@ class Exchange:
 
     # ---- live batches
 
-    def _on_batch(
-        self, number: int, origin: bytes, payload: bytes, actions: list[Action], now_ms: int, wall_ms: int
-    ) -> None:
+    def _on_batch(self, number: int, origin: bytes, payload: bytes, turn: Turn) -> None:
         try:
-            applied = self._replica.apply(payload, wall_ms, origin=origin)
+            applied = self._replica.apply(payload, turn.wall_ms, origin=origin)
         except DatabaseBusyError:
-            self._ask_soon(number, now_ms)  # what was not applied is not covered: a round brings it
+            self._fetching.soon(number, turn.now_ms)  # what was not applied is not covered: a round brings it
             return
         except (DecodeError, BatchRefusedError) as error:
             text = f"batch of {origin.hex()[:8]} refused: {error}"
-            actions.append(Notice("batch.refused", text, {"origin": origin.hex()}, "warning"))
+            turn.say("batch.refused", text, {"origin": origin.hex()}, "warning")
             return
-        self._publish(applied.published, actions, now_ms)
-        if applied.merged.changes:
-            self._settle(now_ms)
-        self._tell(applied.merged.conflicts, applied.merged.parked, actions)
+        turn.publish(applied.published)
+        turn.changed = turn.changed or applied.merged.changes > 0
+        _tell(applied, turn)
         if applied.gaps or applied.unknown:
-            self._ask_soon(number, now_ms)
+            self._fetching.soon(number, turn.now_ms)
 
-    def _tell(self, conflicts: int, parked: int, actions: list[Action]) -> None:
-        if conflicts:
-            text = f"{conflicts} conflicting write(s) kept in mycomesh_conflicts"
-            actions.append(Notice("merge.conflict", text, {"count": conflicts}))
-        if parked:
-            actions.append(Notice("merge.parked", f"{parked} row(s) parked, see mycomesh_parked", {"count": parked}))
+    # ---- messages of peers
 
-    # ---- rounds
-
-    def _compare(self, number: int, actions: list[Action], now_ms: int) -> None:
-        """Tells the peer what we hold; equal replicas need nothing more."""
-        link = self._links[number]
-        link.compare_at = self._jittered(now_ms, self._config.compare_ms)
-        actions.append(Send(number, wire.encode(wire.Digests(self._digests()))))
-
-    def _digests(self) -> tuple[tuple[str, bytes, bytes], ...]:
-        return tuple((digest.table, digest.vector, digest.entries) for digest in self._replica.digests())
-
-    def _on_message(self, number: int, payload: bytes, actions: list[Action], now_ms: int, wall_ms: int) -> None:
-        link = self._links.get(number)
-        if link is None:
+    def _on_message(self, number: int, payload: bytes, turn: Turn) -> None:
+        if number not in self._links:
             return
-        link.heard_at = now_ms
         try:
-            message = wire.decode(payload)
-            match message:
-                case wire.Digests(tables):
-                    link.digests = {name: (vector, entries) for name, vector, entries in tables}
-                    self._ask(number, actions, now_ms)
-                    self._start_repairs(link, now_ms)
-                case wire.Vectors(vectors):
-                    link.stream = Stream(self._replica, dict(vectors))
-                    link.credit = WINDOW_CHUNKS
-                    self._pump(number, actions, now_ms, wall_ms)
-                case wire.Chunk(bundle):
-                    self._on_chunk(number, bundle, actions, now_ms, wall_ms)
-                case wire.Ack(chunks):
-                    link.credit = min(link.credit + chunks, WINDOW_CHUNKS)
-                    self._pump(number, actions, now_ms, wall_ms)
-                case wire.Done(vectors):
-                    self._on_done(number, message, actions, now_ms)
-                case wire.SketchOf() | wire.Want() | wire.Mend():
-                    self._on_repair(number, message, actions, now_ms, wall_ms)
-                case _:
-                    assert_never(message)
+            self._dispatch(number, wire.decode(payload), len(payload), turn)
         except DecodeError as error:
-            actions.append(DropLink(number, f"protocol error: {error}"))
+            turn.drop(number, f"protocol error: {error}")
 
-    def _ask_soon(self, number: int, now_ms: int) -> None:
-        if number in self._links:
-            self._ask_at.setdefault(number, now_ms + self._config.repair_ms)
-
-    def _ask(self, number: int, actions: list[Action], now_ms: int) -> None:
-        """Asks a peer for what it covers and we do not, except what another peer is sending already."""
-        link = self._links[number]
-        if link.abandoned:
-            return  # until that stream has ended, its end could be taken for the end of another
-        mine = {digest.table: digest.vector for digest in self._replica.digests()}
-        wanted = [
-            name
-            for name, (vector, _) in sorted(link.digests.items())
-            if mine.get(name) != vector
-            and link.asked.get(name) != vector
-            and name not in self._fetching
-            and self._replica.admits(name)
-        ]
-        if not wanted:
-            return
-        for name in wanted:
-            self._fetching[name] = number
-            link.asked[name] = link.digests[name][0]
-        link.failed = link.refused = False
-        link.heard_at = now_ms
-        vectors = tuple((name, self._replica.vector(name)) for name in wanted)
-        actions.append(Send(number, wire.encode(wire.Vectors(vectors))))
-        self._ask_at[number] = now_ms + self._config.stall_ms
-
-    def _pump(self, number: int, actions: list[Action], now_ms: int, wall_ms: int) -> None:
-        """Sends chunks of the peer's stream while it has credit, and the end of it."""
-        link = self._links[number]
-        stream = link.stream
-        while stream is not None and link.credit:
-            try:
-                chunk = stream.next(wall_ms)
-            except DatabaseBusyError:
-                self._drain_at = now_ms + self._config.busy_ms
-                return
-            self._publish(chunk.published, actions, now_ms)
-            if chunk.bundle is None:
-                actions.append(Send(number, wire.encode(wire.Done(tuple(sorted(chunk.vectors.items()))))))
-                link.stream = None
-                return
-            link.credit -= 1
-            link.rows_sent += chunk.rows
-            actions.append(Send(number, wire.encode(wire.Chunk(chunk.bundle))))
-
-    def _on_chunk(self, number: int, bundle: bytes, actions: list[Action], now_ms: int, wall_ms: int) -> None:
-        link = self._links[number]
-        try:
-            applied = self._replica.apply(bundle, wall_ms)
-        except DatabaseBusyError:
-            link.failed = True
-        else:
-            if applied.refused:
-                link.failed = link.refused = True
-                text = (
-                    f"{applied.refused} changes from {link.peer.hex()[:8]} are stamped too far ahead; check its clock"
-                )
-                actions.append(Notice("round.refused", text, {"changes": applied.refused}, "warning"))
-            link.rows_received += applied.merged.changes
-            self._publish(applied.published, actions, now_ms)
-            self._tell(applied.merged.conflicts, applied.merged.parked, actions)
-        self._ask_at[number] = now_ms + self._config.stall_ms
-        actions.append(Send(number, wire.encode(wire.Ack(1))))
-
-    def _on_done(self, number: int, message: wire.Done, actions: list[Action], now_ms: int) -> None:
-        link = self._links[number]
-        if link.abandoned:
-            link.abandoned = False
-            self._ask(number, actions, now_ms)
-            return
-        vectors = {name: vector for name, vector in message.vectors if self._fetching.get(name) == number}
-        moved: list[str] = []
-        if not link.failed:
-            try:
-                moved = self._replica.adopt(vectors)
-            except DatabaseBusyError:
-                link.failed = True
-        self._release(number)
-        if link.failed:
-            delay_ms = self._config.compare_ms if link.refused else self._config.repair_ms
-            self._ask_at[number] = now_ms + delay_ms
-            return
-        if moved:
-            rows = link.rows_received
-            actions.append(
-                Notice("round.done", f"caught up with {link.peer.hex()[:8]}", {"rows": rows, "tables": moved})
-            )
-            for other in sorted(self._links):
-                self._compare(other, actions, now_ms)
-        for other in sorted(self._links):
-            if other != number:
-                self._ask(other, actions, now_ms)
-
-    def _release(self, number: int) -> None:
-        self._ask_at.pop(number, None)
-        link = self._links.get(number)
-        for name in [name for name, link in self._fetching.items() if link == number]:
-            del self._fetching[name]
-            if link is not None and link.failed:
-                link.asked.pop(name, None)
-
-    def _on_closed(self, number: int, now_ms: int) -> None:
-        self._links.pop(number, None)
-        self._release(number)
-        for other in self._links:
-            self._ask_soon(other, now_ms)
-
-    # ---- repair: equal vectors, different digests
-
-    def _start_repairs(self, link: _Link, now_ms: int) -> None:
-        """Begins the repair of each damaged table; of two peers the one with the lower site begins."""
-        if self._replica.site[:8] > link.peer[:8]:
-            return
-        for digest in self._replica.digests():
-            told = link.digests.get(digest.table)
-            if told is None or told[0] != digest.vector or told[1] == digest.entries:
-                link.suspects.pop(digest.table, None)
-                continue
-            pair = (digest.entries, told[1])
-            if link.suspects.get(digest.table) != pair:
-                # Batches may be under way: what is damaged differs in the same way when it is compared again.
-                link.suspects[digest.table] = pair
-                self._settle(now_ms)
-                continue
-            if now_ms >= link.repaired_at.get(digest.table, now_ms) and len(link.repairs) < REPAIRS_MAX:
-                link.repaired_at[digest.table] = now_ms + self._config.mend_ms
-                link.repairs.append(Repair(digest.table, digest.vector))
-                self._drain_at = now_ms
-
-    def _on_repair(
-        self,
-        number: int,
-        message: wire.SketchOf | wire.Want | wire.Mend,
-        actions: list[Action],
-        now_ms: int,
-        wall_ms: int,
-    ) -> None:
-        link = self._links[number]
+    def _dispatch(self, number: int, message: wire.Message, size: int, turn: Turn) -> None:
         match message:
-            case wire.Mend(bundle):
-                try:
-                    applied = self._replica.apply(bundle, wall_ms, repair=True)
-                except DatabaseBusyError:
-                    return  # the next comparison begins again
-                self._publish(applied.published, actions, now_ms)
-                self._settle(now_ms)
-                if applied.merged.changes:
-                    text = f"{applied.merged.changes} damaged entries repaired from {link.peer.hex()[:8]}"
-                    actions.append(Notice("repair.done", text, {"changes": applied.merged.changes}, "warning"))
-                return
-            case wire.SketchOf(table, vector, sketch):
-                repair = Repair.answering(table, vector, Sketch.decode(sketch))
-                mine = {digest.table: digest.vector for digest in self._replica.digests()}
-                if mine.get(table) != vector:
-                    return  # the tables have moved on: compare again later
-            case wire.Want(table, digests):
-                repair = Repair.mending(table, digests_in(digests))
+            case wire.Digests(tables, answer):
+                self._on_digests(number, {name: (vector, entries) for name, vector, entries in tables}, turn)
+                if answer and self._links[number].answers.take(turn.now_ms):
+                    self._compare(number, turn)
+            case wire.Plan() | wire.Chunk() | wire.Done() | wire.Held():
+                self._on_round(number, message, size, turn)
+            case wire.Vectors(vectors):
+                self._serving.asked(number, dict(vectors), turn)
+            case wire.Ack(acked):
+                self._links[number].flow.acked(acked)
+            case wire.Audit():
+                self._answer(number, message, turn)
+            case wire.SketchOf() | wire.Want():
+                self._mending.asked(number, message, turn)
+            case wire.Mend():
+                self._mending.mended(number, message, size, turn)
             case _:
                 assert_never(message)
-        if len(link.repairs) >= REPAIRS_MAX:
-            return
-        link.repairs.append(repair)
-        self._drain_at = now_ms
+        self._go_on(turn)
 
-    def _step_repairs(self, number: int, actions: list[Action], now_ms: int, wall_ms: int) -> None:
-        """One bounded step of the link's first repair; more by timer."""
+    def _on_round(
+        self, number: int, message: wire.Plan | wire.Chunk | wire.Done | wire.Held, size: int, turn: Turn
+    ) -> None:
+        match message:
+            case wire.Plan(changes):
+                self._fetching.planned(number, changes)
+            case wire.Chunk(bundle):
+                applied = self._fetching.brought(number, bundle, size, turn)
+                if applied is not None:
+                    _tell(applied, turn)
+            case wire.Done():
+                self._fetching.ended(number, message, turn)
+            case wire.Held():
+                self._fetching.audited(number, message, turn)
+            case _:
+                assert_never(message)
+
+    def _compare_all(self, turn: Turn, *, answer: bool = False) -> None:
+        for number in sorted(self._links):
+            self._compare(number, turn, answer=answer)
+
+    def _compare(self, number: int, turn: Turn, *, answer: bool = False) -> None:
+        """Tells the peer what we hold; equal replicas need nothing more."""
+        self._links[number].compare_at = self._jittered(turn.now_ms, self._config.compare_ms)
+        tables = tuple((name, vector, entries) for name, (vector, entries) in self._digests().items())
+        turn.send(number, wire.Digests(tables, answer))
+
+    def _digests(self) -> dict[str, tuple[bytes, bytes]]:
+        return {digest.table: (digest.vector, digest.entries) for digest in self._replica.digests()}
+
+    def _on_digests(self, number: int, theirs: dict[str, tuple[bytes, bytes]], turn: Turn) -> None:
         link = self._links[number]
-        if not link.repairs:
+        link.digests = theirs
+        link.compared_at = turn.now_ms
+        mine = self._digests()
+        equal = [name for name, digest in mine.items() if theirs.get(name) == digest]
+        link.equal_since = {name: link.equal_since.get(name, turn.now_ms) for name in equal}
+        self._fetching.compared(number, theirs, turn)
+        if self._mending.compared(number, theirs, turn):
+            self._settle(turn.now_ms)
+
+    def _answer(self, number: int, question: wire.Audit, turn: Turn) -> None:
+        """A peer asks which entries are held here."""
+        if not self._links[number].answers.take(turn.now_ms):
+            turn.drop(number, "asks for audits again and again")
             return
-        repair = link.repairs[0]
-        messages: list[wire.Message] = []
+        answers: list[wire.Held] = []
         try:
-            published = self._replica.settled(wall_ms, lambda: messages.extend(repair.step(self._replica)))
+            published = self._replica.settled(
+                turn.wall_ms, lambda: answers.append(audit.answer(self._replica, question))
+            )
         except DatabaseBusyError:
-            self._drain_at = now_ms + self._config.busy_ms
-            return
-        self._publish(published, actions, now_ms)
-        actions.extend(Send(number, wire.encode(message)) for message in messages)
-        if repair.done:
-            link.repairs.pop(0)
-        if link.repairs:
-            self._drain_at = now_ms
+            return  # the peer gives its round up, and asks again
+        turn.publish(published)
+        for answer in answers:
+            turn.send(number, answer)
 
     # ---- time
 
-    def _on_timer(self, actions: list[Action], now_ms: int, wall_ms: int) -> None:
+    def _go_on(self, turn: Turn) -> None:
+        """One bounded step of every stream and repair; where more can be done at once, the timer does it."""
+        done = self._serving.step(turn) and self._mending.step(turn)
+        if not done:
+            self._drain_at = turn.now_ms + self._config.busy_ms
+        elif self._serving.waiting or self._mending.waiting:
+            self._drain_at = turn.now_ms
+
+    def _on_timer(self, turn: Turn) -> None:
+        now_ms = turn.now_ms
         if self._drain_at is not None and now_ms >= self._drain_at:
             if self._replica.stale():
-                self._drain(actions, now_ms, wall_ms)
+                self._drain(turn)
             else:
                 self._drain_at = now_ms + self._config.safety_ms
-            for number in sorted(self._links):
-                if self._links[number].stream is not None:
-                    self._pump(number, actions, now_ms, wall_ms)
-                self._step_repairs(number, actions, now_ms, wall_ms)
-        for number, at in sorted(self._ask_at.items()):
-            if now_ms >= at:
-                self._on_overdue(number, actions, now_ms)
+            self._go_on(turn)
+        self._fetching.on_timer(turn)
+        self._stability.on_timer(turn)
         if self._quiet_at is not None and now_ms >= self._quiet_at:
             self._quiet_at = None
             for link in self._links.values():
@@ -480,17 +347,14 @@ class Exchange:
                 link.compare_at = min(link.compare_at, at)
         for number, link in sorted(self._links.items()):
             if now_ms >= link.compare_at:
-                self._compare(number, actions, now_ms)
+                self._compare(number, turn)
 
-    def _on_overdue(self, number: int, actions: list[Action], now_ms: int) -> None:
-        """A gap that the live path did not fill is asked for; a round that stalled is given up, and others are asked."""
-        link = self._links[number]
-        link.failed = True
-        link.abandoned = link.abandoned or number in self._fetching.values()
-        link.asked.clear()
-        self._release(number)
-        if not link.abandoned:
-            self._ask(number, actions, now_ms)
-            return
-        for other in sorted(self._links):
-            self._ask(other, actions, now_ms)
+
+def _tell(applied: Applied, turn: Turn) -> None:
+    """Lets people know of conflicts and parked rows."""
+    conflicts, parked = applied.merged.conflicts, applied.merged.parked
+    if conflicts:
+        text = f"{conflicts} conflicting write(s) kept in mycomesh_conflicts"
+        turn.say("merge.conflict", text, {"count": conflicts})
+    if parked:
+        turn.say("merge.parked", f"{parked} row(s) parked, see mycomesh_parked", {"count": parked})

@@ -17,8 +17,9 @@ from sync.rows import RowView, prior_to_wire
 from sync.runs import Run
 from sync.schema import KeyKind, quoted
 from sync.table import Row, Table
+from sync.vector import Range
 
-__all__ = ["FEED_BYTES_MAX", "FEED_ROWS_MAX", "read_range", "read_rows"]
+__all__ = ["FEED_BYTES_MAX", "FEED_ROWS_MAX", "changes_in", "read_range", "read_rows"]
 
 # One chunk of a catch-up stream: some milliseconds of reading, and a frame that a slow radio can finish.
 FEED_ROWS_MAX = 1_024
@@ -48,11 +49,31 @@ def read_range(
     return list(groups.values()), upto if rows < rows_max else reached, rows, size
 
 
-def read_rows(table: Table, rows: Sequence[Row]) -> list[Group]:
-    """Returns every entry of some rows, as groups by site: what a repair joins on the other side."""
+def changes_in(table: Table, site: bytes, window: Range) -> int:
+    """Returns about how many entries of the site lie in `(after, upto]`."""
+    place = table.store.place(site)
+    if place is None:
+        return 0
+    after, upto = window
+    plain = table.store.db.execute(
+        f"SELECT count(*) FROM {table.log.name} WHERE place = ? AND hlc > ? AND hlc <= ?", (place, after, upto)
+    ).fetchone()[0]
+    return int(plain) + sum(run.n for run in table.log.runs.after(place, after, upto))
+
+
+def read_rows(table: Table, rows: Sequence[Row], *, bytes_max: int) -> tuple[list[Group], int]:
+    """Returns every entry of the first of some rows, as groups by site, and how many rows that are: at least one.
+
+    It is what a repair joins on the other side.
+    """
     found: dict[tuple[bytes, Kind, int], list[tuple[int, Leaf, RowView]]] = {}
+    count = size = 0
     for row in rows:
+        if size >= bytes_max:
+            break
+        count += 1
         view = RowView.read(table, row)
+        size += 16 + sum(len(cell) if isinstance(cell, (str, bytes)) else 8 for cell in view.owned().values())
         for leaf, entry in zip(view.leaves, view.entries, strict=True):
             kind = Kind.DELETE if entry.dead else Kind.BIRTH if entry.mask & EXISTENCE else Kind.UPDATE
             found.setdefault((entry.stamp[1], kind, entry.mask), []).append((leaf[1], leaf, view))
@@ -71,7 +92,7 @@ def read_rows(table: Table, rows: Sequence[Row]) -> list[Group]:
                 [prior_to_wire(table, leaf[5], mask) for _, leaf, _ in items],
             )
         )
-    return groups
+    return groups, count
 
 
 def _entries(table: Table, place: int, after: int, upto: int, limit: int) -> Iterator[tuple[Any, ...]]:

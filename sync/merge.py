@@ -26,7 +26,7 @@ from sync.rows import RowView, prior_from_wire, shrink
 from sync.schema import KeyKind, encode_key, quoted
 from sync.table import BIRTH_KEY_SIZE, Row, Table, birth_key
 
-__all__ = ["Merged", "merge_section", "retry_parked", "show_held"]
+__all__ = ["Merged", "keys_of", "merge_section", "retry_parked", "show_held"]
 
 _SAVEPOINT = "mycomesh_merge"
 # A row that finds its place may displace another, whose place a third may take: chains longer than this wait for a change.
@@ -56,7 +56,7 @@ def merge_section(table: Table, section: Section, wall_ms: int, *, repair: bool 
         if fresh is None:
             continue
         place = table.store.place_made(fresh.site)
-        keys = _keys(table, fresh)
+        keys = keys_of(table, fresh)
         if not repair and _merge_births(table, fresh, place, keys):
             merged.changes += len(fresh.hlcs)
             continue
@@ -91,7 +91,7 @@ def _uncovered(table: Table, group: Group) -> Group | None:
 # ---- identity
 
 
-def _keys(table: Table, group: Group) -> list[Any]:
+def keys_of(table: Table, group: Group) -> list[Any]:
     """Returns each change's key, from the group or from its own values; checked against the table's kind."""
     spec = table.spec
     if group.keys is not None:

@@ -13,16 +13,21 @@ from sync import codec
 from sync.batch import BUNDLE_BYTES_MAX, NAME_MAX, SECTIONS_MAX, SITES_MAX
 from sync.codec import is_array, is_bytes, is_int, require
 from sync.errors import DecodeError
+from sync.packing import pack, unpack
+from sync.sketch import ID_BYTES
 from sync.vector import RANGES_MAX, Vector
 
 __all__ = [
     "MESSAGE_BYTES_MAX",
     "Ack",
+    "Audit",
     "Chunk",
     "Digests",
     "Done",
+    "Held",
     "Mend",
     "Message",
+    "Plan",
     "SketchOf",
     "Vectors",
     "Want",
@@ -33,39 +38,52 @@ __all__ = [
 MESSAGE_BYTES_MAX = BUNDLE_BYTES_MAX + 64
 
 
+# Runs of stamps in one answer to an audit: some tens of kilobytes, some milliseconds of reading.
+RUNS_MAX = 8_192
+
+
 @dataclass(frozen=True, slots=True)
 class Digests:
-    """What I hold: (table, 8-byte vector digest, 16-byte sum of entry digests), sorted by table."""
+    """What I hold: (table, 8-byte vector digest, 16-byte sum of entry digests), sorted by table.
+
+    `answer` asks for the same from the other side at once.
+    """
 
     tables: tuple[tuple[str, bytes, bytes], ...]
+    answer: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Vectors:
-    """What I cover of these tables: send me what I lack."""
+    """What I cover of these tables, and what I have got from you already: send me what I lack."""
 
     vectors: tuple[tuple[str, Vector], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A part of a catch-up stream: one encoded bundle without ranges."""
+    """A part of a catch-up stream: one encoded bundle, whose ranges tell what the sender has looked through for it."""
 
     bundle: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Ack:
-    """That many chunks have been applied since the last Ack: the sender may send as many more."""
+    """That many bytes of chunks and mends, as they were sent, have been applied since the last Ack."""
 
-    chunks: int
+    size: int
 
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """The stream is complete: with it you cover what I cover of these tables."""
+    """The stream is complete: with it you cover what I cover of these tables.
+
+    `collected` holds, for each table, up to which clock of each site tombstones may be missing here: who does not cover that
+    may hold rows whose end I cannot tell any more.
+    """
 
     vectors: tuple[tuple[str, Vector], ...]
+    collected: tuple[tuple[str, Vector], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,41 +97,92 @@ class SketchOf:
 
 @dataclass(frozen=True, slots=True)
 class Want:
-    """Send me the rows of the entries with these digests (big-endian signed, 8 bytes each); none means every row."""
+    """Send me the rows of the entries with these ids (`ID_BYTES` each); none means every row."""
 
     table: str
-    digests: bytes
+    ids: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Mend:
-    """Whole rows, as one encoded bundle without ranges: join them although you cover them."""
+    """Whole rows, as one encoded bundle without ranges: join them although you cover them.
+
+    Unless it is `final`, the receiver answers with what it holds of these rows beyond that, in a final one.
+    """
 
     bundle: bytes
+    final: bool = False
 
 
-Message = Digests | Vectors | Chunk | Ack | Done | SketchOf | Want | Mend
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The stream that you asked for begins, and holds about that many changes."""
+
+    changes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Audit:
+    """Which entries of this table do you hold, with stamps of this site in `(after, upto]`?"""
+
+    table: str
+    site: bytes
+    after: int
+    upto: int
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """The answer to an audit of `(after, reached]`: runs of consecutive stamps, (first as difference to the last, count)."""
+
+    table: str
+    site: bytes
+    after: int
+    reached: int
+    runs: tuple[int, ...]
+
+
+Message = Digests | Vectors | Chunk | Ack | Done | SketchOf | Want | Mend | Plan | Audit | Held
 
 
 def encode(message: Message) -> bytes:
     """Returns the canonical bytes of a message."""
+    return codec.encode(_fields(message))
+
+
+def _fields(message: Message) -> list[Any]:
     match message:
-        case Digests(tables):
-            return codec.encode([0, [list(table) for table in tables]])
+        case Digests(tables, answer):
+            return [0, [list(table) for table in tables], int(answer)]
         case Vectors(vectors):
-            return codec.encode([1, *_vectors_out(vectors)])
+            return [1, *_vectors_out(vectors)]
         case Chunk(bundle):
-            return codec.encode([2, bundle])
-        case Ack(chunks):
-            return codec.encode([3, chunks])
-        case Done(vectors):
-            return codec.encode([4, *_vectors_out(vectors)])
+            return [2, *pack(bundle)]
+        case Ack(size):
+            return [3, size]
+        case Done(vectors, collected):
+            sites, tables = _vectors_out((*vectors, *collected))
+            return [4, sites, tables[: len(vectors)], tables[len(vectors) :]]
+        case Plan(changes):
+            return [8, changes]
+        case SketchOf() | Want() | Mend() | Audit() | Held():
+            return _repair_fields(message)
+        case _:
+            assert_never(message)
+
+
+def _repair_fields(message: SketchOf | Want | Mend | Audit | Held) -> list[Any]:
+    match message:
         case SketchOf(table, vector, sketch):
-            return codec.encode([5, table, vector, sketch])
-        case Want(table, digests):
-            return codec.encode([6, table, digests])
-        case Mend(bundle):
-            return codec.encode([7, bundle])
+            return [5, table, vector, sketch]
+        case Want(table, ids):
+            return [6, table, ids]
+        case Mend(bundle, final):
+            return [7, int(final), *pack(bundle)]
+        case Audit(table, site, after, upto):
+            return [9, table, site, after, upto]
+        case Held(table, site, after, reached, runs):
+            return [10, table, site, after, reached, list(runs)]
         case _:
             assert_never(message)
 
@@ -123,24 +192,45 @@ def decode(data: bytes) -> Message:
     value = codec.decode(data, bytes_max=MESSAGE_BYTES_MAX)
     require(is_array(value) and len(value) >= 2 and is_int(value[0]), "a message is an array that begins with its kind")
     match value:
-        case [0, list(tables)]:
-            return Digests(tuple(_digest_in(item) for item in _limited(tables)))
+        case [0, list(tables), int(answer)] if is_int(answer, 0, 1):
+            return Digests(tuple(_digest_in(item) for item in _limited(tables)), answer == 1)
         case [1, list(sites), list(tables)]:
             return Vectors(_vectors_in(sites, tables))
-        case [2, bytes(bundle)]:
-            return Chunk(bundle)
-        case [3, int(chunks)] if is_int(chunks, 1, 1_024):
-            return Ack(chunks)
-        case [4, list(sites), list(tables)]:
-            return Done(_vectors_in(sites, tables))
+        case [2, int(packed), bytes(body)] if is_int(packed, 0, 1):
+            return Chunk(unpack(packed, body))
+        case [3, int(size)] if is_int(size, 1, MESSAGE_BYTES_MAX):
+            return Ack(size)
+        case [4, list(sites), list(tables), list(collected)]:
+            return Done(_vectors_in(sites, tables), _vectors_in(sites, collected))
+        case [8, int(changes)] if is_int(changes):
+            return Plan(changes)
+        case _:
+            return _repair_in(value)
+
+
+def _repair_in(value: list[Any]) -> Message:
+    match value:
         case [5, str(table), bytes(vector), bytes(sketch)] if len(vector) == 8:
             return SketchOf(_name(table), vector, sketch)
-        case [6, str(table), bytes(digests)] if len(digests) % 8 == 0:
-            return Want(_name(table), digests)
-        case [7, bytes(bundle)]:
-            return Mend(bundle)
+        case [6, str(table), bytes(ids)] if len(ids) % ID_BYTES == 0:
+            return Want(_name(table), ids)
+        case [7, int(final), int(packed), bytes(body)] if is_int(final, 0, 1) and is_int(packed, 0, 1):
+            return Mend(unpack(packed, body), final == 1)
+        case [9, str(table), bytes(site), int(after), int(upto)] if is_int(after) and is_int(upto, after + 1):
+            require(len(site) == 16, "a site is 16 bytes")
+            return Audit(_name(table), site, after, upto)
+        case [10, str(table), bytes(site), int(after), int(reached), list(runs)] if is_int(after):
+            require(len(site) == 16 and is_int(reached, after), "bad window of an audit")
+            return Held(_name(table), site, after, reached, _runs_in(runs, reached - after))
         case _:
             raise DecodeError("no such message")
+
+
+def _runs_in(runs: list[Any], width: int) -> tuple[int, ...]:
+    require(len(runs) % 2 == 0 and len(runs) <= 2 * RUNS_MAX, "bad list of runs")
+    require(all(type(number) is int and number > 0 for number in runs), "bad list of runs")
+    require(sum(runs) - len(runs) // 2 <= width, "runs beyond their window")
+    return tuple(runs)
 
 
 def _limited(tables: list[Any]) -> list[Any]:

@@ -12,15 +12,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from sync import message as wire
+from sync.batch import Bundle, Section
+from sync.feed import FEED_BYTES_MAX
 from sync.replica import Replica
-from sync.sketch import CELLS_FIRST, CELLS_MAX, Peeled, Sketch, cells_for
+from sync.sketch import CELLS_FIRST, CELLS_MAX, ID_BYTES, Peeled, Sketch, cells_for, id_of
 
-__all__ = ["Repair", "digests_in", "digests_out"]
+__all__ = ["Repair", "beyond", "ids_in", "ids_out"]
 
 # One step scans this many entries: about 12 ms.
 STEP_ENTRIES = 10_000
 # Rows of one Mend: a transaction of some milliseconds on the other side.
 MEND_ROWS_MAX = 256
+
+
+# 48 cells tell the difference within 20 %: with this factor, one larger sketch is enough in 19 of 20 repairs.
+_SURE = 1.4
 
 
 class _Phase(enum.Enum):
@@ -38,7 +44,7 @@ class Repair:
     vector: bytes
     cells: int = CELLS_FIRST
     theirs: Sketch | None = None
-    wanted: frozenset[int] | None = None  # digests whose rows the peer lacks; empty means every row
+    wanted: frozenset[int] | None = None  # ids of the entries whose rows the peer lacks; empty means every row
     phase: _Phase = _Phase.SKETCH
     cursor: tuple[int, int] = (-1, 0)
     mine: Sketch | None = None
@@ -59,6 +65,11 @@ class Repair:
         """True when this side has nothing more to do."""
         return self.phase is _Phase.DONE
 
+    @property
+    def sending(self) -> bool:
+        """True when the next step sends rows, which needs room on the link."""
+        return self.phase is _Phase.MEND
+
     def step(self, replica: Replica) -> list[wire.Message]:
         """Does one bounded step in a settled read transaction; returns messages to send."""
         match self.phase:
@@ -76,7 +87,7 @@ class Repair:
         if self.mine is None:
             self.mine = Sketch(self.cells)
         entries = replica.scan(self.table, self.cursor, STEP_ENTRIES)
-        self.mine.add(entry[3] for entry in entries)
+        self.mine.add(entry[3] for entry in entries if entry[3])  # 0: a tombstone, which counts in no digest
         if len(entries) == STEP_ENTRIES:
             self.cursor = entries[-1][:2]
             return []
@@ -94,11 +105,11 @@ class Repair:
         self.wanted = frozenset(peeled.first)
         self.cursor = (-1, 0)
         self.phase = _Phase.FIND if self.wanted else _Phase.DONE
-        return [wire.Want(self.table, digests_out(peeled.second))] if peeled.second else []
+        return [wire.Want(self.table, ids_out(peeled.second))] if peeled.second else []
 
     def _enlarge(self, estimate: int) -> list[wire.Message]:
         """Starts again with more cells; where a sketch would be as large as the table, every row is joined instead."""
-        cells = max(cells_for(round(1.25 * estimate)), self.cells * 2 // 3 * 3)
+        cells = max(cells_for(round(_SURE * estimate)), self.cells * 2 // 3 * 3)
         if cells > CELLS_MAX:
             self.wanted = frozenset()
             self.cursor = (-1, 0)
@@ -110,7 +121,7 @@ class Repair:
     def _find(self, replica: Replica) -> None:
         entries = replica.scan(self.table, self.cursor, STEP_ENTRIES)
         wanted = self.wanted
-        self.rows += dict.fromkeys(entry[2] for entry in entries if not wanted or entry[3] in wanted)
+        self.rows += dict.fromkeys(entry[2] for entry in entries if not wanted or id_of(entry[3]) in wanted)
         if len(entries) == STEP_ENTRIES:
             self.cursor = entries[-1][:2]
             return
@@ -118,17 +129,33 @@ class Repair:
         self.phase = _Phase.MEND if self.rows else _Phase.DONE
 
     def _mend(self, replica: Replica) -> list[wire.Message]:
-        batch, self.rows = self.rows[:MEND_ROWS_MAX], self.rows[MEND_ROWS_MAX:]
+        bundle, count = replica.rows(self.table, self.rows[:MEND_ROWS_MAX], bytes_max=FEED_BYTES_MAX)
+        self.rows = self.rows[count:]
         if not self.rows:
             self.phase = _Phase.DONE
-        return [wire.Mend(replica.rows(self.table, batch))]
+        return [wire.Mend(bundle)]
 
 
-def digests_out(digests: Sequence[int]) -> bytes:
-    """Returns digests as they are sent: 8 bytes each, big-endian, signed."""
-    return b"".join(digest.to_bytes(8, "big", signed=True) for digest in digests)
+def beyond(replica: Replica, bundle: bytes) -> list[bytes]:
+    """Returns bundles of the entries that this replica holds of a bundle's rows and that are not in it.
+
+    What a peer sends to mend us and we have superseded, it has lost the superseder of: a later write, or a tombstone.
+    """
+    answers = []
+    for section in Bundle.decode(bundle).sections:
+        told = {(group.site, hlc) for group in section.groups for hlc in group.hlcs}
+        for answer in replica.rows_named(section, bytes_max=FEED_BYTES_MAX):
+            groups = [group for group in answer.groups if any((group.site, hlc) not in told for hlc in group.hlcs)]
+            if groups:
+                answers.append(Bundle([Section(section.table, [], groups)]).encode())
+    return answers
 
 
-def digests_in(data: bytes) -> frozenset[int]:
-    """Returns the digests in the bytes of a `Want`."""
-    return frozenset(int.from_bytes(data[at : at + 8], "big", signed=True) for at in range(0, len(data), 8))
+def ids_out(ids: Sequence[int]) -> bytes:
+    """Returns ids as they are sent: 5 bytes each, big-endian."""
+    return b"".join(each.to_bytes(ID_BYTES, "big") for each in ids)
+
+
+def ids_in(data: bytes) -> frozenset[int]:
+    """Returns the ids in the bytes of a `Want`."""
+    return frozenset(int.from_bytes(data[at : at + ID_BYTES], "big") for at in range(0, len(data), ID_BYTES))

@@ -9,25 +9,26 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from sync import tombstones
+from sync.admission import SITE_PREFIX, check_sites, leave_out_future
 from sync.batch import Bundle, Section
 from sync.capture import drop_statements, pending_name
 from sync.catalog import SCHEMA_TABLE, Catalog, TableFilter
 from sync.decisions import Decisions
 from sync.drain import drain_table
-from sync.errors import BatchRefusedError, DecodeError, ForeignFileError
+from sync.errors import DecodeError, ForeignFileError
 from sync.feed import read_range, read_rows
-from sync.merge import Merged, merge_section, retry_parked, show_held
-from sync.stamp import DRIFT_MS_MAX, hlc_from_ms, ms_from_hlc
+from sync.merge import Merged, keys_of, merge_section, retry_parked, show_held
+from sync.overview import ReplicaStatus, TableStatus, overview
 from sync.store import Store
 from sync.table import Table
 from sync.vector import Range, Vector
 
 __all__ = ["Applied", "Replica", "ReplicaConfig", "ReplicaStatus", "TableDigest", "TableStatus"]
 
-SITE_PREFIX = 8
 # Reads of a settled state are tried this often without the write lock.
 SETTLE_TRIES = 3
 
@@ -38,29 +39,6 @@ class ReplicaConfig:
 
     only: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class TableStatus:
-    """One table, for people: entries of the change log include tombstones; `digest` is hexadecimal."""
-
-    name: str
-    rows: int
-    digest: str
-    conflicts: int
-    parked: int
-    note: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class ReplicaStatus:
-    """The replica, for people. `pending` counts captured writes that are not stamped yet."""
-
-    path: str
-    site: str
-    clock_ms: int
-    tables: tuple[TableStatus, ...]
-    pending: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +58,8 @@ class Applied:
     merged: Merged = field(default_factory=Merged)
     gaps: list[str] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
+    windows: list[tuple[str, bytes, int, int]] = field(default_factory=list)  # what a catch-up chunk was read from
+    changes: int = 0  # in the bundle, news or not
     refused: int = 0  # catch-up changes left out because they are stamped too far ahead
     schema_changed: bool = False
     unread: bool = False  # rows are waiting to be looked at, since columns have become counters
@@ -140,6 +120,15 @@ class Replica:
     def tables(self) -> Mapping[str, Table]:
         """The replicated tables by folded name, the schema table among them."""
         return self._catalog.tables
+
+    def recall(self, name: str) -> object:
+        """Returns a fact that `remember` wrote into the file, None if there is none."""
+        return self._store.meta(name)
+
+    def remember(self, name: str, fact: bytes) -> None:
+        """Writes a fact into the file."""
+        with self._store.transaction():
+            self._store.meta_set(name, fact)
 
     def close(self) -> None:
         """Closes the file; triggers stay and go on logging, so that nothing written meanwhile is lost."""
@@ -246,24 +235,32 @@ class Replica:
             BatchRefusedError: a live batch with a forged site or a stamp from the future; nothing was changed or covered.
         """
         bundle = Bundle.decode(payload)
-        applied = Applied()
+        applied = Applied(changes=sum(section.rows for section in bundle.sections))
         if origin is None:
-            applied.refused = _leave_out_future(bundle, wall_ms)
+            applied.windows = [(section.table, *window) for section in bundle.sections for window in section.ranges]
+            applied.refused = leave_out_future(bundle, wall_ms)
         else:
-            _check_sites(bundle, origin, wall_ms)
+            check_sites(bundle, origin, wall_ms)
+        published = self.changing(wall_ms, lambda: self._merge(bundle, applied, wall_ms, repair=repair))
+        applied.published[:0] = published
+        if applied.unread:
+            applied.published += self.drain(wall_ms)[0]
+            self._data_version = -1  # the rest is for the next drain
+        return applied
+
+    def changing(self, wall_ms: int, change: Callable[[], None]) -> list[bytes]:
+        """Runs `change` in a write transaction in which no captured write is without its stamp; returns what to publish."""
+        batches: list[bytes] = []
         more = True
         while more:  # local writes have no stamps yet: all of them first, a chunk a transaction
             with self._store.transaction():
                 published, more = (
                     self._drain_chunk(wall_ms) if self._catalog.changed() or self._pending() else ([], False)
                 )
-                applied.published += published
                 if not more:
-                    self._merge(bundle, applied, wall_ms, repair=repair)
-        if applied.unread:
-            applied.published += self.drain(wall_ms)[0]
-            self._data_version = -1  # the rest is for the next drain
-        return applied
+                    change()
+            batches += published
+        return batches
 
     def _merge(self, bundle: Bundle, applied: Applied, wall_ms: int, *, repair: bool) -> None:
         for section in bundle.sections:
@@ -315,8 +312,10 @@ class Replica:
             table.settled = True
         return looked
 
-    def adopt(self, vectors: Mapping[str, Vector]) -> list[str]:
+    def adopt(self, vectors: Mapping[str, Vector], collected: Mapping[str, Vector]) -> list[str]:
         """Takes over a sender's vectors at the end of a complete catch-up round; returns the tables that moved.
+
+        `collected` are the sender's marks of these tables (`tombstones`), which go with the vectors.
 
         Every stamp that a true vector ends at was in the stream, or lies before one that was, so the clock has witnessed
         it. What a vector claims beyond that is not taken: writes that are still to come would count as known.
@@ -337,7 +336,27 @@ class Replica:
                     table.cover(site, after, upto)
                 if gained:
                     moved.append(name)
+                if name in collected:
+                    tombstones.inherit(table, collected[name], bound)
         return moved
+
+    def beat(self, names: Sequence[str], wall_ms: int) -> list[bytes]:
+        """Covers this site's own clock up to now in some tables, all its writes being stamped; returns what to publish.
+
+        It tells every member that nothing older will come from here.
+        """
+        sections: list[Section] = []
+
+        def cover() -> None:
+            clock = self._store.clock.tick(wall_ms)
+            for name in names:
+                table = self._catalog.tables[name]
+                after = table.coverage.top(self.site)
+                table.cover(self.site, after, clock)
+                sections.append(Section(name, [(self.site, after, clock)]))
+
+        published = self.changing(wall_ms, cover)
+        return [*published, Bundle(sections).encode()] if sections else published
 
     # ---- comparing and reading
 
@@ -390,39 +409,47 @@ class Replica:
         )
         return (Section(name, [], groups) if groups else None), reached, rows, size
 
+    def collect(self, name: str, stable: int, limit: int) -> int:
+        """Removes up to `limit` tombstones of a table with clocks up to `stable`; returns how many."""
+        table = self._catalog.tables[name]
+        if not stable or not 0 < tombstones.oldest(table) <= stable:
+            return 0
+        with self._store.transaction():
+            return tombstones.collect(table, stable, limit)
+
+    def collected(self, name: str) -> Vector:
+        """Returns up to which clock of each site tombstones of a table have been removed here."""
+        table = self._catalog.tables.get(name)
+        return Vector() if table is None else tombstones.collected(table)
+
     def scan(self, name: str, after: tuple[int, int], limit: int) -> list[tuple[int, int, int | bytes, int]]:
         """Returns up to `limit` (place, hlc, row, digest) of a table's entries after a stamp; empty at the end."""
         table = self._catalog.tables.get(name)
         return [] if table is None else table.log.scan(after[0], after[1], limit)
 
-    def rows(self, name: str, rows: Sequence[int | bytes]) -> bytes:
-        """Returns a bundle with every entry of some rows; the caller has drained."""
+    def rows(self, name: str, rows: Sequence[int | bytes], *, bytes_max: int) -> tuple[bytes, int]:
+        """Returns a bundle with every entry of the first of some rows, and how many rows that are; the caller has drained."""
         table = self._catalog.tables.get(name)
-        return Bundle([] if table is None else [Section(name, [], read_rows(table, rows))]).encode()
+        if table is None:
+            return Bundle([]).encode(), len(rows)
+        groups, count = read_rows(table, rows, bytes_max=bytes_max)
+        return Bundle([Section(name, [], groups)]).encode(), count
+
+    def rows_named(self, section: Section, *, bytes_max: int) -> Iterator[Section]:
+        """Yields sections with every entry held of the rows that a section's changes name; the caller has drained."""
+        table = self._catalog.tables.get(section.table)
+        if table is None:
+            return
+        keys = [key for group in section.groups for key in keys_of(table, group)]
+        rows = list(dict.fromkeys(table.locate_many(keys)))
+        while rows:
+            groups, count = read_rows(table, rows, bytes_max=bytes_max)
+            rows = rows[count:]
+            yield Section(section.table, [], groups)
 
     def status(self) -> ReplicaStatus:
         """Returns the replica as people see it."""
-        db = self._store.db
-        tables = []
-        pending = 0
-        for name, table in sorted(self._catalog.tables.items()):
-            pending += db.execute(f"SELECT count(*) FROM {pending_name(table.table_id)}").fetchone()[0]
-            if name == SCHEMA_TABLE:
-                continue
-            conflicts = db.execute(
-                "SELECT count(*) FROM mycomesh_conflicts WHERE table_name = ?", (table.spec.name,)
-            ).fetchone()[0]
-            parked = db.execute("SELECT count(*) FROM mycomesh_parked WHERE id = ?", (table.table_id,)).fetchone()[0]
-            rows = db.execute(f'SELECT count(*) FROM "{table.spec.name.replace(chr(34), chr(34) * 2)}"').fetchone()[0]
-            note = self._catalog.notes.get(name, "")
-            tables.append(TableStatus(table.spec.name, rows, table.log.digest.hex(), conflicts, parked, note))
-        tables += [
-            TableStatus(name, 0, "", 0, 0, note)
-            for name, note in sorted(self._catalog.notes.items())
-            if name not in self.tables
-        ]
-        clock_ms = ms_from_hlc(self._store.clock.last)
-        return ReplicaStatus(self.path, self.site.hex(), clock_ms, tuple(tables), pending)
+        return overview(self._store, self._catalog, self.site)
 
 
 def _own_site(store: Store, node_id: bytes, mesh_key: bytes, entropy: Callable[[int], bytes]) -> bytes:
@@ -440,33 +467,3 @@ def _own_site(store: Store, node_id: bytes, mesh_key: bytes, entropy: Callable[[
         site = node_id[:SITE_PREFIX] + entropy(8)
         store.meta_set("site", site)
     return site
-
-
-def _check_sites(bundle: Bundle, origin: bytes, wall_ms: int) -> None:
-    """Refuses a live batch as a whole: its ranges may not be covered if any of it is left out."""
-    bound = _future_bound(wall_ms)
-    for section in bundle.sections:
-        sites = [site for site, _, _ in section.ranges] + [group.site for group in section.groups]
-        if any(site[:SITE_PREFIX] != origin[:SITE_PREFIX] for site in sites):
-            raise BatchRefusedError(f"{section.table}: stamped with a site that is not its sender's")
-        newest = max([upto for _, _, upto in section.ranges] + [group.hlcs[-1] for group in section.groups], default=0)
-        if newest > bound:
-            ahead_s = (ms_from_hlc(newest) - wall_ms) / 1000
-            raise BatchRefusedError(
-                f"{section.table}: stamped {ahead_s:.0f} s ahead of this clock; set the sender's clock"
-            )
-
-
-def _leave_out_future(bundle: Bundle, wall_ms: int) -> int:
-    """Takes groups with stamps too far ahead out of a catch-up chunk; returns how many changes that are."""
-    bound = _future_bound(wall_ms)
-    refused = 0
-    for section in bundle.sections:
-        refused += sum(len(group.hlcs) for group in section.groups if group.hlcs[-1] > bound)
-        section.groups = [group for group in section.groups if group.hlcs[-1] <= bound]
-        section.ranges = []  # a chunk covers nothing; the round's end does
-    return refused
-
-
-def _future_bound(wall_ms: int) -> int:
-    return hlc_from_ms(wall_ms + DRIFT_MS_MAX) | 0xFFFF

@@ -1,4 +1,4 @@
-"""A peelable sketch of a set of 64-bit digests: two sketches subtract to their sets' difference, whatever the sets' size.
+"""A peelable sketch of a set of digests: two sketches subtract to their sets' difference, whatever the sets' size.
 
 Owns an invertible Bloom lookup table (Goodrich and Mitzenmacher 2011, "Invertible Bloom Lookup Tables") with three
 sub-tables, sums in place of XOR, and signed counts, whose squares estimate the size of a difference that does not peel.
@@ -12,32 +12,41 @@ from typing import NamedTuple
 
 from sync.codec import require
 
-__all__ = ["CELLS_FIRST", "CELLS_MAX", "CELL_BYTES", "Peeled", "Sketch", "cells_for"]
+__all__ = ["CELLS_FIRST", "CELLS_MAX", "CELL_BYTES", "ID_BYTES", "Peeled", "Sketch", "cells_for", "id_of"]
 
 _PARTS = 3
 _MASK = (1 << 64) - 1
+# 40 bits name an entry among the differing ones: 10,000 of them hold a pair of one name in 1 of 20,000 repairs, which then
+# joins whole rows instead. Together with the check 56 bits vouch for what is peeled.
+ID_BYTES = 5
+_ID = (1 << 8 * ID_BYTES) - 1
 _CHECK = 0xFFFF
-# The first sketch decodes up to about 35 differences in 750 bytes; most damage is one row or a few.
-CELLS_FIRST = 66
+# The first sketch decodes up to about 25 differences in 384 bytes; most damage is one row or a few.
+CELLS_FIRST = 48
 # 600,000 cells decode about 400,000 differences; beyond that a whole table is cheaper to send.
 CELLS_MAX = 600_000
-CELL_BYTES = 8 + 2 + 1
+CELL_BYTES = ID_BYTES + 2 + 1
 # Odd multipliers that spread a digest over the sub-tables (Fibonacci hashing, Knuth 6.4).
 _SPREAD = (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9)
 _MIX = 0xD6E8FEB86659FD93
-# The check must not be linear in the digest: a sum of digests would pass for one. Hence the shift before the product.
+# The check must not be linear in the id: a sum of ids would pass for one. Hence the shift between two products.
 
 
 class Peeled(NamedTuple):
-    """The difference of two sets: digests only in the first, only in the second."""
+    """The difference of two sets: ids only in the first, only in the second."""
 
     first: list[int]
     second: list[int]
 
 
+def id_of(digest: int) -> int:
+    """Returns the id of a digest in sketches."""
+    return digest & _ID
+
+
 def cells_for(differences: int) -> int:
     """Returns how many cells peel that many differences with little risk of failure (a multiple of 3)."""
-    return 3 * (max(CELLS_FIRST, round(1.45 * differences) + 30) // 3)
+    return 3 * (max(CELLS_FIRST, round(1.35 * differences) + 40) // 3)
 
 
 class Sketch:
@@ -58,12 +67,13 @@ class Sketch:
         sums, checks, counts = self.sums, self.checks, self.counts
         one, two, three = _SPREAD
         for signed in digests:
-            digest = signed & _MASK
-            mixed = (digest ^ digest >> 29) * _MIX & _MASK
+            digest = signed & _ID
+            spread = digest * one & _MASK
+            mixed = (spread ^ spread >> 29) * _MIX & _MASK
             check = mixed >> 48
             sign = 1 if mixed & 1 << 47 else -1
             for cell in (
-                (digest * one & _MASK) * part >> 64,
+                spread * part >> 64,
                 ((digest * two & _MASK) * part >> 64) + part,
                 ((digest * three & _MASK) * part >> 64) + part + part,
             ):
@@ -75,7 +85,7 @@ class Sketch:
         """Returns the sketch of the difference; both must have the same number of cells."""
         assert self.cells == other.cells
         result = Sketch(self.cells)
-        result.sums = [(mine - theirs) & _MASK for mine, theirs in zip(self.sums, other.sums, strict=True)]
+        result.sums = [(mine - theirs) & _ID for mine, theirs in zip(self.sums, other.sums, strict=True)]
         result.checks = [(mine - theirs) & _CHECK for mine, theirs in zip(self.checks, other.checks, strict=True)]
         result.counts = [
             (mine - theirs + 128 & 255) - 128 for mine, theirs in zip(self.counts, other.counts, strict=True)
@@ -103,7 +113,7 @@ class Sketch:
             queue.extend(self._take(digest, side))
         if any(self.sums) or any(self.checks) or any(self.counts):
             return None
-        return Peeled([_signed(digest) for digest in first], [_signed(digest) for digest in second])
+        return Peeled(first, second)
 
     def _pure(self, cell: int) -> tuple[int, int] | None:
         """Returns (digest, side) if the cell holds one digest: side 1 for the first set, -1 for the second."""
@@ -111,8 +121,8 @@ class Sketch:
         if count not in (1, -1):
             return None
         for side in (1, -1):
-            digest = self.sums[cell] * side & _MASK
-            mixed = (digest ^ digest >> 29) * _MIX & _MASK
+            digest = self.sums[cell] * side & _ID
+            mixed = _mixed(digest)
             sign = 1 if mixed & 1 << 47 else -1
             if (
                 sign * side == count
@@ -127,34 +137,36 @@ class Sketch:
         return tuple(((digest * spread & _MASK) * part >> 64) + part * number for number, spread in enumerate(_SPREAD))
 
     def _take(self, digest: int, side: int) -> tuple[int, ...]:
-        mixed = (digest ^ digest >> 29) * _MIX & _MASK
+        mixed = _mixed(digest)
         sign = (1 if mixed & 1 << 47 else -1) * side
         places = self._places(digest)
         for cell in places:
-            self.sums[cell] = (self.sums[cell] - digest * side) & _MASK
+            self.sums[cell] = (self.sums[cell] - digest * side) & _ID
             self.checks[cell] = (self.checks[cell] - (mixed >> 48) * side) & _CHECK
             self.counts[cell] = (self.counts[cell] - sign + 128 & 255) - 128
         return places
 
     def encode(self) -> bytes:
-        """Returns 11 bytes a cell: sum mod 2^64, check mod 2^16, count mod 2^8, big-endian."""
+        """Returns 8 bytes a cell: sum mod 2^40, check mod 2^16, count mod 2^8, big-endian."""
         out = bytearray()
         for total, check, count in zip(self.sums, self.checks, self.counts, strict=True):
-            out += (total & _MASK).to_bytes(8, "big") + (check & _CHECK).to_bytes(2, "big") + bytes((count & 255,))
+            out += (total & _ID).to_bytes(ID_BYTES, "big") + (check & _CHECK).to_bytes(2, "big") + bytes((count & 255,))
         return bytes(out)
 
     @classmethod
     def decode(cls, data: bytes) -> Sketch:
         """Returns the sketch in `data`; raises `DecodeError` for a size that no sketch has."""
-        require(len(data) % CELL_BYTES == 0, "a sketch is 11 bytes a cell")
+        require(len(data) % CELL_BYTES == 0, f"a sketch is {CELL_BYTES} bytes a cell")
         sketch = cls(len(data) // CELL_BYTES)
         for cell in range(sketch.cells):
             at = cell * CELL_BYTES
-            sketch.sums[cell] = int.from_bytes(data[at : at + 8], "big")
-            sketch.checks[cell] = int.from_bytes(data[at + 8 : at + 10], "big")
-            sketch.counts[cell] = data[at + 10]
+            sketch.sums[cell] = int.from_bytes(data[at : at + ID_BYTES], "big")
+            sketch.checks[cell] = int.from_bytes(data[at + ID_BYTES : at + ID_BYTES + 2], "big")
+            sketch.counts[cell] = data[at + ID_BYTES + 2]
         return sketch
 
 
-def _signed(digest: int) -> int:
-    return digest - (1 << 64) if digest >> 63 else digest
+def _mixed(digest: int) -> int:
+    """Returns what sign and check are taken from; written out in `add`, which runs once an entry of a table."""
+    spread = digest * _SPREAD[0] & _MASK
+    return (spread ^ spread >> 29) * _MIX & _MASK

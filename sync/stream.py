@@ -2,7 +2,7 @@
 
 Owns the cursor. There is no long read transaction: a stream reads on until, within one short transaction, nothing is left
 that the replica covers and the stream has not sent; only then is the replica's vector the peer's to adopt (ADR 0003). What
-always holds: chunks go schema first, by site and clock. It must not know links.
+always holds: chunks go schema first, by site and clock, and each says which windows it was read from. It must not know links.
 """
 
 from __future__ import annotations
@@ -11,20 +11,24 @@ from dataclasses import dataclass, field
 
 from sync.batch import Bundle, Section
 from sync.catalog import SCHEMA_TABLE
-from sync.feed import FEED_BYTES_MAX, FEED_ROWS_MAX
+from sync.feed import FEED_BYTES_MAX, FEED_ROWS_MAX, changes_in
 from sync.replica import Replica
-from sync.vector import Range, Vector
+from sync.vector import Vector
 
 __all__ = ["Stream", "StreamChunk"]
 
 
 @dataclass(slots=True)
 class StreamChunk:
-    """One step: a bundle, or None with the vectors of a complete stream; and local batches drained on the way."""
+    """One step: a bundle, or None with the vectors of a complete stream; and local batches drained on the way.
+
+    `collected` tells for each table of a complete stream up to where its tombstones may be missing.
+    """
 
     bundle: bytes | None = None
     rows: int = 0
     vectors: dict[str, Vector] = field(default_factory=dict)
+    collected: dict[str, Vector] = field(default_factory=dict)
     published: list[bytes] = field(default_factory=list)
 
 
@@ -36,6 +40,16 @@ class Stream:
         self._replica = replica
         self._sent = {name: vector.copy() for name, vector in have.items()}
 
+    def plan(self) -> int:
+        """Returns about how many changes the stream will hold."""
+        tables = self._replica.tables
+        return sum(
+            changes_in(tables[name], site, window)
+            for name, sent in sorted(self._sent.items())
+            if name in tables
+            for site, window in tables[name].vector.missing_from(sent)
+        )
+
     def next(self, wall_ms: int) -> StreamChunk:
         """Returns the next step; raises `DatabaseBusyError` with nothing lost."""
         chunk = StreamChunk()
@@ -46,26 +60,24 @@ class Stream:
         sections: list[Section] = []
         size = 0
         for name in sorted(self._sent, key=lambda table: (table != SCHEMA_TABLE, table)):
-            vector = self._replica.vector(name)
-            for site, window in vector.missing_from(self._sent[name]):
-                section, rows, weight, complete = self._read_window(
-                    name, site, window, FEED_ROWS_MAX - chunk.rows, FEED_BYTES_MAX - size
+            section = Section(name, [])
+            for site, window in self._replica.vector(name).missing_from(self._sent[name]):
+                part, reached, rows, weight = self._replica.read(
+                    name, site, window, rows_max=FEED_ROWS_MAX - chunk.rows, bytes_max=FEED_BYTES_MAX - size
                 )
-                if section is not None:
-                    sections.append(section)
+                self._sent[name].add(site, window[0], reached)
+                if part is not None:
+                    section.groups += part.groups
+                    section.ranges.append((site, window[0], reached))
                 chunk.rows += rows
                 size += weight
-                if not complete or chunk.rows >= FEED_ROWS_MAX or size >= FEED_BYTES_MAX:
-                    chunk.bundle = Bundle(sections).encode()
+                if reached != window[1] or chunk.rows >= FEED_ROWS_MAX or size >= FEED_BYTES_MAX:
+                    chunk.bundle = Bundle([*sections, section]).encode()
                     return
+            if section.groups:
+                sections.append(section)
         if sections:
             chunk.bundle = Bundle(sections).encode()
             return
         chunk.vectors = {name: self._replica.vector(name) for name in self._sent}
-
-    def _read_window(
-        self, name: str, site: bytes, window: Range, rows_max: int, bytes_max: int
-    ) -> tuple[Section | None, int, int, bool]:
-        section, reached, rows, weight = self._replica.read(name, site, window, rows_max=rows_max, bytes_max=bytes_max)
-        self._sent[name].add(site, window[0], reached)
-        return section, rows, weight, reached == window[1]
+        chunk.collected = {name: self._replica.collected(name) for name in self._sent}

@@ -333,7 +333,12 @@ class Table:
     # ---- digests
 
     def digest(self, place: int, hlc: int, mask: int, key: Any, values: Sequence[Any], *, dead: bool = False) -> int:
-        """Returns the keyed digest of one entry: BLAKE2b-64, signed; `values` in the order of `columns_of(mask)`."""
+        """Returns the keyed digest of one entry: BLAKE2b-64, signed; `values` in the order of `columns_of(mask)`.
+
+        A tombstone's is 0: replicas collect them at different times, and are equal all the same.
+        """
+        if dead:
+            return 0
         own = mask & EXISTENCE and not dead and type(key) is bytes and key[:1] == b"\x00"
         if own and key == birth_key(self.store.site(place), hlc):
             key = None  # the birth names itself

@@ -31,11 +31,21 @@ class Node:
     def __init__(self, peer):
         self.number = peer.number
         self.peer = peer
-        self.exchange = Exchange(peer.replica, rng=random.Random(peer.number), config=ExchangeConfig())
+        self.config = ExchangeConfig()
+        self.begin()
         self.notices = []
         self.dropped = []  # (link, reason)
         self.sent = []  # (virtual ms, link, message bytes)
         self.wake_at = None
+
+    def begin(self):
+        """A fresh exchange, as after a restart of the process; its links are gone."""
+        self.exchange = Exchange(self.peer.replica, rng=random.Random(self.peer.number), config=self.config)
+
+    def reopen(self):
+        self.peer.close()
+        self.peer.open()
+        self.begin()
 
     def sql(self, script, *values):
         return self.peer.sql(script, *values)

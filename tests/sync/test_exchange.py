@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sync import fetching
 from sync import message as wire
 from sync.batch import Bundle, Group, Kind, Section
 from sync.codec import encode
+from sync.config import ExchangeConfig
 from sync.events import BatchReceived, LinkClosed, LinkOpened, LinkWritable, MessageReceived, ScrubRequested
-from sync.exchange import WINDOW_CHUNKS, ExchangeConfig
+from sync.feed import FEED_BYTES_MAX
+from sync.flow import WINDOW_BYTES
+from sync.sketch import CELL_BYTES
 from sync.stamp import HLC_MAX, hlc_from_ms
 from sync.vector import Vector
 from tests.sync.exchanges import DELAY_MS, BusyFile, World
@@ -25,6 +30,11 @@ TABLES = 4  # the three, and the schema
 FILL = """
     WITH RECURSIVE n(i) AS (SELECT ? UNION ALL SELECT i + 1 FROM n LIMIT ?)
     INSERT INTO t SELECT i, 'value ' || i FROM n"""
+
+NOISE = 800
+INCOMPRESSIBLE = """
+    WITH RECURSIVE n(i) AS (SELECT 100001 UNION ALL SELECT i + 1 FROM n LIMIT ?)
+    INSERT INTO t SELECT i, randomblob(4000) FROM n"""
 
 
 @pytest.fixture
@@ -266,9 +276,7 @@ def test_rows_that_vanished_with_their_entries_are_brought_back(world_of, damage
         for leaves in log.leaves_of(range(1, victims + 1)).values():
             log.remove(*leaves)
         log.flush()
-    node.peer.close()
-    node.peer.open()
-    node.exchange._replica = node.peer.replica
+    node.reopen()
     assert not world.equal()
     world.link(*world.nodes)
     world.run(60_000)
@@ -301,7 +309,7 @@ class Liar:
 
     def __init__(self, world, node, link=9_001):
         self.world, self.node, self.link = world, node, link
-        self.heard = []
+        self.acknowledged = 0
         world.do(node, LinkOpened(link, self.PEER))
 
     def say(self, *what, ms=0):
@@ -313,8 +321,19 @@ class Liar:
     def answers(self):
         return [wire.decode(payload) for _, link, payload in self.node.sent if link == self.link]
 
+    def acknowledge(self):
+        """As an honest peer that has applied everything."""
+        sent = [payload for _, link, payload in self.node.sent if link == self.link]
+        rows = [len(payload) for payload in sent if isinstance(wire.decode(payload), (wire.Chunk, wire.Mend))]
+        fresh, self.acknowledged = sum(rows) - self.acknowledged, sum(rows)
+        self.say(*([wire.Ack(fresh)] if fresh else []), ms=1)
+
     def dropped(self):
         return [reason for link, reason in self.node.dropped if link == self.link]
+
+
+# Digests that make a node ask this peer for its tables.
+LURE = wire.Digests((("bag", bytes(8), bytes(16)), ("t", bytes(8), bytes(16))))
 
 
 @pytest.fixture
@@ -345,8 +364,8 @@ def unharmed(world, rows=3_000):
 
 @pytest.mark.parametrize(
     "payload",
-    [b"", b"\xff", b"\x00" * 100, b"\x9f" * 100, b"\xa1\x01\x02", encode([0]), encode([9, b""]), encode([2, b"\x80"]),
-     encode([2, encode([2, [], []])]), encode([7, b"junk"]), encode([5, "t", bytes(8), b"odd"]),
+    [b"", b"\xff", b"\x00" * 100, b"\x9f" * 100, b"\xa1\x01\x02", encode([0]), encode([99, b""]), encode([3, 7]),
+     encode([2, 1, b"\x80"]), encode([7, 0, 0, b"junk"]), encode([5, "t", bytes(8), b"odd"]),
      encode([5, "t", bytes(8), b""])],
     ids=lambda payload: payload[:12].hex() or "empty",
 )  # fmt: skip
@@ -449,7 +468,7 @@ def test_one_stamp_for_two_rows_is_refused(attacked, table):
     assert "one stamp for two rows" in node.notices[-1].text
     assert node.peer.tables() == before
     assert node.peer.digests() == digests
-    liar.say(wire.Chunk(bundle))
+    liar.say(LURE, wire.Chunk(bundle))
     assert "one stamp for two rows" in liar.dropped()[0]
     unharmed(world)
 
@@ -458,7 +477,7 @@ def test_a_chunk_from_the_future_is_left_out_and_covers_nothing(attacked):
     world, node, liar = attacked
     clock = node.peer.replica.status().clock_ms
     far = batch_of(LIAR_SITE, hlc_from_ms(WALL_MS + 3_600_000))
-    liar.say(wire.Chunk(far.encode()))
+    liar.say(LURE, wire.Chunk(far.encode()))
     assert "round.refused" in node.noticed()
     assert node.peer.replica.status().clock_ms - clock < 60_000
     assert node.peer.replica.vector("t").top(LIAR_SITE) == 0
@@ -496,31 +515,117 @@ def test_digests_that_always_lie_cost_little(attacked):
 
 def test_asking_for_everything_again_and_again_is_bounded_by_acknowledgements(attacked):
     world, node, liar = attacked
-    world.write(node, FILL, 100_001, 20_000)
+    world.write(node, INCOMPRESSIBLE, NOISE)
     liar.say(wire.Vectors((("t", Vector()),)), ms=5_000)
-    assert len([answer for answer in liar.answers() if isinstance(answer, wire.Chunk)]) == WINDOW_CHUNKS
+    assert WINDOW_BYTES <= chunk_bytes(liar) < WINDOW_BYTES + FEED_BYTES_MAX
     (status,) = [status for status in node.exchange.links() if status.peer == liar.PEER]
     assert status.streaming
-    unharmed(world, 23_000)  # nobody waits for the one that never acknowledges
+    unharmed(world, 3_000 + NOISE)  # nobody waits for the one that never acknowledges
 
 
-def test_acknowledgements_of_nothing_give_no_more_credit(attacked):
+def chunk_bytes(liar):
+    return sum(
+        len(payload)
+        for _, link, payload in liar.node.sent
+        if link == liar.link and isinstance(wire.decode(payload), wire.Chunk)
+    )
+
+
+def test_a_peer_that_asks_again_before_its_stream_has_ended_is_dropped(attacked):
+    world, node, liar = attacked
+    world.write(node, INCOMPRESSIBLE, NOISE)
+    liar.say(*[wire.Vectors((("t", Vector()),))] * 2)
+    assert liar.dropped() == ["asks for a stream before the last one has ended"]
+    assert chunk_bytes(liar) < WINDOW_BYTES + FEED_BYTES_MAX
+    unharmed(world, 3_000 + NOISE)
+
+
+def test_a_peer_that_asks_for_everything_again_and_again_is_dropped(attacked):
     world, _, liar = attacked
-    liar.say(*[wire.Ack(1_024)] * 50)
-    liar.say(wire.Vectors((("t", Vector()),)))
-    assert len([answer for answer in liar.answers() if isinstance(answer, wire.Chunk)]) <= WINDOW_CHUNKS
+    for _ in range(100):
+        if liar.dropped():
+            break
+        liar.say(wire.Vectors((("t", Vector()),)))
+        while not isinstance(liar.answers()[-1], wire.Done):
+            liar.acknowledge()
+    assert liar.dropped() == ["asks for the same rows again and again"]
+    assert chunk_bytes(liar) < 20 * 3_000 * 40
     unharmed(world)
 
 
-def test_repairs_asked_again_and_again_wait_in_a_bounded_queue(attacked):
+@pytest.mark.parametrize("size", [1, 1_024, wire.MESSAGE_BYTES_MAX])
+def test_acknowledging_what_was_never_sent_ends_the_link(attacked, size):
+    world, _, liar = attacked
+    liar.say(wire.Ack(size))
+    assert liar.dropped() == ["protocol error: acknowledges more than was sent"]
+    unharmed(world)
+
+
+def test_a_peer_that_asks_for_repairs_again_and_again_is_dropped(attacked):
     world, node, liar = attacked
     vector = node.peer.digests()["t"][0]
-    liar.say(*[wire.SketchOf("t", vector, bytes(11 * 66))] * 200)
-    liar.say(*[wire.Want("t", b"")] * 200)
-    liar.say(*[wire.Want("no such table", bytes(8))] * 200)
-    before = len(liar.answers())
+    for message in (
+        wire.SketchOf("t", vector, bytes(CELL_BYTES * 48)),
+        wire.Want("t", b""),
+        wire.Want("none", bytes(5)),
+    ):
+        liar.say(*[message] * 20)
+    assert set(liar.dropped()) == {"asks for repairs again and again"}
+    world.do(node, LinkClosed(liar.link))
     world.run(10_000)
-    assert len(liar.answers()) - before <= 16 * (3_000 // 256 + 2)
+    mends = [payload for _, _, payload in node.sent if isinstance(wire.decode(payload), wire.Mend)]
+    assert sum(map(len, mends)) < WINDOW_BYTES + FEED_BYTES_MAX
+    unharmed(world)
+
+
+def test_rows_that_nobody_asked_for_end_the_link(attacked):
+    world, node, liar = attacked
+    before = node.peer.tables()
+    liar.say(wire.Chunk(batch_of(LIAR_SITE, PRESENT).encode()))
+    assert liar.dropped() == ["sends rows that nobody asked for"]
+    assert node.peer.tables() == before
+    unharmed(world)
+
+
+def test_a_round_that_brings_nothing_and_never_ends_is_dropped(attacked, monkeypatch):
+    world, _, liar = attacked
+    monkeypatch.setattr(fetching, "BARREN_CHUNKS_MAX", 50)
+    stale = Bundle([Section("t", [], [])]).encode()
+    liar.say(LURE)
+    for _ in range(1_000):
+        if liar.dropped():
+            break
+        liar.say(wire.Chunk(stale))
+    assert liar.dropped() == ["sends a round that brings nothing and does not end"]
+    assert len([answer for answer in liar.answers() if isinstance(answer, wire.Ack)]) == 51
+    unharmed(world)
+
+
+def test_a_round_that_goes_on_for_ever_keeps_nobody_else_from_the_table(attacked):
+    world, _, _ = attacked
+    late = world.nodes[1]
+    liar = Liar(world, late, link=9_002)
+    world.publishing = False
+    world.write(world.nodes[0], "INSERT INTO t VALUES(60000, 'elsewhere')")
+    liar.say(LURE)
+    for number in range(20):  # always something new, always before the round counts as stalled
+        liar.say(wire.Chunk(batch_of(LIAR_SITE, PRESENT + number, rows=[[70_000 + number, "x"]]).encode()), ms=5_000)
+    assert not liar.dropped()
+    assert late.sql("SELECT v FROM t WHERE id = 60000") == [("elsewhere",)]
+
+
+def test_a_peer_whose_digests_always_lie_has_the_table_scanned_less_and_less(attacked):
+    """Equal vectors and other digests look like damage; each repair is a scan of the table on both sides."""
+    world, node, liar = attacked
+    scans = []
+    scan = node.peer.replica.scan
+    node.peer.replica.scan = lambda *args: scans.append(world.now) or scan(*args)
+    for _ in range(1_000):
+        vector = node.peer.digests()["t"][0]
+        liar.say(wire.Digests((("t", vector, bytes(16)),)), ms=1_000)
+    del node.peer.replica.scan
+    assert 1 <= len(scans) <= 10  # 5 s, 10 s, 20 s, ... apart
+    assert not liar.dropped()
     unharmed(world)
 
 
@@ -540,7 +645,7 @@ def test_the_end_of_a_round_that_was_given_up_proves_nothing(world_of):
     """A chunk that found the file locked was not applied; the end of its round comes late, after the next has begun."""
     world = world_of(2)
     one, late = world.nodes
-    chained(world)
+    (link,) = chained(world)
     world.publishing = False
     world.write(one, "INSERT INTO t VALUES(1, 'in the lost chunk')")
     liar = Liar(world, late, link=9_002)
@@ -552,7 +657,7 @@ def test_the_end_of_a_round_that_was_given_up_proves_nothing(world_of):
     )
     liar.say(wire.Chunk(lost.encode()))
     lock.release()
-    liar.node.exchange._links.pop(2, None)  # the honest link is gone: only the liar's round can move the vector
+    world.cut(link)  # the honest link is gone: only the liar's round can move the vector
     world.run(ExchangeConfig().stall_ms + 1_000)
     before = late.peer.replica.vector("t")
     liar.say(wire.Done(tuple(vectors.items())))
@@ -595,9 +700,7 @@ class Shared:
         return cls.made
 
 
-@pytest.mark.parametrize(
-    "name", ["safety_ms", "compare_ms", "settle_ms", "repair_ms", "busy_ms", "stall_ms", "mend_ms"]
-)
+@pytest.mark.parametrize("name", [field.name for field in fields(ExchangeConfig)])
 def test_times_that_would_spin_are_refused(name):
     with pytest.raises(ValueError, match=f"{name} must be at least 1 ms"):
         ExchangeConfig(**{name: 0})

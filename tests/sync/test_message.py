@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import random
+import tracemalloc
+import zlib
 from pathlib import Path
 
 import cbor2
@@ -12,7 +15,7 @@ from hypothesis import strategies as st
 
 from sync import batch, codec, message
 from sync.errors import DecodeError
-from sync.message import Ack, Chunk, Digests, Done, Mend, SketchOf, Vectors, Want, decode, encode
+from sync.message import Ack, Audit, Chunk, Digests, Done, Held, Mend, Plan, SketchOf, Vectors, Want, decode, encode
 from sync.vector import RANGES_MAX, Vector
 from tests.sync.scale import examples
 from tests.sync.wirestrategies import fault, messages, spoiled
@@ -28,10 +31,14 @@ SAMPLES = {
     "vectors": Vectors(VECTORS),
     "chunk": Chunk(b"a bundle"),
     "ack": Ack(3),
-    "done": Done(VECTORS),
-    "sketch": SketchOf("drones", b"v" * 8, b"s" * 11),
-    "want": Want("drones", b"d" * 16),
+    "done": Done(VECTORS, (("drones", Vector({SITE_B: [(0, 4)]})),)),
+    "sketch": SketchOf("drones", b"v" * 8, b"s" * 16),
+    "want": Want("drones", b"d" * 10),
     "mend": Mend(b"a bundle"),
+    "mend final, packed": Mend(b"a bundle " * 400, final=True),
+    "plan": Plan(100_000),
+    "audit": Audit("drones", SITE_A, 5, 1 << 62),
+    "held": Held("drones", SITE_A, 5, 90, (1, 3, 40, 1)),
 }
 
 
@@ -75,17 +82,30 @@ def test_any_bytes_are_decoded_or_refused(data):
         0,
         [],
         [0],
+        [0, []],
+        [0, [], 2],
+        [0, [], True],
         [8, b""],
+        [8, -1],
+        [9, "t", SITE_A, 5, 5],
+        [9, "t", b"short", 5, 6],
+        [9, "", SITE_A, 5, 6],
+        [10, "t", SITE_A, 5, 4, []],
+        [10, "t", SITE_A, 5, 9, [1]],
+        [10, "t", SITE_A, 5, 9, [0, 1]],
+        [10, "t", SITE_A, 5, 9, [1, 5]],
+        [10, "t", SITE_A, 0, 1 << 62, [1, 1] * (message.RUNS_MAX + 1)],
+        [11, b""],
         [-1, []],
         ["0", []],
-        [0, None],
-        [0, [["t", bytes(8)]]],
-        [0, [["t", bytes(7), bytes(16)]]],
-        [0, [["t", bytes(8), bytes(15)]]],
-        [0, [["", bytes(8), bytes(16)]]],
-        [0, [["t" * (batch.NAME_MAX + 1), bytes(8), bytes(16)]]],
+        [0, None, 0],
+        [0, [["t", bytes(8)]], 0],
+        [0, [["t", bytes(7), bytes(16)]], 0],
+        [0, [["t", bytes(8), bytes(15)]], 0],
+        [0, [["", bytes(8), bytes(16)]], 0],
+        [0, [["t" * (batch.NAME_MAX + 1), bytes(8), bytes(16)]], 0],
         [0, [[b"t", bytes(8), bytes(16)]]],
-        [0, [["t", bytes(8), bytes(16)]] * (batch.SECTIONS_MAX + 1)],
+        [0, [["t", bytes(8), bytes(16)]] * (batch.SECTIONS_MAX + 1), 0],
         [1, []],
         [1, [b"short"], []],
         [1, [SITE_A] * (batch.SITES_MAX + 1), []],
@@ -100,10 +120,15 @@ def test_any_bytes_are_decoded_or_refused(data):
         [1, [SITE_A], [["t", [[0, [0, 1]], [0, [2, 1]]]]]],  # more parts than sites
         [1, [SITE_A], [["t", []]] * (batch.SECTIONS_MAX + 1)],
         [1, [SITE_A], [["t"]]],
-        [2, "text"],
+        [2, 0, "text"],
+        [2, 2, b""],
+        [2, True, b""],
+        [2, 1, b"no zlib"],
+        [2, 1, zlib.compress(bytes(9))[:-1]],
+        [2, 1, zlib.compress(bytes(9)) + b"more"],
         [3, 0],
         [3, -1],
-        [3, 1_025],
+        [3, message.MESSAGE_BYTES_MAX + 1],
         [3, 1.0],
         [3, True],
         [False, []],
@@ -113,7 +138,8 @@ def test_any_bytes_are_decoded_or_refused(data):
         [6, "t", bytes(7)],
         [6, "", bytes(8)],
         [7, None],
-        [7, b"", b""],
+        [7, 0, 0, None],
+        [7, 2, 0, b""],
     ],
     ids=lambda value: str(value)[:50],
 )
@@ -128,8 +154,27 @@ def test_a_message_over_the_limit_is_refused_unread():
 
 
 def test_the_largest_bundle_fits_a_chunk():
-    chunk = Chunk(bytes(batch.BUNDLE_BYTES_MAX))
-    assert decode(encode(chunk)) == chunk
+    for data in (bytes(batch.BUNDLE_BYTES_MAX), random.Random(1).randbytes(batch.BUNDLE_BYTES_MAX)):
+        chunk = Chunk(data)
+        assert len(encode(chunk)) <= message.MESSAGE_BYTES_MAX
+        assert decode(encode(chunk)) == chunk
+
+
+def test_a_bomb_is_refused_before_it_has_grown():
+    packer = zlib.compressobj()
+    bomb = packer.compress(bytes(1 << 30)) + packer.flush()
+    tracemalloc.start()
+    with pytest.raises(DecodeError, match="more than"):
+        decode(codec.encode([2, 1, bomb]))
+    assert tracemalloc.get_traced_memory()[1] < 3 * batch.BUNDLE_BYTES_MAX
+    tracemalloc.stop()
+
+
+def test_small_messages_and_what_does_not_shrink_are_sent_as_they_are():
+    rows, noise = b"drone 7 at 40.7 " * 1_000, random.Random(1).randbytes(16_000)
+    assert len(encode(Chunk(rows))) < len(rows) / 10
+    assert encode(Chunk(noise)) == codec.encode([2, 0, noise])
+    assert encode(Chunk(rows[:2_000])) == codec.encode([2, 0, rows[:2_000]])
 
 
 def test_vectors_that_share_sites_name_them_once():

@@ -68,6 +68,8 @@ def vectors(draw):
     return vector
 
 
+clocks = st.integers(0, HLC_MAX - 1_000)
+widths = st.integers(1, 1_000)
 named_vectors = st.lists(st.tuples(names, vectors()), max_size=3).map(tuple)
 messages = st.one_of(
     st.builds(
@@ -75,14 +77,30 @@ messages = st.one_of(
         st.lists(
             st.tuples(names, st.binary(min_size=8, max_size=8), st.binary(min_size=16, max_size=16)), max_size=3
         ).map(tuple),
+        st.booleans(),
     ),
     st.builds(wire.Vectors, named_vectors),
     st.builds(wire.Chunk, st.binary(max_size=30)),
     st.builds(wire.Ack, st.integers(1, 1_024)),
-    st.builds(wire.Done, named_vectors),
+    st.builds(wire.Done, named_vectors, named_vectors),
     st.builds(wire.SketchOf, names, st.binary(min_size=8, max_size=8), st.binary(max_size=33)),
-    st.builds(wire.Want, names, st.lists(st.binary(min_size=8, max_size=8), max_size=3).map(b"".join)),
-    st.builds(wire.Mend, st.binary(max_size=30)),
+    st.builds(wire.Want, names, st.lists(st.binary(min_size=5, max_size=5), max_size=3).map(b"".join)),
+    st.builds(wire.Mend, st.binary(max_size=30), st.booleans()),
+    st.builds(wire.Mend, st.binary(min_size=1, max_size=5).map(lambda data: data * 5_000), st.booleans()),
+    st.builds(wire.Plan, st.integers(0, (1 << 63) - 1)),
+    st.builds(
+        lambda name, site, after, width: wire.Audit(name, site, after, after + width), names, sites, clocks, widths
+    ),
+    st.builds(
+        lambda name, site, after, runs, more: wire.Held(
+            name, site, after, after + sum(runs) - len(runs) // 2 + more, tuple(runs)
+        ),
+        names,
+        sites,
+        clocks,
+        st.lists(st.integers(1, 9), max_size=6).map(lambda runs: runs[: len(runs) // 2 * 2]),
+        st.integers(0, 9),
+    ),
 )
 
 

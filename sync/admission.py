@@ -1,0 +1,46 @@
+"""Admission: which stamps of a peer may enter this replica at all.
+
+Owns two rules: a live batch holds nothing but its origin's sites, and nobody's stamps lie far in the future. What always
+holds: what is refused is not covered. It must not know tables.
+"""
+
+from __future__ import annotations
+
+from sync.batch import Bundle
+from sync.errors import BatchRefusedError
+from sync.stamp import DRIFT_MS_MAX, hlc_from_ms, ms_from_hlc
+
+__all__ = ["SITE_PREFIX", "check_sites", "leave_out_future"]
+
+# A site begins with that many bytes of its node's id.
+SITE_PREFIX = 8
+
+
+def check_sites(bundle: Bundle, origin: bytes, wall_ms: int) -> None:
+    """Refuses a live batch as a whole: its ranges may not be covered if any of it is left out."""
+    bound = _future_bound(wall_ms)
+    for section in bundle.sections:
+        sites = [site for site, _, _ in section.ranges] + [group.site for group in section.groups]
+        if any(site[:SITE_PREFIX] != origin[:SITE_PREFIX] for site in sites):
+            raise BatchRefusedError(f"{section.table}: stamped with a site that is not its sender's")
+        newest = max([upto for _, _, upto in section.ranges] + [group.hlcs[-1] for group in section.groups], default=0)
+        if newest > bound:
+            ahead_s = (ms_from_hlc(newest) - wall_ms) / 1000
+            raise BatchRefusedError(
+                f"{section.table}: stamped {ahead_s:.0f} s ahead of this clock; set the sender's clock"
+            )
+
+
+def leave_out_future(bundle: Bundle, wall_ms: int) -> int:
+    """Takes groups with stamps too far ahead out of a catch-up chunk; returns how many changes that are."""
+    bound = _future_bound(wall_ms)
+    refused = 0
+    for section in bundle.sections:
+        refused += sum(len(group.hlcs) for group in section.groups if group.hlcs[-1] > bound)
+        section.groups = [group for group in section.groups if group.hlcs[-1] <= bound]
+        section.ranges = []  # a chunk covers nothing; the round's end does
+    return refused
+
+
+def _future_bound(wall_ms: int) -> int:
+    return hlc_from_ms(wall_ms + DRIFT_MS_MAX) | 0xFFFF

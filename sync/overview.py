@@ -1,0 +1,63 @@
+"""A replica as people see it: its tables with rows, hashes, conflicts and parked rows.
+
+Owns the counting for `status`. What always holds: nothing is changed. It must not know who asks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sync.capture import pending_name
+from sync.catalog import SCHEMA_TABLE, Catalog
+from sync.stamp import ms_from_hlc
+from sync.store import Store
+
+__all__ = ["ReplicaStatus", "TableStatus", "overview"]
+
+
+@dataclass(frozen=True, slots=True)
+class TableStatus:
+    """One table, for people: entries of the change log include tombstones; `digest` is hexadecimal."""
+
+    name: str
+    rows: int
+    digest: str
+    conflicts: int
+    parked: int
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaStatus:
+    """The replica, for people. `pending` counts captured writes that are not stamped yet."""
+
+    path: str
+    site: str
+    clock_ms: int
+    tables: tuple[TableStatus, ...]
+    pending: int
+
+
+def overview(store: Store, catalog: Catalog, site: bytes) -> ReplicaStatus:
+    """Returns the replica that a store and its catalog are."""
+    db = store.db
+    tables = []
+    pending = 0
+    for name, table in sorted(catalog.tables.items()):
+        pending += db.execute(f"SELECT count(*) FROM {pending_name(table.table_id)}").fetchone()[0]
+        if name == SCHEMA_TABLE:
+            continue
+        conflicts = db.execute(
+            "SELECT count(*) FROM mycomesh_conflicts WHERE table_name = ?", (table.spec.name,)
+        ).fetchone()[0]
+        parked = db.execute("SELECT count(*) FROM mycomesh_parked WHERE id = ?", (table.table_id,)).fetchone()[0]
+        rows = db.execute(f'SELECT count(*) FROM "{table.spec.name.replace(chr(34), chr(34) * 2)}"').fetchone()[0]
+        note = catalog.notes.get(name, "")
+        tables.append(TableStatus(table.spec.name, rows, table.log.digest.hex(), conflicts, parked, note))
+    tables += [
+        TableStatus(name, 0, "", 0, 0, note)
+        for name, note in sorted(catalog.notes.items())
+        if name not in catalog.tables
+    ]
+    clock_ms = ms_from_hlc(store.clock.last)
+    return ReplicaStatus(store.path, site.hex(), clock_ms, tuple(tables), pending)
