@@ -107,7 +107,7 @@ def _forget_row(table: Table, row: Row, gone: set[tuple[int, int]], wall_ms: int
     for leaf, entry, goes in zip(view.leaves, view.entries, going, strict=True):
         values = view.values(leaf, entry.mask & ~EXISTENCE)
         if seen and not goes and not entry.dead and values:
-            report.conflict(table, key, values, entry.stamp, ends, dead=False, wall_ms=wall_ms)
+            report.conflict(table, report.Loser(key, values, entry.stamp, dead=False), ends, None, wall_ms)
     names = {name for entry in kept for name in table.columns_of(entry.mask & ~EXISTENCE)}
     target = {name: value for name, value in view.owned().items() if name in names}
     shrink(view, [0 if goes else entry.mask for entry, goes in zip(view.entries, going, strict=True)], key)

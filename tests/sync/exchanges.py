@@ -28,10 +28,10 @@ EVENTS_MAX = 50_000  # a conversation that does not end fails the test instead o
 class Node:
     """One exchange and its file."""
 
-    def __init__(self, peer):
+    def __init__(self, peer, config=None):
         self.number = peer.number
         self.peer = peer
-        self.config = ExchangeConfig()
+        self.config = config or ExchangeConfig()
         self.begin()
         self.notices = []
         self.dropped = []  # (link, reason)
@@ -57,21 +57,21 @@ class Node:
 class World:
     """Nodes and links. A published batch goes to direct neighbours; `relay` false leaves everything to rounds."""
 
-    def __init__(self, peers):
+    def __init__(self, peers, config=None):
         self.now = 1_000
         self.publishing = True
         self._heap = []
         self._serial = itertools.count()
         self._numbers = itertools.count(1)
         self.links = {}  # link number -> (node, other link number); a link has one number on each side
-        self.nodes = [Node(peer) for peer in peers]
+        self.nodes = [Node(peer, config) for peer in peers]
         for node in self.nodes:
             self.do(node, CommitSeen())
 
     @classmethod
-    def made(cls, folder, count):
+    def made(cls, folder, count, config=None):
         """A world of new files."""
-        return cls([Peer(folder / f"{number}.db", number) for number in range(count)])
+        return cls([Peer(folder / f"{number}.db", number) for number in range(count)], config)
 
     def close(self):
         for node in self.nodes:
