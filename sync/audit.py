@@ -28,12 +28,16 @@ _NEVER = (1 << 64, 1 << 64)
 
 @dataclass(slots=True)
 class Audited:
-    """What one step has done: batches to publish, rows that are gone, whether that was all, tables that moved."""
+    """What one step has done: batches to publish, rows that are gone, whether that was all, tables that moved.
+
+    `short` are tables whose vector claims more than may be adopted at this time.
+    """
 
     published: list[bytes] = field(default_factory=list)
     rows: int = 0
     done: bool = False
     moved: list[str] = field(default_factory=list)
+    short: list[str] = field(default_factory=list)
 
 
 def answer(replica: Replica, question: wire.Audit) -> wire.Held:
@@ -106,7 +110,12 @@ class Audit:
         audited.published = self._replica.changing(wall_ms, lambda: self._drop(audited, wall_ms))
         audited.done = not self._absent
         if audited.done:
-            audited.moved = self._replica.adopt(self._vectors, self._collected)
+            audited.moved = self._replica.adopt(self._vectors, self._collected, wall_ms)
+            audited.short = [
+                name
+                for name, vector in self._vectors.items()
+                if name in self._replica.tables and vector.missing_from(self._replica.vector(name))
+            ]
         return audited
 
     def _drop(self, audited: Audited, wall_ms: int) -> None:

@@ -274,6 +274,8 @@ class Fetching:
             turn.say("round.audited", text, {"rows": current.gone})
             turn.changed = True
         self._finish(number, turn, audited.moved)
+        for name in audited.short:  # the sender's clock is a little ahead: the next comparison asks again
+            self._links[number].asked.pop(name, None)
 
     def _finish(self, number: int, turn: Turn, moved: list[str]) -> None:
         link = self._links[number]

@@ -23,6 +23,7 @@ from sync.errors import DecodeError, ForeignFileError
 from sync.feed import read_range, read_rows
 from sync.merge import Merged, keys_of, merge_section, retry_parked, show_held
 from sync.overview import ReplicaStatus, TableStatus, overview
+from sync.stamp import hlc_from_ms
 from sync.store import Store
 from sync.table import Table
 from sync.vector import Range, Vector
@@ -274,6 +275,8 @@ class Replica:
                 raise DecodeError(f"{section.table}: a value that SQLite cannot store: {error}") from error
             for group in section.groups:
                 self._store.clock.witness(group.hlcs[-1])
+            for _, _, upto in section.ranges:
+                self._store.clock.witness(upto)
             applied.merged.changes += merged.changes
             applied.merged.conflicts += merged.conflicts
             applied.merged.parked += merged.parked
@@ -312,28 +315,29 @@ class Replica:
             table.settled = True
         return looked
 
-    def adopt(self, vectors: Mapping[str, Vector], collected: Mapping[str, Vector]) -> list[str]:
+    def adopt(self, vectors: Mapping[str, Vector], collected: Mapping[str, Vector], wall_ms: int) -> list[str]:
         """Takes over a sender's vectors at the end of a complete catch-up round; returns the tables that moved.
 
-        `collected` are the sender's marks of these tables (`tombstones`), which go with the vectors.
-
-        Every stamp that a true vector ends at was in the stream, or lies before one that was, so the clock has witnessed
-        it. What a vector claims beyond that is not taken: writes that are still to come would count as known.
+        `collected` are the sender's marks of these tables (`tombstones`), which go with the vectors. What a vector claims
+        beyond this moment is not taken: writes that are still to come would count as known. The clock witnesses what is
+        taken, so that whatever is written from here on comes after tombstones that are no longer told.
         """
         moved = []
-        bound = self._store.clock.last
+        last = self._store.clock.last
+        bound = max(last, hlc_from_ms(wall_ms))
         with self._store.transaction():
             for name in sorted(vectors):
                 table = self._catalog.tables.get(name)
                 if table is None:
                     continue
                 gained = [
-                    (site, (after, min(upto, bound)))
+                    (site, (after, min(upto, last if site == self.site else bound)))
                     for site, (after, upto) in vectors[name].missing_from(table.vector)
                 ]
                 gained = [(site, window) for site, window in gained if window[0] < window[1]]
                 for site, (after, upto) in gained:
                     table.cover(site, after, upto)
+                    self._store.clock.witness(upto)
                 if gained:
                     moved.append(name)
                 if name in collected:

@@ -123,7 +123,7 @@ def catch_up(receiver, sender):
     while True:
         chunk = stream.next(sender.wall_ms)
         if chunk.bundle is None:
-            receiver.replica.adopt(chunk.vectors, chunk.collected)
+            receiver.replica.adopt(chunk.vectors, chunk.collected, receiver.wall_ms)
             return
         receiver.take([chunk.bundle])
 
