@@ -43,7 +43,7 @@ from mesh.gate import BOOT_BYTES, MemberGate, Papers, RefusalError, Visitor
 from mesh.house import House
 from mesh.joiner import Joiner
 from mesh.link import Link, crowded, reached
-from mesh.message import Addresses, App, Message, Ping, Pong, decode
+from mesh.message import Addresses, App, Message, Ping, Pong, decode_pieces
 from mesh.overlay import Drop, Overlay, Result, Tell
 from mesh.peers import PeerStatus, peer_status
 from mesh.quiet import Quiet
@@ -225,13 +225,13 @@ class MeshCore:
     def _on_step(self, link: Link, step: Step, actions: list[Action], now_ms: int, wall_ms: int) -> bool:
         """Do one step of a session; False when the connection is gone."""
         match step:
-            case Received(payload, _):
+            case Received(pieces, _):
                 if link.papers is None:
                     assert isinstance(link.gate, MemberGate)
                     assert link.gate.papers is not None
                     self._admit(link, link.gate.papers, actions, now_ms, wall_ms)
                 try:
-                    message = decode(payload)
+                    message = decode_pieces(pieces)
                     if message is not None:
                         self._on_message(link, message, actions, now_ms, wall_ms)
                 except MeshError as error:

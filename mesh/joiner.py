@@ -152,8 +152,8 @@ class Joiner:
                 link.write(data, actions, now_ms)
             case Opened():
                 pass  # the grant is on its way
-            case Received(payload, _):
-                self._on_grant(link, payload, actions, now_ms, wall_ms)
+            case Received():
+                self._on_grant(link, step.payload, actions, now_ms, wall_ms)
             case Closed(reason, error):
                 if error is not None and not isinstance(error, RefusalError):
                     text = f"{link.address} could not let this node in: {error}"

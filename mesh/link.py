@@ -11,7 +11,7 @@ from ipaddress import AddressValueError, IPv6Address
 from typing import TYPE_CHECKING
 
 from mesh.events import Address, PeerInfo, Write
-from mesh.message import Message, encode
+from mesh.message import Message, encode_parts
 from mesh.session import Phase
 from mesh.topology import Neighbour
 
@@ -49,7 +49,8 @@ class Link:
     def send(self, message: Message, priority: int) -> None:
         """Queue one message. A peer that said goodbye in the bytes under way hears nothing more."""
         if self.session.phase is Phase.OPEN:
-            self.session.send(encode(message), priority)
+            head, payload = encode_parts(message)
+            self.session.send(payload, priority, head)
 
     def flush(self, actions: list[Action], now_ms: int) -> None:
         """Write what may be written."""

@@ -39,7 +39,9 @@ __all__ = [
     "Pong",
     "Prune",
     "decode",
+    "decode_pieces",
     "encode",
+    "encode_parts",
 ]
 
 VERSION = 1
@@ -168,6 +170,17 @@ RosterMessage = LinkStatesHave | LinkStates | CertificatesHave | Certificates | 
 Message = Ping | Pong | App | Batch | IHave | Graft | Prune | RosterMessage
 
 
+def encode_parts(message: Message) -> tuple[bytes, bytes]:
+    """What `encode` joins: a head and, where it may be large, the payload as it is, so that nobody copies it."""
+    match message:
+        case App(payload):
+            return _head(_Type.APP), payload
+        case Batch(origin, priority, direct, signature, payload):
+            return b"".join((_head(_Type.BATCH), origin, signature, _flags(priority, direct=direct))), payload
+        case _:
+            return encode(message), b""
+
+
 def encode(message: Message) -> bytes:
     """The one encoding of `message`: version, type, body."""
     match message:
@@ -175,10 +188,8 @@ def encode(message: Message) -> bytes:
             return _PING.pack(VERSION, _Type.PING, token)
         case Pong(token, wall_ms):
             return _PONG.pack(VERSION, _Type.PONG, token, wall_ms)
-        case App(payload):
-            return _head(_Type.APP) + payload
-        case Batch(origin, priority, direct, signature, payload):
-            return b"".join((_head(_Type.BATCH), origin, signature, _flags(priority, direct=direct), payload))
+        case App() | Batch():
+            return b"".join(encode_parts(message))
         case IHave(tree, ids):
             return b"".join((_head(_Type.IHAVE), tree, *ids))
         case Graft(tree, ids):
@@ -222,6 +233,16 @@ def decode(data: bytes) -> Message | None:
             return None
         raise DecodeError(f"message of unknown type {data[1]} must be understood: upgrade the older node")
     return parse(data)
+
+
+def decode_pieces(pieces: tuple[bytes | memoryview, ...]) -> Message | None:
+    """`decode` of the pieces joined; a large application message is copied once and not twice."""
+    first = pieces[0]
+    if len(pieces) == 1 or len(first) < 2 or first[0] != VERSION or first[1] != _Type.APP:
+        return decode(b"".join(pieces))
+    if sum(map(len, pieces)) - 2 > APP_BYTES_MAX:
+        raise DecodeError(f"application message has more than {APP_BYTES_MAX} bytes")
+    return App(b"".join((memoryview(first)[2:], *pieces[1:])))
 
 
 def signed_part(priority: int, payload: bytes, *, direct: bool) -> bytes:

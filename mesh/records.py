@@ -1,17 +1,18 @@
-"""Messages of a link cut into records, and put together again: priorities, interleaving, flow control.
+"""Messages of a link cut into records, and put together again: priorities, interleaving, frames, flow control.
 
 Owns the send queue of one link (`Outbox`) and the half-received messages (`Inbox`). A sealed frame holds records
 `head (1 byte), length (2, big-endian), body`; head 0..3 is more of the message of that priority, 4..7 its last piece,
 8 gives credit (4 bytes), 9 ends the link (a reason). What always holds: messages of one priority arrive in order and
-whole; a more urgent one overtakes everything that is not yet packed, so an alert never waits behind a blob; what is
-unacknowledged stays below a window that follows the link's speed, so that little waits in the kernel's queues.
+whole; a more urgent one overtakes everything that is not yet packed, so an alert never waits behind a blob, nor for the
+rest of a frame that could not be opened without it; what is unacknowledged stays below a window that follows the
+link's speed, so that little waits in the kernel's queues.
 Must not know: encryption, what messages mean.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from mesh.errors import DecodeError, LimitError
 from mesh.message import APP_BYTES_MAX, PRIORITY_MAX
@@ -26,6 +27,11 @@ WINDOW_START = 128 << 10  # bytes unacknowledged at first: 20 ms of a 50 Mbit/s 
 WINDOW_MIN = 32 << 10  # two credits: a slower link idles less than it would gain by waiting for smaller ones
 WINDOW_MAX = 2 << 20  # 10 gigabit at 1.6 ms: more only fills buffers
 WINDOW_MS = 250  # what may lie in queues below us: an alert waits no longer than this behind bulk on a slow radio
+FRAMES_A_WINDOW = 4  # a frame opens when its last byte is there: a slow link gets small ones, a fast one full ones
+FRAME_BYTES_MIN = 8 << 10  # 64 ms at the speed that the smallest window stands for; below, heads would cost too much
+# What one packet of Ethernet carries besides IPv6, TCP with its time stamps, and this frame's length and tag: 1,500 - 72
+# - 18. Urgent messages leave in a frame of their own, filled up with others only as far as that costs no packet.
+PACKET_BYTES = 1_410
 URGENT_BYTES = 32 << 10  # that messages of priority 0 may go beyond the window: an alert waits for nobody's credit
 CREDIT_EVERY = 16 << 10  # bytes after which a receiver tells that it has read them: half of the smallest window
 REASON_BYTES_MAX = 64  # of the reason in a closing record: one line of a log
@@ -39,10 +45,15 @@ _STREAMS = PRIORITY_MAX + 1
 
 @dataclass(frozen=True, slots=True)
 class Whole:
-    """A message has arrived in full."""
+    """A message has arrived in full. `pieces` are its bytes, for whoever knows its layout to join them once."""
 
-    payload: bytes
+    pieces: tuple[bytes | memoryview, ...] = field(repr=False)
     priority: int
+
+    @property
+    def payload(self) -> bytes:
+        """The message as one."""
+        return b"".join(self.pieces)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +69,8 @@ class Outbox:
     __slots__ = ("_credit_ms", "_credited", "_offsets", "_queues", "_urgent", "queued", "unacknowledged", "window")
 
     def __init__(self) -> None:
-        self._queues: tuple[deque[bytes], ...] = tuple(deque() for _ in range(_STREAMS))
+        # (head, payload) of each message: a large payload is never copied to be put behind its head
+        self._queues: tuple[deque[tuple[bytes, bytes]], ...] = tuple(deque() for _ in range(_STREAMS))
         self._offsets = [0] * _STREAMS  # how much of each queue's first message is packed
         self._urgent: list[bytes] = []  # records that no window holds back: credits
         self._credit_ms = 0
@@ -67,13 +79,14 @@ class Outbox:
         self.unacknowledged = 0
         self.window = WINDOW_START
 
-    def push(self, payload: bytes, priority: int) -> None:
-        """Queue one message; LimitError above MESSAGE_BYTES_MAX. To limit the whole queue is up to the caller."""
+    def push(self, payload: bytes, priority: int, head: bytes = b"") -> None:
+        """Queue the message `head + payload`; LimitError above MESSAGE_BYTES_MAX. The whole queue is the caller's."""
         assert 0 <= priority <= PRIORITY_MAX, f"priority {priority}"
-        if len(payload) > MESSAGE_BYTES_MAX:
-            raise LimitError(f"message has {len(payload)} bytes, a link takes {MESSAGE_BYTES_MAX}: split it")
-        self._queues[priority].append(payload)
-        self.queued += len(payload)
+        size = len(head) + len(payload)
+        if size > MESSAGE_BYTES_MAX:
+            raise LimitError(f"message has {size} bytes, a link takes {MESSAGE_BYTES_MAX}: split it")
+        self._queues[priority].append((head, payload))
+        self.queued += size
 
     def push_credit(self, count: int) -> None:
         """Tell the peer that so many of its bytes have been read."""
@@ -98,20 +111,24 @@ class Outbox:
 
     def pack(self) -> bytes:
         """The records of the next frame, most urgent first; empty when nothing may be sent."""
-        parts = self._urgent
+        parts: list[bytes | memoryview] = [*self._urgent]
         self._urgent = []
-        room = PLAINTEXT_BYTES_MAX - sum(len(part) for part in parts)
+        frame = max(FRAME_BYTES_MIN, min(PLAINTEXT_BYTES_MAX, self.window // FRAMES_A_WINDOW))
+        room = before = frame - sum(len(part) for part in parts)
         for stream in range(_STREAMS):
             room = self._pack_stream(stream, room, parts)
+            if stream == 0 and room < before:
+                room = max(0, min(room, PACKET_BYTES - (frame - room)))
         return b"".join(parts)
 
-    def _pack_stream(self, stream: int, room: int, parts: list[bytes]) -> int:
+    def _pack_stream(self, stream: int, room: int, parts: list[bytes | memoryview]) -> int:
         queue = self._queues[stream]
         overdraft = 0 if stream else URGENT_BYTES
         while queue and room > _HEAD_BYTES:
-            message = queue[0]
+            head, payload = queue[0]
+            size = len(head) + len(payload)
             offset = self._offsets[stream]
-            rest = len(message) - offset
+            rest = size - offset
             if offset == 0 and not self._may_start(rest, room):
                 break
             take = min(rest, room - _HEAD_BYTES, self.window + overdraft - self.unacknowledged)
@@ -119,7 +136,12 @@ class Outbox:
                 break  # no crumbs: the next credit brings at least CREDIT_EVERY
             last = take == rest
             parts.append(bytes((stream | _LAST if last else stream, take >> 8, take & 0xFF)))
-            parts.append(message if take == len(message) else message[offset : offset + take])
+            if take == size:
+                parts += (head, payload)
+            else:
+                at = offset - len(head)
+                parts.append(head[offset : offset + take])
+                parts.append(memoryview(payload)[max(at, 0) : max(at + take, 0)])
             room -= take + _HEAD_BYTES
             self.queued -= take
             self.unacknowledged += take
@@ -134,17 +156,19 @@ class Outbox:
         """Whether the peer could hold one more half-received message of this size."""
         if size + _HEAD_BYTES <= room:
             return True
-        started = sum(len(queue[0]) for queue, offset in zip(self._queues, self._offsets, strict=True) if offset)
+        started = sum(
+            sum(map(len, queue[0])) for queue, offset in zip(self._queues, self._offsets, strict=True) if offset
+        )
         return started + size <= STARTED_BYTES_MAX
 
 
 class Inbox:
     """What has arrived of messages that are not complete."""
 
-    __slots__ = ("_held", "_parts", "_sizes", "uncredited")
+    __slots__ = ("_begun", "_held", "_sizes", "uncredited")
 
     def __init__(self) -> None:
-        self._parts: tuple[list[bytes], ...] = tuple([] for _ in range(_STREAMS))
+        self._begun: tuple[list[bytes | memoryview], ...] = tuple([] for _ in range(_STREAMS))
         self._sizes = [0] * _STREAMS
         self._held = 0
         self.uncredited = 0  # bytes read that the peer has not been told of
@@ -166,10 +190,13 @@ class Inbox:
             at = body_at + (frame[at + 1] << 8 | frame[at + 2])
             if at > size:
                 raise DecodeError("frame ends inside a record")
-            body = frame[body_at:at]
             if head < 2 * _STREAMS:
-                self._take_piece(head, body, found)
-            elif head == _CREDIT and len(body) == 4:
+                # A piece that is most of its frame is kept within it; a small one would hold much more than itself.
+                most = 2 * (at - body_at) > size
+                self._take_piece(head, memoryview(frame)[body_at:at] if most else frame[body_at:at], found)
+                continue
+            body = frame[body_at:at]
+            if head == _CREDIT and len(body) == 4:
                 found.append(int.from_bytes(body, "big"))
             elif head == _END and len(body) <= REASON_BYTES_MAX:
                 found.append(End(_printable(body)))
@@ -177,25 +204,25 @@ class Inbox:
                 raise DecodeError(f"unknown record {head} of {len(body)} bytes")
         return found
 
-    def _take_piece(self, head: int, body: bytes, found: list[Whole | int | End]) -> None:
+    def _take_piece(self, head: int, body: bytes | memoryview, found: list[Whole | int | End]) -> None:
         stream = head & PRIORITY_MAX
         self.uncredited += len(body)
-        parts = self._parts[stream]
-        if head & _LAST and not parts:
-            found.append(Whole(body, stream))
+        begun = self._begun[stream]
+        if head & _LAST and not begun:
+            found.append(Whole((body,), stream))
             return
         if not body and not head & _LAST:
             raise DecodeError("empty piece of a message")
-        parts.append(body)
+        begun.append(body)
         self._sizes[stream] += len(body)
         self._held += len(body)
         if self._sizes[stream] > MESSAGE_BYTES_MAX or self._held > PARTIAL_BYTES_MAX:
             raise DecodeError(f"message exceeds {MESSAGE_BYTES_MAX} bytes")
         if head & _LAST:
-            found.append(Whole(b"".join(parts), stream))
+            found.append(Whole(tuple(begun), stream))
             self._held -= self._sizes[stream]
             self._sizes[stream] = 0
-            parts.clear()
+            begun.clear()
 
 
 def end_record(reason: str) -> bytes:

@@ -128,14 +128,6 @@ class Opened:
 
 
 @dataclass(frozen=True, slots=True)
-class Received:
-    """One whole message of the peer."""
-
-    payload: bytes = field(repr=False)
-    priority: int
-
-
-@dataclass(frozen=True, slots=True)
 class Closed:
     """The session is over; `error` is what the other side did wrong, None when it said goodbye."""
 
@@ -143,6 +135,7 @@ class Closed:
     error: MeshError | None = None
 
 
+Received = Whole
 Step = Reply | Opened | Received | Closed
 
 
@@ -177,7 +170,7 @@ class Session:
         self._psk = 0
         self._send: _Cipher | None = None
         self._receive: _Cipher | None = None
-        self._buffer = bytearray()
+        self._buffer = b""  # the beginning of a frame
         self._early = 0
         self._inbox = Inbox()
         self.outbox = Outbox()
@@ -198,9 +191,8 @@ class Session:
         if self.phase is Phase.CLOSED:
             return steps
         self._early += 0 if self.phase is Phase.OPEN else len(data)
-        self._buffer += data
         try:
-            self._parse(steps, now_ms)
+            self._take(data, steps, now_ms)
             if self.phase not in (Phase.OPEN, Phase.CLOSED) and self._early > EARLY_BYTES_MAX:
                 raise HandshakeError(f"{self._early} bytes came before the handshake was done")
         except MeshError as error:
@@ -211,10 +203,10 @@ class Session:
             self._inbox.uncredited = 0
         return steps
 
-    def send(self, payload: bytes, priority: int) -> None:
-        """Queue one message for `flush`; LimitError if it is too long for any link."""
+    def send(self, payload: bytes, priority: int, head: bytes = b"") -> None:
+        """Queue the message `head + payload` for `flush`; LimitError if it is too long for any link."""
         assert self.phase is Phase.OPEN, "nothing is sent before the gate has opened"
-        self.outbox.push(payload, priority)
+        self.outbox.push(payload, priority, head)
 
     def flush(self) -> bytes:
         """Seal what may be sent now; empty when there is nothing, or the window is full."""
@@ -223,8 +215,9 @@ class Session:
         assert self._send is not None
         frames: list[bytes] = []
         while records := self.outbox.pack():
-            frames.append(_framed(self._send.seal(records)))
-        return frames[0] if len(frames) == 1 else b"".join(frames)
+            sealed = self._send.seal(records)
+            frames += (len(sealed).to_bytes(_LENGTH_BYTES, "big"), sealed)
+        return b"".join(frames)
 
     def end(self, reason: str) -> bytes:
         """Close for good; the answer says goodbye to an admitted peer and nothing to anyone else (section 7.8)."""
@@ -237,22 +230,31 @@ class Session:
 
     # ---- frames
 
-    def _parse(self, steps: list[Step], now_ms: int) -> None:
-        buffer = self._buffer
+    def _take(self, data: bytes, steps: list[Step], now_ms: int) -> None:
+        """First complete the frame that has begun: what follows it is parsed where it lies."""
         at = 0
-        try:
-            while len(buffer) - at >= _LENGTH_BYTES and self.phase is not Phase.CLOSED:
-                size = buffer[at] << 8 | buffer[at + 1]
-                if self.phase is not Phase.OPEN and size > HANDSHAKE_BYTES_MAX:
-                    raise HandshakeError(f"handshake frame of {size} bytes, at most {HANDSHAKE_BYTES_MAX} are allowed")
-                end = at + _LENGTH_BYTES + size
-                if end > len(buffer):
-                    break
-                frame = bytes(memoryview(buffer)[at + _LENGTH_BYTES : end])
-                at = end
-                self._on_frame(frame, steps, now_ms)
-        finally:
-            del buffer[:at]
+        while self._buffer and at < len(data):
+            held, self._buffer = self._buffer, b""
+            want = _LENGTH_BYTES + (held[0] << 8 | held[1]) if len(held) >= _LENGTH_BYTES else _LENGTH_BYTES
+            piece = data[at : at + want - len(held)]
+            at += len(piece)
+            self._parse(held + piece, 0, steps, now_ms)
+        if at < len(data):
+            self._parse(data, at, steps, now_ms)
+
+    def _parse(self, data: bytes, at: int, steps: list[Step], now_ms: int) -> None:
+        while len(data) - at >= _LENGTH_BYTES and self.phase is not Phase.CLOSED:
+            size = data[at] << 8 | data[at + 1]
+            if self.phase is not Phase.OPEN and size > HANDSHAKE_BYTES_MAX:
+                raise HandshakeError(f"handshake frame of {size} bytes, at most {HANDSHAKE_BYTES_MAX} are allowed")
+            end = at + _LENGTH_BYTES + size
+            if end > len(data):
+                break
+            frame = data[at + _LENGTH_BYTES : end]
+            at = end
+            self._on_frame(frame, steps, now_ms)
+        if self.phase is not Phase.CLOSED:
+            self._buffer = data[at:]
 
     def _on_frame(self, frame: bytes, steps: list[Step], now_ms: int) -> None:
         match self.phase:
@@ -304,8 +306,8 @@ class Session:
         assert self._receive is not None
         for item in self._inbox.take(self._receive.open(frame)):
             match item:
-                case Whole(payload, priority):
-                    steps.append(Received(payload, priority))
+                case Whole():
+                    steps.append(item)
                 case int():
                     self.outbox.acknowledge(item, now_ms)
                 case End(reason):
@@ -328,7 +330,7 @@ class Session:
             self._move(_Signal.END)
         self._handshake = self._send = self._receive = None
         self._inbox = Inbox()
-        self._buffer = bytearray()
+        self._buffer = b""
 
     def _move(self, signal: _Signal) -> None:
         step = (self.phase, signal)

@@ -304,9 +304,10 @@ def rewritten(pipes, nodes, change):
     def forge(payload, priority):
         send(change(payload), priority)
 
-    conn.session.__class__ = type(
-        "Forger", (conn.session.__class__,), {"__slots__": (), "send": lambda _, *a: forge(*a)}
-    )
+    def send_forged(_, payload, priority, head=b""):
+        forge(head + payload, priority)
+
+    conn.session.__class__ = type("Forger", (conn.session.__class__,), {"__slots__": (), "send": send_forged})
 
 
 def line_of_three():

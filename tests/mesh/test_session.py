@@ -8,10 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mesh.errors import CertificateError, DecodeError, LimitError
-from mesh.noise import HANDSHAKE_BYTES_MAX
+from mesh.noise import HANDSHAKE_BYTES_MAX, PLAINTEXT_BYTES_MAX
 from mesh.records import (
     CREDIT_EVERY,
+    FRAME_BYTES_MIN,
+    FRAMES_A_WINDOW,
     MESSAGE_BYTES_MAX,
+    PACKET_BYTES,
     PARTIAL_BYTES_MAX,
     URGENT_BYTES,
     WINDOW_MAX,
@@ -69,6 +72,11 @@ def opened(seed=1):
     return left, right
 
 
+def said(steps):
+    """Steps by value: what was received as (payload, priority), whatever pieces it came in."""
+    return [(step.payload, step.priority) if isinstance(step, Received) else step for step in steps]
+
+
 def pump(left, right, now=NOW):
     """Carry bytes both ways until there are none; what each side received."""
     got = ([], [])
@@ -117,7 +125,7 @@ def test_a_stream_may_be_cut_anywhere(cut):
             there = left.flush()
             got = [step for at in range(0, len(there), cut) for step in right.receive(there[at : at + cut], NOW)]
             break
-    assert got == [Received(b"hello" * 100, 1)]
+    assert said(got) == [(b"hello" * 100, 1)]
 
 
 @pytest.mark.parametrize("what", ["psk", "mesh"])
@@ -163,7 +171,7 @@ def test_data_may_follow_message_3_in_the_same_segment():
     message_3 = replies(left.receive(replies(right.receive(left.start(), NOW)), NOW))
     left.send(b"x" * 60_000, 0)
     steps = right.receive(message_3 + left.flush(), NOW)
-    assert steps == [Opened(0), Received(b"x" * 60_000, 0)]
+    assert said(steps) == [Opened(0), (b"x" * 60_000, 0)]
 
 
 def test_a_handshake_frame_beyond_the_limit_is_refused_by_its_length_alone():
@@ -286,7 +294,7 @@ def test_a_large_blob_passes_whole():
     blob = random.Random(3).randbytes(16 << 20)
     left.send(blob, 3)
     _, got = pump(left, right)
-    assert got == [Received(blob, 3)]
+    assert said(got) == [(blob, 3)]
     assert left.outbox.queued == 0
 
 
@@ -298,7 +306,23 @@ def test_an_urgent_message_overtakes_a_blob_under_way():
     assert left.flush() == b""
     left.send(b"alert", 0)  # neither the rest of the blob nor the full window holds it back
     assert right.receive(there, NOW) == []
-    assert right.receive(left.flush(), NOW) == [Received(b"alert", 0)]
+    assert said(right.receive(left.flush(), NOW)) == [(b"alert", 0)]
+
+
+def test_an_urgent_message_leaves_in_a_frame_of_one_packet_and_bulk_in_frames_that_fit_the_speed():
+    outbox = Outbox()
+    outbox.push(bytes(1 << 20), 2)
+    outbox.push(b"alert", 0)
+    outbox.push(b"small", 1)
+    alert = outbox.pack()
+    assert len(alert) <= PACKET_BYTES
+    assert [whole.payload for whole in Inbox().take(alert) if isinstance(whole, Whole)] == [b"alert", b"small"]
+    assert WINDOW_START // FRAMES_A_WINDOW - CREDIT_EVERY < len(outbox.pack()) <= WINDOW_START // FRAMES_A_WINDOW
+    outbox.window = WINDOW_MAX
+    assert len(outbox.pack()) == PLAINTEXT_BYTES_MAX
+    outbox.acknowledge(outbox.unacknowledged, 1)
+    outbox.window = WINDOW_MIN
+    assert len(outbox.pack()) == FRAME_BYTES_MIN
 
 
 def test_messages_of_one_priority_keep_their_order():
@@ -324,7 +348,7 @@ def test_the_end_is_said_after_what_was_queued_and_is_not_a_fault():
     left, right = opened()
     left.send(b"last words", 1)
     steps = right.receive(left.end("going home\n\x1b"), NOW)
-    assert steps == [Received(b"last words", 1), Closed("going home??")]
+    assert said(steps) == [(b"last words", 1), Closed("going home??")]
     assert left.end("again") == b""
 
 
@@ -334,7 +358,7 @@ def test_both_ends_change_their_keys_at_the_same_frame(monkeypatch):
     keys = set()
     for index in range(23):
         left.send(b"%d" % index, 1)
-        assert right.receive(left.flush(), NOW) == [Received(b"%d" % index, 1)]
+        assert said(right.receive(left.flush(), NOW)) == [(b"%d" % index, 1)]
         keys.add(left._send._state._key)
     assert len(keys) == 5
 
@@ -344,7 +368,7 @@ def test_keys_change_by_volume_too(monkeypatch):
     left, right = opened()
     before = left._send._state._key
     left.send(bytes(120_000), 1)
-    assert pump(left, right)[1] == [Received(bytes(120_000), 1)]
+    assert said(pump(left, right)[1]) == [(bytes(120_000), 1)]
     assert left._send._state._key != before
 
 

@@ -30,6 +30,7 @@ ASKED_FOR = [
     "idle_rss_mb",
     "idle_cpu_percent",
     "handshake_ms",
+    "link_throughput_ratio",
     "start_ms",
     "status_ms",
 ]

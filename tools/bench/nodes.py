@@ -8,22 +8,18 @@ from __future__ import annotations
 
 import contextlib
 import os
-import random
 import sqlite3
 import statistics
 import tempfile
 import time
-from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import nacl.bindings
 
-from mesh.core import MeshConfig, MeshCore
-from mesh.events import Address, AddressFound, Close, ConnOpened, ConnReceived, Event, LinkUp, Write
-from mesh.identity import Identity, create_mesh, make_identity
 from mesh.noise import CipherState
+from tools.bench import links
 from tools.bench.client import CREATE, INSERT, rows
 from tools.bench.figure import Figure, measured
 from tools.bench.files import BenchError
@@ -37,26 +33,27 @@ ROWS = 100_000
 WRITES = 500
 HANDSHAKES = 100
 SEALED = 4_000
+ROUNDS = 20
 FRAME_BYTES = 16 << 10
 WRITE_PAUSE_S = 0.01  # single writes, not a burst: each is drained by itself
 READER_PAUSE_S = 0.0001  # the resolution of the latency; a reader that never sleeps would take the nodes' core
 IDLE_S = 10.0
 SETTLE_S = 2.0  # comparisons after the last change are done, heartbeats go on
-_ADDRESS = Address("127.0.0.1", 7447)
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
 def crypto(quick: bool) -> dict[str, Figure]:
-    """Return the CPU of a handshake for one side, and the transport's rate relative to libsodium's own, in one run."""
+    """Return the CPU of a handshake for one side, and rates relative to libsodium's own, in one run."""
     scale = 10 if quick else 1
-    pair = _members()
+    pair = links.members()
     data, cipher, key = bytes(FRAME_BYTES), CipherState(bytes(32)), bytes(32)
     seal = nacl.bindings.crypto_aead_chacha20poly1305_ietf_encrypt
     ours = _cpu_s(lambda: cipher.encrypt(data), SEALED // scale)
     theirs = _cpu_s(lambda: seal(data, b"", bytes(12), key), SEALED // scale)
     return measured(
-        handshake_ms=statistics.median(_handshake_ms(*pair) for _ in range(HANDSHAKES // scale)),
+        handshake_ms=statistics.median(links.handshake_ms(*pair) for _ in range(HANDSHAKES // scale)),
         transport_ratio=theirs / ours,
+        link_throughput_ratio=links.link_throughput_ratio(ROUNDS // scale),
     )
 
 
@@ -183,51 +180,6 @@ def _ticks(pid: int) -> int:
 
 
 # ---- cryptography
-
-
-def _members() -> tuple[Identity, Identity]:
-    wall_ms = time.time_ns() // 1_000_000
-    first, root_seed = create_mesh("bench", "here", entropy=os.urandom, wall_ms=wall_ms)
-    second = make_identity(
-        root_seed,
-        mesh_name="bench",
-        node_name="there",
-        secret=first.secret,
-        roles=("member",),
-        entropy=os.urandom,
-        not_before_s=wall_ms // 1000,
-        lifetime_s=3600,
-    )
-    return first, second
-
-
-def _handshake_ms(first: Identity, second: Identity) -> float:
-    """Return half the CPU of two cores from their first byte until both have the link."""
-    wall_ms = time.time_ns() // 1_000_000
-    caller, answerer = (
-        MeshCore(each, entropy=os.urandom, rng=random.Random(os.urandom(16)), config=MeshConfig())
-        for each in (first, second)
-    )
-    caller.handle(AddressFound(_ADDRESS), 0, wall_ms)
-    opened = ConnOpened(1, _ADDRESS, dialled=True)
-    events: deque[tuple[MeshCore, Event]] = deque(
-        [(answerer, ConnOpened(1, Address("127.0.0.1", 40_000), dialled=False)), (caller, opened)]
-    )
-    links = 0
-    started = time.process_time()
-    while links < 2:
-        core, event = events.popleft()
-        for action in core.handle(event, 0, wall_ms):
-            match action:
-                case Write(_, data):
-                    events.append((answerer if core is caller else caller, ConnReceived(1, data)))
-                case LinkUp():
-                    links += 1
-                case Close(_, reason):
-                    raise BenchError(f"a handshake of members failed: {reason}")
-                case _:
-                    pass
-    return (time.process_time() - started) * 1000 / 2
 
 
 def _cpu_s(work: Callable[[], object], count: int) -> float:
