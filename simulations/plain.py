@@ -66,6 +66,14 @@ class Conn:
     peer: PeerInfo | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Met:
+    """Another node, and how long ago it was last heard of."""
+
+    node_id: bytes
+    seen_ms_ago: int | None
+
+
 class PlainMesh:
     """Links, liveness and flooding; sans-I/O like the real one."""
 
@@ -76,6 +84,7 @@ class PlainMesh:
         self._links: dict[bytes, int] = {}
         self._known: dict[Address, tuple[int, int]] = {}  # address -> (when to dial or DIALLING, backoff)
         self._seen: dict[bytes, None] = {}
+        self._met: dict[bytes, int] = {}  # node id -> when it was last heard, for those without a link
         self._shuffle_at = 0
         self._due_ms: int | None = -1  # what `next_deadline` answers; -1: to be worked out
 
@@ -127,6 +136,11 @@ class PlainMesh:
         if self._due_ms == -1:
             self._due_ms = self._next()
         return self._due_ms
+
+    def peers(self, now_ms: int) -> tuple[Met, ...]:
+        """Every node that was ever met here; there are no certificates to learn of others from."""
+        met = {**self._met, **dict.fromkeys(self._links, now_ms)}
+        return tuple(Met(node_id, now_ms - heard_ms) for node_id, heard_ms in sorted(met.items()))
 
     def _next(self) -> int | None:
         times = []
@@ -194,6 +208,7 @@ class PlainMesh:
             return
         if conn.peer is not None and self._links.get(conn.peer.node_id) == number:
             del self._links[conn.peer.node_id]
+            self._met[conn.peer.node_id] = conn.heard_ms
             done.append(LinkDown(number, conn.peer, reason))
         for address in [known for known in self._known if known.host == conn.address.host]:
             self._retry(address, now_ms)

@@ -1,17 +1,21 @@
 """The composition of mesh and sync: one node's `MeshCore`, and the routes between it and an `Exchange`.
 
-Owns the translation of the two event vocabularies and nothing else. What always holds: actions come out in the order in
-which they must be done; the `Exchange` is never called from here, because the daemon runs it on its SQL thread and the
-simulator at once, so both hand the answer back with `on_exchange`. It must not know: clocks, sockets, threads, SQL.
+Owns the translation of the two event vocabularies, and the word to the `Exchange` who the members are. What always holds:
+actions come out in the order in which they must be done; the `Exchange` is never called from here, because the daemon runs it
+on its SQL thread and the simulator at once, so both hand the answer back with `on_exchange`. It must not know: clocks, sockets,
+threads, SQL.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol, assert_never
+from typing import TYPE_CHECKING, Protocol, assert_never
 
 from mesh import events as mesh_events
 from sync import events as sync_events
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 __all__ = ["MeshMachine", "NodeCore", "ShellAction", "ToExchange"]
 
@@ -28,8 +32,26 @@ ShellAction = (
 )
 
 
+# How often the `Exchange` hears who the members are and when each was heard of; its own measure are days.
+MEMBERS_MS = 60_000
+
+
+class KnownMember(Protocol):
+    """What this module needs of a `PeerStatus`."""
+
+    @property
+    def node_id(self) -> bytes:
+        """Its 16-byte node id."""
+        ...
+
+    @property
+    def seen_ms_ago(self) -> int | None:
+        """Milliseconds since something was heard of it, None for never."""
+        ...
+
+
 class MeshMachine(Protocol):
-    """What this module needs of a `MeshCore`: one step function and one deadline."""
+    """What this module needs of a `MeshCore`: one step function, one deadline, the members."""
 
     def handle(self, event: mesh_events.Event, now_ms: int, wall_ms: int) -> list[mesh_events.Action]:
         """Take one event; answer with the actions in the order in which they must be done."""
@@ -39,18 +61,23 @@ class MeshMachine(Protocol):
         """Return the monotonic millisecond at which `TimerFired` is due, or None."""
         ...
 
+    def peers(self, now_ms: int) -> Sequence[KnownMember]:
+        """Return every other member."""
+        ...
+
 
 class NodeCore:
-    """Routes between one `MeshCore` and one `Exchange`; synchronous, without I/O or state of its own."""
+    """Routes between one `MeshCore` and one `Exchange`; synchronous, without I/O."""
 
-    __slots__ = ("mesh",)
+    __slots__ = ("_members_at", "mesh")
 
     def __init__(self, mesh: MeshMachine) -> None:
         self.mesh = mesh
+        self._members_at: int | None = None
 
     def handle(self, event: mesh_events.Event, now_ms: int, wall_ms: int) -> list[ShellAction]:
         """Take one event of the mesh's shell; return what the shell must do, in order."""
-        return _routed(self.mesh.handle(event, now_ms, wall_ms))
+        return _routed(self.mesh.handle(event, now_ms, wall_ms)) + self._members(now_ms)
 
     def on_exchange(self, actions: list[sync_events.Action], now_ms: int, wall_ms: int) -> list[ShellAction]:
         """Take what the `Exchange` answered to one or more `ToExchange` events; return what the shell must do."""
@@ -73,6 +100,16 @@ class NodeCore:
                 case _:
                     assert_never(action)
         return done
+
+    def _members(self, now_ms: int) -> list[ShellAction]:
+        """Tell the `Exchange` who the members are, from time to time: a mesh that sleeps has no news of them."""
+        if self._members_at is None:
+            self._members_at = now_ms + MEMBERS_MS  # a node that has just started knows little of others
+        if now_ms < self._members_at:
+            return []
+        self._members_at = now_ms + MEMBERS_MS
+        known = tuple((peer.node_id, peer.seen_ms_ago) for peer in self.mesh.peers(now_ms))
+        return [ToExchange(sync_events.MembersKnown(known))]
 
     def next_deadline(self) -> int | None:
         """Return when `TimerFired` is due for the mesh; the `Exchange` keeps its own deadline where it runs."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
 from mesh import events as mesh_events
@@ -25,6 +27,12 @@ class ScriptedMesh:
 
     def next_deadline(self):
         return self.deadline
+
+    def peers(self, now_ms):
+        return (
+            SimpleNamespace(node_id=b"b" * 16, seen_ms_ago=now_ms - 7),
+            SimpleNamespace(node_id=b"c" * 16, seen_ms_ago=None),
+        )
 
 
 @pytest.mark.parametrize(
@@ -103,3 +111,15 @@ def test_an_answer_to_a_publish_may_itself_go_to_the_exchange():
 def test_the_deadline_is_the_meshs_own():
     assert NodeCore(ScriptedMesh(deadline=1234)).next_deadline() == 1234
     assert NodeCore(ScriptedMesh()).next_deadline() is None
+
+
+def test_the_exchange_hears_once_a_minute_who_the_members_are():
+    core = NodeCore(ScriptedMesh())
+    told = {}
+    for now_ms in range(0, 200_000, 1_000):
+        for action in core.handle(mesh_events.TimerFired(), now_ms, 0):
+            told[now_ms] = action
+    assert told == {
+        at: ToExchange(sync_events.MembersKnown(((b"b" * 16, at - 7), (b"c" * 16, None))))
+        for at in (60_000, 120_000, 180_000)
+    }

@@ -1,0 +1,30 @@
+"""Tombstones in the simulator: collected within seconds under every kind of trouble, by the very code that nodes run."""
+
+from __future__ import annotations
+
+import functools
+
+import pytest
+
+from mesh.node import core
+from simulations import shell
+from simulations.runner import run
+from simulations.scenarios import build
+from sync.config import ExchangeConfig
+from tests.sync.scale import SCALE
+
+# Everything that takes minutes and days in the field, in seconds: a node away for 20 s comes back after the retention.
+HASTY = functools.partial(ExchangeConfig, beat_ms=2_000, collect_ms=4_000, retention_ms=20_000, claim_ms=10_000)
+
+
+@pytest.mark.parametrize("mesh", ["plain", "real"])
+@pytest.mark.parametrize("name", ["split-brain", "flapping", "late-returner", "rolling-restart", "copies"])
+def test_every_row_stays_dead_and_none_is_lost(monkeypatch, name, mesh):
+    monkeypatch.setattr(shell, "ExchangeConfig", HASTY)
+    monkeypatch.setattr(core, "MEMBERS_MS", 2_000)
+    collected = 0
+    for seed in range(max(1, round(SCALE))):
+        result = run(build(name, seed=seed, duration_s=60), seed, mesh=mesh)
+        assert result.ok, (name, mesh, seed, result.violations)
+        collected += result.notices.get("debug: tombstones.collected", 0)
+    assert collected > 0
