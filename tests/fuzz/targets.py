@@ -1,0 +1,341 @@
+"""What is fuzzed: one function a target, that takes hostile input and asserts what must hold whatever it was.
+
+No exception but the package's own, nothing accepted that was not said by whoever may say it, one encoding a value.
+"""
+
+from __future__ import annotations
+
+import random
+from functools import wraps
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mesh import enrolment, primitives, wire
+from mesh.certificate import Certificate, issue
+from mesh.config import MeshConfig
+from mesh.enrolment import Candidate, JoinCode
+from mesh.errors import CertificateError, DecodeError, EnrolmentError, MeshError
+from mesh.events import Address
+from mesh.message import (
+    Addresses,
+    App,
+    Batch,
+    Certificates,
+    CertificatesHave,
+    Graft,
+    IHave,
+    LinkStates,
+    LinkStatesHave,
+    Ping,
+    Pong,
+    Prune,
+    decode,
+    encode,
+    signed_part,
+)
+from mesh.overlay import Overlay
+from mesh.records import PARTIAL_BYTES_MAX, End, Inbox, Outbox, Whole
+from mesh.session import EARLY_BYTES_MAX, Keys, Opened, Phase, Received, Reply, Session
+from mesh.topology import LinkState, Neighbour
+from sync import message as sync_message
+from sync.errors import DecodeError as SyncDecodeError
+from tests.fuzz.bytes import cuts, damaged, hostile
+from tests.mesh.pipes import WALL_MS, mesh_of
+
+__all__ = ["TARGETS", "hunted"]
+
+TARGETS = {}
+
+
+def _fuzzed(*strategies):
+    """Make the function below a target, under its own name."""
+
+    def keep(check):
+        TARGETS[check.__name__.replace("_", "-")] = (check, strategies)
+        return check
+
+    return keep
+
+
+def hunted(name, how, *, on_call=lambda: None):
+    """The target as something to call: `how` decorates it (settings, a seed), `on_call` hears of each execution."""
+    check, strategies = TARGETS[name]
+
+    @wraps(check)
+    def counted(**drawn):
+        on_call()
+        check(**drawn)
+
+    return how(given(*strategies)(counted))
+
+
+NOW_MS = 1_000
+(FIRST, SECOND, THIRD), ROOT_SEED = mesh_of(3)
+
+
+def _told(error, reason="said"):
+    """A refusal is one line, and where reasons have names it has one."""
+    assert str(error)
+    assert "\n" not in str(error)
+    assert reason
+
+
+# ---- frames: the handshake, sealed frames, records inside them
+
+
+class _Gate:
+    """Lets everyone in whose handshake holds: the gate's own judgement is fuzzed with the certificates."""
+
+    def answer(self, psk):
+        return b"papers"
+
+    def admit(self, introduction):
+        return b"papers"
+
+
+def _session(number, *, initiator):
+    rng = random.Random(number)
+    return Session(
+        Keys(bytes(16), (bytes(32),), rng.randbytes(32)), _Gate(), initiator=initiator, entropy=rng.randbytes
+    )
+
+
+def _replies(steps):
+    return b"".join(step.data for step in steps if isinstance(step, Reply))
+
+
+def _opened():
+    left, right = _session(1, initiator=True), _session(2, initiator=False)
+    first = left.start()
+    answer = _replies(right.receive(first, NOW_MS))
+    third = _replies(left.receive(answer, NOW_MS))
+    right.receive(third, NOW_MS)
+    return left, right, (first, answer, third)
+
+
+HANDSHAKE = _opened()[2]
+SAID = [b"a small message", b"x" * 3_000, b"an alert", b"", b"y" * 70_000]
+STREAM_SAMPLES = (
+    HANDSHAKE[0],
+    HANDSHAKE[0] + HANDSHAKE[2],
+    HANDSHAKE[1],
+    b"\xff\xff" + bytes(3_000),
+    b"\x08\x01" + bytes(2_100),
+)
+
+
+def _records():
+    outbox = Outbox()
+    for number, payload in enumerate(SAID):
+        outbox.push(payload, number % 4)
+    outbox.push_credit(99)
+    frames = []
+    while frame := outbox.pack():
+        frames.append(frame)
+    return tuple(frames)
+
+
+RECORDS = (*_records(), b"\x09\x00\x03bye", b"\x08\x00\x04\x00\x00\x00\x01", b"\x00\x00\x01x" * 20)
+
+
+@st.composite
+def _stream(draw):
+    left, right, _ = _opened()
+    for number, payload in enumerate(SAID):
+        left.send(payload, number % 4)
+    return right, draw(damaged((left.flush(),)).flatmap(cuts))
+
+
+@_fuzzed(hostile(STREAM_SAMPLES).flatmap(cuts), st.booleans(), st.lists(hostile(RECORDS), max_size=3), _stream())
+def frames(pieces, initiator, records, stream):
+    """No stream opens a handshake that it cannot finish; a link yields what was sealed, in order, or ends."""
+    session = _session(7, initiator=initiator)
+    if initiator:
+        session.start()
+    for piece in pieces:
+        steps = session.receive(piece, NOW_MS)
+        assert not any(isinstance(step, Opened | Received) for step in steps), "a recorded or made-up handshake opened"
+    assert session.phase is Phase.CLOSED or sum(map(len, pieces)) <= EARLY_BYTES_MAX
+
+    inbox = Inbox()
+    try:
+        found = [item for each in records for item in inbox.take(each)]
+    except DecodeError:
+        found = []
+    assert all(isinstance(item, Whole | End | int) for item in found)
+    assert sum(len(item.payload) for item in found if isinstance(item, Whole)) <= sum(map(len, records))
+    assert inbox._held <= PARTIAL_BYTES_MAX
+
+    receiver, damaged_pieces = stream
+    heard = {stream: [] for stream in range(4)}
+    for piece in damaged_pieces:
+        for step in receiver.receive(piece, NOW_MS):
+            if isinstance(step, Received):
+                heard[step.priority].append(step.payload)
+    for priority, payloads in heard.items():
+        assert payloads == [payload for number, payload in enumerate(SAID) if number % 4 == priority][: len(payloads)]
+
+
+# ---- messages: of the mesh, what the overlay does with them, and of the tables
+
+
+def _batch(identity, payload, *, direct):
+    signature = identity.sign(b"batch", signed_part(1, payload, direct=direct))
+    return Batch(identity.node_id, 1, direct, signature, payload)
+
+
+def _link_state():
+    state = LinkState(THIRD.node_id, 7, (Neighbour(bytes(16), 3, 10, 20), Neighbour(b"\xff" * 16, -1, 0, 2**40)))
+    body = state.encode()
+    return THIRD.sign(b"link-state", body) + body
+
+
+MESSAGES = tuple(
+    encode(each)
+    for each in (
+        Ping(7),
+        Pong(7, WALL_MS),
+        App(b"opaque"),
+        _batch(SECOND, b"a batch", direct=True),
+        _batch(THIRD, b"of somebody unknown", direct=False),
+        IHave(bytes(16), (b"1" * 16, b"2" * 16)),
+        Graft(bytes(16), (b"1" * 16,)),
+        Prune(SECOND.node_id),
+        LinkStatesHave(((THIRD.node_id, 7),)),
+        LinkStates((_link_state(),)),
+        CertificatesHave((b"12345678",)),
+        Certificates((THIRD.certificate.raw,)),
+        Addresses(((THIRD.node_id, Address("fe80::1%eth0", 7447)), (bytes(16), Address("10.0.0.1", 1)))),
+    )
+)
+SYNC_MESSAGES = (
+    sync_message.encode(sync_message.Digests((("drones", bytes(range(8)), bytes(range(16))),))),
+    sync_message.encode(sync_message.Ack(3)),
+    sync_message.encode(sync_message.Chunk(b"a bundle")),
+    sync_message.encode(sync_message.Want("drones", b"d" * 10)),
+)
+
+
+@_fuzzed(st.lists(hostile(MESSAGES), min_size=1, max_size=4), hostile(SYNC_MESSAGES))
+def messages(datas, sync_data):
+    """A message has one encoding, and whatever a member says leads to results or to the end of its link."""
+    overlay = Overlay(FIRST, MeshConfig(), random.Random(1), lambda _: [])
+    overlay.link_up(1, SECOND.certificate)
+    for number, data in enumerate(datas):
+        try:
+            message = decode(data)
+        except DecodeError:
+            continue
+        if message is None:
+            continue
+        assert encode(message) == data
+        if not isinstance(message, Ping | Pong | App | Addresses):
+            try:
+                overlay.on_message(1, message, NOW_MS + number, WALL_MS)
+            except MeshError:
+                continue
+    overlay.on_timer(NOW_MS + 1_000, WALL_MS)
+    assert len(overlay.roster) <= 3
+    try:
+        sync_message.decode(sync_data)
+    except SyncDecodeError as error:
+        _told(error)
+
+
+# ---- certificates
+
+
+def _issued(root_seed, **more):
+    fields = {
+        "name": "drone-7",
+        "node_key": SECOND.certificate.node_key,
+        "static_key": SECOND.certificate.static_key,
+        "roles": ("member",),
+        "not_before_s": WALL_MS // 1_000,
+        "not_after_s": WALL_MS // 1_000 + 3_600,
+        "serial": bytes(16),
+    }
+    return issue(root_seed, **fields | more).raw
+
+
+ROOT_PUBLIC = primitives.signing_pair(ROOT_SEED)[0]
+GENUINE = (FIRST.certificate.raw, SECOND.certificate.raw, _issued(ROOT_SEED))
+OF_OTHERS = (_issued(bytes(32)), _issued(bytes(32), roles=("admin",)))
+BODIES = tuple(wire.decode(raw, bytes_max=2_048)[1] for raw in GENUINE)
+
+
+@_fuzzed(hostile((*GENUINE, *OF_OTHERS)), hostile(BODIES), st.integers(-(2**60), 2**60))
+def certificates(raw, body, wall_ms):
+    """Only what the root has signed is a certificate; whatever the root signs is one, or is refused by name."""
+    for when_ms in (WALL_MS, wall_ms):
+        try:
+            judged = Certificate.decode_verified(raw, root_public=ROOT_PUBLIC, wall_ms=when_ms, newest_seen_s=0)
+        except CertificateError as error:
+            _told(error, error.reason)
+        else:
+            assert raw in GENUINE
+            assert judged.raw == raw
+    signed = wire.encode((1, body, primitives.sign(primitives.signing_pair(ROOT_SEED)[1], b"certificate", body)))
+    try:
+        certificate = Certificate.decode_signed(signed, root_public=ROOT_PUBLIC)
+    except CertificateError as error:
+        _told(error)
+    else:
+        assert certificate.raw == signed
+        assert certificate.name.isprintable()
+
+
+# ---- join codes, and what follows them
+
+
+CODE = JoinCode(FIRST.mesh_id, bytes(range(16)))
+CANDIDATE = Candidate.fresh("bravo", entropy=random.Random(2).randbytes)
+TRANSCRIPT = bytes(32)
+OFFER = enrolment.offer_encode(FIRST)
+REQUEST = enrolment.request_encode(CANDIDATE, transcript=TRANSCRIPT)
+TICKET = enrolment.ticket_encode(SECOND)
+_LETTERS = "0123456789ABCDEFGHJKMNPQRSTVWXYZilou-_ \n\u00df\u0131\ufb03\x00"
+
+
+@st.composite
+def _typed(draw):
+    """A code as somebody mistypes it."""
+    text = list(str(CODE))
+    for _ in range(draw(st.integers(0, 3))):
+        at = draw(st.integers(0, len(text) - 1))
+        text[at] = draw(st.sampled_from([*_LETTERS, "", text[at] * 2, text[at].lower()]))
+    return "".join(text)
+
+
+@_fuzzed(_typed() | st.text(_LETTERS, max_size=90) | st.text(max_size=90), hostile((OFFER, REQUEST, TICKET)))
+def join_codes(text, data):
+    """A text is this code, or no code: a mistake never becomes another code. Nor does a damaged step of joining pass."""
+    try:
+        parsed = JoinCode.parse(text)
+    except EnrolmentError as error:
+        _told(error)
+    else:
+        assert parsed == CODE
+        assert JoinCode.parse(str(parsed)) == parsed
+    for genuine, read in (
+        (OFFER, lambda: enrolment.offer_decode(data, code=CODE, remote_static=FIRST.static_public, wall_ms=WALL_MS)),
+        (
+            REQUEST,
+            lambda: enrolment.request_decode(data, transcript=TRANSCRIPT, remote_static=CANDIDATE.static_public),
+        ),
+        (b"", lambda: enrolment.accept_grant(data, candidate=CANDIDATE, code=CODE, wall_ms=WALL_MS)),
+    ):
+        try:
+            read()
+        except EnrolmentError as error:
+            _told(error)
+        else:
+            assert data == genuine
+    try:
+        identity = enrolment.ticket_decode(data)
+    except EnrolmentError as error:
+        _told(error)
+    else:
+        # Name of the mesh and secret are not signed: the file is the operator's own, and a wrong secret links nobody.
+        assert identity.certificate == SECOND.certificate

@@ -1,0 +1,26 @@
+"""A short run of every fuzz target, the same one each time; `python -m tests.fuzz TARGET` runs for as long as you like."""
+
+import pytest
+
+from tests.fuzz import __main__ as command
+from tests.fuzz.targets import TARGETS, hunted
+from tests.sync.scale import examples
+
+
+@pytest.mark.parametrize("name", sorted(TARGETS))
+def test_a_target_holds_against_hostile_input(name):
+    hunted(name, examples(150))()
+
+
+def test_the_command_counts_what_it_ran(capsys, monkeypatch):
+    monkeypatch.setattr(command, "ROUND_EXAMPLES", 20)
+    assert command.fuzz("join-codes", seconds=0, first_seed=3, rounds=2) == 0
+    assert "40 executions in 2 rounds" in capsys.readouterr().out
+
+
+def test_a_failure_is_printed_with_the_line_that_replays_it(capsys, monkeypatch):
+    monkeypatch.setattr(command, "ROUND_EXAMPLES", 50)
+    monkeypatch.setattr("mesh.enrolment.JoinCode.parse", lambda text: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        command.fuzz("join-codes", seconds=0, first_seed=3, rounds=2)
+    assert "replay: python -m tests.fuzz join-codes --seed 3 --rounds 1" in capsys.readouterr().err
