@@ -23,6 +23,8 @@ class MeshConfig:
     strangers_max: connections that have not shown a certificate; each costs about 3 KiB and a descriptor.
     strangers_reserved: of those, kept for hosts where members were met, so that a flood does not lock members out.
     strangers_per_host_max: of one IPv4 address or IPv6 /64; this machine itself is exempt.
+    handshake_every_ms, handshakes_at_once: of one such source, 20 a second and eight together: a host of several nodes
+        that all dial at once gets in, and junk costs a few milliseconds of CPU a second.
     dials_max: dials under way at once: a whole small mesh, without a burst of SYNs that looks like a scan.
     dial_ms, dial_ms_max: first and longest wait before an address is tried again; doubles, with jitter.
     full_mesh_max: members that all link to all; above it, each keeps a partial view.
@@ -38,6 +40,8 @@ class MeshConfig:
     strangers_max: int = 64
     strangers_reserved: int = 16
     strangers_per_host_max: int = 8
+    handshake_every_ms: int = 50
+    handshakes_at_once: int = 8
     dials_max: int = 16
     dial_ms: int = 1_000
     dial_ms_max: int = 60_000
@@ -60,6 +64,8 @@ class MeshConfig:
             raise ValueError("strangers_per_host_max must be part of strangers_max")
         if not 0 < self.dial_ms <= self.dial_ms_max:
             raise ValueError("dial_ms must be positive and not above dial_ms_max")
+        if min(self.handshake_every_ms, self.handshakes_at_once) < 1:
+            raise ValueError("handshake_every_ms and handshakes_at_once must be at least 1")
         if self.dials_max < 1:
             raise ValueError("dials_max must be at least 1")
         if not 1 <= self.view_min <= self.view_max <= self.full_mesh_max:

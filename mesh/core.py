@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, assert_never
 from mesh.config import MeshConfig
 from mesh.detector import Detector
 from mesh.dialer import Dialer
+from mesh.door import Door
 from mesh.errors import EnrolmentError, MeshError
 from mesh.events import (
     Address,
@@ -42,7 +43,7 @@ from mesh.events import (
 from mesh.gate import BOOT_BYTES, MemberGate, Papers, RefusalError, Visitor
 from mesh.house import House
 from mesh.joiner import Joiner
-from mesh.link import Link, crowded, reached
+from mesh.link import Link, reached
 from mesh.message import Addresses, App, Message, Ping, Pong, decode_pieces
 from mesh.overlay import Drop, Overlay, Result, Tell
 from mesh.peers import PeerStatus, peer_status
@@ -61,6 +62,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Joiner", "MeshConfig", "MeshCore", "PeerStatus"]
 
+PONGS_MAX = 64  # urgent messages that wait on a link, above which a ping stays without answer: its peer does not read
 ADDRESSES_TOLD_MAX = 64  # to one new link: enough to find a small mesh, or a way into a large one
 
 
@@ -71,6 +73,7 @@ class MeshCore:
         "_conns",
         "_dialer",
         "_dirty",
+        "_door",
         "_house",
         "_links_due_ms",
         "_members",
@@ -96,6 +99,7 @@ class MeshCore:
         self._shown: dict[bytes, Link] = {}  # members who have our message 3 and have not said anything yet
         self._dirty: dict[int, None] = {}
         self._dialer = Dialer(config, rng)
+        self._door = Door(config)
         self._overlay = Overlay(identity, config, rng, self._neighbours)
         self._quiet = Quiet()
         self._links_due_ms = _NEVER  # no link is due before; traffic moves deadlines away from here unseen
@@ -197,7 +201,9 @@ class MeshCore:
         house = self._house
         if dialled:
             self._dialer.opened(address)
-        elif crowded(self._conns.values(), address.host, house.config, known=self._dialer.known_host(address.host)):
+        elif self._door.refuses(
+            self._conns.values(), address.host, now_ms, known=self._dialer.known_host(address.host)
+        ):
             text = f"too many connections of strangers; one from {address.host} was closed"
             self._say(Notice("conn.crowded", text, level="warning"), actions, now_ms)
             actions.append(Close(conn, "too many strangers"))
@@ -209,7 +215,7 @@ class MeshCore:
         detector = Detector(now_ms, heartbeat_ms=house.config.heartbeat_ms)
         link = Link(conn, address, dialled, session, gate, now_ms, detector)
         self._conns[conn] = link
-        self._links_due_ms = min(self._links_due_ms, self._link_deadline(link))
+        self._links_due_ms = min(self._links_due_ms, link.deadline(house.config.handshake_ms))
         if dialled:
             link.write(session.start(), actions, now_ms)
 
@@ -339,7 +345,7 @@ class MeshCore:
             if rival is not None and rival is not link:
                 self._drop(rival, "superseded", actions, now_ms)
         link.papers = papers
-        self._links_due_ms = min(self._links_due_ms, self._link_deadline(link))
+        self._links_due_ms = min(self._links_due_ms, link.deadline(self._house.config.handshake_ms))
         if papers.port and not link.dialled:
             self._dialer.found(Address(link.address.host, papers.port), now_ms, node_id=node_id)
         self._dialer.linked(node_id, link.address.host)
@@ -372,7 +378,8 @@ class MeshCore:
             case App(payload):
                 actions.append(DeliverMessage(link.conn, payload))
             case Ping(token):
-                self._send(link, Pong(token, wall_ms), 0)
+                if link.session.outbox.waiting(0) < PONGS_MAX:
+                    self._send(link, Pong(token, wall_ms), 0)
             case Pong():
                 link.detector.answered(message, now_ms)
             case Addresses(entries):
@@ -428,7 +435,7 @@ class MeshCore:
     def _on_timer(self, actions: list[Action], now_ms: int, wall_ms: int) -> None:
         config = self._house.config
         for link in list(self._conns.values()):
-            if link.conn not in self._conns or self._link_deadline(link) > now_ms:
+            if link.conn not in self._conns or link.deadline(config.handshake_ms) > now_ms:
                 continue
             if link.papers is None:
                 self._drop(link, f"no handshake within {config.handshake_ms} ms", actions, now_ms)
@@ -437,17 +444,12 @@ class MeshCore:
                 self._drop(link, f"no sign of life for {silent_ms} ms", actions, now_ms)
             elif link.detector.due(now_ms):
                 self._send(link, link.detector.ping(now_ms, wall_ms), 0)
-        self._links_due_ms = min((self._link_deadline(link) for link in self._conns.values()), default=_NEVER)
+        self._links_due_ms = min((link.deadline(config.handshake_ms) for link in self._conns.values()), default=_NEVER)
         surplus = self._view.surplus(self._members, now_ms)
         if surplus is not None:
             self._drop(self._members[surplus], "enough links", actions, now_ms)
         if self._overlay.deadline() <= now_ms:
             self._apply(self._overlay.on_timer(now_ms, wall_ms), actions, now_ms)
-
-    def _link_deadline(self, link: Link) -> int:
-        if link.papers is None:
-            return link.opened_ms + self._house.config.handshake_ms
-        return link.detector.deadline()
 
     def _settle(self, actions: list[Action], now_ms: int) -> None:
         """What follows every event: dial what is due, write what may be written."""

@@ -7,24 +7,21 @@ and is our sign of life. Must not know: other links.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from ipaddress import AddressValueError, IPv6Address
 from typing import TYPE_CHECKING
 
+from mesh.door import is_loopback
 from mesh.events import Address, PeerInfo, Write
 from mesh.message import Message, encode_parts
 from mesh.session import Phase
 from mesh.topology import Neighbour
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from mesh.config import MeshConfig
     from mesh.detector import Detector
     from mesh.events import Action
     from mesh.gate import JoinGate, MemberGate, Papers
     from mesh.session import Session
 
-__all__ = ["Link", "crowded", "host_group", "is_loopback", "reached", "travels"]
+__all__ = ["Link", "reached", "travels"]
 
 _SCOPED = "%"
 
@@ -63,6 +60,10 @@ class Link:
             self.detector.sent(now_ms)
             actions.append(Write(self.conn, data))
 
+    def deadline(self, handshake_ms: int) -> int:
+        """When to look at this connection again: at the end of the handshake's time, or as its detector says."""
+        return self.opened_ms + handshake_ms if self.papers is None else self.detector.deadline()
+
     def info(self) -> PeerInfo:
         """Who is behind this link."""
         assert self.papers is not None, "no member is behind this connection"
@@ -75,30 +76,6 @@ class Link:
         rtt_ms = self.detector.pulse(now_ms).rtt_ms
         node_id = self.papers.certificate.node_id
         return Neighbour(node_id, -1 if rtt_ms is None else round(rtt_ms), self.sent_bytes, self.received_bytes)
-
-
-def crowded(links: Iterable[Link], host: str, config: MeshConfig, *, known: bool) -> bool:
-    """Whether there is no place for one more stranger of this host; `known` hosts have places of their own."""
-    strangers = [link for link in links if not link.dialled and link.papers is None]
-    if len(strangers) >= config.strangers_max - (0 if known else config.strangers_reserved):
-        return True
-    if is_loopback(host):
-        return False
-    group = host_group(host)
-    return sum(host_group(link.address.host) == group for link in strangers) >= config.strangers_per_host_max
-
-
-def host_group(host: str) -> str:
-    """What counts as one stranger: an IPv4 address, or the /64 that one IPv6 host may draw its addresses from."""
-    try:
-        return IPv6Address(host.partition(_SCOPED)[0]).exploded[:19]
-    except AddressValueError:
-        return host
-
-
-def is_loopback(host: str) -> bool:
-    """Whether this is this machine."""
-    return host == "::1" or host.startswith(("127.", "::ffff:127."))
 
 
 def travels(host: str) -> bool:

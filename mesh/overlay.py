@@ -45,6 +45,9 @@ HELD_MAX = 64  # batches whose origin's certificate has not come yet: it is sent
 HELD_BYTES_MAX = 4 << 20
 PIECE_BYTES = 48 << 10  # of a list of records in one message: fits one frame, lets urgent messages pass
 GATHER_MS = 50  # link-states are passed on together: one message for many, and none to whoever sent them meanwhile
+# What one member may ask us to list: at link-up twice, then at each news of certificates; the answer may be 300 KB.
+ANSWER_EVERY_MS = 500
+ANSWERS_AT_ONCE = 16
 EXPIRE_MS = 60_000  # between looks at the members' expiry, which is a matter of days
 
 _DOMAIN = b"batch"
@@ -76,6 +79,7 @@ class Overlay:
     """The mesh as seen from one node's links."""
 
     __slots__ = (
+        "_answered",
         "_config",
         "_expire_ms",
         "_fresh",
@@ -99,6 +103,7 @@ class Overlay:
         self._config = config
         self._neighbours = neighbours
         self._links: dict[int, bytes] = {}
+        self._answered: dict[int, int] = {}  # link -> when its questions so far would be over at the allowed rate
         self._held: OrderedDict[bytes, tuple[int, Batch]] = OrderedDict()
         self._held_bytes = 0
         self._expire_ms = 0
@@ -130,6 +135,7 @@ class Overlay:
     def link_down(self, link: int, now_ms: int) -> None:
         """The member's link is gone."""
         del self._links[link]
+        self._answered.pop(link, None)
         self.gossip.link_down(link, now_ms)
         self.topology.changed()
 
@@ -152,6 +158,8 @@ class Overlay:
                 return self._on_batch(link, message, now_ms)
             case IHave() | Graft() | Prune():
                 return _tells(self.gossip.on_message(link, message, now_ms))
+            case CertificatesHave() | LinkStatesHave() if not self._answers(link, now_ms):
+                return []  # it will ask again, or hear it from another
             case CertificatesHave(digests):
                 return [Tell(link, Certificates(piece), 0) for piece in _pieces(self.roster.besides(digests))]
             case Certificates(raws):
@@ -256,6 +264,14 @@ class Overlay:
         return results
 
     # ---- helpers
+
+    def _answers(self, link: int, now_ms: int) -> bool:
+        """Count one question of a member, if it has not asked too many."""
+        over_ms = max(self._answered.get(link, now_ms), now_ms)
+        if over_ms - now_ms > ANSWER_EVERY_MS * (ANSWERS_AT_ONCE - 1):
+            return False
+        self._answered[link] = over_ms + ANSWER_EVERY_MS
+        return True
 
     def _covered(self, origin: bytes, link: int) -> bool:
         """Whether the origin of a direct batch has pushed it to this link's peer itself."""

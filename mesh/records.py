@@ -88,6 +88,10 @@ class Outbox:
         self._queues[priority].append((head, payload))
         self.queued += size
 
+    def waiting(self, priority: int) -> int:
+        """How many messages of this priority are not sent in full."""
+        return len(self._queues[priority])
+
     def push_credit(self, count: int) -> None:
         """Tell the peer that so many of its bytes have been read."""
         self._urgent.append(_record(_CREDIT, count.to_bytes(4, "big")))

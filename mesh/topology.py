@@ -30,6 +30,7 @@ NODES_MAX = 1_024  # records kept: a large mesh; at 300 bytes each a third of a 
 NEIGHBOURS_MAX = 64  # in one record: four times a full mesh of 16
 RECORD_BYTES_MAX = 4_096  # 64 neighbours of 40 bytes, signature and head
 SPACING_MS = 1_000  # between two records of one node: a flapping radio cannot flood the mesh
+BURST_RECORDS = 4  # of one node that are taken closer together: what was held up somewhere on the way
 REFRESH_MS = 120_000  # a record is repeated so often, with its byte counts; it heals what was lost on the way
 RTT_MS_MAX = 600_000  # more is no measurement
 SEQUENCE_MAX = 2**63 - 1
@@ -79,11 +80,12 @@ class LinkState:
 
 @dataclass(slots=True)
 class _Known:
-    """A record as it was received, to be passed on unchanged, and when."""
+    """A record as it was received, to be passed on unchanged, and when; `paced_ms`: when as many were due."""
 
     state: LinkState
     raw: bytes
     heard_ms: int
+    paced_ms: int = 0
 
 
 class Topology:
@@ -140,7 +142,12 @@ class Topology:
         return state, known is None or known.state.sequence < state.sequence
 
     def add(self, state: LinkState, raw: bytes, node_key: bytes, now_ms: int) -> bool:
-        """Keep a record if its author signed it and there is room; whether it should be passed on."""
+        """Keep a record if its author signed it, there is room and it has not told too many; whether to pass it on."""
+        before = self._known.get(state.node_id)
+        paced_ms = now_ms if before is None else max(before.paced_ms, now_ms)
+        if paced_ms - now_ms > (BURST_RECORDS - 1) * SPACING_MS:
+            # A member that floods the mesh with records of itself is heard as often as any other, and nobody checks more.
+            return False
         if not verify(node_key, _DOMAIN, raw[_SIGNATURE_BYTES:], raw[:_SIGNATURE_BYTES]):
             raise DecodeError("link-state was not signed by the node that it names")
         if state.node_id == self._identity.node_id:
@@ -150,7 +157,7 @@ class Topology:
             return False
         if len(self._known) >= NODES_MAX and state.node_id not in self._known:
             return False
-        self._keep(_Known(state, raw, now_ms))
+        self._keep(_Known(state, raw, now_ms, paced_ms + SPACING_MS))
         return True
 
     def forget(self, node_id: bytes) -> None:

@@ -381,7 +381,7 @@ def test_junk_is_closed_without_an_answer():
     (node,) = [pipes.member(identity) for identity in mesh_of(1)[0]]
     rng = random.Random(1)
     for index in range(50):
-        stranger = pipes.stranger(node)
+        stranger = pipes.stranger(node, f"10.9.{index}.1")
         stranger.say(rng.randbytes(1 + index * 90))
         stranger.say(rng.randbytes(2_500))
         assert stranger.closed is not None
