@@ -37,6 +37,7 @@ class NodeProcess:
     name: str
     home: Path
     file: Path
+    prefix: tuple[str, ...] = ()  # of every command: where else it runs, such as a network namespace
     process: subprocess.Popen[bytes] | None = None
     log: Path = field(init=False)
 
@@ -44,14 +45,14 @@ class NodeProcess:
         self.log = self.home.with_suffix(".log")
 
     @classmethod
-    def within(cls, place: Path, name: str) -> NodeProcess:
+    def within(cls, place: Path, name: str, prefix: tuple[str, ...] = ()) -> NodeProcess:
         """Return the node of that name with everything it has below one directory."""
-        return cls(name, place / name, place / f"{name}.db")
+        return cls(name, place / name, place / f"{name}.db", prefix)
 
     def run(self, *words: str) -> str:
         """Run one `mycomesh` command and return what it printed; `ProcessError` with its words if it failed."""
         done = subprocess.run(  # noqa: S603 -- our own command, no shell
-            [*_COMMAND, "--home", str(self.home), *words], capture_output=True, text=True, check=False
+            [*self.prefix, *_COMMAND, "--home", str(self.home), *words], capture_output=True, text=True, check=False
         )
         if done.returncode != exits.DONE:
             raise ProcessError(done.stderr.strip() or f"mycomesh {words[0]} ended with {done.returncode}")
@@ -61,7 +62,9 @@ class NodeProcess:
         """Start `mycomesh up`, its log beside its home; return the process id."""
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(  # noqa: S603 -- our own command, no shell
-                [*_COMMAND, "--home", str(self.home), "up", str(self.file), *words], stdout=log, stderr=log
+                [*self.prefix, *_COMMAND, "--home", str(self.home), "up", str(self.file), *words],
+                stdout=log,
+                stderr=log,
             )
         return self.process.pid
 

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.integration.netns import needs_namespaces
 from tools.bench import __main__ as bench
-from tools.bench import files, nodes
+from tools.bench import files, nodes, plug
 from tools.bench.figure import CATALOGUE, Figure, measured
 from tools.bench.files import BenchError
 
@@ -31,6 +32,7 @@ ASKED_FOR = [
     "idle_cpu_percent",
     "handshake_ms",
     "link_throughput_ratio",
+    "plug_in_s",
     "start_ms",
     "status_ms",
 ]
@@ -78,6 +80,20 @@ def test_a_suite_measures_exactly_its_figures(small, suite):
     assert set(found) == {kind.name for kind in CATALOGUE.values() if kind.suite == suite}
     assert all(figure.value >= 0 for figure in found.values())
     assert all(figure.value > 0 for name, figure in found.items() if name != "idle_cpu_percent")
+
+
+@needs_namespaces
+def test_a_drone_that_is_plugged_in_comes_to_equal_the_others(monkeypatch):
+    monkeypatch.setattr(plug, "APART_S", 0.2)
+    found = plug.plug(True)
+    assert found["plug_in_s"].value > 0
+    spaces = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True).stdout
+    assert not any(space in spaces for space in plug._SPACES)
+
+
+def test_without_namespaces_that_figure_is_left_out(monkeypatch):
+    monkeypatch.setattr(plug.shutil, "which", lambda _: None)
+    assert plug.plug(True) == {}
 
 
 def test_what_is_captured_costs_more_than_nothing_and_is_larger_than_the_plain_file(small):

@@ -88,6 +88,9 @@ CATALOGUE = {
             0.5,
             more=True,
         ),
+        Kind(
+            "plug_in_s", "plug", "s", "a drone with an empty file is plugged in, until it equals the others", goal=2.0
+        ),
         Kind("start_ms", "node", "ms", "`mycomesh up` until it serves an empty file", goal=500),
         Kind("catch_up_rows_per_s", "node", "rows/s", "an empty peer catches up, loopback", goal=80_000, more=True),
         Kind("latency_p50_ms", "node", "ms", "a single write, commit on A to visible on B, loopback", goal=5),
