@@ -139,9 +139,10 @@ def _naming_columns(spec: TableSpec) -> str:
 
     A rowid is set under any of its names, and `UPDATE OF` compares names, not columns.
     """
-    names = [quoted(column.name) for column in spec.key]
+    naming = [column for column in spec.columns if column.key] if spec.id_column else spec.key
+    names = [quoted(column.name) for column in naming]
     if spec.kind is not KeyKind.KEYED or spec.nullable_key:
-        names += [name for name in ("rowid", "oid", "_rowid_") if name not in {column.folded for column in spec.key}]
+        names += [name for name in ("rowid", "oid", "_rowid_") if name not in {column.folded for column in naming}]
     return ", ".join(names)
 
 

@@ -27,6 +27,7 @@ from sync.capture import (
     trigger_names,
     word_names,
 )
+from sync.keep_both import convert
 from sync.policy import Policies
 from sync.schema import (
     KeyKind,
@@ -170,6 +171,7 @@ class Catalog:
         except UnsupportedTable as reason:
             self.notes[folded] = f"not replicated: {reason}"
             return
+        spec = self._policies.applied(spec)
         known = self.tables.get(folded)
         if known is not None and known.spec == spec and self._captured(known):
             return
@@ -188,6 +190,9 @@ class Catalog:
         self._forget(folded)
         table = self._load(table_id, spec, bits)
         table.bits_captured = json.loads(captured)
+        if spec.id_column and self._store.meta(f"births/{table_id}") is None:
+            convert(table)
+            self._store.meta_set(f"births/{table_id}", 1)
         drain(table)
         bypassed = not self._captured(table)
         self._install(table)
@@ -254,7 +259,7 @@ class Catalog:
             db.execute(f"ALTER TABLE {pending_name(table.table_id)} ADD COLUMN {word}")
         for statement in wide[1:]:
             db.execute(statement)
-        if table.spec.kind is KeyKind.BAG:
+        if table.spec.kind is KeyKind.BAG and not table.spec.id_column:
             # VACUUM renumbers the rowids of a table that has no index at all; an index of no rows prevents it.
             name = quoted(f"mycomesh_{table.table_id}_keep")
             column = quoted(table.spec.columns[0].name)

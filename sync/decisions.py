@@ -17,9 +17,9 @@ from sync import codec
 from sync.capture import LOOK_AGAIN, OP_EVICT, look_statement
 from sync.catalog import SCHEMA_TABLE, Catalog
 from sync.errors import PolicyError
-from sync.policy import counter_fact, counter_refusal
-from sync.report import DELETE_LOST, shortened, time_text, value_of
-from sync.schema import KeyKind, fold
+from sync.policy import KEEP_BOTH, SAME_ROW, counter_fact, counter_refusal, keep_both_fact, keep_both_refusal
+from sync.report import DELETE_LOST, KEPT, shortened, time_text, value_of
+from sync.schema import KeyKind, fold, quoted
 from sync.store import Store
 from sync.table import Row, Table
 
@@ -69,6 +69,33 @@ class Decisions:
         with self._store.transaction():
             self._catalog.decide(counter_fact(table, column))
 
+    def policy(self, table: str) -> str:
+        """Returns what happens when two nodes insert the same key: `same-row` or `keep-both`."""
+        return KEEP_BOTH if self._table(table).spec.id_column else SAME_ROW
+
+    def decide_policy(self, table: str, policy: str) -> None:
+        """Decides what happens when two nodes give out one id, for every replica that learns of it.
+
+        Raises:
+            PolicyError: no such policy; the table has no automatic ids, or too many rows already; or it keeps both
+                rows, which cannot be taken back.
+        """
+        found = self._table(table)
+        if policy not in (SAME_ROW, KEEP_BOTH):
+            raise PolicyError(f"no policy {policy!r}; there are {SAME_ROW} and {KEEP_BOTH}")
+        if policy == self.policy(table):
+            return
+        if policy == SAME_ROW:
+            raise PolicyError(
+                f"{found.spec.name} is {KEEP_BOTH}, and its rows could not be told apart again; make another table"
+            )
+        with self._store.transaction() as db:
+            rows = db.execute(f"SELECT count(*) FROM {quoted(found.spec.name)}").fetchone()[0]
+            refusal = keep_both_refusal(found.spec, rows)
+            if refusal:
+                raise PolicyError(f"not {KEEP_BOTH}: {refusal}")
+            self._catalog.decide(keep_both_fact(table))
+
     def conflicts(self, limit: int) -> list[Conflict]:
         """Returns up to `limit` conflicts, the latest first."""
         listing = (
@@ -105,6 +132,8 @@ class Decisions:
         if found is None:
             raise PolicyError(f"there is no conflict {number}; 'mycomesh conflicts' lists them")
         name, key, lost, reason = found
+        if reason.startswith(KEPT):
+            raise PolicyError(f"conflict {number} is not restored: nothing was lost, {reason}")
         table = self._table(name)
         row = table.locate(key)
         present = table.read(row)

@@ -17,6 +17,7 @@ from sync.batch import Group, Kind, Section
 from sync.capture import OP_DELETE, OP_EVICT, OP_INSERT, WORD_BITS, key_names, pending_name, word_names
 from sync.changelog import pack_mask
 from sync.counter import counted, hold_births, hold_registers, unseen
+from sync.keep_both import to_settle
 from sync.lattice import EXISTENCE, join
 from sync.rawtext import raw_select, restored
 from sync.rows import RowView, encode_prior, prior_to_wire, priors_of, shrink
@@ -271,7 +272,9 @@ def _drain_rows(table: Table, place: int, rows: dict[Row, _Touched]) -> list[Gro
         present = None if touched.values is None else dict(zip(table.known, touched.values, strict=True))
         view = RowView(table, row, present, leaves[row], holds=holds)
         by_birth = isinstance(row, int) and table.spec.kind is not KeyKind.ROWID
-        replaced = by_birth and view.visible and touched.deleted and touched.inserted
+        # An insert under an id that has a row is a REPLACE, which fires no delete trigger.
+        ended = touched.deleted or table.spec.id_column
+        replaced = by_birth and view.visible and bool(ended) and touched.inserted
         if view.visible and (present is None or replaced):
             _change(table, place, view, touched, Kind.DELETE, EXISTENCE, groups)
             if not replaced:
@@ -287,6 +290,8 @@ def _drain_rows(table: Table, place: int, rows: dict[Row, _Touched]) -> list[Gro
             mask |= _differing(view) | (table.known_mask & ~table.captured_mask)
         if table.counters:
             mask = counted(view, place, mask, silent=touched.silent)
+        if table.spec.id_column:
+            mask |= to_settle(view, place)
         if mask:
             _change(table, place, view, touched, Kind.UPDATE, mask, groups)
     for group in groups.values():

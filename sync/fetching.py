@@ -154,6 +154,9 @@ class Fetching:
 
     def _known(self, name: str, peer: bytes) -> Vector:
         """What needs not be sent: what is covered here, and what a broken stream of the same peer has brought."""
+        if self._replica.forgot(name):
+            for brought in self._partial.values():
+                brought.pop(name, None)
         vector = self._replica.vector(name)
         partial = self._partial.get(peer, {}).get(name)
         if partial is not None:
@@ -193,6 +196,8 @@ class Fetching:
             current.failed = current.refused = True
             text = f"{applied.refused} changes from {link.peer.hex()[:8]} are stamped too far ahead; check its clock"
             turn.say("round.refused", text, {"changes": applied.refused}, "warning")
+        elif applied.withheld:
+            current.failed = True
         elif not current.abandoned:
             self._remember(link.peer, applied)
         current.rows += applied.changes

@@ -14,19 +14,18 @@ from typing import Any
 
 import apsw
 
-from sync import codec, report, schema
+from sync import codec, keep_both, report, schema
 from sync.batch import Group, Kind, Section
 from sync.changelog import Leaf, pack_mask
 from sync.conflict import Change, note_conflicts, note_hidden, same
 from sync.counter import hold_births, totals
-from sync.errors import DecodeError
+from sync.identity import keys_of
 from sync.lattice import EXISTENCE, Entry, join, visible
-from sync.rawtext import is_raw, is_valid_raw
 from sync.rows import RowView, prior_from_wire, shrink
-from sync.schema import KeyKind, encode_key, quoted
-from sync.table import BIRTH_KEY_SIZE, Row, Table, birth_key
+from sync.schema import KeyKind, quoted
+from sync.table import Row, Table
 
-__all__ = ["Merged", "keys_of", "merge_section", "retry_parked", "show_held"]
+__all__ = ["Merged", "merge_section", "retry_parked", "show_held"]
 
 _SAVEPOINT = "mycomesh_merge"
 # A row that finds its place may displace another, whose place a third may take: chains longer than this wait for a change.
@@ -88,79 +87,28 @@ def _uncovered(table: Table, group: Group) -> Group | None:
     )
 
 
-# ---- identity
-
-
-def keys_of(table: Table, group: Group) -> list[Any]:
-    """Returns each change's key, from the group or from its own values; checked against the table's kind."""
-    spec = table.spec
-    if group.keys is not None:
-        for key in group.keys:
-            _check_key(table, key)
-        return group.keys
-    if group.kind is not Kind.BIRTH:
-        raise DecodeError(f"{spec.name}: a change that is no birth names no row")
-    births = [birth_key(group.site, hlc) for hlc in group.hlcs]
-    if spec.kind is KeyKind.BAG:
-        return births
-    try:
-        places = [group.columns.index(column.folded) for column in spec.key]
-    except ValueError:
-        raise DecodeError(f"{spec.name}: a birth without its key columns") from None
-    if spec.kind is KeyKind.ROWID:
-        keys = [row[places[0]] for row in group.rows]
-        if set(map(type, keys)) != {int}:
-            raise DecodeError(f"{spec.name}: an INTEGER PRIMARY KEY is not an integer")
-        return keys
-    values = [tuple(row[place] for place in places) for row in group.rows]
-    if not spec.nullable_key and any(None in key for key in values):
-        raise DecodeError(f"{spec.name}: NULL in a key that cannot be NULL")
-    return [birth if None in key else encode_key(spec, key) for birth, key in zip(births, values, strict=True)]
-
-
-def _check_key(table: Table, key: Any) -> None:
-    spec = table.spec
-    if spec.kind is KeyKind.ROWID:
-        codec.require(codec.is_int(key, -(1 << 63)), f"{spec.name}: a row key is not an integer")
-        return
-    codec.require(type(key) is bytes and key, f"{spec.name}: a row key is not bytes")
-    if key[:1] == b"\x00":
-        codec.require(len(key) == BIRTH_KEY_SIZE, f"{spec.name}: a birth key has the wrong size")
-        return
-    codec.require(spec.kind is KeyKind.KEYED, f"{spec.name}: a row key that this table does not have")
-    values = codec.decode(key, bytes_max=len(key))
-    codec.require(codec.is_array(values, len(spec.key)), f"{spec.name}: a row key has the wrong width")
-    plain = all(is_valid_raw(value) if is_raw(value) else type(value) in codec.PLAIN for value in values)
-    codec.require(plain, f"{spec.name}: a row key is not made of SQLite values")
-    codec.require(None not in values and encode_key(spec, tuple(values)) == key, f"{spec.name}: bad row key")
-
-
 # ---- the common case: a run of new rows
 
 
 def _merge_births(table: Table, group: Group, place: int, keys: list[Any]) -> bool:
     """Inserts a whole group of births at once; False (nothing done) if any row needs a closer look."""
     spec, log = table.spec, table.log
-    whole = {column.folded for column in spec.key} <= set(group.columns) <= set(table.known)
+    naming = {column.folded for column in spec.key} | ({spec.id_column} if spec.id_column else set())
+    whole = naming <= set(group.columns) <= set(table.known)
     if group.kind is not Kind.BIRTH or group.priors is not None or not whole or _holds_raw(group):
         return False
-    if log.any_hlc_between(place, group.hlcs[0], group.hlcs[-1]):
+    if not _all_unknown(table, group, place, keys):
         return False
     by_birth = spec.kind is KeyKind.BAG
-    if spec.kind is KeyKind.ROWID:
-        if log.any_row_between(min(keys), max(keys)):
-            return False
-    elif by_birth:
-        if table.has_orphans():
-            return False
-    elif any(key[:1] == b"\x00" or log.knows(key) for key in keys):
-        return False
     mask = table.mask_of(group.columns) | EXISTENCE
     by_name = {column.folded: quoted(column.name) for column in spec.columns}
     names = [by_name[name] for name in group.columns]
     values: Sequence[Sequence[Any]] = group.rows
     rows: list[Row] = keys
-    if by_birth:
+    if spec.id_column:
+        at = group.columns.index(spec.id_column)
+        rows = [row[at] for row in group.rows]
+    elif by_birth:
         first = _next_rowid(table)
         if first is None:
             return False
@@ -182,6 +130,17 @@ def _merge_births(table: Table, group: Group, place: int, keys: list[Any]) -> bo
     if table.counters:
         hold_births(table, place, group.hlcs, group.columns, group.rows)
     return True
+
+
+def _all_unknown(table: Table, group: Group, place: int, keys: list[Any]) -> bool:
+    """True if the change log has nothing of the rows that these births begin."""
+    if table.log.any_hlc_between(place, group.hlcs[0], group.hlcs[-1]):
+        return False
+    if table.spec.kind is KeyKind.ROWID:
+        return not table.log.any_row_between(min(keys), max(keys))
+    if table.spec.kind is KeyKind.BAG:
+        return not table.has_orphans()
+    return not any(key[:1] == b"\x00" or table.log.knows(key) for key in keys)
 
 
 def _holds_raw(group: Group) -> bool:
@@ -223,6 +182,8 @@ def _merge_change(table: Table, view: RowView, change: Change, wall_ms: int | No
     """Joins one change into its row, then brings the user's table and the held values in line."""
     stamp = (change.hlc, table.store.site(change.place))
     outcome = join(view.entries, stamp, change.mask)
+    if table.spec.id_column and not _lives(table, change, stamp):
+        return
     if view.entries and wall_ms is not None:  # a repair tells of nothing that is news
         merged.conflicts += note_conflicts(table, view, change, outcome.gained, outcome.masks, wall_ms)
     gained = outcome.gained
@@ -248,6 +209,25 @@ def _merge_change(table: Table, view: RowView, change: Change, wall_ms: int | No
     target = {name: value for name, value in owned.items() if name in names}
     target |= {name: change.values[name] for name in table.columns_of(gained & ~EXISTENCE)}
     merged.parked += materialize(table, view, seen, target, reborn=gained & EXISTENCE != 0)
+
+
+def _lives(table: Table, change: Change, stamp: tuple[int, bytes]) -> bool:
+    """Applies the end of a row that went by its id to the births of that id; false for a birth that came to its end so."""
+    if change.dead and change.key[:1] == b"\x01":
+        for row in keep_both.wanting(table, keep_both.legacy_id(change.key)):
+            view = RowView.read(table, row)
+            key = table.key(row, view.leaves)
+            masks = join(view.entries, stamp, EXISTENCE).masks
+            kept = [entry._replace(mask=mask) for entry, mask in zip(view.entries, masks, strict=True) if mask]
+            if visible(kept):
+                continue
+            owned = view.owned()
+            names = {name for entry in kept for name in table.columns_of(entry.mask & ~EXISTENCE)}
+            shrink(view, masks, key)
+            materialize(table, view, False, {name: owned[name] for name in names}, reborn=False)
+        return True
+    born = change.mask & EXISTENCE and not change.dead
+    return not born or keep_both.ended_before(table, change.values.get(table.spec.id_column)) < stamp
 
 
 def _enter(table: Table, view: RowView, change: Change, gained: int) -> None:
@@ -279,13 +259,15 @@ def materialize(table: Table, view: RowView, seen: bool, target: dict[str, Any],
     if table.counters:
         shown |= totals(table, target)
     reason = ""
+    place: keep_both.Place | None = None
+    show = _show_placed if table.spec.id_column and seen else _show
     try:
-        row = _show(table, view, seen, shown, reborn=reborn)
+        row, place, seen = show(table, view, seen, shown, reborn=reborn)
     except apsw.ConstraintError as error:
         reason = str(error)
         if displace_rivals(table, view, (view.present or {}) | shown):
             try:
-                row = _show(table, view, seen, shown, reborn=reborn)
+                row, place, seen = show(table, view, seen, shown, reborn=reborn)
                 reason = ""
             except apsw.ConstraintError as error_left:
                 reason = str(error_left)
@@ -294,8 +276,12 @@ def materialize(table: Table, view: RowView, seen: bool, target: dict[str, Any],
         target = view.owned() | target
         table.delete(row)
         row = _rename_dead(table, view, row)
-    if reason or not seen or not view.plain or not shown.keys() >= target.keys():
-        _hold(table, row, target, all_of_it=bool(reason) or not seen)
+    moved = place is not None and place.id != place.wanted
+    if reason or not seen or not view.plain or moved or not shown.keys() >= target.keys():
+        veiled = table.counters | {table.spec.id_column} if moved else table.counters
+        _hold(table, row, target, veiled, all_of_it=bool(reason) or not seen)
+    if table.spec.id_column and (place is not None or not seen):
+        keep_both.placed(table, view.row, row, None if reason else place)
     if view.row != row or (not reason and not view.plain):
         report.unpark(table, view.row)
     if reason:
@@ -304,8 +290,38 @@ def materialize(table: Table, view: RowView, seen: bool, target: dict[str, Any],
     return bool(reason)
 
 
-def _show(table: Table, view: RowView, seen: bool, shown: dict[str, Any], *, reborn: bool) -> Row:
-    """Writes the user's row; returns the row's name afterwards; constraint errors pass through, with no effect."""
+def _show_placed(
+    table: Table, view: RowView, _seen: bool, shown: dict[str, Any], *, reborn: bool
+) -> tuple[Row, keep_both.Place | None, bool]:
+    """Shows a row under the id that it gets; a constraint that refuses the row leaves every other where it was."""
+    db = table.store.db
+    table.log.flush()  # what is undone must not be what was to be written anyway
+    db.execute(f"SAVEPOINT {_SAVEPOINT}")
+    try:
+        place = keep_both.place_of(table, view, shown)
+        if place is not None:
+            shown = shown | {table.spec.id_column: place.id}
+        # Without the write that says its id a row has no place yet.
+        seen = place is not None or view.present is not None
+        return _show(table, view, seen, shown, reborn=reborn)[0], place, seen
+    except apsw.ConstraintError:
+        db.execute(f"ROLLBACK TO {_SAVEPOINT}")
+        raise
+    finally:
+        db.execute(f"RELEASE {_SAVEPOINT}")
+
+
+def _show(
+    table: Table, view: RowView, seen: bool, shown: dict[str, Any], *, reborn: bool
+) -> tuple[Row, keep_both.Place | None, bool]:
+    """Writes the user's row; constraint errors pass through, with no effect.
+
+    Returns the row's name afterwards, the place that it got if that was to be found, and whether it is seen.
+    """
+    return _written(table, view, seen, shown, reborn=reborn), None, seen
+
+
+def _written(table: Table, view: RowView, seen: bool, shown: dict[str, Any], *, reborn: bool) -> Row:
     row = view.row
     if not seen:
         if view.present is None:
@@ -316,7 +332,12 @@ def _show(table: Table, view: RowView, seen: bool, shown: dict[str, Any], *, reb
         return _insert(table, row, shown)
     if reborn and any(name not in shown for name in table.known):
         return _reinsert(table, row, shown)
-    table.update(row, {name: value for name, value in shown.items() if not same(view.present[name], value)})
+    changed = {name: value for name, value in shown.items() if not same(view.present[name], value)}
+    table.update(row, changed)
+    if table.spec.id_column in changed:
+        moved: int = changed[table.spec.id_column]
+        table.log.rehome(row, moved)
+        return moved
     return row
 
 
@@ -343,7 +364,7 @@ def displace_rivals(table: Table, view: RowView, values: dict[str, Any]) -> bool
         table.delete(row)
         parked = _rename_dead(table, rival, row)
         table.displaced += 1
-        _hold(table, parked, target, all_of_it=True)
+        _hold(table, parked, target, frozenset(), all_of_it=True)
         reason = f"UNIQUE {name}: another row claimed these values first"
         report.park(table, parked, key, reason, target, table.store.clock.last >> 16)
     return bool(rivals)
@@ -358,6 +379,12 @@ def retry_parked(table: Table) -> int:
     """Tries every parked row of a table again; returns how many stand."""
     listing = "SELECT row FROM mycomesh_parked WHERE id = ? ORDER BY row"
     total = 0
+    for row in keep_both.moved(table) if table.spec.id_column else ():
+        view = RowView.read(table, row)
+        if view.present is None:
+            keep_both.placed(table, row, row, None)
+        else:
+            materialize(table, view, view.visible, view.owned(), reborn=False)
     for _ in range(RETRIES_MAX):
         stand = 0
         for (row,) in table.store.db.execute(listing, (table.table_id,)).fetchall():
@@ -420,9 +447,8 @@ def _rename_dead(table: Table, view: RowView, row: Row) -> Row:
     return row
 
 
-def _hold(table: Table, row: Row, target: dict[str, Any], *, all_of_it: bool) -> None:
-    """Holds, for each entry of the row, the values that the user's table does not show."""
-    veiled = table.counters  # their cells show totals
+def _hold(table: Table, row: Row, target: dict[str, Any], veiled: frozenset[str], *, all_of_it: bool) -> None:
+    """Holds, for each entry of the row, the values that the user's table does not show: all of those in `veiled`."""
     hidden = {name: value for name, value in target.items() if all_of_it or name not in table.known or name in veiled}
     if not hidden and not table.holds_any():
         return

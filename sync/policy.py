@@ -11,11 +11,26 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from sync.schema import TableSpec, fold
+from sync.schema import KeyKind, TableSpec, fold
 
-__all__ = ["COUNTER", "Policies", "counter_fact", "counter_refusal"]
+__all__ = [
+    "COUNTER",
+    "KEEP_BOTH",
+    "POLICY",
+    "SAME_ROW",
+    "Policies",
+    "counter_fact",
+    "counter_refusal",
+    "keep_both_fact",
+    "keep_both_refusal",
+]
 
 COUNTER = "counter"
+POLICY = "policy"
+SAME_ROW = "same-row"
+KEEP_BOTH = "keep-both"
+# Every row gets another identity, in one transaction: about 40 us each.
+KEEP_BOTH_ROWS_MAX = 10_000
 # The wire's longest name, less what a share adds to the counter's (`counter.share_name`).
 COLUMN_CHARS_MAX = 200
 
@@ -25,21 +40,31 @@ class Policies:
     """The policies that the facts of one file state; all names are folded."""
 
     counters: dict[str, frozenset[str]] = field(default_factory=dict)
+    keep_both: frozenset[str] = frozenset()
 
     @classmethod
     def read(cls, db: Any, schema_table: str) -> Policies:
         """Reads the facts; one that is not as `counter_fact` writes it is ignored."""
         counters: dict[str, frozenset[str]] = {}
-        for name, kind in db.execute(f"SELECT name, kind FROM {schema_table} WHERE kind = ? ORDER BY name", (COUNTER,)):
-            subject = _subject(name, kind)
-            if subject is not None and len(subject) == 2:
-                table, column = subject
-                counters[table] = counters.get(table, frozenset()) | {column}
-        return cls(counters)
+        keep_both: set[str] = set()
+        listing = f"SELECT name, kind, sql FROM {schema_table} WHERE kind IN (?, ?) ORDER BY name"
+        for name, kind, sql in db.execute(listing, (COUNTER, POLICY)):
+            match kind, _subject(name, kind), sql:
+                case "counter", [table, column], _:
+                    counters[table] = counters.get(table, frozenset()) | {column}
+                case "policy", [table], "keep-both":
+                    keep_both.add(table)
+                case _:
+                    continue
+        return cls(counters, frozenset(keep_both))
+
+    def applied(self, spec: TableSpec) -> TableSpec:
+        """Returns the table as its policy has it."""
+        return spec.keeping_both() if spec.folded in self.keep_both else spec
 
     def counters_of(self, spec: TableSpec) -> frozenset[str]:
         """Returns the columns of this table that count; never one of its key, which says which row it is."""
-        able = {column.folded for column in spec.columns} - {column.folded for column in spec.key}
+        able = {column.folded for column in spec.columns} - {column.folded for column in spec.key} - {spec.id_column}
         return self.counters.get(spec.folded, frozenset()) & able
 
 
@@ -54,7 +79,7 @@ def counter_refusal(spec: TableSpec, column: str) -> str:
     name = f"{spec.name}.{column}"
     if found is None:
         return f"{spec.name} has no stored column {column!r}; its columns are {', '.join(c.name for c in spec.columns)}"
-    if found.folded in {item.folded for item in spec.key}:
+    if found.folded in {spec.id_column, *(item.folded for item in spec.key)}:
         return f"{name} is part of the primary key, which says which row it is; count in another column"
     if any(fold(term) == found.folded for index in spec.unique for term, _ in index.columns):
         return f"{name} must be UNIQUE, and a sum cannot promise that; count in another column"
@@ -62,6 +87,20 @@ def counter_refusal(spec: TableSpec, column: str) -> str:
         return f"{name} has {found.affinity} affinity and cannot keep integers exact; declare it INTEGER"
     if len(column) > COLUMN_CHARS_MAX:
         return f"the column's name has {len(column)} characters; a counter's may have {COLUMN_CHARS_MAX}"
+    return ""
+
+
+def keep_both_fact(table: str) -> tuple[str, str, str]:
+    """Returns the fact (name, kind, sql) that says that a table keeps both rows of one id."""
+    return f"{POLICY}:{json.dumps([fold(table)], ensure_ascii=False)}", POLICY, KEEP_BOTH
+
+
+def keep_both_refusal(spec: TableSpec, rows: int) -> str:
+    """Returns why a table that holds so many rows cannot keep both rows of one id, "" if it can."""
+    if spec.kind is not KeyKind.ROWID:
+        return f"{spec.name} has no INTEGER PRIMARY KEY, so two nodes cannot number two rows alike"
+    if rows > KEEP_BOTH_ROWS_MAX:
+        return f"{spec.name} has {rows} rows, and each would get another identity; decide before it has {KEEP_BOTH_ROWS_MAX}"
     return ""
 
 

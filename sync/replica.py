@@ -19,9 +19,11 @@ from sync.capture import drop_statements, pending_name
 from sync.catalog import SCHEMA_TABLE, Catalog, TableFilter
 from sync.decisions import Decisions
 from sync.drain import drain_table
-from sync.errors import DecodeError, ForeignFileError
+from sync.errors import BatchRefusedError, DecodeError, ForeignFileError
 from sync.feed import read_range, read_rows
-from sync.merge import Merged, keys_of, merge_section, retry_parked, show_held
+from sync.identity import keys_of
+from sync.keep_both import other_form
+from sync.merge import Merged, merge_section, retry_parked, show_held
 from sync.overview import ReplicaStatus, TableStatus, overview
 from sync.stamp import hlc_from_ms
 from sync.store import Store
@@ -62,6 +64,7 @@ class Applied:
     windows: list[tuple[str, bytes, int, int]] = field(default_factory=list)  # what a catch-up chunk was read from
     changes: int = 0  # in the bundle, news or not
     refused: int = 0  # catch-up changes left out because they are stamped too far ahead
+    withheld: bool = False  # changes were left out because one side has not learnt of a table's policy
     schema_changed: bool = False
     unread: bool = False  # rows are waiting to be looked at, since columns have become counters
 
@@ -215,7 +218,8 @@ class Replica:
 
     def _retry(self, table: Table) -> None:
         found = self._store.db.execute(
-            "SELECT 1 FROM mycomesh_parked WHERE id = ? LIMIT 1", (table.table_id,)
+            "SELECT 1 FROM mycomesh_parked WHERE id = ?1 UNION ALL SELECT 1 FROM mycomesh_moved WHERE id = ?1 LIMIT 1",
+            (table.table_id,),
         ).fetchone()
         if found is not None:
             retry_parked(table)
@@ -242,9 +246,13 @@ class Replica:
             applied.refused = leave_out_future(bundle, wall_ms)
         else:
             check_sites(bundle, origin, wall_ms)
-        published = self.changing(wall_ms, lambda: self._merge(bundle, applied, wall_ms, repair=repair))
+        live = origin is not None
+        published = self.changing(wall_ms, lambda: self._merge(bundle, applied, wall_ms, live=live, repair=repair))
         applied.published[:0] = published
-        if applied.unread:
+        unread = [table for table in self._catalog.tables.values() if table.unread]
+        for table in unread:
+            table.unread = False
+        if applied.unread or unread:
             applied.published += self.drain(wall_ms)[0]
             self._data_version = -1  # the rest is for the next drain
         return applied
@@ -263,11 +271,18 @@ class Replica:
             batches += published
         return batches
 
-    def _merge(self, bundle: Bundle, applied: Applied, wall_ms: int, *, repair: bool) -> None:
+    def _merge(self, bundle: Bundle, applied: Applied, wall_ms: int, *, live: bool, repair: bool) -> None:
         for section in bundle.sections:
             table = self._catalog.tables.get(section.table)
             if table is None:
                 applied.unknown.append(section.table)
+                continue
+            if other_form(table, section):
+                if live:
+                    raise BatchRefusedError(
+                        f"{section.table}: names rows by another policy than this node's; it will learn"
+                    )
+                applied.withheld = True
                 continue
             try:
                 merged = merge_section(table, section, wall_ms, repair=repair)
@@ -328,7 +343,7 @@ class Replica:
         with self._store.transaction():
             for name in sorted(vectors):
                 table = self._catalog.tables.get(name)
-                if table is None:
+                if table is None or table.uncovered:
                     continue
                 gained = [
                     (site, (after, min(upto, last if site == self.site else bound)))
@@ -375,6 +390,17 @@ class Replica:
         """Returns a table's vector; empty for a table that is not here."""
         table = self._catalog.tables.get(name)
         return Vector() if table is None else table.vector.copy()
+
+    def forgot(self, name: str) -> bool:
+        """Returns whether coverage of a table was forgotten since this was asked last; asked where a round begins.
+
+        What a round brings that began before must not be adopted, and is not until then.
+        """
+        table = self._catalog.tables.get(name)
+        if table is None or not table.uncovered:
+            return False
+        table.uncovered = False
+        return True
 
     def admits(self, name: str) -> bool:
         """True if a table of that folded name may be replicated here, present or not."""
@@ -442,7 +468,7 @@ class Replica:
     def rows_named(self, section: Section, *, bytes_max: int) -> Iterator[Section]:
         """Yields sections with every entry held of the rows that a section's changes name; the caller has drained."""
         table = self._catalog.tables.get(section.table)
-        if table is None:
+        if table is None or other_form(table, section):
             return
         keys = [key for group in section.groups for key in keys_of(table, group)]
         rows = list(dict.fromkeys(table.locate_many(keys)))

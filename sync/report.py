@@ -20,8 +20,10 @@ from sync.table import Row, Table, birth_stamp
 __all__ = [
     "CONFLICTS_MAX",
     "DELETE_LOST",
+    "KEPT",
     "Loser",
     "conflict",
+    "moved",
     "park",
     "shortened",
     "time_text",
@@ -34,6 +36,7 @@ CONFLICTS_MAX = 10_000
 TEXT_MAX = 1_000_000
 TOLD_MAX = 200
 WRITE_LOST = "a later write had not seen this one"
+KEPT = "both rows are kept, this one as"
 DELETE_LOST = "a delete lost to a later write"
 
 
@@ -47,7 +50,15 @@ class Loser:
     dead: bool
 
 
-def conflict(table: Table, loser: Loser, won: tuple[int, bytes], standing: dict[str, Any] | None, wall_ms: int) -> int:
+def conflict(
+    table: Table,
+    loser: Loser,
+    won: tuple[int, bytes],
+    standing: dict[str, Any] | None,
+    wall_ms: int,
+    *,
+    reason: str = "",
+) -> int:
     """Records one losing write; returns 1 if it was not known before.
 
     `won` is the winner's stamp, `standing` the winner's values, None for a delete.
@@ -66,7 +77,7 @@ def conflict(table: Table, loser: Loser, won: tuple[int, bytes], standing: dict[
             loser.stamp[1].hex(),
             time_text(ms_from_hlc(won[0])),
             won[1].hex(),
-            DELETE_LOST if loser.dead else WRITE_LOST,
+            reason or (DELETE_LOST if loser.dead else WRITE_LOST),
             loser.stamp[0],
             None if standing is None else values_text(_shortened(loser.values, standing)),
             loser.key,
@@ -79,6 +90,13 @@ def conflict(table: Table, loser: Loser, won: tuple[int, bytes], standing: dict[
             (CONFLICTS_MAX,),
         )
     return made
+
+
+def moved(table: Table, wanted: int, given: int, lost: tuple[int, bytes], won: tuple[int, bytes]) -> None:
+    """Records that a row is shown under another id than the one that its writer gave it."""
+    column = table.spec.id_column
+    loser = Loser(wanted, {column: wanted}, lost, dead=False)
+    conflict(table, loser, won, {column: wanted}, table.store.clock.last >> 16, reason=f"{KEPT} {given}")
 
 
 def park(table: Table, row: Row, key: Any, reason: str, values: dict[str, Any], wall_ms: int) -> None:
@@ -115,6 +133,8 @@ def key_text(key: Any) -> str:
     """Returns a row's key as a person writes it: the value, a JSON array of several, or the birth of a keyless row."""
     if isinstance(key, int):
         return str(key)
+    if key[:1] == b"\x01":
+        return str(int.from_bytes(key[1:], "big", signed=True))
     if key[:1] == b"\x00":
         site, hlc = birth_stamp(key)
         return f"{site.hex()}@{hlc}"

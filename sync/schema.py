@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import enum
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sync import codec
@@ -81,6 +81,9 @@ class TableSpec:
     rowid: str  # an unshadowed name of the rowid; "" for WITHOUT ROWID
     unique: tuple[UniqueIndex, ...]
     sql: str
+    id_column: str = (
+        ""  # folded: the INTEGER PRIMARY KEY of a table that keeps both rows of one id, which is a BAG then
+    )
 
     @property
     def folded(self) -> str:
@@ -95,7 +98,15 @@ class TableSpec:
     @property
     def shape(self) -> str:
         """What must agree between replicas for rows to be exchanged: kind and key columns."""
+        if self.id_column:
+            return f"{KeyKind.ROWID.value},{self.id_column}"
         return ",".join([self.kind.value, *(column.folded for column in self.key)])
+
+    def keeping_both(self) -> TableSpec:
+        """Returns a ROWID table as one whose rows are identified by their births; other tables as they are."""
+        if self.kind is not KeyKind.ROWID:
+            return self
+        return replace(self, kind=KeyKind.BAG, key=(), id_column=self.key[0].folded)
 
 
 @functools.lru_cache(maxsize=4_096)

@@ -41,6 +41,8 @@ CREATE TABLE IF NOT EXISTS mycomesh_conflicts(
   seq INTEGER PRIMARY KEY, seen_at TEXT, table_name TEXT, row_key TEXT, lost TEXT, lost_at TEXT, lost_site TEXT,
   won_at TEXT, won_site TEXT, reason TEXT, lost_hlc INTEGER, won TEXT, row, restored_at TEXT,
   UNIQUE(table_name, row_key, lost_site, lost_hlc, lost));
+CREATE TABLE IF NOT EXISTS mycomesh_moved(
+  id INTEGER, row INTEGER, wanted INTEGER, place INTEGER, hlc INTEGER, PRIMARY KEY(id, row)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS mycomesh_parked(
   table_name TEXT, row_key TEXT, reason TEXT, content TEXT, since TEXT, id INTEGER, row, PRIMARY KEY(id, row))
   WITHOUT ROWID;

@@ -59,6 +59,8 @@ class Table:
         self.log = ChangeLog(store, table_id)
         self.vector = Vector()
         self.counters: frozenset[str] = frozenset()  # columns whose cells show the total of several registers
+        self.unread = False  # whether rows wait in the pending log that no program has logged
+        self.uncovered = False  # coverage was forgotten since a round was asked for: what that brings is not all
         self.settled = False  # whether held values that this table can show are shown
         self.displaced = 0  # rows parked in favour of others: when it moves, rows read earlier may be stale
         self._staged: Vector | None = None
@@ -139,6 +141,15 @@ class Table:
             "INSERT INTO mycomesh_vectors VALUES(?, ?, ?, ?)",
             [(self.table_id, place, low, high) for low, high in self._staged.ranges(site)],
         )
+
+    def uncover(self, *, keep: bytes) -> None:
+        """Forgets the coverage of every site but one, so that rounds bring its changes again."""
+        coverage, place = self.coverage, self.store.place_made(keep)
+        self.uncovered = True
+        self._staged = Vector()
+        for after, upto in coverage.ranges(keep):
+            self._staged.add(keep, after, upto)
+        self.store.db.execute("DELETE FROM mycomesh_vectors WHERE id = ? AND place <> ?", (self.table_id, place))
 
     # ---- columns and masks
 

@@ -56,6 +56,7 @@ COMMANDS = (
     Command("rejoin", "end what 'isolate' began", "tools.commands.rejoin"),
     Command("scrub", "look for writes that bypassed the triggers, and capture them", "tools.commands.scrub"),
     Command("counter", "make a column a counter: concurrent changes to it add up", "tools.commands.counter"),
+    Command("policy", "show or decide what happens when two nodes give two rows one id", "tools.commands.policy"),
     Command("conflicts", "list the writes that lost to others that had not seen them", "tools.commands.conflicts"),
     Command("restore", "write the losing side of a conflict again, so that it wins", "tools.commands.restore"),
     Command("down", "stop the running node", "tools.commands.down"),

@@ -269,7 +269,7 @@ class Daemon:
             case "scrub":
                 self._serving().scrub()
                 return {}
-            case "counter" | "conflicts" | "restore":
+            case "counter" | "policy" | "conflicts" | "restore":
                 return await decisions.answer(self._serving(), request)
             case "down":
                 return await self._down(request)

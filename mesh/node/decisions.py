@@ -33,6 +33,12 @@ async def answer(node: ServingNode, request: dict[str, Any]) -> dict[str, Any]:
             table, column = _text(request, "table"), _text(request, "column")
             await node.consult(lambda replica: replica.decisions.count(table, column))
             return {}
+        case "policy":
+            table = _text(request, "table")
+            if request.get("policy") is not None:
+                policy = _text(request, "policy")
+                await node.consult(lambda replica: replica.decisions.decide_policy(table, policy))
+            return {"policy": await node.consult(lambda replica: replica.decisions.policy(table))}
         case "conflicts":
             limit = _number(request, "limit")
             found = await node.consult(lambda replica: replica.decisions.conflicts(limit))

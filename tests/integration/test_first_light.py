@@ -141,6 +141,33 @@ def test_what_two_sides_of_a_split_counted_adds_up_and_what_lost_is_restored(pai
     assert "primary key" in refused.stderr
 
 
+def test_two_rows_that_got_one_id_on_two_sides_of_a_split_are_both_kept(pair):
+    alpha, bravo = pair
+    alpha.sql("CREATE TABLE log(id INTEGER PRIMARY KEY, what);")
+    eventually(lambda: alpha.run("policy", "log").stdout == "same-row\n", "the table is known")
+    alpha.done("policy", "log", "keep-both")
+    eventually(lambda: bravo.run("policy", "log").stdout == "keep-both\n", "decided")
+    bravo.done("isolate")
+    eventually(lambda: not linked(alpha), "cut off")
+    alpha.sql("INSERT INTO log(what) VALUES('alpha');")
+    bravo.sql("INSERT INTO log(what) VALUES('bravo');")
+    bravo.sql("UPDATE log SET what = what || '!';")
+    bravo.done("rejoin")
+    for one in pair:
+        one.shows("SELECT what, id > 0 FROM log ORDER BY what;", "alpha|1\nbravo!|0\n")
+    assert alpha.sql("SELECT * FROM log ORDER BY what;") == bravo.sql("SELECT * FROM log ORDER BY what;")
+    moved = alpha.sql("SELECT id FROM log WHERE id < 0;").strip()
+    [told] = json.loads(alpha.done("conflicts", "--json"))
+    assert (told["lost_by"], told["won_by"], told["reason"]) == (
+        "bravo",
+        "alpha",
+        f"both rows are kept, this one as {moved}",
+    )
+    assert moved in alpha.done("conflicts")
+    refused = alpha.run("policy", "log", "same-row")
+    assert (refused.returncode, len(refused.stderr.splitlines())) == (1, 1)
+
+
 def test_a_killed_node_catches_up_and_brings_what_was_written_beside_it(pair):
     alpha, bravo = pair
     alpha.sql(CREATE + INSERT)

@@ -119,13 +119,17 @@ def content(db):
 def catch_up(receiver, sender):
     """One complete round: everything that the sender covers and the receiver does not, then the sender's vectors."""
     receiver.drain()
+    whole = True
+    for name in receiver.replica.tables:
+        receiver.replica.forgot(name)
     stream = Stream(sender.replica, {name: receiver.replica.vector(name) for name in receiver.replica.tables})
     while True:
         chunk = stream.next(sender.wall_ms)
         if chunk.bundle is None:
-            receiver.replica.adopt(chunk.vectors, chunk.collected, receiver.wall_ms)
+            if whole:
+                receiver.replica.adopt(chunk.vectors, chunk.collected, receiver.wall_ms)
             return
-        receiver.take([chunk.bundle])
+        whole = not receiver.replica.apply(chunk.bundle, receiver.wall_ms).withheld and whole
 
 
 def converge(peers):

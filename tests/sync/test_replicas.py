@@ -3,7 +3,8 @@
 Every write stores a value that no other write stores, so that the oracle can tell the fate of each. A value that an
 application's own statement took out of its file was knowingly overwritten: it may never be seen again. Every other value
 must be in the tables of all replicas, or on record in `mycomesh_conflicts` or `mycomesh_parked` of some. The rows of one
-table are only counted in: there the oracle is the sum of what was committed. In another, columns become counters at any time.
+table are only counted in: there the oracle is the sum of what was committed. In others, columns become counters at any time;
+one keeps both rows of one id.
 """
 
 from __future__ import annotations
@@ -33,10 +34,11 @@ TABLES = (
     Shape("checked", "CREATE TABLE checked(id INT PRIMARY KEY NOT NULL, v NOT NULL, u UNIQUE, CHECK(u IS NOT 2))", ("id",),
           ("1", "2", "3")),
     Shape("counts", "CREATE TABLE counts(id INTEGER PRIMARY KEY, v, u UNIQUE, n INTEGER DEFAULT 3, m)", ("id",), ("1", "2", "3")),
+    Shape("orders", "CREATE TABLE orders(id INTEGER PRIMARY KEY, v, u UNIQUE, n INTEGER DEFAULT 1)", ("id",), ("1", "2", "3")),
     Shape("piles", "CREATE TABLE piles(k TEXT PRIMARY KEY, v, u, n INTEGER CHECK(n > -3))", ("k",), ("'a'", "'b'", "'c'")),
 )  # fmt: skip
 SUMS = "CREATE TABLE sums(k TEXT PRIMARY KEY, n INTEGER NOT NULL, m INTEGER NOT NULL)"
-COUNTERS = (("counts", "n"), ("counts", "m"), ("piles", "n"))
+COUNTERS = (("counts", "n"), ("counts", "m"), ("piles", "n"), ("orders", "n"))
 BY_NAME = {shape.name: shape for shape in TABLES}
 
 
@@ -140,6 +142,7 @@ class Template:
             made[0].drain()
             made[0].replica.decisions.count("sums", "n")
             made[0].replica.decisions.count("sums", "m")
+            made[0].replica.decisions.decide_policy("orders", "keep-both")
             converge(made)
             for peer in made:
                 assert set(peer.tables()) == {*(shape.name for shape in TABLES), "sums"}

@@ -118,6 +118,7 @@ def test_an_invitation_beyond_its_limits_is_a_usage_error(run, words):
         ("conflicts",),
         ("restore", "1"),
         ("counter", "t", "n"),
+        ("policy", "t"),
     ],
 )
 def test_asking_where_no_node_runs_is_69_and_says_how_to_start_one(run, words):
@@ -152,6 +153,8 @@ def test_a_command_that_changes_a_home_in_use_names_the_process(run, store):
         ("restore", "file.db"),
         ("conflicts", "--limit", "0"),
         ("counter", "t"),
+        ("policy",),
+        ("policy", "t", "both"),
     ],
 )
 def test_a_wrong_command_line_is_one_line_and_2(run, words):

@@ -50,9 +50,13 @@ def _row(conflict: dict[str, Any]) -> tuple[str, ...]:
         conflict["table"],
         conflict["key"],
         f"{_values(conflict['lost']) or 'a delete'} ({_who(conflict, 'lost')})",
-        f"{won or 'the row'} ({_who(conflict, 'won')})",
+        f"{won or 'the row'} ({_who(conflict, 'won')}){_kept(conflict)}",
         seen,
     )
+
+
+def _kept(conflict: dict[str, Any]) -> str:
+    return f"; {conflict['reason']}" if "kept" in conflict["reason"] else ""
 
 
 def _values(values: dict[str, Any]) -> str:
