@@ -32,7 +32,9 @@ WRITE_LOW = 64 << 10
 # A peer that stops reading may not make us hold more. The core's window keeps 2 MiB under way on a link, credits and
 # heartbeats come on top: no honest link comes near.
 WRITE_MAX = 16 << 20
-BACKLOG = 64
+# Connections that wait to be taken: behind a burst of junk a member's would else be dropped by the kernel, and come again
+# a second later. They cost no descriptor.
+BACKLOG = 1_024
 # Taken at once, refused ones counted until they are gone. The core turns strangers away by their number and host; this
 # bounds descriptors (1,024 by default) even where it cannot keep up.
 TAKEN_MAX = 512

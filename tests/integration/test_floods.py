@@ -1,0 +1,206 @@
+"""A real node under floods from the loopback: it stays small, says little, and its members notice nothing.
+
+What a LAN would bring (mDNS) is flooded in tests/mesh/test_io_discovery.py; the limits themselves are tested there where
+they are kept. The loopback is exempt from the limits by host, so these floods are harder than those of one stranger.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import socket
+import struct
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from mesh.gate import BOOT_BYTES, Papers
+from mesh.message import CertificatesHave, IHave, LinkStates, LinkStatesHave, Ping, Prune, encode
+from mesh.node.keystore import Keystore
+from mesh.session import Keys, Phase, Reply, Session
+from tests.integration.machines import SQLITE, Machine
+
+pytestmark = pytest.mark.skipif(SQLITE is None, reason="needs the stock sqlite3 shell (apt-get install sqlite3)")
+
+GROWTH_MB_MAX = 20
+SCALE = float(os.environ.get("MYCOMESH_TEST_SCALE", "1"))
+CREATE = "CREATE TABLE drones(drone_id, latitude, longitude, altitude, timestamp);"
+INSERT = "INSERT INTO drones VALUES (1, 40.7128, -74.0060, 500, '2023-09-11 12:34:56');"
+
+
+def resident_mb(pid):
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("VmRSS")).split()[1]) / 1024
+
+
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory):
+    """A node, a member linked to it, and the home of a third member, captured by whoever floods."""
+    place = tmp_path_factory.mktemp("floods")
+    node, member, captured = (Machine(place, name) for name in ("node", "member", "captured"))
+    node.done("init", "--name", "fleet", "--node-name", "node")
+    node.up()
+    code = node.done("invite", "--uses", "2").strip()
+    for one in (member, captured):
+        one.done("join", code, "--node-name", one.name, "--peer", node.address, "--no-multicast")
+    member.up("--port", "0", "--peer", node.address)
+    node.sql(CREATE + INSERT)
+    member.shows("SELECT count(*) FROM drones;", "1\n")
+    yield node, member, captured
+    for one in (node, member):
+        if one.process is not None:
+            one.kill()
+
+
+class Watched:
+    """The memory of a node while it is flooded."""
+
+    def __init__(self, node):
+        self._pid = node.process.pid
+        self._before = resident_mb(self._pid)
+        self.growth = 0.0
+
+    def look(self):
+        self.growth = max(self.growth, resident_mb(self._pid) - self._before)
+
+
+def connect(port):
+    return socket.create_connection(("127.0.0.1", port), timeout=10)
+
+
+def pour(sock, data):
+    """Send what the other side takes; False when it has hung up."""
+    try:
+        sock.sendall(data)
+    except OSError:
+        return False
+    return True
+
+
+# ---- floods of strangers
+
+
+def half_open(port, watched, stack):
+    for index in range(round(1_000 * SCALE)):
+        sock = stack.enter_context(connect(port))
+        if index % 3 == 1:
+            pour(sock, b"\x00")  # half a length
+        elif index % 3 == 2:
+            pour(sock, b"\x00\x40" + bytes(10))  # a message that never ends
+        if index % 100 == 0:
+            watched.look()
+
+
+def junk(port, watched, stack):
+    rng = random.Random(1)
+    for index in range(round(1_000 * SCALE)):
+        with connect(port) as sock:
+            pour(sock, struct.pack(">H", 48) + rng.randbytes(48))
+        if index % 200 == 0:
+            watched.look()
+
+
+def oversized(port, watched, stack):
+    for index in range(round(200 * SCALE)):
+        with connect(port) as sock:
+            pour(sock, b"\xff\xff" + bytes(60_000))
+        if index % 50 == 0:
+            watched.look()
+
+
+# ---- floods of a captured member
+
+
+class Gate:
+    """Shows the captured papers and believes everything."""
+
+    def __init__(self, identity):
+        self._papers = Papers(identity.certificate, os.urandom(BOOT_BYTES), 0).encode()
+
+    def admit(self, introduction):
+        return self._papers
+
+    def answer(self, psk):
+        return self._papers
+
+
+def member_link(port, identity, stack):
+    """A link of the captured member: its socket and its session."""
+    keys = Keys(identity.mesh_id, (identity.secret,), identity.static_private)
+    session = Session(keys, Gate(identity), initiator=True, entropy=os.urandom)
+    sock = stack.enter_context(connect(port))
+    sock.sendall(session.start())
+    while session.phase is not Phase.OPEN:
+        for step in session.receive(sock.recv(65_536), 0):
+            if isinstance(step, Reply):
+                sock.sendall(step.data)
+    session.send(encode(Ping(1)), 0)
+    sock.sendall(session.flush())
+    return sock, session
+
+
+def said_by_a_member(message_of, times):
+    """A flood of a member's messages whose answers it never reads."""
+
+    def flood(port, watched, stack, identity):
+        sock, session = member_link(port, identity, stack)
+        sock.settimeout(5)
+        for number in range(round(times * SCALE)):
+            session.send(message_of(number), 0)
+            session.outbox.unacknowledged = 0  # it keeps no rule
+            if not pour(sock, session.flush()):
+                break
+            if number % 500 == 0:
+                watched.look()
+
+    return flood
+
+
+NESTED = b"\x81" * 60_000  # CBOR: lists in lists
+HUGE = b"\x9b" + b"\xff" * 8  # a list of 2^64 - 1
+
+STRANGERS = {"half-open connections": half_open, "junk handshakes": junk, "oversized frames": oversized}
+MEMBERS = {
+    "pings": said_by_a_member(lambda number: encode(Ping(number)), 30_000),
+    "questions": said_by_a_member(
+        lambda number: encode(LinkStatesHave(()) if number % 2 else CertificatesHave(())), 10_000
+    ),
+    "announcements": said_by_a_member(
+        lambda number: encode(IHave(bytes(16), tuple(os.urandom(16) for _ in range(1_000)))), 300
+    ),
+    "trees": said_by_a_member(lambda number: encode(Prune(os.urandom(16))), 20_000),
+    "nested lists": said_by_a_member(lambda number: encode(LinkStates(()))[:2] + NESTED, 20),
+    "huge lists": said_by_a_member(lambda number: encode(LinkStates(()))[:2] + HUGE, 20),
+    "records of nobody": said_by_a_member(lambda number: encode(LinkStates((os.urandom(4_000),))), 2_000),
+}
+
+
+@pytest.mark.parametrize("name", [*STRANGERS, *MEMBERS])
+def test_a_flood_costs_bounded_memory_and_stops_nobody(fleet, name, record_property):
+    node, member, captured = fleet
+    port = node.status()["port"]
+    watched = Watched(node)
+    with ExitStack() as stack:
+        if name in STRANGERS:
+            STRANGERS[name](port, watched, stack)
+        else:
+            MEMBERS[name](port, watched, stack, Keystore(captured.home).identity())
+        watched.look()
+        count = int(node.sql("SELECT count(*) FROM drones;"))
+        node.sql(INSERT)  # while the flood stands
+        member.shows("SELECT count(*) FROM drones;", f"{count + 1}\n")
+    watched.look()
+    record_property("growth_mb", round(watched.growth, 1))
+    print(f"{name}: +{watched.growth:.1f} MB")
+    assert watched.growth <= GROWTH_MB_MAX
+
+
+def test_the_floods_filled_no_log(fleet):
+    node, _, _ = fleet
+    assert len(node.said().splitlines()) < 200
+
+
+def test_the_captured_member_was_really_linked(fleet):
+    node, _, _ = fleet
+    assert "link with captured" in node.said()
