@@ -114,7 +114,7 @@ def history_violations(oracle: Oracle, visible: Counter[int], traced: dict[int, 
             f"{written.table}.{written.column} of row {written.key}, written {text_of(token)} at node {written.node}"
         )
         at = f"at {written.at_us / 1e6:.3f} s"
-        if count > 1:
+        if count > (2 if token in oracle.doubled else 1):
             found.append(f"{where} {at}: is there {count} times")
         elif count == 1 and oracle.replaced(token):
             by = ", ".join(_name(oracle, late) for late in written.seen_by)
@@ -127,6 +127,6 @@ def history_violations(oracle: Oracle, visible: Counter[int], traced: dict[int, 
 def _name(oracle: Oracle, token: int) -> str:
     """A later write, for a person."""
     if token in oracle.deletes:
-        return f"delete {text_of(token)} at node {oracle.deletes[token]}"
+        return f"delete {text_of(token)} at node {oracle.deletes[token][0]}"
     later = oracle.written[token]
     return f"{text_of(token)} at node {later.node}"

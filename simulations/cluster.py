@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 
 import apsw
 
+from simulations.disk import Disk
 from simulations.oracle import Oracle
 from simulations.shell import Home, Shell
 from simulations.workload import Application
-from simulations.world import Clock, World
+from simulations.world import SECOND, Clock, World
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
     from simulations.scenarios import Scenario
 
 __all__ = ["Cluster", "Place"]
+
+UNDRAINED_US = (
+    2 * SECOND
+)  # the longest from a commit to its drain in a node that runs: a missed hint, then the safety net
 
 
 @dataclass(slots=True)
@@ -40,6 +45,7 @@ class Place:
     lives: int = 0
     copies: int = 0
     backup: tuple[str, int] | None = None  # path, virtual time of the copy
+    disk: Disk = field(default_factory=Disk)
     notices: Counter[str] = field(default_factory=Counter)
 
 
@@ -57,6 +63,7 @@ class Cluster:
         self._members = members
         self._directory = directory
         self._tables_at = scenario.tables_at
+        self._rng = world.stream("disks")
         self.places = tuple(
             Place(
                 index,
@@ -80,9 +87,10 @@ class Cluster:
     # ---- lives
 
     def start(self, index: int) -> None:
-        """Start the node, and its application if that does not run yet; nothing if it is up."""
+        """Start the node, and its application if that does not run yet; a node that is up stays so, whatever was planned."""
         place = self.places[index]
         if place.shell is not None and place.shell.up:
+            place.shell.kill_within(-1)
             return
         first = not place.application.running
         if first:
@@ -91,7 +99,7 @@ class Cluster:
         place.lives += 1
         if place.shell is not None:
             place.notices.update(place.shell.notices)
-        home = Home(index, place.path, self._members[index], place.lives)
+        home = Home(index, place.path, self._members[index], place.lives, place.disk)
         place.shell = Shell(home, self._world, self.network, place.clock)
         self._record(f"start {index}")
         if first and place.application.rates.total > 0:
@@ -111,6 +119,30 @@ class Cluster:
             place.shell.kill_within(actions)
         else:
             place.shell.kill(silent=False)
+
+    def power_cut(self, index: int, unsynced_s: float) -> None:
+        """The machine loses power `unsynced_s` from here: of what it syncs no more until then, a tail is lost."""
+        place = self.places[index]
+        if place.application.running and not place.disk.watched:
+            place.disk.watch(place.path, self._world.now_us)
+            self._world.after(int(unsynced_s * SECOND), self._cut_power, place, place.path)
+
+    def _cut_power(self, place: Place, path: str) -> None:
+        if not self.writing or not place.application.running or path != place.path:
+            place.disk.watched = False
+            return  # it was stopped in order, or restored, in between
+        place.copies += 1
+        kept = str(self._directory / f"node{place.index}.cut{place.copies}.db")
+        lost = place.disk.cut(place.path, kept, self._rng)
+        self.network.faults["power_cut"] += 1
+        self._record(f"power cut {place.index}, {lost} bytes of the WAL are lost")
+        if lost:
+            self.network.faults["power_cut_with_loss"] += 1
+            self.oracle.forgive(place.index, place.disk.synced_us)
+        if place.shell is not None:
+            place.shell.kill(silent=True)
+        place.application.close()
+        place.path = kept
 
     def stop(self, index: int) -> None:
         """The machine is switched off in order: application, then node."""
@@ -136,15 +168,18 @@ class Cluster:
     # ---- files
 
     def backup(self, index: int) -> None:
-        """Copy the file aside, with SQLite's own backup, as an operator would."""
+        """Copy the file aside, with SQLite's own backup, as an operator would; nothing while the machine is off."""
         place = self.places[index]
+        if not place.application.running:
+            return
         place.backup = (self._copy(place), self._world.now_us)
         self._record(f"backup {index}")
 
     def restore(self, index: int) -> None:
-        """The file is lost, the backup takes its place, and everything restarts on it."""
+        """The file is lost, the backup takes its place, and everything restarts on it; nothing without a backup."""
         place = self.places[index]
-        assert place.backup is not None, f"node {index} has no backup"
+        if place.backup is None:
+            return
         self.stop(index)
         self.network.faults["restore"] += 1
         path, since_us = place.backup
@@ -166,6 +201,7 @@ class Cluster:
         with target.backup("main", place.application.db, "main") as copying:
             copying.step()
         target.close()
+        self.oracle.copied(place.index, self._world.now_us - UNDRAINED_US, self._world.now_us)
         return str(path)
 
     # ---- clocks and interfaces

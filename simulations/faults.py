@@ -23,6 +23,7 @@ __all__ = [
     "Heal",
     "Join",
     "Move",
+    "PowerCut",
     "Radio",
     "Reset",
     "Restart",
@@ -93,6 +94,15 @@ class Crash:
 
 
 @dataclass(frozen=True, slots=True)
+class PowerCut:
+    """The machine loses power: of what was committed in the last `unsynced_s`, any prefix is on its disk."""
+
+    at_s: float
+    node: int
+    unsynced_s: float = 5.0  # what an ext4 journal commits at the latest (its commit interval)
+
+
+@dataclass(frozen=True, slots=True)
 class Stop:
     """An orderly end of a node and its application."""
 
@@ -150,7 +160,23 @@ class ClockSet:
     clock: Clock
 
 
-Fault = Split | Heal | Cut | Radio | Reset | Move | Crash | Stop | Restart | Join | Backup | Restore | Clone | ClockSet
+Fault = (
+    Split
+    | Heal
+    | Cut
+    | Radio
+    | Reset
+    | Move
+    | Crash
+    | PowerCut
+    | Stop
+    | Restart
+    | Join
+    | Backup
+    | Restore
+    | Clone
+    | ClockSet
+)
 
 
 def strike(cluster: Cluster, fault: Fault) -> None:  # noqa: C901, PLR0912  one line a fault
@@ -174,6 +200,8 @@ def strike(cluster: Cluster, fault: Fault) -> None:  # noqa: C901, PLR0912  one 
             network.move({node: (x, y) for node, x, y in places})
         case Crash(_, node, actions, silent):
             cluster.crash(node, actions=actions, silent=silent)
+        case PowerCut(_, node, unsynced_s):
+            cluster.power_cut(node, unsynced_s)
         case Stop(_, node):
             cluster.stop(node)
         case Restart(_, node) | Join(_, node):

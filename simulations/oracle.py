@@ -33,8 +33,9 @@ class Oracle:
 
     def __init__(self) -> None:
         self.written: dict[int, Written] = {}
-        self.deletes: dict[int, int] = {}  # token number of a delete -> node
+        self.deletes: dict[int, tuple[int, int]] = {}  # token number of a delete -> node, virtual microseconds
         self.excused: dict[int, None] = {}  # writes that a lost file may have taken with it
+        self.doubled: dict[int, None] = {}  # writes that were in a copied file before they had a stamp
         self._last = 0
 
     def token(self) -> int:
@@ -47,9 +48,9 @@ class Oracle:
         self.written[token] = written
         self._sees(token, over)
 
-    def deleted(self, token: int, node: int, values: tuple[object, ...]) -> None:
+    def deleted(self, token: int, node: int, at_us: int, values: tuple[object, ...]) -> None:
         """A committed delete of a row that held `values`."""
-        self.deletes[token] = node
+        self.deletes[token] = (node, at_us)
         for value in values:
             self._sees(token, value)
 
@@ -58,9 +59,19 @@ class Oracle:
         for token, written in self.written.items():
             if written.node == node and written.at_us >= since_us:
                 self.excused[token] = None
-        for token, where in self.deletes.items():
-            if where == node:
+        for token, (where, at_us) in self.deletes.items():
+            if where == node and at_us >= since_us:
                 self.excused[token] = None
+
+    def copied(self, node: int, since_us: int, at_us: int) -> None:
+        """The file was copied at `at_us`; what was written after `since_us` may be in the copy without a stamp.
+
+        A row without a key is then stamped once in the file and once in its copy, and is two rows: nothing in the copy
+        tells that write from one that only the copy has.
+        """
+        for token, written in self.written.items():
+            if written.node == node and since_us < written.at_us <= at_us:
+                self.doubled[token] = None
 
     def replaced(self, token: int) -> bool:
         """Whether a write that stands for certain saw this value and put another (or nothing) in its place."""

@@ -21,6 +21,7 @@ from simulations.faults import (
     Heal,
     Join,
     Move,
+    PowerCut,
     Radio,
     Reset,
     Restart,
@@ -218,6 +219,47 @@ def _fly_by(nodes: int, duration_s: float, rng: random.Random) -> Scenario:
     return Scenario("fly-by", nodes, duration_s, faults=tuple(faults), conditions=conditions)
 
 
+def _storm(nodes: int, duration_s: float, rng: random.Random) -> Scenario:
+    """Splits, dead radios, one-way cuts, broken streams, crashes, power cuts, restored backups and wrong clocks."""
+    faults: list[Fault] = []
+    last = duration_s * 0.9
+    order = list(range(nodes))
+    for _ in range(max(1, int(duration_s / 30))):
+        rng.shuffle(order)
+        at = rng.uniform(0, last)
+        groups = rng.randint(2, min(nodes, 4))
+        faults += [
+            Split(at, tuple(tuple(sorted(order[group::groups])) for group in range(groups))),
+            Heal(at + rng.expovariate(1 / 10)),
+        ]
+    for _ in range(max(2, int(nodes * duration_s / 60))):
+        node = rng.randrange(nodes)
+        at = rng.uniform(0, last)
+        back = at + rng.choice((0.3, 3.0, 15.0)) * rng.uniform(0.5, 1.5)
+        match rng.randrange(8):
+            case 0 | 1:
+                faults += [Radio(at, node, on=False), Radio(back, node, on=True)]
+            case 2:
+                faults.append(Cut(at, node, (node + rng.randrange(1, nodes)) % nodes))
+            case 3:
+                faults.append(Reset(at))
+            case 4:
+                faults += [Crash(at, node, actions=rng.randrange(30)), Restart(back, node)]
+            case 5:
+                unsynced = rng.uniform(0.1, 5)
+                faults += [PowerCut(at, node, unsynced), Restart(back + unsynced, node)]
+            case 6:
+                faults += [Backup(at, node), Restore(back, node)]
+            case _:
+                faults.append(ClockSet(at, node, Clock(rng.randint(-25_000, 25_000), rng.randint(-200, 200))))
+    clocks = tuple(Clock(rng.randint(-5_000, 5_000), rng.randint(-100, 100)) for _ in range(nodes))
+    conditions = Conditions(loss=rng.choice((0.0, 0.02)), reset=rng.choice((0.0, 0.0005)))
+    rates = Rates(
+        telemetry=0.5, edit=0.4, insert=0.2, delete=0.1, alert=0.05, trim=0.05, rename=0.05, burst=0.05, rows=12
+    )
+    return Scenario("storm", nodes, duration_s, rates, conditions, _sorted(faults), clocks)
+
+
 def _sorted(faults: list[Fault]) -> tuple[Fault, ...]:
     return tuple(sorted(faults, key=lambda fault: fault.at_s))
 
@@ -243,6 +285,7 @@ CATALOGUE = {
             "clock-chaos", "wrong, drifting and jumping clocks, one in 1970, during a split", 5, 2, 120, _clock_chaos
         ),
         Entry("copies", "a cloned file and a restored backup", 5, 3, 120, _copies),
+        Entry("storm", "splits, flapping, crashes, power cuts, restores and wrong clocks, at random", 5, 2, 60, _storm),
         Entry("fly-by", "drones circle a convoy: links come and go with distance", 6, 2, 120, _fly_by),
     )
 }

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import random
     from collections.abc import Callable
 
+    from simulations.disk import Disk
     from simulations.members import Entropy, Member
     from simulations.network import Network
 
@@ -44,6 +45,7 @@ class Home:
     path: str
     member: Member
     life: int
+    disk: Disk
 
 
 class Shell:
@@ -57,6 +59,8 @@ class Shell:
         self.notices: Counter[str] = Counter()
         self._world = world
         self._network = network
+        self._home = home
+        self._syncs = 0
         self._crash_after = -1  # actions left before a planned kill -9; negative: none planned
         rng = world.stream(f"node/{index}/{life}")
         self._wakes = Wakes(world, rng, self._on_wake)
@@ -109,7 +113,7 @@ class Shell:
             self.replica.close()
 
     def kill_within(self, actions: int) -> None:
-        """End it after that many more actions: between a commit and the send that would have followed."""
+        """End it after that many more actions: between a commit and the send that would have followed; negative: not."""
         self._crash_after = actions
 
     # ---- what the network calls (simulations.network.Host)
@@ -179,7 +183,11 @@ class Shell:
         if self.up:
             self._world.trace.record(self._world.now_us, self.index, type(event).__name__)
             now, wall = self._world.now_ms, self.wall_ms()
-            self._do(self.core.on_exchange(self.exchange.handle(event, now, wall), now, wall))
+            done = self.exchange.handle(event, now, wall)
+            if self._home.disk.watched and self.replica.syncs != self._syncs:
+                self._home.disk.synced(self._home.path, self._world.now_us)
+            self._syncs = self.replica.syncs
+            self._do(self.core.on_exchange(done, now, wall))
 
     def _do(self, actions: list[ShellAction]) -> None:
         for action in actions:

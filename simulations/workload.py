@@ -146,11 +146,11 @@ class Application:
             case "insert":
                 self._insert(now_us)
             case "delete":
-                self._delete()
+                self._delete(now_us)
             case "alert":
                 self._alert(now_us)
             case "trim":
-                self._trim()
+                self._trim(now_us)
             case "rename":
                 self._rename(now_us)
             case _:
@@ -183,11 +183,11 @@ class Application:
         cells = [self._cell("missions", str(key), column, now_us, None) for column in ("birth", *COLUMNS)]
         self.db.execute("INSERT INTO missions(id, birth, target, state, note) VALUES (?, ?, ?, ?, ?)", (key, *cells))
 
-    def _delete(self) -> None:
+    def _delete(self, now_us: int) -> None:
         key = self._rng.randint(1, self.rates.rows)
         found = self.db.execute("SELECT birth, target, state, note FROM missions WHERE id = ?", (key,)).fetchone()
         if found is not None:
-            self._gone(found)
+            self._gone(found, now_us)
             self.db.execute("DELETE FROM missions WHERE id = ?", (key,))
 
     def _alert(self, now_us: int) -> None:
@@ -195,12 +195,12 @@ class Application:
         body = self._cell("alerts", key, "body", now_us, None)
         self.db.execute("INSERT INTO alerts(id, body) VALUES (?, ?)", (key, body))
 
-    def _trim(self) -> None:
+    def _trim(self, now_us: int) -> None:
         oldest = self.db.execute(
             "SELECT rowid, timestamp FROM drones WHERE drone_id = ? ORDER BY rowid LIMIT ?", (self.node, TRIM_ROWS)
         ).fetchall()
         for rowid, stamp in oldest:
-            self._gone((stamp,))
+            self._gone((stamp,), now_us)
             self.db.execute("DELETE FROM drones WHERE rowid = ?", (rowid,))
 
     def _rename(self, now_us: int) -> None:
@@ -223,9 +223,9 @@ class Application:
         self._staged.append(lambda: self._oracle.wrote(token, written, over))
         return text_of(token)
 
-    def _gone(self, values: tuple[object, ...]) -> None:
+    def _gone(self, values: tuple[object, ...], now_us: int) -> None:
         token = self._oracle.token()
-        self._staged.append(lambda: self._oracle.deleted(token, self.node, values))
+        self._staged.append(lambda: self._oracle.deleted(token, self.node, now_us, values))
 
     def _exists(self, table: str) -> bool:
         query = "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = ?"

@@ -116,6 +116,11 @@ class Replica:
         return self._store.path
 
     @property
+    def syncs(self) -> int:
+        """How often this replica has waited until its writes were on the disk."""
+        return self._store.syncs
+
+    @property
     def site(self) -> bytes:
         """The 16-byte id under which this replica stamps its writes."""
         return self._store.site(self._place)
@@ -201,6 +206,8 @@ class Replica:
         if not more:
             more = self._settle()
         sections.sort(key=lambda section: section.table != SCHEMA_TABLE)  # definitions before rows
+        if sections:
+            self._store.durable()
         return ([Bundle(sections).encode()] if sections else []), more
 
     def _drainer(self, wall_ms: int, sections: list[Section] | None = None) -> Callable[[Table], None]:
@@ -301,6 +308,7 @@ class Replica:
                 applied.unread = self._settle()
                 applied.schema_changed = True
                 if sections:
+                    self._store.durable()
                     applied.published.append(Bundle(sections).encode())
             elif merged.changes:
                 self._retry(table)

@@ -8,6 +8,7 @@ transaction's fate. It must not know what tables mean.
 from __future__ import annotations
 
 import contextlib
+import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -69,6 +70,8 @@ class Store:
         self._sites: list[bytes] = []
         self._places: dict[bytes, int] = {}
         self._wal_pages = 0
+        self._durable = False
+        self.syncs = 0  # commits that were on the disk before `transaction()` ended
         self.clock = Clock()
         # Typed Any: rows come out of SQLite as whatever was stored, and each reader knows its own SELECT.
         self.db: Any = _open(path)
@@ -105,13 +108,35 @@ class Store:
             for site in self._sites[sites:]:
                 del self._places[site]
             del self._sites[sites:]
+            self._durable = False
             for member in self._enlisted:
                 member.rolled_back()
             raise
+        if self._durable:
+            self._sync()
         for member in self._enlisted:
             member.committed()
         if self._wal_pages > WAL_PAGES_MAX:
             self.checkpoint()
+
+    def durable(self) -> None:
+        """Has what this transaction commits on the disk when it ends: what peers hear of, no power cut may take back.
+
+        A row without a key that was drained twice, under two stamps, would be two rows.
+        """
+        self._durable = True
+
+    def _sync(self) -> None:
+        """Writes the WAL out, as `synchronous = FULL` would; a rollback journal's commits are synced as they are."""
+        self._durable = False
+        with contextlib.suppress(FileNotFoundError):
+            # No POSIX lock is on the WAL itself: to close it drops none of SQLite's.
+            wal = os.open(self.path + "-wal", os.O_RDONLY)
+            try:
+                os.fdatasync(wal)
+            finally:
+                os.close(wal)
+        self.syncs += 1
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[Any]:
@@ -243,7 +268,7 @@ def _configure(db: apsw.Connection, *, fresh: bool) -> None:
     if fresh:
         db.execute("PRAGMA journal_mode = WAL").fetchall()
     if db.execute("PRAGMA journal_mode").fetchone() == ("wal",):
-        # WAL with NORMAL cannot corrupt; what a power cut takes back was stamped by this site and is noticed by peers.
+        # WAL with NORMAL cannot corrupt, and peers have what a power cut takes back; our own writes see `durable`.
         db.execute("PRAGMA synchronous = NORMAL").fetchall()
     db.execute("PRAGMA wal_autocheckpoint = 0").fetchall()
     db.execute("PRAGMA foreign_keys = 0").fetchall()

@@ -62,7 +62,7 @@ def test_a_value_that_came_back_after_its_replacement_is_wrong():
 def test_a_deleted_row_that_came_back_is_wrong():
     oracle = Oracle()
     first = wrote(oracle)
-    oracle.deleted(oracle.token(), 3, (text_of(first), None, 4))
+    oracle.deleted(oracle.token(), 3, 9, (text_of(first), None, 4))
     assert verdict(oracle, []) == []
     (line,) = verdict(oracle, [first])
     assert "delete <w2> at node 3" in line

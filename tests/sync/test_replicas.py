@@ -9,6 +9,7 @@ one keeps both rows of one id.
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from itertools import pairwise
@@ -324,3 +325,23 @@ def test_a_key_spelt_anew_reaches_a_replica_that_never_saw_the_old_spelling(trio
     converge(trio)
     assert two.sql("SELECT k FROM t ORDER BY k") == [("A",), ("b",)]
     assert_equal(one, two)
+
+
+def test_a_write_is_on_the_disk_before_anyone_hears_of_it_and_a_peers_write_need_not_be(tmp_path, monkeypatch):
+    synced = []
+    sync_wal = os.fdatasync
+    monkeypatch.setattr(os, "fdatasync", lambda number: (synced.append(number), sync_wal(number)))
+    one, two = Peer(tmp_path / "1.db", 1), Peer(tmp_path / "2.db", 2)
+    one.sql("CREATE TABLE bag(v)")
+    two.sql("CREATE TABLE bag(v)")
+    catch_up(two, one)
+    one.drain()
+    two.drain()
+    synced.clear()
+    one.sql("INSERT INTO bag VALUES (1)")
+    bundles = one.drain()
+    assert bundles
+    assert len(synced) == 1
+    two.take(bundles)
+    assert two.sql("SELECT v FROM bag") == [(1,)]
+    assert len(synced) == 1
