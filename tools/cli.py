@@ -51,6 +51,7 @@ COMMANDS = (
     Command("status", "show the running node: mesh, file, peers, tables", "tools.commands.status"),
     Command("peers", "list the members that the running node knows", "tools.commands.peers"),
     Command("tables", "list the replicated tables with their hashes", "tools.commands.tables"),
+    Command("verify", "are this node and its peers equal now, or are two files", "tools.commands.verify"),
     Command("wait", "wait until what is written is on several nodes", "tools.commands.wait"),
     Command("isolate", "cut this node off from the mesh on purpose, to rehearse a split", "tools.commands.isolate"),
     Command("rejoin", "end what 'isolate' began", "tools.commands.rejoin"),

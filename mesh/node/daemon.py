@@ -22,7 +22,7 @@ from mesh.errors import MeshError
 from mesh.events import Address, Close, Enrolled, Notice
 from mesh.identity import Identity
 from mesh.io.transport import TransportError
-from mesh.node import decisions
+from mesh.node import comparison, decisions
 from mesh.node.control import ControlServer
 from mesh.node.errors import HomeError, KeystoreError, NodeError
 from mesh.node.home import FileLock, HomeLock
@@ -269,6 +269,8 @@ class Daemon:
             case "scrub":
                 self._serving().scrub()
                 return {}
+            case "verify":
+                return await comparison.answer(self._serving())
             case "counter" | "policy" | "conflicts" | "restore":
                 return await decisions.answer(self._serving(), request)
             case "down":

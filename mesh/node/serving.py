@@ -21,9 +21,9 @@ from mesh.node.errors import NodeError
 from mesh.node.looks import Looks
 from mesh.node.shell import MeshShell, clock
 from mesh.node.sqlthread import Acted, Broken, Report, SqlThread
-from mesh.node.status import PeerView, TableView
+from mesh.node.status import PeerView, ProgressView, TableView
 from mesh.node.watch import Watch
-from sync.events import CommitSeen, ScrubRequested
+from sync.events import CommitSeen, CompareRequested, ScrubRequested
 from sync.exchange import Exchange, ExchangeConfig, LinkStatus
 from sync.replica import Replica, ReplicaConfig, ReplicaStatus
 
@@ -40,6 +40,7 @@ __all__ = ["Credentials", "ServingNode", "Snapshot"]
 
 T = TypeVar("T")
 
+COMPARED_STEP_S = 0.02  # an answer takes a round trip; a person waits for it
 DRAIN_STEPS_MAX = 10_000  # chunks of the last drain; writes that outlast it are in the log for the next start
 
 
@@ -119,8 +120,8 @@ class ServingNode:
             TableView(table.name, table.rows, table.digest, table.conflicts, table.parked, table.note)
             for table in status.tables
         )
-        equal = {link.peer: link.equal for link in links}
-        peers = tuple(_peer_view(peer, equal.get(peer.node_id)) for peer in self._mesh.peers(now_ms))
+        states = {link.peer: link for link in links}
+        peers = tuple(_peer_view(peer, states.get(peer.node_id)) for peer in self._mesh.peers(now_ms))
         return Snapshot(status.site, status.pending, tables, peers, self._shell.port)
 
     def isolate(self, *, cut: bool) -> None:
@@ -134,6 +135,19 @@ class ServingNode:
     async def replicas(self) -> int:
         """Return on how many nodes, this one counted, everything committed here until this moment is."""
         return await asyncio.wrap_future(self._sql.call(self._count_replicas))
+
+    async def compared(self, seconds_max: float) -> tuple[Snapshot, tuple[LinkStatus, ...]]:
+        """Compare with every linked peer; return what each has answered, at the latest after some seconds."""
+        started_ms = clock()[0]
+        self._sql.submit(CompareRequested())
+        while True:
+            snapshot = await self.snapshot()
+            _, links = await asyncio.wrap_future(self._sql.call(self._look))
+            waited_ms = clock()[0] - started_ms
+            ages_ms = [link.compared_ms_ago for link in links]
+            if all(age is not None and age <= waited_ms for age in ages_ms) or waited_ms > 1000 * seconds_max:
+                return snapshot, links
+            await asyncio.sleep(COMPARED_STEP_S)
 
     async def consult(self, ask: Callable[[Replica], T]) -> T:
         """Let a person's request look at or change the replica, spread what it changed, and return its answer."""
@@ -187,7 +201,7 @@ class ServingNode:
 
     def _look(self) -> tuple[ReplicaStatus, tuple[LinkStatus, ...]]:
         assert self._exchange is not None
-        return self._replica.status(), self._exchange.links()
+        return self._replica.status(), self._exchange.links(clock()[0])
 
     def _drain(self) -> None:
         for _ in range(DRAIN_STEPS_MAX):
@@ -243,7 +257,8 @@ class ServingNode:
                 assert_never(report)
 
 
-def _peer_view(peer: PeerStatus, equal: bool | None) -> PeerView:
+def _peer_view(peer: PeerStatus, link: LinkStatus | None) -> PeerView:
+    progress = None if link is None else link.progress
     return PeerView(
         node_id=peer.node_id.hex(),
         name=peer.name,
@@ -252,8 +267,11 @@ def _peer_view(peer: PeerStatus, equal: bool | None) -> PeerView:
         address="" if peer.address is None else str(peer.address),
         rtt_ms=peer.rtt_ms,
         offset_ms=peer.offset_ms,
-        equal=equal,
+        equal=None if link is None or link.compared_ms_ago is None else link.equal,
         seen_ms_ago=peer.seen_ms_ago,
         sent_bytes=peer.sent_bytes,
         received_bytes=peer.received_bytes,
+        catching_up=None
+        if progress is None
+        else ProgressView(progress.rows, progress.expected, progress.received_bytes, progress.left_ms),
     )

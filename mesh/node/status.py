@@ -12,9 +12,19 @@ from typing import Any
 
 from mesh.node.errors import NodeError
 
-__all__ = ["SCHEMA", "PeerView", "Status", "TableView", "from_json", "to_json"]
+__all__ = ["SCHEMA", "PeerView", "ProgressView", "Status", "TableView", "from_json", "to_json"]
 
 SCHEMA = 1
+
+
+@dataclass(frozen=True, slots=True)
+class ProgressView:
+    """What is being fetched from a peer: changes so far and about how many in all (0: not known yet), bytes, time left."""
+
+    rows: int
+    expected: int
+    received_bytes: int
+    left_ms: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +42,7 @@ class PeerView:
     seen_ms_ago: int | None
     sent_bytes: int
     received_bytes: int
+    catching_up: ProgressView | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +90,12 @@ def from_json(value: dict[str, Any]) -> Status:
         raise NodeError(
             f"the node speaks status schema {value.get('schema')}, this command {SCHEMA}; use one version of both"
         )
-    peers = tuple(PeerView(**{**peer, "roles": tuple(peer["roles"])}) for peer in value["peers"])
+    peers = tuple(_peer(peer) for peer in value["peers"])
     tables = tuple(TableView(**table) for table in value["tables"])
     return Status(**{**value, "peers": peers, "tables": tables})
+
+
+def _peer(value: dict[str, Any]) -> PeerView:
+    progress = value["catching_up"]
+    view = None if progress is None else ProgressView(**progress)
+    return PeerView(**{**value, "roles": tuple(value["roles"]), "catching_up": view})

@@ -243,6 +243,31 @@ def test_status_says_the_same_to_people_and_programs(pair):
     eventually(lambda: digests[0] == digests[1], "equal hashes")
 
 
+def test_verify_says_whether_peers_and_files_are_equal(pair):
+    one, two = pair
+    one.sql("CREATE TABLE t(id INTEGER PRIMARY KEY, v); INSERT INTO t VALUES(1, 'x'), (2, 'y');")
+    two.shows("SELECT count(*) FROM t;", "2\n")
+    eventually(lambda: one.run("verify").returncode == 0, "equal")
+    answer = json.loads(one.done("verify", "--json"))
+    assert answer["converged"]
+    (table,) = answer["tables"]
+    assert (table["name"], table["rows"], [peer["equal"] for peer in table["peers"]]) == ("t", 2, [True])
+    assert len(table["hash"]) == 32
+    assert "equal on this node and 1 linked peer(s)" in one.run("verify").stderr
+    two.done("isolate")
+    eventually(lambda: not linked(one), "cut off")
+    two.sql("UPDATE t SET v = 'other' WHERE id = 2;")
+    alone = one.run("verify")
+    assert alone.returncode == 3
+    assert "no peer is linked" in alone.stderr
+    files = one.run("verify", str(one.file), str(two.file))
+    assert files.returncode == 1, files.stderr
+    assert "~ id=2: v: 'y' -> 'other'" in files.stdout
+    two.done("rejoin")
+    eventually(lambda: one.run("verify").returncode == 0, "equal again")
+    assert one.done("verify", str(one.file), str(two.file)) == "t: equal, 2 row(s)\n"
+
+
 def test_down_leaves_an_ordinary_database_that_goes_on_logging(pair):
     alpha, bravo = pair
     alpha.sql(CREATE + INSERT)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -204,3 +205,55 @@ def test_a_reader_that_leaves_early_causes_no_complaint(tmp_path):
         ["sh", "-c", f"{sys.executable} -m tools --help | true"], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.stderr == ""
+
+
+@pytest.fixture
+def two_files(tmp_path):
+    paths = [tmp_path / "a.db", tmp_path / "b.db"]
+    for number, path in enumerate(paths):
+        db = sqlite3.connect(path, isolation_level=None)
+        db.executescript("CREATE TABLE t(id INTEGER PRIMARY KEY, v); INSERT INTO t VALUES(1, 'one'), (2, 'two')")
+        db.execute("INSERT INTO t VALUES(?, 'own')", (10 + number,))
+        db.close()
+    return paths
+
+
+def test_verify_tells_which_rows_of_two_files_differ(run, two_files):
+    first, second = two_files
+    sqlite3.connect(second, isolation_level=None).execute("UPDATE t SET v = 'TWO' WHERE id = 2")
+    code, out, err = run("verify", str(first), str(second))
+    assert (code, err) == (exits.FAILED, "")
+    assert out.splitlines() == [
+        f"t: 1 row(s) only in {first}, 1 row(s) only in {second}, 1 row(s) differ",
+        "  ~ id=2: v: 'two' -> 'TWO'",
+        "  - id=10, v='own'",
+        "  + id=11, v='own'",
+    ]
+    code, out, _ = run("verify", str(first), str(second), "--limit", "1")
+    assert out.splitlines()[1:] == ["  ~ id=2: v: 'two' -> 'TWO'", "  and 2 more"]
+    code, out, _ = run("verify", "--json", str(first), str(second))
+    answer = json.loads(out)
+    assert (code, answer["equal"]) == (exits.FAILED, False)
+    (table,) = answer["tables"]
+    assert (table["rows"], table["only_first"], table["only_second"], table["differing"]) == ([3, 3], 1, 1, 1)
+    assert table["shown"][0] == {
+        "where": "both",
+        "first": {"id": "2", "v": "'two'"},
+        "second": {"id": "2", "v": "'TWO'"},
+    }
+
+
+def test_verify_of_equal_files_is_done(run, two_files):
+    first, _ = two_files
+    assert run("verify", str(first), str(first)) == (exits.DONE, "t: equal, 3 row(s)\n", "")
+    code, out, _ = run("verify", str(first), str(first), "--json")
+    assert (code, json.loads(out)["equal"]) == (exits.DONE, True)
+
+
+@pytest.mark.parametrize(
+    "words", [["one.db"], ["one.db", "two.db", "three.db"], ["--limit", "x"], ["none.db", "none.db"]]
+)
+def test_verify_of_what_is_no_pair_of_files_is_a_usage_error(run, words):
+    code, out, err = run("verify", *words)
+    assert (code, out) == (exits.USAGE, "")
+    assert one_line(err)

@@ -41,8 +41,18 @@ def show_peers(peers: Sequence[PeerView]) -> None:
 
 
 def _row(peer: PeerView) -> tuple[str, ...]:
-    equal = "-" if peer.equal is None else "yes" if peer.equal else "no"
+    equal = _equal(peer)
     rtt = "-" if peer.rtt_ms is None else f"{peer.rtt_ms:.1f} ms"
     offset = "-" if peer.offset_ms is None else f"{peer.offset_ms:+.0f} ms"
     state = peer.state if peer.seen_ms_ago is None else f"{peer.state} ({duration(peer.seen_ms_ago)} ago)"
     return (peer.name, state, equal, peer.address or "-", rtt, offset, str(peer.sent_bytes), str(peer.received_bytes))
+
+
+def _equal(peer: PeerView) -> str:
+    """Whether the peer holds the same, and while rows come from it, how far that is."""
+    if peer.catching_up is None:
+        return "-" if peer.equal is None else "yes" if peer.equal else "no"
+    rows, expected, left_ms = peer.catching_up.rows, peer.catching_up.expected, peer.catching_up.left_ms
+    share = f" of {expected}" if expected else ""
+    left = "" if left_ms is None else f", {duration(left_ms)} left"
+    return f"no: {rows}{share} rows, {peer.catching_up.received_bytes} bytes{left}"

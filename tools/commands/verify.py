@@ -1,0 +1,155 @@
+"""`mycomesh verify`: are my peers and I equal, or are these two files?"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mesh.node.ask import ask
+from tools import exits
+from tools.render import duration, print_json, print_table
+
+if TYPE_CHECKING:
+    from mesh.node.home import Home
+    from sync.verify import Difference, TableComparison
+
+__all__ = ["add_arguments", "run"]
+
+SHOWN = 20
+SHOWN_MAX = 10_000
+ASK_S = 30  # a count of every table, and an answer of every peer
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument(
+        "files", type=Path, nargs="*", metavar="FILE.db", help="compare these two files instead, without any node"
+    )
+    parser.add_argument(
+        "--limit",
+        type=_limit,
+        default=SHOWN,
+        metavar="N",
+        help=f"of two files, show the first N rows that differ of each table (default {SHOWN})",
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON object, for programs")
+
+
+def run(args: argparse.Namespace, home: Home) -> int:
+    """Compare; exit 0 if equal. Otherwise 3 with a node's peers (they may become so), and 1 for two files."""
+    if not args.files:
+        return _live(home, as_json=args.json)
+    if len(args.files) != 2:
+        raise exits.UsageError(f"two files are compared, not {len(args.files)}: mycomesh verify A.db B.db")
+    first, second = args.files
+    return _offline(first, second, args.limit, as_json=args.json)
+
+
+# ---- with peers
+
+
+def _live(home: Home, *, as_json: bool) -> int:
+    answer = ask(home, "verify", timeout_s=ASK_S)
+    if as_json:
+        print_json(answer)
+    else:
+        print_table(
+            ("TABLE", "ROWS", "HASH", "EQUAL ON", "FOR", "OTHER ON"), [_row(table) for table in answer["tables"]]
+        )
+        print(_verdict(answer), file=sys.stderr)
+    return exits.DONE if answer["converged"] else exits.NOT_CONVERGED
+
+
+def _row(table: dict[str, Any]) -> tuple[str, ...]:
+    equal = [peer for peer in table["peers"] if peer["equal"]]
+    other = ", ".join(peer["peer"] for peer in table["peers"] if not peer["equal"])
+    since = duration(min(peer["equal_ms"] for peer in equal)) if equal else "-"
+    share = f"{len(equal)} of {len(table['peers'])}"
+    return table["name"], str(table["rows"]), table["hash"][:16], share, since, other or "-"
+
+
+def _verdict(answer: dict[str, Any]) -> str:
+    linked = [peer for peer in answer["peers"] if peer["state"] == "linked"]
+    away = len(answer["peers"]) - len(linked)
+    rest = f"; {away} other member(s) not linked, so not compared" if away else ""
+    if answer["converged"]:
+        return f"equal on this node and {len(linked)} linked peer(s){rest}"
+    if not linked:
+        return f"no peer is linked: nothing to compare with{rest}"
+    silent = [peer["name"] for peer in linked if not peer["answered"]]
+    if silent:
+        return f"no answer yet from {', '.join(silent)}{rest}"
+    behind = [peer["name"] for peer in linked if not peer["equal"]]
+    return f"not equal with {', '.join(behind) or 'writes that are not stamped yet'}{rest}"
+
+
+# ---- two files
+
+
+def _offline(first: Path, second: Path, limit: int, *, as_json: bool) -> int:
+    verify = importlib.import_module("sync.verify")  # a question to a node does not wait for SQLite to load
+    errors = importlib.import_module("sync.errors")
+    try:
+        compared: list[TableComparison] = list(verify.compare_files(first, second, shown_max=limit))
+    except errors.SyncError as error:
+        raise exits.UsageError(str(error)) from error
+    equal = all(table.equal for table in compared)
+    if as_json:
+        print_json({"equal": equal, "tables": [_plain(table) for table in compared]})
+    else:
+        for table in compared:
+            print("\n".join(_lines(table, first, second)))
+        if not compared:
+            print("neither file has a table", file=sys.stderr)
+    return exits.DONE if equal else exits.FAILED
+
+
+def _plain(table: TableComparison) -> dict[str, Any]:
+    return {
+        "table": table.table,
+        "equal": table.equal,
+        "rows": [table.rows_first, table.rows_second],
+        "only_first": table.only_first,
+        "only_second": table.only_second,
+        "differing": table.differing,
+        "note": table.note,
+        "shown": [{"where": each.where, "first": each.first, "second": each.second} for each in table.shown],
+    }
+
+
+def _lines(table: TableComparison, first: Path, second: Path) -> list[str]:
+    if table.equal:
+        return [f"{table.table}: equal, {table.rows_first} row(s)"]
+    if table.note:
+        return [f"{table.table}: {table.note}"]
+    counts = (
+        (table.only_first, f"only in {first}"),
+        (table.only_second, f"only in {second}"),
+        (table.differing, "differ"),
+    )
+    lines = [f"{table.table}: " + ", ".join(f"{count} row(s) {what}" for count, what in counts if count)]
+    lines += [f"  {_shown(each)}" for each in table.shown]
+    more = table.only_first + table.only_second + table.differing - len(table.shown)
+    return [*lines, f"  and {more} more"] if more else lines
+
+
+def _shown(each: Difference) -> str:
+    """One row that differs: signs as in a diff, and of two versions the columns that are not the same."""
+    if each.first is None or each.second is None:
+        sign, values = ("-", each.first) if each.second is None else ("+", each.second)
+        return f"{sign} " + ", ".join(f"{name}={value}" for name, value in (values or {}).items())
+    same = {name: value for name, value in each.first.items() if each.second[name] == value}
+    changed = ", ".join(
+        f"{name}: {value} -> {each.second[name]}" for name, value in each.first.items() if name not in same
+    )
+    return f"~ {', '.join(f'{name}={value}' for name, value in same.items())}: {changed}"
+
+
+def _limit(text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,5}", text) or int(text) > SHOWN_MAX:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 0 to {SHOWN_MAX}")
+    return int(text)
