@@ -41,14 +41,15 @@ from mesh.events import (
     TimerFired,
 )
 from mesh.gate import BOOT_BYTES, MemberGate, Papers, RefusalError, Visitor
-from mesh.house import House
+from mesh.house import House, cloned
 from mesh.joiner import Joiner
-from mesh.link import Link, reached
+from mesh.link import Link, introductions, offsets
 from mesh.message import Addresses, App, Message, Ping, Pong, decode_pieces
 from mesh.overlay import Drop, Overlay, Result, Tell
 from mesh.peers import PeerStatus, peer_status
 from mesh.quiet import Quiet
 from mesh.session import Closed, Opened, Received, Reply, Session, Step
+from mesh.timekeeper import Timekeeper
 from mesh.view import View
 
 if TYPE_CHECKING:
@@ -63,7 +64,6 @@ if TYPE_CHECKING:
 __all__ = ["Joiner", "MeshConfig", "MeshCore", "PeerStatus"]
 
 PONGS_MAX = 64  # urgent messages that wait on a link, above which a ping stays without answer: its peer does not read
-ADDRESSES_TOLD_MAX = 64  # to one new link: enough to find a small mesh, or a way into a large one
 
 
 class MeshCore:
@@ -80,6 +80,7 @@ class MeshCore:
         "_overlay",
         "_quiet",
         "_shown",
+        "_timekeeper",
         "_view",
     )
 
@@ -102,6 +103,7 @@ class MeshCore:
         self._door = Door(config)
         self._overlay = Overlay(identity, config, rng, self._neighbours)
         self._quiet = Quiet()
+        self._timekeeper = Timekeeper()
         self._links_due_ms = _NEVER  # no link is due before; traffic moves deadlines away from here unseen
         self._view = View(config, self._overlay, rng)
         for invitation in invitations:
@@ -154,6 +156,11 @@ class MeshCore:
         overlay = self._overlay
         others = (each for each in overlay.roster.members() if each.node_id != self._house.identity.node_id)
         return tuple(peer_status(each, overlay.topology, self._members.get(each.node_id), now_ms) for each in others)
+
+    @property
+    def timekeeper(self) -> Timekeeper:
+        """Mesh time, and what is wrong with this node's clock."""
+        return self._timekeeper
 
     def topology(self) -> tuple[LinkState, ...]:
         """What every node says about its links, for people."""
@@ -261,7 +268,7 @@ class MeshCore:
             elif papers.boot == self._house.boot:
                 self._dialer.ours(link.address)
             else:
-                self._say(_cloned(link.address), actions, now_ms)
+                self._say(cloned(link.address), actions, now_ms)
         elif error is not None and link.papers is None:
             self._say(Notice("peer.refused", f"{link.address} was refused: {error}"), actions, now_ms)
         self._drop(link, reason if error is not None else f"the peer said: {reason}", actions, now_ms)
@@ -308,7 +315,7 @@ class MeshCore:
         node_id = papers.certificate.node_id
         if node_id == self._house.identity.node_id:
             # Only a node with our keys gets here: our own dials end at their other end, before message 3.
-            self._say(_cloned(link.address), actions, now_ms)
+            self._say(cloned(link.address), actions, now_ms)
             self._drop(link, "cloned identity", actions, now_ms)
         elif link.dialled:
             self._dialer.answered(link.address, node_id)
@@ -382,6 +389,8 @@ class MeshCore:
                     self._send(link, Pong(token, wall_ms), 0)
             case Pong():
                 link.detector.answered(message, now_ms)
+                for notice in self._timekeeper.judge(offsets(self._members.values(), now_ms), now_ms):
+                    self._say(notice, actions, now_ms)
             case Addresses(entries):
                 for node_id, address in entries:
                     if node_id != self._house.identity.node_id:
@@ -419,16 +428,9 @@ class MeshCore:
 
     def _tell_addresses(self, link: Link) -> None:
         """Tell the newcomer where the others are, and the others where the newcomer is."""
-        entries: list[tuple[bytes, Address]] = []
-        small = not self._overlay.large  # in a large mesh the newcomer finds enough by itself
-        for other in self._members.values():
-            if other is not link:
-                entries += reached(other, link)
-                where = reached(link, other)
-                if where and small:
-                    self._send(other, Addresses(tuple(where)), 1)
-        if entries:
-            self._send(link, Addresses(tuple(entries[-ADDRESSES_TOLD_MAX:])), 1)
+        # In a large mesh the newcomer finds enough by itself.
+        for other, message in introductions(link, self._members.values(), both=not self._overlay.large):
+            self._send(other, message, 1)
 
     # ---- time
 
@@ -490,8 +492,3 @@ _NEVER = 1 << 62
 def _welcome(_papers: Papers) -> str:
     """The side that was dialled leaves the choice between two connections to `_replaces`."""
     return ""
-
-
-def _cloned(address: Address) -> Notice:
-    text = f"another node at {address} runs with this node's own identity: give it one of its own"
-    return Notice("identity.cloned", text, {"address": str(address)}, "error")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from mesh.enrolment import grant
 from mesh.errors import EnrolmentError
+from mesh.events import Notice
 from mesh.gate import Papers
 from mesh.noise import PSKS_MAX
 
@@ -19,10 +20,11 @@ if TYPE_CHECKING:
 
     from mesh.config import MeshConfig
     from mesh.enrolment import Invitation
+    from mesh.events import Address
     from mesh.gate import Visitor
     from mesh.identity import Identity
 
-__all__ = ["House"]
+__all__ = ["House", "cloned"]
 
 
 @dataclass(slots=True)
@@ -72,3 +74,9 @@ class House:
         left = invitation.used()
         self.invitations = tuple(left if each is invitation else each for each in self.invitations)
         return granted, left
+
+
+def cloned(address: Address) -> Notice:
+    """What is told when another node shows this node's own certificate."""
+    text = f"another node at {address} runs with this node's own identity: give it one of its own"
+    return Notice("identity.cloned", text, {"address": str(address)}, "error")

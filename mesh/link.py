@@ -11,17 +11,21 @@ from typing import TYPE_CHECKING
 
 from mesh.door import is_loopback
 from mesh.events import Address, PeerInfo, Write
-from mesh.message import Message, encode_parts
+from mesh.message import Addresses, Message, encode_parts
 from mesh.session import Phase
 from mesh.topology import Neighbour
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from mesh.detector import Detector
     from mesh.events import Action
     from mesh.gate import JoinGate, MemberGate, Papers
     from mesh.session import Session
 
-__all__ = ["Link", "reached", "travels"]
+__all__ = ["Link", "introductions", "offsets", "reached", "travels"]
+
+ADDRESSES_TOLD_MAX = 64  # to one new link: enough to find a small mesh, or a way into a large one
 
 _SCOPED = "%"
 
@@ -78,6 +82,12 @@ class Link:
         return Neighbour(node_id, -1 if rtt_ms is None else round(rtt_ms), self.sent_bytes, self.received_bytes)
 
 
+def offsets(links: Iterable[Link], now_ms: int) -> list[float]:
+    """The clock offsets of the linked members, as far as they were measured."""
+    measured = (link.detector.pulse(now_ms).offset_ms for link in links if link.papers is not None)
+    return [offset_ms for offset_ms in measured if offset_ms is not None]
+
+
 def travels(host: str) -> bool:
     """Whether an address means the same to another machine: not loopback, not link-local."""
     return not is_loopback(host) and _SCOPED not in host and not host.lower().startswith(("fe80:", "169.254."))
@@ -90,3 +100,18 @@ def reached(link: Link, asking: Link) -> list[tuple[bytes, Address]]:
     if port == 0 or not (travels(host) or (is_loopback(host) and is_loopback(asking.address.host))):
         return []
     return [(link.papers.certificate.node_id, Address(host, port))]
+
+
+def introductions(newcomer: Link, members: Iterable[Link], *, both: bool) -> list[tuple[Link, Addresses]]:
+    """Whom to tell which addresses when a member is linked: it hears of the others, and if `both` they hear of it."""
+    told: list[tuple[Link, Addresses]] = []
+    entries: list[tuple[bytes, Address]] = []
+    for other in members:
+        if other is not newcomer:
+            entries += reached(other, newcomer)
+            where = reached(newcomer, other)
+            if where and both:
+                told.append((other, Addresses(tuple(where))))
+    if entries:
+        told.append((newcomer, Addresses(tuple(entries[-ADDRESSES_TOLD_MAX:]))))
+    return told

@@ -320,9 +320,10 @@ class Daemon:
             port=0 if snapshot is None else snapshot.port,
             site="" if snapshot is None else snapshot.site,
             pending=0 if snapshot is None else snapshot.pending,
-            hint=""
+            hint=(snapshot.clock_complaint if snapshot is not None else "")
             if identity is not None
             else "waiting for a member: is one up on this network, the code still good?",
+            clock_offset_ms=None if snapshot is None else snapshot.clock_offset_ms,
             peers=() if snapshot is None else snapshot.peers,
             tables=() if snapshot is None else snapshot.tables,
         )

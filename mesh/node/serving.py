@@ -62,6 +62,8 @@ class Snapshot:
     tables: tuple[TableView, ...]
     peers: tuple[PeerView, ...]
     port: int
+    clock_offset_ms: float | None = None
+    clock_complaint: str = ""
 
 
 class ServingNode:
@@ -122,7 +124,16 @@ class ServingNode:
         )
         states = {link.peer: link for link in links}
         peers = tuple(_peer_view(peer, states.get(peer.node_id)) for peer in self._mesh.peers(now_ms))
-        return Snapshot(status.site, status.pending, tables, peers, self._shell.port)
+        timekeeper = self._mesh.timekeeper
+        return Snapshot(
+            status.site,
+            status.pending,
+            tables,
+            peers,
+            self._shell.port,
+            timekeeper.offset_ms,
+            timekeeper.wrong,
+        )
 
     def isolate(self, *, cut: bool) -> None:
         """Cut this node off from every other, or end that."""

@@ -59,7 +59,10 @@ class TableView:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """The whole answer to "how is this node?". `phase` is joining, serving or stopping; `hint` says what to do next."""
+    """The whole answer to "how is this node?". `phase` is joining, serving or stopping; `hint` says what to do next.
+
+    `clock_offset_ms` is mesh time (the median of the linked clocks) minus this node's, None before it was measured.
+    """
 
     schema: int
     version: str
@@ -75,6 +78,7 @@ class Status:
     site: str
     pending: int
     hint: str
+    clock_offset_ms: float | None = None
     peers: tuple[PeerView, ...] = ()
     tables: tuple[TableView, ...] = ()
 

@@ -50,5 +50,7 @@ def _head(status: Status) -> list[str]:
     lines = [f"{who}: {status.phase} {status.file} on port {status.port}, up {duration(status.uptime_ms)}"]
     if status.phase == "serving":
         waiting = f", {status.pending} write(s) not stamped yet" if status.pending else ""
+        if status.clock_offset_ms is not None:
+            waiting += f", mesh time is this clock {status.clock_offset_ms:+,.0f} ms"
         lines.append(f"{linked} of {len(status.peers)} other member(s) linked, {len(status.tables)} table(s){waiting}")
     return lines
