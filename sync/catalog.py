@@ -167,11 +167,11 @@ class Catalog:
     def _adopt(self, name: str, drain: Callable[[Table], None]) -> None:
         folded = fold(name)
         try:
-            spec = read_table(self._store.db, name)
+            plain = read_table(self._store.db, name)
         except UnsupportedTable as reason:
             self.notes[folded] = f"not replicated: {reason}"
             return
-        spec = self._policies.applied(spec)
+        spec = self._policies.applied(plain)
         known = self.tables.get(folded)
         if known is not None and known.spec == spec and self._captured(known):
             return
@@ -188,11 +188,17 @@ class Catalog:
             return
         bits = _extended(json.loads(bits_text), spec)
         self._forget(folded)
+        converting = spec.id_column and self._store.meta(_births(table_id)) is None
+        if converting:  # what was written while rows went by their ids is stamped so
+            before = self._load(table_id, plain, bits)
+            before.bits_captured = json.loads(captured)
+            drain(before)
+            self._forget(folded)
         table = self._load(table_id, spec, bits)
         table.bits_captured = json.loads(captured)
-        if spec.id_column and self._store.meta(f"births/{table_id}") is None:
+        if converting:
             convert(table)
-            self._store.meta_set(f"births/{table_id}", 1)
+            self._store.meta_set(_births(table_id), 1)
         drain(table)
         bypassed = not self._captured(table)
         self._install(table)
@@ -209,6 +215,8 @@ class Catalog:
             "INSERT INTO mycomesh_replicated VALUES(?, ?, ?, ?, '{}')",
             (table_id, spec.folded, spec.shape, json.dumps(bits)),
         )
+        if spec.id_column:
+            self._store.meta_set(_births(table_id), 1)
         table = self._load(table_id, spec, bits)
         self._install(table)
         keys = [quoted(column.name) for column in spec.key] if spec.kind is KeyKind.KEYED else []
@@ -355,6 +363,11 @@ class Catalog:
             return  # it exists, its table is not here, or it is more than one CREATE INDEX
         finally:
             db.authorizer = None
+
+
+def _births(table_id: int) -> str:
+    """The name of the persisted fact that rows of a keep-both table go by their births."""
+    return f"births/{table_id}"
 
 
 def _extended(bits: dict[str, int], spec: TableSpec) -> dict[str, int]:

@@ -13,7 +13,7 @@ must not know peers or the wire.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +31,7 @@ __all__ = [
     "Place",
     "convert",
     "ended_before",
+    "in_form",
     "legacy_id",
     "legacy_key",
     "moved",
@@ -130,6 +131,11 @@ def other_form(table: Table, section: Section) -> bool:
         or (spec.id_column != "" and group.kind is Kind.BIRTH and group.priors is not None)
         for group in section.groups
     )
+
+
+def in_form(tables: Mapping[str, Table], sections: Iterable[Section]) -> list[Section]:
+    """Leaves out what was stamped before a policy was learnt that holds by now: rounds bring it in the form of now."""
+    return [item for item in sections if item.table not in tables or not other_form(tables[item.table], item)]
 
 
 def _is_id(key: Any) -> bool:

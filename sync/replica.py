@@ -22,7 +22,7 @@ from sync.drain import drain_table
 from sync.errors import BatchRefusedError, DecodeError, ForeignFileError
 from sync.feed import read_range, read_rows
 from sync.identity import keys_of
-from sync.keep_both import other_form
+from sync.keep_both import in_form, other_form
 from sync.merge import Merged, merge_section, retry_parked, show_held
 from sync.overview import ReplicaStatus, TableStatus, overview
 from sync.stamp import hlc_from_ms
@@ -196,6 +196,7 @@ class Replica:
         sections: list[Section] = []
         if self._catalog.changed():
             self._catalog.refresh(self._drainer(wall_ms, sections))
+            sections = in_form(self._catalog.tables, sections)
         more = False
         for table in list(self._catalog.tables.values()):
             drained = drain_table(table, self._place, wall_ms)

@@ -225,6 +225,7 @@ class ServingNode:
             self._sql.handle_now(CommitSeen())
 
     def _consult(self, ask: Callable[[Replica], T]) -> T:
+        self._drain()  # what was written before a decision is stamped before it
         answer = ask(self._replica)
         self._sql.handle_now(CommitSeen())
         return answer

@@ -157,13 +157,13 @@ def test_two_rows_that_got_one_id_on_two_sides_of_a_split_are_both_kept(pair):
         one.shows("SELECT what, id > 0 FROM log ORDER BY what;", "alpha|1\nbravo!|0\n")
     assert alpha.sql("SELECT * FROM log ORDER BY what;") == bravo.sql("SELECT * FROM log ORDER BY what;")
     moved = alpha.sql("SELECT id FROM log WHERE id < 0;").strip()
-    [told] = json.loads(alpha.done("conflicts", "--json"))
+    [told] = json.loads(bravo.done("conflicts", "--json"))
     assert (told["lost_by"], told["won_by"], told["reason"]) == (
         "bravo",
         "alpha",
         f"both rows are kept, this one as {moved}",
     )
-    assert moved in alpha.done("conflicts")
+    assert moved in bravo.done("conflicts")
     refused = alpha.run("policy", "log", "same-row")
     assert (refused.returncode, len(refused.stderr.splitlines())) == (1, 1)
 

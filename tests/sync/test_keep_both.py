@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from sync.batch import Bundle, Group, Kind, Section
 from sync.catalog import SCHEMA_TABLE
 from sync.errors import BatchRefusedError, DecodeError, PolicyError
+from tests.sync.exchanges import World
 from tests.sync.peers import Peer, assert_equal, catch_up, converge
 from tests.sync.scale import examples
 
@@ -345,6 +346,47 @@ def test_an_id_that_is_no_integer_is_refused(trio, policy, value, kind):
     with pytest.raises(DecodeError, match="INTEGER PRIMARY KEY is not an integer"):
         two.replica.apply(bundle, two.wall_ms)
     assert two.tables() == before
+
+
+# ---- through the exchange
+
+
+@pytest.mark.parametrize("publishing", [True, False])
+def test_a_policy_decided_on_one_side_of_a_split_heals_without_a_broken_link(tmp_path, publishing):
+    world = World.made(tmp_path, 3)
+    one, two, three = world.nodes
+    world.publishing = publishing
+    world.write(one, LOG)
+    world.write(one, f"{COUNT_TO.format(300)} INSERT INTO log SELECT x, 'row ' || x, 0 FROM i")
+    world.link(two, three)
+    link = world.link(one, two)
+    world.run(20_000)
+    assert world.equal()
+    world.cut(link)
+    one.peer.replica.decisions.decide_policy("log", "keep-both")
+    world.write(
+        one, "UPDATE log SET n = 1 WHERE id % 10 = 0; DELETE FROM log WHERE id = 7; INSERT INTO log(what) VALUES('one')"
+    )
+    world.write(
+        three,
+        "UPDATE log SET n = 3 WHERE id % 15 = 0; DELETE FROM log WHERE id = 8; INSERT INTO log(what) VALUES('three')",
+    )
+    world.run(5_000)
+    world.link(one, two)
+    world.run(1_000)
+    world.write(two, "INSERT INTO log(what) VALUES('two')")
+    world.run(60_000)
+    assert world.equal()
+    peers = [node.peer for node in world.nodes]
+    for first, second in itertools.pairwise(peers):
+        assert_equal(first, second)
+    assert [peer.replica.decisions.policy("log") for peer in peers] == ["keep-both"] * 3
+    assert [node.dropped for node in world.nodes] == [[], [], []]
+    found = one.sql("SELECT what FROM log WHERE what NOT LIKE 'row%' ORDER BY what")
+    assert found == [("one",), ("three",), ("two",)]
+    assert one.sql("SELECT count(*) FROM log WHERE id IN (7, 8)") == [(0,)]
+    assert one.sql("SELECT count(*), sum(n > 0) FROM log WHERE what LIKE 'row%'") == [(298, 40)]
+    world.close()
 
 
 # ---- any history, any order
