@@ -26,6 +26,7 @@ __all__ = [
     "CERTIFICATE_BYTES_MAX",
     "GRANTS_ALL",
     "GRANTS_MAX",
+    "LIFETIME_ADMIN_S",
     "LIFETIME_S_DEFAULT",
     "NAME_BYTES_MAX",
     "RIGHTS",
@@ -44,6 +45,7 @@ GRANTS_MAX = 16  # one for each family of tables; more belongs in one pattern
 PATTERN_BYTES_MAX = 64  # as long as a table's name gets in practice; bounds the work of matching
 SERIAL_BYTES = 16  # drawn, not counted: several issuers need no shared counter
 SKEW_S_MAX = 86_400  # a member whose clock lags a day still accepts a certificate issued a minute ago
+LIFETIME_ADMIN_S = 365 * 86_400  # an admin is renewed by the root alone, which may lie in a safe
 LIFETIME_S_DEFAULT = 30 * 86_400  # bounds what a stolen node can do to those that cannot hear of its revocation
 ROLES = ("member", "read-only", "relay", "admin")
 RIGHTS = ("rw", "r", "w", "-")  # "-" closes what a later, wider pattern would open
@@ -75,11 +77,21 @@ class Certificate:
     not_after_s: int
     serial: bytes
     raw: bytes
+    renewed_by: bytes = b""  # node id of the admin who gave it another time (mesh.renewal)
+    issued_s: int = 0  # not_before_s as the root has signed it, where an admin gave it another time
 
     @property
     def node_id(self) -> bytes:
         """The 16 bytes that name this node everywhere: a hash of its signing key, the same over renewals."""
         return primitives.identifier(self.node_key)
+
+    @property
+    def rank(self) -> tuple[int, int, int, bytes]:
+        """Of two certificates of one node the greater counts: the root's latest word, then the longest life.
+
+        So nobody's renewal brings rights back that the root has taken away since, or ends a life early.
+        """
+        return self.issued_s or self.not_before_s, self.not_after_s, self.not_before_s, self.serial
 
     @classmethod
     def decode_verified(cls, raw: bytes, *, root_public: bytes, wall_ms: int, newest_seen_s: int = 0) -> Certificate:
@@ -136,11 +148,17 @@ class Certificate:
         return "relay" not in self.roles and "r" in self._rights(table)
 
     def may_write(self, table: str) -> bool:
-        """Whether changes of `table` that this member signed are accepted."""
-        return "relay" not in self.roles and "read-only" not in self.roles and "w" in self._rights(table)
+        """Whether changes of `table` that this member signed are accepted. A read-only one writes only what it is named."""
+        if "relay" in self.roles:
+            return False
+        pattern, rights = self._grant(table)
+        return "w" in rights and not ("read-only" in self.roles and pattern == "*")
 
     def _rights(self, table: str) -> str:
-        return next((rights for pattern, rights in self.grants if fnmatchcase(table, pattern)), "-")
+        return self._grant(table)[1]
+
+    def _grant(self, table: str) -> tuple[str, str]:
+        return next((grant for grant in self.grants if fnmatchcase(table, grant[0])), ("", "-"))
 
 
 def issue(  # noqa: PLR0913, keyword-only: the fields of a certificate

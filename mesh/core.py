@@ -34,21 +34,25 @@ from mesh.events import (
     LinkDown,
     LinkReady,
     LinkUp,
+    MembershipChanged,
     NetworkChanged,
     Notice,
     PublishBatch,
+    RevokeMember,
     SendMessage,
     TimerFired,
 )
 from mesh.gate import BOOT_BYTES, MemberGate, Papers, RefusalError, Visitor
-from mesh.house import House, cloned
+from mesh.house import House, cloned, welcome
 from mesh.joiner import Joiner
 from mesh.link import Link, introductions, offsets
-from mesh.message import Addresses, App, Message, Ping, Pong, decode_pieces
-from mesh.overlay import Drop, Overlay, Result, Tell
+from mesh.membership import Membership
+from mesh.message import Addresses, App, EpochHave, Epochs, Message, Ping, Pong, Revocations, decode_pieces
+from mesh.overlay import Overlay
 from mesh.peers import PeerStatus, peer_status
 from mesh.quiet import Quiet
-from mesh.session import Closed, Opened, Received, Reply, Session, Step
+from mesh.results import Drop, Result, Tell
+from mesh.session import Closed, Opened, Phase, Received, Reply, Session, Step
 from mesh.timekeeper import Timekeeper
 from mesh.view import View
 
@@ -82,6 +86,7 @@ class MeshCore:
         "_shown",
         "_timekeeper",
         "_view",
+        "membership",
     )
 
     def __init__(
@@ -93,7 +98,9 @@ class MeshCore:
         config: MeshConfig,
         invitations: Sequence[Invitation] = (),
         root_seed: bytes | None = None,
+        standing: bytes = b"",
     ) -> None:
+        self.membership = Membership(identity, root_seed, entropy, standing)
         self._house = House(identity, config, entropy, entropy(BOOT_BYTES), root_seed)
         self._conns: dict[int, Link] = {}
         self._members: dict[bytes, Link] = {}
@@ -101,7 +108,7 @@ class MeshCore:
         self._dirty: dict[int, None] = {}
         self._dialer = Dialer(config, rng)
         self._door = Door(config)
-        self._overlay = Overlay(identity, config, rng, self._neighbours)
+        self._overlay = Overlay(self.membership, config, rng, self._neighbours)
         self._quiet = Quiet()
         self._timekeeper = Timekeeper()
         self._links_due_ms = _NEVER  # no link is due before; traffic moves deadlines away from here unseen
@@ -118,13 +125,15 @@ class MeshCore:
             case ConnOpened() | ConnReceived() | ConnDrained() | ConnClosed():
                 self._on_conn(event, actions, now_ms, wall_ms)
             case AddressFound() | DialFailed() | NetworkChanged():
-                self._on_hint(event, now_ms)
+                self._dialer.hint(event, now_ms)
             case SendMessage(conn, payload, priority):
                 link = self._conns.get(conn)
                 if link is not None and link.papers is not None:
                     self._queue(link, App(payload), priority, actions, now_ms)
             case PublishBatch(payload, priority):
                 self._apply(self._overlay.publish(payload, priority, now_ms), actions, now_ms)
+            case RevokeMember(node_id):
+                self._apply(self._overlay.revoke(node_id, wall_ms), actions, now_ms)
             case TimerFired():
                 self._on_timer(actions, now_ms, wall_ms)
             case _:
@@ -191,17 +200,6 @@ class MeshCore:
             case _:
                 assert_never(event)
 
-    def _on_hint(self, event: AddressFound | DialFailed | NetworkChanged, now_ms: int) -> None:
-        match event:
-            case AddressFound(address, static, _):
-                self._dialer.found(address, now_ms, static=static)
-            case DialFailed(address):
-                self._dialer.failed(address, now_ms)
-            case NetworkChanged():
-                self._dialer.network_changed(now_ms)
-            case _:
-                assert_never(event)
-
     def _on_opened(self, event: ConnOpened, actions: list[Action], now_ms: int, wall_ms: int) -> None:
         conn, address, dialled = event.conn, event.address, event.dialled
         assert conn not in self._conns, f"connection {conn} was opened twice"
@@ -216,8 +214,10 @@ class MeshCore:
             actions.append(Close(conn, "too many strangers"))
             return
         invitations = () if dialled else house.open_invitations(wall_ms)
-        unwanted = self._unwanted if dialled else _welcome
-        gate = MemberGate(house.papers(), self._overlay.roster, invitations, unwanted)
+        unwanted = self._unwanted if dialled else welcome
+        membership = self.membership
+        secrets = (membership.secret_for(address, wall_ms),) if dialled else membership.secrets(wall_ms)
+        gate = MemberGate(house.papers(), membership.roster, secrets, invitations, unwanted)
         session = Session(gate.keys(), gate, initiator=dialled, entropy=house.entropy)
         detector = Detector(now_ms, heartbeat_ms=house.config.heartbeat_ms)
         link = Link(conn, address, dialled, session, gate, now_ms, detector)
@@ -239,13 +239,15 @@ class MeshCore:
         """Do one step of a session; False when the connection is gone."""
         match step:
             case Received(pieces, _):
-                if link.papers is None:
-                    assert isinstance(link.gate, MemberGate)
+                assert isinstance(link.gate, MemberGate)
+                if link.papers is None and not link.gate.stale:
                     assert link.gate.papers is not None
                     self._admit(link, link.gate.papers, actions, now_ms, wall_ms)
                 try:
                     message = decode_pieces(pieces)
-                    if message is not None:
+                    if link.papers is None:
+                        self._on_stale(link, message, actions, now_ms)
+                    elif message is not None:
                         self._on_message(link, message, actions, now_ms, wall_ms)
                 except MeshError as error:
                     self._drop(link, f"protocol: {error}", actions, now_ms)
@@ -277,6 +279,8 @@ class MeshCore:
         """End a connection: say goodbye if anyone is there, and free everything it held."""
         del self._conns[link.conn]
         self._dirty.pop(link.conn, None)
+        if link.dialled and link.papers is None:
+            self.membership.called(link.address, answered=link.session.phase is not Phase.CALLED)
         if not gone:
             link.write(link.session.end(reason), actions, now_ms)
             actions.append(Close(link.conn, reason))
@@ -293,6 +297,13 @@ class MeshCore:
             self._dialer.closed(link.address, now_ms)
 
     # ---- admission
+
+    def _on_stale(self, link: Link, message: Message | None, actions: list[Action], now_ms: int) -> None:
+        """A member came with an older secret: nothing but decrees passes, until both use the same one and begin anew."""
+        if isinstance(message, Revocations | EpochHave | Epochs):
+            self._apply(self.membership.on_message(link.conn, message), actions, now_ms)
+        if link.conn in self._conns and self.membership.agrees(message):
+            self._drop(link, "the secret was handed over", actions, now_ms)
 
     def _unwanted(self, papers: Papers) -> str:
         """Why we do not finish a handshake that we began."""
@@ -317,6 +328,8 @@ class MeshCore:
             # Only a node with our keys gets here: our own dials end at their other end, before message 3.
             self._say(cloned(link.address), actions, now_ms)
             self._drop(link, "cloned identity", actions, now_ms)
+        elif link.gate.stale:
+            self._apply(self.membership.brief(link.conn), actions, now_ms)
         elif link.dialled:
             self._dialer.answered(link.address, node_id)
             self._shown[node_id] = link
@@ -359,15 +372,14 @@ class MeshCore:
         actions.append(LinkUp(link.conn, link.info()))
         self._apply(self._overlay.link_up(link.conn, papers.certificate), actions, now_ms)
         self._send(link, link.detector.ping(now_ms, wall_ms), 0)
-        self._tell_addresses(link)
+        for told, entries in introductions(link, self._members.values(), both=not self._overlay.large):
+            self._send(told, entries, 1)
 
     def _enrol(self, link: Link, visitor: Visitor, actions: list[Action], now_ms: int, wall_ms: int) -> None:
         """Let a joining node in: one more member, one use less of its invitation, and goodbye."""
         name = visitor.request.name
         try:
-            granted, left = self._house.grant(
-                visitor, newest_seen_s=self._overlay.roster.newest_seen_s, wall_ms=wall_ms
-            )
+            granted, left = self._house.grant(visitor, self.membership, wall_ms)
         except EnrolmentError as error:
             text = f"{name} could not join: {error}"
             self._say(Notice("enrolment.failed", text, level="warning"), actions, now_ms)
@@ -407,6 +419,9 @@ class MeshCore:
                         self._queue(link, message, priority, actions, now_ms)
                 case DeliverBatch():
                     actions.append(result)
+                case MembershipChanged():
+                    self._house.identity = self._overlay.roster.identity
+                    actions.append(result)
                 case Drop(conn, reason):
                     link = self._conns.get(conn)
                     if link is not None:
@@ -425,12 +440,6 @@ class MeshCore:
     def _send(self, link: Link, message: Message, priority: int) -> None:
         link.send(message, priority)
         self._dirty[link.conn] = None
-
-    def _tell_addresses(self, link: Link) -> None:
-        """Tell the newcomer where the others are, and the others where the newcomer is."""
-        # In a large mesh the newcomer finds enough by itself.
-        for other, message in introductions(link, self._members.values(), both=not self._overlay.large):
-            self._send(other, message, 1)
 
     # ---- time
 
@@ -487,8 +496,3 @@ class MeshCore:
 
 
 _NEVER = 1 << 62
-
-
-def _welcome(_papers: Papers) -> str:
-    """The side that was dialled leaves the choice between two connections to `_replaces`."""
-    return ""

@@ -11,7 +11,9 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, assert_never
+
+from mesh.events import AddressFound, DialFailed, NetworkChanged
 
 if TYPE_CHECKING:
     import random
@@ -79,6 +81,18 @@ class Dialer:
         self.room = 1 << 30  # further links that are wanted
 
     # ---- hints
+
+    def hint(self, event: AddressFound | DialFailed | NetworkChanged, now_ms: int) -> None:
+        """Take what the shell has learnt of addresses."""
+        match event:
+            case AddressFound(address, static, _):
+                self.found(address, now_ms, static=static)
+            case DialFailed(address):
+                self.failed(address, now_ms)
+            case NetworkChanged():
+                self.network_changed(now_ms)
+            case _:
+                assert_never(event)
 
     def found(self, address: Address, now_ms: int, *, static: bool = False, node_id: bytes | None = None) -> None:
         """Something says that a member may listen there: try soon, whatever was before."""

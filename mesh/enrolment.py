@@ -23,10 +23,12 @@ from typing import TYPE_CHECKING, Any
 
 from mesh import certificate as certificates
 from mesh import primitives, wire
-from mesh.certificate import CERTIFICATE_BYTES_MAX, GRANTS_ALL, Certificate, name_fault
+from mesh.certificate import GRANTS_ALL, Certificate, name_fault
 from mesh.errors import CertificateError, DecodeError, EnrolmentError
 from mesh.identity import IDENTITY_BYTES_MAX, SECRET_BYTES, Identity
 from mesh.primitives import ID_BYTES, KEY_BYTES, draw
+from mesh.renewal import CERTIFICATE_CHAIN_BYTES_MAX, read_certificate
+from mesh.standing import EPOCH_BYTES_MAX, EPOCHS_KEPT, Standing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 __all__ = [
     "INVITATIONS_MAX",
     "MESSAGE_BYTES_MAX",
+    "TICKET_BYTES_MAX",
     "Candidate",
     "Invitation",
     "JoinCode",
@@ -54,7 +57,8 @@ __all__ = [
 
 CODE_SECRET_BYTES = 16  # 128 bits: a code is overheard as message 1 and could be guessed at offline
 CODE_TEXT_MAX = 256  # four times a code; whoever pastes more has pasted something else
-MESSAGE_BYTES_MAX = CERTIFICATE_BYTES_MAX + 512  # any message of the exchange: a certificate, two keys and two names
+MESSAGE_BYTES_MAX = CERTIFICATE_CHAIN_BYTES_MAX + 128  # offer and request: a certificate, a key and a name fit 2 KiB
+GRANT_BYTES_MAX = CERTIFICATE_CHAIN_BYTES_MAX + EPOCHS_KEPT * EPOCH_BYTES_MAX + 512  # certificate, epochs, keys, a name
 INVITATIONS_MAX = 16  # open at once: each is one more key that the responder tries on every first message
 USES_MAX = 1_000  # a code for more nodes than a mesh has is a shared password
 TICKET_BYTES_MAX = 2 * IDENTITY_BYTES_MAX + 256  # base64, line ends and the heading
@@ -230,7 +234,7 @@ def offer_decode(payload: bytes, *, code: JoinCode, remote_static: bytes | None,
     root_public, raw = _fields(payload, "offer", (bytes, bytes))
     _check_root(root_public, code)
     try:
-        certificate = Certificate.decode_signed(raw, root_public=root_public)
+        certificate = read_certificate(raw, root_public=root_public)
         certificate.check_static(remote_static)
         # A drone out of its box has no clock to judge with but the one it was shipped with; see mesh.certificate.
         certificate.check_time(wall_ms=wall_ms, newest_seen_s=certificate.not_before_s)
@@ -276,8 +280,9 @@ def grant(  # noqa: PLR0913, keyword-only after the four that say who admits who
     grants: tuple[tuple[str, str], ...] = GRANTS_ALL,
     lifetime_s: int = certificates.LIFETIME_S_DEFAULT,
     newest_seen_s: int = 0,
+    epochs: tuple[bytes, ...] = (),
 ) -> bytes:
-    """The first frame to the joiner: a certificate for its keys, and what every member knows.
+    """The first frame to the joiner: a certificate for its keys, and what every member knows (`epochs` among it).
 
     Validity begins at the later of the wall clock and `newest_seen_s`, so that an inviter whose clock stands in 1970
     does not issue what has expired at birth. EnrolmentError if `root_seed` is not the root of the inviter's mesh.
@@ -299,35 +304,38 @@ def grant(  # noqa: PLR0913, keyword-only after the four that say who admits who
         )
     except CertificateError as error:
         raise EnrolmentError(f"no certificate can be issued to {request.name}: {error}") from None
-    return grant_encode(certificate, inviter)
+    return grant_encode(certificate, inviter, epochs)
 
 
-def grant_encode(certificate: Certificate, inviter: Identity) -> bytes:
-    """The bytes of a grant: `certificate`, and the mesh's root key, secret and name as the inviter holds them."""
-    return wire.encode((_VERSION, certificate.raw, inviter.root_public, inviter.secret, inviter.mesh_name))
+def grant_encode(certificate: Certificate, inviter: Identity, epochs: tuple[bytes, ...] = ()) -> bytes:
+    """The bytes of a grant: `certificate`, the mesh's root key, secret and name as the inviter holds them, `epochs`."""
+    return wire.encode((_VERSION, certificate.raw, inviter.root_public, inviter.secret, inviter.mesh_name, epochs))
 
 
-def grant_decode(payload: bytes) -> tuple[bytes, bytes, bytes, str]:
-    """Raw certificate, root public key, mesh secret and mesh name, each of its length; else EnrolmentError."""
-    raw, root_public, secret, mesh_name = _fields(payload, "grant", (bytes, bytes, bytes, str))
-    if len(root_public) != KEY_BYTES or len(secret) != SECRET_BYTES or name_fault(mesh_name):
+def grant_decode(payload: bytes) -> tuple[bytes, bytes, bytes, str, tuple[bytes, ...]]:
+    """Raw certificate, root public key, mesh secret, mesh name, epochs, each of its length; else EnrolmentError."""
+    kinds = (bytes, bytes, bytes, str, list)
+    raw, root_public, secret, mesh_name, epochs = _fields(payload, "grant", kinds, GRANT_BYTES_MAX)
+    fits = len(root_public) == KEY_BYTES and len(secret) == SECRET_BYTES and not name_fault(mesh_name)
+    if not fits or len(epochs) > EPOCHS_KEPT or any(type(epoch) is not bytes for epoch in epochs):
         raise EnrolmentError("the inviting node sent a damaged grant: join again")
-    return raw, root_public, secret, mesh_name
+    return raw, root_public, secret, mesh_name, tuple(epochs)
 
 
 def accept_grant(payload: bytes, *, candidate: Candidate, code: JoinCode, wall_ms: int) -> Identity:
     """The identity of the new member, or EnrolmentError if the grant is not for these keys in the code's mesh."""
-    raw, root_public, secret, mesh_name = grant_decode(payload)
+    raw, root_public, secret, mesh_name, epochs = grant_decode(payload)
     _check_root(root_public, code)
     try:
         certificate = Certificate.decode_signed(raw, root_public=root_public)
         certificate.check_time(wall_ms=wall_ms, newest_seen_s=certificate.not_before_s)
+        Standing(root_public, secret, epochs)
     except CertificateError as error:
         raise EnrolmentError(f"the inviting node sent a certificate that does not hold ({error})") from None
     if (certificate.node_key, certificate.static_key) != (candidate.node_key, candidate.static_public):
         raise EnrolmentError("the inviting node sent a certificate for another node's keys")
     seed, private = candidate.node_seed, candidate.static_private
-    return Identity(code.mesh_id, mesh_name, root_public, secret, seed, private, certificate)
+    return Identity(code.mesh_id, mesh_name, root_public, secret, seed, private, certificate, epochs)
 
 
 def ticket_encode(identity: Identity) -> bytes:
@@ -358,9 +366,9 @@ def _check_root(root_public: bytes, code: JoinCode) -> None:
         raise EnrolmentError("the inviting node belongs to another mesh than the join code")
 
 
-def _fields(payload: bytes, what: str, kinds: tuple[type, ...]) -> list[Any]:
+def _fields(payload: bytes, what: str, kinds: tuple[type, ...], bytes_max: int = MESSAGE_BYTES_MAX) -> list[Any]:
     try:
-        return wire.decode_record(payload, what=what, version=_VERSION, kinds=kinds, bytes_max=MESSAGE_BYTES_MAX)
+        return wire.decode_record(payload, what=what, version=_VERSION, kinds=kinds, bytes_max=bytes_max)
     except DecodeError as error:
         raise EnrolmentError(f"the other node does not follow the enrolment exchange: {error}") from None
 

@@ -28,10 +28,12 @@ __all__ = [
     "LinkDown",
     "LinkReady",
     "LinkUp",
+    "MembershipChanged",
     "NetworkChanged",
     "Notice",
     "PeerInfo",
     "PublishBatch",
+    "RevokeMember",
     "SendMessage",
     "TimerFired",
     "Write",
@@ -122,6 +124,13 @@ class SendMessage:
 
 
 @dataclass(frozen=True, slots=True)
+class RevokeMember:
+    """Make this node a stranger to the mesh, and give the mesh another secret. Only where `MeshCore.revocable` says so."""
+
+    node_id: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class TimerFired:
     """`next_deadline()` has passed."""
 
@@ -135,6 +144,7 @@ Event = (
     | DialFailed
     | NetworkChanged
     | PublishBatch
+    | RevokeMember
     | SendMessage
     | TimerFired
 )
@@ -226,6 +236,14 @@ class Enrolled:
 
 
 @dataclass(frozen=True, slots=True)
+class MembershipChanged:
+    """Store both before anything that follows is done: the encoded identity, and the mesh's decrees and members."""
+
+    identity: bytes = field(repr=False)
+    standing: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Notice:
     """Something a person may want to know: `event` is a stable dotted name, `detail` JSON-able values."""
 
@@ -235,4 +253,16 @@ class Notice:
     level: str = "info"
 
 
-Action = Dial | Write | Close | LinkUp | LinkDown | LinkReady | DeliverMessage | DeliverBatch | Enrolled | Notice
+Action = (
+    Dial
+    | Write
+    | Close
+    | LinkUp
+    | LinkDown
+    | LinkReady
+    | DeliverMessage
+    | DeliverBatch
+    | Enrolled
+    | MembershipChanged
+    | Notice
+)

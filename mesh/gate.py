@@ -65,17 +65,22 @@ class RefusalError(HandshakeError):
 class MemberGate:
     """The gate of a member. Set `wall_ms` before bytes are fed to its session."""
 
-    __slots__ = ("_invitations", "_own", "_roster", "_unwanted", "papers", "visitor", "wall_ms")
+    __slots__ = ("_invitations", "_own", "_roster", "_secrets", "_unwanted", "papers", "stale", "visitor", "wall_ms")
 
     def __init__(
         self,
         own: Papers,
         roster: Roster,
+        secrets: tuple[bytes, ...],
         invitations: tuple[tuple[bytes, Invitation], ...],
         unwanted: Callable[[Papers], str],
     ) -> None:
         self._own = own
         self._roster = roster
+        self._secrets = secrets  # of the mesh, in the order in which they are tried
+        self.stale = (
+            False  # the other side came with a secret that we use no more: it is told the one in use, and no more
+        )
         self._invitations = invitations  # (pre-shared key, invitation) in the order of `keys()`
         self._unwanted = unwanted  # why a member should not be linked once more, or an empty string
         self.papers: Papers | None = None  # of the member who was admitted (or refused by `unwanted`)
@@ -85,19 +90,20 @@ class MemberGate:
     def keys(self) -> Keys:
         """The keys of a session behind this gate."""
         identity = self._roster.identity
-        psks = (identity.secret, *(psk for psk, _ in self._invitations))
+        psks = (*self._secrets, *(psk for psk, _ in self._invitations))
         return Keys(identity.mesh_id, psks, identity.static_private)
 
     def answer(self, psk: int) -> bytes:
         """Members see our papers, joining nodes the offer of enrolment."""
-        return self._own.encode() if psk == 0 else offer_encode(self._roster.identity)
+        return self._own.encode() if psk < len(self._secrets) else offer_encode(self._roster.identity)
 
     def admit(self, introduction: Introduction) -> bytes:
         """Judge a member or a joining node; MeshError refuses."""
-        if introduction.psk == 0:
+        if introduction.psk < len(self._secrets):
             self._admit_member(introduction)
+            self.stale = self._secrets[introduction.psk] != self._roster.standing.secret
         else:
-            invitation = self._invitations[introduction.psk - 1][1]
+            invitation = self._invitations[introduction.psk - len(self._secrets)][1]
             if not invitation.is_open(self.wall_ms):
                 raise HandshakeError("the invitation has run out while it was used")
             request = request_decode(

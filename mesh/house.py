@@ -9,11 +9,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from mesh.enrolment import grant
+from mesh.certificate import LIFETIME_ADMIN_S, LIFETIME_S_DEFAULT
+from mesh.enrolment import grant, grant_decode
 from mesh.errors import EnrolmentError
 from mesh.events import Notice
 from mesh.gate import Papers
 from mesh.noise import PSKS_MAX
+from mesh.primitives import identifier
+from mesh.renewal import read_certificate
+from mesh.standing import EPOCHS_KEPT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,8 +27,9 @@ if TYPE_CHECKING:
     from mesh.events import Address
     from mesh.gate import Visitor
     from mesh.identity import Identity
+    from mesh.membership import Membership
 
-__all__ = ["House", "cloned"]
+__all__ = ["House", "cloned", "welcome"]
 
 
 @dataclass(slots=True)
@@ -45,7 +50,7 @@ class House:
 
     def invite(self, invitation: Invitation) -> None:
         """Accept an invitation; the oldest goes when there are more than a handshake tries."""
-        self.invitations = (*self.invitations, invitation)[-(PSKS_MAX - 1) :]
+        self.invitations = (*self.invitations, invitation)[-(PSKS_MAX - 1 - EPOCHS_KEPT) :]
 
     def open_invitations(self, wall_ms: int) -> tuple[tuple[bytes, Invitation], ...]:
         """Pre-shared key and invitation of all that may be used now."""
@@ -54,12 +59,15 @@ class House:
         mesh_id = self.identity.mesh_id
         return tuple((each.code(mesh_id).psk(), each) for each in self.invitations if each.is_open(wall_ms))
 
-    def grant(self, visitor: Visitor, *, newest_seen_s: int, wall_ms: int) -> tuple[bytes, Invitation]:
+    def grant(self, visitor: Visitor, membership: Membership, wall_ms: int) -> tuple[bytes, Invitation]:
         """The grant for a joining node, and what is left of its invitation; EnrolmentError if it cannot be given."""
         assert self.root_seed is not None, "invitations are offered only where the root key lies"
-        invitation = visitor.invitation
+        invitation, roster = visitor.invitation, membership.roster
         if invitation not in self.invitations:
             raise EnrolmentError("the invitation was used up while this node was joining: invite it again")
+        if roster.standing.revocation(identifier(visitor.request.node_key)) is not None:
+            raise EnrolmentError("this node was revoked: it joins again only with keys of its own, from another --home")
+        epoch = roster.standing.epoch
         granted = grant(
             self.root_seed,
             self.identity,
@@ -69,14 +77,22 @@ class House:
             entropy=self.entropy,
             roles=invitation.roles,
             grants=invitation.grants,
-            newest_seen_s=newest_seen_s,
+            newest_seen_s=roster.newest_seen_s,
+            lifetime_s=LIFETIME_ADMIN_S if "admin" in invitation.roles else LIFETIME_S_DEFAULT,
+            epochs=() if epoch is None else (epoch.raw,),
         )
+        membership.learnt(read_certificate(grant_decode(granted)[0], root_public=self.identity.root_public))
         left = invitation.used()
         self.invitations = tuple(left if each is invitation else each for each in self.invitations)
         return granted, left
 
 
+def welcome(_papers: Papers) -> str:
+    """The side that was dialled leaves the choice between two connections to `_replaces`."""
+    return ""
+
+
 def cloned(address: Address) -> Notice:
-    """What is told when another node shows this node's own certificate."""
+    """What a person hears when another node runs with our keys."""
     text = f"another node at {address} runs with this node's own identity: give it one of its own"
     return Notice("identity.cloned", text, {"address": str(address)}, "error")

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING
 
 from mesh import certificate as certificates
 from mesh import primitives, wire
-from mesh.certificate import CERTIFICATE_BYTES_MAX, Certificate, name_fault
+from mesh.certificate import Certificate, name_fault
 from mesh.errors import CertificateError, DecodeError, EnrolmentError
 from mesh.primitives import KEY_BYTES, draw
+from mesh.renewal import CERTIFICATE_CHAIN_BYTES_MAX, read_certificate
+from mesh.standing import EPOCH_BYTES_MAX, EPOCHS_KEPT, Standing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,11 +24,12 @@ if TYPE_CHECKING:
 __all__ = ["IDENTITY_BYTES_MAX", "SECRET_BYTES", "Identity", "create_mesh", "make_identity", "verify"]
 
 SECRET_BYTES = 32  # the psk of Noise section 9
-IDENTITY_BYTES_MAX = CERTIFICATE_BYTES_MAX + 512  # four keys, a mesh name and their CBOR heads need about 230
+# Four keys, a mesh name and their CBOR heads need about 230.
+IDENTITY_BYTES_MAX = CERTIFICATE_CHAIN_BYTES_MAX + EPOCHS_KEPT * EPOCH_BYTES_MAX + 512
 
 _VERSION = 1
 _WHAT = "node identity"
-_KINDS = (bytes, str, bytes, bytes, bytes, bytes, bytes)
+_KINDS = (bytes, str, bytes, bytes, bytes, bytes, bytes, list)
 _DIGEST_PURPOSE = b"mycomesh digest"
 
 verify = primitives.verify
@@ -34,7 +37,11 @@ verify = primitives.verify
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """A member node. `secret` is the mesh's pre-shared key, `node_seed` Ed25519, `static_private` X25519."""
+    """A member node. `node_seed` is Ed25519, `static_private` X25519.
+
+    `secret` is what the mesh was made with: the pre-shared key until the first of `epochs`, and for ever the root of the
+    digest key. `epochs` are those that this node got with its certificate; later ones are in its `Standing`.
+    """
 
     mesh_id: bytes
     mesh_name: str
@@ -43,6 +50,7 @@ class Identity:
     node_seed: bytes = field(repr=False)
     static_private: bytes = field(repr=False)
     certificate: Certificate
+    epochs: tuple[bytes, ...] = field(default=(), repr=False)
     _signing_secret: bytes = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -89,6 +97,7 @@ class Identity:
                 self.node_seed,
                 self.static_private,
                 self.certificate.raw,
+                self.epochs,
             )
         )
 
@@ -96,11 +105,12 @@ class Identity:
     def decode(cls, data: bytes) -> Identity:
         """The identity that `encode` wrote; DecodeError if it is damaged. An expired one loads: it can be renewed."""
         fields = wire.decode_record(data, what=_WHAT, version=_VERSION, kinds=_KINDS, bytes_max=IDENTITY_BYTES_MAX)
-        mesh_id, mesh_name, root_public, secret, node_seed, static_private, raw = fields
+        mesh_id, mesh_name, root_public, secret, node_seed, static_private, raw, epochs = fields
         if any(len(key) != KEY_BYTES for key in (root_public, secret, node_seed, static_private)):
             raise DecodeError(f"{_WHAT} holds a key of another length: restore the file, or join again")
         try:
-            certificate = Certificate.decode_signed(raw, root_public=root_public)
+            certificate = read_certificate(raw, root_public=root_public)
+            Standing(root_public, secret, _epochs(epochs))
         except CertificateError as error:
             raise DecodeError(f"{_WHAT} holds a bad certificate ({error}): restore the file, or join again") from None
         own_keys = (primitives.signing_pair(node_seed)[0], primitives.static_public(static_private))
@@ -108,7 +118,7 @@ class Identity:
             raise DecodeError(f"{_WHAT} mixes keys of two nodes: restore the file, or join again")
         if name_fault(mesh_name):
             raise DecodeError(f"{_WHAT} holds an unusable mesh name: restore the file, or join again")
-        return cls(mesh_id, mesh_name, root_public, secret, node_seed, static_private, certificate)
+        return cls(mesh_id, mesh_name, root_public, secret, node_seed, static_private, certificate, tuple(epochs))
 
 
 def create_mesh(
@@ -151,6 +161,7 @@ def make_identity(  # noqa: PLR0913, keyword-only: what differs between a founde
     not_before_s: int,
     lifetime_s: int,
     grants: tuple[tuple[str, str], ...] = certificates.GRANTS_ALL,
+    epochs: tuple[bytes, ...] = (),
 ) -> Identity:
     """An identity with fresh keys, signed by the root. EnrolmentError if the name cannot be used."""
     fault = name_fault(node_name)
@@ -170,4 +181,10 @@ def make_identity(  # noqa: PLR0913, keyword-only: what differs between a founde
         serial=draw(entropy, certificates.SERIAL_BYTES),
     )
     root_public = primitives.signing_pair(root_seed)[0]
-    return Identity(certificate.mesh_id, mesh_name, root_public, secret, node_seed, static_private, certificate)
+    return Identity(certificate.mesh_id, mesh_name, root_public, secret, node_seed, static_private, certificate, epochs)
+
+
+def _epochs(raws: list[object]) -> list[bytes]:
+    if len(raws) > EPOCHS_KEPT or any(type(raw) is not bytes for raw in raws):
+        raise CertificateError("malformed", f"epochs are not a list of at most {EPOCHS_KEPT} records")
+    return [raw for raw in raws if isinstance(raw, bytes)]

@@ -26,6 +26,7 @@ from mesh.events import (
     NetworkChanged,
     Notice,
     PublishBatch,
+    RevokeMember,
     SendMessage,
     TimerFired,
 )
@@ -75,15 +76,11 @@ class Joiner:
         match event:
             case ConnOpened() | ConnReceived() | ConnClosed():
                 self._on_conn(event, actions, now_ms, wall_ms)
-            case AddressFound(address, static, _):
-                self._dialer.found(address, now_ms, static=static)
-            case DialFailed(address):
-                self._dialer.failed(address, now_ms)
-            case NetworkChanged():
-                self._dialer.network_changed(now_ms)
+            case AddressFound() | DialFailed() | NetworkChanged():
+                self._dialer.hint(event, now_ms)
             case TimerFired():
                 self._on_timer(actions, now_ms)
-            case ConnDrained() | PublishBatch() | SendMessage():
+            case ConnDrained() | PublishBatch() | SendMessage() | RevokeMember():
                 pass  # nothing of a joining node waits for room, and it has nothing to spread
             case _:
                 assert_never(event)

@@ -30,6 +30,8 @@ __all__ = [
     "Batch",
     "Certificates",
     "CertificatesHave",
+    "EpochHave",
+    "Epochs",
     "Graft",
     "IHave",
     "LinkStates",
@@ -38,6 +40,8 @@ __all__ = [
     "Ping",
     "Pong",
     "Prune",
+    "Revocations",
+    "RevocationsHave",
     "decode",
     "decode_pieces",
     "encode",
@@ -166,8 +170,37 @@ class Addresses:
     entries: tuple[tuple[bytes, Address], ...]
 
 
+@dataclass(frozen=True, slots=True)
+class RevocationsHave:
+    """Digests of the revocations that the sender holds; answered with those that it lacks. The first word on a link."""
+
+    digests: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Revocations:
+    """Revocations, each signed by the root or an admin."""
+
+    raws: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class EpochHave:
+    """The tag (8 bytes) of the secret that the sender uses; whoever uses another one answers with its own `Epochs`."""
+
+    tag: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Epochs:
+    """Secrets of the mesh, oldest first, each signed by the root or an admin; none: that which it was made with."""
+
+    raws: tuple[bytes, ...]
+
+
 RosterMessage = LinkStatesHave | LinkStates | CertificatesHave | Certificates | Addresses
-Message = Ping | Pong | App | Batch | IHave | Graft | Prune | RosterMessage
+StandingMessage = RevocationsHave | Revocations | EpochHave | Epochs
+Message = Ping | Pong | App | Batch | IHave | Graft | Prune | RosterMessage | StandingMessage
 
 
 def encode_parts(message: Message) -> tuple[bytes, bytes]:
@@ -196,6 +229,8 @@ def encode(message: Message) -> bytes:
             return b"".join((_head(_Type.GRAFT), tree, *ids))
         case Prune(tree):
             return _head(_Type.PRUNE) + tree
+        case RevocationsHave() | Revocations() | EpochHave() | Epochs():
+            return _encode_standing(message)
         case _:
             return _encode_roster(message)
 
@@ -213,6 +248,20 @@ def _encode_roster(message: RosterMessage) -> bytes:
             return _head(_Type.CERTIFICATES) + wire.encode(raws)
         case Addresses(entries):
             return _head(_Type.ADDRESSES) + wire.encode([[node, at.host, at.port] for node, at in entries])
+        case _:
+            assert_never(message)
+
+
+def _encode_standing(message: StandingMessage) -> bytes:
+    match message:
+        case RevocationsHave(digests):
+            return b"".join((_head(_Type.REVOCATIONS_HAVE), *digests))
+        case Revocations(raws):
+            return _head(_Type.REVOCATIONS) + wire.encode(raws)
+        case EpochHave(tag):
+            return _head(_Type.EPOCH_HAVE) + tag
+        case Epochs(raws):
+            return _head(_Type.EPOCHS) + wire.encode(raws)
         case _:
             assert_never(message)
 
@@ -266,6 +315,10 @@ class _Type:
     CERTIFICATES_HAVE = 10
     CERTIFICATES = 11
     ADDRESSES = 12
+    REVOCATIONS_HAVE = 13
+    REVOCATIONS = 14
+    EPOCH_HAVE = 15
+    EPOCHS = 16
 
 
 _PING = struct.Struct(">BBI")
@@ -357,6 +410,24 @@ def _certificates(data: bytes) -> Certificates:
     return Certificates(_records(data, "certificate"))
 
 
+def _revocations_have(data: bytes) -> RevocationsHave:
+    return RevocationsHave(_pieces(data, 2, DIGEST_BYTES, RECORDS_MAX))
+
+
+def _revocations(data: bytes) -> Revocations:
+    return Revocations(_records(data, "revocation"))
+
+
+def _epoch_have(data: bytes) -> EpochHave:
+    if len(data) != 2 + DIGEST_BYTES:
+        raise DecodeError(f"tag of an epoch has {len(data) - 2} bytes instead of {DIGEST_BYTES}")
+    return EpochHave(data[2:])
+
+
+def _epochs(data: bytes) -> Epochs:
+    return Epochs(_records(data, "epoch"))
+
+
 def _addresses(data: bytes) -> Addresses:
     rows = wire.decode(data[2:], bytes_max=ADDRESSES_BYTES_MAX, depth_max=2)
     if type(rows) is not list or len(rows) > ADDRESSES_MAX:
@@ -407,4 +478,8 @@ _PARSERS: dict[int, Callable[[bytes], Message]] = {
     _Type.CERTIFICATES_HAVE: _certificates_have,
     _Type.CERTIFICATES: _certificates,
     _Type.ADDRESSES: _addresses,
+    _Type.REVOCATIONS_HAVE: _revocations_have,
+    _Type.REVOCATIONS: _revocations,
+    _Type.EPOCH_HAVE: _epoch_have,
+    _Type.EPOCHS: _epochs,
 }

@@ -9,26 +9,29 @@ Must not know: connections, ciphers, addresses, how full a link is (its owner sa
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, assert_never
 
 from mesh.errors import CertificateError
 from mesh.events import DeliverBatch, Notice
 from mesh.gossip import Gossip, Send
 from mesh.identity import verify
+from mesh.membership import Membership, StandingMessage
 from mesh.message import (
     Batch,
     Certificates,
     CertificatesHave,
+    EpochHave,
+    Epochs,
     Graft,
     IHave,
     LinkStates,
     LinkStatesHave,
-    Message,
     Prune,
+    Revocations,
+    RevocationsHave,
     signed_part,
 )
-from mesh.roster import Roster
+from mesh.results import Drop, Result, Tell
 from mesh.topology import Neighbour, Topology
 
 if TYPE_CHECKING:
@@ -37,7 +40,6 @@ if TYPE_CHECKING:
 
     from mesh.certificate import Certificate
     from mesh.config import MeshConfig
-    from mesh.identity import Identity
 
 __all__ = ["Drop", "Overlay", "OverlayMessage", "Result", "Tell"]
 
@@ -52,27 +54,9 @@ EXPIRE_MS = 60_000  # between looks at the members' expiry, which is a matter of
 
 _DOMAIN = b"batch"
 
-OverlayMessage = Batch | IHave | Graft | Prune | LinkStatesHave | LinkStates | CertificatesHave | Certificates
-
-
-@dataclass(frozen=True, slots=True)
-class Tell:
-    """Send this message on that link."""
-
-    link: int
-    message: Message
-    priority: int
-
-
-@dataclass(frozen=True, slots=True)
-class Drop:
-    """End that link: its member is one no more."""
-
-    link: int
-    reason: str
-
-
-Result = Tell | Drop | DeliverBatch | Notice
+OverlayMessage = (
+    Batch | IHave | Graft | Prune | LinkStatesHave | LinkStates | CertificatesHave | Certificates | StandingMessage
+)
 
 
 class Overlay:
@@ -89,13 +73,14 @@ class Overlay:
         "_neighbours",
         "_spread_ms",
         "gossip",
+        "membership",
         "roster",
         "topology",
     )
 
     def __init__(
         self,
-        identity: Identity,
+        membership: Membership,
         config: MeshConfig,
         rng: random.Random,
         neighbours: Callable[[int], Iterable[Neighbour]],
@@ -109,8 +94,9 @@ class Overlay:
         self._expire_ms = 0
         self._fresh: dict[bytes, tuple[bytes, dict[int, None]]] = {}  # node -> (record to pass on, links that have it)
         self._spread_ms: int | None = None
-        self.roster = Roster(identity)
-        self.topology = Topology(identity)
+        self.membership = membership
+        self.roster = membership.roster
+        self.topology = Topology(membership.roster.identity)
         self.gossip = Gossip(self._covered, rng, config.gossip)
 
     @property
@@ -122,8 +108,8 @@ class Overlay:
 
     def link_up(self, link: int, certificate: Certificate) -> list[Result]:
         """A member is linked: tell it what we know of, tell the others of it if it is news."""
-        results: list[Result] = []
-        if self.roster.add(certificate):
+        results = self.membership.link_up(link, certificate.node_id)
+        if self.membership.learnt(certificate):
             self._announce(certificate, results)
         self._links[link] = certificate.node_id
         self.gossip.link_up(link)
@@ -135,6 +121,7 @@ class Overlay:
     def link_down(self, link: int, now_ms: int) -> None:
         """The member's link is gone."""
         del self._links[link]
+        self.membership.link_down(link)
         self._answered.pop(link, None)
         self.gossip.link_down(link, now_ms)
         self.topology.changed()
@@ -158,7 +145,7 @@ class Overlay:
                 return self._on_batch(link, message, now_ms)
             case IHave() | Graft() | Prune():
                 return _tells(self.gossip.on_message(link, message, now_ms))
-            case CertificatesHave() | LinkStatesHave() if not self._answers(link, now_ms):
+            case CertificatesHave() | LinkStatesHave() | RevocationsHave() if not self._answers(link, now_ms):
                 return []  # it will ask again, or hear it from another
             case CertificatesHave(digests):
                 return [Tell(link, Certificates(piece), 0) for piece in _pieces(self.roster.besides(digests))]
@@ -169,6 +156,10 @@ class Overlay:
             case LinkStates(records):
                 self._on_link_states(link, records, now_ms)
                 return []
+            case RevocationsHave() | Revocations() | EpochHave() | Epochs():
+                results = self.membership.on_message(link, message)
+                self._forget_revoked(message)
+                return results
             case _:
                 assert_never(message)
 
@@ -177,6 +168,10 @@ class Overlay:
         known = self.gossip.first(link, batch, batch_id, now_ms)
         if known is not None:
             return _tells(known)
+        if self.roster.standing.revocation(batch.origin) is not None:
+            # Whatever its date: whoever has the key can date it back. What was taken before stays (docs/SECURITY.md).
+            text = "a batch of a revoked node was dropped"
+            return [Notice("batch.revoked", text, {"origin": batch.origin.hex(), "link": link}, "warning")]
         author = self.roster.get(batch.origin)
         if author is None:
             return self._hold(link, batch, batch_id)
@@ -214,12 +209,15 @@ class Overlay:
             try:
                 certificate = self.roster.judge(raw, wall_ms)
             except CertificateError as error:
-                # Clocks differ: what is valid at the sender may have expired here. Anything else is a lie.
-                if error.reason in {"expired", "not-yet-valid"}:
+                # Clocks and news differ: what is valid at the sender may have expired here. Anything else is a lie.
+                if error.reason in {"expired", "not-yet-valid", "revoked", "revoked-issuer"}:
                     continue
                 raise
-            if self.roster.add(certificate):
+            if self.membership.learnt(certificate):
                 news += 1
+                if certificate.node_id == self.roster.identity.node_id:
+                    results.append(self.membership.stored())
+                    results.append(Notice("identity.renewed", "this node's certificate was renewed"))
                 self._announce(certificate, results, besides=link)
         if news:
             # Records of these members were skipped while nobody could check them.
@@ -256,6 +254,9 @@ class Overlay:
             results += (Drop(link, "its certificate has expired") for link, node in self._links.items() if node in gone)
             for node_id in gone:
                 self.topology.forget(node_id)
+            for certificate in self.membership.due(self._up, wall_ms):
+                self._announce(certificate, results)
+            results += self.membership.on_timer(wall_ms)
         if self.topology.deadline() <= now_ms:
             raw = self.topology.tell(self._neighbours(now_ms), now_ms, wall_ms)
             self._spread(self.roster.identity.node_id, raw, -1, now_ms)
@@ -264,6 +265,21 @@ class Overlay:
         return results
 
     # ---- helpers
+
+    def revoke(self, node_id: bytes, wall_ms: int) -> list[Result]:
+        """Revoke a member, once `Membership.revocable` has nothing against it."""
+        results = self.membership.revoke(node_id, wall_ms)
+        self.topology.forget(node_id)
+        return results
+
+    def _forget_revoked(self, message: StandingMessage) -> None:
+        if isinstance(message, Revocations):
+            for made in self.roster.standing.revoked():
+                self.topology.forget(made.node_id)
+
+    def _up(self, node_id: bytes) -> bool:
+        """Whether a member can be reached: only such are renewed, so that one that was lost runs out."""
+        return self.topology.hops(node_id) is not None
 
     def _answers(self, link: int, now_ms: int) -> bool:
         """Count one question of a member, if it has not asked too many."""

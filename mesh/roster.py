@@ -1,25 +1,29 @@
 """The members of the mesh as far as this node knows: their certificates.
 
-Owns the newest valid certificate of each node. What always holds: every certificate here was signed by the mesh's root;
-of two certificates of one node the later issued one stays; the newest time that the root has signed only grows, and
-stands in for a clock that is behind it. Members that are down are never forgotten while their certificate lives.
+Owns the certificate of each node that counts. What always holds: every certificate here was signed by the mesh's root, or
+renewed by an admin, and its holder is not revoked; of two certificates of one node the greater in rank stays; the newest time
+that was signed only grows, and stands in for a clock that is behind it. Members that are down are never forgotten while
+their certificate lives.
 Must not know: links, who is reachable.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from hashlib import blake2b
 from typing import TYPE_CHECKING
 
-from mesh.certificate import Certificate
 from mesh.message import DIGEST_BYTES
+from mesh.renewal import read_certificate
+from mesh.standing import Standing
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from mesh.certificate import Certificate
     from mesh.identity import Identity
 
-__all__ = ["MEMBERS_MAX", "Roster"]
+__all__ = ["MEMBERS_MAX", "Roster", "digest_of"]
 
 MEMBERS_MAX = 1_024  # certificates kept: a large mesh; the root signs each, so a stranger cannot fill it
 
@@ -27,10 +31,11 @@ MEMBERS_MAX = 1_024  # certificates kept: a large mesh; the root signs each, so 
 class Roster:
     """Certificates by node id, this node's own among them."""
 
-    __slots__ = ("_by_digest", "_by_node", "identity", "newest_seen_s")
+    __slots__ = ("_by_digest", "_by_node", "identity", "newest_seen_s", "standing")
 
     def __init__(self, identity: Identity) -> None:
         self.identity = identity
+        self.standing = Standing(identity.root_public, identity.secret, identity.epochs)
         self.newest_seen_s = 0
         self._by_node: dict[bytes, Certificate] = {}
         self._by_digest: dict[bytes, Certificate] = {}
@@ -38,26 +43,33 @@ class Roster:
 
     def judge(self, raw: bytes, wall_ms: int) -> Certificate:
         """The certificate in `raw` if it is one of this mesh and valid now; else CertificateError. Nothing is kept."""
-        known = self._by_digest.get(_digest(raw))
-        if known is not None and known.raw == raw:
-            known.check_time(wall_ms=wall_ms, newest_seen_s=self.newest_seen_s)
-            return known
-        return Certificate.decode_verified(
-            raw, root_public=self.identity.root_public, wall_ms=wall_ms, newest_seen_s=self.newest_seen_s
-        )
+        certificate = self._by_digest.get(digest_of(raw))
+        if certificate is None or certificate.raw != raw:
+            certificate = read_certificate(raw, root_public=self.identity.root_public)
+        self.standing.refuse(certificate)
+        certificate.check_time(wall_ms=wall_ms, newest_seen_s=self.newest_seen_s)
+        return certificate
 
     def add(self, certificate: Certificate) -> bool:
-        """Keep a judged certificate; whether it is news."""
+        """Keep a judged certificate; whether it is news. One of our own keys becomes ours."""
         known = self._by_node.get(certificate.node_id)
         if known is None:
             if len(self._by_node) >= MEMBERS_MAX:
                 return False
-        elif _age(known) >= _age(certificate):
+        elif known.rank >= certificate.rank:
             return False
         else:
-            del self._by_digest[_digest(known.raw)]
+            del self._by_digest[digest_of(known.raw)]
         self._keep(certificate)
+        if certificate.node_id == self.identity.node_id and certificate.static_key == self.identity.static_public:
+            self.identity = replace(self.identity, certificate=certificate, epochs=self.standing.epochs())
         return True
+
+    def drop(self, node_id: bytes) -> None:
+        """Forget a member who was revoked."""
+        known = self._by_node.pop(node_id, None)
+        if known is not None:
+            del self._by_digest[digest_of(known.raw)]
 
     def get(self, node_id: bytes) -> Certificate | None:
         """The certificate of a node."""
@@ -69,7 +81,7 @@ class Roster:
         own = self.identity.node_id
         gone = [key for key, known in self._by_node.items() if known.not_after_s <= wall_s and key != own]
         for node_id in gone:
-            del self._by_digest[_digest(self._by_node.pop(node_id).raw)]
+            del self._by_digest[digest_of(self._by_node.pop(node_id).raw)]
         return gone
 
     def members(self) -> tuple[Certificate, ...]:
@@ -90,13 +102,10 @@ class Roster:
 
     def _keep(self, certificate: Certificate) -> None:
         self._by_node[certificate.node_id] = certificate
-        self._by_digest[_digest(certificate.raw)] = certificate
+        self._by_digest[digest_of(certificate.raw)] = certificate
         self.newest_seen_s = max(self.newest_seen_s, certificate.not_before_s)
 
 
-def _age(certificate: Certificate) -> tuple[int, bytes]:
-    return certificate.not_before_s, certificate.serial
-
-
-def _digest(raw: bytes) -> bytes:
+def digest_of(raw: bytes) -> bytes:
+    """What members tell each other of a record that they hold."""
     return blake2b(raw, digest_size=DIGEST_BYTES).digest()

@@ -31,6 +31,7 @@ from mesh.events import (
     NetworkChanged,
     PeerInfo,
     PublishBatch,
+    RevokeMember,
     SendMessage,
     TimerFired,
     Write,
@@ -120,6 +121,8 @@ class PlainMesh:
             case NetworkChanged():
                 self._known = dict.fromkeys(self._known, (now_ms, RETRY_MS[0]))
                 self._on_timer(now_ms, done)
+            case RevokeMember():
+                pass  # nobody is a member here
             case _:
                 assert_never(event)
         if not isinstance(event, ConnReceived | PublishBatch | SendMessage) or any(

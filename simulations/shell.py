@@ -215,6 +215,8 @@ class Shell:
             case mesh_events.Notice(event, text, _, level):
                 self._world.trace.record(self._world.now_us, self.index, event, text.encode())
                 self.notices[f"{level}: {event}"] += 1
+            case mesh_events.MembershipChanged():
+                pass  # simulated nodes are not restarted from disk with what they knew of members
             case mesh_events.Enrolled():
                 raise AssertionError("every simulated node is a member from the start")
             case _:

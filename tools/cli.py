@@ -46,7 +46,10 @@ class CommandModule(Protocol):
 COMMANDS = (
     Command("init", "make a mesh on this machine: root key and this node's identity", "tools.commands.init"),
     Command("invite", "print a join code for one more machine", "tools.commands.invite"),
-    Command("join", "join a mesh with a code from 'mycomesh invite'", "tools.commands.join"),
+    Command("join", "join a mesh with a code from 'mycomesh invite', or a ticket", "tools.commands.join"),
+    Command("ticket", "write a file that makes one more machine a member without a network", "tools.commands.ticket"),
+    Command("members", "list who belongs to the mesh: roles, expiry, who is revoked", "tools.commands.members"),
+    Command("revoke", "make a member a stranger, and give the mesh another secret", "tools.commands.revoke"),
     Command("up", "serve a database file: run the node in the foreground", "tools.commands.up"),
     Command("status", "show the running node: mesh, file, peers, tables", "tools.commands.status"),
     Command("peers", "list the members that the running node knows", "tools.commands.peers"),

@@ -28,7 +28,13 @@ class ToExchange:
 
 
 ShellAction = (
-    mesh_events.Dial | mesh_events.Write | mesh_events.Close | mesh_events.Notice | mesh_events.Enrolled | ToExchange
+    mesh_events.Dial
+    | mesh_events.Write
+    | mesh_events.Close
+    | mesh_events.Notice
+    | mesh_events.Enrolled
+    | mesh_events.MembershipChanged
+    | ToExchange
 )
 
 
@@ -139,6 +145,7 @@ def _routed(actions: list[mesh_events.Action]) -> list[ShellAction]:
                 | mesh_events.Close()
                 | mesh_events.Notice()
                 | mesh_events.Enrolled()
+                | mesh_events.MembershipChanged()
             ):
                 done.append(action)
             case _:

@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from mesh.config import MeshConfig
 from mesh.core import Joiner
 from mesh.errors import MeshError
-from mesh.events import Address, Close, Enrolled, Notice
+from mesh.events import Address, Close, Enrolled, MembershipChanged, Notice
 from mesh.identity import Identity
 from mesh.io.transport import TransportError
-from mesh.node import comparison, decisions
+from mesh.membership import expiry_hint
+from mesh.node import comparison, decisions, members
 from mesh.node.control import ControlServer
 from mesh.node.errors import HomeError, KeystoreError, NodeError
 from mesh.node.home import FileLock, HomeLock
@@ -172,10 +173,11 @@ class Daemon:
         return identity
 
     async def _serve(self, identity: Identity) -> None:
-        credentials = Credentials(identity, self._store.root_seed(identity), self._store.invitations())
+        store = self._store
+        credentials = Credentials(identity, store.root_seed(identity), store.invitations(), store.standing())
         known = self._store.addresses()
         self._addresses = dict.fromkeys(known)
-        node = ServingNode(credentials, self._file, self._config, self._on_notice, self._on_broken)
+        node = ServingNode(credentials, self._file, self._config, self._on_notice, self._on_broken, self._on_membership)
         await node.start(known)
         self._node = node
         snapshot = await node.snapshot()
@@ -223,6 +225,11 @@ class Daemon:
                 pass
         self._say(notice)
 
+    def _on_membership(self, changed: MembershipChanged) -> None:
+        """What the mesh has decided is on disk before anybody hears of it from here."""
+        self._store.store_membership(changed.identity, changed.standing)
+        self._identity = Identity.decode(changed.identity)
+
     def _remember(self, text: str) -> None:
         """Keep where a member was met, the latest last; written when the node stops and when a place is new."""
         host, _, port = text.rpartition(":")
@@ -261,8 +268,8 @@ class Daemon:
                 return to_json(await self._status())
             case "replicas":
                 return {"replicas": await self._serving().replicas()}
-            case "invite":
-                return self._invite(request)
+            case "invite" | "members" | "ticket" | "revoke":
+                return await members.answer(self._store, self._node, request)
             case "isolate":
                 self._serving().isolate(cut=request.get("cut") is True)
                 return {}
@@ -277,15 +284,6 @@ class Daemon:
                 return await self._down(request)
             case other:
                 raise NodeError(f"this node does not know the request {other!r}; use one version of node and command")
-
-    def _invite(self, request: dict[str, Any]) -> dict[str, Any]:
-        expires_s, uses = request.get("expires_s"), request.get("uses")
-        if type(expires_s) is not int or type(uses) is not int or expires_s < 1:
-            raise NodeError("an invitation needs whole numbers for expires_s and uses")
-        code, invitation = self._store.invite(expires_s=expires_s, uses=uses, wall_ms=clock()[1], entropy=os.urandom)
-        if self._node is not None:
-            self._node.invite(invitation)
-        return {"code": str(code)}
 
     async def _down(self, request: dict[str, Any]) -> dict[str, Any]:
         if request.get("remove") is True:
@@ -320,10 +318,12 @@ class Daemon:
             port=0 if snapshot is None else snapshot.port,
             site="" if snapshot is None else snapshot.site,
             pending=0 if snapshot is None else snapshot.pending,
-            hint=(snapshot.clock_complaint if snapshot is not None else "")
-            if identity is not None
-            else "waiting for a member: is one up on this network, the code still good?",
+            hint="waiting for a member: is one up on this network, the code still good?"
+            if identity is None
+            else expiry_hint(identity.certificate, clock()[1] // 1_000)
+            or ("" if snapshot is None else snapshot.clock_complaint),
             clock_offset_ms=None if snapshot is None else snapshot.clock_offset_ms,
+            not_after_s=0 if identity is None else identity.certificate.not_after_s,
             peers=() if snapshot is None else snapshot.peers,
             tables=() if snapshot is None else snapshot.tables,
         )

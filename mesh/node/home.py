@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FileLock", "Home", "HomeLock", "read_private", "write_private"]
 
-PRIVATE_BYTES_MAX = 1 << 20  # our largest file is a list of addresses of some kilobytes; more is not ours
+PRIVATE_BYTES_MAX = 8 << 20  # our largest file holds a thousand certificates and revocations; more is not ours
 DIR_MODE = 0o700
 FILE_MODE = 0o600
 NAME = "mycomesh"

@@ -11,6 +11,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from mesh.certificate import GRANTS_ALL
 from mesh.enrolment import INVITATIONS_MAX, Candidate, Invitation, JoinCode
 from mesh.enrolment import invite as fresh_invitation
 from mesh.errors import MeshError
@@ -73,6 +74,16 @@ class Keystore:
         self._refuse_second_identity()
         write_private(self._path("identity"), identity.encode(), exclusive=True)
 
+    def standing(self) -> bytes:
+        """Return the mesh's decrees and members as they were stored last, empty where nothing was."""
+        return read_private(self._path("standing")) or b""
+
+    def store_membership(self, identity: bytes, standing: bytes) -> None:
+        """Keep what the mesh has decided: this node's renewed identity, and the decrees and members."""
+        write_private(self._path("standing"), standing)
+        if identity != read_private(self._path("identity")):
+            write_private(self._path("identity"), identity)
+
     def root_seed(self, identity: Identity) -> bytes | None:
         """Return the mesh's root seed where `init` ran, None on every other node."""
         path = self._path("root")
@@ -114,7 +125,14 @@ class Keystore:
         write_private(self._path("invitations"), _json_bytes(kept))
 
     def invite(
-        self, *, expires_s: int, uses: int, wall_ms: int, entropy: Callable[[int], bytes]
+        self,
+        *,
+        expires_s: int,
+        uses: int,
+        wall_ms: int,
+        entropy: Callable[[int], bytes],
+        roles: tuple[str, ...] = ("member",),
+        grants: tuple[tuple[str, str], ...] = GRANTS_ALL,
     ) -> tuple[JoinCode, Invitation]:
         """Make one invitation, keep it, and return it with the code that a joining person types."""
         identity = self.identity()
@@ -129,7 +147,9 @@ class Keystore:
             raise KeystoreError(
                 f"{INVITATIONS_MAX} invitations are open already; let some be used or expire, or invite with --uses"
             )
-        invitation = fresh_invitation(entropy=entropy, expires_ms=wall_ms + expires_s * 1000, uses=uses)
+        invitation = fresh_invitation(
+            entropy=entropy, expires_ms=wall_ms + expires_s * 1000, uses=uses, roles=roles, grants=grants
+        )
         self.store_invitations((*still_open, invitation))
         return invitation.code(identity.mesh_id), invitation
 
@@ -150,7 +170,9 @@ class Keystore:
 
     def store_join(self, join: PendingJoin) -> None:
         """Keep a join until it completes; a later code replaces an earlier one."""
-        self._refuse_second_identity()
+        identity = self.identity()
+        if identity is None or identity.mesh_id != join.code.mesh_id:
+            self._refuse_second_identity()
         value = {
             "code": str(join.code),
             "name": join.candidate.name,
@@ -160,8 +182,12 @@ class Keystore:
         write_private(self._path("join"), _json_bytes(value))
 
     def complete_join(self, identity: Identity) -> None:
-        """Keep what the join brought and forget its code."""
-        self.store_identity(identity)
+        """Keep what the join brought and forget its code. A member that joins its mesh again stays the node that it is."""
+        known = self.identity()
+        if known is not None and (known.mesh_id, known.node_id) == (identity.mesh_id, identity.node_id):
+            write_private(self._path("identity"), identity.encode())
+        else:
+            self.store_identity(identity)
         remove_private(self._path("join"))
 
     def forget_join(self) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, assert_never
 
 from mesh.config import MeshConfig
 from mesh.core import MeshCore, PeerStatus
-from mesh.events import Close, Notice
+from mesh.events import Close, MembershipChanged, Notice, RevokeMember
 from mesh.node.core import NodeCore, ToExchange
 from mesh.node.errors import NodeError
 from mesh.node.looks import Looks
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from mesh.enrolment import Invitation
     from mesh.events import Address
     from mesh.identity import Identity
+    from mesh.membership import Membership
     from mesh.node.config import NodeConfig
 
 __all__ = ["Credentials", "ServingNode", "Snapshot"]
@@ -51,6 +52,7 @@ class Credentials:
     identity: Identity
     root_seed: bytes | None = None
     invitations: tuple[Invitation, ...] = ()
+    standing: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,12 +78,14 @@ class ServingNode:
         config: NodeConfig,
         on_notice: Callable[[Notice], None],
         on_broken: Callable[[BaseException], None],
+        on_membership: Callable[[MembershipChanged], None],
     ) -> None:
         identity = credentials.identity
         self._file = file
         self._identity = identity
         self._on_notice = on_notice
         self._on_broken = on_broken
+        self._on_membership = on_membership
         self._mesh = MeshCore(
             identity,
             entropy=os.urandom,
@@ -89,6 +93,7 @@ class ServingNode:
             config=MeshConfig(),
             invitations=credentials.invitations,
             root_seed=credentials.root_seed,
+            standing=credentials.standing,
         )
         self._core = NodeCore(self._mesh)
         self._shell = MeshShell(self._core, config, identity.mesh_id, self._on_action)
@@ -177,6 +182,15 @@ class ServingNode:
         """Return the invitations as they stand, uses counted down; to be stored at each `enrolment.granted` notice."""
         return self._mesh.invitations()
 
+    @property
+    def membership(self) -> Membership:
+        """Who belongs to the mesh, and what this node may decide."""
+        return self._mesh.membership
+
+    def revoke(self, node_id: bytes) -> None:
+        """Revoke a member; `Membership.revocable` has nothing against it."""
+        self._shell.feed(RevokeMember(node_id))
+
     async def stop(self, *, remove: bool = False) -> None:
         """Drain what is committed, take leave of the mesh, close the file; with `remove`, leave no trace in it."""
         if self._watch is not None:
@@ -247,12 +261,14 @@ class ServingNode:
     def _on_replaced(self) -> None:
         self._on_broken(NodeError(f"{self._file} was replaced or removed while it was served; run 'mycomesh up' again"))
 
-    def _on_action(self, action: ToExchange | Notice | Close | Any) -> None:
+    def _on_action(self, action: ToExchange | Notice | MembershipChanged | Close | Any) -> None:
         match action:
             case ToExchange(event):
                 self._sql.submit(event)
             case Notice():
                 self._on_notice(action)
+            case MembershipChanged():
+                self._on_membership(action)
             case Close(conn, reason):
                 self._on_notice(Notice("conn.closed", f"connection {conn} closed: {reason}", {"conn": conn}, "debug"))
             case _:

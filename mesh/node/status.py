@@ -81,6 +81,7 @@ class Status:
     clock_offset_ms: float | None = None
     peers: tuple[PeerView, ...] = ()
     tables: tuple[TableView, ...] = ()
+    not_after_s: int = 0  # unix time at which this node's certificate expires
 
 
 def to_json(status: Status) -> dict[str, Any]:

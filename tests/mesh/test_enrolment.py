@@ -368,8 +368,8 @@ def test_a_grant_for_other_keys_another_mesh_or_with_a_forged_certificate_is_ref
     with refused("another mesh than the join code"):
         accepted(payload, code=JoinCode(STRANGER.mesh_id, CODE.secret))
     with refused("does not hold"):
-        raw, _, secret, name = enrolment.grant_decode(granted(inviter=STRANGER, root=STRANGER_ROOT))
-        accepted(wire.encode((1, raw, FOUNDER.root_public, secret, name)))
+        raw, _, secret, name, _ = enrolment.grant_decode(granted(inviter=STRANGER, root=STRANGER_ROOT))
+        accepted(wire.encode((1, raw, FOUNDER.root_public, secret, name, [])))
     with refused("expired"):
         accepted(payload, wall_ms=BORN_MS + 31 * DAY_MS)
 
@@ -418,9 +418,10 @@ def test_garbage_at_any_step_is_an_enrolment_error(data):
 
 
 def test_oversized_payloads_are_refused():
-    for read in (accepted, lambda data: request_decode(data, transcript=TRANSCRIPT, remote_static=bytes(32))):
-        with refused("at most"):
-            read(bytes(enrolment.MESSAGE_BYTES_MAX + 1))
+    with refused("at most"):
+        accepted(bytes(enrolment.GRANT_BYTES_MAX + 1))
+    with refused("at most"):
+        request_decode(bytes(enrolment.MESSAGE_BYTES_MAX + 1), transcript=TRANSCRIPT, remote_static=bytes(32))
     with refused("another file"):
         ticket_decode(bytes(100_000))
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from mesh.node.errors import AlreadyServedError, HomeError, KeystoreError
-from mesh.node.home import FileLock, Home, HomeLock, read_private, remove_private, write_private
+from mesh.node.home import PRIVATE_BYTES_MAX, FileLock, Home, HomeLock, read_private, remove_private, write_private
 
 HOLDER = """
 import sys
@@ -157,7 +157,7 @@ def test_something_else_in_place_of_a_key_is_one_line(tmp_path):
 
 def test_a_huge_file_is_not_read(tmp_path):
     path = tmp_path / "key"
-    write_private(path, b"x" * ((1 << 20) + 1))
+    write_private(path, b"x" * (PRIVATE_BYTES_MAX + 1))
     with pytest.raises(KeystoreError, match="larger than any file of ours"):
         read_private(path)
 

@@ -8,9 +8,8 @@ import re
 import sys
 from typing import TYPE_CHECKING
 
-from mesh.node.ask import ask
-from mesh.node.errors import NoNodeError
 from tools import exits
+from tools.commands.rights import add_rights, ask_or_files, rights
 
 if TYPE_CHECKING:
     from mesh.node.home import Home
@@ -32,22 +31,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="how long it is good: 90s, 30m, 1h, 7d (default 1h)",
     )
     parser.add_argument("--uses", type=_uses, default=1, metavar="N", help="how many machines may use it (default 1)")
+    add_rights(parser)
 
 
 def run(args: argparse.Namespace, home: Home) -> int:
     """Ask the running node, so that it accepts the code at once; without one, keep it for the next `up`."""
-    try:
-        answer = ask(home, "invite", expires_s=args.expires, uses=args.uses)
-    except NoNodeError:
-        code = str(importlib.import_module("tools.commands.offline").invite(home, args.expires, args.uses))
+    answer, running = ask_or_files(home, "invite", expires_s=args.expires, uses=args.uses, **rights(args))
+    code = str(answer["code"])
+    note = "this node answers it from now on"
+    if not running:
         note = "no node runs here: start one with 'mycomesh up FILE.db' before the other machine joins"
-    else:
-        code = str(answer["code"])
-        note = "this node answers it from now on"
     print(f"on the other machine: mycomesh join {code}", file=sys.stderr)
     print(f"good for {_words(args.expires)}, {args.uses} machine(s); {note}", file=sys.stderr)
-    print(code)
+    if sys.stderr.isatty():
+        _draw(code)
+    print(code, flush=True)
     return exits.DONE
+
+
+def _draw(code: str) -> None:
+    """Show the code as a QR code, if what draws it is installed; the code alone is all that a program reads."""
+    try:
+        segno = importlib.import_module("segno")
+    except ImportError:
+        print("(a QR code of it is shown here where 'mycomesh[qr]' is installed)", file=sys.stderr)
+        return
+    segno.make(code, micro=False).terminal(out=sys.stderr, compact=True)
 
 
 def duration_s(text: str) -> int:

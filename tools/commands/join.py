@@ -1,12 +1,13 @@
-"""`mycomesh join CODE`: become a member, at once if one is in reach, else when `up` meets the first."""
+"""`mycomesh join CODE`: become a member, at once if one is in reach, else when `up` meets the first; or by a ticket."""
 
 from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mesh.enrolment import Candidate, JoinCode
+from mesh.enrolment import TICKET_BYTES_MAX, Candidate, JoinCode, ticket_decode
 from mesh.errors import EnrolmentError
 from mesh.node import config
 from mesh.node.daemon import enrol
@@ -27,21 +28,30 @@ TRY_S = 5  # a member on the same LAN answers within one; longer, a person wants
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("code", nargs="+", metavar="CODE", help="what 'mycomesh invite' printed; spaces do not matter")
+    parser.add_argument(
+        "code", nargs="+", metavar="CODE|FILE", help="what 'mycomesh invite' printed, or a ticket's file"
+    )
     parser.add_argument("--node-name", metavar="NAME", help="what to call this node (default: the host name)")
     add_network_arguments(parser)
 
 
 def run(args: argparse.Namespace, home: Home) -> int:
-    """Keep the code, then try to use it for a few seconds."""
+    """Take a ticket at once; keep a code, then try to use it for a few seconds."""
+    store = Keystore(home)
+    if len(args.code) == 1 and _names_a_file(args.code[0]):
+        return _take_ticket(Path(args.code[0]), home, store)
     try:
         code = JoinCode.parse(" ".join(args.code))
         candidate = Candidate.fresh(args.node_name or node_name_default(), entropy=os.urandom)
     except EnrolmentError as error:
         raise exits.UsageError(str(error)) from error
     settings = config.load(home.config_file, **network_overrides(args))
-    store = Keystore(home)
     with home.locked():
+        known = store.identity()
+        if (
+            known is not None and known.mesh_id == code.mesh_id
+        ):  # it has expired, or was away too long: the same node again
+            candidate = Candidate(known.name, known.node_seed, known.static_private)
         store.store_join(PendingJoin(code, candidate))
         print("looking for a member ...", file=sys.stderr)
         identity = enrol(home, settings, seconds_max=TRY_S)
@@ -53,4 +63,27 @@ def run(args: argparse.Namespace, home: Home) -> int:
         )
     else:
         print(f"joined mesh {identity.mesh_name!r} as {identity.name!r}; next: mycomesh up FILE.db", file=sys.stderr)
+    return exits.DONE
+
+
+def _names_a_file(text: str) -> bool:
+    try:
+        return "/" in text or Path(text).is_file()
+    except OSError:  # longer than any name of a file
+        return False
+
+
+def _take_ticket(path: Path, home: Home, store: Keystore) -> int:
+    try:
+        with path.open("rb") as file:
+            identity = ticket_decode(file.read(TICKET_BYTES_MAX + 1))
+    except OSError as error:
+        raise exits.UsageError(f"cannot read {path}: {error.strerror}") from error
+    except EnrolmentError as error:
+        raise exits.UsageError(f"{path}: {error}") from error
+    with home.locked():
+        store.store_identity(identity)
+        store.forget_join()
+    print(f"joined mesh {identity.mesh_name!r} as {identity.name!r}; next: mycomesh up FILE.db", file=sys.stderr)
+    print(f"delete {path}: whoever has it is this node", file=sys.stderr)
     return exits.DONE

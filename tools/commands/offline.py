@@ -1,23 +1,28 @@
-"""What `invite` does where no node runs; apart, so that asking a running node does not load the keys' libraries."""
+"""What some commands do where no node runs; apart, so that asking a running node does not load the keys' libraries."""
 
 from __future__ import annotations
 
-import os
-import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from mesh.node import members
 from mesh.node.keystore import Keystore
 
 if TYPE_CHECKING:
     from mesh.node.home import Home
 
-__all__ = ["invite"]
+__all__ = ["ask_files"]
 
 
-def invite(home: Home, expires_s: int, uses: int) -> str:
-    """Make an invitation that the next `up` accepts; return its code."""
+def ask_files(home: Home, request: dict[str, Any]) -> dict[str, Any]:
+    """Answer `invite`, `members` or `ticket` from the stored files; what is made holds from the next `up` on."""
+    store = Keystore(home)
     with home.locked():
-        code, _ = Keystore(home).invite(
-            expires_s=expires_s, uses=uses, wall_ms=time.time_ns() // 1_000_000, entropy=os.urandom
-        )
-    return str(code)
+        match request["do"]:
+            case "invite":
+                return {"code": members.invited(store, request)[0]}
+            case "members":
+                return {"members": members.members_of(members.stored_membership(store))}
+            case "ticket":
+                return {"ticket": members.ticket(store, members.stored_membership(store), request)}
+            case other:
+                raise AssertionError(f"{other!r} needs a running node")

@@ -1,0 +1,33 @@
+"""What the parts of a mesh core answer to it: things to say, links to end, news for the shell.
+
+Owns only plain values. Must not know who makes them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mesh.events import DeliverBatch, MembershipChanged, Notice
+from mesh.message import Message
+
+__all__ = ["Drop", "Result", "Tell"]
+
+
+@dataclass(frozen=True, slots=True)
+class Tell:
+    """Send this message on that link."""
+
+    link: int
+    message: Message
+    priority: int
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """End that link: its member is one no more."""
+
+    link: int
+    reason: str
+
+
+Result = Tell | Drop | DeliverBatch | MembershipChanged | Notice

@@ -1,0 +1,121 @@
+"""Members from outside: real processes, files on disk, the commands that a person types."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import stat
+import subprocess
+
+import pytest
+
+from tests.integration.machines import ROOT, SQLITE, WAIT_S, Machine, eventually
+
+pytestmark = pytest.mark.skipif(SQLITE is None, reason="needs the stock sqlite3 shell (apt-get install sqlite3)")
+
+
+@pytest.fixture
+def machine(tmp_path):
+    made = []
+
+    def make(name):
+        made.append(Machine(tmp_path, name))
+        return made[-1]
+
+    yield make
+    for one in made:
+        if one.process is not None and one.process.poll() is None:
+            one.kill()
+
+
+def members(one):
+    return {member["name"]: member for member in json.loads(one.done("members", "--json"))}
+
+
+def linked(one):
+    return {peer["name"] for peer in one.status().get("peers", ()) if peer["state"] == "linked"}
+
+
+def test_a_drone_that_came_by_a_ticket_is_revoked_and_stays_out_over_restarts(machine):
+    alpha, bravo, drone = machine("alpha"), machine("bravo"), machine("drone")
+    alpha.done("init", "--name", "fleet", "--node-name", "alpha")
+    ticket = alpha.dir / "drone.ticket"
+    alpha.done("ticket", "drone", "-o", str(ticket))
+    assert stat.S_IMODE(ticket.stat().st_mode) == 0o600
+    again = alpha.run("ticket", "drone", "-o", str(ticket))
+    assert (again.returncode, "never written over" in again.stderr) == (2, True)
+    assert members(alpha)["drone"]["revoked_s"] is None, "known before it was ever met"
+    drone.done("join", str(ticket))
+    bravo.done("init", "--name", "other")  # a machine that is taken keeps its identity
+    refused = bravo.run("join", str(ticket))
+    assert (refused.returncode, "belongs to mesh 'other'" in refused.stderr) == (1, True)
+
+    alpha.up()
+    drone.up("--port", "0", "--peer", alpha.address)
+    eventually(lambda: linked(alpha) == {"drone"}, "alpha and the drone are linked")
+    alpha.sql("CREATE TABLE t(id INTEGER PRIMARY KEY, x); INSERT INTO t VALUES(1, 'before');")
+    drone.shows("SELECT x FROM t;", "before\n")
+    refused = drone.run("revoke", "alpha")
+    assert (refused.returncode, "cannot revoke" in refused.stderr) == (1, True)
+    said = alpha.run("revoke", "drone")
+    assert (said.returncode, "drone" in said.stderr) == (0, True)
+    assert linked(alpha) == set()
+    drone.sql("INSERT INTO t VALUES(2, 'captured');")
+    alpha.terminate()
+    alpha.up("--port", "0", "--peer", drone.address)
+    assert members(alpha)["drone"]["revoked_s"] is not None
+    unknown = alpha.run("revoke", "drone")
+    assert (unknown.returncode, "no member" in unknown.stderr) == (1, True)
+    alpha.sql("INSERT INTO t VALUES(3, 'after');")
+    assert alpha.run("wait", "--replicas", "2", "--timeout", "3").returncode == 3
+    assert linked(alpha) == linked(drone) == set()
+    assert alpha.sql("SELECT group_concat(id) FROM t;") == "1,3\n"
+    assert drone.sql("SELECT group_concat(id) FROM t;") == "1,2\n"
+
+
+def test_a_member_that_expired_joins_again_as_the_node_that_it_was(machine):
+    alpha, bravo = machine("alpha"), machine("bravo")
+    alpha.done("init", "--node-name", "alpha")
+    alpha.up()
+    for _ in range(2):
+        bravo.done(
+            "join", alpha.done("invite").strip(), "--node-name", "bravo", "--no-multicast", "--peer", alpha.address
+        )
+        found = members(bravo)
+        assert [member["self"] for member in found.values()] == [True]
+    assert list(members(alpha)) == ["alpha", "bravo"], "one node, with its second certificate"
+
+
+def test_an_invitation_states_role_and_tables(machine):
+    alpha, bravo = machine("alpha"), machine("bravo")
+    alpha.done("init", "--node-name", "alpha")
+    alpha.up()
+    code = alpha.done(
+        "invite", "--role", "read-only", "--write", "Alerts*", "--read", "*", "--uses", "3", "--expires", "1h"
+    )
+    bravo.done("join", code.strip(), "--node-name", "bravo", "--no-multicast", "--peer", alpha.address)
+    found = members(bravo)["bravo"]
+    assert found["roles"] == ["read-only"]
+    assert found["grants"] == [["alerts*", "rw"], ["*", "r"]]
+    wrong = alpha.run("invite", "--role", "king")
+    assert wrong.returncode == 2
+    listed = alpha.done("members")
+    assert "alerts*:rw *:r" in listed
+    assert "read-only" in listed
+
+
+def test_a_terminal_shows_a_qr_code_and_stdout_holds_the_code_alone(machine):
+    pytest.importorskip("segno")
+    alpha = machine("alpha")
+    alpha.done("init")
+    outside, inside = pty.openpty()
+    done = subprocess.run(
+        alpha.command("invite"), cwd=ROOT, stdout=subprocess.PIPE, stderr=inside, timeout=WAIT_S, check=True, text=True
+    )
+    os.close(inside)
+    shown = os.read(outside, 65_536).decode()
+    os.close(outside)
+    assert len(done.stdout.strip().split("-")) == 14
+    assert "\u2588" in shown or "\u2580" in shown
+    assert done.stdout.strip() in shown

@@ -1,0 +1,31 @@
+"""`mycomesh revoke NAME`: make a member a stranger."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from mesh.node.ask import ask
+from tools import exits
+
+if TYPE_CHECKING:
+    import argparse
+
+    from mesh.node.home import Home
+
+__all__ = ["add_arguments", "run"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument(
+        "who", metavar="NAME", help="its name, or the first 8 or more digits of its id ('mycomesh members')"
+    )
+
+
+def run(args: argparse.Namespace, home: Home) -> int:
+    """Ask the running node, which must hold the root key or be an admin."""
+    answer = ask(home, "revoke", who=args.who)
+    print(f"{answer['name']} ({answer['node_id'][:8]}) is revoked, and the mesh has another secret", file=sys.stderr)
+    print("members that are away learn of it when they meet one that knows; see docs/SECURITY.md", file=sys.stderr)
+    return exits.DONE
