@@ -9,22 +9,27 @@ from __future__ import annotations
 import json
 import sys
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from simulations.console import Bar, header, lines_of
 from simulations.errors import ScenarioError, SimulationError
 from simulations.members import MESHES
+from simulations.recorder import Recorder
+from simulations.report import PAGE, TRACE, open_report, page
 from simulations.runner import Result, run
-from simulations.scenarios import CATALOGUE, build
+from simulations.scenarios import CATALOGUE, Scenario, build
+from simulations.tap import Tap
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 __all__ = ["add_arguments", "main"]
 
 SEEDS_MAX = 1_000_000  # more than a machine finishes; a typing error otherwise
-VIOLATIONS_SHOWN = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +41,19 @@ class Request:
     duration_s: float | None
     mesh: str
 
-    def run(self, seed: int) -> Result:
+    def run(self, seed: int, progress: Callable[[float], None] | None = None, record: Recorder | None = None) -> Result:
         """Expand the scenario for this seed and run it."""
-        scenario = build(self.scenario, seed=seed, nodes=self.nodes, duration_s=self.duration_s)
-        return run(scenario, seed, mesh=self.mesh)
+        return run(self.expand(seed), seed, mesh=self.mesh, progress=progress, record=record)
+
+    def expand(self, seed: int) -> Scenario:
+        """The scenario of this seed."""
+        return build(self.scenario, seed=seed, nodes=self.nodes, duration_s=self.duration_s)
+
+    def replay(self, result: Result) -> str:
+        """The line that runs it again."""
+        duration = f" --duration {self.duration_s:g}" if self.duration_s is not None else ""
+        mesh = f" --mesh {self.mesh}" if self.mesh != "real" else ""
+        return f"mycomesh simulate {self.scenario} --nodes {result.nodes} --seed {result.seed}{duration}{mesh}"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -57,6 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="`plain` leaves cryptography out",
     )
     parser.add_argument("--jobs", type=int, default=1, metavar="J", help="processes for --seeds (default 1)")
+    parser.add_argument("--report", metavar="DIR", help=f"write {PAGE} with plots, and {TRACE}, into DIR (one seed)")
     parser.add_argument("--json", action="store_true", help="print one JSON object a run, the last line the last run")
 
 
@@ -71,18 +86,26 @@ def main(args: argparse.Namespace) -> int:
         seeds = _seeds(args.seed, args.seeds)
         if args.jobs < 1:
             raise ScenarioError(f"--jobs: at least 1, not {args.jobs}")
-        build(args.scenario, seed=seeds[0], nodes=args.nodes, duration_s=args.duration)
+        request = Request(args.scenario, args.nodes, args.duration, args.mesh)
+        request.expand(seeds[0])
+        if args.report is not None and len(seeds) > 1:
+            raise ScenarioError("--report: shows one run; give --seed S, not --seeds")
+        report = None if args.report is None else open_report(args.report)
     except SimulationError as error:
         print(f"mycomesh simulate: {error}", file=sys.stderr)  # noqa: T201  this module is what prints
         return 2
     failed = 0
-    for result in _results(Request(args.scenario, args.nodes, args.duration, args.mesh), seeds, args.jobs):
+    if not args.json:
+        print(header(), flush=True)  # noqa: T201
+    for result in _results(request, seeds, args.jobs, report):
         failed += not result.ok
-        print(json.dumps(result.as_json()) if args.json else _lines(result), flush=True)  # noqa: T201
+        print(json.dumps(result.as_json()) if args.json else lines_of(result), flush=True)  # noqa: T201
         if not result.ok:
-            print(f"replay: {_replay(args, result)}", file=sys.stderr, flush=True)  # noqa: T201
+            print(f"replay: {request.replay(result)}", file=sys.stderr, flush=True)  # noqa: T201
     if len(seeds) > 1 and not args.json:
         print(f"{len(seeds) - failed} of {len(seeds)} seeds held")  # noqa: T201
+    if report is not None and not args.json:
+        print(f"report: {report / PAGE}")  # noqa: T201
     return 1 if failed else 0
 
 
@@ -106,36 +129,27 @@ def _seeds(seed: int | None, seeds: str | None) -> range:
     return range(int(first), int(last) + 1)
 
 
-def _results(request: Request, seeds: range, jobs: int) -> Iterator[Result]:
+def _results(request: Request, seeds: range, jobs: int, report: Path | None) -> Iterator[Result]:
     """The results in the order of the seeds, whichever process had them first."""
     if jobs == 1 or len(seeds) == 1:
-        yield from map(request.run, seeds)
+        yield from (_watched(request, seed, report) for seed in seeds)
         return
     with ProcessPoolExecutor(min(jobs, len(seeds))) as pool:
         yield from pool.map(request.run, seeds)
 
 
-def _replay(args: argparse.Namespace, result: Result) -> str:
-    duration = f" --duration {args.duration:g}" if args.duration is not None else ""
-    mesh = f" --mesh {args.mesh}" if args.mesh != "real" else ""
-    return f"mycomesh simulate {args.scenario} --nodes {result.nodes} --seed {result.seed}{duration}{mesh}"
-
-
-def _lines(result: Result) -> str:
-    verdict = "held" if result.ok else "FAILED"
-    healed = "never" if result.healed_s is None else f"{result.healed_s:.0f} s"
-    lines = [
-        (
-            f"{result.scenario} seed {result.seed}: {verdict}, {result.nodes} nodes, "
-            f"{result.virtual_s:.0f} virtual s in {result.real_s:.1f} s, {result.commits} commits, "
-            f"{result.events} events, {result.bytes / 1e6:.2f} MB, "
-            f"equal after {healed}, trace {result.trace}"
-        )
-    ]
-    lines += [f"  {line}" for line in result.violations[:VIOLATIONS_SHOWN]]
-    if len(result.violations) > VIOLATIONS_SHOWN:
-        lines.append(f"  and {len(result.violations) - VIOLATIONS_SHOWN} more")
-    if not result.ok:
-        struck = ", ".join(f"{name} {count}" for name, count in result.faults.items())
-        lines.append(f"  faults that struck: {struck or 'none'}")
-    return "\n".join(lines)
+def _watched(request: Request, seed: int, report: Path | None) -> Result:
+    """One run in this process: with a bar on a terminal, and the report if one is wanted."""
+    bar = Bar(f"{request.scenario} seed {seed}", request.expand(seed).duration_s)
+    progress = bar.show if bar.live else None
+    try:
+        if report is None:
+            return request.run(seed, progress)
+        with ExitStack() as stack:
+            lines = stack.enter_context((report / TRACE).open("w", encoding="utf-8"))
+            record = Recorder(lines, tap=stack.enter_context(Tap()))
+            result = request.run(seed, progress, record)
+        (report / PAGE).write_text(page(result, record, request.replay(result)), encoding="utf-8")
+        return result
+    finally:
+        bar.clear()

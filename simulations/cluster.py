@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from simulations.members import Member
     from simulations.network import Network
     from simulations.scenarios import Scenario
+    from simulations.shell import Watch
 
 __all__ = ["Cluster", "Place"]
 
@@ -59,6 +60,7 @@ class Cluster:
         self.oracle = Oracle()
         self.failures: list[str] = []  # local writes that failed (invariant 4), one line each
         self.writing = True
+        self.watch: Watch | None = None
         self._world = world
         self._members = members
         self._directory = directory
@@ -73,6 +75,11 @@ class Cluster:
             )
             for index, clock in enumerate(scenario.clocks or (Clock(),) * scenario.nodes)
         )
+
+    @property
+    def node_ids(self) -> list[bytes]:
+        """The node ids of all members, by index."""
+        return [member.node_id for member in self._members]
 
     def up(self) -> list[Place]:
         """The places whose node runs."""
@@ -99,7 +106,7 @@ class Cluster:
         place.lives += 1
         if place.shell is not None:
             place.notices.update(place.shell.notices)
-        home = Home(index, place.path, self._members[index], place.lives, place.disk)
+        home = Home(index, place.path, self._members[index], place.lives, place.disk, self.watch)
         place.shell = Shell(home, self._world, self.network, place.clock)
         self._record(f"start {index}")
         if first and place.application.rates.total > 0:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from simulations.checkers import agreed, content_hash, contents_of, violations
 from simulations.cluster import Cluster
-from simulations.faults import Fault, strike
+from simulations.faults import Fault, Heal, Split, strike
 from simulations.members import member
 from simulations.network import Network
 from simulations.world import SECOND, World
@@ -24,6 +24,7 @@ from simulations.world import SECOND, World
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from simulations.recorder import Recorder
     from simulations.scenarios import Scenario
 
 __all__ = ["Result", "run"]
@@ -71,6 +72,7 @@ def run(
     mesh: str = "real",
     progress: Callable[[float], None] | None = None,
     inspect: Callable[[Cluster], None] | None = None,
+    record: Recorder | None = None,
 ) -> Result:
     """Run one scenario with one seed.
 
@@ -80,6 +82,7 @@ def run(
         mesh: `real`, or `plain` without cryptography.
         progress: hears the virtual time in seconds.
         inspect: sees the cluster at the end, before its files are gone.
+        record: takes down what happens over time; changes nothing.
     """
     started = time.perf_counter()
     base = MEMORY_DIRECTORY if MEMORY_DIRECTORY.is_dir() else None
@@ -89,20 +92,27 @@ def run(
     cluster = Cluster(
         world, network, tuple(member(index, mesh) for index in range(scenario.nodes)), scenario, directory
     )
+    look = _Look(world, progress, record)
+    if record is not None:
+        cluster.watch = record
+        header = {"scenario": scenario.name, "seed": seed, "nodes": scenario.nodes, "mesh": mesh}
+        record.begin(header | {"duration_s": scenario.duration_s}, world, network, cluster)
     try:
-        _safety(scenario, world, cluster, progress)
-        healed_us = _liveness(scenario, world, cluster, progress)
+        _safety(scenario, world, cluster, look)
+        healed_us = _liveness(scenario, world, cluster, look)
         found = violations(cluster)
         if healed_us is None:
             found.insert(0, f"not converged within {scenario.settle_s:g} s after the faults ended")
         if inspect is not None:
             inspect(cluster)
+        if record is not None:
+            record.snapshot("at the end")
         content = content_hash(contents_of(cluster.places[0].application.db))
     finally:
         cluster.close()
         shutil.rmtree(directory)
     notices = sum((place.notices for place in cluster.places), start=type(network.faults)())
-    return Result(
+    result = Result(
         scenario=scenario.name,
         seed=seed,
         nodes=scenario.nodes,
@@ -119,9 +129,27 @@ def run(
         notices=dict(sorted(notices.items())),
         real_s=round(time.perf_counter() - started, 3),
     )
+    if record is not None:
+        record.end(result.as_json())
+    return result
 
 
-def _safety(scenario: Scenario, world: World, cluster: Cluster, progress: Callable[[float], None] | None) -> None:
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """Who looks on while virtual time goes by."""
+
+    world: World
+    progress: Callable[[float], None] | None
+    record: Recorder | None
+
+    def __call__(self) -> None:
+        if self.record is not None:
+            self.record.sample()
+        if self.progress is not None:
+            self.progress(self.world.now_us / SECOND)
+
+
+def _safety(scenario: Scenario, world: World, cluster: Cluster, look: _Look) -> None:
     """Writes and faults."""
     rng = world.stream("starts")
     within_us = max(1, min(STARTS_US, int(scenario.duration_s * SECOND / 10)))
@@ -129,23 +157,24 @@ def _safety(scenario: Scenario, world: World, cluster: Cluster, progress: Callab
         if index not in scenario.absent:
             world.at(rng.randrange(within_us), cluster.start, index)
     for fault in scenario.faults:
-        world.at(int(fault.at_s * SECOND), _strike, world, cluster, fault)
+        world.at(int(fault.at_s * SECOND), _strike, world, cluster, fault, look.record)
     end = int(scenario.duration_s * SECOND)
     while world.now_us < end:
         world.run_until(min(end, world.now_us + SECOND))
-        if progress is not None:
-            progress(world.now_us / SECOND)
+        look()
 
 
-def _strike(world: World, cluster: Cluster, fault: Fault) -> None:
+def _strike(world: World, cluster: Cluster, fault: Fault, record: Recorder | None) -> None:
+    if record is not None:
+        record.before(type(fault).__name__, repr(fault), whole=isinstance(fault, Split | Heal))
     world.trace.record(world.now_us, -1, repr(fault))
     strike(cluster, fault)
 
 
-def _liveness(
-    scenario: Scenario, world: World, cluster: Cluster, progress: Callable[[float], None] | None
-) -> int | None:
+def _liveness(scenario: Scenario, world: World, cluster: Cluster, look: _Look) -> int | None:
     """No faults, no writes; return the microseconds until all agreed for good, None if they did not in time."""
+    if look.record is not None:
+        look.record.calm()
     cluster.calm()
     begun = world.now_us
     agreed_at: int | None = None
@@ -157,6 +186,5 @@ def _liveness(
             agreed_at = world.now_us
         elif world.now_us >= agreed_at + QUIET_US:
             return agreed_at - begun
-        if progress is not None:
-            progress(world.now_us / SECOND)
+        look()
     return None

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, assert_never
+from typing import TYPE_CHECKING, Protocol, assert_never
 
 import apsw
 
@@ -29,12 +29,25 @@ if TYPE_CHECKING:
     from simulations.members import Entropy, Member
     from simulations.network import Network
 
-__all__ = ["Home", "Shell"]
+__all__ = ["Home", "Shell", "Watch"]
 
 SQL_US = 200  # one event on the SQL thread: what a small apply takes on a small computer
 WAKE_US = (300, 2_000)  # from a commit to the drain: inotify, then the daemon's short wait
 WAKE_LOST = 0.01  # of the hints; the look at data_version once a second makes up for them
 WAKE_LATE_US = 1_000 * MS
+
+
+class Watch(Protocol):
+    """What may look on as nodes run: it changes nothing."""
+
+    def committed(self, node: int) -> None:
+        """Some program committed to the node's file."""
+
+    def exchanged(self, node: int, event: sync_events.Event, actions: list[sync_events.Action]) -> None:
+        """The node's `Exchange` took an event."""
+
+    def noticed(self, node: int, event: str, text: str, level: str) -> None:
+        """The node told people something."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +59,7 @@ class Home:
     member: Member
     life: int
     disk: Disk
+    watch: Watch | None = None
 
 
 class Shell:
@@ -152,6 +166,8 @@ class Shell:
 
     def on_commit(self) -> None:
         """Some program committed to the file: the hint reaches the SQL thread a little later."""
+        if self.up and self._home.watch is not None:
+            self._home.watch.committed(self.index)
         self._wakes.committed(self._on_commit_hint)
 
     def _on_commit_hint(self) -> None:
@@ -184,6 +200,8 @@ class Shell:
             self._world.trace.record(self._world.now_us, self.index, type(event).__name__)
             now, wall = self._world.now_ms, self.wall_ms()
             done = self.exchange.handle(event, now, wall)
+            if self._home.watch is not None:
+                self._home.watch.exchanged(self.index, event, done)
             if self._home.disk.watched and self.replica.syncs != self._syncs:
                 self._home.disk.synced(self._home.path, self._world.now_us)
             self._syncs = self.replica.syncs
@@ -215,6 +233,8 @@ class Shell:
             case mesh_events.Notice(event, text, _, level):
                 self._world.trace.record(self._world.now_us, self.index, event, text.encode())
                 self.notices[f"{level}: {event}"] += 1
+                if self._home.watch is not None:
+                    self._home.watch.noticed(self.index, event, text, level)
             case mesh_events.MembershipChanged():
                 pass  # simulated nodes are not restarted from disk with what they knew of members
             case mesh_events.Enrolled():

@@ -23,10 +23,12 @@ def test_the_list_names_every_scenario(capsys):
     assert [line.split()[0] for line in lines] == list(CATALOGUE)
 
 
-def test_a_run_prints_one_line_for_people(capsys):
+def test_a_run_prints_a_table_for_people(capsys):
     assert simulate("two-nodes", "--duration", "3", "--seed", "5") == 0
     out, err = capsys.readouterr()
-    assert out.startswith("two-nodes seed 5: held, 2 nodes")
+    names, row = out.splitlines()
+    assert names.split()[:4] == ["scenario", "seed", "held", "nodes"]
+    assert row.split()[:4] == ["two-nodes", "5", "yes", "2"]
     assert err == ""
 
 
@@ -64,5 +66,5 @@ def test_a_failing_run_prints_the_line_that_replays_it(capsys, monkeypatch):
     assert simulate("two-nodes", "--duration", "2", "--seed", "9", "--mesh", "plain") == 1
     out, err = capsys.readouterr()
     assert "node 1: planted" in out
-    assert "FAILED" in out
+    assert " NO " in out
     assert err == "replay: mycomesh simulate two-nodes --nodes 2 --seed 9 --duration 2 --mesh plain\n"

@@ -1,0 +1,105 @@
+"""What `mycomesh simulate` writes on a terminal: the table of results and the bar of a run under way.
+
+Owns the words and columns. What always holds: the bar appears on a terminal alone, and only on standard error. Must not
+know how a run works.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:
+    from simulations.runner import Result
+
+__all__ = ["Bar", "header", "lines_of"]
+
+VIOLATIONS_SHOWN = 5
+BAR = 30
+COLUMNS = (
+    ("scenario", 16),
+    ("seed", 7),
+    ("held", 6),
+    ("nodes", 5),
+    ("virtual", 8),
+    ("real", 8),
+    ("commits", 8),
+    ("events", 9),
+    ("sent", 10),
+    ("equal after", 11),
+    ("trace", 0),
+)
+
+
+def header() -> str:
+    """The line above the results."""
+    return _row([name for name, _ in COLUMNS])
+
+
+def lines_of(result: Result) -> str:
+    """One line of the table, and under it what did not hold."""
+    cells = [
+        result.scenario,
+        str(result.seed),
+        "yes" if result.ok else "NO",
+        str(result.nodes),
+        f"{result.virtual_s:.0f} s",
+        f"{result.real_s:.1f} s",
+        str(result.commits),
+        str(result.events),
+        f"{result.bytes / 1e6:.2f} MB",
+        "never" if result.healed_s is None else f"{result.healed_s:.1f} s",
+        result.trace,
+    ]
+    lines = [_row(cells)]
+    lines += [f"  {line}" for line in result.violations[:VIOLATIONS_SHOWN]]
+    if len(result.violations) > VIOLATIONS_SHOWN:
+        lines.append(f"  and {len(result.violations) - VIOLATIONS_SHOWN} more")
+    if not result.ok:
+        struck = ", ".join(f"{name} {count}" for name, count in result.faults.items())
+        lines.append(f"  faults that struck: {struck or 'none'}")
+    return "\n".join(lines)
+
+
+def _row(cells: list[str]) -> str:
+    words = "scenario", "held", "trace"
+    padded = [
+        cell.ljust(width) if name in words else cell.rjust(width)
+        for cell, (name, width) in zip(cells, COLUMNS, strict=True)
+    ]
+    return "  ".join(padded).rstrip()
+
+
+class Bar:
+    """Progress through virtual time; silent where nobody watches."""
+
+    __slots__ = ("_end_s", "_name", "_shown", "_stream")
+
+    def __init__(self, name: str, end_s: float, stream: TextIO | None = None) -> None:
+        self._name = name
+        self._end_s = end_s
+        self._stream = sys.stderr if stream is None else stream
+        self._shown = ""
+
+    @property
+    def live(self) -> bool:
+        """Whether somebody watches."""
+        return self._stream.isatty()
+
+    def show(self, virtual_s: float) -> None:
+        """Virtual time has come to here; after the end of the faults the bar is full and the time goes on."""
+        done = min(1.0, virtual_s / self._end_s)
+        full = round(done * BAR)
+        phase = "writes and faults" if done < 1 else "until all are equal"
+        text = f"\r{self._name} [{'#' * full}{'.' * (BAR - full)}] {virtual_s:.0f} of {self._end_s:.0f} s, {phase}"
+        if text != self._shown:
+            self._stream.write(text.ljust(len(self._shown)))
+            self._stream.flush()
+            self._shown = text
+
+    def clear(self) -> None:
+        """Leave the line empty."""
+        if self._shown:
+            self._stream.write("\r" + " " * len(self._shown) + "\r")
+            self._stream.flush()
+            self._shown = ""

@@ -1,0 +1,232 @@
+"""What a run looks like over virtual time: samples, topology and events, for the report and the trace file.
+
+Owns the measurements. What always holds: recording changes nothing in a run (the trace hash is the same with and
+without); the lines of the trace file are those of docs/simulations.md, in the order of time. Must not know how they
+are drawn.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from typing import IO, TYPE_CHECKING
+
+from simulations.checkers import digests
+from simulations.world import SECOND
+from sync import events as sync_events
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from simulations.cluster import Cluster
+    from simulations.network import Network
+    from simulations.tap import Tap
+    from simulations.world import World
+
+__all__ = ["TRACE_VERSION", "Recorder", "Sample", "Snapshot"]
+
+TRACE_VERSION = 1
+TOPOLOGY_US = 5 * SECOND  # a snapshot this often, and one right before and after each fault of the whole network
+SAMPLES_MAX = 2_000  # then every other one is dropped and the interval doubles: a page, not a database
+LATENCIES_MAX = 200_000  # deliveries that the distribution is drawn from; a longer run is told by its first ones
+PUBLISHED_MAX = 20_000  # batches on their way; older ones have long arrived, or come by catch-up
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One look at the whole cluster. Counts are cumulative."""
+
+    t: float  # virtual seconds
+    up: int
+    agree: int  # nodes of the largest group with equal digests of every table
+    groups: int  # different contents among the nodes that are up
+    bytes: int
+    kinds: dict[str, int]  # bytes before encryption, by kind of message
+    copies: int  # batches that arrived
+    firsts: int  # of them, those that were news to their receiver
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The topology at one moment: the group of equal content of each node (None: down) and the links."""
+
+    t: float
+    label: str
+    groups: tuple[int | None, ...]
+    links: tuple[tuple[int, int, float | None, int], ...]  # node, node, round trip in ms, bytes so far
+
+
+@dataclass(slots=True)
+class Recorder:
+    """Watches one run. `lines` is an open text file for the trace, None to keep the measurements only."""
+
+    lines: IO[str] | None = None
+    samples: list[Sample] = field(default_factory=list)
+    snapshots: list[Snapshot] = field(default_factory=list)
+    faults: list[tuple[float, str, str]] = field(default_factory=list)  # time, kind, text
+    latencies_ms: list[float] = field(default_factory=list)  # from a commit to the file of another node
+    calm_s: float | None = None  # when the faults ended
+    tap: Tap | None = None
+    on_snapshot: Callable[[Snapshot], None] | None = None
+    _run: _Run | None = None
+
+    def begin(self, header: dict[str, object], world: World, network: Network, cluster: Cluster) -> None:
+        """The run begins."""
+        names = [f"node{place.index}" for place in cluster.places]
+        self._run = _Run(world, network, cluster)
+        self._write("header", version=TRACE_VERSION, **header, names=names)
+
+    # ---- simulations.shell.Watch
+
+    def committed(self, node: int) -> None:
+        """Some program committed to the node's file."""
+        run = self._running
+        run.pending.setdefault(node, run.world.now_us)
+
+    def exchanged(self, node: int, event: sync_events.Event, actions: list[sync_events.Action]) -> None:
+        """The node's `Exchange` took an event."""
+        run = self._running
+        now = run.world.now_us
+        match event:
+            case sync_events.LinkOpened(link, peer):
+                run.links_of(node)[link] = peer
+            case sync_events.LinkClosed(link):
+                run.links_of(node).pop(link, None)
+            case sync_events.BatchReceived(_, _, payload):
+                run.firsts += 1
+                since = run.published.get(_name(payload))
+                if since is not None and len(self.latencies_ms) < LATENCIES_MAX:
+                    self.latencies_ms.append((now - since) / 1_000)
+            case _:
+                pass
+        for action in actions:
+            if isinstance(action, sync_events.Publish):
+                run.published[_name(action.payload)] = run.pending.pop(node, now)
+                if len(run.published) > PUBLISHED_MAX:
+                    del run.published[next(iter(run.published))]
+
+    def noticed(self, node: int, event: str, text: str, level: str) -> None:
+        """The node told people something."""
+        self._write("notice", node=node, event=event, text=text, level=level)
+
+    # ---- what the runner tells
+
+    def before(self, kind: str, text: str, *, whole: bool) -> None:
+        """A fault is about to strike; `whole`: the whole network, so that the topology is worth a picture."""
+        if whole:
+            self.snapshot(f"before {kind.lower()}")
+        self.faults.append((self._running.world.now_us / SECOND, kind, text))
+        self._write("fault", fault=kind, text=text)
+
+    def calm(self) -> None:
+        """The faults have ended."""
+        self.snapshot("before the end of faults")
+        self.calm_s = self._running.world.now_us / SECOND
+        self._write("calm")
+
+    def sample(self) -> None:
+        """Look at the cluster."""
+        run = self._running
+        now = run.world.now_us
+        if now < run.sample_due_us:
+            return
+        run.sample_due_us = now + run.sample_us
+        groups = Counter(digests(place) for place in run.cluster.up())
+        kinds = dict(sorted(self.tap.sent.items())) if self.tap is not None else {}
+        copies = self.tap.batches if self.tap is not None else run.firsts
+        taken = Sample(
+            now / SECOND,
+            sum(groups.values()),
+            max(groups.values(), default=0),
+            len(groups),
+            run.network.bytes_sent,
+            kinds,
+            max(copies, run.firsts),
+            run.firsts,
+        )
+        self.samples.append(taken)
+        if len(self.samples) > SAMPLES_MAX:
+            del self.samples[1::2]
+            run.sample_us *= 2
+        values = {name: getattr(taken, name) for name in Sample.__slots__ if name != "t"}
+        self._write("sample", **values)
+        if now >= run.snapshot_due_us:
+            self.snapshot("")
+
+    def snapshot(self, label: str) -> None:
+        """Take the topology down."""
+        run = self._running
+        now = run.world.now_us
+        run.snapshot_due_us = now + TOPOLOGY_US
+        held: list[tuple[tuple[str, bytes], ...] | None] = [
+            digests(place) if place.shell is not None and place.shell.up else None for place in run.cluster.places
+        ]
+        sizes = Counter(each for each in held if each is not None)
+        order = {content: number for number, (content, _) in enumerate(sizes.most_common())}
+        groups = tuple(None if each is None else order[each] for each in held)
+        taken = Snapshot(now / SECOND, label, groups, tuple(run.links_now()))
+        self.snapshots.append(taken)
+        if len(self.snapshots) > SAMPLES_MAX:
+            self.snapshots = [each for number, each in enumerate(self.snapshots) if each.label or number % 2]
+        self._write("topology", label=label, groups=groups, links=taken.links)
+        if self.on_snapshot is not None:
+            self.on_snapshot(taken)
+
+    def end(self, result: dict[str, object]) -> None:
+        """The run is over."""
+        self._write("result", **result)
+
+    @property
+    def _running(self) -> _Run:
+        assert self._run is not None, "begin comes first"
+        return self._run
+
+    def _write(self, kind: str, **values: object) -> None:
+        if self.lines is not None:
+            line = {"t": self._running.world.now_us / SECOND, "kind": kind, **values}
+            self.lines.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+
+@dataclass(slots=True)
+class _Run:
+    """What the recorder keeps of the run under way."""
+
+    world: World
+    network: Network
+    cluster: Cluster
+    # by node: which of its lives, and in that life link -> node id of the peer
+    links: dict[int, tuple[int, dict[int, bytes]]] = field(default_factory=dict)
+    pending: dict[int, int] = field(default_factory=dict)  # by node: its oldest commit that was not published
+    published: dict[bytes, int] = field(default_factory=dict)  # batch -> when the oldest write in it was committed
+    firsts: int = 0
+    sample_us: int = SECOND
+    sample_due_us: int = 0
+    snapshot_due_us: int = 0
+
+    def links_now(self) -> list[tuple[int, int, float | None, int]]:
+        """Each link that at least one end has, once, with its round trip and bytes where the mesh knows them."""
+        numbers = {member: index for index, member in enumerate(self.cluster.node_ids)}
+        found: dict[tuple[int, int], tuple[float | None, int]] = {}
+        for place in self.cluster.up():
+            assert place.shell is not None
+            known = {peer.node_id: peer for peer in place.shell.core.mesh.peers(self.world.now_ms)}
+            for peer_id in self.links_of(place.index).values():
+                other = numbers[peer_id]
+                peer = known.get(peer_id)
+                pair = (min(place.index, other), max(place.index, other))
+                size = getattr(peer, "sent_bytes", 0) + getattr(peer, "received_bytes", 0)
+                found.setdefault(pair, (getattr(peer, "rtt_ms", None), size))
+        return [(one, other, *found[one, other]) for one, other in sorted(found)]
+
+    def links_of(self, node: int) -> dict[int, bytes]:
+        """The links of a node; they end with its process."""
+        lives = self.cluster.places[node].lives
+        if self.links.get(node, (0, {}))[0] != lives:
+            self.links[node] = lives, {}
+        return self.links[node][1]
+
+
+def _name(payload: bytes) -> bytes:
+    return blake2b(payload, digest_size=16).digest()
