@@ -19,7 +19,7 @@ from typing import Any
 import apsw
 
 from tools import exits
-from tools.bench import files, nodes, plug
+from tools.bench import files, nodes, plug, rounds
 from tools.bench.figure import CATALOGUE, Figure
 from tools.bench.files import BenchError
 from tools.processes import ProcessError
@@ -32,6 +32,8 @@ SUITES: dict[str, Callable[[bool], dict[str, Figure]]] = {
     "pipeline": files.pipeline,
     "file": files.file_size,
     "open": files.opening,
+    "rounds": rounds.healing,
+    "repair": rounds.repairing,
     "crypto": nodes.crypto,
     "node": nodes.node,
     "plug": plug.plug,
