@@ -395,12 +395,16 @@ class Table:
     def hold(self, place: int, hlc: int, values: dict[str, Any]) -> None:
         """Sets the values held for one entry; none removes the record."""
         if values:
-            self.log.loosen(place, hlc)
             content = codec.encode([list(values), list(values.values())])
             self.store.db.execute(
-                "INSERT INTO mycomesh_held VALUES(?, ?, ?, ?) ON CONFLICT DO UPDATE SET content = excluded.content",
-                (self.table_id, place, hlc, content),
+                "UPDATE mycomesh_held SET content = ? WHERE id = ? AND place = ? AND hlc = ?",
+                (content, self.table_id, place, hlc),
             )
+            if not self.store.db.changes():  # what holds already is no part of a run
+                self.log.loosen(place, hlc)
+                self.store.db.execute(
+                    "INSERT INTO mycomesh_held VALUES(?, ?, ?, ?)", (self.table_id, place, hlc, content)
+                )
         else:
             self.store.db.execute(
                 "DELETE FROM mycomesh_held WHERE id = ? AND place = ? AND hlc = ?", (self.table_id, place, hlc)
