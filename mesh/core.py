@@ -464,7 +464,10 @@ class MeshCore:
 
     def _settle(self, actions: list[Action], now_ms: int) -> None:
         """What follows every event: dial what is due, write what may be written."""
-        self._dialer.room = self._view.room(self._members, now_ms)
+        room = self._view.room(self._members, now_ms)
+        if 0 < room <= self._house.config.view_min:
+            room -= sum(link.dialled and link.papers is None for link in self._conns.values())
+        self._dialer.room = room
         actions += (Dial(address) for address in self._dialer.due(now_ms))
         while self._dirty:
             link = self._conns[next(iter(self._dirty))]

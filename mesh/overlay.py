@@ -47,6 +47,7 @@ HELD_MAX = 64  # batches whose origin's certificate has not come yet: it is sent
 HELD_BYTES_MAX = 4 << 20
 PIECE_BYTES = 48 << 10  # of a list of records in one message: fits one frame, lets urgent messages pass
 GATHER_MS = 50  # link-states are passed on together: one message for many, and none to whoever sent them meanwhile
+GATHER_BUSY_MS = 500  # and no more often than this: while a mesh forms or heals, each hop has news of everybody
 # What one member may ask us to list: at link-up twice, then at each news of certificates; the answer may be 300 KB.
 ANSWER_EVERY_MS = 500
 ANSWERS_AT_ONCE = 16
@@ -72,6 +73,7 @@ class Overlay:
         "_links",
         "_neighbours",
         "_spread_ms",
+        "_spreads_ms",
         "gossip",
         "membership",
         "roster",
@@ -94,6 +96,7 @@ class Overlay:
         self._expire_ms = 0
         self._fresh: dict[bytes, tuple[bytes, dict[int, None]]] = {}  # node -> (record to pass on, links that have it)
         self._spread_ms: int | None = None
+        self._spreads_ms = 0  # not before: what was passed on last is still on its way
         self.membership = membership
         self.roster = membership.roster
         self.topology = Topology(membership.roster.identity)
@@ -261,6 +264,7 @@ class Overlay:
             raw = self.topology.tell(self._neighbours(now_ms), now_ms, wall_ms)
             self._spread(self.roster.identity.node_id, raw, -1, now_ms)
         if self._spread_ms is not None and self._spread_ms <= now_ms:
+            self._spreads_ms = now_ms + GATHER_BUSY_MS
             results += self._pass_on()
         return results
 
@@ -302,7 +306,7 @@ class Overlay:
         """Pass a record on with the next ones, to those who have not sent it to us by then."""
         self._fresh[node_id] = (raw, {link: None})
         if self._spread_ms is None:
-            self._spread_ms = now_ms + GATHER_MS
+            self._spread_ms = max(now_ms + GATHER_MS, self._spreads_ms)
 
     def _pass_on(self) -> list[Result]:
         results: list[Result] = []

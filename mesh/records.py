@@ -115,6 +115,8 @@ class Outbox:
 
     def pack(self) -> bytes:
         """The records of the next frame, most urgent first; empty when nothing may be sent."""
+        if not (self._urgent or any(self._queues)):
+            return b""
         parts: list[bytes | memoryview] = [*self._urgent]
         self._urgent = []
         frame = max(FRAME_BYTES_MIN, min(PLAINTEXT_BYTES_MAX, self.window // FRAMES_A_WINDOW))

@@ -21,13 +21,14 @@ __all__ = ["View"]
 
 TRIM_MS = 1_000  # between two links let go: as often as link-states tell what the others have left
 EXPLORE_MS = 10_000  # between links beyond a full view while members are missing: islands last no longer
+YOUNG_MS = 3_000  # of a node's life, in which it links no more than a view: meanwhile it hears how many there are
 _ALL = 1 << 30
 
 
 class View:
     """The view of one node. `links` are the node ids of its linked members."""
 
-    __slots__ = ("_config", "_explore_ms", "_overlay", "_rng", "_trim_ms")
+    __slots__ = ("_config", "_explore_ms", "_grown_ms", "_overlay", "_rng", "_trim_ms", "_young")
 
     def __init__(self, config: MeshConfig, overlay: Overlay, rng: random.Random) -> None:
         self._config = config
@@ -35,13 +36,18 @@ class View:
         self._rng = rng
         self._trim_ms = 0
         self._explore_ms = 0
+        self._young = True
+        self._grown_ms: int | None = None  # when the first links have told of the others; None before the first event
 
     def room(self, links: Collection[bytes], now_ms: int) -> int:
         """How many more links are wanted."""
-        if not self._overlay.large:
+        if self._grown_ms is None:
+            self._grown_ms = now_ms + YOUNG_MS
+        self._young = now_ms < self._grown_ms
+        if not self._young and not self._crowd():
             return _ALL
         room = max(0, self._config.view_min - len(links))
-        if room == 0 and self._explore_ms <= now_ms and self._missing():
+        if room == 0 and not self._young and self._explore_ms <= now_ms and self._missing():
             # Somebody is missing: perhaps only down, perhaps an island that a further link would join.
             self._explore_ms = now_ms + EXPLORE_MS
             room = 1
@@ -58,11 +64,17 @@ class View:
         return self._rng.choice(spare) if spare else None
 
     def deadline(self, links: Collection[bytes]) -> int | None:
-        """When `surplus` may have something."""
-        return self._trim_ms if self._too_large(links) else None
+        """When `surplus` may have something, or a young node is grown."""
+        if self._too_large(links):
+            return self._trim_ms
+        return self._grown_ms if self._young else None
 
     def _too_large(self, links: Collection[bytes]) -> bool:
         return len(links) > self._config.view_max and self._overlay.large
+
+    def _crowd(self) -> bool:
+        """Whether so many members are known that not all can be linked: told before they are seen, most were not dialled."""
+        return len(self._overlay.roster) > self._config.full_mesh_max or self._overlay.large
 
     def _missing(self) -> bool:
         return self._overlay.topology.reachable_count() < len(self._overlay.roster)

@@ -85,6 +85,8 @@ class Shell:
         mesh_rng = world.stream(f"mesh/{index}/{life}")
         self.core = NodeCore(home.member.machine(entropy, mesh_rng))
         network.attach(index, self)
+        self._core_due = self.core.next_deadline()
+        self._sql_due = self.exchange.next_deadline()
         self._wakes.arm(self.next_deadline())
 
     def _open(self, home: Home, entropy: Entropy) -> Replica:
@@ -111,11 +113,11 @@ class Shell:
         return self.clock.wall_ms(self._world.now_us)
 
     def next_deadline(self) -> int | None:
-        """The sooner of the two cores' deadlines."""
-        due = [
-            deadline for deadline in (self.core.next_deadline(), self.exchange.next_deadline()) if deadline is not None
-        ]
-        return min(due, default=None)
+        """The sooner of the two cores' deadlines, each asked for when its core had last been called."""
+        core, sql = self._core_due, self._sql_due
+        if core is None or sql is None:
+            return sql if core is None else core
+        return min(core, sql)
 
     # ---- the end
 
@@ -185,11 +187,9 @@ class Shell:
         if not self.up:
             return
         now = self._world.now_ms
-        due = self.exchange.next_deadline()
-        if due is not None and due <= now:
+        if self._sql_due is not None and self._sql_due <= now:
             self._sql.put(sync_events.TimerFired())
-        due = self.core.next_deadline()
-        if due is not None and due <= now:
+        if self._core_due is not None and self._core_due <= now:
             self._feed(mesh_events.TimerFired())
         else:
             self._wakes.arm(self.next_deadline())
@@ -200,6 +200,7 @@ class Shell:
             self._world.trace.record(self._world.now_us, self.index, type(event).__name__)
             now, wall = self._world.now_ms, self.wall_ms()
             done = self.exchange.handle(event, now, wall)
+            self._sql_due = self.exchange.next_deadline()
             if self._home.watch is not None:
                 self._home.watch.exchanged(self.index, event, done)
             if self._home.disk.watched and self.replica.syncs != self._syncs:
@@ -216,6 +217,7 @@ class Shell:
             if not self.up:
                 return
             self._do_one(action)
+        self._core_due = self.core.next_deadline()
         self._wakes.arm(self.next_deadline())
 
     def _do_one(self, action: ShellAction) -> None:

@@ -89,6 +89,7 @@ class Exchange:
         self._stability = Stability(replica, config)
         self._drain_at: int | None = 0
         self._quiet_at: int | None = None  # when the latest change has settled
+        self._spaced_at = 0  # not before
 
     @property
     def replica(self) -> Replica:
@@ -207,8 +208,12 @@ class Exchange:
         self._drain(turn)
 
     def _settle(self, now_ms: int) -> None:
-        """Something changed: compare once it is quiet. While changes keep coming, only the periodic comparison is made."""
-        self._quiet_at = now_ms + self._config.settle_ms
+        """Something changed: compare once it is quiet. While changes keep coming, only the periodic comparison is made.
+
+        A node says so no more often than once in `settle_ms` over all its links: in a mesh of many, each write of anyone
+        would cost every link a comparison.
+        """
+        self._quiet_at = max(now_ms + self._config.settle_ms, self._spaced_at)
 
     def _jittered(self, now_ms: int, period_ms: int) -> int:
         return now_ms + period_ms - self._rng.randrange(period_ms // 4 + 1)
@@ -342,6 +347,7 @@ class Exchange:
         self._stability.on_timer(turn)
         if self._quiet_at is not None and now_ms >= self._quiet_at:
             self._quiet_at = None
+            self._spaced_at = now_ms + self._config.settle_ms * len(self._links)
             for link in self._links.values():
                 at = now_ms + self._rng.randrange(self._config.settle_ms)
                 link.compare_at = min(link.compare_at, at)

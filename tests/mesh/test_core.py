@@ -25,6 +25,7 @@ from mesh.events import (
     NetworkChanged,
     Notice,
     SendMessage,
+    TimerFired,
     Write,
 )
 from mesh.identity import Identity
@@ -161,6 +162,9 @@ def test_round_trip_and_clock_offset_reach_the_status():
 # ---- dialling
 
 
+YOUNG_MS = 3_000
+
+
 def alone(**more):
     rng = random.Random(1)
     return MeshCore(mesh_of(1)[0][0], entropy=rng.randbytes, rng=rng, config=MeshConfig(**more))
@@ -175,9 +179,15 @@ def test_dials_under_way_are_bounded_and_the_rest_follows():
     asked = []
     for index in range(100):
         asked += dials(core.handle(AddressFound(Address(f"10.1.0.{index}", 1)), 0, WALL_MS))
+    assert len(asked) == MeshConfig().view_min, "a young node waits to hear how many there are"
+    grown_ms = 0
+    while len(asked) == MeshConfig().view_min:
+        grown_ms = core.next_deadline()
+        asked += dials(core.handle(TimerFired(), grown_ms, WALL_MS))
+    assert grown_ms == YOUNG_MS
     assert len(asked) == 16
     for address in list(asked):
-        asked += dials(core.handle(DialFailed(address), 5, WALL_MS))
+        asked += dials(core.handle(DialFailed(address), grown_ms + 5, WALL_MS))
     assert len(asked) == len(set(asked)) == 32
 
 
