@@ -45,7 +45,7 @@ from mesh.events import (
 from mesh.gate import BOOT_BYTES, MemberGate, Papers, RefusalError, Visitor
 from mesh.house import House, cloned, welcome
 from mesh.joiner import Joiner
-from mesh.link import Link, introductions, offsets
+from mesh.link import Link, awake, introductions, offsets
 from mesh.membership import Membership
 from mesh.message import Addresses, App, EpochHave, Epochs, Message, Ping, Pong, Revocations, decode_pieces
 from mesh.overlay import Overlay
@@ -445,15 +445,16 @@ class MeshCore:
 
     def _on_timer(self, actions: list[Action], now_ms: int, wall_ms: int) -> None:
         config = self._house.config
-        for link in list(self._conns.values()):
-            if link.conn not in self._conns or link.deadline(config.handshake_ms) > now_ms:
+        near_ms, due = awake(self._conns.values(), config, now_ms)
+        for link in due:
+            if link.conn not in self._conns:
                 continue
             if link.papers is None:
                 self._drop(link, f"no handshake within {config.handshake_ms} ms", actions, now_ms)
             elif link.detector.dead(now_ms):
                 silent_ms = link.detector.pulse(now_ms).silent_ms
                 self._drop(link, f"no sign of life for {silent_ms} ms", actions, now_ms)
-            elif link.detector.due(now_ms):
+            elif link.detector.due(near_ms):
                 self._send(link, link.detector.ping(now_ms, wall_ms), 0)
         self._links_due_ms = min((link.deadline(config.handshake_ms) for link in self._conns.values()), default=_NEVER)
         surplus = self._view.surplus(self._members, now_ms)

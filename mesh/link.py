@@ -18,13 +18,15 @@ from mesh.topology import Neighbour
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from mesh.config import MeshConfig
     from mesh.detector import Detector
     from mesh.events import Action
     from mesh.gate import JoinGate, MemberGate, Papers
     from mesh.session import Session
 
-__all__ = ["Link", "introductions", "offsets", "reached", "travels"]
+__all__ = ["Link", "awake", "introductions", "offsets", "reached", "travels"]
 
+TOGETHER = 3  # heartbeats are brought forward by up to a third to leave together
 ADDRESSES_TOLD_MAX = 64  # to one new link: enough to find a small mesh, or a way into a large one
 
 _SCOPED = "%"
@@ -80,6 +82,20 @@ class Link:
         rtt_ms = self.detector.pulse(now_ms).rtt_ms
         node_id = self.papers.certificate.node_id
         return Neighbour(node_id, -1 if rtt_ms is None else round(rtt_ms), self.sent_bytes, self.received_bytes)
+
+
+def awake(links: Iterable[Link], config: MeshConfig, now_ms: int) -> tuple[int, list[Link]]:
+    """The connections to look at now, and until when what they have to say is brought forward.
+
+    Who has to say something to one peer says it to those whose time is near: a radio then wakes once for all.
+    """
+    links = list(links)
+    beating = any(link.papers is not None and link.detector.due(now_ms) for link in links)
+    near_ms = now_ms + (config.heartbeat_ms // TOGETHER if beating else 0)
+    look_ms = [now_ms if link.papers is None else near_ms for link in links]
+    return near_ms, [
+        link for link, until in zip(links, look_ms, strict=True) if link.deadline(config.handshake_ms) <= until
+    ]
 
 
 def offsets(links: Iterable[Link], now_ms: int) -> list[float]:

@@ -146,6 +146,20 @@ def test_an_idle_link_costs_little_and_stays_up():
     assert (sum(pipes.carried.values()) - before) / 60 < 150
 
 
+def test_heartbeats_of_all_links_leave_together_so_that_a_radio_wakes_once_for_all():
+    pipes, nodes = meshed(6)
+    for index, node in enumerate(nodes):  # every link at a time of its own
+        pipes.run(137)
+        pipes.send(node, nodes[index - 1], b"x")
+        pipes.send(node, nodes[index - 2], b"x")
+    pipes.run(20_000)
+    start = pipes.now_ms
+    pipes.run(30_000)
+    for node in nodes:
+        moments = {at // 20 for at, action in node.log if at > start and isinstance(action, Write)}
+        assert len(moments) <= 2.5 * 30  # five links, each with a ping and a pong a second
+
+
 def test_round_trip_and_clock_offset_reach_the_status():
     pipes = Pipes(delay_ms=10)
     left, right = (pipes.member(identity) for identity in mesh_of(2)[0])
