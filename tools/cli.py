@@ -26,7 +26,7 @@ __all__ = ["COMMANDS", "Command", "main"]
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """One command: its module has `add_arguments(parser)` and `run(args, home) -> int`."""
+    """One command: `module` names a module, or MODULE:OBJECT, with `add_arguments(parser)` and `run(args, home) -> int`."""
 
     name: str
     summary: str
@@ -52,13 +52,15 @@ COMMANDS = (
     Command("revoke", "make a member a stranger, and give the mesh another secret", "tools.commands.revoke"),
     Command("up", "serve a database file: run the node in the foreground", "tools.commands.up"),
     Command("status", "show the running node: mesh, file, peers, tables", "tools.commands.status"),
-    Command("peers", "list the members that the running node knows", "tools.commands.peers"),
-    Command("tables", "list the replicated tables with their hashes", "tools.commands.tables"),
+    Command("peers", "list the members that the running node knows", "tools.commands.listings:peers"),
+    Command("tables", "list the replicated tables with their hashes", "tools.commands.listings:tables"),
     Command("verify", "are this node and its peers equal now, or are two files", "tools.commands.verify"),
     Command("wait", "wait until what is written is on several nodes", "tools.commands.wait"),
-    Command("isolate", "cut this node off from the mesh on purpose, to rehearse a split", "tools.commands.isolate"),
-    Command("rejoin", "end what 'isolate' began", "tools.commands.rejoin"),
-    Command("scrub", "look for writes that bypassed the triggers, and capture them", "tools.commands.scrub"),
+    Command(
+        "isolate", "cut this node off from the mesh on purpose, to rehearse a split", "tools.commands.orders:isolate"
+    ),
+    Command("rejoin", "end what 'isolate' began", "tools.commands.orders:rejoin"),
+    Command("scrub", "look for writes that bypassed the triggers, and capture them", "tools.commands.orders:scrub"),
     Command("counter", "make a column a counter: concurrent changes to it add up", "tools.commands.counter"),
     Command("policy", "show or decide what happens when two nodes give two rows one id", "tools.commands.policy"),
     Command("conflicts", "list the writes that lost to others that had not seen them", "tools.commands.conflicts"),
@@ -109,7 +111,7 @@ def _run(argv: list[str]) -> int:
     if command is None:
         names = ", ".join(command.name for command in COMMANDS)
         raise exits.UsageError(f"no command {chosen.command!r}; there are {names}")
-    module = cast("CommandModule", importlib.import_module(command.module))
+    module = _loaded(command)
     parser = _Parser(
         prog=f"mycomesh {command.name}",
         description=command.summary,
@@ -121,6 +123,12 @@ def _run(argv: list[str]) -> int:
     args = parser.parse_args(chosen.rest)
     home = Home.locate(args.home or chosen.home, os.environ)
     return module.run(args, home)
+
+
+def _loaded(command: Command) -> CommandModule:
+    name, _, part = command.module.partition(":")
+    module = importlib.import_module(name)
+    return cast("CommandModule", getattr(module, part) if part else module)
 
 
 def _top_parser() -> _Parser:

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 from mesh.node.ask import ask
 from mesh.node.status import Status, from_json
 from tools import exits
-from tools.commands.peers import show_peers
-from tools.commands.tables import show_tables
 from tools.render import duration, print_json
+from tools.views import show_peers, show_tables
 
 if TYPE_CHECKING:
     import argparse

@@ -1,0 +1,45 @@
+"""The commands that print one part of the running node's status: `peers` and `tables`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mesh.node.ask import ask
+from mesh.node.status import Status, from_json
+from tools import exits
+from tools.render import print_json
+from tools.views import show_peers, show_tables
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable
+
+    from mesh.node.home import Home
+
+__all__ = ["Listing", "peers", "tables"]
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """One such command: the field of the status, and how people see it."""
+
+    part: str
+    show: Callable[[Status], None]
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Declare the command's arguments."""
+        parser.add_argument("--json", action="store_true", help="a JSON array, for programs")
+
+    def run(self, args: argparse.Namespace, home: Home) -> int:
+        """Print one row for each."""
+        answer = ask(home, "status")
+        if args.json:
+            print_json(answer[self.part])
+        else:
+            self.show(from_json(answer))
+        return exits.DONE
+
+
+peers = Listing("peers", lambda status: show_peers(status.peers))
+tables = Listing("tables", lambda status: show_tables(status.tables))

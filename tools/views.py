@@ -1,0 +1,48 @@
+"""Peers and tables of a running node, as people read them: pure views of the values in `mesh.node.status`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tools.render import duration, print_table
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mesh.node.status import PeerView, TableView
+
+__all__ = ["equality", "show_peers", "show_tables"]
+
+
+def show_peers(peers: Sequence[PeerView]) -> None:
+    """Print the members as a table."""
+    print_table(
+        ("PEER", "STATE", "EQUAL", "ADDRESS", "RTT", "OFFSET", "SENT", "RECEIVED"), [_row(peer) for peer in peers]
+    )
+
+
+def show_tables(tables: Sequence[TableView]) -> None:
+    """Print the tables as a table."""
+    rows = [
+        (table.name, str(table.rows), table.digest[:16], str(table.conflicts), str(table.parked), table.note)
+        for table in tables
+    ]
+    print_table(("TABLE", "ROWS", "HASH", "CONFLICTS", "PARKED", "NOTE"), rows)
+
+
+def equality(peer: PeerView) -> str:
+    """Whether the peer holds the same, and while rows come from it, how far that is."""
+    if peer.catching_up is None:
+        return "-" if peer.equal is None else "yes" if peer.equal else "no"
+    rows, expected, left_ms = peer.catching_up.rows, peer.catching_up.expected, peer.catching_up.left_ms
+    share = f" of {expected}" if expected else ""
+    left = "" if left_ms is None else f", {duration(left_ms)} left"
+    return f"no: {rows}{share} rows, {peer.catching_up.received_bytes} bytes{left}"
+
+
+def _row(peer: PeerView) -> tuple[str, ...]:
+    equal = equality(peer)
+    rtt = "-" if peer.rtt_ms is None else f"{peer.rtt_ms:.1f} ms"
+    offset = "-" if peer.offset_ms is None else f"{peer.offset_ms:+.0f} ms"
+    state = peer.state if peer.seen_ms_ago is None else f"{peer.state} ({duration(peer.seen_ms_ago)} ago)"
+    return (peer.name, state, equal, peer.address or "-", rtt, offset, str(peer.sent_bytes), str(peer.received_bytes))
