@@ -108,6 +108,9 @@ CATALOGUE = {
         ),
         Kind("start_ms", "node", "ms", "`mycomesh up` until it serves an empty file", goal=500),
         Kind("catch_up_rows_per_s", "node", "rows/s", "an empty peer catches up, loopback", goal=80_000, more=True),
+        Kind(
+            "catch_up_rss_mb", "node", "MB", "what the greater of both nodes grows by meanwhile, at its peak", goal=40
+        ),
         Kind("latency_p50_ms", "node", "ms", "a single write, commit on A to visible on B, loopback", goal=5),
         Kind("latency_p99_ms", "node", "ms", "the same, the slowest of a hundred", goal=30),
         Kind("idle_rss_mb", "node", "MB", "resident memory of a node at rest with 100k rows", goal=60),

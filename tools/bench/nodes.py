@@ -85,9 +85,11 @@ def _node(here: NodeProcess, there: NodeProcess, count: int, writes: int, idle_s
         there.run("join", here.run("invite"), "--peer", peer, "--no-multicast", "--node-name", "there")
         second = there.up("--no-multicast", "--port", "0", "--peer", peer)
         _until(lambda: there.serving, "the second node")
+        before_mb = [_resident_mb(pid) for pid in (first, second)]
         started = time.perf_counter()
         _until(lambda: _last(there) == count, "the catch-up")
         caught_s = time.perf_counter() - started
+        grown_mb = max(_memory_mb(pid, "VmHWM") - was for pid, was in zip((first, second), before_mb, strict=True))
         _until(lambda: _equal(here, there), "equal nodes")
         delays = sorted(_latencies_ms(db, there, writes))
         _until(lambda: _equal(here, there), "equal nodes")
@@ -96,6 +98,7 @@ def _node(here: NodeProcess, there: NodeProcess, count: int, writes: int, idle_s
     return measured(
         start_ms=start_s * 1000,
         catch_up_rows_per_s=count / caught_s,
+        catch_up_rss_mb=grown_mb,
         latency_p50_ms=delays[len(delays) // 2],
         latency_p99_ms=delays[len(delays) * 99 // 100],
         idle_rss_mb=resident_mb,
@@ -162,8 +165,12 @@ def _until(check: Callable[[], Any], what: str) -> None:
 
 
 def _resident_mb(pid: int) -> float:
+    return _memory_mb(pid, "VmRSS")
+
+
+def _memory_mb(pid: int, what: str) -> float:
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith("VmRSS")).split()[1]) / 1024
+    return int(next(line for line in lines if line.startswith(what)).split()[1]) / 1024
 
 
 def _idle_percents(pids: tuple[int, ...], seconds: float) -> list[float]:
