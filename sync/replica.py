@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from sync import tombstones
 from sync.admission import SITE_PREFIX, check_sites, leave_out_future
 from sync.batch import Bundle, Section
-from sync.capture import drop_statements, pending_name
+from sync.capture import pending_name
 from sync.catalog import SCHEMA_TABLE, Catalog, TableFilter
 from sync.decisions import Decisions
 from sync.drain import drain_table
@@ -25,6 +25,7 @@ from sync.identity import keys_of
 from sync.keep_both import in_form, other_form
 from sync.merge import Merged, merge_section, retry_parked, show_held
 from sync.overview import ReplicaStatus, TableStatus, overview
+from sync.removal import take_out
 from sync.stamp import hlc_from_ms
 from sync.store import Store
 from sync.table import Table
@@ -145,19 +146,8 @@ class Replica:
 
     def remove(self) -> None:
         """Takes every trigger and internal table out of the file, and closes it. Undrained writes stay in the tables."""
-        with self._store.transaction() as db:
-            names = [row[0] for row in db.execute("SELECT id FROM mycomesh_replicated ORDER BY id").fetchall()]
-            for table_id in names:
-                for statement in drop_statements(table_id):
-                    db.execute(statement)
-                db.execute(f"DROP INDEX IF EXISTS mycomesh_{table_id}_keep")
-            internal = db.execute(
-                "SELECT name FROM sqlite_schema WHERE type = 'table' AND name LIKE 'mycomesh\\_%' ESCAPE '\\'"
-                " AND name <> 'mycomesh_meta' ORDER BY name"
-            ).fetchall()
-            for (name,) in internal:
-                db.execute(f'DROP TABLE "{name}"')
-        self._store.db.execute("DROP TABLE mycomesh_meta")
+        with self._store.bare_transaction() as db:
+            take_out(db)
         self._store.close()
 
     # ---- local writes

@@ -119,6 +119,19 @@ class Store:
         if self._wal_pages > WAL_PAGES_MAX:
             self.checkpoint()
 
+    @contextlib.contextmanager
+    def bare_transaction(self) -> Iterator[Any]:
+        """One write transaction that keeps no facts of ours, for what takes their tables out; close the store after it."""
+        with _translated(self.path):
+            self.db.execute("BEGIN IMMEDIATE")
+            try:
+                yield self.db
+                self.db.execute("COMMIT")
+            except BaseException:
+                if self.db.in_transaction:
+                    self.db.execute("ROLLBACK")
+                raise
+
     def durable(self) -> None:
         """Has what this transaction commits on the disk when it ends: what peers hear of, no power cut may take back.
 

@@ -66,6 +66,7 @@ COMMANDS = (
     Command("conflicts", "list the writes that lost to others that had not seen them", "tools.commands.conflicts"),
     Command("restore", "write the losing side of a conflict again, so that it wins", "tools.commands.restore"),
     Command("down", "stop the running node", "tools.commands.down"),
+    Command("forget", "take every trigger and internal table out of a file without a node", "tools.commands.forget"),
     Command("demo", "three nodes on this machine, a real flight, a split and its healing", "tools.commands.demo"),
     Command("simulate", "run many nodes under virtual time", "tools.commands.simulate"),
 )

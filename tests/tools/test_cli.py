@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sqlite3
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from mesh.enrolment import JoinCode
-from mesh.node.home import Home, HomeLock
+from mesh.node.home import FileLock, Home, HomeLock
 from mesh.node.keystore import Keystore
 from tools import exits
 from tools.cli import COMMANDS, main
@@ -257,3 +258,23 @@ def test_verify_of_what_is_no_pair_of_files_is_a_usage_error(run, words):
     code, out, err = run("verify", *words)
     assert (code, out) == (exits.USAGE, "")
     assert one_line(err)
+
+
+def test_forget_takes_everything_out_of_a_file_and_refuses_one_that_is_served(run, tmp_path):
+    path = tmp_path / "fleet.db"
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        db.execute("CREATE TABLE drones(id INTEGER PRIMARY KEY)")
+    lock = FileLock.acquire(path)
+    code, out, err = run("forget", str(path))
+    assert (code, out, one_line(err)) == (exits.FAILED, "", True)
+    assert "already served" in err
+    lock.release()
+    code, out, err = run("forget", str(path))
+    assert (code, out, one_line(err)) == (exits.FAILED, "", True)
+    assert "nothing of mycomesh is in it" in err
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        db.execute("CREATE TABLE mycomesh_meta(name)")
+    code, out, err = run("forget", str(path))
+    assert (code, out, one_line(err)) == (exits.DONE, "", True)
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        assert db.execute("SELECT name FROM sqlite_schema").fetchall() == [("drones",)]

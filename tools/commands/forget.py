@@ -1,0 +1,50 @@
+"""`mycomesh forget`: take mycomesh out of a file that no node serves."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mesh.node.errors import NodeError
+from mesh.node.home import FileLock
+from tools import exits
+
+if TYPE_CHECKING:
+    import argparse
+
+    from mesh.node.home import Home
+    from sync.removal import Removed
+
+__all__ = ["add_arguments", "run"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument(
+        "file",
+        type=Path,
+        metavar="FILE.db",
+        help="the database: every trigger and internal table is taken out, its own tables stay as they are",
+    )
+
+
+def run(args: argparse.Namespace, _home: Home) -> int:
+    """Take everything out; a file that a node serves is refused."""
+    lock = FileLock.acquire(args.file)
+    removal = importlib.import_module("sync.removal")  # a mistyped path is told before SQLite is loaded
+    errors = importlib.import_module("sync.errors")
+    try:
+        removed: Removed = removal.forget(args.file)
+    except errors.SyncError as error:
+        raise NodeError(str(error)) from error
+    finally:
+        lock.release()
+    lost = f", with {removed.conflicts} conflict(s) and {removed.parked} parked row(s)"
+    print(
+        f"{args.file} is an ordinary database again: {removed.triggers} trigger(s) and {removed.tables} internal table(s)"
+        f" are gone{lost if removed.conflicts or removed.parked else ''}; VACUUM gives their space back",
+        file=sys.stderr,
+    )
+    return exits.DONE
