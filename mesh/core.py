@@ -45,7 +45,7 @@ from mesh.events import (
 from mesh.gate import BOOT_BYTES, MemberGate, Papers, RefusalError, Visitor
 from mesh.house import House, cloned, welcome
 from mesh.joiner import Joiner
-from mesh.link import Link, awake, introductions, offsets
+from mesh.link import PONGS_MAX, Link, awake, introductions, offsets
 from mesh.membership import Membership
 from mesh.message import Addresses, App, EpochHave, Epochs, Message, Ping, Pong, Revocations, decode_pieces
 from mesh.overlay import Overlay
@@ -66,8 +66,6 @@ if TYPE_CHECKING:
     from mesh.topology import LinkState, Neighbour
 
 __all__ = ["Joiner", "MeshConfig", "MeshCore", "PeerStatus"]
-
-PONGS_MAX = 64  # urgent messages that wait on a link, above which a ping stays without answer: its peer does not read
 
 
 class MeshCore:
@@ -432,7 +430,7 @@ class MeshCore:
                     assert_never(result)
 
     def _queue(self, link: Link, message: Message, priority: int, actions: list[Action], now_ms: int) -> None:
-        if link.session.outbox.queued > self._house.config.queue_bytes_max:
+        if link.overfull(self._house.config.queue_bytes_max):
             self._drop(link, "the peer does not read what it is sent", actions, now_ms)
             return
         self._send(link, message, priority)

@@ -24,8 +24,10 @@ if TYPE_CHECKING:
     from mesh.gate import JoinGate, MemberGate, Papers
     from mesh.session import Session
 
-__all__ = ["Link", "awake", "introductions", "offsets", "reached", "travels"]
+__all__ = ["PONGS_MAX", "Link", "awake", "introductions", "offsets", "reached", "travels"]
 
+WAITING_MAX = 16_384  # urgent messages of one link: small ones cost 150 bytes each beside what they count
+PONGS_MAX = 64  # urgent messages that wait on a link, above which a ping stays without answer: its peer does not read
 TOGETHER = 3  # heartbeats are brought forward by up to a third to leave together
 ADDRESSES_TOLD_MAX = 64  # to one new link: enough to find a small mesh, or a way into a large one
 
@@ -65,6 +67,11 @@ class Link:
             self.sent_bytes += len(data)
             self.detector.sent(now_ms)
             actions.append(Write(self.conn, data))
+
+    def overfull(self, queue_bytes_max: int) -> bool:
+        """Whether more waits here than a peer that reads would ever leave."""
+        outbox = self.session.outbox
+        return outbox.queued > queue_bytes_max or outbox.waiting(0) > WAITING_MAX
 
     def deadline(self, handshake_ms: int) -> int:
         """When to look at this connection again: at the end of the handshake's time, or as its detector says."""

@@ -14,15 +14,19 @@ from hypothesis import strategies as st
 from mesh import enrolment, primitives, wire
 from mesh.certificate import Certificate, issue
 from mesh.config import MeshConfig
+from mesh.decree import Authority
 from mesh.enrolment import Candidate, JoinCode
 from mesh.errors import CertificateError, DecodeError, EnrolmentError, MeshError
 from mesh.events import Address
+from mesh.membership import Membership
 from mesh.message import (
     Addresses,
     App,
     Batch,
     Certificates,
     CertificatesHave,
+    EpochHave,
+    Epochs,
     Graft,
     IHave,
     LinkStates,
@@ -30,6 +34,8 @@ from mesh.message import (
     Ping,
     Pong,
     Prune,
+    Revocations,
+    RevocationsHave,
     decode,
     encode,
     signed_part,
@@ -37,6 +43,7 @@ from mesh.message import (
 from mesh.overlay import Overlay
 from mesh.records import PARTIAL_BYTES_MAX, End, Inbox, Outbox, Whole
 from mesh.session import EARLY_BYTES_MAX, Keys, Opened, Phase, Received, Reply, Session
+from mesh.standing import Epoch, Revocation
 from mesh.topology import LinkState, Neighbour
 from sync import message as sync_message
 from sync.errors import DecodeError as SyncDecodeError
@@ -191,6 +198,9 @@ def _link_state():
     return THIRD.sign(b"link-state", body) + body
 
 
+ROOT = Authority.of(FIRST.certificate, FIRST.root_public, FIRST.node_seed, ROOT_SEED)
+REVOCATION = Revocation.issue(THIRD.certificate, ROOT, at_s=WALL_MS // 1_000)
+EPOCH = Epoch.issue(1, bytes(32), THIRD.node_id, ROOT, at_s=WALL_MS // 1_000)
 MESSAGES = tuple(
     encode(each)
     for each in (
@@ -206,6 +216,10 @@ MESSAGES = tuple(
         LinkStates((_link_state(),)),
         CertificatesHave((b"12345678",)),
         Certificates((THIRD.certificate.raw,)),
+        RevocationsHave((b"12345678",)),
+        Revocations((REVOCATION.raw,)),
+        EpochHave(bytes(8)),
+        Epochs((EPOCH.raw,)),
         Addresses(((THIRD.node_id, Address("fe80::1%eth0", 7447)), (bytes(16), Address("10.0.0.1", 1)))),
     )
 )
@@ -220,7 +234,8 @@ SYNC_MESSAGES = (
 @_fuzzed(st.lists(hostile(MESSAGES), min_size=1, max_size=4), hostile(SYNC_MESSAGES))
 def messages(datas, sync_data):
     """A message has one encoding, and whatever a member says leads to results or to the end of its link."""
-    overlay = Overlay(FIRST, MeshConfig(), random.Random(1), lambda _: [])
+    rng = random.Random(1)
+    overlay = Overlay(Membership(FIRST, None, rng.randbytes), MeshConfig(), rng, lambda _: [])
     overlay.link_up(1, SECOND.certificate)
     for number, data in enumerate(datas):
         try:

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from mesh.gate import BOOT_BYTES, Papers
-from mesh.message import CertificatesHave, IHave, LinkStates, LinkStatesHave, Ping, Prune, encode
+from mesh.message import CertificatesHave, Epochs, IHave, LinkStates, LinkStatesHave, Ping, Prune, encode
 from mesh.node.keystore import Keystore
 from mesh.session import Keys, Phase, Reply, Session
 from tests.integration.machines import SQLITE, Machine
@@ -166,6 +166,7 @@ MEMBERS = {
     "questions": said_by_a_member(
         lambda number: encode(LinkStatesHave(()) if number % 2 else CertificatesHave(())), 10_000
     ),
+    "epochs": said_by_a_member(lambda number: encode(Epochs(())), 30_000),
     "announcements": said_by_a_member(
         lambda number: encode(IHave(bytes(16), tuple(os.urandom(16) for _ in range(1_000)))), 300
     ),

@@ -3,10 +3,10 @@
 import pytest
 
 from mesh.config import MeshConfig
-from mesh.core import PONGS_MAX
 from mesh.door import SOURCES_MAX, Door, host_group
 from mesh.events import ConnReceived, LinkDown, Write
-from mesh.message import CertificatesHave, LinkStates, LinkStatesHave, Ping
+from mesh.link import PONGS_MAX, WAITING_MAX
+from mesh.message import CertificatesHave, Epochs, LinkStates, LinkStatesHave, Ping
 from mesh.overlay import ANSWERS_AT_ONCE
 from mesh.topology import BURST_RECORDS, REFRESH_MS, SPACING_MS, LinkState, Topology
 from tests.mesh.pipes import WALL_MS, Pipes, mesh_of
@@ -87,6 +87,21 @@ def test_pings_without_end_whose_answers_nobody_reads_are_no_more_answered():
     assert outbox.waiting(0) <= PONGS_MAX
     assert outbox.queued < 16 << 10
     assert right.seen(LinkDown) == []
+
+
+def test_small_answers_that_nobody_reads_end_the_link_before_they_are_heaped_up():
+    pipes, left, right = linked()
+    sender, receiver = left.core._conns[left.link_to(right)], right.core._conns[right.link_to(left)]
+    right_link = right.link_to(left)
+    pipes.tap = lambda source, _target, data: b"" if source is right else data
+    said = 0
+    while right_link in right.links and said < 2 * WAITING_MAX:
+        said += 1
+        sender.send(Epochs(()), 0)
+        sender.session.outbox.unacknowledged = 0
+        pipes.feed(right, ConnReceived(receiver.conn, sender.session.flush()))
+    assert WAITING_MAX < said < 2 * WAITING_MAX
+    assert [action.reason for action in right.seen(LinkDown)] == ["the peer does not read what it is sent"]
 
 
 @pytest.mark.parametrize("question", [CertificatesHave(()), LinkStatesHave(())])
