@@ -18,6 +18,7 @@ from mesh.decree import Authority
 from mesh.enrolment import Candidate, JoinCode
 from mesh.errors import CertificateError, DecodeError, EnrolmentError, MeshError
 from mesh.events import Address
+from mesh.identity import make_identity
 from mesh.membership import Membership
 from mesh.message import (
     Addresses,
@@ -42,6 +43,7 @@ from mesh.message import (
 )
 from mesh.overlay import Overlay
 from mesh.records import PARTIAL_BYTES_MAX, End, Inbox, Outbox, Whole
+from mesh.renewal import read_certificate, renew
 from mesh.session import EARLY_BYTES_MAX, Keys, Opened, Phase, Received, Reply, Session
 from mesh.standing import Epoch, Revocation
 from mesh.topology import LinkState, Neighbour
@@ -277,11 +279,23 @@ def _issued(root_seed, **more):
 ROOT_PUBLIC = primitives.signing_pair(ROOT_SEED)[0]
 GENUINE = (FIRST.certificate.raw, SECOND.certificate.raw, _issued(ROOT_SEED))
 OF_OTHERS = (_issued(bytes(32)), _issued(bytes(32), roles=("admin",)))
+ADMIN = make_identity(
+    ROOT_SEED,
+    mesh_name="test",
+    node_name="admin",
+    secret=FIRST.secret,
+    roles=("member", "admin"),
+    entropy=random.Random(3).randbytes,
+    not_before_s=WALL_MS // 1_000,
+    lifetime_s=365 * 86_400,
+)
+ADMIN_AUTHORITY = Authority.of(ADMIN.certificate, ROOT_PUBLIC, ADMIN.node_seed, None)
+RENEWED = renew(SECOND.certificate, ADMIN_AUTHORITY, at_s=WALL_MS // 1_000 + 60, serial=bytes(range(16))).raw
 BODIES = tuple(wire.decode(raw, bytes_max=2_048)[1] for raw in GENUINE)
 
 
-@_fuzzed(hostile((*GENUINE, *OF_OTHERS)), hostile(BODIES), st.integers(-(2**60), 2**60))
-def certificates(raw, body, wall_ms):
+@_fuzzed(hostile((*GENUINE, *OF_OTHERS)), hostile((RENEWED, *GENUINE)), hostile(BODIES), st.integers(-(2**60), 2**60))
+def certificates(raw, renewed, body, wall_ms):
     """Only what the root has signed is a certificate; whatever the root signs is one, or is refused by name."""
     for when_ms in (WALL_MS, wall_ms):
         try:
@@ -291,6 +305,13 @@ def certificates(raw, body, wall_ms):
         else:
             assert raw in GENUINE
             assert judged.raw == raw
+    try:
+        read = read_certificate(renewed, root_public=ROOT_PUBLIC)
+    except MeshError as error:
+        _told(error)
+    else:
+        assert renewed in (RENEWED, *GENUINE)
+        assert read.raw == renewed
     signed = wire.encode((1, body, primitives.sign(primitives.signing_pair(ROOT_SEED)[1], b"certificate", body)))
     try:
         certificate = Certificate.decode_signed(signed, root_public=ROOT_PUBLIC)
