@@ -86,6 +86,17 @@ class Certificate:
         return primitives.identifier(self.node_key)
 
     @property
+    def table_rights(self) -> tuple[tuple[str, str], ...]:
+        """Roles and grants in one: (table pattern, "rw" | "r" | "w" | "-"), the first that matches decides."""
+        if "relay" in self.roles:
+            return (("*", "-"),)
+        if "read-only" in self.roles:
+            return tuple(
+                (pattern, rights.replace("w", "") if pattern == "*" else rights) for pattern, rights in self.grants
+            )
+        return self.grants
+
+    @property
     def rank(self) -> tuple[int, int, int, bytes]:
         """Of two certificates of one node the greater counts: the root's latest word, then the longest life.
 

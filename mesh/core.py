@@ -82,9 +82,10 @@ class MeshCore:
         "_overlay",
         "_quiet",
         "_shown",
-        "_timekeeper",
         "_view",
         "membership",
+        "roster",
+        "timekeeper",
     )
 
     def __init__(
@@ -99,6 +100,7 @@ class MeshCore:
         standing: bytes = b"",
     ) -> None:
         self.membership = Membership(identity, root_seed, entropy, standing)
+        self.roster = self.membership.roster
         self._house = House(identity, config, entropy, entropy(BOOT_BYTES), root_seed)
         self._conns: dict[int, Link] = {}
         self._members: dict[bytes, Link] = {}
@@ -108,7 +110,7 @@ class MeshCore:
         self._door = Door(config)
         self._overlay = Overlay(self.membership, config, rng, self._neighbours)
         self._quiet = Quiet()
-        self._timekeeper = Timekeeper()
+        self.timekeeper = Timekeeper()
         self._links_due_ms = _NEVER  # no link is due before; traffic moves deadlines away from here unseen
         self._view = View(config, self._overlay, rng)
         for invitation in invitations:
@@ -161,13 +163,8 @@ class MeshCore:
     def peers(self, now_ms: int) -> tuple[PeerStatus, ...]:
         """Every other member, by name: linked, reachable over others, or down."""
         overlay = self._overlay
-        others = (each for each in overlay.roster.members() if each.node_id != self._house.identity.node_id)
+        others = (each for each in self.roster.members() if each.node_id != self.roster.own_id)
         return tuple(peer_status(each, overlay.topology, self._members.get(each.node_id), now_ms) for each in others)
-
-    @property
-    def timekeeper(self) -> Timekeeper:
-        """Mesh time, and what is wrong with this node's clock."""
-        return self._timekeeper
 
     def topology(self) -> tuple[LinkState, ...]:
         """What every node says about its links, for people."""
@@ -399,7 +396,7 @@ class MeshCore:
                     self._send(link, Pong(token, wall_ms), 0)
             case Pong():
                 link.detector.answered(message, now_ms)
-                for notice in self._timekeeper.judge(offsets(self._members.values(), now_ms), now_ms):
+                for notice in self.timekeeper.judge(offsets(self._members.values(), now_ms), now_ms):
                     self._say(notice, actions, now_ms)
             case Addresses(entries):
                 for node_id, address in entries:

@@ -13,6 +13,7 @@ from dataclasses import replace
 from hashlib import blake2b
 from typing import TYPE_CHECKING
 
+from mesh.certificate import GRANTS_ALL
 from mesh.message import DIGEST_BYTES
 from mesh.renewal import read_certificate
 from mesh.standing import Standing
@@ -31,12 +32,13 @@ MEMBERS_MAX = 1_024  # certificates kept: a large mesh; the root signs each, so 
 class Roster:
     """Certificates by node id, this node's own among them."""
 
-    __slots__ = ("_by_digest", "_by_node", "identity", "newest_seen_s", "standing")
+    __slots__ = ("_by_digest", "_by_node", "identity", "newest_seen_s", "standing", "version")
 
     def __init__(self, identity: Identity) -> None:
         self.identity = identity
         self.standing = Standing(identity.root_public, identity.secret, identity.epochs)
         self.newest_seen_s = 0
+        self.version = 0  # of the members' rights: grows with each certificate
         self._by_node: dict[bytes, Certificate] = {}
         self._by_digest: dict[bytes, Certificate] = {}
         self._keep(identity.certificate)
@@ -84,6 +86,16 @@ class Roster:
             del self._by_digest[digest_of(self._by_node.pop(node_id).raw)]
         return gone
 
+    @property
+    def own_id(self) -> bytes:
+        """This node's id."""
+        return self.identity.node_id
+
+    def limited(self) -> tuple[tuple[bytes, tuple[tuple[str, str], ...]], ...]:
+        """Who may not do everything with every table, and what they may; by node id."""
+        found = [(node_id, each.table_rights) for node_id, each in sorted(self._by_node.items())]
+        return tuple((node_id, rights) for node_id, rights in found if rights != GRANTS_ALL)
+
     def members(self) -> tuple[Certificate, ...]:
         """Every member, by name and then node id, for people."""
         return tuple(sorted(self._by_node.values(), key=lambda known: (known.name, known.node_id)))
@@ -102,6 +114,7 @@ class Roster:
 
     def _keep(self, certificate: Certificate) -> None:
         self._by_node[certificate.node_id] = certificate
+        self.version += 1
         self._by_digest[digest_of(certificate.raw)] = certificate
         self.newest_seen_s = max(self.newest_seen_s, certificate.not_before_s)
 

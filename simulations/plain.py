@@ -67,6 +67,18 @@ class Conn:
     peer: PeerInfo | None = None
 
 
+@dataclass(slots=True)
+class Everybody:
+    """The rights of nodes without certificates."""
+
+    version: int = 0
+    own_id: bytes = b""
+
+    def limited(self) -> tuple[tuple[bytes, tuple[tuple[str, str], ...]], ...]:
+        """Nobody is held to less than everything."""
+        return ()
+
+
 @dataclass(frozen=True, slots=True)
 class Met:
     """Another node, and how long ago it was last heard of."""
@@ -139,6 +151,11 @@ class PlainMesh:
         if self._due_ms == -1:
             self._due_ms = self._next()
         return self._due_ms
+
+    @property
+    def roster(self) -> Everybody:
+        """Everybody may do everything here."""
+        return Everybody()
 
     def peers(self, now_ms: int) -> tuple[Met, ...]:
         """Every node that was ever met here; there are no certificates to learn of others from."""

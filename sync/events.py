@@ -23,6 +23,7 @@ __all__ = [
     "MessageReceived",
     "Notice",
     "Publish",
+    "RightsKnown",
     "ScrubRequested",
     "Send",
     "TimerFired",
@@ -95,9 +96,21 @@ class MembersKnown:
     members: tuple[tuple[bytes, int | None], ...]
 
 
+@dataclass(frozen=True, slots=True)
+class RightsKnown:
+    """Who may not do everything, `own` being this node: (16-byte node id, ((table pattern, rights), ...)).
+
+    Rights hold `r` and `w`; the first pattern that matches decides, none means no right.
+    """
+
+    own: bytes
+    grants: tuple[tuple[bytes, tuple[tuple[str, str], ...]], ...]
+
+
 Event = (
     CompareRequested
     | MembersKnown
+    | RightsKnown
     | ScrubRequested
     | LinkOpened
     | LinkClosed

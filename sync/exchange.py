@@ -27,6 +27,7 @@ from sync.events import (
     LinkWritable,
     MembersKnown,
     MessageReceived,
+    RightsKnown,
     ScrubRequested,
     TimerFired,
 )
@@ -34,6 +35,7 @@ from sync.fetching import Fetching, Progress
 from sync.flow import Allowance, Flow
 from sync.mending import Mending
 from sync.replica import Applied, Replica
+from sync.rights import Rights
 from sync.serving import Serving
 from sync.stability import Stability
 from sync.turn import Turn
@@ -111,6 +113,8 @@ class Exchange:
                 self._compare_all(turn, answer=True)
             case MembersKnown(members):
                 self._stability.members(members, turn)
+            case RightsKnown(own, grants):
+                self._replica.rights = Rights(own, grants)
             case TimerFired():
                 self._on_timer(turn)
             case _:
@@ -199,6 +203,12 @@ class Exchange:
             return
         self._drain_at = turn.now_ms if more else turn.now_ms + self._config.safety_ms
         turn.publish(published)
+        kept = self._replica.rights.withheld(published)
+        if kept:
+            text = (
+                f"this node may not write {', '.join(kept)}: what was written stays on this node, no other accepts it"
+            )
+            turn.say("write.withheld", text, {"tables": kept}, "warning")
 
     def _scrub(self, turn: Turn) -> None:
         try:
@@ -231,6 +241,11 @@ class Exchange:
             turn.say("batch.refused", text, {"origin": origin.hex()}, "warning")
             return
         turn.publish(applied.published)
+        if applied.forbidden:
+            text = (
+                f"{origin.hex()[:8]} wrote tables that it may not write ({', '.join(applied.forbidden)}): not accepted"
+            )
+            turn.say("batch.forbidden", text, {"origin": origin.hex(), "tables": applied.forbidden}, "warning")
         turn.changed = turn.changed or applied.merged.changes > 0
         _tell(applied, turn)
         if applied.gaps or applied.unknown:
@@ -255,7 +270,9 @@ class Exchange:
             case wire.Plan() | wire.Chunk() | wire.Done() | wire.Held():
                 self._on_round(number, message, size, turn)
             case wire.Vectors(vectors):
-                self._serving.asked(number, dict(vectors), turn)
+                peer = self._links[number].peer
+                readable = {name: have for name, have in vectors if self._replica.rights.may_read(peer, name)}
+                self._serving.asked(number, readable, turn)
             case wire.Ack(acked):
                 self._links[number].flow.acked(acked)
             case wire.Audit():
@@ -292,7 +309,8 @@ class Exchange:
     def _compare(self, number: int, turn: Turn, *, answer: bool = False) -> None:
         """Tells the peer what we hold; equal replicas need nothing more."""
         self._links[number].compare_at = self._jittered(turn.now_ms, self._config.compare_ms)
-        tables = tuple((name, vector, entries) for name, (vector, entries) in self._digests().items())
+        peer, rights = self._links[number].peer, self._replica.rights
+        tables = tuple((name, *digest) for name, digest in self._digests().items() if rights.may_read(peer, name))
         turn.send(number, wire.Digests(tables, answer))
 
     def _digests(self) -> dict[str, tuple[bytes, bytes]]:

@@ -134,6 +134,7 @@ class Fetching:
             and link.asked.get(name) != vector
             and self._unclaimed(name, turn.now_ms)
             and self._replica.admits(name)
+            and self._replica.rights.may_write(link.peer, name)
         ]
         if not wanted:
             return
@@ -187,7 +188,7 @@ class Fetching:
         self._ask_at[number] = turn.now_ms + self._config.stall_ms
         current.size += size
         try:
-            applied = self._replica.apply(bundle, turn.wall_ms)
+            applied = self._replica.apply(bundle, turn.wall_ms, voucher=link.peer)
         except DatabaseBusyError:
             current.failed = True
             return None

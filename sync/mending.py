@@ -84,7 +84,7 @@ class Mending:
             return False
         fresh = False
         for digest in self._replica.digests():
-            told = theirs.get(digest.table)
+            told = theirs.get(digest.table) if self._replica.rights.may_write(link.peer, digest.table) else None
             if told is None or told[0] != digest.vector or told[1] == digest.entries:
                 link.suspects.pop(digest.table, None)
                 continue
@@ -111,6 +111,8 @@ class Mending:
         if not link.allowance.take(turn.now_ms):
             turn.drop(number, "asks for repairs again and again")
             return
+        if not self._replica.rights.may_read(link.peer, message.table):
+            return
         match message:
             case wire.SketchOf(table, vector, sketch):
                 repair = Repair.answering(table, vector, Sketch.decode(sketch))
@@ -126,7 +128,7 @@ class Mending:
         """Joins whole rows; answers with what this replica holds of them beyond that."""
         link = self._links[number]
         try:
-            applied = self._replica.apply(message.bundle, turn.wall_ms, repair=True)
+            applied = self._replica.apply(message.bundle, turn.wall_ms, voucher=link.peer, repair=True)
         except DatabaseBusyError:
             turn.send(number, wire.Ack(size))
             return  # the next comparison begins again

@@ -10,10 +10,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from sync import tombstones
 from sync.admission import SITE_PREFIX, check_sites, leave_out_future
+from sync.applied import Applied
 from sync.batch import Bundle, Section
 from sync.capture import pending_name
 from sync.catalog import SCHEMA_TABLE, Catalog, TableFilter
@@ -23,9 +24,10 @@ from sync.errors import BatchRefusedError, DecodeError, ForeignFileError
 from sync.feed import read_range, read_rows
 from sync.identity import keys_of
 from sync.keep_both import in_form, other_form
-from sync.merge import Merged, merge_section, retry_parked, show_held
+from sync.merge import merge_section, retry_parked, show_held
 from sync.overview import ReplicaStatus, TableStatus, overview
 from sync.removal import take_out
+from sync.rights import Rights
 from sync.stamp import hlc_from_ms
 from sync.store import Store
 from sync.table import Table
@@ -54,22 +56,6 @@ class TableDigest:
     entries: bytes
 
 
-@dataclass(slots=True)
-class Applied:
-    """The outcome of `apply`: batches of local writes drained on the way, what was merged, tables that show a gap."""
-
-    published: list[bytes] = field(default_factory=list)
-    merged: Merged = field(default_factory=Merged)
-    gaps: list[str] = field(default_factory=list)
-    unknown: list[str] = field(default_factory=list)
-    windows: list[tuple[str, bytes, int, int]] = field(default_factory=list)  # what a catch-up chunk was read from
-    changes: int = 0  # in the bundle, news or not
-    refused: int = 0  # catch-up changes left out because they are stamped too far ahead
-    withheld: bool = False  # changes were left out because one side has not learnt of a table's policy
-    schema_changed: bool = False
-    unread: bool = False  # rows are waiting to be looked at, since columns have become counters
-
-
 class Replica:
     """One file as a replica. Not thread-safe: one thread owns it."""
 
@@ -77,6 +63,7 @@ class Replica:
         self._store = store
         self._catalog = catalog
         self._place = place
+        self.rights = Rights(b"")  # until the mesh tells of them
         self.decisions = Decisions(store, catalog)
         self._data_version = -1
 
@@ -224,13 +211,22 @@ class Replica:
 
     # ---- remote changes
 
-    def apply(self, payload: bytes, wall_ms: int, *, origin: bytes | None = None, repair: bool = False) -> Applied:
+    def apply(
+        self,
+        payload: bytes,
+        wall_ms: int,
+        *,
+        origin: bytes | None = None,
+        voucher: bytes | None = None,
+        repair: bool = False,
+    ) -> Applied:
         """Merges one bundle in one transaction, local writes first.
 
         Args:
             payload: an encoded bundle.
             wall_ms: wall time of this node.
             origin: 16-byte node id that signed a live batch; None for a catch-up chunk, vouched for by its sender.
+            voucher: 16-byte node id of that sender.
             repair: take changes although they are covered here.
 
         Raises:
@@ -238,7 +234,8 @@ class Replica:
             BatchRefusedError: a live batch with a forged site or a stamp from the future; nothing was changed or covered.
         """
         bundle = Bundle.decode(payload)
-        applied = Applied(changes=sum(section.rows for section in bundle.sections))
+        forbidden = self.rights.leave_out(bundle, origin or voucher or b"")
+        applied = Applied(changes=sum(section.rows for section in bundle.sections), forbidden=forbidden)
         if origin is None:
             applied.windows = [(section.table, *window) for section in bundle.sections for window in section.ranges]
             applied.refused = leave_out_future(bundle, wall_ms)
@@ -403,7 +400,7 @@ class Replica:
 
     def admits(self, name: str) -> bool:
         """True if a table of that folded name may be replicated here, present or not."""
-        return name == SCHEMA_TABLE or self._catalog.admits(name)
+        return (name == SCHEMA_TABLE or self._catalog.admits(name)) and self.rights.may_read(self.rights.own, name)
 
     def settled(self, wall_ms: int, read: Callable[[], None]) -> list[bytes]:
         """Runs `read` in a transaction in which no captured write is without its stamp; returns batches to publish."""

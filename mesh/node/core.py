@@ -41,6 +41,8 @@ ShellAction = (
 # How often the `Exchange` hears who the members are and when each was heard of; its own measure are days.
 MEMBERS_MS = 60_000
 
+RELAYS = (("*", "-"),)  # the rights of who stores no tables
+
 
 class KnownMember(Protocol):
     """What this module needs of a `PeerStatus`."""
@@ -53,6 +55,21 @@ class KnownMember(Protocol):
     @property
     def seen_ms_ago(self) -> int | None:
         """Milliseconds since something was heard of it, None for never."""
+        ...
+
+
+class KnownRights(Protocol):
+    """What this module needs of a `Roster`."""
+
+    version: int  # grows when rights may have changed
+
+    @property
+    def own_id(self) -> bytes:
+        """This node's 16-byte id."""
+        ...
+
+    def limited(self) -> tuple[tuple[bytes, tuple[tuple[str, str], ...]], ...]:
+        """Return who may not do everything, and what they may."""
         ...
 
 
@@ -71,19 +88,27 @@ class MeshMachine(Protocol):
         """Return every other member."""
         ...
 
+    @property
+    def roster(self) -> KnownRights:
+        """Return what members may do."""
+        ...
+
 
 class NodeCore:
     """Routes between one `MeshCore` and one `Exchange`; synchronous, without I/O."""
 
-    __slots__ = ("_members_at", "mesh")
+    __slots__ = ("_members_at", "_relays", "_rights_seen", "mesh")
 
     def __init__(self, mesh: MeshMachine) -> None:
         self.mesh = mesh
         self._members_at: int | None = None
+        self._rights_seen = 0
+        self._relays = False  # a relay forwards, and stores no tables
 
     def handle(self, event: mesh_events.Event, now_ms: int, wall_ms: int) -> list[ShellAction]:
         """Take one event of the mesh's shell; return what the shell must do, in order."""
-        return _routed(self.mesh.handle(event, now_ms, wall_ms)) + self._members(now_ms)
+        actions = self.mesh.handle(event, now_ms, wall_ms)
+        return self._rights() + self._routed(actions) + self._members(now_ms)
 
     def on_exchange(self, actions: list[sync_events.Action], now_ms: int, wall_ms: int) -> list[ShellAction]:
         """Take what the `Exchange` answered to one or more `ToExchange` events; return what the shell must do."""
@@ -92,20 +117,35 @@ class NodeCore:
             match action:
                 case sync_events.Publish(payload, priority):
                     step = mesh_events.PublishBatch(payload, priority)
-                    done += _routed(self.mesh.handle(step, now_ms, wall_ms))
+                    done += self._routed(self.mesh.handle(step, now_ms, wall_ms))
                 case sync_events.Send(link, payload, priority):
                     message = mesh_events.SendMessage(link, payload, priority)
-                    done += _routed(self.mesh.handle(message, now_ms, wall_ms))
+                    done += self._routed(self.mesh.handle(message, now_ms, wall_ms))
                 case sync_events.DropLink(link, reason):
                     # The mesh hears at once that the link is gone, so that nothing more is written to it meanwhile.
                     done.append(mesh_events.Notice("link.dropped", reason, {"link": link}, "warning"))
                     done.append(mesh_events.Close(link, reason))
-                    done += _routed(self.mesh.handle(mesh_events.ConnClosed(link), now_ms, wall_ms))
+                    done += self._routed(self.mesh.handle(mesh_events.ConnClosed(link), now_ms, wall_ms))
                 case sync_events.Notice(event, text, detail, level):
                     done.append(mesh_events.Notice(event, text, detail, level))
                 case _:
                     assert_never(action)
         return done
+
+    def _rights(self) -> list[ShellAction]:
+        """Tell the `Exchange` what members may do, before anything that they have sent."""
+        roster = self.mesh.roster
+        if roster.version == self._rights_seen:
+            return []
+        self._rights_seen = roster.version
+        limited = roster.limited()
+        self._relays = dict(limited).get(roster.own_id) == RELAYS
+        return [ToExchange(sync_events.RightsKnown(roster.own_id, limited))]
+
+    def _routed(self, actions: list[mesh_events.Action]) -> list[ShellAction]:
+        """Route the mesh's deliveries; a relay's stop here, it has no tables to bring them to."""
+        done = _routed(actions)
+        return [action for action in done if not isinstance(action, ToExchange)] if self._relays else done
 
     def _members(self, now_ms: int) -> list[ShellAction]:
         """Tell the `Exchange` who the members are, from time to time: a mesh that sleeps has no news of them."""
@@ -128,7 +168,8 @@ def _routed(actions: list[mesh_events.Action]) -> list[ShellAction]:
     for action in actions:
         match action:
             case mesh_events.LinkUp(link, peer):
-                done.append(ToExchange(sync_events.LinkOpened(link, peer.node_id)))
+                if "relay" not in peer.roles:  # it has no tables to compare
+                    done.append(ToExchange(sync_events.LinkOpened(link, peer.node_id)))
                 done.append(_link_notice("link.up", f"link with {peer.name} at {peer.address}", link, peer))
             case mesh_events.LinkDown(link, peer, reason):
                 done.append(ToExchange(sync_events.LinkClosed(link)))

@@ -98,6 +98,14 @@ def test_an_invitation_states_role_and_tables(machine):
     found = members(bravo)["bravo"]
     assert found["roles"] == ["read-only"]
     assert found["grants"] == [["alerts*", "rw"], ["*", "r"]]
+    alpha.sql("CREATE TABLE alerts(id INTEGER PRIMARY KEY, x); CREATE TABLE logs(id INTEGER PRIMARY KEY, x);")
+    bravo.up("--port", "0", "--peer", alpha.address)
+    bravo.shows("SELECT name FROM sqlite_master WHERE name IN ('alerts', 'logs') ORDER BY name;", "alerts\nlogs\n")
+    bravo.sql("INSERT INTO logs VALUES(1, 'kept here');")
+    bravo.sql("INSERT INTO alerts VALUES(1, 'for all');")
+    alpha.shows("SELECT x FROM alerts;", "for all\n")
+    assert alpha.sql("SELECT count(*) FROM logs;") == "0\n"
+    eventually(lambda: "may not write logs" in bravo.said(), "bravo says what nobody accepts")
     wrong = alpha.run("invite", "--role", "king")
     assert wrong.returncode == 2
     listed = alpha.done("members")

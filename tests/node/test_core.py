@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from types import SimpleNamespace
 
 import pytest
@@ -20,6 +21,8 @@ class ScriptedMesh:
         self.answers = list(answers)
         self.deadline = deadline
         self.seen = []
+        self.roster = SimpleNamespace(version=0, own_id=b"a" * 16, limited=lambda: self.limited)
+        self.limited = ()
 
     def handle(self, event, now_ms, wall_ms):
         self.seen.append((event, now_ms, wall_ms))
@@ -123,3 +126,26 @@ def test_the_exchange_hears_once_a_minute_who_the_members_are():
         at: ToExchange(sync_events.MembersKnown(((b"b" * 16, at - 7), (b"c" * 16, None))))
         for at in (60_000, 120_000, 180_000)
     }
+
+
+def test_rights_are_told_before_what_came_with_them_and_only_when_they_change():
+    mesh = ScriptedMesh([mesh_events.LinkReady(4)], [mesh_events.LinkReady(4)])
+    core = NodeCore(mesh)
+    mesh.limited = ((b"b" * 16, (("*", "r"),)),)
+    mesh.roster.version = 1
+    assert core.handle(mesh_events.TimerFired(), 1, 2) == [
+        ToExchange(sync_events.RightsKnown(b"a" * 16, mesh.limited)),
+        ToExchange(sync_events.LinkWritable(4)),
+    ]
+    assert core.handle(mesh_events.TimerFired(), 1, 2) == [ToExchange(sync_events.LinkWritable(4))]
+
+
+def test_a_relay_brings_nothing_to_tables_and_nobody_compares_with_it():
+    relay = dataclasses.replace(PEER, roles=("relay",))
+    core = NodeCore(ScriptedMesh([mesh_events.LinkUp(4, relay)]))
+    assert [type(each) for each in core.handle(mesh_events.TimerFired(), 1, 2)] == [mesh_events.Notice]
+    mesh = ScriptedMesh([mesh_events.LinkUp(4, PEER), mesh_events.DeliverBatch(4, b"o" * 16, b"b")])
+    mesh.limited = ((b"a" * 16, (("*", "-"),)),)
+    mesh.roster.version = 1
+    done = NodeCore(mesh).handle(mesh_events.TimerFired(), 1, 2)
+    assert [type(each.event) for each in done if isinstance(each, ToExchange)] == [sync_events.RightsKnown]
