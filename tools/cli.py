@@ -52,6 +52,7 @@ COMMANDS = (
     Command("revoke", "make a member a stranger, and give the mesh another secret", "tools.commands.revoke"),
     Command("up", "serve a database file: run the node in the foreground", "tools.commands.up"),
     Command("status", "show the running node: mesh, file, peers, tables", "tools.commands.status"),
+    Command("top", "watch the mesh: a map, peers, tables and events", "tools.commands.top"),
     Command("peers", "list the members that the running node knows", "tools.commands.listings:peers"),
     Command("tables", "list the replicated tables with their hashes", "tools.commands.listings:tables"),
     Command("verify", "are this node and its peers equal now, or are two files", "tools.commands.verify"),

@@ -21,7 +21,7 @@ from mesh.node.errors import NodeError
 from mesh.node.looks import Looks
 from mesh.node.shell import MeshShell, clock
 from mesh.node.sqlthread import Acted, Broken, Report, SqlThread
-from mesh.node.status import PeerView, ProgressView, TableView
+from mesh.node.status import LinkView, PeerView, ProgressView, TableView
 from mesh.node.watch import Watch
 from sync.events import CommitSeen, CompareRequested, ScrubRequested
 from sync.exchange import Exchange, ExchangeConfig, LinkStatus
@@ -302,4 +302,10 @@ def _peer_view(peer: PeerStatus, link: LinkStatus | None) -> PeerView:
         catching_up=None
         if progress is None
         else ProgressView(progress.rows, progress.expected, progress.received_bytes, progress.left_ms),
+        links=tuple(
+            LinkView(
+                each.node_id.hex(), None if each.rtt_ms < 0 else each.rtt_ms, each.sent_bytes + each.received_bytes
+            )
+            for each in peer.neighbours
+        ),
     )

@@ -12,7 +12,7 @@ from typing import Any
 
 from mesh.node.errors import NodeError
 
-__all__ = ["SCHEMA", "PeerView", "ProgressView", "Status", "TableView", "from_json", "to_json"]
+__all__ = ["SCHEMA", "LinkView", "PeerView", "ProgressView", "Status", "TableView", "from_json", "to_json"]
 
 SCHEMA = 1
 
@@ -25,6 +25,15 @@ class ProgressView:
     expected: int
     received_bytes: int
     left_ms: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class LinkView:
+    """A link that a member says it has: to whom, round trip (None: not measured), bytes both ways since it stands."""
+
+    node_id: str
+    rtt_ms: int | None
+    moved_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +52,7 @@ class PeerView:
     sent_bytes: int
     received_bytes: int
     catching_up: ProgressView | None = None
+    links: tuple[LinkView, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,4 +113,5 @@ def from_json(value: dict[str, Any]) -> Status:
 def _peer(value: dict[str, Any]) -> PeerView:
     progress = value["catching_up"]
     view = None if progress is None else ProgressView(**progress)
-    return PeerView(**{**value, "roles": tuple(value["roles"]), "catching_up": view})
+    links = tuple(LinkView(**link) for link in value.get("links", ()))
+    return PeerView(**{**value, "roles": tuple(value["roles"]), "catching_up": view, "links": links})

@@ -113,6 +113,7 @@ def test_an_invitation_beyond_its_limits_is_a_usage_error(run, words):
     "words",
     [
         ("status",),
+        ("top",),
         ("peers",),
         ("tables",),
         ("down",),

@@ -1,0 +1,183 @@
+"""The screens of `top` as text: what is said, where, at every size, and what keys do."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from mesh.node.status import LinkView, PeerView, Status, TableView
+from tools import exits
+from tools.cli import main
+from tools.top.layout import Layout
+from tools.top.loop import frame
+from tools.top.model import Live, Trace
+from tools.top.screens import SCREENS, View, draw, pressed
+from tools.top.terminal import keys_of
+
+
+def peer(key, name, state="linked", *, equal=True, links=(), sent=0):
+    links = tuple(LinkView(other, 5, 100) for other in links)
+    return PeerView(key, name, ("member",), state, "10.0.0.1:7447", 3.0, -2.0, equal, 10, sent, 20, None, links)
+
+
+def status(peers, tables=()):
+    return Status(
+        1, "0", "serving", "fleet", "m", "ground", "a", 1, 5, "f.db", 7447, "s", 0, "", None, tuple(peers), tables
+    )
+
+
+WHOLE = View()
+TABLES = (TableView("drones", 12345, "ab" * 16, 2, 1, ""),)
+PEERS = (
+    peer("b", "humvee", links=("a", "c")),
+    peer("c", "drone", equal=False, links=("a", "b")),
+    peer("d", "lost", "down"),
+)
+
+
+def lines(picture, view=WHOLE, width=120, height=40):
+    layout = Layout()
+    edges = [(edge.first, edge.second) for edge in picture.edges]
+    places = layout.place([node.key for node in picture.nodes], edges)
+    return draw(picture, view, places, width, height)
+
+
+def text(picture, view=WHOLE, width=120, height=40):
+    return "\n".join(line.plain for line in lines(picture, view, width, height))
+
+
+@pytest.mark.parametrize("screen", SCREENS)
+@pytest.mark.parametrize("size", [(80, 24), (120, 40), (200, 60), (20, 5), (30, 9), (10, 3), (1, 1)])
+def test_a_screen_fills_its_size_and_no_more(screen, size):
+    width, height = size
+    drawn = lines(Live().picture(status(PEERS, TABLES)), View(screen), width, height)
+    assert len(drawn) == height
+    assert all(line.cell_len <= width for line in drawn)
+
+
+def test_the_whole_shows_map_peers_tables_and_events():
+    live = Live()
+    live.heard({"level": "info", "text": "linked with humvee"}, "12:00:00")
+    live.heard({"level": "debug", "text": "noise"}, "12:00:00")
+    shown = text(live.picture(status(PEERS, TABLES)))
+    assert "fleet: ground, 2 of 3 linked" in shown
+    assert "◉" in shown
+    assert "○" in shown
+    assert "12,345" in shown
+    assert "linked with humvee" in shown
+    assert "noise" not in shown
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_every_member_is_in_the_table(width):
+    shown = text(Live().picture(status(PEERS)), View("peers"), width, 24)
+    assert [line.split()[:3] for line in shown.splitlines()[1:6]] == [
+        ["NAME", "STATE", "EQUAL"],
+        ["ground", "here", "yes"],
+        ["humvee", "linked", "yes"],
+        ["drone", "linked", "no"],
+        ["lost", "down", "yes"],
+    ]
+
+
+def test_links_are_drawn_once_and_a_split_is_two_islands():
+    picture = Live().picture(status(PEERS))
+    assert [(edge.first, edge.second) for edge in picture.edges] == [("a", "b"), ("a", "c"), ("b", "c")]
+    assert picture.islands == 1
+    far = (peer("b", "humvee", "reachable", links=("c",)), peer("c", "drone", "reachable", links=("b",)))
+    split = Live().picture(status(far))
+    assert split.islands == 2
+    assert "2 islands" in text(split)
+
+
+def test_a_link_is_busy_when_bytes_moved_since_the_last_look():
+    live = Live()
+    assert not any(edge.busy for edge in live.picture(status([peer("b", "humvee", sent=1)])).edges)
+    assert all(edge.busy for edge in live.picture(status([peer("b", "humvee", sent=9)])).edges)
+    assert not any(edge.busy for edge in live.picture(status([peer("b", "humvee", sent=9)])).edges)
+
+
+def test_without_unicode_every_sign_is_ascii():
+    assert text(Live().picture(status(PEERS, TABLES)), View(unicode=False)).isascii()
+
+
+def test_no_color_is_obeyed(monkeypatch):
+    drawn = lines(Live().picture(status(PEERS, TABLES)))
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    assert "36m" in frame(drawn, 120)
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert "36m" not in frame(drawn, 120)
+
+
+def test_text_of_peers_cannot_steer_the_terminal():
+    live = Live()
+    live.heard({"level": "info", "text": "a\x1b[2Jb"}, "12:00:00")
+    assert "\x1b" not in text(live.picture(status([peer("b", "x\x1b]0;owned\x07")])))
+
+
+def test_keys_choose_select_filter_and_leave():
+    view = pressed(View(), "2", 3)
+    assert view.screen == "map"
+    assert pressed(view, "\t", 3).screen == "peers"
+    assert pressed(pressed(view, "j", 3), "down", 3).selected == 2
+    assert pressed(view, "k", 3).selected == 0
+    assert pressed(view, "p", 3).paused
+    assert pressed(view, "q", 3).quit
+    assert pressed(view, "j", 0).selected == 0
+    for key in "/hum\r":
+        view = pressed(view, key, 3)
+    assert (view.filter, view.typing) == ("hum", False)
+    shown = text(Live().picture(status(PEERS)), View("peers", filter=view.filter))
+    assert "humvee" in shown
+    assert "drone" not in shown
+
+
+def test_escape_sequences_are_keys_or_nothing():
+    assert keys_of("\x1b[Aq\x1b[5~j\x1bOB\x1b") == ["up", "q", "j", "down", "\x1b"]
+
+
+TRACE = [
+    {"t": 0, "kind": "header", "version": 1, "scenario": "split", "seed": 7, "names": ["node0", "node1", "node2"]},
+    {"t": 1, "kind": "topology", "label": "", "groups": [0, 0, None], "links": [[0, 1, 4.0, 10]]},
+    {"t": 2, "kind": "fault", "fault": "Split", "text": "split 0 | 1"},
+    {"t": 3, "kind": "something of another version", "more": 1},
+]
+
+
+def test_a_trace_makes_pictures():
+    trace = Trace()
+    for line in TRACE:
+        trace.feed(line)
+    shown = text(trace.picture())
+    assert "split (seed 7), t = 3.0 s" in shown
+    assert "split 0 | 1" in shown
+    assert [node.state for node in trace.picture().nodes] == ["linked", "linked", "down"]
+
+
+@pytest.fixture
+def replay(tmp_path, capsys):
+    def replay(content):
+        path = tmp_path / "trace.jsonl"
+        path.write_text(content)
+        return main(["top", "--replay", str(path)]), capsys.readouterr()
+
+    return replay
+
+
+def test_in_a_pipe_one_picture_is_printed(replay):
+    code, captured = replay("".join(json.dumps(line) + "\n" for line in TRACE))
+    assert code == exits.DONE
+    assert "node2" in captured.out
+    assert "\x1b" not in captured.out
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "rubbish\n", "[]\n", '{"t": 0, "kind": "sample"}\n', '{"t": 0, "kind": "header", "version": 1}\n', "\xff"],
+)
+def test_what_is_no_trace_is_a_usage_error_in_one_line(replay, content):
+    code, captured = replay(content)
+    assert (code, captured.out) == (exits.USAGE, "")
+    assert len(captured.err.splitlines()) == 1

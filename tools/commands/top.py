@@ -1,0 +1,53 @@
+"""`mycomesh top`: the live mesh in the terminal."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mesh.node.ask import ask
+from tools import exits
+
+if TYPE_CHECKING:
+    from mesh.node.home import Home
+
+__all__ = ["add_arguments", "run"]
+
+SPEED = 5.0
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument(
+        "--replay", type=Path, metavar="TRACE", help="play the trace of a simulation (mycomesh simulate --report)"
+    )
+    parser.add_argument(
+        "--speed",
+        type=_speed,
+        default=SPEED,
+        metavar="N",
+        help=f"with --replay: virtual seconds a second (default {SPEED:g})",
+    )
+
+
+def run(args: argparse.Namespace, home: Home) -> int:
+    """Show the mesh until `q`; in a pipe one picture as text."""
+    if args.replay is None:
+        ask(home, "status")  # before rich is loaded: where no node runs, that is said at once
+    from tools.top import loop, sources  # noqa: PLC0415 -- rich and the screens, for those who look at them
+
+    source = sources.NodeSource(home) if args.replay is None else sources.TraceSource(args.replay, args.speed)
+    if sys.stdout.isatty() and sys.stdin.isatty():
+        loop.run(source)
+    else:
+        loop.once(source)
+    return exits.DONE
+
+
+def _speed(text: str) -> float:
+    if not re.fullmatch(r"[0-9]{1,4}(\.[0-9]+)?", text) or float(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of virtual seconds a second")
+    return float(text)

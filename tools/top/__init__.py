@@ -1,0 +1,1 @@
+"""The live mesh in the terminal."""

@@ -1,0 +1,315 @@
+"""The screens of `top`: a picture, what the person chose, and a size become lines of text; keys become another choice.
+
+Owns the look. What always holds: exactly `height` lines of at most `width` cells come back, whatever the size; text from
+peers cannot steer the terminal. It must not read clocks, keys or sockets, and it holds no state.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from rich.cells import cell_len, set_cell_size
+from rich.text import Text
+
+from tools.render import duration
+from tools.top.canvas import Canvas
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tools.top.model import Event, Node, Picture
+
+__all__ = ["SCREENS", "View", "draw", "pressed"]
+
+SCREENS = ("all", "map", "peers", "tables", "events")
+HELP = "1-5 screen  j/k select  / filter  p pause  q quit"
+FILTER_MAX = 40
+COLOURS = {"here": "bold cyan", "linked": "green", "reachable": "yellow", "down": "red"}
+LEVELS = {"warning": "yellow", "error": "red"}
+SIGNS = {"here": "◉", "linked": "●", "reachable": "◐", "down": "○"}
+PLAIN_SIGNS = {"here": "@", "linked": "o", "reachable": "+", "down": "x"}
+UNITS = ("B", "kB", "MB", "GB", "TB")
+
+Places = dict[str, tuple[float, float]]
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What the person chose."""
+
+    screen: str = "all"
+    selected: int = 0
+    filter: str = ""
+    typing: bool = False
+    paused: bool = False
+    quit: bool = False
+    unicode: bool = True
+
+
+def pressed(view: View, key: str, nodes: int) -> View:
+    """Return the choice after one key; keys without a meaning change nothing."""
+    if view.typing:
+        return _typed(view, key)
+    match key:
+        case "q" | "\x03":
+            return replace(view, quit=True)
+        case "p" | " ":
+            return replace(view, paused=not view.paused)
+        case "/":
+            return replace(view, typing=True, filter="")
+        case "j" | "down" | "k" | "up":
+            step = 1 if key in ("j", "down") else -1
+            return replace(view, selected=max(0, min(view.selected + step, nodes - 1)))
+        case "\x1b":
+            return replace(view, filter="")
+        case _:
+            return replace(view, screen=_screen(view.screen, key))
+
+
+def shown(picture: Picture, view: View) -> list[Node]:
+    """Return the nodes that the filter lets through, in the order of the table."""
+    return [node for node in picture.nodes if view.filter.casefold() in node.name.casefold()]
+
+
+def draw(picture: Picture, view: View, places: Places, width: int, height: int) -> list[Text]:
+    """Return the whole screen. `places` has each node's place in the unit square."""
+    if width < 20 or height < 5:
+        return [_cut(Text("too small"), width)] + [Text("")] * (height - 1)
+    inner = height - 2
+    match view.screen:
+        case "map":
+            body = _map(picture, view, places, width, inner)
+        case "peers":
+            body = _peers(picture, view, width, inner)
+        case "tables":
+            body = _tables(picture, width, inner)
+        case "events":
+            body = _events(picture.events, width, inner)
+        case _:
+            body = _all(picture, view, places, width, inner)
+    lines = [_head(picture, view, width), *body[:inner], *[Text("")] * (inner - len(body)), _foot(picture, view)]
+    return [_cut(line, width) for line in lines]
+
+
+# ---- screens
+
+
+def _all(picture: Picture, view: View, places: Places, width: int, height: int) -> list[Text]:
+    feed = max(3, height // 5)
+    upper = height - feed - 1
+    left = width // 2
+    right = width - left - 1
+    tables = min(len(picture.tables) + 2, upper // 2) if picture.tables else 0
+    drawn = _map(picture, view, places, left, upper)
+    beside = _padded(_peers(picture, view, right, upper - tables), upper - tables)
+    if tables:
+        beside += [_rule("tables", right, view), *_tables(picture, right, tables - 1)]
+    bar = Text("│" if view.unicode else "|", "dim")
+    lines = [
+        Text.assemble(_filled(one, left), bar, _cut(two, right))
+        for one, two in zip(drawn, _padded(beside, upper), strict=True)
+    ]
+    return [*lines, _rule("events", width, view), *_events(picture.events, width, feed)]
+
+
+def _map(picture: Picture, view: View, places: Places, width: int, height: int) -> list[Text]:
+    canvas = Canvas(width, height, unicode=view.unicode)
+    nodes = {node.key: node for node in picture.nodes}
+    chosen = _selected(picture, view)
+    # Room for names at both sides, and a free row above and below.
+    margin = min(6, width // 6)
+    at = {
+        key: (margin + x * (width - 1 - 2 * margin), 1 + y * max(0, height - 3))
+        for key, (x, y) in places.items()
+        if key in nodes
+    }
+    for edge in picture.edges:
+        if edge.first in at and edge.second in at:
+            style = "yellow" if edge.poor else "bold green" if edge.busy else "dim green"
+            (x, y), (x2, y2) = at[edge.first], at[edge.second]
+            canvas.line((x + 0.5, y + 0.5), (x2 + 0.5, y2 + 0.5), style)
+    signs = SIGNS if view.unicode else PLAIN_SIGNS
+    for key, (x, y) in at.items():
+        style = _colour(nodes[key]) + (" reverse" if key == chosen else "")
+        canvas.text(int(x), int(y), signs[nodes[key].state], style)
+    # The chosen node and this one get their names first: where it is crowded, others go without.
+    for key in sorted(at, key=lambda key: (key != chosen, nodes[key].state != "here")):
+        _name(canvas, nodes[key], at[key], chosen=key == chosen)
+    return canvas.lines()
+
+
+def _name(canvas: Canvas, node: Node, place: tuple[float, float], *, chosen: bool) -> None:
+    name = _plain(node.name)[:16]
+    x, y = int(place[0]), int(place[1])
+    spots = ((x - len(name) // 2, y + 1), (x - len(name) // 2, y - 1), (x + 2, y), (x - len(name) - 1, y))
+    for column, row in spots:
+        if canvas.free(column, row, len(name)):
+            canvas.text(column, row, name, "bold" if chosen else _colour(node))
+            return
+
+
+def _peers(picture: Picture, view: View, width: int, height: int) -> list[Text]:
+    nodes = shown(picture, view)
+    chosen = _selected(picture, view)
+    headers = ["NAME", "STATE", "EQUAL", "RTT", "LAG", "OFFSET", "IN", "OUT", "ROLES", "ADDRESS"]
+    rows = [_peer(node) for node in nodes]
+    keep = _fitting(headers, rows, width)
+    widths = [max(cell_len(row[at]) for row in (headers, *rows)) for at in range(keep)]
+    lines = [_row(headers[:keep], widths, "bold")]
+    first = max(0, min(view.selected - (height - 2) // 2, len(nodes) - (height - 1)))
+    for node, row in list(zip(nodes, rows, strict=True))[first : first + height - 1]:
+        lines.append(_row(row[:keep], widths, _colour(node) + (" reverse" if node.key == chosen else "")))
+    return lines
+
+
+def _peer(node: Node) -> list[str]:
+    lag = "-" if node.lag_rows is None else f"{node.lag_rows:,} rows"
+    if node.lag_ms is not None:
+        lag += f" {duration(node.lag_ms)}"
+    return [
+        _plain(node.name)[:16],
+        node.state,
+        "-" if node.equal is None else "yes" if node.equal else "no",
+        "-" if node.rtt_ms is None else f"{node.rtt_ms:.1f} ms",
+        lag,
+        "-" if node.offset_ms is None else f"{node.offset_ms:+.0f} ms",
+        _bytes(node.received_bytes),
+        _bytes(node.sent_bytes),
+        ",".join(node.roles) or "-",
+        _plain(node.address) or "-",
+    ]
+
+
+def _tables(picture: Picture, width: int, height: int) -> list[Text]:
+    peers = [node for node in picture.nodes if node.state == "linked"]
+    # A peer that is equal is equal in every table; which table differs is what `mycomesh verify` tells.
+    equal = f"{sum(bool(node.equal) for node in peers)}/{len(peers)}"
+    headers = ["TABLE", "ROWS", "HASH", "EQUAL", "CONFLICTS", "PARKED", "NOTE"]
+    rows = [
+        [
+            _plain(table.name)[:20],
+            f"{table.rows:,}",
+            table.digest[-8:],
+            equal if table.digest else "-",
+            str(table.conflicts),
+            str(table.parked),
+            _plain(table.note) or "-",
+        ]
+        for table in picture.tables
+    ]
+    keep = _fitting(headers, rows, width)
+    widths = [max(cell_len(row[at]) for row in (headers, *rows)) for at in range(keep)]
+    styles = ["yellow" if table.parked or table.note else "" for table in picture.tables]
+    lines = [_row(headers[:keep], widths, "bold")]
+    lines += [_row(row[:keep], widths, style) for row, style in zip(rows, styles, strict=True)]
+    hidden = len(lines) - height
+    if hidden > 0 and height > 1:
+        lines = [*lines[: height - 1], Text(f"and {hidden + 1} more", "dim")]
+    return lines[:height]
+
+
+def _events(events: Sequence[Event], width: int, height: int) -> list[Text]:
+    lines = [
+        Text.assemble((f"{event.at}  ", "dim"), (_plain(event.text), LEVELS.get(event.level, "")))
+        for event in events[-height:]
+    ]
+    return [_cut(line, width) for line in lines] or [Text("nothing yet", "dim")]
+
+
+# ---- parts
+
+
+def _head(picture: Picture, view: View, width: int) -> Text:
+    islands = picture.islands
+    text = f" {_plain(picture.title)}"
+    if islands > 1:
+        text += f", {islands} islands"
+    if view.paused:
+        text += ", PAUSED"
+    return Text(set_cell_size(text, width), "reverse")
+
+
+def _foot(picture: Picture, view: View) -> Text:
+    if view.typing or view.filter:
+        return Text(f"filter: {view.filter}{'_' if view.typing else ''}", "bold")
+    return Text(_plain(picture.note), "yellow") if picture.note else Text(HELP, "dim")
+
+
+def _screen(screen: str, key: str) -> str:
+    if key == "\t":
+        return SCREENS[(SCREENS.index(screen) + 1) % len(SCREENS)]
+    return SCREENS[int(key) - 1] if len(key) == 1 and "1" <= key <= str(len(SCREENS)) else screen
+
+
+def _typed(view: View, key: str) -> View:
+    match key:
+        case "\r" | "\n":
+            return replace(view, typing=False, selected=0)
+        case "\x1b":
+            return replace(view, typing=False, filter="")
+        case "\x7f" | "\b":
+            return replace(view, filter=view.filter[:-1])
+        case "\x03":
+            return replace(view, quit=True)
+        case _ if len(key) == 1 and key.isprintable() and len(view.filter) < FILTER_MAX:
+            return replace(view, filter=view.filter + key, selected=0)
+        case _:
+            return view
+
+
+def _selected(picture: Picture, view: View) -> str:
+    nodes = shown(picture, view)
+    return nodes[min(view.selected, len(nodes) - 1)].key if nodes else ""
+
+
+def _colour(node: Node) -> str:
+    return "magenta" if node.state == "linked" and node.equal is False else COLOURS[node.state]
+
+
+def _rule(title: str, width: int, view: View) -> Text:
+    sign = "─" if view.unicode else "-"
+    return Text(f"{sign * 2} {title} ".ljust(width, sign), "dim")
+
+
+def _fitting(headers: list[str], rows: list[list[str]], width: int) -> int:
+    """Return how many columns fit; the first two always do."""
+    used = 0
+    for at in range(len(headers)):
+        used += max(cell_len(row[at]) for row in (headers, *rows)) + 2
+        if used - 2 > width and at > 1:
+            return at
+    return len(headers)
+
+
+def _row(cells: Sequence[str], widths: Sequence[int], style: str) -> Text:
+    return Text("  ".join(set_cell_size(cell, width) for cell, width in zip(cells, widths, strict=True)), style)
+
+
+def _padded(lines: list[Text], height: int) -> list[Text]:
+    return lines[:height] + [Text("")] * (height - len(lines))
+
+
+def _filled(line: Text, width: int) -> Text:
+    line = _cut(line, width)
+    line.append(" " * (width - line.cell_len))
+    return line
+
+
+def _cut(line: Text, width: int) -> Text:
+    line = line.copy()
+    line.truncate(width)
+    return line
+
+
+def _bytes(count: int) -> str:
+    size = float(count)
+    for unit in UNITS:
+        if size < 1000 or unit == UNITS[-1]:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    raise AssertionError("the last unit takes every size")
+
+
+def _plain(text: str) -> str:
+    return "".join(sign if sign.isprintable() else "?" for sign in text)
