@@ -451,6 +451,7 @@ class MeshCore:
                 self._drop(link, f"no sign of life for {silent_ms} ms", actions, now_ms)
             elif link.detector.due(near_ms):
                 self._send(link, link.detector.ping(now_ms, wall_ms), 0)
+                link.refresh(actions, now_ms)
         self._links_due_ms = min((link.deadline(config.handshake_ms) for link in self._conns.values()), default=_NEVER)
         surplus = self._view.surplus(self._members, now_ms)
         if surplus is not None:

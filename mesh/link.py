@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from mesh.door import is_loopback
 from mesh.events import Address, PeerInfo, Write
+from mesh.freshness import REFRESH_MS
 from mesh.message import Addresses, Message, encode_parts
 from mesh.session import Phase
 from mesh.topology import Neighbour
@@ -50,6 +51,7 @@ class Link:
     congested: bool = False
     sent_bytes: int = 0
     received_bytes: int = 0
+    fresh_ms: int = 0
 
     def send(self, message: Message, priority: int) -> None:
         """Queue one message. A peer that said goodbye in the bytes under way hears nothing more."""
@@ -76,6 +78,12 @@ class Link:
     def deadline(self, handshake_ms: int) -> int:
         """When to look at this connection again: at the end of the handshake's time, or as its detector says."""
         return self.opened_ms + handshake_ms if self.papers is None else self.detector.deadline()
+
+    def refresh(self, actions: list[Action], now_ms: int) -> None:
+        """Begin to change the keys of a link that we dialled, when they are an hour old."""
+        if self.dialled and now_ms - max(self.fresh_ms, self.opened_ms) >= REFRESH_MS:
+            self.fresh_ms = now_ms
+            self.write(self.session.refresh(), actions, now_ms)
 
     def info(self) -> PeerInfo:
         """Who is behind this link."""

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mesh.errors import HandshakeError, LimitError
-from mesh.primitives import KEY_BYTES, TAG_BYTES, aead_open, aead_seal, agree, draw, static_public
+from mesh.primitives import KEY_BYTES, TAG_BYTES, aead_open, aead_seal, agree, derive, draw, static_public
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -42,6 +42,7 @@ HANDSHAKE_BYTES_MAX = 2_048  # a certificate of 1 KiB, a root key and 96 bytes o
 NONCE_MAX = 2**48  # far below 2^64 - 1, which is reserved (5.1); 2^48 frames take centuries on a gigabit link
 PSKS_MAX = 32  # pre-shared keys tried on one first message, 0.04 ms each: a stranger's junk costs about 1 ms at most
 
+_REFRESH_PURPOSE = b"mycomesh refresh"
 _REKEY_NONCE = 2**64 - 1  # section 4.2, REKEY(k)
 
 
@@ -99,6 +100,11 @@ class CipherState:
     def rekey(self) -> None:
         """Replace the key by a one-way function of it (sections 4.2 and 11.3); both ends count, nothing is sent."""
         self._key = aead_seal(self._key, _REKEY_NONCE, b"", bytes(KEY_BYTES))[:KEY_BYTES]
+
+    def mix(self, shared: bytes) -> None:
+        """Replace the key by one that needs both it and a fresh shared secret, and count anew."""
+        self._key = derive(shared, _REFRESH_PURPOSE, self._key)
+        self.nonce = 0
 
 
 @dataclass(frozen=True, slots=True)

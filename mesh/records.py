@@ -2,7 +2,8 @@
 
 Owns the send queue of one link (`Outbox`) and the half-received messages (`Inbox`). A sealed frame holds records
 `head (1 byte), length (2, big-endian), body`; head 0..3 is more of the message of that priority, 4..7 its last piece,
-8 gives credit (4 bytes), 9 ends the link (a reason). What always holds: messages of one priority arrive in order and
+8 gives credit (4 bytes), 9 ends the link (a reason), 10 changes
+the keys (a public key, or nothing: from the next frame on). What always holds: messages of one priority arrive in order and
 whole; a more urgent one overtakes everything that is not yet packed, so an alert never waits behind a blob, nor for the
 rest of a frame that could not be opened without it; what is unacknowledged stays below a window that follows the
 link's speed, so that little waits in the kernel's queues.
@@ -17,6 +18,7 @@ from dataclasses import dataclass, field
 from mesh.errors import DecodeError, LimitError
 from mesh.message import APP_BYTES_MAX, PRIORITY_MAX
 from mesh.noise import PLAINTEXT_BYTES_MAX
+from mesh.primitives import KEY_BYTES
 
 __all__ = ["MESSAGE_BYTES_MAX", "End", "Inbox", "Outbox", "Whole", "end_record"]
 
@@ -40,6 +42,7 @@ _HEAD_BYTES = 3
 _LAST = 4  # flag of a message's last piece, above the two bits of its priority
 _CREDIT = 8
 _END = 9
+_REFRESH = 10
 _STREAMS = PRIORITY_MAX + 1
 
 
@@ -54,6 +57,13 @@ class Whole:
     def payload(self) -> bytes:
         """The message as one."""
         return b"".join(self.pieces)
+
+
+@dataclass(frozen=True, slots=True)
+class Refresh:
+    """The peer's share of new keys; empty: it uses them from its next frame on."""
+
+    public: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,13 +189,13 @@ class Inbox:
         self._held = 0
         self.uncredited = 0  # bytes read that the peer has not been told of
 
-    def take(self, frame: bytes) -> list[Whole | int | End]:
+    def take(self, frame: bytes) -> list[Whole | int | Refresh | End]:
         """The whole messages, credits (as int) and the end that this frame completes, in order.
 
         Raises:
             DecodeError: a record is cut short, unknown, or exceeds what may be held.
         """
-        found: list[Whole | int | End] = []
+        found: list[Whole | int | Refresh | End] = []
         at = 0
         size = len(frame)
         while at < size:
@@ -204,13 +214,15 @@ class Inbox:
             body = frame[body_at:at]
             if head == _CREDIT and len(body) == 4:
                 found.append(int.from_bytes(body, "big"))
+            elif head == _REFRESH and len(body) in {0, KEY_BYTES}:
+                found.append(Refresh(body))
             elif head == _END and len(body) <= REASON_BYTES_MAX:
                 found.append(End(_printable(body)))
             else:
                 raise DecodeError(f"unknown record {head} of {len(body)} bytes")
         return found
 
-    def _take_piece(self, head: int, body: bytes | memoryview, found: list[Whole | int | End]) -> None:
+    def _take_piece(self, head: int, body: bytes | memoryview, found: list[Whole | int | Refresh | End]) -> None:
         stream = head & PRIORITY_MAX
         self.uncredited += len(body)
         begun = self._begun[stream]
@@ -229,6 +241,11 @@ class Inbox:
             self._held -= self._sizes[stream]
             self._sizes[stream] = 0
             begun.clear()
+
+
+def refresh_record(public: bytes) -> bytes:
+    """The record with our share of new keys, or, empty, that we use them from the next frame on."""
+    return bytes((_REFRESH, 0, len(public))) + public
 
 
 def end_record(reason: str) -> bytes:

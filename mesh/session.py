@@ -16,8 +16,9 @@ from enum import Enum, auto
 from typing import TYPE_CHECKING, Protocol
 
 from mesh.errors import HandshakeError, MeshError
+from mesh.freshness import Freshness
 from mesh.noise import HANDSHAKE_BYTES_MAX, CipherState, Handshake, respond
-from mesh.records import CREDIT_EVERY, End, Inbox, Outbox, Whole, end_record
+from mesh.records import CREDIT_EVERY, End, Inbox, Outbox, Refresh, Whole, end_record, refresh_record
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -151,6 +152,7 @@ class Session:
         "_buffer",
         "_early",
         "_entropy",
+        "_fresh",
         "_gate",
         "_handshake",
         "_inbox",
@@ -167,6 +169,7 @@ class Session:
         self._gate = gate
         self._entropy = entropy
         self._handshake: Handshake | None = None
+        self._fresh = Freshness(entropy)
         self._psk = 0
         self._send: _Cipher | None = None
         self._receive: _Cipher | None = None
@@ -227,6 +230,13 @@ class Session:
             farewell += _framed(self._send.seal(end_record(reason)))
         self._close()
         return farewell
+
+    def refresh(self) -> bytes:
+        """Begin to agree on new keys, at the side that dialled; empty while that goes on."""
+        if self.phase is not Phase.OPEN or self._fresh.busy:
+            return b""
+        assert self._send is not None
+        return _framed(self._send.seal(refresh_record(self._fresh.ask())))
 
     # ---- frames
 
@@ -310,10 +320,28 @@ class Session:
                     steps.append(item)
                 case int():
                     self.outbox.acknowledge(item, now_ms)
+                case Refresh(public):
+                    self._on_refresh(public, steps, now_ms)
                 case End(reason):
                     self._close()
                     steps.append(Closed(reason))
                     return
+
+    def _on_refresh(self, public: bytes, steps: list[Step], now_ms: int) -> None:
+        """One step of new keys: share, share, and the caller's word that it has changed (mesh.freshness)."""
+        assert self._send is not None
+        assert self._receive is not None
+        fresh = self._fresh
+        if fresh.asked:
+            self._receive.mix(fresh.agreed(public))
+            steps.append(Reply(_framed(self._send.seal(refresh_record(b"")))))
+            self._send.mix(fresh.taken())
+        elif public:
+            ours = fresh.answer(public, now_ms)
+            steps.append(Reply(_framed(self._send.seal(refresh_record(ours)))))
+            self._send.mix(fresh.shared)
+        else:
+            self._receive.mix(fresh.taken())
 
     # ---- phases
 
@@ -357,6 +385,10 @@ class _Cipher:
         plaintext = self._state.decrypt(sealed)
         self._count(len(plaintext))
         return plaintext
+
+    def mix(self, shared: bytes) -> None:
+        self._state.mix(shared)
+        self._frames = self._bytes = 0
 
     def _count(self, size: int) -> None:
         self._frames += 1
