@@ -10,7 +10,7 @@ import json
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from simulations.console import Bar, header, lines_of
@@ -19,7 +19,7 @@ from simulations.members import MESHES
 from simulations.recorder import Recorder
 from simulations.report import PAGE, TRACE, open_report, page
 from simulations.runner import Result, run
-from simulations.scenarios import CATALOGUE, Scenario, build
+from simulations.scenarios import CATALOGUE, Changes, Scenario, build
 from simulations.tap import Tap
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ class Request:
     nodes: int | None
     duration_s: float | None
     mesh: str
+    changes: Changes = field(default_factory=Changes)
 
     def run(self, seed: int, progress: Callable[[float], None] | None = None, record: Recorder | None = None) -> Result:
         """Expand the scenario for this seed and run it."""
@@ -47,23 +48,30 @@ class Request:
 
     def expand(self, seed: int) -> Scenario:
         """The scenario of this seed."""
-        return build(self.scenario, seed=seed, nodes=self.nodes, duration_s=self.duration_s)
+        return build(self.scenario, seed=seed, nodes=self.nodes, duration_s=self.duration_s, changes=self.changes)
 
     def replay(self, result: Result) -> str:
         """The line that runs it again."""
         duration = f" --duration {self.duration_s:g}" if self.duration_s is not None else ""
+        changes = {"rate": self.changes.rate, "rows": self.changes.rows, "loss": self.changes.loss}
+        options = "".join(f" --{name} {value:g}" for name, value in changes.items() if value is not None)
         mesh = f" --mesh {self.mesh}" if self.mesh != "real" else ""
-        return f"mycomesh simulate {self.scenario} --nodes {result.nodes} --seed {result.seed}{duration}{mesh}"
+        return f"mycomesh simulate {self.scenario} --nodes {result.nodes} --seed {result.seed}{duration}{options}{mesh}"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `simulate` to a (sub)parser."""
-    parser.add_argument("scenario", nargs="?", help="name of a scenario (see --list)")
+    parser.add_argument(
+        "scenario", nargs="?", help="name of a scenario (see --list), or a TOML file (docs/simulations.md)"
+    )
     parser.add_argument("--list", action="store_true", help="list the scenarios and stop")
     parser.add_argument("--nodes", type=int, metavar="N", help="number of nodes")
     parser.add_argument("--seed", type=int, metavar="S", help="seed of the run (default 1)")
     parser.add_argument("--seeds", metavar="A..B", help="run every seed from A to B")
     parser.add_argument("--duration", type=float, metavar="SECONDS", help="virtual seconds of writes and faults")
+    parser.add_argument("--rate", type=float, metavar="R", help="transactions a virtual second, of all nodes together")
+    parser.add_argument("--rows", type=int, metavar="N", help="size of the key space that all nodes edit")
+    parser.add_argument("--loss", type=float, metavar="P", help="loss of one packet, 0 to 0.9")
     parser.add_argument(
         "--mesh",
         choices=MESHES,
@@ -86,7 +94,8 @@ def main(args: argparse.Namespace) -> int:
         seeds = _seeds(args.seed, args.seeds)
         if args.jobs < 1:
             raise ScenarioError(f"--jobs: at least 1, not {args.jobs}")
-        request = Request(args.scenario, args.nodes, args.duration, args.mesh)
+        changes = Changes(args.rate, args.rows, args.loss)
+        request = Request(args.scenario, args.nodes, args.duration, args.mesh, changes)
         request.expand(seeds[0])
         if args.report is not None and len(seeds) > 1:
             raise ScenarioError("--report: shows one run; give --seed S, not --seeds")

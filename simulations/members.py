@@ -41,14 +41,14 @@ class Member:
     machine: Callable[[Entropy, random.Random], MeshMachine]
 
 
-def member(index: int, mesh: str) -> Member:
-    """The member of that index in the one simulated mesh.
+def member(index: int, mesh: str, heartbeat_ms: int = 1_000) -> Member:
+    """The member of that index in the one simulated mesh; `plain` has a heartbeat of its own.
 
     Raises:
         ScenarioError: there is no such kind of mesh.
     """
     if mesh == "real":
-        return _real(index)
+        return _real(index, heartbeat_ms)
     if mesh == "plain":
         return _plain(index)
     raise ScenarioError(f"no mesh {mesh!r}; there are: {', '.join(MESHES)}")
@@ -61,7 +61,7 @@ def _founder() -> tuple[Identity, bytes]:
 
 
 @cache
-def _real(index: int) -> Member:
+def _real(index: int, heartbeat_ms: int) -> Member:
     founder, root_seed = _founder()
     identity = founder
     if index:
@@ -77,7 +77,7 @@ def _real(index: int) -> Member:
         )
 
     def machine(entropy: Entropy, rng: random.Random) -> MeshMachine:
-        core = MeshCore(identity, entropy=entropy, rng=rng, config=MeshConfig())
+        core = MeshCore(identity, entropy=entropy, rng=rng, config=MeshConfig(heartbeat_ms=heartbeat_ms))
         core.listen(PORT)
         return core
 

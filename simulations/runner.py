@@ -89,9 +89,8 @@ def run(
     directory = Path(tempfile.mkdtemp(prefix="mycomesh-simulation-", dir=base))
     world = World(seed)
     network = Network(world, scenario.conditions)
-    cluster = Cluster(
-        world, network, tuple(member(index, mesh) for index in range(scenario.nodes)), scenario, directory
-    )
+    members = tuple(member(index, mesh, scenario.heartbeat_ms) for index in range(scenario.nodes))
+    cluster = Cluster(world, network, members, scenario, directory)
     look = _Look(world, progress, record)
     if record is not None:
         cluster.watch = record

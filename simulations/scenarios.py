@@ -6,8 +6,9 @@ every one can be run with any sensible node count, or says in one line why not. 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from math import cos, pi, sin
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from simulations.errors import ScenarioError
@@ -30,6 +31,9 @@ from simulations.faults import (
     Stop,
 )
 from simulations.network import Conditions
+from simulations.scenario import DURATION_MAX_S, NODES_MAX, Scenario
+from simulations.scenario_file import load
+from simulations.tracks import position
 from simulations.workload import Rates
 from simulations.world import Clock, World
 
@@ -37,34 +41,14 @@ if TYPE_CHECKING:
     import random
     from collections.abc import Callable
 
-__all__ = ["CATALOGUE", "Entry", "Scenario", "build"]
+__all__ = ["CATALOGUE", "Changes", "Entry", "Scenario", "build"]
 
-NODES_MAX = 5_000  # beyond it, one process runs out of file descriptors and patience
-DURATION_MAX_S = 7 * 86_400
-
-
-@dataclass(frozen=True, slots=True)
-class Scenario:
-    """One run but for its seed: who, how much, on what network, and what goes wrong when."""
-
-    name: str
-    nodes: int
-    duration_s: float  # of the safety phase: writes and faults
-    rates: Rates = field(default_factory=Rates)
-    conditions: Conditions = field(default_factory=Conditions)
-    faults: tuple[Fault, ...] = ()
-    clocks: tuple[Clock, ...] = ()  # one a node; empty: all right
-    absent: tuple[int, ...] = ()  # nodes that are not started at the beginning
-    tables_at: int | None = None  # the one node whose application makes the tables; None: each does
-    settle_s: float = 300.0  # bound of the liveness phase: no faults, no writes, everybody up
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.nodes <= NODES_MAX:
-            raise ScenarioError(f"nodes: from 1 to {NODES_MAX}, not {self.nodes}")
-        if not 0 < self.duration_s <= DURATION_MAX_S:
-            raise ScenarioError(f"duration: more than 0 and at most {DURATION_MAX_S} s, not {self.duration_s:g}")
-        if self.clocks and len(self.clocks) != self.nodes:
-            raise ScenarioError(f"clocks: one a node ({self.nodes}), not {len(self.clocks)}")
+RATE_MAX = 10_000
+ROWS_MAX = 1_000_000
+LOSS_MAX = 0.9  # beyond it a path is cut
+CROWD = 16  # nodes above which a mesh keeps a partial view
+CROWD_RATE = 0.5
+CROWD_BEAT_MS = 5_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,12 +63,57 @@ class Entry:
     expand: Callable[[int, float, random.Random], Scenario]
 
 
-def build(name: str, *, seed: int, nodes: int | None = None, duration_s: float | None = None) -> Scenario:
-    """Expand a scenario of the catalogue.
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What a request changes of a scenario, each None where the scenario's own stays.
+
+    rate: transactions a virtual second, of all nodes together. rows: size of the shared key space. loss: of one packet.
+    """
+
+    rate: float | None = None
+    rows: int | None = None
+    loss: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.rate is not None and not 0 < self.rate <= RATE_MAX:
+            raise ScenarioError(f"--rate: more than 0 and at most {RATE_MAX} transactions a second, not {self.rate:g}")
+        if self.rows is not None and not 1 <= self.rows <= ROWS_MAX:
+            raise ScenarioError(f"--rows: from 1 to {ROWS_MAX}, not {self.rows}")
+        if self.loss is not None and not 0 <= self.loss <= LOSS_MAX:
+            raise ScenarioError(f"--loss: from 0 to {LOSS_MAX} of a packet, not {self.loss:g}")
+
+    def applied(self, scenario: Scenario) -> Scenario:
+        """The scenario with these changes."""
+        rates, conditions = scenario.rates, scenario.conditions
+        if self.rate is not None:
+            rates = rates.scaled(self.rate / scenario.nodes)
+        if self.rows is not None:
+            rates = replace(rates, rows=self.rows)
+        if self.loss is not None:
+            conditions = replace(conditions, loss=self.loss)
+        return replace(scenario, rates=rates, conditions=conditions)
+
+
+def build(
+    name: str,
+    *,
+    seed: int,
+    nodes: int | None = None,
+    duration_s: float | None = None,
+    changes: Changes | None = None,
+) -> Scenario:
+    """Expand a scenario of the catalogue, or read one from a file whose name ends in `.toml`.
+
+    Above `CROWD` nodes a scenario of the catalogue writes at `CROWD_RATE` transactions a second (all nodes together), its
+    links beat every `CROWD_BEAT_MS`, and one node makes the tables: what a large mesh does is bounded by what one process
+    can simulate.
 
     Raises:
         ScenarioError: no such scenario, or it is impossible with these numbers; one line says what is allowed.
     """
+    changes = changes or Changes()
+    if name.endswith(".toml"):
+        return changes.applied(load(Path(name), nodes=nodes, duration_s=duration_s))
     entry = CATALOGUE.get(name)
     if entry is None:
         raise ScenarioError(f"no scenario {name!r}; there are: {', '.join(CATALOGUE)}")
@@ -94,7 +123,11 @@ def build(name: str, *, seed: int, nodes: int | None = None, duration_s: float |
     length = entry.duration_s if duration_s is None else duration_s
     if not 0 < length <= DURATION_MAX_S:
         raise ScenarioError(f"--duration: more than 0 and at most {DURATION_MAX_S} seconds, not {length:g}")
-    return entry.expand(count, length, World(seed).stream(f"scenario/{name}"))
+    scenario = entry.expand(count, length, World(seed).stream(f"scenario/{name}"))
+    if count > CROWD:
+        rates = scenario.rates.scaled(CROWD_RATE / count)
+        scenario = replace(scenario, rates=rates, heartbeat_ms=CROWD_BEAT_MS, tables_at=scenario.tables_at or 0)
+    return changes.applied(scenario)
 
 
 # ---- the catalogue
@@ -219,6 +252,50 @@ def _fly_by(nodes: int, duration_s: float, rng: random.Random) -> Scenario:
     return Scenario("fly-by", nodes, duration_s, faults=tuple(faults), conditions=conditions)
 
 
+def _convoy(nodes: int, duration_s: float, _rng: random.Random) -> Scenario:
+    """Vehicles stand 12 m apart, quadcopters fly real sorties over them: hand-held radios reach 25 m."""
+    vehicles = max(1, nodes // 3)
+    faults: list[Fault] = []
+    for second in range(int(duration_s)):
+        places = [(node, 0.0, 12.0 * node) for node in range(vehicles)] if second == 0 else []
+        places += [(node, *position(node - vehicles, second + 7 * node)) for node in range(vehicles, nodes)]
+        faults.append(Move(float(second), tuple(places)))
+    return Scenario("convoy", nodes, duration_s, faults=tuple(faults), conditions=Conditions(range_m=25, loss=0.01))
+
+
+def _islands(nodes: int, duration_s: float, rng: random.Random) -> Scenario:
+    """Groups that never met: two of three meet at half time, the third comes at four fifths."""
+    order = list(range(nodes))
+    rng.shuffle(order)
+    one, two, three = (tuple(sorted(order[at::3])) for at in range(3))
+    faults: tuple[Fault, ...] = (
+        Split(0.0, (one, two, three)),
+        Split(duration_s * 0.5, (tuple(sorted(one + two)), three)),
+        Heal(duration_s * 0.8),
+    )
+    return Scenario("islands", nodes, duration_s, faults=faults)
+
+
+def _flash_crowd(nodes: int, duration_s: float, rng: random.Random) -> Scenario:
+    """A few nodes have written for a while; all others come at once, with empty files."""
+    founders = max(2, nodes // 4)
+    crowd = tuple(range(founders, nodes))
+    faults: list[Fault] = [Join(duration_s * 0.5 + rng.uniform(0, 2), node) for node in crowd]
+    rates = Rates(telemetry=2, edit=0.3, insert=0.1, delete=0.05)
+    return Scenario("flash-crowd", nodes, duration_s, rates, faults=_sorted(faults), absent=crowd, tables_at=0)
+
+
+def _slow_link(nodes: int, duration_s: float, rng: random.Random) -> Scenario:
+    """Every stream carries 4 kB/s with long delays, while telemetry and bulk loads ask for more, and a split adds to it."""
+    order = list(range(nodes))
+    rng.shuffle(order)
+    halves = (tuple(sorted(order[::2])), tuple(sorted(order[1::2])))
+    faults: tuple[Fault, ...] = (Split(duration_s * 0.3, halves), Heal(duration_s * 0.6))
+    rates = Rates(telemetry=2, edit=0.2, alert=0.1, bulk=0.02)
+    conditions = Conditions(delay_us=150_000, jitter_us=100_000, bandwidth_bytes_s=4_000)
+    return Scenario("slow-link", nodes, duration_s, rates, conditions, faults)
+
+
 def _storm(nodes: int, duration_s: float, rng: random.Random) -> Scenario:
     """Splits, dead radios, one-way cuts, broken streams, crashes, power cuts, restored backups and wrong clocks."""
     faults: list[Fault] = []
@@ -285,6 +362,14 @@ CATALOGUE = {
             "clock-chaos", "wrong, drifting and jumping clocks, one in 1970, during a split", 5, 2, 120, _clock_chaos
         ),
         Entry("copies", "a cloned file and a restored backup", 5, 3, 120, _copies),
+        Entry(
+            "convoy", "quadcopters fly real sorties over vehicles: links come and go with distance", 8, 2, 120, _convoy
+        ),
+        Entry("islands", "three groups that never met find each other, one after the other", 6, 3, 120, _islands),
+        Entry("flash-crowd", "many nodes with empty files come at once", 8, 3, 60, _flash_crowd),
+        Entry(
+            "slow-link", "every stream carries 4 kB/s, and bulk loads and a split ask for more", 4, 2, 120, _slow_link
+        ),
         Entry("storm", "splits, flapping, crashes, power cuts, restores and wrong clocks, at random", 5, 2, 60, _storm),
         Entry("fly-by", "drones circle a convoy: links come and go with distance", 6, 2, 120, _fly_by),
     )

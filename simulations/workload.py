@@ -8,7 +8,7 @@ connection, because the capture triggers read the wall clock through it and a si
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import apsw
@@ -31,6 +31,8 @@ CREATE TABLE IF NOT EXISTS callsigns(id TEXT PRIMARY KEY, birth TEXT, callsign T
 UNIX_EPOCH_JULIAN_DAY = 2_440_587.5
 DAY_MS = 86_400_000
 BUSY_MS = 1_000  # as a patient stock client; nothing else writes while an application does, in one thread
+RATE_MAX = 1_000  # of one kind at one node
+BULK_ROWS = 200  # that a bulk load inserts
 TRIM_ROWS = 5  # telemetry rows that one clean-up deletes
 COLUMNS = ("target", "state", "note")
 
@@ -47,12 +49,20 @@ class Rates:
     trim: float = 0.01  # DELETE of this node's oldest telemetry
     rename: float = 0.0  # UPSERT into a table with a UNIQUE column: collisions are parked
     burst: float = 0.01  # several of these in one transaction
+    bulk: float = 0.0  # INSERT of 200 rows in one transaction
     rows: int = 40  # size of the shared key space
 
     def __post_init__(self) -> None:
-        for name in (*KINDS, "rows"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} may not be negative")
+        for name in KINDS:
+            if not 0 <= getattr(self, name) <= RATE_MAX:
+                raise ValueError(f"{name}: from 0 to {RATE_MAX} a second, not {getattr(self, name)}")
+        if self.rows < 1:
+            raise ValueError(f"rows: at least 1, not {self.rows}")
+
+    def scaled(self, total: float) -> Rates:
+        """The same mixture, `total` transactions a second; of nothing there is no mixture."""
+        now = self.total
+        return replace(self, **{kind: getattr(self, kind) * total / now for kind in KINDS}) if now else self
 
     @property
     def total(self) -> float:
@@ -60,7 +70,7 @@ class Rates:
         return float(sum(getattr(self, kind) for kind in KINDS))
 
 
-KINDS = ("telemetry", "edit", "insert", "delete", "alert", "trim", "rename", "burst")
+KINDS = ("telemetry", "edit", "insert", "delete", "alert", "trim", "rename", "burst", "bulk")
 
 
 class Application:
@@ -151,6 +161,9 @@ class Application:
                 self._alert(now_us)
             case "trim":
                 self._trim(now_us)
+            case "bulk":
+                for _ in range(BULK_ROWS):
+                    self._telemetry(now_us)
             case "rename":
                 self._rename(now_us)
             case _:

@@ -83,3 +83,27 @@ def test_every_scenario_starts():
         result = run(build(name, seed=1, duration_s=4), 1, mesh="plain")
         assert result.virtual_s >= 4
         assert result.commits > 0
+
+
+EVERY_TRACE = """
+from simulations.runner import run
+from simulations.scenarios import CATALOGUE, Changes, build
+for name in CATALOGUE:
+    print(name, run(build(name, seed=5, nodes=3, duration_s=6, changes=Changes(loss=0.01)), 5).trace)
+"""
+
+
+def test_every_scenario_has_one_trace_a_seed_whatever_the_hash_seed():
+    runs = [
+        subprocess.run(
+            [sys.executable, "-c", EVERY_TRACE],
+            cwd=ROOT,
+            env=os.environ | {"PYTHONHASHSEED": hash_seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.splitlines()
+        for hash_seed in ("1", "2")
+    ]
+    assert runs[0] == runs[1]
+    assert [line.split()[0] for line in runs[0]] == list(CATALOGUE)

@@ -1,0 +1,52 @@
+"""One scenario as plain data: what a run is, but for its seed.
+
+Owns the value and what can be said about it without running it. What always holds: it is frozen, and possible. Must not
+know where scenarios come from.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from simulations.errors import ScenarioError
+from simulations.network import Conditions
+from simulations.workload import Rates
+
+if TYPE_CHECKING:
+    from simulations.faults import Fault
+    from simulations.world import Clock
+
+__all__ = ["DURATION_MAX_S", "NODES_MAX", "Scenario"]
+
+NODES_MAX = 5_000  # beyond it, one process runs out of file descriptors and patience
+DURATION_MAX_S = 7 * 86_400
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """One run but for its seed: who, how much, on what network, and what goes wrong when."""
+
+    name: str
+    nodes: int
+    duration_s: float  # of the safety phase: writes and faults
+    rates: Rates = field(default_factory=Rates)
+    conditions: Conditions = field(default_factory=Conditions)
+    faults: tuple[Fault, ...] = ()
+    clocks: tuple[Clock, ...] = ()  # one a node; empty: all right
+    absent: tuple[int, ...] = ()  # nodes that are not started at the beginning
+    tables_at: int | None = None  # the one node whose application makes the tables; None: each does
+    heartbeat_ms: int = 1_000  # of every node: silence after which a link says something
+    settle_s: float = 300.0  # bound of the liveness phase: no faults, no writes, everybody up
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.nodes <= NODES_MAX:
+            raise ScenarioError(f"nodes: from 1 to {NODES_MAX}, not {self.nodes}")
+        if not 0 < self.duration_s <= DURATION_MAX_S:
+            raise ScenarioError(f"duration: more than 0 and at most {DURATION_MAX_S} s, not {self.duration_s:g}")
+        if not 0 < self.settle_s <= DURATION_MAX_S:
+            raise ScenarioError(f"settle: more than 0 and at most {DURATION_MAX_S} s, not {self.settle_s:g}")
+        if not 50 <= self.heartbeat_ms <= 600_000:
+            raise ScenarioError(f"heartbeat_ms: from 50 to 600000, not {self.heartbeat_ms}")
+        if self.clocks and len(self.clocks) != self.nodes:
+            raise ScenarioError(f"clocks: one a node ({self.nodes}), not {len(self.clocks)}")

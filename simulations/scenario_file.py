@@ -1,0 +1,236 @@
+"""A scenario of one's own: a TOML file, read strictly.
+
+Owns the words of the file (docs/simulations.md lists them) and what is allowed for each. What always holds: whatever is
+wrong is one line that names the file, the key and what is allowed; nothing is ignored. Must not know the catalogue.
+"""
+
+from __future__ import annotations
+
+import math
+import tomllib
+from dataclasses import MISSING, fields
+from typing import TYPE_CHECKING, Any
+
+from simulations import faults
+from simulations.errors import ScenarioError
+from simulations.network import Conditions
+from simulations.scenario import DURATION_MAX_S, NODES_MAX, Scenario
+from simulations.workload import Rates
+from simulations.world import Clock
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+__all__ = ["load"]
+
+TOP = ("nodes", "duration", "settle", "heartbeat_ms", "absent", "tables_at", "rates", "network", "clock", "fault")
+NETWORK = {
+    "delay_ms": ("delay_us", 1_000, 60_000.0),
+    "jitter_ms": ("jitter_us", 1_000, 60_000.0),
+    "bandwidth": ("bandwidth_bytes_s", 1, 1e12),
+    "loss": ("loss", None, 0.9),
+    "reset": ("reset", None, 0.9),
+    "range_m": ("range_m", None, 1e9),
+}
+CLOCK = ("node", "skew_ms", "drift_ppm")
+FAULTS: dict[str, type[faults.Fault]] = {
+    "split": faults.Split,
+    "heal": faults.Heal,
+    "cut": faults.Cut,
+    "radio": faults.Radio,
+    "reset": faults.Reset,
+    "move": faults.Move,
+    "crash": faults.Crash,
+    "power-cut": faults.PowerCut,
+    "stop": faults.Stop,
+    "restart": faults.Restart,
+    "join": faults.Join,
+    "backup": faults.Backup,
+    "restore": faults.Restore,
+    "clone": faults.Clone,
+    "clock": faults.ClockSet,
+}
+NUMBER_MAX = 1e9
+
+
+def load(path: Path, *, nodes: int | None = None, duration_s: float | None = None) -> Scenario:
+    """Read a scenario; `nodes` and `duration_s` take the place of the file's.
+
+    Raises:
+        ScenarioError: the file cannot be read, or says something impossible.
+    """
+    try:
+        with path.open("rb") as file:
+            data = tomllib.load(file)
+    except OSError as error:
+        raise ScenarioError(f"{path}: cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ScenarioError(f"{path}: not a TOML file: {error}") from error
+    try:
+        return _scenario(path.stem, data, nodes, duration_s)
+    except (ScenarioError, ValueError) as error:
+        raise ScenarioError(f"{path}: {error}") from error
+
+
+def _scenario(name: str, data: dict[str, Any], nodes: int | None, duration_s: float | None) -> Scenario:
+    _known(data, TOP, "")
+    if nodes is not None and not 1 <= nodes <= NODES_MAX:
+        raise ScenarioError(f"--nodes: from 1 to {NODES_MAX}, not {nodes}")
+    if duration_s is not None and not 0 < duration_s <= DURATION_MAX_S:
+        raise ScenarioError(f"--duration: more than 0 and at most {DURATION_MAX_S} s, not {duration_s:g}")
+    count = nodes if nodes is not None else _whole(data, "nodes", "", 1, NODES_MAX)
+    length = duration_s if duration_s is not None else _number(data, "duration", "", 0, DURATION_MAX_S)
+    if length <= 0:
+        raise ScenarioError("duration: more than 0 seconds")
+    given: dict[str, Any] = {}
+    if "settle" in data:
+        given["settle_s"] = _number(data, "settle", "", 0, DURATION_MAX_S)
+    if "heartbeat_ms" in data:
+        given["heartbeat_ms"] = _whole(data, "heartbeat_ms", "", 50, 600_000)
+    if "tables_at" in data:
+        given["tables_at"] = _whole(data, "tables_at", "", 0, count - 1)
+    absent = tuple(_index(node, "absent", count) for node in _list(data, "absent"))
+    struck = [_fault(each, f"fault[{at}].", count, length) for at, each in enumerate(_list(data, "fault"))]
+    return Scenario(
+        name,
+        count,
+        length,
+        rates=_rates(_table(data, "rates")),
+        conditions=_conditions(_table(data, "network")),
+        faults=tuple(sorted(struck, key=lambda fault: fault.at_s)),
+        clocks=_clocks(_list(data, "clock"), count),
+        absent=absent,
+        **given,
+    )
+
+
+def _rates(table: Mapping[str, Any]) -> Rates:
+    names = tuple(field.name for field in fields(Rates))
+    _known(table, names, "rates.")
+    given: dict[str, Any] = {name: _number(table, name, "rates.", 0, 1_000) for name in table if name != "rows"}
+    if "rows" in table:
+        given["rows"] = _whole(table, "rows", "rates.", 1, 1_000_000)
+    return Rates(**given)
+
+
+def _conditions(table: Mapping[str, Any]) -> Conditions:
+    _known(table, tuple(NETWORK), "network.")
+    given: dict[str, Any] = {}
+    for key in table:
+        name, factor, most = NETWORK[key]
+        value = _number(table, key, "network.", 0, most)
+        given[name] = value if factor is None else round(value * factor)
+    return Conditions(**given)
+
+
+def _clocks(rows: list[Any], nodes: int) -> tuple[Clock, ...]:
+    if not rows:
+        return ()
+    clocks = [Clock()] * nodes
+    for at, row in enumerate(rows):
+        where = f"clock[{at}]."
+        _known(_is_table(row, where), CLOCK, where)
+        clocks[_index(row.get("node"), f"{where}node", nodes)] = _clock(row, where)
+    return tuple(clocks)
+
+
+def _clock(row: Mapping[str, Any], where: str) -> Clock:
+    skew = _whole(row, "skew_ms", where, -2 * 10**12, 2 * 10**12) if "skew_ms" in row else 0
+    drift = _whole(row, "drift_ppm", where, -500_000, 500_000) if "drift_ppm" in row else 0
+    return Clock(skew, drift)
+
+
+def _fault(row: Any, where: str, nodes: int, duration_s: float) -> faults.Fault:
+    kind = _is_table(row, where).get("kind")
+    made = FAULTS.get(kind) if isinstance(kind, str) else None
+    if made is None:
+        raise ScenarioError(f"{where}kind: one of {', '.join(FAULTS)}, not {kind!r}")
+    own = [field for field in fields(made) if field.name not in {"at_s", "clock"}]
+    names = ("kind", "at", *(field.name for field in own), *(CLOCK[1:] if made is faults.ClockSet else ()))
+    _known(row, names, where)
+    given: dict[str, Any] = {"at_s": _number(row, "at", where, 0, duration_s)}
+    if made is faults.ClockSet:
+        given["clock"] = _clock(row, where)
+    for field in own:
+        if field.name in row:
+            given[field.name] = _field(field.name, row, where, nodes)
+        elif field.default is MISSING:
+            raise ScenarioError(f"{where}{field.name}: is missing for {kind}")
+    return made(**given)
+
+
+def _field(name: str, row: Mapping[str, Any], where: str, nodes: int) -> object:
+    """One value of a fault, by the name that every fault gives it."""
+    value = row[name]
+    readers: dict[str, Callable[[], object]] = {
+        "groups": lambda: tuple(
+            tuple(_index(node, f"{where}groups", nodes) for node in _list({"groups": group}, "groups", where))
+            for group in _list(row, name, where)
+        ),
+        "places": lambda: tuple(_place(place, f"{where}places", nodes) for place in _list(row, name, where)),
+        "actions": lambda: _whole(row, name, where, 0, 1_000_000),
+        "unsynced_s": lambda: _number(row, name, where, 0, 3_600),
+    }
+    if name in readers:
+        return readers[name]()
+    if name in {"on", "one_way", "silent"}:
+        if not isinstance(value, bool):
+            raise ScenarioError(f"{where}{name}: true or false, not {value!r}")
+        return value
+    return _index(value, f"{where}{name}", nodes)
+
+
+def _place(value: Any, where: str, nodes: int) -> tuple[int, float, float]:
+    if not isinstance(value, list) or len(value) != 3:
+        raise ScenarioError(f"{where}: lists of [node, metres east, metres north], not {value!r}")
+    east, north = (_number({"metres": metres}, "metres", f"{where}: ", -NUMBER_MAX, NUMBER_MAX) for metres in value[1:])
+    return _index(value[0], where, nodes), east, north
+
+
+# ---- values
+
+
+def _known(table: Mapping[str, Any], names: tuple[str, ...], where: str) -> None:
+    for key in table:
+        if key not in names:
+            raise ScenarioError(f"{where}{key}: no such key; there are: {', '.join(names)}")
+
+
+def _number(table: Mapping[str, Any], key: str, where: str, least: float, most: float) -> float:
+    value = table.get(key)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ScenarioError(f"{where}{key}: a number from {least:g} to {most:g}, not {value!r}")
+    if not least <= value <= most:
+        raise ScenarioError(f"{where}{key}: from {least:g} to {most:g}, not {value:g}")
+    return float(value)
+
+
+def _whole(table: Mapping[str, Any], key: str, where: str, least: int, most: int) -> int:
+    value = table.get(key)
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise ScenarioError(f"{where}{key}: a whole number from {least} to {most}, not {value!r}")
+    return value
+
+
+def _index(value: Any, where: str, nodes: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < nodes:
+        raise ScenarioError(f"{where}: a node from 0 to {nodes - 1}, not {value!r}")
+    return value
+
+
+def _list(table: Mapping[str, Any], key: str, where: str = "") -> list[Any]:
+    value = table.get(key, [])
+    if not isinstance(value, list):
+        raise ScenarioError(f"{where}{key}: a list, not {value!r}")
+    return value
+
+
+def _table(data: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    return _is_table(data.get(key, {}), f"{key}.")
+
+
+def _is_table(value: Any, where: str) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        raise ScenarioError(f"{where.rstrip('.')}: a table, not {value!r}")
+    return value

@@ -1,0 +1,157 @@
+"""A scenario of one's own: read in full, run, and refused in one line that names the file, the key and what is allowed."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from simulations.errors import ScenarioError
+from simulations.faults import ClockSet, Heal, Move, PowerCut, Split
+from simulations.network import Conditions
+from simulations.runner import run
+from simulations.scenario_file import load
+from simulations.scenarios import Changes, build
+from simulations.workload import Rates
+from simulations.world import Clock
+
+OWN = """
+nodes = 3
+duration = 20
+settle = 100
+heartbeat_ms = 2000
+absent = [2]
+tables_at = 0
+
+[rates]
+telemetry = 2
+edit = 0.5
+rows = 7
+
+[network]
+delay_ms = 20
+jitter_ms = 5.5
+bandwidth = 50000
+loss = 0.01
+range_m = 300
+
+[[clock]]
+node = 1
+skew_ms = -4000
+drift_ppm = 20
+
+[[fault]]
+kind = "heal"
+at = 10
+
+[[fault]]
+kind = "split"
+at = 5
+groups = [[0], [1, 2]]
+
+[[fault]]
+kind = "join"
+at = 8
+node = 2
+
+[[fault]]
+kind = "power-cut"
+at = 12
+node = 1
+
+[[fault]]
+kind = "restart"
+at = 18
+node = 1
+
+[[fault]]
+kind = "move"
+at = 1
+places = [[0, 0, 0], [1, 100.5, 0]]
+
+[[fault]]
+kind = "clock"
+at = 15
+node = 0
+skew_ms = 900
+"""
+
+
+def written(folder, text):
+    path = folder / "own.toml"
+    path.write_text(text)
+    return path
+
+
+def test_every_word_of_a_file_is_in_the_scenario(tmp_path):
+    scenario = load(written(tmp_path, OWN))
+    assert (scenario.name, scenario.nodes, scenario.duration_s, scenario.settle_s) == ("own", 3, 20, 100)
+    assert (scenario.heartbeat_ms, scenario.absent, scenario.tables_at) == (2000, (2,), 0)
+    assert scenario.rates == Rates(telemetry=2, edit=0.5, rows=7)
+    assert scenario.conditions == Conditions(20_000, 5_500, 50_000, loss=0.01, range_m=300)
+    assert scenario.clocks == (Clock(), Clock(-4000, 20), Clock())
+    assert [fault.at_s for fault in scenario.faults] == [1, 5, 8, 10, 12, 15, 18]
+    assert Split(5, ((0,), (1, 2))) in scenario.faults
+    assert Heal(10) in scenario.faults
+    assert Move(1, ((0, 0, 0), (1, 100.5, 0))) in scenario.faults
+    assert PowerCut(12, 1) in scenario.faults
+    assert ClockSet(15, 0, Clock(900)) in scenario.faults
+
+
+def test_a_file_runs_like_any_scenario_and_takes_the_same_changes(tmp_path):
+    path = str(written(tmp_path, OWN))
+    scenario = build(path, seed=3, nodes=4, duration_s=25, changes=Changes(rate=8, rows=5, loss=0.2))
+    assert (scenario.nodes, scenario.duration_s, scenario.rates.rows, scenario.conditions.loss) == (4, 25, 5, 0.2)
+    assert scenario.rates.total == pytest.approx(2)
+    result = run(build(path, seed=3), 3)
+    assert result.violations == ()
+    assert result.faults["power_cut"] == 1
+    assert result.faults["split"] == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("nodes = 3", "nodes = -3"), "nodes: a whole number from 1 to 5000, not -3"),
+        (("nodes = 3", ""), "nodes: a whole number from 1 to 5000, not None"),
+        (("duration = 20", "duration = nan"), "duration: a number from 0 to 604800, not nan"),
+        (("duration = 20", "duration = 0"), "duration: more than 0"),
+        (("heartbeat_ms = 2000", "heartbeat_ms = 1"), "heartbeat_ms: a whole number from 50"),
+        (("absent = [2]", "absent = [3]"), "absent: a node from 0 to 2, not 3"),
+        (("tables_at = 0", "tabels_at = 0"), "tabels_at: no such key; there are: nodes, duration"),
+        (("edit = 0.5", "edit = -0.5"), "rates.edit: from 0 to 1000, not -0.5"),
+        (("rows = 7", "rows = 0"), "rates.rows: a whole number from 1"),
+        (("rows = 7", "deletes = 7"), "rates.deletes: no such key; there are: telemetry"),
+        (("loss = 0.01", "loss = 1.5"), "network.loss: from 0 to 0.9, not 1.5"),
+        (("bandwidth = 50000", "bandwidth = 0"), "bandwidth must be positive"),
+        (("drift_ppm = 20", "drift_ppm = 'x'"), "clock[0].drift_ppm: a whole number"),
+        (('kind = "heal"', 'kind = "mend"'), "fault[0].kind: one of split, heal"),
+        (("groups = [[0], [1, 2]]", "groups = [[0], [9]]"), "fault[1].groups: a node from 0 to 2, not 9"),
+        (("groups = [[0], [1, 2]]", "group = 3"), "fault[1].group: no such key"),
+        (("groups = [[0], [1, 2]]", ""), "fault[1].groups: is missing for split"),
+        (("at = 5", "at = 500"), "fault[1].at: from 0 to 20, not 500"),
+        (("[[0, 0, 0], [1, 100.5, 0]]", "[[0, 0]]"), "places: lists of [node, metres east, metres north]"),
+        (("nodes = 3", "nodes = = 3"), "not a TOML file"),
+    ],
+)
+def test_what_is_wrong_is_one_line_with_the_file_and_the_key(change, message, tmp_path):
+    assert change[0] in OWN
+    path = written(tmp_path, OWN.replace(*change, 1))
+    with pytest.raises(ScenarioError, match=re.escape(message)) as raised:
+        load(path)
+    assert str(raised.value).startswith(f"{path}: ")
+    assert "\n" not in str(raised.value)
+
+
+def test_a_file_that_is_not_there_is_one_line(tmp_path):
+    with pytest.raises(ScenarioError, match="cannot be read: No such file"):
+        build(str(tmp_path / "none.toml"), seed=1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({"rate": -1}, "--rate: more than 0"), ({"rows": 0}, "--rows: from 1"), ({"loss": 1.0}, "--loss: from 0 to 0.9")],
+)
+def test_impossible_changes_say_what_is_allowed(changes, message):
+    with pytest.raises(ScenarioError, match=message):
+        Changes(**changes)
