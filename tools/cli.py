@@ -21,7 +21,7 @@ from tools import exits
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["COMMANDS", "Command", "main"]
+__all__ = ["COMMANDS", "Command", "command_named", "main", "parser_of", "top_parser"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +66,14 @@ COMMANDS = (
     Command("policy", "show or decide what happens when two nodes give two rows one id", "tools.commands.policy"),
     Command("conflicts", "list the writes that lost to others that had not seen them", "tools.commands.conflicts"),
     Command("restore", "write the losing side of a conflict again, so that it wins", "tools.commands.restore"),
+    Command("parked", "list rows of peers that the local tables refuse, and why", "tools.commands.parked"),
+    Command("log", "follow what the running node says", "tools.commands.log"),
     Command("down", "stop the running node", "tools.commands.down"),
     Command("forget", "take every trigger and internal table out of a file without a node", "tools.commands.forget"),
     Command("demo", "three nodes on this machine, a real flight, a split and its healing", "tools.commands.demo"),
     Command("simulate", "run many nodes under virtual time", "tools.commands.simulate"),
+    Command("completion", "print a script that completes commands in bash, zsh or fish", "tools.commands.completion"),
+    Command("help", "tell what a command does, with its arguments", "tools.commands.help"),
 )
 
 _EXITS = "exit codes: 0 done, 1 failed, 2 usage, 3 not converged or timed out, 69 no node runs"
@@ -93,6 +97,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         return exits.INTERRUPTED
 
 
+def command_named(name: str) -> Command:
+    """Return the command of that name; `UsageError` if there is none."""
+    command = next((command for command in COMMANDS if command.name == name), None)
+    if command is None:
+        names = ", ".join(command.name for command in COMMANDS)
+        raise exits.UsageError(f"no command {name!r}; there are {names}")
+    return command
+
+
+def parser_of(command: Command) -> argparse.ArgumentParser:
+    """Return the parser of a command's arguments; imports its module."""
+    return _parser_of(command, _loaded(command))
+
+
 class _Parser(argparse.ArgumentParser):
     """One line for a usage error, not the whole usage."""
 
@@ -101,7 +119,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _run(argv: list[str]) -> int:
-    top = _top_parser()
+    top = top_parser()
     chosen = top.parse_args(argv)
     if chosen.version:
         print(f"mycomesh {_version()}")
@@ -109,11 +127,15 @@ def _run(argv: list[str]) -> int:
     if chosen.command is None:
         top.print_help(sys.stderr)
         return exits.USAGE
-    command = next((command for command in COMMANDS if command.name == chosen.command), None)
-    if command is None:
-        names = ", ".join(command.name for command in COMMANDS)
-        raise exits.UsageError(f"no command {chosen.command!r}; there are {names}")
+    command = command_named(chosen.command)
     module = _loaded(command)
+    parser = _parser_of(command, module)
+    args = parser.parse_args(chosen.rest)
+    home = Home.locate(args.home or chosen.home, os.environ)
+    return module.run(args, home)
+
+
+def _parser_of(command: Command, module: CommandModule) -> _Parser:
     parser = _Parser(
         prog=f"mycomesh {command.name}",
         description=command.summary,
@@ -122,9 +144,7 @@ def _run(argv: list[str]) -> int:
     )
     _add_home(parser)
     module.add_arguments(parser)
-    args = parser.parse_args(chosen.rest)
-    home = Home.locate(args.home or chosen.home, os.environ)
-    return module.run(args, home)
+    return parser
 
 
 def _loaded(command: Command) -> CommandModule:
@@ -133,7 +153,8 @@ def _loaded(command: Command) -> CommandModule:
     return cast("CommandModule", getattr(module, part) if part else module)
 
 
-def _top_parser() -> _Parser:
+def top_parser() -> argparse.ArgumentParser:
+    """Return the parser of what stands before and around a command."""
     lines = [f"  {command.name:<10} {command.summary}" for command in COMMANDS]
     parser = _Parser(
         prog="mycomesh",

@@ -1,0 +1,85 @@
+"""`parked`, `log`, `completion` and `help`: from a running node's file, and from the commands' own arguments."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+import subprocess
+
+import pytest
+
+from tools import cli, exits
+from tools.cli import COMMANDS, main
+from tools.commands import log, parked
+
+
+@pytest.fixture
+def file(tmp_path, monkeypatch):
+    path = tmp_path / "a.db"
+    db = sqlite3.connect(path, isolation_level=None)
+    db.execute("CREATE TABLE mycomesh_parked(table_name, row_key, reason, content, since, id, row)")
+    db.execute("INSERT INTO mycomesh_parked VALUES('t', '7', 'NOT NULL\x1b[2J', '{\"v\": null}', '2026-01-01', 1, 7)")
+    monkeypatch.setattr(parked, "ask", lambda _home, _what: {"file": str(path)})
+    return db
+
+
+def test_parked_tells_key_reason_and_content(file, capsys):
+    assert main(["parked"]) == exits.DONE
+    assert capsys.readouterr().out.splitlines()[1].split() == [
+        "t", "7", "NOT", "NULL?[2J", '{"v":', "null}", "2026-01-01"
+    ]  # fmt: skip
+    assert main(["parked", "--json"]) == exits.DONE
+    assert json.loads(capsys.readouterr().out)[0]["content"] == {"v": None}
+
+
+def test_parked_of_a_file_without_the_table_is_one_line(file, capsys):
+    file.execute("DROP TABLE mycomesh_parked")
+    assert main(["parked"]) == exits.FAILED
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_log_prints_what_people_wait_for_and_on_request_everything(monkeypatch, capsys):
+    notices = [
+        {"event": "conn.closed", "level": "debug", "text": "noise"},
+        {"event": "link.up", "level": "info", "text": "link\x1b with b"},
+        {"event": "x", "level": "warning", "text": "clock"},
+    ]
+    monkeypatch.setattr(log, "watch", lambda _home: iter(notices))
+    assert main(["log"]) == exits.DONE
+    assert [line[10:] for line in capsys.readouterr().out.splitlines()] == ["link? with b", "warning: clock"]
+    assert main(["log", "--json", "--verbose", "--limit", "2"]) == exits.DONE
+    assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == notices[:2]
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_completion_script_knows_every_command_and_option(shell, capsys):
+    assert main(["completion", shell]) == exits.DONE
+    script = capsys.readouterr().out
+    assert all(command.name in script for command in COMMANDS)
+    assert "replicas" in script
+    if shutil.which(shell):
+        assert subprocess.run([shell, "-n"], input=script, text=True, check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [("pee", ["peers"]), ("wait --rep", ["--replicas"]), ("--home x policy keep", []), ("completion fi", ["fish"])],
+)
+def test_bash_completes(words, found, capsys):
+    main(["completion", "bash"])
+    typed = ["mycomesh", *words.split()]
+    array = " ".join(f"'{word}'" for word in typed)
+    script = f"{capsys.readouterr().out}\nCOMP_WORDS=({array}); COMP_CWORD={len(typed) - 1}; _mycomesh\n"
+    script += 'printf "%s\\n" "${COMPREPLY[@]}"'
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
+    expected = ["keep-both"] if "keep" in words else found
+    assert done.stdout.split() == expected
+
+
+def test_help_of_a_command_is_its_own_help(capsys):
+    assert main(["help", "wait"]) == exits.DONE
+    assert capsys.readouterr().out == cli.parser_of(cli.command_named("wait")).format_help()
+    assert main(["help"]) == exits.DONE
+    assert all(command.name in capsys.readouterr().out for command in COMMANDS[:1])
+    assert main(["help", "frobnicate"]) == exits.USAGE

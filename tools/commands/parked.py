@@ -1,0 +1,70 @@
+"""`mycomesh parked`: rows of peers that the local tables refuse, and why; they are held and tried again."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sqlite3
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mesh.node.ask import ask
+from mesh.node.errors import NodeError
+from tools import exits
+from tools.render import print_json, print_table
+
+if TYPE_CHECKING:
+    import argparse
+
+    from mesh.node.home import Home
+
+__all__ = ["add_arguments", "run"]
+
+NAMES = ("table", "key", "reason", "content", "since")
+LISTING = "SELECT table_name, row_key, reason, content, since FROM mycomesh_parked ORDER BY since, table_name, row_key"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("--json", action="store_true", help="a JSON array, for programs")
+
+
+def run(args: argparse.Namespace, home: Home) -> int:
+    """Print one row for each parked row, the oldest first."""
+    parked = _parked(Path(ask(home, "status")["file"]))
+    if args.json:
+        print_json(parked)
+    elif not parked:
+        print("no parked rows", file=sys.stderr)
+    else:
+        headers = tuple(name.upper() for name in NAMES)
+        print_table(headers, [tuple(_plain(_said(row[name])) for name in NAMES) for row in parked])
+        print("each goes into its table by itself once its reason is gone", file=sys.stderr)
+    return exits.DONE
+
+
+def _parked(file: Path) -> list[dict[str, Any]]:
+    """The state is SQL (README): read as any client would."""
+    try:
+        with contextlib.closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True)) as db:
+            rows = db.execute(LISTING).fetchall()
+    except sqlite3.Error as error:
+        raise NodeError(f"cannot read {file}: {error}; is the node still joining? see 'mycomesh status'") from error
+    return [{**dict(zip(NAMES, row, strict=True)), "content": _content(row[3])} for row in rows]
+
+
+def _content(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:  # a very long row is cut where it is recorded
+        return text
+
+
+def _said(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _plain(text: str) -> str:
+    """Values come from peers: nothing in them may steer a terminal."""
+    return "".join(sign if sign.isprintable() else "?" for sign in text)
