@@ -61,7 +61,8 @@ class Link:
 
     def flush(self, actions: list[Action], now_ms: int) -> None:
         """Write what may be written."""
-        self.write(self.session.flush(), actions, now_ms)
+        for frame in self.session.frames():
+            self.write(frame, actions, now_ms)
 
     def write(self, data: bytes, actions: list[Action], now_ms: int) -> None:
         """Write these bytes."""

@@ -21,7 +21,7 @@ from mesh.noise import HANDSHAKE_BYTES_MAX, CipherState, Handshake, respond
 from mesh.records import CREDIT_EVERY, End, Inbox, Outbox, Refresh, Whole, end_record, refresh_record
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 __all__ = [
     "EARLY_BYTES_MAX",
@@ -213,14 +213,15 @@ class Session:
 
     def flush(self) -> bytes:
         """Seal what may be sent now; empty when there is nothing, or the window is full."""
+        return b"".join(self.frames())
+
+    def frames(self) -> Iterator[bytes]:
+        """The same frame by frame: a window of bulk put together once more would be memory that is not at hand."""
         if self.phase is not Phase.OPEN:
-            return b""
+            return
         assert self._send is not None
-        frames: list[bytes] = []
         while records := self.outbox.pack():
-            sealed = self._send.seal(records)
-            frames += (len(sealed).to_bytes(_LENGTH_BYTES, "big"), sealed)
-        return b"".join(frames)
+            yield _framed(self._send.seal(records))
 
     def end(self, reason: str) -> bytes:
         """Close for good; the answer says goodbye to an admitted peer and nothing to anyone else (section 7.8)."""
