@@ -1,0 +1,57 @@
+"""`mycomesh doctor`: each look finds what is wrong and says what to do, and is silent where all is well."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tools import exits
+from tools.cli import main
+from tools.commands import doctor
+
+
+@pytest.mark.parametrize(("now_s", "well"), [(0, False), (1_800_000_000, True)])
+def test_a_clock_that_was_never_set_is_told(now_s, well):
+    finding = doctor.clock(now_s)
+    assert (finding.well, bool(finding.remedy)) == (well, not well)
+
+
+@pytest.mark.parametrize(
+    ("version", "well"), [((3, 6, 23), True), ((3, 7, 0), None), ((3, 51, 2), None), ((3, 51, 3), True)]
+)
+def test_the_wal_reset_bug_is_told_by_version(version, well):
+    assert doctor.sqlite(version).well is well
+
+
+@pytest.mark.parametrize(("flags", "well"), [("0x1003", True), ("0x1002", None), ("0x1009", None), ("0x3", None)])
+def test_multicast_needs_an_interface_that_is_up(tmp_path, flags, well):
+    (tmp_path / "eth0").mkdir()
+    (tmp_path / "eth0" / "flags").write_text(f"{flags}\n")
+    assert doctor.multicast(tmp_path).well is well
+
+
+@pytest.mark.parametrize(("text", "well"), [("8192\n", True), ("1\n", False), (None, None)])
+def test_inotify_limits(tmp_path, text, well):
+    if text is not None:
+        (tmp_path / "limit").write_text(text)
+    assert doctor.inotify(tmp_path / "limit").well is well
+
+
+def test_a_home_that_others_can_change_is_told(tmp_path):
+    home = tmp_path / "state"
+    assert doctor.permissions(home).well
+    home.mkdir()
+    home.chmod(0o777)
+    assert not doctor.permissions(home).well
+    assert "chmod 700" in doctor.permissions(home).remedy
+
+
+def test_the_exit_code_says_whether_something_failed(tmp_path, monkeypatch, capsys):
+    words = ["--home", str(tmp_path / "h"), "doctor", "--json"]
+    monkeypatch.setattr(doctor.time, "time", lambda: 1_800_000_000.0)
+    monkeypatch.setattr(doctor, "FREE_BYTES_MIN", 0)
+    assert main(words) == exits.DONE
+    assert {"clock", "sqlite", "node"} <= {finding["name"] for finding in json.loads(capsys.readouterr().out)}
+    monkeypatch.setattr(doctor.time, "time", lambda: 0.0)
+    assert main(words) == exits.FAILED
