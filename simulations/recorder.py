@@ -103,6 +103,7 @@ class Recorder:
                 pass
         for action in actions:
             if isinstance(action, sync_events.Publish):
+                run.batches += 1
                 run.published[_name(action.payload)] = run.pending.pop(node, now)
                 if len(run.published) > PUBLISHED_MAX:
                     del run.published[next(iter(run.published))]
@@ -179,6 +180,12 @@ class Recorder:
         self._write("result", **result)
 
     @property
+    def live_share(self) -> float:
+        """Batches that came live to a node, of those that every other node has published; the rest came by rounds."""
+        run = self._running
+        return run.firsts / max(1, run.batches * (len(run.cluster.places) - 1))
+
+    @property
     def _running(self) -> _Run:
         assert self._run is not None, "begin comes first"
         return self._run
@@ -201,6 +208,7 @@ class _Run:
     pending: dict[int, int] = field(default_factory=dict)  # by node: its oldest commit that was not published
     published: dict[bytes, int] = field(default_factory=dict)  # batch -> when the oldest write in it was committed
     firsts: int = 0
+    batches: int = 0
     sample_us: int = SECOND
     sample_due_us: int = 0
     snapshot_due_us: int = 0

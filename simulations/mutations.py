@@ -1,0 +1,396 @@
+"""Planted bugs: what a sweep must find, or it proves nothing.
+
+Owns a list of small edits of sync/ and mesh/, each applied to the running code by name and taken back after. What always
+holds: an edit whose text is not in its function exactly once is an error, never a pass; the list says in which scenario
+each bug shows, and within how many seeds. `python -m simulations.mutations` plants them one by one. Must not know how a run
+works.
+"""
+
+from __future__ import annotations
+import __future__
+
+import argparse
+import functools
+import importlib
+import inspect
+import sys
+import textwrap
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+from unittest import mock
+
+import mesh.link
+import simulations.shell
+from mesh.message import Batch, encode_parts
+from simulations.errors import ScenarioError
+from simulations.faults import Fault, PowerCut, Restart
+from simulations.recorder import Recorder
+from simulations.runner import Result, run
+from simulations.scenarios import Scenario, build
+from sync.exchange import ExchangeConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+__all__ = ["CASES", "MUTATIONS", "Case", "Found", "Mutation", "StaleMutationError", "hunt", "planted"]
+
+
+SETTLE_S = 40.0  # a healthy run of these sizes needs a few seconds; a planted bug need not be waited for longer
+LIVE_SHARE_MIN = 0.9  # of a calm mesh; what is written while its links come up comes by rounds
+
+
+class StaleMutationError(ScenarioError):
+    """The code that a mutation edits has changed: bring the mutation in line, in simulations/mutations.py."""
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """In that function (`module:qualified.name`), `old` becomes `new`; `old` is there exactly once."""
+
+    function: str
+    old: str
+    new: str
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """Where a bug shows: the scenario, its size, and what it needs besides."""
+
+    scenario: str
+    nodes: int
+    duration_s: float
+    rates: tuple[tuple[str, float], ...] = ()  # fields of `Rates` that differ from the scenario's
+    collect_ms: int | None = None  # how often tombstones are collected, None: as nodes do
+    forged: bool = False  # a captured member alters batches on their way
+    live: bool = False  # nothing goes wrong here, so batches must spread live, not by rounds
+    faults: tuple[Fault, ...] = ()  # instead of the scenario's
+
+    def expand(self, seed: int) -> Scenario:
+        """The scenario of this seed."""
+        scenario = build(self.scenario, seed=seed, nodes=self.nodes, duration_s=self.duration_s)
+        rates: dict[str, Any] = dict(self.rates)
+        return replace(
+            scenario, rates=replace(scenario.rates, **rates), faults=self.faults or scenario.faults, settle_s=SETTLE_S
+        )
+
+    def run(self, seed: int) -> Result:
+        """One run of this case."""
+        with ExitStack() as stack:
+            if self.collect_ms is not None:
+                often = functools.partial(ExchangeConfig, collect_ms=self.collect_ms, beat_ms=1_000)
+                stack.enter_context(mock.patch.object(simulations.shell, "ExchangeConfig", often))
+            if self.forged:
+                stack.enter_context(mock.patch.object(mesh.link, "encode_parts", _forging()))
+            record = Recorder() if self.live else None
+            result = run(self.expand(seed), seed, record=record)
+        if record is None or record.live_share >= LIVE_SHARE_MIN:
+            return result
+        text = f"only {record.live_share:.0%} of the batches came live; at least {LIVE_SHARE_MIN:.0%} do when nothing goes wrong"
+        return replace(result, violations=(*result.violations, text))
+
+
+@dataclass(frozen=True, slots=True)
+class Mutation:
+    """One bug: why it is one, the edits that plant it, where it shows, and within how many seeds (from 1) it must."""
+
+    name: str
+    why: str
+    edits: tuple[Edit, ...]
+    case: Case
+    seeds: int
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a hunt brought: the seed that showed the bug (None: it survived), and the first thing that was wrong."""
+
+    mutation: str
+    seed: int | None
+    tried: int
+    text: str
+
+
+SPLIT = Case("split-brain", 4, 40, (("edit", 1.0), ("insert", 0.3), ("delete", 0.3), ("rows", 8)))
+CLOCKS = Case("clock-chaos", 4, 40, (("edit", 1.0), ("insert", 0.3), ("delete", 0.3), ("rows", 8)))
+NAMES = Case("split-brain", 4, 40, (("rename", 1.0), ("rows", 30)))
+CALM = Case("two-nodes", 4, 20, (("edit", 1.0), ("delete", 0.2)))
+FORGED = Case("two-nodes", 3, 15, forged=True)
+FLAPPING = Case("flapping", 4, 40, (("telemetry", 4.0), ("edit", 2.0), ("insert", 0.5), ("delete", 0.5), ("rows", 8)))
+CUTS = Case(
+    "two-nodes",
+    3,
+    60,
+    faults=tuple(
+        fault for turn in range(8) for fault in (PowerCut(3 + 6.0 * turn, turn % 3), Restart(9 + 6.0 * turn, turn % 3))
+    ),
+)
+LARGE = Case("two-nodes", 18, 10, (("telemetry", 0.5),), live=True)
+COLLECTING = replace(SPLIT, duration_s=90, collect_ms=2_000)
+
+MUTATIONS = (
+    Mutation(
+        "vector-advanced-early",
+        "a batch covers everything of its site before it, although earlier batches may be missing",
+        (Edit("sync.merge:merge_section", "table.cover(site, after, upto)", "table.cover(site, 0, upto)"),),
+        FLAPPING,
+        3,
+    ),
+    Mutation(
+        "gap-ranges-merged",
+        "ranges of a vector are joined over the gap between them",
+        (Edit("sync.vector:Vector.add", "if low <= merged[-1][1]:", "if True:"),),
+        FLAPPING,
+        3,
+    ),
+    Mutation(
+        "vector-adopted-without-its-rows",
+        "one chunk of a round in four is thrown away, and the sender's vector is adopted all the same",
+        (
+            Edit(
+                "sync.fetching:Fetching.brought",
+                "applied = self._replica.apply(bundle, turn.wall_ms)",
+                "applied = Applied() if len(bundle) % 4 == 0 else self._replica.apply(bundle, turn.wall_ms)",
+            ),
+        ),
+        SPLIT,
+        3,
+    ),
+    Mutation(
+        "tombstone-dropped-early",
+        "delete markers are collected while members have not passed them, and without a mark for an audit",
+        (
+            Edit(
+                "sync.stability:Stability._stable_upto",
+                "return max(min(waiting), hlc_from_ms(max(oldest_ms, 0)))",
+                "return hlc_from_ms(wall_ms - 1_000)",
+            ),
+            Edit("sync.tombstones:_mark", "table.store.db.execute(", "table.table_id and None and ("),
+        ),
+        COLLECTING,
+        3,
+    ),
+    Mutation(
+        "tie-broken-by-arrival",
+        "of two writes within a second the one that came first stays, whatever their stamps say",
+        (
+            Edit(
+                "sync.lattice:join",
+                "if entry.stamp >= stamp:",
+                "if entry.stamp == stamp or entry.stamp[0] >> 26 >= stamp[0] >> 26:",
+            ),
+        ),
+        SPLIT,
+        3,
+    ),
+    Mutation(
+        "later-delete-forgotten",
+        "an older update of a deleted row is taken as if the row were there",
+        (Edit("sync.lattice:join", "if killer is not None and killer > stamp:", "if False:"),),
+        FLAPPING,
+        3,
+    ),
+    Mutation(
+        "hlc-goes-back",
+        "the clock follows the wall clock, also when that jumps back",
+        (
+            Edit(
+                "sync.stamp:Clock.tick",
+                "max(self.last + 1, wall_ms << COUNTER_BITS, floor + 1)",
+                "max((wall_ms << COUNTER_BITS) + (self.last + 1) % 1024, floor + 1)",
+            ),
+        ),
+        CLOCKS,
+        3,
+    ),
+    Mutation(
+        "seen-writes-not-overwritten",
+        "a local write is stamped by the wall clock alone: what its user saw may win over it",
+        (
+            Edit("sync.drain:_change", "clock.tick(touched.at_ms, view.hlc)", "clock.tick(touched.at_ms)"),
+            Edit("sync.stamp:Clock.witness", "self.last = max(self.last, hlc)", "pass"),
+        ),
+        CLOCKS,
+        3,
+    ),
+    Mutation(
+        "conflict-not-recorded",
+        "the value that loses to a write which had not seen it is dropped without a trace",
+        (Edit("sync.conflict:note_conflicts", "made = 0\n", "return 0\n"),),
+        SPLIT,
+        3,
+    ),
+    Mutation(
+        "parked-row-dropped",
+        "a row that a constraint refuses is neither parked nor held",
+        (
+            Edit("sync.merge:materialize", "    if reason:\n        key", "    if False:\n        key"),
+            Edit("sync.merge:materialize", "if reason or not seen or not view.plain", "if not reason and not seen"),
+        ),
+        NAMES,
+        5,
+    ),
+    Mutation(
+        "unique-loser-by-arrival",
+        "of two rows that claim one UNIQUE value, the one that came first keeps it",
+        (
+            Edit(
+                "sync.merge:displace_rivals",
+                "rivals: dict[Row, str] = {}\n",
+                "rivals: dict[Row, str] = {}\n    return False\n",
+            ),
+        ),
+        NAMES,
+        5,
+    ),
+    Mutation(
+        "held-values-dropped",
+        "values that the table cannot show are not held",
+        (Edit("sync.merge:_hold", "hidden = {", "return\n    hidden = {"),),
+        NAMES,
+        5,
+    ),
+    Mutation(
+        "delete-not-captured",
+        "the trigger for DELETE does not fire",
+        (
+            Edit(
+                "sync.capture:create_statements",
+                '_trigger(names[3], "AFTER DELETE", table, "",',
+                '_trigger(names[3], "AFTER DELETE", table, "WHEN 0",',
+            ),
+        ),
+        CALM,
+        2,
+    ),
+    Mutation(
+        "own-writes-not-synced",
+        "peers hear of writes that a power cut may take back: a row is drained twice, and is two rows",
+        (Edit("sync.store:Store.durable", "self._durable = True", "pass"),),
+        CUTS,
+        20,
+    ),
+    Mutation(
+        "prune-without-graft",
+        "links are pruned from the tree, and nobody asks for the batches that then do not come",
+        (
+            Edit("mesh.gossip:Gossip._prunes", "return int.from_bytes", "return True or int.from_bytes"),
+            Edit("mesh.gossip:Gossip._graft", "sends.append(Send(link, Graft(tree, tuple(ids))))", "pass"),
+        ),
+        LARGE,
+        2,
+    ),
+    Mutation(
+        "signature-not-checked",
+        "a batch is taken whoever signed it",
+        (Edit("mesh.overlay:Overlay._on_batch", "if not verify(", "if False and not verify("),),
+        FORGED,
+        2,
+    ),
+)
+CASES = {mutation.name: mutation for mutation in MUTATIONS}
+
+
+@contextmanager
+def planted(mutation: Mutation) -> Iterator[None]:
+    """The running code with this bug in it.
+
+    Raises:
+        StaleMutationError: the function is gone, or the text is not in it exactly once; nothing is changed then.
+    """
+    sources: dict[str, tuple[Any, str]] = {}
+    for edit in mutation.edits:
+        function, source = sources.get(edit.function) or _function(mutation, edit)
+        if source.count(edit.old) != 1:
+            times = source.count(edit.old)
+            raise StaleMutationError(f"{mutation.name}: {edit.old!r} is {times} times in {edit.function}, not once")
+        sources[edit.function] = function, source.replace(edit.old, edit.new)
+    before = [(function, function.__code__) for function, _ in sources.values()]
+    try:
+        for function, source in sources.values():
+            function.__code__ = _compiled(function, source)
+        yield
+    finally:
+        for function, code in before:
+            function.__code__ = code
+
+
+def hunt(mutation: Mutation, seeds: int | None = None) -> Found:
+    """Plant the bug and run its case with seed 1, 2, ... until something does not hold, or the seeds are used up."""
+    tried = seeds or mutation.seeds
+    with planted(mutation):
+        for seed in range(1, tried + 1):
+            try:
+                result = mutation.case.run(seed)
+            except AssertionError as error:  # the product's own invariants are checkers too
+                return Found(mutation.name, seed, seed, f"an assertion failed: {error}")
+            except Exception as error:  # noqa: BLE001  a bug may end in any way; whatever ends a node is found
+                return Found(mutation.name, seed, seed, f"{type(error).__name__}: {error}")
+            if not result.ok:
+                return Found(mutation.name, seed, seed, result.violations[0])
+    return Found(mutation.name, None, tried, "")
+
+
+def _function(mutation: Mutation, edit: Edit) -> tuple[Any, str]:
+    module, _, path = edit.function.partition(":")
+    try:
+        found: Any = functools.reduce(getattr, path.split("."), importlib.import_module(module))
+    except AttributeError as error:
+        raise StaleMutationError(f"{mutation.name}: there is no {edit.function}") from error
+    return found, textwrap.dedent(inspect.getsource(found))
+
+
+def _compiled(function: Any, source: str) -> Any:
+    """The code of the function made from other text, with its own module's names."""
+    module = compile(source, function.__code__.co_filename, "exec", __future__.annotations.compiler_flag)
+    made: dict[str, Any] = {}
+    exec(module, function.__globals__, made)  # noqa: S102  the text is our own, from the list above
+    return made[function.__name__].__code__
+
+
+def _forging() -> Callable[[Any], tuple[bytes, bytes]]:
+    """What sends messages, but for one batch in three with values that its author never wrote."""
+    count = 0
+
+    def encoded(message: Any) -> tuple[bytes, bytes]:
+        nonlocal count
+        if isinstance(message, Batch) and b"<w" in message.payload:
+            count += 1
+            if count % 3 == 0:
+                message = replace(message, payload=message.payload.replace(b"<w", b"<v"))
+        return encode_parts(message)
+
+    return encoded
+
+
+def main(words: list[str] | None = None) -> int:
+    """Hunt the named bugs, or all; 0 when each was found, 1 when one survived, 2 for a bug that cannot be planted."""
+    parser = argparse.ArgumentParser(prog="python -m simulations.mutations", description=__doc__.split("\n")[0])
+    parser.add_argument("names", nargs="*", help="mutations (default: all)")
+    parser.add_argument("--list", action="store_true", help="name them and stop")
+    parser.add_argument("--seeds", type=int, metavar="N", help="seeds to try (default: as the list says)")
+    args = parser.parse_args(words)
+    unknown = [name for name in args.names if name not in CASES]
+    if unknown:
+        print(f"no mutation {unknown[0]!r}; --list names them", file=sys.stderr)  # noqa: T201
+        return 2
+    survived = 0
+    for mutation in [CASES[name] for name in args.names] or MUTATIONS:
+        case = mutation.case
+        where = f"{case.scenario} --nodes {case.nodes} --duration {case.duration_s:g}"
+        if args.list:
+            print(f"{mutation.name:32}  {where:44}  {mutation.seeds:4} seeds  {mutation.why}")  # noqa: T201
+            continue
+        try:
+            found = hunt(mutation, args.seeds)
+        except StaleMutationError as error:
+            print(error, file=sys.stderr)  # noqa: T201
+            return 2
+        survived += found.seed is None
+        verdict = f"SURVIVED {found.tried} seeds" if found.seed is None else f"seed {found.seed}: {found.text}"
+        print(f"{mutation.name:32}  {where:44}  {verdict}", flush=True)  # noqa: T201
+    return 1 if survived else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

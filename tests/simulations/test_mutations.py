@@ -1,0 +1,60 @@
+"""Planted bugs are found: a few on every run, all of them when MYCOMESH_TEST_SCALE is above 1."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+
+import pytest
+
+from simulations import mutations
+from simulations.mutations import CASES, MUTATIONS, Edit, StaleMutationError, hunt, planted
+from sync import lattice
+
+QUICK = ("delete-not-captured", "signature-not-checked")
+SCALE = float(os.environ.get("MYCOMESH_TEST_SCALE", "1"))
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("name", [each.name for each in MUTATIONS if SCALE > 1 or each.name in QUICK])
+def test_a_planted_bug_is_found(name):
+    found = hunt(CASES[name])
+    assert found.seed is not None, f"{name} survived {found.tried} seeds: a checker is missing"
+
+
+def test_the_same_run_holds_without_the_bug():
+    result = CASES["signature-not-checked"].case.run(1)
+    assert result.ok, result.violations
+    assert result.notices["warning: batch.forged"] > 0
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.name)
+def test_every_mutation_applies_and_is_taken_back(mutation):
+    functions = [mutations._function(mutation, edit)[0] for edit in mutation.edits]
+    before = [function.__code__ for function in functions]
+    with planted(mutation):
+        assert all(function.__code__ is not code for function, code in zip(functions, before, strict=True))
+    assert [function.__code__ for function in functions] == before
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (Edit("sync.lattice:join", "no such text", ""), "is 0 times in sync.lattice:join"),
+        (Edit("sync.lattice:join", "gained", ""), "times in sync.lattice:join, not once"),
+        (Edit("sync.lattice:joined", "x", ""), "there is no sync.lattice:joined"),
+    ],
+)
+def test_a_mutation_that_does_not_apply_is_an_error(edit, message):
+    stale = replace(MUTATIONS[0], edits=(edit,))
+    before = lattice.join.__code__
+    with pytest.raises(StaleMutationError, match=message), planted(stale):
+        pass
+    assert lattice.join.__code__ is before
+
+
+def test_the_list_is_long_enough_and_the_command_names_it(capsys):
+    assert len(CASES) == len(MUTATIONS) >= 12
+    assert mutations.main(["--list"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == len(MUTATIONS)
+    assert mutations.main(["nonsense"]) == 2
