@@ -68,6 +68,7 @@ COMMANDS = (
     Command("restore", "write the losing side of a conflict again, so that it wins", "tools.commands.restore"),
     Command("parked", "list rows of peers that the local tables refuse, and why", "tools.commands.parked"),
     Command("log", "follow what the running node says", "tools.commands.log"),
+    Command("backup", "copy the served database, safe to serve again later", "tools.commands.backup"),
     Command("doctor", "look for what stands in a node's way on this machine, with remedies", "tools.commands.doctor"),
     Command("down", "stop the running node", "tools.commands.down"),
     Command("forget", "take every trigger and internal table out of a file without a node", "tools.commands.forget"),

@@ -1,0 +1,66 @@
+"""`mycomesh backup TARGET`: a consistent copy of the served database that is safe to put in its place later.
+
+Why not cp: a copy without its -wal lacks commits, and one that keeps the site would give new writes stamps that peers know
+already. The copy's site is taken out, so whoever serves it gets another; what it lacks comes from the peers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mesh.node.ask import ask
+from mesh.node.errors import NodeError
+from tools import exits
+
+if TYPE_CHECKING:
+    import argparse
+
+    from mesh.node.home import Home
+
+__all__ = ["add_arguments", "run"]
+
+TRIES_MAX = 20  # a copy with writes that were not stamped yet would have them stamped twice: another one is made
+TRY_S = 0.1
+PENDING = "SELECT name FROM sqlite_master WHERE type = 'table' AND name GLOB 'mycomesh_pending_*' ORDER BY name"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("target", type=Path, metavar="TARGET.db", help="the file to make; it must not exist")
+
+
+def run(args: argparse.Namespace, home: Home) -> int:
+    """Copy the running node's database."""
+    target = args.target.absolute()
+    if target.exists():
+        raise exits.UsageError(f"{target} exists already; name another file, or move it away")
+    source = Path(ask(home, "status")["file"])
+    for _ in range(TRIES_MAX):
+        try:
+            whole = _copied(source, target)
+        except sqlite3.Error as error:
+            target.unlink(missing_ok=True)
+            raise NodeError(f"cannot copy {source} to {target}: {error}; check free space and permissions") from error
+        if whole:
+            print(f"{target}: {target.stat().st_size:,} bytes; serve it as any file", file=sys.stderr)
+            return exits.DONE
+        target.unlink()
+        time.sleep(TRY_S)
+    raise NodeError(f"{source} is written to without a pause; try again in a calmer moment")
+
+
+def _copied(source: Path, target: Path) -> bool:
+    """Return whether the copy has every write stamped, and is finished."""
+    with contextlib.closing(sqlite3.connect(source.as_uri() + "?mode=ro", uri=True, isolation_level=None)) as db:
+        db.execute("VACUUM INTO ?", (str(target),))
+    with contextlib.closing(sqlite3.connect(target, isolation_level=None)) as copy:
+        for (name,) in copy.execute(PENDING).fetchall():
+            if copy.execute(f'SELECT 1 FROM "{name}" LIMIT 1').fetchone():
+                return False
+        copy.execute("DELETE FROM mycomesh_meta WHERE name = 'site'")
+        return True
