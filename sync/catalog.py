@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import fnmatch
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import apsw
@@ -19,6 +19,7 @@ from sync.capture import (
     LOOK_AGAIN,
     OP_EVICT,
     OP_INSERT,
+    WORD_BITS,
     create_statements,
     drop_statements,
     key_names,
@@ -72,7 +73,7 @@ class Catalog:
         self._filter = tables
         self.tables: dict[str, Table] = {}
         self.notes: dict[str, str] = {}
-        self.dropped: set[str] = set()
+        self.dropped: set[str] = set()  # tables that a person took away here, by DROP or RENAME; peers keep them
         self._policies = Policies()
         self._version = -1
         self._refreshed = False  # in the running transaction
@@ -113,6 +114,7 @@ class Catalog:
         for folded in [key for key in self.tables if key != SCHEMA_TABLE]:
             if folded not in {fold(name) for name in present}:
                 self._forget(folded)
+        self._note_dropped({fold(name) for name in present})
         for name in present:
             self._adopt(name, drain)
         for table in self.tables.values():
@@ -140,15 +142,22 @@ class Catalog:
         self._write_fact(*fact)
         self._version = -1
 
-    def recheck(self, table: Table) -> None:
+    def recheck(self, table: Table, written: Sequence[str] = ()) -> None:
         """Logs every row, and every row that the change log has and the table has not, to be looked at by the drain.
 
         What bypassed the triggers (a rebuild that dropped them, a file edited with triggers off, a restore) is found so.
+        Columns in `written` count as changed in every row: no entry owns them that they could be compared with.
         """
         db, spec = self._store.db, table.spec
         names = key_names(spec)
         log = pending_name(table.table_id)
         db.execute(look_statement(spec, table.table_id, LOOK_AGAIN))
+        words: dict[int, int] = {}
+        for name in written:
+            word, bit = divmod(table.bits[name], WORD_BITS)
+            words[word] = words.get(word, 0) | 1 << bit
+        if words:
+            db.execute(look_statement(spec, table.table_id, words.pop(0, 0), words=words))
         for row in table.vanished():
             found = table.where_values(row)
             assert found is not None
@@ -186,6 +195,13 @@ class Catalog:
             self.notes[folded] = f"parked: its key was {shape!r} on the mesh and is {spec.shape!r} here; rename it"
             self._forget(folded)
             return
+        vanished = [column for column in json.loads(captured) if column not in {c.folded for c in spec.columns}]
+        if vanished:
+            if not self._bring_back(plain, vanished):
+                self._forget(folded)
+                return
+            plain = read_table(self._store.db, name)
+            spec = self._policies.applied(plain)
         bits = _extended(json.loads(bits_text), spec)
         self._forget(folded)
         converting = spec.id_column and self._store.meta(_births(table_id)) is None
@@ -200,10 +216,46 @@ class Catalog:
             convert(table)
             self._store.meta_set(_births(table_id), 1)
         drain(table)
-        bypassed = not self._captured(table)
+        bypassed = bool(vanished) or not self._captured(table)
         self._install(table)
-        if bypassed:
-            self.recheck(table)
+        if bypassed:  # a column that such a rebuild or rename has made may hold values
+            self.recheck(table, [column for column in table.known if column not in json.loads(captured)])
+        if vanished:
+            self.notes[folded] = _brought_back(vanished)
+
+    def _note_dropped(self, present: set[str]) -> None:
+        """Notes the tables that were here and are not, and takes off what capture has left on a renamed one."""
+        db = self._store.db
+        self.dropped = set()
+        for table_id, folded in db.execute("SELECT id, name FROM mycomesh_replicated ORDER BY id").fetchall():
+            if folded in present or not self._filter.admits(folded):
+                continue
+            self.dropped.add(folded)
+            self.notes[folded] = (
+                "dropped or renamed here by hand: it stays on the other nodes, and is not replicated here;"
+                " created here again, it deletes there the rows that it lacks"
+            )
+            for statement in drop_statements(table_id):  # RENAME has taken the triggers along
+                db.execute(statement)
+            db.execute(f"DROP INDEX IF EXISTS mycomesh_{table_id}_keep")
+
+    def _bring_back(self, spec: TableSpec, vanished: list[str]) -> bool:
+        """Adds columns again that entries own and the file has lost; False, and a note, if that cannot be done."""
+        fact = self._fact(spec.folded)
+        described = _described(fact) if fact is not None else None
+        if fact is not None and described is not None:
+            scratch = _scratch(fact)
+            for column in described.columns:
+                if column.folded in vanished:
+                    self._add_column(replace(spec, name=described.name), scratch, column.name)
+            scratch.close()
+        have = {column.folded for column in read_table(self._store.db, spec.name).columns}
+        lost = [column for column in vanished if column not in have]
+        if lost:
+            self.notes[spec.folded] = (
+                f"parked: the mesh has the column(s) {', '.join(lost)} and this file has not; add them"
+            )
+        return not lost
 
     def _adopt_new(self, spec: TableSpec) -> None:
         """Registers a table and logs every row that it holds already as an insert of no particular time."""
@@ -248,7 +300,8 @@ class Catalog:
         names = trigger_names(table.table_id)
         marks = ", ".join("?" * len(names))
         found = self._store.db.execute(
-            f"SELECT count(*) FROM sqlite_schema WHERE type = 'trigger' AND name IN ({marks})", names
+            f"SELECT count(*) FROM sqlite_schema WHERE type = 'trigger' AND lower(tbl_name) = lower(?) AND name IN ({marks})",
+            (table.spec.name, *names),
         ).fetchone()
         wanted = len(create_statements(table.spec, table.table_id, table.bits)) - 1
         return bool(found[0] == wanted)
@@ -322,10 +375,14 @@ class Catalog:
             self.notes[name] = "not created: its definition on the mesh is not one plain CREATE TABLE"
             return
         present = {
-            fold(row[0]) for row in self._store.db.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")
+            fold(taken): kind
+            for taken, kind in self._store.db.execute("SELECT name, type FROM sqlite_schema ORDER BY 1")
         }
         if name not in present:
             self._store.db.execute(sql)
+            return
+        if present[name] != "table":
+            self.notes[name] = f"not created: this file has a {present[name]} of that name; rename it"
             return
         table = self.tables.get(name)
         if table is None or table.spec.shape != described.shape:
@@ -363,6 +420,13 @@ class Catalog:
             return  # it exists, its table is not here, or it is more than one CREATE INDEX
         finally:
             db.authorizer = None
+
+
+def _brought_back(columns: list[str]) -> str:
+    return (
+        f"column(s) {', '.join(columns)} dropped or renamed here by hand: the mesh keeps them, so they are back, empty"
+        " in every row; columns that are new here are on the mesh with their values"
+    )
 
 
 def _births(table_id: int) -> str:

@@ -190,7 +190,7 @@ def _read_pending(table: Table, wall_ms: int, *, raw: bool = False) -> tuple[dic
         elif what != OP_EVICT:
             mask = what
             for number in range(1, len(words)):
-                mask |= record[2 + number] << (WORD_BITS * number)
+                mask |= (record[2 + number] or 0) << (WORD_BITS * number)  # NULL: logged by no trigger
             touched.mask |= mask
             touched.silent |= not mask
     return rows, last, more

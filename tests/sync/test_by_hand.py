@@ -1,0 +1,151 @@
+"""Destructive statements by hand, with the stock shell: noticed, repaired or told, and the replicas end equal."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.sync.peers import Peer, converge
+
+WIDE = ", ".join(f"c{number}" for number in range(70))
+# (name, definition, columns of the rows written)
+TABLES = (
+    ("rowid", "CREATE TABLE t(id INTEGER PRIMARY KEY, x, y)"),
+    ("keyed", "CREATE TABLE t(id TEXT PRIMARY KEY NOT NULL, x, y) WITHOUT ROWID"),
+    ("bag", "CREATE TABLE t(id, x, y)"),
+    ("wide", f"CREATE TABLE t(id INTEGER PRIMARY KEY, {WIDE}, x, y)"),
+)
+
+
+@pytest.fixture(params=TABLES, ids=[name for name, _ in TABLES])
+def ddl(request):
+    return request.param[1]
+
+
+@pytest.fixture
+def pair(tmp_path, ddl):
+    """Two equal replicas with two rows of `t`; the second has written a third that the first has not seen."""
+    one, two = Peer(tmp_path / "0.db", 0), Peer(tmp_path / "1.db", 1)
+    one.sql(f"{ddl}; INSERT INTO t(id, x, y) VALUES(1, 'a', 'b'), (2, 'c', 'd')")
+    converge([one, two])
+    two.sql("INSERT INTO t(id, x, y) VALUES(3, 'e', 'f')")
+    yield one, two
+    one.close()
+    two.close()
+
+
+def note(peer, table="t"):
+    return next((status.note for status in peer.replica.status().tables if status.name == table), "")
+
+
+def rows(peer, columns, table="t"):
+    return peer.sql(f"SELECT {columns} FROM {table} ORDER BY id")
+
+
+def assert_alike(one, two):
+    assert one.tables() == two.tables()
+    assert one.digests() == two.digests()
+
+
+def test_a_dropped_table_stays_on_the_others_and_is_not_forced_back(pair):
+    one, two = pair
+    one.shell("DROP TABLE t;")
+    converge([one, two])
+    two.sql("CREATE TABLE another(id)")
+    converge([one, two])
+    assert "t" not in one.tables()
+    assert "another" in one.tables()
+    assert rows(two, "id, x, y") == [(number, x, y) for number, (_, x, y) in zip(ids(two), THREE, strict=True)]
+    assert note(one).startswith("dropped or renamed here by hand")
+    one.close()
+    one.open()
+    assert note(one).startswith("dropped or renamed here by hand")
+
+
+THREE = [(1, "a", "b"), (2, "c", "d"), (3, "e", "f")]
+
+
+def ids(peer):
+    return [number for (number,) in rows(peer, "id")]
+
+
+def test_a_table_that_is_dropped_and_made_again_deletes_what_its_user_saw_and_nothing_else(pair, ddl):
+    one, two = pair
+    one.shell(f"DROP TABLE t; {ddl}; INSERT INTO t(id, x, y) VALUES(7, 'new', 'g');")
+    converge([one, two])
+    assert_alike(one, two)
+    assert [x for (x,) in rows(one, "x")] == ["e", "new"]
+    assert note(one) == ""
+
+
+def test_a_table_renamed_by_hand_goes_on_under_its_other_name_and_loses_its_triggers_for_the_old_one(pair):
+    one, two = pair
+    one.shell("ALTER TABLE t RENAME TO u;")
+    converge([one, two])
+    one.shell("UPDATE u SET x = 'later' WHERE id = 1;")
+    two.sql("UPDATE u SET y = 'too' WHERE id = 2")
+    converge([one, two])
+    assert one.tables()["u"] == two.tables()["u"]
+    assert [tuple(row) for row in rows(one, "x, y", "u")] == [("later", "b"), ("c", "too")]
+    assert len(rows(two, "id")) == 3
+    assert note(one).startswith("dropped or renamed here by hand")
+    kept = "SELECT count(*) FROM sqlite_schema WHERE type = 'trigger' AND tbl_name = 'u'"
+    assert one.sql(kept) == two.sql(kept)
+
+
+def test_a_column_renamed_by_hand_brings_its_values_to_the_others_under_the_other_name(pair):
+    one, two = pair
+    one.shell("ALTER TABLE t RENAME COLUMN x TO w;")
+    converge([one, two])
+    one.shell("UPDATE t SET w = 'later' WHERE id = 1;")
+    converge([one, two])
+    assert_alike(one, two)
+    assert rows(one, "w, x, y") == [("later", None, "b"), ("c", None, "d"), (None, "e", "f")]
+    assert note(one).startswith("column(s) x dropped or renamed here by hand")
+
+
+def test_a_rebuild_while_no_node_runs_that_drops_a_column_and_fills_another_ends_equal(pair, ddl):
+    one, two = pair
+    one.close()
+    remade = ddl.replace("TABLE t(", "TABLE n(").replace(" x,", " z,")
+    one.shell(
+        f"BEGIN; {remade}; INSERT INTO n(id, z, y) SELECT id, x || '!', y FROM t;"
+        " DROP TABLE t; ALTER TABLE n RENAME TO t; COMMIT;"
+    )
+    one.open()
+    converge([one, two])
+    assert_alike(one, two)
+    assert {(z, y) for z, y in rows(one, "z, y")} >= {("a!", "b"), ("c!", "d")}
+    assert len(rows(one, "id")) == 3
+
+
+def test_a_column_that_cannot_come_back_parks_its_table_with_its_name_until_it_is_there(tmp_path):
+    one, two = Peer(tmp_path / "0.db", 0), Peer(tmp_path / "1.db", 1)
+    one.sql("CREATE TABLE t(id INTEGER PRIMARY KEY, x, y); INSERT INTO t VALUES(1, 'a', 'b')")
+    converge([one, two])
+    one.shell("ALTER TABLE t RENAME COLUMN x TO w; ALTER TABLE t ADD COLUMN x AS (y);")
+    one.drain()
+    assert note(one) == "parked: the mesh has the column(s) x and this file has not; add them"
+    two.sql("UPDATE t SET y = 'later'")
+    one.take(two.drain(), two.node_id)
+    assert rows(one, "w, y") == [("a", "b")]
+    one.shell("ALTER TABLE t RENAME COLUMN x TO made;")
+    one.drain()
+    converge([one, two])
+    assert rows(one, "id, w, x, y") == rows(two, "id, w, x, y")
+    assert rows(one, "id, w, x") == [(1, "a", None)]
+    lost = [row for peer in (one, two) for row in peer.sql("SELECT lost FROM mycomesh_conflicts")]
+    assert rows(one, "y") == [("later",)] or any("later" in row[0] for row in lost)
+    one.close()
+    two.close()
+
+
+def test_a_view_in_the_place_of_a_peers_table_is_told_and_left_alone(tmp_path):
+    one, two = Peer(tmp_path / "0.db", 0), Peer(tmp_path / "1.db", 1)
+    one.sql("CREATE VIEW t AS SELECT 1 AS a; CREATE TABLE mine(a)")
+    two.sql("CREATE TABLE t(id INTEGER PRIMARY KEY); INSERT INTO t VALUES(1)")
+    converge([one, two])
+    assert "has a view of that name" in note(one)
+    assert one.sql("SELECT a FROM t") == [(1,)]
+    assert "mine" in two.tables()
+    one.close()
+    two.close()
