@@ -47,6 +47,10 @@ __all__ = ["SCHEMA_TABLE", "Catalog", "TableFilter"]
 SCHEMA_TABLE = "mycomesh_schema"
 _SCHEMA_ID = 1
 SQL_MAX = 65_536
+_BROUGHT_BACK = (
+    "column(s) {} dropped or renamed here by hand: the mesh keeps them, so they are back, empty in every row;"
+    " columns that are new here are on the mesh with their values"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,7 +225,7 @@ class Catalog:
         if bypassed:  # a column that such a rebuild or rename has made may hold values
             self.recheck(table, [column for column in table.known if column not in json.loads(captured)])
         if vanished:
-            self.notes[folded] = _brought_back(vanished)
+            self.notes[folded] = _BROUGHT_BACK.format(", ".join(vanished))
 
     def _note_dropped(self, present: set[str]) -> None:
         """Notes the tables that were here and are not, and takes off what capture has left on a renamed one."""
@@ -420,13 +424,6 @@ class Catalog:
             return  # it exists, its table is not here, or it is more than one CREATE INDEX
         finally:
             db.authorizer = None
-
-
-def _brought_back(columns: list[str]) -> str:
-    return (
-        f"column(s) {', '.join(columns)} dropped or renamed here by hand: the mesh keeps them, so they are back, empty"
-        " in every row; columns that are new here are on the mesh with their values"
-    )
 
 
 def _births(table_id: int) -> str:
