@@ -10,7 +10,7 @@ from sync.batch import Bundle
 from sync.errors import BatchRefusedError
 from sync.stamp import DRIFT_MS_MAX, hlc_from_ms, ms_from_hlc
 
-__all__ = ["SITE_PREFIX", "check_sites", "leave_out_future"]
+__all__ = ["SITE_PREFIX", "check_sites", "leave_out_future", "reach_of"]
 
 # A site begins with that many bytes of its node's id.
 SITE_PREFIX = 8
@@ -40,6 +40,14 @@ def leave_out_future(bundle: Bundle, wall_ms: int) -> int:
         section.groups = [group for group in section.groups if group.hlcs[-1] <= bound]
         section.ranges = []  # a chunk covers nothing; the round's end does
     return refused
+
+
+def reach_of(bundle: Bundle, site: bytes) -> dict[str, int]:
+    """Returns by table the greatest hlc of one site in a bundle, 0 without any."""
+    return {
+        section.table: max((group.hlcs[-1] for group in section.groups if group.site == site), default=0)
+        for section in bundle.sections
+    }
 
 
 def _future_bound(wall_ms: int) -> int:

@@ -270,6 +270,8 @@ class Exchange:
             case wire.Plan() | wire.Chunk() | wire.Done() | wire.Held():
                 self._on_round(number, message, size, turn)
             case wire.Vectors(vectors):
+                if self._replica.met(dict(vectors)):
+                    self._renewed(turn)
                 peer = self._links[number].peer
                 readable = {name: have for name, have in vectors if self._replica.rights.may_read(peer, name)}
                 self._serving.asked(number, readable, turn)
@@ -285,6 +287,12 @@ class Exchange:
                 assert_never(message)
         self._go_on(turn)
 
+    def _renewed(self, turn: Turn) -> None:
+        site = self._replica.site.hex()
+        text = f"the file went back in time (a restored backup?): it goes on under the new site {site}"
+        turn.say("site.renewed", text, {"site": site}, "warning")
+        self._settle(turn.now_ms)
+
     def _on_round(
         self, number: int, message: wire.Plan | wire.Chunk | wire.Done | wire.Held, size: int, turn: Turn
     ) -> None:
@@ -295,6 +303,8 @@ class Exchange:
                 applied = self._fetching.brought(number, bundle, size, turn)
                 if applied is not None:
                     _tell(applied, turn)
+                    if applied.renewed:
+                        self._renewed(turn)
             case wire.Done():
                 self._fetching.ended(number, message, turn)
             case wire.Held():

@@ -7,20 +7,20 @@ has been committed. It must not know links, rounds or time other than its argume
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from sync import tombstones
-from sync.admission import SITE_PREFIX, check_sites, leave_out_future
+from sync.admission import check_sites, leave_out_future, reach_of
 from sync.applied import Applied
 from sync.batch import Bundle, Section
 from sync.capture import pending_name
 from sync.catalog import SCHEMA_TABLE, Catalog, TableFilter
+from sync.copies import Life
 from sync.decisions import Decisions
 from sync.drain import drain_table
-from sync.errors import BatchRefusedError, DecodeError, ForeignFileError
+from sync.errors import BatchRefusedError, DecodeError
 from sync.feed import read_range, read_rows
 from sync.identity import keys_of
 from sync.keep_both import in_form, other_form
@@ -59,10 +59,10 @@ class TableDigest:
 class Replica:
     """One file as a replica. Not thread-safe: one thread owns it."""
 
-    def __init__(self, store: Store, catalog: Catalog, place: int) -> None:
+    def __init__(self, store: Store, catalog: Catalog, life: Life) -> None:
         self._store = store
         self._catalog = catalog
-        self._place = place
+        self._life = life
         self.rights = Rights(b"")  # until the mesh tells of them
         self.decisions = Decisions(store, catalog)
         self._data_version = -1
@@ -77,8 +77,11 @@ class Replica:
         wall_ms: int,
         entropy: Callable[[int], bytes],
         config: ReplicaConfig,
+        recalled: Mapping[bytes, int] | None = None,
     ) -> Replica:
         """Opens the file as a replica of the mesh whose members share `mesh_key`, making what is missing.
+
+        A file that is behind `recalled`, (site, clock) as `noted` told them, was put back from a backup: its site is new.
 
         Raises:
             DatabaseError: not an SQLite database, read-only, locked or unreadable; nothing was changed.
@@ -89,9 +92,8 @@ class Replica:
             catalog = Catalog(store, mesh_key, TableFilter(config.only, config.exclude))
             with store.transaction():
                 store.create()
-                place = store.place_made(_own_site(store, node_id, mesh_key, entropy))
-                replica = cls(store, catalog, place)
                 store.clock.last = max(store.clock.last, 0)
+                replica = cls(store, catalog, Life.begin(store, node_id, mesh_key, entropy, recalled or {}))
                 catalog.open(replica._drainer(wall_ms))
         except BaseException:
             store.close()
@@ -111,7 +113,12 @@ class Replica:
     @property
     def site(self) -> bytes:
         """The 16-byte id under which this replica stamps its writes."""
-        return self._store.site(self._place)
+        return self._life.site
+
+    @property
+    def noted(self) -> tuple[bytes, int]:
+        """The site and its clock as they are in the file: to be noted elsewhere."""
+        return self.site, self._store.clock.last
 
     @property
     def tables(self) -> Mapping[str, Table]:
@@ -176,7 +183,7 @@ class Replica:
             sections = in_form(self._catalog.tables, sections)
         more = False
         for table in list(self._catalog.tables.values()):
-            drained = drain_table(table, self._place, wall_ms)
+            drained = drain_table(table, self._life.place, wall_ms)
             more = more or drained.more
             if drained.section is not None:
                 sections.append(drained.section)
@@ -194,7 +201,7 @@ class Replica:
         def drain(table: Table) -> None:
             more = True
             while more:
-                drained = drain_table(table, self._place, wall_ms)
+                drained = drain_table(table, self._life.place, wall_ms)
                 more = drained.more
                 if drained.section is not None and sections is not None:
                     sections.append(drained.section)
@@ -243,7 +250,8 @@ class Replica:
             check_sites(bundle, origin, wall_ms)
         live = origin is not None
         published = self.changing(wall_ms, lambda: self._merge(bundle, applied, wall_ms, live=live, repair=repair))
-        applied.published[:0] = published
+        if not applied.renewed:  # else they were stamped anew: a round tells of them
+            applied.published[:0] = published
         unread = [table for table in self._catalog.tables.values() if table.unread]
         for table in unread:
             table.unread = False
@@ -267,6 +275,7 @@ class Replica:
         return batches
 
     def _merge(self, bundle: Bundle, applied: Applied, wall_ms: int, *, live: bool, repair: bool) -> None:
+        applied.renewed = self._life.caught_up(self._catalog.tables, reach_of(bundle, self.site))
         for section in bundle.sections:
             table = self._catalog.tables.get(section.table)
             if table is None:
@@ -274,9 +283,7 @@ class Replica:
                 continue
             if other_form(table, section):
                 if live:
-                    raise BatchRefusedError(
-                        f"{section.table}: names rows by another policy than this node's; it will learn"
-                    )
+                    raise BatchRefusedError(f"{section.table}: names rows by another policy than this node's yet")
                 applied.withheld = True
                 continue
             try:
@@ -325,6 +332,20 @@ class Replica:
                     looked = True
             table.settled = True
         return looked
+
+    # ---- copies
+
+    def met(self, vectors: Mapping[str, Vector]) -> bool:
+        """True if a peer covers more of this site's clock than the file itself, which then goes on under a new site.
+
+        Raises:
+            DecodeError: peers have said so too often; nothing was changed.
+        """
+        reach = {name: vector.top(self.site) for name, vector in vectors.items()}
+        if not self._life.behind(self._catalog.tables, reach):
+            return False  # no write lock for nothing
+        with self._store.transaction():
+            return self._life.caught_up(self._catalog.tables, reach)
 
     def adopt(self, vectors: Mapping[str, Vector], collected: Mapping[str, Vector], wall_ms: int) -> list[str]:
         """Takes over a sender's vectors at the end of a complete catch-up round; returns the tables that moved.
@@ -476,20 +497,3 @@ class Replica:
     def status(self) -> ReplicaStatus:
         """Returns the replica as people see it."""
         return overview(self._store, self._catalog, self.site)
-
-
-def _own_site(store: Store, node_id: bytes, mesh_key: bytes, entropy: Callable[[int], bytes]) -> bytes:
-    """Returns the site of this file under this node, a new one if the file was another node's."""
-    tag = hashlib.blake2b(mesh_key, digest_size=16, person=b"mycomesh-meshtag").digest()
-    found = store.meta("mesh")
-    if found is None:
-        store.meta_set("mesh", tag)
-    elif found != tag:
-        raise ForeignFileError(
-            f"{store.path}: belongs to another mesh; use a copy without it (mycomesh down --remove on its node)"
-        )
-    site = store.meta("site")
-    if type(site) is not bytes or site[:SITE_PREFIX] != node_id[:SITE_PREFIX]:
-        site = node_id[:SITE_PREFIX] + entropy(8)
-        store.meta_set("site", site)
-    return site

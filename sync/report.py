@@ -25,6 +25,7 @@ __all__ = [
     "conflict",
     "moved",
     "park",
+    "rename_parked",
     "shortened",
     "time_text",
     "unpark",
@@ -119,6 +120,14 @@ def park(table: Table, row: Row, key: Any, reason: str, values: dict[str, Any], 
 def unpark(table: Table, row: Row) -> None:
     """Ends the record of a row that is as it should be."""
     table.store.db.execute("DELETE FROM mycomesh_parked WHERE id = ? AND row = ?", (table.table_id, row))
+
+
+def rename_parked(table: Table, row: Row, name: Row, key: Any) -> None:
+    """Keeps the record of a parked row that goes by another name and key."""
+    table.store.db.execute(
+        "UPDATE OR REPLACE mycomesh_parked SET row = ?, row_key = ? WHERE id = ? AND row = ?",
+        (name, key_text(key), table.table_id, row),
+    )
 
 
 def time_text(wall_ms: int) -> str:

@@ -135,11 +135,21 @@ class Table:
         if self._staged is None:
             self._staged = self.vector.copy()
         self._staged.add(site, after, upto)
+        self._store_coverage(site, self._staged)
+
+    def uncover_after(self, site: bytes, after: int) -> None:
+        """Covers nothing of a site's clock past `after` any more: what its entries said has got other stamps."""
+        if self._staged is None:
+            self._staged = self.vector.copy()
+        self._staged.cut(site, after)
+        self._store_coverage(site, self._staged)
+
+    def _store_coverage(self, site: bytes, vector: Vector) -> None:
         place = self.store.place_made(site)
         self.store.db.execute("DELETE FROM mycomesh_vectors WHERE id = ? AND place = ?", (self.table_id, place))
         self.store.db.executemany(
             "INSERT INTO mycomesh_vectors VALUES(?, ?, ?, ?)",
-            [(self.table_id, place, low, high) for low, high in self._staged.ranges(site)],
+            [(self.table_id, place, low, high) for low, high in vector.ranges(site)],
         )
 
     def uncover(self, *, keep: bytes) -> None:

@@ -89,6 +89,12 @@ class Vector:
                 merged.append((low, high))
         self._ranges[site] = merged
 
+    def cut(self, site: bytes, upto: int) -> None:
+        """Ends the coverage of one site at `upto`."""
+        kept = [(after, min(end, upto)) for after, end in self._ranges.pop(site, ()) if after < upto]
+        if kept:
+            self._ranges[site] = kept
+
     def merge(self, other: Vector) -> None:
         """Covers everything that `other` covers."""
         for site, items in other.items():

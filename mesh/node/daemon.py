@@ -29,6 +29,7 @@ from mesh.node.errors import HomeError, KeystoreError, NodeError
 from mesh.node.home import FileLock, HomeLock
 from mesh.node.journal import Journal, notify_manager
 from mesh.node.keystore import NO_MESH, Keystore, PendingJoin
+from mesh.node.recall import Recall
 from mesh.node.serving import Credentials, ServingNode
 from mesh.node.shell import MeshShell, clock
 from mesh.node.status import SCHEMA, Status, to_json
@@ -174,9 +175,10 @@ class Daemon:
 
     async def _serve(self, identity: Identity) -> None:
         store = self._store
-        credentials = Credentials(identity, store.root_seed(identity), store.invitations(), store.standing())
         known = self._store.addresses()
         self._addresses = dict.fromkeys(known)
+        recall = Recall(self._home.state / "clocks")
+        credentials = Credentials(identity, store.root_seed(identity), store.invitations(), store.standing(), recall)
         node = ServingNode(credentials, self._file, self._config, self._on_notice, self._on_broken, self._on_membership)
         await node.start(known)
         self._node = node

@@ -19,11 +19,12 @@ from mesh.events import Close, MembershipChanged, Notice, RevokeMember
 from mesh.node.core import NodeCore, ToExchange
 from mesh.node.errors import NodeError
 from mesh.node.looks import Looks
+from mesh.node.recall import NOTE_S, Recall
 from mesh.node.shell import MeshShell, clock
 from mesh.node.sqlthread import Acted, Broken, Report, SqlThread
 from mesh.node.status import LinkView, PeerView, ProgressView, TableView
 from mesh.node.watch import Watch
-from sync.events import CommitSeen, CompareRequested, ScrubRequested
+from sync.events import CommitSeen, CompareRequested, Publish, ScrubRequested
 from sync.exchange import Exchange, ExchangeConfig, LinkStatus
 from sync.replica import Replica, ReplicaConfig, ReplicaStatus
 
@@ -50,9 +51,10 @@ class Credentials:
     """What makes this node a member, and, where the root key lies, what lets others in."""
 
     identity: Identity
-    root_seed: bytes | None = None
-    invitations: tuple[Invitation, ...] = ()
-    standing: bytes = b""
+    root_seed: bytes | None
+    invitations: tuple[Invitation, ...]
+    standing: bytes
+    recall: Recall
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +88,8 @@ class ServingNode:
         self._on_notice = on_notice
         self._on_broken = on_broken
         self._on_membership = on_membership
+        self._recall = credentials.recall
+        self._note_due: asyncio.TimerHandle | None = None
         self._mesh = MeshCore(
             identity,
             entropy=os.urandom,
@@ -196,11 +200,13 @@ class ServingNode:
         if self._watch is not None:
             self._watch.close()
         self._looks.cancel()
+        if self._note_due is not None:
+            self._note_due.cancel()
         try:
             await asyncio.wrap_future(self._sql.call(self._drain))
         finally:
             await self._shell.close()
-            await asyncio.wrap_future(self._sql.stop(self._replica.remove if remove else self._replica.close))
+            await asyncio.wrap_future(self._sql.stop(self._replica.remove if remove else self._close))
 
     # ---- on the SQL thread
 
@@ -217,12 +223,22 @@ class ServingNode:
             wall_ms=clock()[1],
             entropy=os.urandom,
             config=ReplicaConfig(only=config.only, exclude=config.exclude),
+            recalled=self._recall.clocks(),
         )
         self._exchange = Exchange(replica, rng=random.Random(os.urandom(16)), config=ExchangeConfig())
         return self._exchange
 
     def _report(self, report: Report) -> None:
         self._loop.call_soon_threadsafe(self._on_report, report)
+
+    def _close(self) -> None:
+        try:
+            self._note()
+        finally:
+            self._replica.close()
+
+    def _note(self) -> None:
+        self._recall.note(*self._replica.noted)
 
     def _look(self) -> tuple[ReplicaStatus, tuple[LinkStatus, ...]]:
         assert self._exchange is not None
@@ -261,6 +277,10 @@ class ServingNode:
     def _on_replaced(self) -> None:
         self._on_broken(NodeError(f"{self._file} was replaced or removed while it was served; run 'mycomesh up' again"))
 
+    def _note_soon(self) -> None:
+        self._note_due = None
+        self._sql.call(self._note)
+
     def _on_action(self, action: ToExchange | Notice | MembershipChanged | Close | Any) -> None:
         match action:
             case ToExchange(event):
@@ -279,6 +299,8 @@ class ServingNode:
             case Acted(actions):
                 now_ms, wall_ms = clock()
                 self._shell.perform(self._core.on_exchange(actions, now_ms, wall_ms))
+                if self._note_due is None and any(isinstance(action, Publish) for action in actions):
+                    self._note_due = self._loop.call_later(NOTE_S, self._note_soon)
             case Broken(error):
                 self._on_broken(error)
             case _:

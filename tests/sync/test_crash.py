@@ -181,9 +181,6 @@ def test_a_restored_backup_gets_back_what_its_peers_have_and_keeps_what_is_new(t
     restored(tmp_path, wall_ms_after=2_000)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="a site that went back in time goes on under the same site: design.md section 4, copies"
-)
 def test_a_restored_backup_whose_clock_ran_ahead_does_not_use_a_stamp_twice(tmp_path):
     restored(tmp_path, wall_ms_after=1_000)
 
