@@ -48,6 +48,7 @@ class Place:
     backup: tuple[str, int] | None = None  # path, virtual time of the copy
     disk: Disk = field(default_factory=Disk)
     notices: Counter[str] = field(default_factory=Counter)
+    recalled: dict[bytes, int] = field(default_factory=dict)  # what the node noted outside its file as it stopped
 
 
 class Cluster:
@@ -106,7 +107,7 @@ class Cluster:
         place.lives += 1
         if place.shell is not None:
             place.notices.update(place.shell.notices)
-        home = Home(index, place.path, self._members[index], place.lives, place.disk, self.watch)
+        home = Home(index, place.path, self._members[index], place.lives, place.disk, place.recalled, self.watch)
         place.shell = Shell(home, self._world, self.network, place.clock)
         self._record(f"start {index}")
         if first and place.application.rates.total > 0:
@@ -159,6 +160,8 @@ class Cluster:
         if place.application.running:
             place.application.close()
         if place.shell is not None:
+            if place.shell.up:
+                place.recalled.update([place.shell.replica.noted])
             place.shell.kill(silent=False)
 
     def calm(self) -> None:

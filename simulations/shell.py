@@ -23,7 +23,7 @@ from sync.replica import Replica, ReplicaConfig
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from simulations.disk import Disk
     from simulations.members import Entropy, Member
@@ -59,6 +59,7 @@ class Home:
     member: Member
     life: int
     disk: Disk
+    recalled: Mapping[bytes, int]
     watch: Watch | None = None
 
 
@@ -104,6 +105,7 @@ class Shell:
                 wall_ms=self.wall_ms(),
                 entropy=entropy,
                 config=ReplicaConfig(),
+                recalled=home.recalled,
             )
         finally:
             apsw.connection_hooks.remove(hook)
