@@ -17,7 +17,7 @@ from typing import Any
 import apsw
 
 from sync.errors import DatabaseError
-from sync.schema import quoted
+from sync.schema import fold, quoted
 
 __all__ = ["Difference", "TableComparison", "compare_files"]
 
@@ -100,8 +100,8 @@ def _open(path: Path) -> Any:
 def _tables(db: Any) -> dict[str, str]:
     """Returns user tables by folded name; virtual tables and what serves them are not replicated, and not compared."""
     listing = "SELECT name FROM pragma_table_list WHERE schema = 'main' AND type = 'table' ORDER BY name"
-    names = [name for (name,) in db.execute(listing).fetchall() if not name.lower().startswith(_INTERNAL)]
-    return {name.lower(): name for name in names}
+    names = [name for (name,) in db.execute(listing).fetchall() if not fold(name).startswith(_INTERNAL)]
+    return {fold(name): name for name in names}
 
 
 def _compare(left: Any, right: Any, mine: str | None, theirs: str | None, shown_max: int) -> TableComparison:
@@ -132,7 +132,7 @@ def _named(columns: list[tuple[str, bool]]) -> str:
 def _columns(db: Any, table: str) -> list[tuple[str, bool]]:
     """Returns (folded name, whether it belongs to the primary key), by name: columns added later stand where they may."""
     listing = "SELECT name, pk FROM pragma_table_xinfo(?) WHERE hidden <> 1"
-    return sorted((name.lower(), pk > 0) for name, pk in db.execute(listing, (table,)).fetchall())
+    return sorted((fold(name), pk > 0) for name, pk in db.execute(listing, (table,)).fetchall())
 
 
 def _rows(db: Any, table: str, names: list[str], keys: list[int]) -> Iterator[_Row]:

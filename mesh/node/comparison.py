@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from mesh.node.shell import clock
+from sync.schema import fold
 
 if TYPE_CHECKING:
     from mesh.node.serving import ServingNode
@@ -38,7 +39,7 @@ async def answer(node: ServingNode) -> dict[str, Any]:
     for table in snapshot.tables:
         held = []
         for node_id, link in sorted(answered.items()):
-            since = dict(link.equal_ms).get(table.name.lower())
+            since = dict(link.equal_ms).get(fold(table.name))
             held.append({"peer": names.get(node_id, node_id[:8]), "equal": since is not None, "equal_ms": since})
         tables.append(
             {

@@ -17,6 +17,7 @@ from mesh.membership import Membership
 from mesh.node.errors import KeystoreError, NodeError
 from mesh.node.keystore import NO_MESH, Keystore
 from mesh.node.shell import clock
+from sync.schema import fold
 
 if TYPE_CHECKING:
     from mesh.certificate import Certificate
@@ -171,4 +172,4 @@ def _patterns(request: dict[str, Any], name: str) -> list[str]:
     value = request.get(name) or []
     if type(value) is not list or len(value) > LIST_MAX or any(type(each) is not str for each in value):
         raise NodeError(f"{name!r} is a list of at most {LIST_MAX} table patterns")
-    return [each.lower() for each in dict.fromkeys(value)]  # as sync folds names
+    return [fold(each) for each in dict.fromkeys(value)]

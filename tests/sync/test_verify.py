@@ -181,3 +181,11 @@ def test_names_that_need_quoting_and_paths_with_odd_signs(tmp_path):
     (found,) = compare_files(first, second, shown_max=1)
     assert found.differing == 1
     assert found.shown[0].second == {"key col": "'k'", "va'l": "2"}
+
+
+def test_names_that_sqlite_tells_apart_are_two_tables(files):
+    found = files(
+        'CREATE TABLE "É"(v); CREATE TABLE "é"(v); INSERT INTO "É" VALUES(1);',
+        'CREATE TABLE "É"(v); CREATE TABLE "é"(v);',
+    )
+    assert {name: table.equal for name, table in found.items()} == {"É": False, "é": True}
