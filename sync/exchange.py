@@ -247,7 +247,7 @@ class Exchange:
             )
             turn.say("batch.forbidden", text, {"origin": origin.hex(), "tables": applied.forbidden}, "warning")
         turn.changed = turn.changed or applied.merged.changes > 0
-        _tell(applied, turn)
+        self._tell(applied, turn)
         if applied.gaps or applied.unknown:
             self._fetching.soon(number, turn.now_ms)
 
@@ -287,11 +287,22 @@ class Exchange:
                 assert_never(message)
         self._go_on(turn)
 
+    def _tell(self, applied: Applied, turn: Turn) -> None:
+        """Lets people know of conflicts and parked rows, and of a new site."""
+        conflicts, parked = applied.merged.conflicts, applied.merged.parked
+        if conflicts:
+            text = f"{conflicts} conflicting write(s) kept in mycomesh_conflicts"
+            turn.say("merge.conflict", text, {"count": conflicts})
+        if parked:
+            turn.say("merge.parked", f"{parked} row(s) parked, see mycomesh_parked", {"count": parked})
+        if applied.renewed:
+            self._renewed(turn)
+
     def _renewed(self, turn: Turn) -> None:
         site = self._replica.site.hex()
         text = f"the file went back in time (a restored backup?): it goes on under the new site {site}"
         turn.say("site.renewed", text, {"site": site}, "warning")
-        self._settle(turn.now_ms)
+        turn.changed = True
 
     def _on_round(
         self, number: int, message: wire.Plan | wire.Chunk | wire.Done | wire.Held, size: int, turn: Turn
@@ -302,9 +313,7 @@ class Exchange:
             case wire.Chunk(bundle):
                 applied = self._fetching.brought(number, bundle, size, turn)
                 if applied is not None:
-                    _tell(applied, turn)
-                    if applied.renewed:
-                        self._renewed(turn)
+                    self._tell(applied, turn)
             case wire.Done():
                 self._fetching.ended(number, message, turn)
             case wire.Held():
@@ -382,13 +391,3 @@ class Exchange:
         for number, link in sorted(self._links.items()):
             if now_ms >= link.compare_at:
                 self._compare(number, turn)
-
-
-def _tell(applied: Applied, turn: Turn) -> None:
-    """Lets people know of conflicts and parked rows."""
-    conflicts, parked = applied.merged.conflicts, applied.merged.parked
-    if conflicts:
-        text = f"{conflicts} conflicting write(s) kept in mycomesh_conflicts"
-        turn.say("merge.conflict", text, {"count": conflicts})
-    if parked:
-        turn.say("merge.parked", f"{parked} row(s) parked, see mycomesh_parked", {"count": parked})
