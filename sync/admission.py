@@ -12,7 +12,7 @@ from sync.stamp import DRIFT_MS_MAX, hlc_from_ms, ms_from_hlc
 
 __all__ = ["SITE_PREFIX", "check_sites", "leave_out_future", "reach_of"]
 
-# A site begins with that many bytes of its node's id.
+# A site: so many bytes of its node's id, so that nobody stamps in another's name, then as many drawn for the file.
 SITE_PREFIX = 8
 
 

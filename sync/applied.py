@@ -27,4 +27,3 @@ class Applied:
     forbidden: list[str] = field(default_factory=list)  # tables that the writer may not write: left out, not covered
     schema_changed: bool = False
     renewed: bool = False  # the file goes on under a new site: it had gone back in time
-    unread: bool = False  # rows are waiting to be looked at, since columns have become counters

@@ -149,6 +149,14 @@ class ChangeLog:
             return True
         return isinstance(row, int) and self.runs.of_row(row) is not None
 
+    def numbered_rows(self) -> list[int]:
+        """Returns every row that goes by an integer, ascending."""
+        self.flush()
+        listing = f"SELECT DISTINCT row FROM {self.name} WHERE typeof(row) = 'integer'"
+        rows = {row for (row,) in self._store.db.execute(listing)}
+        rows.update(itertools.chain.from_iterable(range(run.row, run.row + run.n) for run in self.runs.after(-1, 0)))
+        return sorted(rows)
+
     def any_row_between(self, low: int, high: int) -> bool:
         """True if some entry describes an integer row in `low..high`."""
         self.flush()

@@ -111,7 +111,7 @@ class Life:
 
 
 def _fresh_site(store: Store, node_id: bytes, entropy: Callable[[int], bytes]) -> bytes:
-    site = node_id[:SITE_PREFIX] + entropy(8)
+    site = node_id[:SITE_PREFIX] + entropy(SITE_PREFIX)
     store.meta_set("site", site)
     return site
 

@@ -68,6 +68,7 @@ def drain_table(table: Table, place: int, wall_ms: int) -> Drained:
         except UnicodeDecodeError:
             rows, last, more = _read_pending(table, wall_ms, raw=True)
         if not rows:
+            table.unread = False
             return Drained(None, more=False)
         groups = (_drain_births if _all_new(table, rows) else _drain_rows)(table, place, rows)
     table.log.flush()
@@ -76,6 +77,7 @@ def drain_table(table: Table, place: int, wall_ms: int) -> Drained:
         table.store.db.execute(f"DELETE FROM {log} WHERE seq <= ?", (last,))
     else:
         table.store.db.execute(f"DELETE FROM {log}")
+        table.unread = False
     if not groups:
         return Drained(None, more)
     site = table.store.site(place)

@@ -176,16 +176,12 @@ def convert(table: Table) -> None:
     The births are the same on every replica, so each comes to the same entries on its own. What waits for a birth that is
     not here is dropped, and with it the coverage of the other sites' clocks: rounds bring it under its new name.
     """
-    log, db = table.log, table.store.db
-    rows = {row for (row,) in db.execute(f"SELECT row FROM {log.name} WHERE typeof(row) = 'integer' ORDER BY row")}
-    for first, count in db.execute(f"SELECT row, n FROM {log.runs.name} ORDER BY row").fetchall():
-        rows.update(range(first, first + count))
-    ordered = sorted(rows)
+    ordered = table.log.numbered_rows()
     dropped = 0
     for at in range(0, len(ordered), _BATCH):
         for view in RowView.read_many(table, ordered[at : at + _BATCH]):
             dropped += _convert_row(view)
-        log.flush()
+        table.log.flush()
     if dropped:
         table.uncover(keep=table.store.meta("site"))
 
@@ -207,9 +203,7 @@ def _convert_row(view: RowView) -> int:
         row = view.row if view.present is not None else key
         table.log.replace(leaf, (leaf[0], leaf[1], row, leaf[3], digest, leaf[5]))
     if view.visible and view.present is None:  # parked
-        table.store.db.execute(
-            "UPDATE mycomesh_parked SET row = ? WHERE id = ? AND row = ?", (key, table.table_id, view.row)
-        )
+        report.rename_parked(table, view.row, key, view.row)
     return _dropped(view, waiting)
 
 

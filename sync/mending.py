@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from sync import message as wire
+from sync.admission import SITE_PREFIX
 from sync.config import ExchangeConfig
 from sync.errors import DatabaseBusyError
 from sync.flow import Allowance, Flow
@@ -80,7 +81,7 @@ class Mending:
         Returns true if something differs for the first time, so that it should be compared again soon.
         """
         link = self._links[number]
-        if self._replica.site[:8] > link.peer[:8]:
+        if self._replica.site[:SITE_PREFIX] > link.peer[:SITE_PREFIX]:
             return False
         fresh = False
         for digest in self._replica.digests():

@@ -252,10 +252,7 @@ class Replica:
         published = self.changing(wall_ms, lambda: self._merge(bundle, applied, wall_ms, live=live, repair=repair))
         if not applied.renewed:  # else they were stamped anew: a round tells of them
             applied.published[:0] = published
-        unread = [table for table in self._catalog.tables.values() if table.unread]
-        for table in unread:
-            table.unread = False
-        if applied.unread or unread:
+        if any(table.unread for table in self._catalog.tables.values()):
             applied.published += self.drain(wall_ms)[0]
             self._data_version = -1  # the rest is for the next drain
         return applied
@@ -300,7 +297,7 @@ class Replica:
             if merged.changes and section.table == SCHEMA_TABLE:
                 sections: list[Section] = []
                 self._catalog.apply_facts(self._drainer(wall_ms, sections))
-                applied.unread = self._settle()
+                self._settle()
                 applied.schema_changed = True
                 if sections:
                     self._store.durable()
@@ -329,7 +326,7 @@ class Replica:
                     show_held(table)
                 if not table.counters <= set(json.loads(before or "[[], []]")[1]):
                     self._catalog.recheck(table)
-                    looked = True
+                    table.unread = looked = True
             table.settled = True
         return looked
 

@@ -360,10 +360,10 @@ class Table:
         """
         if dead:
             return 0
-        own = mask & EXISTENCE and not dead and type(key) is bytes and key[:1] == b"\x00"
+        own = mask & EXISTENCE and type(key) is bytes and key[:1] == b"\x00"
         if own and key == birth_key(self.store.site(place), hlc):
             key = None  # the birth names itself
-        state = self.digest_prefix(place, mask, dead).copy()
+        state = self.digest_prefix(place, mask).copy()
         state.update(hlc.to_bytes(8, "big") + codec.encode(key) + codec.encode(values))
         return int(_SIGNED(state.digest())[0])
 
@@ -374,7 +374,7 @@ class Table:
 
         `keys` is None where births name themselves; `rows` are the encoded values, one array each.
         """
-        fresh = self.digest_prefix(place, mask, False).copy
+        fresh = self.digest_prefix(place, mask).copy
         heads = itertools.repeat(_NO_KEY) if keys is None else map(codec.encode, keys)
         found = []
         for hlc, head, row in zip(hlcs, heads, rows, strict=False):
@@ -383,10 +383,9 @@ class Table:
             found.append(_SIGNED(state.digest())[0])
         return found
 
-    def _digest_prefix(self, place: int, mask: int, dead: bool) -> hashlib.blake2b:
+    def _digest_prefix(self, place: int, mask: int) -> hashlib.blake2b:
         state = hashlib.blake2b(digest_size=8, key=self._mesh_key, person=b"mycomesh-change")
-        kind = 2 if dead else mask & EXISTENCE
-        head = [self.spec.folded, self.store.site(place), kind, list(self.columns_of(mask))]
+        head = [self.spec.folded, self.store.site(place), mask & EXISTENCE, list(self.columns_of(mask))]
         state.update(codec.encode(head))
         return state
 
