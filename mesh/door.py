@@ -11,6 +11,8 @@ from collections import OrderedDict
 from ipaddress import AddressValueError, IPv6Address
 from typing import TYPE_CHECKING
 
+from mesh.pace import paced
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -31,9 +33,7 @@ class Door:
 
     def __init__(self, config: MeshConfig) -> None:
         self._config = config
-        # Source -> when its handshakes so far would be over at the allowed rate (the virtual scheduling algorithm of
-        # ITU-T I.371: a token bucket in one number).
-        self._sources: OrderedDict[str, int] = OrderedDict()
+        self._sources: OrderedDict[str, int] = OrderedDict()  # its handshakes so far, as `pace.paced` counts
 
     def refuses(self, links: Iterable[Link], host: str, now_ms: int, *, known: bool) -> bool:
         """Whether one more stranger of this host stays outside; `known` hosts have places of their own."""
@@ -50,10 +50,11 @@ class Door:
 
     def _counts(self, group: str, now_ms: int) -> bool:
         """Count one handshake of a source, if it has not had too many."""
-        over_ms = max(self._sources.get(group, now_ms), now_ms)
-        if over_ms - now_ms > self._config.handshake_every_ms * (self._config.handshakes_at_once - 1):
+        every_ms, at_once = self._config.handshake_every_ms, self._config.handshakes_at_once
+        over_ms = paced(self._sources.get(group), now_ms, every_ms=every_ms, at_once=at_once)
+        if over_ms is None:
             return False
-        self._sources[group] = over_ms + self._config.handshake_every_ms
+        self._sources[group] = over_ms
         self._sources.move_to_end(group)
         if len(self._sources) > SOURCES_MAX:
             self._sources.popitem(last=False)

@@ -31,6 +31,7 @@ from mesh.message import (
     RevocationsHave,
     signed_part,
 )
+from mesh.pace import paced
 from mesh.results import Drop, Result, Tell
 from mesh.topology import Neighbour, Topology
 
@@ -90,7 +91,7 @@ class Overlay:
         self._config = config
         self._neighbours = neighbours
         self._links: dict[int, bytes] = {}
-        self._answered: dict[int, int] = {}  # link -> when its questions so far would be over at the allowed rate
+        self._answered: dict[int, int] = {}  # link -> its questions so far, as `pace.paced` counts
         self._held: OrderedDict[bytes, tuple[int, Batch]] = OrderedDict()
         self._held_bytes = 0
         self._expire_ms = 0
@@ -287,11 +288,10 @@ class Overlay:
 
     def _answers(self, link: int, now_ms: int) -> bool:
         """Count one question of a member, if it has not asked too many."""
-        over_ms = max(self._answered.get(link, now_ms), now_ms)
-        if over_ms - now_ms > ANSWER_EVERY_MS * (ANSWERS_AT_ONCE - 1):
-            return False
-        self._answered[link] = over_ms + ANSWER_EVERY_MS
-        return True
+        over_ms = paced(self._answered.get(link), now_ms, every_ms=ANSWER_EVERY_MS, at_once=ANSWERS_AT_ONCE)
+        if over_ms is not None:
+            self._answered[link] = over_ms
+        return over_ms is not None
 
     def _covered(self, origin: bytes, link: int) -> bool:
         """Whether the origin of a direct batch has pushed it to this link's peer itself."""

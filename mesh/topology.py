@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from mesh import wire
 from mesh.errors import DecodeError
 from mesh.identity import verify
+from mesh.pace import paced
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -80,7 +81,7 @@ class LinkState:
 
 @dataclass(slots=True)
 class _Known:
-    """A record as it was received, to be passed on unchanged, and when; `paced_ms`: when as many were due."""
+    """A record as it was received, to be passed on unchanged, and when; `paced_ms` as `pace.paced` counts them."""
 
     state: LinkState
     raw: bytes
@@ -144,8 +145,9 @@ class Topology:
     def add(self, state: LinkState, raw: bytes, node_key: bytes, now_ms: int) -> bool:
         """Keep a record if its author signed it, there is room and it has not told too many; whether to pass it on."""
         before = self._known.get(state.node_id)
-        paced_ms = now_ms if before is None else max(before.paced_ms, now_ms)
-        if paced_ms - now_ms > (BURST_RECORDS - 1) * SPACING_MS:
+        told_ms = None if before is None else before.paced_ms
+        paced_ms = paced(told_ms, now_ms, every_ms=SPACING_MS, at_once=BURST_RECORDS)
+        if paced_ms is None:
             # A member that floods the mesh with records of itself is heard as often as any other, and nobody checks more.
             return False
         if not verify(node_key, _DOMAIN, raw[_SIGNATURE_BYTES:], raw[:_SIGNATURE_BYTES]):
@@ -157,7 +159,7 @@ class Topology:
             return False
         if len(self._known) >= NODES_MAX and state.node_id not in self._known:
             return False
-        self._keep(_Known(state, raw, now_ms, paced_ms + SPACING_MS))
+        self._keep(_Known(state, raw, now_ms, paced_ms))
         return True
 
     def forget(self, node_id: bytes) -> None:
