@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import unicodedata
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Any
 
 from mesh import primitives, wire
@@ -35,6 +34,7 @@ __all__ = [
     "SKEW_S_MAX",
     "Certificate",
     "issue",
+    "lifetime_s",
     "name_fault",
     "rights_fault",
 ]
@@ -154,22 +154,10 @@ class Certificate:
         if remote_static != self.static_key:
             raise CertificateError("static-key", f"certificate of {self.name} was shown by the holder of another key")
 
-    def may_read(self, table: str) -> bool:
-        """Whether this member may be sent the rows of `table`. A relay stores no tables, so it reads none."""
-        return "relay" not in self.roles and "r" in self._rights(table)
 
-    def may_write(self, table: str) -> bool:
-        """Whether changes of `table` that this member signed are accepted. A read-only one writes only what it is named."""
-        if "relay" in self.roles:
-            return False
-        pattern, rights = self._grant(table)
-        return "w" in rights and not ("read-only" in self.roles and pattern == "*")
-
-    def _rights(self, table: str) -> str:
-        return self._grant(table)[1]
-
-    def _grant(self, table: str) -> tuple[str, str]:
-        return next((grant for grant in self.grants if fnmatchcase(table, grant[0])), ("", "-"))
+def lifetime_s(roles: tuple[str, ...]) -> int:
+    """How long a certificate with these roles lasts, from the day on which the root signs it."""
+    return LIFETIME_ADMIN_S if "admin" in roles else LIFETIME_S_DEFAULT
 
 
 def issue(  # noqa: PLR0913, keyword-only: the fields of a certificate

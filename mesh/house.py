@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from mesh.certificate import LIFETIME_ADMIN_S, LIFETIME_S_DEFAULT
+from mesh.certificate import lifetime_s
 from mesh.enrolment import grant, grant_decode
 from mesh.errors import EnrolmentError
 from mesh.events import Notice
@@ -67,7 +67,6 @@ class House:
             raise EnrolmentError("the invitation was used up while this node was joining: invite it again")
         if roster.standing.revocation(identifier(visitor.request.node_key)) is not None:
             raise EnrolmentError("this node was revoked: it joins again only with keys of its own, from another --home")
-        epoch = roster.standing.epoch
         granted = grant(
             self.root_seed,
             self.identity,
@@ -78,8 +77,8 @@ class House:
             roles=invitation.roles,
             grants=invitation.grants,
             newest_seen_s=roster.newest_seen_s,
-            lifetime_s=LIFETIME_ADMIN_S if "admin" in invitation.roles else LIFETIME_S_DEFAULT,
-            epochs=() if epoch is None else (epoch.raw,),
+            lifetime_s=lifetime_s(invitation.roles),
+            epochs=roster.standing.handed(),
         )
         membership.learnt(read_certificate(grant_decode(granted)[0], root_public=self.identity.root_public))
         left = invitation.used()

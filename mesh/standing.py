@@ -228,6 +228,11 @@ class Standing:
         """What is stored, oldest first."""
         return tuple(each.raw for each in self._epochs)
 
+    def handed(self) -> tuple[bytes, ...]:
+        """What a newcomer needs besides the secret that the mesh was made with: the epoch in use, if there is one."""
+        epoch = self.epoch
+        return () if epoch is None else (epoch.raw,)
+
     def _standing(self) -> list[Epoch]:
         return [each for each in self._epochs if not each.issuer or (each.issuer, b"") not in self._revocations]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-from mesh.certificate import GRANTS_ALL, LIFETIME_ADMIN_S, LIFETIME_S_DEFAULT, rights_fault
+from mesh.certificate import GRANTS_ALL, lifetime_s, rights_fault
 from mesh.enrolment import ticket_encode
 from mesh.errors import MeshError
 from mesh.identity import make_identity
@@ -110,7 +110,6 @@ def ticket(store: Keystore, membership: Membership, request: dict[str, Any]) -> 
     if root_seed is None:
         raise NodeError(f"this node cannot make tickets: the root key of mesh {identity.mesh_name!r} lies elsewhere")
     roles, grants = rights_of(request)
-    epoch = membership.roster.standing.epoch
     try:
         made = make_identity(
             root_seed,
@@ -120,9 +119,9 @@ def ticket(store: Keystore, membership: Membership, request: dict[str, Any]) -> 
             roles=roles,
             entropy=os.urandom,
             not_before_s=max(clock()[1] // 1_000, membership.roster.newest_seen_s),
-            lifetime_s=LIFETIME_ADMIN_S if "admin" in roles else LIFETIME_S_DEFAULT,
+            lifetime_s=lifetime_s(roles),
             grants=grants,
-            epochs=() if epoch is None else (epoch.raw,),
+            epochs=membership.roster.standing.handed(),
         )
     except MeshError as error:
         raise NodeError(str(error)) from error

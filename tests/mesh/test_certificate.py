@@ -14,6 +14,7 @@ from mesh import certificate as certificates
 from mesh import primitives, wire
 from mesh.certificate import CERTIFICATE_BYTES_MAX, SKEW_S_MAX, Certificate, issue
 from mesh.errors import CertificateError
+from sync.rights import Rights
 
 ROOT_SEED = bytes(range(32))
 ROOT_PUBLIC = primitives.signing_pair(ROOT_SEED)[0]
@@ -246,12 +247,15 @@ def test_a_clock_in_1970_does_not_revive_what_had_expired_when_the_root_last_sig
 )
 def test_roles_and_the_first_matching_grant_decide_about_a_table(roles, grants, reads, writes):
     certificate = made(roles=roles, grants=grants)
-    assert (certificate.may_read("telemetry"), certificate.may_write("telemetry")) == (reads, writes)
+    node = certificate.node_id
+    rights = Rights(b"", ((node, certificate.table_rights),))
+    assert (rights.may_read(node, "telemetry"), rights.may_write(node, "telemetry")) == (reads, writes)
 
 
 def test_a_pattern_made_to_be_slow_is_matched_at_once():
     certificate = made(grants=(("*a" * 31 + "b", "rw"),))
-    assert not certificate.may_read("a" * 10_000)
+    node = certificate.node_id
+    assert not Rights(b"", ((node, certificate.table_rights),)).may_read(node, "a" * 10_000)
 
 
 # ---- issuing
