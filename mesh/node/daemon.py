@@ -271,7 +271,7 @@ class Daemon:
             case "replicas":
                 return {"replicas": await self._serving().replicas()}
             case "invite" | "members" | "ticket" | "revoke":
-                return await members.answer(self._store, self._node, request)
+                return members.answer(self._store, self._node, request)
             case "isolate":
                 self._serving().isolate(cut=request.get("cut") is True)
                 return {}

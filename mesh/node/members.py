@@ -24,27 +24,27 @@ if TYPE_CHECKING:
     from mesh.enrolment import Invitation
     from mesh.node.serving import ServingNode
 
-__all__ = ["answer", "invited", "members_of", "rights_of", "stored_membership", "ticket"]
+__all__ = ["answer"]
 
 ROLES = {"member": ("member",), "read-only": ("read-only",), "relay": ("relay",), "admin": ("member", "admin")}
 ID_CHARS_MIN = 8  # of a node id in place of a name: 32 bits tell a thousand members apart
 LIST_MAX = 16
 
 
-async def answer(store: Keystore, node: ServingNode | None, request: dict[str, Any]) -> dict[str, Any]:
-    """Carry out one request and return its result; NodeError if it cannot be."""
-    membership = stored_membership(store) if node is None else node.membership
+def answer(store: Keystore, node: ServingNode | None, request: dict[str, Any]) -> dict[str, Any]:
+    """Carry out one request and return its result, of the stored files without a node; NodeError if it cannot be."""
     match request.get("do"):
         case "invite":
-            code, invitation = invited(store, request)
+            code, invitation = _invited(store, request)
             if node is not None:
                 node.invite(invitation)
             return {"code": code}
         case "members":
-            return {"members": members_of(membership)}
+            return {"members": _members_of(_membership(store, node))}
         case "ticket":
-            return {"ticket": ticket(store, membership, request)}
+            return {"ticket": _ticket(store, _membership(store, node), request)}
         case "revoke":
+            membership = _membership(store, node)
             if node is None:
                 raise NodeError("the node is not serving yet; see 'mycomesh status'")
             return _revoke(node, membership, str(request.get("who")))
@@ -52,8 +52,10 @@ async def answer(store: Keystore, node: ServingNode | None, request: dict[str, A
             raise AssertionError(f"{other!r} is no request about members")
 
 
-def stored_membership(store: Keystore) -> Membership:
-    """Who belongs to the mesh as far as it was stored here; where no node runs."""
+def _membership(store: Keystore, node: ServingNode | None) -> Membership:
+    """Who belongs to the mesh; where no node serves, as far as it was stored here."""
+    if node is not None:
+        return node.membership
     identity = store.identity()
     if identity is None:
         raise KeystoreError(NO_MESH)
@@ -63,19 +65,19 @@ def stored_membership(store: Keystore) -> Membership:
         raise KeystoreError(str(error)) from error
 
 
-def invited(store: Keystore, request: dict[str, Any]) -> tuple[str, Invitation]:
+def _invited(store: Keystore, request: dict[str, Any]) -> tuple[str, Invitation]:
     """Make an invitation and store it; its code and itself."""
     expires_s, uses = request.get("expires_s"), request.get("uses")
     if type(expires_s) is not int or type(uses) is not int or expires_s < 1:
         raise NodeError("an invitation needs whole numbers for expires_s and uses")
-    roles, grants = rights_of(request)
+    roles, grants = _rights_of(request)
     code, invitation = store.invite(
         expires_s=expires_s, uses=uses, wall_ms=clock()[1], entropy=os.urandom, roles=roles, grants=grants
     )
     return str(code), invitation
 
 
-def rights_of(request: dict[str, Any]) -> tuple[tuple[str, ...], tuple[tuple[str, str], ...]]:
+def _rights_of(request: dict[str, Any]) -> tuple[tuple[str, ...], tuple[tuple[str, str], ...]]:
     """Roles and grants of a request: `role`, and the patterns `write` and `read`; NodeError if they are none.
 
     A table that may be written may be read. Without patterns a role has its usual rights.
@@ -94,7 +96,7 @@ def rights_of(request: dict[str, Any]) -> tuple[tuple[str, ...], tuple[tuple[str
     return roles, grants
 
 
-def members_of(membership: Membership) -> list[dict[str, Any]]:
+def _members_of(membership: Membership) -> list[dict[str, Any]]:
     """Every member that is known, and every one that was revoked, by name."""
     standing, own = membership.roster.standing, membership.roster.identity.node_id
     revoked = {each.node_id: each for each in standing.revoked()}
@@ -103,13 +105,13 @@ def members_of(membership: Membership) -> list[dict[str, Any]]:
     return sorted(found, key=lambda member: (member["name"], member["node_id"]))
 
 
-def ticket(store: Keystore, membership: Membership, request: dict[str, Any]) -> str:
+def _ticket(store: Keystore, membership: Membership, request: dict[str, Any]) -> str:
     """Make a whole identity for a machine that cannot join by a code, and keep its certificate; the file's text."""
     identity = membership.roster.identity
     root_seed = store.root_seed(identity)
     if root_seed is None:
         raise NodeError(f"this node cannot make tickets: the root key of mesh {identity.mesh_name!r} lies elsewhere")
-    roles, grants = rights_of(request)
+    roles, grants = _rights_of(request)
     try:
         made = make_identity(
             root_seed,

@@ -161,13 +161,15 @@ class ServingNode:
         started_ms = clock()[0]
         self._sql.submit(CompareRequested())
         while True:
-            snapshot = await self.snapshot()
-            _, links = await asyncio.wrap_future(self._sql.call(self._look))
+            links = await asyncio.wrap_future(self._sql.call(self._links))
             waited_ms = clock()[0] - started_ms
             ages_ms = [link.compared_ms_ago for link in links]
             if all(age is not None and age <= waited_ms for age in ages_ms) or waited_ms > 1000 * seconds_max:
-                return snapshot, links
+                break
             await asyncio.sleep(COMPARED_STEP_S)
+        # Rows are counted once, and before the comparisons that are told with them.
+        snapshot = await self.snapshot()
+        return snapshot, await asyncio.wrap_future(self._sql.call(self._links))
 
     async def consult(self, ask: Callable[[Replica], T]) -> T:
         """Let a person's request look at or change the replica, spread what it changed, and return its answer."""
@@ -241,8 +243,11 @@ class ServingNode:
         self._recall.note(*self._replica.noted)
 
     def _look(self) -> tuple[ReplicaStatus, tuple[LinkStatus, ...]]:
+        return self._replica.status(), self._links()
+
+    def _links(self) -> tuple[LinkStatus, ...]:
         assert self._exchange is not None
-        return self._replica.status(), self._exchange.links(clock()[0])
+        return self._exchange.links(clock()[0])
 
     def _drain(self) -> None:
         for _ in range(DRAIN_STEPS_MAX):
@@ -261,9 +266,8 @@ class ServingNode:
         return answer
 
     def _count_replicas(self) -> int:
-        assert self._exchange is not None
         self._drain()
-        return 1 + sum(link.equal for link in self._exchange.links())
+        return 1 + sum(link.equal for link in self._links())
 
     # ---- on the loop
 

@@ -15,14 +15,5 @@ __all__ = ["ask_files"]
 
 def ask_files(home: Home, request: dict[str, Any]) -> dict[str, Any]:
     """Answer `invite`, `members` or `ticket` from the stored files; what is made holds from the next `up` on."""
-    store = Keystore(home)
     with home.locked():
-        match request["do"]:
-            case "invite":
-                return {"code": members.invited(store, request)[0]}
-            case "members":
-                return {"members": members.members_of(members.stored_membership(store))}
-            case "ticket":
-                return {"ticket": members.ticket(store, members.stored_membership(store), request)}
-            case other:
-                raise AssertionError(f"{other!r} needs a running node")
+        return members.answer(Keystore(home), None, request)
