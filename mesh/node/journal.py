@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, TextIO
 if TYPE_CHECKING:
     from mesh.events import Notice
 
-__all__ = ["Journal", "notify_manager"]
+__all__ = ["Journal", "notify_manager", "printable"]
 
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 LINE_CHARS_MAX = 2000  # a longer text is somebody's attempt to fill the log
@@ -40,7 +40,7 @@ class Journal:
         if self.level == "debug":
             pairs = " ".join(f"{name}={value}" for name, value in notice.detail.items())
             tail = f"  [{notice.event}{' ' if pairs else ''}{pairs}]"
-        line = _plain(f"{moment}  {mark}{notice.text}{tail}")
+        line = printable(f"{moment}  {mark}{notice.text}{tail}"[:LINE_CHARS_MAX])
         stream = self.stream or sys.stdout
         with contextlib.suppress(BrokenPipeError, ValueError):  # the reader left; the node goes on without one
             print(line, file=stream, flush=True)
@@ -57,6 +57,6 @@ def notify_manager(state: str) -> None:
         messenger.sendto(state.encode(), name)
 
 
-def _plain(text: str) -> str:
-    """Return the text without anything that a terminal would obey."""
-    return "".join(sign if sign.isprintable() else "?" for sign in text[:LINE_CHARS_MAX])
+def printable(text: str) -> str:
+    """Return the text without anything that a terminal would obey: much of what is told comes from peers."""
+    return "".join(sign if sign.isprintable() else "?" for sign in text)

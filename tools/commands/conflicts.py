@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import sys
 from typing import TYPE_CHECKING, Any
 
 from mesh.node.ask import ask
 from tools import exits
+from tools.numbers import whole
 from tools.render import print_json, print_table
 
 if TYPE_CHECKING:
@@ -24,7 +24,11 @@ LIMIT_MAX = 10_000  # what a file keeps
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument(
-        "--limit", type=_limit, default=LIMIT, metavar="N", help=f"the latest N (default {LIMIT}, at most {LIMIT_MAX})"
+        "--limit",
+        type=whole(LIMIT_MAX),
+        default=LIMIT,
+        metavar="N",
+        help=f"the latest N (default {LIMIT}, at most {LIMIT_MAX})",
     )
     parser.add_argument("--json", action="store_true", help="a JSON array, for programs; long values are shortened")
 
@@ -66,9 +70,3 @@ def _values(values: dict[str, Any]) -> str:
 def _who(conflict: dict[str, Any], side: str) -> str:
     """The member's name, else its site; and the time of day of the write."""
     return f"{conflict[f'{side}_by'] or conflict[f'{side}_site'][:8]} {conflict[f'{side}_at'][11:19]}"
-
-
-def _limit(text: str) -> int:
-    if not re.fullmatch(r"[1-9][0-9]{0,4}", text) or int(text) > LIMIT_MAX:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 to {LIMIT_MAX}")
-    return int(text)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from tools import exits
 from tools.commands.rights import add_rights, ask_or_files, rights
+from tools.numbers import whole
 
 if TYPE_CHECKING:
     from mesh.node.home import Home
@@ -30,7 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="TIME",
         help="how long it is good: 90s, 30m, 1h, 7d (default 1h)",
     )
-    parser.add_argument("--uses", type=_uses, default=1, metavar="N", help="how many machines may use it (default 1)")
+    parser.add_argument(
+        "--uses", type=whole(USES_MAX), default=1, metavar="N", help="how many machines may use it (default 1)"
+    )
     add_rights(parser)
 
 
@@ -66,12 +69,6 @@ def duration_s(text: str) -> int:
     if not 0 < seconds <= EXPIRES_S_MAX:
         raise argparse.ArgumentTypeError(f"{text!r} is no time up to 30d; write 90s, 30m, 1h or 7d")
     return seconds
-
-
-def _uses(text: str) -> int:
-    if not re.fullmatch(r"[1-9][0-9]{0,3}", text) or int(text) > USES_MAX:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 to {USES_MAX}")
-    return int(text)
 
 
 def _words(seconds: int) -> str:

@@ -4,23 +4,31 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import time
 from typing import TYPE_CHECKING, Any
 
 from mesh.node.ask import watch
+from mesh.node.journal import printable
 from tools import exits
+from tools.numbers import whole
 
 if TYPE_CHECKING:
     from mesh.node.home import Home
 
 __all__ = ["add_arguments", "run"]
 
+LIMIT_MAX = 10**9 - 1
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("-v", "--verbose", action="store_true", help="every event, not only what people wait for")
-    parser.add_argument("--limit", type=_limit, metavar="N", help="leave after N lines (default: until ^C)")
+    parser.add_argument(
+        "--limit",
+        type=whole(LIMIT_MAX, "is no number of lines"),
+        metavar="N",
+        help="leave after N lines (default: until ^C)",
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object a line, for programs")
 
 
@@ -41,11 +49,4 @@ def run(args: argparse.Namespace, home: Home) -> int:
 def _line(notice: dict[str, Any]) -> str:
     level = notice.get("level")
     mark = f"{level}: " if level in ("warning", "error") else ""
-    text = f"{time.strftime('%H:%M:%S')}  {mark}{notice.get('text')}"
-    return "".join(sign if sign.isprintable() else "?" for sign in text)
-
-
-def _limit(text: str) -> int:
-    if not re.fullmatch(r"[1-9][0-9]{0,8}", text):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of lines")
-    return int(text)
+    return printable(f"{time.strftime('%H:%M:%S')}  {mark}{notice.get('text')}")

@@ -39,7 +39,7 @@ def run(args: argparse.Namespace, home: Home) -> int:
         print("no parked rows", file=sys.stderr)
     else:
         headers = tuple(name.upper() for name in NAMES)
-        print_table(headers, [tuple(_plain(_said(row[name])) for name in NAMES) for row in parked])
+        print_table(headers, [tuple(_said(row[name]) for name in NAMES) for row in parked])
         print("each goes into its table by itself once its reason is gone", file=sys.stderr)
     return exits.DONE
 
@@ -63,8 +63,3 @@ def _content(text: str) -> Any:
 
 def _said(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def _plain(text: str) -> str:
-    """Values come from peers: nothing in them may steer a terminal."""
-    return "".join(sign if sign.isprintable() else "?" for sign in text)

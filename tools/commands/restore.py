@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 from typing import TYPE_CHECKING
 
 from mesh.node.ask import ask
 from tools import exits
+from tools.numbers import whole
 
 if TYPE_CHECKING:
     from mesh.node.home import Home
 
 __all__ = ["add_arguments", "run"]
 
+NUMBER_MAX = 10**18 - 1
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("conflict", type=_number, metavar="ID", help="as 'mycomesh conflicts' shows it")
+    parser.add_argument(
+        "conflict",
+        type=whole(NUMBER_MAX, "is no number of a conflict; see 'mycomesh conflicts'"),
+        metavar="ID",
+        help="as 'mycomesh conflicts' shows it",
+    )
 
 
 def run(args: argparse.Namespace, home: Home) -> int:
@@ -26,9 +33,3 @@ def run(args: argparse.Namespace, home: Home) -> int:
     done = ask(home, "restore", number=args.conflict)["done"]
     print(f"{done}; it spreads like any other write", file=sys.stderr)
     return exits.DONE
-
-
-def _number(text: str) -> int:
-    if not re.fullmatch(r"[1-9][0-9]{0,17}", text):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of a conflict; see 'mycomesh conflicts'")
-    return int(text)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mesh.node.ask import ask
+from mesh.node.journal import printable
 from tools import exits
 from tools.render import duration, print_json, print_table
 
@@ -102,7 +103,7 @@ def _offline(first: Path, second: Path, limit: int, *, as_json: bool) -> int:
         print_json({"equal": equal, "tables": [_plain(table) for table in compared]})
     else:
         for table in compared:
-            print("\n".join(_lines(table, first, second)))
+            print("\n".join(map(printable, _lines(table, first, second))))
         if not compared:
             print("neither file has a table", file=sys.stderr)
     return exits.DONE if equal else exits.FAILED

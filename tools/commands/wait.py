@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from mesh.node.ask import ask
 from tools import exits
+from tools.numbers import whole
 
 if TYPE_CHECKING:
     from mesh.node.home import Home
@@ -23,7 +24,7 @@ STEP_S = 0.1  # a person or a script waits; the node answers this in well under 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument(
-        "--replicas", type=_count, required=True, metavar="N", help="on how many nodes, this one counted"
+        "--replicas", type=whole(REPLICAS_MAX), required=True, metavar="N", help="on how many nodes, this one counted"
     )
     parser.add_argument(
         "--timeout", type=_seconds, default=30.0, metavar="S", help="seconds to wait at most (default 30)"
@@ -43,12 +44,6 @@ def run(args: argparse.Namespace, home: Home) -> int:
             print(f"mycomesh: on {replicas} of {args.replicas} nodes after {args.timeout:g} s", file=sys.stderr)
             return exits.NOT_CONVERGED
         time.sleep(min(STEP_S, left))
-
-
-def _count(text: str) -> int:
-    if not re.fullmatch(r"[1-9][0-9]{0,3}", text) or int(text) > REPLICAS_MAX:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 to {REPLICAS_MAX}")
-    return int(text)
 
 
 def _seconds(text: str) -> float:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
+from mesh.node.journal import printable
 from tools.render import duration
 from tools.top.canvas import Canvas
 
@@ -140,7 +141,7 @@ def _map(picture: Picture, view: View, places: Places, width: int, height: int) 
 
 
 def _name(canvas: Canvas, node: Node, place: tuple[float, float], *, chosen: bool) -> None:
-    name = _plain(node.name)[:16]
+    name = printable(node.name)[:16]
     x, y = int(place[0]), int(place[1])
     spots = ((x - len(name) // 2, y + 1), (x - len(name) // 2, y - 1), (x + 2, y), (x - len(name) - 1, y))
     for column, row in spots:
@@ -168,7 +169,7 @@ def _peer(node: Node) -> list[str]:
     if node.lag_ms is not None:
         lag += f" {duration(node.lag_ms)}"
     return [
-        _plain(node.name)[:16],
+        printable(node.name)[:16],
         node.state,
         "-" if node.equal is None else "yes" if node.equal else "no",
         "-" if node.rtt_ms is None else f"{node.rtt_ms:.1f} ms",
@@ -177,7 +178,7 @@ def _peer(node: Node) -> list[str]:
         _bytes(node.received_bytes),
         _bytes(node.sent_bytes),
         ",".join(node.roles) or "-",
-        _plain(node.address) or "-",
+        printable(node.address) or "-",
     ]
 
 
@@ -188,13 +189,13 @@ def _tables(picture: Picture, width: int, height: int) -> list[Text]:
     headers = ["TABLE", "ROWS", "HASH", "EQUAL", "CONFLICTS", "PARKED", "NOTE"]
     rows = [
         [
-            _plain(table.name)[:20],
+            printable(table.name)[:20],
             f"{table.rows:,}",
             table.digest[-8:],
             equal if table.digest else "-",
             str(table.conflicts),
             str(table.parked),
-            _plain(table.note) or "-",
+            printable(table.note) or "-",
         ]
         for table in picture.tables
     ]
@@ -211,7 +212,7 @@ def _tables(picture: Picture, width: int, height: int) -> list[Text]:
 
 def _events(events: Sequence[Event], width: int, height: int) -> list[Text]:
     lines = [
-        Text.assemble((f"{event.at}  ", "dim"), (_plain(event.text), LEVELS.get(event.level, "")))
+        Text.assemble((f"{event.at}  ", "dim"), (printable(event.text), LEVELS.get(event.level, "")))
         for event in events[-height:]
     ]
     return [_cut(line, width) for line in lines] or [Text("nothing yet", "dim")]
@@ -222,7 +223,7 @@ def _events(events: Sequence[Event], width: int, height: int) -> list[Text]:
 
 def _head(picture: Picture, view: View, width: int) -> Text:
     islands = picture.islands
-    text = f" {_plain(picture.title)}"
+    text = f" {printable(picture.title)}"
     if islands > 1:
         text += f", {islands} islands"
     if view.paused:
@@ -233,7 +234,7 @@ def _head(picture: Picture, view: View, width: int) -> Text:
 def _foot(picture: Picture, view: View) -> Text:
     if view.typing or view.filter:
         return Text(f"filter: {view.filter}{'_' if view.typing else ''}", "bold")
-    return Text(_plain(picture.note), "yellow") if picture.note else Text(HELP, "dim")
+    return Text(printable(picture.note), "yellow") if picture.note else Text(HELP, "dim")
 
 
 def _screen(screen: str, key: str) -> str:
@@ -309,7 +310,3 @@ def _bytes(count: int) -> str:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
         size /= 1000
     raise AssertionError("the last unit takes every size")
-
-
-def _plain(text: str) -> str:
-    return "".join(sign if sign.isprintable() else "?" for sign in text)

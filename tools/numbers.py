@@ -1,0 +1,24 @@
+"""Whole numbers as people type them, for argparse."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["whole"]
+
+
+def whole(most: int, refusal: str = "") -> Callable[[str], int]:
+    """Return what reads an argument from 1 to `most`; whatever else was typed is refused with these words after it."""
+    said = refusal or f"is no number from 1 to {most}"
+
+    def read(text: str) -> int:
+        if not re.fullmatch(r"[1-9][0-9]{0,17}", text) or int(text) > most:
+            raise argparse.ArgumentTypeError(f"{text!r} {said}")
+        return int(text)
+
+    return read
