@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from simulations.errors import ScenarioError
-from simulations.svg import Band, Line, bars, lines, ring
+from simulations.svg import COLOURS, Band, Line, bars, lines, ring
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -58,7 +58,7 @@ border-top:1px solid var(--rule);overflow-wrap:anywhere}td:first-child{white-spa
 _COLOURS = "".join(
     f".line.c{number}{{stroke:var(--c{number})}}.area.c{number},.bar.c{number},.dot.c{number}{{fill:var(--c{number})}}"
     f".key.c{number}{{background:var(--c{number})}}"
-    for number in range(8)
+    for number in range(COLOURS)
 )
 
 

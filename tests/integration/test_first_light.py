@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.machines import ROOT, SQLITE, WAIT_S, Machine, eventually
+from tests.integration.machines import ROOT, SQLITE, WAIT_S, eventually
 
 CREATE = (
     "CREATE TABLE drones(drone_id, latitude, longitude, altitude, timestamp);"
@@ -31,21 +31,6 @@ SELECT = "SELECT * FROM drones ORDER BY timestamp DESC LIMIT 1;"
 ANSWER = "1|40.7128|-74.006|500|2023-09-11 12:34:56\n"
 
 pytestmark = pytest.mark.skipif(SQLITE is None, reason="needs the stock sqlite3 shell (apt-get install sqlite3)")
-
-
-@pytest.fixture
-def machine(tmp_path):
-    """Make machines; whatever still runs at the end is killed."""
-    made = []
-
-    def make(name):
-        made.append(Machine(tmp_path, name))
-        return made[-1]
-
-    yield make
-    for one in made:
-        if one.process is not None and one.process.poll() is None:
-            one.kill()
 
 
 @pytest.fixture

@@ -10,23 +10,9 @@ import subprocess
 
 import pytest
 
-from tests.integration.machines import ROOT, SQLITE, WAIT_S, Machine, eventually
+from tests.integration.machines import ROOT, SQLITE, WAIT_S, eventually
 
 pytestmark = pytest.mark.skipif(SQLITE is None, reason="needs the stock sqlite3 shell (apt-get install sqlite3)")
-
-
-@pytest.fixture
-def machine(tmp_path):
-    made = []
-
-    def make(name):
-        made.append(Machine(tmp_path, name))
-        return made[-1]
-
-    yield make
-    for one in made:
-        if one.process is not None and one.process.poll() is None:
-            one.kill()
 
 
 def members(one):

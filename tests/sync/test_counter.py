@@ -12,14 +12,6 @@ from tests.sync.peers import Peer, assert_equal, catch_up, converge
 STOCK = "CREATE TABLE stock(item TEXT PRIMARY KEY, n INTEGER NOT NULL DEFAULT 0, note)"
 
 
-@pytest.fixture
-def trio(tmp_path):
-    found = [Peer(tmp_path / f"{number}.db", number, wall_ms=1_000) for number in range(3)]
-    yield found
-    for peer in found:
-        peer.close()
-
-
 def stocked(peers, ddl=STOCK, *, column="n", fill="INSERT INTO stock VALUES('bolt', 100, 'M6')"):
     """Peers that share a counter of 100."""
     peers[0].sql(ddl)

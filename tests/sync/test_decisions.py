@@ -5,15 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sync.errors import PolicyError
-from tests.sync.peers import Peer, assert_equal, converge
-
-
-@pytest.fixture
-def pair(tmp_path):
-    found = [Peer(tmp_path / f"{number}.db", number, wall_ms=1_000) for number in range(2)]
-    yield found
-    for peer in found:
-        peer.close()
+from tests.sync.peers import assert_equal, converge
 
 
 def split(pair, ddl, one_writes, two_writes):

@@ -19,14 +19,6 @@ COUNT_TO = "WITH RECURSIVE i(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM i LIMIT
 LOG = "CREATE TABLE log(id INTEGER PRIMARY KEY, what, n INTEGER)"
 
 
-@pytest.fixture
-def trio(tmp_path):
-    found = [Peer(tmp_path / f"{number}.db", number, wall_ms=1_000) for number in range(3)]
-    yield found
-    for peer in found:
-        peer.close()
-
-
 def kept(peers, ddl=LOG, fill=""):
     peers[0].sql(ddl)
     peers[0].sql(fill)

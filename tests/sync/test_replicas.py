@@ -16,7 +16,6 @@ from itertools import pairwise
 from pathlib import Path
 
 import apsw
-import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
@@ -290,14 +289,6 @@ class Replicas(RuleBasedStateMachine):
 
 def test_replicas_end_equal_and_nothing_is_lost():
     run_state_machine_as_test(Replicas, settings=examples(60, stateful_step_count=30))
-
-
-@pytest.fixture
-def trio(tmp_path):
-    found = [Peer(tmp_path / f"{number}.db", number, wall_ms=1_000) for number in range(3)]
-    yield found
-    for peer in found:
-        peer.close()
 
 
 def test_a_row_displaced_by_a_batch_that_goes_on_to_rewrite_it_keeps_its_values(trio):

@@ -1,0 +1,31 @@
+"""Replicas that most tests begin with."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.sync.peers import Peer
+
+
+@pytest.fixture
+def peers(tmp_path):
+    """Make so many replicas on new files; they are closed at the end."""
+    made = []
+
+    def make(count):
+        made.extend(Peer(tmp_path / f"{number}.db", number, wall_ms=1_000) for number in range(count))
+        return made
+
+    yield make
+    for peer in made:
+        peer.close()
+
+
+@pytest.fixture
+def pair(peers):
+    return peers(2)
+
+
+@pytest.fixture
+def trio(peers):
+    return peers(3)
