@@ -33,6 +33,7 @@ SUITES: dict[str, Callable[[bool], dict[str, Figure]]] = {
     "file": files.file_size,
     "open": files.opening,
     "rounds": rounds.healing,
+    "upkeep": rounds.upkeep,
     "repair": rounds.repairing,
     "crypto": nodes.crypto,
     "node": nodes.node,

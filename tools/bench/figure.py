@@ -51,7 +51,7 @@ CATALOGUE = {
     kind.name: kind
     for kind in (
         Kind("capture_insert_bulk", "capture", "ratio", "100k inserts in one transaction", _PLAIN, 2.0),
-        Kind("capture_insert_single", "capture", "ratio", "2k transactions of one insert", _PLAIN, 1.6),
+        Kind("capture_insert_single", "capture", "ratio", "2k transactions of one insert", _PLAIN, 1.5),
         Kind("capture_update_bulk", "capture", "ratio", "one column of 100k rows updated", _PLAIN, 3.5),
         Kind("drain_rows_per_s", "pipeline", "rows/s", "inserts stamped, one core", goal=150_000, more=True),
         Kind("merge_rows_per_s", "pipeline", "rows/s", "inserts merged, one core", goal=120_000, more=True),
@@ -70,15 +70,22 @@ CATALOGUE = {
         Kind("file_used_ratio", "file", "ratio", "the same without the pages that SQLite will reuse", "the plain file"),
         Kind("open_1m_rows_s", "open", "s", "a file of a million rows opened, digests ready", goal=2.0),
         Kind("equal_bytes_per_table", "rounds", "bytes", "what a replica says to an equal one, a table", goal=64),
-        Kind(
-            "heal_bytes_ratio",
-            "rounds",
-            "ratio",
-            "100k shared rows, 1k new on each side, 1k updated: all bytes until both are equal",
-            "the new values, encoded",
-            1.15,
+        *(
+            Kind(
+                f"heal_bytes_ratio_{name}",
+                "rounds",
+                "ratio",
+                f"{shared} shared rows, 1k new on each side, 1k updated: all bytes until both are equal",
+                "the new values, encoded",
+                1.15,
+            )
+            for name, shared in (("10k", "10k"), ("100k", "100k"), ("1m", "a million"))
         ),
-        Kind("heal_round_trips", "rounds", "trips", "the same, from the link's opening", goal=2),
+        Kind("heal_round_trips", "rounds", "trips", "the slowest of these, from the link's opening", goal=2),
+        Kind(
+            "digest_us_per_row", "upkeep", "us", "CPU that keeps the digests, an inserted row of a large batch", goal=3
+        ),
+        Kind("digest_us_per_update", "upkeep", "us", "the same, an update of one column: two entries", goal=3),
         Kind("repair_bytes_d1", "repair", "bytes", "to find 1 lost entry of a million, without its row", goal=1_400),
         Kind("repair_bytes_d100", "repair", "bytes", "to find 100 of a million", goal=3_000),
         Kind("repair_bytes_d1000", "repair", "bytes", "to find 1,000 of a million", goal=25_000),

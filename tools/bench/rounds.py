@@ -1,4 +1,4 @@
-"""Measurements of anti-entropy between two replicas in this process: bytes and round trips, not speed.
+"""Measurements of anti-entropy between two replicas in this process: bytes and round trips; and what digests cost.
 
 Owns a pair of exchanges under virtual time and a perfect link that counts. What always holds: both files are equal in the
 end, or the measurement fails; the second file is a copy of the first one's, opened by another node.
@@ -13,6 +13,7 @@ import os
 import random
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,13 +24,15 @@ from sync import Exchange, ExchangeConfig, Replica, ReplicaConfig
 from sync import message as wire
 from sync.codec import encode
 from sync.events import CommitSeen, DropLink, Event, LinkClosed, LinkOpened, MessageReceived, Publish, Send, TimerFired
+from sync.lattice import EXISTENCE
+from sync.table import Table, birth_key
 from tools.bench.client import CREATE, INSERT, rows
 from tools.bench.figure import Figure, measured
 from tools.bench.files import BenchError
 
-__all__ = ["healing", "repairing"]
+__all__ = ["healing", "repairing", "upkeep"]
 
-SHARED = 100_000
+SHARED = {"10k": 10_000, "100k": 100_000, "1m": 1_000_000}
 CHANGED = 1_000
 DAMAGED = 1_000_000  # rows of the table in which some entries are lost
 LOST = (1, 100, 1_000, 10_000)
@@ -37,35 +40,60 @@ DELAY_MS = 10
 WALL_MS = 1_800_000_000_000
 SETTLED_MS = 120_000  # no repair of these sizes needs more virtual time
 CHUNK = 50_000
+UPKEEPS = 5
+KEY = bytes(25)  # as long as the key of a row without one
 
 
 def healing(quick: bool) -> dict[str, Figure]:
     """Return what equal replicas say to each other, and what a healed split costs beside the rows themselves."""
-    scale = 10 if quick else 1
-    with _pair(SHARED // scale) as pair:
-        pair.link()
-        pair.run(200)
-        equal_bytes = max(map(len, pair.sent)) / len(pair.nodes[0].replica.tables)
-        if not pair.equal or len(pair.sent) != 2:
-            raise BenchError("equal replicas did more than compare")
-        pair.cut()
-        changed = CHANGED // scale
-        new = [list(pair.write(number, changed)) for number in range(2)]
-        updated = [[number, 9.25] for number in range(1, changed + 1)]
-        pair.sql(0, "UPDATE drones SET altitude = 9.25 WHERE rowid <= ?", changed)
-        pair.link()
-        started = pair.now
-        while not pair.equal:
-            pair.run(1)
-            if pair.now > started + SETTLED_MS:
-                raise BenchError("a split of two does not heal")
-        trips = (pair.now - started) / (2 * DELAY_MS)
-        total = sum(map(len, pair.sent))
-    return measured(
-        equal_bytes_per_table=equal_bytes,
-        heal_bytes_ratio=total / len(encode([*new[0], *new[1], *updated])),
-        heal_round_trips=trips,
-    )
+    found: dict[str, float] = {}
+    trips = 0.0
+    for name, shared in SHARED.items():
+        equal_bytes, ratio, taken = _healed(shared // 10 if quick else shared, CHANGED // 10 if quick else CHANGED)
+        found["equal_bytes_per_table"] = max(equal_bytes, found.get("equal_bytes_per_table", 0.0))
+        found[f"heal_bytes_ratio_{name}"] = ratio
+        trips = max(trips, taken)
+    return measured(**found, heal_round_trips=trips)
+
+
+def upkeep(quick: bool) -> dict[str, Figure]:
+    """Return the CPU time that it costs to keep the digests of a table, a changed row of a large batch.
+
+    An update digests two entries: its own, and that of the row's birth, which owns a column less from now on.
+    """
+    count = CHUNK // 10 if quick else CHUNK
+    values = list(map(list, rows(count)))
+    encoded = list(map(encode, values))
+    hlcs = range(1, count + 1)
+    with _pair(0) as pair:
+        table = pair.nodes[0].replica.tables["drones"]
+        mask = table.captured_mask | EXISTENCE
+        altitude = table.mask_of(["altitude"])
+        spent: dict[str, list[float]] = {"row": [], "update": []}
+        for _ in range(UPKEEPS):
+            started = time.process_time()
+            digests = table.digests(0, mask, hlcs, None, encoded)
+            spent["row"].append(time.process_time() - started + _summing(table, digests))
+            started = time.process_time()
+            for hlc, row in zip(hlcs, values, strict=True):
+                table.digest(0, hlc, mask ^ altitude, birth_key(table.store.site(0), hlc), row[:4])
+            digests = [
+                table.digest(0, count + hlc, altitude, KEY, row[:1]) for hlc, row in zip(hlcs, values, strict=True)
+            ]
+            spent["update"].append(time.process_time() - started + _summing(table, digests))
+    return measured(**{f"digest_us_per_{kind}": min(found) / count * 1e6 for kind, found in spent.items()})
+
+
+def _summing(table: Table, digests: list[int]) -> float:
+    """Return the CPU seconds that a transaction takes to add these to the sums; the log has them not yet then."""
+    leaves = [(0, hlc, hlc, EXISTENCE, digest, None) for hlc, digest in enumerate(digests, 1)]
+    spent = 0.0
+    with contextlib.suppress(_UndoError), table.store.transaction():
+        started = time.process_time()
+        table.log.add(leaves)
+        spent = time.process_time() - started
+        raise _UndoError
+    return spent
 
 
 def repairing(quick: bool) -> dict[str, Figure]:
@@ -88,6 +116,33 @@ def repairing(quick: bool) -> dict[str, Figure]:
             mended = max(at for at, each, _ in kinds if isinstance(each, wire.Mend))
             trips = max(trips, (mended - min(at for at, _ in told)) / (2 * DELAY_MS) + 1)
     return measured(**found, repair_round_trips=trips)
+
+
+def _healed(shared: int, changed: int) -> tuple[float, float, float]:
+    """Return bytes a table said by equal replicas, all bytes of a healed split relative to its values, round trips."""
+    with _pair(shared) as pair:
+        pair.link()
+        pair.run(200)
+        equal_bytes = max(map(len, pair.sent)) / len(pair.nodes[0].replica.tables)
+        if not pair.equal or len(pair.sent) != 2:
+            raise BenchError("equal replicas did more than compare")
+        pair.cut()
+        new = [list(pair.write(number, changed)) for number in range(2)]
+        updated = [[number, 9.25] for number in range(1, changed + 1)]
+        pair.sql(0, "UPDATE drones SET altitude = 9.25 WHERE rowid <= ?", changed)
+        pair.link()
+        started = pair.now
+        while not pair.equal:
+            pair.run(1)
+            if pair.now > started + SETTLED_MS:
+                raise BenchError("a split of two does not heal")
+        trips = (pair.now - started) / (2 * DELAY_MS)
+        total = sum(map(len, pair.sent))
+    return equal_bytes, total / len(encode([*new[0], *new[1], *updated])), trips
+
+
+class _UndoError(Exception):
+    """Ends a transaction that only measures."""
 
 
 # ---- two exchanges and one link
