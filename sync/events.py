@@ -23,6 +23,7 @@ __all__ = [
     "MessageReceived",
     "Notice",
     "Publish",
+    "ReachRequested",
     "RightsKnown",
     "ScrubRequested",
     "Send",
@@ -90,6 +91,11 @@ class CompareRequested:
 
 
 @dataclass(frozen=True, slots=True)
+class ReachRequested:
+    """Ask every linked peer how much of what was written here it holds: somebody waits for copies of a write."""
+
+
+@dataclass(frozen=True, slots=True)
 class MembersKnown:
     """Who the other members are: (16-byte node id, milliseconds since something was heard of it, None for never)."""
 
@@ -109,6 +115,7 @@ class RightsKnown:
 
 Event = (
     CompareRequested
+    | ReachRequested
     | MembersKnown
     | RightsKnown
     | ScrubRequested

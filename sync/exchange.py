@@ -27,6 +27,7 @@ from sync.events import (
     LinkWritable,
     MembersKnown,
     MessageReceived,
+    ReachRequested,
     RightsKnown,
     ScrubRequested,
     TimerFired,
@@ -34,6 +35,7 @@ from sync.events import (
 from sync.fetching import Fetching, Progress
 from sync.flow import Allowance, Flow
 from sync.mending import Mending
+from sync.reach import Reaching
 from sync.replica import Applied, Replica
 from sync.rights import Rights
 from sync.serving import Serving
@@ -89,6 +91,7 @@ class Exchange:
         self._serving = Serving(replica)
         self._mending = Mending(replica, config)
         self._stability = Stability(replica, config)
+        self.reaching = Reaching(replica)
         self._drain_at: int | None = 0
         self._quiet_at: int | None = None  # when the latest change has settled
         self._spaced_at = 0  # not before
@@ -111,6 +114,9 @@ class Exchange:
             case CompareRequested():
                 self._drain(turn)
                 self._compare_all(turn, answer=True)
+            case ReachRequested():
+                self._drain(turn)
+                self.reaching.ask(turn)
             case MembersKnown(members):
                 self._stability.members(members, turn)
             case RightsKnown(own, grants):
@@ -183,6 +189,7 @@ class Exchange:
         self._fetching.opened(number, peer)
         self._serving.opened(number, flow)
         self._mending.opened(number, peer, flow)
+        self.reaching.opened(number, peer)
         self._drain(turn)
         self._compare(number, turn)
 
@@ -191,6 +198,7 @@ class Exchange:
         self._fetching.closed(number, turn)
         self._serving.closed(number)
         self._mending.closed(number)
+        self.reaching.closed(number)
 
     # ---- local writes
 
@@ -279,6 +287,8 @@ class Exchange:
                 self._links[number].flow.acked(acked)
             case wire.Audit():
                 self._answer(number, message, turn)
+            case wire.ReachOf() | wire.Reach():
+                self._on_reach(number, message, turn)
             case wire.SketchOf() | wire.Want():
                 self._mending.asked(number, message, turn)
             case wire.Mend():
@@ -286,6 +296,12 @@ class Exchange:
             case _:
                 assert_never(message)
         self._go_on(turn)
+
+    def _on_reach(self, number: int, message: wire.ReachOf | wire.Reach, turn: Turn) -> None:
+        if isinstance(message, wire.Reach):
+            self.reaching.told(number, message)
+        elif self._links[number].answers.take(turn.now_ms):
+            self.reaching.answer(number, message.site, turn)
 
     def _tell(self, applied: Applied, turn: Turn) -> None:
         """Lets people know of conflicts and parked rows, and of a new site."""

@@ -28,6 +28,8 @@ __all__ = [
     "Mend",
     "Message",
     "Plan",
+    "Reach",
+    "ReachOf",
     "SketchOf",
     "Vectors",
     "Want",
@@ -142,7 +144,22 @@ class Held:
     runs: tuple[int, ...]
 
 
-Message = Digests | Vectors | Chunk | Ack | Done | SketchOf | Want | Mend | Plan | Audit | Held
+@dataclass(frozen=True, slots=True)
+class ReachOf:
+    """How far do you cover this site's clock, in each table?"""
+
+    site: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """The answer: (table, up to which clock everything of the site is covered here), sorted by table; others: nothing."""
+
+    site: bytes
+    tables: tuple[tuple[str, int], ...]
+
+
+Message = Digests | Vectors | Chunk | Ack | Done | SketchOf | Want | Mend | Plan | Audit | Held | ReachOf | Reach
 
 
 def encode(message: Message) -> bytes:
@@ -165,13 +182,13 @@ def _fields(message: Message) -> list[Any]:
             return [4, sites, tables[: len(vectors)], tables[len(vectors) :]]
         case Plan(changes):
             return [8, changes]
-        case SketchOf() | Want() | Mend() | Audit() | Held():
-            return _repair_fields(message)
+        case SketchOf() | Want() | Mend() | Audit() | Held() | ReachOf() | Reach():
+            return _other_fields(message)
         case _:
             assert_never(message)
 
 
-def _repair_fields(message: SketchOf | Want | Mend | Audit | Held) -> list[Any]:
+def _other_fields(message: SketchOf | Want | Mend | Audit | Held | ReachOf | Reach) -> list[Any]:
     match message:
         case SketchOf(table, vector, sketch):
             return [5, table, vector, sketch]
@@ -183,6 +200,10 @@ def _repair_fields(message: SketchOf | Want | Mend | Audit | Held) -> list[Any]:
             return [9, table, site, after, upto]
         case Held(table, site, after, reached, runs):
             return [10, table, site, after, reached, list(runs)]
+        case ReachOf(site):
+            return [11, site]
+        case Reach(site, tables):
+            return [12, site, [list(table) for table in tables]]
         case _:
             assert_never(message)
 
@@ -205,10 +226,10 @@ def decode(data: bytes) -> Message:
         case [8, int(changes)] if is_int(changes):
             return Plan(changes)
         case _:
-            return _repair_in(value)
+            return _other_in(value)
 
 
-def _repair_in(value: list[Any]) -> Message:
+def _other_in(value: list[Any]) -> Message:
     match value:
         case [5, str(table), bytes(vector), bytes(sketch)] if len(vector) == 8:
             return SketchOf(_name(table), vector, sketch)
@@ -222,6 +243,10 @@ def _repair_in(value: list[Any]) -> Message:
         case [10, str(table), bytes(site), int(after), int(reached), list(runs)] if is_int(after):
             require(len(site) == 16 and is_int(reached, after), "bad window of an audit")
             return Held(_name(table), site, after, reached, _runs_in(runs, reached - after))
+        case [11, bytes(site)] if len(site) == 16:
+            return ReachOf(site)
+        case [12, bytes(site), list(tables)] if len(site) == 16:
+            return Reach(site, tuple(_reach_in(item) for item in _limited(tables)))
         case _:
             raise DecodeError("no such message")
 
@@ -246,6 +271,11 @@ def _name(value: object) -> str:
 def _digest_in(item: Any) -> tuple[str, bytes, bytes]:
     require(is_array(item, 3) and is_bytes(item[1], 8) and is_bytes(item[2], 16), "bad digest")
     return _name(item[0]), item[1], item[2]
+
+
+def _reach_in(item: Any) -> tuple[str, int]:
+    require(is_array(item, 2) and is_int(item[1], 1), "bad reach")
+    return _name(item[0]), item[1]
 
 
 def _vectors_out(vectors: tuple[tuple[str, Vector], ...]) -> list[Any]:

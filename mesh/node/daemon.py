@@ -23,7 +23,7 @@ from mesh.events import Address, Close, Enrolled, MembershipChanged, Notice
 from mesh.identity import Identity
 from mesh.io.transport import TransportError
 from mesh.membership import expiry_hint
-from mesh.node import comparison, decisions, members
+from mesh.node import comparison, decisions, members, reach
 from mesh.node.control import ControlServer
 from mesh.node.errors import HomeError, KeystoreError, NodeError
 from mesh.node.home import FileLock, HomeLock
@@ -269,7 +269,7 @@ class Daemon:
             case "status":
                 return to_json(await self._status())
             case "replicas":
-                return {"replicas": await self._serving().replicas()}
+                return await reach.answer(self._serving(), request)
             case "invite" | "members" | "ticket" | "revoke":
                 return members.answer(self._store, self._node, request)
             case "isolate":

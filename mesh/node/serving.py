@@ -19,13 +19,15 @@ from mesh.events import Close, MembershipChanged, Notice, RevokeMember
 from mesh.node.core import NodeCore, ToExchange
 from mesh.node.errors import NodeError
 from mesh.node.looks import Looks
+from mesh.node.reach import Mark
 from mesh.node.recall import NOTE_S, Recall
 from mesh.node.shell import MeshShell, clock
 from mesh.node.sqlthread import Acted, Broken, Report, SqlThread
 from mesh.node.status import LinkView, PeerView, ProgressView, TableView
 from mesh.node.watch import Watch
-from sync.events import CommitSeen, CompareRequested, Publish, ScrubRequested
+from sync.events import CommitSeen, CompareRequested, Publish, ReachRequested, ScrubRequested
 from sync.exchange import Exchange, ExchangeConfig, LinkStatus
+from sync.reach import mark_of
 from sync.replica import Replica, ReplicaConfig, ReplicaStatus
 
 if TYPE_CHECKING:
@@ -42,6 +44,8 @@ __all__ = ["Credentials", "ServingNode", "Snapshot"]
 
 T = TypeVar("T")
 
+REACH_STEP_S = 0.02  # a live batch and its answer take a round trip on a LAN
+REACH_STEP_S_MAX = 0.5  # what a peer answers again and again
 COMPARED_STEP_S = 0.02  # an answer takes a round trip; a person waits for it
 DRAIN_STEPS_MAX = 10_000  # chunks of the last drain; writes that outlast it are in the log for the next start
 
@@ -152,9 +156,24 @@ class ServingNode:
         """Compare every row with the change log, and capture what bypassed the triggers."""
         self._sql.submit(ScrubRequested())
 
-    async def replicas(self) -> int:
-        """Return on how many nodes, this one counted, everything committed here until this moment is."""
-        return await asyncio.wrap_future(self._sql.call(self._count_replicas))
+    async def mark(self) -> Mark:
+        """Return what has been written here up to this moment, all of it stamped."""
+        return await asyncio.wrap_future(self._sql.call(self._marked))
+
+    async def reached(self, mark: Mark, *, want: int = 0, wait_ms: int = 0) -> tuple[int, int]:
+        """Return on how many nodes, this one counted, everything up to a mark is; and how many peers are linked.
+
+        Waits until there are `want`, at most `wait_ms` milliseconds; peers are asked ever less often meanwhile.
+        """
+        started_ms, pause_s = clock()[0], REACH_STEP_S
+        while True:
+            self._sql.submit(ReachRequested())
+            await asyncio.sleep(pause_s)
+            replicas, linked = await asyncio.wrap_future(self._sql.call(lambda: self._count_holders(mark)))
+            left_s = (started_ms + wait_ms - clock()[0]) / 1000
+            if replicas >= want or left_s <= 0:
+                return replicas, linked
+            pause_s = min(2 * pause_s, REACH_STEP_S_MAX, left_s)
 
     async def compared(self, seconds_max: float) -> tuple[Snapshot, tuple[LinkStatus, ...]]:
         """Compare with every linked peer; return what each has answered, at the latest after some seconds."""
@@ -265,9 +284,14 @@ class ServingNode:
         self._sql.handle_now(CommitSeen())
         return answer
 
-    def _count_replicas(self) -> int:
+    def _marked(self) -> Mark:
         self._drain()
-        return 1 + sum(link.equal for link in self._links())
+        return Mark(self._replica.site, mark_of(self._replica))
+
+    def _count_holders(self, mark: Mark) -> tuple[int, int]:
+        assert self._exchange is not None
+        holders = self._exchange.reaching.holders(mark.site, mark.tables)
+        return 1 + len(holders), len(self._links())
 
     # ---- on the loop
 

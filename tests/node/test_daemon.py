@@ -83,7 +83,9 @@ def test_a_serving_node_answers_until_it_is_told_to_end(founder, tmp_path):
         status = await running.ask("status")
         assert (status["mesh"], status["node"], status["pid"]) == ("fleet", "alpha", os.getpid())
         assert status["port"] > 0
-        assert (await running.ask("replicas")) == {"replicas": 1}
+        answer = await running.ask("replicas")
+        assert (answer["replicas"], answer["linked"]) == (1, 0)
+        assert (await running.ask("replicas", mark=answer["mark"], want=2, wait_ms=50))["replicas"] == 1
         answer = await running.ask("down")
         assert answer == {"pid": os.getpid(), "file": str(tmp_path / "fleet.db")}
         await running.ended()

@@ -15,7 +15,23 @@ from hypothesis import strategies as st
 
 from sync import batch, codec, message
 from sync.errors import DecodeError
-from sync.message import Ack, Audit, Chunk, Digests, Done, Held, Mend, Plan, SketchOf, Vectors, Want, decode, encode
+from sync.message import (
+    Ack,
+    Audit,
+    Chunk,
+    Digests,
+    Done,
+    Held,
+    Mend,
+    Plan,
+    Reach,
+    ReachOf,
+    SketchOf,
+    Vectors,
+    Want,
+    decode,
+    encode,
+)
 from sync.vector import RANGES_MAX, Vector
 from tests.sync.scale import examples
 from tests.sync.wirestrategies import fault, messages, spoiled
@@ -39,6 +55,8 @@ SAMPLES = {
     "plan": Plan(100_000),
     "audit": Audit("drones", SITE_A, 5, 1 << 62),
     "held": Held("drones", SITE_A, 5, 90, (1, 3, 40, 1)),
+    "reach of": ReachOf(SITE_A),
+    "reach": Reach(SITE_A, (("alerts", 7), ("drones", 1 << 62))),
 }
 
 

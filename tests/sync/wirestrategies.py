@@ -88,6 +88,8 @@ messages = st.one_of(
     st.builds(wire.Mend, st.binary(max_size=30), st.booleans()),
     st.builds(wire.Mend, st.binary(min_size=1, max_size=5).map(lambda data: data * 5_000), st.booleans()),
     st.builds(wire.Plan, st.integers(0, (1 << 63) - 1)),
+    st.builds(wire.ReachOf, sites),
+    st.builds(wire.Reach, sites, st.lists(st.tuples(names, hlcs), max_size=3).map(tuple)),
     st.builds(
         lambda name, site, after, width: wire.Audit(name, site, after, after + width), names, sites, clocks, widths
     ),

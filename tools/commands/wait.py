@@ -6,11 +6,12 @@ import argparse
 import re
 import sys
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mesh.node.ask import ask
 from tools import exits
 from tools.numbers import whole
+from tools.render import print_json
 
 if TYPE_CHECKING:
     from mesh.node.home import Home
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["add_arguments", "run"]
 
 REPLICAS_MAX = 1000
-STEP_S = 0.1  # a person or a script waits; the node answers this in well under a millisecond
+ASK_MS = 2_000  # one request waits so long at the node: a ^C here ends nothing there
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,21 +30,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--timeout", type=_seconds, default=30.0, metavar="S", help="seconds to wait at most (default 30)"
     )
+    parser.add_argument("--json", action="store_true", help="one JSON object, for programs: reached, replicas, linked")
 
 
 def run(args: argparse.Namespace, home: Home) -> int:
-    """Ask the node until enough peers hold what it holds, or until the time is over."""
+    """Take a mark of what is committed at this moment, and wait until enough peers cover it; 3 when the time is over."""
     end = time.monotonic() + args.timeout
+    mark: dict[str, Any] | None = None  # taken by the first answer: writes that come later are not waited for
     while True:
-        replicas = int(ask(home, "replicas")["replicas"])
-        left = end - time.monotonic()
-        if replicas >= args.replicas:
-            print(f"on {replicas} nodes", file=sys.stderr)
-            return exits.DONE
-        if left <= 0:
-            print(f"mycomesh: on {replicas} of {args.replicas} nodes after {args.timeout:g} s", file=sys.stderr)
-            return exits.NOT_CONVERGED
-        time.sleep(min(STEP_S, left))
+        left_ms = max(0, round(1000 * (end - time.monotonic())))
+        answer = ask(home, "replicas", mark=mark, want=args.replicas, wait_ms=min(ASK_MS, left_ms))
+        mark = answer["mark"]
+        if answer["replicas"] >= args.replicas or not left_ms:
+            return _told(args, answer)
+
+
+def _told(args: argparse.Namespace, answer: dict[str, Any]) -> int:
+    replicas, linked = answer["replicas"], answer["linked"]
+    reached = replicas >= args.replicas
+    if args.json:
+        print_json({"reached": reached, "replicas": replicas, "wanted": args.replicas, "linked": linked})
+    elif reached:
+        print(f"on {replicas} nodes", file=sys.stderr)
+    else:
+        print(
+            f"mycomesh: on {replicas} of {args.replicas} nodes after {args.timeout:g} s; {linked} peer(s) linked",
+            file=sys.stderr,
+        )
+    return exits.DONE if reached else exits.NOT_CONVERGED
 
 
 def _seconds(text: str) -> float:
