@@ -63,8 +63,11 @@ class Enlisted(Protocol):
 class Store:
     """The file. Not thread-safe: one thread owns it."""
 
-    def __init__(self, path: str) -> None:
-        """Opens (or creates) the file; raises `DatabaseError` with one line if it cannot serve."""
+    def __init__(self, path: str, *, read_only: bool = False) -> None:
+        """Opens (or creates) the file; raises `DatabaseError` with one line if it cannot serve.
+
+        A store that is `read_only` takes a file that was a replica before, and may be open beside the node that serves it.
+        """
         self.path = path
         self._enlisted: list[Enlisted] = []
         self._sites: list[bytes] = []
@@ -74,8 +77,15 @@ class Store:
         self.syncs = 0  # commits that were on the disk before `transaction()` ended
         self.clock = Clock()
         # Typed Any: rows come out of SQLite as whatever was stored, and each reader knows its own SELECT.
-        self.db: Any = _open(path)
-        self.db.set_wal_hook(self._on_wal)
+        self.db: Any = _open_read_only(path) if read_only else _open(path)
+        if read_only:
+            try:
+                self._recognise()
+            except BaseException:
+                self.db.close()
+                raise
+        else:
+            self.db.set_wal_hook(self._on_wal)
 
     def close(self) -> None:
         """Closes the connection; the file stays a complete, ordinary database."""
@@ -187,10 +197,21 @@ class Store:
         for statement in _SCHEMA.split(";\n"):
             if statement.strip():
                 self.db.execute(statement)
-        found = self.meta("format")
-        if found is None:
+        if self.meta("format") is None:
             self.meta_set("format", FORMAT)
-        elif found != FORMAT:
+        self._recall()
+
+    def _recognise(self) -> None:
+        """Reads the facts of a file that must be a replica."""
+        with _translated(self.path):
+            known = self.db.execute("SELECT 1 FROM sqlite_schema WHERE name = 'mycomesh_meta'").fetchone()
+        if known is None:
+            raise ForeignFileError(f"{self.path}: no node has served this file yet; check the path")
+        self._recall()
+
+    def _recall(self) -> None:
+        found = self.meta("format")
+        if found != FORMAT:
             raise ForeignFileError(
                 f"{self.path}: made by another version of mycomesh (format {found}); update this node"
             )
@@ -269,6 +290,15 @@ def _open(path: str) -> apsw.Connection:
         except BaseException:
             db.close()
             raise
+    return db
+
+
+def _open_read_only(path: str) -> apsw.Connection:
+    if not Path(path).is_file():
+        raise DatabaseError(f"{path}: there is no such file; check the path")
+    with _translated(path):
+        db = apsw.Connection(path, flags=apsw.SQLITE_OPEN_READONLY)
+        db.set_busy_timeout(BUSY_MS_MAX)
     return db
 
 

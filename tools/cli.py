@@ -65,6 +65,7 @@ COMMANDS = (
     Command("counter", "make a column a counter: concurrent changes to it add up", "tools.commands.counter"),
     Command("policy", "show or decide what happens when two nodes give two rows one id", "tools.commands.policy"),
     Command("conflicts", "list the writes that lost to others that had not seen them", "tools.commands.conflicts"),
+    Command("why", "who wrote each cell of a row and when, and what lost to it", "tools.commands.why"),
     Command("restore", "write the losing side of a conflict again, so that it wins", "tools.commands.restore"),
     Command("parked", "list rows of peers that the local tables refuse, and why", "tools.commands.parked"),
     Command("log", "follow what the running node says", "tools.commands.log"),
@@ -138,15 +139,21 @@ def _run(argv: list[str]) -> int:
 
 
 def _parser_of(command: Command, module: CommandModule) -> _Parser:
+    examples = tuple(getattr(module, "EXAMPLES", ()))
     parser = _Parser(
         prog=f"mycomesh {command.name}",
         description=command.summary,
-        epilog=_EXITS,
+        epilog="\n".join(["examples:", *_columns(examples), "", _EXITS]) if examples else _EXITS,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     _add_home(parser)
     module.add_arguments(parser)
     return parser
+
+
+def _columns(examples: Sequence[tuple[str, str]]) -> list[str]:
+    width = max(len(line) for line, _ in examples)
+    return [f"  {line:<{width}}  {what}" for line, what in examples]
 
 
 def _loaded(command: Command) -> CommandModule:

@@ -1,0 +1,76 @@
+"""`mycomesh why`: a row's writers by name, what lost, as text and as JSON, with a node and without."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.sync.peers import Peer, converge
+from tools import exits
+from tools.cli import main
+from tools.commands import why
+
+
+@pytest.fixture
+def file(tmp_path, monkeypatch):
+    """A file with a row of two writers and a conflict; its members are ground and drone."""
+    one, two = (Peer(tmp_path / f"{number}.db", number) for number in range(2))
+    one.sql("CREATE TABLE missions(id INTEGER PRIMARY KEY, status, by); INSERT INTO missions VALUES(1, 'new', 'me')")
+    one.drain()
+    converge([one, two])
+    one.sql("UPDATE missions SET status = 'lost\x1b[2J'")
+    one.drain()
+    two.wall_ms += 2_000
+    two.sql("UPDATE missions SET status = 'done'")
+    two.drain()
+    converge([one, two])
+    names = {peer.node_id.hex()[:16]: name for peer, name in ((one, "ground"), (two, "drone"))}
+    monkeypatch.setattr(why, "member_names", lambda _home: names)
+    held = next(peer for peer in (one, two) if peer.recorded("mycomesh_conflicts"))
+    path = held.path
+    one.close()
+    two.close()
+    return path
+
+
+def test_a_row_is_told_cell_by_cell_with_names_and_readable_times(file, capsys):
+    assert main(["why", "missions", "1", "--file", str(file)]) == exits.DONE
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("missions 1: shown, inserted 2027-01-15 08:00:00.000Z by ground")
+    cells = [line.split() for line in lines[2:5]]
+    assert [(cell[0], cell[1], cell[-1]) for cell in cells] == [
+        ("by", '"me"', "ground"),
+        ("id", "1", "ground"),
+        ("status", '"done"', "drone"),
+    ]
+    assert lines[6] == "lost to these:"
+    assert "ground" in lines[8]
+    assert "\x1b" not in lines[8]
+
+
+def test_programs_get_the_same_as_json(file, capsys):
+    assert main(["why", "missions", "1", "--file", str(file), "--json"]) == exits.DONE
+    found = json.loads(capsys.readouterr().out)
+    assert (found["table"], found["key"], found["state"], found["pending"]) == ("missions", "1", "shown", False)
+    assert {cell["column"]: cell["by"] for cell in found["cells"]} == {
+        "id": "ground",
+        "by": "ground",
+        "status": "drone",
+    }
+    (loss,) = found["losses"]
+    assert (loss["lost_by"], loss["won_by"], loss["lost"]["status"]) == ("ground", "drone", "lost\x1b[2J")
+    assert int(found["cells"][0]["hlc"]) > 1 << 53
+
+
+def test_without_a_node_and_a_file_it_says_what_to_name(tmp_path, capsys):
+    assert main(["--home", str(tmp_path), "why", "t", "1"]) == exits.NO_NODE
+    error = capsys.readouterr().err
+    assert "--file FILE.db" in error
+    assert len(error.splitlines()) == 1
+
+
+def test_a_row_that_nobody_knows_is_one_line_and_1(file, capsys):
+    assert main(["why", "missions", "9", "--file", str(file)]) == exits.FAILED
+    captured = capsys.readouterr()
+    assert (captured.out, len(captured.err.splitlines())) == ("", 1)

@@ -1,0 +1,119 @@
+"""`mycomesh why TABLE KEY`: who wrote each cell of a row and when, and what lost to it."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mesh.node.ask import ask
+from mesh.node.errors import NodeError, NoNodeError
+from tools import exits
+from tools.names import member_names, named
+from tools.render import print_json, print_table
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Mapping
+
+    from mesh.node.home import Home
+    from sync.provenance import Loss, Provenance, Written
+
+__all__ = ["EXAMPLES", "add_arguments", "run"]
+
+EXAMPLES = (
+    ("mycomesh why drones 7", "who wrote each column of row 7"),
+    ("mycomesh why readings '[3, \"2026-01-01\"]'", "a key of two columns"),
+    ("mycomesh why drones 7 --file fleet.db --json", "without a node, for programs"),
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("table", metavar="TABLE")
+    parser.add_argument(
+        "key", metavar="KEY", help="the primary key; a JSON array of several columns; a rowid where there is no key"
+    )
+    parser.add_argument(
+        "--file", type=Path, metavar="FILE.db", help="look into this file (default: what the running node serves)"
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON object, for programs")
+
+
+def run(args: argparse.Namespace, home: Home) -> int:
+    """Read the file; a node is asked only which file that is, and who the members are."""
+    file = args.file or _served(home)
+    reader = importlib.import_module("sync.provenance")  # where no node runs, that is said before SQLite is loaded
+    errors = importlib.import_module("sync.errors")
+    try:
+        found: Provenance = reader.provenance(file, args.table, args.key)
+    except errors.SyncError as error:
+        raise NodeError(str(error)) from error
+    names = member_names(home)
+    if args.json:
+        print_json(_plain(found, names))
+        return exits.DONE
+    print(_head(found, names))
+    if found.cells:
+        print_table(("COLUMN", "VALUE", "WRITTEN", "BY"), [_cell(cell, names) for cell in found.cells])
+    if found.losses:
+        print("\nlost to these:")
+        print_table(("ID", "LOST", "WRITTEN", "BY", "TO", "WHY"), [_loss(loss, names) for loss in found.losses])
+        print("write a losing side again with: mycomesh restore ID", file=sys.stderr)
+    return exits.DONE
+
+
+def _served(home: Home) -> Path:
+    try:
+        return Path(ask(home, "status")["file"])
+    except NoNodeError as error:
+        raise NoNodeError(f"{error}; or name the file: --file FILE.db") from error
+
+
+def _head(found: Provenance, names: Mapping[str, str]) -> str:
+    words = [f"{found.table} {found.key}: {found.state}"]
+    if found.existence is not None:
+        verb = "deleted" if found.state == "deleted" else "inserted"
+        words.append(f"{verb} {_moment(found.existence.at)} by {named(names, found.existence.site)}")
+    if found.parked:
+        words.append(f"parked: {found.parked}")
+    if found.pending:
+        words.append("written to since, and not stamped yet")
+    return ", ".join(words)
+
+
+def _cell(cell: Written, names: Mapping[str, str]) -> tuple[str, ...]:
+    return cell.column, json.dumps(cell.value, ensure_ascii=False), _moment(cell.at), named(names, cell.site)
+
+
+def _loss(loss: Loss, names: Mapping[str, str]) -> tuple[str, ...]:
+    values = ", ".join(f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in loss.lost.items())
+    restored = f", restored {_moment(loss.restored_at)}" if loss.restored_at else ""
+    return (
+        str(loss.number),
+        values or "a delete",
+        _moment(loss.lost_at),
+        named(names, loss.lost_site),
+        f"{named(names, loss.won_site)} {_moment(loss.won_at)}",
+        loss.reason + restored,
+    )
+
+
+def _moment(at: str) -> str:
+    """ISO 8601 as people read it; stamps are told in UTC, since the members may live in different zones."""
+    return at.replace("T", " ").replace("+00:00", "Z")
+
+
+def _plain(found: Provenance, names: Mapping[str, str]) -> dict[str, Any]:
+    """The JSON shape: as `sync.provenance` has it, with names beside sites, and clocks as text, which keeps all digits."""
+    value = asdict(found)
+    for written in [*value["cells"], *([value["existence"]] if value["existence"] else [])]:
+        written["by"] = names.get(written["site"][:16], "")
+        written["hlc"] = str(written["hlc"])
+    for loss in value["losses"]:
+        loss["lost_by"] = names.get(loss["lost_site"][:16], "")
+        loss["won_by"] = names.get(loss["won_site"][:16], "")
+    return value
