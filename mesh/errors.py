@@ -8,6 +8,8 @@ __all__ = ["CertificateError", "DecodeError", "EnrolmentError", "HandshakeError"
 class MeshError(Exception):
     """Root of everything that `mesh` raises on purpose; catch it at the edge of one link, never around a whole node."""
 
+    code = "mesh"  # stable: what `mycomesh explain` takes
+
 
 class HandshakeError(MeshError):
     """A handshake or transport message does not hold.
@@ -15,6 +17,8 @@ class HandshakeError(MeshError):
     Fault: the peer, a stranger, or the line. State: the handshake is dead and must be dropped; a `CipherState` is as
     it was before the call. To do: close that one connection and tell the other side nothing.
     """
+
+    code = "handshake.failed"
 
 
 class CertificateError(MeshError):
@@ -27,6 +31,7 @@ class CertificateError(MeshError):
     def __init__(self, reason: str, text: str) -> None:
         super().__init__(text)
         self.reason = reason
+        self.code = f"certificate.{reason}"
 
 
 class DecodeError(MeshError):
@@ -36,12 +41,16 @@ class DecodeError(MeshError):
     file, restore it or join again.
     """
 
+    code = "protocol.malformed"
+
 
 class LimitError(MeshError):
     """The caller asked for more than a named limit allows.
 
     Fault: this node's own caller. State: nothing was sent, nothing changed. To do: send less, or split it.
     """
+
+    code = "limit.exceeded"
 
 
 class EnrolmentError(MeshError):
@@ -50,3 +59,5 @@ class EnrolmentError(MeshError):
     Fault: the person who typed the code, or the other side. State: no identity was made. To do: check the code or ask
     for another one, then join again.
     """
+
+    code = "enrolment.refused"

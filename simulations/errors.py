@@ -8,6 +8,8 @@ __all__ = ["ScenarioError", "SimulationError"]
 class SimulationError(Exception):
     """Something is wrong with what was asked for; nothing was run."""
 
+    code = "scenario.wrong"
+
 
 class ScenarioError(SimulationError):
     """An impossible scenario: the line names the value and what is allowed."""

@@ -16,26 +16,40 @@ __all__ = [
 class SyncError(Exception):
     """Root of every error that `sync` raises on purpose; the text is one line: what, where, what to do."""
 
+    code = "sync"  # stable: what `mycomesh explain` takes
+
 
 class DatabaseError(SyncError):
     """The file cannot serve as a replica (not SQLite, read-only, unreadable, disk full). Nothing was changed."""
+
+    code = "database.unusable"
 
 
 class DatabaseBusyError(DatabaseError):
     """Another connection holds the write lock. Nothing was changed; the same call may succeed later."""
 
+    code = "database.busy"
+
 
 class ForeignFileError(DatabaseError):
     """The file carries the internal tables of another mesh or of a later version. Nothing was changed."""
+
+    code = "database.foreign"
 
 
 class PolicyError(SyncError):
     """What a person asked of a table or a conflict cannot be done. Nothing was changed."""
 
+    code = "decision.refused"
+
 
 class DecodeError(SyncError):
     """A peer sent bytes that are not what the protocol allows. The peer's fault; nothing was changed."""
 
+    code = "protocol.malformed"
+
 
 class BatchRefusedError(SyncError):
     """A well-formed batch that may not be accepted (forged site, stamp from the future). Nothing was changed."""
+
+    code = "batch.refused"

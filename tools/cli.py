@@ -71,6 +71,7 @@ COMMANDS = (
     Command("log", "follow what the running node says", "tools.commands.log"),
     Command("backup", "copy the served database, safe to serve again later", "tools.commands.backup"),
     Command("doctor", "look for what stands in a node's way on this machine, with remedies", "tools.commands.doctor"),
+    Command("explain", "tell what an error, a notice or an exit code means, and what to do", "tools.commands.explain"),
     Command("down", "stop the running node", "tools.commands.down"),
     Command("forget", "take every trigger and internal table out of a file without a node", "tools.commands.forget"),
     Command("demo", "three nodes on this machine, a real flight, a split and its healing", "tools.commands.demo"),
@@ -194,5 +195,6 @@ def _version() -> str:
 
 
 def _say(error: Exception, code: int) -> int:
-    print(f"mycomesh: {error}", file=sys.stderr)
+    known = getattr(error, "code", "")
+    print(f"mycomesh: {error}{f' [{known}]' if known else ''}", file=sys.stderr)
     return code

@@ -95,6 +95,8 @@ def prove(files: Sequence[Path], tables: Sequence[str] = TABLES) -> list[Proof]:
 class _DemoError(Exception):
     """The demo cannot go on; one line says why."""
 
+    code = "demo.failed"
+
 
 def _check_free(root: Path, nodes: tuple[NodeProcess, ...]) -> None:
     try:

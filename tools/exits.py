@@ -14,3 +14,5 @@ INTERRUPTED = 130  # what shells report for SIGINT
 
 class UsageError(Exception):
     """An argument is wrong in a way that argparse cannot see; the text is one line. Nothing was changed."""
+
+    code = "usage"

@@ -29,6 +29,8 @@ _COMMAND = (sys.executable, "-m", "tools")
 class ProcessError(Exception):
     """A `mycomesh` command failed, or a node ended by itself; the text is one line. Its log says more."""
 
+    code = "process.failed"
+
 
 @dataclass(slots=True)
 class NodeProcess:

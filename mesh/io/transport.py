@@ -44,6 +44,8 @@ _KEEPALIVE = ((socket.TCP_KEEPIDLE, 30), (socket.TCP_KEEPINTVL, 10), (socket.TCP
 class TransportError(Exception):
     """The port cannot be used. The operator's to mend; nothing was changed."""
 
+    code = "port.unusable"
+
 
 class Transport:
     """All connections of one node. Everything happens on the event loop's thread."""

@@ -104,4 +104,6 @@ def _result(answer: dict[str, Any]) -> dict[str, Any]:
     if answer.get("ok") is True and isinstance(answer.get("result"), dict):
         result: dict[str, Any] = answer["result"]
         return result
-    raise RefusedError(str(answer.get("error", "the node refused without a reason")))
+    raise RefusedError(
+        str(answer.get("error", "the node refused without a reason")), str(answer.get("code", NodeError.code))
+    )

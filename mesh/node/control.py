@@ -111,5 +111,5 @@ class ControlServer:
             request = decode_line(line)
             result = {} if request.get("do") == "watch" else await self._answer(request)
         except (NodeError, MeshError, SyncError) as error:
-            return request, {"ok": False, "error": str(error)}
+            return request, {"ok": False, "error": str(error), "code": error.code}
         return request, {"ok": True, "result": result}

@@ -376,7 +376,7 @@ def _run(work: Coroutine[Any, Any, T]) -> T:
         try:
             return runner.run(work)
         except (MeshError, SyncError, TransportError) as error:
-            raise NodeError(str(error)) from error
+            raise NodeError.of(error) from error
 
 
 def _version() -> str:

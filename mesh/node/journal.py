@@ -36,7 +36,7 @@ class Journal:
             return
         moment = time.strftime("%H:%M:%S", time.localtime())
         mark = "" if notice.level in ("debug", "info") else f"{notice.level}: "
-        tail = ""
+        tail = f"  [{notice.event}]" if mark else ""
         if self.level == "debug":
             pairs = " ".join(f"{name}={value}" for name, value in notice.detail.items())
             tail = f"  [{notice.event}{' ' if pairs else ''}{pairs}]"

@@ -126,7 +126,7 @@ def _ticket(store: Keystore, membership: Membership, request: dict[str, Any]) ->
             epochs=membership.roster.standing.handed(),
         )
     except MeshError as error:
-        raise NodeError(str(error)) from error
+        raise NodeError.of(error) from error
     membership.learnt(made.certificate)
     changed = membership.stored()
     store.store_membership(changed.identity, changed.standing)

@@ -30,7 +30,10 @@ def test_each_event_is_one_line_with_its_time():
 def test_what_is_less_severe_than_asked_for_stays_unsaid():
     every = [Notice("x", level, level=level) for level in ("debug", "info", "warning", "error")]
     assert len(lines("info", *every)) == 3
-    assert [line.split("  ", 1)[1] for line in lines("warning", *every)] == ["warning: warning", "error: error"]
+    assert [line.split("  ", 1)[1] for line in lines("warning", *every)] == [
+        "warning: warning  [x]",
+        "error: error  [x]",
+    ]
 
 
 def test_with_every_event_shown_the_details_are_too():

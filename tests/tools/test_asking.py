@@ -47,7 +47,7 @@ def test_log_prints_what_people_wait_for_and_on_request_everything(monkeypatch, 
     ]
     monkeypatch.setattr(log, "watch", lambda _home: iter(notices))
     assert main(["log"]) == exits.DONE
-    assert [line[10:] for line in capsys.readouterr().out.splitlines()] == ["link? with b", "warning: clock"]
+    assert [line[10:] for line in capsys.readouterr().out.splitlines()] == ["link? with b", "warning: clock  [x]"]
     assert main(["log", "--json", "--verbose", "--limit", "2"]) == exits.DONE
     assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == notices[:2]
 

@@ -38,7 +38,7 @@ def run(args: argparse.Namespace, _home: Home) -> int:
     try:
         removed: Removed = removal.forget(args.file)
     except errors.SyncError as error:
-        raise NodeError(str(error)) from error
+        raise NodeError.of(error) from error
     finally:
         lock.release()
     lost = f", with {removed.conflicts} conflict(s) and {removed.parked} parked row(s)"

@@ -48,5 +48,5 @@ def run(args: argparse.Namespace, home: Home) -> int:
 
 def _line(notice: dict[str, Any]) -> str:
     level = notice.get("level")
-    mark = f"{level}: " if level in ("warning", "error") else ""
-    return printable(f"{time.strftime('%H:%M:%S')}  {mark}{notice.get('text')}")
+    mark, tail = (f"{level}: ", f"  [{notice.get('event')}]") if level in ("warning", "error") else ("", "")
+    return printable(f"{time.strftime('%H:%M:%S')}  {mark}{notice.get('text')}{tail}")

@@ -51,7 +51,7 @@ def run(args: argparse.Namespace, home: Home) -> int:
     try:
         found: Provenance = reader.provenance(file, args.table, args.key)
     except errors.SyncError as error:
-        raise NodeError(str(error)) from error
+        raise NodeError.of(error) from error
     names = member_names(home)
     if args.json:
         print_json(_plain(found, names))
