@@ -29,6 +29,7 @@ from sync.overview import ReplicaStatus, TableStatus, overview
 from sync.removal import take_out
 from sync.rights import Rights
 from sync.stamp import hlc_from_ms
+from sync.state import StateTables
 from sync.store import Store
 from sync.table import Table
 from sync.vector import Range, Vector
@@ -65,6 +66,7 @@ class Replica:
         self._life = life
         self.rights = Rights(b"")  # until the mesh tells of them
         self.decisions = Decisions(store, catalog)
+        self.state = StateTables(store, catalog, life)
         self._data_version = -1
 
     @classmethod

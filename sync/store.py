@@ -47,6 +47,15 @@ CREATE TABLE IF NOT EXISTS mycomesh_moved(
 CREATE TABLE IF NOT EXISTS mycomesh_parked(
   table_name TEXT, row_key TEXT, reason TEXT, content TEXT, since TEXT, id INTEGER, row, PRIMARY KEY(id, row))
   WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS mycomesh_status(
+  phase TEXT, mesh TEXT, mesh_id TEXT, node TEXT, node_id TEXT, site TEXT, pid INTEGER, port INTEGER, pending INTEGER,
+  linked INTEGER, members INTEGER, clock_offset_ms REAL, as_of TEXT);
+CREATE TABLE IF NOT EXISTS mycomesh_peers(
+  node_id TEXT PRIMARY KEY, name TEXT, roles TEXT, state TEXT, equal INTEGER, address TEXT, rtt_ms REAL, offset_ms REAL,
+  sent_bytes INTEGER, received_bytes INTEGER, seen_at TEXT, as_of TEXT) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS mycomesh_tables(
+  name TEXT PRIMARY KEY, rows INTEGER, hash TEXT, conflicts INTEGER, parked INTEGER, equal_on INTEGER, linked INTEGER,
+  note TEXT, as_of TEXT) WITHOUT ROWID;
 """
 
 

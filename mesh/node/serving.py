@@ -8,8 +8,10 @@ It must not know the terminal, signals, locks or the control socket: `daemon` do
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import random
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar, assert_never
 
@@ -19,16 +21,20 @@ from mesh.events import Close, MembershipChanged, Notice, RevokeMember
 from mesh.node.core import NodeCore, ToExchange
 from mesh.node.errors import NodeError
 from mesh.node.looks import Looks
+from mesh.node.mirror import Mirror
 from mesh.node.reach import Mark
 from mesh.node.recall import NOTE_S, Recall
 from mesh.node.shell import MeshShell, clock
 from mesh.node.sqlthread import Acted, Broken, Report, SqlThread
 from mesh.node.status import LinkView, PeerView, ProgressView, TableView
 from mesh.node.watch import Watch
+from sync.errors import SyncError
 from sync.events import CommitSeen, CompareRequested, Publish, ReachRequested, ScrubRequested
 from sync.exchange import Exchange, ExchangeConfig, LinkStatus
 from sync.reach import mark_of
 from sync.replica import Replica, ReplicaConfig, ReplicaStatus
+from sync.report import time_text
+from sync.state import NodeState, PeerState
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -110,6 +116,7 @@ class ServingNode:
         self._loop = asyncio.get_running_loop()
         self._sql = SqlThread(lambda: self._opened(file, identity, config), self._report, clock)
         self._looks = Looks(self._loop, self._look_for_commit)
+        self._mirror = Mirror(self._write_state)
 
     async def start(self, known: tuple[Address, ...]) -> None:
         """Take the port, open the file, then speak and watch; raise with one line when one of them refuses.
@@ -221,10 +228,14 @@ class ServingNode:
         if self._watch is not None:
             self._watch.close()
         self._looks.cancel()
+        self._mirror.cancel()
         if self._note_due is not None:
             self._note_due.cancel()
         try:
             await asyncio.wrap_future(self._sql.call(self._drain))
+            if not remove:
+                with contextlib.suppress(SyncError):  # a busy file is no reason not to close it
+                    await self._write_state("stopped")
         finally:
             await self._shell.close()
             await asyncio.wrap_future(self._sql.stop(self._replica.remove if remove else self._close))
@@ -295,7 +306,24 @@ class ServingNode:
 
     # ---- on the loop
 
+    async def _write_state(self, phase: str = "serving") -> None:
+        """Have the state tables say what is true; nothing is written if they do."""
+        now_ms, wall_ms = clock()
+        identity, peers = self._identity, self._mesh.peers(now_ms)
+        head = (phase, identity.mesh_name, identity.mesh_id.hex(), identity.name, identity.node_id.hex())
+        offset_ms = self._mesh.timekeeper.offset_ms
+
+        def write() -> bool:
+            links = {link.peer: link for link in self._links()}
+            seen = tuple(_peer_state(peer, links.get(peer.node_id), wall_ms) for peer in peers)
+            equal_on = Counter(name for link in links.values() for name, _ in link.equal_ms)
+            state = NodeState(*head, os.getpid(), self._shell.port, offset_ms, seen, len(links), equal_on)
+            return self._replica.state.refresh(state, wall_ms)
+
+        await asyncio.wrap_future(self._sql.call(write))
+
     def _on_commit(self) -> None:
+        self._mirror.touch()
         self._sql.submit(CommitSeen())
         self._looks.hint()
 
@@ -310,6 +338,7 @@ class ServingNode:
         self._sql.call(self._note)
 
     def _on_action(self, action: ToExchange | Notice | MembershipChanged | Close | Any) -> None:
+        self._mirror.touch()
         match action:
             case ToExchange(event):
                 self._sql.submit(event)
@@ -333,6 +362,22 @@ class ServingNode:
                 self._on_broken(error)
             case _:
                 assert_never(report)
+
+
+def _peer_state(peer: PeerStatus, link: LinkStatus | None, wall_ms: int) -> PeerState:
+    return PeerState(
+        peer.node_id.hex(),
+        peer.name,
+        ",".join(peer.roles),
+        peer.state,
+        None if link is None or link.compared_ms_ago is None else link.equal,
+        "" if peer.address is None else str(peer.address),
+        peer.rtt_ms,
+        peer.offset_ms,
+        peer.sent_bytes,
+        peer.received_bytes,
+        "" if peer.seen_ms_ago is None else time_text(wall_ms - peer.seen_ms_ago),
+    )
 
 
 def _peer_view(peer: PeerStatus, link: LinkStatus | None) -> PeerView:

@@ -63,4 +63,6 @@ def _copied(source: Path, target: Path) -> bool:
             if copy.execute(f'SELECT 1 FROM "{name}" LIMIT 1').fetchone():
                 return False
         copy.execute("DELETE FROM mycomesh_meta WHERE name = 'site'")
+        for state in ("status", "peers"):  # of the node that serves the original
+            copy.execute(f"DELETE FROM mycomesh_{state}")
         return True
