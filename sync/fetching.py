@@ -25,7 +25,7 @@ BARREN_CHUNKS_MAX = 4_096
 # What broken streams had brought is remembered for so many peers.
 PARTIAL_PEERS_MAX = 64
 # How often a person hears of a long round.
-TELL_MS = 2_000
+TELL_MS = 1_000
 
 # table -> (vector digest, entry digest)
 Digests = Mapping[str, tuple[bytes, bytes]]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import json
 import os
 import sys
 from dataclasses import dataclass
@@ -17,9 +18,12 @@ from typing import TYPE_CHECKING, NoReturn, Protocol, cast
 from mesh.node.errors import ConfigError, NodeError, NoNodeError
 from mesh.node.home import Home
 from tools import exits
+from tools.manual import MANUAL
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from tools.manual import Page
 
 __all__ = ["COMMANDS", "Command", "command_named", "main", "parser_of", "top_parser"]
 
@@ -80,6 +84,7 @@ COMMANDS = (
     Command("help", "tell what a command does, with its arguments", "tools.commands.help"),
 )
 
+EXAMPLE_CHARS = 50  # longer ones push their explanation to the right alone
 _EXITS = "exit codes: 0 done, 1 failed, 2 usage, 3 not converged or timed out, 69 no node runs"
 
 
@@ -140,11 +145,10 @@ def _run(argv: list[str]) -> int:
 
 
 def _parser_of(command: Command, module: CommandModule) -> _Parser:
-    examples = tuple(getattr(module, "EXAMPLES", ()))
     parser = _Parser(
         prog=f"mycomesh {command.name}",
         description=command.summary,
-        epilog="\n".join(["examples:", *_columns(examples), "", _EXITS]) if examples else _EXITS,
+        epilog=_epilogue(MANUAL[command.name]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     _add_home(parser)
@@ -152,9 +156,13 @@ def _parser_of(command: Command, module: CommandModule) -> _Parser:
     return parser
 
 
-def _columns(examples: Sequence[tuple[str, str]]) -> list[str]:
-    width = max(len(line) for line, _ in examples)
-    return [f"  {line:<{width}}  {what}" for line, what in examples]
+def _epilogue(page: Page) -> str:
+    width = min(EXAMPLE_CHARS, max(len(line) for line, _ in page.examples))
+    examples = [f"  {line:<{width}}  {what}" for line, what in page.examples]
+    shape = [] if page.shape is None else ["", f"--json prints {json.dumps(page.shape)}"]
+    if page.shape_of_files is not None:
+        shape.append(f"and of files {json.dumps(page.shape_of_files)}")
+    return "\n".join(["examples:", *examples, *shape, "", _EXITS])
 
 
 def _loaded(command: Command) -> CommandModule:

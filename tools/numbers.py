@@ -12,12 +12,12 @@ if TYPE_CHECKING:
 __all__ = ["whole"]
 
 
-def whole(most: int, refusal: str = "") -> Callable[[str], int]:
-    """Return what reads an argument from 1 to `most`; whatever else was typed is refused with these words after it."""
-    said = refusal or f"is no number from 1 to {most}"
+def whole(most: int, refusal: str = "", *, least: int = 1) -> Callable[[str], int]:
+    """Return what reads an argument from `least` to `most`; whatever else was typed is refused with these words after it."""
+    said = refusal or f"is no number from {least} to {most}"
 
     def read(text: str) -> int:
-        if not re.fullmatch(r"[1-9][0-9]{0,17}", text) or int(text) > most:
+        if not re.fullmatch(r"0|[1-9][0-9]{0,17}", text) or not least <= int(text) <= most:
             raise argparse.ArgumentTypeError(f"{text!r} {said}")
         return int(text)
 

@@ -10,14 +10,28 @@ from typing import TYPE_CHECKING, Any
 from mesh.node.journal import printable
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Sequence
 
-__all__ = ["duration", "print_json", "print_table"]
+__all__ = ["add_json", "duration", "print_json", "print_table", "tell"]
 
 
 def print_json(value: Any) -> None:
     """Print one JSON value, indented for a terminal, on one line in a pipe."""
     print(json.dumps(value, ensure_ascii=False, indent=2 if sys.stdout.isatty() else None))
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """Declare the option that `tell` obeys."""
+    parser.add_argument("--json", action="store_true", help="one JSON object on stdout, for programs")
+
+
+def tell(args: argparse.Namespace, value: dict[str, Any], *lines: str) -> None:
+    """Say what was done: lines on stderr for people, or the value on stdout."""
+    if args.json:
+        print_json(value)
+    else:
+        print("\n".join(lines), file=sys.stderr)
 
 
 def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

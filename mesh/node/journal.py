@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import socket
 import sys
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TextIO
+
+from mesh.node.bar import CLEAR, drawn
 
 if TYPE_CHECKING:
     from mesh.events import Notice
@@ -29,6 +32,7 @@ class Journal:
 
     level: str = "info"
     stream: TextIO | None = None
+    _drawn: bool = False  # a bar stands on the last line
 
     def say(self, notice: Notice) -> None:
         """Print one notice; the details only when every event is shown."""
@@ -43,7 +47,14 @@ class Journal:
         line = printable(f"{moment}  {mark}{notice.text}{tail}"[:LINE_CHARS_MAX])
         stream = self.stream or sys.stdout
         with contextlib.suppress(BrokenPipeError, ValueError):  # the reader left; the node goes on without one
-            print(line, file=stream, flush=True)
+            clear = CLEAR if self._drawn else ""
+            self._drawn = notice.event == "round.progress" and stream.isatty()
+            if self._drawn:
+                unicode = (stream.encoding or "").lower().replace("-", "") == "utf8"
+                bar = drawn(notice, shutil.get_terminal_size().columns, unicode=unicode)
+                print(CLEAR + printable(bar), end="", file=stream, flush=True)
+            else:
+                print(clear + line, file=stream, flush=True)
 
 
 def notify_manager(state: str) -> None:

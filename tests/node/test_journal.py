@@ -8,6 +8,7 @@ import socket
 import pytest
 
 from mesh.events import Notice
+from mesh.node.bar import drawn
 from mesh.node.journal import Journal, notify_manager
 
 
@@ -50,6 +51,43 @@ def test_no_text_of_a_peer_steers_the_terminal(text):
 def test_an_endless_text_is_cut():
     (line,) = lines("info", Notice("x", "y" * 100_000))
     assert len(line) <= 2_000
+
+
+class Terminal(io.StringIO):
+    """A stream that a person looks at."""
+
+    encoding = "utf-8"
+
+    def isatty(self):
+        return True
+
+
+def test_rows_that_come_in_are_a_bar_on_a_terminal_and_lines_in_a_pipe():
+    notices = [
+        Notice("round.progress", "catching up: 500 of about 1,000 rows", {"rows": 500, "expected": 1_000}),
+        Notice("round.progress", "catching up: 900 rows\x1b", {"rows": 900, "expected": 0}),
+        Notice("round.done", "caught up"),
+        Notice("link.up", "link"),
+    ]
+    screen = Terminal()
+    journal = Journal("info", screen)
+    for notice in notices:
+        journal.say(notice)
+    first, second, rest = screen.getvalue().split("\r\x1b[K", 3)[1:]
+    assert first.startswith("█" * 12 + "░" * 12 + "  50 %  catching up")
+    assert second.startswith("░" * 24 + "   ? %")
+    assert "\x1b" not in second
+    assert [line.split("  ", 1)[1] for line in rest.splitlines()] == ["caught up", "link"]
+    assert [line.split("  ", 1)[1] for line in lines("info", *notices)] == [
+        "catching up: 500 of about 1,000 rows", "catching up: 900 rows?", "caught up", "link"
+    ]  # fmt: skip
+
+
+def test_a_bar_fits_its_line_and_needs_no_unicode():
+    notice = Notice("round.progress", "words " * 50, {"rows": 2_000, "expected": 1_000})
+    assert drawn(notice, 80, unicode=False).startswith("#" * 24 + " 100 %")
+    assert len(drawn(notice, 80, unicode=False)) == 79
+    assert drawn(notice, 80, unicode=False).isascii()
 
 
 def test_a_reader_that_left_does_not_end_the_node():

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +15,8 @@ from typing import TYPE_CHECKING
 from mesh.node.ask import ask
 from mesh.node.errors import NodeError
 from tools import exits
+from tools.progress import progress
+from tools.render import add_json, tell
 
 if TYPE_CHECKING:
     import argparse
@@ -32,6 +33,7 @@ PENDING = "SELECT name FROM sqlite_master WHERE type = 'table' AND name GLOB 'my
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("target", type=Path, metavar="TARGET.db", help="the file to make; it must not exist")
+    add_json(parser)
 
 
 def run(args: argparse.Namespace, home: Home) -> int:
@@ -42,16 +44,23 @@ def run(args: argparse.Namespace, home: Home) -> int:
     source = Path(ask(home, "status")["file"])
     for _ in range(TRIES_MAX):
         try:
-            whole = _copied(source, target)
+            with progress(f"copying {source.name}", lambda: _sizes(source, target)):
+                whole = _copied(source, target)
         except sqlite3.Error as error:
             target.unlink(missing_ok=True)
             raise NodeError(f"cannot copy {source} to {target}: {error}; check free space and permissions") from error
         if whole:
-            print(f"{target}: {target.stat().st_size:,} bytes; serve it as any file", file=sys.stderr)
+            size = target.stat().st_size
+            tell(args, {"file": str(target), "bytes": size}, f"{target}: {size:,} bytes; serve it as any file")
             return exits.DONE
         target.unlink()
         time.sleep(TRY_S)
     raise NodeError(f"{source} is written to without a pause; try again in a calmer moment")
+
+
+def _sizes(source: Path, target: Path) -> tuple[float, float]:
+    """How much is written, and about how much it will be."""
+    return (target.stat().st_size if target.exists() else 0), max(1, source.stat().st_size)
 
 
 def _copied(source: Path, target: Path) -> bool:

@@ -16,13 +16,7 @@ if TYPE_CHECKING:
     from mesh.node.home import Home
     from tools.codes import Code
 
-__all__ = ["EXAMPLES", "add_arguments", "run"]
-
-EXAMPLES = (
-    ("mycomesh explain database.busy", "the code that stands in brackets behind an error"),
-    ("mycomesh explain 69", "an exit code"),
-    ("mycomesh explain", "list them all"),
-)
+__all__ = ["add_arguments", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

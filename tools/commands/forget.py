@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import importlib
-import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mesh.node.errors import NodeError
 from mesh.node.home import FileLock
 from tools import exits
+from tools.progress import progress
+from tools.render import add_json, tell
 
 if TYPE_CHECKING:
     import argparse
@@ -28,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE.db",
         help="the database: every trigger and internal table is taken out, its own tables stay as they are",
     )
+    add_json(parser)
 
 
 def run(args: argparse.Namespace, _home: Home) -> int:
@@ -36,15 +39,17 @@ def run(args: argparse.Namespace, _home: Home) -> int:
     removal = importlib.import_module("sync.removal")  # a mistyped path is told before SQLite is loaded
     errors = importlib.import_module("sync.errors")
     try:
-        removed: Removed = removal.forget(args.file)
+        with progress(f"taking mycomesh out of {args.file.name}"):
+            removed: Removed = removal.forget(args.file)
     except errors.SyncError as error:
         raise NodeError.of(error) from error
     finally:
         lock.release()
     lost = f", with {removed.conflicts} conflict(s) and {removed.parked} parked row(s)"
-    print(
+    tell(
+        args,
+        {"file": str(args.file), **asdict(removed)},
         f"{args.file} is an ordinary database again: {removed.triggers} trigger(s) and {removed.tables} internal table(s)"
         f" are gone{lost if removed.conflicts or removed.parked else ''}; VACUUM gives their space back",
-        file=sys.stderr,
     )
     return exits.DONE

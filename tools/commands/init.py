@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -12,6 +11,7 @@ from mesh.errors import MeshError
 from mesh.identity import create_mesh
 from mesh.node.keystore import Keystore
 from tools import exits
+from tools.render import add_json, tell
 
 if TYPE_CHECKING:
     import argparse
@@ -28,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("--name", default="mesh", metavar="MESH", help="what to call the mesh (default: mesh)")
     parser.add_argument("--node-name", metavar="NAME", help="what to call this node (default: the host name)")
+    add_json(parser)
 
 
 def run(args: argparse.Namespace, home: Home) -> int:
@@ -46,8 +47,13 @@ def run(args: argparse.Namespace, home: Home) -> int:
             raise exits.UsageError(f"cannot make a mesh of that name: {error}") from error
         store.store_mesh(identity, root_seed)
         store.forget_join()
-    print(f"made mesh {identity.mesh_name!r}; this node is {identity.name!r} (keys in {home.state})", file=sys.stderr)
-    print("next: 'mycomesh up FILE.db' here, and 'mycomesh invite' for every other machine", file=sys.stderr)
+    names = {"mesh": identity.mesh_name, "mesh_id": identity.mesh_id.hex()}
+    tell(
+        args,
+        names | {"node": identity.name, "node_id": identity.node_id.hex()},
+        f"made mesh {identity.mesh_name!r}; this node is {identity.name!r} (keys in {home.state})",
+        "next: 'mycomesh up FILE.db' here, and 'mycomesh invite' for every other machine",
+    )
     return exits.DONE
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from tools import exits
 from tools.commands.rights import add_rights, ask_or_files, rights
 from tools.numbers import whole
+from tools.render import add_json, print_json
 
 if TYPE_CHECKING:
     from mesh.node.home import Home
@@ -35,12 +36,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--uses", type=whole(USES_MAX), default=1, metavar="N", help="how many machines may use it (default 1)"
     )
     add_rights(parser)
+    add_json(parser)
 
 
 def run(args: argparse.Namespace, home: Home) -> int:
     """Ask the running node, so that it accepts the code at once; without one, keep it for the next `up`."""
     answer, running = ask_or_files(home, "invite", expires_s=args.expires, uses=args.uses, **rights(args))
     code = str(answer["code"])
+    if args.json:
+        print_json({"code": code, "expires_s": args.expires, "uses": args.uses, "answered": running})
+        return exits.DONE
     note = "this node answers it from now on"
     if not running:
         note = "no node runs here: start one with 'mycomesh up FILE.db' before the other machine joins"

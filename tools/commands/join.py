@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mesh.enrolment import TICKET_BYTES_MAX, Candidate, JoinCode, ticket_decode
 from mesh.errors import EnrolmentError
@@ -15,10 +15,13 @@ from mesh.node.keystore import Keystore, PendingJoin
 from tools import exits
 from tools.commands.init import node_name_default
 from tools.commands.up import add_network_arguments, network_overrides
+from tools.progress import progress
+from tools.render import add_json, tell
 
 if TYPE_CHECKING:
     import argparse
 
+    from mesh.identity import Identity
     from mesh.node.home import Home
 
 __all__ = ["add_arguments", "run"]
@@ -33,13 +36,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--node-name", metavar="NAME", help="what to call this node (default: the host name)")
     add_network_arguments(parser)
+    add_json(parser)
 
 
 def run(args: argparse.Namespace, home: Home) -> int:
     """Take a ticket at once; keep a code, then try to use it for a few seconds."""
     store = Keystore(home)
     if len(args.code) == 1 and _names_a_file(args.code[0]):
-        return _take_ticket(Path(args.code[0]), home, store)
+        return _take_ticket(args, home, store)
     try:
         code = JoinCode.parse(" ".join(args.code))
         candidate = Candidate.fresh(args.node_name or node_name_default(), entropy=os.urandom)
@@ -53,16 +57,19 @@ def run(args: argparse.Namespace, home: Home) -> int:
         ):  # it has expired, or was away too long: the same node again
             candidate = Candidate(known.name, known.node_seed, known.static_private)
         store.store_join(PendingJoin(code, candidate))
-        print("looking for a member ...", file=sys.stderr)
-        identity = enrol(home, settings, seconds_max=TRY_S)
+        if not args.json:
+            print("looking for a member ...", file=sys.stderr)
+        with progress("looking for a member"):
+            identity = enrol(home, settings, seconds_max=TRY_S)
     if identity is None:
-        print(
-            "no member answered yet; the code is kept, and 'mycomesh up FILE.db' joins when it meets one\n"
+        tell(
+            args,
+            {"joined": False, "mesh": "", "node": candidate.name},
+            "no member answered yet; the code is kept, and 'mycomesh up FILE.db' joins when it meets one",
             "(is a node of the mesh up, on this network, and the code neither used up nor expired?)",
-            file=sys.stderr,
         )
     else:
-        print(f"joined mesh {identity.mesh_name!r} as {identity.name!r}; next: mycomesh up FILE.db", file=sys.stderr)
+        tell(args, _plain(identity), _words(identity))
     return exits.DONE
 
 
@@ -73,7 +80,16 @@ def _names_a_file(text: str) -> bool:
         return False
 
 
-def _take_ticket(path: Path, home: Home, store: Keystore) -> int:
+def _plain(identity: Identity) -> dict[str, Any]:
+    return {"joined": True, "mesh": identity.mesh_name, "node": identity.name}
+
+
+def _words(identity: Identity) -> str:
+    return f"joined mesh {identity.mesh_name!r} as {identity.name!r}; next: mycomesh up FILE.db"
+
+
+def _take_ticket(args: argparse.Namespace, home: Home, store: Keystore) -> int:
+    path = Path(args.code[0])
     try:
         with path.open("rb") as file:
             identity = ticket_decode(file.read(TICKET_BYTES_MAX + 1))
@@ -84,6 +100,5 @@ def _take_ticket(path: Path, home: Home, store: Keystore) -> int:
     with home.locked():
         store.store_identity(identity)
         store.forget_join()
-    print(f"joined mesh {identity.mesh_name!r} as {identity.name!r}; next: mycomesh up FILE.db", file=sys.stderr)
-    print(f"delete {path}: whoever has it is this node", file=sys.stderr)
+    tell(args, _plain(identity), _words(identity), f"delete {path}: whoever has it is this node")
     return exits.DONE

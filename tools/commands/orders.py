@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from mesh.node.ask import ask
 from tools import exits
+from tools.render import add_json, tell
 
 if TYPE_CHECKING:
     import argparse
@@ -25,13 +25,14 @@ class Order:
     told: str
     arguments: dict[str, Any] = field(default_factory=dict)
 
-    def add_arguments(self, _parser: argparse.ArgumentParser) -> None:
-        """Declare the command's arguments: there are none."""
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Declare the command's arguments."""
+        add_json(parser)
 
-    def run(self, _args: argparse.Namespace, home: Home) -> int:
+    def run(self, args: argparse.Namespace, home: Home) -> int:
         """Ask the running node."""
         ask(home, self.request, **self.arguments)
-        print(self.told, file=sys.stderr)
+        tell(args, {"done": self.told}, self.told)
         return exits.DONE
 
 

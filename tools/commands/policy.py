@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import sys
 
 from mesh.node.ask import ask
 from mesh.node.home import Home
 from tools import exits
+from tools.render import add_json, tell
 
 __all__ = ["add_arguments", "run"]
 
@@ -24,13 +24,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="POLICY",
         help="same-row: they are one row, and the later one wins; keep-both: the later one gets another id",
     )
+    add_json(parser)
 
 
 def run(args: argparse.Namespace, home: Home) -> int:
     """Ask the running node."""
     policy = ask(home, "policy", table=args.table, policy=args.policy)["policy"]
-    if args.policy is None:
+    if args.policy is None and not args.json:
         print(policy)
     else:
-        print(f"{args.table} is {policy}, on every node that learns of it", file=sys.stderr)
+        told = f"{args.table} is {policy}, on every node that learns of it"
+        tell(args, {"table": args.table, "policy": policy}, told)
     return exits.DONE

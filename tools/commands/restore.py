@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from typing import TYPE_CHECKING
 
 from mesh.node.ask import ask
 from tools import exits
 from tools.numbers import whole
+from tools.render import add_json, tell
 
 if TYPE_CHECKING:
     from mesh.node.home import Home
@@ -26,10 +26,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="ID",
         help="as 'mycomesh conflicts' shows it",
     )
+    add_json(parser)
 
 
 def run(args: argparse.Namespace, home: Home) -> int:
     """Ask the running node."""
     done = ask(home, "restore", number=args.conflict)["done"]
-    print(f"{done}; it spreads like any other write", file=sys.stderr)
+    tell(args, {"conflict": args.conflict, "done": done}, f"{done}; it spreads like any other write")
     return exits.DONE

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING
 
 from mesh.node.ask import ask
 from tools import exits
+from tools.render import add_json, tell
 
 if TYPE_CHECKING:
     import argparse
@@ -21,11 +21,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "who", metavar="NAME", help="its name, or the first 8 or more digits of its id ('mycomesh members')"
     )
+    add_json(parser)
 
 
 def run(args: argparse.Namespace, home: Home) -> int:
     """Ask the running node, which must hold the root key or be an admin."""
     answer = ask(home, "revoke", who=args.who)
-    print(f"{answer['name']} ({answer['node_id'][:8]}) is revoked, and the mesh has another secret", file=sys.stderr)
-    print("members that are away learn of it when they meet one that knows; see docs/SECURITY.md", file=sys.stderr)
+    tell(
+        args,
+        answer,
+        f"{answer['name']} ({answer['node_id'][:8]}) is revoked, and the mesh has another secret",
+        "members that are away learn of it when they meet one that knows; see docs/SECURITY.md",
+    )
     return exits.DONE

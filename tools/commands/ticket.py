@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tools import exits
 from tools.commands.rights import add_rights, ask_or_files, rights
+from tools.render import add_json, tell
 
 if TYPE_CHECKING:
     import argparse
@@ -25,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", help="what the machine is called in the mesh")
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="where to write it (default: NAME.ticket)")
     add_rights(parser)
+    add_json(parser)
 
 
 def run(args: argparse.Namespace, home: Home) -> int:
@@ -45,9 +46,10 @@ def run(args: argparse.Namespace, home: Home) -> int:
         raise
     finally:
         os.close(descriptor)
-    print(
+    tell(
+        args,
+        {"file": str(path), "name": args.name},
         f"wrote {path}: whoever has it is {args.name!r}; carry it to that machine alone, and delete it afterwards",
-        file=sys.stderr,
+        f"there: mycomesh join {path.name}",
     )
-    print(f"there: mycomesh join {path.name}", file=sys.stderr)
     return exits.DONE

@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mesh.node.ask import ask
 from tools import exits
+from tools.render import print_json
 
 if TYPE_CHECKING:
     from mesh.node.home import Home
@@ -31,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help=f"with --replay: virtual seconds a second (default {SPEED:g})",
     )
+    parser.add_argument("--json", action="store_true", help="one picture as a JSON object, for programs")
 
 
 def run(args: argparse.Namespace, home: Home) -> int:
@@ -40,7 +43,9 @@ def run(args: argparse.Namespace, home: Home) -> int:
     from tools.top import loop, sources  # noqa: PLC0415 -- rich and the screens, for those who look at them
 
     source = sources.NodeSource(home) if args.replay is None else sources.TraceSource(args.replay, args.speed)
-    if sys.stdout.isatty() and sys.stdin.isatty():
+    if args.json:
+        print_json(asdict(source.look(paused=False)))
+    elif sys.stdout.isatty() and sys.stdin.isatty():
         loop.run(source)
     else:
         loop.once(source)

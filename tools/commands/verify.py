@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from mesh.node.ask import ask
 from mesh.node.journal import printable
 from tools import exits
+from tools.numbers import whole
+from tools.progress import progress
 from tools.render import duration, print_json, print_table
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--limit",
-        type=_limit,
+        type=whole(SHOWN_MAX, least=0),
         default=SHOWN,
         metavar="N",
         help=f"of two files, show the first N rows that differ of each table (default {SHOWN})",
@@ -54,7 +55,8 @@ def run(args: argparse.Namespace, home: Home) -> int:
 
 
 def _live(home: Home, *, as_json: bool) -> int:
-    answer = ask(home, "verify", timeout_s=ASK_S)
+    with progress("comparing with every linked peer"):
+        answer = ask(home, "verify", timeout_s=ASK_S)
     if as_json:
         print_json(answer)
     else:
@@ -95,7 +97,8 @@ def _offline(first: Path, second: Path, limit: int, *, as_json: bool) -> int:
     verify = importlib.import_module("sync.verify")  # a question to a node does not wait for SQLite to load
     errors = importlib.import_module("sync.errors")
     try:
-        compared: list[TableComparison] = list(verify.compare_files(first, second, shown_max=limit))
+        with progress(f"comparing {first.name} and {second.name}"):
+            compared: list[TableComparison] = list(verify.compare_files(first, second, shown_max=limit))
     except errors.SyncError as error:
         raise exits.UsageError(str(error)) from error
     equal = all(table.equal for table in compared)
@@ -148,9 +151,3 @@ def _shown(each: Difference) -> str:
         f"{name}: {value} -> {each.second[name]}" for name, value in each.first.items() if name not in same
     )
     return f"~ {', '.join(f'{name}={value}' for name, value in same.items())}: {changed}"
-
-
-def _limit(text: str) -> int:
-    if not re.fullmatch(r"[0-9]{1,5}", text) or int(text) > SHOWN_MAX:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number from 0 to {SHOWN_MAX}")
-    return int(text)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from mesh.node.ask import ask
 from tools import exits
 from tools.numbers import whole
+from tools.progress import progress
 from tools.render import print_json
 
 if TYPE_CHECKING:
@@ -36,13 +37,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, home: Home) -> int:
     """Take a mark of what is committed at this moment, and wait until enough peers cover it; 3 when the time is over."""
     end = time.monotonic() + args.timeout
-    mark: dict[str, Any] | None = None  # taken by the first answer: writes that come later are not waited for
-    while True:
-        left_ms = max(0, round(1000 * (end - time.monotonic())))
-        answer = ask(home, "replicas", mark=mark, want=args.replicas, wait_ms=min(ASK_MS, left_ms))
-        mark = answer["mark"]
-        if answer["replicas"] >= args.replicas or not left_ms:
-            return _told(args, answer)
+    answer: dict[str, Any] = {
+        "mark": None,
+        "replicas": 0,
+    }  # the first answer's mark stays: later writes are not waited for
+    with progress(f"waiting for {args.replicas} nodes", lambda: (answer["replicas"], args.replicas)):
+        while True:
+            left_ms = max(0, round(1000 * (end - time.monotonic())))
+            wait_ms = min(ASK_MS, left_ms)
+            answer = ask(home, "replicas", mark=answer["mark"], want=args.replicas, wait_ms=wait_ms)
+            if answer["replicas"] >= args.replicas or not left_ms:
+                break
+    return _told(args, answer)
 
 
 def _told(args: argparse.Namespace, answer: dict[str, Any]) -> int:

@@ -22,13 +22,7 @@ if TYPE_CHECKING:
     from mesh.node.home import Home
     from sync.provenance import Loss, Provenance, Written
 
-__all__ = ["EXAMPLES", "add_arguments", "run"]
-
-EXAMPLES = (
-    ("mycomesh why drones 7", "who wrote each column of row 7"),
-    ("mycomesh why readings '[3, \"2026-01-01\"]'", "a key of two columns"),
-    ("mycomesh why drones 7 --file fleet.db --json", "without a node, for programs"),
-)
+__all__ = ["add_arguments", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

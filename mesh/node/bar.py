@@ -1,0 +1,26 @@
+"""The bar that `mycomesh up` draws in a terminal while rows come from a peer.
+
+Owns its look: one line, as a function of a notice. It must not import what draws for other commands: the daemon stays small.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mesh.events import Notice
+
+__all__ = ["CLEAR", "drawn"]
+
+CLEAR = "\r\x1b[K"  # ECMA-48: to the line's beginning, and erase to its end
+CELLS = 24
+
+
+def drawn(notice: Notice, columns: int, *, unicode: bool) -> str:
+    """Return the line of a `round.progress` notice, at most `columns` wide: share of rows as a bar, and its words."""
+    rows, expected = int(notice.detail.get("rows", 0)), int(notice.detail.get("expected", 0))
+    share = min(1.0, rows / expected) if expected else 0.0
+    full = round(CELLS * share)
+    bar = ("█" * full).ljust(CELLS, "░") if unicode else ("#" * full).ljust(CELLS, ".")
+    percent = f"{100 * share:3.0f} %" if expected else "  ? %"
+    return f"{bar} {percent}  {notice.text}"[: max(0, columns - 1)]

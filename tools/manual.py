@@ -1,0 +1,332 @@
+"""What `mycomesh help COMMAND` tells beyond the arguments: examples, and the shape of what `--json` prints.
+
+Owns both, one page a command. What always holds (tests/tools/test_manual.py): every command has a page, every example is a
+command line that its parser takes, and what `--json` prints has the shape that stands here. It must not know what commands
+do. Shapes are JSON with a word in place of each value: text, int, number, bool, any; a `?` behind it: or null; a list holds
+any number of its one item; the key `*` stands for any keys.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["MANUAL", "Page"]
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Examples as (command line, what it is for); `shape` None: the command has no `--json`, `why_not` says why."""
+
+    examples: tuple[tuple[str, str], ...]
+    shape: Any = None
+    why_not: str = ""
+    shape_of_files: Any = None  # where the same command looks at files instead of a node
+
+
+_PEER = {
+    "node_id": "text",
+    "name": "text",
+    "roles": ["text"],
+    "state": "text",
+    "address": "text",
+    "rtt_ms": "number?",
+    "offset_ms": "number?",
+    "equal": "bool?",
+    "seen_ms_ago": "int?",
+    "sent_bytes": "int",
+    "received_bytes": "int",
+    "catching_up": "any?",
+    "links": [{"node_id": "text", "rtt_ms": "int?", "moved_bytes": "int"}],
+}
+_TABLE = {"name": "text", "rows": "int", "digest": "text", "conflicts": "int", "parked": "int", "note": "text"}
+_STATUS = {
+    "schema": "int",
+    "version": "text",
+    "phase": "text",
+    "mesh": "text",
+    "mesh_id": "text",
+    "node": "text",
+    "node_id": "text",
+    "pid": "int",
+    "uptime_ms": "int",
+    "file": "text",
+    "port": "int",
+    "site": "text",
+    "pending": "int",
+    "hint": "text",
+    "clock_offset_ms": "number?",
+    "peers": [_PEER],
+    "tables": [_TABLE],
+    "not_after_s": "int",
+}
+_MEMBER = {
+    "name": "text",
+    "node_id": "text",
+    "roles": ["text"],
+    "grants": [["text"]],
+    "serial": "text",
+    "not_before_s": "int",
+    "not_after_s": "int",
+    "renewed_by": "text",
+    "revoked_s": "int?",
+    "self": "bool",
+}
+_CONFLICT = {
+    "number": "int",
+    "table": "text",
+    "key": "text",
+    "lost": {"*": "any?"},
+    "won": "any?",
+    "lost_site": "text",
+    "won_site": "text",
+    "lost_at": "text",
+    "won_at": "text",
+    "seen_at": "text",
+    "reason": "text",
+    "restored_at": "text",
+    "lost_by": "text",
+    "won_by": "text",
+}
+_WRITTEN = {"column": "text", "value": "any?", "at": "text", "site": "text", "hlc": "text", "by": "text"}
+_LOSS = {
+    "number": "int",
+    "lost": {"*": "any?"},
+    "lost_at": "text",
+    "lost_site": "text",
+    "won_at": "text",
+    "won_site": "text",
+    "reason": "text",
+    "restored_at": "text",
+    "lost_by": "text",
+    "won_by": "text",
+}
+
+MANUAL = {
+    "init": Page(
+        (
+            ("mycomesh init", "a mesh, with this machine as its first member and keeper of the root key"),
+            ("mycomesh init --name fleet --node-name ground", "with names that people will see"),
+        ),
+        {"mesh": "text", "mesh_id": "text", "node": "text", "node_id": "text"},
+    ),
+    "invite": Page(
+        (
+            ("mycomesh invite", "a code for one machine, good for an hour"),
+            ("mycomesh invite --uses 3 --expires 7d", "for three machines, a week"),
+            ("mycomesh invite --role read-only", "for one that may only read"),
+            ("mycomesh invite --write 'alerts*' --read '*'", "for one that may write some tables"),
+        ),
+        {"code": "text", "expires_s": "int", "uses": "int", "answered": "bool"},
+    ),
+    "join": Page(
+        (
+            ("mycomesh join CODE", "with what 'mycomesh invite' printed"),
+            ("mycomesh join ./drone7.ticket", "with a file from 'mycomesh ticket'"),
+            ("mycomesh join CODE --peer 10.0.0.5:7447", "where multicast is blocked"),
+        ),
+        {"joined": "bool", "mesh": "text", "node": "text"},
+    ),
+    "ticket": Page(
+        (
+            ("mycomesh ticket drone7", "write drone7.ticket: carry it to that machine"),
+            ("mycomesh ticket drone7 -o /media/usb/drone7.ticket --role read-only", "with fewer rights"),
+        ),
+        {"file": "text", "name": "text"},
+    ),
+    "members": Page((("mycomesh members", "who belongs to the mesh, and until when"),), [_MEMBER]),
+    "revoke": Page(
+        (("mycomesh revoke drone7", "by name"), ("mycomesh revoke 1a2b3c4d", "by the first digits of its id")),
+        {"name": "text", "node_id": "text"},
+    ),
+    "up": Page(
+        (
+            ("mycomesh up fleet.db", "serve a file until ^C"),
+            ("mycomesh up fleet.db --except logs --except cache", "leave tables out"),
+            ("mycomesh up fleet.db --peer 10.0.0.5:7447", "where multicast is blocked"),
+            ("mycomesh --home second up second.db --loopback --port 0", "one more node on this machine"),
+        ),
+        why_not="it runs until it is stopped; 'mycomesh log --json' has its events",
+    ),
+    "status": Page((("mycomesh status", "for people"), ("mycomesh status --json", "for programs")), _STATUS),
+    "top": Page(
+        (
+            ("mycomesh top", "the mesh of the running node, until q"),
+            ("mycomesh top --replay report/trace.jsonl", "a simulation, from 'mycomesh simulate --report'"),
+        ),
+        {
+            "title": "text",
+            "nodes": [
+                {
+                    "key": "text",
+                    "name": "text",
+                    "state": "text",
+                    "roles": ["text"],
+                    "equal": "bool?",
+                    "rtt_ms": "number?",
+                    "offset_ms": "number?",
+                    "lag_rows": "int?",
+                    "lag_ms": "int?",
+                    "sent_bytes": "int",
+                    "received_bytes": "int",
+                    "address": "text",
+                }
+            ],
+            "edges": [{"first": "text", "second": "text", "poor": "bool", "busy": "bool"}],
+            "tables": [_TABLE],
+            "events": [{"at": "text", "level": "text", "text": "text"}],
+            "note": "text",
+        },
+    ),
+    "peers": Page((("mycomesh peers", "every other member, as this node sees it"),), [_PEER]),
+    "tables": Page((("mycomesh tables", "equal hashes on two nodes: equal contents"),), [_TABLE]),
+    "verify": Page(
+        (
+            ("mycomesh verify", "are this node and its linked peers equal at this moment"),
+            ("mycomesh verify a.db b.db", "in which rows do two files differ"),
+            ("mycomesh verify a.db b.db --limit 0 --json", "only how many, for programs"),
+        ),
+        {
+            "converged": "bool",
+            "tables": [
+                {
+                    "name": "text",
+                    "rows": "int",
+                    "hash": "text",
+                    "conflicts": "int",
+                    "parked": "int",
+                    "note": "text",
+                    "peers": [{"peer": "text", "equal": "bool", "equal_ms": "int?"}],
+                }
+            ],
+            "peers": [{"name": "text", "node_id": "text", "state": "text", "answered": "bool", "equal": "bool?"}],
+        },
+        shape_of_files={
+            "equal": "bool",
+            "tables": [
+                {
+                    "table": "text",
+                    "equal": "bool",
+                    "rows": ["int"],
+                    "only_first": "int",
+                    "only_second": "int",
+                    "differing": "int",
+                    "note": "text",
+                    "shown": [{"where": "text", "first": "any?", "second": "any?"}],
+                }
+            ],
+        },
+    ),
+    "wait": Page(
+        (
+            ("mycomesh wait --replicas 3", "until what is committed here is on three nodes"),
+            ("mycomesh wait --replicas 2 --timeout 5", "exit code 3 after five seconds"),
+        ),
+        {"reached": "bool", "replicas": "int", "wanted": "int", "linked": "int"},
+    ),
+    "isolate": Page((("mycomesh isolate", "rehearse a split: local writes go on"),), {"done": "text"}),
+    "rejoin": Page((("mycomesh rejoin", "end what 'isolate' began"),), {"done": "text"}),
+    "scrub": Page((("mycomesh scrub", "after a file was edited with its triggers off"),), {"done": "text"}),
+    "counter": Page(
+        (("mycomesh counter stock amount", "concurrent 'SET amount = amount - 1' add up from now on"),),
+        {"table": "text", "column": "text"},
+    ),
+    "policy": Page(
+        (
+            ("mycomesh policy missions", "what holds for this table"),
+            ("mycomesh policy missions keep-both", "two rows with one automatic id are both kept"),
+        ),
+        {"table": "text", "policy": "text"},
+    ),
+    "conflicts": Page(
+        (("mycomesh conflicts", "the latest 50"), ("mycomesh conflicts --limit 1000 --json", "more, for programs")),
+        [_CONFLICT],
+    ),
+    "why": Page(
+        (
+            ("mycomesh why drones 7", "who wrote each column of row 7"),
+            ("mycomesh why readings '[3, \"2026-01-01\"]'", "a key of two columns"),
+            ("mycomesh why drones 7 --file fleet.db --json", "without a node, for programs"),
+        ),
+        {
+            "table": "text",
+            "key": "text",
+            "state": "text",
+            "existence": "any?",
+            "cells": [_WRITTEN],
+            "losses": [_LOSS],
+            "parked": "text",
+            "pending": "bool",
+        },
+    ),
+    "restore": Page(
+        (("mycomesh restore 12", "the number that 'mycomesh conflicts' shows"),), {"conflict": "int", "done": "text"}
+    ),
+    "parked": Page(
+        (("mycomesh parked", "rows that wait for a constraint, and why"),),
+        [{"table": "text", "key": "text", "reason": "text", "content": "any?", "since": "text"}],
+    ),
+    "log": Page(
+        (
+            ("mycomesh log", "follow until ^C"),
+            ("mycomesh log -v --limit 20", "every event, twenty lines"),
+            ("mycomesh log --json", "one JSON object a line"),
+        ),
+        {"event": "text", "level": "text", "text": "text", "detail": "any"},
+    ),
+    "backup": Page(
+        (("mycomesh backup /backups/monday.db", "a consistent copy, safe to serve again"),),
+        {"file": "text", "bytes": "int"},
+    ),
+    "doctor": Page(
+        (("mycomesh doctor", "exit code 1 if something keeps nodes from working"),),
+        [{"name": "text", "well": "bool?", "found": "text", "remedy": "text"}],
+    ),
+    "explain": Page(
+        (
+            ("mycomesh explain database.busy", "the code that stands in brackets behind an error"),
+            ("mycomesh explain 69", "an exit code"),
+            ("mycomesh explain", "list them all"),
+        ),
+        [{"code": "text", "what": "text", "why": "text", "remedy": "text"}],
+    ),
+    "down": Page(
+        (
+            ("mycomesh down", "stop; triggers stay and keep what is written meanwhile"),
+            ("mycomesh down --remove", "stop, and make the file an ordinary database again"),
+        ),
+        {"file": "text", "pid": "int", "stopped": "bool", "removed": "bool"},
+    ),
+    "forget": Page(
+        (("mycomesh forget old.db", "take everything of mycomesh out of a file that no node serves"),),
+        {"file": "text", "triggers": "int", "tables": "int", "conflicts": "int", "parked": "int"},
+    ),
+    "demo": Page(
+        (
+            ("mycomesh demo", "half a minute"),
+            ("mycomesh demo --quick --keep demo", "faster, and leave the databases in ./demo"),
+        ),
+        why_not="it is a play for people; its exit code says whether all ended equal",
+    ),
+    "simulate": Page(
+        (
+            ("mycomesh simulate --list", "the scenarios"),
+            ("mycomesh simulate split-brain --nodes 6 --seed 1", "one run"),
+            ("mycomesh simulate storm --seeds 1..20 --jobs 2", "many"),
+            ("mycomesh simulate split-brain --seed 1 --report report", "one page with plots, and a trace for 'top'"),
+        ),
+        {"*": "any?"},
+    ),
+    "completion": Page(
+        (
+            ("mycomesh completion bash > ~/.local/share/bash-completion/completions/mycomesh", "bash"),
+            ("mycomesh completion fish > ~/.config/fish/completions/mycomesh.fish", "fish"),
+            ("mycomesh completion zsh > ~/.zfunc/_mycomesh", "zsh, with ~/.zfunc in fpath"),
+        ),
+        why_not="it prints a script",
+    ),
+    "help": Page(
+        (("mycomesh help", "every command"), ("mycomesh help wait", "one, with examples")),
+        [{"name": "text", "summary": "text"}],
+    ),
+}
