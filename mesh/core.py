@@ -46,6 +46,7 @@ from mesh.gate import BOOT_BYTES, MemberGate, Papers, RefusalError, Visitor
 from mesh.house import House, cloned, welcome
 from mesh.joiner import Joiner
 from mesh.link import PONGS_MAX, Link, awake, introductions, offsets
+from mesh.links import Links
 from mesh.membership import Membership
 from mesh.message import Addresses, App, EpochHave, Epochs, Message, Ping, Pong, Revocations, decode_pieces
 from mesh.overlay import Overlay
@@ -54,6 +55,7 @@ from mesh.quiet import Quiet
 from mesh.results import Drop, Result, Tell
 from mesh.session import Closed, Opened, Phase, Received, Reply, Session, Step
 from mesh.timekeeper import Timekeeper
+from mesh.turn import Turn
 from mesh.view import View
 
 if TYPE_CHECKING:
@@ -72,17 +74,15 @@ class MeshCore:
     """One member node's mesh. Feed it events and do what it answers; call it again at `next_deadline()`."""
 
     __slots__ = (
-        "_conns",
         "_dialer",
         "_dirty",
         "_door",
         "_house",
         "_links_due_ms",
-        "_members",
         "_overlay",
         "_quiet",
-        "_shown",
         "_view",
+        "links",
         "membership",
         "roster",
         "timekeeper",
@@ -102,9 +102,7 @@ class MeshCore:
         self.membership = Membership(identity, root_seed, entropy, standing)
         self.roster = self.membership.roster
         self._house = House(identity, config, entropy, entropy(BOOT_BYTES), root_seed)
-        self._conns: dict[int, Link] = {}
-        self._members: dict[bytes, Link] = {}
-        self._shown: dict[bytes, Link] = {}  # members who have our message 3 and have not said anything yet
+        self.links = Links()
         self._dirty: dict[int, None] = {}
         self._dialer = Dialer(config, rng)
         self._door = Door(config)
@@ -120,32 +118,32 @@ class MeshCore:
 
     def handle(self, event: Event, now_ms: int, wall_ms: int) -> list[Action]:
         """Take one event; return what must be done, in order."""
-        actions: list[Action] = []
+        turn = Turn(now_ms, wall_ms, self._quiet)
         match event:
             case ConnOpened() | ConnReceived() | ConnDrained() | ConnClosed():
-                self._on_conn(event, actions, now_ms, wall_ms)
+                self._on_conn(event, turn)
             case AddressFound() | DialFailed() | NetworkChanged():
                 self._dialer.hint(event, now_ms)
             case SendMessage(conn, payload, priority):
-                link = self._conns.get(conn)
+                link = self.links.conns.get(conn)
                 if link is not None and link.papers is not None:
-                    self._queue(link, App(payload), priority, actions, now_ms)
+                    self._queue(link, App(payload), priority, turn)
             case PublishBatch(payload, priority):
-                self._apply(self._overlay.publish(payload, priority, now_ms), actions, now_ms)
+                self._apply(self._overlay.publish(payload, priority, now_ms), turn)
             case RevokeMember(node_id):
-                self._apply(self._overlay.revoke(node_id, wall_ms), actions, now_ms)
+                self._apply(self._overlay.revoke(node_id, wall_ms), turn)
             case TimerFired():
-                self._on_timer(actions, now_ms, wall_ms)
+                self._on_timer(turn)
             case _:
                 assert_never(event)
-        self._settle(actions, now_ms)
-        return actions
+        self._settle(turn)
+        return turn.actions
 
     def next_deadline(self) -> int | None:
         """The monotonic millisecond at which `TimerFired` is due."""
         due = self._overlay.deadline()
         dial = self._dialer.deadline()
-        trim = self._view.deadline(self._members)
+        trim = self._view.deadline(self.links.members)
         return min(due, self._links_due_ms, due if dial is None else dial, due if trim is None else trim)
 
     def invite(self, invitation: Invitation) -> None:
@@ -164,7 +162,9 @@ class MeshCore:
         """Every other member, by name: linked, reachable over others, or down."""
         overlay = self._overlay
         others = (each for each in self.roster.members() if each.node_id != self.roster.own_id)
-        return tuple(peer_status(each, overlay.topology, self._members.get(each.node_id), now_ms) for each in others)
+        return tuple(
+            peer_status(each, overlay.topology, self.links.members.get(each.node_id), now_ms) for each in others
+        )
 
     def topology(self) -> tuple[LinkState, ...]:
         """What every node says about its links, for people."""
@@ -172,91 +172,85 @@ class MeshCore:
 
     # ---- connections
 
-    def _on_conn(
-        self,
-        event: ConnOpened | ConnReceived | ConnDrained | ConnClosed,
-        actions: list[Action],
-        now_ms: int,
-        wall_ms: int,
-    ) -> None:
+    def _on_conn(self, event: ConnOpened | ConnReceived | ConnDrained | ConnClosed, turn: Turn) -> None:
         if isinstance(event, ConnOpened):
-            self._on_opened(event, actions, now_ms, wall_ms)
+            self._on_opened(event, turn)
             return
-        link = self._conns.get(event.conn)
+        link = self.links.conns.get(event.conn)
         if link is None:
             return  # we have closed it, and its last bytes were under way
         match event:
             case ConnReceived(_, data):
-                self._on_received(link, data, actions, now_ms, wall_ms)
+                self._on_received(link, data, turn)
             case ConnDrained():
                 self._dirty[link.conn] = None
             case ConnClosed():
-                self._drop(link, "the connection was lost", actions, now_ms, gone=True)
+                self._drop(link, "the connection was lost", turn, gone=True)
             case _:
                 assert_never(event)
 
-    def _on_opened(self, event: ConnOpened, actions: list[Action], now_ms: int, wall_ms: int) -> None:
+    def _on_opened(self, event: ConnOpened, turn: Turn) -> None:
         conn, address, dialled = event.conn, event.address, event.dialled
-        assert conn not in self._conns, f"connection {conn} was opened twice"
+        assert conn not in self.links.conns, f"connection {conn} was opened twice"
         house = self._house
         if dialled:
             self._dialer.opened(address)
         elif self._door.refuses(
-            self._conns.values(), address.host, now_ms, known=self._dialer.known_host(address.host)
+            self.links.conns.values(), address.host, turn.now_ms, known=self._dialer.known_host(address.host)
         ):
             text = f"too many connections of strangers; one from {address.host} was closed"
-            self._say(Notice("conn.crowded", text, level="warning"), actions, now_ms)
-            actions.append(Close(conn, "too many strangers"))
+            turn.say(Notice("conn.crowded", text, level="warning"))
+            turn.do(Close(conn, "too many strangers"))
             return
-        invitations = () if dialled else house.open_invitations(wall_ms)
+        invitations = () if dialled else house.open_invitations(turn.wall_ms)
         unwanted = self._unwanted if dialled else welcome
         membership = self.membership
-        secrets = (membership.secret_for(address, wall_ms),) if dialled else membership.secrets(wall_ms)
+        secrets = (membership.secret_for(address, turn.wall_ms),) if dialled else membership.secrets(turn.wall_ms)
         gate = MemberGate(house.papers(), membership.roster, secrets, invitations, unwanted)
         session = Session(gate.keys(), gate, initiator=dialled, entropy=house.entropy)
-        detector = Detector(now_ms, heartbeat_ms=house.config.heartbeat_ms)
-        link = Link(conn, address, dialled, session, gate, now_ms, detector)
-        self._conns[conn] = link
+        detector = Detector(turn.now_ms, heartbeat_ms=house.config.heartbeat_ms)
+        link = Link(conn, address, dialled, session, gate, turn.now_ms, detector)
+        self.links.conns[conn] = link
         self._links_due_ms = min(self._links_due_ms, link.deadline(house.config.handshake_ms))
         if dialled:
-            link.write(session.start(), actions, now_ms)
+            link.write(session.start(), turn)
 
-    def _on_received(self, link: Link, data: bytes, actions: list[Action], now_ms: int, wall_ms: int) -> None:
-        link.gate.wall_ms = wall_ms
+    def _on_received(self, link: Link, data: bytes, turn: Turn) -> None:
+        link.gate.wall_ms = turn.wall_ms
         link.received_bytes += len(data)
-        link.detector.heard(now_ms)
-        for step in link.session.receive(data, now_ms):
-            if not self._on_step(link, step, actions, now_ms, wall_ms):
+        link.detector.heard(turn.now_ms)
+        for step in link.session.receive(data, turn.now_ms):
+            if not self._on_step(link, step, turn):
                 return
         self._dirty[link.conn] = None
 
-    def _on_step(self, link: Link, step: Step, actions: list[Action], now_ms: int, wall_ms: int) -> bool:
+    def _on_step(self, link: Link, step: Step, turn: Turn) -> bool:
         """Do one step of a session; False when the connection is gone."""
         match step:
             case Received(pieces, _):
                 assert isinstance(link.gate, MemberGate)
                 if link.papers is None and not link.gate.stale:
                     assert link.gate.papers is not None
-                    self._admit(link, link.gate.papers, actions, now_ms, wall_ms)
+                    self._admit(link, link.gate.papers, turn)
                 try:
                     message = decode_pieces(pieces)
                     if link.papers is None:
-                        self._on_stale(link, message, actions, now_ms)
+                        self._on_stale(link, message, turn)
                     elif message is not None:
-                        self._on_message(link, message, actions, now_ms, wall_ms)
+                        self._on_message(link, message, turn)
                 except MeshError as error:
-                    self._drop(link, f"protocol: {error}", actions, now_ms)
+                    self._drop(link, f"protocol: {error}", turn)
             case Reply(data):
-                link.write(data, actions, now_ms)
+                link.write(data, turn)
             case Opened():
-                self._on_introduced(link, actions, now_ms, wall_ms)
+                self._on_introduced(link, turn)
             case Closed(reason, error):
-                self._on_refused(link, error, reason, actions, now_ms)
+                self._on_refused(link, error, reason, turn)
             case _:
                 assert_never(step)
-        return link.conn in self._conns
+        return link.conn in self.links.conns
 
-    def _on_refused(self, link: Link, error: MeshError | None, reason: str, actions: list[Action], now_ms: int) -> None:
+    def _on_refused(self, link: Link, error: MeshError | None, reason: str, turn: Turn) -> None:
         assert isinstance(link.gate, MemberGate)
         papers = link.gate.papers
         if isinstance(error, RefusalError) and papers is not None:
@@ -265,84 +259,71 @@ class MeshCore:
             elif papers.boot == self._house.boot:
                 self._dialer.ours(link.address)
             else:
-                self._say(cloned(link.address), actions, now_ms)
+                turn.say(cloned(link.address))
         elif error is not None and link.papers is None:
-            self._say(Notice("peer.refused", f"{link.address} was refused: {error}"), actions, now_ms)
-        self._drop(link, reason if error is not None else f"the peer said: {reason}", actions, now_ms)
+            turn.say(Notice("peer.refused", f"{link.address} was refused: {error}"))
+        self._drop(link, reason if error is not None else f"the peer said: {reason}", turn)
 
-    def _drop(self, link: Link, reason: str, actions: list[Action], now_ms: int, *, gone: bool = False) -> None:
+    def _drop(self, link: Link, reason: str, turn: Turn, *, gone: bool = False) -> None:
         """End a connection: say goodbye if anyone is there, and free everything it held."""
-        del self._conns[link.conn]
+        unlinked = self.links.remove(link)
         self._dirty.pop(link.conn, None)
         if link.dialled and link.papers is None:
             self.membership.called(link.address, answered=link.session.phase is not Phase.CALLED)
         if not gone:
-            link.write(link.session.end(reason), actions, now_ms)
-            actions.append(Close(link.conn, reason))
+            link.write(link.session.end(reason), turn)
+            turn.do(Close(link.conn, reason))
+        if unlinked is not None:
+            self._dialer.unlinked(unlinked, turn.now_ms)
         if link.papers is not None:
-            node_id = link.papers.certificate.node_id
-            if self._members.get(node_id) is link:
-                del self._members[node_id]
-                self._dialer.unlinked(node_id, now_ms)
-            self._overlay.link_down(link.conn, now_ms)
-            actions.append(LinkDown(link.conn, link.info(), reason))
-        for node_id in [key for key, shown in self._shown.items() if shown is link]:
-            del self._shown[node_id]
+            self._overlay.link_down(link.conn, turn.now_ms)
+            turn.do(LinkDown(link.conn, link.info(), reason))
         if link.dialled:
-            self._dialer.closed(link.address, now_ms)
+            self._dialer.closed(link.address, turn.now_ms)
 
     # ---- admission
 
-    def _on_stale(self, link: Link, message: Message | None, actions: list[Action], now_ms: int) -> None:
+    def _on_stale(self, link: Link, message: Message | None, turn: Turn) -> None:
         """A member came with an older secret: nothing but decrees passes, until both use the same one and begin anew."""
         if isinstance(message, Revocations | EpochHave | Epochs):
-            self._apply(self.membership.on_message(link.conn, message), actions, now_ms)
-        if link.conn in self._conns and self.membership.agrees(message):
-            self._drop(link, "the secret was handed over", actions, now_ms)
+            self._apply(self.membership.on_message(link.conn, message), turn)
+        if link.conn in self.links.conns and self.membership.agrees(message):
+            self._drop(link, "the secret was handed over", turn)
 
     def _unwanted(self, papers: Papers) -> str:
         """Why we do not finish a handshake that we began."""
         node_id = papers.certificate.node_id
         if node_id == self._house.identity.node_id:
             return "this is our own address"
-        rival = self._rival(node_id)
+        rival = self.links.rival(node_id)
         if rival is not None and rival[1].boot == papers.boot:
             return f"{papers.certificate.name} is linked already, or about to be"
         return ""
 
-    def _on_introduced(self, link: Link, actions: list[Action], now_ms: int, wall_ms: int) -> None:
+    def _on_introduced(self, link: Link, turn: Turn) -> None:
         """A handshake is done. Whom we dialled may still prefer another connection: its first word decides."""
         assert isinstance(link.gate, MemberGate)
         if link.gate.visitor is not None:
-            self._enrol(link, link.gate.visitor, actions, now_ms, wall_ms)
+            self._enrol(link, link.gate.visitor, turn)
             return
         papers = link.gate.papers
         assert papers is not None, "the gate keeps the papers of whom it admits"
         node_id = papers.certificate.node_id
         if node_id == self._house.identity.node_id:
             # Only a node with our keys gets here: our own dials end at their other end, before message 3.
-            self._say(cloned(link.address), actions, now_ms)
-            self._drop(link, "cloned identity", actions, now_ms)
+            turn.say(cloned(link.address))
+            self._drop(link, "cloned identity", turn)
         elif link.gate.stale:
-            self._apply(self.membership.brief(link.conn), actions, now_ms)
+            self._apply(self.membership.brief(link.conn), turn)
         elif link.dialled:
             self._dialer.answered(link.address, node_id)
-            self._shown[node_id] = link
+            self.links.show(node_id, link)
         else:
-            rival = self._rival(node_id)
+            rival = self.links.rival(node_id)
             if rival is not None and not self._replaces(papers, rival):
-                self._drop(link, "linked already", actions, now_ms)
+                self._drop(link, "linked already", turn)
             else:
-                self._admit(link, papers, actions, now_ms, wall_ms)
-
-    def _rival(self, node_id: bytes) -> tuple[Link, Papers] | None:
-        """The connection that is the link to this member, or may become it, and what the member showed there."""
-        link = self._members.get(node_id) or self._shown.get(node_id)
-        if link is None:
-            return None
-        assert isinstance(link.gate, MemberGate)
-        assert link.gate.papers is not None
-        return link, link.gate.papers
+                self._admit(link, papers, turn)
 
     def _replaces(self, papers: Papers, rival: tuple[Link, Papers]) -> bool:
         """Whether a connection that a member has dialled takes the place of the one that we have."""
@@ -350,85 +331,82 @@ class MeshCore:
             return True  # the peer has restarted, or has dialled once more because the first is dead to it
         return papers.certificate.node_id < self._house.identity.node_id
 
-    def _admit(self, link: Link, papers: Papers, actions: list[Action], now_ms: int, wall_ms: int) -> None:
+    def _admit(self, link: Link, papers: Papers, turn: Turn) -> None:
         """From here on this connection is the link to its member."""
         node_id = papers.certificate.node_id
-        rivals = (self._members.get(node_id), self._shown.pop(node_id, None))
         # The place of the member changes hands before its addresses could be dialled again.
-        self._members[node_id] = link
-        for rival in rivals:
-            if rival is not None and rival is not link:
-                self._drop(rival, "superseded", actions, now_ms)
+        for rival in self.links.admit(node_id, link):
+            self._drop(rival, "superseded", turn)
         link.papers = papers
         self._links_due_ms = min(self._links_due_ms, link.deadline(self._house.config.handshake_ms))
         if papers.port and not link.dialled:
-            self._dialer.found(Address(link.address.host, papers.port), now_ms, node_id=node_id)
+            self._dialer.found(Address(link.address.host, papers.port), turn.now_ms, node_id=node_id)
         self._dialer.linked(node_id, link.address.host)
-        actions.append(LinkUp(link.conn, link.info()))
-        self._apply(self._overlay.link_up(link.conn, papers.certificate), actions, now_ms)
-        self._send(link, link.detector.ping(now_ms, wall_ms), 0)
-        for told, entries in introductions(link, self._members.values(), both=not self._overlay.large):
+        turn.do(LinkUp(link.conn, link.info()))
+        self._apply(self._overlay.link_up(link.conn, papers.certificate), turn)
+        self._send(link, link.detector.ping(turn.now_ms, turn.wall_ms), 0)
+        for told, entries in introductions(link, self.links.members.values(), both=not self._overlay.large):
             self._send(told, entries, 1)
 
-    def _enrol(self, link: Link, visitor: Visitor, actions: list[Action], now_ms: int, wall_ms: int) -> None:
+    def _enrol(self, link: Link, visitor: Visitor, turn: Turn) -> None:
         """Let a joining node in: one more member, one use less of its invitation, and goodbye."""
         name = visitor.request.name
         try:
-            granted, left = self._house.grant(visitor, self.membership, wall_ms)
+            granted, left = self._house.grant(visitor, self.membership, turn.wall_ms)
         except EnrolmentError as error:
             text = f"{name} could not join: {error}"
-            self._say(Notice("enrolment.failed", text, level="warning"), actions, now_ms)
-            self._drop(link, str(error), actions, now_ms)
+            turn.say(Notice("enrolment.failed", text, level="warning"))
+            self._drop(link, str(error), turn)
             return
         text = f"{name} has joined the mesh from {link.address}"
-        actions.append(Notice("enrolment.granted", text, {"name": name, "uses_left": left.uses_left}))
+        turn.do(Notice("enrolment.granted", text, {"name": name, "uses_left": left.uses_left}))
         link.session.send(granted, 0)
-        self._drop(link, "welcome", actions, now_ms)
+        self._drop(link, "welcome", turn)
 
     # ---- messages
 
-    def _on_message(self, link: Link, message: Message, actions: list[Action], now_ms: int, wall_ms: int) -> None:
+    def _on_message(self, link: Link, message: Message, turn: Turn) -> None:
         match message:
             case App(payload):
-                actions.append(DeliverMessage(link.conn, payload))
+                turn.do(DeliverMessage(link.conn, payload))
             case Ping(token):
                 if link.session.outbox.waiting(0) < PONGS_MAX:
-                    self._send(link, Pong(token, wall_ms), 0)
+                    self._send(link, Pong(token, turn.wall_ms), 0)
             case Pong():
-                link.detector.answered(message, now_ms)
-                for notice in self.timekeeper.judge(offsets(self._members.values(), now_ms), now_ms):
-                    self._say(notice, actions, now_ms)
+                link.detector.answered(message, turn.now_ms)
+                for notice in self.timekeeper.judge(offsets(self.links.members.values(), turn.now_ms), turn.now_ms):
+                    turn.say(notice)
             case Addresses(entries):
                 for node_id, address in entries:
                     if node_id != self._house.identity.node_id:
-                        self._dialer.found(address, now_ms, node_id=node_id)
+                        self._dialer.found(address, turn.now_ms, node_id=node_id)
             case _:
-                self._apply(self._overlay.on_message(link.conn, message, now_ms, wall_ms), actions, now_ms)
+                self._apply(self._overlay.on_message(link.conn, message, turn.now_ms, turn.wall_ms), turn)
 
-    def _apply(self, results: list[Result], actions: list[Action], now_ms: int) -> None:
+    def _apply(self, results: list[Result], turn: Turn) -> None:
         for result in results:
             match result:
                 case Tell(conn, message, priority):
-                    link = self._conns.get(conn)
+                    link = self.links.conns.get(conn)
                     if link is not None:
-                        self._queue(link, message, priority, actions, now_ms)
+                        self._queue(link, message, priority, turn)
                 case DeliverBatch():
-                    actions.append(result)
+                    turn.do(result)
                 case MembershipChanged():
                     self._house.identity = self._overlay.roster.identity
-                    actions.append(result)
+                    turn.do(result)
                 case Drop(conn, reason):
-                    link = self._conns.get(conn)
+                    link = self.links.conns.get(conn)
                     if link is not None:
-                        self._drop(link, reason, actions, now_ms)
+                        self._drop(link, reason, turn)
                 case Notice():
-                    self._say(result, actions, now_ms)
+                    turn.say(result)
                 case _:
                     assert_never(result)
 
-    def _queue(self, link: Link, message: Message, priority: int, actions: list[Action], now_ms: int) -> None:
+    def _queue(self, link: Link, message: Message, priority: int, turn: Turn) -> None:
         if link.overfull(self._house.config.queue_bytes_max):
-            self._drop(link, "the peer does not read what it is sent", actions, now_ms)
+            self._drop(link, "the peer does not read what it is sent", turn)
             return
         self._send(link, message, priority)
 
@@ -438,41 +416,43 @@ class MeshCore:
 
     # ---- time
 
-    def _on_timer(self, actions: list[Action], now_ms: int, wall_ms: int) -> None:
+    def _on_timer(self, turn: Turn) -> None:
         config = self._house.config
-        near_ms, due = awake(self._conns.values(), config, now_ms)
+        near_ms, due = awake(self.links.conns.values(), config, turn.now_ms)
         for link in due:
-            if link.conn not in self._conns:
+            if link.conn not in self.links.conns:
                 continue
             if link.papers is None:
-                self._drop(link, f"no handshake within {config.handshake_ms} ms", actions, now_ms)
-            elif link.detector.dead(now_ms):
-                silent_ms = link.detector.pulse(now_ms).silent_ms
-                self._drop(link, f"no sign of life for {silent_ms} ms", actions, now_ms)
+                self._drop(link, f"no handshake within {config.handshake_ms} ms", turn)
+            elif link.detector.dead(turn.now_ms):
+                silent_ms = link.detector.pulse(turn.now_ms).silent_ms
+                self._drop(link, f"no sign of life for {silent_ms} ms", turn)
             elif link.detector.due(near_ms):
-                self._send(link, link.detector.ping(now_ms, wall_ms), 0)
-                link.refresh(actions, now_ms)
-        self._links_due_ms = min((link.deadline(config.handshake_ms) for link in self._conns.values()), default=_NEVER)
-        surplus = self._view.surplus(self._members, now_ms)
+                self._send(link, link.detector.ping(turn.now_ms, turn.wall_ms), 0)
+                link.refresh(turn)
+        self._links_due_ms = min(
+            (link.deadline(config.handshake_ms) for link in self.links.conns.values()), default=_NEVER
+        )
+        surplus = self._view.surplus(self.links.members, turn.now_ms)
         if surplus is not None:
-            self._drop(self._members[surplus], "enough links", actions, now_ms)
-        if self._overlay.deadline() <= now_ms:
-            self._apply(self._overlay.on_timer(now_ms, wall_ms), actions, now_ms)
+            self._drop(self.links.members[surplus], "enough links", turn)
+        if self._overlay.deadline() <= turn.now_ms:
+            self._apply(self._overlay.on_timer(turn.now_ms, turn.wall_ms), turn)
 
-    def _settle(self, actions: list[Action], now_ms: int) -> None:
+    def _settle(self, turn: Turn) -> None:
         """What follows every event: dial what is due, write what may be written."""
-        room = self._view.room(self._members, now_ms)
+        room = self._view.room(self.links.members, turn.now_ms)
         if 0 < room <= self._house.config.view_min:
-            room -= sum(link.dialled and link.papers is None for link in self._conns.values())
+            room -= self.links.dialling()
         self._dialer.room = room
-        actions += (Dial(address) for address in self._dialer.due(now_ms))
+        turn.actions += (Dial(address) for address in self._dialer.due(turn.now_ms))
         while self._dirty:
-            link = self._conns[next(iter(self._dirty))]
+            link = self.links.conns[next(iter(self._dirty))]
             del self._dirty[link.conn]
-            link.flush(actions, now_ms)
-            self._press(link, actions)
+            link.flush(turn)
+            self._press(link, turn)
 
-    def _press(self, link: Link, actions: list[Action]) -> None:
+    def _press(self, link: Link, turn: Turn) -> None:
         """Watch what waits on a link: congested links get no batches, and drained ones are announced."""
         config = self._house.config
         queued = link.session.outbox.queued
@@ -484,15 +464,12 @@ class MeshCore:
         elif link.backlog:
             link.backlog = link.congested = False
             self._overlay.gossip.drained(link.conn)
-            actions.append(LinkReady(link.conn))
+            turn.do(LinkReady(link.conn))
 
     # ---- for people, and for our link-state
 
     def _neighbours(self, now_ms: int) -> list[Neighbour]:
-        return [link.neighbour(now_ms) for link in self._members.values()]
-
-    def _say(self, notice: Notice, actions: list[Action], now_ms: int) -> None:
-        actions += self._quiet.pass_on(notice, now_ms)
+        return [link.neighbour(now_ms) for link in self.links.members.values()]
 
 
 _NEVER = 1 << 62

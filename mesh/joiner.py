@@ -34,6 +34,7 @@ from mesh.gate import JoinGate, RefusalError
 from mesh.link import Link
 from mesh.quiet import Quiet
 from mesh.session import Closed, Opened, Phase, Received, Reply, Session, Step
+from mesh.turn import Turn
 
 if TYPE_CHECKING:
     import random
@@ -72,21 +73,21 @@ class Joiner:
 
     def handle(self, event: Event, now_ms: int, wall_ms: int) -> list[Action]:
         """Take one event; return what must be done, in order."""
-        actions: list[Action] = []
+        turn = Turn(now_ms, wall_ms, self._quiet)
         match event:
             case ConnOpened() | ConnReceived() | ConnClosed():
-                self._on_conn(event, actions, now_ms, wall_ms)
+                self._on_conn(event, turn)
             case AddressFound() | DialFailed() | NetworkChanged():
                 self._dialer.hint(event, now_ms)
             case TimerFired():
-                self._on_timer(actions, now_ms)
+                self._on_timer(turn)
             case ConnDrained() | PublishBatch() | SendMessage() | RevokeMember():
                 pass  # nothing of a joining node waits for room, and it has nothing to spread
             case _:
                 assert_never(event)
         if not self._done:
-            actions += (Dial(address) for address in self._dialer.due(now_ms))
-        return actions
+            turn.actions += (Dial(address) for address in self._dialer.due(now_ms))
+        return turn.actions
 
     def next_deadline(self) -> int | None:
         """The monotonic millisecond at which `TimerFired` is due."""
@@ -96,37 +97,35 @@ class Joiner:
         dial = self._dialer.deadline()
         return min(dues if dial is None else [*dues, dial], default=None)
 
-    def _on_conn(
-        self, event: ConnOpened | ConnReceived | ConnClosed, actions: list[Action], now_ms: int, wall_ms: int
-    ) -> None:
+    def _on_conn(self, event: ConnOpened | ConnReceived | ConnClosed, turn: Turn) -> None:
         link = self._conns.get(event.conn)
         match event:
             case ConnOpened(conn, _, dialled):
                 if dialled and not self._done:
-                    self._on_opened(event, actions, now_ms)
+                    self._on_opened(event, turn)
                 else:
-                    actions.append(Close(conn, "not a member yet"))
+                    turn.do(Close(conn, "not a member yet"))
             case ConnReceived(_, data) if link is not None:
-                self._on_received(link, data, actions, now_ms, wall_ms)
+                self._on_received(link, data, turn)
             case ConnClosed() if link is not None:
-                self._silence(link, actions, now_ms)
-                self._drop(link, "the connection was lost", actions, now_ms, gone=True)
+                self._silence(link, turn)
+                self._drop(link, "the connection was lost", turn, gone=True)
             case _:
                 pass  # we have closed it, and its last bytes were under way
 
-    def _on_timer(self, actions: list[Action], now_ms: int) -> None:
-        for link in [each for each in self._conns.values() if self._deadline(each) <= now_ms]:
-            self._silence(link, actions, now_ms)
-            self._drop(link, f"no answer within {self._config.handshake_ms} ms", actions, now_ms)
+    def _on_timer(self, turn: Turn) -> None:
+        for link in [each for each in self._conns.values() if self._deadline(each) <= turn.now_ms]:
+            self._silence(link, turn)
+            self._drop(link, f"no answer within {self._config.handshake_ms} ms", turn)
 
-    def _on_opened(self, event: ConnOpened, actions: list[Action], now_ms: int) -> None:
+    def _on_opened(self, event: ConnOpened, turn: Turn) -> None:
         self._dialer.opened(event.address)
         gate = JoinGate(self._code, self._candidate, lambda: self._unwanted(event.conn))
         session = Session(gate.keys(), gate, initiator=True, entropy=self._entropy)
-        detector = Detector(now_ms, heartbeat_ms=self._config.heartbeat_ms)
-        link = Link(event.conn, event.address, True, session, gate, now_ms, detector)
+        detector = Detector(turn.now_ms, heartbeat_ms=self._config.heartbeat_ms)
+        link = Link(event.conn, event.address, True, session, gate, turn.now_ms, detector)
         self._conns[event.conn] = link
-        link.write(session.start(), actions, now_ms)
+        link.write(session.start(), turn)
 
     def _unwanted(self, conn: int) -> str:
         """Why we do not ask this member, or an empty string; from then on it is the one that we ask."""
@@ -135,56 +134,56 @@ class Joiner:
         self._asked = conn
         return ""
 
-    def _on_received(self, link: Link, data: bytes, actions: list[Action], now_ms: int, wall_ms: int) -> None:
-        link.gate.wall_ms = wall_ms
-        for step in link.session.receive(data, now_ms):
-            self._on_step(link, step, actions, now_ms, wall_ms)
+    def _on_received(self, link: Link, data: bytes, turn: Turn) -> None:
+        link.gate.wall_ms = turn.wall_ms
+        for step in link.session.receive(data, turn.now_ms):
+            self._on_step(link, step, turn)
             if link.conn not in self._conns:
                 return
-        link.flush(actions, now_ms)
+        link.flush(turn)
 
-    def _on_step(self, link: Link, step: Step, actions: list[Action], now_ms: int, wall_ms: int) -> None:
+    def _on_step(self, link: Link, step: Step, turn: Turn) -> None:
         match step:
             case Reply(data):
-                link.write(data, actions, now_ms)
+                link.write(data, turn)
             case Opened():
                 pass  # the grant is on its way
             case Received():
-                self._on_grant(link, step.payload, actions, now_ms, wall_ms)
+                self._on_grant(link, step.payload, turn)
             case Closed(reason, error):
                 if error is not None and not isinstance(error, RefusalError):
                     text = f"{link.address} could not let this node in: {error}"
-                    actions += self._quiet.pass_on(Notice("join.refused", text, level="warning"), now_ms)
-                self._drop(link, reason, actions, now_ms)
+                    turn.say(Notice("join.refused", text, level="warning"))
+                self._drop(link, reason, turn)
             case _:
                 assert_never(step)
 
-    def _on_grant(self, link: Link, payload: bytes, actions: list[Action], now_ms: int, wall_ms: int) -> None:
+    def _on_grant(self, link: Link, payload: bytes, turn: Turn) -> None:
         try:
-            identity = accept_grant(payload, candidate=self._candidate, code=self._code, wall_ms=wall_ms)
+            identity = accept_grant(payload, candidate=self._candidate, code=self._code, wall_ms=turn.wall_ms)
         except EnrolmentError as error:
-            actions += self._quiet.pass_on(Notice("join.refused", str(error), level="warning"), now_ms)
-            self._drop(link, str(error), actions, now_ms)
+            turn.say(Notice("join.refused", str(error), level="warning"))
+            self._drop(link, str(error), turn)
             return
         self._done = True
-        actions.append(Enrolled(identity.encode()))
+        turn.do(Enrolled(identity.encode()))
         for each in list(self._conns.values()):
-            self._drop(each, "this node is a member", actions, now_ms)
+            self._drop(each, "this node is a member", turn)
 
-    def _silence(self, link: Link, actions: list[Action], now_ms: int) -> None:
+    def _silence(self, link: Link, turn: Turn) -> None:
         """Say that nobody answered: a wrong code and a foreign mesh both look like that."""
         if link.session.phase is Phase.CALLED:
             text = f"{link.address} does not take this join code: perhaps it is not the node that made the invitation"
-            actions += self._quiet.pass_on(Notice("join.unanswered", text), now_ms)
+            turn.say(Notice("join.unanswered", text))
 
-    def _drop(self, link: Link, reason: str, actions: list[Action], now_ms: int, *, gone: bool = False) -> None:
+    def _drop(self, link: Link, reason: str, turn: Turn, *, gone: bool = False) -> None:
         del self._conns[link.conn]
         if self._asked == link.conn and not self._done:
             self._asked = None
         if not gone:
-            link.write(link.session.end(reason), actions, now_ms)
-            actions.append(Close(link.conn, reason))
-        self._dialer.closed(link.address, now_ms)
+            link.write(link.session.end(reason), turn)
+            turn.do(Close(link.conn, reason))
+        self._dialer.closed(link.address, turn.now_ms)
 
     def _deadline(self, link: Link) -> int:
         return link.opened_ms + self._config.handshake_ms

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
     from mesh.config import MeshConfig
     from mesh.detector import Detector
-    from mesh.events import Action
     from mesh.gate import JoinGate, MemberGate, Papers
     from mesh.session import Session
+    from mesh.turn import Turn
 
 __all__ = ["PONGS_MAX", "Link", "awake", "introductions", "offsets", "reached", "travels"]
 
@@ -59,17 +59,17 @@ class Link:
             head, payload = encode_parts(message)
             self.session.send(payload, priority, head)
 
-    def flush(self, actions: list[Action], now_ms: int) -> None:
+    def flush(self, turn: Turn) -> None:
         """Write what may be written."""
         for frame in self.session.frames():
-            self.write(frame, actions, now_ms)
+            self.write(frame, turn)
 
-    def write(self, data: bytes, actions: list[Action], now_ms: int) -> None:
+    def write(self, data: bytes, turn: Turn) -> None:
         """Write these bytes."""
         if data:
             self.sent_bytes += len(data)
-            self.detector.sent(now_ms)
-            actions.append(Write(self.conn, data))
+            self.detector.sent(turn.now_ms)
+            turn.do(Write(self.conn, data))
 
     def overfull(self, queue_bytes_max: int) -> bool:
         """Whether more waits here than a peer that reads would ever leave."""
@@ -80,11 +80,11 @@ class Link:
         """When to look at this connection again: at the end of the handshake's time, or as its detector says."""
         return self.opened_ms + handshake_ms if self.papers is None else self.detector.deadline()
 
-    def refresh(self, actions: list[Action], now_ms: int) -> None:
+    def refresh(self, turn: Turn) -> None:
         """Begin to change the keys of a link that we dialled, when they are an hour old."""
-        if self.dialled and now_ms - max(self.fresh_ms, self.opened_ms) >= REFRESH_MS:
-            self.fresh_ms = now_ms
-            self.write(self.session.refresh(), actions, now_ms)
+        if self.dialled and turn.now_ms - max(self.fresh_ms, self.opened_ms) >= REFRESH_MS:
+            self.fresh_ms = turn.now_ms
+            self.write(self.session.refresh(), turn)
 
     def info(self) -> PeerInfo:
         """Who is behind this link."""

@@ -322,7 +322,7 @@ def rewritten(pipes, nodes, change):
     """Let `change` alter the batches that node 1 relays to node 2, under node 1's own keys: a captured member."""
     middle, victim = nodes[1], nodes[2]
     link = middle.link_to(victim)
-    conn = middle.core._conns[link]
+    conn = middle.core.links.conns[link]
     send = conn.session.send
 
     def forge(payload, priority):
@@ -387,7 +387,7 @@ def test_a_member_met_by_nobody_here_is_known_by_its_certificate():
 def test_a_member_that_talks_nonsense_loses_its_link_and_nothing_breaks(seed):
     pipes, (left, right) = meshed(2)
     rng = random.Random(seed)
-    conn = left.core._conns[left.link_to(right)]
+    conn = left.core.links.conns[left.link_to(right)]
     conn.session.send(bytes((1, rng.randrange(1, 13))) + rng.randbytes(rng.randrange(1, 200)), 0)
     conn.session.send(b"\x02\x01of another version", 0)
     pipes.send(left, right, b"push it out")
@@ -410,7 +410,7 @@ def test_junk_is_closed_without_an_answer():
         stranger.say(rng.randbytes(2_500))
         assert stranger.closed is not None
         assert stranger.heard == b""
-    assert node.core._conns == {}
+    assert node.core.links.conns == {}
     assert len(node.notices()) == 1  # one line for fifty
 
 
@@ -437,14 +437,14 @@ def test_a_thousand_half_open_connections_take_bounded_places_and_members_still_
     strangers = [pipes.stranger(left, f"10.{index >> 8}.{index & 255}.1") for index in range(1_000)]
     standing = [each for each in strangers if each.closed is None]
     assert len(standing) == 48
-    assert len(left.core._conns) <= 64 + 1
+    assert len(left.core.links.conns) <= 64 + 1
     same = [pipes.stranger(left, right.address.host) for _ in range(20)]
     assert len([each for each in same if each.closed is None]) == 8
     assert left.notices() == ["conn.crowded"]
     pipes.run(1_000)
     assert len(left.links) == 1
     pipes.run(5_000)
-    assert len(left.core._conns) == 1
+    assert len(left.core.links.conns) == 1
 
 
 def test_a_host_where_a_member_was_met_keeps_places_that_strangers_cannot_take():

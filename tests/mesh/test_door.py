@@ -71,7 +71,7 @@ def linked():
 
 def poured(pipes, left, right, message, times):
     """What `right` holds unsent after `left` has said something so often and reads no answer."""
-    sender, receiver = left.core._conns[left.link_to(right)], right.core._conns[right.link_to(left)]
+    sender, receiver = left.core.links.conns[left.link_to(right)], right.core.links.conns[right.link_to(left)]
     pipes.tap = lambda source, _target, data: b"" if source is right else data
     for _ in range(times):
         sender.send(message, 0)
@@ -91,7 +91,7 @@ def test_pings_without_end_whose_answers_nobody_reads_are_no_more_answered():
 
 def test_small_answers_that_nobody_reads_end_the_link_before_they_are_heaped_up():
     pipes, left, right = linked()
-    sender, receiver = left.core._conns[left.link_to(right)], right.core._conns[right.link_to(left)]
+    sender, receiver = left.core.links.conns[left.link_to(right)], right.core.links.conns[right.link_to(left)]
     right_link = right.link_to(left)
     pipes.tap = lambda source, _target, data: b"" if source is right else data
     said = 0
@@ -108,7 +108,7 @@ def test_small_answers_that_nobody_reads_end_the_link_before_they_are_heaped_up(
 def test_what_a_member_asks_to_be_listed_is_answered_at_a_rate(question):
     pipes, left, right = linked()
     sent = sum(len(action.data) for action in right.seen(Write))
-    receiver = right.core._conns[right.link_to(left)]
+    receiver = right.core.links.conns[right.link_to(left)]
     before = receiver.sent_bytes
     outbox = poured(pipes, left, right, question, 2_000)
     assert sent > 0
@@ -138,7 +138,7 @@ def test_a_member_that_floods_link_states_does_not_make_others_flood_them():
     pipes.run(3_000)
     flooder, relay, far = nodes
     identity = mesh_of(3)[0][0]
-    sender, receiver = flooder.core._conns[flooder.link_to(relay)], relay.core._conns[relay.link_to(flooder)]
+    sender, receiver = flooder.core.links.conns[flooder.link_to(relay)], relay.core.links.conns[relay.link_to(flooder)]
     before = pipes.carried[relay.name, far.name]
     for number in range(1_000):
         body = LinkState(identity.node_id, WALL_MS * 2 + number, ()).encode()

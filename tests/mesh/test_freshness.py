@@ -6,7 +6,9 @@ import pytest
 
 from mesh.events import LinkDown
 from mesh.freshness import REFRESH_EVERY_MS_MIN, REFRESH_MS, Freshness
+from mesh.quiet import Quiet
 from mesh.records import refresh_record
+from mesh.turn import Turn
 from tests.mesh.pipes import Pipes, mesh_of
 
 
@@ -20,7 +22,7 @@ def linked(**more):
 
 
 def session(node):
-    (link,) = node.core._conns.values()
+    (link,) = node.core.links.conns.values()
     return link.session
 
 
@@ -51,12 +53,12 @@ def test_an_hour_later_both_directions_have_keys_that_the_old_ones_do_not_give(c
 
 def dropped(pipes, speaker, listener, *publics):
     """What a member that is no honest one says under its own keys."""
-    (link,) = speaker.core._conns.values()
+    (link,) = speaker.core.links.conns.values()
     for public in publics:
         sealed = link.session._send.seal(refresh_record(public))
-        actions = []
-        link.write(len(sealed).to_bytes(2, "big") + sealed, actions, pipes.now_ms)
-        for action in actions:
+        turn = Turn(pipes.now_ms, 0, Quiet())
+        link.write(len(sealed).to_bytes(2, "big") + sealed, turn)
+        for action in turn.actions:
             pipes._do(speaker, action)
     pipes.run(100)
     return [action.reason for action in listener.seen(LinkDown)]
