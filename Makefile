@@ -14,7 +14,7 @@ check: .venv/dev
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest
 bench: .venv/core
-	$(BIN)/python -m tools.bench
+	$(BIN)/python -m tools.bench --compare docs/bench/history.jsonl
 # Larger than what the tests run: 24 nodes through the splits, some minutes on two cores.
 sim: .venv/core
 	$(BIN)/mycomesh simulate split-brain --nodes 24 --seeds 1..4 --jobs 2

@@ -1,15 +1,13 @@
-"""The README's commands exist, and what it lists as scenarios and commands is there; what they do is tested where they live."""
+"""The README's blocks are run; what its other words name is tested with all docs (tests/test_docs.py)."""
 
 from __future__ import annotations
 
 import re
 import subprocess
-from pathlib import Path
 
 import pytest
 
 from tests.integration.machines import MYCOMESH, ROOT, SQLITE, WAIT_S, Machine, eventually
-from tools.cli import COMMANDS
 
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
@@ -21,13 +19,6 @@ def test_every_make_target_in_the_readme_is_in_the_makefile():
     named = {line.split()[1] for line in LINES if line.startswith("make ")} | set(re.findall(r"`make (\w+)`", README))
     assert named
     assert named <= set(targets)
-
-
-def test_every_command_in_the_readme_is_a_command():
-    named = {line.split()[1] for line in LINES if line.startswith("mycomesh ")}
-    named |= {word for cell in re.findall(r"`mycomesh (\w+)", README) for word in [cell]}
-    assert named
-    assert named <= {command.name for command in COMMANDS}
 
 
 @pytest.mark.skipif(SQLITE is None, reason="needs the stock sqlite3 shell (apt-get install sqlite3)")
@@ -59,8 +50,3 @@ def test_the_simulation_of_the_readme_holds():
         [*MYCOMESH, *line.split()], cwd=ROOT, capture_output=True, text=True, timeout=WAIT_S * 3, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
-
-
-def test_links_of_the_readme_lead_somewhere():
-    for target in re.findall(r"\]\(([^)]+)\)", README):
-        assert (Path(ROOT) / target).exists(), target

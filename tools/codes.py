@@ -43,7 +43,7 @@ _LOCAL = (
         "config.wrong",
         "a setting is wrong",
         "on the command line or in config.toml a value has another type or lies out of its range",
-        "mend the setting that the line names; docs/TASKS.md lists them",
+        "mend the setting that the line names; mycomesh help up lists them",
     ),
     Code(
         "home.unusable",

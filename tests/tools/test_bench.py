@@ -11,9 +11,10 @@ import pytest
 
 from tests.integration.netns import needs_namespaces
 from tools.bench import __main__ as bench
-from tools.bench import files, nodes, plug, rounds
+from tools.bench import files, history, nodes, plug, rounds
 from tools.bench.figure import CATALOGUE, Figure, measured
 from tools.bench.files import BenchError
+from tools.bench.history import Run
 
 ROOT = Path(__file__).parents[2]
 ASKED_FOR = [
@@ -134,6 +135,27 @@ def test_the_table_shows_the_machine_and_an_earlier_run(tmp_path):
     assert "cores" in lines[-1]
     assert "SQLite" in lines[-1]
     assert "\x1b" not in done.stdout
+
+
+def test_a_run_is_kept_and_the_next_is_compared_with_the_last_of_this_machine(tmp_path):
+    file = tmp_path / "bench" / "history.jsonl"
+    figure = measured(file_ratio=1.5)
+    table = [["FIGURE", "VALUE"], ["file_ratio", "1.5"]]
+    history.keep(file, history.this_run(figure, 0.25), table)
+    other = Run("2026-01-01T00:00:00Z", "", "another machine", 0, {"file_ratio": {"value": 9.0, "unit": "ratio"}})
+    history.keep(file, other, table)
+    found = history.earlier(file)
+    assert (found.machine, found.load, found.values()) == (history.machine(), 0.25, {"file_ratio": 1.5})
+    assert len(file.read_text().splitlines()) == 2
+    page = (file.parent / "README.md").read_text()
+    assert "| file_ratio | 1.5 |" in page
+    assert "another machine" in page
+
+
+def test_the_kept_history_of_the_project_can_be_read():
+    run = history.earlier(ROOT / "docs" / "bench" / "history.jsonl")
+    assert set(run.figures) <= set(CATALOGUE)
+    assert run.values()["file_ratio"] > 1
 
 
 @pytest.mark.parametrize(

@@ -9,17 +9,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
-import sqlite3
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
-
-import apsw
 
 from tools import exits
-from tools.bench import files, nodes, plug, rounds
+from tools.bench import files, history, nodes, plug, rounds
 from tools.bench.figure import CATALOGUE, Figure
 from tools.bench.files import BenchError
 from tools.processes import ProcessError
@@ -39,7 +34,6 @@ SUITES: dict[str, Callable[[bool], dict[str, Figure]]] = {
     "node": nodes.node,
     "plug": plug.plug,
 }
-EARLIER_BYTES_MAX = 1 << 20  # our own output has 2 KiB
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -52,21 +46,36 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--only", nargs="+", metavar="NAME", default=[], help=f"figures, or suites: {', '.join(SUITES)}"
     )
-    parser.add_argument("--compare", type=Path, metavar="FILE", help="show what --json printed earlier beside it")
+    parser.add_argument(
+        "--compare", type=Path, metavar="FILE", help="show an earlier run beside it: what --json printed, or a history"
+    )
+    parser.add_argument(
+        "--keep", type=Path, metavar="FILE", help="append the run to this history, and write a page beside it"
+    )
     args = parser.parse_args(argv)
     try:
         names = _chosen(args.only)
-        earlier = {} if args.compare is None else _earlier(args.compare)
+        before = None if args.compare is None else history.earlier(args.compare)
     except exits.UsageError as error:
         return _say(error, exits.USAGE)
+    load = os.getloadavg()[0]
     try:
         figures = _measure(names, quick=args.quick)
     except (BenchError, ProcessError) as error:
         return _say(error, exits.FAILED)
+    table = _table(figures, {} if before is None else before.values())
+    try:
+        if args.keep is not None:
+            history.keep(args.keep, history.this_run(figures, load), table)
+    except exits.UsageError as error:
+        return _say(error, exits.FAILED)
     if args.json:
         print(json.dumps({name: figure.plain() for name, figure in figures.items()}))
         return exits.DONE
-    _show(figures, earlier)
+    print_table(table[0], table[1:])
+    print(f"\n{history.machine()}; load {load:.1f} before the run")
+    if before is not None and before.at:
+        print(f"before: {before.at}, commit {before.commit or 'unknown'}, load {before.load:g}; {before.machine}")
     return exits.DONE
 
 
@@ -78,17 +87,6 @@ def _chosen(only: Sequence[str]) -> list[str]:
     return [kind.name for kind in CATALOGUE.values() if not only or kind.name in only or kind.suite in only]
 
 
-def _earlier(file: Path) -> dict[str, Any]:
-    try:
-        with file.open("rb") as lines:
-            found = json.loads(lines.read(EARLIER_BYTES_MAX))
-        return {name: float(figure["value"]) for name, figure in found.items()}
-    except OSError as error:
-        raise exits.UsageError(f"cannot read {file}: {error.strerror}") from error
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise exits.UsageError(f"{file} is not what 'python -m tools.bench --json' printed") from error
-
-
 def _measure(names: Sequence[str], *, quick: bool) -> dict[str, Figure]:
     figures: dict[str, Figure] = {}
     for suite in dict.fromkeys(CATALOGUE[name].suite for name in names):
@@ -97,14 +95,9 @@ def _measure(names: Sequence[str], *, quick: bool) -> dict[str, Figure]:
     return {name: figures[name] for name in names if name in figures}  # a machine may not be able to measure all
 
 
-def _show(figures: dict[str, Figure], earlier: dict[str, float]) -> None:
-    headers = ["FIGURE", "VALUE", "UNIT", "GOAL", "", *(["BEFORE", "CHANGE"] if earlier else []), "WHAT"]
-    print_table(headers, [_row(figure, earlier) for figure in figures.values()])
-    client, own = sqlite3.sqlite_version, apsw.sqlite_lib_version()
-    print(
-        f"\n{_processor()}, {os.cpu_count()} cores, {platform.system()} {platform.release()}, "
-        f"Python {platform.python_version()}, SQLite {client} (client) and {own} (node)"
-    )
+def _table(figures: dict[str, Figure], before: dict[str, float]) -> list[list[str]]:
+    headers = ["FIGURE", "VALUE", "UNIT", "GOAL", "", *(["BEFORE", "CHANGE"] if before else []), "WHAT"]
+    return [headers, *[_row(figure, before) for figure in figures.values()]]
 
 
 def _row(figure: Figure, earlier: dict[str, float]) -> list[str]:
@@ -121,16 +114,6 @@ def _row(figure: Figure, earlier: dict[str, float]) -> list[str]:
 
 def _number(value: float) -> str:
     return f"{value:,.0f}" if value >= 1000 else f"{value:.2f}".rstrip("0").rstrip(".")
-
-
-def _processor() -> str:
-    """Return what the processor calls itself (proc(5)); its architecture where it says nothing."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    named = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
-    return f"{named} ({platform.machine()})" if named else platform.machine()
 
 
 def _say(error: Exception, code: int) -> int:
