@@ -89,7 +89,7 @@ class Exchange:
         self._links: dict[int, _Link] = {}
         self._fetching = Fetching(replica, config)
         self._serving = Serving(replica)
-        self._mending = Mending(replica, config)
+        self._mending = Mending(replica, config, self._fetching.fetched)
         self._stability = Stability(replica, config)
         self.reaching = Reaching(replica)
         self._drain_at: int | None = 0
@@ -292,7 +292,9 @@ class Exchange:
             case wire.SketchOf() | wire.Want():
                 self._mending.asked(number, message, turn)
             case wire.Mend():
-                self._mending.mended(number, message, size, turn)
+                applied = self._mending.mended(number, message, size, turn)
+                if applied is not None:
+                    self._tell(applied, turn)
             case _:
                 assert_never(message)
         self._go_on(turn)

@@ -95,6 +95,10 @@ class Fetching:
         """When `on_timer` is due."""
         return min(self._ask_at.values(), default=None)
 
+    def fetched(self, name: str, now_ms: int) -> bool:
+        """Whether a round is bringing that table: until it ends, more is held than the vector covers."""
+        return not self._unclaimed(name, now_ms)
+
     def rows(self, number: int) -> int:
         """How many changes have come over that link."""
         return self._links[number].rows

@@ -6,7 +6,7 @@ batches may be under way; a peer that lies about its digests costs less and less
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -16,7 +16,7 @@ from sync.config import ExchangeConfig
 from sync.errors import DatabaseBusyError
 from sync.flow import Allowance, Flow
 from sync.repair import Repair, beyond, ids_in
-from sync.replica import Replica
+from sync.replica import Applied, Replica
 from sync.sketch import Sketch
 from sync.turn import Turn
 
@@ -55,9 +55,10 @@ class _Link:
 class Mending:
     """The repairs of every link."""
 
-    def __init__(self, replica: Replica, config: ExchangeConfig) -> None:
+    def __init__(self, replica: Replica, config: ExchangeConfig, fetched: Callable[[str, int], bool]) -> None:
         self._replica = replica
         self._config = config
+        self._fetched = fetched  # whether a round is bringing a table: it holds more than its vector tells
         self._links: dict[int, _Link] = {}
 
     def opened(self, number: int, peer: bytes, flow: Flow) -> None:
@@ -86,7 +87,12 @@ class Mending:
         fresh = False
         for digest in self._replica.digests():
             told = theirs.get(digest.table) if self._replica.rights.may_write(link.peer, digest.table) else None
-            if told is None or told[0] != digest.vector or told[1] == digest.entries:
+            if (
+                told is None
+                or told[0] != digest.vector
+                or told[1] == digest.entries
+                or self._fetched(digest.table, turn.now_ms)
+            ):
                 link.suspects.pop(digest.table, None)
                 continue
             pair = (digest.entries, told[1])
@@ -112,7 +118,7 @@ class Mending:
         if not link.allowance.take(turn.now_ms):
             turn.drop(number, "asks for repairs again and again")
             return
-        if not self._replica.rights.may_read(link.peer, message.table):
+        if not self._replica.rights.may_read(link.peer, message.table) or self._fetched(message.table, turn.now_ms):
             return
         match message:
             case wire.SketchOf(table, vector, sketch):
@@ -125,31 +131,33 @@ class Mending:
         if len(link.repairs) < REPAIRS_MAX:
             link.repairs.append(repair)
 
-    def mended(self, number: int, message: wire.Mend, size: int, turn: Turn) -> None:
-        """Joins whole rows; answers with what this replica holds of them beyond that."""
+    def mended(self, number: int, message: wire.Mend, size: int, turn: Turn) -> Applied | None:
+        """Joins whole rows; answers with what this replica holds of them beyond that. None if nothing was joined."""
         link = self._links[number]
         try:
             applied = self._replica.apply(message.bundle, turn.wall_ms, voucher=link.peer, repair=True)
         except DatabaseBusyError:
             turn.send(number, wire.Ack(size))
-            return  # the next comparison begins again
+            return None  # the next comparison begins again
         turn.send(number, wire.Ack(size))
         turn.publish(applied.published)
         turn.changed = True
-        if applied.merged.changes:
-            text = f"{applied.merged.changes} damaged entries repaired from {link.peer.hex()[:8]}"
-            turn.say("repair.done", text, {"changes": applied.merged.changes}, "warning")
+        repaired = applied.merged.repaired  # the rest is news, which a round under way has brought to that peer first
+        if repaired:
+            text = f"{repaired} damaged entries repaired from {link.peer.hex()[:8]}"
+            turn.say("repair.done", text, {"changes": repaired}, "warning")
         if message.final:
-            return
+            return applied
         answers: list[bytes] = []
         try:
             turn.publish(
                 self._replica.settled(turn.wall_ms, lambda: answers.extend(beyond(self._replica, message.bundle)))
             )
         except DatabaseBusyError:
-            return
+            return applied
         for answer in answers:
             link.flow.sent(turn.send(number, wire.Mend(answer, final=True)))
+        return applied
 
     # ---- working
 

@@ -34,9 +34,10 @@ RETRIES_MAX = 8
 
 @dataclass(slots=True)
 class Merged:
-    """What a section changed: rows written, changes that were news, conflicts recorded, rows parked."""
+    """What a section changed: changes that were news, those of them that were covered here, conflicts, rows parked."""
 
     changes: int = 0
+    repaired: int = 0
     conflicts: int = 0
     parked: int = 0
 
@@ -51,31 +52,39 @@ def merge_section(table: Table, section: Section, wall_ms: int, *, repair: bool 
     """
     merged = Merged()
     for group in section.groups:
-        fresh = group if repair else _uncovered(table, group)
-        if fresh is None:
-            continue
-        place = table.store.place_made(fresh.site)
-        keys = keys_of(table, fresh)
-        if not repair and _merge_births(table, fresh, place, keys):
-            merged.changes += len(fresh.hlcs)
-            continue
-        _merge_rows(table, fresh, place, keys, None if repair else wall_ms, merged)
+        fresh, known = _parted(table, group)
+        if fresh is not None:
+            place = table.store.place_made(fresh.site)
+            keys = keys_of(table, fresh)
+            if _merge_births(table, fresh, place, keys):
+                merged.changes += len(fresh.hlcs)
+            else:
+                _merge_rows(table, fresh, place, keys, wall_ms, merged)
+        if known is not None and repair:
+            before = merged.changes
+            _merge_rows(table, known, table.store.place_made(known.site), keys_of(table, known), None, merged)
+            merged.repaired += merged.changes - before
     table.log.flush()
     for site, after, upto in section.ranges:
         table.cover(site, after, upto)
     return merged
 
 
-def _uncovered(table: Table, group: Group) -> Group | None:
-    """Returns the part of a group that this replica does not cover yet; covered and absent means superseded."""
+def _parted(table: Table, group: Group) -> tuple[Group | None, Group | None]:
+    """Returns what of a group this replica does not cover yet, and what it does; covered and absent means superseded."""
     coverage = table.coverage
     if group.hlcs[0] > coverage.top(group.site):
-        return group
-    keep = [number for number, hlc in enumerate(group.hlcs) if not coverage.covers(group.site, hlc)]
-    if not keep:
-        return None
-    if len(keep) == len(group.hlcs):
-        return group
+        return group, None
+    covered = [coverage.covers(group.site, hlc) for hlc in group.hlcs]
+    if all(covered):
+        return None, group
+    if not any(covered):
+        return group, None
+    return _part(group, covered, known=False), _part(group, covered, known=True)
+
+
+def _part(group: Group, covered: Sequence[bool], *, known: bool) -> Group:
+    keep = [number for number, each in enumerate(covered) if each is known]
     return Group(
         group.site,
         group.kind,

@@ -294,6 +294,7 @@ class Replica:
             for _, _, upto in section.ranges:
                 self._store.clock.witness(upto)
             applied.merged.changes += merged.changes
+            applied.merged.repaired += merged.repaired
             applied.merged.conflicts += merged.conflicts
             applied.merged.parked += merged.parked
             if merged.changes and section.table == SCHEMA_TABLE:
