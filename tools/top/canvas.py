@@ -26,13 +26,13 @@ class Canvas:
         self._styles = [[""] * width for _ in range(height)]
         self._signs = [[""] * width for _ in range(height)]
 
-    def line(self, start: tuple[float, float], end: tuple[float, float], style: str) -> None:
-        """Draw a straight line."""
+    def line(self, start: tuple[float, float], end: tuple[float, float], style: str, *, every: int = 1) -> None:
+        """Draw a straight line, of which only one dot in `every` is set."""
         across, down = (2, 4) if self._unicode else (1, 1)
         x, y = start[0] * across, start[1] * down
         dx, dy = end[0] * across - x, end[1] * down - y
         steps = max(1, round(max(abs(dx), abs(dy))))
-        for step in range(steps + 1):
+        for step in range(0, steps + 1, every):
             column, row = int(x + dx * step / steps), int(y + dy * step / steps)
             if 0 <= column < self.width * across and 0 <= row < self.height * down:
                 self._dots[row // down][column // across] |= BITS[column % across][row % down]

@@ -11,7 +11,7 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 __all__ = ["Layout"]
 
@@ -21,6 +21,8 @@ HEAT_FIRST = 0.2
 HEAT_CHANGE = 0.06  # how far one step may move a node after a change; it cools from there
 HEAT_MIN = 0.004
 COOLING = 0.88
+GAP = 0.25  # between islands, of the width
+ISLANDS_BOTTOM = 0.85  # below it, in a row, who has no link at all
 GRAVITY = 0.35  # towards the middle, so that islands stay in sight
 
 
@@ -96,12 +98,65 @@ class Layout:
             place[1] += dy * share
 
     def _fitted(self) -> dict[str, tuple[float, float]]:
-        if not self._places:
-            return {}
-        xs, ys = zip(*self._places.values(), strict=True)
-        return {
-            key: (_scaled(x, min(xs), max(xs)), _scaled(y, min(ys), max(ys))) for key, (x, y) in self._places.items()
-        }
+        """Return the places, stretched over the unit square; each of several islands over a strip of its own."""
+        islands = [island for island in self._islands() if len(island) > 1]
+        if len(islands) < 2:
+            return _stretched(self._places, (0.0, 1.0), (0.0, 1.0))
+        alone = [key for key in self._places if not any(key in island for island in islands)]
+        bottom = ISLANDS_BOTTOM if alone else 1.0
+        # The larger an island the wider its strip; the forces decide who is left of whom.
+        shares = [math.sqrt(len(island)) for island in islands]
+        whole = sum(shares) + GAP * (len(islands) - 1) * sum(shares)
+        fitted: dict[str, tuple[float, float]] = {}
+        left = 0.0
+        for island, share in sorted(zip(islands, shares, strict=True), key=lambda pair: self._middle(pair[0])):
+            fitted |= _stretched(
+                {key: self._places[key] for key in island}, (left, left + share / whole), (0.0, bottom)
+            )
+            left += (share + GAP * sum(shares)) / whole
+        for at, key in enumerate(alone):
+            fitted[key] = ((at + 0.5) / len(alone), 1.0)
+        return {key: fitted[key] for key in self._places}
+
+    def _islands(self) -> list[dict[str, None]]:
+        """Return the keys of each part of the graph that no link connects with another."""
+        beside: dict[str, list[str]] = {key: [] for key in self._places}
+        for one, two in self._links:
+            beside[one].append(two)
+            beside[two].append(one)
+        found: list[dict[str, None]] = []
+        seen: dict[str, None] = {}
+        for key in self._places:
+            if key in seen:
+                continue
+            island, todo = {key: None}, [key]
+            while todo:
+                for other in beside[todo.pop()]:
+                    if other not in island:
+                        island[other] = None
+                        todo.append(other)
+            seen |= island
+            found.append(island)
+        return found
+
+    def _middle(self, keys: dict[str, None]) -> float:
+        return sum(self._places[key][0] for key in keys) / len(keys)
+
+
+def _stretched(
+    places: Mapping[str, Sequence[float]], across: tuple[float, float], down: tuple[float, float]
+) -> dict[str, tuple[float, float]]:
+    """Return places that fill a rectangle."""
+    if not places:
+        return {}
+    xs, ys = zip(*places.values(), strict=True)
+    return {
+        key: (
+            across[0] + (across[1] - across[0]) * _scaled(x, min(xs), max(xs)),
+            down[0] + (down[1] - down[0]) * _scaled(y, min(ys), max(ys)),
+        )
+        for key, (x, y) in places.items()
+    }
 
 
 def _scaled(value: float, low: float, high: float) -> float:

@@ -26,7 +26,10 @@ __all__ = ["SCREENS", "View", "draw", "pressed"]
 SCREENS = ("all", "map", "peers", "tables", "events")
 HELP = "1-5 screen  j/k select  / filter  p pause  q quit"
 FILTER_MAX = 40
-COLOURS = {"here": "bold cyan", "linked": "green", "reachable": "yellow", "down": "red"}
+# Whom this node has no link with is as well as others in a large mesh: no colour of warning.
+COLOURS = {"here": "bold white", "linked": "green", "reachable": "cyan", "down": "red"}
+DENSE = 2.5  # links a node
+DENSE_EVERY = 6
 LEVELS = {"warning": "yellow", "error": "red"}
 SIGNS = {"here": "◉", "linked": "●", "reachable": "◐", "down": "○"}
 PLAIN_SIGNS = {"here": "@", "linked": "o", "reachable": "+", "down": "x"}
@@ -125,11 +128,15 @@ def _map(picture: Picture, view: View, places: Places, width: int, height: int) 
         for key, (x, y) in places.items()
         if key in nodes
     }
-    for edge in picture.edges:
-        if edge.first in at and edge.second in at:
-            style = "yellow" if edge.poor else "bold green" if edge.busy else "dim green"
-            (x, y), (x2, y2) = at[edge.first], at[edge.second]
-            canvas.line((x + 0.5, y + 0.5), (x2 + 0.5, y2 + 0.5), style)
+    # In a dense mesh whole lines are one cloud: only the chosen node's and the poor ones are drawn so, and last.
+    dense = len(picture.edges) > DENSE * max(1, len(at))
+    drawn = [edge for edge in picture.edges if edge.first in at and edge.second in at]
+    for edge in sorted(drawn, key=lambda edge: chosen in (edge.first, edge.second)):
+        ours = chosen in (edge.first, edge.second)
+        style = "yellow" if edge.poor else "bold green" if edge.busy and (ours or not dense) else "dim green"
+        (x, y), (x2, y2) = at[edge.first], at[edge.second]
+        sparse = DENSE_EVERY if dense and not ours and not edge.poor else 1
+        canvas.line((x + 0.5, y + 0.5), (x2 + 0.5, y2 + 0.5), style, every=sparse)
     signs = SIGNS if view.unicode else PLAIN_SIGNS
     for key, (x, y) in at.items():
         style = _colour(nodes[key]) + (" reverse" if key == chosen else "")

@@ -45,9 +45,20 @@ def test_islands_stand_apart():
     left, right = KEYS[:4], KEYS[4:]
     links = [*itertools.combinations(left, 2), *itertools.combinations(right, 2)]
     places = settled(Layout(), KEYS, links)
-    within = max(math.dist(places[a], places[b]) for a, b in links)
-    between = min(math.dist(places[a], places[b]) for a in left for b in right)
-    assert between > within / 2
+    spans = sorted((min(places[key][0] for key in part), max(places[key][0] for key in part)) for part in (left, right))
+    assert spans[1][0] - spans[0][1] > 0.15
+
+
+def test_islands_fill_the_width_and_who_is_alone_stands_below():
+    left, right = KEYS[:5], KEYS[5:7]
+    links = [*itertools.combinations(left, 2), *itertools.combinations(right, 2)]
+    places = settled(Layout(), KEYS, links)
+    spans = sorted((min(places[key][0] for key in part), max(places[key][0] for key in part)) for part in (left, right))
+    assert spans[0][0] == 0
+    assert abs(spans[1][1] - 1) < 1e-9
+    assert spans[1][0] - spans[0][1] > 0.05
+    assert places[KEYS[7]][1] == 1
+    assert max(places[key][1] for key in [*left, *right]) < 0.9
 
 
 def test_no_node_and_one_node_are_no_special_case():

@@ -106,9 +106,9 @@ def test_no_color_is_obeyed(monkeypatch):
     drawn = lines(Live().picture(status(PEERS, TABLES)))
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.delenv("NO_COLOR", raising=False)
-    assert "36m" in frame(drawn, 120)
+    assert "32m" in frame(drawn, 120)
     monkeypatch.setenv("NO_COLOR", "1")
-    assert "36m" not in frame(drawn, 120)
+    assert "32m" not in frame(drawn, 120)
 
 
 def test_text_of_peers_cannot_steer_the_terminal():
