@@ -7,6 +7,7 @@ import sys
 
 from simulations.cli import add_arguments, main
 
-parser = argparse.ArgumentParser(prog="python -m simulations", description=main.__doc__)
-add_arguments(parser)
-sys.exit(main(parser.parse_args()))
+if __name__ == "__main__":  # the processes of a sweep may import it again
+    parser = argparse.ArgumentParser(prog="python -m simulations", description=main.__doc__)
+    add_arguments(parser)
+    sys.exit(main(parser.parse_args()))

@@ -134,7 +134,7 @@ def history_violations(oracle: Oracle, visible: Counter[int], traced: dict[int, 
         at = f"at {written.at_us / 1e6:.3f} s"
         if count > (2 if token in oracle.doubled else 1):
             found.append(f"{where} {at}: is there {count} times")
-        elif count == 1 and oracle.replaced(token):
+        elif count == 1 and oracle.replaced(token) and token not in oracle.doubled:
             by = ", ".join(_name(oracle, late) for late in written.seen_by)
             found.append(f"{where} {at}: visible although replaced or deleted by {by} who saw it")
         elif count == 0 and not (written.seen_by or token in traced or token in oracle.excused):

@@ -8,55 +8,32 @@ from __future__ import annotations
 
 import json
 import sys
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from simulations.console import Bar, header, lines_of
+from simulations.console import Bar, Counter, header, lines_of
 from simulations.errors import ScenarioError, SimulationError
 from simulations.members import MESHES
+from simulations.minimise import TRIES_MAX, minimised
 from simulations.recorder import Recorder
 from simulations.report import PAGE, TRACE, open_report, page
-from simulations.runner import Result, run
-from simulations.scenarios import CATALOGUE, Changes, Scenario, build
+from simulations.request import Request, numbers
+from simulations.scenarios import CATALOGUE, Changes
+from simulations.sweep import LOCAL, Results, spread
 from simulations.tap import Tap
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
-__all__ = ["add_arguments", "main"]
+    from simulations.runner import Result
+
+__all__ = ["add_arguments", "main", "request_of"]
 
 SEEDS_MAX = 1_000_000  # more than a machine finishes; a typing error otherwise
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What one process needs to run one seed."""
-
-    scenario: str
-    nodes: int | None
-    duration_s: float | None
-    mesh: str
-    changes: Changes = field(default_factory=Changes)
-
-    def run(self, seed: int, progress: Callable[[float], None] | None = None, record: Recorder | None = None) -> Result:
-        """Expand the scenario for this seed and run it."""
-        return run(self.expand(seed), seed, mesh=self.mesh, progress=progress, record=record)
-
-    def expand(self, seed: int) -> Scenario:
-        """The scenario of this seed."""
-        return build(self.scenario, seed=seed, nodes=self.nodes, duration_s=self.duration_s, changes=self.changes)
-
-    def replay(self, result: Result) -> str:
-        """The line that runs it again."""
-        duration = f" --duration {self.duration_s:g}" if self.duration_s is not None else ""
-        changes = {"rate": self.changes.rate, "rows": self.changes.rows, "loss": self.changes.loss}
-        options = "".join(f" --{name} {value:g}" for name, value in changes.items() if value is not None)
-        mesh = f" --mesh {self.mesh}" if self.mesh != "real" else ""
-        return f"mycomesh simulate {self.scenario} --nodes {result.nodes} --seed {result.seed}{duration}{options}{mesh}"
+JOBS_MAX = 1_024
+MINIMISED = 3  # failures of a sweep that are minimised: more of them mostly say the same
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -78,9 +55,41 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="real",
         help="`plain` leaves cryptography out",
     )
+    parser.add_argument(
+        "--skip-faults", metavar="LIST", help="faults of the scenario, by number, that do not strike: 0-3,7"
+    )
     parser.add_argument("--jobs", type=int, default=1, metavar="J", help="processes for --seeds (default 1)")
+    parser.add_argument(
+        "--results",
+        metavar="FILE",
+        help="keep every result of --seeds in FILE; the same command then goes on from there",
+    )
+    parser.add_argument(
+        "--cluster",
+        metavar="ADDRESS",
+        help=f"run --seeds on the Dask scheduler there, or on a {LOCAL} one (mycomesh[cluster])",
+    )
+    parser.add_argument(
+        "--minimise",
+        type=int,
+        metavar="N",
+        help=f"failures to look for a shorter replay of, at most {TRIES_MAX} runs each (default {MINIMISED} with --seeds)",
+    )
     parser.add_argument("--report", metavar="DIR", help=f"write {PAGE} with plots, and {TRACE}, into DIR (one seed)")
     parser.add_argument("--json", action="store_true", help="print one JSON object a run, the last line the last run")
+
+
+def request_of(args: argparse.Namespace) -> Request:
+    """What the arguments ask for, but for its seeds.
+
+    Raises:
+        ScenarioError: no scenario is named, or it is impossible.
+    """
+    if args.scenario is None:
+        raise ScenarioError("which scenario? `mycomesh simulate --list` names them")
+    changes = Changes(args.rate, args.rows, args.loss)
+    skip = () if args.skip_faults is None else numbers(args.skip_faults)
+    return Request(args.scenario, args.nodes, args.duration, args.mesh, changes, skip)
 
 
 def main(args: argparse.Namespace) -> int:
@@ -89,33 +98,132 @@ def main(args: argparse.Namespace) -> int:
         if args.list:
             _print_list()
             return 0
-        if args.scenario is None:
-            raise ScenarioError("which scenario? `mycomesh simulate --list` names them")
+        request = request_of(args)
         seeds = _seeds(args.seed, args.seeds)
-        if args.jobs < 1:
-            raise ScenarioError(f"--jobs: at least 1, not {args.jobs}")
-        changes = Changes(args.rate, args.rows, args.loss)
-        request = Request(args.scenario, args.nodes, args.duration, args.mesh, changes)
+        _check(args, len(seeds))
         request.expand(seeds[0])
-        if args.report is not None and len(seeds) > 1:
-            raise ScenarioError("--report: shows one run; give --seed S, not --seeds")
         report = None if args.report is None else open_report(args.report)
-    except SimulationError as error:
+        results = Results(args.results, request)
+        if len(seeds) == 1 and args.results is None and args.cluster is None:
+            failed = _one(request, seeds[0], results, args, report)
+        else:
+            failed = _sweep(request, seeds, results, args)
+    except ScenarioError as error:
         print(f"mycomesh simulate: {error}", file=sys.stderr)  # noqa: T201  this module is what prints
         return 2
-    failed = 0
+    except SimulationError as error:
+        print(f"mycomesh simulate: {error}", file=sys.stderr)  # noqa: T201
+        return 1
+    return 1 if failed else 0
+
+
+def _check(args: argparse.Namespace, seeds: int) -> None:
+    """What the options of a sweep allow."""
+    if not 1 <= args.jobs <= JOBS_MAX:
+        raise ScenarioError(f"--jobs: at least 1 and at most {JOBS_MAX}, not {args.jobs}")
+    if args.minimise is not None and args.minimise < 0:
+        raise ScenarioError(f"--minimise: how many failures, from 0, not {args.minimise}")
+    if args.report is not None and (seeds > 1 or args.results is not None or args.cluster is not None):
+        raise ScenarioError("--report: shows one run; give --seed S, not --seeds, --results or --cluster")
+
+
+def _one(request: Request, seed: int, results: Results, args: argparse.Namespace, report: Path | None) -> int:
+    """One run in this process; returns whether it failed."""
     if not args.json:
         print(header(), flush=True)  # noqa: T201
-    for result in _results(request, seeds, args.jobs, report):
-        failed += not result.ok
-        print(json.dumps(result.as_json()) if args.json else lines_of(result), flush=True)  # noqa: T201
-        if not result.ok:
-            print(f"replay: {request.replay(result)}", file=sys.stderr, flush=True)  # noqa: T201
-    if len(seeds) > 1 and not args.json:
-        print(f"{len(seeds) - failed} of {len(seeds)} seeds held")  # noqa: T201
+    result = _watched(request, seed, report)
+    results.add(result)
+    _show(request, result, args)
+    if not result.ok and args.minimise:
+        _minimise(request, result, results)
     if report is not None and not args.json:
         print(f"report: {report / PAGE}")  # noqa: T201
-    return 1 if failed else 0
+    return not result.ok
+
+
+def _sweep(request: Request, seeds: range, results: Results, args: argparse.Namespace) -> int:
+    """Many runs; returns how many failed."""
+    missing = results.missing(seeds)
+    if results.damaged:
+        _say(
+            f"--results {args.results}: its last line was torn ({results.damaged} bytes) and is cut off; that seed runs again"
+        )
+    if results.others:
+        _say(f"--results {args.results}: {results.others} line(s) of other requests, or of other code, do not count")
+    if len(missing) < len(seeds):
+        _say(f"--results {args.results}: {len(seeds) - len(missing)} of {len(seeds)} seeds are there already")
+    if not args.json:
+        print(header(), flush=True)  # noqa: T201
+    bar = Counter(f"{request.scenario}: seeds", len(seeds))
+    done = results.of(seeds)
+    count = len(done)
+    failed = sum(not result.ok for result in done)
+    shown: dict[int, Result] = {result.seed: result for result in done}
+    order = iter(seeds)
+    due = next(order, None)
+    try:
+        with spread(args.jobs, args.cluster) as run_all:
+            for result in _with_stored(run_all(request, missing) if missing else iter(()), results):
+                if result is not None:
+                    shown[result.seed] = result
+                    failed += not result.ok
+                    count += 1
+                while due in shown:  # whichever process had them first, they are shown in the order of the seeds
+                    bar.clear()
+                    _show(request, shown.pop(due), args)
+                    due = next(order, None)
+                bar.show(count, failed)
+    except KeyboardInterrupt:
+        bar.clear()
+        kept = "nothing is kept without --results" if args.results is None else "the same command goes on from there"
+        _say(f"stopped after {count} of {len(seeds)} seeds; {kept}")
+        return 1
+    finally:
+        bar.clear()
+    _minimise_some(request, [result for result in results.of(seeds) if not result.ok], results, args)
+    if not args.json:
+        print(f"{len(seeds) - failed} of {len(seeds)} seeds held")  # noqa: T201
+    return failed
+
+
+def _with_stored(runs: Iterator[Result], results: Results) -> Iterator[Result | None]:
+    """First nothing, so that what is stored is shown; then each result, once it is written down."""
+    yield None
+    for result in runs:
+        results.add(result)
+        yield result
+
+
+def _minimise_some(request: Request, failures: list[Result], results: Results, args: argparse.Namespace) -> None:
+    wanted = MINIMISED if args.minimise is None else args.minimise
+    for result in failures[:wanted]:
+        _minimise(request, result, results)
+    if wanted and len(failures) > wanted:
+        _say(f"{len(failures) - wanted} more failures are not minimised; --minimise {len(failures)} does all")
+
+
+def _minimise(request: Request, result: Result, results: Results) -> None:
+    line = results.minimised(result.seed)
+    if line is None:
+        bar = Counter(f"minimising seed {result.seed}: runs", TRIES_MAX)
+        try:
+            small, again = minimised(request, result, told=lambda tried: bar.show(tried, 0))
+        finally:
+            bar.clear()
+        line = small.replay(again)
+        results.add_minimised(result.seed, line)
+    _say(f"minimised: {line}")
+
+
+def _show(request: Request, result: Result, args: argparse.Namespace) -> None:
+    print(json.dumps(result.as_json()) if args.json else lines_of(result), flush=True)  # noqa: T201
+    if not result.ok:
+        _say(f"replay: {request.replay(result)}")
+
+
+def _say(text: str) -> None:
+    """What is said beside the results."""
+    print(text, file=sys.stderr, flush=True)  # noqa: T201
 
 
 def _print_list() -> None:
@@ -138,22 +246,13 @@ def _seeds(seed: int | None, seeds: str | None) -> range:
     return range(int(first), int(last) + 1)
 
 
-def _results(request: Request, seeds: range, jobs: int, report: Path | None) -> Iterator[Result]:
-    """The results in the order of the seeds, whichever process had them first."""
-    if jobs == 1 or len(seeds) == 1:
-        yield from (_watched(request, seed, report) for seed in seeds)
-        return
-    with ProcessPoolExecutor(min(jobs, len(seeds))) as pool:
-        yield from pool.map(request.run, seeds)
-
-
 def _watched(request: Request, seed: int, report: Path | None) -> Result:
     """One run in this process: with a bar on a terminal, and the report if one is wanted."""
     bar = Bar(f"{request.scenario} seed {seed}", request.expand(seed).duration_s)
     progress = bar.show if bar.live else None
     try:
         if report is None:
-            return request.run(seed, progress)
+            return request.run(seed, progress) if progress is not None else request.attempt(seed)
         with ExitStack() as stack:
             lines = stack.enter_context((report / TRACE).open("w", encoding="utf-8"))
             record = Recorder(lines, tap=stack.enter_context(Tap()))

@@ -48,6 +48,7 @@ class Place:
     backup: tuple[str, int] | None = None  # path, virtual time of the copy
     disk: Disk = field(default_factory=Disk)
     notices: Counter[str] = field(default_factory=Counter)
+    drained_us: int = 0  # nothing older waited for its drain when the node was started last
     recalled: dict[bytes, int] = field(default_factory=dict)  # what the node noted outside its file as it stopped
 
 
@@ -106,6 +107,7 @@ class Cluster:
             place.application.open(place.path, lambda: place.clock.wall_ms(self._world.now_us), schema=made)
         place.lives += 1
         if place.shell is not None:
+            place.drained_us = self._undrained_since(place)
             place.notices.update(place.shell.notices)
         home = Home(index, place.path, self._members[index], place.lives, place.disk, place.recalled, self.watch)
         place.shell = Shell(home, self._world, self.network, place.clock)
@@ -211,8 +213,17 @@ class Cluster:
         with target.backup("main", place.application.db, "main") as copying:
             copying.step()
         target.close()
-        self.oracle.copied(place.index, self._world.now_us - UNDRAINED_US, self._world.now_us)
+        self.oracle.copied(place.index, self._undrained_since(place), self._world.now_us)
         return str(path)
+
+    def _undrained_since(self, place: Place) -> int:
+        """Virtual microseconds before which everything in the file is drained for certain."""
+        shell = place.shell
+        assert shell is not None, "an application is started with its node"
+        until = self._world.now_us if shell.up else shell.ended_us
+        if until - shell.started_us > UNDRAINED_US:
+            return until - UNDRAINED_US
+        return place.drained_us  # of the lives before
 
     # ---- clocks and interfaces
 

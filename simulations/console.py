@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TextIO
 if TYPE_CHECKING:
     from simulations.runner import Result
 
-__all__ = ["Bar", "header", "lines_of"]
+__all__ = ["Bar", "Counter", "header", "lines_of"]
 
 VIOLATIONS_SHOWN = 5
 BAR = 30
@@ -70,14 +70,12 @@ def _row(cells: list[str]) -> str:
     return "  ".join(padded).rstrip()
 
 
-class Bar:
-    """Progress through virtual time; silent where nobody watches."""
+class _Line:
+    """One line of a terminal that is written over and over; silent where nobody watches."""
 
-    __slots__ = ("_end_s", "_name", "_shown", "_stream")
+    __slots__ = ("_shown", "_stream")
 
-    def __init__(self, name: str, end_s: float, stream: TextIO | None = None) -> None:
-        self._name = name
-        self._end_s = end_s
+    def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = sys.stderr if stream is None else stream
         self._shown = ""
 
@@ -86,14 +84,9 @@ class Bar:
         """Whether somebody watches."""
         return self._stream.isatty()
 
-    def show(self, virtual_s: float) -> None:
-        """Virtual time has come to here; after the end of the faults the bar is full and the time goes on."""
-        done = min(1.0, virtual_s / self._end_s)
-        full = round(done * BAR)
-        phase = "writes and faults" if done < 1 else "until all are equal"
-        text = f"\r{self._name} [{'#' * full}{'.' * (BAR - full)}] {virtual_s:.0f} of {self._end_s:.0f} s, {phase}"
+    def _write(self, text: str) -> None:
         if text != self._shown:
-            self._stream.write(text.ljust(len(self._shown)))
+            self._stream.write("\r" + text.ljust(len(self._shown)))
             self._stream.flush()
             self._shown = text
 
@@ -103,3 +96,42 @@ class Bar:
             self._stream.write("\r" + " " * len(self._shown) + "\r")
             self._stream.flush()
             self._shown = ""
+
+
+class Bar(_Line):
+    """Progress through virtual time."""
+
+    __slots__ = ("_end_s", "_name")
+
+    def __init__(self, name: str, end_s: float, stream: TextIO | None = None) -> None:
+        super().__init__(stream)
+        self._name = name
+        self._end_s = end_s
+
+    def show(self, virtual_s: float) -> None:
+        """Virtual time has come to here; after the end of the faults the bar is full and the time goes on."""
+        done = min(1.0, virtual_s / self._end_s)
+        phase = "writes and faults" if done < 1 else "until all are equal"
+        self._write(f"{self._name} {_bar(done)} {virtual_s:.0f} of {self._end_s:.0f} s, {phase}")
+
+
+class Counter(_Line):
+    """Progress through many runs."""
+
+    __slots__ = ("_name", "_total")
+
+    def __init__(self, name: str, total: int, stream: TextIO | None = None) -> None:
+        super().__init__(stream)
+        self._name = name
+        self._total = total
+
+    def show(self, done: int, failed: int) -> None:
+        """So many are done, and of them so many failed; nothing where nobody watches."""
+        if self.live:
+            ending = f", {failed} failed" if failed else ""
+            self._write(f"{self._name} {_bar(done / self._total)} {done} of {self._total}{ending}")
+
+
+def _bar(share: float) -> str:
+    full = round(share * BAR)
+    return f"[{'#' * full}{'.' * (BAR - full)}]"

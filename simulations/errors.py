@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["ScenarioError", "SimulationError"]
+__all__ = ["ScenarioError", "SimulationError", "SweepError"]
 
 
 class SimulationError(Exception):
@@ -13,3 +13,9 @@ class SimulationError(Exception):
 
 class ScenarioError(SimulationError):
     """An impossible scenario: the line names the value and what is allowed."""
+
+
+class SweepError(SimulationError):
+    """A sweep cannot go on; what was run until then is in its file of results."""
+
+    code = "sweep.stopped"

@@ -67,7 +67,7 @@ class Oracle:
         """The file was copied at `at_us`; what was written after `since_us` may be in the copy without a stamp.
 
         A row without a key is then stamped once in the file and once in its copy, and is two rows: nothing in the copy
-        tells that write from one that only the copy has.
+        tells that write from one that only the copy has. A user who then deletes one has not seen the other.
         """
         for token, written in self.written.items():
             if written.node == node and since_us < written.at_us <= at_us:

@@ -71,6 +71,7 @@ class Shell:
         self.index = index
         self.clock = clock
         self.up = True
+        self.started_us = self.ended_us = world.now_us
         self.notices: Counter[str] = Counter()
         self._world = world
         self._network = network
@@ -127,6 +128,7 @@ class Shell:
         """End it like kill -9 (or, `silent`, like a power cut): nothing is said, nothing is drained."""
         if self.up:
             self.up = False
+            self.ended_us = self._world.now_us
             self._network.detach(self.index, silent=silent)
             self.replica.close()
 

@@ -91,6 +91,12 @@ _LOCAL = (
         "the scenario, a value in it or an option does not fit; nothing was run",
         "mycomesh simulate --list names the scenarios, docs/simulations.md their settings",
     ),
+    Code(
+        "sweep.stopped",
+        "a sweep of simulations cannot go on",
+        "a process or a worker that ran seeds ended, or the file of results cannot be written",
+        "give the same command again with --results FILE: it goes on from there; fewer --jobs need less memory",
+    ),
 )
 
 _DATABASE = (

@@ -166,3 +166,26 @@ def test_a_tombstone_that_was_lost_comes_back_and_ends_its_row_again(world_of):
     world.run(40_000)
     assert_equal(one.peer, two.peer)
     assert two.sql("SELECT id FROM t") == [(2,)]
+
+
+def test_what_a_repair_brings_and_nobody_had_covered_is_news_and_not_damage(world_of):
+    """The peer holds it of a round that has not ended: the write that loses to it is kept as a conflict."""
+    world = world_of(2)
+    one, two = world.nodes
+    link = world.link(one, two)
+    world.run(3_000)
+    world.cut(link)
+    world.write(two, "INSERT INTO t VALUES(1, 'mine')")
+    world.run(1_000)
+    world.write(one, "INSERT INTO t VALUES(1, 'theirs'), (2, 'new')")
+    world.run(1_000)
+    bundle, _ = one.peer.replica.rows("t", [1, 2], bytes_max=1_000)
+    merged = two.peer.replica.apply(bundle, two.peer.wall_ms, repair=True).merged
+    assert merged.repaired == 0
+    shown = dict(two.sql("SELECT id, v FROM t ORDER BY id"))
+    assert shown[2] == "new"
+    loser = {"mine": "theirs", "theirs": "mine"}[shown[1]]
+    assert [lost for (lost,) in two.sql("SELECT lost FROM mycomesh_conflicts")] == [f'{{"v": "{loser}"}}']
+    world.link(one, two)
+    world.run(40_000)
+    assert_equal(one.peer, two.peer)

@@ -1,0 +1,118 @@
+"""What a person asks of `mycomesh simulate`, as a value that any process can run.
+
+Owns the way from the words of the command line to a scenario, and back to the line that replays a run. What always holds:
+the line says everything that the run depends on. Must not know how a run works.
+"""
+
+from __future__ import annotations
+
+import traceback
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from simulations.errors import ScenarioError, SimulationError
+from simulations.runner import Result, run
+from simulations.scenarios import Changes, Scenario, build
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from simulations.recorder import Recorder
+
+__all__ = ["Request", "numbers", "numbers_text"]
+
+SKIPPED_MAX = 100_000  # faults that a request may leave out; more than any scenario has
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What one process needs to run one seed. `skip`: numbers of the scenario's faults, in order, that do not strike."""
+
+    scenario: str
+    nodes: int | None = None
+    duration_s: float | None = None
+    mesh: str = "real"
+    changes: Changes = field(default_factory=Changes)
+    skip: tuple[int, ...] = ()
+
+    def run(self, seed: int, progress: Callable[[float], None] | None = None, record: Recorder | None = None) -> Result:
+        """Expand the scenario for this seed and run it."""
+        return run(self.expand(seed), seed, mesh=self.mesh, progress=progress, record=record)
+
+    def attempt(self, seed: int) -> Result:
+        """As `run`, but whatever ends the run is its result: an assertion of the product is a checker too."""
+        try:
+            return self.run(seed)
+        except SimulationError:
+            raise
+        except Exception as error:  # noqa: BLE001  a bug may end a run in any way; the sweep goes on
+            return self._broken(seed, error)
+
+    def expand(self, seed: int) -> Scenario:
+        """The scenario of this seed.
+
+        Raises:
+            ScenarioError: it is impossible.
+        """
+        scenario = build(self.scenario, seed=seed, nodes=self.nodes, duration_s=self.duration_s, changes=self.changes)
+        if not self.skip:
+            return scenario
+        skipped = frozenset(self.skip)
+        return replace(scenario, faults=tuple(it for at, it in enumerate(scenario.faults) if at not in skipped))
+
+    def replay(self, result: Result) -> str:
+        """The line that runs it again."""
+        duration = f" --duration {self.duration_s:g}" if self.duration_s is not None else ""
+        changes = {"rate": self.changes.rate, "rows": self.changes.rows, "loss": self.changes.loss}
+        options = "".join(f" --{name} {value:g}" for name, value in changes.items() if value is not None)
+        mesh = f" --mesh {self.mesh}" if self.mesh != "real" else ""
+        skip = f" --skip-faults {numbers_text(self.skip)}" if self.skip else ""
+        line = f"mycomesh simulate {self.scenario} --nodes {result.nodes} --seed {result.seed}"
+        return f"{line}{duration}{options}{mesh}{skip}"
+
+    def _broken(self, seed: int, error: Exception) -> Result:
+        scenario = self.expand(seed)
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        place = "/".join(frame.filename.split("/")[-2:])
+        text = f"the run ended at {place}:{frame.lineno} with {type(error).__name__}: {error}"
+        return Result(
+            scenario=scenario.name,
+            seed=seed,
+            nodes=scenario.nodes,
+            converged=False,
+            trace="",
+            violations=(text,),
+            virtual_s=0.0,
+            events=0,
+            bytes=0,
+            healed_s=None,
+            commits=0,
+            content="",
+        )
+
+
+def numbers(text: str) -> tuple[int, ...]:
+    """The whole numbers of a list such as `0-3,7`, in order.
+
+    Raises:
+        ScenarioError: it is no such list.
+    """
+    found: dict[int, None] = {}
+    for part in text.split(","):
+        first, dash, last = part.partition("-")
+        last = last if dash else first
+        if not (first.isdecimal() and last.isdecimal() and int(first) <= int(last) < SKIPPED_MAX):
+            raise ScenarioError(f"--skip-faults: numbers of faults from 0, such as 0-3,7, not {text!r}")
+        found.update(dict.fromkeys(range(int(first), int(last) + 1)))
+    return tuple(sorted(found))
+
+
+def numbers_text(values: tuple[int, ...]) -> str:
+    """The list that `numbers` reads."""
+    parts: list[list[int]] = []
+    for value in values:
+        if parts and parts[-1][1] == value - 1:
+            parts[-1][1] = value
+        else:
+            parts.append([value, value])
+    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in parts)
