@@ -313,6 +313,8 @@ MANUAL = {
             ("mycomesh simulate --list", "the scenarios"),
             ("mycomesh simulate split-brain --nodes 6 --seed 1", "one run"),
             ("mycomesh simulate storm --seeds 1..20 --jobs 2", "many"),
+            ("mycomesh simulate storm --seeds 1..999 --results storm.jsonl", "many, and on from there another day"),
+            ("mycomesh simulate split-brain --watch", "the topology while it runs"),
             ("mycomesh simulate split-brain --seed 1 --report report", "one page with plots, and a trace for 'top'"),
         ),
         {"*": "any?"},

@@ -1,4 +1,4 @@
-"""Whole numbers as people type them, for argparse."""
+"""Numbers as people type them, for argparse."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["whole"]
+__all__ = ["pace", "whole"]
 
 
 def whole(most: int, refusal: str = "", *, least: int = 1) -> Callable[[str], int]:
@@ -22,3 +22,10 @@ def whole(most: int, refusal: str = "", *, least: int = 1) -> Callable[[str], in
         return int(text)
 
     return read
+
+
+def pace(text: str) -> float:
+    """Read virtual seconds a second: more than 0, below 10,000."""
+    if not re.fullmatch(r"[0-9]{1,4}(\.[0-9]+)?", text) or float(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of virtual seconds a second")
+    return float(text)

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 from simulations import cli
+from simulations.console import header, lines_of
+from simulations.errors import SimulationError
+from tools import exits
+from tools.numbers import pace
 
 if TYPE_CHECKING:
     import argparse
@@ -13,13 +18,55 @@ if TYPE_CHECKING:
 
 __all__ = ["add_arguments", "run"]
 
+SPEED = 5.0
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     cli.add_arguments(parser)
+    parser.add_argument("--watch", action="store_true", help="show the topology live while one seed runs")
+    parser.add_argument(
+        "--speed", type=pace, metavar="N", help=f"with --watch: virtual seconds a second at most (default {SPEED:g})"
+    )
 
 
 def run(args: argparse.Namespace, home: Home) -> int:
     """Run the scenarios; the home is not looked at."""
     del home
-    return cli.main(args)
+    if not args.watch:
+        if args.speed is not None:
+            raise exits.UsageError("--speed: paces --watch; without it a run is as fast as it can be")
+        return cli.main(args)
+    return _watch(args)
+
+
+def _watch(args: argparse.Namespace) -> int:
+    others = ("seeds", "results", "cluster", "report", "json", "list", "minimise")
+    given = [name for name in others if getattr(args, name)]
+    if given:
+        raise exits.UsageError(f"--watch: shows one run on a terminal; leave out --{given[0]}")
+    if not (sys.stdout.isatty() and sys.stdin.isatty()):
+        raise exits.UsageError("--watch: needs a terminal; in a pipe use --report DIR, and mycomesh top --replay later")
+    seed = 1 if args.seed is None else args.seed
+    try:
+        request = cli.request_of(args)
+        request.expand(seed)
+    except SimulationError as error:
+        raise exits.UsageError(str(error)) from error
+    from tools.top import loop, running  # noqa: PLC0415 -- rich and the screens, for those who look at them
+
+    source = running.RunSource(request, seed, args.speed or SPEED)
+    try:
+        loop.run(source)
+    finally:
+        source.leave()
+    if source.error is not None:
+        raise source.error
+    if source.result is None:
+        print(f"left before the end; the whole run: mycomesh simulate {args.scenario} --seed {seed}")
+        return exits.DONE
+    print(header())
+    print(lines_of(source.result))
+    if not source.result.ok:
+        print(f"replay: {request.replay(source.result)}", file=sys.stderr)
+    return exits.DONE if source.result.ok else exits.FAILED

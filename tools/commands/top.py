@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
-import re
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -11,9 +9,12 @@ from typing import TYPE_CHECKING
 
 from mesh.node.ask import ask
 from tools import exits
+from tools.numbers import pace
 from tools.render import print_json
 
 if TYPE_CHECKING:
+    import argparse
+
     from mesh.node.home import Home
 
 __all__ = ["add_arguments", "run"]
@@ -28,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--speed",
-        type=_speed,
+        type=pace,
         default=SPEED,
         metavar="N",
         help=f"with --replay: virtual seconds a second (default {SPEED:g})",
@@ -50,9 +51,3 @@ def run(args: argparse.Namespace, home: Home) -> int:
     else:
         loop.once(source)
     return exits.DONE
-
-
-def _speed(text: str) -> float:
-    if not re.fullmatch(r"[0-9]{1,4}(\.[0-9]+)?", text) or float(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of virtual seconds a second")
-    return float(text)

@@ -1,0 +1,80 @@
+"""`mycomesh simulate --watch`: the run that the screen shows is the run of its seed, and ends when the person leaves."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from simulations.request import Request
+from tools import cli
+from tools.top.running import RunSource
+
+REQUEST = Request("split-brain", 4, 10.0)
+PATIENCE_S = 60
+
+
+def looks(source, until):
+    end = time.monotonic() + PATIENCE_S
+    while time.monotonic() < end:
+        picture = source.look(paused=False)
+        if until(picture):
+            return picture
+        time.sleep(0.01)
+    raise AssertionError("it never came")
+
+
+def test_the_screen_follows_the_run_to_its_end():
+    source = RunSource(REQUEST, 3, speed=9_000)
+    picture = looks(source, lambda picture: picture.note)
+    source.leave()
+    assert picture.note == "the run has ended: all held"
+    assert picture.title.startswith("split-brain (seed 3), t = ")
+    assert len(picture.nodes) == 4
+    assert any("Split" in event.text for event in picture.events)
+    assert source.result.trace == REQUEST.run(3).trace
+
+
+def test_a_run_that_is_watched_is_not_ahead_and_stands_while_paused():
+    source = RunSource(REQUEST, 3, speed=4)
+    try:
+        looks(source, lambda picture: picture.edges)
+        first = source.look(paused=True)
+        time.sleep(0.3)
+        again = source.look(paused=True)
+        assert again.title == first.title
+        assert source.result is None
+    finally:
+        source.leave()
+    assert source.result is None  # it ended because the person left
+    assert source.error is None
+
+
+def test_what_breaks_a_run_is_said_on_the_screen(monkeypatch):
+    def broken(_cluster):
+        raise AssertionError("planted")
+
+    monkeypatch.setattr("simulations.runner.violations", broken)
+    source = RunSource(REQUEST, 3, speed=9_000)
+    assert looks(source, lambda picture: picture.note).note == "the run broke: planted"
+    source.leave()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["two-nodes", "--watch", "--json"], "--watch: shows one run on a terminal; leave out --json"),
+        (["two-nodes", "--watch"], "--watch: needs a terminal"),
+        (["two-nodes", "--speed", "3"], "--speed: paces --watch"),
+        (["two-nodes", "--watch", "--speed", "0"], "no number of virtual seconds"),
+    ],
+)
+def test_what_cannot_be_watched_is_one_line(words, message, capsys):
+    try:
+        code = cli.main(["simulate", *words])
+    except SystemExit as stop:
+        code = stop.code
+    assert code == 2
+    err = capsys.readouterr().err
+    assert message in err
+    assert err.count("\n") == 1
