@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import socket
 import sys
 import time
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["Journal", "notify_manager", "printable"]
 
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+COLUMNS_DEFAULT = 80
 LINE_CHARS_MAX = 2000  # a longer text is somebody's attempt to fill the log
 
 
@@ -51,10 +51,18 @@ class Journal:
             self._drawn = notice.event == "round.progress" and stream.isatty()
             if self._drawn:
                 unicode = (stream.encoding or "").lower().replace("-", "") == "utf8"
-                bar = drawn(notice, shutil.get_terminal_size().columns, unicode=unicode)
+                bar = drawn(notice, _columns(stream), unicode=unicode)
                 print(CLEAR + printable(bar), end="", file=stream, flush=True)
             else:
                 print(clear + line, file=stream, flush=True)
+
+
+def _columns(stream: TextIO) -> int:
+    """How wide the terminal is. Not by shutil: what else it loads would stay in a node's memory."""
+    try:
+        return os.get_terminal_size(stream.fileno()).columns
+    except (OSError, ValueError):  # it says nothing, or is none after all
+        return COLUMNS_DEFAULT
 
 
 def notify_manager(state: str) -> None:

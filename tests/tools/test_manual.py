@@ -107,6 +107,26 @@ def test_a_command_has_json_or_says_why_not(command):
     assert bool(page.why_not) == (page.shape is None)
 
 
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
+def test_an_unknown_option_is_a_usage_error_in_one_line(command, tmp_path):
+    code, out, err = said(tmp_path, command.name, "--frobnicate", *("x" for _ in range(9)))
+    assert (code, out, len(err.splitlines())) == (exits.USAGE, "", 1)
+    assert not list(tmp_path.iterdir())
+
+
+NEEDS_NODE = [
+    ("status",), ("top",), ("peers",), ("tables",), ("verify",), ("wait", "--replicas", "2"), ("isolate",), ("rejoin",),
+    ("scrub",), ("parked",), ("log",), ("backup", "copy.db"), ("down",), ("why", "t", "1"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("words", NEEDS_NODE, ids=lambda words: words[0])
+def test_what_needs_a_node_and_finds_none_is_69_with_a_code(words, tmp_path):
+    code, out, err = said(tmp_path, *words)
+    assert (code, out, len(err.splitlines())) == (exits.NO_NODE, "", 1)
+    assert err.rstrip().endswith("[node.none]")
+
+
 RUNS = [
     ("status",), ("peers",), ("tables",), ("verify",), ("members",), ("conflicts",), ("parked",), ("doctor",), ("top",),
     ("explain",), ("help",), ("wait", "--replicas", "1"), ("policy", "t"), ("counter", "t", "n"), ("why", "t", "1"),
