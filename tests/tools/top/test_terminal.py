@@ -44,13 +44,13 @@ class Screen:
         fcntl.ioctl(self.slave, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
 
     def until(self, wanted):
-        """Read until it shows that; what was shown before is forgotten."""
+        """Read until it shows that; what it showed up to there is forgotten."""
         end = time.monotonic() + WAIT_S
-        self.seen = ""
         while wanted not in self.seen:
             assert time.monotonic() < end, f"{wanted!r} is not in {self.seen[-500:]!r}"
             if select.select([self.master], [], [], 0.1)[0]:
                 self.seen += os.read(self.master, 65_536).decode(errors="replace")
+        self.seen = self.seen.partition(wanted)[2]
 
     def close(self):
         if self.process.poll() is None:
@@ -80,6 +80,7 @@ def test_it_is_stopped_continued_resized_and_left_and_the_terminal_is_as_it_was(
     screen.process.send_signal(signal.SIGCONT)
     screen.until("\x1b[?1049h")
     screen.until("node1")
+    screen.until("end of the trace")  # the last line of the frame
     screen.size(132, 43)
     screen.process.send_signal(signal.SIGWINCH)
     screen.until("\x1b[2J")
