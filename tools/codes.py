@@ -101,6 +101,12 @@ _LOCAL = (
 
 _DATABASE = (
     Code(
+        "sql.refused",
+        "SQLite refuses a program's statement",
+        "what `node.execute` or `node.watch` of the Python API was given is wrong SQL, or breaks a constraint of its table",
+        "mend the statement that the line ends with; SQLite's own words stand before it",
+    ),
+    Code(
         "sync", "the tables cannot be synced", "any error of the database side; the line says which", "read that line"
     ),
     Code(

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from mesh.node.config import NodeConfig
     from mesh.node.home import Home
 
-__all__ = ["enrol", "serve"]
+__all__ = ["Daemon", "enrol", "event_loop", "serve"]
 
 STOP_S_MAX = 10  # a graceful end takes milliseconds; a disk that hangs must not keep the process for ever
 FILE_MODE = 0o644  # what sqlite3 itself gives a database under the usual umask
@@ -111,31 +111,38 @@ class _Ending:
 
 
 class Daemon:
-    """One run of `mycomesh up`."""
+    """One run of `mycomesh up`, or of a node that another program embeds.
 
-    def __init__(self, home: Home, file: Path, config: NodeConfig) -> None:
+    `serving` is done as soon as the file is served; it stays undone where that never comes.
+    """
+
+    def __init__(
+        self, home: Home, file: Path, config: NodeConfig, tell: Callable[[Notice], None] | None = None
+    ) -> None:
         self._home = home
         self._store = Keystore(home)
         self._file = file.absolute()
         self._config = config
-        self._journal = Journal(config.log_level)
+        self._tell = Journal(config.log_level).say if tell is None else tell
         self._control = ControlServer(home.sockets[0], self._on_request)
         self._node: ServingNode | None = None
         self._identity: Identity | None = None
         loop = asyncio.get_running_loop()
         self._ending = _Ending(loop.create_future(), loop.create_future())
+        self.serving: asyncio.Future[ServingNode] = loop.create_future()
         self._started_ms = clock()[0]
         self._addresses: dict[Address, None] = {}
 
-    async def run(self) -> None:
-        """Serve from the first check to the last goodbye."""
+    async def run(self, *, signals: bool = True) -> None:
+        """Serve from the first check to the last goodbye; with `signals`, SIGTERM and SIGINT end it."""
         self._identity = self._store.identity()
         if self._identity is None and self._store.pending_join() is None:
             raise KeystoreError(NO_MESH)
         _check_place(self._file)
         lock = HomeLock.acquire(self._home)
         try:
-            self._listen_to_signals()
+            if signals:
+                self._listen_to_signals()
             await self._control.start()
             try:
                 await self._live()
@@ -186,6 +193,7 @@ class Daemon:
         text = f"serving {self._file} as {identity.name!r} of mesh {identity.mesh_name!r} on port {snapshot.port}"
         self._say(Notice("node.serving", text, {"tables": len(snapshot.tables)}))
         notify_manager(f"READY=1\nSTATUS={text}")
+        self.serving.set_result(node)
         try:
             await self._ending.told
         finally:
@@ -211,7 +219,7 @@ class Daemon:
     # ---- what happens while it serves
 
     def _say(self, notice: Notice) -> None:
-        self._journal.say(notice)
+        self._tell(notice)
         self._control.publish(
             {"event": notice.event, "level": notice.level, "text": notice.text, "detail": notice.detail}
         )
@@ -246,14 +254,15 @@ class Daemon:
         if not self._ending.told.done():
             self._ending.told.set_exception(error)
 
-    def _end(self) -> None:
+    def end(self) -> None:
+        """Begin the end of the run."""
         if not self._ending.told.done():
             self._ending.told.set_result(None)
 
     def _listen_to_signals(self) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._end)
+            loop.add_signal_handler(number, self.end)
 
     async def _until_ending(self, work: Coroutine[Any, Any, T]) -> T | None:
         """Return what the work brings, or None when the process is told to end first."""
@@ -267,7 +276,7 @@ class Daemon:
     async def _on_request(self, request: dict[str, Any]) -> dict[str, Any]:
         match request.get("do"):
             case "status":
-                return to_json(await self._status())
+                return to_json(await self.status())
             case "replicas":
                 return await reach.answer(self._serving(), request)
             case "invite" | "members" | "ticket" | "revoke":
@@ -291,7 +300,7 @@ class Daemon:
         if request.get("remove") is True:
             self._serving()  # a node that only joins has no file to clean
             self._ending.remove = True
-        self._end()
+        self.end()
         complaint = await asyncio.shield(self._ending.done)
         if complaint:
             raise NodeError(f"the node stopped, but: {complaint}")
@@ -302,7 +311,8 @@ class Daemon:
             raise NodeError("the node is not serving yet; see 'mycomesh status'")
         return self._node
 
-    async def _status(self) -> Status:
+    async def status(self) -> Status:
+        """Return how this node, its file and its peers are."""
         snapshot = None if self._node is None else await self._node.snapshot()
         identity = self._identity
         joining = self._store.pending_join() if identity is None else None
@@ -366,13 +376,18 @@ async def _bounded(work: Coroutine[Any, Any, T], seconds_max: float) -> T | None
         return None
 
 
-def _run(work: Coroutine[Any, Any, T]) -> T:
-    """Run on uvloop, on asyncio's own loop where that is missing; what a person can cause becomes a `NodeError`."""
+def event_loop() -> asyncio.AbstractEventLoop:
+    """Return a new event loop: uvloop's, or asyncio's own where that is missing."""
     try:
-        factory = importlib.import_module("uvloop").new_event_loop
+        loop: asyncio.AbstractEventLoop = importlib.import_module("uvloop").new_event_loop()
     except ImportError:
-        factory = None
-    with asyncio.Runner(loop_factory=factory) as runner:
+        loop = asyncio.new_event_loop()
+    return loop
+
+
+def _run(work: Coroutine[Any, Any, T]) -> T:
+    """Run on an event loop of its own; what a person can cause becomes a `NodeError`."""
+    with asyncio.Runner(loop_factory=event_loop) as runner:
         try:
             return runner.run(work)
         except (MeshError, SyncError, TransportError) as error:

@@ -15,6 +15,7 @@ __all__ = [
     "NoNodeError",
     "NodeError",
     "RefusedError",
+    "SqlError",
 ]
 
 
@@ -67,3 +68,9 @@ class RefusedError(NodeError):
     def __init__(self, text: str, code: str = NodeError.code) -> None:
         super().__init__(text)
         self.code = code
+
+
+class SqlError(NodeError):
+    """SQLite refuses what a program asked of its own file; SQLite's words and the statement."""
+
+    code = "sql.refused"

@@ -1,0 +1,99 @@
+"""An embedding program's own way to its file: one connection on one thread, and live queries.
+
+Owns an apsw connection and its thread. What always holds: the event loop never waits for SQL; what is written here is
+captured as any client's writes are. apsw, because a second SQLite library in one process that closes the file would drop the
+first one's locks (https://sqlite.org/howtocorrupt.html, section 2.2.1). It must not know the mesh.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import apsw
+
+from mesh.node.errors import SqlError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+    from pathlib import Path
+
+__all__ = ["BUSY_MS", "Database", "Row", "Value"]
+
+BUSY_MS = 5_000  # the node itself holds the write lock for milliseconds; other programs may take longer
+TOLD_CHARS_MAX = 120  # of a statement that failed
+
+Value = int | float | str | bytes | None
+Row = tuple[Any, ...]
+T = TypeVar("T")
+
+
+class Database:
+    """One connection on a thread of its own."""
+
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+        self._path = path
+        self._flags = apsw.SQLITE_OPEN_READONLY if read_only else apsw.SQLITE_OPEN_READWRITE
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="mycomesh-query")
+        self._db: apsw.Connection | None = None
+
+    async def execute(self, sql: str, values: Sequence[Value] = ()) -> list[Row]:
+        """Run the statements of a text, each committed by itself; return all rows.
+
+        Raises:
+            SqlError: SQLite refuses it; statements before the refused one stand.
+        """
+        return await self._run(lambda: self._rows(sql, values))
+
+    async def executemany(self, sql: str, rows: Iterable[Sequence[Value]]) -> None:
+        """Run one statement for each row of values, in one transaction: all of them or none.
+
+        Raises:
+            SqlError: SQLite refuses it; nothing was changed.
+        """
+        await self._run(lambda: self._many(sql, rows))
+
+    async def version(self) -> int:
+        """Return a number that another connection's commit changes (PRAGMA data_version)."""
+        return await self._run(lambda: int(self._connection().pragma("data_version")))
+
+    async def close(self) -> None:
+        """Close the connection; a transaction that is open is undone."""
+        await self._run(self._close)
+        self._thread.shutdown(wait=False)
+
+    async def _run(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+    # ---- on the thread
+
+    def _connection(self) -> apsw.Connection:
+        if self._db is None:
+            self._db = apsw.Connection(str(self._path), flags=self._flags)
+            self._db.set_busy_timeout(BUSY_MS)
+        return self._db
+
+    def _rows(self, sql: str, values: Sequence[Value]) -> list[Row]:
+        try:
+            return self._connection().execute(sql, tuple(values)).fetchall()
+        except (apsw.Error, TypeError, OverflowError) as error:
+            raise _refused(error, sql) from error
+
+    def _many(self, sql: str, rows: Iterable[Sequence[Value]]) -> None:
+        try:
+            with self._connection() as db:
+                db.executemany(sql, rows)
+        except (apsw.Error, TypeError, OverflowError) as error:
+            raise _refused(error, sql) from error
+
+    def _close(self) -> None:
+        if self._db is not None:
+            self._db.close()
+            self._db = None
+
+
+def _refused(error: Exception, sql: str) -> SqlError:
+    text = " ".join(sql.split())
+    told = text if len(text) <= TOLD_CHARS_MAX else f"{text[: TOLD_CHARS_MAX - 3]}..."
+    return SqlError(f"{error}: {told}")
