@@ -27,17 +27,16 @@ LOOK_S = 0.5
 
 def run(source: Source) -> None:
     """Show what the source gives until the person has seen enough."""
-    layout, view, last = Layout(), View(unicode=_unicode()), ""
+    layout, view, last = Layout(), View(unicode=_unicode()), (0, "")
     with opened() as terminal:
         picture, looked_s = source.look(paused=False), time.monotonic()
         places = _placed(layout, picture)
         while not view.quit:
-            size = shutil.get_terminal_size()
-            fresh, terminal.fresh = terminal.fresh, False
+            turn, size = terminal.turn, shutil.get_terminal_size()
             drawn = frame(draw(picture, view, places, size.columns, size.lines), size.columns)
-            if fresh or drawn != last:
-                terminal.show(("\x1b[2J" if fresh else "") + drawn)
-                last = drawn
+            if (turn, drawn) != last:
+                terminal.show(("\x1b[2J" if turn != last[0] else "") + drawn)
+                last = turn, drawn
             for key in terminal.keys(max(0.0, looked_s + LOOK_S - time.monotonic())):
                 view = pressed(view, key, len(shown(picture, view)))
             if time.monotonic() - looked_s >= LOOK_S:

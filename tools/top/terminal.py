@@ -31,15 +31,17 @@ class Terminal:
     """Standard input and output while `top` has them."""
 
     def __init__(self) -> None:
-        self._input = sys.stdin.fileno()
+        self._input, self._output = sys.stdin.fileno(), sys.stdout.fileno()
         self._before = termios.tcgetattr(self._input)
-        self.fresh = True  # nothing of ours is on the screen
+        # Counts how often the screen has become somebody else's or another size. Signals come at any moment: whoever
+        # draws compares numbers, where a flag that is set down after drawing would lose what came in between.
+        self.turn = 0
 
     def enter(self) -> None:
         """Take the terminal."""
         tty.setcbreak(self._input)
         self._write(ENTER)
-        self.fresh = True
+        self.turn += 1
 
     def leave(self) -> None:
         """Give it back as it was."""
@@ -49,7 +51,6 @@ class Terminal:
     def show(self, frame: str) -> None:
         """Draw a frame over the one before."""
         self._write(f"\x1b[H{frame}")
-        self.fresh = False
 
     def keys(self, seconds: float) -> list[str]:
         """Wait for keys so long at most; a changed size ends the wait."""
@@ -71,8 +72,10 @@ class Terminal:
         self.enter()
 
     def _write(self, text: str) -> None:
-        sys.stdout.write(text)
-        sys.stdout.flush()
+        """Write past Python's buffer, which a signal that comes amid a write may not enter again."""
+        data = text.encode(sys.stdout.encoding or "utf-8", "replace")
+        while data:
+            data = data[os.write(self._output, data) :]
 
 
 @contextlib.contextmanager
@@ -84,7 +87,7 @@ def opened() -> Iterator[Terminal]:
         raise SystemExit(128 + number)
 
     def resized(_number: int, _frame: FrameType | None) -> None:
-        terminal.fresh = True
+        terminal.turn += 1
 
     handlers = {signal.SIGTERM: end, signal.SIGHUP: end, signal.SIGTSTP: terminal.suspend, signal.SIGWINCH: resized}
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
