@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["agreed", "contents_of", "digests", "history_violations", "violations"]
 
 COPYING = ("restore", "clone", "power_cut")
+SPREAD_US = 2_000_000  # a revocation has reached every member in reach after this long
 REPAIRED = "warning: repair.done"
 LISTED_MAX = 20  # violations that a result spells out; more of them say the same
 # Where a write that is not visible may be.
@@ -35,11 +36,11 @@ def digests(place: Place) -> tuple[tuple[str, bytes], ...]:
 
 def agreed(cluster: Cluster) -> bool:
     """Whether all nodes are up and have equal digests, with nothing captured but not drained."""
-    up = cluster.up()
-    if len(up) < len(cluster.places):
+    members = cluster.members()
+    if not all(place.shell is not None and place.shell.up for place in members):
         return False
-    first = digests(up[0])
-    return all(digests(place) == first for place in up[1:])
+    first = digests(members[0])
+    return all(digests(place) == first for place in members[1:])
 
 
 def violations(cluster: Cluster) -> list[str]:
@@ -51,7 +52,7 @@ def violations(cluster: Cluster) -> list[str]:
     ]
     found += cluster.failures
     found += repairs(cluster)
-    contents = [(place, contents_of(place.application.db)) for place in cluster.up()]
+    contents = [(place, contents_of(place.application.db)) for place in cluster.up() if place in cluster.members()]
     if contents:
         found += _unequal(contents)
         visible: Counter[int] = Counter()
@@ -61,8 +62,27 @@ def violations(cluster: Cluster) -> list[str]:
         for place, _ in contents:
             traced.update(dict.fromkeys(traced_in(place.application.db)))
         found += history_violations(cluster.oracle, visible, traced)
+        found += strangers(cluster, visible)
     if len(found) > LISTED_MAX:
         found[LISTED_MAX:] = [f"and {len(found) - LISTED_MAX} more"]
+    return found
+
+
+def strangers(cluster: Cluster, visible: Counter[int]) -> list[str]:
+    """Invariant 7 for members that were revoked: nothing of theirs is taken after that, and nothing is told to them."""
+    found = []
+    for node, revoked_us in cluster.revoked.items():
+        place = cluster.places[node]
+        rows = contents_of(place.application.db) if place.application.running else {}
+        there = {token for table in rows.values() for row in table for value in row for token in tokens_in(value)}
+        for token, written in cluster.oracle.written.items():
+            if written.at_us <= revoked_us + SPREAD_US:
+                continue
+            at = f"written {text_of(token)} {(written.at_us - revoked_us) / 1e6:.1f} s after node {node} was revoked"
+            if written.node == node and visible[token]:
+                found.append(f"{written.table}.{written.column} of row {written.key}, {at} and by it: a member took it")
+            elif written.node != node and token in there:
+                found.append(f"{written.table}.{written.column} of row {written.key}, {at}: it was told")
     return found
 
 

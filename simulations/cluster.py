@@ -34,6 +34,11 @@ UNDRAINED_US = (
 )  # the longest from a commit to its drain in a node that runs: a missed hint, then the safety net
 
 
+UNTOLD_US = (
+    10 * SECOND
+)  # what a member in reach has written is everywhere after this long, a lost link in between or not
+
+
 @dataclass(slots=True)
 class Place:
     """Where a node lives: what stays when its process is gone."""
@@ -60,6 +65,7 @@ class Cluster:
     ) -> None:
         self.network = network
         self.oracle = Oracle()
+        self.revoked: dict[int, int] = {}  # node -> virtual microseconds of the decree
         self.failures: list[str] = []  # local writes that failed (invariant 4), one line each
         self.writing = True
         self.watch: Watch | None = None
@@ -86,6 +92,10 @@ class Cluster:
     def up(self) -> list[Place]:
         """The places whose node runs."""
         return [place for place in self.places if place.shell is not None and place.shell.up]
+
+    def members(self) -> list[Place]:
+        """The places of those who are members still."""
+        return [place for place in self.places if place.index not in self.revoked]
 
     def shell(self, index: int) -> Shell:
         """The running node of that index."""
@@ -153,6 +163,17 @@ class Cluster:
             place.shell.kill(silent=True)
         place.application.close()
         place.path = kept
+
+    def revoke(self, index: int) -> None:
+        """Node 0 revokes a member, if it is up; what that one has just written may be refused already."""
+        place = self.places[0]
+        if place.shell is None or not place.shell.up or not place.shell.revoke(self._members[index].node_id):
+            return
+        now = self._world.now_us
+        self.revoked[index] = now
+        self.network.faults["revoke"] += 1
+        self.oracle.revoked(index, now - UNTOLD_US, now)
+        self._record(f"revoke {index}")
 
     def stop(self, index: int) -> None:
         """The machine is switched off in order: application, then node."""

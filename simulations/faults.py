@@ -28,6 +28,7 @@ __all__ = [
     "Reset",
     "Restart",
     "Restore",
+    "Revoke",
     "Split",
     "Stop",
     "strike",
@@ -152,6 +153,14 @@ class Clone:
 
 
 @dataclass(frozen=True, slots=True)
+class Revoke:
+    """A member's key is in other hands: node 0, which has the mesh's root key, revokes it; its machine writes on."""
+
+    at_s: float
+    node: int
+
+
+@dataclass(frozen=True, slots=True)
 class ClockSet:
     """A node's wall clock jumps."""
 
@@ -175,6 +184,7 @@ Fault = (
     | Backup
     | Restore
     | Clone
+    | Revoke
     | ClockSet
 )
 
@@ -212,6 +222,8 @@ def strike(cluster: Cluster, fault: Fault) -> None:  # noqa: C901, PLR0912  one 
             cluster.restore(node)
         case Clone(_, source, node):
             cluster.clone(source, node)
+        case Revoke(_, node):
+            cluster.revoke(node)
         case ClockSet(_, node, clock):
             cluster.set_clock(node, clock)
         case _:

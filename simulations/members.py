@@ -64,6 +64,7 @@ def _founder() -> tuple[Identity, bytes]:
 def _real(index: int, heartbeat_ms: int) -> Member:
     founder, root_seed = _founder()
     identity = founder
+    authority = None if index else root_seed  # node 0 decides who is revoked
     if index:
         identity = make_identity(
             root_seed,
@@ -77,7 +78,8 @@ def _real(index: int, heartbeat_ms: int) -> Member:
         )
 
     def machine(entropy: Entropy, rng: random.Random) -> MeshMachine:
-        core = MeshCore(identity, entropy=entropy, rng=rng, config=MeshConfig(heartbeat_ms=heartbeat_ms))
+        config = MeshConfig(heartbeat_ms=heartbeat_ms)
+        core = MeshCore(identity, entropy=entropy, rng=rng, config=config, root_seed=authority)
         core.listen(PORT)
         return core
 

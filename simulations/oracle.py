@@ -35,6 +35,7 @@ class Oracle:
         self.written: dict[int, Written] = {}
         self.deletes: dict[int, tuple[int, int]] = {}  # token number of a delete -> node, virtual microseconds
         self.excused: dict[int, None] = {}  # writes that a lost file may have taken with it
+        self.strangers: dict[int, int] = {}  # node -> virtual microseconds from which its writes belong to no member
         self.doubled: dict[int, None] = {}  # writes that were in a copied file before they had a stamp
         self._last = 0
 
@@ -46,11 +47,15 @@ class Oracle:
     def wrote(self, token: int, written: Written, over: str | None) -> None:
         """A committed cell; `over` is the value it replaced, as its writer saw it."""
         self.written[token] = written
+        if written.node in self.strangers:
+            self.excused[token] = None
         self._sees(token, over)
 
     def deleted(self, token: int, node: int, at_us: int, values: tuple[object, ...]) -> None:
         """A committed delete of a row that held `values`."""
         self.deletes[token] = (node, at_us)
+        if node in self.strangers:
+            self.excused[token] = None
         for value in values:
             self._sees(token, value)
 
@@ -62,6 +67,11 @@ class Oracle:
         for token, (where, at_us) in self.deletes.items():
             if where == node and at_us >= since_us:
                 self.excused[token] = None
+
+    def revoked(self, node: int, since_us: int, at_us: int) -> None:
+        """The node is no member from `at_us` on: what it writes is nobody's, what it wrote since `since_us` may be refused."""
+        self.forgive(node, since_us)
+        self.strangers[node] = at_us
 
     def copied(self, node: int, since_us: int, at_us: int) -> None:
         """The file was copied at `at_us`; what was written after `since_us` may be in the copy without a stamp.

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 
 from simulations.checkers import agreed, content_hash, contents_of, violations
 from simulations.cluster import Cluster
-from simulations.faults import Fault, Heal, Split, strike
+from simulations.errors import ScenarioError
+from simulations.faults import Fault, Heal, Revoke, Split, strike
 from simulations.members import member
 from simulations.network import Network
 from simulations.world import SECOND, World
@@ -84,6 +85,8 @@ def run(
         inspect: sees the cluster at the end, before its files are gone.
         record: takes down what happens over time; changes nothing.
     """
+    if mesh != "real" and any(isinstance(fault, Revoke) for fault in scenario.faults):
+        raise ScenarioError(f"--mesh: a {mesh} mesh has no members to revoke; {scenario.name} needs the real one")
     started = time.perf_counter()
     base = MEMORY_DIRECTORY if MEMORY_DIRECTORY.is_dir() else None
     directory = Path(tempfile.mkdtemp(prefix="mycomesh-simulation-", dir=base))

@@ -49,6 +49,7 @@ FAULTS: dict[str, type[faults.Fault]] = {
     "backup": faults.Backup,
     "restore": faults.Restore,
     "clone": faults.Clone,
+    "revoke": faults.Revoke,
     "clock": faults.ClockSet,
 }
 NUMBER_MAX = 1e9

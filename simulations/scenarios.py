@@ -27,6 +27,7 @@ from simulations.faults import (
     Reset,
     Restart,
     Restore,
+    Revoke,
     Split,
     Stop,
 )
@@ -231,6 +232,23 @@ def _copies(nodes: int, duration_s: float, rng: random.Random) -> Scenario:
     return Scenario("copies", nodes, duration_s, faults=faults, absent=(clone,))
 
 
+def _captured_drone(nodes: int, duration_s: float, rng: random.Random) -> Scenario:
+    """Node 0 revokes a drone that writes on; then the mesh splits with the drone's radio reaching both halves, and heals."""
+    drone = rng.randrange(1, nodes)
+    others = [node for node in range(nodes) if node != drone]
+    rng.shuffle(others)
+    half = len(others) // 2
+    faults: tuple[Fault, ...] = (
+        Revoke(duration_s * 0.4, drone),
+        Split(duration_s * 0.55, (tuple(sorted(others[:half])), tuple(sorted([*others[half:], drone])))),
+        Heal(duration_s * 0.7),
+        Radio(duration_s * 0.75, drone, on=False),
+        Radio(duration_s * 0.8, drone, on=True),
+    )
+    rates = Rates(telemetry=0.5, edit=0.3, insert=0.1, delete=0.05, alert=0.05)
+    return Scenario("captured-drone", nodes, duration_s, rates, faults=faults)
+
+
 def _fly_by(nodes: int, duration_s: float, rng: random.Random) -> Scenario:
     """Drones circle past a convoy: links come and go with distance."""
     convoy = max(1, nodes // 3)
@@ -369,6 +387,14 @@ CATALOGUE = {
         Entry("flash-crowd", "many nodes with empty files come at once", 8, 3, 60, _flash_crowd),
         Entry(
             "slow-link", "every stream carries 4 kB/s, and bulk loads and a split ask for more", 4, 2, 120, _slow_link
+        ),
+        Entry(
+            "captured-drone",
+            "a member's key is in other hands: it is revoked, writes on, and tries to come back",
+            5,
+            3,
+            60,
+            _captured_drone,
         ),
         Entry("storm", "splits, flapping, crashes, power cuts, restores and wrong clocks, at random", 5, 2, 60, _storm),
         Entry("fly-by", "drones circle a convoy: links come and go with distance", 6, 2, 120, _fly_by),

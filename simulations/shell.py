@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol, assert_never
 import apsw
 
 from mesh import events as mesh_events
+from mesh.core import MeshCore
 from mesh.node.core import NodeCore, ShellAction, ToExchange
 from simulations.workload import set_clock
 from simulations.world import MS, Clock, World
@@ -167,6 +168,14 @@ class Shell:
     def on_network_changed(self) -> None:
         """An interface came or went."""
         self._feed(mesh_events.NetworkChanged())
+
+    def revoke(self, node_id: bytes) -> bool:
+        """Its operator makes that member a stranger; False if this node cannot."""
+        mesh = self.core.mesh
+        if not isinstance(mesh, MeshCore) or mesh.membership.revocable(node_id, self.wall_ms()):
+            return False
+        self._feed(mesh_events.RevokeMember(node_id))
+        return True
 
     # ---- what the application's commits cause
 
