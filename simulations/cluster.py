@@ -274,6 +274,8 @@ class Cluster:
         application = place.application
         if not self.writing or not application.running or application.session != session:
             return
+        if application.rates.count:
+            self._declare(place)
         try:
             kind = application.act(self._world.now_us)
         except apsw.Error as error:
@@ -285,6 +287,18 @@ class Cluster:
         if place.shell is not None:
             place.shell.on_commit()
         self._world.after(application.pause_us(), self._act, place, session)
+
+    def _declare(self, place: Place) -> None:
+        """The operator of one node declares the counters, once its table is known; who knows of it counts."""
+        if place.shell is None or not place.shell.up or place.application.counting:
+            return
+        table = place.shell.replica.tables.get("stock")
+        if table is None:
+            return
+        if place.index == (self._tables_at or 0) and not table.counters:
+            place.shell.replica.decisions.count("stock", "n")
+            place.application.fill()
+        place.application.counting = bool(table.counters)
 
     def close(self) -> None:
         """End every node and application."""

@@ -114,6 +114,9 @@ CALM = Case("two-nodes", 4, 20, (("edit", 1.0), ("delete", 0.2)))
 FORGED = Case("two-nodes", 3, 15, forged=True)
 FLAPPING = Case("flapping", 4, 40, (("telemetry", 4.0), ("edit", 2.0), ("insert", 0.5), ("delete", 0.5), ("rows", 8)))
 LARGE = Case("two-nodes", 18, 10, (("telemetry", 0.5),), live=True)
+REVOKED = Case("captured-drone", 4, 40)
+COPIED = Case("copies", 4, 40, (("telemetry", 2.0), ("edit", 1.0)))
+MIXED = Case("mixed-load", 3, 40, (("count", 2.0), ("replace", 1.0)))
 COLLECTING = replace(SPLIT, duration_s=90, collect_ms=2_000)
 
 MUTATIONS = (
@@ -268,6 +271,43 @@ MUTATIONS = (
         FORGED,
         2,
     ),
+    Mutation(
+        "revocation-not-heeded",
+        "a revocation is stored and told, but the revoked member keeps its links and its batches are taken",
+        (
+            Edit("mesh.membership:Membership._revoked", "self.roster.drop(each.node_id)", "pass"),
+            Edit("mesh.membership:Membership._revoked", "for link in gone)", "for link in ())"),
+            Edit("mesh.membership:Membership._revoked", "and link not in gone:", "and link not in ():"),
+        ),
+        REVOKED,
+        2,
+    ),
+    Mutation(
+        "copy-keeps-its-site",
+        "a file that came from another node, or went back in time, goes on under the site it had",
+        (
+            Edit(
+                "sync.copies:Life.begin", "if not own or recalled.get(site, 0) > store.clock.last:", "if site is None:"
+            ),
+            Edit("sync.copies:Life.caught_up", "if not self.behind(tables, reach):", "if True:"),
+        ),
+        COPIED,
+        3,
+    ),
+    Mutation(
+        "counter-has-one-winner",
+        "what a node counted is taken for a plain value",
+        (Edit("sync.counter:counted", "if type(now) is int and type(before) is int:", "if False:"),),
+        MIXED,
+        2,
+    ),
+    Mutation(
+        "evicted-rows-not-captured",
+        "a row that REPLACE evicts by its UNIQUE column is not noted",
+        (Edit("sync.capture:create_statements", "in spec.unique if index.columns]", "in spec.unique if False]"),),
+        MIXED,
+        3,
+    ),
 )
 CASES = {mutation.name: mutation for mutation in MUTATIONS}
 
@@ -318,6 +358,7 @@ def _function(mutation: Mutation, edit: Edit) -> tuple[Any, str]:
         found: Any = functools.reduce(getattr, path.split("."), importlib.import_module(module))
     except AttributeError as error:
         raise StaleMutationError(f"{mutation.name}: there is no {edit.function}") from error
+    found = getattr(found, "__func__", found)  # a class method's own function
     return found, textwrap.dedent(inspect.getsource(found))
 
 
@@ -326,7 +367,8 @@ def _compiled(function: Any, source: str) -> Any:
     module = compile(source, function.__code__.co_filename, "exec", __future__.annotations.compiler_flag)
     made: dict[str, Any] = {}
     exec(module, function.__globals__, made)  # noqa: S102  the text is our own, from the list above
-    return made[function.__name__].__code__
+    found = made[function.__name__]
+    return getattr(found, "__func__", found).__code__
 
 
 def _forging() -> Callable[[Any], tuple[bytes, bytes]]:

@@ -37,6 +37,7 @@ class Oracle:
         self.excused: dict[int, None] = {}  # writes that a lost file may have taken with it
         self.strangers: dict[int, int] = {}  # node -> virtual microseconds from which its writes belong to no member
         self.doubled: dict[int, None] = {}  # writes that were in a copied file before they had a stamp
+        self.counts: dict[str, int] = {}  # by item: what all committed counts come to
         self._last = 0
 
     def token(self) -> int:
@@ -58,6 +59,10 @@ class Oracle:
             self.excused[token] = None
         for value in values:
             self._sees(token, value)
+
+    def counted(self, item: str, by: int) -> None:
+        """A committed `n = n + by`."""
+        self.counts[item] = self.counts.get(item, 0) + by
 
     def forgive(self, node: int, since_us: int) -> None:
         """The file of `node` fell back to its state at `since_us`: what only it had written since is gone with it."""

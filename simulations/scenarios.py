@@ -249,6 +249,22 @@ def _captured_drone(nodes: int, duration_s: float, rng: random.Random) -> Scenar
     return Scenario("captured-drone", nodes, duration_s, rates, faults=faults)
 
 
+def _mixed_load(nodes: int, duration_s: float, rng: random.Random) -> Scenario:
+    """Counters, new columns and tables, REPLACE and bulk loads on both sides of a split, with a crash on each."""
+    order = list(range(nodes))
+    rng.shuffle(order)
+    halves = (tuple(sorted(order[::2])), tuple(sorted(order[1::2])))
+    faults: list[Fault] = [Split(duration_s * 0.3, halves), Heal(duration_s * 0.7)]
+    for half in halves:
+        at = rng.uniform(0.35, 0.6) * duration_s
+        node = rng.choice(half)
+        faults += [Crash(at, node, actions=rng.randrange(20)), Restart(at + rng.uniform(0.5, 10), node)]
+    rates = Rates(
+        telemetry=0.3, edit=0.4, delete=0.05, rename=0.1, bulk=0.01, count=0.5, replace=0.2, schema=0.05, rows=12
+    )
+    return Scenario("mixed-load", nodes, duration_s, rates, faults=_sorted(faults))
+
+
 def _fly_by(nodes: int, duration_s: float, rng: random.Random) -> Scenario:
     """Drones circle past a convoy: links come and go with distance."""
     convoy = max(1, nodes // 3)
@@ -387,6 +403,14 @@ CATALOGUE = {
         Entry("flash-crowd", "many nodes with empty files come at once", 8, 3, 60, _flash_crowd),
         Entry(
             "slow-link", "every stream carries 4 kB/s, and bulk loads and a split ask for more", 4, 2, 120, _slow_link
+        ),
+        Entry(
+            "mixed-load",
+            "counters, new columns and tables, REPLACE and bulk loads on both sides of a split",
+            4,
+            2,
+            60,
+            _mixed_load,
         ),
         Entry(
             "captured-drone",

@@ -28,6 +28,11 @@ CREATE TABLE IF NOT EXISTS missions(id INTEGER PRIMARY KEY, birth TEXT, target T
 CREATE TABLE IF NOT EXISTS alerts(id TEXT PRIMARY KEY, body TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS callsigns(id TEXT PRIMARY KEY, birth TEXT, callsign TEXT UNIQUE);
 """
+STOCK = """
+CREATE TABLE IF NOT EXISTS stock(item TEXT PRIMARY KEY, n INTEGER NOT NULL DEFAULT 0);
+"""
+ITEMS = 4  # rows of counters
+EXTRAS = 4  # columns that applications add to a table of five, and tables that they make
 UNIX_EPOCH_JULIAN_DAY = 2_440_587.5
 DAY_MS = 86_400_000
 BUSY_MS = 1_000  # as a patient stock client; nothing else writes while an application does, in one thread
@@ -50,6 +55,9 @@ class Rates:
     rename: float = 0.0  # UPSERT into a table with a UNIQUE column: collisions are parked
     burst: float = 0.01  # several of these in one transaction
     bulk: float = 0.0  # INSERT of 200 rows in one transaction
+    count: float = 0.0  # UPDATE n = n + ? of a counter that all change
+    replace: float = 0.0  # INSERT OR REPLACE of a shared row, also one that evicts another by its UNIQUE column
+    schema: float = 0.0  # ALTER TABLE ADD COLUMN, or CREATE TABLE and a row into it
     rows: int = 40  # size of the shared key space
 
     def __post_init__(self) -> None:
@@ -70,7 +78,20 @@ class Rates:
         return float(sum(getattr(self, kind) for kind in KINDS))
 
 
-KINDS = ("telemetry", "edit", "insert", "delete", "alert", "trim", "rename", "burst", "bulk")
+KINDS = (
+    "telemetry",
+    "edit",
+    "insert",
+    "delete",
+    "alert",
+    "trim",
+    "rename",
+    "burst",
+    "bulk",
+    "count",
+    "replace",
+    "schema",
+)
 
 
 class Application:
@@ -80,6 +101,7 @@ class Application:
         self.node = node
         self.rates = rates
         self.commits = 0
+        self.counting = False  # whether the counter is known to be one here: before that, a count is a plain write
         self.session = 0  # counts the starts of this program: what an earlier one had planned is off
         self._rng = rng
         self._oracle = oracle
@@ -108,6 +130,12 @@ class Application:
         self._db.execute("PRAGMA synchronous = NORMAL").fetchall()
         if schema:
             self._db.execute(SCHEMA).fetchall()
+            if self.rates.count:
+                self._db.execute(STOCK).fetchall()
+
+    def fill(self) -> None:
+        """Make the rows of counters, at the one node that declares them."""
+        self.db.executemany("INSERT INTO stock(item) VALUES (?)", [(f"item {item}",) for item in range(ITEMS)])
 
     def close(self) -> None:
         """Disconnect."""
@@ -148,26 +176,23 @@ class Application:
     # ---- the statements
 
     def _step(self, kind: str, now_us: int) -> None:
-        match kind:
-            case "telemetry":
+        if kind == "bulk":
+            for _ in range(BULK_ROWS):
                 self._telemetry(now_us)
-            case "edit":
-                self._edit(now_us)
-            case "insert":
-                self._insert(now_us)
-            case "delete":
-                self._delete(now_us)
-            case "alert":
-                self._alert(now_us)
-            case "trim":
-                self._trim(now_us)
-            case "bulk":
-                for _ in range(BULK_ROWS):
-                    self._telemetry(now_us)
-            case "rename":
-                self._rename(now_us)
-            case _:
-                raise AssertionError(kind)
+            return
+        steps = {
+            "telemetry": self._telemetry,
+            "edit": self._edit,
+            "insert": self._insert,
+            "delete": self._delete,
+            "alert": self._alert,
+            "trim": self._trim,
+            "rename": self._rename,
+            "count": self._count,
+            "replace": self._replace,
+            "schema": self._change_schema,
+        }
+        steps[kind](now_us)
 
     def _telemetry(self, now_us: int) -> None:
         stamp = self._cell("drones", str(self.node), "timestamp", now_us, None)
@@ -179,7 +204,7 @@ class Application:
 
     def _edit(self, now_us: int) -> None:
         key = self._rng.randint(1, self.rates.rows)
-        column = self._rng.choice(COLUMNS)
+        column = self._rng.choice((*COLUMNS, *self._extras()))
         found = self.db.execute(f"SELECT {column} FROM missions WHERE id = ?", (key,)).fetchone()
         if found is None:
             self._insert_mission(key, now_us)
@@ -198,7 +223,7 @@ class Application:
 
     def _delete(self, now_us: int) -> None:
         key = self._rng.randint(1, self.rates.rows)
-        found = self.db.execute("SELECT birth, target, state, note FROM missions WHERE id = ?", (key,)).fetchone()
+        found = self.db.execute("SELECT * FROM missions WHERE id = ?", (key,)).fetchone()
         if found is not None:
             self._gone(found, now_us)
             self.db.execute("DELETE FROM missions WHERE id = ?", (key,))
@@ -227,6 +252,49 @@ class Application:
         elif found is not None and holder is None:
             birth = self._cell("callsigns", key, "birth", now_us, found[0])
             self.db.execute("UPDATE callsigns SET birth = ?, callsign = ? WHERE id = ?", (birth, taken, key))
+
+    def _count(self, now_us: int) -> None:
+        del now_us  # a sum has no moment
+        item, by = f"item {self._rng.randrange(ITEMS)}", self._rng.randint(-9, 9)
+        if self.counting and self.db.execute("SELECT 1 FROM stock WHERE item = ?", (item,)).fetchone() is not None:
+            self.db.execute("UPDATE stock SET n = n + ? WHERE item = ?", (by, item))
+            self._staged.append(lambda: self._oracle.counted(item, by))
+
+    def _replace(self, now_us: int) -> None:
+        if self._rng.random() < 0.5:  # the whole row, whatever it held
+            key = self._rng.randint(1, self.rates.rows)
+            self._gone(self.db.execute("SELECT * FROM missions WHERE id = ?", (key,)).fetchone() or (), now_us)
+            cells = [self._cell("missions", str(key), column, now_us, None) for column in ("birth", *COLUMNS)]
+            self.db.execute(
+                "REPLACE INTO missions(id, birth, target, state, note) VALUES (?, ?, ?, ?, ?)", (key, *cells)
+            )
+            return
+        unit = f"unit {self._rng.randint(1, self.rates.rows)}"
+        taken = f"call {self._rng.randint(1, self.rates.rows)}"
+        for row in self.db.execute(
+            "SELECT birth FROM callsigns WHERE id = ? OR callsign = ?", (unit, taken)
+        ).fetchall():
+            self._gone(row, now_us)
+        birth = self._cell("callsigns", unit, "birth", now_us, None)
+        self.db.execute("REPLACE INTO callsigns(id, birth, callsign) VALUES (?, ?, ?)", (unit, birth, taken))
+
+    def _change_schema(self, now_us: int) -> None:
+        number = self._rng.randrange(EXTRAS)
+        if self._rng.random() < 0.5:
+            if f"extra{number}" not in self._extras():
+                self.db.execute(f"ALTER TABLE missions ADD COLUMN extra{number} TEXT")
+            return
+        self.db.execute(f"CREATE TABLE IF NOT EXISTS journal{number}(id TEXT PRIMARY KEY, body TEXT)")
+        key = f"{self.node}-{self._oracle.token()}"
+        body = self._cell(f"journal{number}", key, "body", now_us, None)
+        self.db.execute(f"INSERT INTO journal{number}(id, body) VALUES (?, ?)", (key, body))
+
+    def _extras(self) -> tuple[str, ...]:
+        """The columns that applications have added, as far as this file has them."""
+        if not self.rates.schema:
+            return ()
+        query = "SELECT name FROM pragma_table_info('missions') WHERE name LIKE 'extra%' ORDER BY name"
+        return tuple(name for (name,) in self.db.execute(query))
 
     # ---- the oracle is told after the commit
 

@@ -10,6 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from simulations.checkers import contents_of
+from simulations.errors import ScenarioError
+from simulations.faults import Revoke
+from simulations.oracle import tokens_in
 from simulations.runner import run
 from simulations.scenarios import CATALOGUE, build
 
@@ -80,9 +84,42 @@ def test_another_seed_is_another_run():
 
 def test_every_scenario_starts():
     for name in CATALOGUE:
-        result = run(build(name, seed=1, duration_s=4), 1, mesh="plain")
+        scenario = build(name, seed=1, duration_s=4)
+        members = any(isinstance(fault, Revoke) for fault in scenario.faults)
+        result = run(scenario, 1, mesh="real" if members else "plain")
         assert result.virtual_s >= 4
         assert result.commits > 0
+
+
+def test_a_plain_mesh_has_nobody_to_revoke():
+    with pytest.raises(ScenarioError, match="a plain mesh has no members to revoke"):
+        run(build("captured-drone", seed=1), 1, mesh="plain")
+
+
+def test_a_captured_drone_is_cut_off_and_what_it_wrote_before_stays():
+    scenario = build("captured-drone", seed=2, nodes=4, duration_s=40)
+    (drone,) = (fault.node for fault in scenario.faults if isinstance(fault, Revoke))
+    seen = {}
+
+    def inspect(cluster):
+        oracle = cluster.oracle
+        there = [token for token, it in oracle.written.items() if it.node == drone and it.at_us < 14_000_000]
+        late = [token for token, it in oracle.written.items() if it.node == drone and it.at_us > 20_000_000]
+        rows = contents_of(cluster.places[0].application.db)
+        visible = {token for table in rows.values() for row in table for value in row for token in tokens_in(value)}
+        seen.update(early=visible & set(there), late=visible & set(late), wrote=len(late))
+
+    result = run(scenario, 2, inspect=inspect)
+    assert result.ok, result.violations
+    assert result.faults["revoke"] == 1
+    assert seen["early"]
+    assert seen["wrote"] > 5  # its machine wrote on
+    assert not seen["late"]
+
+
+def test_counters_new_columns_and_replace_hold_over_a_split():
+    result = run(build("mixed-load", seed=3, nodes=3, duration_s=40), 3)
+    assert result.ok, result.violations
 
 
 EVERY_TRACE = """
