@@ -104,7 +104,6 @@ class Shell:
                 home.path,
                 node_id=home.member.node_id,
                 mesh_key=home.member.digest_key,
-                wall_ms=self.wall_ms(),
                 entropy=entropy,
                 config=ReplicaConfig(),
                 recalled=home.recalled,

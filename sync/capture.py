@@ -89,15 +89,22 @@ def create_statements(spec: TableSpec, table_id: int, bits: Mapping[str, int]) -
 
 
 def look_statement(
-    spec: TableSpec, table_id: int, what: int, condition: str = "1", words: Mapping[int, int] | None = None
+    spec: TableSpec,
+    table_id: int,
+    what: int,
+    condition: str = "1",
+    words: Mapping[int, int] | None = None,
+    *,
+    at: str = "NULL",
 ) -> str:
-    """Returns the SQL that logs rows `t` of the table as an operation of no trigger, whose time is that of the drain.
+    """Returns the SQL that logs rows `t` of the table as an operation of no trigger.
 
-    `words` are mask words beyond the first, by number.
+    Its time is `at`: NULL for that of the drain, 0 for a write older than the mesh. `words` are mask words beyond the
+    first, by number.
     """
     more = sorted((words or {}).items())
     names = ", ".join(["what", "at", *(f"mask{number}" for number, _ in more), *key_names(spec)])
-    values = ", ".join([str(what), "NULL", *(str(mask) for _, mask in more), *_key_values(spec, "t")])
+    values = ", ".join([str(what), at, *(str(mask) for _, mask in more), *_key_values(spec, "t")])
     return f"INSERT INTO {pending_name(table_id)}({names}) SELECT {values} FROM {quoted(spec.name)} t WHERE {condition}"
 
 

@@ -9,27 +9,26 @@ from __future__ import annotations
 
 import fnmatch
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import apsw
 
+from sync import sweep
 from sync.capture import (
-    LOOK_AGAIN,
-    OP_EVICT,
     OP_INSERT,
-    WORD_BITS,
     create_statements,
     drop_statements,
     key_names,
-    look_statement,
     pending_name,
     trigger_names,
     word_names,
 )
+from sync.changelog import ChangeLog, changes_name
 from sync.keep_both import convert
 from sync.policy import Policies
+from sync.runs import runs_name
 from sync.schema import (
     KeyKind,
     TableSpec,
@@ -81,6 +80,8 @@ class Catalog:
         self._policies = Policies()
         self._version = -1
         self._refreshed = False  # in the running transaction
+        self._unfinished = False  # whether some table has writes to be stamped before its triggers change
+        self._sums: dict[int, tuple[int, int, int]] = {}
         store.enlist(self)
 
     def committed(self) -> None:
@@ -93,8 +94,22 @@ class Catalog:
             self._version = -1
             self._refreshed = False
 
-    def open(self, drain: Callable[[Table], None]) -> None:
-        """Loads the schema table, then every user table; inside a transaction. `drain` empties one pending log."""
+    def read_sums(self) -> None:
+        """Reads what the change logs sum up to, before any write lock is taken: only a node writes them."""
+        db = self._store.db
+        made = {name for (name,) in db.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
+        if "mycomesh_replicated" not in made:
+            return
+        ids = [_SCHEMA_ID, *(number for (number,) in db.execute("SELECT id FROM mycomesh_replicated ORDER BY id"))]
+        for number in ids:
+            if {changes_name(number), runs_name(number)} <= made:
+                self._sums[number] = ChangeLog(self._store, number).read_sums()
+
+    def open(self, drain: Callable[[Table], bool]) -> None:
+        """Loads the schema table, then every user table; inside a transaction, after `read_sums`.
+
+        `drain` stamps a part of one table's pending log, and says whether that was all.
+        """
         spec = read_table(self._store.db, SCHEMA_TABLE)
         self._load(_SCHEMA_ID, spec)
         self.refresh(drain)
@@ -107,9 +122,13 @@ class Catalog:
         """True if some connection has changed the schema since the last `refresh`."""
         return self._schema_version() != self._version
 
-    def refresh(self, drain: Callable[[Table], None]) -> None:
-        """Brings capture in line with the file's tables, and the facts with both; inside a transaction."""
+    def refresh(self, drain: Callable[[Table], bool]) -> None:
+        """Brings capture in line with the file's tables, and the facts with both; inside a transaction.
+
+        A table with more in its pending log than `drain` stamps at a time keeps its triggers until the next call.
+        """
         self._refreshed = True
+        self._unfinished = False
         self._policies = Policies.read(self._store.db, SCHEMA_TABLE)
         names, skipped = user_tables(self._store.db)
         for name, why in skipped:
@@ -125,9 +144,9 @@ class Catalog:
             table.count(self._policies.counters_of(table.spec))
         self._record_facts()
         drain(self.tables[SCHEMA_TABLE])
-        self._version = self._schema_version()
+        self._version = -1 if self._unfinished else self._schema_version()
 
-    def apply_facts(self, drain: Callable[[Table], None]) -> None:
+    def apply_facts(self, drain: Callable[[Table], bool]) -> None:
         """Makes what the facts define and the file lacks: tables, columns, indexes; inside a transaction."""
         facts = self._store.db.execute(
             f"SELECT name, kind, sql FROM {SCHEMA_TABLE} ORDER BY kind DESC, name"
@@ -146,38 +165,12 @@ class Catalog:
         self._write_fact(*fact)
         self._version = -1
 
-    def recheck(self, table: Table, written: Sequence[str] = ()) -> None:
-        """Logs every row, and every row that the change log has and the table has not, to be looked at by the drain.
-
-        What bypassed the triggers (a rebuild that dropped them, a file edited with triggers off, a restore) is found so.
-        Columns in `written` count as changed in every row: no entry owns them that they could be compared with.
-        """
-        db, spec = self._store.db, table.spec
-        names = key_names(spec)
-        log = pending_name(table.table_id)
-        db.execute(look_statement(spec, table.table_id, LOOK_AGAIN))
-        words: dict[int, int] = {}
-        for name in written:
-            word, bit = divmod(table.bits[name], WORD_BITS)
-            words[word] = words.get(word, 0) | 1 << bit
-        if words:
-            db.execute(look_statement(spec, table.table_id, words.pop(0, 0), words=words))
-        for row in table.vanished():
-            found = table.where_values(row)
-            assert found is not None
-            columns = names if isinstance(row, bytes) else ["r"]
-            marks = ", ".join("?" * len(found[1]))
-            db.execute(
-                f"INSERT INTO {log}(what, at, {', '.join(columns[: len(found[1])])}) VALUES({OP_EVICT}, NULL, {marks})",
-                found[1],
-            )
-
     # ---- tables of the file
 
     def _schema_version(self) -> int:
         return int(self._store.db.execute("PRAGMA schema_version").fetchone()[0])
 
-    def _adopt(self, name: str, drain: Callable[[Table], None]) -> None:
+    def _adopt(self, name: str, drain: Callable[[Table], bool]) -> None:
         folded = fold(name)
         try:
             plain = read_table(self._store.db, name)
@@ -186,7 +179,7 @@ class Catalog:
             return
         spec = self._policies.applied(plain)
         known = self.tables.get(folded)
-        if known is not None and known.spec == spec and self._captured(known):
+        if known is not None and known.spec == spec and known.installed and self._captured(known):
             return
         record = self._store.db.execute(
             "SELECT id, shape, bits, known FROM mycomesh_replicated WHERE name = ?", (folded,)
@@ -207,23 +200,23 @@ class Catalog:
             plain = read_table(self._store.db, name)
             spec = self._policies.applied(plain)
         bits = _extended(json.loads(bits_text), spec)
-        self._forget(folded)
-        converting = spec.id_column and self._store.meta(_births(table_id)) is None
-        if converting:  # what was written while rows went by their ids is stamped so
-            before = self._load(table_id, plain, bits)
-            before.bits_captured = json.loads(captured)
-            drain(before)
-            self._forget(folded)
-        table = self._load(table_id, spec, bits)
-        table.bits_captured = json.loads(captured)
-        if converting:
+        if spec.id_column and self._store.meta(_births(table_id)) is None:
+            # What was written while rows went by their ids is stamped so.
+            known = self._reload(table_id, plain, bits, known, json.loads(captured))
+            if not drain(known):
+                self._unfinished = True
+                return
+            table = self._reload(table_id, spec, bits, known, json.loads(captured))
             convert(table)
             self._store.meta_set(_births(table_id), 1)
-        drain(table)
-        bypassed = bool(vanished) or not self._captured(table)
+        else:
+            table = self._reload(table_id, spec, bits, known, json.loads(captured))
+        if vanished or not self._captured(table):  # a column that such a rebuild or rename has made may hold values
+            sweep.begin(table, written=[column for column in table.known if column not in json.loads(captured)])
+        if not drain(table):
+            self._unfinished = True
+            return
         self._install(table)
-        if bypassed:  # a column that such a rebuild or rename has made may hold values
-            self.recheck(table, [column for column in table.known if column not in json.loads(captured)])
         if vanished:
             self.notes[folded] = _BROUGHT_BACK.format(", ".join(vanished))
 
@@ -262,7 +255,7 @@ class Catalog:
         return not lost
 
     def _adopt_new(self, spec: TableSpec) -> None:
-        """Registers a table and logs every row that it holds already as an insert of no particular time."""
+        """Registers a table, and has every row that it holds already logged as an insert of no particular time."""
         bits = _extended({}, spec)
         db = self._store.db
         found = db.execute("SELECT max(id) FROM mycomesh_replicated").fetchone()
@@ -275,21 +268,27 @@ class Catalog:
             self._store.meta_set(_births(table_id), 1)
         table = self._load(table_id, spec, bits)
         self._install(table)
-        keys = [quoted(column.name) for column in spec.key] if spec.kind is KeyKind.KEYED else []
-        if len(keys) < len(key_names(spec)):
-            keys.append(quoted(spec.rowid))
-        db.execute(
-            f"INSERT INTO {pending_name(table_id)}(what, at, {', '.join(key_names(spec))})"
-            f" SELECT {OP_INSERT}, 0, {', '.join(keys)} FROM {quoted(spec.name)} ORDER BY {', '.join(keys)}"
-        )
+        if db.execute(f"SELECT 1 FROM {quoted(spec.name)} LIMIT 1").fetchone() is not None:
+            sweep.begin(table, adopting=True)
 
-    def _load(self, table_id: int, spec: TableSpec, bits: dict[str, int] | None = None) -> Table:
+    def _reload(
+        self, table_id: int, spec: TableSpec, bits: dict[str, int], known: Table | None, captured: dict[str, int]
+    ) -> Table:
+        """Has a table stand for the file's as it is, with triggers that compare the columns in `captured`."""
+        self._forget(spec.folded)
+        table = self._load(table_id, spec, bits, known)
+        table.bits_captured = captured
+        return table
+
+    def _load(
+        self, table_id: int, spec: TableSpec, bits: dict[str, int] | None = None, before: Table | None = None
+    ) -> Table:
         table = Table(self._store, table_id, spec, bits or _extended({}, spec), self._mesh_key)
         table.create()
         if table_id == _SCHEMA_ID:
             self._store.db.execute(create_statements(spec, table_id, table.bits)[0])
         table.count(self._policies.counters_of(spec))
-        table.load()
+        table.load(before, self._sums.pop(table_id, None))
         self.tables[spec.folded] = table
         self.notes.pop(spec.folded, None)
         return table

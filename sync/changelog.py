@@ -80,15 +80,19 @@ class ChangeLog:
         )
         self.runs.create()
 
-    def load(self) -> None:
-        """Reads count and digest sums in one scan, and enlists in the store's transactions."""
+    def read_sums(self) -> tuple[int, int, int]:
+        """Returns (count, low lane, high lane) of all entries, in one scan."""
         count, low, high = self._store.db.execute(
             f"SELECT count(*), coalesce(sum(digest & {_LOW}), 0), coalesce(sum((digest >> 32) & {_LOW}), 0)"
             f" FROM {self.name}"
         ).fetchone()
         packed = self.runs.sums()
-        self.count = count + packed[0]
-        self.sums = ((low + packed[1]) & _SUM, (high + packed[2]) & _SUM)
+        return count + packed[0], (low + packed[1]) & _SUM, (high + packed[2]) & _SUM
+
+    def load(self, sums: tuple[int, int, int] | None = None) -> None:
+        """Enlists in the store's transactions with count and sums as `read_sums` gives them."""
+        self.count, low, high = sums or self.read_sums()
+        self.sums = low, high
         self._store.enlist(self)
 
     def committed(self) -> None:

@@ -28,6 +28,9 @@ class ExchangeConfig:
     beat_ms: how long after a delete an idle site says that it has nothing older to tell; many deletes cost one such word.
     collect_ms: how often tombstones are collected, and how long they stay after they have become stable: long enough for
         every linked peer to fetch them first, which saves it an audit.
+    scrub_ms: how often the scrub compares `scrub_rows` rows with their entries in the background: a million rows take eleven
+        hours, and 3 ms of work in ten seconds are 0.03 % of a core.
+    scrub_rows: see there.
     retention_ms: a member that was not heard of for this long stops holding up the collection of tombstones.
     """
 
@@ -41,10 +44,12 @@ class ExchangeConfig:
     claim_ms: int = 60_000
     beat_ms: int = 30_000
     collect_ms: int = 300_000
+    scrub_ms: int = 10_000
+    scrub_rows: int = 256
     retention_ms: int = 30 * _DAY_MS
 
     def __post_init__(self) -> None:
         """Refuses times that would make a node spin."""
         for field in fields(self):
             if getattr(self, field.name) < 1:
-                raise ValueError(f"{field.name} must be at least 1 ms")
+                raise ValueError(f"{field.name} must be at least 1")

@@ -20,17 +20,17 @@ from sync.counter import counted, hold_births, hold_registers, unseen
 from sync.keep_both import to_settle
 from sync.lattice import EXISTENCE, join
 from sync.rawtext import raw_select, restored
-from sync.rows import RowView, encode_prior, prior_to_wire, priors_of, shrink
+from sync.rows import RowView, differing, encode_prior, prior_to_wire, priors_of, shrink
 from sync.schema import KeyKind, encode_key, quoted
 from sync.stamp import ms_from_hlc
 from sync.table import Row, Table, birth_key
 
-__all__ = ["CHUNK_BYTES_MAX", "CHUNK_ROWS_MAX", "Drained", "drain_table"]
+__all__ = ["CHUNK_BYTES_MAX", "CHUNK_ROWS_MAX", "EDIT_WEIGHT", "Drained", "drain_table"]
 
-# One chunk is one transaction: about 15 ms of write lock at 150,000 rows a second, well under the 50 ms limit.
+# One chunk is one transaction: some 7 ms of write lock, here and where it is merged. A slow core may take five times as long.
 CHUNK_ROWS_MAX = 2_048
-# Updates and deletes are looked up one by one: about 20 us a row.
-CHUNK_EDITS_MAX = 512
+# Updates and deletes are looked up one by one: as long as so many new rows take.
+EDIT_WEIGHT = 16
 CHUNK_BYTES_MAX = 1 << 20
 _UNIX_EPOCH_JULIAN = 2_440_587.5
 _DAY_MS = 86_400_000
@@ -38,10 +38,14 @@ _DAY_MS = 86_400_000
 
 @dataclass(slots=True)
 class Drained:
-    """One chunk: the section to publish (None if nothing is new), and whether the log holds more."""
+    """One chunk: the section to publish (None if nothing is new), whether the log holds more, and what it took.
+
+    `weight` is in new rows, which take the least.
+    """
 
     section: Section | None
     more: bool
+    weight: int = 0
 
 
 @dataclass(slots=True)
@@ -56,17 +60,21 @@ class _Touched:
     values: tuple[Any, ...] | None
 
 
-def drain_table(table: Table, place: int, wall_ms: int) -> Drained:
-    """Turns up to one chunk of the pending log into changes of the site at `place`; inside a transaction."""
+def drain_table(table: Table, place: int, wall_ms: int, room: int = CHUNK_ROWS_MAX) -> Drained:
+    """Turns up to one chunk of the pending log into changes of the site at `place`; inside a transaction.
+
+    `room` is the weight that is left for this table.
+    """
     after = table.coverage.top(table.store.site(place))
-    run = _drain_run(table, place, wall_ms)
+    run = _drain_run(table, place, wall_ms, room)
     if run is not None:
         groups, last, more = run
+        weight = len(groups[0].hlcs)
     else:
         try:
-            rows, last, more = _read_pending(table, wall_ms)
+            rows, last, more, weight = _read_pending(table, wall_ms, room)
         except UnicodeDecodeError:
-            rows, last, more = _read_pending(table, wall_ms, raw=True)
+            rows, last, more, weight = _read_pending(table, wall_ms, room, raw=True)
         if not rows:
             table.unread = False
             return Drained(None, more=False)
@@ -79,17 +87,17 @@ def drain_table(table: Table, place: int, wall_ms: int) -> Drained:
         table.store.db.execute(f"DELETE FROM {log}")
         table.unread = False
     if not groups:
-        return Drained(None, more)
+        return Drained(None, more, weight)
     site = table.store.site(place)
     upto = table.store.clock.last
     table.cover(site, after, upto)
-    return Drained(Section(table.spec.folded, [(site, after, upto)], groups), more)
+    return Drained(Section(table.spec.folded, [(site, after, upto)], groups), more, weight)
 
 
 # ---- the common case: rows inserted one after the other, untouched since
 
 
-def _drain_run(table: Table, place: int, wall_ms: int) -> tuple[list[Group], int, bool] | None:
+def _drain_run(table: Table, place: int, wall_ms: int, room: int) -> tuple[list[Group], int, bool] | None:
     """Stamps a chunk that holds nothing but inserts of new rows in the order of their rowids.
 
     Returns (groups, last seq read, whether more follow), None (nothing done) if any log row needs a closer look.
@@ -105,8 +113,8 @@ def _drain_run(table: Table, place: int, wall_ms: int) -> tuple[list[Group], int
     first = last = size = 0
     more = False
     try:
-        for record in table.store.db.execute(_pending_sql(table, words, raw=False), (CHUNK_ROWS_MAX + 1,)):
-            if len(values) == CHUNK_ROWS_MAX or size > CHUNK_BYTES_MAX:
+        for record in table.store.db.execute(_pending_sql(table, words, raw=False), (room + 1,)):
+            if len(values) == room or size > CHUNK_BYTES_MAX:
                 more = True
                 break
             row = record[row_at]
@@ -152,8 +160,10 @@ def _births(
 # ---- the general case: each row against its entries
 
 
-def _read_pending(table: Table, wall_ms: int, *, raw: bool = False) -> tuple[dict[Row, _Touched], int, bool]:
-    """Returns (rows by name, last seq read, whether more follow); `raw` reads text that is not UTF-8."""
+def _read_pending(
+    table: Table, wall_ms: int, room: int, *, raw: bool = False
+) -> tuple[dict[Row, _Touched], int, bool, int]:
+    """Returns (rows by name, last seq read, whether more follow, weight); `raw` reads text that is not UTF-8."""
     words = word_names(table.bits_captured)
     rows: dict[Row, _Touched] = {}
     last = size = 0
@@ -162,9 +172,9 @@ def _read_pending(table: Table, wall_ms: int, *, raw: bool = False) -> tuple[dic
     first_key = 2 + len(words)
     first_value = first_key + len(key_names(table.spec)) + 1
     more = False
-    edits = 0
-    for read, record in enumerate(_pending_records(table, words, raw=raw)):
-        if read == CHUNK_ROWS_MAX or size > CHUNK_BYTES_MAX or edits == CHUNK_EDITS_MAX:
+    weight = 0
+    for record in _pending_records(table, words, room, raw=raw):
+        if weight >= room or size > CHUNK_BYTES_MAX:
             more = True
             break
         last, at, what = record[0], record[1], record[2]
@@ -177,7 +187,7 @@ def _read_pending(table: Table, wall_ms: int, *, raw: bool = False) -> tuple[dic
         if keyed and values is None and isinstance(row, int):
             found = table.read(row)  # a NULL in the key: the join cannot find it
             values = None if found is None else tuple(found.values())
-        edits += what != OP_INSERT
+        weight += 1 if what == OP_INSERT else EDIT_WEIGHT
         touched = rows.get(row)
         if touched is None:
             touched = rows[row] = _Touched(0, False, False, False, 0, values)
@@ -195,7 +205,7 @@ def _read_pending(table: Table, wall_ms: int, *, raw: bool = False) -> tuple[dic
                 mask |= (record[2 + number] or 0) << (WORD_BITS * number)  # NULL: logged by no trigger
             touched.mask |= mask
             touched.silent |= not mask
-    return rows, last, more
+    return rows, last, more, weight
 
 
 def _captured_ms(at: Any, wall_ms: int) -> int:
@@ -208,11 +218,9 @@ def _captured_ms(at: Any, wall_ms: int) -> int:
     return min(round((at - _UNIX_EPOCH_JULIAN) * _DAY_MS), wall_ms)
 
 
-def _pending_records(table: Table, words: list[str], *, raw: bool) -> Iterator[tuple[Any, ...]]:
+def _pending_records(table: Table, words: list[str], room: int, *, raw: bool) -> Iterator[tuple[Any, ...]]:
     """Returns log rows: seq, at, mask words, key columns, whether the row is there, the row's columns."""
-    records: Iterator[tuple[Any, ...]] = table.store.db.execute(
-        _pending_sql(table, words, raw=raw), (CHUNK_ROWS_MAX + 1,)
-    )
+    records: Iterator[tuple[Any, ...]] = table.store.db.execute(_pending_sql(table, words, raw=raw), (room + 1,))
     if not raw:
         return records
     first = 2 + len(words)
@@ -289,7 +297,7 @@ def _drain_rows(table: Table, place: int, rows: dict[Row, _Touched]) -> list[Gro
             continue
         mask = touched.mask & table.known_mask
         if touched.silent:
-            mask |= _differing(view) | (table.known_mask & ~table.captured_mask)
+            mask |= differing(view) | (table.known_mask & ~table.captured_mask)
         if table.counters:
             mask = counted(view, place, mask, silent=touched.silent)
         if table.spec.id_column:
@@ -300,18 +308,6 @@ def _drain_rows(table: Table, place: int, rows: dict[Row, _Touched]) -> list[Gro
         if group.priors is not None and not any(group.priors):
             group.priors = None
     return list(groups.values())
-
-
-def _differing(view: RowView) -> int:
-    """Returns the columns of the entries whose values are no longer those that they were digested with."""
-    table = view.table
-    key = table.key(view.row, view.leaves)
-    changed = 0
-    for leaf, entry in zip(view.leaves, view.entries, strict=True):
-        values = list(view.values(leaf, entry.mask).values())
-        if not entry.dead and table.digest(leaf[0], leaf[1], entry.mask, key, values) != leaf[4]:
-            changed |= entry.mask & table.known_mask
-    return changed
 
 
 def _note_unseen(view: RowView, key: Any, stamp: tuple[int, bytes], masks: list[int]) -> None:

@@ -38,6 +38,7 @@ from sync.mending import Mending
 from sync.reach import Reaching
 from sync.replica import Applied, Replica
 from sync.rights import Rights
+from sync.scrubbing import Scrubbing
 from sync.serving import Serving
 from sync.stability import Stability
 from sync.turn import Turn
@@ -91,6 +92,7 @@ class Exchange:
         self._serving = Serving(replica)
         self._mending = Mending(replica, config, self._fetching.fetched)
         self._stability = Stability(replica, config)
+        self._scrubbing = Scrubbing(replica, config)
         self.reaching = Reaching(replica)
         self._drain_at: int | None = 0
         self._quiet_at: int | None = None  # when the latest change has settled
@@ -110,7 +112,7 @@ class Exchange:
             case CommitSeen():
                 self._drain(turn)
             case ScrubRequested():
-                self._scrub(turn)
+                self._scrubbing.ask(turn)
             case CompareRequested():
                 self._drain(turn)
                 self._compare_all(turn, answer=True)
@@ -134,7 +136,7 @@ class Exchange:
     def next_deadline(self) -> int | None:
         """Returns the monotonic millisecond at which `TimerFired` is due."""
         times = [link.compare_at for link in self._links.values()]
-        parts = (self._fetching.next_deadline(), self._stability.next_deadline())
+        parts = (self._fetching.next_deadline(), self._stability.next_deadline(), self._scrubbing.next_deadline())
         times += [at for at in (self._drain_at, self._quiet_at, *parts) if at is not None]
         return min(times, default=None)
 
@@ -217,13 +219,6 @@ class Exchange:
                 f"this node may not write {', '.join(kept)}: what was written stays on this node, no other accepts it"
             )
             turn.say("write.withheld", text, {"tables": kept}, "warning")
-
-    def _scrub(self, turn: Turn) -> None:
-        try:
-            self._replica.scrub()
-        except DatabaseBusyError as error:
-            turn.say("scrub.busy", f"scrub not started: {error}", level="warning")
-        self._drain(turn)
 
     def _settle(self, now_ms: int) -> None:
         """Something changed: compare once it is quiet. While changes keep coming, only the periodic comparison is made.
@@ -400,6 +395,7 @@ class Exchange:
             self._go_on(turn)
         self._fetching.on_timer(turn)
         self._stability.on_timer(turn)
+        self._scrubbing.on_timer(turn)
         if self._quiet_at is not None and now_ms >= self._quiet_at:
             self._quiet_at = None
             self._spaced_at = now_ms + self._config.settle_ms * len(self._links)

@@ -24,6 +24,8 @@ __all__ = ["FEED_BYTES_MAX", "FEED_ROWS_MAX", "changes_in", "read_range", "read_
 # One chunk of a catch-up stream: some milliseconds of reading, and a frame that a slow radio can finish.
 FEED_ROWS_MAX = 1_024
 FEED_BYTES_MAX = 256 << 10
+# What is no plain birth is merged row by row: 128 of them are a chunk, some 10 ms of the receiver's write lock (ADR 0011).
+FEED_EDIT_BYTES = FEED_BYTES_MAX // 128
 
 
 def read_range(
@@ -173,7 +175,7 @@ def _append(
     *,
     holds: bool,
 ) -> int:
-    """Appends one entry to the group of its kind and columns; returns its approximate size in bytes."""
+    """Appends one entry to the group of its kind and columns; returns about how many bytes of a chunk it takes."""
     place, hlc, row, stored, prior = leaf
     mask, dead = unpack_mask(stored)
     kind = Kind.DELETE if dead else Kind.BIRTH if mask & EXISTENCE else Kind.UPDATE
@@ -199,7 +201,8 @@ def _append(
         group.priors = [[] for _ in group.hlcs[:-1]]
     if group.priors is not None:
         group.priors.append(prior_to_wire(table, prior, mask))
-    return 16 + sum(len(cell) if isinstance(cell, (str, bytes)) else 8 for cell in cells)
+    plain = kind is Kind.BIRTH and prior is None
+    return sum([len(cell) if isinstance(cell, (str, bytes)) else 8 for cell in cells], 16 if plain else FEED_EDIT_BYTES)
 
 
 def _key(table: Table, row: Row) -> Any:

@@ -7,7 +7,6 @@ has been committed. It must not know links, rounds or time other than its argume
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -15,19 +14,19 @@ from sync import tombstones
 from sync.admission import check_sites, leave_out_future, reach_of
 from sync.applied import Applied
 from sync.batch import Bundle, Section
-from sync.capture import pending_name
 from sync.catalog import SCHEMA_TABLE, Catalog, TableFilter
 from sync.copies import Life
 from sync.decisions import Decisions
-from sync.drain import drain_table
 from sync.errors import BatchRefusedError, DecodeError
 from sync.feed import read_range, read_rows
 from sync.identity import keys_of
-from sync.keep_both import in_form, other_form
-from sync.merge import merge_section, retry_parked, show_held
+from sync.intake import Intake
+from sync.keep_both import other_form
+from sync.merge import merge_section
 from sync.overview import ReplicaStatus, TableStatus, overview
 from sync.removal import take_out
 from sync.rights import Rights
+from sync.scrub import Scrub
 from sync.stamp import hlc_from_ms
 from sync.state import StateTables
 from sync.store import Store
@@ -35,9 +34,6 @@ from sync.table import Table
 from sync.vector import Range, Vector
 
 __all__ = ["Applied", "Replica", "ReplicaConfig", "ReplicaStatus", "TableDigest", "TableStatus"]
-
-# Reads of a settled state are tried this often without the write lock.
-SETTLE_TRIES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +63,8 @@ class Replica:
         self.rights = Rights(b"")  # until the mesh tells of them
         self.decisions = Decisions(store, catalog)
         self.state = StateTables(store, catalog, life)
-        self._data_version = -1
+        self._intake = Intake(store, catalog, life)
+        self.scrub = Scrub(store, catalog, self._intake)
 
     @classmethod
     def open(
@@ -76,7 +73,6 @@ class Replica:
         *,
         node_id: bytes,
         mesh_key: bytes,
-        wall_ms: int,
         entropy: Callable[[int], bytes],
         config: ReplicaConfig,
         recalled: Mapping[bytes, int] | None = None,
@@ -92,11 +88,12 @@ class Replica:
         store = Store(path)
         try:
             catalog = Catalog(store, mesh_key, TableFilter(config.only, config.exclude))
+            catalog.read_sums()
             with store.transaction():
                 store.create()
                 store.clock.last = max(store.clock.last, 0)
                 replica = cls(store, catalog, Life.begin(store, node_id, mesh_key, entropy, recalled or {}))
-                catalog.open(replica._drainer(wall_ms))
+                catalog.open(lambda table: not replica._intake.logged(table))
         except BaseException:
             store.close()
             raise
@@ -150,73 +147,23 @@ class Replica:
 
     def stale(self) -> bool:
         """True if another connection has committed since the last `drain` that found nothing more."""
-        return self._store.data_version() != self._data_version
+        return self._intake.stale()
+
+    def waiting(self) -> bool:
+        """True if some local write has no stamp yet."""
+        return self._intake.waiting()
 
     def drain(self, wall_ms: int) -> tuple[list[bytes], bool]:
         """Stamps up to one chunk of captured writes; returns (batches to publish, whether more are waiting)."""
-        version = self._store.data_version()
-        if not self._catalog.changed() and not self._pending():
-            self._data_version = version
-            return [], False
-        with self._store.transaction():
-            bundle, more = self._drain_chunk(wall_ms)
-        if not more:
-            self._data_version = version
-        return bundle, more
+        return self._intake.drain(wall_ms)
 
-    def scrub(self) -> None:
-        """Has every row compared with the change log by the drains that follow, so that what bypassed capture is found."""
-        with self._store.transaction():
-            for table in self._catalog.tables.values():
-                if table.spec.name != SCHEMA_TABLE:
-                    self._catalog.recheck(table)
+    def changing(self, wall_ms: int, change: Callable[[], None]) -> list[bytes]:
+        """Runs `change` in a write transaction in which no captured write is without its stamp; returns what to publish."""
+        return self._intake.changing(wall_ms, change)
 
-    def _pending(self) -> bool:
-        return any(
-            self._store.db.execute(f"SELECT 1 FROM {pending_name(table.table_id)} LIMIT 1").fetchone() is not None
-            for table in self._catalog.tables.values()
-        )
-
-    def _drain_chunk(self, wall_ms: int) -> tuple[list[bytes], bool]:
-        """One chunk of every table in one bundle, schema first; inside a transaction."""
-        sections: list[Section] = []
-        if self._catalog.changed():
-            self._catalog.refresh(self._drainer(wall_ms, sections))
-            sections = in_form(self._catalog.tables, sections)
-        more = False
-        for table in list(self._catalog.tables.values()):
-            drained = drain_table(table, self._life.place, wall_ms)
-            more = more or drained.more
-            if drained.section is not None:
-                sections.append(drained.section)
-                self._retry(table)
-        if not more:
-            more = self._settle()
-        sections.sort(key=lambda section: section.table != SCHEMA_TABLE)  # definitions before rows
-        if sections:
-            self._store.durable()
-        return ([Bundle(sections).encode()] if sections else []), more
-
-    def _drainer(self, wall_ms: int, sections: list[Section] | None = None) -> Callable[[Table], None]:
-        """Returns a function that drains one table completely and keeps the sections."""
-
-        def drain(table: Table) -> None:
-            more = True
-            while more:
-                drained = drain_table(table, self._life.place, wall_ms)
-                more = drained.more
-                if drained.section is not None and sections is not None:
-                    sections.append(drained.section)
-
-        return drain
-
-    def _retry(self, table: Table) -> None:
-        found = self._store.db.execute(
-            "SELECT 1 FROM mycomesh_parked WHERE id = ?1 UNION ALL SELECT 1 FROM mycomesh_moved WHERE id = ?1 LIMIT 1",
-            (table.table_id,),
-        ).fetchone()
-        if found is not None:
-            retry_parked(table)
+    def settled(self, wall_ms: int, read: Callable[[], None]) -> list[bytes]:
+        """Runs `read` in a transaction in which no captured write is without its stamp; returns batches to publish."""
+        return self._intake.settled(wall_ms, read)
 
     # ---- remote changes
 
@@ -256,22 +203,8 @@ class Replica:
             applied.published[:0] = published
         if any(table.unread for table in self._catalog.tables.values()):
             applied.published += self.drain(wall_ms)[0]
-            self._data_version = -1  # the rest is for the next drain
+            self._intake.unsettle()  # the rest is for the next drain
         return applied
-
-    def changing(self, wall_ms: int, change: Callable[[], None]) -> list[bytes]:
-        """Runs `change` in a write transaction in which no captured write is without its stamp; returns what to publish."""
-        batches: list[bytes] = []
-        more = True
-        while more:  # local writes have no stamps yet: all of them first, a chunk a transaction
-            with self._store.transaction():
-                published, more = (
-                    self._drain_chunk(wall_ms) if self._catalog.changed() or self._pending() else ([], False)
-                )
-                if not more:
-                    change()
-            batches += published
-        return batches
 
     def _merge(self, bundle: Bundle, applied: Applied, wall_ms: int, *, live: bool, repair: bool) -> None:
         applied.renewed = self._life.caught_up(self._catalog.tables, reach_of(bundle, self.site))
@@ -299,39 +232,16 @@ class Replica:
             applied.merged.parked += merged.parked
             if merged.changes and section.table == SCHEMA_TABLE:
                 sections: list[Section] = []
-                self._catalog.apply_facts(self._drainer(wall_ms, sections))
-                self._settle()
+                self._catalog.apply_facts(self._intake.drainer(wall_ms, sections))
+                self._intake.settle()
                 applied.schema_changed = True
                 if sections:
                     self._store.durable()
                     applied.published.append(Bundle(sections).encode())
             elif merged.changes:
-                self._retry(table)
+                self._intake.retry(table)
             if any(table.coverage.has_gap(site) for site, _, _ in section.ranges):
                 applied.gaps.append(section.table)
-
-    def _settle(self) -> bool:
-        """Shows what was held for columns that a table has got, and looks at the cells of columns that became counters.
-
-        Every local write has its stamp: what is shown must not take the place of what nobody has read yet. Returns
-        whether there are rows for the next drain to look at.
-        """
-        looked = False
-        for table in self._catalog.tables.values():
-            if table.settled:
-                continue
-            name = f"settled/{table.table_id}"
-            state = json.dumps([table.known, sorted(table.counters)])
-            before = self._store.meta(name)
-            if before != state:
-                self._store.meta_set(name, state)
-                if table.holds_any():
-                    show_held(table)
-                if not table.counters <= set(json.loads(before or "[[], []]")[1]):
-                    self._catalog.recheck(table)
-                    table.unread = looked = True
-            table.settled = True
-        return looked
 
     # ---- copies
 
@@ -422,24 +332,6 @@ class Replica:
     def admits(self, name: str) -> bool:
         """True if a table of that folded name may be replicated here, present or not."""
         return (name == SCHEMA_TABLE or self._catalog.admits(name)) and self.rights.may_read(self.rights.own, name)
-
-    def settled(self, wall_ms: int, read: Callable[[], None]) -> list[bytes]:
-        """Runs `read` in a transaction in which no captured write is without its stamp; returns batches to publish."""
-        published: list[bytes] = []
-        for _ in range(SETTLE_TRIES):
-            with self._store.reading():
-                if not self._pending():
-                    read()
-                    return published
-            published += self.drain(wall_ms)[0]
-        more = True
-        while more:  # the application writes faster than we look: take the write lock for one chunk
-            with self._store.transaction():
-                batches, more = self._drain_chunk(wall_ms)
-                published += batches
-                if not more:
-                    read()
-        return published
 
     def read(
         self, name: str, site: bytes, window: Range, *, rows_max: int, bytes_max: int

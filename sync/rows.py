@@ -16,7 +16,7 @@ from sync.changelog import Leaf, pack_mask
 from sync.lattice import EXISTENCE, Entry, visible
 from sync.table import Row, Table
 
-__all__ = ["RowView", "concurrent", "decode_prior", "encode_prior", "priors_of", "shrink"]
+__all__ = ["RowView", "concurrent", "decode_prior", "differing", "encode_prior", "priors_of", "shrink"]
 
 # (mask of columns or None for all, place of the site, hlc)
 Prior = tuple[int | None, int, int]
@@ -112,6 +112,18 @@ def shrink(view: RowView, masks: Sequence[int], key: Any) -> None:
         table.log.replace(leaf, (leaf[0], leaf[1], leaf[2], pack_mask(mask), digest, leaf[5]))
         if held:
             table.hold(leaf[0], leaf[1], {name: value for name, value in held.items() if name in values})
+
+
+def differing(view: RowView) -> int:
+    """Returns the columns of the entries whose values are no longer those that they were digested with."""
+    table = view.table
+    key = table.key(view.row, view.leaves)
+    changed = 0
+    for leaf, entry in zip(view.leaves, view.entries, strict=True):
+        values = list(view.values(leaf, entry.mask).values())
+        if not entry.dead and table.digest(leaf[0], leaf[1], entry.mask, key, values) != leaf[4]:
+            changed |= entry.mask & table.known_mask
+    return changed
 
 
 def priors_of(view: RowView, own_place: int, mask: int) -> list[Prior]:

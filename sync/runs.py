@@ -154,14 +154,17 @@ class Runs:
         listing = f"SELECT {_COLUMNS} FROM {self.name} WHERE {window} ORDER BY place, hlc"
         yield from map(Run._make, self._store.db.execute(listing, bounds))
 
-    def vanished(self, table: str, rowid: str) -> Iterator[int]:
-        """Yields the rows of runs that a table with that name of its rowid does not have."""
-        db = self._store.db
+    def from_row(self, after: int | None) -> Iterator[tuple[int, int]]:
+        """Yields (first row, rows) of the runs whose first row comes after that one, in the order of rows."""
+        start, parameters = ("", ()) if after is None else ("WHERE row > ?", (after,))
+        yield from self._store.db.execute(f"SELECT row, n FROM {self.name} {start} ORDER BY row", parameters)
+
+    def missing(self, table: str, rowid: str, runs: Iterable[tuple[int, int]]) -> Iterator[int]:
+        """Yields the rows of these runs that a table with that name of its rowid does not have."""
         name = quoted(rowid)
-        within = f"FROM {quoted(table)} t WHERE t.{name} BETWEEN"
-        short = f"SELECT row, n FROM {self.name} r WHERE n <> (SELECT count(*) {within} r.row AND r.row + r.n - 1)"
-        for row, n in db.execute(f"{short} ORDER BY row").fetchall():
-            there = {found for (found,) in db.execute(f"SELECT t.{name} {within} ? AND ?", (row, row + n - 1))}
+        listing = f"SELECT t.{name} FROM {quoted(table)} t WHERE t.{name} BETWEEN ? AND ?"
+        for row, n in runs:
+            there = {found for (found,) in self._store.db.execute(listing, (row, row + n - 1))}
             yield from (number for number in range(row, row + n) if number not in there)
 
     # ---- writing

@@ -47,6 +47,8 @@ CREATE TABLE IF NOT EXISTS mycomesh_moved(
 CREATE TABLE IF NOT EXISTS mycomesh_parked(
   table_name TEXT, row_key TEXT, reason TEXT, content TEXT, since TEXT, id INTEGER, row, PRIMARY KEY(id, row))
   WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS mycomesh_sweeps(
+  id INTEGER PRIMARY KEY, adopting INTEGER, written TEXT, phase INTEGER, after BLOB);
 CREATE TABLE IF NOT EXISTS mycomesh_status(
   phase TEXT, mesh TEXT, mesh_id TEXT, node TEXT, node_id TEXT, site TEXT, pid INTEGER, port INTEGER, pending INTEGER,
   linked INTEGER, members INTEGER, clock_offset_ms REAL, as_of TEXT);

@@ -17,7 +17,7 @@ from typing import Any
 
 from sync import codec
 from sync.changelog import ChangeLog, Leaf, unpack_mask
-from sync.lattice import EXISTENCE, bits_of, visible
+from sync.lattice import EXISTENCE, bits_of
 from sync.rawtext import bound, is_raw, mark, raw_select, restored
 from sync.schema import KeyKind, TableSpec, UniqueIndex, encode_key, quoted
 from sync.store import Store
@@ -79,9 +79,15 @@ class Table:
         """Makes the change log where it is missing; inside a transaction."""
         self.log.create()
 
-    def load(self) -> None:
-        """Reads the vector and the log's sums, and enlists both."""
-        self.log.load()
+    def load(self, before: Table | None = None, sums: tuple[int, int, int] | None = None) -> None:
+        """Reads the vector and the log's sums, and enlists both; takes them from the table that it stands for, if any."""
+        if before is not None:
+            self.log, self.vector = before.log, before.vector
+            self._staged = None if before.coverage is before.vector else before.coverage
+            self.store.enlist(self.log)
+            self.store.enlist(self)
+            return
+        self.log.load(sums)
         rows = self.store.db.execute(
             "SELECT place, after, upto FROM mycomesh_vectors WHERE id = ? ORDER BY place, after", (self.table_id,)
         )
@@ -162,6 +168,11 @@ class Table:
         self.store.db.execute("DELETE FROM mycomesh_vectors WHERE id = ? AND place <> ?", (self.table_id, place))
 
     # ---- columns and masks
+
+    @property
+    def installed(self) -> bool:
+        """True if the triggers compare every column of the table."""
+        return self.bits_captured == {name: self.bits[name] for name in self.known}
 
     @property
     def captured_mask(self) -> int:
@@ -280,24 +291,6 @@ class Table:
         found = self.where_values(row)
         if found is not None:
             self.store.db.execute(f"DELETE FROM {quoted(self.spec.name)} AS t WHERE {found[0]}", found[1])
-
-    def vanished(self) -> list[Row]:
-        """Returns the rows that the change log says are shown and the user's table does not have, ordered."""
-        parked = f"SELECT 1 FROM mycomesh_parked p WHERE p.id = {self.table_id} AND p.row = c.row"
-        shown = f"FROM {self.log.name} c WHERE c.mask <> 0 AND NOT EXISTS ({parked})"
-        if self.spec.kind is not KeyKind.KEYED:
-            listing = (
-                f"SELECT DISTINCT c.row {shown} AND typeof(c.row) = 'integer' AND NOT EXISTS"
-                f" (SELECT 1 FROM {quoted(self.spec.name)} t WHERE t.{quoted(self.spec.rowid)} = c.row) ORDER BY c.row"
-            )
-            plain = [row for (row,) in self.store.db.execute(listing).fetchall() if self._visible(row)]
-            return sorted({*plain, *self.log.runs.vanished(self.spec.name, self.spec.rowid)})
-        rows = [row for (row,) in self.store.db.execute(f"SELECT DISTINCT c.row {shown} ORDER BY c.row").fetchall()]
-        rows = [row for row in rows if self.where_values(row) is not None and self.read(row) is None]
-        return [row for row in rows if self._visible(row)]
-
-    def _visible(self, row: Row) -> bool:
-        return visible([self.log.entry(leaf) for leaf in self.log.leaves(row)])
 
     def rivals(self, index: UniqueIndex, values: Sequence[Any], row: Row) -> list[Row]:
         """Returns the rows, other than `row`, that hold these values in the columns of a UNIQUE index."""

@@ -252,7 +252,6 @@ class ServingNode:
             str(file),
             node_id=identity.node_id,
             mesh_key=identity.digest_key,
-            wall_ms=clock()[1],
             entropy=os.urandom,
             config=ReplicaConfig(only=config.only, exclude=config.exclude),
             recalled=self._recall.clocks(),

@@ -9,6 +9,7 @@ reports are handed to a function that may be called from this thread.
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -39,6 +40,10 @@ BACKLOG_BYTES_MAX = 64 * 1024 * 1024
 # After the file refused an event (disk full, a lock held for seconds) its deadline may stay in the past: without a
 # pause the thread would spin on it. One second is what the safety check of an idle file takes anyway.
 REFUSED_PAUSE_MS = 1_000
+# An application that waits for the write lock looks for it now and then: events that may have held it for so long are
+# followed by a moment in which it is free (ADR 0011).
+HELD_MS = 5
+FREE_S = 0.001
 
 ENDED = "the node has closed its file; run 'mycomesh up' again"
 
@@ -231,6 +236,8 @@ class SqlThread:
             actions = [Notice("database.refused", str(error), {"event": type(event).__name__}, "warning")]
         if actions:
             self._report(Acted(actions))
+        if self._clock()[0] - now_ms >= HELD_MS:
+            time.sleep(FREE_S)
 
     def _finish(self, job: _Job) -> bool:
         """Run a job and hand its outcome back; say whether the thread ends."""

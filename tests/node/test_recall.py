@@ -38,7 +38,6 @@ def test_a_file_behind_what_was_noted_gets_a_new_site_before_it_stamps(tmp_path)
             str(peer.path),
             node_id=peer.node_id,
             mesh_key=MESH_KEY,
-            wall_ms=peer.wall_ms,
             entropy=peer._entropy,
             config=ReplicaConfig(),
             recalled={site: clock},

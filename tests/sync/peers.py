@@ -25,6 +25,7 @@ class Peer:
         self.config = config or ReplicaConfig()
         self.node_id = bytes([number + 1]) * 16
         self.drawn = 0
+        self.published = []  # by a scrub, for the next `drain` to return
         self.app = None
         self.replica = None
         self.open()
@@ -34,7 +35,6 @@ class Peer:
             str(self.path),
             node_id=self.node_id,
             mesh_key=MESH_KEY,
-            wall_ms=self.wall_ms,
             entropy=self._entropy,
             config=self.config,
         )
@@ -59,7 +59,7 @@ class Peer:
 
     def drain(self):
         """Stamps everything that was written; returns the bundles to publish."""
-        bundles = []
+        bundles, self.published = self.published, []
         more = True
         while more:
             published, more = self.replica.drain(self.wall_ms)
@@ -72,6 +72,15 @@ class Peer:
         for bundle in bundles:
             published += self.replica.apply(bundle, self.wall_ms, origin=origin).published
         return published
+
+    def scrub(self, rows=100):
+        """Compares every row with its entries, so many at a time; returns what the pass has come to."""
+        self.replica.scrub.restart()
+        while True:
+            scrubbed, published = self.replica.scrub.step(self.wall_ms, rows)
+            self.published += published
+            if scrubbed.done:
+                return scrubbed
 
     def tables(self):
         """The content of every user table."""

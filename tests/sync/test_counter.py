@@ -269,7 +269,7 @@ def test_what_bypassed_the_triggers_counts_as_a_difference(trio):
     db = one.replica._store.db  # triggers are off on this connection
     db.execute("UPDATE stock SET n = n + 10")
     two.sql("UPDATE stock SET n = n - 1")
-    one.replica.scrub()
+    one.scrub()
     converge(trio)
     all_show(trio, 108)
 

@@ -95,7 +95,7 @@ def test_the_state_is_of_this_file_alone_and_goes_with_the_rest(peer, tmp_path):
     converge([peer, second])
     assert second.tables() == peer.tables()
     assert rows(second, "SELECT count(*) FROM mycomesh_peers") == [(0,)]
-    assert not peer.replica._pending()
+    assert not peer.replica.waiting()
     second.close()
     peer.replica.remove()
     peer.replica = None

@@ -19,7 +19,7 @@ from tests.sync.scale import SCALE
 DAY = 86_400_000
 MINUTE = 60_000
 # Days pass without an event each second: what is tested is the order of things.
-SLOW = ExchangeConfig(safety_ms=DAY, compare_ms=10 * MINUTE, beat_ms=10 * MINUTE, collect_ms=30 * MINUTE)
+SLOW = ExchangeConfig(safety_ms=DAY, scrub_ms=DAY, compare_ms=10 * MINUTE, beat_ms=10 * MINUTE, collect_ms=30 * MINUTE)
 DDL = (
     "CREATE TABLE t(id INTEGER PRIMARY KEY, v, w); CREATE TABLE bag(v, w); CREATE TABLE words(k TEXT PRIMARY KEY, v, w)"
 )
@@ -376,7 +376,13 @@ class History:
 
 
 HASTY = ExchangeConfig(
-    safety_ms=DAY, compare_ms=30_000, beat_ms=10_000, collect_ms=20_000, retention_ms=10 * MINUTE, claim_ms=20_000
+    safety_ms=DAY,
+    scrub_ms=DAY,
+    compare_ms=30_000,
+    beat_ms=10_000,
+    collect_ms=20_000,
+    retention_ms=10 * MINUTE,
+    claim_ms=20_000,
 )
 
 

@@ -18,7 +18,7 @@ NODE = bytes(16)
 def served(path):
     rng = random.Random(path.name)
     return Replica.open(
-        str(path), node_id=NODE, mesh_key=bytes(32), wall_ms=1_800_000_000_000, entropy=rng.randbytes,
+        str(path), node_id=NODE, mesh_key=bytes(32), entropy=rng.randbytes,
         config=ReplicaConfig(),
     )  # fmt: skip
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tools import exits
-from tools.bench import files, history, nodes, plug, rounds
+from tools.bench import bulk, files, history, nodes, plug, rounds
 from tools.bench.figure import CATALOGUE, Figure
 from tools.bench.files import BenchError
 from tools.processes import ProcessError
@@ -27,6 +27,7 @@ SUITES: dict[str, Callable[[bool], dict[str, Figure]]] = {
     "pipeline": files.pipeline,
     "file": files.file_size,
     "open": files.opening,
+    "bulk": bulk.bulk,
     "rounds": rounds.healing,
     "upkeep": rounds.upkeep,
     "repair": rounds.repairing,

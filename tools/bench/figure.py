@@ -69,6 +69,20 @@ CATALOGUE = {
         Kind("file_ratio", "file", "ratio", "file of 100k five-column rows, as it lies", "the plain file", 1.8),
         Kind("file_used_ratio", "file", "ratio", "the same without the pages that SQLite will reuse", "the plain file"),
         Kind("open_1m_rows_s", "open", "s", "a file of a million rows opened, digests ready", goal=2.0),
+        Kind(
+            "lock_max_ms",
+            "bulk",
+            "ms",
+            "the longest a stock client was refused the write lock while nodes adopt, serve, merge, drain and scrub 1M rows",
+            goal=50,
+        ),
+        Kind(
+            "bulk_1m_rss_mb",
+            "bulk",
+            "MB",
+            "what the greater of both nodes grows by, at its peak, while a transaction of 1M updates is captured and merged",
+            goal=64,
+        ),
         Kind("equal_bytes_per_table", "rounds", "bytes", "what a replica says to an equal one, a table", goal=64),
         *(
             Kind(

@@ -166,7 +166,6 @@ def _open(path: Path, number: int) -> Replica:
         str(path),
         node_id=_node_id(number),
         mesh_key=bytes(32),
-        wall_ms=_wall_ms(),
         entropy=os.urandom,
         config=ReplicaConfig(),
     )

@@ -25,7 +25,7 @@ from tools.bench.figure import Figure, measured
 from tools.bench.files import BenchError
 from tools.processes import NodeProcess, ended
 
-__all__ = ["crypto", "node"]
+__all__ = ["connected", "crypto", "equal", "memory_mb", "node"]
 
 WAIT_S_MAX = 60.0  # everything waited for takes a second or two on any machine that is not broken
 LOOK_S = 0.005
@@ -76,7 +76,7 @@ def _node(here: NodeProcess, there: NodeProcess, count: int, writes: int, idle_s
     _until(lambda: here.serving, "the first node")
     start_s = time.perf_counter() - started
     peer = f"127.0.0.1:{here.status()['port']}"
-    with contextlib.closing(_connect(here.file)) as db:
+    with contextlib.closing(connected(here.file)) as db:
         db.execute("BEGIN")
         db.execute(CREATE)
         db.executemany(INSERT, rows(count))
@@ -89,10 +89,10 @@ def _node(here: NodeProcess, there: NodeProcess, count: int, writes: int, idle_s
         started = time.perf_counter()
         _until(lambda: _last(there) == count, "the catch-up")
         caught_s = time.perf_counter() - started
-        grown_mb = max(_memory_mb(pid, "VmHWM") - was for pid, was in zip((first, second), before_mb, strict=True))
-        _until(lambda: _equal(here, there), "equal nodes")
+        grown_mb = max(memory_mb(pid, "VmHWM") - was for pid, was in zip((first, second), before_mb, strict=True))
+        _until(lambda: equal(here, there), "equal nodes")
         delays = sorted(_latencies_ms(db, there, writes))
-        _until(lambda: _equal(here, there), "equal nodes")
+        _until(lambda: equal(here, there), "equal nodes")
     time.sleep(SETTLE_S)
     resident_mb = max(_resident_mb(first), _resident_mb(second))
     return measured(
@@ -110,7 +110,7 @@ def _node(here: NodeProcess, there: NodeProcess, count: int, writes: int, idle_s
 def _latencies_ms(db: sqlite3.Connection, there: NodeProcess, count: int) -> list[float]:
     """Return milliseconds from each commit on one node until a stock client sees the row on the other."""
     delays = []
-    with contextlib.closing(_connect(there.file)) as reader:
+    with contextlib.closing(connected(there.file)) as reader:
         seen = _last_row(reader)
         for row in rows(count):
             db.execute(INSERT, row)
@@ -131,14 +131,15 @@ def _status_ms(one: NodeProcess) -> float:
     return (time.perf_counter() - started) * 1000
 
 
-def _equal(left: NodeProcess, right: NodeProcess) -> bool:
+def equal(left: NodeProcess, right: NodeProcess) -> bool:
+    """Return whether both nodes serve the same tables with the same hashes."""
     hashes = left.hashes
     return bool(hashes) and hashes == right.hashes
 
 
 def _last(one: NodeProcess) -> int:
     """Return the greatest rowid of the table, 0 while there is none."""
-    with contextlib.closing(_connect(one.file)) as db:
+    with contextlib.closing(connected(one.file)) as db:
         there = db.execute("SELECT 1 FROM sqlite_master WHERE name = 'drones'").fetchone()
         return _last_row(db) if there else 0
 
@@ -147,7 +148,8 @@ def _last_row(db: sqlite3.Connection) -> int:
     return int(db.execute("SELECT coalesce(max(rowid), 0) FROM drones").fetchone()[0])
 
 
-def _connect(file: Path) -> sqlite3.Connection:
+def connected(file: Path) -> sqlite3.Connection:
+    """Return a stock client's connection."""
     db = sqlite3.connect(file, isolation_level=None, timeout=WAIT_S_MAX)
     db.execute("PRAGMA synchronous = NORMAL")
     return db
@@ -165,10 +167,11 @@ def _until(check: Callable[[], Any], what: str) -> None:
 
 
 def _resident_mb(pid: int) -> float:
-    return _memory_mb(pid, "VmRSS")
+    return memory_mb(pid, "VmRSS")
 
 
-def _memory_mb(pid: int, what: str) -> float:
+def memory_mb(pid: int, what: str) -> float:
+    """Return a figure of the kernel's about a process: VmRSS is what it holds, VmHWM the most that it has held."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return int(next(line for line in lines if line.startswith(what)).split()[1]) / 1024
 

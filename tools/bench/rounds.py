@@ -281,7 +281,6 @@ def _node(path: Path, number: int) -> _Node:
         str(path),
         node_id=_node_id(number),
         mesh_key=bytes(32),
-        wall_ms=WALL_MS,
         entropy=os.urandom,
         config=ReplicaConfig(),
     )

@@ -1,0 +1,177 @@
+"""The intake of one replica: local writes that wait for their stamps, taken in by chunks that are short for the write lock.
+
+Owns what has to be stamped before anything remote is merged: the pending logs, the sweeps that fill them, a changed schema,
+and the parked rows that a write may have made room for. What always holds: one transaction takes in at most one chunk, over
+all tables (ADR 0011); whatever is returned for publishing has been committed. It must not know peers.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+from sync import sweep
+from sync.batch import Bundle, Section
+from sync.capture import pending_name
+from sync.catalog import SCHEMA_TABLE, Catalog
+from sync.copies import Life
+from sync.drain import CHUNK_ROWS_MAX, Drained, drain_table
+from sync.keep_both import in_form
+from sync.merge import retry_parked, show_held
+from sync.store import Store
+from sync.table import Table
+
+__all__ = ["Intake"]
+
+# Reads of a settled state are tried this often without the write lock.
+SETTLE_TRIES = 3
+
+
+class Intake:
+    """What waits in one file, and how it gets its stamps."""
+
+    def __init__(self, store: Store, catalog: Catalog, life: Life) -> None:
+        self._store = store
+        self._catalog = catalog
+        self._life = life
+        self._data_version = -1
+        self._turn = 0  # whose pending log is read first: a table that is written all the time is not always first
+
+    def stale(self) -> bool:
+        """True if another connection has committed since the last `drain` that found nothing more."""
+        return self._store.data_version() != self._data_version
+
+    def unsettle(self) -> None:
+        """Has the next `stale` be true."""
+        self._data_version = -1
+
+    def waiting(self) -> bool:
+        """True if some write has no stamp yet."""
+        return sweep.under_way(self._store.db) or any(map(self.logged, self._catalog.tables.values()))
+
+    def logged(self, table: Table) -> bool:
+        """True if writes of one table wait in its pending log."""
+        listing = f"SELECT 1 FROM {pending_name(table.table_id)} LIMIT 1"
+        return self._store.db.execute(listing).fetchone() is not None
+
+    def drain(self, wall_ms: int) -> tuple[list[bytes], bool]:
+        """Stamps up to one chunk of captured writes; returns (batches to publish, whether more are waiting)."""
+        version = self._store.data_version()
+        if not self._catalog.changed() and not self.waiting():
+            self._data_version = version
+            return [], False
+        with self._store.transaction():
+            bundle, more = self.take(wall_ms)
+        if not more:
+            self._data_version = version
+        return bundle, more
+
+    def changing(self, wall_ms: int, change: Callable[[], None]) -> list[bytes]:
+        """Runs `change` in a write transaction in which no captured write is without its stamp; returns what to publish."""
+        batches: list[bytes] = []
+        more = True
+        while more:  # local writes have no stamps yet: all of them first, a chunk a transaction
+            with self._store.transaction():
+                published, more = self.take(wall_ms) if self._catalog.changed() or self.waiting() else ([], False)
+                if not more:
+                    change()
+            batches += published
+        return batches
+
+    def settled(self, wall_ms: int, read: Callable[[], None]) -> list[bytes]:
+        """Runs `read` in a transaction in which no captured write is without its stamp; returns batches to publish."""
+        published: list[bytes] = []
+        for _ in range(SETTLE_TRIES):
+            with self._store.reading():
+                if not self.waiting():
+                    read()
+                    return published
+            published += self.drain(wall_ms)[0]
+        more = True
+        while more:  # the application writes faster than we look: take the write lock for one chunk
+            with self._store.transaction():
+                batches, more = self.take(wall_ms)
+                published += batches
+                if not more:
+                    read()
+        return published
+
+    # ---- inside a transaction
+
+    def take(self, wall_ms: int) -> tuple[list[bytes], bool]:
+        """Stamps one chunk over all tables in one bundle, schema first; returns it and whether more are waiting."""
+        sections: list[Section] = []
+        if self._catalog.changed():
+            self._catalog.refresh(self.drainer(wall_ms, sections))
+            sections = in_form(self._catalog.tables, sections)
+        room, more = CHUNK_ROWS_MAX, self._catalog.changed()
+        facts, *tables = sorted(self._catalog.tables.values(), key=lambda table: table.table_id)
+        self._turn = (self._turn + 1) % max(len(tables), 1)
+        for table in (facts, *tables[self._turn :], *tables[: self._turn]):  # definitions before rows
+            if room <= 0:
+                more = more or sweep.going(table) or self.logged(table)
+                continue
+            drained = drain_table(table, self._life.place, wall_ms, room)
+            room -= self._took(table, drained, sections)
+            if not drained.more and table.installed and sweep.going(table):
+                more = True
+                if room >= CHUNK_ROWS_MAX // 2:  # else the rows of a small remainder would cost a transaction each
+                    sweep.advance(table, room)
+                    drained = drain_table(table, self._life.place, wall_ms, room)
+                    room -= self._took(table, drained, sections)
+            more = more or drained.more
+        if not more:
+            more = self.settle()
+        sections.sort(key=lambda section: section.table != SCHEMA_TABLE)  # definitions before rows
+        if sections:
+            self._store.durable()
+        return ([Bundle(sections).encode()] if sections else []), more
+
+    def _took(self, table: Table, drained: Drained, sections: list[Section]) -> int:
+        if drained.section is not None:
+            sections.append(drained.section)
+            self.retry(table)
+        return drained.weight
+
+    def drainer(self, wall_ms: int, sections: list[Section]) -> Callable[[Table], bool]:
+        """Returns a function that stamps one chunk of one table, keeps the section, and says whether that was all."""
+
+        def drain(table: Table) -> bool:
+            drained = drain_table(table, self._life.place, wall_ms)
+            if drained.section is not None:
+                sections.append(drained.section)
+            return not drained.more
+
+        return drain
+
+    def retry(self, table: Table) -> None:
+        """Tries the parked rows of a table again."""
+        found = self._store.db.execute(
+            "SELECT 1 FROM mycomesh_parked WHERE id = ?1 UNION ALL SELECT 1 FROM mycomesh_moved WHERE id = ?1 LIMIT 1",
+            (table.table_id,),
+        ).fetchone()
+        if found is not None:
+            retry_parked(table)
+
+    def settle(self) -> bool:
+        """Shows what was held for columns that a table has got, and looks at the cells of columns that became counters.
+
+        Every local write has its stamp: what is shown must not take the place of what nobody has read yet. Returns
+        whether there are rows for the next drain to look at.
+        """
+        looked = False
+        for table in self._catalog.tables.values():
+            if table.settled:
+                continue
+            name = f"settled/{table.table_id}"
+            state = json.dumps([table.known, sorted(table.counters)])
+            before = self._store.meta(name)
+            if before != state:
+                self._store.meta_set(name, state)
+                if table.holds_any():
+                    show_held(table)
+                if not table.counters <= set(json.loads(before or "[[], []]")[1]):
+                    sweep.begin(table)
+                    table.unread = looked = True
+            table.settled = True
+        return looked

@@ -1,0 +1,106 @@
+"""The scrub: every row compared with its entries, a few at a time, so that what bypassed the triggers is found and captured.
+
+A table rebuilt without its triggers, a file edited with triggers off or put back from elsewhere leaves rows that are not as
+the change log says. Steps read within one short read transaction each, and take the write lock only where a row is suspect.
+
+Owns the position of the pass. What always holds: a row that is logged for a second look is not changed by that, whoever
+wrote it meanwhile. It must not know when a step is due.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sync import codec, sweep
+from sync.catalog import SCHEMA_TABLE, Catalog
+from sync.intake import Intake
+from sync.store import Store
+from sync.table import Row
+
+__all__ = ["Scrub", "Scrubbed"]
+
+_FACT = "scrub"
+
+
+@dataclass(slots=True)
+class Scrubbed:
+    """What a pass has come to: rows compared, those logged for a second look, the tables they are in, whether it ended."""
+
+    rows: int = 0
+    found: int = 0
+    tables: tuple[str, ...] = ()
+    done: bool = False
+
+
+class Scrub:
+    """One pass after another over all tables of one file, in the order of their names."""
+
+    def __init__(self, store: Store, catalog: Catalog, intake: Intake) -> None:
+        self._store = store
+        self._catalog = catalog
+        self._intake = intake
+        self._table = ""
+        self._place = sweep.START
+        self._so_far = Scrubbed()
+        self._recalled = False
+
+    def restart(self) -> None:
+        """Begins a pass, whatever another one had come to."""
+        self._table, self._place, self._so_far, self._recalled = "", sweep.START, Scrubbed(), True
+
+    def step(self, wall_ms: int, limit: int) -> tuple[Scrubbed, list[bytes]]:
+        """Compares up to `limit` rows; returns what this pass has come to, and batches to publish.
+
+        Suspect rows are stamped by the drain that follows. After a step that is `done`, the next begins another pass.
+
+        Raises:
+            DatabaseBusyError: another program holds the write lock; the step is made again by the next call.
+        """
+        if not self._recalled:
+            self._recall()
+        names = [name for name in sorted(self._catalog.tables) if name != SCHEMA_TABLE and name >= self._table]
+        if not names:
+            ended, self._so_far = self._so_far, Scrubbed()
+            self._table, self._place, ended.done = "", sweep.START, True
+            return ended, []
+        if names[0] != self._table:
+            self._table, self._place = names[0], sweep.START
+        table = self._catalog.tables[self._table]
+        rows: list[Row] = []
+        place = self._place
+
+        def compare() -> None:
+            nonlocal place
+            suspects, place = sweep.suspects(table, self._place, limit)
+            rows.extend(suspects)
+
+        published = self._intake.settled(wall_ms, compare)
+        if self._catalog.tables.get(self._table) is not table:
+            return self._so_far, published  # its definition changed meanwhile: what was compared is void
+        so_far = self._so_far
+        so_far.rows += limit if place.phase == self._place.phase == 0 else 0
+        if rows:
+            with self._store.transaction():
+                sweep.look_at(table, rows)
+            so_far.found += len(rows)
+            so_far.tables = tuple(sorted({*so_far.tables, table.spec.name}))
+            self._intake.unsettle()
+        self._place = place
+        if place.ended:
+            self._table, self._place = f"{self._table}\0", sweep.START  # the least name after it
+        return so_far, published
+
+    def keep(self) -> None:
+        """Writes the position into the file, where the next run of the node goes on."""
+        place, so_far = self._place, self._so_far
+        fact = [self._table, place.phase, place.after, so_far.rows, so_far.found, list(so_far.tables)]
+        with self._store.transaction():
+            self._store.meta_set(_FACT, codec.encode(fact))
+
+    def _recall(self) -> None:
+        self._recalled = True
+        fact = self._store.meta(_FACT)
+        if fact is not None:
+            self._table, phase, after, rows, found, tables = codec.decode(fact, bytes_max=len(fact))
+            self._place = sweep.Place(phase, after)
+            self._so_far = Scrubbed(rows, found, tuple(tables))

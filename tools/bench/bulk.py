@@ -1,0 +1,123 @@
+"""Measurements of two running nodes under a million rows: how long an application waits for its file, and how memory grows.
+
+Owns the sequence: a file of a million rows is put on the mesh, an empty node catches up, one transaction updates every row,
+and both files are scrubbed. What always holds: while nodes work, a stock client writes to each file all the time; while the
+application's own large transaction runs, it does not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from tools.bench import probe
+from tools.bench.client import CREATE, INSERT, rows
+from tools.bench.figure import Figure, measured
+from tools.bench.files import BenchError
+from tools.bench.nodes import connected, equal, memory_mb
+from tools.processes import NodeProcess, ended
+
+__all__ = ["bulk"]
+
+ROWS = 1_000_000
+STEP_ROWS = 50_000  # rows that are made at a time
+WAIT_S_MAX = 900.0  # a million updates drained and merged on a busy machine
+LOOK_S = 0.25
+
+
+def bulk(quick: bool) -> dict[str, Figure]:
+    """Return the longest wait for a file's write lock, and what the greater node grows by in a transaction of all rows."""
+    count = ROWS // 10 if quick else ROWS
+    with tempfile.TemporaryDirectory(prefix="mycomesh-bench-") as place:
+        here, there = NodeProcess.within(Path(place), "here"), NodeProcess.within(Path(place), "there")
+        with ended((here, there)):
+            return _bulk(here, there, count)
+
+
+def _bulk(here: NodeProcess, there: NodeProcess, count: int) -> dict[str, Figure]:
+    here.run("init", "--name", "bench", "--node-name", "here")
+    _fill(here.file, count)
+    waits: list[float] = []
+    with _probed(here.file, 1, waits, "adopted"):
+        first = here.up("--no-multicast", "--port", "0")
+        _until(lambda: here.serving and _stamped(here), "the adoption")
+    peer = f"127.0.0.1:{here.status()['port']}"
+    there.run("join", here.run("invite"), "--peer", peer, "--no-multicast", "--node-name", "there")
+    second = there.up("--no-multicast", "--port", "0", "--peer", peer)
+    _until(lambda: there.serving, "the second node")
+    with _probed(here.file, 1, waits, "served"), _probed(there.file, 2, waits, "caught up"):
+        _until(lambda: there.status()["tables"] and _rows_of(there) == count, "the catch-up")
+    _until(lambda: equal(here, there), "equal nodes")
+    before_mb = [memory_mb(pid, "VmRSS") for pid in (first, second)]
+    with contextlib.closing(connected(here.file)) as db:
+        db.execute("UPDATE drones SET altitude = altitude + 1")
+    with _probed(here.file, 1, waits, "drained"), _probed(there.file, 2, waits, "merged"):
+        _until(lambda: _stamped(here) and _last_altitude(there, count), "the updates")
+    _until(lambda: equal(here, there), "equal nodes")
+    grown_mb = max(memory_mb(pid, "VmHWM") - was for pid, was in zip((first, second), before_mb, strict=True))
+    with _probed(here.file, 1, waits, "scrubbed"):
+        here.run("scrub")
+        _until(lambda: _stamped(here), "the scrub")
+    return measured(lock_max_ms=max(waits), bulk_1m_rss_mb=grown_mb)
+
+
+def _fill(file: Path, count: int) -> None:
+    """The application's own file, from before it met the mesh."""
+    with contextlib.closing(connected(file)) as db:
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute(CREATE)
+        db.execute(probe.CREATE)
+        db.execute("BEGIN")
+        for _ in range(0, count, STEP_ROWS):
+            db.executemany(INSERT, rows(STEP_ROWS))
+        db.execute("COMMIT")
+
+
+def _stamped(one: NodeProcess) -> bool:
+    return int(one.status()["pending"]) <= 1  # the probe's own write may wait
+
+
+def _rows_of(one: NodeProcess) -> int:
+    return int(next((table["rows"] for table in one.status()["tables"] if table["name"] == "drones"), 0))
+
+
+def _last_altitude(one: NodeProcess, count: int) -> bool:
+    with contextlib.closing(connected(one.file)) as db:
+        (altitude,) = db.execute("SELECT altitude FROM drones WHERE rowid = ?", (count,)).fetchone()
+    return int(altitude) == 500 + (STEP_ROWS - 1) % 100 + 1
+
+
+@contextlib.contextmanager
+def _probed(file: Path, row: int, waits: list[float], what: str) -> Iterator[None]:
+    """Has a stock client write to the file meanwhile; adds the longest wait."""
+    command = [sys.executable, "-m", "tools.bench.probe", str(file), str(row)]
+    with subprocess.Popen(  # noqa: S603 -- our own module
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as client:
+        assert client.stdin is not None
+        assert client.stdout is not None
+        try:
+            if client.stdout.readline().strip() != "ready":
+                raise BenchError(f"the client cannot write to {file}")
+            yield
+        finally:
+            client.stdin.close()
+            told = client.stdout.read().strip()
+    if not told:
+        raise BenchError(f"the client that writes to {file} failed")
+    print(f"  {what}: the client waited {float(told):.1f} ms at most", file=sys.stderr, flush=True)
+    waits.append(float(told))
+
+
+def _until(check: Callable[[], Any], what: str) -> None:
+    end = time.monotonic() + WAIT_S_MAX
+    while not check():
+        if time.monotonic() > end:
+            raise BenchError(f"no {what} within {WAIT_S_MAX:.0f} s")
+        time.sleep(LOOK_S)
