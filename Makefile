@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check bench sim install clean
+.PHONY: demo test check bench sim crash install clean
 demo: .venv/core
 	$(BIN)/mycomesh demo
 test: .venv/dev
@@ -18,6 +18,9 @@ bench: .venv/core
 # Larger than what the tests run: 24 nodes through the splits, some minutes on two cores.
 sim: .venv/core
 	$(BIN)/mycomesh simulate split-brain --nodes 24 --seeds 1..4 --jobs 2
+# Every crash point of the recorded lives, some 2,400; the tests take more than 1,000 of them. Some minutes.
+crash: .venv/dev
+	MYCOMESH_TEST_SCALE=8 $(BIN)/python -m pytest tests/sync/test_crash.py -rP --timeout 900
 install: .venv/core
 clean:
 	rm -rf .venv

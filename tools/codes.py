@@ -163,10 +163,12 @@ _DATABASE = (
         "ask for a ticket or a code with --write PATTERN, and join again",
     ),
     Code(
-        "scrub.busy",
-        "the scrub was not started",
-        "a program held the write lock",
-        "end its transaction, then mycomesh scrub",
+        "scrub.found",
+        "rows were found that no trigger had captured",
+        "a program wrote with triggers off, rebuilt a table, or put a file back; what the rows hold is captured now",
+    ),
+    Code(
+        "scrub.done", "every row was compared with the change log", "somebody asked, or the background pass has ended"
     ),
     Code("tombstones.collected", "delete markers were taken out", "every member has passed them"),
 )

@@ -1,4 +1,4 @@
-"""What people decide about tables, asked over the control socket.
+"""What people decide about tables, asked over the control socket or, where no node runs, of the file itself.
 
 Owns the form of these requests and answers. What always holds: a request that is refused has changed nothing. It must not
 know the sockets or how a decision takes effect.
@@ -13,10 +13,13 @@ from mesh.node.errors import NodeError
 from mesh.node.shell import clock
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from mesh.node.serving import ServingNode
     from sync.decisions import Conflict
+    from sync.replica import Replica
 
-__all__ = ["answer"]
+__all__ = ["answer", "prepared"]
 
 NUMBER_END = 1 << 63  # of SQLite's integers
 
@@ -28,27 +31,45 @@ async def answer(node: ServingNode, request: dict[str, Any]) -> dict[str, Any]:
         NodeError: the request lacks a word or has a wrong one.
         SyncError: the replica refuses it.
     """
+    return await node.consult(prepared(request, node.names()))
+
+
+def prepared(request: dict[str, Any], names: dict[str, str]) -> Callable[[Replica], dict[str, Any]]:
+    """Return what carries out a request on a replica; `names` are the members' names by the beginnings of their sites.
+
+    Raises:
+        NodeError: the request lacks a word or has a wrong one.
+    """
     match request.get("do"):
         case "counter":
             table, column = _text(request, "table"), _text(request, "column")
-            await node.consult(lambda replica: replica.decisions.count(table, column))
-            return {}
+            return lambda replica: _counted(replica, table, column)
         case "policy":
             table = _text(request, "table")
-            if request.get("policy") is not None:
-                policy = _text(request, "policy")
-                await node.consult(lambda replica: replica.decisions.decide_policy(table, policy))
-            return {"policy": await node.consult(lambda replica: replica.decisions.policy(table))}
+            policy = None if request.get("policy") is None else _text(request, "policy")
+            return lambda replica: _policy(replica, table, policy)
         case "conflicts":
             limit = _number(request, "limit")
-            found = await node.consult(lambda replica: replica.decisions.conflicts(limit))
-            names = node.names()
-            return {"conflicts": [_named(conflict, names) for conflict in found]}
+            return lambda replica: {
+                "conflicts": [_named(conflict, names) for conflict in replica.decisions.conflicts(limit)]
+            }
         case "restore":
             number = _number(request, "number")
-            return {"done": await node.consult(lambda replica: replica.decisions.restore(number, clock()[1]))}
+            return lambda replica: {"done": replica.decisions.restore(number, clock()[1])}
         case other:
             raise AssertionError(f"{other!r} is no decision")
+
+
+def _counted(replica: Replica, table: str, column: str) -> dict[str, Any]:
+    replica.decisions.count(table, column)
+    return {}
+
+
+def _policy(replica: Replica, table: str, policy: str | None) -> dict[str, Any]:
+    if policy is not None:
+        replica.decisions.decide_policy(table, policy)
+        return {"policy": policy}  # with the drain that follows
+    return {"policy": replica.decisions.policy(table)}
 
 
 def _named(conflict: Conflict, names: dict[str, str]) -> dict[str, Any]:

@@ -33,6 +33,22 @@ def test_parked_tells_key_reason_and_content(file, capsys):
     assert json.loads(capsys.readouterr().out)[0]["content"] == {"v": None}
 
 
+def test_parked_tells_of_children_whose_parent_is_gone(file, capsys):
+    file.executescript(
+        "CREATE TABLE missions(id INTEGER PRIMARY KEY);"
+        "CREATE TABLE steps(id INTEGER PRIMARY KEY, mission REFERENCES missions(id)); INSERT INTO steps VALUES(4, 9)"
+    )
+    assert main(["parked", "--json"]) == exits.DONE
+    told = json.loads(capsys.readouterr().out)[1]
+    assert (told["table"], told["key"], told["reason"]) == (
+        "steps", "4", "FOREIGN KEY: no such row of missions; shown as it is"
+    )  # fmt: skip
+    file.execute("CREATE TABLE broken(m REFERENCES steps(mission)); ")
+    file.execute("INSERT INTO broken VALUES(1)")
+    assert main(["parked"]) == exits.DONE
+    assert "not checked" in capsys.readouterr().out
+
+
 def test_parked_of_a_file_without_the_table_is_one_line(file, capsys):
     file.execute("DROP TABLE mycomesh_parked")
     assert main(["parked"]) == exits.FAILED

@@ -71,6 +71,8 @@ def _copied(source: Path, target: Path) -> bool:
         for (name,) in copy.execute(PENDING).fetchall():
             if copy.execute(f'SELECT 1 FROM "{name}" LIMIT 1').fetchone():
                 return False
+        if copy.execute("SELECT 1 FROM mycomesh_sweeps LIMIT 1").fetchone():
+            return False  # a table whose rows are just getting their stamps
         copy.execute("DELETE FROM mycomesh_meta WHERE name = 'site'")
         for state in ("status", "peers"):  # of the node that serves the original
             copy.execute(f"DELETE FROM mycomesh_{state}")

@@ -7,8 +7,8 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
-from mesh.node.ask import ask
 from tools import exits
+from tools.commands.deciding import add_file, decided
 from tools.numbers import whole
 from tools.render import print_json, print_table
 
@@ -30,12 +30,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help=f"the latest N (default {LIMIT}, at most {LIMIT_MAX})",
     )
+    add_file(parser)
     parser.add_argument("--json", action="store_true", help="a JSON array, for programs; long values are shortened")
 
 
 def run(args: argparse.Namespace, home: Home) -> int:
     """Print one row a conflict, the latest first."""
-    conflicts = ask(home, "conflicts", limit=args.limit)["conflicts"]
+    conflicts = decided(args, home, "conflicts", limit=args.limit)["conflicts"]
     if args.json:
         print_json(conflicts)
     elif not conflicts:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from mesh.node.ask import ask
 from mesh.node.home import Home
 from tools import exits
+from tools.commands.deciding import add_file, decided
 from tools.render import add_json, tell
 
 __all__ = ["add_arguments", "run"]
@@ -16,12 +16,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("table", metavar="TABLE")
     parser.add_argument("column", metavar="COLUMN", help="holds integers; its concurrent changes add up from now on")
+    add_file(parser)
     add_json(parser)
 
 
 def run(args: argparse.Namespace, home: Home) -> int:
-    """Ask the running node."""
-    ask(home, "counter", table=args.table, column=args.column)
+    """Ask the running node, or the file."""
+    decided(args, home, "counter", table=args.table, column=args.column)
     told = f"{args.table}.{args.column} is a counter, on every node that learns of it"
     tell(args, {"table": args.table, "column": args.column}, told)
     return exits.DONE

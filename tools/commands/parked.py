@@ -1,4 +1,4 @@
-"""`mycomesh parked`: rows of peers that the local tables refuse, and why; they are held and tried again."""
+"""`mycomesh parked`: rows of peers that the local tables refuse, and why; they are held and tried again. And orphans."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 __all__ = ["add_arguments", "run"]
 
 NAMES = ("table", "key", "reason", "content", "since")
+ORPHANS_MAX = 1_000
+ORPHANS = 'SELECT "table", rowid, parent FROM pragma_foreign_key_check ORDER BY 1, 2, 3 LIMIT ?'
 LISTING = "SELECT table_name, row_key, reason, content, since FROM mycomesh_parked ORDER BY since, table_name, row_key"
 
 
@@ -48,10 +50,22 @@ def _parked(file: Path) -> list[dict[str, Any]]:
     """The state is SQL (README): read as any client would."""
     try:
         with contextlib.closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True)) as db:
-            rows = db.execute(LISTING).fetchall()
+            rows = [*db.execute(LISTING).fetchall(), *_orphans(db)]
     except sqlite3.Error as error:
         raise NodeError(f"cannot read {file}: {error}; is the node still joining? see 'mycomesh status'") from error
     return [{**dict(zip(NAMES, row, strict=True)), "content": _content(row[3])} for row in rows]
+
+
+def _orphans(db: sqlite3.Connection) -> list[tuple[str, str, str, str, str]]:
+    """Rows whose parent is gone: in their tables all the same, since SQLite leaves foreign keys to each program (ADR 0012)."""
+    try:
+        found = db.execute(ORPHANS, (ORPHANS_MAX,)).fetchall()
+    except sqlite3.OperationalError as error:  # a foreign key that names no key of its parent
+        return [("-", "-", f"FOREIGN KEY not checked: {error}", "{}", "")]
+    return [
+        (table, "-" if rowid is None else str(rowid), f"FOREIGN KEY: no such row of {parent}; shown as it is", "{}", "")
+        for table, rowid, parent in found
+    ]
 
 
 def _content(text: str) -> Any:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from mesh.node.ask import ask
 from mesh.node.home import Home
 from tools import exits
+from tools.commands.deciding import add_file, decided
 from tools.render import add_json, tell
 
 __all__ = ["add_arguments", "run"]
@@ -24,12 +24,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="POLICY",
         help="same-row: they are one row, and the later one wins; keep-both: the later one gets another id",
     )
+    add_file(parser)
     add_json(parser)
 
 
 def run(args: argparse.Namespace, home: Home) -> int:
-    """Ask the running node."""
-    policy = ask(home, "policy", table=args.table, policy=args.policy)["policy"]
+    """Ask the running node, or the file."""
+    policy = decided(args, home, "policy", table=args.table, policy=args.policy)["policy"]
     if args.policy is None and not args.json:
         print(policy)
     else:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from mesh.node.ask import ask
 from tools import exits
+from tools.commands.deciding import add_file, decided
 from tools.numbers import whole
 from tools.render import add_json, tell
 
@@ -26,11 +26,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="ID",
         help="as 'mycomesh conflicts' shows it",
     )
+    add_file(parser)
     add_json(parser)
 
 
 def run(args: argparse.Namespace, home: Home) -> int:
-    """Ask the running node."""
-    done = ask(home, "restore", number=args.conflict)["done"]
+    """Ask the running node, or the file."""
+    done = decided(args, home, "restore", number=args.conflict)["done"]
     tell(args, {"conflict": args.conflict, "done": done}, f"{done}; it spreads like any other write")
     return exits.DONE

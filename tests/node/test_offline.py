@@ -1,0 +1,90 @@
+"""Decisions where no node runs: in the file itself, and only in one that is not served."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from mesh.node.home import FileLock, Home
+from mesh.node.keystore import Keystore
+from sync.replica import Replica, ReplicaConfig
+from tools import exits
+from tools.cli import main
+
+
+@pytest.fixture
+def home(tmp_path):
+    assert main(["--home", str(tmp_path / "home"), "init", "--name", "test"]) == exits.DONE
+    return tmp_path / "home"
+
+
+def served(home, path):
+    identity = Keystore(Home.locate(Path(home), {})).identity()
+    return Replica.open(
+        str(path), node_id=identity.node_id, mesh_key=identity.digest_key, entropy=os.urandom,
+        config=ReplicaConfig(only=("t",)),
+    )  # fmt: skip
+
+
+@pytest.fixture
+def file(home, tmp_path):
+    path = tmp_path / "a.db"
+    db = sqlite3.connect(path, isolation_level=None)
+    db.executescript("CREATE TABLE t(id INTEGER PRIMARY KEY, n INTEGER); CREATE TABLE other(v)")
+    replica = served(home, path)
+    while replica.drain(1)[1]:
+        pass
+    replica.close()
+    db.execute("INSERT INTO t VALUES(1, 5)")
+    db.close()
+    return path
+
+
+def run(home, file, *words):
+    return main(["--home", str(home), *words, "--file", str(file)])
+
+
+def test_a_counter_and_a_policy_are_decided_and_stamped_in_the_file(home, file, capsys):
+    assert run(home, file, "counter", "t", "n") == exits.DONE
+    assert run(home, file, "policy", "t", "keep-both") == exits.DONE
+    assert run(home, file, "policy", "t") == exits.DONE
+    assert capsys.readouterr().out.strip() == "keep-both"
+    replica = served(home, file)
+    assert not replica.waiting()
+    assert sorted(replica.tables) == ["mycomesh_schema", "t"]  # what was not replicated before is not now
+    assert replica.tables["t"].counters == {"n"}
+    replica.close()
+
+
+def test_conflicts_are_listed_and_restored(home, file, capsys):
+    replica = served(home, file)
+    replica.drain(1)
+    table = replica.tables["t"]
+    db = sqlite3.connect(file, isolation_level=None)
+    db.execute(
+        "INSERT INTO mycomesh_conflicts(seq, seen_at, table_name, row_key, lost, lost_at, lost_site, won_at, won_site,"
+        " reason, lost_hlc, won, row) VALUES(1, '', 't', '1', '{\"n\": 9}', '', '', '', '', 'test', 1, '{}', 1)"
+    )
+    assert table.read(1) == {"id": 1, "n": 5}
+    replica.close()
+    assert run(home, file, "conflicts", "--json") == exits.DONE
+    assert [each["lost"] for each in json.loads(capsys.readouterr().out)] == [{"n": 9}]
+    assert run(home, file, "restore", "1") == exits.DONE
+    assert db.execute("SELECT n FROM t").fetchall() == [(9,)]
+    assert run(home, file, "restore", "2") == exits.FAILED
+    assert len(capsys.readouterr().err.splitlines()) == 2  # what was restored, and the one line of the refusal
+
+
+def test_a_served_file_and_one_of_nobody_are_refused_in_one_line(home, file, tmp_path, capsys):
+    lock = FileLock.acquire(file)
+    assert run(home, file, "counter", "t", "n") == exits.FAILED
+    lock.release()
+    assert "served by another node" in capsys.readouterr().err
+    sqlite3.connect(tmp_path / "plain.db").execute("CREATE TABLE t(v)")
+    assert run(home, tmp_path / "plain.db", "policy", "t") == exits.FAILED
+    assert run(home, tmp_path / "none.db", "conflicts") == exits.FAILED
+    assert len(capsys.readouterr().err.splitlines()) == 2
