@@ -2,7 +2,7 @@
 
 Owns what has to be stamped before anything remote is merged: the pending logs, the sweeps that fill them, a changed schema,
 and the parked rows that a write may have made room for. What always holds: one transaction takes in at most one chunk, over
-all tables (ADR 0011); whatever is returned for publishing has been committed. It must not know peers.
+all tables (ADR 0012); whatever is returned for publishing has been committed. It must not know peers.
 """
 
 from __future__ import annotations

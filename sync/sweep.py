@@ -1,4 +1,4 @@
-"""Sweeps: passes over a whole table in steps that are short for whoever waits for the write lock (ADR 0011).
+"""Sweeps: passes over a whole table in steps that are short for whoever waits for the write lock (ADR 0012).
 
 Owns `mycomesh_sweeps`, the position of each pass that has to write, and the comparison of rows with their entries that a
 scrub makes. What always holds: a step logs its rows and moves its position in one transaction, so a crash repeats nothing

@@ -41,7 +41,7 @@ BACKLOG_BYTES_MAX = 64 * 1024 * 1024
 # pause the thread would spin on it. One second is what the safety check of an idle file takes anyway.
 REFUSED_PAUSE_MS = 1_000
 # An application that waits for the write lock looks for it now and then: events that may have held it for so long are
-# followed by a moment in which it is free (ADR 0011).
+# followed by a moment in which it is free (ADR 0012).
 HELD_MS = 5
 FREE_S = 0.001
 

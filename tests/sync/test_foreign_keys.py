@@ -1,4 +1,4 @@
-"""Foreign keys of programs that enforce them: cascades arrive as rows, replicas end equal, and no child is lost (ADR 0012)."""
+"""Foreign keys of programs that enforce them: cascades arrive as rows, replicas end equal, and no child is lost (ADR 0013)."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ def _parked(file: Path) -> list[dict[str, Any]]:
 
 
 def _orphans(db: sqlite3.Connection) -> list[tuple[str, str, str, str, str]]:
-    """Rows whose parent is gone: in their tables all the same, since SQLite leaves foreign keys to each program (ADR 0012)."""
+    """Rows whose parent is gone: in their tables all the same, since SQLite leaves foreign keys to each program (ADR 0013)."""
     try:
         found = db.execute(ORPHANS, (ORPHANS_MAX,)).fetchall()
     except sqlite3.OperationalError as error:  # a foreign key that names no key of its parent
