@@ -52,7 +52,6 @@ class Writer:
             str(self.path),
             node_id=identity.node_id,
             mesh_key=identity.digest_key,
-            wall_ms=wall_ms,
             entropy=drawn(identity.name),
             config=ReplicaConfig(),
         )
