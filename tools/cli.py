@@ -76,6 +76,8 @@ COMMANDS = (
     Command("backup", "copy the served database, safe to serve again later", "tools.commands.backup"),
     Command("doctor", "look for what stands in a node's way on this machine, with remedies", "tools.commands.doctor"),
     Command("explain", "tell what an error, a notice or an exit code means, and what to do", "tools.commands.explain"),
+    Command("metrics", "print the running node's figures for Prometheus", "tools.commands.metrics"),
+    Command("service", "have systemd run the node, from boot or login on", "tools.commands.service"),
     Command("down", "stop the running node", "tools.commands.down"),
     Command("forget", "take every trigger and internal table out of a file without a node", "tools.commands.forget"),
     Command("demo", "three nodes on this machine, a real flight, a split and its healing", "tools.commands.demo"),

@@ -377,6 +377,7 @@ _CERTIFICATES = tuple(
 )
 
 _RUN = (
+    Code("metrics.serving", "figures are served for Prometheus", "up was given --metrics, or config.toml says so"),
     Code("node.serving", "the node serves its file", "it is open, captured and announced"),
     Code("node.stopping", "the node stops", "it was told to, or something broke; the next line says what"),
     Code(

@@ -290,6 +290,25 @@ MANUAL = {
         ),
         [{"code": "text", "what": "text", "why": "text", "remedy": "text"}],
     ),
+    "metrics": Page(
+        (
+            ("mycomesh metrics", "every figure of this moment, in Prometheus' text format"),
+            (
+                "mycomesh metrics > node.prom",
+                "for a collector of text files; 'mycomesh up --metrics' serves them over HTTP",
+            ),
+        ),
+        why_not="what it prints is for a program already: Prometheus' text format",
+    ),
+    "service": Page(
+        (
+            ("mycomesh service show fleet.db", "the systemd unit, to look at"),
+            ("mycomesh service install fleet.db --now", "run the node whenever this user is logged in, from now on"),
+            ("mycomesh service install fleet.db --system --now", "the same from boot on, as root"),
+            ("mycomesh service uninstall", "stop it and take the unit away"),
+        ),
+        {"unit": "text", "text": "text", "started": "bool"},
+    ),
     "down": Page(
         (
             ("mycomesh down", "stop; triggers stay and keep what is written meanwhile"),

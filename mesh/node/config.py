@@ -15,13 +15,14 @@ from mesh.node.errors import ConfigError
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["PORT_DEFAULT", "NodeConfig", "PeerName", "load"]
+__all__ = ["KEYS", "LOG_FORMATS", "PORT_DEFAULT", "NodeConfig", "PeerName", "load"]
 
 PORT_DEFAULT = 7447  # TCP; any free one will do, mDNS tells it to the others. A fixed default lets firewalls name it
 PEERS_MAX = 256  # static peers; a mesh spreads addresses itself, so a longer list is a mistake
 TABLES_MAX = 1000  # names in --only or --except; more cannot be meant by hand
 NAME_CHARS_MAX = 253  # the longest host name that DNS allows (RFC 1035)
 LOG_LEVELS = ("debug", "info", "warning", "error")
+LOG_FORMATS = ("text", "json")
 CONFIG_BYTES_MAX = 1 << 20  # a hand-written file; a larger one is not a configuration
 # config.toml key -> field; "except" is a Python keyword, so the field has another name
 KEYS = {
@@ -32,6 +33,8 @@ KEYS = {
     "loopback": "loopback",
     "multicast": "multicast",
     "log_level": "log_level",
+    "log_format": "log_format",
+    "metrics": "metrics",
 }
 
 
@@ -75,6 +78,8 @@ class NodeConfig:
     loopback: find nodes on this very machine alone, by its loopback; nothing is said on a network (demos, tests).
     multicast: announce and browse by mDNS; off where static peers are all there is.
     log_level: least severe level shown in the foreground: debug, info, warning or error.
+    log_format: how it is shown: text for people, json for one object a line.
+    metrics: where to serve Prometheus metrics over HTTP; None: nowhere. They name peers and tables, to whoever can reach it.
     """
 
     port: int | None = None
@@ -84,6 +89,8 @@ class NodeConfig:
     loopback: bool = False
     multicast: bool = True
     log_level: str = "info"
+    log_format: str = "text"
+    metrics: PeerName | None = None
 
     def __post_init__(self) -> None:
         """Check every field."""
@@ -101,6 +108,8 @@ class NodeConfig:
             raise ConfigError(f"table {both[0]!r} is both in 'only' and in 'except'; take it out of one")
         if self.log_level not in LOG_LEVELS:
             raise ConfigError(f"log_level {self.log_level!r} is unknown; choose one of {', '.join(LOG_LEVELS)}")
+        if self.log_format not in LOG_FORMATS:
+            raise ConfigError(f"log_format {self.log_format!r} is unknown; choose one of {', '.join(LOG_FORMATS)}")
 
 
 def load(path: Path, **overrides: Any) -> NodeConfig:
@@ -149,10 +158,14 @@ def _value(path: Path, key: str, value: Any) -> Any:
             if type(value) is bool:
                 return value
             wanted = "true or false"
-        case "log_level":
+        case "log_level" | "log_format":
             if type(value) is str:
                 return value
             wanted = "a text"
+        case "metrics":
+            if type(value) is str:
+                return PeerName.parse(value)
+            wanted = "a text such as 127.0.0.1:9464"
         case _:
             if isinstance(value, list) and all(type(item) is str for item in value):
                 return tuple(PeerName.parse(item) for item in value) if key == "peers" else tuple(value)

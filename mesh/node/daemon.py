@@ -27,8 +27,9 @@ from mesh.node import comparison, decisions, members, reach
 from mesh.node.control import ControlServer
 from mesh.node.errors import HomeError, KeystoreError, NodeError
 from mesh.node.home import FileLock, HomeLock
-from mesh.node.journal import Journal, notify_manager
+from mesh.node.journal import Journal
 from mesh.node.keystore import NO_MESH, Keystore, PendingJoin
+from mesh.node.manager import Watchdog, notify_manager
 from mesh.node.recall import Recall
 from mesh.node.serving import Credentials, ServingNode
 from mesh.node.shell import MeshShell, clock
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 
     from mesh.node.config import NodeConfig
     from mesh.node.home import Home
+    from mesh.node.metrics import MetricsServer
 
 __all__ = ["Daemon", "enrol", "event_loop", "serve"]
 
@@ -123,7 +125,7 @@ class Daemon:
         self._store = Keystore(home)
         self._file = file.absolute()
         self._config = config
-        self._tell = Journal(config.log_level).say if tell is None else tell
+        self._tell = Journal(config.log_level, form=config.log_format).say if tell is None else tell
         self._control = ControlServer(home.sockets[0], self._on_request)
         self._node: ServingNode | None = None
         self._identity: Identity | None = None
@@ -134,7 +136,7 @@ class Daemon:
         self._addresses: dict[Address, None] = {}
 
     async def run(self, *, signals: bool = True) -> None:
-        """Serve from the first check to the last goodbye; with `signals`, SIGTERM and SIGINT end it."""
+        """Serve from the first check to the last goodbye; with `signals`, SIGTERM, SIGINT and SIGHUP end it."""
         self._identity = self._store.identity()
         if self._identity is None and self._store.pending_join() is None:
             raise KeystoreError(NO_MESH)
@@ -144,13 +146,27 @@ class Daemon:
             if signals:
                 self._listen_to_signals()
             await self._control.start()
+            metrics = await self._metrics()
             try:
                 await self._live()
             finally:
+                if metrics is not None:
+                    await metrics.close()
                 self._ending.done.set_result(self._ending.complaint)
                 await self._control.close()
         finally:
             lock.release()
+
+    async def _metrics(self) -> MetricsServer | None:
+        """Serve metrics where that is asked for; the module is loaded only then."""
+        if self._config.metrics is None:
+            return None
+        server: MetricsServer = importlib.import_module("mesh.node.metrics").MetricsServer(
+            self._config.metrics, self.status
+        )
+        await server.start()
+        self._say(Notice("metrics.serving", f"metrics at {self._config.metrics.host}:{server.port}/metrics"))
+        return server
 
     async def _live(self) -> None:
         if self._identity is None:
@@ -194,9 +210,12 @@ class Daemon:
         self._say(Notice("node.serving", text, {"tables": len(snapshot.tables)}))
         notify_manager(f"READY=1\nSTATUS={text}")
         self.serving.set_result(node)
+        watchdog = Watchdog(node.answers)
+        watchdog.start()
         try:
             await self._ending.told
         finally:
+            watchdog.stop()
             self._node = None
             self._say(Notice("node.stopping", "stopping"))
             notify_manager("STOPPING=1")
@@ -261,8 +280,9 @@ class Daemon:
 
     def _listen_to_signals(self) -> None:
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self.end)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            if signal.getsignal(number) is not signal.SIG_IGN:  # nohup(1) has a closed terminal end nothing
+                loop.add_signal_handler(number, self.end)
 
     async def _until_ending(self, work: Coroutine[Any, Any, T]) -> T | None:
         """Return what the work brings, or None when the process is told to end first."""

@@ -1,4 +1,4 @@
-"""What a running node says: one line an event for people, the service manager's READY and STOPPING for machines.
+"""What a running node says: one line an event, for people or as one JSON object.
 
 Owns wording of time and level, and the rule that text from peers cannot steer a terminal. It must not know what the
 events mean.
@@ -7,8 +7,8 @@ events mean.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
-import socket
 import sys
 import time
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from mesh.node.bar import CLEAR, drawn
 if TYPE_CHECKING:
     from mesh.events import Notice
 
-__all__ = ["Journal", "notify_manager", "printable"]
+__all__ = ["Journal", "printable"]
 
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 COLUMNS_DEFAULT = 80
@@ -28,15 +28,22 @@ LINE_CHARS_MAX = 2000  # a longer text is somebody's attempt to fill the log
 
 @dataclass(slots=True)
 class Journal:
-    """Prints notices of at least one level, one line each, until nobody reads them."""
+    """Prints notices of at least one level, one line each, until nobody reads them.
+
+    As JSON a line is an object with `time` (RFC 3339, UTC), `level`, `event`, `text` and `detail`.
+    """
 
     level: str = "info"
     stream: TextIO | None = None
+    form: str = "text"  # or json
     _drawn: bool = False  # a bar stands on the last line
 
     def say(self, notice: Notice) -> None:
         """Print one notice; the details only when every event is shown."""
         if LEVELS.get(notice.level, 20) < LEVELS[self.level]:
+            return
+        if self.form == "json":
+            self._print(_as_json(notice))
             return
         moment = time.strftime("%H:%M:%S", time.localtime())
         mark = "" if notice.level in ("debug", "info") else f"{notice.level}: "
@@ -45,13 +52,16 @@ class Journal:
             pairs = " ".join(f"{name}={value}" for name, value in notice.detail.items())
             tail = f"  [{notice.event}{' ' if pairs else ''}{pairs}]"
         line = printable(f"{moment}  {mark}{notice.text}{tail}"[:LINE_CHARS_MAX])
+        self._print(line, notice if notice.event == "round.progress" else None)
+
+    def _print(self, line: str, progress: Notice | None = None) -> None:
         stream = self.stream or sys.stdout
         with contextlib.suppress(BrokenPipeError, ValueError):  # the reader left; the node goes on without one
             clear = CLEAR if self._drawn else ""
-            self._drawn = notice.event == "round.progress" and stream.isatty()
-            if self._drawn:
+            self._drawn = progress is not None and stream.isatty()
+            if progress is not None and self._drawn:
                 unicode = (stream.encoding or "").lower().replace("-", "") == "utf8"
-                bar = drawn(notice, _columns(stream), unicode=unicode)
+                bar = drawn(progress, _columns(stream), unicode=unicode)
                 print(CLEAR + printable(bar), end="", file=stream, flush=True)
             else:
                 print(clear + line, file=stream, flush=True)
@@ -65,15 +75,17 @@ def _columns(stream: TextIO) -> int:
         return COLUMNS_DEFAULT
 
 
-def notify_manager(state: str) -> None:
-    """Tell systemd READY=1, STOPPING=1 or STATUS=..., where it started us (sd_notify(3)); else do nothing."""
-    address = os.environ.get("NOTIFY_SOCKET", "")
-    if not address:
-        return
-    name = "\0" + address[1:] if address.startswith("@") else address
-    messenger = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
-    with messenger, contextlib.suppress(OSError):  # a manager that does not listen is no reason to stop
-        messenger.sendto(state.encode(), name)
+def _as_json(notice: Notice) -> str:
+    now_ms = time.time_ns() // 1_000_000
+    moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now_ms // 1000))
+    line = {
+        "time": f"{moment}.{now_ms % 1000:03}Z",
+        "level": notice.level,
+        "event": notice.event,
+        "text": notice.text[:LINE_CHARS_MAX],
+        "detail": notice.detail,
+    }
+    return json.dumps(line, default=str)
 
 
 def printable(text: str) -> str:

@@ -155,6 +155,10 @@ class ServingNode:
             timekeeper.wrong,
         )
 
+    async def answers(self) -> None:
+        """Return when the SQL thread has come to a question: it is alive."""
+        await asyncio.wrap_future(self._sql.call(lambda: None))
+
     def isolate(self, *, cut: bool) -> None:
         """Cut this node off from every other, or end that."""
         self._shell.isolate(cut=cut)

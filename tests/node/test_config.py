@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
+import tomllib
+from pathlib import Path
+
 import pytest
 from hypothesis import event, given
 from hypothesis import strategies as st
 
-from mesh.node.config import PORT_DEFAULT, NodeConfig, PeerName, load
+from mesh.node.config import KEYS, PORT_DEFAULT, NodeConfig, PeerName, load
 from mesh.node.errors import ConfigError
 
 
@@ -52,6 +56,9 @@ def test_the_command_line_wins_over_the_file_where_it_says_something(file):
         ('peers = "10.0.0.2"', "'peers' must be a list of texts"),
         ('peers = [":7"]', "is not host:port"),
         ('log_level = "loud"', "log_level 'loud' is unknown"),
+        ('log_format = "xml"', "log_format 'xml' is unknown"),
+        ("metrics = 9464", "'metrics' must be a text such as 127.0.0.1:9464"),
+        ('metrics = "here:port"', "has no port between 1 and 65535"),
         ('only = [""]', "none of them empty"),
         ('only = ["t"]\nexcept = ["T"]', "both in 'only' and in 'except'"),
         ("loopback = 1", "'loopback' must be true or false"),
@@ -120,3 +127,17 @@ def test_any_text_is_a_peer_or_one_line(text):
 def test_too_many_peers_are_refused():
     with pytest.raises(ConfigError, match="more than 256"):
         NodeConfig(peers=(PeerName("a", 1),) * 257)
+
+
+def test_the_docs_tell_of_every_setting():
+    page = (Path(__file__).parents[2] / "docs" / "config.md").read_text()
+    assert re.findall(r"^\| `([a-z_]+)` \|", page, re.MULTILINE) == list(KEYS)
+    example = re.search(r"```toml\n(.*?)```", page, re.DOTALL)[1]
+    assert set(tomllib.loads(example)) <= set(KEYS)
+
+
+def test_the_example_of_the_docs_is_taken(tmp_path):
+    page = (Path(__file__).parents[2] / "docs" / "config.md").read_text()
+    file = tmp_path / "config.toml"
+    file.write_text(re.search(r"```toml\n(.*?)```", page, re.DOTALL)[1])
+    assert load(file).metrics == PeerName("127.0.0.1", 9464)

@@ -5,7 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import signal
+import socket
 import subprocess
+import urllib.error
+import urllib.request
+from dataclasses import replace
 
 import pytest
 
@@ -267,3 +272,52 @@ def test_a_file_in_use_is_refused_and_the_home_is_free_again(founder, tmp_path):
         lock.release()
     HomeLock.acquire(founder).release()
     assert file.read_bytes() == b""
+
+
+def test_a_terminal_that_is_closed_ends_a_node_gracefully(founder, tmp_path):
+    async def story():
+        running = Running(founder, tmp_path / "fleet.db")
+        await running.phase("serving")
+        os.kill(os.getpid(), signal.SIGHUP)
+        await running.ended()
+
+    asyncio.run(story())
+    HomeLock.acquire(founder).release()
+
+
+def test_what_nohup_keeps_from_the_node_is_kept_from_it(founder, tmp_path, monkeypatch):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+    async def story():
+        running = Running(founder, tmp_path / "fleet.db")
+        await running.phase("serving")
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert (await running.ask("status"))["phase"] == "serving"
+        await running.ask("down")
+        await running.ended()
+
+    try:
+        asyncio.run(story())
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_metrics_are_served_only_where_they_were_asked_for(founder, tmp_path):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+
+    def read():
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
+            return answer.read().decode()
+
+    async def story():
+        running = Running(founder, tmp_path / "fleet.db", replace(QUIET, metrics=PeerName("127.0.0.1", port)))
+        await running.phase("serving")
+        assert "mycomesh_serving 1\n" in await asyncio.to_thread(read)
+        await running.ask("down")
+        await running.ended()
+        with pytest.raises(urllib.error.URLError):
+            await asyncio.to_thread(read)
+
+    asyncio.run(story())

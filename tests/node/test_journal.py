@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import io
+import json
 import socket
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from mesh.events import Notice
 from mesh.node.bar import drawn
-from mesh.node.journal import Journal, notify_manager
+from mesh.node.journal import Journal
+from mesh.node.manager import notify_manager
 
 
 def lines(level, *notices):
@@ -40,6 +43,24 @@ def test_what_is_less_severe_than_asked_for_stays_unsaid():
 def test_with_every_event_shown_the_details_are_too():
     (line,) = lines("debug", Notice("link.up", "link", {"peer": "bravo", "link": 1}))
     assert line.endswith("link  [link.up peer=bravo link=1]")
+
+
+def test_as_json_each_event_is_one_object():
+    stream = io.StringIO()
+    journal = Journal("info", stream, "json")
+    before = datetime.now(UTC)
+    journal.say(Notice("link.up", "link with\nbravo", {"link": 1, "peer": b"x"}))
+    journal.say(Notice("x", "unsaid", level="debug"))
+    (line,) = stream.getvalue().splitlines()
+    found = json.loads(line)
+    moment = datetime.fromisoformat(found.pop("time"))
+    assert abs(moment - before) < timedelta(seconds=30)
+    assert found == {
+        "level": "info",
+        "event": "link.up",
+        "text": "link with\nbravo",
+        "detail": {"link": 1, "peer": "b'x'"},
+    }
 
 
 @pytest.mark.parametrize("text", ["a\nb", "\x1b[2J", "a\rb", "a\u202eb", "\x00"])

@@ -25,6 +25,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--except", action="append", metavar="TABLE", dest="exclude", help="leave this table out (repeatable)"
     )
     add_network_arguments(parser)
+    parser.add_argument(
+        "--log-format", choices=config.LOG_FORMATS, metavar="FORM", help="text, or json: one object a line"
+    )
+    parser.add_argument(
+        "--metrics",
+        type=config.PeerName.parse,
+        metavar="HOST:PORT",
+        help="serve Prometheus metrics there (try 127.0.0.1:9464)",
+    )
     parser.add_argument("-v", "--verbose", action="store_true", help="show every event, not only what people wait for")
 
 
@@ -63,6 +72,8 @@ def run(args: argparse.Namespace, home: Home) -> int:
         only=None if args.only is None else tuple(args.only),
         exclude=None if args.exclude is None else tuple(args.exclude),
         log_level="debug" if args.verbose else None,
+        log_format=args.log_format,
+        metrics=args.metrics,
         **network_overrides(args),
     )
     serve(home, args.file, settings)

@@ -1,0 +1,164 @@
+"""The state of a node as Prometheus reads it: the text exposition format, version 0.0.4, and a small server for it.
+
+Owns names, types and help texts of the metrics. What always holds: nothing listens unless it was asked for; each answer is of
+this moment; a client that sends no request, or too long a one, is let go. It must not know how the figures come about.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mesh.node.errors import NodeError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable, Iterator
+
+    from mesh.node.config import PeerName
+    from mesh.node.status import PeerView, Status
+
+__all__ = ["CONTENT_TYPE", "MetricsServer", "exposition"]
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+PREFIX = "mycomesh_"
+REQUEST_BYTES_MAX = 8_192
+REQUEST_S_MAX = 5
+CLIENTS_MAX = 8  # Prometheus is one
+
+Sample = tuple[Mapping[str, str], float]
+
+
+@dataclass(frozen=True, slots=True)
+class _Metric:
+    name: str
+    kind: str  # gauge or counter
+    what: str
+    samples: tuple[Sample, ...]
+
+
+def exposition(status: Status) -> str:
+    """Return every metric of a node as lines, `# HELP` and `# TYPE` before each; seconds and bytes as units."""
+    lines: list[str] = []
+    for metric in _metrics(status):
+        if metric.samples:
+            name = PREFIX + metric.name
+            lines += [f"# HELP {name} {metric.what}", f"# TYPE {name} {metric.kind}"]
+            lines += [f"{name}{_labels(labels)} {value:.17g}" for labels, value in metric.samples]
+    return "\n".join([*lines, ""])
+
+
+def _metrics(status: Status) -> Iterator[_Metric]:
+    node = {"version": status.version, "mesh": status.mesh, "node": status.node, "phase": status.phase}
+    yield _Metric("info", "gauge", "What this node is; always 1.", ((node, 1.0),))
+    yield _Metric("serving", "gauge", "1 while the file is served.", (({}, float(status.phase == "serving")),))
+    yield _Metric("uptime_seconds", "gauge", "Since the process began.", (({}, status.uptime_ms / 1000),))
+    yield _Metric("pending_writes", "gauge", "Captured writes without a stamp yet.", (({}, float(status.pending)),))
+    offset: tuple[Sample, ...] = () if status.clock_offset_ms is None else (({}, status.clock_offset_ms / 1000),)
+    yield _Metric("clock_offset_seconds", "gauge", "Mesh time minus this node's clock.", offset)
+    if status.not_after_s:
+        what = "Unix time at which this node's certificate expires."
+        yield _Metric("certificate_expiry_timestamp_seconds", "gauge", what, (({}, float(status.not_after_s)),))
+    states = ("linked", "reachable", "down")
+    counted = tuple(({"state": state}, float(sum(peer.state == state for peer in status.peers))) for state in states)
+    yield _Metric("peers", "gauge", "Other members by state.", counted)
+    yield from _of_tables(status)
+    yield from _of_peers([peer for peer in status.peers if peer.state == "linked"])
+
+
+def _of_tables(status: Status) -> Iterator[_Metric]:
+    fields = (
+        ("rows", "Rows of a table."),
+        ("conflicts", "Writes of a table that lost to others and are kept."),
+        ("parked", "Rows of peers that a table refuses."),
+    )
+    for field, what in fields:
+        samples = tuple(({"table": table.name}, float(getattr(table, field))) for table in status.tables)
+        yield _Metric(f"table_{field}", "gauge", what, samples)
+
+
+def _of_peers(peers: Iterable[PeerView]) -> Iterator[_Metric]:
+    named = [({"peer": peer.name, "node_id": peer.node_id}, peer) for peer in peers]
+    rtts = tuple((labels, peer.rtt_ms / 1000) for labels, peer in named if peer.rtt_ms is not None)
+    yield _Metric("peer_rtt_seconds", "gauge", "Round trip to a linked peer.", rtts)
+    equal = tuple((labels, float(peer.equal)) for labels, peer in named if peer.equal is not None)
+    yield _Metric("peer_equal", "gauge", "1 if a linked peer's tables were equal when last compared.", equal)
+    sent = tuple((labels, float(peer.sent_bytes)) for labels, peer in named)
+    yield _Metric("peer_sent_bytes_total", "counter", "To a linked peer since its link stands.", sent)
+    received = tuple((labels, float(peer.received_bytes)) for labels, peer in named)
+    yield _Metric("peer_received_bytes_total", "counter", "From a linked peer since its link stands.", received)
+
+
+def _labels(labels: Mapping[str, str]) -> str:
+    pairs = [f'{name}="{_escaped(value)}"' for name, value in labels.items()]
+    return f"{{{','.join(pairs)}}}" if pairs else ""
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+
+
+class MetricsServer:
+    """Answers `GET /metrics` over HTTP/1.0 at one address."""
+
+    def __init__(self, place: PeerName, status: Callable[[], Awaitable[Status]]) -> None:
+        self._place = place
+        self._status = status
+        self._server: asyncio.Server | None = None
+        self._clients = 0
+
+    async def start(self) -> None:
+        """Begin to listen; `NodeError` where the address is taken or not this machine's."""
+        place = self._place
+        try:
+            self._server = await asyncio.start_server(self._on_client, place.host, place.port, limit=REQUEST_BYTES_MAX)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise NodeError(
+                f"cannot serve metrics at {place.host}:{place.port}: {reason}; choose another --metrics HOST:PORT"
+            ) from error
+
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        assert self._server is not None
+        return int(self._server.sockets[0].getsockname()[1])
+
+    async def close(self) -> None:
+        """Stop listening."""
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+
+    async def _on_client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._clients += 1
+        try:
+            if self._clients <= CLIENTS_MAX:
+                async with asyncio.timeout(REQUEST_S_MAX):
+                    request = await reader.readuntil(b"\r\n\r\n")
+                    writer.write(await self._answer(request))
+                    await writer.drain()
+        except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+            pass  # it sends nothing, too much, or has gone
+        finally:
+            self._clients -= 1
+            writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+
+    async def _answer(self, request: bytes) -> bytes:
+        method, _, rest = request.partition(b" ")
+        path = rest.partition(b" ")[0].partition(b"?")[0]
+        if method not in (b"GET", b"HEAD"):
+            return _response("405 Method Not Allowed", "only GET is answered here\n")
+        if path != b"/metrics":
+            return _response("404 Not Found", "the metrics are at /metrics\n")
+        return _response("200 OK", exposition(await self._status()), head=method == b"HEAD")
+
+
+def _response(outcome: str, text: str, *, head: bool = False) -> bytes:
+    body = text.encode()
+    lines = f"HTTP/1.0 {outcome}\r\nContent-Type: {CONTENT_TYPE}\r\nContent-Length: {len(body)}\r\n\r\n"
+    return lines.encode() + (b"" if head else body)

@@ -1,0 +1,31 @@
+"""`mycomesh metrics`: the running node's figures as Prometheus reads them, for a collector of text files."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from mesh.node.ask import ask
+from mesh.node.metrics import exposition
+from mesh.node.status import from_json
+from tools import exits
+
+if TYPE_CHECKING:
+    import argparse
+
+    from mesh.node.home import Home
+
+__all__ = ["add_arguments", "run"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments: none."""
+    parser.description = (
+        f"{parser.description}. A node that is started with --metrics HOST:PORT serves the same over HTTP."
+    )
+
+
+def run(_args: argparse.Namespace, home: Home) -> int:
+    """Print the metrics of this moment."""
+    sys.stdout.write(exposition(from_json(ask(home, "status"))))
+    return exits.DONE

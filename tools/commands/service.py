@@ -1,0 +1,215 @@
+"""`mycomesh service`: have systemd run the node, from boot on or from login on (systemd.service(5), systemd.exec(5)).
+
+Owns the unit file. What always holds: a unit that somebody else wrote is never replaced; what is printed is what is installed.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mesh.node.errors import HomeError, NodeError
+from tools import exits
+from tools.render import add_json, print_json, tell
+
+if TYPE_CHECKING:
+    import argparse
+
+    from mesh.node.home import Home
+
+__all__ = ["add_arguments", "run", "unit_text"]
+
+MARK = "# written by mycomesh service; 'mycomesh service uninstall' removes it"
+SYSTEM = Path("/etc/systemd/system")
+NAME = "mycomesh.service"
+PATIENCE_S = 300  # the longest that one transaction of the largest files may keep the node from answering
+# What a node needs is its file's directory, its home, sockets and netlink. A user's manager cannot restrict more than privileges.
+_HARDENED = """\
+ProtectSystem=strict
+ProtectHome=read-only
+ReadWritePaths={writes}
+PrivateDevices=yes
+ProtectKernelTunables=yes
+ProtectKernelModules=yes
+ProtectControlGroups=yes
+RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX AF_NETLINK
+RestrictNamespaces=yes
+RestrictSUIDSGID=yes
+LockPersonality=yes
+SystemCallFilter=@system-service
+CapabilityBoundingSet=CAP_DAC_OVERRIDE CAP_CHOWN CAP_FOWNER CAP_NET_BIND_SERVICE
+"""
+_UNIT = """\
+{mark}
+[Unit]
+Description=mycomesh node of {file}
+{after}StartLimitIntervalSec=0
+
+[Service]
+Type=notify
+NotifyAccess=main
+ExecStart={command}
+WorkingDirectory={directory}
+Restart=on-failure
+RestartSec=2
+TimeoutStartSec=infinity
+TimeoutStopSec=30
+WatchdogSec={patience_s}
+NoNewPrivileges=yes
+{hardened}
+[Install]
+WantedBy={target}
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("do", choices=("install", "show", "uninstall"), help="write the unit, print it, or remove it")
+    parser.add_argument("file", type=Path, nargs="?", metavar="FILE.db", help="the database that the node serves")
+    parser.add_argument(
+        "--system", action="store_true", help="from boot on, for the whole machine (root); else for this user"
+    )
+    parser.add_argument("--now", action="store_true", help="start it at once and at every boot or login")
+    add_json(parser)
+
+
+def run(args: argparse.Namespace, home: Home) -> int:
+    """Do it."""
+    place = unit_place(system=args.system)
+    if args.do == "uninstall":
+        return _uninstall(args, place)
+    if args.file is None:
+        raise exits.UsageError(f"'mycomesh service {args.do}' needs the FILE.db that the node serves")
+    file = args.file.absolute()
+    if not str(file).isprintable():
+        raise exits.UsageError(f"{str(file)!r} has signs that no unit file can hold; give the file another name")
+    text = unit_text(file, home, system=args.system)
+    if args.do == "install":
+        return _install(args, file, place, text)
+    if args.json:
+        print_json({"unit": str(place), "text": text, "started": False})
+    else:
+        sys.stdout.write(text)
+    return exits.DONE
+
+
+def _install(args: argparse.Namespace, file: Path, place: Path, text: str) -> int:
+    if not file.parent.is_dir():
+        raise HomeError(f"there is no directory {file.parent}; make it, or check the path")
+    _ours(place)
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text(text)
+    except OSError as error:
+        raise HomeError(
+            f"cannot write {place}: {error.strerror}; --system needs root, without it nobody does"
+        ) from error
+    control = _control(system=args.system)
+    if args.now:
+        _told(control, "daemon-reload")
+        _told(control, "enable", "--now", NAME)
+    words = " ".join(control)
+    further = "" if args.now else f"; start it with: {words} daemon-reload && {words} enable --now {NAME}"
+    linger = "" if args.system else "; 'loginctl enable-linger' lets it run while nobody is logged in"
+    tell(args, {"unit": str(place), "text": text, "started": args.now}, f"{place} is written{further}{linger}")
+    return exits.DONE
+
+
+def unit_place(*, system: bool) -> Path:
+    """Return where the unit lies: the machine's directory, or this user's."""
+    if system:
+        return SYSTEM / NAME
+    base = Path(os.environ.get("XDG_CONFIG_HOME") or Path("~").expanduser() / ".config")
+    return base / "systemd" / "user" / NAME
+
+
+def unit_text(file: Path, home: Home, *, system: bool) -> str:
+    """Return the unit that serves a file with the keys of a home."""
+    writes = sorted({str(file.parent), str(home.config), str(home.state), str(home.runtime)})
+    home_option = () if _is_default(home) else ("--home", str(home.config))
+    return _UNIT.format(
+        mark=MARK,
+        file=_specified(str(file)),
+        after="After=network.target\n" if system else "",
+        command=" ".join(_quoted(word).replace("$", "$$") for word in (*_program(), *home_option, "up", str(file))),
+        directory=_specified(str(file.parent)),
+        patience_s=PATIENCE_S,
+        hardened=_HARDENED.format(writes=" ".join(_quoted(f"-{path}") for path in writes)) if system else "",
+        target="multi-user.target" if system else "default.target",
+    )
+
+
+def _is_default(home: Home) -> bool:
+    environ = {name: value for name, value in os.environ.items() if name != "MYCOMESH_HOME"}
+    return home == type(home).locate(None, environ)
+
+
+def _program() -> tuple[str, ...]:
+    """The command as it was called: the installed script, else this interpreter with the module."""
+    script = Path(sys.argv[0])
+    if script.name == "mycomesh" and script.exists():
+        return (str(script.absolute()),)
+    return (sys.executable, "-m", "tools")
+
+
+def _specified(text: str) -> str:
+    """Systemd reads % as the begin of a specifier."""
+    return text.replace("%", "%%")
+
+
+def _quoted(word: str) -> str:
+    """One argument as ExecStart= and paths take it (systemd.syntax(7), "Quoting")."""
+    escaped = _specified(word).replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"' if any(sign in word for sign in " \t\"'\\;") else escaped
+
+
+def _ours(place: Path) -> bool:
+    """Return whether the unit is there; refuse one that somebody else wrote."""
+    try:
+        text = place.read_text(errors="replace")
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise HomeError(f"cannot read {place}: {error.strerror}") from error
+    if not text.startswith(MARK):
+        raise NodeError(f"{place} was not written by this command; move it away, or edit it by hand")
+    return True
+
+
+def _uninstall(args: argparse.Namespace, place: Path) -> int:
+    if not _ours(place):
+        raise NodeError(f"there is no {place}; 'mycomesh service install FILE.db' writes one")
+    control = _control(system=args.system)
+    if shutil.which(control[0]) is not None:
+        _told(control, "disable", "--now", NAME, must=False)
+    try:
+        place.unlink()
+    except OSError as error:
+        raise HomeError(f"cannot remove {place}: {error.strerror}; --system needs root") from error
+    if shutil.which(control[0]) is not None:
+        _told(control, "daemon-reload", must=False)
+    removed = {"unit": str(place), "text": "", "started": False}
+    tell(args, removed, f"{place} is removed; the database and the keys stay")
+    return exits.DONE
+
+
+def _control(*, system: bool) -> tuple[str, ...]:
+    return ("systemctl",) if system else ("systemctl", "--user")
+
+
+def _told(control: tuple[str, ...], *words: str, must: bool = True) -> None:
+    """Have systemd do something."""
+    program = shutil.which(control[0])
+    if program is None:
+        raise NodeError(
+            "this machine has no systemctl; start the node by what starts its services: mycomesh up FILE.db"
+        )
+    command = [program, *control[1:], *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - systemd's own, our words
+    if done.returncode and must:
+        said = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        raise NodeError(f"{' '.join((*control, *words))}: {said}; the unit is written, try that by hand")
