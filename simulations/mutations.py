@@ -32,10 +32,15 @@ from sync.exchange import ExchangeConfig
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["CASES", "MUTATIONS", "Case", "Found", "Mutation", "StaleMutationError", "hunt", "planted"]
+__all__ = ["CASES", "MUTATIONS", "Case", "Found", "Mutation", "StaleMutationError", "hunt", "planted", "row_of"]
 
 
 SETTLE_S = 40.0  # a healthy run of these sizes needs a few seconds; a planted bug need not be waited for longer
+TABLE = (
+    "| mutation | the bug | scenario | must be found within seeds 1.. | found with seed | what was seen first |",
+    "|---|---|---|---|---|---|",
+)
+SEEN_CHARS = 100
 LIVE_SHARE_MIN = 0.95  # of a calm mesh, where all of them do once its links stand
 
 
@@ -63,6 +68,14 @@ class Case:
     collect_ms: int | None = None  # how often tombstones are collected, None: as nodes do
     forged: bool = False  # a captured member alters batches on their way
     live: bool = False  # nothing goes wrong here, so batches must spread live, not by rounds
+
+    @property
+    def text(self) -> str:
+        """As a person reads it."""
+        more = [f"{name} {value:g}" for name, value in self.rates]
+        more += [f"collection every {self.collect_ms / 1_000:g} s"] if self.collect_ms is not None else []
+        more += ["a captured member alters batches"] if self.forged else []
+        return ", ".join([f"{self.scenario}, {self.nodes} nodes, {self.duration_s:g} s", *more])
 
     def expand(self, seed: int) -> Scenario:
         """The scenario of this seed."""
@@ -352,6 +365,14 @@ def hunt(mutation: Mutation, seeds: int | None = None) -> Found:
     return Found(mutation.name, None, tried, "")
 
 
+def row_of(mutation: Mutation, found: Found) -> str:
+    """The mutation's row of the table in docs/simulations.md."""
+    seen = " ".join(found.text.replace("|", "/").split())
+    seen = seen if len(seen) <= SEEN_CHARS else seen[: SEEN_CHARS - 3] + "..."
+    seed = "survived" if found.seed is None else str(found.seed)
+    return f"| {mutation.name} | {mutation.why} | {mutation.case.text} | {mutation.seeds} | {seed} | {seen} |"
+
+
 def _function(mutation: Mutation, edit: Edit) -> tuple[Any, str]:
     module, _, path = edit.function.partition(":")
     try:
@@ -390,6 +411,7 @@ def main(words: list[str] | None = None) -> int:
     """Hunt the named bugs, or all; 0 when each was found, 1 when one survived, 2 for a bug that cannot be planted."""
     parser = argparse.ArgumentParser(prog="python -m simulations.mutations", description=__doc__.split("\n")[0])
     parser.add_argument("names", nargs="*", help="mutations (default: all)")
+    parser.add_argument("--table", action="store_true", help="print the table of docs/simulations.md (minutes)")
     parser.add_argument("--list", action="store_true", help="name them and stop")
     parser.add_argument("--seeds", type=int, metavar="N", help="seeds to try (default: as the list says)")
     args = parser.parse_args(words)
@@ -398,6 +420,8 @@ def main(words: list[str] | None = None) -> int:
         print(f"no mutation {unknown[0]!r}; --list names them", file=sys.stderr)  # noqa: T201
         return 2
     survived = 0
+    if args.table:
+        print("\n".join(TABLE), flush=True)  # noqa: T201
     for mutation in [CASES[name] for name in args.names] or MUTATIONS:
         case = mutation.case
         where = f"{case.scenario} --nodes {case.nodes} --duration {case.duration_s:g}"
@@ -410,6 +434,9 @@ def main(words: list[str] | None = None) -> int:
             print(error, file=sys.stderr)  # noqa: T201
             return 2
         survived += found.seed is None
+        if args.table:
+            print(row_of(mutation, found), flush=True)  # noqa: T201
+            continue
         verdict = f"SURVIVED {found.tried} seeds" if found.seed is None else f"seed {found.seed}: {found.text}"
         print(f"{mutation.name:32}  {where:44}  {verdict}", flush=True)  # noqa: T201
     return 1 if survived else 0

@@ -6,15 +6,28 @@ wrong is one line that names the file, the key and what is allowed; nothing is i
 
 from __future__ import annotations
 
-import math
 import tomllib
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from simulations import faults
+from simulations.bounds import (
+    BANDWIDTH,
+    DELAY_MS,
+    DRIFT_PPM,
+    DURATION_S,
+    HEARTBEAT_MS,
+    LOSS,
+    METRES,
+    NODES,
+    RATE,
+    ROWS,
+    SKEW_MS,
+    Bound,
+)
 from simulations.errors import ScenarioError
 from simulations.network import Conditions
-from simulations.scenario import DURATION_MAX_S, NODES_MAX, Scenario
+from simulations.scenario import Scenario
 from simulations.workload import Rates
 from simulations.world import Clock
 
@@ -26,12 +39,12 @@ __all__ = ["load"]
 
 TOP = ("nodes", "duration", "settle", "heartbeat_ms", "absent", "tables_at", "rates", "network", "clock", "fault")
 NETWORK = {
-    "delay_ms": ("delay_us", 1_000, 60_000.0),
-    "jitter_ms": ("jitter_us", 1_000, 60_000.0),
-    "bandwidth": ("bandwidth_bytes_s", 1, 1e12),
-    "loss": ("loss", None, 0.9),
-    "reset": ("reset", None, 0.9),
-    "range_m": ("range_m", None, 1e9),
+    "delay_ms": ("delay_us", 1_000, DELAY_MS),
+    "jitter_ms": ("jitter_us", 1_000, DELAY_MS),
+    "bandwidth": ("bandwidth_bytes_s", 1, BANDWIDTH),
+    "loss": ("loss", None, LOSS),
+    "reset": ("reset", None, LOSS),
+    "range_m": ("range_m", None, replace(METRES, least=0)),
 }
 CLOCK = ("node", "skew_ms", "drift_ppm")
 FAULTS: dict[str, type[faults.Fault]] = {
@@ -52,7 +65,8 @@ FAULTS: dict[str, type[faults.Fault]] = {
     "revoke": faults.Revoke,
     "clock": faults.ClockSet,
 }
-NUMBER_MAX = 1e9
+ACTIONS = Bound(0, 1_000_000, whole=True)
+UNSYNCED_S = Bound(0, 3_600, unit="s")
 
 
 def load(path: Path, *, nodes: int | None = None, duration_s: float | None = None) -> Scenario:
@@ -76,21 +90,18 @@ def load(path: Path, *, nodes: int | None = None, duration_s: float | None = Non
 
 def _scenario(name: str, data: dict[str, Any], nodes: int | None, duration_s: float | None) -> Scenario:
     _known(data, TOP, "")
-    if nodes is not None and not 1 <= nodes <= NODES_MAX:
-        raise ScenarioError(f"--nodes: from 1 to {NODES_MAX}, not {nodes}")
-    if duration_s is not None and not 0 < duration_s <= DURATION_MAX_S:
-        raise ScenarioError(f"--duration: more than 0 and at most {DURATION_MAX_S} s, not {duration_s:g}")
-    count = nodes if nodes is not None else _whole(data, "nodes", "", 1, NODES_MAX)
-    length = duration_s if duration_s is not None else _number(data, "duration", "", 0, DURATION_MAX_S)
-    if length <= 0:
-        raise ScenarioError("duration: more than 0 seconds")
+    count = int(NODES.read(data.get("nodes"), "nodes") if nodes is None else NODES.read(nodes, "--nodes"))
+    if duration_s is None:
+        length = DURATION_S.read(data.get("duration"), "duration")
+    else:
+        length = DURATION_S.read(duration_s, "--duration")
     given: dict[str, Any] = {}
     if "settle" in data:
-        given["settle_s"] = _number(data, "settle", "", 0, DURATION_MAX_S)
+        given["settle_s"] = DURATION_S.read(data["settle"], "settle")
     if "heartbeat_ms" in data:
-        given["heartbeat_ms"] = _whole(data, "heartbeat_ms", "", 50, 600_000)
+        given["heartbeat_ms"] = HEARTBEAT_MS.read(data["heartbeat_ms"], "heartbeat_ms")
     if "tables_at" in data:
-        given["tables_at"] = _whole(data, "tables_at", "", 0, count - 1)
+        given["tables_at"] = _index(data["tables_at"], "tables_at", count)
     absent = tuple(_index(node, "absent", count) for node in _list(data, "absent"))
     struck = [_fault(each, f"fault[{at}].", count, length) for at, each in enumerate(_list(data, "fault"))]
     return Scenario(
@@ -109,9 +120,9 @@ def _scenario(name: str, data: dict[str, Any], nodes: int | None, duration_s: fl
 def _rates(table: Mapping[str, Any]) -> Rates:
     names = tuple(field.name for field in fields(Rates))
     _known(table, names, "rates.")
-    given: dict[str, Any] = {name: _number(table, name, "rates.", 0, 1_000) for name in table if name != "rows"}
-    if "rows" in table:
-        given["rows"] = _whole(table, "rows", "rates.", 1, 1_000_000)
+    given: dict[str, Any] = {
+        name: (ROWS if name == "rows" else RATE).read(value, f"rates.{name}") for name, value in table.items()
+    }
     return Rates(**given)
 
 
@@ -119,8 +130,8 @@ def _conditions(table: Mapping[str, Any]) -> Conditions:
     _known(table, tuple(NETWORK), "network.")
     given: dict[str, Any] = {}
     for key in table:
-        name, factor, most = NETWORK[key]
-        value = _number(table, key, "network.", 0, most)
+        name, factor, bound = NETWORK[key]
+        value = bound.read(table[key], f"network.{key}")
         given[name] = value if factor is None else round(value * factor)
     return Conditions(**given)
 
@@ -137,9 +148,8 @@ def _clocks(rows: list[Any], nodes: int) -> tuple[Clock, ...]:
 
 
 def _clock(row: Mapping[str, Any], where: str) -> Clock:
-    skew = _whole(row, "skew_ms", where, -2 * 10**12, 2 * 10**12) if "skew_ms" in row else 0
-    drift = _whole(row, "drift_ppm", where, -500_000, 500_000) if "drift_ppm" in row else 0
-    return Clock(skew, drift)
+    skew, drift = row.get("skew_ms", 0), row.get("drift_ppm", 0)
+    return Clock(int(SKEW_MS.read(skew, f"{where}skew_ms")), int(DRIFT_PPM.read(drift, f"{where}drift_ppm")))
 
 
 def _fault(row: Any, where: str, nodes: int, duration_s: float) -> faults.Fault:
@@ -150,7 +160,7 @@ def _fault(row: Any, where: str, nodes: int, duration_s: float) -> faults.Fault:
     own = [field for field in fields(made) if field.name not in {"at_s", "clock"}]
     names = ("kind", "at", *(field.name for field in own), *(CLOCK[1:] if made is faults.ClockSet else ()))
     _known(row, names, where)
-    given: dict[str, Any] = {"at_s": _number(row, "at", where, 0, duration_s)}
+    given: dict[str, Any] = {"at_s": float(Bound(0, duration_s, unit="s").read(row.get("at"), f"{where}at"))}
     if made is faults.ClockSet:
         given["clock"] = _clock(row, where)
     for field in own:
@@ -170,8 +180,8 @@ def _field(name: str, row: Mapping[str, Any], where: str, nodes: int) -> object:
             for group in _list(row, name, where)
         ),
         "places": lambda: tuple(_place(place, f"{where}places", nodes) for place in _list(row, name, where)),
-        "actions": lambda: _whole(row, name, where, 0, 1_000_000),
-        "unsynced_s": lambda: _number(row, name, where, 0, 3_600),
+        "actions": lambda: ACTIONS.read(value, f"{where}{name}"),
+        "unsynced_s": lambda: UNSYNCED_S.read(value, f"{where}{name}"),
     }
     if name in readers:
         return readers[name]()
@@ -185,7 +195,7 @@ def _field(name: str, row: Mapping[str, Any], where: str, nodes: int) -> object:
 def _place(value: Any, where: str, nodes: int) -> tuple[int, float, float]:
     if not isinstance(value, list) or len(value) != 3:
         raise ScenarioError(f"{where}: lists of [node, metres east, metres north], not {value!r}")
-    east, north = (_number({"metres": metres}, "metres", f"{where}: ", -NUMBER_MAX, NUMBER_MAX) for metres in value[1:])
+    east, north = (float(METRES.read(metres, f"{where}: metres")) for metres in value[1:])
     return _index(value[0], where, nodes), east, north
 
 
@@ -196,22 +206,6 @@ def _known(table: Mapping[str, Any], names: tuple[str, ...], where: str) -> None
     for key in table:
         if key not in names:
             raise ScenarioError(f"{where}{key}: no such key; there are: {', '.join(names)}")
-
-
-def _number(table: Mapping[str, Any], key: str, where: str, least: float, most: float) -> float:
-    value = table.get(key)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ScenarioError(f"{where}{key}: a number from {least:g} to {most:g}, not {value!r}")
-    if not least <= value <= most:
-        raise ScenarioError(f"{where}{key}: from {least:g} to {most:g}, not {value:g}")
-    return float(value)
-
-
-def _whole(table: Mapping[str, Any], key: str, where: str, least: int, most: int) -> int:
-    value = table.get(key)
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-        raise ScenarioError(f"{where}{key}: a whole number from {least} to {most}, not {value!r}")
-    return value
 
 
 def _index(value: Any, where: str, nodes: int) -> int:

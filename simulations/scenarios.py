@@ -11,6 +11,7 @@ from math import cos, pi, sin
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from simulations.bounds import DURATION_S, LOSS, NODES, RATE_ALL, ROWS
 from simulations.errors import ScenarioError
 from simulations.faults import (
     Backup,
@@ -32,7 +33,7 @@ from simulations.faults import (
     Stop,
 )
 from simulations.network import Conditions
-from simulations.scenario import DURATION_MAX_S, NODES_MAX, Scenario
+from simulations.scenario import Scenario
 from simulations.scenario_file import load
 from simulations.tracks import position
 from simulations.workload import Rates
@@ -44,9 +45,6 @@ if TYPE_CHECKING:
 
 __all__ = ["CATALOGUE", "Changes", "Entry", "Scenario", "build"]
 
-RATE_MAX = 10_000
-ROWS_MAX = 1_000_000
-LOSS_MAX = 0.9  # beyond it a path is cut
 CROWD = 16  # nodes above which a mesh keeps a partial view
 CROWD_RATE = 0.5
 CROWD_BEAT_MS = 5_000
@@ -76,12 +74,12 @@ class Changes:
     loss: float | None = None
 
     def __post_init__(self) -> None:
-        if self.rate is not None and not 0 < self.rate <= RATE_MAX:
-            raise ScenarioError(f"--rate: more than 0 and at most {RATE_MAX} transactions a second, not {self.rate:g}")
-        if self.rows is not None and not 1 <= self.rows <= ROWS_MAX:
-            raise ScenarioError(f"--rows: from 1 to {ROWS_MAX}, not {self.rows}")
-        if self.loss is not None and not 0 <= self.loss <= LOSS_MAX:
-            raise ScenarioError(f"--loss: from 0 to {LOSS_MAX} of a packet, not {self.loss:g}")
+        if self.rate is not None:
+            RATE_ALL.read(self.rate, "--rate")
+        if self.rows is not None:
+            ROWS.read(self.rows, "--rows")
+        if self.loss is not None:
+            LOSS.read(self.loss, "--loss")
 
     def applied(self, scenario: Scenario) -> Scenario:
         """The scenario with these changes."""
@@ -119,11 +117,9 @@ def build(
     if entry is None:
         raise ScenarioError(f"no scenario {name!r}; there are: {', '.join(CATALOGUE)}")
     count = entry.nodes if nodes is None else nodes
-    if not entry.nodes_min <= count <= NODES_MAX:
-        raise ScenarioError(f"--nodes for {name}: from {entry.nodes_min} to {NODES_MAX}, not {count}")
+    replace(NODES, least=entry.nodes_min).read(count, f"--nodes for {name}")
     length = entry.duration_s if duration_s is None else duration_s
-    if not 0 < length <= DURATION_MAX_S:
-        raise ScenarioError(f"--duration: more than 0 and at most {DURATION_MAX_S} seconds, not {length:g}")
+    DURATION_S.read(length, "--duration")
     scenario = entry.expand(count, length, World(seed).stream(f"scenario/{name}"))
     if count > CROWD:
         rates = scenario.rates.scaled(CROWD_RATE / count)

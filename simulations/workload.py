@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import apsw
 
+from simulations.bounds import RATE, ROWS
 from simulations.oracle import Oracle, Written, text_of
 
 if TYPE_CHECKING:
@@ -36,7 +37,6 @@ EXTRAS = 4  # columns that applications add to a table of five, and tables that 
 UNIX_EPOCH_JULIAN_DAY = 2_440_587.5
 DAY_MS = 86_400_000
 BUSY_MS = 1_000  # as a patient stock client; nothing else writes while an application does, in one thread
-RATE_MAX = 1_000  # of one kind at one node
 BULK_ROWS = 200  # that a bulk load inserts
 TRIM_ROWS = 5  # telemetry rows that one clean-up deletes
 COLUMNS = ("target", "state", "note")
@@ -62,10 +62,8 @@ class Rates:
 
     def __post_init__(self) -> None:
         for name in KINDS:
-            if not 0 <= getattr(self, name) <= RATE_MAX:
-                raise ValueError(f"{name}: from 0 to {RATE_MAX} a second, not {getattr(self, name)}")
-        if self.rows < 1:
-            raise ValueError(f"rows: at least 1, not {self.rows}")
+            RATE.read(getattr(self, name), name)
+        ROWS.read(self.rows, "rows")
 
     def scaled(self, total: float) -> Rates:
         """The same mixture, `total` transactions a second; of nothing there is no mixture."""

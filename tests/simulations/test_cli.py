@@ -45,7 +45,7 @@ def test_json_is_one_object_a_run(capsys):
     [
         ([], "which scenario?"),
         (["nonsense"], "no scenario 'nonsense'"),
-        (["two-nodes", "--nodes", "-3"], "--nodes for two-nodes: from 2"),
+        (["two-nodes", "--nodes", "-3"], "--nodes for two-nodes: a whole number from 2"),
         (["two-nodes", "--duration", "-1"], "--duration: more than 0"),
         (["two-nodes", "--seeds", "9..3"], "--seeds: A..B"),
         (["two-nodes", "--seeds", "all"], "--seeds: A..B"),

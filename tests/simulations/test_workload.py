@@ -5,6 +5,7 @@ from __future__ import annotations
 import apsw
 import pytest
 
+from simulations.errors import ScenarioError
 from simulations.oracle import Oracle, tokens_in
 from simulations.workload import TABLES, Application, Rates
 from simulations.world import EPOCH_MS, World
@@ -89,5 +90,5 @@ def test_forgiven_writes_are_those_of_the_lost_file_since_the_backup(tmp_path):
 
 
 def test_negative_rates_are_refused():
-    with pytest.raises(ValueError, match="edit: from 0 to 1000 a second, not -1"):
+    with pytest.raises(ScenarioError, match="edit: from 0 to 1000 a second, not -1"):
         Rates(edit=-1)

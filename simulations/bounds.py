@@ -1,0 +1,80 @@
+"""What a value of a scenario may be, said once: for the catalogue, for files and for the options of the command line.
+
+Owns the bounds and the words that refuse. What always holds: a refusal is one line with the value's name, what is allowed and
+what was given. Must not know scenarios.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from simulations.errors import ScenarioError
+
+__all__ = [
+    "BANDWIDTH",
+    "DELAY_MS",
+    "DRIFT_PPM",
+    "DURATION_S",
+    "HEARTBEAT_MS",
+    "LOSS",
+    "METRES",
+    "NODES",
+    "RATE",
+    "RATE_ALL",
+    "ROWS",
+    "SKEW_MS",
+    "Bound",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """From `least` to `most`; `above`: `least` itself is too little; `whole`: no fractions. `unit` is for people."""
+
+    least: float
+    most: float
+    whole: bool = False
+    above: bool = False
+    unit: str = ""
+
+    @property
+    def text(self) -> str:
+        """What is allowed."""
+        least, most, unit = _plain(self.least), _plain(self.most), f" {self.unit}" if self.unit else ""
+        if self.above:
+            return f"more than {least} and at most {most}{unit}"
+        return f"{'a whole number ' if self.whole else ''}from {least} to {most}{unit}"
+
+    def read(self, value: object, name: str) -> float:
+        """The value, if it is within.
+
+        Raises:
+            ScenarioError: it is not, or is no number.
+        """
+        number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        if not number or (self.whole and not isinstance(value, int)):
+            kind = "" if self.whole else "a number, "
+            raise ScenarioError(f"{name}: {kind}{self.text}, not {value!r}")
+        assert isinstance(value, int | float)
+        if not self.least <= value <= self.most or (self.above and value == self.least):
+            raise ScenarioError(f"{name}: {self.text}, not {_plain(value)}")
+        return value
+
+
+def _plain(value: float) -> str:
+    return str(value) if isinstance(value, int) else f"{value:g}"
+
+
+NODES = Bound(1, 5_000, whole=True)  # beyond it, one process runs out of file descriptors and patience
+DURATION_S = Bound(0, 7 * 86_400, above=True, unit="s")
+HEARTBEAT_MS = Bound(50, 600_000, whole=True)
+RATE = Bound(0, 1_000, unit="a second")  # of one kind at one node
+RATE_ALL = Bound(0, 10_000, above=True, unit="transactions a second")  # of all nodes together
+ROWS = Bound(1, 1_000_000, whole=True)
+LOSS = Bound(0, 0.9)  # beyond it a path is cut
+DELAY_MS = Bound(0, 60_000.0)
+BANDWIDTH = Bound(1, 1e12, unit="bytes a second")
+METRES = Bound(-1e9, 1e9)
+SKEW_MS = Bound(-2 * 10**12, 2 * 10**12, whole=True)
+DRIFT_PPM = Bound(-500_000, 500_000, whole=True)
