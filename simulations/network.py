@@ -22,6 +22,7 @@ __all__ = ["PORT", "Conditions", "Host", "Network", "address_of"]
 
 PORT = 4747
 PACKET_BYTES = 1_448  # TCP payload of an Ethernet frame with timestamps: the unit that loss strikes
+PIECE_US = SECOND // 4  # a write that a stream takes longer for arrives in pieces
 READ_BYTES_MAX = 65_536  # one read of a socket, as asyncio does it
 HIGH_WATER_BYTES = 262_144  # unsent bytes above which a sender waits: a kernel's send buffer and asyncio's 64 KiB
 LOW_WATER_BYTES = 65_536  # and below which it hears that there is room again
@@ -166,7 +167,10 @@ class Network:
             self._push(out, data[:at])
             self._push(out, data[at:])
             return
-        self._push(out, data)
+        # The receiver of a slow stream hears every packet: a frame of seconds is no silence of seconds.
+        piece = max(PACKET_BYTES, conditions.bandwidth_bytes_s * PIECE_US // SECOND)
+        for at in range(0, len(data), piece):
+            self._push(out, data[at : at + piece])
 
     def close(self, index: int, conn: int) -> None:
         """Flush and end the stream; this side hears nothing more of it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -11,7 +12,7 @@ from simulations import mutations
 from simulations.mutations import CASES, MUTATIONS, Edit, StaleMutationError, hunt, planted
 from sync import lattice
 
-QUICK = ("delete-not-captured", "signature-not-checked")
+QUICK = ("delete-not-captured", "signature-not-checked", "revocation-not-heeded")
 SCALE = float(os.environ.get("MYCOMESH_TEST_SCALE", "1"))
 
 
@@ -58,3 +59,12 @@ def test_the_list_is_long_enough_and_the_command_names_it(capsys):
     assert mutations.main(["--list"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == len(MUTATIONS)
     assert mutations.main(["nonsense"]) == 2
+
+
+def test_the_docs_list_every_mutation_as_the_code_does():
+    """`python -m simulations.mutations --table` prints the table; what a run found is its last two columns."""
+    text = (Path(__file__).parents[2] / "docs" / "simulations.md").read_text()
+    table = text[text.index(mutations.TABLE[0]) :].split("\n\n")[0].splitlines()[2:]
+    stated = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in table]
+    assert [row[:4] for row in stated] == [[each.name, each.why, each.case.text, str(each.seeds)] for each in MUTATIONS]
+    assert all(1 <= int(row[4]) <= int(row[3]) for row in stated)
