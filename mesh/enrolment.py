@@ -75,6 +75,7 @@ _SEPARATORS = str.maketrans(
     "", "", "-_. \t\r\n\u2010\u2011\u2012\u2013\u2014\u00a0"
 )  # word processors "improve" dashes
 _TICKET_HEADING = b"mycomesh ticket 1"
+_CHECKSUM_BYTES = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -339,8 +340,9 @@ def accept_grant(payload: bytes, *, candidate: Candidate, code: JoinCode, wall_m
 
 
 def ticket_encode(identity: Identity) -> bytes:
-    """One text file with a whole identity, for a drone's storage card. Whoever holds it is that node."""
-    body = base64.encodebytes(identity.encode())
+    """One text file with a whole identity and its checksum, for a drone's storage card. Whoever holds it is that node."""
+    encoded = identity.encode()
+    body = base64.encodebytes(encoded + _checksum(encoded))
     note = f"# {identity.name} in {identity.mesh_name}: secret, delete after joining"
     return b"%b\n%b\n%b" % (_TICKET_HEADING, note.encode(), body)
 
@@ -356,9 +358,20 @@ def ticket_decode(data: bytes) -> Identity:
         raise EnrolmentError(f"ticket does not begin with '{_TICKET_HEADING.decode()}': it is another file")
     body = b"".join(line for line in lines[1:] if not line.startswith(b"#"))
     try:
-        return Identity.decode(base64.b64decode(body, validate=True))
+        whole = base64.b64decode(body, validate=True)
+        encoded, checksum = whole[:-_CHECKSUM_BYTES], whole[-_CHECKSUM_BYTES:]
+        if checksum != _checksum(encoded):
+            raise EnrolmentError(
+                "ticket is damaged (its checksum does not fit, or its end is missing): copy it once more"
+            )
+        return Identity.decode(encoded)
     except (binascii.Error, DecodeError) as error:
-        raise EnrolmentError(f"ticket is damaged ({error}): make another one") from None
+        raise EnrolmentError(f"ticket is damaged ({error}): copy it once more") from None
+
+
+def _checksum(encoded: bytes) -> bytes:
+    """Against worn cards and broken copies, not against attackers: the certificate is signed."""
+    return hashlib.blake2b(encoded, digest_size=_CHECKSUM_BYTES, person=b"mycomesh-ticket").digest()
 
 
 def _check_root(root_public: bytes, code: JoinCode) -> None:

@@ -180,8 +180,10 @@ class Overlay:
         if author is None:
             return self._hold(link, batch, batch_id)
         if not verify(author.node_key, _DOMAIN, batch.signed, batch.signature):
-            text = f"a batch in the name of {author.name} is not signed by it; the batch was dropped"
-            return [Notice("batch.forged", text, {"origin": batch.origin.hex(), "link": link}, "warning")]
+            # Whoever relays has checked it before: who brought it is at fault, whoever made it.
+            text = f"a batch in the name of {author.name} is not signed by it; it was dropped, and the link that brought it"
+            notice = Notice("batch.forged", text, {"origin": batch.origin.hex(), "link": link}, "warning")
+            return [notice, Drop(link, "sent a batch that its origin has not signed")]
         results: list[Result] = [DeliverBatch(link, batch.origin, batch.payload)]
         results += _tells(self.gossip.accept(link, batch, batch_id, now_ms))
         return results

@@ -362,6 +362,8 @@ def test_a_relay_can_forge_neither_author_nor_signature_nor_flags_nor_payload(pl
     assert nodes[2].batches() == []
     if place != 2:  # an unknown author is not a forgery yet: his certificate may be on its way
         assert "batch.forged" in nodes[2].notices()
+        reasons = [down.reason for down in nodes[2].seen(LinkDown)]
+        assert reasons == ["sent a batch that its origin has not signed"]
 
 
 def test_a_batch_of_an_author_nobody_vouches_for_waits_bounded_and_is_never_delivered():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import hashlib
 import json
@@ -456,6 +457,21 @@ def test_another_file_and_a_damaged_ticket_are_told_apart():
         ticket_decode(b"\n".join([*lines[:2], b"*" + lines[2][1:], *lines[3:]]))
     with refused("is damaged"):
         ticket_decode(b"\n".join([*lines[:2], b"A" + lines[2][1:], *lines[3:]]))
+
+
+def test_a_ticket_with_any_bit_turned_or_without_its_end_is_refused_before_it_is_used():
+    """A worn card: not a key of somebody else by chance, one line that says to copy it again."""
+    text = ticket_encode(FOUNDER)
+    start = text.index(b"\n", text.index(b"\n") + 1) + 1  # heading and note are for people
+    whole = base64.b64decode(text[start:])
+    for place in range(len(whole)):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << place % 8
+        with refused("copy it once more"):
+            ticket_decode(text[:start] + base64.encodebytes(bytes(damaged)))
+    for size in range(0, len(whole), 7):
+        with refused("copy it once more"):
+            ticket_decode(text[:start] + base64.encodebytes(whole[:size]))
 
 
 def test_the_primitives_are_reached_with_whole_keys_only():
