@@ -75,13 +75,14 @@ def expiry_hint(certificate: Certificate, now_s: int) -> str:
 class Membership:
     """Who belongs to the mesh, and who decides. `roster` and its `standing` are what it works on."""
 
-    __slots__ = ("_authority", "_entropy", "_guesses", "_links", "_met", "_unstored", "_warned_s", "roster")
+    __slots__ = ("_entropy", "_guesses", "_links", "_met", "_root_seed", "_signing", "_unstored", "_warned_s", "roster")
 
     def __init__(
         self, identity: Identity, root_seed: bytes | None, entropy: Callable[[int], bytes], standing: bytes = b""
     ) -> None:
         self.roster = Roster(identity)
-        self._authority = Authority.of(identity.certificate, identity.root_public, identity.node_seed, root_seed)
+        self._root_seed = root_seed
+        self._signing: tuple[bytes, Authority | None] = (b"", None)  # our certificate, and what it lets us sign
         self._entropy = entropy
         self._links: dict[int, bytes] = {}
         self._met: dict[bytes, None] = {}  # members who are known to use the secret that we use
@@ -90,6 +91,15 @@ class Membership:
         self._warned_s = 0
         if standing:
             self._load(standing)
+
+    @property
+    def _authority(self) -> Authority | None:
+        """What this node may sign with under its certificate of this moment: an admin is renewed while it runs."""
+        identity = self.roster.identity
+        if self._signing[0] != identity.certificate.raw:
+            made = Authority.of(identity.certificate, identity.root_public, identity.node_seed, self._root_seed)
+            self._signing = (identity.certificate.raw, made)
+        return self._signing[1]
 
     # ---- what is stored
 

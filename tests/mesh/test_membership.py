@@ -459,6 +459,23 @@ def test_a_member_that_is_up_is_renewed_before_it_expires_and_stores_it(issuer):
     assert not [action for action in bravo.seen(LinkDown) if "expired" in action.reason]
 
 
+def test_an_admin_that_is_renewed_while_it_runs_signs_with_its_new_certificate():
+    short = member("short", roles=("member", "admin"), lifetime_s=3 * DAY_S)
+    deciding = Membership(short, None, random.Random(1).randbytes)
+    assert deciding.learnt(BRAVO.certificate)
+    later_s = NOW_S + 10 * DAY_S
+    assert "certificate is over" in deciding.revocable(BRAVO.node_id, later_s * 1_000)
+    renewed = member("short", roles=("member", "admin"), at_s=NOW_S + 2 * DAY_S, lifetime_s=30 * DAY_S)
+    assert renewed.node_id == short.node_id
+    assert deciding.learnt(renewed.certificate)
+    assert deciding.revocable(BRAVO.node_id, later_s * 1_000) == ""
+    deciding.revoke(BRAVO.node_id, later_s * 1_000)
+    others = Membership(CHARLIE, None, random.Random(2).randbytes)
+    raw = deciding.roster.standing.revocation(BRAVO.node_id).raw
+    assert others.roster.standing.add_revocation(raw) is not None
+    assert renewed.certificate.raw in raw
+
+
 def test_who_is_about_to_expire_and_meets_nobody_hears_what_to_do():
     pipes = Pipes(5)
     bravo = pipes.member(BRAVO)
