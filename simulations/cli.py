@@ -252,11 +252,11 @@ def _watched(request: Request, seed: int, report: Path | None) -> Result:
     progress = bar.show if bar.live else None
     try:
         if report is None:
-            return request.run(seed, progress) if progress is not None else request.attempt(seed)
+            return request.attempt(seed, progress)
         with ExitStack() as stack:
             lines = stack.enter_context((report / TRACE).open("w", encoding="utf-8"))
             record = Recorder(lines, tap=stack.enter_context(Tap()))
-            result = request.run(seed, progress, record)
+            result = request.attempt(seed, progress, record)
         (report / PAGE).write_text(page(result, record, request.replay(result)), encoding="utf-8")
         return result
     finally:

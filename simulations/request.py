@@ -39,10 +39,12 @@ class Request:
         """Expand the scenario for this seed and run it."""
         return run(self.expand(seed), seed, mesh=self.mesh, progress=progress, record=record)
 
-    def attempt(self, seed: int) -> Result:
+    def attempt(
+        self, seed: int, progress: Callable[[float], None] | None = None, record: Recorder | None = None
+    ) -> Result:
         """As `run`, but whatever ends the run is its result: an assertion of the product is a checker too."""
         try:
-            return self.run(seed)
+            return self.run(seed, progress, record)
         except SimulationError:
             raise
         except Exception as error:  # noqa: BLE001  a bug may end a run in any way; the sweep goes on

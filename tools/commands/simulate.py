@@ -60,8 +60,8 @@ def _watch(args: argparse.Namespace) -> int:
         loop.run(source)
     finally:
         source.leave()
-    if source.error is not None:
-        raise source.error
+    if source.refused:
+        raise exits.UsageError(source.refused)
     if source.result is None:
         print(f"left before the end; the whole run: mycomesh simulate {args.scenario} --seed {seed}")
         return exits.DONE

@@ -14,6 +14,7 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+from simulations.errors import SimulationError
 from simulations.recorder import Recorder
 from simulations.tap import Tap
 from tools.top.model import Picture, Trace
@@ -36,7 +37,7 @@ class RunSource:
 
     def __init__(self, request: Request, seed: int, speed: float) -> None:
         self.result: Result | None = None
-        self.error: BaseException | None = None
+        self.refused = ""
         self._request = request
         self._seed = seed
         self._speed = speed
@@ -74,7 +75,7 @@ class RunSource:
         if self._thread.is_alive() or self._lines:
             return ""
         if self.result is None:
-            return f"the run broke: {self.error}"
+            return f"the run did not begin: {self.refused}"
         if self.result.ok:
             return "the run has ended: all held"
         found = self.result.violations
@@ -83,11 +84,11 @@ class RunSource:
     def _run(self) -> None:
         try:
             with Tap() as tap:
-                self.result = self._request.run(self._seed, record=Recorder(_Pipe(self._take), tap=tap))
+                self.result = self._request.attempt(self._seed, record=Recorder(_Pipe(self._take), tap=tap))
         except _Left:
             pass
-        except Exception as error:  # noqa: BLE001  the screen says what ended the run; nothing else would
-            self.error = error
+        except SimulationError as error:
+            self.refused = str(error)
 
     def _take(self, line: dict[str, Any]) -> None:
         with self._moved:

@@ -47,7 +47,6 @@ def test_a_run_that_is_watched_is_not_ahead_and_stands_while_paused():
     finally:
         source.leave()
     assert source.result is None  # it ended because the person left
-    assert source.error is None
 
 
 def test_what_breaks_a_run_is_said_on_the_screen(monkeypatch):
@@ -56,8 +55,17 @@ def test_what_breaks_a_run_is_said_on_the_screen(monkeypatch):
 
     monkeypatch.setattr("simulations.runner.violations", broken)
     source = RunSource(REQUEST, 3, speed=9_000)
-    assert looks(source, lambda picture: picture.note).note == "the run broke: planted"
+    note = looks(source, lambda picture: picture.note).note
+    assert note.startswith("the run has ended: the run ended at top/test_running.py:")
+    assert note.endswith("AssertionError: planted")
     source.leave()
+
+
+def test_a_run_that_cannot_be_says_why():
+    source = RunSource(Request("captured-drone", 4, 10.0, "plain"), 3, speed=9_000)
+    assert "a plain mesh has no members to revoke" in looks(source, lambda picture: picture.note).note
+    source.leave()
+    assert "a plain mesh has no members to revoke" in source.refused
 
 
 @pytest.mark.parametrize(
