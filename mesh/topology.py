@@ -237,7 +237,8 @@ class Topology:
             for node_id in front:
                 known = self._known.get(node_id)
                 for each in known.state.neighbours if known else ():
-                    if each.node_id not in hops and self.linked(node_id, each.node_id):
+                    # `node_id` names the edge; whether the other end names it too is what remains of `linked`.
+                    if each.node_id not in hops and node_id in self._adjacent.get(each.node_id, ()):
                         hops[each.node_id] = hops[node_id] + 1
                         following.append(each.node_id)
             front = following

@@ -103,6 +103,8 @@ def _fault(value: object, depth_left: int, lists: tuple[type, ...]) -> str:  # n
     if kind is dict:
         return _map_fault(value, depth_left, lists)  # type: ignore[arg-type]
     for item in value:  # type: ignore[attr-defined]
+        if type(item) is bytes or (type(item) is int and INT_MIN <= item <= INT_MAX):
+            continue  # most of what link-states hold: a call for each costs more than all other checks
         fault = _fault(item, depth_left - 1, lists)
         if fault:
             return fault
