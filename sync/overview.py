@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 from sync.capture import pending_name
 from sync.catalog import SCHEMA_TABLE, Catalog
-from sync.schema import quoted
 from sync.stamp import ms_from_hlc
 from sync.store import Store
 
@@ -52,7 +51,7 @@ def overview(store: Store, catalog: Catalog, site: bytes) -> ReplicaStatus:
             "SELECT count(*) FROM mycomesh_conflicts WHERE table_name = ?", (table.spec.name,)
         ).fetchone()[0]
         parked = db.execute("SELECT count(*) FROM mycomesh_parked WHERE id = ?", (table.table_id,)).fetchone()[0]
-        rows = db.execute(f"SELECT count(*) FROM {quoted(table.spec.name)}").fetchone()[0]
+        rows = table.rows_shown()
         note = catalog.notes.get(name, "")
         tables.append(TableStatus(table.spec.name, rows, table.log.digest.hex(), conflicts, parked, note))
     tables += [

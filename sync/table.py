@@ -67,6 +67,7 @@ class Table:
         self._learnt: list[str] = []
         self._vector_digest = b""
         self._mesh_key = mesh_key
+        self._counted = ((-1, -1), 0)  # (data version, own changes), rows at that moment
         self.columns_of = functools.lru_cache(maxsize=256)(self._columns_of)
         self._settings = functools.lru_cache(maxsize=256)(self._settings_of)
         self.digest_prefix = functools.lru_cache(maxsize=DIGEST_PREFIXES_MAX)(self._digest_prefix)
@@ -166,6 +167,14 @@ class Table:
         for after, upto in coverage.ranges(keep):
             self._staged.add(keep, after, upto)
         self.store.db.execute("DELETE FROM mycomesh_vectors WHERE id = ? AND place <> ?", (self.table_id, place))
+
+    def rows_shown(self) -> int:
+        """Returns how many rows the user's table has; counted again only if some connection has written since."""
+        moment = (self.store.data_version(), self.store.db.total_changes())
+        if self._counted[0] != moment:
+            found = self.store.db.execute(f"SELECT count(*) FROM {quoted(self.spec.name)}").fetchone()
+            self._counted = (moment, int(found[0]))
+        return self._counted[1]
 
     # ---- columns and masks
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from mesh.node.errors import ConfigError
+from sync.schema import fold
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -103,7 +104,7 @@ class NodeConfig:
         for label, names in (("only", self.only), ("except", self.exclude)):
             if len(names) > TABLES_MAX or not all(names):
                 raise ConfigError(f"'{label}' must hold 0..{TABLES_MAX} table names, none of them empty")
-        both = sorted({name.lower() for name in self.only} & {name.lower() for name in self.exclude})
+        both = sorted({fold(name) for name in self.only} & {fold(name) for name in self.exclude})
         if both:
             raise ConfigError(f"table {both[0]!r} is both in 'only' and in 'except'; take it out of one")
         if self.log_level not in LOG_LEVELS:

@@ -141,3 +141,9 @@ def test_the_example_of_the_docs_is_taken(tmp_path):
     file = tmp_path / "config.toml"
     file.write_text(re.search(r"```toml\n(.*?)```", page, re.DOTALL)[1])
     assert load(file).metrics == PeerName("127.0.0.1", 9464)
+
+
+def test_names_are_compared_as_sqlite_does(file):
+    """ASCII letters alone: the other two are two tables."""
+    file.write_text('only = ["Ä"]\nexcept = ["ä"]\n')
+    assert (load(file).only, load(file).exclude) == (("Ä",), ("ä",))

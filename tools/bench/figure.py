@@ -134,8 +134,8 @@ CATALOGUE = {
         ),
         Kind("latency_p50_ms", "node", "ms", "a single write, commit on A to visible on B, loopback", goal=5),
         Kind("latency_p99_ms", "node", "ms", "the same, the slowest of a hundred", goal=30),
-        Kind("idle_rss_mb", "node", "MB", "resident memory of a node at rest with 100k rows", goal=60),
-        Kind("idle_cpu_percent", "node", "%", "of one core, the same node, linked", goal=0.5),
+        Kind("idle_rss_mb", "node", "MB", "resident memory of a node at rest with 100k rows", goal=45),
+        Kind("idle_cpu_percent", "node", "%", "of one core, the same node, linked", goal=0.2),
         Kind("status_ms", "node", "ms", "`mycomesh status --json`", goal=150),
     )
 }
