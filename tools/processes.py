@@ -23,7 +23,8 @@ from tools import exits
 __all__ = ["NodeProcess", "ProcessError", "ended"]
 
 STOP_S_MAX = 30.0  # a node ends within ten seconds by itself, even when its disk hangs
-_COMMAND = (sys.executable, "-m", "tools")
+# A self-contained build is its own interpreter.
+_COMMAND = (sys.executable,) if getattr(sys, "frozen", False) else (sys.executable, "-m", "tools")
 
 
 class ProcessError(Exception):

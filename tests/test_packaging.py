@@ -1,0 +1,89 @@
+"""What is handed out is whole: the sdist builds the wheel, the wheel serves a file from a fresh environment."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tarfile
+import zipfile
+
+import pytest
+
+from tests.integration.machines import ROOT, eventually
+
+INSTALL_S_MAX = 100
+
+
+def run(*command, cwd=None, env=None):
+    done = subprocess.run(
+        [str(word) for word in command],
+        cwd=cwd,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=INSTALL_S_MAX,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """The wheel that is built from the sdist, so both are looked at."""
+    place = tmp_path_factory.mktemp("dist")
+    run(sys.executable, "-m", "hatchling", "build", "-t", "sdist", "-d", place, cwd=ROOT)
+    (sdist,) = place.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        archive.extractall(place / "source", filter="data")
+    (source,) = (place / "source").iterdir()
+    run(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", place, cwd=source)
+    (found,) = place.glob("*.whl")
+    return found
+
+
+def test_the_wheel_holds_every_module_and_nothing_that_tests(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+    tracked = run("git", "ls-files", "mesh", "sync", "simulations", "tools", cwd=ROOT).split() if _is_clone() else []
+    assert set(tracked) <= names
+    assert "mesh/py.typed" in names
+    assert not [name for name in names if name.startswith("tests/")]
+
+
+def test_a_fresh_environment_serves_a_file(wheel, tmp_path):
+    run(sys.executable, "-m", "venv", tmp_path / "venv")
+    installed = subprocess.run(
+        [tmp_path / "venv" / "bin" / "python", "-m", "pip", "install", "-q", "--disable-pip-version-check", wheel],
+        capture_output=True,
+        text=True,
+        timeout=INSTALL_S_MAX,
+        check=False,
+    )
+    if installed.returncode and "No matching distribution" in installed.stderr:
+        pytest.skip("the dependencies cannot be had here: no package index is in reach")
+    assert installed.returncode == 0, installed.stderr
+    command = tmp_path / "venv" / "bin" / "mycomesh"
+    environ = {"PATH": os.defpath, "HOME": str(tmp_path), "MYCOMESH_HOME": str(tmp_path / "home")}
+    run(command, "init", env=environ)
+    with (tmp_path / "log.txt").open("w") as log:
+        up = [command, "up", "fleet.db", "--no-multicast", "--port", "0"]
+        node = subprocess.Popen(up, cwd=tmp_path, env=environ, stdout=log, stderr=subprocess.STDOUT)
+    try:
+
+        def serves():
+            assert node.poll() is None, (tmp_path / "log.txt").read_text()
+            status = subprocess.run([command, "status"], env=environ, capture_output=True, text=True, check=False)
+            return status.returncode == 0 and str(tmp_path / "fleet.db") in status.stdout
+
+        eventually(serves, "the node serves")
+        run(command, "down", env=environ)
+        assert node.wait(30) == 0
+    finally:
+        node.kill()
+        node.wait()
+
+
+def _is_clone():
+    return (ROOT / ".git").exists()

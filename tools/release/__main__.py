@@ -1,0 +1,171 @@
+"""`python -m tools.release`: build a self-contained mycomesh: a directory in a tarball, a .deb, and with `--onefile` one file.
+
+Owns what goes in and what it needs. What always holds: what was built is run before it is called done. The directory is the
+main form, because one file unpacks itself at every call. It must not know what the commands do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tools import exits
+from tools.render import print_table
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+__all__ = ["ReleaseError", "main"]
+
+ROOT = Path(__file__).parents[2]
+# What is loaded by name, or has data of its own. Whatever tests, measures or releases stays out.
+COLLECTED = ("mesh", "sync", "simulations", "tools.commands", "tools.top", "tools.data")
+LEFT_OUT = ("tests", "tools.bench", "tools.release", "distributed", "dask", "tkinter", "hypothesis", "pytest")
+DEBIAN = {"x86_64": "amd64", "aarch64": "arm64"}
+_GLIBC = re.compile(rb"GLIBC_(\d+)\.(\d+)")
+_CONTROL = """\
+Package: mycomesh
+Version: {version}
+Architecture: {architecture}
+Maintainer: mycomesh developers <mycomesh@localhost>
+Installed-Size: {size_kib}
+Depends: libc6 (>= {glibc})
+Section: net
+Priority: optional
+Description: peer-to-peer sync of ordinary SQLite databases
+ Programs write plain SQL into a local file; a node beside it finds its peers on the LAN and keeps all
+ replicas equal, over an encrypted mesh, without a server. This package brings its own Python.
+"""
+
+
+class ReleaseError(Exception):
+    """What was built does not work; the text is one line."""
+
+
+def main() -> int:
+    """Build into a directory; print what there is and what it needs."""
+    parser = argparse.ArgumentParser(prog="python -m tools.release", description="Build a self-contained mycomesh.")
+    parser.add_argument("-o", "--output", type=Path, default=Path("dist"), metavar="DIR", help="default: dist")
+    parser.add_argument("--onefile", action="store_true", help="also as one file, which unpacks at every call")
+    args = parser.parse_args()
+    try:
+        builder = importlib.import_module("PyInstaller.__main__")
+    except ImportError:
+        print("release: needs PyInstaller: pip install '.[release]'", file=sys.stderr)
+        return exits.FAILED
+    output = args.output.absolute()
+    output.mkdir(parents=True, exist_ok=True)
+    try:
+        with tempfile.TemporaryDirectory(prefix="mycomesh-release-") as place:
+            rows, glibc = _made(builder, Path(place), output, onefile=args.onefile)
+    except ReleaseError as error:
+        print(f"release: {error}", file=sys.stderr)
+        return exits.FAILED
+    print_table(["FILE", "SIZE"], rows)
+    print(f"needs glibc {glibc} or later")
+    return exits.DONE
+
+
+def _made(builder: ModuleType, work: Path, output: Path, *, onefile: bool) -> tuple[list[list[str]], str]:
+    """Return what was made with its sizes, and the glibc that it needs."""
+    version, machine = metadata.version("mycomesh"), platform.machine()
+    tree = _built(builder, work, "--onedir")
+    glibc = _glibc(tree)
+    made = [_packed(tree, output / f"mycomesh-{version}-linux-{machine}.tar.gz")]
+    if shutil.which("dpkg-deb") is not None:
+        made.append(_deb(tree, work, output, version, glibc))
+    else:
+        print("release: no dpkg-deb on this machine, so no .deb", file=sys.stderr)
+    if onefile:
+        one = output / f"mycomesh-{version}-linux-{machine}"
+        shutil.copy2(_built(builder, work, "--onefile"), one)
+        made.append(one)
+    unpacked = sum(path.stat().st_size for path in tree.rglob("*") if path.is_file() and not path.is_symlink())
+    rows = [[path.name, f"{path.stat().st_size / 1e6:.1f} MB"] for path in made]
+    return [*rows, ["(unpacked)", f"{unpacked / 1e6:.1f} MB"]], glibc
+
+
+def _built(builder: ModuleType, work: Path, form: str) -> Path:
+    """Run PyInstaller; return the directory or the file, after it has said its version."""
+    target = work / form.strip("-")
+    options = ["--name", "mycomesh", "--noconfirm", "--log-level", "WARN", "--strip", form]
+    options += ["--distpath", str(target), "--workpath", str(work / "work"), "--specpath", str(work)]
+    options += ["--paths", str(ROOT), "--copy-metadata", "mycomesh", "--hidden-import", "uvloop"]
+    options += ["--hidden-import", "_cffi_backend"]  # of PyNaCl, which imports it from C
+    for package in COLLECTED:
+        options += ["--collect-submodules", package]
+    options += ["--collect-data", "tools.data"]
+    for module in LEFT_OUT:
+        options += ["--exclude-module", module]
+    builder.run([*options, str(ROOT / "tools" / "__main__.py")])
+    made = target / "mycomesh"
+    _tried(made / "mycomesh" if made.is_dir() else made, work)
+    return made
+
+
+def _tried(program: Path, work: Path) -> None:
+    """Run what was built, in an environment without ours: every command loads, keys are made, nodes meet and sync."""
+    environ = {"HOME": str(work), "PATH": os.defpath, "MYCOMESH_HOME": str(work / f"home-{program.parent.name}")}
+    for words in (["--version"], ["completion", "bash"], ["init"], ["simulate", "two-nodes", "--seed", "1"]):
+        command = [str(program), *words]
+        done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)  # noqa: S603 - just built
+        if done.returncode:
+            said = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+            raise ReleaseError(f"what was built cannot do 'mycomesh {' '.join(words)}': {said}")
+
+
+def _packed(tree: Path, target: Path) -> Path:
+    with tarfile.open(target, "w:gz") as archive:
+        archive.add(tree, arcname="mycomesh", filter=_of_root)
+    return target
+
+
+def _of_root(entry: tarfile.TarInfo) -> tarfile.TarInfo:
+    entry.uid = entry.gid = 0
+    entry.uname = entry.gname = "root"
+    return entry
+
+
+def _deb(tree: Path, work: Path, output: Path, version: str, glibc: str) -> Path:
+    root = work / "deb"
+    shutil.copytree(tree, root / "usr" / "lib" / "mycomesh", symlinks=True)
+    (root / "usr" / "bin").mkdir(parents=True)
+    (root / "usr" / "bin" / "mycomesh").symlink_to("../lib/mycomesh/mycomesh")
+    documents = root / "usr" / "share" / "doc" / "mycomesh"
+    documents.mkdir(parents=True)
+    shutil.copy(ROOT / "docs" / "LICENSE", documents / "copyright")
+    size_kib = sum(path.stat().st_size for path in root.rglob("*") if path.is_file()) // 1024
+    architecture = DEBIAN.get(platform.machine(), platform.machine())
+    (root / "DEBIAN").mkdir()
+    (root / "DEBIAN" / "control").write_text(
+        _CONTROL.format(version=version, architecture=architecture, size_kib=size_kib, glibc=glibc)
+    )
+    target = output / f"mycomesh_{version}_{architecture}.deb"
+    command = ["dpkg-deb", "--root-owner-group", "--build", str(root), str(target)]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)  # noqa: S603 - dpkg's own, with our paths
+    return target
+
+
+def _glibc(tree: Path) -> str:
+    """Return the newest version of glibc that any library or program in the tree asks for."""
+    found = {(2, 17)}  # what a wheel of the manylinux2014 kind needs at least
+    for path in tree.rglob("*"):
+        if path.is_file() and not path.is_symlink() and path.open("rb").read(4) == b"\x7fELF":
+            found |= {(int(major), int(minor)) for major, minor in _GLIBC.findall(path.read_bytes())}
+    major, minor = max(found)
+    return f"{major}.{minor}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
