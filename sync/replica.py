@@ -137,6 +137,10 @@ class Replica:
         """Closes the file; triggers stay and go on logging, so that nothing written meanwhile is lost."""
         self._store.close()
 
+    def shrink(self) -> None:
+        """Gives back what SQLite holds in caches; they fill again with use."""
+        self._store.shrink()
+
     def remove(self) -> None:
         """Takes every trigger and internal table out of the file, and closes it. Undrained writes stay in the tables."""
         with self._store.bare_transaction() as db:

@@ -104,6 +104,10 @@ class Store:
             self.checkpoint()
         self.db.close()
 
+    def shrink(self) -> None:
+        """Frees the page cache (PRAGMA shrink_memory)."""
+        self.db.execute("PRAGMA shrink_memory").fetchall()
+
     # ---- transactions
 
     @contextlib.contextmanager

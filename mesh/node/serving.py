@@ -24,6 +24,7 @@ from mesh.node.looks import Looks
 from mesh.node.mirror import Mirror
 from mesh.node.reach import Mark
 from mesh.node.recall import NOTE_S, Recall
+from mesh.node.rest import Rest, trim_heap
 from mesh.node.shell import MeshShell, clock
 from mesh.node.sqlthread import Acted, Broken, Report, SqlThread
 from mesh.node.status import LinkView, PeerView, ProgressView, TableView
@@ -117,6 +118,7 @@ class ServingNode:
         self._sql = SqlThread(lambda: self._opened(file, identity, config), self._report, clock)
         self._looks = Looks(self._loop, self._look_for_commit)
         self._mirror = Mirror(self._write_state)
+        self._rest = Rest(self._on_rest)
 
     async def start(self, known: tuple[Address, ...]) -> None:
         """Take the port, open the file, then speak and watch; raise with one line when one of them refuses.
@@ -233,6 +235,7 @@ class ServingNode:
             self._watch.close()
         self._looks.cancel()
         self._mirror.cancel()
+        self._rest.cancel()
         if self._note_due is not None:
             self._note_due.cancel()
         try:
@@ -288,6 +291,10 @@ class ServingNode:
             if not self._replica.stale():
                 return
 
+    def _give_back(self) -> None:
+        self._replica.shrink()
+        trim_heap()
+
     def _drain_if_stale(self) -> None:
         if self._replica.stale():
             self._sql.handle_now(CommitSeen())
@@ -336,6 +343,9 @@ class ServingNode:
     def _on_replaced(self) -> None:
         self._on_broken(NodeError(f"{self._file} was replaced or removed while it was served; run 'mycomesh up' again"))
 
+    def _on_rest(self) -> None:
+        self._sql.call(self._give_back)
+
     def _note_soon(self) -> None:
         self._note_due = None
         self._sql.call(self._note)
@@ -357,6 +367,7 @@ class ServingNode:
     def _on_report(self, report: Report) -> None:
         match report:
             case Acted(actions):
+                self._rest.touch()
                 now_ms, wall_ms = clock()
                 self._shell.perform(self._core.on_exchange(actions, now_ms, wall_ms))
                 if self._note_due is None and any(isinstance(action, Publish) for action in actions):

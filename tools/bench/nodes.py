@@ -38,7 +38,7 @@ FRAME_BYTES = 16 << 10
 WRITE_PAUSE_S = 0.01  # single writes, not a burst: each is drained by itself
 READER_PAUSE_S = 0.0001  # the resolution of the latency; a reader that never sleeps would take the nodes' core
 IDLE_S = 10.0
-SETTLE_S = 2.0  # comparisons after the last change are done, heartbeats go on
+SETTLE_S = 6.0  # what was cached for the work is given back by then (mesh.node.rest)
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
