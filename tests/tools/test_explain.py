@@ -22,7 +22,7 @@ SOURCES = sorted(
 )
 TREES = {"Exception", "ValueError"}
 # Raised and caught inside one module, or about the source itself: no person meets them.
-INNER = {"UnsupportedTable", "_UndoError", "RefusalError", "BenchError", "StaleMutationError"}
+INNER = {"UnsupportedTable", "_UndoError", "RefusalError", "BenchError", "ReleaseError", "StaleMutationError"}
 SAYS = {"Notice", "say", "_link_notice"}
 PASSES_ON = {"mesh/node/core.py", "sync/turn.py"}  # hand on a notice of somebody else's
 
