@@ -334,6 +334,7 @@ class ServingNode:
 
     def _on_commit(self) -> None:
         self._mirror.touch()
+        self._rest.touch()  # merges write to the file as well; comparisons of equals, which go on at rest, do not
         self._sql.submit(CommitSeen())
         self._looks.hint()
 
@@ -367,7 +368,6 @@ class ServingNode:
     def _on_report(self, report: Report) -> None:
         match report:
             case Acted(actions):
-                self._rest.touch()
                 now_ms, wall_ms = clock()
                 self._shell.perform(self._core.on_exchange(actions, now_ms, wall_ms))
                 if self._note_due is None and any(isinstance(action, Publish) for action in actions):
