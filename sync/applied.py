@@ -25,5 +25,4 @@ class Applied:
     refused: int = 0  # catch-up changes left out because they are stamped too far ahead
     withheld: bool = False  # changes were left out because one side has not learnt of a table's policy
     forbidden: list[str] = field(default_factory=list)  # tables that the writer may not write: left out, not covered
-    schema_changed: bool = False
     renewed: bool = False  # the file goes on under a new site: it had gone back in time

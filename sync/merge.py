@@ -52,7 +52,8 @@ def merge_section(table: Table, section: Section, wall_ms: int, *, repair: bool 
     """
     merged = Merged()
     for group in section.groups:
-        fresh, known = _parted(table, group)
+        covered = _covered(table, group)
+        fresh = _part(group, covered, known=False)
         if fresh is not None:
             place = table.store.place_made(fresh.site)
             keys = keys_of(table, fresh)
@@ -60,7 +61,8 @@ def merge_section(table: Table, section: Section, wall_ms: int, *, repair: bool 
                 merged.changes += len(fresh.hlcs)
             else:
                 _merge_rows(table, fresh, place, keys, wall_ms, merged)
-        if known is not None and repair:
+        known = _part(group, covered, known=True) if repair else None
+        if known is not None:
             before = merged.changes
             _merge_rows(table, known, table.store.place_made(known.site), keys_of(table, known), None, merged)
             merged.repaired += merged.changes - before
@@ -70,20 +72,20 @@ def merge_section(table: Table, section: Section, wall_ms: int, *, repair: bool 
     return merged
 
 
-def _parted(table: Table, group: Group) -> tuple[Group | None, Group | None]:
-    """Returns what of a group this replica does not cover yet, and what it does; covered and absent means superseded."""
+def _covered(table: Table, group: Group) -> Sequence[bool]:
+    """Returns which changes of a group this replica covers, empty for none; covered and absent means superseded."""
     coverage = table.coverage
     if group.hlcs[0] > coverage.top(group.site):
-        return group, None
-    covered = [coverage.covers(group.site, hlc) for hlc in group.hlcs]
-    if all(covered):
-        return None, group
+        return ()
+    return [coverage.covers(group.site, hlc) for hlc in group.hlcs]
+
+
+def _part(group: Group, covered: Sequence[bool], *, known: bool) -> Group | None:
+    """Returns the changes of a group that are covered, or those that are not; None if there are none."""
     if not any(covered):
-        return group, None
-    return _part(group, covered, known=False), _part(group, covered, known=True)
-
-
-def _part(group: Group, covered: Sequence[bool], *, known: bool) -> Group:
+        return None if known else group
+    if all(covered):
+        return group if known else None
     keep = [number for number, each in enumerate(covered) if each is known]
     return Group(
         group.site,

@@ -76,11 +76,6 @@ class Reaching:
             if len(self._told) > PEERS_MAX:
                 del self._told[next(iter(self._told))]
 
-    @property
-    def answered(self) -> bool:
-        """Whether no question is under way."""
-        return not self._asked_at
-
     def holders(self, site: bytes, mark: Mapping[str, int]) -> tuple[bytes, ...]:
         """Returns the peers that cover a site's clock up to a mark in all its tables; none for another site than ours."""
         if site != self._replica.site or site != self._site:

@@ -238,7 +238,6 @@ class Replica:
                 sections: list[Section] = []
                 self._catalog.apply_facts(self._intake.drainer(wall_ms, sections))
                 self._intake.settle()
-                applied.schema_changed = True
                 if sections:
                     self._store.durable()
                     applied.published.append(Bundle(sections).encode())

@@ -15,7 +15,6 @@ from sync.capture import pending_name
 from sync.catalog import SCHEMA_TABLE, Catalog
 from sync.copies import Life
 from sync.report import time_text
-from sync.schema import quoted
 from sync.store import Store
 
 __all__ = ["NodeState", "PeerState", "StateTables"]
@@ -87,7 +86,6 @@ class StateTables:
         self._life = life
         self._changes = -1  # the connection's, when it was last written
         self._peers: tuple[Any, ...] | None = None
-        self._counts: dict[str, tuple[bytes, int]] = {}  # by table: its digest, and how many rows it had then
         self._told: dict[str, dict[Any, tuple[tuple[Any, ...], int]]] = {}
 
     def refresh(self, state: NodeState, wall_ms: int) -> bool:
@@ -141,18 +139,13 @@ class StateTables:
         for name, table in sorted(self._catalog.tables.items()):
             if name == SCHEMA_TABLE:
                 continue
-            digest = table.log.digest
-            counted = self._counts.get(name)
-            if counted is None or counted[0] != digest:
-                rows = db.execute(f"SELECT count(*) FROM {quoted(table.spec.name)}").fetchone()[0]
-                self._counts[name] = counted = (digest, rows)
             conflicts = "SELECT count(*) FROM mycomesh_conflicts WHERE table_name = ?"
             parked = "SELECT count(*) FROM mycomesh_parked WHERE id = ?"
             found[table.spec.name] = (
                 (
                     table.spec.name,
-                    counted[1],
-                    digest.hex(),
+                    table.rows_shown(),
+                    table.log.digest.hex(),
                     db.execute(conflicts, (table.spec.name,)).fetchone()[0],
                     db.execute(parked, (table.table_id,)).fetchone()[0],
                     state.equal_on.get(name, 0),

@@ -80,8 +80,8 @@ def under_way(db: Any) -> bool:
     return db.execute("SELECT 1 FROM mycomesh_sweeps LIMIT 1").fetchone() is not None
 
 
-def advance(table: Table, room: int) -> bool:
-    """Logs what the next rows have to say; returns false if no pass is under way. Inside a transaction.
+def advance(table: Table, room: int) -> None:
+    """Logs what the next rows have to say to the pass that is under way. Inside a transaction.
 
     `room` is how many new rows the drain that follows could stamp.
     """
@@ -89,8 +89,7 @@ def advance(table: Table, room: int) -> bool:
     found = db.execute(
         "SELECT adopting, written, phase, after FROM mycomesh_sweeps WHERE id = ?", (table.table_id,)
     ).fetchone()
-    if found is None:
-        return False
+    assert found is not None, "asked `going` first"
     adopting, written, place = bool(found[0]), json.loads(found[1]), Place(found[2], _decoded(found[3]))
     limit = room if adopting else max(room // _COMPARED_WEIGHT, 1)
     if place.phase == _ROWS and (adopting or written):
@@ -105,7 +104,6 @@ def advance(table: Table, room: int) -> bool:
             "UPDATE mycomesh_sweeps SET phase = ?, after = ? WHERE id = ?",
             (place.phase, None if place.after is None else codec.encode(place.after), table.table_id),
         )
-    return True
 
 
 def _decoded(stored: bytes | None) -> Any:

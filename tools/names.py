@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from mesh.node.home import Home
 
-__all__ = ["member_names", "named"]
+__all__ = ["known", "member_names", "named"]
 
 _SITE_PREFIX = 16  # hexadecimal digits of a site that are its node id's first
 
@@ -30,6 +30,11 @@ def member_names(home: Home) -> dict[str, str]:
     return {member["node_id"][:_SITE_PREFIX]: member["name"] for member in found}
 
 
+def known(names: Mapping[str, str], site: str) -> str:
+    """Return who writes under a site, empty for a stranger."""
+    return names.get(site[:_SITE_PREFIX], "")
+
+
 def named(names: Mapping[str, str], site: str) -> str:
-    """Return who writes under a site, the site's first digits for a stranger."""
-    return names.get(site[:_SITE_PREFIX], site[:8])
+    """Return the same for people: a stranger is the site's first digits."""
+    return known(names, site) or site[:8]

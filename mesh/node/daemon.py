@@ -37,14 +37,14 @@ from mesh.node.status import SCHEMA, Status, to_json
 from sync.errors import SyncError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Iterator
     from pathlib import Path
 
     from mesh.node.config import NodeConfig
     from mesh.node.home import Home
     from mesh.node.metrics import MetricsServer
 
-__all__ = ["Daemon", "enrol", "event_loop", "serve"]
+__all__ = ["Daemon", "complaints", "enrol", "event_loop", "serve"]
 
 STOP_S_MAX = 10  # a graceful end takes milliseconds; a disk that hangs must not keep the process for ever
 FILE_MODE = 0o644  # what sqlite3 itself gives a database under the usual umask
@@ -407,11 +407,17 @@ def event_loop() -> asyncio.AbstractEventLoop:
 
 def _run(work: Coroutine[Any, Any, T]) -> T:
     """Run on an event loop of its own; what a person can cause becomes a `NodeError`."""
-    with asyncio.Runner(loop_factory=event_loop) as runner:
-        try:
-            return runner.run(work)
-        except (MeshError, SyncError, TransportError) as error:
-            raise NodeError.of(error) from error
+    with asyncio.Runner(loop_factory=event_loop) as runner, complaints():
+        return runner.run(work)
+
+
+@contextlib.contextmanager
+def complaints() -> Iterator[None]:
+    """Make every error that the parts of a node raise on purpose a `NodeError`."""
+    try:
+        yield
+    except (MeshError, SyncError, TransportError) as error:
+        raise NodeError.of(error) from error
 
 
 def _version() -> str:

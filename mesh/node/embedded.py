@@ -19,16 +19,14 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from mesh.errors import MeshError
-from mesh.io.transport import TransportError
 from mesh.node.config import NodeConfig, load
-from mesh.node.daemon import Daemon, event_loop
+from mesh.node.daemon import Daemon, complaints, event_loop
 from mesh.node.database import Database, Row, Value
 from mesh.node.errors import NodeError
 from mesh.node.home import Home
+from mesh.node.journal import LEVELS
 from mesh.node.looks import Looks
 from mesh.node.watch import Watch
-from sync.errors import SyncError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Coroutine, Iterable, Iterator, Sequence
@@ -41,7 +39,6 @@ if TYPE_CHECKING:
 __all__ = ["Node", "SyncNode", "open_node", "open_sync"]
 
 LOGGER = logging.getLogger("mycomesh")
-LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 ASK_MS = 2_000  # a wait asks the peers for so long at a time
 
 T = TypeVar("T")
@@ -125,7 +122,7 @@ class Node:
         return await self._writer.execute(sql, values)
 
     async def executemany(self, sql: str, rows: Iterable[Sequence[Value]]) -> None:
-        """Run one statement for each row of values in one transaction, which every replica sees as a whole.
+        """Run one statement for each row of values in one transaction; a large one reaches peers in parts (ADR 0012).
 
         Raises:
             SqlError: SQLite refuses it; nothing was changed.
@@ -298,10 +295,8 @@ class SyncNode:
 
 async def _lived(daemon: Daemon) -> None:
     """Run a daemon; whatever its user can cause is a `NodeError`."""
-    try:
+    with complaints():
         await daemon.run(signals=False)
-    except (MeshError, SyncError, TransportError) as error:
-        raise NodeError.of(error) from error
 
 
 def _log(notice: Notice) -> None:

@@ -19,9 +19,9 @@ from mesh.node.bar import CLEAR, drawn
 if TYPE_CHECKING:
     from mesh.events import Notice
 
-__all__ = ["Journal", "printable"]
+__all__ = ["LEVELS", "Journal", "printable"]
 
-LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}  # as the logging module numbers them
 COLUMNS_DEFAULT = 80
 LINE_CHARS_MAX = 2000  # a longer text is somebody's attempt to fill the log
 

@@ -31,9 +31,10 @@ class Rest:
 
     def touch(self) -> None:
         """There was work."""
-        self._touched = True
         if self._timer is None:
             self._arm()
+        else:
+            self._touched = True
 
     def cancel(self) -> None:
         """The node ends."""

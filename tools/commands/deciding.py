@@ -27,6 +27,6 @@ def decided(args: argparse.Namespace, home: Home, what: str, **arguments: Any) -
     """Return the answer."""
     if args.file is None:
         return ask(home, what, **arguments)
-    offline = importlib.import_module("tools.commands.offline")  # asking a node does not load SQLite and the keys
-    answer: dict[str, Any] = offline.ask_replica(home, args.file, {"do": what, **arguments})
+    offline = importlib.import_module("mesh.node.offline")  # asking a node does not load SQLite and the keys
+    answer: dict[str, Any] = offline.decide(home, args.file, {"do": what, **arguments})
     return answer

@@ -4,23 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from mesh.node import members, offline
+from mesh.node import members
 from mesh.node.keystore import Keystore
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from mesh.node.home import Home
 
-__all__ = ["ask_files", "ask_replica"]
+__all__ = ["ask_files"]
 
 
 def ask_files(home: Home, request: dict[str, Any]) -> dict[str, Any]:
     """Answer `invite`, `members` or `ticket` from the stored files; what is made holds from the next `up` on."""
     with home.locked():
         return members.answer(Keystore(home), None, request)
-
-
-def ask_replica(home: Home, file: Path, request: dict[str, Any]) -> dict[str, Any]:
-    """Answer `counter`, `policy`, `conflicts` or `restore` from a file that no node serves."""
-    return offline.decide(home, file, request)

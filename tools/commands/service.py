@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mesh.node.errors import HomeError, NodeError
+from mesh.node.home import Home
 from tools import exits
 from tools.render import add_json, print_json, tell
 
 if TYPE_CHECKING:
     import argparse
-
-    from mesh.node.home import Home
 
 __all__ = ["add_arguments", "run", "unit_text"]
 
@@ -123,14 +122,13 @@ def unit_place(*, system: bool) -> Path:
     """Return where the unit lies: the machine's directory, or this user's."""
     if system:
         return SYSTEM / NAME
-    base = Path(os.environ.get("XDG_CONFIG_HOME") or Path("~").expanduser() / ".config")
-    return base / "systemd" / "user" / NAME
+    return _standard_home().config.parent / "systemd" / "user" / NAME
 
 
 def unit_text(file: Path, home: Home, *, system: bool) -> str:
     """Return the unit that serves a file with the keys of a home."""
     writes = sorted({str(file.parent), str(home.config), str(home.state), str(home.runtime)})
-    home_option = () if _is_default(home) else ("--home", str(home.config))
+    home_option = () if home == _standard_home() else ("--home", str(home.config))
     return _UNIT.format(
         mark=MARK,
         file=_specified(str(file)),
@@ -143,9 +141,9 @@ def unit_text(file: Path, home: Home, *, system: bool) -> str:
     )
 
 
-def _is_default(home: Home) -> bool:
-    environ = {name: value for name, value in os.environ.items() if name != "MYCOMESH_HOME"}
-    return home == type(home).locate(None, environ)
+def _standard_home() -> Home:
+    """Return the home of who names none: that of the XDG directories."""
+    return Home.locate(None, {name: value for name, value in os.environ.items() if name != "MYCOMESH_HOME"})
 
 
 def _program() -> tuple[str, ...]:

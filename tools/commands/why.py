@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from mesh.node.ask import ask
 from mesh.node.errors import NodeError, NoNodeError
 from tools import exits
-from tools.names import member_names, named
+from tools.names import known, member_names, named
 from tools.render import print_json, print_table
 
 if TYPE_CHECKING:
@@ -105,9 +105,9 @@ def _plain(found: Provenance, names: Mapping[str, str]) -> dict[str, Any]:
     """The JSON shape: as `sync.provenance` has it, with names beside sites, and clocks as text, which keeps all digits."""
     value = asdict(found)
     for written in [*value["cells"], *([value["existence"]] if value["existence"] else [])]:
-        written["by"] = names.get(written["site"][:16], "")
+        written["by"] = known(names, written["site"])
         written["hlc"] = str(written["hlc"])
     for loss in value["losses"]:
-        loss["lost_by"] = names.get(loss["lost_site"][:16], "")
-        loss["won_by"] = names.get(loss["won_site"][:16], "")
+        loss["lost_by"] = known(names, loss["lost_site"])
+        loss["won_by"] = known(names, loss["won_site"])
     return value

@@ -97,7 +97,7 @@ def _made(builder: ModuleType, work: Path, output: Path, *, onefile: bool) -> tu
 
 
 def _built(builder: ModuleType, work: Path, form: str) -> Path:
-    """Run PyInstaller; return the directory or the file, after it has said its version."""
+    """Run PyInstaller; return the directory or the file, after it was tried."""
     target = work / form.strip("-")
     options = ["--name", "mycomesh", "--noconfirm", "--log-level", "WARN", "--strip", form]
     options += ["--distpath", str(target), "--workpath", str(work / "work"), "--specpath", str(work)]
