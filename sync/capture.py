@@ -8,8 +8,9 @@ SQL that old clients know. It must not know stamps or peers. Reasons and measure
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
-from sync.schema import Column, KeyKind, TableSpec, quoted
+from sync.schema import Column, KeyKind, TableSpec, fold, quoted
 
 __all__ = [
     "LOOK_AGAIN",
@@ -19,6 +20,7 @@ __all__ = [
     "WORD_BITS",
     "create_statements",
     "drop_statements",
+    "fits",
     "key_names",
     "look_statement",
     "pending_name",
@@ -108,6 +110,16 @@ def look_statement(
     return f"INSERT INTO {pending_name(table_id)}({names}) SELECT {values} FROM {quoted(spec.name)} t WHERE {condition}"
 
 
+def fits(db: Any, spec: TableSpec, table_id: int, bits: Mapping[str, int]) -> bool:
+    """True if the table's update trigger, as it stands, is the one for this spec: RENAME rewrites it, nothing else does."""
+    name = trigger_names(table_id)[1]
+    found = db.execute("SELECT sql FROM sqlite_schema WHERE type = 'trigger' AND name = ?", (name,)).fetchone()
+    wanted = _trigger(
+        name, "AFTER UPDATE", quoted(spec.name), "", [_log_update(spec, table_id, bits, word_names(bits))]
+    )
+    return found is not None and str(found[0]) == wanted.replace(" IF NOT EXISTS", "", 1)
+
+
 def drop_statements(table_id: int) -> list[str]:
     """Returns the SQL that removes the table's triggers; the pending log stays."""
     return [f"DROP TRIGGER IF EXISTS {name}" for name in trigger_names(table_id)]
@@ -155,7 +167,7 @@ def _naming_columns(spec: TableSpec) -> str:
     naming = [column for column in spec.columns if column.key] if spec.id_column else spec.key
     names = [quoted(column.name) for column in naming]
     if spec.kind is not KeyKind.KEYED or spec.nullable_key:
-        names += [name for name in ("rowid", "oid", "_rowid_") if name not in {column.folded for column in naming}]
+        names += [name for name in ("rowid", "oid", "_rowid_") if name not in {fold(column.name) for column in naming}]
     return ", ".join(names)
 
 

@@ -1,51 +1,36 @@
-"""The catalogue: which tables are replicated, and table definitions as facts that replicate like rows.
+"""The catalogue: which tables are replicated, and how this file's definitions and the mesh's facts are kept in line.
 
-Owns `mycomesh_replicated`, the installation of capture, and `mycomesh_schema`, a table that is itself replicated. What
-always holds: a definition from a peer only ever adds (a table, a column, an index); nothing of the user's is dropped or
-rewritten. It must not know links.
+Owns `mycomesh_replicated` and the installation of capture. What always holds: nothing of the user's is dropped or renamed but
+by what somebody has decided for the whole mesh (`following`, `migrating`). It must not know links.
 """
 
 from __future__ import annotations
 
 import fnmatch
 import json
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from typing import Any
 
-import apsw
-
 from sync import sweep
-from sync.capture import (
-    OP_INSERT,
-    create_statements,
-    drop_statements,
-    key_names,
-    pending_name,
-    trigger_names,
-    word_names,
-)
+from sync.capture import create_statements, drop_statements, fits, key_names, pending_name, trigger_names, word_names
 from sync.changelog import ChangeLog, changes_name
+from sync.definitions import described, redefined
+from sync.facts import INDEX, SCHEMA_ID, SCHEMA_TABLE, TABLE, Facts
+from sync.following import Following
 from sync.keep_both import convert
-from sync.policy import Policies
+from sync.migrating import migrate
+from sync.migration import Plan
+from sync.names import Names
+from sync.policy import Policies, name_fact
 from sync.runs import runs_name
-from sync.schema import (
-    KeyKind,
-    TableSpec,
-    UnsupportedTable,
-    fold,
-    quoted,
-    read_table,
-    user_tables,
-)
+from sync.schema import KeyKind, TableSpec, UnsupportedTable, fold, quoted, read_table, stored_columns, user_tables
+from sync.shedding import shed
 from sync.store import Store
 from sync.table import Table
 
 __all__ = ["SCHEMA_TABLE", "Catalog", "TableFilter"]
 
-SCHEMA_TABLE = "mycomesh_schema"
-_SCHEMA_ID = 1
-SQL_MAX = 65_536
 _BROUGHT_BACK = (
     "column(s) {} dropped or renamed here by hand: the mesh keeps them, so they are back, empty in every row;"
     " columns that are new here are on the mesh with their values"
@@ -77,7 +62,9 @@ class Catalog:
         self.tables: dict[str, Table] = {}
         self.notes: dict[str, str] = {}
         self.dropped: set[str] = set()  # tables that a person took away here, by DROP or RENAME; peers keep them
-        self._policies = Policies()
+        self.facts = Facts(store)
+        self.policies = Policies()
+        self.names: Names
         self._version = -1
         self._refreshed = False  # in the running transaction
         self._unfinished = False  # whether some table has writes to be stamped before its triggers change
@@ -100,7 +87,7 @@ class Catalog:
         made = {name for (name,) in db.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
         if "mycomesh_replicated" not in made:
             return
-        ids = [_SCHEMA_ID, *(number for (number,) in db.execute("SELECT id FROM mycomesh_replicated ORDER BY id"))]
+        ids = [SCHEMA_ID, *(number for (number,) in db.execute("SELECT id FROM mycomesh_replicated ORDER BY id"))]
         for number in ids:
             if {changes_name(number), runs_name(number)} <= made:
                 self._sums[number] = ChangeLog(self._store, number).read_sums()
@@ -110,13 +97,17 @@ class Catalog:
 
         `drain` stamps a part of one table's pending log, and says whether that was all.
         """
-        spec = read_table(self._store.db, SCHEMA_TABLE)
-        self._load(_SCHEMA_ID, spec)
+        self.read_decisions()
+        self._load(SCHEMA_ID, read_table(self._store.db, SCHEMA_TABLE))
         self.refresh(drain)
 
     def admits(self, name: str) -> bool:
         """True if a user table of that name is replicated, here or once it is made."""
-        return self._filter.admits(name) and name not in self.dropped
+        return self.filtered(name) and name not in self.dropped
+
+    def filtered(self, name: str) -> bool:
+        """True if a table of that name has a place on the mesh and is not excluded here; by the mesh's name."""
+        return self._filter.admits(name) and (name,) not in self.policies.dropped
 
     def changed(self) -> bool:
         """True if some connection has changed the schema since the last `refresh`."""
@@ -129,40 +120,52 @@ class Catalog:
         """
         self._refreshed = True
         self._unfinished = False
-        self._policies = Policies.read(self._store.db, SCHEMA_TABLE)
+        self.read_decisions()
         names, skipped = user_tables(self._store.db)
         for name, why in skipped:
             self.notes[fold(name)] = f"not replicated: {why}"
-        present = [name for name in names if self._filter.admits(name)]
-        for folded in [key for key in self.tables if key != SCHEMA_TABLE]:
-            if folded not in {fold(name) for name in present}:
-                self._forget(folded)
-        self._note_dropped({fold(name) for name in present})
-        for name in present:
-            self._adopt(name, drain)
+        dropped = self.policies.dropped
+        present = {mesh: name for name in names if self._filter.admits(mesh := self.names.mesh(name, dropped))}
+        for folded in [key for key in self.tables if key != SCHEMA_TABLE and key not in present]:
+            self.forget(folded)
+        self._note_dropped(present.keys())
+        for mesh, name in present.items():
+            self._adopt(mesh, name, drain)
         for table in self.tables.values():
-            table.count(self._policies.counters_of(table.spec))
+            table.count(self.policies.counters_of(table.spec))
         self._record_facts()
         drain(self.tables[SCHEMA_TABLE])
         self._version = -1 if self._unfinished else self._schema_version()
 
+    def read_decisions(self) -> None:
+        """Reads what the mesh has decided about tables, and what this file calls them."""
+        self.policies = Policies.read(self._store.db, SCHEMA_TABLE)
+        self.names = Names(self._store.db)
+
     def apply_facts(self, drain: Callable[[Table], bool]) -> None:
-        """Makes what the facts define and the file lacks: tables, columns, indexes; inside a transaction."""
-        facts = self._store.db.execute(
-            f"SELECT name, kind, sql FROM {SCHEMA_TABLE} ORDER BY kind DESC, name"
-        ).fetchall()
-        for name, kind, sql in facts:
-            if type(sql) is not str or len(sql) > SQL_MAX or type(name) is not str:
-                continue
-            if kind == "table" and self._filter.admits(name) and name not in self.dropped:
-                self._apply_table(name, sql)
-            elif kind == "index":
-                self._apply_index(sql)
+        """Has the file follow what facts say: what is dropped, renamed, missing; inside a transaction."""
+        self._refreshed = True
+        self.read_decisions()
+        Following(self._store, self).follow()
         self.refresh(drain)
+
+    def migrate(self, script: str, drain: Callable[[Table], bool]) -> Plan:
+        """Runs a migration, and writes down what the mesh has to know of it; inside a transaction.
+
+        Every captured write has its stamp.
+
+        Raises:
+            MigrationError: the caller undoes the transaction.
+        """
+        self._refreshed = True
+        self.read_decisions()
+        plan = migrate(self._store, self, script)
+        self.refresh(drain)
+        return plan
 
     def decide(self, fact: tuple[str, str, str]) -> None:
         """Writes a policy's fact (name, kind, sql), to take effect in the next `refresh`; inside a transaction."""
-        self._write_fact(*fact)
+        self.facts.write(*fact)
         self._version = -1
 
     # ---- tables of the file
@@ -170,57 +173,84 @@ class Catalog:
     def _schema_version(self) -> int:
         return int(self._store.db.execute("PRAGMA schema_version").fetchone()[0])
 
-    def _adopt(self, name: str, drain: Callable[[Table], bool]) -> None:
-        folded = fold(name)
+    def spec(self, mesh: str, name: str) -> TableSpec:
+        """Returns the table of that name as the mesh knows it; raises `UnsupportedTable`."""
+        plain = read_table(self._store.db, name)
+        return self.policies.applied(self.names.spec(plain, mesh, self.policies.dropped_of(mesh)))
+
+    def _adopt(self, mesh: str, name: str, drain: Callable[[Table], bool]) -> None:
         try:
-            plain = read_table(self._store.db, name)
+            spec = self.spec(mesh, name)
         except UnsupportedTable as reason:
-            self.notes[folded] = f"not replicated: {reason}"
+            self.notes[mesh] = f"not replicated: {reason}"
             return
-        spec = self._policies.applied(plain)
-        known = self.tables.get(folded)
+        known = self.tables.get(mesh)
         if known is not None and known.spec == spec and known.installed and self._captured(known):
             return
         record = self._store.db.execute(
-            "SELECT id, shape, bits, known FROM mycomesh_replicated WHERE name = ?", (folded,)
+            "SELECT id, shape, bits, known FROM mycomesh_replicated WHERE name = ?", (mesh,)
         ).fetchone()
         if record is None:
             self._adopt_new(spec)
             return
         table_id, shape, bits_text, captured = record
+        spec = self._renamed(table_id, spec, json.loads(captured))
         if shape != spec.shape:
-            self.notes[folded] = f"parked: its key was {shape!r} on the mesh and is {spec.shape!r} here; rename it"
-            self._forget(folded)
+            self.notes[mesh] = f"parked: its key was {shape!r} on the mesh and is {spec.shape!r} here; rename it"
+            self.forget(mesh)
             return
-        vanished = [column for column in json.loads(captured) if column not in {c.folded for c in spec.columns}]
+        explained = {column.folded for column in spec.columns} | self.policies.dropped_of(mesh)
+        vanished = [column for column in json.loads(captured) if column not in explained]
         if vanished:
-            if not self._bring_back(plain, vanished):
-                self._forget(folded)
+            if not self._bring_back(spec, vanished):
+                self.forget(mesh)
                 return
-            plain = read_table(self._store.db, name)
-            spec = self._policies.applied(plain)
-        bits = _extended(json.loads(bits_text), spec)
+            spec = self.spec(mesh, name)
+        bits = json.loads(bits_text)
         if spec.id_column and self._store.meta(_births(table_id)) is None:
             # What was written while rows went by their ids is stamped so.
-            known = self._reload(table_id, plain, bits, known, json.loads(captured))
+            plain = self.names.spec(read_table(self._store.db, name), mesh, self.policies.dropped_of(mesh))
+            known = self.reload(table_id, plain, bits, known, json.loads(captured))
             if not drain(known):
                 self._unfinished = True
                 return
-            table = self._reload(table_id, spec, bits, known, json.loads(captured))
+            table = self.reload(table_id, spec, bits, known, json.loads(captured))
             convert(table)
             self._store.meta_set(_births(table_id), 1)
         else:
-            table = self._reload(table_id, spec, bits, known, json.loads(captured))
+            table = self.reload(table_id, spec, bits, known, json.loads(captured))
         if vanished or not self._captured(table):  # a column that such a rebuild or rename has made may hold values
             sweep.begin(table, written=[column for column in table.known if column not in json.loads(captured)])
         if not drain(table):
             self._unfinished = True
             return
-        self._install(table)
+        self.install(table)
         if vanished:
-            self.notes[folded] = _BROUGHT_BACK.format(", ".join(vanished))
+            self.notes[mesh] = _BROUGHT_BACK.format(", ".join(vanished))
 
-    def _note_dropped(self, present: set[str]) -> None:
+    def _renamed(self, table_id: int, spec: TableSpec, captured: dict[str, int]) -> TableSpec:
+        """Tells the mesh of columns that a client has renamed; returns the table under the names that it has for them.
+
+        A column's place tells which one it was: while the triggers stand, as SQLite rewrote them, none can have gone.
+        """
+        mesh = spec.folded
+        known = {fold(column.name): column.folded for column in spec.columns}
+        names = stored_columns(self._store.db, spec.name)
+        if len(names) < len(captured) or names != [name for name in names if fold(name) in known]:
+            return spec
+        renamed = {was: name for was, name in zip(captured, names, strict=False) if known[fold(name)] != was}
+        if not renamed:
+            return spec
+        plain = read_table(self._store.db, spec.name)
+        here = dict(zip(map(fold, names), captured, strict=False))
+        if not fits(self._store.db, self.policies.applied(plain.known_as(mesh, here)), table_id, captured):
+            return spec
+        self.names.record(mesh, spec.name, dict(zip(captured, names, strict=False)))
+        for column, name in renamed.items():
+            self.facts.write(*name_fact((mesh, column), name))
+        return self.spec(mesh, spec.name)
+
+    def _note_dropped(self, present: Collection[str]) -> None:
         """Notes the tables that were here and are not, and takes off what capture has left on a renamed one."""
         db = self._store.db
         self.dropped = set()
@@ -230,23 +260,14 @@ class Catalog:
             self.dropped.add(folded)
             self.notes[folded] = (
                 "dropped or renamed here by hand: it stays on the other nodes, and is not replicated here;"
-                " created here again, it deletes there the rows that it lacks"
+                " created here again, it deletes there the rows that it lacks ('mycomesh migrate' drops it everywhere)"
             )
-            for statement in drop_statements(table_id):  # RENAME has taken the triggers along
-                db.execute(statement)
-            db.execute(f"DROP INDEX IF EXISTS mycomesh_{table_id}_keep")
+            self.uninstall(table_id)  # RENAME has taken the triggers along
 
     def _bring_back(self, spec: TableSpec, vanished: list[str]) -> bool:
         """Adds columns again that entries own and the file has lost; False, and a note, if that cannot be done."""
-        fact = self._fact(spec.folded)
-        described = _described(fact) if fact is not None else None
-        if fact is not None and described is not None:
-            scratch = _scratch(fact)
-            for column in described.columns:
-                if column.folded in vanished:
-                    self._add_column(replace(spec, name=described.name), scratch, column.name)
-            scratch.close()
-        have = {column.folded for column in read_table(self._store.db, spec.name).columns}
+        Following(self._store, self).add_columns(spec, self.facts.of(spec.folded) or "", vanished)
+        have = {column.folded for column in self.spec(spec.folded, spec.name).columns}
         lost = [column for column in vanished if column not in have]
         if lost:
             self.notes[spec.folded] = (
@@ -259,7 +280,7 @@ class Catalog:
         bits = _extended({}, spec)
         db = self._store.db
         found = db.execute("SELECT max(id) FROM mycomesh_replicated").fetchone()
-        table_id = max(found[0] or 0, _SCHEMA_ID) + 1
+        table_id = max(found[0] or 0, SCHEMA_ID) + 1
         db.execute(
             "INSERT INTO mycomesh_replicated VALUES(?, ?, ?, ?, '{}')",
             (table_id, spec.folded, spec.shape, json.dumps(bits)),
@@ -267,16 +288,16 @@ class Catalog:
         if spec.id_column:
             self._store.meta_set(_births(table_id), 1)
         table = self._load(table_id, spec, bits)
-        self._install(table)
+        self.install(table)
         if db.execute(f"SELECT 1 FROM {quoted(spec.name)} LIMIT 1").fetchone() is not None:
             sweep.begin(table, adopting=True)
 
-    def _reload(
+    def reload(
         self, table_id: int, spec: TableSpec, bits: dict[str, int], known: Table | None, captured: dict[str, int]
     ) -> Table:
         """Has a table stand for the file's as it is, with triggers that compare the columns in `captured`."""
-        self._forget(spec.folded)
-        table = self._load(table_id, spec, bits, known)
+        self.forget(spec.folded)
+        table = self._load(table_id, spec, _extended(bits, spec), known)
         table.bits_captured = captured
         return table
 
@@ -285,18 +306,52 @@ class Catalog:
     ) -> Table:
         table = Table(self._store, table_id, spec, bits or _extended({}, spec), self._mesh_key)
         table.create()
-        if table_id == _SCHEMA_ID:
+        if table_id == SCHEMA_ID:
             self._store.db.execute(create_statements(spec, table_id, table.bits)[0])
-        table.count(self._policies.counters_of(spec))
+        table.count(self.policies.counters_of(spec))
         table.load(before, self._sums.pop(table_id, None))
+        self.names.record(spec.folded, spec.name, {column.folded: column.name for column in spec.columns})
+        self.shed(table)
         self.tables[spec.folded] = table
         self.notes.pop(spec.folded, None)
         return table
 
-    def _forget(self, folded: str) -> None:
+    def forget(self, folded: str) -> None:
+        """Ends the life of a table in memory; its triggers go on."""
         table = self.tables.pop(folded, None)
         if table is not None:
             table.unload()
+
+    def shed(self, table: Table, more: frozenset[str] = frozenset()) -> frozenset[str]:
+        """Has the entries of a table give up the columns that the mesh has dropped since this was done last; returns these.
+
+        `more` are columns that are being dropped, of which the mesh does not know yet.
+        """
+        table.dropped = self.policies.dropped_of(table.spec.folded) | more
+        name = f"shed/{table.table_id}"
+        due = table.dropped - set(json.loads(self._store.meta(name) or "[]")) if table.dropped else table.dropped
+        if due:
+            shed(table, due)
+            self._store.meta_set(name, json.dumps(sorted(table.dropped)))
+        return due
+
+    def discard(self, mesh: str) -> None:
+        """Takes everything that is ours of a dropped table out of the file; the user's table is the caller's."""
+        db = self._store.db
+        self.forget(mesh)
+        self.names.forget(mesh)
+        self.notes.pop(mesh, None)
+        found = db.execute("SELECT id FROM mycomesh_replicated WHERE name = ?", (mesh,)).fetchone()
+        if found is None:
+            return
+        table_id = found[0]
+        self.uninstall(table_id)
+        for name in (pending_name(table_id), changes_name(table_id), runs_name(table_id)):
+            db.execute(f"DROP TABLE IF EXISTS {name}")
+        for name in ("vectors", "collected", "held", "moved", "parked", "sweeps", "replicated"):
+            db.execute(f"DELETE FROM mycomesh_{name} WHERE id = ?", (table_id,))
+        marks = (_births(table_id), f"shed/{table_id}", f"settled/{table_id}")
+        db.execute("DELETE FROM mycomesh_meta WHERE name IN (?, ?, ?)", marks)
 
     def _captured(self, table: Table) -> bool:
         """True if the table's triggers stand."""
@@ -309,7 +364,14 @@ class Catalog:
         wanted = len(create_statements(table.spec, table.table_id, table.bits)) - 1
         return bool(found[0] == wanted)
 
-    def _install(self, table: Table) -> None:
+    def uninstall(self, table_id: int) -> None:
+        """Takes off a table what refers to its columns; what is written then is found by a sweep alone."""
+        for statement in drop_statements(table_id):
+            self._store.db.execute(statement)
+        self._store.db.execute(f"DROP INDEX IF EXISTS mycomesh_{table_id}_keep")
+
+    def install(self, table: Table) -> None:
+        """Has the table captured as it is."""
         db = self._store.db
         captured = {name: table.bits[name] for name in table.known}
         for statement in drop_statements(table.table_id):
@@ -329,100 +391,61 @@ class Catalog:
             column = quoted(table.spec.columns[0].name)
             db.execute(f"CREATE INDEX IF NOT EXISTS {name} ON {quoted(table.spec.name)}({column}) WHERE 0")
         table.bits_captured = captured
+        known = {fold(column.name): column.folded for column in table.spec.columns}
+        places = [known[fold(name)] for name in stored_columns(db, table.spec.name) if fold(name) in known]
         db.execute(
             "UPDATE mycomesh_replicated SET bits = ?, known = ? WHERE id = ?",
-            (json.dumps(table.bits), json.dumps(captured), table.table_id),
+            (json.dumps(table.bits), json.dumps({name: captured[name] for name in places}), table.table_id),
         )
 
     # ---- facts
 
     def _record_facts(self) -> None:
-        """Writes a fact for every table that the facts do not fully define, and for every index of those."""
-        for folded in [key for key in self.tables if key != SCHEMA_TABLE]:
-            spec = self.tables[folded].spec
-            fact = self._fact(folded)
-            described = _described(fact) if fact else None
-            if described is None or not {c.folded for c in spec.columns} <= {c.folded for c in described.columns}:
-                if described is not None and described.shape != spec.shape:
-                    self.notes[folded] = (
-                        f"parked: its key is {spec.shape!r} here and {described.shape!r} on the mesh; rename one of them"
+        """Writes a fact for every table that the facts do not fully define, every name of its own, and every index."""
+        for mesh in [key for key in self.tables if key != SCHEMA_TABLE]:
+            spec = self.tables[mesh].spec
+            fact = self.facts.of(mesh)
+            defined = described(fact) if fact else None
+            if defined is None or not {c.folded for c in spec.columns} <= {c.folded for c in defined.columns}:
+                if defined is not None and defined.shape != spec.shape:
+                    self.notes[mesh] = (
+                        f"parked: its key is {spec.shape!r} here and {defined.shape!r} on the mesh; rename one of them"
                     )
-                    self._forget(folded)
+                    self.forget(mesh)
                     continue
-                self._write_fact(folded, "table", spec.sql)
+                self.define(spec)
+            if spec.mesh and (mesh,) not in self.policies.shown:
+                self.facts.write(*name_fact((mesh,), spec.name))
+            for column in spec.columns:
+                if column.mesh and (mesh, column.folded) not in self.policies.shown:
+                    self.facts.write(*name_fact((mesh, column.folded), column.name))
+        local = {fold(table.spec.name) for table in self.tables.values()}
+        for name, table, sql in self.indexes():
+            key = f"{INDEX}:{fold(name)}"
+            if fold(table) in local and not self.facts.of(key):
+                self.facts.write(key, INDEX, sql)
+
+    def indexes(self) -> list[tuple[str, str, str]]:
+        """Returns (name, table, sql) of every index that a user has made."""
         listing = (
             "SELECT name, tbl_name, sql FROM sqlite_schema WHERE type = 'index' AND sql IS NOT NULL"
             " AND name NOT LIKE 'mycomesh\\_%' ESCAPE '\\' ORDER BY name"
         )
-        for name, table, sql in self._store.db.execute(listing).fetchall():
-            key = f"index:{fold(name)}"
-            if fold(table) in self.tables and self._fact(key) is None:
-                self._write_fact(key, "index", sql)
+        return [(name, table, sql) for name, table, sql in self._store.db.execute(listing).fetchall()]
 
-    def _fact(self, name: str) -> str | None:
-        found = self._store.db.execute(f"SELECT sql FROM {SCHEMA_TABLE} WHERE name = ?", (name,)).fetchone()
-        return found[0] if found else None
-
-    def _write_fact(self, name: str, kind: str, sql: str) -> None:
-        self._store.db.execute(
-            f"INSERT INTO {SCHEMA_TABLE} VALUES(?, ?, ?) ON CONFLICT(name) DO UPDATE SET sql = excluded.sql",
-            (name, kind, sql),
-        )
-        self._store.db.execute(
-            f"INSERT INTO {pending_name(_SCHEMA_ID)}(what, at, k0) VALUES({OP_INSERT}, NULL, ?)", (name,)
-        )
-
-    def _apply_table(self, name: str, sql: str) -> None:
-        described = _described(sql)
-        if described is None or described.folded != name:
-            self.notes[name] = "not created: its definition on the mesh is not one plain CREATE TABLE"
+    def define(self, spec: TableSpec) -> None:
+        """Writes down a table's definition as it is in this file, in the mesh's names."""
+        names = {fold(column.name): column.folded for column in spec.columns}
+        plain = read_table(self._store.db, spec.name)
+        left = [column.name for column in plain.columns if fold(column.name) not in names]
+        renamed = {fold(column.name): column.mesh for column in spec.columns if column.mesh}
+        sql: str | None = spec.sql
+        if left or renamed or spec.mesh:
+            sql = redefined(spec.sql, table=spec.folded, columns=renamed, without=left)
+        if sql is None:
+            self.notes[spec.folded] = "its definition cannot be told to other nodes under its first names"
             return
-        present = {
-            fold(taken): kind
-            for taken, kind in self._store.db.execute("SELECT name, type FROM sqlite_schema ORDER BY 1")
-        }
-        if name not in present:
-            self._store.db.execute(sql)
-            return
-        if present[name] != "table":
-            self.notes[name] = f"not created: this file has a {present[name]} of that name; rename it"
-            return
-        table = self.tables.get(name)
-        if table is None or table.spec.shape != described.shape:
-            return
-        have = {column.folded for column in table.spec.columns}
-        scratch = _scratch(sql)
-        for column in described.columns:
-            if column.folded not in have:
-                self._add_column(table.spec, scratch, column.name)
-        scratch.close()
-
-    def _add_column(self, spec: TableSpec, scratch: Any, column: str) -> None:
-        declared, collation, not_null, _key, _auto = scratch.column_metadata("main", spec.name, column)
-        default = scratch.execute(
-            "SELECT dflt_value FROM pragma_table_info(?) WHERE name = ?", (spec.name, column)
-        ).fetchone()[0]
-        parts = [quoted(column), declared or "", f"COLLATE {quoted(collation)}" if collation else ""]
-        if default is not None:
-            parts.append(f"DEFAULT ({default})" if not_null else f"DEFAULT {default}")
-        if not_null and default is not None:
-            parts.append("NOT NULL")
-        try:
-            self._store.db.execute(f"ALTER TABLE {quoted(spec.name)} ADD COLUMN {' '.join(parts)}")
-        except apsw.SQLError as error:
-            self.notes[spec.folded] = f"column {column!r} of the mesh cannot be added here: {error}"
-
-    def _apply_index(self, sql: str) -> None:
-        db = self._store.db
-        db.authorizer = _only(apsw.SQLITE_CREATE_INDEX)
-        try:
-            db.execute(sql)
-        except apsw.ConstraintError as error:
-            self.notes[f"index {sql[:60]}"] = f"not created: {error}"
-        except (apsw.SQLError, apsw.AuthError):
-            return  # it exists, its table is not here, or it is more than one CREATE INDEX
-        finally:
-            db.authorizer = None
+        self.facts.write(spec.folded, TABLE, sql)
 
 
 def _births(table_id: int) -> str:
@@ -442,56 +465,3 @@ def _extended(bits: dict[str, int], spec: TableSpec) -> dict[str, int]:
 def _missing_words(db: Any, table_id: int, bits: dict[str, int]) -> list[str]:
     held = {row[0] for row in db.execute("SELECT name FROM pragma_table_info(?)", (pending_name(table_id),))}
     return [word for word in word_names(bits) if word not in held]
-
-
-def _scratch(sql: str) -> Any:
-    """Returns an empty in-memory database with that one table; raises apsw.Error if the SQL does more than make it."""
-    db: Any = apsw.Connection(":memory:")
-    db.authorizer = _only(apsw.SQLITE_CREATE_TABLE)
-    try:
-        db.execute(sql)
-    except BaseException:
-        db.close()
-        raise
-    db.authorizer = None
-    return db
-
-
-def _described(sql: str) -> TableSpec | None:
-    """Returns what a CREATE TABLE from a fact defines, None if it is anything else."""
-    try:
-        db = _scratch(sql)
-    except apsw.Error:
-        return None
-    try:
-        names, _ = user_tables(db)
-        return read_table(db, names[0]) if len(names) == 1 else None
-    except UnsupportedTable:
-        return None
-    finally:
-        db.close()
-
-
-def _only(action: int) -> Callable[[int, str | None, str | None, str | None, str | None], int]:
-    """An authorizer that lets SQL make one thing: no other statement, no ATTACH, no pragma, no reading of tables."""
-    allowed = {
-        action,
-        apsw.SQLITE_CREATE_INDEX,  # a UNIQUE or PRIMARY KEY of the table itself
-        apsw.SQLITE_SELECT,
-        apsw.SQLITE_INSERT,
-        apsw.SQLITE_UPDATE,
-        apsw.SQLITE_READ,
-        apsw.SQLITE_FUNCTION,
-        apsw.SQLITE_REINDEX,
-    }
-
-    def authorize(
-        operation: int, first: str | None, _second: str | None, _third: str | None, _fourth: str | None
-    ) -> int:
-        if operation not in allowed:
-            return apsw.SQLITE_DENY
-        if operation in (apsw.SQLITE_INSERT, apsw.SQLITE_UPDATE) and first not in ("sqlite_master", "sqlite_schema"):
-            return apsw.SQLITE_DENY
-        return apsw.SQLITE_OK
-
-    return authorize

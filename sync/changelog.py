@@ -234,6 +234,13 @@ class ChangeLog:
         self._delta[1] += (new[4] & _LOW) - (old[4] & _LOW)
         self._delta[2] += (new[4] >> 32 & _LOW) - (old[4] >> 32 & _LOW)
 
+    def remask(self, run: Run, mask: int | bytes, digests: Sequence[int]) -> None:
+        """Gives every entry of a run another mask, and the digests that go with it."""
+        for sign, values in ((-1, run.all_digests()), (1, digests)):
+            self._delta[1] += sign * sum(digest & _LOW for digest in values)
+            self._delta[2] += sign * sum(digest >> 32 & _LOW for digest in values)
+        self.runs.remask(run, mask, digests)
+
     def remove(self, leaf: Leaf) -> None:
         """Removes an entry that owns nothing any more."""
         self._removes.append(leaf[:2])

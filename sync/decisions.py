@@ -63,11 +63,12 @@ class Decisions:
         Raises:
             PolicyError: there is no such column here, or it cannot be a counter.
         """
-        refusal = counter_refusal(self._table(table).spec, column)
+        spec = self._table(table).spec
+        refusal = counter_refusal(spec, column)
         if refusal:
             raise PolicyError(f"not a counter: {refusal}")
         with self._store.transaction():
-            self._catalog.decide(counter_fact(table, column))
+            self._catalog.decide(counter_fact(spec.folded, spec.meshed(column)))
 
     def policy(self, table: str) -> str:
         """Returns what happens when two nodes insert the same key: `same-row` or `keep-both`."""
@@ -94,7 +95,7 @@ class Decisions:
             refusal = keep_both_refusal(found.spec, rows)
             if refusal:
                 raise PolicyError(f"not {KEEP_BOTH}: {refusal}")
-            self._catalog.decide(keep_both_fact(table))
+            self._catalog.decide(keep_both_fact(found.spec.folded))
 
     def conflicts(self, limit: int) -> list[Conflict]:
         """Returns up to `limit` conflicts, the latest first."""
@@ -155,9 +156,10 @@ class Decisions:
         return f"updated {name}: {', '.join(changed)}"
 
     def _table(self, name: str) -> Table:
-        found = self._catalog.tables.get(fold(name))
-        if found is None or found.spec.folded == SCHEMA_TABLE:
-            names = [table.spec.name for key, table in sorted(self._catalog.tables.items()) if key != SCHEMA_TABLE]
+        tables = [table for key, table in sorted(self._catalog.tables.items()) if key != SCHEMA_TABLE]
+        found = next((table for table in tables if fold(table.spec.name) == fold(name)), None)
+        if found is None:
+            names = [table.spec.name for table in tables]
             raise PolicyError(
                 f"{self._store.path} has no replicated table {name!r}; there are {', '.join(names) or 'none'}"
             )

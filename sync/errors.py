@@ -8,6 +8,7 @@ __all__ = [
     "DatabaseError",
     "DecodeError",
     "ForeignFileError",
+    "MigrationError",
     "PolicyError",
     "SyncError",
 ]
@@ -41,6 +42,12 @@ class PolicyError(SyncError):
     """What a person asked of a table or a conflict cannot be done. Nothing was changed."""
 
     code = "decision.refused"
+
+
+class MigrationError(SyncError):
+    """A migration has a statement that cannot be run, or changes what cannot be changed. Nothing was changed."""
+
+    code = "migration.refused"
 
 
 class DecodeError(SyncError):

@@ -54,7 +54,8 @@ ANSWERS_PERIOD_MS = 500
 class LinkStatus:
     """One link, for people: rows sent and received by rounds, and whether its tables equalled ours when last compared.
 
-    `compared_ms_ago` is None before the first comparison; `equal_ms` holds for how long each equal table has been so.
+    `compared_ms_ago` is None before the first comparison; `equal_ms` holds for how long each equal table has been so. Tables
+    go by the folded names that they have in this file.
     """
 
     peer: bytes
@@ -142,25 +143,25 @@ class Exchange:
 
     def links(self, now_ms: int = 0) -> tuple[LinkStatus, ...]:
         """Returns every link's state, for people, by link number."""
-        mine = self._digests()
+        mine, shown = self._digests(), self._replica.shown
         result = []
         for number in sorted(self._links):
             link = self._links[number]
             behind = tuple(name for name, digest in mine.items() if link.digests.get(name) != digest)
             progress = self._fetching.progress(number, now_ms)
-            since = tuple((name, now_ms - at) for name, at in sorted(link.equal_since.items()) if name not in behind)
+            since = {shown(name): now_ms - at for name, at in link.equal_since.items() if name not in behind}
             result.append(
                 LinkStatus(
                     link.peer,
                     not behind,
-                    behind,
+                    tuple(map(shown, behind)),
                     self._serving.rows(number),
                     self._fetching.rows(number),
                     self._serving.streaming(number),
                     progress is not None,
                     progress,
                     None if link.compared_at is None else now_ms - link.compared_at,
-                    since,
+                    tuple(sorted(since.items())),
                 )
             )
         return tuple(result)

@@ -35,6 +35,7 @@ class Intake:
         self._catalog = catalog
         self._life = life
         self._data_version = -1
+        self._owed: list[bytes] = []  # stamped already, to be published by the next drain
         self._turn = 0  # whose pending log is read first: a table that is written all the time is not always first
 
     def stale(self) -> bool:
@@ -44,6 +45,11 @@ class Intake:
     def unsettle(self) -> None:
         """Has the next `stale` be true."""
         self._data_version = -1
+
+    def owe(self, batches: list[bytes]) -> None:
+        """Has the next drain return these batches first."""
+        self._owed += batches
+        self.unsettle()
 
     def waiting(self) -> bool:
         """True if some write has no stamp yet."""
@@ -57,14 +63,15 @@ class Intake:
     def drain(self, wall_ms: int) -> tuple[list[bytes], bool]:
         """Stamps up to one chunk of captured writes; returns (batches to publish, whether more are waiting)."""
         version = self._store.data_version()
-        if not self._catalog.changed() and not self.waiting():
-            self._data_version = version
-            return [], False
-        with self._store.transaction():
-            bundle, more = self.take(wall_ms)
+        bundle: list[bytes] = []
+        more = False
+        if self._catalog.changed() or self.waiting():
+            with self._store.transaction():
+                bundle, more = self.take(wall_ms)
         if not more:
             self._data_version = version
-        return bundle, more
+        owed, self._owed = self._owed, []
+        return owed + bundle, more
 
     def changing(self, wall_ms: int, change: Callable[[], None]) -> list[bytes]:
         """Runs `change` in a write transaction in which no captured write is without its stamp; returns what to publish."""

@@ -14,7 +14,7 @@ from typing import Any
 
 import apsw
 
-from sync import codec, keep_both, report, schema
+from sync import codec, keep_both, report
 from sync.batch import Group, Kind, Section
 from sync.changelog import Leaf, pack_mask
 from sync.conflict import Change, note_conflicts, note_hidden, same
@@ -23,6 +23,7 @@ from sync.identity import keys_of
 from sync.lattice import EXISTENCE, Entry, join, visible
 from sync.rows import RowView, prior_from_wire, shrink
 from sync.schema import KeyKind, quoted
+from sync.shedding import kept
 from sync.table import Row, Table
 
 __all__ = ["Merged", "merge_section", "retry_parked", "show_held"]
@@ -51,7 +52,10 @@ def merge_section(table: Table, section: Section, wall_ms: int, *, repair: bool 
         DecodeError: a key or a value that cannot belong to this table; the caller undoes the transaction.
     """
     merged = Merged()
-    for group in section.groups:
+    for sent in section.groups:
+        group = kept(sent, table.dropped)
+        if group is None:
+            continue
         covered = _covered(table, group)
         fresh = _part(group, covered, known=False)
         if fresh is not None:
@@ -360,7 +364,7 @@ def displace_rivals(table: Table, view: RowView, values: dict[str, Any]) -> bool
     """
     rivals: dict[Row, str] = {}
     for index in table.spec.unique:
-        names = [schema.fold(name) for name, _ in index.columns]
+        names = [table.spec.meshed(name) for name, _ in index.columns]
         if not names or any(values.get(name) is None for name in names):
             continue
         mine = _claim(RowView.read(table, view.row), names)

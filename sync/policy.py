@@ -1,8 +1,8 @@
 """Policies: what a mesh has decided about a table beyond its definition, as facts in `mycomesh_schema`.
 
-Owns the form of these facts and what may be decided. What always holds: a fact is a row like any other, so every replica
-comes to the same policies, whenever it learns of them; a fact that does not fit this file's table has no effect here. It
-must not know how rows are merged.
+Owns the form of these facts and what may be decided, by a person's word or by the statements of a migration. What always
+holds: a fact is a row like any other, so every replica comes to the same policies, whenever it learns of them; a fact that
+does not fit this file's table has no effect here. It must not know how rows are merged.
 """
 
 from __future__ import annotations
@@ -11,22 +11,28 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from sync.schema import KeyKind, TableSpec, fold
+from sync.schema import INTERNAL_PREFIX, KeyKind, TableSpec, fold
 
 __all__ = [
     "COUNTER",
+    "DROPPED",
     "KEEP_BOTH",
+    "NAME",
     "POLICY",
     "SAME_ROW",
     "Policies",
     "counter_fact",
     "counter_refusal",
+    "dropped_fact",
     "keep_both_fact",
     "keep_both_refusal",
+    "name_fact",
 ]
 
 COUNTER = "counter"
 POLICY = "policy"
+NAME = "name"
+DROPPED = "dropped"
 SAME_ROW = "same-row"
 KEEP_BOTH = "keep-both"
 # Every row gets another identity, in one transaction: about 40 us each.
@@ -37,26 +43,42 @@ COLUMN_CHARS_MAX = 200
 
 @dataclass(frozen=True, slots=True)
 class Policies:
-    """The policies that the facts of one file state; all names are folded."""
+    """The policies that the facts of one file state, by the mesh's names.
+
+    `shown` is how a table (table,) or a column (table, column) is shown since it was renamed; `dropped` are those that are no
+    more, for good.
+    """
 
     counters: dict[str, frozenset[str]] = field(default_factory=dict)
     keep_both: frozenset[str] = frozenset()
+    shown: dict[tuple[str, ...], str] = field(default_factory=dict)
+    dropped: frozenset[tuple[str, ...]] = frozenset()
 
     @classmethod
     def read(cls, db: Any, schema_table: str) -> Policies:
         """Reads the facts; one that is not as `counter_fact` writes it is ignored."""
         counters: dict[str, frozenset[str]] = {}
         keep_both: set[str] = set()
-        listing = f"SELECT name, kind, sql FROM {schema_table} WHERE kind IN (?, ?) ORDER BY name"
-        for name, kind, sql in db.execute(listing, (COUNTER, POLICY)):
+        shown: dict[tuple[str, ...], str] = {}
+        dropped: set[tuple[str, ...]] = set()
+        listing = f"SELECT name, kind, sql FROM {schema_table} WHERE kind IN (?, ?, ?, ?) ORDER BY name"
+        for name, kind, sql in db.execute(listing, (COUNTER, POLICY, NAME, DROPPED)):
             match kind, _subject(name, kind), sql:
                 case "counter", [table, column], _:
                     counters[table] = counters.get(table, frozenset()) | {column}
                 case "policy", [table], "keep-both":
                     keep_both.add(table)
+                case "name", [_] | [_, _] as subject, str() as shown_as if may_be_shown(shown_as):
+                    shown[tuple(subject)] = shown_as
+                case "dropped", [_] | [_, _] as subject, _:
+                    dropped.add(tuple(subject))
                 case _:
                     continue
-        return cls(counters, frozenset(keep_both))
+        return cls(counters, frozenset(keep_both), shown, frozenset(dropped))
+
+    def dropped_of(self, table: str) -> frozenset[str]:
+        """Returns the columns of a table that are no more."""
+        return frozenset(subject[1] for subject in self.dropped if len(subject) == 2 and subject[0] == table)
 
     def applied(self, spec: TableSpec) -> TableSpec:
         """Returns the table as its policy has it."""
@@ -69,19 +91,38 @@ class Policies:
 
 
 def counter_fact(table: str, column: str) -> tuple[str, str, str]:
-    """Returns the fact (name, kind, sql) that says that a column is a counter."""
-    return f"{COUNTER}:{json.dumps([fold(table), fold(column)], ensure_ascii=False)}", COUNTER, ""
+    """Returns the fact (name, kind, sql) that says that a column is a counter; both by the mesh's names."""
+    return f"{COUNTER}:{json.dumps([table, column], ensure_ascii=False)}", COUNTER, ""
+
+
+def name_fact(subject: tuple[str, ...], shown: str) -> tuple[str, str, str]:
+    """Returns the fact (name, kind, sql) that says how a table or a column is shown; `subject` as in `Policies.shown`."""
+    return f"{NAME}:{json.dumps(subject, ensure_ascii=False)}", NAME, shown
+
+
+def dropped_fact(subject: tuple[str, ...]) -> tuple[str, str, str]:
+    """Returns the fact (name, kind, sql) that says that a table or a column is no more."""
+    return f"{DROPPED}:{json.dumps(subject, ensure_ascii=False)}", DROPPED, ""
+
+
+def may_be_shown(name: str) -> bool:
+    """True if a table or a column may go by that name: not a name of SQLite's, of ours, or one that no client can write."""
+    return (
+        0 < len(name) <= COLUMN_CHARS_MAX
+        and "\0" not in name
+        and not fold(name).startswith(("sqlite_", INTERNAL_PREFIX))
+    )
 
 
 def counter_refusal(spec: TableSpec, column: str) -> str:
     """Returns why a column cannot be a counter, "" if it can."""
-    found = next((item for item in spec.columns if item.folded == fold(column)), None)
+    found = next((item for item in spec.columns if fold(item.name) == fold(column)), None)
     name = f"{spec.name}.{column}"
     if found is None:
         return f"{spec.name} has no stored column {column!r}; its columns are {', '.join(c.name for c in spec.columns)}"
     if found.folded in {spec.id_column, *(item.folded for item in spec.key)}:
         return f"{name} is part of the primary key, which says which row it is; count in another column"
-    if any(fold(term) == found.folded for index in spec.unique for term, _ in index.columns):
+    if any(fold(term) == fold(found.name) for index in spec.unique for term, _ in index.columns):
         return f"{name} must be UNIQUE, and a sum cannot promise that; count in another column"
     if found.affinity in ("TEXT", "REAL"):
         return f"{name} has {found.affinity} affinity and cannot keep integers exact; declare it INTEGER"
@@ -91,8 +132,8 @@ def counter_refusal(spec: TableSpec, column: str) -> str:
 
 
 def keep_both_fact(table: str) -> tuple[str, str, str]:
-    """Returns the fact (name, kind, sql) that says that a table keeps both rows of one id."""
-    return f"{POLICY}:{json.dumps([fold(table)], ensure_ascii=False)}", POLICY, KEEP_BOTH
+    """Returns the fact (name, kind, sql) that says that a table, by the mesh's name, keeps both rows of one id."""
+    return f"{POLICY}:{json.dumps([table], ensure_ascii=False)}", POLICY, KEEP_BOTH
 
 
 def keep_both_refusal(spec: TableSpec, rows: int) -> str:

@@ -20,6 +20,7 @@ from sync.changelog import Leaf
 from sync.codec import decode
 from sync.errors import PolicyError
 from sync.lattice import EXISTENCE
+from sync.names import Names
 from sync.policy import Policies
 from sync.report import key_text, shortened, time_text, values_text
 from sync.rows import RowView
@@ -106,16 +107,18 @@ def provenance(path: Path, table: str, key: str) -> Provenance:
 
 
 def _table(store: Store, name: str) -> Table:
+    names = Names(store.db)
     listing = "SELECT id, name, bits FROM mycomesh_replicated WHERE name <> ? ORDER BY name"
-    known = {row[1]: row for row in store.db.execute(listing, (SCHEMA_TABLE,)).fetchall()}
-    if fold(name) not in known:
+    known = {names.table(row[1]): row for row in store.db.execute(listing, (SCHEMA_TABLE,)).fetchall()}
+    found = next((row for here, row in known.items() if fold(here) == fold(name)), None)
+    if found is None:
         raise PolicyError(f"{store.path} has no replicated table {name!r}; there are {', '.join(known) or 'none'}")
-    table_id, folded, bits = known[fold(name)]
-    here = next((each for each in user_tables(store.db)[0] if fold(each) == folded), None)
+    table_id, mesh, bits = found
+    here = next((each for each in user_tables(store.db)[0] if fold(each) == fold(name)), None)
     if here is None:
         raise PolicyError(f"{store.path} has no table {name!r} any more: it was dropped or renamed by hand")
     policies = Policies.read(store.db, SCHEMA_TABLE)
-    spec = policies.applied(read_table(store.db, here))
+    spec = policies.applied(names.spec(read_table(store.db, here), mesh, policies.dropped_of(mesh)))
     table = Table(store, table_id, spec, json.loads(bits), b"")
     table.count(policies.counters_of(spec))
     return table

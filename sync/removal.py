@@ -25,7 +25,7 @@ _OURS = (
         "table",
         re.compile(
             r"mycomesh_((pending|changes|runs)_\d+"
-            r"|meta|sites|replicated|vectors|collected|held|schema|conflicts|moved|parked|sweeps|status|peers|tables)"
+            r"|meta|sites|replicated|names|vectors|collected|held|schema|conflicts|moved|parked|sweeps|status|peers|tables)"
         ),
     ),
 )

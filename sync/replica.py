@@ -17,15 +17,17 @@ from sync.batch import Bundle, Section
 from sync.catalog import SCHEMA_TABLE, Catalog, TableFilter
 from sync.copies import Life
 from sync.decisions import Decisions
-from sync.errors import BatchRefusedError, DecodeError
+from sync.errors import BatchRefusedError, DecodeError, MigrationError
 from sync.feed import read_range, read_rows
 from sync.identity import keys_of
 from sync.intake import Intake
 from sync.keep_both import other_form
 from sync.merge import merge_section
+from sync.migration import Plan
 from sync.overview import ReplicaStatus, TableStatus, overview
 from sync.removal import take_out
 from sync.rights import Rights
+from sync.schema import fold
 from sync.scrub import Scrub
 from sync.stamp import hlc_from_ms
 from sync.state import StateTables
@@ -124,6 +126,11 @@ class Replica:
         """The replicated tables by folded name, the schema table among them."""
         return self._catalog.tables
 
+    def shown(self, name: str) -> str:
+        """Returns what this file calls a table that the mesh calls so, folded."""
+        table = self._catalog.tables.get(name)
+        return name if table is None else fold(table.spec.name)
+
     def recall(self, name: str) -> object:
         """Returns a fact that `remember` wrote into the file, None if there is none."""
         return self._store.meta(name)
@@ -168,6 +175,33 @@ class Replica:
     def settled(self, wall_ms: int, read: Callable[[], None]) -> list[bytes]:
         """Runs `read` in a transaction in which no captured write is without its stamp; returns batches to publish."""
         return self._intake.settled(wall_ms, read)
+
+    def migrate(self, script: str, wall_ms: int, *, dry_run: bool = False) -> list[str]:
+        """Runs a script that may drop and rename tables and columns, here and then on every replica, as one transaction.
+
+        Returns one line for each thing that it does, or with `dry_run` would do; the next drain publishes it.
+
+        Raises:
+            MigrationError: a statement that cannot be run, or this node may not decide; nothing was changed.
+        """
+        if not self.rights.may_write(self.rights.own, SCHEMA_TABLE):
+            raise MigrationError(
+                f"this node's certificate gives no right to write {SCHEMA_TABLE}: run it on a node that may"
+            )
+        if dry_run:
+            return Plan.of(self._store.db, script).told()
+        sections: list[Section] = []
+        told: list[str] = []
+
+        def change() -> None:
+            sections.clear()
+            told[:] = self._catalog.migrate(script, self._intake.drainer(wall_ms, sections)).told()
+            if sections:
+                self._store.durable()
+
+        published = self.changing(wall_ms, change)
+        self._intake.owe([*published, Bundle(sections).encode()] if sections else published)
+        return told
 
     # ---- remote changes
 

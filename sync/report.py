@@ -26,6 +26,7 @@ __all__ = [
     "moved",
     "park",
     "rename_parked",
+    "rename_table",
     "shortened",
     "time_text",
     "unpark",
@@ -128,6 +129,14 @@ def rename_parked(table: Table, row: Row, name: Row, key: Any) -> None:
         "UPDATE OR REPLACE mycomesh_parked SET row = ?, row_key = ? WHERE id = ? AND row = ?",
         (name, key_text(key), table.table_id, row),
     )
+
+
+def rename_table(table: Table, name: str) -> None:
+    """Keeps the records of a table that goes by another name from now on."""
+    for record in ("mycomesh_parked", "mycomesh_conflicts"):
+        table.store.db.execute(
+            f"UPDATE OR REPLACE {record} SET table_name = ? WHERE table_name = ?", (name, table.spec.name)
+        )
 
 
 def time_text(wall_ms: int) -> str:

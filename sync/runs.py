@@ -154,6 +154,10 @@ class Runs:
         listing = f"SELECT {_COLUMNS} FROM {self.name} WHERE {window} ORDER BY place, hlc"
         yield from map(Run._make, self._store.db.execute(listing, bounds))
 
+    def all(self) -> Iterator[Run]:
+        """Yields every run, in the order of rows."""
+        yield from map(Run._make, self._store.db.execute(f"SELECT {_COLUMNS} FROM {self.name} ORDER BY row"))
+
     def from_row(self, after: int | None) -> Iterator[tuple[int, int]]:
         """Yields (first row, rows) of the runs whose first row comes after that one, in the order of rows."""
         start, parameters = ("", ()) if after is None else ("WHERE row > ?", (after,))
@@ -174,14 +178,17 @@ class Runs:
         records = []
         for at in range(0, len(digests), RUN_MAX):
             part = digests[at : at + RUN_MAX]
-            low = sum([digest & _LOW for digest in part])
-            high = sum([digest >> 32 & _LOW for digest in part])
-            records.append(
-                (place, hlc + at, row + at, len(part), mask, low, high, struct.pack(f"<{len(part)}q", *part))
-            )
+            records.append((place, hlc + at, row + at, len(part), mask, *_packed(part)))
         self._store.db.executemany(
             f"INSERT INTO {self.name}(place, hlc, row, n, mask, low, high, digests) VALUES(?, ?, ?, ?, ?, ?, ?, ?)",
             records,
+        )
+
+    def remask(self, run: Run, mask: int | bytes, digests: Sequence[int]) -> None:
+        """Gives a run another mask and other digests."""
+        self._store.db.execute(
+            f"UPDATE {self.name} SET mask = ?, low = ?, high = ?, digests = ? WHERE seq = ?",
+            (mask, *_packed(digests), run.seq),
         )
 
     def take(
@@ -210,3 +217,10 @@ class Runs:
                     plain += range(first, number)
             loose += [(run.place, run.hlc + at, run.row + at, run.mask, digests[at], None) for at in plain]
         return taken, loose
+
+
+def _packed(digests: Sequence[int]) -> tuple[int, int, bytes]:
+    """Returns (sum of the low halves, sum of the high halves, the digests as a record holds them)."""
+    low = sum([digest & _LOW for digest in digests])
+    high = sum([digest >> 32 & _LOW for digest in digests])
+    return low, high, struct.pack(f"<{len(digests)}q", *digests)

@@ -1,20 +1,22 @@
 """What a user table looks like to replication: its columns, its key and how its rows are identified.
 
 Owns reading a definition out of SQLite's catalogue and the identity rules of design.md section 3. What always holds: names
-are compared as SQLite does (ASCII case folded), and `TableSpec.columns` is sorted by folded name, the order that the wire
-and the digests use. It must not know the change log or the network.
+are compared as SQLite does (ASCII case folded), and `TableSpec.columns` is sorted by the names that peers know, the order
+that the wire and the digests use. It must not know the change log or the network.
 """
 
 from __future__ import annotations
 
 import enum
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from sync import codec
 
 __all__ = [
+    "INTERNAL_PREFIX",
     "Column",
     "KeyKind",
     "TableSpec",
@@ -24,6 +26,7 @@ __all__ = [
     "fold",
     "quoted",
     "read_table",
+    "stored_columns",
     "user_tables",
 ]
 
@@ -47,7 +50,10 @@ class UnsupportedTable(Exception):  # noqa: N818 -- not a failure: the caller sa
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One stored column. `default` is SQL text or None; `key` is its 1-based place in the primary key, or 0."""
+    """One stored column. `default` is SQL text or None; `key` is its 1-based place in the primary key, or 0.
+
+    `mesh` is what peers call it, where that is not the name that it has in this file.
+    """
 
     name: str
     affinity: str
@@ -55,11 +61,12 @@ class Column:
     not_null: bool
     default: str | None
     key: int
+    mesh: str = ""
 
     @property
     def folded(self) -> str:
         """The name as it is compared and sent."""
-        return fold(self.name)
+        return self.mesh or fold(self.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +91,31 @@ class TableSpec:
     id_column: str = (
         ""  # folded: the INTEGER PRIMARY KEY of a table that keeps both rows of one id, which is a BAG then
     )
+    mesh: str = ""  # what peers call it, where that is not the name that it has in this file
 
     @property
     def folded(self) -> str:
         """The name under which peers know the table."""
-        return fold(self.name)
+        return self.mesh or fold(self.name)
+
+    def meshed(self, column: str) -> str:
+        """Returns the name under which peers know a column of this file; for one that they do not know, its own."""
+        return next((each.folded for each in self.columns if fold(each.name) == fold(column)), fold(column))
+
+    def known_as(self, mesh: str, columns: Mapping[str, str]) -> TableSpec:
+        """Returns the table as peers know it: `columns` has their names by folded names of this file, "" for none."""
+
+        def named(column: Column) -> Column:
+            known = columns.get(fold(column.name), fold(column.name))
+            return column if known == fold(column.name) else replace(column, mesh=known)
+
+        kept = [named(column) for column in self.columns if columns.get(fold(column.name)) != ""]
+        return replace(
+            self,
+            mesh="" if mesh == fold(self.name) else mesh,
+            columns=tuple(sorted(kept, key=lambda column: column.folded)),
+            key=tuple(map(named, self.key)),
+        )
 
     @property
     def nullable_key(self) -> bool:
@@ -222,6 +249,12 @@ def _affinity(declared: str) -> str:
     if any(word in text for word in ("REAL", "FLOA", "DOUB")):
         return "REAL"
     return "NUMERIC"
+
+
+def stored_columns(db: Any, name: str) -> list[str]:
+    """Returns the names of a table's stored columns in their order: RENAME keeps it, ADD COLUMN adds at the end."""
+    listing = "SELECT name FROM pragma_table_xinfo(?) WHERE NOT hidden ORDER BY cid"
+    return [column for (column,) in db.execute(listing, (name,)).fetchall()]
 
 
 def encode_key(spec: TableSpec, values: tuple[Any, ...]) -> bytes:

@@ -15,6 +15,7 @@ from sync.capture import pending_name
 from sync.catalog import SCHEMA_TABLE, Catalog
 from sync.copies import Life
 from sync.report import time_text
+from sync.schema import fold
 from sync.store import Store
 
 __all__ = ["NodeState", "PeerState", "StateTables"]
@@ -148,7 +149,7 @@ class StateTables:
                     table.log.digest.hex(),
                     db.execute(conflicts, (table.spec.name,)).fetchone()[0],
                     db.execute(parked, (table.table_id,)).fetchone()[0],
-                    state.equal_on.get(name, 0),
+                    state.equal_on.get(fold(table.spec.name), 0),
                     state.linked,
                     self._catalog.notes.get(name, ""),
                 ),

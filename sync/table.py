@@ -45,7 +45,10 @@ def birth_stamp(key: bytes) -> tuple[bytes, int]:
 
 
 class Table:
-    """A replicated table. `known` are the stored columns of the file; `bits` may name more, learnt from peers."""
+    """A replicated table. `known` are the stored columns of the file; `bits` may name more, learnt from peers.
+
+    Columns go by the mesh's names (`Column.folded`) everywhere but in the text of SQL.
+    """
 
     def __init__(self, store: Store, table_id: int, spec: TableSpec, bits: dict[str, int], mesh_key: bytes) -> None:
         self.store = store
@@ -59,6 +62,7 @@ class Table:
         self.log = ChangeLog(store, table_id)
         self.vector = Vector()
         self.counters: frozenset[str] = frozenset()  # columns whose cells show the total of several registers
+        self.dropped: frozenset[str] = frozenset()  # columns that the mesh has dropped: no entry owns them
         self.unread = False  # whether rows wait in the pending log that no program has logged
         self.uncovered = False  # coverage was forgotten since a round was asked for: what that brings is not all
         self.settled = False  # whether held values that this table can show are shown

@@ -21,6 +21,7 @@ from tools.cli import COMMANDS, main
 
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
 BLOCK = re.compile(r"^```sh(?: ([a-z0-9]+))?\n(.*?)^```", re.DOTALL | re.MULTILINE)
+FILE = re.compile(r"^```sql ([a-z0-9]+) ([\w.]+)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 # What a page says of each line: other machines' tickets are at hand, and a code is the one that was printed last.
 TASKS = (ROOT / "docs" / "TASKS.md").read_text()
 SECTIONS = {
@@ -120,6 +121,8 @@ class Place:
 def test_the_commands_of_a_task_do_what_it_says(title, tmp_path):
     place = Place(tmp_path)
     try:
+        for name, file, text in FILE.findall(SECTIONS[title]):
+            (place.machine(name) / file).write_text(text)
         for name, block in BLOCK.findall(SECTIONS[title]):
             assert name, f"a block of {title!r} names no machine"
             for line in block.strip().splitlines():

@@ -68,6 +68,7 @@ COMMANDS = (
     Command("scrub", "look for writes that bypassed the triggers, and capture them", "tools.commands.orders:scrub"),
     Command("counter", "make a column a counter: concurrent changes to it add up", "tools.commands.counter"),
     Command("policy", "show or decide what happens when two nodes give two rows one id", "tools.commands.policy"),
+    Command("migrate", "drop and rename tables and columns, on every node", "tools.commands.migrate"),
     Command("conflicts", "list the writes that lost to others that had not seen them", "tools.commands.conflicts"),
     Command("why", "who wrote each cell of a row and when, and what lost to it", "tools.commands.why"),
     Command("restore", "write the losing side of a conflict again, so that it wins", "tools.commands.restore"),

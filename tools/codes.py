@@ -140,6 +140,12 @@ _DATABASE = (
         "what the line says",
     ),
     Code(
+        "migration.refused",
+        "a migration cannot be run",
+        "the line says which statement SQLite refuses, or what no migration may do; nothing was changed",
+        "repair the script; mycomesh migrate --dry-run FILE.sql tells what it would do",
+    ),
+    Code(
         "merge.conflict",
         "two nodes wrote the same cell without knowing of each other",
         "the later write stands on every node; the other is kept in mycomesh_conflicts",

@@ -238,6 +238,13 @@ MANUAL = {
         ),
         {"table": "text", "policy": "text"},
     ),
+    "migrate": Page(
+        (
+            ("mycomesh migrate --dry-run 2024.sql", "what other nodes would drop and rename"),
+            ("mycomesh migrate 2024.sql", "here, in one transaction, and then on every node"),
+        ),
+        {"file": "text", "dry_run": "bool", "done": ["text"]},
+    ),
     "conflicts": Page(
         (("mycomesh conflicts", "the latest 50"), ("mycomesh conflicts --limit 1000 --json", "more, for programs")),
         [_CONFLICT],

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["REQUEST_BYTES_MAX", "RESPONSE_BYTES_MAX", "ask", "decode_line", "encode_line", "in_directory", "watch"]
 
-REQUEST_BYTES_MAX = 64 * 1024  # the longest request is `invite` with a handful of words
+REQUEST_BYTES_MAX = 1024 * 1024  # the longest request is `migrate` with a script of 256 KiB, escaped
 RESPONSE_BYTES_MAX = 16 * 1024 * 1024  # 1,000 peers and 1,000 tables take under 1 MiB; above is no answer of ours
 ANSWER_S = 20  # a node busy with one long transaction answers when it is done; beyond that it hangs
 

@@ -309,7 +309,7 @@ class Daemon:
                 return {}
             case "verify":
                 return await comparison.answer(self._serving())
-            case "counter" | "policy" | "conflicts" | "restore":
+            case "counter" | "policy" | "migrate" | "conflicts" | "restore":
                 return await decisions.answer(self._serving(), request)
             case "down":
                 return await self._down(request)

@@ -48,6 +48,9 @@ def prepared(request: dict[str, Any], names: dict[str, str]) -> Callable[[Replic
             table = _text(request, "table")
             policy = None if request.get("policy") is None else _text(request, "policy")
             return lambda replica: _policy(replica, table, policy)
+        case "migrate":
+            script, dry_run = _text(request, "sql"), request.get("dry_run") is True
+            return lambda replica: {"done": replica.migrate(script, clock()[1], dry_run=dry_run)}
         case "conflicts":
             limit = _number(request, "limit")
             return lambda replica: {

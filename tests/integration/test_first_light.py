@@ -126,6 +126,38 @@ def test_what_two_sides_of_a_split_counted_adds_up_and_what_lost_is_restored(pai
     assert "primary key" in refused.stderr
 
 
+def test_a_migration_on_one_side_of_a_split_meets_writes_under_the_old_names_on_the_other(pair):
+    alpha, bravo = pair
+    alpha.sql(
+        "CREATE TABLE units(id INTEGER PRIMARY KEY, call_sign, fuel, spare); INSERT INTO units VALUES(1, 'a', 5, 0);"
+    )
+    bravo.shows("SELECT call_sign FROM units;", "a\n")
+    bravo.done("isolate")
+    eventually(lambda: not linked(alpha), "cut off")
+    script = alpha.dir / "2024.sql"
+    script.write_text(
+        "ALTER TABLE units RENAME COLUMN call_sign TO name;\nALTER TABLE units DROP COLUMN spare;\n"
+        "ALTER TABLE units ADD COLUMN tanks;\nUPDATE units SET tanks = fuel * 2;\nALTER TABLE units RENAME TO fleet;\n"
+    )
+    assert alpha.done("migrate", str(script)).splitlines() == [
+        "drops units.spare and its values",
+        "renames units.call_sign to name",
+        "renames units to fleet",
+    ]
+    bravo.sql("INSERT INTO units VALUES(2, 'b', 6, 1); UPDATE units SET call_sign = 'A', spare = 9 WHERE id = 1;")
+    bravo.done("rejoin")
+    for one in pair:
+        one.shows("SELECT id, name, fuel, tanks FROM fleet ORDER BY id;", "1|A|5|10\n2|b|6|\n")
+        assert one.sql("SELECT name FROM pragma_table_info('fleet');") == "id\nname\nfuel\ntanks\n"
+    bravo.sql("UPDATE fleet SET tanks = 1 WHERE name = 'b';")
+    alpha.shows("SELECT tanks FROM fleet WHERE id = 2;", "1\n")
+    assert [table["name"] for table in alpha.status()["tables"]] == ["fleet"]
+    eventually(lambda: alpha.run("verify").returncode == 0, "equal")
+    refused = alpha.run("migrate", str(script))
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert refused.stderr.startswith("mycomesh: line 1: no such table: units")
+
+
 def test_two_rows_that_got_one_id_on_two_sides_of_a_split_are_both_kept(pair):
     alpha, bravo = pair
     alpha.sql("CREATE TABLE log(id INTEGER PRIMARY KEY, what);")

@@ -88,3 +88,36 @@ def test_a_served_file_and_one_of_nobody_are_refused_in_one_line(home, file, tmp
     assert run(home, tmp_path / "plain.db", "policy", "t") == exits.FAILED
     assert run(home, tmp_path / "none.db", "conflicts") == exits.FAILED
     assert len(capsys.readouterr().err.splitlines()) == 2
+
+
+def test_a_migration_runs_in_the_file_and_waits_for_the_next_node(home, file, tmp_path, capsys):
+    script = tmp_path / "rename.sql"
+    script.write_text("-- names\nALTER TABLE t RENAME COLUMN n TO amount;\nALTER TABLE t RENAME TO stock;\n")
+    assert run(home, file, "migrate", "--dry-run", str(script)) == exits.DONE
+    assert capsys.readouterr().out == "renames t.n to amount\nrenames t to stock\n"
+    db = sqlite3.connect(file)
+    assert db.execute("SELECT n FROM t").fetchall() == [(5,)]
+    assert run(home, file, "migrate", str(script), "--json") == exits.DONE
+    assert json.loads(capsys.readouterr().out)["done"] == ["renames t.n to amount", "renames t to stock"]
+    assert db.execute("SELECT amount FROM stock").fetchall() == [(5,)]
+    replica = served(home, file)
+    assert not replica.waiting()
+    assert replica.tables["t"].spec.name == "stock"
+    replica.close()
+
+
+def test_a_script_that_cannot_be_run_is_one_line_with_its_place(home, file, tmp_path, capsys):
+    script = tmp_path / "bad.sql"
+    script.write_text("ALTER TABLE t ADD COLUMN more;\nALTER TABLE t DROP COLUMN missing;\n")
+    assert run(home, file, "migrate", str(script)) == exits.FAILED
+    assert (
+        capsys.readouterr().err
+        == 'mycomesh: line 2: no such column: "missing"; nothing was changed [migration.refused]\n'
+    )
+    assert run(home, file, "migrate", str(tmp_path / "none.sql")) == exits.FAILED
+    script.write_bytes(b"SELECT '\xff'")
+    assert run(home, file, "migrate", str(script)) == exits.FAILED
+    script.write_text("SELECT 1;" * 40_000)
+    assert run(home, file, "migrate", str(script)) == exits.FAILED
+    assert len(capsys.readouterr().err.splitlines()) == 3
+    assert sqlite3.connect(file).execute("SELECT name FROM pragma_table_info('t')").fetchall() == [("id",), ("n",)]

@@ -158,6 +158,7 @@ def test_a_command_that_changes_a_home_in_use_names_the_process(run, store):
         ("counter", "t"),
         ("policy",),
         ("policy", "t", "both"),
+        ("migrate",),
     ],
 )
 def test_a_wrong_command_line_is_one_line_and_2(run, words):

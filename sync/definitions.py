@@ -1,0 +1,113 @@
+"""Table definitions as text: what a CREATE TABLE from a fact defines, and the same table under other names.
+
+Owns the scratch databases in which SQL from peers is read: nothing but one CREATE TABLE runs there, and never in the user's
+file before that. What always holds: a definition on the mesh speaks in the names that the mesh has for a table and its
+columns (`names`), whatever a file calls them. It must not know files, facts or peers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import apsw
+
+from sync.schema import TableSpec, UnsupportedTable, fold, quoted, read_table, user_tables
+
+__all__ = ["column_clause", "described", "only", "redefined", "rename_columns", "scratch"]
+
+_SPARE = "mycomesh_spare_"  # of names that stand for a moment
+
+
+@contextlib.contextmanager
+def scratch(sql: str) -> Iterator[Any]:
+    """Gives an empty in-memory database with that one table; raises apsw.Error if the SQL does more than make it."""
+    db: Any = apsw.Connection(":memory:")
+    try:
+        db.authorizer = only(apsw.SQLITE_CREATE_TABLE)
+        db.execute(sql)
+        db.authorizer = None
+        yield db
+    finally:
+        db.close()
+
+
+def described(sql: str) -> TableSpec | None:
+    """Returns what a CREATE TABLE from a fact defines, None if it is anything else."""
+    try:
+        with scratch(sql) as db:
+            names, _ = user_tables(db)
+            return read_table(db, names[0]) if len(names) == 1 else None
+    except (apsw.Error, UnsupportedTable):
+        return None
+
+
+def redefined(sql: str, *, table: str, columns: Mapping[str, str], without: Iterable[str] = ()) -> str | None:
+    """Returns the CREATE TABLE of the same table under other names; None if its SQL does not allow that.
+
+    `columns` has new names by present ones, folded; `without` are columns that go, folded, where SQLite can drop them.
+    """
+    try:
+        with scratch(sql) as db:
+            (name,) = user_tables(db)[0]
+            for column in without:
+                with contextlib.suppress(apsw.SQLError):  # it is in a constraint of the table
+                    db.execute(f"ALTER TABLE {quoted(name)} DROP COLUMN {quoted(column)}")
+            rename_columns(db, name, columns)
+            if fold(name) != fold(table):
+                db.execute(f"ALTER TABLE {quoted(name)} RENAME TO {quoted(table)}")
+            (name,) = user_tables(db)[0]
+            listing = "SELECT sql FROM sqlite_schema WHERE type = 'table' AND name = ?"
+            return str(db.execute(listing, (name,)).fetchone()[0])
+    except (apsw.Error, ValueError):
+        return None
+
+
+def rename_columns(db: Any, table: str, names: Mapping[str, str]) -> None:
+    """Renames columns all at once, so that two may take each other's names; apsw.SQLError where SQLite refuses."""
+    moving = {old: new for old, new in names.items() if fold(old) != fold(new)}
+    crossing = {fold(old) for old in moving} & {fold(new) for new in moving.values()}
+    steps = list(moving.items())
+    if crossing:
+        spare = {old: f"{_SPARE}{number}" for number, old in enumerate(moving)}
+        steps = [*spare.items(), *((spare[old], new) for old, new in moving.items())]
+    for old, new in steps:
+        db.execute(f"ALTER TABLE {quoted(table)} RENAME COLUMN {quoted(old)} TO {quoted(new)}")
+
+
+def column_clause(db: Any, table: str, column: str, name: str) -> str:
+    """Returns what ADD COLUMN needs to make, under that name, a column as one of a scratch database's table."""
+    declared, collation, not_null, _key, _auto = db.column_metadata("main", table, column)
+    default = db.execute("SELECT dflt_value FROM pragma_table_info(?) WHERE name = ?", (table, column)).fetchone()[0]
+    parts = [quoted(name), declared or "", f"COLLATE {quoted(collation)}" if collation else ""]
+    if default is not None:
+        parts.append(f"DEFAULT ({default})" if not_null else f"DEFAULT {default}")
+    if not_null and default is not None:
+        parts.append("NOT NULL")
+    return " ".join(parts)
+
+
+def only(action: int) -> Callable[[int, str | None, str | None, str | None, str | None], int]:
+    """An authorizer that lets SQL make one thing: no other statement, no ATTACH, no pragma, no reading of tables."""
+    allowed = {
+        action,
+        apsw.SQLITE_CREATE_INDEX,  # a UNIQUE or PRIMARY KEY of the table itself
+        apsw.SQLITE_SELECT,
+        apsw.SQLITE_INSERT,
+        apsw.SQLITE_UPDATE,
+        apsw.SQLITE_READ,
+        apsw.SQLITE_FUNCTION,
+        apsw.SQLITE_REINDEX,
+    }
+
+    def authorize(
+        operation: int, first: str | None, _second: str | None, _third: str | None, _fourth: str | None
+    ) -> int:
+        if operation not in allowed:
+            return apsw.SQLITE_DENY
+        if operation in (apsw.SQLITE_INSERT, apsw.SQLITE_UPDATE) and first not in ("sqlite_master", "sqlite_schema"):
+            return apsw.SQLITE_DENY
+        return apsw.SQLITE_OK
+
+    return authorize

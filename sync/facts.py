@@ -1,0 +1,46 @@
+"""Facts: the rows of `mycomesh_schema`, in which a mesh writes down what it knows of tables.
+
+Owns their writing, which is captured like any other row's. What always holds: a fact is one row, the latest wins. It must not
+know what facts say of tables.
+"""
+
+from __future__ import annotations
+
+from sync.capture import OP_INSERT, pending_name
+from sync.store import Store
+
+__all__ = ["INDEX", "SCHEMA_ID", "SCHEMA_TABLE", "SQL_MAX", "TABLE", "Facts"]
+
+SCHEMA_TABLE = "mycomesh_schema"
+SCHEMA_ID = 1
+SQL_MAX = 65_536
+TABLE = "table"
+INDEX = "index"
+
+
+class Facts:
+    """The facts of one file."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def all(self, kind: str) -> list[tuple[str, str]]:
+        """Returns (name, sql) of every fact of a kind that can be one, by name."""
+        listing = f"SELECT name, sql FROM {SCHEMA_TABLE} WHERE kind = ? ORDER BY name"
+        found = self._store.db.execute(listing, (kind,)).fetchall()
+        return [(name, sql) for name, sql in found if type(name) is type(sql) is str and len(sql) <= SQL_MAX]
+
+    def of(self, name: str) -> str | None:
+        """Returns what one fact says, None if there is none."""
+        found = self._store.db.execute(f"SELECT sql FROM {SCHEMA_TABLE} WHERE name = ?", (name,)).fetchone()
+        return found[0] if found else None
+
+    def write(self, name: str, kind: str, sql: str) -> None:
+        """Writes one fact, to be stamped by the next drain; inside a transaction."""
+        self._store.db.execute(
+            f"INSERT INTO {SCHEMA_TABLE} VALUES(?, ?, ?) ON CONFLICT(name) DO UPDATE SET sql = excluded.sql",
+            (name, kind, sql),
+        )
+        self._store.db.execute(
+            f"INSERT INTO {pending_name(SCHEMA_ID)}(what, at, k0) VALUES({OP_INSERT}, NULL, ?)", (name,)
+        )

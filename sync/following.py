@@ -1,0 +1,278 @@
+"""Following: the file is made to have what the facts of the mesh say: tables, columns, indexes, and the names of all.
+
+Owns the statements that change the user's schema on the word of others. What always holds: rows, columns and tables go only
+where a fact says that they were dropped; what SQLite refuses is told and left as it is, and everything else goes on. It must
+not know who decided.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import apsw
+
+from sync import report
+from sync.definitions import column_clause, described, only, redefined, rename_columns, scratch
+from sync.facts import INDEX, SCHEMA_TABLE, TABLE
+from sync.names import shown_names
+from sync.schema import Column, TableSpec, fold, quoted, stored_columns
+from sync.store import Store
+from sync.table import Table
+
+if TYPE_CHECKING:
+    from sync.catalog import Catalog
+
+__all__ = ["Following"]
+
+_SAVEPOINT = "mycomesh_follow"
+_SPARE = "mycomesh_spare_"
+
+
+class Following:
+    """One pass; the catalogue has just read what the mesh has decided."""
+
+    def __init__(self, store: Store, catalog: Catalog) -> None:
+        self._db = store.db
+        self._catalog = catalog
+        self._definitions: dict[str, TableSpec | None] = {}
+
+    def follow(self) -> None:
+        """Drops, renames, then adds; inside a transaction in which every captured write has its stamp."""
+        facts = self._catalog.facts
+        indexes = facts.all(INDEX)
+        for name, sql in indexes:
+            if not sql:
+                self._db.execute(f"DROP INDEX IF EXISTS {quoted(name.removeprefix(f'{INDEX}:'))}")
+        for subject in sorted(self._catalog.policies.dropped):
+            if len(subject) == 1:
+                self._drop_table(subject[0])
+        for table in self._tables():
+            self._drop_columns(table)
+        for table in self._tables():
+            self._rename_columns(table)
+        defined = facts.all(TABLE)
+        shown = self._shown([name for name, _ in defined])
+        self._rename_tables(shown)
+        for name, sql in defined:
+            if self._catalog.admits(name):
+                self._define(name, sql, shown[name])
+        for _, sql in indexes:
+            if sql:
+                self._make_index(sql)
+
+    def _tables(self) -> list[Table]:
+        return [table for name, table in sorted(self._catalog.tables.items()) if name != SCHEMA_TABLE]
+
+    # ---- what is no more
+
+    def _drop_table(self, mesh: str) -> None:
+        table = self._catalog.tables.get(mesh)
+        if table is not None:
+            name = table.spec.name
+            self._catalog.discard(mesh)
+            with self._refusable(mesh, "is dropped on the mesh and stays in this file") as done:
+                self._db.execute(f"DROP TABLE {quoted(name)}")
+                done.append(name)
+            if not done:
+                self._catalog.names.record(mesh, name, {})
+
+    def _drop_columns(self, table: Table) -> None:
+        """Drops what the mesh has dropped since the last time, and what could not be dropped then."""
+        catalog, spec = self._catalog, table.spec
+        due = catalog.shed(table)
+        records = catalog.names.columns(spec.folded)
+        here = {fold(name): name for name in stored_columns(self._db, spec.name)}
+        going = {
+            mesh: name for folded, name in here.items() if (mesh := records.get(folded, folded)) in table.dropped
+            and (folded in records or folded in due)
+        }  # fmt: skip
+        if not going:
+            return
+        catalog.uninstall(table.table_id)
+        catalog.notes.pop(spec.folded, None)
+        for mesh, name in going.items():
+            catalog.names.forget(spec.folded, [mesh])
+            why = f"column {name!r} is dropped on the mesh and stays in this file"
+            with self._refusable(spec.folded, why) as done:
+                self._db.execute(f"ALTER TABLE {quoted(spec.name)} DROP COLUMN {quoted(name)}")
+                done.append(name)
+            if not done:
+                catalog.names.leave(spec.folded, mesh, name)
+        catalog.install(self._again(table, spec.name))
+
+    def _again(self, table: Table, name: str) -> Table:
+        """Returns the table as it is in the file now."""
+        catalog, mesh = self._catalog, table.spec.folded
+        note = catalog.notes.get(mesh)
+        captured = {column: bit for column, bit in table.bits_captured.items() if column not in table.dropped}
+        again = catalog.reload(table.table_id, catalog.spec(mesh, name), table.bits, table, captured)
+        if note is not None:
+            catalog.notes[mesh] = note
+        return again
+
+    # ---- what has another name
+
+    def _column_names(self, mesh: str, columns: Iterable[Column]) -> dict[str, str]:
+        """Returns how every column of a table is shown: those of the mesh's definition and those that a file has."""
+        policies = self._catalog.policies
+        defined = self._described(mesh)
+        own = {column.folded: column.name for column in (*columns, *(defined.columns if defined else ()))}
+        wishes = {
+            name: policies.shown.get((mesh, name), here if fold(here) == name else name)
+            for name, here in own.items()
+            if name not in policies.dropped_of(mesh)
+        }
+        return shown_names(wishes)
+
+    def _described(self, mesh: str) -> TableSpec | None:
+        if mesh not in self._definitions:
+            self._definitions[mesh] = described(self._catalog.facts.of(mesh) or "")
+        return self._definitions[mesh]
+
+    def _rename_columns(self, table: Table) -> None:
+        spec = table.spec
+        target = self._column_names(spec.folded, spec.columns)
+        moving = {
+            column.name: target[column.folded]
+            for column in spec.columns
+            if fold(column.name) != fold(target[column.folded])
+        }
+        if not moving:
+            return
+        with self._refusable(spec.folded, f"its columns keep their names here ({_pairs(moving)} on the mesh)") as done:
+            rename_columns(self._db, spec.name, moving)
+            done.append(spec.name)
+        if done:
+            names = {column.folded: moving.get(column.name, column.name) for column in spec.columns}
+            self._catalog.names.record(spec.folded, spec.name, names)
+            self._again(table, spec.name)
+
+    def _shown(self, defined: Sequence[str]) -> dict[str, str]:
+        """Returns how every table of the mesh is shown."""
+        catalog = self._catalog
+        own = {name: name for name in defined}
+        for name, table in catalog.tables.items():
+            own[name] = table.spec.name if fold(table.spec.name) == name else name
+        wishes = {name: catalog.policies.shown.get((name,), here) for name, here in own.items()}
+        return shown_names({name: wish for name, wish in wishes.items() if (name,) not in catalog.policies.dropped})
+
+    def _rename_tables(self, shown: Mapping[str, str]) -> None:
+        moving = [
+            (table, shown[table.spec.folded])
+            for table in self._tables()
+            if fold(table.spec.name) != fold(shown[table.spec.folded])
+        ]
+        leaving = {fold(table.spec.name) for table, _ in moving}
+        crossing = any(fold(name) in leaving for _, name in moving)
+        for number, (table, _) in enumerate(moving if crossing else []):
+            with self._refusable(table.spec.folded, "keeps its name here"):
+                self._db.execute(f"ALTER TABLE {quoted(table.spec.name)} RENAME TO {_SPARE}{number}")
+        for number, (table, name) in enumerate(moving):
+            here = f"{_SPARE}{number}" if crossing else table.spec.name
+            with self._refusable(table.spec.folded, f"keeps its name here (it is {name} on the mesh)") as done:
+                self._db.execute(f"ALTER TABLE {quoted(here)} RENAME TO {quoted(name)}")
+                done.append(name)
+            if not done and crossing:
+                self._db.execute(f"ALTER TABLE {quoted(here)} RENAME TO {quoted(table.spec.name)}")
+            if done:
+                self._renamed(table, name)
+
+    def _renamed(self, table: Table, name: str) -> None:
+        self._catalog.names.record(table.spec.folded, name, {})
+        report.rename_table(table, name)
+        self._again(table, name)
+
+    # ---- what is missing
+
+    def _define(self, mesh: str, sql: str, shown: str) -> None:
+        catalog = self._catalog
+        defined = self._described(mesh)
+        if defined is None or defined.folded != mesh:
+            catalog.notes[mesh] = "not created: its definition on the mesh is not one plain CREATE TABLE"
+            return
+        table = catalog.tables.get(mesh)
+        if table is not None:
+            if table.spec.shape == defined.shape:
+                have = {column.folded for column in table.spec.columns} | catalog.policies.dropped_of(mesh)
+                self.add_columns(table.spec, sql, [c.folded for c in defined.columns if c.folded not in have])
+            return
+        present = {
+            fold(taken): kind for taken, kind in self._db.execute("SELECT name, type FROM sqlite_schema ORDER BY 1")
+        }
+        name = defined.name if fold(shown) == mesh else shown
+        if fold(name) not in present:
+            self._create(defined, sql, name)
+        elif present[fold(name)] != "table":
+            catalog.notes[mesh] = f"not created: this file has a {present[fold(name)]} of that name; rename it"
+
+    def _create(self, defined: TableSpec, sql: str, name: str) -> None:
+        catalog, mesh = self._catalog, defined.folded
+        dropped = catalog.policies.dropped_of(mesh)
+        target = self._column_names(mesh, defined.columns)
+        renamed = {column: here for column, here in target.items() if fold(here) != column}
+        text: str | None = sql
+        if renamed or dropped or fold(name) != mesh:
+            text = redefined(
+                sql,
+                table=name,
+                columns=renamed,
+                without=sorted(dropped & {column.folded for column in defined.columns}),
+            )
+        if text is None:
+            catalog.notes[mesh] = "not created: its definition on the mesh does not allow the names that it has got"
+            return
+        self._db.execute(text)
+        catalog.names.record(mesh, name, target)
+        for column in stored_columns(self._db, name):
+            if fold(column) in dropped and fold(column) not in map(fold, target.values()):
+                catalog.names.leave(mesh, fold(column), column)
+
+    def add_columns(self, spec: TableSpec, sql: str, columns: Sequence[str]) -> None:
+        """Adds columns of a definition to a table of this file, each under the name by which it is shown."""
+        catalog, mesh = self._catalog, spec.folded
+        defined = self._described(mesh) if columns else None
+        if defined is None:
+            return
+        real = {column.folded: column.name for column in defined.columns}
+        target = self._column_names(mesh, spec.columns)
+        with scratch(sql) as db:
+            for column in columns:
+                if column not in real:
+                    continue
+                clause = column_clause(db, defined.name, real[column], target[column])
+                try:
+                    self._db.execute(f"ALTER TABLE {quoted(spec.name)} ADD COLUMN {clause}")
+                except apsw.SQLError as error:
+                    catalog.notes[mesh] = f"column {real[column]!r} of the mesh cannot be added here: {error}"
+                else:
+                    catalog.names.record(mesh, spec.name, {column: target[column]})
+
+    def _make_index(self, sql: str) -> None:
+        self._db.authorizer = only(apsw.SQLITE_CREATE_INDEX)
+        try:
+            self._db.execute(sql)
+        except apsw.ConstraintError as error:
+            self._catalog.notes[f"index {sql[:60]}"] = f"not created: {error}"
+        except (apsw.SQLError, apsw.AuthError):
+            return  # it exists, its table is not here, or it is more than one CREATE INDEX
+        finally:
+            self._db.authorizer = None
+
+    @contextlib.contextmanager
+    def _refusable(self, mesh: str, consequence: str) -> Iterator[list[str]]:
+        """Undoes the block, and notes it, if SQLite refuses it; the block fills the list when it is done."""
+        done: list[str] = []
+        self._db.execute(f"SAVEPOINT {_SAVEPOINT}")
+        try:
+            yield done
+        except apsw.SQLError as error:
+            self._db.execute(f"ROLLBACK TO {_SAVEPOINT}")
+            self._catalog.notes[mesh] = f"{consequence}: {error}"
+        finally:
+            self._db.execute(f"RELEASE {_SAVEPOINT}")
+
+
+def _pairs(names: Mapping[str, str]) -> str:
+    return ", ".join(f"{old} is {new}" for old, new in sorted(names.items()))
