@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from mesh.gossip import GossipLimits
+from mesh.versions import SPOKEN, Versions
 
 __all__ = ["MeshConfig"]
 
@@ -33,6 +34,7 @@ class MeshConfig:
         largest size (25 MiB), and the catch-up's window must fit, or a table of large blobs could never catch up.
     behind_bytes: unsent bytes above which a link gets no fresh batches: they come cheaper with the catch-up.
     ready_bytes: unsent bytes below which a link has room again.
+    versions: of the protocol that are spoken; fewer than the program can hold a node back while a mesh is upgraded.
     """
 
     heartbeat_ms: int = 1_000
@@ -51,6 +53,7 @@ class MeshConfig:
     queue_bytes_max: int = 56 << 20
     behind_bytes: int = 1 << 20
     ready_bytes: int = 64 << 10
+    versions: Versions = SPOKEN
     gossip: GossipLimits = field(default_factory=GossipLimits)
 
     def __post_init__(self) -> None:

@@ -43,7 +43,7 @@ from mesh.events import (
     TimerFired,
 )
 from mesh.gate import BOOT_BYTES, MemberGate, Papers, RefusalError, Visitor
-from mesh.house import House, cloned, welcome
+from mesh.house import House, cloned, unspoken, welcome
 from mesh.joiner import Joiner
 from mesh.link import PONGS_MAX, Link, awake, introductions, offsets
 from mesh.links import Links
@@ -56,6 +56,7 @@ from mesh.results import Drop, Result, Tell
 from mesh.session import Closed, Opened, Phase, Received, Reply, Session, Step
 from mesh.timekeeper import Timekeeper
 from mesh.turn import Turn
+from mesh.versions import Misfits
 from mesh.view import View
 
 if TYPE_CHECKING:
@@ -79,6 +80,7 @@ class MeshCore:
         "_door",
         "_house",
         "_links_due_ms",
+        "_misfits",
         "_overlay",
         "_quiet",
         "_view",
@@ -108,6 +110,7 @@ class MeshCore:
         self._door = Door(config)
         self._overlay = Overlay(self.membership, config, rng, self._neighbours)
         self._quiet = Quiet()
+        self._misfits = Misfits()
         self.timekeeper = Timekeeper()
         self._links_due_ms = _NEVER  # no link is due before; traffic moves deadlines away from here unseen
         self._view = View(config, self._overlay, rng)
@@ -163,7 +166,14 @@ class MeshCore:
         overlay = self._overlay
         others = (each for each in self.roster.members() if each.node_id != self.roster.own_id)
         return tuple(
-            peer_status(each, overlay.topology, self.links.members.get(each.node_id), now_ms) for each in others
+            peer_status(
+                each,
+                overlay.topology,
+                self.links.members.get(each.node_id),
+                self._misfits.of(each.node_id),
+                now_ms,
+            )
+            for each in others
         )
 
     def topology(self) -> tuple[LinkState, ...]:
@@ -233,7 +243,7 @@ class MeshCore:
                     assert link.gate.papers is not None
                     self._admit(link, link.gate.papers, turn)
                 try:
-                    message = decode_pieces(pieces)
+                    message = decode_pieces(pieces, link.version)
                     if link.papers is None:
                         self._on_stale(link, message, turn)
                     elif message is not None:
@@ -309,10 +319,13 @@ class MeshCore:
         papers = link.gate.papers
         assert papers is not None, "the gate keeps the papers of whom it admits"
         node_id = papers.certificate.node_id
+        link.version = papers.versions.common(self._house.config.versions)
         if node_id == self._house.identity.node_id:
             # Only a node with our keys gets here: our own dials end at their other end, before message 3.
             turn.say(cloned(link.address))
             self._drop(link, "cloned identity", turn)
+        elif not link.version:
+            self._on_misfit(link, papers, turn)
         elif link.gate.stale:
             self._apply(self.membership.brief(link.conn), turn)
         elif link.dialled:
@@ -324,6 +337,16 @@ class MeshCore:
                 self._drop(link, "linked already", turn)
             else:
                 self._admit(link, papers, turn)
+
+    def _on_misfit(self, link: Link, papers: Papers, turn: Turn) -> None:
+        """A member speaks no version of ours: each side has the other's papers, says so once, and lets it rest."""
+        node_id = papers.certificate.node_id
+        self.membership.learnt(papers.certificate)
+        if self._misfits.met(node_id, papers.versions):
+            turn.do(unspoken(link.address, papers, self._house.config.versions))
+        if link.dialled:
+            self._dialer.misfit(link.address, node_id, turn.now_ms)
+        self._drop(link, "no version of the protocol in common", turn)
 
     def _replaces(self, papers: Papers, rival: tuple[Link, Papers]) -> bool:
         """Whether a connection that a member has dialled takes the place of the one that we have."""
@@ -338,6 +361,7 @@ class MeshCore:
         for rival in self.links.admit(node_id, link):
             self._drop(rival, "superseded", turn)
         link.papers = papers
+        self._misfits.linked(node_id)
         self._links_due_ms = min(self._links_due_ms, link.deadline(self._house.config.handshake_ms))
         if papers.port and not link.dialled:
             self._dialer.found(Address(link.address.host, papers.port), turn.now_ms, node_id=node_id)

@@ -59,6 +59,7 @@ class _Entry:
     due_ms: int = 0
     tried_ms: int | None = None
     failures: int = 0
+    rest_ms: int = 0  # not dialled before, whatever is heard of it
 
     def move(self, state: _State) -> None:
         assert (self.state, state) in _MOVES, f"no way from {self.state.name} to {state.name}"
@@ -159,6 +160,14 @@ class Dialer:
             entry.proven = True
             entry.failures = 0
 
+    def misfit(self, address: Address, node_id: bytes, now_ms: int) -> None:
+        """A member proved who it is and speaks no version of ours: hints do not change that, an upgraded one dials."""
+        entry = self._book.get(address)
+        if entry is not None:
+            entry.node_id = node_id
+            entry.proven = True
+            entry.rest_ms = now_ms + self._config.dial_ms_max
+
     def ours(self, address: Address) -> None:
         """We met ourselves there."""
         entry = self._book.get(address)
@@ -232,7 +241,7 @@ class Dialer:
 
     def _wait(self, entry: _Entry, now_ms: int, delay_ms: int) -> None:
         soonest = now_ms if entry.tried_ms is None else entry.tried_ms + self._config.dial_ms
-        entry.due_ms = max(now_ms + delay_ms, soonest)
+        entry.due_ms = max(now_ms + delay_ms, soonest, entry.rest_ms)
         self._due_ms = entry.due_ms if self._due_ms is None else min(self._due_ms, entry.due_ms)
 
     def _backoff(self, failures: int) -> int:

@@ -16,6 +16,7 @@ from mesh.enrolment import offer_decode, offer_encode, request_decode, request_e
 from mesh.errors import DecodeError, HandshakeError
 from mesh.noise import HANDSHAKE_BYTES_MAX
 from mesh.session import Keys
+from mesh.versions import VERSION_MAX, Versions
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,15 +36,20 @@ _PORT_MAX = 65_535
 
 @dataclass(frozen=True, slots=True)
 class Papers:
-    """What a member shows: certificate, the number of this life of its process, the port where it listens (or 0)."""
+    """What a member shows: certificate, the number of this life of its process, the port where it listens (or 0).
+
+    `versions` of the protocol are those that it speaks.
+    """
 
     certificate: Certificate
     boot: bytes
     port: int
+    versions: Versions
 
     def encode(self) -> bytes:
         """The payload of message 2 or 3."""
-        return wire.encode((_VERSION, self.certificate.raw, self.boot, self.port))
+        spoken = self.versions
+        return wire.encode((_VERSION, self.certificate.raw, self.boot, self.port, spoken.oldest, spoken.newest))
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,18 +119,18 @@ class MemberGate:
         return self._own.encode()
 
     def _admit_member(self, introduction: Introduction) -> None:
-        raw, boot, port = wire.decode_record(
+        raw, boot, port, oldest, newest = wire.decode_record(
             introduction.payload,
             what="introduction",
             version=_VERSION,
-            kinds=(bytes, bytes, int),
+            kinds=(bytes, bytes, int, int, int),
             bytes_max=HANDSHAKE_BYTES_MAX,
         )
-        if len(boot) != BOOT_BYTES or not 0 <= port <= _PORT_MAX:
+        if len(boot) != BOOT_BYTES or not 0 <= port <= _PORT_MAX or not 1 <= oldest <= newest <= VERSION_MAX:
             raise DecodeError("introduction is out of its limits")
         certificate = self._roster.judge(raw, self.wall_ms)
         certificate.check_static(introduction.remote_static)
-        self.papers = Papers(certificate, boot, port)
+        self.papers = Papers(certificate, boot, port, Versions(oldest, newest))
         why = self._unwanted(self.papers)
         if why:
             raise RefusalError(why)

@@ -28,8 +28,9 @@ if TYPE_CHECKING:
     from mesh.gate import Visitor
     from mesh.identity import Identity
     from mesh.membership import Membership
+    from mesh.versions import Versions
 
-__all__ = ["House", "cloned", "welcome"]
+__all__ = ["House", "cloned", "unspoken", "welcome"]
 
 
 @dataclass(slots=True)
@@ -46,7 +47,7 @@ class House:
 
     def papers(self) -> Papers:
         """What this node shows to members."""
-        return Papers(self.identity.certificate, self.boot, self.port)
+        return Papers(self.identity.certificate, self.boot, self.port, self.config.versions)
 
     def invite(self, invitation: Invitation) -> None:
         """Accept an invitation; the oldest goes when there are more than a handshake tries."""
@@ -95,3 +96,11 @@ def cloned(address: Address) -> Notice:
     """What a person hears when another node runs with our keys."""
     text = f"another node at {address} runs with this node's own identity: give it one of its own"
     return Notice("identity.cloned", text, {"address": str(address)}, "error")
+
+
+def unspoken(address: Address, theirs: Papers, ours: Versions) -> Notice:
+    """What a person hears of a member that speaks no version of ours: both ranges, and which of the two is behind."""
+    name, spoken = theirs.certificate.name, theirs.versions
+    behind = "this node" if ours.newest < spoken.newest else name
+    text = f"{name} at {address} speaks protocol {spoken}, this node {ours}: upgrade mycomesh on {behind}"
+    return Notice("peer.version", text, {"name": name, "theirs": str(spoken), "ours": str(ours)}, "warning")

@@ -37,7 +37,10 @@ _SCOPED = "%"
 
 @dataclass(slots=True)
 class Link:
-    """One connection. `papers` are set once its member is linked; `backlog` while more than a little waits unsent."""
+    """One connection. `papers` are set once its member is linked; `backlog` while more than a little waits unsent.
+
+    `version` of the protocol is what both sides agreed on, 0 before that.
+    """
 
     conn: int
     address: Address
@@ -52,11 +55,12 @@ class Link:
     sent_bytes: int = 0
     received_bytes: int = 0
     fresh_ms: int = 0
+    version: int = 0
 
     def send(self, message: Message, priority: int) -> None:
         """Queue one message. A peer that said goodbye in the bytes under way hears nothing more."""
         if self.session.phase is Phase.OPEN:
-            head, payload = encode_parts(message)
+            head, payload = encode_parts(message, self.version)
             self.session.send(payload, priority, head)
 
     def flush(self, turn: Turn) -> None:

@@ -1,6 +1,6 @@
 """Typed messages inside a link: their one encoding, and the strict decoder for it.
 
-Owns the layout `version, type, body` and every refusal of anything else. What always holds: a message that decodes
+Owns the layout `version of the link, type, body` and every refusal of anything else. What always holds: a message that decodes
 encodes to the same bytes; a type below 128 that this version does not know decodes to None, so that later versions may
 say more to older nodes; any other surprise is a DecodeError. Fixed layouts for what is frequent, canonical CBOR for
 what is rare. Must not know: links, time, who may say what; signatures inside are opaque here.
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, assert_never
 from mesh import wire
 from mesh.errors import DecodeError
 from mesh.events import Address
+from mesh.versions import OLDEST
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,7 +25,6 @@ __all__ = [
     "APP_BYTES_MAX",
     "IDS_MAX",
     "PRIORITY_MAX",
-    "VERSION",
     "Addresses",
     "App",
     "Batch",
@@ -48,7 +48,6 @@ __all__ = [
     "encode_parts",
 ]
 
-VERSION = 1
 ID_BYTES = 16  # node ids and batch ids: BLAKE2b-128
 SIGNATURE_BYTES = 64  # Ed25519 (RFC 8032)
 PRIORITY_MAX = 3  # 0 is the most urgent
@@ -200,29 +199,34 @@ class Epochs:
 
 RosterMessage = LinkStatesHave | LinkStates | CertificatesHave | Certificates | Addresses
 StandingMessage = RevocationsHave | Revocations | EpochHave | Epochs
-Message = Ping | Pong | App | Batch | IHave | Graft | Prune | RosterMessage | StandingMessage
+RestMessage = Ping | Pong | IHave | Graft | Prune | RosterMessage | StandingMessage
+Message = App | Batch | RestMessage
 
 
-def encode_parts(message: Message) -> tuple[bytes, bytes]:
+def encode_parts(message: Message, version: int) -> tuple[bytes, bytes]:
     """What `encode` joins: a head and, where it may be large, the payload as it is, so that nobody copies it."""
     match message:
         case App(payload):
-            return _head(_Type.APP), payload
+            return bytes((version, _Type.APP)), payload
         case Batch(origin, priority, direct, signature, payload):
-            return b"".join((_head(_Type.BATCH), origin, signature, _flags(priority, direct=direct))), payload
+            head = bytes((version, _Type.BATCH))
+            return b"".join((head, origin, signature, _flags(priority, direct=direct))), payload
         case _:
-            return encode(message), b""
+            return bytes((version,)) + _encode_rest(message), b""
 
 
-def encode(message: Message) -> bytes:
-    """The one encoding of `message`: version, type, body."""
+def encode(message: Message, version: int = OLDEST) -> bytes:
+    """The one encoding of `message` on a link of this version: version, type, body."""
+    return b"".join(encode_parts(message, version))
+
+
+def _encode_rest(message: RestMessage) -> bytes:
+    """Type and body of what is never large."""
     match message:
         case Ping(token):
-            return _PING.pack(VERSION, _Type.PING, token)
+            return _PING.pack(_Type.PING, token)
         case Pong(token, wall_ms):
-            return _PONG.pack(VERSION, _Type.PONG, token, wall_ms)
-        case App() | Batch():
-            return b"".join(encode_parts(message))
+            return _PONG.pack(_Type.PONG, token, wall_ms)
         case IHave(tree, ids):
             return b"".join((_head(_Type.IHAVE), tree, *ids))
         case Graft(tree, ids):
@@ -266,16 +270,16 @@ def _encode_standing(message: StandingMessage) -> bytes:
             assert_never(message)
 
 
-def decode(data: bytes) -> Message | None:
-    """The message that `data` encodes; None for a type below 128 that this version does not know.
+def decode(data: bytes, version: int = OLDEST) -> Message | None:
+    """The message that `data` encodes on a link of this version; None for a type below 128 that it does not know.
 
     Raises:
         DecodeError: another version, an unknown type from 128 on, or a body that is not exactly as laid out.
     """
     if len(data) < 2:
         raise DecodeError(f"message of {len(data)} bytes has no version and type")
-    if data[0] != VERSION:
-        raise DecodeError(f"message has version {data[0]}, this node reads version {VERSION}: upgrade the older node")
+    if data[0] != version:
+        raise DecodeError(f"message has version {data[0]} on a link of version {version}")
     parse = _PARSERS.get(data[1])
     if parse is None:
         if data[1] < IGNORED_TYPES:
@@ -284,11 +288,11 @@ def decode(data: bytes) -> Message | None:
     return parse(data)
 
 
-def decode_pieces(pieces: tuple[bytes | memoryview, ...]) -> Message | None:
+def decode_pieces(pieces: tuple[bytes | memoryview, ...], version: int) -> Message | None:
     """`decode` of the pieces joined; a large application message is copied once and not twice."""
     first = pieces[0]
-    if len(pieces) == 1 or len(first) < 2 or first[0] != VERSION or first[1] != _Type.APP:
-        return decode(b"".join(pieces))
+    if len(pieces) == 1 or len(first) < 2 or first[0] != version or first[1] != _Type.APP:
+        return decode(b"".join(pieces), version)
     if sum(map(len, pieces)) - 2 > APP_BYTES_MAX:
         raise DecodeError(f"application message has more than {APP_BYTES_MAX} bytes")
     return App(b"".join((memoryview(first)[2:], *pieces[1:])))
@@ -321,14 +325,14 @@ class _Type:
     EPOCHS = 16
 
 
-_PING = struct.Struct(">BBI")
-_PONG = struct.Struct(">BBIq")
+_PING = struct.Struct(">BI")
+_PONG = struct.Struct(">BIq")
 _BATCH_HEAD = 2 + ID_BYTES + SIGNATURE_BYTES + 1
 _DIRECT = 4  # flag beside the two bits of the priority
 
 
 def _head(kind: int) -> bytes:
-    return bytes((VERSION, kind))
+    return bytes((kind,))
 
 
 def _flags(priority: int, *, direct: bool) -> bytes:
@@ -337,15 +341,15 @@ def _flags(priority: int, *, direct: bool) -> bytes:
 
 
 def _ping(data: bytes) -> Ping:
-    if len(data) != _PING.size:
-        raise DecodeError(f"ping has {len(data)} bytes instead of {_PING.size}")
-    return Ping(_PING.unpack(data)[2])
+    if len(data) != 1 + _PING.size:
+        raise DecodeError(f"ping has {len(data)} bytes instead of {1 + _PING.size}")
+    return Ping(_PING.unpack_from(data, 1)[1])
 
 
 def _pong(data: bytes) -> Pong:
-    if len(data) != _PONG.size:
-        raise DecodeError(f"pong has {len(data)} bytes instead of {_PONG.size}")
-    _, _, token, wall_ms = _PONG.unpack(data)
+    if len(data) != 1 + _PONG.size:
+        raise DecodeError(f"pong has {len(data)} bytes instead of {1 + _PONG.size}")
+    _, token, wall_ms = _PONG.unpack_from(data, 1)
     return Pong(token, wall_ms)
 
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from mesh.events import Address
     from mesh.link import Link
     from mesh.topology import Neighbour, Topology
+    from mesh.versions import Versions
 
 __all__ = ["PeerStatus", "peer_status"]
 
@@ -23,7 +24,8 @@ class PeerStatus:
     """One other member. `state` is linked, reachable (over `hops` links) or down.
 
     Milliseconds; `offset_ms` is its clock minus ours; None where nothing is known. Bytes are those of the live link;
-    `neighbours` are the links that it claims.
+    `neighbours` are the links that it claims. `protocol` is the version that the link goes by or, of a member that was
+    met and speaks none of ours, what it speaks.
     """
 
     node_id: bytes
@@ -38,10 +40,13 @@ class PeerStatus:
     received_bytes: int = 0
     hops: int | None = None
     neighbours: tuple[Neighbour, ...] = ()
+    protocol: str = ""
 
 
-def peer_status(certificate: Certificate, topology: Topology, link: Link | None, now_ms: int) -> PeerStatus:
-    """The status of the certificate's holder; `link` is the live link to it, if there is one."""
+def peer_status(
+    certificate: Certificate, topology: Topology, link: Link | None, misfit: Versions | None, now_ms: int
+) -> PeerStatus:
+    """The status of the certificate's holder; `link` is the live link to it, `misfit` what it speaks that we do not."""
     node_id = certificate.node_id
     state = topology.state(node_id)
     heard_ms = topology.heard_ms(node_id)
@@ -54,6 +59,7 @@ def peer_status(certificate: Certificate, topology: Topology, link: Link | None,
         seen_ms_ago=None if heard_ms is None else now_ms - heard_ms,
         hops=hops,
         neighbours=() if state is None else state.neighbours,
+        protocol="" if misfit is None else str(misfit),
     )
     if link is None:
         return known
@@ -68,4 +74,5 @@ def peer_status(certificate: Certificate, topology: Topology, link: Link | None,
         sent_bytes=link.sent_bytes,
         received_bytes=link.received_bytes,
         hops=1,
+        protocol=str(link.version),
     )

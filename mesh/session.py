@@ -41,7 +41,7 @@ __all__ = [
     "prologue_of",
 ]
 
-WIRE_VERSION = 1  # of handshake, frames and records; bound into the handshake, so versions cannot be rolled back
+WIRE_VERSION = 1  # of handshake, frames and records, below everything that mesh.versions agrees on
 EARLY_BYTES_MAX = 4_096  # bytes of the other side before it is admitted: two handshake frames of at most 2 KiB
 REKEY_FRAMES = 1 << 16  # frames under one key: about as often as WireGuard at a gigabit
 REKEY_BYTES = 1 << 30  # bytes under one key: far below any bound of ChaCha20-Poly1305, far above the cost of a rekey

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import apsw
 
+from mesh.versions import SPOKEN
 from simulations.disk import Disk
 from simulations.oracle import Oracle
 from simulations.shell import Home, Shell
@@ -22,6 +23,7 @@ from simulations.world import SECOND, Clock, World
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from mesh.versions import Versions
     from simulations.members import Member
     from simulations.network import Network
     from simulations.scenarios import Scenario
@@ -49,6 +51,7 @@ class Place:
     application: Application
     shell: Shell | None = None
     lives: int = 0
+    versions: Versions = SPOKEN
     copies: int = 0
     backup: tuple[str, int] | None = None  # path, virtual time of the copy
     disk: Disk = field(default_factory=Disk)
@@ -80,6 +83,7 @@ class Cluster:
                 str(directory / f"node{index}.db"),
                 clock,
                 Application(index, scenario.rates, world.stream(f"application/{index}"), self.oracle),
+                versions=scenario.versions,
             )
             for index, clock in enumerate(scenario.clocks or (Clock(),) * scenario.nodes)
         )
@@ -119,7 +123,9 @@ class Cluster:
         if place.shell is not None:
             place.drained_us = self._undrained_since(place)
             place.notices.update(place.shell.notices)
-        home = Home(index, place.path, self._members[index], place.lives, place.disk, place.recalled, self.watch)
+        home = Home(
+            index, place.path, self._members[index], place.lives, place.versions, place.disk, place.recalled, self.watch
+        )
         place.shell = Shell(home, self._world, self.network, place.clock)
         self._record(f"start {index}")
         if first and place.application.rates.total > 0:
@@ -186,6 +192,17 @@ class Cluster:
             if place.shell.up:
                 place.recalled.update([place.shell.replica.noted])
             place.shell.kill(silent=False)
+
+    def upgrade(self, index: int, versions: Versions) -> None:
+        """Another program takes the place of the node's: the old one ends in order, and applications write on."""
+        place = self.places[index]
+        place.versions = versions
+        self._record(f"upgrade {index}")
+        self.network.faults["upgrade"] += 1
+        if place.shell is not None and place.shell.up:
+            place.recalled.update([place.shell.replica.noted])
+            place.shell.kill(silent=False)
+            self.start(index)
 
     def calm(self) -> None:
         """The end of all trouble: no more writes, everybody in reach and up, and clocks that are right."""

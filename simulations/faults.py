@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, assert_never
 
 if TYPE_CHECKING:
+    from mesh.versions import Versions
     from simulations.cluster import Cluster
     from simulations.world import Clock
 
@@ -31,6 +32,7 @@ __all__ = [
     "Revoke",
     "Split",
     "Stop",
+    "Upgrade",
     "strike",
 ]
 
@@ -120,6 +122,15 @@ class Restart:
 
 
 @dataclass(frozen=True, slots=True)
+class Upgrade:
+    """A node that is up ends in order and comes back as a program that speaks these versions of the protocol."""
+
+    at_s: float
+    node: int
+    versions: Versions
+
+
+@dataclass(frozen=True, slots=True)
 class Join:
     """A member that was never up starts with an empty file."""
 
@@ -180,6 +191,7 @@ Fault = (
     | PowerCut
     | Stop
     | Restart
+    | Upgrade
     | Join
     | Backup
     | Restore
@@ -216,6 +228,8 @@ def strike(cluster: Cluster, fault: Fault) -> None:  # noqa: C901, PLR0912  one 
             cluster.stop(node)
         case Restart(_, node) | Join(_, node):
             cluster.start(node)
+        case Upgrade(_, node, versions):
+            cluster.upgrade(node, versions)
         case Backup(_, node):
             cluster.backup(node)
         case Restore(_, node):

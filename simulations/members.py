@@ -22,6 +22,7 @@ from simulations.world import EPOCH_MS
 
 if TYPE_CHECKING:
     from mesh.node.core import MeshMachine
+    from mesh.versions import Versions
 
 __all__ = ["MESHES", "Entropy", "Member", "member"]
 
@@ -38,7 +39,7 @@ class Member:
 
     node_id: bytes
     digest_key: bytes
-    machine: Callable[[Entropy, random.Random], MeshMachine]
+    machine: Callable[[Entropy, random.Random, Versions], MeshMachine]
 
 
 def member(index: int, mesh: str, heartbeat_ms: int = 1_000) -> Member:
@@ -77,8 +78,8 @@ def _real(index: int, heartbeat_ms: int) -> Member:
             lifetime_s=LIFETIME_S,
         )
 
-    def machine(entropy: Entropy, rng: random.Random) -> MeshMachine:
-        config = MeshConfig(heartbeat_ms=heartbeat_ms)
+    def machine(entropy: Entropy, rng: random.Random, versions: Versions) -> MeshMachine:
+        config = MeshConfig(heartbeat_ms=heartbeat_ms, versions=versions)
         core = MeshCore(identity, entropy=entropy, rng=rng, config=config, root_seed=authority)
         core.listen(PORT)
         return core
@@ -90,7 +91,7 @@ def _real(index: int, heartbeat_ms: int) -> Member:
 def _plain(index: int) -> Member:
     node_id = blake2b(f"node {index}".encode(), digest_size=16).digest()
 
-    def machine(_entropy: Entropy, rng: random.Random) -> MeshMachine:
+    def machine(_entropy: Entropy, rng: random.Random, _versions: Versions) -> MeshMachine:
         return PlainMesh(node_id, rng)
 
     return Member(node_id, blake2b(b"the key of the digests", digest_size=32).digest(), machine)

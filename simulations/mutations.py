@@ -392,17 +392,17 @@ def _compiled(function: Any, source: str) -> Any:
     return getattr(found, "__func__", found).__code__
 
 
-def _forging() -> Callable[[Any], tuple[bytes, bytes]]:
+def _forging() -> Callable[[Any, int], tuple[bytes, bytes]]:
     """What sends messages, but for one batch in three with values that its author never wrote."""
     count = 0
 
-    def encoded(message: Any) -> tuple[bytes, bytes]:
+    def encoded(message: Any, version: int) -> tuple[bytes, bytes]:
         nonlocal count
         if isinstance(message, Batch) and b"<w" in message.payload:
             count += 1
             if count % 3 == 0:
                 message = replace(message, payload=message.payload.replace(b"<w", b"<v"))
-        return encode_parts(message)
+        return encode_parts(message, version)
 
     return encoded
 

@@ -10,6 +10,7 @@ import tomllib
 from dataclasses import MISSING, fields, replace
 from typing import TYPE_CHECKING, Any
 
+from mesh.versions import Versions
 from simulations import faults
 from simulations.bounds import (
     BANDWIDTH,
@@ -37,7 +38,19 @@ if TYPE_CHECKING:
 
 __all__ = ["load"]
 
-TOP = ("nodes", "duration", "settle", "heartbeat_ms", "absent", "tables_at", "rates", "network", "clock", "fault")
+TOP = (
+    "nodes",
+    "duration",
+    "settle",
+    "heartbeat_ms",
+    "versions",
+    "absent",
+    "tables_at",
+    "rates",
+    "network",
+    "clock",
+    "fault",
+)
 NETWORK = {
     "delay_ms": ("delay_us", 1_000, DELAY_MS),
     "jitter_ms": ("jitter_us", 1_000, DELAY_MS),
@@ -58,6 +71,7 @@ FAULTS: dict[str, type[faults.Fault]] = {
     "power-cut": faults.PowerCut,
     "stop": faults.Stop,
     "restart": faults.Restart,
+    "upgrade": faults.Upgrade,
     "join": faults.Join,
     "backup": faults.Backup,
     "restore": faults.Restore,
@@ -100,6 +114,8 @@ def _scenario(name: str, data: dict[str, Any], nodes: int | None, duration_s: fl
         given["settle_s"] = DURATION_S.read(data["settle"], "settle")
     if "heartbeat_ms" in data:
         given["heartbeat_ms"] = HEARTBEAT_MS.read(data["heartbeat_ms"], "heartbeat_ms")
+    if "versions" in data:
+        given["versions"] = _versions(data["versions"], "versions")
     if "tables_at" in data:
         given["tables_at"] = _index(data["tables_at"], "tables_at", count)
     absent = tuple(_index(node, "absent", count) for node in _list(data, "absent"))
@@ -180,6 +196,7 @@ def _field(name: str, row: Mapping[str, Any], where: str, nodes: int) -> object:
             for group in _list(row, name, where)
         ),
         "places": lambda: tuple(_place(place, f"{where}places", nodes) for place in _list(row, name, where)),
+        "versions": lambda: _versions(value, f"{where}{name}"),
         "actions": lambda: ACTIONS.read(value, f"{where}{name}"),
         "unsynced_s": lambda: UNSYNCED_S.read(value, f"{where}{name}"),
     }
@@ -212,6 +229,15 @@ def _index(value: Any, where: str, nodes: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < nodes:
         raise ScenarioError(f"{where}: a node from 0 to {nodes - 1}, not {value!r}")
     return value
+
+
+def _versions(value: Any, where: str) -> Versions:
+    if not isinstance(value, list) or len(value) != 2 or any(type(each) is not int for each in value):
+        raise ScenarioError(f"{where}: the oldest and the newest version, such as [1, 2], not {value!r}")
+    try:
+        return Versions(*value)
+    except ValueError as error:
+        raise ScenarioError(f"{where}: {error}") from None
 
 
 def _list(table: Mapping[str, Any], key: str, where: str = "") -> list[Any]:

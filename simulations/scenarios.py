@@ -11,6 +11,7 @@ from math import cos, pi, sin
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mesh.versions import Versions
 from simulations.bounds import DURATION_S, LOSS, NODES, RATE_ALL, ROWS
 from simulations.errors import ScenarioError
 from simulations.faults import (
@@ -31,6 +32,7 @@ from simulations.faults import (
     Revoke,
     Split,
     Stop,
+    Upgrade,
 )
 from simulations.network import Conditions
 from simulations.scenario import Scenario
@@ -199,6 +201,18 @@ def _rolling_restart(nodes: int, duration_s: float, rng: random.Random) -> Scena
             faults.append(Stop(at, node))
         faults.append(Restart(at + away, node))
     return Scenario("rolling-restart", nodes, duration_s, faults=_sorted(faults))
+
+
+def _rolling_upgrade(nodes: int, duration_s: float, rng: random.Random) -> Scenario:
+    """Every node in turn gets a program that speaks one version more; when all have it, the old version goes the same way."""
+    old, both, new = Versions(1, 1), Versions(1, 2), Versions(2, 2)
+    order = rng.sample(range(nodes), nodes)
+    step = duration_s * 0.45 / nodes
+    faults: list[Fault] = []
+    for turn, node in enumerate(order):
+        faults.append(Upgrade((turn + rng.random()) * step, node, both))
+        faults.append(Upgrade(duration_s * 0.5 + (turn + rng.random()) * step, node, new))
+    return Scenario("rolling-upgrade", nodes, duration_s, faults=_sorted(faults), versions=old)
 
 
 def _clock_chaos(nodes: int, duration_s: float, rng: random.Random) -> Scenario:
@@ -386,6 +400,14 @@ CATALOGUE = {
             3,
             120,
             _late_returner,
+        ),
+        Entry(
+            "rolling-upgrade",
+            "a newer version of the protocol comes node by node, then the old one goes",
+            5,
+            2,
+            120,
+            _rolling_upgrade,
         ),
         Entry("rolling-restart", "every node in turn is killed or stopped and comes back", 5, 2, 120, _rolling_restart),
         Entry(

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import random
     from collections.abc import Callable, Mapping
 
+    from mesh.versions import Versions
     from simulations.disk import Disk
     from simulations.members import Entropy, Member
     from simulations.network import Network
@@ -59,6 +60,7 @@ class Home:
     path: str
     member: Member
     life: int
+    versions: Versions
     disk: Disk
     recalled: Mapping[bytes, int]
     watch: Watch | None = None
@@ -86,7 +88,7 @@ class Shell:
         self.replica = self._open(home, entropy)
         self.exchange = Exchange(self.replica, rng=world.stream(f"exchange/{index}/{life}"), config=ExchangeConfig())
         mesh_rng = world.stream(f"mesh/{index}/{life}")
-        self.core = NodeCore(home.member.machine(entropy, mesh_rng))
+        self.core = NodeCore(home.member.machine(entropy, mesh_rng, home.versions))
         network.attach(index, self)
         self._core_due = self.core.next_deadline()
         self._sql_due = self.exchange.next_deadline()

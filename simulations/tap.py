@@ -32,13 +32,13 @@ class Tap:
     _patches: list[Any] = field(default_factory=list)
 
     def __enter__(self) -> Self:
-        def encoded(message: Any) -> Any:
-            parts = encode_parts(message)
+        def encoded(message: Any, version: int) -> Any:
+            parts = encode_parts(message, version)
             self.sent[_kind(message)] += sum(map(len, parts))
             return parts
 
-        def decoded(pieces: Any) -> Any:
-            message = decode_pieces(pieces)
+        def decoded(pieces: Any, version: int) -> Any:
+            message = decode_pieces(pieces, version)
             self.batches += isinstance(message, Batch)
             return message
 

@@ -327,6 +327,12 @@ _MEMBERS = (
         "join with another --home, by a new code",
     ),
     Code(
+        "peer.version",
+        "a member speaks no version of the protocol that this node speaks",
+        "the two programs are too far apart, or 'protocol' in config.toml holds one of them back",
+        "upgrade mycomesh on the node that the line names; nothing is lost, they go on from where they were",
+    ),
+    Code(
         "identity.cloned",
         "another machine runs with this node's identity",
         "a home was copied; two nodes with one identity stamp writes under one name",

@@ -45,4 +45,6 @@ def _row(peer: PeerView) -> tuple[str, ...]:
     rtt = "-" if peer.rtt_ms is None else f"{peer.rtt_ms:.1f} ms"
     offset = "-" if peer.offset_ms is None else f"{peer.offset_ms:+.0f} ms"
     state = peer.state if peer.seen_ms_ago is None else f"{peer.state} ({duration(peer.seen_ms_ago)} ago)"
+    if peer.protocol and peer.state != "linked":
+        state = f"{state}, speaks only protocol {peer.protocol}"
     return (peer.name, state, equal, peer.address or "-", rtt, offset, str(peer.sent_bytes), str(peer.received_bytes))

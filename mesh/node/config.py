@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from mesh.node.errors import ConfigError
+from mesh.versions import SPOKEN, Versions
 from sync.schema import fold
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ KEYS = {
     "log_level": "log_level",
     "log_format": "log_format",
     "metrics": "metrics",
+    "protocol": "protocol",
 }
 
 
@@ -80,6 +82,7 @@ class NodeConfig:
     multicast: announce and browse by mDNS; off where static peers are all there is.
     log_level: least severe level shown in the foreground: debug, info, warning or error.
     log_format: how it is shown: text for people, json for one object a line.
+    protocol: versions of the protocol that are spoken; the newest is held back while a mesh is upgraded node by node.
     metrics: where to serve Prometheus metrics over HTTP; None: nowhere. They name peers and tables, to whoever can reach it.
     """
 
@@ -92,6 +95,7 @@ class NodeConfig:
     log_level: str = "info"
     log_format: str = "text"
     metrics: PeerName | None = None
+    protocol: Versions = SPOKEN
 
     def __post_init__(self) -> None:
         """Check every field."""
@@ -107,6 +111,8 @@ class NodeConfig:
         both = sorted({fold(name) for name in self.only} & {fold(name) for name in self.exclude})
         if both:
             raise ConfigError(f"table {both[0]!r} is both in 'only' and in 'except'; take it out of one")
+        if self.protocol.oldest not in SPOKEN or self.protocol.newest not in SPOKEN:
+            raise ConfigError(f"protocol {self.protocol} is not spoken by this mycomesh, which speaks {SPOKEN}")
         if self.log_level not in LOG_LEVELS:
             raise ConfigError(f"log_level {self.log_level!r} is unknown; choose one of {', '.join(LOG_LEVELS)}")
         if self.log_format not in LOG_FORMATS:
@@ -167,8 +173,22 @@ def _value(path: Path, key: str, value: Any) -> Any:
             if type(value) is str:
                 return PeerName.parse(value)
             wanted = "a text such as 127.0.0.1:9464"
+        case "protocol":
+            if isinstance(value, list) and len(value) == 2 and all(type(item) is int for item in value):
+                return _versions(*value)
+            wanted = f"a list of the oldest and the newest version, such as [{SPOKEN.oldest}, {SPOKEN.newest}]"
         case _:
             if isinstance(value, list) and all(type(item) is str for item in value):
                 return tuple(PeerName.parse(item) for item in value) if key == "peers" else tuple(value)
             wanted = "a list of texts"
     raise ConfigError(f"{path}: {key!r} must be {wanted}, not {value!r}")
+
+
+def _versions(oldest: int, newest: int) -> Versions:
+    try:
+        return Versions(oldest, newest)
+    except ValueError:
+        text = (
+            f"'protocol' [{oldest}, {newest}] is no range; this mycomesh speaks {SPOKEN}, so write the older one first"
+        )
+        raise ConfigError(text) from None

@@ -92,7 +92,7 @@ async def join_mesh(
         join.candidate,
         entropy=os.urandom,
         rng=random.Random(os.urandom(16)),
-        config=MeshConfig(),
+        config=MeshConfig(versions=config.protocol),
     )
     shell = MeshShell(joiner, config, join.code.mesh_id, on_action)
     try:

@@ -105,7 +105,7 @@ class ServingNode:
             identity,
             entropy=os.urandom,
             rng=random.Random(os.urandom(16)),
-            config=MeshConfig(),
+            config=MeshConfig(versions=config.protocol),
             invitations=credentials.invitations,
             root_seed=credentials.root_seed,
             standing=credentials.standing,
@@ -408,6 +408,7 @@ def _peer_view(peer: PeerStatus, link: LinkStatus | None) -> PeerView:
         seen_ms_ago=peer.seen_ms_ago,
         sent_bytes=peer.sent_bytes,
         received_bytes=peer.received_bytes,
+        protocol=peer.protocol,
         catching_up=None
         if progress is None
         else ProgressView(progress.rows, progress.expected, progress.received_bytes, progress.left_ms),

@@ -38,7 +38,10 @@ class LinkView:
 
 @dataclass(frozen=True, slots=True)
 class PeerView:
-    """One member of the mesh as this node sees it. `state` is linked, reachable or down; `equal` once compared."""
+    """One member of the mesh as this node sees it. `state` is linked, reachable or down; `equal` once compared.
+
+    `protocol` is the version agreed on, or what a member speaks with which there is none; empty if it was not met.
+    """
 
     node_id: str
     name: str
@@ -52,6 +55,7 @@ class PeerView:
     sent_bytes: int
     received_bytes: int
     catching_up: ProgressView | None = None
+    protocol: str = ""
     links: tuple[LinkView, ...] = ()
 
 

@@ -19,6 +19,7 @@ from mesh.gate import BOOT_BYTES, Papers
 from mesh.message import CertificatesHave, Epochs, IHave, LinkStates, LinkStatesHave, Ping, Prune, encode
 from mesh.node.keystore import Keystore
 from mesh.session import Keys, Phase, Reply, Session
+from mesh.versions import Versions
 from tests.integration.machines import SQLITE, Machine
 
 pytestmark = pytest.mark.skipif(SQLITE is None, reason="needs the stock sqlite3 shell (apt-get install sqlite3)")
@@ -116,7 +117,7 @@ class Gate:
     """Shows the captured papers and believes everything."""
 
     def __init__(self, identity):
-        self._papers = Papers(identity.certificate, os.urandom(BOOT_BYTES), 0).encode()
+        self._papers = Papers(identity.certificate, os.urandom(BOOT_BYTES), 0, Versions(1, 1)).encode()
 
     def admit(self, introduction):
         return self._papers

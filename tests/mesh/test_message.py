@@ -26,6 +26,7 @@ from mesh.message import (
     Pong,
     Prune,
     decode,
+    decode_pieces,
     encode,
 )
 
@@ -129,9 +130,18 @@ def test_an_unknown_type_below_128_is_ignored_and_above_closes():
         decode(b"\x01\x80whatever")
 
 
-def test_another_version_is_refused_with_what_to_do():
-    with pytest.raises(DecodeError, match="version 2, this node reads version 1: upgrade"):
+def test_a_message_of_another_version_than_its_link_is_refused():
+    with pytest.raises(DecodeError, match="version 2 on a link of version 1"):
         decode(b"\x02\x01\0\0\0\0")
+    with pytest.raises(DecodeError, match="version 1 on a link of version 2"):
+        decode_pieces((b"\x01\x03opaque",), 2)
+
+
+@pytest.mark.parametrize("name", list(SAMPLES))
+def test_only_the_first_byte_tells_version_2_from_version_1(name):
+    message = SAMPLES[name]
+    assert encode(message, 2) == b"\x02" + encode(message)[1:]
+    assert decode(encode(message, 2), 2) == decode_pieces((encode(message, 2),), 2) == message
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,7 @@ def test_two_nodes_that_write_at_once_converge(mesh):
         ("flapping", 4, 1, "radio_off"),
         ("late-returner", 4, 1, "radio_off"),
         ("rolling-restart", 4, 2, "crash"),
+        ("rolling-upgrade", 4, 1, "upgrade"),
         ("clock-chaos", 4, 1, "clock"),
     ],
 )

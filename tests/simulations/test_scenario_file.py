@@ -6,8 +6,9 @@ import re
 
 import pytest
 
+from mesh.versions import Versions
 from simulations.errors import ScenarioError
-from simulations.faults import ClockSet, Heal, Move, PowerCut, Split
+from simulations.faults import ClockSet, Heal, Move, PowerCut, Split, Upgrade
 from simulations.network import Conditions
 from simulations.runner import run
 from simulations.scenario_file import load
@@ -20,6 +21,7 @@ nodes = 3
 duration = 20
 settle = 100
 heartbeat_ms = 2000
+versions = [1, 1]
 absent = [2]
 tables_at = 0
 
@@ -48,6 +50,12 @@ at = 10
 kind = "split"
 at = 5
 groups = [[0], [1, 2]]
+
+[[fault]]
+kind = "upgrade"
+at = 7
+node = 1
+versions = [1, 2]
 
 [[fault]]
 kind = "join"
@@ -90,9 +98,11 @@ def test_every_word_of_a_file_is_in_the_scenario(tmp_path):
     assert scenario.rates == Rates(telemetry=2, edit=0.5, rows=7)
     assert scenario.conditions == Conditions(20_000, 5_500, 50_000, loss=0.01, range_m=300)
     assert scenario.clocks == (Clock(), Clock(-4000, 20), Clock())
-    assert [fault.at_s for fault in scenario.faults] == [1, 5, 8, 10, 12, 15, 18]
+    assert [fault.at_s for fault in scenario.faults] == [1, 5, 7, 8, 10, 12, 15, 18]
     assert Split(5, ((0,), (1, 2))) in scenario.faults
     assert Heal(10) in scenario.faults
+    assert scenario.versions == Versions(1, 1)
+    assert Upgrade(7, 1, Versions(1, 2)) in scenario.faults
     assert Move(1, ((0, 0, 0), (1, 100.5, 0))) in scenario.faults
     assert PowerCut(12, 1) in scenario.faults
     assert ClockSet(15, 0, Clock(900)) in scenario.faults
@@ -117,6 +127,8 @@ def test_a_file_runs_like_any_scenario_and_takes_the_same_changes(tmp_path):
         (("duration = 20", "duration = nan"), "duration: a number, more than 0 and at most 604800 s, not nan"),
         (("duration = 20", "duration = 0"), "duration: more than 0 and at most 604800 s, not 0"),
         (("heartbeat_ms = 2000", "heartbeat_ms = 1"), "heartbeat_ms: a whole number from 50"),
+        (("versions = [1, 1]", "versions = [2, 1]"), "versions: versions are 1 <= oldest <= newest <= 255, not 2 to 1"),
+        (("versions = [1, 2]", "versions = 2"), "fault[2].versions: the oldest and the newest version"),
         (("absent = [2]", "absent = [3]"), "absent: a node from 0 to 2, not 3"),
         (("tables_at = 0", "tabels_at = 0"), "tabels_at: no such key; there are: nodes, duration"),
         (("edit = 0.5", "edit = -0.5"), "rates.edit: from 0 to 1000 a second, not -0.5"),
