@@ -330,7 +330,7 @@ _MEMBERS = (
         "peer.version",
         "a member speaks no version of the protocol that this node speaks",
         "the two programs are too far apart, or 'protocol' in config.toml holds one of them back",
-        "upgrade mycomesh on the node that the line names; nothing is lost, they go on from where they were",
+        "upgrade the node that the line names; nothing is lost, both go on from where they were",
     ),
     Code(
         "identity.cloned",

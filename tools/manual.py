@@ -38,6 +38,7 @@ _PEER = {
     "received_bytes": "int",
     "catching_up": "any?",
     "links": [{"node_id": "text", "rtt_ms": "int?", "moved_bytes": "int"}],
+    "protocol": "text",
 }
 _TABLE = {"name": "text", "rows": "int", "digest": "text", "conflicts": "int", "parked": "int", "note": "text"}
 _STATUS = {

@@ -55,8 +55,8 @@ class PeerView:
     sent_bytes: int
     received_bytes: int
     catching_up: ProgressView | None = None
-    protocol: str = ""
     links: tuple[LinkView, ...] = ()
+    protocol: str = ""
 
 
 @dataclass(frozen=True, slots=True)
