@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from mesh.node.embedded import open_node as open  # noqa: A004 - reads as mesh.open
     from mesh.node.errors import NodeError, SqlError
 
+__version__ = "0.1.0"  # of the program, stated here alone: reading it from the installed metadata costs 3 MB
+
 __all__ = ["Node", "NodeConfig", "NodeError", "SqlError", "SyncNode", "open", "open_sync"]
 
 _PLACES = {

@@ -10,6 +10,7 @@ import zipfile
 
 import pytest
 
+import mesh
 from tests.integration.machines import ROOT, eventually
 
 INSTALL_S_MAX = 100
@@ -49,6 +50,7 @@ def test_the_wheel_holds_every_module_and_nothing_that_tests(wheel):
     tracked = run("git", "ls-files", "mesh", "sync", "simulations", "tools", cwd=ROOT).split() if _is_clone() else []
     assert set(tracked) <= names
     assert "mesh/py.typed" in names
+    assert f"mycomesh-{mesh.__version__}.dist-info/METADATA" in names
     assert not [name for name in names if name.startswith("tests/")]
 
 

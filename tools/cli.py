@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, Protocol, cast
 
+from mesh import __version__
 from mesh.node.errors import ConfigError, NodeError, NoNodeError
 from mesh.node.home import Home
 from tools import exits
@@ -134,7 +135,7 @@ def _run(argv: list[str]) -> int:
     top = top_parser()
     chosen = top.parse_args(argv)
     if chosen.version:
-        print(f"mycomesh {_version()}")
+        print(f"mycomesh {__version__}")
         return exits.DONE
     if chosen.command is None:
         top.print_help(sys.stderr)
@@ -195,14 +196,6 @@ def _add_home(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--home", type=Path, metavar="DIR", help="keep keys, state and socket under DIR (else MYCOMESH_HOME, else XDG)"
     )
-
-
-def _version() -> str:
-    metadata = importlib.import_module("importlib.metadata")
-    try:
-        return str(metadata.version("mycomesh"))
-    except metadata.PackageNotFoundError:
-        return "from source"
 
 
 def _say(error: Exception, code: int) -> int:

@@ -16,6 +16,7 @@ import signal
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from mesh import __version__
 from mesh.config import MeshConfig
 from mesh.core import Joiner
 from mesh.errors import MeshError
@@ -338,7 +339,7 @@ class Daemon:
         joining = self._store.pending_join() if identity is None else None
         return Status(
             schema=SCHEMA,
-            version=_version(),
+            version=__version__,
             phase="joining" if identity is None else "starting" if snapshot is None else "serving",
             mesh="" if identity is None else identity.mesh_name,
             mesh_id="" if identity is None else identity.mesh_id.hex(),
@@ -418,11 +419,3 @@ def complaints() -> Iterator[None]:
         yield
     except (MeshError, SyncError, TransportError) as error:
         raise NodeError.of(error) from error
-
-
-def _version() -> str:
-    metadata = importlib.import_module("importlib.metadata")
-    try:
-        return str(metadata.version("mycomesh"))
-    except metadata.PackageNotFoundError:
-        return "from source"

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import mesh
 from mesh.enrolment import JoinCode
 from mesh.node.home import FileLock, Home, HomeLock
 from mesh.node.keystore import Keystore
@@ -184,7 +185,7 @@ def test_every_command_helps(run, command):
 def test_the_version_is_told(run):
     code, out, _ = run("--version", home=False)
     assert code == exits.DONE
-    assert out.startswith("mycomesh ")
+    assert out == f"mycomesh {mesh.__version__}\n"
 
 
 def test_the_home_may_stand_after_the_command(run, tmp_path):

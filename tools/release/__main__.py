@@ -16,10 +16,10 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mesh import __version__
 from tools import exits
 from tools.render import print_table
 
@@ -79,7 +79,7 @@ def main() -> int:
 
 def _made(builder: ModuleType, work: Path, output: Path, *, onefile: bool) -> tuple[list[list[str]], str]:
     """Return what was made with its sizes, and the glibc that it needs."""
-    version, machine = metadata.version("mycomesh"), platform.machine()
+    version, machine = __version__, platform.machine()
     tree = _built(builder, work, "--onedir")
     glibc = _glibc(tree)
     made = [_packed(tree, output / f"mycomesh-{version}-linux-{machine}.tar.gz")]
@@ -101,7 +101,7 @@ def _built(builder: ModuleType, work: Path, form: str) -> Path:
     target = work / form.strip("-")
     options = ["--name", "mycomesh", "--noconfirm", "--log-level", "WARN", "--strip", form]
     options += ["--distpath", str(target), "--workpath", str(work / "work"), "--specpath", str(work)]
-    options += ["--paths", str(ROOT), "--copy-metadata", "mycomesh", "--hidden-import", "uvloop"]
+    options += ["--paths", str(ROOT), "--hidden-import", "uvloop"]
     options += ["--hidden-import", "_cffi_backend"]  # of PyNaCl, which imports it from C
     for package in COLLECTED:
         options += ["--collect-submodules", package]
