@@ -124,9 +124,11 @@ def contents_of(db: apsw.Connection) -> dict[str, list[tuple[object, ...]]]:
     contents: dict[str, list[tuple[object, ...]]] = {}
     for table in [str(name) for (name,) in db.execute(USER_TABLES)]:
         # By name: columns that two sides added during a split stand in another order on each.
-        columns = [name for (name,) in db.execute("SELECT name FROM pragma_table_info(?) ORDER BY name", (table,))]
+        columns = [
+            f'"{name}"' for (name,) in db.execute("SELECT name FROM pragma_table_info(?) ORDER BY name", (table,))
+        ]
         order = ", ".join(f"typeof({name}), {name}" for name in columns)
-        contents[table] = db.execute(f"SELECT {', '.join(columns)} FROM {table} ORDER BY {order}").fetchall()
+        contents[table] = db.execute(f'SELECT {", ".join(columns)} FROM "{table}" ORDER BY {order}').fetchall()
     return contents
 
 

@@ -7,6 +7,7 @@ what is right: that is the checkers' business.
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -19,6 +20,7 @@ from simulations.oracle import Oracle
 from simulations.shell import Home, Shell
 from simulations.workload import Application
 from simulations.world import SECOND, Clock, World
+from sync.errors import MigrationError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -300,6 +302,9 @@ class Cluster:
             self.failures.append(
                 f"node {place.index}: a local write failed at {self._world.now_us / 1e6:.3f} s: {error}"
             )
+        if kind == "migrate" and place.shell is not None and place.shell.up:
+            with contextlib.suppress(MigrationError):  # the name is taken since the application looked
+                place.shell.replica.migrate(application.migration(), place.shell.wall_ms())
         self._world.trace.record(self._world.now_us, place.index, kind)
         if place.shell is not None:
             place.shell.on_commit()

@@ -260,7 +260,7 @@ def _captured_drone(nodes: int, duration_s: float, rng: random.Random) -> Scenar
 
 
 def _mixed_load(nodes: int, duration_s: float, rng: random.Random) -> Scenario:
-    """Counters, new columns and tables, REPLACE and bulk loads on both sides of a split, with a crash on each."""
+    """Counters, REPLACE, bulk loads, tables and columns that come, go and move on both sides of a split; two crashes."""
     order = list(range(nodes))
     rng.shuffle(order)
     halves = (tuple(sorted(order[::2])), tuple(sorted(order[1::2])))
@@ -270,7 +270,16 @@ def _mixed_load(nodes: int, duration_s: float, rng: random.Random) -> Scenario:
         node = rng.choice(half)
         faults += [Crash(at, node, actions=rng.randrange(20)), Restart(at + rng.uniform(0.5, 10), node)]
     rates = Rates(
-        telemetry=0.3, edit=0.4, delete=0.05, rename=0.1, bulk=0.01, count=0.5, replace=0.2, schema=0.05, rows=12
+        telemetry=0.3,
+        edit=0.4,
+        delete=0.05,
+        rename=0.1,
+        bulk=0.01,
+        count=0.5,
+        replace=0.2,
+        schema=0.05,
+        migrate=0.05,
+        rows=12,
     )
     return Scenario("mixed-load", nodes, duration_s, rates, faults=_sorted(faults))
 
@@ -424,7 +433,7 @@ CATALOGUE = {
         ),
         Entry(
             "mixed-load",
-            "counters, new columns and tables, REPLACE and bulk loads on both sides of a split",
+            "counters, REPLACE, bulk loads, new, renamed and dropped columns on both sides of a split",
             4,
             2,
             60,

@@ -58,6 +58,7 @@ class Rates:
     count: float = 0.0  # UPDATE n = n + ? of a counter that all change
     replace: float = 0.0  # INSERT OR REPLACE of a shared row, also one that evicts another by its UNIQUE column
     schema: float = 0.0  # ALTER TABLE ADD COLUMN, or CREATE TABLE and a row into it
+    migrate: float = 0.0  # DROP or RENAME of a column or a table, which the node's operator has the node do
     rows: int = 40  # size of the shared key space
 
     def __post_init__(self) -> None:
@@ -89,6 +90,7 @@ KINDS = (
     "count",
     "replace",
     "schema",
+    "migrate",
 )
 
 
@@ -147,10 +149,14 @@ class Application:
     def act(self, now_us: int) -> str:
         """Run one transaction; return what kind it was. Tables that have not arrived here yet are left alone.
 
+        Of a migration nothing is done: the operator has the node run `migration()`.
+
         Raises:
             apsw.Error: the transaction failed and was rolled back; the mesh must never be the reason.
         """
         kind = self._rng.choices(KINDS, self._weights)[0]
+        if kind == "migrate":
+            return kind
         steps = self._rng.randint(2, 8) if kind == "burst" else 1
         self.db.execute("BEGIN IMMEDIATE")
         try:
@@ -203,12 +209,12 @@ class Application:
     def _edit(self, now_us: int) -> None:
         key = self._rng.randint(1, self.rates.rows)
         column = self._rng.choice((*COLUMNS, *self._extras()))
-        found = self.db.execute(f"SELECT {column} FROM missions WHERE id = ?", (key,)).fetchone()
+        found = self.db.execute(f'SELECT "{column}" FROM missions WHERE id = ?', (key,)).fetchone()
         if found is None:
             self._insert_mission(key, now_us)
             return
         value = self._cell("missions", str(key), column, now_us, found[0])
-        self.db.execute(f"UPDATE missions SET {column} = ? WHERE id = ?", (value, key))
+        self.db.execute(f'UPDATE missions SET "{column}" = ? WHERE id = ?', (value, key))
 
     def _insert(self, now_us: int) -> None:
         key = self._rng.randint(1, self.rates.rows)
@@ -286,6 +292,25 @@ class Application:
         key = f"{self.node}-{self._oracle.token()}"
         body = self._cell(f"journal{number}", key, "body", now_us, None)
         self.db.execute(f"INSERT INTO journal{number}(id, body) VALUES (?, ?)", (key, body))
+
+    def migration(self) -> str:
+        """A script for this file as it is: nothing of what applications wrote goes with what it drops."""
+        free = self._rng.randrange(EXTRAS)
+        columns = {name for (name,) in self.db.execute("SELECT name FROM pragma_table_info('missions')")}
+        extras = sorted(name for name in columns if name.startswith("extra"))
+        journals = [f"journal{number}" for number in range(EXTRAS) if self._exists(f"journal{number}")]
+        scripts = []
+        if columns:
+            spare = (
+                "DROP COLUMN spare" if "spare" in columns else "ADD COLUMN spare; UPDATE missions SET spare = id % 3"
+            )
+            scripts.append(f"ALTER TABLE missions {spare}")
+        if extras and f"extra{free}" not in extras:
+            scripts.append(f'ALTER TABLE missions RENAME COLUMN "{self._rng.choice(extras)}" TO extra{free}')
+        if journals and f"journal{free}" not in journals:
+            scripts.append(f"ALTER TABLE {self._rng.choice(journals)} RENAME TO journal{free}")
+        scripts.append("DROP TABLE scratch" if self._exists("scratch") else "CREATE TABLE scratch(a PRIMARY KEY, b)")
+        return self._rng.choice(scripts)
 
     def _extras(self) -> tuple[str, ...]:
         """The columns that applications have added, as far as this file has them."""

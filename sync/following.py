@@ -197,6 +197,7 @@ class Following:
             if table.spec.shape == defined.shape:
                 have = {column.folded for column in table.spec.columns} | catalog.policies.dropped_of(mesh)
                 self.add_columns(table.spec, sql, [c.folded for c in defined.columns if c.folded not in have])
+                self._compare_defaults(table.spec, defined)
             return
         present = {
             fold(taken): kind for taken, kind in self._db.execute("SELECT name, type FROM sqlite_schema ORDER BY 1")
@@ -206,6 +207,17 @@ class Following:
             self._create(defined, sql, name)
         elif present[fold(name)] != "table":
             catalog.notes[mesh] = f"not created: this file has a {present[fold(name)]} of that name; rename it"
+
+    def _compare_defaults(self, spec: TableSpec, defined: TableSpec) -> None:
+        """Notes a column that two nodes have added with two defaults: what nobody has written shows each its own."""
+        here = {column.folded: column for column in spec.columns}
+        for column in defined.columns:
+            mine = here.get(column.folded)
+            if mine is not None and mine.default != column.default:
+                self._catalog.notes[spec.folded] = (
+                    f"column {mine.name!r} has the default {mine.default or 'NULL'} here and {column.default or 'NULL'} on the"
+                    " mesh: where nobody has written it, nodes show different values; write it, or drop it and add it again"
+                )
 
     def _create(self, defined: TableSpec, sql: str, name: str) -> None:
         catalog, mesh = self._catalog, defined.folded

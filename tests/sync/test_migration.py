@@ -374,3 +374,14 @@ def test_a_split_in_which_both_sides_migrate_and_write_heals_live(tmp_path):
     ]
     assert not [event for node in world.nodes for event in node.noticed() if event.startswith("repair")]
     world.close()
+
+
+def test_two_defaults_for_one_column_are_told_with_both(peers):
+    one, two = started(peers, T)
+    one.sql("ALTER TABLE t ADD COLUMN d DEFAULT 7")
+    two.sql("ALTER TABLE t ADD COLUMN d")
+    converge([one, two])
+    told = {note(one), note(two)}
+    assert any("column 'd' has the default NULL here and 7 on the mesh" in each for each in told) or any(
+        "column 'd' has the default 7 here and NULL on the mesh" in each for each in told
+    )

@@ -23,6 +23,9 @@ TABLES = {
     "bag": "CREATE TABLE bag(id, v, a, b)",
 }
 NAMES = ("a", "b", "c", "d", "t", "bag")
+DEFAULTS = dict(
+    zip(NAMES, range(6), strict=True)
+)  # of a column, wherever it is added: two nodes that disagree are told
 peers = st.integers(0, 2)
 tables = st.sampled_from(sorted(TABLES))
 columns = st.integers(0, 3)
@@ -98,11 +101,12 @@ class Migrations(RuleBasedStateMachine):
         gone = rest[pick % len(rest)] if rest else "none"
         script = {
             "drop": f"ALTER TABLE {table} DROP COLUMN {gone}",
-            "add": f"ALTER TABLE {table} ADD COLUMN {name} DEFAULT 7",
+            "add": f"ALTER TABLE {table} ADD COLUMN {name} DEFAULT {DEFAULTS[name]}",
             "rename": f"ALTER TABLE {table} RENAME COLUMN {chosen} TO {name}",
             "move": f"ALTER TABLE {table} RENAME TO {name}",
-            "both": f"ALTER TABLE {table} DROP COLUMN {gone}; ALTER TABLE {table} ADD COLUMN {gone}",
-            "fill": f"ALTER TABLE {table} ADD COLUMN {name}; UPDATE {table} SET {name} = {v};"
+            "both": f"ALTER TABLE {table} DROP COLUMN {gone};"
+            f" ALTER TABLE {table} ADD COLUMN {gone} DEFAULT {DEFAULTS.get(gone[1:-1], 9)}",
+            "fill": f"ALTER TABLE {table} ADD COLUMN {name} DEFAULT {DEFAULTS[name]}; UPDATE {table} SET {name} = {v};"
             f" ALTER TABLE {table} DROP COLUMN {gone}",
         }[what]
         with contextlib.suppress(MigrationError):  # a name that is taken, a column that a constraint names
