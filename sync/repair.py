@@ -15,7 +15,7 @@ from sync import message as wire
 from sync.batch import Bundle, Section
 from sync.feed import FEED_BYTES_MAX
 from sync.replica import Replica
-from sync.sketch import CELLS_FIRST, CELLS_MAX, ID_BYTES, Peeled, Sketch, cells_for, id_of
+from sync.sketch import CELLS_FIRST, CELLS_MAX, ID_BYTES, Peeled, Sketch, cells_after, id_of
 
 __all__ = ["Repair", "beyond", "ids_in", "ids_out"]
 
@@ -23,10 +23,6 @@ __all__ = ["Repair", "beyond", "ids_in", "ids_out"]
 STEP_ENTRIES = 10_000
 # Rows of one Mend: a transaction of some milliseconds on the other side.
 MEND_ROWS_MAX = 256
-
-
-# 48 cells tell the difference within 20 %: with this factor, one larger sketch is enough in 19 of 20 repairs.
-_SURE = 1.4
 
 
 class _Phase(enum.Enum):
@@ -109,7 +105,7 @@ class Repair:
 
     def _enlarge(self, estimate: int) -> list[wire.Message]:
         """Starts again with more cells; where a sketch would be as large as the table, every row is joined instead."""
-        cells = max(cells_for(round(_SURE * estimate)), self.cells * 2 // 3 * 3)
+        cells = cells_after(self.cells, estimate)
         if cells > CELLS_MAX:
             self.wanted = frozenset()
             self.cursor = (-1, 0)
