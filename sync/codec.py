@@ -8,6 +8,7 @@ not know what the values mean.
 
 from __future__ import annotations
 
+import functools
 import io
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
@@ -16,7 +17,19 @@ import cbor2
 
 from sync.errors import DecodeError
 
-__all__ = ["DEPTH_MAX", "PLAIN", "array", "decode", "encode", "head", "is_array", "is_bytes", "is_int", "require"]
+__all__ = [
+    "DEPTH_MAX",
+    "PLAIN",
+    "array",
+    "bytes_head",
+    "decode",
+    "encode",
+    "head",
+    "is_array",
+    "is_bytes",
+    "is_int",
+    "require",
+]
 
 # The deepest message (message, bundle, sections, section, groups, group, priors, prior, part, columns) is ten arrays.
 DEPTH_MAX = 10
@@ -55,11 +68,21 @@ def encode(value: object) -> bytes:
 
 def head(count: int) -> bytes:
     """Returns the head of an array of `count` items (RFC 8949, section 3: major type 4)."""
+    return _head(0x80, count)
+
+
+@functools.lru_cache(maxsize=64)
+def bytes_head(length: int) -> bytes:
+    """Returns the head of a byte string (RFC 8949, section 3: major type 2): with it the bytes are what `encode` gives."""
+    return _head(0x40, length)
+
+
+def _head(major: int, count: int) -> bytes:
     if count < 24:
-        return bytes([0x80 | count])
+        return bytes([major | count])
     size = (count.bit_length() + 7) // 8
     width = 1 << (size - 1).bit_length()
-    return bytes([0x98 + width.bit_length() - 1]) + count.to_bytes(width, "big")
+    return bytes([major + 24 + width.bit_length() - 1]) + count.to_bytes(width, "big")
 
 
 def array(items: Sequence[bytes]) -> bytes:

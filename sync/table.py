@@ -12,7 +12,7 @@ import hashlib
 import itertools
 import json
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from sync import codec
@@ -366,12 +366,18 @@ class Table:
         """
         if dead:
             return 0
-        own = mask & EXISTENCE and type(key) is bytes and key[:1] == b"\x00"
-        if own and key == birth_key(self.store.site(place), hlc):
-            key = None  # the birth names itself
-        state = self.digest_prefix(place, mask).copy()
-        state.update(hlc.to_bytes(8, "big") + codec.encode(key) + codec.encode(values))
-        return int(_SIGNED(state.digest())[0])
+        fresh, birth = self.digest_prefix(place, mask)
+        stamp = hlc.to_bytes(8, "big")
+        if type(key) is not bytes:
+            name = codec.encode(key)
+        elif mask & EXISTENCE and key == birth + stamp:
+            name = _NO_KEY  # the birth names itself
+        else:
+            name = codec.bytes_head(len(key)) + key
+        state = fresh()
+        state.update(stamp + name + codec.encode(values))
+        found: int = _SIGNED(state.digest())[0]
+        return found
 
     def digests(
         self, place: int, mask: int, hlcs: Sequence[int], keys: Sequence[Any] | None, rows: Sequence[bytes]
@@ -380,7 +386,7 @@ class Table:
 
         `keys` is None where births name themselves; `rows` are the encoded values, one array each.
         """
-        fresh = self.digest_prefix(place, mask).copy
+        fresh, _ = self.digest_prefix(place, mask)
         heads = itertools.repeat(_NO_KEY) if keys is None else map(codec.encode, keys)
         found = []
         for hlc, head, row in zip(hlcs, heads, rows, strict=False):
@@ -389,11 +395,12 @@ class Table:
             found.append(_SIGNED(state.digest())[0])
         return found
 
-    def _digest_prefix(self, place: int, mask: int) -> hashlib.blake2b:
+    def _digest_prefix(self, place: int, mask: int) -> tuple[Callable[[], hashlib.blake2b], bytes]:
+        """Returns what makes a state that has hashed what such entries share, and how the keys of own births begin."""
         state = hashlib.blake2b(digest_size=8, key=self._mesh_key, person=b"mycomesh-change")
         head = [self.spec.folded, self.store.site(place), mask & EXISTENCE, list(self.columns_of(mask))]
         state.update(codec.encode(head))
-        return state
+        return state.copy, b"\x00" + self.store.site(place)
 
     # ---- held values: what entries own but the user's table cannot show
 
