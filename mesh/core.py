@@ -369,7 +369,8 @@ class MeshCore:
         turn.do(LinkUp(link.conn, link.info()))
         self._apply(self._overlay.link_up(link.conn, papers.certificate), turn)
         self._send(link, link.detector.ping(turn.now_ms, turn.wall_ms), 0)
-        for told, entries in introductions(link, self.links.members.values(), both=not self._overlay.large):
+        small = not self._overlay.large(turn.now_ms)
+        for told, entries in introductions(link, self.links.members.values(), both=small):
             self._send(told, entries, 1)
 
     def _enrol(self, link: Link, visitor: Visitor, turn: Turn) -> None:

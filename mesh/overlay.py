@@ -73,6 +73,7 @@ class Overlay:
         "_held_bytes",
         "_links",
         "_neighbours",
+        "_skipped",
         "_spread_ms",
         "_spreads_ms",
         "gossip",
@@ -97,16 +98,18 @@ class Overlay:
         self._expire_ms = 0
         self._fresh: dict[bytes, tuple[bytes, dict[int, None]]] = {}  # node -> (record to pass on, links that have it)
         self._spread_ms: int | None = None
+        self._skipped = (
+            -1
+        )  # the link that brought certificates last: records of new members were skipped before these came
         self._spreads_ms = 0  # not before: what was passed on last is still on its way
         self.membership = membership
         self.roster = membership.roster
         self.topology = Topology(membership.roster.identity)
         self.gossip = Gossip(self._covered, rng, config.gossip)
 
-    @property
-    def large(self) -> bool:
+    def large(self, now_ms: int) -> bool:
         """Whether the mesh is too large for links of all to all."""
-        return max(self.topology.reachable_count(), len(self._links) + 1) > self._config.full_mesh_max
+        return max(self.topology.reachable_count(now_ms), len(self._links) + 1) > self._config.full_mesh_max
 
     # ---- links
 
@@ -135,7 +138,7 @@ class Overlay:
     def publish(self, payload: bytes, priority: int, now_ms: int) -> list[Result]:
         """Sign and spread one batch."""
         identity = self.roster.identity
-        direct = not self.large
+        direct = not self.large(now_ms)
         signature = identity.sign(_DOMAIN, signed_part(priority, payload, direct=direct))
         batch = Batch(identity.node_id, priority, direct, signature, payload)
         return _tells(self.gossip.publish(batch, batch.id, now_ms))
@@ -226,21 +229,21 @@ class Overlay:
                     results.append(Notice("identity.renewed", "this node's certificate was renewed"))
                 self._announce(certificate, results, besides=link)
         if news:
-            # Records of these members were skipped while nobody could check them.
-            results.append(Tell(link, LinkStatesHave(self.topology.versions()), 1))
+            self._skipped = link
+            self._gather(now_ms)
             results += self._release(now_ms)
         return results
 
     def _on_link_states(self, link: int, records: tuple[bytes, ...], now_ms: int) -> None:
         for raw in records:
-            state, news = self.topology.peek(raw)
-            waiting = self._fresh.get(state.node_id)
+            node_id, news = self.topology.peek(raw)
+            waiting = self._fresh.get(node_id)
             if waiting is not None and waiting[0] == raw:
                 waiting[1][link] = None
-            elif news:
-                author = self.roster.get(state.node_id)
-                if author is not None and self.topology.add(state, raw, author.node_key, now_ms):
-                    self._spread(state.node_id, raw, link, now_ms)
+            elif news is not None:
+                author = self.roster.get(node_id)
+                if author is not None and self.topology.add(news, raw, author.node_key, now_ms):
+                    self._spread(node_id, raw, link, now_ms)
 
     # ---- time
 
@@ -307,6 +310,10 @@ class Overlay:
     def _spread(self, node_id: bytes, raw: bytes, link: int, now_ms: int) -> None:
         """Pass a record on with the next ones, to those who have not sent it to us by then."""
         self._fresh[node_id] = (raw, {link: None})
+        self._gather(now_ms)
+
+    def _gather(self, now_ms: int) -> None:
+        """Say what there is to say of link-states together, and not too often."""
         if self._spread_ms is None:
             self._spread_ms = max(now_ms + GATHER_MS, self._spreads_ms)
 
@@ -315,6 +322,9 @@ class Overlay:
         for link in self._links:
             records = [raw for raw, held_by in self._fresh.values() if link not in held_by]
             results += (Tell(link, LinkStates(piece), 1) for piece in _pieces(records))
+        if self._skipped in self._links:
+            results.append(Tell(self._skipped, LinkStatesHave(self.topology.versions()), 1))
+        self._skipped = -1
         self._fresh.clear()
         self._spread_ms = None
         return results

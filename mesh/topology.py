@@ -31,15 +31,21 @@ NODES_MAX = 1_024  # records kept: a large mesh; at 300 bytes each a third of a 
 NEIGHBOURS_MAX = 64  # in one record: four times a full mesh of 16
 RECORD_BYTES_MAX = 4_096  # 64 neighbours of 40 bytes, signature and head
 SPACING_MS = 1_000  # between two records of one node: a flapping radio cannot flood the mesh
+# And so much for each node of a large mesh: every record goes to everybody, so what a node hears a second stays the same.
+SPACING_NODE_MS = 20
+WALK_MS = 250  # how old the count of reachable nodes may be: while a mesh forms, every record would change it
 BURST_RECORDS = 4  # of one node that are taken closer together: what was held up somewhere on the way
 REFRESH_MS = 120_000  # a record is repeated so often, with its byte counts; it heals what was lost on the way
 RTT_MS_MAX = 600_000  # more is no measurement
 SEQUENCE_MAX = 2**63 - 1
 
 _VERSION = 1
+_HEAD = bytes((0x84, _VERSION, 0x50))  # of a record's body in CBOR: an array of 4, the version, 16 bytes
 _DOMAIN = b"link-state"
 _SIGNATURE_BYTES = 64
 _ID_BYTES = 16
+_NODE_AT = _SIGNATURE_BYTES + len(_HEAD)
+_SEQUENCE_AT = _NODE_AT + _ID_BYTES
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -88,11 +94,27 @@ class _Known:
     heard_ms: int
     paced_ms: int = 0
 
+    @property
+    def sequence(self) -> bytes:
+        """The sequence as the record has it; where that is 9 bytes of canonical CBOR, their order is that of the numbers."""
+        return self.raw[_SEQUENCE_AT : _SEQUENCE_AT + 9] if self.raw[_SEQUENCE_AT] == 0x1B else b""
+
 
 class Topology:
     """The map of the mesh as this node knows it."""
 
-    __slots__ = ("_adjacent", "_by_raw", "_changed", "_identity", "_known", "_reachable", "_sequence", "_told_ms")
+    __slots__ = (
+        "_adjacent",
+        "_by_raw",
+        "_changed",
+        "_count",
+        "_identity",
+        "_known",
+        "_reachable",
+        "_sequence",
+        "_told_ms",
+        "_walked_ms",
+    )
 
     def __init__(self, identity: Identity) -> None:
         self._identity = identity
@@ -100,6 +122,8 @@ class Topology:
         self._by_raw: dict[bytes, LinkState] = {}  # most of what a flood brings is here already
         self._adjacent: dict[bytes, frozenset[bytes]] = {}
         self._reachable: dict[bytes, int] | None = None  # node -> hops; None: to be computed
+        self._count = 1
+        self._walked_ms: int | None = None
         self._sequence = 0
         self._changed = True
         self._told_ms: int | None = None
@@ -114,7 +138,11 @@ class Topology:
         """When `tell` is due."""
         if self._told_ms is None:
             return 0
-        return self._told_ms + (SPACING_MS if self._changed else REFRESH_MS)
+        return self._told_ms + (self.spacing_ms() if self._changed else REFRESH_MS)
+
+    def spacing_ms(self) -> int:
+        """How far apart records of one node are, at the least."""
+        return max(SPACING_MS, SPACING_NODE_MS * len(self._known))
 
     def tell(self, neighbours: Iterable[Neighbour], now_ms: int, wall_ms: int) -> bytes:
         """Make and keep our next record; send the answer on every link."""
@@ -131,16 +159,24 @@ class Topology:
 
     # ---- records of others
 
-    def peek(self, raw: bytes) -> tuple[LinkState, bool]:
-        """What an unverified record claims, and whether it would be news. DecodeError if it is malformed."""
+    def peek(self, raw: bytes) -> tuple[bytes, LinkState | None]:
+        """Of whom an unverified record is, and what it claims if that would be news. DecodeError if it is malformed.
+
+        Of a record that is no news, the head alone is read: most of what a flood brings is known or older.
+        """
         same = self._by_raw.get(raw)
         if same is not None:
-            return same, False
+            return same.node_id, None
         if not _SIGNATURE_BYTES < len(raw) <= RECORD_BYTES_MAX:
             raise DecodeError(f"link-state of {len(raw)} bytes")
+        if raw.startswith(_HEAD, _SIGNATURE_BYTES):
+            node_id = raw[_NODE_AT:_SEQUENCE_AT]
+            known = self._known.get(node_id)
+            if known is not None and raw[_SEQUENCE_AT : _SEQUENCE_AT + 9] <= known.sequence:
+                return node_id, None
         state = LinkState.decode(raw[_SIGNATURE_BYTES:])
         known = self._known.get(state.node_id)
-        return state, known is None or known.state.sequence < state.sequence
+        return state.node_id, state if known is None or known.state.sequence < state.sequence else None
 
     def add(self, state: LinkState, raw: bytes, node_key: bytes, now_ms: int) -> bool:
         """Keep a record if its author signed it, there is room and it has not told too many; whether to pass it on."""
@@ -192,11 +228,14 @@ class Topology:
             self._reachable = self._walk()
         return self._reachable.get(node_id)
 
-    def reachable_count(self) -> int:
-        """How many nodes can be reached, ourselves included."""
-        if self._reachable is None:
+    def reachable_count(self, now_ms: int) -> int:
+        """How many nodes can be reached, ourselves included, or could `WALK_MS` ago."""
+        if self._reachable is None and (self._walked_ms is None or now_ms - self._walked_ms >= WALK_MS):
+            self._walked_ms = now_ms
             self._reachable = self._walk()
-        return len(self._reachable)
+        if self._reachable is not None:
+            self._count = len(self._reachable)
+        return self._count
 
     def degree(self, node_id: bytes) -> int:
         """How many neighbours a node claims."""

@@ -122,8 +122,8 @@ def test_records_of_one_member_are_taken_once_a_second_and_a_few_at_once():
     def offer(sequence, now_ms):
         body = LinkState(flooder.node_id, sequence, ()).encode()
         raw = flooder.sign(b"link-state", body) + body
-        state, news = topology.peek(raw)
-        return news and topology.add(state, raw, flooder.certificate.node_key, now_ms)
+        _, news = topology.peek(raw)
+        return news is not None and topology.add(news, raw, flooder.certificate.node_key, now_ms)
 
     assert sum(offer(sequence, 0) for sequence in range(1, 1_000)) == BURST_RECORDS
     taken = sum(offer(1_000 + now_ms, now_ms) for now_ms in range(0, 60_000, 10))
