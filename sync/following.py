@@ -214,9 +214,10 @@ class Following:
         for column in defined.columns:
             mine = here.get(column.folded)
             if mine is not None and mine.default != column.default:
-                self._catalog.notes[spec.folded] = (
+                self._catalog.notes.setdefault(
+                    spec.folded,
                     f"column {mine.name!r} has the default {mine.default or 'NULL'} here and {column.default or 'NULL'} on the"
-                    " mesh: where nobody has written it, nodes show different values; write it, or drop it and add it again"
+                    " mesh: where nobody has written it, nodes show different values; write it, or drop it and add it again",
                 )
 
     def _create(self, defined: TableSpec, sql: str, name: str) -> None:
