@@ -32,7 +32,7 @@ MEMBERS_MAX = 1_024  # certificates kept: a large mesh; the root signs each, so 
 class Roster:
     """Certificates by node id, this node's own among them."""
 
-    __slots__ = ("_by_digest", "_by_node", "identity", "newest_seen_s", "standing", "version")
+    __slots__ = ("_by_digest", "_by_node", "_limited", "identity", "newest_seen_s", "standing", "version")
 
     def __init__(self, identity: Identity) -> None:
         self.identity = identity
@@ -41,6 +41,7 @@ class Roster:
         self.version = 0  # of the members' rights: grows with each certificate
         self._by_node: dict[bytes, Certificate] = {}
         self._by_digest: dict[bytes, Certificate] = {}
+        self._limited: dict[bytes, tuple[tuple[str, str], ...]] = {}  # the rights of those who have not all
         self._keep(identity.certificate)
 
     def judge(self, raw: bytes, wall_ms: int) -> Certificate:
@@ -68,10 +69,11 @@ class Roster:
         return True
 
     def drop(self, node_id: bytes) -> None:
-        """Forget a member who was revoked."""
+        """Forget a member."""
         known = self._by_node.pop(node_id, None)
         if known is not None:
             del self._by_digest[digest_of(known.raw)]
+            self._limited.pop(node_id, None)
 
     def get(self, node_id: bytes) -> Certificate | None:
         """The certificate of a node."""
@@ -83,7 +85,7 @@ class Roster:
         own = self.identity.node_id
         gone = [key for key, known in self._by_node.items() if known.not_after_s <= wall_s and key != own]
         for node_id in gone:
-            del self._by_digest[digest_of(self._by_node.pop(node_id).raw)]
+            self.drop(node_id)
         return gone
 
     @property
@@ -93,8 +95,7 @@ class Roster:
 
     def limited(self) -> tuple[tuple[bytes, tuple[tuple[str, str], ...]], ...]:
         """Who may not do everything with every table, and what they may; by node id."""
-        found = [(node_id, each.table_rights) for node_id, each in sorted(self._by_node.items())]
-        return tuple((node_id, rights) for node_id, rights in found if rights != GRANTS_ALL)
+        return tuple(sorted(self._limited.items()))
 
     def members(self) -> tuple[Certificate, ...]:
         """Every member, by name and then node id, for people."""
@@ -114,6 +115,10 @@ class Roster:
 
     def _keep(self, certificate: Certificate) -> None:
         self._by_node[certificate.node_id] = certificate
+        if certificate.table_rights == GRANTS_ALL:
+            self._limited.pop(certificate.node_id, None)
+        else:
+            self._limited[certificate.node_id] = certificate.table_rights
         self.version += 1
         self._by_digest[digest_of(certificate.raw)] = certificate
         self.newest_seen_s = max(self.newest_seen_s, certificate.not_before_s)
