@@ -242,14 +242,14 @@ class Exchange:
             return
         except (DecodeError, BatchRefusedError) as error:
             text = f"batch of {origin.hex()[:8]} refused: {error}"
-            turn.say("batch.refused", text, {"origin": origin.hex()}, "warning")
+            turn.say("batch.refused", text, {"node_id": origin.hex()}, "warning")
             return
         turn.publish(applied.published)
         if applied.forbidden:
             text = (
                 f"{origin.hex()[:8]} wrote tables that it may not write ({', '.join(applied.forbidden)}): not accepted"
             )
-            turn.say("batch.forbidden", text, {"origin": origin.hex(), "tables": applied.forbidden}, "warning")
+            turn.say("batch.forbidden", text, {"node_id": origin.hex(), "tables": applied.forbidden}, "warning")
         turn.changed = turn.changed or applied.merged.changes > 0
         self._tell(applied, turn)
         if applied.gaps or applied.unknown:

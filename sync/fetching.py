@@ -200,7 +200,7 @@ class Fetching:
         if applied.refused:
             current.failed = current.refused = True
             text = f"{applied.refused} changes from {link.peer.hex()[:8]} are stamped too far ahead; check its clock"
-            turn.say("round.refused", text, {"changes": applied.refused}, "warning")
+            turn.say("round.refused", text, {"changes": applied.refused, "node_id": link.peer.hex()}, "warning")
         elif applied.withheld:
             current.failed = True
         elif not current.abandoned:
@@ -231,7 +231,7 @@ class Fetching:
         size = f"{progress.received_bytes / 1e6:.1f} MB"
         text = f"catching up with {link.peer.hex()[:8]}: {progress.rows:,}{share} rows, {size}{left}"
         detail = {"rows": progress.rows, "expected": progress.expected, "bytes": progress.received_bytes}
-        turn.say("round.progress", text, detail)
+        turn.say("round.progress", text, detail | {"node_id": link.peer.hex()})
 
     def ended(self, number: int, message: wire.Done, turn: Turn) -> None:
         """The stream is complete: its vectors are adopted, if nothing speaks against it."""
@@ -304,7 +304,7 @@ class Fetching:
         self._forget(link.peer, current)
         if moved:
             text = f"caught up with {link.peer.hex()[:8]}"
-            turn.say("round.done", text, {"rows": link.rows, "tables": moved})
+            turn.say("round.done", text, {"rows": link.rows, "tables": moved, "node_id": link.peer.hex()})
             turn.moved = True
         self._ask_others(number, turn)
         self._ask(number, turn)

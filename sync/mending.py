@@ -145,7 +145,7 @@ class Mending:
         repaired = applied.merged.repaired  # the rest is news, which a round under way has brought to that peer first
         if repaired:
             text = f"{repaired} damaged entries repaired from {link.peer.hex()[:8]}"
-            turn.say("repair.done", text, {"changes": repaired}, "warning")
+            turn.say("repair.done", text, {"changes": repaired, "node_id": link.peer.hex()}, "warning")
         if message.final:
             return applied
         answers: list[bytes] = []

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
     from mesh.node.config import NodeConfig
     from mesh.node.home import Home
-    from mesh.node.metrics import MetricsServer
+    from mesh.node.scrape import MetricsServer
 
 __all__ = ["Daemon", "complaints", "enrol", "event_loop", "serve"]
 
@@ -162,7 +162,7 @@ class Daemon:
         """Serve metrics where that is asked for; the module is loaded only then."""
         if self._config.metrics is None:
             return None
-        server: MetricsServer = importlib.import_module("mesh.node.metrics").MetricsServer(
+        server: MetricsServer = importlib.import_module("mesh.node.scrape").MetricsServer(
             self._config.metrics, self.status
         )
         await server.start()

@@ -12,7 +12,7 @@ import contextlib
 import os
 import random
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar, assert_never
 
 from mesh.config import MeshConfig
@@ -351,13 +351,19 @@ class ServingNode:
         self._note_due = None
         self._sql.call(self._note)
 
+    def _named(self, notice: Notice) -> Notice:
+        """What the tables' side knows by the beginning of its id alone, by its name."""
+        node_id = str(notice.detail.get("node_id", ""))
+        member = self._mesh.roster.get(bytes.fromhex(node_id)) if node_id else None
+        return notice if member is None else replace(notice, text=notice.text.replace(node_id[:8], member.name, 1))
+
     def _on_action(self, action: ToExchange | Notice | MembershipChanged | Close | Any) -> None:
         self._mirror.touch()
         match action:
             case ToExchange(event):
                 self._sql.submit(event)
             case Notice():
-                self._on_notice(action)
+                self._on_notice(self._named(action))
             case MembershipChanged():
                 self._on_membership(action)
             case Close(conn, reason):

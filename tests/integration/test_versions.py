@@ -60,6 +60,7 @@ def test_a_mesh_is_upgraded_node_by_node_and_who_is_left_behind_reads_why(machin
     alpha.up("--port", "0", "--peer", bravo.address)
     eventually(lambda: linked(alpha) == {"bravo": "2"} and linked(bravo) == {"alpha": "2"}, "linked by version 2")
     alpha.shows("SELECT x FROM t WHERE id = 2;", "written meanwhile\n")
+    eventually(lambda: "caught up with bravo" in alpha.said(), "a person reads the name, not the id")
 
 
 def test_a_version_that_this_program_does_not_speak_is_one_line(machine):

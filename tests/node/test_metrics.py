@@ -9,10 +9,11 @@ from dataclasses import replace
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from mesh.node import metrics
+from mesh.node import scrape
 from mesh.node.config import PeerName
 from mesh.node.errors import NodeError
-from mesh.node.metrics import MetricsServer, exposition
+from mesh.node.metrics import exposition
+from mesh.node.scrape import MetricsServer
 from mesh.node.status import SCHEMA, PeerView, Status, TableView
 
 PEER = PeerView("aa", 'bra"vo\\\n', ("member",), "linked", "192.0.2.1:1", 2.5, None, True, 10, 100, 200)
@@ -118,7 +119,7 @@ def test_the_server_answers_at_metrics_and_nowhere_else():
 
 
 def test_who_sends_too_much_or_nothing_is_let_go(monkeypatch):
-    monkeypatch.setattr(metrics, "REQUEST_S_MAX", 0.1)
+    monkeypatch.setattr(scrape, "REQUEST_S_MAX", 0.1)
 
     async def story(server):
         assert await asked(server, b"GET /" + b"x" * 20_000) == b""
@@ -130,7 +131,7 @@ def test_who_sends_too_much_or_nothing_is_let_go(monkeypatch):
 
 def test_so_many_are_served_at_once():
     async def story(server):
-        idle = [await asyncio.open_connection("127.0.0.1", server.port) for _ in range(metrics.CLIENTS_MAX)]
+        idle = [await asyncio.open_connection("127.0.0.1", server.port) for _ in range(scrape.CLIENTS_MAX)]
         await asyncio.sleep(0.05)
         assert await asked(server, b"GET /metrics HTTP/1.0\r\n\r\n") == b""
         for _, writer in idle:

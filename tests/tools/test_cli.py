@@ -193,7 +193,7 @@ def test_the_home_may_stand_after_the_command(run, tmp_path):
     assert (tmp_path / "other" / "state" / "identity").exists()
 
 
-@pytest.mark.parametrize("words", [["--version"], ["status"], ["peers"], ["down"]])
+@pytest.mark.parametrize("words", [["--version"], ["status"], ["peers"], ["metrics"], ["down"]])
 def test_a_quick_command_loads_nothing_heavy(tmp_path, words):
     script = (
         "import sys, json\nfrom tools.cli import main\n"
