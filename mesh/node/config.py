@@ -6,6 +6,7 @@ It must not know how a setting is used, and nothing here touches the network (`-
 
 from __future__ import annotations
 
+import re
 import tomllib
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -121,41 +122,53 @@ class NodeConfig:
 
 def load(path: Path, **overrides: Any) -> NodeConfig:
     """Read config.toml (absent is fine) and lay the command line over it; None in `overrides` means "not given"."""
-    try:
-        settings = replace(NodeConfig(), **_fields(path, _table(path)))
-    except ConfigError as error:
-        text = str(error)
-        raise ConfigError(text if str(path) in text else f"{path}: {text}") from error
+    text = _text(path)
+    settings = NodeConfig()
+    for key, value in _table(path, text).items():
+        try:
+            settings = replace(settings, **{_field(key): _value(key, value)})
+        except ConfigError as error:
+            raise ConfigError(f"{path}:{_line(text, key)}: {error}") from error
     return replace(settings, **{name: value for name, value in overrides.items() if value is not None})
 
 
-def _table(path: Path) -> dict[str, Any]:
+def _text(path: Path) -> str:
     try:
         with path.open("rb") as file:
             data = file.read(CONFIG_BYTES_MAX + 1)
     except FileNotFoundError:
-        return {}
+        return ""
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}; check its owner and permissions") from error
     if len(data) > CONFIG_BYTES_MAX:
         raise ConfigError(f"{path} is larger than 1 MiB, so it is no configuration of ours; check the path")
     try:
-        return tomllib.loads(data.decode("utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not valid TOML: {error}") from error
 
 
-def _fields(path: Path, table: dict[str, Any]) -> dict[str, Any]:
-    """Turn TOML values into field values, naming file and key of whatever does not fit."""
-    fields: dict[str, Any] = {}
-    for key, value in table.items():
-        if key not in KEYS:
-            raise ConfigError(f"{path}: unknown key {key!r}; known keys are {', '.join(KEYS)}")
-        fields[KEYS[key]] = _value(path, key, value)
-    return fields
+def _table(path: Path, text: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}") from error
 
 
-def _value(path: Path, key: str, value: Any) -> Any:
+def _field(key: str) -> str:
+    if key not in KEYS:
+        raise ConfigError(f"unknown key {key!r}; known keys are {', '.join(KEYS)}")
+    return KEYS[key]
+
+
+def _line(text: str, key: str) -> int:
+    """Return the number of the line on which a top-level key or table of that name begins."""
+    name = re.escape(key)
+    found = re.search(rf"""^[ \t]*\[*[ \t]*["']?{name}["']?[ \t]*[=.\]]""", text, re.MULTILINE)
+    return text.count("\n", 0, found.start()) + 1 if found else 1
+
+
+def _value(key: str, value: Any) -> Any:
     match key:
         case "port":
             if type(value) is int:
@@ -181,7 +194,7 @@ def _value(path: Path, key: str, value: Any) -> Any:
             if isinstance(value, list) and all(type(item) is str for item in value):
                 return tuple(PeerName.parse(item) for item in value) if key == "peers" else tuple(value)
             wanted = "a list of texts"
-    raise ConfigError(f"{path}: {key!r} must be {wanted}, not {value!r}")
+    raise ConfigError(f"{key!r} must be {wanted}, not {value!r}")
 
 
 def _versions(oldest: int, newest: int) -> Versions:

@@ -152,3 +152,21 @@ def test_names_are_compared_as_sqlite_does(file):
     """ASCII letters alone: the other two are two tables."""
     file.write_text('only = ["Ä"]\nexcept = ["ä"]\n')
     assert (load(file).only, load(file).exclude) == (("Ä",), ("ä",))
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("# port = 1\nport = 70000\n", 2),
+        ('log_level = "info"\n\n  "peers" = ["host:99999"]\n', 3),
+        ('only = [\n  "port",\n]\nport = "x"\n', 4),
+        ("loopback = true\n[node]\nport = 1\n", 2),
+        ("loopback = true\nmetrics.port = 1\n", 2),
+        ('only = ["a"]\nexcept = ["a"]\n', 2),
+    ],
+)
+def test_an_error_names_the_file_and_the_line(file, text, line):
+    file.write_text(text)
+    with pytest.raises(ConfigError) as error:
+        load(file)
+    assert str(error.value).startswith(f"{file}:{line}: ")
