@@ -135,7 +135,9 @@ class Application:
 
     def fill(self) -> None:
         """Make the rows of counters, at the one node that declares them."""
-        self.db.executemany("INSERT OR IGNORE INTO stock(item) VALUES (?)", [(f"item {item}",) for item in range(ITEMS)])
+        self.db.executemany(
+            "INSERT OR IGNORE INTO stock(item) VALUES (?)", [(f"item {item}",) for item in range(ITEMS)]
+        )
 
     def close(self) -> None:
         """Disconnect."""

@@ -137,6 +137,10 @@ CATALOGUE = {
         Kind("idle_rss_mb", "node", "MB", "resident memory of a node at rest with 100k rows", goal=45),
         Kind("idle_cpu_percent", "node", "%", "of one core, the same node, linked", goal=0.2),
         Kind("status_ms", "node", "ms", "`mycomesh status --json`", goal=150),
+        Kind("world_50_cpu_s", "worlds", "s", "CPU of 50 simulated nodes, 10 virtual minutes with a split", goal=30),
+        Kind("world_50_event_ms", "worlds", "ms", "CPU an event of it"),
+        Kind("world_200_cpu_s", "worlds", "s", "CPU of 200 simulated nodes, a virtual minute with a split", goal=180),
+        Kind("world_200_event_ms", "worlds", "ms", "CPU an event of it: no more than at 50 nodes would be flat"),
     )
 }
 
