@@ -61,9 +61,9 @@ def _refuse_map(*_args: object) -> NoReturn:
 _NO_TAGS = _NoTags()
 
 
-def encode(value: object) -> bytes:
-    """Returns the canonical CBOR of nested sequences of SQLite values."""
-    return cbor2.dumps(value, canonical=True)
+# Returns the canonical CBOR of nested sequences of SQLite values. One encoder for all: to make one takes a quarter of the time
+# that a short row does. It runs no Python while it encodes such values, so threads do not meet in it.
+encode: Callable[[object], bytes] = cbor2.CBOREncoder(io.BytesIO(), canonical=True).encode_to_bytes
 
 
 def head(count: int) -> bytes:
