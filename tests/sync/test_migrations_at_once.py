@@ -9,10 +9,11 @@ from pathlib import Path
 
 import apsw
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
+from hypothesis.stateful import initialize, rule, run_state_machine_as_test
 
 from sync.errors import MigrationError
-from tests.sync.peers import Peer, assert_equal, catch_up, converge
+from tests.sync.machine import NUMBERS, Mail
+from tests.sync.peers import Peer, assert_equal, converge
 from tests.sync.scale import examples
 
 # `v` has a value of its own for every write and is never dropped; the others come and go.
@@ -26,22 +27,15 @@ NAMES = ("a", "b", "c", "d", "t", "bag")
 DEFAULTS = dict(
     zip(NAMES, range(6), strict=True)
 )  # of a column, wherever it is added: two nodes that disagree are told
-peers = st.integers(0, 2)
 tables = st.sampled_from(sorted(TABLES))
 columns = st.integers(0, 3)
 
 
-class Migrations(RuleBasedStateMachine):
+class Migrations(Mail):
     """Three replicas whose people drop, add and rename under way."""
 
     def __init__(self):
-        super().__init__()
-        self.folder = tempfile.TemporaryDirectory(prefix="mycomesh-migrations-")
-        self.peers = []
-        self.mail = []
-        self.written = set()
-        self.overwritten = set()
-        self.count = 0
+        super().__init__(tempfile.TemporaryDirectory(prefix="mycomesh-migrations-"))
 
     @initialize(clocks=st.lists(st.integers(1_000, 1_020), min_size=3, max_size=3))
     def start(self, clocks):
@@ -68,7 +62,7 @@ class Migrations(RuleBasedStateMachine):
             values |= {value for (value,) in peer.sql(f"SELECT {v} FROM {table} WHERE {v} IS NOT NULL")}
         return values
 
-    @rule(number=peers, mesh=tables, key=st.integers(1, 4), how=st.sampled_from(["insert", "update", "rest", "delete"]),
+    @rule(number=NUMBERS, mesh=tables, key=st.integers(1, 4), how=st.sampled_from(["insert", "update", "rest", "delete"]),
           pick=columns)  # fmt: skip
     def write(self, number, mesh, key, how, pick):
         peer = self.peers[number]
@@ -92,7 +86,7 @@ class Migrations(RuleBasedStateMachine):
         self.written |= after
         self.overwritten |= before - after
 
-    @rule(number=peers, mesh=tables, what=st.sampled_from(["drop", "add", "rename", "move", "both", "fill"]), pick=columns,
+    @rule(number=NUMBERS, mesh=tables, what=st.sampled_from(["drop", "add", "rename", "move", "both", "fill"]), pick=columns,
           name=st.sampled_from(NAMES))  # fmt: skip
     def migrate(self, number, mesh, what, pick, name):
         peer = self.peers[number]
@@ -112,45 +106,12 @@ class Migrations(RuleBasedStateMachine):
         with contextlib.suppress(MigrationError):  # a name that is taken, a column that a constraint names
             peer.replica.migrate(script, peer.wall_ms)
 
-    @rule(number=peers)
+    @rule(number=NUMBERS)
     def make_and_drop_another(self, number):
         peer = self.peers[number]
         peer.app.execute("SELECT 1 FROM sqlite_schema").fetchall()
         here = peer.sql("SELECT count(*) FROM sqlite_schema WHERE name = 'extra'") == [(1,)]
         peer.replica.migrate("DROP TABLE extra" if here else "CREATE TABLE extra(x)", peer.wall_ms)
-
-    @rule(number=peers)
-    def publish(self, number):
-        self.mail += [(number, bundle) for bundle in self.peers[number].drain()]
-
-    @rule(number=peers, pick=st.integers(0, 1_000))
-    def deliver(self, number, pick):
-        if self.mail:
-            sender, bundle = self.mail[-1 - pick % len(self.mail)]
-            self.mail += [(number, own) for own in self.peers[number].take([bundle], self.peers[sender].node_id)]
-
-    @rule(receiver=peers, sender=peers)
-    def round(self, receiver, sender):
-        if receiver != sender:
-            catch_up(self.peers[receiver], self.peers[sender])
-
-    @rule(number=peers)
-    def restart(self, number):
-        self.peers[number].close()
-        self.peers[number].open()
-
-    @rule(number=peers, ms=st.integers(1, 30))
-    def time_passes(self, number, ms):
-        self.peers[number].wall_ms += ms
-
-    def teardown(self):
-        try:
-            if self.peers:
-                self.check()
-        finally:
-            for peer in self.peers:
-                peer.close()
-            self.folder.cleanup()
 
     def check(self):
         converge(self.peers)
@@ -163,14 +124,7 @@ class Migrations(RuleBasedStateMachine):
             ):
                 assert_equal(first, second)
         seen = self.seen(self.peers[0])
-        records = "".join(
-            text
-            for peer in self.peers
-            for (text,) in peer.sql("SELECT lost FROM mycomesh_conflicts UNION ALL SELECT content FROM mycomesh_parked")
-        )
-        lost = [v for v in sorted(self.written - seen - self.overwritten) if f'"{v}"' not in records]
-        assert not lost, f"written, never knowingly overwritten, and neither seen nor on record: {lost}"
-        assert not seen & self.overwritten, "a value that was overwritten or deleted came back"
+        self.assert_nothing_lost(seen)
         for peer in self.peers:
             assert peer.scrub().found == 0, "a scrub takes rows for others than they are"
             assert peer.digests() == digests

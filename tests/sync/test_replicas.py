@@ -17,9 +17,10 @@ from pathlib import Path
 
 import apsw
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
+from hypothesis.stateful import initialize, rule, run_state_machine_as_test
 
 from sync.stream import Stream
+from tests.sync.machine import NUMBERS, Mail
 from tests.sync.peers import Peer, assert_equal, catch_up, converge
 from tests.sync.scale import examples
 from tests.sync.shapes import Shape
@@ -117,7 +118,6 @@ STATEMENTS = (
     delete,
     clear,
 )
-peers = st.integers(0, 2)
 steps = st.tuples(
     st.sampled_from([shape.name for shape in TABLES]),
     st.sampled_from(STATEMENTS),
@@ -153,17 +153,11 @@ class Template:
         return folder
 
 
-class Replicas(RuleBasedStateMachine):
+class Replicas(Mail):
     """The rules; times are small and drawn, so that clocks differ and an example replays exactly."""
 
     def __init__(self):
-        super().__init__()
-        self.folder = Template.copy()
-        self.peers = []
-        self.mail = []  # every bundle ever published: (sender, bytes)
-        self.written = set()
-        self.overwritten = set()
-        self.count = 0
+        super().__init__(Template.copy())
         self.sums = {"a": [10, 0], "b": [20, 0]}
 
     @initialize(clocks=st.lists(st.integers(1_000, 1_020), min_size=3, max_size=3))
@@ -191,18 +185,20 @@ class Replicas(RuleBasedStateMachine):
         self.overwritten |= before - after
 
     @rule(
-        number=peers, script=st.lists(steps, min_size=1, max_size=3), commit=st.sampled_from([True, True, True, False])
+        number=NUMBERS,
+        script=st.lists(steps, min_size=1, max_size=3),
+        commit=st.sampled_from([True, True, True, False]),
     )
     def write(self, number, script, commit):
         self.execute(self.peers[number], script, commit)
 
-    @rule(number=peers, script=st.lists(steps, min_size=1, max_size=2))
+    @rule(number=NUMBERS, script=st.lists(steps, min_size=1, max_size=2))
     def write_and_publish(self, number, script):
         self.execute(self.peers[number], script, commit=True)
         self.publish(number)
 
     @rule(
-        number=peers,
+        number=NUMBERS,
         changes=st.lists(
             st.tuples(st.sampled_from("ab"), st.sampled_from("nm"), st.integers(-3, 3)), min_size=1, max_size=3
         ),
@@ -216,32 +212,16 @@ class Replicas(RuleBasedStateMachine):
             self.sums[key]["nm".index(column)] += step * commit
         peer.sql("COMMIT" if commit else "ROLLBACK")
 
-    @rule(number=peers, counter=st.sampled_from(COUNTERS))
+    @rule(number=NUMBERS, counter=st.sampled_from(COUNTERS))
     def declare(self, number, counter):
         self.peers[number].replica.decisions.count(*counter)
 
-    @rule(number=peers)
-    def publish(self, number):
-        self.mail += [(number, bundle) for bundle in self.peers[number].drain()]
-
-    @rule(number=peers, pick=st.integers(0, 1_000))
-    def deliver(self, number, pick):
-        if self.mail:
-            sender, bundle = self.mail[-1 - pick % len(self.mail)]
-            published = self.peers[number].take([bundle], self.peers[sender].node_id)
-            self.mail += [(number, own) for own in published]
-
-    @rule(number=peers)
+    @rule(number=NUMBERS)
     def deliver_all_backwards(self, number):
         for sender, bundle in reversed(self.mail):
             self.peers[number].take([bundle], self.peers[sender].node_id)
 
-    @rule(receiver=peers, sender=peers)
-    def round(self, receiver, sender):
-        if receiver != sender:
-            catch_up(self.peers[receiver], self.peers[sender])
-
-    @rule(receiver=peers, sender=peers)
+    @rule(receiver=NUMBERS, sender=NUMBERS)
     def broken_round(self, receiver, sender):
         """The first chunk arrives, the rest and the vector do not."""
         if receiver == sender:
@@ -251,24 +231,6 @@ class Replicas(RuleBasedStateMachine):
         if chunk.bundle is not None:
             one.take([chunk.bundle])
 
-    @rule(number=peers)
-    def restart(self, number):
-        self.peers[number].close()
-        self.peers[number].open()
-
-    @rule(number=peers, ms=st.integers(1, 30))
-    def time_passes(self, number, ms):
-        self.peers[number].wall_ms += ms
-
-    def teardown(self):
-        try:
-            if self.peers:
-                self.check()
-        finally:
-            for peer in self.peers:
-                peer.close()
-            self.folder.cleanup()
-
     def check(self):
         converge(self.peers)
         for first, second in pairwise(self.peers):
@@ -277,14 +239,7 @@ class Replicas(RuleBasedStateMachine):
         assert self.peers[0].sql("SELECT k, n, m FROM sums ORDER BY k") == sums
         seen = self.seen(self.peers[0])
         assert seen <= self.written
-        assert not seen & self.overwritten, "a value that was overwritten or deleted came back"
-        records = "".join(
-            text
-            for peer in self.peers
-            for (text,) in peer.sql("SELECT lost FROM mycomesh_conflicts UNION ALL SELECT content FROM mycomesh_parked")
-        )
-        lost = [v for v in sorted(self.written - seen - self.overwritten) if f'"{v}"' not in records]
-        assert not lost, f"written, never knowingly overwritten, and neither seen nor on record: {lost}"
+        self.assert_nothing_lost(seen)
         digests = self.peers[0].digests()
         for peer in self.peers:
             peer.scrub()  # cells of columns that were declared counters a moment ago may want a look
