@@ -23,8 +23,9 @@ from sync.schema import INTERNAL_PREFIX, fold, quoted, stored_columns, user_tabl
 __all__ = ["Alteration", "Plan", "run"]
 
 _MARK = f"{INTERNAL_PREFIX}mark_"
+# No legacy_alter_table: RENAME must rewrite the triggers.
 _PRAGMAS = {
-    "foreign_keys", "foreign_key_check", "foreign_key_list", "legacy_alter_table", "defer_foreign_keys", "user_version",
+    "foreign_keys", "foreign_key_check", "foreign_key_list", "defer_foreign_keys", "user_version",
     "application_id", "integrity_check", "quick_check", "table_info", "table_xinfo", "index_list", "index_info",
 }  # fmt: skip
 _NO_PLACE = {apsw.SQLITE_ATTACH: "ATTACH", apsw.SQLITE_DETACH: "DETACH", apsw.SQLITE_TRANSACTION: "ROLLBACK"}

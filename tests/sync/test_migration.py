@@ -306,6 +306,7 @@ def test_every_shape_loses_and_renames_columns_under_way(peers, shape):
         ("ALTER TABLE t DROP COLUMN b;\n\n  DROP TABLE missing;", "line 3: no such table"),
         ("ALTER TABLE t DROP COLUMN b; INSERT INTO t(id) VALUES(1)", "UNIQUE constraint failed"),
         ("ATTACH 'other.db' AS o", "line 1: ATTACH has no place in a migration"),
+        ("PRAGMA legacy_alter_table = ON", "line 1: PRAGMA legacy_alter_table has no place"),
         ("PRAGMA journal_mode = DELETE", "line 1: PRAGMA journal_mode has no place"),
         ("DROP TABLE t; ROLLBACK", "line 1: ROLLBACK has no place"),
         ("DELETE FROM mycomesh_changes_2", "line 1: no such table: mycomesh_changes_2"),
