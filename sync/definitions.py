@@ -15,7 +15,7 @@ import apsw
 
 from sync.schema import TableSpec, UnsupportedTable, fold, quoted, read_table, user_tables
 
-__all__ = ["column_clause", "described", "only", "redefined", "rename_columns", "scratch"]
+__all__ = ["column_clause", "described", "only", "redefined", "rename_columns", "rename_tables", "scratch"]
 
 _SPARE = "mycomesh_spare_"  # of names that stand for a moment
 
@@ -55,8 +55,7 @@ def redefined(sql: str, *, table: str, columns: Mapping[str, str], without: Iter
                 with contextlib.suppress(apsw.SQLError):  # it is in a constraint of the table
                     db.execute(f"ALTER TABLE {quoted(name)} DROP COLUMN {quoted(column)}")
             rename_columns(db, name, columns)
-            if fold(name) != fold(table):
-                db.execute(f"ALTER TABLE {quoted(name)} RENAME TO {quoted(table)}")
+            rename_tables(db, {name: table})
             (name,) = user_tables(db)[0]
             listing = "SELECT sql FROM sqlite_schema WHERE type = 'table' AND name = ?"
             return str(db.execute(listing, (name,)).fetchone()[0])
@@ -66,14 +65,23 @@ def redefined(sql: str, *, table: str, columns: Mapping[str, str], without: Iter
 
 def rename_columns(db: Any, table: str, names: Mapping[str, str]) -> None:
     """Renames columns all at once, so that two may take each other's names; apsw.SQLError where SQLite refuses."""
-    moving = {old: new for old, new in names.items() if fold(old) != fold(new)}
-    crossing = {fold(old) for old in moving} & {fold(new) for new in moving.values()}
-    steps = list(moving.items())
-    if crossing:
-        spare = {old: f"{_SPARE}{number}" for number, old in enumerate(moving)}
-        steps = [*spare.items(), *((spare[old], new) for old, new in moving.items())]
-    for old, new in steps:
+    for old, new in _steps(names):
         db.execute(f"ALTER TABLE {quoted(table)} RENAME COLUMN {quoted(old)} TO {quoted(new)}")
+
+
+def rename_tables(db: Any, names: Mapping[str, str]) -> None:
+    """Renames tables, as `rename_columns` does columns."""
+    for old, new in _steps(names):
+        db.execute(f"ALTER TABLE {quoted(old)} RENAME TO {quoted(new)}")
+
+
+def _steps(names: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Returns renames one after the other; over spare names where one that is taken becomes free on the way."""
+    moving = {old: new for old, new in names.items() if fold(old) != fold(new)}
+    if not {fold(old) for old in moving} & {fold(new) for new in moving.values()}:
+        return list(moving.items())
+    spare = {old: f"{_SPARE}{number}" for number, old in enumerate(moving)}
+    return [*spare.items(), *((spare[old], new) for old, new in moving.items())]
 
 
 def column_clause(db: Any, table: str, column: str, name: str) -> str:

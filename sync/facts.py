@@ -9,7 +9,7 @@ from __future__ import annotations
 from sync.capture import OP_INSERT, pending_name
 from sync.store import Store
 
-__all__ = ["INDEX", "SCHEMA_ID", "SCHEMA_TABLE", "SQL_MAX", "TABLE", "Facts"]
+__all__ = ["INDEX", "SCHEMA_ID", "SCHEMA_TABLE", "TABLE", "Facts"]
 
 SCHEMA_TABLE = "mycomesh_schema"
 SCHEMA_ID = 1
@@ -28,12 +28,12 @@ class Facts:
         """Returns (name, sql) of every fact of a kind that can be one, by name."""
         listing = f"SELECT name, sql FROM {SCHEMA_TABLE} WHERE kind = ? ORDER BY name"
         found = self._store.db.execute(listing, (kind,)).fetchall()
-        return [(name, sql) for name, sql in found if type(name) is type(sql) is str and len(sql) <= SQL_MAX]
+        return [(name, sql) for name, sql in found if type(name) is str and _possible(sql)]
 
     def of(self, name: str) -> str | None:
-        """Returns what one fact says, None if there is none."""
+        """Returns what one fact says, None if there is none that can be one."""
         found = self._store.db.execute(f"SELECT sql FROM {SCHEMA_TABLE} WHERE name = ?", (name,)).fetchone()
-        return found[0] if found else None
+        return found[0] if found is not None and _possible(found[0]) else None
 
     def write(self, name: str, kind: str, sql: str) -> None:
         """Writes one fact, to be stamped by the next drain; inside a transaction."""
@@ -44,3 +44,8 @@ class Facts:
         self._store.db.execute(
             f"INSERT INTO {pending_name(SCHEMA_ID)}(what, at, k0) VALUES({OP_INSERT}, NULL, ?)", (name,)
         )
+
+
+def _possible(sql: object) -> bool:
+    """True for what a fact may say: peers write rows of any type."""
+    return type(sql) is str and len(sql) <= SQL_MAX

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import apsw
 
 from sync import report
-from sync.definitions import column_clause, described, only, redefined, rename_columns, scratch
+from sync.definitions import column_clause, described, only, redefined, rename_columns, rename_tables, scratch
 from sync.facts import INDEX, SCHEMA_TABLE, TABLE
 from sync.names import shown_names
 from sync.schema import Column, TableSpec, fold, quoted, stored_columns
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 __all__ = ["Following"]
 
 _SAVEPOINT = "mycomesh_follow"
-_SPARE = "mycomesh_spare_"
 
 
 class Following:
@@ -37,14 +36,13 @@ class Following:
         self._db = store.db
         self._catalog = catalog
         self._definitions: dict[str, TableSpec | None] = {}
+        self._refused: dict[str, str] = {}  # what SQLite refused in this pass, by table
 
     def follow(self) -> None:
         """Drops, renames, then adds; inside a transaction in which every captured write has its stamp."""
         facts = self._catalog.facts
         indexes = facts.all(INDEX)
-        for name, sql in indexes:
-            if not sql:
-                self._db.execute(f"DROP INDEX IF EXISTS {quoted(name.removeprefix(f'{INDEX}:'))}")
+        self._drop_indexes([name for name, sql in indexes if not sql])
         for subject in sorted(self._catalog.policies.dropped):
             if len(subject) == 1:
                 self._drop_table(subject[0])
@@ -67,16 +65,22 @@ class Following:
 
     # ---- what is no more
 
+    def _drop_indexes(self, facts: Sequence[str]) -> None:
+        """Drops indexes that are a user's, of tables that are replicated here, whatever a fact names."""
+        replicated = {fold(table.spec.name) for table in self._tables()}
+        for name, owner, _ in self._catalog.indexes():
+            if f"{INDEX}:{fold(name)}" in facts and fold(owner) in replicated:
+                self._db.execute(f"DROP INDEX {quoted(name)}")
+
     def _drop_table(self, mesh: str) -> None:
         table = self._catalog.tables.get(mesh)
-        if table is not None:
-            name = table.spec.name
+        if table is None:
+            return
+        with self._refusable("is dropped on the mesh and stays in this file", mesh) as done:
+            self._db.execute(f"DROP TABLE {quoted(table.spec.name)}")
+            done.append(mesh)
+        if done:
             self._catalog.discard(mesh)
-            with self._refusable(mesh, "is dropped on the mesh and stays in this file") as done:
-                self._db.execute(f"DROP TABLE {quoted(name)}")
-                done.append(name)
-            if not done:
-                self._catalog.names.record(mesh, name, {})
 
     def _drop_columns(self, table: Table) -> None:
         """Drops what the mesh has dropped since the last time, and what could not be dropped then."""
@@ -91,11 +95,10 @@ class Following:
         if not going:
             return
         catalog.uninstall(table.table_id)
-        catalog.notes.pop(spec.folded, None)
         for mesh, name in going.items():
             catalog.names.forget(spec.folded, [mesh])
             why = f"column {name!r} is dropped on the mesh and stays in this file"
-            with self._refusable(spec.folded, why) as done:
+            with self._refusable(why, spec.folded) as done:
                 self._db.execute(f"ALTER TABLE {quoted(spec.name)} DROP COLUMN {quoted(name)}")
                 done.append(name)
             if not done:
@@ -105,11 +108,10 @@ class Following:
     def _again(self, table: Table, name: str) -> Table:
         """Returns the table as it is in the file now."""
         catalog, mesh = self._catalog, table.spec.folded
-        note = catalog.notes.get(mesh)
         captured = {column: bit for column, bit in table.bits_captured.items() if column not in table.dropped}
         again = catalog.reload(table.table_id, catalog.spec(mesh, name), table.bits, table, captured)
-        if note is not None:
-            catalog.notes[mesh] = note
+        if mesh in self._refused:  # a table that is loaded has no note of what was before
+            catalog.notes[mesh] = self._refused[mesh]
         return again
 
     # ---- what has another name
@@ -141,7 +143,7 @@ class Following:
         }
         if not moving:
             return
-        with self._refusable(spec.folded, f"its columns keep their names here ({_pairs(moving)} on the mesh)") as done:
+        with self._refusable(f"its columns keep their names here ({_pairs(moving)} on the mesh)", spec.folded) as done:
             rename_columns(self._db, spec.name, moving)
             done.append(spec.name)
         if done:
@@ -164,19 +166,14 @@ class Following:
             for table in self._tables()
             if fold(table.spec.name) != fold(shown[table.spec.folded])
         ]
-        leaving = {fold(table.spec.name) for table, _ in moving}
-        crossing = any(fold(name) in leaving for _, name in moving)
-        for number, (table, _) in enumerate(moving if crossing else []):
-            with self._refusable(table.spec.folded, "keeps its name here"):
-                self._db.execute(f"ALTER TABLE {quoted(table.spec.name)} RENAME TO {_SPARE}{number}")
-        for number, (table, name) in enumerate(moving):
-            here = f"{_SPARE}{number}" if crossing else table.spec.name
-            with self._refusable(table.spec.folded, f"keeps its name here (it is {name} on the mesh)") as done:
-                self._db.execute(f"ALTER TABLE {quoted(here)} RENAME TO {quoted(name)}")
-                done.append(name)
-            if not done and crossing:
-                self._db.execute(f"ALTER TABLE {quoted(here)} RENAME TO {quoted(table.spec.name)}")
-            if done:
+        crossing = {fold(table.spec.name) for table, _ in moving} & {fold(name) for _, name in moving}
+        for together in [moving] if crossing else [[each] for each in moving]:
+            names = {table.spec.name: name for table, name in together}
+            meshes = [table.spec.folded for table, _ in together]
+            with self._refusable(f"keeps its name here ({_pairs(names)} on the mesh)", *meshes) as done:
+                rename_tables(self._db, names)
+                done.extend(meshes)
+            for table, name in together if done else ():
                 self._renamed(table, name)
 
     def _renamed(self, table: Table, name: str) -> None:
@@ -274,15 +271,16 @@ class Following:
             self._db.authorizer = None
 
     @contextlib.contextmanager
-    def _refusable(self, mesh: str, consequence: str) -> Iterator[list[str]]:
-        """Undoes the block, and notes it, if SQLite refuses it; the block fills the list when it is done."""
+    def _refusable(self, consequence: str, *meshes: str) -> Iterator[list[str]]:
+        """Undoes the block, and notes it of these tables, if SQLite refuses it; the block fills the list when it is done."""
         done: list[str] = []
         self._db.execute(f"SAVEPOINT {_SAVEPOINT}")
         try:
             yield done
         except apsw.SQLError as error:
             self._db.execute(f"ROLLBACK TO {_SAVEPOINT}")
-            self._catalog.notes[mesh] = f"{consequence}: {error}"
+            self._refused |= dict.fromkeys(meshes, f"{consequence}: {error}")
+            self._catalog.notes |= self._refused
         finally:
             self._db.execute(f"RELEASE {_SAVEPOINT}")
 

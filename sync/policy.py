@@ -153,4 +153,6 @@ def _subject(name: Any, kind: str) -> list[str] | None:
         names = json.loads(name[len(kind) + 1 :])
     except (ValueError, RecursionError):
         return None
-    return names if type(names) is list and all(type(item) is str for item in names) else None
+    if type(names) is not list or not names or not all(type(item) is str for item in names):
+        return None
+    return None if names[0].startswith(INTERNAL_PREFIX) else names  # our own tables are nobody's to decide

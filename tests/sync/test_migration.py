@@ -386,3 +386,51 @@ def test_two_defaults_for_one_column_are_told_with_both(peers):
     assert any("column 'd' has the default NULL here and 7 on the mesh" in each for each in told) or any(
         "column 'd' has the default 7 here and NULL on the mesh" in each for each in told
     )
+
+
+@pytest.mark.parametrize(
+    "fact",
+    [
+        ("t", "table", b"CREATE TABLE t(id)"),
+        ("index:mycomesh_rows_2", "index", ""),
+        ("index:sqlite_autoindex_u_1", "index", ""),
+        ('dropped:["mycomesh_schema"]', "dropped", ""),
+        ('dropped:["mycomesh_schema","sql"]', "dropped", ""),
+        ('name:["mycomesh_schema"]', "name", "mine"),
+        ('counter:["mycomesh_schema","kind"]', "counter", ""),
+        ('name:["t"]', "name", "mycomesh_meta"),
+        ('name:["t"]', "name", "a\0b"),
+        ("dropped:[]", "dropped", ""),
+    ],
+    ids=repr,
+)
+def test_a_fact_that_nobody_may_state_has_no_effect(peers, fact):
+    one, two = started(peers, T + "; CREATE TABLE u(k UNIQUE)")
+    ours = "SELECT name, sql FROM sqlite_schema WHERE name LIKE 'mycomesh%' ORDER BY 1"
+    before, schema = two.tables(), two.sql(ours)
+    liar = one.replica
+    with liar._store.transaction():
+        liar._catalog.facts.write(*fact)
+    two.take(one.drain(), one.node_id)
+    assert two.tables() == before
+    assert two.sql(ours) == schema
+    assert two.replica.tables["mycomesh_schema"].dropped == two.replica.tables["mycomesh_schema"].counters == set()
+    two.sql("UPDATE t SET a = 'goes on' WHERE id = 1")
+    converge([one, two])
+    assert_equal(one, two)
+
+
+def test_tables_that_cannot_trade_names_here_keep_both_and_trade_them_later(peers):
+    one, two = started(peers, T + "; CREATE TABLE u(x)")
+    two.sql("CREATE VIEW broken AS SELECT x FROM missing")
+    migrate(one, "ALTER TABLE t RENAME TO x; ALTER TABLE u RENAME TO t; ALTER TABLE x RENAME TO u")
+    converge([one, two])
+    assert one.digests() == two.digests()
+    assert two.sql("SELECT a FROM t WHERE id = 1") == [("a1",)]
+    assert all(note(two, name).startswith("keeps its name here (t is u, u is t on the mesh)") for name in ("t", "u"))
+    two.sql("DROP VIEW broken")
+    one.sql("CREATE TABLE another(x)")
+    converge([one, two])
+    assert_equal(one, two)
+    assert two.sql("SELECT a FROM u WHERE id = 1") == [("a1",)]
+    assert not note(two, "t") + note(two, "u")
