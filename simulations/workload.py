@@ -299,7 +299,7 @@ class Application:
         """A script for this file as it is: nothing of what applications wrote goes with what it drops."""
         free = self._rng.randrange(EXTRAS)
         columns = {name for (name,) in self.db.execute("SELECT name FROM pragma_table_info('missions')")}
-        extras = sorted(name for name in columns if name.startswith("extra"))
+        extras = self._extras()
         journals = [f"journal{number}" for number in range(EXTRAS) if self._exists(f"journal{number}")]
         scripts = []
         if columns:

@@ -73,7 +73,7 @@ def create_statements(spec: TableSpec, table_id: int, bits: Mapping[str, int]) -
     names = trigger_names(table_id)
     statements += [
         _trigger(names[0], "AFTER INSERT", table, "", [_log(spec, table_id, OP_INSERT, "NEW")]),
-        _trigger(names[1], "AFTER UPDATE", table, "", [_log_update(spec, table_id, bits, words)]),
+        _update_trigger(spec, table_id, bits),
         _trigger(
             names[2],
             f"AFTER UPDATE OF {_naming_columns(spec)}",
@@ -114,9 +114,7 @@ def fits(db: Any, spec: TableSpec, table_id: int, bits: Mapping[str, int]) -> bo
     """True if the table's update trigger, as it stands, is the one for this spec: RENAME rewrites it, nothing else does."""
     name = trigger_names(table_id)[1]
     found = db.execute("SELECT sql FROM sqlite_schema WHERE type = 'trigger' AND name = ?", (name,)).fetchone()
-    wanted = _trigger(
-        name, "AFTER UPDATE", quoted(spec.name), "", [_log_update(spec, table_id, bits, word_names(bits))]
-    )
+    wanted = _update_trigger(spec, table_id, bits)
     return found is not None and str(found[0]) == wanted.replace(" IF NOT EXISTS", "", 1)
 
 
@@ -127,6 +125,11 @@ def drop_statements(table_id: int) -> list[str]:
 
 def _trigger(name: str, when: str, table: str, condition: str, body: list[str]) -> str:
     return f"CREATE TRIGGER IF NOT EXISTS {name} {when} ON {table} {condition} BEGIN {'; '.join(body)}; END"
+
+
+def _update_trigger(spec: TableSpec, table_id: int, bits: Mapping[str, int]) -> str:
+    body = [_log_update(spec, table_id, bits, word_names(bits))]
+    return _trigger(trigger_names(table_id)[1], "AFTER UPDATE", quoted(spec.name), "", body)
 
 
 def _key_values(spec: TableSpec, row: str) -> list[str]:

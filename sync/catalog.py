@@ -103,11 +103,7 @@ class Catalog:
 
     def admits(self, name: str) -> bool:
         """True if a user table of that name is replicated, here or once it is made."""
-        return self.filtered(name) and name not in self.dropped
-
-    def filtered(self, name: str) -> bool:
-        """True if a table of that name has a place on the mesh and is not excluded here; by the mesh's name."""
-        return self._filter.admits(name) and (name,) not in self.policies.dropped
+        return self._filter.admits(name) and name not in self.dropped and (name,) not in self.policies.dropped
 
     def changed(self) -> bool:
         """True if some connection has changed the schema since the last `refresh`."""
@@ -175,8 +171,11 @@ class Catalog:
 
     def spec(self, mesh: str, name: str) -> TableSpec:
         """Returns the table of that name as the mesh knows it; raises `UnsupportedTable`."""
-        plain = read_table(self._store.db, name)
-        return self.policies.applied(self.names.spec(plain, mesh, self.policies.dropped_of(mesh)))
+        return self.policies.applied(self._undecided(mesh, name))
+
+    def _undecided(self, mesh: str, name: str) -> TableSpec:
+        """The same before the mesh decided how its rows are identified."""
+        return self.names.spec(read_table(self._store.db, name), mesh, self.policies.dropped_of(mesh))
 
     def _adopt(self, mesh: str, name: str, drain: Callable[[Table], bool]) -> None:
         try:
@@ -193,34 +192,33 @@ class Catalog:
         if record is None:
             self._adopt_new(spec)
             return
-        table_id, shape, bits_text, captured = record
-        spec = self._renamed(table_id, spec, json.loads(captured))
+        table_id, shape = record[:2]
+        bits, captured = map(json.loads, record[2:])
+        spec = self._renamed(table_id, spec, captured)
         if shape != spec.shape:
             self.notes[mesh] = f"parked: its key was {shape!r} on the mesh and is {spec.shape!r} here; rename it"
             self.forget(mesh)
             return
         explained = {column.folded for column in spec.columns} | self.policies.dropped_of(mesh)
-        vanished = [column for column in json.loads(captured) if column not in explained]
+        vanished = [column for column in captured if column not in explained]
         if vanished:
             if not self._bring_back(spec, vanished):
                 self.forget(mesh)
                 return
             spec = self.spec(mesh, name)
-        bits = json.loads(bits_text)
         if spec.id_column and self._store.meta(_births(table_id)) is None:
             # What was written while rows went by their ids is stamped so.
-            plain = self.names.spec(read_table(self._store.db, name), mesh, self.policies.dropped_of(mesh))
-            known = self.reload(table_id, plain, bits, known, json.loads(captured))
+            known = self.reload(table_id, self._undecided(mesh, name), bits, known, captured)
             if not drain(known):
                 self._unfinished = True
                 return
-            table = self.reload(table_id, spec, bits, known, json.loads(captured))
+            table = self.reload(table_id, spec, bits, known, captured)
             convert(table)
             self._store.meta_set(_births(table_id), 1)
         else:
-            table = self.reload(table_id, spec, bits, known, json.loads(captured))
+            table = self.reload(table_id, spec, bits, known, captured)
         if vanished or not self._captured(table):  # a column that such a rebuild or rename has made may hold values
-            sweep.begin(table, written=[column for column in table.known if column not in json.loads(captured)])
+            sweep.begin(table, written=[column for column in table.known if column not in captured])
         if not drain(table):
             self._unfinished = True
             return
@@ -234,9 +232,8 @@ class Catalog:
         A column's place tells which one it was: while the triggers stand, as SQLite rewrote them, none can have gone.
         """
         mesh = spec.folded
-        known = {fold(column.name): column.folded for column in spec.columns}
-        names = stored_columns(self._store.db, spec.name)
-        if len(names) < len(captured) or names != [name for name in names if fold(name) in known]:
+        known, names = spec.meshes, stored_columns(self._store.db, spec.name)
+        if len(names) < len(captured) or any(fold(name) not in known for name in names):
             return spec
         renamed = {was: name for was, name in zip(captured, names, strict=False) if known[fold(name)] != was}
         if not renamed:
@@ -266,7 +263,7 @@ class Catalog:
 
     def _bring_back(self, spec: TableSpec, vanished: list[str]) -> bool:
         """Adds columns again that entries own and the file has lost; False, and a note, if that cannot be done."""
-        Following(self._store, self).add_columns(spec, self.facts.of(spec.folded) or "", vanished)
+        Following(self._store, self).add_columns(spec, vanished)
         have = {column.folded for column in self.spec(spec.folded, spec.name).columns}
         lost = [column for column in vanished if column not in have]
         if lost:
@@ -391,7 +388,7 @@ class Catalog:
             column = quoted(table.spec.columns[0].name)
             db.execute(f"CREATE INDEX IF NOT EXISTS {name} ON {quoted(table.spec.name)}({column}) WHERE 0")
         table.bits_captured = captured
-        known = {fold(column.name): column.folded for column in table.spec.columns}
+        known = table.spec.meshes
         places = [known[fold(name)] for name in stored_columns(db, table.spec.name) if fold(name) in known]
         db.execute(
             "UPDATE mycomesh_replicated SET bits = ?, known = ? WHERE id = ?",
@@ -435,9 +432,7 @@ class Catalog:
 
     def define(self, spec: TableSpec) -> None:
         """Writes down a table's definition as it is in this file, in the mesh's names."""
-        names = {fold(column.name): column.folded for column in spec.columns}
-        plain = read_table(self._store.db, spec.name)
-        left = [column.name for column in plain.columns if fold(column.name) not in names]
+        left = [name for name in stored_columns(self._store.db, spec.name) if fold(name) not in spec.meshes]
         renamed = {fold(column.name): column.mesh for column in spec.columns if column.mesh}
         sql: str | None = spec.sql
         if left or renamed or spec.mesh:

@@ -50,12 +50,12 @@ class Following:
             self._drop_columns(table)
         for table in self._tables():
             self._rename_columns(table)
-        defined = facts.all(TABLE)
-        shown = self._shown([name for name, _ in defined])
+        defined = [name for name, _ in facts.all(TABLE)]
+        shown = self._shown(defined)
         self._rename_tables(shown)
-        for name, sql in defined:
+        for name in defined:
             if self._catalog.admits(name):
-                self._define(name, sql, shown[name])
+                self._define(name, shown[name])
         for _, sql in indexes:
             if sql:
                 self._make_index(sql)
@@ -183,7 +183,7 @@ class Following:
 
     # ---- what is missing
 
-    def _define(self, mesh: str, sql: str, shown: str) -> None:
+    def _define(self, mesh: str, shown: str) -> None:
         catalog = self._catalog
         defined = self._described(mesh)
         if defined is None or defined.folded != mesh:
@@ -193,7 +193,7 @@ class Following:
         if table is not None:
             if table.spec.shape == defined.shape:
                 have = {column.folded for column in table.spec.columns} | catalog.policies.dropped_of(mesh)
-                self.add_columns(table.spec, sql, [c.folded for c in defined.columns if c.folded not in have])
+                self.add_columns(table.spec, [c.folded for c in defined.columns if c.folded not in have])
                 self._compare_defaults(table.spec, defined)
             return
         present = {
@@ -201,7 +201,7 @@ class Following:
         }
         name = defined.name if fold(shown) == mesh else shown
         if fold(name) not in present:
-            self._create(defined, sql, name)
+            self._create(defined, name)
         elif present[fold(name)] != "table":
             catalog.notes[mesh] = f"not created: this file has a {present[fold(name)]} of that name; rename it"
 
@@ -217,15 +217,15 @@ class Following:
                     " mesh: where nobody has written it, nodes show different values; write it, or drop it and add it again",
                 )
 
-    def _create(self, defined: TableSpec, sql: str, name: str) -> None:
+    def _create(self, defined: TableSpec, name: str) -> None:
         catalog, mesh = self._catalog, defined.folded
         dropped = catalog.policies.dropped_of(mesh)
         target = self._column_names(mesh, defined.columns)
         renamed = {column: here for column, here in target.items() if fold(here) != column}
-        text: str | None = sql
+        text: str | None = defined.sql
         if renamed or dropped or fold(name) != mesh:
             text = redefined(
-                sql,
+                defined.sql,
                 table=name,
                 columns=renamed,
                 without=sorted(dropped & {column.folded for column in defined.columns}),
@@ -239,15 +239,15 @@ class Following:
             if fold(column) in dropped and fold(column) not in map(fold, target.values()):
                 catalog.names.leave(mesh, fold(column), column)
 
-    def add_columns(self, spec: TableSpec, sql: str, columns: Sequence[str]) -> None:
-        """Adds columns of a definition to a table of this file, each under the name by which it is shown."""
+    def add_columns(self, spec: TableSpec, columns: Sequence[str]) -> None:
+        """Adds columns of the mesh's definition to a table of this file, each under the name by which it is shown."""
         catalog, mesh = self._catalog, spec.folded
         defined = self._described(mesh) if columns else None
         if defined is None:
             return
         real = {column.folded: column.name for column in defined.columns}
         target = self._column_names(mesh, spec.columns)
-        with scratch(sql) as db:
+        with scratch(defined.sql) as db:
             for column in columns:
                 if column not in real:
                     continue

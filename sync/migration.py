@@ -59,7 +59,6 @@ class Plan:
     tables: dict[str, Alteration] = field(default_factory=dict)
     created: tuple[str, ...] = ()
     indexes_dropped: tuple[str, ...] = ()
-    statements: int = 0
 
     @classmethod
     def of(cls, db: Any, script: str) -> Plan:
@@ -95,8 +94,8 @@ class Plan:
         return lines + [f"drops index {name}" for name in self.indexes_dropped]
 
 
-def run(db: Any, script: str, seen: Callable[[str | None], None] | None = None) -> int:
-    """Runs a script's statements in the caller's transaction; returns how many.
+def run(db: Any, script: str, seen: Callable[[str | None], None] | None = None) -> None:
+    """Runs a script's statements in the caller's transaction.
 
     BEGIN and COMMIT do nothing: a migration is one transaction. `seen` is told of each table that a statement writes to,
     and with None when it has been done.
@@ -120,7 +119,6 @@ def run(db: Any, script: str, seen: Callable[[str | None], None] | None = None) 
             seen(first)
         return apsw.SQLITE_DENY if refused else apsw.SQLITE_OK
 
-    count = 0
     db.authorizer = authorize
     try:
         for line, statement in _statements(script):
@@ -128,12 +126,10 @@ def run(db: Any, script: str, seen: Callable[[str | None], None] | None = None) 
                 db.execute(statement).fetchall()
             except (apsw.Error, UnicodeError) as error:
                 raise MigrationError(f"line {line}: {refused or error}; nothing was changed") from error
-            count += 1
             if seen is not None:
                 seen(None)
     finally:
         db.authorizer = None
-    return count
 
 
 def _statements(script: str) -> Iterator[tuple[int, str]]:
@@ -181,8 +177,8 @@ class _Follower:
             db.execute(f"CREATE TRIGGER {mark} AFTER DELETE ON {quoted(name)} WHEN 0 BEGIN SELECT 1; END")
 
     def follow(self, script: str) -> Plan:
-        statements = run(self._db, script, self._seen)
-        return Plan(self._alterations(), self._created(), self._dropped_indexes(), statements)
+        run(self._db, script, self._seen)
+        return Plan(self._alterations(), self._created(), self._dropped_indexes())
 
     def _seen(self, written: str | None) -> None:
         if written is not None:

@@ -194,7 +194,6 @@ class Replica:
         told: list[str] = []
 
         def change() -> None:
-            sections.clear()
             told[:] = self._catalog.migrate(script, self._intake.drainer(wall_ms, sections)).told()
             if sections:
                 self._store.durable()

@@ -98,9 +98,14 @@ class TableSpec:
         """The name under which peers know the table."""
         return self.mesh or fold(self.name)
 
+    @property
+    def meshes(self) -> dict[str, str]:
+        """The names under which peers know the columns, by their folded names in this file."""
+        return {fold(column.name): column.folded for column in self.columns}
+
     def meshed(self, column: str) -> str:
         """Returns the name under which peers know a column of this file; for one that they do not know, its own."""
-        return next((each.folded for each in self.columns if fold(each.name) == fold(column)), fold(column))
+        return self.meshes.get(fold(column), fold(column))
 
     def known_as(self, mesh: str, columns: Mapping[str, str]) -> TableSpec:
         """Returns the table as peers know it: `columns` has their names by folded names of this file, "" for none."""
