@@ -458,7 +458,7 @@ class MeshCore:
         self._links_due_ms = min(
             (link.deadline(config.handshake_ms) for link in self.links.conns.values()), default=_NEVER
         )
-        surplus = self._view.surplus(self.links.members, turn.now_ms)
+        surplus = self._view.surplus(self.links.members, self.links.loose, turn.now_ms)
         if surplus is not None:
             self._drop(self.links.members[surplus], "enough links", turn)
         if self._overlay.deadline() <= turn.now_ms:

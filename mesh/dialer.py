@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import TYPE_CHECKING, assert_never
 
+from mesh.circuit import is_circuit
 from mesh.events import AddressFound, DialFailed, NetworkChanged
 
 if TYPE_CHECKING:
@@ -97,6 +98,8 @@ class Dialer:
 
     def found(self, address: Address, now_ms: int, *, static: bool = False, node_id: bytes | None = None) -> None:
         """Something says that a member may listen there: try soon, whatever was before."""
+        if is_circuit(address.host):
+            return
         entry = self._book.get(address)
         if entry is None:
             entry = self._book[address] = _Entry(static, due_ms=now_ms, node_id=node_id)
@@ -178,11 +181,13 @@ class Dialer:
 
     def linked(self, node_id: bytes, host: str) -> None:
         """A member is linked, whose connection comes from or leads to this host: its addresses rest."""
-        self._linked[node_id] = None
         self._hosts[host] = None
         self._hosts.move_to_end(host)
         if len(self._hosts) > HOSTS_MAX:
             self._hosts.popitem(last=False)
+        if is_circuit(host):
+            return  # a link of its own would spare the relays: go on looking for one
+        self._linked[node_id] = None
         for entry in self._book.values():
             if entry.node_id == node_id and entry.state is _State.WAITING:
                 entry.move(_State.RESTING)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from mesh.circuit import is_circuit
 from mesh.gate import MemberGate
 
 if TYPE_CHECKING:
@@ -48,13 +49,27 @@ class Links:
         return node_id
 
     def rival(self, node_id: bytes) -> tuple[Link, Papers] | None:
-        """The connection that is the link to this member, or may become it, and what the member showed there."""
-        link = self.members.get(node_id) or self._shown.get(node_id)
+        """The connection that is the link to this member, or may become it, and what the member showed there.
+
+        A circuit is none: it stands back for any other connection.
+        """
+        links = (self.members.get(node_id), self._shown.get(node_id))
+        link = next((each for each in links if each is not None and not is_circuit(each.address.host)), None)
         if link is None:
             return None
         assert isinstance(link.gate, MemberGate)
         assert link.gate.papers is not None
         return link, link.gate.papers
+
+    def loose(self) -> list[bytes]:
+        """The members that may be let go when there are enough links: not relays nor those behind them."""
+        return [
+            node_id
+            for node_id, link in self.members.items()
+            if not is_circuit(link.address.host)
+            and link.papers is not None
+            and "relay" not in link.papers.certificate.roles
+        ]
 
     def dialling(self) -> int:
         """How many connections that we have dialled are no links yet."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Collection
+    from collections.abc import Callable, Collection
 
     from mesh.config import MeshConfig
     from mesh.overlay import Overlay
@@ -55,14 +55,19 @@ class View:
             room = 1
         return room
 
-    def surplus(self, links: Collection[bytes], now_ms: int) -> bytes | None:
-        """The member to let go now, if the view is too large and somebody has links to spare."""
+    def surplus(self, links: Collection[bytes], loose: Callable[[], Collection[bytes]], now_ms: int) -> bytes | None:
+        """The member to let go now, if the view is too large and somebody has links to spare; one of the `loose` ones.
+
+        A relay lets nobody go: what others have beside it may be circuits that pass it.
+        """
         self._now_ms = now_ms
         if not self._too_large(links) or self._trim_ms > now_ms:
             return None
         self._trim_ms = now_ms + self._overlay.topology.spacing_ms()
         degree = self._overlay.topology.degree
-        spare = [node_id for node_id in links if degree(node_id) > self._config.view_min]
+        if "relay" in self._overlay.roster.identity.certificate.roles:
+            return None
+        spare = [node_id for node_id in loose() if degree(node_id) > self._config.view_min]
         # At random: if all let go of whoever has the most links, that one would lose them all at once.
         return self._rng.choice(spare) if spare else None
 

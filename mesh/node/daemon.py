@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mesh import __version__
+from mesh.circuit import is_circuit
 from mesh.config import MeshConfig
 from mesh.core import Joiner
 from mesh.errors import MeshError
@@ -249,7 +250,7 @@ class Daemon:
             case "enrolment.granted" if self._node is not None:
                 # Before the grant leaves: a code that was used must not be good again after a crash.
                 self._store.store_invitations(self._node.invitations())
-            case "link.up" if notice.detail["dialled"]:
+            case "link.up" if notice.detail["dialled"] and not is_circuit(notice.detail["address"]):
                 self._remember(notice.detail["address"])
             case _:
                 pass

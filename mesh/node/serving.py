@@ -15,6 +15,7 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar, assert_never
 
+from mesh.circuits import Circuits
 from mesh.config import MeshConfig
 from mesh.core import MeshCore, PeerStatus
 from mesh.events import Close, MembershipChanged, Notice, RevokeMember
@@ -110,7 +111,7 @@ class ServingNode:
             root_seed=credentials.root_seed,
             standing=credentials.standing,
         )
-        self._core = NodeCore(self._mesh)
+        self._core = NodeCore(Circuits(self._mesh))
         self._shell = MeshShell(self._core, config, identity.mesh_id, self._on_action)
         self._exchange: Exchange | None = None
         self._watch: Watch | None = None

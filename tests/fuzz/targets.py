@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from mesh import enrolment, primitives, wire
 from mesh.certificate import Certificate, issue
+from mesh.circuit import CircuitFrame, FrameKind
 from mesh.config import MeshConfig
 from mesh.decree import Authority
 from mesh.enrolment import Candidate, JoinCode
@@ -225,6 +226,12 @@ MESSAGES = tuple(
         Addresses(((THIRD.node_id, Address("fe80::1%eth0", 7447)), (bytes(16), Address("10.0.0.1", 1)))),
     )
 )
+ROUTE = (bytes(16), b"\x01" * 16, b"\x02" * 16)
+CIRCUIT_FRAMES = (
+    CircuitFrame(FrameKind.OPEN, 1, ROUTE, 1).encode(),
+    CircuitFrame(FrameKind.DATA, 1, ROUTE[::-1], 2, b"sealed").encode(),
+    CircuitFrame(FrameKind.CLOSE, 7, ROUTE, 2).encode(),
+)
 SYNC_MESSAGES = (
     sync_message.encode(sync_message.Digests((("drones", bytes(range(8)), bytes(range(16))),))),
     sync_message.encode(sync_message.Ack(3)),
@@ -233,8 +240,8 @@ SYNC_MESSAGES = (
 )
 
 
-@_fuzzed(st.lists(hostile(MESSAGES), min_size=1, max_size=4), hostile(SYNC_MESSAGES))
-def messages(datas, sync_data):
+@_fuzzed(st.lists(hostile(MESSAGES), min_size=1, max_size=4), hostile(SYNC_MESSAGES), hostile(CIRCUIT_FRAMES))
+def messages(datas, sync_data, circuit_data):
     """A message has one encoding, and whatever a member says leads to results or to the end of its link."""
     rng = random.Random(1)
     overlay = Overlay(Membership(FIRST, None, rng.randbytes), MeshConfig(), rng, lambda _: [])
@@ -254,6 +261,13 @@ def messages(datas, sync_data):
                 continue
     overlay.on_timer(NOW_MS + 1_000, WALL_MS)
     assert len(overlay.roster) <= 3
+    try:
+        frame = CircuitFrame.decode(circuit_data)
+    except DecodeError as error:
+        _told(error)
+    else:
+        assert frame.encode() == circuit_data
+        assert frame.refusal().refusal().route == frame.route
     try:
         sync_message.decode(sync_data)
     except SyncDecodeError as error:

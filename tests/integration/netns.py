@@ -46,12 +46,16 @@ def why_not():
 
 
 class Lab:
-    """A switch with hosts: `lab.host(name)` plugs one in, `cut` and `plug` pull and push its cable."""
+    """A switch with hosts: `lab.host(name)` plugs one in, `cut` and `plug` pull and push its cable.
+
+    A host with `switch=None` is plugged in nowhere; `cable` joins two hosts directly, on a network of their own.
+    """
 
     def __init__(self):
         self._tag = f"mc{os.getpid()}x{next(_LABS)}"
         self._switch = f"{self._tag}sw"
         self._hosts = {}
+        self._cables = {}
         self._processes = []
 
     def __enter__(self):
@@ -86,6 +90,9 @@ class Lab:
         space = self._hosts[name] = f"{self._tag}h{number}"
         port = f"p{number}"
         self._ip("netns", "add", space)
+        if switch is None:
+            self._ip("-n", space, "link", "set", "lo", "up")
+            return ["ip", "netns", "exec", space]
         self._ip("link", "add", "eth0", "netns", space, "type", "veth", "peer", "name", port, "netns", self._switch)
         self._ip("-n", self._switch, "link", "set", port, "master", f"br{switch}", "up" if plugged else "down")
         self._ip("-n", space, "link", "set", "lo", "up")
@@ -115,6 +122,24 @@ class Lab:
     def plug(self, name):
         """Pushes it in again."""
         self._port(name, "up")
+
+    def cable(self, left, right):
+        """Joins two hosts by a cable that nobody else sees."""
+        number = self._cables[left, right] = len(self._cables) + 1
+        spaces = (self._hosts[left], self._hosts[right])
+        end = f"c{number}"
+        self._ip("link", "add", end, "netns", spaces[0], "type", "veth", "peer", "name", end, "netns", spaces[1])
+        for at, space in enumerate(spaces, start=1):
+            self._ip("-n", space, "addr", "add", f"10.98.{number}.{at}/24", "dev", end)
+            self._ip("-n", space, "link", "set", end, "up")
+
+    def cable_cut(self, left, right):
+        """Pulls the cable between two hosts."""
+        self._ip("-n", self._hosts[left], "link", "set", f"c{self._cables[left, right]}", "down")
+
+    def cable_mended(self, left, right):
+        """Puts it back."""
+        self._ip("-n", self._hosts[left], "link", "set", f"c{self._cables[left, right]}", "up")
 
     def join(self):
         """Joins the two switches by a cable that no host sees."""
