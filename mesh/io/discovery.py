@@ -223,14 +223,14 @@ class _Names:
     def on_change(self, zeroconf: Zeroconf, service_type: str, name: str, state_change: ServiceStateChange) -> None:
         """A record came or changed. A record that went is ignored: one spoofed packet can take it away."""
         instance = name.removesuffix(f".{service_type}")
-        if state_change is ServiceStateChange.Removed or instance == self._service.instance:
-            return
-        if not _INSTANCE.fullmatch(instance):
+        if state_change is ServiceStateChange.Removed or not _INSTANCE.fullmatch(instance):
             return
         info = AsyncServiceInfo(service_type, name)
         if info.load_from_cache(zeroconf):
             self._tell(info, instance)
             return
+        if instance == self._service.instance:
+            return  # nobody else should bear it, and ours we need not ask for
         asked = self._asked.get(name)
         if name in self._resolving or (asked is not None and asked + RESOLVE_AGAIN_S > _now()):
             return
@@ -270,9 +270,12 @@ class _Names:
         # Another machine's loopback is not there for us: only who lives at no other address than ours is on this one.
         own = self._place.own
         here = self._loopback and all(ip_address(host).is_loopback or host.split("%")[0] in own for host in hosts)
+        # Our own name is ours at our own place alone: elsewhere a twin bears it, a cloned machine that drew what we drew.
+        ourselves = own if (instance, info.port) == (self._service.instance, self._service.port) else frozenset()
         for host in hosts:
-            for usable in self._usable(host, loopback=here):
-                self._on_found(Address(usable, info.port), instance)
+            if host.partition("%")[0] not in ourselves:
+                for usable in self._usable(host, loopback=here):
+                    self._on_found(Address(usable, info.port), instance)
 
     def _usable(self, host: str, *, loopback: bool) -> tuple[str, ...]:
         """Return the host in the forms that can be dialled; nothing for what cannot be another node."""

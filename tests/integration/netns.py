@@ -115,6 +115,16 @@ class Lab:
         self._processes.append(process)
         return process
 
+    def move(self, name, heir):
+        """Gives a host's IPv4 address to another one, that then has no other."""
+        left, taken = (f"10.99.0.{list(self._hosts).index(each) + 1}/24" for each in (heir, name))
+        self._ip("-n", self._hosts[name], "addr", "del", taken, "dev", "eth0")
+        self._ip("-n", self._hosts[heir], "addr", "del", left, "dev", "eth0")
+        self._ip("-n", self._hosts[heir], "addr", "add", taken, "dev", "eth0")
+        self._ip("-n", self._hosts[heir], "route", "add", "default", "dev", "eth0")
+        for space in self._hosts.values():  # what the gratuitous ARP of a DHCP client does
+            self._ip("-n", space, "neigh", "flush", "to", taken.partition("/")[0], "dev", "eth0")
+
     def cut(self, name):
         """Pulls a host's cable."""
         self._port(name, "down")

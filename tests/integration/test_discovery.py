@@ -85,9 +85,9 @@ class Told:
 class Host:
     """A finder on a host of the lab, and what it has said so far."""
 
-    def __init__(self, lab, name, *options, tag=TAG):
+    def __init__(self, lab, name, *options, tag=TAG, instance=None):
         self.name = name
-        command = (sys.executable, "-m", "tests.integration.finder", name, tag, *options)
+        command = (sys.executable, "-m", "tests.integration.finder", instance or name, tag, *options)
         self._told = Told(lab, name, *command, cwd=ROOT)
 
     def hears(self, what, event, **detail):
@@ -97,6 +97,11 @@ class Host:
     def heard(self, event, **detail):
         """What it has said of this kind until now."""
         return [json.loads(line) for line in self._told.heard(_saying(event, detail))]
+
+    def crash(self):
+        """No goodbye: what it announced stays in the others' caches."""
+        self._told.process.kill()
+        self._told.process.wait(WAIT_S)
 
     def stop(self):
         """Let it say goodbye; return its last line."""
@@ -177,6 +182,40 @@ def test_groups_that_a_switch_joins_out_of_sight_find_each_other(lab):
     assert [len(host.heard("changed")) for host in (alpha, bravo)] == settled, "no host saw the cable"
     alpha.stop()
     bravo.stop()
+
+
+def test_two_hosts_that_bear_one_name_find_each_other_and_are_both_found(lab):
+    """A cloned machine may draw the name that its twin has drawn."""
+    for name in ("alpha", "bravo", "charlie"):
+        lab.host(name)
+    alpha, bravo = Host(lab, "alpha"), Host(lab, "bravo", instance="twin")
+    port = bravo.hears("start", "started")["port"]
+    alpha.hears("the first", "found", host="10.99.0.2", port=port)
+    charlie = Host(lab, "charlie", instance="twin")
+    twin_port = charlie.hears("start", "started")["port"]
+    alpha.hears("the second", "found", host="10.99.0.3", port=twin_port)
+    bravo.hears("a connection with its twin", "opened", host="10.99.0.3")
+    for host in (alpha, bravo, charlie):
+        host.stop()
+    assert not bravo.heard("found", host="10.99.0.2", port=port), "a node is not told of itself"
+
+
+def test_a_dead_hosts_address_leads_to_whoever_has_it_now(lab):
+    """Its records live on for minutes; the heir starts at that address and is reached at once, at its own port."""
+    for name in ("alpha", "bravo", "charlie"):
+        lab.host(name)
+    alpha, bravo = Host(lab, "alpha"), Host(lab, "bravo")
+    alpha.hears("bravo was found", "found", instance="bravo", host="10.99.0.2")
+    bravo.hears("alpha was found", "found", instance="alpha")
+    bravo.crash()
+    lab.move("bravo", "charlie")
+    charlie = Host(lab, "charlie")
+    port = charlie.hears("start", "started")["port"]
+    alpha.hears("charlie was found", "found", instance="charlie", host="10.99.0.2", port=port)
+    charlie.hears("alpha was found", "found", instance="alpha")
+    alpha.hears("a connection with the heir", "opened", host="10.99.0.2", port=port, dialled=True)
+    charlie.stop()
+    alpha.stop()
 
 
 def test_hosts_without_ipv4_meet_by_link_local_addresses_with_their_interface(lab):

@@ -90,6 +90,19 @@ class Stranger:
     async def says(self, instance, hosts=("127.0.0.1",), port=9, properties=OURS):
         info = service(instance, hosts, port, properties)
         await self.zeroconf.async_register_service(info, cooperating_responders=True, strict=False)
+        return info
+
+    async def takes_back(self, info):
+        """Say goodbye to what was said."""
+        await (await self.zeroconf.async_unregister_service(info))
+
+    def announces(self, instance, hosts=("127.0.0.1",), port=9, properties=OURS):
+        """Say it once, and answer no question about it: a node that died right after."""
+        info = service(instance, hosts, port, properties)
+        out = DNSOutgoing(RESPONSE)
+        for record in (info.dns_pointer(), info.dns_service(), info.dns_text(), *info.dns_addresses()):
+            out.add_answer_at_time(record, 0)
+        self.zeroconf.zeroconf.async_send(out)
 
     def points_at(self, instances):
         """Names alone, in as few packets as they fit: who wants to know more has to ask."""
@@ -204,6 +217,75 @@ def test_a_goodbye_takes_nobody_away_and_starts_no_search(run):
             names.on_change(zeroconf, SERVICE_TYPE, f"gone.{SERVICE_TYPE}", ServiceStateChange.Added)
             assert f"gone.{SERVICE_TYPE}" in names._asked
             assert alpha.names() == ["same"]
+
+    run(scene())
+
+
+# ---- names that two bear, and records that outlive their node
+
+
+def test_who_comes_back_at_another_port_after_its_goodbye_is_told(run):
+    async def scene():
+        async with Node("a1", None) as alpha, Stranger() as stranger:
+            info = await stranger.says("same", port=4)
+            await alpha.until(lambda: (Address("127.0.0.1", 4), "same") in alpha.found)
+            await stranger.takes_back(info)
+            await stranger.says("same", port=5)
+            await alpha.until(lambda: (Address("127.0.0.1", 5), "same") in alpha.found)
+
+    run(scene())
+
+
+def test_who_was_gone_without_a_goodbye_is_told_at_the_port_where_it_is_back(run):
+    async def scene():
+        async with Node("a1", None) as alpha, Stranger() as stranger:
+            stranger.announces("same", port=4)
+            await alpha.until(lambda: (Address("127.0.0.1", 4), "same") in alpha.found)
+            async with Stranger() as another:
+                await another.says("same", port=5)
+                await alpha.until(lambda: (Address("127.0.0.1", 5), "same") in alpha.found)
+
+    run(scene())
+
+
+def test_an_address_that_a_dead_node_had_is_told_as_its_heirs(run):
+    """The record of the dead one stands for twenty minutes more; it must not hide who has its address now."""
+
+    async def scene():
+        async with Node("a1", None) as alpha, Stranger() as stranger:
+            stranger.announces("dead", port=4)
+            await alpha.sees("dead")
+            async with Stranger() as another:
+                await another.says("heir", port=4)
+                await alpha.until(lambda: (Address("127.0.0.1", 4), "heir") in alpha.found)
+
+    run(scene())
+
+
+def test_both_nodes_that_bear_one_name_are_told(run):
+    """A cloned machine may draw the name that its twin has drawn."""
+
+    async def scene():
+        async with Stranger() as one, Stranger() as other:
+            await one.says("same", port=4)
+            async with Node("a1", None) as early:
+                await early.until(lambda: (Address("127.0.0.1", 4), "same") in early.found)
+                await other.says("same", port=5)
+                await early.until(lambda: (Address("127.0.0.1", 5), "same") in early.found)
+                async with Node("b2", None) as late:
+                    ports = lambda: {address.port for address, _ in late.found}  # noqa: E731
+                    await late.until(lambda: ports() == {4, 5})
+
+    run(scene())
+
+
+def test_two_nodes_that_bear_one_name_find_each_other(run):
+    async def scene():
+        async with Node("same", 7001) as one, Node("same", 7002) as other, Node("a1", 7003) as alpha:
+            await one.until(lambda: (Address("127.0.0.1", 7002), "same") in one.found)
+            await other.until(lambda: (Address("127.0.0.1", 7001), "same") in other.found)
+            await alpha.until(lambda: {7001, 7002} <= {address.port for address, _ in alpha.found})
+            assert not any(address.port == node.port for node in (one, other) for address, _ in node.found)
 
     run(scene())
 
