@@ -125,7 +125,10 @@ class Audit:
         some = absent[: 2 * DROPS_MAX]
         table = self._replica.tables.get(name)
         if table is not None:
-            audited.rows += tombstones.forget(table, list(zip(some[::2], some[1::2], strict=True)), wall_ms)
+            forgotten = tombstones.forget(table, list(zip(some[::2], some[1::2], strict=True)), wall_ms)
+            audited.rows += forgotten
+            if forgotten:
+                self._replica.show_again(table)  # parked rows, whose place they had
         # Kept in memory alone: what a rolled back transaction leaves undone is audited by the next round.
         del absent[: 2 * DROPS_MAX]
         if not absent:

@@ -82,7 +82,7 @@ def drain_table(table: Table, place: int, wall_ms: int, room: int = CHUNK_ROWS_M
     table.log.flush()
     log = pending_name(table.table_id)
     if more:
-        table.store.db.execute(f"DELETE FROM {log} WHERE seq <= ?", (last,))
+        table.store.db.execute(f"DELETE FROM {log} WHERE rowid <= ?", (last,))
     else:
         table.store.db.execute(f"DELETE FROM {log}")
         table.unread = False
@@ -100,7 +100,7 @@ def drain_table(table: Table, place: int, wall_ms: int, room: int = CHUNK_ROWS_M
 def _drain_run(table: Table, place: int, wall_ms: int, room: int) -> tuple[list[Group], int, bool] | None:
     """Stamps a chunk that holds nothing but inserts of new rows in the order of their rowids.
 
-    Returns (groups, last seq read, whether more follow), None (nothing done) if any log row needs a closer look.
+    Returns (groups, last rowid read, whether more follow), None (nothing done) if any log row needs a closer look.
     """
     if table.spec.kind is KeyKind.KEYED:
         return None
@@ -163,7 +163,7 @@ def _births(
 def _read_pending(
     table: Table, wall_ms: int, room: int, *, raw: bool = False
 ) -> tuple[dict[Row, _Touched], int, bool, int]:
-    """Returns (rows by name, last seq read, whether more follow, weight); `raw` reads text that is not UTF-8."""
+    """Returns (rows by name, last rowid read, whether more follow, weight); `raw` reads text that is not UTF-8."""
     words = word_names(table.bits_captured)
     rows: dict[Row, _Touched] = {}
     last = size = 0
@@ -219,7 +219,7 @@ def _captured_ms(at: Any, wall_ms: int) -> int:
 
 
 def _pending_records(table: Table, words: list[str], room: int, *, raw: bool) -> Iterator[tuple[Any, ...]]:
-    """Returns log rows: seq, at, mask words, key columns, whether the row is there, the row's columns."""
+    """Returns log rows: rowid, at, mask words, key columns, whether the row is there, the row's columns."""
     records: Iterator[tuple[Any, ...]] = table.store.db.execute(_pending_sql(table, words, raw=raw), (room + 1,))
     if not raw:
         return records
@@ -242,11 +242,11 @@ def _pending_sql(table: Table, words: list[str], *, raw: bool) -> str:
         present = f"t.{quoted(spec.rowid)}"
     key_list = ", ".join(raw_select(f"p.{name}") if raw else f"p.{name}" for name in keys)
     columns = ", ".join(
-        [*(f"p.{name}" for name in ("seq", "at", *words)), key_list, f"nullif({present} IS NOT NULL, 0)"]
+        [*(f"p.{name}" for name in ("rowid", "at", *words)), key_list, f"nullif({present} IS NOT NULL, 0)"]
     )
     return (
         f"SELECT {columns}, {table.raw_list if raw else table.select_list} FROM {pending_name(table.table_id)} p"
-        f" LEFT JOIN {quoted(spec.name)} t ON {join_on} ORDER BY p.seq LIMIT ?"
+        f" LEFT JOIN {quoted(spec.name)} t ON {join_on} ORDER BY p.rowid LIMIT ?"
     )
 
 

@@ -132,6 +132,8 @@ class Exchange:
             self._compare_all(turn)
         if turn.changed:
             self._settle(now_ms)
+            if self._replica.unshown:
+                self._drain_at = now_ms
         return turn.actions
 
     def next_deadline(self) -> int | None:

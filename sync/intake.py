@@ -15,14 +15,16 @@ from sync.batch import Bundle, Section
 from sync.capture import pending_name
 from sync.catalog import SCHEMA_TABLE, Catalog
 from sync.copies import Life
-from sync.drain import CHUNK_ROWS_MAX, Drained, drain_table
+from sync.drain import CHUNK_ROWS_MAX, EDIT_WEIGHT, Drained, drain_table
 from sync.keep_both import in_form
-from sync.merge import retry_parked, show_held
+from sync.showing import Showing
 from sync.store import Store
 from sync.table import Table
 
 __all__ = ["Intake"]
 
+# Rows that are tried again in one transaction: as many as changes of one row each.
+SHOWN_MAX = CHUNK_ROWS_MAX // EDIT_WEIGHT
 # Reads of a settled state are tried this often without the write lock.
 SETTLE_TRIES = 3
 
@@ -34,13 +36,14 @@ class Intake:
         self._store = store
         self._catalog = catalog
         self._life = life
+        self._showing = Showing(store)
         self._data_version = -1
         self._owed: list[bytes] = []  # stamped already, to be published by the next drain
         self._turn = 0  # whose pending log is read first: a table that is written all the time is not always first
 
     def stale(self) -> bool:
-        """True if another connection has committed since the last `drain` that found nothing more."""
-        return self._store.data_version() != self._data_version
+        """True if another connection has committed since the last `drain` that found nothing more, or rows wait."""
+        return self._showing.waits or self._store.data_version() != self._data_version
 
     def unsettle(self) -> None:
         """Has the next `stale` be true."""
@@ -65,9 +68,10 @@ class Intake:
         version = self._store.data_version()
         bundle: list[bytes] = []
         more = False
-        if self._catalog.changed() or self.waiting():
+        if self._catalog.changed() or self.waiting() or self._showing.waits:
             with self._store.transaction():
                 bundle, more = self.take(wall_ms)
+            more = more or self._showing.waits
         if not more:
             self._data_version = version
         owed, self._owed = self._owed, []
@@ -137,7 +141,7 @@ class Intake:
     def _took(self, table: Table, drained: Drained, sections: list[Section]) -> int:
         if drained.section is not None:
             sections.append(drained.section)
-            self.retry(table)
+            self._showing.again(table)
         return drained.weight
 
     def drainer(self, wall_ms: int, sections: list[Section]) -> Callable[[Table], bool]:
@@ -151,22 +155,23 @@ class Intake:
 
         return drain
 
-    def retry(self, table: Table) -> None:
-        """Tries the parked rows of a table again."""
-        found = self._store.db.execute(
-            "SELECT 1 FROM mycomesh_parked WHERE id = ?1 UNION ALL SELECT 1 FROM mycomesh_moved WHERE id = ?1 LIMIT 1",
-            (table.table_id,),
-        ).fetchone()
-        if found is not None:
-            retry_parked(table)
+    @property
+    def unshown(self) -> bool:
+        """True if rows wait that may find their place: the next drain tries them."""
+        return self._showing.waits
+
+    def again(self, table: Table) -> None:
+        """Has the rows of a table that could not be shown tried again: something changed."""
+        self._showing.again(table)
 
     def settle(self) -> bool:
-        """Shows what was held for columns that a table has got, and looks at the cells of columns that became counters.
+        """Tries rows again, shows what was held for columns that a table has got, and looks at cells that became counters.
 
-        Every local write has its stamp: what is shown must not take the place of what nobody has read yet. Returns
-        whether there are rows for the next drain to look at.
+        Every local write has its stamp: what is shown must not take the place of what nobody has read yet. As much as one
+        transaction may do. Returns whether there are rows for the next drain to stamp.
         """
-        looked = False
+        room = self._showing.step(self._catalog.tables.values(), SHOWN_MAX)
+        looked = any(table.unread for table in self._catalog.tables.values())
         for table in self._catalog.tables.values():
             if table.settled:
                 continue
@@ -174,9 +179,11 @@ class Intake:
             state = json.dumps([table.known, sorted(table.counters)])
             before = self._store.meta(name)
             if before != state:
-                self._store.meta_set(name, state)
                 if table.holds_any():
-                    show_held(table)
+                    room = self._showing.show_held(table, state, max(room, 1))
+                    if room <= 0:
+                        break
+                self._store.meta_set(name, state)
                 if not table.counters <= set(json.loads(before or "[[], []]")[1]):
                     sweep.begin(table)
                     table.unread = looked = True

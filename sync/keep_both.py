@@ -100,14 +100,20 @@ def placed(table: Table, before: Row, row: Row, place: Place | None) -> None:
     table.unread = True
 
 
-def moved(table: Table) -> list[Row]:
-    """Returns the rows that are shown under another id than they want and whose winner has gone, or who have gone."""
-    listing = "SELECT row, wanted, place, hlc FROM mycomesh_moved WHERE id = ? ORDER BY wanted, row"
-    found = []
-    for row, wanted, place, hlc in table.store.db.execute(listing, (table.table_id,)).fetchall():
-        if place is None or table.log.row_of(place, hlc) != wanted or table.read(row) is None:
-            found.append(row)
-    return found
+def moved(table: Table, after: Row | None, limit: int) -> tuple[list[Row], int, Row | None]:
+    """Looks at up to `limit` rows after a row that are shown under another id than they want.
+
+    Returns those whose winner has gone, or who have gone; how many were looked at; and the last of them.
+    """
+    start, parameters = ("", ()) if after is None else ("AND row > ?", (after,))
+    listing = f"SELECT row, wanted, place, hlc FROM mycomesh_moved WHERE id = ? {start} ORDER BY row LIMIT ?"
+    records = table.store.db.execute(listing, (table.table_id, *parameters, limit)).fetchall()
+    found = [
+        row
+        for row, wanted, place, hlc in records
+        if place is None or table.log.row_of(place, hlc) != wanted or table.read(row) is None
+    ]
+    return found, len(records), records[-1][0] if records else after
 
 
 def to_settle(view: RowView, place: int) -> int:

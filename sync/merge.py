@@ -26,11 +26,9 @@ from sync.schema import KeyKind, quoted
 from sync.shedding import kept
 from sync.table import Row, Table
 
-__all__ = ["Merged", "merge_section", "retry_parked", "show_held"]
+__all__ = ["Merged", "materialize", "merge_section"]
 
 _SAVEPOINT = "mycomesh_merge"
-# A row that finds its place may displace another, whose place a third may take: chains longer than this wait for a change.
-RETRIES_MAX = 8
 
 
 @dataclass(slots=True)
@@ -388,41 +386,6 @@ def displace_rivals(table: Table, view: RowView, values: dict[str, Any]) -> bool
 def _claim(view: RowView, names: list[str]) -> tuple[int, bytes]:
     mask = view.table.mask_of(names) | EXISTENCE
     return max((entry.stamp for entry in view.entries if entry.mask & mask), default=(0, b""))
-
-
-def retry_parked(table: Table) -> int:
-    """Tries every parked row of a table again; returns how many stand."""
-    listing = "SELECT row FROM mycomesh_parked WHERE id = ? ORDER BY row"
-    total = 0
-    for row in keep_both.moved(table) if table.spec.id_column else ():
-        view = RowView.read(table, row)
-        if view.present is None:
-            keep_both.placed(table, row, row, None)
-        else:
-            materialize(table, view, view.visible, view.owned(), reborn=False)
-    for _ in range(RETRIES_MAX):
-        stand = 0
-        for (row,) in table.store.db.execute(listing, (table.table_id,)).fetchall():
-            view = RowView.read(table, row)
-            stand += not materialize(table, view, view.visible, view.owned(), reborn=False)
-        total += stand
-        if not stand:
-            break
-    table.log.flush()
-    return total
-
-
-def show_held(table: Table) -> None:
-    """Shows held values that the user's table has room for, after it gained a column."""
-    listing = (
-        f"SELECT DISTINCT c.row FROM mycomesh_held h JOIN {table.log.name} c ON c.place = h.place AND c.hlc = h.hlc"
-        " WHERE h.id = ? ORDER BY c.row"
-    )
-    for (row,) in table.store.db.execute(listing, (table.table_id,)).fetchall():
-        view = RowView.read(table, row)
-        if view.visible:
-            materialize(table, view, seen=True, target=view.owned(), reborn=False)
-    table.log.flush()
 
 
 def _reinsert(table: Table, row: Row, values: dict[str, Any]) -> Row:

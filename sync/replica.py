@@ -160,6 +160,15 @@ class Replica:
         """True if another connection has committed since the last `drain` that found nothing more."""
         return self._intake.stale()
 
+    @property
+    def unshown(self) -> bool:
+        """True if rows that a constraint refused, or whose column has come, wait to be tried again by a drain."""
+        return self._intake.unshown
+
+    def show_again(self, table: Table) -> None:
+        """Has a table's rows that could not be shown tried again; inside a transaction that has changed something."""
+        self._intake.again(table)
+
     def waiting(self) -> bool:
         """True if some local write has no stamp yet."""
         return self._intake.waiting()
@@ -245,6 +254,7 @@ class Replica:
 
     def _merge(self, bundle: Bundle, applied: Applied, wall_ms: int, *, live: bool, repair: bool) -> None:
         applied.renewed = self._life.caught_up(self._catalog.tables, reach_of(bundle, self.site))
+        settled = False  # which is work for one transaction, once
         for section in bundle.sections:
             table = self._catalog.tables.get(section.table)
             if table is None:
@@ -268,16 +278,23 @@ class Replica:
             applied.merged.conflicts += merged.conflicts
             applied.merged.parked += merged.parked
             if merged.changes and section.table == SCHEMA_TABLE:
-                sections: list[Section] = []
-                self._catalog.apply_facts(self._intake.drainer(wall_ms, sections))
-                self._intake.settle()
-                if sections:
-                    self._store.durable()
-                    applied.published.append(Bundle(sections).encode())
+                self._learn(applied, wall_ms)
+                settled = True
             elif merged.changes:
-                self._intake.retry(table)
+                self._intake.again(table)
             if any(table.coverage.has_gap(site) for site, _, _ in section.ranges):
                 applied.gaps.append(section.table)
+        if self._intake.unshown and not settled:
+            self._intake.settle()
+
+    def _learn(self, applied: Applied, wall_ms: int) -> None:
+        """Brings the file in line with definitions and decisions that a merge has brought."""
+        sections: list[Section] = []
+        self._catalog.apply_facts(self._intake.drainer(wall_ms, sections))
+        self._intake.settle()
+        if sections:
+            self._store.durable()
+            applied.published.append(Bundle(sections).encode())
 
     # ---- copies
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from sync import report
 from sync.changelog import Leaf
 from sync.lattice import EXISTENCE, visible
-from sync.merge import materialize, retry_parked
+from sync.merge import materialize
 from sync.rows import RowView, shrink
 from sync.table import Row, Table
 from sync.vector import Vector
@@ -92,10 +92,7 @@ def forget(table: Table, absent: Sequence[tuple[int, int]], wall_ms: int) -> int
     rows: dict[Row, set[tuple[int, int]]] = {}
     for stamp, row in table.log.rows_of(absent).items():
         rows.setdefault(row, set()).add(stamp)
-    forgotten = sum(_forget_row(table, row, gone, wall_ms) for row, gone in rows.items())
-    if forgotten:
-        retry_parked(table)  # whose place they had
-    return forgotten
+    return sum(_forget_row(table, row, gone, wall_ms) for row, gone in rows.items())
 
 
 def _forget_row(table: Table, row: Row, gone: set[tuple[int, int]], wall_ms: int) -> bool:
