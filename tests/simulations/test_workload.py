@@ -53,7 +53,7 @@ def test_the_same_seed_writes_the_same(tmp_path):
 def test_triggers_see_the_virtual_time(tmp_path):
     app, _ = application(tmp_path / "a.db")
     app.db.execute("CREATE TABLE log(at)")
-    app.db.execute("CREATE TRIGGER t AFTER INSERT ON alerts BEGIN INSERT INTO log VALUES (julianday('now')); END")
+    app.db.execute("CREATE TRIGGER t AFTER INSERT ON alerts BEGIN INSERT INTO log VALUES (julianday()); END")
     app.db.execute("INSERT INTO alerts VALUES ('x', 'y')")
     ((day,),) = app.db.execute("SELECT at FROM log")
     assert round((day - 2_440_587.5) * 86_400_000) == EPOCH_MS
