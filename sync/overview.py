@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from sync.capture import pending_name
 from sync.catalog import SCHEMA_TABLE, Catalog
+from sync.scrub import Scrubbed
 from sync.stamp import ms_from_hlc
 from sync.store import Store
 
@@ -36,9 +37,10 @@ class ReplicaStatus:
     clock_ms: int
     tables: tuple[TableStatus, ...]
     pending: int
+    scrubbed: Scrubbed | None  # the last pass of the scrub that came to its end
 
 
-def overview(store: Store, catalog: Catalog, site: bytes) -> ReplicaStatus:
+def overview(store: Store, catalog: Catalog, site: bytes, scrubbed: Scrubbed | None) -> ReplicaStatus:
     """Returns the replica that a store and its catalog are."""
     db = store.db
     tables = []
@@ -60,4 +62,4 @@ def overview(store: Store, catalog: Catalog, site: bytes) -> ReplicaStatus:
         if name not in catalog.tables
     ]
     clock_ms = ms_from_hlc(store.clock.last)
-    return ReplicaStatus(store.path, site.hex(), clock_ms, tuple(tables), pending)
+    return ReplicaStatus(store.path, site.hex(), clock_ms, tuple(tables), pending, scrubbed)

@@ -64,9 +64,9 @@ class Replica:
         self._life = life
         self.rights = Rights(b"")  # until the mesh tells of them
         self.decisions = Decisions(store, catalog)
-        self.state = StateTables(store, catalog, life)
         self._intake = Intake(store, catalog, life)
         self.scrub = Scrub(store, catalog, self._intake)
+        self.state = StateTables(store, catalog, life, self.scrub)
 
     @classmethod
     def open(
@@ -441,4 +441,4 @@ class Replica:
 
     def status(self) -> ReplicaStatus:
         """Returns the replica as people see it."""
-        return overview(self._store, self._catalog, self.site)
+        return overview(self._store, self._catalog, self.site, self.scrub.last)

@@ -24,12 +24,16 @@ _FACT = "scrub"
 
 @dataclass(slots=True)
 class Scrubbed:
-    """What a pass has come to: rows compared, those logged for a second look, the tables they are in, whether it ended."""
+    """What a pass has come to: rows compared, those logged for a second look, the tables they are in, whether it ended.
+
+    `ended_ms` is the Unix time of its end.
+    """
 
     rows: int = 0
     found: int = 0
     tables: tuple[str, ...] = ()
     done: bool = False
+    ended_ms: int = 0
 
 
 class Scrub:
@@ -42,11 +46,19 @@ class Scrub:
         self._table = ""
         self._place = sweep.START
         self._so_far = Scrubbed()
+        self._last: Scrubbed | None = None
         self._recalled = False
+
+    @property
+    def last(self) -> Scrubbed | None:
+        """What the last pass that came to its end has found, None before the first."""
+        self._recall()
+        return self._last
 
     def restart(self) -> None:
         """Begins a pass, whatever another one had come to."""
-        self._table, self._place, self._so_far, self._recalled = "", sweep.START, Scrubbed(), True
+        self._recall()
+        self._table, self._place, self._so_far = "", sweep.START, Scrubbed()
 
     def step(self, wall_ms: int, limit: int) -> tuple[Scrubbed, list[bytes]]:
         """Compares up to `limit` rows; returns what this pass has come to, and batches to publish.
@@ -56,12 +68,12 @@ class Scrub:
         Raises:
             DatabaseBusyError: another program holds the write lock; the step is made again by the next call.
         """
-        if not self._recalled:
-            self._recall()
+        self._recall()
         names = [name for name in sorted(self._catalog.tables) if name != SCHEMA_TABLE and name >= self._table]
         if not names:
             ended, self._so_far = self._so_far, Scrubbed()
-            self._table, self._place, ended.done = "", sweep.START, True
+            self._table, self._place, ended.done, ended.ended_ms = "", sweep.START, True, wall_ms
+            self._last = ended
             return ended, []
         if names[0] != self._table:
             self._table, self._place = names[0], sweep.START
@@ -91,16 +103,23 @@ class Scrub:
         return so_far, published
 
     def keep(self) -> None:
-        """Writes the position into the file, where the next run of the node goes on."""
-        place, so_far = self._place, self._so_far
-        fact = [self._table, place.phase, place.after, so_far.rows, so_far.found, list(so_far.tables)]
+        """Writes the position into the file, where the next run of the node goes on, and what the last pass has found."""
+        last = None if self._last is None else [*_plain(self._last), self._last.ended_ms]
+        fact = [self._table, self._place.phase, self._place.after, *_plain(self._so_far), last]
         with self._store.transaction():
             self._store.meta_set(_FACT, codec.encode(fact))
 
     def _recall(self) -> None:
+        if self._recalled:
+            return
         self._recalled = True
         fact = self._store.meta(_FACT)
         if fact is not None:
-            self._table, phase, after, rows, found, tables = codec.decode(fact, bytes_max=len(fact))
+            self._table, phase, after, rows, found, tables, last = codec.decode(fact, bytes_max=len(fact))
             self._place = sweep.Place(phase, after)
             self._so_far = Scrubbed(rows, found, tuple(tables))
+            self._last = None if last is None else Scrubbed(last[0], last[1], tuple(last[2]), True, last[3])
+
+
+def _plain(scrubbed: Scrubbed) -> list[object]:
+    return [scrubbed.rows, scrubbed.found, list(scrubbed.tables)]

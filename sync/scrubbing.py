@@ -61,7 +61,8 @@ class Scrubbing:
             return
         turn.publish(published)
         self._tell(scrubbed, turn)
-        self._asked = self._asked and not scrubbed.done
+        if self._asked and scrubbed.done:
+            self._asked, self._keep_at = False, turn.now_ms  # what somebody asked for outlives this run
         self._step_at = turn.now_ms if self._asked else turn.now_ms + self._config.scrub_ms
 
     def _tell(self, scrubbed: Scrubbed, turn: Turn) -> None:

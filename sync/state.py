@@ -16,6 +16,7 @@ from sync.catalog import SCHEMA_TABLE, Catalog
 from sync.copies import Life
 from sync.report import time_text
 from sync.schema import fold
+from sync.scrub import Scrub
 from sync.store import Store
 
 __all__ = ["NodeState", "PeerState", "StateTables"]
@@ -23,7 +24,8 @@ __all__ = ["NodeState", "PeerState", "StateTables"]
 FIGURES_MS = 60_000  # figures beside an unchanged row are not renewed more often
 _COLUMNS = {
     "mycomesh_status": (
-        "phase, mesh, mesh_id, node, node_id, site, pid, port, pending, linked, members, clock_offset_ms"
+        "phase, mesh, mesh_id, node, node_id, site, pid, port, pending, linked, members, scrub_found, scrubbed_at,"
+        " clock_offset_ms"
     ),
     "mycomesh_peers": (
         "node_id, name, roles, state, equal, address, rtt_ms, offset_ms, sent_bytes, received_bytes, seen_at"
@@ -81,10 +83,11 @@ _Rows = dict[Any, tuple[tuple[Any, ...], tuple[Any, ...]]]
 class StateTables:
     """The three tables of one file."""
 
-    def __init__(self, store: Store, catalog: Catalog, life: Life) -> None:
+    def __init__(self, store: Store, catalog: Catalog, life: Life, scrub: Scrub) -> None:
         self._store = store
         self._catalog = catalog
         self._life = life
+        self._scrub = scrub
         self._changes = -1  # the connection's, when it was last written
         self._peers: tuple[Any, ...] | None = None
         self._told: dict[str, dict[Any, tuple[tuple[Any, ...], int]]] = {}
@@ -100,6 +103,7 @@ class StateTables:
             tuple(peer.row()[0] for peer in state.peers),
             tuple(sorted(state.equal_on.items())),
             state.linked,
+            self._found(),
         )
         if material == self._peers and int(self._store.db.total_changes()) == self._changes:
             return False
@@ -132,7 +136,13 @@ class StateTables:
             state.pid,
             state.port,
         )
-        return (*head, pending, state.linked, len(state.peers) + 1), (state.clock_offset_ms,)
+        last = self._scrub.last
+        ended = None if last is None else time_text(last.ended_ms)
+        return (*head, pending, state.linked, len(state.peers) + 1, self._found()), (ended, state.clock_offset_ms)
+
+    def _found(self) -> int | None:
+        """How many rows the last scrub found not captured, None before the first."""
+        return None if self._scrub.last is None else self._scrub.last.found
 
     def _tables(self, state: NodeState) -> _Rows:
         db = self._store.db

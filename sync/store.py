@@ -53,7 +53,7 @@ CREATE TABLE IF NOT EXISTS mycomesh_sweeps(
   id INTEGER PRIMARY KEY, adopting INTEGER, written TEXT, phase INTEGER, after BLOB);
 CREATE TABLE IF NOT EXISTS mycomesh_status(
   phase TEXT, mesh TEXT, mesh_id TEXT, node TEXT, node_id TEXT, site TEXT, pid INTEGER, port INTEGER, pending INTEGER,
-  linked INTEGER, members INTEGER, clock_offset_ms REAL, as_of TEXT);
+  linked INTEGER, members INTEGER, scrub_found INTEGER, scrubbed_at TEXT, clock_offset_ms REAL, as_of TEXT);
 CREATE TABLE IF NOT EXISTS mycomesh_peers(
   node_id TEXT PRIMARY KEY, name TEXT, roles TEXT, state TEXT, equal INTEGER, address TEXT, rtt_ms REAL, offset_ms REAL,
   sent_bytes INTEGER, received_bytes INTEGER, seen_at TEXT, as_of TEXT) WITHOUT ROWID;

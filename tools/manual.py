@@ -60,6 +60,7 @@ _STATUS = {
     "peers": [_PEER],
     "tables": [_TABLE],
     "not_after_s": "int",
+    "scrub": "any?",
 }
 _MEMBER = {
     "name": "text",

@@ -360,6 +360,7 @@ class Daemon:
             not_after_s=0 if identity is None else identity.certificate.not_after_s,
             peers=() if snapshot is None else snapshot.peers,
             tables=() if snapshot is None else snapshot.tables,
+            scrub=None if snapshot is None else snapshot.scrub,
         )
 
 

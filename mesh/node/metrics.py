@@ -52,6 +52,11 @@ def _metrics(status: Status) -> Iterator[_Metric]:
     if status.not_after_s:
         what = "Unix time at which this node's certificate expires."
         yield _Metric("certificate_expiry_timestamp_seconds", "gauge", what, (({}, float(status.not_after_s)),))
+    if status.scrub is not None:
+        found = float(status.scrub.found)
+        yield _Metric("scrub_found_rows", "gauge", "Rows that the last scrub found not captured.", (({}, found),))
+        ago = status.scrub.ended_ms_ago / 1000
+        yield _Metric("scrub_age_seconds", "gauge", "Since the last scrub came to its end.", (({}, ago),))
     states = ("linked", "reachable", "down")
     counted = tuple(({"state": state}, float(sum(peer.state == state for peer in status.peers))) for state in states)
     yield _Metric("peers", "gauge", "Other members by state.", counted)

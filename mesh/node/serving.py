@@ -28,7 +28,7 @@ from mesh.node.recall import NOTE_S, Recall
 from mesh.node.rest import Rest, trim_heap
 from mesh.node.shell import MeshShell, clock
 from mesh.node.sqlthread import Acted, Broken, Report, SqlThread
-from mesh.node.status import LinkView, PeerView, ProgressView, TableView
+from mesh.node.status import LinkView, PeerView, ProgressView, ScrubView, TableView
 from mesh.node.watch import Watch
 from sync.errors import SyncError
 from sync.events import CommitSeen, CompareRequested, Publish, ReachRequested, ScrubRequested
@@ -36,6 +36,7 @@ from sync.exchange import Exchange, ExchangeConfig, LinkStatus
 from sync.reach import mark_of
 from sync.replica import Replica, ReplicaConfig, ReplicaStatus
 from sync.report import time_text
+from sync.scrub import Scrubbed
 from sync.state import NodeState, PeerState
 
 if TYPE_CHECKING:
@@ -80,6 +81,7 @@ class Snapshot:
     port: int
     clock_offset_ms: float | None = None
     clock_complaint: str = ""
+    scrub: ScrubView | None = None
 
 
 class ServingNode:
@@ -140,7 +142,7 @@ class ServingNode:
     async def snapshot(self) -> Snapshot:
         """Ask the file and the mesh how they are; waits for the SQL thread, never blocks the loop."""
         status, links = await asyncio.wrap_future(self._sql.call(self._look))
-        now_ms, _ = clock()
+        now_ms, wall_ms = clock()
         tables = tuple(
             TableView(table.name, table.rows, table.digest, table.conflicts, table.parked, table.note)
             for table in status.tables
@@ -156,6 +158,7 @@ class ServingNode:
             self._shell.port,
             timekeeper.offset_ms,
             timekeeper.wrong,
+            _scrub_view(status.scrubbed, wall_ms),
         )
 
     async def answers(self) -> None:
@@ -399,6 +402,12 @@ def _peer_state(peer: PeerStatus, link: LinkStatus | None, wall_ms: int) -> Peer
         peer.received_bytes,
         "" if peer.seen_ms_ago is None else time_text(wall_ms - peer.seen_ms_ago),
     )
+
+
+def _scrub_view(scrubbed: Scrubbed | None, wall_ms: int) -> ScrubView | None:
+    if scrubbed is None:
+        return None
+    return ScrubView(max(wall_ms - scrubbed.ended_ms, 0), scrubbed.found, scrubbed.tables)
 
 
 def _peer_view(peer: PeerStatus, link: LinkStatus | None) -> PeerView:

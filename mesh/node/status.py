@@ -12,7 +12,7 @@ from typing import Any
 
 from mesh.node.errors import NodeError
 
-__all__ = ["SCHEMA", "LinkView", "PeerView", "ProgressView", "Status", "TableView", "from_json", "to_json"]
+__all__ = ["SCHEMA", "LinkView", "PeerView", "ProgressView", "ScrubView", "Status", "TableView", "from_json", "to_json"]
 
 SCHEMA = 1
 
@@ -72,6 +72,15 @@ class TableView:
 
 
 @dataclass(frozen=True, slots=True)
+class ScrubView:
+    """The last pass of the scrub: when it ended, rows that had not been captured before, the tables that they are in."""
+
+    ended_ms_ago: int
+    found: int
+    tables: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
     """The whole answer to "how is this node?". `phase` is joining, serving or stopping; `hint` says what to do next.
 
@@ -96,6 +105,7 @@ class Status:
     peers: tuple[PeerView, ...] = ()
     tables: tuple[TableView, ...] = ()
     not_after_s: int = 0  # unix time at which this node's certificate expires
+    scrub: ScrubView | None = None  # None: no pass has come to its end yet
 
 
 def to_json(status: Status) -> dict[str, Any]:
@@ -111,7 +121,12 @@ def from_json(value: dict[str, Any]) -> Status:
         )
     peers = tuple(_peer(peer) for peer in value["peers"])
     tables = tuple(TableView(**table) for table in value["tables"])
-    return Status(**{**value, "peers": peers, "tables": tables})
+    scrub = None if value.get("scrub") is None else _scrub(value["scrub"])
+    return Status(**{**value, "peers": peers, "tables": tables, "scrub": scrub})
+
+
+def _scrub(value: dict[str, Any]) -> ScrubView:
+    return ScrubView(**{**value, "tables": tuple(value["tables"])})
 
 
 def _peer(value: dict[str, Any]) -> PeerView:

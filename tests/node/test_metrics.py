@@ -14,7 +14,7 @@ from mesh.node.config import PeerName
 from mesh.node.errors import NodeError
 from mesh.node.metrics import exposition
 from mesh.node.scrape import MetricsServer
-from mesh.node.status import SCHEMA, PeerView, Status, TableView
+from mesh.node.status import SCHEMA, PeerView, ScrubView, Status, TableView
 
 PEER = PeerView("aa", 'bra"vo\\\n', ("member",), "linked", "192.0.2.1:1", 2.5, None, True, 10, 100, 200)
 STATUS = Status(
@@ -36,6 +36,7 @@ STATUS = Status(
     peers=(PEER, replace(PEER, node_id="bb", name="charlie", state="down")),
     tables=(TableView("drones", 7, "00", 2, 1, ""),),
     not_after_s=1_900_000_000,
+    scrub=ScrubView(2_500, 4, ("drones",)),
 )
 
 
@@ -54,6 +55,7 @@ def test_another_program_reads_every_figure():
     assert found["mycomesh_pending_writes",] == 3
     assert found["mycomesh_clock_offset_seconds",] == -0.25
     assert found["mycomesh_certificate_expiry_timestamp_seconds",] == 1_900_000_000
+    assert (found["mycomesh_scrub_found_rows",], found["mycomesh_scrub_age_seconds",]) == (4, 2.5)
     assert found["mycomesh_peers", ("state", "linked")] == 1
     assert found["mycomesh_peers", ("state", "down")] == 1
     assert found["mycomesh_table_rows", ("table", "drones")] == 7

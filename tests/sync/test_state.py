@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 
+import apsw
 import pytest
 
 from sync.errors import DatabaseBusyError
@@ -47,6 +48,26 @@ def test_any_client_reads_status_peers_and_tables(peer):
     (table,) = rows(peer, "SELECT name, rows, hash, conflicts, parked, equal_on, linked FROM mycomesh_tables")
     status = peer.replica.status().tables[0]
     assert table == ("drones", 2, status.digest, 0, 0, 1, 1)
+
+
+def test_the_last_scrub_is_told_and_outlives_the_run(peer):
+    peer.replica.state.refresh(node(), WALL_MS)
+    told = "SELECT scrub_found, scrubbed_at FROM mycomesh_status"
+    assert peer.sql(told) == [(None, None)]
+    peer.scrub()
+    peer.replica.scrub.keep()
+    assert peer.replica.state.refresh(node(), WALL_MS)
+    assert peer.sql(told) == [(0, "2027-01-15T08:00:00.000+00:00")]
+    peer.close()
+    peer.open()
+    assert peer.replica.status().scrubbed.found == 0
+    peer.app.config(apsw.SQLITE_DBCONFIG_ENABLE_TRIGGER, 0)
+    peer.sql("UPDATE drones SET v = 7 WHERE id = 2")
+    peer.scrub()
+    assert peer.replica.state.refresh(node(), WALL_MS)
+    assert peer.sql(told)[0][0] == 1
+    scrubbed = peer.replica.status().scrubbed
+    assert (scrubbed.found, scrubbed.tables) == (1, ("drones",))
 
 
 def test_nothing_is_written_where_nothing_has_changed(peer):

@@ -52,4 +52,8 @@ def _head(status: Status) -> list[str]:
         if status.clock_offset_ms is not None:
             waiting += f", mesh time is this clock {status.clock_offset_ms:+,.0f} ms"
         lines.append(f"{linked} of {len(status.peers)} other member(s) linked, {len(status.tables)} table(s){waiting}")
+    if status.scrub is not None:
+        where = f" in {', '.join(status.scrub.tables)}" if status.scrub.tables else ""
+        found = f"{status.scrub.found} row(s){where} had not been captured" if status.scrub.found else "nothing amiss"
+        lines.append(f"last scrub {duration(status.scrub.ended_ms_ago)} ago: {found}")
     return lines
