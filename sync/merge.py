@@ -292,7 +292,7 @@ def materialize(table: Table, view: RowView, seen: bool, target: dict[str, Any],
     moved = place is not None and place.id != place.wanted
     if reason or not seen or not view.plain or moved or not shown.keys() >= target.keys():
         veiled = table.counters | {table.spec.id_column} if moved else table.counters
-        _hold(table, row, target, veiled, all_of_it=bool(reason) or not seen)
+        _hold(view, row, target, veiled, all_of_it=bool(reason) or not seen)
     if table.spec.id_column and (place is not None or not seen):
         keep_both.placed(table, view.row, row, None if reason else place)
     if view.row != row or (not reason and not view.plain):
@@ -377,7 +377,7 @@ def displace_rivals(table: Table, view: RowView, values: dict[str, Any]) -> bool
         table.delete(row)
         parked = _rename_dead(table, rival, row)
         table.displaced += 1
-        _hold(table, parked, target, frozenset(), all_of_it=True)
+        _hold(rival, parked, target, frozenset(), all_of_it=True)
         reason = f"UNIQUE {name}: another row claimed these values first"
         report.park(table, parked, key, reason, target, table.store.clock.last >> 16)
     return bool(rivals)
@@ -425,12 +425,19 @@ def _rename_dead(table: Table, view: RowView, row: Row) -> Row:
     return row
 
 
-def _hold(table: Table, row: Row, target: dict[str, Any], veiled: frozenset[str], *, all_of_it: bool) -> None:
-    """Holds, for each entry of the row, the values that the user's table does not show: all of those in `veiled`."""
+def _hold(view: RowView, row: Row, target: dict[str, Any], veiled: frozenset[str], *, all_of_it: bool) -> None:
+    """Holds, for each entry of the row, the values that the user's table does not show: all of those in `veiled`.
+
+    `row` is what the row that was viewed is called by now.
+    """
+    table = view.table
     hidden = {name: value for name, value in target.items() if all_of_it or name not in table.known or name in veiled}
     if not hidden and not table.holds_any():
         return
+    before = {leaf[:2]: view.held(leaf) for leaf in view.leaves}
     for leaf in table.log.leaves(row):
         entry = table.log.entry(leaf)
         names = table.columns_of(entry.mask & ~EXISTENCE)
-        table.hold(leaf[0], leaf[1], {name: hidden[name] for name in names if name in hidden})
+        values = {name: hidden[name] for name in names if name in hidden}
+        if values != before.get(leaf[:2], {}):
+            table.hold(leaf[0], leaf[1], values)

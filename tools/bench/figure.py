@@ -57,6 +57,8 @@ CATALOGUE = {
         Kind("merge_rows_per_s", "pipeline", "rows/s", "inserts merged, one core", goal=120_000, more=True),
         Kind("drain_update_rows_per_s", "pipeline", "rows/s", "one-column updates stamped, one core"),
         Kind("merge_update_rows_per_s", "pipeline", "rows/s", "one-column updates merged, one core"),
+        Kind("drain_counter_rows_per_s", "pipeline", "rows/s", "the same updates of a counter stamped, one core"),
+        Kind("merge_counter_rows_per_s", "pipeline", "rows/s", "the same updates of a counter merged, one core"),
         Kind("wire_bytes_per_row", "pipeline", "bytes", "a five-column insert in a batch"),
         Kind(
             "pipeline_ratio",

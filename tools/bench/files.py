@@ -113,7 +113,7 @@ def _captured_ratio(job: str, count: int) -> float:
 
 
 def _pipeline_once(count: int) -> dict[str, float]:
-    """Inserts, then one-column updates: captured here, drained here, merged there."""
+    """Inserts, then updates of a column, then of it as a counter: captured here, drained here, merged there."""
     found: dict[str, float] = {}
     with tempfile.TemporaryDirectory(prefix=_PREFIX) as place:
         here, there, plain = (Path(place) / name for name in ("here.db", "there.db", "plain.db"))
@@ -121,7 +121,11 @@ def _pipeline_once(count: int) -> dict[str, float]:
             _client(path, "create", 0)
         sender, receiver = _open(here, 1), _open(there, 2)
         capture_s = max(_client(here, "bulk", count) - _client(plain, "bulk", count), 0.0)
-        for label, job in (("", ""), ("update_", "update")):
+        for label, job in (("", ""), ("update_", "update"), ("counter_", "update")):
+            if label == "counter_":
+                sender.decisions.count("drones", "altitude")
+                _merge(receiver, _drain(sender))
+                _drain(receiver)  # both look at every cell once
             if job:
                 _client(here, job, 0)
             batches, drained_s = _timed(functools.partial(_drain, sender))
