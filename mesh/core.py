@@ -367,7 +367,7 @@ class MeshCore:
             self._dialer.found(Address(link.address.host, papers.port), turn.now_ms, node_id=node_id)
         self._dialer.linked(node_id, link.address.host)
         turn.do(LinkUp(link.conn, link.info()))
-        self._apply(self._overlay.link_up(link.conn, papers.certificate), turn)
+        self._apply(self._overlay.link_up(link.conn, papers.certificate, turn.wall_ms), turn)
         self._send(link, link.detector.ping(turn.now_ms, turn.wall_ms), 0)
         small = not self._overlay.large(turn.now_ms)
         for told, entries in introductions(link, self.links.members.values(), both=small):

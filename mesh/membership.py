@@ -296,20 +296,22 @@ class Membership:
 
     def due(self, up: Callable[[bytes], bool], wall_ms: int) -> list[Certificate]:
         """Renew members that are up and whose time runs out; what was issued, to be announced."""
-        authority = self._authority
-        if authority is None:
+        if self._authority is None:
             return []
-        now_s = self._now_s(wall_ms)
-        made = []
+        own, made = self.roster.identity.node_id, []
         for member in self.roster.members():
-            left_s = member.not_after_s - now_s
-            if left_s > min(RENEW_BEFORE_S, (member.not_after_s - member.not_before_s) // 3) or left_s <= 0:
-                continue
-            own = member.node_id == self.roster.identity.node_id
-            renewed = self._renewed(member, authority, now_s) if own or up(member.node_id) else None
-            if renewed is not None and self.learnt(renewed):
-                made.append(renewed)
+            if member.node_id == own or up(member.node_id):
+                made += self.due_of(member, wall_ms)
         return made
+
+    def due_of(self, member: Certificate, wall_ms: int) -> list[Certificate]:
+        """Renew one member if its time runs out: at most one certificate, to be announced."""
+        authority, now_s = self._authority, self._now_s(wall_ms)
+        left_s = member.not_after_s - now_s
+        if authority is None or not 0 < left_s <= min(RENEW_BEFORE_S, (member.not_after_s - member.not_before_s) // 3):
+            return []
+        renewed = self._renewed(member, authority, now_s)
+        return [renewed] if renewed is not None and self.learnt(renewed) else []
 
     def _renewed(self, member: Certificate, authority: Authority, now_s: int) -> Certificate | None:
         serial = draw(self._entropy, certificates.SERIAL_BYTES)

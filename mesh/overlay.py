@@ -113,8 +113,11 @@ class Overlay:
 
     # ---- links
 
-    def link_up(self, link: int, certificate: Certificate) -> list[Result]:
-        """A member is linked: tell it what we know of, tell the others of it if it is news."""
+    def link_up(self, link: int, certificate: Certificate, wall_ms: int) -> list[Result]:
+        """A member is linked: tell it what we know of, tell the others of it if it is news; renew it if it is time.
+
+        At once, because a drone that passes by may be out of reach a moment later.
+        """
         results = self.membership.link_up(link, certificate.node_id)
         if self.membership.learnt(certificate):
             self._announce(certificate, results)
@@ -123,6 +126,9 @@ class Overlay:
         self.topology.changed()
         results.append(Tell(link, CertificatesHave(self.roster.digests()), 0))
         results.append(Tell(link, LinkStatesHave(self.topology.versions()), 1))
+        known = self.roster.get(certificate.node_id)
+        for renewed in [] if known is None else self.membership.due_of(known, wall_ms):
+            self._announce(renewed, results)
         return results
 
     def link_down(self, link: int, now_ms: int) -> None:

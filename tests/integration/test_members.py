@@ -7,9 +7,14 @@ import os
 import pty
 import stat
 import subprocess
+import time
 
 import pytest
 
+from mesh.certificate import LIFETIME_S_DEFAULT
+from mesh.enrolment import ticket_encode
+from mesh.identity import make_identity
+from mesh.node.keystore import Keystore
 from tests.integration.machines import ROOT, SQLITE, WAIT_S, eventually
 
 pytestmark = pytest.mark.skipif(SQLITE is None, reason="needs the stock sqlite3 shell (apt-get install sqlite3)")
@@ -71,6 +76,56 @@ def test_a_member_that_expired_joins_again_as_the_node_that_it_was(machine):
         found = members(bravo)
         assert [member["self"] for member in found.values()] == [True]
     assert list(members(alpha)) == ["alpha", "bravo"], "one node, with its second certificate"
+
+
+def short_ticket(root, name, left_s):
+    """A ticket of 30 days, of which so many seconds are left; when it ends."""
+    store = Keystore(root.home)
+    founder = store.identity()
+    ends_s = int(time.time()) + left_s
+    made = make_identity(
+        store.root_seed(founder),
+        mesh_name=founder.mesh_name,
+        node_name=name,
+        secret=founder.secret,
+        roles=("member",),
+        entropy=os.urandom,
+        not_before_s=ends_s - LIFETIME_S_DEFAULT,
+        lifetime_s=LIFETIME_S_DEFAULT,
+    )
+    file = root.dir / f"{name}.short"
+    file.write_bytes(ticket_encode(made))
+    return file, ends_s
+
+
+def test_an_admin_renews_a_member_while_the_root_key_is_offline_and_no_link_drops(machine):
+    root, boss, bravo, drone = machine("root"), machine("boss"), machine("bravo"), machine("drone")
+    root.done("init", "--name", "fleet", "--node-name", "root")  # and is never started: it only signs tickets
+    for one, role in ((boss, "admin"), (bravo, "member")):
+        root.done("ticket", one.name, "--role", role, "-o", str(one.dir / "ticket"))
+        one.done("join", str(one.dir / "ticket"))
+    boss.up()
+    bravo.up("--port", "0", "--peer", boss.address)
+    ticket, ends_s = short_ticket(root, "drone", 10)
+    drone.done("join", str(ticket))
+    drone.up("--port", "0", "--peer", boss.address)
+    eventually(lambda: linked(drone) == {"boss", "bravo"}, "the drone is linked")
+    for one in (drone, bravo, boss):
+        eventually(lambda one=one: members(one)["drone"]["not_after_s"] > ends_s, f"{one.name} has the renewal")
+    renewed = members(drone)["drone"]
+    assert renewed["renewed_by"] == members(boss)["boss"]["node_id"]
+    assert renewed["not_after_s"] > ends_s + 29 * 86_400
+
+    eventually(lambda: time.time() > ends_s + 1, "the first certificate is over")
+    drone.sql("CREATE TABLE t(id INTEGER PRIMARY KEY, x); INSERT INTO t VALUES(1, 'still a member');")
+    for one in (boss, bravo):
+        one.shows("SELECT x FROM t;", "still a member\n")
+        assert "link with drone is gone" not in one.said()
+    drone.terminate()
+    for one in (boss, bravo):
+        eventually(lambda one=one: "link with drone is gone" in one.said(), "a link that drops is said")
+    drone.up("--port", "0", "--peer", boss.address)
+    eventually(lambda: linked(drone) == {"boss", "bravo"}, "the drone kept its renewed certificate")
 
 
 def test_an_invitation_states_role_and_tables(machine):

@@ -459,6 +459,18 @@ def test_a_member_that_is_up_is_renewed_before_it_expires_and_stores_it(issuer):
     assert not [action for action in bravo.seen(LinkDown) if "expired" in action.reason]
 
 
+def test_a_member_that_passes_by_for_a_moment_is_renewed():
+    pipes = Pipes(6)
+    admin, bravo = pipes.member(ADMIN), pipes.member(BRAVO)
+    for node in (admin, bravo):
+        node.wall_ms += (LIFETIME_S - RENEW_BEFORE_S + 60) * 1_000
+    pipes.run(5_000)
+    pipes.meet(bravo, admin)
+    pipes.run(100)
+    assert bravo.core.membership.roster.identity.certificate.renewed_by == ADMIN.node_id
+    assert len(admin.links) == len(bravo.links) == 1
+
+
 def test_an_admin_that_is_renewed_while_it_runs_signs_with_its_new_certificate():
     short = member("short", roles=("member", "admin"), lifetime_s=3 * DAY_S)
     deciding = Membership(short, None, random.Random(1).randbytes)
