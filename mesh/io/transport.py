@@ -193,19 +193,25 @@ class _Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
+        peername = transport.get_extra_info("peername")  # None: whoever called has reset the connection meanwhile
+        if self._owner.closed or (self.dialled is None and peername is None):
+            self._transport.abort()
+            self._owner.refused(self.dialled)
+            return
+        self._owner.opened(self, self.dialled or _address(peername))
+        if not self._transport.is_closing():  # else it was refused, as most are in a flood: every microsecond counts
+            self._set_options()
+
+    def _set_options(self) -> None:
+        assert self._transport is not None
         self._transport.set_write_buffer_limits(high=WRITE_HIGH, low=WRITE_LOW)
-        sock = transport.get_extra_info("socket")
+        sock = self._transport.get_extra_info("socket")
         if sock is not None:
             with contextlib.suppress(OSError):
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
                 for option, value in _KEEPALIVE:
                     sock.setsockopt(socket.IPPROTO_TCP, option, value)
-        if self._owner.closed:
-            self._transport.abort()
-            self._owner.refused(self.dialled)
-            return
-        self._owner.opened(self, self.dialled or _address(transport.get_extra_info("peername")))
 
     def data_received(self, data: bytes) -> None:
         self._owner.received(self.conn, data)

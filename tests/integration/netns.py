@@ -103,6 +103,17 @@ class Lab:
             self._ip("-n", space, "route", "add", "default", "dev", "eth0")
         return ["ip", "netns", "exec", space]
 
+    def address(self, name):
+        """The host's IPv4 address on the switch's network."""
+        return f"10.99.0.{list(self._hosts).index(name) + 1}"
+
+    def addresses(self, name, count):
+        """Gives a host further addresses, as if it were many; returns them."""
+        found = [f"10.99.0.{100 + number}" for number in range(count)]
+        for address in found:
+            self._ip("-n", self._hosts[name], "addr", "add", f"{address}/24", "dev", "eth0")
+        return found
+
     def run(self, name, *words, **options):
         """Runs a command on a host to its end."""
         return subprocess.run(
@@ -117,13 +128,13 @@ class Lab:
 
     def move(self, name, heir):
         """Gives a host's IPv4 address to another one, that then has no other."""
-        left, taken = (f"10.99.0.{list(self._hosts).index(each) + 1}/24" for each in (heir, name))
+        left, taken = (f"{self.address(each)}/24" for each in (heir, name))
         self._ip("-n", self._hosts[name], "addr", "del", taken, "dev", "eth0")
         self._ip("-n", self._hosts[heir], "addr", "del", left, "dev", "eth0")
         self._ip("-n", self._hosts[heir], "addr", "add", taken, "dev", "eth0")
         self._ip("-n", self._hosts[heir], "route", "add", "default", "dev", "eth0")
         for space in self._hosts.values():  # what the gratuitous ARP of a DHCP client does
-            self._ip("-n", space, "neigh", "flush", "to", taken.partition("/")[0], "dev", "eth0")
+            self._ip("-n", space, "neigh", "flush", "to", self.address(name), "dev", "eth0")
 
     def cut(self, name):
         """Pulls a host's cable."""

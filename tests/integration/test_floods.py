@@ -6,10 +6,13 @@ they are kept. The loopback is exempt from the limits by host, so these floods a
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import socket
 import struct
+import subprocess
+import sys
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -20,7 +23,8 @@ from mesh.message import CertificatesHave, Epochs, IHave, LinkStates, LinkStates
 from mesh.node.keystore import Keystore
 from mesh.session import Keys, Phase, Reply, Session
 from mesh.versions import Versions
-from tests.integration.machines import SQLITE, Machine
+from tests.integration.machines import ROOT, SQLITE, WAIT_S, Machine
+from tests.integration.netns import Lab, needs_namespaces
 
 pytestmark = pytest.mark.skipif(SQLITE is None, reason="needs the stock sqlite3 shell (apt-get install sqlite3)")
 
@@ -110,6 +114,16 @@ def oversized(port, watched, stack):
             watched.look()
 
 
+def reset(port, watched, stack):
+    """Gone before they are taken."""
+    for index in range(round(2_000 * SCALE)):
+        sock = connect(port)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        sock.close()
+        if index % 500 == 0:
+            watched.look()
+
+
 # ---- floods of a captured member
 
 
@@ -161,7 +175,12 @@ def said_by_a_member(message_of, times):
 NESTED = b"\x81" * 60_000  # CBOR: lists in lists
 HUGE = b"\x9b" + b"\xff" * 8  # a list of 2^64 - 1
 
-STRANGERS = {"half-open connections": half_open, "junk handshakes": junk, "oversized frames": oversized}
+STRANGERS = {
+    "half-open connections": half_open,
+    "junk handshakes": junk,
+    "oversized frames": oversized,
+    "connections reset at once": reset,
+}
 MEMBERS = {
     "pings": said_by_a_member(lambda number: encode(Ping(number)), 30_000),
     "questions": said_by_a_member(
@@ -196,6 +215,53 @@ def test_a_flood_costs_bounded_memory_and_stops_nobody(fleet, name, record_prope
     record_property("growth_mb", round(watched.growth, 1))
     print(f"{name}: +{watched.growth:.1f} MB")
     assert watched.growth <= GROWTH_MB_MAX
+
+
+# ---- who is honest, meanwhile
+
+
+@needs_namespaces
+@pytest.mark.parametrize("hosts", [1, 50], ids=["one host", "fifty hosts"])
+def test_a_member_links_at_once_while_strangers_hold_a_thousand_connections(tmp_path, hosts, record_property):
+    """On a LAN, where limits by host hold: half-open connections stand, junk handshakes arrive as fast as they can."""
+    with Lab() as lab, ExitStack() as stack:
+        node = Machine(tmp_path, "node", lab.host("node"), net=())
+        honest = Machine(tmp_path, "honest", lab.host("honest"), net=())
+        lab.host("stranger")
+        sources = lab.addresses("stranger", hosts)
+        node.done("init", "--node-name", "node")
+        node.up()
+        stack.callback(node.kill)
+        port = str(node.status()["port"])
+        where = ("--peer", f"{lab.address('node')}:{port}", "--no-multicast")
+        honest.done("join", node.done("invite").strip(), "--node-name", "honest", *where)
+
+        def links(times):
+            words = (sys.executable, "-m", "tests.integration.knocker", "link", str(honest.home.state))
+            done = lab.run("honest", *words, lab.address("node"), port, str(times), cwd=ROOT, timeout=WAIT_S * 2)
+            assert done.returncode == 0, done.stderr
+            return json.loads(done.stdout)
+
+        assert links(1)["refused"] == 0, "it has been here before"
+        watched = Watched(node)
+        words = (sys.executable, "-m", "tests.integration.knocker", "flood", lab.address("node"), port, "1000")
+        flood = lab.popen("stranger", *words, *sources, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+        stack.enter_context(flood.stdout)
+        assert flood.stdout.readline().startswith("flooding")
+        found = links(round(40 * SCALE))
+        watched.look()
+        assert flood.poll() is None, "it floods to the end"
+        flood.kill()
+        told = [line.split() for line in flood.stdout]
+        rate = (int(told[-1][1]) - int(told[0][1])) / (float(told[-1][2]) - float(told[0][2])) if len(told) > 1 else 0
+        assert found["refused"] == 0
+        took_ms = sorted(found["took_ms"])
+        p50, p99 = took_ms[len(took_ms) // 2], took_ms[len(took_ms) * 99 // 100]
+        record_property("link_ms_p50", p50)
+        record_property("link_ms_p99", p99)
+        print(f"{hosts} hosts, {rate:.0f} a second: a link in {p50} ms (p50), {p99} ms (p99); +{watched.growth:.1f} MB")
+        assert watched.growth <= GROWTH_MB_MAX
+        assert len(node.said().splitlines()) < 100
 
 
 def test_the_floods_filled_no_log(fleet):

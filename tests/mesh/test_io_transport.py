@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import struct
 
 import pytest
 import uvloop
@@ -310,6 +311,26 @@ def test_connections_beyond_the_limit_are_not_taken(run, monkeypatch):
             finally:
                 for one in socks:
                     one.close()
+
+    run(scene())
+
+
+def test_connections_that_were_reset_before_they_are_taken_are_dropped_without_a_word(run):
+    """A traceback for each would fill the log and keep the members waiting."""
+
+    async def scene():
+        faults = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: faults.append(context))
+        async with Node() as node:
+            for _ in range(20):
+                with socket.create_connection(("127.0.0.1", node.local.port)) as gone:
+                    gone.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            async with Node() as other:
+                other.transport.dial(node.local)
+                await other.opened()
+                # asyncio tells them first, because it knows who called; uvloop has to ask, too late.
+                await node.until(lambda: len(node.of(ConnOpened)) - len(node.of(ConnClosed)) == 1)
+        assert faults == []
 
     run(scene())
 
