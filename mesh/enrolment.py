@@ -65,8 +65,9 @@ TICKET_BYTES_MAX = 2 * IDENTITY_BYTES_MAX + 256  # base64, line ends and the hea
 
 _VERSION = 1
 _CODE_PURPOSE = b"mycomesh join"
-_CODE_CHECK_BYTES = 2  # a mistyped code passes once in 65,536
-_CODE_BYTES = 1 + ID_BYTES + CODE_SECRET_BYTES + _CODE_CHECK_BYTES
+_CODE_CHECK_BITS = 36  # fills the last group; with 16 bits fuzzing found mistakes that pass, one in 65,536
+_CODE_DATA_BYTES = 1 + ID_BYTES + CODE_SECRET_BYTES
+_CODE_CHARS = (_CODE_DATA_BYTES * 8 + _CODE_CHECK_BITS) // 5
 _CODE_GROUP = 4
 _DOMAIN_REQUEST = b"join request"
 _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"  # Crockford's base32: no I, L, O, U
@@ -82,7 +83,7 @@ _CHECKSUM_BYTES = 8
 class JoinCode:
     """What a person carries to the new drone: which mesh, and 16 secret bytes of one invitation.
 
-    `str(code)` is 56 letters and digits in groups of four; the same text fits a QR code's alphanumeric mode.
+    `str(code)` is 60 letters and digits in groups of four; the same text fits a QR code's alphanumeric mode.
     """
 
     mesh_id: bytes
@@ -94,7 +95,8 @@ class JoinCode:
 
     def __str__(self) -> str:
         data = bytes([_VERSION]) + self.mesh_id + self.secret
-        text = _base32_encode(data + _code_check(data))
+        number = int.from_bytes(data, "big") << _CODE_CHECK_BITS | _code_check(data)
+        text = "".join(_ALPHABET[number >> 5 * place & 31] for place in reversed(range(_CODE_CHARS)))
         return "-".join(text[start : start + _CODE_GROUP] for start in range(0, len(text), _CODE_GROUP))
 
     @classmethod
@@ -102,11 +104,9 @@ class JoinCode:
         """The code in `text`, in any case, with any separators, I and L read as 1 and O as 0; else EnrolmentError."""
         if len(text) > CODE_TEXT_MAX:
             raise EnrolmentError(f"join code has {len(text)} characters, a code has about 70: paste the code alone")
-        data = _base32_decode(text.translate(_SEPARATORS).upper().translate(_READ_AS))
-        if len(data) != _CODE_BYTES:
-            raise EnrolmentError("join code is incomplete or too long: it has 14 groups of 4 characters")
-        data, check = data[:-_CODE_CHECK_BYTES], data[-_CODE_CHECK_BYTES:]
-        if check != _code_check(data):
+        number = _base32_decode(text.translate(_SEPARATORS).upper().translate(_READ_AS))
+        data = (number >> _CODE_CHECK_BITS).to_bytes(_CODE_DATA_BYTES, "big")
+        if number & (1 << _CODE_CHECK_BITS) - 1 != _code_check(data):
             raise EnrolmentError("join code has a mistyped character: compare it with the one that was shown")
         if data[0] != _VERSION:
             raise EnrolmentError(
@@ -390,25 +390,19 @@ def _request_bytes(name: str, static_key: bytes, transcript: bytes) -> bytes:
     return wire.encode((name, static_key, transcript))
 
 
-def _code_check(data: bytes) -> bytes:
-    return hashlib.blake2b(data, digest_size=_CODE_CHECK_BYTES, person=_CODE_PURPOSE).digest()
+def _code_check(data: bytes) -> int:
+    digest = hashlib.blake2b(data, digest_size=-(-_CODE_CHECK_BITS // 8), person=_CODE_PURPOSE).digest()
+    return int.from_bytes(digest, "big") >> -_CODE_CHECK_BITS % 8
 
 
-def _base32_encode(data: bytes) -> str:
-    assert len(data) % 5 == 0, "whole groups of 40 bits need no padding"
-    number = int.from_bytes(data, "big")
-    places = len(data) * 8 // 5
-    return "".join(_ALPHABET[number >> 5 * place & 31] for place in reversed(range(places)))
-
-
-def _base32_decode(text: str) -> bytes:
+def _base32_decode(text: str) -> int:
     number = 0
     for char in text:
         value = _ALPHABET.find(char)
         if value < 0:
             raise EnrolmentError(f"join code holds {char!r}, which no code has: use its letters and digits alone")
         number = number << 5 | value
-    places = len(text)
-    if places * 5 % 8:
-        raise EnrolmentError("join code is incomplete or too long: it has 14 groups of 4 characters")
-    return number.to_bytes(places * 5 // 8, "big")
+    if len(text) != _CODE_CHARS:
+        groups = _CODE_CHARS // _CODE_GROUP
+        raise EnrolmentError(f"join code is incomplete or too long: it has {groups} groups of {_CODE_GROUP} characters")
+    return number

@@ -165,6 +165,6 @@ def test_a_terminal_shows_a_qr_code_and_stdout_holds_the_code_alone(machine):
     os.close(inside)
     shown = os.read(outside, 65_536).decode()
     os.close(outside)
-    assert len(done.stdout.strip().split("-")) == 14
+    assert len(done.stdout.strip().split("-")) == 15
     assert "\u2588" in shown or "\u2580" in shown
     assert done.stdout.strip() in shown

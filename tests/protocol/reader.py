@@ -33,9 +33,9 @@ def join_code(text):
     number = 0
     for sign in text.replace("-", ""):
         number = number << 5 | ALPHABET.index(sign)
-    data = (number >> (len(text.replace("-", "")) * 5 - 35 * 8)).to_bytes(35, "big")
+    data, check = (number >> 36).to_bytes(33, "big"), number & (1 << 36) - 1
     assert data[0] == 1
-    assert blake(data[:33], 2, b"mycomesh join") == data[33:]
+    assert int.from_bytes(blake(data, 5, b"mycomesh join"), "big") >> 4 == check
     return data[1:17], data[17:33]
 
 
