@@ -166,14 +166,17 @@ class _Follower:
 
     def __init__(self, db: Any) -> None:
         self._db = db
-        self._before = {fold(name): stored_columns(self._db, name) for name in user_tables(db)[0]}
+        names = user_tables(db)[0]
+        self._before = {fold(name): stored_columns(self._db, name) for name in names}
         self._marks = {f"{_MARK}{number}": name for number, name in enumerate(self._before)}
         # By the folded name from before: the columns now in order, each with its folded name from before, "" for a new one.
         self._now = {name: [(column, fold(column)) for column in columns] for name, columns in self._before.items()}
         self._written: dict[str, None] = {}
         self._pending: list[str] = []
         self._indexes = self._index_names()
-        for mark, name in self._marks.items():
+        for mark, name in zip(
+            self._marks, names, strict=True
+        ):  # by its own letters: the schema shows them as written here
             db.execute(f"CREATE TRIGGER {mark} AFTER DELETE ON {quoted(name)} WHEN 0 BEGIN SELECT 1; END")
 
     def follow(self, script: str) -> Plan:

@@ -118,6 +118,10 @@ def test_the_plain_group_is_accepted():
         {"columns": ["a", "a"]},
         {"columns": ["a", ""]},
         {"columns": ["a", "b" * (batch.NAME_MAX + 1)]},
+        {
+            "columns": [f"c{number:05}" for number in range(batch.COLUMNS_MAX + 1)],
+            "rows": [[1] * (batch.COLUMNS_MAX + 1)],
+        },
         {"columns": ["a", 1]},
         {"columns": "ab"},
         {"columns": ["a"]},  # narrower than its rows

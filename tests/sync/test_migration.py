@@ -392,6 +392,11 @@ def test_two_defaults_for_one_column_are_told_with_both(peers):
     "fact",
     [
         ("t", "table", b"CREATE TABLE t(id)"),
+        ("sqlite_master", "table", "CREATE TABLE sqlite_master(a)"),
+        ("sqlite_sequence", "table", "CREATE TABLE sqlite_sequence(name, seq)"),
+        ("mycomesh_meta", "table", "CREATE TABLE mycomesh_meta(a)"),
+        ("q", "table", "CREATE TABLE q(a); DROP TABLE t"),
+        ('name:["t"]', "name", "sqlite_t"),
         ("index:mycomesh_rows_2", "index", ""),
         ("index:sqlite_autoindex_u_1", "index", ""),
         ('dropped:["mycomesh_schema"]', "dropped", ""),
@@ -417,6 +422,32 @@ def test_a_fact_that_nobody_may_state_has_no_effect(peers, fact):
     assert two.replica.tables["mycomesh_schema"].dropped == two.replica.tables["mycomesh_schema"].counters == set()
     two.sql("UPDATE t SET a = 'goes on' WHERE id = 1")
     converge([one, two])
+    assert_equal(one, two)
+
+
+@pytest.mark.parametrize("name", ["Drones", "drones", "DRONES"])
+def test_names_with_capital_letters_migrate(peers, name):
+    one, two = started(peers, "CREATE TABLE Drones(Id PRIMARY KEY, Altitude)")
+    one.sql("INSERT INTO Drones VALUES(1, 500)")
+    migrate(one, f"ALTER TABLE {name} RENAME COLUMN altitude TO Height; ALTER TABLE {name} ADD COLUMN Speed")
+    converge([one, two])
+    assert two.sql("SELECT Id, Height, Speed FROM Drones") == [(1, 500, None)]
+    assert two.sql("SELECT name FROM sqlite_schema WHERE type = 'table' AND lower(name) = 'drones'") == [("Drones",)]
+    assert_equal(one, two)
+
+
+def test_names_that_look_like_sql_are_names(peers):
+    one, two = started(peers, T)
+    odd = 'x"; DROP TABLE t; --'
+    quoted = '"' + odd.replace('"', '""') + '"'
+    one.sql(f"""CREATE TABLE {quoted}({quoted} PRIMARY KEY, "a]b", "'), (1")""")
+    one.sql(f"INSERT INTO {quoted} VALUES('k', 1, 2)")
+    converge([one, two])
+    assert two.sql(f"SELECT * FROM {quoted}") == [("k", 1, 2)]
+    two.sql(f"UPDATE {quoted} SET {quoted} = 'l'")
+    migrate(two, f"ALTER TABLE {quoted} RENAME COLUMN {quoted} TO [;--]")
+    converge([one, two])
+    assert one.sql(f"SELECT [;--] FROM {quoted}") == [("l",)]
     assert_equal(one, two)
 
 
