@@ -224,10 +224,14 @@ def _private_dir(directory: Path) -> None:
 def _write_synced(path: Path, data: bytes) -> None:
     path.unlink(missing_ok=True)  # a leftover of a killed process with our own process id
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, FILE_MODE)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(descriptor)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(descriptor)
+    except OSError:
+        path.unlink()  # half a key on a full disk
+        raise
 
 
 def _sync_dir(directory: Path) -> None:

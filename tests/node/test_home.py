@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import subprocess
@@ -122,6 +123,20 @@ def test_writing_replaces_whole_files(tmp_path):
     write_private(path, b"long long long")
     write_private(path, b"short")
     assert read_private(path) == b"short"
+
+
+def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+    path = tmp_path / "key"
+    write_private(path, b"old")
+
+    def full(_descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(HomeError, match="No space left on device; check free space"):
+        write_private(path, b"new")
+    assert read_private(path) == b"old"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["key"]
 
 
 def test_exclusive_writing_never_replaces(tmp_path):
