@@ -27,7 +27,7 @@ from mesh.session import Keys, Phase, Received, Reply, Session
 from mesh.versions import Versions
 
 PAUSE_S = 0.06  # a host may begin 20 handshakes a second
-DESCRIPTORS = 4_096
+DESCRIPTORS = 8_192
 
 
 class Gate:

@@ -222,7 +222,7 @@ def test_a_flood_costs_bounded_memory_and_stops_nobody(fleet, name, record_prope
 
 @needs_namespaces
 @pytest.mark.parametrize("hosts", [1, 50], ids=["one host", "fifty hosts"])
-def test_a_member_links_at_once_while_strangers_hold_a_thousand_connections(tmp_path, hosts, record_property):
+def test_a_member_links_at_once_while_strangers_hold_thousands_of_connections(tmp_path, hosts, record_property):
     """On a LAN, where limits by host hold: half-open connections stand, junk handshakes arrive as fast as they can."""
     with Lab() as lab, ExitStack() as stack:
         node = Machine(tmp_path, "node", lab.host("node"), net=())
@@ -244,7 +244,7 @@ def test_a_member_links_at_once_while_strangers_hold_a_thousand_connections(tmp_
 
         assert links(1)["refused"] == 0, "it has been here before"
         watched = Watched(node)
-        words = (sys.executable, "-m", "tests.integration.knocker", "flood", lab.address("node"), port, "1000")
+        words = (sys.executable, "-m", "tests.integration.knocker", "flood", lab.address("node"), port, "5000")
         flood = lab.popen("stranger", *words, *sources, cwd=ROOT, stdout=subprocess.PIPE, text=True)
         stack.enter_context(flood.stdout)
         assert flood.stdout.readline().startswith("flooding")

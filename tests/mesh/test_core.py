@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import pytest
 
+from mesh import wire
 from mesh.config import MeshConfig
 from mesh.core import Joiner, MeshCore
 from mesh.enrolment import Candidate, invite
@@ -28,7 +29,9 @@ from mesh.events import (
     TimerFired,
     Write,
 )
+from mesh.gate import BOOT_BYTES
 from mesh.identity import Identity
+from mesh.session import Keys, Reply, Session
 from tests.mesh.pipes import LIFETIME_S, WALL_MS, Pipes, mesh_of
 
 
@@ -486,6 +489,69 @@ def test_a_live_link_ends_when_its_members_certificate_does():
     pipes.run(70_000)
     assert "its certificate has expired" in {action.reason for action in left.seen(LinkDown)}
     assert left.links == right.links == {}
+
+
+class _Shows:
+    """A gate that shows what it was given, and believes everything."""
+
+    def __init__(self, papers):
+        self.papers = papers
+
+    def answer(self, psk):
+        return self.papers
+
+    def admit(self, introduction):
+        return self.papers
+
+
+def _papers(certificate, *, boot=bytes(BOOT_BYTES), port=0, oldest=1):
+    return wire.encode((1, certificate, boot, port, oldest, 1))
+
+
+@pytest.mark.parametrize(
+    "papers_of",
+    [
+        lambda own, other: b"",
+        lambda own, other: _papers(b""),
+        lambda own, other: _papers(own.certificate.raw * 2),
+        lambda own, other: _papers(own.certificate.raw) * 2,
+        lambda own, other: _papers(own.certificate.raw) + b"\0",
+        lambda own, other: _papers(other.certificate.raw),
+        lambda own, other: own.certificate.raw,
+        lambda own, other: _papers(own.certificate.raw, boot=b""),
+        lambda own, other: _papers(own.certificate.raw, port=65_536),
+        lambda own, other: _papers(own.certificate.raw, oldest=2),
+        lambda own, other: bytes(1_900),
+    ],
+    ids=[
+        "nothing",
+        "no certificate",
+        "its certificate twice",
+        "its papers twice",
+        "a byte more",
+        "another's certificate",
+        "a certificate alone",
+        "no boot number",
+        "no port",
+        "no versions",
+        "2 KB of nothing",
+    ],
+)
+def test_who_knows_the_secret_and_shows_no_papers_of_its_own_stays_outside(papers_of):
+    """A captured secret is no membership. The same steps with good papers lead to a link: the check of this test."""
+    (ours, own, other), _ = mesh_of(3)
+    for papers, linked in ((_papers(own.certificate.raw), True), (papers_of(own, other), False)):
+        pipes = Pipes()
+        node = pipes.member(ours)
+        stranger = pipes.stranger(node)
+        keys = Keys(own.mesh_id, (own.secret,), own.static_private)
+        session = Session(keys, _Shows(papers), initiator=True, entropy=random.Random(1).randbytes)
+        stranger.say(session.start())
+        for step in session.receive(stranger.heard, pipes.now_ms):
+            if isinstance(step, Reply):
+                stranger.say(step.data)
+        assert (len(node.links), stranger.closed is None) == ((1, True) if linked else (0, False))
+        assert node.notices() == ([] if linked else ["peer.refused"])
 
 
 @pytest.mark.parametrize("wall_ms", [0, 100 * 86_400_000])

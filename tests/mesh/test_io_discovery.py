@@ -311,6 +311,20 @@ def test_names_that_no_node_of_ours_bears_are_left_alone(run):
     run(scene())
 
 
+def test_a_text_record_of_8_kb_hides_nobody_and_is_not_kept(run):
+    async def scene():
+        async with Stranger() as stranger, Node("a1", None) as alpha:
+            padding = {b"x%d" % number: b"y" * 240 for number in range(33)}
+            await stranger.says("padded", port=7, properties={**OURS, **padding})
+            await stranger.says("stuffed", port=8, properties={**padding, b"m": b"ff"})
+            await alpha.sees("padded")
+            await stranger.says("same", port=9)
+            await alpha.sees("same")
+            assert alpha.names() == ["padded", "same"]
+
+    run(scene())
+
+
 def test_a_flood_of_names_is_bounded_and_hides_nobody(run):
     async def scene():
         async with Stranger() as stranger, Node("a1") as alpha:
