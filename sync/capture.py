@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sync.schema import Column, KeyKind, TableSpec, fold, quoted
+from sync.identifiers import fold, quoted
+from sync.indexes import UniqueIndex
+from sync.schema import Column, KeyKind, TableSpec
 
 __all__ = [
     "LOOK_AGAIN",
@@ -85,7 +87,7 @@ def create_statements(spec: TableSpec, table_id: int, bits: Mapping[str, int]) -
         ),
         _trigger(names[3], "AFTER DELETE", table, "", [_log(spec, table_id, OP_DELETE, "OLD")]),
     ]
-    evictions = [_evict(spec, table_id, index.columns) for index in spec.unique if index.columns]
+    evictions = [_evict(spec, table_id, index) for index in spec.unique if index.match]
     if evictions:
         statements.append(_trigger(names[4], "BEFORE INSERT", table, "", evictions))
         statements.append(_trigger(names[5], "BEFORE UPDATE", table, "", evictions))
@@ -203,9 +205,10 @@ def _rekeyed(spec: TableSpec) -> str:
     return " OR ".join(terms)
 
 
-def _evict(spec: TableSpec, table_id: int, columns: tuple[tuple[str, str], ...]) -> str:
+def _evict(spec: TableSpec, table_id: int, index: UniqueIndex) -> str:
     """Notes the rows that a REPLACE would remove through one UNIQUE index, whatever the statement turns out to do."""
-    match = " AND ".join(f"e.{quoted(name)} = NEW.{quoted(name)} COLLATE {collation}" for name, collation in columns)
     names = ", ".join(["what", "at", *key_names(spec)])
     values = ", ".join([str(OP_EVICT), _NOW, *_key_values(spec, "e")])
-    return f"INSERT INTO {pending_name(table_id)}({names}) SELECT {values} FROM {quoted(spec.name)} e WHERE {match}"
+    return (
+        f"INSERT INTO {pending_name(table_id)}({names}) SELECT {values} FROM {quoted(spec.name)} e WHERE {index.match}"
+    )

@@ -18,13 +18,15 @@ from sync.changelog import ChangeLog, changes_name
 from sync.definitions import described, redefined
 from sync.facts import INDEX, SCHEMA_ID, SCHEMA_TABLE, TABLE, Facts
 from sync.following import Following
+from sync.identifiers import fold, quoted
+from sync.indexes import column_names
 from sync.keep_both import convert
 from sync.migrating import migrate
 from sync.migration import Plan
 from sync.names import Names
 from sync.policy import Policies, name_fact
 from sync.runs import runs_name
-from sync.schema import KeyKind, TableSpec, UnsupportedTable, fold, quoted, read_table, stored_columns, user_tables
+from sync.schema import KeyKind, TableSpec, UnsupportedTable, read_table, user_tables
 from sync.shedding import shed
 from sync.store import Store
 from sync.table import Table
@@ -232,7 +234,7 @@ class Catalog:
         A column's place tells which one it was: while the triggers stand, as SQLite rewrote them, none can have gone.
         """
         mesh = spec.folded
-        known, names = spec.meshes, stored_columns(self._store.db, spec.name)
+        known, names = spec.meshes, column_names(self._store.db, spec.name)
         if len(names) < len(captured) or any(fold(name) not in known for name in names):
             return spec
         renamed = {was: name for was, name in zip(captured, names, strict=False) if known[fold(name)] != was}
@@ -389,7 +391,7 @@ class Catalog:
             db.execute(f"CREATE INDEX IF NOT EXISTS {name} ON {quoted(table.spec.name)}({column}) WHERE 0")
         table.bits_captured = captured
         known = table.spec.meshes
-        places = [known[fold(name)] for name in stored_columns(db, table.spec.name) if fold(name) in known]
+        places = [known[fold(name)] for name in column_names(db, table.spec.name) if fold(name) in known]
         db.execute(
             "UPDATE mycomesh_replicated SET bits = ?, known = ? WHERE id = ?",
             (json.dumps(table.bits), json.dumps({name: captured[name] for name in places}), table.table_id),
@@ -432,7 +434,7 @@ class Catalog:
 
     def define(self, spec: TableSpec) -> None:
         """Writes down a table's definition as it is in this file, in the mesh's names."""
-        left = [name for name in stored_columns(self._store.db, spec.name) if fold(name) not in spec.meshes]
+        left = [name for name in column_names(self._store.db, spec.name) if fold(name) not in spec.meshes]
         renamed = {fold(column.name): column.mesh for column in spec.columns if column.mesh}
         sql: str | None = spec.sql
         if left or renamed or spec.mesh:

@@ -17,9 +17,10 @@ from sync import codec
 from sync.capture import LOOK_AGAIN, OP_EVICT, look_statement
 from sync.catalog import SCHEMA_TABLE, Catalog
 from sync.errors import PolicyError
+from sync.identifiers import fold, quoted
 from sync.policy import KEEP_BOTH, SAME_ROW, counter_fact, counter_refusal, keep_both_fact, keep_both_refusal
 from sync.report import DELETE_LOST, KEPT, shortened, time_text, value_of
-from sync.schema import KeyKind, fold, quoted
+from sync.schema import KeyKind
 from sync.store import Store
 from sync.table import Row, Table
 

@@ -13,7 +13,8 @@ from typing import Any
 
 import apsw
 
-from sync.schema import TableSpec, UnsupportedTable, fold, quoted, read_table, user_tables
+from sync.identifiers import fold, quoted
+from sync.schema import TableSpec, UnsupportedTable, read_table, user_tables
 
 __all__ = ["column_clause", "described", "only", "redefined", "rename_columns", "rename_tables", "scratch"]
 

@@ -17,11 +17,12 @@ from sync.batch import Group, Kind, Section
 from sync.capture import OP_DELETE, OP_EVICT, OP_INSERT, WORD_BITS, key_names, pending_name, word_names
 from sync.changelog import pack_mask
 from sync.counter import counted, hold_births, hold_registers, unseen
+from sync.identifiers import quoted
 from sync.keep_both import to_settle
 from sync.lattice import EXISTENCE, join
 from sync.rawtext import raw_select, restored
 from sync.rows import RowView, differing, encode_prior, prior_to_wire, priors_of, shrink
-from sync.schema import KeyKind, encode_key, quoted
+from sync.schema import KeyKind, encode_key
 from sync.stamp import ms_from_hlc
 from sync.table import Row, Table, birth_key
 
@@ -235,7 +236,7 @@ def _pending_sql(table: Table, words: list[str], *, raw: bool) -> str:
     spec = table.spec
     keys = key_names(spec)
     if spec.kind is KeyKind.KEYED:
-        join_on = " AND ".join(f"t.{quoted(column.name)} = p.k{place}" for place, column in enumerate(spec.key))
+        join_on = " AND ".join(f"{column.keyed} = p.k{place}" for place, column in enumerate(spec.key))
         present = f"t.{quoted(spec.key[0].name)}"
     else:
         join_on = f"t.{quoted(spec.rowid)} = p.r"
@@ -282,9 +283,8 @@ def _drain_rows(table: Table, place: int, rows: dict[Row, _Touched]) -> list[Gro
         present = None if touched.values is None else dict(zip(table.known, touched.values, strict=True))
         view = RowView(table, row, present, leaves[row], holds=holds)
         by_birth = isinstance(row, int) and table.spec.kind is not KeyKind.ROWID
-        # An insert under an id that has a row is a REPLACE, which fires no delete trigger.
-        ended = touched.deleted or table.spec.id_column
-        replaced = by_birth and view.visible and bool(ended) and touched.inserted
+        # Where a row is inserted the one before has gone, by a REPLACE too, which fires no delete trigger.
+        replaced = by_birth and view.visible and touched.inserted
         if view.visible and (present is None or replaced):
             _change(table, place, view, touched, Kind.DELETE, EXISTENCE, groups)
             if not replaced:

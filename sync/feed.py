@@ -12,10 +12,11 @@ from typing import Any
 
 from sync.batch import Group, Kind
 from sync.changelog import Leaf, unpack_mask
+from sync.identifiers import quoted
 from sync.lattice import EXISTENCE
 from sync.rows import RowView, prior_to_wire
 from sync.runs import Run
-from sync.schema import KeyKind, quoted
+from sync.schema import KeyKind
 from sync.table import Row, Table
 from sync.vector import Range
 

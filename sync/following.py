@@ -16,8 +16,10 @@ import apsw
 from sync import report
 from sync.definitions import column_clause, described, only, redefined, rename_columns, rename_tables, scratch
 from sync.facts import INDEX, SCHEMA_TABLE, TABLE
+from sync.identifiers import fold, quoted
+from sync.indexes import column_names
 from sync.names import shown_names
-from sync.schema import Column, TableSpec, fold, quoted, stored_columns
+from sync.schema import Column, TableSpec
 from sync.store import Store
 from sync.table import Table
 
@@ -87,7 +89,7 @@ class Following:
         catalog, spec = self._catalog, table.spec
         due = catalog.shed(table)
         records = catalog.names.columns(spec.folded)
-        here = {fold(name): name for name in stored_columns(self._db, spec.name)}
+        here = {fold(name): name for name in column_names(self._db, spec.name)}
         going = {
             mesh: name for folded, name in here.items() if (mesh := records.get(folded, folded)) in table.dropped
             and (folded in records or folded in due)
@@ -235,7 +237,7 @@ class Following:
             return
         self._db.execute(text)
         catalog.names.record(mesh, name, target)
-        for column in stored_columns(self._db, name):
+        for column in column_names(self._db, name):
             if fold(column) in dropped and fold(column) not in map(fold, target.values()):
                 catalog.names.leave(mesh, fold(column), column)
 

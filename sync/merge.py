@@ -19,10 +19,12 @@ from sync.batch import Group, Kind, Section
 from sync.changelog import Leaf, pack_mask
 from sync.conflict import Change, note_conflicts, note_hidden, same
 from sync.counter import hold_births, totals
+from sync.identifiers import quoted
 from sync.identity import keys_of
 from sync.lattice import EXISTENCE, Entry, join, visible
+from sync.rivals import later_claims
 from sync.rows import RowView, prior_from_wire, shrink
-from sync.schema import KeyKind, quoted
+from sync.schema import KeyKind
 from sync.shedding import kept
 from sync.table import Row, Table
 
@@ -128,7 +130,7 @@ def _merge_births(table: Table, group: Group, place: int, keys: list[Any]) -> bo
         rows = list(range(first, first + len(keys)))
         names.append(quoted(spec.rowid))
         values = [[*row, rowid] for row, rowid in zip(group.rows, rows, strict=True)]
-    insert = f"INSERT INTO {quoted(spec.name)}({', '.join(names)}) VALUES({', '.join('?' * len(names))})"
+    insert = f"INSERT OR ABORT INTO {quoted(spec.name)}({', '.join(names)}) VALUES({', '.join('?' * len(names))})"
     db = table.store.db
     db.execute(f"SAVEPOINT {_SAVEPOINT}")
     try:
@@ -194,6 +196,9 @@ def _merge_rows(table: Table, group: Group, place: int, keys: list[Any], wall_ms
 def _merge_change(table: Table, view: RowView, change: Change, wall_ms: int | None, merged: Merged) -> None:
     """Joins one change into its row, then brings the user's table and the held values in line."""
     stamp = (change.hlc, table.store.site(change.place))
+    if wall_ms is None and _take_twin(table, view, change):
+        merged.changes += 1
+        view = RowView.read(table, table.locate(change.key))
     outcome = join(view.entries, stamp, change.mask)
     if table.spec.id_column and not _lives(table, change, stamp):
         return
@@ -222,6 +227,37 @@ def _merge_change(table: Table, view: RowView, change: Change, wall_ms: int | No
     target = {name: value for name, value in owned.items() if name in names}
     target |= {name: change.values[name] for name in table.columns_of(gained & ~EXISTENCE)}
     merged.parked += materialize(table, view, seen, target, reborn=gained & EXISTENCE != 0)
+
+
+def _take_twin(table: Table, view: RowView, change: Change) -> bool:
+    """Takes what a repair brings of a stamp that has other values here, where they are the greater by their encoding.
+
+    A file may have been changed behind the log's back in a way that nothing shows any more: a cell went from 1.0 to 1, which
+    SQLite calls equal, in an update of its neighbour, and the entry was digested anew. Both sides keep the same one so.
+    """
+    leaf = next((leaf for leaf in view.leaves if leaf[:2] == (change.place, change.hlc)), None)
+    if leaf is None or change.dead:
+        return False
+    entry = view.entries[view.leaves.index(leaf)]
+    values = view.values(leaf, entry.mask)
+    greater = {
+        name: change.values[name]
+        for name in values.keys() & change.values.keys()
+        if codec.encode(change.values[name]) > codec.encode(values[name])
+    }
+    if not greater:
+        return False
+    lost = {name: values[name] for name in sorted(greater) if values[name] != greater[name]}
+    stamp = (change.hlc, table.store.site(change.place))
+    if lost:
+        loser = report.Loser(change.key, lost, stamp, dead=False)
+        report.conflict(table, loser, stamp, change.values, table.store.clock.last >> 16, reason=report.TWO_VALUES)
+    values |= greater
+    digest = table.digest(change.place, change.hlc, entry.mask, change.key, list(values.values()))
+    table.log.replace(leaf, (*leaf[:4], digest, leaf[5]))
+    materialize(table, view, view.visible, view.owned() | greater, reborn=False)
+    table.log.flush()
+    return True
 
 
 def _lives(table: Table, change: Change, stamp: tuple[int, bytes]) -> bool:
@@ -278,7 +314,7 @@ def materialize(table: Table, view: RowView, seen: bool, target: dict[str, Any],
         row, place, seen = show(table, view, seen, shown, reborn=reborn)
     except apsw.ConstraintError as error:
         reason = str(error)
-        if displace_rivals(table, view, (view.present or {}) | shown):
+        if _displace(table, view.row, (view.present or {}) | shown):
             try:
                 row, place, seen = show(table, view, seen, shown, reborn=reborn)
                 reason = ""
@@ -354,38 +390,20 @@ def _written(table: Table, view: RowView, seen: bool, shown: dict[str, Any], *, 
     return row
 
 
-def displace_rivals(table: Table, view: RowView, values: dict[str, Any]) -> bool:
-    """Parks the rows that keep this one out through a UNIQUE index, if every one of them claimed its place later.
-
-    The earlier claim wins on every replica, whatever the order of arrival: a claim is the newest stamp among the row's
-    existence and the columns of the index.
-    """
-    rivals: dict[Row, str] = {}
-    for index in table.spec.unique:
-        names = [table.spec.meshed(name) for name, _ in index.columns]
-        if not names or any(values.get(name) is None for name in names):
-            continue
-        mine = _claim(RowView.read(table, view.row), names)
-        for row in table.rivals(index, [values[name] for name in names], view.row):
-            if _claim(RowView.read(table, row), names) < mine:
-                return False
-            rivals[row] = index.name
-    for row, name in rivals.items():
-        rival = RowView.read(table, row)
-        key = table.key(row, rival.leaves)
-        target = rival.owned()
-        table.delete(row)
-        parked = _rename_dead(table, rival, row)
+def _displace(table: Table, row: Row, values: dict[str, Any]) -> bool:
+    """Parks the rows that keep this one out, if every one of them claimed its place later; returns whether any was."""
+    rivals = later_claims(table, row, values)
+    for rival, index in rivals.items():
+        view = RowView.read(table, rival)
+        key = table.key(rival, view.leaves)
+        target = view.owned()
+        table.delete(rival)
+        parked = _rename_dead(table, view, rival)
         table.displaced += 1
-        _hold(rival, parked, target, frozenset(), all_of_it=True)
-        reason = f"UNIQUE {name}: another row claimed these values first"
+        _hold(view, parked, target, frozenset(), all_of_it=True)
+        reason = f"UNIQUE {index}: another row claimed these values first"
         report.park(table, parked, key, reason, target, table.store.clock.last >> 16)
     return bool(rivals)
-
-
-def _claim(view: RowView, names: list[str]) -> tuple[int, bytes]:
-    mask = view.table.mask_of(names) | EXISTENCE
-    return max((entry.stamp for entry in view.entries if entry.mask & mask), default=(0, b""))
 
 
 def _reinsert(table: Table, row: Row, values: dict[str, Any]) -> Row:

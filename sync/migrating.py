@@ -14,9 +14,10 @@ import apsw
 from sync import report
 from sync.errors import MigrationError
 from sync.facts import INDEX
+from sync.identifiers import fold
 from sync.migration import Alteration, Plan, run
 from sync.policy import dropped_fact, name_fact
-from sync.schema import UnsupportedTable, fold
+from sync.schema import UnsupportedTable
 from sync.store import Store
 from sync.table import Table
 

@@ -18,7 +18,9 @@ from typing import Any
 import apsw
 
 from sync.errors import MigrationError
-from sync.schema import INTERNAL_PREFIX, fold, quoted, stored_columns, user_tables
+from sync.identifiers import fold, quoted
+from sync.indexes import column_names
+from sync.schema import INTERNAL_PREFIX, user_tables
 
 __all__ = ["Alteration", "Plan", "run"]
 
@@ -167,7 +169,7 @@ class _Follower:
     def __init__(self, db: Any) -> None:
         self._db = db
         names = user_tables(db)[0]
-        self._before = {fold(name): stored_columns(self._db, name) for name in names}
+        self._before = {fold(name): column_names(self._db, name) for name in names}
         self._marks = {f"{_MARK}{number}": name for number, name in enumerate(self._before)}
         # By the folded name from before: the columns now in order, each with its folded name from before, "" for a new one.
         self._now = {name: [(column, fold(column)) for column in columns] for name, columns in self._before.items()}
@@ -192,7 +194,7 @@ class _Follower:
         self._written.update(dict.fromkeys(by_name.get(name, name) for name in self._pending))
         self._pending.clear()
         for before, name in here.items():
-            self._now[before] = _moved(self._now[before], stored_columns(self._db, name))
+            self._now[before] = _moved(self._now[before], column_names(self._db, name))
 
     def _marked(self) -> dict[str, str]:
         """Returns, by folded names from before, what the tables are called that are still themselves."""
@@ -217,7 +219,7 @@ class _Follower:
                     here[before], {fold(name): ends.get(fold(name), "") for name in columns}, False, written
                 )
             elif before in present:  # made anew under its name: its columns are known by theirs
-                ends = {fold(name): name for name in stored_columns(self._db, before)}
+                ends = {fold(name): name for name in column_names(self._db, before)}
                 alteration = Alteration(
                     present[before], {fold(name): ends.get(fold(name), "") for name in columns}, True, True
                 )

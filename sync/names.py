@@ -14,7 +14,8 @@ import itertools
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from sync.schema import TableSpec, fold
+from sync.identifiers import fold
+from sync.schema import TableSpec
 
 __all__ = ["Names", "free_name", "shown_names"]
 

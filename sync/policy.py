@@ -11,7 +11,8 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from sync.schema import INTERNAL_PREFIX, KeyKind, TableSpec, fold
+from sync.identifiers import fold
+from sync.schema import INTERNAL_PREFIX, KeyKind, TableSpec
 
 __all__ = [
     "COUNTER",

@@ -19,12 +19,13 @@ from sync.catalog import SCHEMA_TABLE
 from sync.changelog import Leaf
 from sync.codec import decode
 from sync.errors import PolicyError
+from sync.identifiers import fold
 from sync.lattice import EXISTENCE
 from sync.names import Names
 from sync.policy import Policies
 from sync.report import key_text, shortened, time_text, values_text
 from sync.rows import RowView
-from sync.schema import Column, KeyKind, encode_key, fold, read_table, user_tables
+from sync.schema import Column, KeyKind, encode_key, read_table, user_tables
 from sync.stamp import ms_from_hlc
 from sync.store import Store
 from sync.table import Row, Table, birth_key

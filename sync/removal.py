@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sync.errors import ForeignFileError
-from sync.schema import quoted
+from sync.identifiers import quoted
 from sync.store import Store
 
 __all__ = ["Removed", "forget", "take_out"]

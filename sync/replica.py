@@ -19,6 +19,7 @@ from sync.copies import Life
 from sync.decisions import Decisions
 from sync.errors import BatchRefusedError, DecodeError, MigrationError
 from sync.feed import read_range, read_rows
+from sync.identifiers import fold
 from sync.identity import keys_of
 from sync.intake import Intake
 from sync.keep_both import other_form
@@ -27,7 +28,6 @@ from sync.migration import Plan
 from sync.overview import ReplicaStatus, TableStatus, overview
 from sync.removal import take_out
 from sync.rights import Rights
-from sync.schema import fold
 from sync.scrub import Scrub
 from sync.stamp import hlc_from_ms
 from sync.state import StateTables

@@ -21,6 +21,7 @@ __all__ = [
     "CONFLICTS_MAX",
     "DELETE_LOST",
     "KEPT",
+    "TWO_VALUES",
     "Loser",
     "conflict",
     "moved",
@@ -39,6 +40,7 @@ TEXT_MAX = 1_000_000
 TOLD_MAX = 200
 WRITE_LOST = "a later write had not seen this one"
 KEPT = "both rows are kept, this one as"
+TWO_VALUES = "two files had different values of one write"
 DELETE_LOST = "a delete lost to a later write"
 
 

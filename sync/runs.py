@@ -13,7 +13,7 @@ import struct
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from sync.schema import quoted
+from sync.identifiers import quoted
 from sync.store import Store
 
 __all__ = ["RUN_MAX", "RUN_MIN", "Run", "Runs", "runs_name"]

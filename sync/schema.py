@@ -8,31 +8,30 @@ that the wire and the digests use. It must not know the change log or the networ
 from __future__ import annotations
 
 import enum
-import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import apsw
+
 from sync import codec
+from sync.batch import NAME_MAX
+from sync.identifiers import fold, quoted
+from sync.indexes import UniqueIndex, key_terms, unique_indexes
 
 __all__ = [
     "INTERNAL_PREFIX",
     "Column",
     "KeyKind",
     "TableSpec",
-    "UniqueIndex",
     "UnsupportedTable",
     "encode_key",
-    "fold",
-    "quoted",
     "read_table",
-    "stored_columns",
     "user_tables",
 ]
 
 INTERNAL_PREFIX = "mycomesh_"
 _ROWID_NAMES = ("rowid", "_rowid_", "oid")
-_FOLD = {upper: upper + 32 for upper in range(ord("A"), ord("Z") + 1)}
 _COLLATIONS = ("BINARY", "NOCASE", "RTRIM")
 
 
@@ -68,13 +67,10 @@ class Column:
         """The name as it is compared and sent."""
         return self.mesh or fold(self.name)
 
-
-@dataclass(frozen=True, slots=True)
-class UniqueIndex:
-    """A UNIQUE constraint or index other than the primary key; `columns` is empty if it indexes an expression."""
-
-    name: str
-    columns: tuple[tuple[str, str], ...]  # (column name, collation)
+    @property
+    def keyed(self) -> str:
+        """SQL of a key column of rows `t` as the primary key compares it, whose collation need not be the column's."""
+        return f"t.{quoted(self.name)} COLLATE {self.collation}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,17 +137,6 @@ class TableSpec:
         return replace(self, kind=KeyKind.BAG, key=(), id_column=self.key[0].folded)
 
 
-@functools.lru_cache(maxsize=4_096)
-def fold(name: str) -> str:
-    """Returns the name with ASCII letters lowered, as SQLite compares identifiers."""
-    return name.translate(_FOLD)
-
-
-def quoted(name: str) -> str:
-    """Returns the identifier in double quotes, safe in SQL whatever it holds."""
-    return '"' + name.replace('"', '""') + '"'
-
-
 def user_tables(db: Any) -> tuple[list[str], list[tuple[str, str]]]:
     """Returns (ordinary tables, [(skipped name, why)]) of the main database, sorted by name."""
     tables: list[str] = []
@@ -185,24 +170,38 @@ def read_table(db: Any, name: str) -> TableSpec:
     if found is None:
         raise UnsupportedTable("no such table")
     without_rowid, sql = bool(found[0]), str(found[1])
-    indexes = _read_indexes(db, name)
-    columns = _read_columns(db, name, indexes)
-    if not columns:
-        raise UnsupportedTable("it has no stored columns")
+    key_collation = key_terms(db, name)
+    columns = _read_columns(db, name, key_collation or {})
+    _check_names(name, columns)
+    _check_writable(db, name)
     key = tuple(sorted((column for column in columns if column.key), key=lambda column: column.key))
-    kind = _key_kind(key, without_rowid=without_rowid, indexed=any(origin == "pk" for _, origin, _ in indexes))
+    kind = _key_kind(key, without_rowid=without_rowid, indexed=key_collation is not None)
     names = {column.folded for column in columns}
     rowid = "" if without_rowid else next((alias for alias in _ROWID_NAMES if alias not in names), "")
     if kind is KeyKind.ROWID:
         rowid = key[0].name
     elif not without_rowid and not rowid:
         raise UnsupportedTable("its columns hide all three names of the rowid and it has no INTEGER PRIMARY KEY")
-    unique = tuple(
-        UniqueIndex(index, tuple(terms) if all(column for column, _ in terms) else ())
-        for index, origin, terms in indexes
-        if origin != "pk"
-    )
-    return TableSpec(name, kind, tuple(sorted(columns, key=lambda column: column.folded)), key, rowid, unique, sql)
+    ordered = tuple(sorted(columns, key=lambda column: column.folded))
+    return TableSpec(name, kind, ordered, key, rowid, unique_indexes(db, name), sql)
+
+
+def _check_names(table: str, columns: Sequence[Column]) -> None:
+    if not columns:
+        raise UnsupportedTable("it has no stored columns")
+    for name in (table, *(column.name for column in columns)):
+        if not name:
+            raise UnsupportedTable("a name in it is empty")
+        if len(name) > NAME_MAX:
+            raise UnsupportedTable(f"a name in it has {len(name)} characters; at most {NAME_MAX} travel")
+
+
+def _check_writable(db: Any, table: str) -> None:
+    """Has SQLite prepare a write: it needs every function and collation of the table's indexes and constraints."""
+    try:  # not cached: an EXPLAIN that SQLite prepares again after a change of the schema has ended in a segmentation fault
+        db.execute(f"EXPLAIN INSERT INTO {quoted(table)} DEFAULT VALUES", can_cache=False).fetchall()
+    except apsw.Error as error:
+        raise UnsupportedTable(f"this node cannot write it: {error}") from error
 
 
 def _key_kind(key: tuple[Column, ...], *, without_rowid: bool, indexed: bool) -> KeyKind:
@@ -214,31 +213,16 @@ def _key_kind(key: tuple[Column, ...], *, without_rowid: bool, indexed: bool) ->
     return KeyKind.KEYED
 
 
-def _read_indexes(db: Any, table: str) -> list[tuple[str, str, list[tuple[str, str]]]]:
-    """Returns the unique indexes: (name, origin, [(column or '', collation)])."""
-    result = []
-    listing = 'SELECT name, origin FROM pragma_index_list(?) WHERE "unique" ORDER BY name'
-    for name, origin in db.execute(listing, (table,)).fetchall():
-        terms = db.execute(
-            "SELECT coalesce(name, ''), coll FROM pragma_index_xinfo(?) WHERE key ORDER BY seqno", (name,)
-        ).fetchall()
-        result.append((name, origin, [(str(column), str(collation)) for column, collation in terms]))
-    return result
-
-
-def _read_columns(db: Any, table: str, indexes: list[tuple[str, str, list[tuple[str, str]]]]) -> list[Column]:
-    key_collation = {
-        fold(column): collation for _, origin, terms in indexes if origin == "pk" for column, collation in terms
-    }
+def _read_columns(db: Any, table: str, key_collation: Mapping[str, str]) -> list[Column]:
     columns = []
     listing = 'SELECT name, type, "notnull", dflt_value, pk, hidden FROM pragma_table_xinfo(?) ORDER BY cid'
     for name, declared, not_null, default, key, hidden in db.execute(listing, (table,)).fetchall():
         if hidden:  # generated columns: computed on every replica
             continue
-        collation = key_collation.get(fold(name)) or "BINARY"
-        if collation.upper() not in _COLLATIONS:
+        collation = key_collation.get(name, "BINARY")
+        if collation not in _COLLATIONS:
             raise UnsupportedTable(f"its key column {name!r} has the application's own collation {collation}")
-        columns.append(Column(name, _affinity(declared), collation.upper(), bool(not_null), default, key))
+        columns.append(Column(name, _affinity(declared), collation, bool(not_null), default, key))
     return columns
 
 
@@ -254,12 +238,6 @@ def _affinity(declared: str) -> str:
     if any(word in text for word in ("REAL", "FLOA", "DOUB")):
         return "REAL"
     return "NUMERIC"
-
-
-def stored_columns(db: Any, name: str) -> list[str]:
-    """Returns the names of a table's stored columns in their order: RENAME keeps it, ADD COLUMN adds at the end."""
-    listing = "SELECT name FROM pragma_table_xinfo(?) WHERE NOT hidden ORDER BY cid"
-    return [column for (column,) in db.execute(listing, (name,)).fetchall()]
 
 
 def encode_key(spec: TableSpec, values: tuple[Any, ...]) -> bytes:

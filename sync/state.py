@@ -14,8 +14,8 @@ from typing import Any
 from sync.capture import pending_name
 from sync.catalog import SCHEMA_TABLE, Catalog
 from sync.copies import Life
+from sync.identifiers import fold
 from sync.report import time_text
-from sync.schema import fold
 from sync.scrub import Scrub
 from sync.store import Store
 

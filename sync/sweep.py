@@ -17,9 +17,10 @@ from sync import codec
 from sync.capture import LOOK_AGAIN, OP_EVICT, OP_INSERT, WORD_BITS, key_names, look_statement, pending_name
 from sync.conflict import same
 from sync.counter import totals
+from sync.identifiers import quoted
 from sync.rawtext import bound, mark, raw_select, restored
 from sync.rows import RowView, differing
-from sync.schema import KeyKind, encode_key, quoted
+from sync.schema import KeyKind, encode_key
 from sync.table import Row, Table
 
 __all__ = ["START", "Place", "advance", "begin", "going", "look_at", "suspects", "under_way"]
@@ -207,7 +208,7 @@ def _next_names(table: Table, after: Any, limit: int) -> list[Any]:
         start, parameters = ("", ()) if after is None else (f"WHERE t.{rowid} > ?", (after,))
         listing = f"SELECT t.{rowid} FROM {quoted(spec.name)} t {start} ORDER BY t.{rowid} LIMIT ?"
         return [name for (name,) in db.execute(listing, (*parameters, limit))]
-    keys = ", ".join(f"t.{quoted(column.name)}" for column in spec.key)
+    keys = ", ".join(column.keyed for column in spec.key)
     columns = ", ".join(raw_select(f"t.{quoted(column.name)}") for column in spec.key)
     start, values = "", ()
     if after is not None:
@@ -218,7 +219,7 @@ def _next_names(table: Table, after: Any, limit: int) -> list[Any]:
 
 
 def _found_by(table: Table, name: list[Any]) -> tuple[str, tuple[Any, ...]]:
-    terms = [f"t.{quoted(column.name)} = {mark(value)}" for column, value in zip(table.spec.key, name, strict=True)]
+    terms = [f"{column.keyed} = {mark(value)}" for column, value in zip(table.spec.key, name, strict=True)]
     return " AND ".join(terms), tuple(map(bound, name))
 
 

@@ -16,9 +16,10 @@ from typing import Any
 
 from sync import codec
 from sync.changelog import ChangeLog, Leaf, unpack_mask
+from sync.identifiers import quoted
 from sync.lattice import EXISTENCE, bits_of
 from sync.rawtext import bound, is_raw, mark, raw_select, restored
-from sync.schema import KeyKind, TableSpec, UniqueIndex, encode_key, quoted
+from sync.schema import KeyKind, TableSpec
 from sync.store import Store
 from sync.vector import Vector
 
@@ -221,7 +222,7 @@ class Table:
     def where(self) -> str:
         """SQL that finds one row by the parameters of `where_values`."""
         if self.spec.kind is KeyKind.KEYED:
-            return " AND ".join(f"t.{quoted(column.name)} = ?" for column in self.spec.key)
+            return " AND ".join(f"{column.keyed} = ?" for column in self.spec.key)
         return f"t.{quoted(self.spec.rowid)} = ?"
 
     @functools.cached_property
@@ -241,9 +242,7 @@ class Table:
         values = codec.decode(row, bytes_max=len(row))
         if not any(map(is_raw, values)):
             return self.where, tuple(values)
-        terms = [
-            f"t.{quoted(column.name)} = {mark(value)}" for column, value in zip(self.spec.key, values, strict=True)
-        ]
+        terms = [f"{column.keyed} = {mark(value)}" for column, value in zip(self.spec.key, values, strict=True)]
         return " AND ".join(terms), tuple(map(bound, values))
 
     def read(self, row: Row) -> dict[str, Any] | None:
@@ -272,14 +271,18 @@ class Table:
             return {row: self.read(row) for row in rows}
         return found
 
-    def insert(self, values: dict[str, Any]) -> int:
-        """Inserts a row with those columns and returns its rowid (0 without one); constraint errors pass through."""
+    def insert(self, values: dict[str, Any], *, conflict: str = "ABORT") -> int:
+        """Inserts a row with those columns and returns its rowid (0 without one); constraint errors pass through.
+
+        `conflict` is what SQLite does about them, whatever ON CONFLICT the table's own constraints ask for.
+        """
         columns = [column for column in self.spec.columns if column.folded in values]
         names = ", ".join(quoted(column.name) for column in columns)
         marks = ", ".join(mark(values[column.folded]) for column in columns)
         body = f"({names}) VALUES({marks})" if columns else "DEFAULT VALUES"
         self.store.db.execute(
-            f"INSERT INTO {quoted(self.spec.name)}{body}", tuple(bound(values[column.folded]) for column in columns)
+            f"INSERT OR {conflict} INTO {quoted(self.spec.name)}{body}",
+            tuple(bound(values[column.folded]) for column in columns),
         )
         return self.store.db.last_insert_rowid() if self.spec.rowid else 0
 
@@ -295,30 +298,13 @@ class Table:
     def _settings_of(self, names: tuple[str, ...], marks: tuple[str, ...]) -> str:
         by_name = {column.folded: quoted(column.name) for column in self.spec.columns}
         settings = ", ".join(f"{by_name[name]} = {place}" for name, place in zip(names, marks, strict=True))
-        return f"UPDATE {quoted(self.spec.name)} AS t SET {settings}"
+        return f"UPDATE OR ABORT {quoted(self.spec.name)} AS t SET {settings}"
 
     def delete(self, row: Row) -> None:
         """Deletes one row if it is there."""
         found = self.where_values(row)
         if found is not None:
             self.store.db.execute(f"DELETE FROM {quoted(self.spec.name)} AS t WHERE {found[0]}", found[1])
-
-    def rivals(self, index: UniqueIndex, values: Sequence[Any], row: Row) -> list[Row]:
-        """Returns the rows, other than `row`, that hold these values in the columns of a UNIQUE index."""
-        match = " AND ".join(
-            f"t.{quoted(name)} = {mark(value)} COLLATE {collation}"
-            for (name, collation), value in zip(index.columns, values, strict=True)
-        )
-        keyed = self.spec.kind is KeyKind.KEYED
-        names = [quoted(column.name) for column in self.spec.key] if keyed else []
-        if self.spec.rowid:
-            names.append(quoted(self.spec.rowid))
-        listing = f"SELECT {', '.join(f't.{name}' for name in names)} FROM {quoted(self.spec.name)} t WHERE {match}"
-        found: list[Row] = []
-        for record in self.store.db.execute(listing, tuple(map(bound, values))).fetchall():
-            key = record[: len(self.spec.key)] if keyed else ()
-            found.append(encode_key(self.spec, key) if key and None not in key else record[-1])
-        return [rival for rival in found if rival != row]
 
     # ---- identity
 

@@ -17,7 +17,7 @@ from typing import Any
 import apsw
 
 from sync.errors import DatabaseError
-from sync.schema import fold, quoted
+from sync.identifiers import fold, quoted
 
 __all__ = ["Difference", "TableComparison", "compare_files"]
 

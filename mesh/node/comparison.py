@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from mesh.node.shell import clock
-from sync.schema import fold
+from sync.identifiers import fold
 
 if TYPE_CHECKING:
     from mesh.node.serving import ServingNode

@@ -17,7 +17,7 @@ from mesh.membership import Membership
 from mesh.node.errors import KeystoreError, NodeError
 from mesh.node.keystore import NO_MESH, Keystore
 from mesh.node.shell import clock
-from sync.schema import fold
+from sync.identifiers import fold
 
 if TYPE_CHECKING:
     from mesh.certificate import Certificate

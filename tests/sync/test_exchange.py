@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import fields
 from itertools import pairwise
 
+import apsw
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -269,7 +271,9 @@ def test_rows_that_vanished_with_their_entries_are_brought_back(world_of, damage
     node = world.nodes[damaged]
     node.peer.close()
     damage = node.peer.open().app
-    damage.config(1002, 0)  # SQLITE_DBCONFIG_ENABLE_TRIGGER: the damage goes past capture
+    damage.config(
+        apsw.SQLITE_DBCONFIG_ENABLE_TRIGGER, 0
+    )  # SQLITE_DBCONFIG_ENABLE_TRIGGER: the damage goes past capture
     damage.execute(f"DELETE FROM t WHERE id <= {victims}")
     log = node.peer.replica.tables["t"].log
     with node.peer.replica._store.transaction():
@@ -285,14 +289,44 @@ def test_rows_that_vanished_with_their_entries_are_brought_back(world_of, damage
     assert "repair.done" in [notice for each in world.nodes for notice in each.noticed()]
 
 
+def test_a_number_that_becomes_its_equal_of_the_other_type_beside_a_change_keeps_nobody_apart(world_of):
+    world = world_of(2)
+    world.write(world.nodes[0], "CREATE TABLE n(id INTEGER PRIMARY KEY, b, c); INSERT INTO n VALUES(1, 0, 1.0)")
+    chained(world)
+    world.write(world.nodes[0], "UPDATE n SET b = 7, c = 1")  # 1 IS 1.0: only b counts as changed
+    world.run(60_000)
+    all_equal(world)
+    assert [node.sql("SELECT b, c FROM n") for node in world.nodes] == [[(7, 1.0)]] * 2
+    assert not any(node.peer.recorded("mycomesh_conflicts") for node in world.nodes)
+
+
+def test_two_values_of_one_write_end_as_one_and_the_other_is_on_record(world_of):
+    world = world_of(2)
+    world.write(
+        world.nodes[0], "CREATE TABLE n(id INTEGER PRIMARY KEY, b, c); INSERT INTO n VALUES(1, 0, 'as written')"
+    )
+    chained(world)
+    app = world.nodes[0].peer.app
+    app.config(apsw.SQLITE_DBCONFIG_ENABLE_TRIGGER, 0)
+    app.execute("UPDATE n SET c = 'behind its back'")
+    app.config(apsw.SQLITE_DBCONFIG_ENABLE_TRIGGER, 1)
+    world.write(world.nodes[0], "UPDATE n SET b = 7")  # which digests what is left of the first entry anew
+    world.run(60_000)
+    all_equal(world)
+    kept, lost = sorted(("as written", "behind its back"), key=len, reverse=True)
+    assert [node.sql("SELECT b, c FROM n") for node in world.nodes] == [[(7, kept)]] * 2
+    (record,) = [row for node in world.nodes for row in node.sql("SELECT lost, reason FROM mycomesh_conflicts")]
+    assert record == (json.dumps({"c": lost}), "two files had different values of one write")
+
+
 def test_writes_that_bypassed_the_triggers_are_found_by_a_scrub(world_of):
     world = world_of(2)
     world.write(world.nodes[0], FILL, 1, 20)
     chained(world)
     app = world.nodes[0].peer.app
-    app.config(1002, 0)
+    app.config(apsw.SQLITE_DBCONFIG_ENABLE_TRIGGER, 0)
     app.execute("DELETE FROM t WHERE id = 1; UPDATE t SET v = 'edited' WHERE id = 2; INSERT INTO t VALUES(99, 'more')")
-    app.config(1002, 1)
+    app.config(apsw.SQLITE_DBCONFIG_ENABLE_TRIGGER, 1)
     world.do(world.nodes[0], ScrubRequested())
     world.run(3_000)
     all_equal(world)

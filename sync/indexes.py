@@ -1,0 +1,125 @@
+"""UNIQUE indexes of a table: which columns they compare, and SQL that finds the rows that a new one would meet in them.
+
+Owns reading indexes out of SQLite's catalogue, and the terms of an index on expressions out of its text. What always holds:
+SQL that goes into a trigger has been prepared here before, because a trigger with an error fails the application's writes. It
+must not know what is done with the rows that are found.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import apsw
+
+from sync.identifiers import quoted
+
+__all__ = ["UniqueIndex", "column_names", "key_terms", "unique_indexes"]
+
+# Strings, quoted names, comments; what is left are words, brackets and commas.
+_TOKEN = re.compile(
+    r"""'(?:[^']|'')*' | "(?:[^"]|"")*" | `(?:[^`]|``)*` | \[[^\]]*\]
+    | --[^\n]* | /\*.*?(?:\*/|\Z) | [(),] | [^\s(),'"`\[]+ | \s+ | .""",
+    re.VERBOSE | re.DOTALL,
+)
+_ORDER = re.compile(r"\s+(?:asc|desc)\s*\Z", re.IGNORECASE)
+_HIDDEN_VIRTUAL = 1  # of a virtual table; generated columns have 2 and 3
+
+
+@dataclass(frozen=True, slots=True)
+class UniqueIndex:
+    """A UNIQUE constraint or index other than the primary key.
+
+    `columns` (name, collation) are stored columns whose equality it forbids; empty where it says something else: it indexes
+    an expression or a generated column, or holds only some of the rows. `match` is SQL that is true for each row `e` which a
+    row `NEW` may meet in it, "" if there is none.
+    """
+
+    name: str
+    columns: tuple[tuple[str, str], ...]
+    match: str
+
+
+def column_names(db: Any, table: str, *, generated: bool = False) -> list[str]:
+    """Returns the names of a table's stored columns, or with `generated` of all, in the order of its definition."""
+    listing = "SELECT name, hidden FROM pragma_table_xinfo(?) ORDER BY cid"
+    return [
+        name
+        for name, hidden in db.execute(listing, (table,)).fetchall()
+        if not hidden or (generated and hidden != _HIDDEN_VIRTUAL)
+    ]
+
+
+def key_terms(db: Any, table: str) -> dict[str, str] | None:
+    """Returns the collation that the primary key compares each of its columns with; None if it has no index of its own."""
+    listing = "SELECT name FROM pragma_index_list(?) WHERE origin = 'pk'"
+    found = db.execute(listing, (table,)).fetchone()
+    return None if found is None else {str(name): collation for name, collation in _terms(db, found[0])}
+
+
+def unique_indexes(db: Any, table: str) -> tuple[UniqueIndex, ...]:
+    """Returns the UNIQUE indexes of a table but its primary key, by name."""
+    listing = "SELECT name, partial FROM pragma_index_list(?) WHERE \"unique\" AND origin <> 'pk' ORDER BY name"
+    stored = column_names(db, table)
+    every = column_names(db, table, generated=True)
+    found = []
+    for name, partial in db.execute(listing, (table,)).fetchall():
+        terms = _terms(db, name)
+        plain = not partial and all(column in stored for column, _ in terms)
+        match = _match(db, table, terms, _expressions(db, name, len(terms)), every)
+        if match and any(column not in stored for column, _ in terms):
+            # In a BEFORE UPDATE trigger SQLite computes generated columns out of those columns alone that triggers name.
+            match += f" AND (1 OR {' OR '.join(f'NEW.{quoted(column)}' for column in stored)})"
+        found.append(UniqueIndex(name, tuple((str(column), coll) for column, coll in terms) if plain else (), match))
+    return tuple(found)
+
+
+def _terms(db: Any, index: str) -> list[tuple[str | None, str]]:
+    """Returns (column, None for an expression; collation) of an index."""
+    listing = "SELECT name, coll FROM pragma_index_xinfo(?) WHERE key ORDER BY seqno"
+    return [(column, str(collation).upper()) for column, collation in db.execute(listing, (index,)).fetchall()]
+
+
+def _match(
+    db: Any, table: str, terms: Sequence[tuple[str | None, str]], expressions: Sequence[str], every: Sequence[str]
+) -> str:
+    equal = []
+    new = ", ".join(f"NEW.{quoted(name)} AS {quoted(name)}" for name in every)
+    for number, (column, collation) in enumerate(terms):
+        if column is not None:
+            equal.append(f"e.{quoted(column)} = NEW.{quoted(column)} COLLATE {quoted(collation)}")
+            continue
+        if not expressions:
+            return ""
+        text = expressions[number]
+        try:
+            db.execute(f"SELECT ({text}) FROM {quoted(table)} e WHERE 0").fetchall()
+        except apsw.Error:
+            return ""
+        equal.append(f"({text}) = (SELECT ({text}) FROM (SELECT {new})) COLLATE {quoted(collation)}")
+    return " AND ".join(equal)
+
+
+def _expressions(db: Any, index: str, count: int) -> list[str]:
+    """Returns the terms of an index as it was made, empty if their text cannot be told."""
+    found = db.execute("SELECT sql FROM sqlite_schema WHERE type = 'index' AND name = ?", (index,)).fetchone()
+    if found is None or found[0] is None:  # the index of a constraint has columns alone
+        return []
+    depth = 0
+    terms = [""]
+    for piece in _TOKEN.findall(found[0]):
+        if piece.startswith(("--", "/*")):
+            piece = " "  # noqa: PLW2901
+        if piece == ")":
+            depth -= 1
+            if not depth:
+                break
+        if piece == "," and depth == 1:
+            terms.append("")
+        elif depth:
+            terms[-1] += piece
+        depth += piece == "("
+    terms = [_ORDER.sub("", term).strip() for term in terms]
+    return terms if len(terms) == count and all(terms) else []

@@ -1,0 +1,130 @@
+"""Constraints of every kind under writes on both sides of a split: whoever is kept out is the same everywhere.
+
+Rows that meet in a UNIQUE index on expressions, on generated columns, on some rows only, under any collation; constraints
+with an ON CONFLICT of their own, which must not act where a node writes; and rows that a REPLACE removes through any of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+
+import apsw
+import pytest
+
+from tests.sync.peers import assert_equal, converge
+from tests.sync.scale import SCALE
+
+SHAPES = {
+    "partial": "CREATE TABLE t(id INTEGER PRIMARY KEY, a, b, c); CREATE UNIQUE INDEX i ON t(a) WHERE b > 0",
+    "expression": "CREATE TABLE t(id TEXT PRIMARY KEY, a, b, c); CREATE UNIQUE INDEX i ON t(lower(a), /* , */ b+0 DESC)",
+    "bag": "CREATE TABLE t(id, a COLLATE NOCASE UNIQUE, b, c, UNIQUE(b, c))",
+    "bag expression": "CREATE TABLE t(id, a, b, c); CREATE UNIQUE INDEX i ON t(coalesce(a, b), typeof(c))",
+    "generated": "CREATE TABLE t(id PRIMARY KEY, a, b, c, g AS (a || b) UNIQUE, s AS (coalesce(a, 0) + 1) STORED)",
+    "generated, no rowid": "CREATE TABLE t(id TEXT PRIMARY KEY NOT NULL, a, b, c,"
+    " g AS (coalesce(a, '') || coalesce(b, '')) STORED UNIQUE, v AS (c)) WITHOUT ROWID",
+    "several": "CREATE TABLE t(id INTEGER PRIMARY KEY, a, b, c, v AS (a));"
+    " CREATE UNIQUE INDEX i ON t(v COLLATE NOCASE, b DESC) WHERE c IS NOT NULL;"
+    " CREATE UNIQUE INDEX j ON t(abs(c), substr(a, 1, 1) COLLATE NOCASE)",
+    "check": "CREATE TABLE t(id PRIMARY KEY, a DEFAULT 1, b DEFAULT 2, c, CHECK(coalesce(a, 0) <= coalesce(b, 0) + 3))",
+    "on conflict": "CREATE TABLE t(id INTEGER PRIMARY KEY ON CONFLICT REPLACE, a NOT NULL ON CONFLICT REPLACE DEFAULT 0,"
+    " b INT UNIQUE ON CONFLICT REPLACE, c UNIQUE ON CONFLICT IGNORE)",
+    "on conflict, text": "CREATE TABLE t(id TEXT PRIMARY KEY ON CONFLICT REPLACE, a, b UNIQUE ON CONFLICT ROLLBACK,"
+    " c CHECK(c IS NOT 3))",
+    "key by another collation": "CREATE TABLE t(id TEXT COLLATE NOCASE, a, b INT, c,"
+    " PRIMARY KEY(b DESC, id COLLATE BINARY)) WITHOUT ROWID",
+    "key by another collation, rowid": "CREATE TABLE t(id COLLATE RTRIM, a, b UNIQUE, c, PRIMARY KEY(id COLLATE NOCASE))",
+    "two": "CREATE TABLE t(id INTEGER PRIMARY KEY AUTOINCREMENT, a UNIQUE, b UNIQUE, c, UNIQUE(a, b))",
+    "strict": "CREATE TABLE t(id INTEGER PRIMARY KEY, a INT, b REAL UNIQUE, c TEXT COLLATE NOCASE UNIQUE) STRICT",
+    "triggers": "CREATE TABLE log(at, what); CREATE TABLE t(id INTEGER PRIMARY KEY, a, b, c);"
+    " CREATE TRIGGER x AFTER UPDATE ON t BEGIN INSERT INTO log VALUES(new.id, new.a);"
+    " UPDATE t SET c = coalesce(c, 0) + 1 WHERE id = new.id AND coalesce(c, 0) < 3; END;"
+    " CREATE TRIGGER y BEFORE DELETE ON t BEGIN DELETE FROM log WHERE at = old.id; END",
+}  # fmt: skip
+VALUES = (
+    "NULL", "0", "1", "2", "3", "-1", "'a'", "'A'", "'b '", "'b'", "2.5", "x'61'", "'1'", "9e999", "''", "x''",
+    "9223372036854775807", "'a' || char(0)",
+)  # fmt: skip
+KEYS = ("0", "1", "2", "3", "4", "'a'", "'A'", "'a '", "'b'")
+
+
+def statement(rng):
+    """One write of any kind; many are refused, which is part of it."""
+    key, one, two, three = rng.choice(KEYS), *rng.choices(VALUES, k=3)
+    first, second = rng.choices("abc", k=2)
+    row = f"t(id, a, b, c) VALUES({key}, {one}, {two}, {three})"
+    return rng.choice(
+        (
+            f"INSERT INTO {row}",
+            f"INSERT INTO {row}",
+            f"REPLACE INTO {row}",
+            f"INSERT INTO {row} ON CONFLICT DO UPDATE SET a = excluded.a",
+            f"INSERT INTO t(a, b, c) VALUES({one}, {two}, {three})",
+            f"UPDATE t SET {first} = {one} WHERE id IS {key}",
+            f"UPDATE OR REPLACE t SET {first} = {one}, {second} = {two} WHERE id IS {key}",
+            f"UPDATE OR IGNORE t SET id = {rng.choice(KEYS)} WHERE id IS {key}",
+            f"UPDATE t SET a = b, b = a WHERE id IS {key}",
+            f"DELETE FROM t WHERE id IS {key}",
+            f"DELETE FROM t WHERE {first} IS {one}",
+        )
+    )
+
+
+@pytest.mark.parametrize("seed", range(max(1, round(3 * SCALE))))
+@pytest.mark.parametrize("shape", SHAPES)
+def test_whatever_meets_in_a_constraint_all_replicas_end_equal(trio, shape, seed):
+    rng = random.Random(f"{seed} {shape}")
+    trio[0].sql(SHAPES[shape])
+    converge(trio)
+    for _ in range(rng.randrange(20, 45)):
+        writer = rng.choice(trio)
+        writer.wall_ms += rng.randrange(3)
+        with contextlib.suppress(
+            apsw.ConstraintError, apsw.MismatchError
+        ):  # and nothing else: our triggers fail no write
+            writer.sql(statement(rng))
+        if rng.random() < 0.3:
+            bundles = writer.drain()
+            for other in trio:
+                if other is not writer and rng.random() < 0.6:
+                    other.take(rng.sample(bundles, len(bundles)))
+    converge(trio)
+    for peer in trio:
+        assert_equal(trio[0], peer)
+        assert peer.scrub().found == 0, "every entry has the digest of what is shown"
+        assert peer.sql("PRAGMA integrity_check") == [("ok",)]
+
+
+def test_a_row_that_a_replace_evicts_and_whose_rowid_is_taken_again_is_another_row(pair):
+    one, two = pair
+    one.sql("CREATE TABLE t(a UNIQUE, b); INSERT INTO t VALUES(1, 'old')")
+    converge(pair)
+    one.sql("REPLACE INTO t VALUES(1, 'new')")
+    assert one.sql("SELECT rowid, b FROM t") == [(2, "new")]
+    one.sql("UPDATE OR REPLACE t SET a = 1; DELETE FROM t; INSERT INTO t VALUES(2, 'other')")
+    two.sql("UPDATE t SET b = 'seen here'")
+    converge(pair)
+    assert_equal(one, two)
+    assert one.scrub().found == two.scrub().found == 0
+    assert one.sql("SELECT * FROM t") == [(2, "other")]
+
+
+@pytest.mark.parametrize(
+    ("ddl", "why"),
+    [
+        ('CREATE TABLE t(a, "")', "a name in it is empty"),
+        (f"CREATE TABLE t(a, {'n' * 257})", "a name in it has 257 characters; at most 256 travel"),
+        ("CREATE TABLE t(a, b AS (ours(a)))", "this node cannot write it: unknown function: ours()"),
+        ("CREATE TABLE t(a); CREATE INDEX i ON t(ours(a))", "this node cannot write it: unknown function: ours()"),
+    ],
+)
+def test_a_table_that_cannot_travel_is_left_alone_and_said(pair, ddl, why):
+    one, two = pair
+    one.app.create_scalar_function("ours", lambda value: value, 1, deterministic=True)
+    one.sql(ddl)
+    one.sql("CREATE TABLE other(x); INSERT INTO t(a) VALUES(1); INSERT INTO other VALUES(1)")
+    converge(pair)
+    assert two.tables() == {"other": [("integer", 1)]}
+    (note,) = [table.note for table in one.replica.status().tables if table.name == "t"]
+    assert why in note
+    one.sql("UPDATE t SET a = 2; DELETE FROM t")
