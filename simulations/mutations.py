@@ -239,9 +239,9 @@ MUTATIONS = (
         "of two rows that claim one UNIQUE value, the one that came first keeps it",
         (
             Edit(
-                "sync.merge:displace_rivals",
-                "rivals: dict[Row, str] = {}\n",
-                "rivals: dict[Row, str] = {}\n    return False\n",
+                "sync.rivals:later_claims",
+                "found: dict[Row, str] = {}\n",
+                "found: dict[Row, str] = {}\n    return {}\n",
             ),
         ),
         NAMES,
@@ -317,7 +317,7 @@ MUTATIONS = (
     Mutation(
         "evicted-rows-not-captured",
         "a row that REPLACE evicts by its UNIQUE column is not noted",
-        (Edit("sync.capture:create_statements", "in spec.unique if index.columns]", "in spec.unique if False]"),),
+        (Edit("sync.capture:create_statements", "in spec.unique if index.match]", "in spec.unique if False]"),),
         MIXED,
         3,
     ),
