@@ -6,13 +6,14 @@ import random
 
 import pytest
 
+from mesh import circuits
 from mesh.bridging import CHILDREN, Map
 from mesh.circuit import RELAYS_MAX, CircuitFrame, FrameKind, circuit_address, is_circuit
 from mesh.circuits import CIRCUITS_MAX, CONNS_FROM, Circuits
 from mesh.config import MeshConfig
 from mesh.core import MeshCore
 from mesh.errors import DecodeError
-from mesh.events import DeliverMessage, LinkDown, LinkUp, SendMessage
+from mesh.events import ConnClosed, DeliverMessage, LinkDown, LinkUp, SendMessage
 from mesh.identity import create_mesh, make_identity
 from mesh.topology import LinkState, Neighbour
 from tests.mesh.pipes import LIFETIME_S, PORT, WALL_MS, Pipes
@@ -177,6 +178,32 @@ def test_circuits_over_a_relay_that_dies_end_and_go_over_another():
     line.run(30_000)
     assert line.circuits() == [(0, 3)]
     assert dead not in line.linked(0)
+
+
+def test_a_circuit_that_one_end_drops_ends_at_both_and_is_made_anew():
+    line = Line("mrm")
+    line.run()
+    line.pipes.feed(line.nodes[0], ConnClosed(line.link(0, 2)))
+    line.run()
+    for at in (0, 2):
+        gone = [action.link for action in line.nodes[at].seen(LinkDown)]
+        assert len(gone) == 1
+        assert gone[0] >= CONNS_FROM
+    assert line.circuits() == [(0, 2)]
+
+
+def test_what_waits_at_a_relay_is_bounded_and_costs_the_circuit_not_the_link(monkeypatch):
+    monkeypatch.setattr(circuits, "WAITING_BYTES_MAX", 5_000)
+    line = Line("mrm")
+    line.run()
+    outbox = line.nodes[1].core._core.links.conns[line.link(1, 2)].session.outbox
+    line.pipes.cut(line.nodes[1], line.nodes[2])  # nothing gets on from the relay, and it does not know yet
+    for _ in range(4):
+        line.send(0, 2, bytes(200_000), 0)
+    line.run(1_000)
+    assert 5_000 < outbox.queued < 5_000 + (1 << 17)
+    assert [action.link >= CONNS_FROM for action in line.nodes[0].seen(LinkDown)] == [True], "the circuit was given up"
+    assert line.linked(1) == [0, 2]
 
 
 # ---- frames
