@@ -226,8 +226,8 @@ class Exchange:
     def _settle(self, now_ms: int) -> None:
         """Something changed: compare once it is quiet. While changes keep coming, only the periodic comparison is made.
 
-        A node says so no more often than once in `settle_ms` over all its links: in a mesh of many, each write of anyone
-        would cost every link a comparison.
+        The more links a node has, the more rarely it says so: in a mesh of many, each write of anyone would cost every link
+        a comparison.
         """
         self._quiet_at = max(now_ms + self._config.settle_ms, self._spaced_at)
 
@@ -354,11 +354,11 @@ class Exchange:
     def _on_digests(self, number: int, theirs: dict[str, tuple[bytes, bytes]], turn: Turn) -> None:
         link = self._links[number]
         link.digests = theirs
-        link.compared_at = turn.now_ms
+        first, link.compared_at = link.compared_at is None, turn.now_ms
         mine = self._digests()
         equal = [name for name, digest in mine.items() if theirs.get(name) == digest]
         link.equal_since = {name: link.equal_since.get(name, turn.now_ms) for name in equal}
-        self._fetching.compared(number, theirs, turn)
+        self._fetching.compared(number, theirs, turn, first=first)
         if self._mending.compared(number, theirs, turn):
             self._settle(turn.now_ms)
 
@@ -401,7 +401,8 @@ class Exchange:
         self._scrubbing.on_timer(turn)
         if self._quiet_at is not None and now_ms >= self._quiet_at:
             self._quiet_at = None
-            self._spaced_at = now_ms + self._config.settle_ms * len(self._links)
+            links = len(self._links)
+            self._spaced_at = now_ms + self._config.settle_ms * max(links, links * links // 4)
             for link in self._links.values():
                 at = now_ms + self._rng.randrange(self._config.settle_ms)
                 link.compare_at = min(link.compare_at, at)

@@ -24,6 +24,8 @@ __all__ = ["Fetching", "Progress"]
 BARREN_CHUNKS_MAX = 4_096
 # What broken streams had brought is remembered for so many peers.
 PARTIAL_PEERS_MAX = 64
+# A comparison that shows a difference is left to the live path this often in a row, where that has brought something since.
+PUT_OFF_MAX = 3
 # How often a person hears of a long round.
 TELL_MS = 1_000
 
@@ -67,6 +69,8 @@ class _Link:
     round: _Round | None = None
     failures: int = 0
     rows: int = 0
+    waiting: Mapping[str, bytes] | None = None  # vector digests here when it was put off to ask; None: nothing is put off
+    put_off: int = 0  # in a row
 
 
 class Fetching:
@@ -115,14 +119,25 @@ class Fetching:
 
     # ---- asking
 
-    def compared(self, number: int, theirs: Digests, turn: Turn) -> None:
-        """A peer has told what it holds."""
-        self._links[number].digests = theirs
-        self._ask(number, turn)
+    def compared(self, number: int, theirs: Digests, turn: Turn, *, first: bool) -> None:
+        """A peer has told what it holds, for the `first` time on this link or once more.
+
+        On a link that has been compared, what differs is most often on its way here: we ask only if it does not come.
+        """
+        link = self._links[number]
+        link.digests = theirs
+        mine = self._vectors()
+        if first or link.put_off >= PUT_OFF_MAX or number in self._ask_at or not self._wanted(link, mine, turn.now_ms):
+            self._ask(number, turn)
+            return
+        self.soon(number, turn.now_ms)
+        link.put_off += 1
+        link.waiting = mine
 
     def soon(self, number: int, now_ms: int) -> None:
         """The live path shows a gap: ask this peer, unless the gap is filled before."""
         if number in self._links:
+            self._links[number].waiting = None
             self._ask_at.setdefault(number, now_ms + self._config.repair_ms)
 
     def _ask(self, number: int, turn: Turn) -> None:
@@ -130,24 +145,36 @@ class Fetching:
         link = self._links[number]
         if link.round is not None:
             return  # one at a time: the end of one stream must not be taken for that of another
-        mine = {digest.table: digest.vector for digest in self._replica.digests()}
-        wanted = [
-            name
-            for name, (vector, _) in sorted(link.digests.items())
-            if mine.get(name) != vector
-            and link.asked.get(name) != vector
-            and self._unclaimed(name, turn.now_ms)
-            and self._replica.admits(name)
-            and self._replica.rights.may_write(link.peer, name)
-        ]
+        before, link.waiting = link.waiting, None
+        mine = self._vectors()
+        wanted = self._wanted(link, mine, turn.now_ms)
+        if before is not None:
+            # Where something has come since, the peer's digests are old: the comparison that follows each change tells.
+            wanted = [name for name in wanted if mine.get(name) == before.get(name)]
         if not wanted:
             return
+        link.put_off = 0
         for name in wanted:
             self._claims[name] = number, turn.now_ms
             link.asked[name] = link.digests[name][0]
         link.round = _Round({name: self._holds(name) for name in wanted}, turn.now_ms, told_at=turn.now_ms)
         turn.send(number, wire.Vectors(tuple((name, self._known(name, link.peer)) for name in wanted)))
         self._ask_at[number] = turn.now_ms + self._config.stall_ms
+
+    def _vectors(self) -> dict[str, bytes]:
+        return {digest.table: digest.vector for digest in self._replica.digests()}
+
+    def _wanted(self, link: _Link, mine: Mapping[str, bytes], now_ms: int) -> list[str]:
+        """The tables of which the peer has told something else than we hold, and nobody is asked for yet."""
+        return [
+            name
+            for name, (vector, _) in sorted(link.digests.items())
+            if mine.get(name) != vector
+            and link.asked.get(name) != vector
+            and self._unclaimed(name, now_ms)
+            and self._replica.admits(name)
+            and self._replica.rights.may_write(link.peer, name)
+        ]
 
     def _holds(self, name: str) -> bool:
         table = self._replica.tables.get(name)
