@@ -69,7 +69,9 @@ class _Link:
     round: _Round | None = None
     failures: int = 0
     rows: int = 0
-    waiting: Mapping[str, bytes] | None = None  # vector digests here when it was put off to ask; None: nothing is put off
+    waiting: Mapping[str, bytes] | None = (
+        None  # vector digests here when it was put off to ask; None: nothing is put off
+    )
     put_off: int = 0  # in a row
 
 

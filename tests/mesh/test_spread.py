@@ -69,17 +69,15 @@ def test_a_write_reaches_everybody_within_some_link_delays_and_hardly_twice(copi
         pipes.run(SPACING_MS)
     pipes.run(5_000)
     times = sorted(
-        at - sent[action.payload]
-        for node in pipes.nodes
-        for at, action in node.log
-        if isinstance(action, DeliverBatch)
+        at - sent[action.payload] for node in pipes.nodes for at, action in node.log if isinstance(action, DeliverBatch)
     )
     assert len(times) == WRITES * (NODES - 1), "everybody has every write, and nobody has one twice"
     within_ms = times[round(len(times) * 0.99) - 1]
     share = copies[0] / len(times)
     print(
         f"{NODES} nodes of {degrees[0]} to {degrees[-1]} links of {DELAY_MS} ms, {WRITES} writes:"
-        f" median {times[len(times) // 2]} ms, 99 % within {within_ms} ms, all within {times[-1]} ms; {share:.2f} payload copies for each node that gets a write"
+        f" median {times[len(times) // 2]} ms, 99 % within {within_ms} ms, all within {times[-1]} ms;"
+        f" {share:.2f} payload copies for each node that gets a write"
     )
     assert within_ms <= 12 * DELAY_MS
     assert share <= 1.4
