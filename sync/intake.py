@@ -39,6 +39,7 @@ class Intake:
         self._showing = Showing(store)
         self._data_version = -1
         self._owed: list[bytes] = []  # stamped already, to be published by the next drain
+        self.breathe: Callable[[], None] = lambda: None  # between two transactions
         self._turn = 0  # whose pending log is read first: a table that is written all the time is not always first
 
     def stale(self) -> bool:
@@ -87,10 +88,17 @@ class Intake:
                 if not more:
                     change()
             batches += published
+            if more:
+                self.breathe()
         return batches
 
-    def settled(self, wall_ms: int, read: Callable[[], None]) -> list[bytes]:
-        """Runs `read` in a transaction in which no captured write is without its stamp; returns batches to publish."""
+    def settled(
+        self, wall_ms: int, read: Callable[[], None], *, locked: Callable[[], None] | None = None
+    ) -> list[bytes]:
+        """Runs `read` in a transaction in which no captured write is without its stamp; returns batches to publish.
+
+        Where the application writes faster than we look, that is under the write lock, and `locked` is run in its place.
+        """
         published: list[bytes] = []
         for _ in range(SETTLE_TRIES):
             with self._store.reading():
@@ -104,7 +112,9 @@ class Intake:
                 batches, more = self.take(wall_ms)
                 published += batches
                 if not more:
-                    read()
+                    (locked or read)()
+            if more:
+                self.breathe()
         return published
 
     # ---- inside a transaction

@@ -140,6 +140,10 @@ class Replica:
         with self._store.transaction():
             self._store.meta_set(name, fact)
 
+    def breathe_by(self, pause: Callable[[], None]) -> None:
+        """Has `pause` called between the transactions of a call that needs several, where others may want the file."""
+        self._intake.breathe = pause
+
     def close(self) -> None:
         """Closes the file; triggers stay and go on logging, so that nothing written meanwhile is lost."""
         self._store.close()

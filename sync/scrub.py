@@ -20,6 +20,8 @@ from sync.table import Row
 __all__ = ["Scrub", "Scrubbed"]
 
 _FACT = "scrub"
+# Rows of one step where the application writes so fast that they are compared under the write lock: some milliseconds.
+LOCKED_ROWS_MAX = 64
 
 
 @dataclass(slots=True)
@@ -80,17 +82,21 @@ class Scrub:
         table = self._catalog.tables[self._table]
         rows: list[Row] = []
         place = self._place
+        compared = 0
 
-        def compare() -> None:
-            nonlocal place
-            suspects, place = sweep.suspects(table, self._place, limit)
+        def compare(count: int) -> None:
+            nonlocal place, compared
+            suspects, place = sweep.suspects(table, self._place, count)
             rows.extend(suspects)
+            compared = count
 
-        published = self._intake.settled(wall_ms, compare)
+        published = self._intake.settled(
+            wall_ms, lambda: compare(limit), locked=lambda: compare(min(limit, LOCKED_ROWS_MAX))
+        )
         if self._catalog.tables.get(self._table) is not table:
             return self._so_far, published  # its definition changed meanwhile: what was compared is void
         so_far = self._so_far
-        so_far.rows += limit if place.phase == self._place.phase == 0 else 0
+        so_far.rows += compared if place.phase == self._place.phase == 0 else 0
         if rows:
             with self._store.transaction():
                 sweep.look_at(table, rows)

@@ -267,6 +267,7 @@ class ServingNode:
             config=ReplicaConfig(only=config.only, exclude=config.exclude),
             recalled=self._recall.clocks(),
         )
+        replica.breathe_by(self._sql.breathe)
         self._exchange = Exchange(replica, rng=random.Random(os.urandom(16)), config=ExchangeConfig())
         return self._exchange
 

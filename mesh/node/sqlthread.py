@@ -40,10 +40,10 @@ BACKLOG_BYTES_MAX = 64 * 1024 * 1024
 # After the file refused an event (disk full, a lock held for seconds) its deadline may stay in the past: without a
 # pause the thread would spin on it. One second is what the safety check of an idle file takes anyway.
 REFUSED_PAUSE_MS = 1_000
-# An application that waits for the write lock looks for it now and then: events that may have held it for so long are
-# followed by a moment in which it is free (ADR 0012).
-HELD_MS = 5
-FREE_S = 0.001
+# An application that waits for the write lock looks for it now and then: after so much work, in one event or in several,
+# comes a moment in which the lock is free, and after more work a longer one, for who has missed the first (ADR 0012).
+HELD_MS, FREE_S = 5, 0.001
+HELD_LONG_MS, FREE_LONG_S = 20, 0.003
 
 ENDED = "the node has closed its file; run 'mycomesh up' again"
 
@@ -89,6 +89,28 @@ class _Job:
 
 
 @dataclass(slots=True)
+class _Breaks:
+    """When the thread leaves the file alone: the ends of the last break, and of the last long one."""
+
+    ended_ms: int = 0
+    long_ended_ms: int = 0
+
+    def due_s(self, now_ms: int) -> float:
+        """Return for how many seconds to leave the file alone now, counting from here on."""
+        if now_ms - self.long_ended_ms >= HELD_LONG_MS:
+            self.ended(now_ms)
+            return FREE_LONG_S
+        if now_ms - self.ended_ms >= HELD_MS:
+            self.ended_ms = now_ms
+            return FREE_S
+        return 0.0
+
+    def ended(self, now_ms: int) -> None:
+        """The file was left alone until now."""
+        self.ended_ms = self.long_ended_ms = now_ms
+
+
+@dataclass(slots=True)
 class _Timer:
     """How the deadline shares the thread with the queues."""
 
@@ -116,6 +138,7 @@ class SqlThread:
         self._commit_queued = False
         self._ended = False
         self._timer = _Timer()
+        self._breaks = _Breaks()
         self._thread = threading.Thread(target=self._run, name="mycomesh-sql", daemon=True)
 
     def start(self) -> Future[None]:
@@ -162,6 +185,12 @@ class SqlThread:
         """Run one event at once; only from functions given to `call` and `stop`."""
         assert threading.current_thread() is self._thread
         self._handle(event)
+
+    def breathe(self) -> None:
+        """Leave the file alone for a moment if that is due; between two transactions, on the thread."""
+        pause_s = self._breaks.due_s(self._clock()[0])
+        if pause_s:
+            time.sleep(pause_s)
 
     def _queue_job(self, run: Callable[[], T], *, last: bool) -> Future[T]:
         outcome: Future[T] = Future()
@@ -213,6 +242,7 @@ class SqlThread:
                 if queued:
                     return self._popped()
                 self._wake.wait(None if wait_ms is None else wait_ms / 1000)
+                self._breaks.ended(self._clock()[0])
 
     def _popped(self) -> Event | _Job:
         work = self._urgent.popleft() if self._urgent else self._bulk.popleft()
@@ -236,8 +266,7 @@ class SqlThread:
             actions = [Notice("database.refused", str(error), {"event": type(event).__name__}, "warning")]
         if actions:
             self._report(Acted(actions))
-        if self._clock()[0] - now_ms >= HELD_MS:
-            time.sleep(FREE_S)
+        self.breathe()
 
     def _finish(self, job: _Job) -> bool:
         """Run a job and hand its outcome back; say whether the thread ends."""

@@ -30,10 +30,12 @@ def main() -> None:
     print("ready", flush=True)
     longest_s = 0.0
     while not select.select([sys.stdin], [], [], PAUSE_S)[0]:
-        started = time.perf_counter()
+        started = tried = time.perf_counter()
         while not _written(db, row):
             time.sleep(RETRY_S)
-        longest_s = max(longest_s, time.perf_counter() - started)
+            tried = time.perf_counter()
+        # Until the write that was let through began: what that takes itself, a checkpoint now and then, is the client's own.
+        longest_s = max(longest_s, tried - started)
     print(longest_s * 1000)
     db.close()
 
