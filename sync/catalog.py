@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import fnmatch
 import json
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,13 +26,15 @@ from sync.migration import Plan
 from sync.names import Names
 from sync.policy import Policies, name_fact
 from sync.runs import runs_name
-from sync.schema import KeyKind, TableSpec, UnsupportedTable, read_table, user_tables
+from sync.schema import FileSchema, KeyKind, TableSpec, UnsupportedTable, read_table, user_tables
 from sync.shedding import shed
 from sync.store import Store
 from sync.table import Table
 
-__all__ = ["SCHEMA_TABLE", "Catalog", "TableFilter"]
+__all__ = ["ADOPTED_MAX", "SCHEMA_TABLE", "Catalog", "TableFilter"]
 
+# New tables that one transaction takes in, some 2 ms each: an application may make hundreds at once.
+ADOPTED_MAX = 8
 _BROUGHT_BACK = (
     "column(s) {} dropped or renamed here by hand: the mesh keeps them, so they are back, empty in every row;"
     " columns that are new here are on the mesh with their values"
@@ -67,6 +69,8 @@ class Catalog:
         self.facts = Facts(store)
         self.policies = Policies()
         self.names: Names
+        self._file = FileSchema(store.db)
+        self._defined: dict[str, tuple[str, TableSpec | None]] = {}  # by the mesh's name: a fact, and what it defines
         self._version = -1
         self._refreshed = False  # in the running transaction
         self._unfinished = False  # whether some table has writes to be stamped before its triggers change
@@ -79,6 +83,7 @@ class Catalog:
 
     def rolled_back(self) -> None:
         """The transaction is undone: what its refresh has read, and the tables hold, may not be so."""
+        self._file.rolled_back()
         if self._refreshed:
             self._version = -1
             self._refreshed = False
@@ -101,7 +106,7 @@ class Catalog:
         """
         self.read_decisions()
         self._load(SCHEMA_ID, read_table(self._store.db, SCHEMA_TABLE))
-        self.refresh(drain)
+        self.refresh(drain, most=ADOPTED_MAX)
 
     def admits(self, name: str) -> bool:
         """True if a user table of that name is replicated, here or once it is made."""
@@ -109,12 +114,13 @@ class Catalog:
 
     def changed(self) -> bool:
         """True if some connection has changed the schema since the last `refresh`."""
-        return self._schema_version() != self._version
+        return self._file.version() != self._version
 
-    def refresh(self, drain: Callable[[Table], bool]) -> None:
+    def refresh(self, drain: Callable[[Table], bool], *, most: int | None = None) -> None:
         """Brings capture in line with the file's tables, and the facts with both; inside a transaction.
 
-        A table with more in its pending log than `drain` stamps at a time keeps its triggers until the next call.
+        A table with more in its pending log than `drain` stamps at a time keeps its triggers until the next call, and of new
+        tables no more than `most` are taken in.
         """
         self._refreshed = True
         self._unfinished = False
@@ -127,13 +133,20 @@ class Catalog:
         for folded in [key for key in self.tables if key != SCHEMA_TABLE and key not in present]:
             self.forget(folded)
         self._note_dropped(present.keys())
-        for mesh, name in present.items():
-            self._adopt(mesh, name, drain)
+        new = 0
+        for mesh, spec in self._altered(present):
+            if self._registered(mesh) is not None:
+                self._adopt(mesh, spec, drain)
+            elif most is None or new < most:
+                self._adopt_new(spec)
+                new += 1
+            else:
+                self._unfinished = True
         for table in self.tables.values():
             table.count(self.policies.counters_of(table.spec))
         self._record_facts()
         drain(self.tables[SCHEMA_TABLE])
-        self._version = -1 if self._unfinished else self._schema_version()
+        self._version = -1 if self._unfinished else self._file.version()
 
     def read_decisions(self) -> None:
         """Reads what the mesh has decided about tables, and what this file calls them."""
@@ -168,32 +181,39 @@ class Catalog:
 
     # ---- tables of the file
 
-    def _schema_version(self) -> int:
-        return int(self._store.db.execute("PRAGMA schema_version").fetchone()[0])
-
     def spec(self, mesh: str, name: str) -> TableSpec:
         """Returns the table of that name as the mesh knows it; raises `UnsupportedTable`."""
         return self.policies.applied(self._undecided(mesh, name))
 
     def _undecided(self, mesh: str, name: str) -> TableSpec:
         """The same before the mesh decided how its rows are identified."""
-        return self.names.spec(read_table(self._store.db, name), mesh, self.policies.dropped_of(mesh))
+        return self.names.spec(self._file.spec(name), mesh, self.policies.dropped_of(mesh))
 
-    def _adopt(self, mesh: str, name: str, drain: Callable[[Table], bool]) -> None:
-        try:
-            spec = self.spec(mesh, name)
-        except UnsupportedTable as reason:
-            self.notes[mesh] = f"not replicated: {reason}"
-            return
-        known = self.tables.get(mesh)
-        if known is not None and known.spec == spec and known.installed and self._captured(known):
-            return
-        record = self._store.db.execute(
+    def _altered(self, present: Mapping[str, str]) -> list[tuple[str, TableSpec]]:
+        """Returns the tables that are not captured as they are; notes what cannot be replicated."""
+        altered = []
+        for mesh, name in present.items():
+            try:
+                spec = self.spec(mesh, name)
+            except UnsupportedTable as reason:
+                self.notes[mesh] = f"not replicated: {reason}"
+                continue
+            known = self.tables.get(mesh)
+            if known is None or known.spec != spec or not known.installed or not self._captured(known):
+                altered.append((mesh, spec))
+        return altered
+
+    def _registered(self, mesh: str) -> tuple[Any, ...] | None:
+        """Returns (id, shape, bits, known) of a table that is replicated, the last two as JSON."""
+        found: tuple[Any, ...] | None = self._store.db.execute(
             "SELECT id, shape, bits, known FROM mycomesh_replicated WHERE name = ?", (mesh,)
         ).fetchone()
-        if record is None:
-            self._adopt_new(spec)
-            return
+        return found
+
+    def _adopt(self, mesh: str, spec: TableSpec, drain: Callable[[Table], bool]) -> None:
+        record = self._registered(mesh)
+        assert record is not None, mesh
+        name, known = spec.name, self.tables.get(mesh)
         table_id, shape = record[:2]
         bits, captured = map(json.loads, record[2:])
         spec = self._renamed(table_id, spec, captured)
@@ -240,7 +260,7 @@ class Catalog:
         renamed = {was: name for was, name in zip(captured, names, strict=False) if known[fold(name)] != was}
         if not renamed:
             return spec
-        plain = read_table(self._store.db, spec.name)
+        plain = self._file.spec(spec.name)
         here = dict(zip(map(fold, names), captured, strict=False))
         if not fits(self._store.db, self.policies.applied(plain.known_as(mesh, here)), table_id, captured):
             return spec
@@ -354,14 +374,14 @@ class Catalog:
 
     def _captured(self, table: Table) -> bool:
         """True if the table's triggers stand."""
-        names = trigger_names(table.table_id)
-        marks = ", ".join("?" * len(names))
-        found = self._store.db.execute(
-            f"SELECT count(*) FROM sqlite_schema WHERE type = 'trigger' AND lower(tbl_name) = lower(?) AND name IN ({marks})",
-            (table.spec.name, *names),
-        ).fetchone()
-        wanted = len(create_statements(table.spec, table.table_id, table.bits)) - 1
-        return bool(found[0] == wanted)
+        standing = self._file.standing(table.spec.name)
+        if table.stood != standing:
+            names = trigger_names(table.table_id)
+            found = sum(1 for kind, name, _ in standing if kind == "trigger" and name in names)
+            if found != len(create_statements(table.spec, table.table_id, table.bits)) - 1:
+                return False
+            table.stood = standing
+        return True
 
     def uninstall(self, table_id: int) -> None:
         """Takes off a table what refers to its columns; what is written then is found by a sweep alone."""
@@ -399,12 +419,21 @@ class Catalog:
 
     # ---- facts
 
+    def defined(self, mesh: str) -> TableSpec | None:
+        """Returns what a table's fact defines, None if it has none or that is anything else."""
+        fact = self.facts.of(mesh)
+        if fact is None:
+            return None
+        known = self._defined.get(mesh)
+        if known is None or known[0] != fact:
+            known = self._defined[mesh] = fact, described(fact)
+        return known[1]
+
     def _record_facts(self) -> None:
         """Writes a fact for every table that the facts do not fully define, every name of its own, and every index."""
         for mesh in [key for key in self.tables if key != SCHEMA_TABLE]:
             spec = self.tables[mesh].spec
-            fact = self.facts.of(mesh)
-            defined = described(fact) if fact else None
+            defined = self.defined(mesh)
             if defined is None or not {c.folded for c in spec.columns} <= {c.folded for c in defined.columns}:
                 if defined is not None and defined.shape != spec.shape:
                     self.notes[mesh] = (

@@ -72,7 +72,12 @@ class BatchReceived:
 
 @dataclass(frozen=True, slots=True)
 class CommitSeen:
-    """Some connection may have committed to the local file: drain what its triggers logged."""
+    """Some connection may have committed to the local file: drain what its triggers logged.
+
+    `writing`: a program is at it just now, and if it changes the schema, that can wait until it is done.
+    """
+
+    writing: bool = False
 
 
 @dataclass(frozen=True, slots=True)

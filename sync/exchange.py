@@ -14,6 +14,7 @@ from typing import assert_never
 
 from sync import audit
 from sync import message as wire
+from sync.adoption import Adoption
 from sync.config import ExchangeConfig
 from sync.errors import BatchRefusedError, DatabaseBusyError, DecodeError
 from sync.events import (
@@ -95,6 +96,7 @@ class Exchange:
         self._stability = Stability(replica, config)
         self._scrubbing = Scrubbing(replica, config)
         self.reaching = Reaching(replica)
+        self._adoption = Adoption()
         self._drain_at: int | None = 0
         self._quiet_at: int | None = None  # when the latest change has settled
         self._spaced_at = 0  # not before
@@ -110,8 +112,8 @@ class Exchange:
         match event:
             case LinkOpened() | LinkClosed() | LinkWritable() | BatchReceived() | MessageReceived():
                 self._on_peer(event, turn)
-            case CommitSeen():
-                self._drain(turn)
+            case CommitSeen(writing):
+                self._on_commit(turn, writing=writing)
             case ScrubRequested():
                 self._scrubbing.ask(turn)
             case CompareRequested():
@@ -207,6 +209,15 @@ class Exchange:
 
     # ---- local writes
 
+    def _on_commit(self, turn: Turn, *, writing: bool) -> None:
+        """Drains; a schema that has changed is taken in a little later, with what else is written until then."""
+        version = self._replica.redefined() if writing else None
+        due = None if version is None else self._adoption.put_off(version, turn.now_ms)
+        if due is None:
+            self._drain(turn)
+        else:
+            self._drain_at = due
+
     def _drain(self, turn: Turn) -> None:
         """Publishes one chunk of local writes; more chunks follow by timer, so that links are served in between."""
         try:
@@ -215,6 +226,7 @@ class Exchange:
             self._drain_at = turn.now_ms + self._config.busy_ms
             return
         self._drain_at = turn.now_ms if more else turn.now_ms + self._config.safety_ms
+        self._adoption.done()
         turn.publish(published)
         kept = self._replica.rights.withheld(published)
         if kept:

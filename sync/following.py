@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import apsw
 
 from sync import report
-from sync.definitions import column_clause, described, only, redefined, rename_columns, rename_tables, scratch
+from sync.definitions import column_clause, only, redefined, rename_columns, rename_tables, scratch
 from sync.facts import INDEX, SCHEMA_TABLE, TABLE
 from sync.identifiers import fold, quoted
 from sync.indexes import column_names
@@ -37,7 +37,6 @@ class Following:
     def __init__(self, store: Store, catalog: Catalog) -> None:
         self._db = store.db
         self._catalog = catalog
-        self._definitions: dict[str, TableSpec | None] = {}
         self._refused: dict[str, str] = {}  # what SQLite refused in this pass, by table
 
     def follow(self) -> None:
@@ -121,7 +120,7 @@ class Following:
     def _column_names(self, mesh: str, columns: Iterable[Column]) -> dict[str, str]:
         """Returns how every column of a table is shown: those of the mesh's definition and those that a file has."""
         policies = self._catalog.policies
-        defined = self._described(mesh)
+        defined = self._catalog.defined(mesh)
         own = {column.folded: column.name for column in (*columns, *(defined.columns if defined else ()))}
         wishes = {
             name: policies.shown.get((mesh, name), here if fold(here) == name else name)
@@ -129,11 +128,6 @@ class Following:
             if name not in policies.dropped_of(mesh)
         }
         return shown_names(wishes)
-
-    def _described(self, mesh: str) -> TableSpec | None:
-        if mesh not in self._definitions:
-            self._definitions[mesh] = described(self._catalog.facts.of(mesh) or "")
-        return self._definitions[mesh]
 
     def _rename_columns(self, table: Table) -> None:
         spec = table.spec
@@ -187,7 +181,7 @@ class Following:
 
     def _define(self, mesh: str, shown: str) -> None:
         catalog = self._catalog
-        defined = self._described(mesh)
+        defined = catalog.defined(mesh)
         if defined is None or defined.folded != mesh:
             catalog.notes[mesh] = "not created: its definition on the mesh is not one plain CREATE TABLE"
             return
@@ -244,7 +238,7 @@ class Following:
     def add_columns(self, spec: TableSpec, columns: Sequence[str]) -> None:
         """Adds columns of the mesh's definition to a table of this file, each under the name by which it is shown."""
         catalog, mesh = self._catalog, spec.folded
-        defined = self._described(mesh) if columns else None
+        defined = catalog.defined(mesh) if columns else None
         if defined is None:
             return
         real = {column.folded: column.name for column in defined.columns}

@@ -8,12 +8,12 @@ all tables (ADR 0012); whatever is returned for publishing has been committed. I
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from sync import sweep
 from sync.batch import Bundle, Section
 from sync.capture import pending_name
-from sync.catalog import SCHEMA_TABLE, Catalog
+from sync.catalog import ADOPTED_MAX, SCHEMA_TABLE, Catalog
 from sync.copies import Life
 from sync.drain import CHUNK_ROWS_MAX, EDIT_WEIGHT, Drained, drain_table
 from sync.keep_both import in_form
@@ -27,6 +27,8 @@ __all__ = ["Intake"]
 SHOWN_MAX = CHUNK_ROWS_MAX // EDIT_WEIGHT
 # Reads of a settled state are tried this often without the write lock.
 SETTLE_TRIES = 3
+# Tables that one statement asks for their pending logs: apsw keeps statements of up to 16 KiB prepared.
+ASKED_MAX = 256
 
 
 class Intake:
@@ -46,6 +48,10 @@ class Intake:
         """True if another connection has committed since the last `drain` that found nothing more, or rows wait."""
         return self._showing.waits or self._store.data_version() != self._data_version
 
+    def redefined(self) -> int | None:
+        """Returns how many commits of other connections were seen if one has changed the schema, else None."""
+        return self._store.data_version() if self._catalog.changed() else None
+
     def unsettle(self) -> None:
         """Has the next `stale` be true."""
         self._data_version = -1
@@ -57,12 +63,18 @@ class Intake:
 
     def waiting(self) -> bool:
         """True if some write has no stamp yet."""
-        return sweep.under_way(self._store.db) or any(map(self.logged, self._catalog.tables.values()))
+        return sweep.under_way(self._store.db) or bool(self.logged(self._catalog.tables.values()))
 
-    def logged(self, table: Table) -> bool:
-        """True if writes of one table wait in its pending log."""
-        listing = f"SELECT 1 FROM {pending_name(table.table_id)} LIMIT 1"
-        return self._store.db.execute(listing).fetchone() is not None
+    def logged(self, tables: Iterable[Table]) -> set[int]:
+        """Returns the ids of those tables of which writes wait in the pending log."""
+        ids = sorted(table.table_id for table in tables)
+        found: set[int] = set()
+        for at in range(0, len(ids), ASKED_MAX):
+            asked = ids[at : at + ASKED_MAX]
+            terms = ", ".join(f"EXISTS(SELECT 1 FROM {pending_name(table_id)})" for table_id in asked)
+            answers = self._store.db.execute(f"SELECT {terms}").fetchone()
+            found.update(table_id for table_id, waits in zip(asked, answers, strict=True) if waits)
+        return found
 
     def drain(self, wall_ms: int) -> tuple[list[bytes], bool]:
         """Stamps up to one chunk of captured writes; returns (batches to publish, whether more are waiting)."""
@@ -123,14 +135,18 @@ class Intake:
         """Stamps one chunk over all tables in one bundle, schema first; returns it and whether more are waiting."""
         sections: list[Section] = []
         if self._catalog.changed():
-            self._catalog.refresh(self.drainer(wall_ms, sections))
+            self._catalog.refresh(self.drainer(wall_ms, sections), most=ADOPTED_MAX)
             sections = in_form(self._catalog.tables, sections)
         room, more = CHUNK_ROWS_MAX, self._catalog.changed()
         facts, *tables = sorted(self._catalog.tables.values(), key=lambda table: table.table_id)
+        logged = self.logged((facts, *tables)) | sweep.all_going(self._store.db)
         self._turn = (self._turn + 1) % max(len(tables), 1)
         for table in (facts, *tables[self._turn :], *tables[: self._turn]):  # definitions before rows
+            if table.table_id not in logged:
+                table.unread = False
+                continue
             if room <= 0:
-                more = more or sweep.going(table) or self.logged(table)
+                more = True
                 continue
             drained = drain_table(table, self._life.place, wall_ms, room)
             room -= self._took(table, drained, sections)

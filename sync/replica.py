@@ -37,6 +37,8 @@ from sync.vector import Range, Vector
 
 __all__ = ["Applied", "Replica", "ReplicaConfig", "ReplicaStatus", "TableDigest", "TableStatus"]
 
+MISSED_MAX = 4_096  # names that are remembered; the digests tell of more
+
 
 @dataclass(frozen=True, slots=True)
 class ReplicaConfig:
@@ -67,6 +69,7 @@ class Replica:
         self._intake = Intake(store, catalog, life)
         self.scrub = Scrub(store, catalog, self._intake)
         self.state = StateTables(store, catalog, life, self.scrub)
+        self._missed: set[str] = set()  # tables that were not here when changes of theirs came; no round asked since
 
     @classmethod
     def open(
@@ -95,7 +98,7 @@ class Replica:
                 store.create()
                 store.clock.last = max(store.clock.last, 0)
                 replica = cls(store, catalog, Life.begin(store, node_id, mesh_key, entropy, recalled or {}))
-                catalog.open(lambda table: not replica._intake.logged(table))
+                catalog.open(lambda table: not replica._intake.logged([table]))
         except BaseException:
             store.close()
             raise
@@ -163,6 +166,10 @@ class Replica:
     def stale(self) -> bool:
         """True if another connection has committed since the last `drain` that found nothing more."""
         return self._intake.stale()
+
+    def redefined(self) -> int | None:
+        """Returns how many commits of other connections were seen if one has changed the schema, else None."""
+        return self._intake.redefined()
 
     @property
     def unshown(self) -> bool:
@@ -262,7 +269,7 @@ class Replica:
         for section in bundle.sections:
             table = self._catalog.tables.get(section.table)
             if table is None:
-                applied.unknown.append(section.table)
+                self._miss(section.table, applied)
                 continue
             if other_form(table, section):
                 if live:
@@ -290,6 +297,11 @@ class Replica:
                 applied.gaps.append(section.table)
         if self._intake.unshown and not settled:
             self._intake.settle()
+
+    def _miss(self, name: str, applied: Applied) -> None:
+        applied.unknown.append(name)
+        if len(self._missed) < MISSED_MAX:
+            self._missed.add(name)
 
     def _learn(self, applied: Applied, wall_ms: int) -> None:
         """Brings the file in line with definitions and decisions that a merge has brought."""
@@ -327,7 +339,7 @@ class Replica:
         with self._store.transaction():
             for name in sorted(vectors):
                 table = self._catalog.tables.get(name)
-                if table is None or table.uncovered:
+                if table is None or table.uncovered or name in self._missed:
                     continue
                 gained = [
                     (site, (after, min(upto, last if site == self.site else bound)))
@@ -378,8 +390,10 @@ class Replica:
     def forgot(self, name: str) -> bool:
         """Returns whether coverage of a table was forgotten since this was asked last; asked where a round begins.
 
-        What a round brings that began before must not be adopted, and is not until then.
+        What a round brings that began before must not be adopted, and is not until then; nor is it where some of it has come
+        before there was a table to take it.
         """
+        self._missed.discard(name)
         table = self._catalog.tables.get(name)
         if table is None or not table.uncovered:
             return False

@@ -22,6 +22,7 @@ from sync.indexes import UniqueIndex, key_terms, unique_indexes
 __all__ = [
     "INTERNAL_PREFIX",
     "Column",
+    "FileSchema",
     "KeyKind",
     "TableSpec",
     "UnsupportedTable",
@@ -184,6 +185,52 @@ def read_table(db: Any, name: str) -> TableSpec:
         raise UnsupportedTable("its columns hide all three names of the rowid and it has no INTEGER PRIMARY KEY")
     ordered = tuple(sorted(columns, key=lambda column: column.folded))
     return TableSpec(name, kind, ordered, key, rowid, unique_indexes(db, name), sql)
+
+
+class FileSchema:
+    """The tables of one file, each read again only where what stands in SQLite's catalogue has changed.
+
+    To read a table takes a dozen queries; an application that makes its hundredth does not wait for a hundred.
+    """
+
+    def __init__(self, db: Any) -> None:
+        self._db = db
+        self._version = -1
+        self._standing: dict[
+            str, list[tuple[Any, ...]]
+        ] = {}  # by folded name: its own entry, its indexes' and triggers'
+        self._read: dict[str, tuple[list[tuple[Any, ...]], TableSpec]] = {}
+
+    def rolled_back(self) -> None:
+        """A transaction was undone: the next may give its version to another schema."""
+        self._version = -1
+
+    def version(self) -> int:
+        """Returns the number that SQLite has given to this state of the schema."""
+        return int(self._db.execute("PRAGMA schema_version").fetchone()[0])
+
+    def standing(self, name: str) -> list[tuple[Any, ...]]:
+        """Returns what SQLite's catalogue says of a table: (type, name, sql) of itself, its indexes and its triggers."""
+        version = self.version()
+        if version != self._version:
+            self._standing = {}
+            for kind, own, table, sql in self._db.execute("SELECT type, name, tbl_name, sql FROM sqlite_schema"):
+                self._standing.setdefault(fold(table), []).append((kind, own, sql))
+            self._version = version
+            self._read = {folded: read for folded, read in self._read.items() if folded in self._standing}
+        return self._standing.get(fold(name), [])
+
+    def spec(self, name: str) -> TableSpec:
+        """Returns the spec of one ordinary table; raises `UnsupportedTable` as `read_table` does."""
+        own = [
+            entry for entry in self.standing(name) if entry[0] != "trigger" and not entry[1].startswith(INTERNAL_PREFIX)
+        ]
+        known = self._read.get(fold(name))
+        if known is not None and known[0] == own:
+            return known[1]
+        spec = read_table(self._db, name)
+        self._read[fold(name)] = own, spec
+        return spec
 
 
 def _check_names(table: str, columns: Sequence[Column]) -> None:

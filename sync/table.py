@@ -65,6 +65,7 @@ class Table:
         self.unread = False  # whether rows wait in the pending log that no program has logged
         self.uncovered = False  # coverage was forgotten since a round was asked for: what that brings is not all
         self.settled = False  # whether held values that this table can show are shown
+        self.stood: object = None  # what SQLite's catalogue said of the table when its triggers were last found whole
         self.displaced = 0  # rows parked in favour of others: when it moves, rows read earlier may be stale
         self._staged: Vector | None = None
         self._learnt: list[str] = []

@@ -302,7 +302,7 @@ class ServingNode:
 
     def _drain_if_stale(self) -> None:
         if self._replica.stale():
-            self._sql.handle_now(CommitSeen())
+            self._sql.handle_now(CommitSeen(writing=True))
 
     def _consult(self, ask: Callable[[Replica], T]) -> T:
         self._drain()  # what was written before a decision is stamped before it
@@ -340,7 +340,7 @@ class ServingNode:
     def _on_commit(self) -> None:
         self._mirror.touch()
         self._rest.touch()  # merges write to the file as well; comparisons of equals, which go on at rest, do not
-        self._sql.submit(CommitSeen())
+        self._sql.submit(CommitSeen(writing=True))
         self._looks.hint()
 
     def _look_for_commit(self) -> None:
