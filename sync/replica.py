@@ -69,7 +69,7 @@ class Replica:
         self._intake = Intake(store, catalog, life)
         self.scrub = Scrub(store, catalog, self._intake)
         self.state = StateTables(store, catalog, life, self.scrub)
-        self._missed: set[str] = set()  # tables that were not here when changes of theirs came; no round asked since
+        self._missed: set[str] = set()  # tables that were not here when a round brought them; none was begun since
 
     @classmethod
     def open(
@@ -269,7 +269,7 @@ class Replica:
         for section in bundle.sections:
             table = self._catalog.tables.get(section.table)
             if table is None:
-                self._miss(section.table, applied)
+                self._miss(section.table, applied, live=live)
                 continue
             if other_form(table, section):
                 if live:
@@ -298,9 +298,9 @@ class Replica:
         if self._intake.unshown and not settled:
             self._intake.settle()
 
-    def _miss(self, name: str, applied: Applied) -> None:
+    def _miss(self, name: str, applied: Applied, *, live: bool) -> None:
         applied.unknown.append(name)
-        if len(self._missed) < MISSED_MAX:
+        if not live and len(self._missed) < MISSED_MAX:  # a live batch is no part of what a round brings
             self._missed.add(name)
 
     def _learn(self, applied: Applied, wall_ms: int) -> None:

@@ -284,6 +284,8 @@ class ServingNode:
         self._recall.note(*self._replica.noted)
 
     def _look(self) -> tuple[ReplicaStatus, tuple[LinkStatus, ...]]:
+        if self._replica.stale():  # who asks sees the table that he has just made
+            self._sql.handle_now(CommitSeen())
         return self._replica.status(), self._links()
 
     def _links(self) -> tuple[LinkStatus, ...]:
