@@ -22,7 +22,7 @@ class Adoption:
         self._due_ms = 0
 
     def put_off(self, version: int, now_ms: int) -> int | None:
-        """Returns when to take in a schema that has changed, None for now; `version` counts the commits of others."""
+        """Returns when to take in a schema that has changed, None: at once; `version` changes with each commit of others."""
         if self._since_ms is None:
             self._since_ms = now_ms
             self._version = -1

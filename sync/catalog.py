@@ -135,8 +135,9 @@ class Catalog:
         self._note_dropped(present.keys())
         new = 0
         for mesh, spec in self._altered(present):
-            if self._registered(mesh) is not None:
-                self._adopt(mesh, spec, drain)
+            record = self._registered(mesh)
+            if record is not None:
+                self._adopt(spec, record, drain)
             elif most is None or new < most:
                 self._adopt_new(spec)
                 new += 1
@@ -210,10 +211,9 @@ class Catalog:
         ).fetchone()
         return found
 
-    def _adopt(self, mesh: str, spec: TableSpec, drain: Callable[[Table], bool]) -> None:
-        record = self._registered(mesh)
-        assert record is not None, mesh
-        name, known = spec.name, self.tables.get(mesh)
+    def _adopt(self, spec: TableSpec, record: tuple[Any, ...], drain: Callable[[Table], bool]) -> None:
+        mesh, name = spec.folded, spec.name
+        known = self.tables.get(mesh)
         table_id, shape = record[:2]
         bits, captured = map(json.loads, record[2:])
         spec = self._renamed(table_id, spec, captured)

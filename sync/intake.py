@@ -49,7 +49,7 @@ class Intake:
         return self._showing.waits or self._store.data_version() != self._data_version
 
     def redefined(self) -> int | None:
-        """Returns how many commits of other connections were seen if one has changed the schema, else None."""
+        """Returns a number that changes with each commit of others, if one has changed the schema, else None."""
         return self._store.data_version() if self._catalog.changed() else None
 
     def unsettle(self) -> None:
@@ -139,10 +139,11 @@ class Intake:
             sections = in_form(self._catalog.tables, sections)
         room, more = CHUNK_ROWS_MAX, self._catalog.changed()
         facts, *tables = sorted(self._catalog.tables.values(), key=lambda table: table.table_id)
-        logged = self.logged((facts, *tables)) | sweep.all_going(self._store.db)
+        going = sweep.going(self._store.db)
+        due = self.logged((facts, *tables)) | going
         self._turn = (self._turn + 1) % max(len(tables), 1)
         for table in (facts, *tables[self._turn :], *tables[: self._turn]):  # definitions before rows
-            if table.table_id not in logged:
+            if table.table_id not in due:
                 table.unread = False
                 continue
             if room <= 0:
@@ -150,7 +151,7 @@ class Intake:
                 continue
             drained = drain_table(table, self._life.place, wall_ms, room)
             room -= self._took(table, drained, sections)
-            if not drained.more and table.installed and sweep.going(table):
+            if not drained.more and table.installed and table.table_id in going:
                 more = True
                 if room >= CHUNK_ROWS_MAX // 2:  # else the rows of a small remainder would cost a transaction each
                     sweep.advance(table, room)

@@ -168,7 +168,7 @@ class Replica:
         return self._intake.stale()
 
     def redefined(self) -> int | None:
-        """Returns how many commits of other connections were seen if one has changed the schema, else None."""
+        """Returns a number that changes with each commit of others, if one has changed the schema, else None."""
         return self._intake.redefined()
 
     @property

@@ -196,9 +196,8 @@ class FileSchema:
     def __init__(self, db: Any) -> None:
         self._db = db
         self._version = -1
-        self._standing: dict[
-            str, list[tuple[Any, ...]]
-        ] = {}  # by folded name: its own entry, its indexes' and triggers'
+        # By folded name: the entries of the table, its indexes and its triggers; and what was read when they stood so.
+        self._standing: dict[str, list[tuple[Any, ...]]] = {}
         self._read: dict[str, tuple[list[tuple[Any, ...]], TableSpec]] = {}
 
     def rolled_back(self) -> None:

@@ -23,7 +23,7 @@ from sync.rows import RowView, differing
 from sync.schema import KeyKind, encode_key
 from sync.table import Row, Table
 
-__all__ = ["START", "Place", "advance", "all_going", "begin", "going", "look_at", "suspects", "under_way"]
+__all__ = ["START", "Place", "advance", "begin", "going", "look_at", "suspects", "under_way"]
 
 _ROWS, _ENTRIES, _RUNS, _END = range(4)
 # To compare a row with its entries, or to stamp an update, takes as long as to stamp so many new rows.
@@ -69,21 +69,14 @@ def begin(table: Table, *, adopting: bool = False, written: Sequence[str] = ()) 
     )
 
 
-def going(table: Table) -> bool:
-    """True if a pass over this table is under way."""
-    return (
-        table.store.db.execute("SELECT 1 FROM mycomesh_sweeps WHERE id = ?", (table.table_id,)).fetchone() is not None
-    )
+def going(db: Any) -> set[int]:
+    """Returns the ids of the tables over which a pass is under way."""
+    return {table_id for (table_id,) in db.execute("SELECT id FROM mycomesh_sweeps")}
 
 
 def under_way(db: Any) -> bool:
     """True if a pass over any table of the file is under way."""
-    return db.execute("SELECT 1 FROM mycomesh_sweeps LIMIT 1").fetchone() is not None
-
-
-def all_going(db: Any) -> set[int]:
-    """Returns the ids of the tables over which a pass is under way."""
-    return {table_id for (table_id,) in db.execute("SELECT id FROM mycomesh_sweeps")}
+    return bool(going(db))
 
 
 def advance(table: Table, room: int) -> None:

@@ -284,8 +284,7 @@ class ServingNode:
         self._recall.note(*self._replica.noted)
 
     def _look(self) -> tuple[ReplicaStatus, tuple[LinkStatus, ...]]:
-        if self._replica.stale():  # who asks sees the table that he has just made
-            self._sql.handle_now(CommitSeen())
+        self._drain_if_stale()  # who asks sees the table that he has just made
         return self._replica.status(), self._links()
 
     def _links(self) -> tuple[LinkStatus, ...]:
@@ -302,9 +301,9 @@ class ServingNode:
         self._replica.shrink()
         trim_heap()
 
-    def _drain_if_stale(self) -> None:
+    def _drain_if_stale(self, *, writing: bool = False) -> None:
         if self._replica.stale():
-            self._sql.handle_now(CommitSeen(writing=True))
+            self._sql.handle_now(CommitSeen(writing=writing))
 
     def _consult(self, ask: Callable[[Replica], T]) -> T:
         self._drain()  # what was written before a decision is stamped before it
@@ -346,7 +345,7 @@ class ServingNode:
         self._looks.hint()
 
     def _look_for_commit(self) -> None:
-        self._sql.call(self._drain_if_stale)
+        self._sql.call(lambda: self._drain_if_stale(writing=True))
 
     def _on_replaced(self) -> None:
         self._on_broken(NodeError(f"{self._file} was replaced or removed while it was served; run 'mycomesh up' again"))
