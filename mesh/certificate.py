@@ -13,13 +13,17 @@ A clock that is ahead cannot be told from the truth; it refuses what has expired
 
 from __future__ import annotations
 
+import itertools
 import unicodedata
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mesh import primitives, wire
 from mesh.errors import CertificateError, DecodeError
 from mesh.primitives import ID_BYTES, KEY_BYTES
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
 
 __all__ = [
     "CERTIFICATE_BYTES_MAX",
@@ -33,6 +37,7 @@ __all__ = [
     "SERIAL_BYTES",
     "SKEW_S_MAX",
     "Certificate",
+    "free_name",
     "issue",
     "lifetime_s",
     "name_fault",
@@ -187,6 +192,12 @@ def issue(  # noqa: PLR0913, keyword-only: the fields of a certificate
     return Certificate.decode_signed(raw, root_public=root_public)
 
 
+def free_name(name: str, taken: Collection[str]) -> str:
+    """The name, or where it is taken the first of name-2, name-3 ... that is not, at most `NAME_BYTES_MAX` bytes long."""
+    numbered = (_tailed(name, f"-{number}") for number in itertools.count(2))
+    return next(each for each in itertools.chain((name,), numbered) if each not in taken)
+
+
 def name_fault(name: str) -> str:
     """Why `name` cannot name a node or a mesh, or an empty string.
 
@@ -247,6 +258,11 @@ def _check(certificate: Certificate) -> None:
         raise CertificateError("rights", f"certificate's rights cannot be used: {fault}")
     if not 0 <= certificate.not_before_s < certificate.not_after_s <= _TIME_S_MAX:
         raise CertificateError("times", "certificate ends before it begins, or far outside of time")
+
+
+def _tailed(name: str, tail: str) -> str:
+    """The name with a tail of ASCII, shortened by whole characters until both fit."""
+    return name.encode()[: NAME_BYTES_MAX - len(tail)].decode(errors="ignore").rstrip() + tail
 
 
 def _is_grant(grant: tuple[object, ...]) -> bool:

@@ -377,7 +377,7 @@ class MeshCore:
         """Let a joining node in: one more member, one use less of its invitation, and goodbye."""
         name = visitor.request.name
         try:
-            granted, left = self._house.grant(visitor, self.membership, turn.wall_ms)
+            granted, name, left = self._house.grant(visitor, self.membership, turn.wall_ms)
         except EnrolmentError as error:
             text = f"{name} could not join: {error}"
             turn.say(Notice("enrolment.failed", text, level="warning"))

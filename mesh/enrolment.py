@@ -219,7 +219,7 @@ class Offer:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What the joiner asks for in message 3. The name is a label and may repeat; the node key is the identity."""
+    """What the joiner asks for in message 3. The name is a label, and the inviter may number it; the key is the identity."""
 
     name: str
     node_key: bytes

@@ -6,10 +6,10 @@ the mesh's root key grants anything. Must not know: connections, members.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from mesh.certificate import lifetime_s
+from mesh.certificate import free_name, lifetime_s
 from mesh.enrolment import grant, grant_decode
 from mesh.errors import EnrolmentError
 from mesh.events import Notice
@@ -60,18 +60,23 @@ class House:
         mesh_id = self.identity.mesh_id
         return tuple((each.code(mesh_id).psk(), each) for each in self.invitations if each.is_open(wall_ms))
 
-    def grant(self, visitor: Visitor, membership: Membership, wall_ms: int) -> tuple[bytes, Invitation]:
-        """The grant for a joining node, and what is left of its invitation; EnrolmentError if it cannot be given."""
+    def grant(self, visitor: Visitor, membership: Membership, wall_ms: int) -> tuple[bytes, str, Invitation]:
+        """The grant for a joining node, its name, and what is left of the invitation; EnrolmentError if none can be given.
+
+        Nodes made from one image all ask for the image's host name: one that another member bears gets a number behind.
+        """
         assert self.root_seed is not None, "invitations are offered only where the root key lies"
         invitation, roster = visitor.invitation, membership.roster
         if invitation not in self.invitations:
             raise EnrolmentError("the invitation was used up while this node was joining: invite it again")
         if roster.standing.revocation(identifier(visitor.request.node_key)) is not None:
             raise EnrolmentError("this node was revoked: it joins again only with keys of its own, from another --home")
+        taken = {member.name for member in roster.members() if member.node_key != visitor.request.node_key}
+        request = replace(visitor.request, name=free_name(visitor.request.name, taken))
         granted = grant(
             self.root_seed,
             self.identity,
-            visitor.request,
+            request,
             visitor.static,
             wall_ms=wall_ms,
             entropy=self.entropy,
@@ -84,7 +89,7 @@ class House:
         membership.learnt(read_certificate(grant_decode(granted)[0], root_public=self.identity.root_public))
         left = invitation.used()
         self.invitations = tuple(left if each is invitation else each for each in self.invitations)
-        return granted, left
+        return granted, request.name, left
 
 
 def welcome(_papers: Papers) -> str:

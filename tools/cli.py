@@ -7,6 +7,7 @@ can cause ends in a traceback. It must not know what any command does.
 from __future__ import annotations
 
 import argparse
+import difflib
 import importlib
 import json
 import os
@@ -114,8 +115,10 @@ def command_named(name: str) -> Command:
     """Return the command of that name; `UsageError` if there is none."""
     command = next((command for command in COMMANDS if command.name == name), None)
     if command is None:
-        names = ", ".join(command.name for command in COMMANDS)
-        raise exits.UsageError(f"no command {name!r}; there are {names}")
+        names = [command.name for command in COMMANDS]
+        near = difflib.get_close_matches(name, names, n=2)
+        known = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(names)}"
+        raise exits.UsageError(f"no command {name!r}; {known}")
     return command
 
 

@@ -40,7 +40,15 @@ _PEER = {
     "links": [{"node_id": "text", "rtt_ms": "int?", "moved_bytes": "int"}],
     "protocol": "text",
 }
-_TABLE = {"name": "text", "rows": "int", "digest": "text", "conflicts": "int", "parked": "int", "note": "text"}
+_TABLE = {
+    "name": "text",
+    "rows": "int",
+    "digest": "text",
+    "conflicts": "int",
+    "parked": "int",
+    "note": "text",
+    "equal_on": "int?",
+}
 _STATUS = {
     "schema": "int",
     "version": "text",
@@ -277,11 +285,12 @@ MANUAL = {
     ),
     "log": Page(
         (
-            ("mycomesh log", "follow until ^C"),
+            ("mycomesh log", "the last ten lines, then what follows, until ^C"),
+            ("mycomesh log --past 100 --limit 100", "what was said before"),
             ("mycomesh log -v --limit 20", "every event, twenty lines"),
             ("mycomesh log --json", "one JSON object a line"),
         ),
-        {"event": "text", "level": "text", "text": "text", "detail": "any"},
+        {"time": "text", "level": "text", "event": "text", "text": "text", "detail": "any"},
     ),
     "backup": Page(
         (("mycomesh backup /backups/monday.db", "a consistent copy, safe to serve again"),),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import sys
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from mesh.node.journal import printable
@@ -13,7 +14,10 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
 
-__all__ = ["add_json", "duration", "print_json", "print_table", "tell"]
+__all__ = ["add_json", "byte_count", "clock_time", "duration", "print_json", "print_table", "short_hash", "tell"]
+
+UNITS = ("B", "kB", "MB", "GB", "TB")
+HASH_DIGITS = 8  # enough to tell two contents apart by eye; --json has the whole
 
 
 def print_json(value: Any) -> None:
@@ -54,6 +58,29 @@ def duration(milliseconds: int | None) -> str:
         if seconds >= 2 * size:
             return f"{seconds / size:.0f} {unit}"
     return f"{seconds:.0f} s" if seconds >= 10 else f"{milliseconds} ms"
+
+
+def clock_time(moment: str) -> str:
+    """Return the local time of day of a moment in RFC 3339; of anything else nothing but its place."""
+    try:
+        return datetime.fromisoformat(moment).astimezone().strftime("%H:%M:%S")
+    except ValueError:
+        return "--:--:--"
+
+
+def byte_count(count: int) -> str:
+    """Return a number of bytes as people say it, coarsely, in powers of 1,000."""
+    size = float(count)
+    for unit in UNITS:
+        if size < 1000 or unit == UNITS[-1]:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    raise AssertionError("the last unit takes every size")
+
+
+def short_hash(digest: str) -> str:
+    """Return the part of a table's hash that people compare, the same wherever it is shown."""
+    return digest[:HASH_DIGITS]
 
 
 def _draw(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

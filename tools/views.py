@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tools.render import duration, print_table
+from tools.render import byte_count, duration, print_table, short_hash
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from mesh.node.status import PeerView, TableView
 
-__all__ = ["equality", "show_peers", "show_tables"]
+__all__ = ["equality", "linked_of", "show_peers", "show_tables"]
 
 
 def show_peers(peers: Sequence[PeerView]) -> None:
@@ -21,13 +21,26 @@ def show_peers(peers: Sequence[PeerView]) -> None:
     )
 
 
-def show_tables(tables: Sequence[TableView]) -> None:
-    """Print the tables as a table."""
+def show_tables(tables: Sequence[TableView], linked: int) -> None:
+    """Print the tables as a table; `linked` peers are there to be equal."""
     rows = [
-        (table.name, str(table.rows), table.digest[:16], str(table.conflicts), str(table.parked), table.note)
+        (
+            table.name,
+            str(table.rows),
+            short_hash(table.digest) or "-",
+            "-" if table.equal_on is None else f"{table.equal_on} of {linked}",
+            str(table.conflicts),
+            str(table.parked),
+            table.note,
+        )
         for table in tables
     ]
-    print_table(("TABLE", "ROWS", "HASH", "CONFLICTS", "PARKED", "NOTE"), rows)
+    print_table(("TABLE", "ROWS", "HASH", "EQUAL ON", "CONFLICTS", "PARKED", "NOTE"), rows)
+
+
+def linked_of(peers: Sequence[PeerView]) -> int:
+    """How many of the peers are linked."""
+    return sum(peer.state == "linked" for peer in peers)
 
 
 def equality(peer: PeerView) -> str:
@@ -37,7 +50,7 @@ def equality(peer: PeerView) -> str:
     rows, expected, left_ms = peer.catching_up.rows, peer.catching_up.expected, peer.catching_up.left_ms
     share = f" of {expected}" if expected else ""
     left = "" if left_ms is None else f", {duration(left_ms)} left"
-    return f"no: {rows}{share} rows, {peer.catching_up.received_bytes} bytes{left}"
+    return f"no: {rows}{share} rows, {byte_count(peer.catching_up.received_bytes)}{left}"
 
 
 def _row(peer: PeerView) -> tuple[str, ...]:
@@ -47,4 +60,5 @@ def _row(peer: PeerView) -> tuple[str, ...]:
     state = peer.state if peer.seen_ms_ago is None else f"{peer.state} ({duration(peer.seen_ms_ago)} ago)"
     if peer.protocol and peer.state != "linked":
         state = f"{state}, speaks only protocol {peer.protocol}"
-    return (peer.name, state, equal, peer.address or "-", rtt, offset, str(peer.sent_bytes), str(peer.received_bytes))
+    moved = (byte_count(peer.sent_bytes), byte_count(peer.received_bytes))
+    return (peer.name, state, equal, peer.address or "-", rtt, offset, *moved)

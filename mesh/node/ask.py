@@ -33,10 +33,13 @@ def ask(home: Home, what: str, *, timeout_s: float = ANSWER_S, **arguments: Any)
         return _result(_exchange(connection, lines, what, arguments))
 
 
-def watch(home: Home) -> Iterator[dict[str, Any]]:
-    """Yield the running node's notices, one plain value each, until it stops or the caller does."""
+def watch(home: Home, *, past: int = 0) -> Iterator[dict[str, Any]]:
+    """Yield the running node's notices, one plain value each, until it stops or the caller does.
+
+    The last `past` that it has said come first, as far as it remembers; none of them is for debugging.
+    """
     with contextlib.closing(_connect(home, ANSWER_S)) as connection, connection.makefile("rb") as lines:
-        _result(_exchange(connection, lines, "watch", {}))
+        _result(_exchange(connection, lines, "watch", {"past": past}))
         connection.settimeout(None)
         while line := lines.readline(RESPONSE_BYTES_MAX):
             yield decode_line(line)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from mesh.errors import MeshError
@@ -24,6 +25,7 @@ __all__ = ["ControlServer"]
 
 CLIENTS_MAX = 64  # people and scripts on this machine; more is a loop gone wrong
 WATCH_QUEUE_BYTES_MAX = 1 << 20  # about 5,000 notices; a reader further behind is stuck and is dropped
+PAST_MAX = 100  # lines kept for those who come to watch later: what a person reads
 LAST_ANSWER_S = 1  # `down` is answered when the node has stopped; a client that hangs does not hold it up
 FILE_MODE = 0o600
 
@@ -37,6 +39,7 @@ class ControlServer:
         self._server: asyncio.Server | None = None
         self._answers: dict[asyncio.Future[None], None] = {}  # under way: they are awaited before the end
         self._writers: dict[asyncio.StreamWriter, bool] = {}  # True: it watches
+        self._past: deque[dict[str, Any]] = deque(maxlen=PAST_MAX)
 
     async def start(self) -> None:
         """Listen. The caller holds the home's lock, so a socket file that lies here is a leftover."""
@@ -56,8 +59,10 @@ class ControlServer:
             raise HomeError(f"cannot open the control socket {self._path}: {error.strerror}") from error
         self._server = await asyncio.start_unix_server(self._on_client, sock=listener, limit=REQUEST_BYTES_MAX)
 
-    def publish(self, line: dict[str, Any]) -> None:
-        """Send one line to every watcher; drop those who stopped reading."""
+    def publish(self, line: dict[str, Any], *, keep: bool = True) -> None:
+        """Send one line to every watcher; drop those who stopped reading. What is kept reaches later ones as well."""
+        if keep:
+            self._past.append(line)
         watchers = [writer for writer, watching in self._writers.items() if watching]
         data = encode_line(line) if watchers else b""
         for writer in watchers:
@@ -98,12 +103,20 @@ class ControlServer:
         self._answers[under_way] = None
         try:
             request, answer = await self._answered(line)
+            watching = request.get("do") == "watch"
             writer.write(encode_line(answer))
+            if watching:
+                writer.writelines(map(encode_line, self._recent(request.get("past"))))
+                self._writers[writer] = True  # at once: what is said while the past is read follows it
             await writer.drain()
-            self._writers[writer] = request.get("do") == "watch"
+            self._writers[writer] = watching
         finally:
             del self._answers[under_way]
             under_way.set_result(None)
+
+    def _recent(self, wanted: object) -> list[dict[str, Any]]:
+        count = wanted if isinstance(wanted, int) else 0
+        return list(self._past)[-count:] if count > 0 else []
 
     async def _answered(self, line: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
         request: dict[str, Any] = {}

@@ -29,7 +29,7 @@ from mesh.node import comparison, decisions, members, reach
 from mesh.node.control import ControlServer
 from mesh.node.errors import HomeError, KeystoreError, NodeError
 from mesh.node.home import FileLock, HomeLock
-from mesh.node.journal import Journal
+from mesh.node.journal import Journal, as_value
 from mesh.node.keystore import NO_MESH, Keystore, PendingJoin
 from mesh.node.manager import Watchdog, notify_manager
 from mesh.node.recall import Recall
@@ -241,9 +241,7 @@ class Daemon:
 
     def _say(self, notice: Notice) -> None:
         self._tell(notice)
-        self._control.publish(
-            {"event": notice.event, "level": notice.level, "text": notice.text, "detail": notice.detail}
-        )
+        self._control.publish(as_value(notice), keep=notice.level != "debug")
 
     def _on_notice(self, notice: Notice) -> None:
         match notice.event:

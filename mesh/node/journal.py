@@ -12,14 +12,14 @@ import os
 import sys
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from mesh.node.bar import CLEAR, drawn
 
 if TYPE_CHECKING:
     from mesh.events import Notice
 
-__all__ = ["LEVELS", "Journal", "printable"]
+__all__ = ["LEVELS", "Journal", "as_value", "printable"]
 
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}  # as the logging module numbers them
 COLUMNS_DEFAULT = 80
@@ -43,7 +43,7 @@ class Journal:
         if LEVELS.get(notice.level, 20) < LEVELS[self.level]:
             return
         if self.form == "json":
-            self._print(_as_json(notice))
+            self._print(json.dumps(as_value(notice), default=str))
             return
         moment = time.strftime("%H:%M:%S", time.localtime())
         mark = "" if notice.level in ("debug", "info") else f"{notice.level}: "
@@ -75,17 +75,17 @@ def _columns(stream: TextIO) -> int:
         return COLUMNS_DEFAULT
 
 
-def _as_json(notice: Notice) -> str:
+def as_value(notice: Notice) -> dict[str, Any]:
+    """Return a notice, said at this moment, as the object that a line of JSON holds."""
     now_ms = time.time_ns() // 1_000_000
     moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now_ms // 1000))
-    line = {
+    return {
         "time": f"{moment}.{now_ms % 1000:03}Z",
         "level": notice.level,
         "event": notice.event,
         "text": notice.text[:LINE_CHARS_MAX],
         "detail": notice.detail,
     }
-    return json.dumps(line, default=str)
 
 
 def printable(text: str) -> str:

@@ -33,6 +33,7 @@ from mesh.node.watch import Watch
 from sync.errors import SyncError
 from sync.events import CommitSeen, CompareRequested, Publish, ReachRequested, ScrubRequested
 from sync.exchange import Exchange, ExchangeConfig, LinkStatus
+from sync.identifiers import fold
 from sync.reach import mark_of
 from sync.replica import Replica, ReplicaConfig, ReplicaStatus
 from sync.report import time_text
@@ -40,7 +41,7 @@ from sync.scrub import Scrubbed
 from sync.state import NodeState, PeerState
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from mesh.enrolment import Invitation
@@ -143,8 +144,18 @@ class ServingNode:
         """Ask the file and the mesh how they are; waits for the SQL thread, never blocks the loop."""
         status, links = await asyncio.wrap_future(self._sql.call(self._look))
         now_ms, wall_ms = clock()
+        equal_on = _equal_on(links)
+        compared = any(link.compared_ms_ago is not None for link in links)
         tables = tuple(
-            TableView(table.name, table.rows, table.digest, table.conflicts, table.parked, table.note)
+            TableView(
+                table.name,
+                table.rows,
+                table.digest,
+                table.conflicts,
+                table.parked,
+                table.note,
+                equal_on[fold(table.name)] if compared and table.digest else None,
+            )
             for table in status.tables
         )
         states = {link.peer: link for link in links}
@@ -332,7 +343,7 @@ class ServingNode:
         def write() -> bool:
             links = {link.peer: link for link in self._links()}
             seen = tuple(_peer_state(peer, links.get(peer.node_id), wall_ms) for peer in peers)
-            equal_on = Counter(name for link in links.values() for name, _ in link.equal_ms)
+            equal_on = _equal_on(links.values())
             state = NodeState(*head, os.getpid(), self._shell.port, offset_ms, seen, len(links), equal_on)
             return self._replica.state.refresh(state, wall_ms)
 
@@ -404,6 +415,11 @@ def _peer_state(peer: PeerStatus, link: LinkStatus | None, wall_ms: int) -> Peer
         peer.received_bytes,
         "" if peer.seen_ms_ago is None else time_text(wall_ms - peer.seen_ms_ago),
     )
+
+
+def _equal_on(links: Iterable[LinkStatus]) -> Counter[str]:
+    """On how many linked peers each table is equal, by its folded name."""
+    return Counter(name for link in links for name, _ in link.equal_ms)
 
 
 def _scrub_view(scrubbed: Scrubbed | None, wall_ms: int) -> ScrubView | None:

@@ -61,7 +61,10 @@ class PeerView:
 
 @dataclass(frozen=True, slots=True)
 class TableView:
-    """One replicated table: `digest` in hexadecimal is equal on two nodes exactly when the contents are."""
+    """One replicated table: `digest` in hexadecimal is equal on two nodes exactly when the contents are.
+
+    `equal_on` counts the linked peers that hold the same, when last compared; None if none has been compared yet.
+    """
 
     name: str
     rows: int
@@ -69,6 +72,7 @@ class TableView:
     conflicts: int
     parked: int
     note: str
+    equal_on: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

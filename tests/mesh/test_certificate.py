@@ -7,12 +7,20 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mesh import certificate as certificates
 from mesh import primitives, wire
-from mesh.certificate import CERTIFICATE_BYTES_MAX, SKEW_S_MAX, Certificate, issue
+from mesh.certificate import (
+    CERTIFICATE_BYTES_MAX,
+    NAME_BYTES_MAX,
+    SKEW_S_MAX,
+    Certificate,
+    free_name,
+    issue,
+    name_fault,
+)
 from mesh.errors import CertificateError
 from sync.rights import Rights
 
@@ -300,3 +308,20 @@ def test_names_that_people_use_are_fine(name):
 )
 def test_names_that_disturb_a_terminal_are_not(name):
     assert certificates.name_fault(name)
+
+
+@given(
+    st.text(min_size=1, max_size=40).filter(lambda name: not name_fault(name)),
+    st.sets(st.integers(min_value=2, max_value=30)),
+)
+@example("x" * NAME_BYTES_MAX, {2, 3, 4, 5, 6, 7, 8, 9})
+@example("ü" * (NAME_BYTES_MAX // 2), {2})
+def test_a_free_name_is_a_name_that_nobody_bears(name, numbers):
+    assert free_name(name, ()) == name
+    taken = {name}
+    for _ in numbers:
+        found = free_name(name, taken)
+        assert found not in taken
+        assert not name_fault(found)
+        taken.add(found)
+    assert free_name("pi", {"pi", "pi-2", "pi-4"}) == "pi-3"

@@ -652,6 +652,34 @@ def test_a_node_joins_and_is_a_member_everywhere():
     assert inviter.batches() == other.batches() == [b"first words"]
 
 
+def test_nodes_of_one_image_join_under_names_of_their_own():
+    pipes = Pipes()
+    inviter, code = inviting(pipes, uses=3)
+    names = []
+    for seed in range(3):
+        candidate = Candidate.fresh("raspberrypi", entropy=random.Random(seed).randbytes)
+        rng = random.Random(seed)
+        joiner = pipes.add(f"pi{seed}", Joiner(code, candidate, entropy=rng.randbytes, rng=rng, config=MeshConfig()))
+        pipes.meet(joiner, inviter)
+        pipes.run_until(lambda joiner=joiner: joiner.seen(Enrolled), limit_ms=100)
+        names.append(Identity.decode(joiner.seen(Enrolled)[0].identity).name)
+    assert names == ["raspberrypi", "raspberrypi-2", "raspberrypi-3"]
+    granted = [notice for notice in inviter.seen(Notice) if notice.event == "enrolment.granted"]
+    assert [notice.detail["name"] for notice in granted] == names
+
+
+def test_a_member_that_joins_again_keeps_its_name():
+    pipes = Pipes()
+    inviter, code = inviting(pipes, uses=2)
+    candidate = Candidate.fresh("drone", entropy=random.Random(1).randbytes)
+    for life in range(2):
+        rng = random.Random(life)
+        joiner = pipes.add(f"life{life}", Joiner(code, candidate, entropy=rng.randbytes, rng=rng, config=MeshConfig()))
+        pipes.meet(joiner, inviter)
+        pipes.run_until(lambda joiner=joiner: joiner.seen(Enrolled), limit_ms=100)
+        assert Identity.decode(joiner.seen(Enrolled)[0].identity).name == "drone"
+
+
 def test_the_use_is_counted_before_the_grant_leaves():
     pipes = Pipes()
     inviter, code = inviting(pipes)

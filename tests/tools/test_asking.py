@@ -6,6 +6,7 @@ import json
 import shutil
 import sqlite3
 import subprocess
+import time
 
 import pytest
 
@@ -61,11 +62,27 @@ def test_log_prints_what_people_wait_for_and_on_request_everything(monkeypatch, 
         {"event": "link.up", "level": "info", "text": "link\x1b with b"},
         {"event": "x", "level": "warning", "text": "clock"},
     ]
-    monkeypatch.setattr(log, "watch", lambda _home: iter(notices))
+    asked = []
+    monkeypatch.setattr(log, "watch", lambda _home, past: asked.append(past) or iter(notices))
     assert main(["log"]) == exits.DONE
     assert [line[10:] for line in capsys.readouterr().out.splitlines()] == ["link? with b", "warning: clock  [x]"]
     assert main(["log", "--json", "--verbose", "--limit", "2"]) == exits.DONE
     assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == notices[:2]
+    assert main(["log", "--json", "--past", "7"]) == exits.DONE
+    assert asked == [log.PAST_DEFAULT, 0, 7]
+
+
+def test_a_line_of_the_log_bears_the_time_at_which_it_was_said(monkeypatch, capsys):
+    monkeypatch.setenv("TZ", "UTC-2")
+    time.tzset()
+    try:
+        notices = [{"time": "2026-01-02T03:04:05.678Z", "level": "info", "event": "x", "text": "said"}]
+        monkeypatch.setattr(log, "watch", lambda _home, past: iter(notices))
+        assert main(["log"]) == exits.DONE
+        assert capsys.readouterr().out == "05:04:05  said\n"
+    finally:
+        monkeypatch.undo()
+        time.tzset()
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
@@ -99,3 +116,14 @@ def test_help_of_a_command_is_its_own_help(capsys):
     assert main(["help"]) == exits.DONE
     assert all(command.name in capsys.readouterr().out for command in COMMANDS[:1])
     assert main(["help", "frobnicate"]) == exits.USAGE
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [("stauts", "did you mean status?"), ("peer", "did you mean peers?"), ("frobnicate", "there are init, ")],
+)
+def test_a_misspelled_command_is_answered_with_the_one_that_was_meant(typed, meant, capsys):
+    assert main([typed]) == exits.USAGE
+    said = capsys.readouterr().err
+    assert said.startswith(f"mycomesh: no command '{typed}'; {meant}")
+    assert len(said.splitlines()) == 1

@@ -9,7 +9,7 @@ from mesh.node.ask import ask
 from mesh.node.status import Status, from_json
 from tools import exits
 from tools.render import print_json
-from tools.views import show_peers, show_tables
+from tools.views import linked_of, show_peers, show_tables
 
 if TYPE_CHECKING:
     import argparse
@@ -42,4 +42,4 @@ class Listing:
 
 
 peers = Listing("peers", lambda status: show_peers(status.peers))
-tables = Listing("tables", lambda status: show_tables(status.tables))
+tables = Listing("tables", lambda status: show_tables(status.tables, linked_of(status.peers)))

@@ -1,16 +1,16 @@
-"""`mycomesh log`: what the running node says, as it says it."""
+"""`mycomesh log`: what the running node has said, and what it says from now on."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import time
 from typing import TYPE_CHECKING, Any
 
 from mesh.node.ask import watch
 from mesh.node.journal import printable
 from tools import exits
 from tools.numbers import whole
+from tools.render import clock_time
 
 if TYPE_CHECKING:
     from mesh.node.home import Home
@@ -18,11 +18,19 @@ if TYPE_CHECKING:
 __all__ = ["add_arguments", "run"]
 
 LIMIT_MAX = 10**9 - 1
+PAST_DEFAULT = 10
+PAST_MAX = 100  # as many as a node keeps
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("-v", "--verbose", action="store_true", help="every event, not only what people wait for")
+    parser.add_argument(
+        "--past",
+        type=whole(PAST_MAX, "is no number of lines", least=0),
+        metavar="N",
+        help=f"begin with the last N lines, at most {PAST_MAX} (default: {PAST_DEFAULT}, none with --json)",
+    )
     parser.add_argument(
         "--limit",
         type=whole(LIMIT_MAX, "is no number of lines"),
@@ -35,7 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, home: Home) -> int:
     """Print one line for each event, until the node stops."""
     left = args.limit
-    for notice in watch(home):
+    default = 0 if args.json else PAST_DEFAULT
+    for notice in watch(home, past=default if args.past is None else args.past):
         if notice.get("level") == "debug" and not args.verbose:
             continue
         print(json.dumps(notice, ensure_ascii=False) if args.json else _line(notice), flush=True)
@@ -49,4 +58,4 @@ def run(args: argparse.Namespace, home: Home) -> int:
 def _line(notice: dict[str, Any]) -> str:
     level = notice.get("level")
     mark, tail = (f"{level}: ", f"  [{notice.get('event')}]") if level in ("warning", "error") else ("", "")
-    return printable(f"{time.strftime('%H:%M:%S')}  {mark}{notice.get('text')}{tail}")
+    return printable(f"{clock_time(str(notice.get('time')))}  {mark}{notice.get('text')}{tail}")

@@ -9,7 +9,7 @@ from mesh.node.ask import ask
 from mesh.node.status import Status, from_json
 from tools import exits
 from tools.render import duration, print_json
-from tools.views import show_peers, show_tables
+from tools.views import linked_of, show_peers, show_tables
 
 if TYPE_CHECKING:
     import argparse
@@ -37,14 +37,14 @@ def run(args: argparse.Namespace, home: Home) -> int:
         show_peers(status.peers)
     if status.tables:
         print()
-        show_tables(status.tables)
+        show_tables(status.tables, linked_of(status.peers))
     if status.hint:
         print(f"\n{status.hint}", file=sys.stderr)
     return exits.DONE
 
 
 def _head(status: Status) -> list[str]:
-    linked = sum(peer.state == "linked" for peer in status.peers)
+    linked = linked_of(status.peers)
     who = f"{status.node} of mesh {status.mesh}" if status.mesh else status.node
     lines = [f"{who}: {status.phase} {status.file} on port {status.port}, up {duration(status.uptime_ms)}"]
     if status.phase == "serving":

@@ -10,6 +10,9 @@ from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from tools.render import clock_time
+from tools.views import linked_of
+
 if TYPE_CHECKING:
     from mesh.node.status import PeerView, Status, TableView
 
@@ -91,9 +94,10 @@ class Live:
     events: deque[Event] = field(default_factory=lambda: deque(maxlen=EVENTS_MAX))
     _moved: dict[tuple[str, str], int] = field(default_factory=dict)
 
-    def heard(self, notice: dict[str, Any], at: str) -> None:
+    def heard(self, notice: dict[str, Any]) -> None:
         """Take one notice of the node; those for debugging are left out."""
         if notice.get("level") != "debug":
+            at = clock_time(str(notice.get("time")))
             self.events.append(Event(at, str(notice.get("level")), str(notice.get("text"))))
 
     def picture(self, status: Status, note: str = "") -> Picture:
@@ -113,7 +117,7 @@ class Live:
                 found[_ends(peer.node_id, own.key)] = (peer.rtt_ms, peer.sent_bytes + peer.received_bytes)
         edges = tuple(_edge(ends, *found[ends], self._moved) for ends in sorted(found))
         self._moved = {ends: moved for ends, (_, moved) in found.items()}
-        linked = sum(peer.state == "linked" for peer in status.peers)
+        linked = linked_of(status.peers)
         title = f"{status.mesh or 'joining'}: {status.node}, {linked} of {len(status.peers)} linked"
         return Picture(title, nodes, edges, status.tables, tuple(self.events), note or status.hint)
 

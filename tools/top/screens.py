@@ -13,7 +13,7 @@ from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
 from mesh.node.journal import printable
-from tools.render import duration
+from tools.render import byte_count, duration, short_hash
 from tools.top.canvas import Canvas
 
 if TYPE_CHECKING:
@@ -33,7 +33,6 @@ DENSE_EVERY = 6
 LEVELS = {"warning": "yellow", "error": "red"}
 SIGNS = {"here": "◉", "linked": "●", "reachable": "◐", "down": "○"}
 PLAIN_SIGNS = {"here": "@", "linked": "o", "reachable": "+", "down": "x"}
-UNITS = ("B", "kB", "MB", "GB", "TB")
 
 Places = dict[str, tuple[float, float]]
 
@@ -182,24 +181,22 @@ def _peer(node: Node) -> list[str]:
         "-" if node.rtt_ms is None else f"{node.rtt_ms:.1f} ms",
         lag,
         "-" if node.offset_ms is None else f"{node.offset_ms:+.0f} ms",
-        _bytes(node.received_bytes),
-        _bytes(node.sent_bytes),
+        byte_count(node.received_bytes),
+        byte_count(node.sent_bytes),
         ",".join(node.roles) or "-",
         printable(node.address) or "-",
     ]
 
 
 def _tables(picture: Picture, width: int, height: int) -> list[Text]:
-    peers = [node for node in picture.nodes if node.state == "linked"]
-    # A peer that is equal is equal in every table; which table differs is what `mycomesh verify` tells.
-    equal = f"{sum(bool(node.equal) for node in peers)}/{len(peers)}"
+    linked = sum(node.state == "linked" for node in picture.nodes)
     headers = ["TABLE", "ROWS", "HASH", "EQUAL", "CONFLICTS", "PARKED", "NOTE"]
     rows = [
         [
             printable(table.name)[:20],
             f"{table.rows:,}",
-            table.digest[-8:],
-            equal if table.digest else "-",
+            short_hash(table.digest) or "-",
+            "-" if table.equal_on is None else f"{table.equal_on}/{linked}",
             str(table.conflicts),
             str(table.parked),
             printable(table.note) or "-",
@@ -308,12 +305,3 @@ def _cut(line: Text, width: int) -> Text:
     line = line.copy()
     line.truncate(width)
     return line
-
-
-def _bytes(count: int) -> str:
-    size = float(count)
-    for unit in UNITS:
-        if size < 1000 or unit == UNITS[-1]:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
-    raise AssertionError("the last unit takes every size")

@@ -45,7 +45,7 @@ class NodeSource:
     def __init__(self, home: Home) -> None:
         self._home = home
         self._live = Live()
-        self._heard: deque[tuple[str, dict[str, Any]]] = deque(maxlen=EVENTS_MAX)  # appended by the thread that listens
+        self._heard: deque[dict[str, Any]] = deque(maxlen=EVENTS_MAX)  # appended by the thread that listens
         self._status: Status = from_json(ask(home, "status"))
         self._picture = self._live.picture(self._status)
         threading.Thread(target=self._listen, daemon=True).start()
@@ -60,16 +60,15 @@ class NodeSource:
         except NodeError as error:
             note = str(error)
         while self._heard:
-            at, notice = self._heard.popleft()
-            self._live.heard(notice, at)
+            self._live.heard(self._heard.popleft())
         self._picture = self._live.picture(self._status, note)
         return self._picture
 
     def _listen(self) -> None:
         while True:
             with contextlib.suppress(NodeError, OSError):
-                for notice in watch(self._home):
-                    self._heard.append((time.strftime("%H:%M:%S"), notice))
+                for notice in watch(self._home, past=EVENTS_MAX):
+                    self._heard.append(notice)
             time.sleep(RETRY_S)
 
 

@@ -58,8 +58,8 @@ def test_a_screen_fills_its_size_and_no_more(screen, size):
 
 def test_the_whole_shows_map_peers_tables_and_events():
     live = Live()
-    live.heard({"level": "info", "text": "linked with humvee"}, "12:00:00")
-    live.heard({"level": "debug", "text": "noise"}, "12:00:00")
+    live.heard({"time": "2026-01-02T03:04:05.678Z", "level": "info", "text": "linked with humvee"})
+    live.heard({"time": "2026-01-02T03:04:05.678Z", "level": "debug", "text": "noise"})
     shown = text(live.picture(status(PEERS, TABLES)))
     assert "fleet: ground, 2 of 3 linked" in shown
     assert "◉" in shown
@@ -67,6 +67,20 @@ def test_the_whole_shows_map_peers_tables_and_events():
     assert "12,345" in shown
     assert "linked with humvee" in shown
     assert "noise" not in shown
+
+
+def test_a_table_is_equal_on_as_many_linked_peers_as_hold_the_same():
+    tables = (
+        TableView("drones", 5, "ab" * 16, 0, 0, "", 2),
+        TableView("alerts", 5, "cd" * 16, 0, 0, "", 1),
+        TableView("new", 5, "ef" * 16, 0, 0, ""),
+    )
+    shown = text(Live().picture(status(PEERS, tables)), View("tables"))
+    assert [line.split()[:4] for line in shown.splitlines()[2:5]] == [
+        ["drones", "5", "abababab", "2/2"],
+        ["alerts", "5", "cdcdcdcd", "1/2"],
+        ["new", "5", "efefefef", "-"],
+    ]
 
 
 @pytest.mark.parametrize("width", [80, 120])
@@ -113,7 +127,7 @@ def test_no_color_is_obeyed(monkeypatch):
 
 def test_text_of_peers_cannot_steer_the_terminal():
     live = Live()
-    live.heard({"level": "info", "text": "a\x1b[2Jb"}, "12:00:00")
+    live.heard({"time": "", "level": "info", "text": "a\x1b[2Jb"})
     assert "\x1b" not in text(live.picture(status([peer("b", "x\x1b]0;owned\x07")])))
 
 
