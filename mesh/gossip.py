@@ -163,6 +163,7 @@ class Gossip:
         if batch_id not in self._seen:
             return None
         name = _tree_of(batch)
+        self._known_to(link, name, batch_id)
         tree = self._tree(name)
         if link in tree.lazy or link not in self._links or not self._prunes(tree, batch_id, now_ms):
             return []
@@ -279,7 +280,10 @@ class Gossip:
             self._kept_bytes -= len(old.payload)
 
     def _on_announced(self, link: int, tree: bytes, batch_id: bytes, now_ms: int) -> None:
-        if batch_id in self._seen or link not in self._links:
+        if link not in self._links:
+            return
+        if batch_id in self._seen:
+            self._known_to(link, tree, batch_id)
             return
         missing = self._missing.get(batch_id)
         if missing is None:
@@ -289,6 +293,12 @@ class Gossip:
                 self._graft_ms = due_ms if self._graft_ms is None else min(self._graft_ms, due_ms)
         elif link not in missing.links:
             missing.links.append(link)
+
+    def _known_to(self, link: int, tree: bytes, batch_id: bytes) -> None:
+        """That peer has the batch: it needs no announcement of it."""
+        ids = self._announced.get((link, tree), [])
+        if batch_id in ids:
+            ids.remove(batch_id)
 
     def _tree(self, name: bytes) -> _Tree:
         tree = self._trees.get(name)

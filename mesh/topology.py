@@ -36,6 +36,7 @@ SPACING_NODE_MS = 20
 WALK_MS = 250  # how old the count of reachable nodes may be: while a mesh forms, every record would change it
 BURST_RECORDS = 4  # of one node that are taken closer together: what was held up somewhere on the way
 REFRESH_MS = 120_000  # a record is repeated so often, with its byte counts; it heals what was lost on the way
+REFRESH_NODE_MS = 5_000  # and in a large mesh as much more rarely: 300 bytes in 5 s leave room on a radio of 4 kB/s
 RTT_MS_MAX = 600_000  # more is no measurement
 SEQUENCE_MAX = 2**63 - 1
 
@@ -138,11 +139,15 @@ class Topology:
         """When `tell` is due."""
         if self._told_ms is None:
             return 0
-        return self._told_ms + (self.spacing_ms() if self._changed else REFRESH_MS)
+        return self._told_ms + (self.spacing_ms() if self._changed else self.refresh_ms())
 
     def spacing_ms(self) -> int:
         """How far apart records of one node are, at the least."""
         return max(SPACING_MS, SPACING_NODE_MS * len(self._known))
+
+    def refresh_ms(self) -> int:
+        """How often a record that has not changed is repeated."""
+        return max(REFRESH_MS, REFRESH_NODE_MS * len(self._known))
 
     def tell(self, neighbours: Iterable[Neighbour], now_ms: int, wall_ms: int) -> bytes:
         """Make and keep our next record; send the answer on every link."""

@@ -143,7 +143,7 @@ MUTATIONS = (
     Mutation(
         "gap-ranges-merged",
         "ranges of a vector are joined over the gap between them",
-        (Edit("sync.vector:Vector.add", "if low <= merged[-1][1]:", "if True:"),),
+        (Edit("sync.vector:Vector.add", "if merged and low <= merged[-1][1]:", "if merged:"),),
         FLAPPING,
         3,
     ),

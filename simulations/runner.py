@@ -20,6 +20,7 @@ from simulations.errors import ScenarioError
 from simulations.faults import Fault, Heal, Revoke, Split, strike
 from simulations.members import member
 from simulations.network import Network
+from simulations.shared import computed_once
 from simulations.world import SECOND, World
 
 if TYPE_CHECKING:
@@ -100,8 +101,9 @@ def run(
         header = {"scenario": scenario.name, "seed": seed, "nodes": scenario.nodes, "mesh": mesh}
         record.begin(header | {"duration_s": scenario.duration_s}, world, network, cluster)
     try:
-        _safety(scenario, world, cluster, look)
-        healed_us = _liveness(scenario, world, cluster, look)
+        with computed_once():
+            _safety(scenario, world, cluster, look)
+            healed_us = _liveness(scenario, world, cluster, look)
         found = violations(cluster)
         if healed_us is None:
             found.insert(0, f"not converged within {scenario.settle_s:g} s after the faults ended")

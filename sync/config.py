@@ -26,6 +26,7 @@ class ExchangeConfig:
     mend_ms: how long after a repair of a table the next may start on the same link; its effect has to be told first.
     claim_ms: a table is fetched from one peer at a time, but a round that lasts longer does not keep others from it.
     beat_ms: how long after a delete an idle site says that it has nothing older to tell; many deletes cost one such word.
+        Everybody's word goes to everybody: in a larger mesh each waits so long for every `beat_members` members.
     collect_ms: how often tombstones are collected, and how long they stay after they have become stable: long enough for
         every linked peer to fetch them first, which saves it an audit.
     scrub_ms: how often the scrub compares `scrub_rows` rows with their entries in the background: a million rows take eleven
@@ -43,6 +44,7 @@ class ExchangeConfig:
     mend_ms: int = 5_000
     claim_ms: int = 60_000
     beat_ms: int = 30_000
+    beat_members: int = 5
     collect_ms: int = 300_000
     scrub_ms: int = 10_000
     scrub_rows: int = 256

@@ -49,6 +49,8 @@ __all__ = ["Exchange", "ExchangeConfig", "LinkStatus", "Progress"]
 # Comparisons and audits that a peer asks for: a burst of them, and one more each half second.
 ANSWERS_MAX = 64
 ANSWERS_PERIOD_MS = 500
+# The periodic comparison comes up to this part of its period early.
+JITTER = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,7 +246,7 @@ class Exchange:
         self._quiet_at = max(now_ms + self._config.settle_ms, self._spaced_at)
 
     def _jittered(self, now_ms: int, period_ms: int) -> int:
-        return now_ms + period_ms - self._rng.randrange(period_ms // 4 + 1)
+        return now_ms + period_ms - self._rng.randrange(period_ms // JITTER + 1)
 
     # ---- live batches
 
@@ -415,9 +417,12 @@ class Exchange:
             self._quiet_at = None
             links = len(self._links)
             self._spaced_at = now_ms + self._config.settle_ms * max(links, links * links // 4)
+            at = now_ms + self._rng.randrange(self._config.settle_ms)
             for link in self._links.values():
-                at = now_ms + self._rng.randrange(self._config.settle_ms)
                 link.compare_at = min(link.compare_at, at)
-        for number, link in sorted(self._links.items()):
-            if now_ms >= link.compare_at:
-                self._compare(number, turn)
+        if any(now_ms >= link.compare_at for link in self._links.values()):
+            # Those that are due soon go along: a radio wakes once for all.
+            near_ms = now_ms + self._config.compare_ms // JITTER
+            for number, link in sorted(self._links.items()):
+                if near_ms >= link.compare_at:
+                    self._compare(number, turn)

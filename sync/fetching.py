@@ -65,6 +65,7 @@ class _Round:
 class _Link:
     peer: bytes
     digests: Digests = field(default_factory=dict)
+    first: bool = True  # they are the first that the peer has told on this link
     asked: dict[str, bytes] = field(default_factory=dict)  # vector digests that a round has answered or will
     round: _Round | None = None
     failures: int = 0
@@ -127,7 +128,7 @@ class Fetching:
         On a link that has been compared, what differs is most often on its way here: we ask only if it does not come.
         """
         link = self._links[number]
-        link.digests = theirs
+        link.digests, link.first = theirs, first
         mine = self._vectors()
         if first or link.put_off >= PUT_OFF_MAX or number in self._ask_at or not self._wanted(link, mine, turn.now_ms):
             self._ask(number, turn)
@@ -172,6 +173,8 @@ class Fetching:
             name
             for name, (vector, _) in sorted(link.digests.items())
             if mine.get(name) != vector
+            # At first a peer is asked all the same: it shows whether a file went back, theirs or ours.
+            and (link.first or not self._passed(name, vector))
             and link.asked.get(name) != vector
             and self._unclaimed(name, now_ms)
             and self._replica.admits(name)
@@ -181,6 +184,11 @@ class Fetching:
     def _holds(self, name: str) -> bool:
         table = self._replica.tables.get(name)
         return table is not None and table.log.count > 0
+
+    def _passed(self, name: str, vector: bytes) -> bool:
+        """Whether the peer is where this replica was a moment ago: it asks us, there is nothing to ask it for."""
+        table = self._replica.tables.get(name)
+        return table is not None and table.passed(vector)
 
     def _unclaimed(self, name: str, now_ms: int) -> bool:
         claim = self._claims.get(name)

@@ -68,12 +68,12 @@ class Stability:
     def on_timer(self, turn: Turn) -> None:
         """Beats where tombstones wait for this site, collects those that nothing waits for."""
         if self._due is None:
-            self._due = _Due(turn.now_ms + self._config.beat_ms, turn.now_ms + self._config.collect_ms)
+            self._due = _Due(turn.now_ms + self._beat_ms(), turn.now_ms + self._config.collect_ms)
             return
         try:
             if turn.now_ms >= self._due.beat_at:
                 self._beat(turn)
-                self._due = _Due(turn.now_ms + self._config.beat_ms, self._due.collect_at)
+                self._due = _Due(turn.now_ms + self._beat_ms(), self._due.collect_at)
             if turn.now_ms >= self._due.collect_at:
                 more = self._collect(turn)
                 wait_ms = self._config.busy_ms if more else self._config.collect_ms
@@ -83,6 +83,10 @@ class Stability:
             self._due = _Due(max(self._due.beat_at, wait_at), max(self._due.collect_at, wait_at))
 
     # ---- beats
+
+    def _beat_ms(self) -> int:
+        """How long until the next look, so that what a node hears of beats a second does not grow with the mesh."""
+        return self._config.beat_ms * max(1, (1 + len(self._heard)) // self._config.beat_members)
 
     def _beat(self, turn: Turn) -> None:
         """Says that nothing older comes from here, in tables with tombstones that this site's clock has not passed."""

@@ -11,6 +11,7 @@ import functools
 import hashlib
 import itertools
 import json
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -21,7 +22,7 @@ from sync.lattice import EXISTENCE, bits_of
 from sync.rawtext import bound, is_raw, mark, raw_select, restored
 from sync.schema import KeyKind, TableSpec
 from sync.store import Store
-from sync.vector import Vector
+from sync.vector import Range, Vector
 
 __all__ = ["BIRTH_KEY_SIZE", "Row", "Table", "birth_key", "birth_stamp"]
 
@@ -30,6 +31,8 @@ Row = int | bytes
 BIRTH_KEY_SIZE = 1 + 16 + 8
 # Prepared digest prefixes: one for each (site, mask) met; a fleet of sites times a few column sets fits.
 DIGEST_PREFIXES_MAX = 1_024
+# What the vector was before: as many states as a peer may be behind while writes are on their way.
+PASSED_MAX = 32
 _NO_KEY = codec.encode(None)
 
 
@@ -70,6 +73,7 @@ class Table:
         self._staged: Vector | None = None
         self._learnt: list[str] = []
         self._vector_digest = b""
+        self._passed: deque[bytes] = deque(maxlen=PASSED_MAX)  # digests of what the vector was before
         self._mesh_key = mesh_key
         self._counted = ((-1, -1), 0)  # (data version, own changes), rows at that moment
         self.columns_of = functools.lru_cache(maxsize=256)(self._columns_of)
@@ -134,7 +138,12 @@ class Table:
             items = [[site, [edge for window in ranges for edge in window]] for site, ranges in self.vector.items()]
             state = hashlib.blake2b(codec.encode(items), digest_size=8, person=b"mycomesh-vector")
             self._vector_digest = state.digest()
+            self._passed.append(self._vector_digest)
         return self._vector_digest
+
+    def passed(self, digest: bytes) -> bool:
+        """Whether that was the vector's digest lately: who has it covers nothing that is not covered here."""
+        return digest in self._passed
 
     @property
     def coverage(self) -> Vector:
@@ -145,28 +154,37 @@ class Table:
         """Covers `(after, upto]` of a site's clock; inside the transaction that stores what it covers."""
         if self._staged is None:
             self._staged = self.vector.copy()
+        before = self._staged.ranges(site)
         self._staged.add(site, after, upto)
-        self._store_coverage(site, self._staged)
+        self._store_coverage(site, before, self._staged.ranges(site))
 
     def uncover_after(self, site: bytes, after: int) -> None:
         """Covers nothing of a site's clock past `after` any more: what its entries said has got other stamps."""
         if self._staged is None:
             self._staged = self.vector.copy()
+        before = self._staged.ranges(site)
         self._staged.cut(site, after)
-        self._store_coverage(site, self._staged)
+        self._passed.clear()
+        self._store_coverage(site, before, self._staged.ranges(site))
 
-    def _store_coverage(self, site: bytes, vector: Vector) -> None:
+    def _store_coverage(self, site: bytes, before: Sequence[Range], ranges: Sequence[Range]) -> None:
         place = self.store.place_made(site)
+        if len(ranges) == len(before) == 1 and ranges[0][0] == before[0][0]:  # most often the one range grows
+            self.store.db.execute(
+                "UPDATE mycomesh_vectors SET upto = ? WHERE id = ? AND place = ?", (ranges[0][1], self.table_id, place)
+            )
+            return
         self.store.db.execute("DELETE FROM mycomesh_vectors WHERE id = ? AND place = ?", (self.table_id, place))
         self.store.db.executemany(
             "INSERT INTO mycomesh_vectors VALUES(?, ?, ?, ?)",
-            [(self.table_id, place, low, high) for low, high in vector.ranges(site)],
+            [(self.table_id, place, low, high) for low, high in ranges],
         )
 
     def uncover(self, *, keep: bytes) -> None:
         """Forgets the coverage of every site but one, so that rounds bring its changes again."""
         coverage, place = self.coverage, self.store.place_made(keep)
         self.uncovered = True
+        self._passed.clear()
         self._staged = Vector()
         for after, upto in coverage.ranges(keep):
             self._staged.add(keep, after, upto)

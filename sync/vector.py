@@ -21,7 +21,7 @@ class Vector:
     __slots__ = ("_ranges",)
 
     def __init__(self, ranges: Mapping[bytes, Sequence[Range]] | None = None) -> None:
-        self._ranges: dict[bytes, list[Range]] = {}
+        self._ranges: dict[bytes, tuple[Range, ...]] = {}  # never changed in place: copies share them
         for site, items in (ranges or {}).items():
             for after, upto in items:
                 self.add(site, after, upto)
@@ -37,10 +37,10 @@ class Vector:
     def copy(self) -> Vector:
         """Returns an independent copy."""
         other = Vector()
-        other._ranges = {site: list(items) for site, items in self._ranges.items()}
+        other._ranges = self._ranges.copy()
         return other
 
-    def items(self) -> list[tuple[bytes, list[Range]]]:
+    def items(self) -> list[tuple[bytes, tuple[Range, ...]]]:
         """Returns (site, ranges) sorted by site."""
         return sorted(self._ranges.items())
 
@@ -68,30 +68,28 @@ class Vector:
 
     def has_gap(self, site: bytes) -> bool:
         """True if something of that site is known to be missing before what is covered."""
-        items = self._ranges.get(site, [])
+        items = self._ranges.get(site, ())
         return len(items) > 1 or any(after > 0 for after, _ in items)
 
     def add(self, site: bytes, after: int, upto: int) -> None:
         """Covers `(after, upto]`; an empty range adds nothing."""
         if upto <= after:
             return
-        items = self._ranges.setdefault(site, [])
+        items = self._ranges.get(site, ())
         if items and items[-1][0] <= after <= items[-1][1]:  # the common case: the next batch
-            items[-1] = (items[-1][0], max(items[-1][1], upto))
+            self._ranges[site] = (*items[:-1], (items[-1][0], max(items[-1][1], upto)))
             return
-        items.append((after, upto))
-        items.sort()
-        merged = [items[0]]
-        for low, high in items[1:]:
-            if low <= merged[-1][1]:
+        merged: list[Range] = []
+        for low, high in sorted((*items, (after, upto))):
+            if merged and low <= merged[-1][1]:
                 merged[-1] = (merged[-1][0], max(merged[-1][1], high))
             else:
                 merged.append((low, high))
-        self._ranges[site] = merged
+        self._ranges[site] = tuple(merged)
 
     def cut(self, site: bytes, upto: int) -> None:
         """Ends the coverage of one site at `upto`."""
-        kept = [(after, min(end, upto)) for after, end in self._ranges.pop(site, ()) if after < upto]
+        kept = tuple((after, min(end, upto)) for after, end in self._ranges.pop(site, ()) if after < upto)
         if kept:
             self._ranges[site] = kept
 
@@ -103,7 +101,9 @@ class Vector:
 
     def missing_from(self, other: Vector) -> list[tuple[bytes, Range]]:
         """Returns what this vector covers and `other` does not, by site and ascending."""
-        return [(site, gap) for site, items in self.items() for gap in difference(items, other.ranges(site))]
+        theirs = other._ranges
+        differing = ((site, items) for site, items in self.items() if theirs.get(site) != items)
+        return [(site, gap) for site, items in differing for gap in difference(items, other.ranges(site))]
 
 
 def difference(have: Iterable[Range], lack: Sequence[Range]) -> Iterator[Range]:

@@ -79,6 +79,24 @@ def test_a_batch_that_comes_by_itself_is_not_asked_for():
     assert gossip.deadline() is None
 
 
+def test_who_announces_or_brings_a_batch_is_told_no_more_of_it():
+    gossip = node(1, 2, 3, 4)
+    for link in (2, 3, 4):
+        gossip.on_message(link, Prune(SHARED_TREE), 0)
+    first, second = batch(1), batch(2)
+    take(gossip, 1, first)
+    take(gossip, 1, second)
+    gossip.on_message(2, IHave(SHARED_TREE, (first.id,)), 10)
+    take(gossip, 3, second, 20)
+    assert gossip.on_timer(LIMITS.announce_ms) == [
+        Send(2, IHave(SHARED_TREE, (second.id,))),
+        Send(3, IHave(SHARED_TREE, (first.id,))),
+        Send(4, IHave(SHARED_TREE, (first.id, second.id))),
+    ]
+    gossip.on_message(4, IHave(SHARED_TREE, (first.id,)), 50)
+    assert gossip.deadline() is None
+
+
 def test_the_next_announcer_is_asked_at_once_when_the_link_of_the_first_goes_down():
     gossip = node(1, 2)
     for link in (1, 2):

@@ -9,6 +9,7 @@ from mesh.topology import (
     NEIGHBOURS_MAX,
     NODES_MAX,
     REFRESH_MS,
+    REFRESH_NODE_MS,
     SPACING_MS,
     SPACING_NODE_MS,
     WALK_MS,
@@ -108,6 +109,8 @@ def test_a_large_mesh_tells_more_rarely_so_that_everybody_hears_as_much_as_in_a_
         topology._known[index.to_bytes(16, "big")] = topology._known[IDS[0].node_id]
     assert spacing == SPACING_MS
     assert topology.deadline() == SPACING_NODE_MS * 204
+    topology.tell([], 0, WALL_MS)
+    assert topology.deadline() == REFRESH_NODE_MS * 204
 
 
 def test_the_count_of_who_can_be_reached_is_made_anew_after_a_while_and_hops_at_once():

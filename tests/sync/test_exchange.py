@@ -120,6 +120,46 @@ def test_a_lost_batch_is_fetched_by_a_round(world_of):
     all_equal(world)
 
 
+def test_who_is_behind_is_asked_for_nothing(world_of):
+    """Both compare while a batch is on its way: the one that has not got it asks, the other knows where its peer stands."""
+    world = world_of(2)
+    chained(world)
+    start = world.now
+    world.publishing = False
+    for number in range(5):
+        world.write(world.nodes[0], f"INSERT INTO t VALUES({number}, 'lost on the way')")
+        world.run(1)
+    world.publishing = True
+    world.run(20_000)
+    all_equal(world)
+    asked = [[type(message) for message in sent(node, start)].count(wire.Vectors) for node in world.nodes]
+    assert asked == [0, 1]
+
+
+def test_a_file_that_went_back_and_came_again_is_still_asked_when_its_link_opens(world_of):
+    world = world_of(2)
+    link = chained(world)[0]
+    world.cut(link)
+    world.write(world.nodes[0], "INSERT INTO t VALUES(1, 'ahead')")
+    start = world.now
+    world.link(*world.nodes)
+    world.run(2_000)
+    all_equal(world)
+    assert all(wire.Vectors in [type(message) for message in sent(node, start)] for node in world.nodes)
+
+
+def test_comparisons_with_all_peers_leave_together(world_of):
+    world = world_of(4)
+    for other in world.nodes[1:]:
+        world.link(world.nodes[0], other)
+    world.run(60_000)
+    start = world.now
+    world.run(120_000)
+    times = [at for at, _, _ in world.nodes[0].sent if at >= start]
+    assert len(times) >= 3 * 8
+    assert len(times) == 3 * len(set(times))
+
+
 def test_a_gap_between_batches_is_filled_soon(world_of):
     world = world_of(2)
     chained(world)

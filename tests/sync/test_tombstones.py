@@ -375,6 +375,23 @@ class History:
                 assert replaced or token in traced, f"{token} is lost"
 
 
+@pytest.mark.parametrize(("members", "periods"), [(2, 1), (9, 1), (10, 2), (50, 10)])
+def test_the_more_members_the_rarer_an_idle_site_says_that_it_has_nothing_older(fleet_of, members, periods):
+    """Everybody's word goes to everybody: what a node hears of them a second stays the same."""
+    fleet = fleet_of(2)
+    fleet.link_all()
+    writer, idle = fleet.nodes
+    fleet.world.do(idle, MembersKnown(tuple((bytes([number]) * 16, 0) for number in range(1, members))))
+    said = {}
+    for number in range(400):
+        fleet.write(0, "INSERT INTO t VALUES(?, 'v', 'w')", number)
+        fleet.write(0, "DELETE FROM t WHERE id = ?", number)
+        fleet.world.run(MINUTE)
+        said[writer.peer.replica.vector("t").upto(idle.peer.replica.site)] = None
+    expected = 400 * MINUTE // (periods * SLOW.beat_ms)
+    assert expected - 1 <= len(said) - 1 <= expected
+
+
 HASTY = ExchangeConfig(
     safety_ms=DAY,
     scrub_ms=DAY,

@@ -1,0 +1,50 @@
+"""What simulated nodes compute once for all of them: nothing of it shows, and it ends with the run."""
+
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+from nacl import bindings
+from nacl.exceptions import BadSignatureError
+
+import simulations.runner
+from mesh.certificate import Certificate
+from mesh.topology import LinkState
+from simulations.runner import run
+from simulations.scenarios import build
+from simulations.shared import computed_once
+
+
+@pytest.mark.parametrize("name", ["captured-drone", "rolling-restart"])
+def test_a_run_is_the_same_whether_every_node_computes_for_itself_or_not(name, monkeypatch):
+    scenario = build(name, seed=5, duration_s=20)
+    shared = run(scenario, 5)
+    monkeypatch.setattr(simulations.runner, "computed_once", contextlib.nullcontext)
+    alone = run(scenario, 5)
+    assert shared.ok
+    assert (shared.trace, shared.events) == (alone.trace, alone.events)
+
+
+def test_a_good_signature_is_checked_once_and_a_bad_one_each_time(monkeypatch):
+    public, secret = bindings.crypto_sign_seed_keypair(bytes(32))
+    signed = bindings.crypto_sign(b"words", secret)
+    asked = []
+    check = bindings.crypto_sign_open
+    monkeypatch.setattr(bindings, "crypto_sign_open", lambda *words: asked.append(words) or check(*words))
+    with computed_once():
+        for _ in range(3):
+            assert bindings.crypto_sign_open(signed, public) == b"words"
+        assert len(asked) == 1
+        for _ in range(3):
+            with pytest.raises(BadSignatureError):
+                bindings.crypto_sign_open(signed[:-1] + b"x", public)
+        assert len(asked) == 4
+
+
+def test_the_functions_are_put_back():
+    before = (bindings.crypto_sign_open, Certificate.decode_signed, LinkState.decode)
+    with contextlib.suppress(KeyError), computed_once():
+        assert bindings.crypto_sign_open is not before[0]
+        raise KeyError
+    assert (bindings.crypto_sign_open, Certificate.decode_signed, LinkState.decode) == before
