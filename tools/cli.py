@@ -7,7 +7,6 @@ can cause ends in a traceback. It must not know what any command does.
 from __future__ import annotations
 
 import argparse
-import difflib
 import importlib
 import json
 import os
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING, NoReturn, Protocol, cast
 from mesh import __version__
 from mesh.node.errors import ConfigError, NodeError, NoNodeError
 from mesh.node.home import Home
-from tools import exits
+from tools import exits, lean
 from tools.manual import MANUAL
 
 if TYPE_CHECKING:
@@ -32,11 +31,15 @@ __all__ = ["COMMANDS", "Command", "command_named", "main", "parser_of", "top_par
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """One command: `module` names a module, or MODULE:OBJECT, with `add_arguments(parser)` and `run(args, home) -> int`."""
+    """One command: `module` names a module, or MODULE:OBJECT, with `add_arguments(parser)` and `run(args, home) -> int`.
+
+    One that `stays` is a node: what it does not need is not loaded, for it would lie in memory for months.
+    """
 
     name: str
     summary: str
     module: str
+    stays: bool = False
 
 
 class CommandModule(Protocol):
@@ -56,7 +59,7 @@ COMMANDS = (
     Command("ticket", "write a file that makes one more machine a member without a network", "tools.commands.ticket"),
     Command("members", "list who belongs to the mesh: roles, expiry, who is revoked", "tools.commands.members"),
     Command("revoke", "make a member a stranger, and give the mesh another secret", "tools.commands.revoke"),
-    Command("up", "serve a database file: run the node in the foreground", "tools.commands.up"),
+    Command("up", "serve a database file: run the node in the foreground", "tools.commands.up", stays=True),
     Command("status", "show the running node: mesh, file, peers, tables", "tools.commands.status"),
     Command("top", "watch the mesh: a map, peers, tables and events", "tools.commands.top"),
     Command("peers", "list the members that the running node knows", "tools.commands.listings:peers"),
@@ -116,7 +119,7 @@ def command_named(name: str) -> Command:
     command = next((command for command in COMMANDS if command.name == name), None)
     if command is None:
         names = [command.name for command in COMMANDS]
-        near = difflib.get_close_matches(name, names, n=2)
+        near = importlib.import_module("difflib").get_close_matches(name, names, n=2)
         known = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(names)}"
         raise exits.UsageError(f"no command {name!r}; {known}")
     return command
@@ -173,6 +176,8 @@ def _epilogue(page: Page) -> str:
 
 
 def _loaded(command: Command) -> CommandModule:
+    if command.stays:
+        lean.load()
     name, _, part = command.module.partition(":")
     module = importlib.import_module(name)
     return cast("CommandModule", getattr(module, part) if part else module)
