@@ -8,6 +8,7 @@ Must not know: what is being encrypted or signed.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import struct
 from typing import TYPE_CHECKING
@@ -40,6 +41,7 @@ __all__ = [
 KEY_BYTES = 32  # X25519, Ed25519 seeds and public keys, ChaCha20-Poly1305: all of them
 TAG_BYTES = 16  # Poly1305
 SIGNATURE_BYTES = 64  # Ed25519
+IDENTIFIERS_MAX = 2_048  # remembered: those of a large mesh, asked for again with every message; 300 bytes each
 ID_BYTES = 16  # BLAKE2b-128: a second key with the same identifier costs 2^128 tries
 
 _SIGN_PREFIX = b"mycomesh signature 1\0"  # no signature of the mesh is valid in any other protocol
@@ -118,6 +120,7 @@ def verify(public: bytes, domain: bytes, data: bytes, signature: bytes) -> bool:
     return True
 
 
+@functools.lru_cache(maxsize=IDENTIFIERS_MAX)
 def identifier(public: bytes) -> bytes:
     """The 16-byte identifier of an Ed25519 public key: a node id, or a mesh id when it is the root's."""
     return hashlib.blake2b(public, digest_size=ID_BYTES).digest()

@@ -34,6 +34,9 @@ SPACING_MS = 1_000  # between two records of one node: a flapping radio cannot f
 # And so much for each node of a large mesh: every record goes to everybody, so what a node hears a second stays the same.
 SPACING_NODE_MS = 20
 WALK_MS = 250  # how old the count of reachable nodes may be: while a mesh forms, every record would change it
+WALK_NODE_MS = (
+    5  # and for each node of a large mesh, where each count takes longer and one node more or less decides nothing
+)
 BURST_RECORDS = 4  # of one node that are taken closer together: what was held up somewhere on the way
 REFRESH_MS = 120_000  # a record is repeated so often, with its byte counts; it heals what was lost on the way
 REFRESH_NODE_MS = 5_000  # and in a large mesh as much more rarely: 300 bytes in 5 s leave room on a radio of 4 kB/s
@@ -121,7 +124,7 @@ class Topology:
         self._identity = identity
         self._known: dict[bytes, _Known] = {}
         self._by_raw: dict[bytes, LinkState] = {}  # most of what a flood brings is here already
-        self._adjacent: dict[bytes, frozenset[bytes]] = {}
+        self._adjacent: dict[bytes, dict[bytes, None]] = {}  # whom each node names
         self._reachable: dict[bytes, int] | None = None  # node -> hops; None: to be computed
         self._count = 1
         self._walked_ms: int | None = None
@@ -224,8 +227,7 @@ class Topology:
 
     def linked(self, left: bytes, right: bytes) -> bool:
         """Whether both ends say that there is a link between them."""
-        empty: frozenset[bytes] = frozenset()
-        return right in self._adjacent.get(left, empty) and left in self._adjacent.get(right, empty)
+        return right in self._adjacent.get(left, ()) and left in self._adjacent.get(right, ())
 
     def hops(self, node_id: bytes) -> int | None:
         """How many links away a node is (0: ourselves), None where no path is known."""
@@ -234,8 +236,9 @@ class Topology:
         return self._reachable.get(node_id)
 
     def reachable_count(self, now_ms: int) -> int:
-        """How many nodes can be reached, ourselves included, or could `WALK_MS` ago."""
-        if self._reachable is None and (self._walked_ms is None or now_ms - self._walked_ms >= WALK_MS):
+        """How many nodes can be reached, ourselves included, or could `WALK_MS` ago; longer ago in a large mesh."""
+        every_ms = max(WALK_MS, WALK_NODE_MS * len(self._known))
+        if self._reachable is None and (self._walked_ms is None or now_ms - self._walked_ms >= every_ms):
             self._walked_ms = now_ms
             self._reachable = self._walk()
         if self._reachable is not None:
@@ -267,24 +270,26 @@ class Topology:
             self._by_raw.pop(before.raw, None)
         self._known[node_id] = known
         self._by_raw[known.raw] = known.state
-        adjacent = frozenset(each.node_id for each in known.state.neighbours)
+        adjacent = dict.fromkeys(each.node_id for each in known.state.neighbours)
         if self._adjacent.get(node_id) != adjacent:
             self._adjacent[node_id] = adjacent
             self._reachable = None
 
     def _walk(self) -> dict[bytes, int]:
         """Breadth first from ourselves over edges that both ends name."""
+        adjacent = self._adjacent
         hops = {self._identity.node_id: 0}
         front = [self._identity.node_id]
+        away = 0
         while front:
+            away += 1
             following: list[bytes] = []
             for node_id in front:
-                known = self._known.get(node_id)
-                for each in known.state.neighbours if known else ():
+                for each in adjacent.get(node_id, ()):
                     # `node_id` names the edge; whether the other end names it too is what remains of `linked`.
-                    if each.node_id not in hops and node_id in self._adjacent.get(each.node_id, ()):
-                        hops[each.node_id] = hops[node_id] + 1
-                        following.append(each.node_id)
+                    if each not in hops and node_id in adjacent.get(each, ()):
+                        hops[each] = away
+                        following.append(each)
             front = following
         return hops
 
