@@ -79,8 +79,8 @@ def byte_count(count: int) -> str:
 
 
 def short_hash(digest: str) -> str:
-    """Return the part of a table's hash that people compare, the same wherever it is shown."""
-    return digest[:HASH_DIGITS]
+    """Return the part of a table's hash that people compare, the same wherever it is shown: a sum's low digits."""
+    return digest[-HASH_DIGITS:]
 
 
 def _draw(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

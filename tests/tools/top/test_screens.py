@@ -71,7 +71,7 @@ def test_the_whole_shows_map_peers_tables_and_events():
 
 def test_a_table_is_equal_on_as_many_linked_peers_as_hold_the_same():
     tables = (
-        TableView("drones", 5, "ab" * 16, 0, 0, "", 2),
+        TableView("drones", 5, "0" * 15 + "5" + "ab" * 16, 0, 0, "", 2),
         TableView("alerts", 5, "cd" * 16, 0, 0, "", 1),
         TableView("new", 5, "ef" * 16, 0, 0, ""),
     )
