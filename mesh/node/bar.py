@@ -1,6 +1,7 @@
 """The bar that `mycomesh up` draws in a terminal while rows come from a peer.
 
-Owns its look: one line, as a function of a notice. It must not import what draws for other commands: the daemon stays small.
+Owns its look: one line, as a function of a notice; and which signs a terminal can show. It must not import what draws for other
+commands: the daemon stays small.
 """
 
 from __future__ import annotations
@@ -8,12 +9,23 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from mesh.events import Notice
 
-__all__ = ["CLEAR", "drawn"]
+__all__ = ["CLEAR", "drawn", "shows_unicode"]
 
 CLEAR = "\r\x1b[K"  # ECMA-48: to the line's beginning, and erase to its end
 CELLS = 24
+
+
+def shows_unicode(encoding: str | None, environ: Mapping[str, str]) -> bool:
+    """Whether a terminal shows more than ASCII.
+
+    Python writes UTF-8 in the C locale as well (PEP 540): whoever asks for that locale by name is believed all the same.
+    """
+    locale = environ.get("LC_ALL") or environ.get("LANG") or ""
+    return (encoding or "").lower().replace("-", "") == "utf8" and locale not in {"C", "POSIX"}
 
 
 def drawn(notice: Notice, columns: int, *, unicode: bool) -> str:

@@ -14,7 +14,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TextIO
 
-from mesh.node.bar import CLEAR, drawn
+from mesh.node.bar import CLEAR, drawn, shows_unicode
 
 if TYPE_CHECKING:
     from mesh.events import Notice
@@ -60,8 +60,7 @@ class Journal:
             clear = CLEAR if self._drawn else ""
             self._drawn = progress is not None and stream.isatty()
             if progress is not None and self._drawn:
-                unicode = (stream.encoding or "").lower().replace("-", "") == "utf8"
-                bar = drawn(progress, _columns(stream), unicode=unicode)
+                bar = drawn(progress, _columns(stream), unicode=shows_unicode(stream.encoding, os.environ))
                 print(CLEAR + printable(bar), end="", file=stream, flush=True)
             else:
                 print(clear + line, file=stream, flush=True)

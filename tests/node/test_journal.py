@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from mesh.events import Notice
-from mesh.node.bar import drawn
+from mesh.node.bar import drawn, shows_unicode
 from mesh.node.journal import Journal
 from mesh.node.manager import notify_manager
 
@@ -133,3 +133,19 @@ def test_without_a_service_manager_nothing_is_said(monkeypatch, tmp_path):
     notify_manager("READY=1")
     monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "nobody"))
     notify_manager("READY=1")
+
+
+@pytest.mark.parametrize(
+    ("encoding", "environ", "shown"),
+    [
+        ("utf-8", {}, True),
+        ("UTF8", {"LANG": "C.UTF-8"}, True),
+        ("utf-8", {"LC_ALL": "de_DE.UTF-8", "LANG": "C"}, True),
+        ("utf-8", {"LC_ALL": "C"}, False),
+        ("utf-8", {"LANG": "POSIX"}, False),
+        ("iso-8859-1", {}, False),
+        (None, {}, False),
+    ],
+)
+def test_whoever_asks_for_the_c_locale_gets_ascii(encoding, environ, shown):
+    assert shows_unicode(encoding, environ) is shown

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from mesh.node.bar import shows_unicode
 from tools.top.layout import Layout
 from tools.top.screens import View, draw, pressed, shown
 from tools.top.terminal import opened
@@ -69,4 +70,4 @@ def _placed(layout: Layout, picture: Picture) -> dict[str, tuple[float, float]]:
 
 
 def _unicode() -> bool:
-    return (sys.stdout.encoding or "").lower().replace("-", "") == "utf8" and os.environ.get("TERM") != "linux"
+    return shows_unicode(sys.stdout.encoding, os.environ) and os.environ.get("TERM") != "linux"
