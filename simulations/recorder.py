@@ -8,6 +8,7 @@ are drawn.
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["TRACE_VERSION", "Recorder", "Sample", "Snapshot"]
 
 TRACE_VERSION = 1
+_NODE_ID = re.compile(r"\b[0-9a-f]{8}\b")
 TOPOLOGY_US = 5 * SECOND  # a snapshot this often, and one right before and after each fault of the whole network
 SAMPLES_MAX = 2_000  # then every other one is dropped and the interval doubles: a page, not a database
 LATENCIES_MAX = 200_000  # deliveries that the distribution is drawn from; a longer run is told by its first ones
@@ -75,7 +77,8 @@ class Recorder:
     def begin(self, header: dict[str, object], world: World, network: Network, cluster: Cluster) -> None:
         """The run begins."""
         names = [f"node{place.index}" for place in cluster.places]
-        self._run = _Run(world, network, cluster)
+        ids = {node_id.hex()[:8]: name for node_id, name in zip(cluster.node_ids, names, strict=True)}
+        self._run = _Run(world, network, cluster, ids)
         self._write("header", version=TRACE_VERSION, **header, names=names)
 
     # ---- simulations.shell.Watch
@@ -110,7 +113,9 @@ class Recorder:
 
     def noticed(self, node: int, event: str, text: str, level: str) -> None:
         """The node told people something."""
-        self._write("notice", node=node, event=event, text=text, level=level)
+        names = self._running.names
+        named = _NODE_ID.sub(lambda found: names.get(found[0], found[0]), text)
+        self._write("notice", node=node, event=event, text=named, level=level)
 
     # ---- what the runner tells
 
@@ -203,6 +208,7 @@ class _Run:
     world: World
     network: Network
     cluster: Cluster
+    names: dict[str, str]  # by the beginning of the node id, as notices of the tables' side have it
     # by node: which of its lives, and in that life link -> node id of the peer
     links: dict[int, tuple[int, dict[int, bytes]]] = field(default_factory=dict)
     pending: dict[int, int] = field(default_factory=dict)  # by node: its oldest commit that was not published

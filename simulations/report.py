@@ -290,12 +290,12 @@ def _duplicates(record: Recorder) -> str:
 
 
 def _faults(result: Result, record: Recorder) -> str:
-    if not record.faults:
+    # Nodes that move on each second are no event: the topology shows what comes of it.
+    listed = [(t, text) for t, kind, text in record.faults if kind != "Move"]
+    if not listed:
         return ""
-    rows = "".join(
-        f"<tr><td>{t:.1f} s</td><td>{escape(text)}</td></tr>" for t, _, text in record.faults[:FAULTS_LISTED]
-    )
-    more = len(record.faults) - FAULTS_LISTED
+    rows = "".join(f"<tr><td>{t:.1f} s</td><td>{escape(text)}</td></tr>" for t, text in listed[:FAULTS_LISTED])
+    more = len(listed) - FAULTS_LISTED
     struck = ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in result.faults.items())
     tail = f"<p class=soft>and {more} more</p>" if more > 0 else ""
     return f"<h2>What went wrong on purpose</h2><p>{escape(struck)}</p><table>{rows}</table>{tail}"

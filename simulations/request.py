@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING
 from simulations.errors import ScenarioError, SimulationError
 from simulations.runner import Result, run
 from simulations.scenarios import Changes, Scenario, build
+from simulations.wording import numbers_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from simulations.recorder import Recorder
 
-__all__ = ["Request", "numbers", "numbers_text"]
+__all__ = ["Request", "numbers"]
 
 SKIPPED_MAX = 100_000  # faults that a request may leave out; more than any scenario has
 
@@ -107,14 +108,3 @@ def numbers(text: str) -> tuple[int, ...]:
             raise ScenarioError(f"--skip-faults: numbers of faults from 0, such as 0-3,7, not {text!r}")
         found.update(dict.fromkeys(range(int(first), int(last) + 1)))
     return tuple(sorted(found))
-
-
-def numbers_text(values: tuple[int, ...]) -> str:
-    """The list that `numbers` reads."""
-    parts: list[list[int]] = []
-    for value in values:
-        if parts and parts[-1][1] == value - 1:
-            parts[-1][1] = value
-        else:
-            parts.append([value, value])
-    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in parts)

@@ -21,6 +21,7 @@ from simulations.faults import Fault, Heal, Revoke, Split, strike
 from simulations.members import member
 from simulations.network import Network
 from simulations.shared import computed_once
+from simulations.wording import in_words
 from simulations.world import SECOND, World
 
 if TYPE_CHECKING:
@@ -170,7 +171,7 @@ def _safety(scenario: Scenario, world: World, cluster: Cluster, look: _Look) -> 
 
 def _strike(world: World, cluster: Cluster, fault: Fault, record: Recorder | None) -> None:
     if record is not None:
-        record.before(type(fault).__name__, repr(fault), whole=isinstance(fault, Split | Heal))
+        record.before(type(fault).__name__, in_words(fault), whole=isinstance(fault, Split | Heal))
     world.trace.record(world.now_us, -1, repr(fault))
     strike(cluster, fault)
 

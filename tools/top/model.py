@@ -149,7 +149,7 @@ class Trace:
                 self._groups, self._links = list(line["groups"]), [list(link) for link in line["links"]]
             case "sample":
                 self.agree = f"{line['agree']} of {line['up']} equal"
-            case "fault":
+            case "fault" if line["fault"] != "Move":  # that nodes move on each second is seen by their links
                 self._event("warning", str(line["text"]))
             case "notice":
                 if line["level"] != "debug":

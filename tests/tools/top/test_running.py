@@ -31,7 +31,7 @@ def test_the_screen_follows_the_run_to_its_end():
     assert picture.note == "the run has ended: all held"
     assert picture.title.startswith("split-brain (seed 3), t = ")
     assert len(picture.nodes) == 4
-    assert any("Split" in event.text for event in picture.events)
+    assert any("splits" in event.text for event in picture.events)
     assert source.result.trace == REQUEST.run(3).trace
 
 

@@ -156,6 +156,7 @@ TRACE = [
     {"t": 0, "kind": "header", "version": 1, "scenario": "split", "seed": 7, "names": ["node0", "node1", "node2"]},
     {"t": 1, "kind": "topology", "label": "", "groups": [0, 0, None], "links": [[0, 1, 4.0, 10]]},
     {"t": 2, "kind": "fault", "fault": "Split", "text": "split 0 | 1"},
+    {"t": 2, "kind": "fault", "fault": "Move", "text": "2 node(s) move on"},
     {"t": 3, "kind": "something of another version", "more": 1},
 ]
 

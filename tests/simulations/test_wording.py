@@ -1,0 +1,56 @@
+"""Faults in words: every kind, with the nodes that it strikes and nothing of how it is written down."""
+
+from __future__ import annotations
+
+import typing
+
+import pytest
+
+from mesh.versions import Versions
+from simulations import faults
+from simulations.scenarios import CATALOGUE, build
+from simulations.wording import in_words, numbers_text
+from simulations.world import Clock
+
+SAID = (
+    (faults.Split(1, ((0, 2, 1), (3, 4), (6,))), "the network splits: nodes 0-2 | 3-4 | 6"),
+    (faults.Heal(1), "the network heals"),
+    (faults.Cut(1, 2, 3), "nothing of node2 reaches node3"),
+    (faults.Cut(1, 2, 3, one_way=False), "nothing of node2 reaches node3, nor the other way"),
+    (faults.Radio(1, 2, on=False), "the radio of node2 goes off"),
+    (faults.Reset(1), "a connection breaks"),
+    (faults.Move(1, ((0, 1.0, 2.0),)), "1 node(s) move on"),
+    (faults.Crash(1, 4), "node4 is killed (kill -9)"),
+    (faults.Crash(1, 4, silent=True), "node4 and its machine stop dead"),
+    (faults.PowerCut(1, 4), "the machine of node4 loses power"),
+    (faults.Stop(1, 4), "node4 is stopped in order"),
+    (faults.Restart(1, 4), "node4 starts again"),
+    (faults.Upgrade(1, 4, Versions(1, 2)), "node4 comes back with a program that speaks protocol 1 to 2"),
+    (faults.Join(1, 4), "node4 joins with an empty file"),
+    (faults.Backup(1, 4), "the file of node4 is copied aside"),
+    (faults.Restore(1, 4), "node4 loses its file, and goes on with the copy"),
+    (faults.Clone(1, 2, 4), "node4 starts on a copy of the file of node2"),
+    (faults.Revoke(1, 4), "node4 is revoked"),
+    (faults.ClockSet(1, 4, Clock(-1_500, 20)), "the clock of node4 jumps: -1.5 s off, +20 ppm"),
+)
+
+
+@pytest.mark.parametrize(("fault", "words"), SAID)
+def test_a_fault_in_words(fault, words):
+    assert in_words(fault) == words
+
+
+def test_every_kind_of_fault_has_words():
+    assert {type(fault) for fault, _ in SAID} == set(typing.get_args(faults.Fault))
+
+
+@pytest.mark.parametrize("name", sorted(CATALOGUE))
+def test_no_fault_of_a_scenario_is_shown_as_it_is_written_down(name):
+    for fault in build(name, seed=3).faults:
+        assert "at_s" not in in_words(fault)
+        assert "(" not in in_words(fault).replace("(kill -9)", "").replace("node(s)", "")
+
+
+def test_runs_of_numbers_are_drawn_together():
+    assert numbers_text((0, 1, 2, 5, 7, 8)) == "0-2,5,7-8"
+    assert numbers_text(()) == ""
