@@ -34,9 +34,7 @@ SPACING_MS = 1_000  # between two records of one node: a flapping radio cannot f
 # And so much for each node of a large mesh: every record goes to everybody, so what a node hears a second stays the same.
 SPACING_NODE_MS = 20
 WALK_MS = 250  # how old the count of reachable nodes may be: while a mesh forms, every record would change it
-WALK_NODE_MS = (
-    5  # and for each node of a large mesh, where each count takes longer and one node more or less decides nothing
-)
+WALK_NODE_MS = 5  # and so much for each node: each count takes longer, and one more or less decides nothing
 BURST_RECORDS = 4  # of one node that are taken closer together: what was held up somewhere on the way
 REFRESH_MS = 120_000  # a record is repeated so often, with its byte counts; it heals what was lost on the way
 REFRESH_NODE_MS = 5_000  # and in a large mesh as much more rarely: 300 bytes in 5 s leave room on a radio of 4 kB/s
@@ -146,11 +144,11 @@ class Topology:
 
     def spacing_ms(self) -> int:
         """How far apart records of one node are, at the least."""
-        return max(SPACING_MS, SPACING_NODE_MS * len(self._known))
+        return self._spaced(SPACING_MS, SPACING_NODE_MS)
 
     def refresh_ms(self) -> int:
         """How often a record that has not changed is repeated."""
-        return max(REFRESH_MS, REFRESH_NODE_MS * len(self._known))
+        return self._spaced(REFRESH_MS, REFRESH_NODE_MS)
 
     def tell(self, neighbours: Iterable[Neighbour], now_ms: int, wall_ms: int) -> bytes:
         """Make and keep our next record; send the answer on every link."""
@@ -237,7 +235,7 @@ class Topology:
 
     def reachable_count(self, now_ms: int) -> int:
         """How many nodes can be reached, ourselves included, or could `WALK_MS` ago; longer ago in a large mesh."""
-        every_ms = max(WALK_MS, WALK_NODE_MS * len(self._known))
+        every_ms = self._spaced(WALK_MS, WALK_NODE_MS)
         if self._reachable is None and (self._walked_ms is None or now_ms - self._walked_ms >= every_ms):
             self._walked_ms = now_ms
             self._reachable = self._walk()
@@ -262,6 +260,10 @@ class Topology:
     def states(self) -> tuple[LinkState, ...]:
         """Every record, by node id: what draws the picture of the mesh."""
         return tuple(self._known[node_id].state for node_id in sorted(self._known))
+
+    def _spaced(self, least_ms: int, node_ms: int) -> int:
+        """How far apart things are that happen more rarely the larger the mesh is."""
+        return max(least_ms, node_ms * len(self._known))
 
     def _keep(self, known: _Known) -> None:
         node_id = known.state.node_id

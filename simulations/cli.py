@@ -15,9 +15,10 @@ from simulations.console import Bar, Counter, header, lines_of
 from simulations.errors import ScenarioError, SimulationError
 from simulations.members import MESHES
 from simulations.minimise import TRIES_MAX, minimised
+from simulations.numbers import numbers
 from simulations.recorder import Recorder
 from simulations.report import PAGE, TRACE, open_report, page
-from simulations.request import Request, numbers
+from simulations.request import Request
 from simulations.scenarios import CATALOGUE, Changes
 from simulations.sweep import LOCAL, Results, spread
 from simulations.tap import Tap

@@ -10,19 +10,17 @@ import traceback
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from simulations.errors import ScenarioError, SimulationError
+from simulations.errors import SimulationError
+from simulations.numbers import numbers_text
 from simulations.runner import Result, run
 from simulations.scenarios import Changes, Scenario, build
-from simulations.wording import numbers_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from simulations.recorder import Recorder
 
-__all__ = ["Request", "numbers"]
-
-SKIPPED_MAX = 100_000  # faults that a request may leave out; more than any scenario has
+__all__ = ["Request"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,19 +90,3 @@ class Request:
             commits=0,
             content="",
         )
-
-
-def numbers(text: str) -> tuple[int, ...]:
-    """The whole numbers of a list such as `0-3,7`, in order.
-
-    Raises:
-        ScenarioError: it is no such list.
-    """
-    found: dict[int, None] = {}
-    for part in text.split(","):
-        first, dash, last = part.partition("-")
-        last = last if dash else first
-        if not (first.isdecimal() and last.isdecimal() and int(first) <= int(last) < SKIPPED_MAX):
-            raise ScenarioError(f"--skip-faults: numbers of faults from 0, such as 0-3,7, not {text!r}")
-        found.update(dict.fromkeys(range(int(first), int(last) + 1)))
-    return tuple(sorted(found))

@@ -21,7 +21,7 @@ _HEIRS = ("asyncio", "hashlib", "hmac", "uvloop")
 
 def load() -> None:
     """Import them, unless something has done so before."""
-    if "ssl" in sys.modules or "asyncio" in sys.modules or "hashlib" in sys.modules:
+    if sys.modules.keys() & {"ssl", *_HEIRS}:
         return
     absent: dict[str, Any] = {"ssl": _NoTls("ssl"), "_hashlib": None}  # None: Python answers that there is none
     sys.modules.update(absent)

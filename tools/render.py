@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import json
 import sys
-from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from mesh.node.journal import printable
@@ -14,7 +13,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
 
-__all__ = ["add_json", "byte_count", "clock_time", "duration", "print_json", "print_table", "short_hash", "tell"]
+__all__ = ["add_json", "byte_count", "duration", "print_json", "print_table", "short_hash", "tell"]
 
 UNITS = ("B", "kB", "MB", "GB", "TB")
 HASH_DIGITS = 8  # enough to tell two contents apart by eye; --json has the whole
@@ -58,14 +57,6 @@ def duration(milliseconds: int | None) -> str:
         if seconds >= 2 * size:
             return f"{seconds / size:.0f} {unit}"
     return f"{seconds:.0f} s" if seconds >= 10 else f"{milliseconds} ms"
-
-
-def clock_time(moment: str) -> str:
-    """Return the local time of day of a moment in RFC 3339; of anything else nothing but its place."""
-    try:
-        return datetime.fromisoformat(moment).astimezone().strftime("%H:%M:%S")
-    except ValueError:
-        return "--:--:--"
 
 
 def byte_count(count: int) -> str:

@@ -20,10 +20,20 @@ if TYPE_CHECKING:
 
     from mesh.node.home import Home
 
-__all__ = ["REQUEST_BYTES_MAX", "RESPONSE_BYTES_MAX", "ask", "decode_line", "encode_line", "in_directory", "watch"]
+__all__ = [
+    "PAST_MAX",
+    "REQUEST_BYTES_MAX",
+    "RESPONSE_BYTES_MAX",
+    "ask",
+    "decode_line",
+    "encode_line",
+    "in_directory",
+    "watch",
+]
 
 REQUEST_BYTES_MAX = 1024 * 1024  # the longest request is `migrate` with a script of 256 KiB, escaped
 RESPONSE_BYTES_MAX = 16 * 1024 * 1024  # 1,000 peers and 1,000 tables take under 1 MiB; above is no answer of ours
+PAST_MAX = 100  # lines that a node keeps for those who come to watch later: what a person reads
 ANSWER_S = 20  # a node busy with one long transaction answers when it is done; beyond that it hangs
 
 

@@ -13,7 +13,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from mesh.errors import MeshError
-from mesh.node.ask import REQUEST_BYTES_MAX, decode_line, encode_line, in_directory
+from mesh.node.ask import PAST_MAX, REQUEST_BYTES_MAX, decode_line, encode_line, in_directory
 from mesh.node.errors import HomeError, NodeError
 from sync.errors import SyncError
 
@@ -25,7 +25,6 @@ __all__ = ["ControlServer"]
 
 CLIENTS_MAX = 64  # people and scripts on this machine; more is a loop gone wrong
 WATCH_QUEUE_BYTES_MAX = 1 << 20  # about 5,000 notices; a reader further behind is stuck and is dropped
-PAST_MAX = 100  # lines kept for those who come to watch later: what a person reads
 LAST_ANSWER_S = 1  # `down` is answered when the node has stopped; a client that hangs does not hold it up
 FILE_MODE = 0o600
 

@@ -312,14 +312,14 @@ def test_names_that_disturb_a_terminal_are_not(name):
 
 @given(
     st.text(min_size=1, max_size=40).filter(lambda name: not name_fault(name)),
-    st.sets(st.integers(min_value=2, max_value=30)),
+    st.integers(min_value=0, max_value=30),
 )
-@example("x" * NAME_BYTES_MAX, {2, 3, 4, 5, 6, 7, 8, 9})
-@example("ü" * (NAME_BYTES_MAX // 2), {2})
-def test_a_free_name_is_a_name_that_nobody_bears(name, numbers):
+@example("x" * NAME_BYTES_MAX, 9)  # the tail grows by a digit
+@example("ü" * (NAME_BYTES_MAX // 2), 1)
+def test_a_free_name_is_a_name_that_nobody_bears(name, others):
     assert free_name(name, ()) == name
     taken = {name}
-    for _ in numbers:
+    for _ in range(others):
         found = free_name(name, taken)
         assert found not in taken
         assert not name_fault(found)

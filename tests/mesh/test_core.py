@@ -624,10 +624,18 @@ def inviting(pipes, *, uses=1, expires_ms=WALL_MS + 3_600_000):
     return node, invitation.code(identities[0].mesh_id)
 
 
-def joining(pipes, code, name="drone"):
-    rng = random.Random(name)
+def joining(pipes, code, name="drone", *, seed=None, place=None):
+    """A node that asks to join under that name; one seed makes one node, with the same keys each time."""
+    rng = random.Random(seed or name)
     candidate = Candidate.fresh(name, entropy=rng.randbytes)
-    return pipes.add(name, Joiner(code, candidate, entropy=rng.randbytes, rng=rng, config=MeshConfig()))
+    return pipes.add(place or name, Joiner(code, candidate, entropy=rng.randbytes, rng=rng, config=MeshConfig()))
+
+
+def name_given(pipes, joiner, inviter):
+    """The name under which the node has joined."""
+    pipes.meet(joiner, inviter)
+    pipes.run_until(lambda: joiner.seen(Enrolled), limit_ms=100)
+    return Identity.decode(joiner.seen(Enrolled)[0].identity).name
 
 
 def test_a_node_joins_and_is_a_member_everywhere():
@@ -655,14 +663,9 @@ def test_a_node_joins_and_is_a_member_everywhere():
 def test_nodes_of_one_image_join_under_names_of_their_own():
     pipes = Pipes()
     inviter, code = inviting(pipes, uses=3)
-    names = []
-    for seed in range(3):
-        candidate = Candidate.fresh("raspberrypi", entropy=random.Random(seed).randbytes)
-        rng = random.Random(seed)
-        joiner = pipes.add(f"pi{seed}", Joiner(code, candidate, entropy=rng.randbytes, rng=rng, config=MeshConfig()))
-        pipes.meet(joiner, inviter)
-        pipes.run_until(lambda joiner=joiner: joiner.seen(Enrolled), limit_ms=100)
-        names.append(Identity.decode(joiner.seen(Enrolled)[0].identity).name)
+    places = ("pi1", "pi2", "pi3")
+    joiners = [joining(pipes, code, "raspberrypi", seed=place, place=place) for place in places]
+    names = [name_given(pipes, joiner, inviter) for joiner in joiners]
     assert names == ["raspberrypi", "raspberrypi-2", "raspberrypi-3"]
     granted = [notice for notice in inviter.seen(Notice) if notice.event == "enrolment.granted"]
     assert [notice.detail["name"] for notice in granted] == names
@@ -671,13 +674,8 @@ def test_nodes_of_one_image_join_under_names_of_their_own():
 def test_a_member_that_joins_again_keeps_its_name():
     pipes = Pipes()
     inviter, code = inviting(pipes, uses=2)
-    candidate = Candidate.fresh("drone", entropy=random.Random(1).randbytes)
-    for life in range(2):
-        rng = random.Random(life)
-        joiner = pipes.add(f"life{life}", Joiner(code, candidate, entropy=rng.randbytes, rng=rng, config=MeshConfig()))
-        pipes.meet(joiner, inviter)
-        pipes.run_until(lambda joiner=joiner: joiner.seen(Enrolled), limit_ms=100)
-        assert Identity.decode(joiner.seen(Enrolled)[0].identity).name == "drone"
+    for life in ("first", "second"):
+        assert name_given(pipes, joining(pipes, code, "drone", place=life), inviter) == "drone"
 
 
 def test_the_use_is_counted_before_the_grant_leaves():

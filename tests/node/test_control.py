@@ -11,7 +11,7 @@ import threading
 import pytest
 
 from mesh.node import control
-from mesh.node.ask import REQUEST_BYTES_MAX, ask, in_directory, watch
+from mesh.node.ask import PAST_MAX, REQUEST_BYTES_MAX, ask, in_directory, watch
 from mesh.node.control import ControlServer
 from mesh.node.errors import NodeError, NoNodeError, RefusedError
 from mesh.node.home import Home
@@ -159,23 +159,22 @@ def test_a_watcher_gets_every_line_until_the_node_stops(home):
 
 def test_a_watcher_that_comes_late_hears_what_was_said_last(home, running):
     async def say():
-        for number in range(control.PAST_MAX + 5):
+        for number in range(PAST_MAX + 5):
             running.server.publish({"n": number})
         running.server.publish({"n": "noise"}, keep=False)
 
     running.do(say())
     lines = watch(home, past=3)
-    last = control.PAST_MAX + 5
+    last = PAST_MAX + 5
     assert [next(lines) for _ in range(3)] == [{"n": last - 3}, {"n": last - 2}, {"n": last - 1}]
     running.loop.call_soon_threadsafe(running.server.publish, {"n": "now"})
     assert next(lines) == {"n": "now"}
-    everything = watch(home, past=10 * control.PAST_MAX)
+    everything = watch(home, past=10 * PAST_MAX)
     assert next(everything) == {"n": 6}
 
 
 @pytest.mark.parametrize("past", [-1, "3", None, 1.5, [3]])
 def test_a_past_that_is_no_number_of_lines_is_none(home, running, past):
-    running.do(asyncio.sleep(0))
     running.loop.call_soon_threadsafe(running.server.publish, {"n": 0})
     with connect(home) as client, client.makefile("rb") as lines:
         client.sendall(json.dumps({"do": "watch", "past": past}).encode() + b"\n")

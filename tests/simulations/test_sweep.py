@@ -12,10 +12,10 @@ import pytest
 from simulations import cli, sweep
 from simulations.errors import ScenarioError
 from simulations.minimise import TRIES_MAX, kind_of, minimised
-from simulations.request import Request, numbers
+from simulations.numbers import numbers, numbers_text
+from simulations.request import Request
 from simulations.runner import Result
 from simulations.sweep import Results, spread
-from simulations.wording import numbers_text
 
 CALM = ("two-nodes", "--duration", "2", "--mesh", "plain")
 DASK = importlib.util.find_spec("distributed") is not None

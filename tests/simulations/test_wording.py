@@ -8,8 +8,9 @@ import pytest
 
 from mesh.versions import Versions
 from simulations import faults
+from simulations.numbers import numbers_text
 from simulations.scenarios import CATALOGUE, build
-from simulations.wording import in_words, numbers_text
+from simulations.wording import in_words
 from simulations.world import Clock
 
 SAID = (

@@ -136,7 +136,7 @@ def test_who_is_behind_is_asked_for_nothing(world_of):
     assert asked == [0, 1]
 
 
-def test_a_file_that_went_back_and_came_again_is_still_asked_when_its_link_opens(world_of):
+def test_who_is_behind_is_asked_all_the_same_when_its_link_opens(world_of):
     world = world_of(2)
     link = chained(world)[0]
     world.cut(link)

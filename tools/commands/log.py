@@ -6,11 +6,11 @@ import argparse
 import json
 from typing import TYPE_CHECKING, Any
 
-from mesh.node.ask import watch
+from mesh.node.ask import PAST_MAX, watch
 from mesh.node.journal import printable
 from tools import exits
+from tools.moments import clock_time
 from tools.numbers import whole
-from tools.render import clock_time
 
 if TYPE_CHECKING:
     from mesh.node.home import Home
@@ -19,7 +19,6 @@ __all__ = ["add_arguments", "run"]
 
 LIMIT_MAX = 10**9 - 1
 PAST_DEFAULT = 10
-PAST_MAX = 100  # as many as a node keeps
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -10,7 +10,7 @@ from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from tools.render import clock_time
+from tools.moments import clock_time
 from tools.views import linked_of
 
 if TYPE_CHECKING:
