@@ -38,6 +38,14 @@ class Database:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="mycomesh-query")
         self._db: apsw.Connection | None = None
 
+    async def open(self) -> None:
+        """Open the file now rather than at the first call: later calls work on this very file, whatever its path comes to name.
+
+        Raises:
+            SqlError: there is no such file, or it cannot be read.
+        """
+        await self._run(self._opened)
+
     async def execute(self, sql: str, values: Sequence[Value] = ()) -> list[Row]:
         """Run the statements of a text, each committed by itself; return all rows.
 
@@ -67,6 +75,12 @@ class Database:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
     # ---- on the thread
+
+    def _opened(self) -> None:
+        try:
+            self._connection().pragma("schema_version")  # reads, so that the -wal and -shm are open too
+        except apsw.Error as error:
+            raise SqlError(f"{error}: {self._path}") from error
 
     def _connection(self) -> apsw.Connection:
         if self._db is None:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 from mesh.node.config import NodeConfig, load
 from mesh.node.daemon import Daemon, complaints, event_loop
 from mesh.node.database import Database, Row, Value
-from mesh.node.errors import NodeError
+from mesh.node.errors import NodeError, SqlError
 from mesh.node.home import Home
 from mesh.node.journal import LEVELS
 from mesh.node.looks import Looks
@@ -88,7 +88,10 @@ class Node:
         try:
             either: list[asyncio.Future[Any]] = [self._run, self._daemon.serving]
             await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-        except asyncio.CancelledError:
+            if not self._run.done():
+                for database in (self._writer, self._reader):
+                    await database.open()
+        except (asyncio.CancelledError, SqlError):
             await self._end()
             raise
         if self._run.done():
