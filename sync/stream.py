@@ -15,7 +15,10 @@ from sync.feed import FEED_BYTES_MAX, FEED_ROWS_MAX, changes_in
 from sync.replica import Replica
 from sync.vector import Vector
 
-__all__ = ["Stream", "StreamChunk"]
+__all__ = ["FACTS_MAX", "Stream", "StreamChunk"]
+
+# Facts in one chunk: each may have the receiver make a table, half a millisecond of its write lock (ADR 0012).
+FACTS_MAX = 16
 
 
 @dataclass(slots=True)
@@ -61,9 +64,10 @@ class Stream:
         size = 0
         for name in sorted(self._sent, key=lambda table: (table != SCHEMA_TABLE, table)):
             section = Section(name, [])
+            rows_max = FACTS_MAX if name == SCHEMA_TABLE else FEED_ROWS_MAX
             for site, window in self._replica.vector(name).missing_from(self._sent[name]):
                 part, reached, rows, weight = self._replica.read(
-                    name, site, window, rows_max=FEED_ROWS_MAX - chunk.rows, bytes_max=FEED_BYTES_MAX - size
+                    name, site, window, rows_max=rows_max - chunk.rows, bytes_max=FEED_BYTES_MAX - size
                 )
                 self._sent[name].add(site, window[0], reached)
                 if part is not None:
@@ -71,7 +75,7 @@ class Stream:
                     section.ranges.append((site, window[0], reached))
                 chunk.rows += rows
                 size += weight
-                if reached != window[1] or chunk.rows >= FEED_ROWS_MAX or size >= FEED_BYTES_MAX:
+                if reached != window[1] or chunk.rows >= rows_max or size >= FEED_BYTES_MAX:
                     chunk.bundle = Bundle([*sections, section]).encode()
                     return
             if section.groups:

@@ -9,6 +9,7 @@ from sync.adoption import ADOPT_MAX_MS, QUIET_MS
 from sync.batch import Bundle
 from sync.catalog import ADOPTED_MAX
 from sync.events import CommitSeen
+from sync.stream import FACTS_MAX
 from tests.sync.exchanges import World
 from tests.sync.peers import WALL_MS, Peer
 
@@ -145,6 +146,19 @@ def test_a_peer_gets_the_rows_of_many_new_tables(world):
     assert world.equal()
     assert [two.sql(f"SELECT v FROM t{each}") for each in range(MANY)] == [[(each,)] for each in range(MANY)]
     assert one.sql("SELECT v FROM own") == [("x",)]
+
+
+def test_a_node_that_joins_makes_the_tables_of_the_mesh_by_a_few(world, transactions):
+    one, two = world.nodes
+    one.sql(tables(3 * FACTS_MAX))
+    world.do(one, CommitSeen())
+    world.run(100)
+    transactions.clear()
+    world.link(one, two)
+    world.run(1_000)
+    assert captured(two) == captured(one)
+    assert sum(transactions) == 3 * FACTS_MAX
+    assert max(transactions) == FACTS_MAX
 
 
 def test_only_what_has_changed_is_read_again(world, monkeypatch):
