@@ -45,9 +45,10 @@ def shed(table: Table, columns: Collection[str]) -> None:
 
 def _shed_run(table: Table, run: Run, mask: int) -> None:
     rows = range(run.row, run.row + run.n)
-    present = table.read_many(rows)
     names = table.columns_of(mask)
-    values = [codec.encode([(present[row] or {}).get(name) for name in names]) for row in rows]
+    present = table.cells_between(rows[0], rows[-1], names)
+    gone = [None] * len(names)  # a row that went without a trace
+    values = [codec.encode(present.get(row, gone)) for row in rows]
     keys = rows if table.spec.kind is KeyKind.ROWID else None
     digests = table.digests(run.place, mask, range(run.hlc, run.hlc + run.n), keys, values)
     table.log.remask(run, pack_mask(mask), digests)

@@ -290,6 +290,18 @@ class Table:
             return {row: self.read(row) for row in rows}
         return found
 
+    def cells_between(self, first: int, last: int, names: Sequence[str]) -> dict[Row, list[Any]]:
+        """Returns the cells of these columns, by rowid, of the rows from one rowid to another; None in one not stored here."""
+        here = {column.folded: f"t.{quoted(column.name)}" for column in self.spec.columns}
+        rowid = f"t.{quoted(self.spec.rowid)}"
+        columns = ", ".join([rowid, *(here.get(name, "NULL") for name in names)])
+        listing = f"SELECT {columns} FROM {quoted(self.spec.name)} t WHERE {rowid} BETWEEN ? AND ? ORDER BY {rowid}"
+        try:
+            return {row: cells for row, *cells in self.store.db.execute(listing, (first, last))}
+        except UnicodeDecodeError:
+            found = self.read_many(range(first, last + 1))
+            return {row: [*map(cells.get, names)] for row, cells in found.items() if cells is not None}
+
     def insert(self, values: dict[str, Any], *, conflict: str = "ABORT") -> int:
         """Inserts a row with those columns and returns its rowid (0 without one); constraint errors pass through.
 

@@ -57,6 +57,23 @@ def test_a_dropped_column_goes_everywhere_and_its_neighbours_stay(peers):
     assert one.scrub().found == 0
 
 
+def test_rows_that_were_written_together_keep_what_is_left_of_them(peers):
+    made = peers(2)
+    one, two = made
+    one.sql(
+        "CREATE TABLE t(a, b, c); WITH n(i) AS (VALUES(1) UNION ALL SELECT i + 1 FROM n WHERE i < 500)"
+        " INSERT INTO t SELECT i, 'b', iif(i = 300, CAST(x'61ff62' AS TEXT), i * 1.5) FROM n"
+    )
+    one.drain()
+    one.sql("DELETE FROM t WHERE a = 100")
+    converge(made)
+    migrate(one, "ALTER TABLE t DROP COLUMN b")
+    converge(made)
+    assert_equal(one, two)
+    assert two.sql("SELECT count(*), sum(a), hex(max(c)) FROM t") == [(499, 125_150, "61FF62")]
+    assert all(peer.scrub().found == 0 for peer in made)
+
+
 def test_a_column_that_is_made_again_has_none_of_the_old_values(peers):
     one, two = started(peers, T)
     migrate(one, "ALTER TABLE t DROP COLUMN b; ALTER TABLE t ADD COLUMN b")
