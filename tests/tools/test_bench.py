@@ -11,7 +11,7 @@ import pytest
 
 from tests.integration.netns import needs_namespaces
 from tools.bench import __main__ as bench
-from tools.bench import bulk, files, history, nodes, plug, rounds, worlds
+from tools.bench import bulk, files, history, nodes, plug, rounds, screens, worlds
 from tools.bench.figure import CATALOGUE, Figure, measured
 from tools.bench.files import BenchError
 from tools.bench.history import Run
@@ -74,6 +74,7 @@ def small(monkeypatch):
     monkeypatch.setattr(rounds, "CHUNK", 500)
     monkeypatch.setattr(rounds, "CHANGED", 100)
     monkeypatch.setattr(rounds, "DAMAGED", 5_000)
+    monkeypatch.setattr(screens, "CHANGES", 2)
     monkeypatch.setattr(worlds, "RUNS", (worlds.Run("50", 2, 2), worlds.Run("200", 3, 2)))
 
 
@@ -83,7 +84,8 @@ def test_the_catalogue_has_every_figure_that_scripts_rely_on():
 
 
 @pytest.mark.parametrize(
-    "suite", ["capture", "pipeline", "file", "bulk", "crypto", "node", "rounds", "upkeep", "repair", "worlds"]
+    "suite",
+    ["capture", "pipeline", "file", "bulk", "crypto", "node", "rounds", "upkeep", "repair", "screens", "worlds"],
 )
 def test_a_suite_measures_exactly_its_figures(small, suite):
     found = bench.SUITES[suite](False)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tools import exits
-from tools.bench import bulk, files, history, nodes, plug, rounds, worlds
+from tools.bench import bulk, files, history, nodes, plug, rounds, screens, worlds
 from tools.bench.figure import CATALOGUE, Figure
 from tools.bench.files import BenchError
 from tools.processes import ProcessError
@@ -34,6 +34,7 @@ SUITES: dict[str, Callable[[bool], dict[str, Figure]]] = {
     "crypto": nodes.crypto,
     "node": nodes.node,
     "plug": plug.plug,
+    "screens": screens.screens,
     "worlds": worlds.worlds,
 }
 

@@ -139,6 +139,8 @@ CATALOGUE = {
         Kind("idle_rss_mb", "node", "MB", "resident memory of a node at rest with 100k rows", goal=45),
         Kind("idle_cpu_percent", "node", "%", "of one core, the same node, linked", goal=0.2),
         Kind("status_ms", "node", "ms", "`mycomesh status --json`", goal=150),
+        Kind("layout_ms", "screens", "ms", "CPU to place 200 nodes on the map after a link has changed", goal=50),
+        Kind("redraw_ms", "screens", "ms", "CPU to draw them, 200 x 60 characters", goal=50),
         Kind("world_50_cpu_s", "worlds", "s", "CPU of 50 simulated nodes, 10 virtual minutes with a split", goal=30),
         Kind("world_50_event_ms", "worlds", "ms", "CPU an event of it"),
         Kind("world_200_cpu_s", "worlds", "s", "CPU of 200 simulated nodes, a virtual minute with a split", goal=180),
