@@ -81,16 +81,20 @@ class Replica:
         entropy: Callable[[int], bytes],
         config: ReplicaConfig,
         recalled: Mapping[bytes, int] | None = None,
+        holding: Callable[[bool], None] | None = None,
     ) -> Replica:
         """Opens the file as a replica of the mesh whose members share `mesh_key`, making what is missing.
 
         A file that is behind `recalled`, (site, clock) as `noted` told them, was put back from a backup: its site is new.
+        `holding` is told when this replica has taken the file's write lock (True), and when that is free again.
 
         Raises:
             DatabaseError: not an SQLite database, read-only, locked or unreadable; nothing was changed.
             ForeignFileError: it belongs to another mesh; nothing was changed.
         """
         store = Store(path)
+        if holding is not None:
+            store.holding = holding
         try:
             catalog = Catalog(store, mesh_key, TableFilter(config.only, config.exclude))
             catalog.read_sums()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -87,6 +87,7 @@ class Store:
         self._places: dict[bytes, int] = {}
         self._wal_pages = 0
         self._durable = False
+        self.holding: Callable[[bool], None] = lambda _: None  # told when the write lock is taken, and when it is free
         self.syncs = 0  # commits that were on the disk before `transaction()` ended
         self.clock = Clock()
         # Typed Any: rows come out of SQLite as whatever was stored, and each reader knows its own SELECT.
@@ -121,6 +122,7 @@ class Store:
         """
         with _translated(self.path):
             self.db.execute("BEGIN IMMEDIATE")
+        self.holding(True)
         clock = self.clock.last
         sites = len(self._sites)
         try:
@@ -128,9 +130,11 @@ class Store:
             self.meta_set("clock", self.clock.last)
             with _translated(self.path):
                 self.db.execute("COMMIT")
+            self.holding(False)
         except BaseException:
             if self.db.in_transaction:
                 self.db.execute("ROLLBACK")
+            self.holding(False)
             self.clock.last = clock
             for site in self._sites[sites:]:
                 del self._places[site]

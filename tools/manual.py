@@ -69,6 +69,7 @@ _STATUS = {
     "tables": [_TABLE],
     "not_after_s": "int",
     "scrub": "any?",
+    "lock_held_ms": "number",
 }
 _MEMBER = {
     "name": "text",

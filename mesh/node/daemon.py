@@ -359,6 +359,7 @@ class Daemon:
             peers=() if snapshot is None else snapshot.peers,
             tables=() if snapshot is None else snapshot.tables,
             scrub=None if snapshot is None else snapshot.scrub,
+            lock_held_ms=0.0 if snapshot is None else snapshot.lock_held_ms,
         )
 
 

@@ -47,6 +47,8 @@ def _metrics(status: Status) -> Iterator[_Metric]:
     yield _Metric("serving", "gauge", "1 while the file is served.", (({}, float(status.phase == "serving")),))
     yield _Metric("uptime_seconds", "gauge", "Since the process began.", (({}, status.uptime_ms / 1000),))
     yield _Metric("pending_writes", "gauge", "Captured writes without a stamp yet.", (({}, float(status.pending)),))
+    held: tuple[Sample, ...] = (({}, status.lock_held_ms / 1000),)
+    yield _Metric("write_lock_held_seconds_max", "gauge", "The longest hold of the file's write lock so far.", held)
     offset: tuple[Sample, ...] = () if status.clock_offset_ms is None else (({}, status.clock_offset_ms / 1000),)
     yield _Metric("clock_offset_seconds", "gauge", "Mesh time minus this node's clock.", offset)
     if status.not_after_s:

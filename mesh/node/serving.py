@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import os
 import random
+import time
 from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar, assert_never
@@ -21,6 +22,7 @@ from mesh.core import MeshCore, PeerStatus
 from mesh.events import Close, MembershipChanged, Notice, RevokeMember
 from mesh.node.core import NodeCore, ToExchange
 from mesh.node.errors import NodeError
+from mesh.node.lockwatch import LockWatch
 from mesh.node.looks import Looks
 from mesh.node.mirror import Mirror
 from mesh.node.reach import Mark
@@ -83,6 +85,7 @@ class Snapshot:
     clock_offset_ms: float | None = None
     clock_complaint: str = ""
     scrub: ScrubView | None = None
+    lock_held_ms: float = 0.0
 
 
 class ServingNode:
@@ -120,6 +123,7 @@ class ServingNode:
         self._watch: Watch | None = None
         self._loop = asyncio.get_running_loop()
         self._sql = SqlThread(lambda: self._opened(file, identity, config), self._report, clock)
+        self._lock = LockWatch(time.perf_counter)
         self._looks = Looks(self._loop, self._look_for_commit)
         self._mirror = Mirror(self._write_state)
         self._rest = Rest(self._on_rest)
@@ -170,6 +174,7 @@ class ServingNode:
             timekeeper.offset_ms,
             timekeeper.wrong,
             _scrub_view(status.scrubbed, wall_ms),
+            self._lock.longest_s * 1000,
         )
 
     async def answers(self) -> None:
@@ -277,6 +282,7 @@ class ServingNode:
             entropy=os.urandom,
             config=ReplicaConfig(only=config.only, exclude=config.exclude),
             recalled=self._recall.clocks(),
+            holding=self._lock,
         )
         replica.breathe_by(self._sql.breathe)
         self._exchange = Exchange(replica, rng=random.Random(os.urandom(16)), config=ExchangeConfig())

@@ -110,6 +110,7 @@ class Status:
     tables: tuple[TableView, ...] = ()
     not_after_s: int = 0  # unix time at which this node's certificate expires
     scrub: ScrubView | None = None  # None: no pass has come to its end yet
+    lock_held_ms: float = 0.0  # the longest that the node has held the file's write lock at a time, since it began
 
 
 def to_json(status: Status) -> dict[str, Any]:

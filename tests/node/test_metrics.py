@@ -37,6 +37,7 @@ STATUS = Status(
     tables=(TableView("drones", 7, "00", 2, 1, ""),),
     not_after_s=1_900_000_000,
     scrub=ScrubView(2_500, 4, ("drones",)),
+    lock_held_ms=12.5,
 )
 
 
@@ -56,6 +57,7 @@ def test_another_program_reads_every_figure():
     assert found["mycomesh_clock_offset_seconds",] == -0.25
     assert found["mycomesh_certificate_expiry_timestamp_seconds",] == 1_900_000_000
     assert (found["mycomesh_scrub_found_rows",], found["mycomesh_scrub_age_seconds",]) == (4, 2.5)
+    assert found["mycomesh_write_lock_held_seconds_max",] == 0.0125
     assert found["mycomesh_peers", ("state", "linked")] == 1
     assert found["mycomesh_peers", ("state", "down")] == 1
     assert found["mycomesh_table_rows", ("table", "drones")] == 7

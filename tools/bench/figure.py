@@ -72,6 +72,13 @@ CATALOGUE = {
         Kind("file_used_ratio", "file", "ratio", "the same without the pages that SQLite will reuse", "the plain file"),
         Kind("open_1m_rows_s", "open", "s", "a file of a million rows opened, digests ready", goal=2.0),
         Kind(
+            "lock_held_ms",
+            "bulk",
+            "ms",
+            "the longest that a node held the write lock at a time, while it adopts, serves, merges, drains and scrubs 1M rows",
+            goal=50,
+        ),
+        Kind(
             "lock_max_ms",
             "bulk",
             "ms",
@@ -102,7 +109,13 @@ CATALOGUE = {
             "digest_us_per_row", "upkeep", "us", "CPU that keeps the digests, an inserted row of a large batch", goal=3
         ),
         Kind("digest_us_per_update", "upkeep", "us", "the same, an update of one column: two entries", goal=3),
-        Kind("repair_bytes_d1", "repair", "bytes", "to find 1 lost entry of a million, without its row", goal=1_400),
+        Kind(
+            "repair_bytes_d1",
+            "repair",
+            "bytes",
+            "to find 1 lost entry of a million, without its row, the median of three draws",
+            goal=1_400,
+        ),
         Kind("repair_bytes_d100", "repair", "bytes", "to find 100 of a million", goal=3_000),
         Kind("repair_bytes_d1000", "repair", "bytes", "to find 1,000 of a million", goal=25_000),
         Kind("repair_bytes_d10000", "repair", "bytes", "to find 10,000 of a million", goal=250_000),

@@ -1,0 +1,31 @@
+"""How long a node holds the write lock of its file: what a program that writes beside it waits at most for the lock itself.
+
+Owns the longest hold since the node began. What always holds: it is told on the SQL thread alone; others read one number. It
+must not know what is written.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["LockWatch"]
+
+
+class LockWatch:
+    """Told True when the lock is taken and False when it is free; `clock` gives monotonic seconds."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self.longest_s = 0.0
+        self._clock = clock
+        self._taken_s = 0.0
+
+    def __call__(self, held: bool, /) -> None:
+        """The write lock was taken, or is free again."""
+        now_s = self._clock()
+        if held:
+            self._taken_s = now_s
+        else:
+            self.longest_s = max(self.longest_s, now_s - self._taken_s)
