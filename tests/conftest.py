@@ -1,10 +1,17 @@
-"""What holds for all tests: those that need network namespaces are skipped, with the reason, where there are none."""
+"""What holds for all tests: those that need network namespaces are skipped, with the reason, where there are none.
+
+Property tests try the same examples everywhere, and judge none by the time that it took, as Hypothesis's own profile for CI
+has it; `MYCOMESH_TEST_SCALE` and `python -m tests.fuzz` explore.
+"""
 
 from __future__ import annotations
 
 import pytest
+from hypothesis import settings
 
 from tests.integration.netns import why_not
+
+settings.load_profile("ci")
 
 
 def pytest_collection_modifyitems(items):
