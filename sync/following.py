@@ -192,14 +192,13 @@ class Following:
                 self.add_columns(table.spec, [c.folded for c in defined.columns if c.folded not in have])
                 self._compare_defaults(table.spec, defined)
             return
-        present = {
-            fold(taken): kind for taken, kind in self._db.execute("SELECT name, type FROM sqlite_schema ORDER BY 1")
-        }
         name = defined.name if fold(shown) == mesh else shown
-        if fold(name) not in present:
+        listing = "SELECT type FROM sqlite_schema WHERE name = ? COLLATE NOCASE AND type <> 'trigger'"
+        taken = self._db.execute(listing, (name,)).fetchone()
+        if taken is None:
             self._create(defined, name)
-        elif present[fold(name)] != "table":
-            catalog.notes[mesh] = f"not created: this file has a {present[fold(name)]} of that name; rename it"
+        elif taken[0] != "table":
+            catalog.notes[mesh] = f"not created: this file has a {taken[0]} of that name; rename it"
 
     def _compare_defaults(self, spec: TableSpec, defined: TableSpec) -> None:
         """Notes a column that two nodes have added with two defaults: what nobody has written shows each its own."""
