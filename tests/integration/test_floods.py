@@ -18,11 +18,10 @@ from pathlib import Path
 
 import pytest
 
-from mesh.gate import BOOT_BYTES, Papers
 from mesh.message import CertificatesHave, Epochs, IHave, LinkStates, LinkStatesHave, Ping, Prune, encode
 from mesh.node.keystore import Keystore
 from mesh.session import Keys, Phase, Reply, Session
-from mesh.versions import Versions
+from tests.integration.knocker import Gate
 from tests.integration.machines import ROOT, SQLITE, WAIT_S, Machine
 from tests.integration.netns import Lab, needs_namespaces
 
@@ -125,19 +124,6 @@ def reset(port, watched, stack):
 
 
 # ---- floods of a captured member
-
-
-class Gate:
-    """Shows the captured papers and believes everything."""
-
-    def __init__(self, identity):
-        self._papers = Papers(identity.certificate, os.urandom(BOOT_BYTES), 0, Versions(1, 1)).encode()
-
-    def admit(self, introduction):
-        return self._papers
-
-    def answer(self, psk):
-        return self._papers
 
 
 def member_link(port, identity, stack):
