@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check bench sim crash dist install clean
+.PHONY: demo test check bench sim crash soak dist install clean
 demo: .venv/core
 	$(BIN)/mycomesh demo
 test: .venv/dev
@@ -21,6 +21,9 @@ sim: .venv/core
 # Every crash point of the recorded lives, some 2,400; the tests take more than 1,000 of them. Some minutes.
 crash: .venv/dev
 	MYCOMESH_TEST_SCALE=8 $(BIN)/python -m pytest tests/sync/test_crash.py -rP --timeout 900
+# Real machines in bad weather, drawn anew each time; some minutes.
+soak: .venv/dev
+	MYCOMESH_TEST_SCALE=20 $(BIN)/python -m pytest tests/integration/test_soak.py -rP
 # A tarball and a .deb that bring their own Python, into dist/.
 dist: .venv/core
 	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[release]'
