@@ -24,5 +24,6 @@ class Applied:
     changes: int = 0  # in the bundle, news or not
     refused: int = 0  # catch-up changes left out because they are stamped too far ahead
     withheld: bool = False  # changes were left out because one side has not learnt of a table's policy
+    misfit: str = ""  # why nothing of a catch-up chunk was applied: a table is defined otherwise here
     forbidden: list[str] = field(default_factory=list)  # tables that the writer may not write: left out, not covered
     renewed: bool = False  # the file goes on under a new site: it had gone back in time

@@ -13,23 +13,24 @@ from dataclasses import dataclass
 from typing import Any
 
 from sync import sweep
-from sync.capture import create_statements, drop_statements, fits, key_names, pending_name, trigger_names, word_names
+from sync.capture import create_statements, fits, trigger_names
 from sync.changelog import ChangeLog, changes_name
 from sync.definitions import described, redefined
 from sync.facts import INDEX, SCHEMA_ID, SCHEMA_TABLE, TABLE, Facts
 from sync.following import Following
 from sync.identifiers import fold, quoted
 from sync.indexes import column_names
+from sync.installation import births_mark, clear, put_on, take_off
 from sync.keep_both import convert
 from sync.migrating import migrate
 from sync.migration import Plan
 from sync.names import Names
 from sync.policy import Policies, name_fact
 from sync.runs import runs_name
-from sync.schema import FileSchema, KeyKind, TableSpec, UnsupportedTable, read_table, user_tables
+from sync.schema import FileSchema, TableSpec, UnsupportedTable, read_table, user_tables
 from sync.shedding import shed
 from sync.store import Store
-from sync.table import Table
+from sync.table import Table, extended
 
 __all__ = ["ADOPTED_MAX", "SCHEMA_TABLE", "Catalog", "TableFilter"]
 
@@ -138,6 +139,8 @@ class Catalog:
             record = self._registered(mesh)
             if record is not None:
                 self._adopt(spec, record, drain)
+            elif not self._fits(spec):
+                self._park(spec)
             elif most is None or new < most:
                 self._adopt_new(spec)
                 new += 1
@@ -146,6 +149,8 @@ class Catalog:
         for table in self.tables.values():
             table.count(self.policies.counters_of(table.spec))
         self._record_facts()
+        for mesh in [key for key in self.tables if key != SCHEMA_TABLE]:
+            self._compare_affinities(self.tables[mesh])
         drain(self.tables[SCHEMA_TABLE])
         self._version = -1 if self._unfinished else self._file.version()
 
@@ -200,7 +205,8 @@ class Catalog:
                 self.notes[mesh] = f"not replicated: {reason}"
                 continue
             known = self.tables.get(mesh)
-            if known is None or known.spec != spec or not known.installed or not self._captured(known):
+            standing = known is not None and known.spec == spec and known.installed and self._captured(known)
+            if not standing or not self._fits(spec):
                 altered.append((mesh, spec))
         return altered
 
@@ -217,9 +223,11 @@ class Catalog:
         table_id, shape = record[:2]
         bits, captured = map(json.loads, record[2:])
         spec = self._renamed(table_id, spec, captured)
-        if shape != spec.shape:
-            self.notes[mesh] = f"parked: its key was {shape!r} on the mesh and is {spec.shape!r} here; rename it"
-            self.forget(mesh)
+        if not self._fits(spec):
+            self._park(spec)
+            return
+        if shape != spec.identity:
+            self._start_over(table_id, spec)
             return
         explained = {column.folded for column in spec.columns} | self.policies.dropped_of(mesh)
         vanished = [column for column in captured if column not in explained]
@@ -228,7 +236,7 @@ class Catalog:
                 self.forget(mesh)
                 return
             spec = self.spec(mesh, name)
-        if spec.id_column and self._store.meta(_births(table_id)) is None:
+        if spec.id_column and self._store.meta(births_mark(table_id)) is None:
             # What was written while rows went by their ids is stamped so.
             known = self.reload(table_id, self._undecided(mesh, name), bits, known, captured)
             if not drain(known):
@@ -236,7 +244,7 @@ class Catalog:
                 return
             table = self.reload(table_id, spec, bits, known, captured)
             convert(table)
-            self._store.meta_set(_births(table_id), 1)
+            self._store.meta_set(births_mark(table_id), 1)
         else:
             table = self.reload(table_id, spec, bits, known, captured)
         if vanished or not self._captured(table):  # a column that such a rebuild or rename has made may hold values
@@ -247,6 +255,19 @@ class Catalog:
         self.install(table)
         if vanished:
             self.notes[mesh] = _BROUGHT_BACK.format(", ".join(vanished))
+
+    def _fits(self, spec: TableSpec) -> bool:
+        """True if rows go by the same names as in the table of the mesh."""
+        defined = self.defined(spec.folded)
+        return defined is None or defined.identity == spec.identity
+
+    def _park(self, spec: TableSpec) -> None:
+        defined = self.defined(spec.folded)
+        assert defined is not None, "what nobody has defined fits"
+        self.notes[spec.folded] = (
+            f"parked: it has {spec.identity} here and {defined.identity} on the mesh; rename one of them"
+        )
+        self.forget(spec.folded)
 
     def _renamed(self, table_id: int, spec: TableSpec, captured: dict[str, int]) -> TableSpec:
         """Tells the mesh of columns that a client has renamed; returns the table under the names that it has for them.
@@ -273,8 +294,14 @@ class Catalog:
         """Notes the tables that were here and are not, and takes off what capture has left on a renamed one."""
         db = self._store.db
         self.dropped = set()
-        for table_id, folded in db.execute("SELECT id, name FROM mycomesh_replicated ORDER BY id").fetchall():
+        listing = "SELECT id, name, shape FROM mycomesh_replicated ORDER BY id"
+        for table_id, folded, shape in db.execute(listing).fetchall():
             if folded in present or not self._filter.admits(folded):
+                continue
+            defined = self.defined(folded)
+            if defined is not None and defined.identity != shape:  # it was parked: who has renamed it wants the mesh's
+                self.uninstall(table_id)
+                self._unfinished = Following(self._store, self).make(folded)
                 continue
             self.dropped.add(folded)
             self.notes[folded] = (
@@ -296,34 +323,53 @@ class Catalog:
 
     def _adopt_new(self, spec: TableSpec) -> None:
         """Registers a table, and has every row that it holds already logged as an insert of no particular time."""
-        bits = _extended({}, spec)
+        bits = extended({}, spec)
         db = self._store.db
         found = db.execute("SELECT max(id) FROM mycomesh_replicated").fetchone()
         table_id = max(found[0] or 0, SCHEMA_ID) + 1
         db.execute(
             "INSERT INTO mycomesh_replicated VALUES(?, ?, ?, ?, '{}')",
-            (table_id, spec.folded, spec.shape, json.dumps(bits)),
+            (table_id, spec.folded, spec.identity, json.dumps(bits)),
         )
+        self._begin(table_id, spec, bits)
+
+    def _start_over(self, table_id: int, spec: TableSpec) -> None:
+        """Has a table that was parked go on with the mesh's key: its rows get other names, and its log begins anew.
+
+        Its site has nothing more to say of what it wrote under the old ones.
+        """
+        bits = extended({}, spec)
+        self.forget(spec.folded)
+        self._sums.pop(table_id, None)
+        clear(self._store.db, table_id)
+        self._store.db.execute(
+            "UPDATE mycomesh_replicated SET shape = ?, bits = ?, known = '{}' WHERE id = ?",
+            (spec.identity, json.dumps(bits), table_id),
+        )
+        self._begin(table_id, spec, bits).uncover(keep=self._store.meta("site"))
+
+    def _begin(self, table_id: int, spec: TableSpec, bits: dict[str, int]) -> Table:
         if spec.id_column:
-            self._store.meta_set(_births(table_id), 1)
+            self._store.meta_set(births_mark(table_id), 1)
         table = self._load(table_id, spec, bits)
         self.install(table)
-        if db.execute(f"SELECT 1 FROM {quoted(spec.name)} LIMIT 1").fetchone() is not None:
+        if self._store.db.execute(f"SELECT 1 FROM {quoted(spec.name)} LIMIT 1").fetchone() is not None:
             sweep.begin(table, adopting=True)
+        return table
 
     def reload(
         self, table_id: int, spec: TableSpec, bits: dict[str, int], known: Table | None, captured: dict[str, int]
     ) -> Table:
         """Has a table stand for the file's as it is, with triggers that compare the columns in `captured`."""
         self.forget(spec.folded)
-        table = self._load(table_id, spec, _extended(bits, spec), known)
+        table = self._load(table_id, spec, extended(bits, spec), known)
         table.bits_captured = captured
         return table
 
     def _load(
         self, table_id: int, spec: TableSpec, bits: dict[str, int] | None = None, before: Table | None = None
     ) -> Table:
-        table = Table(self._store, table_id, spec, bits or _extended({}, spec), self._mesh_key)
+        table = Table(self._store, table_id, spec, bits or extended({}, spec), self._mesh_key)
         table.create()
         if table_id == SCHEMA_ID:
             self._store.db.execute(create_statements(spec, table_id, table.bits)[0])
@@ -363,14 +409,9 @@ class Catalog:
         found = db.execute("SELECT id FROM mycomesh_replicated WHERE name = ?", (mesh,)).fetchone()
         if found is None:
             return
-        table_id = found[0]
-        self.uninstall(table_id)
-        for name in (pending_name(table_id), changes_name(table_id), runs_name(table_id)):
-            db.execute(f"DROP TABLE IF EXISTS {name}")
-        for name in ("vectors", "collected", "held", "moved", "parked", "sweeps", "replicated"):
-            db.execute(f"DELETE FROM mycomesh_{name} WHERE id = ?", (table_id,))
-        marks = (_births(table_id), f"shed/{table_id}", f"settled/{table_id}")
-        db.execute("DELETE FROM mycomesh_meta WHERE name IN (?, ?, ?)", marks)
+        clear(db, found[0])
+        for name in ("vectors", "replicated"):
+            db.execute(f"DELETE FROM mycomesh_{name} WHERE id = ?", found)
 
     def _captured(self, table: Table) -> bool:
         """True if the table's triggers stand."""
@@ -385,37 +426,11 @@ class Catalog:
 
     def uninstall(self, table_id: int) -> None:
         """Takes off a table what refers to its columns; what is written then is found by a sweep alone."""
-        for statement in drop_statements(table_id):
-            self._store.db.execute(statement)
-        self._store.db.execute(f"DROP INDEX IF EXISTS mycomesh_{table_id}_keep")
+        take_off(self._store.db, table_id)
 
     def install(self, table: Table) -> None:
         """Has the table captured as it is."""
-        db = self._store.db
-        captured = {name: table.bits[name] for name in table.known}
-        for statement in drop_statements(table.table_id):
-            db.execute(statement)
-        wide = create_statements(table.spec, table.table_id, captured)
-        held = {row[0] for row in db.execute("SELECT name FROM pragma_table_info(?)", (pending_name(table.table_id),))}
-        if held and not set(key_names(table.spec)) <= held:
-            db.execute(f"DROP TABLE {pending_name(table.table_id)}")
-        db.execute(wide[0])
-        for word in _missing_words(db, table.table_id, captured):
-            db.execute(f"ALTER TABLE {pending_name(table.table_id)} ADD COLUMN {word}")
-        for statement in wide[1:]:
-            db.execute(statement)
-        if table.spec.kind is KeyKind.BAG and not table.spec.id_column:
-            # VACUUM renumbers the rowids of a table that has no index at all; an index of no rows prevents it.
-            name = quoted(f"mycomesh_{table.table_id}_keep")
-            column = quoted(table.spec.columns[0].name)
-            db.execute(f"CREATE INDEX IF NOT EXISTS {name} ON {quoted(table.spec.name)}({column}) WHERE 0")
-        table.bits_captured = captured
-        known = table.spec.meshes
-        places = [known[fold(name)] for name in column_names(db, table.spec.name) if fold(name) in known]
-        db.execute(
-            "UPDATE mycomesh_replicated SET bits = ?, known = ? WHERE id = ?",
-            (json.dumps(table.bits), json.dumps({name: captured[name] for name in places}), table.table_id),
-        )
+        put_on(table)
 
     # ---- facts
 
@@ -435,12 +450,6 @@ class Catalog:
             spec = self.tables[mesh].spec
             defined = self.defined(mesh)
             if defined is None or not {c.folded for c in spec.columns} <= {c.folded for c in defined.columns}:
-                if defined is not None and defined.shape != spec.shape:
-                    self.notes[mesh] = (
-                        f"parked: its key is {spec.shape!r} here and {defined.shape!r} on the mesh; rename one of them"
-                    )
-                    self.forget(mesh)
-                    continue
                 self.define(spec)
             if spec.mesh and (mesh,) not in self.policies.shown:
                 self.facts.write(*name_fact((mesh,), spec.name))
@@ -452,6 +461,20 @@ class Catalog:
             key = f"{INDEX}:{fold(name)}"
             if fold(table) in local and not self.facts.of(key):
                 self.facts.write(key, INDEX, sql)
+
+    def _compare_affinities(self, table: Table) -> None:
+        """Finds columns that store some values in another form than the mesh's do, and notes them."""
+        defined = self.defined(table.spec.folded)
+        theirs = {column.folded: column.affinity for column in defined.columns} if defined is not None else {}
+        pairs = [(column, theirs.get(column.folded, column.affinity)) for column in table.spec.columns]
+        table.converting = frozenset(column.folded for column, affinity in pairs if affinity != column.affinity)
+        for column, affinity in pairs:
+            if affinity != column.affinity:
+                self.notes.setdefault(
+                    table.spec.folded,
+                    f"column {column.name!r} stores values as {column.affinity} here and as {affinity} on the mesh: nodes show"
+                    " '1', 1 or 1.0 for one value; declare it alike",
+                )
 
     def indexes(self) -> list[tuple[str, str, str]]:
         """Returns (name, table, sql) of every index that a user has made."""
@@ -472,22 +495,3 @@ class Catalog:
             self.notes[spec.folded] = "its definition cannot be told to other nodes under its first names"
             return
         self.facts.write(spec.folded, TABLE, sql)
-
-
-def _births(table_id: int) -> str:
-    """The name of the persisted fact that rows of a keep-both table go by their births."""
-    return f"births/{table_id}"
-
-
-def _extended(bits: dict[str, int], spec: TableSpec) -> dict[str, int]:
-    """Gives every column without a bit the next one; bits are never used again for another name."""
-    bits = dict(bits)
-    for column in spec.columns:
-        if column.folded not in bits:
-            bits[column.folded] = max(bits.values(), default=0) + 1
-    return bits
-
-
-def _missing_words(db: Any, table_id: int, bits: dict[str, int]) -> list[str]:
-    held = {row[0] for row in db.execute("SELECT name FROM pragma_table_info(?)", (pending_name(table_id),))}
-    return [word for word in word_names(bits) if word not in held]

@@ -9,6 +9,7 @@ __all__ = [
     "DecodeError",
     "ForeignFileError",
     "MigrationError",
+    "MisfitError",
     "PolicyError",
     "SyncError",
 ]
@@ -54,6 +55,10 @@ class DecodeError(SyncError):
     """A peer sent bytes that are not what the protocol allows. The peer's fault; nothing was changed."""
 
     code = "protocol.malformed"
+
+
+class MisfitError(DecodeError):
+    """Rows that a table with another key has, and this one cannot. The peer may not have learnt of it; nothing was changed."""
 
 
 class BatchRefusedError(SyncError):

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from sync import message as wire
 from sync.audit import Audit
 from sync.config import ExchangeConfig
-from sync.errors import DatabaseBusyError
+from sync.errors import DatabaseBusyError, MisfitError
 from sync.replica import Applied, Replica
 from sync.turn import Turn
 from sync.vector import Vector
@@ -233,8 +233,14 @@ class Fetching:
         except DatabaseBusyError:
             current.failed = True
             return None
+        except MisfitError as error:  # an honest peer learns over this very link what the table's definition is
+            applied = Applied(misfit=str(error))
         turn.publish(applied.published)
-        if applied.refused:
+        if applied.misfit:
+            current.failed = True
+            text = f"changes from {link.peer.hex()[:8]} do not fit: {applied.misfit}"
+            turn.say("round.refused", text, {"node_id": link.peer.hex()}, "warning")
+        elif applied.refused:
             current.failed = current.refused = True
             text = f"{applied.refused} changes from {link.peer.hex()[:8]} are stamped too far ahead; check its clock"
             turn.say("round.refused", text, {"changes": applied.refused, "node_id": link.peer.hex()}, "warning")

@@ -19,7 +19,7 @@ from sync.facts import INDEX, SCHEMA_TABLE, TABLE
 from sync.identifiers import fold, quoted
 from sync.indexes import column_names
 from sync.names import shown_names
-from sync.schema import Column, TableSpec
+from sync.schema import Column, TableSpec, user_tables
 from sync.store import Store
 from sync.table import Table
 
@@ -60,6 +60,14 @@ class Following:
         for _, sql in indexes:
             if sql:
                 self._make_index(sql)
+
+    def make(self, mesh: str) -> bool:
+        """Makes one table of the mesh that is not here; returns whether it is."""
+        defined = [name for name, _ in self._catalog.facts.all(TABLE)]
+        if not self._catalog.admits(mesh) or mesh not in defined:
+            return False
+        self._define(mesh, self._shown(defined)[mesh])
+        return fold(self._catalog.names.table(mesh)) in {fold(name) for name in user_tables(self._db)[0]}
 
     def _tables(self) -> list[Table]:
         return [table for name, table in sorted(self._catalog.tables.items()) if name != SCHEMA_TABLE]
@@ -187,7 +195,7 @@ class Following:
             return
         table = catalog.tables.get(mesh)
         if table is not None:
-            if table.spec.shape == defined.shape:
+            if table.spec.identity == defined.identity:
                 have = {column.folded for column in table.spec.columns} | catalog.policies.dropped_of(mesh)
                 self.add_columns(table.spec, [c.folded for c in defined.columns if c.folded not in have])
                 self._compare_defaults(table.spec, defined)

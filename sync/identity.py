@@ -6,21 +6,44 @@ one form that every replica uses. It must not know what changes do.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from typing import Any
 
 from sync import codec
 from sync.batch import Group, Kind
-from sync.errors import DecodeError
+from sync.errors import DecodeError, MisfitError
 from sync.keep_both import LEGACY_KEY_SIZE
 from sync.rawtext import is_raw, is_valid_raw
-from sync.schema import KeyKind, encode_key
+from sync.schema import KeyKind, TableSpec, encode_key
 from sync.table import BIRTH_KEY_SIZE, Table, birth_key
 
 __all__ = ["keys_of"]
 
+# Values that a column of an affinity may not keep as they are (SQLite, "Type Affinity"); of text, what reads as a number.
+_CHANGED: dict[str, set[type]] = {
+    "TEXT": {int, float},
+    "REAL": {str},
+    "INTEGER": {str},
+    "NUMERIC": {str},
+    "BLOB": set(),
+}
+_NUMBER = re.compile(r"[ \t\n\v\f\r]*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?[ \t\n\v\f\r]*")
+
 
 def keys_of(table: Table, group: Group) -> list[Any]:
-    """Returns each change's key, from the group or from its own values; checked against the table's kind."""
+    """Returns each change's key, from the group or from its own values; checked against the table's kind.
+
+    Raises:
+        MisfitError: rows of this table go by other keys; nothing was changed.
+    """
+    try:
+        return _keys_of(table, group)
+    except DecodeError as error:
+        raise MisfitError(*error.args) from error
+
+
+def _keys_of(table: Table, group: Group) -> list[Any]:
     spec = table.spec
     id_column = spec.key[0].folded if spec.kind is KeyKind.ROWID else spec.id_column
     if id_column in group.columns:
@@ -46,7 +69,17 @@ def keys_of(table: Table, group: Group) -> list[Any]:
     values = [tuple(row[place] for place in places) for row in group.rows]
     if not spec.nullable_key and any(None in key for key in values):
         raise DecodeError(f"{spec.name}: NULL in a key that cannot be NULL")
+    _check_kept(spec, values)
     return [birth if None in key else encode_key(spec, key) for birth, key in zip(births, values, strict=True)]
+
+
+def _check_kept(spec: TableSpec, keys: Sequence[Sequence[Any]]) -> None:
+    """A column never holds a value that its affinity would change: such a key is of a table with another one."""
+    for place, column in enumerate(spec.key):
+        changed = {type(key[place]) for key in keys} & _CHANGED[column.affinity]
+        if str in changed and not any(type(key[place]) is str and _NUMBER.fullmatch(key[place]) for key in keys):
+            changed -= {str}
+        codec.require(not changed, f"{spec.name}: a key that its column {column.name!r} would change")
 
 
 def _check_key(table: Table, key: Any) -> None:
@@ -66,4 +99,5 @@ def _check_key(table: Table, key: Any) -> None:
     codec.require(codec.is_array(values, len(spec.key)), f"{spec.name}: a row key has the wrong width")
     plain = all(is_valid_raw(value) if is_raw(value) else type(value) in codec.PLAIN for value in values)
     codec.require(plain, f"{spec.name}: a row key is not made of SQLite values")
+    _check_kept(spec, [values])
     codec.require(None not in values and encode_key(spec, tuple(values)) == key, f"{spec.name}: bad row key")

@@ -110,7 +110,7 @@ def _merge_births(table: Table, group: Group, place: int, keys: list[Any]) -> bo
     spec, log = table.spec, table.log
     naming = {column.folded for column in spec.key} | ({spec.id_column} if spec.id_column else set())
     whole = naming <= set(group.columns) <= set(table.known)
-    if group.kind is not Kind.BIRTH or group.priors is not None or not whole or _holds_raw(group):
+    if group.kind is not Kind.BIRTH or group.priors is not None or not whole or _holds_raw(group) or table.converting:
         return False
     if not _all_unknown(table, group, place, keys):
         return False
@@ -209,7 +209,7 @@ def _merge_change(table: Table, view: RowView, change: Change, wall_ms: int | No
         return
     merged.changes += 1
     # A plain update of a row that is shown: what the other entries own stays as it is.
-    plain = view.plain and not gained & EXISTENCE and change.mask & ~table.known_mask == 0
+    plain = view.plain and not gained & EXISTENCE and change.mask & ~table.known_mask == 0 and not table.converting
     owned = {} if plain else view.owned()
     shrink(view, outcome.masks, change.key)
     _enter(table, view, change, gained)
@@ -326,8 +326,9 @@ def materialize(table: Table, view: RowView, seen: bool, target: dict[str, Any],
         table.delete(row)
         row = _rename_dead(table, view, row)
     moved = place is not None and place.id != place.wanted
-    if reason or not seen or not view.plain or moved or not shown.keys() >= target.keys():
-        veiled = table.counters | {table.spec.id_column} if moved else table.counters
+    converted = _converted(table, row, shown) if table.converting and seen and not reason else frozenset()
+    if reason or not seen or not view.plain or moved or converted or not shown.keys() >= target.keys():
+        veiled = table.counters | converted | ({table.spec.id_column} if moved else set())
         _hold(view, row, target, veiled, all_of_it=bool(reason) or not seen)
     if table.spec.id_column and (place is not None or not seen):
         keep_both.placed(table, view.row, row, None if reason else place)
@@ -337,6 +338,14 @@ def materialize(table: Table, view: RowView, seen: bool, target: dict[str, Any],
         key = table.key(view.row, view.leaves) if view.leaves else view.row
         report.park(table, row, key, reason, target | shown, table.store.clock.last >> 16)
     return bool(reason)
+
+
+def _converted(table: Table, row: Row, shown: dict[str, Any]) -> frozenset[str]:
+    """Returns the columns that do not keep what was written into them: the mesh knows them under another affinity."""
+    present = table.read(row) or {}
+    return frozenset(
+        name for name in table.converting & shown.keys() if name in present and not same(present[name], shown[name])
+    )
 
 
 def _show_placed(

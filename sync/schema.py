@@ -125,11 +125,14 @@ class TableSpec:
         return self.kind is KeyKind.KEYED and bool(self.rowid) and any(not column.not_null for column in self.key)
 
     @property
-    def shape(self) -> str:
-        """What must agree between replicas for rows to be exchanged: kind and key columns."""
-        if self.id_column:
-            return f"{KeyKind.ROWID.value},{self.id_column}"
-        return ",".join([self.kind.value, *(column.folded for column in self.key)])
+    def identity(self) -> str:
+        """What names a row, as people may read it: replicas whose rows are named otherwise cannot exchange any."""
+        if self.kind is KeyKind.ROWID or self.id_column:
+            return f"INTEGER PRIMARY KEY({self.id_column or self.key[0].folded})"
+        if self.kind is KeyKind.BAG:
+            return "no primary key"
+        terms = (f"{column.folded} {column.affinity} COLLATE {column.collation}" for column in self.key)
+        return f"PRIMARY KEY({', '.join(terms)}){' that may be NULL' if self.nullable_key else ''}"
 
     def keeping_both(self) -> TableSpec:
         """Returns a ROWID table as one whose rows are identified by their births; other tables as they are."""
@@ -164,15 +167,15 @@ def read_table(db: Any, name: str) -> TableSpec:
         UnsupportedTable: rows of this table cannot be identified or compared.
     """
     found = db.execute(
-        "SELECT l.wr, s.sql FROM pragma_table_list l JOIN sqlite_schema s ON s.name = l.name AND s.type = 'table'"
+        "SELECT l.wr, l.strict, s.sql FROM pragma_table_list l JOIN sqlite_schema s ON s.name = l.name AND s.type = 'table'"
         " WHERE l.schema = 'main' AND l.name = ?",
         (name,),
     ).fetchone()
     if found is None:
         raise UnsupportedTable("no such table")
-    without_rowid, sql = bool(found[0]), str(found[1])
+    without_rowid, strict, sql = bool(found[0]), bool(found[1]), str(found[2])
     key_collation = key_terms(db, name)
-    columns = _read_columns(db, name, key_collation or {})
+    columns = _read_columns(db, name, key_collation or {}, strict=strict)
     _check_names(name, columns)
     _check_writable(db, name)
     key = tuple(sorted((column for column in columns if column.key), key=lambda column: column.key))
@@ -259,7 +262,7 @@ def _key_kind(key: tuple[Column, ...], *, without_rowid: bool, indexed: bool) ->
     return KeyKind.KEYED
 
 
-def _read_columns(db: Any, table: str, key_collation: Mapping[str, str]) -> list[Column]:
+def _read_columns(db: Any, table: str, key_collation: Mapping[str, str], *, strict: bool) -> list[Column]:
     columns = []
     listing = 'SELECT name, type, "notnull", dflt_value, pk, hidden FROM pragma_table_xinfo(?) ORDER BY cid'
     for name, declared, not_null, default, key, hidden in db.execute(listing, (table,)).fetchall():
@@ -268,18 +271,18 @@ def _read_columns(db: Any, table: str, key_collation: Mapping[str, str]) -> list
         collation = key_collation.get(name, "BINARY")
         if collation not in _COLLATIONS:
             raise UnsupportedTable(f"its key column {name!r} has the application's own collation {collation}")
-        columns.append(Column(name, _affinity(declared), collation, bool(not_null), default, key))
+        columns.append(Column(name, _affinity(declared, strict=strict), collation, bool(not_null), default, key))
     return columns
 
 
-def _affinity(declared: str) -> str:
+def _affinity(declared: str, *, strict: bool) -> str:
     """Returns the type affinity of a declared type (SQLite, "Determination Of Column Affinity")."""
     text = declared.upper()
     if "INT" in text:
         return "INTEGER"
     if any(word in text for word in ("CHAR", "CLOB", "TEXT")):
         return "TEXT"
-    if not text or "BLOB" in text or text == "ANY":
+    if not text or "BLOB" in text or (strict and text == "ANY"):
         return "BLOB"
     if any(word in text for word in ("REAL", "FLOA", "DOUB")):
         return "REAL"

@@ -24,7 +24,7 @@ from sync.schema import KeyKind, TableSpec
 from sync.store import Store
 from sync.vector import Range, Vector
 
-__all__ = ["BIRTH_KEY_SIZE", "Row", "Table", "birth_key", "birth_stamp"]
+__all__ = ["BIRTH_KEY_SIZE", "Row", "Table", "birth_key", "birth_stamp", "extended"]
 
 Row = int | bytes
 # A row without a primary key is named by its birth: a zero byte (no CBOR array begins so), the site, the hlc.
@@ -46,6 +46,15 @@ def birth_stamp(key: bytes) -> tuple[bytes, int]:
     return key[1:17], int.from_bytes(key[17:25], "big")
 
 
+def extended(bits: dict[str, int], spec: TableSpec) -> dict[str, int]:
+    """Gives every column without a bit the next one; bits are never used again for another name."""
+    bits = dict(bits)
+    for column in spec.columns:
+        if column.folded not in bits:
+            bits[column.folded] = max(bits.values(), default=0) + 1
+    return bits
+
+
 class Table:
     """A replicated table. `known` are the stored columns of the file; `bits` may name more, learnt from peers.
 
@@ -64,6 +73,9 @@ class Table:
         self.log = ChangeLog(store, table_id)
         self.vector = Vector()
         self.counters: frozenset[str] = frozenset()  # columns whose cells show the total of several registers
+        self.converting: frozenset[str] = (
+            frozenset()
+        )  # columns whose affinity is not the mesh's: they may change a value
         self.dropped: frozenset[str] = frozenset()  # columns that the mesh has dropped: no entry owns them
         self.unread = False  # whether rows wait in the pending log that no program has logged
         self.uncovered = False  # coverage was forgotten since a round was asked for: what that brings is not all

@@ -185,8 +185,9 @@ _ROUNDS = (
     Code(
         "round.refused",
         "changes of a peer were left out",
-        "they are stamped more than a minute ahead of this clock, and would win over every later write",
-        "set the clock of the node that the line names; its changes come by themselves then",
+        "they are stamped more than a minute ahead of this clock, and would win over every later write; or the peer has a"
+        " table of another definition, and has not learnt yet which one the mesh has",
+        "set the clock of the node that the line names; its changes come by themselves then. Of a table see 'mycomesh status'",
     ),
     Code(
         "round.audited",
