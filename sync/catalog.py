@@ -26,9 +26,11 @@ from sync.migrating import migrate
 from sync.migration import Plan
 from sync.names import Names
 from sync.policy import Policies, name_fact
+from sync.rawtext import raw_select, restored
 from sync.runs import runs_name
 from sync.schema import FileSchema, TableSpec, UnsupportedTable, read_table, user_tables
 from sync.shedding import shed
+from sync.sqltext import readable
 from sync.store import Store
 from sync.table import Table, extended
 
@@ -92,7 +94,7 @@ class Catalog:
     def read_sums(self) -> None:
         """Reads what the change logs sum up to, before any write lock is taken: only a node writes them."""
         db = self._store.db
-        made = {name for (name,) in db.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
+        made = {name for (name,) in db.execute("SELECT name FROM sqlite_schema WHERE name GLOB 'mycomesh_*'")}
         if "mycomesh_replicated" not in made:
             return
         ids = [SCHEMA_ID, *(number for (number,) in db.execute("SELECT id FROM mycomesh_replicated ORDER BY id"))]
@@ -479,10 +481,11 @@ class Catalog:
     def indexes(self) -> list[tuple[str, str, str]]:
         """Returns (name, table, sql) of every index that a user has made."""
         listing = (
-            "SELECT name, tbl_name, sql FROM sqlite_schema WHERE type = 'index' AND sql IS NOT NULL"
-            " AND name NOT LIKE 'mycomesh\\_%' ESCAPE '\\' ORDER BY name"
+            f"SELECT {', '.join(map(raw_select, ('name', 'tbl_name', 'sql')))} FROM sqlite_schema"
+            " WHERE type = 'index' AND sql IS NOT NULL AND name NOT LIKE 'mycomesh\\_%' ESCAPE '\\' ORDER BY name"
         )
-        return [(name, table, sql) for name, table, sql in self._store.db.execute(listing).fetchall()]
+        found = (map(readable, restored(cells)) for cells in self._store.db.execute(listing).fetchall())
+        return [(name, table, sql) for name, table, sql in found if name and table and sql]
 
     def define(self, spec: TableSpec) -> None:
         """Writes down a table's definition as it is in this file, in the mesh's names."""

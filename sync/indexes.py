@@ -15,15 +15,11 @@ from typing import Any
 import apsw
 
 from sync.identifiers import quoted
+from sync.rawtext import raw_select, restored
+from sync.sqltext import COMMENTS, TOKEN, readable
 
 __all__ = ["UniqueIndex", "column_names", "key_terms", "unique_indexes"]
 
-# Strings, quoted names, comments; what is left are words, brackets and commas.
-_TOKEN = re.compile(
-    r"""'(?:[^']|'')*' | "(?:[^"]|"")*" | `(?:[^`]|``)*` | \[[^\]]*\]
-    | --[^\n]* | /\*.*?(?:\*/|\Z) | [(),] | [^\s(),'"`\[]+ | \s+ | .""",
-    re.VERBOSE | re.DOTALL,
-)
 _ORDER = re.compile(r"\s+(?:asc|desc)\s*\Z", re.IGNORECASE)
 _HIDDEN_VIRTUAL = 1  # of a virtual table; generated columns have 2 and 3
 
@@ -104,13 +100,15 @@ def _match(
 
 def _expressions(db: Any, index: str, count: int) -> list[str]:
     """Returns the terms of an index as it was made, empty if their text cannot be told."""
-    found = db.execute("SELECT sql FROM sqlite_schema WHERE type = 'index' AND name = ?", (index,)).fetchone()
-    if found is None or found[0] is None:  # the index of a constraint has columns alone
+    listing = f"SELECT {raw_select('sql')} FROM sqlite_schema WHERE type = 'index' AND name = ?"
+    (sql,) = restored(db.execute(listing, (index,)).fetchone())
+    sql = None if sql is None else readable(sql)
+    if sql is None:  # the index of a constraint has columns alone
         return []
     depth = 0
     terms = [""]
-    for piece in _TOKEN.findall(found[0]):
-        if piece.startswith(("--", "/*")):
+    for piece in TOKEN.findall(sql):
+        if piece.startswith(COMMENTS):
             piece = " "  # noqa: PLW2901
         if piece == ")":
             depth -= 1

@@ -20,7 +20,9 @@ import apsw
 from sync.errors import MigrationError
 from sync.identifiers import fold, quoted
 from sync.indexes import column_names
+from sync.rawtext import lenient, raw_select, restored
 from sync.schema import INTERNAL_PREFIX, user_tables
+from sync.sqltext import readable
 
 __all__ = ["Alteration", "Plan", "run"]
 
@@ -151,11 +153,13 @@ def _copy_schema(db: Any, trial: Any) -> None:
     """Makes the tables, indexes, views and triggers of a database in another, without rows and without ours."""
     trial.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 0)
     listing = (
-        "SELECT name, sql FROM sqlite_schema WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'"
+        f"SELECT {raw_select('sql')} FROM sqlite_schema WHERE sql IS NOT NULL"
+        " AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' AND name NOT LIKE 'mycomesh\\_%' ESCAPE '\\'"
         " ORDER BY type <> 'table', sql NOT LIKE 'CREATE VIRTUAL%', rowid"
     )
-    for name, sql in db.execute(listing).fetchall():
-        if fold(name).startswith(INTERNAL_PREFIX):
+    for cells in db.execute(listing).fetchall():
+        sql = readable(*restored(cells))
+        if sql is None:
             continue
         try:
             trial.execute(sql).fetchall()
@@ -242,8 +246,10 @@ class _Follower:
         return tuple(name for name in self._indexes if fold(name) not in left)
 
     def _index_names(self) -> list[str]:
-        listing = "SELECT name FROM sqlite_schema WHERE type = 'index' AND sql IS NOT NULL ORDER BY name"
-        return [name for (name,) in self._db.execute(listing).fetchall()]
+        listing = (
+            f"SELECT {raw_select('name')} FROM sqlite_schema WHERE type = 'index' AND sql IS NOT NULL ORDER BY name"
+        )
+        return [lenient(*restored(cells)) for cells in self._db.execute(listing).fetchall()]
 
 
 def _moved(before: list[tuple[str, str]], now: list[str]) -> list[tuple[str, str]]:

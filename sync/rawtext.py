@@ -1,7 +1,9 @@
 """Text that is not UTF-8: SQLite stores it, Python's strings cannot hold it.
 
 Owns the form such a value has everywhere above SQLite: a list of one byte string, which no other value is. What always
-holds: it is read and written byte for byte, and only where plain reading has failed is the slower SQL of this module used.
+holds: it is read and written byte for byte, and only where plain reading may fail is the slower SQL of this module used.
+A file whose text is UTF-16 has no place for such a value: there a text that is broken in its own way is read as its lone
+surrogates, and what comes from others is refused like any value that a column refuses.
 """
 
 from __future__ import annotations
@@ -9,7 +11,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["bound", "is_raw", "is_valid_raw", "mark", "raw_select", "restored"]
+__all__ = ["bound", "is_raw", "is_valid_raw", "lenient", "mark", "raw_select", "restored"]
+
+_PROBE = "CAST('a' AS BLOB)"  # tells how a file encodes its text
+_ENCODINGS = {b"a\0": "utf-16-le", b"\0a": "utf-16-be"}
 
 
 def is_raw(value: Any) -> bool:
@@ -40,18 +45,26 @@ def bound(value: Any) -> Any:
 
 def raw_select(expression: str) -> str:
     """Returns SQL for two columns that `restored` makes one value of."""
-    is_text = f"typeof({expression}) = 'text'"
-    return f"CASE WHEN {is_text} THEN CAST({expression} AS BLOB) ELSE {expression} END, {is_text}"
+    is_text = f"CASE WHEN typeof({expression}) = 'text' THEN"
+    return f"{is_text} CAST({expression} AS BLOB) ELSE {expression} END, {is_text} {_PROBE} END"
 
 
 def restored(cells: Sequence[Any]) -> tuple[Any, ...]:
     """Returns the values of columns selected by `raw_select`."""
-    return tuple(_value(cell, is_text=is_text) for cell, is_text in zip(cells[::2], cells[1::2], strict=True))
+    return tuple(_value(cell, probe) for cell, probe in zip(cells[::2], cells[1::2], strict=True))
 
 
-def _value(cell: Any, *, is_text: int) -> Any:
-    if not is_text:
+def lenient(value: Any) -> str:
+    """Returns a text in which what is not UTF-8 stands for itself: good for comparing and showing, not for SQL."""
+    return value[0].decode(errors="surrogateescape") if is_raw(value) else str(value)
+
+
+def _value(cell: Any, probe: bytes | None) -> Any:
+    if probe is None:
         return cell
+    encoding = _ENCODINGS.get(probe)
+    if encoding is not None:
+        cell = cell.decode(encoding, "surrogatepass").encode("utf-8", "surrogatepass")
     try:
         return cell.decode()
     except UnicodeDecodeError:

@@ -73,7 +73,7 @@ def take_out(db: Any) -> Removed:
 
 
 def _names(db: Any, kind: str, pattern: re.Pattern[str]) -> list[str]:
-    listing = "SELECT name FROM sqlite_schema WHERE type = ? ORDER BY name"
+    listing = "SELECT name FROM sqlite_schema WHERE type = ? AND name GLOB 'mycomesh_[a-z0-9_]*' ORDER BY name"
     return [name for (name,) in db.execute(listing, (kind,)).fetchall() if pattern.fullmatch(name)]
 
 

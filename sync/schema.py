@@ -18,6 +18,8 @@ from sync import codec
 from sync.batch import NAME_MAX
 from sync.identifiers import fold, quoted
 from sync.indexes import UniqueIndex, key_terms, unique_indexes
+from sync.rawtext import is_raw, lenient, raw_select, restored
+from sync.sqltext import readable
 
 __all__ = [
     "INTERNAL_PREFIX",
@@ -145,8 +147,12 @@ def user_tables(db: Any) -> tuple[list[str], list[tuple[str, str]]]:
     """Returns (ordinary tables, [(skipped name, why)]) of the main database, sorted by name."""
     tables: list[str] = []
     skipped: list[tuple[str, str]] = []
-    listing = "SELECT name, type FROM pragma_table_list WHERE schema = 'main' ORDER BY name"
-    for name, kind in db.execute(listing):
+    listing = f"SELECT {raw_select('name')}, type FROM pragma_table_list WHERE schema = 'main' ORDER BY name"
+    for *cells, kind in db.execute(listing).fetchall():
+        (name,) = restored(cells)
+        if is_raw(name):
+            skipped.append((name[0].decode(errors="replace"), "its name is not UTF-8"))
+            continue
         folded = fold(name)
         if folded.startswith(("sqlite_", INTERNAL_PREFIX)):
             continue
@@ -166,14 +172,24 @@ def read_table(db: Any, name: str) -> TableSpec:
     Raises:
         UnsupportedTable: rows of this table cannot be identified or compared.
     """
-    found = db.execute(
-        "SELECT l.wr, l.strict, s.sql FROM pragma_table_list l JOIN sqlite_schema s ON s.name = l.name AND s.type = 'table'"
-        " WHERE l.schema = 'main' AND l.name = ?",
-        (name,),
-    ).fetchone()
+    try:
+        return _read_table(db, name)
+    except UnicodeDecodeError:
+        raise UnsupportedTable("something in its definition, or in that of an index, is not UTF-8") from None
+
+
+def _read_table(db: Any, name: str) -> TableSpec:
+    listing = (
+        f"SELECT l.wr, l.strict, {raw_select('s.sql')} FROM pragma_table_list l"
+        " JOIN sqlite_schema s ON s.name = l.name AND s.type = 'table' WHERE l.schema = 'main' AND l.name = ?"
+    )
+    found = db.execute(listing, (name,)).fetchone()
     if found is None:
         raise UnsupportedTable("no such table")
-    without_rowid, strict, sql = bool(found[0]), bool(found[1]), str(found[2])
+    without_rowid, strict = bool(found[0]), bool(found[1])
+    sql = readable(restored(found[2:])[0])
+    if sql is None:
+        raise UnsupportedTable("its definition is not UTF-8")
     key_collation = key_terms(db, name)
     columns = _read_columns(db, name, key_collation or {}, strict=strict)
     _check_names(name, columns)
@@ -216,7 +232,9 @@ class FileSchema:
         version = self.version()
         if version != self._version:
             self._standing = {}
-            for kind, own, table, sql in self._db.execute("SELECT type, name, tbl_name, sql FROM sqlite_schema"):
+            columns = ", ".join(map(raw_select, ("name", "tbl_name", "sql")))
+            for kind, *cells in self._db.execute(f"SELECT type, {columns} FROM sqlite_schema").fetchall():
+                own, table, sql = map(lenient, restored(cells))
                 self._standing.setdefault(fold(table), []).append((kind, own, sql))
             self._version = version
             self._read = {folded: read for folded, read in self._read.items() if folded in self._standing}
@@ -248,7 +266,7 @@ def _check_names(table: str, columns: Sequence[Column]) -> None:
 def _check_writable(db: Any, table: str) -> None:
     """Has SQLite prepare a write: it needs every function and collation of the table's indexes and constraints."""
     try:  # not cached: an EXPLAIN that SQLite prepares again after a change of the schema has ended in a segmentation fault
-        db.execute(f"EXPLAIN INSERT INTO {quoted(table)} DEFAULT VALUES", can_cache=False).fetchall()
+        db.execute(f"EXPLAIN INSERT INTO {quoted(table)} DEFAULT VALUES", can_cache=False).close()
     except apsw.Error as error:
         raise UnsupportedTable(f"this node cannot write it: {error}") from error
 
@@ -298,8 +316,15 @@ def _canonical(value: Any, collation: str) -> Any:
     if type(value) is float and value.is_integer() and -(2.0**63) <= value < 2.0**63:
         return int(value)
     if type(value) is str:
-        if collation == "NOCASE":
-            return fold(value)
-        if collation == "RTRIM":
-            return value.rstrip(" ")
-    return value
+        return _collated(value.encode(), collation).decode() if collation != "BINARY" else value
+    return [_collated(value[0], collation)] if is_raw(value) else value
+
+
+def _collated(text: bytes, collation: str) -> bytes:
+    """Returns what stands for every text that SQLite's collation calls equal to this one."""
+    if collation == "RTRIM":
+        return text.rstrip(b" ")
+    if collation == "NOCASE":  # it looks no further than to a NUL, and then at the lengths
+        head, nul, tail = text.lower().partition(b"\0")
+        return head + nul + b"\0" * len(tail)
+    return text

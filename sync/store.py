@@ -8,6 +8,7 @@ transaction's fate. It must not know what tables mean.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import stat
 from collections.abc import Callable, Iterator
@@ -271,6 +272,11 @@ class Store:
             self._sites.append(site)
             self._places[site] = place
         return place
+
+    @functools.cached_property
+    def utf8(self) -> bool:
+        """True if the file encodes its text as UTF-8: others have no place for text that is broken in UTF-8."""
+        return bool(self.db.execute("PRAGMA encoding").fetchone()[0] == "UTF-8")
 
     def data_version(self) -> int:
         """Returns a number that changes when another connection has committed."""

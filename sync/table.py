@@ -12,8 +12,10 @@ import hashlib
 import itertools
 import json
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+import apsw
 
 from sync import codec
 from sync.changelog import ChangeLog, Leaf, unpack_mask
@@ -319,6 +321,7 @@ class Table:
 
         `conflict` is what SQLite does about them, whatever ON CONFLICT the table's own constraints ask for.
         """
+        self._check_text(values)
         columns = [column for column in self.spec.columns if column.folded in values]
         names = ", ".join(quoted(column.name) for column in columns)
         marks = ", ".join(mark(values[column.folded]) for column in columns)
@@ -334,9 +337,14 @@ class Table:
         found = self.where_values(row)
         if found is None or not values:
             return
+        self._check_text(values)
         settings = self._settings(tuple(values), tuple(map(mark, values.values())))
         parameters = (*map(bound, values.values()), *found[1])
         self.store.db.execute(f"{settings} WHERE {found[0]}", parameters)
+
+    def _check_text(self, values: Mapping[str, Any]) -> None:
+        if not self.store.utf8 and any(map(is_raw, values.values())):
+            raise apsw.ConstraintError("text that is not UTF-8 has no place in a file whose text is UTF-16")
 
     def _settings_of(self, names: tuple[str, ...], marks: tuple[str, ...]) -> str:
         by_name = {column.folded: quoted(column.name) for column in self.spec.columns}

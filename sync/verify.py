@@ -18,10 +18,10 @@ import apsw
 
 from sync.errors import DatabaseError
 from sync.identifiers import fold, quoted
+from sync.schema import user_tables
 
 __all__ = ["Difference", "TableComparison", "compare_files"]
 
-_INTERNAL = ("mycomesh_", "sqlite_")
 # What a row's values are shown as: enough to recognise it.
 SHOWN_CHARS = 80
 
@@ -74,6 +74,12 @@ def compare_files(first: Path, second: Path, *, shown_max: int) -> Iterator[Tabl
         try:
             for db in (left, right):
                 db.execute("BEGIN")  # every table of a file as it was at one moment
+            encodings = [db.execute("PRAGMA encoding").fetchone()[0] for db in (left, right)]
+            if encodings[0] != encodings[1]:
+                raise DatabaseError(
+                    f"{first} encodes its text as {encodings[0]} and {second} as {encodings[1]}: what each calls first differs;"
+                    " compare the hashes of 'mycomesh tables'"
+                )
             mine, theirs = _tables(left), _tables(right)
             for folded in sorted({*mine, *theirs}):
                 yield _compare(left, right, mine.get(folded), theirs.get(folded), shown_max)
@@ -99,9 +105,7 @@ def _open(path: Path) -> Any:
 
 def _tables(db: Any) -> dict[str, str]:
     """Returns user tables by folded name; virtual tables and what serves them are not replicated, and not compared."""
-    listing = "SELECT name FROM pragma_table_list WHERE schema = 'main' AND type = 'table' ORDER BY name"
-    names = [name for (name,) in db.execute(listing).fetchall() if not fold(name).startswith(_INTERNAL)]
-    return {fold(name): name for name in names}
+    return {fold(name): name for name in user_tables(db)[0]}
 
 
 def _compare(left: Any, right: Any, mine: str | None, theirs: str | None, shown_max: int) -> TableComparison:

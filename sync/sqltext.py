@@ -1,0 +1,33 @@
+"""The text of SQL in SQLite's catalogue: its tokens, and what of it can be told to others.
+
+Owns the one pattern that cuts SQL into pieces. What always holds: nothing is understood here beyond strings, names and comments.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from sync.rawtext import lenient
+
+__all__ = ["COMMENTS", "TOKEN", "readable"]
+
+# Strings, quoted names, comments; what is left are words, brackets and commas.
+TOKEN = re.compile(
+    r"""'(?:[^']|'')*' | "(?:[^"]|"")*" | `(?:[^`]|``)*` | \[[^\]]*\]
+    | --[^\n]* | /\*.*?(?:\*/|\Z) | [(),] | [^\s(),'"`\[]+ | \s+ | .""",
+    re.VERBOSE | re.DOTALL,
+)
+COMMENTS = ("--", "/*")
+
+
+def readable(sql: Any) -> str | None:
+    """Returns SQL as it was read with `rawtext`, without its comments if these are not UTF-8; None if more of it is not."""
+    if type(sql) is str:
+        return sql
+    text = "".join(" " if piece.startswith(COMMENTS) else piece for piece in TOKEN.findall(lenient(sql)))
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return None
+    return text
