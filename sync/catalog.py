@@ -204,6 +204,7 @@ class Catalog:
             try:
                 spec = self.spec(mesh, name)
             except UnsupportedTable as reason:
+                self.forget(mesh)
                 self.notes[mesh] = f"not replicated: {reason}"
                 continue
             known = self.tables.get(mesh)

@@ -34,6 +34,8 @@ __all__ = [
 ]
 
 INTERNAL_PREFIX = "mycomesh_"
+# Columns, those of the key twice: SQLite gives 2,000 in one result, and text that is not UTF-8 takes two for each.
+COLUMNS_READ_MAX = 900
 _ROWID_NAMES = ("rowid", "_rowid_", "oid")
 _COLLATIONS = ("BINARY", "NOCASE", "RTRIM")
 
@@ -193,8 +195,12 @@ def _read_table(db: Any, name: str) -> TableSpec:
     key_collation = key_terms(db, name)
     columns = _read_columns(db, name, key_collation or {}, strict=strict)
     _check_names(name, columns)
-    _check_writable(db, name)
     key = tuple(sorted((column for column in columns if column.key), key=lambda column: column.key))
+    if len(columns) + len(key) > COLUMNS_READ_MAX:
+        raise UnsupportedTable(
+            f"it has {len(columns)} columns; at most {COLUMNS_READ_MAX} travel, those of a key count twice"
+        )
+    _check_writable(db, name)
     kind = _key_kind(key, without_rowid=without_rowid, indexed=key_collation is not None)
     names = {column.folded for column in columns}
     rowid = "" if without_rowid else next((alias for alias in _ROWID_NAMES if alias not in names), "")

@@ -128,3 +128,46 @@ def test_a_table_that_cannot_travel_is_left_alone_and_said(pair, ddl, why):
     (note,) = [table.note for table in one.replica.status().tables if table.name == "t"]
     assert why in note
     one.sql("UPDATE t SET a = 2; DELETE FROM t")
+
+
+def columns(count, first=0):
+    return ", ".join(f"c{number} DEFAULT {number}" for number in range(first, count))
+
+
+@pytest.mark.parametrize(
+    "ddl",
+    [
+        f"CREATE TABLE t(id INTEGER PRIMARY KEY, {columns(898)})",
+        f"CREATE TABLE t({columns(900)})",
+        f"CREATE TABLE t(id INTEGER PRIMARY KEY, {columns(890)}, g AS (c1 || c2) UNIQUE)",
+        f"CREATE TABLE t(id, {columns(440)}, PRIMARY KEY(id, {', '.join(f'c{number}' for number in range(440))}))",
+    ],
+    ids=["rowid", "bag", "generated", "key"],
+)
+def test_the_widest_table_that_travels(pair, ddl):
+    one, two = pair
+    one.shell(f"{ddl}; INSERT INTO t(c1) VALUES('a'), ('b'); UPDATE t SET c3 = CAST(x'ff' AS TEXT) WHERE c1 = 'a';")
+    converge(pair)
+    two.shell("UPDATE t SET c1 = 'c', c439 = NULL WHERE c1 = 'b'; DELETE FROM t WHERE c1 = 'a';")
+    converge(pair)
+    assert_equal(one, two)
+    assert one.sql("SELECT c1, c439 FROM t") == [("c", None)]
+    assert one.scrub().found == two.scrub().found == 0
+
+
+def test_a_table_that_grows_too_wide_goes_on_at_home_and_is_told(pair):
+    one, two = pair
+    one.sql(f"CREATE TABLE t(id INTEGER PRIMARY KEY, {columns(899 - 1)}); CREATE TABLE other(x)")
+    converge(pair)
+    one.shell("ALTER TABLE t ADD COLUMN c898; ALTER TABLE t ADD COLUMN c899; INSERT INTO t(c899) VALUES(1);")
+    one.sql(f"CREATE TABLE huge({columns(2000)}); INSERT INTO huge(c0) VALUES(1); INSERT INTO other VALUES(1)")
+    converge(pair)
+    one.shell("UPDATE t SET c1 = 2; UPDATE huge SET c0 = 2;")
+    converge(pair)
+    notes = {table.name: table.note for table in one.replica.status().tables}
+    assert notes["t"].startswith("not replicated: it has 901 columns; at most 900 travel")
+    assert notes["huge"].startswith("not replicated: it has 2000 columns")
+    assert two.sql("SELECT x FROM other") == [(1,)]
+    one.close()
+    one.open()
+    assert one.sql("SELECT c1 FROM t") == [(2,)]
