@@ -7,13 +7,13 @@ know what facts say of tables.
 from __future__ import annotations
 
 from sync.capture import OP_INSERT, pending_name
+from sync.schema import SQL_MAX
 from sync.store import Store
 
 __all__ = ["INDEX", "SCHEMA_ID", "SCHEMA_TABLE", "TABLE", "Facts"]
 
 SCHEMA_TABLE = "mycomesh_schema"
 SCHEMA_ID = 1
-SQL_MAX = 65_536
 TABLE = "table"
 INDEX = "index"
 

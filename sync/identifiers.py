@@ -1,13 +1,20 @@
-"""Names in SQL: how SQLite compares them, and how they are written.
+"""Names in SQL: how SQLite compares them, how they are written, and which of them are ours.
 
-Owns nothing but these two. It must not know what is named.
+It must not know what is named.
 """
 
 from __future__ import annotations
 
 import functools
+import re
 
-__all__ = ["fold", "quoted"]
+__all__ = ["INTERNAL_PREFIX", "fold", "is_ours", "quoted"]
+
+INTERNAL_PREFIX = "mycomesh_"
+_TABLES = re.compile(
+    r"mycomesh_((pending|changes|runs)_\d+"
+    r"|meta|sites|replicated|names|vectors|collected|held|schema|conflicts|moved|parked|sweeps|status|peers|tables)"
+)
 
 _FOLD = {upper: upper + 32 for upper in range(ord("A"), ord("Z") + 1)}
 
@@ -16,6 +23,11 @@ _FOLD = {upper: upper + 32 for upper in range(ord("A"), ord("Z") + 1)}
 def fold(name: str) -> str:
     """Returns the name with ASCII letters lowered, as SQLite compares identifiers."""
     return name.translate(_FOLD)
+
+
+def is_ours(table: str) -> bool:
+    """True for the name of an internal table."""
+    return _TABLES.fullmatch(table) is not None
 
 
 def quoted(name: str) -> str:

@@ -18,10 +18,10 @@ from typing import Any
 import apsw
 
 from sync.errors import MigrationError
-from sync.identifiers import fold, quoted
+from sync.identifiers import INTERNAL_PREFIX, fold, quoted
 from sync.indexes import column_names
 from sync.rawtext import lenient, raw_select, restored
-from sync.schema import INTERNAL_PREFIX, user_tables
+from sync.schema import user_tables
 from sync.sqltext import readable
 
 __all__ = ["Alteration", "Plan", "run"]

@@ -11,8 +11,8 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from sync.identifiers import fold
-from sync.schema import INTERNAL_PREFIX, KeyKind, TableSpec
+from sync.identifiers import INTERNAL_PREFIX, fold
+from sync.schema import KeyKind, TableSpec
 
 __all__ = [
     "COUNTER",

@@ -7,27 +7,22 @@ crash leaves the file either as it was or free of us. It must not know meshes or
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sync.errors import ForeignFileError
-from sync.identifiers import quoted
-from sync.store import Store
+from sync.identifiers import is_ours, quoted
+from sync.store import Store, recognised
 
 __all__ = ["Removed", "forget", "take_out"]
 
 # Triggers and indexes before tables: to drop a table takes its indexes along.
-_OURS = (
-    ("trigger", re.compile(r"mycomesh_\d+_(insert|update|rekey|delete|evict_i|evict_u)")),
-    ("index", re.compile(r"mycomesh_\d+_keep")),
-    (
-        "table",
-        re.compile(
-            r"mycomesh_((pending|changes|runs)_\d+"
-            r"|meta|sites|replicated|names|vectors|collected|held|schema|conflicts|moved|parked|sweeps|status|peers|tables)"
-        ),
-    ),
+_OURS: tuple[tuple[str, Callable[[str], object]], ...] = (
+    ("trigger", re.compile(r"mycomesh_\d+_(insert|update|rekey|delete|evict_i|evict_u)").fullmatch),
+    ("index", re.compile(r"mycomesh_\d+_keep").fullmatch),
+    ("table", is_ours),
 )
 
 
@@ -53,7 +48,7 @@ def forget(path: Path) -> Removed:
     store = Store(str(path))
     try:
         with store.bare_transaction() as db:
-            if not any(_names(db, kind, pattern) for kind, pattern in _OURS):
+            if not recognised(db):
                 raise ForeignFileError(f"{path}: nothing of mycomesh is in it; check the path")
             return take_out(db)
     finally:
@@ -64,17 +59,17 @@ def take_out(db: Any) -> Removed:
     """Drops everything of ours; inside a transaction that writes nothing else."""
     conflicts, parked = (_rows(db, name) for name in ("mycomesh_conflicts", "mycomesh_parked"))
     counts = {}
-    for kind, pattern in _OURS:
-        names = _names(db, kind, pattern)
+    for kind, ours in _OURS:
+        names = _names(db, kind, ours)
         for name in names:
             db.execute(f"DROP {kind.upper()} {quoted(name)}")
         counts[kind] = len(names)
     return Removed(counts["trigger"], counts["table"], conflicts, parked)
 
 
-def _names(db: Any, kind: str, pattern: re.Pattern[str]) -> list[str]:
+def _names(db: Any, kind: str, ours: Callable[[str], object]) -> list[str]:
     listing = "SELECT name FROM sqlite_schema WHERE type = ? AND name GLOB 'mycomesh_[a-z0-9_]*' ORDER BY name"
-    return [name for (name,) in db.execute(listing, (kind,)).fetchall() if pattern.fullmatch(name)]
+    return [name for (name,) in db.execute(listing, (kind,)).fetchall() if ours(name)]
 
 
 def _rows(db: Any, table: str) -> int:

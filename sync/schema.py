@@ -16,13 +16,12 @@ import apsw
 
 from sync import codec
 from sync.batch import NAME_MAX
-from sync.identifiers import fold, quoted
+from sync.identifiers import INTERNAL_PREFIX, fold, is_ours, quoted
 from sync.indexes import UniqueIndex, key_terms, unique_indexes
 from sync.rawtext import is_raw, lenient, raw_select, restored
 from sync.sqltext import readable
 
 __all__ = [
-    "INTERNAL_PREFIX",
     "Column",
     "FileSchema",
     "KeyKind",
@@ -33,9 +32,9 @@ __all__ = [
     "user_tables",
 ]
 
-INTERNAL_PREFIX = "mycomesh_"
 # Columns, those of the key twice: SQLite gives 2,000 in one result, and text that is not UTF-8 takes two for each.
 COLUMNS_READ_MAX = 900
+SQL_MAX = 65_536  # characters of one definition: ten times what a table of fifty columns takes
 _ROWID_NAMES = ("rowid", "_rowid_", "oid")
 _COLLATIONS = ("BINARY", "NOCASE", "RTRIM")
 
@@ -156,6 +155,8 @@ def user_tables(db: Any) -> tuple[list[str], list[tuple[str, str]]]:
             skipped.append((name[0].decode(errors="replace"), "its name is not UTF-8"))
             continue
         folded = fold(name)
+        if folded.startswith(INTERNAL_PREFIX) and kind == "table" and not is_ours(folded):
+            skipped.append((name, f"names that begin with {INTERNAL_PREFIX} are the node's own; rename it"))
         if folded.startswith(("sqlite_", INTERNAL_PREFIX)):
             continue
         match kind:
@@ -192,6 +193,8 @@ def _read_table(db: Any, name: str) -> TableSpec:
     sql = readable(restored(found[2:])[0])
     if sql is None:
         raise UnsupportedTable("its definition is not UTF-8")
+    if len(sql) > SQL_MAX:
+        raise UnsupportedTable(f"its definition has {len(sql)} characters; at most {SQL_MAX} travel")
     key_collation = key_terms(db, name)
     columns = _read_columns(db, name, key_collation or {}, strict=strict)
     _check_names(name, columns)

@@ -18,9 +18,10 @@ from typing import Any, Protocol
 import apsw
 
 from sync.errors import DatabaseBusyError, DatabaseError, ForeignFileError
+from sync.identifiers import fold, is_ours
 from sync.stamp import Clock
 
-__all__ = ["BUSY_MS_MAX", "Enlisted", "Store"]
+__all__ = ["BUSY_MS_MAX", "Enlisted", "Store", "recognised"]
 
 FORMAT = 1
 # A commit of the application holds the lock for milliseconds; longer than this the caller tries again later.
@@ -215,7 +216,18 @@ class Store:
     # ---- persisted facts
 
     def create(self) -> None:
-        """Makes the internal tables where they are missing and reads what they hold; inside `transaction()`."""
+        """Makes the internal tables where they are missing and reads what they hold; inside `transaction()`.
+
+        Raises:
+            ForeignFileError: the application has a table of one of their names.
+        """
+        if not recognised(self.db):
+            listing = "SELECT name FROM sqlite_schema WHERE name LIKE 'mycomesh\\_%' ESCAPE '\\' ORDER BY name"
+            taken = [name for (name,) in self.db.execute(listing).fetchall() if is_ours(fold(name))]
+            if taken:
+                raise ForeignFileError(
+                    f"{self.path}: its table {taken[0]} has the name of one of the node's own; rename it"
+                )
         for statement in _SCHEMA.split(";\n"):
             if statement.strip():
                 self.db.execute(statement)
@@ -226,8 +238,8 @@ class Store:
     def _recognise(self) -> None:
         """Reads the facts of a file that must be a replica."""
         with _translated(self.path):
-            known = self.db.execute("SELECT 1 FROM sqlite_schema WHERE name = 'mycomesh_meta'").fetchone()
-        if known is None:
+            known = recognised(self.db)
+        if not known:
             raise ForeignFileError(f"{self.path}: no node has served this file yet; check the path")
         self._recall()
 
@@ -282,6 +294,12 @@ class Store:
         """Returns a number that changes when another connection has committed."""
         # The pragma looks into the file; the file control of the same name only into this connection's cache.
         return int(self.db.execute("PRAGMA data_version").fetchone()[0])
+
+
+def recognised(db: Any) -> bool:
+    """True if a file has been a replica: its table of facts is there, and is ours."""
+    columns = db.execute("SELECT name FROM pragma_table_info('mycomesh_meta') ORDER BY cid").fetchall()
+    return bool(columns == [("name",), ("value",)])
 
 
 @contextlib.contextmanager

@@ -67,3 +67,24 @@ def test_a_file_without_anything_of_ours_is_refused_and_stays_as_it_is(tmp_path,
         forget(tmp_path / name)
     assert (tmp_path / "strange.db").read_bytes() == before
     assert not (tmp_path / "missing.db").exists()
+
+
+@pytest.mark.parametrize("name", ["mycomesh_peers", "MycoMesh_Meta", "mycomesh_changes_2"])
+def test_a_file_whose_application_has_a_table_of_our_name_is_refused_and_never_dropped(tmp_path, name):
+    shell(tmp_path / "0.db", f"CREATE TABLE {name}(a); INSERT INTO {name} VALUES(1); CREATE TABLE t(a);")
+    before = shell(tmp_path / "0.db", ".dump")
+    with pytest.raises(ForeignFileError, match="has the name of one of the node's own; rename it"):
+        Peer(tmp_path / "0.db", 0)
+    with pytest.raises(ForeignFileError, match="nothing of mycomesh is in it"):
+        forget(tmp_path / "0.db")
+    assert shell(tmp_path / "0.db", ".dump") == before
+
+
+def test_a_table_whose_name_begins_like_ours_stays_at_home_and_is_told(tmp_path):
+    peer = Peer(tmp_path / "0.db", 0)
+    peer.shell(LIKE_OURS)
+    peer.drain()
+    notes = {table.name: table.note for table in peer.replica.status().tables}
+    assert notes["mycomesh_notes"].startswith("not replicated: names that begin with mycomesh_ are the node's own")
+    assert notes["plain"] == ""
+    peer.close()
