@@ -7,6 +7,7 @@ __all__ = [
     "DatabaseBusyError",
     "DatabaseError",
     "DecodeError",
+    "FileReplacedError",
     "ForeignFileError",
     "MigrationError",
     "MisfitError",
@@ -31,6 +32,12 @@ class DatabaseBusyError(DatabaseError):
     """Another connection holds the write lock. Nothing was changed; the same call may succeed later."""
 
     code = "database.busy"
+
+
+class FileReplacedError(DatabaseError):
+    """The content of the file is not what this connection left: a backup was put back under it. Open it again."""
+
+    code = "database.replaced"
 
 
 class ForeignFileError(DatabaseError):

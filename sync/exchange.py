@@ -22,6 +22,7 @@ from sync.events import (
     BatchReceived,
     CommitSeen,
     CompareRequested,
+    DropLink,
     Event,
     LinkClosed,
     LinkOpened,
@@ -171,6 +172,10 @@ class Exchange:
                 )
             )
         return tuple(result)
+
+    def farewell(self, reason: str) -> list[Action]:
+        """Returns what ends every link: another exchange goes on with what the file holds."""
+        return [DropLink(number, reason) for number in sorted(self._links)]
 
     # ---- links
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from sync import message as wire
 from sync.audit import Audit
 from sync.config import ExchangeConfig
-from sync.errors import DatabaseBusyError, MisfitError
+from sync.errors import DatabaseBusyError, DatabaseError, MisfitError
 from sync.replica import Applied, Replica
 from sync.turn import Turn
 from sync.vector import Vector
@@ -233,6 +233,9 @@ class Fetching:
         except DatabaseBusyError:
             current.failed = True
             return None
+        except DatabaseError:
+            current.failed = True  # what was not applied is not covered, whatever else the round brings
+            raise
         except MisfitError as error:  # an honest peer learns over this very link what the table's definition is
             applied = Applied(misfit=str(error))
         turn.publish(applied.published)

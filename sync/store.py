@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 import apsw
 
-from sync.errors import DatabaseBusyError, DatabaseError, ForeignFileError
+from sync.errors import DatabaseBusyError, DatabaseError, FileReplacedError, ForeignFileError
 from sync.identifiers import fold, is_ours
 from sync.stamp import Clock
 
@@ -92,6 +92,9 @@ class Store:
         self.holding: Callable[[bool], None] = lambda _: None  # told when the write lock is taken, and when it is free
         self.syncs = 0  # commits that were on the disk before `transaction()` ended
         self.clock = Clock()
+        self._left: tuple[Any, Any] | None = (
+            None  # what the last commit left in the file: the clock, and which commit it was
+        )
         # Typed Any: rows come out of SQLite as whatever was stored, and each reader knows its own SELECT.
         self.db: Any = _open_read_only(path) if read_only else _open(path)
         if read_only:
@@ -121,6 +124,8 @@ class Store:
 
         Raises:
             DatabaseBusyError: another connection kept the write lock for `BUSY_MS_MAX`; nothing was changed.
+            DatabaseError: the disk is full, or the like; nothing was changed.
+            FileReplacedError: a backup was put back under this connection; nothing was changed.
         """
         with _translated(self.path):
             self.db.execute("BEGIN IMMEDIATE")
@@ -128,9 +133,12 @@ class Store:
         clock = self.clock.last
         sites = len(self._sites)
         try:
-            yield self.db
-            self.meta_set("clock", self.clock.last)
             with _translated(self.path):
+                self._check_same()
+                yield self.db
+                left = self.clock.last, 1 if self._left is None else self._left[1] + 1
+                self.meta_set("clock", left[0])
+                self.meta_set("commits", left[1])
                 self.db.execute("COMMIT")
             self.holding(False)
         except BaseException:
@@ -145,12 +153,24 @@ class Store:
             for member in self._enlisted:
                 member.rolled_back()
             raise
+        self._left = left
         if self._durable:
             self._sync()
         for member in self._enlisted:
             member.committed()
         if self._wal_pages > WAL_PAGES_MAX:
             self.checkpoint()
+
+    def _check_same(self) -> None:
+        """What is kept in memory mirrors the file as this connection left it."""
+        if self._left is None:
+            return
+        try:
+            found = self.meta("clock"), self.meta("commits")
+        except apsw.SQLError:  # no such table
+            found = None, None
+        if found != self._left:
+            raise FileReplacedError(f"{self.path}: another content was put in its place while it was served")
 
     @contextlib.contextmanager
     def bare_transaction(self) -> Iterator[Any]:
@@ -190,6 +210,7 @@ class Store:
         with _translated(self.path):
             self.db.execute("BEGIN")
         try:
+            self._check_same()
             yield self.db
         finally:
             if self.db.in_transaction:
@@ -250,6 +271,8 @@ class Store:
                 f"{self.path}: made by another version of mycomesh (format {found}); update this node"
             )
         self.clock.last = self.meta("clock") or 0
+        commits = self.meta("commits")
+        self._left = None if commits is None else (self.clock.last, commits)
         self._sites = [site for (site,) in self.db.execute("SELECT site FROM mycomesh_sites ORDER BY place")]
         self._places = {site: place for place, site in enumerate(self._sites)}
 

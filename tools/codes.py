@@ -122,6 +122,12 @@ _DATABASE = (
         "end that transaction (COMMIT or ROLLBACK); the node tries again by itself",
     ),
     Code(
+        "database.replaced",
+        "a backup was put back while the node served the file",
+        "sqlite3's .restore, or a program that uses SQLite's backup API, wrote another content into the file; the node opens it"
+        " again: its peers bring what it lacks, and what is new in it goes to them",
+    ),
+    Code(
         "database.foreign",
         "the file belongs to another mesh or another version, or to none",
         "it carries the internal tables of another mesh or of a later format, or none where they are needed",

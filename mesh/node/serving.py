@@ -275,6 +275,9 @@ class ServingNode:
         return self._exchange.replica
 
     def _opened(self, file: Path, identity: Identity, config: NodeConfig) -> Exchange:
+        if self._exchange is not None:  # another content was put in the file's place
+            self._note()
+            self._replica.close()
         replica = Replica.open(
             str(file),
             node_id=identity.node_id,

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from mesh.node.errors import NodeError
-from sync.errors import SyncError
+from sync.errors import FileReplacedError, SyncError
 from sync.events import (
     Action,
     BatchReceived,
@@ -40,6 +40,8 @@ BACKLOG_BYTES_MAX = 64 * 1024 * 1024
 # After the file refused an event (disk full, a lock held for seconds) its deadline may stay in the past: without a
 # pause the thread would spin on it. One second is what the safety check of an idle file takes anyway.
 REFUSED_PAUSE_MS = 1_000
+# A disk that stays full is no news every second.
+REFUSED_TELL_MS = 60_000
 # An application that waits for the write lock looks for it now and then: after so much work, in one event or in several,
 # comes a moment in which the lock is free, and after more work a longer one, for who has missed the first (ADR 0012).
 HELD_MS, FREE_S = 5, 0.001
@@ -59,6 +61,10 @@ class ExchangeMachine(Protocol):
 
     def next_deadline(self) -> int | None:
         """Return the monotonic millisecond at which `TimerFired` is due, or None."""
+        ...
+
+    def farewell(self, reason: str) -> list[Action]:
+        """Return what ends every link."""
         ...
 
 
@@ -112,10 +118,12 @@ class _Breaks:
 
 @dataclass(slots=True)
 class _Timer:
-    """How the deadline shares the thread with the queues."""
+    """How the deadline shares the thread with the queues, and what was said of a file that refuses."""
 
     ran: bool = False
     paused_until: int = 0
+    told: str = ""
+    told_until: int = 0
 
 
 class SqlThread:
@@ -260,13 +268,25 @@ class SqlThread:
         now_ms, wall_ms = self._clock()
         try:
             actions = self._exchange.handle(event, now_ms, wall_ms)
+        except FileReplacedError as error:
+            # A backup put back under a running node is what it is under a stopped one.
+            text = f"{error}; the node goes on with what is there"
+            actions = [*self._exchange.farewell("begins anew"), Notice("database.replaced", text, {}, "warning")]
+            self._exchange = self._open()
         except SyncError as error:
             # The file refused (disk full, another program holds the lock): the event is void, rounds repeat its work.
             self._timer.paused_until = now_ms + REFUSED_PAUSE_MS
-            actions = [Notice("database.refused", str(error), {"event": type(event).__name__}, "warning")]
+            actions = self._refused(str(error), event, now_ms)
         if actions:
             self._report(Acted(actions))
         self.breathe()
+
+    def _refused(self, text: str, event: Event, now_ms: int) -> list[Action]:
+        """Say why the file refused an event; the same again only after a while."""
+        if text == self._timer.told and now_ms < self._timer.told_until:
+            return []
+        self._timer.told, self._timer.told_until = text, now_ms + REFUSED_TELL_MS
+        return [Notice("database.refused", text, {"event": type(event).__name__}, "warning")]
 
     def _finish(self, job: _Job) -> bool:
         """Run a job and hand its outcome back; say whether the thread ends."""

@@ -338,6 +338,23 @@ def refused(one, *words, code=1):
     return done.stderr
 
 
+def test_a_backup_put_back_while_the_node_serves_loses_nothing(pair):
+    alpha, bravo = pair
+    alpha.sql(CREATE + INSERT)
+    bravo.shows("SELECT count(*) FROM drones;", "1\n")
+    backup = alpha.dir / "backup.db"
+    alpha.sql(f"VACUUM INTO '{backup}'")
+    alpha.sql(INSERT)
+    bravo.shows("SELECT count(*) FROM drones;", "2\n")
+    subprocess.run([SQLITE, str(alpha.file), "-cmd", ".timeout 5000", f".restore {backup}"], check=True)
+    alpha.sql(INSERT)
+    for one in pair:
+        one.shows("SELECT count(*) FROM drones;", "3\n")
+    assert "[database.replaced]" in alpha.said()
+    alpha.sql("INSERT INTO humvees(humvee_id) VALUES(1);")
+    bravo.shows("SELECT humvee_id FROM humvees;", "1\n")
+
+
 def test_up_without_a_mesh_says_what_to_run(machine):
     alpha = machine("alpha")
     line = refused(alpha)

@@ -10,7 +10,7 @@ import pytest
 from mesh.node import sqlthread
 from mesh.node.errors import NodeError
 from mesh.node.sqlthread import Acted, Broken, SqlThread
-from sync.errors import DatabaseError
+from sync.errors import DatabaseError, FileReplacedError
 from sync.events import (
     BatchReceived,
     CommitSeen,
@@ -50,6 +50,9 @@ class RecordingExchange:
 
     def next_deadline(self):
         return self.deadline
+
+    def farewell(self, reason):
+        return [DropLink(1, reason)]
 
 
 @pytest.fixture
@@ -200,6 +203,42 @@ def test_a_file_that_refuses_is_said_and_the_node_goes_on(sql, exchange, reports
     assert notice == Notice("database.refused", "disk full", {"event": "CommitSeen"}, "warning")
     sql.submit(MessageReceived(1, b"next"))
     assert isinstance(reports.get(timeout=WAIT_S).actions[0], Publish)
+
+
+def test_what_stays_refused_is_said_once_in_a_while(exchange, reports):
+    now = [0]
+    thread = SqlThread(lambda: exchange, reports.put, lambda: (now[0], 0))
+    thread.start().result(WAIT_S)
+
+    def said(text):
+        exchange.error = DatabaseError(text)
+        thread.submit(CommitSeen())
+        thread.call(lambda: None).result(WAIT_S)
+        return [] if reports.empty() else [notice.text for notice in reports.get().actions]
+
+    assert said("disk full") == ["disk full"]
+    assert said("disk full") == []
+    assert said("locked") == ["locked"]
+    assert said("disk full") == ["disk full"]
+    now[0] = sqlthread.REFUSED_TELL_MS
+    assert said("disk full") == ["disk full"]
+    thread.stop(lambda: None).result(WAIT_S)
+
+
+def test_a_file_that_holds_another_content_is_opened_again(reports):
+    first, second = RecordingExchange(), RecordingExchange()
+    opened = iter([first, second])
+    thread = SqlThread(lambda: next(opened), reports.put, lambda: (0, 0))
+    thread.start().result(WAIT_S)
+    first.error = FileReplacedError("another content")
+    thread.submit(CommitSeen())
+    drop, notice = reports.get(timeout=WAIT_S).actions
+    assert drop == DropLink(1, "begins anew")
+    assert notice.event == "database.replaced"
+    thread.submit(CommitSeen())
+    reports.get(timeout=WAIT_S)
+    assert second.seen == [CommitSeen()]
+    thread.stop(lambda: None).result(WAIT_S)
 
 
 def test_after_a_refusal_a_past_deadline_does_not_spin(exchange, reports):

@@ -25,6 +25,7 @@ class Peer:
         self.config = config or ReplicaConfig()
         self.node_id = bytes([number + 1]) * 16
         self.drawn = 0
+        self.recalled = None  # clocks that were noted outside the file
         self.published = []  # by a scrub, for the next `drain` to return
         self.app = None
         self.replica = None
@@ -37,6 +38,7 @@ class Peer:
             mesh_key=MESH_KEY,
             entropy=self._entropy,
             config=self.config,
+            recalled=self.recalled,
         )
         self.app = apsw.Connection(str(self.path))
         self.app.set_busy_timeout(2_000)
