@@ -20,6 +20,7 @@ from sync.counter import counted, hold_births, hold_registers, unseen
 from sync.identifiers import quoted
 from sync.keep_both import to_settle
 from sync.lattice import EXISTENCE, join
+from sync.portions import CHANGE_BYTES_MAX, oversized, portions, weight
 from sync.rawtext import raw_select, restored
 from sync.rows import RowView, differing, encode_prior, prior_to_wire, priors_of, shrink
 from sync.schema import KeyKind, encode_key
@@ -70,12 +71,12 @@ def drain_table(table: Table, place: int, wall_ms: int, room: int = CHUNK_ROWS_M
     run = _drain_run(table, place, wall_ms, room)
     if run is not None:
         groups, last, more = run
-        weight = len(groups[0].hlcs)
+        taken = len(groups[0].hlcs)
     else:
         try:
-            rows, last, more, weight = _read_pending(table, wall_ms, room)
+            rows, last, more, taken = _read_pending(table, wall_ms, room)
         except UnicodeDecodeError:
-            rows, last, more, weight = _read_pending(table, wall_ms, room, raw=True)
+            rows, last, more, taken = _read_pending(table, wall_ms, room, raw=True)
         if not rows:
             table.unread = False
             return Drained(None, more=False)
@@ -88,11 +89,11 @@ def drain_table(table: Table, place: int, wall_ms: int, room: int = CHUNK_ROWS_M
         table.store.db.execute(f"DELETE FROM {log}")
         table.unread = False
     if not groups:
-        return Drained(None, more, weight)
+        return Drained(None, more, taken)
     site = table.store.site(place)
     upto = table.store.clock.last
     table.cover(site, after, upto)
-    return Drained(Section(table.spec.folded, [(site, after, upto)], groups), more, weight)
+    return Drained(Section(table.spec.folded, [(site, after, upto)], groups), more, taken)
 
 
 # ---- the common case: rows inserted one after the other, untouched since
@@ -131,7 +132,9 @@ def _drain_run(table: Table, place: int, wall_ms: int, room: int) -> tuple[list[
             size += len(encoded[-1])
     except UnicodeDecodeError:
         return None
-    if not values or table.log.any_row_between(first, first + len(values) - 1):
+    if not values or max(map(len, encoded)) > CHANGE_BYTES_MAX:
+        return None
+    if table.log.any_row_between(first, first + len(values) - 1):
         return None
     tick = table.store.clock.tick
     hlcs: list[int] = []
@@ -173,9 +176,9 @@ def _read_pending(
     first_key = 2 + len(words)
     first_value = first_key + len(key_names(table.spec)) + 1
     more = False
-    weight = 0
+    taken = 0
     for record in _pending_records(table, words, room, raw=raw):
-        if weight >= room or size > CHUNK_BYTES_MAX:
+        if taken >= room or size > CHUNK_BYTES_MAX:
             more = True
             break
         last, at, what = record[0], record[1], record[2]
@@ -188,7 +191,7 @@ def _read_pending(
         if keyed and values is None and isinstance(row, int):
             found = table.read(row)  # a NULL in the key: the join cannot find it
             values = None if found is None else tuple(found.values())
-        weight += 1 if what == OP_INSERT else EDIT_WEIGHT
+        taken += 1 if what == OP_INSERT else EDIT_WEIGHT
         touched = rows.get(row)
         if touched is None:
             touched = rows[row] = _Touched(0, False, False, False, 0, values)
@@ -206,7 +209,7 @@ def _read_pending(
                 mask |= (record[2 + number] or 0) << (WORD_BITS * number)  # NULL: logged by no trigger
             touched.mask |= mask
             touched.silent |= not mask
-    return rows, last, more, weight
+    return rows, last, more, taken
 
 
 def _captured_ms(at: Any, wall_ms: int) -> int:
@@ -252,13 +255,15 @@ def _pending_sql(table: Table, words: list[str], *, raw: bool) -> str:
 
 
 def _weight(values: tuple[Any, ...]) -> int:
-    return sum(len(value) for value in values if type(value) in (str, bytes)) + 8 * len(values)
+    return sum(map(weight, values))
 
 
 def _all_new(table: Table, rows: dict[Row, _Touched]) -> bool:
     """True if every row was inserted, is there, and is not known to the change log."""
     for touched in rows.values():
         if not touched.inserted or touched.deleted or touched.values is None:
+            return False
+        if 4 * _weight(touched.values) > CHANGE_BYTES_MAX:  # characters may take four bytes each
             return False
     numbers = [row for row in rows if isinstance(row, int)]
     if len(numbers) == len(rows):
@@ -283,6 +288,7 @@ def _drain_rows(table: Table, place: int, rows: dict[Row, _Touched]) -> list[Gro
         present = None if touched.values is None else dict(zip(table.known, touched.values, strict=True))
         view = RowView(table, row, present, leaves[row], holds=holds)
         by_birth = isinstance(row, int) and table.spec.kind is not KeyKind.ROWID
+        stays = _staying(view, touched)
         # Where a row is inserted the one before has gone, by a REPLACE too, which fires no delete trigger.
         replaced = by_birth and view.visible and touched.inserted
         if view.visible and (present is None or replaced):
@@ -293,21 +299,43 @@ def _drain_rows(table: Table, place: int, rows: dict[Row, _Touched]) -> list[Gro
         if present is None:
             continue
         if touched.inserted or not view.visible:
-            _change(table, place, view, touched, Kind.BIRTH, table.known_mask | EXISTENCE, groups)
+            _change_in_portions(table, place, view, touched, (table.known_mask | EXISTENCE) & ~stays, groups)
             continue
-        mask = touched.mask & table.known_mask
+        mask = touched.mask & table.known_mask & ~stays
         if touched.silent:
-            mask |= differing(view) | (table.known_mask & ~table.captured_mask)
+            mask |= (differing(view) | (table.known_mask & ~table.captured_mask)) & ~stays
         if table.counters:
             mask = counted(view, place, mask, silent=touched.silent)
         if table.spec.id_column:
             mask |= to_settle(view, place)
         if mask:
-            _change(table, place, view, touched, Kind.UPDATE, mask, groups)
+            _change_in_portions(table, place, view, touched, mask, groups)
     for group in groups.values():
         if group.priors is not None and not any(group.priors):
             group.priors = None
     return list(groups.values())
+
+
+def _staying(view: RowView, touched: _Touched) -> int:
+    """Returns the columns whose values are too large to travel. Where an entry owns one, the row is told anew without it."""
+    if view.present is None or 4 * _weight(touched.values or ()) <= CHANGE_BYTES_MAX:
+        return 0
+    stays = oversized(view.table, view.present)
+    view.table.staying |= frozenset(view.table.columns_of(stays))
+    touched.inserted = touched.inserted or any(entry.mask & stays for entry in view.entries)
+    return stays
+
+
+def _change_in_portions(
+    table: Table, place: int, view: RowView, touched: _Touched, mask: int, groups: dict[tuple[Kind, int], Group]
+) -> None:
+    """Stamps a birth or an update, as several changes where one could not be sent."""
+    kind = Kind.BIRTH if mask & EXISTENCE else Kind.UPDATE
+    heavy = 4 * _weight(touched.values or ()) > CHANGE_BYTES_MAX
+    first, *more = portions(table, mask, view.present or {}) if heavy else [mask]
+    _change(table, place, view, touched, kind, first, groups)
+    for part in more:
+        _change(table, place, RowView.read(table, view.row), touched, Kind.UPDATE, part, groups)
 
 
 def _note_unseen(view: RowView, key: Any, stamp: tuple[int, bytes], masks: list[int]) -> None:

@@ -11,12 +11,13 @@ import json
 from collections.abc import Callable, Iterable
 
 from sync import sweep
-from sync.batch import Bundle, Section
+from sync.batch import BUNDLE_BYTES_MAX, Bundle, Section
 from sync.capture import pending_name
 from sync.catalog import ADOPTED_MAX, SCHEMA_TABLE, Catalog
 from sync.copies import Life
 from sync.drain import CHUNK_ROWS_MAX, EDIT_WEIGHT, Drained, drain_table
 from sync.keep_both import in_form
+from sync.portions import CHANGE_BYTES_MAX
 from sync.showing import Showing
 from sync.store import Store
 from sync.table import Table
@@ -161,14 +162,19 @@ class Intake:
         if not more:
             more = self.settle()
         sections.sort(key=lambda section: section.table != SCHEMA_TABLE)  # definitions before rows
-        if sections:
-            self._store.durable()
-        return ([Bundle(sections).encode()] if sections else []), more
+        if not sections:
+            return [], more
+        self._store.durable()
+        bundle = Bundle(sections).encode()
+        return [bundle] if len(bundle) <= BUNDLE_BYTES_MAX else [], more  # what is larger comes by rounds, in pieces
 
     def _took(self, table: Table, drained: Drained, sections: list[Section]) -> int:
         if drained.section is not None:
             sections.append(drained.section)
             self._showing.again(table)
+        for column in sorted(table.staying):
+            note = f"column {column!r} has values of more than {CHANGE_BYTES_MAX >> 20} MiB: they stay on this node"
+            self._catalog.notes.setdefault(table.spec.folded, note)
         return drained.weight
 
     def drainer(self, wall_ms: int, sections: list[Section]) -> Callable[[Table], bool]:

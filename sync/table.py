@@ -78,6 +78,7 @@ class Table:
         self.converting: frozenset[str] = (
             frozenset()
         )  # columns whose affinity is not the mesh's: they may change a value
+        self.staying: frozenset[str] = frozenset()  # columns some of whose values were too large to be told
         self.dropped: frozenset[str] = frozenset()  # columns that the mesh has dropped: no entry owns them
         self.unread = False  # whether rows wait in the pending log that no program has logged
         self.uncovered = False  # coverage was forgotten since a round was asked for: what that brings is not all

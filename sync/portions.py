@@ -1,0 +1,50 @@
+"""Portions: a row that is too large for one message travels as several changes; a value that is too large for any stays here.
+
+Owns how much one change may hold. What always holds: every change that is stamped can be sent, so that no row keeps others from
+coming after it. It must not know messages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sync.lattice import EXISTENCE
+from sync.table import Table
+
+__all__ = ["CHANGE_BYTES_MAX", "oversized", "portions", "weight"]
+
+# A change is sent with what its chunk holds already, about a MiB; a bundle takes 24 MiB.
+CHANGE_BYTES_MAX = 20 << 20
+
+
+def weight(value: Any) -> int:
+    """Returns about how many bytes a value takes."""
+    return len(value) if type(value) in (str, bytes) else 8
+
+
+def oversized(table: Table, present: Mapping[str, Any]) -> int:
+    """Returns the mask of columns whose values are too large to travel."""
+    keys = {column.folded for column in table.spec.key}
+    return table.mask_of(
+        [name for name, value in present.items() if _bytes(value) > CHANGE_BYTES_MAX and name not in keys]
+    )
+
+
+def portions(table: Table, mask: int, present: Mapping[str, Any]) -> list[int]:
+    """Returns masks of so many changes that each can be sent; the first holds the key and what is small."""
+    keys = {column.folded for column in table.spec.key}
+    names = table.columns_of(mask & ~EXISTENCE)
+    parts, room = [mask & EXISTENCE], CHANGE_BYTES_MAX
+    for name in sorted(names, key=lambda name: (name not in keys, _bytes(present[name]), name)):
+        size = _bytes(present[name])
+        if size > room:
+            parts.append(0)
+            room = CHANGE_BYTES_MAX
+        parts[-1] |= 1 << table.bits[name]
+        room -= size
+    return [part for part in parts if part]
+
+
+def _bytes(value: Any) -> int:
+    return len(value.encode()) if type(value) is str else sum(map(len, value)) if type(value) is list else weight(value)
