@@ -32,7 +32,8 @@ class MeshConfig:
     view_min, view_max: links of a partial view: dials below the first, lets one go above the second.
     queue_bytes_max: unsent bytes of one link before it is given up. A fresh batch and a chunk of a catch-up, both of the
         largest size (25 MiB), and the catch-up's window must fit, or a table of large blobs could never catch up.
-    behind_bytes: unsent bytes above which a link gets no fresh batches: they come cheaper with the catch-up.
+    behind_bytes: unsent bytes above which a link gets no fresh batches: they come cheaper with the catch-up. Urgent ones are
+        held back only by as many bytes of their own.
     ready_bytes: unsent bytes below which a link has room again.
     versions: of the protocol that are spoken; fewer than the program can hold a node back while a mesh is upgraded.
     """

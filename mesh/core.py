@@ -478,16 +478,14 @@ class MeshCore:
             self._press(link, turn)
 
     def _press(self, link: Link, turn: Turn) -> None:
-        """Watch what waits on a link: congested links get no batches, and drained ones are announced."""
-        config = self._house.config
-        queued = link.session.outbox.queued
-        if queued >= config.ready_bytes:
+        """Watch what waits on a link: congested links get urgent batches alone, and drained ones are announced."""
+        config, outbox = self._house.config, link.session.outbox
+        if outbox.queued >= config.ready_bytes:
             link.backlog = True
-            if queued > config.behind_bytes and not link.congested:
-                link.congested = True
-                self._overlay.gossip.congested(link.conn)
+            if outbox.queued > config.behind_bytes:
+                self._overlay.gossip.congested(link.conn, urgent=outbox.urgent > config.behind_bytes)
         elif link.backlog:
-            link.backlog = link.congested = False
+            link.backlog = False
             self._overlay.gossip.drained(link.conn)
             turn.do(LinkReady(link.conn))
 

@@ -2,7 +2,7 @@
 
 Owns who pushes what on which link: eager links get whole batches, lazy ones ids; a duplicate prunes, a missing batch
 grafts. What always holds: a batch is offered once (`first`), relayed at most once on each link, and every table here is
-bounded; a congested link gets nothing until it has drained, for what it misses the application's catch-up brings.
+bounded; a congested link gets only what is urgent until it has drained: what else it misses the catch-up brings.
 Must not know: signatures, sessions, members; its owner verifies a batch before `accept`.
 
 Trees: a batch that its origin pushed on all of its links (`direct`, while the mesh is small) spreads on a tree of that
@@ -108,7 +108,7 @@ class Gossip:
         self._rng = rng
         self._limits = limits
         self._links: dict[int, None] = {}
-        self._behind: dict[int, None] = {}
+        self._behind: dict[int, bool] = {}  # congested links; True: what is urgent waits there too
         self._trees: OrderedDict[bytes, _Tree] = OrderedDict()
         self._seen: OrderedDict[bytes, None] = OrderedDict()
         self._kept: OrderedDict[bytes, Batch] = OrderedDict()
@@ -140,10 +140,10 @@ class Gossip:
                 if not missing.links:
                     del self._missing[batch_id]
 
-    def congested(self, link: int) -> None:
-        """Nothing more for this link until `drained`."""
+    def congested(self, link: int, *, urgent: bool) -> None:
+        """Nothing more for this link until `drained`, but for urgent batches unless `urgent`: too many of them wait."""
         if link in self._links:
-            self._behind[link] = None
+            self._behind[link] = urgent
 
     def drained(self, link: int) -> None:
         """The link has room again."""
@@ -189,7 +189,7 @@ class Gossip:
             case Graft(tree, ids):
                 self._tree(tree).lazy.pop(link, None)
                 kept = (self._kept.get(batch_id) for batch_id in ids)
-                return [Send(link, batch) for batch in kept if batch is not None and link not in self._behind]
+                return [Send(link, batch) for batch in kept if batch is not None and not self._waits(link, batch)]
             case Prune(tree):
                 if link in self._links:
                     self._tree(tree).lazy[link] = None
@@ -246,7 +246,7 @@ class Gossip:
         everywhere = source < 0 and batch.direct
         announced = False
         for link in self._links:
-            if link == source or link in self._behind:
+            if link == source or self._waits(link, batch):
                 continue
             if everywhere or not (link in lazy or (batch.direct and self._covered(batch.origin, link))):
                 sends.append(Send(link, batch))
@@ -255,6 +255,9 @@ class Gossip:
                 announced = True
         if announced and self._announce_ms is None:
             self._announce_ms = now_ms + self._limits.announce_ms
+
+    def _waits(self, link: int, batch: Batch) -> bool:
+        return self._behind.get(link, False) or (link in self._behind and batch.priority > 0)
 
     def _prunes(self, tree: _Tree, batch_id: bytes, now_ms: int) -> bool:
         """Whether this batch is the one of its spell that prunes: its id as a fraction of 1, against their number."""

@@ -51,7 +51,6 @@ class Link:
     detector: Detector
     papers: Papers | None = None
     backlog: bool = False
-    congested: bool = False
     sent_bytes: int = 0
     received_bytes: int = 0
     fresh_ms: int = 0

@@ -76,16 +76,27 @@ class End:
 class Outbox:
     """What waits to be sent on one link."""
 
-    __slots__ = ("_credit_ms", "_credited", "_offsets", "_queues", "_urgent", "queued", "unacknowledged", "window")
+    __slots__ = (
+        "_credit_ms",
+        "_credited",
+        "_offsets",
+        "_queues",
+        "_records",
+        "queued",
+        "unacknowledged",
+        "urgent",
+        "window",
+    )
 
     def __init__(self) -> None:
         # (head, payload) of each message: a large payload is never copied to be put behind its head
         self._queues: tuple[deque[tuple[bytes, bytes]], ...] = tuple(deque() for _ in range(_STREAMS))
         self._offsets = [0] * _STREAMS  # how much of each queue's first message is packed
-        self._urgent: list[bytes] = []  # records that no window holds back: credits
+        self._records: list[bytes] = []  # that no window holds back: credits
         self._credit_ms = 0
         self._credited = 0  # bytes acknowledged since _credit_ms
         self.queued = 0  # bytes of messages not yet packed
+        self.urgent = 0  # and of these, of priority 0
         self.unacknowledged = 0
         self.window = WINDOW_START
 
@@ -97,6 +108,7 @@ class Outbox:
             raise LimitError(f"message has {size} bytes, a link takes {MESSAGE_BYTES_MAX}: split it")
         self._queues[priority].append((head, payload))
         self.queued += size
+        self.urgent += 0 if priority else size
 
     def waiting(self, priority: int) -> int:
         """How many messages of this priority are not sent in full."""
@@ -104,7 +116,7 @@ class Outbox:
 
     def push_credit(self, count: int) -> None:
         """Tell the peer that so many of its bytes have been read."""
-        self._urgent.append(_record(_CREDIT, count.to_bytes(4, "big")))
+        self._records.append(_record(_CREDIT, count.to_bytes(4, "big")))
 
     def acknowledge(self, count: int, now_ms: int) -> None:
         """The peer has read so many bytes: the window moves on, and follows the speed at which they went."""
@@ -125,10 +137,10 @@ class Outbox:
 
     def pack(self) -> bytes:
         """The records of the next frame, most urgent first; empty when nothing may be sent."""
-        if not (self._urgent or any(self._queues)):
+        if not (self._records or any(self._queues)):
             return b""
-        parts: list[bytes | memoryview] = [*self._urgent]
-        self._urgent = []
+        parts: list[bytes | memoryview] = [*self._records]
+        self._records = []
         frame = max(FRAME_BYTES_MIN, min(PLAINTEXT_BYTES_MAX, self.window // FRAMES_A_WINDOW))
         room = before = frame - sum(len(part) for part in parts)
         for stream in range(_STREAMS):
@@ -160,6 +172,7 @@ class Outbox:
                 parts.append(memoryview(payload)[max(at, 0) : max(at + take, 0)])
             room -= take + _HEAD_BYTES
             self.queued -= take
+            self.urgent -= 0 if stream else take
             self.unacknowledged += take
             if last:
                 queue.popleft()

@@ -53,6 +53,8 @@ class Bound:
             ScenarioError: it is not, or is no number.
         """
         number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        if value is None:
+            raise ScenarioError(f"{name}: is missing: {self.text}")
         if not number or (self.whole and not isinstance(value, int)):
             kind = "" if self.whole else "a number, "
             raise ScenarioError(f"{name}: {kind}{self.text}, not {value!r}")

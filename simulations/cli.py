@@ -235,6 +235,8 @@ def _print_list() -> None:
 
 
 def _seeds(seed: int | None, seeds: str | None) -> range:
+    if seed is not None and seed < 0:
+        raise ScenarioError(f"--seed: a whole number from 0, not {seed}")
     if seeds is None:
         return range(seed if seed is not None else 1, (seed if seed is not None else 1) + 1)
     if seed is not None:

@@ -78,6 +78,7 @@ class Cluster:
         self._members = members
         self._directory = directory
         self._tables_at = scenario.tables_at
+        self._urgent = scenario.urgent
         self._rng = world.stream("disks")
         self.places = tuple(
             Place(
@@ -126,7 +127,15 @@ class Cluster:
             place.drained_us = self._undrained_since(place)
             place.notices.update(place.shell.notices)
         home = Home(
-            index, place.path, self._members[index], place.lives, place.versions, place.disk, place.recalled, self.watch
+            index,
+            place.path,
+            self._members[index],
+            place.lives,
+            place.versions,
+            place.disk,
+            place.recalled,
+            self._urgent,
+            self.watch,
         )
         place.shell = Shell(home, self._world, self.network, place.clock)
         self._record(f"start {index}")
@@ -241,7 +250,9 @@ class Cluster:
         self.start(index)
 
     def clone(self, source: int, index: int) -> None:
-        """A new member starts on a copy of another's file."""
+        """A new member starts on a copy of another's file; nothing if it is no new one, or that machine is off."""
+        if self.places[index].lives or not self.places[source].application.running:
+            return
         self.network.faults["clone"] += 1
         self.places[index].path = self._copy(self.places[source])
         self.start(index)

@@ -37,6 +37,7 @@ class Scenario:
     tables_at: int | None = None  # the one node whose application makes the tables; None: each does
     versions: Versions = SPOKEN  # of the protocol that every node speaks at first
     heartbeat_ms: int = 1_000  # of every node: silence after which a link says something
+    urgent: tuple[str, ...] = ()  # tables of every node that go first
     settle_s: float = 300.0  # bound of the liveness phase: no faults, no writes, everybody up
 
     def __post_init__(self) -> None:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import tomllib
 from dataclasses import MISSING, fields, replace
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from mesh.versions import Versions
+from mesh.versions import SPOKEN, Versions
 from simulations import faults
 from simulations.bounds import (
     BANDWIDTH,
@@ -33,7 +34,7 @@ from simulations.workload import Rates
 from simulations.world import Clock
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
 __all__ = ["load"]
@@ -46,6 +47,7 @@ TOP = (
     "versions",
     "absent",
     "tables_at",
+    "urgent",
     "rates",
     "network",
     "clock",
@@ -118,8 +120,13 @@ def _scenario(name: str, data: dict[str, Any], nodes: int | None, duration_s: fl
         given["versions"] = _versions(data["versions"], "versions")
     if "tables_at" in data:
         given["tables_at"] = _index(data["tables_at"], "tables_at", count)
+    if "urgent" in data:
+        given["urgent"] = _names(data, "urgent")
     absent = tuple(_index(node, "absent", count) for node in _list(data, "absent"))
+    _once(absent, "absent")
     struck = [_fault(each, f"fault[{at}].", count, length) for at, each in enumerate(_list(data, "fault"))]
+    for at, fault in enumerate(struck):
+        _possible(fault, f"fault[{at}].", count, absent)
     return Scenario(
         name,
         count,
@@ -155,12 +162,15 @@ def _conditions(table: Mapping[str, Any]) -> Conditions:
 def _clocks(rows: list[Any], nodes: int) -> tuple[Clock, ...]:
     if not rows:
         return ()
-    clocks = [Clock()] * nodes
+    clocks: dict[int, Clock] = {}
     for at, row in enumerate(rows):
         where = f"clock[{at}]."
         _known(_is_table(row, where), CLOCK, where)
-        clocks[_index(row.get("node"), f"{where}node", nodes)] = _clock(row, where)
-    return tuple(clocks)
+        node = _index(row.get("node"), f"{where}node", nodes)
+        if node in clocks:
+            raise ScenarioError(f"{where}node: each node once, not {node} again")
+        clocks[node] = _clock(row, where)
+    return tuple(clocks.get(node, Clock()) for node in range(nodes))
 
 
 def _clock(row: Mapping[str, Any], where: str) -> Clock:
@@ -185,6 +195,23 @@ def _fault(row: Any, where: str, nodes: int, duration_s: float) -> faults.Fault:
         elif field.default is MISSING:
             raise ScenarioError(f"{where}{field.name}: is missing for {kind}")
     return made(**given)
+
+
+def _possible(fault: faults.Fault, where: str, nodes: int, absent: tuple[int, ...]) -> None:
+    """Refuses what no run could do, though each value is one that it may be."""
+    match fault:
+        case faults.Split(_, groups):
+            _once(chain.from_iterable(groups), f"{where}groups")
+        case faults.Cut(_, source, target) if source == target:
+            raise ScenarioError(f"{where}target: another node than source, not {target}")
+        case faults.Clone(_, source, node) if source == node:
+            raise ScenarioError(f"{where}node: another node than source, not {node}")
+        case faults.Clone(_, _, node) if node not in absent:
+            raise ScenarioError(f"{where}node: a node of absent, not {node}")
+        case faults.Revoke(_, 0):
+            raise ScenarioError(f"{where}node: node 0 is who revokes, so a node from 1 to {nodes - 1}, not 0")
+        case _:
+            pass
 
 
 def _field(name: str, row: Mapping[str, Any], where: str, nodes: int) -> object:
@@ -231,13 +258,24 @@ def _index(value: Any, where: str, nodes: int) -> int:
     return value
 
 
+def _once(nodes: Iterable[int], where: str) -> None:
+    seen: dict[int, None] = {}
+    for node in nodes:
+        if node in seen:
+            raise ScenarioError(f"{where}: each node once, not {node} again")
+        seen[node] = None
+
+
 def _versions(value: Any, where: str) -> Versions:
     if not isinstance(value, list) or len(value) != 2 or any(type(each) is not int for each in value):
         raise ScenarioError(f"{where}: the oldest and the newest version, such as [1, 2], not {value!r}")
     try:
-        return Versions(*value)
+        versions = Versions(*value)
     except ValueError as error:
         raise ScenarioError(f"{where}: {error}") from None
+    if versions.oldest not in SPOKEN or versions.newest not in SPOKEN:
+        raise ScenarioError(f"{where}: from {SPOKEN}, which this mycomesh speaks, not {versions}")
+    return versions
 
 
 def _list(table: Mapping[str, Any], key: str, where: str = "") -> list[Any]:
@@ -245,6 +283,13 @@ def _list(table: Mapping[str, Any], key: str, where: str = "") -> list[Any]:
     if not isinstance(value, list):
         raise ScenarioError(f"{where}{key}: a list, not {value!r}")
     return value
+
+
+def _names(table: Mapping[str, Any], key: str) -> tuple[str, ...]:
+    for name in _list(table, key):
+        if not isinstance(name, str) or not name:
+            raise ScenarioError(f"{key}: names of tables, not {name!r}")
+    return tuple(table[key])
 
 
 def _table(data: Mapping[str, Any], key: str) -> Mapping[str, Any]:

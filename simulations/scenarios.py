@@ -339,14 +339,17 @@ def _flash_crowd(nodes: int, duration_s: float, rng: random.Random) -> Scenario:
 
 
 def _slow_link(nodes: int, duration_s: float, rng: random.Random) -> Scenario:
-    """Every stream carries 4 kB/s with long delays, while telemetry and bulk loads ask for more, and a split adds to it."""
+    """Every stream carries 4 kB/s with long delays, while telemetry and bulk loads ask for more, and a split adds to it.
+
+    Alerts are urgent: they go before all of that.
+    """
     order = list(range(nodes))
     rng.shuffle(order)
     halves = (tuple(sorted(order[::2])), tuple(sorted(order[1::2])))
     faults: tuple[Fault, ...] = (Split(duration_s * 0.3, halves), Heal(duration_s * 0.6))
     rates = Rates(telemetry=2, edit=0.2, alert=0.1, bulk=0.02)
     conditions = Conditions(delay_us=150_000, jitter_us=100_000, bandwidth_bytes_s=4_000)
-    return Scenario("slow-link", nodes, duration_s, rates, conditions, faults)
+    return Scenario("slow-link", nodes, duration_s, rates, conditions, faults, urgent=("alerts",))
 
 
 def _storm(nodes: int, duration_s: float, rng: random.Random) -> Scenario:
@@ -429,7 +432,12 @@ CATALOGUE = {
         Entry("islands", "three groups that never met find each other, one after the other", 6, 3, 120, _islands),
         Entry("flash-crowd", "many nodes with empty files come at once", 8, 3, 60, _flash_crowd),
         Entry(
-            "slow-link", "every stream carries 4 kB/s, and bulk loads and a split ask for more", 4, 2, 120, _slow_link
+            "slow-link",
+            "every stream carries 4 kB/s, bulk loads and a split ask for more, and alerts go first",
+            4,
+            2,
+            120,
+            _slow_link,
         ),
         Entry(
             "mixed-load",

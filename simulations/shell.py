@@ -63,6 +63,7 @@ class Home:
     versions: Versions
     disk: Disk
     recalled: Mapping[bytes, int]
+    urgent: tuple[str, ...] = ()
     watch: Watch | None = None
 
 
@@ -107,7 +108,7 @@ class Shell:
                 node_id=home.member.node_id,
                 mesh_key=home.member.digest_key,
                 entropy=entropy,
-                config=ReplicaConfig(),
+                config=ReplicaConfig(urgent=home.urgent),
                 recalled=home.recalled,
             )
         finally:

@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Iterable
 
 from sync import sweep
-from sync.batch import BUNDLE_BYTES_MAX, Bundle, Section
+from sync.batch import Section
 from sync.capture import pending_name
 from sync.catalog import ADOPTED_MAX, SCHEMA_TABLE, Catalog
 from sync.copies import Life
@@ -21,6 +21,7 @@ from sync.portions import CHANGE_BYTES_MAX
 from sync.showing import Showing
 from sync.store import Store
 from sync.table import Table
+from sync.urgency import Urgency
 
 __all__ = ["Intake"]
 
@@ -35,10 +36,11 @@ ASKED_MAX = 256
 class Intake:
     """What waits in one file, and how it gets its stamps."""
 
-    def __init__(self, store: Store, catalog: Catalog, life: Life) -> None:
+    def __init__(self, store: Store, catalog: Catalog, life: Life, urgency: Urgency) -> None:
         self._store = store
         self._catalog = catalog
         self._life = life
+        self._urgency = urgency
         self._showing = Showing(store)
         self._data_version = -1
         self._owed: list[bytes] = []  # stamped already, to be published by the next drain
@@ -133,7 +135,7 @@ class Intake:
     # ---- inside a transaction
 
     def take(self, wall_ms: int) -> tuple[list[bytes], bool]:
-        """Stamps one chunk over all tables in one bundle, schema first; returns it and whether more are waiting."""
+        """Stamps one chunk over all tables, schema and urgent ones first; returns its batches and whether more wait."""
         sections: list[Section] = []
         if self._catalog.changed():
             self._catalog.refresh(self.drainer(wall_ms, sections), most=ADOPTED_MAX)
@@ -143,7 +145,9 @@ class Intake:
         going = sweep.going(self._store.db)
         due = self.logged((facts, *tables)) | going
         self._turn = (self._turn + 1) % max(len(tables), 1)
-        for table in (facts, *tables[self._turn :], *tables[: self._turn]):  # definitions before rows
+        tables = [*tables[self._turn :], *tables[: self._turn]]
+        tables.sort(key=lambda table: not self._urgency.of(table.spec.folded))
+        for table in (facts, *tables):  # definitions before rows
             if table.table_id not in due:
                 table.unread = False
                 continue
@@ -162,11 +166,9 @@ class Intake:
         if not more:
             more = self.settle()
         sections.sort(key=lambda section: section.table != SCHEMA_TABLE)  # definitions before rows
-        if not sections:
-            return [], more
-        self._store.durable()
-        bundle = Bundle(sections).encode()
-        return [bundle] if len(bundle) <= BUNDLE_BYTES_MAX else [], more  # what is larger comes by rounds, in pieces
+        if sections:
+            self._store.durable()
+        return self._urgency.batches(sections), more
 
     def _took(self, table: Table, drained: Drained, sections: list[Section]) -> int:
         if drained.section is not None:

@@ -33,6 +33,7 @@ from sync.stamp import hlc_from_ms
 from sync.state import StateTables
 from sync.store import Store
 from sync.table import Table
+from sync.urgency import Urgency
 from sync.vector import Range, Vector
 
 __all__ = ["Applied", "Replica", "ReplicaConfig", "ReplicaStatus", "TableDigest", "TableStatus"]
@@ -42,10 +43,11 @@ MISSED_MAX = 4_096  # names that are remembered; the digests tell of more
 
 @dataclass(frozen=True, slots=True)
 class ReplicaConfig:
-    """Which tables are replicated: patterns as in the shell; `only` empty means every user table."""
+    """Which tables are replicated: patterns as in the shell; `only` empty means every user table. `urgent` ones go first."""
 
     only: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
+    urgent: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +62,14 @@ class TableDigest:
 class Replica:
     """One file as a replica. Not thread-safe: one thread owns it."""
 
-    def __init__(self, store: Store, catalog: Catalog, life: Life) -> None:
+    def __init__(self, store: Store, catalog: Catalog, life: Life, urgency: Urgency) -> None:
         self._store = store
         self._catalog = catalog
         self._life = life
         self.rights = Rights(b"")  # until the mesh tells of them
         self.decisions = Decisions(store, catalog)
-        self._intake = Intake(store, catalog, life)
+        self.urgency = urgency
+        self._intake = Intake(store, catalog, life, urgency)
         self.scrub = Scrub(store, catalog, self._intake)
         self.state = StateTables(store, catalog, life, self.scrub)
         self._missed: set[str] = set()  # tables that were not here when a round brought them; none was begun since
@@ -101,7 +104,8 @@ class Replica:
             with store.transaction():
                 store.create()
                 store.clock.last = max(store.clock.last, 0)
-                replica = cls(store, catalog, Life.begin(store, node_id, mesh_key, entropy, recalled or {}))
+                life = Life.begin(store, node_id, mesh_key, entropy, recalled or {})
+                replica = cls(store, catalog, life, Urgency(catalog, config.urgent))
                 catalog.open(lambda table: not replica._intake.logged([table]))
         except BaseException:
             store.close()
@@ -223,7 +227,7 @@ class Replica:
                 self._store.durable()
 
         published = self.changing(wall_ms, change)
-        self._intake.owe([*published, Bundle(sections).encode()] if sections else published)
+        self._intake.owe([*published, *self.urgency.batches(sections)])
         return told
 
     # ---- remote changes
@@ -314,7 +318,7 @@ class Replica:
         self._intake.settle()
         if sections:
             self._store.durable()
-            applied.published.append(Bundle(sections).encode())
+            applied.published += self.urgency.batches(sections)
 
     # ---- copies
 
@@ -375,7 +379,7 @@ class Replica:
                 sections.append(Section(name, [(self.site, after, clock)]))
 
         published = self.changing(wall_ms, cover)
-        return [*published, Bundle(sections).encode()] if sections else published
+        return [*published, *self.urgency.batches(sections)]
 
     # ---- comparing and reading
 

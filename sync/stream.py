@@ -2,7 +2,8 @@
 
 Owns the cursor. There is no long read transaction: a stream reads on until, within one short transaction, nothing is left
 that the replica covers and the stream has not sent; only then is the replica's vector the peer's to adopt (ADR 0003). What
-always holds: chunks go schema first, by site and clock, and each says which windows it was read from. It must not know links.
+always holds: chunks go schema first, then what is urgent, by site and clock, and each says which windows it was read from. It
+must not know links.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ class Stream:
     def __init__(self, replica: Replica, have: dict[str, Vector]) -> None:
         """`have` is what the peer covers, by table; it is moved on as chunks are made."""
         self._replica = replica
+        self._urgent = replica.urgency.of
         self._sent = {name: vector.copy() for name, vector in have.items()}
 
     def plan(self) -> int:
@@ -59,10 +61,15 @@ class Stream:
         chunk.published = self._replica.settled(wall_ms, lambda: self._read(chunk))
         return chunk
 
+    def _place(self, name: str) -> tuple[bool, bool, str]:
+        return name != SCHEMA_TABLE, not self._urgent(name), name
+
     def _read(self, chunk: StreamChunk) -> None:
         sections: list[Section] = []
         size = 0
-        for name in sorted(self._sent, key=lambda table: (table != SCHEMA_TABLE, table)):
+        for name in sorted(self._sent, key=self._place):
+            if sections and not self._urgent(name) and self._urgent(sections[-1].table):
+                break  # what is urgent does not wait for a whole chunk of what is not
             section = Section(name, [])
             rows_max = FACTS_MAX if name == SCHEMA_TABLE else FEED_ROWS_MAX
             for site, window in self._replica.vector(name).missing_from(self._sent[name]):

@@ -11,8 +11,11 @@ from typing import Any
 
 from sync import message as wire
 from sync.events import Action, DropLink, Notice, Publish, Send
+from sync.urgency import UrgentBatch
 
 __all__ = ["Turn"]
+
+URGENT, FRESH = 0, 1  # priorities of live batches; rounds have `Send`'s, behind both
 
 
 @dataclass(slots=True)
@@ -33,7 +36,7 @@ class Turn:
 
     def publish(self, batches: list[bytes]) -> None:
         """Committed local batches for the whole mesh."""
-        self.actions.extend(Publish(batch) for batch in batches)
+        self.actions.extend(Publish(batch, URGENT if isinstance(batch, UrgentBatch) else FRESH) for batch in batches)
         self.changed = self.changed or bool(batches)
 
     def say(self, event: str, text: str, detail: dict[str, Any] | None = None, level: str = "info") -> None:

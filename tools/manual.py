@@ -154,6 +154,7 @@ MANUAL = {
         (
             ("mycomesh up fleet.db", "serve a file until ^C"),
             ("mycomesh up fleet.db --except logs --except cache", "leave tables out"),
+            ("mycomesh up fleet.db --urgent alerts", "alerts go first where a link is slower than the writes"),
             ("mycomesh up fleet.db --peer 10.0.0.5:7447", "where multicast is blocked"),
             ("mycomesh --home second up second.db --loopback --port 0", "one more node on this machine"),
         ),

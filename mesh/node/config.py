@@ -22,7 +22,7 @@ __all__ = ["KEYS", "LOG_FORMATS", "PORT_DEFAULT", "NodeConfig", "PeerName", "loa
 
 PORT_DEFAULT = 7447  # TCP; any free one will do, mDNS tells it to the others. A fixed default lets firewalls name it
 PEERS_MAX = 256  # static peers; a mesh spreads addresses itself, so a longer list is a mistake
-TABLES_MAX = 1000  # names in --only or --except; more cannot be meant by hand
+TABLES_MAX = 1000  # names in --only, --except or --urgent; more cannot be meant by hand
 NAME_CHARS_MAX = 253  # the longest host name that DNS allows (RFC 1035)
 LOG_LEVELS = ("debug", "info", "warning", "error")
 LOG_FORMATS = ("text", "json")
@@ -33,6 +33,7 @@ KEYS = {
     "peers": "peers",
     "only": "only",
     "except": "exclude",
+    "urgent": "urgent",
     "loopback": "loopback",
     "multicast": "multicast",
     "log_level": "log_level",
@@ -79,6 +80,7 @@ class NodeConfig:
     peers: members to dial without discovery, at most 256, where multicast is blocked.
     only: table names to replicate; empty means all user tables.
     exclude: table names not to replicate; disjoint from `only`.
+    urgent: table names whose rows go before those of all others, where a link is slower than the writes.
     loopback: find nodes on this very machine alone, by its loopback; nothing is said on a network (demos, tests).
     multicast: announce and browse by mDNS; off where static peers are all there is.
     log_level: least severe level shown in the foreground: debug, info, warning or error.
@@ -91,6 +93,7 @@ class NodeConfig:
     peers: tuple[PeerName, ...] = ()
     only: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
+    urgent: tuple[str, ...] = ()
     loopback: bool = False
     multicast: bool = True
     log_level: str = "info"
@@ -106,7 +109,7 @@ class NodeConfig:
             raise ConfigError(
                 f"{len(self.peers)} static peers are more than {PEERS_MAX}; name a few, they tell the rest"
             )
-        for label, names in (("only", self.only), ("except", self.exclude)):
+        for label, names in (("only", self.only), ("except", self.exclude), ("urgent", self.urgent)):
             if len(names) > TABLES_MAX or not all(names):
                 raise ConfigError(f"'{label}' must hold 0..{TABLES_MAX} table names, none of them empty")
         both = sorted({fold(name) for name in self.only} & {fold(name) for name in self.exclude})

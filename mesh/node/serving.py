@@ -283,7 +283,7 @@ class ServingNode:
             node_id=identity.node_id,
             mesh_key=identity.digest_key,
             entropy=os.urandom,
-            config=ReplicaConfig(only=config.only, exclude=config.exclude),
+            config=ReplicaConfig(only=config.only, exclude=config.exclude, urgent=config.urgent),
             recalled=self._recall.clocks(),
             holding=self._lock,
         )

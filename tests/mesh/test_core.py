@@ -308,6 +308,22 @@ def test_a_congested_link_gets_no_batches_until_it_is_ready_again():
     assert right.batches() == [b"fresh"]
 
 
+def test_an_urgent_batch_passes_what_a_congested_link_holds_back():
+    pipes, (left, right) = meshed(2, bytes_ms=100.0)
+    pipes.send(left, right, bytes(3 << 20), 2)
+    pipes.publish(left, b"bulk")
+    pipes.publish(left, b"alert", priority=0)
+    assert pipes.run_until(lambda: right.batches() == [b"alert"], limit_ms=5_000) <= 1_500
+
+
+def test_urgent_batches_wait_too_where_more_of_them_come_than_a_link_carries():
+    pipes, (left, right) = meshed(2, bytes_ms=1.0)
+    for number in range(64):
+        pipes.publish(left, bytes((number,)) * 100_000, priority=0)
+    assert left.core.links.conns[left.link_to(right)].session.outbox.queued < 1_400_000
+    assert left.seen(LinkDown) == []
+
+
 def test_a_peer_that_never_reads_is_given_up_before_its_queue_grows_without_bound():
     config = MeshConfig(queue_bytes_max=4 << 20)
     pipes, (left, right) = meshed(2, config=config, bytes_ms=1.0)

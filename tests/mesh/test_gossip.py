@@ -11,8 +11,8 @@ from mesh.message import Batch, Graft, IHave, Prune
 LIMITS = GossipLimits()
 
 
-def batch(number, *, origin=b"o" * 16, direct=False, size=4):
-    return Batch(origin, 1, direct, bytes(64), number.to_bytes(size, "big"))
+def batch(number, *, origin=b"o" * 16, direct=False, size=4, priority=1):
+    return Batch(origin, priority, direct, bytes(64), number.to_bytes(size, "big"))
 
 
 def node(*links, covered=lambda origin, link: False, limits=LIMITS):
@@ -108,7 +108,7 @@ def test_the_next_announcer_is_asked_at_once_when_the_link_of_the_first_goes_dow
 
 def test_a_congested_link_gets_nothing_until_it_has_drained():
     gossip = node(1, 2)
-    gossip.congested(2)
+    gossip.congested(2, urgent=False)
     gossip.on_message(2, Prune(SHARED_TREE), 0)
     first = batch(1)
     assert gossip.publish(first, first.id, 0) == [Send(1, first)]
@@ -117,6 +117,18 @@ def test_a_congested_link_gets_nothing_until_it_has_drained():
     gossip.drained(2)
     second = batch(2)
     assert gossip.publish(second, second.id, 0) == [Send(1, second), Send(2, second)]
+
+
+def test_a_congested_link_gets_urgent_batches_until_too_many_of_them_wait():
+    gossip = node(1, 2)
+    gossip.congested(2, urgent=False)
+    alert = batch(1, priority=0)
+    assert gossip.publish(alert, alert.id, 0) == [Send(1, alert), Send(2, alert)]
+    assert gossip.on_message(2, Graft(SHARED_TREE, (alert.id,)), 100) == [Send(2, alert)]
+    gossip.congested(2, urgent=True)
+    second = batch(2, priority=0)
+    assert gossip.publish(second, second.id, 0) == [Send(1, second)]
+    assert gossip.on_message(2, Graft(SHARED_TREE, (second.id,)), 100) == []
 
 
 def test_in_a_full_mesh_the_neighbours_of_the_origin_need_no_relay():

@@ -27,6 +27,7 @@ def test_without_a_file_the_defaults_hold(file):
 def test_every_key_of_the_file_reaches_its_field(file):
     file.write_text(
         'port = 9000\npeers = ["10.0.0.2:7000", "pi.local"]\nonly = ["drones"]\nexcept = ["cache"]\n'
+        'urgent = ["alerts"]\n'
         'loopback = true\nmulticast = false\nlog_level = "warning"\n'
     )
     assert load(file) == NodeConfig(
@@ -34,6 +35,7 @@ def test_every_key_of_the_file_reaches_its_field(file):
         peers=(PeerName("10.0.0.2", 7000), PeerName("pi.local", PORT_DEFAULT)),
         only=("drones",),
         exclude=("cache",),
+        urgent=("alerts",),
         loopback=True,
         multicast=False,
         log_level="warning",

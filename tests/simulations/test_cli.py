@@ -49,6 +49,7 @@ def test_json_is_one_object_a_run(capsys):
         (["two-nodes", "--duration", "-1"], "--duration: more than 0"),
         (["two-nodes", "--seeds", "9..3"], "--seeds: A..B"),
         (["two-nodes", "--seeds", "all"], "--seeds: A..B"),
+        (["two-nodes", "--seed", "-3"], "--seed: a whole number from 0, not -3"),
         (["two-nodes", "--seed", "1", "--seeds", "1..2"], "--seed or --seeds, not both"),
         (["two-nodes", "--jobs", "0"], "--jobs: at least 1"),
     ],

@@ -24,6 +24,7 @@ heartbeat_ms = 2000
 versions = [1, 1]
 absent = [2]
 tables_at = 0
+urgent = ["alerts"]
 
 [rates]
 telemetry = 2
@@ -95,6 +96,7 @@ def test_every_word_of_a_file_is_in_the_scenario(tmp_path):
     scenario = load(written(tmp_path, OWN))
     assert (scenario.name, scenario.nodes, scenario.duration_s, scenario.settle_s) == ("own", 3, 20, 100)
     assert (scenario.heartbeat_ms, scenario.absent, scenario.tables_at) == (2000, (2,), 0)
+    assert scenario.urgent == ("alerts",)
     assert scenario.rates == Rates(telemetry=2, edit=0.5, rows=7)
     assert scenario.conditions == Conditions(20_000, 5_500, 50_000, loss=0.01, range_m=300)
     assert scenario.clocks == (Clock(), Clock(-4000, 20), Clock())
@@ -123,13 +125,17 @@ def test_a_file_runs_like_any_scenario_and_takes_the_same_changes(tmp_path):
     ("change", "message"),
     [
         (("nodes = 3", "nodes = -3"), "nodes: a whole number from 1 to 5000, not -3"),
-        (("nodes = 3", ""), "nodes: a whole number from 1 to 5000, not None"),
+        (("nodes = 3", ""), "nodes: is missing: a whole number from 1 to 5000"),
         (("duration = 20", "duration = nan"), "duration: a number, more than 0 and at most 604800 s, not nan"),
         (("duration = 20", "duration = 0"), "duration: more than 0 and at most 604800 s, not 0"),
         (("heartbeat_ms = 2000", "heartbeat_ms = 1"), "heartbeat_ms: a whole number from 50"),
         (("versions = [1, 1]", "versions = [2, 1]"), "versions: versions are 1 <= oldest <= newest <= 255, not 2 to 1"),
+        (("versions = [1, 1]", "versions = [1, 3]"), "versions: from 1 to 2, which this mycomesh speaks, not 1 to 3"),
         (("versions = [1, 2]", "versions = 2"), "fault[2].versions: the oldest and the newest version"),
         (("absent = [2]", "absent = [3]"), "absent: a node from 0 to 2, not 3"),
+        (('urgent = ["alerts"]', "urgent = [7]"), "urgent: names of tables, not 7"),
+        (('urgent = ["alerts"]', "urgent = 'alerts'"), "urgent: a list, not 'alerts'"),
+        (("absent = [2]", "absent = [2, 2]"), "absent: each node once, not 2 again"),
         (("tables_at = 0", "tabels_at = 0"), "tabels_at: no such key; there are: nodes, duration"),
         (("edit = 0.5", "edit = -0.5"), "rates.edit: from 0 to 1000 a second, not -0.5"),
         (("rows = 7", "rows = 0"), "rates.rows: a whole number from 1"),
@@ -139,6 +145,15 @@ def test_a_file_runs_like_any_scenario_and_takes_the_same_changes(tmp_path):
         (("drift_ppm = 20", "drift_ppm = 'x'"), "clock[0].drift_ppm: a whole number"),
         (('kind = "heal"', 'kind = "mend"'), "fault[0].kind: one of split, heal"),
         (("groups = [[0], [1, 2]]", "groups = [[0], [9]]"), "fault[1].groups: a node from 0 to 2, not 9"),
+        (("groups = [[0], [1, 2]]", "groups = [[0, 1], [1, 2]]"), "fault[1].groups: each node once, not 1 again"),
+        (
+            ('kind = "heal"', 'kind = "revoke"\nnode = 0'),
+            "fault[0].node: node 0 is who revokes, so a node from 1 to 2, not 0",
+        ),
+        (('kind = "heal"', 'kind = "cut"\nsource = 1\ntarget = 1'), "fault[0].target: another node than source, not 1"),
+        (('kind = "heal"', 'kind = "clone"\nsource = 2\nnode = 2'), "fault[0].node: another node than source, not 2"),
+        (('kind = "heal"', 'kind = "clone"\nsource = 0\nnode = 1'), "fault[0].node: a node of absent, not 1"),
+        (("[[clock]]", "[[clock]]\nnode = 1\n[[clock]]"), "clock[1].node: each node once, not 1 again"),
         (("groups = [[0], [1, 2]]", "group = 3"), "fault[1].group: no such key"),
         (("groups = [[0], [1, 2]]", ""), "fault[1].groups: is missing for split"),
         (("at = 5", "at = 500"), "fault[1].at: from 0 to 20 s, not 500"),
@@ -171,3 +186,12 @@ def test_a_file_that_is_not_there_is_one_line(tmp_path):
 def test_impossible_changes_say_what_is_allowed(changes, message):
     with pytest.raises(ScenarioError, match=message):
         Changes(**changes)
+
+
+def test_a_clone_of_a_machine_that_is_off_or_of_a_node_that_has_begun_is_nothing(tmp_path):
+    text = "nodes = 3\nduration = 6\nabsent = [1, 2]\n"
+    text += '[[fault]]\nkind = "clone"\nat = 1\nsource = 1\nnode = 2\n[[fault]]\nkind = "join"\nat = 2\nnode = 2\n'
+    text += '[[fault]]\nkind = "clone"\nat = 4\nsource = 0\nnode = 2\n'
+    result = run(build(str(written(tmp_path, text)), seed=1), 1)
+    assert result.ok, result.violations
+    assert "clone" not in result.faults

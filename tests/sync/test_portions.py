@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from sync import drain, intake, portions
+from sync import drain, portions, urgency
 from sync.rows import RowView
 from tests.sync.exchanges import World
 from tests.sync.peers import assert_equal, converge
@@ -25,7 +25,7 @@ def small(monkeypatch):
     """As if a change could hold no more than LIMIT bytes."""
     for module in (drain, portions):
         monkeypatch.setattr(module, "CHANGE_BYTES_MAX", LIMIT)
-    monkeypatch.setattr(intake, "BUNDLE_BYTES_MAX", 2 * LIMIT)
+    monkeypatch.setattr(urgency, "BUNDLE_BYTES_MAX", 2 * LIMIT)
 
 
 def assert_small(peer):

@@ -24,6 +24,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--except", action="append", metavar="TABLE", dest="exclude", help="leave this table out (repeatable)"
     )
+    parser.add_argument(
+        "--urgent",
+        action="append",
+        metavar="TABLE",
+        help="send this table before all others on a slow link (repeatable)",
+    )
     add_network_arguments(parser)
     parser.add_argument(
         "--log-format", choices=config.LOG_FORMATS, metavar="FORM", help="text, or json: one object a line"
@@ -71,6 +77,7 @@ def run(args: argparse.Namespace, home: Home) -> int:
         home.config_file,
         only=None if args.only is None else tuple(args.only),
         exclude=None if args.exclude is None else tuple(args.exclude),
+        urgent=None if args.urgent is None else tuple(args.urgent),
         log_level="debug" if args.verbose else None,
         log_format=args.log_format,
         metrics=args.metrics,
