@@ -56,7 +56,9 @@ def duration(milliseconds: int | None) -> str:
     for unit, size in (("d", 86_400), ("h", 3600), ("min", 60)):
         if seconds >= 2 * size:
             return f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.0f} s" if seconds >= 10 else f"{milliseconds} ms"
+    if seconds < 1:
+        return f"{milliseconds} ms"
+    return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
 
 
 def byte_count(count: int) -> str:

@@ -19,6 +19,7 @@ from mesh.node.keystore import Keystore
 from tools import exits
 from tools.cli import COMMANDS, main
 from tools.commands.invite import duration_s
+from tools.render import duration
 
 ROOT = Path(__file__).parents[2]
 HEAVY = ("asyncio", "apsw", "rich", "uvloop", "zeroconf", "nacl", "cbor2", "sqlite3")
@@ -100,6 +101,21 @@ def test_invite_without_a_mesh_says_what_to_run(run):
 @pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("30m", 1800), ("1h", 3600), ("30d", 2_592_000)])
 def test_durations_are_read_as_people_write_them(text, seconds):
     assert duration_s(text) == seconds
+
+
+def test_spans_are_told_as_people_say_them():
+    spans = (0, 999, 1000, 9_949, 10_000, 119_000, 120_000, 7_200_000, 172_800_000)
+    assert [duration(span) for span in spans] == [
+        "0 ms",
+        "999 ms",
+        "1.0 s",
+        "9.9 s",
+        "10 s",
+        "119 s",
+        "2 min",
+        "2 h",
+        "2 d",
+    ]
 
 
 @pytest.mark.parametrize("words", [("--expires", "0h"), ("--expires", "31d"), ("--expires", "1"), ("--uses", "0")])

@@ -14,17 +14,22 @@ from tools.moments import clock_time
 from tools.views import linked_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from mesh.node.status import PeerView, Status, TableView
 
 __all__ = ["EVENTS_MAX", "Edge", "Event", "Live", "Node", "Picture", "Trace"]
 
-EVENTS_MAX = 500  # what a person scrolls back at most
+EVENTS_MAX = 500  # what a filter looks through
 SLOW_MS = 250  # a round trip above this is drawn as a poor link
 
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One member. `state` is here, linked, reachable or down; `equal` None: not compared; milliseconds and bytes."""
+    """One member. `state` is here, linked, reachable or down; `equal` None: not compared; milliseconds and bytes.
+
+    What is None is not known; a trace tells neither bytes nor round trips of nodes.
+    """
 
     key: str
     name: str
@@ -35,19 +40,23 @@ class Node:
     offset_ms: float | None = None
     lag_rows: int | None = None
     lag_ms: int | None = None
-    sent_bytes: int = 0
-    received_bytes: int = 0
+    sent_bytes: int | None = None
+    received_bytes: int | None = None
     address: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Edge:
-    """One link: its ends' keys in order, health (good or poor), and whether bytes moved since the last picture."""
+    """One link: its ends' keys in order, health (good or poor), and whether bytes moved since the last picture.
+
+    One that is `past` is the last word of two members who are both out of sight.
+    """
 
     first: str
     second: str
     poor: bool = False
     busy: bool = False
+    past: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +126,11 @@ class Live:
                 found[_ends(peer.node_id, own.key)] = (peer.rtt_ms, peer.sent_bytes + peer.received_bytes)
         edges = tuple(_edge(ends, *found[ends], self._moved) for ends in sorted(found))
         self._moved = {ends: moved for ends, (_, moved) in found.items()}
+        edges += tuple(Edge(*ends, past=True) for ends in _past(status.peers))
         linked = linked_of(status.peers)
+        down = sum(peer.state == "down" for peer in status.peers)
         title = f"{status.mesh or 'joining'}: {status.node}, {linked} of {len(status.peers)} linked"
+        title += f", {down} down" if down else ""
         return Picture(title, nodes, edges, status.tables, tuple(self.events), note or status.hint)
 
 
@@ -177,8 +189,25 @@ class Trace:
         self.events.append(Event(f"{self.t:8.1f}", level, text))
 
 
+def _past(peers: Sequence[PeerView]) -> list[tuple[str, str]]:
+    """Return the links among members out of sight that both ends told last: what a split has cut off stays one island.
+
+    One that went alone has none: those who saw it go told so before they went themselves.
+    """
+    told = {peer.node_id: {link.node_id for link in peer.links} for peer in peers if peer.state == "down"}
+    return [
+        (one, two)
+        for one in sorted(told)
+        for two in sorted(told)
+        if one < two and one in told[two] and two in told[one]
+    ]
+
+
 def _member(peer: PeerView) -> Node:
     progress = peer.catching_up
+    lag_rows = 0 if peer.equal and peer.state == "linked" else None
+    if progress is not None and progress.expected:
+        lag_rows = max(0, progress.expected - progress.rows)
     return Node(
         peer.node_id,
         peer.name,
@@ -187,7 +216,7 @@ def _member(peer: PeerView) -> Node:
         peer.equal,
         peer.rtt_ms,
         peer.offset_ms,
-        None if progress is None or not progress.expected else max(0, progress.expected - progress.rows),
+        lag_rows,
         None if progress is None else progress.left_ms,
         peer.sent_bytes,
         peer.received_bytes,

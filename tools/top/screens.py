@@ -19,20 +19,25 @@ from tools.top.canvas import Canvas
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tools.top.model import Event, Node, Picture
+    from tools.top.model import Edge, Event, Node, Picture
 
 __all__ = ["SCREENS", "View", "draw", "pressed"]
 
 SCREENS = ("all", "map", "peers", "tables", "events")
-HELP = "1-5 screen  j/k select  / filter  p pause  q quit"
+KEYS = "j/k select  / filter  p pause  q quit"
 FILTER_MAX = 40
-# Whom this node has no link with is as well as others in a large mesh: no colour of warning.
-COLOURS = {"here": "bold white", "linked": "green", "reachable": "cyan", "down": "red"}
+# Whom this node has no link with is as well as others in a large mesh: no colour of warning. This node has none, for
+# white is not seen on white terminals.
+COLOURS = {"here": "bold", "linked": "green", "differs": "magenta", "reachable": "cyan", "down": "red"}
 DENSE = 2.5  # links a node
 DENSE_EVERY = 6
+PAST_EVERY = 3
+LEGEND_ROWS = 8  # a lower map has no row to give away
 LEVELS = {"warning": "yellow", "error": "red"}
-SIGNS = {"here": "◉", "linked": "●", "reachable": "◐", "down": "○"}
-PLAIN_SIGNS = {"here": "@", "linked": "o", "reachable": "+", "down": "x"}
+SIGNS = {"here": "◉", "linked": "●", "differs": "◆", "reachable": "◐", "down": "○"}
+PLAIN_SIGNS = {"here": "@", "linked": "o", "differs": "#", "reachable": "+", "down": "x"}
+
+LEGEND = {"here": "this node", "linked": "linked", "differs": "differs", "reachable": "reachable", "down": "down"}
 
 Places = dict[str, tuple[float, float]]
 
@@ -72,14 +77,14 @@ def pressed(view: View, key: str, nodes: int) -> View:
 
 def shown(picture: Picture, view: View) -> list[Node]:
     """Return the nodes that the filter lets through, in the order of the table."""
-    return [node for node in picture.nodes if view.filter.casefold() in node.name.casefold()]
+    return [node for node in picture.nodes if _hit(view, node.name)]
 
 
 def draw(picture: Picture, view: View, places: Places, width: int, height: int) -> list[Text]:
     """Return the whole screen. `places` has each node's place in the unit square."""
     if width < 20 or height < 5:
         return [_cut(Text("too small"), width)] + [Text("")] * (height - 1)
-    inner = height - 2
+    inner = height - 2 - bool(picture.note)
     match view.screen:
         case "map":
             body = _map(picture, view, places, width, inner)
@@ -88,10 +93,11 @@ def draw(picture: Picture, view: View, places: Places, width: int, height: int) 
         case "tables":
             body = _tables(picture, width, inner)
         case "events":
-            body = _events(picture.events, width, inner)
+            body = _events([event for event in picture.events if _hit(view, event.text)], width, inner)
         case _:
             body = _all(picture, view, places, width, inner)
-    lines = [_head(picture, view, width), *body[:inner], *[Text("")] * (inner - len(body)), _foot(picture, view)]
+    note = [Text(printable(picture.note), "yellow")] if picture.note else []
+    lines = [_head(picture, view, width), *_padded(body, inner), *note, _foot(view, width)]
     return [_cut(line, width) for line in lines]
 
 
@@ -120,6 +126,9 @@ def _map(picture: Picture, view: View, places: Places, width: int, height: int) 
     canvas = Canvas(width, height, unicode=view.unicode)
     nodes = {node.key: node for node in picture.nodes}
     chosen = _selected(picture, view)
+    signs = SIGNS if view.unicode else PLAIN_SIGNS
+    if height >= LEGEND_ROWS:
+        _legend(canvas, [_look(node) for node in picture.nodes], signs)
     # Room for names at both sides, and a free row above and below.
     margin = min(6, width // 6)
     at = {
@@ -132,27 +141,44 @@ def _map(picture: Picture, view: View, places: Places, width: int, height: int) 
     drawn = [edge for edge in picture.edges if edge.first in at and edge.second in at]
     for edge in sorted(drawn, key=lambda edge: chosen in (edge.first, edge.second)):
         ours = chosen in (edge.first, edge.second)
-        style = "yellow" if edge.poor else "bold green" if edge.busy and (ours or not dense) else "dim green"
         (x, y), (x2, y2) = at[edge.first], at[edge.second]
-        sparse = DENSE_EVERY if dense and not ours and not edge.poor else 1
-        canvas.line((x + 0.5, y + 0.5), (x2 + 0.5, y2 + 0.5), style, every=sparse)
-    signs = SIGNS if view.unicode else PLAIN_SIGNS
+        style, every = _stroke(edge, ours=ours, dense=dense)
+        canvas.line((x + 0.5, y + 0.5), (x2 + 0.5, y2 + 0.5), style, every=every)
+    styles = {key: COLOURS[_look(nodes[key])] if _hit(view, nodes[key].name) else "dim" for key in at}
     for key, (x, y) in at.items():
-        style = _colour(nodes[key]) + (" reverse" if key == chosen else "")
-        canvas.text(int(x), int(y), signs[nodes[key].state], style)
+        canvas.text(int(x), int(y), signs[_look(nodes[key])], styles[key] + (" reverse" if key == chosen else ""))
     # The chosen node and this one get their names first: where it is crowded, others go without.
     for key in sorted(at, key=lambda key: (key != chosen, nodes[key].state != "here")):
-        _name(canvas, nodes[key], at[key], chosen=key == chosen)
+        _name(canvas, nodes[key].name, at[key], "bold" if key == chosen else styles[key])
     return canvas.lines()
 
 
-def _name(canvas: Canvas, node: Node, place: tuple[float, float], *, chosen: bool) -> None:
-    name = printable(node.name)[:16]
+def _legend(canvas: Canvas, looks: Sequence[str], signs: dict[str, str]) -> None:
+    """Say in the row that no node stands in what the signs of these nodes mean."""
+    at = 0
+    for look, words in LEGEND.items():
+        if look in looks:
+            canvas.text(at, 0, f"{signs[look]} {words}", COLOURS[look])
+            at += len(words) + 4
+
+
+def _stroke(edge: Edge, *, ours: bool, dense: bool) -> tuple[str, int]:
+    """Return the style of a link, and of how many dots one is drawn."""
+    if edge.past:
+        return "dim red", PAST_EVERY
+    if edge.poor:
+        return "yellow", 1
+    every = DENSE_EVERY if dense and not ours else 1
+    return "bold green" if edge.busy and every == 1 else "dim green", every
+
+
+def _name(canvas: Canvas, name: str, place: tuple[float, float], style: str) -> None:
+    name = printable(name)[:16]
     x, y = int(place[0]), int(place[1])
     spots = ((x - len(name) // 2, y + 1), (x - len(name) // 2, y - 1), (x + 2, y), (x - len(name) - 1, y))
     for column, row in spots:
         if canvas.free(column, row, len(name)):
-            canvas.text(column, row, name, "bold" if chosen else _colour(node))
+            canvas.text(column, row, name, style)
             return
 
 
@@ -161,12 +187,14 @@ def _peers(picture: Picture, view: View, width: int, height: int) -> list[Text]:
     chosen = _selected(picture, view)
     headers = ["NAME", "STATE", "EQUAL", "RTT", "LAG", "OFFSET", "IN", "OUT", "ROLES", "ADDRESS"]
     rows = [_peer(node) for node in nodes]
+    told = [at for at in range(len(headers)) if at < 3 or any(row[at] != "-" for row in rows)]
+    headers, rows = [headers[at] for at in told], [[row[at] for at in told] for row in rows]
     keep = _fitting(headers, rows, width)
     widths = [max(cell_len(row[at]) for row in (headers, *rows)) for at in range(keep)]
     lines = [_row(headers[:keep], widths, "bold")]
     first = max(0, min(view.selected - (height - 2) // 2, len(nodes) - (height - 1)))
     for node, row in list(zip(nodes, rows, strict=True))[first : first + height - 1]:
-        lines.append(_row(row[:keep], widths, _colour(node) + (" reverse" if node.key == chosen else "")))
+        lines.append(_row(row[:keep], widths, COLOURS[_look(node)] + (" reverse" if node.key == chosen else "")))
     return lines
 
 
@@ -181,8 +209,8 @@ def _peer(node: Node) -> list[str]:
         "-" if node.rtt_ms is None else f"{node.rtt_ms:.1f} ms",
         lag,
         "-" if node.offset_ms is None else f"{node.offset_ms:+.0f} ms",
-        byte_count(node.received_bytes),
-        byte_count(node.sent_bytes),
+        "-" if node.received_bytes is None else byte_count(node.received_bytes),
+        "-" if node.sent_bytes is None else byte_count(node.sent_bytes),
         ",".join(node.roles) or "-",
         printable(node.address) or "-",
     ]
@@ -235,10 +263,16 @@ def _head(picture: Picture, view: View, width: int) -> Text:
     return Text(set_cell_size(text, width), "reverse")
 
 
-def _foot(picture: Picture, view: View) -> Text:
-    if view.typing or view.filter:
-        return Text(f"filter: {view.filter}{'_' if view.typing else ''}", "bold")
-    return Text(printable(picture.note), "yellow") if picture.note else Text(HELP, "dim")
+def _foot(view: View, width: int) -> Text:
+    if view.typing:
+        return Text.assemble((f"filter: {view.filter}_", "bold"), ("  Enter keeps it  Esc clears it", "dim"))
+    if view.filter:
+        return Text.assemble((f"filter: {view.filter}", "bold"), (f"  Esc clears it  {KEYS}", "dim"))
+    whole = Text()
+    for number, screen in enumerate(SCREENS, 1):
+        whole.append(f"{number} {screen}", "bold reverse" if screen == view.screen else "dim").append("  ")
+    whole.append(KEYS, "dim")
+    return whole if whole.cell_len <= width else Text(f"1-{len(SCREENS)} screen  {KEYS}", "dim")
 
 
 def _screen(screen: str, key: str) -> str:
@@ -268,8 +302,13 @@ def _selected(picture: Picture, view: View) -> str:
     return nodes[min(view.selected, len(nodes) - 1)].key if nodes else ""
 
 
-def _colour(node: Node) -> str:
-    return "magenta" if node.state == "linked" and node.equal is False else COLOURS[node.state]
+def _look(node: Node) -> str:
+    """Return what decides about sign and colour."""
+    return "differs" if node.state == "linked" and node.equal is False else node.state
+
+
+def _hit(view: View, text: str) -> bool:
+    return view.filter.casefold() in text.casefold()
 
 
 def _rule(title: str, width: int, view: View) -> Text:

@@ -105,6 +105,59 @@ def test_links_are_drawn_once_and_a_split_is_two_islands():
     assert "2 islands" in text(split)
 
 
+def test_what_a_split_has_cut_off_stays_an_island_of_its_last_word():
+    far = (
+        peer("b", "humvee", "down", links=("a", "c", "d")),
+        peer("c", "drone", "down", links=("a", "b")),
+        peer("d", "lost", "down", links=("a",)),  # it went first: it has the link with humvee no more
+    )
+    picture = Live().picture(status([*far, peer("e", "tower", links=("a",))]))
+    assert [(edge.first, edge.second) for edge in picture.edges if edge.past] == [("b", "c")]
+    assert picture.islands == 1
+    assert "1 of 4 linked, 3 down" in text(picture)
+
+
+def test_the_map_says_what_its_signs_mean():
+    for unicode, legend in ((True, "◉ this node  ● linked  ◆ differs  ○ down"), (False, "@ this node  o linked")):
+        for screen in ("all", "map"):
+            assert legend in text(Live().picture(status(PEERS)), View(screen, unicode=unicode), 100, 24)
+
+
+@pytest.mark.parametrize("note", ["", "waiting for a member"])
+def test_the_last_line_tells_the_keys(note):
+    for screen in SCREENS:
+        drawn = text(Live().picture(status(PEERS), note), View(screen), 80, 24).splitlines()
+        assert drawn[-1] == "1 all  2 map  3 peers  4 tables  5 events  j/k select  / filter  p pause  q quit"
+        assert not note or drawn[-2].rstrip() == note
+    assert "q quit" in text(Live().picture(status(PEERS), note), View(), 60, 24).splitlines()[-1]
+    assert "Esc" in text(Live().picture(status(PEERS), note), View(filter="a"), 80, 24).splitlines()[-1]
+
+
+def test_columns_that_nobody_has_a_value_for_are_left_out():
+    trace = Trace()
+    for line in TRACE:
+        trace.feed(line)
+    assert text(trace.picture(), View("peers")).splitlines()[1].split() == ["NAME", "STATE", "EQUAL"]
+    shown = text(Live().picture(status(PEERS)), View("peers")).splitlines()
+    assert "LAG" in shown[1]
+    assert "0 B" not in shown[2]
+
+
+def test_a_filter_chooses_events_too():
+    live = Live()
+    for words in ("link with humvee", "link with drone"):
+        live.heard({"time": "", "level": "info", "text": words})
+    shown = text(live.picture(status(PEERS)), View("events", filter="HUM"))
+    assert "link with humvee" in shown
+    assert "link with drone" not in shown
+
+
+def test_this_node_is_seen_on_a_white_terminal(monkeypatch):
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    assert "37m" not in frame(lines(Live().picture(status(PEERS, TABLES))), 120)
+
+
 def test_a_link_is_busy_when_bytes_moved_since_the_last_look():
     live = Live()
     assert not any(edge.busy for edge in live.picture(status([peer("b", "humvee", sent=1)])).edges)

@@ -84,7 +84,7 @@ def test_it_is_stopped_continued_resized_and_left_and_the_terminal_is_as_it_was(
     screen.size(132, 43)
     screen.process.send_signal(signal.SIGWINCH)
     screen.until("\x1b[2J")
-    screen.until("ADDRESS")  # a column for which 80 cells have no room
+    screen.until("─" * 100)  # a rule for which 80 cells have no room
     os.write(screen.master, b"q")
     assert screen.process.wait(WAIT_S) == 0
     screen.until("\x1b[?1049l")
