@@ -7,6 +7,7 @@ can cause ends in a traceback. It must not know what any command does.
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import json
 import os
@@ -92,14 +93,20 @@ COMMANDS = (
     Command("help", "tell what a command does, with its arguments", "tools.commands.help"),
 )
 
+# What a write to standard output meets; whatever else fails names a file, and is told where that is known.
+OUTPUT_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 EXAMPLE_CHARS = 50  # longer ones push their explanation to the right alone
 _EXITS = "exit codes: 0 done, 1 failed, 2 usage, 3 not converged or timed out, 69 no node runs"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code."""
+    _open_streams()
     try:
-        return _run(list(sys.argv[1:] if argv is None else argv))
+        try:
+            return _run(list(sys.argv[1:] if argv is None else argv))
+        finally:
+            sys.stdout.flush()  # at the interpreter's end a full disk would be told in other words, with another code
     except (exits.UsageError, ConfigError) as error:
         return _say(error, exits.USAGE)
     except NoNodeError as error:
@@ -107,9 +114,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except NodeError as error:
         return _say(error, exits.FAILED)
     except BrokenPipeError:
-        # Whoever read our output has gone (`| head`): the interpreter must not complain about it at exit either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()  # whoever read it has gone (`| head`)
         return exits.FAILED
+    except OSError as error:
+        if error.filename is not None or error.errno not in OUTPUT_FAULTS:
+            raise
+        _drop_output()
+        return _say(NodeError(f"cannot write the output: {error.strerror}; it is not whole"), exits.FAILED)
     except KeyboardInterrupt:
         return exits.INTERRUPTED
 
@@ -135,6 +146,18 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.exit(exits.USAGE, f"{self.prog}: {message}; see '{self.prog} --help'\n")
+
+
+def _open_streams() -> None:
+    """Give standard streams that were closed (`>&-`) a place: the next file that is opened would become one of them."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115 -- for the whole process
+
+
+def _drop_output() -> None:
+    """What is left in the buffer goes nowhere, so that the interpreter does not complain about it at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _run(argv: list[str]) -> int:

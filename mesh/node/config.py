@@ -18,9 +18,10 @@ from sync.identifiers import fold
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["KEYS", "LOG_FORMATS", "PORT_DEFAULT", "NodeConfig", "PeerName", "load"]
+__all__ = ["KEYS", "LOG_FORMATS", "PORT_DEFAULT", "NodeConfig", "PeerName", "load", "metrics_address"]
 
 PORT_DEFAULT = 7447  # TCP; any free one will do, mDNS tells it to the others. A fixed default lets firewalls name it
+METRICS_PORT_DEFAULT = 9464  # the usual one of exporters; a node's own port would be taken by its peers' listener
 PEERS_MAX = 256  # static peers; a mesh spreads addresses itself, so a longer list is a mistake
 TABLES_MAX = 1000  # names in --only, --except or --urgent; more cannot be meant by hand
 NAME_CHARS_MAX = 253  # the longest host name that DNS allows (RFC 1035)
@@ -51,24 +52,29 @@ class PeerName:
     port: int
 
     @classmethod
-    def parse(cls, text: str) -> PeerName:
-        """Read `host`, `host:port`, `[v6]:port`; raise `ConfigError` with one line otherwise."""
+    def parse(cls, text: str, what: str = "peer", port: int = PORT_DEFAULT) -> PeerName:
+        """Read `host`, `host:port`, `[v6]:port`, with `port` where none is named; otherwise `ConfigError`, one line."""
         bracketed = text.startswith("[")
         if bracketed:
             host, closing, rest = text[1:].partition("]")
             plain = bool(closing) and (rest == "" or rest.startswith(":"))
-            port_text = rest[1:] if rest else str(PORT_DEFAULT)
+            port_text = rest[1:] if rest else str(port)
         elif text.count(":") > 1:  # a bare IPv6 address has no room for a port
-            host, port_text, plain = text, str(PORT_DEFAULT), True
+            host, port_text, plain = text, str(port), True
         else:
             host, colon, port_text = text.partition(":")
             plain = True
-            port_text = port_text if colon else str(PORT_DEFAULT)
+            port_text = port_text if colon else str(port)
         if not plain or not host or len(host) > NAME_CHARS_MAX or not host.isprintable() or " " in host:
-            raise ConfigError(f"peer {text!r} is not host:port; write for example 192.168.1.7:{PORT_DEFAULT}")
+            raise ConfigError(f"{what} {text!r} is not host:port; write for example 192.168.1.7:{port}")
         if not port_text.isascii() or not port_text.isdigit() or not 1 <= int(port_text[:6]) <= 65535:
-            raise ConfigError(f"peer {text!r} has no port between 1 and 65535; write for example {host}:{PORT_DEFAULT}")
+            raise ConfigError(f"{what} {text!r} has no port between 1 and 65535; write for example {host}:{port}")
         return cls(host, int(port_text))
+
+
+def metrics_address(text: str) -> PeerName:
+    """Read where metrics are served; raise `ConfigError` with one line otherwise."""
+    return PeerName.parse(text, "metrics", METRICS_PORT_DEFAULT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +193,7 @@ def _value(key: str, value: Any) -> Any:
             wanted = "a text"
         case "metrics":
             if type(value) is str:
-                return PeerName.parse(value)
+                return metrics_address(value)
             wanted = "a text such as 127.0.0.1:9464"
         case "protocol":
             if isinstance(value, list) and len(value) == 2 and all(type(item) is int for item in value):

@@ -112,11 +112,14 @@ def _ticket(store: Keystore, membership: Membership, request: dict[str, Any]) ->
     if root_seed is None:
         raise NodeError(f"this node cannot make tickets: the root key of mesh {identity.mesh_name!r} lies elsewhere")
     roles, grants = _rights_of(request)
+    name = str(request.get("name"))
+    if any(each.name == name for each in membership.roster.members()):
+        raise NodeError(f"a member is called {name!r} already; take another name, or 'mycomesh revoke {name}' first")
     try:
         made = make_identity(
             root_seed,
             mesh_name=identity.mesh_name,
-            node_name=str(request.get("name")),
+            node_name=name,
             secret=identity.secret,
             roles=roles,
             entropy=os.urandom,

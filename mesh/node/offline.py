@@ -18,7 +18,7 @@ from mesh.node.home import FileLock
 from mesh.node.keystore import Keystore
 from mesh.node.recall import Recall
 from mesh.node.shell import clock
-from sync.errors import SyncError
+from sync.errors import DatabaseError, ForeignFileError, SyncError
 from sync.replica import Replica, ReplicaConfig
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["decide"]
 
+_KNOWN = "SELECT 1 FROM sqlite_schema WHERE name = 'mycomesh_replicated'"
 REPLICATED = "SELECT name FROM mycomesh_replicated ORDER BY name"
 
 
@@ -77,8 +78,10 @@ def _as_served(file: Path) -> ReplicaConfig:
     """The tables that a node has replicated, whatever patterns it was started with."""
     try:
         with contextlib.closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True)) as db:
+            if db.execute(_KNOWN).fetchone() is None:
+                raise ForeignFileError(f"{file}: no node has served this file yet; check the path")
             names = [name for (name,) in db.execute(REPLICATED)]
     except sqlite3.Error as error:
-        raise NodeError(f"{file}: no node has served this file yet ({error}); check the path") from error
+        raise DatabaseError(f"{file}: cannot be read: {error}; check the path") from error
     # Patterns that match nothing but their own name; none at all would mean every table.
     return ReplicaConfig(only=tuple(map(glob.escape, names)) or ("",))

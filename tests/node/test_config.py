@@ -61,6 +61,7 @@ def test_the_command_line_wins_over_the_file_where_it_says_something(file):
         ('log_format = "xml"', "log_format 'xml' is unknown"),
         ("metrics = 9464", "'metrics' must be a text such as 127.0.0.1:9464"),
         ('metrics = "here:port"', "has no port between 1 and 65535"),
+        ('metrics = ":9464"', "is not host:port"),
         ("protocol = 1", "'protocol' must be a list of the oldest and the newest version, such as [1, 2]"),
         ("protocol = [1, true]", "'protocol' must be a list of the oldest and the newest version"),
         ("protocol = [2, 1]", "'protocol' [2, 1] is no range"),
@@ -141,6 +142,17 @@ def test_the_docs_tell_of_every_setting():
     assert re.findall(r"^\| `([a-z_]+)` \|", page, re.MULTILINE) == list(KEYS)
     example = re.search(r"```toml\n(.*?)```", page, re.DOTALL)[1]
     assert set(tomllib.loads(example)) <= set(KEYS)
+
+
+def test_metrics_without_a_port_are_not_served_at_the_port_of_peers(file):
+    for text, address in (
+        ("127.0.0.1", PeerName("127.0.0.1", 9464)),
+        ("::1", PeerName("::1", 9464)),
+        ("[::1]", PeerName("::1", 9464)),
+        ("[::1]:80", PeerName("::1", 80)),
+    ):
+        file.write_text(f'metrics = "{text}"')
+        assert load(file).metrics == address
 
 
 def test_the_example_of_the_docs_is_taken(tmp_path):

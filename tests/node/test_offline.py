@@ -86,8 +86,27 @@ def test_a_served_file_and_one_of_nobody_are_refused_in_one_line(home, file, tmp
     assert "served by another node" in capsys.readouterr().err
     sqlite3.connect(tmp_path / "plain.db").execute("CREATE TABLE t(v)")
     assert run(home, tmp_path / "plain.db", "policy", "t") == exits.FAILED
+    (tmp_path / "text.db").write_text("no database " * 100)
+    assert run(home, tmp_path / "text.db", "conflicts") == exits.FAILED
     assert run(home, tmp_path / "none.db", "conflicts") == exits.FAILED
-    assert len(capsys.readouterr().err.splitlines()) == 2
+    assert [line[line.rindex("[") :] for line in capsys.readouterr().err.splitlines()] == [
+        "[database.foreign]",
+        "[database.unusable]",
+        "[home.unusable]",
+    ]
+
+
+def test_parked_rows_are_read_from_the_file_too(home, file, tmp_path, capsys):
+    db = sqlite3.connect(file, isolation_level=None)
+    db.execute(
+        "INSERT INTO mycomesh_parked(id, row, table_name, row_key, reason, content, since)"
+        " VALUES(1, 7, 't', '7', 'CHECK', '{}', '')"
+    )
+    assert run(home, file, "parked", "--json") == exits.DONE
+    assert [each["key"] for each in json.loads(capsys.readouterr().out)] == ["7"]
+    sqlite3.connect(tmp_path / "plain.db").execute("CREATE TABLE t(v)")
+    assert run(home, tmp_path / "plain.db", "parked") == exits.FAILED
+    assert len(capsys.readouterr().err.splitlines()) == 1
 
 
 def test_a_migration_runs_in_the_file_and_waits_for_the_next_node(home, file, tmp_path, capsys):

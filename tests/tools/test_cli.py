@@ -220,6 +220,43 @@ def test_a_quick_command_loads_nothing_heavy(tmp_path, words):
     assert json.loads(done.stdout.splitlines()[-1]) == []
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_output_that_cannot_be_written_is_one_line_and_1(unbuffered):
+    done = subprocess.run(
+        ["sh", "-c", f"{sys.executable} -m tools explain >/dev/full"],
+        cwd=ROOT, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+    )  # fmt: skip
+    assert done.returncode == exits.FAILED
+    assert one_line(done.stderr)
+    assert "cannot write the output: No space left on device" in done.stderr
+
+
+def test_a_closed_output_is_nothing_to_stumble_over():
+    done = subprocess.run(
+        ["sh", "-c", f"{sys.executable} -m tools explain >&-"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (exits.DONE, "")
+
+
+def test_a_ticket_that_is_not_there_is_no_wrong_code(run, store):
+    code, out, err = run("join", "absent.ticket")
+    assert (code, out) == (exits.USAGE, "")
+    assert one_line(err)
+    assert "cannot read absent.ticket: No such file or directory" in err
+    assert store.identity() is None
+
+
+def test_two_tickets_of_one_name_are_not_made(run, tmp_path):
+    run("init", "--node-name", "alpha")
+    assert run("ticket", "bravo", "-o", str(tmp_path / "first.ticket"))[0] == exits.DONE
+    for name in ("alpha", "bravo"):
+        code, _, err = run("ticket", name, "-o", str(tmp_path / "second.ticket"))
+        assert code == exits.FAILED
+        assert one_line(err)
+        assert f"called {name!r} already" in err
+    assert not (tmp_path / "second.ticket").exists()
+
+
 def test_a_reader_that_leaves_early_causes_no_complaint(tmp_path):
     done = subprocess.run(
         ["sh", "-c", f"{sys.executable} -m tools --help | true"], cwd=ROOT, capture_output=True, text=True, check=False

@@ -18,7 +18,7 @@ SHELLS = ("bash", "zsh", "fish")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("shell", choices=SHELLS, help="print the script for this shell")
+    parser.add_argument("shell", choices=SHELLS, metavar="|".join(SHELLS), help="print the script for this shell")
 
 
 def run(args: argparse.Namespace, _home: Home) -> int:

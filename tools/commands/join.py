@@ -75,7 +75,7 @@ def run(args: argparse.Namespace, home: Home) -> int:
 
 def _names_a_file(text: str) -> bool:
     try:
-        return "/" in text or Path(text).is_file()
+        return "/" in text or "." in text or Path(text).is_file()  # no code has these signs
     except OSError:  # longer than any name of a file
         return False
 

@@ -29,12 +29,15 @@ LISTING = "SELECT table_name, row_key, reason, content, since FROM mycomesh_park
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
+    parser.add_argument(
+        "--file", type=Path, metavar="FILE.db", help="look into this file (default: what the running node serves)"
+    )
     parser.add_argument("--json", action="store_true", help="a JSON array, for programs")
 
 
 def run(args: argparse.Namespace, home: Home) -> int:
     """Print one row for each parked row, the oldest first."""
-    parked = _parked(Path(ask(home, "status")["file"]))
+    parked = _parked(args.file.absolute()) if args.file else _parked(Path(ask(home, "status")["file"]))
     if args.json:
         print_json(parked)
     elif not parked:
@@ -52,7 +55,7 @@ def _parked(file: Path) -> list[dict[str, Any]]:
         with contextlib.closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True)) as db:
             rows = [*db.execute(LISTING).fetchall(), *_orphans(db)]
     except sqlite3.Error as error:
-        raise NodeError(f"cannot read {file}: {error}; is the node still joining? see 'mycomesh status'") from error
+        raise NodeError(f"cannot read {file}: {error}; is it the file of a node, which has joined?") from error
     return [{**dict(zip(NAMES, row, strict=True)), "content": _content(row[3])} for row in rows]
 
 

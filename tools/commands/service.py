@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["add_arguments", "run", "unit_text"]
 
+DEEDS = ("install", "show", "uninstall")
 MARK = "# written by mycomesh service; 'mycomesh service uninstall' removes it"
 SYSTEM = Path("/etc/systemd/system")
 NAME = "mycomesh.service"
@@ -67,7 +68,7 @@ WantedBy={target}
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("do", choices=("install", "show", "uninstall"), help="write the unit, print it, or remove it")
+    parser.add_argument("do", choices=DEEDS, metavar="|".join(DEEDS), help="write the unit, print it, or remove it")
     parser.add_argument("file", type=Path, nargs="?", metavar="FILE.db", help="the database that the node serves")
     parser.add_argument(
         "--system", action="store_true", help="from boot on, for the whole machine (root); else for this user"

@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--metrics",
-        type=config.PeerName.parse,
+        type=config.metrics_address,
         metavar="HOST:PORT",
         help="serve Prometheus metrics there (try 127.0.0.1:9464)",
     )

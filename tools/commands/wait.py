@@ -57,7 +57,7 @@ def _told(args: argparse.Namespace, answer: dict[str, Any]) -> int:
     if args.json:
         print_json({"reached": reached, "replicas": replicas, "wanted": args.replicas, "linked": linked})
     elif reached:
-        print(f"on {replicas} nodes", file=sys.stderr)
+        print(f"on {replicas} node(s)", file=sys.stderr)
     else:
         print(
             f"mycomesh: on {replicas} of {args.replicas} nodes after {args.timeout:g} s; {linked} peer(s) linked",
