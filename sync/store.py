@@ -249,9 +249,10 @@ class Store:
                 raise ForeignFileError(
                     f"{self.path}: its table {taken[0]} has the name of one of the node's own; rename it"
                 )
-        for statement in _SCHEMA.split(";\n"):
-            if statement.strip():
-                self.db.execute(statement)
+        with _translated(self.path):  # the first write: a directory that cannot be written is met here
+            for statement in _SCHEMA.split(";\n"):
+                if statement.strip():
+                    self.db.execute(statement)
         if self.meta("format") is None:
             self.meta_set("format", FORMAT)
         self._recall()
@@ -339,7 +340,7 @@ def _translated(path: str) -> Iterator[None]:
     except apsw.FullError as error:
         raise DatabaseError(f"{path}: the disk is full; free some space") from error
     except apsw.CantOpenError as error:
-        raise DatabaseError(f"{path}: cannot be opened; check that its directory exists and is writable") from error
+        raise DatabaseError(f"{path}: cannot be opened; check its permissions and those of its directory") from error
     except (apsw.IOError, apsw.CorruptError) as error:
         raise DatabaseError(f"{path}: {error}; run PRAGMA integrity_check and look at the disk") from error
 

@@ -238,6 +238,22 @@ def test_a_closed_output_is_nothing_to_stumble_over():
     assert (done.returncode, done.stderr) == (exits.DONE, "")
 
 
+def test_a_file_in_a_directory_that_cannot_be_written_is_one_line(run, tmp_path):
+    run("init")
+    place = tmp_path / "read only"
+    place.mkdir()
+    sqlite3.connect(place / "a.db").execute("CREATE TABLE t(v)").connection.close()
+    place.chmod(0o555)
+    bound = [] if os.geteuid() else ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]  # root may do anything
+    done = subprocess.run(
+        [*bound, sys.executable, "-m", "tools", "--home", tmp_path / "h", "up", place / "a.db", "--loopback"],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == exits.FAILED
+    assert one_line(done.stderr)
+    assert "read-only; make the file and its directory writable [database.unusable]" in done.stderr
+
+
 def test_a_ticket_that_is_not_there_is_no_wrong_code(run, store):
     code, out, err = run("join", "absent.ticket")
     assert (code, out) == (exits.USAGE, "")

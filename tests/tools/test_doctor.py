@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
@@ -45,6 +46,24 @@ def test_a_home_that_others_can_change_is_told(tmp_path):
     home.chmod(0o777)
     assert not doctor.permissions(home).well
     assert "chmod 700" in doctor.permissions(home).remedy
+
+
+def test_a_key_that_others_can_read_is_told(tmp_path):
+    for name in ("identity", "lock"):
+        (tmp_path / name).touch(0o600)
+    assert doctor.permissions(tmp_path).well
+    (tmp_path / "identity").chmod(0o644)
+    finding = doctor.permissions(tmp_path)
+    assert (finding.well, finding.remedy) == (False, f"chmod 600 {tmp_path / 'identity'}")
+
+
+def test_the_fuller_disk_is_told(tmp_path, monkeypatch):
+    free = {tmp_path: 5_000_000_000, tmp_path / "card": 1_000}
+    (tmp_path / "card").mkdir()
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda place: SimpleNamespace(free=free[place]))
+    assert doctor.disk(tmp_path).well
+    finding = doctor.disk(tmp_path, tmp_path / "card")
+    assert (finding.well, finding.found) == (False, f"0.0 GB free at {tmp_path / 'card'}")
 
 
 def test_the_exit_code_says_whether_something_failed(tmp_path, monkeypatch, capsys):

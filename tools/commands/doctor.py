@@ -47,14 +47,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, home: Home) -> int:
     """Print one line a look, and the remedies; 1 if something keeps nodes from working."""
+    node, file = _node(home)
     findings = [
         clock(time.time()),
         sqlite(sqlite3.sqlite_version_info),
         multicast(Path("/sys/class/net")),
         inotify(Path("/proc/sys/fs/inotify/max_user_watches")),
         permissions(home.state),
-        disk(home.state),
-        _node(home),
+        disk(home.state, *([file.parent] if file else [])),
+        node,
     ]
     if args.json:
         print_json([asdict(finding) for finding in findings])
@@ -115,24 +116,31 @@ def permissions(state: Path) -> Finding:
         return Finding("permissions", False, f"{place} cannot be written", "change its owner, or choose another --home")
     if place == state and mode & 0o022:
         return Finding("permissions", False, f"{place} can be changed by others", f"chmod 700 {place}")
+    # A key that others may have read is refused by every start.
+    shared = [each for each in sorted(state.glob("*")) if each.is_file() and each.stat().st_mode & 0o077]
+    if shared:
+        told = " ".join(map(str, shared))
+        return Finding("permissions", False, f"open to other users: {told}", f"chmod 600 {told}")
     return Finding("permissions", True, str(place))
 
 
-def disk(state: Path) -> Finding:
-    """Whether there is room."""
-    free = shutil.disk_usage(_existing(state)).free
+def disk(*places: Path) -> Finding:
+    """Whether there is room, where there is least: the database may lie on another disk than the keys."""
+    free, place = min((shutil.disk_usage(_existing(place)).free, place) for place in places)
     remedy = "" if free >= FREE_BYTES_MIN else "make room: a node that cannot write takes nothing from peers"
-    return Finding("disk", not remedy, f"{free / 1e9:,.1f} GB free", remedy)
+    return Finding("disk", not remedy, f"{free / 1e9:,.1f} GB free at {place}", remedy)
 
 
-def _node(home: Home) -> Finding:
+def _node(home: Home) -> tuple[Finding, Path | None]:
+    """How the node is, and the file that it serves."""
     try:
         status = ask(home, "status")
     except NoNodeError:
-        return Finding("node", None, "none runs for this home", "mycomesh up FILE.db")
+        return Finding("node", None, "none runs for this home", "mycomesh up FILE.db"), None
     except NodeError as error:
-        return Finding("node", False, str(error), "mycomesh down, then mycomesh up FILE.db")
-    return Finding("node", None if status["hint"] else True, f"{status['phase']} {status['file']}", status["hint"])
+        return Finding("node", False, str(error), "mycomesh down, then mycomesh up FILE.db"), None
+    told = f"{status['phase']} {status['file']}"
+    return Finding("node", None if status["hint"] else True, told, status["hint"]), Path(status["file"])
 
 
 def _existing(place: Path) -> Path:

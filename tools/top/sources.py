@@ -117,5 +117,7 @@ class TraceSource:
                     if not isinstance(line, dict):
                         raise exits.UsageError(f"{self._path}, line {number} is no JSON object; is it a trace?")
                     yield line
-        except (OSError, UnicodeDecodeError) as error:
-            raise exits.UsageError(f"cannot read {self._path}: {error}") from error
+        except OSError as error:
+            raise exits.UsageError(f"cannot read {self._path}: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            raise exits.UsageError(f"cannot read {self._path}: it is no text") from error
