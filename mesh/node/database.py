@@ -8,6 +8,7 @@ first one's locks (https://sqlite.org/howtocorrupt.html, section 2.2.1). It must
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -16,15 +17,18 @@ import apsw
 from mesh.node.errors import SqlError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
-__all__ = ["BUSY_MS", "Database", "Row", "Value"]
+__all__ = ["BUSY_MS", "Database", "Row", "Value", "Values"]
 
 BUSY_MS = 5_000  # the node itself holds the write lock for milliseconds; other programs may take longer
+# What apsw raises for SQL or values that are none; KeyError: a name without its value.
+REFUSALS = (apsw.Error, TypeError, OverflowError, KeyError)
 TOLD_CHARS_MAX = 120  # of a statement that failed
 
 Value = int | float | str | bytes | None
+Values = Sequence[Value] | Mapping[str, Value]  # for ? in order, or for :name
 Row = tuple[Any, ...]
 T = TypeVar("T")
 
@@ -46,7 +50,7 @@ class Database:
         """
         await self._run(self._opened)
 
-    async def execute(self, sql: str, values: Sequence[Value] = ()) -> list[Row]:
+    async def execute(self, sql: str, values: Values = ()) -> list[Row]:
         """Run the statements of a text, each committed by itself; return all rows.
 
         Raises:
@@ -54,7 +58,7 @@ class Database:
         """
         return await self._run(lambda: self._rows(sql, values))
 
-    async def executemany(self, sql: str, rows: Iterable[Sequence[Value]]) -> None:
+    async def executemany(self, sql: str, rows: Iterable[Values]) -> None:
         """Run one statement for each row of values, in one transaction: all of them or none.
 
         Raises:
@@ -88,17 +92,18 @@ class Database:
             self._db.set_busy_timeout(BUSY_MS)
         return self._db
 
-    def _rows(self, sql: str, values: Sequence[Value]) -> list[Row]:
+    def _rows(self, sql: str, values: Values) -> list[Row]:
         try:
-            return self._connection().execute(sql, tuple(values)).fetchall()
-        except (apsw.Error, TypeError, OverflowError) as error:
+            bound = values if isinstance(values, Mapping) else tuple(values)
+            return self._connection().execute(sql, bound).fetchall()
+        except REFUSALS as error:
             raise _refused(error, sql) from error
 
-    def _many(self, sql: str, rows: Iterable[Sequence[Value]]) -> None:
+    def _many(self, sql: str, rows: Iterable[Values]) -> None:
         try:
             with self._connection() as db:
                 db.executemany(sql, rows)
-        except (apsw.Error, TypeError, OverflowError) as error:
+        except REFUSALS as error:
             raise _refused(error, sql) from error
 
     def _close(self) -> None:
@@ -110,4 +115,5 @@ class Database:
 def _refused(error: Exception, sql: str) -> SqlError:
     text = " ".join(sql.split())
     told = text if len(text) <= TOLD_CHARS_MAX else f"{text[: TOLD_CHARS_MAX - 3]}..."
-    return SqlError(f"{error}: {told}")
+    why = f"no value for {error}" if isinstance(error, KeyError) else error
+    return SqlError(f"{why}: {told}")

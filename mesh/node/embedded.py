@@ -16,12 +16,13 @@ import logging
 import math
 import os
 import threading
+from concurrent.futures import CancelledError
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from mesh.node.config import NodeConfig, load
 from mesh.node.daemon import Daemon, complaints, event_loop
-from mesh.node.database import Database, Row, Value
+from mesh.node.database import Database, Row, Values
 from mesh.node.errors import NodeError, SqlError
 from mesh.node.home import Home
 from mesh.node.journal import LEVELS
@@ -29,7 +30,7 @@ from mesh.node.looks import Looks
 from mesh.node.watch import Watch
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Coroutine, Iterable, Iterator, Sequence
+    from collections.abc import AsyncGenerator, Coroutine, Iterable, Iterator
     from types import TracebackType
 
     from mesh.events import Notice
@@ -115,7 +116,7 @@ class Node:
 
     # ---- SQL
 
-    async def execute(self, sql: str, values: Sequence[Value] = ()) -> list[Row]:
+    async def execute(self, sql: str, values: Values = ()) -> list[Row]:
         """Run SQL on the file, as any client would; return the rows as tuples, none where it asks for none.
 
         Raises:
@@ -124,7 +125,7 @@ class Node:
         self._serving()
         return await self._writer.execute(sql, values)
 
-    async def executemany(self, sql: str, rows: Iterable[Sequence[Value]]) -> None:
+    async def executemany(self, sql: str, rows: Iterable[Values]) -> None:
         """Run one statement for each row of values in one transaction; a large one reaches peers in parts (ADR 0012).
 
         Raises:
@@ -133,7 +134,7 @@ class Node:
         self._serving()
         await self._writer.executemany(sql, rows)
 
-    async def watch(self, select: str, values: Sequence[Value] = ()) -> AsyncGenerator[list[Row], None]:
+    async def watch(self, select: str, values: Values = ()) -> AsyncGenerator[list[Row], None]:
         """Yield the answer of a query, and again whenever it has changed, by whomever: this program, another, a peer.
 
         Commits that come faster than the answers are taken are told together. Nothing is done while nothing is committed. Ends
@@ -234,10 +235,16 @@ class SyncNode:
         self._node = node
         self._loop = event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="mycomesh-node", daemon=True)
+        # Nothing is asked of the loop once `_stop` has begun: nobody would answer.
+        self._turn, self._running = threading.Lock(), False
 
     def __enter__(self) -> Self:
         """Start the node; return when it serves the file; raises as `Node` does."""
-        self._thread.start()
+        with self._turn:
+            if self._thread.ident is not None:
+                raise NodeError("this node was started before; open another with mesh.open_sync(FILE)")
+            self._thread.start()
+            self._running = True
         try:
             self._do(self._node.__aenter__())
         except BaseException:
@@ -254,15 +261,15 @@ class SyncNode:
         finally:
             self._stop()
 
-    def execute(self, sql: str, values: Sequence[Value] = ()) -> list[Row]:
+    def execute(self, sql: str, values: Values = ()) -> list[Row]:
         """As `Node.execute`."""
         return self._do(self._node.execute(sql, values))
 
-    def executemany(self, sql: str, rows: Iterable[Sequence[Value]]) -> None:
+    def executemany(self, sql: str, rows: Iterable[Values]) -> None:
         """As `Node.executemany`."""
         self._do(self._node.executemany(sql, rows))
 
-    def watch(self, select: str, values: Sequence[Value] = ()) -> Iterator[list[Row]]:
+    def watch(self, select: str, values: Values = ()) -> Iterator[list[Row]]:
         """As `Node.watch`: a generator that waits for the next change."""
         answers = self._node.watch(select, values)
         try:
@@ -272,7 +279,8 @@ class SyncNode:
                 except StopAsyncIteration:
                     return
         finally:
-            self._do(answers.aclose())
+            with contextlib.suppress(NodeError):  # it has ended with the node
+                self._do(answers.aclose())
 
     def wait(self, replicas: int, *, timeout_s: float | None = None) -> int:
         """As `Node.wait`."""
@@ -283,17 +291,34 @@ class SyncNode:
         return self._do(self._node.status())
 
     def _do(self, work: Coroutine[Any, Any, T]) -> T:
-        waiting = asyncio.run_coroutine_threadsafe(work, self._loop)
+        with self._turn:
+            if not self._running:
+                work.close()
+                raise NodeError("this node does not run; use it within 'with mesh.open_sync(FILE) as node'")
+            waiting = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return waiting.result()
+        except CancelledError as error:
+            raise NodeError("this node has ended; open it again") from error
         except BaseException:
             waiting.cancel()  # a ^C while it is waited for
             raise
 
     def _stop(self) -> None:
+        with self._turn:
+            self._running = False
+        asyncio.run_coroutine_threadsafe(_dismiss(), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+
+
+async def _dismiss() -> None:
+    """Cancel what other threads still ask of this loop: nobody would answer them once it has stopped."""
+    asked = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+    for task in asked:
+        task.cancel()
+    await asyncio.gather(*asked, return_exceptions=True)
 
 
 async def _lived(daemon: Daemon) -> None:

@@ -8,6 +8,7 @@ import re
 import sqlite3
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -229,6 +230,43 @@ def test_the_synchronous_node_does_the_same(home, tmp_path):
     with sqlite3.connect(file) as plain:  # the node is gone: any library may open it
         assert plain.execute("SELECT count(*) FROM t").fetchall() == [(3,)]
     eventually(lambda: not (tmp_path / "fleet.db-journal").exists(), "no journal is left")
+
+
+def test_values_go_by_name_too(home, tmp_path):
+    with mesh.open_sync(tmp_path / "fleet.db", home=home, config=QUIET) as node:
+        node.execute("CREATE TABLE t(a, b)")
+        node.execute("INSERT INTO t VALUES(:a, :b)", {"b": 2, "a": 1})
+        node.executemany("INSERT INTO t VALUES(:a, :b)", [{"b": 4, "a": 3}])
+        assert node.execute("SELECT * FROM t ORDER BY a") == [(1, 2), (3, 4)]
+        for ask in (node.execute, lambda sql, row: node.executemany(sql, [row])):
+            with pytest.raises(mesh.SqlError, match="no value for 'b'"):
+                ask("INSERT INTO t VALUES(:a, :b)", {"a": 5})
+        assert node.execute("SELECT count(*) FROM t") == [(2,)]
+
+
+def test_a_synchronous_node_that_does_not_run_says_so(home, tmp_path):
+    node = mesh.open_sync(tmp_path / "fleet.db", home=home, config=QUIET)
+    with pytest.raises(mesh.NodeError, match="does not run"):
+        node.execute("SELECT 1")
+    found = []
+
+    def wait():
+        with pytest.raises(mesh.NodeError) as caught:  # in the words of where it was met
+            node.wait(99)
+        found.append(caught)
+
+    waiting = threading.Thread(target=wait)
+    with node:
+        waiting.start()
+        answers = node.watch("SELECT 1")
+        assert next(answers) == [(1,)]
+    waiting.join(WAIT_S)
+    assert len(found) == 1
+    answers.close()
+    with pytest.raises(mesh.NodeError, match="does not run"):
+        node.status()
+    with pytest.raises(mesh.NodeError, match="started before"), node:
+        pass
 
 
 def test_importing_the_mesh_loads_no_node():
