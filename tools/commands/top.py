@@ -38,15 +38,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, home: Home) -> int:
-    """Show the mesh until `q`; in a pipe one picture as text."""
+    """Show the mesh until `q`; in a pipe one picture as text, of a trace its last."""
     if args.replay is None:
         ask(home, "status")  # before rich is loaded: where no node runs, that is said at once
     from tools.top import loop, sources  # noqa: PLC0415 -- rich and the screens, for those who look at them
 
-    source = sources.NodeSource(home) if args.replay is None else sources.TraceSource(args.replay, args.speed)
+    live = not args.json and sys.stdout.isatty() and sys.stdin.isatty()
+    # Of a trace that nobody can watch, the end tells most.
+    source = (
+        sources.NodeSource(home)
+        if args.replay is None
+        else sources.TraceSource(args.replay, args.speed, ended=not live)
+    )
     if args.json:
         print_json(asdict(source.look(paused=False)))
-    elif sys.stdout.isatty() and sys.stdin.isatty():
+    elif live:
         loop.run(source)
     else:
         loop.once(source)

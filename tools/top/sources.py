@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import threading
 import time
 from collections import deque
@@ -73,9 +74,9 @@ class NodeSource:
 
 
 class TraceSource:
-    """A recorded run, `speed` virtual seconds a second; raises `UsageError` if the file is none."""
+    """A recorded run, `speed` virtual seconds a second, or at once its end; raises `UsageError` if the file is none."""
 
-    def __init__(self, path: Path, speed: float) -> None:
+    def __init__(self, path: Path, speed: float, *, ended: bool = False) -> None:
         self._path = path
         self._speed = speed
         self._trace = Trace()
@@ -83,7 +84,7 @@ class TraceSource:
         self._next = next(self._lines, None)
         if self._next is None or self._next.get("kind") != "header" or self._next.get("version") != 1:
             raise exits.UsageError(f"{path} is no trace of version 1; make one with: mycomesh simulate --report")
-        self._t = 0.0
+        self._t = math.inf if ended else 0.0
         self._last_s = time.monotonic()
 
     def look(self, *, paused: bool) -> Picture:

@@ -239,6 +239,8 @@ def test_in_a_pipe_one_picture_is_printed(replay):
     assert code == exits.DONE
     assert "node2" in captured.out
     assert "\x1b" not in captured.out
+    assert "t = 3.0 s" in captured.out  # the end
+    assert "split 0 | 1" in captured.out
 
 
 @pytest.mark.parametrize(
