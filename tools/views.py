@@ -57,7 +57,8 @@ def _row(peer: PeerView) -> tuple[str, ...]:
     equal = equality(peer)
     rtt = "-" if peer.rtt_ms is None else f"{peer.rtt_ms:.1f} ms"
     offset = "-" if peer.offset_ms is None else f"{peer.offset_ms:+.0f} ms"
-    state = peer.state if peer.seen_ms_ago is None else f"{peer.state} ({duration(peer.seen_ms_ago)} ago)"
+    heard = peer.state == "linked" or peer.seen_ms_ago is None  # of a link it is always the last second
+    state = peer.state if heard else f"{peer.state} ({duration(peer.seen_ms_ago)} ago)"
     if peer.protocol and peer.state != "linked":
         state = f"{state}, speaks only protocol {peer.protocol}"
     moved = (byte_count(peer.sent_bytes), byte_count(peer.received_bytes))
