@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
 
-__all__ = ["add_json", "byte_count", "duration", "print_json", "print_table", "short_hash", "tell"]
+__all__ = ["add_json", "byte_count", "duration", "print_json", "print_table", "short_hash", "signed_ms", "tell"]
 
 UNITS = ("B", "kB", "MB", "GB", "TB")
 HASH_DIGITS = 8  # enough to tell two contents apart by eye; --json has the whole
@@ -59,6 +59,11 @@ def duration(milliseconds: int | None) -> str:
     if seconds < 1:
         return f"{milliseconds} ms"
     return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
+
+
+def signed_ms(milliseconds: float | None) -> str:
+    """Return how far a clock is off, in whole milliseconds; there is no -0."""
+    return "-" if milliseconds is None else f"{round(milliseconds):+,} ms"
 
 
 def byte_count(count: int) -> str:

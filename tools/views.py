@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tools.render import byte_count, duration, print_table, short_hash
+from tools.render import byte_count, duration, print_table, short_hash, signed_ms
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -56,10 +56,9 @@ def equality(peer: PeerView) -> str:
 def _row(peer: PeerView) -> tuple[str, ...]:
     equal = equality(peer)
     rtt = "-" if peer.rtt_ms is None else f"{peer.rtt_ms:.1f} ms"
-    offset = "-" if peer.offset_ms is None else f"{peer.offset_ms:+.0f} ms"
     heard = peer.state == "linked" or peer.seen_ms_ago is None  # of a link it is always the last second
     state = peer.state if heard else f"{peer.state} ({duration(peer.seen_ms_ago)} ago)"
     if peer.protocol and peer.state != "linked":
         state = f"{state}, speaks only protocol {peer.protocol}"
     moved = (byte_count(peer.sent_bytes), byte_count(peer.received_bytes))
-    return (peer.name, state, equal, peer.address or "-", rtt, offset, *moved)
+    return (peer.name, state, equal, peer.address or "-", rtt, signed_ms(peer.offset_ms), *moved)

@@ -19,7 +19,7 @@ from mesh.node.keystore import Keystore
 from tools import exits
 from tools.cli import COMMANDS, main
 from tools.commands.invite import duration_s
-from tools.render import duration
+from tools.render import duration, signed_ms
 
 ROOT = Path(__file__).parents[2]
 HEAVY = ("asyncio", "apsw", "rich", "uvloop", "zeroconf", "nacl", "cbor2", "sqlite3")
@@ -101,6 +101,16 @@ def test_invite_without_a_mesh_says_what_to_run(run):
 @pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("30m", 1800), ("1h", 3600), ("30d", 2_592_000)])
 def test_durations_are_read_as_people_write_them(text, seconds):
     assert duration_s(text) == seconds
+
+
+def test_offsets_have_no_minus_zero():
+    assert [signed_ms(value) for value in (None, -0.4, 0.0, 1234.5, -12.6)] == [
+        "-",
+        "+0 ms",
+        "+0 ms",
+        "+1,234 ms",
+        "-13 ms",
+    ]
 
 
 def test_spans_are_told_as_people_say_them():

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from mesh.node.ask import ask
 from mesh.node.status import Status, from_json
 from tools import exits
-from tools.render import duration, print_json
+from tools.render import duration, print_json, signed_ms
 from tools.views import linked_of, show_peers, show_tables
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def _head(status: Status) -> list[str]:
     if status.phase == "serving":
         waiting = f", {status.pending} write(s) not stamped yet" if status.pending else ""
         if status.clock_offset_ms is not None:
-            waiting += f", mesh time is this clock {status.clock_offset_ms:+,.0f} ms"
+            waiting += f", mesh time is this clock {signed_ms(status.clock_offset_ms)}"
         lines.append(f"{linked} of {len(status.peers)} other member(s) linked, {len(status.tables)} table(s){waiting}")
     if status.scrub is not None:
         where = f" in {', '.join(status.scrub.tables)}" if status.scrub.tables else ""

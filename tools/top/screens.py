@@ -13,7 +13,7 @@ from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
 from mesh.node.journal import printable
-from tools.render import byte_count, duration, short_hash
+from tools.render import byte_count, duration, short_hash, signed_ms
 from tools.top.canvas import Canvas
 
 if TYPE_CHECKING:
@@ -208,7 +208,7 @@ def _peer(node: Node) -> list[str]:
         "-" if node.equal is None else "yes" if node.equal else "no",
         "-" if node.rtt_ms is None else f"{node.rtt_ms:.1f} ms",
         lag,
-        "-" if node.offset_ms is None else f"{node.offset_ms:+.0f} ms",
+        signed_ms(node.offset_ms),
         "-" if node.received_bytes is None else byte_count(node.received_bytes),
         "-" if node.sent_bytes is None else byte_count(node.sent_bytes),
         ",".join(node.roles) or "-",
