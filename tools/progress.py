@@ -51,7 +51,7 @@ def _draw(what: str, measure: Callable[[], Measured], ended: threading.Event) ->
     columns = (
         bars.TextColumn("{task.description}", markup=False),
         bars.BarColumn(),
-        bars.TextColumn("{task.percentage:>3.0f} %"),
+        bars.TaskProgressColumn("{task.percentage:>3.0f} %", markup=False),  # nothing where the whole is not known
         bars.TimeElapsedColumn(),
     )
     with bars.Progress(*columns, console=console, transient=True) as drawn:

@@ -17,6 +17,7 @@ __all__ = ["CLEAR", "drawn", "shows_unicode"]
 
 CLEAR = "\r\x1b[K"  # ECMA-48: to the line's beginning, and erase to its end
 CELLS = 24
+CELLS_STEP = 4  # words change their length all the time, the bar does not with each of them
 
 
 def shows_unicode(encoding: str | None, environ: Mapping[str, str]) -> bool:
@@ -32,7 +33,9 @@ def drawn(notice: Notice, columns: int, *, unicode: bool) -> str:
     """Return the line of a `round.progress` notice, at most `columns` wide: share of rows as a bar, and its words."""
     rows, expected = int(notice.detail.get("rows", 0)), int(notice.detail.get("expected", 0))
     share = min(1.0, rows / expected) if expected else 0.0
-    full = round(CELLS * share)
-    bar = ("█" * full).ljust(CELLS, "░") if unicode else ("#" * full).ljust(CELLS, ".")
-    percent = f"{100 * share:3.0f} %" if expected else "  ? %"
-    return f"{bar} {percent}  {notice.text}"[: max(0, columns - 1)]
+    words = f"{100 * share:3.0f} %  {notice.text}" if expected else f"  ? %  {notice.text}"
+    # The words go first: at their end stands the time that is left.
+    cells = max(0, min(CELLS, (columns - 2 - len(words)) // CELLS_STEP * CELLS_STEP))
+    full = round(cells * share)
+    bar = ("█" * full).ljust(cells, "░") if unicode else ("#" * full).ljust(cells, ".")
+    return f"{bar} {words}".lstrip()[: max(0, columns - 1)]

@@ -106,9 +106,18 @@ def test_rows_that_come_in_are_a_bar_on_a_terminal_and_lines_in_a_pipe():
 
 def test_a_bar_fits_its_line_and_needs_no_unicode():
     notice = Notice("round.progress", "words " * 50, {"rows": 2_000, "expected": 1_000})
-    assert drawn(notice, 80, unicode=False).startswith("#" * 24 + " 100 %")
+    assert drawn(notice, 80, unicode=False).startswith("100 %  words")
     assert len(drawn(notice, 80, unicode=False)) == 79
     assert drawn(notice, 80, unicode=False).isascii()
+
+
+def test_a_bar_leaves_room_for_the_time_that_is_left():
+    words = "catching up with drone1: 65,536 of about 600,001 rows, 0.5 MB, 13 s left"
+    notice = Notice("round.progress", words, {"rows": 1_000, "expected": 2_000})
+    assert drawn(notice, 80, unicode=False) == f"50 %  {words}"
+    assert drawn(notice, 90, unicode=False) == f"####....  50 %  {words}"
+    assert drawn(notice, 100, unicode=False) == f"########........  50 %  {words}"
+    assert drawn(notice, 200, unicode=False) == f"############............  50 %  {words}"
 
 
 def test_a_reader_that_left_does_not_end_the_node():

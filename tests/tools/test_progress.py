@@ -25,6 +25,25 @@ def test_a_pipe_and_a_quick_command_see_nothing(monkeypatch, stream, patience_s)
     assert stream.getvalue() == ""
 
 
+def test_of_what_nobody_knows_the_whole_no_share_is_told(monkeypatch):
+    stream = Terminal()
+    monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(progress, "PATIENCE_S", 0.0)
+    monkeypatch.setattr(progress, "STEP_S", 0.01)
+    asked = threading.Semaphore(0)
+
+    def measure():
+        asked.release()
+        return 0, None
+
+    with progress.progress("comparing", measure):
+        for _ in range(30):
+            assert asked.acquire(timeout=30)
+    assert "comparing" in stream.getvalue()
+    assert "%" not in stream.getvalue()
+
+
 def test_what_is_slow_shows_how_far_it_is_and_leaves_nothing(monkeypatch):
     stream = Terminal()
     monkeypatch.setattr(sys, "stderr", stream)
