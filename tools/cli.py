@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import errno
 import importlib
+import io
 import json
 import os
 import sys
@@ -149,10 +150,15 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _open_streams() -> None:
-    """Give standard streams that were closed (`>&-`) a place: the next file that is opened would become one of them."""
+    """Give standard streams that were closed (`>&-`) a place: the next file that is opened would become one of them.
+
+    What a name has and the encoding of standard output has not is written as an escape, as Python does on standard error.
+    """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115 -- for the whole process
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _drop_output() -> None:

@@ -13,7 +13,17 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
 
-__all__ = ["add_json", "byte_count", "duration", "print_json", "print_table", "short_hash", "signed_ms", "tell"]
+__all__ = [
+    "add_json",
+    "byte_count",
+    "duration",
+    "json_text",
+    "print_json",
+    "print_table",
+    "short_hash",
+    "signed_ms",
+    "tell",
+]
 
 UNITS = ("B", "kB", "MB", "GB", "TB")
 HASH_DIGITS = 8  # enough to tell two contents apart by eye; --json has the whole
@@ -21,7 +31,13 @@ HASH_DIGITS = 8  # enough to tell two contents apart by eye; --json has the whol
 
 def print_json(value: Any) -> None:
     """Print one JSON value, indented for a terminal, on one line in a pipe."""
-    print(json.dumps(value, ensure_ascii=False, indent=2 if sys.stdout.isatty() else None))
+    print(json_text(value, indent=2 if sys.stdout.isatty() else None))
+
+
+def json_text(value: Any, indent: int | None = None) -> str:
+    """Return a value as JSON; with escapes of its own where standard output is not UTF-8."""
+    utf8 = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+    return json.dumps(value, ensure_ascii=not utf8, indent=indent)
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:

@@ -248,6 +248,21 @@ def test_a_closed_output_is_nothing_to_stumble_over():
     assert (done.returncode, done.stderr) == (exits.DONE, "")
 
 
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_names_that_standard_output_cannot_encode_are_escaped(tmp_path, encoding):
+    for name in ("a.db", "b.db"):
+        sqlite3.connect(tmp_path / name).execute('CREATE TABLE "t\xe4\u540d"(v)').connection.close()
+    words = [sys.executable, "-m", "tools", "verify", tmp_path / "a.db", tmp_path / "b.db"]
+    environ = {**os.environ, "PYTHONIOENCODING": encoding}
+    plain, value = (
+        subprocess.run([*words, *more], cwd=ROOT, env=environ, capture_output=True, check=True).stdout
+        for more in ([], ["--json"])
+    )
+    assert plain.decode(encoding).startswith("t\xe4\u540d: equal" if encoding == "utf-8" else "t")
+    assert plain.decode(encoding).endswith(": equal, 0 row(s)\n")
+    assert json.loads(value.decode(encoding))["tables"][0]["table"] == "t\xe4\u540d"
+
+
 def test_a_file_in_a_directory_that_cannot_be_written_is_one_line(run, tmp_path):
     run("init")
     place = tmp_path / "read only"

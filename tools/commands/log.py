@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from typing import TYPE_CHECKING, Any
 
 from mesh.node.ask import PAST_MAX, watch
@@ -11,6 +10,7 @@ from mesh.node.journal import printable
 from tools import exits
 from tools.moments import clock_time
 from tools.numbers import whole
+from tools.render import json_text
 
 if TYPE_CHECKING:
     from mesh.node.home import Home
@@ -46,7 +46,7 @@ def run(args: argparse.Namespace, home: Home) -> int:
     for notice in watch(home, past=default if args.past is None else args.past):
         if notice.get("level") == "debug" and not args.verbose:
             continue
-        print(json.dumps(notice, ensure_ascii=False) if args.json else _line(notice), flush=True)
+        print(json_text(notice) if args.json else _line(notice), flush=True)
         if left is not None:
             left -= 1
             if not left:
