@@ -70,6 +70,7 @@ _STATUS = {
     "not_after_s": "int",
     "scrub": "any?",
     "lock_held_ms": "number",
+    "roles": ["text"],
 }
 _MEMBER = {
     "name": "text",

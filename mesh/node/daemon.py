@@ -360,6 +360,7 @@ class Daemon:
             tables=() if snapshot is None else snapshot.tables,
             scrub=None if snapshot is None else snapshot.scrub,
             lock_held_ms=0.0 if snapshot is None else snapshot.lock_held_ms,
+            roles=() if identity is None else identity.certificate.roles,
         )
 
 

@@ -111,6 +111,7 @@ class Status:
     not_after_s: int = 0  # unix time at which this node's certificate expires
     scrub: ScrubView | None = None  # None: no pass has come to its end yet
     lock_held_ms: float = 0.0  # the longest that the node has held the file's write lock at a time, since it began
+    roles: tuple[str, ...] = ()
 
 
 def to_json(status: Status) -> dict[str, Any]:
@@ -127,7 +128,7 @@ def from_json(value: dict[str, Any]) -> Status:
     peers = tuple(_peer(peer) for peer in value["peers"])
     tables = tuple(TableView(**table) for table in value["tables"])
     scrub = None if value.get("scrub") is None else _scrub(value["scrub"])
-    return Status(**{**value, "peers": peers, "tables": tables, "scrub": scrub})
+    return Status(**{**value, "peers": peers, "tables": tables, "scrub": scrub, "roles": tuple(value["roles"])})
 
 
 def _scrub(value: dict[str, Any]) -> ScrubView:

@@ -111,7 +111,7 @@ class Live:
 
     def picture(self, status: Status, note: str = "") -> Picture:
         """Return what the status shows."""
-        own = Node(status.node_id, status.node, "here", address=f"port {status.port}", equal=True)
+        own = Node(status.node_id, status.node, "here", status.roles, equal=True, address=f"port {status.port}")
         nodes = (own, *map(_member, status.peers))
         known = {node.key for node in nodes}
         found: dict[tuple[str, str], tuple[float | None, int]] = {}

@@ -23,8 +23,9 @@ def peer(key, name, state="linked", *, equal=True, links=(), sent=0):
 
 def status(peers, tables=()):
     return Status(
-        1, "0", "serving", "fleet", "m", "ground", "a", 1, 5, "f.db", 7447, "s", 0, "", None, tuple(peers), tables
-    )
+        1, "0", "serving", "fleet", "m", "ground", "a", 1, 5, "f.db", 7447, "s", 0, "", None, tuple(peers), tables,
+        roles=("member", "admin"),
+    )  # fmt: skip
 
 
 WHOLE = View()
@@ -140,6 +141,7 @@ def test_columns_that_nobody_has_a_value_for_are_left_out():
     assert text(trace.picture(), View("peers")).splitlines()[1].split() == ["NAME", "STATE", "EQUAL"]
     shown = text(Live().picture(status(PEERS)), View("peers")).splitlines()
     assert "LAG" in shown[1]
+    assert "member,admin" in shown[2]
     assert "0 B" not in shown[2]
 
 
