@@ -7,7 +7,7 @@ It must not know where the figures come from, and it imports neither mesh nor sy
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from mesh.node.errors import NodeError
@@ -15,6 +15,7 @@ from mesh.node.errors import NodeError
 __all__ = ["SCHEMA", "LinkView", "PeerView", "ProgressView", "ScrubView", "Status", "TableView", "from_json", "to_json"]
 
 SCHEMA = 1
+REMEDY = "restart the node after an update"
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,23 +121,33 @@ def to_json(status: Status) -> dict[str, Any]:
 
 
 def from_json(value: dict[str, Any]) -> Status:
-    """Read what `to_json` made; a node of another schema is answered with one line instead of a wrong picture."""
+    """Read what `to_json` made, by another version too as long as its schema is this one: what it adds is left out."""
     if value.get("schema") != SCHEMA:
-        raise NodeError(
-            f"the node speaks status schema {value.get('schema')}, this command {SCHEMA}; use one version of both"
-        )
-    peers = tuple(_peer(peer) for peer in value["peers"])
-    tables = tuple(TableView(**table) for table in value["tables"])
-    scrub = None if value.get("scrub") is None else _scrub(value["scrub"])
-    return Status(**{**value, "peers": peers, "tables": tables, "scrub": scrub, "roles": tuple(value["roles"])})
+        raise NodeError(f"the node speaks status schema {value.get('schema')}, this command {SCHEMA}; {REMEDY}")
+    try:
+        scrub = None if value.get("scrub") is None else _scrub(value["scrub"])
+        parts = {
+            "peers": tuple(_peer(peer) for peer in value["peers"]),
+            "tables": tuple(TableView(**_known(TableView, table)) for table in value["tables"]),
+            "scrub": scrub,
+            "roles": tuple(value.get("roles", ())),
+        }
+        return Status(**{**_known(Status, value), **parts})
+    except (KeyError, TypeError) as error:
+        raise NodeError(f"the node's status lacks what this command shows ({error}); {REMEDY}") from error
 
 
 def _scrub(value: dict[str, Any]) -> ScrubView:
-    return ScrubView(**{**value, "tables": tuple(value["tables"])})
+    return ScrubView(**{**_known(ScrubView, value), "tables": tuple(value["tables"])})
 
 
 def _peer(value: dict[str, Any]) -> PeerView:
     progress = value["catching_up"]
-    view = None if progress is None else ProgressView(**progress)
-    links = tuple(LinkView(**link) for link in value.get("links", ()))
-    return PeerView(**{**value, "roles": tuple(value["roles"]), "catching_up": view, "links": links})
+    view = None if progress is None else ProgressView(**_known(ProgressView, progress))
+    links = tuple(LinkView(**_known(LinkView, link)) for link in value.get("links", ()))
+    parts = {"roles": tuple(value["roles"]), "catching_up": view, "links": links}
+    return PeerView(**{**_known(PeerView, value), **parts})
+
+
+def _known(kind: type[Any], value: dict[str, Any]) -> dict[str, Any]:
+    return {field.name: value[field.name] for field in fields(kind) if field.name in value}
