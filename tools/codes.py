@@ -397,6 +397,13 @@ _CERTIFICATES = tuple(
 
 _RUN = (
     Code("metrics.serving", "figures are served for Prometheus", "up was given --metrics, or config.toml says so"),
+    Code(
+        "node.isolated",
+        "the node is cut off from every other",
+        "'mycomesh isolate' was called, to rehearse a split; it holds until 'mycomesh rejoin', or until the node starts again",
+        "mycomesh rejoin",
+    ),
+    Code("node.rejoining", "the node looks for the others again", "'mycomesh rejoin' ended what 'isolate' began"),
     Code("node.serving", "the node serves its file", "it is open, captured and announced"),
     Code("node.stopping", "the node stops", "it was told to, or something broke; the next line says what"),
     Code(

@@ -96,6 +96,11 @@ class Transport:
         if address not in self._dials:
             self._dials[address] = asyncio.get_running_loop().create_task(self._dial(address))
 
+    @property
+    def isolated(self) -> bool:
+        """Whether no connection is made or taken."""
+        return self._isolated
+
     def isolate(self, *, cut: bool) -> None:
         """Cuts this node off (every connection ends, none is made or taken), or ends that: a split on purpose."""
         self._isolated = cut

@@ -33,7 +33,7 @@ from mesh.node.journal import Journal, as_value
 from mesh.node.keystore import NO_MESH, Keystore, PendingJoin
 from mesh.node.manager import Watchdog, notify_manager
 from mesh.node.recall import Recall
-from mesh.node.serving import Credentials, ServingNode
+from mesh.node.serving import CUT_OFF, Credentials, ServingNode
 from mesh.node.shell import MeshShell, clock
 from mesh.node.status import SCHEMA, Status, to_json
 from sync.errors import SyncError
@@ -302,7 +302,7 @@ class Daemon:
             case "invite" | "members" | "ticket" | "revoke":
                 return members.answer(self._store, self._node, request)
             case "isolate":
-                self._serving().isolate(cut=request.get("cut") is True)
+                self._isolate(cut=request.get("cut") is True)
                 return {}
             case "scrub":
                 self._serving().scrub()
@@ -325,6 +325,13 @@ class Daemon:
         if complaint:
             raise NodeError(f"the node stopped, but: {complaint}")
         return {"pid": os.getpid(), "file": str(self._file)}
+
+    def _isolate(self, *, cut: bool) -> None:
+        self._serving().isolate(cut=cut)
+        if cut:
+            self._say(Notice("node.isolated", CUT_OFF, level="warning"))
+        else:
+            self._say(Notice("node.rejoining", "looking for the others again"))
 
     def _serving(self) -> ServingNode:
         if self._node is None:
@@ -353,7 +360,7 @@ class Daemon:
             hint="waiting for a member: is one up on this network, the code still good?"
             if identity is None
             else expiry_hint(identity.certificate, clock()[1] // 1_000)
-            or ("" if snapshot is None else snapshot.clock_complaint),
+            or ("" if snapshot is None else snapshot.complaint),
             clock_offset_ms=None if snapshot is None else snapshot.clock_offset_ms,
             not_after_s=0 if identity is None else identity.certificate.not_after_s,
             peers=() if snapshot is None else snapshot.peers,

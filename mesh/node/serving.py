@@ -52,13 +52,14 @@ if TYPE_CHECKING:
     from mesh.membership import Membership
     from mesh.node.config import NodeConfig
 
-__all__ = ["Credentials", "ServingNode", "Snapshot"]
+__all__ = ["CUT_OFF", "Credentials", "ServingNode", "Snapshot"]
 
 T = TypeVar("T")
 
 REACH_STEP_S = 0.02  # a live batch and its answer take a round trip on a LAN
 REACH_STEP_S_MAX = 0.5  # what a peer answers again and again
 COMPARED_STEP_S = 0.02  # an answer takes a round trip; a person waits for it
+CUT_OFF = "cut off on purpose; local writes go on, 'mycomesh rejoin' ends it"
 DRAIN_STEPS_MAX = 10_000  # chunks of the last drain; writes that outlast it are in the log for the next start
 
 
@@ -83,7 +84,7 @@ class Snapshot:
     peers: tuple[PeerView, ...]
     port: int
     clock_offset_ms: float | None = None
-    clock_complaint: str = ""
+    complaint: str = ""
     scrub: ScrubView | None = None
     lock_held_ms: float = 0.0
 
@@ -172,7 +173,7 @@ class ServingNode:
             peers,
             self._shell.port,
             timekeeper.offset_ms,
-            timekeeper.wrong,
+            CUT_OFF if self._shell.isolated else timekeeper.wrong,
             _scrub_view(status.scrubbed, wall_ms),
             self._lock.longest_s * 1000,
         )

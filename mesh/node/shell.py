@@ -106,6 +106,11 @@ class MeshShell:
         self._events.append(actions)
         self._pump()
 
+    @property
+    def isolated(self) -> bool:
+        """Whether this node is cut off."""
+        return self._transport.isolated
+
     def isolate(self, *, cut: bool) -> None:
         """Cut this node off from every other, or let it meet them again: a split on purpose, to see what happens."""
         self._transport.isolate(cut=cut)

@@ -105,11 +105,13 @@ def test_what_two_sides_of_a_split_counted_adds_up_and_what_lost_is_restored(pai
     alpha.done("counter", "stock", "n")
     eventually(lambda: bravo.sql("SELECT count(*) FROM mycomesh_schema WHERE kind = 'counter';") == "1\n", "declared")
     bravo.done("isolate")
+    assert "mycomesh rejoin" in json.loads(bravo.done("status", "--json"))["hint"]
     eventually(lambda: not linked(alpha), "cut off")
     alpha.sql("UPDATE stock SET n = n - 1, note = 'alpha';")
     assert alpha.done("conflicts", "--json") == "[]\n"
     bravo.sql("UPDATE stock SET n = n - 2, note = 'bravo';")
     bravo.done("rejoin")
+    assert json.loads(bravo.done("status", "--json"))["hint"] == ""
     for one in pair:
         one.shows("SELECT n, note FROM stock;", "97|bravo\n")
     [lost] = eventually(lambda: json.loads(alpha.done("conflicts", "--json")), "the conflict is told")
