@@ -46,6 +46,15 @@ def test_install_writes_what_show_prints_and_uninstall_takes_it_away(place, caps
     assert told(place) == ["--user disable --now mycomesh.service", "--user daemon-reload"]
 
 
+def test_directories_that_only_the_shell_names_are_in_the_unit(place, capsys, monkeypatch):
+    monkeypatch.delenv("MYCOMESH_HOME", raising=False)
+    monkeypatch.setenv("XDG_STATE_HOME", str(place / "my state"))
+    assert main(["service", "show", str(place / "fleet.db")]) == exits.DONE
+    assert f'Environment="XDG_STATE_HOME={place}/my state"\n' in capsys.readouterr().out
+    assert main(["--home", str(place / "h"), "service", "show", str(place / "fleet.db")]) == exits.DONE
+    assert "Environment=" not in capsys.readouterr().out
+
+
 def test_now_starts_it(place):
     assert main(["service", "install", str(place / "fleet.db"), "--now"]) == exits.DONE
     assert told(place) == ["--user daemon-reload", "--user enable --now mycomesh.service"]
@@ -73,6 +82,7 @@ def test_a_unit_of_somebody_else_stays(place, capsys):
         (["install"], exits.USAGE, "needs the FILE.db"),
         (["uninstall"], exits.FAILED, "service install FILE.db"),
         (["install", "/nowhere/at/all/fleet.db"], exits.FAILED, "there is no directory /nowhere/at/all"),
+        (["install", "/tmp"], exits.FAILED, "/tmp is a directory"),
         (["show", "a\nb.db"], exits.USAGE, "give the file another name"),
     ],
 )

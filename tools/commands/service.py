@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["add_arguments", "run", "unit_text"]
 
 DEEDS = ("install", "show", "uninstall")
+XDG = ("XDG_CONFIG_HOME", "XDG_STATE_HOME")
 MARK = "# written by mycomesh service; 'mycomesh service uninstall' removes it"
 SYSTEM = Path("/etc/systemd/system")
 NAME = "mycomesh.service"
@@ -52,7 +53,7 @@ Description=mycomesh node of {file}
 [Service]
 Type=notify
 NotifyAccess=main
-ExecStart={command}
+{environment}ExecStart={command}
 WorkingDirectory={directory}
 Restart=on-failure
 RestartSec=2
@@ -87,6 +88,8 @@ def run(args: argparse.Namespace, home: Home) -> int:
     file = args.file.absolute()
     if not str(file).isprintable():
         raise exits.UsageError(f"{str(file)!r} has signs that no unit file can hold; give the file another name")
+    if file.is_dir():
+        raise HomeError(f"{file} is a directory; name the database file in it")
     text = unit_text(file, home, system=args.system)
     if args.do == "install":
         return _install(args, file, place, text)
@@ -130,11 +133,14 @@ def unit_text(file: Path, home: Home, *, system: bool) -> str:
     """Return the unit that serves a file with the keys of a home."""
     writes = sorted({str(file.parent), str(home.config), str(home.state), str(home.runtime)})
     home_option = () if home == _standard_home() else ("--home", str(home.config))
+    # What a login shell sets is not there for a service: without it the node would look for other keys.
+    said = [name for name in XDG if not home_option and os.environ.get(name)]
     return _UNIT.format(
         mark=MARK,
         file=_specified(str(file)),
         after="After=network.target\n" if system else "",
         command=" ".join(_quoted(word).replace("$", "$$") for word in (*_program(), *home_option, "up", str(file))),
+        environment="".join(f"Environment={_quoted(f'{name}={os.environ[name]}')}\n" for name in said),
         directory=_specified(str(file.parent)),
         patience_s=PATIENCE_S,
         hardened=_HARDENED.format(writes=" ".join(_quoted(f"-{path}") for path in writes)) if system else "",
