@@ -6,6 +6,7 @@ know how a run works.
 
 from __future__ import annotations
 
+import shutil
 import sys
 from typing import TYPE_CHECKING, TextIO
 
@@ -15,7 +16,8 @@ if TYPE_CHECKING:
 __all__ = ["Bar", "Counter", "header", "lines_of"]
 
 VIOLATIONS_SHOWN = 5
-BAR = 30
+BAR = 20
+TRACE_DIGITS = 8
 COLUMNS = (
     ("scenario", 16),
     ("seed", 7),
@@ -29,28 +31,40 @@ COLUMNS = (
     ("equal after", 11),
     ("trace", 0),
 )
+# Of these, what a terminal of 80 columns has room for, with so many digits of the trace.
+NARROW = {
+    "scenario": 15,
+    "seed": 5,
+    "held": 4,
+    "nodes": 5,
+    "real": 7,
+    "sent": 9,
+    "equal after": 11,
+    "trace": TRACE_DIGITS,
+}
+WHOLE = sum(width + 2 for _, width in COLUMNS) + 32
 
 
 def header() -> str:
     """The line above the results."""
-    return _row([name for name, _ in COLUMNS])
+    return _row({name: name for name, _ in COLUMNS})
 
 
 def lines_of(result: Result) -> str:
     """One line of the table, and under it what did not hold."""
-    cells = [
-        result.scenario,
-        str(result.seed),
-        "yes" if result.ok else "NO",
-        str(result.nodes),
-        f"{result.virtual_s:.0f} s",
-        f"{result.real_s:.1f} s",
-        str(result.commits),
-        str(result.events),
-        f"{result.bytes / 1e6:.2f} MB",
-        "never" if result.healed_s is None else f"{result.healed_s:.1f} s",
-        result.trace,
-    ]
+    cells = {
+        "scenario": result.scenario,
+        "seed": str(result.seed),
+        "held": "yes" if result.ok else "NO",
+        "nodes": str(result.nodes),
+        "virtual": f"{result.virtual_s:.0f} s",
+        "real": f"{result.real_s:.1f} s",
+        "commits": str(result.commits),
+        "events": str(result.events),
+        "sent": f"{result.bytes / 1e6:.2f} MB",
+        "equal after": "never" if result.healed_s is None else f"{result.healed_s:.1f} s",
+        "trace": result.trace,
+    }
     lines = [_row(cells)]
     lines += [f"  {line}" for line in result.violations[:VIOLATIONS_SHOWN]]
     if len(result.violations) > VIOLATIONS_SHOWN:
@@ -61,11 +75,14 @@ def lines_of(result: Result) -> str:
     return "\n".join(lines)
 
 
-def _row(cells: list[str]) -> str:
-    words = "scenario", "held", "trace"
+def _row(cells: dict[str, str]) -> str:
+    narrow = sys.stdout.isatty() and shutil.get_terminal_size().columns < WHOLE
+    columns = NARROW if narrow else dict(COLUMNS)
+    if narrow:
+        cells = cells | {"trace": cells["trace"][:TRACE_DIGITS]}
     padded = [
-        cell.ljust(width) if name in words else cell.rjust(width)
-        for cell, (name, width) in zip(cells, COLUMNS, strict=True)
+        cells[name].ljust(width) if name in ("scenario", "held", "trace") else cells[name].rjust(width)
+        for name, width in columns.items()
     ]
     return "  ".join(padded).rstrip()
 
@@ -85,6 +102,7 @@ class _Line:
         return self._stream.isatty()
 
     def _write(self, text: str) -> None:
+        text = text[: shutil.get_terminal_size().columns - 1]  # a line that wraps cannot be written over
         if text != self._shown:
             self._stream.write("\r" + text.ljust(len(self._shown)))
             self._stream.flush()
