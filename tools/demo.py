@@ -20,6 +20,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
+from rich.padding import Padding
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from tools import exits
@@ -266,10 +267,13 @@ class _Play:
             yield draw
 
     def _title(self, text: str) -> None:
-        self._console.print(f"\n[bold]{text}[/]")
+        self._console.print(f"\n[bold]{text}[/]", soft_wrap=not self._console.is_terminal)
 
     def _say(self, text: str) -> None:
-        self._console.print(f"  {text}")
+        if self._console.is_terminal:  # lines of a pipe stay whole
+            self._console.print(Padding(text, (0, 0, 0, 2), expand=False), soft_wrap=False)
+        else:
+            self._console.print(f"  {text}")
 
 
 def _say_how_to_look(console: Console, nodes: tuple[NodeProcess, ...]) -> None:
