@@ -15,7 +15,7 @@ PEER = PeerView(
 )  # fmt: skip
 STATUS = Status(
     1, "0", "serving", "fleet", "m", "ground", "a", 1, 5, "f.db", 7447, "s", 0, "", 1.0,
-    (PEER,), (TableView("t", 1, "ab", 0, 0, "", 1),), 9, ScrubView(1, 0, ("t",)), ("member", "admin"),
+    (PEER,), (TableView("t", 1, "ab", 0, 0, "", 1),), 9, ScrubView(1, 0, ("t",)), 1.5, ("member", "admin"),
 )  # fmt: skip
 
 

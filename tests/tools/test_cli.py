@@ -370,7 +370,7 @@ def test_forget_takes_everything_out_of_a_file_and_refuses_one_that_is_served(ru
     assert (code, out, one_line(err)) == (exits.FAILED, "", True)
     assert "nothing of mycomesh is in it" in err
     with contextlib.closing(sqlite3.connect(path)) as db:
-        db.execute("CREATE TABLE mycomesh_meta(name)")
+        db.execute("CREATE TABLE mycomesh_meta(name TEXT PRIMARY KEY, value) WITHOUT ROWID")
     code, out, err = run("forget", str(path))
     assert (code, out, one_line(err)) == (exits.DONE, "", True)
     with contextlib.closing(sqlite3.connect(path)) as db:
