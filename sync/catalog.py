@@ -15,7 +15,7 @@ from typing import Any
 from sync import sweep
 from sync.capture import create_statements, fits, trigger_names
 from sync.changelog import ChangeLog, changes_name
-from sync.definitions import described, redefined
+from sync.definitions import converting, described, redefined
 from sync.facts import INDEX, SCHEMA_ID, SCHEMA_TABLE, TABLE, Facts
 from sync.following import Following
 from sync.identifiers import fold, quoted
@@ -119,6 +119,11 @@ class Catalog:
         """True if some connection has changed the schema since the last `refresh`."""
         return self._file.version() != self._version
 
+    def stands(self) -> bool:
+        """True if every replicated table can be read as it is known here, whatever else has changed in the schema."""
+        known = (table for name, table in self.tables.items() if name != SCHEMA_TABLE)
+        return not self.changed() or all(self._file.standing(table.spec.name) == table.stood for table in known)
+
     def refresh(self, drain: Callable[[Table], bool], *, most: int | None = None) -> None:
         """Brings capture in line with the file's tables, and the facts with both; inside a transaction.
 
@@ -151,8 +156,11 @@ class Catalog:
         for table in self.tables.values():
             table.count(self.policies.counters_of(table.spec))
         self._record_facts()
-        for mesh in [key for key in self.tables if key != SCHEMA_TABLE]:
-            self._compare_affinities(self.tables[mesh])
+        for mesh, table in self.tables.items():
+            told = converting(table.spec, self.defined(mesh))
+            table.converting = frozenset(told)
+            for note in told.values():
+                self.notes.setdefault(mesh, note)
         drain(self.tables[SCHEMA_TABLE])
         self._version = -1 if self._unfinished else self._file.version()
 
@@ -464,20 +472,6 @@ class Catalog:
             key = f"{INDEX}:{fold(name)}"
             if fold(table) in local and not self.facts.of(key):
                 self.facts.write(key, INDEX, sql)
-
-    def _compare_affinities(self, table: Table) -> None:
-        """Finds columns that store some values in another form than the mesh's do, and notes them."""
-        defined = self.defined(table.spec.folded)
-        theirs = {column.folded: column.affinity for column in defined.columns} if defined is not None else {}
-        pairs = [(column, theirs.get(column.folded, column.affinity)) for column in table.spec.columns]
-        table.converting = frozenset(column.folded for column, affinity in pairs if affinity != column.affinity)
-        for column, affinity in pairs:
-            if affinity != column.affinity:
-                self.notes.setdefault(
-                    table.spec.folded,
-                    f"column {column.name!r} stores values as {column.affinity} here and as {affinity} on the mesh: nodes show"
-                    " '1', 1 or 1.0 for one value; declare it alike",
-                )
 
     def indexes(self) -> list[tuple[str, str, str]]:
         """Returns (name, table, sql) of every index that a user has made."""

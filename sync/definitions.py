@@ -16,7 +16,16 @@ import apsw
 from sync.identifiers import fold, quoted
 from sync.schema import TableSpec, UnsupportedTable, read_table, user_tables
 
-__all__ = ["column_clause", "described", "only", "redefined", "rename_columns", "rename_tables", "scratch"]
+__all__ = [
+    "column_clause",
+    "converting",
+    "described",
+    "only",
+    "redefined",
+    "rename_columns",
+    "rename_tables",
+    "scratch",
+]
 
 _SPARE = "mycomesh_spare_"  # of names that stand for a moment
 
@@ -42,6 +51,17 @@ def described(sql: str) -> TableSpec | None:
             return read_table(db, names[0]) if len(names) == 1 else None
     except (apsw.Error, UnsupportedTable):
         return None
+
+
+def converting(spec: TableSpec, defined: TableSpec | None) -> dict[str, str]:
+    """Returns the columns that store some values in another form than the mesh's definition, each with a line that says so."""
+    theirs = {column.folded: column.affinity for column in defined.columns} if defined is not None else {}
+    return {
+        column.folded: f"column {column.name!r} stores values as {column.affinity} here and as {theirs[column.folded]} on the"
+        " mesh: nodes show '1', 1 or 1.0 for one value; declare it alike"
+        for column in spec.columns
+        if theirs.get(column.folded, column.affinity) != column.affinity
+    }
 
 
 def redefined(sql: str, *, table: str, columns: Mapping[str, str], without: Iterable[str] = ()) -> str | None:

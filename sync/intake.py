@@ -117,7 +117,7 @@ class Intake:
         published: list[bytes] = []
         for _ in range(SETTLE_TRIES):
             with self._store.reading():
-                if not self.waiting():
+                if not self.waiting() and self._catalog.stands():
                     read()
                     return published
             published += self.drain(wall_ms)[0]

@@ -86,6 +86,8 @@ class Scrub:
 
         def compare(count: int) -> None:
             nonlocal place, compared
+            if self._catalog.tables.get(self._table) is not table:
+                return
             suspects, place = sweep.suspects(table, self._place, count)
             rows.extend(suspects)
             compared = count
@@ -96,13 +98,15 @@ class Scrub:
         if self._catalog.tables.get(self._table) is not table:
             return self._so_far, published  # its definition changed meanwhile: what was compared is void
         so_far = self._so_far
-        so_far.rows += compared if place.phase == self._place.phase == 0 else 0
         if rows:
             with self._store.transaction():
+                if not self._catalog.stands():
+                    return so_far, published  # they are compared again
                 sweep.look_at(table, rows)
             so_far.found += len(rows)
             so_far.tables = tuple(sorted({*so_far.tables, table.spec.name}))
             self._intake.unsettle()
+        so_far.rows += compared if place.phase == self._place.phase == 0 else 0
         self._place = place
         if place.ended:
             self._table, self._place = f"{self._table}\0", sweep.START  # the least name after it

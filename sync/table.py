@@ -209,7 +209,10 @@ class Table:
         """Returns how many rows the user's table has; counted again only if some connection has written since."""
         moment = (self.store.data_version(), self.store.db.total_changes())
         if self._counted[0] != moment:
-            found = self.store.db.execute(f"SELECT count(*) FROM {quoted(self.spec.name)}").fetchone()
+            try:
+                found = self.store.db.execute(f"SELECT count(*) FROM {quoted(self.spec.name)}").fetchone()
+            except apsw.SQLError:  # it went a moment ago: the next drain takes that in
+                found = (0,)
             self._counted = (moment, int(found[0]))
         return self._counted[1]
 

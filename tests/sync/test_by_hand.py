@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from sync.stream import Stream
 from tests.sync.peers import Peer, converge
 
 WIDE = ", ".join(f"c{number}" for number in range(70))
@@ -182,3 +183,27 @@ def test_a_view_in_the_place_of_a_peers_table_is_told_and_left_alone(tmp_path):
     assert "mine" in two.tables()
     one.close()
     two.close()
+
+
+@pytest.mark.parametrize(
+    "script",
+    ["ALTER TABLE t RENAME COLUMN x TO w;", "ALTER TABLE t RENAME TO u;", "DROP TABLE t;"],
+    ids=["column", "table", "drop"],
+)
+def test_a_schema_that_has_just_changed_breaks_nothing_that_reads_rows(pair, script):
+    """Between a client's statement and the moment in which the node takes it in, peers ask and scrubs go on."""
+    one, two = pair
+    two.sql("UPDATE t SET y = 'later' WHERE id = 2")
+    two.drain()
+    stream = Stream(two.replica, {name: one.replica.vector(name) for name in two.replica.tables})
+    two.shell(script)
+    two.replica.status()
+    assert two.scrub().found == 0
+    two.shell("CREATE TABLE another(v);")
+    while stream.next(two.wall_ms).bundle is not None:
+        pass
+    converge([one, two])
+    assert "another" in one.tables()
+    if "COLUMN" in script:
+        assert_alike(one, two)
+        assert rows(one, "y")[1] == ("later",)
