@@ -21,11 +21,12 @@ from sync.errors import DatabaseBusyError, DatabaseError, FileReplacedError, For
 from sync.identifiers import fold, is_ours
 from sync.stamp import Clock
 
-__all__ = ["BUSY_MS_MAX", "Enlisted", "Store", "recognised"]
+__all__ = ["BUSY_MS_MAX", "DIGITS", "Enlisted", "Store", "agree_on_digits", "recognised"]
 
 FORMAT = 1
 # A commit of the application holds the lock for milliseconds; longer than this the caller tries again later.
 BUSY_MS_MAX = 2_000
+DIGITS = 15  # of a floating-point number as text
 # Checkpoints are rare and alone (WAL-reset bug of clients before SQLite 3.51.3, design.md section 3): only past 16 MiB.
 WAL_PAGES_MAX = 4_096
 _SCHEMA = """
@@ -371,8 +372,20 @@ def _open_read_only(path: str) -> apsw.Connection:
     return db
 
 
+def agree_on_digits(db: apsw.Connection) -> None:
+    """Has numbers become text with 15 digits, as in the SQLite of nearly every program; since 3.52 it would be 17.
+
+    An index on a number's text must be the same for all who write to one file: else a program that deletes the row finds that
+    its entry is missing, and SQLite calls the file malformed.
+    """
+    digits = getattr(apsw, "SQLITE_DBCONFIG_FP_DIGITS", None)
+    if digits is not None:
+        db.config(digits, DIGITS)
+
+
 def _configure(db: apsw.Connection, *, fresh: bool) -> None:
     db.set_busy_timeout(BUSY_MS_MAX)
+    agree_on_digits(db)
     if db.readonly("main"):
         raise apsw.ReadOnlyError
     db.execute("SELECT count(*) FROM sqlite_schema").fetchall()

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import apsw
 
 from mesh.node.errors import SqlError
+from sync.store import agree_on_digits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -90,6 +91,7 @@ class Database:
         if self._db is None:
             self._db = apsw.Connection(str(self._path), flags=self._flags)
             self._db.set_busy_timeout(BUSY_MS)
+            agree_on_digits(self._db)
         return self._db
 
     def _rows(self, sql: str, values: Values) -> list[Row]:
