@@ -221,7 +221,7 @@ class Cluster:
         self.network.calm()
         self.interfaces_changed()
         for place in self.places:
-            self.set_clock(place.index, Clock())
+            self._clock(place.index, Clock())
             self.start(place.index)
             if place.shell is not None:
                 place.shell.on_commit()
@@ -280,11 +280,14 @@ class Cluster:
 
     def set_clock(self, index: int, clock: Clock) -> None:
         """The wall clock jumps."""
+        self.network.faults["clock"] += 1
+        self._clock(index, clock)
+
+    def _clock(self, index: int, clock: Clock) -> None:
         place = self.places[index]
         place.clock = clock
         if place.shell is not None:
             place.shell.clock = clock
-        self.network.faults["clock"] += 1
         self._record(f"clock {index} {clock}")
 
     def interface_changed(self, index: int) -> None:

@@ -52,6 +52,7 @@ stroke-linejoin:round}.area{opacity:.16;stroke:none}.link{stroke:var(--soft);opa
 stroke-width:2;stroke-dasharray:2 2}.legend{display:flex;flex-wrap:wrap;gap:4px 18px;font-size:14px;margin:2px 0 0}
 .key{display:inline-block;width:14px;height:4px;border-radius:2px;margin-right:6px;vertical-align:middle}
 .frames{display:grid;grid-template-columns:repeat(auto-fit,minmax(210px,1fr));gap:14px}figure{margin:0}
+.plot{overflow-x:auto}.plot svg{min-width:640px}@media(max-width:560px){.frames{grid-template-columns:1fr 1fr}}
 figcaption{text-align:center}table{border-collapse:collapse;font-size:14px;width:100%}td{padding:3px 8px 3px 0;vertical-align:top;
 border-top:1px solid var(--rule);overflow-wrap:anywhere}td:first-child{white-space:nowrap;font-variant-numeric:tabular-nums}
 """

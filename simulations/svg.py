@@ -22,6 +22,8 @@ WIDTH, HEIGHT = 760, 270
 LEFT, RIGHT, TOP, BOTTOM = 64, 16, 14, 44
 BAR_HEIGHT, BAR_LABEL = 26, 190
 RING = 230
+# A plot that the page is too narrow for is moved to and fro in its own frame: made smaller, its numbers could not be read.
+_WIDE, _CLOSE = '<div class="plot" tabindex="0">', "</svg></div>"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +88,7 @@ def lines(
     if steps[-1] < top * (1 - 1e-9):
         top = steps[-1] + steps[1]
     axes = _Axes(x_low, x_high if x_high > x_low else x_low + 1, top, log_x)
-    parts = [_open(WIDTH, HEIGHT, title)]
+    parts = [_WIDE, _open(WIDTH, HEIGHT, title)]
     for band in bands:
         left, right = axes.x(max(band.start, x_low)), axes.x(min(band.end, axes.x_high))
         if right > left:
@@ -103,7 +105,7 @@ def lines(
             area = f"{path} L{axes.x(line.points[-1][0]):.1f},{base:.1f} L{axes.x(line.points[0][0]):.1f},{base:.1f}Z"
             parts.append(f'<path class="area c{line.colour}" d="{area}"/>')
         parts.append(f'<path class="line c{line.colour}" d="{path}"/>')
-    return "".join([*parts, "</svg>", _legend([(line.name, line.colour) for line in drawn])])
+    return "".join([*parts, _CLOSE, _legend([(line.name, line.colour) for line in drawn])])
 
 
 def bars(rows: Sequence[tuple[str, float, str]], *, title: str) -> str:
@@ -112,7 +114,7 @@ def bars(rows: Sequence[tuple[str, float, str]], *, title: str) -> str:
         return '<p class="none">nothing was measured</p>'
     longest = max(length for _, length, _ in rows) or 1.0
     room = WIDTH - BAR_LABEL - 150
-    parts = [_open(WIDTH, BAR_HEIGHT * len(rows) + 6, title)]
+    parts = [_WIDE, _open(WIDTH, BAR_HEIGHT * len(rows) + 6, title)]
     for number, (name, length, text) in enumerate(rows):
         y = number * BAR_HEIGHT + 4
         width = max(1.0, room * length / longest)
@@ -121,7 +123,7 @@ def bars(rows: Sequence[tuple[str, float, str]], *, title: str) -> str:
             f'<rect class="bar c{number % COLOURS}" x="{BAR_LABEL}" y="{y + 2}" width="{width:.1f}" height="16" rx="2"/>'
             f'<text class="value" x="{BAR_LABEL + width + 6:.1f}" y="{y + 14}">{escape(text)}</text>'
         )
-    return "".join([*parts, "</svg>"])
+    return "".join([*parts, _CLOSE])
 
 
 def ring(nodes: Sequence[tuple[str, int | None]], links: Sequence[tuple[int, int]], *, title: str) -> str:

@@ -53,6 +53,17 @@ def test_the_topology_shows_the_split_and_the_mesh_before_and_after_it(recorded)
     assert all(size > 0 for *_, size in last["links"])
 
 
+def test_only_faults_of_the_schedule_are_counted(recorded):
+    assert recorded[0].faults["split"] == 2
+    assert "clock" not in recorded[0].faults  # that clocks are put right in the end is none
+
+
+def test_a_plot_keeps_its_size_on_a_narrow_page_and_moves_in_its_own_frame(recorded):
+    text = page(*recorded[:2], "replay")
+    assert text.count('<div class="plot"') == text.count("</svg></div>") == 5
+    assert ".plot{overflow-x:auto}" in text
+
+
 def test_samples_count_bytes_by_kind_and_copies(recorded):
     result, record, trace = recorded
     last = record.samples[-1]

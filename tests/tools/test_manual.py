@@ -186,3 +186,8 @@ def test_the_log_and_the_end_of_a_node_as_json(pair):
     assert said(home, "down", "--json")[0] == exits.NO_NODE
     with contextlib.closing(sqlite3.connect(Path(answer["file"]))) as db:
         assert db.execute("SELECT phase FROM mycomesh_status").fetchall() == [("stopped",)]
+
+
+def test_json_of_a_simulation(place):
+    code, out, _ = said(place, "simulate", "two-nodes", "--duration", "2", "--json")
+    assert (code, fault(json.loads(out.splitlines()[-1]), MANUAL["simulate"].shape)) == (exits.DONE, "")
