@@ -43,7 +43,7 @@ from mesh.events import (
     TimerFired,
 )
 from mesh.gate import BOOT_BYTES, MemberGate, Papers, RefusalError, Visitor
-from mesh.house import House, cloned, unspoken, welcome
+from mesh.house import SUPERSEDED, House, cloned, unspoken, usurped, welcome
 from mesh.joiner import Joiner
 from mesh.link import PONGS_MAX, Link, awake, introductions, offsets
 from mesh.links import Links
@@ -272,6 +272,10 @@ class MeshCore:
                 turn.say(cloned(link.address))
         elif error is not None and link.papers is None:
             turn.say(Notice("peer.refused", f"{link.address} was refused: {error}"))
+        elif reason == SUPERSEDED and link.papers is not None and self.links.only(link):
+            # The peer has another link with our keys, and we have none: to dial at once would end that one.
+            self._dialer.rest(link.papers.certificate.node_id, turn.now_ms)
+            turn.say(usurped(link.address, link.papers))
         self._drop(link, reason if error is not None else f"the peer said: {reason}", turn)
 
     def _drop(self, link: Link, reason: str, turn: Turn, *, gone: bool = False) -> None:
@@ -331,12 +335,10 @@ class MeshCore:
         elif link.dialled:
             self._dialer.answered(link.address, node_id)
             self.links.show(node_id, link)
+        elif not self.links.takes(papers, than=self._house.identity.node_id):
+            self._drop(link, "linked already", turn)
         else:
-            rival = self.links.rival(node_id)
-            if rival is not None and not self._replaces(papers, rival):
-                self._drop(link, "linked already", turn)
-            else:
-                self._admit(link, papers, turn)
+            self._admit(link, papers, turn)
 
     def _on_misfit(self, link: Link, papers: Papers, turn: Turn) -> None:
         """A member speaks no version of ours: each side has the other's papers, says so once, and lets it rest."""
@@ -348,18 +350,12 @@ class MeshCore:
             self._dialer.misfit(link.address, node_id, turn.now_ms)
         self._drop(link, "no version of the protocol in common", turn)
 
-    def _replaces(self, papers: Papers, rival: tuple[Link, Papers]) -> bool:
-        """Whether a connection that a member has dialled takes the place of the one that we have."""
-        if rival[1].boot != papers.boot or not rival[0].dialled:
-            return True  # the peer has restarted, or has dialled once more because the first is dead to it
-        return papers.certificate.node_id < self._house.identity.node_id
-
     def _admit(self, link: Link, papers: Papers, turn: Turn) -> None:
         """From here on this connection is the link to its member."""
         node_id = papers.certificate.node_id
         # The place of the member changes hands before its addresses could be dialled again.
         for rival in self.links.admit(node_id, link):
-            self._drop(rival, "superseded", turn)
+            self._drop(rival, SUPERSEDED, turn)
         link.papers = papers
         self._misfits.linked(node_id)
         self._links_due_ms = min(self._links_due_ms, link.deadline(self._house.config.handshake_ms))

@@ -171,6 +171,12 @@ class Dialer:
             entry.proven = True
             entry.rest_ms = now_ms + self._config.dial_ms_max
 
+    def rest(self, node_id: bytes, now_ms: int) -> None:
+        """A member has taken another link in our place: it is not dialled for a while."""
+        for entry in self._book.values():
+            if entry.node_id == node_id:
+                entry.rest_ms = now_ms + self._config.dial_ms_max
+
     def ours(self, address: Address) -> None:
         """We met ourselves there."""
         entry = self._book.get(address)

@@ -30,7 +30,9 @@ if TYPE_CHECKING:
     from mesh.membership import Membership
     from mesh.versions import Versions
 
-__all__ = ["House", "cloned", "unspoken", "welcome"]
+__all__ = ["SUPERSEDED", "House", "cloned", "unspoken", "usurped", "welcome"]
+
+SUPERSEDED = "superseded"  # what a member hears on a connection whose place another one of its own has taken
 
 
 @dataclass(slots=True)
@@ -100,6 +102,12 @@ def welcome(_papers: Papers) -> str:
 def cloned(address: Address) -> Notice:
     """What a person hears when another node runs with our keys."""
     text = f"another node at {address} runs with this node's own identity: give it one of its own"
+    return Notice("identity.cloned", text, {"address": str(address)}, "error")
+
+
+def usurped(address: Address, peer: Papers) -> Notice:
+    """What a person hears when a peer has taken up a link with another node that runs with our keys."""
+    text = f"{peer.certificate.name} has a link with another node of this node's own identity: give that one its own"
     return Notice("identity.cloned", text, {"address": str(address)}, "error")
 
 

@@ -61,6 +61,21 @@ class Links:
         assert link.gate.papers is not None
         return link, link.gate.papers
 
+    def takes(self, papers: Papers, *, than: bytes) -> bool:
+        """Whether a connection that a member has dialled becomes its link; of two between us, that of the lower node id.
+
+        `than` is our own node id.
+        """
+        rival = self.rival(papers.certificate.node_id)
+        if rival is None or rival[1].boot != papers.boot or not rival[0].dialled:
+            return True  # the peer has restarted, or has dialled once more because the first is dead to it
+        return papers.certificate.node_id < than
+
+    def only(self, link: Link) -> bool:
+        """Whether this connection is the link to its member, and no other of ours is about to be."""
+        node_id = link.papers.certificate.node_id if link.papers is not None else b""
+        return self.members.get(node_id) is link and node_id not in self._shown
+
     def loose(self) -> list[bytes]:
         """The members that may be let go when there are enough links: not relays nor those behind them."""
         return [

@@ -342,7 +342,7 @@ _MEMBERS = (
     Code(
         "identity.cloned",
         "another machine runs with this node's identity",
-        "a home was copied; two nodes with one identity stamp writes under one name",
+        "a home was copied, or a ticket was used on two machines; each takes the others' links from its twin",
         "on the copy: mycomesh join with another --home",
     ),
     Code("member.revoked", "a member was made a stranger", "its links are cut, its writes are refused"),

@@ -16,7 +16,7 @@ from mesh.node.home import Home
 ROOT = Path(__file__).parents[2]
 MYCOMESH = [sys.executable, "-m", "tools"]
 SQLITE = shutil.which("sqlite3")
-WAIT_S = 30
+WAIT_S = 60
 STEP_S = 0.02
 
 

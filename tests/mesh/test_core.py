@@ -109,6 +109,21 @@ def test_a_second_node_with_the_same_identity_is_reported_and_not_linked():
     assert "identity.cloned" in one.notices()
 
 
+def test_two_nodes_of_one_identity_take_a_peer_from_each_other_once_a_minute_and_say_why():
+    pipes, (left, right) = meshed(2)
+    twin = pipes.member(mesh_of(2)[0][1])
+    twin.name = "twin"
+    pipes.meet(twin, left)
+    pipes.meet(left, twin)
+    pipes.run(300_000)
+    assert 2 <= len(left.seen(LinkDown)) <= 12
+    assert {action.reason for action in left.seen(LinkDown)} == {"superseded"}
+    for one in (right, twin):
+        said = [action.text for action in one.seen(Notice) if action.event == "identity.cloned"]
+        assert set(said) == {"n0 has a link with another node of this node's own identity: give that one its own"}
+        assert len(said) <= 6
+
+
 def test_a_restarted_member_replaces_its_dead_link_at_once():
     pipes, (left, right) = meshed(2)
     pipes.kill(right, silent=True)
