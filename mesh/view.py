@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 __all__ = ["View"]
 
-EXPLORE_MS = 10_000  # between links beyond a full view while members are missing: islands last no longer
+EXPLORE_MS = 10_000  # between links beyond a full view while members are missing: small islands last no longer
+# And so much for each node in reach: they all look, five a second together, and one that finds somebody is enough.
+EXPLORE_NODE_MS = 200
 YOUNG_MS = 3_000  # of a node's life, in which it links no more than a view: meanwhile it hears how many there are
 _ALL = 1 << 30
 
@@ -51,7 +53,8 @@ class View:
         room = max(0, self._config.view_min - len(links))
         if room == 0 and not self._young and self._explore_ms <= now_ms and self._missing():
             # Somebody is missing: perhaps only down, perhaps an island that a further link would join.
-            self._explore_ms = now_ms + EXPLORE_MS
+            here = self._overlay.topology.reachable_count(now_ms)
+            self._explore_ms = now_ms + max(EXPLORE_MS, EXPLORE_NODE_MS * here)
             room = 1
         return room
 
