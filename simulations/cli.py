@@ -7,8 +7,9 @@ Must not know how a run works.
 from __future__ import annotations
 
 import json
+import signal
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 from simulations.console import Bar, Counter, header, lines_of
@@ -132,7 +133,8 @@ def _one(request: Request, seed: int, results: Results, args: argparse.Namespace
     """One run in this process; returns whether it failed."""
     if not args.json:
         print(header(), flush=True)  # noqa: T201
-    result = _watched(request, seed, report)
+    with _ended_in_order():
+        result = _watched(request, seed, report)
     results.add(result)
     _show(request, result, args)
     if not result.ok and args.minimise:
@@ -247,6 +249,20 @@ def _seeds(seed: int | None, seeds: str | None) -> range:
     if int(last) - int(first) >= SEEDS_MAX:
         raise ScenarioError(f"--seeds: at most {SEEDS_MAX} seeds")
     return range(int(first), int(last) + 1)
+
+
+@contextmanager
+def _ended_in_order() -> Iterator[None]:
+    """SIGTERM ends a run as Ctrl-C does: its files are in memory, and would stay there until the machine restarts."""
+
+    def end(number: int, _frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _watched(request: Request, seed: int, report: Path | None) -> Result:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import signal
+import tempfile
 
 import pytest
 
 from simulations.cli import add_arguments, main
+from simulations.console import Bar
 from simulations.scenarios import CATALOGUE
 
 
@@ -69,3 +73,26 @@ def test_a_failing_run_prints_the_line_that_replays_it(capsys, monkeypatch):
     assert "node 1: planted" in out
     assert " NO " in out
     assert err == "replay: mycomesh simulate two-nodes --nodes 2 --seed 9 --duration 2 --mesh plain\n"
+
+
+def test_a_run_that_is_told_to_end_takes_its_files_along(monkeypatch, tmp_path):
+    """They are in memory: a killed run of 1,000 nodes would keep a gigabyte of it."""
+    made = tmp_path / "run"
+
+    def directory(**_places):
+        made.mkdir()
+        return str(made)
+
+    def told(_bar, _virtual_s):
+        assert any(made.iterdir())
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(tempfile, "mkdtemp", directory)
+    monkeypatch.setattr(Bar, "live", True, raising=False)
+    monkeypatch.setattr(Bar, "show", told)
+    with pytest.raises(SystemExit) as ended:
+        simulate("two-nodes", "--duration", "3")
+    assert ended.value.code == 128 + signal.SIGTERM
+    assert not made.exists()
+    assert signal.getsignal(signal.SIGTERM) is before
