@@ -8,7 +8,7 @@ must not know what is done with the rows that are found.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,6 @@ from sync.sqltext import COMMENTS, TOKEN, readable
 __all__ = ["UniqueIndex", "column_names", "key_terms", "unique_indexes"]
 
 _ORDER = re.compile(r"\s+(?:asc|desc)\s*\Z", re.IGNORECASE)
-_HIDDEN_VIRTUAL = 1  # of a virtual table; generated columns have 2 and 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,14 +37,10 @@ class UniqueIndex:
     match: str
 
 
-def column_names(db: Any, table: str, *, generated: bool = False) -> list[str]:
-    """Returns the names of a table's stored columns, or with `generated` of all, in the order of its definition."""
-    listing = "SELECT name, hidden FROM pragma_table_xinfo(?) ORDER BY cid"
-    return [
-        name
-        for name, hidden in db.execute(listing, (table,)).fetchall()
-        if not hidden or (generated and hidden != _HIDDEN_VIRTUAL)
-    ]
+def column_names(db: Any, table: str) -> list[str]:
+    """Returns the names of a table's stored columns in the order of its definition."""
+    listing = "SELECT name FROM pragma_table_xinfo(?) WHERE NOT hidden ORDER BY cid"
+    return [name for (name,) in db.execute(listing, (table,)).fetchall()]
 
 
 def key_terms(db: Any, table: str) -> dict[str, str] | None:
@@ -59,12 +54,12 @@ def unique_indexes(db: Any, table: str) -> tuple[UniqueIndex, ...]:
     """Returns the UNIQUE indexes of a table but its primary key, by name."""
     listing = "SELECT name, partial FROM pragma_index_list(?) WHERE \"unique\" AND origin <> 'pk' ORDER BY name"
     stored = column_names(db, table)
-    every = column_names(db, table, generated=True)
+    values = _new_values(db, table)
     found = []
     for name, partial in db.execute(listing, (table,)).fetchall():
         terms = _terms(db, name)
         plain = not partial and all(column in stored for column, _ in terms)
-        match = _match(db, table, terms, _expressions(db, name, len(terms)), every)
+        match = _match(db, table, terms, _expressions(db, name, len(terms)), values)
         if match and any(column not in stored for column, _ in terms):
             # In a BEFORE UPDATE trigger SQLite computes generated columns out of those columns alone that triggers name.
             match += f" AND (1 OR {' OR '.join(f'NEW.{quoted(column)}' for column in stored)})"
@@ -78,14 +73,39 @@ def _terms(db: Any, index: str) -> list[tuple[str | None, str]]:
     return [(column, str(collation).upper()) for column, collation in db.execute(listing, (index,)).fetchall()]
 
 
+def _new_values(db: Any, table: str) -> dict[str, str]:
+    """Returns SQL of what a row `NEW` will hold in each column, generated ones too.
+
+    A REPLACE puts the default in the place of a NULL in a NOT NULL column, after the BEFORE triggers have seen it.
+    """
+    listing = (
+        'SELECT name, "notnull" AND NOT hidden, dflt_value FROM pragma_table_xinfo(?) WHERE hidden <> 1 ORDER BY cid'
+    )
+    values = {}
+    for name, strict, default in db.execute(listing, (table,)).fetchall():
+        values[name] = f"NEW.{quoted(name)}"
+        if strict and default is not None and _constant(db, default):
+            values[name] = f"coalesce({values[name]}, {default})"
+    return values
+
+
+def _constant(db: Any, default: str) -> bool:
+    """True if a default says the same wherever it stands: a bare or a double-quoted word is text there, and a column here."""
+    try:
+        db.execute(f"EXPLAIN SELECT {default}", can_cache=False).close()
+    except apsw.Error:
+        return False
+    return not any(sign in default for sign in ('"', *COMMENTS))
+
+
 def _match(
-    db: Any, table: str, terms: Sequence[tuple[str | None, str]], expressions: Sequence[str], every: Sequence[str]
+    db: Any, table: str, terms: Sequence[tuple[str | None, str]], expressions: Sequence[str], values: Mapping[str, str]
 ) -> str:
     equal = []
-    new = ", ".join(f"NEW.{quoted(name)} AS {quoted(name)}" for name in every)
+    new = ", ".join(f"{value} AS {quoted(name)}" for name, value in values.items())
     for number, (column, collation) in enumerate(terms):
         if column is not None:
-            equal.append(f"e.{quoted(column)} = NEW.{quoted(column)} COLLATE {quoted(collation)}")
+            equal.append(f"e.{quoted(column)} = {values[column]} COLLATE {quoted(collation)}")
             continue
         if not expressions:
             return ""

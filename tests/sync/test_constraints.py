@@ -195,3 +195,45 @@ def test_indexes_on_the_text_of_numbers_are_those_of_the_stock_shell(pair):
     converge(pair)
     for peer in pair:
         assert peer.shell("PRAGMA integrity_check; SELECT id, g FROM t;") == b"ok\n1|3.0e+15x\n9|0.3x\n"
+
+
+@pytest.mark.parametrize(
+    "rest",
+    ["e NOT NULL DEFAULT 7 UNIQUE", "e TEXT NOT NULL DEFAULT ('s' || 7)); CREATE UNIQUE INDEX i ON t(lower(e)"],
+    ids=["column", "expression"],
+)
+@pytest.mark.parametrize("recursive", [0, 1])
+def test_a_replace_evicts_through_the_default_that_it_puts_in_the_place_of_a_null(pair, rest, recursive):
+    one, two = pair
+    one.shell(
+        f"CREATE TABLE t(id INTEGER PRIMARY KEY, {rest}); INSERT INTO t(id) VALUES(1); INSERT INTO t VALUES(2, 'b');"
+    )
+    converge(pair)
+    one.shell(f"PRAGMA recursive_triggers = {recursive}; REPLACE INTO t VALUES(3, NULL);")
+    converge(pair)
+    assert one.sql("SELECT id FROM t ORDER BY id") == two.sql("SELECT id FROM t ORDER BY id") == [(2,), (3,)]
+    one.shell(f"PRAGMA recursive_triggers = {recursive}; UPDATE OR REPLACE t SET e = NULL WHERE id = 2;")
+    converge(pair)
+    assert_equal(one, two)
+    assert two.sql("SELECT id FROM t") == [(2,)]
+    assert one.scrub().found == two.scrub().found == 0
+
+
+@pytest.mark.parametrize(
+    "default", ["word", '"v"', "(1, 2)", "`v`", "'it''s'", "CURRENT_DATE", "-3", "x'00'", "TRUE", "(1 -- one\n)"]
+)
+def test_no_default_makes_a_write_fail(pair, default):
+    one, two = pair
+    one.app.execute("CREATE TABLE other(x)")
+    try:
+        one.app.execute(f"CREATE TABLE t(id INTEGER PRIMARY KEY, v, e NOT NULL DEFAULT {default} UNIQUE)")
+    except apsw.SQLError:
+        pytest.skip("no default for SQLite either")
+    converge(pair)
+    one.shell(
+        "INSERT INTO t(id, v) VALUES(1, 'e'); REPLACE INTO t VALUES(2, 'f', NULL); UPDATE OR REPLACE t SET e = NULL;"
+    )
+    one.scrub()
+    converge(pair)
+    assert_equal(one, two)
+    assert one.sql("SELECT id FROM t") == [(2,)]
