@@ -15,6 +15,7 @@ import apsw
 
 from sync.identifiers import fold, quoted
 from sync.schema import TableSpec, UnsupportedTable, read_table, user_tables
+from sync.sqltext import without_comments
 
 __all__ = [
     "column_clause",
@@ -109,6 +110,7 @@ def column_clause(db: Any, table: str, column: str, name: str) -> str:
     """Returns what ADD COLUMN needs to make, under that name, a column as one of a scratch database's table."""
     declared, collation, not_null, _key, _auto = db.column_metadata("main", table, column)
     default = db.execute("SELECT dflt_value FROM pragma_table_info(?) WHERE name = ?", (table, column)).fetchone()[0]
+    default = None if default is None else without_comments(default)
     parts = [quoted(name), declared or "", f"COLLATE {quoted(collation)}" if collation else ""]
     if default is not None:
         parts.append(f"DEFAULT ({default})" if not_null else f"DEFAULT {default}")

@@ -12,6 +12,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import apsw
+
 from sync import codec, report
 from sync.batch import Group, Kind, Section
 from sync.capture import OP_DELETE, OP_EVICT, OP_INSERT, WORD_BITS, key_names, pending_name, word_names
@@ -301,19 +303,51 @@ def _drain_rows(table: Table, place: int, rows: dict[Row, _Touched]) -> list[Gro
         if touched.inserted or not view.visible:
             _change_in_portions(table, place, view, touched, (table.known_mask | EXISTENCE) & ~stays, groups)
             continue
-        mask = touched.mask & table.known_mask & ~stays
-        if touched.silent:
-            mask |= (differing(view) | (table.known_mask & ~table.captured_mask)) & ~stays
-        if table.counters:
-            mask = counted(view, place, mask, silent=touched.silent)
-        if table.spec.id_column:
-            mask |= to_settle(view, place)
+        mask = _changed(view, touched, place, stays)
         if mask:
             _change_in_portions(table, place, view, touched, mask, groups)
     for group in groups.values():
         if group.priors is not None and not any(group.priors):
             group.priors = None
     return list(groups.values())
+
+
+def _changed(view: RowView, touched: _Touched, place: int, stays: int) -> int:
+    """Returns the columns of an update that its change owns."""
+    table = view.table
+    mask = touched.mask & table.known_mask
+    uncaptured = table.known_mask & ~table.captured_mask
+    if touched.silent:
+        mask |= differing(view) | uncaptured
+    elif uncaptured:
+        mask |= differing(view) & uncaptured | _written(view, uncaptured)
+    mask &= ~stays
+    if table.counters:
+        mask = counted(view, place, mask, silent=touched.silent)
+    if table.spec.id_column:
+        mask |= to_settle(view, place)
+    return mask
+
+
+def _written(view: RowView, mask: int) -> int:
+    """Returns those of some columns that no trigger has compared and no entry owns, where the row shows no mere default.
+
+    An application that adds a column and fills it in one go has updated others in the same statement.
+    """
+    table = view.table
+    for entry in view.entries:
+        mask &= ~entry.mask
+    found = table.where_values(view.row)
+    columns = [column for column in table.spec.columns if mask >> table.bits[column.folded] & 1]
+    if not columns or found is None:
+        return mask
+    terms = ", ".join(f"t.{quoted(column.name)} IS ({column.default or 'NULL'}\n)" for column in columns)
+    listing = f"SELECT {terms} FROM {quoted(table.spec.name)} t WHERE {found[0]}"
+    try:
+        shown = table.store.db.execute(listing, found[1]).fetchone()
+    except apsw.SQLError:  # a default that is no expression outside of its column
+        return mask
+    return table.mask_of([column.folded for column, plain in zip(columns, shown, strict=True) if not plain])
 
 
 def _staying(view: RowView, touched: _Touched) -> int:

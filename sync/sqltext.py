@@ -10,7 +10,7 @@ from typing import Any
 
 from sync.rawtext import lenient
 
-__all__ = ["COMMENTS", "TOKEN", "readable"]
+__all__ = ["COMMENTS", "TOKEN", "readable", "without_comments"]
 
 # Strings, quoted names, comments; what is left are words, brackets and commas.
 TOKEN = re.compile(
@@ -21,11 +21,16 @@ TOKEN = re.compile(
 COMMENTS = ("--", "/*")
 
 
+def without_comments(sql: str) -> str:
+    """Returns SQL in which each comment is a blank."""
+    return "".join(" " if piece.startswith(COMMENTS) else piece for piece in TOKEN.findall(sql)).strip()
+
+
 def readable(sql: Any) -> str | None:
     """Returns SQL as it was read with `rawtext`, without its comments if these are not UTF-8; None if more of it is not."""
     if type(sql) is str:
         return sql
-    text = "".join(" " if piece.startswith(COMMENTS) else piece for piece in TOKEN.findall(lenient(sql)))
+    text = without_comments(lenient(sql))
     try:
         text.encode()
     except UnicodeEncodeError:

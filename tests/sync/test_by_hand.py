@@ -207,3 +207,26 @@ def test_a_schema_that_has_just_changed_breaks_nothing_that_reads_rows(pair, scr
     if "COLUMN" in script:
         assert_alike(one, two)
         assert rows(one, "y")[1] == ("later",)
+
+
+@pytest.mark.parametrize("running", [True, False], ids=["running", "down"])
+@pytest.mark.parametrize(
+    "default", ["", "DEFAULT 5", "TEXT NOT NULL DEFAULT 'it''s'", 'DEFAULT "word"', "DEFAULT (1 -- one\n)"]
+)
+def test_a_column_that_is_added_and_filled_in_one_go_with_others_is_captured(pair, default, running):
+    one, two = pair
+    converge(pair)
+    if not running:
+        one.close()
+    one.shell(
+        f"ALTER TABLE t ADD COLUMN n {default}; UPDATE t SET n = 'filled', x = x || '!' WHERE id = 1; UPDATE t SET y = 'other'"
+        " WHERE id = 2; ALTER TABLE t ADD COLUMN m; UPDATE t SET m = n, n = y WHERE id = 3;"
+    )
+    if not running:
+        one.open()
+    two.sql("UPDATE t SET y = 'theirs' WHERE id = 2")
+    converge(pair)
+    assert_alike(one, two)
+    assert rows(two, "n, m")[0] == ("filled", None)
+    assert rows(two, "n")[2] == ("f",)
+    assert one.scrub().found == two.scrub().found == 0
