@@ -432,10 +432,10 @@ def _reinsert(table: Table, row: Row, values: dict[str, Any]) -> Row:
 
 def _insert(table: Table, row: Row, values: dict[str, Any]) -> Row:
     """Inserts a row under its identity; returns its name, which for a row known by its birth is its rowid."""
-    named = table.where_values(row)
-    if named is not None and (isinstance(row, bytes) or table.spec.kind is KeyKind.ROWID):
+    if table.where_values(row) is not None and (isinstance(row, bytes) or table.spec.kind is KeyKind.ROWID):
         # A later write may own the key's spelling ('a' became 'A'): the identity stands in until that arrives.
-        values = {column.folded: value for column, value in zip(table.spec.key, named[1], strict=False)} | values
+        identity = [row] if isinstance(row, int) else codec.decode(row, bytes_max=len(row))
+        values = {column.folded: value for column, value in zip(table.spec.key, identity, strict=False)} | values
     rowid = table.insert(values)
     if isinstance(row, bytes) and row[:1] == b"\x00":
         table.log.rehome(row, rowid)

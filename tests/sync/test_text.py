@@ -157,3 +157,17 @@ def test_a_definition_that_is_not_utf8_stays_at_home_and_is_told_and_all_others_
     catch_up(two, one)
     one.close()
     two.close()
+
+
+@pytest.mark.parametrize("rest", ["", " WITHOUT ROWID"])
+def test_a_broken_key_that_is_spelt_anew_reaches_a_replica_that_never_saw_the_old_spelling(pair, rest):
+    one, two = pair
+    one.shell(
+        f"CREATE TABLE t(k TEXT COLLATE RTRIM PRIMARY KEY NOT NULL, v){rest};"
+        " INSERT INTO t VALUES(CAST(x'61ff' AS TEXT), 1), ('b', 1);"
+    )
+    one.drain()
+    one.shell("UPDATE t SET k = CAST(x'61ff20' AS TEXT) WHERE k > 'a' AND k <> 'b';")
+    converge(pair)
+    assert two.sql("SELECT typeof(k), hex(k) FROM t ORDER BY k") == [("text", "61FF20"), ("text", "62")]
+    assert_equal(one, two)
