@@ -22,8 +22,8 @@ from sync.counter import counted, hold_births, hold_registers, unseen
 from sync.identifiers import quoted
 from sync.keep_both import to_settle
 from sync.lattice import EXISTENCE, join
-from sync.portions import CHANGE_BYTES_MAX, oversized, portions, weight
-from sync.rawtext import raw_select, restored
+from sync.portions import CHANGE_BYTES_MAX, oversized, portions
+from sync.rawtext import is_raw, raw_select, restored
 from sync.rows import RowView, differing, encode_prior, prior_to_wire, priors_of, shrink
 from sync.schema import KeyKind, encode_key
 from sync.stamp import ms_from_hlc
@@ -62,6 +62,7 @@ class _Touched:
     silent: bool  # some UPDATE named no changed column
     mask: int
     values: tuple[Any, ...] | None
+    heavy: bool = False  # it may be too large for one change
 
 
 def drain_table(table: Table, place: int, wall_ms: int, room: int = CHUNK_ROWS_MAX) -> Drained:
@@ -198,7 +199,9 @@ def _read_pending(
         if touched is None:
             touched = rows[row] = _Touched(0, False, False, False, 0, values)
             if values is not None:
-                size += _weight(values)
+                weight = _weight(values)
+                size += weight
+                touched.heavy = 4 * weight > CHANGE_BYTES_MAX  # characters may take four bytes each
         at_ms = _captured_ms(at, wall_ms)
         touched.at_ms = max(touched.at_ms, at_ms)
         if what == OP_INSERT:
@@ -257,15 +260,15 @@ def _pending_sql(table: Table, words: list[str], *, raw: bool) -> str:
 
 
 def _weight(values: tuple[Any, ...]) -> int:
-    return sum(map(weight, values))
+    return sum(
+        [len(value) if type(value) in (str, bytes) else len(value[0]) if is_raw(value) else 8 for value in values]
+    )
 
 
 def _all_new(table: Table, rows: dict[Row, _Touched]) -> bool:
     """True if every row was inserted, is there, and is not known to the change log."""
     for touched in rows.values():
-        if not touched.inserted or touched.deleted or touched.values is None:
-            return False
-        if 4 * _weight(touched.values) > CHANGE_BYTES_MAX:  # characters may take four bytes each
+        if not touched.inserted or touched.deleted or touched.values is None or touched.heavy:
             return False
     numbers = [row for row in rows if isinstance(row, int)]
     if len(numbers) == len(rows):
@@ -352,7 +355,7 @@ def _written(view: RowView, mask: int) -> int:
 
 def _staying(view: RowView, touched: _Touched) -> int:
     """Returns the columns whose values are too large to travel. Where an entry owns one, the row is told anew without it."""
-    if view.present is None or 4 * _weight(touched.values or ()) <= CHANGE_BYTES_MAX:
+    if view.present is None or not touched.heavy:
         return 0
     stays = oversized(view.table, view.present)
     view.table.staying |= frozenset(view.table.columns_of(stays))
@@ -365,8 +368,10 @@ def _change_in_portions(
 ) -> None:
     """Stamps a birth or an update, as several changes where one could not be sent."""
     kind = Kind.BIRTH if mask & EXISTENCE else Kind.UPDATE
-    heavy = 4 * _weight(touched.values or ()) > CHANGE_BYTES_MAX
-    first, *more = portions(table, mask, view.present or {}) if heavy else [mask]
+    if not touched.heavy:
+        _change(table, place, view, touched, kind, mask, groups)
+        return
+    first, *more = portions(table, mask, view.present or {})
     _change(table, place, view, touched, kind, first, groups)
     for part in more:
         _change(table, place, RowView.read(table, view.row), touched, Kind.UPDATE, part, groups)

@@ -10,17 +10,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from sync.lattice import EXISTENCE
+from sync.rawtext import is_raw
 from sync.table import Table
 
-__all__ = ["CHANGE_BYTES_MAX", "oversized", "portions", "weight"]
+__all__ = ["CHANGE_BYTES_MAX", "oversized", "portions"]
 
 # A change is sent with what its chunk holds already, about a MiB; a bundle takes 24 MiB.
 CHANGE_BYTES_MAX = 20 << 20
-
-
-def weight(value: Any) -> int:
-    """Returns about how many bytes a value takes."""
-    return len(value) if type(value) in (str, bytes) else 8
 
 
 def oversized(table: Table, present: Mapping[str, Any]) -> int:
@@ -47,4 +43,6 @@ def portions(table: Table, mask: int, present: Mapping[str, Any]) -> list[int]:
 
 
 def _bytes(value: Any) -> int:
-    return len(value.encode()) if type(value) is str else sum(map(len, value)) if type(value) is list else weight(value)
+    if type(value) is str:
+        return len(value.encode())
+    return len(value[0]) if is_raw(value) else len(value) if type(value) is bytes else 8
