@@ -71,6 +71,8 @@ class Overlay:
         "_fresh",
         "_held",
         "_held_bytes",
+        "_learnt",
+        "_learnt_ms",
         "_links",
         "_neighbours",
         "_skipped",
@@ -98,6 +100,8 @@ class Overlay:
         self._expire_ms = 0
         self._fresh: dict[bytes, tuple[bytes, dict[int, None]]] = {}  # node -> (record to pass on, links that have it)
         self._spread_ms: int | None = None
+        self._learnt: dict[bytes, tuple[bytes, int]] = {}  # node -> (certificate to pass on, link that brought it)
+        self._learnt_ms: int | None = None
         self._skipped = (
             -1
         )  # the link that brought certificates last: records of new members were skipped before these came
@@ -193,7 +197,8 @@ class Overlay:
             text = f"a batch in the name of {author.name} is not signed by it; it was dropped, and the link that brought it"
             notice = Notice("batch.forged", text, {"origin": batch.origin.hex(), "link": link}, "warning")
             return [notice, Drop(link, "sent a batch that its origin has not signed")]
-        results: list[Result] = [DeliverBatch(link, batch.origin, batch.payload)]
+        results = self._pass_on_certificates()  # who gets a batch knows its origin
+        results.append(DeliverBatch(link, batch.origin, batch.payload))
         results += _tells(self.gossip.accept(link, batch, batch_id, now_ms))
         return results
 
@@ -233,8 +238,10 @@ class Overlay:
                 if certificate.node_id == self.roster.identity.node_id:
                     results.append(self.membership.stored())
                     results.append(Notice("identity.renewed", "this node's certificate was renewed"))
-                self._announce(certificate, results, besides=link)
+                self._learnt[certificate.node_id] = (certificate.raw, link)
         if news:
+            if self._learnt_ms is None:
+                self._learnt_ms = now_ms + GATHER_MS
             self._skipped = link
             self._gather(now_ms)
             results += self._release(now_ms)
@@ -256,13 +263,16 @@ class Overlay:
     def deadline(self) -> int:
         """When `on_timer` has something to do."""
         due = min(self.topology.deadline(), self._expire_ms)
-        for other in (self.gossip.deadline(), self._spread_ms):
+        for other in (self.gossip.deadline(), self._spread_ms, self._learnt_ms):
             due = due if other is None else min(due, other)
         return due
 
     def on_timer(self, now_ms: int, wall_ms: int) -> list[Result]:
         """Do what is due."""
-        results = _tells(self.gossip.on_timer(now_ms))
+        results: list[Result] = []
+        if self._learnt_ms is not None and self._learnt_ms <= now_ms:
+            results += self._pass_on_certificates()
+        results += _tells(self.gossip.on_timer(now_ms))
         if self._expire_ms <= now_ms:
             self._expire_ms = now_ms + EXPIRE_MS
             gone = self.roster.expire(wall_ms)
@@ -322,6 +332,15 @@ class Overlay:
         """Say what there is to say of link-states together, and not too often."""
         if self._spread_ms is None:
             self._spread_ms = max(now_ms + GATHER_MS, self._spreads_ms)
+
+    def _pass_on_certificates(self) -> list[Result]:
+        results: list[Result] = []
+        for link in self._links if self._learnt else ():
+            raws = [raw for raw, source in self._learnt.values() if source != link]
+            results += (Tell(link, Certificates(piece), 0) for piece in _pieces(raws))
+        self._learnt.clear()
+        self._learnt_ms = None
+        return results
 
     def _pass_on(self) -> list[Result]:
         results: list[Result] = []

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 __all__ = ["View"]
 
 EXPLORE_MS = 10_000  # between links beyond a full view while members are missing: small islands last no longer
-# And so much for each node in reach: they all look, five a second together, and one that finds somebody is enough.
-EXPLORE_NODE_MS = 200
+# And so much for each node in reach: they all look, one a second together, and one that finds somebody is enough.
+EXPLORE_NODE_MS = 1_000
 YOUNG_MS = 3_000  # of a node's life, in which it links no more than a view: meanwhile it hears how many there are
 _ALL = 1 << 30
 
