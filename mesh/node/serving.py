@@ -326,6 +326,9 @@ class ServingNode:
         if self._replica.stale():
             self._sql.handle_now(CommitSeen(writing=writing))
 
+    def _look_now(self) -> None:
+        self._drain_if_stale(writing=True)
+
     def _consult(self, ask: Callable[[Replica], T]) -> T:
         self._drain()  # what was written before a decision is stamped before it
         answer = ask(self._replica)
@@ -366,7 +369,7 @@ class ServingNode:
         self._looks.hint()
 
     def _look_for_commit(self) -> None:
-        self._sql.call(lambda: self._drain_if_stale(writing=True))
+        self._sql.call_once(self._look_now)
 
     def _on_replaced(self) -> None:
         self._on_broken(NodeError(f"{self._file} was replaced or removed while it was served; run 'mycomesh up' again"))

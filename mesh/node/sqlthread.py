@@ -144,6 +144,7 @@ class SqlThread:
         self._bulk: deque[Event] = deque()
         self._backlog_bytes = 0
         self._commit_queued = False
+        self._waiting: dict[Callable[[], object], None] = {}  # what runs once, however often it is asked for
         self._ended = False
         self._timer = _Timer()
         self._breaks = _Breaks()
@@ -184,6 +185,19 @@ class SqlThread:
     def call(self, run: Callable[[], T]) -> Future[T]:
         """Run a function on the thread, before bulk work; its answer or error comes in the future."""
         return self._queue_job(run, last=False)
+
+    def call_once(self, run: Callable[[], object]) -> None:
+        """Run a function on the thread, before bulk work, unless it waits there already: one run sees what came before it."""
+        with self._wake:
+            if run in self._waiting:
+                return
+            self._waiting[run] = None
+        self._queue_job(lambda: self._run_once(run), last=False)
+
+    def _run_once(self, run: Callable[[], object]) -> None:
+        with self._wake:
+            del self._waiting[run]
+        run()
 
     def stop(self, run: Callable[[], T]) -> Future[T]:
         """Run a last function (drain, close) and end the thread; what is still queued is left to the next start."""

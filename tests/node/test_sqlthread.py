@@ -125,6 +125,22 @@ def test_commits_that_wait_together_are_one_drain(sql, exchange):
     assert drained(sql, exchange)[1:] == [CommitSeen()]
 
 
+def test_a_look_that_waits_already_is_not_queued_again_and_one_that_runs_is(sql, exchange):
+    looked = []
+
+    def look():
+        looked.append(len(looked))
+        if len(looked) == 1:
+            sql.call_once(look)  # what comes while it looks, it may have missed
+
+    hold(sql, exchange)
+    for _ in range(1_000):
+        sql.call_once(look)
+    assert len(sql._urgent) == 1
+    drained(sql, exchange)
+    assert looked == [0, 1]
+
+
 def test_a_commit_during_a_drain_is_drained_again(sql, exchange):
     exchange.gate.clear()
     sql.submit(CommitSeen())
