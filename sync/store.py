@@ -93,9 +93,8 @@ class Store:
         self.holding: Callable[[bool], None] = lambda _: None  # told when the write lock is taken, and when it is free
         self.syncs = 0  # commits that were on the disk before `transaction()` ended
         self.clock = Clock()
-        self._left: tuple[Any, Any] | None = (
-            None  # what the last commit left in the file: the clock, and which commit it was
-        )
+        # What the last commit left in the file: the clock, and which commit it was.
+        self._left: tuple[Any, Any] | None = None
         # Typed Any: rows come out of SQLite as whatever was stored, and each reader knows its own SELECT.
         self.db: Any = _open_read_only(path) if read_only else _open(path)
         if read_only:

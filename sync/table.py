@@ -75,9 +75,8 @@ class Table:
         self.log = ChangeLog(store, table_id)
         self.vector = Vector()
         self.counters: frozenset[str] = frozenset()  # columns whose cells show the total of several registers
-        self.converting: frozenset[str] = (
-            frozenset()
-        )  # columns whose affinity is not the mesh's: they may change a value
+        # Columns whose affinity is not the mesh's: they may change a value.
+        self.converting: frozenset[str] = frozenset()
         self.staying: frozenset[str] = frozenset()  # columns some of whose values were too large to be told
         self.dropped: frozenset[str] = frozenset()  # columns that the mesh has dropped: no entry owns them
         self.unread = False  # whether rows wait in the pending log that no program has logged
