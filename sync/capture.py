@@ -76,7 +76,9 @@ def create_statements(spec: TableSpec, table_id: int, bits: Mapping[str, int]) -
     table = quoted(spec.name)
     names = trigger_names(table_id)
     statements += [
-        _trigger(names[0], "AFTER INSERT", table, "", [_log(spec, table_id, OP_INSERT, "NEW")]),
+        _trigger(
+            names[0], "AFTER INSERT", table, "", [_log(spec, table_id, OP_INSERT, "NEW", timed=_needs_time(spec))]
+        ),
         _update_trigger(spec, table_id, bits),
         _trigger(
             names[2],
@@ -143,10 +145,19 @@ def _key_values(spec: TableSpec, row: str) -> list[str]:
     return values
 
 
-def _log(spec: TableSpec, table_id: int, op: int, row: str) -> str:
-    columns = ", ".join(["what", "at", *key_names(spec)])
-    values = ", ".join([str(op), _NOW, *_key_values(spec, row)])
+def _log(spec: TableSpec, table_id: int, op: int, row: str, *, timed: bool = True) -> str:
+    columns = ", ".join(["what", *(["at"] if timed else []), *key_names(spec)])
+    values = ", ".join([str(op), *([_NOW] if timed else []), *_key_values(spec, row)])
     return f"INSERT INTO {pending_name(table_id)}({columns}) VALUES({values})"
+
+
+def _needs_time(spec: TableSpec) -> bool:
+    """True if the time of an insert can decide anything: of a row without a key there is no other until it has its stamp.
+
+    A statement that calls a function inside a trigger keeps copies of the pages that it changes, to be able to undo them:
+    of inserts one by one in a transaction, two pages for each row (ADR 0021).
+    """
+    return spec.kind is not KeyKind.BAG or bool(spec.id_column)
 
 
 def _log_update(spec: TableSpec, table_id: int, bits: Mapping[str, int], words: list[str]) -> str:

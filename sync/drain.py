@@ -29,7 +29,7 @@ from sync.schema import KeyKind, encode_key
 from sync.stamp import ms_from_hlc
 from sync.table import Row, Table, birth_key
 
-__all__ = ["CHUNK_BYTES_MAX", "CHUNK_ROWS_MAX", "EDIT_WEIGHT", "Drained", "drain_table"]
+__all__ = ["CHUNK_BYTES_MAX", "CHUNK_ROWS_MAX", "EDIT_WEIGHT", "Drained", "Times", "captured_ms", "drain_table"]
 
 # One chunk is one transaction: some 7 ms of write lock, here and where it is merged. A slow core may take five times as long.
 CHUNK_ROWS_MAX = 2_048
@@ -52,6 +52,26 @@ class Drained:
     weight: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Times:
+    """Wall times in milliseconds: now, and what an insert gets that was logged without its time."""
+
+    now_ms: int
+    untimed_ms: int
+
+    def of(self, at: Any, what: int) -> int:
+        """Returns the time of a log row: a Julian day from a trigger, None if none was noted, 0 if older than the mesh."""
+        if at is None:
+            return self.untimed_ms if what == OP_INSERT else self.now_ms
+        # A write captured while the clock was ahead is stamped by the clock as it is: peers would refuse the future.
+        return min(captured_ms(at), self.now_ms)
+
+
+def captured_ms(at: Any) -> int:
+    """Returns the wall time that a trigger has noted, a Julian day; 0 for rows that are older than the mesh."""
+    return round((at - _UNIX_EPOCH_JULIAN) * _DAY_MS) if type(at) is float else 0
+
+
 @dataclass(slots=True)
 class _Touched:
     """What the log says of one row, coalesced, and the row as it is now (None: gone)."""
@@ -65,21 +85,21 @@ class _Touched:
     heavy: bool = False  # it may be too large for one change
 
 
-def drain_table(table: Table, place: int, wall_ms: int, room: int = CHUNK_ROWS_MAX) -> Drained:
+def drain_table(table: Table, place: int, times: Times, room: int = CHUNK_ROWS_MAX) -> Drained:
     """Turns up to one chunk of the pending log into changes of the site at `place`; inside a transaction.
 
     `room` is the weight that is left for this table.
     """
     after = table.coverage.top(table.store.site(place))
-    run = _drain_run(table, place, wall_ms, room)
+    run = _drain_run(table, place, times, room)
     if run is not None:
         groups, last, more = run
         taken = len(groups[0].hlcs)
     else:
         try:
-            rows, last, more, taken = _read_pending(table, wall_ms, room)
+            rows, last, more, taken = _read_pending(table, times, room)
         except UnicodeDecodeError:
-            rows, last, more, taken = _read_pending(table, wall_ms, room, raw=True)
+            rows, last, more, taken = _read_pending(table, times, room, raw=True)
         if not rows:
             table.unread = False
             return Drained(None, more=False)
@@ -102,7 +122,7 @@ def drain_table(table: Table, place: int, wall_ms: int, room: int = CHUNK_ROWS_M
 # ---- the common case: rows inserted one after the other, untouched since
 
 
-def _drain_run(table: Table, place: int, wall_ms: int, room: int) -> tuple[list[Group], int, bool] | None:
+def _drain_run(table: Table, place: int, times: Times, room: int) -> tuple[list[Group], int, bool] | None:
     """Stamps a chunk that holds nothing but inserts of new rows in the order of their rowids.
 
     Returns (groups, last rowid read, whether more follow), None (nothing done) if any log row needs a closer look.
@@ -112,7 +132,7 @@ def _drain_run(table: Table, place: int, wall_ms: int, room: int) -> tuple[list[
     words = word_names(table.bits_captured)
     row_at = 2 + len(words)
     encode = codec.encode
-    times: list[Any] = []
+    written: list[Any] = []
     values: list[tuple[Any, ...]] = []
     encoded: list[bytes] = []
     first = last = size = 0
@@ -128,7 +148,7 @@ def _drain_run(table: Table, place: int, wall_ms: int, room: int) -> tuple[list[
             if record[2] != OP_INSERT or row != first + len(values) or record[row_at + 1] is None:
                 return None
             last = record[0]
-            times.append(record[1])
+            written.append(record[1])
             cells = record[row_at + 2 :]
             values.append(cells)
             encoded.append(encode(cells))
@@ -141,8 +161,8 @@ def _drain_run(table: Table, place: int, wall_ms: int, room: int) -> tuple[list[
         return None
     tick = table.store.clock.tick
     hlcs: list[int] = []
-    for at, same in itertools.groupby(times):
-        hlc = tick(_captured_ms(at, wall_ms))
+    for at, same in itertools.groupby(written):
+        hlc = tick(times.of(at, OP_INSERT))
         hlcs.append(hlc)
         hlcs += [tick(0) for _ in itertools.islice(same, 1, None)]
     return [_births(table, place, hlcs, range(first, first + len(values)), values, encoded)], last, more
@@ -168,7 +188,7 @@ def _births(
 
 
 def _read_pending(
-    table: Table, wall_ms: int, room: int, *, raw: bool = False
+    table: Table, times: Times, room: int, *, raw: bool = False
 ) -> tuple[dict[Row, _Touched], int, bool, int]:
     """Returns (rows by name, last rowid read, whether more follow, weight); `raw` reads text that is not UTF-8."""
     words = word_names(table.bits_captured)
@@ -202,8 +222,7 @@ def _read_pending(
                 weight = _weight(values)
                 size += weight
                 touched.heavy = 4 * weight > CHANGE_BYTES_MAX  # characters may take four bytes each
-        at_ms = _captured_ms(at, wall_ms)
-        touched.at_ms = max(touched.at_ms, at_ms)
+        touched.at_ms = max(touched.at_ms, times.of(at, what))
         if what == OP_INSERT:
             touched.inserted = True
         elif what == OP_DELETE:
@@ -215,16 +234,6 @@ def _read_pending(
             touched.mask |= mask
             touched.silent |= not mask
     return rows, last, more, taken
-
-
-def _captured_ms(at: Any, wall_ms: int) -> int:
-    """Returns the wall time of a log row: a Julian day from a trigger, None for now, 0 for rows older than the mesh."""
-    if at is None:
-        return wall_ms
-    if type(at) is not float:
-        return 0
-    # A write captured while the clock was ahead is stamped by the clock as it is: peers would refuse the future.
-    return min(round((at - _UNIX_EPOCH_JULIAN) * _DAY_MS), wall_ms)
 
 
 def _pending_records(table: Table, words: list[str], room: int, *, raw: bool) -> Iterator[tuple[Any, ...]]:

@@ -15,9 +15,10 @@ from sync.batch import Section
 from sync.capture import pending_name
 from sync.catalog import ADOPTED_MAX, SCHEMA_TABLE, Catalog
 from sync.copies import Life
-from sync.drain import CHUNK_ROWS_MAX, EDIT_WEIGHT, Drained, drain_table
+from sync.drain import CHUNK_ROWS_MAX, EDIT_WEIGHT, Drained, Times, captured_ms, drain_table
 from sync.keep_both import in_form
 from sync.portions import CHANGE_BYTES_MAX
+from sync.schema import KeyKind
 from sync.showing import Showing
 from sync.store import Store
 from sync.table import Table
@@ -45,6 +46,7 @@ class Intake:
         self._data_version = -1
         self._owed: list[bytes] = []  # stamped already, to be published by the next drain
         self.breathe: Callable[[], None] = lambda: None  # between two transactions
+        self._waited_ms: int | None = None  # what waits was written before this node: by then; None once it is stamped
         self._turn = 0  # whose pending log is read first: a table that is written all the time is not always first
 
     def stale(self) -> bool:
@@ -63,6 +65,18 @@ class Intake:
         """Has the next drain return these batches first."""
         self._owed += batches
         self.unsettle()
+
+    def found(self, written_ms: int) -> None:
+        """Notes that what waits now was written before this replica was opened, the last of it at `written_ms`.
+
+        An insert that was logged without its time gets that one, or that of the first write that waits with its own if it
+        is earlier: it would push that on, and have it win over what others wrote later.
+        """
+        due = self.logged(self._catalog.tables.values())
+        logs = [f"SELECT at FROM {pending_name(table_id)} WHERE at IS NOT NULL LIMIT 1" for table_id in sorted(due)]
+        firsts = (self._store.db.execute(log).fetchone() for log in logs)
+        times = [captured_ms(first[0]) for first in firsts if first is not None]
+        self._waited_ms = min([written_ms, *times]) if due else None
 
     def waiting(self) -> bool:
         """True if some write has no stamp yet."""
@@ -90,6 +104,7 @@ class Intake:
             more = more or self._showing.waits
         if not more:
             self._data_version = version
+            self._waited_ms = None
         owed, self._owed = self._owed, []
         return owed + bundle, more
 
@@ -154,13 +169,13 @@ class Intake:
             if room <= 0:
                 more = True
                 continue
-            drained = drain_table(table, self._life.place, wall_ms, room)
+            drained = drain_table(table, self._life.place, self._times(table, wall_ms), room)
             room -= self._took(table, drained, sections)
             if not drained.more and table.installed and table.table_id in going:
                 more = True
                 if room >= CHUNK_ROWS_MAX // 2:  # else the rows of a small remainder would cost a transaction each
                     sweep.advance(table, room)
-                    drained = drain_table(table, self._life.place, wall_ms, room)
+                    drained = drain_table(table, self._life.place, self._times(table, wall_ms), room)
                     room -= self._took(table, drained, sections)
             more = more or drained.more
         if not more:
@@ -169,6 +184,10 @@ class Intake:
         if sections:
             self._store.durable()
         return self._urgency.batches(sections), more
+
+    def _times(self, table: Table, wall_ms: int) -> Times:
+        keyless = table.spec.kind is KeyKind.BAG
+        return Times(wall_ms, wall_ms if self._waited_ms is None or not keyless else min(self._waited_ms, wall_ms))
 
     def _took(self, table: Table, drained: Drained, sections: list[Section]) -> int:
         if drained.section is not None:
@@ -183,7 +202,7 @@ class Intake:
         """Returns a function that stamps one chunk of one table, keeps the section, and says whether that was all."""
 
         def drain(table: Table) -> bool:
-            drained = drain_table(table, self._life.place, wall_ms)
+            drained = drain_table(table, self._life.place, self._times(table, wall_ms))
             if drained.section is not None:
                 sections.append(drained.section)
             return not drained.more

@@ -192,6 +192,13 @@ class Replica:
         """True if some local write has no stamp yet."""
         return self._intake.waiting()
 
+    def found(self, written_ms: int) -> None:
+        """Notes, right after opening, when the file was last written before: inserts that wait without a time get that one.
+
+        `written_ms` is Unix time in milliseconds. Without this they get that of the drain.
+        """
+        self._intake.found(written_ms)
+
     def drain(self, wall_ms: int) -> tuple[list[bytes], bool]:
         """Stamps up to one chunk of captured writes; returns (batches to publish, whether more are waiting)."""
         return self._intake.drain(wall_ms)

@@ -18,6 +18,7 @@ from mesh.node.home import FileLock
 from mesh.node.keystore import Keystore
 from mesh.node.recall import Recall
 from mesh.node.shell import clock
+from mesh.node.watch import written_ms
 from sync.errors import DatabaseError, ForeignFileError, SyncError
 from sync.replica import Replica, ReplicaConfig
 
@@ -46,6 +47,7 @@ def decide(home: Home, file: Path, request: dict[str, Any]) -> dict[str, Any]:
         lock = FileLock.acquire(file)
         try:
             recall = Recall(home.state / "clocks")
+            last_ms = written_ms(file)
             replica = Replica.open(
                 str(file),
                 node_id=identity.node_id,
@@ -55,6 +57,7 @@ def decide(home: Home, file: Path, request: dict[str, Any]) -> dict[str, Any]:
                 recalled=recall.clocks(),
             )
             try:
+                replica.found(last_ms)
                 _drain(replica)  # what was written before a decision is stamped before it
                 done = work(replica)
                 _drain(replica)

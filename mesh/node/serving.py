@@ -31,7 +31,7 @@ from mesh.node.rest import Rest, trim_heap
 from mesh.node.shell import MeshShell, clock
 from mesh.node.sqlthread import Acted, Broken, Report, SqlThread
 from mesh.node.status import LinkView, PeerView, ProgressView, ScrubView, TableView
-from mesh.node.watch import Watch
+from mesh.node.watch import Watch, written_ms
 from sync.errors import SyncError
 from sync.events import CommitSeen, CompareRequested, Publish, ReachRequested, ScrubRequested
 from sync.exchange import Exchange, ExchangeConfig, LinkStatus
@@ -279,6 +279,7 @@ class ServingNode:
         if self._exchange is not None:  # another content was put in the file's place
             self._note()
             self._replica.close()
+        last_ms = written_ms(file)
         replica = Replica.open(
             str(file),
             node_id=identity.node_id,
@@ -288,6 +289,7 @@ class ServingNode:
             recalled=self._recall.clocks(),
             holding=self._lock,
         )
+        replica.found(last_ms)
         replica.breathe_by(self._sql.breathe)
         self._exchange = Exchange(replica, rng=random.Random(os.urandom(16)), config=ExchangeConfig())
         return self._exchange

@@ -15,7 +15,7 @@ import struct
 from collections.abc import Callable
 from pathlib import Path
 
-__all__ = ["Watch"]
+__all__ = ["Watch", "written_ms"]
 
 # While commits keep coming they are told at most this often; each telling drains everything that has come by then.
 COALESCE_S = 0.005
@@ -51,7 +51,7 @@ class Watch:
         self._polling = False
         self._timer: asyncio.TimerHandle | None = None
         self._identity = _identity(self._path)
-        self._seen = self._look()
+        self._seen = _look(self._path)
 
     def start(self) -> None:
         """Begins to watch; polls where inotify is not to be had."""
@@ -102,24 +102,31 @@ class Watch:
 
     # ---- polling
 
-    def _look(self) -> tuple[tuple[int, int], ...]:
-        state = []
-        for suffix in ("", "-wal"):
-            with contextlib.suppress(OSError):
-                found = Path(f"{self._path}{suffix}").stat()
-                state.append((found.st_mtime_ns, found.st_size))
-        return tuple(state)
-
     def _on_poll(self) -> None:
         if _identity(self._path) != self._identity:
             self.close()
             self._on_replaced()
             return
         self._timer = asyncio.get_running_loop().call_later(POLL_S, self._on_poll)
-        seen = self._look()
+        seen = _look(self._path)
         if seen != self._seen:
             self._seen = seen
             self._on_commit()
+
+
+def written_ms(path: Path) -> int:
+    """Returns when the file or its journal was last written, Unix time in milliseconds; 0 if there is none."""
+    return max((changed_ns // 1_000_000 for changed_ns, _ in _look(path.resolve())), default=0)
+
+
+def _look(path: Path) -> tuple[tuple[int, int], ...]:
+    """Returns when the file and its journal were changed, in nanoseconds, and their sizes in bytes."""
+    state = []
+    for suffix in ("", "-wal"):
+        with contextlib.suppress(OSError):
+            found = Path(f"{path}{suffix}").stat()
+            state.append((found.st_mtime_ns, found.st_size))
+    return tuple(state)
 
 
 def _sort(data: bytes, names: set[bytes]) -> tuple[bool, bool]:

@@ -13,6 +13,8 @@ import signal
 import socket
 import sqlite3
 import subprocess
+import time
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -198,6 +200,21 @@ def test_a_killed_node_catches_up_and_brings_what_was_written_beside_it(pair):
     bravo.shows("SELECT count(*) FROM drones;", "6\n")
     alpha.shows("SELECT humvee_id FROM humvees;", "9\n")
     eventually(lambda: content(alpha) == content(bravo), "both files are equal")
+
+
+def test_a_row_that_was_written_beside_a_node_that_was_down_tells_when_the_file_was_last_written(pair):
+    alpha, _ = pair
+    alpha.sql(CREATE)
+    eventually(lambda: "mycomesh_" in alpha.sql("SELECT group_concat(name) FROM sqlite_schema;"), "capture")
+    assert alpha.terminate() == 0
+    alpha.sql(INSERT)
+    written_s = time.time()
+    time.sleep(1)
+    alpha.up()
+    eventually(lambda: not json.loads(alpha.done("why", "drones", "1", "--json"))["pending"], "the row has its stamp")
+    cells = json.loads(alpha.done("why", "drones", "1", "--json"))["cells"]
+    assert len(cells) == 5
+    assert all(datetime.fromisoformat(cell["at"]).timestamp() < written_s + 0.5 for cell in cells), cells
 
 
 def test_a_node_that_was_met_before_is_found_again_without_being_named(pair):

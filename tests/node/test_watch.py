@@ -14,7 +14,7 @@ import pytest
 import uvloop
 
 from mesh.node import watch as module
-from mesh.node.watch import Watch
+from mesh.node.watch import Watch, written_ms
 
 WAIT_S = 10  # only a broken watch takes this long
 
@@ -329,3 +329,15 @@ def test_a_machine_without_inotify_is_polled(run, file, monkeypatch):
             await watching.until(lambda: watching.commits > 0)
 
     run(scene())
+
+
+def test_a_file_was_last_written_when_it_or_its_journal_was(tmp_path):
+    file, journal, link = tmp_path / "a.db", tmp_path / "a.db-wal", tmp_path / "link.db"
+    assert written_ms(file) == 0
+    file.touch()
+    link.symlink_to(file)
+    os.utime(file, (0, 1_700_000_000.25))
+    assert written_ms(file) == written_ms(link) == 1_700_000_000_250
+    journal.touch()
+    os.utime(journal, (0, 1_700_000_001))
+    assert written_ms(file) == written_ms(link) == 1_700_000_001_000

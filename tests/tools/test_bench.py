@@ -19,6 +19,8 @@ from tools.bench.history import Run
 ROOT = Path(__file__).parents[2]
 ASKED_FOR = [
     "capture_insert_bulk",
+    "capture_insert_bulk_id",
+    "capture_insert_bulk_name",
     "capture_insert_single",
     "capture_update_bulk",
     "drain_rows_per_s",

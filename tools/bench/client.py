@@ -1,6 +1,6 @@
 """The application side of a measurement: the stock sqlite3 module, in a process of its own.
 
-Run as `python -m tools.bench.client FILE JOB ROWS`; prints the CPU seconds of the job. Never in the process of a replica:
+Run as `python -m tools.bench.client FILE JOB ROWS TABLE`; prints the CPU seconds of the job. Never in the process of a replica:
 two SQLite libraries on one file in one process lose each other's locks. It must not import anything of a node.
 """
 
@@ -11,10 +11,22 @@ import sys
 import time
 from collections.abc import Callable
 
-__all__ = ["CREATE", "INSERT", "JOBS", "main", "rows"]
+__all__ = ["CREATE", "INSERT", "JOBS", "TABLES", "main", "rows"]
 
 CREATE = "CREATE TABLE IF NOT EXISTS drones(drone_id, latitude, longitude, altitude, timestamp)"
 INSERT = "INSERT INTO drones (drone_id, latitude, longitude, altitude, timestamp) VALUES (?, ?, ?, ?, ?)"
+# The measured tables: the same rows without a key and under one, for which SQLite itself does more. SQL, and a row's key.
+TABLES: dict[str, tuple[str, Callable[[int], tuple[object, ...]]]] = {
+    "drones": (CREATE, lambda _number: ()),
+    "by_id": (
+        "CREATE TABLE IF NOT EXISTS by_id(id INTEGER PRIMARY KEY, drone_id, latitude, longitude, altitude, timestamp)",
+        lambda number: (number,),
+    ),
+    "by_name": (
+        "CREATE TABLE IF NOT EXISTS by_name(id TEXT PRIMARY KEY, drone_id, latitude, longitude, altitude, timestamp)",
+        lambda number: (f"row-{number:07}",),
+    ),
+}
 BUSY_S_MAX = 30  # nobody else writes to the file of a measurement for longer than a moment
 
 Rows = list[tuple[object, ...]]
@@ -30,39 +42,41 @@ def rows(count: int) -> Rows:
 
 def main() -> None:
     """Do one job and print its CPU seconds."""
-    path, job, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
+    path, job, count, table = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4]
+    create, key = TABLES[table]
     db = sqlite3.connect(path, isolation_level=None, timeout=BUSY_S_MAX)
     # The mode in which a node serves a file, for the plain file as well: the ratios compare triggers, not journals.
     db.execute("PRAGMA journal_mode = WAL")
     db.execute("PRAGMA synchronous = NORMAL")
-    db.execute(CREATE)
-    data = rows(count)
+    db.execute(create)
+    data = [(*key(number), *row) for number, row in enumerate(rows(count))]
     started = time.process_time()
-    JOBS[job](db, data)
+    JOBS[job](db, table, data)
     print(time.process_time() - started)
     db.close()
 
 
-def _create(_db: sqlite3.Connection, _data: Rows) -> None:
+def _create(_db: sqlite3.Connection, _table: str, _data: Rows) -> None:
     """The table is made before each job; this one does nothing more."""
 
 
-def _bulk(db: sqlite3.Connection, data: Rows) -> None:
+def _bulk(db: sqlite3.Connection, table: str, data: Rows) -> None:
     db.execute("BEGIN")
-    db.executemany(INSERT, data)
+    db.executemany(f"INSERT INTO {table} VALUES ({', '.join('?' * len(data[0]))})", data)
     db.execute("COMMIT")
 
 
-def _single(db: sqlite3.Connection, data: Rows) -> None:
+def _single(db: sqlite3.Connection, table: str, data: Rows) -> None:
+    insert = f"INSERT INTO {table} VALUES ({', '.join('?' * len(data[0]))})"
     for row in data:
-        db.execute(INSERT, row)
+        db.execute(insert, row)
 
 
-def _update(db: sqlite3.Connection, _data: Rows) -> None:
-    db.execute("UPDATE drones SET altitude = altitude + 1")
+def _update(db: sqlite3.Connection, table: str, _data: Rows) -> None:
+    db.execute(f"UPDATE {table} SET altitude = altitude + 1")
 
 
-JOBS: dict[str, Callable[[sqlite3.Connection, Rows], None]] = {
+JOBS: dict[str, Callable[[sqlite3.Connection, str, Rows], None]] = {
     "create": _create,
     "bulk": _bulk,
     "single": _single,

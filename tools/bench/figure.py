@@ -51,6 +51,8 @@ CATALOGUE = {
     kind.name: kind
     for kind in (
         Kind("capture_insert_bulk", "capture", "ratio", "100k inserts in one transaction", _PLAIN, 2.0),
+        Kind("capture_insert_bulk_id", "capture", "ratio", "the same with an INTEGER PRIMARY KEY", _PLAIN, 2.0),
+        Kind("capture_insert_bulk_name", "capture", "ratio", "the same with a TEXT PRIMARY KEY", _PLAIN, 2.0),
         Kind("capture_insert_single", "capture", "ratio", "2k transactions of one insert", _PLAIN, 1.5),
         Kind("capture_update_bulk", "capture", "ratio", "one column of 100k rows updated", _PLAIN, 3.5),
         Kind("drain_rows_per_s", "pipeline", "rows/s", "inserts stamped, one core", goal=150_000, more=True),

@@ -44,6 +44,8 @@ def capture(quick: bool) -> dict[str, Figure]:
     count = ROWS_QUICK if quick else ROWS
     return measured(
         capture_insert_bulk=_captured_ratio("bulk", count),
+        capture_insert_bulk_id=_captured_ratio("bulk", count, "by_id"),
+        capture_insert_bulk_name=_captured_ratio("bulk", count, "by_name"),
         capture_insert_single=_captured_ratio("single", SINGLE),
         capture_update_bulk=_captured_ratio("update", count),
     )
@@ -100,15 +102,15 @@ def opening(quick: bool) -> dict[str, Figure]:
 # ---- one measurement
 
 
-def _captured_ratio(job: str, count: int) -> float:
+def _captured_ratio(job: str, count: int, table: str = "drones") -> float:
     ratios = []
     for _ in range(PAIRS):
         with tempfile.TemporaryDirectory(prefix=_PREFIX) as place:
             plain, captured = Path(place) / "plain.db", Path(place) / "captured.db"
             for path in (plain, captured):
-                _client(path, "bulk" if job == "update" else "create", count)
+                _client(path, "bulk" if job == "update" else "create", count, table)
             _open(captured, 1).close()  # the triggers stay
-            ratios.append(_client(captured, job, count) / _client(plain, job, count))
+            ratios.append(_client(captured, job, count, table) / _client(plain, job, count, table))
     return statistics.median(ratios)
 
 
@@ -209,9 +211,9 @@ def _timed(work: Callable[[], Any]) -> tuple[Any, float]:
     return result, time.process_time() - started
 
 
-def _client(path: Path, job: str, count: int) -> float:
+def _client(path: Path, job: str, count: int, table: str = "drones") -> float:
     """Return the CPU seconds of a job of the stock client, in a process of its own."""
-    command = [sys.executable, "-m", "tools.bench.client", str(path), job, str(count)]
+    command = [sys.executable, "-m", "tools.bench.client", str(path), job, str(count), table]
     done = subprocess.run(command, check=False, capture_output=True, text=True)  # noqa: S603 -- our own module
     if done.returncode:
         raise BenchError(f"the client's job {job!r} failed: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
