@@ -14,6 +14,7 @@ from sync.batch import Group, Kind
 from sync.changelog import Leaf, unpack_mask
 from sync.identifiers import quoted
 from sync.lattice import EXISTENCE
+from sync.portions import CHANGE_BYTES_MAX, bytes_of
 from sync.rows import RowView, prior_to_wire
 from sync.runs import Run
 from sync.schema import KeyKind
@@ -27,6 +28,9 @@ FEED_ROWS_MAX = 1_024
 FEED_BYTES_MAX = 256 << 10
 # What is no plain birth is merged row by row: 128 of them are a chunk, some 10 ms of the receiver's write lock (ADR 0012).
 FEED_EDIT_BYTES = FEED_BYTES_MAX // 128
+
+# (site, kind, mask) -> (clock, leaf, row, values) of entries that make one group
+_Found = dict[tuple[bytes, Kind, int], list[tuple[int, Leaf, RowView, list[Any]]]]
 
 
 def read_range(
@@ -64,38 +68,46 @@ def changes_in(table: Table, site: bytes, window: Range) -> int:
     return int(plain) + sum(run.n for run in table.log.runs.after(place, after, upto))
 
 
-def read_rows(table: Table, rows: Sequence[Row], *, bytes_max: int) -> tuple[list[Group], int]:
+def read_rows(table: Table, rows: Sequence[Row], *, bytes_max: int) -> tuple[list[list[Group]], int]:
     """Returns every entry of the first of some rows, as groups by site, and how many rows that are: at least one.
 
-    It is what a repair joins on the other side.
+    It is what a repair joins on the other side. The groups come in lists that can be sent each: a large row takes several.
     """
-    found: dict[tuple[bytes, Kind, int], list[tuple[int, Leaf, RowView]]] = {}
+    parts: list[_Found] = [{}]
     count = size = 0
     for row in rows:
         if size >= bytes_max:
             break
         count += 1
         view = RowView.read(table, row)
-        size += 16 + sum(len(cell) if isinstance(cell, (str, bytes)) else 8 for cell in view.owned().values())
         for leaf, entry in zip(view.leaves, view.entries, strict=True):
             kind = Kind.DELETE if entry.dead else Kind.BIRTH if entry.mask & EXISTENCE else Kind.UPDATE
-            found.setdefault((entry.stamp[1], kind, entry.mask), []).append((leaf[1], leaf, view))
+            values = list(view.values(leaf, entry.mask & ~EXISTENCE).values())
+            weight = 16 + sum(map(bytes_of, values))
+            if size + weight > CHANGE_BYTES_MAX and parts[-1]:
+                parts.append({})
+                size = 0
+            size += weight
+            parts[-1].setdefault((entry.stamp[1], kind, entry.mask), []).append((leaf[1], leaf, view, values))
+    return [_groups(table, found) for found in parts], count
+
+
+def _groups(table: Table, found: _Found) -> list[Group]:
     groups = []
     for (site, kind, mask), items in sorted(found.items(), key=lambda item: item[0]):
         items.sort(key=lambda item: item[0])
-        columns = () if kind is Kind.DELETE else table.columns_of(mask)
         groups.append(
             Group(
                 site,
                 kind,
-                columns,
-                [hlc for hlc, _, _ in items],
-                [table.key(view.row, view.leaves) for _, _, view in items],
-                [list(view.values(leaf, mask & ~EXISTENCE).values()) for _, leaf, view in items],
-                [prior_to_wire(table, leaf[5], mask) for _, leaf, _ in items],
+                () if kind is Kind.DELETE else table.columns_of(mask),
+                [hlc for hlc, _, _, _ in items],
+                [table.key(view.row, view.leaves) for _, _, view, _ in items],
+                [values for _, _, _, values in items],
+                [prior_to_wire(table, leaf[5], mask) for _, leaf, _, _ in items],
             )
         )
-    return groups, count
+    return groups
 
 
 def _entries(table: Table, place: int, after: int, upto: int, limit: int) -> Iterator[tuple[Any, ...]]:

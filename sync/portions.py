@@ -13,7 +13,7 @@ from sync.lattice import EXISTENCE
 from sync.rawtext import is_raw
 from sync.table import Table
 
-__all__ = ["CHANGE_BYTES_MAX", "oversized", "portions"]
+__all__ = ["CHANGE_BYTES_MAX", "bytes_of", "oversized", "portions"]
 
 # A change is sent with what its chunk holds already, about a MiB; a bundle takes 24 MiB.
 CHANGE_BYTES_MAX = 20 << 20
@@ -23,7 +23,7 @@ def oversized(table: Table, present: Mapping[str, Any]) -> int:
     """Returns the mask of columns whose values are too large to travel."""
     keys = {column.folded for column in table.spec.key}
     return table.mask_of(
-        [name for name, value in present.items() if _bytes(value) > CHANGE_BYTES_MAX and name not in keys]
+        [name for name, value in present.items() if bytes_of(value) > CHANGE_BYTES_MAX and name not in keys]
     )
 
 
@@ -32,8 +32,8 @@ def portions(table: Table, mask: int, present: Mapping[str, Any]) -> list[int]:
     keys = {column.folded for column in table.spec.key}
     names = table.columns_of(mask & ~EXISTENCE)
     parts, room = [mask & EXISTENCE], CHANGE_BYTES_MAX
-    for name in sorted(names, key=lambda name: (name not in keys, _bytes(present[name]), name)):
-        size = _bytes(present[name])
+    for name in sorted(names, key=lambda name: (name not in keys, bytes_of(present[name]), name)):
+        size = bytes_of(present[name])
         if size > room:
             parts.append(0)
             room = CHANGE_BYTES_MAX
@@ -42,7 +42,8 @@ def portions(table: Table, mask: int, present: Mapping[str, Any]) -> list[int]:
     return [part for part in parts if part]
 
 
-def _bytes(value: Any) -> int:
+def bytes_of(value: Any) -> int:
+    """Returns about how many bytes a value takes in a message."""
     if type(value) is str:
         return len(value.encode())
     return len(value[0]) if is_raw(value) else len(value) if type(value) is bytes else 8

@@ -125,11 +125,11 @@ class Repair:
         self.phase = _Phase.MEND if self.rows else _Phase.DONE
 
     def _mend(self, replica: Replica) -> list[wire.Message]:
-        bundle, count = replica.rows(self.table, self.rows[:MEND_ROWS_MAX], bytes_max=FEED_BYTES_MAX)
+        bundles, count = replica.rows(self.table, self.rows[:MEND_ROWS_MAX], bytes_max=FEED_BYTES_MAX)
         self.rows = self.rows[count:]
         if not self.rows:
             self.phase = _Phase.DONE
-        return [wire.Mend(bundle)]
+        return [wire.Mend(bundle) for bundle in bundles]
 
 
 def beyond(replica: Replica, bundle: bytes) -> list[bytes]:

@@ -452,13 +452,13 @@ class Replica:
         table = self._catalog.tables.get(name)
         return [] if table is None else table.log.scan(after[0], after[1], limit)
 
-    def rows(self, name: str, rows: Sequence[int | bytes], *, bytes_max: int) -> tuple[bytes, int]:
-        """Returns a bundle with every entry of the first of some rows, and how many rows that are; the caller has drained."""
+    def rows(self, name: str, rows: Sequence[int | bytes], *, bytes_max: int) -> tuple[list[bytes], int]:
+        """Returns bundles of every entry of the first of some rows, and how many rows that are; the caller has drained."""
         table = self._catalog.tables.get(name)
         if table is None:
-            return Bundle([]).encode(), len(rows)
-        groups, count = read_rows(table, rows, bytes_max=bytes_max)
-        return Bundle([Section(name, [], groups)]).encode(), count
+            return [], len(rows)
+        parts, count = read_rows(table, rows, bytes_max=bytes_max)
+        return [Bundle([Section(name, [], groups)]).encode() for groups in parts], count
 
     def rows_named(self, section: Section, *, bytes_max: int) -> Iterator[Section]:
         """Yields sections with every entry held of the rows that a section's changes name; the caller has drained."""
@@ -468,9 +468,9 @@ class Replica:
         keys = [key for group in section.groups for key in keys_of(table, group)]
         rows = list(dict.fromkeys(table.locate_many(keys)))
         while rows:
-            groups, count = read_rows(table, rows, bytes_max=bytes_max)
+            parts, count = read_rows(table, rows, bytes_max=bytes_max)
             rows = rows[count:]
-            yield Section(section.table, [], groups)
+            yield from (Section(section.table, [], groups) for groups in parts)
 
     def status(self) -> ReplicaStatus:
         """Returns the replica as people see it."""

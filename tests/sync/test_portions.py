@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+import apsw
 import pytest
 
 from sync import drain, portions, urgency
@@ -109,6 +110,40 @@ def test_a_row_of_two_blobs_of_13_mib_comes_and_what_is_written_after_it(tmp_pat
     world.write(one, "INSERT INTO t VALUES(1, zeroblob(?1), zeroblob(?1)), (2, 'after', 0)", size)
     world.run(20_000)
     assert two.sql("SELECT id, length(a), length(b) FROM t") == [(1, size, size), (2, 5, 1)]
+    assert one.dropped == two.dropped == []
+    assert world.equal()
+    world.close()
+
+
+@pytest.mark.parametrize("damaged", [0, 1])
+@pytest.mark.parametrize("lost", ["row", "portion"])
+def test_a_damaged_row_that_is_too_large_for_one_message_is_repaired(tmp_path, damaged, lost):
+    world = World.made(tmp_path, 2)
+    one, two = world.nodes
+    world.write(one, "CREATE TABLE t(id INTEGER PRIMARY KEY, a, b)")
+    link = world.link(one, two)
+    world.run(2_000)
+    size = 13 << 20
+    world.write(one, "INSERT INTO t VALUES(1, zeroblob(?1), zeroblob(?1)), (2, 'beside', 0)", size)
+    world.run(20_000)
+    world.cut(link)
+    node = world.nodes[damaged]
+    node.peer.close()
+    damage = node.peer.open().app
+    damage.config(apsw.SQLITE_DBCONFIG_ENABLE_TRIGGER, 0)  # past capture
+    damage.execute("DELETE FROM t WHERE id = 1" if lost == "row" else "UPDATE t SET b = NULL WHERE id = 1")
+    log = node.peer.replica.tables["t"].log
+    with node.peer.replica._store.transaction():
+        leaves = log.leaves(1)
+        assert len(leaves) == 2, "a portion each"
+        for leaf in leaves if lost == "row" else leaves[1:]:
+            log.remove(leaf)
+        log.flush()
+    node.reopen()
+    assert not world.equal()
+    world.link(one, two)
+    world.run(60_000)
+    assert node.sql("SELECT id, length(a), length(b) FROM t ORDER BY id") == [(1, size, size), (2, 6, 1)]
     assert one.dropped == two.dropped == []
     assert world.equal()
     world.close()

@@ -8,7 +8,7 @@ from sync.batch import Bundle
 def bundle_of(peer, table):
     """Every entry of a table, as a repair sends them: without ranges."""
     rows = list(dict.fromkeys(row for _, _, row, _ in peer.replica.scan(table, (-1, 0), 100)))
-    payload, count = peer.replica.rows(table, rows, bytes_max=1 << 20)
+    (payload,), count = peer.replica.rows(table, rows, bytes_max=1 << 20)
     assert count == len(rows)
     return payload
 
