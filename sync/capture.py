@@ -51,7 +51,8 @@ def pending_name(table_id: int) -> str:
 def trigger_names(table_id: int) -> tuple[str, ...]:
     """Returns the names of every trigger that capture may have made for the table."""
     return tuple(
-        f"mycomesh_{table_id}_{suffix}" for suffix in ("insert", "update", "rekey", "delete", "evict_i", "evict_u")
+        f"mycomesh_{table_id}_{suffix}"
+        for suffix in ("insert", "update", "rekey", "delete", "evict_i", "evict_u", "evict_x")
     )
 
 
@@ -89,10 +90,19 @@ def create_statements(spec: TableSpec, table_id: int, bits: Mapping[str, int]) -
         ),
         _trigger(names[3], "AFTER DELETE", table, "", [_log(spec, table_id, OP_DELETE, "OLD")]),
     ]
-    evictions = [_evict(spec, table_id, index) for index in spec.unique if index.match]
-    if evictions:
-        statements.append(_trigger(names[4], "BEFORE INSERT", table, "", evictions))
-        statements.append(_trigger(names[5], "BEFORE UPDATE", table, "", evictions))
+    evicting = [index for index in spec.unique if index.match]
+    if evicting:
+        statements.append(_trigger(names[4], "BEFORE INSERT", table, "", _evict(spec, table_id, evicting)))
+    # Most updates set no column of a UNIQUE index, and do not start the trigger. What an expression depends on is not known.
+    other = f" AND {_other_row(spec)}"
+    named = [index for index in evicting if index.columns]
+    if named:
+        columns = dict.fromkeys(quoted(column) for index in named for column, _ in index.columns)
+        when = f"BEFORE UPDATE OF {', '.join(columns)}"
+        statements.append(_trigger(names[5], when, table, "", _evict(spec, table_id, named, other)))
+    rest = [index for index in evicting if not index.columns]
+    if rest:
+        statements.append(_trigger(names[6], "BEFORE UPDATE", table, "", _evict(spec, table_id, rest, other)))
     return statements
 
 
@@ -216,10 +226,17 @@ def _rekeyed(spec: TableSpec) -> str:
     return " OR ".join(terms)
 
 
-def _evict(spec: TableSpec, table_id: int, index: UniqueIndex) -> str:
-    """Notes the rows that a REPLACE would remove through one UNIQUE index, whatever the statement turns out to do."""
+def _other_row(spec: TableSpec) -> str:
+    """SQL that is true of each row `e` but the one that an UPDATE is about."""
+    if spec.kind is KeyKind.KEYED and not spec.nullable_key:
+        terms = [f"e.{quoted(column.name)} COLLATE BINARY IS NOT OLD.{quoted(column.name)}" for column in spec.key]
+        return f"({' OR '.join(terms)})"
+    return f"e.{quoted(spec.rowid)} IS NOT OLD.{quoted(spec.rowid)}"
+
+
+def _evict(spec: TableSpec, table_id: int, indexes: Sequence[UniqueIndex], condition: str = "") -> list[str]:
+    """Notes the rows that a REPLACE would remove through UNIQUE indexes, whatever the statement turns out to do."""
     names = ", ".join(["what", "at", *key_names(spec)])
     values = ", ".join([str(OP_EVICT), _NOW, *_key_values(spec, "e")])
-    return (
-        f"INSERT INTO {pending_name(table_id)}({names}) SELECT {values} FROM {quoted(spec.name)} e WHERE {index.match}"
-    )
+    log = f"INSERT INTO {pending_name(table_id)}({names}) SELECT {values} FROM {quoted(spec.name)} e"
+    return [f"{log} WHERE {index.match}{condition}" for index in indexes]

@@ -12,6 +12,7 @@ import random
 import apsw
 import pytest
 
+from sync.capture import OP_EVICT
 from tests.sync.peers import assert_equal, converge, shell
 from tests.sync.scale import SCALE
 
@@ -237,3 +238,26 @@ def test_no_default_makes_a_write_fail(pair, default):
     converge(pair)
     assert_equal(one, two)
     assert one.sql("SELECT id FROM t") == [(2,)]
+
+
+def logged(peer):
+    (number,) = peer.sql("SELECT id FROM mycomesh_replicated WHERE name = 't'")[0]
+    return [what for (what,) in peer.sql(f"SELECT what FROM mycomesh_pending_{number} ORDER BY rowid")]
+
+
+@pytest.mark.parametrize("key", ["id INTEGER PRIMARY KEY", "id TEXT PRIMARY KEY", "id PRIMARY KEY NOT NULL", "id"])
+def test_an_update_that_moves_no_row_in_a_unique_index_looks_for_no_other(pair, key):
+    one, two = pair
+    one.sql(
+        f"CREATE TABLE t({key}, a UNIQUE, b, UNIQUE(b, a)); INSERT INTO t VALUES(1, 'x', 0), (2, 'y', 0), (3, 'z', 0)"
+    )
+    converge(pair)
+    one.sql("UPDATE t SET id = id || '' WHERE b = 1; UPDATE t SET a = a, b = b + 1")
+    assert len(logged(one)) == 3, "one for each row, and none for rows that it might evict"
+    assert OP_EVICT not in logged(one)
+    one.sql("UPDATE OR REPLACE t SET a = 'y' WHERE a = 'x'")
+    assert logged(one).count(OP_EVICT) == 2, "by each of the two indexes"
+    converge(pair)
+    assert_equal(one, two)
+    assert two.sql("SELECT a, b FROM t ORDER BY a") == [("y", 1), ("z", 1)]
+    assert one.scrub().found == two.scrub().found == 0

@@ -23,6 +23,7 @@ ASKED_FOR = [
     "capture_insert_bulk_name",
     "capture_insert_single",
     "capture_update_bulk",
+    "capture_update_bulk_tag",
     "drain_rows_per_s",
     "merge_rows_per_s",
     "drain_update_rows_per_s",

@@ -26,6 +26,10 @@ TABLES: dict[str, tuple[str, Callable[[int], tuple[object, ...]]]] = {
         "CREATE TABLE IF NOT EXISTS by_name(id TEXT PRIMARY KEY, drone_id, latitude, longitude, altitude, timestamp)",
         lambda number: (f"row-{number:07}",),
     ),
+    "by_tag": (
+        "CREATE TABLE IF NOT EXISTS by_tag(id INTEGER PRIMARY KEY, tag UNIQUE, drone_id, latitude, longitude, altitude, timestamp)",
+        lambda number: (number, f"tag-{number:07}"),
+    ),
 }
 BUSY_S_MAX = 30  # nobody else writes to the file of a measurement for longer than a moment
 

@@ -55,6 +55,7 @@ CATALOGUE = {
         Kind("capture_insert_bulk_name", "capture", "ratio", "the same with a TEXT PRIMARY KEY", _PLAIN, 2.0),
         Kind("capture_insert_single", "capture", "ratio", "2k transactions of one insert", _PLAIN, 1.5),
         Kind("capture_update_bulk", "capture", "ratio", "one column of 100k rows updated", _PLAIN, 3.5),
+        Kind("capture_update_bulk_tag", "capture", "ratio", "the same beside a UNIQUE column", _PLAIN, 3.5),
         Kind("drain_rows_per_s", "pipeline", "rows/s", "inserts stamped, one core", goal=150_000, more=True),
         Kind("merge_rows_per_s", "pipeline", "rows/s", "inserts merged, one core", goal=120_000, more=True),
         Kind("drain_update_rows_per_s", "pipeline", "rows/s", "one-column updates stamped, one core"),

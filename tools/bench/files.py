@@ -48,6 +48,7 @@ def capture(quick: bool) -> dict[str, Figure]:
         capture_insert_bulk_name=_captured_ratio("bulk", count, "by_name"),
         capture_insert_single=_captured_ratio("single", SINGLE),
         capture_update_bulk=_captured_ratio("update", count),
+        capture_update_bulk_tag=_captured_ratio("update", count, "by_tag"),
     )
 
 
