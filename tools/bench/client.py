@@ -13,21 +13,22 @@ from collections.abc import Callable
 
 __all__ = ["CREATE", "INSERT", "JOBS", "TABLES", "main", "rows"]
 
-CREATE = "CREATE TABLE IF NOT EXISTS drones(drone_id, latitude, longitude, altitude, timestamp)"
-INSERT = "INSERT INTO drones (drone_id, latitude, longitude, altitude, timestamp) VALUES (?, ?, ?, ?, ?)"
+_COLUMNS = "drone_id, latitude, longitude, altitude, timestamp"
+CREATE = f"CREATE TABLE IF NOT EXISTS drones({_COLUMNS})"
+INSERT = f"INSERT INTO drones ({_COLUMNS}) VALUES (?, ?, ?, ?, ?)"
 # The measured tables: the same rows without a key and under one, for which SQLite itself does more. SQL, and a row's key.
 TABLES: dict[str, tuple[str, Callable[[int], tuple[object, ...]]]] = {
     "drones": (CREATE, lambda _number: ()),
     "by_id": (
-        "CREATE TABLE IF NOT EXISTS by_id(id INTEGER PRIMARY KEY, drone_id, latitude, longitude, altitude, timestamp)",
+        f"CREATE TABLE IF NOT EXISTS by_id(id INTEGER PRIMARY KEY, {_COLUMNS})",
         lambda number: (number,),
     ),
     "by_name": (
-        "CREATE TABLE IF NOT EXISTS by_name(id TEXT PRIMARY KEY, drone_id, latitude, longitude, altitude, timestamp)",
+        f"CREATE TABLE IF NOT EXISTS by_name(id TEXT PRIMARY KEY, {_COLUMNS})",
         lambda number: (f"row-{number:07}",),
     ),
     "by_tag": (
-        "CREATE TABLE IF NOT EXISTS by_tag(id INTEGER PRIMARY KEY, tag UNIQUE, drone_id, latitude, longitude, altitude, timestamp)",
+        f"CREATE TABLE IF NOT EXISTS by_tag(id INTEGER PRIMARY KEY, tag UNIQUE, {_COLUMNS})",
         lambda number: (number, f"tag-{number:07}"),
     ),
 }
