@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from mesh.events import Action, Event
     from mesh.peers import PeerStatus
     from mesh.roster import Roster
+    from mesh.timekeeper import Timekeeper
 
 __all__ = ["CONNS_FROM", "Circuits"]
 
@@ -78,6 +79,11 @@ class Circuits:
         self._retry_ms: dict[bytes, int] = {}
         self._opened = 0
         self._plan_ms = 0
+
+    @property
+    def timekeeper(self) -> Timekeeper:
+        """Return what the mesh says of this node's clock."""
+        return self._core.timekeeper
 
     @property
     def roster(self) -> Roster:

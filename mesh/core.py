@@ -395,7 +395,8 @@ class MeshCore:
                     self._send(link, Pong(token, turn.wall_ms), 0)
             case Pong():
                 link.detector.answered(message, turn.now_ms)
-                for notice in self.timekeeper.judge(offsets(self.links.members.values(), turn.now_ms), turn.now_ms):
+                measured = offsets(self.links.members.values(), turn.wall_ms - turn.now_ms)
+                for notice in self.timekeeper.judge(measured, turn.now_ms, turn.wall_ms):
                     turn.say(notice)
             case Addresses(entries):
                 for node_id, address in entries:

@@ -29,6 +29,9 @@ PROBE_AFTER = 1.3  # heartbeats of silence after which probing begins: an ordina
 PROBE_EVERY = 0.25  # heartbeats between probes: five of them before the earliest death
 MEASURE_EVERY = 30  # heartbeats between pings on a link that is never idle: round trip and offset stay fresh
 PINGS_MAX = 16  # unanswered pings remembered, for their times
+SET_MS = (
+    5_000  # a peer's clock that goes apart from ours by so much between two samples was set: the old ones say nothing
+)
 OFFSETS_MAX = 8  # clock samples; the one of the shortest round trip is the best (RFC 5905, section 10)
 
 
@@ -45,16 +48,17 @@ class Detector:
     """One link's heart. Its owner tells it what was heard and sent, and asks it at `deadline()` what to do."""
 
     __slots__ = (
+        "_apart_ms",
         "_beat_ms",
         "_gaps",
         "_heard_ms",
         "_law",
-        "_offsets",
         "_pinged_ms",
         "_pings",
         "_rtt_ms",
         "_sent_ms",
         "_token",
+        "_told",
     )
 
     def __init__(self, now_ms: int, *, heartbeat_ms: int) -> None:
@@ -63,11 +67,13 @@ class Detector:
         self._sent_ms = now_ms
         self._pinged_ms = now_ms
         self._token = 0
-        self._pings: dict[int, tuple[int, int]] = {}  # token -> (monotonic, wall) at which it was sent
+        self._pings: dict[int, int] = {}  # token -> when it was sent
         self._gaps: deque[int] = deque(maxlen=SAMPLES_MAX)
         self._law = self._gap_law()
         self._rtt_ms: float | None = None
-        self._offsets: deque[tuple[int, float]] = deque(maxlen=OFFSETS_MAX)  # (round trip, offset)
+        # (round trip, the peer's clock less our monotonic one: what is told of a peer outlives our own clock's being set)
+        self._told: deque[tuple[int, float]] = deque(maxlen=OFFSETS_MAX)
+        self._apart_ms = 0  # our wall clock less our monotonic one, when it was read last
 
     def heard(self, now_ms: int) -> None:
         """Bytes of the peer arrived."""
@@ -85,7 +91,8 @@ class Detector:
     def ping(self, now_ms: int, wall_ms: int) -> Ping:
         """A Ping to send at once."""
         self._token = (self._token + 1) & 0xFFFF_FFFF
-        self._pings[self._token] = (now_ms, wall_ms)
+        self._pings[self._token] = now_ms
+        self._apart_ms = wall_ms - now_ms
         if len(self._pings) > PINGS_MAX:
             del self._pings[next(iter(self._pings))]
         self._pinged_ms = now_ms
@@ -93,15 +100,17 @@ class Detector:
 
     def answered(self, pong: Pong, now_ms: int) -> None:
         """A Pong arrived; one that answers nothing of ours is ignored."""
-        sent = self._pings.pop(pong.token, None)
-        if sent is None:
+        sent_ms = self._pings.pop(pong.token, None)
+        if sent_ms is None:
             return
-        sent_ms, sent_wall_ms = sent
         rtt_ms = max(0, now_ms - sent_ms)
         # RFC 6298, section 2: the smoothed round-trip time with alpha = 1/8.
         self._rtt_ms = float(rtt_ms) if self._rtt_ms is None else self._rtt_ms + (rtt_ms - self._rtt_ms) / 8
         # Cristian's estimate: the peer read its clock half a round trip after we sent.
-        self._offsets.append((rtt_ms, pong.wall_ms - (sent_wall_ms + rtt_ms / 2)))
+        told = pong.wall_ms - (sent_ms + rtt_ms / 2)
+        if self._told and abs(told - self._told[-1][1]) > SET_MS:
+            self._told.clear()
+        self._told.append((rtt_ms, told))
 
     def due(self, now_ms: int) -> bool:
         """Whether a Ping should be sent: nothing was said for a heartbeat, or the peer is suspiciously silent."""
@@ -123,8 +132,12 @@ class Detector:
 
     def pulse(self, now_ms: int) -> Pulse:
         """What people and link-state records see."""
-        best = min(self._offsets, default=None)
-        return Pulse(self._rtt_ms, None if best is None else best[1], now_ms - self._heard_ms)
+        return Pulse(self._rtt_ms, self.offset_ms(self._apart_ms), now_ms - self._heard_ms)
+
+    def offset_ms(self, apart_ms: int) -> float | None:
+        """The peer's clock less ours, which shows so much more than our monotonic one; None before the first Pong."""
+        best = min(self._told, default=None)
+        return None if best is None else best[1] - apart_ms
 
     def _ping_ms(self) -> int:
         beat = self._beat_ms

@@ -117,9 +117,9 @@ def awake(links: Iterable[Link], config: MeshConfig, now_ms: int) -> tuple[int, 
     ]
 
 
-def offsets(links: Iterable[Link], now_ms: int) -> list[float]:
-    """The clock offsets of the linked members, as far as they were measured."""
-    measured = (link.detector.pulse(now_ms).offset_ms for link in links if link.papers is not None)
+def offsets(links: Iterable[Link], apart_ms: int) -> list[float]:
+    """The clocks of the linked members less ours, which shows `apart_ms` more than our monotonic one, as far as measured."""
+    measured = (link.detector.offset_ms(apart_ms) for link in links if link.papers is not None)
     return [offset_ms for offset_ms in measured if offset_ms is not None]
 
 

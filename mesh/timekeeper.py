@@ -1,11 +1,12 @@
 """What time the mesh has, and whether this node's clock is wrong.
 
-Owns one judgement, from the clock offsets of the linked members. What always holds: mesh time is a median, so no single
+Owns that judgement, from the clock offsets of the linked members. What always holds: mesh time is a median, so no single
 member can move it; a clock is called wrong once, and once right again. Must not know: links, how offsets are measured.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mesh.events import Notice
@@ -13,12 +14,41 @@ from mesh.events import Notice
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["WRONG_MS", "Timekeeper", "complaint", "mesh_offset_ms"]
+__all__ = ["UNSET_MS", "WRONG_MS", "MeshTime", "Timekeeper", "complaint", "mesh_offset_ms", "mesh_time"]
 
 HOLD_MS = (
     5_000  # a difference is told when it has stood so long: the first peer that is met may be the one who is wrong
 )
 WRONG_MS = 10_000  # no radio is so slow, and others refuse writes of a clock that is 60 s ahead (sync.admission)
+
+UNSET_MS = 1_577_836_800_000  # 2020: a clock that shows less was never set since its machine has power
+
+
+@dataclass(frozen=True, slots=True)
+class MeshTime:
+    """How to correct this node's clock, 0 where it is right or nobody knows; whether two clocks at least agree on the time."""
+
+    offset_ms: int = 0
+    confirmed: bool = False
+
+
+def mesh_time(offsets_ms: Sequence[float], wall_ms: int) -> MeshTime:
+    """What our clock at `wall_ms` and those of the linked members, so far from it, say of the time.
+
+    Clocks that were never set do not count beside others; where no clock was ever set, the latest counts. Else a clock is
+    corrected only where two agree: by one alone that is years ahead, a node would take stamps that no other takes.
+    """
+    clocks = sorted((0.0, *offsets_ms))
+    told = [clock for clock in clocks if wall_ms + clock >= UNSET_MS]
+    if not told:
+        return MeshTime(_worth(clocks[-1]))
+    middle = min(told[(len(told) - 1) // 2], told[len(told) // 2], key=abs)
+    confirmed = sum(abs(clock - middle) <= WRONG_MS for clock in told) > 1
+    return MeshTime(_worth(middle) if confirmed else 0, confirmed)
+
+
+def _worth(offset_ms: float) -> int:
+    return round(offset_ms) if abs(offset_ms) > WRONG_MS else 0
 
 
 def mesh_offset_ms(offsets_ms: Sequence[float]) -> float | None:
@@ -35,17 +65,22 @@ def mesh_offset_ms(offsets_ms: Sequence[float]) -> float | None:
 
 
 class Timekeeper:
-    """Judges this node's clock at each measurement. `offset_ms` is the last one, `wrong` the complaint if there is one."""
+    """Judges this node's clock at each measurement.
 
-    __slots__ = ("_since_ms", "offset_ms", "wrong")
+    `offset_ms` is mesh time minus ours, `time` what to make of it, `wrong` the complaint if there is one.
+    """
+
+    __slots__ = ("_since_ms", "offset_ms", "time", "wrong")
 
     def __init__(self) -> None:
         self._since_ms: int | None = None  # since when the clock seems wrong
         self.wrong = ""
         self.offset_ms: float | None = None
+        self.time = MeshTime()
 
-    def judge(self, offsets_ms: Sequence[float], now_ms: int) -> list[Notice]:
+    def judge(self, offsets_ms: Sequence[float], now_ms: int, wall_ms: int) -> list[Notice]:
         """Take the linked members' offsets (their clock minus ours); what there is to tell, if anything."""
+        self.time = mesh_time(offsets_ms, wall_ms)
         self.offset_ms = offset_ms = mesh_offset_ms(offsets_ms)
         before, self.wrong = self.wrong, ""
         if offset_ms is None or abs(offset_ms) <= (WRONG_MS / 2 if before else WRONG_MS):

@@ -216,11 +216,12 @@ def _rolling_upgrade(nodes: int, duration_s: float, rng: random.Random) -> Scena
 
 
 def _clock_chaos(nodes: int, duration_s: float, rng: random.Random) -> Scenario:
-    """Clocks are up to 50 s apart (the bound is 60 s), drift and jump; one boots in 1970 until GPS fixes it."""
+    """Clocks are up to 50 s apart (the bound is 60 s), drift and jump; one boots in 1970 until GPS has a fix, one is ahead."""
     clocks = [Clock(rng.randint(-25_000, 25_000), rng.randint(-200, 200)) for _ in range(nodes)]
-    boots = rng.randrange(nodes)
+    boots, ahead = rng.sample(range(nodes), 2)
     clocks[boots] = Clock(skew_ms=-1_700_000_000_000)
-    faults: list[Fault] = [ClockSet(duration_s * 0.5, boots, Clock())]
+    clocks[ahead] = Clock(skew_ms=rng.choice((90_000, 3_600_000, 300_000_000_000)))
+    faults: list[Fault] = [ClockSet(duration_s * 0.5, node, Clock()) for node in (boots, ahead)]
     for _ in range(nodes):
         jump = Clock(rng.randint(-25_000, 25_000), rng.randint(-200, 200))
         faults.append(ClockSet(rng.uniform(0, duration_s), rng.randrange(nodes), jump))

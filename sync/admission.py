@@ -10,7 +10,7 @@ from sync.batch import Bundle
 from sync.errors import BatchRefusedError
 from sync.stamp import DRIFT_MS_MAX, hlc_from_ms, ms_from_hlc
 
-__all__ = ["SITE_PREFIX", "check_sites", "leave_out_future", "reach_of"]
+__all__ = ["SITE_PREFIX", "check_sites", "future_bound", "leave_out_future", "reach_of"]
 
 # A site: so many bytes of its node's id, so that nobody stamps in another's name, then as many drawn for the file.
 SITE_PREFIX = 8
@@ -18,7 +18,7 @@ SITE_PREFIX = 8
 
 def check_sites(bundle: Bundle, origin: bytes, wall_ms: int) -> None:
     """Refuses a live batch as a whole: its ranges may not be covered if any of it is left out."""
-    bound = _future_bound(wall_ms)
+    bound = future_bound(wall_ms)
     for section in bundle.sections:
         sites = [site for site, _, _ in section.ranges] + [group.site for group in section.groups]
         if any(site[:SITE_PREFIX] != origin[:SITE_PREFIX] for site in sites):
@@ -33,7 +33,7 @@ def check_sites(bundle: Bundle, origin: bytes, wall_ms: int) -> None:
 
 def leave_out_future(bundle: Bundle, wall_ms: int) -> int:
     """Takes groups with stamps too far ahead out of a catch-up chunk; returns how many changes that are."""
-    bound = _future_bound(wall_ms)
+    bound = future_bound(wall_ms)
     refused = 0
     for section in bundle.sections:
         refused += sum(len(group.hlcs) for group in section.groups if group.hlcs[-1] > bound)
@@ -50,5 +50,6 @@ def reach_of(bundle: Bundle, site: bytes) -> dict[str, int]:
     }
 
 
-def _future_bound(wall_ms: int) -> int:
+def future_bound(wall_ms: int) -> int:
+    """Returns the highest stamp that is taken at a wall time."""
     return hlc_from_ms(wall_ms + DRIFT_MS_MAX) | 0xFFFF

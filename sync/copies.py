@@ -1,8 +1,9 @@
-"""Copies: a file that went back in time goes on under a new site (design.md section 4, "Copies").
+"""Copies: a file that went back in time goes on under a new site (design.md section 4, "Copies" and "HLC").
 
 A restored backup, a disk image put back, a power cut that took the tail of the WAL: the file's clock is then behind what its
 site has told the mesh, and going on would give two writes one stamp. Who knows better is a note kept outside the file
-(`recalled`, read when the file is opened), or a peer that covers more of the site's clock than the file itself.
+(`recalled`, read when the file is opened), or a peer that covers more of the site's clock than the file itself. A file whose
+stamps lie in the future, since its machine's clock was wrong, goes on under a new site too.
 
 Owns the choice of the site and the stamping again of what was written since the file was opened. What always holds: whatever
 was stamped before the opening keeps its stamp, since that life of the file told the mesh of it. It must not know peers.
@@ -11,7 +12,9 @@ was stamped before the opening keeps its stamp, since that life of the file told
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
 
 from sync import report
 from sync.admission import SITE_PREFIX
@@ -27,19 +30,31 @@ __all__ = ["RENEWALS_MAX", "Life", "stamp_again"]
 # A file goes back in time once in a while, not again and again: a peer that says so more often in one run is lying.
 RENEWALS_MAX = 8
 _STEP_ENTRIES = 10_000
+_MOVING = "moving"
+
+
+@dataclass(frozen=True, slots=True)
+class Moving:
+    """Entries that wait for another stamp: those of the site at `place` past the clock `after`."""
+
+    place: int
+    after: int
 
 
 class Life:
     """One run of one file: the site under which it stamps, and from where on it does."""
 
-    __slots__ = ("_entropy", "_kept", "_opened_at", "_renewals", "_store", "place")
+    __slots__ = ("_entropy", "_kept", "_opened_at", "_renewals", "_store", "moving", "place")
 
     def __init__(self, store: Store, site: bytes, entropy: Callable[[int], bytes]) -> None:
-        self.place = self._kept = store.place_made(site)
+        self.place = store.place_made(site)
         self._store = store
         self._entropy = entropy
         self._opened_at = store.clock.last  # what this run stamps lies after it
         self._renewals = 0
+        found = store.meta(_MOVING)
+        self.moving: Moving | None = None if found is None else Moving(*json.loads(found))
+        self._kept = (self.place, self.moving)
         store.enlist(self)
 
     @classmethod
@@ -103,11 +118,42 @@ class Life:
 
     def committed(self) -> None:
         """The transaction stands."""
-        self._kept = self.place
+        self._kept = (self.place, self.moving)
 
     def rolled_back(self) -> None:
         """The transaction is undone, and with it a new site."""
-        self.place = self._kept
+        self.place, self.moving = self._kept
+
+    # ---- a clock that was ahead
+
+    def set_back(self, tables: Collection[Table], after: int, bound: int) -> None:
+        """Goes on under a new site; inside a transaction, while nothing is `moving`.
+
+        What the old one has stamped past `after` is covered by nobody, and waits for `move`. The clock begins past that and
+        past every other site's: who stamped in the future has overwritten those. What lies past `bound` counts for neither.
+        """
+        old = self.place
+        tops = [table.coverage.top(site) for table in tables for site, _ in table.coverage.items() if site != self.site]
+        self.place = self._store.place_made(_fresh_site(self._store, self.site, self._entropy))
+        for table in tables:
+            table.uncover_after(self._store.site(old), after)
+        self._store.clock.last = self._opened_at = max(top for top in (0, after, *tops) if top <= bound)
+        self.moving = Moving(old, after)
+        self._store.meta_set(_MOVING, json.dumps([old, after]))
+
+    def move(self, tables: Iterable[Table], room: int) -> None:
+        """Stamps so many of the waiting entries again; inside a transaction. Nothing is `moving` when all are through."""
+        assert self.moving is not None, "asked for only while something waits"
+        for table in tables:
+            before = table.coverage.top(self.site)
+            moved = _stamp_some(table, self.moving.place, self.place, self.moving.after, room)
+            if moved:
+                table.cover(self.site, before, self._store.clock.last)
+            room -= moved
+            if room <= 0:
+                return
+        self.moving = None
+        self._store.meta_set(_MOVING, None)
 
 
 def _fresh_site(store: Store, node_id: bytes, entropy: Callable[[int], bytes]) -> bytes:
@@ -121,21 +167,24 @@ def stamp_again(table: Table, old: int, new: int, after: int) -> int:
 
     The table's vector covers of the old site only what lies before. Returns the number of entries; inside a transaction.
     """
-    log, clock = table.log, table.store.clock
     count = 0
-    while True:
-        entries = [entry for entry in log.scan(old, after, _STEP_ENTRIES) if entry[0] == old]
-        if not entries:
-            break
-        for _, hlc, row, _ in entries:
-            current = log.row_of(old, hlc)
-            _stamp_one(table, row if current is None else current, (old, hlc), (new, clock.tick(0)))
-        log.flush()
-        count += len(entries)
+    while moved := _stamp_some(table, old, new, after, _STEP_ENTRIES):
+        count += moved
     table.uncover_after(table.store.site(old), after)
     if count:
-        table.cover(table.store.site(new), 0, clock.last)
+        table.cover(table.store.site(new), 0, table.store.clock.last)
     return count
+
+
+def _stamp_some(table: Table, old: int, new: int, after: int, limit: int) -> int:
+    """Stamps up to so many of these entries again, the earliest first; returns how many."""
+    log, clock = table.log, table.store.clock
+    entries = [entry for entry in log.scan(old, after, limit) if entry[0] == old]
+    for _, hlc, row, _ in entries:
+        current = log.row_of(old, hlc)
+        _stamp_one(table, row if current is None else current, (old, hlc), (new, clock.tick(0)))
+    log.flush()
+    return len(entries)
 
 
 def _stamp_one(table: Table, row: Row, old: tuple[int, int], new: tuple[int, int]) -> None:

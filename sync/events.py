@@ -27,6 +27,7 @@ __all__ = [
     "RightsKnown",
     "ScrubRequested",
     "Send",
+    "TimeKnown",
     "TimerFired",
 ]
 
@@ -118,11 +119,20 @@ class RightsKnown:
     grants: tuple[tuple[bytes, tuple[tuple[str, str], ...]], ...]
 
 
+@dataclass(frozen=True, slots=True)
+class TimeKnown:
+    """What the clocks of the members say: this node's is to be corrected by so much; whether two at least agree on it."""
+
+    offset_ms: int
+    confirmed: bool
+
+
 Event = (
     CompareRequested
     | ReachRequested
     | MembersKnown
     | RightsKnown
+    | TimeKnown
     | ScrubRequested
     | LinkOpened
     | LinkClosed

@@ -15,6 +15,7 @@ from typing import assert_never
 from sync import audit
 from sync import message as wire
 from sync.adoption import Adoption
+from sync.clockwork import Clockwork
 from sync.config import ExchangeConfig
 from sync.errors import BatchRefusedError, DatabaseBusyError, DecodeError
 from sync.events import (
@@ -32,6 +33,7 @@ from sync.events import (
     ReachRequested,
     RightsKnown,
     ScrubRequested,
+    TimeKnown,
     TimerFired,
 )
 from sync.fetching import Fetching, Progress
@@ -99,6 +101,7 @@ class Exchange:
         self._stability = Stability(replica, config)
         self._scrubbing = Scrubbing(replica, config)
         self.reaching = Reaching(replica)
+        self._clockwork = Clockwork(replica, self.reaching, config)
         self._adoption = Adoption()
         self._drain_at: int | None = 0
         self._quiet_at: int | None = None  # when the latest change has settled
@@ -111,7 +114,7 @@ class Exchange:
 
     def handle(self, event: Event, now_ms: int, wall_ms: int) -> list[Action]:
         """Takes one event and returns what to do, in order. `now_ms` is monotonic, `wall_ms` Unix time."""
-        turn = Turn(now_ms, wall_ms)
+        turn = Turn(now_ms, self._clockwork.wall_ms(now_ms, wall_ms))
         match event:
             case LinkOpened() | LinkClosed() | LinkWritable() | BatchReceived() | MessageReceived():
                 self._on_peer(event, turn)
@@ -125,10 +128,8 @@ class Exchange:
             case ReachRequested():
                 self._drain(turn)
                 self.reaching.ask(turn)
-            case MembersKnown(members):
-                self._stability.members(members, turn)
-            case RightsKnown(own, grants):
-                self._replica.rights = Rights(own, grants)
+            case MembersKnown() | RightsKnown() | TimeKnown():
+                self._on_told(event, turn)
             case TimerFired():
                 self._on_timer(turn)
             case _:
@@ -144,8 +145,9 @@ class Exchange:
     def next_deadline(self) -> int | None:
         """Returns the monotonic millisecond at which `TimerFired` is due."""
         times = [link.compare_at for link in self._links.values()]
-        parts = (self._fetching.next_deadline(), self._stability.next_deadline(), self._scrubbing.next_deadline())
-        times += [at for at in (self._drain_at, self._quiet_at, *parts) if at is not None]
+        parts = (self._fetching, self._stability, self._scrubbing, self._clockwork)
+        due = (self._drain_at, self._quiet_at, *(part.next_deadline() for part in parts))
+        times += [at for at in due if at is not None]
         return min(times, default=None)
 
     def links(self, now_ms: int = 0) -> tuple[LinkStatus, ...]:
@@ -176,6 +178,18 @@ class Exchange:
     def farewell(self, reason: str) -> list[Action]:
         """Returns what ends every link: another exchange goes on with what the file holds."""
         return [DropLink(number, reason) for number in sorted(self._links)]
+
+    def _on_told(self, event: MembersKnown | RightsKnown | TimeKnown, turn: Turn) -> None:
+        """Takes what the mesh knows of its members."""
+        match event:
+            case MembersKnown(members):
+                self._stability.members(members, turn)
+            case RightsKnown(own, grants):
+                self._replica.rights = Rights(own, grants)
+            case TimeKnown():
+                self._clockwork.told(event, turn)
+            case _:
+                assert_never(event)
 
     # ---- links
 
@@ -297,6 +311,7 @@ class Exchange:
             case wire.Vectors(vectors):
                 if self._replica.met(dict(vectors)):
                     self._renewed(turn)
+                self._clockwork.taken(max((vector.top(self._replica.site) for _, vector in vectors), default=0))
                 peer = self._links[number].peer
                 readable = {name: have for name, have in vectors if self._replica.rights.may_read(peer, name)}
                 self._serving.asked(number, readable, turn)
@@ -376,6 +391,8 @@ class Exchange:
         first, link.compared_at = link.compared_at is None, turn.now_ms
         mine = self._digests()
         equal = [name for name, digest in mine.items() if theirs.get(name) == digest]
+        for name in equal:
+            self._clockwork.taken(self._replica.tables[name].coverage.top(self._replica.site))
         link.equal_since = {name: link.equal_since.get(name, turn.now_ms) for name in equal}
         self._fetching.compared(number, theirs, turn, first=first)
         if self._mending.compared(number, theirs, turn):
@@ -418,6 +435,7 @@ class Exchange:
         self._fetching.on_timer(turn)
         self._stability.on_timer(turn)
         self._scrubbing.on_timer(turn)
+        self._clockwork.look(turn)
         if self._quiet_at is not None and now_ms >= self._quiet_at:
             self._quiet_at = None
             links = len(self._links)

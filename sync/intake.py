@@ -80,7 +80,10 @@ class Intake:
 
     def waiting(self) -> bool:
         """True if some write has no stamp yet."""
-        return sweep.under_way(self._store.db) or bool(self.logged(self._catalog.tables.values()))
+        return self._moving() or sweep.under_way(self._store.db) or bool(self.logged(self._catalog.tables.values()))
+
+    def _moving(self) -> bool:
+        return self._life.moving is not None
 
     def logged(self, tables: Iterable[Table]) -> set[int]:
         """Returns the ids of those tables of which writes wait in the pending log."""
@@ -151,6 +154,9 @@ class Intake:
 
     def take(self, wall_ms: int) -> tuple[list[bytes], bool]:
         """Stamps one chunk over all tables, schema and urgent ones first; returns its batches and whether more wait."""
+        if self._moving():  # before anything is stamped, which would come after stamps that are to go
+            self._life.move(self._catalog.tables.values(), SHOWN_MAX)
+            return [], True
         sections: list[Section] = []
         if self._catalog.changed():
             self._catalog.refresh(self.drainer(wall_ms, sections), most=ADOPTED_MAX)

@@ -13,7 +13,7 @@ from sync import message as wire
 from sync.replica import Replica
 from sync.turn import Turn
 
-__all__ = ["PEERS_MAX", "Reaching", "mark_of"]
+__all__ = ["PEERS_MAX", "SILENT_MS", "Reaching", "mark_of"]
 
 # What peers said is kept after their links end, since what they hold they go on holding; a mesh has no more members.
 PEERS_MAX = 1_024
@@ -75,6 +75,11 @@ class Reaching:
             self._told[peer] = dict(message.tables)
             if len(self._told) > PEERS_MAX:
                 del self._told[next(iter(self._told))]
+
+    @property
+    def furthest(self) -> int:
+        """The highest clock of this replica's site that a peer has said to cover in any table."""
+        return max((top for told in self._told.values() for top in told.values()), default=0)
 
     def holders(self, site: bytes, mark: Mapping[str, int]) -> tuple[bytes, ...]:
         """Returns the peers that cover a site's clock up to a mark in all its tables; none for another site than ours."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from sync import tombstones
-from sync.admission import check_sites, leave_out_future, reach_of
+from sync.admission import check_sites, future_bound, leave_out_future, reach_of
 from sync.applied import Applied
 from sync.batch import Bundle, Section
 from sync.catalog import SCHEMA_TABLE, Catalog, TableFilter
@@ -340,6 +340,20 @@ class Replica:
             return False  # no write lock for nothing
         with self._store.transaction():
             return self._life.caught_up(self._catalog.tables, reach)
+
+    def ahead(self, wall_ms: int) -> bool:
+        """True if peers whose clocks show `wall_ms` refuse what this replica stamps."""
+        return self._life.moving is None and self._store.clock.last > future_bound(wall_ms)
+
+    def set_back(self, after: int, wall_ms: int) -> None:
+        """Goes on under a new site; drains stamp again what this one has stamped past the clock `after`, ahead of `wall_ms`.
+
+        Raises:
+            DatabaseBusyError: nothing was changed.
+        """
+        with self._store.transaction():
+            self._life.set_back(self._catalog.tables.values(), after, future_bound(wall_ms))
+        self._intake.unsettle()
 
     def adopt(self, vectors: Mapping[str, Vector], collected: Mapping[str, Vector], wall_ms: int) -> list[str]:
         """Takes over a sender's vectors at the end of a complete catch-up round; returns the tables that moved.

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, assert_never
 
 from mesh import events as mesh_events
+from mesh.timekeeper import MeshTime
 from sync import events as sync_events
 
 if TYPE_CHECKING:
@@ -40,6 +41,9 @@ ShellAction = (
 
 # How often the `Exchange` hears who the members are and when each was heard of; its own measure are days.
 MEMBERS_MS = 60_000
+
+# A correction of the clock is told again when it has changed by so much.
+CORRECTED_MS = 1_000
 
 RELAYS = (("*", "-"),)  # the rights of who stores no tables
 
@@ -73,8 +77,14 @@ class KnownRights(Protocol):
         ...
 
 
+class KnownTime(Protocol):
+    """What this module needs of a `Timekeeper`."""
+
+    time: MeshTime
+
+
 class MeshMachine(Protocol):
-    """What this module needs of a `MeshCore`: one step function, one deadline, the members."""
+    """What this module needs of a `MeshCore`: one step function, one deadline, the members, the time."""
 
     def handle(self, event: mesh_events.Event, now_ms: int, wall_ms: int) -> list[mesh_events.Action]:
         """Take one event; answer with the actions in the order in which they must be done."""
@@ -93,22 +103,28 @@ class MeshMachine(Protocol):
         """Return what members may do."""
         ...
 
+    @property
+    def timekeeper(self) -> KnownTime:
+        """Return what the mesh says of this node's clock."""
+        ...
+
 
 class NodeCore:
     """Routes between one `MeshCore` and one `Exchange`; synchronous, without I/O."""
 
-    __slots__ = ("_members_at", "_relays", "_rights_seen", "mesh")
+    __slots__ = ("_members_at", "_relays", "_rights_seen", "_time", "mesh")
 
     def __init__(self, mesh: MeshMachine) -> None:
         self.mesh = mesh
         self._members_at: int | None = None
         self._rights_seen = 0
+        self._time = MeshTime()
         self._relays = False  # a relay forwards, and stores no tables
 
     def handle(self, event: mesh_events.Event, now_ms: int, wall_ms: int) -> list[ShellAction]:
         """Take one event of the mesh's shell; return what the shell must do, in order."""
         actions = self.mesh.handle(event, now_ms, wall_ms)
-        return self._rights() + self._routed(actions) + self._members(now_ms)
+        return self._rights() + self._timed() + self._routed(actions) + self._members(now_ms)
 
     def on_exchange(self, actions: list[sync_events.Action], now_ms: int, wall_ms: int) -> list[ShellAction]:
         """Take what the `Exchange` answered to one or more `ToExchange` events; return what the shell must do."""
@@ -141,6 +157,14 @@ class NodeCore:
         limited = roster.limited()
         self._relays = dict(limited).get(roster.own_id) == RELAYS
         return [ToExchange(sync_events.RightsKnown(roster.own_id, limited))]
+
+    def _timed(self) -> list[ShellAction]:
+        """Tell the `Exchange` what time it is, where that is news."""
+        time, told = self.mesh.timekeeper.time, self._time
+        if time.confirmed == told.confirmed and abs(time.offset_ms - told.offset_ms) < CORRECTED_MS:
+            return []
+        self._time = time
+        return [ToExchange(sync_events.TimeKnown(time.offset_ms, time.confirmed))]
 
     def _routed(self, actions: list[mesh_events.Action]) -> list[ShellAction]:
         """Route the mesh's deliveries; a relay's stop here, it has no tables to bring them to."""

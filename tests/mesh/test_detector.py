@@ -147,3 +147,18 @@ def test_the_deadline_moves_on_after_it_was_served(beat):
         if detector.due(now):
             detector.ping(now, 0)
         assert detector.deadline() > now
+
+
+def test_a_clock_that_is_set_is_known_at_the_next_measurement_and_ours_at_once():
+    detector = Detector(0, heartbeat_ms=1_000)
+
+    def measured(at_ms, wall_ms, peer_ms):
+        ping = detector.ping(at_ms, wall_ms)
+        detector.answered(Pong(ping.token, peer_ms), at_ms)
+
+    for at_ms in (1_000, 2_000, 3_000):
+        measured(at_ms, 500_000 + at_ms, 800_000 + at_ms)
+    assert detector.pulse(3_000).offset_ms == 300_000
+    assert detector.offset_ms(790_000) == 10_000, "our clock was set since"
+    measured(4_000, 504_000, 524_000)
+    assert detector.pulse(4_000).offset_ms == 20_000, "the peer's was"

@@ -2,10 +2,11 @@
 
 import pytest
 
-from mesh.timekeeper import HOLD_MS, WRONG_MS, Timekeeper, mesh_offset_ms
+from mesh.timekeeper import HOLD_MS, UNSET_MS, WRONG_MS, MeshTime, Timekeeper, mesh_offset_ms, mesh_time
 from tests.mesh.pipes import Pipes, mesh_of
 
 YEARS_MS = 50 * 365 * 86_400_000
+NOW_MS = 1_800_000_000_000
 
 
 @pytest.mark.parametrize(
@@ -26,17 +27,17 @@ def test_mesh_time_is_the_median_of_all_clocks(offsets, mesh):
 def test_a_clock_is_called_wrong_once_and_right_once():
     keeper = Timekeeper()
     agreed = [3.0, -2.0, 5.0]
-    assert keeper.judge(agreed, 0) == []
+    assert keeper.judge(agreed, 0, NOW_MS) == []
     assert keeper.offset_ms == pytest.approx(1.5, abs=1.5)
     late = [offset + 90_000 for offset in agreed]
-    assert keeper.judge(late, 1_000) == []  # perhaps only of the first peers that are met
-    (told,) = keeper.judge(late, 1_000 + HOLD_MS)
+    assert keeper.judge(late, 1_000, NOW_MS) == []  # perhaps only of the first peers that are met
+    (told,) = keeper.judge(late, 1_000 + HOLD_MS, NOW_MS)
     assert (told.event, told.level) == ("clock.wrong", "warning")
     assert "90 s behind the mesh (median of 3 peers)" in told.text
     assert keeper.wrong == told.text
-    assert keeper.judge(late, 8_000) == []
-    assert keeper.judge([WRONG_MS * 0.7] * 3, 9_000) == []  # no flapping at the border
-    (told,) = keeper.judge(agreed, 10_000)
+    assert keeper.judge(late, 8_000, NOW_MS) == []
+    assert keeper.judge([WRONG_MS * 0.7] * 3, 9_000, NOW_MS) == []  # no flapping at the border
+    (told,) = keeper.judge(agreed, 10_000, NOW_MS)
     assert told.event == "clock.right"
     assert keeper.wrong == ""
 
@@ -55,3 +56,28 @@ def test_a_node_that_boots_in_1970_is_told_by_its_mesh_and_the_others_are_not():
     nodes[3].wall_ms += YEARS_MS  # GPS has a fix
     pipes.run(120_000)
     assert "clock.right" in nodes[3].notices()
+
+
+@pytest.mark.parametrize(
+    ("offsets", "time"),
+    [
+        ([], MeshTime(0, False)),
+        ([400.0], MeshTime(0, True)),
+        ([-90_000.0], MeshTime(0, False)),  # of two that differ nobody knows which is wrong
+        ([90_000.0, 90_400.0], MeshTime(90_000, True)),
+        ([-YEARS_MS, 300.0], MeshTime(0, True)),
+        ([-YEARS_MS, -YEARS_MS, 300.0], MeshTime(0, True)),  # clocks that were never set are not asked
+        ([-YEARS_MS, -YEARS_MS], MeshTime(0, False)),
+        ([30_000.0, 60_000.0], MeshTime(0, False)),
+    ],
+)
+def test_a_clock_is_corrected_where_two_others_agree(offsets, time):
+    assert mesh_time(offsets, NOW_MS) == time
+
+
+def test_clocks_that_were_never_set_go_by_two_that_were_or_by_the_latest_of_them():
+    booted = UNSET_MS - YEARS_MS
+    assert mesh_time([NOW_MS - booted], booted) == MeshTime(0, False)
+    assert mesh_time([NOW_MS - booted, NOW_MS - booted + 7], booted) == MeshTime(NOW_MS - booted, True)
+    assert mesh_time([300_000.0, -20_000.0], booted) == MeshTime(300_000, False)
+    assert mesh_time([-300_000.0], booted) == MeshTime(0, False)

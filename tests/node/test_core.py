@@ -9,6 +9,7 @@ import pytest
 
 from mesh import events as mesh_events
 from mesh.node.core import NodeCore, ToExchange
+from mesh.timekeeper import MeshTime
 from sync import events as sync_events
 
 PEER = mesh_events.PeerInfo(b"p" * 16, "bravo", ("member",), mesh_events.Address("10.0.0.2", 7700), dialled=True)
@@ -23,6 +24,7 @@ class ScriptedMesh:
         self.seen = []
         self.roster = SimpleNamespace(version=0, own_id=b"a" * 16, limited=lambda: self.limited)
         self.limited = ()
+        self.timekeeper = SimpleNamespace(time=MeshTime())
 
     def handle(self, event, now_ms, wall_ms):
         self.seen.append((event, now_ms, wall_ms))
@@ -149,3 +151,15 @@ def test_a_relay_brings_nothing_to_tables_and_nobody_compares_with_it():
     mesh.roster.version = 1
     done = NodeCore(mesh).handle(mesh_events.TimerFired(), 1, 2)
     assert [type(each.event) for each in done if isinstance(each, ToExchange)] == [sync_events.RightsKnown]
+
+
+def test_the_exchange_hears_what_time_it_is_when_that_is_news():
+    mesh = ScriptedMesh()
+    core = NodeCore(mesh)
+    assert core.handle(mesh_events.TimerFired(), 0, 0) == []
+    mesh.timekeeper.time = MeshTime(-90_000, confirmed=True)
+    assert core.handle(mesh_events.TimerFired(), 1, 1) == [ToExchange(sync_events.TimeKnown(-90_000, confirmed=True))]
+    mesh.timekeeper.time = MeshTime(-90_400, confirmed=True)
+    assert core.handle(mesh_events.TimerFired(), 2, 2) == []
+    mesh.timekeeper.time = MeshTime(0, confirmed=True)
+    assert core.handle(mesh_events.TimerFired(), 3, 3) == [ToExchange(sync_events.TimeKnown(0, confirmed=True))]
