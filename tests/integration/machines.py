@@ -45,9 +45,10 @@ class Machine:
         self.home = Home.locate(self.dir / "home", {})
         self.process = None
         self.log = self.dir / "log.txt"
+        self.program = MYCOMESH
 
     def command(self, *words):
-        return [*self.prefix, *MYCOMESH, "--home", str(self.home.config), *words]
+        return [*self.prefix, *self.program, "--home", str(self.home.config), *words]
 
     def run(self, *words):
         """Run one command to its end."""
