@@ -12,7 +12,7 @@ from typing import Any
 
 from sync import codec
 from sync.batch import Part
-from sync.changelog import Leaf, pack_mask
+from sync.changelog import Leaf, pack_mask, unpack_mask
 from sync.lattice import EXISTENCE, Entry, visible
 from sync.table import Row, Table
 
@@ -152,15 +152,19 @@ def priors_of(view: RowView, own_place: int, mask: int) -> list[Prior]:
 
 
 def encode_prior(parts: Sequence[Prior]) -> bytes | None:
-    """Returns the stored form; None for nothing overwritten."""
-    return codec.encode(parts) if parts else None
+    """Returns the stored form; None for nothing overwritten. A mask of more than 63 bits is bytes, as in the change log."""
+    if not parts:
+        return None
+    return codec.encode([(mask and pack_mask(mask), place, hlc) for mask, place, hlc in parts])
 
 
 def decode_prior(stored: bytes | None) -> list[Prior]:
     """Returns the stored prior."""
     if stored is None:
         return []
-    return [(mask, place, hlc) for mask, place, hlc in codec.decode(stored, bytes_max=len(stored))]
+    return [
+        (mask and unpack_mask(mask)[0], place, hlc) for mask, place, hlc in codec.decode(stored, bytes_max=len(stored))
+    ]
 
 
 def prior_to_wire(table: Table, stored: bytes | None, mask: int) -> list[Part]:

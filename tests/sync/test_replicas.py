@@ -279,6 +279,22 @@ def test_a_key_spelt_anew_reaches_a_replica_that_never_saw_the_old_spelling(trio
     assert_equal(one, two)
 
 
+def test_writes_that_saw_others_writes_of_columns_beyond_the_63rd_go_on(pair):
+    one, two = pair
+    columns = ", ".join(f"c{number:02}" for number in range(70))
+    one.sql(f"CREATE TABLE t(id INTEGER PRIMARY KEY, {columns}); INSERT INTO t(id) VALUES(1)")
+    converge(pair)
+    one.sql("UPDATE t SET c68 = 'one', c69 = 'one'")
+    converge(pair)
+    for peer in (two, one, two):
+        peer.sql(f"UPDATE t SET c00 = c00 || '+', c68 = 'by {peer.number}'")
+        peer.sql(f"UPDATE t SET c01 = 'by {peer.number}', c69 = coalesce(c69, '') || '{peer.number}'")
+        converge(pair)
+    assert_equal(one, two)
+    assert two.sql("SELECT c68, c69 FROM t") == [("by 1", "one101")]
+    assert not any(peer.recorded("mycomesh_conflicts") for peer in pair)
+
+
 def test_a_write_is_on_the_disk_before_anyone_hears_of_it_and_a_peers_write_need_not_be(tmp_path, monkeypatch):
     synced = []
     sync_wal = os.fdatasync
