@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 
+import apsw
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -53,6 +54,36 @@ def test_the_earlier_row_keeps_its_id_and_the_other_gets_one_below_zero(trio):
     written(three, "INSERT INTO log(what) VALUES('third')")
     converge(trio)
     assert rows(trio)[2] == (2, "third")
+
+
+def test_a_lost_row_is_repaired(tmp_path):
+    world = World.made(tmp_path, 2)
+    one, two = world.nodes
+    world.write(one, LOG)
+    world.write(one, "INSERT INTO log(what) VALUES('first')")
+    one.peer.replica.decisions.decide_policy("log", "keep-both")
+    world.write(one, "INSERT INTO log(what) VALUES('second'), ('third')")
+    world.link(one, two)
+    world.run(3_000)
+    world.write(one, "UPDATE log SET n = 3 WHERE what = 'third'")
+    world.run(3_000)
+    damage = apsw.Connection(str(two.peer.path))
+    damage.config(apsw.SQLITE_DBCONFIG_ENABLE_TRIGGER, 0)
+    damage.execute("DELETE FROM log")
+    damage.close()
+    log = two.peer.replica.tables["log"].log
+    with two.peer.replica._store.transaction():
+        for leaves in log.leaves_of(range(1, 4)).values():
+            for leaf in leaves:
+                log.remove(leaf)
+        log.flush()
+    assert not world.equal()
+    world.run(120_000)
+    assert [node.sql("SELECT id, what, n FROM log ORDER BY id") for node in world.nodes] == [
+        [(1, "first", None), (2, "second", None), (3, "third", 3)]
+    ] * 2
+    assert_equal(one.peer, two.peer)
+    world.close()
 
 
 def test_the_trace_says_under_which_id_it_is_kept(trio):
