@@ -93,5 +93,5 @@ def note_hidden(table: Table, change: Change, after: list[Entry], owned: dict[st
 
 
 def same(left: Any, right: Any) -> bool:
-    """True if two values are stored alike: 1 and 1.0 are not."""
-    return type(left) is type(right) and left == right
+    """True if two values are stored alike: 1 and 1.0 are not, nor are 0.0 and -0.0."""
+    return type(left) is type(right) and left == right and (bool(left) or repr(left) == repr(right))

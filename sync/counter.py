@@ -16,6 +16,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from sync.conflict import same
 from sync.rows import RowView
 from sync.table import Table
 
@@ -80,7 +81,7 @@ def counted(view: RowView, place: int, mask: int, *, silent: bool) -> int:
         shares = {name: value for name, value in held.items() if share_column(name) == column}
         before, now = _total(base, shares.values()), present[column]
         mask &= ~bit
-        if type(now) is type(before) and now == before:
+        if same(now, before):
             continue
         if type(now) is int and type(before) is int:
             name = share_name(column, table.store.site(place))

@@ -16,6 +16,7 @@ import apsw
 from sync import codec
 from sync.capture import LOOK_AGAIN, OP_EVICT, look_statement
 from sync.catalog import SCHEMA_TABLE, Catalog
+from sync.conflict import same
 from sync.errors import PolicyError
 from sync.identifiers import fold, quoted
 from sync.policy import KEEP_BOTH, SAME_ROW, counter_fact, counter_refusal, keep_both_fact, keep_both_refusal
@@ -189,11 +190,7 @@ def _changed(table: Table, present: dict[str, Any], values: dict[str, Any], numb
             changed[counter] = changed.get(counter, present[counter]) + value
         else:
             raise PolicyError(f"conflict {number} is not restored: {table.spec.name} has no column {name!r} here")
-    return {
-        name: value
-        for name, value in changed.items()
-        if type(value) is not type(present[name]) or value != present[name]
-    }
+    return {name: value for name, value in changed.items() if not same(value, present[name])}
 
 
 def _whole(table: Table, row: Row, values: dict[str, Any], number: int) -> dict[str, Any]:

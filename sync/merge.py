@@ -466,5 +466,6 @@ def _hold(view: RowView, row: Row, target: dict[str, Any], veiled: frozenset[str
         entry = table.log.entry(leaf)
         names = table.columns_of(entry.mask & ~EXISTENCE)
         values = {name: hidden[name] for name in names if name in hidden}
-        if values != before.get(leaf[:2], {}):
+        known = before.get(leaf[:2], {})
+        if values.keys() != known.keys() or any(not same(value, known[name]) for name, value in values.items()):
             table.hold(leaf[0], leaf[1], values)

@@ -146,7 +146,8 @@ def _rows(db: Any, table: str, names: list[str], keys: list[int]) -> Iterator[_R
         column = quoted(name)
         value = f"iif(typeof({column}) = 'text', CAST({column} AS BLOB), {column})"
         selected += [f"typeof({column})", value]
-        order.append((f"typeof({column})", f"{value} COLLATE BINARY"))
+        sign = f"({column} = 0 AND quote({column}) = '-0.0')"  # -0.0 and 0.0 compare equal
+        order.append((f"typeof({column})", f"{value} COLLATE BINARY", sign))
     rest = [place for place in range(len(names)) if place not in keys]  # keys with NULLs are not unique
     terms = [term for place in [*keys, *rest] for term in order[place]]
     if _names_rowid(db, table, [names[place] for place in keys]):
@@ -179,7 +180,7 @@ def _merge(
         there = theirs if mine is None or ahead >= 0 else None
         result.rows_first += here is not None
         result.rows_second += there is not None
-        if here is None or there is None or here.cells != there.cells:
+        if here is None or there is None or not _same(here, there):
             result.only_first += there is None
             result.only_second += here is None
             result.differing += here is not None and there is not None
@@ -189,6 +190,11 @@ def _merge(
             mine = next(left, None)
         if there is not None:
             theirs = next(right, None)
+
+
+def _same(here: _Row, there: _Row) -> bool:
+    """True if two rows are stored alike: 0.0 and -0.0 are not, but compare equal."""
+    return here.cells == there.cells and (("real", 0.0) not in here.cells or repr(here.cells) == repr(there.cells))
 
 
 def _difference(here: _Row | None, there: _Row | None, names: list[str]) -> Difference:

@@ -111,7 +111,10 @@ def shell(path, script):
 
 
 def content(db):
-    """Returns {table: sorted rows}, each value with its type and its very bytes; generated columns too, rowids not."""
+    """Returns {table: sorted rows}, each value with its type and its very bytes; generated columns too, rowids not.
+
+    A floating-point number is its hexadecimal text: 0.0 and -0.0 would be equal.
+    """
     tables = {}
     listing = "SELECT name FROM pragma_table_list WHERE schema = 'main' AND type = 'table' ORDER BY name"
     for (name,) in db.execute(listing).fetchall():
@@ -123,7 +126,9 @@ def content(db):
             quoted = '"' + column.replace('"', '""') + '"'
             cells += [f"typeof({quoted})", f"iif(typeof({quoted}) = 'text', CAST({quoted} AS BLOB), {quoted})"]
         table = '"' + name.replace('"', '""') + '"'
-        tables[name] = sorted(db.execute(f"SELECT {', '.join(cells)} FROM {table}").fetchall(), key=repr)
+        listing = f"SELECT {', '.join(cells)} FROM {table}"
+        rows = [tuple(cell.hex() if type(cell) is float else cell for cell in row) for row in db.execute(listing)]
+        tables[name] = sorted(rows, key=repr)
     return tables
 
 

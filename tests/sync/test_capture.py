@@ -54,10 +54,11 @@ def update_to_the_same(shape):
 
 
 def update_the_type_only(shape):
-    """1, 1.0 and '1': two of them compare equal, and a replica must hold the very value."""
+    """1, 1.0 and '1', 0.0 and -0.0: some of them compare equal, and a replica must hold the very value."""
     return [
-        [shape.insert(0, "1"), shape.insert(1, "1.0"), shape.insert(2, "'1'")],
+        [shape.insert(0, "1"), shape.insert(1, "1.0"), shape.insert(2, "'1'"), shape.insert(3, "0.0")],
         [
+            f"UPDATE {shape.t} SET v = -0.0 WHERE {shape.where(3)}",
             f"UPDATE {shape.t} SET v = 1.0 WHERE {shape.where(0)}",
             f"UPDATE {shape.t} SET v = 1 WHERE {shape.where(1)}",
             f"UPDATE {shape.t} SET v = x'31' WHERE {shape.where(2)}",

@@ -165,6 +165,16 @@ def test_what_is_no_integer_is_a_plain_write(trio, statement, shown):
     all_show(trio, 42)
 
 
+def test_a_zero_of_the_other_sign_is_a_plain_write(trio):
+    one, two, _ = stocked(trio, "CREATE TABLE stock(item TEXT PRIMARY KEY, n, note)")
+    one.sql("UPDATE stock SET n = 0.0")
+    converge(trio)
+    two.sql("UPDATE stock SET n = -0.0")
+    converge(trio)
+    all_show(trio, 0.0)
+    assert [str(peer.sql("SELECT n FROM stock")[0][0]) for peer in trio] == ["-0.0"] * 3
+
+
 def test_totals_go_on_at_the_other_end_of_int64(trio):
     one, two, three = stocked(trio, fill="INSERT INTO stock VALUES('bolt', 9223372036854775800, '')")
     one.sql("UPDATE stock SET n = n + 7")

@@ -55,6 +55,14 @@ def test_a_restored_value_wins_everywhere_and_is_no_conflict(pair):
         restore(one, again)
 
 
+def test_a_zero_of_the_other_sign_is_restored(pair):
+    [conflict] = split(pair, ROW, "UPDATE t SET v = -0.0", "UPDATE t SET v = 0.0")
+    assert restore(pair[0], conflict) == "updated t: v"
+    converge(pair)
+    assert [str(peer.sql("SELECT v FROM t")[0][0]) for peer in pair] == ["-0.0"] * 2
+    assert_equal(*pair)
+
+
 @pytest.mark.parametrize(
     ("ddl", "key"),
     [

@@ -340,6 +340,28 @@ def test_a_number_that_becomes_its_equal_of_the_other_type_beside_a_change_keeps
     assert not any(node.peer.recorded("mycomesh_conflicts") for node in world.nodes)
 
 
+def test_a_row_that_waits_for_its_place_takes_the_same_of_two_equal_numbers_as_others(world_of):
+    world = world_of(3)
+    one, two, three = world.nodes
+    world.write(one, "CREATE TABLE n(id INTEGER PRIMARY KEY, u UNIQUE, b, c)")
+    links = chained(world)
+    for link in links:
+        world.cut(link)
+    world.write(three, "INSERT INTO n(id, u) VALUES(1, 5)")
+    world.write(one, FILL, 1, 1_000)  # its clock goes ahead of the other's
+    world.write(one, "INSERT INTO n VALUES(2, 5, 0, 1.0)")
+    link = world.link(one, two)
+    world.run(1_000)
+    world.cut(link)
+    world.write(one, "UPDATE n SET b = 7, c = 1")
+    chained(world, ms=60_000)
+    assert [node.sql("SELECT id FROM n") for node in world.nodes] == [[(1,)]] * 3  # it claimed the place first
+    world.write(three, "DELETE FROM n WHERE id = 1")
+    world.run(60_000)
+    all_equal(world)
+    assert one.sql("SELECT id, b, c, typeof(c) FROM n") == [(2, 7, 1.0, "real")]
+
+
 def test_two_values_of_one_write_end_as_one_and_the_other_is_on_record(world_of):
     world = world_of(2)
     world.write(
