@@ -9,7 +9,8 @@ replicated compare as well.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -146,16 +147,28 @@ def _rows(db: Any, table: str, names: list[str], keys: list[int]) -> Iterator[_R
         column = quoted(name)
         value = f"iif(typeof({column}) = 'text', CAST({column} AS BLOB), {column})"
         selected += [f"typeof({column})", value]
-        sign = f"({column} = 0 AND quote({column}) = '-0.0')"  # -0.0 and 0.0 compare equal
-        order.append((f"typeof({column})", f"{value} COLLATE BINARY", sign))
+        order.append((f"typeof({column})", f"{value} COLLATE BINARY"))
     rest = [place for place in range(len(names)) if place not in keys]  # keys with NULLs are not unique
     terms = [term for place in [*keys, *rest] for term in order[place]]
     if _names_rowid(db, table, [names[place] for place in keys]):
         terms = [quoted(names[keys[0]])]  # already in that order
     listing = f"SELECT {', '.join(selected)} FROM {quoted(table)} ORDER BY {', '.join(terms)}"
-    for record in db.execute(listing):
-        cells = tuple(zip(record[::2], record[1::2], strict=True))
+    rows = (tuple(zip(record[::2], record[1::2], strict=True)) for record in db.execute(listing))
+    for cells in rows if keys else _signs_apart(rows):
         yield _Row(tuple(cells[place] for place in keys) if keys else cells, cells)
+
+
+def _signs_apart(rows: Iterable[tuple[_Cell, ...]]) -> Iterator[tuple[_Cell, ...]]:
+    """Yields rows that SQLite has ordered by all values, those in order too that differ in the sign of a zero alone."""
+    for cells, equals in itertools.groupby(rows):
+        if ("real", 0.0) not in cells:
+            yield from equals
+            continue
+        counts: dict[str, tuple[tuple[_Cell, ...], int]] = {}
+        for row in equals:
+            counts[repr(row)] = row, counts.get(repr(row), (row, 0))[1] + 1
+        for _, (row, count) in sorted(counts.items()):
+            yield from itertools.repeat(row, count)
 
 
 def _names_rowid(db: Any, table: str, keys: list[str]) -> bool:

@@ -141,10 +141,17 @@ def test_random_tables_differ_exactly_as_sets_of_rows_do(files, seed):
     contents = []
     for path in files.paths:
         db = sqlite3.connect(path)
-        listing = "SELECT quote(v), quote(w) FROM bag ORDER BY 1, 2"
-        contents.append(db.execute(listing).fetchall())
+        listing = "SELECT v, w, typeof(v), typeof(w) FROM bag"
+        contents.append(sorted(map(repr, db.execute(listing))))
         db.close()
     assert found["bag"].equal == (contents[0] == contents[1])
+
+
+def test_zeros_of_two_signs_in_rows_without_a_key_are_counted_each(files):
+    assert files(
+        f"{DDL} INSERT INTO bag VALUES(0.0, 1), (-0.0, 1), (-0.0, 1)",
+        f"{DDL} INSERT INTO bag VALUES(-0.0, 1), (-0.0, 1), (0.0, 1)",
+    )["bag"].equal
 
 
 def test_a_large_table_is_not_held_in_memory(files):
