@@ -179,7 +179,9 @@ class ChangeLog:
 
     def entry(self, leaf: Leaf) -> Entry:
         """Returns the leaf as the lattice sees it."""
-        mask, dead = unpack_mask(leaf[3])
+        stored = leaf[3]
+        # Nearly every mask is stored as it is, and one is looked at for each entry that a drain or a merge meets.
+        mask, dead = (stored, False) if type(stored) is int and stored else unpack_mask(stored)
         return Entry((leaf[1], self._store.site(leaf[0])), mask, dead)
 
     def scan(self, place: int, hlc: int, limit: int) -> list[tuple[int, int, Row, int]]:
@@ -195,10 +197,12 @@ class ChangeLog:
 
     # ---- writing, inside a transaction
 
-    def add(self, leaves: Sequence[Leaf]) -> None:
-        """Adds entries with stamps that the log does not hold."""
-        self._adds.extend(leaves)
-        self._count([leaf[4] for leaf in leaves])
+    def add(self, leaf: Leaf) -> None:
+        """Adds an entry with a stamp that the log does not hold."""
+        self._adds.append(leaf)
+        self._delta[0] += 1
+        self._delta[1] += leaf[4] & _LOW
+        self._delta[2] += leaf[4] >> 32 & _LOW
 
     def add_births(
         self,

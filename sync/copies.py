@@ -202,7 +202,7 @@ def _stamp_one(table: Table, row: Row, old: tuple[int, int], new: tuple[int, int
     table.hold(*old, {})
     table.log.remove(leaf)
     digest = table.digest(*new, mask, key, list(values.values()), dead=dead)
-    table.log.add([(*new, name, leaf[3], digest, leaf[5])])
+    table.log.add((*new, name, leaf[3], digest, leaf[5]))
     if held:
         table.hold(*new, held)
     if named:

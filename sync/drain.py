@@ -14,7 +14,7 @@ from typing import Any
 
 import apsw
 
-from sync import codec, report
+from sync import codec, conflict, report
 from sync.batch import Group, Kind, Section
 from sync.capture import OP_DELETE, OP_EVICT, OP_INSERT, WORD_BITS, key_names, pending_name, word_names
 from sync.changelog import pack_mask
@@ -23,9 +23,9 @@ from sync.identifiers import quoted
 from sync.keep_both import to_settle
 from sync.lattice import EXISTENCE, join
 from sync.portions import CHANGE_BYTES_MAX, oversized, portions
-from sync.rawtext import is_raw, raw_select, restored
-from sync.rows import RowView, differing, encode_prior, prior_to_wire, priors_of, shrink
-from sync.schema import KeyKind, encode_key
+from sync.rawtext import raw_select, restored
+from sync.rows import RowView, differing, encode_prior, has_equal, prior_to_wire, priors_of, retyped, shrink
+from sync.schema import Column, KeyKind, encode_key
 from sync.stamp import ms_from_hlc
 from sync.table import Row, Table, birth_key
 
@@ -269,9 +269,13 @@ def _pending_sql(table: Table, words: list[str], *, raw: bool) -> str:
 
 
 def _weight(values: tuple[Any, ...]) -> int:
-    return sum(
-        [len(value) if type(value) in (str, bytes) else len(value[0]) if is_raw(value) else 8 for value in values]
-    )
+    size = 8 * len(values)
+    for value in values:
+        if type(value) is str or type(value) is bytes:
+            size += len(value)
+        elif type(value) is list:  # `is_raw`: asked for each cell
+            size += len(value[0])
+    return size
 
 
 def _all_new(table: Table, rows: dict[Row, _Touched]) -> bool:
@@ -330,9 +334,11 @@ def _changed(view: RowView, touched: _Touched, place: int, stays: int) -> int:
     mask = touched.mask & table.known_mask
     uncaptured = table.known_mask & ~table.captured_mask
     if touched.silent:
-        mask |= differing(view) | uncaptured
-    elif uncaptured:
-        mask |= differing(view) & uncaptured | _written(view, uncaptured)
+        mask |= differing(view) | _written(view, 0) | uncaptured
+    elif mask or uncaptured:
+        mask |= retyped(view, mask) | _written(view, uncaptured)
+        if uncaptured:
+            mask |= differing(view) & uncaptured
     mask &= ~stays
     if table.counters:
         mask = counted(view, place, mask, silent=touched.silent)
@@ -341,25 +347,44 @@ def _changed(view: RowView, touched: _Touched, place: int, stays: int) -> int:
     return mask
 
 
-def _written(view: RowView, mask: int) -> int:
-    """Returns those of some columns that no trigger has compared and no entry owns, where the row shows no mere default.
+def _written(view: RowView, uncaptured: int) -> int:
+    """Returns those columns which no entry owns, and no trigger has compared, where the row shows no mere default.
 
-    An application that adds a column and fills it in one go has updated others in the same statement.
+    An application that adds a column and fills it in one go has updated others in the same statement. To a trigger a number
+    and its equal of another type are one.
     """
     table = view.table
+    unowned = table.loose_mask | uncaptured
     for entry in view.entries:
-        mask &= ~entry.mask
+        unowned &= ~entry.mask
+    if not unowned:
+        return 0
+    present = view.present or {}
+    columns = []
+    for column in table.spec.columns:
+        bit = unowned & 1 << table.bits[column.folded]
+        if bit & uncaptured or (bit and column.default is not None and has_equal(present[column.folded])):
+            columns.append(column)
     found = table.where_values(view.row)
-    columns = [column for column in table.spec.columns if mask >> table.bits[column.folded] & 1]
     if not columns or found is None:
-        return mask
-    terms = ", ".join(f"t.{quoted(column.name)} IS ({column.default or 'NULL'}\n)" for column in columns)
+        return unowned & uncaptured
+    terms = ", ".join(map(_default_terms, columns))
     listing = f"SELECT {terms} FROM {quoted(table.spec.name)} t WHERE {found[0]}"
     try:
         shown = table.store.db.execute(listing, found[1]).fetchone()
     except apsw.SQLError:  # a default that is no expression outside of its column
-        return mask
-    return table.mask_of([column.folded for column, plain in zip(columns, shown, strict=True) if not plain])
+        return unowned & uncaptured
+    tests = zip(columns, shown[::3], shown[1::3], shown[2::3], strict=True)
+    return table.mask_of(
+        [column.folded for column, plain, value, default in tests if not (plain and conflict.same(value, default))]
+    )
+
+
+def _default_terms(column: Column) -> str:
+    """SQL of whether a row `t` shows a column's default, and of both where they are numbers that the column keeps as they are."""
+    value, default = f"t.{quoted(column.name)}", f"({column.default or 'NULL'}\n)"
+    number = f"typeof({value}) IN ('integer', 'real')" if column.affinity == "BLOB" else "0"
+    return f"{value} IS {default}, iif({number}, {value}, NULL), iif({number}, {default}, NULL)"
 
 
 def _staying(view: RowView, touched: _Touched) -> int:
@@ -414,7 +439,7 @@ def _change(
     prior = encode_prior(priors_of(view, place, mask))
     by_birth = isinstance(view.row, int) and table.spec.kind is not KeyKind.ROWID
     born = by_birth and not view.visible
-    key = birth_key(site, hlc) if born else table.key(view.row, view.leaves)
+    key = birth_key(site, hlc) if born else view.key
     outcome = join(view.entries, (hlc, site), mask)
     assert outcome.gained == mask, "a local stamp is greater than everything that it overwrites"
     if not by_birth:
@@ -425,7 +450,7 @@ def _change(
     shrink(view, outcome.masks, key)
     row = key if dead and by_birth else view.row
     digest = table.digest(place, hlc, mask, key, values, dead=dead)
-    table.log.add([(place, hlc, row, pack_mask(mask, dead=dead), digest, prior)])
+    table.log.add((place, hlc, row, pack_mask(mask, dead=dead), digest, prior))
     if table.counters:
         hold_registers(table, place, hlc, dict(zip(columns, values, strict=True)))
     group = groups.get((kind, mask))
@@ -436,4 +461,4 @@ def _change(
     if group.keys is not None:
         group.keys.append(key)
     if group.priors is not None:
-        group.priors.append(prior_to_wire(table, prior, mask))
+        group.priors.append(prior_to_wire(table, prior, mask) if prior else [])

@@ -293,7 +293,7 @@ def _enter(table: Table, view: RowView, change: Change, gained: int) -> None:
     digest = table.digest(change.place, change.hlc, mask, change.key, cells, dead=dead)
     leaf = (change.place, change.hlc, view.row, pack_mask(mask, dead=dead), digest, change.prior)
     if earlier is None:
-        table.log.add([leaf])
+        table.log.add(leaf)
     else:
         table.log.replace(earlier, leaf)
 

@@ -7,7 +7,7 @@ held. It must not write user tables.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sync import codec
@@ -16,8 +16,20 @@ from sync.changelog import Leaf, pack_mask, unpack_mask
 from sync.lattice import EXISTENCE, Entry, visible
 from sync.table import Row, Table
 
-__all__ = ["RowView", "concurrent", "decode_prior", "differing", "encode_prior", "priors_of", "shrink"]
+__all__ = [
+    "RowView",
+    "concurrent",
+    "decode_prior",
+    "differing",
+    "encode_prior",
+    "has_equal",
+    "priors_of",
+    "retyped",
+    "shrink",
+]
 
+# The one integer that a column of integers keeps apart from its equal: as a float it is no integer to SQLite.
+_LEAST = -(1 << 63)
 # (mask of columns or None for all, place of the site, hlc)
 Prior = tuple[int | None, int, int]
 
@@ -25,7 +37,7 @@ Prior = tuple[int | None, int, int]
 class RowView:
     """A row as the file holds it when the view is made."""
 
-    __slots__ = ("_held", "_holds", "entries", "leaves", "present", "row", "table", "visible")
+    __slots__ = ("_held", "_holds", "_key", "entries", "leaves", "present", "row", "table", "visible")
 
     def __init__(
         self,
@@ -45,6 +57,7 @@ class RowView:
         self.entries: list[Entry] = [table.log.entry(leaf) for leaf in leaves]
         self.visible = visible(self.entries)  # the newest existence entry is a birth: the row should be seen
         self._held: dict[tuple[int, int], dict[str, Any]] = {}
+        self._key: Any = None
 
     @classmethod
     def read(cls, table: Table, row: Row) -> RowView:
@@ -60,6 +73,13 @@ class RowView:
         return [cls(table, row, present[row], leaves[row], holds=holds) for row in rows]
 
     @property
+    def key(self) -> Any:
+        """The row's key as peers know it; of a row by birth, some entry must be that."""
+        if self._key is None:
+            self._key = self.table.key(self.row, self.leaves)
+        return self._key
+
+    @property
     def plain(self) -> bool:
         """True if the row is shown and everything that its entries own is in the user's table."""
         return self.present is not None and not self._holds and not self.table.counters
@@ -67,7 +87,7 @@ class RowView:
     @property
     def hlc(self) -> int:
         """The greatest hlc of the row's entries, 0 without any."""
-        return max((leaf[1] for leaf in self.leaves), default=0)
+        return max([leaf[1] for leaf in self.leaves], default=0)
 
     def held(self, leaf: Leaf) -> dict[str, Any]:
         """Returns the values held for one of the row's entries."""
@@ -116,14 +136,62 @@ def shrink(view: RowView, masks: Sequence[int], key: Any) -> None:
 
 def differing(view: RowView) -> int:
     """Returns the columns of the entries whose values are no longer those that they were digested with."""
-    table = view.table
-    key = table.key(view.row, view.leaves)
     changed = 0
     for leaf, entry in zip(view.leaves, view.entries, strict=True):
-        values = list(view.values(leaf, entry.mask).values())
-        if not entry.dead and table.digest(leaf[0], leaf[1], entry.mask, key, values) != leaf[4]:
-            changed |= entry.mask & table.known_mask
-    return changed
+        if not entry.dead:
+            changed |= _differing(view, leaf, entry)
+    return changed & view.table.known_mask
+
+
+def retyped(view: RowView, mask: int) -> int:
+    """Returns the columns whose numbers an update of `mask` has made their equals of another type: 1 is 1.0 to a trigger.
+
+    An entry that owns some of `mask` too cannot tell: what it keeps is digested as it is, and repair finds one value for all.
+    """
+    table, present = view.table, view.present or {}
+    loose = table.known_mask if _LEAST in present.values() else table.loose_mask
+    changed = 0
+    for leaf, entry in zip(view.leaves, view.entries, strict=True):
+        suspect = entry.mask & loose
+        if suspect and not entry.mask & mask and _any_has_equal(present, table.columns_of(suspect)):
+            changed |= _differing(view, leaf, entry)
+    return changed & table.known_mask
+
+
+def has_equal(value: Any) -> bool:
+    """True for a number that compares equal to one that is stored otherwise: 1 and 1.0, 0.0 and -0.0."""
+    return type(value) is int or (type(value) is float and value.is_integer())
+
+
+def _any_has_equal(present: Mapping[str, Any], names: Sequence[str]) -> bool:
+    for name in names:  # asked for each updated row, and any() costs three times as much
+        value = present[name]
+        if type(value) is int or (type(value) is float and value.is_integer()):
+            return True
+    return False
+
+
+def _differing(view: RowView, leaf: Leaf, entry: Entry) -> int:
+    """Returns the columns of an entry that are not what it was digested with: one if its type says it all, else each."""
+    table = view.table
+    values = view.values(leaf, entry.mask)
+    if table.digest(leaf[0], leaf[1], entry.mask, view.key, list(values.values())) == leaf[4]:
+        return 0
+    for name, value in values.items():
+        for equal in _equals(value):
+            cells = list((values | {name: equal}).values())
+            if table.digest(leaf[0], leaf[1], entry.mask, view.key, cells) == leaf[4]:
+                return 1 << table.bits[name]
+    return entry.mask
+
+
+def _equals(value: Any) -> list[int | float]:
+    """Returns the numbers that compare equal to a value and are stored otherwise."""
+    if not has_equal(value):
+        return []
+    if not value:
+        return [0, 0.0, -0.0]
+    return [float(value)] if type(value) is int else [int(value)]
 
 
 def priors_of(view: RowView, own_place: int, mask: int) -> list[Prior]:
@@ -133,6 +201,8 @@ def priors_of(view: RowView, own_place: int, mask: int) -> list[Prior]:
     entry of a cell. A site's own earlier writes are its own past, never a conflict, and are left out. Where a site's clock
     has a gap here, only what lies before the gap counts as seen, since an older write may still arrive.
     """
+    if all([leaf[0] == own_place and leaf[5] is None for leaf in view.leaves]):  # noqa: C419 - once a row: a generator costs more
+        return []
     coverage, site = view.table.coverage, view.table.store.site
     seen: dict[tuple[int | None, int], int] = {}
     for leaf, entry in zip(view.leaves, view.entries, strict=True):

@@ -71,6 +71,8 @@ class Table:
         self.names = {bit: name for name, bit in bits.items()}
         self.known = tuple(column.folded for column in spec.columns)
         self.known_mask = sum(1 << bits[name] for name in self.known)
+        # Columns that keep 1 and 1.0 apart; in others one of two equal numbers becomes the other.
+        self.loose_mask = sum(1 << bits[column.folded] for column in spec.columns if column.affinity == "BLOB")
         self.bits_captured = {name: bits[name] for name in self.known}
         self.log = ChangeLog(store, table_id)
         self.vector = Vector()

@@ -119,7 +119,7 @@ def test_a_stamp_that_a_run_has_is_refused_for_another_row():
     with model.store.transaction():
         model.births(0, 1, 1, RUN_MAX)
     with model.store.transaction():
-        model.log.add([(0, 100, 5_000, 3, 17, None)])
+        model.log.add((0, 100, 5_000, 3, 17, None))
         with pytest.raises(DecodeError, match="one stamp for two rows"):
             model.log.flush()
         model.log.rolled_back()

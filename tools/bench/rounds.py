@@ -94,7 +94,8 @@ def _summing(table: Table, digests: list[int]) -> float:
     spent = 0.0
     with contextlib.suppress(_UndoError), table.store.transaction():
         started = time.process_time()
-        table.log.add(leaves)
+        for leaf in leaves:
+            table.log.add(leaf)
         spent = time.process_time() - started
         raise _UndoError
     return spent
