@@ -12,25 +12,24 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sync import sweep
+from sync import mark, sweep
 from sync.capture import create_statements, fits, trigger_names
 from sync.changelog import ChangeLog, changes_name
 from sync.definitions import converting, described, redefined
 from sync.facts import INDEX, SCHEMA_ID, SCHEMA_TABLE, TABLE, Facts
 from sync.following import Following
 from sync.identifiers import fold, quoted
-from sync.indexes import column_names
+from sync.indexes import column_names, user_indexes
 from sync.installation import births_mark, clear, put_on, take_off
 from sync.keep_both import convert
 from sync.migrating import migrate
 from sync.migration import Plan
 from sync.names import Names
 from sync.policy import Policies, name_fact
-from sync.rawtext import raw_select, restored
+from sync.realign import realign
 from sync.runs import runs_name
 from sync.schema import FileSchema, TableSpec, UnsupportedTable, read_table, user_tables
 from sync.shedding import shed
-from sync.sqltext import readable
 from sync.store import Store
 from sync.table import Table, extended
 
@@ -74,6 +73,7 @@ class Catalog:
         self.names: Names
         self._file = FileSchema(store.db)
         self._defined: dict[str, tuple[str, TableSpec | None]] = {}  # by the mesh's name: a fact, and what it defines
+        self._anew: frozenset[str] = frozenset()  # folded names of tables that were made since the last `refresh`
         self._version = -1
         self._refreshed = False  # in the running transaction
         self._unfinished = False  # whether some table has writes to be stamped before its triggers change
@@ -133,6 +133,7 @@ class Catalog:
         self._refreshed = True
         self._unfinished = False
         self.read_decisions()
+        self._anew = mark.made_anew(self._store.db)
         names, skipped = user_tables(self._store.db)
         for name, why in skipped:
             self.notes[fold(name)] = f"not replicated: {why}"
@@ -162,6 +163,7 @@ class Catalog:
             for note in told.values():
                 self.notes.setdefault(mesh, note)
         drain(self.tables[SCHEMA_TABLE])
+        mark.renew(self._store.db)
         self._version = -1 if self._unfinished else self._file.version()
 
     def read_decisions(self) -> None:
@@ -217,7 +219,7 @@ class Catalog:
                 continue
             known = self.tables.get(mesh)
             standing = known is not None and known.spec == spec and known.installed and self._captured(known)
-            if not standing or not self._fits(spec):
+            if not standing or fold(name) in self._anew or not self._fits(spec):
                 altered.append((mesh, spec))
         return altered
 
@@ -258,7 +260,12 @@ class Catalog:
             self._store.meta_set(births_mark(table_id), 1)
         else:
             table = self.reload(table_id, spec, bits, known, captured)
-        if vanished or not self._captured(table):  # a column that such a rebuild or rename has made may hold values
+        anew = fold(spec.name) in self._anew
+        if anew:
+            realign(table)
+        if anew or vanished or not self._captured(table):  # a column that a rebuild or rename has made may hold values
+            if table_id not in sweep.going(self._store.db):
+                sweep.doubt(table)
             sweep.begin(table, written=[column for column in table.known if column not in captured])
         if not drain(table):
             self._unfinished = True
@@ -468,19 +475,10 @@ class Catalog:
                 if column.mesh and (mesh, column.folded) not in self.policies.shown:
                     self.facts.write(*name_fact((mesh, column.folded), column.name))
         local = {fold(table.spec.name) for table in self.tables.values()}
-        for name, table, sql in self.indexes():
+        for name, table, sql in user_indexes(self._store.db):
             key = f"{INDEX}:{fold(name)}"
             if fold(table) in local and not self.facts.of(key):
                 self.facts.write(key, INDEX, sql)
-
-    def indexes(self) -> list[tuple[str, str, str]]:
-        """Returns (name, table, sql) of every index that a user has made."""
-        listing = (
-            f"SELECT {', '.join(map(raw_select, ('name', 'tbl_name', 'sql')))} FROM sqlite_schema"
-            " WHERE type = 'index' AND sql IS NOT NULL AND name NOT LIKE 'mycomesh\\_%' ESCAPE '\\' ORDER BY name"
-        )
-        found = (map(readable, restored(cells)) for cells in self._store.db.execute(listing).fetchall())
-        return [(name, table, sql) for name, table, sql in found if name and table and sql]
 
     def define(self, spec: TableSpec) -> None:
         """Writes down a table's definition as it is in this file, in the mesh's names."""

@@ -305,6 +305,18 @@ class ChangeLog:
                 self.loosen(run.place, run.hlc + old - run.row)
         self._store.db.execute(f"UPDATE {self.name} SET row = ? WHERE row = ?", (new, old))
 
+    def renumber(self, numbers: str) -> None:
+        """Gives rows that go by integers other ones: `numbers` is a table (old, new) of all of them, ascending in both."""
+        self.flush()
+        db, new = self._store.db, f"(SELECT new FROM {numbers} WHERE old = {{}})"
+        first, last = new.format("row"), new.format("row + n - 1")
+        broken = f"SELECT place, hlc, n FROM {self.runs.name} WHERE {last} - {first} IS NOT n - 1 ORDER BY row"
+        for place, hlc, n in db.execute(broken).fetchall():
+            _, loose = self.runs.take([(place, hlc + number) for number in range(n)], keep=True)
+            self._insert(loose)
+        db.execute(f"UPDATE {self.name} SET row = {first} WHERE typeof(row) = 'integer'")
+        db.execute(f"UPDATE {self.runs.name} SET row = {first}")
+
     def _count(self, gained: Sequence[int]) -> None:
         delta = self._delta
         delta[0] += len(gained)

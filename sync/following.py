@@ -17,7 +17,7 @@ from sync import report
 from sync.definitions import column_clause, only, redefined, rename_columns, rename_tables, scratch
 from sync.facts import INDEX, SCHEMA_TABLE, TABLE
 from sync.identifiers import fold, quoted
-from sync.indexes import column_names
+from sync.indexes import column_names, user_indexes
 from sync.names import shown_names
 from sync.schema import Column, TableSpec, user_tables
 from sync.store import Store
@@ -77,7 +77,7 @@ class Following:
     def _drop_indexes(self, facts: Sequence[str]) -> None:
         """Drops indexes that are a user's, of tables that are replicated here, whatever a fact names."""
         replicated = {fold(table.spec.name) for table in self._tables()}
-        for name, owner, _ in self._catalog.indexes():
+        for name, owner, _ in user_indexes(self._db):
             if f"{INDEX}:{fold(name)}" in facts and fold(owner) in replicated:
                 self._db.execute(f"DROP INDEX {quoted(name)}")
 

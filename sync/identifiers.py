@@ -13,7 +13,7 @@ __all__ = ["INTERNAL_PREFIX", "fold", "is_ours", "quoted"]
 INTERNAL_PREFIX = "mycomesh_"
 _TABLES = re.compile(
     r"mycomesh_((pending|changes|runs)_\d+"
-    r"|meta|sites|replicated|names|vectors|collected|held|schema|conflicts|moved|parked|sweeps|status|peers|tables)"
+    r"|meta|sites|replicated|names|vectors|collected|held|schema|conflicts|moved|parked|sweeps|mark|status|peers|tables)"
 )
 
 _FOLD = {upper: upper + 32 for upper in range(ord("A"), ord("Z") + 1)}

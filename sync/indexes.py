@@ -18,7 +18,7 @@ from sync.identifiers import quoted
 from sync.rawtext import raw_select, restored
 from sync.sqltext import COMMENTS, TOKEN, readable
 
-__all__ = ["UniqueIndex", "column_names", "key_terms", "unique_indexes"]
+__all__ = ["UniqueIndex", "column_names", "key_terms", "unique_indexes", "user_indexes"]
 
 _ORDER = re.compile(r"\s+(?:asc|desc)\s*\Z", re.IGNORECASE)
 
@@ -35,6 +35,16 @@ class UniqueIndex:
     name: str
     columns: tuple[tuple[str, str], ...]
     match: str
+
+
+def user_indexes(db: Any) -> list[tuple[str, str, str]]:
+    """Returns (name, table, sql) of every index that a user has made."""
+    listing = (
+        f"SELECT {', '.join(map(raw_select, ('name', 'tbl_name', 'sql')))} FROM sqlite_schema"
+        " WHERE type = 'index' AND sql IS NOT NULL AND name NOT LIKE 'mycomesh\\_%' ESCAPE '\\' ORDER BY name"
+    )
+    found = (map(readable, restored(cells)) for cells in db.execute(listing).fetchall())
+    return [(name, table, sql) for name, table, sql in found if name and table and sql]
 
 
 def column_names(db: Any, table: str) -> list[str]:

@@ -15,6 +15,7 @@ from sync import report
 from sync.errors import MigrationError
 from sync.facts import INDEX
 from sync.identifiers import fold
+from sync.indexes import user_indexes
 from sync.migration import Alteration, Plan, run
 from sync.policy import dropped_fact, name_fact
 from sync.schema import UnsupportedTable
@@ -109,7 +110,7 @@ def _settle(catalog: Catalog, table: Table, alteration: Alteration) -> None:
         spec = catalog.spec(mesh, alteration.name)
     except UnsupportedTable as reason:
         raise MigrationError(f"{alteration.name}: {reason}; nothing was changed") from reason
-    for name, owner, sql in catalog.indexes():
+    for name, owner, sql in user_indexes(table.store.db):
         if fold(owner) == fold(alteration.name) and catalog.facts.of(f"{INDEX}:{fold(name)}") != sql:
             catalog.facts.write(f"{INDEX}:{fold(name)}", INDEX, sql)
     if not going:

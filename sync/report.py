@@ -28,6 +28,7 @@ __all__ = [
     "park",
     "rename_parked",
     "rename_table",
+    "renumber_parked",
     "shortened",
     "time_text",
     "unpark",
@@ -131,6 +132,18 @@ def rename_parked(table: Table, row: Row, name: Row, key: Any) -> None:
         "UPDATE OR REPLACE mycomesh_parked SET row = ?, row_key = ? WHERE id = ? AND row = ?",
         (name, key_text(key), table.table_id, row),
     )
+
+
+def renumber_parked(table: Table, numbers: str) -> None:
+    """Keeps the records of parked rows that go by other integers: `numbers` is a table (old, new)."""
+    db = table.store.db
+    ours = "FROM mycomesh_parked WHERE id = ? AND typeof(row) = 'integer'"
+    listing = (
+        f"SELECT table_name, row_key, reason, content, since, id, (SELECT new FROM {numbers} WHERE old = row) {ours}"
+    )
+    records = db.execute(listing, (table.table_id,)).fetchall()
+    db.execute(f"DELETE {ours}", (table.table_id,))
+    db.executemany("INSERT INTO mycomesh_parked VALUES(?, ?, ?, ?, ?, ?, ?)", records)
 
 
 def rename_table(table: Table, name: str) -> None:

@@ -54,6 +54,7 @@ CREATE TABLE IF NOT EXISTS mycomesh_parked(
   WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS mycomesh_sweeps(
   id INTEGER PRIMARY KEY, adopting INTEGER, written TEXT, phase INTEGER, after BLOB);
+CREATE TABLE IF NOT EXISTS mycomesh_mark(v);
 CREATE TABLE IF NOT EXISTS mycomesh_status(
   phase TEXT, mesh TEXT, mesh_id TEXT, node TEXT, node_id TEXT, site TEXT, pid INTEGER, port INTEGER, pending INTEGER,
   linked INTEGER, members INTEGER, scrub_found INTEGER, scrubbed_at TEXT, clock_offset_ms REAL, as_of TEXT);

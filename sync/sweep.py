@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sync import codec
-from sync.capture import LOOK_AGAIN, OP_EVICT, OP_INSERT, WORD_BITS, key_names, look_statement, pending_name
+from sync.capture import LOOK_AGAIN, OP_EVICT, OP_INSERT, WORD_BITS, key_names, look_statement, pending_name, word_names
 from sync.conflict import same
 from sync.counter import totals
 from sync.identifiers import quoted
@@ -23,7 +23,7 @@ from sync.rows import RowView, differing
 from sync.schema import KeyKind, encode_key
 from sync.table import Row, Table
 
-__all__ = ["START", "Place", "advance", "begin", "going", "look_at", "suspects", "under_way"]
+__all__ = ["START", "Place", "advance", "begin", "doubt", "going", "look_at", "suspects", "under_way"]
 
 _ROWS, _ENTRIES, _RUNS, _END = range(4)
 # To compare a row with its entries, or to stamp an update, takes as long as to stamp so many new rows.
@@ -66,6 +66,17 @@ def begin(table: Table, *, adopting: bool = False, written: Sequence[str] = ()) 
     db.execute(
         "INSERT OR REPLACE INTO mycomesh_sweeps VALUES(?, ?, ?, 0, NULL)",
         (table.table_id, adopting, json.dumps(list(written))),
+    )
+
+
+def doubt(table: Table) -> None:
+    """Has the drain compare every row of which an update waits: other columns of it may have been written uncaptured.
+
+    To stamp the columns that an update names digests the others as they are. Inside a transaction.
+    """
+    words = word_names(table.bits_captured)
+    table.store.db.execute(
+        f"UPDATE {pending_name(table.table_id)} SET {', '.join(f'{word} = {LOOK_AGAIN}' for word in words)} WHERE what >= 0"
     )
 
 
