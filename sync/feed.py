@@ -97,7 +97,7 @@ def _groups(table: Table, found: _Found) -> list[Group]:
     for (site, kind, mask), items in sorted(found.items(), key=lambda item: item[0]):
         items.sort(key=lambda item: item[0])
         # None for nothing overwritten: a birth that has priors is one by another policy (`keep_both.other_form`).
-        seen = any(leaf[5] for _, leaf, _, _ in items)
+        priors = [prior_to_wire(table, leaf[5], mask) for _, leaf, _, _ in items]
         groups.append(
             Group(
                 site,
@@ -106,7 +106,7 @@ def _groups(table: Table, found: _Found) -> list[Group]:
                 [hlc for hlc, _, _, _ in items],
                 [table.key(view.row, view.leaves) for _, _, view, _ in items],
                 [values for _, _, _, values in items],
-                [prior_to_wire(table, leaf[5], mask) for _, leaf, _, _ in items] if seen else None,
+                priors if any(priors) else None,
             )
         )
     return groups

@@ -329,6 +329,26 @@ def test_rows_that_vanished_with_their_entries_are_brought_back(world_of, damage
     assert "repair.done" in [notice for each in world.nodes for notice in each.noticed()]
 
 
+def test_a_table_that_keeps_both_rows_of_one_id_is_repaired_too(world_of):
+    world = world_of(2)
+    node = world.nodes[1]
+    world.write(world.nodes[0], FILL, 1, 100)
+    world.nodes[0].peer.replica.decisions.decide_policy("t", "keep-both")
+    (link,) = chained(world)
+    world.cut(link)
+    damaged = node.peer.replica.tables["t"]
+    with node.peer.replica._store.transaction() as db:
+        for leaves in damaged.log.leaves_of(range(1, 41)).values():
+            damaged.log.remove(*leaves)
+        damaged.log.flush()
+        db.execute("DELETE FROM t WHERE id <= 40")
+    assert not world.equal()
+    world.link(*world.nodes)
+    world.run(60_000)
+    all_equal(world)
+    assert len(node.sql("SELECT * FROM t")) == 100
+
+
 def test_a_number_that_becomes_its_equal_of_the_other_type_beside_a_change_keeps_nobody_apart(world_of):
     world = world_of(2)
     world.write(world.nodes[0], "CREATE TABLE n(id INTEGER PRIMARY KEY, b, c); INSERT INTO n VALUES(1, 0, 1.0)")
