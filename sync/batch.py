@@ -100,7 +100,8 @@ class Bundle:
         value = codec.decode(data, bytes_max=BUNDLE_BYTES_MAX)
         require(is_array(value, 3), "a bundle is an array of 3")
         version, sites, sections = value
-        require(is_int(version) and version == VERSION, f"bundle version {version!r} is not {VERSION}")
+        require(is_int(version), "a bundle's version is not an integer")
+        require(version == VERSION, f"bundle version {version} is not {VERSION}")
         require(is_array(sites) and len(sites) <= SITES_MAX, "bad list of sites")
         require(all(is_bytes(site, 16) for site in sites), "a site is 16 bytes")
         require(is_array(sections) and len(sections) <= SECTIONS_MAX, "bad list of sections")

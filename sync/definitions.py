@@ -13,7 +13,7 @@ from typing import Any
 
 import apsw
 
-from sync.identifiers import fold, quoted
+from sync.identifiers import INTERNAL_PREFIX, fold, quoted
 from sync.schema import TableSpec, UnsupportedTable, read_table, user_tables
 from sync.sqltext import without_comments
 
@@ -120,7 +120,10 @@ def column_clause(db: Any, table: str, column: str, name: str) -> str:
 
 
 def only(action: int) -> Callable[[int, str | None, str | None, str | None, str | None], int]:
-    """An authorizer that lets SQL make one thing: no other statement, no ATTACH, no pragma, no reading of tables."""
+    """An authorizer that lets SQL make one thing: no other statement, no ATTACH, no pragma, no reading of tables.
+
+    What it makes is a user's: no index of one of our names, nor on one of our tables, where it could refuse what we write.
+    """
     allowed = {
         action,
         apsw.SQLITE_CREATE_INDEX,  # a UNIQUE or PRIMARY KEY of the table itself
@@ -133,9 +136,13 @@ def only(action: int) -> Callable[[int, str | None, str | None, str | None, str 
     }
 
     def authorize(
-        operation: int, first: str | None, _second: str | None, _third: str | None, _fourth: str | None
+        operation: int, first: str | None, second: str | None, _third: str | None, _fourth: str | None
     ) -> int:
         if operation not in allowed:
+            return apsw.SQLITE_DENY
+        if operation == apsw.SQLITE_CREATE_INDEX and any(
+            fold(name or "").startswith(INTERNAL_PREFIX) for name in (first, second)
+        ):
             return apsw.SQLITE_DENY
         if operation in (apsw.SQLITE_INSERT, apsw.SQLITE_UPDATE) and first not in ("sqlite_master", "sqlite_schema"):
             return apsw.SQLITE_DENY

@@ -6,16 +6,23 @@ know what facts say of tables.
 
 from __future__ import annotations
 
+import itertools
+
+from sync.batch import Bundle
 from sync.capture import OP_INSERT, pending_name
+from sync.codec import require
+from sync.rawtext import is_raw
 from sync.schema import SQL_MAX
 from sync.store import Store
 
-__all__ = ["INDEX", "SCHEMA_ID", "SCHEMA_TABLE", "TABLE", "Facts"]
+__all__ = ["INDEX", "SCHEMA_ID", "SCHEMA_TABLE", "TABLE", "Facts", "check_facts"]
 
 SCHEMA_TABLE = "mycomesh_schema"
 SCHEMA_ID = 1
 TABLE = "table"
 INDEX = "index"
+_COLUMNS = frozenset({"kind", "name", "sql"})
+_RAW_KEY = b"\x81\x81"  # how the encoded key of one value begins that is an array: text that is not UTF-8
 
 
 class Facts:
@@ -44,6 +51,19 @@ class Facts:
         self._store.db.execute(
             f"INSERT INTO {pending_name(SCHEMA_ID)}(what, at, k0) VALUES({OP_INSERT}, NULL, ?)", (name,)
         )
+
+
+def check_facts(bundle: Bundle) -> None:
+    """Refuses changes that the table of facts has no place for; what a fact says is judged where it is read.
+
+    Raises:
+        DecodeError: a column that facts do not have, or text that is not UTF-8, in which no name and no SQL is written.
+    """
+    for group in (group for part in bundle.sections if part.table == SCHEMA_TABLE for group in part.groups):
+        require(_COLUMNS.issuperset(group.columns), "a fact has the columns kind, name and sql")
+        raw = any(map(is_raw, itertools.chain.from_iterable(group.rows)))
+        raw = raw or any(type(key) is bytes and key.startswith(_RAW_KEY) for key in group.keys or ())
+        require(not raw, "a fact is not UTF-8")
 
 
 def _possible(sql: object) -> bool:

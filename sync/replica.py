@@ -18,6 +18,7 @@ from sync.catalog import SCHEMA_TABLE, Catalog, TableFilter
 from sync.copies import Life
 from sync.decisions import Decisions
 from sync.errors import BatchRefusedError, DecodeError, MigrationError
+from sync.facts import check_facts
 from sync.feed import read_range, read_rows
 from sync.identifiers import fold
 from sync.identity import keys_of
@@ -263,6 +264,7 @@ class Replica:
         """
         bundle = Bundle.decode(payload)
         forbidden = self.rights.leave_out(bundle, origin or voucher or b"")
+        check_facts(bundle)
         applied = Applied(changes=sum(section.rows for section in bundle.sections), forbidden=forbidden)
         if origin is None:
             applied.windows = [(section.table, *window) for section in bundle.sections for window in section.ranges]

@@ -199,6 +199,12 @@ def test_a_bundle_that_the_protocol_does_not_allow_is_refused(value):
         Bundle.decode(codec.encode(value))
 
 
+def test_a_refusal_is_one_short_line_whatever_was_sent():
+    with pytest.raises(DecodeError) as refused:
+        Bundle.decode(codec.encode(["x" * 100_000, [], []]))
+    assert len(str(refused.value)) < 100
+
+
 @pytest.mark.parametrize("place", ["version", "site", "kind", "delta", "cell", "range"])
 def test_a_boolean_is_not_an_integer(place):
     value = [

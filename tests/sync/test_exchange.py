@@ -520,6 +520,10 @@ PRESENT = hlc_from_ms(WALL_MS)
 LIAR_SITE = Liar.PEER[:8] + b"anything"
 
 
+def fact_of(columns, row, keys=None):
+    return batch_of(LIAR_SITE, PRESENT, table="mycomesh_schema", columns=columns, rows=[row], keys=keys)
+
+
 @pytest.mark.parametrize(
     ("bundle", "reason"),
     [
@@ -535,6 +539,10 @@ LIAR_SITE = Liar.PEER[:8] + b"anything"
         (batch_of(LIAR_SITE, PRESENT, table="words", columns=("v",), rows=[[1]], keys=[b"\x82\x01\x01"]), "row key"),
         (batch_of(LIAR_SITE, PRESENT, table="words", columns=("v",), rows=[[1]], keys=[b"\x00short"]), "birth key"),
         (batch_of(LIAR_SITE, PRESENT, table="bag", columns=("v",), rows=[[1]], keys=[7]), "row key"),
+        (fact_of(("kind", "more", "name", "sql"), ["odd", 1, "x", ""]), "columns kind, name and sql"),
+        (fact_of(("kind", "name", "sql"), ["dropped", [b"\xff"], ""]), "not UTF-8"),
+        (fact_of(("kind", "name", "sql"), ["odd", "x", [b"\xff"]]), "not UTF-8"),
+        (fact_of(("kind",), ["odd"], keys=[encode([[b"\xff"]])]), "not UTF-8"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
