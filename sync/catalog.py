@@ -75,21 +75,21 @@ class Catalog:
         self._defined: dict[str, tuple[str, TableSpec | None]] = {}  # by the mesh's name: a fact, and what it defines
         self._anew: frozenset[str] = frozenset()  # folded names of tables that were made since the last `refresh`
         self._version = -1
-        self._refreshed = False  # in the running transaction
+        self._notes_before: dict[str, str] | None = None  # what was noted before the running transaction's refresh
         self._unfinished = False  # whether some table has writes to be stamped before its triggers change
         self._sums: dict[int, tuple[int, int, int]] = {}
         store.enlist(self)
 
     def committed(self) -> None:
         """The transaction stands, and with it what its refresh has read."""
-        self._refreshed = False
+        self._notes_before = None
 
     def rolled_back(self) -> None:
         """The transaction is undone: what its refresh has read, and the tables hold, may not be so."""
         self._file.rolled_back()
-        if self._refreshed:
+        if self._notes_before is not None:
             self._version = -1
-            self._refreshed = False
+            self.notes, self._notes_before = self._notes_before, None
 
     def read_sums(self) -> None:
         """Reads what the change logs sum up to, before any write lock is taken: only a node writes them."""
@@ -130,7 +130,7 @@ class Catalog:
         A table with more in its pending log than `drain` stamps at a time keeps its triggers until the next call, and of new
         tables no more than `most` are taken in.
         """
-        self._refreshed = True
+        self._notes_before = dict(self.notes) if self._notes_before is None else self._notes_before
         self._unfinished = False
         self.read_decisions()
         self._anew = mark.made_anew(self._store.db)
@@ -173,7 +173,7 @@ class Catalog:
 
     def apply_facts(self, drain: Callable[[Table], bool]) -> None:
         """Has the file follow what facts say: what is dropped, renamed, missing; inside a transaction."""
-        self._refreshed = True
+        self._notes_before = dict(self.notes) if self._notes_before is None else self._notes_before
         self.read_decisions()
         Following(self._store, self).follow()
         self.refresh(drain)
@@ -186,7 +186,7 @@ class Catalog:
         Raises:
             MigrationError: the caller undoes the transaction.
         """
-        self._refreshed = True
+        self._notes_before = dict(self.notes) if self._notes_before is None else self._notes_before
         self.read_decisions()
         plan = migrate(self._store, self, script)
         self.refresh(drain)

@@ -557,6 +557,16 @@ def test_a_batch_that_may_not_be_is_refused_as_a_whole(attacked, bundle, reason)
     unharmed(world)
 
 
+def test_nothing_is_noted_of_a_table_that_a_refused_batch_spoke_of(attacked):
+    world, node, liar = attacked
+    odd = fact_of(("kind", "name", "sql"), ["table", "odd", "CREATE TABLE odd(a); DROP TABLE t"])
+    odd.sections += batch_of(LIAR_SITE, PRESENT, rows=[["text", "v"]]).sections
+    world.do(node, BatchReceived(liar.link, liar.PEER, odd.encode()))
+    assert node.noticed()[-1] == "batch.refused"
+    assert not any(table.note for table in node.peer.replica.status().tables)
+    unharmed(world)
+
+
 def test_columns_learnt_from_a_refused_batch_are_forgotten(attacked):
     """Were a column's bit kept in memory alone, entries would name it in the file, and a restart would not know it."""
     world, node, liar = attacked
