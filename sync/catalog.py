@@ -75,21 +75,32 @@ class Catalog:
         self._defined: dict[str, tuple[str, TableSpec | None]] = {}  # by the mesh's name: a fact, and what it defines
         self._anew: frozenset[str] = frozenset()  # folded names of tables that were made since the last `refresh`
         self._version = -1
-        self._notes_before: dict[str, str] | None = None  # what was noted before the running transaction's refresh
+        # Tables and notes before the running transaction's refresh
+        self._before: tuple[dict[str, Table], dict[str, str]] | None = None
         self._unfinished = False  # whether some table has writes to be stamped before its triggers change
         self._sums: dict[int, tuple[int, int, int]] = {}
         store.enlist(self)
 
     def committed(self) -> None:
         """The transaction stands, and with it what its refresh has read."""
-        self._notes_before = None
+        self._before = None
 
     def rolled_back(self) -> None:
         """The transaction is undone: what its refresh has read, and the tables hold, may not be so."""
         self._file.rolled_back()
-        if self._notes_before is not None:
+        if self._before is not None:
             self._version = -1
-            self.notes, self._notes_before = self._notes_before, None
+            self.notes = self._before[1]
+            self._put_back(self._before[0])
+            self._before = None
+
+    def _put_back(self, tables: Mapping[str, Table]) -> None:
+        """Has the tables of before a refresh that was undone: what it made is not in the file, and what it ended is."""
+        for folded in [key for key, table in self.tables.items() if table is not tables.get(key)]:
+            self.forget(folded)
+        for table in [table for key, table in tables.items() if key not in self.tables]:
+            table.restore()
+            self.tables[table.spec.folded] = table
 
     def read_sums(self) -> None:
         """Reads what the change logs sum up to, before any write lock is taken: only a node writes them."""
@@ -130,7 +141,7 @@ class Catalog:
         A table with more in its pending log than `drain` stamps at a time keeps its triggers until the next call, and of new
         tables no more than `most` are taken in.
         """
-        self._notes_before = dict(self.notes) if self._notes_before is None else self._notes_before
+        self._before = self._before or (dict(self.tables), dict(self.notes))
         self._unfinished = False
         self.read_decisions()
         self._anew = mark.made_anew(self._store.db)
@@ -156,6 +167,7 @@ class Catalog:
                 self._unfinished = True
         for table in self.tables.values():
             table.count(self.policies.counters_of(table.spec))
+            table.dropped = self.policies.dropped_of(table.spec.folded)
         self._record_facts()
         for mesh, table in self.tables.items():
             told = converting(table.spec, self.defined(mesh))
@@ -173,7 +185,7 @@ class Catalog:
 
     def apply_facts(self, drain: Callable[[Table], bool]) -> None:
         """Has the file follow what facts say: what is dropped, renamed, missing; inside a transaction."""
-        self._notes_before = dict(self.notes) if self._notes_before is None else self._notes_before
+        self._before = self._before or (dict(self.tables), dict(self.notes))
         self.read_decisions()
         Following(self._store, self).follow()
         self.refresh(drain)
@@ -186,7 +198,7 @@ class Catalog:
         Raises:
             MigrationError: the caller undoes the transaction.
         """
-        self._notes_before = dict(self.notes) if self._notes_before is None else self._notes_before
+        self._before = self._before or (dict(self.tables), dict(self.notes))
         self.read_decisions()
         plan = migrate(self._store, self, script)
         self.refresh(drain)

@@ -50,8 +50,9 @@ class Intake:
         self._turn = 0  # whose pending log is read first: a table that is written all the time is not always first
 
     def stale(self) -> bool:
-        """True if another connection has committed since the last `drain` that found nothing more, or rows wait."""
-        return self._showing.waits or self._store.data_version() != self._data_version
+        """True if another connection has committed since the last `drain` that found nothing more, or something waits."""
+        known = self._store.data_version() == self._data_version and not self._catalog.changed()
+        return self._showing.waits or not known
 
     def redefined(self) -> int | None:
         """Returns a number that changes with each commit of others, if one has changed the schema, else None."""

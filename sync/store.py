@@ -151,7 +151,7 @@ class Store:
                 del self._places[site]
             del self._sites[sites:]
             self._durable = False
-            for member in self._enlisted:
+            for member in list(self._enlisted):  # some are dismissed by that
                 member.rolled_back()
             raise
         self._left = left

@@ -125,6 +125,12 @@ class Table:
         self.store.dismiss(self.log)
         self.store.dismiss(self)
 
+    def restore(self) -> None:
+        """Goes on after an `unload` that was undone with its transaction."""
+        for member in (self.log, self):
+            member.rolled_back()
+            self.store.enlist(member)
+
     def committed(self) -> None:
         """The transaction stands: its coverage becomes the vector."""
         if self._staged is not None:

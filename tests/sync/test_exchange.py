@@ -567,6 +567,40 @@ def test_nothing_is_noted_of_a_table_that_a_refused_batch_spoke_of(attacked):
     unharmed(world)
 
 
+@pytest.mark.parametrize("ms", [0, 10, 5_000])
+def test_a_table_that_a_refused_batch_has_made_is_forgotten(attacked, ms):
+    world, node, liar = attacked
+    made = fact_of(("kind", "name", "sql"), ["table", "odd", "CREATE TABLE odd(a)"])
+    made.sections += batch_of(LIAR_SITE, PRESENT, rows=[["text", "v"]]).sections
+    world.do(node, BatchReceived(liar.link, liar.PEER, made.encode()))
+    assert node.noticed()[-1] == "batch.refused"
+    world.run(ms)
+    assert "odd" not in node.peer.digests()
+    liar.say(wire.Vectors((("t", Vector()), ("odd", Vector()))), wire.Audit("odd", LIAR_SITE, 0, 1))
+    assert isinstance(liar.answers()[-1], wire.Held)
+    unharmed(world)
+
+
+@pytest.mark.parametrize(
+    "fact",
+    [["dropped", 'dropped:["t", "v"]', ""], ["dropped", 'dropped:["t"]', ""], ["name", 'name:["t"]', "moved"]],
+    ids=lambda fact: fact[1],
+)
+def test_tables_that_a_refused_batch_has_changed_are_as_they_were(attacked, fact):
+    world, node, liar = attacked
+    change = fact_of(("kind", "name", "sql"), fact)
+    change.sections += batch_of(LIAR_SITE, PRESENT, table="words", rows=[["no key", 1]]).sections
+    before, tables = node.peer.digests(), node.peer.tables()
+    world.do(node, BatchReceived(liar.link, liar.PEER, change.encode()))
+    assert node.noticed()[-1] == "batch.refused"
+    assert node.peer.digests() == before
+    assert node.peer.tables() == tables
+    world.write(world.nodes[1], "UPDATE t SET v = 'elsewhere' WHERE id = 7")
+    world.run(1_000)
+    assert node.sql("SELECT v FROM t WHERE id = 7") == [("elsewhere",)]
+    unharmed(world)
+
+
 def test_columns_learnt_from_a_refused_batch_are_forgotten(attacked):
     """Were a column's bit kept in memory alone, entries would name it in the file, and a restart would not know it."""
     world, node, liar = attacked
