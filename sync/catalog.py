@@ -67,6 +67,7 @@ class Catalog:
         self._filter = tables
         self.tables: dict[str, Table] = {}
         self.notes: dict[str, str] = {}
+        self.renewed: list[Table] = []  # tables that stand anew, whose parked rows nobody has tried again since
         self.dropped: set[str] = set()  # tables that a person took away here, by DROP or RENAME; peers keep them
         self.facts = Facts(store)
         self.policies = Policies()
@@ -408,6 +409,7 @@ class Catalog:
         self.names.record(spec.folded, spec.name, {column.folded: column.name for column in spec.columns})
         self.shed(table)
         self.tables[spec.folded] = table
+        self.renewed.append(table)
         self.notes.pop(spec.folded, None)
         return table
 

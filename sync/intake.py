@@ -162,6 +162,7 @@ class Intake:
         if self._catalog.changed():
             self._catalog.refresh(self.drainer(wall_ms, sections), most=ADOPTED_MAX)
             sections = in_form(self._catalog.tables, sections)
+        self.renew()
         room, more = CHUNK_ROWS_MAX, self._catalog.changed()
         facts, *tables = sorted(self._catalog.tables.values(), key=lambda table: table.table_id)
         going = sweep.going(self._store.db)
@@ -224,6 +225,14 @@ class Intake:
     def again(self, table: Table) -> None:
         """Has the rows of a table that could not be shown tried again: something changed."""
         self._showing.again(table)
+
+    def renew(self) -> None:
+        """Has the parked rows of tables that stand anew tried again: what refused them may be gone."""
+        tables = self._catalog.tables
+        for table in self._catalog.renewed:
+            if tables.get(table.spec.folded) is table:
+                self._showing.again(table)
+        self._catalog.renewed.clear()
 
     def settle(self) -> bool:
         """Tries rows again, shows what was held for columns that a table has got, and looks at cells that became counters.

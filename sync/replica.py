@@ -231,6 +231,7 @@ class Replica:
 
         def change() -> None:
             told[:] = self._catalog.migrate(script, self._intake.drainer(wall_ms, sections)).told()
+            self._intake.renew()
             if sections:
                 self._store.durable()
 
@@ -324,6 +325,7 @@ class Replica:
         """Brings the file in line with definitions and decisions that a merge has brought."""
         sections: list[Section] = []
         self._catalog.apply_facts(self._intake.drainer(wall_ms, sections))
+        self._intake.renew()
         self._intake.settle()
         if sections:
             self._store.durable()

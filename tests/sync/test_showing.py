@@ -122,3 +122,31 @@ def test_many_values_of_a_column_that_comes_late_are_shown_in_steps(pair):
     assert one.sql("SELECT count(*) FROM mycomesh_held") == [(0,)]
     converge(pair)
     assert_equal(one, two)
+
+
+@pytest.mark.parametrize("how", ["hand", "migrate"])
+def test_rows_that_a_constraint_refused_come_in_as_soon_as_it_is_gone(pair, how):
+    one, two = pair
+
+    def change(peer, script):
+        if how == "hand":
+            peer.shell(f"BEGIN; {script} COMMIT;")
+        else:
+            peer.replica.migrate(script, peer.wall_ms)
+        while peer.replica.drain(peer.wall_ms)[1]:
+            pass
+
+    strict, loose = (f"CREATE TABLE {{}}(id INTEGER PRIMARY KEY, v{check});" for check in (" CHECK (v < 100)", ""))
+    looser = f"{loose.format('r')} INSERT INTO r SELECT * FROM t; DROP TABLE t; ALTER TABLE r RENAME TO t;"
+    one.sql(f"{strict.format('t')} CREATE UNIQUE INDEX i ON t(v); INSERT INTO t VALUES(1, 1)")
+    converge(pair)
+    change(one, f"DROP INDEX i; {looser} INSERT INTO t VALUES(4, 400), (5, 1);")
+    if how == "hand":
+        converge(pair)
+        assert [row[1] for row in two.recorded("mycomesh_parked")] == ["4", "5"]
+        change(two, "DROP INDEX i;")
+    converge(pair)
+    assert [row[1] for row in two.recorded("mycomesh_parked")] == ["4"]
+    change(two, looser)
+    assert one.tables() == two.tables()
+    assert not two.recorded("mycomesh_parked")
