@@ -6,21 +6,24 @@ by what somebody has decided for the whole mesh (`following`, `migrating`). It m
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import json
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sync import mark, sweep
-from sync.capture import create_statements, fits, trigger_names
+import apsw
+
+from sync import internals, mark, sweep
+from sync.capture import fits
 from sync.changelog import ChangeLog, changes_name
 from sync.definitions import converting, described, redefined
 from sync.facts import INDEX, SCHEMA_ID, SCHEMA_TABLE, TABLE, Facts
 from sync.following import Following
 from sync.identifiers import fold, quoted
 from sync.indexes import column_names, user_indexes
-from sync.installation import births_mark, clear, put_on, take_off
+from sync.installation import births_mark, captured, clear, make_log, numbered, put_on, take_off
 from sync.keep_both import convert
 from sync.migrating import migrate
 from sync.migration import Plan
@@ -68,6 +71,8 @@ class Catalog:
         self.tables: dict[str, Table] = {}
         self.notes: dict[str, str] = {}
         self.renewed: list[Table] = []  # tables that stand anew, whose parked rows nobody has tried again since
+        # Tables that were made anew or had lost their triggers, until people have heard of it
+        self.doubted: list[str] = []
         self.dropped: set[str] = set()  # tables that a person took away here, by DROP or RENAME; peers keep them
         self.facts = Facts(store)
         self.policies = Policies()
@@ -78,6 +83,7 @@ class Catalog:
         self._version = -1
         # Tables and notes before the running transaction's refresh
         self._before: tuple[dict[str, Table], dict[str, str]] | None = None
+        self._ours: dict[str, str] = {}  # our own tables, as they stood after the last `refresh`
         self._unfinished = False  # whether some table has writes to be stamped before its triggers change
         self._sums: dict[int, tuple[int, int, int]] = {}
         store.enlist(self)
@@ -91,6 +97,7 @@ class Catalog:
         self._file.rolled_back()
         if self._before is not None:
             self._version = -1
+            self._ours = {}
             self.notes = self._before[1]
             self._put_back(self._before[0])
             self._before = None
@@ -112,7 +119,8 @@ class Catalog:
         ids = [SCHEMA_ID, *(number for (number,) in db.execute("SELECT id FROM mycomesh_replicated ORDER BY id"))]
         for number in ids:
             if {changes_name(number), runs_name(number)} <= made:
-                self._sums[number] = ChangeLog(self._store, number).read_sums()
+                with contextlib.suppress(apsw.SQLError):  # altered by hand: the opening tells
+                    self._sums[number] = ChangeLog(self._store, number).read_sums()
 
     def open(self, drain: Callable[[Table], bool]) -> None:
         """Loads the schema table, then every user table; inside a transaction, after `read_sums`.
@@ -144,6 +152,8 @@ class Catalog:
         """
         self._before = self._before or (dict(self.tables), dict(self.notes))
         self._unfinished = False
+        if not self._ours.items() <= internals.standing(self._store.db).items():
+            self._store.check_whole()
         self.read_decisions()
         self._anew = mark.made_anew(self._store.db)
         names, skipped = user_tables(self._store.db)
@@ -177,6 +187,7 @@ class Catalog:
                 self.notes.setdefault(mesh, note)
         drain(self.tables[SCHEMA_TABLE])
         mark.renew(self._store.db)
+        self._ours = internals.standing(self._store.db)
         self._version = -1 if self._unfinished else self._file.version()
 
     def read_decisions(self) -> None:
@@ -273,12 +284,12 @@ class Catalog:
             self._store.meta_set(births_mark(table_id), 1)
         else:
             table = self.reload(table_id, spec, bits, known, captured)
-        anew = fold(spec.name) in self._anew
+        anew = fold(spec.name) in self._anew or not numbered(table, self._file.standing(spec.name))
         if anew:
             realign(table)
         if anew or vanished or not self._captured(table):  # a column that a rebuild or rename has made may hold values
-            if table_id not in sweep.going(self._store.db):
-                sweep.doubt(table)
+            if sweep.doubt(table):
+                self.doubted.append(spec.name)
             sweep.begin(table, written=[column for column in table.known if column not in captured])
         if not drain(table):
             self._unfinished = True
@@ -402,8 +413,7 @@ class Catalog:
     ) -> Table:
         table = Table(self._store, table_id, spec, bits or extended({}, spec), self._mesh_key)
         table.create()
-        if table_id == SCHEMA_ID:
-            self._store.db.execute(create_statements(spec, table_id, table.bits)[0])
+        make_log(table)
         table.count(self.policies.counters_of(spec))
         table.load(before, self._sums.pop(table_id, None))
         self.names.record(spec.folded, spec.name, {column.folded: column.name for column in spec.columns})
@@ -448,13 +458,9 @@ class Catalog:
     def _captured(self, table: Table) -> bool:
         """True if the table's triggers stand."""
         standing = self._file.standing(table.spec.name)
-        if table.stood != standing:
-            names = trigger_names(table.table_id)
-            found = sum(1 for kind, name, _ in standing if kind == "trigger" and name in names)
-            if found != len(create_statements(table.spec, table.table_id, table.bits)) - 1:
-                return False
+        if table.stood != standing and captured(table, standing):
             table.stood = standing
-        return True
+        return table.stood == standing
 
     def uninstall(self, table_id: int) -> None:
         """Takes off a table what refers to its columns; what is written then is found by a sweep alone."""

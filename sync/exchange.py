@@ -12,6 +12,8 @@ import random
 from dataclasses import dataclass, field
 from typing import assert_never
 
+import apsw
+
 from sync import audit
 from sync import message as wire
 from sync.adoption import Adoption
@@ -95,6 +97,7 @@ class Exchange:
         self._rng = rng
         self._config = config
         self._links: dict[int, _Link] = {}
+        self._made_again = replica.made_again
         self._fetching = Fetching(replica, config)
         self._serving = Serving(replica)
         self._mending = Mending(replica, config, self._fetching.fetched)
@@ -113,8 +116,21 @@ class Exchange:
         return self._replica
 
     def handle(self, event: Event, now_ms: int, wall_ms: int) -> list[Action]:
-        """Takes one event and returns what to do, in order. `now_ms` is monotonic, `wall_ms` Unix time."""
+        """Takes one event and returns what to do, in order. `now_ms` is monotonic, `wall_ms` Unix time.
+
+        Raises:
+            FileReplacedError: the file is not what the replica left, and is to be opened again.
+        """
         turn = Turn(now_ms, self._clockwork.wall_ms(now_ms, wall_ms))
+        try:
+            self._take(event, turn)
+        except apsw.SQLError:  # somebody may have dropped a table of ours a moment ago
+            self._replica.check_whole()
+            raise
+        self._tell_mended(turn)
+        return turn.actions
+
+    def _take(self, event: Event, turn: Turn) -> None:
         match event:
             case LinkOpened() | LinkClosed() | LinkWritable() | BatchReceived() | MessageReceived():
                 self._on_peer(event, turn)
@@ -137,10 +153,9 @@ class Exchange:
         if turn.moved:
             self._compare_all(turn)
         if turn.changed:
-            self._settle(now_ms)
+            self._settle(turn.now_ms)
             if self._replica.unshown:
-                self._drain_at = now_ms
-        return turn.actions
+                self._drain_at = turn.now_ms
 
     def next_deadline(self) -> int | None:
         """Returns the monotonic millisecond at which `TimerFired` is due."""
@@ -336,6 +351,18 @@ class Exchange:
             self.reaching.told(number, message)
         elif self._links[number].answers.take(turn.now_ms):
             self.reaching.answer(number, message.site, turn)
+
+    def _tell_mended(self, turn: Turn) -> None:
+        if self._made_again:
+            names, self._made_again = self._made_again, ()
+            text = (
+                f"{', '.join(names)} had been dropped or altered: made again; what was written meanwhile is looked for"
+            )
+            turn.say("database.mended", text, {"tables": list(names)}, "warning")
+        doubted = sorted(set(self._replica.doubted()))
+        if doubted:
+            text = f"{', '.join(doubted)} made anew, or without triggers: captured again, and compared row by row"
+            turn.say("capture.restored", text, {"tables": doubted})
 
     def _tell(self, applied: Applied, turn: Turn) -> None:
         """Lets people know of conflicts and parked rows, and of a new site."""

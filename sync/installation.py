@@ -7,9 +7,11 @@ a trigger names no column that the pending log lacks, so that no write of an app
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Sequence
 from typing import Any
 
-from sync.capture import create_statements, drop_statements, key_names, pending_name, word_names
+from sync.capture import create_statements, drop_statements, key_names, pending_name, trigger_names, word_names
 from sync.changelog import changes_name
 from sync.identifiers import fold, quoted
 from sync.indexes import column_names
@@ -17,7 +19,7 @@ from sync.runs import runs_name
 from sync.schema import KeyKind
 from sync.table import Table
 
-__all__ = ["births_mark", "clear", "put_on", "take_off"]
+__all__ = ["births_mark", "captured", "clear", "make_log", "numbered", "put_on", "take_off"]
 
 
 def births_mark(table_id: int) -> str:
@@ -25,33 +27,58 @@ def births_mark(table_id: int) -> str:
     return f"births/{table_id}"
 
 
+def make_log(table: Table) -> None:
+    """Makes the pending log, or has the one that is there take what the table's triggers write; inside a transaction."""
+    db, name = table.store.db, pending_name(table.table_id)
+    held = _columns(db, table.table_id)
+    if held and not {"at", *key_names(table.spec)} <= held:
+        db.execute(f"DROP TABLE {name}")
+    db.execute(create_statements(table.spec, table.table_id, table.bits)[0])
+    held = _columns(db, table.table_id)
+    for word in word_names(table.bits):
+        if word not in held:
+            db.execute(f"ALTER TABLE {name} ADD COLUMN {word}")
+
+
+def captured(table: Table, standing: Sequence[tuple[Any, ...]]) -> bool:
+    """True if a table's triggers, and what else capture needs, are among what SQLite's catalogue says of it."""
+    names = trigger_names(table.table_id)
+    triggers = [sql for kind, name, sql in standing if kind == "trigger" and name in names]
+    if len(triggers) != len(create_statements(table.spec, table.table_id, table.bits)) - 1:
+        return False
+    if not numbered(table, standing):
+        return False
+    # RENAME of our log, or of a column of it, has rewritten the triggers.
+    logged = re.compile(rf"INSERT INTO {pending_name(table.table_id)}\(([^)]*)\)")
+    columns = {"what", "at", *key_names(table.spec)}
+    found = (logged.search(sql) for sql in triggers)
+    return all(match is not None and columns <= set(match[1].split(", ")) for match in found)
+
+
+def numbered(table: Table, standing: Sequence[tuple[Any, ...]]) -> bool:
+    """True if a table's rowids are what they were, whatever VACUUM did; `standing` as for `captured`."""
+    return not _kept(table) or any(name == _keep_name(table.table_id) for _, name, _ in standing)
+
+
 def put_on(table: Table) -> None:
     """Has a table captured as it is; inside a transaction."""
     db, table_id = table.store.db, table.table_id
-    captured = {name: table.bits[name] for name in table.known}
+    compared = {name: table.bits[name] for name in table.known}
     for statement in drop_statements(table_id):
         db.execute(statement)
-    log, *triggers = create_statements(table.spec, table_id, captured)
-    held = _columns(db, table_id)
-    if held and not set(key_names(table.spec)) <= held:
-        db.execute(f"DROP TABLE {pending_name(table_id)}")
-    db.execute(log)
-    held = _columns(db, table_id)
-    for word in word_names(captured):
-        if word not in held:
-            db.execute(f"ALTER TABLE {pending_name(table_id)} ADD COLUMN {word}")
-    for statement in triggers:
+    make_log(table)
+    for statement in create_statements(table.spec, table_id, compared)[1:]:
         db.execute(statement)
-    if table.spec.kind is KeyKind.BAG and not table.spec.id_column:
+    if _kept(table):
         # VACUUM renumbers the rowids of a table that has no index at all; an index of no rows prevents it.
         column = quoted(table.spec.columns[0].name)
         db.execute(f"CREATE INDEX IF NOT EXISTS {_keep_name(table_id)} ON {quoted(table.spec.name)}({column}) WHERE 0")
-    table.bits_captured = captured
+    table.bits_captured = compared
     known = table.spec.meshes
     places = [known[fold(name)] for name in column_names(db, table.spec.name) if fold(name) in known]
     db.execute(
         "UPDATE mycomesh_replicated SET bits = ?, known = ? WHERE id = ?",
-        (json.dumps(table.bits), json.dumps({name: captured[name] for name in places}), table_id),
+        (json.dumps(table.bits), json.dumps({name: compared[name] for name in places}), table_id),
     )
 
 
@@ -71,6 +98,11 @@ def clear(db: Any, table_id: int) -> None:
         db.execute(f"DELETE FROM mycomesh_{name} WHERE id = ?", (table_id,))
     marks = (births_mark(table_id), f"shed/{table_id}", f"settled/{table_id}")
     db.execute("DELETE FROM mycomesh_meta WHERE name IN (?, ?, ?)", marks)
+
+
+def _kept(table: Table) -> bool:
+    """True if an index of no rows keeps the rowids of the table."""
+    return table.spec.kind is KeyKind.BAG and not table.spec.id_column
 
 
 def _keep_name(table_id: int) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from sync import tombstones
+from sync import mark, sweep, tombstones
 from sync.admission import check_sites, future_bound, leave_out_future, reach_of
 from sync.applied import Applied
 from sync.batch import Bundle, Section
@@ -108,6 +108,7 @@ class Replica:
                 life = Life.begin(store, node_id, mesh_key, entropy, recalled or {})
                 replica = cls(store, catalog, life, Urgency(catalog, config.urgent))
                 catalog.open(lambda table: not replica._intake.logged([table]))
+                sweep.begin_for(catalog.tables.values(), store.made_again)
         except BaseException:
             store.close()
             raise
@@ -132,6 +133,20 @@ class Replica:
     def noted(self) -> tuple[bytes, int]:
         """The site and its clock as they are in the file: to be noted elsewhere."""
         return self.site, self._store.clock.last
+
+    @property
+    def made_again(self) -> tuple[str, ...]:
+        """The internal tables that somebody had dropped or altered, and the opening of the file has made again."""
+        return tuple(name for name in self._store.made_again if name != mark.TABLE)
+
+    def doubted(self) -> list[str]:
+        """Returns the tables that were found made anew, or without their triggers, since this was last asked."""
+        found, self._catalog.doubted = self._catalog.doubted, []
+        return found
+
+    def check_whole(self) -> None:
+        """Raises `FileReplacedError` if internal tables are not as this replica left them: to open the file again mends them."""
+        self._store.check_whole()
 
     @property
     def tables(self) -> Mapping[str, Table]:

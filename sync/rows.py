@@ -98,6 +98,17 @@ class RowView:
             found = self._held[leaf[:2]] = self.table.held(leaf)
         return found
 
+    @property
+    def parked(self) -> bool:
+        """True if the row should be seen, is not in the user's table, and all that its entries own is held: it was refused."""
+        if self.present is not None or not self.visible or not self._holds:
+            return False
+        known = self.table.known_mask
+        return all(
+            self.held(leaf).keys() >= {*self.table.columns_of(entry.mask & known)}
+            for leaf, entry in zip(self.leaves, self.entries, strict=True)
+        )
+
     def values(self, leaf: Leaf, mask: int) -> dict[str, Any]:
         """Returns the values of an entry's columns by name, in wire order."""
         present = self.present or {}

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 import apsw
 
+from sync import internals
 from sync.errors import DatabaseBusyError, DatabaseError, FileReplacedError, ForeignFileError
 from sync.identifiers import fold, is_ours
 from sync.stamp import Clock
@@ -29,42 +30,6 @@ BUSY_MS_MAX = 2_000
 DIGITS = 15  # of a floating-point number as text
 # Checkpoints are rare and alone (WAL-reset bug of clients before SQLite 3.51.3, design.md section 3): only past 16 MiB.
 WAL_PAGES_MAX = 4_096
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS mycomesh_meta(name TEXT PRIMARY KEY, value) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS mycomesh_sites(place INTEGER PRIMARY KEY, site BLOB NOT NULL UNIQUE);
-CREATE TABLE IF NOT EXISTS mycomesh_replicated(
-  id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, shape TEXT NOT NULL, bits TEXT NOT NULL, known TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS mycomesh_names(
-  name TEXT, mesh TEXT, shown TEXT NOT NULL, PRIMARY KEY(name, mesh)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS mycomesh_vectors(
-  id INTEGER, place INTEGER, after INTEGER, upto INTEGER, PRIMARY KEY(id, place, after)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS mycomesh_collected(
-  id INTEGER, place INTEGER, hlc INTEGER NOT NULL, PRIMARY KEY(id, place)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS mycomesh_held(
-  id INTEGER, place INTEGER, hlc INTEGER, content BLOB NOT NULL, PRIMARY KEY(id, place, hlc)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS mycomesh_schema(name TEXT PRIMARY KEY, kind TEXT, sql TEXT) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS mycomesh_conflicts(
-  seq INTEGER PRIMARY KEY, seen_at TEXT, table_name TEXT, row_key TEXT, lost TEXT, lost_at TEXT, lost_site TEXT,
-  won_at TEXT, won_site TEXT, reason TEXT, lost_hlc INTEGER, won TEXT, row, restored_at TEXT,
-  UNIQUE(table_name, row_key, lost_site, lost_hlc, lost));
-CREATE TABLE IF NOT EXISTS mycomesh_moved(
-  id INTEGER, row INTEGER, wanted INTEGER, place INTEGER, hlc INTEGER, PRIMARY KEY(id, row)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS mycomesh_parked(
-  table_name TEXT, row_key TEXT, reason TEXT, content TEXT, since TEXT, id INTEGER, row, PRIMARY KEY(id, row))
-  WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS mycomesh_sweeps(
-  id INTEGER PRIMARY KEY, adopting INTEGER, written TEXT, phase INTEGER, after BLOB);
-CREATE TABLE IF NOT EXISTS mycomesh_mark(v);
-CREATE TABLE IF NOT EXISTS mycomesh_status(
-  phase TEXT, mesh TEXT, mesh_id TEXT, node TEXT, node_id TEXT, site TEXT, pid INTEGER, port INTEGER, pending INTEGER,
-  linked INTEGER, members INTEGER, scrub_found INTEGER, scrubbed_at TEXT, clock_offset_ms REAL, as_of TEXT);
-CREATE TABLE IF NOT EXISTS mycomesh_peers(
-  node_id TEXT PRIMARY KEY, name TEXT, roles TEXT, state TEXT, equal INTEGER, address TEXT, rtt_ms REAL, offset_ms REAL,
-  sent_bytes INTEGER, received_bytes INTEGER, seen_at TEXT, as_of TEXT) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS mycomesh_tables(
-  name TEXT PRIMARY KEY, rows INTEGER, hash TEXT, conflicts INTEGER, parked INTEGER, equal_on INTEGER, linked INTEGER,
-  note TEXT, as_of TEXT) WITHOUT ROWID;
-"""
 
 
 class Enlisted(Protocol):
@@ -94,6 +59,7 @@ class Store:
         self.holding: Callable[[bool], None] = lambda _: None  # told when the write lock is taken, and when it is free
         self.syncs = 0  # commits that were on the disk before `transaction()` ended
         self.clock = Clock()
+        self.made_again: tuple[str, ...] = ()  # tables of ours that were not as they should be when the file was opened
         # What the last commit left in the file: the clock, and which commit it was.
         self._left: tuple[Any, Any] | None = None
         # Typed Any: rows come out of SQLite as whatever was stored, and each reader knows its own SELECT.
@@ -242,8 +208,11 @@ class Store:
 
         Raises:
             ForeignFileError: the application has a table of one of their names.
+            DatabaseError: one that cannot be made again was dropped or altered by hand.
         """
-        if not recognised(self.db):
+        if recognised(self.db) or internals.remain(self.db):
+            self._mend()
+        else:
             listing = "SELECT name FROM sqlite_schema WHERE name LIKE 'mycomesh\\_%' ESCAPE '\\' ORDER BY name"
             taken = [name for (name,) in self.db.execute(listing).fetchall() if is_ours(fold(name))]
             if taken:
@@ -251,12 +220,40 @@ class Store:
                     f"{self.path}: its table {taken[0]} has the name of one of the node's own; rename it"
                 )
         with _translated(self.path):  # the first write: a directory that cannot be written is met here
-            for statement in _SCHEMA.split(";\n"):
+            for statement in internals.SCHEMA.split(";\n"):
                 if statement.strip():
                     self.db.execute(statement)
+        internals.refill(self.db, self.made_again)
         if self.meta("format") is None:
             self.meta_set("format", FORMAT)
         self._recall()
+
+    def _mend(self) -> None:
+        """Has tables of ours that somebody dropped or altered made again, if they can be."""
+        if recognised(self.db) and self.meta("format") not in (None, FORMAT):
+            return
+        wrong = internals.amiss(self.db)
+        lost = [name for name in wrong if "mycomesh_schema" in wrong or not internals.made_again(self.db, name)]
+        if lost:
+            raise DatabaseError(
+                f"{self.path}: of the node's own tables {', '.join(lost)} was dropped, emptied or altered, and cannot be made"
+                " again; put a backup in the place of the file, or move it away: 'mycomesh up' brings what the peers have"
+            )
+        for name in wrong:
+            if self.db.execute("SELECT 1 FROM sqlite_schema WHERE type = 'view' AND name = ?", (name,)).fetchone():
+                raise DatabaseError(
+                    f"{self.path}: its view {name} has the name of one of the node's own tables; drop it"
+                )
+            self.db.execute(f"DROP TABLE IF EXISTS {name}")
+        self.made_again = tuple(wrong)
+
+    def check_whole(self) -> None:
+        """Raises `FileReplacedError` if tables of ours are not as they should be: to open the file again mends them."""
+        wrong = internals.amiss(self.db) if recognised(self.db) else ["mycomesh_meta"]
+        if wrong:
+            raise FileReplacedError(
+                f"{self.path}: of the node's own tables {', '.join(wrong)} was dropped or altered while it was served"
+            )
 
     def _recognise(self) -> None:
         """Reads the facts of a file that must be a replica."""

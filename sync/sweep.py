@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sync import codec
+from sync import codec, report
 from sync.capture import LOOK_AGAIN, OP_EVICT, OP_INSERT, WORD_BITS, key_names, look_statement, pending_name, word_names
 from sync.conflict import same
 from sync.counter import totals
@@ -23,11 +23,13 @@ from sync.rows import RowView, differing
 from sync.schema import KeyKind, encode_key
 from sync.table import Row, Table
 
-__all__ = ["START", "Place", "advance", "begin", "doubt", "going", "look_at", "suspects", "under_way"]
+__all__ = ["START", "Place", "advance", "begin", "begin_for", "doubt", "going", "look_at", "suspects", "under_way"]
 
 _ROWS, _ENTRIES, _RUNS, _END = range(4)
 # To compare a row with its entries, or to stamp an update, takes as long as to stamp so many new rows.
 _COMPARED_WEIGHT = 16
+_HELD_ROWS = 500  # read at a time
+_REFUSED = "refused before; its record was deleted"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,15 +71,28 @@ def begin(table: Table, *, adopting: bool = False, written: Sequence[str] = ()) 
     )
 
 
-def doubt(table: Table) -> None:
+def begin_for(tables: Iterable[Table], lost: Collection[str]) -> None:
+    """Begins a pass over the tables of whose rows internal tables have told that are lost; inside a transaction."""
+    for table in tables:
+        if "mycomesh_parked" in lost:
+            park_again(table)
+        if {"mycomesh_sweeps", pending_name(table.table_id)} & {*lost}:
+            begin(table)
+
+
+def doubt(table: Table) -> bool:
     """Has the drain compare every row of which an update waits: other columns of it may have been written uncaptured.
 
-    To stamp the columns that an update names digests the others as they are. Inside a transaction.
+    To stamp the columns that an update names digests the others as they are. Does nothing and returns false where a pass is
+    under way. Inside a transaction.
     """
+    if table.table_id in going(table.store.db):
+        return False
     words = word_names(table.bits_captured)
     table.store.db.execute(
         f"UPDATE {pending_name(table.table_id)} SET {', '.join(f'{word} = {LOOK_AGAIN}' for word in words)} WHERE what >= 0"
     )
+    return True
 
 
 def going(db: Any) -> set[int]:
@@ -148,9 +163,11 @@ def _log_all(table: Table, place: Place, limit: int, *, adopting: bool, written:
 
 
 def look_at(table: Table, rows: Sequence[Row]) -> None:
-    """Has the drain find out what these rows have become. Inside a transaction."""
+    """Has the drain find out what these rows have become; who has lost its record is parked again. Inside a transaction."""
     spec = table.spec
     for row in rows:
+        if _parked_again(table, row):
+            continue
         found = table.where_values(row)
         assert found is not None, "only rows that have a place in the table are suspect"
         table.store.db.execute(look_statement(spec, table.table_id, LOOK_AGAIN, found[0]), found[1])
@@ -162,6 +179,24 @@ def look_at(table: Table, rows: Sequence[Row]) -> None:
                 f" VALUES({OP_EVICT}, NULL, {', '.join(map(mark, values))})",
                 tuple(map(bound, values)),
             )
+
+
+def park_again(table: Table) -> None:
+    """Writes the records of parked rows that `mycomesh_parked` has lost. Inside a transaction."""
+    listing = "SELECT place, hlc FROM mycomesh_held WHERE id = ? AND (place, hlc) > (?, ?) ORDER BY place, hlc LIMIT ?"
+    last = (-1, 0)
+    while stamps := table.store.db.execute(listing, (table.table_id, *last, _HELD_ROWS)).fetchall():
+        last = stamps[-1]
+        for row in sorted(set(table.log.rows_of(stamps).values()), key=repr):
+            _parked_again(table, row)
+
+
+def _parked_again(table: Table, row: Row) -> bool:
+    view = RowView.read(table, row)
+    if not view.parked:
+        return False
+    report.park(table, row, table.key(row, view.leaves), _REFUSED, view.owned(), table.store.clock.last >> 16)
+    return True
 
 
 # ---- comparing rows with their entries: nothing is written

@@ -123,9 +123,15 @@ _DATABASE = (
     ),
     Code(
         "database.replaced",
-        "a backup was put back while the node served the file",
-        "sqlite3's .restore, or a program that uses SQLite's backup API, wrote another content into the file; the node opens it"
-        " again: its peers bring what it lacks, and what is new in it goes to them",
+        "the file is not what the node left while it served it",
+        "sqlite3's .restore, or a program that uses SQLite's backup API, wrote another content into the file, or somebody dropped"
+        " a table of the node's own; the node opens it again: its peers bring what it lacks, and what is new in it goes to them",
+    ),
+    Code(
+        "database.mended",
+        "tables of the node's own were made again",
+        "somebody dropped or altered them; every row that they told of is compared with the change log, so that what no trigger"
+        " captured is found. Records of conflicts that were in mycomesh_conflicts are gone",
     ),
     Code(
         "database.foreign",
@@ -173,6 +179,12 @@ _DATABASE = (
         "what was written here stays here",
         "this node's certificate gives it no right to write the tables that the line names",
         "ask for a ticket or a code with --write PATTERN, and join again",
+    ),
+    Code(
+        "capture.restored",
+        "tables were made anew, or had lost the triggers that capture writes",
+        "a program or a person rebuilt them, loaded a dump, or dropped the triggers; these are back, and what was written"
+        " meanwhile is found by comparing each row with the change log",
     ),
     Code(
         "scrub.found",

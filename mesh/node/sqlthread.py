@@ -15,8 +15,10 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+import apsw
+
 from mesh.node.errors import NodeError
-from sync.errors import FileReplacedError, SyncError
+from sync.errors import DatabaseBusyError, FileReplacedError, SyncError
 from sync.events import (
     Action,
     BatchReceived,
@@ -283,10 +285,7 @@ class SqlThread:
         try:
             actions = self._exchange.handle(event, now_ms, wall_ms)
         except FileReplacedError as error:
-            # A backup put back under a running node is what it is under a stopped one.
-            text = f"{error}; the node goes on with what is there"
-            actions = [*self._exchange.farewell("begins anew"), Notice("database.replaced", text, {}, "warning")]
-            self._exchange = self._open()
+            actions = self._begun_anew(str(error), event, now_ms)
         except SyncError as error:
             # The file refused (disk full, another program holds the lock): the event is void, rounds repeat its work.
             self._timer.paused_until = now_ms + REFUSED_PAUSE_MS
@@ -294,6 +293,17 @@ class SqlThread:
         if actions:
             self._report(Acted(actions))
         self.breathe()
+
+    def _begun_anew(self, text: str, event: Event, now_ms: int) -> list[Action]:
+        """Open the file again: a backup put back under a running node is what it is under a stopped one."""
+        assert self._exchange is not None
+        try:
+            opened = self._open()
+        except DatabaseBusyError as error:  # the next event meets the same, and tries again
+            self._timer.paused_until = now_ms + REFUSED_PAUSE_MS
+            return self._refused(str(error), event, now_ms)
+        ending, self._exchange = self._exchange.farewell("begins anew"), opened
+        return [*ending, Notice("database.replaced", f"{text}; the node goes on with what is there", {}, "warning")]
 
     def _refused(self, text: str, event: Event, now_ms: int) -> list[Action]:
         """Say why the file refused an event; the same again only after a while."""
@@ -306,6 +316,9 @@ class SqlThread:
         """Run a job and hand its outcome back; say whether the thread ends."""
         try:
             result = job.run()
+        except apsw.SQLError as error:
+            job.outcome.set_exception(NodeError(f"the file's tables have just changed ({error}); ask again"))
+            return job.last or self._exchange is None
         except Exception as error:  # noqa: BLE001  (whoever asked gets the error, whatever it is)
             job.outcome.set_exception(error)
             return job.last or self._exchange is None

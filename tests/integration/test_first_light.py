@@ -35,19 +35,6 @@ ANSWER = "1|40.7128|-74.006|500|2023-09-11 12:34:56\n"
 pytestmark = pytest.mark.skipif(SQLITE is None, reason="needs the stock sqlite3 shell (apt-get install sqlite3)")
 
 
-@pytest.fixture
-def pair(machine):
-    """Two members: alpha, which made the mesh, and bravo, which joined by a code; both serve."""
-    alpha, bravo = machine("alpha"), machine("bravo")
-    alpha.done("init", "--name", "fleet", "--node-name", "alpha")
-    alpha.up()
-    code = alpha.done("invite").strip()
-    joined = bravo.run("join", code, "--node-name", "bravo", "--no-multicast", "--peer", alpha.address)
-    assert "joined mesh 'fleet' as 'bravo'" in joined.stderr, joined.stderr
-    bravo.up("--port", "0", "--peer", alpha.address)
-    return alpha, bravo
-
-
 def free_port():
     with socket.create_server(("127.0.0.1", 0)) as server:
         return server.getsockname()[1]

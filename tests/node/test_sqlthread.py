@@ -5,12 +5,13 @@ from __future__ import annotations
 import threading
 from queue import Queue
 
+import apsw
 import pytest
 
 from mesh.node import sqlthread
 from mesh.node.errors import NodeError
 from mesh.node.sqlthread import Acted, Broken, SqlThread
-from sync.errors import DatabaseError, FileReplacedError
+from sync.errors import DatabaseBusyError, DatabaseError, FileReplacedError
 from sync.events import (
     BatchReceived,
     CommitSeen,
@@ -257,6 +258,28 @@ def test_a_file_that_holds_another_content_is_opened_again(reports):
     thread.stop(lambda: None).result(WAIT_S)
 
 
+def test_a_file_that_is_locked_when_it_is_to_be_opened_again_is_opened_with_the_next_event(reports):
+    first, second = RecordingExchange(), RecordingExchange()
+    answers = iter([first, DatabaseBusyError("another program holds its write lock"), second])
+
+    def opened():
+        answer = next(answers)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    thread = SqlThread(opened, reports.put, lambda: (0, 0))
+    thread.start().result(WAIT_S)
+    for events in (["database.refused"], ["database.replaced"]):
+        first.error = FileReplacedError("another content")
+        thread.submit(CommitSeen())
+        assert [each.event for each in reports.get(timeout=WAIT_S).actions if isinstance(each, Notice)] == events
+    thread.submit(CommitSeen())
+    reports.get(timeout=WAIT_S)
+    assert second.seen == [CommitSeen()]
+    thread.stop(lambda: None).result(WAIT_S)
+
+
 def test_after_a_refusal_a_past_deadline_does_not_spin(exchange, reports):
     now = [0]
     thread = SqlThread(lambda: exchange, reports.put, lambda: (now[0], 0))
@@ -292,6 +315,13 @@ def test_nobody_waits_for_a_thread_that_has_ended(sql, exchange):
         queued.result(WAIT_S)
     with pytest.raises(NodeError, match="closed its file"):
         sql.call(lambda: 1).result(WAIT_S)
+
+
+def test_who_asks_while_a_table_of_ours_is_gone_is_told_to_ask_again(sql):
+    db = apsw.Connection(":memory:")
+    with pytest.raises(NodeError, match=r"just changed \(no such table: mycomesh_parked\); ask again"):
+        sql.call(lambda: db.execute("SELECT * FROM mycomesh_parked")).result(WAIT_S)
+    assert sql.call(lambda: 42).result(WAIT_S) == 42
 
 
 def test_a_question_gets_its_answer_or_its_error(sql):

@@ -1,0 +1,230 @@
+"""Tables and triggers of the node's own that a person drops or alters: made again, or told in one line; no user's row is lost."""
+
+from __future__ import annotations
+
+import subprocess
+
+import apsw
+import pytest
+
+from sync.errors import DatabaseError, FileReplacedError
+from tests.sync.exchanges import World
+from tests.sync.peers import Peer, assert_equal, content, converge, shell
+
+DDL = (
+    "CREATE TABLE t(id INTEGER PRIMARY KEY, v UNIQUE, w); CREATE TABLE bag(v, w); CREATE TABLE k(k TEXT PRIMARY KEY, v)"
+)
+FILL = (
+    "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 12) INSERT INTO bag SELECT i, i FROM n;"
+    " INSERT INTO t VALUES(1, 'a', 1), (2, 'b', 2), (3, 'c', 3); INSERT INTO k VALUES('a', 1), (NULL, 2)"
+)
+WRITES = (
+    "INSERT INTO t VALUES({0}, 'x{0}', 1)",
+    "INSERT INTO bag VALUES('x{0}', 1)",
+    "INSERT INTO k VALUES('x{0}', 1)",
+    "UPDATE bag SET w = 'x{0}' WHERE v = {0}",
+)
+NO_MORE = ("changes", "held", "meta", "replicated", "runs", "schema", "sites")
+
+
+@pytest.fixture(scope="module")
+def ours(tmp_path_factory):
+    """(type, name) of everything of the node's own in such a file."""
+    peer = Peer(tmp_path_factory.mktemp("ours") / "0.db", 0)
+    peer.sql(DDL)
+    peer.drain()
+    listing = (
+        "SELECT type, name FROM sqlite_schema WHERE name GLOB 'mycomesh_*' AND sql IS NOT NULL ORDER BY type, name"
+    )
+    found = peer.sql(listing)
+    peer.close()
+    return found
+
+
+def filled(tmp_path, number):
+    """Two replicas that have rows, a tombstone, and a row on each that the UNIQUE of `t` has parked."""
+    one, two = (Peer(tmp_path / f"{number}.{side}.db", side) for side in range(2))
+    one.sql(DDL)
+    converge([one, two])
+    one.sql(FILL)
+    converge([one, two])
+    one.sql("INSERT INTO t VALUES(10, 'dup', 1)")
+    two.sql("INSERT INTO t VALUES(11, 'dup', 1); DELETE FROM t WHERE id = 3")
+    converge([one, two])
+    assert len(one.recorded("mycomesh_parked")) == 1
+    two.sql("UPDATE bag SET w = 'theirs' WHERE v = 5")
+    return one, two
+
+
+def written(peer, number):
+    """What an application writes, of which some may fail while a table of ours is not there."""
+    for write in WRITES:
+        subprocess.run(["sqlite3", str(peer.path), write.format(number)], capture_output=True, check=False, timeout=60)
+
+
+def reopen(peer):
+    peer.recalled = dict([peer.replica.noted])
+    peer.close()
+    peer.open()
+
+
+def hurt(peer, statement, *, running):
+    """A person's statement, a few writes, and what a node does then: looks, and opens a file again that it does not know."""
+    if not running:
+        peer.close()
+    shell(peer.path, f"{statement};")
+    written(peer, 7)
+    db = apsw.Connection(str(peer.path))
+    before = content(db)
+    db.close()
+    if not running:
+        peer.open()
+        return before
+    try:
+        peer.drain()
+    except FileReplacedError:
+        reopen(peer)
+    return before
+
+
+def assert_unhurt(one, two, before):
+    written(one, 8)
+    converge([one, two])
+    assert_equal(one, two)
+    assert one.scrub().found == two.scrub().found == 0
+    after = one.tables()
+    wanted = {
+        name: [row for row in rows if row[:2] not in (("integer", 5), ("integer", 8))] for name, rows in before.items()
+    }
+    assert all(row in after[name] for name, rows in wanted.items() for row in rows)
+    assert ("integer", 5, "text", b"theirs") in after["bag"]
+    assert {("text", b"x8", "integer", 1), ("integer", 8, "text", b"x8")} <= set(after["bag"])
+    assert [row[1] for row in one.recorded("mycomesh_parked")] == [row[1] for row in two.recorded("mycomesh_parked")]
+    two.sql("UPDATE t SET v = 'other' WHERE v = 'dup'")  # makes room for the row that is parked
+    converge([one, two])
+    assert_equal(one, two)
+    assert one.sql("SELECT count(*) FROM t WHERE id IN (10, 11)") == [(2,)]
+    assert one.recorded("mycomesh_parked") == []
+
+
+@pytest.mark.parametrize("running", [False, True], ids=["stopped", "running"])
+def test_whatever_is_dropped_is_made_again_or_told_and_no_row_is_lost(tmp_path, ours, running):
+    assert len(ours) > 40
+    for number, (kind, name) in enumerate(ours):
+        one, two = filled(tmp_path, number)
+        rows = one.tables()
+        if kind == "table" and name.split("_")[1] in NO_MORE:
+            with pytest.raises(
+                DatabaseError, match=f"{name} was dropped, emptied or altered, and cannot be made again"
+            ):
+                hurt(one, f"DROP TABLE {name}", running=running)
+            db = apsw.Connection(str(one.path))
+            assert all(
+                set(rows[table]) - set(found) <= {("integer", 7, "integer", 7)} for table, found in content(db).items()
+            )
+            db.close()
+        else:
+            assert_unhurt(one, two, hurt(one, f"DROP {kind} {name}", running=running))
+        one.close()
+        two.close()
+
+
+@pytest.mark.parametrize("running", [False, True], ids=["stopped", "running"])
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "ALTER TABLE mycomesh_pending_2 RENAME TO elsewhere",
+        "ALTER TABLE mycomesh_pending_2 RENAME COLUMN r TO z",
+        "ALTER TABLE mycomesh_pending_3 RENAME COLUMN k0 TO z",
+        "ALTER TABLE mycomesh_pending_2 RENAME COLUMN what TO z",
+        "ALTER TABLE mycomesh_pending_2 ADD COLUMN z",
+        "ALTER TABLE mycomesh_parked ADD COLUMN z",
+        "ALTER TABLE mycomesh_vectors RENAME COLUMN upto TO z",
+        "DROP TABLE mycomesh_pending_2; CREATE TABLE mycomesh_pending_2(z)",
+        "DROP TRIGGER mycomesh_2_insert; CREATE TRIGGER mycomesh_2_insert AFTER INSERT ON bag BEGIN SELECT 1; END",
+        "DELETE FROM bag WHERE v = 3; DROP INDEX mycomesh_2_keep; VACUUM",
+        "DROP TABLE mycomesh_pending_2; DROP TABLE mycomesh_parked; DROP TABLE mycomesh_vectors; DROP TABLE mycomesh_collected",
+        "DELETE FROM mycomesh_pending_2",
+        "DELETE FROM mycomesh_sweeps",
+        "DELETE FROM mycomesh_mark",
+        "DELETE FROM mycomesh_collected",
+    ],
+)
+def test_what_is_altered_or_emptied_is_made_again_and_no_row_is_lost(tmp_path, statement, running):
+    one, two = filled(tmp_path, 0)
+    before = hurt(one, statement, running=running)
+    if "RENAME TO elsewhere" in statement:
+        converge([one, two])
+        del before["elsewhere"]
+    assert_unhurt(one, two, before)
+    one.close()
+    two.close()
+
+
+@pytest.mark.parametrize("running", [False, True], ids=["stopped", "running"])
+@pytest.mark.parametrize(
+    ("statement", "said"),
+    [
+        ("DELETE FROM mycomesh_meta", "mycomesh_meta was dropped, emptied"),
+        ("DELETE FROM mycomesh_sites", "mycomesh_sites was dropped, emptied"),
+        ("DELETE FROM mycomesh_replicated", "mycomesh_replicated was dropped, emptied"),
+        (
+            "ALTER TABLE mycomesh_changes_2 RENAME COLUMN digest TO z",
+            "mycomesh_changes_2 was dropped, emptied or altered",
+        ),
+        ("ALTER TABLE mycomesh_runs_2 RENAME TO elsewhere", "mycomesh_runs_2 was dropped"),
+        ("DROP TABLE mycomesh_peers; CREATE VIEW mycomesh_peers AS SELECT 1 AS a", "its view mycomesh_peers"),
+    ],
+)
+def test_what_nothing_can_make_again_is_told_at_the_next_opening(tmp_path, statement, said, running):
+    one, two = filled(tmp_path, 0)
+
+    def hurt_and_opened():
+        hurt(one, statement, running=running)
+        reopen(one)
+
+    with pytest.raises(DatabaseError, match=said):
+        hurt_and_opened()
+    one.close()
+    two.close()
+
+
+def test_names_that_were_given_are_not_made_up_again(tmp_path):
+    one, two = filled(tmp_path, 0)
+    one.shell("ALTER TABLE k RENAME COLUMN v TO value;")
+    converge([one, two])
+    with pytest.raises(DatabaseError, match="mycomesh_names was dropped"):
+        hurt(one, "DROP TABLE mycomesh_names", running=True)
+    one.close()
+    two.close()
+
+
+def test_a_record_of_a_parked_row_that_is_deleted_deletes_no_row(tmp_path):
+    one, two = filled(tmp_path, 0)
+    parked = one.recorded("mycomesh_parked")
+    one.shell("DELETE FROM mycomesh_parked;")
+    assert one.scrub().found == 1
+    converge([one, two])
+    assert_equal(one, two)
+    assert [row[1] for row in one.recorded("mycomesh_parked")] == [row[1] for row in parked]
+    two.sql("UPDATE t SET v = 'other' WHERE v = 'dup'")
+    converge([one, two])
+    assert_equal(one, two)
+    assert one.sql("SELECT count(*) FROM t WHERE id IN (10, 11)") == [(2,)]
+    one.close()
+    two.close()
+
+
+def test_an_exchange_meets_a_dropped_table_in_whatever_it_does_and_the_next_one_tells(tmp_path):
+    world = World.made(tmp_path, 2)
+    one, two = world.nodes
+    world.write(one, f"{DDL}; {FILL}")
+    world.link(one, two)
+    world.run(5_000)
+    one.peer.shell("DROP TABLE mycomesh_collected; DROP TABLE mycomesh_pending_2;")
+    world.write(two, "INSERT INTO bag VALUES('theirs', 1)")
+    with pytest.raises(
+        FileReplacedError, match="mycomesh_collected, mycomesh_pending_2 was dropped or altered while it was"
+    ):
+        world.run(5_000)
+    world.close()
