@@ -10,15 +10,17 @@ from typing import Any
 
 from sync.rawtext import lenient
 
-__all__ = ["COMMENTS", "TOKEN", "readable", "without_comments"]
+__all__ = ["BLANKS", "COMMENTS", "TOKEN", "readable", "without_comments"]
 
 # Strings, quoted names, comments; what is left are words, brackets and commas.
 TOKEN = re.compile(
     r"""'(?:[^']|'')*' | "(?:[^"]|"")*" | `(?:[^`]|``)*` | \[[^\]]*\]
-    | --[^\n]* | /\*.*?(?:\*/|\Z) | [(),] | [^\s(),'"`\[]+ | \s+ | .""",
+    | --[^\n]* | /\*.*?(?:\*/|\Z) | [(),] | [ \t\n\f\r]+ | \ufeff
+    | (?:[^ \t\n\f\r(),'"`\[/-] | -(?!-) | /(?!\*))+ | .""",
     re.VERBOSE | re.DOTALL,
 )
 COMMENTS = ("--", "/*")
+BLANKS = " \t\n\f\r\ufeff"  # a byte order mark is one where no name goes on, as in SQLite
 
 
 def without_comments(sql: str) -> str:
