@@ -19,6 +19,7 @@ __all__ = [
     "OP_DELETE",
     "OP_EVICT",
     "OP_INSERT",
+    "TIMED",
     "WORD_BITS",
     "create_statements",
     "drop_statements",
@@ -38,7 +39,7 @@ OP_DELETE = -2
 OP_EVICT = -3  # a REPLACE may have removed this row without any delete trigger: look
 # Bits of one mask word: the largest whole number that keeps every word a positive 63-bit integer.
 WORD_BITS = 62
-_NOW = "julianday()"  # now: without an argument, which would be parsed for each row
+TIMED = "julianday()"  # the time of a write is noted: now, without an argument, which would be parsed for each row
 # Columns compared in one decision tree: of three columns seven comparisons are written and three are run.
 _TREE_COLUMNS = 3
 
@@ -157,7 +158,7 @@ def _key_values(spec: TableSpec, row: str) -> list[str]:
 
 def _log(spec: TableSpec, table_id: int, op: int, row: str, *, timed: bool = True) -> str:
     columns = ", ".join(["what", *(["at"] if timed else []), *key_names(spec)])
-    values = ", ".join([str(op), *([_NOW] if timed else []), *_key_values(spec, row)])
+    values = ", ".join([str(op), *([TIMED] if timed else []), *_key_values(spec, row)])
     return f"INSERT INTO {pending_name(table_id)}({columns}) VALUES({values})"
 
 
@@ -181,7 +182,7 @@ def _log_update(spec: TableSpec, table_id: int, bits: Mapping[str, int], words: 
         for word in captured
     ]
     columns = ", ".join(["at", *words, *key_names(spec)])
-    values = ", ".join([_NOW, *masks, *_key_values(spec, "NEW")])
+    values = ", ".join([TIMED, *masks, *_key_values(spec, "NEW")])
     return f"INSERT INTO {pending_name(table_id)}({columns}) VALUES({values})"
 
 
@@ -237,6 +238,6 @@ def _other_row(spec: TableSpec) -> str:
 def _evict(spec: TableSpec, table_id: int, indexes: Sequence[UniqueIndex], condition: str = "") -> list[str]:
     """Notes the rows that a REPLACE would remove through UNIQUE indexes, whatever the statement turns out to do."""
     names = ", ".join(["what", "at", *key_names(spec)])
-    values = ", ".join([str(OP_EVICT), _NOW, *_key_values(spec, "e")])
+    values = ", ".join([str(OP_EVICT), TIMED, *_key_values(spec, "e")])
     log = f"INSERT INTO {pending_name(table_id)}({names}) SELECT {values} FROM {quoted(spec.name)} e"
     return [f"{log} WHERE {index.match}{condition}" for index in indexes]

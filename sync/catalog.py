@@ -18,11 +18,14 @@ import apsw
 from sync import internals, mark, sweep
 from sync.capture import fits
 from sync.changelog import ChangeLog, changes_name
-from sync.definitions import converting, described, redefined
-from sync.facts import INDEX, SCHEMA_ID, SCHEMA_TABLE, TABLE, Facts
+from sync.definitions import described
+from sync.differences import Differences
+from sync.facts import SCHEMA_ID, SCHEMA_TABLE, Facts
 from sync.following import Following
+from sync.generated import composed
+from sync.generating import Generating
 from sync.identifiers import fold, quoted
-from sync.indexes import column_names, user_indexes
+from sync.indexes import column_names
 from sync.installation import births_mark, captured, clear, make_log, numbered, put_on, take_off
 from sync.keep_both import convert
 from sync.migrating import migrate
@@ -30,6 +33,7 @@ from sync.migration import Plan
 from sync.names import Names
 from sync.policy import Policies, name_fact
 from sync.realign import realign
+from sync.recording import record_facts
 from sync.runs import runs_name
 from sync.schema import FileSchema, TableSpec, UnsupportedTable, read_table, user_tables
 from sync.shedding import shed
@@ -78,12 +82,16 @@ class Catalog:
         self.policies = Policies()
         self.names: Names
         self._file = FileSchema(store.db)
-        self._defined: dict[str, tuple[str, TableSpec | None]] = {}  # by the mesh's name: a fact, and what it defines
+        self._differences = Differences()
+        self.generating = Generating(store, self)
+        # By the mesh's name: a table's fact, those of its generated columns, and what they define.
+        self._defined: dict[str, tuple[str, dict[str, str], TableSpec | None]] = {}
         self._anew: frozenset[str] = frozenset()  # folded names of tables that were made since the last `refresh`
         self._version = -1
         # Tables and notes before the running transaction's refresh
         self._before: tuple[dict[str, Table], dict[str, str]] | None = None
         self._ours: dict[str, str] = {}  # our own tables, as they stood after the last `refresh`
+        self._followed = False  # whether generated columns are as facts have them that came before this file was opened
         self._unfinished = False  # whether some table has writes to be stamped before its triggers change
         self._sums: dict[int, tuple[int, int, int]] = {}
         store.enlist(self)
@@ -98,6 +106,7 @@ class Catalog:
         if self._before is not None:
             self._version = -1
             self._ours = {}
+            self._followed = False
             self.notes = self._before[1]
             self._put_back(self._before[0])
             self._before = None
@@ -179,16 +188,24 @@ class Catalog:
         for table in self.tables.values():
             table.count(self.policies.counters_of(table.spec))
             table.dropped = self.policies.dropped_of(table.spec.folded)
+        version = self._file.version()
         self._record_facts()
         for mesh, table in self.tables.items():
-            told = converting(table.spec, self.defined(mesh))
-            table.converting = frozenset(told)
-            for note in told.values():
-                self.notes.setdefault(mesh, note)
+            self._differences.tell(table, self.defined(mesh), self.notes)
         drain(self.tables[SCHEMA_TABLE])
         mark.renew(self._store.db)
         self._ours = internals.standing(self._store.db)
-        self._version = -1 if self._unfinished else self._file.version()
+        self._version = -1 if self._unfinished else version
+
+    def _record_facts(self) -> None:
+        """Writes down what the facts lack, and follows them where they say more together than they did alone."""
+        before = self.facts.written
+        record_facts(self._store.db, self)
+        self.generating.record()
+        if self.facts.written != before or not self._followed:  # a file may come from a version that knew none of them
+            self._followed = True
+            self.read_decisions()
+            Following(self._store, self).regenerate()
 
     def read_decisions(self) -> None:
         """Reads what the mesh has decided about tables, and what this file calls them."""
@@ -447,6 +464,7 @@ class Catalog:
         db = self._store.db
         self.forget(mesh)
         self.names.forget(mesh)
+        self.generating.forget(mesh)
         self.notes.pop(mesh, None)
         found = db.execute("SELECT id FROM mycomesh_replicated WHERE name = ?", (mesh,)).fetchone()
         if found is None:
@@ -473,41 +491,13 @@ class Catalog:
     # ---- facts
 
     def defined(self, mesh: str) -> TableSpec | None:
-        """Returns what a table's fact defines, None if it has none or that is anything else."""
+        """Returns what a table's facts define, None if it has none or that is anything else."""
         fact = self.facts.of(mesh)
         if fact is None:
             return None
+        generated = self.policies.generated.get(mesh, {})
         known = self._defined.get(mesh)
-        if known is None or known[0] != fact:
-            known = self._defined[mesh] = fact, described(fact)
-        return known[1]
-
-    def _record_facts(self) -> None:
-        """Writes a fact for every table that the facts do not fully define, every name of its own, and every index."""
-        for mesh in [key for key in self.tables if key != SCHEMA_TABLE]:
-            spec = self.tables[mesh].spec
-            defined = self.defined(mesh)
-            if defined is None or not {c.folded for c in spec.columns} <= {c.folded for c in defined.columns}:
-                self.define(spec)
-            if spec.mesh and (mesh,) not in self.policies.shown:
-                self.facts.write(*name_fact((mesh,), spec.name))
-            for column in spec.columns:
-                if column.mesh and (mesh, column.folded) not in self.policies.shown:
-                    self.facts.write(*name_fact((mesh, column.folded), column.name))
-        local = {fold(table.spec.name) for table in self.tables.values()}
-        for name, table, sql in user_indexes(self._store.db):
-            key = f"{INDEX}:{fold(name)}"
-            if fold(table) in local and not self.facts.of(key):
-                self.facts.write(key, INDEX, sql)
-
-    def define(self, spec: TableSpec) -> None:
-        """Writes down a table's definition as it is in this file, in the mesh's names."""
-        left = [name for name in column_names(self._store.db, spec.name) if fold(name) not in spec.meshes]
-        renamed = {fold(column.name): column.mesh for column in spec.columns if column.mesh}
-        sql: str | None = spec.sql
-        if left or renamed or spec.mesh:
-            sql = redefined(spec.sql, table=spec.folded, columns=renamed, without=left)
-        if sql is None:
-            self.notes[spec.folded] = "its definition cannot be told to other nodes under its first names"
-            return
-        self.facts.write(spec.folded, TABLE, sql)
+        if known is None or known[:2] != (fact, generated):
+            sql = composed(fact, generated) if generated else fact
+            known = self._defined[mesh] = fact, generated, described(sql)
+        return known[2]

@@ -13,13 +13,14 @@ from typing import Any
 
 import apsw
 
+from sync.clauses import columns, definition_of
 from sync.identifiers import INTERNAL_PREFIX, fold, quoted
 from sync.schema import TableSpec, UnsupportedTable, read_table, user_tables
 from sync.sqltext import without_comments
 
 __all__ = [
-    "column_clause",
-    "converting",
+    "adding",
+    "column_clauses",
     "described",
     "only",
     "redefined",
@@ -28,6 +29,8 @@ __all__ = [
     "scratch",
 ]
 
+# (operation, its two subjects, schema, trigger) -> whether SQLite may do it
+Authorizer = Callable[[int, str | None, str | None, str | None, str | None], int]
 _SPARE = "mycomesh_spare_"  # of names that stand for a moment
 
 
@@ -54,17 +57,6 @@ def described(sql: str) -> TableSpec | None:
         return None
 
 
-def converting(spec: TableSpec, defined: TableSpec | None) -> dict[str, str]:
-    """Returns the columns that store some values in another form than the mesh's definition, each with a line that says so."""
-    theirs = {column.folded: column.affinity for column in defined.columns} if defined is not None else {}
-    return {
-        column.folded: f"column {column.name!r} stores values as {column.affinity} here and as {theirs[column.folded]} on the"
-        " mesh: nodes show '1', 1 or 1.0 for one value; declare it alike"
-        for column in spec.columns
-        if theirs.get(column.folded, column.affinity) != column.affinity
-    }
-
-
 def redefined(sql: str, *, table: str, columns: Mapping[str, str], without: Iterable[str] = ()) -> str | None:
     """Returns the CREATE TABLE of the same table under other names; None if its SQL does not allow that.
 
@@ -79,8 +71,7 @@ def redefined(sql: str, *, table: str, columns: Mapping[str, str], without: Iter
             rename_columns(db, name, columns)
             rename_tables(db, {name: table})
             (name,) = user_tables(db)[0]
-            listing = "SELECT sql FROM sqlite_schema WHERE type = 'table' AND name = ?"
-            return str(db.execute(listing, (name,)).fetchone()[0])
+            return definition_of(db, name)
     except (apsw.Error, ValueError):
         return None
 
@@ -106,20 +97,43 @@ def _steps(names: Mapping[str, str]) -> list[tuple[str, str]]:
     return [*spare.items(), *((spare[old], new) for old, new in moving.items())]
 
 
-def column_clause(db: Any, table: str, column: str, name: str) -> str:
-    """Returns what ADD COLUMN needs to make, under that name, a column as one of a scratch database's table."""
+def column_clauses(db: Any, table: str, column: str) -> list[str]:
+    """Returns texts by which ADD COLUMN makes a column as one of a scratch database's table: the most of it first.
+
+    ALTER TABLE takes less than CREATE TABLE does, and what rows here refuse not at all: the column is better than none.
+    """
+    whole = columns(db, table).get(fold(column))
     declared, collation, not_null, _key, _auto = db.column_metadata("main", table, column)
     default = db.execute("SELECT dflt_value FROM pragma_table_info(?) WHERE name = ?", (table, column)).fetchone()[0]
-    default = None if default is None else without_comments(default)
-    parts = [quoted(name), declared or "", f"COLLATE {quoted(collation)}" if collation else ""]
-    if default is not None:
-        parts.append(f"DEFAULT ({default})" if not_null else f"DEFAULT {default}")
-    if not_null and default is not None:
-        parts.append("NOT NULL")
-    return " ".join(parts)
+    bare = f"{quoted(column)} {declared or ''} COLLATE {quoted(collation)}"
+    if default is None:
+        return [*filter(None, [whole]), bare]
+    default = f"DEFAULT ({without_comments(default)}){' NOT NULL' if not_null else ''}"
+    return [*filter(None, [whole]), f"{bare} {default}", bare]
 
 
-def only(action: int) -> Callable[[int, str | None, str | None, str | None, str | None], int]:
+def adding(table: str) -> Authorizer:
+    """An authorizer that lets SQL add one column to one table, and have SQLite see whether its rows bear it."""
+    allowed = {apsw.SQLITE_SELECT, apsw.SQLITE_READ, apsw.SQLITE_FUNCTION}
+    altered = False
+
+    def authorize(operation: int, first: str | None, second: str | None, third: str | None, _fourth: str | None) -> int:
+        nonlocal altered
+        if operation == apsw.SQLITE_ALTER_TABLE:
+            permitted = not altered and (first, second, third) == ("main", table, None)
+            altered = True
+        elif operation == apsw.SQLITE_UPDATE:
+            permitted = first in ("sqlite_master", "sqlite_schema")
+        elif operation == apsw.SQLITE_PRAGMA:
+            permitted = (first, second) == ("quick_check", table)
+        else:
+            permitted = operation in allowed
+        return apsw.SQLITE_OK if permitted else apsw.SQLITE_DENY
+
+    return authorize
+
+
+def only(action: int) -> Authorizer:
     """An authorizer that lets SQL make one thing: no other statement, no ATTACH, no pragma, no reading of tables.
 
     What it makes is a user's: no index of one of our names, nor on one of our tables, where it could refuse what we write.

@@ -30,6 +30,7 @@ class Facts:
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self.written = 0  # ever, by this object
 
     def all(self, kind: str) -> list[tuple[str, str]]:
         """Returns (name, sql) of every fact of a kind that can be one, by name."""
@@ -44,6 +45,7 @@ class Facts:
 
     def write(self, name: str, kind: str, sql: str) -> None:
         """Writes one fact, to be stamped by the next drain; inside a transaction."""
+        self.written += 1
         self._store.db.execute(
             f"INSERT INTO {SCHEMA_TABLE} VALUES(?, ?, ?) ON CONFLICT(name) DO UPDATE SET sql = excluded.sql",
             (name, kind, sql),

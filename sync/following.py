@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 import apsw
 
 from sync import report
-from sync.definitions import column_clause, only, redefined, rename_columns, rename_tables, scratch
+from sync.additions import add_column
+from sync.definitions import column_clauses, only, redefined, rename_columns, rename_tables, scratch
 from sync.facts import INDEX, SCHEMA_TABLE, TABLE
 from sync.identifiers import fold, quoted
 from sync.indexes import column_names, user_indexes
@@ -47,19 +48,22 @@ class Following:
         for subject in sorted(self._catalog.policies.dropped):
             if len(subject) == 1:
                 self._drop_table(subject[0])
+        self._catalog.generating.follow(self._tables(), self._again, self._follow_stored)
+        for _, sql in indexes:
+            if sql:
+                self._make_index(sql)
+
+    def _follow_stored(self) -> None:
         for table in self._tables():
             self._drop_columns(table)
         for table in self._tables():
             self._rename_columns(table)
-        defined = [name for name, _ in facts.all(TABLE)]
+        defined = [name for name, _ in self._catalog.facts.all(TABLE)]
         shown = self._shown(defined)
         self._rename_tables(shown)
         for name in defined:
             if self._catalog.admits(name):
                 self._define(name, shown[name])
-        for _, sql in indexes:
-            if sql:
-                self._make_index(sql)
 
     def make(self, mesh: str) -> bool:
         """Makes one table of the mesh that is not here; returns whether it is."""
@@ -68,6 +72,16 @@ class Following:
             return False
         self._define(mesh, self._shown(defined)[mesh])
         return fold(self._catalog.names.table(mesh)) in {fold(name) for name in user_tables(self._db)[0]}
+
+    def regenerate(self) -> None:
+        """Follows the facts of generated columns alone, where the triggers know every column: writes may have no stamps yet."""
+        stated = self._catalog.policies.generated
+        tables = [
+            table
+            for table in self._tables()
+            if table.installed and (table.spec.generated or table.spec.folded in stated)
+        ]
+        self._catalog.generating.follow(tables, self._again, lambda: None)
 
     def _tables(self) -> list[Table]:
         return [table for name, table in sorted(self._catalog.tables.items()) if name != SCHEMA_TABLE]
@@ -197,8 +211,7 @@ class Following:
         if table is not None:
             if table.spec.identity == defined.identity:
                 have = {column.folded for column in table.spec.columns} | catalog.policies.dropped_of(mesh)
-                self.add_columns(table.spec, [c.folded for c in defined.columns if c.folded not in have])
-                self._compare_defaults(table.spec, defined)
+                self.add_columns(table.spec, [c.folded for c in defined.columns if c.folded not in have], table)
             return
         name = defined.name if fold(shown) == mesh else shown
         listing = "SELECT type FROM sqlite_schema WHERE name = ? COLLATE NOCASE AND type <> 'trigger'"
@@ -208,31 +221,11 @@ class Following:
         elif taken[0] != "table":
             catalog.notes[mesh] = f"not created: this file has a {taken[0]} of that name; rename it"
 
-    def _compare_defaults(self, spec: TableSpec, defined: TableSpec) -> None:
-        """Notes a column that two nodes have added with two defaults: what nobody has written shows each its own."""
-        here = {column.folded: column for column in spec.columns}
-        for column in defined.columns:
-            mine = here.get(column.folded)
-            if mine is not None and mine.default != column.default:
-                self._catalog.notes.setdefault(
-                    spec.folded,
-                    f"column {mine.name!r} has the default {mine.default or 'NULL'} here and {column.default or 'NULL'} on the"
-                    " mesh: where nobody has written it, nodes show different values; write it, or drop it and add it again",
-                )
-
     def _create(self, defined: TableSpec, name: str) -> None:
         catalog, mesh = self._catalog, defined.folded
         dropped = catalog.policies.dropped_of(mesh)
         target = self._column_names(mesh, defined.columns)
-        renamed = {column: here for column, here in target.items() if fold(here) != column}
-        text: str | None = defined.sql
-        if renamed or dropped or fold(name) != mesh:
-            text = redefined(
-                defined.sql,
-                table=name,
-                columns=renamed,
-                without=sorted(dropped & {column.folded for column in defined.columns}),
-            )
+        text = self._renamed_definition(defined, name, target)
         if text is None:
             catalog.notes[mesh] = "not created: its definition on the mesh does not allow the names that it has got"
             return
@@ -242,25 +235,47 @@ class Following:
             if fold(column) in dropped and fold(column) not in map(fold, target.values()):
                 catalog.names.leave(mesh, fold(column), column)
 
-    def add_columns(self, spec: TableSpec, columns: Sequence[str]) -> None:
-        """Adds columns of the mesh's definition to a table of this file, each under the name by which it is shown."""
+    def add_columns(self, spec: TableSpec, columns: Sequence[str], table: Table | None = None) -> None:
+        """Adds columns of the mesh's definition to a table of this file, each under the name by which it is shown.
+
+        `table` is the replicated table where every captured write has its stamp: rows that a column refuses are parked.
+        """
         catalog, mesh = self._catalog, spec.folded
         defined = catalog.defined(mesh) if columns else None
         if defined is None:
             return
         real = {column.folded: column.name for column in defined.columns}
         target = self._column_names(mesh, spec.columns)
-        with scratch(defined.sql) as db:
+        text = self._renamed_definition(defined, spec.name, target)
+        if text is None:
+            catalog.notes[mesh] = (
+                "columns of the mesh are not added here: their definition does not allow the names here"
+            )
+            return
+        with scratch(text) as db:
+            (name,) = user_tables(db)[0]
             for column in columns:
                 if column not in real:
                     continue
-                clause = column_clause(db, defined.name, real[column], target[column])
-                try:
-                    self._db.execute(f"ALTER TABLE {quoted(spec.name)} ADD COLUMN {clause}")
-                except apsw.SQLError as error:
-                    catalog.notes[mesh] = f"column {real[column]!r} of the mesh cannot be added here: {error}"
+                refused = add_column(self._db, spec.name, column_clauses(db, name, target[column]), table)
+                if refused:
+                    catalog.notes[mesh] = f"column {real[column]!r} of the mesh cannot be added here: {refused}"
                 else:
                     catalog.names.record(mesh, spec.name, {column: target[column]})
+
+    def _renamed_definition(self, defined: TableSpec, name: str, target: Mapping[str, str]) -> str | None:
+        """Returns the mesh's definition of a table under these names; None if its SQL does not allow that."""
+        dropped = self._catalog.policies.dropped_of(defined.folded)
+        renamed = {column: here for column, here in target.items() if fold(here) != column}
+        if not renamed and not dropped and fold(name) == defined.folded:
+            return defined.sql
+        own = {column.folded for column in defined.columns}
+        return redefined(
+            defined.sql,
+            table=name,
+            columns={column: here for column, here in renamed.items() if column in own},
+            without=sorted(dropped & own),
+        )
 
     def _make_index(self, sql: str) -> None:
         self._db.authorizer = only(apsw.SQLITE_CREATE_INDEX)

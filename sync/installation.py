@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from sync.capture import create_statements, drop_statements, key_names, pending_name, trigger_names, word_names
+from sync.capture import TIMED, create_statements, drop_statements, key_names, pending_name, trigger_names, word_names
 from sync.changelog import changes_name
 from sync.identifiers import fold, quoted
 from sync.indexes import column_names
@@ -50,9 +50,13 @@ def captured(table: Table, standing: Sequence[tuple[Any, ...]]) -> bool:
         return False
     # RENAME of our log, or of a column of it, has rewritten the triggers.
     logged = re.compile(rf"INSERT INTO {pending_name(table.table_id)}\(([^)]*)\)")
-    columns = {"what", "at", *key_names(table.spec)}
-    found = (logged.search(sql) for sql in triggers)
-    return all(match is not None and columns <= set(match[1].split(", ")) for match in found)
+    columns = {"what", *key_names(table.spec)}
+    for sql in triggers:
+        match = logged.search(sql)
+        wanted = columns | {"at"} if TIMED in sql else columns
+        if match is None or not wanted <= set(match[1].split(", ")):
+            return False
+    return True
 
 
 def numbered(table: Table, standing: Sequence[tuple[Any, ...]]) -> bool:

@@ -28,7 +28,7 @@ from sync.schema import KeyKind
 from sync.shedding import kept
 from sync.table import Row, Table
 
-__all__ = ["Merged", "materialize", "merge_section"]
+__all__ = ["Merged", "materialize", "merge_section", "set_aside"]
 
 _SAVEPOINT = "mycomesh_merge"
 
@@ -403,16 +403,20 @@ def _displace(table: Table, row: Row, values: dict[str, Any]) -> bool:
     """Parks the rows that keep this one out, if every one of them claimed its place later; returns whether any was."""
     rivals = later_claims(table, row, values)
     for rival, index in rivals.items():
-        view = RowView.read(table, rival)
-        key = table.key(rival, view.leaves)
-        target = view.owned()
-        table.delete(rival)
-        parked = _rename_dead(table, view, rival)
-        table.displaced += 1
-        _hold(view, parked, target, frozenset(), all_of_it=True)
-        reason = f"UNIQUE {index}: another row claimed these values first"
-        report.park(table, parked, key, reason, target, table.store.clock.last >> 16)
+        set_aside(table, rival, f"UNIQUE {index}: another row claimed these values first")
     return bool(rivals)
+
+
+def set_aside(table: Table, row: Row, reason: str) -> None:
+    """Parks a row that is shown; inside a transaction in which every captured write has its stamp."""
+    view = RowView.read(table, row)
+    key = table.key(row, view.leaves)
+    target = view.owned()
+    table.delete(row)
+    parked = _rename_dead(table, view, row)
+    table.displaced += 1
+    _hold(view, parked, target, frozenset(), all_of_it=True)
+    report.park(table, parked, key, reason, target, table.store.clock.last >> 16)
 
 
 def _reinsert(table: Table, row: Row, values: dict[str, Any]) -> Row:

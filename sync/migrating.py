@@ -18,6 +18,7 @@ from sync.identifiers import fold
 from sync.indexes import user_indexes
 from sync.migration import Alteration, Plan, run
 from sync.policy import dropped_fact, name_fact
+from sync.recording import define
 from sync.schema import UnsupportedTable
 from sync.store import Store
 from sync.table import Table
@@ -40,6 +41,7 @@ def migrate(store: Store, catalog: Catalog, script: str) -> Plan:
     for table, alteration in altered:
         if _going(table, alteration):
             catalog.shed(table, _going(table, alteration))
+        if _going(table, alteration) or alteration.uncomputed:  # capture may name them
             catalog.uninstall(table.table_id)
     store.db.config(apsw.SQLITE_DBCONFIG_ENABLE_TRIGGER, 1)  # the user's own, as with any client, and capture
     try:
@@ -60,7 +62,7 @@ def migrate(store: Store, catalog: Catalog, script: str) -> Plan:
     catalog.read_decisions()
     for table, alteration in altered:
         if alteration.name:
-            _settle(catalog, table, alteration)
+            _settle(store, catalog, table, alteration)
     return plan
 
 
@@ -103,22 +105,22 @@ def _tell(catalog: Catalog, table: Table, alteration: Alteration) -> None:
     catalog.names.record(mesh, alteration.name, names)
 
 
-def _settle(catalog: Catalog, table: Table, alteration: Alteration) -> None:
+def _settle(store: Store, catalog: Catalog, table: Table, alteration: Alteration) -> None:
     """Has the replica's table stand for what it has become, and its definition be told."""
     mesh, going = table.spec.folded, _going(table, alteration)
     try:
         spec = catalog.spec(mesh, alteration.name)
     except UnsupportedTable as reason:
         raise MigrationError(f"{alteration.name}: {reason}; nothing was changed") from reason
-    for name, owner, sql in user_indexes(table.store.db):
+    for name, owner, sql in user_indexes(store.db):
         if fold(owner) == fold(alteration.name) and catalog.facts.of(f"{INDEX}:{fold(name)}") != sql:
             catalog.facts.write(f"{INDEX}:{fold(name)}", INDEX, sql)
-    if not going:
+    if not going and not alteration.uncomputed:
         if alteration.rebuilt:
-            catalog.define(spec)
+            define(store.db, catalog, spec)
         return
     captured = {column: bit for column, bit in table.bits_captured.items() if column not in going}
     again = catalog.reload(table.table_id, spec, table.bits, table, captured)
-    catalog.define(spec)
+    define(store.db, catalog, spec)
     if not alteration.written:
         catalog.install(again)  # else the refresh that follows finds no triggers, and looks at every row

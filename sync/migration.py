@@ -42,13 +42,15 @@ class Alteration:
     """What becomes of one table that was there before: `name` is "" if it is dropped.
 
     `columns` has, by the folded names from before, the names that its columns end with, "" for one that is dropped;
-    `rebuilt` says that another table stands in its place, and `written` that statements write rows of it.
+    `rebuilt` says that another table stands in its place, `written` that statements write rows of it, and `uncomputed` has the
+    folded names of generated columns that go, though they may come back in another way.
     """
 
     name: str
     columns: dict[str, str]
     rebuilt: bool = False
     written: bool = False
+    uncomputed: frozenset[str] = frozenset()
 
     @property
     def dropped(self) -> frozenset[str]:
@@ -86,6 +88,7 @@ class Plan:
                 lines.append(f"drops {before} and its rows")
                 continue
             lines += [f"drops {before}.{column} and its values" for column in sorted(after.dropped)]
+            lines += [f"drops {before}.{column}, which is computed" for column in sorted(after.uncomputed)]
             lines += [
                 f"renames {before}.{column} to {name}"
                 for column, name in sorted(after.columns.items())
@@ -177,6 +180,8 @@ class _Follower:
         self._marks = {f"{_MARK}{number}": name for number, name in enumerate(self._before)}
         # By the folded name from before: the columns now in order, each with its folded name from before, "" for a new one.
         self._now = {name: [(column, fold(column)) for column in columns] for name, columns in self._before.items()}
+        self._computed = {before: _computed(db, name) for before, name in zip(self._before, names, strict=True)}
+        self._uncomputed: dict[str, frozenset[str]] = {}
         self._written: dict[str, None] = {}
         self._pending: list[str] = []
         self._indexes = self._index_names()
@@ -199,6 +204,11 @@ class _Follower:
         self._pending.clear()
         for before, name in here.items():
             self._now[before] = _moved(self._now[before], column_names(self._db, name))
+            computed = _computed(self._db, name)
+            if not self._computed[before] <= computed:
+                gone = self._computed[before] - computed
+                self._uncomputed[before] = self._uncomputed.get(before, frozenset()) | gone
+            self._computed[before] = computed
 
     def _marked(self) -> dict[str, str]:
         """Returns, by folded names from before, what the tables are called that are still themselves."""
@@ -219,9 +229,9 @@ class _Follower:
             written = before in self._written
             if before in here:
                 ends = {origin: name for name, origin in self._now[before] if origin}
-                alteration = Alteration(
-                    here[before], {fold(name): ends.get(fold(name), "") for name in columns}, False, written
-                )
+                ended = {fold(name): ends.get(fold(name), "") for name in columns}
+                gone = self._uncomputed.get(before, frozenset())
+                alteration = Alteration(here[before], ended, False, written, gone)
             elif before in present:  # made anew under its name: its columns are known by theirs
                 ends = {fold(name): name for name in column_names(self._db, before)}
                 alteration = Alteration(
@@ -232,7 +242,7 @@ class _Follower:
             unchanged = fold(alteration.name) == before and all(
                 fold(new) == old for old, new in alteration.columns.items()
             )
-            if not unchanged or alteration.rebuilt or written:
+            if not unchanged or alteration.rebuilt or alteration.uncomputed or written:
                 found[before] = alteration
         return found
 
@@ -250,6 +260,12 @@ class _Follower:
             f"SELECT {raw_select('name')} FROM sqlite_schema WHERE type = 'index' AND sql IS NOT NULL ORDER BY name"
         )
         return [lenient(*restored(cells)) for cells in self._db.execute(listing).fetchall()]
+
+
+def _computed(db: Any, table: str) -> frozenset[str]:
+    """Returns the folded names of a table's generated columns."""
+    listing = "SELECT name FROM pragma_table_xinfo(?) WHERE hidden IN (2, 3) ORDER BY cid"
+    return frozenset(fold(name) for (name,) in db.execute(listing, (table,)).fetchall())
 
 
 def _moved(before: list[tuple[str, str]], now: list[str]) -> list[tuple[str, str]]:

@@ -12,11 +12,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sync.identifiers import INTERNAL_PREFIX, fold
-from sync.schema import KeyKind, TableSpec
+from sync.schema import SQL_MAX, KeyKind, TableSpec
 
 __all__ = [
     "COUNTER",
     "DROPPED",
+    "GENERATED",
     "KEEP_BOTH",
     "NAME",
     "POLICY",
@@ -25,6 +26,7 @@ __all__ = [
     "counter_fact",
     "counter_refusal",
     "dropped_fact",
+    "generated_fact",
     "keep_both_fact",
     "keep_both_refusal",
     "name_fact",
@@ -34,10 +36,13 @@ COUNTER = "counter"
 POLICY = "policy"
 NAME = "name"
 DROPPED = "dropped"
+GENERATED = "generated"
 SAME_ROW = "same-row"
 KEEP_BOTH = "keep-both"
 # Every row gets another identity, in one transaction: about 40 us each.
 KEEP_BOTH_ROWS_MAX = 10_000
+# Generated columns of one table, those that are no more too: each is tried when any of them changes.
+GENERATED_MAX = 256
 # The wire's longest name, less what a share adds to the counter's (`counter.share_name`).
 COLUMN_CHARS_MAX = 200
 
@@ -47,13 +52,14 @@ class Policies:
     """The policies that the facts of one file state, by the mesh's names.
 
     `shown` is how a table (table,) or a column (table, column) is shown since it was renamed; `dropped` are those that are no
-    more, for good.
+    more, for good. `generated` are texts of generated columns by table and column, "" for one that is no more.
     """
 
     counters: dict[str, frozenset[str]] = field(default_factory=dict)
     keep_both: frozenset[str] = frozenset()
     shown: dict[tuple[str, ...], str] = field(default_factory=dict)
     dropped: frozenset[tuple[str, ...]] = frozenset()
+    generated: dict[str, dict[str, str]] = field(default_factory=dict)
 
     @classmethod
     def read(cls, db: Any, schema_table: str) -> Policies:
@@ -62,8 +68,9 @@ class Policies:
         keep_both: set[str] = set()
         shown: dict[tuple[str, ...], str] = {}
         dropped: set[tuple[str, ...]] = set()
-        listing = f"SELECT name, kind, sql FROM {schema_table} WHERE kind IN (?, ?, ?, ?) ORDER BY name"
-        for name, kind, sql in db.execute(listing, (COUNTER, POLICY, NAME, DROPPED)):
+        generated: dict[str, dict[str, str]] = {}
+        listing = f"SELECT name, kind, sql FROM {schema_table} WHERE kind IN (?, ?, ?, ?, ?) ORDER BY name"
+        for name, kind, sql in db.execute(listing, (COUNTER, POLICY, NAME, DROPPED, GENERATED)):
             match kind, _subject(name, kind), sql:
                 case "counter", [table, column], _:
                     counters[table] = counters.get(table, frozenset()) | {column}
@@ -73,9 +80,13 @@ class Policies:
                     shown[tuple(subject)] = shown_as
                 case "dropped", [_] | [_, _] as subject, _:
                     dropped.add(tuple(subject))
+                case "generated", [table, column], str() as text if len(text) <= SQL_MAX:
+                    texts = generated.setdefault(table, {})
+                    if len(texts) < GENERATED_MAX:
+                        texts[column] = text
                 case _:
                     continue
-        return cls(counters, frozenset(keep_both), shown, frozenset(dropped))
+        return cls(counters, frozenset(keep_both), shown, frozenset(dropped), generated)
 
     def dropped_of(self, table: str) -> frozenset[str]:
         """Returns the columns of a table that are no more."""
@@ -104,6 +115,11 @@ def name_fact(subject: tuple[str, ...], shown: str) -> tuple[str, str, str]:
 def dropped_fact(subject: tuple[str, ...]) -> tuple[str, str, str]:
     """Returns the fact (name, kind, sql) that says that a table or a column is no more."""
     return f"{DROPPED}:{json.dumps(subject, ensure_ascii=False)}", DROPPED, ""
+
+
+def generated_fact(table: str, column: str, text: str) -> tuple[str, str, str]:
+    """Returns the fact (name, kind, sql) that says how a column is generated, "" that it is no more; by the mesh's names."""
+    return f"{GENERATED}:{json.dumps([table, column], ensure_ascii=False)}", GENERATED, text
 
 
 def may_be_shown(name: str) -> bool:

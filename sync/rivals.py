@@ -20,7 +20,7 @@ from sync.rows import RowView
 from sync.schema import KeyKind, encode_key
 from sync.table import Row, Table
 
-__all__ = ["later_claims"]
+__all__ = ["later_claims", "rows_where"]
 
 _SAVEPOINT = "mycomesh_rivals"
 
@@ -65,7 +65,7 @@ def _holders(table: Table, index: UniqueIndex, values: Sequence[Any]) -> list[Ro
         f"t.{quoted(name)} = {mark(value)} COLLATE {quoted(collation)}"
         for (name, collation), value in zip(index.columns, values, strict=True)
     )
-    return _rows(table, match, tuple(map(bound, values)))
+    return rows_where(table, match, tuple(map(bound, values)))
 
 
 def _evicted(table: Table, row: Row, values: Mapping[str, Any]) -> list[Row]:
@@ -83,7 +83,7 @@ def _evicted(table: Table, row: Row, values: Mapping[str, Any]) -> list[Row]:
     try:
         table.delete(row)
         if not table.spec.rowid:  # no hook tells their keys where columns are generated
-            before = set(_rows(table, "1", ()))
+            before = set(rows_where(table, "1", ()))
         db.preupdate_hook(note, id=_SAVEPOINT)
         try:
             table.insert(wanted, conflict="REPLACE")
@@ -92,15 +92,15 @@ def _evicted(table: Table, row: Row, values: Mapping[str, Any]) -> list[Row]:
         finally:
             db.preupdate_hook(None, id=_SAVEPOINT)
         if not table.spec.rowid:
-            return sorted(before.difference(_rows(table, "1", ())), key=repr)
+            return sorted(before.difference(rows_where(table, "1", ())), key=repr)
     finally:
         db.execute(f"ROLLBACK TO {_SAVEPOINT}")
         db.execute(f"RELEASE {_SAVEPOINT}")
     rowid = quoted(table.spec.rowid)
-    return [rival for number in gone for rival in _rows(table, f"t.{rowid} = ?", (number,))]
+    return [rival for number in gone for rival in rows_where(table, f"t.{rowid} = ?", (number,))]
 
 
-def _rows(table: Table, condition: str, parameters: tuple[Any, ...]) -> list[Row]:
+def rows_where(table: Table, condition: str, parameters: tuple[Any, ...] = ()) -> list[Row]:
     """Returns what the change log calls the rows of the user's table that meet a condition."""
     spec = table.spec
     keys = spec.key if spec.kind is KeyKind.KEYED else ()

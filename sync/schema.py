@@ -92,6 +92,7 @@ class TableSpec:
         ""  # folded: the INTEGER PRIMARY KEY of a table that keeps both rows of one id, which is a BAG then
     )
     mesh: str = ""  # what peers call it, where that is not the name that it has in this file
+    generated: tuple[str, ...] = ()  # names of columns that are computed on every replica
 
     @property
     def folded(self) -> str:
@@ -196,7 +197,7 @@ def _read_table(db: Any, name: str) -> TableSpec:
     if len(sql) > SQL_MAX:
         raise UnsupportedTable(f"its definition has {len(sql)} characters; at most {SQL_MAX} travel")
     key_collation = key_terms(db, name)
-    columns = _read_columns(db, name, key_collation or {}, strict=strict)
+    columns, generated = _read_columns(db, name, key_collation or {}, strict=strict)
     _check_names(name, columns)
     key = tuple(sorted((column for column in columns if column.key), key=lambda column: column.key))
     if len(columns) + len(key) > COLUMNS_READ_MAX:
@@ -212,7 +213,7 @@ def _read_table(db: Any, name: str) -> TableSpec:
     elif not without_rowid and not rowid:
         raise UnsupportedTable("its columns hide all three names of the rowid and it has no INTEGER PRIMARY KEY")
     ordered = tuple(sorted(columns, key=lambda column: column.folded))
-    return TableSpec(name, kind, ordered, key, rowid, unique_indexes(db, name), sql)
+    return TableSpec(name, kind, ordered, key, rowid, unique_indexes(db, name), sql, generated=generated)
 
 
 class FileSchema:
@@ -289,17 +290,21 @@ def _key_kind(key: tuple[Column, ...], *, without_rowid: bool, indexed: bool) ->
     return KeyKind.KEYED
 
 
-def _read_columns(db: Any, table: str, key_collation: Mapping[str, str], *, strict: bool) -> list[Column]:
-    columns = []
+def _read_columns(
+    db: Any, table: str, key_collation: Mapping[str, str], *, strict: bool
+) -> tuple[list[Column], tuple[str, ...]]:
+    """Returns the stored columns, and the names of those that are computed on every replica."""
+    columns, generated = [], []
     listing = 'SELECT name, type, "notnull", dflt_value, pk, hidden FROM pragma_table_xinfo(?) ORDER BY cid'
     for name, declared, not_null, default, key, hidden in db.execute(listing, (table,)).fetchall():
-        if hidden:  # generated columns: computed on every replica
+        if hidden:
+            generated.append(name)
             continue
         collation = key_collation.get(name, "BINARY")
         if collation not in _COLLATIONS:
             raise UnsupportedTable(f"its key column {name!r} has the application's own collation {collation}")
         columns.append(Column(name, _affinity(declared, strict=strict), collation, bool(not_null), default, key))
-    return columns
+    return columns, tuple(generated)
 
 
 def _affinity(declared: str, *, strict: bool) -> str:

@@ -1,0 +1,141 @@
+"""Tables that a stock client rebuilds with other constraints: they stay this node's (ADR 21), it is told, and no row is lost."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.sync.peers import Peer, assert_equal, converge
+
+BEFORE = "id INTEGER PRIMARY KEY, a, b"
+P = "CREATE TABLE p(id INTEGER PRIMARY KEY); INSERT INTO p VALUES(1), (2);"
+ROWS = "INSERT INTO t VALUES(1, 'a1', 1), (2, 'a2', 2);"
+# (columns after the rebuild, what a note calls it, whether it refuses the row (4, NULL, 400))
+REBUILT = (
+    ("id INTEGER PRIMARY KEY, a, b CHECK (b < 100)", "CHECK (b < 100)", True),
+    ("id INTEGER PRIMARY KEY, a NOT NULL, b", "NOT NULL a", True),
+    ("id INTEGER PRIMARY KEY, a, b, CONSTRAINT c CHECK (b < 100 AND a > '')", "CHECK (b < 100 AND a > '')", True),
+    ("id INTEGER PRIMARY KEY, a UNIQUE, b, UNIQUE(b, a)", "UNIQUE (a) and UNIQUE (b, a)", False),
+    (
+        "id INTEGER PRIMARY KEY, a, b REFERENCES p ON DELETE CASCADE",
+        "FOREIGN KEY (b) REFERENCES p ON DELETE CASCADE",
+        False,
+    ),
+)
+
+
+@pytest.fixture
+def peers(tmp_path):
+    """Make so many equal replicas of a table with these columns."""
+    made = []
+
+    def make(count, columns=BEFORE):
+        first = not made
+        made.extend(Peer(tmp_path / f"{number}.db", number) for number in range(len(made), len(made) + count))
+        if first:
+            made[0].sql(f"{P} CREATE TABLE t({columns}); {ROWS}")
+        converge(made)
+        return made
+
+    yield make
+    for peer in made:
+        peer.close()
+
+
+def rebuild(columns):
+    return (
+        f"BEGIN; CREATE TABLE r({columns}); INSERT INTO r SELECT id, a, b FROM t; DROP TABLE t; ALTER TABLE r RENAME TO t;"
+        " COMMIT;"
+    )
+
+
+def note(peer, table="t"):
+    return next((status.note for status in peer.replica.status().tables if status.name == table), "")
+
+
+def at_rest(peer, script):
+    """A stock client's script while no node runs."""
+    peer.close()
+    peer.shell(script)
+    peer.open()
+
+
+@pytest.mark.parametrize("down", [False, True], ids=["node up", "node down"])
+@pytest.mark.parametrize("added", [True, False], ids=["added", "removed"])
+@pytest.mark.parametrize(("columns", "told", "refuses"), REBUILT)
+def test_a_constraint_that_a_rebuild_adds_or_removes_is_told_and_refuses_rows_of_no_other_node(
+    peers, columns, told, refuses, added, down
+):
+    before, after = (BEFORE, columns) if added else (columns, BEFORE)
+    one, two, three = made = peers(3, before)
+    (at_rest if down else Peer.shell)(one, rebuild(after))
+    writer = two if added else one
+    writer.shell("INSERT INTO t VALUES(4, NULL, 400);")
+    three.shell("UPDATE t SET a = 'meanwhile' WHERE id = 1;")
+    converge(made)
+    where = "here alone" if added else "on the mesh and not here"
+    assert note(one).startswith(f"definitions differ: {told} {where}; each node keeps its own")
+    assert not note(two) + note(three)
+    for peer in made:
+        strict = refuses and (peer is one) == added
+        assert peer.sql("SELECT a, b FROM t WHERE id IN (1, 4)") == [("meanwhile", 1)] + [(None, 400)] * (not strict)
+        assert len(peer.recorded("mycomesh_parked")) == strict
+        assert peer.digests() == one.digests()
+        assert peer.scrub().found == 0
+    writer.shell("UPDATE t SET a = 'mended', b = 4 WHERE id = 4;")
+    converge(made)
+    for peer in (two, three):
+        assert_equal(one, peer)
+        assert not peer.recorded("mycomesh_parked")
+    for peer in (two, three):
+        peer.shell(rebuild(after))
+    one.shell(rebuild(after))
+    converge(made)
+    assert [note(peer) for peer in made] == [note(one)] * 3  # the mesh's definition is that of nobody here
+
+
+@pytest.mark.parametrize("tightened", [True, False])
+def test_a_rebuild_by_migrate_is_the_definition_of_newcomers_and_ends_the_difference_where_it_is_done(peers, tightened):
+    strict, loose = REBUILT[0][0], BEFORE
+    before, after = (loose, strict) if tightened else (strict, loose)
+    one, two, three = made = peers(3, before)
+    script = rebuild(after)
+    assert one.replica.migrate(script, one.wall_ms) == ["rebuilds t: other nodes get its columns, not its constraints"]
+    (two if tightened else one).shell("INSERT INTO t VALUES(4, NULL, 400);")
+    converge(made)
+    newcomer = peers(1)[-1]
+    told = "CHECK (b < 100) " + ("on the mesh and not here" if tightened else "here alone")
+    assert [note(peer).startswith(f"definitions differ: {told}; ") for peer in made] == [False, True, True, False]
+    held = {peer.number for peer in made if peer.recorded("mycomesh_parked")}
+    assert held == ({one.number, newcomer.number} if tightened else {two.number, three.number})
+    two.sql("DELETE FROM t WHERE b > 100")
+    for peer in (two, three):
+        converge(made)
+        peer.replica.migrate(script, peer.wall_ms)
+    converge(made)
+    for peer in made:
+        assert_equal(one, peer)
+        assert not note(peer)
+        assert len(peer.sql("SELECT * FROM t")) == (2 if tightened else 3)
+        assert not peer.recorded("mycomesh_parked")
+
+
+def test_a_definition_that_is_written_otherwise_and_says_the_same_is_no_difference(peers):
+    one, two = made = peers(2, "id INTEGER PRIMARY KEY, a NOT NULL CHECK (a > '' /* some */), b REFERENCES p(id)")
+    one.shell(
+        rebuild(
+            '"id" INTEGER PRIMARY KEY, b, [a] NOT NULL, FOREIGN KEY ("b") REFERENCES "p" (id), check (A > \'\')'
+        ).replace("SELECT id, a, b", "SELECT id, b, a")
+    )
+    converge(made)
+    assert_equal(one, two)
+    assert not note(one) + note(two)
+
+
+def test_very_many_constraints_are_told_in_one_line(peers):
+    one, two = made = peers(2)
+    checks = " ".join(f"CHECK (b < {number} + {'1 + ' * 100} 1000)" for number in range(9))
+    one.shell(rebuild(f"id INTEGER PRIMARY KEY, a, b {checks}"))
+    converge(made)
+    assert "and 5 more here alone" in note(one)
+    assert len(note(one)) < 600
+    assert not note(two)
