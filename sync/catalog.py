@@ -7,10 +7,8 @@ by what somebody has decided for the whole mesh (`following`, `migrating`). It m
 from __future__ import annotations
 
 import contextlib
-import fnmatch
 import json
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import apsw
@@ -18,6 +16,7 @@ import apsw
 from sync import internals, mark, sweep
 from sync.capture import fits
 from sync.changelog import ChangeLog, changes_name
+from sync.config import TableFilter
 from sync.definitions import described
 from sync.differences import Differences
 from sync.facts import SCHEMA_ID, SCHEMA_TABLE, Facts
@@ -40,7 +39,7 @@ from sync.shedding import shed
 from sync.store import Store
 from sync.table import Table, extended
 
-__all__ = ["ADOPTED_MAX", "SCHEMA_TABLE", "Catalog", "TableFilter"]
+__all__ = ["ADOPTED_MAX", "SCHEMA_TABLE", "Catalog"]
 
 # New tables that one transaction takes in, some 2 ms each: an application may make hundreds at once.
 ADOPTED_MAX = 8
@@ -48,21 +47,6 @@ _BROUGHT_BACK = (
     "column(s) {} dropped or renamed here by hand: the mesh keeps them, so they are back, empty in every row;"
     " columns that are new here are on the mesh with their values"
 )
-
-
-@dataclass(frozen=True, slots=True)
-class TableFilter:
-    """Which user tables are replicated: shell patterns over folded names; empty `only` means all."""
-
-    only: tuple[str, ...] = ()
-    exclude: tuple[str, ...] = ()
-
-    def admits(self, name: str) -> bool:
-        """True if the table is replicated."""
-        folded = fold(name)
-        if any(fnmatch.fnmatchcase(folded, fold(pattern)) for pattern in self.exclude):
-            return False
-        return not self.only or any(fnmatch.fnmatchcase(folded, fold(pattern)) for pattern in self.only)
 
 
 class Catalog:

@@ -11,20 +11,21 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from sync import mark, sweep, tombstones
-from sync.admission import check_sites, future_bound, leave_out_future, reach_of
+from sync.admission import check_sites, future_bound, leave_out_future
 from sync.applied import Applied
+from sync.arrivals import Arrivals
 from sync.batch import Bundle, Section
-from sync.catalog import SCHEMA_TABLE, Catalog, TableFilter
+from sync.catalog import SCHEMA_TABLE, Catalog
+from sync.config import TableFilter
 from sync.copies import Life
 from sync.decisions import Decisions
-from sync.errors import BatchRefusedError, DecodeError, MigrationError
+from sync.errors import MigrationError
 from sync.facts import check_facts
 from sync.feed import read_range, read_rows
 from sync.identifiers import fold
 from sync.identity import keys_of
 from sync.intake import Intake
 from sync.keep_both import other_form
-from sync.merge import merge_section
 from sync.migration import Plan
 from sync.overview import ReplicaStatus, TableStatus, overview
 from sync.removal import take_out
@@ -38,8 +39,6 @@ from sync.urgency import Urgency
 from sync.vector import Range, Vector
 
 __all__ = ["Applied", "Replica", "ReplicaConfig", "ReplicaStatus", "TableDigest", "TableStatus"]
-
-MISSED_MAX = 4_096  # names that are remembered; the digests tell of more
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +72,7 @@ class Replica:
         self._intake = Intake(store, catalog, life, urgency)
         self.scrub = Scrub(store, catalog, self._intake)
         self.state = StateTables(store, catalog, life, self.scrub)
-        self._missed: set[str] = set()  # tables that were not here when a round brought them; none was begun since
+        self._arrivals = Arrivals(store, catalog, life, self._intake, urgency)
 
     @classmethod
     def open(
@@ -288,63 +287,15 @@ class Replica:
         else:
             check_sites(bundle, origin, wall_ms)
         live = origin is not None
-        published = self.changing(wall_ms, lambda: self._merge(bundle, applied, wall_ms, live=live, repair=repair))
+        published = self.changing(
+            wall_ms, lambda: self._arrivals.merge(bundle, applied, wall_ms, live=live, repair=repair)
+        )
         if not applied.renewed:  # else they were stamped anew: a round tells of them
             applied.published[:0] = published
         if any(table.unread for table in self._catalog.tables.values()):
             applied.published += self.drain(wall_ms)[0]
             self._intake.unsettle()  # the rest is for the next drain
         return applied
-
-    def _merge(self, bundle: Bundle, applied: Applied, wall_ms: int, *, live: bool, repair: bool) -> None:
-        applied.renewed = self._life.caught_up(self._catalog.tables, reach_of(bundle, self.site))
-        settled = False  # which is work for one transaction, once
-        for section in bundle.sections:
-            table = self._catalog.tables.get(section.table)
-            if table is None:
-                self._miss(section.table, applied, live=live)
-                continue
-            if other_form(table, section):
-                if live:
-                    raise BatchRefusedError(f"{section.table}: names rows by another policy than this node's yet")
-                applied.withheld = True
-                continue
-            try:
-                merged = merge_section(table, section, wall_ms, repair=repair)
-            except (TypeError, OverflowError) as error:
-                raise DecodeError(f"{section.table}: a value that SQLite cannot store: {error}") from error
-            for group in section.groups:
-                self._store.clock.witness(group.hlcs[-1])
-            for _, _, upto in section.ranges:
-                self._store.clock.witness(upto)
-            applied.merged.changes += merged.changes
-            applied.merged.repaired += merged.repaired
-            applied.merged.conflicts += merged.conflicts
-            applied.merged.parked += merged.parked
-            if merged.changes and section.table == SCHEMA_TABLE:
-                self._learn(applied, wall_ms)
-                settled = True
-            elif merged.changes:
-                self._intake.again(table)
-            if any(table.coverage.has_gap(site) for site, _, _ in section.ranges):
-                applied.gaps.append(section.table)
-        if self._intake.unshown and not settled:
-            self._intake.settle()
-
-    def _miss(self, name: str, applied: Applied, *, live: bool) -> None:
-        applied.unknown.append(name)
-        if not live and len(self._missed) < MISSED_MAX:  # a live batch is no part of what a round brings
-            self._missed.add(name)
-
-    def _learn(self, applied: Applied, wall_ms: int) -> None:
-        """Brings the file in line with definitions and decisions that a merge has brought."""
-        sections: list[Section] = []
-        self._catalog.apply_facts(self._intake.drainer(wall_ms, sections))
-        self._intake.renew()
-        self._intake.settle()
-        if sections:
-            self._store.durable()
-            applied.published += self.urgency.batches(sections)
 
     # ---- copies
 
@@ -387,7 +338,7 @@ class Replica:
         with self._store.transaction():
             for name in sorted(vectors):
                 table = self._catalog.tables.get(name)
-                if table is None or table.uncovered or name in self._missed:
+                if table is None or table.uncovered or name in self._arrivals.missed:
                     continue
                 gained = [
                     (site, (after, min(upto, last if site == self.site else bound)))
@@ -441,7 +392,7 @@ class Replica:
         What a round brings that began before must not be adopted, and is not until then; nor is it where some of it has come
         before there was a table to take it.
         """
-        self._missed.discard(name)
+        self._arrivals.missed.discard(name)
         table = self._catalog.tables.get(name)
         if table is None or not table.uncovered:
             return False

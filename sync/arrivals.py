@@ -1,0 +1,91 @@
+"""Arrivals: what a peer has sent enters the tables, and with it what it has to say of tables.
+
+Owns the merging of one bundle into one file, in the caller's transaction. What always holds: local writes have their stamps
+before; definitions take effect before the rows that follow them in the bundle. It must not know links.
+"""
+
+from __future__ import annotations
+
+from sync.admission import reach_of
+from sync.applied import Applied
+from sync.batch import Bundle, Section
+from sync.catalog import SCHEMA_TABLE, Catalog
+from sync.copies import Life
+from sync.errors import BatchRefusedError, DecodeError
+from sync.intake import Intake
+from sync.keep_both import other_form
+from sync.merge import merge_section
+from sync.store import Store
+from sync.urgency import Urgency
+
+__all__ = ["Arrivals"]
+
+MISSED_MAX = 4_096  # names that are remembered; the digests tell of more
+
+
+class Arrivals:
+    """What others bring into one file."""
+
+    def __init__(self, store: Store, catalog: Catalog, life: Life, intake: Intake, urgency: Urgency) -> None:
+        self._store = store
+        self._catalog = catalog
+        self._life = life
+        self._intake = intake
+        self._urgency = urgency
+        self.missed: set[str] = set()  # tables that were not here when a round brought them; none was begun since
+
+    def merge(self, bundle: Bundle, applied: Applied, wall_ms: int, *, live: bool, repair: bool) -> None:
+        """Merges one bundle and notes in `applied` what became of it; `live` and `repair` as in `Replica.apply`.
+
+        Raises:
+            DecodeError: a value that SQLite cannot store.
+            BatchRefusedError: a live batch that names rows by another policy.
+        """
+        applied.renewed = self._life.caught_up(self._catalog.tables, reach_of(bundle, self._life.site))
+        settled = False  # which is work for one transaction, once
+        for section in bundle.sections:
+            table = self._catalog.tables.get(section.table)
+            if table is None:
+                self._miss(section.table, applied, live=live)
+                continue
+            if other_form(table, section):
+                if live:
+                    raise BatchRefusedError(f"{section.table}: names rows by another policy than this node's yet")
+                applied.withheld = True
+                continue
+            try:
+                merged = merge_section(table, section, wall_ms, repair=repair)
+            except (TypeError, OverflowError) as error:
+                raise DecodeError(f"{section.table}: a value that SQLite cannot store: {error}") from error
+            for group in section.groups:
+                self._store.clock.witness(group.hlcs[-1])
+            for _, _, upto in section.ranges:
+                self._store.clock.witness(upto)
+            applied.merged.changes += merged.changes
+            applied.merged.repaired += merged.repaired
+            applied.merged.conflicts += merged.conflicts
+            applied.merged.parked += merged.parked
+            if merged.changes and section.table == SCHEMA_TABLE:
+                self._learn(applied, wall_ms)
+                settled = True
+            elif merged.changes:
+                self._intake.again(table)
+            if any(table.coverage.has_gap(site) for site, _, _ in section.ranges):
+                applied.gaps.append(section.table)
+        if self._intake.unshown and not settled:
+            self._intake.settle()
+
+    def _miss(self, name: str, applied: Applied, *, live: bool) -> None:
+        applied.unknown.append(name)
+        if not live and len(self.missed) < MISSED_MAX:  # a live batch is no part of what a round brings
+            self.missed.add(name)
+
+    def _learn(self, applied: Applied, wall_ms: int) -> None:
+        """Brings the file in line with definitions and decisions that a merge has brought."""
+        sections: list[Section] = []
+        self._catalog.apply_facts(self._intake.drainer(wall_ms, sections))
+        self._intake.renew()
+        self._intake.settle()
+        if sections:
+            self._store.durable()
+            applied.published += self._urgency.batches(sections)
