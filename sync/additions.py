@@ -1,7 +1,7 @@
 """Columns added to a user's table on the word of others.
 
 Owns the one statement that does it, and what becomes of rows that the column's CHECK refuses: they are parked here as they
-are on every replica that has the CHECK already (ADR 21). What always holds: text from a peer adds one column to one table
+are on every replica that has the CHECK already (ADR 23). What always holds: text from a peer adds one column to one table
 and does nothing else; a column is added with as much of its definition as SQLite takes. It must not know facts.
 """
 

@@ -1,6 +1,6 @@
 """Differences: what of a table in this file is not as the mesh defines it, told in its note.
 
-Of a table that is there no other node changes types, defaults or constraints (ADR 21), so a person has to know. Owns these
+Of a table that is there no other node changes types, defaults or constraints (ADR 23), so a person has to know. Owns these
 lines. What always holds: a definition is compared in the mesh's names, and only where its text is another. It must not know
 how a difference came about.
 """

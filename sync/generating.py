@@ -1,4 +1,4 @@
-"""Generating: generated columns of this file and the facts that state them are kept in line (ADR 21).
+"""Generating: generated columns of this file and the facts that state them are kept in line (ADR 23).
 
 They are computed on every replica, so no row depends on them: the latest text stands, whatever it was before. Owns these
 facts, and `generated/TABLE` in `mycomesh_meta`: of each column the text of the mesh that was followed last, and how it stands
