@@ -424,7 +424,12 @@ CATALOGUE = {
         ),
         Entry("rolling-restart", "every node in turn is killed or stopped and comes back", 5, 2, 120, _rolling_restart),
         Entry(
-            "clock-chaos", "wrong, drifting and jumping clocks, one in 1970, during a split", 5, 2, 120, _clock_chaos
+            "clock-chaos",
+            "wrong, drifting and jumping clocks, one in 1970, one ahead, during a split",
+            5,
+            2,
+            120,
+            _clock_chaos,
         ),
         Entry("copies", "a cloned file and a restored backup", 5, 3, 120, _copies),
         Entry(
