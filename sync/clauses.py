@@ -14,7 +14,7 @@ from typing import Any
 from sync.identifiers import fold
 from sync.sqltext import BLANKS, COMMENTS, TOKEN
 
-__all__ = ["alike", "bare", "checks", "checks_of", "columns", "computed", "definition_of"]
+__all__ = ["alike", "bare", "checks", "checks_of", "columns", "computed", "definition_of", "mentions"]
 
 _CONSTRAINTS = ("constraint", "primary", "unique", "check", "foreign")
 _QUOTES = {'"': '"', "`": "`", "[": "]", "'": "'"}
@@ -47,6 +47,11 @@ def checks_of(column: str) -> list[str]:
             group = _group(tokens, at + 1 + (tokens[at + 1 : at + 2] == [" "]))
             found += ["".join(group)] if group else []
     return found
+
+
+def mentions(sql: str, name: str) -> bool:
+    """True if SQL may name what is called so, folded."""
+    return re.search(rf"(?<!\w){re.escape(name)}(?!\w)", fold(sql)) is not None
 
 
 def definition_of(db: Any, table: str) -> str:

@@ -7,18 +7,18 @@ makes one generated column of the name that it goes by, or has no effect. It mus
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import apsw
 
-from sync.clauses import alike, columns, computed, definition_of
+from sync.clauses import alike, columns, computed, definition_of, mentions
 from sync.definitions import adding, rename_columns, scratch
 from sync.identifiers import fold, quoted
 from sync.indexes import column_names
 from sync.schema import user_tables
 
-__all__ = ["composed", "generated_of", "renamed"]
+__all__ = ["composed", "generated_of", "in_any_order", "renamed", "with_dependents"]
 
 _SAVEPOINT = "mycomesh_generated"
 
@@ -36,17 +36,43 @@ def generated_of(sql: str) -> Mapping[str, str] | None:
 def composed(sql: str, generated: Mapping[str, str]) -> str:
     """Returns the CREATE TABLE of a fact with generated columns as facts of their own have them: texts by folded name.
 
-    A stored column of that name stands; "" is a column that is no more; a text that SQLite refuses has no effect.
+    A stored column of that name stands; "" is a column that is no more, and what is computed of it is none either; for a text
+    that SQLite refuses what the CREATE TABLE has stands.
     """
     try:
         with scratch(sql) as db:
             (name,) = user_tables(db)[0]
-            due = {column: text for column, text in generated.items() if not _stands(db, name, column, text)}
-            while done := [column for column, text in due.items() if _composed(db, name, column, text)]:
-                due = {column: text for column, text in due.items() if column not in done}
+            here = _generated(db, name) or {}
+            due = [column for column, text in generated.items() if not _stands(db, name, column, text)]
+            due = with_dependents(here, due)
+            wanted = {**here, **generated}
+            in_any_order([column for column in due if column in here], lambda column: _dropped(db, name, column))
+            added = [column for column in due if wanted[column]]
+            left = in_any_order(added, lambda column: _added(db, name, column, wanted[column]))
+            in_any_order(
+                [column for column in left if column in here], lambda column: _added(db, name, column, here[column])
+            )
             return definition_of(db, name)
     except (apsw.Error, ValueError):
         return sql
+
+
+def with_dependents(texts: Mapping[str, str], columns: Sequence[str]) -> list[str]:
+    """Returns columns and those of these texts that are computed of them, and so on."""
+    found = list(columns)
+    while more := [
+        column for column, text in texts.items() if column not in found and any(mentions(text, each) for each in found)
+    ]:
+        found += more
+    return found
+
+
+def in_any_order(columns: Sequence[str], step: Callable[[str], bool]) -> list[str]:
+    """Does a step for each column, again as long as one succeeds: it may need another's; returns those for which it fails."""
+    left = list(columns)
+    while done := [column for column in left if step(column)]:
+        left = [column for column in left if column not in done]
+    return left
 
 
 def renamed(sql: str, column: str, text: str, names: Mapping[str, str]) -> str:
@@ -73,14 +99,20 @@ def _stands(db: Any, table: str, column: str, text: str) -> bool:
     return not text or column in map(fold, column_names(db, table))
 
 
-def _composed(db: Any, table: str, column: str, text: str) -> bool:
-    """Makes one generated column as a text has it; returns whether SQLite has taken all of it."""
+def _dropped(db: Any, table: str, column: str) -> bool:
+    """Drops a column; returns whether SQLite does so."""
+    try:
+        db.execute(f"ALTER TABLE {quoted(table)} DROP COLUMN {quoted(column)}")
+    except apsw.SQLError:
+        return False
+    return True
+
+
+def _added(db: Any, table: str, column: str, text: str) -> bool:
+    """Adds a generated column, or changes nothing; returns whether SQLite takes it."""
     db.execute(f"SAVEPOINT {_SAVEPOINT}")
     try:
-        if column in (_generated(db, table) or {}):
-            db.execute(f"ALTER TABLE {quoted(table)} DROP COLUMN {quoted(column)}")
-        if text:
-            _add(db, table, column, text)
+        _add(db, table, column, text)
     except apsw.Error:
         db.execute(f"ROLLBACK TO {_SAVEPOINT}")
         return False

@@ -9,16 +9,15 @@ same name stands in place of a generated one. It must not know rows.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING
 
 import apsw
 
 from sync.additions import add_column
-from sync.clauses import alike
+from sync.clauses import alike, mentions
 from sync.facts import SCHEMA_TABLE
-from sync.generated import generated_of, renamed
+from sync.generated import generated_of, in_any_order, renamed, with_dependents
 from sync.identifiers import fold, quoted
 from sync.indexes import user_indexes
 from sync.policy import generated_fact
@@ -110,9 +109,9 @@ class Generating:
             return
         self._catalog.uninstall(each.table.table_id)
         each.before = dict(generated_of(spec.sql) or {})
-        while done := [column for column in due if self._drop(each, column, replaced=column in mesh)]:
-            due = [column for column in due if column not in done]
-            for column in done:
+        left = in_any_order(due, lambda column: self._drop(each, column, replaced=column in mesh))
+        for column in due:
+            if column not in left:
                 memory.pop(column, None)
         self._remember(spec.folded, memory)
         self._catalog.install(again(each.table, spec.name))
@@ -126,11 +125,7 @@ class Generating:
             if column in stored
             or not (alike(wanted.get(column, text), text) or _followed(memory.get(column), wanted[column], text))
         ]
-        while more := [
-            column for column, text in here.items() if column not in due and any(_names(text, other) for other in due)
-        ]:
-            due += more
-        return due
+        return with_dependents(here, due)
 
     def _drop(self, each: _Pass, column: str, *, replaced: bool) -> bool:
         """Drops a generated column, and if it comes in another way the indexes that name it; returns whether it is gone."""
@@ -138,7 +133,7 @@ class Generating:
         indexes = {
             index: sql
             for index, owner, sql in user_indexes(db)
-            if replaced and fold(owner) == fold(name) and _names(sql, column)
+            if replaced and fold(owner) == fold(name) and mentions(sql, column)
         }
         db.execute(f"SAVEPOINT {_SAVEPOINT}")
         try:
@@ -163,9 +158,8 @@ class Generating:
         missing = {column: text for column, text in texts.items() if column not in map(fold, table.spec.generated)}
         if not missing:
             return
-        while done := [column for column, text in missing.items() if self._add(mesh, table.spec.name, column, text)]:
-            missing = {column: text for column, text in missing.items() if column not in done}
-        for column in [column for column in missing if column in each.before]:
+        left = in_any_order(list(missing), lambda column: self._add(mesh, table.spec.name, column, missing[column]))
+        for column in [column for column in left if column in each.before]:
             add_column(self._store.db, table.spec.name, [each.before[column]])
         for sql in each.indexes.values():
             try:
@@ -176,7 +170,7 @@ class Generating:
         memory = self._memory(mesh)
         for column, text in here.items():
             if column in texts and column not in memory:
-                memory[column] = ["" if column in missing else texts[column], text]
+                memory[column] = ["" if column in left else texts[column], text]
         self._remember(mesh, memory)
 
     def _add(self, mesh: str, name: str, column: str, text: str) -> bool:
@@ -226,11 +220,6 @@ class Generating:
 def _followed(remembered: list[str] | None, text: str, here: str) -> bool:
     """True if a column stands here as it came of that text: a file may have other names in it."""
     return remembered is not None and alike(remembered[0], text) and alike(remembered[1], here)
-
-
-def _names(sql: str, column: str) -> bool:
-    """True if SQL may name a column."""
-    return re.search(rf"(?<!\w){re.escape(column)}(?!\w)", fold(sql)) is not None
 
 
 class _Pass:

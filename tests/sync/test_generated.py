@@ -322,6 +322,18 @@ def test_what_is_computed_of_a_dropped_one_goes_with_it_and_comes_back_with_it(p
     assert shown(three, "g, h") == [(1, "1!"), (2, "2!")]
 
 
+def test_what_is_computed_of_a_dropped_one_goes_though_a_definition_of_the_table_has_both(peers):
+    one, two, three = made = peers(3)
+    one.shell("ALTER TABLE t ADD COLUMN h AS (b); ALTER TABLE t ADD COLUMN i AS (a);")
+    converge(made)
+    one.shell("ALTER TABLE t DROP COLUMN h;")
+    two.wall_ms += 1_000
+    two.shell("ALTER TABLE t DROP COLUMN i; ALTER TABLE t ADD COLUMN i AS (upper(h)); ALTER TABLE t ADD COLUMN m;")
+    converge(made)
+    assert_all_equal(made)
+    assert generated(three) == generated(peers(1)[-1]) == []
+
+
 def test_what_is_computed_of_a_changed_one_is_computed_anew(peers):
     one, two, _ = made = peers(3)
     one.shell("ALTER TABLE t ADD COLUMN g AS (a); ALTER TABLE t ADD COLUMN h AS (g || '!'); CREATE INDEX i ON t(h);")
