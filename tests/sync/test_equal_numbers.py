@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+import tempfile
+from itertools import combinations, pairwise
+from pathlib import Path
 
 import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import rule, run_state_machine_as_test
 
-from tests.sync.peers import assert_equal, converge
+from tests.sync.exchanges import World
+from tests.sync.machine import NUMBERS, Mail
+from tests.sync.peers import Peer, assert_equal, converge
+from tests.sync.scale import examples
 
 TWINS = [("1", "1.0"), ("1.0", "1"), ("0.0", "-0.0"), ("-0.0", "0"), ("-9223372036854775808", "-9223372036854775808.0")]
 
@@ -90,3 +97,71 @@ def test_an_update_beside_numbers_that_have_equals_owns_nothing_but_what_it_chan
     converge(pair)
     all_equal(pair)
     assert one.sql("SELECT b, c, d FROM t") == [(8, "theirs", "theirs")]
+
+
+VALUES = ["0", "0.0", "-0.0", "1", "2.0", "NULL"]
+OTHER_TYPE = "iif(typeof({0}) = 'real', CAST({0} AS INTEGER), {0} + 0.0)"
+
+
+def update(column, _other, value, _fresh):
+    return f"UPDATE t SET {column} = {value}"
+
+
+def retype(column, _other, _value, _fresh):
+    return f"UPDATE t SET {column} = {OTHER_TYPE.format(column)}"
+
+
+def retype_beside(column, other, _value, fresh):
+    return f"UPDATE t SET {column} = {OTHER_TYPE.format(column)}, {other} = {fresh}"
+
+
+def both(column, other, value, fresh):
+    return f"UPDATE t SET {column} = {value}, {other} = {fresh}"
+
+
+STEPS = st.tuples(
+    st.sampled_from([update, retype, retype_beside, both]),
+    st.permutations("bc"),
+    st.sampled_from(VALUES),
+    st.booleans(),
+)
+
+
+class Numbers(Mail):
+    """Three replicas of two tables of one row; its cells are written alone, one beside the other, and with the whole row."""
+
+    def __init__(self):
+        super().__init__(tempfile.TemporaryDirectory(prefix="mycomesh-numbers-"))
+        self.peers = [Peer(Path(self.folder.name) / f"{number}.db", number, wall_ms=1_000) for number in range(3)]
+        self.peers[0].sql("CREATE TABLE t(id INTEGER PRIMARY KEY, b, c); CREATE TABLE bag(id, b, c)")
+        for script in ("INSERT INTO t(id) VALUES(1)", "UPDATE t SET b = 0", "UPDATE t SET c = 0.0"):
+            self.peers[0].sql(f"{script}; {script.replace(' t', ' bag')}")
+            converge(self.peers)  # each cell is a write of its own
+
+    @rule(number=NUMBERS, script=st.lists(STEPS, min_size=1, max_size=3))
+    def write(self, number, script):
+        for statement, columns, value, publish in script:
+            self.count += 1
+            sql = statement(*columns, value, self.count)
+            self.peers[number].sql(f"{sql}; {sql.replace(' t', ' bag')}")
+            if publish:
+                self.publish(number)
+
+    def check(self):
+        converge(self.peers)
+        if any(peer.digests() != self.peers[0].digests() for peer in self.peers):
+            self.mend()
+        for one, two in pairwise(self.peers):
+            assert_equal(one, two)
+        assert [peer.scrub().found for peer in self.peers] == [0, 0, 0]
+
+    def mend(self):
+        """An equal beside a change of a column that was written together with it takes a repair."""
+        world = World(self.peers)
+        for one, two in combinations(world.nodes, 2):
+            world.link(one, two)
+        world.run(60_000)
+
+
+def test_replicas_of_such_numbers_end_equal():
+    run_state_machine_as_test(Numbers, settings=examples(60, stateful_step_count=6))
