@@ -21,6 +21,7 @@ from sync.sqltext import COMMENTS, TOKEN, readable
 __all__ = ["UniqueIndex", "column_names", "key_terms", "unique_indexes", "user_indexes"]
 
 _ORDER = re.compile(r"\s+(?:asc|desc)\s*\Z", re.IGNORECASE)
+_WHERE = re.compile(r"\A\s*where\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +70,7 @@ def unique_indexes(db: Any, table: str) -> tuple[UniqueIndex, ...]:
     for name, partial in db.execute(listing, (table,)).fetchall():
         terms = _terms(db, name)
         plain = not partial and all(column in stored for column, _ in terms)
-        match = _match(db, table, terms, _expressions(db, name, len(terms)), values)
+        match = _match(db, table, terms, _texts(db, name, len(terms)), values)
         if match and any(column not in stored for column, _ in terms):
             # In a BEFORE UPDATE trigger SQLite computes generated columns out of those columns alone that triggers name.
             match += f" AND (1 OR {' OR '.join(f'NEW.{quoted(column)}' for column in stored)})"
@@ -109,8 +110,13 @@ def _constant(db: Any, default: str) -> bool:
 
 
 def _match(
-    db: Any, table: str, terms: Sequence[tuple[str | None, str]], expressions: Sequence[str], values: Mapping[str, str]
+    db: Any,
+    table: str,
+    terms: Sequence[tuple[str | None, str]],
+    texts: tuple[Sequence[str], str],
+    values: Mapping[str, str],
 ) -> str:
+    expressions, held = texts
     equal = []
     new = ", ".join(f"{value} AS {quoted(name)}" for name, value in values.items())
     for number, (column, collation) in enumerate(terms):
@@ -120,6 +126,8 @@ def _match(
         if not expressions:
             return ""
         text = expressions[number]
+        if held:  # of a row that the index does not hold, the expression may be an error: JSON that is none
+            text = f"CASE WHEN {held} THEN {text} END"
         try:
             db.execute(f"SELECT ({text}) FROM {quoted(table)} e WHERE 0").fetchall()
         except apsw.Error:
@@ -128,18 +136,17 @@ def _match(
     return " AND ".join(equal)
 
 
-def _expressions(db: Any, index: str, count: int) -> list[str]:
-    """Returns the terms of an index as it was made, empty if their text cannot be told."""
+def _texts(db: Any, index: str, count: int) -> tuple[list[str], str]:
+    """Returns the terms of an index as it was made, empty if their text cannot be told, and its condition, "" without one."""
     listing = f"SELECT {raw_select('sql')} FROM sqlite_schema WHERE type = 'index' AND name = ?"
     (sql,) = restored(db.execute(listing, (index,)).fetchone())
     sql = None if sql is None else readable(sql)
     if sql is None:  # the index of a constraint has columns alone
-        return []
+        return [], ""
     depth = 0
     terms = [""]
-    for piece in TOKEN.findall(sql):
-        if piece.startswith(COMMENTS):
-            piece = " "  # noqa: PLW2901
+    pieces = iter([" " if piece.startswith(COMMENTS) else piece for piece in TOKEN.findall(sql)])
+    for piece in pieces:
         if piece == ")":
             depth -= 1
             if not depth:
@@ -150,4 +157,5 @@ def _expressions(db: Any, index: str, count: int) -> list[str]:
             terms[-1] += piece
         depth += piece == "("
     terms = [_ORDER.sub("", term).strip() for term in terms]
-    return terms if len(terms) == count and all(terms) else []
+    condition = _WHERE.sub("", "".join(pieces))
+    return (terms, f"({condition})" if condition.strip() else "") if len(terms) == count and all(terms) else ([], "")

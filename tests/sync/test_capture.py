@@ -468,6 +468,21 @@ def test_a_row_that_moves_under_any_name_of_its_rowid(two, shape, name):
     assert second.sql("SELECT count(*) FROM t WHERE v = 'B'") == [(1,)]
 
 
+def test_rows_that_a_unique_index_does_not_hold_are_written_though_its_expression_would_fail(two):
+    first, second = two
+    first.shell("""
+        CREATE TABLE t(id INTEGER PRIMARY KEY, body, n);
+        CREATE UNIQUE INDEX j ON t(json_extract(body, '$.id') DESC, n) WHERE /* (only) */ json_valid(body) -- these
+        ;
+        INSERT INTO t VALUES(1, '{"id": 1}', 1), (2, 'no JSON', 1), (3, 'no JSON', 1);""")
+    handed_over(first, second)
+    first.shell("""
+        UPDATE t SET body = 'nor this' WHERE id = 3; INSERT INTO t VALUES(4, 'nor this', 1);
+        REPLACE INTO t VALUES(5, '{"id": 1}', 1);""")
+    handed_over(first, second)
+    assert second.sql("SELECT id FROM t ORDER BY id") == [(2,), (3,), (4,), (5,)]
+
+
 def test_vacuum_renumbers_no_rows(two):
     first, second = two
     first.shell("CREATE TABLE t(a, b); INSERT INTO t VALUES(1, 1), (2, 2), (3, 3), (4, 4);")

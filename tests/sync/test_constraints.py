@@ -18,6 +18,7 @@ from tests.sync.scale import SCALE
 
 SHAPES = {
     "partial": "CREATE TABLE t(id INTEGER PRIMARY KEY, a, b, c); CREATE UNIQUE INDEX i ON t(a) WHERE b > 0",
+    "partial expression": "CREATE TABLE t(id INTEGER PRIMARY KEY, a, b, c); CREATE UNIQUE INDEX i ON t(abs(a)) WHERE (b > 0)",
     "expression": "CREATE TABLE t(id TEXT PRIMARY KEY, a, b, c); CREATE UNIQUE INDEX i ON t(lower(a), /* , */ b+0 DESC)",
     "bag": "CREATE TABLE t(id, a COLLATE NOCASE UNIQUE, b, c, UNIQUE(b, c))",
     "bag expression": "CREATE TABLE t(id, a, b, c); CREATE UNIQUE INDEX i ON t(coalesce(a, b), typeof(c))",
