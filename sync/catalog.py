@@ -29,9 +29,10 @@ from sync.installation import births_mark, captured, clear, make_log, numbered, 
 from sync.keep_both import convert
 from sync.migrating import migrate
 from sync.migration import Plan
-from sync.names import Names
+from sync.names import Names, TableFilter
 from sync.policy import Policies, name_fact
 from sync.realign import realign
+from sync.rebuilt import renamed_columns
 from sync.recording import record_facts
 from sync.runs import runs_name
 from sync.schema import FileSchema, TableSpec, UnsupportedTable, read_table, user_tables
@@ -267,8 +268,7 @@ class Catalog:
         if shape != spec.identity:
             self._start_over(table_id, spec)
             return
-        explained = {column.folded for column in spec.columns} | self.policies.dropped_of(mesh)
-        vanished = [column for column in captured if column not in explained]
+        spec, vanished = self._vanished(table_id, spec, bits, captured)
         if vanished:
             if not self._bring_back(spec, vanished):
                 self.forget(mesh)
@@ -329,9 +329,22 @@ class Catalog:
         if not fits(self._store.db, self.policies.applied(plain.known_as(mesh, here)), table_id, captured):
             return spec
         self.names.record(mesh, spec.name, dict(zip(captured, names, strict=False)))
+        return self._rename(spec, renamed)
+
+    def _rename(self, spec: TableSpec, renamed: Mapping[str, str]) -> TableSpec:
+        self.names.record(spec.folded, spec.name, renamed)
         for column, name in renamed.items():
-            self.facts.write(*name_fact((mesh, column), name))
-        return self.spec(mesh, spec.name)
+            self.facts.write(*name_fact((spec.folded, column), name))
+        return self.spec(spec.folded, spec.name)
+
+    def _vanished(
+        self, table_id: int, spec: TableSpec, bits: dict[str, int], captured: dict[str, int]
+    ) -> tuple[TableSpec, list[str]]:
+        """Returns the table, and the columns that it has lost though the mesh has them; what a rebuild renamed is none."""
+        explained = {column.folded for column in spec.columns} | self.policies.dropped_of(spec.folded)
+        vanished = [column for column in captured if column not in explained]
+        renamed = renamed_columns(self._store, table_id, spec, bits, vanished, self._mesh_key) if vanished else {}
+        return (self._rename(spec, renamed), []) if renamed else (spec, vanished)
 
     def _note_dropped(self, present: Collection[str]) -> None:
         """Notes the tables that were here and are not, and takes off what capture has left on a renamed one."""

@@ -15,7 +15,7 @@ import apsw
 
 from sync.clauses import columns, definition_of
 from sync.identifiers import INTERNAL_PREFIX, fold, quoted
-from sync.schema import TableSpec, UnsupportedTable, read_table, user_tables
+from sync.schema import TableSpec, UnsupportedTable, affinity, read_table, user_tables
 from sync.sqltext import without_comments
 
 __all__ = [
@@ -31,6 +31,8 @@ __all__ = [
 
 # (operation, its two subjects, schema, trigger) -> whether SQLite may do it
 Authorizer = Callable[[int, str | None, str | None, str | None, str | None], int]
+# What a column that may not be NULL and has no default holds where nobody has written it: ADD COLUMN asks for something.
+_EMPTY = {"TEXT": "''", "BLOB": "x''", "INTEGER": "0", "REAL": "0", "NUMERIC": "0"}
 _SPARE = "mycomesh_spare_"  # of names that stand for a moment
 
 
@@ -106,6 +108,9 @@ def column_clauses(db: Any, table: str, column: str) -> list[str]:
     declared, collation, not_null, _key, _auto = db.column_metadata("main", table, column)
     default = db.execute("SELECT dflt_value FROM pragma_table_info(?) WHERE name = ?", (table, column)).fetchone()[0]
     bare = f"{quoted(column)} {declared or ''} COLLATE {quoted(collation)}"
+    if default is None and not_null:
+        filled = f"DEFAULT {_EMPTY[affinity(declared or '')]}"
+        return [*([whole, f"{whole} {filled}"] if whole else []), f"{bare} NOT NULL {filled}", bare]
     if default is None:
         return [*filter(None, [whole]), bare]
     default = f"DEFAULT ({without_comments(default)}){' NOT NULL' if not_null else ''}"

@@ -76,7 +76,9 @@ def _defaults(spec: TableSpec, defined: TableSpec) -> list[str]:
         f"column {mine.name!r} has the default {mine.default or 'NULL'} here and {column.default or 'NULL'} on the"
         " mesh: where nobody has written it, nodes show different values; write it, or drop it and add it again"
         for mine in spec.columns
-        if (column := theirs.get(mine.folded)) is not None and mine.default != column.default
+        if (column := theirs.get(mine.folded)) is not None
+        and mine.default != column.default
+        and (column.default is not None or not column.not_null)  # else every row of the mesh was written
     ]
 
 

@@ -27,6 +27,7 @@ __all__ = [
     "KeyKind",
     "TableSpec",
     "UnsupportedTable",
+    "affinity",
     "encode_key",
     "read_table",
     "user_tables",
@@ -303,11 +304,11 @@ def _read_columns(
         collation = key_collation.get(name, "BINARY")
         if collation not in _COLLATIONS:
             raise UnsupportedTable(f"its key column {name!r} has the application's own collation {collation}")
-        columns.append(Column(name, _affinity(declared, strict=strict), collation, bool(not_null), default, key))
+        columns.append(Column(name, affinity(declared, strict=strict), collation, bool(not_null), default, key))
     return columns, tuple(generated)
 
 
-def _affinity(declared: str, *, strict: bool) -> str:
+def affinity(declared: str, *, strict: bool = False) -> str:
     """Returns the type affinity of a declared type (SQLite, "Determination Of Column Affinity")."""
     text = declared.upper()
     if "INT" in text:

@@ -23,7 +23,19 @@ from sync.rows import RowView, differing
 from sync.schema import KeyKind, encode_key
 from sync.table import Row, Table
 
-__all__ = ["START", "Place", "advance", "begin", "begin_for", "doubt", "going", "look_at", "suspects", "under_way"]
+__all__ = [
+    "START",
+    "Place",
+    "advance",
+    "begin",
+    "begin_for",
+    "doubt",
+    "first_rows",
+    "going",
+    "look_at",
+    "suspects",
+    "under_way",
+]
 
 _ROWS, _ENTRIES, _RUNS, _END = range(4)
 # To compare a row with its entries, or to stamp an update, takes as long as to stamp so many new rows.
@@ -219,6 +231,11 @@ def suspects(table: Table, place: Place, limit: int) -> tuple[list[Row], Place]:
             return [row for row in found if _vanished(table, row)], Place(_ENTRIES, found[-1])
         place = Place(_RUNS)
     return _vanished_of_runs(table, place, limit)
+
+
+def first_rows(table: Table, limit: int) -> list[Row]:
+    """Returns what the change log calls the first rows of the table."""
+    return [_row_of(table, name) for name in _next_names(table, None, limit)]
 
 
 def _suspect(view: RowView) -> bool:

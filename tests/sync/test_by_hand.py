@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sync.stream import Stream
-from tests.sync.peers import Peer, converge
+from tests.sync.peers import Peer, converge, shell
 
 WIDE = ", ".join(f"c{number}" for number in range(70))
 # (name, definition, columns of the rows written)
@@ -149,24 +149,80 @@ def test_a_rebuild_while_no_node_runs_that_drops_a_column_and_fills_another_ends
     assert len(rows(one, "id")) == 3
 
 
+@pytest.mark.parametrize("running", [True, False])
+def test_columns_that_a_rebuild_renames_have_their_new_names_everywhere(pair, ddl, running):
+    """As ORMs rename: the table made anew, the columns in another place, one more beside them."""
+    one, two = pair
+    if not running:
+        one.close()
+    remade = ddl.replace("TABLE t(", "TABLE n(").replace("x, y)", "more DEFAULT 'm', q, p)")
+    shell(
+        one.path,
+        f"BEGIN; {remade}; INSERT INTO n(id, p, q) SELECT id, x, y FROM t; DROP TABLE t; ALTER TABLE n RENAME TO t;"
+        " COMMIT;",
+    )
+    if not running:
+        one.open()
+    two.sql("UPDATE t SET x = 'meanwhile' WHERE y = 'd'")
+    converge([one, two])
+    assert_alike(one, two)
+    assert sorted(rows(two, "p, q, more")) == [("a", "b", "m"), ("e", "f", "m"), ("meanwhile", "d", "m")]
+    assert not note(one)
+    assert one.scrub().found == two.scrub().found == 0
+
+
+def test_a_rebuild_of_columns_with_equal_values_renames_none(pair, ddl):
+    one, two = pair
+    remade = ddl.replace("TABLE t(", "TABLE n(").replace("x, y)", "p, q)")
+    one.shell(
+        f"BEGIN; {remade}; INSERT INTO n(id, p, q) SELECT id, x, x FROM t; DROP TABLE t; ALTER TABLE n RENAME TO t; COMMIT;"
+    )
+    converge([one, two])
+    assert_alike(one, two)
+    assert note(one).startswith("column(s) x, y dropped or renamed here by hand")
+
+
+def test_a_column_that_must_not_be_null_and_is_lost_in_a_rebuild_hides_no_row_elsewhere(tmp_path):
+    one, two = Peer(tmp_path / "0.db", 0), Peer(tmp_path / "1.db", 1)
+    one.sql(
+        "CREATE TABLE t(id INTEGER PRIMARY KEY, i INT NOT NULL, c CHAR NOT NULL, b NOT NULL, r REAL NOT NULL, y);"
+        " INSERT INTO t VALUES(1, 2, 'c', x'00', 1.5, 'y')"
+    )
+    converge([one, two])
+    one.shell(
+        "BEGIN; CREATE TABLE n(id INTEGER PRIMARY KEY, y); INSERT INTO n SELECT id, y FROM t; DROP TABLE t;"
+        " ALTER TABLE n RENAME TO t; COMMIT; INSERT INTO t(id, y) VALUES(2, 'after');"
+    )
+    converge([one, two])
+    one.sql("INSERT INTO t(id, y) VALUES(3, 'once more')")
+    converge([one, two])
+    assert_alike(one, two)
+    assert rows(two, "i, c, b, r, y") == [(0, "", b"", 0.0, y) for y in ("y", "after", "once more")]
+    assert note(one).startswith("column(s) i, c, b, r dropped")
+    assert not note(two)
+    one.close()
+    two.close()
+
+
 def test_a_column_that_cannot_come_back_parks_its_table_with_its_name_until_it_is_there(tmp_path):
     one, two = Peer(tmp_path / "0.db", 0), Peer(tmp_path / "1.db", 1)
     one.sql("CREATE TABLE t(id INTEGER PRIMARY KEY, x, y); INSERT INTO t VALUES(1, 'a', 'b')")
     converge([one, two])
     one.shell(
-        "BEGIN; CREATE TABLE n(id INTEGER PRIMARY KEY, w, y, x AS (y)); INSERT INTO n(id, w, y) SELECT * FROM t;"
+        "BEGIN; CREATE TABLE n(id INTEGER PRIMARY KEY, w, y, x AS (y));"
+        " INSERT INTO n(id, w, y) SELECT id, x || '!', y FROM t;"
         " DROP TABLE t; ALTER TABLE n RENAME TO t; COMMIT;"
     )
     one.drain()
     assert note(one) == "parked: the mesh has the column(s) x and this file has not; add them"
     two.sql("UPDATE t SET y = 'later'")
     one.take(two.drain(), two.node_id)
-    assert rows(one, "w, y") == [("a", "b")]
+    assert rows(one, "w, y") == [("a!", "b")]
     one.shell("ALTER TABLE t RENAME COLUMN x TO made;")
     one.drain()
     converge([one, two])
     assert rows(one, "id, w, x, y") == rows(two, "id, w, x, y")
-    assert rows(one, "id, w, x") == [(1, "a", None)]
+    assert rows(one, "id, w, x") == [(1, "a!", None)]
     lost = [row for peer in (one, two) for row in peer.sql("SELECT lost FROM mycomesh_conflicts")]
     assert rows(one, "y") == [("later",)] or any("later" in row[0] for row in lost)
     one.close()
