@@ -29,7 +29,7 @@ from sync.installation import births_mark, captured, clear, make_log, numbered, 
 from sync.keep_both import convert
 from sync.migrating import migrate
 from sync.migration import Plan
-from sync.names import Names, TableFilter
+from sync.names import Names
 from sync.policy import Policies, name_fact
 from sync.realign import realign
 from sync.rebuilt import renamed_columns
