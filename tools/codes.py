@@ -175,6 +175,13 @@ _DATABASE = (
         "it was restored from a backup or copied; under its old site its new writes would be taken for known ones",
     ),
     Code(
+        "site.set_back",
+        "what this node stamped in the future is stamped again, under another site",
+        "its clock was more than 60 s ahead of the time on which two members agree: others refused what it wrote, and would have"
+        " until that time came",
+        "nothing to do for what was written; set the clock, or start the machine's time service, if 'clock.wrong' stands too",
+    ),
+    Code(
         "write.withheld",
         "what was written here stays here",
         "this node's certificate gives it no right to write the tables that the line names",

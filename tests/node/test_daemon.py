@@ -275,13 +275,18 @@ def test_a_file_in_use_is_refused_and_the_home_is_free_again(founder, tmp_path):
 
 
 def test_a_terminal_that_is_closed_ends_a_node_gracefully(founder, tmp_path):
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # whoever runs the tests may have been told to ignore it
+
     async def story():
         running = Running(founder, tmp_path / "fleet.db")
         await running.phase("serving")
         os.kill(os.getpid(), signal.SIGHUP)
         await running.ended()
 
-    asyncio.run(story())
+    try:
+        asyncio.run(story())
+    finally:
+        signal.signal(signal.SIGHUP, before)
     HomeLock.acquire(founder).release()
 
 
