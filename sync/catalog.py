@@ -25,7 +25,7 @@ from sync.generated import composed
 from sync.generating import Generating
 from sync.identifiers import fold, quoted
 from sync.indexes import column_names
-from sync.installation import births_mark, captured, clear, make_log, numbered, put_on, take_off
+from sync.installation import births_mark, captured, clear, logging, make_log, numbered, put_on, take_off
 from sync.keep_both import convert
 from sync.migrating import migrate
 from sync.migration import Plan
@@ -285,13 +285,14 @@ class Catalog:
             self._store.meta_set(births_mark(table_id), 1)
         else:
             table = self.reload(table_id, spec, bits, known, captured)
-        anew = fold(spec.name) in self._anew or not numbered(table, self._file.standing(spec.name))
+        standing = self._file.standing(spec.name)
+        anew = fold(spec.name) in self._anew or not numbered(table, standing)
         if anew:
             realign(table)
-        if anew or vanished or not self._captured(table):  # a column that a rebuild or rename has made may hold values
-            if sweep.doubt(table):
-                self.doubted.append(spec.name)
-            sweep.begin(table, written=[column for column in table.known if column not in captured])
+        if anew or vanished or not self._captured(table):
+            self.doubted += [spec.name] if sweep.doubt(table) else []
+            made = anew or vanished or not logging(table, standing)  # columns that nobody logged may hold values
+            sweep.begin(table, written=[column for column in table.known if made and column not in captured])
         if not drain(table):
             self._unfinished = True
             return
@@ -337,9 +338,7 @@ class Catalog:
             self.facts.write(*name_fact((spec.folded, column), name))
         return self.spec(spec.folded, spec.name)
 
-    def _vanished(
-        self, table_id: int, spec: TableSpec, bits: dict[str, int], captured: dict[str, int]
-    ) -> tuple[TableSpec, list[str]]:
+    def _vanished(self, table_id: int, spec: TableSpec, bits: Any, captured: Any) -> tuple[TableSpec, list[str]]:
         """Returns the table, and the columns that it has lost though the mesh has them; what a rebuild renamed is none."""
         explained = {column.folded for column in spec.columns} | self.policies.dropped_of(spec.folded)
         vanished = [column for column in captured if column not in explained]

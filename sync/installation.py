@@ -59,6 +59,11 @@ def captured(table: Table, standing: Sequence[tuple[Any, ...]]) -> bool:
     return True
 
 
+def logging(table: Table, standing: Sequence[tuple[Any, ...]]) -> bool:
+    """True if every trigger stands that logs what programs write: an index that came or went changes only the others."""
+    return set(trigger_names(table.table_id)[:4]) <= {name for kind, name, _ in standing if kind == "trigger"}
+
+
 def numbered(table: Table, standing: Sequence[tuple[Any, ...]]) -> bool:
     """True if a table's rowids are what they were, whatever VACUUM did; `standing` as for `captured`."""
     return not _kept(table) or any(name == _keep_name(table.table_id) for _, name, _ in standing)

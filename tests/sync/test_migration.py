@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from sync.batch import Bundle
 from sync.errors import MigrationError
 from sync.events import CommitSeen
 from tests.sync.exchanges import World
@@ -203,6 +204,27 @@ def test_a_twelve_step_rebuild_drops_a_unique_column(peers):
     converge([one, two, newcomer])
     assert_equal(one, two)
     assert not note(two)
+
+
+def test_a_column_that_a_rebuild_brings_is_not_written_by_those_who_add_it_with_its_index(peers):
+    one, two = started(peers, T)
+    two.sql("INSERT INTO t(id, a) VALUES(70, 'here'), (71, 'here too')")
+    converge([one, two])
+    migrate(
+        one,
+        "CREATE TABLE n(id INTEGER PRIMARY KEY, a, b2 INTEGER NOT NULL); INSERT INTO n SELECT id, a, id FROM t;"
+        " DROP TABLE t; ALTER TABLE n RENAME TO t; CREATE UNIQUE INDEX u ON t(a, b2)",
+    )
+    parts = [part for bundle in one.drain() for part in Bundle.decode(bundle).sections]
+    for facts in (True, False):  # definitions come first, rows when the receiver has looked at its own
+        bundle = Bundle([part for part in parts if (part.table == "mycomesh_schema") is facts])
+        two.take([bundle.encode()], one.node_id)
+        two.wall_ms += 1_000
+        two.drain()
+    converge([one, two])
+    assert_equal(one, two)
+    assert one.sql("SELECT count(*) FROM t WHERE b2 IS NOT id") == [(0,)]
+    assert not one.recorded("mycomesh_conflicts") + two.recorded("mycomesh_conflicts")
 
 
 def test_what_refers_to_a_dropped_column_keeps_it_here_and_says_so(peers):
