@@ -20,7 +20,7 @@ from sync.facts import INDEX, SCHEMA_TABLE, TABLE
 from sync.identifiers import fold, quoted
 from sync.indexes import column_names, user_indexes
 from sync.names import shown_names
-from sync.schema import Column, TableSpec, user_tables
+from sync.schema import Column, TableSpec, UnsupportedTable, user_tables
 from sync.store import Store
 from sync.table import Table
 
@@ -126,7 +126,10 @@ class Following:
                 done.append(name)
             if not done:
                 catalog.names.leave(spec.folded, mesh, name)
-        catalog.install(self._again(table, spec.name))
+        try:
+            catalog.install(self._again(table, spec.name))
+        except UnsupportedTable:
+            catalog.forget(spec.folded)  # the refresh that follows notes why
 
     def _again(self, table: Table, name: str) -> Table:
         """Returns the table as it is in the file now."""

@@ -15,7 +15,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from sync.identifiers import fold
-from sync.schema import TableSpec
+from sync.schema import TableSpec, UnsupportedTable
 
 __all__ = ["Names", "free_name", "shown_names"]
 
@@ -52,7 +52,11 @@ class Names:
         return {fold(shown): column for column, shown in self._records.get(mesh, {}).items() if column != _TABLE}
 
     def spec(self, plain: TableSpec, mesh: str, dropped: Collection[str]) -> TableSpec:
-        """Returns a table of this file as the mesh knows it, without dropped columns that this file still has."""
+        """Returns a table of this file as the mesh knows it, without dropped columns that this file still has.
+
+        Raises:
+            UnsupportedTable: no other column is left, which is what becomes of a table whose columns two nodes drop at once.
+        """
         known = self.columns(mesh)
         names = {here: "" if name in dropped else name for here, name in known.items()}
         taken = {*dropped, *known.values()}
@@ -60,7 +64,10 @@ class Names:
             folded = fold(column.name)
             if folded not in names and folded in taken:
                 names[folded] = free_name(folded, taken)
-        return plain.known_as(mesh, names) if names or mesh != fold(plain.name) else plain
+        spec = plain.known_as(mesh, names) if names or mesh != fold(plain.name) else plain
+        if not spec.columns:
+            raise UnsupportedTable("the mesh has dropped all of its columns")
+        return spec
 
     def record(self, mesh: str, table: str, columns: Mapping[str, str]) -> None:
         """Writes down what this file calls a table and columns of it (by the mesh's names); inside a transaction.

@@ -227,6 +227,25 @@ def test_a_column_that_a_rebuild_brings_is_not_written_by_those_who_add_it_with_
     assert not one.recorded("mycomesh_conflicts") + two.recorded("mycomesh_conflicts")
 
 
+def test_a_table_of_which_two_nodes_drop_different_columns_until_none_is_left_ends_on_all(peers):
+    one, two, three = started(
+        peers, "CREATE TABLE t(a, b); INSERT INTO t VALUES('a1', 'b1'); " + T.replace(" t", " u"), 3
+    )
+    migrate(one, "ALTER TABLE t DROP COLUMN a")
+    migrate(two, "ALTER TABLE t DROP COLUMN b")
+    converge([one, two, three])
+    assert one.digests() == two.digests() == three.digests()
+    for peer in (one, two, three):
+        assert note(peer) == "not replicated: the mesh has dropped all of its columns"
+        peer.sql(f"INSERT INTO u(a) VALUES('goes on {peer.number}')")
+        peer.drain()
+    converge([one, two, three])
+    assert one.sql("SELECT a FROM u ORDER BY a") == three.sql("SELECT a FROM u ORDER BY a")
+    three.close()
+    three.open()
+    assert note(three) == "not replicated: the mesh has dropped all of its columns"
+
+
 def test_what_refers_to_a_dropped_column_keeps_it_here_and_says_so(peers):
     one, two = started(peers, T)
     two.sql("CREATE VIEW mine AS SELECT b FROM t")
