@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.sync.peers import Peer
+from tests.sync.peers import Peer, converge
 
 
 @pytest.fixture
@@ -29,3 +29,21 @@ def pair(peers):
 @pytest.fixture
 def trio(peers):
     return peers(3)
+
+
+@pytest.fixture
+def equals(tmp_path):
+    """Make so many equal replicas of what some SQL makes, and more of them at each further call."""
+    made = []
+
+    def make(count, sql):
+        first = not made
+        made.extend(Peer(tmp_path / f"{number}.db", number) for number in range(len(made), len(made) + count))
+        if first:
+            made[0].sql(sql)
+        converge(made)
+        return made
+
+    yield make
+    for peer in made:
+        peer.close()

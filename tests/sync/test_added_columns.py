@@ -14,21 +14,9 @@ T = (
 
 
 @pytest.fixture
-def peers(tmp_path):
+def peers(equals):
     """Make so many replicas, equal, with the tables of `T`."""
-    made = []
-
-    def make(count, ddl=T):
-        first = not made
-        made.extend(Peer(tmp_path / f"{number}.db", number) for number in range(len(made), len(made) + count))
-        if first:
-            made[0].sql(ddl)
-        converge(made)
-        return made
-
-    yield make
-    for peer in made:
-        peer.close()
+    return lambda count, ddl=T: equals(count, ddl)
 
 
 def at_rest(peer, script):

@@ -11,21 +11,9 @@ T = "CREATE TABLE t(id INTEGER PRIMARY KEY, a, b); INSERT INTO t VALUES(1, 'a1',
 
 
 @pytest.fixture
-def peers(tmp_path):
+def peers(equals):
     """Make so many replicas, equal, with the table `t`."""
-    made = []
-
-    def make(count, ddl=T):
-        first = not made
-        made.extend(Peer(tmp_path / f"{number}.db", number) for number in range(len(made), len(made) + count))
-        if first:
-            made[0].sql(ddl)
-        converge(made)
-        return made
-
-    yield make
-    for peer in made:
-        peer.close()
+    return lambda count, ddl=T: equals(count, ddl)
 
 
 def shown(peer, columns="g", table="t"):

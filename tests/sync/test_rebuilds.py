@@ -24,21 +24,9 @@ REBUILT = (
 
 
 @pytest.fixture
-def peers(tmp_path):
+def peers(equals):
     """Make so many equal replicas of a table with these columns."""
-    made = []
-
-    def make(count, columns=BEFORE):
-        first = not made
-        made.extend(Peer(tmp_path / f"{number}.db", number) for number in range(len(made), len(made) + count))
-        if first:
-            made[0].sql(f"{P} CREATE TABLE t({columns}); {ROWS}")
-        converge(made)
-        return made
-
-    yield make
-    for peer in made:
-        peer.close()
+    return lambda count, columns=BEFORE: equals(count, f"{P} CREATE TABLE t({columns}); {ROWS}")
 
 
 def rebuild(columns):
