@@ -26,14 +26,18 @@ UNSET_MS = 1_577_836_800_000  # 2020: a clock that shows less was never set sinc
 
 @dataclass(frozen=True, slots=True)
 class MeshTime:
-    """How to correct this node's clock, 0 where it is right or nobody knows; whether two clocks at least agree on the time."""
+    """How to correct this node's clock, 0 where it is right or nobody knows; whether two clocks at least agree on the time.
+
+    It holds while our clock shows `apart_ms` more than the monotonic one, as it did when this was judged.
+    """
 
     offset_ms: int = 0
     confirmed: bool = False
+    apart_ms: int = 0
 
 
-def mesh_time(offsets_ms: Sequence[float], wall_ms: int) -> MeshTime:
-    """What our clock at `wall_ms` and those of the linked members, so far from it, say of the time.
+def mesh_time(offsets_ms: Sequence[float], now_ms: int, wall_ms: int) -> MeshTime:
+    """What our clock at `wall_ms`, `now_ms` by the monotonic one, and those of the linked members, so far from it, say of time.
 
     Clocks that were never set do not count beside others; where no clock was ever set, the latest counts. Else a clock is
     corrected only where two agree: by one alone that is years ahead, a node would take stamps that no other takes.
@@ -41,10 +45,10 @@ def mesh_time(offsets_ms: Sequence[float], wall_ms: int) -> MeshTime:
     clocks = sorted((0.0, *offsets_ms))
     told = [clock for clock in clocks if wall_ms + clock >= UNSET_MS]
     if not told:
-        return MeshTime(_worth(clocks[-1]))
+        return MeshTime(_worth(clocks[-1]), apart_ms=wall_ms - now_ms)
     middle = min(told[(len(told) - 1) // 2], told[len(told) // 2], key=abs)
     confirmed = sum(abs(clock - middle) <= WRONG_MS for clock in told) > 1
-    return MeshTime(_worth(middle) if confirmed else 0, confirmed)
+    return MeshTime(_worth(middle) if confirmed else 0, confirmed, wall_ms - now_ms)
 
 
 def _worth(offset_ms: float) -> int:
@@ -80,7 +84,7 @@ class Timekeeper:
 
     def judge(self, offsets_ms: Sequence[float], now_ms: int, wall_ms: int) -> list[Notice]:
         """Take the linked members' offsets (their clock minus ours); what there is to tell, if anything."""
-        self.time = mesh_time(offsets_ms, wall_ms)
+        self.time = mesh_time(offsets_ms, now_ms, wall_ms)
         self.offset_ms = offset_ms = mesh_offset_ms(offsets_ms)
         before, self.wrong = self.wrong, ""
         if offset_ms is None or abs(offset_ms) <= (WRONG_MS / 2 if before else WRONG_MS):

@@ -34,7 +34,7 @@ class Clockwork:
         self._replica = replica
         self._reaching = reaching
         self._config = config
-        self._told = TimeKnown(0, confirmed=False)
+        self._told = TimeKnown(0, confirmed=False, apart_ms=0)
         self._apart_ms = 0  # wall time less monotonic time
         self._set_back_at: int | None = None
         self._rested_at = 0
@@ -45,11 +45,12 @@ class Clockwork:
 
     def wall_ms(self, now_ms: int, wall_ms: int) -> int:
         """Returns the wall time to stamp with and to judge stamps by."""
-        apart_ms = wall_ms - now_ms
-        if abs(apart_ms - self._apart_ms) > SET_MS:
-            self._told = TimeKnown(0, confirmed=False)
-        self._apart_ms = apart_ms
-        return wall_ms + self._told.offset_ms
+        self._apart_ms = wall_ms - now_ms
+        return wall_ms + (self._told.offset_ms if self._stands() else 0)
+
+    def _stands(self) -> bool:
+        """Whether the clock goes on as it did when it was judged."""
+        return abs(self._apart_ms - self._told.apart_ms) <= SET_MS
 
     def taken(self, clock: int) -> None:
         """A peer covers this replica's site up to a clock in some table."""
@@ -57,8 +58,8 @@ class Clockwork:
 
     def told(self, time: TimeKnown, turn: Turn) -> None:
         """Takes what the mesh says of this machine's clock; the rest of the turn goes by it."""
-        turn.wall_ms += time.offset_ms - self._told.offset_ms
         self._told = time
+        turn.wall_ms = self.wall_ms(turn.now_ms, turn.now_ms + self._apart_ms)
         self.look(turn)
 
     def next_deadline(self) -> int | None:
@@ -69,7 +70,7 @@ class Clockwork:
         """Where this replica's stamps lie ahead of the mesh: asks how far peers cover them, then stamps the rest again."""
         if self._taken > self._noted and turn.now_ms >= self._noted_at:
             self._note(turn)
-        if not self._told.confirmed or not self._replica.ahead(turn.wall_ms):
+        if not (self._told.confirmed and self._stands()) or not self._replica.ahead(turn.wall_ms):
             self._set_back_at = None
         elif self._set_back_at is None:
             self._reaching.ask(turn)

@@ -121,10 +121,14 @@ class RightsKnown:
 
 @dataclass(frozen=True, slots=True)
 class TimeKnown:
-    """What the clocks of the members say: this node's is to be corrected by so much; whether two at least agree on it."""
+    """What the clocks of the members say: this node's is to be corrected by so much; whether two at least agree on it.
+
+    It was so while the wall clock showed `apart_ms` more than the monotonic one.
+    """
 
     offset_ms: int
     confirmed: bool
+    apart_ms: int
 
 
 Event = (

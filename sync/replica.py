@@ -31,7 +31,7 @@ from sync.overview import ReplicaStatus, TableStatus, overview
 from sync.removal import take_out
 from sync.rights import Rights
 from sync.scrub import Scrub
-from sync.stamp import hlc_from_ms
+from sync.stamp import DRIFT_MS_MAX, hlc_from_ms
 from sync.state import StateTables
 from sync.store import Store
 from sync.table import Table
@@ -312,8 +312,11 @@ class Replica:
             return self._life.caught_up(self._catalog.tables, reach)
 
     def ahead(self, wall_ms: int) -> bool:
-        """True if peers whose clocks show `wall_ms` refuse what this replica stamps."""
-        return self._life.moving is None and self._store.clock.last > future_bound(wall_ms)
+        """True if no peer can take what this replica stamps, where `wall_ms` is the time to within a minute.
+
+        What is less ahead some may take and others not, until a minute or two have passed.
+        """
+        return self._life.moving is None and self._store.clock.last > future_bound(wall_ms + DRIFT_MS_MAX)
 
     def set_back(self, after: int, wall_ms: int) -> None:
         """Goes on under a new site; drains stamp again what this one has stamped past the clock `after`, ahead of `wall_ms`.

@@ -177,7 +177,7 @@ _DATABASE = (
     Code(
         "site.set_back",
         "what this node stamped in the future is stamped again, under another site",
-        "its clock was more than 60 s ahead of the time on which two members agree: others refused what it wrote, and would have"
+        "its clock was minutes ahead of the time on which two members agree: others refused what it wrote, and would have"
         " until that time came",
         "nothing to do for what was written; set the clock, or start the machine's time service, if 'clock.wrong' stands too",
     ),

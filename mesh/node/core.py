@@ -42,7 +42,7 @@ ShellAction = (
 # How often the `Exchange` hears who the members are and when each was heard of; its own measure are days.
 MEMBERS_MS = 60_000
 
-# A correction of the clock is told again when it has changed by so much.
+# A correction of the clock is told again when it, or the clock, has changed by so much.
 CORRECTED_MS = 1_000
 
 RELAYS = (("*", "-"),)  # the rights of who stores no tables
@@ -161,10 +161,11 @@ class NodeCore:
     def _timed(self) -> list[ShellAction]:
         """Tell the `Exchange` what time it is, where that is news."""
         time, told = self.mesh.timekeeper.time, self._time
-        if time.confirmed == told.confirmed and abs(time.offset_ms - told.offset_ms) < CORRECTED_MS:
+        changes = (time.offset_ms - told.offset_ms, time.apart_ms - told.apart_ms)
+        if time.confirmed == told.confirmed and max(map(abs, changes)) < CORRECTED_MS:
             return []
         self._time = time
-        return [ToExchange(sync_events.TimeKnown(time.offset_ms, time.confirmed))]
+        return [ToExchange(sync_events.TimeKnown(time.offset_ms, time.confirmed, time.apart_ms))]
 
     def _routed(self, actions: list[mesh_events.Action]) -> list[ShellAction]:
         """Route the mesh's deliveries; a relay's stop here, it has no tables to bring them to."""

@@ -72,12 +72,12 @@ def test_a_node_that_boots_in_1970_is_told_by_its_mesh_and_the_others_are_not():
     ],
 )
 def test_a_clock_is_corrected_where_two_others_agree(offsets, time):
-    assert mesh_time(offsets, NOW_MS) == time
+    assert mesh_time(offsets, NOW_MS, NOW_MS) == time
 
 
 def test_clocks_that_were_never_set_go_by_two_that_were_or_by_the_latest_of_them():
     booted = UNSET_MS - YEARS_MS
-    assert mesh_time([NOW_MS - booted], booted) == MeshTime(0, False)
-    assert mesh_time([NOW_MS - booted, NOW_MS - booted + 7], booted) == MeshTime(NOW_MS - booted, True)
-    assert mesh_time([300_000.0, -20_000.0], booted) == MeshTime(300_000, False)
-    assert mesh_time([-300_000.0], booted) == MeshTime(0, False)
+    assert mesh_time([NOW_MS - booted], booted, booted) == MeshTime(0, False)
+    assert mesh_time([NOW_MS - booted, NOW_MS - booted + 7], booted, booted) == MeshTime(NOW_MS - booted, True)
+    assert mesh_time([300_000.0, -20_000.0], booted, booted) == MeshTime(300_000, False)
+    assert mesh_time([-300_000.0], booted, booted) == MeshTime(0, False)

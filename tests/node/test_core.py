@@ -158,8 +158,13 @@ def test_the_exchange_hears_what_time_it_is_when_that_is_news():
     core = NodeCore(mesh)
     assert core.handle(mesh_events.TimerFired(), 0, 0) == []
     mesh.timekeeper.time = MeshTime(-90_000, confirmed=True)
-    assert core.handle(mesh_events.TimerFired(), 1, 1) == [ToExchange(sync_events.TimeKnown(-90_000, confirmed=True))]
+    told = sync_events.TimeKnown(-90_000, confirmed=True, apart_ms=0)
+    assert core.handle(mesh_events.TimerFired(), 1, 1) == [ToExchange(told)]
     mesh.timekeeper.time = MeshTime(-90_400, confirmed=True)
     assert core.handle(mesh_events.TimerFired(), 2, 2) == []
     mesh.timekeeper.time = MeshTime(0, confirmed=True)
-    assert core.handle(mesh_events.TimerFired(), 3, 3) == [ToExchange(sync_events.TimeKnown(0, confirmed=True))]
+    told = sync_events.TimeKnown(0, confirmed=True, apart_ms=0)
+    assert core.handle(mesh_events.TimerFired(), 3, 3) == [ToExchange(told)]
+    mesh.timekeeper.time = MeshTime(0, confirmed=True, apart_ms=7_000)
+    told = sync_events.TimeKnown(0, confirmed=True, apart_ms=7_000)
+    assert core.handle(mesh_events.TimerFired(), 4, 7_004) == [ToExchange(told)], "our clock was set"

@@ -10,7 +10,6 @@ from tests.sync.exchanges import World
 from tests.sync.peers import assert_equal
 
 HOUR_MS = 3_600_000
-RIGHT = TimeKnown(0, confirmed=True)
 TABLES = {
     "rowid": "CREATE TABLE t(id INTEGER PRIMARY KEY, a, b)",
     "keyed": "CREATE TABLE t(id TEXT PRIMARY KEY NOT NULL, a, b) WITHOUT ROWID",
@@ -36,6 +35,11 @@ def write(world, node, script, *values):
     ):
         node.sql(f"UPDATE {log} SET at = NULL")
     world.do(node, CommitSeen())
+
+
+def tell(world, node, offset_ms=0, *, confirmed=True):
+    """The mesh's word on a node's clock as it is."""
+    world.do(node, TimeKnown(offset_ms, confirmed, node.peer.wall_ms))
 
 
 def shown(node):
@@ -66,7 +70,7 @@ def test_what_was_written_in_the_future_is_stamped_again_once_two_clocks_agree(w
     write(world, right, "UPDATE t SET a = 'other' WHERE id = '3'")
     wrong.reopen()
     wrong.peer.wall_ms -= HOUR_MS
-    world.do(wrong, RIGHT)
+    tell(world, wrong)
     world.run(5_000)
     assert wrong.peer.replica.site != site
     assert ahead_ms(wrong, world) <= 0
@@ -95,7 +99,7 @@ def test_a_later_write_of_others_wins_over_one_from_the_future(world):
     wrong.peer.wall_ms += HOUR_MS
     write(world, wrong, "UPDATE t SET a = 'from the future'")
     wrong.peer.wall_ms -= HOUR_MS
-    world.do(wrong, RIGHT)
+    tell(world, wrong)
     world.run(10_000)
     write(world, right, "UPDATE t SET a = 'later'")
     world.link(wrong, right)
@@ -104,15 +108,15 @@ def test_a_later_write_of_others_wins_over_one_from_the_future(world):
     assert any("from the future" in str(row) for row in wrong.peer.recorded("mycomesh_conflicts"))
 
 
-@pytest.mark.parametrize("told", [TimeKnown(0, confirmed=False), None])
+@pytest.mark.parametrize("told", [True, False])
 def test_nothing_is_taken_back_where_nobody_knows_the_time(world, told):
     one, _, _ = world.nodes
     site = one.peer.replica.site
     one.peer.wall_ms += HOUR_MS
     write(world, one, f"{TABLES['bag']}; INSERT INTO t VALUES(1, 'x', 1)")
     one.peer.wall_ms -= HOUR_MS
-    if told is not None:
-        world.do(one, told)
+    if told:
+        tell(world, one, confirmed=False)
     world.run(200_000)
     assert one.peer.replica.site == site
     assert ahead_ms(one, world) > HOUR_MS // 2
@@ -130,8 +134,8 @@ def test_what_a_peer_has_taken_keeps_its_stamp(world):
     assert shown(also) == [("1", "x", 1), ("2", "taken", 2)]
     for node in (wrong, also):
         node.peer.wall_ms -= HOUR_MS
-    world.do(wrong, RIGHT)
-    world.do(also, RIGHT)
+    tell(world, wrong)
+    tell(world, also)
     world.run(60_000)
     assert shown(also) == shown(wrong) == [("1", "x", 1), ("2", "taken", 2)]
     write(world, wrong, "INSERT INTO t VALUES('3', 'now', 3)")
@@ -145,8 +149,8 @@ def test_a_corrected_clock_stamps_by_the_time_of_the_mesh_and_takes_what_others_
     write(world, right, f"{TABLES['rowid']}; INSERT INTO t VALUES(1, 'x', 1)")
     fast.peer.wall_ms += HOUR_MS
     slow.peer.wall_ms -= HOUR_MS
-    world.do(fast, TimeKnown(-HOUR_MS, confirmed=True))
-    world.do(slow, TimeKnown(HOUR_MS, confirmed=True))
+    tell(world, fast, -HOUR_MS)
+    tell(world, slow, HOUR_MS)
     world.link(fast, right)
     world.link(slow, right)
     world.run(5_000)
@@ -162,7 +166,7 @@ def test_a_corrected_clock_stamps_by_the_time_of_the_mesh_and_takes_what_others_
 def test_a_clock_that_was_set_is_not_corrected_by_what_was_told_before(world):
     node, other, _ = world.nodes
     node.peer.wall_ms -= HOUR_MS
-    world.do(node, TimeKnown(HOUR_MS, confirmed=True))
+    tell(world, node, HOUR_MS)
     node.peer.wall_ms += HOUR_MS  # somebody has set it
     write(world, node, f"{TABLES['rowid']}; INSERT INTO t VALUES(1, 'x', 1)")
     world.link(node, other)
@@ -180,7 +184,7 @@ def test_a_large_backlog_is_stamped_again_by_chunks_and_goes_on_after_a_restart(
     wrong.peer.wall_ms -= HOUR_MS
     steps = []
     wrong.peer.replica._store.holding = steps.append
-    world.do(wrong, RIGHT)
+    tell(world, wrong)
     while wrong.peer.replica._life.moving is None:
         world.run(1)
     wrong.reopen()
@@ -203,11 +207,11 @@ def test_what_the_mesh_at_home_has_taken_is_not_stamped_again_for_two_strangers_
     world.run(150_000)
     world.cut(link)
     laptop.reopen()
-    world.do(laptop, TimeKnown(-700 * HOUR_MS, confirmed=True))
+    tell(world, laptop, -700 * HOUR_MS)
     world.run(10_000)
     write(world, laptop, "INSERT INTO t VALUES('3', 'abroad', 3)")
     world.run(10_000)
-    world.do(laptop, TimeKnown(0, confirmed=True))
+    tell(world, laptop, 0)
     world.link(laptop, home)
     world.run(60_000)
     assert shown(home) == [("1", "x", 1), ("2", "y", 2), ("3", "abroad", 3)]
@@ -221,7 +225,7 @@ def test_a_clock_that_seems_wrong_again_and_again_costs_ever_fewer_sites(world):
         node.peer.wall_ms += HOUR_MS
         write(world, node, "INSERT INTO t(a) VALUES('x')")
         node.peer.wall_ms -= HOUR_MS
-        world.do(node, RIGHT)
+        tell(world, node)
         world.run(60_000)
     assert 4 <= node.noticed().count("site.set_back") <= 6
     assert node.sql("SELECT count(*) FROM t") == [(60,)]
