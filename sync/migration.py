@@ -31,6 +31,7 @@ _MARK = f"{INTERNAL_PREFIX}mark_"
 _PRAGMAS = {
     "foreign_keys", "foreign_key_check", "foreign_key_list", "defer_foreign_keys", "user_version",
     "application_id", "integrity_check", "quick_check", "table_info", "table_xinfo", "index_list", "index_info",
+    "data_version",  # FTS5 reads it before it writes
 }  # fmt: skip
 _NO_PLACE = {apsw.SQLITE_ATTACH: "ATTACH", apsw.SQLITE_DETACH: "DETACH", apsw.SQLITE_TRANSACTION: "ROLLBACK"}
 _BLANK = re.compile(r"(?:\s|--[^\n]*(?:\n|$)|/\*.*?\*/)*", re.DOTALL)

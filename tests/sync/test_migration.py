@@ -525,3 +525,13 @@ def test_tables_that_cannot_trade_names_here_keep_both_and_trade_them_later(peer
     assert_equal(one, two)
     assert two.sql("SELECT a FROM u WHERE id = 1") == [("a1",)]
     assert not note(two, "t") + note(two, "u")
+
+
+def test_a_migration_writes_a_table_with_a_full_text_index(peers):
+    (one,) = started(peers, "CREATE TABLE t(id INTEGER PRIMARY KEY, name); INSERT INTO t VALUES(1, 'alpha')", 1)
+    one.shell(
+        "CREATE VIRTUAL TABLE words USING fts5(name); CREATE TRIGGER kept AFTER UPDATE ON t BEGIN"
+        " INSERT INTO words(rowid, name) VALUES(new.id, new.name); END"
+    )
+    migrate(one, "UPDATE t SET name = 'omega'")
+    assert one.shell("SELECT rowid FROM words WHERE words MATCH 'omega'") == b"1\n"
