@@ -19,6 +19,7 @@ from sync.changelog import ChangeLog, changes_name
 from sync.config import TableFilter
 from sync.definitions import described
 from sync.differences import Differences
+from sync.echoes import Echoes
 from sync.facts import SCHEMA_ID, SCHEMA_TABLE, Facts
 from sync.following import Following
 from sync.generated import composed
@@ -68,6 +69,7 @@ class Catalog:
         self.names: Names
         self._file = FileSchema(store.db)
         self._differences = Differences()
+        self.echoes = Echoes(store, self, self._file)
         self.generating = Generating(store, self)
         # By the mesh's name: a table's fact, those of its generated columns, and what they define.
         self._defined: dict[str, tuple[str, dict[str, str], TableSpec | None]] = {}
@@ -177,6 +179,7 @@ class Catalog:
         self._record_facts()
         for mesh, table in self.tables.items():
             self._differences.tell(table, self.defined(mesh), self.notes)
+        self.echoes.renew()
         drain(self.tables[SCHEMA_TABLE])
         mark.renew(self._store.db)
         self._ours = internals.standing(self._store.db)
@@ -251,10 +254,8 @@ class Catalog:
 
     def _registered(self, mesh: str) -> tuple[Any, ...] | None:
         """Returns (id, shape, bits, known) of a table that is replicated, the last two as JSON."""
-        found: tuple[Any, ...] | None = self._store.db.execute(
-            "SELECT id, shape, bits, known FROM mycomesh_replicated WHERE name = ?", (mesh,)
-        ).fetchone()
-        return found
+        listing = "SELECT id, shape, bits, known FROM mycomesh_replicated WHERE name = ?"
+        return self._store.db.execute(listing, (mesh,)).fetchone()  # type: ignore[no-any-return]
 
     def _adopt(self, spec: TableSpec, record: tuple[Any, ...], drain: Callable[[Table], bool]) -> None:
         mesh, name = spec.folded, spec.name

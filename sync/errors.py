@@ -7,6 +7,7 @@ __all__ = [
     "DatabaseBusyError",
     "DatabaseError",
     "DecodeError",
+    "EchoError",
     "FileReplacedError",
     "ForeignFileError",
     "MigrationError",
@@ -32,6 +33,17 @@ class DatabaseBusyError(DatabaseError):
     """Another connection holds the write lock. Nothing was changed; the same call may succeed later."""
 
     code = "database.busy"
+
+
+class EchoError(DatabaseBusyError):
+    """A trigger that keeps an index here failed for a row of others. Nothing was changed; it is off when the call is made again.
+
+    `table` is the table's name on the mesh, "" where that is not known.
+    """
+
+    def __init__(self, text: str, table: str = "") -> None:
+        super().__init__(text)
+        self.table = table
 
 
 class FileReplacedError(DatabaseError):

@@ -27,6 +27,7 @@ from sync.rows import RowView, prior_from_wire, shrink
 from sync.schema import KeyKind
 from sync.shedding import kept
 from sync.table import Row, Table
+from sync.writing import blame, write_many
 
 __all__ = ["Merged", "materialize", "merge_section", "set_aside"]
 
@@ -134,7 +135,7 @@ def _merge_births(table: Table, group: Group, place: int, keys: list[Any]) -> bo
     db = table.store.db
     db.execute(f"SAVEPOINT {_SAVEPOINT}")
     try:
-        db.executemany(insert, values)
+        write_many(table, insert, values)
     except apsw.ConstraintError:
         db.execute(f"ROLLBACK TO {_SAVEPOINT}")
         db.execute(f"RELEASE {_SAVEPOINT}")
@@ -313,12 +314,14 @@ def materialize(table: Table, view: RowView, seen: bool, target: dict[str, Any],
     try:
         row, place, seen = show(table, view, seen, shown, reborn=reborn)
     except apsw.ConstraintError as error:
+        blame(table, error)
         reason = str(error)
         if _displace(table, view.row, (view.present or {}) | shown):
             try:
                 row, place, seen = show(table, view, seen, shown, reborn=reborn)
                 reason = ""
             except apsw.ConstraintError as error_left:
+                blame(table, error_left)
                 reason = str(error_left)
     if reason and view.present is not None:
         # Half a row would depend on the order of arrival: a refused row is not shown at all, on any replica.

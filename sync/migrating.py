@@ -43,6 +43,7 @@ def migrate(store: Store, catalog: Catalog, script: str) -> Plan:
             catalog.shed(table, _going(table, alteration))
         if _going(table, alteration) or alteration.uncomputed:  # capture may name them
             catalog.uninstall(table.table_id)
+    catalog.echoes.take_off()  # they would run beside the triggers that they echo
     store.db.config(apsw.SQLITE_DBCONFIG_ENABLE_TRIGGER, 1)  # the user's own, as with any client, and capture
     try:
         run(store.db, script)

@@ -19,7 +19,7 @@ from sync.catalog import SCHEMA_TABLE, Catalog
 from sync.config import TableFilter
 from sync.copies import Life
 from sync.decisions import Decisions
-from sync.errors import MigrationError
+from sync.errors import EchoError, MigrationError
 from sync.facts import check_facts
 from sync.feed import read_range, read_rows
 from sync.identifiers import fold
@@ -277,6 +277,14 @@ class Replica:
             DecodeError: not a bundle, or values that cannot belong to their tables; nothing was changed.
             BatchRefusedError: a live batch with a forged site or a stamp from the future; nothing was changed or covered.
         """
+        try:
+            return self._apply(payload, wall_ms, origin, voucher, repair=repair)
+        except EchoError:  # what has failed is off
+            return self._apply(payload, wall_ms, origin, voucher, repair=repair)
+
+    def _apply(
+        self, payload: bytes, wall_ms: int, origin: bytes | None, voucher: bytes | None, *, repair: bool
+    ) -> Applied:
         bundle = Bundle.decode(payload)
         forbidden = self.rights.leave_out(bundle, origin or voucher or b"")
         check_facts(bundle)

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import apsw
 
 from sync import internals
-from sync.errors import DatabaseBusyError, DatabaseError, FileReplacedError, ForeignFileError
+from sync.errors import DatabaseBusyError, DatabaseError, EchoError, FileReplacedError, ForeignFileError
 from sync.identifiers import fold, is_ours
 from sync.stamp import Clock
 
@@ -57,6 +57,8 @@ class Store:
         self._wal_pages = 0
         self._durable = False
         self.holding: Callable[[bool], None] = lambda _: None  # told when the write lock is taken, and when it is free
+        self.echoing = False  # whether this connection has written indexes of the user's (`echoes`)
+        self.undone: Callable[[BaseException], None] = lambda _: None  # told why a transaction is undone, once it is
         self.syncs = 0  # commits that were on the disk before `transaction()` ended
         self.clock = Clock()
         self.made_again: tuple[str, ...] = ()  # tables of ours that were not as they should be when the file was opened
@@ -106,9 +108,9 @@ class Store:
                 left = self.clock.last, 1 if self._left is None else self._left[1] + 1
                 self.meta_set("clock", left[0])
                 self.meta_set("commits", left[1])
-                self.db.execute("COMMIT")
+                self._commit()
             self.holding(False)
-        except BaseException:
+        except BaseException as error:
             if self.db.in_transaction:
                 self.db.execute("ROLLBACK")
             self.holding(False)
@@ -119,6 +121,7 @@ class Store:
             self._durable = False
             for member in list(self._enlisted):  # some are dismissed by that
                 member.rolled_back()
+            self.undone(error)
             raise
         self._left = left
         if self._durable:
@@ -127,6 +130,15 @@ class Store:
             member.committed()
         if self._wal_pages > WAL_PAGES_MAX:
             self.checkpoint()
+
+    def _commit(self) -> None:
+        """Ends the transaction; raises `EchoError` where FTS, which writes its index out now, finds that damaged."""
+        try:
+            self.db.execute("COMMIT")
+        except (apsw.ConstraintError, apsw.SQLError) as error:  # damage that it knows as such is CORRUPT_VTAB
+            if self.echoing:
+                raise EchoError(f"{self.path}: {error}") from error
+            raise
 
     def _check_same(self) -> None:
         """What is kept in memory mirrors the file as this connection left it."""
@@ -340,6 +352,8 @@ def _translated(path: str) -> Iterator[None]:
     except apsw.CantOpenError as error:
         raise DatabaseError(f"{path}: cannot be opened; check its permissions and those of its directory") from error
     except (apsw.IOError, apsw.CorruptError) as error:
+        if getattr(error, "extendedresult", None) == apsw.SQLITE_CORRUPT_VTAB:  # FTS, which `echoes` alone write
+            raise EchoError(f"{path}: {error}") from error
         raise DatabaseError(f"{path}: {error}; run PRAGMA integrity_check and look at the disk") from error
 
 

@@ -25,6 +25,7 @@ from sync.rawtext import bound, is_raw, mark, raw_select, restored
 from sync.schema import KeyKind, TableSpec
 from sync.store import Store
 from sync.vector import Range, Vector
+from sync.writing import write
 
 __all__ = ["BIRTH_KEY_SIZE", "Row", "Table", "birth_key", "birth_stamp", "extended"]
 
@@ -86,6 +87,7 @@ class Table:
         self.settled = False  # whether held values that this table can show are shown
         self.stood: object = None  # what SQLite's catalogue said of the table when its triggers were last found whole
         self.displaced = 0  # rows parked in favour of others: when it moves, rows read earlier may be stale
+        self.echoed: tuple[str, ...] = ()  # indexes that this connection keeps for it (`echoes`)
         self._staged: Vector | None = None
         self._learnt: list[str] = []
         self._vector_digest = b""
@@ -337,7 +339,8 @@ class Table:
         names = ", ".join(quoted(column.name) for column in columns)
         marks = ", ".join(mark(values[column.folded]) for column in columns)
         body = f"({names}) VALUES({marks})" if columns else "DEFAULT VALUES"
-        self.store.db.execute(
+        write(
+            self,
             f"INSERT OR {conflict} INTO {quoted(self.spec.name)}{body}",
             tuple(bound(values[column.folded]) for column in columns),
         )
@@ -351,7 +354,7 @@ class Table:
         self._check_text(values)
         settings = self._settings(tuple(values), tuple(map(mark, values.values())))
         parameters = (*map(bound, values.values()), *found[1])
-        self.store.db.execute(f"{settings} WHERE {found[0]}", parameters)
+        write(self, f"{settings} WHERE {found[0]}", parameters)
 
     def _check_text(self, values: Mapping[str, Any]) -> None:
         if not self.store.utf8 and any(map(is_raw, values.values())):
@@ -366,7 +369,7 @@ class Table:
         """Deletes one row if it is there."""
         found = self.where_values(row)
         if found is not None:
-            self.store.db.execute(f"DELETE FROM {quoted(self.spec.name)} AS t WHERE {found[0]}", found[1])
+            write(self, f"DELETE FROM {quoted(self.spec.name)} AS t WHERE {found[0]}", found[1])
 
     # ---- identity
 
