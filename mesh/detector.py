@@ -29,9 +29,8 @@ PROBE_AFTER = 1.3  # heartbeats of silence after which probing begins: an ordina
 PROBE_EVERY = 0.25  # heartbeats between probes: five of them before the earliest death
 MEASURE_EVERY = 30  # heartbeats between pings on a link that is never idle: round trip and offset stay fresh
 PINGS_MAX = 16  # unanswered pings remembered, for their times
-SET_MS = (
-    5_000  # a peer's clock that goes apart from ours by so much between two samples was set: the old ones say nothing
-)
+# A peer's clock that goes apart from ours by so much between two samples was set: the old samples say nothing.
+SET_MS = 5_000
 OFFSETS_MAX = 8  # clock samples; the one of the shortest round trip is the best (RFC 5905, section 10)
 
 

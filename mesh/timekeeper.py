@@ -46,9 +46,14 @@ def mesh_time(offsets_ms: Sequence[float], now_ms: int, wall_ms: int) -> MeshTim
     told = [clock for clock in clocks if wall_ms + clock >= UNSET_MS]
     if not told:
         return MeshTime(_worth(clocks[-1]), apart_ms=wall_ms - now_ms)
-    middle = min(told[(len(told) - 1) // 2], told[len(told) // 2], key=abs)
+    middle = _median(told)
     confirmed = sum(abs(clock - middle) <= WRONG_MS for clock in told) > 1
     return MeshTime(_worth(middle) if confirmed else 0, confirmed, wall_ms - now_ms)
+
+
+def _median(clocks: Sequence[float]) -> float:
+    """The middle of sorted offsets; of two the one nearer to our clock."""
+    return min(clocks[(len(clocks) - 1) // 2], clocks[len(clocks) // 2], key=abs)
 
 
 def _worth(offset_ms: float) -> int:
@@ -63,9 +68,7 @@ def mesh_offset_ms(offsets_ms: Sequence[float]) -> float | None:
     """
     if len(offsets_ms) < 2:
         return offsets_ms[0] if offsets_ms else None
-    clocks = sorted((0.0, *offsets_ms))
-    low, high = clocks[(len(clocks) - 1) // 2], clocks[len(clocks) // 2]
-    return min(low, high, key=abs)
+    return _median(sorted((0.0, *offsets_ms)))
 
 
 class Timekeeper:

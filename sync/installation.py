@@ -16,7 +16,6 @@ from sync.changelog import changes_name
 from sync.identifiers import fold, quoted
 from sync.indexes import column_names
 from sync.runs import runs_name
-from sync.schema import KeyKind
 from sync.table import Table
 
 __all__ = ["births_mark", "captured", "clear", "make_log", "numbered", "put_on", "take_off"]
@@ -66,7 +65,7 @@ def logging(table: Table, standing: Sequence[tuple[Any, ...]]) -> bool:
 
 def numbered(table: Table, standing: Sequence[tuple[Any, ...]]) -> bool:
     """True if a table's rowids are what they were, whatever VACUUM did; `standing` as for `captured`."""
-    return not _kept(table) or any(name == _keep_name(table.table_id) for _, name, _ in standing)
+    return not table.spec.keyless or any(name == _keep_name(table.table_id) for _, name, _ in standing)
 
 
 def put_on(table: Table) -> None:
@@ -78,7 +77,7 @@ def put_on(table: Table) -> None:
     make_log(table)
     for statement in create_statements(table.spec, table_id, compared)[1:]:
         db.execute(statement)
-    if _kept(table):
+    if table.spec.keyless:
         # VACUUM renumbers the rowids of a table that has no index at all; an index of no rows prevents it.
         column = quoted(table.spec.columns[0].name)
         db.execute(f"CREATE INDEX IF NOT EXISTS {_keep_name(table_id)} ON {quoted(table.spec.name)}({column}) WHERE 0")
@@ -107,11 +106,6 @@ def clear(db: Any, table_id: int) -> None:
         db.execute(f"DELETE FROM mycomesh_{name} WHERE id = ?", (table_id,))
     marks = (births_mark(table_id), f"shed/{table_id}", f"settled/{table_id}")
     db.execute("DELETE FROM mycomesh_meta WHERE name IN (?, ?, ?)", marks)
-
-
-def _kept(table: Table) -> bool:
-    """True if an index of no rows keeps the rowids of the table."""
-    return table.spec.kind is KeyKind.BAG and not table.spec.id_column
 
 
 def _keep_name(table_id: int) -> str:

@@ -18,7 +18,6 @@ from sync.copies import Life
 from sync.drain import CHUNK_ROWS_MAX, EDIT_WEIGHT, Drained, Times, captured_ms, drain_table
 from sync.keep_both import in_form
 from sync.portions import CHANGE_BYTES_MAX
-from sync.schema import KeyKind
 from sync.showing import Showing
 from sync.store import Store
 from sync.table import Table
@@ -194,8 +193,8 @@ class Intake:
         return self._urgency.batches(sections), more
 
     def _times(self, table: Table, wall_ms: int) -> Times:
-        keyless = table.spec.kind is KeyKind.BAG
-        return Times(wall_ms, wall_ms if self._waited_ms is None or not keyless else min(self._waited_ms, wall_ms))
+        untimed_ms = self._waited_ms if table.spec.keyless else None
+        return Times(wall_ms, wall_ms if untimed_ms is None else min(untimed_ms, wall_ms))
 
     def _took(self, table: Table, drained: Drained, sections: list[Section]) -> int:
         if drained.section is not None:

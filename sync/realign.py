@@ -21,7 +21,6 @@ from sync.identifiers import quoted
 from sync.report import renumber_parked
 from sync.rows import RowView, differing
 from sync.runs import RUN_MAX
-from sync.schema import KeyKind
 from sync.table import Table
 
 __all__ = ["COMPARED_MAX", "realign"]
@@ -49,7 +48,7 @@ def realign(table: Table) -> None:
     What rows hold is compared with their entries by the sweep that follows.
     """
     spec, db = table.spec, table.store.db
-    if spec.id_column or not (spec.kind is KeyKind.BAG or spec.nullable_key):
+    if not (spec.keyless or spec.nullable_key):
         return
     for name, columns in _TABLES.items():
         db.execute(f"CREATE TEMP TABLE mycomesh_{name}({columns})")

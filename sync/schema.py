@@ -101,6 +101,11 @@ class TableSpec:
         return self.mesh or fold(self.name)
 
     @property
+    def keyless(self) -> bool:
+        """True if the table has no primary key; one whose rows go by their births by a policy has its own all the same."""
+        return self.kind is KeyKind.BAG and not self.id_column
+
+    @property
     def meshes(self) -> dict[str, str]:
         """The names under which peers know the columns, by their folded names in this file."""
         return {fold(column.name): column.folded for column in self.columns}
