@@ -1,31 +1,27 @@
 """The one thread that owns the database: `Replica` and `Exchange` live and die here, events run one after another.
 
-Owns the queue in front of the `Exchange` and its deadline. What always holds: urgent work (a local commit, a live
-batch, a question of a person) overtakes bulk work (rounds, streams), never the opening of its own link; results leave
-in the order of the work; an idle thread sleeps until the deadline. It must not know the network or the event loop:
-reports are handed to a function that may be called from this thread.
+Owns when the `Exchange` runs: what the agenda says, its deadline, and the breaks between. What always holds: results leave in
+the order of the work; an idle thread sleeps until the deadline. It must not know the network or the event loop: reports are
+handed to a function that may be called from this thread.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections import deque
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import apsw
 
+from mesh.node.agenda import Agenda, Job
 from mesh.node.errors import NodeError
 from sync.errors import DatabaseBusyError, FileReplacedError, SyncError
 from sync.events import (
     Action,
-    BatchReceived,
-    CommitSeen,
     DropLink,
     Event,
-    LinkOpened,
     MessageReceived,
     Notice,
     TimerFired,
@@ -36,9 +32,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Acted", "Broken", "ExchangeMachine", "Report", "SqlThread"]
 
-# Peers send at most what they were asked for, but a live burst may outrun the disk. Batches beyond the limit are
-# dropped (a gap that the next round fills); messages beyond it close their link (the round starts afresh).
-BACKLOG_BYTES_MAX = 64 * 1024 * 1024
 # After the file refused an event (disk full, a lock held for seconds) its deadline may stay in the past: without a
 # pause the thread would spin on it. One second is what the safety check of an idle file takes anyway.
 REFUSED_PAUSE_MS = 1_000
@@ -87,15 +80,6 @@ class Broken:
 Report = Acted | Broken
 
 
-@dataclass(frozen=True, slots=True)
-class _Job:
-    """A function to run between events, its outcome for whoever asked; `last` ends the thread."""
-
-    run: Callable[[], Any]
-    outcome: Future[Any]
-    last: bool = False
-
-
 @dataclass(slots=True)
 class _Breaks:
     """When the thread leaves the file alone: the ends of the last break, and of the last long one."""
@@ -142,10 +126,7 @@ class SqlThread:
         self._clock = clock
         self._exchange: ExchangeMachine | None = None
         self._wake = threading.Condition()
-        self._urgent: deque[Event | _Job] = deque()
-        self._bulk: deque[Event] = deque()
-        self._backlog_bytes = 0
-        self._commit_queued = False
+        self._agenda = Agenda()
         self._waiting: dict[Callable[[], object], None] = {}  # what runs once, however often it is asked for
         self._ended = False
         self._timer = _Timer()
@@ -161,27 +142,10 @@ class SqlThread:
     def submit(self, event: Event) -> None:
         """Queue one event; may be called from any thread and never blocks on SQL."""
         with self._wake:
-            match event:
-                case CommitSeen():
-                    if self._commit_queued:
-                        return  # one drain sees everything committed before it
-                    self._commit_queued = True
-                    self._urgent.append(event)
-                case LinkOpened():
-                    self._urgent.append(event)
-                case BatchReceived(_, _, payload):
-                    if self._backlog_bytes + len(payload) > BACKLOG_BYTES_MAX:
-                        return
-                    self._backlog_bytes += len(payload)
-                    self._urgent.append(event)
-                case MessageReceived(link, payload):
-                    if self._backlog_bytes + len(payload) > BACKLOG_BYTES_MAX:
-                        self._report(Acted([DropLink(link, "its messages outran this node's disk")]))
-                        return
-                    self._backlog_bytes += len(payload)
-                    self._bulk.append(event)
-                case _:
-                    self._bulk.append(event)
+            if not self._agenda.put(event):
+                if isinstance(event, MessageReceived):
+                    self._report(Acted([DropLink(event.link, "its messages outran this node's disk")]))
+                return
             self._wake.notify()
 
     def call(self, run: Callable[[], T]) -> Future[T]:
@@ -222,7 +186,7 @@ class SqlThread:
             if self._ended:
                 outcome.set_exception(NodeError(ENDED))
             else:
-                self._urgent.append(_Job(run, outcome, last))
+                self._agenda.put_job(Job(run, outcome, last))
                 self._wake.notify()
         return outcome
 
@@ -233,7 +197,7 @@ class SqlThread:
         try:
             while True:
                 work = self._take()
-                if not isinstance(work, _Job):
+                if not isinstance(work, Job):
                     self._handle(work)
                 elif self._finish(work):
                     return
@@ -246,38 +210,24 @@ class SqlThread:
         """Let nobody wait for a thread that has ended."""
         with self._wake:
             self._ended = True
-            for work in self._urgent:
-                if isinstance(work, _Job):
-                    work.outcome.set_exception(NodeError(ENDED))
-            self._urgent.clear()
-            self._bulk.clear()
+            for job in self._agenda.clear():
+                job.outcome.set_exception(NodeError(ENDED))
 
-    def _take(self) -> Event | _Job:
+    def _take(self) -> Event | Job:
         """Wait for work or for the deadline; a deadline that is always due alternates with the queues."""
         with self._wake:
             while True:
                 deadline = self._exchange.next_deadline() if self._exchange is not None else None
                 wait_ms = None if deadline is None else max(deadline, self._timer.paused_until) - self._clock()[0]
-                queued = bool(self._urgent or self._bulk)
+                queued = len(self._agenda) > 0
                 if wait_ms is not None and wait_ms <= 0 and not (self._timer.ran and queued):
                     self._timer.ran = True
                     return TimerFired()
                 self._timer.ran = False
                 if queued:
-                    return self._popped()
+                    return self._agenda.next(self._clock()[0])
                 self._wake.wait(None if wait_ms is None else wait_ms / 1000)
                 self._breaks.ended(self._clock()[0])
-
-    def _popped(self) -> Event | _Job:
-        work = self._urgent.popleft() if self._urgent else self._bulk.popleft()
-        match work:
-            case BatchReceived(_, _, payload) | MessageReceived(_, payload):
-                self._backlog_bytes -= len(payload)
-            case CommitSeen():
-                self._commit_queued = False
-            case _:
-                pass
-        return work
 
     def _handle(self, event: Event) -> None:
         assert self._exchange is not None, "an event before the file was open"
@@ -312,7 +262,7 @@ class SqlThread:
         self._timer.told, self._timer.told_until = text, now_ms + REFUSED_TELL_MS
         return [Notice("database.refused", text, {"event": type(event).__name__}, "warning")]
 
-    def _finish(self, job: _Job) -> bool:
+    def _finish(self, job: Job) -> bool:
         """Run a job and hand its outcome back; say whether the thread ends."""
         try:
             result = job.run()

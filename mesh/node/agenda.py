@@ -1,0 +1,117 @@
+"""The agenda of the SQL thread: what waits for the file, and what of it goes next.
+
+Owns the queues and the bytes that wait in them. What always holds: the opening of a link goes before whatever comes over it;
+urgent work (a local commit, a live batch, a question of a person) overtakes bulk work (rounds, streams), which still gets its
+share of the thread: writes of many peers may come as fast as a slow disk takes them, for ever. It must not know threads: whoever
+calls it holds the lock.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sync.events import BatchReceived, CommitSeen, Event, LinkOpened, MessageReceived
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["Agenda", "Job"]
+
+# Peers send at most what they were asked for, but a live burst may outrun the disk. Batches beyond the limit are
+# dropped (a gap that the next round fills); messages beyond it close their link (the round starts afresh).
+BACKLOG_BYTES_MAX = 64 * 1024 * 1024
+# What an event takes beside its payload: a burst of small ones fills memory too.
+EVENT_BYTES = 400
+# After so much urgent work in a row, what else waits has a turn.
+BULK_WAIT_MS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A function to run between events, its outcome for whoever asked; `last` ends the thread."""
+
+    run: Callable[[], Any]
+    outcome: Future[Any]
+    last: bool = False
+
+
+class Agenda:
+    """Events and jobs in the order in which they are to be done."""
+
+    def __init__(self) -> None:
+        self._urgent: deque[Event | Job] = deque()
+        self._bulk: deque[Event] = deque()
+        self._backlog_bytes = 0
+        self._commit_waits = False
+        self._passed_over_ms: int | None = None  # since when urgent work alone was done while bulk work waited
+
+    def __len__(self) -> int:
+        return len(self._urgent) + len(self._bulk)
+
+    def put(self, event: Event) -> bool:
+        """Queue one event; False if that would be too much: a batch that the next round brings, or a message."""
+        match event:
+            case CommitSeen():
+                if not self._commit_waits:  # one drain sees everything committed before it
+                    self._commit_waits = True
+                    self._urgent.append(event)
+            case LinkOpened():
+                self._urgent.appendleft(event)
+            case BatchReceived():
+                return self._put_weighed(event, self._urgent)
+            case MessageReceived():
+                return self._put_weighed(event, self._bulk)
+            case _:
+                self._bulk.append(event)
+        return True
+
+    def put_job(self, job: Job) -> None:
+        """Queue a job; it is urgent."""
+        self._urgent.append(job)
+
+    def next(self, now_ms: int) -> Event | Job:
+        """Take out what goes next at this monotonic millisecond; there is something."""
+        if self._bulk_goes_next(now_ms):
+            self._passed_over_ms = None
+            work: Event | Job = self._bulk.popleft()
+        else:
+            work = self._urgent.popleft()
+        match work:
+            case BatchReceived() | MessageReceived():
+                self._backlog_bytes -= _weight(work)
+            case CommitSeen():
+                self._commit_waits = False
+            case _:
+                pass
+        return work
+
+    def clear(self) -> list[Job]:
+        """Give everything up; return the jobs, whose askers wait."""
+        jobs = [work for work in self._urgent if isinstance(work, Job)]
+        self._urgent.clear()
+        self._bulk.clear()
+        return jobs
+
+    def _bulk_goes_next(self, now_ms: int) -> bool:
+        if not self._bulk or not self._urgent:
+            return not self._urgent
+        if isinstance(self._urgent[0], LinkOpened):
+            return False
+        if self._passed_over_ms is None:
+            self._passed_over_ms = now_ms
+        return now_ms - self._passed_over_ms >= BULK_WAIT_MS
+
+    def _put_weighed(self, event: BatchReceived | MessageReceived, queue: deque[Any]) -> bool:
+        weight = _weight(event)
+        if self._backlog_bytes + weight > BACKLOG_BYTES_MAX:
+            return False
+        self._backlog_bytes += weight
+        queue.append(event)
+        return True
+
+
+def _weight(event: BatchReceived | MessageReceived) -> int:
+    return len(event.payload) + EVENT_BYTES
