@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import importlib
 import os
 import random
@@ -396,6 +397,7 @@ def _touched(file: Path) -> bool:
 
 
 async def _serving_process(home: Home, file: Path, config: NodeConfig) -> None:
+    gc.freeze()  # what is imported stays: no collection need walk through it
     await Daemon(home, file, config).run()
 
 
