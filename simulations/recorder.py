@@ -98,10 +98,10 @@ class Recorder:
             case sync_events.LinkClosed(link):
                 run.links_of(node).pop(link, None)
             case sync_events.BatchReceived(_, _, payload):
-                run.firsts += 1
-                since = run.published.get(_name(payload))
-                if since is not None and len(self.latencies_ms) < LATENCIES_MAX:
-                    self.latencies_ms.append((now - since) / 1_000)
+                self._received(payload)
+            case sync_events.BatchesReceived(batches):
+                for batch in batches:
+                    self._received(batch.payload)
             case _:
                 pass
         for action in actions:
@@ -110,6 +110,13 @@ class Recorder:
                 run.published[_name(action.payload)] = run.pending.pop(node, now)
                 if len(run.published) > PUBLISHED_MAX:
                     del run.published[next(iter(run.published))]
+
+    def _received(self, payload: bytes) -> None:
+        run = self._running
+        run.firsts += 1
+        since = run.published.get(_name(payload))
+        if since is not None and len(self.latencies_ms) < LATENCIES_MAX:
+            self.latencies_ms.append((run.world.now_us - since) / 1_000)
 
     def noticed(self, node: int, event: str, text: str, level: str) -> None:
         """The node told people something."""

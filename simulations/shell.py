@@ -7,7 +7,7 @@ whatever was still on its way to it. Must not know what tables or messages mean,
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, assert_never
 
@@ -15,6 +15,7 @@ import apsw
 
 from mesh import events as mesh_events
 from mesh.core import MeshCore
+from mesh.node.agenda import Agenda, Job
 from mesh.node.core import NodeCore, ShellAction, ToExchange
 from simulations.workload import set_clock
 from simulations.world import MS, Clock, World
@@ -261,27 +262,36 @@ class Shell:
 
 
 class SqlThread:
-    """The one SQL thread: events wait their turn and take time."""
+    """The one SQL thread: events wait their turn, in a node's own agenda, and take time."""
 
-    __slots__ = ("_busy_us", "_queue", "_shell", "_world")
+    __slots__ = ("_agenda", "_busy_us", "_shell", "_timer_waits", "_world")
 
     def __init__(self, world: World, shell: Shell) -> None:
         self._world = world
         self._shell = shell
-        self._queue: deque[sync_events.Event] = deque()
+        self._agenda = Agenda()
+        self._timer_waits = False
         self._busy_us = 0
 
     def put(self, event: sync_events.Event) -> None:
         """Queue one event."""
-        if isinstance(event, sync_events.CommitSeen | sync_events.TimerFired) and event in self._queue:
-            return  # one look at the file, or at the deadlines, covers everything before it
-        self._queue.append(event)
+        if isinstance(event, sync_events.TimerFired):
+            if self._timer_waits:
+                return  # one look at the deadlines covers everything before it
+            self._timer_waits = True
+        if not self._agenda.put(event):
+            raise AssertionError("a simulated node has fallen behind by more than a node would take")
         self._busy_us = max(self._busy_us, self._world.now_us) + SQL_US
         self._world.at(self._busy_us, self._run)
 
     def _run(self) -> None:
-        if self._queue:
-            self._shell.run_sql(self._queue.popleft())
+        if not len(self._agenda):
+            return  # what was due by now was taken with what came before it
+        event = self._agenda.next(self._world.now_ms)
+        assert not isinstance(event, Job), "nobody asks a simulated node"
+        if isinstance(event, sync_events.TimerFired):
+            self._timer_waits = False
+        self._shell.run_sql(event)
 
 
 class Wakes:

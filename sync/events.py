@@ -12,6 +12,7 @@ from typing import Any
 __all__ = [
     "Action",
     "BatchReceived",
+    "BatchesReceived",
     "CommitSeen",
     "CompareRequested",
     "DropLink",
@@ -69,6 +70,13 @@ class BatchReceived:
     link: int
     origin: bytes
     payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class BatchesReceived:
+    """Live batches that came one after another and have waited together: one transaction takes them in."""
+
+    batches: tuple[BatchReceived, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +151,7 @@ Event = (
     | LinkWritable
     | MessageReceived
     | BatchReceived
+    | BatchesReceived
     | CommitSeen
     | TimerFired
 )

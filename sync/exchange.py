@@ -22,6 +22,7 @@ from sync.config import ExchangeConfig
 from sync.errors import BatchRefusedError, DatabaseBusyError, DecodeError
 from sync.events import (
     Action,
+    BatchesReceived,
     BatchReceived,
     CommitSeen,
     CompareRequested,
@@ -132,7 +133,9 @@ class Exchange:
 
     def _take(self, event: Event, turn: Turn) -> None:
         match event:
-            case LinkOpened() | LinkClosed() | LinkWritable() | BatchReceived() | MessageReceived():
+            case BatchReceived() | BatchesReceived():
+                self._on_live(event, turn)
+            case LinkOpened() | LinkClosed() | LinkWritable() | MessageReceived():
                 self._on_peer(event, turn)
             case CommitSeen(writing):
                 self._on_commit(turn, writing=writing)
@@ -208,12 +211,8 @@ class Exchange:
 
     # ---- links
 
-    def _on_peer(
-        self, event: LinkOpened | LinkClosed | LinkWritable | BatchReceived | MessageReceived, turn: Turn
-    ) -> None:
+    def _on_peer(self, event: LinkOpened | LinkClosed | LinkWritable | MessageReceived, turn: Turn) -> None:
         match event:
-            case BatchReceived(link, origin, payload):
-                self._on_batch(link, origin, payload, turn)
             case MessageReceived(link, payload):
                 self._on_message(link, payload, turn)
             case LinkOpened(link, peer):
@@ -284,26 +283,35 @@ class Exchange:
 
     # ---- live batches
 
-    def _on_batch(self, number: int, origin: bytes, payload: bytes, turn: Turn) -> None:
+    def _on_live(self, event: BatchReceived | BatchesReceived, turn: Turn) -> None:
+        """Takes all in at once: each alone would cost a transaction, and a sync where local writes have come between."""
+        batches = event.batches if isinstance(event, BatchesReceived) else (event,)
         try:
-            applied = self._replica.apply(payload, turn.wall_ms, origin=origin)
+            arrived = self._replica.apply_all([(batch.payload, batch.origin) for batch in batches], turn.wall_ms)
         except DatabaseBusyError:
-            self._fetching.soon(number, turn.now_ms)  # what was not applied is not covered: a round brings it
-            return
+            for batch in batches:
+                self._fetching.soon(batch.link, turn.now_ms)  # what was not applied is not covered: a round brings it
         except (DecodeError, BatchRefusedError) as error:
-            text = f"batch of {origin.hex()[:8]} refused: {error}"
-            turn.say("batch.refused", text, {"node_id": origin.hex()}, "warning")
-            return
+            if len(batches) > 1:  # one spoils it for the others
+                for batch in batches:
+                    self._on_live(batch, turn)
+                return
+            origin = batches[0].origin.hex()
+            turn.say("batch.refused", f"batch of {origin[:8]} refused: {error}", {"node_id": origin}, "warning")
+        else:
+            for batch, applied in zip(batches, arrived, strict=True):
+                self._on_applied(batch, applied, turn)
+
+    def _on_applied(self, batch: BatchReceived, applied: Applied, turn: Turn) -> None:
         turn.publish(applied.published)
         if applied.forbidden:
-            text = (
-                f"{origin.hex()[:8]} wrote tables that it may not write ({', '.join(applied.forbidden)}): not accepted"
-            )
-            turn.say("batch.forbidden", text, {"node_id": origin.hex(), "tables": applied.forbidden}, "warning")
+            origin, tables = batch.origin.hex(), applied.forbidden
+            text = f"{origin[:8]} wrote tables that it may not write ({', '.join(tables)}): not accepted"
+            turn.say("batch.forbidden", text, {"node_id": origin, "tables": tables}, "warning")
         turn.changed = turn.changed or applied.merged.changes > 0
         self._tell(applied, turn)
         if applied.gaps or applied.unknown:
-            self._fetching.soon(number, turn.now_ms)
+            self._fetching.soon(batch.link, turn.now_ms)
 
     # ---- messages of peers
 

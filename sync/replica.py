@@ -277,14 +277,46 @@ class Replica:
             DecodeError: not a bundle, or values that cannot belong to their tables; nothing was changed.
             BatchRefusedError: a live batch with a forged site or a stamp from the future; nothing was changed or covered.
         """
-        try:
-            return self._apply(payload, wall_ms, origin, voucher, repair=repair)
-        except EchoError:  # what has failed is off
-            return self._apply(payload, wall_ms, origin, voucher, repair=repair)
+        return self._apply([(payload, origin)], wall_ms, voucher, repair=repair)[0]
+
+    def apply_all(self, batches: Sequence[tuple[bytes, bytes]], wall_ms: int) -> list[Applied]:
+        """Merges live batches, (payload, origin) each, as `apply` would one after another, in one transaction.
+
+        Raises:
+            DecodeError, BatchRefusedError: as `apply`, because of any of them; nothing was changed.
+        """
+        return self._apply(batches, wall_ms, None, repair=False)
 
     def _apply(
-        self, payload: bytes, wall_ms: int, origin: bytes | None, voucher: bytes | None, *, repair: bool
-    ) -> Applied:
+        self, payloads: Sequence[tuple[bytes, bytes | None]], wall_ms: int, voucher: bytes | None, *, repair: bool
+    ) -> list[Applied]:
+        try:
+            return self._merged(payloads, wall_ms, voucher, repair=repair)
+        except EchoError:  # what has failed is off
+            return self._merged(payloads, wall_ms, voucher, repair=repair)
+
+    def _merged(
+        self, payloads: Sequence[tuple[bytes, bytes | None]], wall_ms: int, voucher: bytes | None, *, repair: bool
+    ) -> list[Applied]:
+        admitted = [self._admitted(payload, wall_ms, origin, voucher) for payload, origin in payloads]
+
+        def merge() -> None:
+            for (_, origin), (bundle, applied) in zip(payloads, admitted, strict=True):
+                self._arrivals.merge(bundle, applied, wall_ms, live=origin is not None, repair=repair)
+
+        published = self.changing(wall_ms, merge)
+        done = [applied for _, applied in admitted]
+        if not any(applied.renewed for applied in done):  # else they were stamped anew: a round tells of them
+            done[0].published[:0] = published
+        if any(table.unread for table in self._catalog.tables.values()):
+            done[-1].published += self.drain(wall_ms)[0]
+            self._intake.unsettle()  # the rest is for the next drain
+        return done
+
+    def _admitted(
+        self, payload: bytes, wall_ms: int, origin: bytes | None, voucher: bytes | None
+    ) -> tuple[Bundle, Applied]:
+        """Reads a bundle, without what its sender may not tell."""
         bundle = Bundle.decode(payload)
         forbidden = self.rights.leave_out(bundle, origin or voucher or b"")
         check_facts(bundle)
@@ -294,16 +326,7 @@ class Replica:
             applied.refused = leave_out_future(bundle, wall_ms)
         else:
             check_sites(bundle, origin, wall_ms)
-        live = origin is not None
-        published = self.changing(
-            wall_ms, lambda: self._arrivals.merge(bundle, applied, wall_ms, live=live, repair=repair)
-        )
-        if not applied.renewed:  # else they were stamped anew: a round tells of them
-            applied.published[:0] = published
-        if any(table.unread for table in self._catalog.tables.values()):
-            applied.published += self.drain(wall_ms)[0]
-            self._intake.unsettle()  # the rest is for the next drain
-        return applied
+        return bundle, applied
 
     # ---- copies
 

@@ -13,7 +13,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sync.events import BatchReceived, CommitSeen, Event, LinkOpened, MessageReceived
+from sync.events import BatchesReceived, BatchReceived, CommitSeen, Event, LinkOpened, MessageReceived
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,6 +25,10 @@ __all__ = ["Agenda", "Job"]
 BACKLOG_BYTES_MAX = 64 * 1024 * 1024
 # What an event takes beside its payload: a burst of small ones fills memory too.
 EVENT_BYTES = 400
+# Live batches that wait one behind another are taken together: so many, and as much as takes the write lock for a few
+# milliseconds (ADR 0012).
+TOGETHER_MAX = 32
+TOGETHER_BYTES_MAX = 4_096
 # After so much urgent work in a row, what else waits has a turn.
 BULK_WAIT_MS = 20
 
@@ -80,7 +84,10 @@ class Agenda:
         else:
             work = self._urgent.popleft()
         match work:
-            case BatchReceived() | MessageReceived():
+            case BatchReceived():
+                self._backlog_bytes -= _weight(work)
+                return self._with_next(work)
+            case MessageReceived():
                 self._backlog_bytes -= _weight(work)
             case CommitSeen():
                 self._commit_waits = False
@@ -103,6 +110,18 @@ class Agenda:
         if self._passed_over_ms is None:
             self._passed_over_ms = now_ms
         return now_ms - self._passed_over_ms >= BULK_WAIT_MS
+
+    def _with_next(self, batch: BatchReceived) -> BatchReceived | BatchesReceived:
+        batches, size = [batch], len(batch.payload)
+        while self._urgent and len(batches) < TOGETHER_MAX:
+            following = self._urgent[0]
+            if not isinstance(following, BatchReceived) or size + len(following.payload) > TOGETHER_BYTES_MAX:
+                break
+            batches.append(following)
+            size += len(following.payload)
+            self._backlog_bytes -= _weight(following)
+            self._urgent.popleft()
+        return batch if len(batches) == 1 else BatchesReceived(tuple(batches))
 
     def _put_weighed(self, event: BatchReceived | MessageReceived, queue: deque[Any]) -> bool:
         weight = _weight(event)

@@ -7,8 +7,16 @@ from concurrent.futures import Future
 import pytest
 
 from mesh.node import agenda as agenda_module
-from mesh.node.agenda import BULK_WAIT_MS, EVENT_BYTES, Agenda, Job
-from sync.events import BatchReceived, CommitSeen, LinkClosed, LinkOpened, MessageReceived, ScrubRequested
+from mesh.node.agenda import BULK_WAIT_MS, EVENT_BYTES, TOGETHER_BYTES_MAX, TOGETHER_MAX, Agenda, Job
+from sync.events import (
+    BatchesReceived,
+    BatchReceived,
+    CommitSeen,
+    LinkClosed,
+    LinkOpened,
+    MessageReceived,
+    ScrubRequested,
+)
 
 
 def batch(payload=b"x", link=1):
@@ -17,7 +25,10 @@ def batch(payload=b"x", link=1):
 
 def told(agenda, now_ms=0):
     """Take everything out at one moment."""
-    return [agenda.next(now_ms) for _ in range(len(agenda))]
+    events = []
+    while len(agenda):
+        events.append(agenda.next(now_ms))
+    return events
 
 
 @pytest.fixture
@@ -45,7 +56,7 @@ def test_nothing_overtakes_the_opening_of_its_own_link(agenda):
 
 
 def test_an_opening_goes_first_although_rounds_have_waited_for_long(agenda):
-    put(agenda, MessageReceived(0, b"other"), batch(), batch())
+    put(agenda, MessageReceived(0, b"other"), CommitSeen(), batch())
     agenda.next(0)
     put(agenda, LinkOpened(1, b"p" * 16), MessageReceived(1, b"y"))
     late = BULK_WAIT_MS + 1
@@ -72,7 +83,7 @@ def test_rounds_get_their_share_of_a_thread_that_never_runs_out_of_urgent_work(a
 
 
 def test_what_came_while_nothing_urgent_was_done_has_no_claim_yet(agenda):
-    put(agenda, batch(), batch())
+    put(agenda, CommitSeen(), batch())
     agenda.next(0)
     put(agenda, MessageReceived(1, b"y"))
     assert agenda.next(1_000) == batch()
@@ -82,7 +93,25 @@ def test_batches_beyond_the_limit_are_left_to_the_next_round(agenda, monkeypatch
     monkeypatch.setattr(agenda_module, "BACKLOG_BYTES_MAX", 100 + 2 * EVENT_BYTES)
     batches = [batch(bytes([number]) * 40) for number in range(4)]
     assert [agenda.put(one) for one in batches] == [True, True, False, False]
-    assert told(agenda) == batches[:2]
+    assert told(agenda) == [BatchesReceived(tuple(batches[:2]))]
+
+
+def test_batches_that_wait_one_behind_another_go_together(agenda):
+    put(agenda, batch(b"a"), batch(b"b", link=2), CommitSeen(), batch(b"c"), MessageReceived(1, b"y"), batch(b"d"))
+    assert told(agenda) == [
+        BatchesReceived((batch(b"a"), batch(b"b", link=2))),
+        CommitSeen(),
+        BatchesReceived((batch(b"c"), batch(b"d"))),
+        MessageReceived(1, b"y"),
+    ]
+
+
+def test_no_more_go_together_than_are_short_for_the_write_lock(agenda):
+    put(agenda, *[batch()] * (TOGETHER_MAX + 1))
+    assert [len(event.batches) for event in told(agenda)[:1]] == [TOGETHER_MAX]
+    large = batch(bytes(TOGETHER_BYTES_MAX))
+    put(agenda, large, batch(), batch())
+    assert told(agenda) == [large, BatchesReceived((batch(), batch()))]
 
 
 def test_room_comes_back_when_something_is_done(agenda, monkeypatch):

@@ -29,8 +29,17 @@ class Mail(RuleBasedStateMachine):
     @rule(number=NUMBERS, pick=st.integers(0, 1_000))
     def deliver(self, number, pick):
         if self.mail:
-            sender, bundle = self.mail[-1 - pick % len(self.mail)]
+            sender, bundle = self._picked(pick)
             self.mail += [(number, own) for own in self.peers[number].take([bundle], self.peers[sender].node_id)]
+
+    @rule(number=NUMBERS, picks=st.lists(st.integers(0, 1_000), min_size=2, max_size=6))
+    def deliver_together(self, number, picks):
+        if self.mail:
+            batches = [(bundle, self.peers[sender].node_id) for sender, bundle in map(self._picked, picks)]
+            self.mail += [(number, own) for own in self.peers[number].take_together(batches)]
+
+    def _picked(self, pick):
+        return self.mail[-1 - pick % len(self.mail)]
 
     @rule(receiver=NUMBERS, sender=NUMBERS)
     def round(self, receiver, sender):
