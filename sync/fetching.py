@@ -51,7 +51,7 @@ class _Round:
     since_ms: int
     failed: bool = False  # a chunk could not be applied: the end of the stream proves nothing
     refused: bool = False  # ... because its stamps lie too far ahead: asking again at once would not help
-    abandoned: bool = False  # given up: the end of its stream may still come, and proves nothing
+    abandoned: bool = False  # given up: nothing has come for long, others are asked
     barren: int = 0  # chunks in a row that brought nothing
     rows: int = 0
     expected: int = 0
@@ -226,6 +226,7 @@ class Fetching:
             turn.drop(number, "sends rows that nobody asked for")
             return None
         turn.send(number, wire.Ack(size))
+        current.abandoned = False  # it goes on after all: what it brings now need not be asked for again
         self._ask_at[number] = turn.now_ms + self._config.stall_ms
         current.size += size
         try:
@@ -249,7 +250,7 @@ class Fetching:
             turn.say("round.refused", text, {"changes": applied.refused, "node_id": link.peer.hex()}, "warning")
         elif applied.withheld:
             current.failed = True
-        elif not current.abandoned:
+        else:
             self._remember(link.peer, applied)
         current.rows += applied.changes
         link.rows += applied.merged.changes

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from sync import sweep
 from sync.capture import pending_name
 from sync.catalog import SCHEMA_TABLE, Catalog
 from sync.scrub import Scrubbed
@@ -30,7 +31,7 @@ class TableStatus:
 
 @dataclass(frozen=True, slots=True)
 class ReplicaStatus:
-    """The replica, for people. `pending` counts captured writes that are not stamped yet."""
+    """The replica, for people. `pending` counts writes that are not stamped yet, and rows to be taken in."""
 
     path: str
     site: str
@@ -44,9 +45,12 @@ def overview(store: Store, catalog: Catalog, site: bytes, scrubbed: Scrubbed | N
     """Returns the replica that a store and its catalog are."""
     db = store.db
     tables = []
-    pending = 0
+    pending, swept = 0, sweep.going(db)
     for name, table in sorted(catalog.tables.items()):
-        pending += db.execute(f"SELECT count(*) FROM {pending_name(table.table_id)}").fetchone()[0]
+        waiting = db.execute(f"SELECT count(*) FROM {pending_name(table.table_id)}").fetchone()[0]
+        if table.table_id in swept:  # rows from before the file met the mesh: each is to get an entry
+            waiting = max(waiting, table.rows_shown() - table.log.count)
+        pending += waiting
         if name == SCHEMA_TABLE:
             continue
         conflicts = db.execute(

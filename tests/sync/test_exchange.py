@@ -809,6 +809,26 @@ def test_a_peer_that_falls_silent_in_a_round_is_given_up(attacked):
     assert late.sql("SELECT v FROM t WHERE id = 60000") == [("elsewhere",)]
 
 
+def test_what_comes_after_a_long_silence_is_not_asked_for_again(attacked):
+    """As from a peer that took a large file in meanwhile: it once sent a million rows twice."""
+    world, _, _ = attacked
+    late = world.nodes[1]
+    liar = Liar(world, late, link=9_002)
+    site, middle = LIAR_SITE, PRESENT + 1
+    lure = wire.Digests((("t", bytes(8), bytes(16)),))
+    liar.say(lure, ms=ExchangeConfig().stall_ms + 1_000)
+    group = Group(site, Kind.BIRTH, ("id", "v"), [middle], None, [[70_000, "late"]], None)
+    liar.say(wire.Plan(2), wire.Chunk(Bundle([Section("t", [(site, 0, middle)], [group])]).encode()))
+    (status,) = [link for link in late.exchange.links() if link.peer == liar.PEER]
+    assert (status.progress.rows, status.progress.expected) == (1, 2)
+    liar.say(ms=ExchangeConfig().stall_ms + 1_000)  # silent again: given up, and its end is still to come
+    liar.say(wire.Done(()), lure, ms=ExchangeConfig().compare_ms)
+    *_, asked = [answer for answer in liar.answers() if isinstance(answer, wire.Vectors)]
+    assert dict(asked.vectors)["t"].covers_range(site, 0, middle)
+    assert late.sql("SELECT v FROM t WHERE id = 70000") == [("late",)]
+    assert not liar.dropped()
+
+
 def test_the_end_of_a_round_that_was_given_up_proves_nothing(world_of):
     """A chunk that found the file locked was not applied; the end of its round comes late, after the next has begun."""
     world = world_of(2)
