@@ -12,10 +12,11 @@ from sync.batch import Bundle, Section
 from sync.catalog import SCHEMA_TABLE, Catalog
 from sync.copies import Life
 from sync.errors import BatchRefusedError, DecodeError
-from sync.intake import Intake
+from sync.intake import SHOWN_MAX, Intake
 from sync.keep_both import other_form
-from sync.merge import merge_section
+from sync.merge import Merged, Room, merge_section
 from sync.store import Store
+from sync.table import Table
 from sync.urgency import Urgency
 
 __all__ = ["Arrivals"]
@@ -37,13 +38,19 @@ class Arrivals:
     def merge(self, bundle: Bundle, applied: Applied, wall_ms: int, *, live: bool, repair: bool) -> None:
         """Merges one bundle and notes in `applied` what became of it; `live` and `repair` as in `Replica.apply`.
 
+        What is left in the bundle is for the next transaction: of what a round brings, no more is looked at row by row in
+        one than is short for the write lock (ADR 0012). A live batch is taken in whole.
+
         Raises:
             DecodeError: a value that SQLite cannot store.
             BatchRefusedError: a live batch that names rows by another policy.
         """
-        applied.renewed = self._life.caught_up(self._catalog.tables, reach_of(bundle, self._life.site))
+        if self._life.caught_up(self._catalog.tables, reach_of(bundle, self._life.site)):
+            applied.renewed = True
+        room = None if live or repair else Room(SHOWN_MAX)
+        sections, bundle.sections = bundle.sections, []
         settled = False  # which is work for one transaction, once
-        for section in bundle.sections:
+        for section in sections:
             table = self._catalog.tables.get(section.table)
             if table is None:
                 self._miss(section.table, applied, live=live)
@@ -53,18 +60,11 @@ class Arrivals:
                     raise BatchRefusedError(f"{section.table}: names rows by another policy than this node's yet")
                 applied.withheld = True
                 continue
-            try:
-                merged = merge_section(table, section, wall_ms, repair=repair)
-            except (TypeError, OverflowError) as error:
-                raise DecodeError(f"{section.table}: a value that SQLite cannot store: {error}") from error
-            for group in section.groups:
-                self._store.clock.witness(group.hlcs[-1])
-            for _, _, upto in section.ranges:
-                self._store.clock.witness(upto)
-            applied.merged.changes += merged.changes
-            applied.merged.repaired += merged.repaired
-            applied.merged.conflicts += merged.conflicts
-            applied.merged.parked += merged.parked
+            merged = self._merge_section(table, section, wall_ms, repair=repair, room=room)
+            applied.merged.add(merged)
+            if room is not None and room.left:
+                bundle.sections.append(Section(section.table, [], room.left))
+                room.left = []
             if merged.changes and section.table == SCHEMA_TABLE:
                 self._learn(applied, wall_ms)
                 settled = True
@@ -74,6 +74,19 @@ class Arrivals:
                 applied.gaps.append(section.table)
         if self._intake.unshown and not settled:
             self._intake.settle()
+
+    def _merge_section(
+        self, table: Table, section: Section, wall_ms: int, *, repair: bool, room: Room | None
+    ) -> Merged:
+        try:
+            merged = merge_section(table, section, wall_ms, repair=repair, room=room)
+        except (TypeError, OverflowError) as error:
+            raise DecodeError(f"{section.table}: a value that SQLite cannot store: {error}") from error
+        for group in section.groups:
+            self._store.clock.witness(group.hlcs[-1])
+        for _, _, upto in section.ranges:
+            self._store.clock.witness(upto)
+        return merged
 
     def _miss(self, name: str, applied: Applied, *, live: bool) -> None:
         applied.unknown.append(name)

@@ -153,6 +153,28 @@ class ChangeLog:
             return True
         return isinstance(row, int) and self.runs.of_row(row) is not None
 
+    def described(self, rows: Sequence[Row]) -> set[Row]:
+        """Returns those of the rows that some entry describes."""
+        self.flush()
+        listing = f"SELECT row FROM {self.name} WHERE row = ? LIMIT 1"
+        found: set[Row] = {row for (row,) in self._store.db.executemany(listing, [(row,) for row in rows])}
+        found.update(row for row, _ in self.runs.of_rows(sorted(row for row in rows if isinstance(row, int))))
+        return found
+
+    def entries_between(self, place: int, low: int, high: int) -> dict[int, tuple[Row, int]]:
+        """Returns by hlc (row, mask) of the site's entries with an hlc in `low..high`; the mask of a tombstone is 0."""
+        self.flush()
+        listing = f"SELECT hlc, row, mask FROM {self.name} WHERE place = ? AND hlc BETWEEN ? AND ?"
+        found: dict[int, tuple[Row, int]] = {}
+        for hlc, row, stored in self._store.db.execute(listing, (place, low, high)):
+            mask, dead = unpack_mask(stored)
+            found[hlc] = row, 0 if dead else mask
+        for run in self.runs.after(place, low - 1, high):
+            mask, _ = unpack_mask(run.mask)
+            window = range(max(run.hlc, low), min(run.hlc + run.n - 1, high) + 1)
+            found.update((hlc, (run.row + hlc - run.hlc, mask)) for hlc in window)
+        return found
+
     def numbered_rows(self) -> list[int]:
         """Returns every row that goes by an integer, ascending."""
         self.flush()
@@ -168,14 +190,6 @@ class ChangeLog:
             f"SELECT 1 FROM {self.name} WHERE row BETWEEN ? AND ? LIMIT 1", (low, high)
         ).fetchone()
         return found is not None or self.runs.meets_rows(low, high)
-
-    def any_hlc_between(self, place: int, low: int, high: int) -> bool:
-        """True if the site has an entry with an hlc in `low..high`."""
-        self.flush()
-        found = self._store.db.execute(
-            f"SELECT 1 FROM {self.name} WHERE place = ? AND hlc BETWEEN ? AND ? LIMIT 1", (place, low, high)
-        ).fetchone()
-        return found is not None or self.runs.meets_stamps(place, low, high)
 
     def entry(self, leaf: Leaf) -> Entry:
         """Returns the leaf as the lattice sees it."""

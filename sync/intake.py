@@ -23,9 +23,9 @@ from sync.store import Store
 from sync.table import Table
 from sync.urgency import Urgency
 
-__all__ = ["Intake"]
+__all__ = ["SHOWN_MAX", "Intake"]
 
-# Rows that are tried again in one transaction: as many as changes of one row each.
+# Rows that are tried again, or merged one by one, in one transaction: as many as changes of one row each.
 SHOWN_MAX = CHUNK_ROWS_MAX // EDIT_WEIGHT
 # Reads of a settled state are tried this often without the write lock.
 SETTLE_TRIES = 3

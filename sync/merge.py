@@ -7,19 +7,18 @@ write that had not seen it is in `mycomesh_conflicts`. It must not know links; t
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import apsw
 
 from sync import codec, keep_both, report
 from sync.batch import Group, Kind, Section
+from sync.births import insert_births, part_of
 from sync.changelog import Leaf, pack_mask
 from sync.conflict import Change, note_conflicts, note_hidden, same
-from sync.counter import hold_births, totals
-from sync.identifiers import quoted
+from sync.counter import totals
 from sync.identity import keys_of
 from sync.lattice import EXISTENCE, Entry, join, visible
 from sync.rivals import later_claims
@@ -27,9 +26,9 @@ from sync.rows import RowView, prior_from_wire, shrink
 from sync.schema import KeyKind
 from sync.shedding import kept
 from sync.table import Row, Table
-from sync.writing import blame, write_many
+from sync.writing import blame
 
-__all__ = ["Merged", "materialize", "merge_section", "set_aside"]
+__all__ = ["Merged", "Room", "materialize", "merge_section", "set_aside"]
 
 _SAVEPOINT = "mycomesh_merge"
 
@@ -43,11 +42,37 @@ class Merged:
     conflicts: int = 0
     parked: int = 0
 
+    def add(self, other: Merged) -> None:
+        """Counts what another section changed."""
+        self.changes += other.changes
+        self.repaired += other.repaired
+        self.conflicts += other.conflicts
+        self.parked += other.parked
 
-def merge_section(table: Table, section: Section, wall_ms: int, *, repair: bool = False) -> Merged:
+
+@dataclass(slots=True)
+class Room:
+    """How many more changes one transaction may look at row by row, and the groups that it had to leave."""
+
+    changes: int
+    left: list[Group] = field(default_factory=list)
+
+    def take(self, group: Group) -> Group | None:
+        """Returns what there is room for, and keeps the rest."""
+        taken = min(self.changes, len(group.hlcs))
+        self.changes -= taken
+        if taken < len(group.hlcs):
+            self.left.append(part_of(group, [at >= taken for at in range(len(group.hlcs))]))
+        return part_of(group, [at < taken for at in range(len(group.hlcs))]) if taken else None
+
+
+def merge_section(
+    table: Table, section: Section, wall_ms: int, *, repair: bool = False, room: Room | None = None
+) -> Merged:
     """Merges the groups of one section, then covers its ranges; inside a transaction.
 
-    `repair` takes changes although they are covered: the Merkle comparison has shown that they were lost here.
+    `repair` takes changes although they are covered: the Merkle comparison has shown that they were lost here. With `room`,
+    what is left in it is for another transaction; for sections without ranges.
 
     Raises:
         DecodeError: a key or a value that cannot belong to this table; the caller undoes the transaction.
@@ -61,11 +86,12 @@ def merge_section(table: Table, section: Section, wall_ms: int, *, repair: bool 
         fresh = _part(group, covered, known=False)
         if fresh is not None:
             place = table.store.place_made(fresh.site)
-            keys = keys_of(table, fresh)
-            if _merge_births(table, fresh, place, keys):
-                merged.changes += len(fresh.hlcs)
-            else:
-                _merge_rows(table, fresh, place, keys, wall_ms, merged)
+            done, rest = insert_births(table, fresh, place, keys_of(table, fresh))
+            merged.changes += done
+            if rest is not None and room is not None:
+                rest = room.take(rest)
+            if rest is not None:
+                _merge_rows(table, rest, place, keys_of(table, rest), wall_ms, merged)
         known = _part(group, covered, known=True) if repair else None
         if known is not None:
             before = merged.changes
@@ -89,86 +115,8 @@ def _part(group: Group, covered: Sequence[bool], *, known: bool) -> Group | None
     """Returns the changes of a group that are covered, or those that are not; None if there are none."""
     if not any(covered):
         return None if known else group
-    if all(covered):
-        return group if known else None
-    keep = [number for number, each in enumerate(covered) if each is known]
-    return Group(
-        group.site,
-        group.kind,
-        group.columns,
-        [group.hlcs[number] for number in keep],
-        None if group.keys is None else [group.keys[number] for number in keep],
-        [group.rows[number] for number in keep],
-        None if group.priors is None else [group.priors[number] for number in keep],
-    )
-
-
-# ---- the common case: a run of new rows
-
-
-def _merge_births(table: Table, group: Group, place: int, keys: list[Any]) -> bool:
-    """Inserts a whole group of births at once; False (nothing done) if any row needs a closer look."""
-    spec, log = table.spec, table.log
-    naming = {column.folded for column in spec.key} | ({spec.id_column} if spec.id_column else set())
-    whole = naming <= set(group.columns) <= set(table.known)
-    if group.kind is not Kind.BIRTH or group.priors is not None or not whole or _holds_raw(group) or table.converting:
-        return False
-    if not _all_unknown(table, group, place, keys):
-        return False
-    by_birth = spec.kind is KeyKind.BAG
-    mask = table.mask_of(group.columns) | EXISTENCE
-    by_name = {column.folded: quoted(column.name) for column in spec.columns}
-    names = [by_name[name] for name in group.columns]
-    values: Sequence[Sequence[Any]] = group.rows
-    rows: list[Row] = keys
-    if spec.id_column:
-        at = group.columns.index(spec.id_column)
-        rows = [row[at] for row in group.rows]
-    elif by_birth:
-        first = _next_rowid(table)
-        if first is None:
-            return False
-        rows = list(range(first, first + len(keys)))
-        names.append(quoted(spec.rowid))
-        values = [[*row, rowid] for row, rowid in zip(group.rows, rows, strict=True)]
-    insert = f"INSERT OR ABORT INTO {quoted(spec.name)}({', '.join(names)}) VALUES({', '.join('?' * len(names))})"
-    db = table.store.db
-    db.execute(f"SAVEPOINT {_SAVEPOINT}")
-    try:
-        write_many(table, insert, values)
-    except apsw.ConstraintError:
-        db.execute(f"ROLLBACK TO {_SAVEPOINT}")
-        db.execute(f"RELEASE {_SAVEPOINT}")
-        return False
-    db.execute(f"RELEASE {_SAVEPOINT}")
-    digests = table.digests(place, mask, group.hlcs, None if by_birth else keys, list(map(codec.encode, group.rows)))
-    log.add_births(place, group.hlcs, rows, pack_mask(mask), digests, packed=not table.counters)
-    if table.counters:
-        hold_births(table, place, group.hlcs, group.columns, group.rows)
-    return True
-
-
-def _all_unknown(table: Table, group: Group, place: int, keys: list[Any]) -> bool:
-    """True if the change log has nothing of the rows that these births begin."""
-    if table.log.any_hlc_between(place, group.hlcs[0], group.hlcs[-1]):
-        return False
-    if table.spec.kind is KeyKind.ROWID:
-        return not table.log.any_row_between(min(keys), max(keys))
-    if table.spec.kind is KeyKind.BAG:
-        return not table.has_orphans()
-    return not any(key[:1] == b"\x00" or table.log.knows(key) for key in keys)
-
-
-def _holds_raw(group: Group) -> bool:
-    return list in set(map(type, itertools.chain.from_iterable(group.rows)))
-
-
-def _next_rowid(table: Table) -> int | None:
-    """Returns the first of a run of free rowids at the end of the table, None if there is no room."""
-    rowid = quoted(table.spec.rowid)
-    found = table.store.db.execute(f"SELECT max({rowid}) FROM {quoted(table.spec.name)}").fetchone()
-    last = int(found[0] or 0)
-    return max(last, 0) + 1 if last < 1 << 62 else None
+    flags = [each is known for each in covered]
+    return part_of(group, flags) if any(flags) else None
 
 
 # ---- the general case: each row against its entries

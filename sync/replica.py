@@ -305,6 +305,9 @@ class Replica:
                 self._arrivals.merge(bundle, applied, wall_ms, live=origin is not None, repair=repair)
 
         published = self.changing(wall_ms, merge)
+        while any(bundle.sections for bundle, _ in admitted):
+            self._intake.breathe()
+            published += self.changing(wall_ms, merge)
         done = [applied for _, applied in admitted]
         if not any(applied.renewed for applied in done):  # else they were stamped anew: a round tells of them
             done[0].published[:0] = published

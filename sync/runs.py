@@ -136,13 +136,6 @@ class Runs:
         listing = f"SELECT 1 FROM {self.name} WHERE row <= ? AND row > ? - {RUN_MAX} AND row + n > ? LIMIT 1"
         return self._store.db.execute(listing, (high, low, low)).fetchone() is not None
 
-    def meets_stamps(self, place: int, low: int, high: int) -> bool:
-        """True if a run holds a stamp of that site with an hlc in `low..high`."""
-        listing = (
-            f"SELECT 1 FROM {self.name} WHERE place = ? AND hlc <= ? AND hlc > ? - {RUN_MAX} AND hlc + n > ? LIMIT 1"
-        )
-        return self._store.db.execute(listing, (place, high, low, low)).fetchone() is not None
-
     def after(self, place: int, hlc: int, upto: int | None = None) -> Iterator[Run]:
         """Yields the runs that hold stamps after (place, hlc), in stamp order; with `upto`, of that place and up to it."""
         straddling = self.of_stamp(place, hlc)

@@ -41,9 +41,9 @@ class Model:
         hlcs, rows = range(hlc, hlc + count), range(row, row + count)
         taken = {leaf[2] for leaf in self.entries.values()}
         if any((place, each) in self.entries for each in hlcs) or taken & set(rows):
-            assert self.log.any_hlc_between(place, hlcs[0], hlcs[-1]) or self.log.any_row_between(rows[0], rows[-1])
+            assert self.log.entries_between(place, hlcs[0], hlcs[-1]) or self.log.any_row_between(rows[0], rows[-1])
             return
-        assert not self.log.any_hlc_between(place, hlcs[0], hlcs[-1])
+        assert not self.log.entries_between(place, hlcs[0], hlcs[-1])
         assert not self.log.any_row_between(rows[0], rows[-1])
         digests = [(place + 1) * -977_777_777_777 * each for each in hlcs]
         self.log.add_births(place, hlcs, rows, 3, digests)
@@ -78,8 +78,15 @@ class Model:
             if entries:
                 assert self.log.scan(*entries[at][:2], 5) == [(*leaf[:3], leaf[4]) for leaf in entries[at + 1 : at + 6]]
                 assert self.log.knows(rows[at])
-                assert self.log.any_hlc_between(*entries[at][:2], entries[at][1])
+                place, hlc, row, mask, *_ = entries[at]
+                assert self.log.entries_between(place, hlc, hlc) == {hlc: (row, mask)}
+        for place in range(PLACES):
+            own = {hlc: leaf[2:4] for (site, hlc), leaf in self.entries.items() if site == place}
+            low, high = min(own, default=0) + 2, max(own, default=0) - 2
+            window = {hlc: entry for hlc, entry in own.items() if low <= hlc <= high}
+            assert self.log.entries_between(place, low, high) == window
         held = {leaf[2] for leaf in entries}
+        assert self.log.described([*rows, *range(1, 2 * SPAN, 7)]) == held
         assert not [row for row in range(1, 2 * SPAN, 7) if row not in held and self.log.knows(row)]
         assert self.log.count == len(entries)
         again = ChangeLog(self.store, 7)
