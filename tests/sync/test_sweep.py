@@ -5,7 +5,7 @@ from __future__ import annotations
 import apsw
 import pytest
 
-from sync import sweep
+from sync import replica, store, sweep
 from sync.drain import CHUNK_ROWS_MAX
 from sync.events import ScrubRequested, TimerFired
 from tests.sync.exchanges import World
@@ -241,3 +241,38 @@ def test_an_idle_node_compares_so_many_rows_at_a_time(tmp_path):
     assert steps >= 3
     assert sweep.under_way(one.replica._store.db) is False
     world.close()
+
+
+def steps_under_the_lock(path):
+    """How many steps of SQLite's virtual machine the opening of a file takes in its transaction."""
+    steps, marks = [0], []
+
+    def count():
+        steps[0] += 1
+        return False
+
+    class Counted(store.Store):
+        def __init__(self, path):
+            super().__init__(path)
+            self.db.set_progress_handler(count, 1)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(replica, "Store", Counted)
+        opened = replica.Replica.open(
+            str(path),
+            node_id=bytes(16),
+            mesh_key=bytes(32),
+            entropy=bytes,
+            config=replica.ReplicaConfig(),
+            holding=lambda held: marks.append(steps[0]),
+        )
+        opened.close()
+    start, end = marks
+    return end - start
+
+
+def test_to_open_a_large_file_takes_as_long_under_the_lock_as_a_small_one(shape, tmp_path):
+    for rows in (10, 10_000):
+        before_the_mesh(tmp_path / f"{rows}.db", shape, FILL.format(rows))
+    small, large = (steps_under_the_lock(tmp_path / f"{rows}.db") for rows in (10, 10_000))
+    assert large < small + 1_000
