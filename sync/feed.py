@@ -26,8 +26,8 @@ __all__ = ["FEED_BYTES_MAX", "FEED_ROWS_MAX", "changes_in", "read_range", "read_
 # One chunk of a catch-up stream: some milliseconds of reading, and a frame that a slow radio can finish.
 FEED_ROWS_MAX = 1_024
 FEED_BYTES_MAX = 256 << 10
-# What is no plain birth is merged row by row: 128 of them are a chunk, some 10 ms of the receiver's write lock (ADR 0012).
-FEED_EDIT_BYTES = FEED_BYTES_MAX // 128
+# What is no plain birth is merged row by row: 64 of them are a chunk, some 3 to 15 ms of the receiver's write lock (ADR 0012).
+FEED_EDIT_BYTES = FEED_BYTES_MAX // 64
 
 # (site, kind, mask) -> (clock, leaf, row, values) of entries that make one group
 _Found = dict[tuple[bytes, Kind, int], list[tuple[int, Leaf, RowView, list[Any]]]]
