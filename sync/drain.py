@@ -33,7 +33,7 @@ __all__ = ["CHUNK_BYTES_MAX", "CHUNK_ROWS_MAX", "EDIT_WEIGHT", "Drained", "Times
 
 # One chunk is one transaction: some 7 ms of write lock, here and where it is merged. A slow core may take five times as long.
 CHUNK_ROWS_MAX = 2_048
-# Updates and deletes are looked up one by one: here about 12 times, and where they are merged 20 to 30 times what a new row takes.
+# Updates and deletes are looked up one by one: 12 times what a new row takes, and 20 to 30 times where they are merged.
 EDIT_WEIGHT = 32
 CHUNK_BYTES_MAX = 1 << 20
 _UNIX_EPOCH_JULIAN = 2_440_587.5
