@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from sync import codec
 from sync.config import ExchangeConfig
-from sync.errors import DatabaseBusyError
+from sync.errors import DatabaseBusyError, DecodeError
 from sync.events import TimeKnown
 from sync.reach import SILENT_MS, Reaching
 from sync.replica import Replica
@@ -107,8 +107,11 @@ class Clockwork:
 
 
 def _recalled(stored: object, own: bytes) -> int:
-    """Returns how far peers were known to cover the site, 0 of another one."""
+    """Returns how far peers were known to cover the site; 0 of another one, or where another hand has been at it."""
     if not isinstance(stored, bytes):
         return 0
-    site, clock = codec.decode(stored, bytes_max=len(stored))
-    return int(clock) if site == own else 0
+    try:
+        value = codec.decode(stored, bytes_max=len(stored))
+    except DecodeError:
+        return 0
+    return value[1] if codec.is_array(value, 2) and value[0] == own and codec.is_int(value[1]) else 0

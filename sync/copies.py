@@ -52,8 +52,7 @@ class Life:
         self._entropy = entropy
         self._opened_at = store.clock.last  # what this run stamps lies after it
         self._renewals = 0
-        found = store.meta(_MOVING)
-        self.moving: Moving | None = None if found is None else Moving(*json.loads(found))
+        self.moving = _moving(store.meta(_MOVING))
         self._kept = (self.place, self.moving)
         store.enlist(self)
 
@@ -207,6 +206,15 @@ def _stamp_one(table: Table, row: Row, old: tuple[int, int], new: tuple[int, int
         table.hold(*new, held)
     if named:
         _rename(table, view, leaf, name, key)
+
+
+def _moving(stored: object) -> Moving | None:
+    """Returns what a file says of entries that wait for another stamp; None where another hand has been at it."""
+    try:
+        place, after = json.loads(stored) if isinstance(stored, str) else (None, None)
+    except (ValueError, TypeError):
+        return None
+    return Moving(place, after) if type(place) is type(after) is int else None
 
 
 def _rename(table: Table, view: RowView, birth: Leaf, name: Row, key: bytes) -> None:

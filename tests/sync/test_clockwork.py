@@ -229,3 +229,18 @@ def test_a_clock_that_seems_wrong_again_and_again_costs_ever_fewer_sites(world):
         world.run(60_000)
     assert 4 <= node.noticed().count("site.set_back") <= 6
     assert node.sql("SELECT count(*) FROM t") == [(60,)]
+
+
+@pytest.mark.parametrize("junk", [b"", b"\xff", b"\x82\x01\x02", "[1]", "{}", '["a", 1]', 7, 1.5])
+@pytest.mark.parametrize("fact", ["taken", "members", "scrub", "moving"])
+def test_what_another_hand_wrote_into_a_fact_is_as_none(world, fact, junk):
+    one, two, _ = world.nodes
+    write(world, one, f"{TABLES['rowid']}; INSERT INTO t VALUES('1', 'x', 1)")
+    one.peer.replica.close()
+    one.sql("INSERT OR REPLACE INTO mycomesh_meta(name, value) VALUES(?, ?)", fact, junk)
+    one.reopen()
+    world.link(one, two)
+    world.run(5_000)
+    write(world, one, "INSERT INTO t VALUES('2', 'y', 2), ('3', 'z', 3)")
+    world.run(1_000)
+    assert shown(two) == ROWS
