@@ -49,7 +49,7 @@ def test_without_a_manager_nothing_is_sent_and_no_timer_runs(monkeypatch):
     ("usec", "pid", "seconds"),
     [
         ("3000000", "", 3.0),
-        ("3000000", str(os.getpid()), 3.0),
+        pytest.param("3000000", str(os.getpid()), 3.0, id="its own"),
         ("3000000", "1", None),
         ("0", "", None),
         ("", "", None),

@@ -263,7 +263,9 @@ def test_every_shape_written_in_this_way_ends_equal(pair, tmp_path, way, drain):
     plain.close()
 
 
-@pytest.mark.parametrize("way", [update_every_row, delete_and_insert_again, move_keys_round, odd_values], ids=str)
+@pytest.mark.parametrize(
+    "way", [update_every_row, delete_and_insert_again, move_keys_round, odd_values], ids=lambda way: way.__name__
+)
 def test_every_shape_reaches_an_empty_file_by_a_round(pair, tmp_path, way):
     first, _ = pair
     for script in scripts(way):
