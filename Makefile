@@ -1,18 +1,20 @@
 # Two commands are all the set-up: `make demo` installs and runs the demo, `make test` installs and passes the tests.
 PYTHON ?= python3
 BIN := .venv/bin
+# On every processor; a worker that has no tests left takes some of another's.
+TESTS := $(BIN)/python -m pytest -n logical --dist worksteal
 
 .PHONY: demo test check bench sim crash soak dist install clean
 demo: .venv/core
 	$(BIN)/mycomesh demo
 test: .venv/dev
-	$(BIN)/python -m pytest
+	$(TESTS)
 check: .venv/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest
+	$(TESTS)
 bench: .venv/core
 	$(BIN)/python -m tools.bench --compare docs/bench/history.jsonl
 # Larger than what the tests run: 24 nodes through the splits, some minutes on two cores.

@@ -1,10 +1,14 @@
 """What holds for all tests: those that need network namespaces are skipped, with the reason, where there are none.
 
 Property tests try the same examples everywhere, and judge none by the time that it took, as Hypothesis's own profile for CI
-has it; `MYCOMESH_TEST_SCALE` and `python -m tests.fuzz` explore.
+has it; `MYCOMESH_TEST_SCALE` and `python -m tests.fuzz` explore. What the shell that runs the tests happens to have set
+reaches no process that they start.
 """
 
 from __future__ import annotations
+
+import os
+import signal
 
 import pytest
 from hypothesis import settings
@@ -12,6 +16,11 @@ from hypothesis import settings
 from tests.integration.netns import why_not
 
 settings.load_profile("ci")
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # hundreds of nodes and commands would compile all modules each
+if (
+    signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+):  # in the background; a node that inherits it ignores it, as it should
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items):
