@@ -179,13 +179,18 @@ def test_a_home_without_a_mesh_and_a_file_that_is_served_are_refused(home, tmp_p
 
 def test_live_queries_end_with_the_node(home, tmp_path):
     async def story():
+        answers, answered = [], asyncio.Event()
+
         async def follow(node):
-            return [rows async for rows in node.watch("SELECT 1")]
+            async for rows in node.watch("SELECT 1"):
+                answers.append(rows)
+                answered.set()
 
         async with mesh.open(tmp_path / "fleet.db", home=home, config=QUIET) as node:
             following = asyncio.ensure_future(follow(node))
-            await asyncio.sleep(0.2)
-        assert await following == [[(1,)]]
+            await answered.wait()
+        await following
+        assert answers == [[(1,)]]
         with pytest.raises(NoNodeError):
             await asyncio.to_thread(ask, Home.locate(home, {}), "status")
 
