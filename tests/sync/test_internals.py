@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 
 import apsw
@@ -41,9 +42,11 @@ def ours(tmp_path_factory):
     return found
 
 
-def filled(tmp_path, number):
-    """Two replicas that have rows, a tombstone, and a row on each that the UNIQUE of `t` has parked."""
-    one, two = (Peer(tmp_path / f"{number}.{side}.db", side) for side in range(2))
+@pytest.fixture(scope="module")
+def template(tmp_path_factory):
+    """Two replicas that have rows, a tombstone, and a row on each that the UNIQUE of `t` has parked; made once."""
+    folder = tmp_path_factory.mktemp("template")
+    one, two = (Peer(folder / f"{side}.db", side) for side in range(2))
     one.sql(DDL)
     converge([one, two])
     one.sql(FILL)
@@ -52,14 +55,31 @@ def filled(tmp_path, number):
     two.sql("INSERT INTO t VALUES(11, 'dup', 1); DELETE FROM t WHERE id = 3")
     converge([one, two])
     assert len(one.recorded("mycomesh_parked")) == 1
-    two.sql("UPDATE bag SET w = 'theirs' WHERE v = 5")
-    return one, two
+    one.close()
+    two.close()
+    return folder
+
+
+@pytest.fixture
+def filled(template, tmp_path):
+    """Open a copy of these, of that number; the second has a write that it has told nobody."""
+
+    def opened(number=0):
+        for path in sorted(template.iterdir()):
+            shutil.copy(path, tmp_path / f"{number}.{path.name}")
+        one, two = (Peer(tmp_path / f"{number}.{side}.db", side) for side in range(2))
+        two.sql("UPDATE bag SET w = 'theirs' WHERE v = 5")
+        return one, two
+
+    return opened
 
 
 def written(peer, number):
     """What an application writes, of which some may fail while a table of ours is not there."""
-    for write in WRITES:
-        subprocess.run(["sqlite3", str(peer.path), write.format(number)], capture_output=True, check=False, timeout=60)
+    script = ";\n".join(WRITES).format(number) + ";"
+    subprocess.run(
+        ["sqlite3", "-batch", str(peer.path)], input=script.encode(), capture_output=True, check=False, timeout=60
+    )
 
 
 def reopen(peer):
@@ -108,10 +128,10 @@ def assert_unhurt(one, two, before):
 
 
 @pytest.mark.parametrize("running", [False, True], ids=["stopped", "running"])
-def test_whatever_is_dropped_is_made_again_or_told_and_no_row_is_lost(tmp_path, ours, running):
+def test_whatever_is_dropped_is_made_again_or_told_and_no_row_is_lost(filled, ours, running):
     assert len(ours) > 40
     for number, (kind, name) in enumerate(ours):
-        one, two = filled(tmp_path, number)
+        one, two = filled(number)
         rows = one.tables()
         if kind == "table" and name.split("_")[1] in NO_MORE:
             with pytest.raises(
@@ -150,8 +170,8 @@ def test_whatever_is_dropped_is_made_again_or_told_and_no_row_is_lost(tmp_path, 
         "DELETE FROM mycomesh_collected",
     ],
 )
-def test_what_is_altered_or_emptied_is_made_again_and_no_row_is_lost(tmp_path, statement, running):
-    one, two = filled(tmp_path, 0)
+def test_what_is_altered_or_emptied_is_made_again_and_no_row_is_lost(filled, statement, running):
+    one, two = filled()
     before = hurt(one, statement, running=running)
     if "RENAME TO elsewhere" in statement:
         converge([one, two])
@@ -176,8 +196,8 @@ def test_what_is_altered_or_emptied_is_made_again_and_no_row_is_lost(tmp_path, s
         ("DROP TABLE mycomesh_peers; CREATE VIEW mycomesh_peers AS SELECT 1 AS a", "its view mycomesh_peers"),
     ],
 )
-def test_what_nothing_can_make_again_is_told_at_the_next_opening(tmp_path, statement, said, running):
-    one, two = filled(tmp_path, 0)
+def test_what_nothing_can_make_again_is_told_at_the_next_opening(filled, statement, said, running):
+    one, two = filled()
 
     def hurt_and_opened():
         hurt(one, statement, running=running)
@@ -189,8 +209,8 @@ def test_what_nothing_can_make_again_is_told_at_the_next_opening(tmp_path, state
     two.close()
 
 
-def test_names_that_were_given_are_not_made_up_again(tmp_path):
-    one, two = filled(tmp_path, 0)
+def test_names_that_were_given_are_not_made_up_again(filled):
+    one, two = filled()
     one.shell("ALTER TABLE k RENAME COLUMN v TO value;")
     converge([one, two])
     with pytest.raises(DatabaseError, match="mycomesh_names was dropped"):
@@ -199,8 +219,8 @@ def test_names_that_were_given_are_not_made_up_again(tmp_path):
     two.close()
 
 
-def test_a_record_of_a_parked_row_that_is_deleted_deletes_no_row(tmp_path):
-    one, two = filled(tmp_path, 0)
+def test_a_record_of_a_parked_row_that_is_deleted_deletes_no_row(filled):
+    one, two = filled()
     parked = one.recorded("mycomesh_parked")
     one.shell("DELETE FROM mycomesh_parked;")
     assert one.scrub().found == 1
