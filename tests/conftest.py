@@ -7,6 +7,8 @@ reaches no process that they start.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import signal
 
@@ -21,6 +23,26 @@ if (
     signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 ):  # in the background; a node that inherits it ignores it, as it should
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session")
+def alone(tmp_path_factory):
+    """Have mDNS on this machine's loopback to oneself: whoever speaks there is heard by the tests of all workers."""
+
+    @contextlib.contextmanager
+    def held():
+        with (tmp_path_factory.getbasetemp().parent / "loopback.lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+    return held
+
+
+@pytest.fixture
+def multicast(alone):
+    """A test that speaks mDNS on the loopback."""
+    with alone():
+        yield
 
 
 def pytest_collection_modifyitems(items):

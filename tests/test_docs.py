@@ -118,7 +118,7 @@ class Place:
 
 @pytest.mark.skipif(SQLITE is None, reason="needs the stock sqlite3 shell (apt-get install sqlite3)")
 @pytest.mark.parametrize("title", RUNNABLE)
-def test_the_commands_of_a_task_do_what_it_says(title, tmp_path):
+def test_the_commands_of_a_task_do_what_it_says(title, tmp_path, multicast):
     place = Place(tmp_path)
     try:
         for name, file, text in FILE.findall(SECTIONS[title]):

@@ -22,7 +22,7 @@ def test_every_make_target_in_the_readme_is_in_the_makefile():
 
 
 @pytest.mark.skipif(SQLITE is None, reason="needs the stock sqlite3 shell (apt-get install sqlite3)")
-def test_the_two_laptops_of_the_readme(tmp_path):
+def test_the_two_laptops_of_the_readme(tmp_path, multicast):
     """Runs the section's lines in their order, on two homes; the foreground `up` in the background."""
     laptops = [Machine(tmp_path, name, net=("--loopback", "--port", "0")) for name in ("first", "second")]
     first, second = laptops

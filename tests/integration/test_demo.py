@@ -37,9 +37,10 @@ def rows(file, sql):
 
 
 @pytest.fixture(scope="module")
-def played(tmp_path_factory):
+def played(alone, tmp_path_factory):
     place = tmp_path_factory.mktemp("demo") / "kept"
-    done = demo("--quick", "--keep", str(place))
+    with alone():
+        done = demo("--quick", "--keep", str(place))
     assert done.returncode == 0, done.stdout + done.stderr
     return place, done.stdout
 
@@ -107,7 +108,7 @@ def test_an_earlier_demo_is_not_overwritten(played):
     assert (place / "ground.db").read_bytes() == before
 
 
-def test_without_keep_nothing_is_left(tmp_path):
+def test_without_keep_nothing_is_left(tmp_path, multicast):
     done = demo("--quick", env={**os.environ, "TMPDIR": str(tmp_path)})
     assert done.returncode == 0, done.stdout + done.stderr
     assert list(tmp_path.iterdir()) == []

@@ -27,7 +27,7 @@ PTR, IN = 12, 1
 
 
 @pytest.fixture
-def run(monkeypatch):
+def run(monkeypatch, multicast):
     """Run a test's coroutine on a machine whose only interface is the loopback."""
     monkeypatch.setattr(module, "look", lambda *, loopback: HOME if loopback else Place(known=True))
 
