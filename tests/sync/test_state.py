@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
-
 import apsw
 import pytest
 
@@ -35,9 +33,12 @@ def node(*peers, phase="serving", equal_on=None):
 
 
 def rows(peer, sql):
-    """As any program reads them: the stock module."""
-    with sqlite3.connect(peer.path) as db:
+    """As any program reads them; not by the stock module, because two SQLite libraries must not share a file in a process."""
+    db = apsw.Connection(str(peer.path))
+    try:
         return db.execute(sql).fetchall()
+    finally:
+        db.close()
 
 
 def test_any_client_reads_status_peers_and_tables(peer):
