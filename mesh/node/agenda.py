@@ -28,7 +28,7 @@ EVENT_BYTES = 400
 # Live batches that wait one behind another are taken together: so many, and as much as takes the write lock for a few
 # milliseconds (ADR 0012).
 TOGETHER_MAX = 32
-TOGETHER_BYTES_MAX = 4_096
+TOGETHER_BYTES_MAX = 2_048
 # After so much urgent work in a row, what else waits has a turn.
 BULK_WAIT_MS = 20
 

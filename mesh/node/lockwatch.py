@@ -23,13 +23,16 @@ class LockWatch:
         self.longest_s = 0.0
         self._clock = clock
         self._taken_s = 0.0
+        self._collects = False  # a program that a node is part of may have turned it off
 
     def __call__(self, held: bool, /) -> None:
         """The write lock was taken, or is free again."""
         now_s = self._clock()
         if held:
+            self._collects = gc.isenabled()
             gc.disable()  # what has come to be due by then is done after the hold
             self._taken_s = now_s
         else:
             self.longest_s = max(self.longest_s, now_s - self._taken_s)
-            gc.enable()
+            if self._collects:
+                gc.enable()

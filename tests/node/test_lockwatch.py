@@ -39,6 +39,17 @@ def test_the_collector_waits_while_the_lock_is_held():
         gc.callbacks.pop()
 
 
+def test_a_collector_that_the_program_has_turned_off_stays_off():
+    watch = LockWatch(lambda: 0.0)
+    gc.disable()
+    try:
+        watch(True)
+        watch(False)
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
+
+
 def test_a_replica_tells_of_every_hold_and_of_its_end(tmp_path):
     told = []
     replica = Replica.open(
