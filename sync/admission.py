@@ -1,22 +1,46 @@
-"""Admission: which stamps of a peer may enter this replica at all.
+"""Admission: what of a peer's bundle may enter this replica at all.
 
-Owns two rules: a live batch holds nothing but its origin's sites, and nobody's stamps lie far in the future. What always
-holds: what is refused is not covered. It must not know tables.
+Owns three rules: nobody writes what it may not, a live batch holds nothing but its origin's sites, and nobody's stamps lie far
+in the future. What always holds: what is refused is not covered. It must not know tables.
 """
 
 from __future__ import annotations
 
+from sync.applied import Applied
 from sync.batch import Bundle
 from sync.errors import BatchRefusedError
+from sync.facts import check_facts
+from sync.rights import Rights
 from sync.stamp import DRIFT_MS_MAX, hlc_from_ms, ms_from_hlc
 
-__all__ = ["SITE_PREFIX", "check_sites", "future_bound", "leave_out_future", "reach_of"]
+__all__ = ["SITE_PREFIX", "admit", "future_bound", "reach_of"]
 
 # A site: so many bytes of its node's id, so that nobody stamps in another's name, then as many drawn for the file.
 SITE_PREFIX = 8
 
 
-def check_sites(bundle: Bundle, origin: bytes, wall_ms: int) -> None:
+def admit(
+    payload: bytes, rights: Rights, wall_ms: int, origin: bytes | None, voucher: bytes | None
+) -> tuple[Bundle, Applied]:
+    """Reads a bundle, a live batch of `origin` or a catch-up chunk of `voucher`, and leaves out what that one may not tell.
+
+    Raises:
+        DecodeError: not a bundle.
+        BatchRefusedError: a live batch with a forged site or a stamp from the future.
+    """
+    bundle = Bundle.decode(payload)
+    forbidden = rights.leave_out(bundle, origin or voucher or b"")
+    check_facts(bundle)
+    applied = Applied(changes=sum(section.rows for section in bundle.sections), forbidden=forbidden)
+    if origin is None:
+        applied.windows = [(section.table, *window) for section in bundle.sections for window in section.ranges]
+        applied.refused = _leave_out_future(bundle, wall_ms)
+    else:
+        _check_sites(bundle, origin, wall_ms)
+    return bundle, applied
+
+
+def _check_sites(bundle: Bundle, origin: bytes, wall_ms: int) -> None:
     """Refuses a live batch as a whole: its ranges may not be covered if any of it is left out."""
     bound = future_bound(wall_ms)
     for section in bundle.sections:
@@ -31,7 +55,7 @@ def check_sites(bundle: Bundle, origin: bytes, wall_ms: int) -> None:
             )
 
 
-def leave_out_future(bundle: Bundle, wall_ms: int) -> int:
+def _leave_out_future(bundle: Bundle, wall_ms: int) -> int:
     """Takes groups with stamps too far ahead out of a catch-up chunk; returns how many changes that are."""
     bound = future_bound(wall_ms)
     refused = 0

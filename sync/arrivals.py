@@ -38,8 +38,8 @@ class Arrivals:
     def merge(self, bundle: Bundle, applied: Applied, wall_ms: int, *, live: bool, repair: bool) -> None:
         """Merges one bundle and notes in `applied` what became of it; `live` and `repair` as in `Replica.apply`.
 
-        What is left in the bundle is for the next transaction: of what a round brings, no more is looked at row by row in
-        one than is short for the write lock (ADR 0012). A live batch is taken in whole.
+        The sections that are left in the bundle are for a transaction each: of what a round brings, no more is looked at row
+        by row in one than is short for the write lock (ADR 0012). A live batch is taken in whole.
 
         Raises:
             DecodeError: a value that SQLite cannot store.
@@ -62,8 +62,8 @@ class Arrivals:
                 continue
             merged = self._merge_section(table, section, wall_ms, repair=repair, room=room)
             applied.merged.add(merged)
-            if room is not None and room.left:
-                bundle.sections.append(Section(section.table, [], room.left))
+            if room is not None:
+                bundle.sections += [Section(section.table, [], [group]) for group in room.left]
                 room.left = []
             if merged.changes and section.table == SCHEMA_TABLE:
                 self._learn(applied, wall_ms)

@@ -8,7 +8,7 @@ write that had not seen it is in `mycomesh_conflicts`. It must not know links; t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import apsw
@@ -50,20 +50,23 @@ class Merged:
         self.parked += other.parked
 
 
-@dataclass(slots=True)
 class Room:
-    """How many more changes one transaction may look at row by row, and the groups that it had to leave."""
+    """How many changes one transaction may look at row by row, and what it had to leave, in groups that fill one each."""
 
-    changes: int
-    left: list[Group] = field(default_factory=list)
+    __slots__ = ("_free", "_most", "left")
+
+    def __init__(self, most: int) -> None:
+        self.left: list[Group] = []
+        self._most = self._free = most
 
     def take(self, group: Group) -> Group | None:
         """Returns what there is room for, and keeps the rest."""
-        taken = min(self.changes, len(group.hlcs))
-        self.changes -= taken
-        if taken < len(group.hlcs):
-            self.left.append(part_of(group, [at >= taken for at in range(len(group.hlcs))]))
-        return part_of(group, [at < taken for at in range(len(group.hlcs))]) if taken else None
+        count = len(group.hlcs)
+        taken = min(self._free, count)
+        self._free -= taken
+        for start in range(taken, count, self._most):
+            self.left.append(part_of(group, [start <= at < start + self._most for at in range(count)]))
+        return part_of(group, [at < taken for at in range(count)]) if taken else None
 
 
 def merge_section(
@@ -86,12 +89,14 @@ def merge_section(
         fresh = _part(group, covered, known=False)
         if fresh is not None:
             place = table.store.place_made(fresh.site)
-            done, rest = insert_births(table, fresh, place, keys_of(table, fresh))
+            keys = keys_of(table, fresh)
+            done, rest = insert_births(table, fresh, place, keys)
             merged.changes += done
             if rest is not None and room is not None:
                 rest = room.take(rest)
             if rest is not None:
-                _merge_rows(table, rest, place, keys_of(table, rest), wall_ms, merged)
+                keys = keys if rest is fresh else keys_of(table, rest)
+                _merge_rows(table, rest, place, keys, wall_ms, merged)
         known = _part(group, covered, known=True) if repair else None
         if known is not None:
             before = merged.changes

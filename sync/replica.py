@@ -7,11 +7,12 @@ has been committed. It must not know links, rounds or time other than its argume
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from sync import mark, sweep, tombstones
-from sync.admission import check_sites, future_bound, leave_out_future
+from sync.admission import admit, future_bound
 from sync.applied import Applied
 from sync.arrivals import Arrivals
 from sync.batch import Bundle, Section
@@ -20,7 +21,6 @@ from sync.config import TableFilter
 from sync.copies import Life
 from sync.decisions import Decisions
 from sync.errors import EchoError, MigrationError
-from sync.facts import check_facts
 from sync.feed import read_range, read_rows
 from sync.identifiers import fold
 from sync.identity import keys_of
@@ -298,16 +298,20 @@ class Replica:
     def _merged(
         self, payloads: Sequence[tuple[bytes, bytes | None]], wall_ms: int, voucher: bytes | None, *, repair: bool
     ) -> list[Applied]:
-        admitted = [self._admitted(payload, wall_ms, origin, voucher) for payload, origin in payloads]
+        admitted = [admit(payload, self.rights, wall_ms, origin, voucher) for payload, origin in payloads]
+
+        live = any(origin is not None for _, origin in payloads)
 
         def merge() -> None:
-            for (_, origin), (bundle, applied) in zip(payloads, admitted, strict=True):
-                self._arrivals.merge(bundle, applied, wall_ms, live=origin is not None, repair=repair)
+            for bundle, applied in admitted:
+                self._arrivals.merge(bundle, applied, wall_ms, live=live, repair=repair)
 
         published = self.changing(wall_ms, merge)
-        while any(bundle.sections for bundle, _ in admitted):
+        left = [(Bundle([section]), applied) for bundle, applied in admitted for section in bundle.sections]
+        for bundle, applied in left:
             self._intake.breathe()
-            published += self.changing(wall_ms, merge)
+            rest = functools.partial(self._arrivals.merge, bundle, applied, wall_ms, live=live, repair=repair)
+            published += self.changing(wall_ms, rest)
         done = [applied for _, applied in admitted]
         if not any(applied.renewed for applied in done):  # else they were stamped anew: a round tells of them
             done[0].published[:0] = published
@@ -315,21 +319,6 @@ class Replica:
             done[-1].published += self.drain(wall_ms)[0]
             self._intake.unsettle()  # the rest is for the next drain
         return done
-
-    def _admitted(
-        self, payload: bytes, wall_ms: int, origin: bytes | None, voucher: bytes | None
-    ) -> tuple[Bundle, Applied]:
-        """Reads a bundle, without what its sender may not tell."""
-        bundle = Bundle.decode(payload)
-        forbidden = self.rights.leave_out(bundle, origin or voucher or b"")
-        check_facts(bundle)
-        applied = Applied(changes=sum(section.rows for section in bundle.sections), forbidden=forbidden)
-        if origin is None:
-            applied.windows = [(section.table, *window) for section in bundle.sections for window in section.ranges]
-            applied.refused = leave_out_future(bundle, wall_ms)
-        else:
-            check_sites(bundle, origin, wall_ms)
-        return bundle, applied
 
     # ---- copies
 
