@@ -170,7 +170,7 @@ class Exchange:
 
     def links(self, now_ms: int = 0) -> tuple[LinkStatus, ...]:
         """Returns every link's state, for people, by link number."""
-        mine, shown = self._digests(), self._replica.shown
+        mine, shown = self._digests(remember=False), self._replica.shown
         result = []
         for number in sorted(self._links):
             link = self._links[number]
@@ -417,8 +417,8 @@ class Exchange:
         tables = tuple((name, *digest) for name, digest in self._digests().items() if rights.may_read(peer, name))
         turn.send(number, wire.Digests(tables, answer))
 
-    def _digests(self) -> dict[str, tuple[bytes, bytes]]:
-        return {digest.table: (digest.vector, digest.entries) for digest in self._replica.digests()}
+    def _digests(self, *, remember: bool = True) -> dict[str, tuple[bytes, bytes]]:
+        return {digest.table: (digest.vector, digest.entries) for digest in self._replica.digests(remember=remember)}
 
     def _on_digests(self, number: int, theirs: dict[str, tuple[bytes, bytes]], turn: Turn) -> None:
         link = self._links[number]

@@ -165,7 +165,7 @@ class Fetching:
         self._ask_at[number] = turn.now_ms + self._config.stall_ms
 
     def _vectors(self) -> dict[str, bytes]:
-        return {digest.table: digest.vector for digest in self._replica.digests()}
+        return {digest.table: digest.vector for digest in self._replica.digests(remember=True)}
 
     def _wanted(self, link: _Link, mine: Mapping[str, bytes], now_ms: int) -> list[str]:
         """The tables of which the peer has told something else than we hold, and nobody is asked for yet."""
@@ -188,7 +188,7 @@ class Fetching:
     def _passed(self, name: str, vector: bytes) -> bool:
         """Whether the peer is where this replica was a moment ago: it asks us, there is nothing to ask it for."""
         table = self._replica.tables.get(name)
-        return table is not None and table.passed(vector)
+        return table is not None and vector in table.passed
 
     def _unclaimed(self, name: str, now_ms: int) -> bool:
         claim = self._claims.get(name)

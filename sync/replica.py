@@ -400,12 +400,13 @@ class Replica:
 
     # ---- comparing and reading
 
-    def digests(self) -> list[TableDigest]:
-        """Returns one digest pair for each replicated table, by name."""
-        return [
-            TableDigest(name, table.vector_digest, table.log.digest)
-            for name, table in sorted(self._catalog.tables.items())
-        ]
+    def digests(self, *, remember: bool = False) -> list[TableDigest]:
+        """Returns one digest pair for each replicated table, by name; with `remember`, who has one of these later is behind."""
+        tables = sorted(self._catalog.tables.items())
+        if remember:  # only what is asked for by what goes on: to look at a node must not change what it does
+            for _, table in tables:
+                table.remember_vector()
+        return [TableDigest(name, table.vector_digest, table.log.digest) for name, table in tables]
 
     def vector(self, name: str) -> Vector:
         """Returns a table's vector; empty for a table that is not here."""

@@ -91,7 +91,9 @@ class Table:
         self._staged: Vector | None = None
         self._learnt: list[str] = []
         self._vector_digest = b""
-        self._passed: deque[bytes] = deque(maxlen=PASSED_MAX)  # digests of what the vector was before
+        self.passed: deque[bytes] = deque(
+            maxlen=PASSED_MAX
+        )  # digests of vectors that peers were told of, or compared with
         self._mesh_key = mesh_key
         self._counted = ((-1, -1), 0)  # (data version, own changes), rows at that moment
         self.columns_of = functools.lru_cache(maxsize=256)(self._columns_of)
@@ -157,17 +159,15 @@ class Table:
 
     @property
     def vector_digest(self) -> bytes:
-        """BLAKE2b-64 of the vector's canonical form."""
+        """The vector's digest, made once for each change."""
         if not self._vector_digest:
-            items = [[site, [edge for window in ranges for edge in window]] for site, ranges in self.vector.items()]
-            state = hashlib.blake2b(codec.encode(items), digest_size=8, person=b"mycomesh-vector")
-            self._vector_digest = state.digest()
-            self._passed.append(self._vector_digest)
+            self._vector_digest = self.vector.digest()
         return self._vector_digest
 
-    def passed(self, digest: bytes) -> bool:
-        """Whether that was the vector's digest lately: who has it covers nothing that is not covered here."""
-        return digest in self._passed
+    def remember_vector(self) -> None:
+        """Adds the vector of now to `passed`: who has one of these later covers nothing that is not covered here."""
+        if self.vector_digest not in self.passed:
+            self.passed.append(self.vector_digest)
 
     @property
     def coverage(self) -> Vector:
@@ -188,7 +188,7 @@ class Table:
             self._staged = self.vector.copy()
         before = self._staged.ranges(site)
         self._staged.cut(site, after)
-        self._passed.clear()
+        self.passed.clear()
         self._store_coverage(site, before, self._staged.ranges(site))
 
     def _store_coverage(self, site: bytes, before: Sequence[Range], ranges: Sequence[Range]) -> None:
@@ -208,7 +208,7 @@ class Table:
         """Forgets the coverage of every site but one, so that rounds bring its changes again."""
         coverage, place = self.coverage, self.store.place_made(keep)
         self.uncovered = True
-        self._passed.clear()
+        self.passed.clear()
         self._staged = Vector()
         for after, upto in coverage.ranges(keep):
             self._staged.add(keep, after, upto)

@@ -6,7 +6,10 @@ and never touch. It must not know what a covered stamp holds; "covered" means he
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from sync import codec
 
 __all__ = ["RANGES_MAX", "Range", "Vector", "difference"]
 
@@ -43,6 +46,11 @@ class Vector:
     def items(self) -> list[tuple[bytes, tuple[Range, ...]]]:
         """Returns (site, ranges) sorted by site."""
         return sorted(self._ranges.items())
+
+    def digest(self) -> bytes:
+        """Returns BLAKE2b-64 of the canonical form."""
+        items = [[site, [edge for window in ranges for edge in window]] for site, ranges in self.items()]
+        return hashlib.blake2b(codec.encode(items), digest_size=8, person=b"mycomesh-vector").digest()
 
     def ranges(self, site: bytes) -> Sequence[Range]:
         """Returns the covered ranges of one site, ascending."""
