@@ -45,6 +45,7 @@ class Intake:
         self._data_version = -1
         self._owed: list[bytes] = []  # stamped already, to be published by the next drain
         self.breathe: Callable[[], None] = lambda: None  # between two transactions
+        self.spread: Callable[[list[bytes]], None] | None = None  # takes at once what the first of several have stamped
         self._waited_ms: int | None = None  # what waits was written before this node: by then; None once it is stamped
         self._turn = 0  # whose pending log is read first: a table that is written all the time is not always first
 
@@ -122,7 +123,15 @@ class Intake:
                     change()
             batches += published
             if more:
-                self.breathe()
+                batches = self._between(batches)
+        return batches
+
+    def _between(self, batches: list[bytes]) -> list[bytes]:
+        """Lets others have the file between two transactions of one call; returns what is still to be published."""
+        if self.spread is not None and batches:
+            self.spread(batches)
+            batches = []
+        self.breathe()
         return batches
 
     def settled(
@@ -147,7 +156,7 @@ class Intake:
                 if not more:
                     (locked or read)()
             if more:
-                self.breathe()
+                published = self._between(published)
         return published
 
     # ---- inside a transaction

@@ -170,6 +170,10 @@ class Replica:
         """Has `pause` called between the transactions of a call that needs several, where others may want the file."""
         self._intake.breathe = pause
 
+    def spread_by(self, publish: Callable[[list[bytes]], None]) -> None:
+        """Has `publish` take at once what such a transaction has stamped: the call may take minutes, and returns the rest."""
+        self._intake.spread = publish
+
     def close(self) -> None:
         """Closes the file; triggers stay and go on logging, so that nothing written meanwhile is lost."""
         self._store.close()

@@ -13,9 +13,14 @@ from sync import message as wire
 from sync.events import Action, DropLink, Notice, Publish, Send
 from sync.urgency import UrgentBatch
 
-__all__ = ["Turn"]
+__all__ = ["Turn", "published"]
 
 URGENT, FRESH = 0, 1  # priorities of live batches; rounds have `Send`'s, behind both
+
+
+def published(batches: list[bytes]) -> list[Action]:
+    """Returns what publishes committed local batches."""
+    return [Publish(batch, URGENT if isinstance(batch, UrgentBatch) else FRESH) for batch in batches]
 
 
 @dataclass(slots=True)
@@ -36,7 +41,7 @@ class Turn:
 
     def publish(self, batches: list[bytes]) -> None:
         """Committed local batches for the whole mesh."""
-        self.actions.extend(Publish(batch, URGENT if isinstance(batch, UrgentBatch) else FRESH) for batch in batches)
+        self.actions.extend(published(batches))
         self.changed = self.changed or bool(batches)
 
     def say(self, event: str, text: str, detail: dict[str, Any] | None = None, level: str = "info") -> None:

@@ -29,8 +29,8 @@ EVENT_BYTES = 400
 # milliseconds (ADR 0012).
 TOGETHER_MAX = 32
 TOGETHER_BYTES_MAX = 2_048
-# After so much urgent work in a row, what else waits has a turn.
-BULK_WAIT_MS = 20
+# Where both never end, urgent work and the rest take turns of so long: half of the thread each.
+TURN_MS = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,8 @@ class Agenda:
         self._bulk: deque[Event] = deque()
         self._backlog_bytes = 0
         self._commit_waits = False
-        self._passed_over_ms: int | None = None  # since when urgent work alone was done while bulk work waited
+        self._turn_ms: int | None = None  # since when one kind of work is done while the other waits as well
+        self._bulks_turn = False  # which
 
     def __len__(self) -> int:
         return len(self._urgent) + len(self._bulk)
@@ -78,11 +79,7 @@ class Agenda:
 
     def next(self, now_ms: int) -> Event | Job:
         """Take out what goes next at this monotonic millisecond; there is something."""
-        if self._bulk_goes_next(now_ms):
-            self._passed_over_ms = None
-            work: Event | Job = self._bulk.popleft()
-        else:
-            work = self._urgent.popleft()
+        work: Event | Job = self._bulk.popleft() if self._bulk_goes_next(now_ms) else self._urgent.popleft()
         match work:
             case BatchReceived():
                 self._backlog_bytes -= _weight(work)
@@ -104,12 +101,15 @@ class Agenda:
 
     def _bulk_goes_next(self, now_ms: int) -> bool:
         if not self._bulk or not self._urgent:
+            self._turn_ms, self._bulks_turn = None, False
             return not self._urgent
         if isinstance(self._urgent[0], LinkOpened):
             return False
-        if self._passed_over_ms is None:
-            self._passed_over_ms = now_ms
-        return now_ms - self._passed_over_ms >= BULK_WAIT_MS
+        if self._turn_ms is None:
+            self._turn_ms = now_ms
+        elif now_ms - self._turn_ms >= TURN_MS:
+            self._turn_ms, self._bulks_turn = now_ms, not self._bulks_turn
+        return self._bulks_turn
 
     def _with_next(self, batch: BatchReceived) -> BatchReceived | BatchesReceived:
         batches, size = [batch], len(batch.payload)

@@ -41,6 +41,7 @@ from sync.replica import Replica, ReplicaConfig, ReplicaStatus
 from sync.report import time_text
 from sync.scrub import Scrubbed
 from sync.state import NodeState, PeerState
+from sync.turn import published
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -291,6 +292,7 @@ class ServingNode:
         )
         replica.found(last_ms)
         replica.breathe_by(self._sql.breathe)
+        replica.spread_by(lambda batches: self._report(Acted(published(batches))))
         self._exchange = Exchange(replica, rng=random.Random(os.urandom(16)), config=ExchangeConfig())
         return self._exchange
 

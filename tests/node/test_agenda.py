@@ -7,7 +7,7 @@ from concurrent.futures import Future
 import pytest
 
 from mesh.node import agenda as agenda_module
-from mesh.node.agenda import BULK_WAIT_MS, EVENT_BYTES, TOGETHER_BYTES_MAX, TOGETHER_MAX, Agenda, Job
+from mesh.node.agenda import EVENT_BYTES, TOGETHER_BYTES_MAX, TOGETHER_MAX, TURN_MS, Agenda, Job
 from sync.events import (
     BatchesReceived,
     BatchReceived,
@@ -59,7 +59,7 @@ def test_an_opening_goes_first_although_rounds_have_waited_for_long(agenda):
     put(agenda, MessageReceived(0, b"other"), CommitSeen(), batch())
     agenda.next(0)
     put(agenda, LinkOpened(1, b"p" * 16), MessageReceived(1, b"y"))
-    late = BULK_WAIT_MS + 1
+    late = TURN_MS + 1
     assert [agenda.next(late) for _ in range(2)] == [LinkOpened(1, b"p" * 16), MessageReceived(0, b"other")]
 
 
@@ -70,16 +70,13 @@ def test_commits_that_wait_together_are_one(agenda):
     assert told(agenda) == [CommitSeen()]
 
 
-def test_rounds_get_their_share_of_a_thread_that_never_runs_out_of_urgent_work(agenda):
-    put(agenda, *[MessageReceived(1, bytes([number])) for number in range(5)])
+def test_rounds_get_half_of_a_thread_that_never_runs_out_of_urgent_work(agenda):
+    put(agenda, *[MessageReceived(1, number.to_bytes(2, "big")) for number in range(1_000)])
     done = []
-    for now_ms in range(10 * BULK_WAIT_MS):  # each takes a millisecond, and another has come by then
-        put(agenda, batch())
-        done.append(type(agenda.next(now_ms)))
-    assert done.count(MessageReceived) == 5
-    first, second = [at for at, kind in enumerate(done) if kind is MessageReceived][:2]
-    assert first == BULK_WAIT_MS
-    assert second - first == BULK_WAIT_MS + 1  # after its turn the next has waited for nothing yet
+    for now_ms in range(20 * TURN_MS):  # each takes a millisecond, and another has come by then
+        put(agenda, CommitSeen() if now_ms % 2 else batch())
+        done.append(isinstance(agenda.next(now_ms), MessageReceived))
+    assert done == ([False] * TURN_MS + [True] * TURN_MS) * 10
 
 
 def test_what_came_while_nothing_urgent_was_done_has_no_claim_yet(agenda):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from sync.drain import CHUNK_ROWS_MAX
 from sync.events import BatchesReceived, BatchReceived
 from tests.sync.exchanges import DELAY_MS, BusyFile, World
 
+COUNT = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT ?)"
 TABLES = "CREATE TABLE t(id INTEGER PRIMARY KEY, v); CREATE TABLE words(k TEXT PRIMARY KEY, v UNIQUE)"
 
 
@@ -109,3 +111,20 @@ def test_a_gap_that_one_of_them_shows_is_asked_for(world):
     assert two.sql("SELECT id FROM t") == [(0,), (2,), (3,)]
     world.run(1_000)
     assert two.sql("SELECT id FROM t") == [(0,), (1,), (2,), (3,)]
+
+
+def test_what_a_long_call_has_stamped_is_on_its_way_before_it_ends(world):
+    """A batch that comes while a large transaction waits for its stamps, which is drained first, chunk by chunk."""
+    one, two, three = world.nodes
+    (batch,) = written(one, "INSERT INTO words VALUES('k', 'v')")
+    spread = []
+    two.peer.replica.spread_by(spread.append)
+    two.sql(f"{COUNT} INSERT INTO t SELECT i, 'v' FROM n", 5 * CHUNK_ROWS_MAX)
+    (applied,) = two.peer.replica.apply_all([(batch.payload, batch.origin)], two.peer.wall_ms)
+    assert len(spread) >= 4
+    for batches in spread:
+        three.peer.take(batches, two.peer.node_id)
+    count = three.sql("SELECT count(*) FROM t")[0][0]
+    assert 4 * CHUNK_ROWS_MAX <= count < 5 * CHUNK_ROWS_MAX + 1
+    three.peer.take([*applied.published, batch.payload], None)
+    assert three.peer.tables() == two.peer.tables()
