@@ -1,7 +1,7 @@
 """The agenda of the SQL thread: what waits for the file, and what of it goes next.
 
 Owns the queues and the bytes that wait in them. What always holds: the opening of a link goes before whatever comes over it;
-urgent work (a local commit, a live batch, a question of a person) overtakes bulk work (rounds, streams), which still gets its
+urgent work (a local commit, a live batch, a question of a person) overtakes bulk work (rounds, streams), and each kind gets its
 share of the thread: writes of many peers may come as fast as a slow disk takes them, for ever. It must not know threads: whoever
 calls it holds the lock.
 """
@@ -47,6 +47,8 @@ class Agenda:
 
     def __init__(self) -> None:
         self._urgent: deque[Event | Job] = deque()
+        self._live: deque[BatchReceived] = deque()  # as urgent, but a person's question does not wait behind thousands
+        self._lives_turn = False
         self._bulk: deque[Event] = deque()
         self._backlog_bytes = 0
         self._commit_waits = False
@@ -54,7 +56,7 @@ class Agenda:
         self._bulks_turn = False  # which
 
     def __len__(self) -> int:
-        return len(self._urgent) + len(self._bulk)
+        return len(self._urgent) + len(self._live) + len(self._bulk)
 
     def put(self, event: Event) -> bool:
         """Queue one event; False if that would be too much: a batch that the next round brings, or a message."""
@@ -66,7 +68,7 @@ class Agenda:
             case LinkOpened():
                 self._urgent.appendleft(event)
             case BatchReceived():
-                return self._put_weighed(event, self._urgent)
+                return self._put_weighed(event, self._live)
             case MessageReceived():
                 return self._put_weighed(event, self._bulk)
             case _:
@@ -79,31 +81,33 @@ class Agenda:
 
     def next(self, now_ms: int) -> Event | Job:
         """Take out what goes next at this monotonic millisecond; there is something."""
-        work: Event | Job = self._bulk.popleft() if self._bulk_goes_next(now_ms) else self._urgent.popleft()
-        match work:
-            case BatchReceived():
-                self._backlog_bytes -= _weight(work)
-                return self._with_next(work)
-            case MessageReceived():
-                self._backlog_bytes -= _weight(work)
-            case CommitSeen():
-                self._commit_waits = False
-            case _:
-                pass
+        if self._bulk_goes_next(now_ms):
+            event = self._bulk.popleft()
+            if isinstance(event, MessageReceived):
+                self._backlog_bytes -= _weight(event)
+            return event
+        if self._live_goes_next():
+            self._lives_turn = False
+            return self._batches()
+        self._lives_turn = True
+        work = self._urgent.popleft()
+        if isinstance(work, CommitSeen):
+            self._commit_waits = False
         return work
 
     def clear(self) -> list[Job]:
         """Give everything up; return the jobs, whose askers wait."""
         jobs = [work for work in self._urgent if isinstance(work, Job)]
         self._urgent.clear()
+        self._live.clear()
         self._bulk.clear()
         return jobs
 
     def _bulk_goes_next(self, now_ms: int) -> bool:
-        if not self._bulk or not self._urgent:
+        if not self._bulk or not (self._urgent or self._live):
             self._turn_ms, self._bulks_turn = None, False
-            return not self._urgent
-        if isinstance(self._urgent[0], LinkOpened):
+            return bool(self._bulk)
+        if self._opens():
             return False
         if self._turn_ms is None:
             self._turn_ms = now_ms
@@ -111,17 +115,21 @@ class Agenda:
             self._turn_ms, self._bulks_turn = now_ms, not self._bulks_turn
         return self._bulks_turn
 
-    def _with_next(self, batch: BatchReceived) -> BatchReceived | BatchesReceived:
-        batches, size = [batch], len(batch.payload)
-        while self._urgent and len(batches) < TOGETHER_MAX:
-            following = self._urgent[0]
-            if not isinstance(following, BatchReceived) or size + len(following.payload) > TOGETHER_BYTES_MAX:
-                break
-            batches.append(following)
-            size += len(following.payload)
-            self._backlog_bytes -= _weight(following)
-            self._urgent.popleft()
-        return batch if len(batches) == 1 else BatchesReceived(tuple(batches))
+    def _live_goes_next(self) -> bool:
+        return not self._urgent or (bool(self._live) and self._lives_turn and not self._opens())
+
+    def _opens(self) -> bool:
+        return bool(self._urgent) and isinstance(self._urgent[0], LinkOpened)
+
+    def _batches(self) -> BatchReceived | BatchesReceived:
+        """Take out the first batch that waits, with those behind it that go along."""
+        batches = [self._live.popleft()]
+        size = len(batches[0].payload)
+        while self._live and len(batches) < TOGETHER_MAX and size + len(self._live[0].payload) <= TOGETHER_BYTES_MAX:
+            batches.append(self._live.popleft())
+            size += len(batches[-1].payload)
+        self._backlog_bytes -= sum(map(_weight, batches))
+        return batches[0] if len(batches) == 1 else BatchesReceived(tuple(batches))
 
     def _put_weighed(self, event: BatchReceived | MessageReceived, queue: deque[Any]) -> bool:
         weight = _weight(event)

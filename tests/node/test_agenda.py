@@ -94,13 +94,22 @@ def test_batches_beyond_the_limit_are_left_to_the_next_round(agenda, monkeypatch
 
 
 def test_batches_that_wait_one_behind_another_go_together(agenda):
-    put(agenda, batch(b"a"), batch(b"b", link=2), CommitSeen(), batch(b"c"), MessageReceived(1, b"y"), batch(b"d"))
+    put(agenda, batch(b"a"), batch(b"b", link=2), CommitSeen(), batch(b"c"), MessageReceived(1, b"y"))
     assert told(agenda) == [
-        BatchesReceived((batch(b"a"), batch(b"b", link=2))),
         CommitSeen(),
-        BatchesReceived((batch(b"c"), batch(b"d"))),
+        BatchesReceived((batch(b"a"), batch(b"b", link=2), batch(b"c"))),
         MessageReceived(1, b"y"),
     ]
+
+
+def test_a_question_does_not_wait_behind_all_the_batches_nor_they_behind_all_questions(agenda):
+    large = [batch(bytes(TOGETHER_BYTES_MAX), link) for link in range(4)]
+    jobs = [Job(print, Future()) for _ in range(3)]
+    put(agenda, *large)
+    assert agenda.next(0) == large[0]
+    for job in jobs:
+        agenda.put_job(job)
+    assert told(agenda) == [jobs[0], large[1], jobs[1], large[2], jobs[2], large[3]]
 
 
 def test_no_more_go_together_than_are_short_for_the_write_lock(agenda):
