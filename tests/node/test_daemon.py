@@ -77,7 +77,8 @@ def joiner(tmp_path):
 
 def sql(file, text):
     """What the stock sqlite3 shell answers; a process of its own, because two SQLite libraries must not share a file."""
-    done = subprocess.run([SQLITE, file, text], capture_output=True, text=True, timeout=WAIT_S, check=True)
+    command = [SQLITE, "-cmd", ".timeout 5000", file, text]  # the node beside it writes too
+    done = subprocess.run(command, capture_output=True, text=True, timeout=WAIT_S, check=True)
     return done.stdout
 
 
