@@ -303,7 +303,6 @@ class Replica:
         self, payloads: Sequence[tuple[bytes, bytes | None]], wall_ms: int, voucher: bytes | None, *, repair: bool
     ) -> list[Applied]:
         admitted = [admit(payload, self.rights, wall_ms, origin, voucher) for payload, origin in payloads]
-
         live = any(origin is not None for _, origin in payloads)
 
         def merge() -> None:

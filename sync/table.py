@@ -91,9 +91,7 @@ class Table:
         self._staged: Vector | None = None
         self._learnt: list[str] = []
         self._vector_digest = b""
-        self.passed: deque[bytes] = deque(
-            maxlen=PASSED_MAX
-        )  # digests of vectors that peers were told of, or compared with
+        self.passed: deque[bytes] = deque(maxlen=PASSED_MAX)  # digests of vectors that were told or compared
         self._mesh_key = mesh_key
         self._counted = ((-1, -1), 0)  # (data version, own changes), rows at that moment
         self.columns_of = functools.lru_cache(maxsize=256)(self._columns_of)

@@ -19,9 +19,7 @@ from tests.integration.netns import why_not
 
 settings.load_profile("ci")
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # hundreds of nodes and commands would compile all modules each
-if (
-    signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-):  # in the background; a node that inherits it ignores it, as it should
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in the background: a node that inherits it ignores it
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
