@@ -23,7 +23,7 @@ sim: .venv/core
 	$(BIN)/mycomesh simulate split-brain --nodes 24 --seeds 1..4 --jobs 2
 # Every crash point of the recorded lives, some 2,400; the tests take more than 1,000 of them. Some minutes.
 crash: .venv/dev
-	MYCOMESH_TEST_SCALE=8 $(BIN)/python -m pytest tests/sync/test_crash.py -rP --timeout 900
+	MYCOMESH_TEST_SCALE=8 $(BIN)/python -m pytest tests/stories/test_crash.py -rP --timeout 900
 # Real machines in bad weather, drawn anew each time; some minutes.
 soak: .venv/dev
 	MYCOMESH_TEST_SCALE=20 $(BIN)/python -m pytest tests/integration/test_soak.py -rP

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from mesh.gossip import GossipLimits
+from mesh.overlay.gossip import GossipLimits
 from mesh.versions import SPOKEN, Versions
 
 __all__ = ["MeshConfig"]

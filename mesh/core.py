@@ -15,9 +15,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, assert_never
 
 from mesh.config import MeshConfig
-from mesh.detector import Detector
-from mesh.dialer import Dialer
-from mesh.door import Door
+from mesh.context import SUPERSEDED, House, cloned, unspoken, usurped, welcome
 from mesh.errors import EnrolmentError, MeshError
 from mesh.events import (
     Address,
@@ -42,31 +40,33 @@ from mesh.events import (
     SendMessage,
     TimerFired,
 )
-from mesh.gate import BOOT_BYTES, MemberGate, Papers, RefusalError, Visitor
-from mesh.house import SUPERSEDED, House, cloned, unspoken, usurped, welcome
 from mesh.joiner import Joiner
-from mesh.link import PONGS_MAX, Link, awake, introductions, offsets
-from mesh.links import Links
-from mesh.membership import Membership
-from mesh.message import Addresses, App, EpochHave, Epochs, Message, Ping, Pong, Revocations, decode_pieces
-from mesh.overlay import Overlay
-from mesh.peers import PeerStatus, peer_status
-from mesh.quiet import Quiet
+from mesh.links.authentication import BOOT_BYTES, MemberGate, Papers, RefusalError, Visitor
+from mesh.links.connection_limits import Door
+from mesh.links.dialer import Dialer
+from mesh.links.failure_detector import Detector
+from mesh.links.link import PONGS_MAX, Link, awake, introductions, offsets
+from mesh.links.link_table import Links
+from mesh.membership.membership import Membership
+from mesh.mesh_clock import Timekeeper
+from mesh.messages import Addresses, App, EpochHave, Epochs, Message, Ping, Pong, Revocations, decode_pieces
+from mesh.notice_throttle import Quiet
+from mesh.overlay.active_view import View
+from mesh.overlay.overlay import Overlay
+from mesh.peer_status import PeerStatus, peer_status
 from mesh.results import Drop, Result, Tell
-from mesh.session import Closed, Opened, Phase, Received, Reply, Session, Step
-from mesh.timekeeper import Timekeeper
+from mesh.session.session import Closed, Opened, Phase, Received, Reply, Session, Step
 from mesh.turn import Turn
 from mesh.versions import Misfits
-from mesh.view import View
 
 if TYPE_CHECKING:
     import random
     from collections.abc import Callable, Sequence
 
-    from mesh.enrolment import Invitation
     from mesh.events import Action, Event
-    from mesh.identity import Identity
-    from mesh.topology import LinkState, Neighbour
+    from mesh.membership.enrolment import Invitation
+    from mesh.membership.identity import Identity
+    from mesh.overlay.topology import LinkState, Neighbour
 
 __all__ = ["Joiner", "MeshConfig", "MeshCore", "PeerStatus"]
 

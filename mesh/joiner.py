@@ -9,9 +9,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, assert_never
 
-from mesh.detector import Detector
-from mesh.dialer import Dialer
-from mesh.enrolment import accept_grant
 from mesh.errors import EnrolmentError
 from mesh.events import (
     AddressFound,
@@ -30,10 +27,13 @@ from mesh.events import (
     SendMessage,
     TimerFired,
 )
-from mesh.gate import JoinGate, RefusalError
-from mesh.link import Link
-from mesh.quiet import Quiet
-from mesh.session import Closed, Opened, Phase, Received, Reply, Session, Step
+from mesh.links.authentication import JoinGate, RefusalError
+from mesh.links.dialer import Dialer
+from mesh.links.failure_detector import Detector
+from mesh.links.link import Link
+from mesh.membership.enrolment import accept_grant
+from mesh.notice_throttle import Quiet
+from mesh.session.session import Closed, Opened, Phase, Received, Reply, Session, Step
 from mesh.turn import Turn
 
 if TYPE_CHECKING:
@@ -41,8 +41,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mesh.config import MeshConfig
-    from mesh.enrolment import Candidate, JoinCode
     from mesh.events import Action, Event
+    from mesh.membership.enrolment import Candidate, JoinCode
 
 __all__ = ["Joiner"]
 

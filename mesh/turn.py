@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from mesh.events import Action, Notice
-    from mesh.quiet import Quiet
+    from mesh.notice_throttle import Quiet
 
 __all__ = ["Turn"]
 

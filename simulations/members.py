@@ -14,7 +14,7 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING
 
 from mesh.core import MeshConfig, MeshCore
-from mesh.identity import Identity, create_mesh, make_identity
+from mesh.membership.identity import Identity, create_mesh, make_identity
 from simulations.errors import ScenarioError
 from simulations.network import PORT
 from simulations.plain import PlainMesh

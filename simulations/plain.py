@@ -36,7 +36,7 @@ from mesh.events import (
     TimerFired,
     Write,
 )
-from mesh.timekeeper import Timekeeper
+from mesh.mesh_clock import Timekeeper
 
 if TYPE_CHECKING:
     import random

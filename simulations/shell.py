@@ -15,12 +15,12 @@ import apsw
 
 from mesh import events as mesh_events
 from mesh.core import MeshCore
-from mesh.node.agenda import Agenda, Job
 from mesh.node.core import NodeCore, ShellAction, ToExchange
+from mesh.node.work_queue import Agenda, Job
 from simulations.workload import set_clock
 from simulations.world import MS, Clock, World
 from sync import events as sync_events
-from sync.exchange import Exchange, ExchangeConfig
+from sync.exchange.exchange import Exchange, ExchangeConfig
 from sync.replica import Replica, ReplicaConfig
 
 if TYPE_CHECKING:

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, Self
 from unittest import mock
 
 import mesh.core
-import mesh.link
-from mesh.message import App, Batch, decode_pieces, encode_parts
-from sync import message as sync_message
+import mesh.links.link
+from mesh.messages import App, Batch, decode_pieces, encode_parts
 from sync.errors import DecodeError
+from sync.wire import messages as sync_message
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -43,7 +43,7 @@ class Tap:
             return message
 
         self._patches = [
-            mock.patch.object(mesh.link, "encode_parts", encoded),
+            mock.patch.object(mesh.links.link, "encode_parts", encoded),
             mock.patch.object(mesh.core, "decode_pieces", decoded),
         ]
         for patch in self._patches:

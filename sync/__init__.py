@@ -8,7 +8,7 @@ from sync.errors import (
     ForeignFileError,
     SyncError,
 )
-from sync.exchange import Exchange, ExchangeConfig, LinkStatus
+from sync.exchange.exchange import Exchange, ExchangeConfig, LinkStatus
 from sync.replica import Applied, Replica, ReplicaConfig, ReplicaStatus, TableStatus
 
 __all__ = [

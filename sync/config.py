@@ -8,7 +8,7 @@ from __future__ import annotations
 import fnmatch
 from dataclasses import dataclass, fields
 
-from sync.identifiers import fold
+from sync.sqlite.identifiers import fold
 
 __all__ = ["ExchangeConfig", "TableFilter"]
 

@@ -11,32 +11,33 @@ import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from sync import mark, sweep, tombstones
-from sync.admission import admit, future_bound
-from sync.applied import Applied
-from sync.arrivals import Arrivals
-from sync.batch import Bundle, Section
-from sync.catalog import SCHEMA_TABLE, Catalog
+from sync.admin.decisions import Decisions
+from sync.admin.state_tables import StateTables
+from sync.admin.status import ReplicaStatus, TableStatus, overview
+from sync.admin.uninstall import take_out
+from sync.capture import rebuild_mark, table_scan
 from sync.config import TableFilter
-from sync.copies import Life
-from sync.decisions import Decisions
+from sync.crdt.hlc import DRIFT_MS_MAX, hlc_from_ms
+from sync.crdt.version_vector import Range, Vector
 from sync.errors import EchoError, MigrationError
-from sync.feed import read_range, read_rows
-from sync.identifiers import fold
-from sync.identity import keys_of
-from sync.intake import Intake
-from sync.keep_both import other_form
-from sync.migration import Plan
-from sync.overview import ReplicaStatus, TableStatus, overview
-from sync.removal import take_out
-from sync.rights import Rights
-from sync.scrub import Scrub
-from sync.stamp import DRIFT_MS_MAX, hlc_from_ms
-from sync.state import StateTables
-from sync.store import Store
-from sync.table import Table
-from sync.urgency import Urgency
-from sync.vector import Range, Vector
+from sync.merge import tombstones
+from sync.merge.keep_both import other_form
+from sync.merge.row_keys import keys_of
+from sync.replication.admission import admit, future_bound
+from sync.replication.applied import Applied
+from sync.replication.inbox import Arrivals
+from sync.replication.outbox import Intake
+from sync.replication.priority import Urgency
+from sync.replication.rights import Rights
+from sync.replication.scrub import Scrub
+from sync.replication.site import Life
+from sync.schema.catalog import SCHEMA_TABLE, Catalog
+from sync.schema.migration_plan import Plan
+from sync.sqlite.identifiers import fold
+from sync.storage.log_reader import read_range, read_rows
+from sync.storage.store import Store
+from sync.storage.table import Table
+from sync.wire.bundle import Bundle, Section
 
 __all__ = ["Applied", "Replica", "ReplicaConfig", "ReplicaStatus", "TableDigest", "TableStatus"]
 
@@ -107,7 +108,7 @@ class Replica:
                 life = Life.begin(store, node_id, mesh_key, entropy, recalled or {})
                 replica = cls(store, catalog, life, Urgency(catalog, config.urgent))
                 catalog.open(lambda table: not replica._intake.logged([table]))
-                sweep.begin_for(catalog.tables.values(), store.made_again)
+                table_scan.begin_for(catalog.tables.values(), store.made_again)
         except BaseException:
             store.close()
             raise
@@ -136,7 +137,7 @@ class Replica:
     @property
     def made_again(self) -> tuple[str, ...]:
         """The internal tables that somebody had dropped or altered, and the opening of the file has made again."""
-        return tuple(name for name in self._store.made_again if name != mark.TABLE)
+        return tuple(name for name in self._store.made_again if name != rebuild_mark.TABLE)
 
     def doubted(self) -> list[str]:
         """Returns the tables that were found made anew, or without their triggers, since this was last asked."""

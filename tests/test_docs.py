@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from mesh.node.ask import ask
+from mesh.node.control.client import ask
 from mesh.node.errors import NodeError
 from mesh.node.home import Home
 from tests.integration.machines import MYCOMESH, ROOT, SQLITE, WAIT_S, eventually

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mesh.node.ask import ask
+from mesh.node.control.client import ask
 from mesh.node.errors import NodeError
 from mesh.node.home import Home
 from tools import exits

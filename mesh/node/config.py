@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from mesh.node.errors import ConfigError
 from mesh.versions import SPOKEN, Versions
-from sync.identifiers import fold
+from sync.sqlite.identifiers import fold
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, assert_never
 
 from mesh import events as mesh_events
-from mesh.timekeeper import MeshTime
+from mesh.mesh_clock import MeshTime
 from sync import events as sync_events
 
 if TYPE_CHECKING:

@@ -19,25 +19,25 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mesh import __version__
-from mesh.circuit import is_circuit
 from mesh.config import MeshConfig
 from mesh.core import Joiner
 from mesh.errors import MeshError
 from mesh.events import Address, Close, Enrolled, MembershipChanged, Notice
-from mesh.identity import Identity
 from mesh.io.transport import TransportError
-from mesh.membership import expiry_hint
-from mesh.node import comparison, decisions, members, reach
-from mesh.node.control import ControlServer
+from mesh.membership.identity import Identity
+from mesh.membership.membership import expiry_hint
+from mesh.node.clock_notes import Recall
+from mesh.node.control import compare, decisions, members, wait
+from mesh.node.control.server import ControlServer
 from mesh.node.errors import HomeError, KeystoreError, NodeError
 from mesh.node.home import FileLock, HomeLock
 from mesh.node.journal import Journal, as_value
 from mesh.node.keystore import NO_MESH, Keystore, PendingJoin
-from mesh.node.manager import Watchdog, notify_manager
-from mesh.node.recall import Recall
 from mesh.node.serving import CUT_OFF, Credentials, ServingNode
 from mesh.node.shell import MeshShell, clock
 from mesh.node.status import SCHEMA, Status, to_json
+from mesh.node.systemd import Watchdog, notify_manager
+from mesh.relay.circuit_frame import is_circuit
 from sync.errors import SyncError
 
 if TYPE_CHECKING:
@@ -45,8 +45,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mesh.node.config import NodeConfig
+    from mesh.node.control.metrics_server import MetricsServer
     from mesh.node.home import Home
-    from mesh.node.scrape import MetricsServer
 
 __all__ = ["Daemon", "complaints", "enrol", "event_loop", "serve"]
 
@@ -168,7 +168,7 @@ class Daemon:
         """Serve metrics where that is asked for; the module is loaded only then."""
         if self._config.metrics is None:
             return None
-        server: MetricsServer = importlib.import_module("mesh.node.scrape").MetricsServer(
+        server: MetricsServer = importlib.import_module("mesh.node.control.metrics_server").MetricsServer(
             self._config.metrics, self.status
         )
         await server.start()
@@ -303,7 +303,7 @@ class Daemon:
             case "status":
                 return to_json(await self.status())
             case "replicas":
-                return await reach.answer(self._serving(), request)
+                return await wait.answer(self._serving(), request)
             case "invite" | "members" | "ticket" | "revoke":
                 return members.answer(self._store, self._node, request)
             case "isolate":
@@ -313,7 +313,7 @@ class Daemon:
                 self._serving().scrub()
                 return {}
             case "verify":
-                return await comparison.answer(self._serving())
+                return await compare.answer(self._serving())
             case "counter" | "policy" | "migrate" | "conflicts" | "restore":
                 return await decisions.answer(self._serving(), request)
             case "down":

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import apsw
 
 from mesh.node.errors import SqlError
-from sync.store import agree_on_digits
+from sync.storage.store import agree_on_digits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

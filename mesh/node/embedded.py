@@ -20,13 +20,13 @@ from concurrent.futures import CancelledError
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
+from mesh.node.commit_poll import Looks
 from mesh.node.config import NodeConfig, load
 from mesh.node.daemon import Daemon, complaints, event_loop
 from mesh.node.database import Database, Row, Values
 from mesh.node.errors import NodeError, SqlError
 from mesh.node.home import Home
 from mesh.node.journal import LEVELS
-from mesh.node.looks import Looks
 from mesh.node.watch import Watch
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TextIO
 
-from mesh.node.bar import CLEAR, drawn, shows_unicode
+from mesh.node.progress_bar import CLEAR, drawn, shows_unicode
 
 if TYPE_CHECKING:
     from mesh.events import Notice

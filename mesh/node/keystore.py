@@ -11,12 +11,12 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from mesh.certificate import GRANTS_ALL
-from mesh.enrolment import INVITATIONS_MAX, Candidate, Invitation, JoinCode
-from mesh.enrolment import invite as fresh_invitation
 from mesh.errors import MeshError
 from mesh.events import Address
-from mesh.identity import Identity
+from mesh.membership.certificate import GRANTS_ALL
+from mesh.membership.enrolment import INVITATIONS_MAX, Candidate, Invitation, JoinCode
+from mesh.membership.enrolment import invite as fresh_invitation
+from mesh.membership.identity import Identity
 from mesh.node.errors import KeystoreError
 from mesh.node.home import read_private, remove_private, write_private
 from mesh.primitives import KEY_BYTES, signing_pair

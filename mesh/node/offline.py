@@ -12,11 +12,11 @@ import os
 import sqlite3
 from typing import TYPE_CHECKING, Any
 
-from mesh.node import decisions
+from mesh.node.clock_notes import Recall
+from mesh.node.control import decisions
 from mesh.node.errors import NodeError
 from mesh.node.home import FileLock
 from mesh.node.keystore import Keystore
-from mesh.node.recall import Recall
 from mesh.node.shell import clock
 from mesh.node.watch import written_ms
 from sync.errors import DatabaseError, ForeignFileError, SyncError

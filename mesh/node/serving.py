@@ -16,41 +16,41 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar, assert_never
 
-from mesh.circuits import Circuits
 from mesh.config import MeshConfig
 from mesh.core import MeshCore, PeerStatus
 from mesh.events import Close, MembershipChanged, Notice, RevokeMember
+from mesh.node.clock_notes import NOTE_S, Recall
+from mesh.node.commit_poll import Looks
+from mesh.node.control.wait import Mark
 from mesh.node.core import NodeCore, ToExchange
 from mesh.node.errors import NodeError
-from mesh.node.lockwatch import LockWatch
-from mesh.node.looks import Looks
-from mesh.node.mirror import Mirror
-from mesh.node.reach import Mark
-from mesh.node.recall import NOTE_S, Recall
-from mesh.node.rest import Rest, trim_heap
+from mesh.node.idle_trim import Rest, trim_heap
+from mesh.node.lock_timer import LockWatch
 from mesh.node.shell import MeshShell, clock
-from mesh.node.sqlthread import Acted, Broken, Report, SqlThread
+from mesh.node.sql_thread import Acted, Broken, Report, SqlThread
+from mesh.node.state_writer import Mirror
 from mesh.node.status import LinkView, PeerView, ProgressView, ScrubView, TableView
 from mesh.node.watch import Watch, written_ms
+from mesh.relay.circuits import Circuits
+from sync.admin.state_tables import NodeState, PeerState
 from sync.errors import SyncError
 from sync.events import CommitSeen, CompareRequested, Publish, ReachRequested, ScrubRequested
-from sync.exchange import Exchange, ExchangeConfig, LinkStatus
-from sync.identifiers import fold
-from sync.reach import mark_of
+from sync.exchange.acknowledgements import mark_of
+from sync.exchange.exchange import Exchange, ExchangeConfig, LinkStatus
+from sync.exchange.turn import published
+from sync.merge.records import time_text
 from sync.replica import Replica, ReplicaConfig, ReplicaStatus
-from sync.report import time_text
-from sync.scrub import Scrubbed
-from sync.state import NodeState, PeerState
-from sync.turn import published
+from sync.replication.scrub import Scrubbed
+from sync.sqlite.identifiers import fold
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
 
-    from mesh.enrolment import Invitation
     from mesh.events import Address
-    from mesh.identity import Identity
-    from mesh.membership import Membership
+    from mesh.membership.enrolment import Invitation
+    from mesh.membership.identity import Identity
+    from mesh.membership.membership import Membership
     from mesh.node.config import NodeConfig
 
 __all__ = ["CUT_OFF", "Credentials", "ServingNode", "Snapshot"]

@@ -11,17 +11,19 @@ from functools import wraps
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mesh import enrolment, primitives, wire
-from mesh.certificate import Certificate, issue
-from mesh.circuit import CircuitFrame, FrameKind
+from mesh import primitives, wire
 from mesh.config import MeshConfig
-from mesh.decree import Authority
-from mesh.enrolment import Candidate, JoinCode
 from mesh.errors import CertificateError, DecodeError, EnrolmentError, MeshError
 from mesh.events import Address
-from mesh.identity import make_identity
-from mesh.membership import Membership
-from mesh.message import (
+from mesh.membership import enrolment
+from mesh.membership.certificate import Certificate, issue
+from mesh.membership.decree import Authority
+from mesh.membership.enrolment import Candidate, JoinCode
+from mesh.membership.identity import make_identity
+from mesh.membership.membership import Membership
+from mesh.membership.renewal import read_certificate, renew
+from mesh.membership.revocations import Epoch, Revocation
+from mesh.messages import (
     Addresses,
     App,
     Batch,
@@ -42,14 +44,13 @@ from mesh.message import (
     encode,
     signed_part,
 )
-from mesh.overlay import Overlay
-from mesh.records import PARTIAL_BYTES_MAX, End, Inbox, Outbox, Whole
-from mesh.renewal import read_certificate, renew
-from mesh.session import EARLY_BYTES_MAX, Keys, Opened, Phase, Received, Reply, Session
-from mesh.standing import Epoch, Revocation
-from mesh.topology import LinkState, Neighbour
-from sync import message as sync_message
+from mesh.overlay.overlay import Overlay
+from mesh.overlay.topology import LinkState, Neighbour
+from mesh.relay.circuit_frame import CircuitFrame, FrameKind
+from mesh.session.records import PARTIAL_BYTES_MAX, End, Inbox, Outbox, Whole
+from mesh.session.session import EARLY_BYTES_MAX, Keys, Opened, Phase, Received, Reply, Session
 from sync.errors import DecodeError as SyncDecodeError
+from sync.wire import messages as sync_message
 from tests.fuzz.bytes import cuts, damaged, hostile
 from tests.mesh.pipes import WALL_MS, mesh_of
 

@@ -20,10 +20,10 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from mesh.gate import BOOT_BYTES, Papers
-from mesh.identity import Identity
-from mesh.message import Ping, encode
-from mesh.session import Keys, Phase, Received, Reply, Session
+from mesh.links.authentication import BOOT_BYTES, Papers
+from mesh.membership.identity import Identity
+from mesh.messages import Ping, encode
+from mesh.session.session import Keys, Phase, Received, Reply, Session
 from mesh.versions import Versions
 
 PAUSE_S = 0.06  # a host may begin 20 handshakes a second

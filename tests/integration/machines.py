@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from mesh.node.ask import ask
+from mesh.node.control.client import ask
 from mesh.node.errors import NodeError
 from mesh.node.home import Home
 

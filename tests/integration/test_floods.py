@@ -1,6 +1,6 @@
 """A real node under floods from the loopback: it stays small, says little, and its members notice nothing.
 
-What a LAN would bring (mDNS) is flooded in tests/mesh/test_io_discovery.py; the limits themselves are tested there where
+What a LAN would bring (mDNS) is flooded in tests/mesh/io/test_discovery.py; the limits themselves are tested there where
 they are kept. The loopback is exempt from the limits by host, so these floods are harder than those of one stranger.
 """
 
@@ -18,9 +18,9 @@ from pathlib import Path
 
 import pytest
 
-from mesh.message import CertificatesHave, Epochs, IHave, LinkStates, LinkStatesHave, Ping, Prune, encode
+from mesh.messages import CertificatesHave, Epochs, IHave, LinkStates, LinkStatesHave, Ping, Prune, encode
 from mesh.node.keystore import Keystore
-from mesh.session import Keys, Phase, Reply, Session
+from mesh.session.session import Keys, Phase, Reply, Session
 from tests.integration.knocker import Gate
 from tests.integration.machines import ROOT, SQLITE, WAIT_S, Machine, eventually
 from tests.integration.netns import Lab, needs_namespaces

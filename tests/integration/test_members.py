@@ -11,9 +11,9 @@ import time
 
 import pytest
 
-from mesh.certificate import LIFETIME_S_DEFAULT
-from mesh.enrolment import ticket_encode
-from mesh.identity import make_identity
+from mesh.membership.certificate import LIFETIME_S_DEFAULT
+from mesh.membership.enrolment import ticket_encode
+from mesh.membership.identity import make_identity
 from mesh.node.keystore import Keystore
 from tests.integration.machines import ROOT, SQLITE, WAIT_S, eventually
 

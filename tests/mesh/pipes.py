@@ -37,7 +37,7 @@ from mesh.events import (
     TimerFired,
     Write,
 )
-from mesh.identity import Identity, create_mesh, make_identity
+from mesh.membership.identity import Identity, create_mesh, make_identity
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -9,7 +9,6 @@ import pytest
 from mesh import wire
 from mesh.config import MeshConfig
 from mesh.core import Joiner, MeshCore
-from mesh.enrolment import Candidate, invite
 from mesh.events import (
     Address,
     AddressFound,
@@ -29,9 +28,10 @@ from mesh.events import (
     TimerFired,
     Write,
 )
-from mesh.gate import BOOT_BYTES
-from mesh.identity import Identity
-from mesh.session import Keys, Reply, Session
+from mesh.links.authentication import BOOT_BYTES
+from mesh.membership.enrolment import Candidate, invite
+from mesh.membership.identity import Identity
+from mesh.session.session import Keys, Reply, Session
 from tests.mesh.pipes import LIFETIME_S, WALL_MS, Pipes, mesh_of
 
 

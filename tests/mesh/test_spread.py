@@ -12,8 +12,8 @@ import pytest
 
 from mesh.config import MeshConfig
 from mesh.events import AddressFound, DeliverBatch
-from mesh.link import Link
-from mesh.message import Batch
+from mesh.links.link import Link
+from mesh.messages import Batch
 from tests.mesh.pipes import Pipes, mesh_of
 
 NODES = min(200, round(50 * float(os.environ.get("MYCOMESH_TEST_SCALE", "1"))))

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from mesh import wire
 from mesh.config import MeshConfig
 from mesh.events import Dial, LinkDown, LinkUp, NetworkChanged, Notice
-from mesh.gate import Papers
-from mesh.identity import Identity
+from mesh.links.authentication import Papers
+from mesh.membership.identity import Identity
 from mesh.versions import VERSION_MAX, Versions
 from tests.mesh.pipes import Pipes, mesh_of
 

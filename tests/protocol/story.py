@@ -12,11 +12,11 @@ from pathlib import Path
 
 import apsw
 
-from mesh.enrolment import JoinCode
-from mesh.identity import create_mesh, make_identity
-from mesh.message import Batch, encode, signed_part
-from sync import message as wire
+from mesh.membership.enrolment import JoinCode
+from mesh.membership.identity import create_mesh, make_identity
+from mesh.messages import Batch, encode, signed_part
 from sync.replica import Replica, ReplicaConfig
+from sync.wire import messages as wire
 
 VECTORS = Path(__file__).parents[1] / "vectors" / "protocol.json"
 WALL_MS = 4_000_000_000_000  # in 2096: no trigger's own time is later than that

@@ -10,7 +10,7 @@ import pytest
 
 from simulations import mutations
 from simulations.mutations import CASES, MUTATIONS, Edit, StaleMutationError, hunt, planted
-from sync import lattice
+from sync.crdt import lattice
 
 QUICK = ("delete-not-captured", "signature-not-checked", "revocation-not-heeded")
 SCALE = float(os.environ.get("MYCOMESH_TEST_SCALE", "1"))
@@ -41,9 +41,9 @@ def test_every_mutation_applies_and_is_taken_back(mutation):
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (Edit("sync.lattice:join", "no such text", ""), "is 0 times in sync.lattice:join"),
-        (Edit("sync.lattice:join", "gained", ""), "times in sync.lattice:join, not once"),
-        (Edit("sync.lattice:joined", "x", ""), "there is no sync.lattice:joined"),
+        (Edit("sync.crdt.lattice:join", "no such text", ""), "is 0 times in sync.crdt.lattice:join"),
+        (Edit("sync.crdt.lattice:join", "gained", ""), "times in sync.crdt.lattice:join, not once"),
+        (Edit("sync.crdt.lattice:joined", "x", ""), "there is no sync.crdt.lattice:joined"),
     ],
 )
 def test_a_mutation_that_does_not_apply_is_an_error(edit, message):

@@ -9,8 +9,8 @@ from nacl import bindings
 from nacl.exceptions import BadSignatureError
 
 import simulations.runner
-from mesh.certificate import Certificate
-from mesh.topology import LinkState
+from mesh.membership.certificate import Certificate
+from mesh.overlay.topology import LinkState
 from simulations.runner import run
 from simulations.scenarios import build
 from simulations.shared import computed_once

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mesh.records import WINDOW_MIN
+from mesh.session.records import WINDOW_MIN
 from simulations.faults import Radio
 from simulations.network import Conditions
 from simulations.oracle import tokens_in

@@ -18,7 +18,7 @@ from sync.events import (
     Send,
     TimerFired,
 )
-from sync.exchange import Exchange, ExchangeConfig
+from sync.exchange.exchange import Exchange, ExchangeConfig
 from tests.sync.peers import Peer
 
 DELAY_MS = 5

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import mesh
-from mesh.enrolment import JoinCode
+from mesh.membership.enrolment import JoinCode
 from mesh.node.home import FileLock, Home, HomeLock
 from mesh.node.keystore import Keystore
 from tools import exits

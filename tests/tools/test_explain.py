@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mesh.node.ask import decode_line
+from mesh.node.control.client import decode_line
 from mesh.node.errors import NodeError, RefusedError
 from sync.errors import DatabaseBusyError
 from tools import exits
@@ -24,7 +24,7 @@ TREES = {"Exception", "ValueError"}
 # Raised and caught inside one module, or about the source itself: no person meets them.
 INNER = {"UnsupportedTable", "_UndoError", "RefusalError", "BenchError", "ReleaseError", "StaleMutationError"}
 SAYS = {"Notice", "say", "_link_notice"}
-PASSES_ON = {"mesh/node/core.py", "sync/turn.py"}  # hand on a notice of somebody else's
+PASSES_ON = {"mesh/node/core.py", "sync/exchange/turn.py"}  # hand on a notice of somebody else's
 
 
 def trees():

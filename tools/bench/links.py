@@ -27,8 +27,8 @@ from mesh.events import (
     SendMessage,
     Write,
 )
-from mesh.identity import Identity, create_mesh, make_identity
-from mesh.noise import PLAINTEXT_BYTES_MAX
+from mesh.membership.identity import Identity, create_mesh, make_identity
+from mesh.session.noise import PLAINTEXT_BYTES_MAX
 from tools.bench.files import BenchError
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from typing import Any
 
 import nacl.bindings
 
-from mesh.noise import CipherState
+from mesh.session.noise import CipherState
 from tools.bench import links
 from tools.bench.client import CREATE, INSERT, rows
 from tools.bench.figure import Figure, measured

@@ -23,11 +23,11 @@ import apsw
 
 from simulations.workload import set_clock
 from sync import Exchange, ExchangeConfig, Replica, ReplicaConfig
-from sync import message as wire
 from sync.codec import encode
+from sync.crdt.lattice import EXISTENCE
 from sync.events import CommitSeen, DropLink, Event, LinkClosed, LinkOpened, MessageReceived, Publish, Send, TimerFired
-from sync.lattice import EXISTENCE
-from sync.table import Table, birth_key
+from sync.storage.table import Table, birth_key
+from sync.wire import messages as wire
 from tools.bench.client import CREATE, INSERT, rows
 from tools.bench.figure import Figure, measured
 from tools.bench.files import BenchError

@@ -6,7 +6,7 @@ import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mesh.node.ask import ask
+from mesh.node.control.client import ask
 
 if TYPE_CHECKING:
     import argparse

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mesh.node.ask import ask
+from mesh.node.control.client import ask
 from mesh.node.errors import NodeError, NoNodeError
 from tools import exits
 from tools.render import print_json

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from mesh.node.ask import ask
+from mesh.node.control.client import ask
 from mesh.node.errors import AlreadyServedError
 from tools import exits
 from tools.progress import progress

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import argparse
 
     from mesh.node.home import Home
-    from sync.removal import Removed
+    from sync.admin.uninstall import Removed
 
 __all__ = ["add_arguments", "run"]
 
@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, _home: Home) -> int:
     """Take everything out; a file that a node serves is refused."""
     lock = FileLock.acquire(args.file)
-    removal = importlib.import_module("sync.removal")  # a mistyped path is told before SQLite is loaded
+    removal = importlib.import_module("sync.admin.uninstall")  # a mistyped path is told before SQLite is loaded
     errors = importlib.import_module("sync.errors")
     try:
         with progress(f"taking mycomesh out of {args.file.name}"):

@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING
 
 from mesh.errors import MeshError
-from mesh.identity import create_mesh
+from mesh.membership.identity import create_mesh
 from mesh.node.keystore import Keystore
 from tools import exits
 from tools.render import add_json, tell

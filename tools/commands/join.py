@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mesh.enrolment import TICKET_BYTES_MAX, Candidate, JoinCode, ticket_decode
 from mesh.errors import EnrolmentError
+from mesh.membership.enrolment import TICKET_BYTES_MAX, Candidate, JoinCode, ticket_decode
 from mesh.node import config
 from mesh.node.daemon import enrol
 from mesh.node.keystore import Keystore, PendingJoin
@@ -21,7 +21,7 @@ from tools.render import add_json, tell
 if TYPE_CHECKING:
     import argparse
 
-    from mesh.identity import Identity
+    from mesh.membership.identity import Identity
     from mesh.node.home import Home
 
 __all__ = ["add_arguments", "run"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mesh.node.ask import ask
+from mesh.node.control.client import ask
 from mesh.node.status import Status, from_json
 from tools import exits
 from tools.render import print_json

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from mesh.node.ask import PAST_MAX, watch
+from mesh.node.control.client import PAST_MAX, watch
 from mesh.node.journal import printable
 from tools import exits
 from tools.moments import clock_time

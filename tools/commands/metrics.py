@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from mesh.node.ask import ask
-from mesh.node.metrics import exposition
+from mesh.node.control.client import ask
+from mesh.node.control.metrics import exposition
 from mesh.node.status import from_json
 from tools import exits
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from mesh.node import members
+from mesh.node.control import members
 from mesh.node.keystore import Keystore
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from mesh.node.ask import ask
+from mesh.node.control.client import ask
 from tools import exits
 from tools.render import add_json, tell
 

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mesh.node.ask import ask
+from mesh.node.control.client import ask
 from mesh.node.errors import NodeError
 from tools import exits
 from tools.render import print_json, print_table

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mesh.node.ask import ask
+from mesh.node.control.client import ask
 from tools import exits
 from tools.render import add_json, tell
 

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mesh.node.ask import ask
+from mesh.node.control.client import ask
 from tools import exits
 from tools.numbers import pace
 from tools.render import print_json

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mesh.node.ask import ask
+from mesh.node.control.client import ask
 from mesh.node.journal import printable
 from tools import exits
 from tools.numbers import whole
@@ -17,7 +17,7 @@ from tools.render import duration, print_json, print_table
 
 if TYPE_CHECKING:
     from mesh.node.home import Home
-    from sync.verify import Difference, TableComparison
+    from sync.admin.verify import Difference, TableComparison
 
 __all__ = ["add_arguments", "run"]
 
@@ -94,7 +94,7 @@ def _verdict(answer: dict[str, Any]) -> str:
 
 
 def _offline(first: Path, second: Path, limit: int, *, as_json: bool) -> int:
-    verify = importlib.import_module("sync.verify")  # a question to a node does not wait for SQLite to load
+    verify = importlib.import_module("sync.admin.verify")  # a question to a node does not wait for SQLite to load
     errors = importlib.import_module("sync.errors")
     try:
         with progress(f"comparing {first.name} and {second.name}"):

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mesh.node.ask import ask
+from mesh.node.control.client import ask
 from mesh.node.errors import NodeError, NoNodeError
 from tools import exits
 from tools.names import known, member_names, named
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from mesh.node.home import Home
-    from sync.provenance import Loss, Provenance, Written
+    from sync.admin.provenance import Loss, Provenance, Written
 
 __all__ = ["add_arguments", "run"]
 
@@ -40,7 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, home: Home) -> int:
     """Read the file; a node is asked only which file that is, and who the members are."""
     file = args.file or _served(home)
-    reader = importlib.import_module("sync.provenance")  # where no node runs, that is said before SQLite is loaded
+    reader = importlib.import_module(
+        "sync.admin.provenance"
+    )  # where no node runs, that is said before SQLite is loaded
     errors = importlib.import_module("sync.errors")
     try:
         found: Provenance = reader.provenance(file, args.table, args.key)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from mesh.node.bar import shows_unicode
+from mesh.node.progress_bar import shows_unicode
 from tools.top.layout import Layout
 from tools.top.screens import View, draw, pressed, shown
 from tools.top.terminal import opened

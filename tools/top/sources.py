@@ -14,7 +14,7 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Any, Protocol
 
-from mesh.node.ask import ask, watch
+from mesh.node.control.client import ask, watch
 from mesh.node.errors import NodeError
 from mesh.node.status import Status, from_json
 from tools import exits

@@ -1,0 +1,119 @@
+"""What a mesh core is given once: identity, configuration, entropy, and what lets others in.
+
+Owns the invitations. What always holds: an invitation is counted down before its grant exists, and only a node that has
+the mesh's root key grants anything. Must not know: connections, members.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from mesh.errors import EnrolmentError
+from mesh.events import Notice
+from mesh.links.authentication import Papers
+from mesh.membership.certificate import free_name, lifetime_s
+from mesh.membership.enrolment import grant, grant_decode
+from mesh.membership.renewal import read_certificate
+from mesh.membership.revocations import EPOCHS_KEPT
+from mesh.primitives import identifier
+from mesh.session.noise import PSKS_MAX
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mesh.config import MeshConfig
+    from mesh.events import Address
+    from mesh.links.authentication import Visitor
+    from mesh.membership.enrolment import Invitation
+    from mesh.membership.identity import Identity
+    from mesh.membership.membership import Membership
+    from mesh.versions import Versions
+
+__all__ = ["SUPERSEDED", "House", "cloned", "unspoken", "usurped", "welcome"]
+
+SUPERSEDED = "superseded"  # what a member hears on a connection whose place another one of its own has taken
+
+
+@dataclass(slots=True)
+class House:
+    """One node's standing facts. `boot` numbers this life of its process, `port` is where it listens (0: unknown)."""
+
+    identity: Identity
+    config: MeshConfig
+    entropy: Callable[[int], bytes]
+    boot: bytes
+    root_seed: bytes | None = field(repr=False)
+    invitations: tuple[Invitation, ...] = ()
+    port: int = 0
+
+    def papers(self) -> Papers:
+        """What this node shows to members."""
+        return Papers(self.identity.certificate, self.boot, self.port, self.config.versions)
+
+    def invite(self, invitation: Invitation) -> None:
+        """Accept an invitation; the oldest goes when there are more than a handshake tries."""
+        self.invitations = (*self.invitations, invitation)[-(PSKS_MAX - 1 - EPOCHS_KEPT) :]
+
+    def open_invitations(self, wall_ms: int) -> tuple[tuple[bytes, Invitation], ...]:
+        """Pre-shared key and invitation of all that may be used now."""
+        if self.root_seed is None:
+            return ()
+        mesh_id = self.identity.mesh_id
+        return tuple((each.code(mesh_id).psk(), each) for each in self.invitations if each.is_open(wall_ms))
+
+    def grant(self, visitor: Visitor, membership: Membership, wall_ms: int) -> tuple[bytes, str, Invitation]:
+        """The grant for a joining node, its name, and what is left of the invitation; EnrolmentError if none can be given.
+
+        Nodes made from one image all ask for the image's host name: one that another member bears gets a number behind.
+        """
+        assert self.root_seed is not None, "invitations are offered only where the root key lies"
+        invitation, roster = visitor.invitation, membership.roster
+        if invitation not in self.invitations:
+            raise EnrolmentError("the invitation was used up while this node was joining: invite it again")
+        if roster.standing.revocation(identifier(visitor.request.node_key)) is not None:
+            raise EnrolmentError("this node was revoked: it joins again only with keys of its own, from another --home")
+        taken = {member.name for member in roster.members() if member.node_key != visitor.request.node_key}
+        request = replace(visitor.request, name=free_name(visitor.request.name, taken))
+        granted = grant(
+            self.root_seed,
+            self.identity,
+            request,
+            visitor.static,
+            wall_ms=wall_ms,
+            entropy=self.entropy,
+            roles=invitation.roles,
+            grants=invitation.grants,
+            newest_seen_s=roster.newest_seen_s,
+            lifetime_s=lifetime_s(invitation.roles),
+            epochs=roster.standing.handed(),
+        )
+        membership.learnt(read_certificate(grant_decode(granted)[0], root_public=self.identity.root_public))
+        left = invitation.used()
+        self.invitations = tuple(left if each is invitation else each for each in self.invitations)
+        return granted, request.name, left
+
+
+def welcome(_papers: Papers) -> str:
+    """The side that was dialled leaves the choice between two connections to `_replaces`."""
+    return ""
+
+
+def cloned(address: Address) -> Notice:
+    """What a person hears when another node runs with our keys."""
+    text = f"another node at {address} runs with this node's own identity: give it one of its own"
+    return Notice("identity.cloned", text, {"address": str(address)}, "error")
+
+
+def usurped(address: Address, peer: Papers) -> Notice:
+    """What a person hears when a peer has taken up a link with another node that runs with our keys."""
+    text = f"{peer.certificate.name} has a link with another node of this node's own identity: give that one its own"
+    return Notice("identity.cloned", text, {"address": str(address)}, "error")
+
+
+def unspoken(address: Address, theirs: Papers, ours: Versions) -> Notice:
+    """What a person hears of a member that speaks no version of ours: both ranges, and which of the two is behind."""
+    name, spoken = theirs.certificate.name, theirs.versions
+    behind = "this node" if ours.newest < spoken.newest else name
+    text = f"{name} at {address} speaks protocol {spoken}, this node {ours}: upgrade mycomesh on {behind}"
+    return Notice("peer.version", text, {"name": name, "theirs": str(spoken), "ours": str(ours)}, "warning")

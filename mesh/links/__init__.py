@@ -1,0 +1,1 @@
+"""Connections to members: dialling, limits before authentication, heartbeats, one link a member."""

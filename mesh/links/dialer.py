@@ -1,0 +1,270 @@
+"""Which address to dial, and when.
+
+Owns the address book: hints, what became of them, when to try again. What always holds: an address is dialled at most
+once at a time and at most once a second, however often it is announced; addresses of members that are linked rest; our
+own addresses are remembered and left alone until the network changes; the book is bounded. Must not know: sessions,
+certificates; who answered at an address is told to it.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import TYPE_CHECKING, assert_never
+
+from mesh.events import AddressFound, DialFailed, NetworkChanged
+from mesh.relay.circuit_frame import is_circuit
+
+if TYPE_CHECKING:
+    import random
+
+    from mesh.config import MeshConfig
+    from mesh.events import Address
+
+__all__ = ["Dialer"]
+
+ADDRESSES_MAX = 1_024  # 64 members with 16 addresses each, or a flood of spoofed records: LRU beyond
+HOSTS_MAX = 256  # hosts where members were met, for the places kept for them: as many as a large mesh has near
+FAILURES_MAX = 8  # in a row, for an address where no member ever was: several minutes; a new hint brings it back
+
+
+class _State(Enum):
+    WAITING = auto()  # to be dialled at due_ms
+    DIALLING = auto()  # a dial is under way
+    CONNECTED = auto()  # a connection stands that we dialled there
+    RESTING = auto()  # its member is linked, by whatever way
+    OURS = auto()  # it is our own
+
+
+_MOVES = {
+    (_State.WAITING, _State.DIALLING),
+    (_State.WAITING, _State.RESTING),
+    (_State.WAITING, _State.OURS),
+    (_State.DIALLING, _State.CONNECTED),
+    (_State.DIALLING, _State.WAITING),
+    (_State.CONNECTED, _State.WAITING),
+    (_State.CONNECTED, _State.RESTING),
+    (_State.CONNECTED, _State.OURS),
+    (_State.RESTING, _State.WAITING),
+    (_State.OURS, _State.WAITING),
+}
+
+
+@dataclass(slots=True)
+class _Entry:
+    static: bool
+    state: _State = _State.WAITING
+    node_id: bytes | None = None  # who answered there last, or is said to
+    proven: bool = False  # a member has really answered there
+    due_ms: int = 0
+    tried_ms: int | None = None
+    failures: int = 0
+    rest_ms: int = 0  # not dialled before, whatever is heard of it
+
+    def move(self, state: _State) -> None:
+        assert (self.state, state) in _MOVES, f"no way from {self.state.name} to {state.name}"
+        self.state = state
+
+
+class Dialer:
+    """The address book of one node."""
+
+    __slots__ = ("_book", "_config", "_due_ms", "_hosts", "_linked", "_rng", "_under_way", "room")
+
+    def __init__(self, config: MeshConfig, rng: random.Random) -> None:
+        self._config = config
+        self._rng = rng
+        self._book: OrderedDict[Address, _Entry] = OrderedDict()
+        self._linked: dict[bytes, None] = {}
+        self._hosts: OrderedDict[str, None] = OrderedDict()
+        self._under_way = 0
+        self._due_ms: int | None = None  # nothing is due before
+        self.room = 1 << 30  # further links that are wanted
+
+    # ---- hints
+
+    def hint(self, event: AddressFound | DialFailed | NetworkChanged, now_ms: int) -> None:
+        """Take what the shell has learnt of addresses."""
+        match event:
+            case AddressFound(address, static, _):
+                self.found(address, now_ms, static=static)
+            case DialFailed(address):
+                self.failed(address, now_ms)
+            case NetworkChanged():
+                self.network_changed(now_ms)
+            case _:
+                assert_never(event)
+
+    def found(self, address: Address, now_ms: int, *, static: bool = False, node_id: bytes | None = None) -> None:
+        """Something says that a member may listen there: try soon, whatever was before."""
+        if is_circuit(address.host):
+            return
+        entry = self._book.get(address)
+        if entry is None:
+            entry = self._book[address] = _Entry(static, due_ms=now_ms, node_id=node_id)
+            self._shrink()
+        else:
+            self._book.move_to_end(address)
+            entry.static = entry.static or static
+            entry.failures = 0
+            if node_id is None and not entry.proven:
+                # Somebody announces it himself: what another member said about who is there counts no more.
+                entry.node_id = None
+                if entry.state is _State.RESTING:
+                    entry.move(_State.WAITING)
+        if entry.state is _State.WAITING:
+            if entry.node_id in self._linked:
+                entry.move(_State.RESTING)
+            else:
+                self._wait(entry, now_ms, 0)
+
+    def network_changed(self, now_ms: int) -> None:
+        """An interface came or went: everything may be elsewhere, so try everything at once."""
+        for entry in self._book.values():
+            entry.failures = 0
+            if entry.state is _State.OURS:
+                entry.move(_State.WAITING)
+            if entry.state is _State.WAITING:
+                self._wait(entry, now_ms, 0)
+
+    # ---- what became of dials
+
+    def failed(self, address: Address, now_ms: int) -> None:
+        """A dial led nowhere."""
+        entry = self._book.get(address)
+        if entry is not None and entry.state is _State.DIALLING:
+            self._under_way -= 1
+            entry.move(_State.WAITING)
+            self._retry(address, entry, now_ms)
+
+    def opened(self, address: Address) -> None:
+        """A dial led to a connection."""
+        entry = self._book.get(address)
+        if entry is not None and entry.state is _State.DIALLING:
+            self._under_way -= 1
+            entry.move(_State.CONNECTED)
+
+    def closed(self, address: Address, now_ms: int) -> None:
+        """A connection that we dialled is gone, with or without a member at its other end."""
+        entry = self._book.get(address)
+        if entry is not None and entry.state is _State.CONNECTED:
+            entry.move(_State.WAITING)
+            if entry.node_id in self._linked:
+                entry.move(_State.RESTING)
+            else:
+                self._retry(address, entry, now_ms)
+
+    def answered(self, address: Address, node_id: bytes) -> None:
+        """A member proved who it is, at an address that we dialled."""
+        entry = self._book.get(address)
+        if entry is not None:
+            entry.node_id = node_id
+            entry.proven = True
+            entry.failures = 0
+
+    def misfit(self, address: Address, node_id: bytes, now_ms: int) -> None:
+        """A member proved who it is and speaks no version of ours: hints do not change that, an upgraded one dials."""
+        entry = self._book.get(address)
+        if entry is not None:
+            entry.node_id = node_id
+            entry.proven = True
+            entry.rest_ms = now_ms + self._config.dial_ms_max
+
+    def rest(self, node_id: bytes, now_ms: int) -> None:
+        """A member has taken another link in our place: it is not dialled for a while."""
+        for entry in self._book.values():
+            if entry.node_id == node_id:
+                entry.rest_ms = now_ms + self._config.dial_ms_max
+
+    def ours(self, address: Address) -> None:
+        """We met ourselves there."""
+        entry = self._book.get(address)
+        if entry is not None and entry.state is _State.CONNECTED:
+            entry.move(_State.OURS)
+
+    # ---- members
+
+    def linked(self, node_id: bytes, host: str) -> None:
+        """A member is linked, whose connection comes from or leads to this host: its addresses rest."""
+        self._hosts[host] = None
+        self._hosts.move_to_end(host)
+        if len(self._hosts) > HOSTS_MAX:
+            self._hosts.popitem(last=False)
+        if is_circuit(host):
+            return  # a link of its own would spare the relays: go on looking for one
+        self._linked[node_id] = None
+        for entry in self._book.values():
+            if entry.node_id == node_id and entry.state is _State.WAITING:
+                entry.move(_State.RESTING)
+
+    def unlinked(self, node_id: bytes, now_ms: int) -> None:
+        """A member's link is gone: look for it again."""
+        self._linked.pop(node_id, None)
+        for entry in self._book.values():
+            if entry.node_id == node_id and entry.state is _State.RESTING:
+                entry.move(_State.WAITING)
+                entry.failures = 0
+                self._wait(entry, now_ms, self._backoff(0))
+
+    # ---- dialling
+
+    def due(self, now_ms: int) -> list[Address]:
+        """The addresses to dial now."""
+        if self._due_ms is None or self._due_ms > now_ms:
+            return []
+        places = min(self._config.dials_max - self._under_way, self.room - self._under_way)
+        if places <= 0:
+            return []
+        ready = [
+            (not entry.static, entry.due_ms, number)
+            for number, entry in enumerate(self._book.values())
+            if entry.state is _State.WAITING and entry.due_ms <= now_ms
+        ]
+        chosen = dict.fromkeys(number for _, _, number in sorted(ready)[:places])
+        dials: list[Address] = []
+        for number, (address, entry) in enumerate(self._book.items()):
+            if number in chosen:
+                entry.move(_State.DIALLING)
+                entry.tried_ms = now_ms
+                self._under_way += 1
+                dials.append(address)
+        waiting = (entry.due_ms for entry in self._book.values() if entry.state is _State.WAITING)
+        self._due_ms = min(waiting, default=None)
+        return dials
+
+    def deadline(self) -> int | None:
+        """When `due` has something, unless all places are taken: then an outcome comes first."""
+        if min(self._config.dials_max, self.room) <= self._under_way:
+            return None
+        return self._due_ms
+
+    def known_host(self, host: str) -> bool:
+        """Whether a member was met at this host."""
+        return host in self._hosts
+
+    def _retry(self, address: Address, entry: _Entry, now_ms: int) -> None:
+        entry.failures += 1
+        if entry.failures >= FAILURES_MAX and not entry.proven and not entry.static:
+            del self._book[address]
+            return
+        self._wait(entry, now_ms, self._backoff(entry.failures - 1))
+
+    def _wait(self, entry: _Entry, now_ms: int, delay_ms: int) -> None:
+        soonest = now_ms if entry.tried_ms is None else entry.tried_ms + self._config.dial_ms
+        entry.due_ms = max(now_ms + delay_ms, soonest, entry.rest_ms)
+        self._due_ms = entry.due_ms if self._due_ms is None else min(self._due_ms, entry.due_ms)
+
+    def _backoff(self, failures: int) -> int:
+        longest = min(self._config.dial_ms << min(failures, 16), self._config.dial_ms_max)
+        return int(longest * self._rng.uniform(0.5, 1.0))  # jitter: a healed split must not dial in step
+
+    def _shrink(self) -> None:
+        if len(self._book) <= ADDRESSES_MAX:
+            return
+        idle = (_State.WAITING, _State.RESTING, _State.OURS)
+        newest = next(reversed(self._book))
+        for address, entry in self._book.items():
+            if not entry.static and entry.state in idle and address != newest:
+                del self._book[address]
+                return

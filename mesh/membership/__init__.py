@@ -1,0 +1,1 @@
+"""Members of a mesh: identities, certificates, enrolment, revocation and renewal."""

@@ -1,0 +1,97 @@
+"""Decrees: what the root key, or an admin whom the root has certified, has decided for the whole mesh.
+
+Owns the one signed envelope of revocations, renewals and epochs, and the judgement of who signed it. What always holds: a
+`Decree` in hand was signed by the root key, or by a node whose certificate the root itself signed with the role admin
+and which was valid at the time of the decree: a chain of length one, so an admin can make nobody an admin.
+Must not know: what is decreed, which decrees stand.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from mesh import primitives, wire
+from mesh.errors import CertificateError, DecodeError
+from mesh.membership.certificate import CERTIFICATE_BYTES_MAX, SKEW_S_MAX, Certificate
+
+__all__ = ["DECREE_BYTES_MAX", "Authority", "Decree"]
+
+DECREE_BYTES_MAX = 2 * CERTIFICATE_BYTES_MAX + 256  # a certificate that it is about, the issuer's, signature and heads
+
+_VERSION = 1
+_KINDS = (int, bytes, bytes, bytes)  # when (unix seconds), body, signature, the issuer's certificate or nothing
+
+
+@dataclass(frozen=True, slots=True)
+class Decree:
+    """`body` is what was decided at `at_s`, `issuer` the admin's node id, or empty for the root."""
+
+    at_s: int
+    body: bytes
+    issuer: bytes
+    raw: bytes
+
+    @classmethod
+    def decode(cls, raw: bytes, *, domain: bytes, root_public: bytes) -> Decree:
+        """The decree in `raw`; CertificateError if it was not made in `domain` by one who may."""
+        what = domain.decode()
+        try:
+            at_s, body, signature, issuer_raw = wire.decode_record(
+                raw, what=what, version=_VERSION, kinds=_KINDS, bytes_max=DECREE_BYTES_MAX
+            )
+        except DecodeError as error:
+            raise CertificateError("malformed", str(error)) from None
+        key, issuer = root_public, b""
+        if issuer_raw:
+            admin = Certificate.decode_signed(issuer_raw, root_public=root_public)
+            if "admin" not in admin.roles:
+                raise CertificateError("issuer", f"{what} is signed by {admin.name}, who is no admin")
+            if not admin.not_before_s - SKEW_S_MAX <= at_s < admin.not_after_s:
+                raise CertificateError(
+                    "issuer", f"{what} is signed by {admin.name} outside of its own certificate's time"
+                )
+            key, issuer = admin.node_key, admin.node_id
+        if not primitives.verify(key, domain, _signed(root_public, at_s, body), signature):
+            raise CertificateError("bad-signature", f"{what} was not signed by who it names")
+        return cls(at_s, body, issuer, raw)
+
+
+@dataclass(frozen=True, slots=True)
+class Authority:
+    """What signs decrees: the root's secret, or an admin's with its certificate."""
+
+    root_public: bytes
+    certificate: bytes  # the admin's, empty for the root
+    until_s: int  # no decree of an admin holds from then on
+    secret: bytes = field(repr=False)
+
+    @property
+    def is_root(self) -> bool:
+        """Whether the root itself signs."""
+        return not self.certificate
+
+    @classmethod
+    def of(
+        cls, certificate: Certificate, root_public: bytes, node_seed: bytes, root_seed: bytes | None
+    ) -> Authority | None:
+        """What this node may sign with: the root's key where it lies, its own as an admin, or nothing."""
+        if root_seed is not None:
+            return cls(root_public, b"", 2**62, primitives.signing_pair(root_seed)[1])
+        if "admin" in certificate.roles and not certificate.renewed_by:
+            secret = primitives.signing_pair(node_seed)[1]
+            return cls(root_public, certificate.raw, certificate.not_after_s, secret)
+        return None
+
+    def decree(self, domain: bytes, body: bytes, at_s: int) -> bytes:
+        """The envelope of one decision. CertificateError if it would be too long for any peer."""
+        signature = primitives.sign(self.secret, domain, _signed(self.root_public, at_s, body))
+        raw = wire.encode((_VERSION, at_s, body, signature, self.certificate))
+        if len(raw) > DECREE_BYTES_MAX:
+            raise CertificateError(
+                "too-long", f"{domain.decode()} has {len(raw)} bytes of {DECREE_BYTES_MAX}: use fewer grants"
+            )
+        return raw
+
+
+def _signed(root_public: bytes, at_s: int, body: bytes) -> bytes:
+    return wire.encode((primitives.identifier(root_public), at_s, body))

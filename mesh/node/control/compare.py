@@ -1,0 +1,66 @@
+"""Whether this node and its peers are equal at this moment, asked over the control socket.
+
+Owns the form of the answer. What always holds: `converged` is said only if every linked peer has answered after the question
+was asked, and holds what this node holds. It must not know how replicas are compared.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from mesh.node.shell import clock
+from sync.sqlite.identifiers import fold
+
+if TYPE_CHECKING:
+    from mesh.node.serving import ServingNode
+
+__all__ = ["answer"]
+
+ANSWERS_S_MAX = 5.0  # a peer that is busy with one long transaction answers when that is done
+
+
+async def answer(node: ServingNode) -> dict[str, Any]:
+    """Return the comparison as plain JSON values.
+
+    tables: name, rows, hash, conflicts, parked, and for each linked peer whether it is equal and for how long (ms).
+    peers: name, node id, state, whether it answered; converged: every linked member (and at least one) is equal.
+    """
+    started_ms = clock()[0]
+    snapshot, links = await node.compared(ANSWERS_S_MAX)
+    waited_ms = clock()[0] - started_ms
+    names = {peer.node_id: peer.name for peer in snapshot.peers}
+    states = {link.peer.hex(): link for link in links}
+    answered = {
+        node_id: link
+        for node_id, link in states.items()
+        if link.compared_ms_ago is not None and link.compared_ms_ago <= waited_ms
+    }
+    tables = []
+    for table in snapshot.tables:
+        held = []
+        for node_id, link in sorted(answered.items()):
+            since = dict(link.equal_ms).get(fold(table.name))
+            held.append({"peer": names.get(node_id, node_id[:8]), "equal": since is not None, "equal_ms": since})
+        tables.append(
+            {
+                "name": table.name,
+                "rows": table.rows,
+                "hash": table.digest,
+                "conflicts": table.conflicts,
+                "parked": table.parked,
+                "note": table.note,
+                "peers": held,
+            }
+        )
+    peers = [
+        {
+            "name": peer.name,
+            "node_id": peer.node_id,
+            "state": peer.state,
+            "answered": peer.node_id in answered,
+            "equal": answered[peer.node_id].equal if peer.node_id in answered else None,
+        }
+        for peer in snapshot.peers
+    ]
+    converged = bool(states) and len(answered) == len(states) and all(link.equal for link in answered.values())
+    return {"converged": converged and not snapshot.pending, "tables": tables, "peers": peers}

@@ -1,0 +1,98 @@
+"""What people decide about tables, asked over the control socket or, where no node runs, of the file itself.
+
+Owns the form of these requests and answers. What always holds: a request that is refused has changed nothing. It must not
+know the sockets or how a decision takes effect.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from mesh.node.errors import NodeError
+from mesh.node.shell import clock
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mesh.node.serving import ServingNode
+    from sync.admin.decisions import Conflict
+    from sync.replica import Replica
+
+__all__ = ["answer", "prepared"]
+
+NUMBER_END = 1 << 63  # of SQLite's integers
+
+
+async def answer(node: ServingNode, request: dict[str, Any]) -> dict[str, Any]:
+    """Carry out one request and return its result.
+
+    Raises:
+        NodeError: the request lacks a word or has a wrong one.
+        SyncError: the replica refuses it.
+    """
+    return await node.consult(prepared(request, node.names()))
+
+
+def prepared(request: dict[str, Any], names: dict[str, str]) -> Callable[[Replica], dict[str, Any]]:
+    """Return what carries out a request on a replica; `names` are the members' names by the beginnings of their sites.
+
+    Raises:
+        NodeError: the request lacks a word or has a wrong one.
+    """
+    match request.get("do"):
+        case "counter":
+            table, column = _text(request, "table"), _text(request, "column")
+            return lambda replica: _counted(replica, table, column)
+        case "policy":
+            table = _text(request, "table")
+            policy = None if request.get("policy") is None else _text(request, "policy")
+            return lambda replica: _policy(replica, table, policy)
+        case "migrate":
+            script, dry_run = _text(request, "sql"), request.get("dry_run") is True
+            return lambda replica: {"done": replica.migrate(script, clock()[1], dry_run=dry_run)}
+        case "conflicts":
+            limit = _number(request, "limit")
+            return lambda replica: {
+                "conflicts": [_named(conflict, names) for conflict in replica.decisions.conflicts(limit)]
+            }
+        case "restore":
+            number = _number(request, "number")
+            return lambda replica: {"done": replica.decisions.restore(number, clock()[1])}
+        case other:
+            raise AssertionError(f"{other!r} is no decision")
+
+
+def _counted(replica: Replica, table: str, column: str) -> dict[str, Any]:
+    replica.decisions.count(table, column)
+    return {}
+
+
+def _policy(replica: Replica, table: str, policy: str | None) -> dict[str, Any]:
+    if policy is not None:
+        replica.decisions.decide_policy(table, policy)
+        return {"policy": policy}  # with the drain that follows
+    return {"policy": replica.decisions.policy(table)}
+
+
+def _named(conflict: Conflict, names: dict[str, str]) -> dict[str, Any]:
+    """The record's values with the members' names beside their sites, "" for a site of nobody we know."""
+    by = {
+        f"{side}_by": names.get(site[:16], "")
+        for side, site in (("lost", conflict.lost_site), ("won", conflict.won_site))
+    }
+    return asdict(conflict) | by
+
+
+def _number(request: dict[str, Any], name: str) -> int:
+    value = request.get(name)
+    if type(value) is not int or not 0 < value < NUMBER_END:
+        raise NodeError(f"a request needs a whole number from 1 for {name!r}; use one version of node and command")
+    return value
+
+
+def _text(request: dict[str, Any], name: str) -> str:
+    value = request.get(name)
+    if type(value) is not str:
+        raise NodeError(f"a request needs text for {name!r}; use one version of node and command")
+    return value

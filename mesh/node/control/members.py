@@ -1,0 +1,179 @@
+"""What people decide about members, asked over the control socket or, where no node runs, of the stored files.
+
+Owns the form of these requests and answers, and what a role means in a certificate. What always holds: a request that is
+refused has changed nothing; whatever lets somebody in is stored before it is shown. It must not know sockets.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from mesh.errors import MeshError
+from mesh.membership.certificate import GRANTS_ALL, lifetime_s, rights_fault
+from mesh.membership.enrolment import ticket_encode
+from mesh.membership.identity import make_identity
+from mesh.membership.membership import Membership
+from mesh.node.errors import KeystoreError, NodeError
+from mesh.node.keystore import NO_MESH, Keystore
+from mesh.node.shell import clock
+from sync.sqlite.identifiers import fold
+
+if TYPE_CHECKING:
+    from mesh.membership.certificate import Certificate
+    from mesh.membership.enrolment import Invitation
+    from mesh.node.serving import ServingNode
+
+__all__ = ["answer"]
+
+ROLES = {"member": ("member",), "read-only": ("read-only",), "relay": ("relay",), "admin": ("member", "admin")}
+ID_CHARS_MIN = 8  # of a node id in place of a name: 32 bits tell a thousand members apart
+LIST_MAX = 16
+
+
+def answer(store: Keystore, node: ServingNode | None, request: dict[str, Any]) -> dict[str, Any]:
+    """Carry out one request and return its result, of the stored files without a node; NodeError if it cannot be."""
+    match request.get("do"):
+        case "invite":
+            code, invitation = _invited(store, request)
+            if node is not None:
+                node.invite(invitation)
+            return {"code": code}
+        case "members":
+            return {"members": _members_of(_membership(store, node))}
+        case "ticket":
+            return {"ticket": _ticket(store, _membership(store, node), request)}
+        case "revoke":
+            membership = _membership(store, node)
+            if node is None:
+                raise NodeError("the node is not serving yet; see 'mycomesh status'")
+            return _revoke(node, membership, str(request.get("who")))
+        case other:
+            raise AssertionError(f"{other!r} is no request about members")
+
+
+def _membership(store: Keystore, node: ServingNode | None) -> Membership:
+    """Who belongs to the mesh; where no node serves, as far as it was stored here."""
+    if node is not None:
+        return node.membership
+    identity = store.identity()
+    if identity is None:
+        raise KeystoreError(NO_MESH)
+    try:
+        return Membership(identity, store.root_seed(identity), os.urandom, store.standing())
+    except MeshError as error:
+        raise KeystoreError(str(error)) from error
+
+
+def _invited(store: Keystore, request: dict[str, Any]) -> tuple[str, Invitation]:
+    """Make an invitation and store it; its code and itself."""
+    expires_s, uses = request.get("expires_s"), request.get("uses")
+    if type(expires_s) is not int or type(uses) is not int or expires_s < 1:
+        raise NodeError("an invitation needs whole numbers for expires_s and uses")
+    roles, grants = _rights_of(request)
+    code, invitation = store.invite(
+        expires_s=expires_s, uses=uses, wall_ms=clock()[1], entropy=os.urandom, roles=roles, grants=grants
+    )
+    return str(code), invitation
+
+
+def _rights_of(request: dict[str, Any]) -> tuple[tuple[str, ...], tuple[tuple[str, str], ...]]:
+    """Roles and grants of a request: `role`, and the patterns `write` and `read`; NodeError if they are none.
+
+    A table that may be written may be read. Without patterns a role has its usual rights.
+    """
+    roles = ROLES.get(str(request.get("role") or "member"))
+    if roles is None:
+        raise NodeError(f"no role {request.get('role')!r}; there are {', '.join(ROLES)}")
+    writes, reads = _patterns(request, "write"), _patterns(request, "read")
+    grants = tuple((pattern, "rw") for pattern in writes)
+    grants += tuple((pattern, "r") for pattern in reads if pattern not in writes)
+    if not writes and not reads:
+        grants = (("*", "r"),) if roles == ("read-only",) else GRANTS_ALL
+    fault = rights_fault(roles, grants)
+    if fault:
+        raise NodeError(f"nobody can have these rights: {fault}")
+    return roles, grants
+
+
+def _members_of(membership: Membership) -> list[dict[str, Any]]:
+    """Every member that is known, and every one that was revoked, by name."""
+    standing, own = membership.roster.standing, membership.roster.identity.node_id
+    revoked = {each.node_id: each for each in standing.revoked()}
+    found = [_member(each, own, None) for each in membership.roster.members() if each.node_id not in revoked]
+    found += [_member(each.certificate, own, each.at_s) for each in revoked.values()]
+    return sorted(found, key=lambda member: (member["name"], member["node_id"]))
+
+
+def _ticket(store: Keystore, membership: Membership, request: dict[str, Any]) -> str:
+    """Make a whole identity for a machine that cannot join by a code, and keep its certificate; the file's text."""
+    identity = membership.roster.identity
+    root_seed = store.root_seed(identity)
+    if root_seed is None:
+        raise NodeError(f"this node cannot make tickets: the root key of mesh {identity.mesh_name!r} lies elsewhere")
+    roles, grants = _rights_of(request)
+    name = str(request.get("name"))
+    if any(each.name == name for each in membership.roster.members()):
+        raise NodeError(f"a member is called {name!r} already; take another name, or 'mycomesh revoke {name}' first")
+    try:
+        made = make_identity(
+            root_seed,
+            mesh_name=identity.mesh_name,
+            node_name=name,
+            secret=identity.secret,
+            roles=roles,
+            entropy=os.urandom,
+            not_before_s=max(clock()[1] // 1_000, membership.roster.newest_seen_s),
+            lifetime_s=lifetime_s(roles),
+            grants=grants,
+            epochs=membership.roster.standing.handed(),
+        )
+    except MeshError as error:
+        raise NodeError.of(error) from error
+    membership.learnt(made.certificate)
+    changed = membership.stored()
+    store.store_membership(changed.identity, changed.standing)
+    return ticket_encode(made).decode("ascii")
+
+
+def _revoke(node: ServingNode, membership: Membership, who: str) -> dict[str, Any]:
+    matching = [each for each in membership.roster.members() if _is(each, who)]
+    if len(matching) > 1:
+        ids = ", ".join(each.node_id.hex()[:ID_CHARS_MIN] for each in matching)
+        raise NodeError(f"{len(matching)} members are called {who!r}; name one by its id: {ids}")
+    if not matching:
+        raise NodeError(f"no member {who!r} is known here; see 'mycomesh members'")
+    fault = membership.revocable(matching[0].node_id, clock()[1])
+    if fault:
+        raise NodeError(fault)
+    node.revoke(matching[0].node_id)
+    if membership.roster.standing.revocation(matching[0].node_id) is None:
+        raise NodeError(f"{matching[0].name} was not revoked; see the node's log")
+    return {"name": matching[0].name, "node_id": matching[0].node_id.hex()}
+
+
+def _is(member: Certificate, who: str) -> bool:
+    node_id = member.node_id.hex()
+    return member.name == who or (len(who) >= ID_CHARS_MIN and node_id.startswith(who.lower()))
+
+
+def _member(certificate: Certificate, own: bytes, revoked_s: int | None) -> dict[str, Any]:
+    return {
+        "name": certificate.name,
+        "node_id": certificate.node_id.hex(),
+        "roles": certificate.roles,
+        "grants": certificate.grants,
+        "serial": certificate.serial.hex(),
+        "not_before_s": certificate.not_before_s,
+        "not_after_s": certificate.not_after_s,
+        "renewed_by": certificate.renewed_by.hex(),
+        "revoked_s": revoked_s,
+        "self": certificate.node_id == own,
+    }
+
+
+def _patterns(request: dict[str, Any], name: str) -> list[str]:
+    value = request.get(name) or []
+    if type(value) is not list or len(value) > LIST_MAX or any(type(each) is not str for each in value):
+        raise NodeError(f"{name!r} is a list of at most {LIST_MAX} table patterns")
+    return [fold(each) for each in dict.fromkeys(value)]

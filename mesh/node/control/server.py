@@ -1,0 +1,127 @@
+"""The answering side of the control socket: local, private (0600 in a 0700 directory), one JSON line each way.
+
+Owns the listening socket and its connections. What always holds: a client that is slow, silent or sends rubbish loses
+its own connection and nothing else. It must not know what the requests mean: `answer` is given.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from mesh.errors import MeshError
+from mesh.node.control.client import PAST_MAX, REQUEST_BYTES_MAX, decode_line, encode_line, in_directory
+from mesh.node.errors import HomeError, NodeError
+from sync.errors import SyncError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from pathlib import Path
+
+__all__ = ["ControlServer"]
+
+CLIENTS_MAX = 64  # people and scripts on this machine; more is a loop gone wrong
+WATCH_QUEUE_BYTES_MAX = 1 << 20  # about 5,000 notices; a reader further behind is stuck and is dropped
+LAST_ANSWER_S = 1  # `down` is answered when the node has stopped; a client that hangs does not hold it up
+FILE_MODE = 0o600
+
+
+class ControlServer:
+    """Answers requests on one unix socket; `answer` takes a request and returns the result's plain values."""
+
+    def __init__(self, path: Path, answer: Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]) -> None:
+        self._path = path
+        self._answer = answer
+        self._server: asyncio.Server | None = None
+        self._answers: dict[asyncio.Future[None], None] = {}  # under way: they are awaited before the end
+        self._writers: dict[asyncio.StreamWriter, bool] = {}  # True: it watches
+        self._past: deque[dict[str, Any]] = deque(maxlen=PAST_MAX)
+
+    async def start(self) -> None:
+        """Listen. The caller holds the home's lock, so a socket file that lies here is a leftover."""
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        listener.setblocking(False)
+        try:
+            self._path.unlink(missing_ok=True)
+            with in_directory(self._path) as short:
+                mask = os.umask(0o177)  # born private: between bind and chmod another user could connect
+                try:
+                    listener.bind(short)
+                finally:
+                    os.umask(mask)
+            self._path.chmod(FILE_MODE)
+        except OSError as error:
+            listener.close()
+            raise HomeError(f"cannot open the control socket {self._path}: {error.strerror}") from error
+        self._server = await asyncio.start_unix_server(self._on_client, sock=listener, limit=REQUEST_BYTES_MAX)
+
+    def publish(self, line: dict[str, Any], *, keep: bool = True) -> None:
+        """Send one line to every watcher; drop those who stopped reading. What is kept reaches later ones as well."""
+        if keep:
+            self._past.append(line)
+        watchers = [writer for writer, watching in self._writers.items() if watching]
+        data = encode_line(line) if watchers else b""
+        for writer in watchers:
+            if writer.transport.get_write_buffer_size() > WATCH_QUEUE_BYTES_MAX:
+                writer.transport.abort()
+            else:
+                writer.write(data)
+
+    async def close(self) -> None:
+        """Stop listening, end every connection and remove the socket file."""
+        if self._server is None:
+            return
+        self._server.close()
+        if self._answers:
+            await asyncio.wait(list(self._answers), timeout=LAST_ANSWER_S)
+        for writer in list(self._writers):
+            writer.close()
+        await self._server.wait_closed()
+        self._server = None
+        self._path.unlink(missing_ok=True)
+
+    async def _on_client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if len(self._writers) >= CLIENTS_MAX:
+            writer.close()
+            return
+        self._writers[writer] = False
+        try:
+            while line := await reader.readline():
+                await self._respond(line, writer)
+        except (OSError, ValueError):
+            return  # gone, or a line longer than the limit: nothing to say to it
+        finally:
+            del self._writers[writer]
+            writer.close()
+
+    async def _respond(self, line: bytes, writer: asyncio.StreamWriter) -> None:
+        under_way: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._answers[under_way] = None
+        try:
+            request, answer = await self._answered(line)
+            watching = request.get("do") == "watch"
+            writer.write(encode_line(answer))
+            if watching:
+                writer.writelines(map(encode_line, self._recent(request.get("past"))))
+                self._writers[writer] = True  # at once: what is said while the past is read follows it
+            await writer.drain()
+            self._writers[writer] = watching
+        finally:
+            del self._answers[under_way]
+            under_way.set_result(None)
+
+    def _recent(self, wanted: object) -> list[dict[str, Any]]:
+        count = wanted if isinstance(wanted, int) else 0
+        return list(self._past)[-count:] if count > 0 else []
+
+    async def _answered(self, line: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
+        request: dict[str, Any] = {}
+        try:
+            request = decode_line(line)
+            result = {} if request.get("do") == "watch" else await self._answer(request)
+        except (NodeError, MeshError, SyncError) as error:
+            return request, {"ok": False, "error": str(error), "code": error.code}
+        return request, {"ok": True, "result": result}

@@ -1,0 +1,1 @@
+"""Which members a node links to, and how batches and link states spread over those links."""

@@ -1,0 +1,1 @@
+"""One encrypted connection: Noise handshake, frames, records and key refresh."""

@@ -1,0 +1,1 @@
+"""Answers for people: status, provenance, comparison, decisions and uninstalling."""

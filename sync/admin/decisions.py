@@ -1,0 +1,213 @@
+"""What people decide about the tables and the conflicts of one file.
+
+Owns the checks of each decision and its first effect: a fact, or a row written as a program would write it. What always
+holds: a decision that is refused has changed nothing; one that is taken is stamped and published by the next drain, like
+any local write. It must not know how rows are merged.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import apsw
+
+from sync import codec
+from sync.capture.triggers import LOOK_AGAIN, OP_EVICT, look_statement
+from sync.errors import PolicyError
+from sync.merge.conflicts import same
+from sync.merge.records import DELETE_LOST, KEPT, shortened, time_text, value_of
+from sync.schema.catalog import SCHEMA_TABLE, Catalog
+from sync.schema.policy import KEEP_BOTH, SAME_ROW, counter_fact, counter_refusal, keep_both_fact, keep_both_refusal
+from sync.sqlite.identifiers import fold, quoted
+from sync.sqlite.table_spec import KeyKind
+from sync.storage.store import Store
+from sync.storage.table import Row, Table
+
+__all__ = ["Conflict", "Decisions"]
+
+_COUNTED = " +"  # what a site had added to a counter (`report.values_text`)
+
+
+@dataclass(frozen=True, slots=True)
+class Conflict:
+    """One row of `mycomesh_conflicts`, for people; long values are shortened.
+
+    `lost` are the losing values, empty where a delete lost; `won` those that stand, None where a delete won. Sites are
+    hexadecimal, times ISO 8601 in UTC; `restored_at` is "" until somebody has restored it.
+    """
+
+    number: int
+    table: str
+    key: str
+    lost: dict[str, Any]
+    won: dict[str, Any] | None
+    lost_site: str
+    won_site: str
+    lost_at: str
+    won_at: str
+    seen_at: str
+    reason: str
+    restored_at: str
+
+
+class Decisions:
+    """The decisions that one file knows; each method is one transaction."""
+
+    def __init__(self, store: Store, catalog: Catalog) -> None:
+        self._store = store
+        self._catalog = catalog
+
+    def count(self, table: str, column: str) -> None:
+        """Declares a counter, for every replica that learns of it.
+
+        Raises:
+            PolicyError: there is no such column here, or it cannot be a counter.
+        """
+        spec = self._table(table).spec
+        refusal = counter_refusal(spec, column)
+        if refusal:
+            raise PolicyError(f"not a counter: {refusal}")
+        with self._store.transaction():
+            self._catalog.decide(counter_fact(spec.folded, spec.meshed(column)))
+
+    def policy(self, table: str) -> str:
+        """Returns what happens when two nodes insert the same key: `same-row` or `keep-both`."""
+        return KEEP_BOTH if self._table(table).spec.id_column else SAME_ROW
+
+    def decide_policy(self, table: str, policy: str) -> None:
+        """Decides what happens when two nodes give out one id, for every replica that learns of it.
+
+        Raises:
+            PolicyError: no such policy; the table has no automatic ids, or too many rows already; or it keeps both
+                rows, which cannot be taken back.
+        """
+        found = self._table(table)
+        if policy not in (SAME_ROW, KEEP_BOTH):
+            raise PolicyError(f"no policy {policy!r}; there are {SAME_ROW} and {KEEP_BOTH}")
+        if policy == self.policy(table):
+            return
+        if policy == SAME_ROW:
+            raise PolicyError(
+                f"{found.spec.name} is {KEEP_BOTH}, and its rows could not be told apart again; make another table"
+            )
+        with self._store.transaction() as db:
+            rows = db.execute(f"SELECT count(*) FROM {quoted(found.spec.name)}").fetchone()[0]
+            refusal = keep_both_refusal(found.spec, rows)
+            if refusal:
+                raise PolicyError(f"not {KEEP_BOTH}: {refusal}")
+            self._catalog.decide(keep_both_fact(found.spec.folded))
+
+    def conflicts(self, limit: int) -> list[Conflict]:
+        """Returns up to `limit` conflicts, the latest first."""
+        listing = (
+            "SELECT seq, table_name, row_key, lost, won, lost_site, won_site, lost_at, won_at, seen_at, reason,"
+            " coalesce(restored_at, '') FROM mycomesh_conflicts ORDER BY seq DESC LIMIT ?"
+        )
+        return [
+            Conflict(number, table, key, _told(lost), None if won is None else json.loads(won), *rest)
+            for number, table, key, lost, won, *rest in self._store.db.execute(listing, (limit,)).fetchall()
+        ]
+
+    def restore(self, number: int, wall_ms: int) -> str:
+        """Writes the losing side of a conflict as a write of this moment, which wins everywhere.
+
+        Returns what was written, in a few words.
+
+        Raises:
+            PolicyError: there is no such conflict, or what it holds cannot be written.
+        """
+        try:
+            with self._store.transaction():
+                done = self._restore(number)
+                self._store.db.execute(
+                    "UPDATE mycomesh_conflicts SET restored_at = ? WHERE seq = ?", (time_text(wall_ms), number)
+                )
+        except apsw.ConstraintError as error:
+            raise PolicyError(f"conflict {number} is not restored: {error}; make room for its values first") from error
+        return done
+
+    def _restore(self, number: int) -> str:
+        found = self._store.db.execute(
+            "SELECT table_name, row, lost, reason FROM mycomesh_conflicts WHERE seq = ?", (number,)
+        ).fetchone()
+        if found is None:
+            raise PolicyError(f"there is no conflict {number}; 'mycomesh conflicts' lists them")
+        name, key, lost, reason = found
+        if reason.startswith(KEPT):
+            raise PolicyError(f"conflict {number} is not restored: nothing was lost, {reason}")
+        table = self._table(name)
+        row = table.locate(key)
+        present = table.read(row)
+        if reason == DELETE_LOST:
+            if present is None:
+                raise PolicyError(f"conflict {number} is not restored: its row of {name} is gone already")
+            _look(table, row, OP_EVICT)
+            table.delete(row)
+            return f"deleted the row of {name}"
+        values = {column: value_of(plain) for column, plain in json.loads(lost).items()}
+        if present is None:
+            _insert(table, row, _whole(table, row, values, number))
+            return f"inserted into {name}: {', '.join(values)}"
+        changed = _changed(table, present, values, number)
+        if not changed:
+            raise PolicyError(f"conflict {number} is not restored: its row of {name} holds these values already")
+        table.update(row, changed)
+        _look(table, row, LOOK_AGAIN)
+        return f"updated {name}: {', '.join(changed)}"
+
+    def _table(self, name: str) -> Table:
+        tables = [table for key, table in sorted(self._catalog.tables.items()) if key != SCHEMA_TABLE]
+        found = next((table for table in tables if fold(table.spec.name) == fold(name)), None)
+        if found is None:
+            names = [table.spec.name for table in tables]
+            raise PolicyError(
+                f"{self._store.path} has no replicated table {name!r}; there are {', '.join(names) or 'none'}"
+            )
+        return found
+
+
+def _told(record: str) -> dict[str, Any]:
+    return {name: shortened(plain) for name, plain in json.loads(record).items()}
+
+
+def _look(table: Table, row: Row, what: int) -> None:
+    """Has the next drain find out what the row has become."""
+    found = table.where_values(row)
+    assert found is not None, "the row is in the user's table"
+    table.store.db.execute(look_statement(table.spec, table.table_id, what, found[0]), found[1])
+
+
+def _changed(table: Table, present: dict[str, Any], values: dict[str, Any], number: int) -> dict[str, Any]:
+    """Returns the columns of a row that is there and their values, where they are not what the row holds."""
+    changed: dict[str, Any] = {}
+    for name, value in values.items():
+        if name in present:
+            changed[name] = value
+        elif name.endswith(_COUNTED) and type(present.get(name.removesuffix(_COUNTED))) is int:
+            counter = name.removesuffix(_COUNTED)
+            changed[counter] = changed.get(counter, present[counter]) + value
+        else:
+            raise PolicyError(f"conflict {number} is not restored: {table.spec.name} has no column {name!r} here")
+    return {name: value for name, value in changed.items() if not same(value, present[name])}
+
+
+def _whole(table: Table, row: Row, values: dict[str, Any], number: int) -> dict[str, Any]:
+    """Returns the columns of a row that is not there: its key from its identity, the others from what was lost."""
+    unknown = [name for name in values if name not in table.known]
+    if unknown:
+        raise PolicyError(
+            f"conflict {number} is not restored: its row of {table.spec.name} is gone, and {unknown[0]!r} needs one;"
+            " insert it first"
+        )
+    if table.spec.kind is KeyKind.BAG or (isinstance(row, bytes) and row[:1] == b"\x00"):
+        return values
+    keys = [row] if isinstance(row, int) else codec.decode(row, bytes_max=len(row))
+    return dict(zip((column.folded for column in table.spec.key), keys, strict=True)) | values
+
+
+def _insert(table: Table, row: Row, values: dict[str, Any]) -> None:
+    rowid = table.insert(values)
+    by_rowid = table.spec.kind is not KeyKind.KEYED or (isinstance(row, bytes) and row[:1] == b"\x00")
+    _look(table, rowid if by_rowid else row, LOOK_AGAIN)

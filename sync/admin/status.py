@@ -1,0 +1,69 @@
+"""A replica as people see it: its tables with rows, hashes, conflicts and parked rows.
+
+Owns the counting for `status`. What always holds: nothing is changed. It must not know who asks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sync.capture import table_scan
+from sync.capture.triggers import pending_name
+from sync.crdt.hlc import ms_from_hlc
+from sync.replication.scrub import Scrubbed
+from sync.schema.catalog import SCHEMA_TABLE, Catalog
+from sync.storage.store import Store
+
+__all__ = ["ReplicaStatus", "TableStatus", "overview"]
+
+
+@dataclass(frozen=True, slots=True)
+class TableStatus:
+    """One table, for people: entries of the change log include tombstones; `digest` is hexadecimal."""
+
+    name: str
+    rows: int
+    digest: str
+    conflicts: int
+    parked: int
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaStatus:
+    """The replica, for people. `pending` counts writes that are not stamped yet, and rows to be taken in."""
+
+    path: str
+    site: str
+    clock_ms: int
+    tables: tuple[TableStatus, ...]
+    pending: int
+    scrubbed: Scrubbed | None  # the last pass of the scrub that came to its end
+
+
+def overview(store: Store, catalog: Catalog, site: bytes, scrubbed: Scrubbed | None) -> ReplicaStatus:
+    """Returns the replica that a store and its catalog are."""
+    db = store.db
+    tables = []
+    pending, swept = 0, table_scan.going(db)
+    for name, table in sorted(catalog.tables.items()):
+        waiting = db.execute(f"SELECT count(*) FROM {pending_name(table.table_id)}").fetchone()[0]
+        if table.table_id in swept:  # rows from before the file met the mesh: each is to get an entry
+            waiting = max(waiting, table.rows_shown() - table.log.count)
+        pending += waiting
+        if name == SCHEMA_TABLE:
+            continue
+        conflicts = db.execute(
+            "SELECT count(*) FROM mycomesh_conflicts WHERE table_name = ?", (table.spec.name,)
+        ).fetchone()[0]
+        parked = db.execute("SELECT count(*) FROM mycomesh_parked WHERE id = ?", (table.table_id,)).fetchone()[0]
+        rows = table.rows_shown()
+        note = catalog.notes.get(name, "")
+        tables.append(TableStatus(table.spec.name, rows, table.log.digest.hex(), conflicts, parked, note))
+    tables += [
+        TableStatus(name, 0, "", 0, 0, note)
+        for name, note in sorted(catalog.notes.items())
+        if name not in catalog.tables
+    ]
+    clock_ms = ms_from_hlc(store.clock.last)
+    return ReplicaStatus(store.path, site.hex(), clock_ms, tuple(tables), pending, scrubbed)

@@ -1,0 +1,77 @@
+"""Takes mycomesh out of a file again: every trigger, index and internal table, in one transaction.
+
+Owns the list of what is ours in a file. What always holds: nothing of the user's is touched, whatever it is called, and a
+crash leaves the file either as it was or free of us. It must not know meshes or peers.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sync.errors import ForeignFileError
+from sync.sqlite.identifiers import is_ours, quoted
+from sync.storage.store import Store, recognised
+
+__all__ = ["Removed", "forget", "take_out"]
+
+# Triggers and indexes before tables: to drop a table takes its indexes along.
+_OURS: tuple[tuple[str, Callable[[str], object]], ...] = (
+    ("trigger", re.compile(r"mycomesh_\d+_(insert|update|rekey|delete|evict_i|evict_u)").fullmatch),
+    ("index", re.compile(r"mycomesh_\d+_keep").fullmatch),
+    ("table", is_ours),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Removed:
+    """What went: how many triggers and tables, and how many rows that only our tables had."""
+
+    triggers: int
+    tables: int
+    conflicts: int
+    parked: int
+
+
+def forget(path: Path) -> Removed:
+    """Takes everything of ours out of a file that no node serves; writes that have no stamp yet stay in their tables.
+
+    Raises:
+        DatabaseError: there is no such file, or it cannot be written; nothing was changed.
+        ForeignFileError: nothing of ours is in it; nothing was changed.
+    """
+    if not path.is_file():
+        raise ForeignFileError(f"{path}: there is no such file; check the path")
+    store = Store(str(path))
+    try:
+        with store.bare_transaction() as db:
+            if not recognised(db):
+                raise ForeignFileError(f"{path}: nothing of mycomesh is in it; check the path")
+            return take_out(db)
+    finally:
+        store.close()
+
+
+def take_out(db: Any) -> Removed:
+    """Drops everything of ours; inside a transaction that writes nothing else."""
+    conflicts, parked = (_rows(db, name) for name in ("mycomesh_conflicts", "mycomesh_parked"))
+    counts = {}
+    for kind, ours in _OURS:
+        names = _names(db, kind, ours)
+        for name in names:
+            db.execute(f"DROP {kind.upper()} {quoted(name)}")
+        counts[kind] = len(names)
+    return Removed(counts["trigger"], counts["table"], conflicts, parked)
+
+
+def _names(db: Any, kind: str, ours: Callable[[str], object]) -> list[str]:
+    listing = "SELECT name FROM sqlite_schema WHERE type = ? AND name GLOB 'mycomesh_[a-z0-9_]*' ORDER BY name"
+    return [name for (name,) in db.execute(listing, (kind,)).fetchall() if ours(name)]
+
+
+def _rows(db: Any, table: str) -> int:
+    found = db.execute("SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = ?", (table,)).fetchone()
+    return int(db.execute(f"SELECT count(*) FROM {table}").fetchone()[0]) if found is not None else 0

@@ -1,0 +1,234 @@
+"""Comparison of two database files, table by table and value by value, as any client reads them.
+
+Owns the order in which rows are read, so that both sides can be merged like sorted lists: no table is held in memory, SQLite
+sorts on disk where an index does not. What always holds: both files are opened read-only; values are compared with their type
+and their very bytes; rowids of tables that do not name them are not. It must not know the change log: files that were never
+replicated compare as well.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import apsw
+
+from sync.errors import DatabaseError
+from sync.sqlite.identifiers import fold, quoted
+from sync.sqlite.table_spec import user_tables
+
+__all__ = ["Difference", "TableComparison", "compare_files"]
+
+# What a row's values are shown as: enough to recognise it.
+SHOWN_CHARS = 80
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One row: `where` is first, second or both (it is in both, and differs); values by column as text for people."""
+
+    where: str
+    first: dict[str, str] | None
+    second: dict[str, str] | None
+
+
+@dataclass(slots=True)
+class TableComparison:
+    """One table of both files. `note` says why its rows cannot be compared; `shown` holds the first differences."""
+
+    table: str
+    rows_first: int = 0
+    rows_second: int = 0
+    only_first: int = 0
+    only_second: int = 0
+    differing: int = 0
+    note: str = ""
+    shown: list[Difference] = field(default_factory=list)
+
+    @property
+    def equal(self) -> bool:
+        """True if the table holds the same rows in both files."""
+        return not (self.only_first or self.only_second or self.differing or self.note)
+
+
+# One value: what typeof() calls it, and the value, text as its bytes.
+_Cell = tuple[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    key: tuple[_Cell, ...]
+    cells: tuple[_Cell, ...]
+
+
+def compare_files(first: Path, second: Path, *, shown_max: int) -> Iterator[TableComparison]:
+    """Yields one comparison for each user table of either file, by name.
+
+    Raises:
+        DatabaseError: a file is missing, is no SQLite database, or cannot be read.
+    """
+    with contextlib.closing(_open(first)) as left, contextlib.closing(_open(second)) as right:
+        try:
+            for db in (left, right):
+                db.execute("BEGIN")  # every table of a file as it was at one moment
+            encodings = [db.execute("PRAGMA encoding").fetchone()[0] for db in (left, right)]
+            if encodings[0] != encodings[1]:
+                raise DatabaseError(
+                    f"{first} encodes its text as {encodings[0]} and {second} as {encodings[1]}: what each calls first differs;"
+                    " compare the hashes of 'mycomesh tables'"
+                )
+            mine, theirs = _tables(left), _tables(right)
+            for folded in sorted({*mine, *theirs}):
+                yield _compare(left, right, mine.get(folded), theirs.get(folded), shown_max)
+        except apsw.Error as error:
+            raise DatabaseError(f"{first} or {second}: {error}; run PRAGMA integrity_check on both") from error
+
+
+def _open(path: Path) -> Any:
+    if not path.is_file():
+        raise DatabaseError(f"{path}: there is no such file; check the path")
+    uri = f"file:{path.absolute().as_posix().replace('%', '%25').replace('?', '%3f').replace('#', '%23')}?mode=ro"
+    try:
+        db = apsw.Connection(uri, flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
+        db.set_busy_timeout(2_000)
+        db.execute("PRAGMA temp_store = FILE").fetchall()  # a sort of a large table belongs on the disk
+        db.execute("SELECT count(*) FROM sqlite_schema").fetchall()
+    except apsw.NotADBError as error:
+        raise DatabaseError(f"{path}: not an SQLite database; give another file") from error
+    except apsw.Error as error:
+        raise DatabaseError(f"{path}: cannot be read: {error}; check its permissions and those of its -wal") from error
+    return db
+
+
+def _tables(db: Any) -> dict[str, str]:
+    """Returns user tables by folded name; virtual tables and what serves them are not replicated, and not compared."""
+    return {fold(name): name for name in user_tables(db)[0]}
+
+
+def _compare(left: Any, right: Any, mine: str | None, theirs: str | None, shown_max: int) -> TableComparison:
+    result = TableComparison(mine or theirs or "")
+    if mine is None or theirs is None:
+        db, name = (left, mine) if mine is not None else (right, theirs)
+        count = int(db.execute(f"SELECT count(*) FROM {quoted(name or '')}").fetchone()[0])
+        result.note = f"only in the {'first' if mine is not None else 'second'} file"
+        result.rows_first, result.rows_second = (count, 0) if mine is not None else (0, count)
+        return result
+    columns, other = _columns(left, mine), _columns(right, theirs)
+    if [name for name, _ in columns] != [name for name, _ in other]:
+        result.note = f"other columns: {_named(columns)} in the first file, {_named(other)} in the second"
+        return result
+    keys = [place for place, (_, key) in enumerate(columns) if key]
+    if keys != [place for place, (_, key) in enumerate(other) if key]:
+        result.note = "other primary keys"
+        return result
+    names = [name for name, _ in columns]
+    _merge(_rows(left, mine, names, keys), _rows(right, theirs, names, keys), names, result, shown_max)
+    return result
+
+
+def _named(columns: list[tuple[str, bool]]) -> str:
+    return ", ".join(name for name, _ in columns)
+
+
+def _columns(db: Any, table: str) -> list[tuple[str, bool]]:
+    """Returns (folded name, whether it belongs to the primary key), by name: columns added later stand where they may."""
+    listing = "SELECT name, pk FROM pragma_table_xinfo(?) WHERE hidden <> 1"
+    return sorted((fold(name), pk > 0) for name, pk in db.execute(listing, (table,)).fetchall())
+
+
+def _rows(db: Any, table: str, names: list[str], keys: list[int]) -> Iterator[_Row]:
+    """Yields the rows, ordered by key, without one by all values: by type, then as bytes or numbers compare."""
+    selected, order = [], []
+    for name in names:
+        column = quoted(name)
+        value = f"iif(typeof({column}) = 'text', CAST({column} AS BLOB), {column})"
+        selected += [f"typeof({column})", value]
+        order.append((f"typeof({column})", f"{value} COLLATE BINARY"))
+    rest = [place for place in range(len(names)) if place not in keys]  # keys with NULLs are not unique
+    terms = [term for place in [*keys, *rest] for term in order[place]]
+    if _names_rowid(db, table, [names[place] for place in keys]):
+        terms = [quoted(names[keys[0]])]  # already in that order
+    listing = f"SELECT {', '.join(selected)} FROM {quoted(table)} ORDER BY {', '.join(terms)}"
+    rows = (tuple(zip(record[::2], record[1::2], strict=True)) for record in db.execute(listing))
+    for cells in rows if keys else _signs_apart(rows):
+        yield _Row(tuple(cells[place] for place in keys) if keys else cells, cells)
+
+
+def _signs_apart(rows: Iterable[tuple[_Cell, ...]]) -> Iterator[tuple[_Cell, ...]]:
+    """Yields rows that SQLite has ordered by all values, those in order too that differ in the sign of a zero alone."""
+    for cells, equals in itertools.groupby(rows):
+        if ("real", 0.0) not in cells:
+            yield from equals
+            continue
+        counts: dict[str, tuple[tuple[_Cell, ...], int]] = {}
+        for row in equals:
+            counts[repr(row)] = row, counts.get(repr(row), (row, 0))[1] + 1
+        for _, (row, count) in sorted(counts.items()):
+            yield from itertools.repeat(row, count)
+
+
+def _names_rowid(db: Any, table: str, keys: list[str]) -> bool:
+    """True if the one key column is the rowid by another name."""
+    if len(keys) != 1:
+        return False
+    declared, rowid = db.execute(
+        "SELECT x.type, NOT l.wr FROM pragma_table_xinfo(?1) x, pragma_table_list(?1) l"
+        " WHERE l.schema = 'main' AND lower(x.name) = ?2",
+        (table, keys[0]),
+    ).fetchone()
+    return bool(rowid) and declared.upper() == "INTEGER"
+
+
+def _merge(
+    left: Iterator[_Row], right: Iterator[_Row], names: list[str], result: TableComparison, shown_max: int
+) -> None:
+    mine, theirs = next(left, None), next(right, None)
+    while mine is not None or theirs is not None:
+        ahead = 0 if mine is None or theirs is None else (mine.key > theirs.key) - (mine.key < theirs.key)
+        here = mine if theirs is None or ahead <= 0 else None
+        there = theirs if mine is None or ahead >= 0 else None
+        result.rows_first += here is not None
+        result.rows_second += there is not None
+        if here is None or there is None or not _same(here, there):
+            result.only_first += there is None
+            result.only_second += here is None
+            result.differing += here is not None and there is not None
+            if len(result.shown) < shown_max:
+                result.shown.append(_difference(here, there, names))
+        if here is not None:
+            mine = next(left, None)
+        if there is not None:
+            theirs = next(right, None)
+
+
+def _same(here: _Row, there: _Row) -> bool:
+    """True if two rows are stored alike: 0.0 and -0.0 are not, but compare equal."""
+    return here.cells == there.cells and (("real", 0.0) not in here.cells or repr(here.cells) == repr(there.cells))
+
+
+def _difference(here: _Row | None, there: _Row | None, names: list[str]) -> Difference:
+    where = "second" if here is None else "first" if there is None else "both"
+    return Difference(where, _shown(here, names), _shown(there, names))
+
+
+def _shown(row: _Row | None, names: list[str]) -> dict[str, str] | None:
+    return None if row is None else {name: _text(*cell) for name, cell in zip(names, row.cells, strict=True)}
+
+
+def _text(kind: str, value: Any) -> str:
+    """Returns a value as a person writes it in SQL, cut where it is long."""
+    match kind:
+        case "null":
+            text = "NULL"
+        case "text":
+            text = "'" + value[:SHOWN_CHARS].decode(errors="replace").replace("'", "''") + "'"
+        case "blob":
+            text = f"x'{value[: SHOWN_CHARS // 2].hex()}'"
+        case _:
+            text = repr(value)
+    long = kind in ("text", "blob") and len(value) > (SHOWN_CHARS if kind == "text" else SHOWN_CHARS // 2)
+    return f"{text}... ({len(value)} bytes)" if long else text

@@ -1,0 +1,1 @@
+"""Triggers that log local writes, and the drain that turns the log into changes."""

@@ -1,0 +1,466 @@
+"""Drain: what the triggers logged becomes stamped changes, in one transaction.
+
+Owns the coalescing of log rows into one change a row. What always holds: only the rows' current state is read, never an
+order of operations (an application trigger's update can be logged before its own insert); a change is stamped after every
+stamp that it overwrites, so a user always overwrites what he sees, even on a slow clock. It must not know peers.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import apsw
+
+from sync import codec
+from sync.capture.triggers import OP_DELETE, OP_EVICT, OP_INSERT, WORD_BITS, key_names, pending_name, word_names
+from sync.crdt.hlc import ms_from_hlc
+from sync.crdt.lattice import EXISTENCE, join
+from sync.merge import conflicts
+from sync.merge import records as report
+from sync.merge.counters import counted, hold_births, hold_registers, unseen
+from sync.merge.keep_both import to_settle
+from sync.sqlite.identifiers import quoted
+from sync.sqlite.raw_text import raw_select, restored
+from sync.sqlite.table_spec import Column, KeyKind, encode_key
+from sync.storage.change_log import pack_mask
+from sync.storage.large_rows import CHANGE_BYTES_MAX, oversized, portions
+from sync.storage.row_view import RowView, differing, encode_prior, has_equal, prior_to_wire, priors_of, retyped, shrink
+from sync.storage.table import Row, Table, birth_key
+from sync.wire.bundle import Group, Kind, Section
+
+__all__ = ["CHUNK_BYTES_MAX", "CHUNK_ROWS_MAX", "EDIT_WEIGHT", "Drained", "Times", "captured_ms", "drain_table"]
+
+# One chunk is one transaction: some 7 ms of write lock, here and where it is merged. A slow core may take five times as long.
+CHUNK_ROWS_MAX = 2_048
+# Updates and deletes are looked up one by one: 12 times what a new row takes, and 20 to 30 times where they are merged.
+EDIT_WEIGHT = 32
+CHUNK_BYTES_MAX = 1 << 20
+_UNIX_EPOCH_JULIAN = 2_440_587.5
+_DAY_MS = 86_400_000
+
+
+@dataclass(slots=True)
+class Drained:
+    """One chunk: the section to publish (None if nothing is new), whether the log holds more, and what it took.
+
+    `weight` is in new rows, which take the least.
+    """
+
+    section: Section | None
+    more: bool
+    weight: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """Wall times in milliseconds: now, and what an insert gets that was logged without its time."""
+
+    now_ms: int
+    untimed_ms: int
+
+    def of(self, at: Any, what: int) -> int:
+        """Returns the time of a log row: a Julian day from a trigger, None if none was noted, 0 if older than the mesh."""
+        if at is None:
+            return self.untimed_ms if what == OP_INSERT else self.now_ms
+        # A write captured while the clock was ahead is stamped by the clock as it is: peers would refuse the future.
+        return min(captured_ms(at), self.now_ms)
+
+
+def captured_ms(at: Any) -> int:
+    """Returns the wall time that a trigger has noted, a Julian day; 0 for rows that are older than the mesh."""
+    return round((at - _UNIX_EPOCH_JULIAN) * _DAY_MS) if type(at) is float else 0
+
+
+@dataclass(slots=True)
+class _Touched:
+    """What the log says of one row, coalesced, and the row as it is now (None: gone)."""
+
+    at_ms: int
+    inserted: bool
+    deleted: bool
+    silent: bool  # some UPDATE named no changed column
+    mask: int
+    values: tuple[Any, ...] | None
+    heavy: bool = False  # it may be too large for one change
+
+
+def drain_table(table: Table, place: int, times: Times, room: int = CHUNK_ROWS_MAX) -> Drained:
+    """Turns up to one chunk of the pending log into changes of the site at `place`; inside a transaction.
+
+    `room` is the weight that is left for this table.
+    """
+    after = table.coverage.top(table.store.site(place))
+    run = _drain_run(table, place, times, room)
+    if run is not None:
+        groups, last, more = run
+        taken = len(groups[0].hlcs)
+    else:
+        try:
+            rows, last, more, taken = _read_pending(table, times, room)
+        except UnicodeDecodeError:
+            rows, last, more, taken = _read_pending(table, times, room, raw=True)
+        if not rows:
+            table.unread = False
+            return Drained(None, more=False)
+        groups = (_drain_births if _all_new(table, rows) else _drain_rows)(table, place, rows)
+    table.log.flush()
+    log = pending_name(table.table_id)
+    if more:
+        table.store.db.execute(f"DELETE FROM {log} WHERE rowid <= ?", (last,))
+    else:
+        table.store.db.execute(f"DELETE FROM {log}")
+        table.unread = False
+    if not groups:
+        return Drained(None, more, taken)
+    site = table.store.site(place)
+    upto = table.store.clock.last
+    table.cover(site, after, upto)
+    return Drained(Section(table.spec.folded, [(site, after, upto)], groups), more, taken)
+
+
+# ---- the common case: rows inserted one after the other, untouched since
+
+
+def _drain_run(table: Table, place: int, times: Times, room: int) -> tuple[list[Group], int, bool] | None:
+    """Stamps a chunk that holds nothing but inserts of new rows in the order of their rowids.
+
+    Returns (groups, last rowid read, whether more follow), None (nothing done) if any log row needs a closer look.
+    """
+    if table.spec.kind is KeyKind.KEYED:
+        return None
+    words = word_names(table.bits_captured)
+    row_at = 2 + len(words)
+    encode = codec.encode
+    written: list[Any] = []
+    values: list[tuple[Any, ...]] = []
+    encoded: list[bytes] = []
+    first = last = size = 0
+    more = False
+    try:
+        for record in table.store.db.execute(_pending_sql(table, words, raw=False), (room + 1,)):
+            if len(values) == room or size > CHUNK_BYTES_MAX:
+                more = True
+                break
+            row = record[row_at]
+            if not values:
+                first = row
+            if record[2] != OP_INSERT or row != first + len(values) or record[row_at + 1] is None:
+                return None
+            last = record[0]
+            written.append(record[1])
+            cells = record[row_at + 2 :]
+            values.append(cells)
+            encoded.append(encode(cells))
+            size += len(encoded[-1])
+    except UnicodeDecodeError:
+        return None
+    if not values or max(map(len, encoded)) > CHANGE_BYTES_MAX:
+        return None
+    if table.log.any_row_between(first, first + len(values) - 1):
+        return None
+    tick = table.store.clock.tick
+    hlcs: list[int] = []
+    for at, same in itertools.groupby(written):
+        hlc = tick(times.of(at, OP_INSERT))
+        hlcs.append(hlc)
+        hlcs += [tick(0) for _ in itertools.islice(same, 1, None)]
+    return [_births(table, place, hlcs, range(first, first + len(values)), values, encoded)], last, more
+
+
+def _births(
+    table: Table, place: int, hlcs: list[int], rows: Sequence[Row], values: list[Any], encoded: list[bytes]
+) -> Group:
+    """Enters births of all known columns in the change log; returns them as a group."""
+    mask = table.known_mask | EXISTENCE
+    keys: Sequence[Row | None] | None = None if table.spec.kind is KeyKind.BAG else rows
+    if table.spec.kind is KeyKind.KEYED:
+        keys = [None if isinstance(row, int) else row for row in rows]  # a NULL in the key: the birth names the row
+    digests = table.digests(place, mask, hlcs, keys, encoded)
+    table.log.add_births(place, hlcs, rows, pack_mask(mask), digests, packed=not table.counters)
+    if table.counters:
+        hold_births(table, place, hlcs, table.known, values)
+    site = table.store.site(place)
+    return Group(site, Kind.BIRTH, table.known, hlcs, None, values, None, b"".join(encoded))
+
+
+# ---- the general case: each row against its entries
+
+
+def _read_pending(
+    table: Table, times: Times, room: int, *, raw: bool = False
+) -> tuple[dict[Row, _Touched], int, bool, int]:
+    """Returns (rows by name, last rowid read, whether more follow, weight); `raw` reads text that is not UTF-8."""
+    words = word_names(table.bits_captured)
+    rows: dict[Row, _Touched] = {}
+    last = size = 0
+    keyed = table.spec.kind is KeyKind.KEYED
+    keys = len(table.spec.key) if keyed else 0
+    first_key = 2 + len(words)
+    first_value = first_key + len(key_names(table.spec)) + 1
+    more = False
+    taken = 0
+    for record in _pending_records(table, words, room, raw=raw):
+        if taken >= room or size > CHUNK_BYTES_MAX:
+            more = True
+            break
+        last, at, what = record[0], record[1], record[2]
+        if keyed:
+            key = record[first_key : first_key + keys]
+            row: Row = record[first_key + keys] if None in key else encode_key(table.spec, key)
+        else:
+            row = record[first_key]
+        values = record[first_value:] if record[first_value - 1] is not None else None
+        if keyed and values is None and isinstance(row, int):
+            found = table.read(row)  # a NULL in the key: the join cannot find it
+            values = None if found is None else tuple(found.values())
+        taken += 1 if what == OP_INSERT else EDIT_WEIGHT
+        touched = rows.get(row)
+        if touched is None:
+            touched = rows[row] = _Touched(0, False, False, False, 0, values)
+            if values is not None:
+                weight = _weight(values)
+                size += weight
+                touched.heavy = 4 * weight > CHANGE_BYTES_MAX  # characters may take four bytes each
+        touched.at_ms = max(touched.at_ms, times.of(at, what))
+        if what == OP_INSERT:
+            touched.inserted = True
+        elif what == OP_DELETE:
+            touched.deleted = True
+        elif what != OP_EVICT:
+            mask = what
+            for number in range(1, len(words)):
+                mask |= (record[2 + number] or 0) << (WORD_BITS * number)  # NULL: logged by no trigger
+            touched.mask |= mask
+            touched.silent |= not mask
+    return rows, last, more, taken
+
+
+def _pending_records(table: Table, words: list[str], room: int, *, raw: bool) -> Iterator[tuple[Any, ...]]:
+    """Returns log rows: rowid, at, mask words, key columns, whether the row is there, the row's columns."""
+    records: Iterator[tuple[Any, ...]] = table.store.db.execute(_pending_sql(table, words, raw=raw), (room + 1,))
+    if not raw:
+        return records
+    first = 2 + len(words)
+    middle = first + 2 * len(key_names(table.spec))
+    return (
+        (*record[:first], *restored(record[first:middle]), record[middle], *restored(record[middle + 1 :]))
+        for record in records
+    )
+
+
+def _pending_sql(table: Table, words: list[str], *, raw: bool) -> str:
+    spec = table.spec
+    keys = key_names(spec)
+    if spec.kind is KeyKind.KEYED:
+        join_on = " AND ".join(f"{column.keyed} = p.k{place}" for place, column in enumerate(spec.key))
+        present = f"t.{quoted(spec.key[0].name)}"
+    else:
+        join_on = f"t.{quoted(spec.rowid)} = p.r"
+        present = f"t.{quoted(spec.rowid)}"
+    key_list = ", ".join(raw_select(f"p.{name}") if raw else f"p.{name}" for name in keys)
+    columns = ", ".join(
+        [*(f"p.{name}" for name in ("rowid", "at", *words)), key_list, f"nullif({present} IS NOT NULL, 0)"]
+    )
+    return (
+        f"SELECT {columns}, {table.raw_list if raw else table.select_list} FROM {pending_name(table.table_id)} p"
+        f" LEFT JOIN {quoted(spec.name)} t ON {join_on} ORDER BY p.rowid LIMIT ?"
+    )
+
+
+def _weight(values: tuple[Any, ...]) -> int:
+    size = 8 * len(values)
+    for value in values:
+        if type(value) is str or type(value) is bytes:
+            size += len(value)
+        elif type(value) is list:  # `is_raw`: asked for each cell
+            size += len(value[0])
+    return size
+
+
+def _all_new(table: Table, rows: dict[Row, _Touched]) -> bool:
+    """True if every row was inserted, is there, and is not known to the change log."""
+    for touched in rows.values():
+        if not touched.inserted or touched.deleted or touched.values is None or touched.heavy:
+            return False
+    numbers = [row for row in rows if isinstance(row, int)]
+    if len(numbers) == len(rows):
+        return not table.log.any_row_between(min(numbers), max(numbers))
+    return not any(table.log.knows(row) for row in rows)
+
+
+def _drain_births(table: Table, place: int, rows: dict[Row, _Touched]) -> list[Group]:
+    """Stamps new rows in any order of their rowids or keys, without a look at the change log."""
+    tick = table.store.clock.tick
+    hlcs = [tick(touched.at_ms) for touched in rows.values()]
+    values = [touched.values or () for touched in rows.values()]
+    return [_births(table, place, hlcs, list(rows), values, list(map(codec.encode, values)))]
+
+
+def _drain_rows(table: Table, place: int, rows: dict[Row, _Touched]) -> list[Group]:
+    """Stamps one change, or for a row that was replaced two, for each row that changed."""
+    groups: dict[tuple[Kind, int], Group] = {}
+    holds = table.holds_any()
+    leaves = table.log.leaves_of(list(rows))
+    for row, touched in rows.items():
+        present = None if touched.values is None else dict(zip(table.known, touched.values, strict=True))
+        view = RowView(table, row, present, leaves[row], holds=holds)
+        by_birth = isinstance(row, int) and table.spec.kind is not KeyKind.ROWID
+        stays = _staying(view, touched)
+        # Where a row is inserted the one before has gone, by a REPLACE too, which fires no delete trigger.
+        replaced = by_birth and view.visible and touched.inserted
+        if view.visible and (present is None or replaced):
+            _change(table, place, view, touched, Kind.DELETE, EXISTENCE, groups)
+            if not replaced:
+                continue
+            view = RowView(table, row, present, (), holds=False)
+        if present is None:
+            continue
+        if touched.inserted or not view.visible:
+            _change_in_portions(table, place, view, touched, (table.known_mask | EXISTENCE) & ~stays, groups)
+            continue
+        mask = _changed(view, touched, place, stays)
+        if mask:
+            _change_in_portions(table, place, view, touched, mask, groups)
+    for group in groups.values():
+        if group.priors is not None and not any(group.priors):
+            group.priors = None
+    return list(groups.values())
+
+
+def _changed(view: RowView, touched: _Touched, place: int, stays: int) -> int:
+    """Returns the columns of an update that its change owns."""
+    table = view.table
+    mask = touched.mask & table.known_mask
+    uncaptured = table.known_mask & ~table.captured_mask
+    if touched.silent:
+        mask |= differing(view) | _written(view, 0) | uncaptured
+    elif mask or uncaptured:
+        mask |= retyped(view, mask) | _written(view, uncaptured)
+        if uncaptured:
+            mask |= differing(view) & uncaptured
+    mask &= ~stays
+    if table.counters:
+        mask = counted(view, place, mask, silent=touched.silent)
+    if table.spec.id_column:
+        mask |= to_settle(view, place)
+    return mask
+
+
+def _written(view: RowView, uncaptured: int) -> int:
+    """Returns those columns which no entry owns, and no trigger has compared, where the row shows no mere default.
+
+    An application that adds a column and fills it in one go has updated others in the same statement. To a trigger a number
+    and its equal of another type are one.
+    """
+    table = view.table
+    unowned = table.loose_mask | uncaptured
+    for entry in view.entries:
+        unowned &= ~entry.mask
+    if not unowned:
+        return 0
+    present = view.present or {}
+    columns = []
+    for column in table.spec.columns:
+        bit = unowned & 1 << table.bits[column.folded]
+        if bit & uncaptured or (bit and column.default is not None and has_equal(present[column.folded])):
+            columns.append(column)
+    found = table.where_values(view.row)
+    if not columns or found is None:
+        return unowned & uncaptured
+    terms = ", ".join(map(_default_terms, columns))
+    listing = f"SELECT {terms} FROM {quoted(table.spec.name)} t WHERE {found[0]}"
+    try:
+        shown = table.store.db.execute(listing, found[1]).fetchone()
+    except apsw.SQLError:  # a default that is no expression outside of its column
+        return unowned & uncaptured
+    tests = zip(columns, shown[::3], shown[1::3], shown[2::3], strict=True)
+    return table.mask_of(
+        [column.folded for column, plain, value, default in tests if not (plain and conflicts.same(value, default))]
+    )
+
+
+def _default_terms(column: Column) -> str:
+    """SQL of whether a row `t` shows a column's default, and of both where they are numbers that the column keeps as they are."""
+    value, default = f"t.{quoted(column.name)}", f"({column.default or 'NULL'}\n)"
+    number = f"typeof({value}) IN ('integer', 'real')" if column.affinity == "BLOB" else "0"
+    return f"{value} IS {default}, iif({number}, {value}, NULL), iif({number}, {default}, NULL)"
+
+
+def _staying(view: RowView, touched: _Touched) -> int:
+    """Returns the columns whose values are too large to travel. Where an entry owns one, the row is told anew without it."""
+    if view.present is None or not touched.heavy:
+        return 0
+    stays = oversized(view.table, view.present)
+    view.table.staying |= frozenset(view.table.columns_of(stays))
+    touched.inserted = touched.inserted or any(entry.mask & stays for entry in view.entries)
+    return stays
+
+
+def _change_in_portions(
+    table: Table, place: int, view: RowView, touched: _Touched, mask: int, groups: dict[tuple[Kind, int], Group]
+) -> None:
+    """Stamps a birth or an update, as several changes where one could not be sent."""
+    kind = Kind.BIRTH if mask & EXISTENCE else Kind.UPDATE
+    if not touched.heavy:
+        _change(table, place, view, touched, kind, mask, groups)
+        return
+    first, *more = portions(table, mask, view.present or {})
+    _change(table, place, view, touched, kind, first, groups)
+    for part in more:
+        _change(table, place, RowView.read(table, view.row), touched, Kind.UPDATE, part, groups)
+
+
+def _note_unseen(view: RowView, key: Any, stamp: tuple[int, bytes], masks: list[int]) -> None:
+    """Records values that a local write ends and that its user never saw: they were parked, or hidden by a delete."""
+    table = view.table
+    for leaf, entry, mask in zip(view.leaves, view.entries, masks, strict=True):
+        lost = table.columns_of(entry.mask & ~mask & ~EXISTENCE)
+        held = unseen(view, {name: value for name, value in view.held(leaf).items() if name in lost})
+        if held:
+            loser = report.Loser(key, held, entry.stamp, entry.dead)
+            report.conflict(table, loser, stamp, view.present, ms_from_hlc(stamp[0]))
+
+
+def _change(
+    table: Table,
+    place: int,
+    view: RowView,
+    touched: _Touched,
+    kind: Kind,
+    mask: int,
+    groups: dict[tuple[Kind, int], Group],
+) -> None:
+    """Stamps one change of a row, enters it in the change log and appends it to its group."""
+    clock = table.store.clock
+    site = table.store.site(place)
+    hlc = clock.tick(touched.at_ms, view.hlc)
+    dead = kind is Kind.DELETE
+    prior = encode_prior(priors_of(view, place, mask))
+    by_birth = isinstance(view.row, int) and table.spec.kind is not KeyKind.ROWID
+    born = by_birth and not view.visible
+    key = birth_key(site, hlc) if born else view.key
+    outcome = join(view.entries, (hlc, site), mask)
+    assert outcome.gained == mask, "a local stamp is greater than everything that it overwrites"
+    if not by_birth:
+        _note_unseen(view, key, (hlc, site), outcome.masks)
+    columns = () if dead else table.columns_of(mask)
+    present = view.present or {}
+    values = [present[name] for name in columns]
+    shrink(view, outcome.masks, key)
+    row = key if dead and by_birth else view.row
+    digest = table.digest(place, hlc, mask, key, values, dead=dead)
+    table.log.add((place, hlc, row, pack_mask(mask, dead=dead), digest, prior))
+    if table.counters:
+        hold_registers(table, place, hlc, dict(zip(columns, values, strict=True)))
+    group = groups.get((kind, mask))
+    if group is None:
+        group = groups[kind, mask] = Group(site, kind, columns, [], None if kind is Kind.BIRTH else [], [], [])
+    group.hlcs.append(hlc)
+    group.rows.append(values)
+    if group.keys is not None:
+        group.keys.append(key)
+    if group.priors is not None:
+        group.priors.append(prior_to_wire(table, prior, mask) if prior else [])

@@ -1,0 +1,146 @@
+"""Installation: what stands of ours on a user's table, put on and taken off.
+
+Owns the order in which the pending log, its columns and the triggers are made, and what goes with a table. What always holds:
+a trigger names no column that the pending log lacks, so that no write of an application fails. It must not know why.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from sync.capture.triggers import (
+    TIMED,
+    create_statements,
+    drop_statements,
+    key_names,
+    pending_name,
+    trigger_names,
+    word_names,
+)
+from sync.sqlite.identifiers import fold, quoted
+from sync.sqlite.indexes import column_names
+from sync.storage.change_log import changes_name
+from sync.storage.insert_runs import runs_name
+from sync.storage.table import Table
+
+__all__ = ["births_mark", "captured", "clear", "make_log", "numbered", "put_on", "take_off"]
+
+
+def births_mark(table_id: int) -> str:
+    """Returns the name of the persisted fact that rows of a keep-both table go by their births."""
+    return f"births/{table_id}"
+
+
+def make_log(table: Table) -> None:
+    """Makes the pending log, or has the one that is there take what the table's triggers write; inside a transaction."""
+    db, name = table.store.db, pending_name(table.table_id)
+    held = _columns(db, table.table_id)
+    if held and not {"at", *key_names(table.spec)} <= held:
+        db.execute(f"DROP TABLE {name}")
+    db.execute(create_statements(table.spec, table.table_id, table.bits)[0])
+    held = _columns(db, table.table_id)
+    for word in word_names(table.bits):
+        if word not in held:
+            db.execute(f"ALTER TABLE {name} ADD COLUMN {word}")
+
+
+def captured(table: Table, standing: Sequence[tuple[Any, ...]]) -> bool:
+    """True if a table's triggers, and what else capture needs, are among what SQLite's catalogue says of it."""
+    names = trigger_names(table.table_id)
+    triggers = [sql for kind, name, sql in standing if kind == "trigger" and name in names]
+    if len(triggers) != len(create_statements(table.spec, table.table_id, table.bits)) - 1:
+        return False
+    if not numbered(table, standing):
+        return False
+    # RENAME of our log, or of a column of it, has rewritten the triggers.
+    logged = re.compile(rf"INSERT INTO {pending_name(table.table_id)}\(([^)]*)\)")
+    columns = {"what", *key_names(table.spec)}
+    for sql in triggers:
+        match = logged.search(sql)
+        wanted = columns | {"at"} if TIMED in sql else columns
+        if match is None or not wanted <= set(match[1].split(", ")):
+            return False
+    return True
+
+
+def logging(table: Table, standing: Sequence[tuple[Any, ...]]) -> bool:
+    """True if every trigger stands that logs what programs write: an index that came or went changes only the others."""
+    return set(trigger_names(table.table_id)[:4]) <= {name for kind, name, _ in standing if kind == "trigger"}
+
+
+def numbered(table: Table, standing: Sequence[tuple[Any, ...]]) -> bool:
+    """True if a table's rowids are what they were, whatever VACUUM did; `standing` as for `captured`."""
+    return not table.spec.keyless or any(name == _keep_name(table.table_id) for _, name, _ in standing)
+
+
+def put_on(table: Table) -> None:
+    """Has a table captured as it is; inside a transaction."""
+    db, table_id = table.store.db, table.table_id
+    compared = {name: table.bits[name] for name in table.known}
+    for statement in drop_statements(table_id):
+        db.execute(statement)
+    make_log(table)
+    for statement in create_statements(table.spec, table_id, compared)[1:]:
+        db.execute(statement)
+    if table.spec.keyless:
+        _keep_numbers(table)
+    table.bits_captured = compared
+    known = table.spec.meshes
+    places = [known[fold(name)] for name in column_names(db, table.spec.name) if fold(name) in known]
+    db.execute(
+        "UPDATE mycomesh_replicated SET bits = ?, known = ? WHERE id = ?",
+        (json.dumps(table.bits), json.dumps({name: compared[name] for name in places}), table_id),
+    )
+
+
+def _keep_numbers(table: Table) -> None:
+    """Makes an index of no rows: VACUUM renumbers the rowids of a table that has no index at all.
+
+    CREATE INDEX would look at every row under the write lock (25 to 100 ms a million) to find that none belongs in it. So it is
+    made on an empty table, and handed over in the schema table (PRAGMA writable_schema, https://sqlite.org/pragma.html).
+    """
+    db, name, lent = table.store.db, _keep_name(table.table_id), _keep_name(table.table_id) + "_lent"
+    if db.execute("SELECT 1 FROM sqlite_schema WHERE type = 'index' AND name = ?", (name,)).fetchone() is not None:
+        return
+    column = quoted(table.spec.columns[0].name)
+    db.execute(f"CREATE TABLE {lent}(v)")
+    db.execute(f"CREATE INDEX {name} ON {lent}(v) WHERE 0")
+    db.execute("PRAGMA writable_schema = ON").fetchall()
+    try:
+        db.execute(
+            "UPDATE sqlite_schema SET tbl_name = ?, sql = ? WHERE type = 'index' AND name = ?",
+            (table.spec.name, f"CREATE INDEX {name} ON {quoted(table.spec.name)}({column}) WHERE 0", name),
+        )
+    finally:
+        db.execute("PRAGMA writable_schema = RESET").fetchall()
+    db.execute(f"DROP TABLE {lent}")
+
+
+def take_off(db: Any, table_id: int) -> None:
+    """Takes off a table what refers to its columns; the pending log stays."""
+    for statement in drop_statements(table_id):
+        db.execute(statement)
+    db.execute(f"DROP INDEX IF EXISTS {_keep_name(table_id)}")
+
+
+def clear(db: Any, table_id: int) -> None:
+    """Takes out everything that is ours of a table, but its vector and its registration."""
+    take_off(db, table_id)
+    for name in (pending_name(table_id), changes_name(table_id), runs_name(table_id)):
+        db.execute(f"DROP TABLE IF EXISTS {name}")
+    for name in ("collected", "held", "moved", "parked", "sweeps"):
+        db.execute(f"DELETE FROM mycomesh_{name} WHERE id = ?", (table_id,))
+    marks = (births_mark(table_id), f"shed/{table_id}", f"settled/{table_id}")
+    db.execute("DELETE FROM mycomesh_meta WHERE name IN (?, ?, ?)", marks)
+
+
+def _keep_name(table_id: int) -> str:
+    return f"mycomesh_{table_id}_keep"
+
+
+def _columns(db: Any, table_id: int) -> set[str]:
+    listing = "SELECT name FROM pragma_table_info(?)"
+    return {name for (name,) in db.execute(listing, (pending_name(table_id),)).fetchall()}

@@ -1,0 +1,54 @@
+"""Columns that a rebuild has given another name: a table made anew and filled from the old one, as ORMs and editors do.
+
+SQLite tells of no rename then, and the triggers are gone with the old table. The entries tell: a row whose new column holds what
+the old one held has the digest that its entry was stamped with. Owns that proof. What always holds: nothing is taken for a rename
+that most of the rows do not prove. It must not know facts or peers.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+
+from sync.capture.table_scan import first_rows
+from sync.sqlite.identifiers import fold
+from sync.sqlite.table_spec import TableSpec
+from sync.storage.row_view import RowView, differing
+from sync.storage.store import Store
+from sync.storage.table import Table, extended
+
+__all__ = ["renamed_columns"]
+
+# Rows that are looked at, and ways to pair columns that went with those that came: some milliseconds each.
+SAMPLE_ROWS = 256
+PAIRINGS_MAX = 24
+
+
+def renamed_columns(
+    store: Store, table_id: int, spec: TableSpec, bits: Mapping[str, int], gone: Sequence[str], mesh_key: bytes
+) -> dict[str, str]:
+    """Returns what the file calls columns (by the mesh's names) that it has lost; empty if not all of them were renamed.
+
+    `gone` are the columns that the triggers compared and the table has not; `bits` those of the mesh's names.
+    """
+    fresh = [column for column in spec.columns if column.folded not in bits]
+    pairings = itertools.islice(itertools.permutations(fresh, len(gone)), PAIRINGS_MAX)
+    proven = []
+    for columns in pairings:
+        names = {fold(column.name): column.folded for column in spec.columns}
+        names |= {fold(column.name): was for column, was in zip(columns, gone, strict=True)}
+        as_before = spec.known_as(spec.folded, names)
+        table = Table(store, table_id, as_before, extended(dict(bits), as_before), mesh_key)
+        if _proven(table, gone):
+            proven.append({was: column.name for column, was in zip(columns, gone, strict=True)})
+    return proven[0] if len(proven) == 1 else {}
+
+
+def _proven(table: Table, columns: Sequence[str]) -> bool:
+    """True if most rows are as their entries say, some of them with a value in each of these columns."""
+    views = RowView.read_many(table, first_rows(table, SAMPLE_ROWS))
+    fitting = [view for view in views if view.visible and not differing(view)]
+    owned = [view.owned() for view in fitting]
+    return 2 * len(fitting) > len(views) and all(
+        any(values.get(column) is not None for values in owned) for column in columns
+    )

@@ -1,0 +1,324 @@
+"""Sweeps: passes over a whole table in steps that are short for whoever waits for the write lock (ADR 0012).
+
+Owns `mycomesh_sweeps`, the position of each pass that has to write, and the comparison of rows with their entries that a
+scrub makes. What always holds: a step logs its rows and moves its position in one transaction, so a crash repeats nothing
+and loses nothing; a sweep that adopts or rechecks ends before anything remote is merged. It must not know why it was begun.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sync import codec
+from sync.capture.triggers import (
+    LOOK_AGAIN,
+    OP_EVICT,
+    OP_INSERT,
+    WORD_BITS,
+    key_names,
+    look_statement,
+    pending_name,
+    word_names,
+)
+from sync.merge import records
+from sync.merge.conflicts import same
+from sync.merge.counters import totals
+from sync.sqlite.identifiers import quoted
+from sync.sqlite.raw_text import bound, mark, raw_select, restored
+from sync.sqlite.table_spec import KeyKind, encode_key
+from sync.storage.row_view import RowView, differing
+from sync.storage.table import Row, Table
+
+__all__ = [
+    "START",
+    "Place",
+    "advance",
+    "begin",
+    "begin_for",
+    "doubt",
+    "first_rows",
+    "going",
+    "look_at",
+    "suspects",
+    "under_way",
+]
+
+_ROWS, _ENTRIES, _RUNS, _END = range(4)
+# To compare a row with its entries, or to stamp an update, takes as long as to stamp so many new rows.
+_COMPARED_WEIGHT = 16
+_HELD_ROWS = 500  # read at a time
+_REFUSED = "refused before; its record was deleted"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """How far a pass has come: first the rows of the table, then those that only the plain change log has, then its runs.
+
+    `after` is the last one seen, None before the first: a rowid or the values of a key; a row's name; the row of a run.
+    """
+
+    phase: int = 0
+    after: Any = None
+
+    @property
+    def ended(self) -> bool:
+        """True at the end of the table."""
+        return self.phase == _END
+
+
+START = Place()
+
+
+# ---- passes that log what they meet: the position is in the file
+
+
+def begin(table: Table, *, adopting: bool = False, written: Sequence[str] = ()) -> None:
+    """Begins a pass over the table, which ends one that is under way and does its work as well. Inside a transaction.
+
+    Rows are logged that are not as their entries say; with `adopting` all of them, as inserts of no particular time. Columns
+    in `written` count as changed in every row: no entry owns them that they could be compared with.
+    """
+    db = table.store.db
+    found = db.execute("SELECT adopting, written FROM mycomesh_sweeps WHERE id = ?", (table.table_id,)).fetchone()
+    if found is not None:
+        adopting = adopting or bool(found[0])
+        written = sorted({*written, *json.loads(found[1])})
+    db.execute(
+        "INSERT OR REPLACE INTO mycomesh_sweeps VALUES(?, ?, ?, 0, NULL)",
+        (table.table_id, adopting, json.dumps(list(written))),
+    )
+
+
+def begin_for(tables: Iterable[Table], lost: Collection[str]) -> None:
+    """Begins a pass over the tables of whose rows internal tables have told that are lost; inside a transaction."""
+    for table in tables:
+        if "mycomesh_parked" in lost:
+            park_again(table)
+        if {"mycomesh_sweeps", pending_name(table.table_id)} & {*lost}:
+            begin(table)
+
+
+def doubt(table: Table) -> bool:
+    """Has the drain compare every row of which an update waits: other columns of it may have been written uncaptured.
+
+    To stamp the columns that an update names digests the others as they are. Does nothing and returns false where a pass is
+    under way. Inside a transaction.
+    """
+    if table.table_id in going(table.store.db):
+        return False
+    words = word_names(table.bits_captured)
+    table.store.db.execute(
+        f"UPDATE {pending_name(table.table_id)} SET {', '.join(f'{word} = {LOOK_AGAIN}' for word in words)} WHERE what >= 0"
+    )
+    return True
+
+
+def going(db: Any) -> set[int]:
+    """Returns the ids of the tables over which a pass is under way."""
+    return {table_id for (table_id,) in db.execute("SELECT id FROM mycomesh_sweeps")}
+
+
+def under_way(db: Any) -> bool:
+    """True if a pass over any table of the file is under way."""
+    return bool(going(db))
+
+
+def advance(table: Table, room: int) -> None:
+    """Logs what the next rows have to say to the pass that is under way. Inside a transaction.
+
+    `room` is how many new rows the drain that follows could stamp.
+    """
+    db = table.store.db
+    found = db.execute(
+        "SELECT adopting, written, phase, after FROM mycomesh_sweeps WHERE id = ?", (table.table_id,)
+    ).fetchone()
+    assert found is not None, "asked `going` first"
+    adopting, written, place = bool(found[0]), json.loads(found[1]), Place(found[2], _decoded(found[3]))
+    limit = room if adopting else max(room // _COMPARED_WEIGHT, 1)
+    if place.phase == _ROWS and (adopting or written):
+        place = _log_all(table, place, limit, adopting=adopting, written=written)
+    else:
+        rows, place = suspects(table, place, limit)
+        look_at(table, rows)
+    if place.phase == _END or (adopting and place.phase != _ROWS):
+        db.execute("DELETE FROM mycomesh_sweeps WHERE id = ?", (table.table_id,))
+    else:
+        db.execute(
+            "UPDATE mycomesh_sweeps SET phase = ?, after = ? WHERE id = ?",
+            (place.phase, None if place.after is None else codec.encode(place.after), table.table_id),
+        )
+
+
+def _decoded(stored: bytes | None) -> Any:
+    return None if stored is None else codec.decode(stored, bytes_max=len(stored))
+
+
+def _log_all(table: Table, place: Place, limit: int, *, adopting: bool, written: Sequence[str]) -> Place:
+    names = _next_names(table, place.after, limit)
+    if not names:
+        return Place(_ENTRIES)
+    db, spec = table.store.db, table.spec
+    words: dict[int, int] = {}
+    for name in written:
+        word, bit = divmod(table.bits[name], WORD_BITS)
+        words[word] = words.get(word, 0) | 1 << bit
+    low, high = names[0], names[-1]
+    known = isinstance(low, int) and spec.kind is not KeyKind.KEYED and table.log.any_row_between(low, high)
+    at = "0" if adopting else "NULL"
+    logged: list[tuple[int, dict[int, int]]] = [(OP_INSERT if adopting and not known else LOOK_AGAIN, {})]
+    if words:
+        logged.append((words.pop(0, 0), words))
+    for what, more in logged:
+        if isinstance(low, int):
+            rowid = f"t.{quoted(spec.rowid)}"
+            condition = f"{rowid} BETWEEN ? AND ? ORDER BY {rowid}"
+            db.execute(look_statement(spec, table.table_id, what, condition, more, at=at), (low, high))
+            continue
+        for name in names:
+            condition, parameters = _found_by(table, name)
+            db.execute(look_statement(spec, table.table_id, what, condition, more, at=at), parameters)
+    return Place(_ROWS, high)
+
+
+def look_at(table: Table, rows: Sequence[Row]) -> None:
+    """Has the drain find out what these rows have become; who has lost its record is parked again. Inside a transaction."""
+    spec = table.spec
+    for row in rows:
+        if _parked_again(table, row):
+            continue
+        found = table.where_values(row)
+        assert found is not None, "only rows that have a place in the table are suspect"
+        table.store.db.execute(look_statement(spec, table.table_id, LOOK_AGAIN, found[0]), found[1])
+        if not table.store.db.changes():
+            values = [row] if isinstance(row, int) else codec.decode(row, bytes_max=len(row))
+            columns = ["r"] if isinstance(row, int) else key_names(spec)[: len(values)]
+            table.store.db.execute(
+                f"INSERT INTO {pending_name(table.table_id)}(what, at, {', '.join(columns)})"
+                f" VALUES({OP_EVICT}, NULL, {', '.join(map(mark, values))})",
+                tuple(map(bound, values)),
+            )
+
+
+def park_again(table: Table) -> None:
+    """Writes the records of parked rows that `mycomesh_parked` has lost. Inside a transaction."""
+    listing = "SELECT place, hlc FROM mycomesh_held WHERE id = ? AND (place, hlc) > (?, ?) ORDER BY place, hlc LIMIT ?"
+    last = (-1, 0)
+    while stamps := table.store.db.execute(listing, (table.table_id, *last, _HELD_ROWS)).fetchall():
+        last = stamps[-1]
+        for row in sorted(set(table.log.rows_of(stamps).values()), key=repr):
+            _parked_again(table, row)
+
+
+def _parked_again(table: Table, row: Row) -> bool:
+    view = RowView.read(table, row)
+    if not view.parked:
+        return False
+    records.park(table, row, table.key(row, view.leaves), _REFUSED, view.owned(), table.store.clock.last >> 16)
+    return True
+
+
+# ---- comparing rows with their entries: nothing is written
+
+
+def suspects(table: Table, place: Place, limit: int) -> tuple[list[Row], Place]:
+    """Compares up to `limit` rows with the change log; returns those that are not as it says, and the place reached.
+
+    The caller has drained: what waits in the pending log would be suspect too.
+    """
+    if place.phase == _ROWS:
+        names = _next_names(table, place.after, limit)
+        if names:
+            rows = [_row_of(table, name) for name in names]
+            return [view.row for view in RowView.read_many(table, rows) if _suspect(view)], Place(_ROWS, names[-1])
+        place = Place(_ENTRIES)
+    if place.phase == _ENTRIES:
+        found = _next_entries(table, place.after, limit)
+        if found:
+            return [row for row in found if _vanished(table, row)], Place(_ENTRIES, found[-1])
+        place = Place(_RUNS)
+    return _vanished_of_runs(table, place, limit)
+
+
+def first_rows(table: Table, limit: int) -> list[Row]:
+    """Returns what the change log calls the first rows of the table."""
+    return [_row_of(table, name) for name in _next_names(table, None, limit)]
+
+
+def _suspect(view: RowView) -> bool:
+    table = view.table
+    if not view.leaves or not view.visible or differing(view):
+        return True
+    if not table.counters:
+        return False
+    owned, present = view.owned(), view.present or {}
+    held = {name for leaf in view.leaves for name in view.held(leaf)}
+    counted = {name: value for name, value in owned.items() if name in table.counters}
+    if not counted.keys() <= held:
+        return True  # not looked at since it was declared a counter
+    return any(not same(present.get(name), value) for name, value in (counted | totals(table, owned)).items())
+
+
+def _vanished(table: Table, row: Row) -> bool:
+    """True if the change log says that a row is shown, and the table does not have it."""
+    if table.where_values(row) is None or table.read(row) is not None:
+        return False
+    view = RowView.read(table, row)
+    parked = "SELECT 1 FROM mycomesh_parked WHERE id = ? AND row = ?"
+    return view.visible and table.store.db.execute(parked, (table.table_id, row)).fetchone() is None
+
+
+def _next_names(table: Table, after: Any, limit: int) -> list[Any]:
+    """Returns the next rows of the table in order: rowids, or lists of the key's values where there is no rowid."""
+    spec, db = table.spec, table.store.db
+    if spec.rowid:
+        rowid = quoted(spec.rowid)
+        start, parameters = ("", ()) if after is None else (f"WHERE t.{rowid} > ?", (after,))
+        listing = f"SELECT t.{rowid} FROM {quoted(spec.name)} t {start} ORDER BY t.{rowid} LIMIT ?"
+        return [name for (name,) in db.execute(listing, (*parameters, limit))]
+    keys = ", ".join(column.keyed for column in spec.key)
+    columns = ", ".join(raw_select(f"t.{quoted(column.name)}") for column in spec.key)
+    start, values = "", ()
+    if after is not None:
+        start = f"WHERE ({keys}) > ({', '.join(map(mark, after))})"
+        values = tuple(map(bound, after))
+    listing = f"SELECT {columns} FROM {quoted(spec.name)} t {start} ORDER BY {keys} LIMIT ?"
+    return [list(restored(record)) for record in db.execute(listing, (*values, limit))]
+
+
+def _found_by(table: Table, name: list[Any]) -> tuple[str, tuple[Any, ...]]:
+    terms = [f"{column.keyed} = {mark(value)}" for column, value in zip(table.spec.key, name, strict=True)]
+    return " AND ".join(terms), tuple(map(bound, name))
+
+
+def _row_of(table: Table, name: Any) -> Row:
+    """Returns what the change log calls the row of that name."""
+    spec = table.spec
+    if spec.kind is not KeyKind.KEYED:
+        return int(name)
+    values = name
+    if isinstance(name, int):
+        columns = ", ".join(raw_select(f"t.{quoted(column.name)}") for column in spec.key)
+        listing = f"SELECT {columns} FROM {quoted(spec.name)} t WHERE t.{quoted(spec.rowid)} = ?"
+        values = restored(table.store.db.execute(listing, (name,)).fetchone())
+        if None in values:
+            return name
+    return encode_key(spec, tuple(values))
+
+
+def _next_entries(table: Table, after: Any, limit: int) -> list[Row]:
+    table.log.flush()
+    start, parameters = ("", ()) if after is None else ("WHERE row > ?", (after,))
+    listing = f"SELECT DISTINCT row FROM {table.log.name} {start} ORDER BY row LIMIT ?"
+    return [row for (row,) in table.store.db.execute(listing, (*parameters, limit))]
+
+
+def _vanished_of_runs(table: Table, place: Place, limit: int) -> tuple[list[Row], Place]:
+    runs = list(itertools.islice(table.log.runs.from_row(place.after), max(limit // 250, 1)))
+    if not runs:
+        return [], Place(_END)
+    rows = table.log.runs.missing(table.spec.name, table.spec.rowid, runs) if table.spec.rowid else []
+    return [row for row in rows if _vanished(table, row)], Place(_RUNS, runs[-1][0])

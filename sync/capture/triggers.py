@@ -1,0 +1,243 @@
+"""Capture in pure SQL: the pending log of one table and the triggers that any SQLite client fires.
+
+Owns the text of the triggers. What always holds: trigger bodies write only to tables without a UNIQUE constraint (an outer
+OR REPLACE or OR IGNORE overrides the conflict clause of statements inside a trigger), call no function of ours and use only
+SQL that old clients know. It must not know stamps or peers. Reasons and measurements: design.md section 3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sync.sqlite.identifiers import fold, quoted
+from sync.sqlite.indexes import UniqueIndex
+from sync.sqlite.table_spec import Column, KeyKind, TableSpec
+
+__all__ = [
+    "LOOK_AGAIN",
+    "OP_DELETE",
+    "OP_EVICT",
+    "OP_INSERT",
+    "TIMED",
+    "WORD_BITS",
+    "create_statements",
+    "drop_statements",
+    "fits",
+    "key_names",
+    "look_statement",
+    "pending_name",
+    "trigger_names",
+    "word_names",
+]
+
+# The log's `what`: an update's mask of changed columns (never negative), or one of these. One column fewer in each log
+# row is measurable: an UPDATE of one column costs 0.2 us a row in plain SQLite, the whole trigger about 0.6.
+LOOK_AGAIN = 0  # an update that names no column: compare the row with what its entries were digested with
+OP_INSERT = -1
+OP_DELETE = -2
+OP_EVICT = -3  # a REPLACE may have removed this row without any delete trigger: look
+# Bits of one mask word: the largest whole number that keeps every word a positive 63-bit integer.
+WORD_BITS = 62
+TIMED = "julianday()"  # the time of a write is noted: now, without an argument, which would be parsed for each row
+# Columns compared in one decision tree: of three columns seven comparisons are written and three are run.
+_TREE_COLUMNS = 3
+
+
+def pending_name(table_id: int) -> str:
+    """Returns the name of the table's pending log."""
+    return f"mycomesh_pending_{table_id}"
+
+
+def trigger_names(table_id: int) -> tuple[str, ...]:
+    """Returns the names of every trigger that capture may have made for the table."""
+    return tuple(
+        f"mycomesh_{table_id}_{suffix}"
+        for suffix in ("insert", "update", "rekey", "delete", "evict_i", "evict_u", "evict_x")
+    )
+
+
+def word_names(bits: Mapping[str, int]) -> list[str]:
+    """Returns the pending log's mask columns for these column bits, 62 bits each."""
+    return ["what", *(f"mask{word}" for word in range(1, max(bits.values(), default=0) // WORD_BITS + 1))]
+
+
+def key_names(spec: TableSpec) -> list[str]:
+    """Returns the pending log's key columns: `r` (rowid) and/or `k0`.. (primary key)."""
+    names = [f"k{place}" for place in range(len(spec.key))] if spec.kind is KeyKind.KEYED else []
+    if spec.kind is not KeyKind.KEYED or spec.nullable_key:
+        names.append("r")
+    return names
+
+
+def create_statements(spec: TableSpec, table_id: int, bits: Mapping[str, int]) -> list[str]:
+    """Returns the SQL that makes the pending log (if absent) and all triggers; `bits` is folded column -> bit."""
+    words = word_names(bits)
+    log_columns = ", ".join(["at", *words, *key_names(spec)])
+    statements = [f"CREATE TABLE IF NOT EXISTS {pending_name(table_id)}({log_columns})"]
+    table = quoted(spec.name)
+    names = trigger_names(table_id)
+    statements += [
+        _trigger(
+            names[0], "AFTER INSERT", table, "", [_log(spec, table_id, OP_INSERT, "NEW", timed=_needs_time(spec))]
+        ),
+        _update_trigger(spec, table_id, bits),
+        _trigger(
+            names[2],
+            f"AFTER UPDATE OF {_naming_columns(spec)}",
+            table,
+            f"WHEN {_rekeyed(spec)}",
+            [_log(spec, table_id, OP_DELETE, "OLD"), _log(spec, table_id, OP_INSERT, "NEW")],
+        ),
+        _trigger(names[3], "AFTER DELETE", table, "", [_log(spec, table_id, OP_DELETE, "OLD")]),
+    ]
+    evicting = [index for index in spec.unique if index.match]
+    if evicting:
+        statements.append(_trigger(names[4], "BEFORE INSERT", table, "", _evict(spec, table_id, evicting)))
+    # Most updates set no column of a UNIQUE index, and do not start the trigger. What an expression depends on is not known.
+    other = f" AND {_other_row(spec)}"
+    named = [index for index in evicting if index.columns]
+    if named:
+        columns = dict.fromkeys(quoted(column) for index in named for column, _ in index.columns)
+        when = f"BEFORE UPDATE OF {', '.join(columns)}"
+        statements.append(_trigger(names[5], when, table, "", _evict(spec, table_id, named, other)))
+    rest = [index for index in evicting if not index.columns]
+    if rest:
+        statements.append(_trigger(names[6], "BEFORE UPDATE", table, "", _evict(spec, table_id, rest, other)))
+    return statements
+
+
+def look_statement(
+    spec: TableSpec,
+    table_id: int,
+    what: int,
+    condition: str = "1",
+    words: Mapping[int, int] | None = None,
+    *,
+    at: str = "NULL",
+) -> str:
+    """Returns the SQL that logs rows `t` of the table as an operation of no trigger.
+
+    Its time is `at`: NULL for that of the drain, 0 for a write older than the mesh. `words` are mask words beyond the
+    first, by number.
+    """
+    more = sorted((words or {}).items())
+    names = ", ".join(["what", "at", *(f"mask{number}" for number, _ in more), *key_names(spec)])
+    values = ", ".join([str(what), at, *(str(mask) for _, mask in more), *_key_values(spec, "t")])
+    return f"INSERT INTO {pending_name(table_id)}({names}) SELECT {values} FROM {quoted(spec.name)} t WHERE {condition}"
+
+
+def fits(db: Any, spec: TableSpec, table_id: int, bits: Mapping[str, int]) -> bool:
+    """True if the table's update trigger, as it stands, is the one for this spec: RENAME rewrites it, nothing else does."""
+    name = trigger_names(table_id)[1]
+    found = db.execute("SELECT sql FROM sqlite_schema WHERE type = 'trigger' AND name = ?", (name,)).fetchone()
+    wanted = _update_trigger(spec, table_id, bits)
+    return found is not None and str(found[0]) == wanted.replace(" IF NOT EXISTS", "", 1)
+
+
+def drop_statements(table_id: int) -> list[str]:
+    """Returns the SQL that removes the table's triggers; the pending log stays."""
+    return [f"DROP TRIGGER IF EXISTS {name}" for name in trigger_names(table_id)]
+
+
+def _trigger(name: str, when: str, table: str, condition: str, body: list[str]) -> str:
+    return f"CREATE TRIGGER IF NOT EXISTS {name} {when} ON {table} {condition} BEGIN {'; '.join(body)}; END"
+
+
+def _update_trigger(spec: TableSpec, table_id: int, bits: Mapping[str, int]) -> str:
+    body = [_log_update(spec, table_id, bits, word_names(bits))]
+    return _trigger(trigger_names(table_id)[1], "AFTER UPDATE", quoted(spec.name), "", body)
+
+
+def _key_values(spec: TableSpec, row: str) -> list[str]:
+    values = [f"{row}.{quoted(column.name)}" for column in spec.key] if spec.kind is KeyKind.KEYED else []
+    if spec.kind is not KeyKind.KEYED or spec.nullable_key:
+        values.append(f"{row}.{quoted(spec.rowid)}")
+    return values
+
+
+def _log(spec: TableSpec, table_id: int, op: int, row: str, *, timed: bool = True) -> str:
+    columns = ", ".join(["what", *(["at"] if timed else []), *key_names(spec)])
+    values = ", ".join([str(op), *([TIMED] if timed else []), *_key_values(spec, row)])
+    return f"INSERT INTO {pending_name(table_id)}({columns}) VALUES({values})"
+
+
+def _needs_time(spec: TableSpec) -> bool:
+    """True if the time of an insert can decide anything: of a row without a key there is no other until it has its stamp.
+
+    A statement that calls a function inside a trigger keeps copies of the pages that it changes, to be able to undo them:
+    of inserts one by one in a transaction, two pages for each row (ADR 0021).
+    """
+    return not spec.keyless
+
+
+def _log_update(spec: TableSpec, table_id: int, bits: Mapping[str, int], words: list[str]) -> str:
+    captured: list[list[tuple[Column, int]]] = [[] for _ in words]
+    for column in spec.columns:
+        bit = bits.get(column.folded)
+        if bit is not None:
+            captured[bit // WORD_BITS].append((column, 1 << bit % WORD_BITS))
+    masks = [
+        "|".join(_changed(word[at : at + _TREE_COLUMNS]) for at in range(0, len(word), _TREE_COLUMNS)) or "0"
+        for word in captured
+    ]
+    columns = ", ".join(["at", *words, *key_names(spec)])
+    values = ", ".join([TIMED, *masks, *_key_values(spec, "NEW")])
+    return f"INSERT INTO {pending_name(table_id)}({columns}) VALUES({values})"
+
+
+def _changed(columns: Sequence[tuple[Column, int]], found: int = 0) -> str:
+    """SQL of the bits of the columns that an update changed, and `found`.
+
+    A tree, whose leaves are sums made here: fewer steps than a sum of one `CASE` a column. The way on is where columns
+    are as they were, since most are. 1 and 1.0 compare equal: a mask of 0 makes the drain look closer.
+    """
+    if not columns:
+        return str(found)
+    branches = " ".join(
+        f"WHEN OLD.{quoted(column.name)} COLLATE BINARY IS NOT NEW.{quoted(column.name)}"
+        f" THEN {_changed(columns[place + 1 :], found | bit)}"
+        for place, (column, bit) in enumerate(columns)
+    )
+    return f"CASE {branches} ELSE {found} END"
+
+
+def _naming_columns(spec: TableSpec) -> str:
+    """The columns that an UPDATE has to set to move a row: most updates never start the trigger that looks for it.
+
+    A rowid is set under any of its names, and `UPDATE OF` compares names, not columns.
+    """
+    naming = [column for column in spec.columns if column.key] if spec.id_column else spec.key
+    names = [quoted(column.name) for column in naming]
+    if spec.kind is not KeyKind.KEYED or spec.nullable_key:
+        names += [name for name in ("rowid", "oid", "_rowid_") if name not in {fold(column.name) for column in naming}]
+    return ", ".join(names)
+
+
+def _rekeyed(spec: TableSpec) -> str:
+    """SQL that is true if an UPDATE moved the row to another identity."""
+    terms = []
+    if spec.kind is KeyKind.KEYED:
+        terms += [
+            f"OLD.{quoted(column.name)} COLLATE {column.collation} IS NOT NEW.{quoted(column.name)}"
+            for column in spec.key
+        ]
+    if spec.kind is not KeyKind.KEYED or spec.nullable_key:
+        terms.append(f"OLD.{quoted(spec.rowid)} IS NOT NEW.{quoted(spec.rowid)}")
+    return " OR ".join(terms)
+
+
+def _other_row(spec: TableSpec) -> str:
+    """SQL that is true of each row `e` but the one that an UPDATE is about."""
+    if spec.kind is KeyKind.KEYED and not spec.nullable_key:
+        terms = [f"e.{quoted(column.name)} COLLATE BINARY IS NOT OLD.{quoted(column.name)}" for column in spec.key]
+        return f"({' OR '.join(terms)})"
+    return f"e.{quoted(spec.rowid)} IS NOT OLD.{quoted(spec.rowid)}"
+
+
+def _evict(spec: TableSpec, table_id: int, indexes: Sequence[UniqueIndex], condition: str = "") -> list[str]:
+    """Notes the rows that a REPLACE would remove through UNIQUE indexes, whatever the statement turns out to do."""
+    names = ", ".join(["what", "at", *key_names(spec)])
+    values = ", ".join([str(OP_EVICT), TIMED, *_key_values(spec, "e")])
+    log = f"INSERT INTO {pending_name(table_id)}({names}) SELECT {values} FROM {quoted(spec.name)} e"
+    return [f"{log} WHERE {index.match}{condition}" for index in indexes]

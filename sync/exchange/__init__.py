@@ -1,0 +1,1 @@
+"""Talk with peers: catch-up, repair, acknowledgements and tombstone collection."""

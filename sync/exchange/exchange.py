@@ -1,0 +1,486 @@
+"""The conversation of one replica with its peers: live batches out and in, and anti-entropy rounds.
+
+Owns when to drain and when to compare, and hands the rest to its parts: `fetching`, `serving`, `mending` and `stability`
+(design.md sections 4 to 6; docs/PROTOCOL.md tells the messages). What always holds: a batch is published only after it is
+committed; work for one peer is bounded by its acknowledgements. It must not know sockets or clocks: `handle` gets events and
+both times, and returns actions in the order they must be done.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+from typing import assert_never
+
+import apsw
+
+from sync.config import ExchangeConfig
+from sync.errors import BatchRefusedError, DatabaseBusyError, DecodeError
+from sync.events import (
+    Action,
+    BatchesReceived,
+    BatchReceived,
+    CommitSeen,
+    CompareRequested,
+    DropLink,
+    Event,
+    LinkClosed,
+    LinkOpened,
+    LinkWritable,
+    MembersKnown,
+    MessageReceived,
+    ReachRequested,
+    RightsKnown,
+    ScrubRequested,
+    TimeKnown,
+    TimerFired,
+)
+from sync.exchange import tombstone_audit
+from sync.exchange.acknowledgements import Reaching
+from sync.exchange.clock_correction import Clockwork
+from sync.exchange.fetch import Fetching, Progress
+from sync.exchange.flow_control import Allowance, Flow
+from sync.exchange.repair_schedule import Mending
+from sync.exchange.schema_debounce import Adoption
+from sync.exchange.scrub_schedule import Scrubbing
+from sync.exchange.serve import Serving
+from sync.exchange.tombstone_gc import Stability
+from sync.exchange.turn import Turn
+from sync.replica import Applied, Replica
+from sync.replication.rights import Rights
+from sync.wire import messages as wire
+
+__all__ = ["Exchange", "ExchangeConfig", "LinkStatus", "Progress"]
+
+# Comparisons and audits that a peer asks for: a burst of them, and one more each half second.
+ANSWERS_MAX = 64
+ANSWERS_PERIOD_MS = 500
+# The periodic comparison comes up to this part of its period early.
+JITTER = 4
+
+
+@dataclass(frozen=True, slots=True)
+class LinkStatus:
+    """One link, for people: rows sent and received by rounds, and whether its tables equalled ours when last compared.
+
+    `compared_ms_ago` is None before the first comparison; `equal_ms` holds for how long each equal table has been so. Tables
+    go by the folded names that they have in this file.
+    """
+
+    peer: bytes
+    equal: bool
+    behind: tuple[str, ...]
+    rows_sent: int
+    rows_received: int
+    streaming: bool
+    fetching: bool
+    progress: Progress | None = None
+    compared_ms_ago: int | None = None
+    equal_ms: tuple[tuple[str, int], ...] = ()
+
+
+@dataclass(slots=True)
+class _Link:
+    peer: bytes
+    compare_at: int
+    flow: Flow
+    answers: Allowance
+    digests: dict[str, tuple[bytes, bytes]] = field(default_factory=dict)  # what the peer last told
+    compared_at: int | None = None
+    equal_since: dict[str, int] = field(default_factory=dict)
+
+
+class Exchange:
+    """The sync half of a node."""
+
+    def __init__(self, replica: Replica, *, rng: random.Random, config: ExchangeConfig) -> None:
+        self._replica = replica
+        self._rng = rng
+        self._config = config
+        self._links: dict[int, _Link] = {}
+        self._made_again = replica.made_again
+        self._fetching = Fetching(replica, config)
+        self._serving = Serving(replica)
+        self._mending = Mending(replica, config, self._fetching.fetched)
+        self._stability = Stability(replica, config)
+        self._scrubbing = Scrubbing(replica, config)
+        self.reaching = Reaching(replica)
+        self._clockwork = Clockwork(replica, self.reaching, config)
+        self._adoption = Adoption()
+        self._drain_at: int | None = 0
+        self._quiet_at: int | None = None  # when the latest change has settled
+        self._spaced_at = 0  # not before
+
+    @property
+    def replica(self) -> Replica:
+        """The file this exchange speaks for."""
+        return self._replica
+
+    def handle(self, event: Event, now_ms: int, wall_ms: int) -> list[Action]:
+        """Takes one event and returns what to do, in order. `now_ms` is monotonic, `wall_ms` Unix time.
+
+        Raises:
+            FileReplacedError: the file is not what the replica left, and is to be opened again.
+        """
+        turn = Turn(now_ms, self._clockwork.wall_ms(now_ms, wall_ms))
+        try:
+            self._take(event, turn)
+        except apsw.SQLError:  # somebody may have dropped a table of ours a moment ago
+            self._replica.check_whole()
+            raise
+        self._tell_mended(turn)
+        return turn.actions
+
+    def _take(self, event: Event, turn: Turn) -> None:
+        match event:
+            case BatchReceived() | BatchesReceived():
+                self._on_live(event, turn)
+            case LinkOpened() | LinkClosed() | LinkWritable() | MessageReceived():
+                self._on_peer(event, turn)
+            case CommitSeen(writing):
+                self._on_commit(turn, writing=writing)
+            case ScrubRequested():
+                self._scrubbing.ask(turn)
+            case CompareRequested():
+                self._drain(turn)
+                self._compare_all(turn, answer=True)
+            case ReachRequested():
+                self._drain(turn)
+                self.reaching.ask(turn)
+            case MembersKnown() | RightsKnown() | TimeKnown():
+                self._on_told(event, turn)
+            case TimerFired():
+                self._on_timer(turn)
+            case _:
+                assert_never(event)
+        if turn.moved:
+            self._compare_all(turn)
+        if turn.changed:
+            self._settle(turn.now_ms)
+            if self._replica.unshown:
+                self._drain_at = turn.now_ms
+
+    def next_deadline(self) -> int | None:
+        """Returns the monotonic millisecond at which `TimerFired` is due."""
+        times = [link.compare_at for link in self._links.values()]
+        parts = (self._fetching, self._stability, self._scrubbing, self._clockwork)
+        due = (self._drain_at, self._quiet_at, *(part.next_deadline() for part in parts))
+        times += [at for at in due if at is not None]
+        return min(times, default=None)
+
+    def links(self, now_ms: int = 0) -> tuple[LinkStatus, ...]:
+        """Returns every link's state, for people, by link number."""
+        mine, shown = self._digests(remember=False), self._replica.shown
+        result = []
+        for number in sorted(self._links):
+            link = self._links[number]
+            behind = tuple(name for name, digest in mine.items() if link.digests.get(name) != digest)
+            progress = self._fetching.progress(number, now_ms)
+            since = {shown(name): now_ms - at for name, at in link.equal_since.items() if name not in behind}
+            result.append(
+                LinkStatus(
+                    link.peer,
+                    not behind,
+                    tuple(map(shown, behind)),
+                    self._serving.rows(number),
+                    self._fetching.rows(number),
+                    self._serving.streaming(number),
+                    progress is not None,
+                    progress,
+                    None if link.compared_at is None else now_ms - link.compared_at,
+                    tuple(sorted(since.items())),
+                )
+            )
+        return tuple(result)
+
+    def farewell(self, reason: str) -> list[Action]:
+        """Returns what ends every link: another exchange goes on with what the file holds."""
+        return [DropLink(number, reason) for number in sorted(self._links)]
+
+    def _on_told(self, event: MembersKnown | RightsKnown | TimeKnown, turn: Turn) -> None:
+        """Takes what the mesh knows of its members."""
+        match event:
+            case MembersKnown(members):
+                self._stability.members(members, turn)
+            case RightsKnown(own, grants):
+                self._replica.rights = Rights(own, grants)
+            case TimeKnown():
+                self._clockwork.told(event, turn)
+            case _:
+                assert_never(event)
+
+    # ---- links
+
+    def _on_peer(self, event: LinkOpened | LinkClosed | LinkWritable | MessageReceived, turn: Turn) -> None:
+        match event:
+            case MessageReceived(link, payload):
+                self._on_message(link, payload, turn)
+            case LinkOpened(link, peer):
+                self._on_opened(link, peer, turn)
+            case LinkClosed(link):
+                self._on_closed(link, turn)
+            case LinkWritable():
+                pass  # streams go by acknowledged bytes; the link's own queue needs no help
+            case _:
+                assert_never(event)
+
+    def _on_opened(self, number: int, peer: bytes, turn: Turn) -> None:
+        at = self._jittered(turn.now_ms, self._config.compare_ms)
+        flow = Flow()
+        self._links[number] = _Link(peer, at, flow, Allowance(ANSWERS_MAX, ANSWERS_PERIOD_MS))
+        self._fetching.opened(number, peer)
+        self._serving.opened(number, flow)
+        self._mending.opened(number, peer, flow)
+        self.reaching.opened(number, peer)
+        self._drain(turn)
+        self._compare(number, turn)
+
+    def _on_closed(self, number: int, turn: Turn) -> None:
+        self._links.pop(number, None)
+        self._fetching.closed(number, turn)
+        self._serving.closed(number)
+        self._mending.closed(number)
+        self.reaching.closed(number)
+
+    # ---- local writes
+
+    def _on_commit(self, turn: Turn, *, writing: bool) -> None:
+        """Drains; a schema that has changed is taken in a little later, with what else is written until then."""
+        version = self._replica.redefined() if writing else None
+        due = None if version is None else self._adoption.put_off(version, turn.now_ms)
+        if due is None:
+            self._drain(turn)
+        else:
+            self._drain_at = due
+
+    def _drain(self, turn: Turn) -> None:
+        """Publishes one chunk of local writes; more chunks follow by timer, so that links are served in between."""
+        try:
+            published, more = self._replica.drain(turn.wall_ms)
+        except DatabaseBusyError:
+            self._drain_at = turn.now_ms + self._config.busy_ms
+            return
+        self._drain_at = turn.now_ms if more else turn.now_ms + self._config.safety_ms
+        self._adoption.done()
+        turn.publish(published)
+        kept = self._replica.rights.withheld(published)
+        if kept:
+            text = (
+                f"this node may not write {', '.join(kept)}: what was written stays on this node, no other accepts it"
+            )
+            turn.say("write.withheld", text, {"tables": kept}, "warning")
+
+    def _settle(self, now_ms: int) -> None:
+        """Something changed: compare once it is quiet. While changes keep coming, only the periodic comparison is made.
+
+        The more links a node has, the more rarely it says so: in a mesh of many, each write of anyone would cost every link
+        a comparison.
+        """
+        self._quiet_at = max(now_ms + self._config.settle_ms, self._spaced_at)
+
+    def _jittered(self, now_ms: int, period_ms: int) -> int:
+        return now_ms + period_ms - self._rng.randrange(period_ms // JITTER + 1)
+
+    # ---- live batches
+
+    def _on_live(self, event: BatchReceived | BatchesReceived, turn: Turn) -> None:
+        """Takes all in at once: each alone would cost a transaction, and a sync where local writes have come between."""
+        batches = event.batches if isinstance(event, BatchesReceived) else (event,)
+        try:
+            arrived = self._replica.apply_all([(batch.payload, batch.origin) for batch in batches], turn.wall_ms)
+        except DatabaseBusyError:
+            for batch in batches:
+                self._fetching.soon(batch.link, turn.now_ms)  # what was not applied is not covered: a round brings it
+        except (DecodeError, BatchRefusedError) as error:
+            if len(batches) > 1:  # one spoils it for the others
+                for batch in batches:
+                    self._on_live(batch, turn)
+                return
+            origin = batches[0].origin.hex()
+            turn.say("batch.refused", f"batch of {origin[:8]} refused: {error}", {"node_id": origin}, "warning")
+        else:
+            for batch, applied in zip(batches, arrived, strict=True):
+                self._on_applied(batch, applied, turn)
+
+    def _on_applied(self, batch: BatchReceived, applied: Applied, turn: Turn) -> None:
+        turn.publish(applied.published)
+        if applied.forbidden:
+            origin, tables = batch.origin.hex(), applied.forbidden
+            text = f"{origin[:8]} wrote tables that it may not write ({', '.join(tables)}): not accepted"
+            turn.say("batch.forbidden", text, {"node_id": origin, "tables": tables}, "warning")
+        turn.changed = turn.changed or applied.merged.changes > 0
+        self._tell(applied, turn)
+        if applied.gaps or applied.unknown:
+            self._fetching.soon(batch.link, turn.now_ms)
+
+    # ---- messages of peers
+
+    def _on_message(self, number: int, payload: bytes, turn: Turn) -> None:
+        if number not in self._links:
+            return
+        try:
+            self._dispatch(number, wire.decode(payload), len(payload), turn)
+        except DecodeError as error:
+            turn.drop(number, f"protocol error: {error}")
+
+    def _dispatch(self, number: int, message: wire.Message, size: int, turn: Turn) -> None:
+        match message:
+            case wire.Digests(tables, answer):
+                self._on_digests(number, {name: (vector, entries) for name, vector, entries in tables}, turn)
+                if answer and self._links[number].answers.take(turn.now_ms):
+                    self._compare(number, turn)
+            case wire.Plan() | wire.Chunk() | wire.Done() | wire.Held():
+                self._on_round(number, message, size, turn)
+            case wire.Vectors(vectors):
+                if self._replica.met(dict(vectors)):
+                    self._renewed(turn)
+                self._clockwork.taken(max((vector.top(self._replica.site) for _, vector in vectors), default=0))
+                peer = self._links[number].peer
+                readable = {name: have for name, have in vectors if self._replica.rights.may_read(peer, name)}
+                self._serving.asked(number, readable, turn)
+            case wire.Ack(acked):
+                self._links[number].flow.acked(acked)
+            case wire.Audit():
+                self._answer(number, message, turn)
+            case wire.ReachOf() | wire.Reach():
+                self._on_reach(number, message, turn)
+            case wire.SketchOf() | wire.Want():
+                self._mending.asked(number, message, turn)
+            case wire.Mend():
+                applied = self._mending.mended(number, message, size, turn)
+                if applied is not None:
+                    self._tell(applied, turn)
+            case _:
+                assert_never(message)
+        self._go_on(turn)
+
+    def _on_reach(self, number: int, message: wire.ReachOf | wire.Reach, turn: Turn) -> None:
+        if isinstance(message, wire.Reach):
+            self.reaching.told(number, message)
+        elif self._links[number].answers.take(turn.now_ms):
+            self.reaching.answer(number, message.site, turn)
+
+    def _tell_mended(self, turn: Turn) -> None:
+        if self._made_again:
+            names, self._made_again = self._made_again, ()
+            text = (
+                f"{', '.join(names)} had been dropped or altered: made again; what was written meanwhile is looked for"
+            )
+            turn.say("database.mended", text, {"tables": list(names)}, "warning")
+        doubted = sorted(set(self._replica.doubted()))
+        if doubted:
+            text = f"{', '.join(doubted)} made anew, or without triggers: captured again, and compared row by row"
+            turn.say("capture.restored", text, {"tables": doubted})
+
+    def _tell(self, applied: Applied, turn: Turn) -> None:
+        """Lets people know of conflicts and parked rows, and of a new site."""
+        conflicts, parked = applied.merged.conflicts, applied.merged.parked
+        if conflicts:
+            text = f"{conflicts} conflicting write(s) kept in mycomesh_conflicts"
+            turn.say("merge.conflict", text, {"count": conflicts})
+        if parked:
+            turn.say("merge.parked", f"{parked} row(s) parked, see mycomesh_parked", {"count": parked})
+        if applied.renewed:
+            self._renewed(turn)
+
+    def _renewed(self, turn: Turn) -> None:
+        site = self._replica.site.hex()
+        text = f"the file went back in time (a restored backup?): it goes on under the new site {site}"
+        turn.say("site.renewed", text, {"site": site}, "warning")
+        turn.changed = True
+
+    def _on_round(
+        self, number: int, message: wire.Plan | wire.Chunk | wire.Done | wire.Held, size: int, turn: Turn
+    ) -> None:
+        match message:
+            case wire.Plan(changes):
+                self._fetching.planned(number, changes)
+            case wire.Chunk(bundle):
+                applied = self._fetching.brought(number, bundle, size, turn)
+                if applied is not None:
+                    self._tell(applied, turn)
+            case wire.Done():
+                self._fetching.ended(number, message, turn)
+            case wire.Held():
+                self._fetching.audited(number, message, turn)
+            case _:
+                assert_never(message)
+
+    def _compare_all(self, turn: Turn, *, answer: bool = False) -> None:
+        for number in sorted(self._links):
+            self._compare(number, turn, answer=answer)
+
+    def _compare(self, number: int, turn: Turn, *, answer: bool = False) -> None:
+        """Tells the peer what we hold; equal replicas need nothing more."""
+        self._links[number].compare_at = self._jittered(turn.now_ms, self._config.compare_ms)
+        peer, rights = self._links[number].peer, self._replica.rights
+        tables = tuple((name, *digest) for name, digest in self._digests().items() if rights.may_read(peer, name))
+        turn.send(number, wire.Digests(tables, answer))
+
+    def _digests(self, *, remember: bool = True) -> dict[str, tuple[bytes, bytes]]:
+        return {digest.table: (digest.vector, digest.entries) for digest in self._replica.digests(remember=remember)}
+
+    def _on_digests(self, number: int, theirs: dict[str, tuple[bytes, bytes]], turn: Turn) -> None:
+        link = self._links[number]
+        link.digests = theirs
+        first, link.compared_at = link.compared_at is None, turn.now_ms
+        mine = self._digests()
+        equal = [name for name, digest in mine.items() if theirs.get(name) == digest]
+        for name in equal:
+            self._clockwork.taken(self._replica.tables[name].coverage.top(self._replica.site))
+        link.equal_since = {name: link.equal_since.get(name, turn.now_ms) for name in equal}
+        self._fetching.compared(number, theirs, turn, first=first)
+        if self._mending.compared(number, theirs, turn):
+            self._settle(turn.now_ms)
+
+    def _answer(self, number: int, question: wire.Audit, turn: Turn) -> None:
+        """A peer asks which entries are held here."""
+        if not self._links[number].answers.take(turn.now_ms):
+            turn.drop(number, "asks for audits again and again")
+            return
+        answers: list[wire.Held] = []
+        try:
+            published = self._replica.settled(
+                turn.wall_ms, lambda: answers.append(tombstone_audit.answer(self._replica, question))
+            )
+        except DatabaseBusyError:
+            return  # the peer gives its round up, and asks again
+        turn.publish(published)
+        for answer in answers:
+            turn.send(number, answer)
+
+    # ---- time
+
+    def _go_on(self, turn: Turn) -> None:
+        """One bounded step of every stream and repair; where more can be done at once, the timer does it."""
+        done = self._serving.step(turn) and self._mending.step(turn)
+        if not done:
+            self._drain_at = turn.now_ms + self._config.busy_ms
+        elif self._serving.waiting or self._mending.waiting:
+            self._drain_at = turn.now_ms
+
+    def _on_timer(self, turn: Turn) -> None:
+        now_ms = turn.now_ms
+        if self._drain_at is not None and now_ms >= self._drain_at:
+            if self._replica.stale():
+                self._drain(turn)
+            else:
+                self._drain_at = now_ms + self._config.safety_ms
+            self._go_on(turn)
+        self._fetching.on_timer(turn)
+        self._stability.on_timer(turn)
+        self._scrubbing.on_timer(turn)
+        self._clockwork.look(turn)
+        if self._quiet_at is not None and now_ms >= self._quiet_at:
+            self._quiet_at = None
+            links = len(self._links)
+            self._spaced_at = now_ms + self._config.settle_ms * max(links, links * links // 4)
+            at = now_ms + self._rng.randrange(self._config.settle_ms)
+            for link in self._links.values():
+                link.compare_at = min(link.compare_at, at)
+        if any(now_ms >= link.compare_at for link in self._links.values()):
+            # Those that are due soon go along: a radio wakes once for all.
+            near_ms = now_ms + self._config.compare_ms // JITTER
+            for number, link in sorted(self._links.items()):
+                if near_ms >= link.compare_at:
+                    self._compare(number, turn)

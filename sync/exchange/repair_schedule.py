@@ -1,0 +1,185 @@
+"""Mending: which tables are repaired with which peer, and when (design.md section 6, step 3).
+
+Owns the repairs of every link and what limits them. What always holds: a difference is believed when it is seen twice, since
+batches may be under way; a peer that lies about its digests costs less and less work. It must not know rounds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+
+from sync.config import ExchangeConfig
+from sync.crdt.sketch import Sketch
+from sync.errors import DatabaseBusyError
+from sync.exchange.flow_control import Allowance, Flow
+from sync.exchange.repair_session import Repair, beyond, ids_in
+from sync.exchange.turn import Turn
+from sync.replica import Applied, Replica
+from sync.replication.admission import SITE_PREFIX
+from sync.wire import messages as wire
+
+__all__ = ["Digests", "Mending"]
+
+# Repairs of one link wait their turn; a peer that asks for more than this is not answered.
+REPAIRS_MAX = 16
+# One conversation takes a sketch, a few larger ones and a request: that much at once, and as much again each minute.
+ASKED_MAX = 32
+ASKED_PERIOD_MS = 2_000
+# A table that goes on differing after repairs is a peer that lies, or a bug: the wait before the next doubles up to this.
+MEND_MS_MAX = 600_000
+
+# table -> (vector digest, entry digest)
+Digests = Mapping[str, tuple[bytes, bytes]]
+
+
+@dataclass(slots=True)
+class _Suspect:
+    """A table that differs from a peer's although the vectors are equal."""
+
+    pair: tuple[bytes, bytes]
+    begin_at: int = 0
+    wait_ms: int = 0
+
+
+@dataclass(slots=True)
+class _Link:
+    peer: bytes
+    flow: Flow
+    allowance: Allowance
+    suspects: dict[str, _Suspect] = field(default_factory=dict)
+    repairs: list[Repair] = field(default_factory=list)
+
+
+class Mending:
+    """The repairs of every link."""
+
+    def __init__(self, replica: Replica, config: ExchangeConfig, fetched: Callable[[str, int], bool]) -> None:
+        self._replica = replica
+        self._config = config
+        self._fetched = fetched  # whether a round is bringing a table: it holds more than its vector tells
+        self._links: dict[int, _Link] = {}
+
+    def opened(self, number: int, peer: bytes, flow: Flow) -> None:
+        """A link stands; `flow` bounds what is sent on it."""
+        self._links[number] = _Link(peer, flow, Allowance(ASKED_MAX, ASKED_PERIOD_MS))
+
+    def closed(self, number: int) -> None:
+        """A link is gone, and its repairs with it: the next comparison begins again."""
+        self._links.pop(number, None)
+
+    @property
+    def waiting(self) -> bool:
+        """True if some repair can do its next step."""
+        return any(link.repairs and (link.flow.room or not link.repairs[0].sending) for link in self._links.values())
+
+    # ---- beginning
+
+    def compared(self, number: int, theirs: Digests, turn: Turn) -> bool:
+        """Begins the repair of each damaged table; of two peers the one with the lower site begins.
+
+        Returns true if something differs for the first time, so that it should be compared again soon.
+        """
+        link = self._links[number]
+        if self._replica.site[:SITE_PREFIX] > link.peer[:SITE_PREFIX]:
+            return False
+        fresh = False
+        for digest in self._replica.digests():
+            told = theirs.get(digest.table) if self._replica.rights.may_write(link.peer, digest.table) else None
+            if (
+                told is None
+                or told[0] != digest.vector
+                or told[1] == digest.entries
+                or self._fetched(digest.table, turn.now_ms)
+            ):
+                link.suspects.pop(digest.table, None)
+                continue
+            pair = (digest.entries, told[1])
+            suspect = link.suspects.get(digest.table)
+            if suspect is None:
+                # Batches may be under way: what is damaged differs in the same way when it is compared again.
+                link.suspects[digest.table] = _Suspect(pair)
+                fresh = True
+            elif suspect.pair != pair:
+                suspect.pair = pair
+                fresh = True
+            elif turn.now_ms >= suspect.begin_at and len(link.repairs) < REPAIRS_MAX:
+                suspect.wait_ms = min(max(self._config.mend_ms, 2 * suspect.wait_ms), MEND_MS_MAX)
+                suspect.begin_at = turn.now_ms + suspect.wait_ms
+                link.repairs.append(Repair(digest.table, digest.vector))
+        return fresh
+
+    # ---- the peer's side
+
+    def asked(self, number: int, message: wire.SketchOf | wire.Want, turn: Turn) -> None:
+        """Queues what a peer asks for; too much of it ends the link."""
+        link = self._links[number]
+        if not link.allowance.take(turn.now_ms):
+            turn.drop(number, "asks for repairs again and again")
+            return
+        if not self._replica.rights.may_read(link.peer, message.table) or self._fetched(message.table, turn.now_ms):
+            return
+        match message:
+            case wire.SketchOf(table, vector, sketch):
+                repair = Repair.answering(table, vector, Sketch.decode(sketch))
+                mine = {digest.table: digest.vector for digest in self._replica.digests()}
+                if mine.get(table) != vector:
+                    return  # the tables have moved on: compare again later
+            case wire.Want(table, ids):
+                repair = Repair.mending(table, ids_in(ids))
+        if len(link.repairs) < REPAIRS_MAX:
+            link.repairs.append(repair)
+
+    def mended(self, number: int, message: wire.Mend, size: int, turn: Turn) -> Applied | None:
+        """Joins whole rows; answers with what this replica holds of them beyond that. None if nothing was joined."""
+        link = self._links[number]
+        try:
+            applied = self._replica.apply(message.bundle, turn.wall_ms, voucher=link.peer, repair=True)
+        except DatabaseBusyError:
+            turn.send(number, wire.Ack(size))
+            return None  # the next comparison begins again
+        turn.send(number, wire.Ack(size))
+        turn.publish(applied.published)
+        turn.changed = True
+        repaired = applied.merged.repaired  # the rest is news, which a round under way has brought to that peer first
+        if repaired:
+            text = f"{repaired} damaged entries repaired from {link.peer.hex()[:8]}"
+            turn.say("repair.done", text, {"changes": repaired, "node_id": link.peer.hex()}, "warning")
+        if message.final:
+            return applied
+        answers: list[bytes] = []
+        try:
+            turn.publish(
+                self._replica.settled(turn.wall_ms, lambda: answers.extend(beyond(self._replica, message.bundle)))
+            )
+        except DatabaseBusyError:
+            return applied
+        for answer in answers:
+            link.flow.sent(turn.send(number, wire.Mend(answer, final=True)))
+        return applied
+
+    # ---- working
+
+    def step(self, turn: Turn) -> bool:
+        """One bounded step of each link's first repair; false if the file is busy."""
+        for number, link in sorted(self._links.items()):
+            if not link.repairs or not (link.flow.room or not link.repairs[0].sending):
+                continue
+            repair = link.repairs[0]
+            messages: list[wire.Message] = []
+            try:
+                published = self._replica.settled(turn.wall_ms, partial(self._step, repair, messages))
+            except DatabaseBusyError:
+                return False
+            turn.publish(published)
+            for message in messages:
+                size = turn.send(number, message)
+                if isinstance(message, wire.Mend):
+                    link.flow.sent(size)
+            if repair.done:
+                link.repairs.pop(0)
+        return True
+
+    def _step(self, repair: Repair, messages: list[wire.Message]) -> None:
+        messages += repair.step(self._replica)

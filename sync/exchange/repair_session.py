@@ -1,0 +1,157 @@
+"""Repair of one table between two peers whose vectors are equal and whose digests differ (design.md section 6, step 3).
+
+Owns the sketch conversation: a small sketch, a larger one sized by its estimate if that does not peel, then whole rows both
+ways; ADR 0004 has the figures. What always holds: work is done in bounded steps, so live traffic never waits for a scan; a
+repair joins what both sides hold of the damaged rows and never drops a value. It must not know links other than by number.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from sync.crdt.sketch import CELLS_FIRST, CELLS_MAX, ID_BYTES, Peeled, Sketch, cells_after, id_of
+from sync.replica import Replica
+from sync.storage.log_reader import FEED_BYTES_MAX
+from sync.wire import messages as wire
+from sync.wire.bundle import Bundle, Section
+
+__all__ = ["Repair", "beyond", "ids_in", "ids_out"]
+
+# One step scans this many entries: about 12 ms.
+STEP_ENTRIES = 10_000
+# Rows of one Mend: a transaction of some milliseconds on the other side.
+MEND_ROWS_MAX = 256
+
+
+class _Phase(enum.Enum):
+    SKETCH = "sketch"  # scanning entries into our sketch
+    FIND = "find"  # scanning for the rows of wanted digests
+    MEND = "mend"  # sending those rows
+    DONE = "done"
+
+
+@dataclass(slots=True)
+class Repair:
+    """One side of the repair of one table over one link."""
+
+    table: str
+    vector: bytes
+    cells: int = CELLS_FIRST
+    theirs: Sketch | None = None
+    wanted: frozenset[int] | None = None  # ids of the entries whose rows the peer lacks; empty means every row
+    phase: _Phase = _Phase.SKETCH
+    cursor: tuple[int, int] = (-1, 0)
+    mine: Sketch | None = None
+    rows: list[int | bytes] = field(default_factory=list)
+
+    @classmethod
+    def answering(cls, table: str, vector: bytes, theirs: Sketch) -> Repair:
+        """Returns the side that got the first sketch, or a larger one."""
+        return cls(table, vector, theirs.cells, theirs)
+
+    @classmethod
+    def mending(cls, table: str, wanted: frozenset[int]) -> Repair:
+        """Returns the side that was asked for rows."""
+        return cls(table, b"", wanted=wanted, phase=_Phase.FIND)
+
+    @property
+    def done(self) -> bool:
+        """True when this side has nothing more to do."""
+        return self.phase is _Phase.DONE
+
+    @property
+    def sending(self) -> bool:
+        """True when the next step sends rows, which needs room on the link."""
+        return self.phase is _Phase.MEND
+
+    def step(self, replica: Replica) -> list[wire.Message]:
+        """Does one bounded step in a settled read transaction; returns messages to send."""
+        match self.phase:
+            case _Phase.SKETCH:
+                return self._scan(replica)
+            case _Phase.FIND:
+                self._find(replica)
+                return []
+            case _Phase.MEND:
+                return self._mend(replica)
+            case _Phase.DONE:
+                return []
+
+    def _scan(self, replica: Replica) -> list[wire.Message]:
+        if self.mine is None:
+            self.mine = Sketch(self.cells)
+        entries = replica.scan(self.table, self.cursor, STEP_ENTRIES)
+        self.mine.add(entry[3] for entry in entries if entry[3])  # 0: a tombstone, which counts in no digest
+        if len(entries) == STEP_ENTRIES:
+            self.cursor = entries[-1][:2]
+            return []
+        if self.theirs is None:
+            self.phase = _Phase.DONE
+            return [wire.SketchOf(self.table, self.vector, self.mine.encode())]
+        difference = self.mine.subtract(self.theirs)
+        estimate = difference.estimate()
+        peeled = difference.peel()
+        if peeled is not None:
+            return self._peeled(peeled)
+        return self._enlarge(estimate)
+
+    def _peeled(self, peeled: Peeled) -> list[wire.Message]:
+        self.wanted = frozenset(peeled.first)
+        self.cursor = (-1, 0)
+        self.phase = _Phase.FIND if self.wanted else _Phase.DONE
+        return [wire.Want(self.table, ids_out(peeled.second))] if peeled.second else []
+
+    def _enlarge(self, estimate: int) -> list[wire.Message]:
+        """Starts again with more cells; where a sketch would be as large as the table, every row is joined instead."""
+        cells = cells_after(self.cells, estimate)
+        if cells > CELLS_MAX:
+            self.wanted = frozenset()
+            self.cursor = (-1, 0)
+            self.phase = _Phase.FIND
+            return [wire.Want(self.table, b"")]
+        self.cells, self.theirs, self.mine, self.cursor = cells, None, None, (-1, 0)
+        return []
+
+    def _find(self, replica: Replica) -> None:
+        entries = replica.scan(self.table, self.cursor, STEP_ENTRIES)
+        wanted = self.wanted
+        self.rows += dict.fromkeys(entry[2] for entry in entries if not wanted or id_of(entry[3]) in wanted)
+        if len(entries) == STEP_ENTRIES:
+            self.cursor = entries[-1][:2]
+            return
+        self.rows = list(dict.fromkeys(self.rows))
+        self.phase = _Phase.MEND if self.rows else _Phase.DONE
+
+    def _mend(self, replica: Replica) -> list[wire.Message]:
+        bundles, count = replica.rows(self.table, self.rows[:MEND_ROWS_MAX], bytes_max=FEED_BYTES_MAX)
+        self.rows = self.rows[count:]
+        if not self.rows:
+            self.phase = _Phase.DONE
+        return [wire.Mend(bundle) for bundle in bundles]
+
+
+def beyond(replica: Replica, bundle: bytes) -> list[bytes]:
+    """Returns bundles of the entries that this replica holds of a bundle's rows and that are not in it.
+
+    What a peer sends to mend us and we have superseded, it has lost the superseder of: a later write, or a tombstone.
+    """
+    answers = []
+    for section in Bundle.decode(bundle).sections:
+        told = {(group.site, hlc) for group in section.groups for hlc in group.hlcs}
+        for answer in replica.rows_named(section, bytes_max=FEED_BYTES_MAX):
+            groups = [group for group in answer.groups if any((group.site, hlc) not in told for hlc in group.hlcs)]
+            if groups:
+                answers.append(Bundle([Section(section.table, [], groups)]).encode())
+    return answers
+
+
+def ids_out(ids: Sequence[int]) -> bytes:
+    """Returns ids as they are sent: 5 bytes each, big-endian."""
+    return b"".join(each.to_bytes(ID_BYTES, "big") for each in ids)
+
+
+def ids_in(data: bytes) -> frozenset[int]:
+    """Returns the ids in the bytes of a `Want`."""
+    return frozenset(int.from_bytes(data[at : at + ID_BYTES], "big") for at in range(0, len(data), ID_BYTES))

@@ -1,0 +1,85 @@
+"""When the scrub compares rows, and what people hear of it.
+
+Owns the pace: in the background a few rows now and then, without end; at once and without a pause when somebody asks. What
+always holds: an idle machine compares no more than `scrub_rows` rows in `scrub_ms`, and writes nothing but the position, no
+more often than in `SCRUB_KEEP_MS`. It must not know how rows are compared.
+"""
+
+from __future__ import annotations
+
+from sync.config import ExchangeConfig
+from sync.errors import DatabaseBusyError
+from sync.exchange.turn import Turn
+from sync.replica import Replica
+from sync.replication.scrub import Scrubbed
+
+__all__ = ["Scrubbing"]
+
+# A node that is killed compares again what it had compared for this long.
+SCRUB_KEEP_MS = 600_000
+# Rows of one step that somebody waits for: some milliseconds, so that links are served in between.
+ASKED_ROWS = 512
+
+
+class Scrubbing:
+    """The scrub of one node."""
+
+    def __init__(self, replica: Replica, config: ExchangeConfig) -> None:
+        self._replica = replica
+        self._config = config
+        self._asked = False
+        self._step_at: int | None = None
+        self._keep_at = 0
+        self._told = 0  # suspect rows of this pass that people have heard of
+
+    def next_deadline(self) -> int | None:
+        """When `on_timer` is due."""
+        return self._step_at
+
+    def ask(self, turn: Turn) -> None:
+        """Somebody wants all rows compared, from the first to the last."""
+        self._replica.scrub.restart()
+        self._asked, self._told = True, 0
+        self._step_at = turn.now_ms
+
+    def on_timer(self, turn: Turn) -> None:
+        """Makes a step if one is due."""
+        if self._step_at is None:  # the first call: the node has just started, and has better things to do
+            self._keep_at = turn.now_ms + SCRUB_KEEP_MS
+            self._step_at = turn.now_ms + self._config.scrub_ms
+        if turn.now_ms < self._step_at:
+            return
+        try:
+            scrubbed, published = self._replica.scrub.step(
+                turn.wall_ms, ASKED_ROWS if self._asked else self._config.scrub_rows
+            )
+            if turn.now_ms >= self._keep_at and not self._asked:
+                self._keep_at = turn.now_ms + SCRUB_KEEP_MS
+                self._replica.scrub.keep()
+        except DatabaseBusyError:
+            self._step_at = turn.now_ms + self._config.busy_ms
+            return
+        turn.publish(published)
+        self._tell(scrubbed, turn)
+        if self._asked and scrubbed.done:
+            self._asked, self._keep_at = False, turn.now_ms  # what somebody asked for outlives this run
+        self._step_at = turn.now_ms if self._asked else turn.now_ms + self._config.scrub_ms
+
+    def _tell(self, scrubbed: Scrubbed, turn: Turn) -> None:
+        detail = {"rows": scrubbed.rows, "found": scrubbed.found, "tables": list(scrubbed.tables)}
+        if scrubbed.found > self._told:
+            self._told = scrubbed.found
+            if not self._asked:
+                text = (
+                    f"scrub: row(s) of {', '.join(scrubbed.tables)} were written without being captured; they are now"
+                )
+                turn.say("scrub.found", text, detail, "warning")
+        if not scrubbed.done:
+            return
+        self._told = 0
+        what = (
+            f"{scrubbed.found} row(s) not captured before" if scrubbed.found else "every row is as the change log says"
+        )
+        where = f", in {', '.join(scrubbed.tables)}" if scrubbed.tables else ""
+        text = f"scrub: all tables compared, {what}{where}"
+        turn.say("scrub.done", text, detail, "info" if self._asked or scrubbed.found else "debug")

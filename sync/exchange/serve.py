@@ -1,0 +1,104 @@
+"""Serving: the catch-up streams that peers have asked for, one a link.
+
+Owns the sender's side of rounds and what limits it. What always holds: a stream goes no faster than its peer applies, a few
+chunks at a time, so that live traffic goes between; a peer that asks for what it was sent again and again is dropped. It
+must not know what this replica fetches itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from sync.crdt.version_vector import Vector
+from sync.errors import DatabaseBusyError
+from sync.exchange.catch_up_stream import Stream
+from sync.exchange.flow_control import Allowance, Flow
+from sync.exchange.turn import Turn
+from sync.replica import Replica
+from sync.wire import messages as wire
+
+__all__ = ["Serving"]
+
+# One step of the SQL thread: some 15 ms, then whatever else is waiting has its turn.
+STEP_CHUNKS = 4
+# A peer whose file is locked fails to apply what it gets, and asks again, at longer and longer intervals.
+REPEATS_MAX = 16
+REPEATS_PERIOD_MS = 5_000
+
+
+@dataclass(slots=True)
+class _Link:
+    flow: Flow
+    repeats: Allowance
+    stream: Stream | None = None
+    told: dict[str, Vector] = field(default_factory=dict)  # what complete streams have brought to this peer
+    rows: int = 0
+
+
+class Serving:
+    """The streams of every link."""
+
+    def __init__(self, replica: Replica) -> None:
+        self._replica = replica
+        self._links: dict[int, _Link] = {}
+
+    def opened(self, number: int, flow: Flow) -> None:
+        """A link stands; `flow` bounds what is sent on it."""
+        self._links[number] = _Link(flow, Allowance(REPEATS_MAX, REPEATS_PERIOD_MS))
+
+    def closed(self, number: int) -> None:
+        """A link is gone, and its stream with it."""
+        self._links.pop(number, None)
+
+    def rows(self, number: int) -> int:
+        """How many changes were sent on that link."""
+        return self._links[number].rows
+
+    def streaming(self, number: int) -> bool:
+        """True while a stream on that link has not ended."""
+        return self._links[number].stream is not None
+
+    @property
+    def waiting(self) -> bool:
+        """True if some stream can go on."""
+        return any(link.stream is not None and link.flow.room for link in self._links.values())
+
+    def asked(self, number: int, vectors: dict[str, Vector], turn: Turn) -> None:
+        """A peer says what it covers: it is sent the rest."""
+        link = self._links[number]
+        if link.stream is not None:
+            turn.drop(number, "asks for a stream before the last one has ended")
+            return
+        again = any(
+            next(iter(link.told[name].missing_from(have)), None) for name, have in vectors.items() if name in link.told
+        )
+        if again and not link.repeats.take(turn.now_ms):
+            turn.drop(number, "asks for the same rows again and again")
+            return
+        link.stream = Stream(self._replica, vectors)
+        changes = link.stream.plan()
+        if changes:
+            turn.send(number, wire.Plan(changes))
+
+    def step(self, turn: Turn) -> bool:
+        """A few chunks on every link that has room; false if the file is busy."""
+        for number, link in sorted(self._links.items()):
+            for _ in range(STEP_CHUNKS):
+                if link.stream is None or not link.flow.room:
+                    break
+                try:
+                    self._send_next(number, link, link.stream, turn)
+                except DatabaseBusyError:
+                    return False
+        return True
+
+    def _send_next(self, number: int, link: _Link, stream: Stream, turn: Turn) -> None:
+        chunk = stream.next(turn.wall_ms)
+        turn.publish(chunk.published)
+        if chunk.bundle is None:
+            link.stream = None
+            link.told.update(chunk.vectors)
+            turn.send(number, wire.Done(tuple(sorted(chunk.vectors.items())), tuple(sorted(chunk.collected.items()))))
+            return
+        link.rows += chunk.rows
+        link.flow.sent(turn.send(number, wire.Chunk(chunk.bundle)))

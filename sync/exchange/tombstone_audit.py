@@ -1,0 +1,171 @@
+"""The end of a round: the sender's vectors are adopted, after an audit of the tables where it has collected tombstones.
+
+Owns the comparison of stamps, window by window. What always holds: a replica that does not cover everything up to the sender's
+marks may hold rows whose delete nobody can send any more, so it asks which of its entries the sender still holds, and drops
+the rest of what the sender covers before it adopts (design.md section 4; ADR 0007). It must not know links.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from sync.codec import require
+from sync.crdt.version_vector import Vector
+from sync.merge import tombstones
+from sync.replica import Replica
+from sync.wire import messages as wire
+
+__all__ = ["Audit", "Audited", "answer"]
+
+# Stamps compared in one step, and rows dropped in one transaction: some milliseconds each.
+STAMPS_MAX = 16_384
+DROPS_MAX = 256
+_NEVER = (1 << 64, 1 << 64)
+
+
+@dataclass(slots=True)
+class Audited:
+    """What one step has done: batches to publish, rows that are gone, whether that was all, tables that moved.
+
+    `short` are tables whose vector claims more than may be adopted at this time.
+    """
+
+    published: list[bytes] = field(default_factory=list)
+    rows: int = 0
+    done: bool = False
+    moved: list[str] = field(default_factory=list)
+    short: list[str] = field(default_factory=list)
+
+
+def answer(replica: Replica, question: wire.Audit) -> wire.Held:
+    """Returns which entries this replica holds; the caller has drained."""
+    table = replica.tables.get(question.table)
+    found: Sequence[int] = []
+    reached = question.upto
+    if table is not None:
+        found, reached = tombstones.stamps(
+            table, question.site, question.after, question.upto, min(STAMPS_MAX, wire.RUNS_MAX)
+        )
+    return wire.Held(question.table, question.site, question.after, reached, tuple(_runs(question.after, found)))
+
+
+class Audit:
+    """The end of one round."""
+
+    def __init__(
+        self, replica: Replica, vectors: Mapping[str, Vector], collected: Mapping[str, Vector], held: Sequence[str]
+    ) -> None:
+        """`vectors` and `collected` came with the end of the stream; `held` are tables that were not empty before it."""
+        self._replica = replica
+        self._vectors = vectors
+        self._collected = collected
+        self._held = held
+        self._questions: deque[wire.Audit] = deque()
+        self._absent: dict[str, array[int]] = {}  # table -> place, hlc, place, hlc, ...
+
+    def begin(self) -> wire.Audit | None:
+        """Returns the first question, None if there is nothing to ask."""
+        for name in self._held:
+            marks, table = self._collected.get(name), self._replica.tables.get(name)
+            if marks is None or table is None or not marks.missing_from(table.vector):
+                continue
+            self._questions += [
+                wire.Audit(name, site, after, upto)
+                for site, ranges in self._vectors.get(name, Vector()).items()
+                for after, upto in ranges
+                if tombstones.stamps(table, site, after, upto, 1)[0]
+            ]
+        return self._questions[0] if self._questions else None
+
+    @property
+    def asking(self) -> bool:
+        """True while an answer is to come."""
+        return bool(self._questions)
+
+    def answered(self, held: wire.Held) -> wire.Audit | None:
+        """Takes one answer; returns the next question. Raises `DecodeError` for an answer to another question."""
+        require(self._questions, "answers an audit that has ended")
+        question = self._questions.popleft()
+        same = (held.table, held.site, held.after) == (question.table, question.site, question.after)
+        require(same and question.after < held.reached <= question.upto, "answers another audit")
+        table = self._replica.tables.get(held.table)
+        place = None if table is None else table.store.place(held.site)
+        if table is not None and place is not None:
+            absent = self._absent.setdefault(held.table, array("q"))
+            after, windows = held.after, list(_windows(held.after, held.runs))
+            while after < held.reached:
+                mine, after = tombstones.stamps(table, held.site, after, held.reached, STAMPS_MAX)
+                for hlc in _besides(mine, windows):
+                    absent.extend((place, hlc))
+        if held.reached < question.upto:
+            self._questions.appendleft(wire.Audit(question.table, question.site, held.reached, question.upto))
+        return self._questions[0] if self._questions else None
+
+    def step(self, wall_ms: int) -> Audited:
+        """Drops some of what is gone, and adopts when nothing is left; raises `DatabaseBusyError` with nothing lost."""
+        audited = Audited()
+        audited.published = self._replica.changing(wall_ms, lambda: self._drop(audited, wall_ms))
+        audited.done = not self._absent
+        if audited.done:
+            audited.moved = self._replica.adopt(self._vectors, self._collected, wall_ms)
+            audited.short = [
+                name
+                for name, vector in self._vectors.items()
+                if name in self._replica.tables and vector.missing_from(self._replica.vector(name))
+            ]
+        return audited
+
+    def _drop(self, audited: Audited, wall_ms: int) -> None:
+        if not self._absent:
+            return
+        name, absent = next(iter(self._absent.items()))
+        some = absent[: 2 * DROPS_MAX]
+        table = self._replica.tables.get(name)
+        if table is not None:
+            forgotten = tombstones.forget(table, list(zip(some[::2], some[1::2], strict=True)), wall_ms)
+            audited.rows += forgotten
+            if forgotten:
+                self._replica.show_again(table)  # parked rows, whose place they had
+        # Kept in memory alone: what a rolled back transaction leaves undone is audited by the next round.
+        del absent[: 2 * DROPS_MAX]
+        if not absent:
+            del self._absent[name]
+
+
+def _runs(after: int, clocks: Sequence[int]) -> Iterator[int]:
+    """Yields runs of consecutive clocks: the first as difference to the last before, and how many."""
+    last, start, count = after, 0, 0
+    for hlc in clocks:
+        if count and hlc == start + count:
+            count += 1
+            continue
+        if count:
+            yield start - last
+            yield count
+            last = start + count - 1
+        start, count = hlc, 1
+    if count:
+        yield start - last
+        yield count
+
+
+def _windows(after: int, runs: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Yields (first, last) of runs; a run may be as long as a peer likes to say."""
+    last = after
+    for gap, count in zip(runs[::2], runs[1::2], strict=True):
+        yield last + gap, last + gap + count - 1
+        last += gap + count - 1
+
+
+def _besides(clocks: Sequence[int], windows: Sequence[tuple[int, int]]) -> Iterator[int]:
+    """Yields the clocks, ascending, that lie in no window."""
+    following = iter(windows)
+    first, last = next(following, _NEVER)
+    for hlc in clocks:
+        while last < hlc:
+            first, last = next(following, _NEVER)
+        if hlc < first:
+            yield hlc

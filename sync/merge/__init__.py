@@ -1,0 +1,1 @@
+"""Merge received changes into the change log and the user's tables."""

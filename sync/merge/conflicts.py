@@ -1,0 +1,97 @@
+"""Conflicts: which values of a merge lost to a write that had not seen them.
+
+Owns the decision what goes on record, not how it is written down (`report`). What always holds: every value that a merge
+takes out of sight is superseded by a writer that had seen it, or recorded here. It must not change rows or entries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sync.crdt.lattice import EXISTENCE, Entry, bits_of
+from sync.merge import records
+from sync.storage.row_view import RowView, concurrent
+from sync.storage.table import Table
+
+__all__ = ["Change", "note_conflicts", "note_hidden", "same"]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One incoming change, with local numbers."""
+
+    place: int
+    hlc: int
+    key: Any
+    mask: int
+    dead: bool
+    values: dict[str, Any]
+    prior: bytes | None
+
+
+def note_conflicts(table: Table, view: RowView, change: Change, gained: int, masks: Sequence[int], wall_ms: int) -> int:
+    """Records every value that loses to a write which had not seen it; returns how many records were made."""
+    stamp = (change.hlc, table.store.site(change.place))
+    made = 0
+    for leaf, entry, mask in zip(view.leaves, view.entries, masks, strict=True):
+        lost = entry.mask & ~mask
+        if lost and entry.stamp != stamp:
+            bits = _concurrent_bits(table, stamp, change.prior, entry.stamp, lost, whole=change.mask & EXISTENCE != 0)
+            values = _differing(view.values(leaf, bits & ~EXISTENCE), change.values)
+            if values or (entry.dead and bits):
+                won = None if change.dead else change.values
+                loser = records.Loser(change.key, values, entry.stamp, entry.dead)
+                made += records.conflict(table, loser, stamp, won, wall_ms)
+    refused = change.mask & ~gained
+    for entry in view.entries:
+        if entry.stamp == stamp:
+            refused &= ~entry.mask
+    for leaf, entry in zip(view.leaves, view.entries, strict=True):
+        whole = entry.mask & EXISTENCE != 0
+        lost = refused if whole else refused & entry.mask
+        if lost and entry.stamp > stamp:
+            bits = _concurrent_bits(table, entry.stamp, leaf[5], stamp, lost, whole=whole)
+            values = {name: change.values[name] for name in table.columns_of(bits & ~EXISTENCE)}
+            standing = view.values(leaf, entry.mask & ~EXISTENCE)
+            values = _differing(values, standing)
+            refused &= ~lost
+            if values or (change.dead and bits):
+                won = None if entry.dead else standing
+                loser = records.Loser(change.key, values, stamp, change.dead)
+                made += records.conflict(table, loser, entry.stamp, won, wall_ms)
+    return made
+
+
+def _differing(lost: dict[str, Any], won: dict[str, Any]) -> dict[str, Any]:
+    """Returns the losing values that the winner does not have as well: writing the same value is no conflict."""
+    return {name: value for name, value in lost.items() if name not in won or not same(won[name], value)}
+
+
+def _concurrent_bits(
+    table: Table, winner: tuple[int, bytes], prior: bytes | None, loser: tuple[int, bytes], lost: int, *, whole: bool
+) -> int:
+    """Returns the lost cells whose write the winner had not seen."""
+    return sum(1 << bit for bit in bits_of(lost) if concurrent(table, winner, prior, loser, 0 if whole else bit))
+
+
+def note_hidden(table: Table, change: Change, after: list[Entry], owned: dict[str, Any], wall_ms: int) -> int:
+    """Records values that a delete hides although they were written later: whoever inserts the row again ends them."""
+    tombstone = next((entry for entry in after if entry.dead), None)
+    if tombstone is None:  # a change that came before the birth of its row
+        return 0
+    made = 0
+    for entry in after:
+        columns = table.columns_of(entry.mask & ~EXISTENCE)
+        own = change.values if entry.stamp[0] == change.hlc else {}
+        values = {name: own[name] if name in own else owned.get(name) for name in columns}
+        if values:
+            loser = records.Loser(change.key, values, entry.stamp, entry.dead)
+            made += records.conflict(table, loser, tombstone.stamp, None, wall_ms)
+    return made
+
+
+def same(left: Any, right: Any) -> bool:
+    """True if two values are stored alike: 1 and 1.0 are not, nor are 0.0 and -0.0."""
+    return type(left) is type(right) and left == right and (bool(left) or repr(left) == repr(right))

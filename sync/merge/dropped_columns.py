@@ -1,0 +1,97 @@
+"""Shedding: a column that the mesh has dropped leaves the change log, and whatever still comes in with it.
+
+A cell that nobody can see any more is no part of what replicas compare: the entries that own it own it no longer, and their
+digests change on every replica in the same way, so that replicas which know of the drop are equal again.
+
+Owns this pass. What always holds: digests are made from the values that the entries own, so it runs before anything else is
+written to the table. It must not know facts or who dropped the column.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from typing import Any
+
+from sync import codec
+from sync.merge.counters import share_column
+from sync.sqlite.table_spec import KeyKind
+from sync.storage.change_log import pack_mask, unpack_mask
+from sync.storage.insert_runs import Run
+from sync.storage.row_view import RowView, shrink
+from sync.storage.table import Row, Table
+from sync.wire.bundle import Group, Kind
+
+__all__ = ["kept", "shed"]
+
+_STEP = 1_000  # rows that are in memory at once
+
+
+def shed(table: Table, columns: Collection[str]) -> None:
+    """Has no entry of the table own these columns; inside a transaction in which every write has its stamp."""
+    mask = table.mask_of([name for name in table.bits if name in columns or share_column(name) in columns])
+    if not mask:
+        return
+    table.log.flush()
+    for run in list(table.log.runs.all()):
+        owned, _ = unpack_mask(run.mask)
+        if owned & mask:
+            _shed_run(table, run, owned & ~mask)
+    for rows in _rows(table):
+        for view in RowView.read_many(table, rows):
+            if any(entry.mask & mask for entry in view.entries):
+                shrink(view, [entry.mask & ~mask for entry in view.entries], table.key(view.row, view.leaves))
+    table.log.flush()
+
+
+def _shed_run(table: Table, run: Run, mask: int) -> None:
+    rows = range(run.row, run.row + run.n)
+    names = table.columns_of(mask)
+    present = table.cells_between(rows[0], rows[-1], names)
+    gone = [None] * len(names)  # a row that went without a trace
+    values = [codec.encode(present.get(row, gone)) for row in rows]
+    keys = rows if table.spec.kind is KeyKind.ROWID else None
+    digests = table.digests(run.place, mask, range(run.hlc, run.hlc + run.n), keys, values)
+    table.log.remask(run, pack_mask(mask), digests)
+
+
+def _rows(table: Table) -> Iterator[list[Row]]:
+    """Yields every row that has a plain entry."""
+    start = ""
+    after: tuple[Any, ...] = ()
+    while True:
+        listing = f"SELECT DISTINCT row FROM {table.log.name} {start} ORDER BY row LIMIT {_STEP}"
+        rows = [row for (row,) in table.store.db.execute(listing, after).fetchall()]
+        if not rows:
+            return
+        yield rows
+        table.log.flush()
+        start, after = "WHERE row > ?", (rows[-1],)
+
+
+def kept(group: Group, columns: Collection[str]) -> Group | None:
+    """Returns what is left of a group without these columns, None for nothing."""
+    gone = {name for name in group.columns if name in columns or share_column(name) in columns}
+    if not gone:
+        return group
+    places = [place for place, name in enumerate(group.columns) if name not in gone]
+    if not places and group.kind is Kind.UPDATE:
+        return None
+    priors = group.priors
+    if priors is not None:
+        priors = [
+            [
+                (None if names is None else left, site, hlc)
+                for names, site, hlc in parts
+                if (left := tuple(name for name in names or () if name not in gone)) or names is None
+            ]
+            for parts in priors
+        ]
+    return Group(
+        group.site,
+        group.kind,
+        tuple(group.columns[place] for place in places),
+        group.hlcs,
+        group.keys,
+        [[row[place] for place in places] for row in group.rows],
+        priors,
+    )

@@ -1,0 +1,249 @@
+"""Both rows of one id: tables whose automatic ids two nodes may give out twice while they cannot hear each other.
+
+In such a table a row is identified by the stamp of its birth, and its INTEGER PRIMARY KEY is a register like any column: the
+id that it wants. Of the rows that want one id the earliest claim has it; each other is shown under an id that follows from
+its birth alone, below zero, so that automatic numbering goes on undisturbed, and the id that it wants is held. That is a
+function of the rows alone, whatever the order of arrival. The site that gave the id away then writes the other id into the
+row, for good: else the row would move back when the one that has the id is deleted (ADR 0009).
+
+Owns who has an id. What always holds: after a transaction every id is with the earliest claim among the rows that want it. It
+must not know peers or the wire.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sync.capture.triggers import LOOK_AGAIN, pending_name
+from sync.crdt.lattice import EXISTENCE
+from sync.merge import records as report
+from sync.sqlite.table_spec import KeyKind
+from sync.storage.change_log import Leaf
+from sync.storage.row_view import RowView
+from sync.storage.table import BIRTH_KEY_SIZE, Row, Table
+from sync.wire.bundle import Kind, Section
+
+__all__ = [
+    "LEGACY_KEY_SIZE",
+    "Place",
+    "convert",
+    "ended_before",
+    "in_form",
+    "legacy_id",
+    "legacy_key",
+    "moved",
+    "other_form",
+    "place_of",
+    "placed",
+    "to_settle",
+    "wanting",
+]
+
+# A row that was deleted before its table kept both is known by its id alone: a one byte (no birth begins so), the id.
+LEGACY_KEY_SIZE = 1 + 8
+_LEGACY = b"\x01"
+_IDS = 1 << 52  # whatever reads ids as doubles keeps them exact
+_BATCH = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a row goes: the id that it wants, the one that it gets, and the claim that it lost to, if that is known."""
+
+    wanted: int
+    id: int
+    winner: tuple[int, int] | None  # place of the site, hlc
+
+
+def place_of(table: Table, view: RowView, registers: Mapping[str, Any]) -> Place | None:
+    """Finds the id under which a row is to be shown, and moves the row that has it if that claimed it later.
+
+    Returns None if the registers do not say which id the row wants: it stays where it is.
+    """
+    wanted = registers.get(table.spec.id_column)
+    if type(wanted) is not int:
+        return None
+    if view.present is not None and view.row == wanted:
+        return Place(wanted, wanted, None)
+    rival = RowView.read(table, wanted)
+    if rival.present is None:
+        return Place(wanted, wanted, None)
+    mine = RowView.read(table, view.row)
+    claim, other = _claim(mine), _claim(rival)
+    if claim is None or other is None:  # a row of the application's that has no stamp yet
+        return Place(wanted, _other_id(table, mine), None)
+    if rival.owned().get(table.spec.id_column) != wanted:  # moved to just this id, of 2^52
+        return Place(wanted, _other_id(table, mine), None)
+    if _stamp(table, other) < _stamp(table, claim):
+        return Place(wanted, _other_id(table, mine), other[:2])
+    _move(table, rival, other, Place(wanted, _other_id(table, rival), claim[:2]))
+    return Place(wanted, wanted, None)
+
+
+def placed(table: Table, before: Row, row: Row, place: Place | None) -> None:
+    """Keeps account of a row that is shown, or of one that is not (`place` None)."""
+    db = table.store.db
+    db.execute("DELETE FROM mycomesh_moved WHERE id = ? AND row IN (?, ?)", (table.table_id, before, row))
+    if place is None or place.id == place.wanted:
+        return
+    winner = place.winner or (None, None)
+    db.execute("INSERT INTO mycomesh_moved VALUES(?, ?, ?, ?, ?)", (table.table_id, row, place.wanted, *winner))
+    leaf = _claim(RowView.read(table, row))
+    if place.winner is None or leaf is None:
+        return
+    report.moved(table, place.wanted, place.id, _stamp(table, leaf), _stamp(table, place.winner))
+    # The drain of the site that gave the id away writes the other one, see `to_settle`; elsewhere it finds nothing.
+    db.execute(f"INSERT INTO {pending_name(table.table_id)}(what, at, r) VALUES({LOOK_AGAIN}, NULL, ?)", (row,))
+    table.unread = True
+
+
+def moved(table: Table, after: Row | None, limit: int) -> tuple[list[Row], int, Row | None]:
+    """Looks at up to `limit` rows after a row that are shown under another id than they want.
+
+    Returns those whose winner has gone, or who have gone; how many were looked at; and the last of them.
+    """
+    start, parameters = ("", ()) if after is None else ("AND row > ?", (after,))
+    listing = f"SELECT row, wanted, place, hlc FROM mycomesh_moved WHERE id = ? {start} ORDER BY row LIMIT ?"
+    records = table.store.db.execute(listing, (table.table_id, *parameters, limit)).fetchall()
+    found = [
+        row
+        for row, wanted, place, hlc in records
+        if place is None or table.log.row_of(place, hlc) != wanted or table.read(row) is None
+    ]
+    return found, len(records), records[-1][0] if records else after
+
+
+def to_settle(view: RowView, place: int) -> int:
+    """Returns the bit of the id where a local drain has to write what is shown: the row was born here, and has moved."""
+    table = view.table
+    column = table.spec.id_column
+    own = any(
+        leaf[0] == place and entry.mask & EXISTENCE for leaf, entry in zip(view.leaves, view.entries, strict=True)
+    )
+    return 1 << table.bits[column] if own and view.owned().get(column) != view.row else 0
+
+
+def other_form(table: Table, section: Section) -> bool:
+    """True if some change names its row as another policy than this replica's would have it."""
+    spec = table.spec
+    if spec.kind is not KeyKind.ROWID and not spec.id_column:
+        return False
+    other = _is_id if spec.id_column else _is_birth_or_legacy
+    return any(
+        any(map(other, group.keys or ()))
+        or (spec.id_column != "" and group.kind is Kind.BIRTH and group.priors is not None)
+        for group in section.groups
+    )
+
+
+def in_form(tables: Mapping[str, Table], sections: Iterable[Section]) -> list[Section]:
+    """Leaves out what was stamped before a policy was learnt that holds by now: rounds bring it in the form of now."""
+    return [item for item in sections if item.table not in tables or not other_form(tables[item.table], item)]
+
+
+def _is_id(key: Any) -> bool:
+    return type(key) is int
+
+
+def _is_birth_or_legacy(key: Any) -> bool:
+    return type(key) is bytes and (key[:1], len(key)) in ((b"\x00", BIRTH_KEY_SIZE), (_LEGACY, LEGACY_KEY_SIZE))
+
+
+def legacy_key(row: int) -> bytes:
+    """Returns the key of the end of a row that went by its id."""
+    return _LEGACY + row.to_bytes(8, "big", signed=True)
+
+
+def legacy_id(key: bytes) -> int:
+    """Returns the id in a legacy key."""
+    return int.from_bytes(key[1:], "big", signed=True)
+
+
+def wanting(table: Table, wanted: int) -> list[Row]:
+    """Returns the shown rows that want an id: the one that has it, and those that are shown under another."""
+    listing = "SELECT row FROM mycomesh_moved WHERE id = ? AND wanted = ? ORDER BY row"
+    rows = [row for (row,) in table.store.db.execute(listing, (table.table_id, wanted)).fetchall()]
+    views = [RowView.read(table, row) for row in [wanted, *rows]]
+    return [view.row for view in views if view.visible and view.owned().get(table.spec.id_column) == wanted]
+
+
+def ended_before(table: Table, wanted: Any) -> tuple[int, bytes]:
+    """Returns the stamp up to which births of an id are ended, from when rows went by their ids."""
+    leaves = table.log.leaves(legacy_key(wanted)) if type(wanted) is int else []
+    return max((_stamp(table, leaf) for leaf in leaves), default=(0, b""))
+
+
+def convert(table: Table) -> None:
+    """Gives every entry of a table whose rows went by their ids the identity of its row's birth.
+
+    The births are the same on every replica, so each comes to the same entries on its own. What waits for a birth that is
+    not here is dropped, and with it the coverage of the other sites' clocks: rounds bring it under its new name.
+    """
+    ordered = table.log.numbered_rows()
+    dropped = 0
+    for at in range(0, len(ordered), _BATCH):
+        for view in RowView.read_many(table, ordered[at : at + _BATCH]):
+            dropped += _convert_row(view)
+        table.log.flush()
+    if dropped:
+        table.uncover(keep=table.store.meta("site"))
+
+
+def _convert_row(view: RowView) -> int:
+    table = view.table
+    assert isinstance(view.row, int)
+    ended = next((entry.stamp for entry in view.entries if entry.dead), None)
+    if not view.visible and ended is None:
+        return _dropped(view, list(view.leaves))
+    key = table.key(view.row, view.leaves) if view.visible else legacy_key(view.row)
+    waiting = []
+    for leaf, entry in zip(view.leaves, view.entries, strict=True):
+        if not view.visible and not entry.dead:
+            waiting.append(leaf)
+            continue
+        values = list(view.values(leaf, entry.mask & ~EXISTENCE).values())
+        digest = table.digest(leaf[0], leaf[1], entry.mask, key, values, dead=entry.dead)
+        row = view.row if view.present is not None else key
+        table.log.replace(leaf, (leaf[0], leaf[1], row, leaf[3], digest, leaf[5]))
+    if view.visible and view.present is None:  # parked
+        report.rename_parked(table, view.row, key, view.row)
+    return _dropped(view, waiting)
+
+
+def _dropped(view: RowView, leaves: list[Leaf]) -> int:
+    for leaf in leaves:
+        view.table.log.remove(leaf)
+        view.table.hold(leaf[0], leaf[1], {})
+    return len(leaves)
+
+
+def _claim(view: RowView) -> Leaf | None:
+    """The entry that says which id the row wants."""
+    bit = 1 << view.table.bits[view.table.spec.id_column]
+    return next(
+        (leaf for leaf, entry in zip(view.leaves, view.entries, strict=True) if entry.mask & bit and not entry.dead),
+        None,
+    )
+
+
+def _stamp(table: Table, leaf: Leaf | tuple[int, int]) -> tuple[int, bytes]:
+    return leaf[1], table.store.site(leaf[0])
+
+
+def _other_id(table: Table, view: RowView) -> int:
+    key = view.row if isinstance(view.row, bytes) else table.key(view.row, view.leaves)
+    digest = hashlib.blake2b(key, digest_size=8, person=b"mycomesh-moved").digest()
+    return -1 - int.from_bytes(digest, "big") % _IDS
+
+
+def _move(table: Table, rival: RowView, claim: Leaf, place: Place) -> None:
+    """Shows the row that has an id under another; constraint errors pass through."""
+    column = table.spec.id_column
+    table.update(rival.row, {column: place.id})
+    table.log.rehome(rival.row, place.id)
+    table.hold(claim[0], claim[1], rival.held(claim) | {column: place.wanted})
+    table.displaced += 1
+    placed(table, rival.row, place.id, place)

@@ -1,0 +1,208 @@
+"""What any SQLite client can read about merges: `mycomesh_conflicts` and `mycomesh_parked`.
+
+Owns the human form of these records (JSON text, ISO 8601 times, hexadecimal sites). What always holds: a record is made in
+the transaction of the merge that it tells of. It must not decide anything about merging.
+"""
+
+from __future__ import annotations
+
+import base64
+import datetime as dt
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from sync import codec
+from sync.crdt.hlc import ms_from_hlc
+from sync.sqlite.raw_text import is_raw
+from sync.storage.table import Row, Table, birth_stamp
+
+__all__ = [
+    "CONFLICTS_MAX",
+    "DELETE_LOST",
+    "KEPT",
+    "TWO_VALUES",
+    "Loser",
+    "conflict",
+    "moved",
+    "park",
+    "rename_parked",
+    "rename_table",
+    "renumber_parked",
+    "shortened",
+    "time_text",
+    "unpark",
+    "value_of",
+]
+
+# Bounded retention: the oldest records go first (design.md section 4).
+CONFLICTS_MAX = 10_000
+TEXT_MAX = 1_000_000
+TOLD_MAX = 200
+WRITE_LOST = "a later write had not seen this one"
+KEPT = "both rows are kept, this one as"
+TWO_VALUES = "two files had different values of one write"
+DELETE_LOST = "a delete lost to a later write"
+
+
+@dataclass(frozen=True, slots=True)
+class Loser:
+    """A write that lost: its row's key, the values that lost, its stamp, and whether it was a delete."""
+
+    key: Any
+    values: dict[str, Any]
+    stamp: tuple[int, bytes]
+    dead: bool
+
+
+def conflict(
+    table: Table,
+    loser: Loser,
+    won: tuple[int, bytes],
+    standing: dict[str, Any] | None,
+    wall_ms: int,
+    *,
+    reason: str = "",
+) -> int:
+    """Records one losing write; returns 1 if it was not known before.
+
+    `won` is the winner's stamp, `standing` the winner's values, None for a delete.
+    """
+    db = table.store.db
+    before = int(db.total_changes())
+    db.execute(
+        "INSERT INTO mycomesh_conflicts(seen_at, table_name, row_key, lost, lost_at, lost_site, won_at, won_site,"
+        " reason, lost_hlc, won, row) VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+        (
+            time_text(wall_ms),
+            table.spec.name,
+            key_text(loser.key),
+            values_text(loser.values),
+            time_text(ms_from_hlc(loser.stamp[0])),
+            loser.stamp[1].hex(),
+            time_text(ms_from_hlc(won[0])),
+            won[1].hex(),
+            reason or (DELETE_LOST if loser.dead else WRITE_LOST),
+            loser.stamp[0],
+            None if standing is None else values_text(_shortened(loser.values, standing)),
+            loser.key,
+        ),
+    )
+    made = int(db.total_changes()) - before
+    if made:
+        db.execute(
+            "DELETE FROM mycomesh_conflicts WHERE seq <= (SELECT max(seq) FROM mycomesh_conflicts) - ?",
+            (CONFLICTS_MAX,),
+        )
+    return made
+
+
+def moved(table: Table, wanted: int, given: int, lost: tuple[int, bytes], won: tuple[int, bytes]) -> None:
+    """Records that a row is shown under another id than the one that its writer gave it."""
+    column = table.spec.id_column
+    loser = Loser(wanted, {column: wanted}, lost, dead=False)
+    conflict(table, loser, won, {column: wanted}, table.store.clock.last >> 16, reason=f"{KEPT} {given}")
+
+
+def park(table: Table, row: Row, key: Any, reason: str, values: dict[str, Any], wall_ms: int) -> None:
+    """Records a row that the user's table refuses; its values are held and tried again."""
+    table.store.db.execute(
+        "INSERT INTO mycomesh_parked VALUES(?, ?, ?, ?, ?, ?, ?)"
+        " ON CONFLICT(id, row) DO UPDATE SET reason = excluded.reason, content = excluded.content",
+        (
+            table.spec.name,
+            key_text(key),
+            reason,
+            values_text({name: value for name, value in values.items() if "\0" not in name})[:TEXT_MAX],
+            time_text(wall_ms),
+            table.table_id,
+            row,
+        ),
+    )
+
+
+def unpark(table: Table, row: Row) -> None:
+    """Ends the record of a row that is as it should be."""
+    table.store.db.execute("DELETE FROM mycomesh_parked WHERE id = ? AND row = ?", (table.table_id, row))
+
+
+def rename_parked(table: Table, row: Row, name: Row, key: Any) -> None:
+    """Keeps the record of a parked row that goes by another name and key."""
+    table.store.db.execute(
+        "UPDATE OR REPLACE mycomesh_parked SET row = ?, row_key = ? WHERE id = ? AND row = ?",
+        (name, key_text(key), table.table_id, row),
+    )
+
+
+def renumber_parked(table: Table, numbers: str) -> None:
+    """Keeps the records of parked rows that go by other integers: `numbers` is a table (old, new)."""
+    db = table.store.db
+    ours = "FROM mycomesh_parked WHERE id = ? AND typeof(row) = 'integer'"
+    listing = (
+        f"SELECT table_name, row_key, reason, content, since, id, (SELECT new FROM {numbers} WHERE old = row) {ours}"
+    )
+    records = db.execute(listing, (table.table_id,)).fetchall()
+    db.execute(f"DELETE {ours}", (table.table_id,))
+    db.executemany("INSERT INTO mycomesh_parked VALUES(?, ?, ?, ?, ?, ?, ?)", records)
+
+
+def rename_table(table: Table, name: str) -> None:
+    """Keeps the records of a table that goes by another name from now on."""
+    for record in ("mycomesh_parked", "mycomesh_conflicts"):
+        table.store.db.execute(
+            f"UPDATE OR REPLACE {record} SET table_name = ? WHERE table_name = ?", (name, table.spec.name)
+        )
+
+
+def time_text(wall_ms: int) -> str:
+    """Returns a Unix time in milliseconds as ISO 8601 in UTC; out-of-range times as they are."""
+    try:
+        return dt.datetime.fromtimestamp(wall_ms / 1000, tz=dt.UTC).isoformat(timespec="milliseconds")
+    except (OverflowError, ValueError, OSError):
+        return f"{wall_ms} ms"
+
+
+def key_text(key: Any) -> str:
+    """Returns a row's key as a person writes it: the value, a JSON array of several, or the birth of a keyless row."""
+    if isinstance(key, int):
+        return str(key)
+    if key[:1] == b"\x01":
+        return str(int.from_bytes(key[1:], "big", signed=True))
+    if key[:1] == b"\x00":
+        site, hlc = birth_stamp(key)
+        return f"{site.hex()}@{hlc}"
+    values = codec.decode(key, bytes_max=len(key))
+    plain = [_plain(value) for value in values]
+    return str(plain[0]) if len(plain) == 1 else json.dumps(plain, ensure_ascii=False)
+
+
+def values_text(values: dict[str, Any]) -> str:
+    """Returns columns and values as a JSON object; what a site had added to a counter goes as 'COLUMN +'."""
+    named = {name.partition("\0")[0] + " +" * ("\0" in name): _plain(value) for name, value in values.items()}
+    return json.dumps(named, ensure_ascii=False)
+
+
+def value_of(plain: Any) -> Any:
+    """Returns the value that a record's JSON stands for."""
+    if not isinstance(plain, dict):
+        return plain
+    if "base64" in plain:
+        return base64.b64decode(plain["base64"])
+    return [base64.b64decode(plain["text in base64"])]
+
+
+def _shortened(values: dict[str, Any], standing: dict[str, Any]) -> dict[str, Any]:
+    """The standing values of the columns that lost something: the winner is in its table, whole."""
+    return {name: shortened(_plain(standing[name])) for name in values if name in standing}
+
+
+def shortened(plain: Any) -> Any:
+    """Returns a record's value as it is told in passing."""
+    text = plain if isinstance(plain, str) else json.dumps(plain, ensure_ascii=False)
+    return plain if len(text) <= TOLD_MAX else f"{text[:TOLD_MAX]}... ({len(text)} characters)"
+
+
+def _plain(value: Any) -> Any:
+    if is_raw(value):
+        return {"text in base64": base64.b64encode(value[0]).decode()}
+    return {"base64": base64.b64encode(value).decode()} if isinstance(value, bytes) else value

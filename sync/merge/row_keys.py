@@ -1,0 +1,103 @@
+"""The identity of rows in what a peer sent: each change's key, named or to be read off the change itself.
+
+Owns the checks of keys against a table's kind. What always holds: a key that is returned names one row of the table, in the
+one form that every replica uses. It must not know what changes do.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from sync import codec
+from sync.errors import DecodeError, MisfitError
+from sync.merge.keep_both import LEGACY_KEY_SIZE
+from sync.sqlite.raw_text import is_raw, is_valid_raw
+from sync.sqlite.table_spec import KeyKind, TableSpec, encode_key
+from sync.storage.table import BIRTH_KEY_SIZE, Table, birth_key
+from sync.wire.bundle import Group, Kind
+
+__all__ = ["keys_of"]
+
+# Values that a column of an affinity may not keep as they are (SQLite, "Type Affinity"); of text, what reads as a number.
+_CHANGED: dict[str, set[type]] = {
+    "TEXT": {int, float},
+    "REAL": {str},
+    "INTEGER": {str},
+    "NUMERIC": {str},
+    "BLOB": set(),
+}
+_NUMBER = re.compile(r"[ \t\n\v\f\r]*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?[ \t\n\v\f\r]*")
+
+
+def keys_of(table: Table, group: Group) -> list[Any]:
+    """Returns each change's key, from the group or from its own values; checked against the table's kind.
+
+    Raises:
+        MisfitError: rows of this table go by other keys; nothing was changed.
+    """
+    try:
+        return _keys_of(table, group)
+    except DecodeError as error:
+        raise MisfitError(*error.args) from error
+
+
+def _keys_of(table: Table, group: Group) -> list[Any]:
+    spec = table.spec
+    id_column = spec.key[0].folded if spec.kind is KeyKind.ROWID else spec.id_column
+    if id_column in group.columns:
+        at = group.columns.index(id_column)
+        codec.require(
+            {type(row[at]) for row in group.rows} == {int}, f"{spec.name}: an INTEGER PRIMARY KEY is not an integer"
+        )
+    if group.keys is not None:
+        for key in group.keys:
+            _check_key(table, key)
+        return group.keys
+    if group.kind is not Kind.BIRTH:
+        raise DecodeError(f"{spec.name}: a change that is no birth names no row")
+    births = [birth_key(group.site, hlc) for hlc in group.hlcs]
+    if spec.kind is KeyKind.BAG:
+        return births
+    try:
+        places = [group.columns.index(column.folded) for column in spec.key]
+    except ValueError:
+        raise DecodeError(f"{spec.name}: a birth without its key columns") from None
+    if spec.kind is KeyKind.ROWID:
+        return [row[places[0]] for row in group.rows]
+    values = [tuple(row[place] for place in places) for row in group.rows]
+    if not spec.nullable_key and any(None in key for key in values):
+        raise DecodeError(f"{spec.name}: NULL in a key that cannot be NULL")
+    _check_kept(spec, values)
+    return [birth if None in key else encode_key(spec, key) for birth, key in zip(births, values, strict=True)]
+
+
+def _check_kept(spec: TableSpec, keys: Sequence[Sequence[Any]]) -> None:
+    """A column never holds a value that its affinity would change: such a key is of a table with another one."""
+    for place, column in enumerate(spec.key):
+        changed = {type(key[place]) for key in keys} & _CHANGED[column.affinity]
+        if str in changed and not any(type(key[place]) is str and _NUMBER.fullmatch(key[place]) for key in keys):
+            changed -= {str}
+        codec.require(not changed, f"{spec.name}: a key that its column {column.name!r} would change")
+
+
+def _check_key(table: Table, key: Any) -> None:
+    spec = table.spec
+    if spec.kind is KeyKind.ROWID:
+        codec.require(codec.is_int(key, -(1 << 63)), f"{spec.name}: a row key is not an integer")
+        return
+    codec.require(type(key) is bytes and key, f"{spec.name}: a row key is not bytes")
+    if key[:1] == b"\x00":
+        codec.require(len(key) == BIRTH_KEY_SIZE, f"{spec.name}: a birth key has the wrong size")
+        return
+    if spec.id_column and key[:1] == b"\x01":
+        codec.require(len(key) == LEGACY_KEY_SIZE, f"{spec.name}: the key of an ended row has the wrong size")
+        return
+    codec.require(spec.kind is KeyKind.KEYED, f"{spec.name}: a row key that this table does not have")
+    values = codec.decode(key, bytes_max=len(key))
+    codec.require(codec.is_array(values, len(spec.key)), f"{spec.name}: a row key has the wrong width")
+    plain = all(is_valid_raw(value) if is_raw(value) else type(value) in codec.PLAIN for value in values)
+    codec.require(plain, f"{spec.name}: a row key is not made of SQLite values")
+    _check_kept(spec, [values])
+    codec.require(None not in values and encode_key(spec, tuple(values)) == key, f"{spec.name}: bad row key")

@@ -1,0 +1,117 @@
+"""Tombstones of one table: how they are collected, and how a replica learns deletes that nobody remembers any more.
+
+Owns the marks: for each site, up to which of its clocks tombstones have been removed here. What always holds: a mark is made
+in the transaction that removes the tombstone, and goes with the vector to whoever adopts that; whoever does not cover a mark
+compares stamps before it adopts (ADR 0007). It must not know when a tombstone may go: `stability` does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sync.crdt.lattice import EXISTENCE, visible
+from sync.crdt.version_vector import Vector
+from sync.merge import records
+from sync.merge.merge import materialize
+from sync.storage.change_log import Leaf
+from sync.storage.row_view import RowView, shrink
+from sync.storage.table import Row, Table
+
+__all__ = ["collect", "collected", "forget", "inherit", "newest", "oldest", "stamps"]
+
+
+def newest(table: Table) -> int:
+    """Returns the greatest clock of the table's tombstones, 0 without any."""
+    return _clock(table, "max")
+
+
+def oldest(table: Table) -> int:
+    """Returns the least clock of the table's tombstones, 0 without any."""
+    return _clock(table, "min")
+
+
+def _clock(table: Table, which: str) -> int:
+    listing = f"SELECT coalesce({which}(hlc), 0) FROM {table.log.name} WHERE mask = 0"
+    return int(table.store.db.execute(listing).fetchone()[0])
+
+
+def collect(table: Table, stable: int, limit: int) -> int:
+    """Removes up to `limit` tombstones with clocks up to `stable`; returns how many. Inside a transaction."""
+    listing = (
+        f"SELECT place, hlc, row, mask, digest, prior FROM {table.log.name} WHERE mask = 0 AND hlc <= ?"
+        " ORDER BY hlc, place LIMIT ?"
+    )
+    leaves: list[Leaf] = table.store.db.execute(listing, (stable, limit)).fetchall()
+    for leaf in leaves:
+        table.log.remove(leaf)
+        _mark(table, leaf[0], leaf[1])
+    table.log.flush()
+    return len(leaves)
+
+
+def collected(table: Table) -> Vector:
+    """Returns the marks: for each site `(0, hlc]`."""
+    listing = "SELECT place, hlc FROM mycomesh_collected WHERE id = ? ORDER BY place"
+    marks = table.store.db.execute(listing, (table.table_id,)).fetchall()
+    return Vector({table.store.site(place): [(0, hlc)] for place, hlc in marks})
+
+
+def inherit(table: Table, marks: Vector, bound: int) -> None:
+    """Takes over the marks of a peer whose vector is adopted, up to the clock `bound`. Inside a transaction."""
+    for site, ranges in marks.items():
+        top = min(ranges[-1][1], bound)
+        if top > 0:
+            _mark(table, table.store.place_made(site), top)
+
+
+def _mark(table: Table, place: int, hlc: int) -> None:
+    table.store.db.execute(
+        "INSERT INTO mycomesh_collected VALUES(?, ?, ?) ON CONFLICT(id, place) DO UPDATE SET hlc = max(hlc, excluded.hlc)",
+        (table.table_id, place, hlc),
+    )
+
+
+# ---- audits
+
+
+def stamps(table: Table, site: bytes, after: int, upto: int, limit: int) -> tuple[list[int], int]:
+    """Returns up to `limit` clocks of the site's entries in `(after, upto]`, ascending, and the clock reached."""
+    place = table.store.place(site)
+    if place is None:
+        return [], upto
+    found = [hlc for at, hlc, _, _ in table.log.scan(place, after, limit) if at == place and hlc <= upto]
+    return found, upto if len(found) < limit else found[-1]
+
+
+def forget(table: Table, absent: Sequence[tuple[int, int]], wall_ms: int) -> int:
+    """Removes entries (place, hlc) that a peer covers and does not hold, with the rows whose birth is among them.
+
+    Entries of a row whose birth stands are left: they were superseded by something that is still to come. Returns how many
+    rows went; what a user wrote to such a row and nobody else has is kept on record. Inside a transaction.
+    """
+    rows: dict[Row, set[tuple[int, int]]] = {}
+    for stamp, row in table.log.rows_of(absent).items():
+        rows.setdefault(row, set()).add(stamp)
+    return sum(_forget_row(table, row, gone, wall_ms) for row, gone in rows.items())
+
+
+def _forget_row(table: Table, row: Row, gone: set[tuple[int, int]], wall_ms: int) -> bool:
+    view = RowView.read(table, row)
+    going = [leaf[:2] in gone and not entry.dead for leaf, entry in zip(view.leaves, view.entries, strict=True)]
+    kept = [entry for entry, goes in zip(view.entries, going, strict=True) if not goes]
+    if not any(going) or visible(kept):
+        return False
+    seen = view.visible
+    key = table.key(row, view.leaves) if view.leaves else row
+    ends = max(entry.stamp for entry, goes in zip(view.entries, going, strict=True) if goes)
+    for leaf, entry, goes in zip(view.leaves, view.entries, going, strict=True):
+        values = view.values(leaf, entry.mask & ~EXISTENCE)
+        if seen and not goes and not entry.dead and values:
+            records.conflict(table, records.Loser(key, values, entry.stamp, dead=False), ends, None, wall_ms)
+    names = {name for entry in kept for name in table.columns_of(entry.mask & ~EXISTENCE)}
+    target = {name: value for name, value in view.owned().items() if name in names}
+    shrink(view, [0 if goes else entry.mask for entry, goes in zip(view.entries, going, strict=True)], key)
+    table.log.flush()
+    materialize(table, view, seen=False, target=target, reborn=False)
+    table.log.flush()
+    return seen

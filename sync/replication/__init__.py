@@ -1,0 +1,1 @@
+"""Local changes on their way out, and peers' changes on their way in."""

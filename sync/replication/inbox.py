@@ -1,0 +1,104 @@
+"""Arrivals: what a peer has sent enters the tables, and with it what it has to say of tables.
+
+Owns the merging of one bundle into one file, in the caller's transaction. What always holds: local writes have their stamps
+before; definitions take effect before the rows that follow them in the bundle. It must not know links.
+"""
+
+from __future__ import annotations
+
+from sync.errors import BatchRefusedError, DecodeError
+from sync.merge.keep_both import other_form
+from sync.merge.merge import Merged, Room, merge_section
+from sync.replication.admission import reach_of
+from sync.replication.applied import Applied
+from sync.replication.outbox import SHOWN_MAX, Intake
+from sync.replication.priority import Urgency
+from sync.replication.site import Life
+from sync.schema.catalog import SCHEMA_TABLE, Catalog
+from sync.storage.store import Store
+from sync.storage.table import Table
+from sync.wire.bundle import Bundle, Section
+
+__all__ = ["Arrivals"]
+
+MISSED_MAX = 4_096  # names that are remembered; the digests tell of more
+
+
+class Arrivals:
+    """What others bring into one file."""
+
+    def __init__(self, store: Store, catalog: Catalog, life: Life, intake: Intake, urgency: Urgency) -> None:
+        self._store = store
+        self._catalog = catalog
+        self._life = life
+        self._intake = intake
+        self._urgency = urgency
+        self.missed: set[str] = set()  # tables that were not here when a round brought them; none was begun since
+
+    def merge(self, bundle: Bundle, applied: Applied, wall_ms: int, *, live: bool, repair: bool) -> None:
+        """Merges one bundle and notes in `applied` what became of it; `live` and `repair` as in `Replica.apply`.
+
+        The sections that are left in the bundle are for a transaction each: of what a round brings, no more is looked at row
+        by row in one than is short for the write lock (ADR 0012). A live batch is taken in whole.
+
+        Raises:
+            DecodeError: a value that SQLite cannot store.
+            BatchRefusedError: a live batch that names rows by another policy.
+        """
+        if self._life.caught_up(self._catalog.tables, reach_of(bundle, self._life.site)):
+            applied.renewed = True
+        room = None if live or repair else Room(SHOWN_MAX)
+        sections, bundle.sections = bundle.sections, []
+        settled = False  # which is work for one transaction, once
+        for section in sections:
+            table = self._catalog.tables.get(section.table)
+            if table is None:
+                self._miss(section.table, applied, live=live)
+                continue
+            if other_form(table, section):
+                if live:
+                    raise BatchRefusedError(f"{section.table}: names rows by another policy than this node's yet")
+                applied.withheld = True
+                continue
+            merged = self._merge_section(table, section, wall_ms, repair=repair, room=room)
+            applied.merged.add(merged)
+            if room is not None:
+                bundle.sections += [Section(section.table, [], [group]) for group in room.left]
+                room.left = []
+            if merged.changes and section.table == SCHEMA_TABLE:
+                self._learn(applied, wall_ms)
+                settled = True
+            elif merged.changes:
+                self._intake.again(table)
+            if any(table.coverage.has_gap(site) for site, _, _ in section.ranges):
+                applied.gaps.append(section.table)
+        if self._intake.unshown and not settled:
+            self._intake.settle()
+
+    def _merge_section(
+        self, table: Table, section: Section, wall_ms: int, *, repair: bool, room: Room | None
+    ) -> Merged:
+        try:
+            merged = merge_section(table, section, wall_ms, repair=repair, room=room)
+        except (TypeError, OverflowError) as error:
+            raise DecodeError(f"{section.table}: a value that SQLite cannot store: {error}") from error
+        for group in section.groups:
+            self._store.clock.witness(group.hlcs[-1])
+        for _, _, upto in section.ranges:
+            self._store.clock.witness(upto)
+        return merged
+
+    def _miss(self, name: str, applied: Applied, *, live: bool) -> None:
+        applied.unknown.append(name)
+        if not live and len(self.missed) < MISSED_MAX:  # a live batch is no part of what a round brings
+            self.missed.add(name)
+
+    def _learn(self, applied: Applied, wall_ms: int) -> None:
+        """Brings the file in line with definitions and decisions that a merge has brought."""
+        sections: list[Section] = []
+        self._catalog.apply_facts(self._intake.drainer(wall_ms, sections))
+        self._intake.renew()
+        self._intake.settle()
+        if sections:
+            self._store.durable()
+            applied.published += self._urgency.batches(sections)

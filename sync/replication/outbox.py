@@ -1,0 +1,271 @@
+"""The intake of one replica: local writes that wait for their stamps, taken in by chunks that are short for the write lock.
+
+Owns what has to be stamped before anything remote is merged: the pending logs, the sweeps that fill them, a changed schema,
+and the parked rows that a write may have made room for. What always holds: one transaction takes in at most one chunk, over
+all tables (ADR 0012); whatever is returned for publishing has been committed. It must not know peers.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+
+from sync.capture import table_scan
+from sync.capture.drain import CHUNK_ROWS_MAX, EDIT_WEIGHT, Drained, Times, captured_ms, drain_table
+from sync.capture.triggers import pending_name
+from sync.merge.keep_both import in_form
+from sync.merge.retry import Showing
+from sync.replication.priority import Urgency
+from sync.replication.site import Life
+from sync.schema.catalog import ADOPTED_MAX, SCHEMA_TABLE, Catalog
+from sync.storage.large_rows import CHANGE_BYTES_MAX
+from sync.storage.store import Store
+from sync.storage.table import Table
+from sync.wire.bundle import Section
+
+__all__ = ["SHOWN_MAX", "Intake"]
+
+# Rows that are tried again, or merged one by one, in one transaction: as many as changes of one row each.
+SHOWN_MAX = CHUNK_ROWS_MAX // EDIT_WEIGHT
+# Reads of a settled state are tried this often without the write lock.
+SETTLE_TRIES = 3
+# Tables that one statement asks for their pending logs: apsw keeps statements of up to 16 KiB prepared.
+ASKED_MAX = 256
+
+
+class Intake:
+    """What waits in one file, and how it gets its stamps."""
+
+    def __init__(self, store: Store, catalog: Catalog, life: Life, urgency: Urgency) -> None:
+        self._store = store
+        self._catalog = catalog
+        self._life = life
+        self._urgency = urgency
+        self._showing = Showing(store)
+        self._data_version = -1
+        self._owed: list[bytes] = []  # stamped already, to be published by the next drain
+        self.breathe: Callable[[], None] = lambda: None  # between two transactions
+        self.spread: Callable[[list[bytes]], None] | None = None  # takes at once what the first of several have stamped
+        self._waited_ms: int | None = None  # what waits was written before this node: by then; None once it is stamped
+        self._turn = 0  # whose pending log is read first: a table that is written all the time is not always first
+
+    def stale(self) -> bool:
+        """True if another connection has committed since the last `drain` that found nothing more, or something waits."""
+        known = self._store.data_version() == self._data_version and not self._catalog.changed()
+        return self._showing.waits or not known
+
+    def redefined(self) -> int | None:
+        """Returns a number that changes with each commit of others, if one has changed the schema, else None."""
+        return self._store.data_version() if self._catalog.changed() else None
+
+    def unsettle(self) -> None:
+        """Has the next `stale` be true."""
+        self._data_version = -1
+
+    def owe(self, batches: list[bytes]) -> None:
+        """Has the next drain return these batches first."""
+        self._owed += batches
+        self.unsettle()
+
+    def found(self, written_ms: int) -> None:
+        """Notes that what waits now was written before this replica was opened, the last of it at `written_ms`.
+
+        An insert that was logged without its time gets that one, or that of the first write that waits with its own if it
+        is earlier: it would push that on, and have it win over what others wrote later.
+        """
+        due = self.logged(self._catalog.tables.values())
+        logs = [f"SELECT at FROM {pending_name(table_id)} WHERE at IS NOT NULL LIMIT 1" for table_id in sorted(due)]
+        firsts = (self._store.db.execute(log).fetchone() for log in logs)
+        times = [captured_ms(first[0]) for first in firsts if first is not None]
+        self._waited_ms = min([written_ms, *times]) if due else None
+
+    def waiting(self) -> bool:
+        """True if some write has no stamp yet."""
+        return (
+            self._moving() or table_scan.under_way(self._store.db) or bool(self.logged(self._catalog.tables.values()))
+        )
+
+    def _moving(self) -> bool:
+        return self._life.moving is not None
+
+    def logged(self, tables: Iterable[Table]) -> set[int]:
+        """Returns the ids of those tables of which writes wait in the pending log."""
+        ids = sorted(table.table_id for table in tables)
+        found: set[int] = set()
+        for at in range(0, len(ids), ASKED_MAX):
+            asked = ids[at : at + ASKED_MAX]
+            terms = ", ".join(f"EXISTS(SELECT 1 FROM {pending_name(table_id)})" for table_id in asked)
+            answers = self._store.db.execute(f"SELECT {terms}").fetchone()
+            found.update(table_id for table_id, waits in zip(asked, answers, strict=True) if waits)
+        return found
+
+    def drain(self, wall_ms: int) -> tuple[list[bytes], bool]:
+        """Stamps up to one chunk of captured writes; returns (batches to publish, whether more are waiting)."""
+        version = self._store.data_version()
+        bundle: list[bytes] = []
+        more = False
+        if self._catalog.changed() or self.waiting() or self._showing.waits:
+            with self._store.transaction():
+                bundle, more = self.take(wall_ms)
+            more = more or self._showing.waits
+        if not more:
+            self._data_version = version
+            self._waited_ms = None
+        owed, self._owed = self._owed, []
+        return owed + bundle, more
+
+    def changing(self, wall_ms: int, change: Callable[[], None]) -> list[bytes]:
+        """Runs `change` in a write transaction in which no captured write is without its stamp; returns what to publish."""
+        batches: list[bytes] = []
+        more = True
+        while more:  # local writes have no stamps yet: all of them first, a chunk a transaction
+            with self._store.transaction():
+                published, more = self.take(wall_ms) if self._catalog.changed() or self.waiting() else ([], False)
+                if not more:
+                    change()
+            batches += published
+            if more:
+                batches = self._between(batches)
+        return batches
+
+    def _between(self, batches: list[bytes]) -> list[bytes]:
+        """Lets others have the file between two transactions of one call; returns what is still to be published."""
+        if self.spread is not None and batches:
+            self.spread(batches)
+            batches = []
+        self.breathe()
+        return batches
+
+    def settled(
+        self, wall_ms: int, read: Callable[[], None], *, locked: Callable[[], None] | None = None
+    ) -> list[bytes]:
+        """Runs `read` in a transaction in which no captured write is without its stamp; returns batches to publish.
+
+        Where the application writes faster than we look, that is under the write lock, and `locked` is run in its place.
+        """
+        published: list[bytes] = []
+        for _ in range(SETTLE_TRIES):
+            with self._store.reading():
+                if not self.waiting() and self._catalog.stands():
+                    read()
+                    return published
+            published += self.drain(wall_ms)[0]
+        more = True
+        while more:  # the application writes faster than we look: take the write lock for one chunk
+            with self._store.transaction():
+                batches, more = self.take(wall_ms)
+                published += batches
+                if not more:
+                    (locked or read)()
+            if more:
+                published = self._between(published)
+        return published
+
+    # ---- inside a transaction
+
+    def take(self, wall_ms: int) -> tuple[list[bytes], bool]:
+        """Stamps one chunk over all tables, schema and urgent ones first; returns its batches and whether more wait."""
+        if self._moving():  # before anything is stamped, which would come after stamps that are to go
+            self._life.move(self._catalog.tables.values(), SHOWN_MAX)
+            return [], True
+        sections: list[Section] = []
+        if self._catalog.changed():
+            self._catalog.refresh(self.drainer(wall_ms, sections), most=ADOPTED_MAX)
+            sections = in_form(self._catalog.tables, sections)
+        self.renew()
+        room, more = CHUNK_ROWS_MAX, self._catalog.changed()
+        facts, *tables = sorted(self._catalog.tables.values(), key=lambda table: table.table_id)
+        going = table_scan.going(self._store.db)
+        due = self.logged((facts, *tables)) | going
+        self._turn = (self._turn + 1) % max(len(tables), 1)
+        tables = [*tables[self._turn :], *tables[: self._turn]]
+        tables.sort(key=lambda table: not self._urgency.of(table.spec.folded))
+        for table in (facts, *tables):  # definitions before rows
+            if table.table_id not in due:
+                table.unread = False
+                continue
+            if room <= 0:
+                more = True
+                continue
+            drained = drain_table(table, self._life.place, self._times(table, wall_ms), room)
+            room -= self._took(table, drained, sections)
+            if not drained.more and table.installed and table.table_id in going:
+                more = True
+                if room >= CHUNK_ROWS_MAX // 2:  # else the rows of a small remainder would cost a transaction each
+                    table_scan.advance(table, room // 2)  # to find a row and log it takes as long as to stamp it
+                    drained = drain_table(table, self._life.place, self._times(table, wall_ms), room)
+                    room -= self._took(table, drained, sections)
+            more = more or drained.more
+        if not more:
+            more = self.settle()
+        sections.sort(key=lambda section: section.table != SCHEMA_TABLE)  # definitions before rows
+        if sections:
+            self._store.durable()
+        return self._urgency.batches(sections), more
+
+    def _times(self, table: Table, wall_ms: int) -> Times:
+        untimed_ms = self._waited_ms if table.spec.keyless else None
+        return Times(wall_ms, wall_ms if untimed_ms is None else min(untimed_ms, wall_ms))
+
+    def _took(self, table: Table, drained: Drained, sections: list[Section]) -> int:
+        if drained.section is not None:
+            sections.append(drained.section)
+            self._showing.again(table)
+        for column in sorted(table.staying):
+            note = f"column {column!r} has values of more than {CHANGE_BYTES_MAX >> 20} MiB: they stay on this node"
+            self._catalog.notes.setdefault(table.spec.folded, note)
+        return drained.weight
+
+    def drainer(self, wall_ms: int, sections: list[Section]) -> Callable[[Table], bool]:
+        """Returns a function that stamps one chunk of one table, keeps the section, and says whether that was all."""
+
+        def drain(table: Table) -> bool:
+            drained = drain_table(table, self._life.place, self._times(table, wall_ms))
+            if drained.section is not None:
+                sections.append(drained.section)
+            return not drained.more
+
+        return drain
+
+    @property
+    def unshown(self) -> bool:
+        """True if rows wait that may find their place: the next drain tries them."""
+        return self._showing.waits
+
+    def again(self, table: Table) -> None:
+        """Has the rows of a table that could not be shown tried again: something changed."""
+        self._showing.again(table)
+
+    def renew(self) -> None:
+        """Has the parked rows of tables that stand anew tried again: what refused them may be gone."""
+        tables = self._catalog.tables
+        for table in self._catalog.renewed:
+            if tables.get(table.spec.folded) is table:
+                self._showing.again(table)
+        self._catalog.renewed.clear()
+
+    def settle(self) -> bool:
+        """Tries rows again, shows what was held for columns that a table has got, and looks at cells that became counters.
+
+        Every local write has its stamp: what is shown must not take the place of what nobody has read yet. As much as one
+        transaction may do. Returns whether there are rows for the next drain to stamp.
+        """
+        room = self._showing.step(self._catalog.tables.values(), SHOWN_MAX)
+        looked = any(table.unread for table in self._catalog.tables.values())
+        for table in self._catalog.tables.values():
+            if table.settled:
+                continue
+            name = f"settled/{table.table_id}"
+            state = json.dumps([table.known, sorted(table.counters)])
+            before = self._store.meta(name)
+            if before != state:
+                if table.holds_any():
+                    room = self._showing.show_held(table, state, max(room, 1))
+                    if room <= 0:
+                        break
+                self._store.meta_set(name, state)
+                if not table.counters <= set(json.loads(before or "[[], []]")[1]):
+                    table_scan.begin(table)
+                    table.unread = looked = True
+            table.settled = True
+        return looked

@@ -1,0 +1,228 @@
+"""Copies: a file that went back in time goes on under a new site (design.md section 4, "Copies" and "HLC").
+
+A restored backup, a disk image put back, a power cut that took the tail of the WAL: the file's clock is then behind what its
+site has told the mesh, and going on would give two writes one stamp. Who knows better is a note kept outside the file
+(`recalled`, read when the file is opened), or a peer that covers more of the site's clock than the file itself. A file whose
+stamps lie in the future, since its machine's clock was wrong, goes on under a new site too.
+
+Owns the choice of the site and the stamping again of what was written since the file was opened. What always holds: whatever
+was stamped before the opening keeps its stamp, since that life of the file told the mesh of it. It must not know peers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+
+from sync.crdt.lattice import EXISTENCE
+from sync.errors import DecodeError, ForeignFileError
+from sync.merge import records
+from sync.replication.admission import SITE_PREFIX
+from sync.storage.change_log import Leaf, unpack_mask
+from sync.storage.row_view import RowView
+from sync.storage.store import Store
+from sync.storage.table import Row, Table, birth_key
+
+__all__ = ["RENEWALS_MAX", "Life", "stamp_again"]
+
+# A file goes back in time once in a while, not again and again: a peer that says so more often in one run is lying.
+RENEWALS_MAX = 8
+_STEP_ENTRIES = 10_000
+_MOVING = "moving"
+
+
+@dataclass(frozen=True, slots=True)
+class Moving:
+    """Entries that wait for another stamp: those of the site at `place` past the clock `after`."""
+
+    place: int
+    after: int
+
+
+class Life:
+    """One run of one file: the site under which it stamps, and from where on it does."""
+
+    __slots__ = ("_entropy", "_kept", "_opened_at", "_renewals", "_store", "moving", "place")
+
+    def __init__(self, store: Store, site: bytes, entropy: Callable[[int], bytes]) -> None:
+        self.place = store.place_made(site)
+        self._store = store
+        self._entropy = entropy
+        self._opened_at = store.clock.last  # what this run stamps lies after it
+        self._renewals = 0
+        self.moving = _moving(store.meta(_MOVING))
+        self._kept = (self.place, self.moving)
+        store.enlist(self)
+
+    @classmethod
+    def begin(
+        cls,
+        store: Store,
+        node_id: bytes,
+        mesh_key: bytes,
+        entropy: Callable[[int], bytes],
+        recalled: Mapping[bytes, int],
+    ) -> Life:
+        """Begins a run under the file's site, or a new one if it was another node's or is behind `recalled`.
+
+        `recalled` holds, for each site, an hlc that it is known to have reached. Inside a transaction.
+
+        Raises:
+            ForeignFileError: the file belongs to another mesh.
+        """
+        tag = hashlib.blake2b(mesh_key, digest_size=16, person=b"mycomesh-meshtag").digest()
+        found = store.meta("mesh")
+        if found is None:
+            store.meta_set("mesh", tag)
+        elif found != tag:
+            raise ForeignFileError(
+                f"{store.path}: belongs to another mesh; use a copy without it (mycomesh down --remove on its node)"
+            )
+        site = store.meta("site")
+        own = type(site) is bytes and site[:SITE_PREFIX] == node_id[:SITE_PREFIX]
+        if not own or recalled.get(site, 0) > store.clock.last:
+            site = _fresh_site(store, node_id, entropy)
+        return cls(store, site, entropy)
+
+    @property
+    def site(self) -> bytes:
+        """The 16-byte id under which this run stamps."""
+        return self._store.site(self.place)
+
+    def behind(self, tables: Mapping[str, Table], reach: Mapping[str, int]) -> bool:
+        """True if a peer knows more of this site's clock, by table, than the file does."""
+        known = {name: tables[name].coverage.top(self.site) for name in reach if name in tables}
+        return any(reach[name] > top for name, top in known.items())
+
+    def caught_up(self, tables: Mapping[str, Table], reach: Mapping[str, int]) -> bool:
+        """Where a peer knows more of this site than the file does, goes on under a new site; inside a transaction.
+
+        What this run has stamped is stamped again. Returns whether the site is new.
+
+        Raises:
+            DecodeError: peers have made it do so too often.
+        """
+        if not self.behind(tables, reach):
+            return False
+        if self._renewals == RENEWALS_MAX:
+            raise DecodeError("tells again and again of writes of this node that it never made")
+        self._renewals += 1
+        old = self.place
+        self.place = self._store.place_made(_fresh_site(self._store, self.site, self._entropy))
+        for name in sorted(tables):
+            stamp_again(tables[name], old, self.place, self._opened_at)
+        return True
+
+    def committed(self) -> None:
+        """The transaction stands."""
+        self._kept = (self.place, self.moving)
+
+    def rolled_back(self) -> None:
+        """The transaction is undone, and with it a new site."""
+        self.place, self.moving = self._kept
+
+    # ---- a clock that was ahead
+
+    def set_back(self, tables: Collection[Table], after: int, bound: int) -> None:
+        """Goes on under a new site; inside a transaction, while nothing is `moving`.
+
+        What the old one has stamped past `after` is covered by nobody, and waits for `move`. The clock begins past that and
+        past every other site's: who stamped in the future has overwritten those. What lies past `bound` counts for neither.
+        """
+        old = self.place
+        tops = [table.coverage.top(site) for table in tables for site, _ in table.coverage.items() if site != self.site]
+        self.place = self._store.place_made(_fresh_site(self._store, self.site, self._entropy))
+        for table in tables:
+            table.uncover_after(self._store.site(old), after)
+        self._store.clock.last = self._opened_at = max(top for top in (0, after, *tops) if top <= bound)
+        self.moving = Moving(old, after)
+        self._store.meta_set(_MOVING, json.dumps([old, after]))
+
+    def move(self, tables: Iterable[Table], room: int) -> None:
+        """Stamps so many of the waiting entries again; inside a transaction. Nothing is `moving` when all are through."""
+        assert self.moving is not None, "asked for only while something waits"
+        for table in tables:
+            before = table.coverage.top(self.site)
+            moved = _stamp_some(table, self.moving.place, self.place, self.moving.after, room)
+            if moved:
+                table.cover(self.site, before, self._store.clock.last)
+            room -= moved
+            if room <= 0:
+                return
+        self.moving = None
+        self._store.meta_set(_MOVING, None)
+
+
+def _fresh_site(store: Store, node_id: bytes, entropy: Callable[[int], bytes]) -> bytes:
+    site = node_id[:SITE_PREFIX] + entropy(SITE_PREFIX)
+    store.meta_set("site", site)
+    return site
+
+
+def stamp_again(table: Table, old: int, new: int, after: int) -> int:
+    """Gives every entry of the site at place `old` with an hlc past `after` a stamp of the site at `new`.
+
+    The table's vector covers of the old site only what lies before. Returns the number of entries; inside a transaction.
+    """
+    count = 0
+    while moved := _stamp_some(table, old, new, after, _STEP_ENTRIES):
+        count += moved
+    table.uncover_after(table.store.site(old), after)
+    if count:
+        table.cover(table.store.site(new), 0, table.store.clock.last)
+    return count
+
+
+def _stamp_some(table: Table, old: int, new: int, after: int, limit: int) -> int:
+    """Stamps up to so many of these entries again, the earliest first; returns how many."""
+    log, clock = table.log, table.store.clock
+    entries = [entry for entry in log.scan(old, after, limit) if entry[0] == old]
+    for _, hlc, row, _ in entries:
+        current = log.row_of(old, hlc)
+        _stamp_one(table, row if current is None else current, (old, hlc), (new, clock.tick(0)))
+    log.flush()
+    return len(entries)
+
+
+def _stamp_one(table: Table, row: Row, old: tuple[int, int], new: tuple[int, int]) -> None:
+    site = table.store.site
+    view = RowView.read(table, row)
+    leaf = next(leaf for leaf in view.leaves if leaf[:2] == old)
+    mask, dead = unpack_mask(leaf[3])
+    key = table.key(row, view.leaves)
+    named = mask & EXISTENCE and not dead and key == birth_key(site(old[0]), old[1])
+    if named:
+        key = birth_key(site(new[0]), new[1])
+    name = key if named and isinstance(row, bytes) else row
+    values = view.values(leaf, mask & ~EXISTENCE)
+    held = view.held(leaf)
+    table.hold(*old, {})
+    table.log.remove(leaf)
+    digest = table.digest(*new, mask, key, list(values.values()), dead=dead)
+    table.log.add((*new, name, leaf[3], digest, leaf[5]))
+    if held:
+        table.hold(*new, held)
+    if named:
+        _rename(table, view, leaf, name, key)
+
+
+def _moving(stored: object) -> Moving | None:
+    """Returns what a file says of entries that wait for another stamp; None where another hand has been at it."""
+    try:
+        place, after = json.loads(stored) if isinstance(stored, str) else (None, None)
+    except (ValueError, TypeError):
+        return None
+    return Moving(place, after) if type(place) is type(after) is int else None
+
+
+def _rename(table: Table, view: RowView, birth: Leaf, name: Row, key: bytes) -> None:
+    """The row goes by another birth now: its other entries, and the record of it if it is parked, follow."""
+    for leaf, entry in zip(view.leaves, view.entries, strict=True):
+        if leaf is not birth:
+            values = view.values(leaf, entry.mask & ~EXISTENCE)
+            digest = table.digest(leaf[0], leaf[1], entry.mask, key, list(values.values()), dead=entry.dead)
+            table.log.replace(leaf, (*leaf[:2], name, leaf[3], digest, leaf[5]))
+    if name != view.row:
+        records.rename_parked(table, view.row, name, key)

@@ -1,0 +1,1 @@
+"""Table definitions as replicated facts, and the pass over a changed schema."""

@@ -1,0 +1,94 @@
+"""Columns added to a user's table on the word of others.
+
+Owns the one statement that does it, and what becomes of rows that the column's CHECK refuses: they are parked here as they
+are on every replica that has the CHECK already (ADR 23). What always holds: text from a peer adds one column to one table
+and does nothing else; a column is added with as much of its definition as SQLite takes. It must not know facts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import apsw
+
+from sync.merge.merge import set_aside
+from sync.merge.unique_claims import rows_where
+from sync.sqlite.create_table import checks_of
+from sync.sqlite.definitions import adding
+from sync.sqlite.identifiers import quoted
+from sync.storage.table import Table
+
+__all__ = ["SET_ASIDE_MAX", "add_column"]
+
+_SAVEPOINT = "mycomesh_add"
+# Rows that one new column parks, some 0.2 ms each in one transaction: where it refuses more, it comes without its CHECK.
+SET_ASIDE_MAX = 128
+# What a definition may be refused with, or a CHECK while it looks at the rows.
+_REFUSALS = (apsw.SQLError, apsw.AuthError, apsw.ConstraintError, apsw.MismatchError, apsw.TooBigError)
+
+
+def add_column(db: Any, name: str, clauses: Sequence[str], table: Table | None = None) -> str:
+    """Adds a column by the first of these texts that SQLite takes; returns why it takes none, "" if it has.
+
+    `table` is the table's where its rows may be parked.
+    """
+    refused = _add(db, name, clauses[0])
+    if refused and table is not None and len(clauses) > 1 and _set_aside(table, name, clauses):
+        refused = _add(db, name, clauses[0])
+    for clause in clauses[1:]:
+        if not refused:
+            break
+        refused = _add(db, name, clause)
+    return refused
+
+
+def _add(db: Any, name: str, clause: str) -> str:
+    """Adds a column, or changes nothing and returns why SQLite refuses it."""
+    refused = ""
+    db.execute(f"SAVEPOINT {_SAVEPOINT}")
+    db.authorizer = adding(name)
+    try:
+        db.execute(f"ALTER TABLE {quoted(name)} ADD COLUMN {clause}").fetchall()
+    except _REFUSALS as error:
+        refused = str(error)
+    db.authorizer = None
+    if refused:
+        db.execute(f"ROLLBACK TO {_SAVEPOINT}")
+    db.execute(f"RELEASE {_SAVEPOINT}")
+    return refused
+
+
+def _set_aside(table: Table, name: str, clauses: Sequence[str]) -> bool:
+    """Parks the rows that the CHECKs of a column refuse; returns whether there were any, and not too many."""
+    checks = checks_of(clauses[0])
+    if not checks:
+        return False
+    db = table.store.db
+    refused: list[Any] = []
+    db.execute(f"SAVEPOINT {_SAVEPOINT}")
+    try:
+        if not _add(db, name, clauses[1]):
+            condition = " OR ".join(f"NOT {check}" for check in checks)
+            db.authorizer = _reading
+            refused = rows_where(table, f"{condition} LIMIT {SET_ASIDE_MAX + 1}")
+    except _REFUSALS:
+        refused = []
+    finally:
+        db.authorizer = None
+        db.execute(f"ROLLBACK TO {_SAVEPOINT}")
+        db.execute(f"RELEASE {_SAVEPOINT}")
+    if not refused or len(refused) > SET_ASIDE_MAX:
+        return False
+    for row in refused:
+        set_aside(table, row, f"CHECK constraint failed: {' AND '.join(check[1:-1] for check in checks)}")
+    table.log.flush()
+    return True
+
+
+def _reading(operation: int, _first: str | None, _second: str | None, _third: str | None, _fourth: str | None) -> int:
+    return (
+        apsw.SQLITE_OK
+        if operation in (apsw.SQLITE_SELECT, apsw.SQLITE_READ, apsw.SQLITE_FUNCTION)
+        else apsw.SQLITE_DENY
+    )

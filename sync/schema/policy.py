@@ -1,0 +1,175 @@
+"""Policies: what a mesh has decided about a table beyond its definition, as facts in `mycomesh_schema`.
+
+Owns the form of these facts and what may be decided, by a person's word or by the statements of a migration. What always
+holds: a fact is a row like any other, so every replica comes to the same policies, whenever it learns of them; a fact that
+does not fit this file's table has no effect here. It must not know how rows are merged.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from sync.sqlite.identifiers import INTERNAL_PREFIX, fold
+from sync.sqlite.table_spec import SQL_MAX, KeyKind, TableSpec
+
+__all__ = [
+    "COUNTER",
+    "DROPPED",
+    "GENERATED",
+    "KEEP_BOTH",
+    "NAME",
+    "POLICY",
+    "SAME_ROW",
+    "Policies",
+    "counter_fact",
+    "counter_refusal",
+    "dropped_fact",
+    "generated_fact",
+    "keep_both_fact",
+    "keep_both_refusal",
+    "name_fact",
+]
+
+COUNTER = "counter"
+POLICY = "policy"
+NAME = "name"
+DROPPED = "dropped"
+GENERATED = "generated"
+SAME_ROW = "same-row"
+KEEP_BOTH = "keep-both"
+# Every row gets another identity, in one transaction: about 40 us each.
+KEEP_BOTH_ROWS_MAX = 10_000
+# Generated columns of one table, those that are no more too: each is tried when any of them changes.
+GENERATED_MAX = 256
+# The wire's longest name, less what a share adds to the counter's (`counter.share_name`).
+COLUMN_CHARS_MAX = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Policies:
+    """The policies that the facts of one file state, by the mesh's names.
+
+    `shown` is how a table (table,) or a column (table, column) is shown since it was renamed; `dropped` are those that are no
+    more, for good. `generated` are texts of generated columns by table and column, "" for one that is no more.
+    """
+
+    counters: dict[str, frozenset[str]] = field(default_factory=dict)
+    keep_both: frozenset[str] = frozenset()
+    shown: dict[tuple[str, ...], str] = field(default_factory=dict)
+    dropped: frozenset[tuple[str, ...]] = frozenset()
+    generated: dict[str, dict[str, str]] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, db: Any, schema_table: str) -> Policies:
+        """Reads the facts; one that is not as `counter_fact` writes it is ignored."""
+        counters: dict[str, frozenset[str]] = {}
+        keep_both: set[str] = set()
+        shown: dict[tuple[str, ...], str] = {}
+        dropped: set[tuple[str, ...]] = set()
+        generated: dict[str, dict[str, str]] = {}
+        listing = f"SELECT name, kind, sql FROM {schema_table} WHERE kind IN (?, ?, ?, ?, ?) ORDER BY name"
+        for name, kind, sql in db.execute(listing, (COUNTER, POLICY, NAME, DROPPED, GENERATED)):
+            match kind, _subject(name, kind), sql:
+                case "counter", [table, column], _:
+                    counters[table] = counters.get(table, frozenset()) | {column}
+                case "policy", [table], "keep-both":
+                    keep_both.add(table)
+                case "name", [_] | [_, _] as subject, str() as shown_as if may_be_shown(shown_as):
+                    shown[tuple(subject)] = shown_as
+                case "dropped", [_] | [_, _] as subject, _:
+                    dropped.add(tuple(subject))
+                case "generated", [table, column], str() as text if len(text) <= SQL_MAX:
+                    texts = generated.setdefault(table, {})
+                    if len(texts) < GENERATED_MAX:
+                        texts[column] = text
+                case _:
+                    continue
+        return cls(counters, frozenset(keep_both), shown, frozenset(dropped), generated)
+
+    def dropped_of(self, table: str) -> frozenset[str]:
+        """Returns the columns of a table that are no more."""
+        return frozenset(subject[1] for subject in self.dropped if len(subject) == 2 and subject[0] == table)
+
+    def applied(self, spec: TableSpec) -> TableSpec:
+        """Returns the table as its policy has it."""
+        return spec.keeping_both() if spec.folded in self.keep_both else spec
+
+    def counters_of(self, spec: TableSpec) -> frozenset[str]:
+        """Returns the columns of this table that count; never one of its key, which says which row it is."""
+        able = {column.folded for column in spec.columns} - {column.folded for column in spec.key} - {spec.id_column}
+        return self.counters.get(spec.folded, frozenset()) & able
+
+
+def counter_fact(table: str, column: str) -> tuple[str, str, str]:
+    """Returns the fact (name, kind, sql) that says that a column is a counter; both by the mesh's names."""
+    return f"{COUNTER}:{json.dumps([table, column], ensure_ascii=False)}", COUNTER, ""
+
+
+def name_fact(subject: tuple[str, ...], shown: str) -> tuple[str, str, str]:
+    """Returns the fact (name, kind, sql) that says how a table or a column is shown; `subject` as in `Policies.shown`."""
+    return f"{NAME}:{json.dumps(subject, ensure_ascii=False)}", NAME, shown
+
+
+def dropped_fact(subject: tuple[str, ...]) -> tuple[str, str, str]:
+    """Returns the fact (name, kind, sql) that says that a table or a column is no more."""
+    return f"{DROPPED}:{json.dumps(subject, ensure_ascii=False)}", DROPPED, ""
+
+
+def generated_fact(table: str, column: str, text: str) -> tuple[str, str, str]:
+    """Returns the fact (name, kind, sql) that says how a column is generated, "" that it is no more; by the mesh's names."""
+    return f"{GENERATED}:{json.dumps([table, column], ensure_ascii=False)}", GENERATED, text
+
+
+def may_be_shown(name: str) -> bool:
+    """True if a table or a column may go by that name: not a name of SQLite's, of ours, or one that no client can write."""
+    return (
+        0 < len(name) <= COLUMN_CHARS_MAX
+        and "\0" not in name
+        and not fold(name).startswith(("sqlite_", INTERNAL_PREFIX))
+    )
+
+
+def counter_refusal(spec: TableSpec, column: str) -> str:
+    """Returns why a column cannot be a counter, "" if it can."""
+    found = next((item for item in spec.columns if fold(item.name) == fold(column)), None)
+    name = f"{spec.name}.{column}"
+    if found is None:
+        return f"{spec.name} has no stored column {column!r}; its columns are {', '.join(c.name for c in spec.columns)}"
+    if found.folded in {spec.id_column, *(item.folded for item in spec.key)}:
+        return f"{name} is part of the primary key, which says which row it is; count in another column"
+    if any(fold(term) == fold(found.name) for index in spec.unique for term, _ in index.columns):
+        return f"{name} must be UNIQUE, and a sum cannot promise that; count in another column"
+    if found.affinity in ("TEXT", "REAL"):
+        return f"{name} has {found.affinity} affinity and cannot keep integers exact; declare it INTEGER"
+    if len(column) > COLUMN_CHARS_MAX:
+        return f"the column's name has {len(column)} characters; a counter's may have {COLUMN_CHARS_MAX}"
+    return ""
+
+
+def keep_both_fact(table: str) -> tuple[str, str, str]:
+    """Returns the fact (name, kind, sql) that says that a table, by the mesh's name, keeps both rows of one id."""
+    return f"{POLICY}:{json.dumps([table], ensure_ascii=False)}", POLICY, KEEP_BOTH
+
+
+def keep_both_refusal(spec: TableSpec, rows: int) -> str:
+    """Returns why a table that holds so many rows cannot keep both rows of one id, "" if it can."""
+    if spec.kind is not KeyKind.ROWID:
+        return f"{spec.name} has no INTEGER PRIMARY KEY, so two nodes cannot number two rows alike"
+    if rows > KEEP_BOTH_ROWS_MAX:
+        return f"{spec.name} has {rows} rows, and each would get another identity; decide before it has {KEEP_BOTH_ROWS_MAX}"
+    return ""
+
+
+def _subject(name: Any, kind: str) -> list[str] | None:
+    """Returns the names that a fact is about, None if it is not a fact of ours."""
+    if type(name) is not str or not name.startswith(f"{kind}:"):
+        return None
+    try:
+        names = json.loads(name[len(kind) + 1 :])
+    except (ValueError, RecursionError):
+        return None
+    if type(names) is not list or not names or not all(type(item) is str for item in names):
+        return None
+    return None if names[0].startswith(INTERNAL_PREFIX) else names  # our own tables are nobody's to decide

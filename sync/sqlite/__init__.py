@@ -1,0 +1,1 @@
+"""What SQLite's catalogue and SQL texts say about tables, columns and indexes."""

@@ -1,0 +1,143 @@
+"""Generated columns as texts: what a definition has of them, and a definition with those that facts of their own state.
+
+Owns the scratch databases in which these texts are tried before they come near the user's file. What always holds: a text
+makes one generated column of the name that it goes by, or has no effect. It must not know files, facts or peers.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import apsw
+
+from sync.sqlite.create_table import alike, columns, computed, definition_of, mentions
+from sync.sqlite.definitions import adding, rename_columns, scratch
+from sync.sqlite.identifiers import fold, quoted
+from sync.sqlite.indexes import column_names
+from sync.sqlite.table_spec import user_tables
+
+__all__ = ["composed", "generated_of", "in_any_order", "renamed", "with_dependents"]
+
+_SAVEPOINT = "mycomesh_generated"
+
+
+@functools.lru_cache(maxsize=256)
+def generated_of(sql: str) -> Mapping[str, str] | None:
+    """Returns the text of each generated column of a CREATE TABLE, by folded name; None if they cannot be told."""
+    try:
+        with scratch(sql) as db:
+            return _generated(db, user_tables(db)[0][0])
+    except (apsw.Error, IndexError):
+        return None
+
+
+def composed(sql: str, generated: Mapping[str, str]) -> str:
+    """Returns the CREATE TABLE of a fact with generated columns as facts of their own have them: texts by folded name.
+
+    A stored column of that name stands; "" is a column that is no more, and what is computed of it is none either; for a text
+    that SQLite refuses what the CREATE TABLE has stands.
+    """
+    try:
+        with scratch(sql) as db:
+            (name,) = user_tables(db)[0]
+            here = _generated(db, name) or {}
+            due = [column for column, text in generated.items() if not _stands(db, name, column, text)]
+            due = with_dependents(here, due)
+            wanted = {**here, **generated}
+            in_any_order([column for column in due if column in here], lambda column: _dropped(db, name, column))
+            added = [column for column in due if wanted[column]]
+            left = in_any_order(added, lambda column: _added(db, name, column, wanted[column]))
+            in_any_order(
+                [column for column in left if column in here], lambda column: _added(db, name, column, here[column])
+            )
+            return definition_of(db, name)
+    except (apsw.Error, ValueError):
+        return sql
+
+
+def with_dependents(texts: Mapping[str, str], columns: Sequence[str]) -> list[str]:
+    """Returns columns and those of these texts that are computed of them, and so on."""
+    found = list(columns)
+    while more := [
+        column for column, text in texts.items() if column not in found and any(mentions(text, each) for each in found)
+    ]:
+        found += more
+    return found
+
+
+def in_any_order(columns: Sequence[str], step: Callable[[str], bool]) -> list[str]:
+    """Does a step for each column, again as long as one succeeds: it may need another's; returns those for which it fails."""
+    left = list(columns)
+    while done := [column for column in left if step(column)]:
+        left = [column for column in left if column not in done]
+    return left
+
+
+def renamed(sql: str, column: str, text: str, names: Mapping[str, str]) -> str:
+    """Returns the text of a generated column of a CREATE TABLE that lacks it, after columns were renamed in both.
+
+    Raises:
+        apsw.Error: SQLite refuses the text in that table, or it makes something else.
+    """
+    with scratch(sql) as db:
+        (table,) = user_tables(db)[0]
+        _add(db, table, column, text)
+        rename_columns(db, table, names)
+        texts = _generated(db, table) or {}
+        if column not in texts:
+            raise apsw.SQLError(f"the definition of the generated column {column!r} cannot be told")
+        return texts[column]
+
+
+def _stands(db: Any, table: str, column: str, text: str) -> bool:
+    """True if a column is as a fact says, or stored."""
+    here = (_generated(db, table) or {}).get(column)
+    if here is not None:
+        return alike(here, text)
+    return not text or column in map(fold, column_names(db, table))
+
+
+def _dropped(db: Any, table: str, column: str) -> bool:
+    """Drops a column; returns whether SQLite does so."""
+    try:
+        db.execute(f"ALTER TABLE {quoted(table)} DROP COLUMN {quoted(column)}")
+    except apsw.SQLError:
+        return False
+    return True
+
+
+def _added(db: Any, table: str, column: str, text: str) -> bool:
+    """Adds a generated column, or changes nothing; returns whether SQLite takes it."""
+    db.execute(f"SAVEPOINT {_SAVEPOINT}")
+    try:
+        _add(db, table, column, text)
+    except apsw.Error:
+        db.execute(f"ROLLBACK TO {_SAVEPOINT}")
+        return False
+    finally:
+        db.execute(f"RELEASE {_SAVEPOINT}")
+    return True
+
+
+def _add(db: Any, table: str, column: str, text: str) -> None:
+    """Adds a generated column to a scratch database's table; raises apsw.Error if the text makes anything else."""
+    db.authorizer = adding(table)
+    try:
+        db.execute(f"ALTER TABLE {quoted(table)} ADD COLUMN {text}").fetchall()
+    finally:
+        db.authorizer = None
+    if column not in (_generated(db, table) or {}):
+        raise apsw.SQLError(f"it is no definition of a generated column {column!r}")
+
+
+def _generated(db: Any, table: str) -> dict[str, str] | None:
+    """Returns the text of each generated column of a table, as `computed` has it, by folded name.
+
+    None if their texts cannot be told.
+    """
+    listing = "SELECT name FROM pragma_table_xinfo(?) WHERE hidden IN (2, 3) ORDER BY cid"
+    names = [fold(name) for (name,) in db.execute(listing, (table,)).fetchall()]
+    texts = columns(db, table) if names else {}
+    return None if names and not texts else {name: computed(texts[name]) for name in names}

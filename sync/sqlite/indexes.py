@@ -1,0 +1,161 @@
+"""UNIQUE indexes of a table: which columns they compare, and SQL that finds the rows that a new one would meet in them.
+
+Owns reading indexes out of SQLite's catalogue, and the terms of an index on expressions out of its text. What always holds:
+SQL that goes into a trigger has been prepared here before, because a trigger with an error fails the application's writes. It
+must not know what is done with the rows that are found.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import apsw
+
+from sync.sqlite.identifiers import quoted
+from sync.sqlite.raw_text import raw_select, restored
+from sync.sqlite.tokens import COMMENTS, TOKEN, readable
+
+__all__ = ["UniqueIndex", "column_names", "key_terms", "unique_indexes", "user_indexes"]
+
+_ORDER = re.compile(r"\s+(?:asc|desc)\s*\Z", re.IGNORECASE)
+_WHERE = re.compile(r"\A\s*where\b", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class UniqueIndex:
+    """A UNIQUE constraint or index other than the primary key.
+
+    `columns` (name, collation) are stored columns whose equality it forbids; empty where it says something else: it indexes
+    an expression or a generated column, or holds only some of the rows. `match` is SQL that is true for each row `e` which a
+    row `NEW` may meet in it, "" if there is none.
+    """
+
+    name: str
+    columns: tuple[tuple[str, str], ...]
+    match: str
+
+
+def user_indexes(db: Any) -> list[tuple[str, str, str]]:
+    """Returns (name, table, sql) of every index that a user has made."""
+    listing = (
+        f"SELECT {', '.join(map(raw_select, ('name', 'tbl_name', 'sql')))} FROM sqlite_schema"
+        " WHERE type = 'index' AND sql IS NOT NULL AND name NOT LIKE 'mycomesh\\_%' ESCAPE '\\' ORDER BY name"
+    )
+    found = (map(readable, restored(cells)) for cells in db.execute(listing).fetchall())
+    return [(name, table, sql) for name, table, sql in found if name and table and sql]
+
+
+def column_names(db: Any, table: str) -> list[str]:
+    """Returns the names of a table's stored columns in the order of its definition."""
+    listing = "SELECT name FROM pragma_table_xinfo(?) WHERE NOT hidden ORDER BY cid"
+    return [name for (name,) in db.execute(listing, (table,)).fetchall()]
+
+
+def key_terms(db: Any, table: str) -> dict[str, str] | None:
+    """Returns the collation that the primary key compares each of its columns with; None if it has no index of its own."""
+    listing = "SELECT name FROM pragma_index_list(?) WHERE origin = 'pk'"
+    found = db.execute(listing, (table,)).fetchone()
+    return None if found is None else {str(name): collation for name, collation in _terms(db, found[0])}
+
+
+def unique_indexes(db: Any, table: str) -> tuple[UniqueIndex, ...]:
+    """Returns the UNIQUE indexes of a table but its primary key, by name."""
+    listing = "SELECT name, partial FROM pragma_index_list(?) WHERE \"unique\" AND origin <> 'pk' ORDER BY name"
+    stored = column_names(db, table)
+    values = _new_values(db, table)
+    found = []
+    for name, partial in db.execute(listing, (table,)).fetchall():
+        terms = _terms(db, name)
+        plain = not partial and all(column in stored for column, _ in terms)
+        match = _match(db, table, terms, _texts(db, name, len(terms)), values)
+        if match and any(column not in stored for column, _ in terms):
+            # In a BEFORE UPDATE trigger SQLite computes generated columns out of those columns alone that triggers name.
+            match += f" AND (1 OR {' OR '.join(f'NEW.{quoted(column)}' for column in stored)})"
+        found.append(UniqueIndex(name, tuple((str(column), coll) for column, coll in terms) if plain else (), match))
+    return tuple(found)
+
+
+def _terms(db: Any, index: str) -> list[tuple[str | None, str]]:
+    """Returns (column, None for an expression; collation) of an index."""
+    listing = "SELECT name, coll FROM pragma_index_xinfo(?) WHERE key ORDER BY seqno"
+    return [(column, str(collation).upper()) for column, collation in db.execute(listing, (index,)).fetchall()]
+
+
+def _new_values(db: Any, table: str) -> dict[str, str]:
+    """Returns SQL of what a row `NEW` will hold in each column, generated ones too.
+
+    A REPLACE puts the default in the place of a NULL in a NOT NULL column, after the BEFORE triggers have seen it.
+    """
+    listing = (
+        'SELECT name, "notnull" AND NOT hidden, dflt_value FROM pragma_table_xinfo(?) WHERE hidden <> 1 ORDER BY cid'
+    )
+    values = {}
+    for name, strict, default in db.execute(listing, (table,)).fetchall():
+        values[name] = f"NEW.{quoted(name)}"
+        if strict and default is not None and _constant(db, default):
+            values[name] = f"coalesce({values[name]}, {default})"
+    return values
+
+
+def _constant(db: Any, default: str) -> bool:
+    """True if a default says the same wherever it stands: a bare or a double-quoted word is text there, and a column here."""
+    try:
+        db.execute(f"EXPLAIN SELECT {default}", can_cache=False).close()
+    except apsw.Error:
+        return False
+    return not any(sign in default for sign in ('"', *COMMENTS))
+
+
+def _match(
+    db: Any,
+    table: str,
+    terms: Sequence[tuple[str | None, str]],
+    texts: tuple[Sequence[str], str],
+    values: Mapping[str, str],
+) -> str:
+    expressions, held = texts
+    equal = []
+    new = ", ".join(f"{value} AS {quoted(name)}" for name, value in values.items())
+    for number, (column, collation) in enumerate(terms):
+        if column is not None:
+            equal.append(f"e.{quoted(column)} = {values[column]} COLLATE {quoted(collation)}")
+            continue
+        if not expressions:
+            return ""
+        text = expressions[number]
+        if held:  # of a row that the index does not hold, the expression may be an error: JSON that is none
+            text = f"CASE WHEN {held} THEN {text} END"
+        try:
+            db.execute(f"SELECT ({text}) FROM {quoted(table)} e WHERE 0").fetchall()
+        except apsw.Error:
+            return ""
+        equal.append(f"({text}) = (SELECT ({text}) FROM (SELECT {new})) COLLATE {quoted(collation)}")
+    return " AND ".join(equal)
+
+
+def _texts(db: Any, index: str, count: int) -> tuple[list[str], str]:
+    """Returns the terms of an index as it was made, empty if their text cannot be told, and its condition, "" without one."""
+    listing = f"SELECT {raw_select('sql')} FROM sqlite_schema WHERE type = 'index' AND name = ?"
+    (sql,) = restored(db.execute(listing, (index,)).fetchone())
+    sql = None if sql is None else readable(sql)
+    if sql is None:  # the index of a constraint has columns alone
+        return [], ""
+    depth = 0
+    terms = [""]
+    pieces = iter([" " if piece.startswith(COMMENTS) else piece for piece in TOKEN.findall(sql)])
+    for piece in pieces:
+        if piece == ")":
+            depth -= 1
+            if not depth:
+                break
+        if piece == "," and depth == 1:
+            terms.append("")
+        elif depth:
+            terms[-1] += piece
+        depth += piece == "("
+    terms = [_ORDER.sub("", term).strip() for term in terms]
+    condition = _WHERE.sub("", "".join(pieces))
+    return (terms, f"({condition})" if condition.strip() else "") if len(terms) == count and all(terms) else ([], "")

@@ -1,0 +1,350 @@
+"""What a user table looks like to replication: its columns, its key and how its rows are identified.
+
+Owns reading a definition out of SQLite's catalogue and the identity rules of design.md section 3. What always holds: names
+are compared as SQLite does (ASCII case folded), and `TableSpec.columns` is sorted by the names that peers know, the order
+that the wire and the digests use. It must not know the change log or the network.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import apsw
+
+from sync import codec
+from sync.sqlite.identifiers import INTERNAL_PREFIX, fold, is_ours, quoted
+from sync.sqlite.indexes import UniqueIndex, key_terms, unique_indexes
+from sync.sqlite.raw_text import is_raw, lenient, raw_select, restored
+from sync.sqlite.tokens import readable
+from sync.wire.bundle import NAME_MAX
+
+__all__ = [
+    "Column",
+    "FileSchema",
+    "KeyKind",
+    "TableSpec",
+    "UnsupportedTable",
+    "affinity",
+    "encode_key",
+    "read_table",
+    "user_tables",
+]
+
+# Columns, those of the key twice: SQLite gives 2,000 in one result, and text that is not UTF-8 takes two for each.
+COLUMNS_READ_MAX = 900
+SQL_MAX = 65_536  # characters of one definition: ten times what a table of fifty columns takes
+_ROWID_NAMES = ("rowid", "_rowid_", "oid")
+_COLLATIONS = ("BINARY", "NOCASE", "RTRIM")
+
+
+class KeyKind(enum.Enum):
+    """How a row is identified across replicas."""
+
+    ROWID = "rowid"  # INTEGER PRIMARY KEY: the integer itself
+    KEYED = "keyed"  # any other primary key: the canonical encoding of its columns
+    BAG = "bag"  # no primary key: the stamp of the row's birth
+
+
+class UnsupportedTable(Exception):  # noqa: N818 -- not a failure: the caller says it once and goes on
+    """The table cannot be replicated; the text says why in a few words."""
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One stored column. `default` is SQL text or None; `key` is its 1-based place in the primary key, or 0.
+
+    `mesh` is what peers call it, where that is not the name that it has in this file.
+    """
+
+    name: str
+    affinity: str
+    collation: str
+    not_null: bool
+    default: str | None
+    key: int
+    mesh: str = ""
+
+    @property
+    def folded(self) -> str:
+        """The name as it is compared and sent."""
+        return self.mesh or fold(self.name)
+
+    @property
+    def keyed(self) -> str:
+        """SQL of a key column of rows `t` as the primary key compares it, whose collation need not be the column's."""
+        return f"t.{quoted(self.name)} COLLATE {self.collation}"
+
+
+@dataclass(frozen=True, slots=True)
+class TableSpec:
+    """One table of the user's, as replication sees it."""
+
+    name: str
+    kind: KeyKind
+    columns: tuple[Column, ...]
+    key: tuple[Column, ...]  # empty for BAG
+    rowid: str  # an unshadowed name of the rowid; "" for WITHOUT ROWID
+    unique: tuple[UniqueIndex, ...]
+    sql: str
+    id_column: str = (
+        ""  # folded: the INTEGER PRIMARY KEY of a table that keeps both rows of one id, which is a BAG then
+    )
+    mesh: str = ""  # what peers call it, where that is not the name that it has in this file
+    generated: tuple[str, ...] = ()  # names of columns that are computed on every replica
+
+    @property
+    def folded(self) -> str:
+        """The name under which peers know the table."""
+        return self.mesh or fold(self.name)
+
+    @property
+    def keyless(self) -> bool:
+        """True if the table has no primary key; one whose rows go by their births by a policy has its own all the same."""
+        return self.kind is KeyKind.BAG and not self.id_column
+
+    @property
+    def meshes(self) -> dict[str, str]:
+        """The names under which peers know the columns, by their folded names in this file."""
+        return {fold(column.name): column.folded for column in self.columns}
+
+    def meshed(self, column: str) -> str:
+        """Returns the name under which peers know a column of this file; for one that they do not know, its own."""
+        return self.meshes.get(fold(column), fold(column))
+
+    def known_as(self, mesh: str, columns: Mapping[str, str]) -> TableSpec:
+        """Returns the table as peers know it: `columns` has their names by folded names of this file, "" for none."""
+
+        def named(column: Column) -> Column:
+            known = columns.get(fold(column.name), fold(column.name))
+            return column if known == fold(column.name) else replace(column, mesh=known)
+
+        kept = [named(column) for column in self.columns if columns.get(fold(column.name)) != ""]
+        return replace(
+            self,
+            mesh="" if mesh == fold(self.name) else mesh,
+            columns=tuple(sorted(kept, key=lambda column: column.folded)),
+            key=tuple(map(named, self.key)),
+        )
+
+    @property
+    def nullable_key(self) -> bool:
+        """True if a row may have a NULL in its key: such rows are identified like those of a bag."""
+        return self.kind is KeyKind.KEYED and bool(self.rowid) and any(not column.not_null for column in self.key)
+
+    @property
+    def identity(self) -> str:
+        """What names a row, as people may read it: replicas whose rows are named otherwise cannot exchange any."""
+        if self.kind is KeyKind.ROWID or self.id_column:
+            return f"INTEGER PRIMARY KEY({self.id_column or self.key[0].folded})"
+        if self.kind is KeyKind.BAG:
+            return "no primary key"
+        terms = (f"{column.folded} {column.affinity} COLLATE {column.collation}" for column in self.key)
+        return f"PRIMARY KEY({', '.join(terms)}){' that may be NULL' if self.nullable_key else ''}"
+
+    def keeping_both(self) -> TableSpec:
+        """Returns a ROWID table as one whose rows are identified by their births; other tables as they are."""
+        if self.kind is not KeyKind.ROWID:
+            return self
+        return replace(self, kind=KeyKind.BAG, key=(), id_column=self.key[0].folded)
+
+
+def user_tables(db: Any) -> tuple[list[str], list[tuple[str, str]]]:
+    """Returns (ordinary tables, [(skipped name, why)]) of the main database, sorted by name."""
+    tables: list[str] = []
+    skipped: list[tuple[str, str]] = []
+    listing = f"SELECT {raw_select('name')}, type FROM pragma_table_list WHERE schema = 'main' ORDER BY name"
+    for *cells, kind in db.execute(listing).fetchall():
+        (name,) = restored(cells)
+        if is_raw(name):
+            skipped.append((name[0].decode(errors="replace"), "its name is not UTF-8"))
+            continue
+        folded = fold(name)
+        if folded.startswith(INTERNAL_PREFIX) and kind == "table" and not is_ours(folded):
+            skipped.append((name, f"names that begin with {INTERNAL_PREFIX} are the node's own; rename it"))
+        if folded.startswith(("sqlite_", INTERNAL_PREFIX)):
+            continue
+        match kind:
+            case "table":
+                tables.append(name)
+            case "virtual":
+                skipped.append((name, "a virtual table: its content belongs to a module, not to the file"))
+            case _:  # shadow tables and views go with what they belong to
+                continue
+    return tables, skipped
+
+
+def read_table(db: Any, name: str) -> TableSpec:
+    """Returns the spec of one ordinary table.
+
+    Raises:
+        UnsupportedTable: rows of this table cannot be identified or compared.
+    """
+    try:
+        return _read_table(db, name)
+    except UnicodeDecodeError:
+        raise UnsupportedTable("something in its definition, or in that of an index, is not UTF-8") from None
+
+
+def _read_table(db: Any, name: str) -> TableSpec:
+    listing = (
+        f"SELECT l.wr, l.strict, {raw_select('s.sql')} FROM pragma_table_list l"
+        " JOIN sqlite_schema s ON s.name = l.name AND s.type = 'table' WHERE l.schema = 'main' AND l.name = ?"
+    )
+    found = db.execute(listing, (name,)).fetchone()
+    if found is None:
+        raise UnsupportedTable("no such table")
+    without_rowid, strict = bool(found[0]), bool(found[1])
+    sql = readable(restored(found[2:])[0])
+    if sql is None:
+        raise UnsupportedTable("its definition is not UTF-8")
+    if len(sql) > SQL_MAX:
+        raise UnsupportedTable(f"its definition has {len(sql)} characters; at most {SQL_MAX} travel")
+    key_collation = key_terms(db, name)
+    columns, generated = _read_columns(db, name, key_collation or {}, strict=strict)
+    _check_names(name, columns)
+    key = tuple(sorted((column for column in columns if column.key), key=lambda column: column.key))
+    if len(columns) + len(key) > COLUMNS_READ_MAX:
+        raise UnsupportedTable(
+            f"it has {len(columns)} columns; at most {COLUMNS_READ_MAX} travel, those of a key count twice"
+        )
+    _check_writable(db, name)
+    kind = _key_kind(key, without_rowid=without_rowid, indexed=key_collation is not None)
+    names = {column.folded for column in columns}
+    rowid = "" if without_rowid else next((alias for alias in _ROWID_NAMES if alias not in names), "")
+    if kind is KeyKind.ROWID:
+        rowid = key[0].name
+    elif not without_rowid and not rowid:
+        raise UnsupportedTable("its columns hide all three names of the rowid and it has no INTEGER PRIMARY KEY")
+    ordered = tuple(sorted(columns, key=lambda column: column.folded))
+    return TableSpec(name, kind, ordered, key, rowid, unique_indexes(db, name), sql, generated=generated)
+
+
+class FileSchema:
+    """The tables of one file, each read again only where what stands in SQLite's catalogue has changed.
+
+    To read a table takes a dozen queries; an application that makes its hundredth does not wait for a hundred.
+    """
+
+    def __init__(self, db: Any) -> None:
+        self._db = db
+        self._version = -1
+        # By folded name: the entries of the table, its indexes and its triggers; and what was read when they stood so.
+        self._standing: dict[str, list[tuple[Any, ...]]] = {}
+        self._read: dict[str, tuple[list[tuple[Any, ...]], TableSpec]] = {}
+
+    def rolled_back(self) -> None:
+        """A transaction was undone: the next may give its version to another schema."""
+        self._version = -1
+
+    def version(self) -> int:
+        """Returns the number that SQLite has given to this state of the schema."""
+        return int(self._db.execute("PRAGMA schema_version").fetchone()[0])
+
+    def standing(self, name: str) -> list[tuple[Any, ...]]:
+        """Returns what SQLite's catalogue says of a table: (type, name, sql) of itself, its indexes and its triggers."""
+        version = self.version()
+        if version != self._version:
+            self._standing = {}
+            columns = ", ".join(map(raw_select, ("name", "tbl_name", "sql")))
+            for kind, *cells in self._db.execute(f"SELECT type, {columns} FROM sqlite_schema").fetchall():
+                own, table, sql = map(lenient, restored(cells))
+                self._standing.setdefault(fold(table), []).append((kind, own, sql))
+            self._version = version
+            self._read = {folded: read for folded, read in self._read.items() if folded in self._standing}
+        return self._standing.get(fold(name), [])
+
+    def spec(self, name: str) -> TableSpec:
+        """Returns the spec of one ordinary table; raises `UnsupportedTable` as `read_table` does."""
+        own = [
+            entry for entry in self.standing(name) if entry[0] != "trigger" and not entry[1].startswith(INTERNAL_PREFIX)
+        ]
+        known = self._read.get(fold(name))
+        if known is not None and known[0] == own:
+            return known[1]
+        spec = read_table(self._db, name)
+        self._read[fold(name)] = own, spec
+        return spec
+
+
+def _check_names(table: str, columns: Sequence[Column]) -> None:
+    if not columns:
+        raise UnsupportedTable("it has no stored columns")
+    for name in (table, *(column.name for column in columns)):
+        if not name:
+            raise UnsupportedTable("a name in it is empty")
+        if len(name) > NAME_MAX:
+            raise UnsupportedTable(f"a name in it has {len(name)} characters; at most {NAME_MAX} travel")
+
+
+def _check_writable(db: Any, table: str) -> None:
+    """Has SQLite prepare a write: it needs every function and collation of the table's indexes and constraints."""
+    try:  # not cached: an EXPLAIN that SQLite prepares again after a change of the schema has ended in a segmentation fault
+        db.execute(f"EXPLAIN INSERT INTO {quoted(table)} DEFAULT VALUES", can_cache=False).close()
+    except apsw.Error as error:
+        raise UnsupportedTable(f"this node cannot write it: {error}") from error
+
+
+def _key_kind(key: tuple[Column, ...], *, without_rowid: bool, indexed: bool) -> KeyKind:
+    if not key:
+        return KeyKind.BAG
+    # An INTEGER PRIMARY KEY is the rowid itself, and the only primary key without an index of its own.
+    if not without_rowid and not indexed:
+        return KeyKind.ROWID
+    return KeyKind.KEYED
+
+
+def _read_columns(
+    db: Any, table: str, key_collation: Mapping[str, str], *, strict: bool
+) -> tuple[list[Column], tuple[str, ...]]:
+    """Returns the stored columns, and the names of those that are computed on every replica."""
+    columns, generated = [], []
+    listing = 'SELECT name, type, "notnull", dflt_value, pk, hidden FROM pragma_table_xinfo(?) ORDER BY cid'
+    for name, declared, not_null, default, key, hidden in db.execute(listing, (table,)).fetchall():
+        if hidden:
+            generated.append(name)
+            continue
+        collation = key_collation.get(name, "BINARY")
+        if collation not in _COLLATIONS:
+            raise UnsupportedTable(f"its key column {name!r} has the application's own collation {collation}")
+        columns.append(Column(name, affinity(declared, strict=strict), collation, bool(not_null), default, key))
+    return columns, tuple(generated)
+
+
+def affinity(declared: str, *, strict: bool = False) -> str:
+    """Returns the type affinity of a declared type (SQLite, "Determination Of Column Affinity")."""
+    text = declared.upper()
+    if "INT" in text:
+        return "INTEGER"
+    if any(word in text for word in ("CHAR", "CLOB", "TEXT")):
+        return "TEXT"
+    if not text or "BLOB" in text or (strict and text == "ANY"):
+        return "BLOB"
+    if any(word in text for word in ("REAL", "FLOA", "DOUB")):
+        return "REAL"
+    return "NUMERIC"
+
+
+def encode_key(spec: TableSpec, values: tuple[Any, ...]) -> bytes:
+    """Returns the identity of a KEYED row: equal bytes exactly where SQLite's unique index sees equal keys."""
+    return codec.encode([_canonical(value, column.collation) for value, column in zip(values, spec.key, strict=True)])
+
+
+def _canonical(value: Any, collation: str) -> Any:
+    if type(value) is float and value.is_integer() and -(2.0**63) <= value < 2.0**63:
+        return int(value)
+    if type(value) is str:
+        return _collated(value.encode(), collation).decode() if collation != "BINARY" else value
+    return [_collated(value[0], collation)] if is_raw(value) else value
+
+
+def _collated(text: bytes, collation: str) -> bytes:
+    """Returns what stands for every text that SQLite's collation calls equal to this one."""
+    if collation == "RTRIM":
+        return text.rstrip(b" ")
+    if collation == "NOCASE":  # it looks no further than to a NUL, and then at the lengths
+        head, nul, tail = text.lower().partition(b"\0")
+        return head + nul + b"\0" * len(tail)
+    return text

@@ -1,0 +1,1 @@
+"""The node's own tables in the file: change log, coverage, digests, held values."""

@@ -1,0 +1,351 @@
+"""The change log of one table: a self-compacting log of dots, Merkle leaf store and replication log at once.
+
+Owns the table `mycomesh_changes_N`: one row per stamp that still owns something, keyed by (site place, hlc), indexed by the
+row it describes, each with a digest; births that follow each other are packed into runs beside it (`runs`). What always
+holds: `count` and `sums` equal a scan of both after every commit, and a stamp is in one of them only. It must not know
+user tables: rows are named by `row`, an integer (rowid) or bytes (an encoded key).
+"""
+
+from __future__ import annotations
+
+import bisect
+import heapq
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import apsw
+
+from sync.crdt.lattice import EXISTENCE, Entry
+from sync.errors import DecodeError
+from sync.storage.insert_runs import RUN_MIN, Run, Runs
+from sync.storage.store import Store
+
+__all__ = ["ChangeLog", "Leaf", "changes_name", "pack_mask", "unpack_mask"]
+
+Row = int | bytes
+# (place, hlc, row, mask, digest, prior): exactly a row of the table; a plain tuple because it is made once a row
+Leaf = tuple[int, int, Any, Any, int, bytes | None]
+_LOW = 0xFFFF_FFFF
+_SUM = (1 << 64) - 1
+_TWICE = "one stamp for two rows: its site is forged, or went back behind what it had told"
+
+
+def changes_name(table_id: int) -> str:
+    """Returns the name of the table's change log."""
+    return f"mycomesh_changes_{table_id}"
+
+
+def pack_mask(mask: int, *, dead: bool = False) -> int | bytes:
+    """Returns the stored form of a mask: 0 for a tombstone, an integer while it fits, else little-endian bytes."""
+    if dead:
+        return 0
+    return mask if mask < 1 << 63 else mask.to_bytes((mask.bit_length() + 7) // 8, "little")
+
+
+def unpack_mask(stored: int | bytes) -> tuple[int, bool]:
+    """Returns (mask, dead) of a stored mask."""
+    if stored == 0:
+        return EXISTENCE, True
+    return (stored, False) if isinstance(stored, int) else (int.from_bytes(stored, "little"), False)
+
+
+class ChangeLog:
+    """The entries of one table."""
+
+    __slots__ = ("_adds", "_delta", "_removes", "_replaces", "_store", "count", "name", "runs", "sums", "table_id")
+
+    def __init__(self, store: Store, table_id: int) -> None:
+        self._store = store
+        self.table_id = table_id
+        self.name = changes_name(table_id)
+        self.runs = Runs(store, table_id)
+        self.count = 0
+        self.sums = (0, 0)
+        self._delta = [0, 0, 0]  # count, low lane, high lane of the running transaction
+        # Writes of the running transaction that are not in the file yet; every read flushes them first.
+        self._adds: list[Leaf] = []
+        self._replaces: dict[tuple[int, int], Leaf] = {}
+        self._removes: list[tuple[int, int]] = []
+
+    def create(self) -> None:
+        """Makes the table where it is missing; inside a transaction."""
+        self._store.db.execute(
+            f"CREATE TABLE IF NOT EXISTS {self.name}(place INTEGER, hlc INTEGER, row, mask, digest INTEGER, prior,"
+            " PRIMARY KEY(place, hlc)) WITHOUT ROWID"
+        )
+        self._store.db.execute(f"CREATE INDEX IF NOT EXISTS mycomesh_rows_{self.table_id} ON {self.name}(row)")
+        self._store.db.execute(
+            f"CREATE INDEX IF NOT EXISTS mycomesh_dead_{self.table_id} ON {self.name}(hlc) WHERE mask = 0"
+        )
+        self.runs.create()
+
+    def read_sums(self) -> tuple[int, int, int]:
+        """Returns (count, low lane, high lane) of all entries, in one scan."""
+        count, low, high = self._store.db.execute(
+            f"SELECT count(*), coalesce(sum(digest & {_LOW}), 0), coalesce(sum((digest >> 32) & {_LOW}), 0)"
+            f" FROM {self.name}"
+        ).fetchone()
+        packed = self.runs.sums()
+        return count + packed[0], (low + packed[1]) & _SUM, (high + packed[2]) & _SUM
+
+    def load(self, sums: tuple[int, int, int] | None = None) -> None:
+        """Enlists in the store's transactions with count and sums as `read_sums` gives them."""
+        self.count, low, high = sums or self.read_sums()
+        self.sums = low, high
+        self._store.enlist(self)
+
+    def committed(self) -> None:
+        """Adds the transaction's changes to count and sums."""
+        assert not any((self._adds, self._replaces, self._removes)), "flush before the commit"
+        count, low, high = self._delta
+        if count or low or high:
+            self.count += count
+            self.sums = ((self.sums[0] + low) & _SUM, (self.sums[1] + high) & _SUM)
+            self._delta = [0, 0, 0]
+
+    def rolled_back(self) -> None:
+        """Forgets the transaction's changes."""
+        self._delta = [0, 0, 0]
+        self._adds, self._replaces, self._removes = [], {}, []
+
+    @property
+    def digest(self) -> bytes:
+        """The 16-byte digest of all entries: sums of the two halves of their digests, each mod 2^64."""
+        return self.sums[0].to_bytes(8, "big") + self.sums[1].to_bytes(8, "big")
+
+    # ---- reading
+
+    def leaves(self, row: Row) -> list[Leaf]:
+        """Returns the entries of one row, ordered by (place, hlc)."""
+        return self.leaves_of([row])[row]
+
+    def leaves_of(self, rows: Sequence[Row]) -> dict[Row, list[Leaf]]:
+        """Returns the entries of many rows at once."""
+        self.flush()
+        found: dict[Row, list[Leaf]] = {row: [] for row in rows}
+        listing = f"SELECT place, hlc, row, mask, digest, prior FROM {self.name} WHERE row = ? ORDER BY place, hlc"
+        for leaf in self._store.db.executemany(listing, [(row,) for row in found]):
+            found[leaf[2]].append(leaf)
+        for row, run in self.runs.of_rows(sorted(row for row in found if isinstance(row, int))):
+            bisect.insort(found[row], _packed(run, row - run.row))
+        return found
+
+    def rows_of(self, stamps: Sequence[tuple[int, int]]) -> dict[tuple[int, int], Row]:
+        """Returns the rows that entries of these stamps (place, hlc) describe; stamps without an entry are left out."""
+        self.flush()
+        listing = f"SELECT place, hlc, row FROM {self.name} WHERE place = ? AND hlc = ?"
+        found: dict[tuple[int, int], Row] = {
+            (place, hlc): row for place, hlc, row in self._store.db.executemany(listing, stamps)
+        }
+        for stamp, run in self.runs.of_stamps(sorted(stamp for stamp in stamps if stamp not in found)):
+            found[stamp] = run.row + stamp[1] - run.hlc
+        return found
+
+    def row_of(self, place: int, hlc: int) -> Row | None:
+        """Returns the row that the entry of one stamp describes, None without an entry."""
+        return self.rows_of([(place, hlc)]).get((place, hlc))
+
+    def knows(self, row: Row) -> bool:
+        """True if some entry describes the row."""
+        self.flush()
+        if self._store.db.execute(f"SELECT 1 FROM {self.name} WHERE row = ? LIMIT 1", (row,)).fetchone() is not None:
+            return True
+        return isinstance(row, int) and self.runs.of_row(row) is not None
+
+    def described(self, rows: Sequence[Row]) -> set[Row]:
+        """Returns those of the rows that some entry describes."""
+        self.flush()
+        listing = f"SELECT row FROM {self.name} WHERE row = ? LIMIT 1"
+        found: set[Row] = {row for (row,) in self._store.db.executemany(listing, [(row,) for row in rows])}
+        found.update(row for row, _ in self.runs.of_rows(sorted(row for row in rows if isinstance(row, int))))
+        return found
+
+    def entries_between(self, place: int, low: int, high: int) -> dict[int, tuple[Row, int]]:
+        """Returns by hlc (row, mask) of the site's entries with an hlc in `low..high`; the mask of a tombstone is 0."""
+        self.flush()
+        listing = f"SELECT hlc, row, mask FROM {self.name} WHERE place = ? AND hlc BETWEEN ? AND ?"
+        found: dict[int, tuple[Row, int]] = {}
+        for hlc, row, stored in self._store.db.execute(listing, (place, low, high)):
+            mask, dead = unpack_mask(stored)
+            found[hlc] = row, 0 if dead else mask
+        for run in self.runs.after(place, low - 1, high):
+            mask, _ = unpack_mask(run.mask)
+            window = range(max(run.hlc, low), min(run.hlc + run.n - 1, high) + 1)
+            found.update((hlc, (run.row + hlc - run.hlc, mask)) for hlc in window)
+        return found
+
+    def numbered_rows(self) -> list[int]:
+        """Returns every row that goes by an integer, ascending."""
+        self.flush()
+        listing = f"SELECT DISTINCT row FROM {self.name} WHERE typeof(row) = 'integer'"
+        rows = {row for (row,) in self._store.db.execute(listing)}
+        rows.update(itertools.chain.from_iterable(range(run.row, run.row + run.n) for run in self.runs.after(-1, 0)))
+        return sorted(rows)
+
+    def any_row_between(self, low: int, high: int) -> bool:
+        """True if some entry describes an integer row in `low..high`."""
+        self.flush()
+        found = self._store.db.execute(
+            f"SELECT 1 FROM {self.name} WHERE row BETWEEN ? AND ? LIMIT 1", (low, high)
+        ).fetchone()
+        return found is not None or self.runs.meets_rows(low, high)
+
+    def entry(self, leaf: Leaf) -> Entry:
+        """Returns the leaf as the lattice sees it."""
+        stored = leaf[3]
+        # Nearly every mask is stored as it is, and one is looked at for each entry that a drain or a merge meets.
+        mask, dead = (stored, False) if type(stored) is int and stored else unpack_mask(stored)
+        return Entry((leaf[1], self._store.site(leaf[0])), mask, dead)
+
+    def scan(self, place: int, hlc: int, limit: int) -> list[tuple[int, int, Row, int]]:
+        """Returns up to `limit` (place, hlc, row, digest) after a stamp, in stamp order."""
+        self.flush()
+        listing = (
+            f"SELECT place, hlc, row, digest FROM {self.name} WHERE (place, hlc) > (?, ?) ORDER BY place, hlc LIMIT ?"
+        )
+        plain = self._store.db.execute(listing, (place, hlc, limit))
+        packed = itertools.chain.from_iterable(map(_unpacked, self.runs.after(place, hlc)))
+        later = itertools.dropwhile(lambda entry: entry[:2] <= (place, hlc), packed)
+        return list(itertools.islice(heapq.merge(plain, later), limit))
+
+    # ---- writing, inside a transaction
+
+    def add(self, leaf: Leaf) -> None:
+        """Adds an entry with a stamp that the log does not hold."""
+        self._adds.append(leaf)
+        self._delta[0] += 1
+        self._delta[1] += leaf[4] & _LOW
+        self._delta[2] += leaf[4] >> 32 & _LOW
+
+    def add_births(
+        self,
+        place: int,
+        hlcs: Sequence[int],
+        rows: Sequence[Row],
+        mask: int | bytes,
+        digests: Sequence[int],
+        *,
+        packed: bool = True,
+    ) -> None:
+        """Adds births that overwrote nothing, with ascending stamps that the log does not hold; packs what it can.
+
+        `packed` is false where every entry will have held values, which only plain entries may.
+        """
+        self.flush()
+        self._count(digests)
+        breaks: Iterable[int] = range(1, len(hlcs))
+        if packed:
+            breaks = [
+                at for at in range(1, len(hlcs)) if hlcs[at] - hlcs[at - 1] != 1 or not _follows(rows[at - 1], rows[at])
+            ]
+        for start, end in itertools.pairwise([0, *breaks, len(hlcs)]):
+            first = rows[start]
+            if end - start >= RUN_MIN and isinstance(first, int):
+                self.runs.add(place, hlcs[start], first, mask, digests[start:end])
+            else:
+                self._adds += [(place, hlcs[at], rows[at], mask, digests[at], None) for at in range(start, end)]
+
+    def replace(self, old: Leaf, new: Leaf) -> None:
+        """Gives the entry of one stamp another row, mask, digest or prior."""
+        self._replaces[old[:2]] = new
+        self._delta[1] += (new[4] & _LOW) - (old[4] & _LOW)
+        self._delta[2] += (new[4] >> 32 & _LOW) - (old[4] >> 32 & _LOW)
+
+    def remask(self, run: Run, mask: int | bytes, digests: Sequence[int]) -> None:
+        """Gives every entry of a run another mask, and the digests that go with it."""
+        for sign, values in ((-1, run.all_digests()), (1, digests)):
+            self._delta[1] += sign * sum(digest & _LOW for digest in values)
+            self._delta[2] += sign * sum(digest >> 32 & _LOW for digest in values)
+        self.runs.remask(run, mask, digests)
+
+    def remove(self, leaf: Leaf) -> None:
+        """Removes an entry that owns nothing any more."""
+        self._removes.append(leaf[:2])
+        self._delta[0] -= 1
+        self._delta[1] -= leaf[4] & _LOW
+        self._delta[2] -= leaf[4] >> 32 & _LOW
+
+    def loosen(self, place: int, hlc: int) -> None:
+        """Takes an entry out of its run, if it is in one: held values and new names of rows are for plain entries."""
+        self.flush()
+        taken, loose = self.runs.take([(place, hlc)], keep=True)
+        if taken:
+            self._insert(loose)
+
+    def flush(self) -> None:
+        """Writes what was added, replaced and removed to the file, each kind in one go.
+
+        Raises:
+            DecodeError: a stamp that another row has already; the caller undoes the transaction.
+        """
+        db = self._store.db
+        removes, self._removes = self._removes, []
+        replaces, self._replaces = self._replaces, {}
+        adds, self._adds = self._adds, []
+        loose: list[Leaf] = []
+        if removes or replaces:
+            taken, pieces = self.runs.take({*removes, *replaces})
+            loose += pieces
+            loose += [leaf for stamp, leaf in replaces.items() if stamp in taken]
+            removes = [stamp for stamp in removes if stamp not in taken]
+            replaces = {stamp: leaf for stamp, leaf in replaces.items() if stamp not in taken}
+        if removes:
+            db.executemany(f"DELETE FROM {self.name} WHERE place = ? AND hlc = ?", removes)
+        if replaces:
+            db.executemany(
+                f"UPDATE {self.name} SET row = ?, mask = ?, digest = ?, prior = ? WHERE place = ? AND hlc = ?",
+                [(*leaf[2:], *stamp) for stamp, leaf in replaces.items()],
+            )
+        if adds:
+            if any(True for _ in self.runs.of_stamps(sorted(leaf[:2] for leaf in adds))):
+                raise DecodeError(_TWICE)
+            loose += adds
+        if loose:
+            self._insert(loose)
+
+    def _insert(self, leaves: Sequence[Leaf]) -> None:
+        try:
+            self._store.db.executemany(f"INSERT INTO {self.name} VALUES(?, ?, ?, ?, ?, ?)", leaves)
+        except apsw.ConstraintError as error:
+            raise DecodeError(_TWICE) from error
+
+    def rehome(self, old: Row, new: Row) -> None:
+        """Moves every entry of one row to another name of the same row."""
+        self.flush()
+        if isinstance(old, int):
+            run = self.runs.of_row(old)
+            if run is not None:
+                self.loosen(run.place, run.hlc + old - run.row)
+        self._store.db.execute(f"UPDATE {self.name} SET row = ? WHERE row = ?", (new, old))
+
+    def renumber(self, numbers: str) -> None:
+        """Gives rows that go by integers other ones: `numbers` is a table (old, new) of all of them, ascending in both."""
+        self.flush()
+        db, new = self._store.db, f"(SELECT new FROM {numbers} WHERE old = {{}})"
+        first, last = new.format("row"), new.format("row + n - 1")
+        broken = f"SELECT place, hlc, n FROM {self.runs.name} WHERE {last} - {first} IS NOT n - 1 ORDER BY row"
+        for place, hlc, n in db.execute(broken).fetchall():
+            _, loose = self.runs.take([(place, hlc + number) for number in range(n)], keep=True)
+            self._insert(loose)
+        db.execute(f"UPDATE {self.name} SET row = {first} WHERE typeof(row) = 'integer'")
+        db.execute(f"UPDATE {self.runs.name} SET row = {first}")
+
+    def _count(self, gained: Sequence[int]) -> None:
+        delta = self._delta
+        delta[0] += len(gained)
+        delta[1] += sum([digest & _LOW for digest in gained])
+        delta[2] += sum([digest >> 32 & _LOW for digest in gained])
+
+
+def _follows(before: Row, row: Row) -> bool:
+    return isinstance(before, int) and isinstance(row, int) and row - before == 1
+
+
+def _packed(run: Run, number: int) -> Leaf:
+    return run.place, run.hlc + number, run.row + number, run.mask, run.digest(number), None
+
+
+def _unpacked(run: Run) -> Iterator[tuple[int, int, Row, int]]:
+    for number, digest in enumerate(run.all_digests()):
+        yield run.place, run.hlc + number, run.row + number, digest

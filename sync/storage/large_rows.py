@@ -1,0 +1,49 @@
+"""Portions: a row that is too large for one message travels as several changes; a value that is too large for any stays here.
+
+Owns how much one change may hold. What always holds: every change that is stamped can be sent, so that no row keeps others from
+coming after it. It must not know messages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sync.crdt.lattice import EXISTENCE
+from sync.sqlite.raw_text import is_raw
+from sync.storage.table import Table
+
+__all__ = ["CHANGE_BYTES_MAX", "bytes_of", "oversized", "portions"]
+
+# A change is sent with what its chunk holds already, about a MiB; a bundle takes 24 MiB.
+CHANGE_BYTES_MAX = 20 << 20
+
+
+def oversized(table: Table, present: Mapping[str, Any]) -> int:
+    """Returns the mask of columns whose values are too large to travel."""
+    keys = {column.folded for column in table.spec.key}
+    return table.mask_of(
+        [name for name, value in present.items() if bytes_of(value) > CHANGE_BYTES_MAX and name not in keys]
+    )
+
+
+def portions(table: Table, mask: int, present: Mapping[str, Any]) -> list[int]:
+    """Returns masks of so many changes that each can be sent; the first holds the key and what is small."""
+    keys = {column.folded for column in table.spec.key}
+    names = table.columns_of(mask & ~EXISTENCE)
+    parts, room = [mask & EXISTENCE], CHANGE_BYTES_MAX
+    for name in sorted(names, key=lambda name: (name not in keys, bytes_of(present[name]), name)):
+        size = bytes_of(present[name])
+        if size > room:
+            parts.append(0)
+            room = CHANGE_BYTES_MAX
+        parts[-1] |= 1 << table.bits[name]
+        room -= size
+    return [part for part in parts if part]
+
+
+def bytes_of(value: Any) -> int:
+    """Returns about how many bytes a value takes in a message."""
+    if type(value) is str:
+        return len(value.encode())
+    return len(value[0]) if is_raw(value) else len(value) if type(value) is bytes else 8

@@ -1,0 +1,226 @@
+"""Feed: reading ranges of the change log, with the values that its entries own, as groups for the wire.
+
+Owns the join of the change log with the user's table. What always holds: the pending log of the table is empty when a feed
+reads it (the caller drains first, in the same transaction), so a row's values are those that its entries own.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from sync.crdt.lattice import EXISTENCE
+from sync.crdt.version_vector import Range
+from sync.sqlite.identifiers import quoted
+from sync.sqlite.table_spec import KeyKind
+from sync.storage.change_log import Leaf, unpack_mask
+from sync.storage.insert_runs import Run
+from sync.storage.large_rows import CHANGE_BYTES_MAX, bytes_of
+from sync.storage.row_view import RowView, prior_to_wire
+from sync.storage.table import Row, Table
+from sync.wire.bundle import Group, Kind
+
+__all__ = ["FEED_BYTES_MAX", "FEED_ROWS_MAX", "changes_in", "read_range", "read_rows"]
+
+# One chunk of a catch-up stream: some milliseconds of reading, and a frame that a slow radio can finish.
+FEED_ROWS_MAX = 1_024
+FEED_BYTES_MAX = 256 << 10
+# What is no plain birth is merged row by row: 64 of them are a chunk, some 3 to 15 ms of the receiver's write lock (ADR 0012).
+FEED_EDIT_BYTES = FEED_BYTES_MAX // 64
+
+# (site, kind, mask) -> (clock, leaf, row, values) of entries that make one group
+_Found = dict[tuple[bytes, Kind, int], list[tuple[int, Leaf, RowView, list[Any]]]]
+
+
+def read_range(
+    table: Table, site: bytes, after: int, upto: int, *, rows_max: int, bytes_max: int
+) -> tuple[list[Group], int, int, int]:
+    """Returns (groups, clock reached, rows, bytes) of the site's entries in `(after, upto]`, lowest first.
+
+    The clock reached is `upto` when nothing is left in the range.
+    """
+    place = table.store.place(site)
+    if place is None:
+        return [], upto, 0, 0
+    groups: dict[tuple[Kind, int], Group] = {}
+    holds = table.holds_any()
+    rows = size = 0
+    reached = after
+    for hlc, row, stored, prior, values in _entries(table, place, after, upto, rows_max):
+        if rows and size >= bytes_max:
+            return list(groups.values()), reached, rows, size
+        rows += 1
+        reached = hlc
+        size += _append(table, groups, site, (place, hlc, row, stored, prior), values, holds=holds)
+    return list(groups.values()), upto if rows < rows_max else reached, rows, size
+
+
+def changes_in(table: Table, site: bytes, window: Range) -> int:
+    """Returns about how many entries of the site lie in `(after, upto]`."""
+    place = table.store.place(site)
+    if place is None:
+        return 0
+    after, upto = window
+    plain = table.store.db.execute(
+        f"SELECT count(*) FROM {table.log.name} WHERE place = ? AND hlc > ? AND hlc <= ?", (place, after, upto)
+    ).fetchone()[0]
+    return int(plain) + sum(run.n for run in table.log.runs.after(place, after, upto))
+
+
+def read_rows(table: Table, rows: Sequence[Row], *, bytes_max: int) -> tuple[list[list[Group]], int]:
+    """Returns every entry of the first of some rows, as groups by site, and how many rows that are: at least one.
+
+    It is what a repair joins on the other side. The groups come in lists that can be sent each: a large row takes several.
+    """
+    parts: list[_Found] = [{}]
+    count = size = 0
+    for row in rows:
+        if size >= bytes_max:
+            break
+        count += 1
+        view = RowView.read(table, row)
+        for leaf, entry in zip(view.leaves, view.entries, strict=True):
+            kind = Kind.DELETE if entry.dead else Kind.BIRTH if entry.mask & EXISTENCE else Kind.UPDATE
+            values = list(view.values(leaf, entry.mask & ~EXISTENCE).values())
+            weight = 16 + sum(map(bytes_of, values))
+            if size + weight > CHANGE_BYTES_MAX and parts[-1]:
+                parts.append({})
+                size = 0
+            size += weight
+            parts[-1].setdefault((entry.stamp[1], kind, entry.mask), []).append((leaf[1], leaf, view, values))
+    return [_groups(table, found) for found in parts], count
+
+
+def _groups(table: Table, found: _Found) -> list[Group]:
+    groups = []
+    for (site, kind, mask), items in sorted(found.items(), key=lambda item: item[0]):
+        items.sort(key=lambda item: item[0])
+        # None for nothing overwritten: a birth that has priors is one by another policy (`keep_both.other_form`).
+        priors = [prior_to_wire(table, leaf[5], mask) for _, leaf, _, _ in items]
+        groups.append(
+            Group(
+                site,
+                kind,
+                () if kind is Kind.DELETE else table.columns_of(mask),
+                [hlc for hlc, _, _, _ in items],
+                [table.key(view.row, view.leaves) for _, _, view, _ in items],
+                [values for _, _, _, values in items],
+                priors if any(priors) else None,
+            )
+        )
+    return groups
+
+
+def _entries(table: Table, place: int, after: int, upto: int, limit: int) -> Iterator[tuple[Any, ...]]:
+    """Yields up to `limit` (hlc, row, stored mask, prior, the user's row as a tuple or None) in clock order."""
+    for run in itertools.chain(table.log.runs.after(place, after, upto), [None]):
+        # What is plain before the run, then the run itself: their clocks never interleave.
+        bound = upto if run is None else run.hlc
+        for entry in _entries_plain(table, place, after, bound, limit):
+            yield entry
+            limit -= 1
+        if run is None:
+            return
+        for entry in _entries_packed(table, run, max(after + 1, run.hlc), upto, limit):
+            yield entry
+            limit -= 1
+        if limit <= 0:
+            return
+        after = run.hlc + run.n - 1
+
+
+def _entries_packed(table: Table, run: Run, first: int, upto: int, limit: int) -> Iterator[tuple[Any, ...]]:
+    """Yields the entries of a run from the clock `first` on, but for rows that are gone without a trace."""
+    shift = run.hlc - run.row
+    row, last = first - shift, min(upto, run.hlc + run.n - 1) - shift
+    rowid = f"t.{quoted(table.spec.rowid)}"
+    listing = (
+        f"SELECT {rowid}, {table.select_list} FROM {quoted(table.spec.name)} t"
+        f" WHERE {rowid} BETWEEN ? AND ? ORDER BY {rowid} LIMIT ?"
+    )
+    try:
+        for record in table.store.db.execute(listing, (row, last, limit)):
+            yield record[0] + shift, record[0], run.mask, None, record[1:]
+            row = record[0] + 1
+            limit -= 1
+    except UnicodeDecodeError:
+        for number in range(row, min(row + limit, last + 1)):
+            found = table.read(number)
+            yield number + shift, number, run.mask, None, None if found is None else tuple(found.values())
+
+
+def _entries_plain(table: Table, place: int, after: int, upto: int, limit: int) -> Iterator[tuple[Any, ...]]:
+    spec = table.spec
+    bounds = (place, after, upto, limit)
+    window = "WHERE c.place = ? AND c.hlc > ? AND c.hlc <= ? ORDER BY c.hlc LIMIT ?"
+    if spec.kind is KeyKind.KEYED:
+        yield from _entries_one_by_one(table, place, after, upto, limit)
+        return
+    rowid = f"t.{quoted(spec.rowid)}"
+    listing = (
+        f"SELECT c.hlc, c.row, c.mask, c.prior, {rowid}, {table.select_list} FROM {table.log.name} c"
+        f" LEFT JOIN {quoted(spec.name)} t ON {rowid} = c.row {window}"
+    )
+    try:
+        for record in table.store.db.execute(listing, bounds):
+            yield (*record[:4], None if record[4] is None else record[5:])
+            after = record[0]
+            limit -= 1
+    except UnicodeDecodeError:
+        yield from _entries_one_by_one(table, place, after, upto, limit)
+
+
+def _entries_one_by_one(table: Table, place: int, after: int, upto: int, limit: int) -> Iterator[tuple[Any, ...]]:
+    listing = (
+        f"SELECT c.hlc, c.row, c.mask, c.prior FROM {table.log.name} c"
+        " WHERE c.place = ? AND c.hlc > ? AND c.hlc <= ? ORDER BY c.hlc LIMIT ?"
+    )
+    for hlc, row, stored, prior in table.store.db.execute(listing, (place, after, upto, limit)).fetchall():
+        found = table.read(row)
+        yield hlc, row, stored, prior, None if found is None else tuple(found.values())
+
+
+def _append(
+    table: Table,
+    groups: dict[tuple[Kind, int], Group],
+    site: bytes,
+    leaf: tuple[int, int, Row, Any, bytes | None],
+    values: tuple[Any, ...] | None,
+    *,
+    holds: bool,
+) -> int:
+    """Appends one entry to the group of its kind and columns; returns about how many bytes of a chunk it takes."""
+    place, hlc, row, stored, prior = leaf
+    mask, dead = unpack_mask(stored)
+    kind = Kind.DELETE if dead else Kind.BIRTH if mask & EXISTENCE else Kind.UPDATE
+    group = groups.get((kind, mask))
+    if group is None:
+        columns = () if dead else table.columns_of(mask)
+        keyless = kind is Kind.BIRTH and {column.folded for column in table.spec.key} <= set(columns)
+        group = groups[kind, mask] = Group(site, kind, columns, [], None if keyless else [], [], None)
+    if holds or (values is None and group.columns):
+        held = table.held((place, hlc, row, stored, 0, prior))
+        present = {} if values is None else dict(zip(table.known, values, strict=True))
+        cells = [held[name] if name in held else present.get(name) for name in group.columns]
+    elif group.columns == table.known:
+        cells = list(values or ())
+    else:
+        present = dict(zip(table.known, values or (), strict=True)) if group.columns else {}
+        cells = [present[name] for name in group.columns]
+    group.hlcs.append(hlc)
+    group.rows.append(cells)
+    if group.keys is not None:
+        group.keys.append(_key(table, row))
+    if prior is not None and group.priors is None:
+        group.priors = [[] for _ in group.hlcs[:-1]]
+    if group.priors is not None:
+        group.priors.append(prior_to_wire(table, prior, mask))
+    plain = kind is Kind.BIRTH and prior is None
+    return sum([len(cell) if isinstance(cell, (str, bytes)) else 8 for cell in cells], 16 if plain else FEED_EDIT_BYTES)
+
+
+def _key(table: Table, row: Row) -> Any:
+    if isinstance(row, bytes) or table.spec.kind is KeyKind.ROWID:
+        return row
+    return table.key(row, RowView.read(table, row).leaves)

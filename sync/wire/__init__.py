@@ -1,0 +1,1 @@
+"""Wire forms of changes and of the messages of rounds."""

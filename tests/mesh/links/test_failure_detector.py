@@ -1,0 +1,164 @@
+"""The detector: the dead are noticed soon, the living are left alone, distance and clocks are measured."""
+
+import random
+
+import pytest
+
+from mesh.links.failure_detector import PHI_DEAD, Detector
+from mesh.messages import Pong
+
+BEAT = 1_000
+
+
+def step(detector, until, *, answer=lambda now, token: now + 1, start=0):
+    """Let an idle link live: each due ping is answered at `answer(now, token)` (None: never). When it died, or None."""
+    now = start
+    arriving = []
+    while now < until:
+        due = min([detector.deadline(), *(at for at, _ in arriving)])
+        now = max(now, due)
+        if now >= until:
+            break
+        for entry in [entry for entry in arriving if entry[0] <= now]:
+            arriving.remove(entry)
+            detector.heard(now)
+            detector.answered(Pong(entry[1], 0), now)
+        if detector.dead(now):
+            return now
+        if detector.due(now):
+            token = detector.ping(now, 0).token
+            detector.sent(now)
+            at = answer(now, token)
+            if at is not None:
+                arriving.append((at, token))
+    return None
+
+
+def test_a_peer_that_answers_lives():
+    assert step(Detector(0, heartbeat_ms=BEAT), 600_000) is None
+
+
+@pytest.mark.parametrize("alive_ms", [0, 500, 10_000, 100_000])
+def test_a_dead_peer_is_noticed_within_3_s(alive_ms):
+    detector = Detector(0, heartbeat_ms=BEAT)
+    died = step(detector, 300_000, answer=lambda now, token: now + 1 if now < alive_ms else None)
+    assert died is not None
+    assert alive_ms + 1_000 < died <= alive_ms + 3_000
+
+
+def test_it_is_probed_before_it_is_given_up():
+    pings = []
+
+    def answer(now, token):
+        pings.append(now)
+
+    died = step(Detector(0, heartbeat_ms=BEAT), 60_000, answer=answer)
+    assert len([at for at in pings if at > died - 1_500]) >= 4
+
+
+def tcp(rng, loss):
+    """Ping and answer over TCP at this loss of packets: a lost one is repaired by its timer, or by a later arrival."""
+    arrived = {}
+
+    def answer(now, token):
+        rtt, timeout = 2, 200
+        at = now + rtt
+        while rng.random() < 1 - (1 - loss) ** 2:
+            at += timeout
+            timeout *= 2
+        # Whatever arrives later shows the gap (RFC 8985), so nothing before it is outstanding any more.
+        for earlier, when in arrived.items():
+            if when > at:
+                arrived[earlier] = at + rtt
+        arrived[token] = at
+        return at
+
+    return answer
+
+
+def test_ten_percent_of_loss_kills_nobody():
+    deaths = [step(Detector(0, heartbeat_ms=BEAT), 900_000, answer=tcp(random.Random(seed), 0.1)) for seed in range(20)]
+    assert deaths == [None] * 20
+
+
+def test_a_lossy_link_gets_more_patience_than_a_regular_one():
+    regular, lossy = Detector(0, heartbeat_ms=BEAT), Detector(0, heartbeat_ms=BEAT)
+    for index in range(1, 40):
+        regular.heard(index * 1_000)
+        lossy.heard(index * 1_000 + index % 4 * 300)
+    for detector, now in ((regular, 39_000), (lossy, 39_900)):
+        assert detector.phi(now + 500) < 1
+    assert lossy.phi(39_900 + 2_700) < PHI_DEAD < regular.phi(39_000 + 2_700)
+
+
+def test_any_traffic_is_a_sign_of_life_and_saves_the_ping():
+    detector = Detector(0, heartbeat_ms=BEAT)
+    pings = 0
+    for now in range(0, 20_000, 100):
+        detector.heard(now)
+        detector.sent(now)
+        pings += detector.due(now)
+        assert not detector.dead(now)
+    assert pings == 0
+
+
+def test_a_busy_link_is_measured_now_and_then():
+    detector = Detector(0, heartbeat_ms=BEAT)
+    pings = []
+    for now in range(0, 100_000, 100):
+        detector.heard(now)
+        detector.sent(now)
+        if detector.due(now):
+            pings.append(now)
+            detector.ping(now, 0)
+    assert pings == [30_000, 60_000, 90_000]
+
+
+def test_round_trip_and_clock_offset_are_measured():
+    detector = Detector(0, heartbeat_ms=BEAT)
+    assert detector.pulse(0).rtt_ms is None
+    for index in range(8):
+        sent, delay = index * 1_000, 20 if index == 3 else 200
+        ping = detector.ping(sent, 5_000_000 + sent)
+        # The peer's clock is 90 s ahead; only the sample of the shortest way there and back is symmetric.
+        there = delay // 2 if index == 3 else delay
+        detector.answered(Pong(ping.token, 5_090_000 + sent + there), sent + delay)
+    assert detector.pulse(8_000).offset_ms == 90_000
+    assert 100 < detector.pulse(8_000).rtt_ms < 200
+
+
+def test_pongs_that_answer_nothing_are_ignored_and_pings_are_bounded():
+    detector = Detector(0, heartbeat_ms=BEAT)
+    detector.answered(Pong(77, 0), 5)
+    assert detector.pulse(5).rtt_ms is None
+    for now in range(1_000):
+        detector.ping(now, 0)
+    assert len(detector._pings) <= 16
+
+
+@pytest.mark.parametrize("beat", [50, 1_000, 30_000])
+def test_the_deadline_moves_on_after_it_was_served(beat):
+    detector = Detector(0, heartbeat_ms=beat)
+    for _ in range(1_000):
+        now = detector.deadline()
+        assert detector.due(now) or detector.dead(now)
+        if detector.dead(now):
+            detector.heard(now)
+        if detector.due(now):
+            detector.ping(now, 0)
+        assert detector.deadline() > now
+
+
+def test_a_clock_that_is_set_is_known_at_the_next_measurement_and_ours_at_once():
+    detector = Detector(0, heartbeat_ms=1_000)
+
+    def measured(at_ms, wall_ms, peer_ms):
+        ping = detector.ping(at_ms, wall_ms)
+        detector.answered(Pong(ping.token, peer_ms), at_ms)
+
+    for at_ms in (1_000, 2_000, 3_000):
+        measured(at_ms, 500_000 + at_ms, 800_000 + at_ms)
+    assert detector.pulse(3_000).offset_ms == 300_000
+    assert detector.offset_ms(790_000) == 10_000, "our clock was set since"
+    measured(4_000, 504_000, 524_000)
+    assert detector.pulse(4_000).offset_ms == 20_000, "the peer's was"

@@ -1,0 +1,88 @@
+"""Looks after a hint: soon, ever rarer, anew with each hint, and never without one."""
+
+from __future__ import annotations
+
+import pytest
+
+from mesh.node.commit_poll import AFTER_S, Looks
+
+
+class VirtualClock:
+    """Runs planned calls in virtual time."""
+
+    def __init__(self):
+        self.now = 0.0
+        self.planned = []
+
+    def call_later(self, delay, callback, turn):
+        entry = Entry(self, self.now + delay, callback, turn)
+        self.planned.append(entry)
+        return entry
+
+    def run(self, until):
+        while self.planned and min(entry.at for entry in self.planned) <= until:
+            entry = min(self.planned, key=lambda entry: entry.at)
+            self.planned.remove(entry)
+            self.now = entry.at
+            entry.callback(entry.turn)
+        self.now = until
+
+
+class Entry:
+    def __init__(self, clock, at, callback, turn):
+        self.clock, self.at, self.callback, self.turn = clock, at, callback, turn
+
+    def cancel(self):
+        self.clock.planned.remove(self)
+
+
+@pytest.fixture
+def clock():
+    return VirtualClock()
+
+
+@pytest.fixture
+def seen():
+    return []
+
+
+@pytest.fixture
+def looks(clock, seen):
+    return Looks(clock, lambda: seen.append(clock.now))
+
+
+def test_without_a_hint_nothing_is_planned(looks, clock):
+    assert clock.planned == []
+
+
+def test_a_hint_is_followed_by_a_bounded_number_of_looks(looks, clock, seen):
+    looks.hint()
+    clock.run(10)
+    assert len(seen) == len(AFTER_S)
+    assert clock.planned == []
+
+
+@pytest.mark.parametrize("fsync_s", [0.0005, 0.003, 0.01, 0.05, 0.12])
+def test_a_commit_waits_no_longer_than_about_its_own_fsync(looks, clock, seen, fsync_s):
+    looks.hint()
+    clock.run(10)
+    found = next(at for at in seen if at >= fsync_s)
+    assert found - fsync_s <= max(fsync_s, 0.001) + 1e-9
+
+
+def test_a_fresh_hint_begins_anew(looks, clock, seen):
+    looks.hint()
+    clock.run(0.1)
+    before = len(seen)
+    looks.hint()
+    assert len(clock.planned) == 1
+    clock.run(0.1 + AFTER_S[0])
+    assert len(seen) == before + 1
+
+
+def test_cancelled_looks_do_not_come(looks, clock, seen):
+    looks.hint()
+    looks.cancel()
+    looks.cancel()
+    clock.run(10)
+    assert seen == []

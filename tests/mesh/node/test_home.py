@@ -1,0 +1,222 @@
+"""The home: where it is, that it stays private, and that two nodes never share it or a file."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mesh.node.errors import AlreadyServedError, HomeError, KeystoreError
+from mesh.node.home import PRIVATE_BYTES_MAX, FileLock, Home, HomeLock, read_private, remove_private, write_private
+
+HOLDER = """
+import sys
+from pathlib import Path
+from mesh.node.home import FileLock, Home, HomeLock
+what, path = sys.argv[1], Path(sys.argv[2])
+held = HomeLock.acquire(Home.locate(path, {})) if what == "home" else FileLock.acquire(path)
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def home(tmp_path):
+    return Home.locate(tmp_path / "home", {})
+
+
+@pytest.fixture
+def holder():
+    """Start processes that hold a lock until they are killed."""
+    started = []
+
+    def hold(what, path):
+        process = subprocess.Popen(
+            [sys.executable, "-c", HOLDER, what, str(path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            cwd=Path(__file__).parents[3],
+        )
+        started.append(process)
+        assert process.stdout.readline() == b"held\n"
+        return process
+
+    yield hold
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def mode(path):
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_an_explicit_home_holds_everything(tmp_path):
+    home = Home.locate(tmp_path, {"MYCOMESH_HOME": "/elsewhere", "XDG_STATE_HOME": "/elsewhere"})
+    assert (home.config, home.state, home.runtime) == (tmp_path, tmp_path / "state", tmp_path / "run")
+    assert home.sockets[0] == tmp_path / "run" / "control.sock"
+
+
+def test_mycomesh_home_comes_before_xdg():
+    home = Home.locate(None, {"MYCOMESH_HOME": "/m", "XDG_STATE_HOME": "/s"})
+    assert home.state == Path("/m/state")
+
+
+def test_xdg_directories_are_used_as_their_specification_says(tmp_path):
+    environ = {"HOME": "/u", "XDG_CONFIG_HOME": "/c", "XDG_STATE_HOME": "/s", "XDG_RUNTIME_DIR": str(tmp_path)}
+    home = Home.locate(None, environ)
+    assert (home.config, home.state, home.runtime) == (Path("/c/mycomesh"), Path("/s/mycomesh"), tmp_path / "mycomesh")
+    assert home.sockets == (tmp_path / "mycomesh/control.sock", Path("/s/mycomesh/run/control.sock"))
+
+
+def test_without_xdg_the_defaults_hold_and_relative_values_are_ignored():
+    home = Home.locate(None, {"HOME": "/u", "XDG_STATE_HOME": "relative", "XDG_RUNTIME_DIR": "/does/not/exist"})
+    assert home.config == Path("/u/.config/mycomesh")
+    assert home.state == Path("/u/.local/state/mycomesh")
+    assert home.runtime == Path("/u/.local/state/mycomesh/run")
+    assert len(home.sockets) == 1
+
+
+def test_directories_are_private_whatever_the_umask(home):
+    mask = os.umask(0)
+    try:
+        home.prepare()
+    finally:
+        os.umask(mask)
+    assert mode(home.state) == 0o700
+    assert mode(home.runtime) == 0o700
+
+
+def test_a_state_directory_that_others_can_change_is_refused(home):
+    home.prepare()
+    home.state.chmod(0o777)
+    with pytest.raises(HomeError, match="chmod 700"):
+        home.prepare()
+
+
+def test_a_home_below_a_plain_file_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(HomeError, match="cannot make"):
+        Home.locate(tmp_path / "file" / "home", {}).prepare()
+
+
+def test_a_private_file_comes_back_and_only_its_owner_can_read_it(tmp_path):
+    path = tmp_path / "key"
+    write_private(path, b"secret")
+    assert read_private(path) == b"secret"
+    assert mode(path) == 0o600
+    assert [entry.name for entry in tmp_path.iterdir()] == ["key"]
+
+
+def test_an_absent_private_file_is_none_and_removing_it_is_fine(tmp_path):
+    assert read_private(tmp_path / "key") is None
+    remove_private(tmp_path / "key")
+
+
+def test_writing_replaces_whole_files(tmp_path):
+    path = tmp_path / "key"
+    write_private(path, b"long long long")
+    write_private(path, b"short")
+    assert read_private(path) == b"short"
+
+
+def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+    path = tmp_path / "key"
+    write_private(path, b"old")
+
+    def full(_descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(HomeError, match="No space left on device; check free space"):
+        write_private(path, b"new")
+    assert read_private(path) == b"old"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["key"]
+
+
+def test_exclusive_writing_never_replaces(tmp_path):
+    path = tmp_path / "key"
+    write_private(path, b"first", exclusive=True)
+    with pytest.raises(KeystoreError, match="never replaced"):
+        write_private(path, b"second", exclusive=True)
+    assert read_private(path) == b"first"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["key"]
+
+
+@pytest.mark.parametrize("bits", [0o640, 0o604, 0o660, 0o601])
+def test_a_key_that_others_can_reach_is_refused_with_the_remedy(tmp_path, bits):
+    path = tmp_path / "key"
+    write_private(path, b"secret")
+    path.chmod(bits)
+    with pytest.raises(KeystoreError, match=f"chmod 600 {path}"):
+        read_private(path)
+
+
+def test_a_link_in_place_of_a_key_is_not_followed(tmp_path):
+    write_private(tmp_path / "elsewhere", b"secret")
+    (tmp_path / "key").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(KeystoreError, match="cannot read"):
+        read_private(tmp_path / "key")
+
+
+def test_something_else_in_place_of_a_key_is_one_line(tmp_path):
+    (tmp_path / "key").mkdir(mode=0o700)
+    with pytest.raises(KeystoreError, match="not a plain file"):
+        read_private(tmp_path / "key")
+
+
+def test_a_huge_file_is_not_read(tmp_path):
+    path = tmp_path / "key"
+    write_private(path, b"x" * (PRIVATE_BYTES_MAX + 1))
+    with pytest.raises(KeystoreError, match="larger than any file of ours"):
+        read_private(path)
+
+
+def test_a_second_process_cannot_take_the_home_and_learns_who_has_it(home, holder):
+    process = holder("home", home.config)
+    with pytest.raises(AlreadyServedError, match=f"process {process.pid}"):
+        HomeLock.acquire(home)
+
+
+def test_the_home_is_free_again_after_a_kill(home, holder):
+    process = holder("home", home.config)
+    process.kill()
+    process.wait()
+    with home.locked():
+        pass
+
+
+def test_one_file_has_one_node_whatever_path_leads_to_it(tmp_path, holder):
+    file = tmp_path / "fleet.db"
+    file.write_bytes(b"")
+    os.link(file, tmp_path / "same.db")
+    holder("file", file)
+    with pytest.raises(AlreadyServedError, match="already served"):
+        FileLock.acquire(tmp_path / "same.db")
+
+
+def test_a_file_is_free_again_after_a_kill(tmp_path, holder):
+    file = tmp_path / "fleet.db"
+    file.write_bytes(b"")
+    process = holder("file", file)
+    process.kill()
+    process.wait()
+    FileLock.acquire(file).release()
+
+
+def test_locking_leaves_nothing_beside_the_file(tmp_path):
+    file = tmp_path / "fleet.db"
+    file.write_bytes(b"")
+    lock = FileLock.acquire(file)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["fleet.db"]
+    lock.release()
+
+
+def test_a_file_that_is_not_there_cannot_be_locked(tmp_path):
+    with pytest.raises(HomeError, match="cannot reach"):
+        FileLock.acquire(tmp_path / "absent.db")

@@ -1,0 +1,311 @@
+"""The SQL thread: order, urgency, limits, deadlines, and that nobody waits for SQL but those who asked."""
+
+from __future__ import annotations
+
+import threading
+from queue import Queue
+
+import apsw
+import pytest
+
+from mesh.node import sql_thread, work_queue
+from mesh.node.errors import NodeError
+from mesh.node.sql_thread import Acted, Broken, SqlThread
+from sync.errors import DatabaseBusyError, DatabaseError, FileReplacedError
+from sync.events import (
+    BatchReceived,
+    CommitSeen,
+    DropLink,
+    MessageReceived,
+    Notice,
+    Publish,
+    TimerFired,
+)
+
+WAIT_S = 20  # only a broken thread takes this long
+
+
+class RecordingExchange:
+    """Stands where an Exchange stands: keeps the events, answers each with one Publish, can be held and can fail."""
+
+    def __init__(self):
+        self.seen = []
+        self.gate = threading.Event()
+        self.gate.set()
+        self.entered = threading.Event()
+        self.deadline = None
+        self.error = None
+
+    def handle(self, event, now_ms, wall_ms):
+        self.entered.set()
+        assert self.gate.wait(WAIT_S)
+        self.seen.append(event)
+        if isinstance(event, TimerFired):
+            self.deadline = None
+        if self.error is not None:
+            error, self.error = self.error, None
+            raise error
+        return [Publish(repr(event).encode())]
+
+    def next_deadline(self):
+        return self.deadline
+
+    def farewell(self, reason):
+        return [DropLink(1, reason)]
+
+
+@pytest.fixture
+def exchange():
+    return RecordingExchange()
+
+
+@pytest.fixture
+def reports():
+    return Queue()
+
+
+@pytest.fixture
+def sql(exchange, reports):
+    times = iter(range(1_000_000))
+    thread = SqlThread(lambda: exchange, reports.put, lambda: (next(times), 0))
+    thread.start().result(WAIT_S)
+    yield thread
+    exchange.gate.set()
+    thread.stop(lambda: None)
+
+
+def hold(sql, exchange):
+    """Keep the thread inside one event, so that what is submitted meanwhile queues up."""
+    exchange.gate.clear()
+    sql.submit(MessageReceived(0, b"held"))
+    assert exchange.entered.wait(WAIT_S)
+
+
+def drained(sql, exchange):
+    """Let the thread go and return what it saw, the held event left out."""
+    exchange.gate.set()
+    rounds = 0
+    while sql.call(lambda: bool(sql._agenda._bulk)).result(WAIT_S):
+        rounds += 1
+        assert rounds < 10_000
+    return exchange.seen[1:]
+
+
+def test_answers_leave_in_the_order_of_the_events(sql, reports):
+    events = [MessageReceived(1, bytes([number])) for number in range(50)]
+    for event in events:
+        sql.submit(event)
+    assert [reports.get(timeout=WAIT_S) for _ in events] == [Acted([Publish(repr(event).encode())]) for event in events]
+
+
+def test_rounds_go_on_while_live_batches_come_faster_than_they_are_applied(sql, exchange):
+    """A file on a slow disk: whatever is done, the next batch waits already."""
+    hold(sql, exchange)
+    sql.submit(MessageReceived(1, b"a chunk"))
+    for number in range(1_000):
+        sql.submit(BatchReceived(1, b"o" * 16, number.to_bytes(2, "big")))
+    done = drained(sql, exchange)
+    assert done.index(MessageReceived(1, b"a chunk")) < 50
+
+
+def test_a_look_that_waits_already_is_not_queued_again_and_one_that_runs_is(sql, exchange):
+    looked = []
+
+    def look():
+        looked.append(len(looked))
+        if len(looked) == 1:
+            sql.call_once(look)  # what comes while it looks, it may have missed
+
+    hold(sql, exchange)
+    for _ in range(1_000):
+        sql.call_once(look)
+    assert len(sql._agenda) == 1
+    drained(sql, exchange)
+    assert looked == [0, 1]
+
+
+def test_a_commit_during_a_drain_is_drained_again(sql, exchange):
+    exchange.gate.clear()
+    sql.submit(CommitSeen())
+    assert exchange.entered.wait(WAIT_S)
+    sql.submit(CommitSeen())
+    exchange.gate.set()
+    sql.call(lambda: None).result(WAIT_S)
+    assert exchange.seen == [CommitSeen(), CommitSeen()]
+
+
+def test_submitting_never_waits_for_the_database(sql, exchange):
+    hold(sql, exchange)
+    for number in range(1000):
+        sql.submit(MessageReceived(1, number.to_bytes(2, "big")))
+    assert exchange.seen == []
+
+
+def test_a_peer_whose_messages_outrun_the_disk_loses_its_link(sql, exchange, reports, monkeypatch):
+    monkeypatch.setattr(work_queue, "BACKLOG_BYTES_MAX", 100 + work_queue.EVENT_BYTES)
+    hold(sql, exchange)
+    sql.submit(MessageReceived(7, b"x" * 100))
+    sql.submit(MessageReceived(8, b"x"))
+    (action,) = reports.get(timeout=WAIT_S).actions
+    assert isinstance(action, DropLink)
+    assert action.link == 8
+
+
+def test_the_deadline_fires_once_it_is_due(sql, exchange, reports):
+    exchange.deadline = 0
+    sql.call(lambda: None).result(WAIT_S)
+    assert reports.get(timeout=WAIT_S) == Acted([Publish(repr(TimerFired()).encode())])
+
+
+def test_a_deadline_that_is_always_due_leaves_room_for_work(exchange, reports):
+    class Hurried(RecordingExchange):
+        def handle(self, event, now_ms, wall_ms):
+            answer = super().handle(event, now_ms, wall_ms)
+            self.deadline = 0
+            return answer if not isinstance(event, TimerFired) else []
+
+    hurried = Hurried()
+    hurried.deadline = 0
+    thread = SqlThread(lambda: hurried, reports.put, lambda: (1, 0))
+    thread.start().result(WAIT_S)
+    thread.submit(MessageReceived(1, b"work"))
+    assert isinstance(reports.get(timeout=WAIT_S), Acted)
+    thread.stop(lambda: None).result(WAIT_S)
+    assert MessageReceived(1, b"work") in hurried.seen
+    assert TimerFired() in hurried.seen
+
+
+def test_a_file_that_refuses_is_said_and_the_node_goes_on(sql, exchange, reports):
+    exchange.error = DatabaseError("disk full")
+    sql.submit(CommitSeen())
+    (notice,) = reports.get(timeout=WAIT_S).actions
+    assert notice == Notice("database.refused", "disk full", {"event": "CommitSeen"}, "warning")
+    sql.submit(MessageReceived(1, b"next"))
+    assert isinstance(reports.get(timeout=WAIT_S).actions[0], Publish)
+
+
+def test_what_stays_refused_is_said_once_in_a_while(exchange, reports):
+    now = [0]
+    thread = SqlThread(lambda: exchange, reports.put, lambda: (now[0], 0))
+    thread.start().result(WAIT_S)
+
+    def said(text):
+        exchange.error = DatabaseError(text)
+        thread.submit(CommitSeen())
+        thread.call(lambda: None).result(WAIT_S)
+        return [] if reports.empty() else [notice.text for notice in reports.get().actions]
+
+    assert said("disk full") == ["disk full"]
+    assert said("disk full") == []
+    assert said("locked") == ["locked"]
+    assert said("disk full") == ["disk full"]
+    now[0] = sql_thread.REFUSED_TELL_MS
+    assert said("disk full") == ["disk full"]
+    thread.stop(lambda: None).result(WAIT_S)
+
+
+def test_a_file_that_holds_another_content_is_opened_again(reports):
+    first, second = RecordingExchange(), RecordingExchange()
+    opened = iter([first, second])
+    thread = SqlThread(lambda: next(opened), reports.put, lambda: (0, 0))
+    thread.start().result(WAIT_S)
+    first.error = FileReplacedError("another content")
+    thread.submit(CommitSeen())
+    drop, notice = reports.get(timeout=WAIT_S).actions
+    assert drop == DropLink(1, "begins anew")
+    assert notice.event == "database.replaced"
+    thread.submit(CommitSeen())
+    reports.get(timeout=WAIT_S)
+    assert second.seen == [CommitSeen()]
+    thread.stop(lambda: None).result(WAIT_S)
+
+
+def test_a_file_that_is_locked_when_it_is_to_be_opened_again_is_opened_with_the_next_event(reports):
+    first, second = RecordingExchange(), RecordingExchange()
+    answers = iter([first, DatabaseBusyError("another program holds its write lock"), second])
+
+    def opened():
+        answer = next(answers)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    thread = SqlThread(opened, reports.put, lambda: (0, 0))
+    thread.start().result(WAIT_S)
+    for events in (["database.refused"], ["database.replaced"]):
+        first.error = FileReplacedError("another content")
+        thread.submit(CommitSeen())
+        assert [each.event for each in reports.get(timeout=WAIT_S).actions if isinstance(each, Notice)] == events
+    thread.submit(CommitSeen())
+    reports.get(timeout=WAIT_S)
+    assert second.seen == [CommitSeen()]
+    thread.stop(lambda: None).result(WAIT_S)
+
+
+def test_after_a_refusal_a_past_deadline_does_not_spin(exchange, reports):
+    now = [0]
+    thread = SqlThread(lambda: exchange, reports.put, lambda: (now[0], 0))
+    thread.start().result(WAIT_S)
+    exchange.error = DatabaseError("disk full")
+    thread.submit(CommitSeen())
+    reports.get(timeout=WAIT_S)
+    exchange.deadline = 0
+    for _ in range(100):
+        thread.call(lambda: None).result(WAIT_S)
+    assert TimerFired() not in exchange.seen
+    now[0] = sql_thread.REFUSED_PAUSE_MS
+    thread.call(lambda: None).result(WAIT_S)
+    reports.get(timeout=WAIT_S)
+    assert exchange.seen[-1] == TimerFired()
+    thread.stop(lambda: None).result(WAIT_S)
+
+
+def test_a_fault_of_our_own_ends_the_thread_and_is_reported(sql, exchange, reports):
+    exchange.error = ZeroDivisionError("bug")
+    sql.submit(CommitSeen())
+    report = reports.get(timeout=WAIT_S)
+    assert isinstance(report, Broken)
+    assert isinstance(report.error, ZeroDivisionError)
+
+
+def test_nobody_waits_for_a_thread_that_has_ended(sql, exchange):
+    hold(sql, exchange)
+    exchange.error = ZeroDivisionError("bug")
+    queued = sql.call(lambda: 1)
+    exchange.gate.set()
+    with pytest.raises(NodeError, match="closed its file"):
+        queued.result(WAIT_S)
+    with pytest.raises(NodeError, match="closed its file"):
+        sql.call(lambda: 1).result(WAIT_S)
+
+
+def test_who_asks_while_a_table_of_ours_is_gone_is_told_to_ask_again(sql):
+    db = apsw.Connection(":memory:")
+    with pytest.raises(NodeError, match=r"just changed \(no such table: mycomesh_parked\); ask again"):
+        sql.call(lambda: db.execute("SELECT * FROM mycomesh_parked")).result(WAIT_S)
+    assert sql.call(lambda: 42).result(WAIT_S) == 42
+
+
+def test_a_question_gets_its_answer_or_its_error(sql):
+    assert sql.call(lambda: 42).result(WAIT_S) == 42
+    with pytest.raises(ZeroDivisionError):
+        sql.call(lambda: 1 // 0).result(WAIT_S)
+
+
+def test_a_file_that_cannot_be_opened_ends_the_thread_with_its_error(reports):
+    def refuse():
+        raise DatabaseError("not a database")
+
+    thread = SqlThread(refuse, reports.put, lambda: (0, 0))
+    with pytest.raises(DatabaseError, match="not a database"):
+        thread.start().result(WAIT_S)
+    thread._thread.join(WAIT_S)
+    assert not thread._thread.is_alive()
+
+
+def test_stop_runs_its_function_last_and_ends_the_thread(sql, exchange):
+    sql.submit(CommitSeen())
+    done = sql.stop(lambda: list(exchange.seen))
+    assert done.result(WAIT_S) == [CommitSeen()]
+    sql._thread.join(WAIT_S)
+    assert not sql._thread.is_alive()

@@ -1,0 +1,361 @@
+"""Circuits: members that only relays join link with each other, and nothing else changes."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from mesh.config import MeshConfig
+from mesh.core import MeshCore
+from mesh.errors import DecodeError
+from mesh.events import ConnClosed, DeliverMessage, LinkDown, LinkUp, SendMessage
+from mesh.membership.identity import create_mesh, make_identity
+from mesh.overlay.topology import LinkState, Neighbour
+from mesh.relay import circuits
+from mesh.relay.circuit_frame import RELAYS_MAX, CircuitFrame, FrameKind, circuit_address, is_circuit
+from mesh.relay.circuit_plan import CHILDREN, Map
+from mesh.relay.circuits import CIRCUITS_MAX, CONNS_FROM, Circuits
+from tests.mesh.pipes import LIFETIME_S, PORT, WALL_MS, Pipes
+
+SETTLE_MS = 20_000
+
+
+class Line:
+    """Nodes in pipes, of which only those in `pairs` see each other; "r" is a relay, "m" a member."""
+
+    def __init__(self, kinds, pairs=None, seed=1, **pipes):
+        self.pipes = Pipes(seed, **pipes)
+        self.nodes = []
+        rng = random.Random(f"line {seed}")
+        first, root_seed = create_mesh("test", "n0", entropy=rng.randbytes, wall_ms=WALL_MS, lifetime_s=LIFETIME_S)
+        self.ids = []
+        for index, kind in enumerate(kinds):
+            identity = first if index == 0 else self._identity(root_seed, first, index, kind, rng)
+            core = MeshCore(identity, entropy=rng.randbytes, rng=random.Random(index), config=MeshConfig())
+            core.listen(PORT)
+            self.ids.append(identity.node_id)
+            self.nodes.append(self.pipes.add(identity.name, Circuits(core)))
+        pairs = pairs if pairs is not None else [(at, at + 1) for at in range(len(kinds) - 1)]
+        self.seen = {frozenset(pair) for pair in pairs}
+        for left in range(len(kinds)):
+            for right in range(left):
+                if frozenset((left, right)) not in self.seen:
+                    self.pipes.cut(self.nodes[left], self.nodes[right])
+        for left, right in pairs:
+            self.pipes.meet(self.nodes[left], self.nodes[right])
+
+    @staticmethod
+    def _identity(root_seed, first, index, kind, rng):
+        return make_identity(
+            root_seed,
+            mesh_name="test",
+            node_name=f"n{index}",
+            secret=first.secret,
+            roles=("relay",) if kind == "r" else ("member",),
+            entropy=rng.randbytes,
+            not_before_s=WALL_MS // 1_000,
+            lifetime_s=LIFETIME_S,
+        )
+
+    def run(self, ms=SETTLE_MS):
+        self.pipes.run(ms)
+
+    def linked(self, at):
+        """The places of the nodes that this one is linked with."""
+        return sorted(self.ids.index(node_id) for node_id in self.nodes[at].links.values())
+
+    def circuits(self):
+        """Pairs of places that a circuit links, each said by both ends."""
+        pairs = [
+            (at, self.ids.index(node_id))
+            for at, node in enumerate(self.nodes)
+            for link, node_id in node.links.items()
+            if link >= CONNS_FROM
+        ]
+        assert sorted(pairs) == sorted((right, left) for left, right in pairs), "both ends know it"
+        return sorted({tuple(sorted(pair)) for pair in pairs})
+
+    def link(self, at, to):
+        return next(link for link, node_id in self.nodes[at].links.items() if node_id == self.ids[to])
+
+    def send(self, at, to, payload, priority=2):
+        self.pipes.feed(self.nodes[at], SendMessage(self.link(at, to), payload, priority))
+
+    def heard(self, at):
+        return [action.payload for action in self.nodes[at].seen(DeliverMessage)]
+
+
+def test_the_members_beside_a_relay_link_with_each_other_and_nobody_else_does():
+    line = Line("mmrmm")
+    line.run()
+    assert line.circuits() == [(1, 3)]
+    assert [line.linked(at) for at in range(5)] == [[1], [0, 2, 3], [1, 3], [1, 2, 4], [3]]
+
+
+def test_what_travels_by_circuit_arrives_whole_and_a_relay_reads_none_of_it():
+    line = Line("mrm", bytes_ms=20_000)
+    line.run()
+    carried = []
+    line.pipes.tap = lambda _from, _to, data: carried.append(data) or data
+    blob = random.Random(1).randbytes(3 << 20)
+    line.send(0, 2, blob)
+    line.send(2, 0, b"small")
+    line.run()
+    assert line.heard(2) == [blob]
+    assert line.heard(0) == [b"small"]
+    assert line.heard(1) == []
+    assert not any(blob[:64] in data for data in carried)
+
+
+def test_a_chain_of_relays_is_one_way():
+    line = Line("m" + "r" * RELAYS_MAX + "m")
+    line.run()
+    assert line.circuits() == [(0, RELAYS_MAX + 1)]
+    line = Line("m" + "r" * (RELAYS_MAX + 1) + "m")
+    line.run()
+    assert line.circuits() == []
+
+
+def test_a_cut_beside_the_relay_ends_the_circuit_and_healing_brings_it_back():
+    line = Line("mmrmm")
+    line.run()
+    line.pipes.cut(line.nodes[2], line.nodes[3])
+    line.run()
+    assert line.circuits() == []
+    line.pipes.heal()
+    for left in range(5):
+        for right in range(left):
+            if frozenset((left, right)) not in line.seen:
+                line.pipes.cut(line.nodes[left], line.nodes[right])
+    line.run(90_000)
+    assert line.circuits() == [(1, 3)]
+
+
+def test_members_that_see_each_other_need_no_circuit_and_one_that_stands_gives_way():
+    line = Line("mrm", [(0, 1), (1, 2), (0, 2)])
+    line.run()
+    assert line.circuits() == []
+    line = Line("mrm")
+    line.run()
+    assert line.circuits() == [(0, 2)]
+    line.pipes.heal()
+    line.pipes.meet(line.nodes[0], line.nodes[2])
+    line.pipes.meet(line.nodes[2], line.nodes[0])
+    line.run()
+    assert line.circuits() == []
+    assert line.linked(0) == [1, 2], "by a link of their own"
+
+
+def test_a_circuit_that_members_have_made_needless_is_given_up():
+    line = Line("mrmm", [(0, 1), (1, 2), (2, 3)])
+    line.run()
+    assert line.circuits() == [(0, 2)]
+    line.pipes.heal()
+    line.pipes.meet(line.nodes[0], line.nodes[3])
+    line.pipes.cut(line.nodes[0], line.nodes[2])
+    line.pipes.cut(line.nodes[1], line.nodes[3])
+    line.run()
+    assert line.circuits() == []
+    assert line.linked(0) == [1, 3]
+
+
+def test_lonely_members_around_one_relay_are_joined_by_a_tree():
+    count = 12
+    line = Line("m" * count + "r", [(at, count) for at in range(count)])
+    line.run(60_000)
+    assert len(line.circuits()) == count - 1
+    assert all(len(line.linked(at)) <= 1 + 2 * (CHILDREN + 1) for at in range(count))
+
+
+def test_circuits_over_a_relay_that_dies_end_and_go_over_another():
+    line = Line("mrrm", [(0, 1), (1, 3), (0, 2), (2, 3)])
+    line.run()
+    assert line.circuits() == [(0, 3)]
+    used = next(action.peer.address.host for action in line.nodes[0].seen(LinkUp) if action.link >= CONNS_FROM)
+    dead = 1 if used.startswith("via-n1%") else 2
+    line.pipes.kill(line.nodes[dead], silent=True)
+    line.run(30_000)
+    assert line.circuits() == [(0, 3)]
+    assert dead not in line.linked(0)
+
+
+def test_a_circuit_that_one_end_drops_ends_at_both_and_is_made_anew():
+    line = Line("mrm")
+    line.run()
+    line.pipes.feed(line.nodes[0], ConnClosed(line.link(0, 2)))
+    line.run()
+    for at in (0, 2):
+        gone = [action.link for action in line.nodes[at].seen(LinkDown)]
+        assert len(gone) == 1
+        assert gone[0] >= CONNS_FROM
+    assert line.circuits() == [(0, 2)]
+
+
+def test_what_waits_at_a_relay_is_bounded_and_costs_the_circuit_not_the_link(monkeypatch):
+    monkeypatch.setattr(circuits, "WAITING_BYTES_MAX", 5_000)
+    line = Line("mrm")
+    line.run()
+    outbox = line.nodes[1].core._core.links.conns[line.link(1, 2)].session.outbox
+    line.pipes.cut(line.nodes[1], line.nodes[2])  # nothing gets on from the relay, and it does not know yet
+    for _ in range(4):
+        line.send(0, 2, bytes(200_000), 0)
+    line.run(1_000)
+    assert 5_000 < outbox.queued < 5_000 + (1 << 17)
+    assert [action.link >= CONNS_FROM for action in line.nodes[0].seen(LinkDown)] == [True], "the circuit was given up"
+    assert line.linked(1) == [0, 2]
+
+
+# ---- frames
+
+
+ROUTE = (b"a" * 16, b"r" * 16, b"b" * 16)
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        CircuitFrame(FrameKind.OPEN, 1, ROUTE, 1),
+        CircuitFrame(FrameKind.DATA, 2**32 - 1, ROUTE[::-1], 2, b"sealed"),
+        CircuitFrame(FrameKind.CLOSE, 0, (ROUTE[0], b"1" * 16, b"2" * 16, ROUTE[2]), 3),
+    ],
+)
+def test_a_frame_has_one_encoding_and_every_truncation_is_refused_or_shorter_data(frame):
+    raw = frame.encode()
+    assert CircuitFrame.decode(raw) == frame
+    for end in range(len(raw) - len(frame.data)):
+        with pytest.raises(DecodeError):
+            CircuitFrame.decode(raw[:end])
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"",
+        b"\x02" + CircuitFrame(FrameKind.DATA, 1, ROUTE, 1).encode()[1:],
+        b"\x01\x04" + CircuitFrame(FrameKind.DATA, 1, ROUTE, 1).encode()[2:],
+        CircuitFrame(FrameKind.DATA, 1, ROUTE, 0).encode(),
+        CircuitFrame(FrameKind.DATA, 1, ROUTE, 3).encode(),
+        CircuitFrame(FrameKind.DATA, 1, ROUTE[:2], 1).encode(),
+        CircuitFrame(FrameKind.DATA, 1, (*ROUTE, ROUTE[0]), 1).encode(),
+        CircuitFrame(FrameKind.DATA, 1, tuple(bytes((n,)) * 16 for n in range(RELAYS_MAX + 3)), 1).encode(),
+        CircuitFrame(FrameKind.OPEN, 1, ROUTE[::-1], 1).encode(),
+        CircuitFrame(FrameKind.OPEN, 1, ROUTE, 1).encode() + b"x",
+        CircuitFrame(FrameKind.DATA, 1, ROUTE, 1, bytes((1 << 17) + 1)).encode(),
+    ],
+)
+def test_frames_that_nobody_honest_sends_are_refused(raw):
+    with pytest.raises(DecodeError):
+        CircuitFrame.decode(raw)
+
+
+def test_the_address_of_a_circuit_is_told_to_nobody_and_dialled_by_nobody():
+    address = circuit_address("mast", ROUTE[2])
+    assert is_circuit(address.host)
+    line = Line("mrm")
+    line.run(60_000)
+    assert not any("via-" in repr(action) for node in line.nodes for action in node.seen(DeliverMessage))
+    books = [node.core._core._dialer._book for node in line.nodes]
+    assert not any(is_circuit(known.host) for book in books for known in book)
+
+
+# ---- captured members
+
+
+def said(line, at, to, frame, ms=1_000):
+    """A member says a frame of its own making to its neighbour."""
+    raw = frame if isinstance(frame, bytes) else frame.encode()
+    core = line.nodes[at].core._core
+    for action in core.handle(SendMessage(line.link(at, to), raw, 1), line.pipes.now_ms, WALL_MS):
+        line.pipes._do(line.nodes[at], action)
+    line.run(ms)
+
+
+def test_frames_in_the_name_of_another_and_junk_lead_nowhere():
+    line = Line("mrmm", [(0, 1), (1, 2), (1, 3)])
+    line.run()
+    standing = line.circuits()
+    links = [line.linked(at) for at in range(4)]
+    ids = line.ids
+    for frame in (
+        b"junk",
+        CircuitFrame(FrameKind.CLOSE, 1, (ids[3], ids[1], ids[2]), 1),  # n3 did not say that
+        CircuitFrame(FrameKind.DATA, 1, (ids[3], ids[1], ids[2]), 1, b"x"),
+        CircuitFrame(FrameKind.DATA, 77, (ids[0], ids[1], ids[2]), 1, b"x"),  # no such circuit
+        CircuitFrame(FrameKind.DATA, 1, (ids[0], ids[1], b"?" * 16), 1, b"x"),  # no such node
+        CircuitFrame(FrameKind.OPEN, 1, (bytes(16), ids[1], ids[2]), 1),
+    ):
+        said(line, 0, 1, frame)
+    assert line.circuits() == standing
+    assert [line.linked(at) for at in range(4)] == links
+    assert not any(node.seen(LinkDown) for node in line.nodes)
+
+
+def test_a_member_forwards_for_nobody_and_a_relay_is_no_end():
+    line = Line("mmrm", [(0, 1), (1, 2), (2, 3)])
+    line.run()
+    before = line.pipes.carried["n1", "n0"]
+    said(
+        line,
+        2,
+        1,
+        CircuitFrame(FrameKind.DATA, 9, (line.ids[3], line.ids[2], line.ids[1], line.ids[0]), 2, bytes(50_000)),
+    )
+    assert line.pipes.carried["n1", "n0"] - before < 5_000
+    said(line, 3, 2, CircuitFrame(FrameKind.OPEN, 9, (bytes(16), line.ids[3], line.ids[2]), 2))
+    assert not line.nodes[2].core._by_conn
+
+
+def test_circuits_that_others_open_are_bounded():
+    line = Line("mrm")
+    line.run()
+    target, relay = line.nodes[2].core, line.ids[1]
+    link = line.link(2, 1)
+    for number in range(CIRCUITS_MAX * 2):
+        opener = number.to_bytes(2, "big") + bytes(14)
+        frame = CircuitFrame(FrameKind.OPEN, 1, (opener, relay, line.ids[2]), 2)
+        said(line, 1, 2, frame, 5)  # the relay itself is captured: it says what it likes
+    assert 8 <= len(target._by_conn) <= CIRCUITS_MAX
+    assert link in line.nodes[2].links
+    line.run(30_000)
+    assert len(target._by_conn) <= 1 + 1, "none of them finished a handshake"
+
+
+# ---- the map
+
+
+def states(*edges):
+    claimed = {}
+    for left, right in edges:
+        claimed.setdefault(left, []).append(right)
+        claimed.setdefault(right, []).append(left)
+    return [LinkState(node, 1, tuple(Neighbour(n, 1, 0, 0) for n in near)) for node, near in claimed.items()]
+
+
+def test_every_member_makes_the_same_choice_and_each_pair_is_chosen_once():
+    rng = random.Random(5)
+    for _ in range(200):
+        members = [b"m" + bytes((n,)) * 15 for n in range(rng.randrange(2, 9))]
+        relays = [b"r" + bytes((n,)) * 15 for n in range(rng.randrange(1, 4))]
+        nodes = members + relays
+        rng.shuffle(nodes)
+        edges = [(nodes[at], nodes[rng.randrange(at)]) for at in range(1, len(nodes))]  # a tree joins them all
+        told = states(*edges)
+        near = {state.node_id: [n.node_id for n in state.neighbours] for state in told}
+        role = dict.fromkeys(members, False) | dict.fromkeys(relays, True)
+        for _ in range(4):  # what is chosen is made, until nothing is missing
+            chosen = [
+                (route[0], route[-1]) for own in members for route in Map(own, near[own], told, role.get).wanted()
+            ]
+            assert len(set(chosen)) == len(chosen)
+            assert all(left < right for left, right in chosen)
+            if not chosen:
+                break
+            edges += chosen
+            told = states(*edges)
+            near = {state.node_id: [n.node_id for n in state.neighbours] for state in told}
+        assert chosen == []
+        group = {members[0]}
+        while more := {n for m in group for n in near[m] if n in members} - group:
+            group |= more
+        assert group == set(members), "all members are one group"

@@ -1,0 +1,86 @@
+"""Keys of a standing link are exchanged every hour, under traffic; who abuses it loses the link."""
+
+from __future__ import annotations
+
+import pytest
+
+from mesh.events import LinkDown
+from mesh.notice_throttle import Quiet
+from mesh.session.key_refresh import REFRESH_EVERY_MS_MIN, REFRESH_MS, Freshness
+from mesh.session.records import refresh_record
+from mesh.turn import Turn
+from tests.mesh.pipes import Pipes, mesh_of
+
+
+def linked(**more):
+    pipes = Pipes(7, **more)
+    nodes = [pipes.member(identity) for identity in mesh_of(2)[0]]
+    pipes.meet(*nodes)
+    pipes.run_until(lambda: all(len(node.links) == 1 for node in nodes))
+    pipes.run(100)
+    return pipes, nodes
+
+
+def session(node):
+    (link,) = node.core.links.conns.values()
+    return link.session
+
+
+def keys(node):
+    return session(node)._send._state._key, session(node)._receive._state._key
+
+
+@pytest.mark.parametrize("cut_bytes", [1 << 20, 5])
+def test_an_hour_later_both_directions_have_keys_that_the_old_ones_do_not_give(cut_bytes):
+    pipes, (left, right) = linked(delay_ms=20, cut_bytes=cut_bytes)
+    before = keys(left)
+    pipes.run(REFRESH_MS - 5_000)
+    assert keys(left) == before
+    sent = 0
+    while keys(left) == before or keys(right) != keys(left)[::-1]:  # traffic both ways all through the change
+        pipes.send(left, right, b"to %d" % sent)
+        pipes.send(right, left, b"fro %d" % sent)
+        sent += 1
+        pipes.run(7)
+        assert sent < 5_000
+    pipes.run(500)
+    assert right.messages() == [b"to %d" % index for index in range(sent)]
+    assert left.messages() == [b"fro %d" % index for index in range(sent)]
+    assert not {*before} & {*keys(left)}
+    assert keys(right) == keys(left)[::-1]
+    assert left.seen(LinkDown) == right.seen(LinkDown) == []
+
+
+def dropped(pipes, speaker, listener, *publics):
+    """What a member that is no honest one says under its own keys."""
+    (link,) = speaker.core.links.conns.values()
+    for public in publics:
+        sealed = link.session._send.seal(refresh_record(public))
+        turn = Turn(pipes.now_ms, 0, Quiet())
+        link.write(len(sealed).to_bytes(2, "big") + sealed, turn)
+        for action in turn.actions:
+            pipes._do(speaker, action)
+    pipes.run(100)
+    return [action.reason for action in listener.seen(LinkDown)]
+
+
+def test_keys_that_nobody_agreed_on_and_points_of_low_order_end_the_link():
+    pipes, (left, right) = linked()
+    assert "nobody has agreed on" in dropped(pipes, left, right, b"")[0]
+    pipes, (left, right) = linked()
+    assert "low order" in dropped(pipes, left, right, bytes(32))[0]
+
+
+def test_who_asks_for_new_keys_all_the_time_loses_the_link():
+    pipes, (left, right) = linked()
+    assert "again and again" in dropped(pipes, left, right, bytes([9]) + bytes(31), bytes([9]) + bytes(31))[0]
+
+
+def test_an_exchange_may_be_answered_once_a_minute_and_leaves_no_share_behind():
+    asking, answering = Freshness(lambda count: b"a" * count), Freshness(lambda count: b"b" * count)
+    for now_ms in (0, REFRESH_EVERY_MS_MIN):
+        theirs = answering.answer(asking.ask(), now_ms)
+        assert asking.agreed(theirs) == answering.shared
+        assert asking.taken() == answering.taken()
+        assert not asking.busy
+        assert not answering.busy

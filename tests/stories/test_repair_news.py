@@ -1,0 +1,56 @@
+"""A repair may bring what is not covered here yet: it is merged as any news is, and no damage is reported."""
+
+from __future__ import annotations
+
+from sync.wire.bundle import Bundle
+
+
+def bundle_of(peer, table):
+    """Every entry of a table, as a repair sends them: without ranges."""
+    rows = list(dict.fromkeys(row for _, _, row, _ in peer.replica.scan(table, (-1, 0), 100)))
+    (payload,), count = peer.replica.rows(table, rows, bytes_max=1 << 20)
+    assert count == len(rows)
+    return payload
+
+
+def shared(pair):
+    one, two = pair
+    for peer in pair:
+        peer.sql("CREATE TABLE t(id INTEGER PRIMARY KEY, v)")
+    one.drain()
+    one.sql("INSERT INTO t VALUES(1, 'first')")
+    two.drain()
+    two.take(one.drain(), one.node_id)
+    return one, two
+
+
+def test_a_conflict_that_a_repair_brings_is_recorded(pair):
+    one, two = shared(pair)
+    one.wall_ms += 5
+    one.sql("UPDATE t SET v = 'of one'")
+    two.sql("UPDATE t SET v = 'of two'")
+    one.drain()
+    two.drain()
+    applied = two.replica.apply(bundle_of(one, "t"), two.wall_ms, repair=True)
+    assert applied.merged.conflicts == 1
+    assert applied.merged.changes == 1
+    assert applied.merged.repaired == 0
+    assert two.sql("SELECT v FROM t") == [("of one",)]
+    assert len(two.recorded("mycomesh_conflicts")) == 1
+
+
+def test_only_what_was_covered_and_lost_counts_as_repaired(pair):
+    one, two = shared(pair)
+    lost = bundle_of(one, "t")
+    table = two.replica.tables["t"]
+    with table.store.transaction():
+        for leaf in table.log.leaves(1):
+            table.log.remove(leaf)
+        table.log.flush()
+        table.delete(1)
+    one.sql("INSERT INTO t VALUES(2, 'news')")
+    one.drain()
+    assert Bundle.decode(lost).sections[0].rows == 1
+    applied = two.replica.apply(bundle_of(one, "t"), two.wall_ms, repair=True)
+    assert (applied.merged.changes, applied.merged.repaired) == (2, 1)
+    assert two.tables() == one.tables()

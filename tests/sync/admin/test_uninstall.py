@@ -1,0 +1,90 @@
+"""`forget` leaves the user's file as if mycomesh had never seen it."""
+
+from __future__ import annotations
+
+import apsw
+import pytest
+
+from sync.admin.uninstall import forget
+from sync.errors import ForeignFileError
+from tests.sync.peers import Peer, shell
+from tests.sync.shapes import SHAPES
+
+LIKE_OURS = """
+CREATE TABLE mycomesh_notes(n);
+CREATE TABLE plain(a);
+CREATE TRIGGER mycomesh_diary AFTER INSERT ON plain BEGIN INSERT INTO mycomesh_notes VALUES(NEW.a); END;
+CREATE INDEX mycomesh_plain ON plain(a);
+"""
+
+
+def written():
+    rows = "".join(f"{shape.insert(number, number)};\n" for shape in SHAPES for number in range(3))
+    return "".join(f"{shape.ddl};\n" for shape in SHAPES) + LIKE_OURS + rows
+
+
+def described(path):
+    db = apsw.Connection(str(path))
+    found = db.execute("SELECT type, name, tbl_name, sql FROM sqlite_schema ORDER BY type, name").fetchall()
+    db.execute("VACUUM")
+    pages = db.execute("PRAGMA page_count").fetchone()
+    db.close()
+    return found, pages
+
+
+def test_a_forgotten_file_has_the_schema_the_content_and_the_size_of_one_that_never_met_a_node(tmp_path):
+    for name in ("0.db", "plain.db"):
+        shell(tmp_path / name, written())
+    peer = Peer(tmp_path / "0.db", 0)
+    peer.drain()
+    peer.close()
+    for name in ("0.db", "plain.db"):
+        shell(tmp_path / name, "UPDATE pkint SET v = 'not stamped when it is forgotten'; INSERT INTO plain VALUES(1);")
+    removed = forget(tmp_path / "0.db")
+    assert removed.triggers > len(SHAPES)
+    assert removed.tables > len(SHAPES)
+    assert shell(tmp_path / "0.db", ".dump") == shell(tmp_path / "plain.db", ".dump")
+    assert described(tmp_path / "0.db") == described(tmp_path / "plain.db")
+    assert shell(tmp_path / "0.db", "PRAGMA integrity_check; SELECT * FROM mycomesh_notes;") == b"ok\n1\n"
+
+
+def test_a_file_that_was_forgotten_can_join_again(tmp_path):
+    shell(tmp_path / "0.db", "CREATE TABLE t(id INTEGER PRIMARY KEY, v); INSERT INTO t VALUES(1, 'a');")
+    peer = Peer(tmp_path / "0.db", 0)
+    peer.drain()
+    peer.close()
+    forget(tmp_path / "0.db")
+    again = Peer(tmp_path / "0.db", 1)
+    assert again.drain()
+    again.close()
+
+
+@pytest.mark.parametrize("name", ["strange.db", "missing.db"])
+def test_a_file_without_anything_of_ours_is_refused_and_stays_as_it_is(tmp_path, name):
+    shell(tmp_path / "strange.db", LIKE_OURS)
+    before = (tmp_path / "strange.db").read_bytes()
+    with pytest.raises(ForeignFileError, match="check the path"):
+        forget(tmp_path / name)
+    assert (tmp_path / "strange.db").read_bytes() == before
+    assert not (tmp_path / "missing.db").exists()
+
+
+@pytest.mark.parametrize("name", ["mycomesh_peers", "MycoMesh_Meta", "mycomesh_changes_2"])
+def test_a_file_whose_application_has_a_table_of_our_name_is_refused_and_never_dropped(tmp_path, name):
+    shell(tmp_path / "0.db", f"CREATE TABLE {name}(a); INSERT INTO {name} VALUES(1); CREATE TABLE t(a);")
+    before = shell(tmp_path / "0.db", ".dump")
+    with pytest.raises(ForeignFileError, match="has the name of one of the node's own; rename it"):
+        Peer(tmp_path / "0.db", 0)
+    with pytest.raises(ForeignFileError, match="nothing of mycomesh is in it"):
+        forget(tmp_path / "0.db")
+    assert shell(tmp_path / "0.db", ".dump") == before
+
+
+def test_a_table_whose_name_begins_like_ours_stays_at_home_and_is_told(tmp_path):
+    peer = Peer(tmp_path / "0.db", 0)
+    peer.shell(LIKE_OURS)
+    peer.drain()
+    notes = {table.name: table.note for table in peer.replica.status().tables}
+    assert notes["mycomesh_notes"].startswith("not replicated: names that begin with mycomesh_ are the node's own")
+    assert notes["plain"] == ""
+    peer.close()

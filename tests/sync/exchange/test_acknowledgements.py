@@ -1,0 +1,102 @@
+"""On how many nodes a write is: what peers say they cover, whatever else is written meanwhile."""
+
+from __future__ import annotations
+
+import pytest
+
+from sync.events import MessageReceived, ReachRequested, RightsKnown
+from sync.exchange.acknowledgements import SILENT_MS, mark_of
+from sync.wire import messages as wire
+from tests.sync.exchanges import World
+
+SCHEMA = "CREATE TABLE t(id INTEGER PRIMARY KEY, v)"
+
+
+@pytest.fixture
+def world(tmp_path):
+    world = World.made(tmp_path, 3)
+    yield world
+    world.close()
+
+
+def holders(world, node, mark):
+    """Who says that it covers the mark, a round trip after the question."""
+    world.do(node, ReachRequested())
+    world.run(50)
+    return list(node.exchange.reaching.holders(node.peer.replica.site, mark))
+
+
+def test_a_write_is_on_the_peers_that_cover_it_and_on_no_other(world):
+    first, second, third = world.nodes
+    world.link(first, second)
+    link = world.link(first, third)
+    world.write(first, SCHEMA)
+    world.run(2_000)
+    world.cut(link)
+    world.write(first, "INSERT INTO t VALUES(1, 'a')")
+    mark = mark_of(first.peer.replica)
+    assert holders(world, first, mark) == [second.peer.node_id]
+    world.link(first, third)
+    world.run(2_000)
+    assert holders(world, first, mark) == sorted([second.peer.node_id, third.peer.node_id])
+
+
+def test_writes_that_come_later_are_not_waited_for(world):
+    first, second, _ = world.nodes
+    world.link(first, second)
+    world.write(first, SCHEMA)
+    world.run(2_000)
+    world.write(first, "INSERT INTO t VALUES(1, 'a')")
+    mark = mark_of(first.peer.replica)
+    world.run(20)
+    world.publishing = False  # what comes from here on stays where it is written
+    for number in range(2, 30):
+        world.write(first, f"INSERT INTO t VALUES({number}, 'later')")
+        world.write(second, f"INSERT INTO t VALUES({-number}, 'theirs')")
+    assert not world.equal()
+    assert holders(world, first, mark) == [second.peer.node_id]
+    assert holders(world, first, mark_of(first.peer.replica)) == []
+
+
+def test_what_a_peer_holds_it_holds_after_its_link_has_ended(world):
+    first, second, _ = world.nodes
+    link = world.link(first, second)
+    world.write(first, SCHEMA)
+    world.run(2_000)
+    mark = mark_of(first.peer.replica)
+    assert holders(world, first, mark) == [second.peer.node_id]
+    world.cut(link)
+    assert holders(world, first, mark) == [second.peer.node_id]
+    assert first.exchange.reaching.holders(b"another site 16b", mark) == ()
+
+
+def test_a_peer_that_may_not_read_a_table_hears_nothing_of_it_and_holds_nothing_of_it(world):
+    first, second, _ = world.nodes
+    world.link(first, second)
+    world.write(first, SCHEMA)
+    world.run(2_000)
+    mark = mark_of(first.peer.replica)
+    grants = ((first.peer.node_id, (("t", "-"),)),)
+    world.do(second, RightsKnown(second.peer.node_id, grants))
+    assert holders(world, first, mark) == []
+
+
+def test_an_answer_that_nobody_asked_for_counts_for_nothing(world):
+    first, second, _ = world.nodes
+    world.link(second, first)
+    link = next(number for number, (node, _) in world.links.items() if node is first)
+    site = first.peer.replica.site
+    world.do(first, MessageReceived(link, wire.encode(wire.Reach(site, (("t", 1 << 60),)))))
+    assert first.exchange.reaching.holders(site, {"t": 5}) == ()
+
+
+def test_a_silent_peer_is_asked_again_but_not_at_once(world):
+    first, second, _ = world.nodes
+    world.link(first, second)
+    world.run(100)
+    first.sent.clear()
+    world._carry = lambda _link, _payload: None
+    for wait_ms in (0, SILENT_MS // 2, SILENT_MS):
+        world.now += wait_ms
+        world.do(first, ReachRequested())
+    assert sum(isinstance(wire.decode(data), wire.ReachOf) for _, _, data in first.sent) == 2

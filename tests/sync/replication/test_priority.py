@@ -1,0 +1,151 @@
+"""Urgent tables: what is written there leaves before everything else, and each table stays in order."""
+
+from __future__ import annotations
+
+import itertools
+import random
+
+import pytest
+
+from sync.capture.drain import CHUNK_ROWS_MAX
+from sync.events import CommitSeen, Publish
+from sync.exchange.catch_up_stream import Stream
+from sync.exchange.exchange import Exchange, ExchangeConfig
+from sync.replica import ReplicaConfig
+from sync.schema.catalog import SCHEMA_TABLE
+from sync.wire.bundle import Bundle
+from tests.sync.peers import Peer
+
+SCHEMA = "CREATE TABLE alerts(id PRIMARY KEY, what); CREATE TABLE bulk(id, at); CREATE TABLE aaa(id, at)"
+FILL = (
+    "WITH RECURSIVE n(i) AS (VALUES(1) UNION ALL SELECT i + 1 FROM n WHERE i < ?) INSERT INTO bulk SELECT i, i FROM n"
+)
+BOTH = "BEGIN; INSERT INTO bulk VALUES(1, 1); INSERT INTO alerts VALUES('a', 'smoke'); COMMIT"
+
+
+@pytest.fixture
+def peer_of(tmp_path):
+    peers = []
+
+    def make(*urgent):
+        peers.append(Peer(tmp_path / f"{len(peers)}.db", len(peers), config=ReplicaConfig(urgent=urgent)))
+        return peers[-1]
+
+    yield make
+    for peer in peers:
+        peer.close()
+
+
+def tables_of(bundle):
+    return [section.table for section in Bundle.decode(bundle).sections]
+
+
+def published(peer):
+    """(priority, tables) of each batch that a look at this file makes."""
+    exchange = Exchange(peer.replica, rng=random.Random(1), config=ExchangeConfig())
+    actions = exchange.handle(CommitSeen(), 1_000, peer.wall_ms)
+    return [(action.priority, tables_of(action.payload)) for action in actions if isinstance(action, Publish)]
+
+
+def test_what_is_urgent_is_a_batch_of_its_own_before_the_others(peer_of):
+    peer = peer_of("ALERT*")
+    peer.sql(SCHEMA)
+    peer.drain()
+    peer.sql(BOTH)
+    assert published(peer) == [(0, ["alerts"]), (1, ["bulk"])]
+
+
+def test_without_urgent_tables_one_transaction_is_one_batch(peer_of):
+    peer = peer_of()
+    peer.sql(SCHEMA)
+    peer.drain()
+    peer.sql(BOTH)
+    ((priority, tables),) = published(peer)
+    assert (priority, sorted(tables)) == (1, ["alerts", "bulk"])
+
+
+def test_a_table_is_urgent_by_the_name_that_it_has_here(peer_of):
+    peer = peer_of("sirens")
+    peer.sql(SCHEMA)
+    peer.drain()
+    peer.replica.migrate("ALTER TABLE alerts RENAME TO sirens", peer.wall_ms)
+    peer.drain()
+    peer.sql(BOTH.replace("alerts", "sirens"))
+    assert published(peer) == [(0, ["alerts"]), (1, ["bulk"])]
+
+
+def test_definitions_go_with_what_is_urgent(peer_of):
+    peer = peer_of("alerts")
+    peer.sql(SCHEMA)
+    peer.sql(BOTH)
+    classes = dict.fromkeys(
+        itertools.chain.from_iterable(((priority, name) for name in names) for priority, names in published(peer))
+    )
+    assert list(classes) == [(0, SCHEMA_TABLE), (0, "alerts"), (1, "bulk")]
+
+
+def test_an_alert_does_not_wait_for_the_chunks_of_a_bulk_load(peer_of):
+    peer = peer_of("alerts")
+    peer.sql(SCHEMA)
+    peer.drain()
+    peer.sql(FILL, 3 * CHUNK_ROWS_MAX)
+    peer.drain()
+    peer.sql(FILL, 3 * CHUNK_ROWS_MAX)
+    peer.sql("INSERT INTO alerts VALUES('a', 'smoke')")
+    assert [tables_of(bundle) for bundle in peer.drain()][:2] == [["alerts"], ["bulk"]]
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_batches_of_both_classes_leave_no_gap_whichever_comes_first(peer_of, turned):
+    one, two = peer_of("alerts"), peer_of()
+    one.sql(SCHEMA)
+    two.take(one.drain(), origin=one.node_id)
+    bundles = []
+    for number in range(3):
+        one.sql(f"BEGIN; INSERT INTO bulk VALUES({number}, 0); INSERT INTO alerts VALUES({number}, 'smoke'); COMMIT")
+        bundles.append(one.drain())
+    urgent, others = zip(*bundles, strict=True)
+    order = [*others, *urgent] if turned else [*urgent, *others]
+    assert not any(two.replica.apply(bundle, two.wall_ms, origin=one.node_id).gaps for bundle in order)
+    assert two.digests() == one.digests()
+    assert two.tables() == one.tables()
+
+
+def test_a_beat_stays_in_the_order_of_its_table(peer_of):
+    one, two = peer_of("alerts"), peer_of()
+    one.sql(SCHEMA)
+    two.take(one.drain(), origin=one.node_id)
+    beat = one.replica.beat(["alerts", "bulk"], one.wall_ms + 10)
+    one.sql("INSERT INTO alerts VALUES('a', 'smoke')")
+    one.wall_ms += 20
+    urgent = [beat[0], *one.drain()]
+    assert [tables_of(bundle) for bundle in [*urgent, beat[1]]] == [["alerts"], ["alerts"], ["bulk"]]
+    assert not any(two.replica.apply(bundle, one.wall_ms, origin=one.node_id).gaps for bundle in [*urgent, beat[1]])
+    assert two.digests() == one.digests()
+
+
+def test_whoever_was_away_gets_what_is_urgent_first_and_alone(peer_of):
+    one, two = peer_of("alerts"), peer_of()
+    one.sql(SCHEMA)
+    two.take(one.drain(), origin=one.node_id)
+    one.sql("INSERT INTO aaa VALUES(1, 1)")
+    one.sql(BOTH)
+    one.drain()
+    stream = Stream(one.replica, {name: two.replica.vector(name) for name in two.replica.tables})
+    chunks = [tables_of(stream.next(one.wall_ms).bundle), tables_of(stream.next(one.wall_ms).bundle)]
+    assert chunks == [["alerts"], ["aaa", "bulk"]]
+    assert stream.next(one.wall_ms).bundle is None
+
+
+def test_what_becomes_urgent_while_a_stream_runs_is_its_next_chunk(peer_of):
+    one, two = peer_of("alerts"), peer_of()
+    one.sql(SCHEMA)
+    two.take(one.drain(), origin=one.node_id)
+    one.sql(FILL, 3_000)
+    one.drain()
+    stream = Stream(one.replica, {name: two.replica.vector(name) for name in two.replica.tables})
+    assert tables_of(stream.next(one.wall_ms).bundle) == ["bulk"]
+    one.sql("INSERT INTO alerts VALUES('a', 'smoke')")
+    chunk = stream.next(one.wall_ms)
+    assert tables_of(chunk.bundle) == ["alerts"]
+    assert tables_of(stream.next(one.wall_ms).bundle) == ["bulk"]

@@ -1,0 +1,140 @@
+"""Rights by table: whose word counts, who is told, and what a node that may not write tells its own user."""
+
+from __future__ import annotations
+
+import pytest
+
+from sync.crdt.version_vector import Vector
+from sync.events import BatchReceived, MessageReceived, RightsKnown
+from sync.exchange.catch_up_stream import Stream
+from sync.replication.rights import Rights
+from sync.wire import messages as wire
+from tests.sync.exchanges import World
+
+DDL = "CREATE TABLE alerts(id INTEGER PRIMARY KEY, v); CREATE TABLE logs(id INTEGER PRIMARY KEY, v)"
+ALERTS = (("alerts*", "rw"), ("*", "r"))
+READER = (("*", "r"),)
+
+
+@pytest.fixture
+def world_of(tmp_path):
+    made = []
+
+    def make(count, grants):
+        """`grants`: number of a node -> its rights; every node has been told of them."""
+        made.append(World.made(tmp_path, count))
+        world = made[-1]
+        limited = tuple((world.nodes[number].peer.node_id, rights) for number, rights in grants.items())
+        world.write(world.nodes[0], DDL)
+        for node in world.nodes:
+            world.do(node, RightsKnown(node.peer.node_id, limited))
+        return world
+
+    yield make
+    for world in made:
+        world.close()
+
+
+def rows(node, table):
+    return [value for (value,) in node.sql(f"SELECT v FROM {table} ORDER BY id")]
+
+
+def test_the_first_pattern_decides_and_who_is_not_named_may_everything():
+    rights = Rights(b"a", ((b"b", ALERTS), (b"c", (("secret", "-"), ("*", "rw"))), (b"d", ())))
+    assert rights.may_write(b"b", "alerts_2")
+    assert not rights.may_write(b"b", "logs")
+    assert rights.may_read(b"b", "logs")
+    assert not rights.may_read(b"c", "secret")
+    assert not rights.may_read(b"d", "logs")
+    assert rights.may_write(b"a", "logs")
+    assert rights.withheld([b"not even read"]) == []
+
+
+def test_what_a_read_only_node_writes_is_kept_there_said_there_and_accepted_by_nobody(world_of):
+    world = world_of(3, {1: READER})
+    one, reader, other = world.nodes
+    for left, right in ((one, reader), (reader, other), (one, other)):
+        world.link(left, right)
+    world.run(3_000)
+    world.write(reader, "INSERT INTO logs VALUES(1, 'mine alone')")
+    world.run(60_000)  # nor by any later round
+    assert rows(reader, "logs") == ["mine alone"]
+    assert rows(one, "logs") == rows(other, "logs") == []
+    (said,) = [notice for notice in reader.notices if notice.event == "write.withheld"]
+    assert said.detail == {"tables": ["logs"]}
+    assert "batch.forbidden" in one.noticed()
+    world.write(one, "INSERT INTO logs VALUES(2, 'theirs')")
+    world.run(3_000)
+    assert rows(reader, "logs") == ["mine alone", "theirs"]
+    assert rows(other, "logs") == ["theirs"]
+
+
+def test_a_node_may_write_one_family_of_tables_and_not_the_others_even_in_one_batch(world_of):
+    world = world_of(2, {1: ALERTS})
+    one, sensor = world.nodes
+    world.link(one, sensor)
+    world.run(3_000)
+    world.write(sensor, "BEGIN; INSERT INTO logs VALUES(1, 'no'); INSERT INTO alerts VALUES(1, 'yes'); COMMIT")
+    world.run(30_000)
+    assert rows(one, "alerts") == ["yes"]
+    assert rows(one, "logs") == []
+
+
+def test_a_round_brings_what_its_sender_may_write_and_nothing_else(world_of):
+    world = world_of(2, {1: ALERTS})
+    one, sensor = world.nodes
+    link = world.link(one, sensor)
+    world.run(3_000)
+    world.cut(link)
+    world.write(sensor, "INSERT INTO logs VALUES(1, 'no'); INSERT INTO alerts VALUES(1, 'yes')")
+    world.link(one, sensor)
+    world.run(30_000)
+    assert rows(one, "alerts") == ["yes"]
+    assert rows(one, "logs") == []
+
+
+def test_a_hostile_reader_gets_nothing_in_by_live_batch_chunk_or_mend(world_of):
+    world = world_of(2, {1: READER})
+    one, reader = world.nodes
+    link = world.link(one, reader)
+    world.run(3_000)
+    world.publishing = False
+    world.write(reader, "INSERT INTO logs VALUES(7, 'slipped in')")
+    stream = list(_batches(reader))
+    assert stream
+    for payload in stream:
+        world.do(one, BatchReceived(link, reader.peer.node_id, payload))
+        if link in world.links:
+            world.do(one, MessageReceived(link, wire.encode(wire.Mend(payload, final=True))))
+        if link in world.links:
+            world.do(one, MessageReceived(link, wire.encode(wire.Chunk(payload))))
+    world.run(3_000)
+    assert rows(one, "logs") == []
+
+
+def _batches(node):
+    """The node's own rows of `logs` as it would stream them."""
+    stream = Stream(node.peer.replica, {"logs": Vector()})
+    stream.plan()
+    while True:
+        chunk = stream.next(node.peer.wall_ms + 10**6)
+        if chunk.bundle is None:
+            return
+        yield chunk.bundle
+
+
+def test_who_may_not_read_a_table_is_not_told_of_it_even_when_it_asks(world_of):
+    world = world_of(2, {1: (("alerts*", "rw"), ("mycomesh_schema", "rw"))})
+    one, sensor = world.nodes
+    link = world.link(one, sensor)
+    world.write(one, "INSERT INTO logs VALUES(1, 'secret'); INSERT INTO alerts VALUES(1, 'for all')")
+    world.run(30_000)
+    assert rows(sensor, "alerts") == ["for all"]
+    assert not sensor.sql("SELECT name FROM sqlite_master WHERE name = 'logs'") or rows(sensor, "logs") == []
+    before = len(one.sent)
+    world.do(one, MessageReceived(link, wire.encode(wire.Vectors((("logs", Vector()),)))))
+    world.run(1_000)
+    answers = [wire.decode(payload) for _, _, payload in one.sent[before:]]
+    assert not [each for each in answers if isinstance(each, wire.Chunk)]
+    told = [each for _, _, payload in one.sent if isinstance(each := wire.decode(payload), wire.Digests)]
+    assert all("logs" not in [table for table, *_ in each.tables] for each in told)

@@ -1,0 +1,537 @@
+"""Migrations: what one replica drops and renames, the others drop and rename, and nothing else is lost."""
+
+from __future__ import annotations
+
+import pytest
+
+from sync.errors import MigrationError
+from sync.events import CommitSeen
+from sync.wire.bundle import Bundle
+from tests.sync.exchanges import World
+from tests.sync.peers import Peer, assert_equal, converge
+from tests.sync.shapes import SHAPES
+
+
+@pytest.fixture
+def peers(tmp_path):
+    made = []
+
+    def make(count):
+        made.extend(Peer(tmp_path / f"{number}.db", number) for number in range(len(made), len(made) + count))
+        return made
+
+    yield make
+    for peer in made:
+        peer.close()
+
+
+def migrate(peer, script):
+    return peer.replica.migrate(script, peer.wall_ms)
+
+
+def started(peers, ddl, count=2):
+    made = peers(count)
+    made[0].sql(ddl)
+    converge(made)
+    return made
+
+
+def note(peer, table="t"):
+    return next((status.note for status in peer.replica.status().tables if status.name == table), "")
+
+
+T = "CREATE TABLE t(id INTEGER PRIMARY KEY, a, b, c); INSERT INTO t VALUES(1, 'a1', 'b1', 'c1'), (2, 'a2', 'b2', 'c2')"
+
+
+def test_a_dropped_column_goes_everywhere_and_its_neighbours_stay(peers):
+    one, two, three = started(peers, T, 3)
+    assert migrate(one, "ALTER TABLE t DROP COLUMN b;") == ["drops t.b and its values"]
+    two.sql("UPDATE t SET b = 'not seen', c = 'seen' WHERE id = 1; INSERT INTO t VALUES(3, 'a3', 'b3', 'c3')")
+    converge([one, two, three])
+    assert_equal(one, two)
+    assert_equal(one, three)
+    assert one.sql("SELECT * FROM t ORDER BY id") == [(1, "a1", "seen"), (2, "a2", "c2"), (3, "a3", "c3")]
+    three.shell("UPDATE t SET a = 'later' WHERE id = 2;")
+    converge([one, two, three])
+    assert_equal(one, three)
+    assert one.sql("SELECT a FROM t WHERE id = 2") == [("later",)]
+    assert one.scrub().found == 0
+
+
+def test_rows_that_were_written_together_keep_what_is_left_of_them(peers):
+    made = peers(2)
+    one, two = made
+    one.sql(
+        "CREATE TABLE t(a, b, c); WITH n(i) AS (VALUES(1) UNION ALL SELECT i + 1 FROM n WHERE i < 500)"
+        " INSERT INTO t SELECT i, 'b', iif(i = 300, CAST(x'61ff62' AS TEXT), i * 1.5) FROM n"
+    )
+    one.drain()
+    one.sql("DELETE FROM t WHERE a = 100")
+    converge(made)
+    migrate(one, "ALTER TABLE t DROP COLUMN b")
+    converge(made)
+    assert_equal(one, two)
+    assert two.sql("SELECT count(*), sum(a), hex(max(c)) FROM t") == [(499, 125_150, "61FF62")]
+    assert all(peer.scrub().found == 0 for peer in made)
+
+
+def test_a_column_that_is_made_again_has_none_of_the_old_values(peers):
+    one, two = started(peers, T)
+    migrate(one, "ALTER TABLE t DROP COLUMN b; ALTER TABLE t ADD COLUMN b")
+    two.sql("UPDATE t SET b = 'old b' WHERE id = 1")
+    converge([one, two])
+    assert_equal(one, two)
+    assert one.sql("SELECT b FROM t") == [(None,), (None,)]
+    two.shell("UPDATE t SET b = 'new b' WHERE id = 1;")
+    converge([one, two])
+    assert_equal(one, two)
+    assert one.sql("SELECT b FROM t ORDER BY id") == [("new b",), (None,)]
+    newcomer = peers(1)[-1]
+    converge([one, two, newcomer])
+    assert_equal(one, newcomer)
+
+
+def test_renamed_columns_keep_their_values_and_meet_writes_under_the_old_name(peers):
+    one, two = started(peers, T)
+    told = migrate(
+        one, "ALTER TABLE t RENAME COLUMN a TO b2; ALTER TABLE t RENAME b TO a; ALTER TABLE t RENAME b2 TO b"
+    )
+    assert told == ["renames t.a to b", "renames t.b to a"]
+    two.sql("UPDATE t SET a = 'was a' WHERE id = 1")
+    one.shell("UPDATE t SET a = 'is a' WHERE id = 2;")
+    converge([one, two])
+    assert_equal(one, two)
+    assert two.sql("SELECT id, a, b, c FROM t ORDER BY id") == [(1, "b1", "was a", "c1"), (2, "is a", "a2", "c2")]
+    newcomer = peers(1)[-1]
+    converge([one, two, newcomer])
+    assert_equal(two, newcomer)
+    for peer in (one, two, newcomer):
+        peer.close()
+        peer.open()
+    newcomer.shell("UPDATE t SET b = 'after' WHERE id = 1; INSERT INTO t VALUES(9, 1, 2, 3)")
+    converge([one, two, newcomer])
+    assert_equal(one, newcomer)
+    assert_equal(one, two)
+    assert all(peer.scrub().found == 0 for peer in (one, two, newcomer))
+
+
+def test_a_renamed_table_goes_on_everywhere_and_its_old_name_is_free(peers):
+    one, two = started(peers, T)
+    assert migrate(one, "ALTER TABLE t RENAME TO archive; CREATE TABLE t(x)") == ["creates t", "renames t to archive"]
+    one.shell("INSERT INTO t VALUES('new');")
+    two.sql("UPDATE t SET a = 'meanwhile' WHERE id = 1")
+    converge([one, two])
+    assert_equal(one, two)
+    assert two.sql("SELECT a FROM archive WHERE id = 1") == [("meanwhile",)]
+    assert two.sql("SELECT x FROM t") == [("new",)]
+    two.shell("DELETE FROM archive WHERE id = 2; INSERT INTO t VALUES('more')")
+    converge([one, two])
+    assert_equal(one, two)
+    assert len(one.sql("SELECT * FROM t")) == 2
+    newcomer = peers(1)[-1]
+    converge([one, two, newcomer])
+    assert_equal(one, newcomer)
+
+
+def test_two_tables_trade_names(peers):
+    one, two = started(peers, T + "; CREATE TABLE u(k TEXT PRIMARY KEY, v); INSERT INTO u VALUES('k', 'v')")
+    migrate(one, "ALTER TABLE t RENAME TO x; ALTER TABLE u RENAME TO t; ALTER TABLE x RENAME TO u;")
+    converge([one, two])
+    assert_equal(one, two)
+    assert two.sql("SELECT k, v FROM t") == [("k", "v")]
+    two.shell("UPDATE u SET a = 'traded' WHERE id = 1;")
+    converge([one, two])
+    assert one.sql("SELECT a FROM u WHERE id = 1") == [("traded",)]
+
+
+def test_a_dropped_table_goes_everywhere_and_its_name_may_be_used_again(peers):
+    one, two, three = started(peers, T, 3)
+    assert migrate(one, "DROP TABLE t") == ["drops t and its rows"]
+    two.sql("INSERT INTO t VALUES(7, 1, 2, 3)")
+    converge([one, two, three])
+    assert all("t" not in peer.tables() for peer in (one, two, three))
+    assert_equal(one, two)
+    left = "SELECT name FROM sqlite_schema WHERE name GLOB 'mycomesh_*_[0-9]*'"
+    two.sql("CREATE TABLE t(another PRIMARY KEY); INSERT INTO t VALUES('row')")
+    converge([one, two, three])
+    assert_equal(one, two)
+    assert_equal(three, two)
+    assert one.sql("SELECT * FROM t") == [("row",)]
+    assert one.sql(left) == two.sql(left)
+
+
+def test_rows_that_a_migration_writes_arrive_with_what_it_changes(peers):
+    one, two = started(
+        peers, "CREATE TABLE p(id INTEGER PRIMARY KEY, first, last); INSERT INTO p VALUES(1, 'Ada', 'L')"
+    )
+    script = """
+        BEGIN;
+        ALTER TABLE p ADD COLUMN name TEXT;
+        UPDATE p SET name = first || ' ' || last;
+        ALTER TABLE p DROP COLUMN first;
+        ALTER TABLE p DROP COLUMN last;
+        COMMIT;
+    """
+    assert migrate(one, script) == ["drops p.first and its values", "drops p.last and its values"]
+    converge([one, two])
+    assert_equal(one, two)
+    assert two.sql("SELECT * FROM p") == [(1, "Ada L")]
+
+
+def test_a_twelve_step_rebuild_drops_a_unique_column(peers):
+    one, two = started(
+        peers, "CREATE TABLE t(id INTEGER PRIMARY KEY, a UNIQUE, b, c DEFAULT 4); INSERT INTO t VALUES(1, 2, 3, 4)"
+    )
+    told = migrate(
+        one,
+        "CREATE TABLE n(id INTEGER PRIMARY KEY, b NOT NULL, c); INSERT INTO n SELECT id, b, c FROM t;"
+        " DROP TABLE t; ALTER TABLE n RENAME TO t",
+    )
+    assert told == ["drops t.a and its values", "rebuilds t: other nodes get its columns, not its constraints"]
+    converge([one, two])
+    assert one.sql("SELECT * FROM t") == [(1, 3, 4)]
+    assert one.digests() == two.digests()
+    assert note(two).startswith("column 'a' is dropped on the mesh and stays in this file: cannot drop UNIQUE column")
+    two.shell("INSERT INTO t VALUES(2, 'private', 5, 6);")
+    converge([one, two])
+    assert one.sql("SELECT * FROM t WHERE id = 2") == [(2, 5, 6)]
+    assert one.digests() == two.digests()
+    newcomer = peers(1)[-1]
+    converge([one, two, newcomer])
+    assert_equal(one, newcomer)
+    migrate(two, "CREATE TABLE n(id INTEGER PRIMARY KEY, b NOT NULL, c); INSERT INTO n SELECT id, b, c FROM t;"
+            " DROP TABLE t; ALTER TABLE n RENAME TO t")  # fmt: skip
+    converge([one, two, newcomer])
+    assert_equal(one, two)
+    assert not note(two)
+
+
+def test_a_column_that_a_rebuild_brings_is_not_written_by_those_who_add_it_with_its_index(peers):
+    one, two = started(peers, T)
+    two.sql("INSERT INTO t(id, a) VALUES(70, 'here'), (71, 'here too')")
+    converge([one, two])
+    migrate(
+        one,
+        "CREATE TABLE n(id INTEGER PRIMARY KEY, a, b2 INTEGER NOT NULL); INSERT INTO n SELECT id, a, id FROM t;"
+        " DROP TABLE t; ALTER TABLE n RENAME TO t; CREATE UNIQUE INDEX u ON t(a, b2)",
+    )
+    parts = [part for bundle in one.drain() for part in Bundle.decode(bundle).sections]
+    for facts in (True, False):  # definitions come first, rows when the receiver has looked at its own
+        bundle = Bundle([part for part in parts if (part.table == "mycomesh_schema") is facts])
+        two.take([bundle.encode()], one.node_id)
+        two.wall_ms += 1_000
+        two.drain()
+    converge([one, two])
+    assert_equal(one, two)
+    assert one.sql("SELECT count(*) FROM t WHERE b2 IS NOT id") == [(0,)]
+    assert not one.recorded("mycomesh_conflicts") + two.recorded("mycomesh_conflicts")
+
+
+def test_a_table_of_which_two_nodes_drop_different_columns_until_none_is_left_ends_on_all(peers):
+    one, two, three = started(
+        peers, "CREATE TABLE t(a, b); INSERT INTO t VALUES('a1', 'b1'); " + T.replace(" t", " u"), 3
+    )
+    migrate(one, "ALTER TABLE t DROP COLUMN a")
+    migrate(two, "ALTER TABLE t DROP COLUMN b")
+    converge([one, two, three])
+    assert one.digests() == two.digests() == three.digests()
+    for peer in (one, two, three):
+        assert note(peer) == "not replicated: the mesh has dropped all of its columns"
+        peer.sql(f"INSERT INTO u(a) VALUES('goes on {peer.number}')")
+        peer.drain()
+    converge([one, two, three])
+    assert one.sql("SELECT a FROM u ORDER BY a") == three.sql("SELECT a FROM u ORDER BY a")
+    three.close()
+    three.open()
+    assert note(three) == "not replicated: the mesh has dropped all of its columns"
+
+
+def test_what_refers_to_a_dropped_column_keeps_it_here_and_says_so(peers):
+    one, two = started(peers, T)
+    two.sql("CREATE VIEW mine AS SELECT b FROM t")
+    migrate(one, "ALTER TABLE t DROP COLUMN b")
+    converge([one, two])
+    assert note(two).startswith("column 'b' is dropped on the mesh and stays in this file: error in view mine")
+    two.shell("UPDATE t SET b = 'private', a = 'told' WHERE id = 1;")
+    converge([one, two])
+    assert one.sql("SELECT a FROM t WHERE id = 1") == [("told",)]
+    assert one.digests() == two.digests()
+    two.sql("DROP VIEW mine")
+    one.sql("CREATE TABLE another(x)")
+    converge([one, two])
+    assert_equal(one, two)
+    assert not note(two)
+
+
+def test_indexes_go_with_their_columns_and_stand_for_newcomers_under_new_names(peers):
+    one, two = started(peers, T + "; CREATE UNIQUE INDEX ua ON t(a); CREATE INDEX ib ON t(b)")
+    migrate(
+        one, "DROP INDEX ib; ALTER TABLE t DROP COLUMN b; ALTER TABLE t RENAME COLUMN a TO z; ALTER TABLE t RENAME TO w"
+    )
+    converge([one, two])
+    assert_equal(one, two)
+    indexes = "SELECT i.name, \"unique\", c.name FROM pragma_index_list('w') i, pragma_index_info(i.name) c ORDER BY 1, c.seqno"
+    newcomer = peers(1)[-1]
+    converge([one, two, newcomer])
+    assert one.sql(indexes) == [("ua", 1, "z")]
+    assert one.sql(indexes) == two.sql(indexes) == newcomer.sql(indexes)
+    one.sql("INSERT INTO w VALUES(5, 'same', 'one')")
+    two.wall_ms += 1_000
+    two.sql("INSERT INTO w VALUES(6, 'same', 'two')")
+    converge([one, two, newcomer])
+    assert_equal(one, two)
+    assert one.sql("SELECT id FROM w WHERE z = 'same'") == [(5,)]
+    one.sql("CREATE INDEX ib ON w(c)")
+    converge([one, two, newcomer])
+    assert one.sql(indexes) == newcomer.sql(indexes)
+
+
+def test_of_two_names_given_at_once_the_later_stands_on_both(peers):
+    one, two = started(peers, T)
+    two.wall_ms += 10_000
+    migrate(one, "ALTER TABLE t RENAME TO x; ALTER TABLE x RENAME COLUMN a TO one")
+    migrate(two, "ALTER TABLE t RENAME TO y; ALTER TABLE y RENAME COLUMN a TO two; ALTER TABLE y DROP COLUMN b")
+    converge([one, two])
+    assert_equal(one, two)
+    assert one.sql("SELECT id, two, c FROM y WHERE id = 1") == [(1, "a1", "c1")]
+
+
+def test_two_things_that_are_given_one_name_end_the_same_everywhere(peers):
+    one, two, three = started(peers, T + "; CREATE TABLE u(x); INSERT INTO u VALUES('u')", 3)
+    migrate(one, "ALTER TABLE t RENAME TO same; ALTER TABLE same RENAME COLUMN a TO z")
+    migrate(two, "ALTER TABLE u RENAME TO same; ALTER TABLE t RENAME COLUMN b TO z")
+    converge([one, two, three])
+    assert_equal(one, two)
+    assert_equal(one, three)
+    assert sorted(one.tables()) == ["same", "u"]
+    assert one.sql("SELECT z, b FROM same WHERE id = 1") == [("a1", "b1")]
+
+
+def test_a_counter_a_policy_and_a_conflict_follow_their_names(peers):
+    one, two = started(peers, "CREATE TABLE s(id INTEGER PRIMARY KEY, n INT, w); INSERT INTO s VALUES(1, 10, 'w')")
+    one.replica.decisions.count("s", "n")
+    converge([one, two])
+    migrate(
+        one,
+        "ALTER TABLE s RENAME TO stock; ALTER TABLE stock RENAME COLUMN n TO amount; ALTER TABLE stock DROP COLUMN w",
+    )
+    one.sql("UPDATE stock SET amount = amount - 1")
+    two.sql("UPDATE s SET n = n - 2")
+    converge([one, two])
+    assert_equal(one, two)
+    assert one.sql("SELECT amount FROM stock") == [(7,)]
+    two.replica.decisions.decide_policy("stock", "keep-both")
+    converge([one, two])
+    assert one.replica.decisions.policy("stock") == "keep-both"
+    migrate(two, "ALTER TABLE stock DROP COLUMN amount; ALTER TABLE stock ADD COLUMN amount INT DEFAULT 3")
+    one.sql("UPDATE stock SET amount = amount - 1")
+    converge([one, two])
+    assert_equal(one, two)
+    assert one.sql("SELECT amount FROM stock") == [(3,)]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=repr)
+def test_every_shape_loses_and_renames_columns_under_way(peers, shape):
+    rows = "; ".join(shape.insert(number, f"'v{number}'", str(number)) for number in range(3))
+    one, two = started(
+        peers, f"{shape.ddl}; ALTER TABLE {shape.t} ADD COLUMN spare ANY; {rows}; UPDATE {shape.t} SET spare = u"
+    )
+    two.sql(
+        f"UPDATE {shape.t} SET v = 'later', spare = 'x' WHERE {shape.where(1)}; DELETE FROM {shape.t} WHERE {shape.where(2)}"
+    )
+    v, k = ("V" if shape.name == "upper" else "v"), shape.key[0]
+    other = k if "rowid" in k else "other"  # SQLite renames no column of that name
+    renames = f"ALTER TABLE {shape.t} RENAME COLUMN {v} TO value; ALTER TABLE {shape.t} RENAME TO moved"
+    if other != k:
+        renames += f"; ALTER TABLE moved RENAME COLUMN {k} TO {other}"
+    migrate(one, f"ALTER TABLE {shape.t} DROP COLUMN spare; {renames}")
+    converge([one, two])
+    assert_equal(one, two)
+    assert len(one.sql("SELECT * FROM moved")) == 2
+    one.sql("UPDATE moved SET value = 'last'")
+    two.sql(
+        f"INSERT INTO moved({other}{''.join(f', {name}' for name in shape.key[1:])}, u) VALUES({shape.keys[3]}, 'new')"
+    )
+    converge([one, two])
+    assert_equal(one, two)
+    assert one.scrub().found == two.scrub().found == 0
+
+
+@pytest.mark.parametrize(
+    ("script", "error"),
+    [
+        ("ALTER TABLE t DROP COLUMN none", "line 1: no such column"),
+        ("ALTER TABLE t DROP COLUMN b;\n\n  DROP TABLE missing;", "line 3: no such table"),
+        ("ALTER TABLE t DROP COLUMN b; INSERT INTO t(id) VALUES(1)", "UNIQUE constraint failed"),
+        ("ATTACH 'other.db' AS o", "line 1: ATTACH has no place in a migration"),
+        ("PRAGMA legacy_alter_table = ON", "line 1: PRAGMA legacy_alter_table has no place"),
+        ("PRAGMA journal_mode = DELETE", "line 1: PRAGMA journal_mode has no place"),
+        ("DROP TABLE t; ROLLBACK", "line 1: ROLLBACK has no place"),
+        ("DELETE FROM mycomesh_changes_2", "line 1: no such table: mycomesh_changes_2"),
+        (
+            "-- a; b\n/* ; */ CREATE TRIGGER g AFTER INSERT ON t BEGIN SELECT 1; END; DROP TABLE mycomesh_meta",
+            "line 2: no such table",
+        ),
+        ("CREATE TABLE n(a PRIMARY KEY); DROP TABLE t; ALTER TABLE n RENAME TO t", "its primary key would be another"),
+        ("SELEC 1", 'line 1: near "SELEC": syntax error'),
+    ],
+)
+def test_what_cannot_be_done_is_one_line_and_changes_nothing(peers, script, error):
+    one, two = started(peers, T)
+    before, digests = one.tables(), one.digests()
+    schema = one.sql("SELECT name, sql FROM sqlite_schema ORDER BY 1, 2")
+    with pytest.raises(MigrationError) as refused:
+        migrate(one, script)
+    assert error in str(refused.value)
+    assert "\n" not in str(refused.value)
+    assert (one.tables(), one.digests()) == (before, digests)
+    assert one.sql("SELECT name, sql FROM sqlite_schema ORDER BY 1, 2") == schema
+    one.shell("UPDATE t SET a = 'goes on' WHERE id = 1;")
+    converge([one, two])
+    assert_equal(one, two)
+
+
+def test_a_dry_run_tells_and_changes_nothing(peers):
+    one, _ = started(peers, T)
+    before = one.tables()
+    told = one.replica.migrate("ALTER TABLE t DROP COLUMN b; DROP TABLE t", one.wall_ms, dry_run=True)
+    assert told == ["drops t and its rows"]
+    assert not one.replica.waiting()
+    assert one.tables() == before
+
+
+def test_a_split_in_which_both_sides_migrate_and_write_heals_live(tmp_path):
+    world = World.made(tmp_path, 4)
+    one, two, three, four = world.nodes
+    links = [world.link(one, two), world.link(two, three), world.link(three, four)]
+    world.write(one, T)
+    world.run(3_000)
+    world.cut(links[1])
+    one.peer.replica.migrate("ALTER TABLE t DROP COLUMN c; ALTER TABLE t RENAME COLUMN a TO name", one.peer.wall_ms)
+    world.do(one, CommitSeen())
+    four.peer.replica.migrate("ALTER TABLE t RENAME TO people; CREATE TABLE t(more)", four.peer.wall_ms)
+    world.do(four, CommitSeen())
+    world.run(3_000)
+    assert_equal(one.peer, two.peer)
+    assert_equal(three.peer, four.peer)
+    two.peer.shell("UPDATE t SET name = 'two' WHERE id = 1;")
+    three.peer.shell(
+        "UPDATE people SET c = 'three', b = 'b3' WHERE id = 1; INSERT INTO people VALUES(3, 'a3', 'b3', 'c3');"
+    )
+    for node in (two, three):
+        world.do(node, CommitSeen())
+    world.run(3_000)
+    world.link(two, three)
+    world.run(60_000)
+    for node in (two, three, four):
+        assert_equal(one.peer, node.peer)
+        assert not node.dropped
+    assert four.sql("SELECT id, name, b FROM people ORDER BY id") == [
+        (1, "two", "b3"),
+        (2, "a2", "b2"),
+        (3, "a3", "b3"),
+    ]
+    assert not [event for node in world.nodes for event in node.noticed() if event.startswith("repair")]
+    world.close()
+
+
+def test_two_defaults_for_one_column_are_told_with_both(peers):
+    one, two = started(peers, T)
+    one.sql("ALTER TABLE t ADD COLUMN d DEFAULT 7")
+    two.sql("ALTER TABLE t ADD COLUMN d")
+    converge([one, two])
+    told = {note(one), note(two)}
+    assert any("column 'd' has the default NULL here and 7 on the mesh" in each for each in told) or any(
+        "column 'd' has the default 7 here and NULL on the mesh" in each for each in told
+    )
+
+
+@pytest.mark.parametrize(
+    "fact",
+    [
+        ("t", "table", b"CREATE TABLE t(id)"),
+        ("sqlite_master", "table", "CREATE TABLE sqlite_master(a)"),
+        ("sqlite_sequence", "table", "CREATE TABLE sqlite_sequence(name, seq)"),
+        ("mycomesh_meta", "table", "CREATE TABLE mycomesh_meta(a)"),
+        ("q", "table", "CREATE TABLE q(a); DROP TABLE t"),
+        ('name:["t"]', "name", "sqlite_t"),
+        ("index:mycomesh_rows_2", "index", ""),
+        ("index:sqlite_autoindex_u_1", "index", ""),
+        ("index:i", "index", "CREATE UNIQUE INDEX i ON mycomesh_pending_2(what)"),
+        ("index:mycomesh_9_keep", "index", "CREATE INDEX mycomesh_9_keep ON t(a)"),
+        ('dropped:["mycomesh_schema"]', "dropped", ""),
+        ('dropped:["mycomesh_schema","sql"]', "dropped", ""),
+        ('name:["mycomesh_schema"]', "name", "mine"),
+        ('counter:["mycomesh_schema","kind"]', "counter", ""),
+        ('name:["t"]', "name", "mycomesh_meta"),
+        ('name:["t"]', "name", "a\0b"),
+        ("dropped:[]", "dropped", ""),
+    ],
+    ids=repr,
+)
+def test_a_fact_that_nobody_may_state_has_no_effect(peers, fact):
+    one, two = started(peers, T + "; CREATE TABLE u(k UNIQUE)")
+    ours = "SELECT name, sql FROM sqlite_schema WHERE 'mycomesh' IN (substr(name, 1, 8), substr(tbl_name, 1, 8)) ORDER BY 1"
+    before, schema = two.tables(), two.sql(ours)
+    liar = one.replica
+    with liar._store.transaction():
+        liar._catalog.facts.write(*fact)
+    two.take(one.drain(), one.node_id)
+    assert two.tables() == before
+    assert two.sql(ours) == schema
+    assert two.replica.tables["mycomesh_schema"].dropped == two.replica.tables["mycomesh_schema"].counters == set()
+    two.sql("UPDATE t SET a = 'goes on' WHERE id = 1")
+    converge([one, two])
+    assert_equal(one, two)
+
+
+@pytest.mark.parametrize("name", ["Drones", "drones", "DRONES"])
+def test_names_with_capital_letters_migrate(peers, name):
+    one, two = started(peers, "CREATE TABLE Drones(Id PRIMARY KEY, Altitude)")
+    one.sql("INSERT INTO Drones VALUES(1, 500)")
+    migrate(one, f"ALTER TABLE {name} RENAME COLUMN altitude TO Height; ALTER TABLE {name} ADD COLUMN Speed")
+    converge([one, two])
+    assert two.sql("SELECT Id, Height, Speed FROM Drones") == [(1, 500, None)]
+    assert two.sql("SELECT name FROM sqlite_schema WHERE type = 'table' AND lower(name) = 'drones'") == [("Drones",)]
+    assert_equal(one, two)
+
+
+def test_names_that_look_like_sql_are_names(peers):
+    one, two = started(peers, T)
+    odd = 'x"; DROP TABLE t; --'
+    quoted = '"' + odd.replace('"', '""') + '"'
+    one.sql(f"""CREATE TABLE {quoted}({quoted} PRIMARY KEY, "a]b", "'), (1")""")
+    one.sql(f"INSERT INTO {quoted} VALUES('k', 1, 2)")
+    converge([one, two])
+    assert two.sql(f"SELECT * FROM {quoted}") == [("k", 1, 2)]
+    two.sql(f"UPDATE {quoted} SET {quoted} = 'l'")
+    migrate(two, f"ALTER TABLE {quoted} RENAME COLUMN {quoted} TO [;--]")
+    converge([one, two])
+    assert one.sql(f"SELECT [;--] FROM {quoted}") == [("l",)]
+    assert_equal(one, two)
+
+
+def test_tables_that_cannot_trade_names_here_keep_both_and_trade_them_later(peers):
+    one, two = started(peers, T + "; CREATE TABLE u(x)")
+    two.sql("CREATE VIEW broken AS SELECT x FROM missing")
+    migrate(one, "ALTER TABLE t RENAME TO x; ALTER TABLE u RENAME TO t; ALTER TABLE x RENAME TO u")
+    converge([one, two])
+    assert one.digests() == two.digests()
+    assert two.sql("SELECT a FROM t WHERE id = 1") == [("a1",)]
+    assert all(note(two, name).startswith("keeps its name here (t is u, u is t on the mesh)") for name in ("t", "u"))
+    two.sql("DROP VIEW broken")
+    one.sql("CREATE TABLE another(x)")
+    converge([one, two])
+    assert_equal(one, two)
+    assert two.sql("SELECT a FROM u WHERE id = 1") == [("a1",)]
+    assert not note(two, "t") + note(two, "u")
+
+
+def test_a_migration_writes_a_table_with_a_full_text_index(peers):
+    (one,) = started(peers, "CREATE TABLE t(id INTEGER PRIMARY KEY, name); INSERT INTO t VALUES(1, 'alpha')", 1)
+    one.shell(
+        "CREATE VIRTUAL TABLE words USING fts5(name); CREATE TRIGGER kept AFTER UPDATE ON t BEGIN"
+        " INSERT INTO words(rowid, name) VALUES(new.id, new.name); END"
+    )
+    migrate(one, "UPDATE t SET name = 'omega'")
+    assert one.shell("SELECT rowid FROM words WHERE words MATCH 'omega'") == b"1\n"

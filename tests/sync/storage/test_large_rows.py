@@ -1,0 +1,151 @@
+"""Rows that are too large for one message: told in portions, or but for one value, and never in the way of others."""
+
+from __future__ import annotations
+
+import random
+
+import apsw
+import pytest
+
+from sync.capture import drain
+from sync.replication import priority
+from sync.storage import large_rows
+from sync.storage.row_view import RowView
+from tests.sync.exchanges import World
+from tests.sync.peers import assert_equal, converge
+
+LIMIT = 4_000
+TABLES = {
+    "rowid": "CREATE TABLE t(id INTEGER PRIMARY KEY, a, b, c NOT NULL)",
+    "keyed": "CREATE TABLE t(id TEXT PRIMARY KEY NOT NULL, a, b, c NOT NULL) WITHOUT ROWID",
+    "nullable": "CREATE TABLE t(id TEXT PRIMARY KEY, a, b, c NOT NULL)",
+    "bag": "CREATE TABLE t(id, a, b, c NOT NULL)",
+}
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """As if a change could hold no more than LIMIT bytes."""
+    for module in (drain, large_rows):
+        monkeypatch.setattr(module, "CHANGE_BYTES_MAX", LIMIT)
+    monkeypatch.setattr(priority, "BUNDLE_BYTES_MAX", 2 * LIMIT)
+
+
+def assert_small(peer):
+    """Every change that the log holds can be sent."""
+    table = peer.replica.tables["t"]
+    table.log.flush()
+    rows = table.store.db.execute(f"SELECT DISTINCT row FROM {table.log.name} ORDER BY row").fetchall()
+    for view in RowView.read_many(table, [row for (row,) in rows]):
+        for leaf, entry in zip(view.leaves, view.entries, strict=True):
+            sizes = [len(value) for value in view.values(leaf, entry.mask).values() if type(value) in (str, bytes)]
+            assert sum(sizes) <= LIMIT
+
+
+@pytest.mark.parametrize("drained", ["each", "once"])
+@pytest.mark.parametrize("shape", TABLES)
+def test_rows_of_several_large_values_arrive_whole(pair, small, shape, drained):
+    rng = random.Random(f"{shape} {drained}")
+    pair[0].sql(TABLES[shape])
+    converge(pair)
+    for step in range(40):
+        writer = rng.choice(pair)
+        writer.wall_ms += 1
+        key, column = rng.choice("123"), rng.choice("abc")
+        cells = [rng.choice(("x", "ü", "é" * 1_900, "y" * 3_900, "z" * 2_000)) + str(step) for _ in range(3)]
+        match rng.randrange(4):
+            case 0:
+                writer.sql("INSERT OR REPLACE INTO t VALUES(?, ?, ?, ?)", key, *cells)
+            case 1:
+                writer.sql(f"UPDATE t SET {column} = ? WHERE id = ?", cells[0], key)
+            case 2:
+                writer.sql("UPDATE t SET a = ?, b = ?, c = ? WHERE id = ?", *cells, key)
+            case _:
+                writer.sql("DELETE FROM t WHERE id = ? AND a > 'y'", key)
+        if drained == "each":
+            writer.drain()
+        if step % 10 == 9:
+            converge(pair)
+    assert_equal(*pair)
+    assert_small(pair[0])
+    assert not pair[0].recorded("mycomesh_parked")
+    assert pair[0].scrub().found == pair[1].scrub().found == 0
+    assert [table.note for table in pair[0].replica.status().tables] == [""]
+
+
+@pytest.mark.parametrize("shape", TABLES)
+def test_a_value_that_is_too_large_for_any_message_stays_and_is_told(pair, small, shape):
+    one, two = pair
+    huge = "h" * (LIMIT + 1)
+    one.sql(f"{TABLES[shape]}; INSERT INTO t VALUES(1, 'a', 'b', 'c'), (2, 'a', 'b', 'c')")
+    converge(pair)
+    one.sql("UPDATE t SET a = ?, b = 'told' WHERE id = '1' OR id = 1", huge)
+    one.sql("INSERT INTO t VALUES(3, 'a', ?, 'c'), (4, 'after', 'b', 'c')", huge)
+    converge(pair)
+    [note] = [table.note for table in one.replica.status().tables]
+    assert note.startswith("column 'a' has values of more than")
+    assert one.sql("SELECT length(a), b FROM t WHERE id IN (1, '1')") == [(LIMIT + 1, "told")]
+    assert two.sql("SELECT a, b FROM t WHERE id IN (1, '1')") == [(None, "told")]
+    assert two.sql("SELECT a, b, c FROM t WHERE id NOT IN (1, 2, '1', '2') ORDER BY id") == [
+        ("a", None, "c"),
+        ("after", "b", "c"),
+    ]
+    assert one.digests() == two.digests()
+    assert one.scrub().found == two.scrub().found == 0
+    two.sql("UPDATE t SET c = 'theirs' WHERE id IN (3, '3')")
+    one.sql("UPDATE t SET a = 'small again' WHERE id IN (1, '1')")
+    converge(pair)
+    assert one.sql("SELECT length(b), c FROM t WHERE id IN (3, '3')") == [(LIMIT + 1, "theirs")]
+    assert two.sql("SELECT a FROM t WHERE id IN (1, '1')") == [("small again",)]
+    one.sql("UPDATE t SET b = 'small' WHERE id IN (3, '3')")
+    converge(pair)
+    assert_equal(one, two)
+
+
+def test_a_row_of_two_blobs_of_13_mib_comes_and_what_is_written_after_it(tmp_path):
+    world = World.made(tmp_path, 2)
+    one, two = world.nodes
+    world.write(one, "CREATE TABLE t(id INTEGER PRIMARY KEY, a, b)")
+    world.link(one, two)
+    world.run(2_000)
+    size = 13 << 20
+    world.write(one, "INSERT INTO t VALUES(1, zeroblob(?1), zeroblob(?1)), (2, 'after', 0)", size)
+    world.run(20_000)
+    assert two.sql("SELECT id, length(a), length(b) FROM t") == [(1, size, size), (2, 5, 1)]
+    assert one.dropped == two.dropped == []
+    assert world.equal()
+    world.close()
+
+
+@pytest.mark.parametrize("damaged", [0, 1])
+@pytest.mark.parametrize("lost", ["row", "portion"])
+def test_a_damaged_row_that_is_too_large_for_one_message_is_repaired(tmp_path, damaged, lost):
+    world = World.made(tmp_path, 2)
+    one, two = world.nodes
+    world.write(one, "CREATE TABLE t(id INTEGER PRIMARY KEY, a, b)")
+    link = world.link(one, two)
+    world.run(2_000)
+    size = 13 << 20
+    world.write(one, "INSERT INTO t VALUES(1, zeroblob(?1), zeroblob(?1)), (2, 'beside', 0)", size)
+    world.run(20_000)
+    world.cut(link)
+    node = world.nodes[damaged]
+    node.peer.close()
+    damage = node.peer.open().app
+    damage.config(apsw.SQLITE_DBCONFIG_ENABLE_TRIGGER, 0)  # past capture
+    damage.execute("DELETE FROM t WHERE id = 1" if lost == "row" else "UPDATE t SET b = NULL WHERE id = 1")
+    log = node.peer.replica.tables["t"].log
+    with node.peer.replica._store.transaction():
+        leaves = log.leaves(1)
+        assert len(leaves) == 2, "a portion each"
+        for leaf in leaves if lost == "row" else leaves[1:]:
+            log.remove(leaf)
+        log.flush()
+    node.reopen()
+    assert not world.equal()
+    world.link(one, two)
+    world.run(60_000)
+    assert node.sql("SELECT id, length(a), length(b) FROM t ORDER BY id") == [(1, size, size), (2, 6, 1)]
+    assert one.dropped == two.dropped == []
+    assert world.equal()
+    world.close()

@@ -1,0 +1,237 @@
+"""Bundles: round trips, golden bytes, and everything hostile refused with one line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cbor2
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sync import codec
+from sync.crdt.hlc import HLC_MAX
+from sync.errors import DecodeError
+from sync.wire import bundle as batch
+from sync.wire.bundle import Bundle, Group, Kind, Section
+from tests.sync.scale import examples
+from tests.sync.wirestrategies import bundles, fault, spoiled
+
+GOLDEN = json.loads((Path(__file__).parents[2] / "vectors" / "sync-golden.json").read_text())
+SITE_A, SITE_B = b"a" * 16, b"b" * 16
+
+
+def sample():
+    births = Group(
+        SITE_A,
+        Kind.BIRTH,
+        ("battery", "drone", "note"),
+        [0x0190_0000_0000_0001, 0x0190_0000_0000_0002],
+        None,
+        [[0.5, "alpha", None], [-(1 << 63), "bravo", b"\x00\xff"]],
+        None,
+    )
+    update = Group(SITE_A, Kind.UPDATE, ("battery",), [0x0190_0000_0000_0009], [17], [[1.0]], [[(None, SITE_B, 5)]])
+    delete = Group(SITE_B, Kind.DELETE, (), [7, 300], [b"\x81\x01", b"\x81\x02"], [[], []], [[], [(None, SITE_A, 4)]])
+    return Bundle(
+        [
+            Section("drones", [(SITE_A, 0, 0x0190_0000_0000_0009), (SITE_B, 6, 300)], [births, update, delete]),
+            Section("empty", []),
+        ]
+    )
+
+
+def plain(bundle):
+    """The bundle's CBOR as lists, free to be spoiled."""
+    return cbor2.loads(bundle.encode())
+
+
+@examples(100)
+@given(bundles)
+def test_what_is_encoded_comes_back(bundle):
+    data = bundle.encode()
+    back = Bundle.decode(data)
+    assert back == bundle
+    assert back.encode() == data
+
+
+@examples(150)
+@given(bundles, st.data())
+def test_a_spoiled_bundle_is_refused_or_still_a_bundle(bundle, data):
+    value = data.draw(spoiled(plain(bundle)))
+    encoded = cbor2.dumps(value)
+    refused = fault(Bundle.decode, encoded)
+    if refused is None:
+        back = Bundle.decode(encoded)
+        assert Bundle.decode(back.encode()) == back
+    else:
+        assert "\n" not in refused
+
+
+@examples(100)
+@given(bundles, st.data())
+def test_a_bundle_with_a_flipped_bit_never_does_more_than_fail(bundle, data):
+    encoded = bytearray(bundle.encode())
+    at = data.draw(st.integers(0, len(encoded) * 8 - 1))
+    encoded[at // 8] ^= 1 << at % 8
+    if fault(Bundle.decode, bytes(encoded)) is None:
+        assert isinstance(Bundle.decode(bytes(encoded)), Bundle)
+
+
+def test_the_bytes_are_those_of_the_golden_vector():
+    assert sample().encode().hex() == GOLDEN["bundle"]
+    assert Bundle.decode(bytes.fromhex(GOLDEN["bundle"])) == sample()
+
+
+def test_a_section_counts_its_changes():
+    assert [section.rows for section in sample().sections] == [5, 0]
+
+
+def one_group(**changes):
+    """A valid bundle of one birth with parts of its one group replaced."""
+    group = {
+        "site": 0,
+        "kind": 1,
+        "columns": ["a", "b"],
+        "deltas": [5],
+        "keys": None,
+        "rows": [[1, 2]],
+        "priors": None,
+    } | changes
+    return codec.encode([1, [SITE_A], [["t", [[0, 0, 5]], [list(group.values())]]]])
+
+
+def test_the_plain_group_is_accepted():
+    assert Bundle.decode(one_group()).sections[0].groups[0].hlcs == [5]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"site": 1},
+        {"site": -1},
+        {"site": None},
+        {"kind": 3},
+        {"kind": -1},
+        {"kind": 2},  # a delete that owns columns
+        {"columns": ["b", "a"]},
+        {"columns": ["a", "a"]},
+        {"columns": ["a", ""]},
+        {"columns": ["a", "b" * (batch.NAME_MAX + 1)]},
+        {
+            "columns": [f"c{number:05}" for number in range(batch.COLUMNS_MAX + 1)],
+            "rows": [[1] * (batch.COLUMNS_MAX + 1)],
+        },
+        {"columns": ["a", 1]},
+        {"columns": "ab"},
+        {"columns": ["a"]},  # narrower than its rows
+        {"deltas": []},
+        {"deltas": [0]},
+        {"deltas": [-1]},
+        {"deltas": [5.0]},
+        {"deltas": [HLC_MAX, 1], "rows": [[1, 2], [3, 4]]},
+        {"deltas": [5, 0], "rows": [[1, 2], [3, 4]]},
+        {"deltas": [5, 6]},  # more clocks than rows
+        {"deltas": [1] * (batch.ROWS_MAX + 1), "rows": [[1, 2]] * (batch.ROWS_MAX + 1)},
+        {"rows": [[1]]},
+        {"rows": [[1, [2]]]},
+        {"rows": [1]},
+        {"rows": None},
+        {"rows": []},
+        {"keys": []},
+        {"keys": [None]},
+        {"keys": [1.5]},
+        {"keys": ["text"]},
+        {"keys": [1, 2]},
+        {"keys": 7},
+        {"priors": []},
+        {"priors": [[[None, 1, 4]]]},  # a site that the bundle does not list
+        {"priors": [[[None, 0, -1]]]},
+        {"priors": [[[[2], 0, 4]]]},  # a column that the group does not have
+        {"priors": [[[[-1], 0, 4]]]},
+        {"priors": [[[0, 0, 4]]]},
+        {"priors": [[[None, 0]]]},
+        {"priors": [None]},
+        {"priors": 1},
+    ],
+    ids=str,
+)
+def test_a_group_that_the_protocol_does_not_allow_is_refused(changes):
+    with pytest.raises(DecodeError):
+        Bundle.decode(one_group(**changes))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        [],
+        [1, []],
+        [2, [], []],
+        [0, [], []],
+        [None, [], []],
+        [1, None, []],
+        [1, [], None],
+        [1, [b"short"], []],
+        [1, ["a" * 16], []],
+        [1, [SITE_A] * (batch.SITES_MAX + 1), []],
+        [1, [], [["t", [], []]] * (batch.SECTIONS_MAX + 1)],
+        [1, [], [["", [], []]]],
+        [1, [], [["t" * (batch.NAME_MAX + 1), [], []]]],
+        [1, [], [[b"t", [], []]]],
+        [1, [], [["t", []]]],
+        [1, [], [["t", [[0, 0, 1]], []]]],  # no such site
+        [1, [SITE_A], [["t", [[0, 2, 1]], []]]],  # a range that ends before it begins
+        [1, [SITE_A], [["t", [[0, -1, 1]], []]]],
+        [1, [SITE_A], [["t", [[0, 0, 1 << 63]], []]]],
+        [1, [SITE_A], [["t", [[0, 0]], []]]],
+        [1, [SITE_A], [["t", [[0, 0, 1]] * (batch.SITES_MAX + 1), []]]],
+        [1, [SITE_A], [["t", None, []]]],
+        [1, [SITE_A], [["t", [], None]]],
+        [1, [SITE_A], [["t", [], [[0, 1]]]]],
+        7,
+        None,
+        "bundle",
+    ],
+    ids=lambda value: str(value)[:50],
+)
+def test_a_bundle_that_the_protocol_does_not_allow_is_refused(value):
+    with pytest.raises(DecodeError):
+        Bundle.decode(codec.encode(value))
+
+
+def test_a_refusal_is_one_short_line_whatever_was_sent():
+    with pytest.raises(DecodeError) as refused:
+        Bundle.decode(codec.encode(["x" * 100_000, [], []]))
+    assert len(str(refused.value)) < 100
+
+
+@pytest.mark.parametrize("place", ["version", "site", "kind", "delta", "cell", "range"])
+def test_a_boolean_is_not_an_integer(place):
+    value = [
+        True if place == "version" else 1,
+        [SITE_A],
+        [["t", [[0, False if place == "range" else 0, 5]], [[0, 1, ["a"], [5], None, [[1]], None]]]],
+    ]
+    group = value[2][0][2][0]
+    if place == "site":
+        group[0] = False
+    elif place == "kind":
+        group[1] = True
+    elif place == "delta":
+        group[3] = [True]
+    elif place == "cell":
+        group[5] = [[True]]
+    with pytest.raises(DecodeError):
+        Bundle.decode(codec.encode(value))
+
+
+def test_a_bundle_over_the_limit_is_refused_unread():
+    with pytest.raises(DecodeError, match="over the limit"):
+        Bundle.decode(bytes(batch.BUNDLE_BYTES_MAX + 1))
+
+
+def test_the_largest_blob_of_one_row_travels():
+    """Issue 3: a 16 MiB blob is one change of one row."""
+    data = one_group(rows=[[bytes(16 << 20), None]])
+    assert len(Bundle.decode(data).sections[0].groups[0].rows[0][0]) == 16 << 20
