@@ -8,10 +8,35 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from mesh.overlay.gossip import GossipLimits
 from mesh.versions import SPOKEN, Versions
 
-__all__ = ["MeshConfig"]
+__all__ = ["GossipLimits", "MeshConfig"]
+
+
+@dataclass(frozen=True, slots=True)
+class GossipLimits:
+    """Bounds and times, each with its reason.
+
+    seen_max: ids remembered; at 1,000 batches a second half a minute, far longer than any copy travels.
+    kept_max, kept_bytes_max: batches kept to answer grafts; a graft comes within a second.
+    missing_max: announced batches waited for; beyond it the catch-up is quicker anyway.
+    trees_max: origins with a tree of their own; more than a small mesh has members.
+    announce_ms: ids are gathered this long; one message carries many, and most copies have arrived by then.
+    graft_ms: how long an announced batch may still come by itself: several hops of a slow LAN. Up to twice as long, at
+        random, so that one graft of a branch can serve the others.
+    regraft_ms: and how long until the next announcer is asked.
+    settle_ms: a spell: longer than a batch takes through the whole mesh.
+    """
+
+    seen_max: int = 32_768
+    kept_max: int = 2_048
+    kept_bytes_max: int = 16 << 20
+    missing_max: int = 4_096
+    trees_max: int = 64
+    announce_ms: int = 40
+    graft_ms: int = 120
+    regraft_ms: int = 60
+    settle_ms: int = 300
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from mesh.versions import Versions
     from simulations.members import Member
     from simulations.network import Network
-    from simulations.scenarios import Scenario
+    from simulations.scenario import Scenario
     from simulations.shell import Watch
 
 __all__ = ["Cluster", "Place"]

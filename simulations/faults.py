@@ -7,11 +7,10 @@ nothing but the cluster. Must not know what a scenario wants to show.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, assert_never
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from mesh.versions import Versions
-    from simulations.cluster import Cluster
     from simulations.world import Clock
 
 __all__ = [
@@ -33,7 +32,6 @@ __all__ = [
     "Split",
     "Stop",
     "Upgrade",
-    "strike",
 ]
 
 
@@ -199,46 +197,3 @@ Fault = (
     | Revoke
     | ClockSet
 )
-
-
-def strike(cluster: Cluster, fault: Fault) -> None:  # noqa: C901, PLR0912  one line a fault
-    """Make it happen. Each names its time, which the caller has kept."""
-    network = cluster.network
-    match fault:
-        case Split(_, groups):
-            network.split(groups)
-        case Heal():
-            network.heal()
-            cluster.interfaces_changed()
-        case Cut(_, source, target, one_way):
-            network.cut(source, target, one_way=one_way)
-        case Radio(_, node, on):
-            network.radio(node, on=on)
-            if on:
-                cluster.interface_changed(node)
-        case Reset():
-            network.reset_one()
-        case Move(_, places):
-            network.move({node: (x, y) for node, x, y in places})
-        case Crash(_, node, actions, silent):
-            cluster.crash(node, actions=actions, silent=silent)
-        case PowerCut(_, node, unsynced_s):
-            cluster.power_cut(node, unsynced_s)
-        case Stop(_, node):
-            cluster.stop(node)
-        case Restart(_, node) | Join(_, node):
-            cluster.start(node)
-        case Upgrade(_, node, versions):
-            cluster.upgrade(node, versions)
-        case Backup(_, node):
-            cluster.backup(node)
-        case Restore(_, node):
-            cluster.restore(node)
-        case Clone(_, source, node):
-            cluster.clone(source, node)
-        case Revoke(_, node):
-            cluster.revoke(node)
-        case ClockSet(_, node, clock):
-            cluster.set_clock(node, clock)
-        case _:
-            assert_never(fault)

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 from simulations.checkers import agreed, content_hash, contents_of, violations
 from simulations.cluster import Cluster
 from simulations.errors import ScenarioError
-from simulations.faults import Fault, Heal, Revoke, Split, strike
+from simulations.fault_injector import strike
+from simulations.faults import Fault, Heal, Revoke, Split
 from simulations.members import member
 from simulations.network import Network
 from simulations.shared import computed_once
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from simulations.recorder import Recorder
-    from simulations.scenarios import Scenario
+    from simulations.scenario import Scenario
 
 __all__ = ["Result", "run"]
 

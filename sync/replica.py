@@ -16,7 +16,6 @@ from sync.admin.state_tables import StateTables
 from sync.admin.status import ReplicaStatus, TableStatus, overview
 from sync.admin.uninstall import take_out
 from sync.capture import rebuild_mark, table_scan
-from sync.config import TableFilter
 from sync.crdt.hlc import DRIFT_MS_MAX, hlc_from_ms
 from sync.crdt.version_vector import Range, Vector
 from sync.errors import EchoError, MigrationError
@@ -33,6 +32,7 @@ from sync.replication.scrub import Scrub
 from sync.replication.site import Life
 from sync.schema.catalog import SCHEMA_TABLE, Catalog
 from sync.schema.migration_plan import Plan
+from sync.schema.table_filter import TableFilter
 from sync.sqlite.identifiers import fold
 from sync.storage.log_reader import read_range, read_rows
 from sync.storage.store import Store

@@ -8,9 +8,9 @@ met, and what is remembered of hosts is bounded. Must not know: sessions, member
 from __future__ import annotations
 
 from collections import OrderedDict
-from ipaddress import AddressValueError, IPv6Address
 from typing import TYPE_CHECKING
 
+from mesh.address import host_group, is_loopback
 from mesh.rate_limit import paced
 
 if TYPE_CHECKING:
@@ -19,11 +19,9 @@ if TYPE_CHECKING:
     from mesh.config import MeshConfig
     from mesh.links.link import Link
 
-__all__ = ["SOURCES_MAX", "Door", "host_group", "is_loopback"]
+__all__ = ["SOURCES_MAX", "Door"]
 
 SOURCES_MAX = 1_024  # hosts whose handshakes are counted: a flood of more than these is held by the places alone
-
-_SCOPED = "%"
 
 
 class Door:
@@ -59,16 +57,3 @@ class Door:
         if len(self._sources) > SOURCES_MAX:
             self._sources.popitem(last=False)
         return True
-
-
-def host_group(host: str) -> str:
-    """What counts as one stranger: an IPv4 address, or the /64 that one IPv6 host may draw its addresses from."""
-    try:
-        return IPv6Address(host.partition(_SCOPED)[0]).exploded[:19]
-    except AddressValueError:
-        return host
-
-
-def is_loopback(host: str) -> bool:
-    """Whether this is this machine."""
-    return host == "::1" or host.startswith(("127.", "::ffff:127."))

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import TYPE_CHECKING, assert_never
 
+from mesh.address import is_circuit
 from mesh.events import AddressFound, DialFailed, NetworkChanged
-from mesh.relay.circuit_frame import is_circuit
 
 if TYPE_CHECKING:
     import random

@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from mesh.address import is_loopback, travels
 from mesh.events import Address, PeerInfo, Write
-from mesh.links.connection_limits import is_loopback
 from mesh.messages import Addresses, Message, encode_parts
 from mesh.overlay.topology import Neighbour
 from mesh.session.key_refresh import REFRESH_MS
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from mesh.session.session import Session
     from mesh.turn import Turn
 
-__all__ = ["PONGS_MAX", "Link", "awake", "introductions", "offsets", "reached", "travels"]
+__all__ = ["PONGS_MAX", "Link", "awake", "introductions", "offsets", "reached"]
 
 WAITING_MAX = 16_384  # urgent messages of one link: small ones cost 150 bytes each beside what they count
 PONGS_MAX = 64  # urgent messages that wait on a link, above which a ping stays without answer: its peer does not read
@@ -121,11 +121,6 @@ def offsets(links: Iterable[Link], apart_ms: int) -> list[float]:
     """The clocks of the linked members less ours, which shows `apart_ms` more than our monotonic one, as far as measured."""
     measured = (link.detector.offset_ms(apart_ms) for link in links if link.papers is not None)
     return [offset_ms for offset_ms in measured if offset_ms is not None]
-
-
-def travels(host: str) -> bool:
-    """Whether an address means the same to another machine: not loopback, not link-local."""
-    return not is_loopback(host) and _SCOPED not in host and not host.lower().startswith(("fe80:", "169.254."))
 
 
 def reached(link: Link, asking: Link) -> list[tuple[bytes, Address]]:

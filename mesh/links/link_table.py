@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from mesh.address import is_circuit
 from mesh.links.authentication import MemberGate
-from mesh.relay.circuit_frame import is_circuit
 
 if TYPE_CHECKING:
     from mesh.links.authentication import Papers

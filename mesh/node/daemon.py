@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mesh import __version__
+from mesh.address import is_circuit
 from mesh.config import MeshConfig
 from mesh.core import Joiner
 from mesh.errors import MeshError
@@ -37,7 +38,6 @@ from mesh.node.serving import CUT_OFF, Credentials, ServingNode
 from mesh.node.shell import MeshShell, clock
 from mesh.node.status import SCHEMA, Status, to_json
 from mesh.node.systemd import Watchdog, notify_manager
-from mesh.relay.circuit_frame import is_circuit
 from sync.errors import SyncError
 
 if TYPE_CHECKING:

@@ -21,7 +21,6 @@ from mesh.core import MeshCore, PeerStatus
 from mesh.events import Close, MembershipChanged, Notice, RevokeMember
 from mesh.node.clock_notes import NOTE_S, Recall
 from mesh.node.commit_poll import Looks
-from mesh.node.control.wait import Mark
 from mesh.node.core import NodeCore, ToExchange
 from mesh.node.errors import NodeError
 from mesh.node.idle_trim import Rest, trim_heap
@@ -29,7 +28,7 @@ from mesh.node.lock_timer import LockWatch
 from mesh.node.shell import MeshShell, clock
 from mesh.node.sql_thread import Acted, Broken, Report, SqlThread
 from mesh.node.state_writer import Mirror
-from mesh.node.status import LinkView, PeerView, ProgressView, ScrubView, TableView
+from mesh.node.status import LinkView, Mark, PeerView, ProgressView, ScrubView, TableView
 from mesh.node.watch import Watch, written_ms
 from mesh.relay.circuits import Circuits
 from sync.admin.state_tables import NodeState, PeerState

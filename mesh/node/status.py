@@ -7,12 +7,24 @@ It must not know where the figures come from, and it imports neither mesh nor sy
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from mesh.node.errors import NodeError
 
-__all__ = ["SCHEMA", "LinkView", "PeerView", "ProgressView", "ScrubView", "Status", "TableView", "from_json", "to_json"]
+__all__ = [
+    "SCHEMA",
+    "LinkView",
+    "Mark",
+    "PeerView",
+    "ProgressView",
+    "ScrubView",
+    "Status",
+    "TableView",
+    "from_json",
+    "to_json",
+]
 
 SCHEMA = 1
 REMEDY = "restart the node after an update"
@@ -151,3 +163,15 @@ def _peer(value: dict[str, Any]) -> PeerView:
 
 def _known(kind: type[Any], value: dict[str, Any]) -> dict[str, Any]:
     return {field.name: value[field.name] for field in fields(kind) if field.name in value}
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """What was written here up to a moment: the site, and by folded table name the hlc of its newest stamp."""
+
+    site: bytes
+    tables: Mapping[str, int]
+
+    def plain(self) -> dict[str, Any]:
+        """Return the JSON form; clocks as text, since JSON readers lose digits of large numbers."""
+        return {"site": self.site.hex(), "tables": {name: str(hlc) for name, hlc in self.tables.items()}}

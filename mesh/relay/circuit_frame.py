@@ -12,10 +12,9 @@ from dataclasses import dataclass, replace
 from enum import IntEnum
 
 from mesh.errors import DecodeError
-from mesh.events import Address
 from mesh.primitives import ID_BYTES
 
-__all__ = ["RELAYS_MAX", "CircuitFrame", "FrameKind", "circuit_address", "is_circuit"]
+__all__ = ["RELAYS_MAX", "CircuitFrame", "FrameKind"]
 
 RELAYS_MAX = 4  # between two members: what a chain of masts needs; each hop costs its link the whole traffic
 NUMBER_MAX = 0xFFFF_FFFF  # of the circuits that one node opens in its life
@@ -24,7 +23,6 @@ DATA_BYTES_MAX = 1 << 17  # two sealed frames of a session; senders hand over on
 _VERSION = 1
 _HEAD_BYTES = 8  # version, kind, nodes of the route, place in it, number
 _AT = 3
-_VIA = "via-"
 
 
 class FrameKind(IntEnum):
@@ -84,13 +82,3 @@ class CircuitFrame:
 
 
 _KINDS = frozenset(FrameKind)
-
-
-def circuit_address(relay_name: str, peer: bytes) -> Address:
-    """How a core knows a connection with this member through that relay: no address that anybody could dial."""
-    return Address(f"{_VIA}{relay_name}%{peer[:4].hex()}", 0)
-
-
-def is_circuit(host: str) -> bool:
-    """Whether a host is one of `circuit_address`."""
-    return host.startswith(_VIA)

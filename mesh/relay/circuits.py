@@ -16,6 +16,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from mesh.address import circuit_address, is_circuit
 from mesh.errors import DecodeError
 from mesh.events import (
     Close,
@@ -30,7 +31,7 @@ from mesh.events import (
     SendMessage,
     Write,
 )
-from mesh.relay.circuit_frame import NUMBER_MAX, CircuitFrame, FrameKind, circuit_address, is_circuit
+from mesh.relay.circuit_frame import NUMBER_MAX, CircuitFrame, FrameKind
 from mesh.relay.circuit_plan import Map
 
 if TYPE_CHECKING:

@@ -14,7 +14,6 @@ from typing import Any
 import apsw
 
 from sync import codec
-from sync.capture.triggers import LOOK_AGAIN, OP_EVICT, look_statement
 from sync.errors import PolicyError
 from sync.merge.conflicts import same
 from sync.merge.records import DELETE_LOST, KEPT, shortened, time_text, value_of
@@ -22,6 +21,7 @@ from sync.schema.catalog import SCHEMA_TABLE, Catalog
 from sync.schema.policy import KEEP_BOTH, SAME_ROW, counter_fact, counter_refusal, keep_both_fact, keep_both_refusal
 from sync.sqlite.identifiers import fold, quoted
 from sync.sqlite.table_spec import KeyKind
+from sync.storage.pending_log import LOOK_AGAIN, OP_EVICT, look_statement
 from sync.storage.store import Store
 from sync.storage.table import Row, Table
 

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sync.capture.triggers import key_names, pending_name
 from sync.codec import decode
 from sync.crdt.hlc import ms_from_hlc
 from sync.crdt.lattice import EXISTENCE
@@ -26,6 +25,7 @@ from sync.schema.policy import Policies
 from sync.sqlite.identifiers import fold
 from sync.sqlite.table_spec import Column, KeyKind, encode_key, read_table, user_tables
 from sync.storage.change_log import Leaf
+from sync.storage.pending_log import key_names, pending_name
 from sync.storage.row_view import RowView
 from sync.storage.store import Store
 from sync.storage.table import Row, Table, birth_key

@@ -11,12 +11,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from sync.capture.triggers import pending_name
 from sync.merge.records import time_text
 from sync.replication.scrub import Scrub
 from sync.replication.site import Life
 from sync.schema.catalog import SCHEMA_TABLE, Catalog
 from sync.sqlite.identifiers import fold
+from sync.storage.pending_log import pending_name
 from sync.storage.store import Store
 
 __all__ = ["NodeState", "PeerState", "StateTables"]

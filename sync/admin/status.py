@@ -8,10 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sync.capture import table_scan
-from sync.capture.triggers import pending_name
 from sync.crdt.hlc import ms_from_hlc
 from sync.replication.scrub import Scrubbed
 from sync.schema.catalog import SCHEMA_TABLE, Catalog
+from sync.storage.pending_log import pending_name
 from sync.storage.store import Store
 
 __all__ = ["ReplicaStatus", "TableStatus", "overview"]

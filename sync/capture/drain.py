@@ -15,7 +15,6 @@ from typing import Any
 import apsw
 
 from sync import codec
-from sync.capture.triggers import OP_DELETE, OP_EVICT, OP_INSERT, WORD_BITS, key_names, pending_name, word_names
 from sync.crdt.hlc import ms_from_hlc
 from sync.crdt.lattice import EXISTENCE, join
 from sync.merge import conflicts
@@ -27,6 +26,7 @@ from sync.sqlite.raw_text import raw_select, restored
 from sync.sqlite.table_spec import Column, KeyKind, encode_key
 from sync.storage.change_log import pack_mask
 from sync.storage.large_rows import CHANGE_BYTES_MAX, oversized, portions
+from sync.storage.pending_log import OP_DELETE, OP_EVICT, OP_INSERT, WORD_BITS, key_names, pending_name, word_names
 from sync.storage.row_view import RowView, differing, encode_prior, has_equal, prior_to_wire, priors_of, retyped, shrink
 from sync.storage.table import Row, Table, birth_key
 from sync.wire.bundle import Group, Kind, Section

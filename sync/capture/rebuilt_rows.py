@@ -15,11 +15,11 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from sync.capture.triggers import OP_DELETE, OP_INSERT, key_names, pending_name
 from sync.merge.records import renumber_parked
 from sync.sqlite.identifiers import quoted
 from sync.storage.change_log import Leaf
 from sync.storage.insert_runs import RUN_MAX
+from sync.storage.pending_log import OP_DELETE, OP_INSERT, key_names, pending_name
 from sync.storage.row_view import RowView, differing
 from sync.storage.table import Table
 

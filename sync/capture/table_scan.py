@@ -14,7 +14,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from sync import codec
-from sync.capture.triggers import (
+from sync.merge import records
+from sync.merge.conflicts import same
+from sync.merge.counters import totals
+from sync.sqlite.identifiers import quoted
+from sync.sqlite.raw_text import bound, mark, raw_select, restored
+from sync.sqlite.table_spec import KeyKind, encode_key
+from sync.storage.pending_log import (
     LOOK_AGAIN,
     OP_EVICT,
     OP_INSERT,
@@ -24,12 +30,6 @@ from sync.capture.triggers import (
     pending_name,
     word_names,
 )
-from sync.merge import records
-from sync.merge.conflicts import same
-from sync.merge.counters import totals
-from sync.sqlite.identifiers import quoted
-from sync.sqlite.raw_text import bound, mark, raw_select, restored
-from sync.sqlite.table_spec import KeyKind, encode_key
 from sync.storage.row_view import RowView, differing
 from sync.storage.table import Row, Table
 

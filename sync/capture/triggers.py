@@ -13,40 +13,22 @@ from typing import Any
 from sync.sqlite.identifiers import fold, quoted
 from sync.sqlite.indexes import UniqueIndex
 from sync.sqlite.table_spec import Column, KeyKind, TableSpec
+from sync.storage.pending_log import (
+    OP_DELETE,
+    OP_EVICT,
+    OP_INSERT,
+    WORD_BITS,
+    _key_values,
+    key_names,
+    pending_name,
+    word_names,
+)
 
-__all__ = [
-    "LOOK_AGAIN",
-    "OP_DELETE",
-    "OP_EVICT",
-    "OP_INSERT",
-    "TIMED",
-    "WORD_BITS",
-    "create_statements",
-    "drop_statements",
-    "fits",
-    "key_names",
-    "look_statement",
-    "pending_name",
-    "trigger_names",
-    "word_names",
-]
+__all__ = ["TIMED", "create_statements", "drop_statements", "fits", "trigger_names"]
 
-# The log's `what`: an update's mask of changed columns (never negative), or one of these. One column fewer in each log
-# row is measurable: an UPDATE of one column costs 0.2 us a row in plain SQLite, the whole trigger about 0.6.
-LOOK_AGAIN = 0  # an update that names no column: compare the row with what its entries were digested with
-OP_INSERT = -1
-OP_DELETE = -2
-OP_EVICT = -3  # a REPLACE may have removed this row without any delete trigger: look
-# Bits of one mask word: the largest whole number that keeps every word a positive 63-bit integer.
-WORD_BITS = 62
 TIMED = "julianday()"  # the time of a write is noted: now, without an argument, which would be parsed for each row
 # Columns compared in one decision tree: of three columns seven comparisons are written and three are run.
 _TREE_COLUMNS = 3
-
-
-def pending_name(table_id: int) -> str:
-    """Returns the name of the table's pending log."""
-    return f"mycomesh_pending_{table_id}"
 
 
 def trigger_names(table_id: int) -> tuple[str, ...]:
@@ -55,19 +37,6 @@ def trigger_names(table_id: int) -> tuple[str, ...]:
         f"mycomesh_{table_id}_{suffix}"
         for suffix in ("insert", "update", "rekey", "delete", "evict_i", "evict_u", "evict_x")
     )
-
-
-def word_names(bits: Mapping[str, int]) -> list[str]:
-    """Returns the pending log's mask columns for these column bits, 62 bits each."""
-    return ["what", *(f"mask{word}" for word in range(1, max(bits.values(), default=0) // WORD_BITS + 1))]
-
-
-def key_names(spec: TableSpec) -> list[str]:
-    """Returns the pending log's key columns: `r` (rowid) and/or `k0`.. (primary key)."""
-    names = [f"k{place}" for place in range(len(spec.key))] if spec.kind is KeyKind.KEYED else []
-    if spec.kind is not KeyKind.KEYED or spec.nullable_key:
-        names.append("r")
-    return names
 
 
 def create_statements(spec: TableSpec, table_id: int, bits: Mapping[str, int]) -> list[str]:
@@ -107,26 +76,6 @@ def create_statements(spec: TableSpec, table_id: int, bits: Mapping[str, int]) -
     return statements
 
 
-def look_statement(
-    spec: TableSpec,
-    table_id: int,
-    what: int,
-    condition: str = "1",
-    words: Mapping[int, int] | None = None,
-    *,
-    at: str = "NULL",
-) -> str:
-    """Returns the SQL that logs rows `t` of the table as an operation of no trigger.
-
-    Its time is `at`: NULL for that of the drain, 0 for a write older than the mesh. `words` are mask words beyond the
-    first, by number.
-    """
-    more = sorted((words or {}).items())
-    names = ", ".join(["what", "at", *(f"mask{number}" for number, _ in more), *key_names(spec)])
-    values = ", ".join([str(what), at, *(str(mask) for _, mask in more), *_key_values(spec, "t")])
-    return f"INSERT INTO {pending_name(table_id)}({names}) SELECT {values} FROM {quoted(spec.name)} t WHERE {condition}"
-
-
 def fits(db: Any, spec: TableSpec, table_id: int, bits: Mapping[str, int]) -> bool:
     """True if the table's update trigger, as it stands, is the one for this spec: RENAME rewrites it, nothing else does."""
     name = trigger_names(table_id)[1]
@@ -147,13 +96,6 @@ def _trigger(name: str, when: str, table: str, condition: str, body: list[str]) 
 def _update_trigger(spec: TableSpec, table_id: int, bits: Mapping[str, int]) -> str:
     body = [_log_update(spec, table_id, bits, word_names(bits))]
     return _trigger(trigger_names(table_id)[1], "AFTER UPDATE", quoted(spec.name), "", body)
-
-
-def _key_values(spec: TableSpec, row: str) -> list[str]:
-    values = [f"{row}.{quoted(column.name)}" for column in spec.key] if spec.kind is KeyKind.KEYED else []
-    if spec.kind is not KeyKind.KEYED or spec.nullable_key:
-        values.append(f"{row}.{quoted(spec.rowid)}")
-    return values
 
 
 def _log(spec: TableSpec, table_id: int, op: int, row: str, *, timed: bool = True) -> str:

@@ -7,7 +7,10 @@ and never goes backwards. It must not know where wall time comes from.
 
 from __future__ import annotations
 
-__all__ = ["COUNTER_BITS", "DRIFT_MS_MAX", "HLC_MAX", "Clock", "hlc_from_ms", "ms_from_hlc"]
+__all__ = ["COUNTER_BITS", "DRIFT_MS_MAX", "HLC_MAX", "SITE_PREFIX", "Clock", "hlc_from_ms", "ms_from_hlc"]
+
+# A site: so many bytes of its node's id, so that nobody stamps in another's name, then as many drawn for the file.
+SITE_PREFIX = 8
 
 COUNTER_BITS = 16
 HLC_MAX = (1 << 63) - 1

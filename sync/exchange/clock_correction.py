@@ -8,11 +8,11 @@ the time, and only one that no peer is known to cover. It must not know how cloc
 from __future__ import annotations
 
 from sync import codec
-from sync.config import ExchangeConfig
 from sync.crdt.hlc import hlc_from_ms, ms_from_hlc
 from sync.errors import DatabaseBusyError, DecodeError
 from sync.events import TimeKnown
 from sync.exchange.acknowledgements import SILENT_MS, Reaching
+from sync.exchange.config import ExchangeConfig
 from sync.exchange.turn import Turn
 from sync.replica import Replica
 

@@ -14,7 +14,6 @@ from typing import assert_never
 
 import apsw
 
-from sync.config import ExchangeConfig
 from sync.errors import BatchRefusedError, DatabaseBusyError, DecodeError
 from sync.events import (
     Action,
@@ -38,6 +37,7 @@ from sync.events import (
 from sync.exchange import tombstone_audit
 from sync.exchange.acknowledgements import Reaching
 from sync.exchange.clock_correction import Clockwork
+from sync.exchange.config import ExchangeConfig
 from sync.exchange.fetch import Fetching, Progress
 from sync.exchange.flow_control import Allowance, Flow
 from sync.exchange.repair_schedule import Mending

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from sync.config import ExchangeConfig
 from sync.crdt.version_vector import Vector
 from sync.errors import DatabaseBusyError, DatabaseError, MisfitError
+from sync.exchange.config import ExchangeConfig
 from sync.exchange.tombstone_audit import Audit
 from sync.exchange.turn import Turn
 from sync.replica import Applied, Replica

@@ -10,14 +10,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
-from sync.config import ExchangeConfig
+from sync.crdt.hlc import SITE_PREFIX
 from sync.crdt.sketch import Sketch
 from sync.errors import DatabaseBusyError
+from sync.exchange.config import ExchangeConfig
 from sync.exchange.flow_control import Allowance, Flow
 from sync.exchange.repair_session import Repair, beyond, ids_in
 from sync.exchange.turn import Turn
 from sync.replica import Applied, Replica
-from sync.replication.admission import SITE_PREFIX
 from sync.wire import messages as wire
 
 __all__ = ["Digests", "Mending"]

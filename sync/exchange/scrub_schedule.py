@@ -7,8 +7,8 @@ more often than in `SCRUB_KEEP_MS`. It must not know how rows are compared.
 
 from __future__ import annotations
 
-from sync.config import ExchangeConfig
 from sync.errors import DatabaseBusyError
+from sync.exchange.config import ExchangeConfig
 from sync.exchange.turn import Turn
 from sync.replica import Replica
 from sync.replication.scrub import Scrubbed

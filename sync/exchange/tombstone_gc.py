@@ -10,13 +10,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sync import codec
-from sync.config import ExchangeConfig
-from sync.crdt.hlc import hlc_from_ms, ms_from_hlc
+from sync.crdt.hlc import SITE_PREFIX, hlc_from_ms, ms_from_hlc
 from sync.errors import DatabaseBusyError, DecodeError
+from sync.exchange.config import ExchangeConfig
 from sync.exchange.turn import Turn
 from sync.merge import tombstones
 from sync.replica import Replica
-from sync.replication.admission import SITE_PREFIX
 from sync.storage.table import Table
 
 __all__ = ["MEMBERS_MAX", "Stability"]

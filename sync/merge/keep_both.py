@@ -17,11 +17,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sync.capture.triggers import LOOK_AGAIN, pending_name
 from sync.crdt.lattice import EXISTENCE
 from sync.merge import records as report
 from sync.sqlite.table_spec import KeyKind
 from sync.storage.change_log import Leaf
+from sync.storage.pending_log import LOOK_AGAIN, pending_name
 from sync.storage.row_view import RowView
 from sync.storage.table import BIRTH_KEY_SIZE, Row, Table
 from sync.wire.bundle import Kind, Section

@@ -6,17 +6,14 @@ in the future. What always holds: what is refused is not covered. It must not kn
 
 from __future__ import annotations
 
-from sync.crdt.hlc import DRIFT_MS_MAX, hlc_from_ms, ms_from_hlc
+from sync.crdt.hlc import DRIFT_MS_MAX, SITE_PREFIX, hlc_from_ms, ms_from_hlc
 from sync.errors import BatchRefusedError
 from sync.replication.applied import Applied
 from sync.replication.rights import Rights
 from sync.schema.facts import check_facts
 from sync.wire.bundle import Bundle
 
-__all__ = ["SITE_PREFIX", "admit", "future_bound", "reach_of"]
-
-# A site: so many bytes of its node's id, so that nobody stamps in another's name, then as many drawn for the file.
-SITE_PREFIX = 8
+__all__ = ["admit", "future_bound", "reach_of"]
 
 
 def admit(

@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterable
 
 from sync.capture import table_scan
 from sync.capture.drain import CHUNK_ROWS_MAX, EDIT_WEIGHT, Drained, Times, captured_ms, drain_table
-from sync.capture.triggers import pending_name
 from sync.merge.keep_both import in_form
 from sync.merge.retry import Showing
 from sync.replication.priority import Urgency
 from sync.replication.site import Life
 from sync.schema.catalog import ADOPTED_MAX, SCHEMA_TABLE, Catalog
 from sync.storage.large_rows import CHANGE_BYTES_MAX
+from sync.storage.pending_log import pending_name
 from sync.storage.store import Store
 from sync.storage.table import Table
 from sync.wire.bundle import Section

@@ -16,10 +16,10 @@ import json
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 
+from sync.crdt.hlc import SITE_PREFIX
 from sync.crdt.lattice import EXISTENCE
 from sync.errors import DecodeError, ForeignFileError
 from sync.merge import records
-from sync.replication.admission import SITE_PREFIX
 from sync.storage.change_log import Leaf, unpack_mask
 from sync.storage.row_view import RowView
 from sync.storage.store import Store

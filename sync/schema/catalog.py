@@ -18,7 +18,6 @@ from sync.capture.install import births_mark, captured, clear, logging, make_log
 from sync.capture.rebuilt_columns import renamed_columns
 from sync.capture.rebuilt_rows import realign
 from sync.capture.triggers import fits
-from sync.config import TableFilter
 from sync.merge.dropped_columns import shed
 from sync.merge.keep_both import convert
 from sync.schema.drift import Differences
@@ -31,6 +30,7 @@ from sync.schema.migration_plan import Plan
 from sync.schema.names import Names
 from sync.schema.policy import Policies, name_fact
 from sync.schema.record_facts import record_facts
+from sync.schema.table_filter import TableFilter
 from sync.sqlite.definitions import described
 from sync.sqlite.generated_columns import composed
 from sync.sqlite.identifiers import fold, quoted

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import itertools
 
-from sync.capture.triggers import OP_INSERT, pending_name
 from sync.codec import require
 from sync.sqlite.raw_text import is_raw
 from sync.sqlite.table_spec import SQL_MAX
+from sync.storage.pending_log import OP_INSERT, pending_name
 from sync.storage.store import Store
 from sync.wire.bundle import Bundle
 

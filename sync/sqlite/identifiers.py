@@ -8,7 +8,9 @@ from __future__ import annotations
 import functools
 import re
 
-__all__ = ["INTERNAL_PREFIX", "fold", "is_ours", "quoted"]
+__all__ = ["INTERNAL_PREFIX", "NAME_MAX", "fold", "is_ours", "quoted"]
+
+NAME_MAX = 256
 
 INTERNAL_PREFIX = "mycomesh_"
 _TABLES = re.compile(

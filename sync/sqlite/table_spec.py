@@ -15,11 +15,10 @@ from typing import Any
 import apsw
 
 from sync import codec
-from sync.sqlite.identifiers import INTERNAL_PREFIX, fold, is_ours, quoted
+from sync.sqlite.identifiers import INTERNAL_PREFIX, NAME_MAX, fold, is_ours, quoted
 from sync.sqlite.indexes import UniqueIndex, key_terms, unique_indexes
 from sync.sqlite.raw_text import is_raw, lenient, raw_select, restored
 from sync.sqlite.tokens import readable
-from sync.wire.bundle import NAME_MAX
 
 __all__ = [
     "Column",

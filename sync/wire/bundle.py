@@ -15,6 +15,7 @@ from typing import Any
 from sync import codec
 from sync.codec import is_array, is_bytes, is_int, require
 from sync.crdt.hlc import HLC_MAX
+from sync.sqlite.identifiers import NAME_MAX
 from sync.sqlite.raw_text import is_raw, is_valid_raw
 
 __all__ = ["BUNDLE_BYTES_MAX", "Bundle", "Group", "Kind", "Part", "Section"]
@@ -27,7 +28,6 @@ SECTIONS_MAX = 1_024
 GROUPS_MAX = 65_536
 ROWS_MAX = 65_536
 COLUMNS_MAX = 2_000  # SQLite's own default
-NAME_MAX = 256
 
 # What a change overwrote: (column names or None for all of them, site, hlc)
 Part = tuple[tuple[str, ...] | None, bytes, int]

@@ -14,7 +14,8 @@ from sync.codec import is_array, is_bytes, is_int, require
 from sync.crdt.sketch import ID_BYTES
 from sync.crdt.version_vector import RANGES_MAX, Vector
 from sync.errors import DecodeError
-from sync.wire.bundle import BUNDLE_BYTES_MAX, NAME_MAX, SECTIONS_MAX, SITES_MAX
+from sync.sqlite.identifiers import NAME_MAX
+from sync.wire.bundle import BUNDLE_BYTES_MAX, SECTIONS_MAX, SITES_MAX
 from sync.wire.compression import pack, unpack
 
 __all__ = [

@@ -10,7 +10,7 @@ from mesh.node import core
 from simulations import shell
 from simulations.runner import run
 from simulations.scenarios import build
-from sync.config import ExchangeConfig
+from sync.exchange.config import ExchangeConfig
 from tests.sync.scale import SCALE
 
 # Everything that takes minutes and days in the field, in seconds: a node away for 20 s comes back after the retention.

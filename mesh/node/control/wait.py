@@ -6,31 +6,17 @@ come later, here or elsewhere, keep nobody waiting. It must not know how peers a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mesh.node.errors import NodeError
+from mesh.node.status import Mark
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from mesh.node.serving import ServingNode
 
-__all__ = ["WAIT_MS_MAX", "Mark", "answer"]
+__all__ = ["WAIT_MS_MAX", "answer"]
 
 WAIT_MS_MAX = 5_000  # of one request: a client that went away is not waited for longer
-
-
-@dataclass(frozen=True, slots=True)
-class Mark:
-    """What was written here up to a moment: the site, and by folded table name the hlc of its newest stamp."""
-
-    site: bytes
-    tables: Mapping[str, int]
-
-    def plain(self) -> dict[str, Any]:
-        """Return the JSON form; clocks as text, since JSON readers lose digits of large numbers."""
-        return {"site": self.site.hex(), "tables": {name: str(hlc) for name, hlc in self.tables.items()}}
 
 
 async def answer(node: ServingNode, request: dict[str, Any]) -> dict[str, Any]:

@@ -2,9 +2,10 @@
 
 import pytest
 
+from mesh.address import host_group
 from mesh.config import MeshConfig
 from mesh.events import ConnReceived, LinkDown, Write
-from mesh.links.connection_limits import SOURCES_MAX, Door, host_group
+from mesh.links.connection_limits import SOURCES_MAX, Door
 from mesh.links.link import PONGS_MAX, WAITING_MAX
 from mesh.messages import CertificatesHave, Epochs, LinkStates, LinkStatesHave, Ping
 from mesh.overlay.overlay import ANSWERS_AT_ONCE

@@ -5,8 +5,9 @@ import random
 
 import pytest
 
+from mesh.config import GossipLimits
 from mesh.messages import Batch, Graft, IHave, Prune
-from mesh.overlay.gossip import SHARED_TREE, Gossip, GossipLimits, Send
+from mesh.overlay.gossip import SHARED_TREE, Gossip, Send
 
 LIMITS = GossipLimits()
 

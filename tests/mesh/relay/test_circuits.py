@@ -6,6 +6,7 @@ import random
 
 import pytest
 
+from mesh.address import circuit_address, is_circuit
 from mesh.config import MeshConfig
 from mesh.core import MeshCore
 from mesh.errors import DecodeError
@@ -13,7 +14,7 @@ from mesh.events import ConnClosed, DeliverMessage, LinkDown, LinkUp, SendMessag
 from mesh.membership.identity import create_mesh, make_identity
 from mesh.overlay.topology import LinkState, Neighbour
 from mesh.relay import circuits
-from mesh.relay.circuit_frame import RELAYS_MAX, CircuitFrame, FrameKind, circuit_address, is_circuit
+from mesh.relay.circuit_frame import RELAYS_MAX, CircuitFrame, FrameKind
 from mesh.relay.circuit_plan import CHILDREN, Map
 from mesh.relay.circuits import CIRCUITS_MAX, CONNS_FROM, Circuits
 from tests.mesh.pipes import LIFETIME_S, PORT, WALL_MS, Pipes

@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sync.codec import encode
-from sync.config import ExchangeConfig
 from sync.crdt.hlc import HLC_MAX, hlc_from_ms
 from sync.crdt.sketch import CELL_BYTES
 from sync.crdt.version_vector import Vector
 from sync.events import BatchReceived, LinkClosed, LinkOpened, LinkWritable, MessageReceived, ScrubRequested
 from sync.exchange import fetch
+from sync.exchange.config import ExchangeConfig
 from sync.exchange.flow_control import WINDOW_BYTES
 from sync.storage.log_reader import FEED_BYTES_MAX
 from sync.wire import messages as wire

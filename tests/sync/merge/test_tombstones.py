@@ -8,9 +8,9 @@ from itertools import pairwise
 
 import pytest
 
-from sync.config import ExchangeConfig
 from sync.crdt.hlc import hlc_from_ms
 from sync.events import MembersKnown, MessageReceived
+from sync.exchange.config import ExchangeConfig
 from sync.wire import messages as wire
 from tests.sync.exchanges import World
 from tests.sync.peers import WALL_MS, assert_equal

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from sync import codec
 from sync.crdt.hlc import HLC_MAX
 from sync.errors import DecodeError
+from sync.sqlite.identifiers import NAME_MAX
 from sync.wire import bundle as batch
 from sync.wire.bundle import Bundle, Group, Kind, Section
 from tests.sync.scale import examples
@@ -118,7 +119,7 @@ def test_the_plain_group_is_accepted():
         {"columns": ["b", "a"]},
         {"columns": ["a", "a"]},
         {"columns": ["a", ""]},
-        {"columns": ["a", "b" * (batch.NAME_MAX + 1)]},
+        {"columns": ["a", "b" * (NAME_MAX + 1)]},
         {
             "columns": [f"c{number:05}" for number in range(batch.COLUMNS_MAX + 1)],
             "rows": [[1] * (batch.COLUMNS_MAX + 1)],
@@ -177,7 +178,7 @@ def test_a_group_that_the_protocol_does_not_allow_is_refused(changes):
         [1, [SITE_A] * (batch.SITES_MAX + 1), []],
         [1, [], [["t", [], []]] * (batch.SECTIONS_MAX + 1)],
         [1, [], [["", [], []]]],
-        [1, [], [["t" * (batch.NAME_MAX + 1), [], []]]],
+        [1, [], [["t" * (NAME_MAX + 1), [], []]]],
         [1, [], [[b"t", [], []]]],
         [1, [], [["t", []]]],
         [1, [], [["t", [[0, 0, 1]], []]]],  # no such site

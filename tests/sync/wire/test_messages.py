@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from sync import codec
 from sync.crdt.version_vector import RANGES_MAX, Vector
 from sync.errors import DecodeError
+from sync.sqlite.identifiers import NAME_MAX
 from sync.wire import bundle
 from sync.wire import messages as message
 from sync.wire.messages import (
@@ -123,7 +124,7 @@ def test_any_bytes_are_decoded_or_refused(data):
         [0, [["t", bytes(7), bytes(16)]], 0],
         [0, [["t", bytes(8), bytes(15)]], 0],
         [0, [["", bytes(8), bytes(16)]], 0],
-        [0, [["t" * (bundle.NAME_MAX + 1), bytes(8), bytes(16)]], 0],
+        [0, [["t" * (NAME_MAX + 1), bytes(8), bytes(16)]], 0],
         [0, [[b"t", bytes(8), bytes(16)]]],
         [0, [["t", bytes(8), bytes(16)]] * (bundle.SECTIONS_MAX + 1), 0],
         [1, []],

@@ -1,16 +1,10 @@
-"""How an `Exchange` behaves, and which tables it is about: frozen values, checked when they are made.
-
-Owns the defaults, each with its reason. It must not know how a setting is used.
-"""
+"""Settings of an `Exchange`: one frozen value, checked when it is made."""
 
 from __future__ import annotations
 
-import fnmatch
 from dataclasses import dataclass, fields
 
-from sync.sqlite.identifiers import fold
-
-__all__ = ["ExchangeConfig", "TableFilter"]
+__all__ = ["ExchangeConfig"]
 
 _DAY_MS = 86_400_000
 
@@ -58,18 +52,3 @@ class ExchangeConfig:
         for field in fields(self):
             if getattr(self, field.name) < 1:
                 raise ValueError(f"{field.name} must be at least 1")
-
-
-@dataclass(frozen=True, slots=True)
-class TableFilter:
-    """Which user tables are replicated: shell patterns over folded names; empty `only` means all."""
-
-    only: tuple[str, ...] = ()
-    exclude: tuple[str, ...] = ()
-
-    def admits(self, name: str) -> bool:
-        """True if the table is replicated."""
-        folded = fold(name)
-        if any(fnmatch.fnmatchcase(folded, fold(pattern)) for pattern in self.exclude):
-            return False
-        return not self.only or any(fnmatch.fnmatchcase(folded, fold(pattern)) for pattern in self.only)
