@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ipaddress import AddressValueError, IPv6Address
 
-from mesh.events import Address
+from mycomesh.mesh.events import Address
 
 __all__ = ["circuit_address", "host_group", "is_circuit", "is_loopback", "travels"]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from mesh.versions import SPOKEN, Versions
+from mycomesh.mesh.versions import SPOKEN, Versions
 
 __all__ = ["GossipLimits", "MeshConfig"]
 

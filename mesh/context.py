@@ -9,26 +9,26 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from mesh.errors import EnrolmentError
-from mesh.events import Notice
-from mesh.links.authentication import Papers
-from mesh.membership.certificate import free_name, lifetime_s
-from mesh.membership.enrolment import grant, grant_decode
-from mesh.membership.renewal import read_certificate
-from mesh.membership.revocations import EPOCHS_KEPT
-from mesh.primitives import identifier
-from mesh.session.noise import PSKS_MAX
+from mycomesh.mesh.errors import EnrolmentError
+from mycomesh.mesh.events import Notice
+from mycomesh.mesh.links.authentication import Papers
+from mycomesh.mesh.membership.certificate import free_name, lifetime_s
+from mycomesh.mesh.membership.enrolment import grant, grant_decode
+from mycomesh.mesh.membership.renewal import read_certificate
+from mycomesh.mesh.membership.revocations import EPOCHS_KEPT
+from mycomesh.mesh.primitives import identifier
+from mycomesh.mesh.session.noise import PSKS_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mesh.config import MeshConfig
-    from mesh.events import Address
-    from mesh.links.authentication import Visitor
-    from mesh.membership.enrolment import Invitation
-    from mesh.membership.identity import Identity
-    from mesh.membership.membership import Membership
-    from mesh.versions import Versions
+    from mycomesh.mesh.config import MeshConfig
+    from mycomesh.mesh.events import Address
+    from mycomesh.mesh.links.authentication import Visitor
+    from mycomesh.mesh.membership.enrolment import Invitation
+    from mycomesh.mesh.membership.identity import Identity
+    from mycomesh.mesh.membership.membership import Membership
+    from mycomesh.mesh.versions import Versions
 
 __all__ = ["SUPERSEDED", "House", "cloned", "unspoken", "usurped", "welcome"]
 

@@ -14,10 +14,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, assert_never
 
-from mesh.config import MeshConfig
-from mesh.context import SUPERSEDED, House, cloned, unspoken, usurped, welcome
-from mesh.errors import EnrolmentError, MeshError
-from mesh.events import (
+from mycomesh.mesh.config import MeshConfig
+from mycomesh.mesh.context import SUPERSEDED, House, cloned, unspoken, usurped, welcome
+from mycomesh.mesh.errors import EnrolmentError, MeshError
+from mycomesh.mesh.events import (
     Address,
     AddressFound,
     Close,
@@ -40,33 +40,33 @@ from mesh.events import (
     SendMessage,
     TimerFired,
 )
-from mesh.joiner import Joiner
-from mesh.links.authentication import BOOT_BYTES, MemberGate, Papers, RefusalError, Visitor
-from mesh.links.connection_limits import Door
-from mesh.links.dialer import Dialer
-from mesh.links.failure_detector import Detector
-from mesh.links.link import PONGS_MAX, Link, awake, introductions, offsets
-from mesh.links.link_table import Links
-from mesh.membership.membership import Membership
-from mesh.mesh_clock import Timekeeper
-from mesh.messages import Addresses, App, EpochHave, Epochs, Message, Ping, Pong, Revocations, decode_pieces
-from mesh.notice_throttle import Quiet
-from mesh.overlay.active_view import View
-from mesh.overlay.overlay import Overlay
-from mesh.peer_status import PeerStatus, peer_status
-from mesh.results import Drop, Result, Tell
-from mesh.session.session import Closed, Opened, Phase, Received, Reply, Session, Step
-from mesh.turn import Turn
-from mesh.versions import Misfits
+from mycomesh.mesh.joiner import Joiner
+from mycomesh.mesh.links.authentication import BOOT_BYTES, MemberGate, Papers, RefusalError, Visitor
+from mycomesh.mesh.links.connection_limits import Door
+from mycomesh.mesh.links.dialer import Dialer
+from mycomesh.mesh.links.failure_detector import Detector
+from mycomesh.mesh.links.link import PONGS_MAX, Link, awake, introductions, offsets
+from mycomesh.mesh.links.link_table import Links
+from mycomesh.mesh.membership.membership import Membership
+from mycomesh.mesh.mesh_clock import Timekeeper
+from mycomesh.mesh.messages import Addresses, App, EpochHave, Epochs, Message, Ping, Pong, Revocations, decode_pieces
+from mycomesh.mesh.notice_throttle import Quiet
+from mycomesh.mesh.overlay.active_view import View
+from mycomesh.mesh.overlay.overlay import Overlay
+from mycomesh.mesh.peer_status import PeerStatus, peer_status
+from mycomesh.mesh.results import Drop, Result, Tell
+from mycomesh.mesh.session.session import Closed, Opened, Phase, Received, Reply, Session, Step
+from mycomesh.mesh.turn import Turn
+from mycomesh.mesh.versions import Misfits
 
 if TYPE_CHECKING:
     import random
     from collections.abc import Callable, Sequence
 
-    from mesh.events import Action, Event
-    from mesh.membership.enrolment import Invitation
-    from mesh.membership.identity import Identity
-    from mesh.overlay.topology import LinkState, Neighbour
+    from mycomesh.mesh.events import Action, Event
+    from mycomesh.mesh.membership.enrolment import Invitation
+    from mycomesh.mesh.membership.identity import Identity
+    from mycomesh.mesh.overlay.topology import LinkState, Neighbour
 
 __all__ = ["Joiner", "MeshConfig", "MeshCore", "PeerStatus"]
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, assert_never
 
-from mesh.errors import EnrolmentError
-from mesh.events import (
+from mycomesh.mesh.errors import EnrolmentError
+from mycomesh.mesh.events import (
     AddressFound,
     Close,
     ConnClosed,
@@ -27,22 +27,22 @@ from mesh.events import (
     SendMessage,
     TimerFired,
 )
-from mesh.links.authentication import JoinGate, RefusalError
-from mesh.links.dialer import Dialer
-from mesh.links.failure_detector import Detector
-from mesh.links.link import Link
-from mesh.membership.enrolment import accept_grant
-from mesh.notice_throttle import Quiet
-from mesh.session.session import Closed, Opened, Phase, Received, Reply, Session, Step
-from mesh.turn import Turn
+from mycomesh.mesh.links.authentication import JoinGate, RefusalError
+from mycomesh.mesh.links.dialer import Dialer
+from mycomesh.mesh.links.failure_detector import Detector
+from mycomesh.mesh.links.link import Link
+from mycomesh.mesh.membership.enrolment import accept_grant
+from mycomesh.mesh.notice_throttle import Quiet
+from mycomesh.mesh.session.session import Closed, Opened, Phase, Received, Reply, Session, Step
+from mycomesh.mesh.turn import Turn
 
 if TYPE_CHECKING:
     import random
     from collections.abc import Callable
 
-    from mesh.config import MeshConfig
-    from mesh.events import Action, Event
-    from mesh.membership.enrolment import Candidate, JoinCode
+    from mycomesh.mesh.config import MeshConfig
+    from mycomesh.mesh.events import Action, Event
+    from mycomesh.mesh.membership.enrolment import Candidate, JoinCode
 
 __all__ = ["Joiner"]
 

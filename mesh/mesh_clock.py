@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mesh.events import Notice
+from mycomesh.mesh.events import Notice
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, assert_never
 
-from mesh import wire
-from mesh.errors import DecodeError
-from mesh.events import Address
-from mesh.versions import OLDEST
+from mycomesh.mesh import wire
+from mycomesh.mesh.errors import DecodeError
+from mycomesh.mesh.events import Address
+from mycomesh.mesh.versions import OLDEST
 
 if TYPE_CHECKING:
     from collections.abc import Callable

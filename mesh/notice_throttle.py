@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mesh.events import Notice
+    from mycomesh.mesh.events import Notice
 
 __all__ = ["Quiet"]
 

@@ -10,11 +10,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mesh.events import Address
-    from mesh.links.link import Link
-    from mesh.membership.certificate import Certificate
-    from mesh.overlay.topology import Neighbour, Topology
-    from mesh.versions import Versions
+    from mycomesh.mesh.events import Address
+    from mycomesh.mesh.links.link import Link
+    from mycomesh.mesh.membership.certificate import Certificate
+    from mycomesh.mesh.overlay.topology import Neighbour, Topology
+    from mycomesh.mesh.versions import Versions
 
 __all__ = ["PeerStatus", "peer_status"]
 

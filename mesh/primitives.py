@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from nacl import bindings
 from nacl.exceptions import CryptoError
 
-from mesh.errors import HandshakeError
+from mycomesh.mesh.errors import HandshakeError
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mesh.events import DeliverBatch, MembershipChanged, Notice
-from mesh.messages import Message
+from mycomesh.mesh.events import DeliverBatch, MembershipChanged, Notice
+from mycomesh.mesh.messages import Message
 
 __all__ = ["Drop", "Result", "Tell"]
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mesh.events import Action, Notice
-    from mesh.notice_throttle import Quiet
+    from mycomesh.mesh.events import Action, Notice
+    from mycomesh.mesh.notice_throttle import Quiet
 
 __all__ = ["Turn"]
 

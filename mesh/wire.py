@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 import cbor2
 
-from mesh.errors import DecodeError, LimitError
+from mycomesh.mesh.errors import DecodeError, LimitError
 
 __all__ = ["DEPTH_MAX", "INT_MAX", "INT_MIN", "Value", "decode", "decode_record", "encode"]
 

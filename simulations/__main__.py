@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from simulations.cli import add_arguments, main
+from mycomesh.simulations.cli import add_arguments, main
 
 if __name__ == "__main__":  # the processes of a sweep may import it again
     parser = argparse.ArgumentParser(prog="python -m simulations", description=main.__doc__)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from simulations.errors import ScenarioError
+from mycomesh.simulations.errors import ScenarioError
 
 __all__ = [
     "BANDWIDTH",

@@ -10,12 +10,12 @@ from collections import Counter
 from hashlib import blake2b
 from typing import TYPE_CHECKING
 
-from simulations.oracle import Oracle, text_of, tokens_in
+from mycomesh.simulations.oracle import Oracle, text_of, tokens_in
 
 if TYPE_CHECKING:
     import apsw
 
-    from simulations.cluster import Cluster, Place
+    from mycomesh.simulations.cluster import Cluster, Place
 
 __all__ = ["agreed", "contents_of", "digests", "history_violations", "violations"]
 

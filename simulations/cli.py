@@ -12,24 +12,24 @@ import sys
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
-from simulations.console import Bar, Counter, header, lines_of
-from simulations.errors import ScenarioError, SimulationError
-from simulations.members import MESHES
-from simulations.minimise import TRIES_MAX, minimised
-from simulations.numbers import numbers
-from simulations.recorder import Recorder
-from simulations.report import PAGE, TRACE, open_report, page
-from simulations.request import Request
-from simulations.scenarios import CATALOGUE, Changes
-from simulations.sweep import LOCAL, Results, spread
-from simulations.tap import Tap
+from mycomesh.simulations.console import Bar, Counter, header, lines_of
+from mycomesh.simulations.errors import ScenarioError, SimulationError
+from mycomesh.simulations.members import MESHES
+from mycomesh.simulations.minimise import TRIES_MAX, minimised
+from mycomesh.simulations.numbers import numbers
+from mycomesh.simulations.recorder import Recorder
+from mycomesh.simulations.report import PAGE, TRACE, open_report, page
+from mycomesh.simulations.request import Request
+from mycomesh.simulations.scenarios import CATALOGUE, Changes
+from mycomesh.simulations.sweep import LOCAL, Results, spread
+from mycomesh.simulations.tap import Tap
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator
     from pathlib import Path
 
-    from simulations.runner import Result
+    from mycomesh.simulations.runner import Result
 
 __all__ = ["add_arguments", "main", "request_of"]
 

@@ -14,22 +14,22 @@ from typing import TYPE_CHECKING
 
 import apsw
 
-from mesh.versions import SPOKEN
-from simulations.disk import Disk
-from simulations.oracle import Oracle
-from simulations.shell import Home, Shell
-from simulations.workload import Application
-from simulations.world import SECOND, Clock, World
-from sync.errors import MigrationError
+from mycomesh.mesh.versions import SPOKEN
+from mycomesh.simulations.disk import Disk
+from mycomesh.simulations.oracle import Oracle
+from mycomesh.simulations.shell import Home, Shell
+from mycomesh.simulations.workload import Application
+from mycomesh.simulations.world import SECOND, Clock, World
+from mycomesh.sync.errors import MigrationError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from mesh.versions import Versions
-    from simulations.members import Member
-    from simulations.network import Network
-    from simulations.scenario import Scenario
-    from simulations.shell import Watch
+    from mycomesh.mesh.versions import Versions
+    from mycomesh.simulations.members import Member
+    from mycomesh.simulations.network import Network
+    from mycomesh.simulations.scenario import Scenario
+    from mycomesh.simulations.shell import Watch
 
 __all__ = ["Cluster", "Place"]
 

@@ -11,7 +11,7 @@ import sys
 from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
-    from simulations.runner import Result
+    from mycomesh.simulations.runner import Result
 
 __all__ = ["Bar", "Counter", "header", "lines_of"]
 

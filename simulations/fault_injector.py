@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, assert_never
 
-from simulations.faults import (
+from mycomesh.simulations.faults import (
     Backup,
     ClockSet,
     Clone,
@@ -26,7 +26,7 @@ from simulations.faults import (
 )
 
 if TYPE_CHECKING:
-    from simulations.cluster import Cluster
+    from mycomesh.simulations.cluster import Cluster
 
 __all__ = ["strike"]
 

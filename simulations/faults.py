@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mesh.versions import Versions
-    from simulations.world import Clock
+    from mycomesh.mesh.versions import Versions
+    from mycomesh.simulations.world import Clock
 
 __all__ = [
     "Backup",

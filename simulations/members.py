@@ -13,16 +13,16 @@ from functools import cache
 from hashlib import blake2b
 from typing import TYPE_CHECKING
 
-from mesh.core import MeshConfig, MeshCore
-from mesh.membership.identity import Identity, create_mesh, make_identity
-from simulations.errors import ScenarioError
-from simulations.network import PORT
-from simulations.plain import PlainMesh
-from simulations.world import EPOCH_MS
+from mycomesh.mesh.core import MeshConfig, MeshCore
+from mycomesh.mesh.membership.identity import Identity, create_mesh, make_identity
+from mycomesh.simulations.errors import ScenarioError
+from mycomesh.simulations.network import PORT
+from mycomesh.simulations.plain import PlainMesh
+from mycomesh.simulations.world import EPOCH_MS
 
 if TYPE_CHECKING:
-    from mesh.node.core import MeshMachine
-    from mesh.versions import Versions
+    from mycomesh.mesh.node.core import MeshMachine
+    from mycomesh.mesh.versions import Versions
 
 __all__ = ["MESHES", "Entropy", "Member", "member"]
 

@@ -10,13 +10,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from simulations.errors import ScenarioError
+from mycomesh.simulations.errors import ScenarioError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from simulations.request import Request
-    from simulations.runner import Result
+    from mycomesh.simulations.request import Request
+    from mycomesh.simulations.runner import Result
 
 __all__ = ["TRIES_MAX", "kind_of", "minimised"]
 

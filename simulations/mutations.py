@@ -20,14 +20,14 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
-import mesh.links.link
-import simulations.shell
-from mesh.messages import Batch, encode_parts
-from simulations.errors import ScenarioError
-from simulations.recorder import Recorder
-from simulations.runner import Result, run
-from simulations.scenarios import Scenario, build
-from sync.exchange.exchange import ExchangeConfig
+from mycomesh.mesh.links import link
+from mycomesh.mesh.messages import Batch, encode_parts
+from mycomesh.simulations import shell
+from mycomesh.simulations.errors import ScenarioError
+from mycomesh.simulations.recorder import Recorder
+from mycomesh.simulations.runner import Result, run
+from mycomesh.simulations.scenarios import Scenario, build
+from mycomesh.sync.exchange.exchange import ExchangeConfig
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -88,9 +88,9 @@ class Case:
         with ExitStack() as stack:
             if self.collect_ms is not None:
                 often = functools.partial(ExchangeConfig, collect_ms=self.collect_ms, beat_ms=1_000)
-                stack.enter_context(mock.patch.object(simulations.shell, "ExchangeConfig", often))
+                stack.enter_context(mock.patch.object(shell, "ExchangeConfig", often))
             if self.forged:
-                stack.enter_context(mock.patch.object(mesh.links.link, "encode_parts", _forging()))
+                stack.enter_context(mock.patch.object(link, "encode_parts", _forging()))
             record = Recorder() if self.live else None
             result = run(self.expand(seed), seed, record=record)
         if record is None or record.live_share >= LIVE_SHARE_MIN:
@@ -136,14 +136,20 @@ MUTATIONS = (
     Mutation(
         "vector-advanced-early",
         "a batch covers everything of its site before it, although earlier batches may be missing",
-        (Edit("sync.merge.merge:merge_section", "table.cover(site, after, upto)", "table.cover(site, 0, upto)"),),
+        (
+            Edit(
+                "mycomesh.sync.merge.merge:merge_section",
+                "table.cover(site, after, upto)",
+                "table.cover(site, 0, upto)",
+            ),
+        ),
         FLAPPING,
         3,
     ),
     Mutation(
         "gap-ranges-merged",
         "ranges of a vector are joined over the gap between them",
-        (Edit("sync.crdt.version_vector:Vector.add", "if merged and low <= merged[-1][1]:", "if merged:"),),
+        (Edit("mycomesh.sync.crdt.version_vector:Vector.add", "if merged and low <= merged[-1][1]:", "if merged:"),),
         FLAPPING,
         3,
     ),
@@ -152,7 +158,7 @@ MUTATIONS = (
         "one chunk of a round in four is thrown away, and the sender's vector is adopted all the same",
         (
             Edit(
-                "sync.exchange.fetch:Fetching.brought",
+                "mycomesh.sync.exchange.fetch:Fetching.brought",
                 "self._replica.apply(bundle, turn.wall_ms, voucher=link.peer)",
                 "Applied() if len(bundle) % 4 == 0 else self._replica.apply(bundle, turn.wall_ms, voucher=link.peer)",
             ),
@@ -165,11 +171,11 @@ MUTATIONS = (
         "delete markers are collected while members have not passed them, and without a mark for an audit",
         (
             Edit(
-                "sync.exchange.tombstone_gc:Stability._stable_upto",
+                "mycomesh.sync.exchange.tombstone_gc:Stability._stable_upto",
                 "return max(min(waiting), hlc_from_ms(max(oldest_ms, 0)))",
                 "return hlc_from_ms(wall_ms - 1_000)",
             ),
-            Edit("sync.merge.tombstones:_mark", "table.store.db.execute(", "table.table_id and None and ("),
+            Edit("mycomesh.sync.merge.tombstones:_mark", "table.store.db.execute(", "table.table_id and None and ("),
         ),
         COLLECTING,
         3,
@@ -179,7 +185,7 @@ MUTATIONS = (
         "of two writes within a second the one that came first stays, whatever their stamps say",
         (
             Edit(
-                "sync.crdt.lattice:join",
+                "mycomesh.sync.crdt.lattice:join",
                 "if entry.stamp >= stamp:",
                 "if entry.stamp == stamp or entry.stamp[0] >> 26 >= stamp[0] >> 26:",
             ),
@@ -190,7 +196,7 @@ MUTATIONS = (
     Mutation(
         "later-delete-forgotten",
         "an older update of a deleted row is taken as if the row were there",
-        (Edit("sync.crdt.lattice:join", "if killer is not None and killer > stamp:", "if False:"),),
+        (Edit("mycomesh.sync.crdt.lattice:join", "if killer is not None and killer > stamp:", "if False:"),),
         FLAPPING,
         3,
     ),
@@ -199,7 +205,7 @@ MUTATIONS = (
         "the clock follows the wall clock, also when that jumps back",
         (
             Edit(
-                "sync.crdt.hlc:Clock.tick",
+                "mycomesh.sync.crdt.hlc:Clock.tick",
                 "max(self.last + 1, wall_ms << COUNTER_BITS, floor + 1)",
                 "max((wall_ms << COUNTER_BITS) + (self.last + 1) % 1024, floor + 1)",
             ),
@@ -211,8 +217,12 @@ MUTATIONS = (
         "seen-writes-not-overwritten",
         "a local write is stamped by the wall clock alone: what its user saw may win over it",
         (
-            Edit("sync.capture.drain:_change", "clock.tick(touched.at_ms, view.hlc)", "clock.tick(touched.at_ms)"),
-            Edit("sync.crdt.hlc:Clock.witness", "self.last = max(self.last, hlc)", "pass"),
+            Edit(
+                "mycomesh.sync.capture.drain:_change",
+                "clock.tick(touched.at_ms, view.hlc)",
+                "clock.tick(touched.at_ms)",
+            ),
+            Edit("mycomesh.sync.crdt.hlc:Clock.witness", "self.last = max(self.last, hlc)", "pass"),
         ),
         CLOCKS,
         3,
@@ -220,7 +230,7 @@ MUTATIONS = (
     Mutation(
         "conflict-not-recorded",
         "the value that loses to a write which had not seen it is dropped without a trace",
-        (Edit("sync.merge.conflicts:note_conflicts", "made = 0\n", "return 0\n"),),
+        (Edit("mycomesh.sync.merge.conflicts:note_conflicts", "made = 0\n", "return 0\n"),),
         SPLIT,
         3,
     ),
@@ -228,9 +238,11 @@ MUTATIONS = (
         "parked-row-dropped",
         "a row that a constraint refuses is neither parked nor held",
         (
-            Edit("sync.merge.merge:materialize", "    if reason:\n        key", "    if False:\n        key"),
+            Edit("mycomesh.sync.merge.merge:materialize", "    if reason:\n        key", "    if False:\n        key"),
             Edit(
-                "sync.merge.merge:materialize", "if reason or not seen or not view.plain", "if not reason and not seen"
+                "mycomesh.sync.merge.merge:materialize",
+                "if reason or not seen or not view.plain",
+                "if not reason and not seen",
             ),
         ),
         NAMES,
@@ -241,7 +253,7 @@ MUTATIONS = (
         "of two rows that claim one UNIQUE value, the one that came first keeps it",
         (
             Edit(
-                "sync.merge.unique_claims:later_claims",
+                "mycomesh.sync.merge.unique_claims:later_claims",
                 "found: dict[Row, str] = {}\n",
                 "found: dict[Row, str] = {}\n    return {}\n",
             ),
@@ -252,7 +264,7 @@ MUTATIONS = (
     Mutation(
         "held-values-dropped",
         "values that the table cannot show are not held",
-        (Edit("sync.merge.merge:_hold", "hidden = {", "return\n    hidden = {"),),
+        (Edit("mycomesh.sync.merge.merge:_hold", "hidden = {", "return\n    hidden = {"),),
         NAMES,
         5,
     ),
@@ -261,7 +273,7 @@ MUTATIONS = (
         "the trigger for DELETE does not fire",
         (
             Edit(
-                "sync.capture.triggers:create_statements",
+                "mycomesh.sync.capture.triggers:create_statements",
                 '_trigger(names[3], "AFTER DELETE", table, "",',
                 '_trigger(names[3], "AFTER DELETE", table, "WHEN 0",',
             ),
@@ -273,8 +285,14 @@ MUTATIONS = (
         "prune-without-graft",
         "links are pruned from the tree, and nobody asks for the batches that then do not come",
         (
-            Edit("mesh.overlay.gossip:Gossip._prunes", "return int.from_bytes", "return True or int.from_bytes"),
-            Edit("mesh.overlay.gossip:Gossip._graft", "sends.append(Send(link, Graft(tree, tuple(ids))))", "pass"),
+            Edit(
+                "mycomesh.mesh.overlay.gossip:Gossip._prunes", "return int.from_bytes", "return True or int.from_bytes"
+            ),
+            Edit(
+                "mycomesh.mesh.overlay.gossip:Gossip._graft",
+                "sends.append(Send(link, Graft(tree, tuple(ids))))",
+                "pass",
+            ),
         ),
         LARGE,
         2,
@@ -282,7 +300,7 @@ MUTATIONS = (
     Mutation(
         "signature-not-checked",
         "a batch is taken whoever signed it",
-        (Edit("mesh.overlay.overlay:Overlay._on_batch", "if not verify(", "if False and not verify("),),
+        (Edit("mycomesh.mesh.overlay.overlay:Overlay._on_batch", "if not verify(", "if False and not verify("),),
         FORGED,
         2,
     ),
@@ -290,9 +308,13 @@ MUTATIONS = (
         "revocation-not-heeded",
         "a revocation is stored and told, but the revoked member keeps its links and its batches are taken",
         (
-            Edit("mesh.membership.membership:Membership._revoked", "self.roster.drop(each.node_id)", "pass"),
-            Edit("mesh.membership.membership:Membership._revoked", "for link in gone)", "for link in ())"),
-            Edit("mesh.membership.membership:Membership._revoked", "and link not in gone:", "and link not in ():"),
+            Edit("mycomesh.mesh.membership.membership:Membership._revoked", "self.roster.drop(each.node_id)", "pass"),
+            Edit("mycomesh.mesh.membership.membership:Membership._revoked", "for link in gone)", "for link in ())"),
+            Edit(
+                "mycomesh.mesh.membership.membership:Membership._revoked",
+                "and link not in gone:",
+                "and link not in ():",
+            ),
         ),
         REVOKED,
         2,
@@ -302,11 +324,11 @@ MUTATIONS = (
         "a file that came from another node, or went back in time, goes on under the site it had",
         (
             Edit(
-                "sync.replication.site:Life.begin",
+                "mycomesh.sync.replication.site:Life.begin",
                 "if not own or recalled.get(site, 0) > store.clock.last:",
                 "if site is None:",
             ),
-            Edit("sync.replication.site:Life.caught_up", "if not self.behind(tables, reach):", "if True:"),
+            Edit("mycomesh.sync.replication.site:Life.caught_up", "if not self.behind(tables, reach):", "if True:"),
         ),
         COPIED,
         3,
@@ -314,7 +336,7 @@ MUTATIONS = (
     Mutation(
         "counter-has-one-winner",
         "what a node counted is taken for a plain value",
-        (Edit("sync.merge.counters:counted", "if type(now) is int and type(before) is int:", "if False:"),),
+        (Edit("mycomesh.sync.merge.counters:counted", "if type(now) is int and type(before) is int:", "if False:"),),
         MIXED,
         2,
     ),
@@ -323,7 +345,9 @@ MUTATIONS = (
         "a row that REPLACE evicts by its UNIQUE column is not noted",
         (
             Edit(
-                "sync.capture.triggers:create_statements", "in spec.unique if index.match]", "in spec.unique if False]"
+                "mycomesh.sync.capture.triggers:create_statements",
+                "in spec.unique if index.match]",
+                "in spec.unique if False]",
             ),
         ),
         MIXED,

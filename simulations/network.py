@@ -12,8 +12,8 @@ from collections import Counter, deque
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
-from mesh.events import Address
-from simulations.world import MS, SECOND, World
+from mycomesh.mesh.events import Address
+from mycomesh.simulations.world import MS, SECOND, World
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from simulations.errors import ScenarioError
+from mycomesh.simulations.errors import ScenarioError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

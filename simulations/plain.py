@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import TYPE_CHECKING, assert_never
 
-from mesh.events import (
+from mycomesh.mesh.events import (
     Action,
     Address,
     AddressFound,
@@ -36,7 +36,7 @@ from mesh.events import (
     TimerFired,
     Write,
 )
-from mesh.mesh_clock import Timekeeper
+from mycomesh.mesh.mesh_clock import Timekeeper
 
 if TYPE_CHECKING:
     import random

@@ -14,17 +14,17 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import IO, TYPE_CHECKING
 
-from simulations.checkers import digests
-from simulations.world import SECOND
-from sync import events as sync_events
+from mycomesh.simulations.checkers import digests
+from mycomesh.simulations.world import SECOND
+from mycomesh.sync import events as sync_events
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from simulations.cluster import Cluster
-    from simulations.network import Network
-    from simulations.tap import Tap
-    from simulations.world import World
+    from mycomesh.simulations.cluster import Cluster
+    from mycomesh.simulations.network import Network
+    from mycomesh.simulations.tap import Tap
+    from mycomesh.simulations.world import World
 
 __all__ = ["TRACE_VERSION", "Recorder", "Sample", "Snapshot"]
 

@@ -11,14 +11,14 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from simulations.errors import ScenarioError
-from simulations.svg import COLOURS, Band, Line, bars, lines, ring
+from mycomesh.simulations.errors import ScenarioError
+from mycomesh.simulations.svg import COLOURS, Band, Line, bars, lines, ring
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from simulations.recorder import Recorder, Snapshot
-    from simulations.runner import Result
+    from mycomesh.simulations.recorder import Recorder, Snapshot
+    from mycomesh.simulations.runner import Result
 
 __all__ = ["PAGE", "TRACE", "open_report", "page", "quantile"]
 

@@ -10,15 +10,15 @@ import traceback
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from simulations.errors import SimulationError
-from simulations.numbers import numbers_text
-from simulations.runner import Result, run
-from simulations.scenarios import Changes, Scenario, build
+from mycomesh.simulations.errors import SimulationError
+from mycomesh.simulations.numbers import numbers_text
+from mycomesh.simulations.runner import Result, run
+from mycomesh.simulations.scenarios import Changes, Scenario, build
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from simulations.recorder import Recorder
+    from mycomesh.simulations.recorder import Recorder
 
 __all__ = ["Request"]
 

@@ -14,22 +14,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from simulations.checkers import agreed, content_hash, contents_of, violations
-from simulations.cluster import Cluster
-from simulations.errors import ScenarioError
-from simulations.fault_injector import strike
-from simulations.faults import Fault, Heal, Revoke, Split
-from simulations.members import member
-from simulations.network import Network
-from simulations.shared import computed_once
-from simulations.wording import in_words
-from simulations.world import SECOND, World
+from mycomesh.simulations.checkers import agreed, content_hash, contents_of, violations
+from mycomesh.simulations.cluster import Cluster
+from mycomesh.simulations.errors import ScenarioError
+from mycomesh.simulations.fault_injector import strike
+from mycomesh.simulations.faults import Fault, Heal, Revoke, Split
+from mycomesh.simulations.members import member
+from mycomesh.simulations.network import Network
+from mycomesh.simulations.shared import computed_once
+from mycomesh.simulations.wording import in_words
+from mycomesh.simulations.world import SECOND, World
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from simulations.recorder import Recorder
-    from simulations.scenario import Scenario
+    from mycomesh.simulations.recorder import Recorder
+    from mycomesh.simulations.scenario import Scenario
 
 __all__ = ["Result", "run"]
 

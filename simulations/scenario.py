@@ -9,15 +9,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from mesh.versions import SPOKEN, Versions
-from simulations.bounds import DURATION_S, HEARTBEAT_MS, NODES
-from simulations.errors import ScenarioError
-from simulations.network import Conditions
-from simulations.workload import Rates
+from mycomesh.mesh.versions import SPOKEN, Versions
+from mycomesh.simulations.bounds import DURATION_S, HEARTBEAT_MS, NODES
+from mycomesh.simulations.errors import ScenarioError
+from mycomesh.simulations.network import Conditions
+from mycomesh.simulations.workload import Rates
 
 if TYPE_CHECKING:
-    from simulations.faults import Fault
-    from simulations.world import Clock
+    from mycomesh.simulations.faults import Fault
+    from mycomesh.simulations.world import Clock
 
 __all__ = ["Scenario"]
 

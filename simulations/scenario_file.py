@@ -11,9 +11,9 @@ from dataclasses import MISSING, fields, replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from mesh.versions import SPOKEN, Versions
-from simulations import faults
-from simulations.bounds import (
+from mycomesh.mesh.versions import SPOKEN, Versions
+from mycomesh.simulations import faults
+from mycomesh.simulations.bounds import (
     BANDWIDTH,
     DELAY_MS,
     DRIFT_PPM,
@@ -27,11 +27,11 @@ from simulations.bounds import (
     SKEW_MS,
     Bound,
 )
-from simulations.errors import ScenarioError
-from simulations.network import Conditions
-from simulations.scenario import Scenario
-from simulations.workload import Rates
-from simulations.world import Clock
+from mycomesh.simulations.errors import ScenarioError
+from mycomesh.simulations.network import Conditions
+from mycomesh.simulations.scenario import Scenario
+from mycomesh.simulations.workload import Rates
+from mycomesh.simulations.world import Clock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping

@@ -11,10 +11,10 @@ from math import cos, pi, sin
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mesh.versions import Versions
-from simulations.bounds import DURATION_S, LOSS, NODES, RATE_ALL, ROWS
-from simulations.errors import ScenarioError
-from simulations.faults import (
+from mycomesh.mesh.versions import Versions
+from mycomesh.simulations.bounds import DURATION_S, LOSS, NODES, RATE_ALL, ROWS
+from mycomesh.simulations.errors import ScenarioError
+from mycomesh.simulations.faults import (
     Backup,
     ClockSet,
     Clone,
@@ -34,12 +34,12 @@ from simulations.faults import (
     Stop,
     Upgrade,
 )
-from simulations.network import Conditions
-from simulations.scenario import Scenario
-from simulations.scenario_file import load
-from simulations.tracks import position
-from simulations.workload import Rates
-from simulations.world import Clock, World
+from mycomesh.simulations.network import Conditions
+from mycomesh.simulations.scenario import Scenario
+from mycomesh.simulations.scenario_file import load
+from mycomesh.simulations.tracks import position
+from mycomesh.simulations.workload import Rates
+from mycomesh.simulations.world import Clock, World
 
 if TYPE_CHECKING:
     import random

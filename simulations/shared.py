@@ -15,8 +15,8 @@ from unittest import mock
 
 from nacl import bindings
 
-from mesh.membership.certificate import Certificate
-from mesh.overlay.topology import LinkState
+from mycomesh.mesh.membership.certificate import Certificate
+from mycomesh.mesh.overlay.topology import LinkState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

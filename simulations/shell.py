@@ -13,24 +13,24 @@ from typing import TYPE_CHECKING, Protocol, assert_never
 
 import apsw
 
-from mesh import events as mesh_events
-from mesh.core import MeshCore
-from mesh.node.core import NodeCore, ShellAction, ToExchange
-from mesh.node.work_queue import Agenda, Job
-from simulations.workload import set_clock
-from simulations.world import MS, Clock, World
-from sync import events as sync_events
-from sync.exchange.exchange import Exchange, ExchangeConfig
-from sync.replica import Replica, ReplicaConfig
+from mycomesh.mesh import events as mesh_events
+from mycomesh.mesh.core import MeshCore
+from mycomesh.mesh.node.core import NodeCore, ShellAction, ToExchange
+from mycomesh.mesh.node.work_queue import Agenda, Job
+from mycomesh.simulations.workload import set_clock
+from mycomesh.simulations.world import MS, Clock, World
+from mycomesh.sync import events as sync_events
+from mycomesh.sync.exchange.exchange import Exchange, ExchangeConfig
+from mycomesh.sync.replica import Replica, ReplicaConfig
 
 if TYPE_CHECKING:
     import random
     from collections.abc import Callable, Mapping
 
-    from mesh.versions import Versions
-    from simulations.disk import Disk
-    from simulations.members import Entropy, Member
-    from simulations.network import Network
+    from mycomesh.mesh.versions import Versions
+    from mycomesh.simulations.disk import Disk
+    from mycomesh.simulations.members import Entropy, Member
+    from mycomesh.simulations.network import Network
 
 __all__ = ["Home", "Shell", "Watch"]
 

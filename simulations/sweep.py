@@ -19,13 +19,13 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from simulations.errors import ScenarioError, SweepError
-from simulations.runner import Result
+from mycomesh.simulations.errors import ScenarioError, SweepError
+from mycomesh.simulations.runner import Result
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from simulations.request import Request
+    from mycomesh.simulations.request import Request
 
 __all__ = ["LOCAL", "Results", "spread"]
 

@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 from unittest import mock
 
-import mesh.core
-import mesh.links.link
-from mesh.messages import App, Batch, decode_pieces, encode_parts
-from sync.errors import DecodeError
-from sync.wire import messages as sync_message
+from mycomesh.mesh import core
+from mycomesh.mesh.links import link
+from mycomesh.mesh.messages import App, Batch, decode_pieces, encode_parts
+from mycomesh.sync.errors import DecodeError
+from mycomesh.sync.wire import messages as sync_message
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -43,8 +43,8 @@ class Tap:
             return message
 
         self._patches = [
-            mock.patch.object(mesh.links.link, "encode_parts", encoded),
-            mock.patch.object(mesh.core, "decode_pieces", decoded),
+            mock.patch.object(link, "encode_parts", encoded),
+            mock.patch.object(core, "decode_pieces", decoded),
         ]
         for patch in self._patches:
             patch.start()

@@ -27,7 +27,7 @@ def position(sortie: int, second: int) -> tuple[float, float]:
 @cache
 def _tracks() -> tuple[tuple[tuple[float, float], ...], ...]:
     """Every sortie, one position a second."""
-    packed = (importlib.resources.files("tools.data") / "quadcopter-sorties.csv.gz").read_bytes()
+    packed = (importlib.resources.files("mycomesh.tools.data") / "quadcopter-sorties.csv.gz").read_bytes()
     sorties: dict[str, dict[int, tuple[float, float]]] = {}
     origin: tuple[float, float] | None = None
     for row in csv.DictReader(gzip.decompress(packed).decode().splitlines()):

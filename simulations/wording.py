@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, assert_never
 
-from simulations import faults
-from simulations.numbers import numbers_text
+from mycomesh.simulations import faults
+from mycomesh.simulations.numbers import numbers_text
 
 if TYPE_CHECKING:
-    from simulations.faults import Fault
+    from mycomesh.simulations.faults import Fault
 
 __all__ = ["in_words"]
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import apsw
 
-from simulations.bounds import RATE, ROWS
-from simulations.oracle import Oracle, Written, text_of
+from mycomesh.simulations.bounds import RATE, ROWS
+from mycomesh.simulations.oracle import Oracle, Written, text_of
 
 if TYPE_CHECKING:
     import random

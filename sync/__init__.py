@@ -1,6 +1,6 @@
 """Tables and merging: one SQLite file as a replica, with no knowledge of networks."""
 
-from sync.errors import (
+from mycomesh.sync.errors import (
     BatchRefusedError,
     DatabaseBusyError,
     DatabaseError,
@@ -8,8 +8,8 @@ from sync.errors import (
     ForeignFileError,
     SyncError,
 )
-from sync.exchange.exchange import Exchange, ExchangeConfig, LinkStatus
-from sync.replica import Applied, Replica, ReplicaConfig, ReplicaStatus, TableStatus
+from mycomesh.sync.exchange.exchange import Exchange, ExchangeConfig, LinkStatus
+from mycomesh.sync.replica import Applied, Replica, ReplicaConfig, ReplicaStatus, TableStatus
 
 __all__ = [
     "Applied",

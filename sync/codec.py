@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 import cbor2
 
-from sync.errors import DecodeError
+from mycomesh.sync.errors import DecodeError
 
 __all__ = [
     "DEPTH_MAX",

@@ -11,33 +11,33 @@ import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from sync.admin.decisions import Decisions
-from sync.admin.state_tables import StateTables
-from sync.admin.status import ReplicaStatus, TableStatus, overview
-from sync.admin.uninstall import take_out
-from sync.capture import rebuild_mark, table_scan
-from sync.crdt.hlc import DRIFT_MS_MAX, hlc_from_ms
-from sync.crdt.version_vector import Range, Vector
-from sync.errors import EchoError, MigrationError
-from sync.merge import tombstones
-from sync.merge.keep_both import other_form
-from sync.merge.row_keys import keys_of
-from sync.replication.admission import admit, future_bound
-from sync.replication.applied import Applied
-from sync.replication.inbox import Arrivals
-from sync.replication.outbox import Intake
-from sync.replication.priority import Urgency
-from sync.replication.rights import Rights
-from sync.replication.scrub import Scrub
-from sync.replication.site import Life
-from sync.schema.catalog import SCHEMA_TABLE, Catalog
-from sync.schema.migration_plan import Plan
-from sync.schema.table_filter import TableFilter
-from sync.sqlite.identifiers import fold
-from sync.storage.log_reader import read_range, read_rows
-from sync.storage.store import Store
-from sync.storage.table import Table
-from sync.wire.bundle import Bundle, Section
+from mycomesh.sync.admin.decisions import Decisions
+from mycomesh.sync.admin.state_tables import StateTables
+from mycomesh.sync.admin.status import ReplicaStatus, TableStatus, overview
+from mycomesh.sync.admin.uninstall import take_out
+from mycomesh.sync.capture import rebuild_mark, table_scan
+from mycomesh.sync.crdt.hlc import DRIFT_MS_MAX, hlc_from_ms
+from mycomesh.sync.crdt.version_vector import Range, Vector
+from mycomesh.sync.errors import EchoError, MigrationError
+from mycomesh.sync.merge import tombstones
+from mycomesh.sync.merge.keep_both import other_form
+from mycomesh.sync.merge.row_keys import keys_of
+from mycomesh.sync.replication.admission import admit, future_bound
+from mycomesh.sync.replication.applied import Applied
+from mycomesh.sync.replication.inbox import Arrivals
+from mycomesh.sync.replication.outbox import Intake
+from mycomesh.sync.replication.priority import Urgency
+from mycomesh.sync.replication.rights import Rights
+from mycomesh.sync.replication.scrub import Scrub
+from mycomesh.sync.replication.site import Life
+from mycomesh.sync.schema.catalog import SCHEMA_TABLE, Catalog
+from mycomesh.sync.schema.migration_plan import Plan
+from mycomesh.sync.schema.table_filter import TableFilter
+from mycomesh.sync.sqlite.identifiers import fold
+from mycomesh.sync.storage.log_reader import read_range, read_rows
+from mycomesh.sync.storage.store import Store
+from mycomesh.sync.storage.table import Table
+from mycomesh.sync.wire.bundle import Bundle, Section
 
 __all__ = ["Applied", "Replica", "ReplicaConfig", "ReplicaStatus", "TableDigest", "TableStatus"]
 

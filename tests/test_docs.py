@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from mesh.node.control.client import ask
-from mesh.node.errors import NodeError
-from mesh.node.home import Home
+from mycomesh.mesh.node.control.client import ask
+from mycomesh.mesh.node.errors import NodeError
+from mycomesh.mesh.node.home import Home
+from mycomesh.tools.cli import COMMANDS, main
 from tests.integration.machines import MYCOMESH, ROOT, SQLITE, WAIT_S, eventually
-from tools.cli import COMMANDS, main
 
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
 BLOCK = re.compile(r"^```sh(?: ([a-z0-9]+))?\n(.*?)^```", re.DOTALL | re.MULTILINE)
@@ -151,7 +151,7 @@ def test_blocks_of_commands_stand_only_where_a_test_runs_them():
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_command_named_in_the_docs_is_a_command_with_those_options(page):
-    from tools.cli import command_named, parser_of
+    from mycomesh.tools.cli import command_named, parser_of
 
     if page.name == "PROTOCOL.md":
         return  # `mycomesh ...` are names in keys and signatures there

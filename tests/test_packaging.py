@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tarfile
 import zipfile
+from pathlib import Path
 
 import pytest
 
@@ -44,14 +45,34 @@ def wheel(tmp_path_factory):
     return found
 
 
-def test_the_wheel_holds_every_module_and_nothing_that_tests(wheel):
+def test_the_wheel_holds_every_module_and_no_test(wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
     tracked = run("git", "ls-files", "mesh", "sync", "simulations", "tools", cwd=ROOT).split() if _is_clone() else []
-    assert set(tracked) <= names
+    assert {f"mycomesh/{name}" for name in tracked} <= names
     assert "mesh/py.typed" in names
     assert f"mycomesh-{mesh.__version__}.dist-info/METADATA" in names
-    assert not [name for name in names if name.startswith("tests/")]
+    assert not [name for name in names if "tests/" in name]
+
+
+def test_the_wheel_claims_no_name_but_its_own(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        tops = {name.partition("/")[0] for name in archive.namelist()}
+    assert tops == {"mycomesh", "mesh", f"mycomesh-{mesh.__version__}.dist-info"}
+
+
+def test_an_application_may_have_modules_named_like_our_folders(tmp_path):
+    for name in ("tools.py", "sync.py", "simulations.py"):
+        (tmp_path / name).write_text("x = 1\n")
+    (tmp_path / "app.py").write_text(
+        "import mesh, mycomesh, sync, tools\nprint(mesh.NodeConfig, mycomesh.open, sync.x, tools.x)\n"
+    )
+    environ = {"PATH": os.defpath, "PYTHONPATH": "."}
+    said = run(sys.executable, "app.py", cwd=tmp_path, env=environ)
+    assert "mycomesh.mesh.node.config.NodeConfig" in said
+    assert said.endswith(" 1 1\n")
+    command = Path(sys.executable).with_name("mycomesh")
+    assert run(command, "--version", cwd=tmp_path, env=environ) == f"mycomesh {mesh.__version__}\n"
 
 
 def test_a_fresh_environment_serves_a_file(wheel, tmp_path):

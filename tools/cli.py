@@ -17,16 +17,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, Protocol, cast
 
-from mesh import __version__
-from mesh.node.errors import ConfigError, NodeError, NoNodeError
-from mesh.node.home import Home
-from tools import exits, lean
-from tools.manual import MANUAL
+from mycomesh.mesh.node.errors import ConfigError, NodeError, NoNodeError
+from mycomesh.mesh.node.home import Home
+from mycomesh.mesh.node.version import __version__
+from mycomesh.tools import exits, lean
+from mycomesh.tools.manual import MANUAL
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tools.manual import Page
+    from mycomesh.tools.manual import Page
 
 __all__ = ["COMMANDS", "Command", "command_named", "main", "parser_of", "top_parser"]
 
@@ -55,43 +55,73 @@ class CommandModule(Protocol):
 
 
 COMMANDS = (
-    Command("init", "make a mesh on this machine: root key and this node's identity", "tools.commands.init"),
-    Command("invite", "print a join code for one more machine", "tools.commands.invite"),
-    Command("join", "join a mesh with a code from 'mycomesh invite', or a ticket", "tools.commands.join"),
-    Command("ticket", "write a file that makes one more machine a member without a network", "tools.commands.ticket"),
-    Command("members", "list who belongs to the mesh: roles, expiry, who is revoked", "tools.commands.members"),
-    Command("revoke", "make a member a stranger, and give the mesh another secret", "tools.commands.revoke"),
-    Command("up", "serve a database file: run the node in the foreground", "tools.commands.up", stays=True),
-    Command("status", "show the running node: mesh, file, peers, tables", "tools.commands.status"),
-    Command("top", "watch the mesh: a map, peers, tables and events", "tools.commands.top"),
-    Command("peers", "list the members that the running node knows", "tools.commands.listings:peers"),
-    Command("tables", "list the replicated tables with their hashes", "tools.commands.listings:tables"),
-    Command("verify", "are this node and its peers equal now, or are two files", "tools.commands.verify"),
-    Command("wait", "wait until what is written is on several nodes", "tools.commands.wait"),
+    Command("init", "make a mesh on this machine: root key and this node's identity", "mycomesh.tools.commands.init"),
+    Command("invite", "print a join code for one more machine", "mycomesh.tools.commands.invite"),
+    Command("join", "join a mesh with a code from 'mycomesh invite', or a ticket", "mycomesh.tools.commands.join"),
     Command(
-        "isolate", "cut this node off from the mesh on purpose, to rehearse a split", "tools.commands.orders:isolate"
+        "ticket",
+        "write a file that makes one more machine a member without a network",
+        "mycomesh.tools.commands.ticket",
     ),
-    Command("rejoin", "end what 'isolate' began", "tools.commands.orders:rejoin"),
-    Command("scrub", "look for writes that bypassed the triggers, and capture them", "tools.commands.orders:scrub"),
-    Command("counter", "make a column a counter: concurrent changes to it add up", "tools.commands.counter"),
-    Command("policy", "show or decide what happens when two nodes give two rows one id", "tools.commands.policy"),
-    Command("migrate", "drop and rename tables and columns, on every node", "tools.commands.migrate"),
-    Command("conflicts", "list the writes that lost to others that had not seen them", "tools.commands.conflicts"),
-    Command("why", "who wrote each cell of a row and when, and what lost to it", "tools.commands.why"),
-    Command("restore", "write the losing side of a conflict again, so that it wins", "tools.commands.restore"),
-    Command("parked", "list rows of peers that the local tables refuse, and why", "tools.commands.parked"),
-    Command("log", "follow what the running node says", "tools.commands.log"),
-    Command("backup", "copy the served database, safe to serve again later", "tools.commands.backup"),
-    Command("doctor", "look for what stands in a node's way on this machine, with remedies", "tools.commands.doctor"),
-    Command("explain", "tell what an error, a notice or an exit code means, and what to do", "tools.commands.explain"),
-    Command("metrics", "print the running node's figures for Prometheus", "tools.commands.metrics"),
-    Command("service", "have systemd run the node, from boot or login on", "tools.commands.service"),
-    Command("down", "stop the running node", "tools.commands.down"),
-    Command("forget", "take every trigger and internal table out of a file without a node", "tools.commands.forget"),
-    Command("demo", "three nodes on this machine, a real flight, a split and its healing", "tools.commands.demo"),
-    Command("simulate", "run many nodes under virtual time", "tools.commands.simulate"),
-    Command("completion", "print a script that completes commands in bash, zsh or fish", "tools.commands.completion"),
-    Command("help", "tell what a command does, with its arguments", "tools.commands.help"),
+    Command(
+        "members", "list who belongs to the mesh: roles, expiry, who is revoked", "mycomesh.tools.commands.members"
+    ),
+    Command("revoke", "make a member a stranger, and give the mesh another secret", "mycomesh.tools.commands.revoke"),
+    Command("up", "serve a database file: run the node in the foreground", "mycomesh.tools.commands.up", stays=True),
+    Command("status", "show the running node: mesh, file, peers, tables", "mycomesh.tools.commands.status"),
+    Command("top", "watch the mesh: a map, peers, tables and events", "mycomesh.tools.commands.top"),
+    Command("peers", "list the members that the running node knows", "mycomesh.tools.commands.listings:peers"),
+    Command("tables", "list the replicated tables with their hashes", "mycomesh.tools.commands.listings:tables"),
+    Command("verify", "are this node and its peers equal now, or are two files", "mycomesh.tools.commands.verify"),
+    Command("wait", "wait until what is written is on several nodes", "mycomesh.tools.commands.wait"),
+    Command(
+        "isolate",
+        "cut this node off from the mesh on purpose, to rehearse a split",
+        "mycomesh.tools.commands.orders:isolate",
+    ),
+    Command("rejoin", "end what 'isolate' began", "mycomesh.tools.commands.orders:rejoin"),
+    Command(
+        "scrub", "look for writes that bypassed the triggers, and capture them", "mycomesh.tools.commands.orders:scrub"
+    ),
+    Command("counter", "make a column a counter: concurrent changes to it add up", "mycomesh.tools.commands.counter"),
+    Command(
+        "policy", "show or decide what happens when two nodes give two rows one id", "mycomesh.tools.commands.policy"
+    ),
+    Command("migrate", "drop and rename tables and columns, on every node", "mycomesh.tools.commands.migrate"),
+    Command(
+        "conflicts", "list the writes that lost to others that had not seen them", "mycomesh.tools.commands.conflicts"
+    ),
+    Command("why", "who wrote each cell of a row and when, and what lost to it", "mycomesh.tools.commands.why"),
+    Command("restore", "write the losing side of a conflict again, so that it wins", "mycomesh.tools.commands.restore"),
+    Command("parked", "list rows of peers that the local tables refuse, and why", "mycomesh.tools.commands.parked"),
+    Command("log", "follow what the running node says", "mycomesh.tools.commands.log"),
+    Command("backup", "copy the served database, safe to serve again later", "mycomesh.tools.commands.backup"),
+    Command(
+        "doctor",
+        "look for what stands in a node's way on this machine, with remedies",
+        "mycomesh.tools.commands.doctor",
+    ),
+    Command(
+        "explain",
+        "tell what an error, a notice or an exit code means, and what to do",
+        "mycomesh.tools.commands.explain",
+    ),
+    Command("metrics", "print the running node's figures for Prometheus", "mycomesh.tools.commands.metrics"),
+    Command("service", "have systemd run the node, from boot or login on", "mycomesh.tools.commands.service"),
+    Command("down", "stop the running node", "mycomesh.tools.commands.down"),
+    Command(
+        "forget", "take every trigger and internal table out of a file without a node", "mycomesh.tools.commands.forget"
+    ),
+    Command(
+        "demo", "three nodes on this machine, a real flight, a split and its healing", "mycomesh.tools.commands.demo"
+    ),
+    Command("simulate", "run many nodes under virtual time", "mycomesh.tools.commands.simulate"),
+    Command(
+        "completion",
+        "print a script that completes commands in bash, zsh or fish",
+        "mycomesh.tools.commands.completion",
+    ),
+    Command("help", "tell what a command does, with its arguments", "mycomesh.tools.commands.help"),
 )
 
 # What a write to standard output meets; whatever else fails names a file, and is told where that is known.

@@ -23,9 +23,9 @@ from rich.markup import escape
 from rich.padding import Padding
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from tools import exits
-from tools.data import Position, Report, quadcopter, wildfire
-from tools.processes import NodeProcess, ProcessError, ended
+from mycomesh.tools import exits
+from mycomesh.tools.data import Position, Report, quadcopter, wildfire
+from mycomesh.tools.processes import NodeProcess, ProcessError, ended
 
 __all__ = ["TABLES", "Proof", "play", "prove"]
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mesh.node.errors import NodeError
-from tools.commands.rights import ask_or_files
+from mycomesh.mesh.node.errors import NodeError
+from mycomesh.tools.commands.rights import ask_or_files
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from mesh.node.home import Home
+    from mycomesh.mesh.node.home import Home
 
 __all__ = ["known", "member_names", "named"]
 

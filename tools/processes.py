@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mesh.node.control.client import ask
-from mesh.node.errors import NodeError
-from mesh.node.home import Home
-from tools import exits
+from mycomesh.mesh.node.control.client import ask
+from mycomesh.mesh.node.errors import NodeError
+from mycomesh.mesh.node.home import Home
+from mycomesh.tools import exits
 
 __all__ = ["NodeProcess", "ProcessError", "ended"]
 

@@ -7,7 +7,7 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
-from mesh.node.journal import printable
+from mycomesh.mesh.node.journal import printable
 
 if TYPE_CHECKING:
     import argparse

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tools.render import byte_count, duration, print_table, short_hash, signed_ms
+from mycomesh.tools.render import byte_count, duration, print_table, short_hash, signed_ms
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mesh.node.status import PeerView, TableView
+    from mycomesh.mesh.node.status import PeerView, TableView
 
 __all__ = ["equality", "linked_of", "show_peers", "show_tables"]
 

@@ -20,8 +20,8 @@ from itertools import chain, repeat
 from zeroconf import DNSQuestionType, Error, InterfaceChoice, IPVersion, ServiceStateChange, Zeroconf
 from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZeroconf
 
-from mesh.events import Address, Notice
-from mesh.io.interfaces import Place, look, multicast_fault, scope_name
+from mycomesh.mesh.events import Address, Notice
+from mycomesh.mesh.io.interfaces import Place, look, multicast_fault, scope_name
 
 __all__ = ["SERVICE_TYPE", "Discovery"]
 

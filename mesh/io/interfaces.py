@@ -12,7 +12,7 @@ import socket
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
-from mesh.io.netlink import Interface, interfaces
+from mycomesh.mesh.io.netlink import Interface, interfaces
 
 __all__ = ["Place", "look", "multicast_fault", "scope_name"]
 

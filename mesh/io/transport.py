@@ -17,7 +17,7 @@ import socket
 from collections.abc import Callable
 from typing import Any, cast
 
-from mesh.events import Address, ConnClosed, ConnDrained, ConnOpened, ConnReceived, DialFailed, Event
+from mycomesh.mesh.events import Address, ConnClosed, ConnDrained, ConnOpened, ConnReceived, DialFailed, Event
 
 __all__ = ["Transport", "TransportError"]
 

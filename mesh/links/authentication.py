@@ -11,20 +11,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mesh import wire
-from mesh.errors import DecodeError, HandshakeError
-from mesh.membership.enrolment import offer_decode, offer_encode, request_decode, request_encode
-from mesh.session.noise import HANDSHAKE_BYTES_MAX
-from mesh.session.session import Keys
-from mesh.versions import VERSION_MAX, Versions
+from mycomesh.mesh import wire
+from mycomesh.mesh.errors import DecodeError, HandshakeError
+from mycomesh.mesh.membership.enrolment import offer_decode, offer_encode, request_decode, request_encode
+from mycomesh.mesh.session.noise import HANDSHAKE_BYTES_MAX
+from mycomesh.mesh.session.session import Keys
+from mycomesh.mesh.versions import VERSION_MAX, Versions
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mesh.membership.certificate import Certificate
-    from mesh.membership.enrolment import Candidate, Invitation, JoinCode, Request
-    from mesh.membership.roster import Roster
-    from mesh.session.session import Introduction
+    from mycomesh.mesh.membership.certificate import Certificate
+    from mycomesh.mesh.membership.enrolment import Candidate, Invitation, JoinCode, Request
+    from mycomesh.mesh.membership.roster import Roster
+    from mycomesh.mesh.session.session import Introduction
 
 __all__ = ["BOOT_BYTES", "JoinGate", "MemberGate", "Papers", "RefusalError", "Visitor"]
 

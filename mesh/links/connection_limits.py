@@ -10,14 +10,14 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
-from mesh.address import host_group, is_loopback
-from mesh.rate_limit import paced
+from mycomesh.mesh.address import host_group, is_loopback
+from mycomesh.mesh.rate_limit import paced
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from mesh.config import MeshConfig
-    from mesh.links.link import Link
+    from mycomesh.mesh.config import MeshConfig
+    from mycomesh.mesh.links.link import Link
 
 __all__ = ["SOURCES_MAX", "Door"]
 

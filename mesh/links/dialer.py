@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import TYPE_CHECKING, assert_never
 
-from mesh.address import is_circuit
-from mesh.events import AddressFound, DialFailed, NetworkChanged
+from mycomesh.mesh.address import is_circuit
+from mycomesh.mesh.events import AddressFound, DialFailed, NetworkChanged
 
 if TYPE_CHECKING:
     import random
 
-    from mesh.config import MeshConfig
-    from mesh.events import Address
+    from mycomesh.mesh.config import MeshConfig
+    from mycomesh.mesh.events import Address
 
 __all__ = ["Dialer"]
 

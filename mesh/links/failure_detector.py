@@ -17,7 +17,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Final
 
-from mesh.messages import Ping, Pong
+from mycomesh.mesh.messages import Ping, Pong
 
 __all__ = ["Detector", "Pulse"]
 

@@ -9,21 +9,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mesh.address import is_loopback, travels
-from mesh.events import Address, PeerInfo, Write
-from mesh.messages import Addresses, Message, encode_parts
-from mesh.overlay.topology import Neighbour
-from mesh.session.key_refresh import REFRESH_MS
-from mesh.session.session import Phase
+from mycomesh.mesh.address import is_loopback, travels
+from mycomesh.mesh.events import Address, PeerInfo, Write
+from mycomesh.mesh.messages import Addresses, Message, encode_parts
+from mycomesh.mesh.overlay.topology import Neighbour
+from mycomesh.mesh.session.key_refresh import REFRESH_MS
+from mycomesh.mesh.session.session import Phase
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from mesh.config import MeshConfig
-    from mesh.links.authentication import JoinGate, MemberGate, Papers
-    from mesh.links.failure_detector import Detector
-    from mesh.session.session import Session
-    from mesh.turn import Turn
+    from mycomesh.mesh.config import MeshConfig
+    from mycomesh.mesh.links.authentication import JoinGate, MemberGate, Papers
+    from mycomesh.mesh.links.failure_detector import Detector
+    from mycomesh.mesh.session.session import Session
+    from mycomesh.mesh.turn import Turn
 
 __all__ = ["PONGS_MAX", "Link", "awake", "introductions", "offsets", "reached"]
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from mesh.address import is_circuit
-from mesh.links.authentication import MemberGate
+from mycomesh.mesh.address import is_circuit
+from mycomesh.mesh.links.authentication import MemberGate
 
 if TYPE_CHECKING:
-    from mesh.links.authentication import Papers
-    from mesh.links.link import Link
+    from mycomesh.mesh.links.authentication import Papers
+    from mycomesh.mesh.links.link import Link
 
 __all__ = ["Links"]
 

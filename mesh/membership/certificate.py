@@ -18,9 +18,9 @@ import unicodedata
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from mesh import primitives, wire
-from mesh.errors import CertificateError, DecodeError
-from mesh.primitives import ID_BYTES, KEY_BYTES
+from mycomesh.mesh import primitives, wire
+from mycomesh.mesh.errors import CertificateError, DecodeError
+from mycomesh.mesh.primitives import ID_BYTES, KEY_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Collection

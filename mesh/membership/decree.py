@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from mesh import primitives, wire
-from mesh.errors import CertificateError, DecodeError
-from mesh.membership.certificate import CERTIFICATE_BYTES_MAX, SKEW_S_MAX, Certificate
+from mycomesh.mesh import primitives, wire
+from mycomesh.mesh.errors import CertificateError, DecodeError
+from mycomesh.mesh.membership.certificate import CERTIFICATE_BYTES_MAX, SKEW_S_MAX, Certificate
 
 __all__ = ["DECREE_BYTES_MAX", "Authority", "Decree"]
 

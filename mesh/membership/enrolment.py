@@ -21,14 +21,14 @@ import hashlib
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from mesh import primitives, wire
-from mesh.errors import CertificateError, DecodeError, EnrolmentError
-from mesh.membership import certificate as certificates
-from mesh.membership.certificate import GRANTS_ALL, Certificate, name_fault
-from mesh.membership.identity import IDENTITY_BYTES_MAX, SECRET_BYTES, Identity
-from mesh.membership.renewal import CERTIFICATE_CHAIN_BYTES_MAX, read_certificate
-from mesh.membership.revocations import EPOCH_BYTES_MAX, EPOCHS_KEPT, Standing
-from mesh.primitives import ID_BYTES, KEY_BYTES, draw
+from mycomesh.mesh import primitives, wire
+from mycomesh.mesh.errors import CertificateError, DecodeError, EnrolmentError
+from mycomesh.mesh.membership import certificate as certificates
+from mycomesh.mesh.membership.certificate import GRANTS_ALL, Certificate, name_fault
+from mycomesh.mesh.membership.identity import IDENTITY_BYTES_MAX, SECRET_BYTES, Identity
+from mycomesh.mesh.membership.renewal import CERTIFICATE_CHAIN_BYTES_MAX, read_certificate
+from mycomesh.mesh.membership.revocations import EPOCH_BYTES_MAX, EPOCHS_KEPT, Standing
+from mycomesh.mesh.primitives import ID_BYTES, KEY_BYTES, draw
 
 if TYPE_CHECKING:
     from collections.abc import Callable

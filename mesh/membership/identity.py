@@ -10,13 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from mesh import primitives, wire
-from mesh.errors import CertificateError, DecodeError, EnrolmentError
-from mesh.membership import certificate as certificates
-from mesh.membership.certificate import Certificate, name_fault
-from mesh.membership.renewal import CERTIFICATE_CHAIN_BYTES_MAX, read_certificate
-from mesh.membership.revocations import EPOCH_BYTES_MAX, EPOCHS_KEPT, Standing
-from mesh.primitives import KEY_BYTES, draw
+from mycomesh.mesh import primitives, wire
+from mycomesh.mesh.errors import CertificateError, DecodeError, EnrolmentError
+from mycomesh.mesh.membership import certificate as certificates
+from mycomesh.mesh.membership.certificate import Certificate, name_fault
+from mycomesh.mesh.membership.renewal import CERTIFICATE_CHAIN_BYTES_MAX, read_certificate
+from mycomesh.mesh.membership.revocations import EPOCH_BYTES_MAX, EPOCHS_KEPT, Standing
+from mycomesh.mesh.primitives import KEY_BYTES, draw
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,25 +9,25 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, assert_never
 
-from mesh import wire
-from mesh.errors import CertificateError, DecodeError
-from mesh.events import MembershipChanged, Notice
-from mesh.membership import certificate as certificates
-from mesh.membership.decree import DECREE_BYTES_MAX, Authority
-from mesh.membership.renewal import CERTIFICATE_CHAIN_BYTES_MAX, base_of, read_certificate, renew
-from mesh.membership.revocations import EPOCH_BYTES_MAX, EPOCHS_KEPT, REVOCATIONS_MAX, Revocation
-from mesh.membership.roster import MEMBERS_MAX, Roster, digest_of
-from mesh.messages import EpochHave, Epochs, Revocations, RevocationsHave
-from mesh.primitives import KEY_BYTES, draw
-from mesh.results import Drop, Tell
+from mycomesh.mesh import wire
+from mycomesh.mesh.errors import CertificateError, DecodeError
+from mycomesh.mesh.events import MembershipChanged, Notice
+from mycomesh.mesh.membership import certificate as certificates
+from mycomesh.mesh.membership.decree import DECREE_BYTES_MAX, Authority
+from mycomesh.mesh.membership.renewal import CERTIFICATE_CHAIN_BYTES_MAX, base_of, read_certificate, renew
+from mycomesh.mesh.membership.revocations import EPOCH_BYTES_MAX, EPOCHS_KEPT, REVOCATIONS_MAX, Revocation
+from mycomesh.mesh.membership.roster import MEMBERS_MAX, Roster, digest_of
+from mycomesh.mesh.messages import EpochHave, Epochs, Revocations, RevocationsHave
+from mycomesh.mesh.primitives import KEY_BYTES, draw
+from mycomesh.mesh.results import Drop, Tell
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from mesh.events import Address
-    from mesh.membership.certificate import Certificate
-    from mesh.membership.identity import Identity
-    from mesh.results import Result
+    from mycomesh.mesh.events import Address
+    from mycomesh.mesh.membership.certificate import Certificate
+    from mycomesh.mesh.membership.identity import Identity
+    from mycomesh.mesh.results import Result
 
 __all__ = [
     "RENEW_BEFORE_S",

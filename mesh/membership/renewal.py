@@ -12,10 +12,10 @@ from dataclasses import replace
 from hashlib import blake2b
 from typing import Any
 
-from mesh import wire
-from mesh.errors import CertificateError, DecodeError
-from mesh.membership.certificate import LIFETIME_S_DEFAULT, SERIAL_BYTES, Certificate
-from mesh.membership.decree import Authority, Decree
+from mycomesh.mesh import wire
+from mycomesh.mesh.errors import CertificateError, DecodeError
+from mycomesh.mesh.membership.certificate import LIFETIME_S_DEFAULT, SERIAL_BYTES, Certificate
+from mycomesh.mesh.membership.decree import Authority, Decree
 
 __all__ = ["CERTIFICATE_CHAIN_BYTES_MAX", "RENEWED_S_MAX", "base_of", "read_certificate", "renew"]
 

@@ -14,16 +14,16 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import TYPE_CHECKING
 
-from mesh import wire
-from mesh.errors import CertificateError, DecodeError
-from mesh.membership.decree import DECREE_BYTES_MAX, Authority, Decree
-from mesh.membership.renewal import base_of, read_certificate
-from mesh.primitives import ID_BYTES, KEY_BYTES
+from mycomesh.mesh import wire
+from mycomesh.mesh.errors import CertificateError, DecodeError
+from mycomesh.mesh.membership.decree import DECREE_BYTES_MAX, Authority, Decree
+from mycomesh.mesh.membership.renewal import base_of, read_certificate
+from mycomesh.mesh.primitives import ID_BYTES, KEY_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from mesh.membership.certificate import Certificate
+    from mycomesh.mesh.membership.certificate import Certificate
 
 __all__ = ["EPOCHS_KEPT", "EPOCH_BYTES_MAX", "OVERLAP_S", "REVOCATIONS_MAX", "Epoch", "Revocation", "Standing"]
 

@@ -13,16 +13,16 @@ from dataclasses import replace
 from hashlib import blake2b
 from typing import TYPE_CHECKING
 
-from mesh.membership.certificate import GRANTS_ALL
-from mesh.membership.renewal import read_certificate
-from mesh.membership.revocations import Standing
-from mesh.messages import DIGEST_BYTES
+from mycomesh.mesh.membership.certificate import GRANTS_ALL
+from mycomesh.mesh.membership.renewal import read_certificate
+from mycomesh.mesh.membership.revocations import Standing
+from mycomesh.mesh.messages import DIGEST_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from mesh.membership.certificate import Certificate
-    from mesh.membership.identity import Identity
+    from mycomesh.mesh.membership.certificate import Certificate
+    from mycomesh.mesh.membership.identity import Identity
 
 __all__ = ["MEMBERS_MAX", "Roster", "digest_of"]
 

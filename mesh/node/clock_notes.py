@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mesh.node.home import read_private, write_private
+from mycomesh.mesh.node.home import read_private, write_private
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -11,9 +11,9 @@ import tomllib
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from mesh.node.errors import ConfigError
-from mesh.versions import SPOKEN, Versions
-from sync.sqlite.identifiers import fold
+from mycomesh.mesh.node.errors import ConfigError
+from mycomesh.mesh.versions import SPOKEN, Versions
+from mycomesh.sync.sqlite.identifiers import fold
 
 if TYPE_CHECKING:
     from pathlib import Path

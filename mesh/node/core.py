@@ -11,9 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, assert_never
 
-from mesh import events as mesh_events
-from mesh.mesh_clock import MeshTime
-from sync import events as sync_events
+from mycomesh.mesh import events as mesh_events
+from mycomesh.mesh.mesh_clock import MeshTime
+from mycomesh.sync import events as sync_events
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -18,35 +18,35 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from mesh import __version__
-from mesh.address import is_circuit
-from mesh.config import MeshConfig
-from mesh.core import Joiner
-from mesh.errors import MeshError
-from mesh.events import Address, Close, Enrolled, MembershipChanged, Notice
-from mesh.io.transport import TransportError
-from mesh.membership.identity import Identity
-from mesh.membership.membership import expiry_hint
-from mesh.node.clock_notes import Recall
-from mesh.node.control import compare, decisions, members, wait
-from mesh.node.control.server import ControlServer
-from mesh.node.errors import HomeError, KeystoreError, NodeError
-from mesh.node.home import FileLock, HomeLock
-from mesh.node.journal import Journal, as_value
-from mesh.node.keystore import NO_MESH, Keystore, PendingJoin
-from mesh.node.serving import CUT_OFF, Credentials, ServingNode
-from mesh.node.shell import MeshShell, clock
-from mesh.node.status import SCHEMA, Status, to_json
-from mesh.node.systemd import Watchdog, notify_manager
-from sync.errors import SyncError
+from mycomesh.mesh.address import is_circuit
+from mycomesh.mesh.config import MeshConfig
+from mycomesh.mesh.core import Joiner
+from mycomesh.mesh.errors import MeshError
+from mycomesh.mesh.events import Address, Close, Enrolled, MembershipChanged, Notice
+from mycomesh.mesh.io.transport import TransportError
+from mycomesh.mesh.membership.identity import Identity
+from mycomesh.mesh.membership.membership import expiry_hint
+from mycomesh.mesh.node.clock_notes import Recall
+from mycomesh.mesh.node.control import compare, decisions, members, wait
+from mycomesh.mesh.node.control.server import ControlServer
+from mycomesh.mesh.node.errors import HomeError, KeystoreError, NodeError
+from mycomesh.mesh.node.home import FileLock, HomeLock
+from mycomesh.mesh.node.journal import Journal, as_value
+from mycomesh.mesh.node.keystore import NO_MESH, Keystore, PendingJoin
+from mycomesh.mesh.node.serving import CUT_OFF, Credentials, ServingNode
+from mycomesh.mesh.node.shell import MeshShell, clock
+from mycomesh.mesh.node.status import SCHEMA, Status, to_json
+from mycomesh.mesh.node.systemd import Watchdog, notify_manager
+from mycomesh.mesh.node.version import __version__
+from mycomesh.sync.errors import SyncError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
     from pathlib import Path
 
-    from mesh.node.config import NodeConfig
-    from mesh.node.control.metrics_server import MetricsServer
-    from mesh.node.home import Home
+    from mycomesh.mesh.node.config import NodeConfig
+    from mycomesh.mesh.node.control.metrics_server import MetricsServer
+    from mycomesh.mesh.node.home import Home
 
 __all__ = ["Daemon", "complaints", "enrol", "event_loop", "serve"]
 
@@ -168,7 +168,7 @@ class Daemon:
         """Serve metrics where that is asked for; the module is loaded only then."""
         if self._config.metrics is None:
             return None
-        server: MetricsServer = importlib.import_module("mesh.node.control.metrics_server").MetricsServer(
+        server: MetricsServer = importlib.import_module("mycomesh.mesh.node.control.metrics_server").MetricsServer(
             self._config.metrics, self.status
         )
         await server.start()

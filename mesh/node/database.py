@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import apsw
 
-from mesh.node.errors import SqlError
-from sync.storage.store import agree_on_digits
+from mycomesh.mesh.node.errors import SqlError
+from mycomesh.sync.storage.store import agree_on_digits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

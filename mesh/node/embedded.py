@@ -20,22 +20,22 @@ from concurrent.futures import CancelledError
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from mesh.node.commit_poll import Looks
-from mesh.node.config import NodeConfig, load
-from mesh.node.daemon import Daemon, complaints, event_loop
-from mesh.node.database import Database, Row, Values
-from mesh.node.errors import NodeError, SqlError
-from mesh.node.home import Home
-from mesh.node.journal import LEVELS
-from mesh.node.watch import Watch
+from mycomesh.mesh.node.commit_poll import Looks
+from mycomesh.mesh.node.config import NodeConfig, load
+from mycomesh.mesh.node.daemon import Daemon, complaints, event_loop
+from mycomesh.mesh.node.database import Database, Row, Values
+from mycomesh.mesh.node.errors import NodeError, SqlError
+from mycomesh.mesh.node.home import Home
+from mycomesh.mesh.node.journal import LEVELS
+from mycomesh.mesh.node.watch import Watch
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Coroutine, Iterable, Iterator
     from types import TracebackType
 
-    from mesh.events import Notice
-    from mesh.node.serving import ServingNode
-    from mesh.node.status import Status
+    from mycomesh.mesh.events import Notice
+    from mycomesh.mesh.node.serving import ServingNode
+    from mycomesh.mesh.node.status import Status
 
 __all__ = ["Node", "SyncNode", "open_node", "open_sync"]
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mesh.node.errors import AlreadyServedError, HomeError, KeystoreError
+from mycomesh.mesh.node.errors import AlreadyServedError, HomeError, KeystoreError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

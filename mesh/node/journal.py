@@ -14,10 +14,10 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TextIO
 
-from mesh.node.progress_bar import CLEAR, drawn, shows_unicode
+from mycomesh.mesh.node.progress_bar import CLEAR, drawn, shows_unicode
 
 if TYPE_CHECKING:
-    from mesh.events import Notice
+    from mycomesh.mesh.events import Notice
 
 __all__ = ["LEVELS", "Journal", "as_value", "printable"]
 

@@ -11,21 +11,21 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from mesh.errors import MeshError
-from mesh.events import Address
-from mesh.membership.certificate import GRANTS_ALL
-from mesh.membership.enrolment import INVITATIONS_MAX, Candidate, Invitation, JoinCode
-from mesh.membership.enrolment import invite as fresh_invitation
-from mesh.membership.identity import Identity
-from mesh.node.errors import KeystoreError
-from mesh.node.home import read_private, remove_private, write_private
-from mesh.primitives import KEY_BYTES, signing_pair
+from mycomesh.mesh.errors import MeshError
+from mycomesh.mesh.events import Address
+from mycomesh.mesh.membership.certificate import GRANTS_ALL
+from mycomesh.mesh.membership.enrolment import INVITATIONS_MAX, Candidate, Invitation, JoinCode
+from mycomesh.mesh.membership.enrolment import invite as fresh_invitation
+from mycomesh.mesh.membership.identity import Identity
+from mycomesh.mesh.node.errors import KeystoreError
+from mycomesh.mesh.node.home import read_private, remove_private, write_private
+from mycomesh.mesh.primitives import KEY_BYTES, signing_pair
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from mesh.node.home import Home
+    from mycomesh.mesh.node.home import Home
 
 __all__ = ["NO_MESH", "Keystore", "PendingJoin"]
 

@@ -12,20 +12,20 @@ import os
 import sqlite3
 from typing import TYPE_CHECKING, Any
 
-from mesh.node.clock_notes import Recall
-from mesh.node.control import decisions
-from mesh.node.errors import NodeError
-from mesh.node.home import FileLock
-from mesh.node.keystore import Keystore
-from mesh.node.shell import clock
-from mesh.node.watch import written_ms
-from sync.errors import DatabaseError, ForeignFileError, SyncError
-from sync.replica import Replica, ReplicaConfig
+from mycomesh.mesh.node.clock_notes import Recall
+from mycomesh.mesh.node.control import decisions
+from mycomesh.mesh.node.errors import NodeError
+from mycomesh.mesh.node.home import FileLock
+from mycomesh.mesh.node.keystore import Keystore
+from mycomesh.mesh.node.shell import clock
+from mycomesh.mesh.node.watch import written_ms
+from mycomesh.sync.errors import DatabaseError, ForeignFileError, SyncError
+from mycomesh.sync.replica import Replica, ReplicaConfig
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from mesh.node.home import Home
+    from mycomesh.mesh.node.home import Home
 
 __all__ = ["decide"]
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from mesh.events import Notice
+    from mycomesh.mesh.events import Notice
 
 __all__ = ["CLEAR", "drawn", "shows_unicode"]
 

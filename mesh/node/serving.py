@@ -16,41 +16,41 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar, assert_never
 
-from mesh.config import MeshConfig
-from mesh.core import MeshCore, PeerStatus
-from mesh.events import Close, MembershipChanged, Notice, RevokeMember
-from mesh.node.clock_notes import NOTE_S, Recall
-from mesh.node.commit_poll import Looks
-from mesh.node.core import NodeCore, ToExchange
-from mesh.node.errors import NodeError
-from mesh.node.idle_trim import Rest, trim_heap
-from mesh.node.lock_timer import LockWatch
-from mesh.node.shell import MeshShell, clock
-from mesh.node.sql_thread import Acted, Broken, Report, SqlThread
-from mesh.node.state_writer import Mirror
-from mesh.node.status import LinkView, Mark, PeerView, ProgressView, ScrubView, TableView
-from mesh.node.watch import Watch, written_ms
-from mesh.relay.circuits import Circuits
-from sync.admin.state_tables import NodeState, PeerState
-from sync.errors import SyncError
-from sync.events import CommitSeen, CompareRequested, Publish, ReachRequested, ScrubRequested
-from sync.exchange.acknowledgements import mark_of
-from sync.exchange.exchange import Exchange, ExchangeConfig, LinkStatus
-from sync.exchange.turn import published
-from sync.merge.records import time_text
-from sync.replica import Replica, ReplicaConfig, ReplicaStatus
-from sync.replication.scrub import Scrubbed
-from sync.sqlite.identifiers import fold
+from mycomesh.mesh.config import MeshConfig
+from mycomesh.mesh.core import MeshCore, PeerStatus
+from mycomesh.mesh.events import Close, MembershipChanged, Notice, RevokeMember
+from mycomesh.mesh.node.clock_notes import NOTE_S, Recall
+from mycomesh.mesh.node.commit_poll import Looks
+from mycomesh.mesh.node.core import NodeCore, ToExchange
+from mycomesh.mesh.node.errors import NodeError
+from mycomesh.mesh.node.idle_trim import Rest, trim_heap
+from mycomesh.mesh.node.lock_timer import LockWatch
+from mycomesh.mesh.node.shell import MeshShell, clock
+from mycomesh.mesh.node.sql_thread import Acted, Broken, Report, SqlThread
+from mycomesh.mesh.node.state_writer import Mirror
+from mycomesh.mesh.node.status import LinkView, Mark, PeerView, ProgressView, ScrubView, TableView
+from mycomesh.mesh.node.watch import Watch, written_ms
+from mycomesh.mesh.relay.circuits import Circuits
+from mycomesh.sync.admin.state_tables import NodeState, PeerState
+from mycomesh.sync.errors import SyncError
+from mycomesh.sync.events import CommitSeen, CompareRequested, Publish, ReachRequested, ScrubRequested
+from mycomesh.sync.exchange.acknowledgements import mark_of
+from mycomesh.sync.exchange.exchange import Exchange, ExchangeConfig, LinkStatus
+from mycomesh.sync.exchange.turn import published
+from mycomesh.sync.merge.records import time_text
+from mycomesh.sync.replica import Replica, ReplicaConfig, ReplicaStatus
+from mycomesh.sync.replication.scrub import Scrubbed
+from mycomesh.sync.sqlite.identifiers import fold
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
 
-    from mesh.events import Address
-    from mesh.membership.enrolment import Invitation
-    from mesh.membership.identity import Identity
-    from mesh.membership.membership import Membership
-    from mesh.node.config import NodeConfig
+    from mycomesh.mesh.events import Address
+    from mycomesh.mesh.membership.enrolment import Invitation
+    from mycomesh.mesh.membership.identity import Identity
+    from mycomesh.mesh.membership.membership import Membership
+    from mycomesh.mesh.node.config import NodeConfig
 
 __all__ = ["CUT_OFF", "Credentials", "ServingNode", "Snapshot"]
 

@@ -15,16 +15,16 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Any, Protocol
 
-from mesh.events import Address, AddressFound, Close, Dial, Event, NetworkChanged, Notice, TimerFired, Write
-from mesh.io.discovery import Discovery
-from mesh.io.netlink import Netlink
-from mesh.io.transport import Transport, TransportError
-from mesh.node.config import PORT_DEFAULT
+from mycomesh.mesh.events import Address, AddressFound, Close, Dial, Event, NetworkChanged, Notice, TimerFired, Write
+from mycomesh.mesh.io.discovery import Discovery
+from mycomesh.mesh.io.netlink import Netlink
+from mycomesh.mesh.io.transport import Transport, TransportError
+from mycomesh.mesh.node.config import PORT_DEFAULT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mesh.node.config import NodeConfig, PeerName
+    from mycomesh.mesh.node.config import NodeConfig, PeerName
 
 __all__ = ["Core", "MeshShell", "clock"]
 

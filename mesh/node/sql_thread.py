@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import apsw
 
-from mesh.node.errors import NodeError
-from mesh.node.work_queue import Agenda, Job
-from sync.errors import DatabaseBusyError, FileReplacedError, SyncError
-from sync.events import (
+from mycomesh.mesh.node.errors import NodeError
+from mycomesh.mesh.node.work_queue import Agenda, Job
+from mycomesh.sync.errors import DatabaseBusyError, FileReplacedError, SyncError
+from mycomesh.sync.events import (
     Action,
     DropLink,
     Event,

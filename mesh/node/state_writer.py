@@ -11,9 +11,9 @@ import asyncio
 import contextlib
 from typing import TYPE_CHECKING
 
-from mesh.node.errors import NodeError
-from mesh.node.shell import clock
-from sync.errors import SyncError
+from mycomesh.mesh.node.errors import NodeError
+from mycomesh.mesh.node.shell import clock
+from mycomesh.sync.errors import SyncError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

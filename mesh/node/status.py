@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from mesh.node.errors import NodeError
+from mycomesh.mesh.node.errors import NodeError
 
 __all__ = [
     "SCHEMA",

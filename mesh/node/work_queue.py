@@ -13,7 +13,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sync.events import BatchesReceived, BatchReceived, CommitSeen, Event, LinkOpened, MessageReceived
+from mycomesh.sync.events import BatchesReceived, BatchReceived, CommitSeen, Event, LinkOpened, MessageReceived
 
 if TYPE_CHECKING:
     from collections.abc import Callable

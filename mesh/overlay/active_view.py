@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     import random
     from collections.abc import Callable, Collection
 
-    from mesh.config import MeshConfig
-    from mesh.overlay.overlay import Overlay
+    from mycomesh.mesh.config import MeshConfig
+    from mycomesh.mesh.overlay.overlay import Overlay
 
 __all__ = ["View"]
 

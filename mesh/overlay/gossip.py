@@ -21,8 +21,8 @@ from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, assert_never
 
-from mesh.config import GossipLimits
-from mesh.messages import IDS_MAX, Batch, Graft, IHave, Prune
+from mycomesh.mesh.config import GossipLimits
+from mycomesh.mesh.messages import IDS_MAX, Batch, Graft, IHave, Prune
 
 if TYPE_CHECKING:
     import random

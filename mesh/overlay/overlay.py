@@ -11,11 +11,11 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import TYPE_CHECKING, assert_never
 
-from mesh.errors import CertificateError
-from mesh.events import DeliverBatch, Notice
-from mesh.membership.identity import verify
-from mesh.membership.membership import Membership, StandingMessage
-from mesh.messages import (
+from mycomesh.mesh.errors import CertificateError
+from mycomesh.mesh.events import DeliverBatch, Notice
+from mycomesh.mesh.membership.identity import verify
+from mycomesh.mesh.membership.membership import Membership, StandingMessage
+from mycomesh.mesh.messages import (
     Batch,
     Certificates,
     CertificatesHave,
@@ -30,17 +30,17 @@ from mesh.messages import (
     RevocationsHave,
     signed_part,
 )
-from mesh.overlay.gossip import Gossip, Send
-from mesh.overlay.topology import Neighbour, Topology
-from mesh.rate_limit import paced
-from mesh.results import Drop, Result, Tell
+from mycomesh.mesh.overlay.gossip import Gossip, Send
+from mycomesh.mesh.overlay.topology import Neighbour, Topology
+from mycomesh.mesh.rate_limit import paced
+from mycomesh.mesh.results import Drop, Result, Tell
 
 if TYPE_CHECKING:
     import random
     from collections.abc import Callable, Iterable
 
-    from mesh.config import MeshConfig
-    from mesh.membership.certificate import Certificate
+    from mycomesh.mesh.config import MeshConfig
+    from mycomesh.mesh.membership.certificate import Certificate
 
 __all__ = ["Drop", "Overlay", "OverlayMessage", "Result", "Tell"]
 

@@ -15,15 +15,15 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from mesh import wire
-from mesh.errors import DecodeError
-from mesh.membership.identity import verify
-from mesh.rate_limit import paced
+from mycomesh.mesh import wire
+from mycomesh.mesh.errors import DecodeError
+from mycomesh.mesh.membership.identity import verify
+from mycomesh.mesh.rate_limit import paced
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from mesh.membership.identity import Identity
+    from mycomesh.mesh.membership.identity import Identity
 
 __all__ = ["NEIGHBOURS_MAX", "NODES_MAX", "LinkState", "Neighbour", "Topology"]
 

@@ -11,8 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from enum import IntEnum
 
-from mesh.errors import DecodeError
-from mesh.primitives import ID_BYTES
+from mycomesh.mesh.errors import DecodeError
+from mycomesh.mesh.primitives import ID_BYTES
 
 __all__ = ["RELAYS_MAX", "CircuitFrame", "FrameKind"]
 

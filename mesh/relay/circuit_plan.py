@@ -12,12 +12,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mesh.relay.circuit_frame import RELAYS_MAX
+from mycomesh.mesh.relay.circuit_frame import RELAYS_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from mesh.overlay.topology import LinkState
+    from mycomesh.mesh.overlay.topology import LinkState
 
 __all__ = ["Map"]
 

@@ -16,9 +16,9 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mesh.address import circuit_address, is_circuit
-from mesh.errors import DecodeError
-from mesh.events import (
+from mycomesh.mesh.address import circuit_address, is_circuit
+from mycomesh.mesh.errors import DecodeError
+from mycomesh.mesh.events import (
     Close,
     ConnClosed,
     ConnOpened,
@@ -31,17 +31,17 @@ from mesh.events import (
     SendMessage,
     Write,
 )
-from mesh.relay.circuit_frame import NUMBER_MAX, CircuitFrame, FrameKind
-from mesh.relay.circuit_plan import Map
+from mycomesh.mesh.relay.circuit_frame import NUMBER_MAX, CircuitFrame, FrameKind
+from mycomesh.mesh.relay.circuit_plan import Map
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mesh.core import MeshCore
-    from mesh.events import Action, Event
-    from mesh.membership.roster import Roster
-    from mesh.mesh_clock import Timekeeper
-    from mesh.peer_status import PeerStatus
+    from mycomesh.mesh.core import MeshCore
+    from mycomesh.mesh.events import Action, Event
+    from mycomesh.mesh.membership.roster import Roster
+    from mycomesh.mesh.mesh_clock import Timekeeper
+    from mycomesh.mesh.peer_status import PeerStatus
 
 __all__ = ["CONNS_FROM", "Circuits"]
 

@@ -16,8 +16,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mesh.errors import HandshakeError
-from mesh.primitives import KEY_BYTES, agree, draw, static_public
+from mycomesh.mesh.errors import HandshakeError
+from mycomesh.mesh.primitives import KEY_BYTES, agree, draw, static_public
 
 if TYPE_CHECKING:
     from collections.abc import Callable

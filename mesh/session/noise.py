@@ -16,8 +16,8 @@ import hmac
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from mesh.errors import HandshakeError, LimitError
-from mesh.primitives import KEY_BYTES, TAG_BYTES, aead_open, aead_seal, agree, derive, draw, static_public
+from mycomesh.mesh.errors import HandshakeError, LimitError
+from mycomesh.mesh.primitives import KEY_BYTES, TAG_BYTES, aead_open, aead_seal, agree, derive, draw, static_public
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

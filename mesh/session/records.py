@@ -15,10 +15,10 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
-from mesh.errors import DecodeError, LimitError
-from mesh.messages import APP_BYTES_MAX, PRIORITY_MAX
-from mesh.primitives import KEY_BYTES
-from mesh.session.noise import PLAINTEXT_BYTES_MAX
+from mycomesh.mesh.errors import DecodeError, LimitError
+from mycomesh.mesh.messages import APP_BYTES_MAX, PRIORITY_MAX
+from mycomesh.mesh.primitives import KEY_BYTES
+from mycomesh.mesh.session.noise import PLAINTEXT_BYTES_MAX
 
 __all__ = ["MESSAGE_BYTES_MAX", "End", "Inbox", "Outbox", "Whole", "end_record"]
 

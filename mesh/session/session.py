@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Protocol
 
-from mesh.errors import HandshakeError, MeshError
-from mesh.session.key_refresh import Freshness
-from mesh.session.noise import HANDSHAKE_BYTES_MAX, CipherState, Handshake, respond
-from mesh.session.records import CREDIT_EVERY, End, Inbox, Outbox, Refresh, Whole, end_record, refresh_record
+from mycomesh.mesh.errors import HandshakeError, MeshError
+from mycomesh.mesh.session.key_refresh import Freshness
+from mycomesh.mesh.session.noise import HANDSHAKE_BYTES_MAX, CipherState, Handshake, respond
+from mycomesh.mesh.session.records import CREDIT_EVERY, End, Inbox, Outbox, Refresh, Whole, end_record, refresh_record
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -13,17 +13,24 @@ from typing import Any
 
 import apsw
 
-from sync import codec
-from sync.errors import PolicyError
-from sync.merge.conflicts import same
-from sync.merge.records import DELETE_LOST, KEPT, shortened, time_text, value_of
-from sync.schema.catalog import SCHEMA_TABLE, Catalog
-from sync.schema.policy import KEEP_BOTH, SAME_ROW, counter_fact, counter_refusal, keep_both_fact, keep_both_refusal
-from sync.sqlite.identifiers import fold, quoted
-from sync.sqlite.table_spec import KeyKind
-from sync.storage.pending_log import LOOK_AGAIN, OP_EVICT, look_statement
-from sync.storage.store import Store
-from sync.storage.table import Row, Table
+from mycomesh.sync import codec
+from mycomesh.sync.errors import PolicyError
+from mycomesh.sync.merge.conflicts import same
+from mycomesh.sync.merge.records import DELETE_LOST, KEPT, shortened, time_text, value_of
+from mycomesh.sync.schema.catalog import SCHEMA_TABLE, Catalog
+from mycomesh.sync.schema.policy import (
+    KEEP_BOTH,
+    SAME_ROW,
+    counter_fact,
+    counter_refusal,
+    keep_both_fact,
+    keep_both_refusal,
+)
+from mycomesh.sync.sqlite.identifiers import fold, quoted
+from mycomesh.sync.sqlite.table_spec import KeyKind
+from mycomesh.sync.storage.pending_log import LOOK_AGAIN, OP_EVICT, look_statement
+from mycomesh.sync.storage.store import Store
+from mycomesh.sync.storage.table import Row, Table
 
 __all__ = ["Conflict", "Decisions"]
 

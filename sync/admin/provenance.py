@@ -14,21 +14,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sync.codec import decode
-from sync.crdt.hlc import ms_from_hlc
-from sync.crdt.lattice import EXISTENCE
-from sync.errors import PolicyError
-from sync.merge.records import key_text, shortened, time_text, values_text
-from sync.schema.catalog import SCHEMA_TABLE
-from sync.schema.names import Names
-from sync.schema.policy import Policies
-from sync.sqlite.identifiers import fold
-from sync.sqlite.table_spec import Column, KeyKind, encode_key, read_table, user_tables
-from sync.storage.change_log import Leaf
-from sync.storage.pending_log import key_names, pending_name
-from sync.storage.row_view import RowView
-from sync.storage.store import Store
-from sync.storage.table import Row, Table, birth_key
+from mycomesh.sync.codec import decode
+from mycomesh.sync.crdt.hlc import ms_from_hlc
+from mycomesh.sync.crdt.lattice import EXISTENCE
+from mycomesh.sync.errors import PolicyError
+from mycomesh.sync.merge.records import key_text, shortened, time_text, values_text
+from mycomesh.sync.schema.catalog import SCHEMA_TABLE
+from mycomesh.sync.schema.names import Names
+from mycomesh.sync.schema.policy import Policies
+from mycomesh.sync.sqlite.identifiers import fold
+from mycomesh.sync.sqlite.table_spec import Column, KeyKind, encode_key, read_table, user_tables
+from mycomesh.sync.storage.change_log import Leaf
+from mycomesh.sync.storage.pending_log import key_names, pending_name
+from mycomesh.sync.storage.row_view import RowView
+from mycomesh.sync.storage.store import Store
+from mycomesh.sync.storage.table import Row, Table, birth_key
 
 __all__ = ["Loss", "Provenance", "Written", "provenance"]
 

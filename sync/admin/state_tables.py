@@ -11,13 +11,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from sync.merge.records import time_text
-from sync.replication.scrub import Scrub
-from sync.replication.site import Life
-from sync.schema.catalog import SCHEMA_TABLE, Catalog
-from sync.sqlite.identifiers import fold
-from sync.storage.pending_log import pending_name
-from sync.storage.store import Store
+from mycomesh.sync.merge.records import time_text
+from mycomesh.sync.replication.scrub import Scrub
+from mycomesh.sync.replication.site import Life
+from mycomesh.sync.schema.catalog import SCHEMA_TABLE, Catalog
+from mycomesh.sync.sqlite.identifiers import fold
+from mycomesh.sync.storage.pending_log import pending_name
+from mycomesh.sync.storage.store import Store
 
 __all__ = ["NodeState", "PeerState", "StateTables"]
 

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sync.capture import table_scan
-from sync.crdt.hlc import ms_from_hlc
-from sync.replication.scrub import Scrubbed
-from sync.schema.catalog import SCHEMA_TABLE, Catalog
-from sync.storage.pending_log import pending_name
-from sync.storage.store import Store
+from mycomesh.sync.capture import table_scan
+from mycomesh.sync.crdt.hlc import ms_from_hlc
+from mycomesh.sync.replication.scrub import Scrubbed
+from mycomesh.sync.schema.catalog import SCHEMA_TABLE, Catalog
+from mycomesh.sync.storage.pending_log import pending_name
+from mycomesh.sync.storage.store import Store
 
 __all__ = ["ReplicaStatus", "TableStatus", "overview"]
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sync.errors import ForeignFileError
-from sync.sqlite.identifiers import is_ours, quoted
-from sync.storage.store import Store, recognised
+from mycomesh.sync.errors import ForeignFileError
+from mycomesh.sync.sqlite.identifiers import is_ours, quoted
+from mycomesh.sync.storage.store import Store, recognised
 
 __all__ = ["Removed", "forget", "take_out"]
 

@@ -17,9 +17,9 @@ from typing import Any
 
 import apsw
 
-from sync.errors import DatabaseError
-from sync.sqlite.identifiers import fold, quoted
-from sync.sqlite.table_spec import user_tables
+from mycomesh.sync.errors import DatabaseError
+from mycomesh.sync.sqlite.identifiers import fold, quoted
+from mycomesh.sync.sqlite.table_spec import user_tables
 
 __all__ = ["Difference", "TableComparison", "compare_files"]
 

@@ -14,22 +14,39 @@ from typing import Any
 
 import apsw
 
-from sync import codec
-from sync.crdt.hlc import ms_from_hlc
-from sync.crdt.lattice import EXISTENCE, join
-from sync.merge import conflicts
-from sync.merge import records as report
-from sync.merge.counters import counted, hold_births, hold_registers, unseen
-from sync.merge.keep_both import to_settle
-from sync.sqlite.identifiers import quoted
-from sync.sqlite.raw_text import raw_select, restored
-from sync.sqlite.table_spec import Column, KeyKind, encode_key
-from sync.storage.change_log import pack_mask
-from sync.storage.large_rows import CHANGE_BYTES_MAX, oversized, portions
-from sync.storage.pending_log import OP_DELETE, OP_EVICT, OP_INSERT, WORD_BITS, key_names, pending_name, word_names
-from sync.storage.row_view import RowView, differing, encode_prior, has_equal, prior_to_wire, priors_of, retyped, shrink
-from sync.storage.table import Row, Table, birth_key
-from sync.wire.bundle import Group, Kind, Section
+from mycomesh.sync import codec
+from mycomesh.sync.crdt.hlc import ms_from_hlc
+from mycomesh.sync.crdt.lattice import EXISTENCE, join
+from mycomesh.sync.merge import conflicts
+from mycomesh.sync.merge import records as report
+from mycomesh.sync.merge.counters import counted, hold_births, hold_registers, unseen
+from mycomesh.sync.merge.keep_both import to_settle
+from mycomesh.sync.sqlite.identifiers import quoted
+from mycomesh.sync.sqlite.raw_text import raw_select, restored
+from mycomesh.sync.sqlite.table_spec import Column, KeyKind, encode_key
+from mycomesh.sync.storage.change_log import pack_mask
+from mycomesh.sync.storage.large_rows import CHANGE_BYTES_MAX, oversized, portions
+from mycomesh.sync.storage.pending_log import (
+    OP_DELETE,
+    OP_EVICT,
+    OP_INSERT,
+    WORD_BITS,
+    key_names,
+    pending_name,
+    word_names,
+)
+from mycomesh.sync.storage.row_view import (
+    RowView,
+    differing,
+    encode_prior,
+    has_equal,
+    prior_to_wire,
+    priors_of,
+    retyped,
+    shrink,
+)
+from mycomesh.sync.storage.table import Row, Table, birth_key
+from mycomesh.sync.wire.bundle import Group, Kind, Section
 
 __all__ = ["CHUNK_BYTES_MAX", "CHUNK_ROWS_MAX", "EDIT_WEIGHT", "Drained", "Times", "captured_ms", "drain_table"]
 

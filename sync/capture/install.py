@@ -11,13 +11,13 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from sync.capture.triggers import TIMED, create_statements, drop_statements, trigger_names
-from sync.sqlite.identifiers import fold, quoted
-from sync.sqlite.indexes import column_names
-from sync.storage.change_log import changes_name
-from sync.storage.insert_runs import runs_name
-from sync.storage.pending_log import key_names, pending_name, word_names
-from sync.storage.table import Table
+from mycomesh.sync.capture.triggers import TIMED, create_statements, drop_statements, trigger_names
+from mycomesh.sync.sqlite.identifiers import fold, quoted
+from mycomesh.sync.sqlite.indexes import column_names
+from mycomesh.sync.storage.change_log import changes_name
+from mycomesh.sync.storage.insert_runs import runs_name
+from mycomesh.sync.storage.pending_log import key_names, pending_name, word_names
+from mycomesh.sync.storage.table import Table
 
 __all__ = ["births_mark", "captured", "clear", "make_log", "numbered", "put_on", "take_off"]
 

@@ -13,8 +13,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from sync.sqlite.identifiers import fold
-from sync.sqlite.raw_text import lenient, raw_select, restored
+from mycomesh.sync.sqlite.identifiers import fold
+from mycomesh.sync.sqlite.raw_text import lenient, raw_select, restored
 
 __all__ = ["TABLE", "made_anew", "renew"]
 

@@ -10,12 +10,12 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 
-from sync.capture.table_scan import first_rows
-from sync.sqlite.identifiers import fold
-from sync.sqlite.table_spec import TableSpec
-from sync.storage.row_view import RowView, differing
-from sync.storage.store import Store
-from sync.storage.table import Table, extended
+from mycomesh.sync.capture.table_scan import first_rows
+from mycomesh.sync.sqlite.identifiers import fold
+from mycomesh.sync.sqlite.table_spec import TableSpec
+from mycomesh.sync.storage.row_view import RowView, differing
+from mycomesh.sync.storage.store import Store
+from mycomesh.sync.storage.table import Table, extended
 
 __all__ = ["renamed_columns"]
 

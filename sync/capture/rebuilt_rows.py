@@ -15,13 +15,13 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from sync.merge.records import renumber_parked
-from sync.sqlite.identifiers import quoted
-from sync.storage.change_log import Leaf
-from sync.storage.insert_runs import RUN_MAX
-from sync.storage.pending_log import OP_DELETE, OP_INSERT, key_names, pending_name
-from sync.storage.row_view import RowView, differing
-from sync.storage.table import Table
+from mycomesh.sync.merge.records import renumber_parked
+from mycomesh.sync.sqlite.identifiers import quoted
+from mycomesh.sync.storage.change_log import Leaf
+from mycomesh.sync.storage.insert_runs import RUN_MAX
+from mycomesh.sync.storage.pending_log import OP_DELETE, OP_INSERT, key_names, pending_name
+from mycomesh.sync.storage.row_view import RowView, differing
+from mycomesh.sync.storage.table import Table
 
 __all__ = ["COMPARED_MAX", "realign"]
 

@@ -13,14 +13,14 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sync import codec
-from sync.merge import records
-from sync.merge.conflicts import same
-from sync.merge.counters import totals
-from sync.sqlite.identifiers import quoted
-from sync.sqlite.raw_text import bound, mark, raw_select, restored
-from sync.sqlite.table_spec import KeyKind, encode_key
-from sync.storage.pending_log import (
+from mycomesh.sync import codec
+from mycomesh.sync.merge import records
+from mycomesh.sync.merge.conflicts import same
+from mycomesh.sync.merge.counters import totals
+from mycomesh.sync.sqlite.identifiers import quoted
+from mycomesh.sync.sqlite.raw_text import bound, mark, raw_select, restored
+from mycomesh.sync.sqlite.table_spec import KeyKind, encode_key
+from mycomesh.sync.storage.pending_log import (
     LOOK_AGAIN,
     OP_EVICT,
     OP_INSERT,
@@ -30,8 +30,8 @@ from sync.storage.pending_log import (
     pending_name,
     word_names,
 )
-from sync.storage.row_view import RowView, differing
-from sync.storage.table import Row, Table
+from mycomesh.sync.storage.row_view import RowView, differing
+from mycomesh.sync.storage.table import Row, Table
 
 __all__ = [
     "START",

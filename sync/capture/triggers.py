@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sync.sqlite.identifiers import fold, quoted
-from sync.sqlite.indexes import UniqueIndex
-from sync.sqlite.table_spec import Column, KeyKind, TableSpec
-from sync.storage.pending_log import (
+from mycomesh.sync.sqlite.identifiers import fold, quoted
+from mycomesh.sync.sqlite.indexes import UniqueIndex
+from mycomesh.sync.sqlite.table_spec import Column, KeyKind, TableSpec
+from mycomesh.sync.storage.pending_log import (
     OP_DELETE,
     OP_EVICT,
     OP_INSERT,

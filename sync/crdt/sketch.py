@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from sync.codec import require
+from mycomesh.sync.codec import require
 
 __all__ = ["CELLS_FIRST", "CELLS_MAX", "CELL_BYTES", "ID_BYTES", "Peeled", "Sketch", "cells_after", "id_of"]
 

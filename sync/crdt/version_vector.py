@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from sync import codec
+from mycomesh.sync import codec
 
 __all__ = ["RANGES_MAX", "Range", "Vector", "difference"]
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from sync.exchange.turn import Turn
-from sync.replica import Replica
-from sync.wire import messages as wire
+from mycomesh.sync.exchange.turn import Turn
+from mycomesh.sync.replica import Replica
+from mycomesh.sync.wire import messages as wire
 
 __all__ = ["PEERS_MAX", "SILENT_MS", "Reaching", "mark_of"]
 

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from sync.crdt.version_vector import Vector
-from sync.replica import Replica
-from sync.schema.catalog import SCHEMA_TABLE
-from sync.storage.log_reader import FEED_BYTES_MAX, FEED_ROWS_MAX, changes_in
-from sync.wire.bundle import Bundle, Section
+from mycomesh.sync.crdt.version_vector import Vector
+from mycomesh.sync.replica import Replica
+from mycomesh.sync.schema.catalog import SCHEMA_TABLE
+from mycomesh.sync.storage.log_reader import FEED_BYTES_MAX, FEED_ROWS_MAX, changes_in
+from mycomesh.sync.wire.bundle import Bundle, Section
 
 __all__ = ["FACTS_MAX", "Stream", "StreamChunk"]
 

@@ -7,14 +7,14 @@ the time, and only one that no peer is known to cover. It must not know how cloc
 
 from __future__ import annotations
 
-from sync import codec
-from sync.crdt.hlc import hlc_from_ms, ms_from_hlc
-from sync.errors import DatabaseBusyError, DecodeError
-from sync.events import TimeKnown
-from sync.exchange.acknowledgements import SILENT_MS, Reaching
-from sync.exchange.config import ExchangeConfig
-from sync.exchange.turn import Turn
-from sync.replica import Replica
+from mycomesh.sync import codec
+from mycomesh.sync.crdt.hlc import hlc_from_ms, ms_from_hlc
+from mycomesh.sync.errors import DatabaseBusyError, DecodeError
+from mycomesh.sync.events import TimeKnown
+from mycomesh.sync.exchange.acknowledgements import SILENT_MS, Reaching
+from mycomesh.sync.exchange.config import ExchangeConfig
+from mycomesh.sync.exchange.turn import Turn
+from mycomesh.sync.replica import Replica
 
 __all__ = ["Clockwork"]
 

@@ -14,8 +14,8 @@ from typing import assert_never
 
 import apsw
 
-from sync.errors import BatchRefusedError, DatabaseBusyError, DecodeError
-from sync.events import (
+from mycomesh.sync.errors import BatchRefusedError, DatabaseBusyError, DecodeError
+from mycomesh.sync.events import (
     Action,
     BatchesReceived,
     BatchReceived,
@@ -34,21 +34,21 @@ from sync.events import (
     TimeKnown,
     TimerFired,
 )
-from sync.exchange import tombstone_audit
-from sync.exchange.acknowledgements import Reaching
-from sync.exchange.clock_correction import Clockwork
-from sync.exchange.config import ExchangeConfig
-from sync.exchange.fetch import Fetching, Progress
-from sync.exchange.flow_control import Allowance, Flow
-from sync.exchange.repair_schedule import Mending
-from sync.exchange.schema_debounce import Adoption
-from sync.exchange.scrub_schedule import Scrubbing
-from sync.exchange.serve import Serving
-from sync.exchange.tombstone_gc import Stability
-from sync.exchange.turn import Turn
-from sync.replica import Applied, Replica
-from sync.replication.rights import Rights
-from sync.wire import messages as wire
+from mycomesh.sync.exchange import tombstone_audit
+from mycomesh.sync.exchange.acknowledgements import Reaching
+from mycomesh.sync.exchange.clock_correction import Clockwork
+from mycomesh.sync.exchange.config import ExchangeConfig
+from mycomesh.sync.exchange.fetch import Fetching, Progress
+from mycomesh.sync.exchange.flow_control import Allowance, Flow
+from mycomesh.sync.exchange.repair_schedule import Mending
+from mycomesh.sync.exchange.schema_debounce import Adoption
+from mycomesh.sync.exchange.scrub_schedule import Scrubbing
+from mycomesh.sync.exchange.serve import Serving
+from mycomesh.sync.exchange.tombstone_gc import Stability
+from mycomesh.sync.exchange.turn import Turn
+from mycomesh.sync.replica import Applied, Replica
+from mycomesh.sync.replication.rights import Rights
+from mycomesh.sync.wire import messages as wire
 
 __all__ = ["Exchange", "ExchangeConfig", "LinkStatus", "Progress"]
 

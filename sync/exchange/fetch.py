@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from sync.crdt.version_vector import Vector
-from sync.errors import DatabaseBusyError, DatabaseError, MisfitError
-from sync.exchange.config import ExchangeConfig
-from sync.exchange.tombstone_audit import Audit
-from sync.exchange.turn import Turn
-from sync.replica import Applied, Replica
-from sync.wire import messages as wire
+from mycomesh.sync.crdt.version_vector import Vector
+from mycomesh.sync.errors import DatabaseBusyError, DatabaseError, MisfitError
+from mycomesh.sync.exchange.config import ExchangeConfig
+from mycomesh.sync.exchange.tombstone_audit import Audit
+from mycomesh.sync.exchange.turn import Turn
+from mycomesh.sync.replica import Applied, Replica
+from mycomesh.sync.wire import messages as wire
 
 __all__ = ["Fetching", "Progress"]
 

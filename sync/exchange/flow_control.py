@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sync.codec import require
+from mycomesh.sync.codec import require
 
 __all__ = ["WINDOW_BYTES", "Allowance", "Flow"]
 

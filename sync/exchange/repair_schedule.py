@@ -10,15 +10,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
-from sync.crdt.hlc import SITE_PREFIX
-from sync.crdt.sketch import Sketch
-from sync.errors import DatabaseBusyError
-from sync.exchange.config import ExchangeConfig
-from sync.exchange.flow_control import Allowance, Flow
-from sync.exchange.repair_session import Repair, beyond, ids_in
-from sync.exchange.turn import Turn
-from sync.replica import Applied, Replica
-from sync.wire import messages as wire
+from mycomesh.sync.crdt.hlc import SITE_PREFIX
+from mycomesh.sync.crdt.sketch import Sketch
+from mycomesh.sync.errors import DatabaseBusyError
+from mycomesh.sync.exchange.config import ExchangeConfig
+from mycomesh.sync.exchange.flow_control import Allowance, Flow
+from mycomesh.sync.exchange.repair_session import Repair, beyond, ids_in
+from mycomesh.sync.exchange.turn import Turn
+from mycomesh.sync.replica import Applied, Replica
+from mycomesh.sync.wire import messages as wire
 
 __all__ = ["Digests", "Mending"]
 

@@ -11,11 +11,11 @@ import enum
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from sync.crdt.sketch import CELLS_FIRST, CELLS_MAX, ID_BYTES, Peeled, Sketch, cells_after, id_of
-from sync.replica import Replica
-from sync.storage.log_reader import FEED_BYTES_MAX
-from sync.wire import messages as wire
-from sync.wire.bundle import Bundle, Section
+from mycomesh.sync.crdt.sketch import CELLS_FIRST, CELLS_MAX, ID_BYTES, Peeled, Sketch, cells_after, id_of
+from mycomesh.sync.replica import Replica
+from mycomesh.sync.storage.log_reader import FEED_BYTES_MAX
+from mycomesh.sync.wire import messages as wire
+from mycomesh.sync.wire.bundle import Bundle, Section
 
 __all__ = ["Repair", "beyond", "ids_in", "ids_out"]
 

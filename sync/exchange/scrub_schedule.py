@@ -7,11 +7,11 @@ more often than in `SCRUB_KEEP_MS`. It must not know how rows are compared.
 
 from __future__ import annotations
 
-from sync.errors import DatabaseBusyError
-from sync.exchange.config import ExchangeConfig
-from sync.exchange.turn import Turn
-from sync.replica import Replica
-from sync.replication.scrub import Scrubbed
+from mycomesh.sync.errors import DatabaseBusyError
+from mycomesh.sync.exchange.config import ExchangeConfig
+from mycomesh.sync.exchange.turn import Turn
+from mycomesh.sync.replica import Replica
+from mycomesh.sync.replication.scrub import Scrubbed
 
 __all__ = ["Scrubbing"]
 

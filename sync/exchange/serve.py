@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from sync.crdt.version_vector import Vector
-from sync.errors import DatabaseBusyError
-from sync.exchange.catch_up_stream import Stream
-from sync.exchange.flow_control import Allowance, Flow
-from sync.exchange.turn import Turn
-from sync.replica import Replica
-from sync.wire import messages as wire
+from mycomesh.sync.crdt.version_vector import Vector
+from mycomesh.sync.errors import DatabaseBusyError
+from mycomesh.sync.exchange.catch_up_stream import Stream
+from mycomesh.sync.exchange.flow_control import Allowance, Flow
+from mycomesh.sync.exchange.turn import Turn
+from mycomesh.sync.replica import Replica
+from mycomesh.sync.wire import messages as wire
 
 __all__ = ["Serving"]
 

@@ -12,11 +12,11 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from sync.codec import require
-from sync.crdt.version_vector import Vector
-from sync.merge import tombstones
-from sync.replica import Replica
-from sync.wire import messages as wire
+from mycomesh.sync.codec import require
+from mycomesh.sync.crdt.version_vector import Vector
+from mycomesh.sync.merge import tombstones
+from mycomesh.sync.replica import Replica
+from mycomesh.sync.wire import messages as wire
 
 __all__ = ["Audit", "Audited", "answer"]
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sync import codec
-from sync.crdt.hlc import SITE_PREFIX, hlc_from_ms, ms_from_hlc
-from sync.errors import DatabaseBusyError, DecodeError
-from sync.exchange.config import ExchangeConfig
-from sync.exchange.turn import Turn
-from sync.merge import tombstones
-from sync.replica import Replica
-from sync.storage.table import Table
+from mycomesh.sync import codec
+from mycomesh.sync.crdt.hlc import SITE_PREFIX, hlc_from_ms, ms_from_hlc
+from mycomesh.sync.errors import DatabaseBusyError, DecodeError
+from mycomesh.sync.exchange.config import ExchangeConfig
+from mycomesh.sync.exchange.turn import Turn
+from mycomesh.sync.merge import tombstones
+from mycomesh.sync.replica import Replica
+from mycomesh.sync.storage.table import Table
 
 __all__ = ["MEMBERS_MAX", "Stability"]
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from sync.events import Action, DropLink, Notice, Publish, Send
-from sync.replication.priority import UrgentBatch
-from sync.wire import messages as wire
+from mycomesh.sync.events import Action, DropLink, Notice, Publish, Send
+from mycomesh.sync.replication.priority import UrgentBatch
+from mycomesh.sync.wire import messages as wire
 
 __all__ = ["Turn", "published"]
 

@@ -13,15 +13,15 @@ from typing import Any
 
 import apsw
 
-from sync import codec
-from sync.crdt.lattice import EXISTENCE
-from sync.merge.counters import hold_births
-from sync.sqlite.identifiers import quoted
-from sync.sqlite.table_spec import KeyKind
-from sync.storage.change_log import pack_mask
-from sync.storage.statements import write_many
-from sync.storage.table import Row, Table
-from sync.wire.bundle import Group, Kind
+from mycomesh.sync import codec
+from mycomesh.sync.crdt.lattice import EXISTENCE
+from mycomesh.sync.merge.counters import hold_births
+from mycomesh.sync.sqlite.identifiers import quoted
+from mycomesh.sync.sqlite.table_spec import KeyKind
+from mycomesh.sync.storage.change_log import pack_mask
+from mycomesh.sync.storage.statements import write_many
+from mycomesh.sync.storage.table import Row, Table
+from mycomesh.sync.wire.bundle import Group, Kind
 
 __all__ = ["insert_births", "part_of"]
 

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sync.crdt.lattice import EXISTENCE, Entry, bits_of
-from sync.merge import records
-from sync.storage.row_view import RowView, concurrent
-from sync.storage.table import Table
+from mycomesh.sync.crdt.lattice import EXISTENCE, Entry, bits_of
+from mycomesh.sync.merge import records
+from mycomesh.sync.storage.row_view import RowView, concurrent
+from mycomesh.sync.storage.table import Table
 
 __all__ = ["Change", "note_conflicts", "note_hidden", "same"]
 

@@ -16,9 +16,9 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sync.merge.conflicts import same
-from sync.storage.row_view import RowView
-from sync.storage.table import Table
+from mycomesh.sync.merge.conflicts import same
+from mycomesh.sync.storage.row_view import RowView
+from mycomesh.sync.storage.table import Table
 
 __all__ = ["counted", "hold_births", "hold_registers", "share_column", "share_name", "totals", "unseen"]
 

@@ -12,14 +12,14 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from typing import Any
 
-from sync import codec
-from sync.merge.counters import share_column
-from sync.sqlite.table_spec import KeyKind
-from sync.storage.change_log import pack_mask, unpack_mask
-from sync.storage.insert_runs import Run
-from sync.storage.row_view import RowView, shrink
-from sync.storage.table import Row, Table
-from sync.wire.bundle import Group, Kind
+from mycomesh.sync import codec
+from mycomesh.sync.merge.counters import share_column
+from mycomesh.sync.sqlite.table_spec import KeyKind
+from mycomesh.sync.storage.change_log import pack_mask, unpack_mask
+from mycomesh.sync.storage.insert_runs import Run
+from mycomesh.sync.storage.row_view import RowView, shrink
+from mycomesh.sync.storage.table import Row, Table
+from mycomesh.sync.wire.bundle import Group, Kind
 
 __all__ = ["kept", "shed"]
 

@@ -17,14 +17,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sync.crdt.lattice import EXISTENCE
-from sync.merge import records as report
-from sync.sqlite.table_spec import KeyKind
-from sync.storage.change_log import Leaf
-from sync.storage.pending_log import LOOK_AGAIN, pending_name
-from sync.storage.row_view import RowView
-from sync.storage.table import BIRTH_KEY_SIZE, Row, Table
-from sync.wire.bundle import Kind, Section
+from mycomesh.sync.crdt.lattice import EXISTENCE
+from mycomesh.sync.merge import records as report
+from mycomesh.sync.sqlite.table_spec import KeyKind
+from mycomesh.sync.storage.change_log import Leaf
+from mycomesh.sync.storage.pending_log import LOOK_AGAIN, pending_name
+from mycomesh.sync.storage.row_view import RowView
+from mycomesh.sync.storage.table import BIRTH_KEY_SIZE, Row, Table
+from mycomesh.sync.wire.bundle import Kind, Section
 
 __all__ = [
     "LEGACY_KEY_SIZE",

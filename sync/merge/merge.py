@@ -13,21 +13,21 @@ from typing import Any
 
 import apsw
 
-from sync import codec
-from sync.crdt.lattice import EXISTENCE, Entry, join, visible
-from sync.merge import keep_both, records
-from sync.merge.bulk_insert import insert_births, part_of
-from sync.merge.conflicts import Change, note_conflicts, note_hidden, same
-from sync.merge.counters import totals
-from sync.merge.dropped_columns import kept
-from sync.merge.row_keys import keys_of
-from sync.merge.unique_claims import later_claims
-from sync.sqlite.table_spec import KeyKind
-from sync.storage.change_log import Leaf, pack_mask
-from sync.storage.row_view import RowView, prior_from_wire, shrink
-from sync.storage.statements import blame
-from sync.storage.table import Row, Table
-from sync.wire.bundle import Group, Kind, Section
+from mycomesh.sync import codec
+from mycomesh.sync.crdt.lattice import EXISTENCE, Entry, join, visible
+from mycomesh.sync.merge import keep_both, records
+from mycomesh.sync.merge.bulk_insert import insert_births, part_of
+from mycomesh.sync.merge.conflicts import Change, note_conflicts, note_hidden, same
+from mycomesh.sync.merge.counters import totals
+from mycomesh.sync.merge.dropped_columns import kept
+from mycomesh.sync.merge.row_keys import keys_of
+from mycomesh.sync.merge.unique_claims import later_claims
+from mycomesh.sync.sqlite.table_spec import KeyKind
+from mycomesh.sync.storage.change_log import Leaf, pack_mask
+from mycomesh.sync.storage.row_view import RowView, prior_from_wire, shrink
+from mycomesh.sync.storage.statements import blame
+from mycomesh.sync.storage.table import Row, Table
+from mycomesh.sync.wire.bundle import Group, Kind, Section
 
 __all__ = ["Merged", "Room", "materialize", "merge_section", "set_aside"]
 

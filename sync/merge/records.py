@@ -12,10 +12,10 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from sync import codec
-from sync.crdt.hlc import ms_from_hlc
-from sync.sqlite.raw_text import is_raw
-from sync.storage.table import Row, Table, birth_stamp
+from mycomesh.sync import codec
+from mycomesh.sync.crdt.hlc import ms_from_hlc
+from mycomesh.sync.sqlite.raw_text import is_raw
+from mycomesh.sync.storage.table import Row, Table, birth_stamp
 
 __all__ = [
     "CONFLICTS_MAX",

@@ -12,11 +12,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from sync.merge import keep_both
-from sync.merge.merge import materialize
-from sync.storage.row_view import RowView
-from sync.storage.store import Store
-from sync.storage.table import Row, Table
+from mycomesh.sync.merge import keep_both
+from mycomesh.sync.merge.merge import materialize
+from mycomesh.sync.storage.row_view import RowView
+from mycomesh.sync.storage.store import Store
+from mycomesh.sync.storage.table import Row, Table
 
 __all__ = ["Showing"]
 

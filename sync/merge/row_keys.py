@@ -10,13 +10,13 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from sync import codec
-from sync.errors import DecodeError, MisfitError
-from sync.merge.keep_both import LEGACY_KEY_SIZE
-from sync.sqlite.raw_text import is_raw, is_valid_raw
-from sync.sqlite.table_spec import KeyKind, TableSpec, encode_key
-from sync.storage.table import BIRTH_KEY_SIZE, Table, birth_key
-from sync.wire.bundle import Group, Kind
+from mycomesh.sync import codec
+from mycomesh.sync.errors import DecodeError, MisfitError
+from mycomesh.sync.merge.keep_both import LEGACY_KEY_SIZE
+from mycomesh.sync.sqlite.raw_text import is_raw, is_valid_raw
+from mycomesh.sync.sqlite.table_spec import KeyKind, TableSpec, encode_key
+from mycomesh.sync.storage.table import BIRTH_KEY_SIZE, Table, birth_key
+from mycomesh.sync.wire.bundle import Group, Kind
 
 __all__ = ["keys_of"]
 

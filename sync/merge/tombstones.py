@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sync.crdt.lattice import EXISTENCE, visible
-from sync.crdt.version_vector import Vector
-from sync.merge import records
-from sync.merge.merge import materialize
-from sync.storage.change_log import Leaf
-from sync.storage.row_view import RowView, shrink
-from sync.storage.table import Row, Table
+from mycomesh.sync.crdt.lattice import EXISTENCE, visible
+from mycomesh.sync.crdt.version_vector import Vector
+from mycomesh.sync.merge import records
+from mycomesh.sync.merge.merge import materialize
+from mycomesh.sync.storage.change_log import Leaf
+from mycomesh.sync.storage.row_view import RowView, shrink
+from mycomesh.sync.storage.table import Row, Table
 
 __all__ = ["collect", "collected", "forget", "inherit", "newest", "oldest", "stamps"]
 

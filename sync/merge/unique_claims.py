@@ -12,13 +12,13 @@ from typing import Any
 
 import apsw
 
-from sync.crdt.lattice import EXISTENCE
-from sync.sqlite.identifiers import quoted
-from sync.sqlite.indexes import UniqueIndex
-from sync.sqlite.raw_text import bound, mark, raw_select, restored
-from sync.sqlite.table_spec import KeyKind, encode_key
-from sync.storage.row_view import RowView
-from sync.storage.table import Row, Table
+from mycomesh.sync.crdt.lattice import EXISTENCE
+from mycomesh.sync.sqlite.identifiers import quoted
+from mycomesh.sync.sqlite.indexes import UniqueIndex
+from mycomesh.sync.sqlite.raw_text import bound, mark, raw_select, restored
+from mycomesh.sync.sqlite.table_spec import KeyKind, encode_key
+from mycomesh.sync.storage.row_view import RowView
+from mycomesh.sync.storage.table import Row, Table
 
 __all__ = ["later_claims", "rows_where"]
 

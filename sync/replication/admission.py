@@ -6,12 +6,12 @@ in the future. What always holds: what is refused is not covered. It must not kn
 
 from __future__ import annotations
 
-from sync.crdt.hlc import DRIFT_MS_MAX, SITE_PREFIX, hlc_from_ms, ms_from_hlc
-from sync.errors import BatchRefusedError
-from sync.replication.applied import Applied
-from sync.replication.rights import Rights
-from sync.schema.facts import check_facts
-from sync.wire.bundle import Bundle
+from mycomesh.sync.crdt.hlc import DRIFT_MS_MAX, SITE_PREFIX, hlc_from_ms, ms_from_hlc
+from mycomesh.sync.errors import BatchRefusedError
+from mycomesh.sync.replication.applied import Applied
+from mycomesh.sync.replication.rights import Rights
+from mycomesh.sync.schema.facts import check_facts
+from mycomesh.sync.wire.bundle import Bundle
 
 __all__ = ["admit", "future_bound", "reach_of"]
 

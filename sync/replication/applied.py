@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from sync.merge.merge import Merged
+from mycomesh.sync.merge.merge import Merged
 
 __all__ = ["Applied"]
 

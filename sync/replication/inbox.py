@@ -6,18 +6,18 @@ before; definitions take effect before the rows that follow them in the bundle. 
 
 from __future__ import annotations
 
-from sync.errors import BatchRefusedError, DecodeError
-from sync.merge.keep_both import other_form
-from sync.merge.merge import Merged, Room, merge_section
-from sync.replication.admission import reach_of
-from sync.replication.applied import Applied
-from sync.replication.outbox import SHOWN_MAX, Intake
-from sync.replication.priority import Urgency
-from sync.replication.site import Life
-from sync.schema.catalog import SCHEMA_TABLE, Catalog
-from sync.storage.store import Store
-from sync.storage.table import Table
-from sync.wire.bundle import Bundle, Section
+from mycomesh.sync.errors import BatchRefusedError, DecodeError
+from mycomesh.sync.merge.keep_both import other_form
+from mycomesh.sync.merge.merge import Merged, Room, merge_section
+from mycomesh.sync.replication.admission import reach_of
+from mycomesh.sync.replication.applied import Applied
+from mycomesh.sync.replication.outbox import SHOWN_MAX, Intake
+from mycomesh.sync.replication.priority import Urgency
+from mycomesh.sync.replication.site import Life
+from mycomesh.sync.schema.catalog import SCHEMA_TABLE, Catalog
+from mycomesh.sync.storage.store import Store
+from mycomesh.sync.storage.table import Table
+from mycomesh.sync.wire.bundle import Bundle, Section
 
 __all__ = ["Arrivals"]
 

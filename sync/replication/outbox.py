@@ -10,18 +10,18 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable
 
-from sync.capture import table_scan
-from sync.capture.drain import CHUNK_ROWS_MAX, EDIT_WEIGHT, Drained, Times, captured_ms, drain_table
-from sync.merge.keep_both import in_form
-from sync.merge.retry import Showing
-from sync.replication.priority import Urgency
-from sync.replication.site import Life
-from sync.schema.catalog import ADOPTED_MAX, SCHEMA_TABLE, Catalog
-from sync.storage.large_rows import CHANGE_BYTES_MAX
-from sync.storage.pending_log import pending_name
-from sync.storage.store import Store
-from sync.storage.table import Table
-from sync.wire.bundle import Section
+from mycomesh.sync.capture import table_scan
+from mycomesh.sync.capture.drain import CHUNK_ROWS_MAX, EDIT_WEIGHT, Drained, Times, captured_ms, drain_table
+from mycomesh.sync.merge.keep_both import in_form
+from mycomesh.sync.merge.retry import Showing
+from mycomesh.sync.replication.priority import Urgency
+from mycomesh.sync.replication.site import Life
+from mycomesh.sync.schema.catalog import ADOPTED_MAX, SCHEMA_TABLE, Catalog
+from mycomesh.sync.storage.large_rows import CHANGE_BYTES_MAX
+from mycomesh.sync.storage.pending_log import pending_name
+from mycomesh.sync.storage.store import Store
+from mycomesh.sync.storage.table import Table
+from mycomesh.sync.wire.bundle import Section
 
 __all__ = ["SHOWN_MAX", "Intake"]
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Sequence
 
-from sync.schema.catalog import SCHEMA_TABLE, Catalog
-from sync.sqlite.identifiers import fold
-from sync.wire.bundle import BUNDLE_BYTES_MAX, Bundle, Section
+from mycomesh.sync.schema.catalog import SCHEMA_TABLE, Catalog
+from mycomesh.sync.sqlite.identifiers import fold
+from mycomesh.sync.wire.bundle import BUNDLE_BYTES_MAX, Bundle, Section
 
 __all__ = ["Urgency", "UrgentBatch"]
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from fnmatch import fnmatchcase
 from functools import lru_cache
 
-from sync.wire.bundle import Bundle
+from mycomesh.sync.wire.bundle import Bundle
 
 __all__ = ["Grants", "Rights"]
 

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sync import codec
-from sync.capture import table_scan
-from sync.replication.outbox import Intake
-from sync.schema.catalog import SCHEMA_TABLE, Catalog
-from sync.storage.store import Store
-from sync.storage.table import Row
+from mycomesh.sync import codec
+from mycomesh.sync.capture import table_scan
+from mycomesh.sync.replication.outbox import Intake
+from mycomesh.sync.schema.catalog import SCHEMA_TABLE, Catalog
+from mycomesh.sync.storage.store import Store
+from mycomesh.sync.storage.table import Row
 
 __all__ = ["Scrub", "Scrubbed"]
 

@@ -16,14 +16,14 @@ import json
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 
-from sync.crdt.hlc import SITE_PREFIX
-from sync.crdt.lattice import EXISTENCE
-from sync.errors import DecodeError, ForeignFileError
-from sync.merge import records
-from sync.storage.change_log import Leaf, unpack_mask
-from sync.storage.row_view import RowView
-from sync.storage.store import Store
-from sync.storage.table import Row, Table, birth_key
+from mycomesh.sync.crdt.hlc import SITE_PREFIX
+from mycomesh.sync.crdt.lattice import EXISTENCE
+from mycomesh.sync.errors import DecodeError, ForeignFileError
+from mycomesh.sync.merge import records
+from mycomesh.sync.storage.change_log import Leaf, unpack_mask
+from mycomesh.sync.storage.row_view import RowView
+from mycomesh.sync.storage.store import Store
+from mycomesh.sync.storage.table import Row, Table, birth_key
 
 __all__ = ["RENEWALS_MAX", "Life", "stamp_again"]
 

@@ -12,12 +12,12 @@ from typing import Any
 
 import apsw
 
-from sync.merge.merge import set_aside
-from sync.merge.unique_claims import rows_where
-from sync.sqlite.create_table import checks_of
-from sync.sqlite.definitions import adding
-from sync.sqlite.identifiers import quoted
-from sync.storage.table import Table
+from mycomesh.sync.merge.merge import set_aside
+from mycomesh.sync.merge.unique_claims import rows_where
+from mycomesh.sync.sqlite.create_table import checks_of
+from mycomesh.sync.sqlite.definitions import adding
+from mycomesh.sync.sqlite.identifiers import quoted
+from mycomesh.sync.storage.table import Table
 
 __all__ = ["SET_ASIDE_MAX", "add_column"]
 

@@ -13,34 +13,34 @@ from typing import Any
 
 import apsw
 
-from sync.capture import rebuild_mark, table_scan
-from sync.capture.install import births_mark, captured, clear, logging, make_log, numbered, put_on, take_off
-from sync.capture.rebuilt_columns import renamed_columns
-from sync.capture.rebuilt_rows import realign
-from sync.capture.triggers import fits
-from sync.merge.dropped_columns import shed
-from sync.merge.keep_both import convert
-from sync.schema.drift import Differences
-from sync.schema.facts import SCHEMA_ID, SCHEMA_TABLE, Facts
-from sync.schema.follow_facts import Following
-from sync.schema.generated_facts import Generating
-from sync.schema.index_triggers import Echoes
-from sync.schema.migration import migrate
-from sync.schema.migration_plan import Plan
-from sync.schema.names import Names
-from sync.schema.policy import Policies, name_fact
-from sync.schema.record_facts import record_facts
-from sync.schema.table_filter import TableFilter
-from sync.sqlite.definitions import described
-from sync.sqlite.generated_columns import composed
-from sync.sqlite.identifiers import fold, quoted
-from sync.sqlite.indexes import column_names
-from sync.sqlite.table_spec import FileSchema, TableSpec, UnsupportedTable, read_table, user_tables
-from sync.storage import internal_tables
-from sync.storage.change_log import ChangeLog, changes_name
-from sync.storage.insert_runs import runs_name
-from sync.storage.store import Store
-from sync.storage.table import Table, extended
+from mycomesh.sync.capture import rebuild_mark, table_scan
+from mycomesh.sync.capture.install import births_mark, captured, clear, logging, make_log, numbered, put_on, take_off
+from mycomesh.sync.capture.rebuilt_columns import renamed_columns
+from mycomesh.sync.capture.rebuilt_rows import realign
+from mycomesh.sync.capture.triggers import fits
+from mycomesh.sync.merge.dropped_columns import shed
+from mycomesh.sync.merge.keep_both import convert
+from mycomesh.sync.schema.drift import Differences
+from mycomesh.sync.schema.facts import SCHEMA_ID, SCHEMA_TABLE, Facts
+from mycomesh.sync.schema.follow_facts import Following
+from mycomesh.sync.schema.generated_facts import Generating
+from mycomesh.sync.schema.index_triggers import Echoes
+from mycomesh.sync.schema.migration import migrate
+from mycomesh.sync.schema.migration_plan import Plan
+from mycomesh.sync.schema.names import Names
+from mycomesh.sync.schema.policy import Policies, name_fact
+from mycomesh.sync.schema.record_facts import record_facts
+from mycomesh.sync.schema.table_filter import TableFilter
+from mycomesh.sync.sqlite.definitions import described
+from mycomesh.sync.sqlite.generated_columns import composed
+from mycomesh.sync.sqlite.identifiers import fold, quoted
+from mycomesh.sync.sqlite.indexes import column_names
+from mycomesh.sync.sqlite.table_spec import FileSchema, TableSpec, UnsupportedTable, read_table, user_tables
+from mycomesh.sync.storage import internal_tables
+from mycomesh.sync.storage.change_log import ChangeLog, changes_name
+from mycomesh.sync.storage.insert_runs import runs_name
+from mycomesh.sync.storage.store import Store
+from mycomesh.sync.storage.table import Table, extended
 
 __all__ = ["ADOPTED_MAX", "SCHEMA_TABLE", "Catalog"]
 

@@ -12,12 +12,12 @@ from typing import Any
 
 import apsw
 
-from sync.schema.record_facts import definition
-from sync.sqlite.create_table import bare, checks
-from sync.sqlite.definitions import redefined, scratch
-from sync.sqlite.generated_columns import generated_of
-from sync.sqlite.table_spec import TableSpec, user_tables
-from sync.storage.table import Table
+from mycomesh.sync.schema.record_facts import definition
+from mycomesh.sync.sqlite.create_table import bare, checks
+from mycomesh.sync.sqlite.definitions import redefined, scratch
+from mycomesh.sync.sqlite.generated_columns import generated_of
+from mycomesh.sync.sqlite.table_spec import TableSpec, user_tables
+from mycomesh.sync.storage.table import Table
 
 __all__ = ["Differences"]
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import itertools
 
-from sync.codec import require
-from sync.sqlite.raw_text import is_raw
-from sync.sqlite.table_spec import SQL_MAX
-from sync.storage.pending_log import OP_INSERT, pending_name
-from sync.storage.store import Store
-from sync.wire.bundle import Bundle
+from mycomesh.sync.codec import require
+from mycomesh.sync.sqlite.raw_text import is_raw
+from mycomesh.sync.sqlite.table_spec import SQL_MAX
+from mycomesh.sync.storage.pending_log import OP_INSERT, pending_name
+from mycomesh.sync.storage.store import Store
+from mycomesh.sync.wire.bundle import Bundle
 
 __all__ = ["INDEX", "SCHEMA_ID", "SCHEMA_TABLE", "TABLE", "Facts", "check_facts"]
 

@@ -13,19 +13,19 @@ from typing import TYPE_CHECKING
 
 import apsw
 
-from sync.merge import records as report
-from sync.schema.add_column import add_column
-from sync.schema.facts import INDEX, SCHEMA_TABLE, TABLE
-from sync.schema.names import shown_names
-from sync.sqlite.definitions import column_clauses, only, redefined, rename_columns, rename_tables, scratch
-from sync.sqlite.identifiers import fold, quoted
-from sync.sqlite.indexes import column_names, user_indexes
-from sync.sqlite.table_spec import Column, TableSpec, UnsupportedTable, user_tables
-from sync.storage.store import Store
-from sync.storage.table import Table
+from mycomesh.sync.merge import records as report
+from mycomesh.sync.schema.add_column import add_column
+from mycomesh.sync.schema.facts import INDEX, SCHEMA_TABLE, TABLE
+from mycomesh.sync.schema.names import shown_names
+from mycomesh.sync.sqlite.definitions import column_clauses, only, redefined, rename_columns, rename_tables, scratch
+from mycomesh.sync.sqlite.identifiers import fold, quoted
+from mycomesh.sync.sqlite.indexes import column_names, user_indexes
+from mycomesh.sync.sqlite.table_spec import Column, TableSpec, UnsupportedTable, user_tables
+from mycomesh.sync.storage.store import Store
+from mycomesh.sync.storage.table import Table
 
 if TYPE_CHECKING:
-    from sync.schema.catalog import Catalog
+    from mycomesh.sync.schema.catalog import Catalog
 
 __all__ = ["Following"]
 

@@ -14,20 +14,20 @@ from typing import TYPE_CHECKING
 
 import apsw
 
-from sync.schema.add_column import add_column
-from sync.schema.facts import SCHEMA_TABLE
-from sync.schema.policy import generated_fact
-from sync.schema.record_facts import definition
-from sync.sqlite.create_table import alike, mentions
-from sync.sqlite.generated_columns import generated_of, in_any_order, renamed, with_dependents
-from sync.sqlite.identifiers import fold, quoted
-from sync.sqlite.indexes import user_indexes
-from sync.sqlite.table_spec import TableSpec
-from sync.storage.store import Store
-from sync.storage.table import Table
+from mycomesh.sync.schema.add_column import add_column
+from mycomesh.sync.schema.facts import SCHEMA_TABLE
+from mycomesh.sync.schema.policy import generated_fact
+from mycomesh.sync.schema.record_facts import definition
+from mycomesh.sync.sqlite.create_table import alike, mentions
+from mycomesh.sync.sqlite.generated_columns import generated_of, in_any_order, renamed, with_dependents
+from mycomesh.sync.sqlite.identifiers import fold, quoted
+from mycomesh.sync.sqlite.indexes import user_indexes
+from mycomesh.sync.sqlite.table_spec import TableSpec
+from mycomesh.sync.storage.store import Store
+from mycomesh.sync.storage.table import Table
 
 if TYPE_CHECKING:
-    from sync.schema.catalog import Catalog
+    from mycomesh.sync.schema.catalog import Catalog
 
 __all__ = ["Generating"]
 

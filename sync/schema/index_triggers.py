@@ -17,17 +17,17 @@ from typing import TYPE_CHECKING
 
 import apsw
 
-from sync.errors import EchoError
-from sync.sqlite.create_table import mentions
-from sync.sqlite.identifiers import INTERNAL_PREFIX, fold, quoted
-from sync.sqlite.raw_text import lenient, raw_select, restored
-from sync.sqlite.tokens import TOKEN
+from mycomesh.sync.errors import EchoError
+from mycomesh.sync.sqlite.create_table import mentions
+from mycomesh.sync.sqlite.identifiers import INTERNAL_PREFIX, fold, quoted
+from mycomesh.sync.sqlite.raw_text import lenient, raw_select, restored
+from mycomesh.sync.sqlite.tokens import TOKEN
 
 if TYPE_CHECKING:
-    from sync.schema.catalog import Catalog
-    from sync.sqlite.table_spec import FileSchema
-    from sync.storage.store import Store
-    from sync.storage.table import Table
+    from mycomesh.sync.schema.catalog import Catalog
+    from mycomesh.sync.sqlite.table_spec import FileSchema
+    from mycomesh.sync.storage.store import Store
+    from mycomesh.sync.storage.table import Table
 
 __all__ = ["Echoes"]
 

@@ -11,20 +11,20 @@ from typing import TYPE_CHECKING
 
 import apsw
 
-from sync.errors import MigrationError
-from sync.merge import records
-from sync.schema.facts import INDEX
-from sync.schema.migration_plan import Alteration, Plan, run
-from sync.schema.policy import dropped_fact, name_fact
-from sync.schema.record_facts import define
-from sync.sqlite.identifiers import fold
-from sync.sqlite.indexes import user_indexes
-from sync.sqlite.table_spec import UnsupportedTable
-from sync.storage.store import Store
-from sync.storage.table import Table
+from mycomesh.sync.errors import MigrationError
+from mycomesh.sync.merge import records
+from mycomesh.sync.schema.facts import INDEX
+from mycomesh.sync.schema.migration_plan import Alteration, Plan, run
+from mycomesh.sync.schema.policy import dropped_fact, name_fact
+from mycomesh.sync.schema.record_facts import define
+from mycomesh.sync.sqlite.identifiers import fold
+from mycomesh.sync.sqlite.indexes import user_indexes
+from mycomesh.sync.sqlite.table_spec import UnsupportedTable
+from mycomesh.sync.storage.store import Store
+from mycomesh.sync.storage.table import Table
 
 if TYPE_CHECKING:
-    from sync.schema.catalog import Catalog
+    from mycomesh.sync.schema.catalog import Catalog
 
 __all__ = ["migrate"]
 

@@ -17,12 +17,12 @@ from typing import Any
 
 import apsw
 
-from sync.errors import MigrationError
-from sync.sqlite.identifiers import INTERNAL_PREFIX, fold, quoted
-from sync.sqlite.indexes import column_names
-from sync.sqlite.raw_text import lenient, raw_select, restored
-from sync.sqlite.table_spec import user_tables
-from sync.sqlite.tokens import readable
+from mycomesh.sync.errors import MigrationError
+from mycomesh.sync.sqlite.identifiers import INTERNAL_PREFIX, fold, quoted
+from mycomesh.sync.sqlite.indexes import column_names
+from mycomesh.sync.sqlite.raw_text import lenient, raw_select, restored
+from mycomesh.sync.sqlite.table_spec import user_tables
+from mycomesh.sync.sqlite.tokens import readable
 
 __all__ = ["Alteration", "Plan", "run"]
 

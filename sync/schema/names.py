@@ -14,8 +14,8 @@ import itertools
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from sync.sqlite.identifiers import fold
-from sync.sqlite.table_spec import TableSpec, UnsupportedTable
+from mycomesh.sync.sqlite.identifiers import fold
+from mycomesh.sync.sqlite.table_spec import TableSpec, UnsupportedTable
 
 __all__ = ["Names", "free_name", "shown_names"]
 

@@ -11,8 +11,8 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from sync.sqlite.identifiers import INTERNAL_PREFIX, fold
-from sync.sqlite.table_spec import SQL_MAX, KeyKind, TableSpec
+from mycomesh.sync.sqlite.identifiers import INTERNAL_PREFIX, fold
+from mycomesh.sync.sqlite.table_spec import SQL_MAX, KeyKind, TableSpec
 
 __all__ = [
     "COUNTER",

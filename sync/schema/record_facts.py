@@ -9,15 +9,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sync.schema.facts import INDEX, SCHEMA_TABLE, TABLE
-from sync.schema.policy import name_fact
-from sync.sqlite.definitions import redefined
-from sync.sqlite.identifiers import fold
-from sync.sqlite.indexes import column_names, user_indexes
-from sync.sqlite.table_spec import TableSpec
+from mycomesh.sync.schema.facts import INDEX, SCHEMA_TABLE, TABLE
+from mycomesh.sync.schema.policy import name_fact
+from mycomesh.sync.sqlite.definitions import redefined
+from mycomesh.sync.sqlite.identifiers import fold
+from mycomesh.sync.sqlite.indexes import column_names, user_indexes
+from mycomesh.sync.sqlite.table_spec import TableSpec
 
 if TYPE_CHECKING:
-    from sync.schema.catalog import Catalog
+    from mycomesh.sync.schema.catalog import Catalog
 
 __all__ = ["define", "definition", "record_facts"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 from dataclasses import dataclass
 
-from sync.sqlite.identifiers import fold
+from mycomesh.sync.sqlite.identifiers import fold
 
 __all__ = ["TableFilter"]
 

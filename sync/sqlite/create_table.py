@@ -11,8 +11,8 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from sync.sqlite.identifiers import fold
-from sync.sqlite.tokens import BLANKS, COMMENTS, TOKEN
+from mycomesh.sync.sqlite.identifiers import fold
+from mycomesh.sync.sqlite.tokens import BLANKS, COMMENTS, TOKEN
 
 __all__ = ["alike", "bare", "checks", "checks_of", "columns", "computed", "definition_of", "mentions"]
 

@@ -13,10 +13,10 @@ from typing import Any
 
 import apsw
 
-from sync.sqlite.create_table import columns, definition_of
-from sync.sqlite.identifiers import INTERNAL_PREFIX, fold, quoted
-from sync.sqlite.table_spec import TableSpec, UnsupportedTable, affinity, read_table, user_tables
-from sync.sqlite.tokens import without_comments
+from mycomesh.sync.sqlite.create_table import columns, definition_of
+from mycomesh.sync.sqlite.identifiers import INTERNAL_PREFIX, fold, quoted
+from mycomesh.sync.sqlite.table_spec import TableSpec, UnsupportedTable, affinity, read_table, user_tables
+from mycomesh.sync.sqlite.tokens import without_comments
 
 __all__ = [
     "adding",

@@ -12,11 +12,11 @@ from typing import Any
 
 import apsw
 
-from sync.sqlite.create_table import alike, columns, computed, definition_of, mentions
-from sync.sqlite.definitions import adding, rename_columns, scratch
-from sync.sqlite.identifiers import fold, quoted
-from sync.sqlite.indexes import column_names
-from sync.sqlite.table_spec import user_tables
+from mycomesh.sync.sqlite.create_table import alike, columns, computed, definition_of, mentions
+from mycomesh.sync.sqlite.definitions import adding, rename_columns, scratch
+from mycomesh.sync.sqlite.identifiers import fold, quoted
+from mycomesh.sync.sqlite.indexes import column_names
+from mycomesh.sync.sqlite.table_spec import user_tables
 
 __all__ = ["composed", "generated_of", "in_any_order", "renamed", "with_dependents"]
 

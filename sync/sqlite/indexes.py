@@ -14,9 +14,9 @@ from typing import Any
 
 import apsw
 
-from sync.sqlite.identifiers import quoted
-from sync.sqlite.raw_text import raw_select, restored
-from sync.sqlite.tokens import COMMENTS, TOKEN, readable
+from mycomesh.sync.sqlite.identifiers import quoted
+from mycomesh.sync.sqlite.raw_text import raw_select, restored
+from mycomesh.sync.sqlite.tokens import COMMENTS, TOKEN, readable
 
 __all__ = ["UniqueIndex", "column_names", "key_terms", "unique_indexes", "user_indexes"]
 

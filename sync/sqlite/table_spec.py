@@ -14,11 +14,11 @@ from typing import Any
 
 import apsw
 
-from sync import codec
-from sync.sqlite.identifiers import INTERNAL_PREFIX, NAME_MAX, fold, is_ours, quoted
-from sync.sqlite.indexes import UniqueIndex, key_terms, unique_indexes
-from sync.sqlite.raw_text import is_raw, lenient, raw_select, restored
-from sync.sqlite.tokens import readable
+from mycomesh.sync import codec
+from mycomesh.sync.sqlite.identifiers import INTERNAL_PREFIX, NAME_MAX, fold, is_ours, quoted
+from mycomesh.sync.sqlite.indexes import UniqueIndex, key_terms, unique_indexes
+from mycomesh.sync.sqlite.raw_text import is_raw, lenient, raw_select, restored
+from mycomesh.sync.sqlite.tokens import readable
 
 __all__ = [
     "Column",

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from sync.sqlite.raw_text import lenient
+from mycomesh.sync.sqlite.raw_text import lenient
 
 __all__ = ["BLANKS", "COMMENTS", "TOKEN", "readable", "without_comments"]
 

@@ -16,10 +16,10 @@ from typing import Any
 
 import apsw
 
-from sync.crdt.lattice import EXISTENCE, Entry
-from sync.errors import DecodeError
-from sync.storage.insert_runs import RUN_MIN, Run, Runs
-from sync.storage.store import Store
+from mycomesh.sync.crdt.lattice import EXISTENCE, Entry
+from mycomesh.sync.errors import DecodeError
+from mycomesh.sync.storage.insert_runs import RUN_MIN, Run, Runs
+from mycomesh.sync.storage.store import Store
 
 __all__ = ["ChangeLog", "Leaf", "changes_name", "pack_mask", "unpack_mask"]
 

@@ -13,8 +13,8 @@ import struct
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from sync.sqlite.identifiers import quoted
-from sync.storage.store import Store
+from mycomesh.sync.sqlite.identifiers import quoted
+from mycomesh.sync.storage.store import Store
 
 __all__ = ["RUN_MAX", "RUN_MIN", "Run", "Runs", "runs_name"]
 

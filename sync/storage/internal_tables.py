@@ -16,7 +16,7 @@ from typing import Any
 
 import apsw
 
-from sync.sqlite.identifiers import is_ours
+from mycomesh.sync.sqlite.identifiers import is_ours
 
 __all__ = ["LOGS", "SCHEMA", "amiss", "made_again", "refill", "remain", "standing"]
 

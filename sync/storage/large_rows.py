@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sync.crdt.lattice import EXISTENCE
-from sync.sqlite.raw_text import is_raw
-from sync.storage.table import Table
+from mycomesh.sync.crdt.lattice import EXISTENCE
+from mycomesh.sync.sqlite.raw_text import is_raw
+from mycomesh.sync.storage.table import Table
 
 __all__ = ["CHANGE_BYTES_MAX", "bytes_of", "oversized", "portions"]
 

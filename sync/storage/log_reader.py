@@ -10,16 +10,16 @@ import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from sync.crdt.lattice import EXISTENCE
-from sync.crdt.version_vector import Range
-from sync.sqlite.identifiers import quoted
-from sync.sqlite.table_spec import KeyKind
-from sync.storage.change_log import Leaf, unpack_mask
-from sync.storage.insert_runs import Run
-from sync.storage.large_rows import CHANGE_BYTES_MAX, bytes_of
-from sync.storage.row_view import RowView, prior_to_wire
-from sync.storage.table import Row, Table
-from sync.wire.bundle import Group, Kind
+from mycomesh.sync.crdt.lattice import EXISTENCE
+from mycomesh.sync.crdt.version_vector import Range
+from mycomesh.sync.sqlite.identifiers import quoted
+from mycomesh.sync.sqlite.table_spec import KeyKind
+from mycomesh.sync.storage.change_log import Leaf, unpack_mask
+from mycomesh.sync.storage.insert_runs import Run
+from mycomesh.sync.storage.large_rows import CHANGE_BYTES_MAX, bytes_of
+from mycomesh.sync.storage.row_view import RowView, prior_to_wire
+from mycomesh.sync.storage.table import Row, Table
+from mycomesh.sync.wire.bundle import Group, Kind
 
 __all__ = ["FEED_BYTES_MAX", "FEED_ROWS_MAX", "changes_in", "read_range", "read_rows"]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from sync.sqlite.identifiers import quoted
-from sync.sqlite.table_spec import KeyKind, TableSpec
+from mycomesh.sync.sqlite.identifiers import quoted
+from mycomesh.sync.sqlite.table_spec import KeyKind, TableSpec
 
 __all__ = [
     "LOOK_AGAIN",

@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sync import codec
-from sync.crdt.lattice import EXISTENCE, Entry, visible
-from sync.storage.change_log import Leaf, pack_mask, unpack_mask
-from sync.storage.table import Row, Table
-from sync.wire.bundle import Part
+from mycomesh.sync import codec
+from mycomesh.sync.crdt.lattice import EXISTENCE, Entry, visible
+from mycomesh.sync.storage.change_log import Leaf, pack_mask, unpack_mask
+from mycomesh.sync.storage.table import Row, Table
+from mycomesh.sync.wire.bundle import Part
 
 __all__ = [
     "RowView",

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import apsw
 
-from sync.errors import EchoError
+from mycomesh.sync.errors import EchoError
 
 if TYPE_CHECKING:
-    from sync.storage.table import Table
+    from mycomesh.sync.storage.table import Table
 
 __all__ = ["blame", "write", "write_many"]
 

@@ -17,10 +17,10 @@ from typing import Any, Protocol
 
 import apsw
 
-from sync.crdt.hlc import Clock
-from sync.errors import DatabaseBusyError, DatabaseError, EchoError, FileReplacedError, ForeignFileError
-from sync.sqlite.identifiers import fold, is_ours
-from sync.storage import internal_tables
+from mycomesh.sync.crdt.hlc import Clock
+from mycomesh.sync.errors import DatabaseBusyError, DatabaseError, EchoError, FileReplacedError, ForeignFileError
+from mycomesh.sync.sqlite.identifiers import fold, is_ours
+from mycomesh.sync.storage import internal_tables
 
 __all__ = ["BUSY_MS_MAX", "DIGITS", "Enlisted", "Store", "agree_on_digits", "recognised"]
 

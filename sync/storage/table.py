@@ -17,15 +17,15 @@ from typing import Any
 
 import apsw
 
-from sync import codec
-from sync.crdt.lattice import EXISTENCE, bits_of
-from sync.crdt.version_vector import Range, Vector
-from sync.sqlite.identifiers import quoted
-from sync.sqlite.raw_text import bound, is_raw, mark, raw_select, restored
-from sync.sqlite.table_spec import KeyKind, TableSpec
-from sync.storage.change_log import ChangeLog, Leaf, unpack_mask
-from sync.storage.statements import write
-from sync.storage.store import Store
+from mycomesh.sync import codec
+from mycomesh.sync.crdt.lattice import EXISTENCE, bits_of
+from mycomesh.sync.crdt.version_vector import Range, Vector
+from mycomesh.sync.sqlite.identifiers import quoted
+from mycomesh.sync.sqlite.raw_text import bound, is_raw, mark, raw_select, restored
+from mycomesh.sync.sqlite.table_spec import KeyKind, TableSpec
+from mycomesh.sync.storage.change_log import ChangeLog, Leaf, unpack_mask
+from mycomesh.sync.storage.statements import write
+from mycomesh.sync.storage.store import Store
 
 __all__ = ["BIRTH_KEY_SIZE", "Row", "Table", "birth_key", "birth_stamp", "extended"]
 

@@ -12,11 +12,11 @@ import itertools
 from dataclasses import dataclass, field
 from typing import Any
 
-from sync import codec
-from sync.codec import is_array, is_bytes, is_int, require
-from sync.crdt.hlc import HLC_MAX
-from sync.sqlite.identifiers import NAME_MAX
-from sync.sqlite.raw_text import is_raw, is_valid_raw
+from mycomesh.sync import codec
+from mycomesh.sync.codec import is_array, is_bytes, is_int, require
+from mycomesh.sync.crdt.hlc import HLC_MAX
+from mycomesh.sync.sqlite.identifiers import NAME_MAX
+from mycomesh.sync.sqlite.raw_text import is_raw, is_valid_raw
 
 __all__ = ["BUNDLE_BYTES_MAX", "Bundle", "Group", "Kind", "Part", "Section"]
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import zlib
 
-from sync.errors import DecodeError
-from sync.wire.bundle import BUNDLE_BYTES_MAX
+from mycomesh.sync.errors import DecodeError
+from mycomesh.sync.wire.bundle import BUNDLE_BYTES_MAX
 
 __all__ = ["PACK_BYTES_MIN", "pack", "unpack"]
 

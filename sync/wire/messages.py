@@ -9,14 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, assert_never
 
-from sync import codec
-from sync.codec import is_array, is_bytes, is_int, require
-from sync.crdt.sketch import ID_BYTES
-from sync.crdt.version_vector import RANGES_MAX, Vector
-from sync.errors import DecodeError
-from sync.sqlite.identifiers import NAME_MAX
-from sync.wire.bundle import BUNDLE_BYTES_MAX, SECTIONS_MAX, SITES_MAX
-from sync.wire.compression import pack, unpack
+from mycomesh.sync import codec
+from mycomesh.sync.codec import is_array, is_bytes, is_int, require
+from mycomesh.sync.crdt.sketch import ID_BYTES
+from mycomesh.sync.crdt.version_vector import RANGES_MAX, Vector
+from mycomesh.sync.errors import DecodeError
+from mycomesh.sync.sqlite.identifiers import NAME_MAX
+from mycomesh.sync.wire.bundle import BUNDLE_BYTES_MAX, SECTIONS_MAX, SITES_MAX
+from mycomesh.sync.wire.compression import pack, unpack
 
 __all__ = [
     "MESSAGE_BYTES_MAX",

@@ -11,19 +11,19 @@ from functools import wraps
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mesh import primitives, wire
-from mesh.config import MeshConfig
-from mesh.errors import CertificateError, DecodeError, EnrolmentError, MeshError
-from mesh.events import Address
-from mesh.membership import enrolment
-from mesh.membership.certificate import Certificate, issue
-from mesh.membership.decree import Authority
-from mesh.membership.enrolment import Candidate, JoinCode
-from mesh.membership.identity import make_identity
-from mesh.membership.membership import Membership
-from mesh.membership.renewal import read_certificate, renew
-from mesh.membership.revocations import Epoch, Revocation
-from mesh.messages import (
+from mycomesh.mesh import primitives, wire
+from mycomesh.mesh.config import MeshConfig
+from mycomesh.mesh.errors import CertificateError, DecodeError, EnrolmentError, MeshError
+from mycomesh.mesh.events import Address
+from mycomesh.mesh.membership import enrolment
+from mycomesh.mesh.membership.certificate import Certificate, issue
+from mycomesh.mesh.membership.decree import Authority
+from mycomesh.mesh.membership.enrolment import Candidate, JoinCode
+from mycomesh.mesh.membership.identity import make_identity
+from mycomesh.mesh.membership.membership import Membership
+from mycomesh.mesh.membership.renewal import read_certificate, renew
+from mycomesh.mesh.membership.revocations import Epoch, Revocation
+from mycomesh.mesh.messages import (
     Addresses,
     App,
     Batch,
@@ -44,13 +44,13 @@ from mesh.messages import (
     encode,
     signed_part,
 )
-from mesh.overlay.overlay import Overlay
-from mesh.overlay.topology import LinkState, Neighbour
-from mesh.relay.circuit_frame import CircuitFrame, FrameKind
-from mesh.session.records import PARTIAL_BYTES_MAX, End, Inbox, Outbox, Whole
-from mesh.session.session import EARLY_BYTES_MAX, Keys, Opened, Phase, Received, Reply, Session
-from sync.errors import DecodeError as SyncDecodeError
-from sync.wire import messages as sync_message
+from mycomesh.mesh.overlay.overlay import Overlay
+from mycomesh.mesh.overlay.topology import LinkState, Neighbour
+from mycomesh.mesh.relay.circuit_frame import CircuitFrame, FrameKind
+from mycomesh.mesh.session.records import PARTIAL_BYTES_MAX, End, Inbox, Outbox, Whole
+from mycomesh.mesh.session.session import EARLY_BYTES_MAX, Keys, Opened, Phase, Received, Reply, Session
+from mycomesh.sync.errors import DecodeError as SyncDecodeError
+from mycomesh.sync.wire import messages as sync_message
 from tests.fuzz.bytes import cuts, damaged, hostile
 from tests.mesh.pipes import WALL_MS, mesh_of
 

@@ -14,11 +14,11 @@ import time
 
 import uvloop
 
-from mesh.events import ConnOpened, DialFailed
-from mesh.io import discovery
-from mesh.io.discovery import Discovery
-from mesh.io.netlink import Netlink
-from mesh.io.transport import Transport
+from mycomesh.mesh.events import ConnOpened, DialFailed
+from mycomesh.mesh.io import discovery
+from mycomesh.mesh.io.discovery import Discovery
+from mycomesh.mesh.io.netlink import Netlink
+from mycomesh.mesh.io.transport import Transport
 
 BEGAN = time.monotonic()
 

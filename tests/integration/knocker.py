@@ -20,11 +20,11 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from mesh.links.authentication import BOOT_BYTES, Papers
-from mesh.membership.identity import Identity
-from mesh.messages import Ping, encode
-from mesh.session.session import Keys, Phase, Received, Reply, Session
-from mesh.versions import Versions
+from mycomesh.mesh.links.authentication import BOOT_BYTES, Papers
+from mycomesh.mesh.membership.identity import Identity
+from mycomesh.mesh.messages import Ping, encode
+from mycomesh.mesh.session.session import Keys, Phase, Received, Reply, Session
+from mycomesh.mesh.versions import Versions
 
 PAUSE_S = 0.06  # a host may begin 20 handshakes a second
 DESCRIPTORS = 8_192

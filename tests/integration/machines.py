@@ -9,9 +9,9 @@ import sys
 import time
 from pathlib import Path
 
-from mesh.node.control.client import ask
-from mesh.node.errors import NodeError
-from mesh.node.home import Home
+from mycomesh.mesh.node.control.client import ask
+from mycomesh.mesh.node.errors import NodeError
+from mycomesh.mesh.node.home import Home
 
 ROOT = Path(__file__).parents[2]
 MYCOMESH = [sys.executable, "-m", "tools"]

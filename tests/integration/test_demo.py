@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tools.data import quadcopter, wildfire
-from tools.demo import NAMES, TABLES
+from mycomesh.tools.data import quadcopter, wildfire
+from mycomesh.tools.demo import NAMES, TABLES
 
 ROOT = Path(__file__).parents[2]
 DEMO_S_MAX = 100

@@ -18,9 +18,9 @@ from pathlib import Path
 
 import pytest
 
-from mesh.messages import CertificatesHave, Epochs, IHave, LinkStates, LinkStatesHave, Ping, Prune, encode
-from mesh.node.keystore import Keystore
-from mesh.session.session import Keys, Phase, Reply, Session
+from mycomesh.mesh.messages import CertificatesHave, Epochs, IHave, LinkStates, LinkStatesHave, Ping, Prune, encode
+from mycomesh.mesh.node.keystore import Keystore
+from mycomesh.mesh.session.session import Keys, Phase, Reply, Session
 from tests.integration.knocker import Gate
 from tests.integration.machines import ROOT, SQLITE, WAIT_S, Machine, eventually
 from tests.integration.netns import Lab, needs_namespaces

@@ -11,10 +11,10 @@ import time
 
 import pytest
 
-from mesh.membership.certificate import LIFETIME_S_DEFAULT
-from mesh.membership.enrolment import ticket_encode
-from mesh.membership.identity import make_identity
-from mesh.node.keystore import Keystore
+from mycomesh.mesh.membership.certificate import LIFETIME_S_DEFAULT
+from mycomesh.mesh.membership.enrolment import ticket_encode
+from mycomesh.mesh.membership.identity import make_identity
+from mycomesh.mesh.node.keystore import Keystore
 from tests.integration.machines import ROOT, SQLITE, WAIT_S, eventually
 
 pytestmark = pytest.mark.skipif(SQLITE is None, reason="needs the stock sqlite3 shell (apt-get install sqlite3)")

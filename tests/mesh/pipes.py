@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Protocol
 
-from mesh.config import MeshConfig
-from mesh.core import MeshCore
-from mesh.events import (
+from mycomesh.mesh.config import MeshConfig
+from mycomesh.mesh.core import MeshCore
+from mycomesh.mesh.events import (
     Action,
     Address,
     AddressFound,
@@ -37,7 +37,7 @@ from mesh.events import (
     TimerFired,
     Write,
 )
-from mesh.membership.identity import Identity, create_mesh, make_identity
+from mycomesh.mesh.membership.identity import Identity, create_mesh, make_identity
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

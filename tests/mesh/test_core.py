@@ -6,10 +6,10 @@ from itertools import pairwise
 
 import pytest
 
-from mesh import wire
-from mesh.config import MeshConfig
-from mesh.core import Joiner, MeshCore
-from mesh.events import (
+from mycomesh.mesh import wire
+from mycomesh.mesh.config import MeshConfig
+from mycomesh.mesh.core import Joiner, MeshCore
+from mycomesh.mesh.events import (
     Address,
     AddressFound,
     Close,
@@ -28,10 +28,10 @@ from mesh.events import (
     TimerFired,
     Write,
 )
-from mesh.links.authentication import BOOT_BYTES
-from mesh.membership.enrolment import Candidate, invite
-from mesh.membership.identity import Identity
-from mesh.session.session import Keys, Reply, Session
+from mycomesh.mesh.links.authentication import BOOT_BYTES
+from mycomesh.mesh.membership.enrolment import Candidate, invite
+from mycomesh.mesh.membership.identity import Identity
+from mycomesh.mesh.session.session import Keys, Reply, Session
 from tests.mesh.pipes import LIFETIME_S, WALL_MS, Pipes, mesh_of
 
 

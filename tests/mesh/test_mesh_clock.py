@@ -2,7 +2,7 @@
 
 import pytest
 
-from mesh.mesh_clock import HOLD_MS, UNSET_MS, WRONG_MS, MeshTime, Timekeeper, mesh_offset_ms, mesh_time
+from mycomesh.mesh.mesh_clock import HOLD_MS, UNSET_MS, WRONG_MS, MeshTime, Timekeeper, mesh_offset_ms, mesh_time
 from tests.mesh.pipes import Pipes, mesh_of
 
 YEARS_MS = 50 * 365 * 86_400_000

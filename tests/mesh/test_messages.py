@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mesh.errors import DecodeError
-from mesh.events import Address
-from mesh.messages import (
+from mycomesh.mesh.errors import DecodeError
+from mycomesh.mesh.events import Address
+from mycomesh.mesh.messages import (
     ADDRESSES_MAX,
     APP_BYTES_MAX,
     IDS_MAX,

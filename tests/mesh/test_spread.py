@@ -10,10 +10,10 @@ import random
 
 import pytest
 
-from mesh.config import MeshConfig
-from mesh.events import AddressFound, DeliverBatch
-from mesh.links.link import Link
-from mesh.messages import Batch
+from mycomesh.mesh.config import MeshConfig
+from mycomesh.mesh.events import AddressFound, DeliverBatch
+from mycomesh.mesh.links.link import Link
+from mycomesh.mesh.messages import Batch
 from tests.mesh.pipes import Pipes, mesh_of
 
 NODES = min(200, round(50 * float(os.environ.get("MYCOMESH_TEST_SCALE", "1"))))

@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mesh import wire
-from mesh.config import MeshConfig
-from mesh.events import Dial, LinkDown, LinkUp, NetworkChanged, Notice
-from mesh.links.authentication import Papers
-from mesh.membership.identity import Identity
-from mesh.versions import VERSION_MAX, Versions
+from mycomesh.mesh import wire
+from mycomesh.mesh.config import MeshConfig
+from mycomesh.mesh.events import Dial, LinkDown, LinkUp, NetworkChanged, Notice
+from mycomesh.mesh.links.authentication import Papers
+from mycomesh.mesh.membership.identity import Identity
+from mycomesh.mesh.versions import VERSION_MAX, Versions
 from tests.mesh.pipes import Pipes, mesh_of
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "vectors" / "mesh-golden.json").read_text())

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from mesh import wire
-from mesh.errors import DecodeError, LimitError
+from mycomesh.mesh import wire
+from mycomesh.mesh.errors import DecodeError, LimitError
 
 LEAVES = (
     st.none()

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import apsw
 
-from mesh.membership.enrolment import JoinCode
-from mesh.membership.identity import create_mesh, make_identity
-from mesh.messages import Batch, encode, signed_part
-from sync.replica import Replica, ReplicaConfig
-from sync.wire import messages as wire
+from mycomesh.mesh.membership.enrolment import JoinCode
+from mycomesh.mesh.membership.identity import create_mesh, make_identity
+from mycomesh.mesh.messages import Batch, encode, signed_part
+from mycomesh.sync.replica import Replica, ReplicaConfig
+from mycomesh.sync.wire import messages as wire
 
 VECTORS = Path(__file__).parents[1] / "vectors" / "protocol.json"
 WALL_MS = 4_000_000_000_000  # in 2096: no trigger's own time is later than that

@@ -6,9 +6,9 @@ from collections import Counter
 
 import apsw
 
-from simulations.checkers import contents_of, history_violations, traced_in
-from simulations.oracle import Oracle, Written, text_of
-from simulations.workload import SCHEMA
+from mycomesh.simulations.checkers import contents_of, history_violations, traced_in
+from mycomesh.simulations.oracle import Oracle, Written, text_of
+from mycomesh.simulations.workload import SCHEMA
 
 
 def wrote(oracle, over=None, node=0, column="note"):

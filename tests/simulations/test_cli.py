@@ -10,9 +10,9 @@ import tempfile
 
 import pytest
 
-from simulations.cli import add_arguments, main
-from simulations.console import Bar
-from simulations.scenarios import CATALOGUE
+from mycomesh.simulations.cli import add_arguments, main
+from mycomesh.simulations.console import Bar
+from mycomesh.simulations.scenarios import CATALOGUE
 
 
 def simulate(*words):
@@ -67,7 +67,7 @@ def test_what_cannot_be_run_is_one_line_and_exit_code_2(words, message, capsys):
 
 
 def test_a_failing_run_prints_the_line_that_replays_it(capsys, monkeypatch):
-    monkeypatch.setattr("simulations.runner.violations", lambda _cluster: ["node 1: planted"])
+    monkeypatch.setattr("mycomesh.simulations.runner.violations", lambda _cluster: ["node 1: planted"])
     assert simulate("two-nodes", "--duration", "2", "--seed", "9", "--mesh", "plain") == 1
     out, err = capsys.readouterr()
     assert "node 1: planted" in out

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from simulations.checkers import contents_of
-from simulations.errors import ScenarioError
-from simulations.faults import Revoke
-from simulations.oracle import tokens_in
-from simulations.runner import run
-from simulations.scenarios import CATALOGUE, build
+from mycomesh.simulations.checkers import contents_of
+from mycomesh.simulations.errors import ScenarioError
+from mycomesh.simulations.faults import Revoke
+from mycomesh.simulations.oracle import tokens_in
+from mycomesh.simulations.runner import run
+from mycomesh.simulations.scenarios import CATALOGUE, build
 
 ROOT = Path(__file__).parents[2]
 

@@ -6,11 +6,11 @@ import functools
 
 import pytest
 
-from mesh.node import core
-from simulations import shell
-from simulations.runner import run
-from simulations.scenarios import build
-from sync.exchange.config import ExchangeConfig
+from mycomesh.mesh.node import core
+from mycomesh.simulations import shell
+from mycomesh.simulations.runner import run
+from mycomesh.simulations.scenarios import build
+from mycomesh.sync.exchange.config import ExchangeConfig
 from tests.sync.scale import SCALE
 
 # Everything that takes minutes and days in the field, in seconds: a node away for 20 s comes back after the retention.

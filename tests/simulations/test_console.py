@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from simulations.console import Bar, header, lines_of
-from simulations.runner import Result
+from mycomesh.simulations.console import Bar, header, lines_of
+from mycomesh.simulations.runner import Result
 
 RESULT = Result(
     "rolling-upgrade", 10_000, 24, True, "ab" * 16, (), 123.4, 35_609, 19_120_000, 0.2, 48, "content", real_s=40.6

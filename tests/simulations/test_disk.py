@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import sqlite3
 
-from simulations.disk import Disk
+from mycomesh.simulations.disk import Disk
 
 
 def rows(path):

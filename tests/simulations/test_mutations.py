@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from simulations import mutations
-from simulations.mutations import CASES, MUTATIONS, Edit, StaleMutationError, hunt, planted
-from sync.crdt import lattice
+from mycomesh.simulations import mutations
+from mycomesh.simulations.mutations import CASES, MUTATIONS, Edit, StaleMutationError, hunt, planted
+from mycomesh.sync.crdt import lattice
 
 QUICK = ("delete-not-captured", "signature-not-checked", "revocation-not-heeded")
 SCALE = float(os.environ.get("MYCOMESH_TEST_SCALE", "1"))
@@ -41,9 +41,9 @@ def test_every_mutation_applies_and_is_taken_back(mutation):
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (Edit("sync.crdt.lattice:join", "no such text", ""), "is 0 times in sync.crdt.lattice:join"),
-        (Edit("sync.crdt.lattice:join", "gained", ""), "times in sync.crdt.lattice:join, not once"),
-        (Edit("sync.crdt.lattice:joined", "x", ""), "there is no sync.crdt.lattice:joined"),
+        (Edit("mycomesh.sync.crdt.lattice:join", "no such text", ""), "is 0 times in mycomesh.sync.crdt.lattice:join"),
+        (Edit("mycomesh.sync.crdt.lattice:join", "gained", ""), "times in mycomesh.sync.crdt.lattice:join, not once"),
+        (Edit("mycomesh.sync.crdt.lattice:joined", "x", ""), "there is no mycomesh.sync.crdt.lattice:joined"),
     ],
 )
 def test_a_mutation_that_does_not_apply_is_an_error(edit, message):
@@ -63,7 +63,7 @@ def test_the_list_is_long_enough_and_the_command_names_it(capsys):
 
 def test_the_docs_list_every_mutation_as_the_code_does():
     """`python -m simulations.mutations --table` prints the table; what a run found is its last two columns."""
-    text = (Path(__file__).parents[2] / "docs" / "simulations.md").read_text()
+    text = (Path(__file__).parents[2] / "docs" / "mycomesh.simulations.md").read_text()
     table = text[text.index(mutations.TABLE[0]) :].split("\n\n")[0].splitlines()[2:]
     stated = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in table]
     assert [row[:4] for row in stated] == [[each.name, each.why, each.case.text, str(each.seeds)] for each in MUTATIONS]

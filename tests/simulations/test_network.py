@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from mesh.events import Address
-from simulations.network import HIGH_WATER_BYTES, LOW_WATER_BYTES, Conditions, Network, address_of, index_of
-from simulations.world import SECOND, World
+from mycomesh.mesh.events import Address
+from mycomesh.simulations.network import HIGH_WATER_BYTES, LOW_WATER_BYTES, Conditions, Network, address_of, index_of
+from mycomesh.simulations.world import SECOND, World
 
 QUIET = Conditions(cut=0)
 

@@ -10,14 +10,14 @@ from html.parser import HTMLParser
 
 import pytest
 
-from simulations.cli import add_arguments, main
-from simulations.console import Bar
-from simulations.recorder import Recorder
-from simulations.report import page, quantile
-from simulations.runner import run
-from simulations.scenarios import build
-from simulations.svg import Line, lines, ring, ticks
-from simulations.tap import Tap
+from mycomesh.simulations.cli import add_arguments, main
+from mycomesh.simulations.console import Bar
+from mycomesh.simulations.recorder import Recorder
+from mycomesh.simulations.report import page, quantile
+from mycomesh.simulations.runner import run
+from mycomesh.simulations.scenarios import build
+from mycomesh.simulations.svg import Line, lines, ring, ticks
+from mycomesh.simulations.tap import Tap
 
 
 @pytest.fixture(scope="module")

@@ -6,15 +6,15 @@ import re
 
 import pytest
 
-from mesh.versions import Versions
-from simulations.errors import ScenarioError
-from simulations.faults import ClockSet, Heal, Move, PowerCut, Split, Upgrade
-from simulations.network import Conditions
-from simulations.runner import run
-from simulations.scenario_file import load
-from simulations.scenarios import Changes, build
-from simulations.workload import Rates
-from simulations.world import Clock
+from mycomesh.mesh.versions import Versions
+from mycomesh.simulations.errors import ScenarioError
+from mycomesh.simulations.faults import ClockSet, Heal, Move, PowerCut, Split, Upgrade
+from mycomesh.simulations.network import Conditions
+from mycomesh.simulations.runner import run
+from mycomesh.simulations.scenario_file import load
+from mycomesh.simulations.scenarios import Changes, build
+from mycomesh.simulations.workload import Rates
+from mycomesh.simulations.world import Clock
 
 OWN = """
 nodes = 3

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from simulations.errors import ScenarioError
-from simulations.scenarios import CATALOGUE, Scenario, build
+from mycomesh.simulations.errors import ScenarioError
+from mycomesh.simulations.scenarios import CATALOGUE, Scenario, build
 
 
 @pytest.mark.parametrize("name", sorted(CATALOGUE))

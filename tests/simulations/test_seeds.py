@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from simulations.cli import add_arguments, main
+from mycomesh.simulations.cli import add_arguments, main
 
 LINES = [
     line.split("#")[0].split()

@@ -8,19 +8,19 @@ import pytest
 from nacl import bindings
 from nacl.exceptions import BadSignatureError
 
-import simulations.runner
-from mesh.membership.certificate import Certificate
-from mesh.overlay.topology import LinkState
-from simulations.runner import run
-from simulations.scenarios import build
-from simulations.shared import computed_once
+from mycomesh.mesh.membership.certificate import Certificate
+from mycomesh.mesh.overlay.topology import LinkState
+from mycomesh.simulations import runner
+from mycomesh.simulations.runner import run
+from mycomesh.simulations.scenarios import build
+from mycomesh.simulations.shared import computed_once
 
 
 @pytest.mark.parametrize("name", ["captured-drone", "rolling-restart"])
 def test_a_run_is_the_same_whether_every_node_computes_for_itself_or_not(name, monkeypatch):
     scenario = build(name, seed=5, duration_s=20)
     shared = run(scenario, 5)
-    monkeypatch.setattr(simulations.runner, "computed_once", contextlib.nullcontext)
+    monkeypatch.setattr(runner, "computed_once", contextlib.nullcontext)
     alone = run(scenario, 5)
     assert shared.ok
     assert (shared.trace, shared.events) == (alone.trace, alone.events)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from mesh.session.records import WINDOW_MIN
-from simulations.faults import Radio
-from simulations.network import Conditions
-from simulations.oracle import tokens_in
-from simulations.recorder import Recorder
-from simulations.runner import run
-from simulations.scenario import Scenario
-from simulations.workload import Rates
-from simulations.world import SECOND
+from mycomesh.mesh.session.records import WINDOW_MIN
+from mycomesh.simulations.faults import Radio
+from mycomesh.simulations.network import Conditions
+from mycomesh.simulations.oracle import tokens_in
+from mycomesh.simulations.recorder import Recorder
+from mycomesh.simulations.runner import run
+from mycomesh.simulations.scenario import Scenario
+from mycomesh.simulations.workload import Rates
+from mycomesh.simulations.world import SECOND
 
 HEALED_S = 20.0
 

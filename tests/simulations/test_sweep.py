@@ -9,13 +9,13 @@ import shlex
 
 import pytest
 
-from simulations import cli, sweep
-from simulations.errors import ScenarioError
-from simulations.minimise import TRIES_MAX, kind_of, minimised
-from simulations.numbers import numbers, numbers_text
-from simulations.request import Request
-from simulations.runner import Result
-from simulations.sweep import Results, spread
+from mycomesh.simulations import cli, sweep
+from mycomesh.simulations.errors import ScenarioError
+from mycomesh.simulations.minimise import TRIES_MAX, kind_of, minimised
+from mycomesh.simulations.numbers import numbers, numbers_text
+from mycomesh.simulations.request import Request
+from mycomesh.simulations.runner import Result
+from mycomesh.simulations.sweep import Results, spread
 
 CALM = ("two-nodes", "--duration", "2", "--mesh", "plain")
 DASK = importlib.util.find_spec("distributed") is not None
@@ -109,7 +109,7 @@ def test_a_run_that_breaks_is_a_failure_that_names_the_place(monkeypatch, capsys
     def broken(_cluster):
         raise AssertionError("planted")
 
-    monkeypatch.setattr("simulations.runner.violations", broken)
+    monkeypatch.setattr("mycomesh.simulations.runner.violations", broken)
     assert simulate(*CALM, "--seeds", "4..5", "--minimise", "0") == 1
     out, err = capsys.readouterr()
     assert "test_sweep.py:" in out
@@ -163,7 +163,7 @@ def test_the_search_is_bounded_and_keeps_to_one_kind_of_failure(monkeypatch):
 
 def test_the_minimised_line_is_written_down_and_really_fails(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(
-        "simulations.runner.violations",
+        "mycomesh.simulations.runner.violations",
         lambda cluster: ["node 0: is down at the end"] if cluster.network.faults["split"] else [],
     )
     file = tmp_path / "results.jsonl"

@@ -6,12 +6,12 @@ import typing
 
 import pytest
 
-from mesh.versions import Versions
-from simulations import faults
-from simulations.numbers import numbers_text
-from simulations.scenarios import CATALOGUE, build
-from simulations.wording import in_words
-from simulations.world import Clock
+from mycomesh.mesh.versions import Versions
+from mycomesh.simulations import faults
+from mycomesh.simulations.numbers import numbers_text
+from mycomesh.simulations.scenarios import CATALOGUE, build
+from mycomesh.simulations.wording import in_words
+from mycomesh.simulations.world import Clock
 
 SAID = (
     (faults.Split(1, ((0, 2, 1), (3, 4), (6,))), "the network splits: nodes 0-2 | 3-4 | 6"),

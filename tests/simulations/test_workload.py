@@ -5,10 +5,10 @@ from __future__ import annotations
 import apsw
 import pytest
 
-from simulations.errors import ScenarioError
-from simulations.oracle import Oracle, tokens_in
-from simulations.workload import TABLES, Application, Rates
-from simulations.world import EPOCH_MS, World
+from mycomesh.simulations.errors import ScenarioError
+from mycomesh.simulations.oracle import Oracle, tokens_in
+from mycomesh.simulations.workload import TABLES, Application, Rates
+from mycomesh.simulations.world import EPOCH_MS, World
 
 BUSY = Rates(telemetry=1, edit=2, insert=1, delete=1, alert=1, trim=0.5, rename=1, burst=1, rows=5)
 

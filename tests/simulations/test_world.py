@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from simulations.world import EPOCH_MS, SECOND, Clock, World
+from mycomesh.simulations.world import EPOCH_MS, SECOND, Clock, World
 
 
 def test_calls_come_in_order_of_time_and_then_of_asking():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sync.schema.add_column import SET_ASIDE_MAX, add_column
+from mycomesh.sync.schema.add_column import SET_ASIDE_MAX, add_column
 from tests.sync.peers import Peer, assert_equal, converge
 
 T = (

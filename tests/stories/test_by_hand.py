@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sync.exchange.catch_up_stream import Stream
+from mycomesh.sync.exchange.catch_up_stream import Stream
 from tests.sync.peers import Peer, converge, shell
 
 WIDE = ", ".join(f"c{number}" for number in range(70))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from sync.exchange.flow_control import WINDOW_BYTES
-from sync.storage.log_reader import FEED_BYTES_MAX
-from sync.wire import messages as wire
-from sync.wire.bundle import Bundle
+from mycomesh.sync.exchange.flow_control import WINDOW_BYTES
+from mycomesh.sync.storage.log_reader import FEED_BYTES_MAX
+from mycomesh.sync.wire import messages as wire
+from mycomesh.sync.wire.bundle import Bundle
 from tests.sync import exchanges
 from tests.sync.exchanges import DELAY_MS, World
 from tests.sync.peers import assert_equal

@@ -12,7 +12,7 @@ import random
 import apsw
 import pytest
 
-from sync.storage.pending_log import OP_EVICT
+from mycomesh.sync.storage.pending_log import OP_EVICT
 from tests.sync.peers import assert_equal, converge, shell
 from tests.sync.scale import SCALE
 

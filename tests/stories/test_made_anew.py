@@ -10,7 +10,7 @@ from collections import Counter
 
 import pytest
 
-from sync.capture import rebuild_mark, rebuilt_rows
+from mycomesh.sync.capture import rebuild_mark, rebuilt_rows
 from tests.sync.peers import Peer, assert_equal, converge, shell
 
 DDL = (

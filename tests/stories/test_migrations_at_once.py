@@ -11,7 +11,7 @@ import apsw
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, rule, run_state_machine_as_test
 
-from sync.errors import MigrationError
+from mycomesh.sync.errors import MigrationError
 from tests.sync.machine import NUMBERS, Mail
 from tests.sync.peers import Peer, assert_equal, converge
 from tests.sync.scale import examples

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sync.wire.bundle import Bundle
+from mycomesh.sync.wire.bundle import Bundle
 
 
 def bundle_of(peer, table):

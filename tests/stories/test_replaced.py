@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from sync.errors import DatabaseError, FileReplacedError
+from mycomesh.sync.errors import DatabaseError, FileReplacedError
 from tests.sync.exchanges import World
 from tests.sync.peers import assert_equal, converge, shell
 

@@ -19,7 +19,7 @@ import apsw
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, rule, run_state_machine_as_test
 
-from sync.exchange.catch_up_stream import Stream
+from mycomesh.sync.exchange.catch_up_stream import Stream
 from tests.sync.machine import NUMBERS, Mail
 from tests.sync.peers import Peer, assert_equal, catch_up, converge
 from tests.sync.scale import examples

@@ -6,8 +6,8 @@ import subprocess
 
 import pytest
 
-from sync.admin.verify import compare_files
-from sync.errors import DatabaseError
+from mycomesh.sync.admin.verify import compare_files
+from mycomesh.sync.errors import DatabaseError
 from tests.sync.peers import Peer, assert_equal, catch_up, converge, shell
 from tests.sync.shapes import SHAPES
 

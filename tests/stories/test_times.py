@@ -6,8 +6,8 @@ import sqlite3
 
 import pytest
 
-from sync.admin.provenance import provenance
-from sync.crdt.hlc import ms_from_hlc
+from mycomesh.sync.admin.provenance import provenance
+from mycomesh.sync.crdt.hlc import ms_from_hlc
 from tests.sync.peers import WALL_MS, Peer
 
 DOWN_MS = WALL_MS - 3_600_000  # the node went down

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from sync.capture.drain import CHUNK_ROWS_MAX
-from sync.events import BatchesReceived, BatchReceived
+from mycomesh.sync.capture.drain import CHUNK_ROWS_MAX
+from mycomesh.sync.events import BatchesReceived, BatchReceived
 from tests.sync.exchanges import DELAY_MS, BusyFile, World
 
 COUNT = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT ?)"

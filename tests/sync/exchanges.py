@@ -6,7 +6,7 @@ import heapq
 import itertools
 import random
 
-from sync.events import (
+from mycomesh.sync.events import (
     BatchReceived,
     CommitSeen,
     DropLink,
@@ -18,7 +18,7 @@ from sync.events import (
     Send,
     TimerFired,
 )
-from sync.exchange.exchange import Exchange, ExchangeConfig
+from mycomesh.sync.exchange.exchange import Exchange, ExchangeConfig
 from tests.sync.peers import Peer
 
 DELAY_MS = 5

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import apsw
 
-from sync.exchange.catch_up_stream import Stream
-from sync.replica import Replica, ReplicaConfig
+from mycomesh.sync.exchange.catch_up_stream import Stream
+from mycomesh.sync.replica import Replica, ReplicaConfig
 
 MESH_KEY = b"k" * 32
 WALL_MS = 1_800_000_000_000

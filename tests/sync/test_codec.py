@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sync import codec
-from sync.errors import DecodeError
+from mycomesh.sync import codec
+from mycomesh.sync.errors import DecodeError
 from tests.sync.scale import examples
 from tests.sync.wirestrategies import fault
 

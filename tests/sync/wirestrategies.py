@@ -2,11 +2,11 @@
 
 from hypothesis import strategies as st
 
-from sync.crdt.hlc import HLC_MAX
-from sync.crdt.version_vector import Vector
-from sync.errors import DecodeError
-from sync.wire import messages as wire
-from sync.wire.bundle import Bundle, Group, Kind, Section
+from mycomesh.sync.crdt.hlc import HLC_MAX
+from mycomesh.sync.crdt.version_vector import Vector
+from mycomesh.sync.errors import DecodeError
+from mycomesh.sync.wire import messages as wire
+from mycomesh.sync.wire.bundle import Bundle, Group, Kind, Section
 
 sites = st.sampled_from([bytes([number]) * 16 for number in (1, 2, 3, 255)])
 names = st.text(min_size=1, max_size=6)

@@ -10,9 +10,9 @@ import time
 
 import pytest
 
-from tools import cli, exits
-from tools.cli import COMMANDS, main
-from tools.commands import log, parked
+from mycomesh.tools import cli, exits
+from mycomesh.tools.cli import COMMANDS, main
+from mycomesh.tools.commands import log, parked
 
 
 @pytest.fixture

@@ -7,10 +7,10 @@ import sqlite3
 
 import pytest
 
-from sync.replica import Replica, ReplicaConfig
-from tools import exits
-from tools.cli import main
-from tools.commands import backup
+from mycomesh.sync.replica import Replica, ReplicaConfig
+from mycomesh.tools import exits
+from mycomesh.tools.cli import main
+from mycomesh.tools.commands import backup
 
 NODE = bytes(16)
 

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from mycomesh.tools.bench import __main__ as bench
+from mycomesh.tools.bench import bulk, files, history, nodes, plug, rounds, screens, worlds
+from mycomesh.tools.bench.figure import CATALOGUE, Figure, measured
+from mycomesh.tools.bench.files import BenchError
+from mycomesh.tools.bench.history import Run
 from tests.integration.netns import needs_namespaces
-from tools.bench import __main__ as bench
-from tools.bench import bulk, files, history, nodes, plug, rounds, screens, worlds
-from tools.bench.figure import CATALOGUE, Figure, measured
-from tools.bench.files import BenchError
-from tools.bench.history import Run
 
 ROOT = Path(__file__).parents[2]
 ASKED_FOR = [

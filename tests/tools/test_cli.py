@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 
 import mesh
-from mesh.membership.enrolment import JoinCode
-from mesh.node.home import FileLock, Home, HomeLock
-from mesh.node.keystore import Keystore
-from tools import exits
-from tools.cli import COMMANDS, main
-from tools.commands.invite import duration_s
-from tools.render import duration, signed_ms
+from mycomesh.mesh.membership.enrolment import JoinCode
+from mycomesh.mesh.node.home import FileLock, Home, HomeLock
+from mycomesh.mesh.node.keystore import Keystore
+from mycomesh.tools import exits
+from mycomesh.tools.cli import COMMANDS, main
+from mycomesh.tools.commands.invite import duration_s
+from mycomesh.tools.render import duration, signed_ms
 
 ROOT = Path(__file__).parents[2]
 HEAVY = ("asyncio", "apsw", "rich", "uvloop", "zeroconf", "nacl", "cbor2", "sqlite3")

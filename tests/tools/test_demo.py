@@ -8,10 +8,10 @@ import sqlite3
 
 import pytest
 
-from tools import demo
-from tools.cli import main
-from tools.data import quadcopter, wildfire
-from tools.demo import Proof, prove
+from mycomesh.tools import demo
+from mycomesh.tools.cli import main
+from mycomesh.tools.data import quadcopter, wildfire
+from mycomesh.tools.demo import Proof, prove
 
 
 def database(place, name, *statements):
@@ -77,7 +77,7 @@ def test_the_fire_fighting_aircraft_are_forty_five():
 
 
 def test_every_file_of_data_is_named_by_the_notice():
-    place = importlib.resources.files("tools.data")
+    place = importlib.resources.files("mycomesh.tools.data")
     notice = (place / "NOTICE.md").read_text()
     packed = [each.name for each in place.iterdir() if each.name.endswith(".gz")]
     assert len(packed) == 2

@@ -7,9 +7,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from tools import exits
-from tools.cli import main
-from tools.commands import doctor
+from mycomesh.tools import exits
+from mycomesh.tools.cli import main
+from mycomesh.tools.commands import doctor
 
 
 @pytest.mark.parametrize(("now_s", "well"), [(0, False), (1_800_000_000, True)])

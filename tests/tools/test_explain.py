@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from mesh.node.control.client import decode_line
-from mesh.node.errors import NodeError, RefusedError
-from sync.errors import DatabaseBusyError
-from tools import exits
-from tools.cli import main
-from tools.codes import CODES
+from mycomesh.mesh.node.control.client import decode_line
+from mycomesh.mesh.node.errors import NodeError, RefusedError
+from mycomesh.sync.errors import DatabaseBusyError
+from mycomesh.tools import exits
+from mycomesh.tools.cli import main
+from mycomesh.tools.codes import CODES
 
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted(

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from mycomesh.tools.processes import NodeProcess, ended
 from tests.integration.machines import eventually
-from tools.processes import NodeProcess, ended
 
 
 def test_no_part_of_openssl_lies_in_the_memory_of_a_node(tmp_path):

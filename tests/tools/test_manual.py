@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from mycomesh.tools import exits
+from mycomesh.tools.cli import COMMANDS, command_named, main, parser_of
+from mycomesh.tools.manual import MANUAL
 from tests.integration.machines import WAIT_S, Machine, eventually
-from tools import exits
-from tools.cli import COMMANDS, command_named, main, parser_of
-from tools.manual import MANUAL
 
 CODE = "-".join(["AAAA"] * 14)
 

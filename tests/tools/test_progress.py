@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from tools import progress
+from mycomesh.tools import progress
 
 
 class Terminal(io.StringIO):

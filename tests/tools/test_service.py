@@ -8,8 +8,8 @@ import subprocess
 
 import pytest
 
-from tools import exits
-from tools.cli import main
+from mycomesh.tools import exits
+from mycomesh.tools.cli import main
 
 
 @pytest.fixture

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from mesh.node.status import PeerView
-from tools.views import show_peers
+from mycomesh.mesh.node.status import PeerView
+from mycomesh.tools.views import show_peers
 
 
 def peer(name, state, seen_ms_ago):

@@ -6,10 +6,10 @@ import json
 
 import pytest
 
+from mycomesh.tools import exits
+from mycomesh.tools.cli import main
+from mycomesh.tools.commands import why
 from tests.sync.peers import Peer, converge
-from tools import exits
-from tools.cli import main
-from tools.commands import why
 
 
 @pytest.fixture

@@ -13,12 +13,12 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tools import exits
-from tools.bench import bulk, files, history, nodes, plug, rounds, screens, worlds
-from tools.bench.figure import CATALOGUE, Figure
-from tools.bench.files import BenchError
-from tools.processes import ProcessError
-from tools.render import print_table
+from mycomesh.tools import exits
+from mycomesh.tools.bench import bulk, files, history, nodes, plug, rounds, screens, worlds
+from mycomesh.tools.bench.figure import CATALOGUE, Figure
+from mycomesh.tools.bench.files import BenchError
+from mycomesh.tools.processes import ProcessError
+from mycomesh.tools.render import print_table
 
 __all__ = ["SUITES", "main"]
 

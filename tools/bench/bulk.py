@@ -16,12 +16,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tools.bench import probe
-from tools.bench.client import CREATE, INSERT, rows
-from tools.bench.figure import Figure, measured
-from tools.bench.files import BenchError
-from tools.bench.nodes import connected, equal, memory_mb
-from tools.processes import NodeProcess, ended
+from mycomesh.tools.bench import probe
+from mycomesh.tools.bench.client import CREATE, INSERT, rows
+from mycomesh.tools.bench.figure import Figure, measured
+from mycomesh.tools.bench.files import BenchError
+from mycomesh.tools.bench.nodes import connected, equal, memory_mb
+from mycomesh.tools.processes import NodeProcess, ended
 
 __all__ = ["bulk"]
 
@@ -99,7 +99,7 @@ def _last_altitude(one: NodeProcess, count: int) -> bool:
 @contextlib.contextmanager
 def _probed(file: Path, row: int, waits: list[float], what: str) -> Iterator[None]:
     """Has a stock client write to the file meanwhile; adds the longest wait."""
-    command = [sys.executable, "-m", "tools.bench.probe", str(file), str(row)]
+    command = [sys.executable, "-m", "mycomesh.tools.bench.probe", str(file), str(row)]
     with subprocess.Popen(  # noqa: S603 -- our own module
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as client:

@@ -20,10 +20,10 @@ from typing import Any
 import apsw
 import cbor2
 
-from sync import Replica, ReplicaConfig
-from sync.replica import TableDigest
-from tools.bench.client import CREATE, INSERT
-from tools.bench.figure import Figure, measured
+from mycomesh.sync import Replica, ReplicaConfig
+from mycomesh.sync.replica import TableDigest
+from mycomesh.tools.bench.client import CREATE, INSERT
+from mycomesh.tools.bench.figure import Figure, measured
 
 __all__ = ["BenchError", "capture", "file_size", "opening", "pipeline"]
 
@@ -214,7 +214,7 @@ def _timed(work: Callable[[], Any]) -> tuple[Any, float]:
 
 def _client(path: Path, job: str, count: int, table: str = "drones") -> float:
     """Return the CPU seconds of a job of the stock client, in a process of its own."""
-    command = [sys.executable, "-m", "tools.bench.client", str(path), job, str(count), table]
+    command = [sys.executable, "-m", "mycomesh.tools.bench.client", str(path), job, str(count), table]
     done = subprocess.run(command, check=False, capture_output=True, text=True)  # noqa: S603 -- our own module
     if done.returncode:
         raise BenchError(f"the client's job {job!r} failed: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")

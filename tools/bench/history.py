@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Any
 
 import apsw
 
-from tools import exits
+from mycomesh.tools import exits
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from tools.bench.figure import Figure
+    from mycomesh.tools.bench.figure import Figure
 
 __all__ = ["HISTORY_BYTES_MAX", "Run", "earlier", "keep", "machine", "this_run"]
 

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 import nacl.bindings
 
-from mesh.core import MeshConfig, MeshCore
-from mesh.events import (
+from mycomesh.mesh.core import MeshConfig, MeshCore
+from mycomesh.mesh.events import (
     Address,
     AddressFound,
     Close,
@@ -27,12 +27,12 @@ from mesh.events import (
     SendMessage,
     Write,
 )
-from mesh.membership.identity import Identity, create_mesh, make_identity
-from mesh.session.noise import PLAINTEXT_BYTES_MAX
-from tools.bench.files import BenchError
+from mycomesh.mesh.membership.identity import Identity, create_mesh, make_identity
+from mycomesh.mesh.session.noise import PLAINTEXT_BYTES_MAX
+from mycomesh.tools.bench.files import BenchError
 
 if TYPE_CHECKING:
-    from mesh.events import Event
+    from mycomesh.mesh.events import Event
 
 __all__ = ["handshake_ms", "link_throughput_ratio", "members"]
 

@@ -18,12 +18,12 @@ from typing import Any
 
 import nacl.bindings
 
-from mesh.session.noise import CipherState
-from tools.bench import links
-from tools.bench.client import CREATE, INSERT, rows
-from tools.bench.figure import Figure, measured
-from tools.bench.files import BenchError
-from tools.processes import NodeProcess, ended
+from mycomesh.mesh.session.noise import CipherState
+from mycomesh.tools.bench import links
+from mycomesh.tools.bench.client import CREATE, INSERT, rows
+from mycomesh.tools.bench.figure import Figure, measured
+from mycomesh.tools.bench.files import BenchError
+from mycomesh.tools.processes import NodeProcess, ended
 
 __all__ = ["connected", "crypto", "equal", "memory_mb", "node"]
 

@@ -17,11 +17,11 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from mesh.node.home import Home
-from tools.bench.client import CREATE, INSERT, rows
-from tools.bench.figure import Figure, measured
-from tools.bench.files import BenchError
-from tools.processes import NodeProcess, ended
+from mycomesh.mesh.node.home import Home
+from mycomesh.tools.bench.client import CREATE, INSERT, rows
+from mycomesh.tools.bench.figure import Figure, measured
+from mycomesh.tools.bench.files import BenchError
+from mycomesh.tools.processes import NodeProcess, ended
 
 __all__ = ["plug"]
 

@@ -21,16 +21,26 @@ from pathlib import Path
 
 import apsw
 
-from simulations.workload import set_clock
-from sync import Exchange, ExchangeConfig, Replica, ReplicaConfig
-from sync.codec import encode
-from sync.crdt.lattice import EXISTENCE
-from sync.events import CommitSeen, DropLink, Event, LinkClosed, LinkOpened, MessageReceived, Publish, Send, TimerFired
-from sync.storage.table import Table, birth_key
-from sync.wire import messages as wire
-from tools.bench.client import CREATE, INSERT, rows
-from tools.bench.figure import Figure, measured
-from tools.bench.files import BenchError
+from mycomesh.simulations.workload import set_clock
+from mycomesh.sync import Exchange, ExchangeConfig, Replica, ReplicaConfig
+from mycomesh.sync.codec import encode
+from mycomesh.sync.crdt.lattice import EXISTENCE
+from mycomesh.sync.events import (
+    CommitSeen,
+    DropLink,
+    Event,
+    LinkClosed,
+    LinkOpened,
+    MessageReceived,
+    Publish,
+    Send,
+    TimerFired,
+)
+from mycomesh.sync.storage.table import Table, birth_key
+from mycomesh.sync.wire import messages as wire
+from mycomesh.tools.bench.client import CREATE, INSERT, rows
+from mycomesh.tools.bench.figure import Figure, measured
+from mycomesh.tools.bench.files import BenchError
 
 __all__ = ["healing", "repairing", "upkeep"]
 

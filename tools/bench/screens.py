@@ -10,11 +10,11 @@ import random
 import statistics
 import time
 
-from tools.bench.figure import Figure, measured
-from tools.top.layout import Layout
-from tools.top.loop import frame
-from tools.top.model import Edge, Node, Picture
-from tools.top.screens import View, draw
+from mycomesh.tools.bench.figure import Figure, measured
+from mycomesh.tools.top.layout import Layout
+from mycomesh.tools.top.loop import frame
+from mycomesh.tools.top.model import Edge, Node, Picture
+from mycomesh.tools.top.screens import View, draw
 
 __all__ = ["screens"]
 

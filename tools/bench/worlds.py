@@ -12,8 +12,8 @@ import subprocess
 import sys
 from dataclasses import dataclass
 
-from tools.bench.figure import Figure, measured
-from tools.bench.files import BenchError
+from mycomesh.tools.bench.figure import Figure, measured
+from mycomesh.tools.bench.files import BenchError
 
 __all__ = ["worlds"]
 

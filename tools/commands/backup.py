@@ -12,16 +12,16 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mesh.node.control.client import ask
-from mesh.node.errors import NodeError
-from tools import exits
-from tools.progress import progress
-from tools.render import add_json, tell
+from mycomesh.mesh.node.control.client import ask
+from mycomesh.mesh.node.errors import NodeError
+from mycomesh.tools import exits
+from mycomesh.tools.progress import progress
+from mycomesh.tools.render import add_json, tell
 
 if TYPE_CHECKING:
     import argparse
 
-    from mesh.node.home import Home
+    from mycomesh.mesh.node.home import Home
 
 __all__ = ["add_arguments", "run"]
 

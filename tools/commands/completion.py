@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tools import cli, exits
+from mycomesh.tools import cli, exits
 
 if TYPE_CHECKING:
     import argparse
 
-    from mesh.node.home import Home
+    from mycomesh.mesh.node.home import Home
 
 __all__ = ["SHELLS", "add_arguments", "run"]
 

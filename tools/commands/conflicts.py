@@ -7,13 +7,13 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
-from tools import exits
-from tools.commands.deciding import add_file, decided
-from tools.numbers import whole
-from tools.render import print_json, print_table
+from mycomesh.tools import exits
+from mycomesh.tools.commands.deciding import add_file, decided
+from mycomesh.tools.numbers import whole
+from mycomesh.tools.render import print_json, print_table
 
 if TYPE_CHECKING:
-    from mesh.node.home import Home
+    from mycomesh.mesh.node.home import Home
 
 __all__ = ["add_arguments", "run"]
 

@@ -6,12 +6,12 @@ import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mesh.node.control.client import ask
+from mycomesh.mesh.node.control.client import ask
 
 if TYPE_CHECKING:
     import argparse
 
-    from mesh.node.home import Home
+    from mycomesh.mesh.node.home import Home
 
 __all__ = ["add_file", "decided"]
 
@@ -27,6 +27,6 @@ def decided(args: argparse.Namespace, home: Home, what: str, **arguments: Any) -
     """Return the answer."""
     if args.file is None:
         return ask(home, what, **arguments)
-    offline = importlib.import_module("mesh.node.offline")  # asking a node does not load SQLite and the keys
+    offline = importlib.import_module("mycomesh.mesh.node.offline")  # asking a node does not load SQLite and the keys
     answer: dict[str, Any] = offline.decide(home, args.file, {"do": what, **arguments})
     return answer

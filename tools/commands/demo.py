@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from mesh.node.home import Home
+from mycomesh.mesh.node.home import Home
 
 __all__ = ["add_arguments", "run"]
 
@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, _home: Home) -> int:
     """Play the demo; the exit code says whether all three databases ended equal."""
-    from tools.demo import play  # noqa: PLC0415 -- rich and the rest only when a demo is wanted
+    from mycomesh.tools.demo import play  # noqa: PLC0415 -- rich and the rest only when a demo is wanted
 
     place = None if args.keep in (None, Path()) else args.keep
     return play(place=place, keep=args.keep is not None, quick=args.quick)

@@ -11,15 +11,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mesh.node.control.client import ask
-from mesh.node.errors import NodeError, NoNodeError
-from tools import exits
-from tools.render import print_json
+from mycomesh.mesh.node.control.client import ask
+from mycomesh.mesh.node.errors import NodeError, NoNodeError
+from mycomesh.tools import exits
+from mycomesh.tools.render import print_json
 
 if TYPE_CHECKING:
     import argparse
 
-    from mesh.node.home import Home
+    from mycomesh.mesh.node.home import Home
 
 __all__ = ["Finding", "add_arguments", "clock", "disk", "inotify", "multicast", "permissions", "run", "sqlite"]
 

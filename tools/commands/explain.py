@@ -6,15 +6,15 @@ import difflib
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from tools import exits
-from tools.codes import CODES
-from tools.render import print_json, print_table
+from mycomesh.tools import exits
+from mycomesh.tools.codes import CODES
+from mycomesh.tools.render import print_json, print_table
 
 if TYPE_CHECKING:
     import argparse
 
-    from mesh.node.home import Home
-    from tools.codes import Code
+    from mycomesh.mesh.node.home import Home
+    from mycomesh.tools.codes import Code
 
 __all__ = ["add_arguments", "run"]
 

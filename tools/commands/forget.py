@@ -7,17 +7,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mesh.node.errors import NodeError
-from mesh.node.home import FileLock
-from tools import exits
-from tools.progress import progress
-from tools.render import add_json, tell
+from mycomesh.mesh.node.errors import NodeError
+from mycomesh.mesh.node.home import FileLock
+from mycomesh.tools import exits
+from mycomesh.tools.progress import progress
+from mycomesh.tools.render import add_json, tell
 
 if TYPE_CHECKING:
     import argparse
 
-    from mesh.node.home import Home
-    from sync.admin.uninstall import Removed
+    from mycomesh.mesh.node.home import Home
+    from mycomesh.sync.admin.uninstall import Removed
 
 __all__ = ["add_arguments", "run"]
 
@@ -36,8 +36,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, _home: Home) -> int:
     """Take everything out; a file that a node serves is refused."""
     lock = FileLock.acquire(args.file)
-    removal = importlib.import_module("sync.admin.uninstall")  # a mistyped path is told before SQLite is loaded
-    errors = importlib.import_module("sync.errors")
+    removal = importlib.import_module(
+        "mycomesh.sync.admin.uninstall"
+    )  # a mistyped path is told before SQLite is loaded
+    errors = importlib.import_module("mycomesh.sync.errors")
     try:
         with progress(f"taking mycomesh out of {args.file.name}"):
             removed: Removed = removal.forget(args.file)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tools import cli, exits
-from tools.render import print_json
+from mycomesh.tools import cli, exits
+from mycomesh.tools.render import print_json
 
 if TYPE_CHECKING:
     import argparse
 
-    from mesh.node.home import Home
+    from mycomesh.mesh.node.home import Home
 
 __all__ = ["add_arguments", "run"]
 

@@ -7,16 +7,16 @@ import socket
 import time
 from typing import TYPE_CHECKING
 
-from mesh.errors import MeshError
-from mesh.membership.identity import create_mesh
-from mesh.node.keystore import Keystore
-from tools import exits
-from tools.render import add_json, tell
+from mycomesh.mesh.errors import MeshError
+from mycomesh.mesh.membership.identity import create_mesh
+from mycomesh.mesh.node.keystore import Keystore
+from mycomesh.tools import exits
+from mycomesh.tools.render import add_json, tell
 
 if TYPE_CHECKING:
     import argparse
 
-    from mesh.node.home import Home
+    from mycomesh.mesh.node.home import Home
 
 __all__ = ["add_arguments", "node_name_default", "run"]
 

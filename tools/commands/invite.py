@@ -8,13 +8,13 @@ import re
 import sys
 from typing import TYPE_CHECKING
 
-from tools import exits
-from tools.commands.rights import add_rights, ask_or_files, rights
-from tools.numbers import whole
-from tools.render import add_json, print_json
+from mycomesh.tools import exits
+from mycomesh.tools.commands.rights import add_rights, ask_or_files, rights
+from mycomesh.tools.numbers import whole
+from mycomesh.tools.render import add_json, print_json
 
 if TYPE_CHECKING:
-    from mesh.node.home import Home
+    from mycomesh.mesh.node.home import Home
 
 __all__ = ["add_arguments", "duration_s", "run"]
 

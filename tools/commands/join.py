@@ -7,22 +7,22 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mesh.errors import EnrolmentError
-from mesh.membership.enrolment import TICKET_BYTES_MAX, Candidate, JoinCode, ticket_decode
-from mesh.node import config
-from mesh.node.daemon import enrol
-from mesh.node.keystore import Keystore, PendingJoin
-from tools import exits
-from tools.commands.init import node_name_default
-from tools.commands.up import add_network_arguments, network_overrides
-from tools.progress import progress
-from tools.render import add_json, tell
+from mycomesh.mesh.errors import EnrolmentError
+from mycomesh.mesh.membership.enrolment import TICKET_BYTES_MAX, Candidate, JoinCode, ticket_decode
+from mycomesh.mesh.node import config
+from mycomesh.mesh.node.daemon import enrol
+from mycomesh.mesh.node.keystore import Keystore, PendingJoin
+from mycomesh.tools import exits
+from mycomesh.tools.commands.init import node_name_default
+from mycomesh.tools.commands.up import add_network_arguments, network_overrides
+from mycomesh.tools.progress import progress
+from mycomesh.tools.render import add_json, tell
 
 if TYPE_CHECKING:
     import argparse
 
-    from mesh.membership.identity import Identity
-    from mesh.node.home import Home
+    from mycomesh.mesh.membership.identity import Identity
+    from mycomesh.mesh.node.home import Home
 
 __all__ = ["add_arguments", "run"]
 

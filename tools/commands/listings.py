@@ -5,17 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mesh.node.control.client import ask
-from mesh.node.status import Status, from_json
-from tools import exits
-from tools.render import print_json
-from tools.views import linked_of, show_peers, show_tables
+from mycomesh.mesh.node.control.client import ask
+from mycomesh.mesh.node.status import Status, from_json
+from mycomesh.tools import exits
+from mycomesh.tools.render import print_json
+from mycomesh.tools.views import linked_of, show_peers, show_tables
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable
 
-    from mesh.node.home import Home
+    from mycomesh.mesh.node.home import Home
 
 __all__ = ["Listing", "peers", "tables"]
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from mesh.node.control.client import PAST_MAX, watch
-from mesh.node.journal import printable
-from tools import exits
-from tools.moments import clock_time
-from tools.numbers import whole
-from tools.render import json_text
+from mycomesh.mesh.node.control.client import PAST_MAX, watch
+from mycomesh.mesh.node.journal import printable
+from mycomesh.tools import exits
+from mycomesh.tools.moments import clock_time
+from mycomesh.tools.numbers import whole
+from mycomesh.tools.render import json_text
 
 if TYPE_CHECKING:
-    from mesh.node.home import Home
+    from mycomesh.mesh.node.home import Home
 
 __all__ = ["add_arguments", "run"]
 

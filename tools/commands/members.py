@@ -6,14 +6,14 @@ import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from tools import exits
-from tools.commands.rights import ask_or_files
-from tools.render import print_json, print_table
+from mycomesh.tools import exits
+from mycomesh.tools.commands.rights import ask_or_files
+from mycomesh.tools.render import print_json, print_table
 
 if TYPE_CHECKING:
     import argparse
 
-    from mesh.node.home import Home
+    from mycomesh.mesh.node.home import Home
 
 __all__ = ["add_arguments", "run"]
 

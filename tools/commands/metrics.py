@@ -5,15 +5,15 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from mesh.node.control.client import ask
-from mesh.node.control.metrics import exposition
-from mesh.node.status import from_json
-from tools import exits
+from mycomesh.mesh.node.control.client import ask
+from mycomesh.mesh.node.control.metrics import exposition
+from mycomesh.mesh.node.status import from_json
+from mycomesh.tools import exits
 
 if TYPE_CHECKING:
     import argparse
 
-    from mesh.node.home import Home
+    from mycomesh.mesh.node.home import Home
 
 __all__ = ["add_arguments", "run"]
 

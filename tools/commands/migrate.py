@@ -6,14 +6,14 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mesh.node.errors import NodeError
-from mesh.node.journal import printable
-from tools import exits
-from tools.commands.deciding import add_file, decided
-from tools.render import add_json, print_json
+from mycomesh.mesh.node.errors import NodeError
+from mycomesh.mesh.node.journal import printable
+from mycomesh.tools import exits
+from mycomesh.tools.commands.deciding import add_file, decided
+from mycomesh.tools.render import add_json, print_json
 
 if TYPE_CHECKING:
-    from mesh.node.home import Home
+    from mycomesh.mesh.node.home import Home
 
 __all__ = ["add_arguments", "run"]
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from mesh.node.control import members
-from mesh.node.keystore import Keystore
+from mycomesh.mesh.node.control import members
+from mycomesh.mesh.node.keystore import Keystore
 
 if TYPE_CHECKING:
-    from mesh.node.home import Home
+    from mycomesh.mesh.node.home import Home
 
 __all__ = ["ask_files"]
 

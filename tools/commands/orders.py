@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from mesh.node.control.client import ask
-from tools import exits
-from tools.render import add_json, tell
+from mycomesh.mesh.node.control.client import ask
+from mycomesh.tools import exits
+from mycomesh.tools.render import add_json, tell
 
 if TYPE_CHECKING:
     import argparse
 
-    from mesh.node.home import Home
+    from mycomesh.mesh.node.home import Home
 
 __all__ = ["Order", "isolate", "rejoin", "scrub"]
 

@@ -9,15 +9,15 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mesh.node.control.client import ask
-from mesh.node.errors import NodeError
-from tools import exits
-from tools.render import print_json, print_table
+from mycomesh.mesh.node.control.client import ask
+from mycomesh.mesh.node.errors import NodeError
+from mycomesh.tools import exits
+from mycomesh.tools.render import print_json, print_table
 
 if TYPE_CHECKING:
     import argparse
 
-    from mesh.node.home import Home
+    from mycomesh.mesh.node.home import Home
 
 __all__ = ["add_arguments", "run"]
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 
-from mesh.node.home import Home
-from tools import exits
-from tools.commands.deciding import add_file, decided
-from tools.render import add_json, tell
+from mycomesh.mesh.node.home import Home
+from mycomesh.tools import exits
+from mycomesh.tools.commands.deciding import add_file, decided
+from mycomesh.tools.render import add_json, tell
 
 __all__ = ["add_arguments", "run"]
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from tools import exits
-from tools.commands.deciding import add_file, decided
-from tools.numbers import whole
-from tools.render import add_json, tell
+from mycomesh.tools import exits
+from mycomesh.tools.commands.deciding import add_file, decided
+from mycomesh.tools.numbers import whole
+from mycomesh.tools.render import add_json, tell
 
 if TYPE_CHECKING:
-    from mesh.node.home import Home
+    from mycomesh.mesh.node.home import Home
 
 __all__ = ["add_arguments", "run"]
 

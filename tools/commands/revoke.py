@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mesh.node.control.client import ask
-from tools import exits
-from tools.render import add_json, tell
+from mycomesh.mesh.node.control.client import ask
+from mycomesh.tools import exits
+from mycomesh.tools.render import add_json, tell
 
 if TYPE_CHECKING:
     import argparse
 
-    from mesh.node.home import Home
+    from mycomesh.mesh.node.home import Home
 
 __all__ = ["add_arguments", "run"]
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from mesh.node.control.client import ask
-from mesh.node.errors import NoNodeError
+from mycomesh.mesh.node.control.client import ask
+from mycomesh.mesh.node.errors import NoNodeError
 
 if TYPE_CHECKING:
     import argparse
 
-    from mesh.node.home import Home
+    from mycomesh.mesh.node.home import Home
 
 __all__ = ["add_rights", "ask_or_files", "rights"]
 
@@ -39,4 +39,4 @@ def ask_or_files(home: Home, do: str, **words: Any) -> tuple[dict[str, Any], boo
     try:
         return ask(home, do, **words), True
     except NoNodeError:
-        return importlib.import_module("tools.commands.offline").ask_files(home, {"do": do, **words}), False
+        return importlib.import_module("mycomesh.tools.commands.offline").ask_files(home, {"do": do, **words}), False

@@ -12,10 +12,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mesh.node.errors import HomeError, NodeError
-from mesh.node.home import Home
-from tools import exits
-from tools.render import add_json, print_json, tell
+from mycomesh.mesh.node.errors import HomeError, NodeError
+from mycomesh.mesh.node.home import Home
+from mycomesh.tools import exits
+from mycomesh.tools.render import add_json, print_json, tell
 
 if TYPE_CHECKING:
     import argparse

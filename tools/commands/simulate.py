@@ -5,16 +5,16 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from simulations import cli
-from simulations.console import header, lines_of
-from simulations.errors import SimulationError
-from tools import exits
-from tools.numbers import pace
+from mycomesh.simulations import cli
+from mycomesh.simulations.console import header, lines_of
+from mycomesh.simulations.errors import SimulationError
+from mycomesh.tools import exits
+from mycomesh.tools.numbers import pace
 
 if TYPE_CHECKING:
     import argparse
 
-    from mesh.node.home import Home
+    from mycomesh.mesh.node.home import Home
 
 __all__ = ["add_arguments", "run"]
 
@@ -53,7 +53,7 @@ def _watch(args: argparse.Namespace) -> int:
         request.expand(seed)
     except SimulationError as error:
         raise exits.UsageError(str(error)) from error
-    from tools.top import loop, running  # noqa: PLC0415 -- rich and the screens, for those who look at them
+    from mycomesh.tools.top import loop, running  # noqa: PLC0415 -- rich and the screens, for those who look at them
 
     source = running.RunSource(request, seed, args.speed or SPEED)
     try:

@@ -6,14 +6,14 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tools import exits
-from tools.commands.rights import add_rights, ask_or_files, rights
-from tools.render import add_json, tell
+from mycomesh.tools import exits
+from mycomesh.tools.commands.rights import add_rights, ask_or_files, rights
+from mycomesh.tools.render import add_json, tell
 
 if TYPE_CHECKING:
     import argparse
 
-    from mesh.node.home import Home
+    from mycomesh.mesh.node.home import Home
 
 __all__ = ["add_arguments", "run"]
 

@@ -7,15 +7,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mesh.node.control.client import ask
-from tools import exits
-from tools.numbers import pace
-from tools.render import print_json
+from mycomesh.mesh.node.control.client import ask
+from mycomesh.tools import exits
+from mycomesh.tools.numbers import pace
+from mycomesh.tools.render import print_json
 
 if TYPE_CHECKING:
     import argparse
 
-    from mesh.node.home import Home
+    from mycomesh.mesh.node.home import Home
 
 __all__ = ["add_arguments", "run"]
 
@@ -41,7 +41,7 @@ def run(args: argparse.Namespace, home: Home) -> int:
     """Show the mesh until `q`; in a pipe one picture as text, of a trace its last."""
     if args.replay is None:
         ask(home, "status")  # before rich is loaded: where no node runs, that is said at once
-    from tools.top import loop, sources  # noqa: PLC0415 -- rich and the screens, for those who look at them
+    from mycomesh.tools.top import loop, sources  # noqa: PLC0415 -- rich and the screens, for those who look at them
 
     live = not args.json and sys.stdout.isatty() and sys.stdin.isatty()
     # Of a trace that nobody can watch, the end tells most.

@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mesh.node import config
-from mesh.node.daemon import serve
-from tools import exits
+from mycomesh.mesh.node import config
+from mycomesh.mesh.node.daemon import serve
+from mycomesh.tools import exits
 
 if TYPE_CHECKING:
     import argparse
 
-    from mesh.node.home import Home
+    from mycomesh.mesh.node.home import Home
 
 __all__ = ["add_arguments", "add_network_arguments", "network_overrides", "run"]
 

@@ -8,16 +8,16 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mesh.node.control.client import ask
-from mesh.node.journal import printable
-from tools import exits
-from tools.numbers import whole
-from tools.progress import progress
-from tools.render import duration, print_json, print_table
+from mycomesh.mesh.node.control.client import ask
+from mycomesh.mesh.node.journal import printable
+from mycomesh.tools import exits
+from mycomesh.tools.numbers import whole
+from mycomesh.tools.progress import progress
+from mycomesh.tools.render import duration, print_json, print_table
 
 if TYPE_CHECKING:
-    from mesh.node.home import Home
-    from sync.admin.verify import Difference, TableComparison
+    from mycomesh.mesh.node.home import Home
+    from mycomesh.sync.admin.verify import Difference, TableComparison
 
 __all__ = ["add_arguments", "run"]
 
@@ -94,8 +94,10 @@ def _verdict(answer: dict[str, Any]) -> str:
 
 
 def _offline(first: Path, second: Path, limit: int, *, as_json: bool) -> int:
-    verify = importlib.import_module("sync.admin.verify")  # a question to a node does not wait for SQLite to load
-    errors = importlib.import_module("sync.errors")
+    verify = importlib.import_module(
+        "mycomesh.sync.admin.verify"
+    )  # a question to a node does not wait for SQLite to load
+    errors = importlib.import_module("mycomesh.sync.errors")
     try:
         with progress(f"comparing {first.name} and {second.name}"):
             compared: list[TableComparison] = list(verify.compare_files(first, second, shown_max=limit))

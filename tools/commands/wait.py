@@ -8,14 +8,14 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from mesh.node.control.client import ask
-from tools import exits
-from tools.numbers import whole
-from tools.progress import progress
-from tools.render import print_json
+from mycomesh.mesh.node.control.client import ask
+from mycomesh.tools import exits
+from mycomesh.tools.numbers import whole
+from mycomesh.tools.progress import progress
+from mycomesh.tools.render import print_json
 
 if TYPE_CHECKING:
-    from mesh.node.home import Home
+    from mycomesh.mesh.node.home import Home
 
 __all__ = ["add_arguments", "run"]
 

@@ -9,18 +9,18 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mesh.node.control.client import ask
-from mesh.node.errors import NodeError, NoNodeError
-from tools import exits
-from tools.names import known, member_names, named
-from tools.render import print_json, print_table
+from mycomesh.mesh.node.control.client import ask
+from mycomesh.mesh.node.errors import NodeError, NoNodeError
+from mycomesh.tools import exits
+from mycomesh.tools.names import known, member_names, named
+from mycomesh.tools.render import print_json, print_table
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Mapping
 
-    from mesh.node.home import Home
-    from sync.admin.provenance import Loss, Provenance, Written
+    from mycomesh.mesh.node.home import Home
+    from mycomesh.sync.admin.provenance import Loss, Provenance, Written
 
 __all__ = ["add_arguments", "run"]
 
@@ -41,9 +41,9 @@ def run(args: argparse.Namespace, home: Home) -> int:
     """Read the file; a node is asked only which file that is, and who the members are."""
     file = args.file or _served(home)
     reader = importlib.import_module(
-        "sync.admin.provenance"
+        "mycomesh.sync.admin.provenance"
     )  # where no node runs, that is said before SQLite is loaded
-    errors = importlib.import_module("sync.errors")
+    errors = importlib.import_module("mycomesh.sync.errors")
     try:
         found: Provenance = reader.provenance(file, args.table, args.key)
     except errors.SyncError as error:

@@ -19,9 +19,9 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mesh import __version__
-from tools import exits
-from tools.render import print_table
+from mycomesh.mesh.node.version import __version__
+from mycomesh.tools import exits
+from mycomesh.tools.render import print_table
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -30,8 +30,24 @@ __all__ = ["ReleaseError", "main"]
 
 ROOT = Path(__file__).parents[2]
 # What is loaded by name, or has data of its own. Whatever tests, measures or releases stays out.
-COLLECTED = ("mesh", "sync", "simulations", "tools.commands", "tools.top", "tools.data")
-LEFT_OUT = ("tests", "tools.bench", "tools.release", "distributed", "dask", "tkinter", "hypothesis", "pytest")
+COLLECTED = (
+    "mycomesh.mesh",
+    "mycomesh.sync",
+    "mycomesh.simulations",
+    "mycomesh.tools.commands",
+    "mycomesh.tools.top",
+    "mycomesh.tools.data",
+)
+LEFT_OUT = (
+    "tests",
+    "mycomesh.tools.bench",
+    "mycomesh.tools.release",
+    "distributed",
+    "dask",
+    "tkinter",
+    "hypothesis",
+    "pytest",
+)
 DEBIAN = {"x86_64": "amd64", "aarch64": "arm64"}
 _GLIBC = re.compile(rb"GLIBC_(\d+)\.(\d+)")
 _CONTROL = """\
@@ -105,7 +121,7 @@ def _built(builder: ModuleType, work: Path, form: str) -> Path:
     options += ["--hidden-import", "_cffi_backend"]  # of PyNaCl, which imports it from C
     for package in COLLECTED:
         options += ["--collect-submodules", package]
-    options += ["--collect-data", "tools.data"]
+    options += ["--collect-data", "mycomesh.tools.data"]
     for module in LEFT_OUT:
         options += ["--exclude-module", module]
     builder.run([*options, str(ROOT / "tools" / "__main__.py")])

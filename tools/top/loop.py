@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from mesh.node.progress_bar import shows_unicode
-from tools.top.layout import Layout
-from tools.top.screens import View, draw, pressed, shown
-from tools.top.terminal import opened
+from mycomesh.mesh.node.progress_bar import shows_unicode
+from mycomesh.tools.top.layout import Layout
+from mycomesh.tools.top.screens import View, draw, pressed, shown
+from mycomesh.tools.top.terminal import opened
 
 if TYPE_CHECKING:
     from rich.text import Text
 
-    from tools.top.model import Picture
-    from tools.top.sources import Source
+    from mycomesh.tools.top.model import Picture
+    from mycomesh.tools.top.sources import Source
 
 __all__ = ["frame", "once", "run"]
 

@@ -10,13 +10,13 @@ from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from tools.moments import clock_time
-from tools.views import linked_of
+from mycomesh.tools.moments import clock_time
+from mycomesh.tools.views import linked_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mesh.node.status import PeerView, Status, TableView
+    from mycomesh.mesh.node.status import PeerView, Status, TableView
 
 __all__ = ["EVENTS_MAX", "Edge", "Event", "Live", "Node", "Picture", "Trace"]
 

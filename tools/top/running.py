@@ -14,14 +14,14 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from simulations.errors import SimulationError
-from simulations.recorder import Recorder
-from simulations.tap import Tap
-from tools.top.model import Picture, Trace
+from mycomesh.simulations.errors import SimulationError
+from mycomesh.simulations.recorder import Recorder
+from mycomesh.simulations.tap import Tap
+from mycomesh.tools.top.model import Picture, Trace
 
 if TYPE_CHECKING:
-    from simulations.request import Request
-    from simulations.runner import Result
+    from mycomesh.simulations.request import Request
+    from mycomesh.simulations.runner import Result
 
 __all__ = ["RunSource"]
 

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
-from mesh.node.journal import printable
-from tools.render import byte_count, duration, short_hash, signed_ms
-from tools.top.canvas import Canvas
+from mycomesh.mesh.node.journal import printable
+from mycomesh.tools.render import byte_count, duration, short_hash, signed_ms
+from mycomesh.tools.top.canvas import Canvas
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tools.top.model import Edge, Event, Node, Picture
+    from mycomesh.tools.top.model import Edge, Event, Node, Picture
 
 __all__ = ["SCREENS", "View", "draw", "pressed"]
 

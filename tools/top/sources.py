@@ -14,17 +14,17 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Any, Protocol
 
-from mesh.node.control.client import ask, watch
-from mesh.node.errors import NodeError
-from mesh.node.status import Status, from_json
-from tools import exits
-from tools.top.model import EVENTS_MAX, Live, Picture, Trace
+from mycomesh.mesh.node.control.client import ask, watch
+from mycomesh.mesh.node.errors import NodeError
+from mycomesh.mesh.node.status import Status, from_json
+from mycomesh.tools import exits
+from mycomesh.tools.top.model import EVENTS_MAX, Live, Picture, Trace
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from mesh.node.home import Home
+    from mycomesh.mesh.node.home import Home
 
 __all__ = ["NodeSource", "Source", "TraceSource"]
 

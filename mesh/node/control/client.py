@@ -12,13 +12,13 @@ import os
 import socket
 from typing import TYPE_CHECKING, Any
 
-from mesh.node.errors import NodeError, NoNodeError, RefusedError
+from mycomesh.mesh.node.errors import NodeError, NoNodeError, RefusedError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from mesh.node.home import Home
+    from mycomesh.mesh.node.home import Home
 
 __all__ = [
     "PAST_MAX",

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from mesh.node.shell import clock
-from sync.sqlite.identifiers import fold
+from mycomesh.mesh.node.shell import clock
+from mycomesh.sync.sqlite.identifiers import fold
 
 if TYPE_CHECKING:
-    from mesh.node.serving import ServingNode
+    from mycomesh.mesh.node.serving import ServingNode
 
 __all__ = ["answer"]
 

@@ -9,15 +9,15 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from mesh.node.errors import NodeError
-from mesh.node.shell import clock
+from mycomesh.mesh.node.errors import NodeError
+from mycomesh.mesh.node.shell import clock
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mesh.node.serving import ServingNode
-    from sync.admin.decisions import Conflict
-    from sync.replica import Replica
+    from mycomesh.mesh.node.serving import ServingNode
+    from mycomesh.sync.admin.decisions import Conflict
+    from mycomesh.sync.replica import Replica
 
 __all__ = ["answer", "prepared"]
 

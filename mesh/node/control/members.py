@@ -9,20 +9,20 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-from mesh.errors import MeshError
-from mesh.membership.certificate import GRANTS_ALL, lifetime_s, rights_fault
-from mesh.membership.enrolment import ticket_encode
-from mesh.membership.identity import make_identity
-from mesh.membership.membership import Membership
-from mesh.node.errors import KeystoreError, NodeError
-from mesh.node.keystore import NO_MESH, Keystore
-from mesh.node.shell import clock
-from sync.sqlite.identifiers import fold
+from mycomesh.mesh.errors import MeshError
+from mycomesh.mesh.membership.certificate import GRANTS_ALL, lifetime_s, rights_fault
+from mycomesh.mesh.membership.enrolment import ticket_encode
+from mycomesh.mesh.membership.identity import make_identity
+from mycomesh.mesh.membership.membership import Membership
+from mycomesh.mesh.node.errors import KeystoreError, NodeError
+from mycomesh.mesh.node.keystore import NO_MESH, Keystore
+from mycomesh.mesh.node.shell import clock
+from mycomesh.sync.sqlite.identifiers import fold
 
 if TYPE_CHECKING:
-    from mesh.membership.certificate import Certificate
-    from mesh.membership.enrolment import Invitation
-    from mesh.node.serving import ServingNode
+    from mycomesh.mesh.membership.certificate import Certificate
+    from mycomesh.mesh.membership.enrolment import Invitation
+    from mycomesh.mesh.node.serving import ServingNode
 
 __all__ = ["answer"]
 

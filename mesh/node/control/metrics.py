@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from mesh.node.status import PeerView, Status
+    from mycomesh.mesh.node.status import PeerView, Status
 
 __all__ = ["exposition"]
 

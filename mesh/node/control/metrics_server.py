@@ -10,14 +10,14 @@ import asyncio
 import contextlib
 from typing import TYPE_CHECKING
 
-from mesh.node.control.metrics import exposition
-from mesh.node.errors import NodeError
+from mycomesh.mesh.node.control.metrics import exposition
+from mycomesh.mesh.node.errors import NodeError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from mesh.node.config import PeerName
-    from mesh.node.status import Status
+    from mycomesh.mesh.node.config import PeerName
+    from mycomesh.mesh.node.status import Status
 
 __all__ = ["CLIENTS_MAX", "CONTENT_TYPE", "MetricsServer"]
 

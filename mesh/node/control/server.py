@@ -12,10 +12,10 @@ import socket
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from mesh.errors import MeshError
-from mesh.node.control.client import PAST_MAX, REQUEST_BYTES_MAX, decode_line, encode_line, in_directory
-from mesh.node.errors import HomeError, NodeError
-from sync.errors import SyncError
+from mycomesh.mesh.errors import MeshError
+from mycomesh.mesh.node.control.client import PAST_MAX, REQUEST_BYTES_MAX, decode_line, encode_line, in_directory
+from mycomesh.mesh.node.errors import HomeError, NodeError
+from mycomesh.sync.errors import SyncError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from mesh.node.errors import NodeError
-from mesh.node.status import Mark
+from mycomesh.mesh.node.errors import NodeError
+from mycomesh.mesh.node.status import Mark
 
 if TYPE_CHECKING:
-    from mesh.node.serving import ServingNode
+    from mycomesh.mesh.node.serving import ServingNode
 
 __all__ = ["WAIT_MS_MAX", "answer"]
 

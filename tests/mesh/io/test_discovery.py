@@ -11,10 +11,10 @@ import uvloop
 from zeroconf import DNSOutgoing, DNSPointer, IPVersion, ServiceStateChange
 from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZeroconf
 
-from mesh.events import Address
-from mesh.io import discovery as module
-from mesh.io.discovery import SERVICE_TYPE, Discovery
-from mesh.io.interfaces import Place
+from mycomesh.mesh.events import Address
+from mycomesh.mesh.io import discovery as module
+from mycomesh.mesh.io.discovery import SERVICE_TYPE, Discovery
+from mycomesh.mesh.io.interfaces import Place
 
 WAIT_S = 20  # only what is broken takes this long
 TAG = "00112233aabbccdd"

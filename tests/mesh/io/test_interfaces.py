@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from ipaddress import ip_address
 
-from mesh.io import interfaces
-from mesh.io.interfaces import look
+from mycomesh.mesh.io import interfaces
+from mycomesh.mesh.io.interfaces import look
 
 
 def only_loopback(place):

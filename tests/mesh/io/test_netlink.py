@@ -9,10 +9,10 @@ from ipaddress import IPv4Address, IPv6Address
 
 import pytest
 
-from mesh.io import interfaces as interfaces_module
-from mesh.io import netlink
-from mesh.io.interfaces import ANNOUNCED_MAX, SCOPES_MAX, SPOKEN_MAX, Place, look, multicast_fault, scope_name
-from mesh.io.netlink import Interface, Netlink, interfaces
+from mycomesh.mesh.io import interfaces as interfaces_module
+from mycomesh.mesh.io import netlink
+from mycomesh.mesh.io.interfaces import ANNOUNCED_MAX, SCOPES_MAX, SPOKEN_MAX, Place, look, multicast_fault, scope_name
+from mycomesh.mesh.io.netlink import Interface, Netlink, interfaces
 
 WAIT_S = 10  # only what is broken takes this long
 

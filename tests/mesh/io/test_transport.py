@@ -10,9 +10,9 @@ import struct
 import pytest
 import uvloop
 
-from mesh.events import Address, ConnClosed, ConnDrained, ConnOpened, ConnReceived, DialFailed
-from mesh.io import transport as module
-from mesh.io.transport import Transport, TransportError
+from mycomesh.mesh.events import Address, ConnClosed, ConnDrained, ConnOpened, ConnReceived, DialFailed
+from mycomesh.mesh.io import transport as module
+from mycomesh.mesh.io.transport import Transport, TransportError
 
 WAIT_S = 10  # only a broken transport takes this long
 

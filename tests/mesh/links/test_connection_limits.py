@@ -2,14 +2,14 @@
 
 import pytest
 
-from mesh.address import host_group
-from mesh.config import MeshConfig
-from mesh.events import ConnReceived, LinkDown, Write
-from mesh.links.connection_limits import SOURCES_MAX, Door
-from mesh.links.link import PONGS_MAX, WAITING_MAX
-from mesh.messages import CertificatesHave, Epochs, LinkStates, LinkStatesHave, Ping
-from mesh.overlay.overlay import ANSWERS_AT_ONCE
-from mesh.overlay.topology import BURST_RECORDS, REFRESH_MS, SPACING_MS, LinkState, Topology
+from mycomesh.mesh.address import host_group
+from mycomesh.mesh.config import MeshConfig
+from mycomesh.mesh.events import ConnReceived, LinkDown, Write
+from mycomesh.mesh.links.connection_limits import SOURCES_MAX, Door
+from mycomesh.mesh.links.link import PONGS_MAX, WAITING_MAX
+from mycomesh.mesh.messages import CertificatesHave, Epochs, LinkStates, LinkStatesHave, Ping
+from mycomesh.mesh.overlay.overlay import ANSWERS_AT_ONCE
+from mycomesh.mesh.overlay.topology import BURST_RECORDS, REFRESH_MS, SPACING_MS, LinkState, Topology
 from tests.mesh.pipes import WALL_MS, Pipes, mesh_of
 
 CONFIG = MeshConfig()

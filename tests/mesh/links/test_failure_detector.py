@@ -4,8 +4,8 @@ import random
 
 import pytest
 
-from mesh.links.failure_detector import PHI_DEAD, Detector
-from mesh.messages import Pong
+from mycomesh.mesh.links.failure_detector import PHI_DEAD, Detector
+from mycomesh.mesh.messages import Pong
 
 BEAT = 1_000
 

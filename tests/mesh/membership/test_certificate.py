@@ -10,10 +10,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from mesh import primitives, wire
-from mesh.errors import CertificateError
-from mesh.membership import certificate as certificates
-from mesh.membership.certificate import (
+from mycomesh.mesh import primitives, wire
+from mycomesh.mesh.errors import CertificateError
+from mycomesh.mesh.membership import certificate as certificates
+from mycomesh.mesh.membership.certificate import (
     CERTIFICATE_BYTES_MAX,
     NAME_BYTES_MAX,
     SKEW_S_MAX,
@@ -22,7 +22,7 @@ from mesh.membership.certificate import (
     issue,
     name_fault,
 )
-from sync.replication.rights import Rights
+from mycomesh.sync.replication.rights import Rights
 
 ROOT_SEED = bytes(range(32))
 ROOT_PUBLIC = primitives.signing_pair(ROOT_SEED)[0]

@@ -14,10 +14,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from mesh import primitives, wire
-from mesh.errors import DecodeError, EnrolmentError, HandshakeError
-from mesh.membership import enrolment
-from mesh.membership.enrolment import (
+from mycomesh.mesh import primitives, wire
+from mycomesh.mesh.errors import DecodeError, EnrolmentError, HandshakeError
+from mycomesh.mesh.membership import enrolment
+from mycomesh.mesh.membership.enrolment import (
     Candidate,
     Invitation,
     JoinCode,
@@ -31,8 +31,8 @@ from mesh.membership.enrolment import (
     ticket_decode,
     ticket_encode,
 )
-from mesh.membership.identity import Identity, create_mesh
-from mesh.session.noise import Handshake, respond
+from mycomesh.mesh.membership.identity import Identity, create_mesh
+from mycomesh.mesh.session.noise import Handshake, respond
 
 BORN_MS = 1_800_000_000_000
 DAY_MS = 86_400_000

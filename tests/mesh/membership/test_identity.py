@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mesh import primitives, wire
-from mesh.errors import DecodeError, EnrolmentError
-from mesh.membership.identity import IDENTITY_BYTES_MAX, Identity, create_mesh, make_identity, verify
+from mycomesh.mesh import primitives, wire
+from mycomesh.mesh.errors import DecodeError, EnrolmentError
+from mycomesh.mesh.membership.identity import IDENTITY_BYTES_MAX, Identity, create_mesh, make_identity, verify
 
 BORN_MS = 1_800_000_000_000
 GOLDEN = json.loads((Path(__file__).parents[2] / "vectors" / "mesh-golden.json").read_text())

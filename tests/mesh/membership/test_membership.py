@@ -7,16 +7,16 @@ import random
 
 import pytest
 
-from mesh import primitives, wire
-from mesh.errors import CertificateError, DecodeError
-from mesh.events import LinkDown, MembershipChanged, Notice, RevokeMember
-from mesh.membership import certificate as certificates
-from mesh.membership.decree import Authority
-from mesh.membership.identity import Identity, make_identity
-from mesh.membership.membership import RENEW_BEFORE_S, WARN_BEFORE_S, Membership
-from mesh.membership.renewal import CERTIFICATE_CHAIN_BYTES_MAX, RENEWED_S_MAX, read_certificate, renew
-from mesh.membership.revocations import OVERLAP_S, Epoch, Revocation, Standing
-from mesh.membership.roster import Roster
+from mycomesh.mesh import primitives, wire
+from mycomesh.mesh.errors import CertificateError, DecodeError
+from mycomesh.mesh.events import LinkDown, MembershipChanged, Notice, RevokeMember
+from mycomesh.mesh.membership import certificate as certificates
+from mycomesh.mesh.membership.decree import Authority
+from mycomesh.mesh.membership.identity import Identity, make_identity
+from mycomesh.mesh.membership.membership import RENEW_BEFORE_S, WARN_BEFORE_S, Membership
+from mycomesh.mesh.membership.renewal import CERTIFICATE_CHAIN_BYTES_MAX, RENEWED_S_MAX, read_certificate, renew
+from mycomesh.mesh.membership.revocations import OVERLAP_S, Epoch, Revocation, Standing
+from mycomesh.mesh.membership.roster import Roster
 from tests.mesh.pipes import LIFETIME_S, WALL_MS, Pipes, mesh_of
 
 NOW_S = WALL_MS // 1_000
@@ -145,7 +145,7 @@ def test_a_chain_of_two_admins_is_no_chain():
 
 
 def forged_renewal(base: bytes, *, digest_of: bytes | None = None, at_s=NOW_S, before_s=None, after_s=None) -> bytes:
-    from mesh.membership.renewal import _digest
+    from mycomesh.mesh.membership.renewal import _digest
 
     before_s = at_s if before_s is None else before_s
     body = wire.encode((1, _digest(digest_of or base), before_s, after_s or before_s + DAY_S, SERIAL))
@@ -345,7 +345,7 @@ def test_revoking_cuts_live_links_at_once_and_the_key_stays_out_for_good():
     batches = len(root.batches())
     stolen = charlie.core._overlay.publish(b"late", 1, pipes.now_ms)
     assert stolen == []
-    from mesh.messages import Batch, signed_part
+    from mycomesh.mesh.messages import Batch, signed_part
 
     signature = CHARLIE.sign(b"batch", signed_part(1, b"late", direct=False))
     results = root.core._overlay.on_message(

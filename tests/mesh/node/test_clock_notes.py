@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import shutil
 
-from mesh.node.clock_notes import SITES_MAX, Recall
-from sync.replica import Replica, ReplicaConfig
+from mycomesh.mesh.node.clock_notes import SITES_MAX, Recall
+from mycomesh.sync.replica import Replica, ReplicaConfig
 from tests.sync.peers import MESH_KEY, Peer
 
 

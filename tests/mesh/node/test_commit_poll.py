@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mesh.node.commit_poll import AFTER_S, Looks
+from mycomesh.mesh.node.commit_poll import AFTER_S, Looks
 
 
 class VirtualClock:

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import event, given
 from hypothesis import strategies as st
 
-from mesh.node.config import KEYS, PORT_DEFAULT, NodeConfig, PeerName, load
-from mesh.node.errors import ConfigError
+from mycomesh.mesh.node.config import KEYS, PORT_DEFAULT, NodeConfig, PeerName, load
+from mycomesh.mesh.node.errors import ConfigError
 
 
 @pytest.fixture

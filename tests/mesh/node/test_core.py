@@ -7,10 +7,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from mesh import events as mesh_events
-from mesh.mesh_clock import MeshTime
-from mesh.node.core import NodeCore, ToExchange
-from sync import events as sync_events
+from mycomesh.mesh import events as mesh_events
+from mycomesh.mesh.mesh_clock import MeshTime
+from mycomesh.mesh.node.core import NodeCore, ToExchange
+from mycomesh.sync import events as sync_events
 
 PEER = mesh_events.PeerInfo(b"p" * 16, "bravo", ("member",), mesh_events.Address("10.0.0.2", 7700), dialled=True)
 

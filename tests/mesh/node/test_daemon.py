@@ -14,15 +14,15 @@ from dataclasses import replace
 
 import pytest
 
-from mesh.membership.enrolment import Candidate, JoinCode
-from mesh.membership.identity import create_mesh
-from mesh.node.config import NodeConfig, PeerName
-from mesh.node.control.client import ask
-from mesh.node.daemon import Daemon, enrol
-from mesh.node.errors import AlreadyServedError, HomeError, KeystoreError, NodeError, NoNodeError, RefusedError
-from mesh.node.home import FileLock, Home, HomeLock
-from mesh.node.keystore import Keystore, PendingJoin
-from mesh.node.shell import clock
+from mycomesh.mesh.membership.enrolment import Candidate, JoinCode
+from mycomesh.mesh.membership.identity import create_mesh
+from mycomesh.mesh.node.config import NodeConfig, PeerName
+from mycomesh.mesh.node.control.client import ask
+from mycomesh.mesh.node.daemon import Daemon, enrol
+from mycomesh.mesh.node.errors import AlreadyServedError, HomeError, KeystoreError, NodeError, NoNodeError, RefusedError
+from mycomesh.mesh.node.home import FileLock, Home, HomeLock
+from mycomesh.mesh.node.keystore import Keystore, PendingJoin
+from mycomesh.mesh.node.shell import clock
 
 SQLITE = shutil.which("sqlite3")
 WAIT_S = 30

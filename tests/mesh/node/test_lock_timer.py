@@ -6,8 +6,8 @@ import gc
 
 import pytest
 
-from mesh.node.lock_timer import LockWatch
-from sync.replica import Replica, ReplicaConfig
+from mycomesh.mesh.node.lock_timer import LockWatch
+from mycomesh.sync.replica import Replica, ReplicaConfig
 
 
 def test_the_longest_hold_stands():

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from mesh.node.home import FileLock, Home
-from mesh.node.keystore import Keystore
-from sync.replica import Replica, ReplicaConfig
-from tools import exits
-from tools.cli import main
+from mycomesh.mesh.node.home import FileLock, Home
+from mycomesh.mesh.node.keystore import Keystore
+from mycomesh.sync.replica import Replica, ReplicaConfig
+from mycomesh.tools import exits
+from mycomesh.tools.cli import main
 
 
 @pytest.fixture

@@ -8,11 +8,11 @@ from queue import Queue
 import apsw
 import pytest
 
-from mesh.node import sql_thread, work_queue
-from mesh.node.errors import NodeError
-from mesh.node.sql_thread import Acted, Broken, SqlThread
-from sync.errors import DatabaseBusyError, DatabaseError, FileReplacedError
-from sync.events import (
+from mycomesh.mesh.node import sql_thread, work_queue
+from mycomesh.mesh.node.errors import NodeError
+from mycomesh.mesh.node.sql_thread import Acted, Broken, SqlThread
+from mycomesh.sync.errors import DatabaseBusyError, DatabaseError, FileReplacedError
+from mycomesh.sync.events import (
     BatchReceived,
     CommitSeen,
     DropLink,

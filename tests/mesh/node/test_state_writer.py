@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 
-from mesh.node import state_writer
-from sync.errors import DatabaseBusyError
+from mycomesh.mesh.node import state_writer
+from mycomesh.sync.errors import DatabaseBusyError
 
 
 def story(monkeypatch, play):

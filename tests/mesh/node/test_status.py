@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from mesh.node.errors import NodeError
-from mesh.node.status import LinkView, PeerView, ProgressView, ScrubView, Status, TableView, from_json, to_json
+from mycomesh.mesh.node.errors import NodeError
+from mycomesh.mesh.node.status import LinkView, PeerView, ProgressView, ScrubView, Status, TableView, from_json, to_json
 
 PEER = PeerView(
     "b", "drone", ("member",), "linked", "10.0.0.2:7447", 1.5, 0.0, False, 10, 1, 2,

@@ -8,7 +8,7 @@ import socket
 
 import pytest
 
-from mesh.node.systemd import Watchdog, notify_manager, watchdog_s
+from mycomesh.mesh.node.systemd import Watchdog, notify_manager, watchdog_s
 
 
 @pytest.fixture

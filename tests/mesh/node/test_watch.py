@@ -13,8 +13,8 @@ from contextlib import closing
 import pytest
 import uvloop
 
-from mesh.node import watch as module
-from mesh.node.watch import Watch, written_ms
+from mycomesh.mesh.node import watch as module
+from mycomesh.mesh.node.watch import Watch, written_ms
 
 WAIT_S = 10  # only a broken watch takes this long
 

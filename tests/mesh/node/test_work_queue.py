@@ -6,9 +6,9 @@ from concurrent.futures import Future
 
 import pytest
 
-from mesh.node import work_queue as agenda_module
-from mesh.node.work_queue import EVENT_BYTES, TOGETHER_BYTES_MAX, TOGETHER_MAX, TURN_MS, Agenda, Job
-from sync.events import (
+from mycomesh.mesh.node import work_queue as agenda_module
+from mycomesh.mesh.node.work_queue import EVENT_BYTES, TOGETHER_BYTES_MAX, TOGETHER_MAX, TURN_MS, Agenda, Job
+from mycomesh.sync.events import (
     BatchesReceived,
     BatchReceived,
     CommitSeen,

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from mesh.config import MeshConfig
-from mesh.overlay.active_view import EXPLORE_MS, YOUNG_MS, View
+from mycomesh.mesh.config import MeshConfig
+from mycomesh.mesh.overlay.active_view import EXPLORE_MS, YOUNG_MS, View
 
 FULL = [bytes((number,)) * 16 for number in range(MeshConfig().view_min)]
 

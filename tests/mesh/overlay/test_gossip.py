@@ -5,9 +5,9 @@ import random
 
 import pytest
 
-from mesh.config import GossipLimits
-from mesh.messages import Batch, Graft, IHave, Prune
-from mesh.overlay.gossip import SHARED_TREE, Gossip, Send
+from mycomesh.mesh.config import GossipLimits
+from mycomesh.mesh.messages import Batch, Graft, IHave, Prune
+from mycomesh.mesh.overlay.gossip import SHARED_TREE, Gossip, Send
 
 LIMITS = GossipLimits()
 

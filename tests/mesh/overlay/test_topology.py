@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mesh.errors import DecodeError
-from mesh.overlay.topology import (
+from mycomesh.mesh.errors import DecodeError
+from mycomesh.mesh.overlay.topology import (
     NEIGHBOURS_MAX,
     NODES_MAX,
     REFRESH_MS,

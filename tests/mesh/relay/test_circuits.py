@@ -6,17 +6,17 @@ import random
 
 import pytest
 
-from mesh.address import circuit_address, is_circuit
-from mesh.config import MeshConfig
-from mesh.core import MeshCore
-from mesh.errors import DecodeError
-from mesh.events import ConnClosed, DeliverMessage, LinkDown, LinkUp, SendMessage
-from mesh.membership.identity import create_mesh, make_identity
-from mesh.overlay.topology import LinkState, Neighbour
-from mesh.relay import circuits
-from mesh.relay.circuit_frame import RELAYS_MAX, CircuitFrame, FrameKind
-from mesh.relay.circuit_plan import CHILDREN, Map
-from mesh.relay.circuits import CIRCUITS_MAX, CONNS_FROM, Circuits
+from mycomesh.mesh.address import circuit_address, is_circuit
+from mycomesh.mesh.config import MeshConfig
+from mycomesh.mesh.core import MeshCore
+from mycomesh.mesh.errors import DecodeError
+from mycomesh.mesh.events import ConnClosed, DeliverMessage, LinkDown, LinkUp, SendMessage
+from mycomesh.mesh.membership.identity import create_mesh, make_identity
+from mycomesh.mesh.overlay.topology import LinkState, Neighbour
+from mycomesh.mesh.relay import circuits
+from mycomesh.mesh.relay.circuit_frame import RELAYS_MAX, CircuitFrame, FrameKind
+from mycomesh.mesh.relay.circuit_plan import CHILDREN, Map
+from mycomesh.mesh.relay.circuits import CIRCUITS_MAX, CONNS_FROM, Circuits
 from tests.mesh.pipes import LIFETIME_S, PORT, WALL_MS, Pipes
 
 SETTLE_MS = 20_000

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from mesh.events import LinkDown
-from mesh.notice_throttle import Quiet
-from mesh.session.key_refresh import REFRESH_EVERY_MS_MIN, REFRESH_MS, Freshness
-from mesh.session.records import refresh_record
-from mesh.turn import Turn
+from mycomesh.mesh.events import LinkDown
+from mycomesh.mesh.notice_throttle import Quiet
+from mycomesh.mesh.session.key_refresh import REFRESH_EVERY_MS_MIN, REFRESH_MS, Freshness
+from mycomesh.mesh.session.records import refresh_record
+from mycomesh.mesh.turn import Turn
 from tests.mesh.pipes import Pipes, mesh_of
 
 

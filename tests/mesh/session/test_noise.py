@@ -13,10 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from noise.connection import Keypair, NoiseConnection
 
-from mesh import primitives
-from mesh.errors import HandshakeError, LimitError
-from mesh.session import noise
-from mesh.session.noise import XXPSK0, CipherState, Handshake, Suite, Transport, respond
+from mycomesh.mesh import primitives
+from mycomesh.mesh.errors import HandshakeError, LimitError
+from mycomesh.mesh.session import noise
+from mycomesh.mesh.session.noise import XXPSK0, CipherState, Handshake, Suite, Transport, respond
 
 VECTORS = Path(__file__).parents[2] / "vectors"
 PROLOGUE = b"mycomesh test"

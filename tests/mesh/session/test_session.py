@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mesh.errors import CertificateError, DecodeError, LimitError
-from mesh.session.noise import HANDSHAKE_BYTES_MAX, PLAINTEXT_BYTES_MAX
-from mesh.session.records import (
+from mycomesh.mesh.errors import CertificateError, DecodeError, LimitError
+from mycomesh.mesh.session.noise import HANDSHAKE_BYTES_MAX, PLAINTEXT_BYTES_MAX
+from mycomesh.mesh.session.records import (
     CREDIT_EVERY,
     FRAME_BYTES_MIN,
     FRAMES_A_WINDOW,
@@ -25,7 +25,17 @@ from mesh.session.records import (
     Outbox,
     Whole,
 )
-from mesh.session.session import EARLY_BYTES_MAX, Closed, Introduction, Keys, Opened, Phase, Received, Reply, Session
+from mycomesh.mesh.session.session import (
+    EARLY_BYTES_MAX,
+    Closed,
+    Introduction,
+    Keys,
+    Opened,
+    Phase,
+    Received,
+    Reply,
+    Session,
+)
 
 MESH = bytes(16)
 PSK = b"p" * 32

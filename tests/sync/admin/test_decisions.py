@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sync.errors import PolicyError
+from mycomesh.sync.errors import PolicyError
 from tests.sync.peers import assert_equal, converge
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from sync.admin.provenance import provenance
-from sync.errors import DatabaseError, ForeignFileError, PolicyError
+from mycomesh.sync.admin.provenance import provenance
+from mycomesh.sync.errors import DatabaseError, ForeignFileError, PolicyError
 from tests.sync.peers import Peer, converge
 
 

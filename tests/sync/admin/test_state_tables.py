@@ -5,8 +5,8 @@ from __future__ import annotations
 import apsw
 import pytest
 
-from sync.admin.state_tables import FIGURES_MS, NodeState, PeerState
-from sync.errors import DatabaseBusyError
+from mycomesh.sync.admin.state_tables import FIGURES_MS, NodeState, PeerState
+from mycomesh.sync.errors import DatabaseBusyError
 from tests.sync.exchanges import BusyFile
 from tests.sync.peers import WALL_MS, Peer, converge
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import apsw
 import pytest
 
-from sync.admin.uninstall import forget
-from sync.errors import ForeignFileError
+from mycomesh.sync.admin.uninstall import forget
+from mycomesh.sync.errors import ForeignFileError
 from tests.sync.peers import Peer, shell
 from tests.sync.shapes import SHAPES
 

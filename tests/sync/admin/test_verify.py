@@ -9,8 +9,8 @@ import tracemalloc
 
 import pytest
 
-from sync.admin.verify import compare_files
-from sync.errors import DatabaseError
+from mycomesh.sync.admin.verify import compare_files
+from mycomesh.sync.errors import DatabaseError
 from tests.sync.peers import Peer, catch_up, content
 from tests.sync.scale import SCALE
 from tests.sync.shapes import SHAPES

@@ -5,11 +5,11 @@ from __future__ import annotations
 import apsw
 import pytest
 
-from sync import replica
-from sync.capture import table_scan
-from sync.capture.drain import CHUNK_ROWS_MAX
-from sync.events import ScrubRequested, TimerFired
-from sync.storage import store
+from mycomesh.sync import replica
+from mycomesh.sync.capture import table_scan
+from mycomesh.sync.capture.drain import CHUNK_ROWS_MAX
+from mycomesh.sync.events import ScrubRequested, TimerFired
+from mycomesh.sync.storage import store
 from tests.sync.exchanges import World
 from tests.sync.peers import Peer, assert_equal, converge
 

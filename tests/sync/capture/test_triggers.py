@@ -7,8 +7,8 @@ import shutil
 import apsw
 import pytest
 
-from sync.errors import DatabaseBusyError
-from sync.replica import ReplicaConfig
+from mycomesh.sync.errors import DatabaseBusyError
+from mycomesh.sync.replica import ReplicaConfig
 from tests.sync.peers import Peer, assert_equal, catch_up, content, converge, shell
 from tests.sync.shapes import SHAPES
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sync.crdt.hlc import COUNTER_BITS, HLC_MAX, Clock, hlc_from_ms, ms_from_hlc
+from mycomesh.sync.crdt.hlc import COUNTER_BITS, HLC_MAX, Clock, hlc_from_ms, ms_from_hlc
 from tests.sync.scale import examples
 
 WALL_MAX = HLC_MAX >> COUNTER_BITS

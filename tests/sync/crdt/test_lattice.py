@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from sync.crdt.lattice import EXISTENCE, Entry, bits_of, join, visible
+from mycomesh.sync.crdt.lattice import EXISTENCE, Entry, bits_of, join, visible
 from tests.sync.scale import examples
 
 COLUMNS = 0b1110  # three columns, bits 1..3

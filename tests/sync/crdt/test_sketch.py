@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sync.crdt.sketch import CELL_BYTES, CELLS_FIRST, CELLS_MAX, ID_BYTES, Sketch, cells_after, id_of
-from sync.errors import DecodeError
+from mycomesh.sync.crdt.sketch import CELL_BYTES, CELLS_FIRST, CELLS_MAX, ID_BYTES, Sketch, cells_after, id_of
+from mycomesh.sync.errors import DecodeError
 from tests.sync.scale import examples
 
 digests = st.integers(-(1 << 63), (1 << 63) - 1)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sync.crdt.version_vector import Vector, difference
+from mycomesh.sync.crdt.version_vector import Vector, difference
 from tests.sync.scale import examples
 
 SITES = (b"a" * 16, b"b" * 16)

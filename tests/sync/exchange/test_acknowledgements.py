@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from sync.events import MessageReceived, ReachRequested, RightsKnown
-from sync.exchange.acknowledgements import SILENT_MS, mark_of
-from sync.wire import messages as wire
+from mycomesh.sync.events import MessageReceived, ReachRequested, RightsKnown
+from mycomesh.sync.exchange.acknowledgements import SILENT_MS, mark_of
+from mycomesh.sync.wire import messages as wire
 from tests.sync.exchanges import World
 
 SCHEMA = "CREATE TABLE t(id INTEGER PRIMARY KEY, v)"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from sync.crdt.hlc import ms_from_hlc
-from sync.events import CommitSeen, TimeKnown
+from mycomesh.sync.crdt.hlc import ms_from_hlc
+from mycomesh.sync.events import CommitSeen, TimeKnown
 from tests.sync.exchanges import World
 from tests.sync.peers import assert_equal
 

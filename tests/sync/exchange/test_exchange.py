@@ -11,17 +11,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sync.codec import encode
-from sync.crdt.hlc import HLC_MAX, hlc_from_ms
-from sync.crdt.sketch import CELL_BYTES
-from sync.crdt.version_vector import Vector
-from sync.events import BatchReceived, LinkClosed, LinkOpened, LinkWritable, MessageReceived, ScrubRequested
-from sync.exchange import fetch
-from sync.exchange.config import ExchangeConfig
-from sync.exchange.flow_control import WINDOW_BYTES
-from sync.storage.log_reader import FEED_BYTES_MAX
-from sync.wire import messages as wire
-from sync.wire.bundle import Bundle, Group, Kind, Section
+from mycomesh.sync.codec import encode
+from mycomesh.sync.crdt.hlc import HLC_MAX, hlc_from_ms
+from mycomesh.sync.crdt.sketch import CELL_BYTES
+from mycomesh.sync.crdt.version_vector import Vector
+from mycomesh.sync.events import BatchReceived, LinkClosed, LinkOpened, LinkWritable, MessageReceived, ScrubRequested
+from mycomesh.sync.exchange import fetch
+from mycomesh.sync.exchange.config import ExchangeConfig
+from mycomesh.sync.exchange.flow_control import WINDOW_BYTES
+from mycomesh.sync.storage.log_reader import FEED_BYTES_MAX
+from mycomesh.sync.wire import messages as wire
+from mycomesh.sync.wire.bundle import Bundle, Group, Kind, Section
 from tests.sync.exchanges import DELAY_MS, BusyFile, World
 from tests.sync.peers import WALL_MS, assert_equal
 from tests.sync.scale import examples

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from sync.events import CommitSeen
-from sync.exchange.catch_up_stream import FACTS_MAX
-from sync.exchange.schema_debounce import ADOPT_MAX_MS, QUIET_MS
-from sync.schema import catalog
-from sync.schema.catalog import ADOPTED_MAX
-from sync.sqlite import table_spec
-from sync.wire.bundle import Bundle
+from mycomesh.sync.events import CommitSeen
+from mycomesh.sync.exchange.catch_up_stream import FACTS_MAX
+from mycomesh.sync.exchange.schema_debounce import ADOPT_MAX_MS, QUIET_MS
+from mycomesh.sync.schema import catalog
+from mycomesh.sync.schema.catalog import ADOPTED_MAX
+from mycomesh.sync.sqlite import table_spec
+from mycomesh.sync.wire.bundle import Bundle
 from tests.sync.exchanges import World
 from tests.sync.peers import WALL_MS, Peer
 

@@ -6,8 +6,8 @@ import random
 
 import pytest
 
-from sync.merge import merge
-from sync.replication.outbox import SHOWN_MAX
+from mycomesh.sync.merge import merge
+from mycomesh.sync.replication.outbox import SHOWN_MAX
 from tests.sync.peers import Peer, assert_equal, catch_up, converge
 
 TABLES = """

@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from sync.errors import PolicyError
+from mycomesh.sync.errors import PolicyError
 from tests.sync.peers import Peer, assert_equal, catch_up, converge
 
 STOCK = "CREATE TABLE stock(item TEXT PRIMARY KEY, n INTEGER NOT NULL DEFAULT 0, note)"

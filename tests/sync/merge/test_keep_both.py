@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sync.errors import BatchRefusedError, DecodeError, PolicyError
-from sync.schema.catalog import SCHEMA_TABLE
-from sync.wire.bundle import Bundle, Group, Kind, Section
+from mycomesh.sync.errors import BatchRefusedError, DecodeError, PolicyError
+from mycomesh.sync.schema.catalog import SCHEMA_TABLE
+from mycomesh.sync.wire.bundle import Bundle, Group, Kind, Section
 from tests.sync.exchanges import World
 from tests.sync.peers import Peer, assert_equal, catch_up, converge
 from tests.sync.scale import examples

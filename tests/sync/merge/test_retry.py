@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from sync.replication.outbox import SHOWN_MAX
+from mycomesh.sync.replication.outbox import SHOWN_MAX
 from tests.sync.peers import assert_equal, converge
 
 ROWS = 3 * SHOWN_MAX + 7

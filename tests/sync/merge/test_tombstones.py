@@ -8,10 +8,10 @@ from itertools import pairwise
 
 import pytest
 
-from sync.crdt.hlc import hlc_from_ms
-from sync.events import MembersKnown, MessageReceived
-from sync.exchange.config import ExchangeConfig
-from sync.wire import messages as wire
+from mycomesh.sync.crdt.hlc import hlc_from_ms
+from mycomesh.sync.events import MembersKnown, MessageReceived
+from mycomesh.sync.exchange.config import ExchangeConfig
+from mycomesh.sync.wire import messages as wire
 from tests.sync.exchanges import World
 from tests.sync.peers import WALL_MS, assert_equal
 from tests.sync.scale import SCALE

@@ -7,13 +7,13 @@ import random
 
 import pytest
 
-from sync.capture.drain import CHUNK_ROWS_MAX
-from sync.events import CommitSeen, Publish
-from sync.exchange.catch_up_stream import Stream
-from sync.exchange.exchange import Exchange, ExchangeConfig
-from sync.replica import ReplicaConfig
-from sync.schema.catalog import SCHEMA_TABLE
-from sync.wire.bundle import Bundle
+from mycomesh.sync.capture.drain import CHUNK_ROWS_MAX
+from mycomesh.sync.events import CommitSeen, Publish
+from mycomesh.sync.exchange.catch_up_stream import Stream
+from mycomesh.sync.exchange.exchange import Exchange, ExchangeConfig
+from mycomesh.sync.replica import ReplicaConfig
+from mycomesh.sync.schema.catalog import SCHEMA_TABLE
+from mycomesh.sync.wire.bundle import Bundle
 from tests.sync.peers import Peer
 
 SCHEMA = "CREATE TABLE alerts(id PRIMARY KEY, what); CREATE TABLE bulk(id, at); CREATE TABLE aaa(id, at)"

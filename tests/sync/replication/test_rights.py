@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from sync.crdt.version_vector import Vector
-from sync.events import BatchReceived, MessageReceived, RightsKnown
-from sync.exchange.catch_up_stream import Stream
-from sync.replication.rights import Rights
-from sync.wire import messages as wire
+from mycomesh.sync.crdt.version_vector import Vector
+from mycomesh.sync.events import BatchReceived, MessageReceived, RightsKnown
+from mycomesh.sync.exchange.catch_up_stream import Stream
+from mycomesh.sync.replication.rights import Rights
+from mycomesh.sync.wire import messages as wire
 from tests.sync.exchanges import World
 
 DDL = "CREATE TABLE alerts(id INTEGER PRIMARY KEY, v); CREATE TABLE logs(id INTEGER PRIMARY KEY, v)"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from sync.crdt.version_vector import Vector
-from sync.errors import DecodeError
-from sync.replication.site import RENEWALS_MAX
+from mycomesh.sync.crdt.version_vector import Vector
+from mycomesh.sync.errors import DecodeError
+from mycomesh.sync.replication.site import RENEWALS_MAX
 from tests.sync.peers import assert_equal, converge
 
 

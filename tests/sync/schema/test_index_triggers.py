@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from sync.errors import MigrationError
+from mycomesh.sync.errors import MigrationError
 from tests.sync.peers import assert_equal, catch_up, converge
 
 TABLE = "CREATE TABLE t(id INTEGER PRIMARY KEY, name TEXT, more TEXT); INSERT INTO t VALUES(1, 'alpha', 'x'), (2, 'beta', 'y');"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from sync.errors import MigrationError
-from sync.events import CommitSeen
-from sync.wire.bundle import Bundle
+from mycomesh.sync.errors import MigrationError
+from mycomesh.sync.events import CommitSeen
+from mycomesh.sync.wire.bundle import Bundle
 from tests.sync.exchanges import World
 from tests.sync.peers import Peer, assert_equal, converge
 from tests.sync.shapes import SHAPES

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, reject
 from hypothesis import strategies as st
 
-from sync.sqlite.create_table import alike, checks, columns, computed
-from sync.sqlite.identifiers import fold
-from sync.sqlite.tokens import without_comments
+from mycomesh.sync.sqlite.create_table import alike, checks, columns, computed
+from mycomesh.sync.sqlite.identifiers import fold
+from mycomesh.sync.sqlite.tokens import without_comments
 
 NAMES = st.sampled_from(
     ["a", '"a,b"', "[c)(]", "`d``--`", '"e""/*"', "'f''('", "as", "generated", "always", "stored", "B"]

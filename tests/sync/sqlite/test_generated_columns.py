@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sync.schema.facts import SCHEMA_TABLE
+from mycomesh.sync.schema.facts import SCHEMA_TABLE
 from tests.sync.peers import Peer, assert_equal, converge
 
 T = "CREATE TABLE t(id INTEGER PRIMARY KEY, a, b); INSERT INTO t VALUES(1, 'a1', 1), (2, 'a2', 2)"

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sync.errors import DecodeError
-from sync.storage.change_log import ChangeLog
-from sync.storage.insert_runs import RUN_MAX, RUN_MIN
-from sync.storage.store import Store
+from mycomesh.sync.errors import DecodeError
+from mycomesh.sync.storage.change_log import ChangeLog
+from mycomesh.sync.storage.insert_runs import RUN_MAX, RUN_MIN
+from mycomesh.sync.storage.store import Store
 
 PLACES = 2
 SPAN = 700  # clocks and rows of the model: some runs long, with room between them

@@ -8,7 +8,7 @@ import subprocess
 import apsw
 import pytest
 
-from sync.errors import DatabaseError, FileReplacedError
+from mycomesh.sync.errors import DatabaseError, FileReplacedError
 from tests.sync.exchanges import World
 from tests.sync.peers import Peer, assert_equal, content, converge, shell
 

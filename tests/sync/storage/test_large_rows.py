@@ -7,10 +7,10 @@ import random
 import apsw
 import pytest
 
-from sync.capture import drain
-from sync.replication import priority
-from sync.storage import large_rows
-from sync.storage.row_view import RowView
+from mycomesh.sync.capture import drain
+from mycomesh.sync.replication import priority
+from mycomesh.sync.storage import large_rows
+from mycomesh.sync.storage.row_view import RowView
 from tests.sync.exchanges import World
 from tests.sync.peers import assert_equal, converge
 

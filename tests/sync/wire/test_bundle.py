@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sync import codec
-from sync.crdt.hlc import HLC_MAX
-from sync.errors import DecodeError
-from sync.sqlite.identifiers import NAME_MAX
-from sync.wire import bundle as batch
-from sync.wire.bundle import Bundle, Group, Kind, Section
+from mycomesh.sync import codec
+from mycomesh.sync.crdt.hlc import HLC_MAX
+from mycomesh.sync.errors import DecodeError
+from mycomesh.sync.sqlite.identifiers import NAME_MAX
+from mycomesh.sync.wire import bundle as batch
+from mycomesh.sync.wire.bundle import Bundle, Group, Kind, Section
 from tests.sync.scale import examples
 from tests.sync.wirestrategies import bundles, fault, spoiled
 

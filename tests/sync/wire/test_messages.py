@@ -13,13 +13,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sync import codec
-from sync.crdt.version_vector import RANGES_MAX, Vector
-from sync.errors import DecodeError
-from sync.sqlite.identifiers import NAME_MAX
-from sync.wire import bundle
-from sync.wire import messages as message
-from sync.wire.messages import (
+from mycomesh.sync import codec
+from mycomesh.sync.crdt.version_vector import RANGES_MAX, Vector
+from mycomesh.sync.errors import DecodeError
+from mycomesh.sync.sqlite.identifiers import NAME_MAX
+from mycomesh.sync.wire import bundle
+from mycomesh.sync.wire import messages as message
+from mycomesh.sync.wire.messages import (
     Ack,
     Audit,
     Chunk,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 
-from tools.top.layout import Layout
+from mycomesh.tools.top.layout import Layout
 
 
 def settled(layout, keys, links):

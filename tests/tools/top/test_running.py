@@ -6,9 +6,9 @@ import time
 
 import pytest
 
-from simulations.request import Request
-from tools import cli
-from tools.top.running import RunSource
+from mycomesh.simulations.request import Request
+from mycomesh.tools import cli
+from mycomesh.tools.top.running import RunSource
 
 REQUEST = Request("split-brain", 4, 10.0)
 PATIENCE_S = 60
@@ -53,7 +53,7 @@ def test_what_breaks_a_run_is_said_on_the_screen(monkeypatch):
     def broken(_cluster):
         raise AssertionError("planted")
 
-    monkeypatch.setattr("simulations.runner.violations", broken)
+    monkeypatch.setattr("mycomesh.simulations.runner.violations", broken)
     source = RunSource(REQUEST, 3, speed=9_000)
     note = looks(source, lambda picture: picture.note).note
     assert note.startswith("the run has ended: the run ended at top/test_running.py:")

@@ -6,14 +6,14 @@ import json
 
 import pytest
 
-from mesh.node.status import LinkView, PeerView, Status, TableView
-from tools import exits
-from tools.cli import main
-from tools.top.layout import Layout
-from tools.top.loop import frame
-from tools.top.model import Live, Trace
-from tools.top.screens import SCREENS, View, draw, pressed
-from tools.top.terminal import keys_of
+from mycomesh.mesh.node.status import LinkView, PeerView, Status, TableView
+from mycomesh.tools import exits
+from mycomesh.tools.cli import main
+from mycomesh.tools.top.layout import Layout
+from mycomesh.tools.top.loop import frame
+from mycomesh.tools.top.model import Live, Trace
+from mycomesh.tools.top.screens import SCREENS, View, draw, pressed
+from mycomesh.tools.top.terminal import keys_of
 
 
 def peer(key, name, state="linked", *, equal=True, links=(), sent=0):

@@ -9,12 +9,12 @@ from dataclasses import replace
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from mesh.node.config import PeerName
-from mesh.node.control import metrics_server
-from mesh.node.control.metrics import exposition
-from mesh.node.control.metrics_server import MetricsServer
-from mesh.node.errors import NodeError
-from mesh.node.status import SCHEMA, PeerView, ScrubView, Status, TableView
+from mycomesh.mesh.node.config import PeerName
+from mycomesh.mesh.node.control import metrics_server
+from mycomesh.mesh.node.control.metrics import exposition
+from mycomesh.mesh.node.control.metrics_server import MetricsServer
+from mycomesh.mesh.node.errors import NodeError
+from mycomesh.mesh.node.status import SCHEMA, PeerView, ScrubView, Status, TableView
 
 PEER = PeerView("aa", 'bra"vo\\\n', ("member",), "linked", "192.0.2.1:1", 2.5, None, True, 10, 100, 200)
 STATUS = Status(

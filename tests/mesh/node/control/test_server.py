@@ -10,11 +10,11 @@ import threading
 
 import pytest
 
-from mesh.node.control import server
-from mesh.node.control.client import PAST_MAX, REQUEST_BYTES_MAX, ask, in_directory, watch
-from mesh.node.control.server import ControlServer
-from mesh.node.errors import NodeError, NoNodeError, RefusedError
-from mesh.node.home import Home
+from mycomesh.mesh.node.control import server
+from mycomesh.mesh.node.control.client import PAST_MAX, REQUEST_BYTES_MAX, ask, in_directory, watch
+from mycomesh.mesh.node.control.server import ControlServer
+from mycomesh.mesh.node.errors import NodeError, NoNodeError, RefusedError
+from mycomesh.mesh.node.home import Home
 
 WAIT_S = 20
 
