@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from mycomesh.mesh.errors import EnrolmentError
 from mycomesh.mesh.events import Notice
-from mycomesh.mesh.links.authentication import Papers
+from mycomesh.mesh.links.authentication import MemberHello
 from mycomesh.mesh.membership.certificate import free_name, lifetime_s
 from mycomesh.mesh.membership.enrolment import grant, grant_decode
 from mycomesh.mesh.membership.renewal import read_certificate
@@ -24,19 +24,19 @@ if TYPE_CHECKING:
 
     from mycomesh.mesh.config import MeshConfig
     from mycomesh.mesh.events import Address
-    from mycomesh.mesh.links.authentication import Visitor
+    from mycomesh.mesh.links.authentication import JoinRequest
     from mycomesh.mesh.membership.enrolment import Invitation
     from mycomesh.mesh.membership.identity import Identity
     from mycomesh.mesh.membership.membership import Membership
     from mycomesh.mesh.versions import Versions
 
-__all__ = ["SUPERSEDED", "House", "cloned", "unspoken", "usurped", "welcome"]
+__all__ = ["SUPERSEDED", "Context", "cloned", "unspoken", "usurped", "welcome"]
 
 SUPERSEDED = "superseded"  # what a member hears on a connection whose place another one of its own has taken
 
 
 @dataclass(slots=True)
-class House:
+class Context:
     """One node's standing facts. `boot` numbers this life of its process, `port` is where it listens (0: unknown)."""
 
     identity: Identity
@@ -47,9 +47,9 @@ class House:
     invitations: tuple[Invitation, ...] = ()
     port: int = 0
 
-    def papers(self) -> Papers:
+    def papers(self) -> MemberHello:
         """What this node shows to members."""
-        return Papers(self.identity.certificate, self.boot, self.port, self.config.versions)
+        return MemberHello(self.identity.certificate, self.boot, self.port, self.config.versions)
 
     def invite(self, invitation: Invitation) -> None:
         """Accept an invitation; the oldest goes when there are more than a handshake tries."""
@@ -62,7 +62,7 @@ class House:
         mesh_id = self.identity.mesh_id
         return tuple((each.code(mesh_id).psk(), each) for each in self.invitations if each.is_open(wall_ms))
 
-    def grant(self, visitor: Visitor, membership: Membership, wall_ms: int) -> tuple[bytes, str, Invitation]:
+    def grant(self, visitor: JoinRequest, membership: Membership, wall_ms: int) -> tuple[bytes, str, Invitation]:
         """The grant for a joining node, its name, and what is left of the invitation; EnrolmentError if none can be given.
 
         Nodes made from one image all ask for the image's host name: one that another member bears gets a number behind.
@@ -94,7 +94,7 @@ class House:
         return granted, request.name, left
 
 
-def welcome(_papers: Papers) -> str:
+def welcome(_papers: MemberHello) -> str:
     """The side that was dialled leaves the choice between two connections to `_replaces`."""
     return ""
 
@@ -105,13 +105,13 @@ def cloned(address: Address) -> Notice:
     return Notice("identity.cloned", text, {"address": str(address)}, "error")
 
 
-def usurped(address: Address, peer: Papers) -> Notice:
+def usurped(address: Address, peer: MemberHello) -> Notice:
     """What a person hears when a peer has taken up a link with another node that runs with our keys."""
     text = f"{peer.certificate.name} has a link with another node of this node's own identity: give that one its own"
     return Notice("identity.cloned", text, {"address": str(address)}, "error")
 
 
-def unspoken(address: Address, theirs: Papers, ours: Versions) -> Notice:
+def unspoken(address: Address, theirs: MemberHello, ours: Versions) -> Notice:
     """What a person hears of a member that speaks no version of ours: both ranges, and which of the two is behind."""
     name, spoken = theirs.certificate.name, theirs.versions
     behind = "this node" if ours.newest < spoken.newest else name

@@ -15,7 +15,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, assert_never
 
 from mycomesh.mesh.config import MeshConfig
-from mycomesh.mesh.context import SUPERSEDED, House, cloned, unspoken, usurped, welcome
+from mycomesh.mesh.context import SUPERSEDED, Context, cloned, unspoken, usurped, welcome
 from mycomesh.mesh.errors import EnrolmentError, MeshError
 from mycomesh.mesh.events import (
     Address,
@@ -41,17 +41,17 @@ from mycomesh.mesh.events import (
     TimerFired,
 )
 from mycomesh.mesh.joiner import Joiner
-from mycomesh.mesh.links.authentication import BOOT_BYTES, MemberGate, Papers, RefusalError, Visitor
-from mycomesh.mesh.links.connection_limits import Door
+from mycomesh.mesh.links.authentication import BOOT_BYTES, JoinRequest, MemberGate, MemberHello, RefusalError
+from mycomesh.mesh.links.connection_limits import ConnectionLimits
 from mycomesh.mesh.links.dialer import Dialer
-from mycomesh.mesh.links.failure_detector import Detector
+from mycomesh.mesh.links.failure_detector import FailureDetector
 from mycomesh.mesh.links.link import PONGS_MAX, Link, awake, introductions, offsets
-from mycomesh.mesh.links.link_table import Links
+from mycomesh.mesh.links.link_table import LinkTable
 from mycomesh.mesh.membership.membership import Membership
-from mycomesh.mesh.mesh_clock import Timekeeper
+from mycomesh.mesh.mesh_clock import MeshClock
 from mycomesh.mesh.messages import Addresses, App, EpochHave, Epochs, Message, Ping, Pong, Revocations, decode_pieces
-from mycomesh.mesh.notice_throttle import Quiet
-from mycomesh.mesh.overlay.active_view import View
+from mycomesh.mesh.notice_throttle import NoticeThrottle
+from mycomesh.mesh.overlay.active_view import ActiveView
 from mycomesh.mesh.overlay.overlay import Overlay
 from mycomesh.mesh.peer_status import PeerStatus, peer_status
 from mycomesh.mesh.results import Drop, Result, Tell
@@ -103,17 +103,17 @@ class MeshCore:
     ) -> None:
         self.membership = Membership(identity, root_seed, entropy, standing)
         self.roster = self.membership.roster
-        self._house = House(identity, config, entropy, entropy(BOOT_BYTES), root_seed)
-        self.links = Links()
+        self._house = Context(identity, config, entropy, entropy(BOOT_BYTES), root_seed)
+        self.links = LinkTable()
         self._dirty: dict[int, None] = {}
         self._dialer = Dialer(config, rng)
-        self._door = Door(config)
+        self._door = ConnectionLimits(config)
         self._overlay = Overlay(self.membership, config, rng, self._neighbours)
-        self._quiet = Quiet()
+        self._quiet = NoticeThrottle()
         self._misfits = Misfits()
-        self.timekeeper = Timekeeper()
+        self.timekeeper = MeshClock()
         self._links_due_ms = _NEVER  # no link is due before; traffic moves deadlines away from here unseen
-        self._view = View(config, self._overlay, rng)
+        self._view = ActiveView(config, self._overlay, rng)
         for invitation in invitations:
             self.invite(invitation)
 
@@ -218,7 +218,7 @@ class MeshCore:
         secrets = (membership.secret_for(address, turn.wall_ms),) if dialled else membership.secrets(turn.wall_ms)
         gate = MemberGate(house.papers(), membership.roster, secrets, invitations, unwanted)
         session = Session(gate.keys(), gate, initiator=dialled, entropy=house.entropy)
-        detector = Detector(turn.now_ms, heartbeat_ms=house.config.heartbeat_ms)
+        detector = FailureDetector(turn.now_ms, heartbeat_ms=house.config.heartbeat_ms)
         link = Link(conn, address, dialled, session, gate, turn.now_ms, detector)
         self.links.conns[conn] = link
         self._links_due_ms = min(self._links_due_ms, link.deadline(house.config.handshake_ms))
@@ -304,7 +304,7 @@ class MeshCore:
         if link.conn in self.links.conns and self.membership.agrees(message):
             self._drop(link, "the secret was handed over", turn)
 
-    def _unwanted(self, papers: Papers) -> str:
+    def _unwanted(self, papers: MemberHello) -> str:
         """Why we do not finish a handshake that we began."""
         node_id = papers.certificate.node_id
         if node_id == self._house.identity.node_id:
@@ -340,7 +340,7 @@ class MeshCore:
         else:
             self._admit(link, papers, turn)
 
-    def _on_misfit(self, link: Link, papers: Papers, turn: Turn) -> None:
+    def _on_misfit(self, link: Link, papers: MemberHello, turn: Turn) -> None:
         """A member speaks no version of ours: each side has the other's papers, says so once, and lets it rest."""
         node_id = papers.certificate.node_id
         self.membership.learnt(papers.certificate)
@@ -350,7 +350,7 @@ class MeshCore:
             self._dialer.misfit(link.address, node_id, turn.now_ms)
         self._drop(link, "no version of the protocol in common", turn)
 
-    def _admit(self, link: Link, papers: Papers, turn: Turn) -> None:
+    def _admit(self, link: Link, papers: MemberHello, turn: Turn) -> None:
         """From here on this connection is the link to its member."""
         node_id = papers.certificate.node_id
         # The place of the member changes hands before its addresses could be dialled again.
@@ -369,7 +369,7 @@ class MeshCore:
         for told, entries in introductions(link, self.links.members.values(), both=small):
             self._send(told, entries, 1)
 
-    def _enrol(self, link: Link, visitor: Visitor, turn: Turn) -> None:
+    def _enrol(self, link: Link, visitor: JoinRequest, turn: Turn) -> None:
         """Let a joining node in: one more member, one use less of its invitation, and goodbye."""
         name = visitor.request.name
         try:

@@ -29,10 +29,10 @@ from mycomesh.mesh.events import (
 )
 from mycomesh.mesh.links.authentication import JoinGate, RefusalError
 from mycomesh.mesh.links.dialer import Dialer
-from mycomesh.mesh.links.failure_detector import Detector
+from mycomesh.mesh.links.failure_detector import FailureDetector
 from mycomesh.mesh.links.link import Link
 from mycomesh.mesh.membership.enrolment import accept_grant
-from mycomesh.mesh.notice_throttle import Quiet
+from mycomesh.mesh.notice_throttle import NoticeThrottle
 from mycomesh.mesh.session.session import Closed, Opened, Phase, Received, Reply, Session, Step
 from mycomesh.mesh.turn import Turn
 
@@ -67,7 +67,7 @@ class Joiner:
         self._entropy = entropy
         self._conns: dict[int, Link] = {}
         self._dialer = Dialer(config, rng)
-        self._quiet = Quiet()
+        self._quiet = NoticeThrottle()
         self._asked: int | None = None  # the connection on which we have shown our request
         self._done = False
 
@@ -122,7 +122,7 @@ class Joiner:
         self._dialer.opened(event.address)
         gate = JoinGate(self._code, self._candidate, lambda: self._unwanted(event.conn))
         session = Session(gate.keys(), gate, initiator=True, entropy=self._entropy)
-        detector = Detector(turn.now_ms, heartbeat_ms=self._config.heartbeat_ms)
+        detector = FailureDetector(turn.now_ms, heartbeat_ms=self._config.heartbeat_ms)
         link = Link(event.conn, event.address, True, session, gate, turn.now_ms, detector)
         self._conns[event.conn] = link
         link.write(session.start(), turn)

@@ -14,7 +14,7 @@ from mycomesh.mesh.events import Notice
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["UNSET_MS", "WRONG_MS", "MeshTime", "Timekeeper", "complaint", "mesh_offset_ms", "mesh_time"]
+__all__ = ["UNSET_MS", "WRONG_MS", "MeshClock", "MeshTime", "complaint", "mesh_offset_ms", "mesh_time"]
 
 HOLD_MS = (
     5_000  # a difference is told when it has stood so long: the first peer that is met may be the one who is wrong
@@ -71,7 +71,7 @@ def mesh_offset_ms(offsets_ms: Sequence[float]) -> float | None:
     return _median(sorted((0.0, *offsets_ms)))
 
 
-class Timekeeper:
+class MeshClock:
     """Judges this node's clock at each measurement.
 
     `offset_ms` is mesh time minus ours, `time` what to make of it, `wrong` the complaint if there is one.

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from mycomesh.mesh.events import Notice
 
-__all__ = ["Quiet"]
+__all__ = ["NoticeThrottle"]
 
 SPELL_MS = 10_000  # at a hundred floods a second, six lines a minute: a log can be read, and a disk lives
 
 
-class Quiet:
+class NoticeThrottle:
     """One line a cause and spell; `Notice.event` is the cause, and there are few of those."""
 
     __slots__ = ("_causes",)

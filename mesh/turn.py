@@ -1,7 +1,7 @@
 """One call of a core's `handle`: both times, and what is to be done.
 
 Owns the list of actions of one event. What always holds: actions stand in the order in which they must be done, and what
-people hear goes through `Quiet`. Must not know what the actions are for.
+people hear goes through `NoticeThrottle`. Must not know what the actions are for.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from mycomesh.mesh.events import Action, Notice
-    from mycomesh.mesh.notice_throttle import Quiet
+    from mycomesh.mesh.notice_throttle import NoticeThrottle
 
 __all__ = ["Turn"]
 
@@ -22,7 +22,7 @@ class Turn:
 
     now_ms: int
     wall_ms: int
-    _quiet: Quiet
+    _quiet: NoticeThrottle
     actions: list[Action] = field(default_factory=list)
 
     def do(self, action: Action) -> None:

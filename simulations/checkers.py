@@ -15,7 +15,7 @@ from mycomesh.simulations.oracle import Oracle, text_of, tokens_in
 if TYPE_CHECKING:
     import apsw
 
-    from mycomesh.simulations.cluster import Cluster, Place
+    from mycomesh.simulations.cluster import Cluster, Host
 
 __all__ = ["agreed", "contents_of", "digests", "history_violations", "violations"]
 
@@ -30,7 +30,7 @@ LISTED_MAX = 20  # violations that a result spells out; more of them say the sam
 TRACES = (("mycomesh_conflicts", "lost"), ("mycomesh_parked", "content"), ("mycomesh_held", "content"))
 
 
-def digests(place: Place) -> tuple[tuple[str, bytes], ...]:
+def digests(place: Host) -> tuple[tuple[str, bytes], ...]:
     """The digest of each replicated table, as the node itself compares it with its peers."""
     assert place.shell is not None
     return tuple((digest.table, digest.entries) for digest in place.shell.replica.digests())
@@ -147,7 +147,7 @@ def traced_in(db: apsw.Connection) -> list[int]:
     return tokens
 
 
-def _unequal(contents: list[tuple[Place, dict[str, list[tuple[object, ...]]]]]) -> list[str]:
+def _unequal(contents: list[tuple[Host, dict[str, list[tuple[object, ...]]]]]) -> list[str]:
     """Invariant 1: byte-for-byte equal user tables."""
     found = []
     first, expected = contents[0]

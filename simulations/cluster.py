@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from mycomesh.simulations.scenario import Scenario
     from mycomesh.simulations.shell import Watch
 
-__all__ = ["Cluster", "Place"]
+__all__ = ["Cluster", "Host"]
 
 UNDRAINED_US = (
     2 * SECOND
@@ -44,7 +44,7 @@ UNTOLD_US = (
 
 
 @dataclass(slots=True)
-class Place:
+class Host:
     """Where a node lives: what stays when its process is gone."""
 
     index: int
@@ -81,7 +81,7 @@ class Cluster:
         self._urgent = scenario.urgent
         self._rng = world.stream("disks")
         self.places = tuple(
-            Place(
+            Host(
                 index,
                 str(directory / f"node{index}.db"),
                 clock,
@@ -96,11 +96,11 @@ class Cluster:
         """The node ids of all members, by index."""
         return [member.node_id for member in self._members]
 
-    def up(self) -> list[Place]:
+    def up(self) -> list[Host]:
         """The places whose node runs."""
         return [place for place in self.places if place.shell is not None and place.shell.up]
 
-    def members(self) -> list[Place]:
+    def members(self) -> list[Host]:
         """The places of those who are members still."""
         return [place for place in self.places if place.index not in self.revoked]
 
@@ -164,7 +164,7 @@ class Cluster:
             place.disk.watch(place.path, self._world.now_us)
             self._world.after(int(unsynced_s * SECOND), self._cut_power, place, place.path)
 
-    def _cut_power(self, place: Place, path: str) -> None:
+    def _cut_power(self, place: Host, path: str) -> None:
         if not self.writing or not place.application.running or path != place.path:
             place.disk.watched = False
             return  # it was stopped in order, or restored, in between
@@ -257,7 +257,7 @@ class Cluster:
         self.places[index].path = self._copy(self.places[source])
         self.start(index)
 
-    def _copy(self, place: Place) -> str:
+    def _copy(self, place: Host) -> str:
         place.copies += 1
         path = self._directory / f"node{place.index}.copy{place.copies}.db"
         target = apsw.Connection(str(path))
@@ -267,7 +267,7 @@ class Cluster:
         self.oracle.copied(place.index, self._undrained_since(place), self._world.now_us)
         return str(path)
 
-    def _undrained_since(self, place: Place) -> int:
+    def _undrained_since(self, place: Host) -> int:
         """Virtual microseconds before which everything in the file is drained for certain."""
         shell = place.shell
         assert shell is not None, "an application is started with its node"
@@ -303,7 +303,7 @@ class Cluster:
 
     # ---- applications
 
-    def _act(self, place: Place, session: int) -> None:
+    def _act(self, place: Host, session: int) -> None:
         application = place.application
         if not self.writing or not application.running or application.session != session:
             return
@@ -324,7 +324,7 @@ class Cluster:
             place.shell.on_commit()
         self._world.after(application.pause_us(), self._act, place, session)
 
-    def _declare(self, place: Place) -> None:
+    def _declare(self, place: Host) -> None:
         """The operator of one node declares the counters, once its table is known; who knows of it counts."""
         if place.shell is None or not place.shell.up or place.application.counting:
             return

@@ -158,7 +158,7 @@ MUTATIONS = (
         "one chunk of a round in four is thrown away, and the sender's vector is adopted all the same",
         (
             Edit(
-                "mycomesh.sync.exchange.fetch:Fetching.brought",
+                "mycomesh.sync.exchange.fetch:Fetcher.brought",
                 "self._replica.apply(bundle, turn.wall_ms, voucher=link.peer)",
                 "Applied() if len(bundle) % 4 == 0 else self._replica.apply(bundle, turn.wall_ms, voucher=link.peer)",
             ),
@@ -171,7 +171,7 @@ MUTATIONS = (
         "delete markers are collected while members have not passed them, and without a mark for an audit",
         (
             Edit(
-                "mycomesh.sync.exchange.tombstone_gc:Stability._stable_upto",
+                "mycomesh.sync.exchange.tombstone_gc:TombstoneGC._stable_upto",
                 "return max(min(waiting), hlc_from_ms(max(oldest_ms, 0)))",
                 "return hlc_from_ms(wall_ms - 1_000)",
             ),
@@ -324,11 +324,11 @@ MUTATIONS = (
         "a file that came from another node, or went back in time, goes on under the site it had",
         (
             Edit(
-                "mycomesh.sync.replication.site:Life.begin",
+                "mycomesh.sync.replication.site:Site.begin",
                 "if not own or recalled.get(site, 0) > store.clock.last:",
                 "if site is None:",
             ),
-            Edit("mycomesh.sync.replication.site:Life.caught_up", "if not self.behind(tables, reach):", "if True:"),
+            Edit("mycomesh.sync.replication.site:Site.caught_up", "if not self.behind(tables, reach):", "if True:"),
         ),
         COPIED,
         3,

@@ -156,7 +156,7 @@ class _Look:
 
 
 def _safety(scenario: Scenario, world: World, cluster: Cluster, look: _Look) -> None:
-    """Writes and faults."""
+    """Write and faults."""
     rng = world.stream("starts")
     within_us = max(1, min(STARTS_US, int(scenario.duration_s * SECOND / 10)))
     for index in range(scenario.nodes):

@@ -16,7 +16,7 @@ import apsw
 from mycomesh.mesh import events as mesh_events
 from mycomesh.mesh.core import MeshCore
 from mycomesh.mesh.node.core import NodeCore, ShellAction, ToExchange
-from mycomesh.mesh.node.work_queue import Agenda, Job
+from mycomesh.mesh.node.work_queue import Job, WorkQueue
 from mycomesh.simulations.workload import set_clock
 from mycomesh.simulations.world import MS, Clock, World
 from mycomesh.sync import events as sync_events
@@ -269,7 +269,7 @@ class SqlThread:
     def __init__(self, world: World, shell: Shell) -> None:
         self._world = world
         self._shell = shell
-        self._agenda = Agenda()
+        self._agenda = WorkQueue()
         self._timer_waits = False
         self._busy_us = 0
 

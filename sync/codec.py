@@ -67,13 +67,13 @@ encode: Callable[[object], bytes] = cbor2.CBOREncoder(io.BytesIO(), canonical=Tr
 
 
 def head(count: int) -> bytes:
-    """Returns the head of an array of `count` items (RFC 8949, section 3: major type 4)."""
+    """Return the head of an array of `count` items (RFC 8949, section 3: major type 4)."""
     return _head(0x80, count)
 
 
 @functools.lru_cache(maxsize=64)
 def bytes_head(length: int) -> bytes:
-    """Returns the head of a byte string (RFC 8949, section 3: major type 2): with it the bytes are what `encode` gives."""
+    """Return the head of a byte string (RFC 8949, section 3: major type 2): with it the bytes are what `encode` gives."""
     return _head(0x40, length)
 
 
@@ -86,12 +86,12 @@ def _head(major: int, count: int) -> bytes:
 
 
 def array(items: Sequence[bytes]) -> bytes:
-    """Returns the array of items that are encoded already."""
+    """Return the array of items that are encoded already."""
     return head(len(items)) + b"".join(items)
 
 
 def decode(data: bytes, *, bytes_max: int) -> Any:
-    """Returns the decoded value of one CBOR item that fills `data` exactly.
+    """Return the decoded value of one CBOR item that fills `data` exactly.
 
     Raises:
         DecodeError: too long, malformed, trailing bytes, tags, maps, or nested deeper than `DEPTH_MAX`.
@@ -119,7 +119,7 @@ def decode(data: bytes, *, bytes_max: int) -> Any:
 
 
 def require(condition: object, what: str) -> None:
-    """Raises `DecodeError(what)` unless the peer's value is as the protocol says."""
+    """Raise `DecodeError(what)` unless the peer's value is as the protocol says."""
     if not condition:
         raise DecodeError(what)
 

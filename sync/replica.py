@@ -24,12 +24,12 @@ from mycomesh.sync.merge.keep_both import other_form
 from mycomesh.sync.merge.row_keys import keys_of
 from mycomesh.sync.replication.admission import admit, future_bound
 from mycomesh.sync.replication.applied import Applied
-from mycomesh.sync.replication.inbox import Arrivals
-from mycomesh.sync.replication.outbox import Intake
-from mycomesh.sync.replication.priority import Urgency
+from mycomesh.sync.replication.inbox import Inbox
+from mycomesh.sync.replication.outbox import Outbox
+from mycomesh.sync.replication.priority import Priority
 from mycomesh.sync.replication.rights import Rights
 from mycomesh.sync.replication.scrub import Scrub
-from mycomesh.sync.replication.site import Life
+from mycomesh.sync.replication.site import Site
 from mycomesh.sync.schema.catalog import SCHEMA_TABLE, Catalog
 from mycomesh.sync.schema.migration_plan import Plan
 from mycomesh.sync.schema.table_filter import TableFilter
@@ -63,17 +63,17 @@ class TableDigest:
 class Replica:
     """One file as a replica. Not thread-safe: one thread owns it."""
 
-    def __init__(self, store: Store, catalog: Catalog, life: Life, urgency: Urgency) -> None:
+    def __init__(self, store: Store, catalog: Catalog, life: Site, urgency: Priority) -> None:
         self._store = store
         self._catalog = catalog
         self._life = life
         self.rights = Rights(b"")  # until the mesh tells of them
         self.decisions = Decisions(store, catalog)
         self.urgency = urgency
-        self._intake = Intake(store, catalog, life, urgency)
+        self._intake = Outbox(store, catalog, life, urgency)
         self.scrub = Scrub(store, catalog, self._intake)
         self.state = StateTables(store, catalog, life, self.scrub)
-        self._arrivals = Arrivals(store, catalog, life, self._intake, urgency)
+        self._arrivals = Inbox(store, catalog, life, self._intake, urgency)
 
     @classmethod
     def open(
@@ -87,7 +87,7 @@ class Replica:
         recalled: Mapping[bytes, int] | None = None,
         holding: Callable[[bool], None] | None = None,
     ) -> Replica:
-        """Opens the file as a replica of the mesh whose members share `mesh_key`, making what is missing.
+        """Open the file as a replica of the mesh whose members share `mesh_key`, making what is missing.
 
         A file that is behind `recalled`, (site, clock) as `noted` told them, was put back from a backup: its site is new.
         `holding` is told when this replica has taken the file's write lock (True), and when that is free again.
@@ -105,8 +105,8 @@ class Replica:
             with store.transaction():
                 store.create()
                 store.clock.last = max(store.clock.last, 0)
-                life = Life.begin(store, node_id, mesh_key, entropy, recalled or {})
-                replica = cls(store, catalog, life, Urgency(catalog, config.urgent))
+                life = Site.begin(store, node_id, mesh_key, entropy, recalled or {})
+                replica = cls(store, catalog, life, Priority(catalog, config.urgent))
                 catalog.open(lambda table: not replica._intake.logged([table]))
                 table_scan.begin_for(catalog.tables.values(), store.made_again)
         except BaseException:
@@ -140,12 +140,12 @@ class Replica:
         return tuple(name for name in self._store.made_again if name != rebuild_mark.TABLE)
 
     def doubted(self) -> list[str]:
-        """Returns the tables that were found made anew, or without their triggers, since this was last asked."""
+        """Return the tables that were found made anew, or without their triggers, since this was last asked."""
         found, self._catalog.doubted = self._catalog.doubted, []
         return found
 
     def check_whole(self) -> None:
-        """Raises `FileReplacedError` if internal tables are not as this replica left them: to open the file again mends them."""
+        """Raise `FileReplacedError` if internal tables are not as this replica left them: to open the file again mends them."""
         self._store.check_whole()
 
     @property
@@ -154,16 +154,16 @@ class Replica:
         return self._catalog.tables
 
     def shown(self, name: str) -> str:
-        """Returns what this file calls a table that the mesh calls so, folded."""
+        """Return what this file calls a table that the mesh calls so, folded."""
         table = self._catalog.tables.get(name)
         return name if table is None else fold(table.spec.name)
 
     def recall(self, name: str) -> object:
-        """Returns a fact that `remember` wrote into the file, None if there is none."""
+        """Return a fact that `remember` wrote into the file, None if there is none."""
         return self._store.meta(name)
 
     def remember(self, name: str, fact: bytes) -> None:
-        """Writes a fact into the file."""
+        """Write a fact into the file."""
         with self._store.transaction():
             self._store.meta_set(name, fact)
 
@@ -176,15 +176,15 @@ class Replica:
         self._intake.spread = publish
 
     def close(self) -> None:
-        """Closes the file; triggers stay and go on logging, so that nothing written meanwhile is lost."""
+        """Close the file; triggers stay and go on logging, so that nothing written meanwhile is lost."""
         self._store.close()
 
     def shrink(self) -> None:
-        """Gives back what SQLite holds in caches; they fill again with use."""
+        """Give back what SQLite holds in caches; they fill again with use."""
         self._store.shrink()
 
     def remove(self) -> None:
-        """Takes every trigger and internal table out of the file, and closes it. Undrained writes stay in the tables."""
+        """Take every trigger and internal table out of the file, and closes it. Undrained writes stay in the tables."""
         with self._store.bare_transaction() as db:
             take_out(db)
         self._store.close()
@@ -192,11 +192,11 @@ class Replica:
     # ---- local writes
 
     def stale(self) -> bool:
-        """True if another connection has committed since the last `drain` that found nothing more."""
+        """Return True if another connection has committed since the last `drain` that found nothing more."""
         return self._intake.stale()
 
     def redefined(self) -> int | None:
-        """Returns a number that changes with each commit of others, if one has changed the schema, else None."""
+        """Return a number that changes with each commit of others, if one has changed the schema, else None."""
         return self._intake.redefined()
 
     @property
@@ -209,11 +209,11 @@ class Replica:
         self._intake.again(table)
 
     def waiting(self) -> bool:
-        """True if some local write has no stamp yet."""
+        """Return True if some local write has no stamp yet."""
         return self._intake.waiting()
 
     def found(self, written_ms: int) -> None:
-        """Notes, right after opening, when the file was last written before: inserts that wait without a time get that one.
+        """Note, right after opening, when the file was last written before: inserts that wait without a time get that one.
 
         `written_ms` is Unix time in milliseconds. Without this they get that of the drain.
         """
@@ -224,15 +224,15 @@ class Replica:
         return self._intake.drain(wall_ms)
 
     def changing(self, wall_ms: int, change: Callable[[], None]) -> list[bytes]:
-        """Runs `change` in a write transaction in which no captured write is without its stamp; returns what to publish."""
+        """Run `change` in a write transaction in which no captured write is without its stamp; returns what to publish."""
         return self._intake.changing(wall_ms, change)
 
     def settled(self, wall_ms: int, read: Callable[[], None]) -> list[bytes]:
-        """Runs `read` in a transaction in which no captured write is without its stamp; returns batches to publish."""
+        """Run `read` in a transaction in which no captured write is without its stamp; returns batches to publish."""
         return self._intake.settled(wall_ms, read)
 
     def migrate(self, script: str, wall_ms: int, *, dry_run: bool = False) -> list[str]:
-        """Runs a script that may drop and rename tables and columns, here and then on every replica, as one transaction.
+        """Run a script that may drop and rename tables and columns, here and then on every replica, as one transaction.
 
         Returns one line for each thing that it does, or with `dry_run` would do; the next drain publishes it.
 
@@ -269,7 +269,7 @@ class Replica:
         voucher: bytes | None = None,
         repair: bool = False,
     ) -> Applied:
-        """Merges one bundle in one transaction, local writes first.
+        """Merge one bundle in one transaction, local writes first.
 
         Args:
             payload: an encoded bundle.
@@ -285,7 +285,7 @@ class Replica:
         return self._apply([(payload, origin)], wall_ms, voucher, repair=repair)[0]
 
     def apply_all(self, batches: Sequence[tuple[bytes, bytes]], wall_ms: int) -> list[Applied]:
-        """Merges live batches, (payload, origin) each, as `apply` would one after another, in one transaction.
+        """Merge live batches, (payload, origin) each, as `apply` would one after another, in one transaction.
 
         Raises:
             DecodeError, BatchRefusedError: as `apply`, because of any of them; nothing was changed.
@@ -327,7 +327,7 @@ class Replica:
     # ---- copies
 
     def met(self, vectors: Mapping[str, Vector]) -> bool:
-        """True if a peer covers more of this site's clock than the file itself, which then goes on under a new site.
+        """Return True if a peer covers more of this site's clock than the file itself, which then goes on under a new site.
 
         Raises:
             DecodeError: peers have said so too often; nothing was changed.
@@ -339,7 +339,7 @@ class Replica:
             return self._life.caught_up(self._catalog.tables, reach)
 
     def ahead(self, wall_ms: int) -> bool:
-        """True if no peer can take what this replica stamps, where `wall_ms` is the time to within a minute.
+        """Return True if no peer can take what this replica stamps, where `wall_ms` is the time to within a minute.
 
         What is less ahead some may take and others not, until a minute or two have passed.
         """
@@ -356,7 +356,7 @@ class Replica:
         self._intake.unsettle()
 
     def adopt(self, vectors: Mapping[str, Vector], collected: Mapping[str, Vector], wall_ms: int) -> list[str]:
-        """Takes over a sender's vectors at the end of a complete catch-up round; returns the tables that moved.
+        """Take over a sender's vectors at the end of a complete catch-up round; returns the tables that moved.
 
         `collected` are the sender's marks of these tables (`tombstones`), which go with the vectors. What a vector claims
         beyond this moment is not taken: writes that are still to come would count as known. The clock witnesses what is
@@ -405,7 +405,7 @@ class Replica:
     # ---- comparing and reading
 
     def digests(self, *, remember: bool = False) -> list[TableDigest]:
-        """Returns one digest pair for each replicated table, by name; with `remember`, who has one of these later is behind."""
+        """Return one digest pair for each replicated table, by name; with `remember`, who has one of these later is behind."""
         tables = sorted(self._catalog.tables.items())
         if remember:  # only what is asked for by what goes on: to look at a node must not change what it does
             for _, table in tables:
@@ -413,12 +413,12 @@ class Replica:
         return [TableDigest(name, table.vector_digest, table.log.digest) for name, table in tables]
 
     def vector(self, name: str) -> Vector:
-        """Returns a table's vector; empty for a table that is not here."""
+        """Return a table's vector; empty for a table that is not here."""
         table = self._catalog.tables.get(name)
         return Vector() if table is None else table.vector.copy()
 
     def forgot(self, name: str) -> bool:
-        """Returns whether coverage of a table was forgotten since this was asked last; asked where a round begins.
+        """Return whether coverage of a table was forgotten since this was asked last; asked where a round begins.
 
         What a round brings that began before must not be adopted, and is not until then; nor is it where some of it has come
         before there was a table to take it.
@@ -431,13 +431,13 @@ class Replica:
         return True
 
     def admits(self, name: str) -> bool:
-        """True if a table of that folded name may be replicated here, present or not."""
+        """Return True if a table of that folded name may be replicated here, present or not."""
         return (name == SCHEMA_TABLE or self._catalog.admits(name)) and self.rights.may_read(self.rights.own, name)
 
     def read(
         self, name: str, site: bytes, window: Range, *, rows_max: int, bytes_max: int
     ) -> tuple[Section | None, int, int, int]:
-        """Returns (section without ranges, clock reached, rows, bytes) of a site's entries in `(after, upto]`.
+        """Return (section without ranges, clock reached, rows, bytes) of a site's entries in `(after, upto]`.
 
         The caller has drained: a read sees the values that its entries own.
         """
@@ -450,7 +450,7 @@ class Replica:
         return (Section(name, [], groups) if groups else None), reached, rows, size
 
     def collect(self, name: str, stable: int, limit: int) -> int:
-        """Removes up to `limit` tombstones of a table with clocks up to `stable`; returns how many."""
+        """Remove up to `limit` tombstones of a table with clocks up to `stable`; returns how many."""
         table = self._catalog.tables[name]
         if not stable or not 0 < tombstones.oldest(table) <= stable:
             return 0
@@ -458,17 +458,17 @@ class Replica:
             return tombstones.collect(table, stable, limit)
 
     def collected(self, name: str) -> Vector:
-        """Returns up to which clock of each site tombstones of a table have been removed here."""
+        """Return up to which clock of each site tombstones of a table have been removed here."""
         table = self._catalog.tables.get(name)
         return Vector() if table is None else tombstones.collected(table)
 
     def scan(self, name: str, after: tuple[int, int], limit: int) -> list[tuple[int, int, int | bytes, int]]:
-        """Returns up to `limit` (place, hlc, row, digest) of a table's entries after a stamp; empty at the end."""
+        """Return up to `limit` (place, hlc, row, digest) of a table's entries after a stamp; empty at the end."""
         table = self._catalog.tables.get(name)
         return [] if table is None else table.log.scan(after[0], after[1], limit)
 
     def rows(self, name: str, rows: Sequence[int | bytes], *, bytes_max: int) -> tuple[list[bytes], int]:
-        """Returns bundles of every entry of the first of some rows, and how many rows that are; the caller has drained."""
+        """Return bundles of every entry of the first of some rows, and how many rows that are; the caller has drained."""
         table = self._catalog.tables.get(name)
         if table is None:
             return [], len(rows)
@@ -476,7 +476,7 @@ class Replica:
         return [Bundle([Section(name, [], groups)]).encode() for groups in parts], count
 
     def rows_named(self, section: Section, *, bytes_max: int) -> Iterator[Section]:
-        """Yields sections with every entry held of the rows that a section's changes name; the caller has drained."""
+        """Yield sections with every entry held of the rows that a section's changes name; the caller has drained."""
         table = self._catalog.tables.get(section.table)
         if table is None or other_form(table, section):
             return
@@ -488,5 +488,5 @@ class Replica:
             yield from (Section(section.table, [], groups) for groups in parts)
 
     def status(self) -> ReplicaStatus:
-        """Returns the replica as people see it."""
+        """Return the replica as people see it."""
         return overview(self._store, self._catalog, self.site, self.scrub.last)

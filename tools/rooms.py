@@ -98,8 +98,12 @@ def _floors(arrows: dict[str, set[str]]) -> int:
 
 def main() -> int:
     """Print the figures; exit with 1 where a rule of the house is broken."""
-    parser = argparse.ArgumentParser(prog="python -m tools.rooms", description=(__doc__ or "").partition(":")[2].strip())
-    parser.add_argument("root", nargs="?", type=Path, default=ROOT, help="the source tree to measure; default: this one")
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.rooms", description=(__doc__ or "").partition(":")[2].strip()
+    )
+    parser.add_argument(
+        "root", nargs="?", type=Path, default=ROOT, help="the source tree to measure; default: this one"
+    )
     root: Path = parser.parse_args().root
     found, arrows = modules(root), graph(root)
     broken = []
@@ -115,9 +119,10 @@ def main() -> int:
         )
         if len(direct) > MODULES_MAX[folder]:
             broken.append(f"{folder}/ has {len(direct)} modules directly in it; at most {MODULES_MAX[folder]}")
-    for cycle in cycles(arrows):
-        broken.append(f"import cycle of {len(cycle)}: {', '.join(cycle)}")
-    print(f"all: {len(arrows)} modules, {sum(map(len, arrows.values()))} imports, {len(cycles(arrows))} cycles of modules")
+    broken += [f"import cycle of {len(cycle)}: {', '.join(cycle)}" for cycle in cycles(arrows)]
+    print(
+        f"all: {len(arrows)} modules, {sum(map(len, arrows.values()))} imports, {len(cycles(arrows))} cycles of modules"
+    )
     for name, path in found.items():
         bare = sorted(_bare(path.read_text()))
         if bare:

@@ -21,7 +21,7 @@ from zeroconf import DNSQuestionType, Error, InterfaceChoice, IPVersion, Service
 from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZeroconf
 
 from mycomesh.mesh.events import Address, Notice
-from mycomesh.mesh.io.interfaces import Place, look, multicast_fault, scope_name
+from mycomesh.mesh.io.interfaces import InterfaceState, look, multicast_fault, scope_name
 
 __all__ = ["SERVICE_TYPE", "Discovery"]
 
@@ -201,12 +201,12 @@ class _Names:
         self._service = service
         self._on_found = on_found
         self._loopback = loopback
-        self._place = Place()
+        self._place = InterfaceState()
         self._waiting: OrderedDict[str, None] = OrderedDict()
         self._asked: OrderedDict[str, float] = OrderedDict()  # name -> when the loop's clock let us ask for it
         self._resolving: dict[str, asyncio.Task[None]] = {}
 
-    def network_changed(self, place: Place) -> None:
+    def network_changed(self, place: InterfaceState) -> None:
         """We are elsewhere: who did not answer before may do so here."""
         self._place = place
         self._asked.clear()

@@ -14,7 +14,7 @@ from ipaddress import IPv4Address, IPv6Address
 
 from mycomesh.mesh.io.netlink import Interface, interfaces
 
-__all__ = ["Place", "look", "multicast_fault", "scope_name"]
+__all__ = ["InterfaceState", "look", "multicast_fault", "scope_name"]
 
 # Linux lets one socket join 20 groups (igmp_max_memberships); a drone with more than 16 networks has virtual ones among them.
 SPOKEN_MAX = 16
@@ -26,7 +26,7 @@ _EMPTY_QUESTION = bytes(12)  # a DNS header that asks nothing: nobody answers it
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class InterfaceState:
     """Where to speak: IPv4 by own address, IPv6 by index of the interface; `known` is false where nobody tells us.
 
     `announced` are the addresses where others reach this machine, `own` all that are its own, `scopes` the names of the
@@ -45,7 +45,7 @@ class Place:
         return any(isinstance(one, int) for one in self.spoken)
 
 
-def look(*, loopback: bool) -> Place:
+def look(*, loopback: bool) -> InterfaceState:
     """Look at the machine: at its loopback alone if that is asked for, so that nothing leaves it, else at all the rest.
 
     Where the kernel does not list the interfaces (a sandbox), make do with the default one.
@@ -54,9 +54,9 @@ def look(*, loopback: bool) -> Place:
         everything = interfaces()
     except OSError:
         if loopback:  # known without being told
-            return Place(True, (str(_LOOPBACK),), (_LOOPBACK,), frozenset({str(_LOOPBACK)}))
+            return InterfaceState(True, (str(_LOOPBACK),), (_LOOPBACK,), frozenset({str(_LOOPBACK)}))
         found = _default_address()
-        return Place(announced=tuple(found), own=frozenset(map(str, found)))
+        return InterfaceState(announced=tuple(found), own=frozenset(map(str, found)))
     used = [interface for interface in everything if interface.loopback == loopback]
     scoped = [interface for interface in used if _speaks_ipv6(interface)]
     v4 = [str(address) for interface in used for address in interface.addresses if isinstance(address, IPv4Address)]
@@ -69,7 +69,7 @@ def look(*, loopback: bool) -> Place:
     ]
     scopes = [name for interface in scoped if interface.running if (name := scope_name(interface.index))]
     spoken: list[str | int] = [*v4, *(interface.index for interface in scoped)]
-    return Place(
+    return InterfaceState(
         known=True,
         spoken=tuple(spoken[:SPOKEN_MAX]),
         announced=tuple(announced[:ANNOUNCED_MAX]),
@@ -78,7 +78,7 @@ def look(*, loopback: bool) -> Place:
     )
 
 
-def multicast_fault(place: Place) -> OSError | None:
+def multicast_fault(place: InterfaceState) -> OSError | None:
     """Send an empty question on each interface; return None if one of them took it, else why the last did not."""
     fault = OSError(errno.ENETDOWN, "no network interface has an address yet")
     for one in place.spoken if place.known else ("0.0.0.0",):  # noqa: S104 -- the default interface, to send by

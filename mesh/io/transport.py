@@ -61,7 +61,7 @@ class Transport:
         self._isolated = False
 
     async def start(self, port: int) -> None:
-        """Listens on every interface, IPv4 and IPv6, on `port` (0: any free one).
+        """Listen on every interface, IPv4 and IPv6, on `port` (0: any free one).
 
         Raises:
             TransportError: the port is taken or not allowed; one line with what to do.
@@ -80,7 +80,7 @@ class Transport:
         return Address("::", self._port)
 
     def write(self, conn: int, data: bytes) -> None:
-        """Appends bytes to a connection's send queue; nothing happens if it is gone."""
+        """Append bytes to a connection's send queue; nothing happens if it is gone."""
         connection = self._conns.get(conn)
         if connection is not None:
             connection.write(data)
@@ -92,7 +92,7 @@ class Transport:
             connection.close()
 
     def dial(self, address: Address) -> None:
-        """Opens a connection; answers with `ConnOpened` or `DialFailed`. A dial under way is not doubled."""
+        """Open a connection; answers with `ConnOpened` or `DialFailed`. A dial under way is not doubled."""
         if address not in self._dials:
             self._dials[address] = asyncio.get_running_loop().create_task(self._dial(address))
 
@@ -109,7 +109,7 @@ class Transport:
                 connection.abort()
 
     async def close_all(self) -> None:
-        """Stops listening and dialling, flushes and closes every connection; whatever is asked for after it fails."""
+        """Stop listening and dialling, flushes and closes every connection; whatever is asked for after it fails."""
         self._isolated = True  # a core that loses its links would dial again
         if self._server is not None:
             self._server.close()
@@ -167,7 +167,7 @@ class Transport:
         return conn
 
     def refused(self, dialled: Address | None) -> None:
-        """Ends a connection that came while none may stand."""
+        """End a connection that came while none may stand."""
         if dialled is not None:
             self._on_event(DialFailed(dialled))
 
@@ -180,7 +180,7 @@ class Transport:
         self._on_event(ConnDrained(conn))
 
     def lost(self, conn: int) -> None:
-        """Ends a connection."""
+        """End a connection."""
         if self._conns.pop(conn, None) is not None:
             self._on_event(ConnClosed(conn))
 
@@ -253,7 +253,7 @@ class _Connection(asyncio.Protocol):
 
 
 def _listening_socket(port: int) -> socket.socket:
-    """Returns one socket bound for IPv6 and IPv4, or for IPv4 alone where the kernel has no IPv6."""
+    """Return one socket bound for IPv6 and IPv4, or for IPv4 alone where the kernel has no IPv6."""
     try:
         sock = socket.socket(socket.AF_INET6, socket.SOCK_STREAM)
     except OSError as error:
@@ -282,7 +282,7 @@ def _bound(sock: socket.socket, host: str, port: int) -> socket.socket:
 
 
 async def _connect(sock: socket.socket, target: Any) -> None:
-    """Connects as `loop.sock_connect` does, which in uvloop loses the scope of a link-local IPv6 address."""
+    """Connect as `loop.sock_connect` does, which in uvloop loses the scope of a link-local IPv6 address."""
     fault = sock.connect_ex(target)
     if fault == errno.EINPROGRESS:
         loop = asyncio.get_running_loop()
@@ -306,7 +306,7 @@ def _listen_fault(port: int, error: OSError) -> str:
 
 
 def _target(address: Address) -> tuple[int, Any]:
-    """Returns (family, socket address) of a numeric address; raises OSError or ValueError if it is none."""
+    """Return (family, socket address) of a numeric address; raises OSError or ValueError if it is none."""
     found = socket.getaddrinfo(
         address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
     )
@@ -314,7 +314,7 @@ def _target(address: Address) -> tuple[int, Any]:
 
 
 def _address(peername: Any) -> Address:
-    """Returns a peer's socket address as an `Address`; IPv4 mapped into IPv6 becomes IPv4."""
+    """Return a peer's socket address as an `Address`; IPv4 mapped into IPv6 becomes IPv4."""
     host, port = str(peername[0]), int(peername[1])
     bare = host.split("%", 1)[0]
     with contextlib.suppress(ValueError):

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from mycomesh.mesh.membership.roster import Roster
     from mycomesh.mesh.session.session import Introduction
 
-__all__ = ["BOOT_BYTES", "JoinGate", "MemberGate", "Papers", "RefusalError", "Visitor"]
+__all__ = ["BOOT_BYTES", "JoinGate", "JoinRequest", "MemberGate", "MemberHello", "RefusalError"]
 
 BOOT_BYTES = 8  # drawn at each start of a node: tells a restarted peer from a second connection of the same one
 
@@ -35,7 +35,7 @@ _PORT_MAX = 65_535
 
 
 @dataclass(frozen=True, slots=True)
-class Papers:
+class MemberHello:
     """What a member shows: certificate, the number of this life of its process, the port where it listens (or 0).
 
     `versions` of the protocol are those that it speaks.
@@ -53,7 +53,7 @@ class Papers:
 
 
 @dataclass(frozen=True, slots=True)
-class Visitor:
+class JoinRequest:
     """A node that asks to be let in, the static key that the handshake proved, and the invitation that it used."""
 
     request: Request
@@ -75,11 +75,11 @@ class MemberGate:
 
     def __init__(
         self,
-        own: Papers,
+        own: MemberHello,
         roster: Roster,
         secrets: tuple[bytes, ...],
         invitations: tuple[tuple[bytes, Invitation], ...],
-        unwanted: Callable[[Papers], str],
+        unwanted: Callable[[MemberHello], str],
     ) -> None:
         self._own = own
         self._roster = roster
@@ -89,8 +89,8 @@ class MemberGate:
         )
         self._invitations = invitations  # (pre-shared key, invitation) in the order of `keys()`
         self._unwanted = unwanted  # why a member should not be linked once more, or an empty string
-        self.papers: Papers | None = None  # of the member who was admitted (or refused by `unwanted`)
-        self.visitor: Visitor | None = None
+        self.papers: MemberHello | None = None  # of the member who was admitted (or refused by `unwanted`)
+        self.visitor: JoinRequest | None = None
         self.wall_ms = 0
 
     def keys(self) -> Keys:
@@ -115,7 +115,7 @@ class MemberGate:
             request = request_decode(
                 introduction.payload, transcript=introduction.transcript, remote_static=introduction.remote_static
             )
-            self.visitor = Visitor(request, introduction.remote_static, invitation)
+            self.visitor = JoinRequest(request, introduction.remote_static, invitation)
         return self._own.encode()
 
     def _admit_member(self, introduction: Introduction) -> None:
@@ -130,7 +130,7 @@ class MemberGate:
             raise DecodeError("introduction is out of its limits")
         certificate = self._roster.judge(raw, self.wall_ms)
         certificate.check_static(introduction.remote_static)
-        self.papers = Papers(certificate, boot, port, Versions(oldest, newest))
+        self.papers = MemberHello(certificate, boot, port, Versions(oldest, newest))
         why = self._unwanted(self.papers)
         if why:
             raise RefusalError(why)

@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from mycomesh.mesh.config import MeshConfig
     from mycomesh.mesh.links.link import Link
 
-__all__ = ["SOURCES_MAX", "Door"]
+__all__ = ["SOURCES_MAX", "ConnectionLimits"]
 
 SOURCES_MAX = 1_024  # hosts whose handshakes are counted: a flood of more than these is held by the places alone
 
 
-class Door:
+class ConnectionLimits:
     """One node's door. Ask `refuses` once for each connection that was not dialled from here."""
 
     __slots__ = ("_config", "_sources")

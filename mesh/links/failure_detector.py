@@ -19,7 +19,7 @@ from typing import Final
 
 from mycomesh.mesh.messages import Ping, Pong
 
-__all__ = ["Detector", "Pulse"]
+__all__ = ["FailureDetector", "Pulse"]
 
 PHI_DEAD = 8.0  # one false death in 10^8 gaps, if gaps were normal (section 4.4 of the paper)
 SAMPLES_MAX = 64  # gaps remembered: a minute of an idle link
@@ -43,7 +43,7 @@ class Pulse:
     silent_ms: int
 
 
-class Detector:
+class FailureDetector:
     """One link's heart. Its owner tells it what was heard and sent, and asks it at `deadline()` what to do."""
 
     __slots__ = (

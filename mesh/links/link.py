@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from mycomesh.mesh.config import MeshConfig
-    from mycomesh.mesh.links.authentication import JoinGate, MemberGate, Papers
-    from mycomesh.mesh.links.failure_detector import Detector
+    from mycomesh.mesh.links.authentication import JoinGate, MemberGate, MemberHello
+    from mycomesh.mesh.links.failure_detector import FailureDetector
     from mycomesh.mesh.session.session import Session
     from mycomesh.mesh.turn import Turn
 
@@ -48,8 +48,8 @@ class Link:
     session: Session
     gate: MemberGate | JoinGate
     opened_ms: int
-    detector: Detector
-    papers: Papers | None = None
+    detector: FailureDetector
+    papers: MemberHello | None = None
     backlog: bool = False
     sent_bytes: int = 0
     received_bytes: int = 0

@@ -13,14 +13,14 @@ from mycomesh.mesh.address import is_circuit
 from mycomesh.mesh.links.authentication import MemberGate
 
 if TYPE_CHECKING:
-    from mycomesh.mesh.links.authentication import Papers
+    from mycomesh.mesh.links.authentication import MemberHello
     from mycomesh.mesh.links.link import Link
 
-__all__ = ["Links"]
+__all__ = ["LinkTable"]
 
 
 @dataclass(slots=True)
-class Links:
+class LinkTable:
     """Every connection by its number, and the links by their members' node ids."""
 
     conns: dict[int, Link] = field(default_factory=dict)
@@ -48,7 +48,7 @@ class Links:
         del self.members[node_id]
         return node_id
 
-    def rival(self, node_id: bytes) -> tuple[Link, Papers] | None:
+    def rival(self, node_id: bytes) -> tuple[Link, MemberHello] | None:
         """The connection that is the link to this member, or may become it, and what the member showed there.
 
         A circuit is none: it stands back for any other connection.
@@ -61,7 +61,7 @@ class Links:
         assert link.gate.papers is not None
         return link, link.gate.papers
 
-    def takes(self, papers: Papers, *, than: bytes) -> bool:
+    def takes(self, papers: MemberHello, *, than: bytes) -> bool:
         """Whether a connection that a member has dialled becomes its link; of two between us, that of the lower node id.
 
         `than` is our own node id.

@@ -27,7 +27,7 @@ from mycomesh.mesh.membership import certificate as certificates
 from mycomesh.mesh.membership.certificate import GRANTS_ALL, Certificate, name_fault
 from mycomesh.mesh.membership.identity import IDENTITY_BYTES_MAX, SECRET_BYTES, Identity
 from mycomesh.mesh.membership.renewal import CERTIFICATE_CHAIN_BYTES_MAX, read_certificate
-from mycomesh.mesh.membership.revocations import EPOCH_BYTES_MAX, EPOCHS_KEPT, Standing
+from mycomesh.mesh.membership.revocations import EPOCH_BYTES_MAX, EPOCHS_KEPT, Revocations
 from mycomesh.mesh.primitives import ID_BYTES, KEY_BYTES, draw
 
 if TYPE_CHECKING:
@@ -330,7 +330,7 @@ def accept_grant(payload: bytes, *, candidate: Candidate, code: JoinCode, wall_m
     try:
         certificate = Certificate.decode_signed(raw, root_public=root_public)
         certificate.check_time(wall_ms=wall_ms, newest_seen_s=certificate.not_before_s)
-        Standing(root_public, secret, epochs)
+        Revocations(root_public, secret, epochs)
     except CertificateError as error:
         raise EnrolmentError(f"the inviting node sent a certificate that does not hold ({error})") from None
     if (certificate.node_key, certificate.static_key) != (candidate.node_key, candidate.static_public):

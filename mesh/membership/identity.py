@@ -15,7 +15,7 @@ from mycomesh.mesh.errors import CertificateError, DecodeError, EnrolmentError
 from mycomesh.mesh.membership import certificate as certificates
 from mycomesh.mesh.membership.certificate import Certificate, name_fault
 from mycomesh.mesh.membership.renewal import CERTIFICATE_CHAIN_BYTES_MAX, read_certificate
-from mycomesh.mesh.membership.revocations import EPOCH_BYTES_MAX, EPOCHS_KEPT, Standing
+from mycomesh.mesh.membership.revocations import EPOCH_BYTES_MAX, EPOCHS_KEPT, Revocations
 from mycomesh.mesh.primitives import KEY_BYTES, draw
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class Identity:
     """A member node. `node_seed` is Ed25519, `static_private` X25519.
 
     `secret` is what the mesh was made with: the pre-shared key until the first of `epochs`, and for ever the root of the
-    digest key. `epochs` are those that this node got with its certificate; later ones are in its `Standing`.
+    digest key. `epochs` are those that this node got with its certificate; later ones are in its `Revocations`.
     """
 
     mesh_id: bytes
@@ -110,7 +110,7 @@ class Identity:
             raise DecodeError(f"{_WHAT} holds a key of another length: restore the file, or join again")
         try:
             certificate = read_certificate(raw, root_public=root_public)
-            Standing(root_public, secret, _epochs(epochs))
+            Revocations(root_public, secret, _epochs(epochs))
         except CertificateError as error:
             raise DecodeError(f"{_WHAT} holds a bad certificate ({error}): restore the file, or join again") from None
         own_keys = (primitives.signing_pair(node_seed)[0], primitives.static_public(static_private))

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from mycomesh.mesh.membership.certificate import Certificate
 
-__all__ = ["EPOCHS_KEPT", "EPOCH_BYTES_MAX", "OVERLAP_S", "REVOCATIONS_MAX", "Epoch", "Revocation", "Standing"]
+__all__ = ["EPOCHS_KEPT", "EPOCH_BYTES_MAX", "OVERLAP_S", "REVOCATIONS_MAX", "Epoch", "Revocation", "Revocations"]
 
 REVOCATIONS_MAX = 1_024  # as many as members: beyond, a new mesh is due
 EPOCHS_KEPT = 4  # the secret in use and three before it: a member that missed more joins again
@@ -117,7 +117,7 @@ class Epoch:
         return cls.decode(raw, root_public=authority.root_public)
 
 
-class Standing:
+class Revocations:
     """Decrees of one mesh; `first` is the secret that the mesh was made with."""
 
     __slots__ = ("_epochs", "_first", "_revocations", "_root_public")

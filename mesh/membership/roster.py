@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from mycomesh.mesh.membership.certificate import GRANTS_ALL
 from mycomesh.mesh.membership.renewal import read_certificate
-from mycomesh.mesh.membership.revocations import Standing
+from mycomesh.mesh.membership.revocations import Revocations
 from mycomesh.mesh.messages import DIGEST_BYTES
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class Roster:
 
     def __init__(self, identity: Identity) -> None:
         self.identity = identity
-        self.standing = Standing(identity.root_public, identity.secret, identity.epochs)
+        self.standing = Revocations(identity.root_public, identity.secret, identity.epochs)
         self.newest_seen_s = 0
         self.version = 0  # of the members' rights: grows with each certificate
         self._by_node: dict[bytes, Certificate] = {}

@@ -16,14 +16,14 @@ from mycomesh.mesh.node.home import read_private, write_private
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["NOTE_S", "Recall"]
+__all__ = ["NOTE_S", "ClockNotes"]
 
 # A busy node notes its clock this often, an idle one not at all. What is lost in between, its peers tell it.
 NOTE_S = 10.0
 SITES_MAX = 64
 
 
-class Recall:
+class ClockNotes:
     """The notes of one home; used by one thread at a time."""
 
     def __init__(self, path: Path) -> None:

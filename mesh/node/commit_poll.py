@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["AFTER_S", "Clock", "Looks", "Timer"]
+__all__ = ["AFTER_S", "Clock", "CommitPoll", "Timer"]
 
 # Doubling keeps the delay below the fsync's own time and the looks few: each costs one PRAGMA and two thread switches.
 # Beyond a quarter of a second (a stalled disk) the once-a-second safety check of the Exchange takes over.
@@ -35,7 +35,7 @@ class Clock(Protocol):
         ...
 
 
-class Looks:
+class CommitPoll:
     """Calls `look` after each hint, again and again, until the last of `AFTER_S`; a fresh hint begins anew."""
 
     def __init__(self, clock: Clock, look: Callable[[], None]) -> None:

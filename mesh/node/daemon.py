@@ -26,7 +26,7 @@ from mycomesh.mesh.events import Address, Close, Enrolled, MembershipChanged, No
 from mycomesh.mesh.io.transport import TransportError
 from mycomesh.mesh.membership.identity import Identity
 from mycomesh.mesh.membership.membership import expiry_hint
-from mycomesh.mesh.node.clock_notes import Recall
+from mycomesh.mesh.node.clock_notes import ClockNotes
 from mycomesh.mesh.node.control import compare, decisions, members, wait
 from mycomesh.mesh.node.control.server import ControlServer
 from mycomesh.mesh.node.errors import HomeError, KeystoreError, NodeError
@@ -207,7 +207,7 @@ class Daemon:
         store = self._store
         known = self._store.addresses()
         self._addresses = dict.fromkeys(known)
-        recall = Recall(self._home.state / "clocks")
+        recall = ClockNotes(self._home.state / "clocks")
         credentials = Credentials(identity, store.root_seed(identity), store.invitations(), store.standing(), recall)
         node = ServingNode(credentials, self._file, self._config, self._on_notice, self._on_broken, self._on_membership)
         await node.start(known)

@@ -20,7 +20,7 @@ from concurrent.futures import CancelledError
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from mycomesh.mesh.node.commit_poll import Looks
+from mycomesh.mesh.node.commit_poll import CommitPoll
 from mycomesh.mesh.node.config import NodeConfig, load
 from mycomesh.mesh.node.daemon import Daemon, complaints, event_loop
 from mycomesh.mesh.node.database import Database, Row, Values
@@ -74,7 +74,7 @@ class Node:
         self._writer = Database(self._file)
         self._reader = Database(self._file, read_only=True)
         self._watch: Watch | None = None
-        self._looks: Looks | None = None
+        self._looks: CommitPoll | None = None
         self._watchers: dict[asyncio.Event, None] = {}
 
     async def __aenter__(self) -> Self:
@@ -100,7 +100,7 @@ class Node:
             raise NodeError("the node ended before it served; its notices in the log say why")
         self._watch = Watch(self._file, self._on_commit, self._wake)
         self._watch.start()
-        self._looks = Looks(loop, self._wake)
+        self._looks = CommitPoll(loop, self._wake)
         self._run.add_done_callback(lambda _: self._wake())
         return self
 

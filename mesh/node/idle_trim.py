@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["QUIET_S", "Rest", "trim_heap"]
+__all__ = ["QUIET_S", "IdleTrim", "trim_heap"]
 
 QUIET_S = 3.0  # heartbeats are no work; a burst of writes has gaps shorter than that
 
 
-class Rest:
+class IdleTrim:
     """Calls `rest` once, some seconds after the last `touch`; belongs on the event loop's thread."""
 
     def __init__(self, rest: Callable[[], None]) -> None:

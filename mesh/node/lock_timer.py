@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["LockWatch"]
+__all__ = ["LockTimer"]
 
 
-class LockWatch:
+class LockTimer:
     """Told True when the lock is taken and False when it is free; `clock` gives monotonic seconds."""
 
     def __init__(self, clock: Callable[[], float]) -> None:

@@ -12,7 +12,7 @@ import os
 import sqlite3
 from typing import TYPE_CHECKING, Any
 
-from mycomesh.mesh.node.clock_notes import Recall
+from mycomesh.mesh.node.clock_notes import ClockNotes
 from mycomesh.mesh.node.control import decisions
 from mycomesh.mesh.node.errors import NodeError
 from mycomesh.mesh.node.home import FileLock
@@ -46,7 +46,7 @@ def decide(home: Home, file: Path, request: dict[str, Any]) -> dict[str, Any]:
             raise NodeError(f"this home belongs to no mesh ({home.state}); give the node's own --home")
         lock = FileLock.acquire(file)
         try:
-            recall = Recall(home.state / "clocks")
+            recall = ClockNotes(home.state / "clocks")
             last_ms = written_ms(file)
             replica = Replica.open(
                 str(file),

@@ -19,15 +19,15 @@ from typing import TYPE_CHECKING, Any, TypeVar, assert_never
 from mycomesh.mesh.config import MeshConfig
 from mycomesh.mesh.core import MeshCore, PeerStatus
 from mycomesh.mesh.events import Close, MembershipChanged, Notice, RevokeMember
-from mycomesh.mesh.node.clock_notes import NOTE_S, Recall
-from mycomesh.mesh.node.commit_poll import Looks
+from mycomesh.mesh.node.clock_notes import NOTE_S, ClockNotes
+from mycomesh.mesh.node.commit_poll import CommitPoll
 from mycomesh.mesh.node.core import NodeCore, ToExchange
 from mycomesh.mesh.node.errors import NodeError
-from mycomesh.mesh.node.idle_trim import Rest, trim_heap
-from mycomesh.mesh.node.lock_timer import LockWatch
+from mycomesh.mesh.node.idle_trim import IdleTrim, trim_heap
+from mycomesh.mesh.node.lock_timer import LockTimer
 from mycomesh.mesh.node.shell import MeshShell, clock
 from mycomesh.mesh.node.sql_thread import Acted, Broken, Report, SqlThread
-from mycomesh.mesh.node.state_writer import Mirror
+from mycomesh.mesh.node.state_writer import StateWriter
 from mycomesh.mesh.node.status import LinkView, Mark, PeerView, ProgressView, ScrubView, TableView
 from mycomesh.mesh.node.watch import Watch, written_ms
 from mycomesh.mesh.relay.circuits import Circuits
@@ -71,7 +71,7 @@ class Credentials:
     root_seed: bytes | None
     invitations: tuple[Invitation, ...]
     standing: bytes
-    recall: Recall
+    recall: ClockNotes
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,10 +124,10 @@ class ServingNode:
         self._watch: Watch | None = None
         self._loop = asyncio.get_running_loop()
         self._sql = SqlThread(lambda: self._opened(file, identity, config), self._report, clock)
-        self._lock = LockWatch(time.perf_counter)
-        self._looks = Looks(self._loop, self._look_for_commit)
-        self._mirror = Mirror(self._write_state)
-        self._rest = Rest(self._on_rest)
+        self._lock = LockTimer(time.perf_counter)
+        self._looks = CommitPoll(self._loop, self._look_for_commit)
+        self._mirror = StateWriter(self._write_state)
+        self._rest = IdleTrim(self._on_rest)
 
     async def start(self, known: tuple[Address, ...]) -> None:
         """Take the port, open the file, then speak and watch; raise with one line when one of them refuses.

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 import apsw
 
 from mycomesh.mesh.node.errors import NodeError
-from mycomesh.mesh.node.work_queue import Agenda, Job
+from mycomesh.mesh.node.work_queue import Job, WorkQueue
 from mycomesh.sync.errors import DatabaseBusyError, FileReplacedError, SyncError
 from mycomesh.sync.events import (
     Action,
@@ -126,7 +126,7 @@ class SqlThread:
         self._clock = clock
         self._exchange: ExchangeMachine | None = None
         self._wake = threading.Condition()
-        self._agenda = Agenda()
+        self._agenda = WorkQueue()
         self._waiting: dict[Callable[[], object], None] = {}  # what runs once, however often it is asked for
         self._ended = False
         self._timer = _Timer()

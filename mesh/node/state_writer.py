@@ -18,14 +18,14 @@ from mycomesh.sync.errors import SyncError
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-__all__ = ["FIRST_S", "PERIOD_S", "Mirror"]
+__all__ = ["FIRST_S", "PERIOD_S", "StateWriter"]
 
 FIRST_S = 0.5  # after the first of several events: what belongs together is written at once
 PERIOD_S = 5.0  # flash wears: some pages each time
 SHARE = 100  # of the time that a refresh took
 
 
-class Mirror:
+class StateWriter:
     """Calls `refresh` some time after `touch`; belongs on the event loop's thread."""
 
     def __init__(self, refresh: Callable[[], Awaitable[None]]) -> None:

@@ -69,7 +69,7 @@ class Watch:
         return self._polling
 
     def close(self) -> None:
-        """Stops watching; not an error when it was stopped already."""
+        """Stop watching; not an error when it was stopped already."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -115,12 +115,12 @@ class Watch:
 
 
 def written_ms(path: Path) -> int:
-    """Returns when the file or its journal was last written, Unix time in milliseconds; 0 if there is none."""
+    """Return when the file or its journal was last written, Unix time in milliseconds; 0 if there is none."""
     return max((changed_ns // 1_000_000 for changed_ns, _ in _look(path.resolve())), default=0)
 
 
 def _look(path: Path) -> tuple[tuple[int, int], ...]:
-    """Returns when the file and its journal were changed, in nanoseconds, and their sizes in bytes."""
+    """Return when the file and its journal were changed, in nanoseconds, and their sizes in bytes."""
     state = []
     for suffix in ("", "-wal"):
         with contextlib.suppress(OSError):
@@ -130,7 +130,7 @@ def _look(path: Path) -> tuple[tuple[int, int], ...]:
 
 
 def _sort(data: bytes, names: set[bytes]) -> tuple[bool, bool]:
-    """Returns whether inotify's events touch one of the names, and whether any of them was moved, made or removed."""
+    """Return whether inotify's events touch one of the names, and whether any of them was moved, made or removed."""
     touched = moved = False
     at = 0
     while at < len(data):
@@ -144,7 +144,7 @@ def _sort(data: bytes, names: set[bytes]) -> tuple[bool, bool]:
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
-    """Returns what tells one file from another of the same name."""
+    """Return what tells one file from another of the same name."""
     try:
         found = path.stat()
     except OSError:
@@ -153,7 +153,7 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 
 def _open_inotify(directory: Path) -> int:
-    """Returns an inotify descriptor on the directory, -1 if there is none to be had."""
+    """Return an inotify descriptor on the directory, -1 if there is none to be had."""
     try:
         libc = ctypes.CDLL(None, use_errno=True)
         fd = int(libc.inotify_init1(_FLAGS))

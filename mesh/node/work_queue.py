@@ -18,7 +18,7 @@ from mycomesh.sync.events import BatchesReceived, BatchReceived, CommitSeen, Eve
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Agenda", "Job"]
+__all__ = ["Job", "WorkQueue"]
 
 # Peers send at most what they were asked for, but a live burst may outrun the disk. Batches beyond the limit are
 # dropped (a gap that the next round fills); messages beyond it close their link (the round starts afresh).
@@ -42,7 +42,7 @@ class Job:
     last: bool = False
 
 
-class Agenda:
+class WorkQueue:
     """Events and jobs in the order in which they are to be done."""
 
     def __init__(self) -> None:

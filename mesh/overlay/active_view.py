@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from mycomesh.mesh.config import MeshConfig
     from mycomesh.mesh.overlay.overlay import Overlay
 
-__all__ = ["View"]
+__all__ = ["ActiveView"]
 
 EXPLORE_MS = 10_000  # between links beyond a full view while members are missing: small islands last no longer
 # And so much for each node in reach: they all look, one a second together, and one that finds somebody is enough.
@@ -27,7 +27,7 @@ YOUNG_MS = 3_000  # of a node's life, in which it links no more than a view: mea
 _ALL = 1 << 30
 
 
-class View:
+class ActiveView:
     """The view of one node. `links` are the node ids of its linked members."""
 
     __slots__ = ("_config", "_explore_ms", "_grown_ms", "_now_ms", "_overlay", "_rng", "_trim_ms", "_young")

@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
     from mycomesh.mesh.overlay.topology import LinkState
 
-__all__ = ["Map"]
+__all__ = ["CircuitPlan"]
 
 CHILDREN = 4  # circuits that one member opens at most: a mast with 60 lonely drones is three circuits deep
 
 Route = tuple[bytes, ...]
 
 
-class Map:
+class CircuitPlan:
     """The mesh as link-states tell it, with the links of this node as they are. `relays` says who is one, None: no member."""
 
     __slots__ = ("_claimed", "_links", "_own", "_relays")

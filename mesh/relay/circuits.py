@@ -32,7 +32,7 @@ from mycomesh.mesh.events import (
     Write,
 )
 from mycomesh.mesh.relay.circuit_frame import NUMBER_MAX, CircuitFrame, FrameKind
-from mycomesh.mesh.relay.circuit_plan import Map
+from mycomesh.mesh.relay.circuit_plan import CircuitPlan
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from mycomesh.mesh.core import MeshCore
     from mycomesh.mesh.events import Action, Event
     from mycomesh.mesh.membership.roster import Roster
-    from mycomesh.mesh.mesh_clock import Timekeeper
+    from mycomesh.mesh.mesh_clock import MeshClock
     from mycomesh.mesh.peer_status import PeerStatus
 
 __all__ = ["CONNS_FROM", "Circuits"]
@@ -82,7 +82,7 @@ class Circuits:
         self._plan_ms = 0
 
     @property
-    def timekeeper(self) -> Timekeeper:
+    def timekeeper(self) -> MeshClock:
         """Return what the mesh says of this node's clock."""
         return self._core.timekeeper
 
@@ -221,7 +221,7 @@ class Circuits:
 
     def _plan(self, todo: deque[Event], now_ms: int) -> None:
         members = self._core.links.members
-        seen = Map(self._core.roster.own_id, members, self._core.topology(), self._role)
+        seen = CircuitPlan(self._core.roster.own_id, members, self._core.topology(), self._role)
         for route in seen.wanted():
             peer, relay = route[-1], members[route[1]]
             if peer in self._by_peer or self._retry_ms.get(peer, 0) > now_ms or len(self._by_conn) >= CIRCUITS_MAX:

@@ -22,13 +22,13 @@ from mycomesh.mesh.primitives import KEY_BYTES, agree, draw, static_public
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["REFRESH_EVERY_MS_MIN", "REFRESH_MS", "Freshness"]
+__all__ = ["REFRESH_EVERY_MS_MIN", "REFRESH_MS", "KeyRefresh"]
 
 REFRESH_MS = 3_600_000  # what a stolen key is good for, at most; two X25519 an hour cost nothing
 REFRESH_EVERY_MS_MIN = 60_000  # a peer that asks more often makes us work
 
 
-class Freshness:
+class KeyRefresh:
     """The state of one connection's exchange. `shared` is what was agreed and is not used in both directions yet."""
 
     __slots__ = ("_answered_ms", "_entropy", "_private", "shared")

@@ -1,6 +1,6 @@
 """Messages of a link cut into records, and put together again: priorities, interleaving, frames, flow control.
 
-Owns the send queue of one link (`Outbox`) and the half-received messages (`Inbox`). A sealed frame holds records
+Owns the send queue of one link (`RecordWriter`) and the half-received messages (`RecordReader`). A sealed frame holds records
 `head (1 byte), length (2, big-endian), body`; head 0..3 is more of the message of that priority, 4..7 its last piece,
 8 gives credit (4 bytes), 9 ends the link (a reason), 10 changes
 the keys (a public key, or nothing: from the next frame on). What always holds: messages of one priority arrive in order and
@@ -20,7 +20,7 @@ from mycomesh.mesh.messages import APP_BYTES_MAX, PRIORITY_MAX
 from mycomesh.mesh.primitives import KEY_BYTES
 from mycomesh.mesh.session.noise import PLAINTEXT_BYTES_MAX
 
-__all__ = ["MESSAGE_BYTES_MAX", "End", "Inbox", "Outbox", "Whole", "end_record"]
+__all__ = ["MESSAGE_BYTES_MAX", "End", "RecordReader", "RecordWriter", "Whole", "end_record"]
 
 MESSAGE_BYTES_MAX = APP_BYTES_MAX + 256  # the largest payload and the head of its message
 STARTED_BYTES_MAX = 2 * MESSAGE_BYTES_MAX  # messages under way at once: a sender starts no further one above it
@@ -73,7 +73,7 @@ class End:
     reason: str
 
 
-class Outbox:
+class RecordWriter:
     """What waits to be sent on one link."""
 
     __slots__ = (
@@ -191,7 +191,7 @@ class Outbox:
         return started + size <= STARTED_BYTES_MAX
 
 
-class Inbox:
+class RecordReader:
     """What has arrived of messages that are not complete."""
 
     __slots__ = ("_begun", "_held", "_sizes", "uncredited")

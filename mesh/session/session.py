@@ -16,9 +16,18 @@ from enum import Enum, auto
 from typing import TYPE_CHECKING, Protocol
 
 from mycomesh.mesh.errors import HandshakeError, MeshError
-from mycomesh.mesh.session.key_refresh import Freshness
+from mycomesh.mesh.session.key_refresh import KeyRefresh
 from mycomesh.mesh.session.noise import HANDSHAKE_BYTES_MAX, CipherState, Handshake, respond
-from mycomesh.mesh.session.records import CREDIT_EVERY, End, Inbox, Outbox, Refresh, Whole, end_record, refresh_record
+from mycomesh.mesh.session.records import (
+    CREDIT_EVERY,
+    End,
+    RecordReader,
+    RecordWriter,
+    Refresh,
+    Whole,
+    end_record,
+    refresh_record,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -169,14 +178,14 @@ class Session:
         self._gate = gate
         self._entropy = entropy
         self._handshake: Handshake | None = None
-        self._fresh = Freshness(entropy)
+        self._fresh = KeyRefresh(entropy)
         self._psk = 0
         self._send: _Cipher | None = None
         self._receive: _Cipher | None = None
         self._buffer = b""  # the beginning of a frame
         self._early = 0
-        self._inbox = Inbox()
-        self.outbox = Outbox()
+        self._inbox = RecordReader()
+        self.outbox = RecordWriter()
         self.phase = Phase.IDLE if initiator else Phase.LISTENING
 
     def start(self) -> bytes:
@@ -358,7 +367,7 @@ class Session:
         if self.phase is not Phase.CLOSED:
             self._move(_Signal.END)
         self._handshake = self._send = self._receive = None
-        self._inbox = Inbox()
+        self._inbox = RecordReader()
         self._buffer = b""
 
     def _move(self, signal: _Signal) -> None:

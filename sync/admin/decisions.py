@@ -67,7 +67,7 @@ class Decisions:
         self._catalog = catalog
 
     def count(self, table: str, column: str) -> None:
-        """Declares a counter, for every replica that learns of it.
+        """Declare a counter, for every replica that learns of it.
 
         Raises:
             PolicyError: there is no such column here, or it cannot be a counter.
@@ -80,7 +80,7 @@ class Decisions:
             self._catalog.decide(counter_fact(spec.folded, spec.meshed(column)))
 
     def policy(self, table: str) -> str:
-        """Returns what happens when two nodes insert the same key: `same-row` or `keep-both`."""
+        """Return what happens when two nodes insert the same key: `same-row` or `keep-both`."""
         return KEEP_BOTH if self._table(table).spec.id_column else SAME_ROW
 
     def decide_policy(self, table: str, policy: str) -> None:
@@ -107,7 +107,7 @@ class Decisions:
             self._catalog.decide(keep_both_fact(found.spec.folded))
 
     def conflicts(self, limit: int) -> list[Conflict]:
-        """Returns up to `limit` conflicts, the latest first."""
+        """Return up to `limit` conflicts, the latest first."""
         listing = (
             "SELECT seq, table_name, row_key, lost, won, lost_site, won_site, lost_at, won_at, seen_at, reason,"
             " coalesce(restored_at, '') FROM mycomesh_conflicts ORDER BY seq DESC LIMIT ?"
@@ -118,7 +118,7 @@ class Decisions:
         ]
 
     def restore(self, number: int, wall_ms: int) -> str:
-        """Writes the losing side of a conflict as a write of this moment, which wins everywhere.
+        """Write the losing side of a conflict as a write of this moment, which wins everywhere.
 
         Returns what was written, in a few words.
 
@@ -187,7 +187,7 @@ def _look(table: Table, row: Row, what: int) -> None:
 
 
 def _changed(table: Table, present: dict[str, Any], values: dict[str, Any], number: int) -> dict[str, Any]:
-    """Returns the columns of a row that is there and their values, where they are not what the row holds."""
+    """Return the columns of a row that is there and their values, where they are not what the row holds."""
     changed: dict[str, Any] = {}
     for name, value in values.items():
         if name in present:
@@ -201,7 +201,7 @@ def _changed(table: Table, present: dict[str, Any], values: dict[str, Any], numb
 
 
 def _whole(table: Table, row: Row, values: dict[str, Any], number: int) -> dict[str, Any]:
-    """Returns the columns of a row that is not there: its key from its identity, the others from what was lost."""
+    """Return the columns of a row that is not there: its key from its identity, the others from what was lost."""
     unknown = [name for name in values if name not in table.known]
     if unknown:
         raise PolicyError(

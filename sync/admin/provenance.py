@@ -81,7 +81,7 @@ class Provenance:
 
 
 def provenance(path: Path, table: str, key: str) -> Provenance:
-    """Returns where a row comes from.
+    """Return where a row comes from.
 
     Args:
         path: a database that a node serves or has served.
@@ -129,7 +129,7 @@ def _table(store: Store, name: str) -> Table:
 
 
 def _candidates(table: Table, key: str) -> Iterator[Row]:
-    """Yields the rows that a key may mean, the likeliest first."""
+    """Yield the rows that a key may mean, the likeliest first."""
     site, at, hlc = key.partition("@")
     if at and len(site) == 32 and hlc.isdecimal() and set(site) <= set("0123456789abcdef"):
         yield table.locate(birth_key(bytes.fromhex(site), int(hlc)))
@@ -142,7 +142,7 @@ def _candidates(table: Table, key: str) -> Iterator[Row]:
 
 
 def _readings(key: str, columns: int) -> Iterator[list[Any]]:
-    """Yields the values of a key as they may be meant: JSON where it is some, the text itself where it is one column."""
+    """Yield the values of a key as they may be meant: JSON where it is some, the text itself where it is one column."""
     with contextlib.suppress(ValueError, RecursionError):
         value = json.loads(key)
         values = value if isinstance(value, list) else [value]
@@ -153,7 +153,7 @@ def _readings(key: str, columns: int) -> Iterator[list[Any]]:
 
 
 def _stored(value: Any, column: Column) -> Any:
-    """Returns a value as a column of its affinity stores it (SQLite, "Type Affinity")."""
+    """Return a value as a column of its affinity stores it (SQLite, "Type Affinity")."""
     if column.affinity == "TEXT":
         return value if isinstance(value, str) else str(value)
     if column.affinity != "BLOB" and isinstance(value, str):

@@ -13,7 +13,7 @@ from typing import Any
 
 from mycomesh.sync.merge.records import time_text
 from mycomesh.sync.replication.scrub import Scrub
-from mycomesh.sync.replication.site import Life
+from mycomesh.sync.replication.site import Site
 from mycomesh.sync.schema.catalog import SCHEMA_TABLE, Catalog
 from mycomesh.sync.sqlite.identifiers import fold
 from mycomesh.sync.storage.pending_log import pending_name
@@ -83,7 +83,7 @@ _Rows = dict[Any, tuple[tuple[Any, ...], tuple[Any, ...]]]
 class StateTables:
     """The three tables of one file."""
 
-    def __init__(self, store: Store, catalog: Catalog, life: Life, scrub: Scrub) -> None:
+    def __init__(self, store: Store, catalog: Catalog, life: Site, scrub: Scrub) -> None:
         self._store = store
         self._catalog = catalog
         self._life = life
@@ -93,7 +93,7 @@ class StateTables:
         self._told: dict[str, dict[Any, tuple[tuple[Any, ...], int]]] = {}
 
     def refresh(self, state: NodeState, wall_ms: int) -> bool:
-        """Writes what has changed, in one transaction; returns whether anything has.
+        """Write what has changed, in one transaction; returns whether anything has.
 
         Raises:
             DatabaseBusyError: another connection holds the write lock; nothing was changed.

@@ -42,7 +42,7 @@ class ReplicaStatus:
 
 
 def overview(store: Store, catalog: Catalog, site: bytes, scrubbed: Scrubbed | None) -> ReplicaStatus:
-    """Returns the replica that a store and its catalog are."""
+    """Return the replica that a store and its catalog are."""
     db = store.db
     tables = []
     pending, swept = 0, table_scan.going(db)

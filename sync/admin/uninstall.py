@@ -37,7 +37,7 @@ class Removed:
 
 
 def forget(path: Path) -> Removed:
-    """Takes everything of ours out of a file that no node serves; writes that have no stamp yet stay in their tables.
+    """Take everything of ours out of a file that no node serves; writes that have no stamp yet stay in their tables.
 
     Raises:
         DatabaseError: there is no such file, or it cannot be written; nothing was changed.
@@ -56,7 +56,7 @@ def forget(path: Path) -> Removed:
 
 
 def take_out(db: Any) -> Removed:
-    """Drops everything of ours; inside a transaction that writes nothing else."""
+    """Drop everything of ours; inside a transaction that writes nothing else."""
     conflicts, parked = (_rows(db, name) for name in ("mycomesh_conflicts", "mycomesh_parked"))
     counts = {}
     for kind, ours in _OURS:

@@ -66,7 +66,7 @@ class _Row:
 
 
 def compare_files(first: Path, second: Path, *, shown_max: int) -> Iterator[TableComparison]:
-    """Yields one comparison for each user table of either file, by name.
+    """Yield one comparison for each user table of either file, by name.
 
     Raises:
         DatabaseError: a file is missing, is no SQLite database, or cannot be read.
@@ -105,7 +105,7 @@ def _open(path: Path) -> Any:
 
 
 def _tables(db: Any) -> dict[str, str]:
-    """Returns user tables by folded name; virtual tables and what serves them are not replicated, and not compared."""
+    """Return user tables by folded name; virtual tables and what serves them are not replicated, and not compared."""
     return {fold(name): name for name in user_tables(db)[0]}
 
 
@@ -135,13 +135,13 @@ def _named(columns: list[tuple[str, bool]]) -> str:
 
 
 def _columns(db: Any, table: str) -> list[tuple[str, bool]]:
-    """Returns (folded name, whether it belongs to the primary key), by name: columns added later stand where they may."""
+    """Return (folded name, whether it belongs to the primary key), by name: columns added later stand where they may."""
     listing = "SELECT name, pk FROM pragma_table_xinfo(?) WHERE hidden <> 1"
     return sorted((fold(name), pk > 0) for name, pk in db.execute(listing, (table,)).fetchall())
 
 
 def _rows(db: Any, table: str, names: list[str], keys: list[int]) -> Iterator[_Row]:
-    """Yields the rows, ordered by key, without one by all values: by type, then as bytes or numbers compare."""
+    """Yield the rows, ordered by key, without one by all values: by type, then as bytes or numbers compare."""
     selected, order = [], []
     for name in names:
         column = quoted(name)
@@ -159,7 +159,7 @@ def _rows(db: Any, table: str, names: list[str], keys: list[int]) -> Iterator[_R
 
 
 def _signs_apart(rows: Iterable[tuple[_Cell, ...]]) -> Iterator[tuple[_Cell, ...]]:
-    """Yields rows that SQLite has ordered by all values, those in order too that differ in the sign of a zero alone."""
+    """Yield rows that SQLite has ordered by all values, those in order too that differ in the sign of a zero alone."""
     for cells, equals in itertools.groupby(rows):
         if ("real", 0.0) not in cells:
             yield from equals
@@ -172,7 +172,7 @@ def _signs_apart(rows: Iterable[tuple[_Cell, ...]]) -> Iterator[tuple[_Cell, ...
 
 
 def _names_rowid(db: Any, table: str, keys: list[str]) -> bool:
-    """True if the one key column is the rowid by another name."""
+    """Return True if the one key column is the rowid by another name."""
     if len(keys) != 1:
         return False
     declared, rowid = db.execute(
@@ -206,7 +206,7 @@ def _merge(
 
 
 def _same(here: _Row, there: _Row) -> bool:
-    """True if two rows are stored alike: 0.0 and -0.0 are not, but compare equal."""
+    """Return True if two rows are stored alike: 0.0 and -0.0 are not, but compare equal."""
     return here.cells == there.cells and (("real", 0.0) not in here.cells or repr(here.cells) == repr(there.cells))
 
 
@@ -220,7 +220,7 @@ def _shown(row: _Row | None, names: list[str]) -> dict[str, str] | None:
 
 
 def _text(kind: str, value: Any) -> str:
-    """Returns a value as a person writes it in SQL, cut where it is long."""
+    """Return a value as a person writes it in SQL, cut where it is long."""
     match kind:
         case "null":
             text = "NULL"

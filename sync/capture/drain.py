@@ -79,7 +79,7 @@ class Times:
     untimed_ms: int
 
     def of(self, at: Any, what: int) -> int:
-        """Returns the time of a log row: a Julian day from a trigger, None if none was noted, 0 if older than the mesh."""
+        """Return the time of a log row: a Julian day from a trigger, None if none was noted, 0 if older than the mesh."""
         if at is None:
             return self.untimed_ms if what == OP_INSERT else self.now_ms
         # A write captured while the clock was ahead is stamped by the clock as it is: peers would refuse the future.
@@ -87,7 +87,7 @@ class Times:
 
 
 def captured_ms(at: Any) -> int:
-    """Returns the wall time that a trigger has noted, a Julian day; 0 for rows that are older than the mesh."""
+    """Return the wall time that a trigger has noted, a Julian day; 0 for rows that are older than the mesh."""
     return round((at - _UNIX_EPOCH_JULIAN) * _DAY_MS) if type(at) is float else 0
 
 
@@ -105,7 +105,7 @@ class _Touched:
 
 
 def drain_table(table: Table, place: int, times: Times, room: int = CHUNK_ROWS_MAX) -> Drained:
-    """Turns up to one chunk of the pending log into changes of the site at `place`; inside a transaction.
+    """Turn up to one chunk of the pending log into changes of the site at `place`; inside a transaction.
 
     `room` is the weight that is left for this table.
     """
@@ -209,7 +209,7 @@ def _births(
 def _read_pending(
     table: Table, times: Times, room: int, *, raw: bool = False
 ) -> tuple[dict[Row, _Touched], int, bool, int]:
-    """Returns (rows by name, last rowid read, whether more follow, weight); `raw` reads text that is not UTF-8."""
+    """Return (rows by name, last rowid read, whether more follow, weight); `raw` reads text that is not UTF-8."""
     words = word_names(table.bits_captured)
     rows: dict[Row, _Touched] = {}
     last = size = 0
@@ -256,7 +256,7 @@ def _read_pending(
 
 
 def _pending_records(table: Table, words: list[str], room: int, *, raw: bool) -> Iterator[tuple[Any, ...]]:
-    """Returns log rows: rowid, at, mask words, key columns, whether the row is there, the row's columns."""
+    """Return log rows: rowid, at, mask words, key columns, whether the row is there, the row's columns."""
     records: Iterator[tuple[Any, ...]] = table.store.db.execute(_pending_sql(table, words, raw=raw), (room + 1,))
     if not raw:
         return records
@@ -298,7 +298,7 @@ def _weight(values: tuple[Any, ...]) -> int:
 
 
 def _all_new(table: Table, rows: dict[Row, _Touched]) -> bool:
-    """True if every row was inserted, is there, and is not known to the change log."""
+    """Return True if every row was inserted, is there, and is not known to the change log."""
     for touched in rows.values():
         if not touched.inserted or touched.deleted or touched.values is None or touched.heavy:
             return False
@@ -348,7 +348,7 @@ def _drain_rows(table: Table, place: int, rows: dict[Row, _Touched]) -> list[Gro
 
 
 def _changed(view: RowView, touched: _Touched, place: int, stays: int) -> int:
-    """Returns the columns of an update that its change owns."""
+    """Return the columns of an update that its change owns."""
     table = view.table
     mask = touched.mask & table.known_mask
     uncaptured = table.known_mask & ~table.captured_mask
@@ -367,7 +367,7 @@ def _changed(view: RowView, touched: _Touched, place: int, stays: int) -> int:
 
 
 def _written(view: RowView, uncaptured: int) -> int:
-    """Returns those columns which no entry owns, and no trigger has compared, where the row shows no mere default.
+    """Return those columns which no entry owns, and no trigger has compared, where the row shows no mere default.
 
     An application that adds a column and fills it in one go has updated others in the same statement. To a trigger a number
     and its equal of another type are one.
@@ -407,7 +407,7 @@ def _default_terms(column: Column) -> str:
 
 
 def _staying(view: RowView, touched: _Touched) -> int:
-    """Returns the columns whose values are too large to travel. Where an entry owns one, the row is told anew without it."""
+    """Return the columns whose values are too large to travel. Where an entry owns one, the row is told anew without it."""
     if view.present is None or not touched.heavy:
         return 0
     stays = oversized(view.table, view.present)
@@ -431,7 +431,7 @@ def _change_in_portions(
 
 
 def _note_unseen(view: RowView, key: Any, stamp: tuple[int, bytes], masks: list[int]) -> None:
-    """Records values that a local write ends and that its user never saw: they were parked, or hidden by a delete."""
+    """Record values that a local write ends and that its user never saw: they were parked, or hidden by a delete."""
     table = view.table
     for leaf, entry, mask in zip(view.leaves, view.entries, masks, strict=True):
         lost = table.columns_of(entry.mask & ~mask & ~EXISTENCE)

@@ -23,12 +23,12 @@ __all__ = ["births_mark", "captured", "clear", "make_log", "numbered", "put_on",
 
 
 def births_mark(table_id: int) -> str:
-    """Returns the name of the persisted fact that rows of a keep-both table go by their births."""
+    """Return the name of the persisted fact that rows of a keep-both table go by their births."""
     return f"births/{table_id}"
 
 
 def make_log(table: Table) -> None:
-    """Makes the pending log, or has the one that is there take what the table's triggers write; inside a transaction."""
+    """Make the pending log, or has the one that is there take what the table's triggers write; inside a transaction."""
     db, name = table.store.db, pending_name(table.table_id)
     held = _columns(db, table.table_id)
     if held and not {"at", *key_names(table.spec)} <= held:
@@ -41,7 +41,7 @@ def make_log(table: Table) -> None:
 
 
 def captured(table: Table, standing: Sequence[tuple[Any, ...]]) -> bool:
-    """True if a table's triggers, and what else capture needs, are among what SQLite's catalogue says of it."""
+    """Return True if a table's triggers, and what else capture needs, are among what SQLite's catalogue says of it."""
     names = trigger_names(table.table_id)
     triggers = [sql for kind, name, sql in standing if kind == "trigger" and name in names]
     if len(triggers) != len(create_statements(table.spec, table.table_id, table.bits)) - 1:
@@ -60,12 +60,12 @@ def captured(table: Table, standing: Sequence[tuple[Any, ...]]) -> bool:
 
 
 def logging(table: Table, standing: Sequence[tuple[Any, ...]]) -> bool:
-    """True if every trigger stands that logs what programs write: an index that came or went changes only the others."""
+    """Return True if every trigger stands that logs what programs write: an index that came or went changes only the others."""
     return set(trigger_names(table.table_id)[:4]) <= {name for kind, name, _ in standing if kind == "trigger"}
 
 
 def numbered(table: Table, standing: Sequence[tuple[Any, ...]]) -> bool:
-    """True if a table's rowids are what they were, whatever VACUUM did; `standing` as for `captured`."""
+    """Return True if a table's rowids are what they were, whatever VACUUM did; `standing` as for `captured`."""
     return not table.spec.keyless or any(name == _keep_name(table.table_id) for _, name, _ in standing)
 
 
@@ -90,7 +90,7 @@ def put_on(table: Table) -> None:
 
 
 def _keep_numbers(table: Table) -> None:
-    """Makes an index of no rows: VACUUM renumbers the rowids of a table that has no index at all.
+    """Make an index of no rows: VACUUM renumbers the rowids of a table that has no index at all.
 
     CREATE INDEX would look at every row under the write lock (25 to 100 ms a million) to find that none belongs in it. So it is
     made on an empty table, and handed over in the schema table (PRAGMA writable_schema, https://sqlite.org/pragma.html).
@@ -113,14 +113,14 @@ def _keep_numbers(table: Table) -> None:
 
 
 def take_off(db: Any, table_id: int) -> None:
-    """Takes off a table what refers to its columns; the pending log stays."""
+    """Take off a table what refers to its columns; the pending log stays."""
     for statement in drop_statements(table_id):
         db.execute(statement)
     db.execute(f"DROP INDEX IF EXISTS {_keep_name(table_id)}")
 
 
 def clear(db: Any, table_id: int) -> None:
-    """Takes out everything that is ours of a table, but its vector and its registration."""
+    """Take out everything that is ours of a table, but its vector and its registration."""
     take_off(db, table_id)
     for name in (pending_name(table_id), changes_name(table_id), runs_name(table_id)):
         db.execute(f"DROP TABLE IF EXISTS {name}")

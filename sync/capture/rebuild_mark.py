@@ -25,7 +25,7 @@ _LATER = f"type = 'table' AND rowid > (SELECT rowid FROM sqlite_schema WHERE typ
 
 
 def made_anew(db: Any) -> frozenset[str]:
-    """Returns the folded names of the tables that were made since the mark was renewed, all if the file itself was."""
+    """Return the folded names of the tables that were made since the mark was renewed, all if the file itself was."""
     row = db.execute(f"SELECT rowid, v FROM {TABLE} ORDER BY rowid LIMIT 1").fetchone()
     which = _LATER if row in (None, _ROW) else "type = 'table'"
     listing = f"SELECT {raw_select('name')} FROM sqlite_schema WHERE {which}"

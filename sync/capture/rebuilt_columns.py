@@ -27,7 +27,7 @@ PAIRINGS_MAX = 24
 def renamed_columns(
     store: Store, table_id: int, spec: TableSpec, bits: Mapping[str, int], gone: Sequence[str], mesh_key: bytes
 ) -> dict[str, str]:
-    """Returns what the file calls columns (by the mesh's names) that it has lost; empty if not all of them were renamed.
+    """Return what the file calls columns (by the mesh's names) that it has lost; empty if not all of them were renamed.
 
     `gone` are the columns that the triggers compared and the table has not; `bits` those of the mesh's names.
     """
@@ -45,7 +45,7 @@ def renamed_columns(
 
 
 def _proven(table: Table, columns: Sequence[str]) -> bool:
-    """True if most rows are as their entries say, some of them with a value in each of these columns."""
+    """Return True if most rows are as their entries say, some of them with a value in each of these columns."""
     views = RowView.read_many(table, first_rows(table, SAMPLE_ROWS))
     fitting = [view for view in views if view.visible and not differing(view)]
     owned = [view.owned() for view in fitting]

@@ -73,7 +73,7 @@ def realign(table: Table) -> None:
 
 
 def _read(table: Table) -> None:
-    """Fills every table but the map."""
+    """Fill every table but the map."""
     db, spec, log = table.store.db, table.spec, table.log
     log.flush()
     _fill(db, "was", f"SELECT DISTINCT row FROM {log.name} WHERE typeof(row) = 'integer' ORDER BY row")
@@ -112,12 +112,12 @@ def _count(db: Any, name: str) -> int:
 
 
 def _least(db: Any) -> int:
-    """Returns a number that is not above that of any row, nor above 0."""
+    """Return a number that is not above that of any row, nor above 0."""
     return int(db.execute("SELECT min(0, coalesce(min(row), 0)) FROM temp.mycomesh_shown").fetchone()[0])
 
 
 def _as_logged(db: Any) -> bool:
-    """True if the pending log tells of the numbers that rows have: what it ended is not there, and what it made is."""
+    """Return True if the pending log tells of the numbers that rows have: what it ended is not there, and what it made is."""
     found = db.execute(
         "SELECT 1 FROM temp.mycomesh_logged LEFT JOIN temp.mycomesh_shown s USING(row)"
         f" WHERE (last = {OP_DELETE} AND s.row IS NOT NULL) OR (last = {OP_INSERT} AND s.row IS NULL) LIMIT 1"
@@ -126,7 +126,7 @@ def _as_logged(db: Any) -> bool:
 
 
 def _kept(db: Any) -> bool:
-    """True if rows have the numbers that they had: some may have come, or gone, but not both."""
+    """Return True if rows have the numbers that they had: some may have come, or gone, but not both."""
     common = db.execute("SELECT count(*) FROM temp.mycomesh_was JOIN temp.mycomesh_before USING(row)").fetchone()[0]
     return bool(common == min(_count(db, "was"), _count(db, "before")))
 
@@ -135,7 +135,7 @@ def _kept(db: Any) -> bool:
 
 
 def _pair(db: Any) -> None:
-    """Maps rows to rows by their places; there are as many of both."""
+    """Map rows to rows by their places; there are as many of both."""
     ordered = "(SELECT row, row_number() OVER (ORDER BY row) AS place FROM temp.mycomesh_{})"
     db.execute(
         f"INSERT INTO {_MAP} SELECT a.row, b.row FROM {ordered.format('was')} a"
@@ -144,7 +144,7 @@ def _pair(db: Any) -> None:
 
 
 def _end(db: Any) -> None:
-    """Maps rows that are mapped to none to numbers that no row has: they are gone."""
+    """Map rows that are mapped to none to numbers that no row has: they are gone."""
     db.execute(
         f"INSERT OR IGNORE INTO {_MAP} SELECT row, {_least(db)} - row_number() OVER (ORDER BY row DESC)"
         " FROM temp.mycomesh_was"
@@ -178,7 +178,7 @@ class _Rows:
 
 
 def _compare(table: Table) -> None:
-    """Maps rows to rows that are as the entries say, in order; one that was changed stands between its neighbours."""
+    """Map rows to rows that are as the entries say, in order; one that was changed stands between its neighbours."""
     db, looks = table.store.db, LOOKS_MAX
 
     def leaves(rows: Sequence[int]) -> Sequence[Any]:
@@ -207,7 +207,7 @@ def _compare(table: Table) -> None:
 
 
 def _step(was: Sequence[Any], shown: Sequence[Any], fits: Callable[[Any, Any], bool]) -> tuple[int, int]:
-    """Returns how many rows are gone, and how many have come, before the next two that are one."""
+    """Return how many rows are gone, and how many have come, before the next two that are one."""
     if fits(was[0], shown[0]):
         return 0, 0
     for far in range(1, NEARBY_ROWS):

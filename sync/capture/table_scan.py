@@ -35,7 +35,7 @@ from mycomesh.sync.storage.table import Row, Table
 
 __all__ = [
     "START",
-    "Place",
+    "ScanCursor",
     "advance",
     "begin",
     "begin_for",
@@ -55,7 +55,7 @@ _REFUSED = "refused before; its record was deleted"
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class ScanCursor:
     """How far a pass has come: first the rows of the table, then those that only the plain change log has, then its runs.
 
     `after` is the last one seen, None before the first: a rowid or the values of a key; a row's name; the row of a run.
@@ -70,7 +70,7 @@ class Place:
         return self.phase == _END
 
 
-START = Place()
+START = ScanCursor()
 
 
 # ---- passes that log what they meet: the position is in the file
@@ -118,17 +118,17 @@ def doubt(table: Table) -> bool:
 
 
 def going(db: Any) -> set[int]:
-    """Returns the ids of the tables over which a pass is under way."""
+    """Return the ids of the tables over which a pass is under way."""
     return {table_id for (table_id,) in db.execute("SELECT id FROM mycomesh_sweeps")}
 
 
 def under_way(db: Any) -> bool:
-    """True if a pass over any table of the file is under way."""
+    """Return True if a pass over any table of the file is under way."""
     return bool(going(db))
 
 
 def advance(table: Table, room: int) -> None:
-    """Logs what the next rows have to say to the pass that is under way. Inside a transaction.
+    """Log what the next rows have to say to the pass that is under way. Inside a transaction.
 
     `room` is how many new rows the drain that follows could stamp.
     """
@@ -137,7 +137,7 @@ def advance(table: Table, room: int) -> None:
         "SELECT adopting, written, phase, after FROM mycomesh_sweeps WHERE id = ?", (table.table_id,)
     ).fetchone()
     assert found is not None, "asked `going` first"
-    adopting, written, place = bool(found[0]), json.loads(found[1]), Place(found[2], _decoded(found[3]))
+    adopting, written, place = bool(found[0]), json.loads(found[1]), ScanCursor(found[2], _decoded(found[3]))
     limit = room if adopting else max(room // _COMPARED_WEIGHT, 1)
     if place.phase == _ROWS and (adopting or written):
         place = _log_all(table, place, limit, adopting=adopting, written=written)
@@ -157,10 +157,10 @@ def _decoded(stored: bytes | None) -> Any:
     return None if stored is None else codec.decode(stored, bytes_max=len(stored))
 
 
-def _log_all(table: Table, place: Place, limit: int, *, adopting: bool, written: Sequence[str]) -> Place:
+def _log_all(table: Table, place: ScanCursor, limit: int, *, adopting: bool, written: Sequence[str]) -> ScanCursor:
     names = _next_names(table, place.after, limit)
     if not names:
-        return Place(_ENTRIES)
+        return ScanCursor(_ENTRIES)
     db, spec = table.store.db, table.spec
     words: dict[int, int] = {}
     for name in written:
@@ -181,7 +181,7 @@ def _log_all(table: Table, place: Place, limit: int, *, adopting: bool, written:
         for name in names:
             condition, parameters = _found_by(table, name)
             db.execute(look_statement(spec, table.table_id, what, condition, more, at=at), parameters)
-    return Place(_ROWS, high)
+    return ScanCursor(_ROWS, high)
 
 
 def look_at(table: Table, rows: Sequence[Row]) -> None:
@@ -204,7 +204,7 @@ def look_at(table: Table, rows: Sequence[Row]) -> None:
 
 
 def park_again(table: Table) -> None:
-    """Writes the records of parked rows that `mycomesh_parked` has lost. Inside a transaction."""
+    """Write the records of parked rows that `mycomesh_parked` has lost. Inside a transaction."""
     listing = "SELECT place, hlc FROM mycomesh_held WHERE id = ? AND (place, hlc) > (?, ?) ORDER BY place, hlc LIMIT ?"
     last = (-1, 0)
     while stamps := table.store.db.execute(listing, (table.table_id, *last, _HELD_ROWS)).fetchall():
@@ -224,8 +224,8 @@ def _parked_again(table: Table, row: Row) -> bool:
 # ---- comparing rows with their entries: nothing is written
 
 
-def suspects(table: Table, place: Place, limit: int) -> tuple[list[Row], Place]:
-    """Compares up to `limit` rows with the change log; returns those that are not as it says, and the place reached.
+def suspects(table: Table, place: ScanCursor, limit: int) -> tuple[list[Row], ScanCursor]:
+    """Compare up to `limit` rows with the change log; returns those that are not as it says, and the place reached.
 
     The caller has drained: what waits in the pending log would be suspect too.
     """
@@ -233,18 +233,18 @@ def suspects(table: Table, place: Place, limit: int) -> tuple[list[Row], Place]:
         names = _next_names(table, place.after, limit)
         if names:
             rows = [_row_of(table, name) for name in names]
-            return [view.row for view in RowView.read_many(table, rows) if _suspect(view)], Place(_ROWS, names[-1])
-        place = Place(_ENTRIES)
+            return [view.row for view in RowView.read_many(table, rows) if _suspect(view)], ScanCursor(_ROWS, names[-1])
+        place = ScanCursor(_ENTRIES)
     if place.phase == _ENTRIES:
         found = _next_entries(table, place.after, limit)
         if found:
-            return [row for row in found if _vanished(table, row)], Place(_ENTRIES, found[-1])
-        place = Place(_RUNS)
+            return [row for row in found if _vanished(table, row)], ScanCursor(_ENTRIES, found[-1])
+        place = ScanCursor(_RUNS)
     return _vanished_of_runs(table, place, limit)
 
 
 def first_rows(table: Table, limit: int) -> list[Row]:
-    """Returns what the change log calls the first rows of the table."""
+    """Return what the change log calls the first rows of the table."""
     return [_row_of(table, name) for name in _next_names(table, None, limit)]
 
 
@@ -263,7 +263,7 @@ def _suspect(view: RowView) -> bool:
 
 
 def _vanished(table: Table, row: Row) -> bool:
-    """True if the change log says that a row is shown, and the table does not have it."""
+    """Return True if the change log says that a row is shown, and the table does not have it."""
     if table.where_values(row) is None or table.read(row) is not None:
         return False
     view = RowView.read(table, row)
@@ -272,7 +272,7 @@ def _vanished(table: Table, row: Row) -> bool:
 
 
 def _next_names(table: Table, after: Any, limit: int) -> list[Any]:
-    """Returns the next rows of the table in order: rowids, or lists of the key's values where there is no rowid."""
+    """Return the next rows of the table in order: rowids, or lists of the key's values where there is no rowid."""
     spec, db = table.spec, table.store.db
     if spec.rowid:
         rowid = quoted(spec.rowid)
@@ -295,7 +295,7 @@ def _found_by(table: Table, name: list[Any]) -> tuple[str, tuple[Any, ...]]:
 
 
 def _row_of(table: Table, name: Any) -> Row:
-    """Returns what the change log calls the row of that name."""
+    """Return what the change log calls the row of that name."""
     spec = table.spec
     if spec.kind is not KeyKind.KEYED:
         return int(name)
@@ -316,9 +316,9 @@ def _next_entries(table: Table, after: Any, limit: int) -> list[Row]:
     return [row for (row,) in table.store.db.execute(listing, (*parameters, limit))]
 
 
-def _vanished_of_runs(table: Table, place: Place, limit: int) -> tuple[list[Row], Place]:
+def _vanished_of_runs(table: Table, place: ScanCursor, limit: int) -> tuple[list[Row], ScanCursor]:
     runs = list(itertools.islice(table.log.runs.from_row(place.after), max(limit // 250, 1)))
     if not runs:
-        return [], Place(_END)
+        return [], ScanCursor(_END)
     rows = table.log.runs.missing(table.spec.name, table.spec.rowid, runs) if table.spec.rowid else []
-    return [row for row in rows if _vanished(table, row)], Place(_RUNS, runs[-1][0])
+    return [row for row in rows if _vanished(table, row)], ScanCursor(_RUNS, runs[-1][0])

@@ -32,7 +32,7 @@ _TREE_COLUMNS = 3
 
 
 def trigger_names(table_id: int) -> tuple[str, ...]:
-    """Returns the names of every trigger that capture may have made for the table."""
+    """Return the names of every trigger that capture may have made for the table."""
     return tuple(
         f"mycomesh_{table_id}_{suffix}"
         for suffix in ("insert", "update", "rekey", "delete", "evict_i", "evict_u", "evict_x")
@@ -40,7 +40,7 @@ def trigger_names(table_id: int) -> tuple[str, ...]:
 
 
 def create_statements(spec: TableSpec, table_id: int, bits: Mapping[str, int]) -> list[str]:
-    """Returns the SQL that makes the pending log (if absent) and all triggers; `bits` is folded column -> bit."""
+    """Return the SQL that makes the pending log (if absent) and all triggers; `bits` is folded column -> bit."""
     words = word_names(bits)
     log_columns = ", ".join(["at", *words, *key_names(spec)])
     statements = [f"CREATE TABLE IF NOT EXISTS {pending_name(table_id)}({log_columns})"]
@@ -77,7 +77,7 @@ def create_statements(spec: TableSpec, table_id: int, bits: Mapping[str, int]) -
 
 
 def fits(db: Any, spec: TableSpec, table_id: int, bits: Mapping[str, int]) -> bool:
-    """True if the table's update trigger, as it stands, is the one for this spec: RENAME rewrites it, nothing else does."""
+    """Return True if the table's update trigger, as it stands, is the one for this spec: RENAME rewrites it, nothing else does."""
     name = trigger_names(table_id)[1]
     found = db.execute("SELECT sql FROM sqlite_schema WHERE type = 'trigger' AND name = ?", (name,)).fetchone()
     wanted = _update_trigger(spec, table_id, bits)
@@ -85,7 +85,7 @@ def fits(db: Any, spec: TableSpec, table_id: int, bits: Mapping[str, int]) -> bo
 
 
 def drop_statements(table_id: int) -> list[str]:
-    """Returns the SQL that removes the table's triggers; the pending log stays."""
+    """Return the SQL that removes the table's triggers; the pending log stays."""
     return [f"DROP TRIGGER IF EXISTS {name}" for name in trigger_names(table_id)]
 
 
@@ -105,7 +105,7 @@ def _log(spec: TableSpec, table_id: int, op: int, row: str, *, timed: bool = Tru
 
 
 def _needs_time(spec: TableSpec) -> bool:
-    """True if the time of an insert can decide anything: of a row without a key there is no other until it has its stamp.
+    """Return True if the time of an insert can decide anything: of a row without a key there is no other until it has its stamp.
 
     A statement that calls a function inside a trigger keeps copies of the pages that it changes, to be able to undo them:
     of inserts one by one in a transaction, two pages for each row (ADR 0021).
@@ -178,7 +178,7 @@ def _other_row(spec: TableSpec) -> str:
 
 
 def _evict(spec: TableSpec, table_id: int, indexes: Sequence[UniqueIndex], condition: str = "") -> list[str]:
-    """Notes the rows that a REPLACE would remove through UNIQUE indexes, whatever the statement turns out to do."""
+    """Note the rows that a REPLACE would remove through UNIQUE indexes, whatever the statement turns out to do."""
     names = ", ".join(["what", "at", *key_names(spec)])
     values = ", ".join([str(OP_EVICT), TIMED, *_key_values(spec, "e")])
     log = f"INSERT INTO {pending_name(table_id)}({names}) SELECT {values} FROM {quoted(spec.name)} e"

@@ -19,12 +19,12 @@ DRIFT_MS_MAX = 60_000
 
 
 def hlc_from_ms(wall_ms: int) -> int:
-    """Returns the smallest hlc of that wall millisecond; a clock before 1970 counts as 1970."""
+    """Return the smallest hlc of that wall millisecond; a clock before 1970 counts as 1970."""
     return min(max(wall_ms, 0) << COUNTER_BITS, HLC_MAX)
 
 
 def ms_from_hlc(hlc: int) -> int:
-    """Returns the wall milliseconds (Unix epoch) inside an hlc."""
+    """Return the wall milliseconds (Unix epoch) inside an hlc."""
     return hlc >> COUNTER_BITS
 
 
@@ -37,10 +37,10 @@ class Clock:
         self.last = last
 
     def tick(self, wall_ms: int, floor: int = 0) -> int:
-        """Returns the next hlc: after everything issued or witnessed, not before `wall_ms`, greater than `floor`."""
+        """Return the next hlc: after everything issued or witnessed, not before `wall_ms`, greater than `floor`."""
         self.last = max(self.last + 1, wall_ms << COUNTER_BITS, floor + 1)
         return self.last
 
     def witness(self, hlc: int) -> None:
-        """Moves up to a stamp seen from another site (already checked against `DRIFT_MS_MAX`)."""
+        """Move up to a stamp seen from another site (already checked against `DRIFT_MS_MAX`)."""
         self.last = max(self.last, hlc)

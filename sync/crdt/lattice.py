@@ -38,7 +38,7 @@ class Join(NamedTuple):
 
 
 def join(entries: Sequence[Entry], stamp: Stamp, mask: int) -> Join:
-    """Joins an incoming change (`stamp`, owning `mask`) into the entries of its row.
+    """Join an incoming change (`stamp`, owning `mask`) into the entries of its row.
 
     An entry of the same stamp (the rest of it arrived earlier) keeps its bits; those are not gained again.
     """
@@ -63,7 +63,7 @@ def join(entries: Sequence[Entry], stamp: Stamp, mask: int) -> Join:
 
 
 def visible(entries: Sequence[Entry]) -> bool:
-    """True if the row exists: its newest existence entry is a birth."""
+    """Return True if the row exists: its newest existence entry is a birth."""
     for entry in entries:  # noqa: SIM110 - asked once a merged row, and any() costs three times as much
         if entry.mask & EXISTENCE and not entry.dead:
             return True
@@ -71,7 +71,7 @@ def visible(entries: Sequence[Entry]) -> bool:
 
 
 def bits_of(mask: int) -> Iterator[int]:
-    """Yields the numbers of the set bits, ascending."""
+    """Yield the numbers of the set bits, ascending."""
     while mask:
         low = mask & -mask
         yield low.bit_length() - 1

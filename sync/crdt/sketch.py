@@ -50,17 +50,17 @@ class Peeled(NamedTuple):
 
 
 def id_of(digest: int) -> int:
-    """Returns the id of a digest in sketches."""
+    """Return the id of a digest in sketches."""
     return digest & _ID
 
 
 def _cells_for(differences: int) -> int:
-    """Returns how many cells peel that many differences with little risk of failure (a multiple of 3)."""
+    """Return how many cells peel that many differences with little risk of failure (a multiple of 3)."""
     return 3 * (max(CELLS_FIRST, round(1.35 * differences) + 40) // 3)
 
 
 def cells_after(cells: int, estimate: int) -> int:
-    """Returns how many cells the sketch after one of `cells` has, which did not peel and told that estimate."""
+    """Return how many cells the sketch after one of `cells` has, which did not peel and told that estimate."""
     wanted = _cells_for(round((_SURE_FIRST if cells < CELLS_SECOND else _SURE) * estimate))
     if cells == CELLS_FIRST:
         return CELLS_SECOND if wanted > CELLS_SECOND * 3 // 2 else wanted
@@ -81,7 +81,7 @@ class Sketch:
         self.counts = [0] * cells
 
     def add(self, digests: Iterable[int]) -> None:
-        """Adds digests, each once."""
+        """Add digests, each once."""
         part, salt = self.cells // _PARTS, self._salt
         sums, checks, counts = self.sums, self.checks, self.counts
         one, two, three = _SPREAD
@@ -102,7 +102,7 @@ class Sketch:
                 counts[cell] += sign
 
     def subtract(self, other: Sketch) -> Sketch:
-        """Returns the sketch of the difference; both must have the same number of cells."""
+        """Return the sketch of the difference; both must have the same number of cells."""
         assert self.cells == other.cells
         result = Sketch(self.cells)
         result.sums = [(mine - theirs) & _ID for mine, theirs in zip(self.sums, other.sums, strict=True)]
@@ -113,11 +113,11 @@ class Sketch:
         return result
 
     def estimate(self) -> int:
-        """Returns about how many digests a subtracted sketch holds: signed counts are random walks."""
+        """Return about how many digests a subtracted sketch holds: signed counts are random walks."""
         return -(-sum(count * count for count in self.counts) // _PARTS)
 
     def peel(self) -> Peeled | None:
-        """Returns the difference that a subtracted sketch holds, None if it holds too much to tell. Empties the sketch.
+        """Return the difference that a subtracted sketch holds, None if it holds too much to tell. Empties the sketch.
 
         A few cells may stay undecided beside what was found.
         """
@@ -139,7 +139,7 @@ class Sketch:
         return Peeled(first, second) if not left or (found_some and left <= _LEFT_MAX) else None
 
     def _pure(self, cell: int) -> tuple[int, int] | None:
-        """Returns (digest, side) if the cell holds one digest: side 1 for the first set, -1 for the second."""
+        """Return (digest, side) if the cell holds one digest: side 1 for the first set, -1 for the second."""
         count = self.counts[cell]
         if count not in (1, -1):
             return None
@@ -171,7 +171,7 @@ class Sketch:
         return places
 
     def encode(self) -> bytes:
-        """Returns 8 bytes a cell: sum mod 2^40, check mod 2^16, count mod 2^8, big-endian."""
+        """Return 8 bytes a cell: sum mod 2^40, check mod 2^16, count mod 2^8, big-endian."""
         out = bytearray()
         for total, check, count in zip(self.sums, self.checks, self.counts, strict=True):
             out += (total & _ID).to_bytes(ID_BYTES, "big") + (check & _CHECK).to_bytes(2, "big") + bytes((count & 255,))
@@ -179,7 +179,7 @@ class Sketch:
 
     @classmethod
     def decode(cls, data: bytes) -> Sketch:
-        """Returns the sketch in `data`; raises `DecodeError` for a size that no sketch has."""
+        """Return the sketch in `data`; raises `DecodeError` for a size that no sketch has."""
         require(len(data) % CELL_BYTES == 0, f"a sketch is {CELL_BYTES} bytes a cell")
         sketch = cls(len(data) // CELL_BYTES)
         for cell in range(sketch.cells):
@@ -191,6 +191,6 @@ class Sketch:
 
 
 def _mixed(salted: int) -> int:
-    """Returns what sign and check are taken from; written out in `add`, which runs once an entry of a table."""
+    """Return what sign and check are taken from; written out in `add`, which runs once an entry of a table."""
     spread = salted * _SPREAD[0] & _MASK
     return (spread ^ spread >> 29) * _MIX & _MASK

@@ -38,44 +38,44 @@ class Vector:
         return f"Vector({self._ranges!r})"
 
     def copy(self) -> Vector:
-        """Returns an independent copy."""
+        """Return an independent copy."""
         other = Vector()
         other._ranges = self._ranges.copy()
         return other
 
     def items(self) -> list[tuple[bytes, tuple[Range, ...]]]:
-        """Returns (site, ranges) sorted by site."""
+        """Return (site, ranges) sorted by site."""
         return sorted(self._ranges.items())
 
     def digest(self) -> bytes:
-        """Returns BLAKE2b-64 of the canonical form."""
+        """Return BLAKE2b-64 of the canonical form."""
         items = [[site, [edge for window in ranges for edge in window]] for site, ranges in self.items()]
         return hashlib.blake2b(codec.encode(items), digest_size=8, person=b"mycomesh-vector").digest()
 
     def ranges(self, site: bytes) -> Sequence[Range]:
-        """Returns the covered ranges of one site, ascending."""
+        """Return the covered ranges of one site, ascending."""
         return self._ranges.get(site, ())
 
     def upto(self, site: bytes) -> int:
-        """Returns the end of the first range that starts at zero: everything up to it is covered."""
+        """Return the end of the first range that starts at zero: everything up to it is covered."""
         first = next(iter(self._ranges.get(site, ())), (0, 0))
         return first[1] if first[0] == 0 else 0
 
     def top(self, site: bytes) -> int:
-        """Returns the greatest covered hlc of one site, 0 if none."""
+        """Return the greatest covered hlc of one site, 0 if none."""
         items = self._ranges.get(site)
         return items[-1][1] if items else 0
 
     def covers(self, site: bytes, hlc: int) -> bool:
-        """True if the stamp (hlc, site) lies in a covered range."""
+        """Return True if the stamp (hlc, site) lies in a covered range."""
         return any(after < hlc <= upto for after, upto in self._ranges.get(site, ()))
 
     def covers_range(self, site: bytes, after: int, upto: int) -> bool:
-        """True if the whole of `(after, upto]` is covered."""
+        """Return True if the whole of `(after, upto]` is covered."""
         return any(low <= after and upto <= high for low, high in self._ranges.get(site, ()))
 
     def has_gap(self, site: bytes) -> bool:
-        """True if something of that site is known to be missing before what is covered."""
+        """Return True if something of that site is known to be missing before what is covered."""
         items = self._ranges.get(site, ())
         return len(items) > 1 or any(after > 0 for after, _ in items)
 
@@ -96,7 +96,7 @@ class Vector:
         self._ranges[site] = tuple(merged)
 
     def cut(self, site: bytes, upto: int) -> None:
-        """Ends the coverage of one site at `upto`."""
+        """End the coverage of one site at `upto`."""
         kept = tuple((after, min(end, upto)) for after, end in self._ranges.pop(site, ()) if after < upto)
         if kept:
             self._ranges[site] = kept
@@ -108,14 +108,14 @@ class Vector:
                 self.add(site, after, upto)
 
     def missing_from(self, other: Vector) -> list[tuple[bytes, Range]]:
-        """Returns what this vector covers and `other` does not, by site and ascending."""
+        """Return what this vector covers and `other` does not, by site and ascending."""
         theirs = other._ranges
         differing = ((site, items) for site, items in self.items() if theirs.get(site) != items)
         return [(site, gap) for site, items in differing for gap in difference(items, other.ranges(site))]
 
 
 def difference(have: Iterable[Range], lack: Sequence[Range]) -> Iterator[Range]:
-    """Yields the parts of the ranges `have` that no range of `lack` covers; both ascending and disjoint."""
+    """Yield the parts of the ranges `have` that no range of `lack` covers; both ascending and disjoint."""
     for after, upto in have:
         low = after
         for start, end in lack:

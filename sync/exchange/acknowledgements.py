@@ -13,7 +13,7 @@ from mycomesh.sync.exchange.turn import Turn
 from mycomesh.sync.replica import Replica
 from mycomesh.sync.wire import messages as wire
 
-__all__ = ["PEERS_MAX", "SILENT_MS", "Reaching", "mark_of"]
+__all__ = ["PEERS_MAX", "SILENT_MS", "Acknowledgements", "mark_of"]
 
 # What peers said is kept after their links end, since what they hold they go on holding; a mesh has no more members.
 PEERS_MAX = 1_024
@@ -22,12 +22,12 @@ SILENT_MS = 1_000
 
 
 def mark_of(replica: Replica) -> dict[str, int]:
-    """Returns up to which clock this replica's own site has written, by folded table name; all of it has its stamps."""
+    """Return up to which clock this replica's own site has written, by folded table name; all of it has its stamps."""
     tops = {name: table.vector.top(replica.site) for name, table in sorted(replica.tables.items())}
     return {name: top for name, top in tops.items() if top}
 
 
-class Reaching:
+class Acknowledgements:
     """What peers cover of one replica's own writes."""
 
     def __init__(self, replica: Replica) -> None:
@@ -82,7 +82,7 @@ class Reaching:
         return max((top for told in self._told.values() for top in told.values()), default=0)
 
     def holders(self, site: bytes, mark: Mapping[str, int]) -> tuple[bytes, ...]:
-        """Returns the peers that cover a site's clock up to a mark in all its tables; none for another site than ours."""
+        """Return the peers that cover a site's clock up to a mark in all its tables; none for another site than ours."""
         if site != self._replica.site or site != self._site:
             return ()
         return tuple(

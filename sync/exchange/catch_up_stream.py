@@ -16,7 +16,7 @@ from mycomesh.sync.schema.catalog import SCHEMA_TABLE
 from mycomesh.sync.storage.log_reader import FEED_BYTES_MAX, FEED_ROWS_MAX, changes_in
 from mycomesh.sync.wire.bundle import Bundle, Section
 
-__all__ = ["FACTS_MAX", "Stream", "StreamChunk"]
+__all__ = ["FACTS_MAX", "CatchUpStream", "StreamChunk"]
 
 # Facts in one chunk: each may have the receiver make a table, half a millisecond of its write lock (ADR 0012).
 FACTS_MAX = 16
@@ -36,7 +36,7 @@ class StreamChunk:
     published: list[bytes] = field(default_factory=list)
 
 
-class Stream:
+class CatchUpStream:
     """One peer's catch-up on some tables."""
 
     def __init__(self, replica: Replica, have: dict[str, Vector]) -> None:
@@ -46,7 +46,7 @@ class Stream:
         self._sent = {name: vector.copy() for name, vector in have.items()}
 
     def plan(self) -> int:
-        """Returns about how many changes the stream will hold."""
+        """Return about how many changes the stream will hold."""
         tables = self._replica.tables
         return sum(
             changes_in(tables[name], site, window)
@@ -56,7 +56,7 @@ class Stream:
         )
 
     def next(self, wall_ms: int) -> StreamChunk:
-        """Returns the next step; raises `DatabaseBusyError` with nothing lost."""
+        """Return the next step; raises `DatabaseBusyError` with nothing lost."""
         chunk = StreamChunk()
         chunk.published = self._replica.settled(wall_ms, lambda: self._read(chunk))
         return chunk

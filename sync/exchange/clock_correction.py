@@ -11,12 +11,12 @@ from mycomesh.sync import codec
 from mycomesh.sync.crdt.hlc import hlc_from_ms, ms_from_hlc
 from mycomesh.sync.errors import DatabaseBusyError, DecodeError
 from mycomesh.sync.events import TimeKnown
-from mycomesh.sync.exchange.acknowledgements import SILENT_MS, Reaching
+from mycomesh.sync.exchange.acknowledgements import SILENT_MS, Acknowledgements
 from mycomesh.sync.exchange.config import ExchangeConfig
 from mycomesh.sync.exchange.turn import Turn
 from mycomesh.sync.replica import Replica
 
-__all__ = ["Clockwork"]
+__all__ = ["ClockCorrection"]
 
 # A wall clock that has moved so much against the monotonic one was set, or the machine has slept: what was told of it is old.
 SET_MS = 5_000
@@ -27,10 +27,10 @@ NOTED_MS = 60_000
 _FACT = "taken"
 
 
-class Clockwork:
+class ClockCorrection:
     """The time of one replica."""
 
-    def __init__(self, replica: Replica, reaching: Reaching, config: ExchangeConfig) -> None:
+    def __init__(self, replica: Replica, reaching: Acknowledgements, config: ExchangeConfig) -> None:
         self._replica = replica
         self._reaching = reaching
         self._config = config
@@ -44,7 +44,7 @@ class Clockwork:
         self._noted_at = 0
 
     def wall_ms(self, now_ms: int, wall_ms: int) -> int:
-        """Returns the wall time to stamp with and to judge stamps by."""
+        """Return the wall time to stamp with and to judge stamps by."""
         self._apart_ms = wall_ms - now_ms
         return wall_ms + (self._told.offset_ms if self._stands() else 0)
 
@@ -57,7 +57,7 @@ class Clockwork:
         self._taken = max(self._taken, clock)
 
     def told(self, time: TimeKnown, turn: Turn) -> None:
-        """Takes what the mesh says of this machine's clock; the rest of the turn goes by it."""
+        """Take what the mesh says of this machine's clock; the rest of the turn goes by it."""
         self._told = time
         turn.wall_ms = self.wall_ms(turn.now_ms, turn.now_ms + self._apart_ms)
         self.look(turn)
@@ -107,7 +107,7 @@ class Clockwork:
 
 
 def _recalled(stored: object, own: bytes) -> int:
-    """Returns how far peers were known to cover the site; 0 of another one, or where another hand has been at it."""
+    """Return how far peers were known to cover the site; 0 of another one, or where another hand has been at it."""
     if not isinstance(stored, bytes):
         return 0
     try:

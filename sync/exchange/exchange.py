@@ -35,16 +35,16 @@ from mycomesh.sync.events import (
     TimerFired,
 )
 from mycomesh.sync.exchange import tombstone_audit
-from mycomesh.sync.exchange.acknowledgements import Reaching
-from mycomesh.sync.exchange.clock_correction import Clockwork
+from mycomesh.sync.exchange.acknowledgements import Acknowledgements
+from mycomesh.sync.exchange.clock_correction import ClockCorrection
 from mycomesh.sync.exchange.config import ExchangeConfig
-from mycomesh.sync.exchange.fetch import Fetching, Progress
-from mycomesh.sync.exchange.flow_control import Allowance, Flow
-from mycomesh.sync.exchange.repair_schedule import Mending
-from mycomesh.sync.exchange.schema_debounce import Adoption
-from mycomesh.sync.exchange.scrub_schedule import Scrubbing
-from mycomesh.sync.exchange.serve import Serving
-from mycomesh.sync.exchange.tombstone_gc import Stability
+from mycomesh.sync.exchange.fetch import Fetcher, Progress
+from mycomesh.sync.exchange.flow_control import SendWindow, TokenBucket
+from mycomesh.sync.exchange.repair_schedule import RepairSchedule
+from mycomesh.sync.exchange.schema_debounce import SchemaDebounce
+from mycomesh.sync.exchange.scrub_schedule import ScrubSchedule
+from mycomesh.sync.exchange.serve import CatchUpServer
+from mycomesh.sync.exchange.tombstone_gc import TombstoneGC
 from mycomesh.sync.exchange.turn import Turn
 from mycomesh.sync.replica import Applied, Replica
 from mycomesh.sync.replication.rights import Rights
@@ -83,8 +83,8 @@ class LinkStatus:
 class _Link:
     peer: bytes
     compare_at: int
-    flow: Flow
-    answers: Allowance
+    flow: SendWindow
+    answers: TokenBucket
     digests: dict[str, tuple[bytes, bytes]] = field(default_factory=dict)  # what the peer last told
     compared_at: int | None = None
     equal_since: dict[str, int] = field(default_factory=dict)
@@ -99,14 +99,14 @@ class Exchange:
         self._config = config
         self._links: dict[int, _Link] = {}
         self._made_again = replica.made_again
-        self._fetching = Fetching(replica, config)
-        self._serving = Serving(replica)
-        self._mending = Mending(replica, config, self._fetching.fetched)
-        self._stability = Stability(replica, config)
-        self._scrubbing = Scrubbing(replica, config)
-        self.reaching = Reaching(replica)
-        self._clockwork = Clockwork(replica, self.reaching, config)
-        self._adoption = Adoption()
+        self._fetching = Fetcher(replica, config)
+        self._serving = CatchUpServer(replica)
+        self._mending = RepairSchedule(replica, config, self._fetching.fetched)
+        self._stability = TombstoneGC(replica, config)
+        self._scrubbing = ScrubSchedule(replica, config)
+        self.reaching = Acknowledgements(replica)
+        self._clockwork = ClockCorrection(replica, self.reaching, config)
+        self._adoption = SchemaDebounce()
         self._drain_at: int | None = 0
         self._quiet_at: int | None = None  # when the latest change has settled
         self._spaced_at = 0  # not before
@@ -117,7 +117,7 @@ class Exchange:
         return self._replica
 
     def handle(self, event: Event, now_ms: int, wall_ms: int) -> list[Action]:
-        """Takes one event and returns what to do, in order. `now_ms` is monotonic, `wall_ms` Unix time.
+        """Take one event and returns what to do, in order. `now_ms` is monotonic, `wall_ms` Unix time.
 
         Raises:
             FileReplacedError: the file is not what the replica left, and is to be opened again.
@@ -161,7 +161,7 @@ class Exchange:
                 self._drain_at = turn.now_ms
 
     def next_deadline(self) -> int | None:
-        """Returns the monotonic millisecond at which `TimerFired` is due."""
+        """Return the monotonic millisecond at which `TimerFired` is due."""
         times = [link.compare_at for link in self._links.values()]
         parts = (self._fetching, self._stability, self._scrubbing, self._clockwork)
         due = (self._drain_at, self._quiet_at, *(part.next_deadline() for part in parts))
@@ -169,7 +169,7 @@ class Exchange:
         return min(times, default=None)
 
     def links(self, now_ms: int = 0) -> tuple[LinkStatus, ...]:
-        """Returns every link's state, for people, by link number."""
+        """Return every link's state, for people, by link number."""
         mine, shown = self._digests(remember=False), self._replica.shown
         result = []
         for number in sorted(self._links):
@@ -194,11 +194,11 @@ class Exchange:
         return tuple(result)
 
     def farewell(self, reason: str) -> list[Action]:
-        """Returns what ends every link: another exchange goes on with what the file holds."""
+        """Return what ends every link: another exchange goes on with what the file holds."""
         return [DropLink(number, reason) for number in sorted(self._links)]
 
     def _on_told(self, event: MembersKnown | RightsKnown | TimeKnown, turn: Turn) -> None:
-        """Takes what the mesh knows of its members."""
+        """Take what the mesh knows of its members."""
         match event:
             case MembersKnown(members):
                 self._stability.members(members, turn)
@@ -226,8 +226,8 @@ class Exchange:
 
     def _on_opened(self, number: int, peer: bytes, turn: Turn) -> None:
         at = self._jittered(turn.now_ms, self._config.compare_ms)
-        flow = Flow()
-        self._links[number] = _Link(peer, at, flow, Allowance(ANSWERS_MAX, ANSWERS_PERIOD_MS))
+        flow = SendWindow()
+        self._links[number] = _Link(peer, at, flow, TokenBucket(ANSWERS_MAX, ANSWERS_PERIOD_MS))
         self._fetching.opened(number, peer)
         self._serving.opened(number, flow)
         self._mending.opened(number, peer, flow)
@@ -254,7 +254,7 @@ class Exchange:
             self._drain_at = due
 
     def _drain(self, turn: Turn) -> None:
-        """Publishes one chunk of local writes; more chunks follow by timer, so that links are served in between."""
+        """Publish one chunk of local writes; more chunks follow by timer, so that links are served in between."""
         try:
             published, more = self._replica.drain(turn.wall_ms)
         except DatabaseBusyError:
@@ -284,7 +284,7 @@ class Exchange:
     # ---- live batches
 
     def _on_live(self, event: BatchReceived | BatchesReceived, turn: Turn) -> None:
-        """Takes all in at once: each alone would cost a transaction, and a sync where local writes have come between."""
+        """Take all in at once: each alone would cost a transaction, and a sync where local writes have come between."""
         batches = event.batches if isinstance(event, BatchesReceived) else (event,)
         try:
             arrived = self._replica.apply_all([(batch.payload, batch.origin) for batch in batches], turn.wall_ms)

@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 from mycomesh.sync.crdt.version_vector import Vector
 from mycomesh.sync.errors import DatabaseBusyError, DatabaseError, MisfitError
 from mycomesh.sync.exchange.config import ExchangeConfig
-from mycomesh.sync.exchange.tombstone_audit import Audit
+from mycomesh.sync.exchange.tombstone_audit import TombstoneAudit
 from mycomesh.sync.exchange.turn import Turn
 from mycomesh.sync.replica import Applied, Replica
 from mycomesh.sync.wire import messages as wire
 
-__all__ = ["Fetching", "Progress"]
+__all__ = ["Fetcher", "Progress"]
 
 # A stream begins again where a process ended, and brings what is here already: four million rows of that are enough.
 BARREN_CHUNKS_MAX = 4_096
@@ -57,7 +57,7 @@ class _Round:
     expected: int = 0
     size: int = 0
     told_at: int = 0
-    audit: Audit | None = None
+    audit: TombstoneAudit | None = None
     gone: int = 0  # rows that the audit has dropped
 
 
@@ -76,7 +76,7 @@ class _Link:
     put_off: int = 0  # in a row
 
 
-class Fetching:
+class Fetcher:
     """The rounds of every link."""
 
     def __init__(self, replica: Replica, config: ExchangeConfig) -> None:
@@ -219,7 +219,7 @@ class Fetching:
             current.expected = changes
 
     def brought(self, number: int, bundle: bytes, size: int, turn: Turn) -> Applied | None:
-        """Applies one chunk; `size` is what it took on the wire. None if nothing was applied."""
+        """Apply one chunk; `size` is what it took on the wire. None if nothing was applied."""
         link = self._links[number]
         current = link.round
         if current is None or current.audit is not None:
@@ -297,7 +297,7 @@ class Fetching:
             self._finish(number, turn, [])
             return
         held = [name for name, held in current.tables.items() if held]
-        audit = Audit(self._replica, vectors, collected, held)
+        audit = TombstoneAudit(self._replica, vectors, collected, held)
         current.audit = audit
         self._audit(number, audit.begin(), turn)
 

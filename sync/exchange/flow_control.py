@@ -10,14 +10,14 @@ from dataclasses import dataclass
 
 from mycomesh.sync.codec import require
 
-__all__ = ["WINDOW_BYTES", "Allowance", "Flow"]
+__all__ = ["WINDOW_BYTES", "SendWindow", "TokenBucket"]
 
 # Enough under way to fill a fast link while the peer applies, little enough to bound a slow peer's memory and ours.
 WINDOW_BYTES = 1 << 20
 
 
 @dataclass(slots=True)
-class Flow:
+class SendWindow:
     """Bytes of rows sent on one link and not yet acknowledged as applied."""
 
     unacked: int = 0
@@ -38,7 +38,7 @@ class Flow:
 
 
 @dataclass(slots=True)
-class Allowance:
+class TokenBucket:
     """So many requests at once, and one more each `period_ms`."""
 
     burst: int
@@ -47,7 +47,7 @@ class Allowance:
     since_ms: int = 0
 
     def take(self, now_ms: int) -> bool:
-        """Uses one; false if there is none left."""
+        """Use one; false if there is none left."""
         returned = (now_ms - self.since_ms) // self.period_ms
         if returned >= self.used:
             self.used, self.since_ms = 0, now_ms

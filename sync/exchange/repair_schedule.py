@@ -14,13 +14,13 @@ from mycomesh.sync.crdt.hlc import SITE_PREFIX
 from mycomesh.sync.crdt.sketch import Sketch
 from mycomesh.sync.errors import DatabaseBusyError
 from mycomesh.sync.exchange.config import ExchangeConfig
-from mycomesh.sync.exchange.flow_control import Allowance, Flow
-from mycomesh.sync.exchange.repair_session import Repair, beyond, ids_in
+from mycomesh.sync.exchange.flow_control import SendWindow, TokenBucket
+from mycomesh.sync.exchange.repair_session import RepairSession, beyond, ids_in
 from mycomesh.sync.exchange.turn import Turn
 from mycomesh.sync.replica import Applied, Replica
 from mycomesh.sync.wire import messages as wire
 
-__all__ = ["Digests", "Mending"]
+__all__ = ["Digests", "RepairSchedule"]
 
 # Repairs of one link wait their turn; a peer that asks for more than this is not answered.
 REPAIRS_MAX = 16
@@ -46,13 +46,13 @@ class _Suspect:
 @dataclass(slots=True)
 class _Link:
     peer: bytes
-    flow: Flow
-    allowance: Allowance
+    flow: SendWindow
+    allowance: TokenBucket
     suspects: dict[str, _Suspect] = field(default_factory=dict)
-    repairs: list[Repair] = field(default_factory=list)
+    repairs: list[RepairSession] = field(default_factory=list)
 
 
-class Mending:
+class RepairSchedule:
     """The repairs of every link."""
 
     def __init__(self, replica: Replica, config: ExchangeConfig, fetched: Callable[[str, int], bool]) -> None:
@@ -61,9 +61,9 @@ class Mending:
         self._fetched = fetched  # whether a round is bringing a table: it holds more than its vector tells
         self._links: dict[int, _Link] = {}
 
-    def opened(self, number: int, peer: bytes, flow: Flow) -> None:
+    def opened(self, number: int, peer: bytes, flow: SendWindow) -> None:
         """A link stands; `flow` bounds what is sent on it."""
-        self._links[number] = _Link(peer, flow, Allowance(ASKED_MAX, ASKED_PERIOD_MS))
+        self._links[number] = _Link(peer, flow, TokenBucket(ASKED_MAX, ASKED_PERIOD_MS))
 
     def closed(self, number: int) -> None:
         """A link is gone, and its repairs with it: the next comparison begins again."""
@@ -107,7 +107,7 @@ class Mending:
             elif turn.now_ms >= suspect.begin_at and len(link.repairs) < REPAIRS_MAX:
                 suspect.wait_ms = min(max(self._config.mend_ms, 2 * suspect.wait_ms), MEND_MS_MAX)
                 suspect.begin_at = turn.now_ms + suspect.wait_ms
-                link.repairs.append(Repair(digest.table, digest.vector))
+                link.repairs.append(RepairSession(digest.table, digest.vector))
         return fresh
 
     # ---- the peer's side
@@ -122,17 +122,17 @@ class Mending:
             return
         match message:
             case wire.SketchOf(table, vector, sketch):
-                repair = Repair.answering(table, vector, Sketch.decode(sketch))
+                repair = RepairSession.answering(table, vector, Sketch.decode(sketch))
                 mine = {digest.table: digest.vector for digest in self._replica.digests()}
                 if mine.get(table) != vector:
                     return  # the tables have moved on: compare again later
             case wire.Want(table, ids):
-                repair = Repair.mending(table, ids_in(ids))
+                repair = RepairSession.mending(table, ids_in(ids))
         if len(link.repairs) < REPAIRS_MAX:
             link.repairs.append(repair)
 
     def mended(self, number: int, message: wire.Mend, size: int, turn: Turn) -> Applied | None:
-        """Joins whole rows; answers with what this replica holds of them beyond that. None if nothing was joined."""
+        """Join whole rows; answers with what this replica holds of them beyond that. None if nothing was joined."""
         link = self._links[number]
         try:
             applied = self._replica.apply(message.bundle, turn.wall_ms, voucher=link.peer, repair=True)
@@ -181,5 +181,5 @@ class Mending:
                 link.repairs.pop(0)
         return True
 
-    def _step(self, repair: Repair, messages: list[wire.Message]) -> None:
+    def _step(self, repair: RepairSession, messages: list[wire.Message]) -> None:
         messages += repair.step(self._replica)

@@ -17,7 +17,7 @@ from mycomesh.sync.storage.log_reader import FEED_BYTES_MAX
 from mycomesh.sync.wire import messages as wire
 from mycomesh.sync.wire.bundle import Bundle, Section
 
-__all__ = ["Repair", "beyond", "ids_in", "ids_out"]
+__all__ = ["RepairSession", "beyond", "ids_in", "ids_out"]
 
 # One step scans this many entries: about 12 ms.
 STEP_ENTRIES = 10_000
@@ -33,7 +33,7 @@ class _Phase(enum.Enum):
 
 
 @dataclass(slots=True)
-class Repair:
+class RepairSession:
     """One side of the repair of one table over one link."""
 
     table: str
@@ -47,13 +47,13 @@ class Repair:
     rows: list[int | bytes] = field(default_factory=list)
 
     @classmethod
-    def answering(cls, table: str, vector: bytes, theirs: Sketch) -> Repair:
-        """Returns the side that got the first sketch, or a larger one."""
+    def answering(cls, table: str, vector: bytes, theirs: Sketch) -> RepairSession:
+        """Return the side that got the first sketch, or a larger one."""
         return cls(table, vector, theirs.cells, theirs)
 
     @classmethod
-    def mending(cls, table: str, wanted: frozenset[int]) -> Repair:
-        """Returns the side that was asked for rows."""
+    def mending(cls, table: str, wanted: frozenset[int]) -> RepairSession:
+        """Return the side that was asked for rows."""
         return cls(table, b"", wanted=wanted, phase=_Phase.FIND)
 
     @property
@@ -67,7 +67,7 @@ class Repair:
         return self.phase is _Phase.MEND
 
     def step(self, replica: Replica) -> list[wire.Message]:
-        """Does one bounded step in a settled read transaction; returns messages to send."""
+        """Do one bounded step in a settled read transaction; returns messages to send."""
         match self.phase:
             case _Phase.SKETCH:
                 return self._scan(replica)
@@ -104,7 +104,7 @@ class Repair:
         return [wire.Want(self.table, ids_out(peeled.second))] if peeled.second else []
 
     def _enlarge(self, estimate: int) -> list[wire.Message]:
-        """Starts again with more cells; where a sketch would be as large as the table, every row is joined instead."""
+        """Start again with more cells; where a sketch would be as large as the table, every row is joined instead."""
         cells = cells_after(self.cells, estimate)
         if cells > CELLS_MAX:
             self.wanted = frozenset()
@@ -133,7 +133,7 @@ class Repair:
 
 
 def beyond(replica: Replica, bundle: bytes) -> list[bytes]:
-    """Returns bundles of the entries that this replica holds of a bundle's rows and that are not in it.
+    """Return bundles of the entries that this replica holds of a bundle's rows and that are not in it.
 
     What a peer sends to mend us and we have superseded, it has lost the superseder of: a later write, or a tombstone.
     """
@@ -148,10 +148,10 @@ def beyond(replica: Replica, bundle: bytes) -> list[bytes]:
 
 
 def ids_out(ids: Sequence[int]) -> bytes:
-    """Returns ids as they are sent: 5 bytes each, big-endian."""
+    """Return ids as they are sent: 5 bytes each, big-endian."""
     return b"".join(each.to_bytes(ID_BYTES, "big") for each in ids)
 
 
 def ids_in(data: bytes) -> frozenset[int]:
-    """Returns the ids in the bytes of a `Want`."""
+    """Return the ids in the bytes of a `Want`."""
     return frozenset(int.from_bytes(data[at : at + ID_BYTES], "big") for at in range(0, len(data), ID_BYTES))

@@ -7,13 +7,13 @@ a schema that goes on changing is taken in within `ADOPT_MAX_MS`. It must not kn
 
 from __future__ import annotations
 
-__all__ = ["ADOPT_MAX_MS", "QUIET_MS", "Adoption"]
+__all__ = ["ADOPT_MAX_MS", "QUIET_MS", "SchemaDebounce"]
 
 QUIET_MS = 50  # longer than a shell needs to start its next client
 ADOPT_MAX_MS = 1_000
 
 
-class Adoption:
+class SchemaDebounce:
     """The changes of a schema that have been seen and not taken in."""
 
     def __init__(self) -> None:
@@ -22,7 +22,7 @@ class Adoption:
         self._due_ms = 0
 
     def put_off(self, version: int, now_ms: int) -> int | None:
-        """Returns when to take in a schema that has changed, None: at once; `version` changes with each commit of others."""
+        """Return when to take in a schema that has changed, None: at once; `version` changes with each commit of others."""
         if self._since_ms is None:
             self._since_ms = now_ms
             self._version = -1

@@ -13,7 +13,7 @@ from mycomesh.sync.exchange.turn import Turn
 from mycomesh.sync.replica import Replica
 from mycomesh.sync.replication.scrub import Scrubbed
 
-__all__ = ["Scrubbing"]
+__all__ = ["ScrubSchedule"]
 
 # A node that is killed compares again what it had compared for this long.
 SCRUB_KEEP_MS = 600_000
@@ -21,7 +21,7 @@ SCRUB_KEEP_MS = 600_000
 ASKED_ROWS = 512
 
 
-class Scrubbing:
+class ScrubSchedule:
     """The scrub of one node."""
 
     def __init__(self, replica: Replica, config: ExchangeConfig) -> None:
@@ -43,7 +43,7 @@ class Scrubbing:
         self._step_at = turn.now_ms
 
     def on_timer(self, turn: Turn) -> None:
-        """Makes a step if one is due."""
+        """Make a step if one is due."""
         if self._step_at is None:  # the first call: the node has just started, and has better things to do
             self._keep_at = turn.now_ms + SCRUB_KEEP_MS
             self._step_at = turn.now_ms + self._config.scrub_ms

@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 
 from mycomesh.sync.crdt.version_vector import Vector
 from mycomesh.sync.errors import DatabaseBusyError
-from mycomesh.sync.exchange.catch_up_stream import Stream
-from mycomesh.sync.exchange.flow_control import Allowance, Flow
+from mycomesh.sync.exchange.catch_up_stream import CatchUpStream
+from mycomesh.sync.exchange.flow_control import SendWindow, TokenBucket
 from mycomesh.sync.exchange.turn import Turn
 from mycomesh.sync.replica import Replica
 from mycomesh.sync.wire import messages as wire
 
-__all__ = ["Serving"]
+__all__ = ["CatchUpServer"]
 
 # One step of the SQL thread: some 15 ms, then whatever else is waiting has its turn.
 STEP_CHUNKS = 4
@@ -28,23 +28,23 @@ REPEATS_PERIOD_MS = 5_000
 
 @dataclass(slots=True)
 class _Link:
-    flow: Flow
-    repeats: Allowance
-    stream: Stream | None = None
+    flow: SendWindow
+    repeats: TokenBucket
+    stream: CatchUpStream | None = None
     told: dict[str, Vector] = field(default_factory=dict)  # what complete streams have brought to this peer
     rows: int = 0
 
 
-class Serving:
+class CatchUpServer:
     """The streams of every link."""
 
     def __init__(self, replica: Replica) -> None:
         self._replica = replica
         self._links: dict[int, _Link] = {}
 
-    def opened(self, number: int, flow: Flow) -> None:
+    def opened(self, number: int, flow: SendWindow) -> None:
         """A link stands; `flow` bounds what is sent on it."""
-        self._links[number] = _Link(flow, Allowance(REPEATS_MAX, REPEATS_PERIOD_MS))
+        self._links[number] = _Link(flow, TokenBucket(REPEATS_MAX, REPEATS_PERIOD_MS))
 
     def closed(self, number: int) -> None:
         """A link is gone, and its stream with it."""
@@ -75,7 +75,7 @@ class Serving:
         if again and not link.repeats.take(turn.now_ms):
             turn.drop(number, "asks for the same rows again and again")
             return
-        link.stream = Stream(self._replica, vectors)
+        link.stream = CatchUpStream(self._replica, vectors)
         changes = link.stream.plan()
         if changes:
             turn.send(number, wire.Plan(changes))
@@ -92,7 +92,7 @@ class Serving:
                     return False
         return True
 
-    def _send_next(self, number: int, link: _Link, stream: Stream, turn: Turn) -> None:
+    def _send_next(self, number: int, link: _Link, stream: CatchUpStream, turn: Turn) -> None:
         chunk = stream.next(turn.wall_ms)
         turn.publish(chunk.published)
         if chunk.bundle is None:

@@ -18,7 +18,7 @@ from mycomesh.sync.merge import tombstones
 from mycomesh.sync.replica import Replica
 from mycomesh.sync.wire import messages as wire
 
-__all__ = ["Audit", "Audited", "answer"]
+__all__ = ["Audited", "TombstoneAudit", "answer"]
 
 # Stamps compared in one step, and rows dropped in one transaction: some milliseconds each.
 STAMPS_MAX = 16_384
@@ -41,7 +41,7 @@ class Audited:
 
 
 def answer(replica: Replica, question: wire.Audit) -> wire.Held:
-    """Returns which entries this replica holds; the caller has drained."""
+    """Return which entries this replica holds; the caller has drained."""
     table = replica.tables.get(question.table)
     found: Sequence[int] = []
     reached = question.upto
@@ -52,7 +52,7 @@ def answer(replica: Replica, question: wire.Audit) -> wire.Held:
     return wire.Held(question.table, question.site, question.after, reached, tuple(_runs(question.after, found)))
 
 
-class Audit:
+class TombstoneAudit:
     """The end of one round."""
 
     def __init__(
@@ -67,7 +67,7 @@ class Audit:
         self._absent: dict[str, array[int]] = {}  # table -> place, hlc, place, hlc, ...
 
     def begin(self) -> wire.Audit | None:
-        """Returns the first question, None if there is nothing to ask."""
+        """Return the first question, None if there is nothing to ask."""
         for name in self._held:
             marks, table = self._collected.get(name), self._replica.tables.get(name)
             if marks is None or table is None or not marks.missing_from(table.vector):
@@ -86,7 +86,7 @@ class Audit:
         return bool(self._questions)
 
     def answered(self, held: wire.Held) -> wire.Audit | None:
-        """Takes one answer; returns the next question. Raises `DecodeError` for an answer to another question."""
+        """Take one answer; returns the next question. Raises `DecodeError` for an answer to another question."""
         require(self._questions, "answers an audit that has ended")
         question = self._questions.popleft()
         same = (held.table, held.site, held.after) == (question.table, question.site, question.after)
@@ -105,7 +105,7 @@ class Audit:
         return self._questions[0] if self._questions else None
 
     def step(self, wall_ms: int) -> Audited:
-        """Drops some of what is gone, and adopts when nothing is left; raises `DatabaseBusyError` with nothing lost."""
+        """Drop some of what is gone, and adopts when nothing is left; raises `DatabaseBusyError` with nothing lost."""
         audited = Audited()
         audited.published = self._replica.changing(wall_ms, lambda: self._drop(audited, wall_ms))
         audited.done = not self._absent
@@ -136,7 +136,7 @@ class Audit:
 
 
 def _runs(after: int, clocks: Sequence[int]) -> Iterator[int]:
-    """Yields runs of consecutive clocks: the first as difference to the last before, and how many."""
+    """Yield runs of consecutive clocks: the first as difference to the last before, and how many."""
     last, start, count = after, 0, 0
     for hlc in clocks:
         if count and hlc == start + count:
@@ -153,7 +153,7 @@ def _runs(after: int, clocks: Sequence[int]) -> Iterator[int]:
 
 
 def _windows(after: int, runs: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Yields (first, last) of runs; a run may be as long as a peer likes to say."""
+    """Yield (first, last) of runs; a run may be as long as a peer likes to say."""
     last = after
     for gap, count in zip(runs[::2], runs[1::2], strict=True):
         yield last + gap, last + gap + count - 1
@@ -161,7 +161,7 @@ def _windows(after: int, runs: Sequence[int]) -> Iterator[tuple[int, int]]:
 
 
 def _besides(clocks: Sequence[int], windows: Sequence[tuple[int, int]]) -> Iterator[int]:
-    """Yields the clocks, ascending, that lie in no window."""
+    """Yield the clocks, ascending, that lie in no window."""
     following = iter(windows)
     first, last = next(following, _NEVER)
     for hlc in clocks:

@@ -18,7 +18,7 @@ from mycomesh.sync.merge import tombstones
 from mycomesh.sync.replica import Replica
 from mycomesh.sync.storage.table import Table
 
-__all__ = ["MEMBERS_MAX", "Stability"]
+__all__ = ["MEMBERS_MAX", "TombstoneGC"]
 
 # As many as the mesh keeps certificates of.
 MEMBERS_MAX = 4_096
@@ -37,7 +37,7 @@ class _Due:
     collect_at: int
 
 
-class Stability:
+class TombstoneGC:
     """What is stable in each table."""
 
     def __init__(self, replica: Replica, config: ExchangeConfig) -> None:
@@ -50,7 +50,7 @@ class Stability:
         self._stable: dict[str, int] = {}  # what was stable at the look before this one
 
     def members(self, members: tuple[tuple[bytes, int | None], ...], turn: Turn) -> None:
-        """Takes over who the other members are; those that are not named have left."""
+        """Take over who the other members are; those that are not named have left."""
         heard = {}
         for node_id, ago_ms in members[:MEMBERS_MAX]:
             before = self._heard.get(node_id)
@@ -102,7 +102,7 @@ class Stability:
     # ---- collection
 
     def _collect(self, turn: Turn) -> bool:
-        """Removes what was stable at the look before this one; true if there is more of it."""
+        """Remove what was stable at the look before this one; true if there is more of it."""
         if not self._known:
             return False
         self._note()
@@ -120,7 +120,7 @@ class Stability:
         return more
 
     def _stable_upto(self, table: Table, wall_ms: int) -> int:
-        """Returns the clock up to which every member's site is covered here."""
+        """Return the clock up to which every member's site is covered here."""
         vector = table.vector
         own = self._replica.site
         oldest_ms = wall_ms - self._config.retention_ms
@@ -138,7 +138,7 @@ class Stability:
         return max(min(waiting), hlc_from_ms(max(oldest_ms, 0)))
 
     def _note(self) -> None:
-        """Writes down when members were heard of, if that has changed by much."""
+        """Write down when members were heard of, if that has changed by much."""
         changed = self._heard.keys() != self._noted.keys() or any(
             self._heard[node_id] >= self._noted[node_id] + NOTED_MS for node_id in self._heard
         )
@@ -148,7 +148,7 @@ class Stability:
 
 
 def _recalled(stored: object) -> dict[bytes, int]:
-    """Returns what `_note` wrote; nothing where there is nothing, or another hand has been at it."""
+    """Return what `_note` wrote; nothing where there is nothing, or another hand has been at it."""
     if not isinstance(stored, bytes):
         return {}
     try:

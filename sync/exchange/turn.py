@@ -19,7 +19,7 @@ URGENT, FRESH = 0, 1  # priorities of live batches; rounds have `Send`'s, behind
 
 
 def published(batches: list[bytes]) -> list[Action]:
-    """Returns what publishes committed local batches."""
+    """Return what publishes committed local batches."""
     return [Publish(batch, URGENT if isinstance(batch, UrgentBatch) else FRESH) for batch in batches]
 
 

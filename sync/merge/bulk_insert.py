@@ -31,7 +31,7 @@ _TOGETHER_MIN = 16
 
 
 def insert_births(table: Table, group: Group, place: int, keys: Sequence[Any]) -> tuple[int, Group | None]:
-    """Inserts the new rows of a group; returns how many, and the changes that need a closer look."""
+    """Insert the new rows of a group; returns how many, and the changes that need a closer look."""
     if not _plain(table, group):
         return 0, group
     mask = table.mask_of(group.columns) | EXISTENCE
@@ -56,7 +56,7 @@ def insert_births(table: Table, group: Group, place: int, keys: Sequence[Any]) -
 
 
 def part_of(group: Group, flags: Sequence[bool]) -> Group:
-    """Returns the flagged changes of a group."""
+    """Return the flagged changes of a group."""
     if all(flags):
         return group
     kept = itertools.compress
@@ -72,7 +72,7 @@ def part_of(group: Group, flags: Sequence[bool]) -> Group:
 
 
 def _plain(table: Table, group: Group) -> bool:
-    """True if the births of a group say everything of their rows, in values that SQLite takes as they are."""
+    """Return True if the births of a group say everything of their rows, in values that SQLite takes as they are."""
     spec = table.spec
     naming = {column.folded for column in spec.key} | ({spec.id_column} if spec.id_column else set())
     whole = naming <= set(group.columns) <= set(table.known)
@@ -82,7 +82,7 @@ def _plain(table: Table, group: Group) -> bool:
 
 
 def _known(table: Table, group: Group, keys: Sequence[Any]) -> set[int]:
-    """Returns the clocks of births of which it is not sure that they are the first that is heard of their rows."""
+    """Return the clocks of births of which it is not sure that they are the first that is heard of their rows."""
     log, spec = table.log, table.spec
     if spec.kind is KeyKind.BAG:
         if not table.has_orphans():
@@ -97,7 +97,7 @@ def _known(table: Table, group: Group, keys: Sequence[Any]) -> set[int]:
 
 
 def _insert(table: Table, group: Group, place: int, keys: Sequence[Any]) -> tuple[int, Group | None]:
-    """Inserts births, all or by halves; returns how many, and those that some constraint refuses among their neighbours."""
+    """Insert births, all or by halves; returns how many, and those that some constraint refuses among their neighbours."""
     if _inserted(table, group, place, keys):
         return len(keys), None
     if len(keys) <= _TOGETHER_MIN:
@@ -115,7 +115,7 @@ def _insert(table: Table, group: Group, place: int, keys: Sequence[Any]) -> tupl
 
 
 def _inserted(table: Table, group: Group, place: int, keys: Sequence[Any]) -> bool:
-    """Inserts births at once; False, with nothing done, if a constraint refuses one of them."""
+    """Insert births at once; False, with nothing done, if a constraint refuses one of them."""
     spec, log = table.spec, table.log
     by_birth = spec.kind is KeyKind.BAG
     mask = table.mask_of(group.columns) | EXISTENCE
@@ -151,7 +151,7 @@ def _inserted(table: Table, group: Group, place: int, keys: Sequence[Any]) -> bo
 
 
 def _next_rowid(table: Table) -> int | None:
-    """Returns the first of a run of free rowids at the end of the table, None if there is no room."""
+    """Return the first of a run of free rowids at the end of the table, None if there is no room."""
     rowid = quoted(table.spec.rowid)
     found = table.store.db.execute(f"SELECT max({rowid}) FROM {quoted(table.spec.name)}").fetchone()
     last = int(found[0] or 0)

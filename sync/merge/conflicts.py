@@ -32,7 +32,7 @@ class Change:
 
 
 def note_conflicts(table: Table, view: RowView, change: Change, gained: int, masks: Sequence[int], wall_ms: int) -> int:
-    """Records every value that loses to a write which had not seen it; returns how many records were made."""
+    """Record every value that loses to a write which had not seen it; returns how many records were made."""
     stamp = (change.hlc, table.store.site(change.place))
     made = 0
     for leaf, entry, mask in zip(view.leaves, view.entries, masks, strict=True):
@@ -65,19 +65,19 @@ def note_conflicts(table: Table, view: RowView, change: Change, gained: int, mas
 
 
 def _differing(lost: dict[str, Any], won: dict[str, Any]) -> dict[str, Any]:
-    """Returns the losing values that the winner does not have as well: writing the same value is no conflict."""
+    """Return the losing values that the winner does not have as well: writing the same value is no conflict."""
     return {name: value for name, value in lost.items() if name not in won or not same(won[name], value)}
 
 
 def _concurrent_bits(
     table: Table, winner: tuple[int, bytes], prior: bytes | None, loser: tuple[int, bytes], lost: int, *, whole: bool
 ) -> int:
-    """Returns the lost cells whose write the winner had not seen."""
+    """Return the lost cells whose write the winner had not seen."""
     return sum(1 << bit for bit in bits_of(lost) if concurrent(table, winner, prior, loser, 0 if whole else bit))
 
 
 def note_hidden(table: Table, change: Change, after: list[Entry], owned: dict[str, Any], wall_ms: int) -> int:
-    """Records values that a delete hides although they were written later: whoever inserts the row again ends them."""
+    """Record values that a delete hides although they were written later: whoever inserts the row again ends them."""
     tombstone = next((entry for entry in after if entry.dead), None)
     if tombstone is None:  # a change that came before the birth of its row
         return 0
@@ -93,5 +93,5 @@ def note_hidden(table: Table, change: Change, after: list[Entry], owned: dict[st
 
 
 def same(left: Any, right: Any) -> bool:
-    """True if two values are stored alike: 1 and 1.0 are not, nor are 0.0 and -0.0."""
+    """Return True if two values are stored alike: 1 and 1.0 are not, nor are 0.0 and -0.0."""
     return type(left) is type(right) and left == right and (bool(left) or repr(left) == repr(right))

@@ -29,18 +29,18 @@ _INTEGER = re.compile(r"\(*([+-]?[0-9]{1,18})\)*")
 
 
 def share_name(column: str, site: bytes) -> str:
-    """Returns the name of the register in which a site sums up what it did to a counter."""
+    """Return the name of the register in which a site sums up what it did to a counter."""
     return f"{column}{_NUL}{site.hex()}"
 
 
 def share_column(name: str) -> str | None:
-    """Returns the counter that a share belongs to, None for any other column."""
+    """Return the counter that a share belongs to, None for any other column."""
     column, nul, _ = name.partition(_NUL)
     return column if nul else None
 
 
 def totals(table: Table, registers: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns what the user's cells show, for the counters of a row with these registers that somebody has counted."""
+    """Return what the user's cells show, for the counters of a row with these registers that somebody has counted."""
     shares: dict[str, list[Any]] = {}
     for name, value in registers.items():
         column = share_column(name)
@@ -53,7 +53,7 @@ def totals(table: Table, registers: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def counted(view: RowView, place: int, mask: int, *, silent: bool) -> int:
-    """Turns what a local update did to the counters of a row into registers.
+    """Turn what a local update did to the counters of a row into registers.
 
     Args:
         view: the row, shown; its `present` becomes what the registers hold.
@@ -96,7 +96,7 @@ def counted(view: RowView, place: int, mask: int, *, silent: bool) -> int:
 
 
 def hold_registers(table: Table, place: int, hlc: int, values: Mapping[str, Any]) -> None:
-    """Holds the registers of counters among what a local entry owns."""
+    """Hold the registers of counters among what a local entry owns."""
     held = {name: value for name, value in values.items() if name in table.counters or share_column(name) is not None}
     if held:
         table.hold(place, hlc, held)
@@ -105,7 +105,7 @@ def hold_registers(table: Table, place: int, hlc: int, values: Mapping[str, Any]
 def hold_births(
     table: Table, place: int, hlcs: Sequence[int], columns: Sequence[str], rows: Iterable[Sequence[Any]]
 ) -> None:
-    """Holds the bases of a run of births, whose values come in the order of `columns`."""
+    """Hold the bases of a run of births, whose values come in the order of `columns`."""
     spots = [number for number, column in enumerate(columns) if column in table.counters]
     if spots:
         names = [columns[number] for number in spots]
@@ -113,7 +113,7 @@ def hold_births(
 
 
 def unseen(view: RowView, held: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns those held values of an entry that no user saw: of a row that is shown, not the registers of its counters."""
+    """Return those held values of an entry that no user saw: of a row that is shown, not the registers of its counters."""
     counters = view.table.counters
     if not counters or any(
         name in view.table.known and name not in counters for leaf in view.leaves for name in view.held(leaf)

@@ -16,7 +16,7 @@ from mycomesh.sync import codec
 from mycomesh.sync.merge.counters import share_column
 from mycomesh.sync.sqlite.table_spec import KeyKind
 from mycomesh.sync.storage.change_log import pack_mask, unpack_mask
-from mycomesh.sync.storage.insert_runs import Run
+from mycomesh.sync.storage.insert_runs import InsertRun
 from mycomesh.sync.storage.row_view import RowView, shrink
 from mycomesh.sync.storage.table import Row, Table
 from mycomesh.sync.wire.bundle import Group, Kind
@@ -43,7 +43,7 @@ def shed(table: Table, columns: Collection[str]) -> None:
     table.log.flush()
 
 
-def _shed_run(table: Table, run: Run, mask: int) -> None:
+def _shed_run(table: Table, run: InsertRun, mask: int) -> None:
     rows = range(run.row, run.row + run.n)
     names = table.columns_of(mask)
     present = table.cells_between(rows[0], rows[-1], names)
@@ -55,7 +55,7 @@ def _shed_run(table: Table, run: Run, mask: int) -> None:
 
 
 def _rows(table: Table) -> Iterator[list[Row]]:
-    """Yields every row that has a plain entry."""
+    """Yield every row that has a plain entry."""
     start = ""
     after: tuple[Any, ...] = ()
     while True:
@@ -69,7 +69,7 @@ def _rows(table: Table) -> Iterator[list[Row]]:
 
 
 def kept(group: Group, columns: Collection[str]) -> Group | None:
-    """Returns what is left of a group without these columns, None for nothing."""
+    """Return what is left of a group without these columns, None for nothing."""
     gone = {name for name in group.columns if name in columns or share_column(name) in columns}
     if not gone:
         return group

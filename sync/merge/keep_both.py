@@ -28,7 +28,7 @@ from mycomesh.sync.wire.bundle import Kind, Section
 
 __all__ = [
     "LEGACY_KEY_SIZE",
-    "Place",
+    "IdAssignment",
     "convert",
     "ended_before",
     "in_form",
@@ -50,7 +50,7 @@ _BATCH = 500
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class IdAssignment:
     """Where a row goes: the id that it wants, the one that it gets, and the claim that it lost to, if that is known."""
 
     wanted: int
@@ -58,8 +58,8 @@ class Place:
     winner: tuple[int, int] | None  # place of the site, hlc
 
 
-def place_of(table: Table, view: RowView, registers: Mapping[str, Any]) -> Place | None:
-    """Finds the id under which a row is to be shown, and moves the row that has it if that claimed it later.
+def place_of(table: Table, view: RowView, registers: Mapping[str, Any]) -> IdAssignment | None:
+    """Find the id under which a row is to be shown, and moves the row that has it if that claimed it later.
 
     Returns None if the registers do not say which id the row wants: it stays where it is.
     """
@@ -67,24 +67,24 @@ def place_of(table: Table, view: RowView, registers: Mapping[str, Any]) -> Place
     if type(wanted) is not int:
         return None
     if view.present is not None and view.row == wanted:
-        return Place(wanted, wanted, None)
+        return IdAssignment(wanted, wanted, None)
     rival = RowView.read(table, wanted)
     if rival.present is None:
-        return Place(wanted, wanted, None)
+        return IdAssignment(wanted, wanted, None)
     mine = RowView.read(table, view.row)
     claim, other = _claim(mine), _claim(rival)
     if claim is None or other is None:  # a row of the application's that has no stamp yet
-        return Place(wanted, _other_id(table, mine), None)
+        return IdAssignment(wanted, _other_id(table, mine), None)
     if rival.owned().get(table.spec.id_column) != wanted:  # moved to just this id, of 2^52
-        return Place(wanted, _other_id(table, mine), None)
+        return IdAssignment(wanted, _other_id(table, mine), None)
     if _stamp(table, other) < _stamp(table, claim):
-        return Place(wanted, _other_id(table, mine), other[:2])
-    _move(table, rival, other, Place(wanted, _other_id(table, rival), claim[:2]))
-    return Place(wanted, wanted, None)
+        return IdAssignment(wanted, _other_id(table, mine), other[:2])
+    _move(table, rival, other, IdAssignment(wanted, _other_id(table, rival), claim[:2]))
+    return IdAssignment(wanted, wanted, None)
 
 
-def placed(table: Table, before: Row, row: Row, place: Place | None) -> None:
-    """Keeps account of a row that is shown, or of one that is not (`place` None)."""
+def placed(table: Table, before: Row, row: Row, place: IdAssignment | None) -> None:
+    """Keep account of a row that is shown, or of one that is not (`place` None)."""
     db = table.store.db
     db.execute("DELETE FROM mycomesh_moved WHERE id = ? AND row IN (?, ?)", (table.table_id, before, row))
     if place is None or place.id == place.wanted:
@@ -101,7 +101,7 @@ def placed(table: Table, before: Row, row: Row, place: Place | None) -> None:
 
 
 def moved(table: Table, after: Row | None, limit: int) -> tuple[list[Row], int, Row | None]:
-    """Looks at up to `limit` rows after a row that are shown under another id than they want.
+    """Look at up to `limit` rows after a row that are shown under another id than they want.
 
     Returns those whose winner has gone, or who have gone; how many were looked at; and the last of them.
     """
@@ -117,7 +117,7 @@ def moved(table: Table, after: Row | None, limit: int) -> tuple[list[Row], int, 
 
 
 def to_settle(view: RowView, place: int) -> int:
-    """Returns the bit of the id where a local drain has to write what is shown: the row was born here, and has moved."""
+    """Return the bit of the id where a local drain has to write what is shown: the row was born here, and has moved."""
     table = view.table
     column = table.spec.id_column
     own = any(
@@ -127,7 +127,7 @@ def to_settle(view: RowView, place: int) -> int:
 
 
 def other_form(table: Table, section: Section) -> bool:
-    """True if some change names its row as another policy than this replica's would have it."""
+    """Return True if some change names its row as another policy than this replica's would have it."""
     spec = table.spec
     if spec.kind is not KeyKind.ROWID and not spec.id_column:
         return False
@@ -153,17 +153,17 @@ def _is_birth_or_legacy(key: Any) -> bool:
 
 
 def legacy_key(row: int) -> bytes:
-    """Returns the key of the end of a row that went by its id."""
+    """Return the key of the end of a row that went by its id."""
     return _LEGACY + row.to_bytes(8, "big", signed=True)
 
 
 def legacy_id(key: bytes) -> int:
-    """Returns the id in a legacy key."""
+    """Return the id in a legacy key."""
     return int.from_bytes(key[1:], "big", signed=True)
 
 
 def wanting(table: Table, wanted: int) -> list[Row]:
-    """Returns the shown rows that want an id: the one that has it, and those that are shown under another."""
+    """Return the shown rows that want an id: the one that has it, and those that are shown under another."""
     listing = "SELECT row FROM mycomesh_moved WHERE id = ? AND wanted = ? ORDER BY row"
     rows = [row for (row,) in table.store.db.execute(listing, (table.table_id, wanted)).fetchall()]
     views = [RowView.read(table, row) for row in [wanted, *rows]]
@@ -171,13 +171,13 @@ def wanting(table: Table, wanted: int) -> list[Row]:
 
 
 def ended_before(table: Table, wanted: Any) -> tuple[int, bytes]:
-    """Returns the stamp up to which births of an id are ended, from when rows went by their ids."""
+    """Return the stamp up to which births of an id are ended, from when rows went by their ids."""
     leaves = table.log.leaves(legacy_key(wanted)) if type(wanted) is int else []
     return max((_stamp(table, leaf) for leaf in leaves), default=(0, b""))
 
 
 def convert(table: Table) -> None:
-    """Gives every entry of a table whose rows went by their ids the identity of its row's birth.
+    """Give every entry of a table whose rows went by their ids the identity of its row's birth.
 
     The births are the same on every replica, so each comes to the same entries on its own. What waits for a birth that is
     not here is dropped, and with it the coverage of the other sites' clocks: rounds bring it under its new name.
@@ -239,8 +239,8 @@ def _other_id(table: Table, view: RowView) -> int:
     return -1 - int.from_bytes(digest, "big") % _IDS
 
 
-def _move(table: Table, rival: RowView, claim: Leaf, place: Place) -> None:
-    """Shows the row that has an id under another; constraint errors pass through."""
+def _move(table: Table, rival: RowView, claim: Leaf, place: IdAssignment) -> None:
+    """Show the row that has an id under another; constraint errors pass through."""
     column = table.spec.id_column
     table.update(rival.row, {column: place.id})
     table.log.rehome(rival.row, place.id)

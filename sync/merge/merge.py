@@ -29,7 +29,7 @@ from mycomesh.sync.storage.statements import blame
 from mycomesh.sync.storage.table import Row, Table
 from mycomesh.sync.wire.bundle import Group, Kind, Section
 
-__all__ = ["Merged", "Room", "materialize", "merge_section", "set_aside"]
+__all__ = ["Merged", "RowBudget", "materialize", "merge_section", "set_aside"]
 
 _SAVEPOINT = "mycomesh_merge"
 
@@ -44,14 +44,14 @@ class Merged:
     parked: int = 0
 
     def add(self, other: Merged) -> None:
-        """Counts what another section changed."""
+        """Count what another section changed."""
         self.changes += other.changes
         self.repaired += other.repaired
         self.conflicts += other.conflicts
         self.parked += other.parked
 
 
-class Room:
+class RowBudget:
     """How many changes one transaction may look at row by row, and what it had to leave, in groups that fill one each."""
 
     __slots__ = ("_free", "_most", "left")
@@ -61,7 +61,7 @@ class Room:
         self._most = self._free = most
 
     def take(self, group: Group) -> Group | None:
-        """Returns what there is room for, and keeps the rest."""
+        """Return what there is room for, and keeps the rest."""
         count = len(group.hlcs)
         taken = min(self._free, count)
         self._free -= taken
@@ -71,9 +71,9 @@ class Room:
 
 
 def merge_section(
-    table: Table, section: Section, wall_ms: int, *, repair: bool = False, room: Room | None = None
+    table: Table, section: Section, wall_ms: int, *, repair: bool = False, room: RowBudget | None = None
 ) -> Merged:
-    """Merges the groups of one section, then covers its ranges; inside a transaction.
+    """Merge the groups of one section, then covers its ranges; inside a transaction.
 
     `repair` takes changes although they are covered: the Merkle comparison has shown that they were lost here. With `room`,
     what is left in it is for another transaction; for sections without ranges.
@@ -110,7 +110,7 @@ def merge_section(
 
 
 def _covered(table: Table, group: Group) -> Sequence[bool]:
-    """Returns which changes of a group this replica covers, empty for none; covered and absent means superseded."""
+    """Return which changes of a group this replica covers, empty for none; covered and absent means superseded."""
     coverage = table.coverage
     if group.hlcs[0] > coverage.top(group.site):
         return ()
@@ -118,7 +118,7 @@ def _covered(table: Table, group: Group) -> Sequence[bool]:
 
 
 def _part(group: Group, covered: Sequence[bool], *, known: bool) -> Group | None:
-    """Returns the changes of a group that are covered, or those that are not; None if there are none."""
+    """Return the changes of a group that are covered, or those that are not; None if there are none."""
     if not any(covered):
         return None if known else group
     flags = [each is known for each in covered]
@@ -149,7 +149,7 @@ def _merge_rows(table: Table, group: Group, place: int, keys: list[Any], wall_ms
 
 
 def _merge_change(table: Table, view: RowView, change: Change, wall_ms: int | None, merged: Merged) -> None:
-    """Joins one change into its row, then brings the user's table and the held values in line."""
+    """Join one change into its row, then brings the user's table and the held values in line."""
     stamp = (change.hlc, table.store.site(change.place))
     if wall_ms is None and _take_twin(table, view, change):
         merged.changes += 1
@@ -185,7 +185,7 @@ def _merge_change(table: Table, view: RowView, change: Change, wall_ms: int | No
 
 
 def _take_twin(table: Table, view: RowView, change: Change) -> bool:
-    """Takes what a repair brings of a stamp that has other values here, where they are the greater by their encoding.
+    """Take what a repair brings of a stamp that has other values here, where they are the greater by their encoding.
 
     A file may have been changed behind the log's back in a way that nothing shows any more: a cell went from 1.0 to 1, which
     SQLite calls equal, in an update of its neighbour, and the entry was digested anew. Both sides keep the same one so.
@@ -216,7 +216,7 @@ def _take_twin(table: Table, view: RowView, change: Change) -> bool:
 
 
 def _lives(table: Table, change: Change, stamp: tuple[int, bytes]) -> bool:
-    """Applies the end of a row that went by its id to the births of that id; false for a birth that came to its end so."""
+    """Apply the end of a row that went by its id to the births of that id; false for a birth that came to its end so."""
     if change.dead and change.key[:1] == b"\x01":
         for row in keep_both.wanting(table, keep_both.legacy_id(change.key)):
             view = RowView.read(table, row)
@@ -235,7 +235,7 @@ def _lives(table: Table, change: Change, stamp: tuple[int, bytes]) -> bool:
 
 
 def _enter(table: Table, view: RowView, change: Change, gained: int) -> None:
-    """Writes the incoming entry, joined with what its stamp already owned."""
+    """Write the incoming entry, joined with what its stamp already owned."""
     earlier: Leaf | None = next((leaf for leaf in view.leaves if leaf[:2] == (change.place, change.hlc)), None)
     mask = gained
     values = {name: change.values[name] for name in table.columns_of(gained & ~EXISTENCE)}
@@ -254,7 +254,7 @@ def _enter(table: Table, view: RowView, change: Change, gained: int) -> None:
 
 
 def materialize(table: Table, view: RowView, seen: bool, target: dict[str, Any], *, reborn: bool) -> bool:
-    """Makes the user's table show `target` (or nothing), and holds what it cannot show.
+    """Make the user's table show `target` (or nothing), and holds what it cannot show.
 
     Returns true if the row had to be parked: it is on record, and tried again when something changes.
     """
@@ -263,7 +263,7 @@ def materialize(table: Table, view: RowView, seen: bool, target: dict[str, Any],
     if table.counters:
         shown |= totals(table, target)
     reason = ""
-    place: keep_both.Place | None = None
+    place: keep_both.IdAssignment | None = None
     show = _show_placed if table.spec.id_column and seen else _show
     try:
         row, place, seen = show(table, view, seen, shown, reborn=reborn)
@@ -298,7 +298,7 @@ def materialize(table: Table, view: RowView, seen: bool, target: dict[str, Any],
 
 
 def _converted(table: Table, row: Row, shown: dict[str, Any]) -> frozenset[str]:
-    """Returns the columns that do not keep what was written into them: the mesh knows them under another affinity."""
+    """Return the columns that do not keep what was written into them: the mesh knows them under another affinity."""
     present = table.read(row) or {}
     return frozenset(
         name for name in table.converting & shown.keys() if name in present and not same(present[name], shown[name])
@@ -307,8 +307,8 @@ def _converted(table: Table, row: Row, shown: dict[str, Any]) -> frozenset[str]:
 
 def _show_placed(
     table: Table, view: RowView, _seen: bool, shown: dict[str, Any], *, reborn: bool
-) -> tuple[Row, keep_both.Place | None, bool]:
-    """Shows a row under the id that it gets; a constraint that refuses the row leaves every other where it was."""
+) -> tuple[Row, keep_both.IdAssignment | None, bool]:
+    """Show a row under the id that it gets; a constraint that refuses the row leaves every other where it was."""
     db = table.store.db
     table.log.flush()  # what is undone must not be what was to be written anyway
     db.execute(f"SAVEPOINT {_SAVEPOINT}")
@@ -328,8 +328,8 @@ def _show_placed(
 
 def _show(
     table: Table, view: RowView, seen: bool, shown: dict[str, Any], *, reborn: bool
-) -> tuple[Row, keep_both.Place | None, bool]:
-    """Writes the user's row; constraint errors pass through, with no effect.
+) -> tuple[Row, keep_both.IdAssignment | None, bool]:
+    """Write the user's row; constraint errors pass through, with no effect.
 
     Returns the row's name afterwards, the place that it got if that was to be found, and whether it is seen.
     """
@@ -377,7 +377,7 @@ def set_aside(table: Table, row: Row, reason: str) -> None:
 
 
 def _reinsert(table: Table, row: Row, values: dict[str, Any]) -> Row:
-    """Replaces a row so that columns which no entry owns go back to their defaults; all or nothing."""
+    """Replace a row so that columns which no entry owns go back to their defaults; all or nothing."""
     db = table.store.db
     db.execute(f"SAVEPOINT {_SAVEPOINT}")
     try:
@@ -392,7 +392,7 @@ def _reinsert(table: Table, row: Row, values: dict[str, Any]) -> Row:
 
 
 def _insert(table: Table, row: Row, values: dict[str, Any]) -> Row:
-    """Inserts a row under its identity; returns its name, which for a row known by its birth is its rowid."""
+    """Insert a row under its identity; returns its name, which for a row known by its birth is its rowid."""
     if table.where_values(row) is not None and (isinstance(row, bytes) or table.spec.kind is KeyKind.ROWID):
         # A later write may own the key's spelling ('a' became 'A'): the identity stands in until that arrives.
         identity = [row] if isinstance(row, int) else codec.decode(row, bytes_max=len(row))
@@ -414,7 +414,7 @@ def _rename_dead(table: Table, view: RowView, row: Row) -> Row:
 
 
 def _hold(view: RowView, row: Row, target: dict[str, Any], veiled: frozenset[str], *, all_of_it: bool) -> None:
-    """Holds, for each entry of the row, the values that the user's table does not show: all of those in `veiled`.
+    """Hold, for each entry of the row, the values that the user's table does not show: all of those in `veiled`.
 
     `row` is what the row that was viewed is called by now.
     """

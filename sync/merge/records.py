@@ -64,7 +64,7 @@ def conflict(
     *,
     reason: str = "",
 ) -> int:
-    """Records one losing write; returns 1 if it was not known before.
+    """Record one losing write; returns 1 if it was not known before.
 
     `won` is the winner's stamp, `standing` the winner's values, None for a delete.
     """
@@ -98,14 +98,14 @@ def conflict(
 
 
 def moved(table: Table, wanted: int, given: int, lost: tuple[int, bytes], won: tuple[int, bytes]) -> None:
-    """Records that a row is shown under another id than the one that its writer gave it."""
+    """Record that a row is shown under another id than the one that its writer gave it."""
     column = table.spec.id_column
     loser = Loser(wanted, {column: wanted}, lost, dead=False)
     conflict(table, loser, won, {column: wanted}, table.store.clock.last >> 16, reason=f"{KEPT} {given}")
 
 
 def park(table: Table, row: Row, key: Any, reason: str, values: dict[str, Any], wall_ms: int) -> None:
-    """Records a row that the user's table refuses; its values are held and tried again."""
+    """Record a row that the user's table refuses; its values are held and tried again."""
     table.store.db.execute(
         "INSERT INTO mycomesh_parked VALUES(?, ?, ?, ?, ?, ?, ?)"
         " ON CONFLICT(id, row) DO UPDATE SET reason = excluded.reason, content = excluded.content",
@@ -122,12 +122,12 @@ def park(table: Table, row: Row, key: Any, reason: str, values: dict[str, Any], 
 
 
 def unpark(table: Table, row: Row) -> None:
-    """Ends the record of a row that is as it should be."""
+    """End the record of a row that is as it should be."""
     table.store.db.execute("DELETE FROM mycomesh_parked WHERE id = ? AND row = ?", (table.table_id, row))
 
 
 def rename_parked(table: Table, row: Row, name: Row, key: Any) -> None:
-    """Keeps the record of a parked row that goes by another name and key."""
+    """Keep the record of a parked row that goes by another name and key."""
     table.store.db.execute(
         "UPDATE OR REPLACE mycomesh_parked SET row = ?, row_key = ? WHERE id = ? AND row = ?",
         (name, key_text(key), table.table_id, row),
@@ -135,7 +135,7 @@ def rename_parked(table: Table, row: Row, name: Row, key: Any) -> None:
 
 
 def renumber_parked(table: Table, numbers: str) -> None:
-    """Keeps the records of parked rows that go by other integers: `numbers` is a table (old, new)."""
+    """Keep the records of parked rows that go by other integers: `numbers` is a table (old, new)."""
     db = table.store.db
     ours = "FROM mycomesh_parked WHERE id = ? AND typeof(row) = 'integer'"
     listing = (
@@ -147,7 +147,7 @@ def renumber_parked(table: Table, numbers: str) -> None:
 
 
 def rename_table(table: Table, name: str) -> None:
-    """Keeps the records of a table that goes by another name from now on."""
+    """Keep the records of a table that goes by another name from now on."""
     for record in ("mycomesh_parked", "mycomesh_conflicts"):
         table.store.db.execute(
             f"UPDATE OR REPLACE {record} SET table_name = ? WHERE table_name = ?", (name, table.spec.name)
@@ -155,7 +155,7 @@ def rename_table(table: Table, name: str) -> None:
 
 
 def time_text(wall_ms: int) -> str:
-    """Returns a Unix time in milliseconds as ISO 8601 in UTC; out-of-range times as they are."""
+    """Return a Unix time in milliseconds as ISO 8601 in UTC; out-of-range times as they are."""
     try:
         return dt.datetime.fromtimestamp(wall_ms / 1000, tz=dt.UTC).isoformat(timespec="milliseconds")
     except (OverflowError, ValueError, OSError):
@@ -163,7 +163,7 @@ def time_text(wall_ms: int) -> str:
 
 
 def key_text(key: Any) -> str:
-    """Returns a row's key as a person writes it: the value, a JSON array of several, or the birth of a keyless row."""
+    """Return a row's key as a person writes it: the value, a JSON array of several, or the birth of a keyless row."""
     if isinstance(key, int):
         return str(key)
     if key[:1] == b"\x01":
@@ -177,13 +177,13 @@ def key_text(key: Any) -> str:
 
 
 def values_text(values: dict[str, Any]) -> str:
-    """Returns columns and values as a JSON object; what a site had added to a counter goes as 'COLUMN +'."""
+    """Return columns and values as a JSON object; what a site had added to a counter goes as 'COLUMN +'."""
     named = {name.partition("\0")[0] + " +" * ("\0" in name): _plain(value) for name, value in values.items()}
     return json.dumps(named, ensure_ascii=False)
 
 
 def value_of(plain: Any) -> Any:
-    """Returns the value that a record's JSON stands for."""
+    """Return the value that a record's JSON stands for."""
     if not isinstance(plain, dict):
         return plain
     if "base64" in plain:
@@ -197,7 +197,7 @@ def _shortened(values: dict[str, Any], standing: dict[str, Any]) -> dict[str, An
 
 
 def shortened(plain: Any) -> Any:
-    """Returns a record's value as it is told in passing."""
+    """Return a record's value as it is told in passing."""
     text = plain if isinstance(plain, str) else json.dumps(plain, ensure_ascii=False)
     return plain if len(text) <= TOLD_MAX else f"{text[:TOLD_MAX]}... ({len(text)} characters)"
 

@@ -18,7 +18,7 @@ from mycomesh.sync.storage.row_view import RowView
 from mycomesh.sync.storage.store import Store
 from mycomesh.sync.storage.table import Row, Table
 
-__all__ = ["Showing"]
+__all__ = ["RetryQueue"]
 
 # A row that finds its place may displace another, whose place a third may take: chains longer than this wait for a change.
 PASSES_MAX = 8
@@ -36,7 +36,7 @@ class _Pass:
 
 
 @dataclass(slots=True)
-class Showing:
+class RetryQueue:
     """What one file has to try again."""
 
     _store: Store
@@ -78,7 +78,7 @@ class Showing:
         return found is not None
 
     def step(self, tables: Iterable[Table], room: int) -> int:
-        """Tries up to `room` parked or moved rows again, over all tables; returns the room left. Inside a transaction."""
+        """Try up to `room` parked or moved rows again, over all tables; returns the room left. Inside a transaction."""
         by_id = {table.table_id: table for table in tables}
         if not self._begun:
             self._begun = True
@@ -93,7 +93,7 @@ class Showing:
         return room
 
     def _advance(self, table: Table, state: _Pass, room: int) -> int:
-        """Tries the next rows of one table; returns how many were looked at, at least one."""
+        """Try the next rows of one table; returns how many were looked at, at least one."""
         looked = self._retry_parked(table, state, room) if state.parked else self._retry_moved(table, state, room)
         table.log.flush()
         if looked == room:
@@ -131,7 +131,7 @@ class Showing:
     # ---- values of columns that the table has got
 
     def show_held(self, table: Table, state: str, room: int) -> int:
-        """Shows up to `room` held values that the user's table may have room for by now; returns the room left.
+        """Show up to `room` held values that the user's table may have room for by now; returns the room left.
 
         All have been looked at when room is left. `state` stands for the table's columns: where it is another than before,
         the first come first again. Inside a transaction.

@@ -32,7 +32,7 @@ _NUMBER = re.compile(r"[ \t\n\v\f\r]*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0
 
 
 def keys_of(table: Table, group: Group) -> list[Any]:
-    """Returns each change's key, from the group or from its own values; checked against the table's kind.
+    """Return each change's key, from the group or from its own values; checked against the table's kind.
 
     Raises:
         MisfitError: rows of this table go by other keys; nothing was changed.

@@ -21,12 +21,12 @@ __all__ = ["collect", "collected", "forget", "inherit", "newest", "oldest", "sta
 
 
 def newest(table: Table) -> int:
-    """Returns the greatest clock of the table's tombstones, 0 without any."""
+    """Return the greatest clock of the table's tombstones, 0 without any."""
     return _clock(table, "max")
 
 
 def oldest(table: Table) -> int:
-    """Returns the least clock of the table's tombstones, 0 without any."""
+    """Return the least clock of the table's tombstones, 0 without any."""
     return _clock(table, "min")
 
 
@@ -36,7 +36,7 @@ def _clock(table: Table, which: str) -> int:
 
 
 def collect(table: Table, stable: int, limit: int) -> int:
-    """Removes up to `limit` tombstones with clocks up to `stable`; returns how many. Inside a transaction."""
+    """Remove up to `limit` tombstones with clocks up to `stable`; returns how many. Inside a transaction."""
     listing = (
         f"SELECT place, hlc, row, mask, digest, prior FROM {table.log.name} WHERE mask = 0 AND hlc <= ?"
         " ORDER BY hlc, place LIMIT ?"
@@ -50,14 +50,14 @@ def collect(table: Table, stable: int, limit: int) -> int:
 
 
 def collected(table: Table) -> Vector:
-    """Returns the marks: for each site `(0, hlc]`."""
+    """Return the marks: for each site `(0, hlc]`."""
     listing = "SELECT place, hlc FROM mycomesh_collected WHERE id = ? ORDER BY place"
     marks = table.store.db.execute(listing, (table.table_id,)).fetchall()
     return Vector({table.store.site(place): [(0, hlc)] for place, hlc in marks})
 
 
 def inherit(table: Table, marks: Vector, bound: int) -> None:
-    """Takes over the marks of a peer whose vector is adopted, up to the clock `bound`. Inside a transaction."""
+    """Take over the marks of a peer whose vector is adopted, up to the clock `bound`. Inside a transaction."""
     for site, ranges in marks.items():
         top = min(ranges[-1][1], bound)
         if top > 0:
@@ -75,7 +75,7 @@ def _mark(table: Table, place: int, hlc: int) -> None:
 
 
 def stamps(table: Table, site: bytes, after: int, upto: int, limit: int) -> tuple[list[int], int]:
-    """Returns up to `limit` clocks of the site's entries in `(after, upto]`, ascending, and the clock reached."""
+    """Return up to `limit` clocks of the site's entries in `(after, upto]`, ascending, and the clock reached."""
     place = table.store.place(site)
     if place is None:
         return [], upto
@@ -84,7 +84,7 @@ def stamps(table: Table, site: bytes, after: int, upto: int, limit: int) -> tupl
 
 
 def forget(table: Table, absent: Sequence[tuple[int, int]], wall_ms: int) -> int:
-    """Removes entries (place, hlc) that a peer covers and does not hold, with the rows whose birth is among them.
+    """Remove entries (place, hlc) that a peer covers and does not hold, with the rows whose birth is among them.
 
     Entries of a row whose birth stands are left: they were superseded by something that is still to come. Returns how many
     rows went; what a user wrote to such a row and nobody else has is kept on record. Inside a transaction.

@@ -26,7 +26,7 @@ _SAVEPOINT = "mycomesh_rivals"
 
 
 def later_claims(table: Table, row: Row, values: Mapping[str, Any]) -> dict[Row, str]:
-    """Returns the rows that keep a row with these values out, with the index that says so.
+    """Return the rows that keep a row with these values out, with the index that says so.
 
     Empty if there are none, or if any of them has claimed its place before this one.
     """
@@ -60,7 +60,7 @@ def _claim(table: Table, row: Row, names: Sequence[str]) -> tuple[int, bytes]:
 
 
 def _holders(table: Table, index: UniqueIndex, values: Sequence[Any]) -> list[Row]:
-    """Returns the rows that hold these values in the columns of a UNIQUE index."""
+    """Return the rows that hold these values in the columns of a UNIQUE index."""
     match = " AND ".join(
         f"t.{quoted(name)} = {mark(value)} COLLATE {quoted(collation)}"
         for (name, collation), value in zip(index.columns, values, strict=True)
@@ -69,7 +69,7 @@ def _holders(table: Table, index: UniqueIndex, values: Sequence[Any]) -> list[Ro
 
 
 def _evicted(table: Table, row: Row, values: Mapping[str, Any]) -> list[Row]:
-    """Returns the rows that SQLite would remove for this one if it were told to REPLACE: it is, and that is undone."""
+    """Return the rows that SQLite would remove for this one if it were told to REPLACE: it is, and that is undone."""
     db = table.store.db
     wanted = {name: value for name, value in values.items() if name in table.known and name != table.spec.id_column}
     gone: list[int] = []
@@ -101,7 +101,7 @@ def _evicted(table: Table, row: Row, values: Mapping[str, Any]) -> list[Row]:
 
 
 def rows_where(table: Table, condition: str, parameters: tuple[Any, ...] = ()) -> list[Row]:
-    """Returns what the change log calls the rows of the user's table that meet a condition."""
+    """Return what the change log calls the rows of the user's table that meet a condition."""
     spec = table.spec
     keys = spec.key if spec.kind is KeyKind.KEYED else ()
     terms = [raw_select(f"t.{quoted(column.name)}") for column in keys]

@@ -19,7 +19,7 @@ __all__ = ["admit", "future_bound", "reach_of"]
 def admit(
     payload: bytes, rights: Rights, wall_ms: int, origin: bytes | None, voucher: bytes | None
 ) -> tuple[Bundle, Applied]:
-    """Reads a bundle, a live batch of `origin` or a catch-up chunk of `voucher`, and leaves out what that one may not tell.
+    """Read a bundle, a live batch of `origin` or a catch-up chunk of `voucher`, and leaves out what that one may not tell.
 
     Raises:
         DecodeError: not a bundle.
@@ -53,7 +53,7 @@ def _check_sites(bundle: Bundle, origin: bytes, wall_ms: int) -> None:
 
 
 def _leave_out_future(bundle: Bundle, wall_ms: int) -> int:
-    """Takes groups with stamps too far ahead out of a catch-up chunk; returns how many changes that are."""
+    """Take groups with stamps too far ahead out of a catch-up chunk; returns how many changes that are."""
     bound = future_bound(wall_ms)
     refused = 0
     for section in bundle.sections:
@@ -64,7 +64,7 @@ def _leave_out_future(bundle: Bundle, wall_ms: int) -> int:
 
 
 def reach_of(bundle: Bundle, site: bytes) -> dict[str, int]:
-    """Returns by table the greatest hlc of one site in a bundle, 0 without any."""
+    """Return by table the greatest hlc of one site in a bundle, 0 without any."""
     return {
         section.table: max((group.hlcs[-1] for group in section.groups if group.site == site), default=0)
         for section in bundle.sections
@@ -72,5 +72,5 @@ def reach_of(bundle: Bundle, site: bytes) -> dict[str, int]:
 
 
 def future_bound(wall_ms: int) -> int:
-    """Returns the highest stamp that is taken at a wall time."""
+    """Return the highest stamp that is taken at a wall time."""
     return hlc_from_ms(wall_ms + DRIFT_MS_MAX) | 0xFFFF

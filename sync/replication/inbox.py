@@ -8,26 +8,26 @@ from __future__ import annotations
 
 from mycomesh.sync.errors import BatchRefusedError, DecodeError
 from mycomesh.sync.merge.keep_both import other_form
-from mycomesh.sync.merge.merge import Merged, Room, merge_section
+from mycomesh.sync.merge.merge import Merged, RowBudget, merge_section
 from mycomesh.sync.replication.admission import reach_of
 from mycomesh.sync.replication.applied import Applied
-from mycomesh.sync.replication.outbox import SHOWN_MAX, Intake
-from mycomesh.sync.replication.priority import Urgency
-from mycomesh.sync.replication.site import Life
+from mycomesh.sync.replication.outbox import SHOWN_MAX, Outbox
+from mycomesh.sync.replication.priority import Priority
+from mycomesh.sync.replication.site import Site
 from mycomesh.sync.schema.catalog import SCHEMA_TABLE, Catalog
 from mycomesh.sync.storage.store import Store
 from mycomesh.sync.storage.table import Table
 from mycomesh.sync.wire.bundle import Bundle, Section
 
-__all__ = ["Arrivals"]
+__all__ = ["Inbox"]
 
 MISSED_MAX = 4_096  # names that are remembered; the digests tell of more
 
 
-class Arrivals:
+class Inbox:
     """What others bring into one file."""
 
-    def __init__(self, store: Store, catalog: Catalog, life: Life, intake: Intake, urgency: Urgency) -> None:
+    def __init__(self, store: Store, catalog: Catalog, life: Site, intake: Outbox, urgency: Priority) -> None:
         self._store = store
         self._catalog = catalog
         self._life = life
@@ -36,7 +36,7 @@ class Arrivals:
         self.missed: set[str] = set()  # tables that were not here when a round brought them; none was begun since
 
     def merge(self, bundle: Bundle, applied: Applied, wall_ms: int, *, live: bool, repair: bool) -> None:
-        """Merges one bundle and notes in `applied` what became of it; `live` and `repair` as in `Replica.apply`.
+        """Merge one bundle and notes in `applied` what became of it; `live` and `repair` as in `Replica.apply`.
 
         The sections that are left in the bundle are for a transaction each: of what a round brings, no more is looked at row
         by row in one than is short for the write lock (ADR 0012). A live batch is taken in whole.
@@ -47,7 +47,7 @@ class Arrivals:
         """
         if self._life.caught_up(self._catalog.tables, reach_of(bundle, self._life.site)):
             applied.renewed = True
-        room = None if live or repair else Room(SHOWN_MAX)
+        room = None if live or repair else RowBudget(SHOWN_MAX)
         sections, bundle.sections = bundle.sections, []
         settled = False  # which is work for one transaction, once
         for section in sections:
@@ -76,7 +76,7 @@ class Arrivals:
             self._intake.settle()
 
     def _merge_section(
-        self, table: Table, section: Section, wall_ms: int, *, repair: bool, room: Room | None
+        self, table: Table, section: Section, wall_ms: int, *, repair: bool, room: RowBudget | None
     ) -> Merged:
         try:
             merged = merge_section(table, section, wall_ms, repair=repair, room=room)

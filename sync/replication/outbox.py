@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterable
 from mycomesh.sync.capture import table_scan
 from mycomesh.sync.capture.drain import CHUNK_ROWS_MAX, EDIT_WEIGHT, Drained, Times, captured_ms, drain_table
 from mycomesh.sync.merge.keep_both import in_form
-from mycomesh.sync.merge.retry import Showing
-from mycomesh.sync.replication.priority import Urgency
-from mycomesh.sync.replication.site import Life
+from mycomesh.sync.merge.retry import RetryQueue
+from mycomesh.sync.replication.priority import Priority
+from mycomesh.sync.replication.site import Site
 from mycomesh.sync.schema.catalog import ADOPTED_MAX, SCHEMA_TABLE, Catalog
 from mycomesh.sync.storage.large_rows import CHANGE_BYTES_MAX
 from mycomesh.sync.storage.pending_log import pending_name
@@ -23,7 +23,7 @@ from mycomesh.sync.storage.store import Store
 from mycomesh.sync.storage.table import Table
 from mycomesh.sync.wire.bundle import Section
 
-__all__ = ["SHOWN_MAX", "Intake"]
+__all__ = ["SHOWN_MAX", "Outbox"]
 
 # Rows that are tried again, or merged one by one, in one transaction: as many as changes of one row each.
 SHOWN_MAX = CHUNK_ROWS_MAX // EDIT_WEIGHT
@@ -33,15 +33,15 @@ SETTLE_TRIES = 3
 ASKED_MAX = 256
 
 
-class Intake:
+class Outbox:
     """What waits in one file, and how it gets its stamps."""
 
-    def __init__(self, store: Store, catalog: Catalog, life: Life, urgency: Urgency) -> None:
+    def __init__(self, store: Store, catalog: Catalog, life: Site, urgency: Priority) -> None:
         self._store = store
         self._catalog = catalog
         self._life = life
         self._urgency = urgency
-        self._showing = Showing(store)
+        self._showing = RetryQueue(store)
         self._data_version = -1
         self._owed: list[bytes] = []  # stamped already, to be published by the next drain
         self.breathe: Callable[[], None] = lambda: None  # between two transactions
@@ -50,12 +50,12 @@ class Intake:
         self._turn = 0  # whose pending log is read first: a table that is written all the time is not always first
 
     def stale(self) -> bool:
-        """True if another connection has committed since the last `drain` that found nothing more, or something waits."""
+        """Return True if another connection has committed since the last `drain` that found nothing more, or something waits."""
         known = self._store.data_version() == self._data_version and not self._catalog.changed()
         return self._showing.waits or not known
 
     def redefined(self) -> int | None:
-        """Returns a number that changes with each commit of others, if one has changed the schema, else None."""
+        """Return a number that changes with each commit of others, if one has changed the schema, else None."""
         return self._store.data_version() if self._catalog.changed() else None
 
     def unsettle(self) -> None:
@@ -68,7 +68,7 @@ class Intake:
         self.unsettle()
 
     def found(self, written_ms: int) -> None:
-        """Notes that what waits now was written before this replica was opened, the last of it at `written_ms`.
+        """Note that what waits now was written before this replica was opened, the last of it at `written_ms`.
 
         An insert that was logged without its time gets that one, or that of the first write that waits with its own if it
         is earlier: it would push that on, and have it win over what others wrote later.
@@ -80,7 +80,7 @@ class Intake:
         self._waited_ms = min([written_ms, *times]) if due else None
 
     def waiting(self) -> bool:
-        """True if some write has no stamp yet."""
+        """Return True if some write has no stamp yet."""
         return (
             self._moving() or table_scan.under_way(self._store.db) or bool(self.logged(self._catalog.tables.values()))
         )
@@ -89,7 +89,7 @@ class Intake:
         return self._life.moving is not None
 
     def logged(self, tables: Iterable[Table]) -> set[int]:
-        """Returns the ids of those tables of which writes wait in the pending log."""
+        """Return the ids of those tables of which writes wait in the pending log."""
         ids = sorted(table.table_id for table in tables)
         found: set[int] = set()
         for at in range(0, len(ids), ASKED_MAX):
@@ -115,7 +115,7 @@ class Intake:
         return owed + bundle, more
 
     def changing(self, wall_ms: int, change: Callable[[], None]) -> list[bytes]:
-        """Runs `change` in a write transaction in which no captured write is without its stamp; returns what to publish."""
+        """Run `change` in a write transaction in which no captured write is without its stamp; returns what to publish."""
         batches: list[bytes] = []
         more = True
         while more:  # local writes have no stamps yet: all of them first, a chunk a transaction
@@ -139,7 +139,7 @@ class Intake:
     def settled(
         self, wall_ms: int, read: Callable[[], None], *, locked: Callable[[], None] | None = None
     ) -> list[bytes]:
-        """Runs `read` in a transaction in which no captured write is without its stamp; returns batches to publish.
+        """Run `read` in a transaction in which no captured write is without its stamp; returns batches to publish.
 
         Where the application writes faster than we look, that is under the write lock, and `locked` is run in its place.
         """
@@ -217,7 +217,7 @@ class Intake:
         return drained.weight
 
     def drainer(self, wall_ms: int, sections: list[Section]) -> Callable[[Table], bool]:
-        """Returns a function that stamps one chunk of one table, keeps the section, and says whether that was all."""
+        """Return a function that stamps one chunk of one table, keeps the section, and says whether that was all."""
 
         def drain(table: Table) -> bool:
             drained = drain_table(table, self._life.place, self._times(table, wall_ms))
@@ -245,7 +245,7 @@ class Intake:
         self._catalog.renewed.clear()
 
     def settle(self) -> bool:
-        """Tries rows again, shows what was held for columns that a table has got, and looks at cells that became counters.
+        """Try rows again, shows what was held for columns that a table has got, and looks at cells that became counters.
 
         Every local write has its stamp: what is shown must not take the place of what nobody has read yet. As much as one
         transaction may do. Returns whether there are rows for the next drain to stamp.

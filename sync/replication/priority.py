@@ -14,7 +14,7 @@ from mycomesh.sync.schema.catalog import SCHEMA_TABLE, Catalog
 from mycomesh.sync.sqlite.identifiers import fold
 from mycomesh.sync.wire.bundle import BUNDLE_BYTES_MAX, Bundle, Section
 
-__all__ = ["Urgency", "UrgentBatch"]
+__all__ = ["Priority", "UrgentBatch"]
 
 
 class UrgentBatch(bytes):
@@ -23,7 +23,7 @@ class UrgentBatch(bytes):
     __slots__ = ()
 
 
-class Urgency:
+class Priority:
     """The urgent tables of one file: shell patterns over the names that tables have here. No pattern: nothing is urgent."""
 
     __slots__ = ("_catalog", "_patterns")
@@ -33,7 +33,7 @@ class Urgency:
         self._patterns = tuple(map(fold, patterns))
 
     def of(self, name: str) -> bool:
-        """True if the table that the mesh calls so goes first."""
+        """Return True if the table that the mesh calls so goes first."""
         if not self._patterns:
             return False
         table = self._catalog.tables.get(name)
@@ -41,7 +41,7 @@ class Urgency:
         return name == SCHEMA_TABLE or any(fnmatch.fnmatchcase(shown, pattern) for pattern in self._patterns)
 
     def batches(self, sections: Sequence[Section]) -> list[bytes]:
-        """Returns what one transaction has stamped as at most two batches, that of the urgent tables first.
+        """Return what one transaction has stamped as at most two batches, that of the urgent tables first.
 
         What is larger than any message is no batch: rounds bring it, in pieces.
         """

@@ -44,7 +44,7 @@ class Rights:
         return [table for table in tables if not self.may_write(self.own, table)]
 
     def leave_out(self, bundle: Bundle, writer: bytes) -> list[str]:
-        """Takes out whole sections, so that nothing of them is covered: tables that `writer` may not write; returns these.
+        """Take out whole sections, so that nothing of them is covered: tables that `writer` may not write; returns these.
 
         Tables that this node may not read go too, without a word.
         """

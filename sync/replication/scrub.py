@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from mycomesh.sync import codec
 from mycomesh.sync.capture import table_scan
-from mycomesh.sync.replication.outbox import Intake
+from mycomesh.sync.replication.outbox import Outbox
 from mycomesh.sync.schema.catalog import SCHEMA_TABLE, Catalog
 from mycomesh.sync.storage.store import Store
 from mycomesh.sync.storage.table import Row
@@ -42,7 +42,7 @@ class Scrubbed:
 class Scrub:
     """One pass after another over all tables of one file, in the order of their names."""
 
-    def __init__(self, store: Store, catalog: Catalog, intake: Intake) -> None:
+    def __init__(self, store: Store, catalog: Catalog, intake: Outbox) -> None:
         self._store = store
         self._catalog = catalog
         self._intake = intake
@@ -64,7 +64,7 @@ class Scrub:
         self._table, self._place, self._so_far = "", table_scan.START, Scrubbed()
 
     def step(self, wall_ms: int, limit: int) -> tuple[Scrubbed, list[bytes]]:
-        """Compares up to `limit` rows; returns what this pass has come to, and batches to publish.
+        """Compare up to `limit` rows; returns what this pass has come to, and batches to publish.
 
         Suspect rows are stamped by the drain that follows. After a step that is `done`, the next begins another pass.
 
@@ -114,7 +114,7 @@ class Scrub:
         return so_far, published
 
     def keep(self) -> None:
-        """Writes the position into the file, where the next run of the node goes on, and what the last pass has found."""
+        """Write the position into the file, where the next run of the node goes on, and what the last pass has found."""
         last = None if self._last is None else [*_plain(self._last), self._last.ended_ms]
         fact = [self._table, self._place.phase, self._place.after, *_plain(self._so_far), last]
         with self._store.transaction():
@@ -127,7 +127,7 @@ class Scrub:
         fact = self._store.meta(_FACT)
         if fact is not None:
             self._table, phase, after, rows, found, tables, last = codec.decode(fact, bytes_max=len(fact))
-            self._place = table_scan.Place(phase, after)
+            self._place = table_scan.ScanCursor(phase, after)
             self._so_far = Scrubbed(rows, found, tuple(tables))
             self._last = None if last is None else Scrubbed(last[0], last[1], tuple(last[2]), True, last[3])
 

@@ -25,7 +25,7 @@ from mycomesh.sync.storage.row_view import RowView
 from mycomesh.sync.storage.store import Store
 from mycomesh.sync.storage.table import Row, Table, birth_key
 
-__all__ = ["RENEWALS_MAX", "Life", "stamp_again"]
+__all__ = ["RENEWALS_MAX", "Site", "stamp_again"]
 
 # A file goes back in time once in a while, not again and again: a peer that says so more often in one run is lying.
 RENEWALS_MAX = 8
@@ -41,7 +41,7 @@ class Moving:
     after: int
 
 
-class Life:
+class Site:
     """One run of one file: the site under which it stamps, and from where on it does."""
 
     __slots__ = ("_entropy", "_kept", "_opened_at", "_renewals", "_store", "moving", "place")
@@ -64,7 +64,7 @@ class Life:
         mesh_key: bytes,
         entropy: Callable[[int], bytes],
         recalled: Mapping[bytes, int],
-    ) -> Life:
+    ) -> Site:
         """Begins a run under the file's site, or a new one if it was another node's or is behind `recalled`.
 
         `recalled` holds, for each site, an hlc that it is known to have reached. Inside a transaction.
@@ -92,7 +92,7 @@ class Life:
         return self._store.site(self.place)
 
     def behind(self, tables: Mapping[str, Table], reach: Mapping[str, int]) -> bool:
-        """True if a peer knows more of this site's clock, by table, than the file does."""
+        """Return True if a peer knows more of this site's clock, by table, than the file does."""
         known = {name: tables[name].coverage.top(self.site) for name in reach if name in tables}
         return any(reach[name] > top for name, top in known.items())
 
@@ -162,7 +162,7 @@ def _fresh_site(store: Store, node_id: bytes, entropy: Callable[[int], bytes]) -
 
 
 def stamp_again(table: Table, old: int, new: int, after: int) -> int:
-    """Gives every entry of the site at place `old` with an hlc past `after` a stamp of the site at `new`.
+    """Give every entry of the site at place `old` with an hlc past `after` a stamp of the site at `new`.
 
     The table's vector covers of the old site only what lies before. Returns the number of entries; inside a transaction.
     """
@@ -209,7 +209,7 @@ def _stamp_one(table: Table, row: Row, old: tuple[int, int], new: tuple[int, int
 
 
 def _moving(stored: object) -> Moving | None:
-    """Returns what a file says of entries that wait for another stamp; None where another hand has been at it."""
+    """Return what a file says of entries that wait for another stamp; None where another hand has been at it."""
     try:
         place, after = json.loads(stored) if isinstance(stored, str) else (None, None)
     except (ValueError, TypeError):

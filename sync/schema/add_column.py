@@ -29,7 +29,7 @@ _REFUSALS = (apsw.SQLError, apsw.AuthError, apsw.ConstraintError, apsw.MismatchE
 
 
 def add_column(db: Any, name: str, clauses: Sequence[str], table: Table | None = None) -> str:
-    """Adds a column by the first of these texts that SQLite takes; returns why it takes none, "" if it has.
+    """Add a column by the first of these texts that SQLite takes; returns why it takes none, "" if it has.
 
     `table` is the table's where its rows may be parked.
     """
@@ -44,7 +44,7 @@ def add_column(db: Any, name: str, clauses: Sequence[str], table: Table | None =
 
 
 def _add(db: Any, name: str, clause: str) -> str:
-    """Adds a column, or changes nothing and returns why SQLite refuses it."""
+    """Add a column, or changes nothing and returns why SQLite refuses it."""
     refused = ""
     db.execute(f"SAVEPOINT {_SAVEPOINT}")
     db.authorizer = adding(name)

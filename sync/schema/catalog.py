@@ -20,11 +20,11 @@ from mycomesh.sync.capture.rebuilt_rows import realign
 from mycomesh.sync.capture.triggers import fits
 from mycomesh.sync.merge.dropped_columns import shed
 from mycomesh.sync.merge.keep_both import convert
-from mycomesh.sync.schema.drift import Differences
+from mycomesh.sync.schema.drift import DriftNotes
 from mycomesh.sync.schema.facts import SCHEMA_ID, SCHEMA_TABLE, Facts
-from mycomesh.sync.schema.follow_facts import Following
-from mycomesh.sync.schema.generated_facts import Generating
-from mycomesh.sync.schema.index_triggers import Echoes
+from mycomesh.sync.schema.follow_facts import FactFollower
+from mycomesh.sync.schema.generated_facts import GeneratedFacts
+from mycomesh.sync.schema.index_triggers import IndexTriggers
 from mycomesh.sync.schema.migration import migrate
 from mycomesh.sync.schema.migration_plan import Plan
 from mycomesh.sync.schema.names import Names
@@ -69,9 +69,9 @@ class Catalog:
         self.policies = Policies()
         self.names: Names
         self._file = FileSchema(store.db)
-        self._differences = Differences()
-        self.echoes = Echoes(store, self, self._file)
-        self.generating = Generating(store, self)
+        self._differences = DriftNotes()
+        self.echoes = IndexTriggers(store, self, self._file)
+        self.generating = GeneratedFacts(store, self)
         # By the mesh's name: a table's fact, those of its generated columns, and what they define.
         self._defined: dict[str, tuple[str, dict[str, str], TableSpec | None]] = {}
         self._anew: frozenset[str] = frozenset()  # folded names of tables that were made since the last `refresh`
@@ -108,7 +108,7 @@ class Catalog:
             self.tables[table.spec.folded] = table
 
     def read_sums(self) -> None:
-        """Reads what the change logs sum up to, before any write lock is taken: only a node writes them."""
+        """Read what the change logs sum up to, before any write lock is taken: only a node writes them."""
         db = self._store.db
         made = {name for (name,) in db.execute("SELECT name FROM sqlite_schema WHERE name GLOB 'mycomesh_*'")}
         if "mycomesh_replicated" not in made:
@@ -120,7 +120,7 @@ class Catalog:
                     self._sums[number] = ChangeLog(self._store, number).read_sums()
 
     def open(self, drain: Callable[[Table], bool]) -> None:
-        """Loads the schema table, then every user table; inside a transaction, after `read_sums`.
+        """Load the schema table, then every user table; inside a transaction, after `read_sums`.
 
         `drain` stamps a part of one table's pending log, and says whether that was all.
         """
@@ -129,15 +129,15 @@ class Catalog:
         self.refresh(drain, most=ADOPTED_MAX)
 
     def admits(self, name: str) -> bool:
-        """True if a user table of that name is replicated, here or once it is made."""
+        """Return True if a user table of that name is replicated, here or once it is made."""
         return self._filter.admits(name) and name not in self.dropped and (name,) not in self.policies.dropped
 
     def changed(self) -> bool:
-        """True if some connection has changed the schema since the last `refresh`."""
+        """Return True if some connection has changed the schema since the last `refresh`."""
         return self._file.version() != self._version
 
     def stands(self) -> bool:
-        """True if every replicated table can be read as it is known here, whatever else has changed in the schema."""
+        """Return True if every replicated table can be read as it is known here, whatever else has changed in the schema."""
         known = (table for name, table in self.tables.items() if name != SCHEMA_TABLE)
         return not self.changed() or all(self._file.standing(table.spec.name) == table.stood for table in known)
 
@@ -187,17 +187,17 @@ class Catalog:
         self._version = -1 if self._unfinished else version
 
     def _record_facts(self) -> None:
-        """Writes down what the facts lack, and follows them where they say more together than they did alone."""
+        """Write down what the facts lack, and follows them where they say more together than they did alone."""
         before = self.facts.written
         record_facts(self._store.db, self)
         self.generating.record()
         if self.facts.written != before or not self._followed:  # a file may come from a version that knew none of them
             self._followed = True
             self.read_decisions()
-            Following(self._store, self).regenerate()
+            FactFollower(self._store, self).regenerate()
 
     def read_decisions(self) -> None:
-        """Reads what the mesh has decided about tables, and what this file calls them."""
+        """Read what the mesh has decided about tables, and what this file calls them."""
         self.policies = Policies.read(self._store.db, SCHEMA_TABLE)
         self.names = Names(self._store.db)
 
@@ -205,11 +205,11 @@ class Catalog:
         """Has the file follow what facts say: what is dropped, renamed, missing; inside a transaction."""
         self._before = self._before or (dict(self.tables), dict(self.notes))
         self.read_decisions()
-        Following(self._store, self).follow()
+        FactFollower(self._store, self).follow()
         self.refresh(drain)
 
     def migrate(self, script: str, drain: Callable[[Table], bool]) -> Plan:
-        """Runs a migration, and writes down what the mesh has to know of it; inside a transaction.
+        """Run a migration, and writes down what the mesh has to know of it; inside a transaction.
 
         Every captured write has its stamp.
 
@@ -223,14 +223,14 @@ class Catalog:
         return plan
 
     def decide(self, fact: tuple[str, str, str]) -> None:
-        """Writes a policy's fact (name, kind, sql), to take effect in the next `refresh`; inside a transaction."""
+        """Write a policy's fact (name, kind, sql), to take effect in the next `refresh`; inside a transaction."""
         self.facts.write(*fact)
         self._version = -1
 
     # ---- tables of the file
 
     def spec(self, mesh: str, name: str) -> TableSpec:
-        """Returns the table of that name as the mesh knows it; raises `UnsupportedTable`."""
+        """Return the table of that name as the mesh knows it; raises `UnsupportedTable`."""
         return self.policies.applied(self._undecided(mesh, name))
 
     def _undecided(self, mesh: str, name: str) -> TableSpec:
@@ -238,7 +238,7 @@ class Catalog:
         return self.names.spec(self._file.spec(name), mesh, self.policies.dropped_of(mesh))
 
     def _altered(self, present: Mapping[str, str]) -> list[tuple[str, TableSpec]]:
-        """Returns the tables that are not captured as they are; notes what cannot be replicated."""
+        """Return the tables that are not captured as they are; notes what cannot be replicated."""
         altered = []
         for mesh, name in present.items():
             try:
@@ -254,7 +254,7 @@ class Catalog:
         return altered
 
     def _registered(self, mesh: str) -> tuple[Any, ...] | None:
-        """Returns (id, shape, bits, known) of a table that is replicated, the last two as JSON."""
+        """Return (id, shape, bits, known) of a table that is replicated, the last two as JSON."""
         listing = "SELECT id, shape, bits, known FROM mycomesh_replicated WHERE name = ?"
         return self._store.db.execute(listing, (mesh,)).fetchone()  # type: ignore[no-any-return]
 
@@ -303,7 +303,7 @@ class Catalog:
             self.notes[mesh] = _BROUGHT_BACK.format(", ".join(vanished))
 
     def _fits(self, spec: TableSpec) -> bool:
-        """True if rows go by the same names as in the table of the mesh."""
+        """Return True if rows go by the same names as in the table of the mesh."""
         defined = self.defined(spec.folded)
         return defined is None or defined.identity == spec.identity
 
@@ -341,14 +341,14 @@ class Catalog:
         return self.spec(spec.folded, spec.name)
 
     def _vanished(self, table_id: int, spec: TableSpec, bits: Any, captured: Any) -> tuple[TableSpec, list[str]]:
-        """Returns the table, and the columns that it has lost though the mesh has them; what a rebuild renamed is none."""
+        """Return the table, and the columns that it has lost though the mesh has them; what a rebuild renamed is none."""
         explained = {column.folded for column in spec.columns} | self.policies.dropped_of(spec.folded)
         vanished = [column for column in captured if column not in explained]
         renamed = renamed_columns(self._store, table_id, spec, bits, vanished, self._mesh_key) if vanished else {}
         return (self._rename(spec, renamed), []) if renamed else (spec, vanished)
 
     def _note_dropped(self, present: Collection[str]) -> None:
-        """Notes the tables that were here and are not, and takes off what capture has left on a renamed one."""
+        """Note the tables that were here and are not, and takes off what capture has left on a renamed one."""
         db = self._store.db
         self.dropped = set()
         listing = "SELECT id, name, shape FROM mycomesh_replicated ORDER BY id"
@@ -358,7 +358,7 @@ class Catalog:
             defined = self.defined(folded)
             if defined is not None and defined.identity != shape:  # it was parked: who has renamed it wants the mesh's
                 self.uninstall(table_id)
-                self._unfinished = Following(self._store, self).make(folded)
+                self._unfinished = FactFollower(self._store, self).make(folded)
                 continue
             self.dropped.add(folded)
             self.notes[folded] = (
@@ -368,8 +368,8 @@ class Catalog:
             self.uninstall(table_id)  # RENAME has taken the triggers along
 
     def _bring_back(self, spec: TableSpec, vanished: list[str]) -> bool:
-        """Adds columns again that entries own and the file has lost; False, and a note, if that cannot be done."""
-        Following(self._store, self).add_columns(spec, vanished)
+        """Add columns again that entries own and the file has lost; False, and a note, if that cannot be done."""
+        FactFollower(self._store, self).add_columns(spec, vanished)
         have = {column.folded for column in self.spec(spec.folded, spec.name).columns}
         lost = [column for column in vanished if column not in have]
         if lost:
@@ -379,7 +379,7 @@ class Catalog:
         return not lost
 
     def _adopt_new(self, spec: TableSpec) -> None:
-        """Registers a table, and has every row that it holds already logged as an insert of no particular time."""
+        """Register a table, and has every row that it holds already logged as an insert of no particular time."""
         bits = extended({}, spec)
         db = self._store.db
         found = db.execute("SELECT max(id) FROM mycomesh_replicated").fetchone()
@@ -439,7 +439,7 @@ class Catalog:
         return table
 
     def forget(self, folded: str) -> None:
-        """Ends the life of a table in memory; its triggers go on."""
+        """End the life of a table in memory; its triggers go on."""
         table = self.tables.pop(folded, None)
         if table is not None:
             table.unload()
@@ -458,7 +458,7 @@ class Catalog:
         return due
 
     def discard(self, mesh: str) -> None:
-        """Takes everything that is ours of a dropped table out of the file; the user's table is the caller's."""
+        """Take everything that is ours of a dropped table out of the file; the user's table is the caller's."""
         db = self._store.db
         self.forget(mesh)
         self.names.forget(mesh)
@@ -472,14 +472,14 @@ class Catalog:
             db.execute(f"DELETE FROM mycomesh_{name} WHERE id = ?", found)
 
     def _captured(self, table: Table) -> bool:
-        """True if the table's triggers stand."""
+        """Return True if the table's triggers stand."""
         standing = self._file.standing(table.spec.name)
         if table.stood != standing and captured(table, standing):
             table.stood = standing
         return table.stood == standing
 
     def uninstall(self, table_id: int) -> None:
-        """Takes off a table what refers to its columns; what is written then is found by a sweep alone."""
+        """Take off a table what refers to its columns; what is written then is found by a sweep alone."""
         take_off(self._store.db, table_id)
 
     def install(self, table: Table) -> None:
@@ -489,7 +489,7 @@ class Catalog:
     # ---- facts
 
     def defined(self, mesh: str) -> TableSpec | None:
-        """Returns what a table's facts define, None if it has none or that is anything else."""
+        """Return what a table's facts define, None if it has none or that is anything else."""
         fact = self.facts.of(mesh)
         if fact is None:
             return None

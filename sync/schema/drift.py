@@ -19,21 +19,21 @@ from mycomesh.sync.sqlite.generated_columns import generated_of
 from mycomesh.sync.sqlite.table_spec import TableSpec, user_tables
 from mycomesh.sync.storage.table import Table
 
-__all__ = ["Differences"]
+__all__ = ["DriftNotes"]
 
 # Of one table: as many constraints, and so much of each, as one line bears.
 TOLD_MAX = 4
 TOLD_CHARS_MAX = 80
 
 
-class Differences:
+class DriftNotes:
     """What was told of each table, by the mesh's name."""
 
     def __init__(self) -> None:
         self._told: dict[str, tuple[Table, TableSpec | None, str]] = {}  # (table, what the mesh has, the line)
 
     def tell(self, table: Table, defined: TableSpec | None, notes: dict[str, str]) -> None:
-        """Notes of a table how it differs, and has it know which columns do; a note that says something else stays."""
+        """Note of a table how it differs, and has it know which columns do; a note that says something else stays."""
         mesh = table.spec.folded
         before, compared, line = self._told.get(mesh, (None, None, ""))
         if before is not table or compared is not defined:
@@ -59,7 +59,7 @@ def _others(table: Table, defined: TableSpec | None) -> list[str]:
 
 
 def _converting(spec: TableSpec, defined: TableSpec | None) -> dict[str, str]:
-    """Returns the columns that store some values in another form than the mesh's definition, each with a line that says so."""
+    """Return the columns that store some values in another form than the mesh's definition, each with a line that says so."""
     theirs = {column.folded: column.affinity for column in defined.columns} if defined is not None else {}
     return {
         column.folded: f"column {column.name!r} stores values as {column.affinity} here and as {theirs[column.folded]} on the"
@@ -70,7 +70,7 @@ def _converting(spec: TableSpec, defined: TableSpec | None) -> dict[str, str]:
 
 
 def _defaults(spec: TableSpec, defined: TableSpec) -> list[str]:
-    """Returns a line for each column that has two defaults: what nobody has written shows each node its own."""
+    """Return a line for each column that has two defaults: what nobody has written shows each node its own."""
     theirs = {column.folded: column for column in defined.columns}
     return [
         f"column {mine.name!r} has the default {mine.default or 'NULL'} here and {column.default or 'NULL'} on the"
@@ -83,7 +83,7 @@ def _defaults(spec: TableSpec, defined: TableSpec) -> list[str]:
 
 
 def _compared(here: dict[str, str], mesh: dict[str, str]) -> str:
-    """Returns one line for constraints that are not the same."""
+    """Return one line for constraints that are not the same."""
     sides = [
         f"{_listed([text for key, text in own.items() if key not in other])} {where}"
         for own, other, where in ((here, mesh, "here alone"), (mesh, here, "on the mesh and not here"))
@@ -104,7 +104,7 @@ def _listed(texts: list[str]) -> str:
 
 @functools.lru_cache(maxsize=64)
 def _constraints_of(sql: str) -> dict[str, str]:
-    """Returns the constraints of a CREATE TABLE as texts, by what is equal where they are alike."""
+    """Return the constraints of a CREATE TABLE as texts, by what is equal where they are alike."""
     try:
         with scratch(sql) as db:
             (table,) = user_tables(db)[0]

@@ -33,18 +33,18 @@ class Facts:
         self.written = 0  # ever, by this object
 
     def all(self, kind: str) -> list[tuple[str, str]]:
-        """Returns (name, sql) of every fact of a kind that can be one, by name."""
+        """Return (name, sql) of every fact of a kind that can be one, by name."""
         listing = f"SELECT name, sql FROM {SCHEMA_TABLE} WHERE kind = ? ORDER BY name"
         found = self._store.db.execute(listing, (kind,)).fetchall()
         return [(name, sql) for name, sql in found if type(name) is str and _possible(sql)]
 
     def of(self, name: str) -> str | None:
-        """Returns what one fact says, None if there is none that can be one."""
+        """Return what one fact says, None if there is none that can be one."""
         found = self._store.db.execute(f"SELECT sql FROM {SCHEMA_TABLE} WHERE name = ?", (name,)).fetchone()
         return found[0] if found is not None and _possible(found[0]) else None
 
     def write(self, name: str, kind: str, sql: str) -> None:
-        """Writes one fact, to be stamped by the next drain; inside a transaction."""
+        """Write one fact, to be stamped by the next drain; inside a transaction."""
         self.written += 1
         self._store.db.execute(
             f"INSERT INTO {SCHEMA_TABLE} VALUES(?, ?, ?) ON CONFLICT(name) DO UPDATE SET sql = excluded.sql",

@@ -27,12 +27,12 @@ from mycomesh.sync.storage.table import Table
 if TYPE_CHECKING:
     from mycomesh.sync.schema.catalog import Catalog
 
-__all__ = ["Following"]
+__all__ = ["FactFollower"]
 
 _SAVEPOINT = "mycomesh_follow"
 
 
-class Following:
+class FactFollower:
     """One pass; the catalogue has just read what the mesh has decided."""
 
     def __init__(self, store: Store, catalog: Catalog) -> None:
@@ -41,7 +41,7 @@ class Following:
         self._refused: dict[str, str] = {}  # what SQLite refused in this pass, by table
 
     def follow(self) -> None:
-        """Drops, renames, then adds; inside a transaction in which every captured write has its stamp."""
+        """Drop, renames, then adds; inside a transaction in which every captured write has its stamp."""
         facts = self._catalog.facts
         indexes = facts.all(INDEX)
         self._drop_indexes([name for name, sql in indexes if not sql])
@@ -66,7 +66,7 @@ class Following:
                 self._define(name, shown[name])
 
     def make(self, mesh: str) -> bool:
-        """Makes one table of the mesh that is not here; returns whether it is."""
+        """Make one table of the mesh that is not here; returns whether it is."""
         defined = [name for name, _ in self._catalog.facts.all(TABLE)]
         if not self._catalog.admits(mesh) or mesh not in defined:
             return False
@@ -89,7 +89,7 @@ class Following:
     # ---- what is no more
 
     def _drop_indexes(self, facts: Sequence[str]) -> None:
-        """Drops indexes that are a user's, of tables that are replicated here, whatever a fact names."""
+        """Drop indexes that are a user's, of tables that are replicated here, whatever a fact names."""
         replicated = {fold(table.spec.name) for table in self._tables()}
         for name, owner, _ in user_indexes(self._db):
             if f"{INDEX}:{fold(name)}" in facts and fold(owner) in replicated:
@@ -106,7 +106,7 @@ class Following:
             self._catalog.discard(mesh)
 
     def _drop_columns(self, table: Table) -> None:
-        """Drops what the mesh has dropped since the last time, and what could not be dropped then."""
+        """Drop what the mesh has dropped since the last time, and what could not be dropped then."""
         catalog, spec = self._catalog, table.spec
         due = catalog.shed(table)
         records = catalog.names.columns(spec.folded)
@@ -132,7 +132,7 @@ class Following:
             catalog.forget(spec.folded)  # the refresh that follows notes why
 
     def _again(self, table: Table, name: str) -> Table:
-        """Returns the table as it is in the file now."""
+        """Return the table as it is in the file now."""
         catalog, mesh = self._catalog, table.spec.folded
         captured = {column: bit for column, bit in table.bits_captured.items() if column not in table.dropped}
         again = catalog.reload(table.table_id, catalog.spec(mesh, name), table.bits, table, captured)
@@ -143,7 +143,7 @@ class Following:
     # ---- what has another name
 
     def _column_names(self, mesh: str, columns: Iterable[Column]) -> dict[str, str]:
-        """Returns how every column of a table is shown: those of the mesh's definition and those that a file has."""
+        """Return how every column of a table is shown: those of the mesh's definition and those that a file has."""
         policies = self._catalog.policies
         defined = self._catalog.defined(mesh)
         own = {column.folded: column.name for column in (*columns, *(defined.columns if defined else ()))}
@@ -173,7 +173,7 @@ class Following:
             self._again(table, spec.name)
 
     def _shown(self, defined: Sequence[str]) -> dict[str, str]:
-        """Returns how every table of the mesh is shown."""
+        """Return how every table of the mesh is shown."""
         catalog = self._catalog
         own = {name: name for name in defined}
         for name, table in catalog.tables.items():
@@ -239,7 +239,7 @@ class Following:
                 catalog.names.leave(mesh, fold(column), column)
 
     def add_columns(self, spec: TableSpec, columns: Sequence[str], table: Table | None = None) -> None:
-        """Adds columns of the mesh's definition to a table of this file, each under the name by which it is shown.
+        """Add columns of the mesh's definition to a table of this file, each under the name by which it is shown.
 
         `table` is the replicated table where every captured write has its stamp: rows that a column refuses are parked.
         """
@@ -267,7 +267,7 @@ class Following:
                     catalog.names.record(mesh, spec.name, {column: target[column]})
 
     def _renamed_definition(self, defined: TableSpec, name: str, target: Mapping[str, str]) -> str | None:
-        """Returns the mesh's definition of a table under these names; None if its SQL does not allow that."""
+        """Return the mesh's definition of a table under these names; None if its SQL does not allow that."""
         dropped = self._catalog.policies.dropped_of(defined.folded)
         renamed = {column: here for column, here in target.items() if fold(here) != column}
         if not renamed and not dropped and fold(name) == defined.folded:

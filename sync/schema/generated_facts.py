@@ -29,14 +29,14 @@ from mycomesh.sync.storage.table import Table
 if TYPE_CHECKING:
     from mycomesh.sync.schema.catalog import Catalog
 
-__all__ = ["Generating"]
+__all__ = ["GeneratedFacts"]
 
 _SAVEPOINT = "mycomesh_generating"
 # By column: (the text of the mesh that was followed last, as it stands here)
 _Memory = dict[str, list[str]]
 
 
-class Generating:
+class GeneratedFacts:
     """The generated columns of one file's replicated tables, known by their folded names."""
 
     def __init__(self, store: Store, catalog: Catalog) -> None:
@@ -44,7 +44,7 @@ class Generating:
         self._catalog = catalog
 
     def record(self) -> None:
-        """Writes a fact for each generated column that is new or another in this file, or gone."""
+        """Write a fact for each generated column that is new or another in this file, or gone."""
         listing = "SELECT substr(name, 11), value FROM mycomesh_meta WHERE name GLOB 'generated/*' ORDER BY name"
         known = {mesh: json.loads(value) for mesh, value in self._store.db.execute(listing).fetchall()}
         for mesh, table in self._catalog.tables.items():
@@ -87,7 +87,7 @@ class Generating:
     def follow(
         self, tables: Collection[Table], again: Callable[[Table, str], Table], between: Callable[[], None]
     ) -> None:
-        """Drops what the mesh has no more or has in another way, does what is `between`, and adds what is missing.
+        """Drop what the mesh has no more or has in another way, does what is `between`, and adds what is missing.
 
         `again` reads a table anew. Inside a transaction in which every captured write has its stamp.
         """
@@ -117,7 +117,7 @@ class Generating:
         self._catalog.install(again(each.table, spec.name))
 
     def _due(self, mesh: str, here: Mapping[str, str], texts: Mapping[str, str], memory: _Memory) -> list[str]:
-        """Returns the columns of a table that the mesh has no more or has in another way, and what is computed of these."""
+        """Return the columns of a table that the mesh has no more or has in another way, and what is computed of these."""
         stored, wanted = self._stored(mesh), {**self._catalog.policies.generated.get(mesh, {}), **texts}
         due = [
             column
@@ -128,7 +128,7 @@ class Generating:
         return with_dependents(here, due)
 
     def _drop(self, each: _Pass, column: str, *, replaced: bool) -> bool:
-        """Drops a generated column, and if it comes in another way the indexes that name it; returns whether it is gone."""
+        """Drop a generated column, and if it comes in another way the indexes that name it; returns whether it is gone."""
         db, name = self._store.db, each.table.spec.name
         indexes = {
             index: sql
@@ -149,7 +149,7 @@ class Generating:
         return True
 
     def _complete(self, each: _Pass) -> None:
-        """Adds what the mesh has, or what was there before where SQLite refuses that."""
+        """Add what the mesh has, or what was there before where SQLite refuses that."""
         mesh = each.table.spec.folded
         table = self._catalog.tables.get(mesh)
         texts = self._on_mesh(mesh)
@@ -174,7 +174,7 @@ class Generating:
         self._remember(mesh, memory)
 
     def _add(self, mesh: str, name: str, column: str, text: str) -> bool:
-        """Adds a generated column, in the names that this file has for others; returns whether SQLite takes it."""
+        """Add a generated column, in the names that this file has for others; returns whether SQLite takes it."""
         spec = self._catalog.spec(mesh, name)
         sql = definition(self._store.db, spec)
         names = {other.folded: other.name for other in spec.columns if other.mesh}
@@ -189,14 +189,14 @@ class Generating:
     # ---- texts
 
     def _here(self, spec: TableSpec) -> Mapping[str, str] | None:
-        """Returns the texts of a table's generated columns in the mesh's names, None if they cannot be told."""
+        """Return the texts of a table's generated columns in the mesh's names, None if they cannot be told."""
         if not spec.generated:
             return {}
         sql = definition(self._store.db, spec)
         return None if sql is None else generated_of(sql)
 
     def _on_mesh(self, mesh: str) -> Mapping[str, str] | None:
-        """Returns the texts of the generated columns that the mesh has of a table."""
+        """Return the texts of the generated columns that the mesh has of a table."""
         defined = self._catalog.defined(mesh)
         if defined is None or not defined.generated:
             return None if defined is None else {}
@@ -205,7 +205,7 @@ class Generating:
         return {column: text for column, text in texts.items() if stated.get(column) != ""}
 
     def _stored(self, mesh: str) -> frozenset[str]:
-        """Returns the stored columns of the mesh's definition that are not dropped."""
+        """Return the stored columns of the mesh's definition that are not dropped."""
         defined = self._catalog.defined(mesh)
         columns = defined.columns if defined is not None else ()
         return frozenset(column.folded for column in columns) - self._catalog.policies.dropped_of(mesh)
@@ -218,7 +218,7 @@ class Generating:
 
 
 def _followed(remembered: list[str] | None, text: str, here: str) -> bool:
-    """True if a column stands here as it came of that text: a file may have other names in it."""
+    """Return True if a column stands here as it came of that text: a file may have other names in it."""
     return remembered is not None and alike(remembered[0], text) and alike(remembered[1], here)
 
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from mycomesh.sync.storage.store import Store
     from mycomesh.sync.storage.table import Table
 
-__all__ = ["Echoes"]
+__all__ = ["IndexTriggers"]
 
 _SAVEPOINT = "mycomesh_echo"
 _WRITES = (apsw.SQLITE_INSERT, apsw.SQLITE_UPDATE, apsw.SQLITE_DELETE)
@@ -41,7 +41,7 @@ _FAILED = "its trigger failed ({}), and is off until the node starts again: rebu
 Trigger = tuple[str, str]  # its name, and its SQL as it stands in SQLite's catalogue
 
 
-class Echoes:
+class IndexTriggers:
     """The triggers that one connection carries."""
 
     def __init__(self, store: Store, catalog: Catalog, file: FileSchema) -> None:
@@ -81,14 +81,14 @@ class Echoes:
         self._tell(told)
 
     def take_off(self) -> None:
-        """Takes every one off; those of a table that went have gone with it, or go when it is back."""
+        """Take every one off; those of a table that went have gone with it, or go when it is back."""
         for table in self._catalog.tables.values():
             table.echoed = ()
         if self._made:
             self._drop("")
 
     def _triggers(self, table: Table, naming: Sequence[str] | None = None) -> tuple[Trigger, ...]:
-        """Returns a table's triggers that are the user's, in their order; those that name one of these tables, if given."""
+        """Return a table's triggers that are the user's, in their order; those that name one of these tables, if given."""
         return tuple(
             (name, sql)
             for kind, name, sql in self._file.standing(table.spec.name)
@@ -102,7 +102,7 @@ class Echoes:
         return [lenient(restored(cells)[0]) for cells in self._store.db.execute(listing).fetchall()]
 
     def _put_on(self, table: Table, own: tuple[Trigger, ...], virtual: Sequence[str]) -> str:
-        """Puts on those of a table's triggers that keep an index; returns why it has put on none, "" if that is not so."""
+        """Put on those of a table's triggers that keep an index; returns why it has put on none, "" if that is not so."""
         db = self._store.db
         refused = ""
         carried: set[str] = set()
@@ -140,7 +140,7 @@ class Echoes:
         return name
 
     def _written(self, table: Table, names: Iterable[str]) -> dict[str, set[str]]:
-        """Returns which tables each of these triggers writes, folded, as SQLite tells where it compiles them."""
+        """Return which tables each of these triggers writes, folded, as SQLite tells where it compiles them."""
         db = self._store.db
         written: dict[str, set[str]] = {name: set() for name in names}
 
@@ -166,7 +166,7 @@ class Echoes:
         return written
 
     def _drop(self, table: str) -> None:
-        """Drops those of a table of this file, "" for all."""
+        """Drop those of a table of this file, "" for all."""
         db = self._store.db
         listing = (
             "SELECT name FROM temp.sqlite_schema WHERE type = 'trigger' AND (?1 = '' OR tbl_name = ?1 COLLATE NOCASE)"
@@ -210,5 +210,5 @@ class Echoes:
 
 
 def _named(own: Sequence[Trigger], virtual: Sequence[str]) -> str:
-    """Returns the first of these tables that a trigger names."""
+    """Return the first of these tables that a trigger names."""
     return next(name for name in virtual if any(mentions(sql, fold(name)) for _, sql in own))

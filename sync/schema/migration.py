@@ -30,7 +30,7 @@ __all__ = ["migrate"]
 
 
 def migrate(store: Store, catalog: Catalog, script: str) -> Plan:
-    """Runs a script in the caller's transaction, in which every captured write has its stamp.
+    """Run a script in the caller's transaction, in which every captured write has its stamp.
 
     Raises:
         MigrationError: a statement that cannot be run, or a replicated table with another key; the caller undoes all.
@@ -68,7 +68,7 @@ def migrate(store: Store, catalog: Catalog, script: str) -> Plan:
 
 
 def _going(table: Table, alteration: Alteration) -> frozenset[str]:
-    """Returns the columns that are dropped from a table that stays, by the mesh's names."""
+    """Return the columns that are dropped from a table that stays, by the mesh's names."""
     gone = alteration.dropped
     return frozenset(column.folded for column in table.spec.columns if fold(column.name) in gone)
 
@@ -88,7 +88,7 @@ def _check(store: Store, table: Table, alteration: Alteration) -> None:
 
 
 def _tell(catalog: Catalog, table: Table, alteration: Alteration) -> None:
-    """Writes the facts of one table's columns and names, and what this file calls them from now on."""
+    """Write the facts of one table's columns and names, and what this file calls them from now on."""
     mesh = table.spec.folded
     names = {}
     for column in table.spec.columns:

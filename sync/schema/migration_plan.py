@@ -69,7 +69,7 @@ class Plan:
 
     @classmethod
     def of(cls, db: Any, script: str) -> Plan:
-        """Returns what a script does to the schema of a database, which is only read.
+        """Return what a script does to the schema of a database, which is only read.
 
         Raises:
             MigrationError: a statement that SQLite refuses, or that has no place in a migration, with its line.
@@ -82,7 +82,7 @@ class Plan:
             trial.close()
 
     def told(self) -> list[str]:
-        """Returns one line for each thing that other nodes will do as well, or cannot."""
+        """Return one line for each thing that other nodes will do as well, or cannot."""
         lines = [f"creates {name}" for name in self.created]
         for before, after in self.tables.items():
             if not after.name:
@@ -103,7 +103,7 @@ class Plan:
 
 
 def run(db: Any, script: str, seen: Callable[[str | None], None] | None = None) -> None:
-    """Runs a script's statements in the caller's transaction.
+    """Run a script's statements in the caller's transaction.
 
     BEGIN and COMMIT do nothing: a migration is one transaction. `seen` is told of each table that a statement writes to,
     and with None when it has been done.
@@ -141,7 +141,7 @@ def run(db: Any, script: str, seen: Callable[[str | None], None] | None = None) 
 
 
 def _statements(script: str) -> Iterator[tuple[int, str]]:
-    """Yields each statement with the line that it begins on."""
+    """Yield each statement with the line that it begins on."""
     start = 0
     for end in (*(found.end() for found in re.finditer(";", script)), len(script)):
         text = script[start:end]
@@ -154,7 +154,7 @@ def _statements(script: str) -> Iterator[tuple[int, str]]:
 
 
 def _copy_schema(db: Any, trial: Any) -> None:
-    """Makes the tables, indexes, views and triggers of a database in another, without rows and without ours."""
+    """Make the tables, indexes, views and triggers of a database in another, without rows and without ours."""
     trial.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 0)
     listing = (
         f"SELECT {raw_select('sql')} FROM sqlite_schema WHERE sql IS NOT NULL"
@@ -212,7 +212,7 @@ class _Follower:
             self._computed[before] = computed
 
     def _marked(self) -> dict[str, str]:
-        """Returns, by folded names from before, what the tables are called that are still themselves."""
+        """Return, by folded names from before, what the tables are called that are still themselves."""
         listing = (
             f"SELECT name, tbl_name FROM sqlite_schema WHERE type = 'trigger' AND name LIKE '{_MARK}%' ORDER BY name"
         )
@@ -264,13 +264,13 @@ class _Follower:
 
 
 def _computed(db: Any, table: str) -> frozenset[str]:
-    """Returns the folded names of a table's generated columns."""
+    """Return the folded names of a table's generated columns."""
     listing = "SELECT name FROM pragma_table_xinfo(?) WHERE hidden IN (2, 3) ORDER BY cid"
     return frozenset(fold(name) for (name,) in db.execute(listing, (table,)).fetchall())
 
 
 def _moved(before: list[tuple[str, str]], now: list[str]) -> list[tuple[str, str]]:
-    """Returns the columns after one statement, each with its origin: it can have added, dropped or renamed one."""
+    """Return the columns after one statement, each with its origin: it can have added, dropped or renamed one."""
     if len(now) == len(before):
         return [(name, origin) for name, (_, origin) in zip(now, before, strict=True)]
     if len(now) > len(before):

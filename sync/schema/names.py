@@ -35,11 +35,11 @@ class Names:
         self._meshes: dict[str, str] = {fold(self.table(mesh)): mesh for mesh in {*registered, *self._records}}
 
     def table(self, mesh: str) -> str:
-        """Returns what this file calls a table."""
+        """Return what this file calls a table."""
         return self._records.get(mesh, {}).get(_TABLE, mesh)
 
     def mesh(self, name: str, dropped: Collection[tuple[str, ...]]) -> str:
-        """Returns what the mesh calls the table of that name here; for a new one, what it will."""
+        """Return what the mesh calls the table of that name here; for a new one, what it will."""
         known = self._meshes.get(fold(name))
         if known is not None:
             return known
@@ -48,11 +48,11 @@ class Names:
         )
 
     def columns(self, mesh: str) -> dict[str, str]:
-        """Returns what the mesh calls columns of a table, by folded names of this file, where that is on record."""
+        """Return what the mesh calls columns of a table, by folded names of this file, where that is on record."""
         return {fold(shown): column for column, shown in self._records.get(mesh, {}).items() if column != _TABLE}
 
     def spec(self, plain: TableSpec, mesh: str, dropped: Collection[str]) -> TableSpec:
-        """Returns a table of this file as the mesh knows it, without dropped columns that this file still has.
+        """Return a table of this file as the mesh knows it, without dropped columns that this file still has.
 
         Raises:
             UnsupportedTable: no other column is left, which is what becomes of a table whose columns two nodes drop at once.
@@ -70,7 +70,7 @@ class Names:
         return spec
 
     def record(self, mesh: str, table: str, columns: Mapping[str, str]) -> None:
-        """Writes down what this file calls a table and columns of it (by the mesh's names); inside a transaction.
+        """Write down what this file calls a table and columns of it (by the mesh's names); inside a transaction.
 
         What is not named keeps its record; a record goes where the two names are one.
         """
@@ -89,12 +89,12 @@ class Names:
         )
 
     def leave(self, mesh: str, column: str, here: str) -> None:
-        """Writes down that a column is still here which the mesh has dropped, under a name that nothing else has."""
+        """Write down that a column is still here which the mesh has dropped, under a name that nothing else has."""
         self._records.setdefault(mesh, {})[column] = here
         self._db.execute("INSERT OR REPLACE INTO mycomesh_names VALUES(?, ?, ?)", (mesh, column, here))
 
     def forget(self, mesh: str, columns: Collection[str] | None = None) -> None:
-        """Drops the records of columns, or of a whole table."""
+        """Drop the records of columns, or of a whole table."""
         records = self._records.get(mesh, {})
         for column in list(records) if columns is None else columns:
             records.pop(column, None)
@@ -105,14 +105,14 @@ class Names:
 
 
 def free_name(name: str, taken: Collection[str]) -> str:
-    """Returns the name, or the first of `name~2`, `name~3`... that is not taken."""
+    """Return the name, or the first of `name~2`, `name~3`... that is not taken."""
     return next(
         each for each in itertools.chain([name], (f"{name}~{n}" for n in itertools.count(2))) if each not in taken
     )
 
 
 def shown_names(wishes: Mapping[str, str]) -> dict[str, str]:
-    """Returns how things are shown, by the mesh's names: each as wished, where no other has that name.
+    """Return how things are shown, by the mesh's names: each as wished, where no other has that name.
 
     Who goes by its own name has it; of two others the one with the lesser name, and the second keeps its own.
     """

@@ -63,7 +63,7 @@ class Policies:
 
     @classmethod
     def read(cls, db: Any, schema_table: str) -> Policies:
-        """Reads the facts; one that is not as `counter_fact` writes it is ignored."""
+        """Read the facts; one that is not as `counter_fact` writes it is ignored."""
         counters: dict[str, frozenset[str]] = {}
         keep_both: set[str] = set()
         shown: dict[tuple[str, ...], str] = {}
@@ -89,41 +89,41 @@ class Policies:
         return cls(counters, frozenset(keep_both), shown, frozenset(dropped), generated)
 
     def dropped_of(self, table: str) -> frozenset[str]:
-        """Returns the columns of a table that are no more."""
+        """Return the columns of a table that are no more."""
         return frozenset(subject[1] for subject in self.dropped if len(subject) == 2 and subject[0] == table)
 
     def applied(self, spec: TableSpec) -> TableSpec:
-        """Returns the table as its policy has it."""
+        """Return the table as its policy has it."""
         return spec.keeping_both() if spec.folded in self.keep_both else spec
 
     def counters_of(self, spec: TableSpec) -> frozenset[str]:
-        """Returns the columns of this table that count; never one of its key, which says which row it is."""
+        """Return the columns of this table that count; never one of its key, which says which row it is."""
         able = {column.folded for column in spec.columns} - {column.folded for column in spec.key} - {spec.id_column}
         return self.counters.get(spec.folded, frozenset()) & able
 
 
 def counter_fact(table: str, column: str) -> tuple[str, str, str]:
-    """Returns the fact (name, kind, sql) that says that a column is a counter; both by the mesh's names."""
+    """Return the fact (name, kind, sql) that says that a column is a counter; both by the mesh's names."""
     return f"{COUNTER}:{json.dumps([table, column], ensure_ascii=False)}", COUNTER, ""
 
 
 def name_fact(subject: tuple[str, ...], shown: str) -> tuple[str, str, str]:
-    """Returns the fact (name, kind, sql) that says how a table or a column is shown; `subject` as in `Policies.shown`."""
+    """Return the fact (name, kind, sql) that says how a table or a column is shown; `subject` as in `Policies.shown`."""
     return f"{NAME}:{json.dumps(subject, ensure_ascii=False)}", NAME, shown
 
 
 def dropped_fact(subject: tuple[str, ...]) -> tuple[str, str, str]:
-    """Returns the fact (name, kind, sql) that says that a table or a column is no more."""
+    """Return the fact (name, kind, sql) that says that a table or a column is no more."""
     return f"{DROPPED}:{json.dumps(subject, ensure_ascii=False)}", DROPPED, ""
 
 
 def generated_fact(table: str, column: str, text: str) -> tuple[str, str, str]:
-    """Returns the fact (name, kind, sql) that says how a column is generated, "" that it is no more; by the mesh's names."""
+    """Return the fact (name, kind, sql) that says how a column is generated, "" that it is no more; by the mesh's names."""
     return f"{GENERATED}:{json.dumps([table, column], ensure_ascii=False)}", GENERATED, text
 
 
 def may_be_shown(name: str) -> bool:
-    """True if a table or a column may go by that name: not a name of SQLite's, of ours, or one that no client can write."""
+    """Return True if a table or a column may go by that name: not a name of SQLite's, of ours, or one that no client can write."""
     return (
         0 < len(name) <= COLUMN_CHARS_MAX
         and "\0" not in name
@@ -132,7 +132,7 @@ def may_be_shown(name: str) -> bool:
 
 
 def counter_refusal(spec: TableSpec, column: str) -> str:
-    """Returns why a column cannot be a counter, "" if it can."""
+    """Return why a column cannot be a counter, "" if it can."""
     found = next((item for item in spec.columns if fold(item.name) == fold(column)), None)
     name = f"{spec.name}.{column}"
     if found is None:
@@ -149,12 +149,12 @@ def counter_refusal(spec: TableSpec, column: str) -> str:
 
 
 def keep_both_fact(table: str) -> tuple[str, str, str]:
-    """Returns the fact (name, kind, sql) that says that a table, by the mesh's name, keeps both rows of one id."""
+    """Return the fact (name, kind, sql) that says that a table, by the mesh's name, keeps both rows of one id."""
     return f"{POLICY}:{json.dumps([table], ensure_ascii=False)}", POLICY, KEEP_BOTH
 
 
 def keep_both_refusal(spec: TableSpec, rows: int) -> str:
-    """Returns why a table that holds so many rows cannot keep both rows of one id, "" if it can."""
+    """Return why a table that holds so many rows cannot keep both rows of one id, "" if it can."""
     if spec.kind is not KeyKind.ROWID:
         return f"{spec.name} has no INTEGER PRIMARY KEY, so two nodes cannot number two rows alike"
     if rows > KEEP_BOTH_ROWS_MAX:
@@ -163,7 +163,7 @@ def keep_both_refusal(spec: TableSpec, rows: int) -> str:
 
 
 def _subject(name: Any, kind: str) -> list[str] | None:
-    """Returns the names that a fact is about, None if it is not a fact of ours."""
+    """Return the names that a fact is about, None if it is not a fact of ours."""
     if type(name) is not str or not name.startswith(f"{kind}:"):
         return None
     try:

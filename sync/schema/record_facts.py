@@ -23,7 +23,7 @@ __all__ = ["define", "definition", "record_facts"]
 
 
 def record_facts(db: Any, catalog: Catalog) -> None:
-    """Writes a fact for every table that the facts do not fully define, every name of its own, and every index."""
+    """Write a fact for every table that the facts do not fully define, every name of its own, and every index."""
     facts, shown = catalog.facts, catalog.policies.shown
     for mesh in [key for key in catalog.tables if key != SCHEMA_TABLE]:
         spec = catalog.tables[mesh].spec
@@ -43,7 +43,7 @@ def record_facts(db: Any, catalog: Catalog) -> None:
 
 
 def define(db: Any, catalog: Catalog, spec: TableSpec) -> None:
-    """Writes down a table's definition as it is in this file, in the mesh's names."""
+    """Write down a table's definition as it is in this file, in the mesh's names."""
     sql = definition(db, spec)
     if sql is None:
         catalog.notes[spec.folded] = "its definition cannot be told to other nodes under its first names"
@@ -52,7 +52,7 @@ def define(db: Any, catalog: Catalog, spec: TableSpec) -> None:
 
 
 def definition(db: Any, spec: TableSpec) -> str | None:
-    """Returns the CREATE TABLE of a table of this file in the mesh's names; None if its SQL does not allow that."""
+    """Return the CREATE TABLE of a table of this file in the mesh's names; None if its SQL does not allow that."""
     left = [name for name in column_names(db, spec.name) if fold(name) not in spec.meshes]
     renamed = {fold(column.name): column.mesh for column in spec.columns if column.mesh}
     if left or renamed or spec.mesh:

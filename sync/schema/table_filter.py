@@ -18,7 +18,7 @@ class TableFilter:
     exclude: tuple[str, ...] = ()
 
     def admits(self, name: str) -> bool:
-        """True if the table is replicated."""
+        """Return True if the table is replicated."""
         folded = fold(name)
         if any(fnmatch.fnmatchcase(folded, fold(pattern)) for pattern in self.exclude):
             return False

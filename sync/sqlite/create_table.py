@@ -22,7 +22,7 @@ _PLAIN = re.compile(r'"[A-Za-z_][A-Za-z0-9_]*"')
 
 
 def columns(db: Any, table: str) -> dict[str, str]:
-    """Returns the text of each column of a table, its name first, by folded name; empty if it cannot be told."""
+    """Return the text of each column of a table, its name first, by folded name; empty if it cannot be told."""
     found: dict[str, str] = {}
     for part in _parts(definition_of(db, table)):
         if not part or fold(part[0]) in _CONSTRAINTS:
@@ -34,12 +34,12 @@ def columns(db: Any, table: str) -> dict[str, str]:
 
 
 def checks(db: Any, table: str) -> list[str]:
-    """Returns what each CHECK of a table asks for, in its brackets, those of its columns too."""
+    """Return what each CHECK of a table asks for, in its brackets, those of its columns too."""
     return [check for part in _parts(definition_of(db, table)) for check in checks_of("".join(part))]
 
 
 def checks_of(column: str) -> list[str]:
-    """Returns what each CHECK in the text of a column asks for, in its brackets."""
+    """Return what each CHECK in the text of a column asks for, in its brackets."""
     tokens = _tokens(column)
     found = []
     for at in _outermost(tokens):
@@ -50,18 +50,18 @@ def checks_of(column: str) -> list[str]:
 
 
 def mentions(sql: str, name: str) -> bool:
-    """True if SQL may name what is called so, folded."""
+    """Return True if SQL may name what is called so, folded."""
     return re.search(rf"(?<!\w){re.escape(name)}(?!\w)", fold(sql)) is not None
 
 
 def definition_of(db: Any, table: str) -> str:
-    """Returns the CREATE TABLE of a table as it stands in SQLite's catalogue."""
+    """Return the CREATE TABLE of a table as it stands in SQLite's catalogue."""
     found = db.execute("SELECT sql FROM sqlite_schema WHERE type = 'table' AND name = ?", (table,)).fetchone()
     return str(found[0])
 
 
 def computed(column: str) -> str:
-    """Returns the text of a generated column without the words that say whether it is stored: it shows the same."""
+    """Return the text of a generated column without the words that say whether it is stored: it shows the same."""
     tokens = _tokens(column)
     words = [fold(piece) for piece in tokens]
     at = next((number for number in _outermost(tokens) if number and words[number] == "as"), 0)
@@ -78,12 +78,12 @@ def computed(column: str) -> str:
 
 
 def alike(first: str, second: str) -> bool:
-    """True if two texts are the same but for the case of words and quotes around plain names: RENAME adds such."""
+    """Return True if two texts are the same but for the case of words and quotes around plain names: RENAME adds such."""
     return bare(first) == bare(second)
 
 
 def bare(text: str) -> str:
-    """Returns what is equal for texts that are alike."""
+    """Return what is equal for texts that are alike."""
     return "".join(
         piece if piece.startswith("'") else fold(piece[1:-1] if _PLAIN.fullmatch(piece) else piece)
         for piece in _tokens(text)
@@ -91,7 +91,7 @@ def bare(text: str) -> str:
 
 
 def _tokens(text: str) -> list[str]:
-    """Returns a text's tokens, with one blank for all that stands between two of them and none inside of a bracket."""
+    """Return a text's tokens, with one blank for all that stands between two of them and none inside of a bracket."""
     tokens: list[str] = []
     for piece in TOKEN.findall(text):
         if piece == ")" and tokens[-1:] == [" "]:
@@ -104,7 +104,7 @@ def _tokens(text: str) -> list[str]:
 
 
 def _parts(sql: str) -> Iterator[Sequence[str]]:
-    """Yields the tokens of each part between the outermost brackets, without blanks around it."""
+    """Yield the tokens of each part between the outermost brackets, without blanks around it."""
     depth = 0
     part: list[str] = []
     for piece in _tokens(sql):
@@ -120,7 +120,7 @@ def _parts(sql: str) -> Iterator[Sequence[str]]:
 
 
 def _outermost(tokens: Sequence[str]) -> Iterator[int]:
-    """Yields the places of the tokens that no bracket encloses."""
+    """Yield the places of the tokens that no bracket encloses."""
     depth = 0
     for number, piece in enumerate(tokens):
         depth -= piece == ")"
@@ -130,7 +130,7 @@ def _outermost(tokens: Sequence[str]) -> Iterator[int]:
 
 
 def _group(tokens: Sequence[str], at: int) -> list[str]:
-    """Returns the tokens from a bracket to the one that closes it; none if there is no bracket."""
+    """Return the tokens from a bracket to the one that closes it; none if there is no bracket."""
     depth = 0
     for end in range(at, len(tokens)):
         depth += (tokens[end] == "(") - (tokens[end] == ")")

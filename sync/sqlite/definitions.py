@@ -38,7 +38,7 @@ _SPARE = "mycomesh_spare_"  # of names that stand for a moment
 
 @contextlib.contextmanager
 def scratch(sql: str) -> Iterator[Any]:
-    """Gives an empty in-memory database with that one table; raises apsw.Error if the SQL does more than make it."""
+    """Give an empty in-memory database with that one table; raises apsw.Error if the SQL does more than make it."""
     db: Any = apsw.Connection(":memory:")
     try:
         db.authorizer = only(apsw.SQLITE_CREATE_TABLE)
@@ -50,7 +50,7 @@ def scratch(sql: str) -> Iterator[Any]:
 
 
 def described(sql: str) -> TableSpec | None:
-    """Returns what a CREATE TABLE from a fact defines, None if it is anything else."""
+    """Return what a CREATE TABLE from a fact defines, None if it is anything else."""
     try:
         with scratch(sql) as db:
             names, _ = user_tables(db)
@@ -60,7 +60,7 @@ def described(sql: str) -> TableSpec | None:
 
 
 def redefined(sql: str, *, table: str, columns: Mapping[str, str], without: Iterable[str] = ()) -> str | None:
-    """Returns the CREATE TABLE of the same table under other names; None if its SQL does not allow that.
+    """Return the CREATE TABLE of the same table under other names; None if its SQL does not allow that.
 
     `columns` has new names by present ones, folded; `without` are columns that go, folded, where SQLite can drop them.
     """
@@ -79,19 +79,19 @@ def redefined(sql: str, *, table: str, columns: Mapping[str, str], without: Iter
 
 
 def rename_columns(db: Any, table: str, names: Mapping[str, str]) -> None:
-    """Renames columns all at once, so that two may take each other's names; apsw.SQLError where SQLite refuses."""
+    """Rename columns all at once, so that two may take each other's names; apsw.SQLError where SQLite refuses."""
     for old, new in _steps(names):
         db.execute(f"ALTER TABLE {quoted(table)} RENAME COLUMN {quoted(old)} TO {quoted(new)}")
 
 
 def rename_tables(db: Any, names: Mapping[str, str]) -> None:
-    """Renames tables, as `rename_columns` does columns."""
+    """Rename tables, as `rename_columns` does columns."""
     for old, new in _steps(names):
         db.execute(f"ALTER TABLE {quoted(old)} RENAME TO {quoted(new)}")
 
 
 def _steps(names: Mapping[str, str]) -> list[tuple[str, str]]:
-    """Returns renames one after the other; over spare names where one that is taken becomes free on the way."""
+    """Return renames one after the other; over spare names where one that is taken becomes free on the way."""
     moving = {old: new for old, new in names.items() if fold(old) != fold(new)}
     if not {fold(old) for old in moving} & {fold(new) for new in moving.values()}:
         return list(moving.items())
@@ -100,7 +100,7 @@ def _steps(names: Mapping[str, str]) -> list[tuple[str, str]]:
 
 
 def column_clauses(db: Any, table: str, column: str) -> list[str]:
-    """Returns texts by which ADD COLUMN makes a column as one of a scratch database's table: the most of it first.
+    """Return texts by which ADD COLUMN makes a column as one of a scratch database's table: the most of it first.
 
     ALTER TABLE takes less than CREATE TABLE does, and what rows here refuse not at all: the column is better than none.
     """

@@ -25,7 +25,7 @@ _SAVEPOINT = "mycomesh_generated"
 
 @functools.lru_cache(maxsize=256)
 def generated_of(sql: str) -> Mapping[str, str] | None:
-    """Returns the text of each generated column of a CREATE TABLE, by folded name; None if they cannot be told."""
+    """Return the text of each generated column of a CREATE TABLE, by folded name; None if they cannot be told."""
     try:
         with scratch(sql) as db:
             return _generated(db, user_tables(db)[0][0])
@@ -34,7 +34,7 @@ def generated_of(sql: str) -> Mapping[str, str] | None:
 
 
 def composed(sql: str, generated: Mapping[str, str]) -> str:
-    """Returns the CREATE TABLE of a fact with generated columns as facts of their own have them: texts by folded name.
+    """Return the CREATE TABLE of a fact with generated columns as facts of their own have them: texts by folded name.
 
     A stored column of that name stands; "" is a column that is no more, and what is computed of it is none either; for a text
     that SQLite refuses what the CREATE TABLE has stands.
@@ -58,7 +58,7 @@ def composed(sql: str, generated: Mapping[str, str]) -> str:
 
 
 def with_dependents(texts: Mapping[str, str], columns: Sequence[str]) -> list[str]:
-    """Returns columns and those of these texts that are computed of them, and so on."""
+    """Return columns and those of these texts that are computed of them, and so on."""
     found = list(columns)
     while more := [
         column for column, text in texts.items() if column not in found and any(mentions(text, each) for each in found)
@@ -68,7 +68,7 @@ def with_dependents(texts: Mapping[str, str], columns: Sequence[str]) -> list[st
 
 
 def in_any_order(columns: Sequence[str], step: Callable[[str], bool]) -> list[str]:
-    """Does a step for each column, again as long as one succeeds: it may need another's; returns those for which it fails."""
+    """Do a step for each column, again as long as one succeeds: it may need another's; returns those for which it fails."""
     left = list(columns)
     while done := [column for column in left if step(column)]:
         left = [column for column in left if column not in done]
@@ -76,7 +76,7 @@ def in_any_order(columns: Sequence[str], step: Callable[[str], bool]) -> list[st
 
 
 def renamed(sql: str, column: str, text: str, names: Mapping[str, str]) -> str:
-    """Returns the text of a generated column of a CREATE TABLE that lacks it, after columns were renamed in both.
+    """Return the text of a generated column of a CREATE TABLE that lacks it, after columns were renamed in both.
 
     Raises:
         apsw.Error: SQLite refuses the text in that table, or it makes something else.
@@ -92,7 +92,7 @@ def renamed(sql: str, column: str, text: str, names: Mapping[str, str]) -> str:
 
 
 def _stands(db: Any, table: str, column: str, text: str) -> bool:
-    """True if a column is as a fact says, or stored."""
+    """Return True if a column is as a fact says, or stored."""
     here = (_generated(db, table) or {}).get(column)
     if here is not None:
         return alike(here, text)
@@ -100,7 +100,7 @@ def _stands(db: Any, table: str, column: str, text: str) -> bool:
 
 
 def _dropped(db: Any, table: str, column: str) -> bool:
-    """Drops a column; returns whether SQLite does so."""
+    """Drop a column; returns whether SQLite does so."""
     try:
         db.execute(f"ALTER TABLE {quoted(table)} DROP COLUMN {quoted(column)}")
     except apsw.SQLError:
@@ -109,7 +109,7 @@ def _dropped(db: Any, table: str, column: str) -> bool:
 
 
 def _added(db: Any, table: str, column: str, text: str) -> bool:
-    """Adds a generated column, or changes nothing; returns whether SQLite takes it."""
+    """Add a generated column, or changes nothing; returns whether SQLite takes it."""
     db.execute(f"SAVEPOINT {_SAVEPOINT}")
     try:
         _add(db, table, column, text)
@@ -122,7 +122,7 @@ def _added(db: Any, table: str, column: str, text: str) -> bool:
 
 
 def _add(db: Any, table: str, column: str, text: str) -> None:
-    """Adds a generated column to a scratch database's table; raises apsw.Error if the text makes anything else."""
+    """Add a generated column to a scratch database's table; raises apsw.Error if the text makes anything else."""
     db.authorizer = adding(table)
     try:
         db.execute(f"ALTER TABLE {quoted(table)} ADD COLUMN {text}").fetchall()
@@ -133,7 +133,7 @@ def _add(db: Any, table: str, column: str, text: str) -> None:
 
 
 def _generated(db: Any, table: str) -> dict[str, str] | None:
-    """Returns the text of each generated column of a table, as `computed` has it, by folded name.
+    """Return the text of each generated column of a table, as `computed` has it, by folded name.
 
     None if their texts cannot be told.
     """

@@ -23,7 +23,7 @@ _FOLD = {upper: upper + 32 for upper in range(ord("A"), ord("Z") + 1)}
 
 @functools.lru_cache(maxsize=4_096)
 def fold(name: str) -> str:
-    """Returns the name with ASCII letters lowered, as SQLite compares identifiers."""
+    """Return the name with ASCII letters lowered, as SQLite compares identifiers."""
     return name.translate(_FOLD)
 
 
@@ -33,5 +33,5 @@ def is_ours(table: str) -> bool:
 
 
 def quoted(name: str) -> str:
-    """Returns the identifier in double quotes, safe in SQL whatever it holds."""
+    """Return the identifier in double quotes, safe in SQL whatever it holds."""
     return '"' + name.replace('"', '""') + '"'

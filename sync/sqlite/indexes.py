@@ -39,7 +39,7 @@ class UniqueIndex:
 
 
 def user_indexes(db: Any) -> list[tuple[str, str, str]]:
-    """Returns (name, table, sql) of every index that a user has made."""
+    """Return (name, table, sql) of every index that a user has made."""
     listing = (
         f"SELECT {', '.join(map(raw_select, ('name', 'tbl_name', 'sql')))} FROM sqlite_schema"
         " WHERE type = 'index' AND sql IS NOT NULL AND name NOT LIKE 'mycomesh\\_%' ESCAPE '\\' ORDER BY name"
@@ -49,20 +49,20 @@ def user_indexes(db: Any) -> list[tuple[str, str, str]]:
 
 
 def column_names(db: Any, table: str) -> list[str]:
-    """Returns the names of a table's stored columns in the order of its definition."""
+    """Return the names of a table's stored columns in the order of its definition."""
     listing = "SELECT name FROM pragma_table_xinfo(?) WHERE NOT hidden ORDER BY cid"
     return [name for (name,) in db.execute(listing, (table,)).fetchall()]
 
 
 def key_terms(db: Any, table: str) -> dict[str, str] | None:
-    """Returns the collation that the primary key compares each of its columns with; None if it has no index of its own."""
+    """Return the collation that the primary key compares each of its columns with; None if it has no index of its own."""
     listing = "SELECT name FROM pragma_index_list(?) WHERE origin = 'pk'"
     found = db.execute(listing, (table,)).fetchone()
     return None if found is None else {str(name): collation for name, collation in _terms(db, found[0])}
 
 
 def unique_indexes(db: Any, table: str) -> tuple[UniqueIndex, ...]:
-    """Returns the UNIQUE indexes of a table but its primary key, by name."""
+    """Return the UNIQUE indexes of a table but its primary key, by name."""
     listing = "SELECT name, partial FROM pragma_index_list(?) WHERE \"unique\" AND origin <> 'pk' ORDER BY name"
     stored = column_names(db, table)
     values = _new_values(db, table)
@@ -79,13 +79,13 @@ def unique_indexes(db: Any, table: str) -> tuple[UniqueIndex, ...]:
 
 
 def _terms(db: Any, index: str) -> list[tuple[str | None, str]]:
-    """Returns (column, None for an expression; collation) of an index."""
+    """Return (column, None for an expression; collation) of an index."""
     listing = "SELECT name, coll FROM pragma_index_xinfo(?) WHERE key ORDER BY seqno"
     return [(column, str(collation).upper()) for column, collation in db.execute(listing, (index,)).fetchall()]
 
 
 def _new_values(db: Any, table: str) -> dict[str, str]:
-    """Returns SQL of what a row `NEW` will hold in each column, generated ones too.
+    """Return SQL of what a row `NEW` will hold in each column, generated ones too.
 
     A REPLACE puts the default in the place of a NULL in a NOT NULL column, after the BEFORE triggers have seen it.
     """
@@ -101,7 +101,7 @@ def _new_values(db: Any, table: str) -> dict[str, str]:
 
 
 def _constant(db: Any, default: str) -> bool:
-    """True if a default says the same wherever it stands: a bare or a double-quoted word is text there, and a column here."""
+    """Return True if a default says the same wherever it stands: a bare or a double-quoted word is text there, and a column here."""
     try:
         db.execute(f"EXPLAIN SELECT {default}", can_cache=False).close()
     except apsw.Error:
@@ -137,7 +137,7 @@ def _match(
 
 
 def _texts(db: Any, index: str, count: int) -> tuple[list[str], str]:
-    """Returns the terms of an index as it was made, empty if their text cannot be told, and its condition, "" without one."""
+    """Return the terms of an index as it was made, empty if their text cannot be told, and its condition, "" without one."""
     listing = f"SELECT {raw_select('sql')} FROM sqlite_schema WHERE type = 'index' AND name = ?"
     (sql,) = restored(db.execute(listing, (index,)).fetchone())
     sql = None if sql is None else readable(sql)

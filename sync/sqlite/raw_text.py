@@ -23,7 +23,7 @@ def is_raw(value: Any) -> bool:
 
 
 def is_valid_raw(value: Any) -> bool:
-    """True if a list that a peer sent is such a text: one byte string, and not UTF-8 after all."""
+    """Return True if a list that a peer sent is such a text: one byte string, and not UTF-8 after all."""
     if len(value) != 1 or type(value[0]) is not bytes:
         return False
     try:
@@ -34,28 +34,28 @@ def is_valid_raw(value: Any) -> bool:
 
 
 def mark(value: Any) -> str:
-    """Returns the SQL that a value is bound by."""
+    """Return the SQL that a value is bound by."""
     return "CAST(? AS TEXT)" if is_raw(value) else "?"
 
 
 def bound(value: Any) -> Any:
-    """Returns what is bound to `mark(value)`."""
+    """Return what is bound to `mark(value)`."""
     return value[0] if is_raw(value) else value
 
 
 def raw_select(expression: str) -> str:
-    """Returns SQL for two columns that `restored` makes one value of."""
+    """Return SQL for two columns that `restored` makes one value of."""
     is_text = f"CASE WHEN typeof({expression}) = 'text' THEN"
     return f"{is_text} CAST({expression} AS BLOB) ELSE {expression} END, {is_text} {_PROBE} END"
 
 
 def restored(cells: Sequence[Any]) -> tuple[Any, ...]:
-    """Returns the values of columns selected by `raw_select`."""
+    """Return the values of columns selected by `raw_select`."""
     return tuple(_value(cell, probe) for cell, probe in zip(cells[::2], cells[1::2], strict=True))
 
 
 def lenient(value: Any) -> str:
-    """Returns a text in which what is not UTF-8 stands for itself: good for comparing and showing, not for SQL."""
+    """Return a text in which what is not UTF-8 stands for itself: good for comparing and showing, not for SQL."""
     return value[0].decode(errors="surrogateescape") if is_raw(value) else str(value)
 
 

@@ -110,11 +110,11 @@ class TableSpec:
         return {fold(column.name): column.folded for column in self.columns}
 
     def meshed(self, column: str) -> str:
-        """Returns the name under which peers know a column of this file; for one that they do not know, its own."""
+        """Return the name under which peers know a column of this file; for one that they do not know, its own."""
         return self.meshes.get(fold(column), fold(column))
 
     def known_as(self, mesh: str, columns: Mapping[str, str]) -> TableSpec:
-        """Returns the table as peers know it: `columns` has their names by folded names of this file, "" for none."""
+        """Return the table as peers know it: `columns` has their names by folded names of this file, "" for none."""
 
         def named(column: Column) -> Column:
             known = columns.get(fold(column.name), fold(column.name))
@@ -144,14 +144,14 @@ class TableSpec:
         return f"PRIMARY KEY({', '.join(terms)}){' that may be NULL' if self.nullable_key else ''}"
 
     def keeping_both(self) -> TableSpec:
-        """Returns a ROWID table as one whose rows are identified by their births; other tables as they are."""
+        """Return a ROWID table as one whose rows are identified by their births; other tables as they are."""
         if self.kind is not KeyKind.ROWID:
             return self
         return replace(self, kind=KeyKind.BAG, key=(), id_column=self.key[0].folded)
 
 
 def user_tables(db: Any) -> tuple[list[str], list[tuple[str, str]]]:
-    """Returns (ordinary tables, [(skipped name, why)]) of the main database, sorted by name."""
+    """Return (ordinary tables, [(skipped name, why)]) of the main database, sorted by name."""
     tables: list[str] = []
     skipped: list[tuple[str, str]] = []
     listing = f"SELECT {raw_select('name')}, type FROM pragma_table_list WHERE schema = 'main' ORDER BY name"
@@ -176,7 +176,7 @@ def user_tables(db: Any) -> tuple[list[str], list[tuple[str, str]]]:
 
 
 def read_table(db: Any, name: str) -> TableSpec:
-    """Returns the spec of one ordinary table.
+    """Return the spec of one ordinary table.
 
     Raises:
         UnsupportedTable: rows of this table cannot be identified or compared.
@@ -239,11 +239,11 @@ class FileSchema:
         self._version = -1
 
     def version(self) -> int:
-        """Returns the number that SQLite has given to this state of the schema."""
+        """Return the number that SQLite has given to this state of the schema."""
         return int(self._db.execute("PRAGMA schema_version").fetchone()[0])
 
     def standing(self, name: str) -> list[tuple[Any, ...]]:
-        """Returns what SQLite's catalogue says of a table: (type, name, sql) of itself, its indexes and its triggers."""
+        """Return what SQLite's catalogue says of a table: (type, name, sql) of itself, its indexes and its triggers."""
         version = self.version()
         if version != self._version:
             self._standing = {}
@@ -256,7 +256,7 @@ class FileSchema:
         return self._standing.get(fold(name), [])
 
     def spec(self, name: str) -> TableSpec:
-        """Returns the spec of one ordinary table; raises `UnsupportedTable` as `read_table` does."""
+        """Return the spec of one ordinary table; raises `UnsupportedTable` as `read_table` does."""
         own = [
             entry for entry in self.standing(name) if entry[0] != "trigger" and not entry[1].startswith(INTERNAL_PREFIX)
         ]
@@ -298,7 +298,7 @@ def _key_kind(key: tuple[Column, ...], *, without_rowid: bool, indexed: bool) ->
 def _read_columns(
     db: Any, table: str, key_collation: Mapping[str, str], *, strict: bool
 ) -> tuple[list[Column], tuple[str, ...]]:
-    """Returns the stored columns, and the names of those that are computed on every replica."""
+    """Return the stored columns, and the names of those that are computed on every replica."""
     columns, generated = [], []
     listing = 'SELECT name, type, "notnull", dflt_value, pk, hidden FROM pragma_table_xinfo(?) ORDER BY cid'
     for name, declared, not_null, default, key, hidden in db.execute(listing, (table,)).fetchall():
@@ -313,7 +313,7 @@ def _read_columns(
 
 
 def affinity(declared: str, *, strict: bool = False) -> str:
-    """Returns the type affinity of a declared type (SQLite, "Determination Of Column Affinity")."""
+    """Return the type affinity of a declared type (SQLite, "Determination Of Column Affinity")."""
     text = declared.upper()
     if "INT" in text:
         return "INTEGER"
@@ -327,7 +327,7 @@ def affinity(declared: str, *, strict: bool = False) -> str:
 
 
 def encode_key(spec: TableSpec, values: tuple[Any, ...]) -> bytes:
-    """Returns the identity of a KEYED row: equal bytes exactly where SQLite's unique index sees equal keys."""
+    """Return the identity of a KEYED row: equal bytes exactly where SQLite's unique index sees equal keys."""
     return codec.encode([_canonical(value, column.collation) for value, column in zip(values, spec.key, strict=True)])
 
 
@@ -340,7 +340,7 @@ def _canonical(value: Any, collation: str) -> Any:
 
 
 def _collated(text: bytes, collation: str) -> bytes:
-    """Returns what stands for every text that SQLite's collation calls equal to this one."""
+    """Return what stands for every text that SQLite's collation calls equal to this one."""
     if collation == "RTRIM":
         return text.rstrip(b" ")
     if collation == "NOCASE":  # it looks no further than to a NUL, and then at the lengths

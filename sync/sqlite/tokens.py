@@ -24,12 +24,12 @@ BLANKS = " \t\n\f\r\ufeff"  # a byte order mark is one where no name goes on, as
 
 
 def without_comments(sql: str) -> str:
-    """Returns SQL in which each comment is a blank."""
+    """Return SQL in which each comment is a blank."""
     return "".join(" " if piece.startswith(COMMENTS) else piece for piece in TOKEN.findall(sql)).strip()
 
 
 def readable(sql: Any) -> str | None:
-    """Returns SQL as it was read with `rawtext`, without its comments if these are not UTF-8; None if more of it is not."""
+    """Return SQL as it was read with `rawtext`, without its comments if these are not UTF-8; None if more of it is not."""
     if type(sql) is str:
         return sql
     text = without_comments(lenient(sql))

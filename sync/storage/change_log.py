@@ -18,7 +18,7 @@ import apsw
 
 from mycomesh.sync.crdt.lattice import EXISTENCE, Entry
 from mycomesh.sync.errors import DecodeError
-from mycomesh.sync.storage.insert_runs import RUN_MIN, Run, Runs
+from mycomesh.sync.storage.insert_runs import RUN_MIN, InsertRun, InsertRuns
 from mycomesh.sync.storage.store import Store
 
 __all__ = ["ChangeLog", "Leaf", "changes_name", "pack_mask", "unpack_mask"]
@@ -32,19 +32,19 @@ _TWICE = "one stamp for two rows: its site is forged, or went back behind what i
 
 
 def changes_name(table_id: int) -> str:
-    """Returns the name of the table's change log."""
+    """Return the name of the table's change log."""
     return f"mycomesh_changes_{table_id}"
 
 
 def pack_mask(mask: int, *, dead: bool = False) -> int | bytes:
-    """Returns the stored form of a mask: 0 for a tombstone, an integer while it fits, else little-endian bytes."""
+    """Return the stored form of a mask: 0 for a tombstone, an integer while it fits, else little-endian bytes."""
     if dead:
         return 0
     return mask if mask < 1 << 63 else mask.to_bytes((mask.bit_length() + 7) // 8, "little")
 
 
 def unpack_mask(stored: int | bytes) -> tuple[int, bool]:
-    """Returns (mask, dead) of a stored mask."""
+    """Return (mask, dead) of a stored mask."""
     if stored == 0:
         return EXISTENCE, True
     return (stored, False) if isinstance(stored, int) else (int.from_bytes(stored, "little"), False)
@@ -59,7 +59,7 @@ class ChangeLog:
         self._store = store
         self.table_id = table_id
         self.name = changes_name(table_id)
-        self.runs = Runs(store, table_id)
+        self.runs = InsertRuns(store, table_id)
         self.count = 0
         self.sums = (0, 0)
         self._delta = [0, 0, 0]  # count, low lane, high lane of the running transaction
@@ -69,7 +69,7 @@ class ChangeLog:
         self._removes: list[tuple[int, int]] = []
 
     def create(self) -> None:
-        """Makes the table where it is missing; inside a transaction."""
+        """Make the table where it is missing; inside a transaction."""
         self._store.db.execute(
             f"CREATE TABLE IF NOT EXISTS {self.name}(place INTEGER, hlc INTEGER, row, mask, digest INTEGER, prior,"
             " PRIMARY KEY(place, hlc)) WITHOUT ROWID"
@@ -81,7 +81,7 @@ class ChangeLog:
         self.runs.create()
 
     def read_sums(self) -> tuple[int, int, int]:
-        """Returns (count, low lane, high lane) of all entries, in one scan."""
+        """Return (count, low lane, high lane) of all entries, in one scan."""
         count, low, high = self._store.db.execute(
             f"SELECT count(*), coalesce(sum(digest & {_LOW}), 0), coalesce(sum((digest >> 32) & {_LOW}), 0)"
             f" FROM {self.name}"
@@ -96,7 +96,7 @@ class ChangeLog:
         self._store.enlist(self)
 
     def committed(self) -> None:
-        """Adds the transaction's changes to count and sums."""
+        """Add the transaction's changes to count and sums."""
         assert not any((self._adds, self._replaces, self._removes)), "flush before the commit"
         count, low, high = self._delta
         if count or low or high:
@@ -117,11 +117,11 @@ class ChangeLog:
     # ---- reading
 
     def leaves(self, row: Row) -> list[Leaf]:
-        """Returns the entries of one row, ordered by (place, hlc)."""
+        """Return the entries of one row, ordered by (place, hlc)."""
         return self.leaves_of([row])[row]
 
     def leaves_of(self, rows: Sequence[Row]) -> dict[Row, list[Leaf]]:
-        """Returns the entries of many rows at once."""
+        """Return the entries of many rows at once."""
         self.flush()
         found: dict[Row, list[Leaf]] = {row: [] for row in rows}
         listing = f"SELECT place, hlc, row, mask, digest, prior FROM {self.name} WHERE row = ? ORDER BY place, hlc"
@@ -132,7 +132,7 @@ class ChangeLog:
         return found
 
     def rows_of(self, stamps: Sequence[tuple[int, int]]) -> dict[tuple[int, int], Row]:
-        """Returns the rows that entries of these stamps (place, hlc) describe; stamps without an entry are left out."""
+        """Return the rows that entries of these stamps (place, hlc) describe; stamps without an entry are left out."""
         self.flush()
         listing = f"SELECT place, hlc, row FROM {self.name} WHERE place = ? AND hlc = ?"
         found: dict[tuple[int, int], Row] = {
@@ -143,18 +143,18 @@ class ChangeLog:
         return found
 
     def row_of(self, place: int, hlc: int) -> Row | None:
-        """Returns the row that the entry of one stamp describes, None without an entry."""
+        """Return the row that the entry of one stamp describes, None without an entry."""
         return self.rows_of([(place, hlc)]).get((place, hlc))
 
     def knows(self, row: Row) -> bool:
-        """True if some entry describes the row."""
+        """Return True if some entry describes the row."""
         self.flush()
         if self._store.db.execute(f"SELECT 1 FROM {self.name} WHERE row = ? LIMIT 1", (row,)).fetchone() is not None:
             return True
         return isinstance(row, int) and self.runs.of_row(row) is not None
 
     def described(self, rows: Sequence[Row]) -> set[Row]:
-        """Returns those of the rows that some entry describes."""
+        """Return those of the rows that some entry describes."""
         self.flush()
         listing = f"SELECT row FROM {self.name} WHERE row = ? LIMIT 1"
         found: set[Row] = {row for (row,) in self._store.db.executemany(listing, [(row,) for row in rows])}
@@ -162,7 +162,7 @@ class ChangeLog:
         return found
 
     def entries_between(self, place: int, low: int, high: int) -> dict[int, tuple[Row, int]]:
-        """Returns by hlc (row, mask) of the site's entries with an hlc in `low..high`; the mask of a tombstone is 0."""
+        """Return by hlc (row, mask) of the site's entries with an hlc in `low..high`; the mask of a tombstone is 0."""
         self.flush()
         listing = f"SELECT hlc, row, mask FROM {self.name} WHERE place = ? AND hlc BETWEEN ? AND ?"
         found: dict[int, tuple[Row, int]] = {}
@@ -176,7 +176,7 @@ class ChangeLog:
         return found
 
     def numbered_rows(self) -> list[int]:
-        """Returns every row that goes by an integer, ascending."""
+        """Return every row that goes by an integer, ascending."""
         self.flush()
         listing = f"SELECT DISTINCT row FROM {self.name} WHERE typeof(row) = 'integer'"
         rows = {row for (row,) in self._store.db.execute(listing)}
@@ -184,7 +184,7 @@ class ChangeLog:
         return sorted(rows)
 
     def any_row_between(self, low: int, high: int) -> bool:
-        """True if some entry describes an integer row in `low..high`."""
+        """Return True if some entry describes an integer row in `low..high`."""
         self.flush()
         found = self._store.db.execute(
             f"SELECT 1 FROM {self.name} WHERE row BETWEEN ? AND ? LIMIT 1", (low, high)
@@ -192,14 +192,14 @@ class ChangeLog:
         return found is not None or self.runs.meets_rows(low, high)
 
     def entry(self, leaf: Leaf) -> Entry:
-        """Returns the leaf as the lattice sees it."""
+        """Return the leaf as the lattice sees it."""
         stored = leaf[3]
         # Nearly every mask is stored as it is, and one is looked at for each entry that a drain or a merge meets.
         mask, dead = (stored, False) if type(stored) is int and stored else unpack_mask(stored)
         return Entry((leaf[1], self._store.site(leaf[0])), mask, dead)
 
     def scan(self, place: int, hlc: int, limit: int) -> list[tuple[int, int, Row, int]]:
-        """Returns up to `limit` (place, hlc, row, digest) after a stamp, in stamp order."""
+        """Return up to `limit` (place, hlc, row, digest) after a stamp, in stamp order."""
         self.flush()
         listing = (
             f"SELECT place, hlc, row, digest FROM {self.name} WHERE (place, hlc) > (?, ?) ORDER BY place, hlc LIMIT ?"
@@ -212,7 +212,7 @@ class ChangeLog:
     # ---- writing, inside a transaction
 
     def add(self, leaf: Leaf) -> None:
-        """Adds an entry with a stamp that the log does not hold."""
+        """Add an entry with a stamp that the log does not hold."""
         self._adds.append(leaf)
         self._delta[0] += 1
         self._delta[1] += leaf[4] & _LOW
@@ -228,7 +228,7 @@ class ChangeLog:
         *,
         packed: bool = True,
     ) -> None:
-        """Adds births that overwrote nothing, with ascending stamps that the log does not hold; packs what it can.
+        """Add births that overwrote nothing, with ascending stamps that the log does not hold; packs what it can.
 
         `packed` is false where every entry will have held values, which only plain entries may.
         """
@@ -247,34 +247,34 @@ class ChangeLog:
                 self._adds += [(place, hlcs[at], rows[at], mask, digests[at], None) for at in range(start, end)]
 
     def replace(self, old: Leaf, new: Leaf) -> None:
-        """Gives the entry of one stamp another row, mask, digest or prior."""
+        """Give the entry of one stamp another row, mask, digest or prior."""
         self._replaces[old[:2]] = new
         self._delta[1] += (new[4] & _LOW) - (old[4] & _LOW)
         self._delta[2] += (new[4] >> 32 & _LOW) - (old[4] >> 32 & _LOW)
 
-    def remask(self, run: Run, mask: int | bytes, digests: Sequence[int]) -> None:
-        """Gives every entry of a run another mask, and the digests that go with it."""
+    def remask(self, run: InsertRun, mask: int | bytes, digests: Sequence[int]) -> None:
+        """Give every entry of a run another mask, and the digests that go with it."""
         for sign, values in ((-1, run.all_digests()), (1, digests)):
             self._delta[1] += sign * sum(digest & _LOW for digest in values)
             self._delta[2] += sign * sum(digest >> 32 & _LOW for digest in values)
         self.runs.remask(run, mask, digests)
 
     def remove(self, leaf: Leaf) -> None:
-        """Removes an entry that owns nothing any more."""
+        """Remove an entry that owns nothing any more."""
         self._removes.append(leaf[:2])
         self._delta[0] -= 1
         self._delta[1] -= leaf[4] & _LOW
         self._delta[2] -= leaf[4] >> 32 & _LOW
 
     def loosen(self, place: int, hlc: int) -> None:
-        """Takes an entry out of its run, if it is in one: held values and new names of rows are for plain entries."""
+        """Take an entry out of its run, if it is in one: held values and new names of rows are for plain entries."""
         self.flush()
         taken, loose = self.runs.take([(place, hlc)], keep=True)
         if taken:
             self._insert(loose)
 
     def flush(self) -> None:
-        """Writes what was added, replaced and removed to the file, each kind in one go.
+        """Write what was added, replaced and removed to the file, each kind in one go.
 
         Raises:
             DecodeError: a stamp that another row has already; the caller undoes the transaction.
@@ -311,7 +311,7 @@ class ChangeLog:
             raise DecodeError(_TWICE) from error
 
     def rehome(self, old: Row, new: Row) -> None:
-        """Moves every entry of one row to another name of the same row."""
+        """Move every entry of one row to another name of the same row."""
         self.flush()
         if isinstance(old, int):
             run = self.runs.of_row(old)
@@ -320,7 +320,7 @@ class ChangeLog:
         self._store.db.execute(f"UPDATE {self.name} SET row = ? WHERE row = ?", (new, old))
 
     def renumber(self, numbers: str) -> None:
-        """Gives rows that go by integers other ones: `numbers` is a table (old, new) of all of them, ascending in both."""
+        """Give rows that go by integers other ones: `numbers` is a table (old, new) of all of them, ascending in both."""
         self.flush()
         db, new = self._store.db, f"(SELECT new FROM {numbers} WHERE old = {{}})"
         first, last = new.format("row"), new.format("row + n - 1")
@@ -342,10 +342,10 @@ def _follows(before: Row, row: Row) -> bool:
     return isinstance(before, int) and isinstance(row, int) and row - before == 1
 
 
-def _packed(run: Run, number: int) -> Leaf:
+def _packed(run: InsertRun, number: int) -> Leaf:
     return run.place, run.hlc + number, run.row + number, run.mask, run.digest(number), None
 
 
-def _unpacked(run: Run) -> Iterator[tuple[int, int, Row, int]]:
+def _unpacked(run: InsertRun) -> Iterator[tuple[int, int, Row, int]]:
     for number, digest in enumerate(run.all_digests()):
         yield run.place, run.hlc + number, run.row + number, digest

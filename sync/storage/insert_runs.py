@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from mycomesh.sync.sqlite.identifiers import quoted
 from mycomesh.sync.storage.store import Store
 
-__all__ = ["RUN_MAX", "RUN_MIN", "Run", "Runs", "runs_name"]
+__all__ = ["RUN_MAX", "RUN_MIN", "InsertRun", "InsertRuns", "runs_name"]
 
 # Two runs of this length fill one page of 4 KiB.
 RUN_MAX = 250
@@ -27,11 +27,11 @@ _COLUMNS = "seq, place, hlc, row, n, mask, digests"
 
 
 def runs_name(table_id: int) -> str:
-    """Returns the name of the table's runs."""
+    """Return the name of the table's runs."""
     return f"mycomesh_runs_{table_id}"
 
 
-class Run(NamedTuple):
+class InsertRun(NamedTuple):
     """`n` entries: stamps (hlc + i, place) describe rows (row + i); `digests` holds 8 bytes each, little-endian."""
 
     seq: int
@@ -43,15 +43,15 @@ class Run(NamedTuple):
     digests: bytes
 
     def digest(self, number: int) -> int:
-        """Returns the digest of one entry."""
+        """Return the digest of one entry."""
         return int(struct.unpack_from("<q", self.digests, 8 * number)[0])
 
     def all_digests(self) -> tuple[int, ...]:
-        """Returns the digests of all entries in clock order."""
+        """Return the digests of all entries in clock order."""
         return struct.unpack(f"<{self.n}q", self.digests)
 
 
-class Runs:
+class InsertRuns:
     """The runs of one table; every write belongs to the caller's transaction."""
 
     __slots__ = ("_store", "_table_id", "name")
@@ -62,7 +62,7 @@ class Runs:
         self.name = runs_name(table_id)
 
     def create(self) -> None:
-        """Makes the table where it is missing."""
+        """Make the table where it is missing."""
         db = self._store.db
         db.execute(
             f"CREATE TABLE IF NOT EXISTS {self.name}(seq INTEGER PRIMARY KEY, place INTEGER, hlc INTEGER, row INTEGER,"
@@ -72,7 +72,7 @@ class Runs:
         db.execute(f"CREATE INDEX IF NOT EXISTS {self.name}_row ON {self.name}(row)")
 
     def sums(self) -> tuple[int, int, int]:
-        """Returns (entries, sum of the digests' low halves, sum of their high halves)."""
+        """Return (entries, sum of the digests' low halves, sum of their high halves)."""
         found: tuple[int, int, int] = self._store.db.execute(
             f"SELECT coalesce(sum(n), 0), coalesce(sum(low), 0), coalesce(sum(high), 0) FROM {self.name}"
         ).fetchone()
@@ -80,28 +80,28 @@ class Runs:
 
     # ---- reading
 
-    def of_row(self, row: int) -> Run | None:
-        """Returns the run that describes a row."""
+    def of_row(self, row: int) -> InsertRun | None:
+        """Return the run that describes a row."""
         return self._within(
             f"row <= ? AND row > ? - {RUN_MAX} ORDER BY row DESC LIMIT 1", (row, row), "row + n > ?", row
         )
 
-    def of_stamp(self, place: int, hlc: int) -> Run | None:
-        """Returns the run that holds the entry of a stamp."""
+    def of_stamp(self, place: int, hlc: int) -> InsertRun | None:
+        """Return the run that holds the entry of a stamp."""
         where = f"place = ? AND hlc <= ? AND hlc > ? - {RUN_MAX} ORDER BY hlc DESC LIMIT 1"
         return self._within(where, (place, hlc, hlc), "hlc + n > ?", hlc)
 
-    def _within(self, nearest: str, parameters: tuple[int, ...], reaches: str, point: int) -> Run | None:
+    def _within(self, nearest: str, parameters: tuple[int, ...], reaches: str, point: int) -> InsertRun | None:
         # The nearest run below is found in the index; its digests are read only if it reaches that far.
         inner = f"SELECT seq FROM {self.name} WHERE {nearest}"
         found = self._store.db.execute(
             f"SELECT {_COLUMNS} FROM {self.name} WHERE seq = ({inner}) AND {reaches}", (*parameters, point)
         ).fetchone()
-        return None if found is None else Run(*found)
+        return None if found is None else InsertRun(*found)
 
-    def of_rows(self, rows: Iterable[int]) -> Iterator[tuple[int, Run]]:
-        """Yields (row, its run) for those of the rows that a run describes; `rows` ascend."""
-        run: Run | None = None
+    def of_rows(self, rows: Iterable[int]) -> Iterator[tuple[int, InsertRun]]:
+        """Yield (row, its run) for those of the rows that a run describes; `rows` ascend."""
+        run: InsertRun | None = None
         end = 0  # the rows up to here are the run's, or nobody's
         for number, row in enumerate(rows):
             if number == 0 or row >= end:
@@ -110,9 +110,9 @@ class Runs:
             if run is not None:
                 yield row, run
 
-    def of_stamps(self, stamps: Iterable[tuple[int, int]]) -> Iterator[tuple[tuple[int, int], Run]]:
-        """Yields (stamp, its run) for those of the stamps (place, hlc) that are in a run; `stamps` ascend."""
-        run: Run | None = None
+    def of_stamps(self, stamps: Iterable[tuple[int, int]]) -> Iterator[tuple[tuple[int, int], InsertRun]]:
+        """Yield (stamp, its run) for those of the stamps (place, hlc) that are in a run; `stamps` ascend."""
+        run: InsertRun | None = None
         end = (-1, 0)
         for stamp in stamps:
             if stamp >= end:
@@ -132,12 +132,12 @@ class Runs:
         return (1 << 63, 0) if found is None else found
 
     def meets_rows(self, low: int, high: int) -> bool:
-        """True if a run describes some row in `low..high`."""
+        """Return True if a run describes some row in `low..high`."""
         listing = f"SELECT 1 FROM {self.name} WHERE row <= ? AND row > ? - {RUN_MAX} AND row + n > ? LIMIT 1"
         return self._store.db.execute(listing, (high, low, low)).fetchone() is not None
 
-    def after(self, place: int, hlc: int, upto: int | None = None) -> Iterator[Run]:
-        """Yields the runs that hold stamps after (place, hlc), in stamp order; with `upto`, of that place and up to it."""
+    def after(self, place: int, hlc: int, upto: int | None = None) -> Iterator[InsertRun]:
+        """Yield the runs that hold stamps after (place, hlc), in stamp order; with `upto`, of that place and up to it."""
         straddling = self.of_stamp(place, hlc)
         if straddling is not None and straddling.hlc + straddling.n - 1 > hlc:
             yield straddling
@@ -145,19 +145,19 @@ class Runs:
         if upto is not None:
             window, bounds = "place = ? AND hlc > ? AND hlc <= ?", [place, hlc, upto]
         listing = f"SELECT {_COLUMNS} FROM {self.name} WHERE {window} ORDER BY place, hlc"
-        yield from map(Run._make, self._store.db.execute(listing, bounds))
+        yield from map(InsertRun._make, self._store.db.execute(listing, bounds))
 
-    def all(self) -> Iterator[Run]:
-        """Yields every run, in the order of rows."""
-        yield from map(Run._make, self._store.db.execute(f"SELECT {_COLUMNS} FROM {self.name} ORDER BY row"))
+    def all(self) -> Iterator[InsertRun]:
+        """Yield every run, in the order of rows."""
+        yield from map(InsertRun._make, self._store.db.execute(f"SELECT {_COLUMNS} FROM {self.name} ORDER BY row"))
 
     def from_row(self, after: int | None) -> Iterator[tuple[int, int]]:
-        """Yields (first row, rows) of the runs whose first row comes after that one, in the order of rows."""
+        """Yield (first row, rows) of the runs whose first row comes after that one, in the order of rows."""
         start, parameters = ("", ()) if after is None else ("WHERE row > ?", (after,))
         yield from self._store.db.execute(f"SELECT row, n FROM {self.name} {start} ORDER BY row", parameters)
 
     def missing(self, table: str, rowid: str, runs: Iterable[tuple[int, int]]) -> Iterator[int]:
-        """Yields the rows of these runs that a table with that name of its rowid does not have."""
+        """Yield the rows of these runs that a table with that name of its rowid does not have."""
         name = quoted(rowid)
         listing = f"SELECT t.{name} FROM {quoted(table)} t WHERE t.{name} BETWEEN ? AND ?"
         for row, n in runs:
@@ -167,7 +167,7 @@ class Runs:
     # ---- writing
 
     def add(self, place: int, hlc: int, row: int, mask: int | bytes, digests: Sequence[int]) -> None:
-        """Adds consecutive entries, cut into runs of at most `RUN_MAX`."""
+        """Add consecutive entries, cut into runs of at most `RUN_MAX`."""
         records = []
         for at in range(0, len(digests), RUN_MAX):
             part = digests[at : at + RUN_MAX]
@@ -177,8 +177,8 @@ class Runs:
             records,
         )
 
-    def remask(self, run: Run, mask: int | bytes, digests: Sequence[int]) -> None:
-        """Gives a run another mask and other digests."""
+    def remask(self, run: InsertRun, mask: int | bytes, digests: Sequence[int]) -> None:
+        """Give a run another mask and other digests."""
         self._store.db.execute(
             f"UPDATE {self.name} SET mask = ?, low = ?, high = ?, digests = ? WHERE seq = ?",
             (mask, *_packed(digests), run.seq),
@@ -187,12 +187,12 @@ class Runs:
     def take(
         self, stamps: Iterable[tuple[int, int]], *, keep: bool = False
     ) -> tuple[set[tuple[int, int]], list[tuple[int, int, Any, Any, int, None]]]:
-        """Takes entries out of their runs, which fall into pieces.
+        """Take entries out of their runs, which fall into pieces.
 
         Returns the stamps (place, hlc) that were in runs, and as (place, hlc, row, mask, digest, None) what the caller
         has to keep as plain entries: pieces that are too short to stay runs, and with `keep` the entries themselves.
         """
-        broken: dict[Run, list[int]] = {}
+        broken: dict[InsertRun, list[int]] = {}
         for (_place, hlc), run in self.of_stamps(sorted(stamps)):
             broken.setdefault(run, []).append(hlc - run.hlc)
         taken: set[tuple[int, int]] = set()
@@ -213,7 +213,7 @@ class Runs:
 
 
 def _packed(digests: Sequence[int]) -> tuple[int, int, bytes]:
-    """Returns (sum of the low halves, sum of the high halves, the digests as a record holds them)."""
+    """Return (sum of the low halves, sum of the high halves, the digests as a record holds them)."""
     low = sum([digest & _LOW for digest in digests])
     high = sum([digest >> 32 & _LOW for digest in digests])
     return low, high, struct.pack(f"<{len(digests)}q", *digests)

@@ -79,13 +79,13 @@ def made_again(db: Any, name: str) -> bool:
 
 
 def remain(db: Any) -> bool:
-    """True if a file without our table of facts was a replica all the same."""
+    """Return True if a file without our table of facts was a replica all the same."""
     found = _present(db)
     return all(found.get(name) == _expected()[name] for name in ("mycomesh_sites", "mycomesh_replicated"))
 
 
 def amiss(db: Any) -> list[str]:
-    """Returns the tables of ours that a file which is a replica lacks, or has with other columns or too few rows, by name."""
+    """Return the tables of ours that a file which is a replica lacks, or has with other columns or too few rows, by name."""
     found, expected = _present(db), dict(_expected())
     wrong = {name for name, columns in expected.items() if found.get(name) != columns}
     if "mycomesh_replicated" not in wrong:
@@ -109,7 +109,7 @@ def amiss(db: Any) -> list[str]:
 
 
 def refill(db: Any, names: Collection[str]) -> None:
-    """Writes what can be told of tables that were made again and are empty; inside a transaction.
+    """Write what can be told of tables that were made again and are empty; inside a transaction.
 
     Of its own site a file covers all. What peers have told comes again, and what they cover may have been collected.
     """
@@ -124,7 +124,7 @@ def refill(db: Any, names: Collection[str]) -> None:
 
 
 def standing(db: Any) -> dict[str, str]:
-    """Returns how each table of ours is defined, in a moment: where one has gone or changed, `amiss` tells what that means."""
+    """Return how each table of ours is defined, in a moment: where one has gone or changed, `amiss` tells what that means."""
     listing = (
         "SELECT name, sql FROM sqlite_schema WHERE type = 'table' AND name GLOB 'mycomesh_*' AND name NOT GLOB '*[^a-z0-9_]*'"
         " ORDER BY rowid"
@@ -133,7 +133,7 @@ def standing(db: Any) -> dict[str, str]:
 
 
 def _unnamed(db: Any) -> bool:
-    """True if a vector tells of a site that is not on record."""
+    """Return True if a vector tells of a site that is not on record."""
     listing = "SELECT 1 FROM mycomesh_vectors WHERE place NOT IN (SELECT place FROM mycomesh_sites) LIMIT 1"
     return db.execute(listing).fetchone() is not None
 

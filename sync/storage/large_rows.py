@@ -20,7 +20,7 @@ CHANGE_BYTES_MAX = 20 << 20
 
 
 def oversized(table: Table, present: Mapping[str, Any]) -> int:
-    """Returns the mask of columns whose values are too large to travel."""
+    """Return the mask of columns whose values are too large to travel."""
     keys = {column.folded for column in table.spec.key}
     return table.mask_of(
         [name for name, value in present.items() if bytes_of(value) > CHANGE_BYTES_MAX and name not in keys]
@@ -28,7 +28,7 @@ def oversized(table: Table, present: Mapping[str, Any]) -> int:
 
 
 def portions(table: Table, mask: int, present: Mapping[str, Any]) -> list[int]:
-    """Returns masks of so many changes that each can be sent; the first holds the key and what is small."""
+    """Return masks of so many changes that each can be sent; the first holds the key and what is small."""
     keys = {column.folded for column in table.spec.key}
     names = table.columns_of(mask & ~EXISTENCE)
     parts, room = [mask & EXISTENCE], CHANGE_BYTES_MAX
@@ -43,7 +43,7 @@ def portions(table: Table, mask: int, present: Mapping[str, Any]) -> list[int]:
 
 
 def bytes_of(value: Any) -> int:
-    """Returns about how many bytes a value takes in a message."""
+    """Return about how many bytes a value takes in a message."""
     if type(value) is str:
         return len(value.encode())
     return len(value[0]) if is_raw(value) else len(value) if type(value) is bytes else 8

@@ -15,7 +15,7 @@ from mycomesh.sync.crdt.version_vector import Range
 from mycomesh.sync.sqlite.identifiers import quoted
 from mycomesh.sync.sqlite.table_spec import KeyKind
 from mycomesh.sync.storage.change_log import Leaf, unpack_mask
-from mycomesh.sync.storage.insert_runs import Run
+from mycomesh.sync.storage.insert_runs import InsertRun
 from mycomesh.sync.storage.large_rows import CHANGE_BYTES_MAX, bytes_of
 from mycomesh.sync.storage.row_view import RowView, prior_to_wire
 from mycomesh.sync.storage.table import Row, Table
@@ -36,7 +36,7 @@ _Found = dict[tuple[bytes, Kind, int], list[tuple[int, Leaf, RowView, list[Any]]
 def read_range(
     table: Table, site: bytes, after: int, upto: int, *, rows_max: int, bytes_max: int
 ) -> tuple[list[Group], int, int, int]:
-    """Returns (groups, clock reached, rows, bytes) of the site's entries in `(after, upto]`, lowest first.
+    """Return (groups, clock reached, rows, bytes) of the site's entries in `(after, upto]`, lowest first.
 
     The clock reached is `upto` when nothing is left in the range.
     """
@@ -57,7 +57,7 @@ def read_range(
 
 
 def changes_in(table: Table, site: bytes, window: Range) -> int:
-    """Returns about how many entries of the site lie in `(after, upto]`."""
+    """Return about how many entries of the site lie in `(after, upto]`."""
     place = table.store.place(site)
     if place is None:
         return 0
@@ -69,7 +69,7 @@ def changes_in(table: Table, site: bytes, window: Range) -> int:
 
 
 def read_rows(table: Table, rows: Sequence[Row], *, bytes_max: int) -> tuple[list[list[Group]], int]:
-    """Returns every entry of the first of some rows, as groups by site, and how many rows that are: at least one.
+    """Return every entry of the first of some rows, as groups by site, and how many rows that are: at least one.
 
     It is what a repair joins on the other side. The groups come in lists that can be sent each: a large row takes several.
     """
@@ -113,7 +113,7 @@ def _groups(table: Table, found: _Found) -> list[Group]:
 
 
 def _entries(table: Table, place: int, after: int, upto: int, limit: int) -> Iterator[tuple[Any, ...]]:
-    """Yields up to `limit` (hlc, row, stored mask, prior, the user's row as a tuple or None) in clock order."""
+    """Yield up to `limit` (hlc, row, stored mask, prior, the user's row as a tuple or None) in clock order."""
     for run in itertools.chain(table.log.runs.after(place, after, upto), [None]):
         # What is plain before the run, then the run itself: their clocks never interleave.
         bound = upto if run is None else run.hlc
@@ -130,8 +130,8 @@ def _entries(table: Table, place: int, after: int, upto: int, limit: int) -> Ite
         after = run.hlc + run.n - 1
 
 
-def _entries_packed(table: Table, run: Run, first: int, upto: int, limit: int) -> Iterator[tuple[Any, ...]]:
-    """Yields the entries of a run from the clock `first` on, but for rows that are gone without a trace."""
+def _entries_packed(table: Table, run: InsertRun, first: int, upto: int, limit: int) -> Iterator[tuple[Any, ...]]:
+    """Yield the entries of a run from the clock `first` on, but for rows that are gone without a trace."""
     shift = run.hlc - run.row
     row, last = first - shift, min(upto, run.hlc + run.n - 1) - shift
     rowid = f"t.{quoted(table.spec.rowid)}"
@@ -190,7 +190,7 @@ def _append(
     *,
     holds: bool,
 ) -> int:
-    """Appends one entry to the group of its kind and columns; returns about how many bytes of a chunk it takes."""
+    """Append one entry to the group of its kind and columns; returns about how many bytes of a chunk it takes."""
     place, hlc, row, stored, prior = leaf
     mask, dead = unpack_mask(stored)
     kind = Kind.DELETE if dead else Kind.BIRTH if mask & EXISTENCE else Kind.UPDATE

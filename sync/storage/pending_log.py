@@ -30,17 +30,17 @@ WORD_BITS = 62
 
 
 def pending_name(table_id: int) -> str:
-    """Returns the name of the table's pending log."""
+    """Return the name of the table's pending log."""
     return f"mycomesh_pending_{table_id}"
 
 
 def word_names(bits: Mapping[str, int]) -> list[str]:
-    """Returns the pending log's mask columns for these column bits, 62 bits each."""
+    """Return the pending log's mask columns for these column bits, 62 bits each."""
     return ["what", *(f"mask{word}" for word in range(1, max(bits.values(), default=0) // WORD_BITS + 1))]
 
 
 def key_names(spec: TableSpec) -> list[str]:
-    """Returns the pending log's key columns: `r` (rowid) and/or `k0`.. (primary key)."""
+    """Return the pending log's key columns: `r` (rowid) and/or `k0`.. (primary key)."""
     names = [f"k{place}" for place in range(len(spec.key))] if spec.kind is KeyKind.KEYED else []
     if spec.kind is not KeyKind.KEYED or spec.nullable_key:
         names.append("r")
@@ -56,7 +56,7 @@ def look_statement(
     *,
     at: str = "NULL",
 ) -> str:
-    """Returns the SQL that logs rows `t` of the table as an operation of no trigger.
+    """Return the SQL that logs rows `t` of the table as an operation of no trigger.
 
     Its time is `at`: NULL for that of the drain, 0 for a write older than the mesh. `words` are mask words beyond the
     first, by number.

@@ -61,12 +61,12 @@ class RowView:
 
     @classmethod
     def read(cls, table: Table, row: Row) -> RowView:
-        """Reads the row and its entries."""
+        """Read the row and its entries."""
         return cls(table, row, table.read(row), table.log.leaves(row))
 
     @classmethod
     def read_many(cls, table: Table, rows: Sequence[Row]) -> list[RowView]:
-        """Reads many rows, all different, at once."""
+        """Read many rows, all different, at once."""
         holds = table.holds_any()
         present = table.read_many(rows)
         leaves = table.log.leaves_of(rows)
@@ -90,7 +90,7 @@ class RowView:
         return max([leaf[1] for leaf in self.leaves], default=0)
 
     def held(self, leaf: Leaf) -> dict[str, Any]:
-        """Returns the values held for one of the row's entries."""
+        """Return the values held for one of the row's entries."""
         if not self._holds:
             return {}
         found = self._held.get(leaf[:2])
@@ -110,7 +110,7 @@ class RowView:
         )
 
     def values(self, leaf: Leaf, mask: int) -> dict[str, Any]:
-        """Returns the values of an entry's columns by name, in wire order."""
+        """Return the values of an entry's columns by name, in wire order."""
         present = self.present or {}
         columns = self.table.columns_of(mask)
         if not self._holds:
@@ -119,7 +119,7 @@ class RowView:
         return {name: held[name] if name in held else present.get(name) for name in columns}
 
     def owned(self) -> dict[str, Any]:
-        """Returns the values of every owned column, from whichever entry owns it."""
+        """Return the values of every owned column, from whichever entry owns it."""
         values: dict[str, Any] = {}
         for leaf, entry in zip(self.leaves, self.entries, strict=True):
             values.update(self.values(leaf, entry.mask & ~EXISTENCE))
@@ -127,7 +127,7 @@ class RowView:
 
 
 def shrink(view: RowView, masks: Sequence[int], key: Any) -> None:
-    """Gives each entry of the row the mask that a join left it; entries that own nothing go."""
+    """Give each entry of the row the mask that a join left it; entries that own nothing go."""
     table = view.table
     for leaf, entry, mask in zip(view.leaves, view.entries, masks, strict=True):
         if mask == entry.mask:
@@ -146,7 +146,7 @@ def shrink(view: RowView, masks: Sequence[int], key: Any) -> None:
 
 
 def differing(view: RowView) -> int:
-    """Returns the columns of the entries whose values are no longer those that they were digested with."""
+    """Return the columns of the entries whose values are no longer those that they were digested with."""
     changed = 0
     for leaf, entry in zip(view.leaves, view.entries, strict=True):
         if not entry.dead:
@@ -155,7 +155,7 @@ def differing(view: RowView) -> int:
 
 
 def retyped(view: RowView, mask: int) -> int:
-    """Returns the columns whose numbers an update of `mask` has made their equals of another type: 1 is 1.0 to a trigger.
+    """Return the columns whose numbers an update of `mask` has made their equals of another type: 1 is 1.0 to a trigger.
 
     An entry that owns some of `mask` too cannot tell: what it keeps is digested as it is, and repair finds one value for all.
     """
@@ -183,7 +183,7 @@ def _any_has_equal(present: Mapping[str, Any], names: Sequence[str]) -> bool:
 
 
 def _differing(view: RowView, leaf: Leaf, entry: Entry) -> int:
-    """Returns the columns of an entry that are not what it was digested with: one if its type says it all, else each."""
+    """Return the columns of an entry that are not what it was digested with: one if its type says it all, else each."""
     table = view.table
     values = view.values(leaf, entry.mask)
     if table.digest(leaf[0], leaf[1], entry.mask, view.key, list(values.values())) == leaf[4]:
@@ -197,7 +197,7 @@ def _differing(view: RowView, leaf: Leaf, entry: Entry) -> int:
 
 
 def _equals(value: Any) -> list[int | float]:
-    """Returns the numbers that compare equal to a value and are stored otherwise."""
+    """Return the numbers that compare equal to a value and are stored otherwise."""
     if not has_equal(value):
         return []
     if not value:
@@ -206,7 +206,7 @@ def _equals(value: Any) -> list[int | float]:
 
 
 def priors_of(view: RowView, own_place: int, mask: int) -> list[Prior]:
-    """Returns what a local change of `mask` has seen: for each other site, its newest write of these cells.
+    """Return what a local change of `mask` has seen: for each other site, its newest write of these cells.
 
     A version vector a cell: what the overwritten entries had seen counts as seen too, since the log keeps only the newest
     entry of a cell. A site's own earlier writes are its own past, never a conflict, and are left out. Where a site's clock
@@ -233,14 +233,14 @@ def priors_of(view: RowView, own_place: int, mask: int) -> list[Prior]:
 
 
 def encode_prior(parts: Sequence[Prior]) -> bytes | None:
-    """Returns the stored form; None for nothing overwritten. A mask of more than 63 bits is bytes, as in the change log."""
+    """Return the stored form; None for nothing overwritten. A mask of more than 63 bits is bytes, as in the change log."""
     if not parts:
         return None
     return codec.encode([(mask and pack_mask(mask), place, hlc) for mask, place, hlc in parts])
 
 
 def decode_prior(stored: bytes | None) -> list[Prior]:
-    """Returns the stored prior."""
+    """Return the stored prior."""
     if stored is None:
         return []
     return [
@@ -249,7 +249,7 @@ def decode_prior(stored: bytes | None) -> list[Prior]:
 
 
 def prior_to_wire(table: Table, stored: bytes | None, mask: int) -> list[Part]:
-    """Returns a stored prior with names and sites in place of local numbers; columns outside `mask` are left out."""
+    """Return a stored prior with names and sites in place of local numbers; columns outside `mask` are left out."""
     parts: list[Part] = []
     for part_mask, place, hlc in decode_prior(stored):
         names = None
@@ -262,7 +262,7 @@ def prior_to_wire(table: Table, stored: bytes | None, mask: int) -> list[Part]:
 
 
 def prior_from_wire(table: Table, parts: Sequence[Part]) -> bytes | None:
-    """Returns the stored form of a prior that a peer sent."""
+    """Return the stored form of a prior that a peer sent."""
     return encode_prior(
         [
             (None if names is None else table.mask_of(names), table.store.place_made(site), hlc)
@@ -274,7 +274,7 @@ def prior_from_wire(table: Table, parts: Sequence[Part]) -> bytes | None:
 def concurrent(
     table: Table, winner: tuple[int, bytes], prior: bytes | None, loser: tuple[int, bytes], bit: int
 ) -> bool:
-    """True if the winner's writer had not seen the loser's write of this cell (bit 0: the row's existence)."""
+    """Return True if the winner's writer had not seen the loser's write of this cell (bit 0: the row's existence)."""
     if winner[1] == loser[1]:
         return False
     place = table.store.place(loser[1])

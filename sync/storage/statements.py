@@ -32,7 +32,7 @@ _OF_THE_FILE = (
 
 
 def write(table: Table, sql: str, values: Sequence[Any]) -> None:
-    """Runs one statement that writes the user's table; raises `EchoError` for what a trigger of here did wrong."""
+    """Run one statement that writes the user's table; raises `EchoError` for what a trigger of here did wrong."""
     try:
         table.store.db.execute(sql, values)
     except apsw.Error as error:
@@ -41,7 +41,7 @@ def write(table: Table, sql: str, values: Sequence[Any]) -> None:
 
 
 def write_many(table: Table, sql: str, values: Iterable[Sequence[Any]]) -> None:
-    """Runs one statement for many rows, as `write` does for one."""
+    """Run one statement for many rows, as `write` does for one."""
     try:
         table.store.db.executemany(sql, values)
     except apsw.Error as error:
@@ -50,7 +50,7 @@ def write_many(table: Table, sql: str, values: Iterable[Sequence[Any]]) -> None:
 
 
 def blame(table: Table, error: apsw.Error) -> None:
-    """Raises `EchoError` for an error that is none of the row's own: FTS and R-tree have constraints too."""
+    """Raise `EchoError` for an error that is none of the row's own: FTS and R-tree have constraints too."""
     if isinstance(error, _OF_THE_FILE):
         return
     text = str(error)

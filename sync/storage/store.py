@@ -46,7 +46,7 @@ class Store:
     """The file. Not thread-safe: one thread owns it."""
 
     def __init__(self, path: str, *, read_only: bool = False) -> None:
-        """Opens (or creates) the file; raises `DatabaseError` with one line if it cannot serve.
+        """Open (or creates) the file; raises `DatabaseError` with one line if it cannot serve.
 
         A store that is `read_only` takes a file that was a replica before, and may be open beside the node that serves it.
         """
@@ -76,7 +76,7 @@ class Store:
             self.db.set_wal_hook(self._on_wal)
 
     def close(self) -> None:
-        """Closes the connection; the file stays a complete, ordinary database."""
+        """Close the connection; the file stays a complete, ordinary database."""
         with contextlib.suppress(apsw.Error):
             self.checkpoint()
         self.db.close()
@@ -132,7 +132,7 @@ class Store:
             self.checkpoint()
 
     def _commit(self) -> None:
-        """Ends the transaction; raises `EchoError` where FTS, which writes its index out now, finds that damaged."""
+        """End the transaction; raises `EchoError` where FTS, which writes its index out now, finds that damaged."""
         try:
             self.db.execute("COMMIT")
         except (apsw.ConstraintError, apsw.SQLError) as error:  # damage that it knows as such is CORRUPT_VTAB
@@ -172,7 +172,7 @@ class Store:
         self._durable = True
 
     def _sync(self) -> None:
-        """Writes the WAL out, as `synchronous = FULL` would; a rollback journal's commits are synced as they are."""
+        """Write the WAL out, as `synchronous = FULL` would; a rollback journal's commits are synced as they are."""
         self._durable = False
         with contextlib.suppress(FileNotFoundError):
             # No POSIX lock is on the WAL itself: to close it drops none of SQLite's.
@@ -196,15 +196,15 @@ class Store:
                 self.db.execute("COMMIT")
 
     def enlist(self, member: Enlisted) -> None:
-        """Makes `member` follow every later transaction."""
+        """Make `member` follow every later transaction."""
         self._enlisted.append(member)
 
     def dismiss(self, member: Enlisted) -> None:
-        """Ends what `enlist` began."""
+        """End what `enlist` began."""
         self._enlisted.remove(member)
 
     def checkpoint(self) -> None:
-        """Copies the WAL into the file as far as readers allow; never waits for them."""
+        """Copy the WAL into the file as far as readers allow; never waits for them."""
         self._wal_pages = 0
         with contextlib.suppress(apsw.BusyError, apsw.LockedError):
             self.db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
@@ -216,7 +216,7 @@ class Store:
     # ---- persisted facts
 
     def create(self) -> None:
-        """Makes the internal tables where they are missing and reads what they hold; inside `transaction()`.
+        """Make the internal tables where they are missing and reads what they hold; inside `transaction()`.
 
         Raises:
             ForeignFileError: the application has a table of one of their names.
@@ -260,7 +260,7 @@ class Store:
         self.made_again = tuple(wrong)
 
     def check_whole(self) -> None:
-        """Raises `FileReplacedError` if tables of ours are not as they should be: to open the file again mends them."""
+        """Raise `FileReplacedError` if tables of ours are not as they should be: to open the file again mends them."""
         wrong = internal_tables.amiss(self.db) if recognised(self.db) else ["mycomesh_meta"]
         if wrong:
             raise FileReplacedError(
@@ -268,7 +268,7 @@ class Store:
             )
 
     def _recognise(self) -> None:
-        """Reads the facts of a file that must be a replica."""
+        """Read the facts of a file that must be a replica."""
         with _translated(self.path):
             known = recognised(self.db)
         if not known:
@@ -288,12 +288,12 @@ class Store:
         self._places = {site: place for place, site in enumerate(self._sites)}
 
     def meta(self, name: str) -> Any:
-        """Returns one persisted fact, None if it was never set."""
+        """Return one persisted fact, None if it was never set."""
         found = self.db.execute("SELECT value FROM mycomesh_meta WHERE name = ?", (name,)).fetchone()
         return found[0] if found else None
 
     def meta_set(self, name: str, value: object) -> None:
-        """Sets one persisted fact; inside `transaction()`."""
+        """Set one persisted fact; inside `transaction()`."""
         self.db.execute(
             "INSERT INTO mycomesh_meta VALUES(?, ?) ON CONFLICT(name) DO UPDATE SET value = excluded.value",
             (name, value),
@@ -302,15 +302,15 @@ class Store:
     # ---- sites: 16 bytes on the wire, a small integer in the file
 
     def site(self, place: int) -> bytes:
-        """Returns the 16-byte id of the site at that place."""
+        """Return the 16-byte id of the site at that place."""
         return self._sites[place]
 
     def place(self, site: bytes) -> int | None:
-        """Returns the small integer of a site, None if it was never met."""
+        """Return the small integer of a site, None if it was never met."""
         return self._places.get(site)
 
     def place_made(self, site: bytes) -> int:
-        """Returns the small integer of a site, giving it one if it has none; inside `transaction()`."""
+        """Return the small integer of a site, giving it one if it has none; inside `transaction()`."""
         place = self._places.get(site)
         if place is None:
             place = len(self._sites)
@@ -325,20 +325,20 @@ class Store:
         return bool(self.db.execute("PRAGMA encoding").fetchone()[0] == "UTF-8")
 
     def data_version(self) -> int:
-        """Returns a number that changes when another connection has committed."""
+        """Return a number that changes when another connection has committed."""
         # The pragma looks into the file; the file control of the same name only into this connection's cache.
         return int(self.db.execute("PRAGMA data_version").fetchone()[0])
 
 
 def recognised(db: Any) -> bool:
-    """True if a file has been a replica: its table of facts is there, and is ours."""
+    """Return True if a file has been a replica: its table of facts is there, and is ours."""
     columns = db.execute("SELECT name FROM pragma_table_info('mycomesh_meta') ORDER BY cid").fetchall()
     return bool(columns == [("name",), ("value",)])
 
 
 @contextlib.contextmanager
 def _translated(path: str) -> Iterator[None]:
-    """Turns SQLite's errors about the file into ours."""
+    """Turn SQLite's errors about the file into ours."""
     try:
         yield
     except (apsw.BusyError, apsw.LockedError) as error:

@@ -40,17 +40,17 @@ _NO_KEY = codec.encode(None)
 
 
 def birth_key(site: bytes, hlc: int) -> bytes:
-    """Returns the key of a row that is identified by the stamp of its birth."""
+    """Return the key of a row that is identified by the stamp of its birth."""
     return b"\x00" + site + hlc.to_bytes(8, "big")
 
 
 def birth_stamp(key: bytes) -> tuple[bytes, int]:
-    """Returns (site, hlc) of a birth key."""
+    """Return (site, hlc) of a birth key."""
     return key[1:17], int.from_bytes(key[17:25], "big")
 
 
 def extended(bits: dict[str, int], spec: TableSpec) -> dict[str, int]:
-    """Gives every column without a bit the next one; bits are never used again for another name."""
+    """Give every column without a bit the next one; bits are never used again for another name."""
     bits = dict(bits)
     for column in spec.columns:
         if column.folded not in bits:
@@ -103,11 +103,11 @@ class Table:
     # ---- life
 
     def create(self) -> None:
-        """Makes the change log where it is missing; inside a transaction."""
+        """Make the change log where it is missing; inside a transaction."""
         self.log.create()
 
     def load(self, before: Table | None = None, sums: tuple[int, int, int] | None = None) -> None:
-        """Reads the vector and the log's sums, and enlists both; takes them from the table that it stands for, if any."""
+        """Read the vector and the log's sums, and enlists both; takes them from the table that it stands for, if any."""
         if before is not None:
             self.log, self.vector = before.log, before.vector
             self._staged = None if before.coverage is before.vector else before.coverage
@@ -123,7 +123,7 @@ class Table:
         self.store.enlist(self)
 
     def unload(self) -> None:
-        """Ends what `load` began."""
+        """End what `load` began."""
         self.store.dismiss(self.log)
         self.store.dismiss(self)
 
@@ -163,7 +163,7 @@ class Table:
         return self._vector_digest
 
     def remember_vector(self) -> None:
-        """Adds the vector of now to `passed`: who has one of these later covers nothing that is not covered here."""
+        """Add the vector of now to `passed`: who has one of these later covers nothing that is not covered here."""
         if self.vector_digest not in self.passed:
             self.passed.append(self.vector_digest)
 
@@ -213,7 +213,7 @@ class Table:
         self.store.db.execute("DELETE FROM mycomesh_vectors WHERE id = ? AND place <> ?", (self.table_id, place))
 
     def rows_shown(self) -> int:
-        """Returns how many rows the user's table has; counted again only if some connection has written since."""
+        """Return how many rows the user's table has; counted again only if some connection has written since."""
         moment = (self.store.data_version(), self.store.db.total_changes())
         if self._counted[0] != moment:
             try:
@@ -236,11 +236,11 @@ class Table:
         return sum(1 << bit for bit in self.bits_captured.values())
 
     def _columns_of(self, mask: int) -> tuple[str, ...]:
-        """Returns the folded names of the columns in a mask, sorted: the order of values on the wire."""
+        """Return the folded names of the columns in a mask, sorted: the order of values on the wire."""
         return tuple(sorted(self.names[bit] for bit in bits_of(mask & ~EXISTENCE)))
 
     def learn(self, columns: Sequence[str]) -> None:
-        """Gives bits to columns that this file does not have (yet); inside a transaction."""
+        """Give bits to columns that this file does not have (yet); inside a transaction."""
         fresh = [name for name in columns if name not in self.bits]
         if not fresh:
             return
@@ -254,7 +254,7 @@ class Table:
         )
 
     def mask_of(self, columns: Sequence[str]) -> int:
-        """Returns the mask of columns that all have bits."""
+        """Return the mask of columns that all have bits."""
         mask = 0
         for name in columns:
             mask |= 1 << self.bits[name]
@@ -278,7 +278,7 @@ class Table:
         return f"{found} AND ({' OR '.join(f't.{quoted(column.name)} IS NULL' for column in self.spec.key)})"
 
     def where_values(self, row: Row) -> tuple[str, tuple[Any, ...]] | None:
-        """Returns (condition, parameters) that find a row, None if the row has no place in the user's table."""
+        """Return (condition, parameters) that find a row, None if the row has no place in the user's table."""
         if isinstance(row, int):
             return self._where_rowid, (row,)
         if row[:1] == b"\x00" or self.spec.kind is not KeyKind.KEYED:
@@ -290,7 +290,7 @@ class Table:
         return " AND ".join(terms), tuple(map(bound, values))
 
     def read(self, row: Row) -> dict[str, Any] | None:
-        """Returns the row's stored columns by folded name, None if it is not in the user's table."""
+        """Return the row's stored columns by folded name, None if it is not in the user's table."""
         found = self.where_values(row)
         if found is None:
             return None
@@ -302,7 +302,7 @@ class Table:
         return None if values is None else dict(zip(self.known, values, strict=True))
 
     def read_many(self, rows: Sequence[Row]) -> dict[Row, dict[str, Any] | None]:
-        """Returns many rows at once, as `read` does for one."""
+        """Return many rows at once, as `read` does for one."""
         if self.spec.kind is KeyKind.KEYED:
             return {row: self.read(row) for row in rows}
         found: dict[Row, dict[str, Any] | None] = dict.fromkeys(rows)
@@ -316,7 +316,7 @@ class Table:
         return found
 
     def cells_between(self, first: int, last: int, names: Sequence[str]) -> dict[Row, list[Any]]:
-        """Returns the cells of these columns, by rowid, of the rows from one rowid to another; None in one not stored here."""
+        """Return the cells of these columns, by rowid, of the rows from one rowid to another; None in one not stored here."""
         here = {column.folded: f"t.{quoted(column.name)}" for column in self.spec.columns}
         rowid = f"t.{quoted(self.spec.rowid)}"
         columns = ", ".join([rowid, *(here.get(name, "NULL") for name in names)])
@@ -328,7 +328,7 @@ class Table:
             return {row: [*map(cells.get, names)] for row, cells in found.items() if cells is not None}
 
     def insert(self, values: dict[str, Any], *, conflict: str = "ABORT") -> int:
-        """Inserts a row with those columns and returns its rowid (0 without one); constraint errors pass through.
+        """Insert a row with those columns and returns its rowid (0 without one); constraint errors pass through.
 
         `conflict` is what SQLite does about them, whatever ON CONFLICT the table's own constraints ask for.
         """
@@ -345,7 +345,7 @@ class Table:
         return self.store.db.last_insert_rowid() if self.spec.rowid else 0
 
     def update(self, row: Row, values: dict[str, Any]) -> None:
-        """Sets columns of one row; constraint errors pass through."""
+        """Set columns of one row; constraint errors pass through."""
         found = self.where_values(row)
         if found is None or not values:
             return
@@ -364,7 +364,7 @@ class Table:
         return f"UPDATE OR ABORT {quoted(self.spec.name)} AS t SET {settings}"
 
     def delete(self, row: Row) -> None:
-        """Deletes one row if it is there."""
+        """Delete one row if it is there."""
         found = self.where_values(row)
         if found is not None:
             write(self, f"DELETE FROM {quoted(self.spec.name)} AS t WHERE {found[0]}", found[1])
@@ -372,7 +372,7 @@ class Table:
     # ---- identity
 
     def key(self, row: Row, leaves: Sequence[Leaf]) -> Any:
-        """Returns a row's key as peers know it: an integer (ROWID), else bytes."""
+        """Return a row's key as peers know it: an integer (ROWID), else bytes."""
         if isinstance(row, bytes) or self.spec.kind is KeyKind.ROWID:
             return row
         for leaf in leaves:
@@ -382,7 +382,7 @@ class Table:
         raise AssertionError(f"{self.spec.name}: row {row} has entries but no birth")
 
     def locate(self, key: Any) -> Row:
-        """Returns the local name of the row that peers know by `key`."""
+        """Return the local name of the row that peers know by `key`."""
         if isinstance(key, int) or key[:1] != b"\x00":
             return key  # type: ignore[no-any-return]
         site, hlc = birth_stamp(key)
@@ -391,7 +391,7 @@ class Table:
         return key if row is None else row
 
     def locate_many(self, keys: Sequence[Any]) -> list[Row]:
-        """Returns the local names of many rows, as `locate` does for one."""
+        """Return the local names of many rows, as `locate` does for one."""
         stamps = {}
         for key in keys:
             if type(key) is bytes and key[:1] == b"\x00":
@@ -407,7 +407,7 @@ class Table:
     # ---- digests
 
     def digest(self, place: int, hlc: int, mask: int, key: Any, values: Sequence[Any], *, dead: bool = False) -> int:
-        """Returns the keyed digest of one entry: BLAKE2b-64, signed; `values` in the order of `columns_of(mask)`.
+        """Return the keyed digest of one entry: BLAKE2b-64, signed; `values` in the order of `columns_of(mask)`.
 
         A tombstone's is 0: replicas collect them at different times, and are equal all the same.
         """
@@ -428,7 +428,7 @@ class Table:
     def digests(
         self, place: int, mask: int, hlcs: Sequence[int], keys: Sequence[Any] | None, rows: Sequence[bytes]
     ) -> list[int]:
-        """Returns the digests of many births of one site and mask, as `digest` does for one.
+        """Return the digests of many births of one site and mask, as `digest` does for one.
 
         `keys` is None where births name themselves; `rows` are the encoded values, one array each.
         """
@@ -442,7 +442,7 @@ class Table:
         return found
 
     def _digest_prefix(self, place: int, mask: int) -> tuple[Callable[[], hashlib.blake2b], bytes]:
-        """Returns what makes a state that has hashed what such entries share, and how the keys of own births begin."""
+        """Return what makes a state that has hashed what such entries share, and how the keys of own births begin."""
         state = hashlib.blake2b(digest_size=8, key=self._mesh_key, person=b"mycomesh-change")
         head = [self.spec.folded, self.store.site(place), mask & EXISTENCE, list(self.columns_of(mask))]
         state.update(codec.encode(head))
@@ -451,7 +451,7 @@ class Table:
     # ---- held values: what entries own but the user's table cannot show
 
     def held(self, leaf: Leaf) -> dict[str, Any]:
-        """Returns the values held for one entry, by folded column name."""
+        """Return the values held for one entry, by folded column name."""
         found = self.store.db.execute(
             "SELECT content FROM mycomesh_held WHERE id = ? AND place = ? AND hlc = ?", (self.table_id, *leaf[:2])
         ).fetchone()
@@ -461,7 +461,7 @@ class Table:
         return dict(zip(names, values, strict=True))
 
     def hold(self, place: int, hlc: int, values: dict[str, Any]) -> None:
-        """Sets the values held for one entry; none removes the record."""
+        """Set the values held for one entry; none removes the record."""
         if values:
             content = codec.encode([list(values), list(values.values())])
             self.store.db.execute(
@@ -479,7 +479,7 @@ class Table:
             )
 
     def hold_many(self, names: Sequence[str], values: Sequence[tuple[int, int, Sequence[Any]]]) -> None:
-        """Sets the values of these columns held for many entries (place, hlc, values) that held none."""
+        """Set the values of these columns held for many entries (place, hlc, values) that held none."""
         names = list(names)
         self.store.db.executemany(
             f"INSERT INTO mycomesh_held VALUES({self.table_id}, ?, ?, ?)",
@@ -487,11 +487,11 @@ class Table:
         )
 
     def holds_any(self) -> bool:
-        """True if some entry of this table has held values."""
+        """Return True if some entry of this table has held values."""
         found = self.store.db.execute("SELECT 1 FROM mycomesh_held WHERE id = ? LIMIT 1", (self.table_id,)).fetchone()
         return found is not None
 
     def has_orphans(self) -> bool:
-        """True if some row of a table without key columns is known by its birth alone (dead, or not yet born here)."""
+        """Return True if some row of a table without key columns is known by its birth alone (dead, or not yet born here)."""
         found = self.store.db.execute(f"SELECT 1 FROM {self.log.name} WHERE row >= x'' LIMIT 1").fetchone()
         return found is not None

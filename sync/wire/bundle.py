@@ -80,7 +80,7 @@ class Bundle:
     sections: list[Section]
 
     def encode(self) -> bytes:
-        """Returns the canonical bytes."""
+        """Return the canonical bytes."""
         places: dict[bytes, int] = {}
 
         def place(site: bytes) -> int:
@@ -96,7 +96,7 @@ class Bundle:
 
     @classmethod
     def decode(cls, data: bytes) -> Bundle:
-        """Returns the bundle in `data`; raises `DecodeError` for anything that the protocol does not allow."""
+        """Return the bundle in `data`; raises `DecodeError` for anything that the protocol does not allow."""
         value = codec.decode(data, bytes_max=BUNDLE_BYTES_MAX)
         require(is_array(value, 3), "a bundle is an array of 3")
         version, sites, sections = value

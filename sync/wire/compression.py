@@ -21,7 +21,7 @@ _LEVEL = 1  # 186 MB/s, 33 % left of rows of a fleet; level 6 takes three times 
 
 
 def pack(data: bytes) -> tuple[int, bytes]:
-    """Returns (1 if it is compressed, else 0; the bytes to send)."""
+    """Return (1 if it is compressed, else 0; the bytes to send)."""
     if len(data) < PACK_BYTES_MIN:
         return 0, data
     packed = zlib.compress(data, _LEVEL)
@@ -29,7 +29,7 @@ def pack(data: bytes) -> tuple[int, bytes]:
 
 
 def unpack(packed: int, data: bytes) -> bytes:
-    """Returns what was packed; raises `DecodeError` for damaged data, trailing bytes or more than a bundle may be."""
+    """Return what was packed; raises `DecodeError` for damaged data, trailing bytes or more than a bundle may be."""
     if not packed:
         return data
     reader = zlib.decompressobj()

@@ -164,7 +164,7 @@ Message = Digests | Vectors | Chunk | Ack | Done | SketchOf | Want | Mend | Plan
 
 
 def encode(message: Message) -> bytes:
-    """Returns the canonical bytes of a message."""
+    """Return the canonical bytes of a message."""
     return codec.encode(_fields(message))
 
 
@@ -210,7 +210,7 @@ def _other_fields(message: SketchOf | Want | Mend | Audit | Held | ReachOf | Rea
 
 
 def decode(data: bytes) -> Message:
-    """Returns the message in `data`; raises `DecodeError` for anything that the protocol does not allow."""
+    """Return the message in `data`; raises `DecodeError` for anything that the protocol does not allow."""
     value = codec.decode(data, bytes_max=MESSAGE_BYTES_MAX)
     require(is_array(value) and len(value) >= 2 and is_int(value[0]), "a message is an array that begins with its kind")
     match value:

@@ -47,7 +47,7 @@ from mycomesh.mesh.messages import (
 from mycomesh.mesh.overlay.overlay import Overlay
 from mycomesh.mesh.overlay.topology import LinkState, Neighbour
 from mycomesh.mesh.relay.circuit_frame import CircuitFrame, FrameKind
-from mycomesh.mesh.session.records import PARTIAL_BYTES_MAX, End, Inbox, Outbox, Whole
+from mycomesh.mesh.session.records import PARTIAL_BYTES_MAX, End, RecordReader, RecordWriter, Whole
 from mycomesh.mesh.session.session import EARLY_BYTES_MAX, Keys, Opened, Phase, Received, Reply, Session
 from mycomesh.sync.errors import DecodeError as SyncDecodeError
 from mycomesh.sync.wire import messages as sync_message
@@ -137,7 +137,7 @@ STREAM_SAMPLES = (
 
 
 def _records():
-    outbox = Outbox()
+    outbox = RecordWriter()
     for number, payload in enumerate(SAID):
         outbox.push(payload, number % 4)
     outbox.push_credit(99)
@@ -169,7 +169,7 @@ def frames(pieces, initiator, records, stream):
         assert not any(isinstance(step, Opened | Received) for step in steps), "a recorded or made-up handshake opened"
     assert session.phase is Phase.CLOSED or sum(map(len, pieces)) <= EARLY_BYTES_MAX
 
-    inbox = Inbox()
+    inbox = RecordReader()
     try:
         found = [item for each in records for item in inbox.take(each)]
     except DecodeError:

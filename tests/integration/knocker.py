@@ -20,7 +20,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from mycomesh.mesh.links.authentication import BOOT_BYTES, Papers
+from mycomesh.mesh.links.authentication import BOOT_BYTES, MemberHello
 from mycomesh.mesh.membership.identity import Identity
 from mycomesh.mesh.messages import Ping, encode
 from mycomesh.mesh.session.session import Keys, Phase, Received, Reply, Session
@@ -34,7 +34,7 @@ class Gate:
     """Shows its papers and believes everything."""
 
     def __init__(self, identity):
-        self._papers = Papers(identity.certificate, os.urandom(BOOT_BYTES), 0, Versions(1, 1)).encode()
+        self._papers = MemberHello(identity.certificate, os.urandom(BOOT_BYTES), 0, Versions(1, 1)).encode()
 
     def admit(self, introduction):
         return self._papers

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mycomesh.mesh.mesh_clock import HOLD_MS, UNSET_MS, WRONG_MS, MeshTime, Timekeeper, mesh_offset_ms, mesh_time
+from mycomesh.mesh.mesh_clock import HOLD_MS, UNSET_MS, WRONG_MS, MeshClock, MeshTime, mesh_offset_ms, mesh_time
 from tests.mesh.pipes import Pipes, mesh_of
 
 YEARS_MS = 50 * 365 * 86_400_000
@@ -25,7 +25,7 @@ def test_mesh_time_is_the_median_of_all_clocks(offsets, mesh):
 
 
 def test_a_clock_is_called_wrong_once_and_right_once():
-    keeper = Timekeeper()
+    keeper = MeshClock()
     agreed = [3.0, -2.0, 5.0]
     assert keeper.judge(agreed, 0, NOW_MS) == []
     assert keeper.offset_ms == pytest.approx(1.5, abs=1.5)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from mycomesh.mesh import wire
 from mycomesh.mesh.config import MeshConfig
 from mycomesh.mesh.events import Dial, LinkDown, LinkUp, NetworkChanged, Notice
-from mycomesh.mesh.links.authentication import Papers
+from mycomesh.mesh.links.authentication import MemberHello
 from mycomesh.mesh.membership.identity import Identity
 from mycomesh.mesh.versions import VERSION_MAX, Versions
 from tests.mesh.pipes import Pipes, mesh_of
@@ -212,4 +212,4 @@ class _With:
 
 def test_an_introduction_is_pinned_by_golden_bytes():
     certificate = Identity.decode(bytes.fromhex(GOLDEN["identity"])).certificate
-    assert Papers(certificate, bytes(range(8)), 7447, Versions(1, 2)).encode().hex() == GOLDEN["introduction"]
+    assert MemberHello(certificate, bytes(range(8)), 7447, Versions(1, 2)).encode().hex() == GOLDEN["introduction"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mycomesh.sync.exchange.catch_up_stream import Stream
+from mycomesh.sync.exchange.catch_up_stream import CatchUpStream
 from tests.sync.peers import Peer, converge, shell
 
 WIDE = ", ".join(f"c{number}" for number in range(70))
@@ -251,7 +251,7 @@ def test_a_schema_that_has_just_changed_breaks_nothing_that_reads_rows(pair, scr
     one, two = pair
     two.sql("UPDATE t SET y = 'later' WHERE id = 2")
     two.drain()
-    stream = Stream(two.replica, {name: one.replica.vector(name) for name in two.replica.tables})
+    stream = CatchUpStream(two.replica, {name: one.replica.vector(name) for name in two.replica.tables})
     two.shell(script)
     two.replica.status()
     assert two.scrub().found == 0

@@ -19,7 +19,7 @@ import apsw
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, rule, run_state_machine_as_test
 
-from mycomesh.sync.exchange.catch_up_stream import Stream
+from mycomesh.sync.exchange.catch_up_stream import CatchUpStream
 from tests.sync.machine import NUMBERS, Mail
 from tests.sync.peers import Peer, assert_equal, catch_up, converge
 from tests.sync.scale import examples
@@ -227,7 +227,9 @@ class Replicas(Mail):
         if receiver == sender:
             return
         one, two = self.peers[receiver], self.peers[sender]
-        chunk = Stream(two.replica, {name: one.replica.vector(name) for name in one.replica.tables}).next(two.wall_ms)
+        chunk = CatchUpStream(two.replica, {name: one.replica.vector(name) for name in one.replica.tables}).next(
+            two.wall_ms
+        )
         if chunk.bundle is not None:
             one.take([chunk.bundle])
 

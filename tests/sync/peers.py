@@ -8,7 +8,7 @@ from pathlib import Path
 
 import apsw
 
-from mycomesh.sync.exchange.catch_up_stream import Stream
+from mycomesh.sync.exchange.catch_up_stream import CatchUpStream
 from mycomesh.sync.replica import Replica, ReplicaConfig
 
 MESH_KEY = b"k" * 32
@@ -142,7 +142,7 @@ def catch_up(receiver, sender):
     whole = True
     for name in receiver.replica.tables:
         receiver.replica.forgot(name)
-    stream = Stream(sender.replica, {name: receiver.replica.vector(name) for name in receiver.replica.tables})
+    stream = CatchUpStream(sender.replica, {name: receiver.replica.vector(name) for name in receiver.replica.tables})
     while True:
         chunk = stream.next(sender.wall_ms)
         if chunk.bundle is None:

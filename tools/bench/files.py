@@ -116,7 +116,7 @@ def _captured_ratio(job: str, count: int, table: str = "drones") -> float:
 
 
 def _pipeline_once(count: int) -> dict[str, float]:
-    """Inserts, then updates of a column, then of it as a counter: captured here, drained here, merged there."""
+    """Insert, then updates of a column, then of it as a counter: captured here, drained here, merged there."""
     found: dict[str, float] = {}
     with tempfile.TemporaryDirectory(prefix=_PREFIX) as place:
         here, there, plain = (Path(place) / name for name in ("here.db", "there.db", "plain.db"))

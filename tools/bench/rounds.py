@@ -195,7 +195,7 @@ class _Pair:
         return first == second
 
     def link(self) -> None:
-        """Connects the two."""
+        """Connect the two."""
         number = next(self._serial) + 1
         self.at.clear()
         self.sent.clear()
@@ -204,13 +204,13 @@ class _Pair:
             self._do(place, LinkOpened(number, _node_id(1 - place)))
 
     def cut(self) -> None:
-        """Ends the link; what is under way is lost."""
+        """End the link; what is under way is lost."""
         for place, node in enumerate(self.nodes):
             number, node.link = node.link, 0
             self._do(place, LinkClosed(number))
 
     def write(self, place: int, count: int) -> Iterator[tuple[object, ...]]:
-        """Inserts rows at one node and yields them."""
+        """Insert rows at one node and yields them."""
         for row in itertools.islice(rows(count * (place + 2)), count * (place + 1), None):
             self.nodes[place].application.execute(INSERT, row)
             yield row
@@ -222,7 +222,7 @@ class _Pair:
         self._do(place, CommitSeen())
 
     def lose(self, count: int, draw: int) -> None:
-        """Takes entries and their rows out of the second file, at random, behind the replica's back."""
+        """Take entries and their rows out of the second file, at random, behind the replica's back."""
         table = self.nodes[1].replica.tables["drones"]
         listing = "SELECT rowid FROM drones ORDER BY rowid"
         rowids = [rowid for (rowid,) in self.nodes[1].application.execute(listing)]

@@ -14,12 +14,12 @@ from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZerocon
 from mycomesh.mesh.events import Address
 from mycomesh.mesh.io import discovery as module
 from mycomesh.mesh.io.discovery import SERVICE_TYPE, Discovery
-from mycomesh.mesh.io.interfaces import Place
+from mycomesh.mesh.io.interfaces import InterfaceState
 
 WAIT_S = 20  # only what is broken takes this long
 TAG = "00112233aabbccdd"
 OURS = {b"v": b"1", b"m": TAG.encode()}
-HOME = Place(
+HOME = InterfaceState(
     known=True, spoken=("127.0.0.1",), announced=(IPv4Address("127.0.0.1"),), own=frozenset({"127.0.0.1", "10.99.0.1"})
 )
 RESPONSE = 0x8400  # an authoritative answer (RFC 6762 section 18)
@@ -29,7 +29,7 @@ PTR, IN = 12, 1
 @pytest.fixture
 def run(monkeypatch, multicast):
     """Run a test's coroutine on a machine whose only interface is the loopback."""
-    monkeypatch.setattr(module, "look", lambda *, loopback: HOME if loopback else Place(known=True))
+    monkeypatch.setattr(module, "look", lambda *, loopback: HOME if loopback else InterfaceState(known=True))
 
     def start(work):
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -450,7 +450,7 @@ def test_a_link_local_address_is_told_with_the_name_of_its_interface():
 
 
 def test_a_link_local_address_that_came_over_ipv4_is_tried_by_each_interface():
-    place = Place(known=True, own=frozenset({"fe80::1"}), scopes=("eth0", "wlan0"))
+    place = InterfaceState(known=True, own=frozenset({"fe80::1"}), scopes=("eth0", "wlan0"))
     assert told(["fe80::7"], place=place) == ["fe80::7%eth0", "fe80::7%wlan0"]
     assert told(["fe80::1"], place=place) == [], "it is ours"
 

@@ -11,7 +11,15 @@ import pytest
 
 from mycomesh.mesh.io import interfaces as interfaces_module
 from mycomesh.mesh.io import netlink
-from mycomesh.mesh.io.interfaces import ANNOUNCED_MAX, SCOPES_MAX, SPOKEN_MAX, Place, look, multicast_fault, scope_name
+from mycomesh.mesh.io.interfaces import (
+    ANNOUNCED_MAX,
+    SCOPES_MAX,
+    SPOKEN_MAX,
+    InterfaceState,
+    look,
+    multicast_fault,
+    scope_name,
+)
 from mycomesh.mesh.io.netlink import Interface, Netlink, interfaces
 
 WAIT_S = 10  # only what is broken takes this long
@@ -228,17 +236,17 @@ def test_a_sandbox_that_lists_no_interfaces_makes_do_with_the_default_one(monkey
 
 
 def test_multicast_on_the_loopback_works():
-    assert multicast_fault(Place(known=True, spoken=("127.0.0.1",))) is None
+    assert multicast_fault(InterfaceState(known=True, spoken=("127.0.0.1",))) is None
 
 
 def test_without_an_interface_the_reason_is_said():
-    fault = multicast_fault(Place(known=True))
+    fault = multicast_fault(InterfaceState(known=True))
     assert fault is not None
     assert "no network interface" in str(fault)
 
 
 def test_one_interface_that_works_is_enough():
     # 192.0.2.0/24 is for documentation (RFC 5737), index 2**30 is nobody's.
-    bad = Place(known=True, spoken=("192.0.2.77", 1 << 30))
+    bad = InterfaceState(known=True, spoken=("192.0.2.77", 1 << 30))
     assert multicast_fault(bad) is not None
-    assert multicast_fault(Place(known=True, spoken=(*bad.spoken, "127.0.0.1"))) is None
+    assert multicast_fault(InterfaceState(known=True, spoken=(*bad.spoken, "127.0.0.1"))) is None

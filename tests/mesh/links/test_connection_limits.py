@@ -5,7 +5,7 @@ import pytest
 from mycomesh.mesh.address import host_group
 from mycomesh.mesh.config import MeshConfig
 from mycomesh.mesh.events import ConnReceived, LinkDown, Write
-from mycomesh.mesh.links.connection_limits import SOURCES_MAX, Door
+from mycomesh.mesh.links.connection_limits import SOURCES_MAX, ConnectionLimits
 from mycomesh.mesh.links.link import PONGS_MAX, WAITING_MAX
 from mycomesh.mesh.messages import CertificatesHave, Epochs, LinkStates, LinkStatesHave, Ping
 from mycomesh.mesh.overlay.overlay import ANSWERS_AT_ONCE
@@ -23,21 +23,21 @@ def let_in(door, host, now_ms, times):
 
 
 def test_one_host_gets_a_few_handshakes_at_once_and_then_twenty_a_second():
-    door = Door(CONFIG)
+    door = ConnectionLimits(CONFIG)
     assert let_in(door, "10.0.0.1", 0, 100) == CONFIG.handshakes_at_once
     assert sum(let_in(door, "10.0.0.1", now_ms, 5) for now_ms in range(1_000, 11_000, 10)) == pytest.approx(200, abs=8)
     assert let_in(door, "10.0.0.2", 10_000, 1) == 1  # nobody else pays for it
 
 
 def test_an_ipv6_host_is_its_network_and_this_machine_is_exempt():
-    door = Door(CONFIG)
+    door = ConnectionLimits(CONFIG)
     assert host_group("fe80::1%eth0") == host_group("fe80::ffff:2%eth0")
     assert sum(let_in(door, f"2001:db8::{index:x}", 0, 1) for index in range(1, 100)) == CONFIG.handshakes_at_once
     assert let_in(door, "127.0.0.1", 0, 100) == 100
 
 
 def test_what_is_remembered_of_hosts_is_bounded():
-    door = Door(CONFIG)
+    door = ConnectionLimits(CONFIG)
     for index in range(5 * SOURCES_MAX):
         door.refuses([], f"10.{index >> 16}.{index >> 8 & 255}.{index & 255}", 0, known=False)
     assert len(door._sources) == SOURCES_MAX

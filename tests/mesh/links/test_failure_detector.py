@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from mycomesh.mesh.links.failure_detector import PHI_DEAD, Detector
+from mycomesh.mesh.links.failure_detector import PHI_DEAD, FailureDetector
 from mycomesh.mesh.messages import Pong
 
 BEAT = 1_000
@@ -35,12 +35,12 @@ def step(detector, until, *, answer=lambda now, token: now + 1, start=0):
 
 
 def test_a_peer_that_answers_lives():
-    assert step(Detector(0, heartbeat_ms=BEAT), 600_000) is None
+    assert step(FailureDetector(0, heartbeat_ms=BEAT), 600_000) is None
 
 
 @pytest.mark.parametrize("alive_ms", [0, 500, 10_000, 100_000])
 def test_a_dead_peer_is_noticed_within_3_s(alive_ms):
-    detector = Detector(0, heartbeat_ms=BEAT)
+    detector = FailureDetector(0, heartbeat_ms=BEAT)
     died = step(detector, 300_000, answer=lambda now, token: now + 1 if now < alive_ms else None)
     assert died is not None
     assert alive_ms + 1_000 < died <= alive_ms + 3_000
@@ -52,7 +52,7 @@ def test_it_is_probed_before_it_is_given_up():
     def answer(now, token):
         pings.append(now)
 
-    died = step(Detector(0, heartbeat_ms=BEAT), 60_000, answer=answer)
+    died = step(FailureDetector(0, heartbeat_ms=BEAT), 60_000, answer=answer)
     assert len([at for at in pings if at > died - 1_500]) >= 4
 
 
@@ -77,12 +77,14 @@ def tcp(rng, loss):
 
 
 def test_ten_percent_of_loss_kills_nobody():
-    deaths = [step(Detector(0, heartbeat_ms=BEAT), 900_000, answer=tcp(random.Random(seed), 0.1)) for seed in range(20)]
+    deaths = [
+        step(FailureDetector(0, heartbeat_ms=BEAT), 900_000, answer=tcp(random.Random(seed), 0.1)) for seed in range(20)
+    ]
     assert deaths == [None] * 20
 
 
 def test_a_lossy_link_gets_more_patience_than_a_regular_one():
-    regular, lossy = Detector(0, heartbeat_ms=BEAT), Detector(0, heartbeat_ms=BEAT)
+    regular, lossy = FailureDetector(0, heartbeat_ms=BEAT), FailureDetector(0, heartbeat_ms=BEAT)
     for index in range(1, 40):
         regular.heard(index * 1_000)
         lossy.heard(index * 1_000 + index % 4 * 300)
@@ -92,7 +94,7 @@ def test_a_lossy_link_gets_more_patience_than_a_regular_one():
 
 
 def test_any_traffic_is_a_sign_of_life_and_saves_the_ping():
-    detector = Detector(0, heartbeat_ms=BEAT)
+    detector = FailureDetector(0, heartbeat_ms=BEAT)
     pings = 0
     for now in range(0, 20_000, 100):
         detector.heard(now)
@@ -103,7 +105,7 @@ def test_any_traffic_is_a_sign_of_life_and_saves_the_ping():
 
 
 def test_a_busy_link_is_measured_now_and_then():
-    detector = Detector(0, heartbeat_ms=BEAT)
+    detector = FailureDetector(0, heartbeat_ms=BEAT)
     pings = []
     for now in range(0, 100_000, 100):
         detector.heard(now)
@@ -115,7 +117,7 @@ def test_a_busy_link_is_measured_now_and_then():
 
 
 def test_round_trip_and_clock_offset_are_measured():
-    detector = Detector(0, heartbeat_ms=BEAT)
+    detector = FailureDetector(0, heartbeat_ms=BEAT)
     assert detector.pulse(0).rtt_ms is None
     for index in range(8):
         sent, delay = index * 1_000, 20 if index == 3 else 200
@@ -128,7 +130,7 @@ def test_round_trip_and_clock_offset_are_measured():
 
 
 def test_pongs_that_answer_nothing_are_ignored_and_pings_are_bounded():
-    detector = Detector(0, heartbeat_ms=BEAT)
+    detector = FailureDetector(0, heartbeat_ms=BEAT)
     detector.answered(Pong(77, 0), 5)
     assert detector.pulse(5).rtt_ms is None
     for now in range(1_000):
@@ -138,7 +140,7 @@ def test_pongs_that_answer_nothing_are_ignored_and_pings_are_bounded():
 
 @pytest.mark.parametrize("beat", [50, 1_000, 30_000])
 def test_the_deadline_moves_on_after_it_was_served(beat):
-    detector = Detector(0, heartbeat_ms=beat)
+    detector = FailureDetector(0, heartbeat_ms=beat)
     for _ in range(1_000):
         now = detector.deadline()
         assert detector.due(now) or detector.dead(now)
@@ -150,7 +152,7 @@ def test_the_deadline_moves_on_after_it_was_served(beat):
 
 
 def test_a_clock_that_is_set_is_known_at_the_next_measurement_and_ours_at_once():
-    detector = Detector(0, heartbeat_ms=1_000)
+    detector = FailureDetector(0, heartbeat_ms=1_000)
 
     def measured(at_ms, wall_ms, peer_ms):
         ping = detector.ping(at_ms, wall_ms)

@@ -15,7 +15,7 @@ from mycomesh.mesh.membership.decree import Authority
 from mycomesh.mesh.membership.identity import Identity, make_identity
 from mycomesh.mesh.membership.membership import RENEW_BEFORE_S, WARN_BEFORE_S, Membership
 from mycomesh.mesh.membership.renewal import CERTIFICATE_CHAIN_BYTES_MAX, RENEWED_S_MAX, read_certificate, renew
-from mycomesh.mesh.membership.revocations import OVERLAP_S, Epoch, Revocation, Standing
+from mycomesh.mesh.membership.revocations import OVERLAP_S, Epoch, Revocation, Revocations
 from mycomesh.mesh.membership.roster import Roster
 from tests.mesh.pipes import LIFETIME_S, WALL_MS, Pipes, mesh_of
 
@@ -227,7 +227,7 @@ def test_a_revoked_node_is_refused_with_every_certificate_that_it_has():
 
 
 def test_only_the_root_and_admins_revoke_and_admins_only_those_below():
-    standing = Standing(PUBLIC, FOUNDER.secret)
+    standing = Revocations(PUBLIC, FOUNDER.secret)
     assert standing.add_revocation(Revocation.issue(BRAVO.certificate, ADMIN_AUTHORITY, at_s=NOW_S).raw)
     with refused("issuer"):
         Revocation.issue(BRAVO.certificate, pretended(CHARLIE, CHARLIE.certificate.raw), at_s=NOW_S)
@@ -245,7 +245,7 @@ def test_what_an_admin_decreed_after_its_own_revocation_does_not_count_in_any_or
     before = Revocation.issue(CHARLIE.certificate, ADMIN_AUTHORITY, at_s=NOW_S + 5).raw
     of_admin = Revocation.issue(ADMIN.certificate, ROOT_AUTHORITY, at_s=NOW_S + 10).raw
     for order in ((by_admin, before, of_admin), (of_admin, before, by_admin), (before, of_admin, by_admin)):
-        standing = Standing(PUBLIC, FOUNDER.secret)
+        standing = Revocations(PUBLIC, FOUNDER.secret)
         for raw in order:
             standing.add_revocation(raw)
         assert {each.node_id for each in standing.revoked()} == {ADMIN.node_id, CHARLIE.node_id}
@@ -264,7 +264,7 @@ def test_the_greatest_epoch_is_in_use_in_whatever_order_they_come_and_a_revoked_
     one = Epoch.issue(1, bytes([1]) * 32, BRAVO.node_id, ROOT_AUTHORITY, at_s=NOW_S)
     two = Epoch.issue(2**31, bytes([2]) * 32, BRAVO.node_id, ADMIN_AUTHORITY, at_s=NOW_S)
     for order in ((one, two), (two, one)):
-        standing = Standing(PUBLIC, FOUNDER.secret)
+        standing = Revocations(PUBLIC, FOUNDER.secret)
         standing.add_revocation(of_bravo)
         for epoch in order:
             standing.add_epoch(epoch.raw)
@@ -278,7 +278,7 @@ def test_the_greatest_epoch_is_in_use_in_whatever_order_they_come_and_a_revoked_
 
 
 def test_a_secret_is_taken_only_with_the_revocation_that_it_follows_and_only_as_it_was_signed():
-    standing = Standing(PUBLIC, FOUNDER.secret)
+    standing = Revocations(PUBLIC, FOUNDER.secret)
     epoch = Epoch.issue(1, bytes(32), BRAVO.node_id, ROOT_AUTHORITY, at_s=NOW_S)
     assert not standing.add_epoch(epoch.raw)
     assert standing.secret == FOUNDER.secret
@@ -290,7 +290,7 @@ def test_a_secret_is_taken_only_with_the_revocation_that_it_follows_and_only_as_
 
 
 def test_the_old_secret_opens_nothing_once_all_have_the_new_one_or_the_overlap_is_over():
-    standing = Standing(PUBLIC, FOUNDER.secret)
+    standing = Revocations(PUBLIC, FOUNDER.secret)
     standing.add_revocation(Revocation.issue(BRAVO.certificate, ROOT_AUTHORITY, at_s=NOW_S).raw)
     epoch = Epoch.issue(1, bytes(32), BRAVO.node_id, ROOT_AUTHORITY, at_s=NOW_S)
     standing.add_epoch(epoch.raw)
@@ -402,7 +402,7 @@ def test_the_revoked_one_gets_no_secret_while_another_member_is_still_away():
     pipes.run(60_000)
     assert len(root.core.membership.secrets(WALL_MS)) == 2
     assert charlie.links == {}
-    assert tags(charlie) == {Standing(PUBLIC, FOUNDER.secret).tag}
+    assert tags(charlie) == {Revocations(PUBLIC, FOUNDER.secret).tag}
     assert len(tags(root, bravo)) == 1
 
 

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import shutil
 
-from mycomesh.mesh.node.clock_notes import SITES_MAX, Recall
+from mycomesh.mesh.node.clock_notes import SITES_MAX, ClockNotes
 from mycomesh.sync.replica import Replica, ReplicaConfig
 from tests.sync.peers import MESH_KEY, Peer
 
 
 def test_notes_outlive_the_process_and_a_damaged_file_is_no_harm(tmp_path):
     path = tmp_path / "clocks"
-    recall = Recall(path)
+    recall = ClockNotes(path)
     for number in range(SITES_MAX + 5):
         recall.note(bytes([number]) * 16, 1_000 + number)
-    known = Recall(path).clocks()
+    known = ClockNotes(path).clocks()
     assert len(known) == SITES_MAX
     assert known[bytes([SITES_MAX + 4]) * 16] == 1_000 + SITES_MAX + 4
     path.write_bytes(b'{"zz": 1')
-    assert Recall(path).clocks() == {}
+    assert ClockNotes(path).clocks() == {}
 
 
 def test_a_file_behind_what_was_noted_gets_a_new_site_before_it_stamps(tmp_path):

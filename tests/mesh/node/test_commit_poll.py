@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mycomesh.mesh.node.commit_poll import AFTER_S, Looks
+from mycomesh.mesh.node.commit_poll import AFTER_S, CommitPoll
 
 
 class VirtualClock:
@@ -48,7 +48,7 @@ def seen():
 
 @pytest.fixture
 def looks(clock, seen):
-    return Looks(clock, lambda: seen.append(clock.now))
+    return CommitPoll(clock, lambda: seen.append(clock.now))
 
 
 def test_without_a_hint_nothing_is_planned(looks, clock):

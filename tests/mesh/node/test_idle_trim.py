@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from mycomesh.mesh.node import idle_trim
-from mycomesh.mesh.node.idle_trim import Rest, trim_heap
+from mycomesh.mesh.node.idle_trim import IdleTrim, trim_heap
 from tests.sync.peers import Peer
 
 
@@ -20,7 +20,7 @@ def rested(story):
     times = []
 
     async def run():
-        await story(Rest(lambda: times.append(asyncio.get_running_loop().time())))
+        await story(IdleTrim(lambda: times.append(asyncio.get_running_loop().time())))
 
     asyncio.run(run())
     return times

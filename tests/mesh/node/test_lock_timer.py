@@ -6,13 +6,13 @@ import gc
 
 import pytest
 
-from mycomesh.mesh.node.lock_timer import LockWatch
+from mycomesh.mesh.node.lock_timer import LockTimer
 from mycomesh.sync.replica import Replica, ReplicaConfig
 
 
 def test_the_longest_hold_stands():
     times = iter([1.0, 1.5, 10.0, 12.0, 20.0, 20.25])
-    watch = LockWatch(lambda: next(times))
+    watch = LockTimer(lambda: next(times))
     longest = []
     for _ in range(3):
         watch(True)
@@ -24,7 +24,7 @@ def test_the_longest_hold_stands():
 def test_the_collector_waits_while_the_lock_is_held():
     collections = []
     gc.callbacks.append(lambda phase, info: collections.append(phase))
-    watch = LockWatch(lambda: 0.0)
+    watch = LockTimer(lambda: 0.0)
     gc.collect()
     try:
         watch(True)
@@ -40,7 +40,7 @@ def test_the_collector_waits_while_the_lock_is_held():
 
 
 def test_a_collector_that_the_program_has_turned_off_stays_off():
-    watch = LockWatch(lambda: 0.0)
+    watch = LockTimer(lambda: 0.0)
     gc.disable()
     try:
         watch(True)

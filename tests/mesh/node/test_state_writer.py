@@ -20,7 +20,7 @@ def story(monkeypatch, play):
             raise DatabaseBusyError("held")
 
     async def run():
-        found = state_writer.Mirror(refresh)
+        found = state_writer.StateWriter(refresh)
         await play(found, calls)
         found.cancel()
 

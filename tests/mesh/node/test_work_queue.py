@@ -7,7 +7,7 @@ from concurrent.futures import Future
 import pytest
 
 from mycomesh.mesh.node import work_queue as agenda_module
-from mycomesh.mesh.node.work_queue import EVENT_BYTES, TOGETHER_BYTES_MAX, TOGETHER_MAX, TURN_MS, Agenda, Job
+from mycomesh.mesh.node.work_queue import EVENT_BYTES, TOGETHER_BYTES_MAX, TOGETHER_MAX, TURN_MS, Job, WorkQueue
 from mycomesh.sync.events import (
     BatchesReceived,
     BatchReceived,
@@ -33,7 +33,7 @@ def told(agenda, now_ms=0):
 
 @pytest.fixture
 def agenda():
-    return Agenda()
+    return WorkQueue()
 
 
 def put(agenda, *events):

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from mycomesh.mesh.config import MeshConfig
-from mycomesh.mesh.overlay.active_view import EXPLORE_MS, YOUNG_MS, View
+from mycomesh.mesh.overlay.active_view import EXPLORE_MS, YOUNG_MS, ActiveView
 
 FULL = [bytes((number,)) * 16 for number in range(MeshConfig().view_min)]
 
@@ -17,7 +17,7 @@ def view_of(members, reachable):
     """The view of a grown node that knows so many members and reaches so many nodes."""
     topology = SimpleNamespace(reachable_count=lambda _now_ms: reachable)
     overlay = SimpleNamespace(roster=range(members), topology=topology, large=lambda _now_ms: True)
-    view = View(MeshConfig(), overlay, random.Random(1))
+    view = ActiveView(MeshConfig(), overlay, random.Random(1))
     view.room(FULL, 0)
     return view
 

@@ -15,7 +15,7 @@ from mycomesh.mesh.membership.identity import create_mesh, make_identity
 from mycomesh.mesh.overlay.topology import LinkState, Neighbour
 from mycomesh.mesh.relay import circuits
 from mycomesh.mesh.relay.circuit_frame import RELAYS_MAX, CircuitFrame, FrameKind
-from mycomesh.mesh.relay.circuit_plan import CHILDREN, Map
+from mycomesh.mesh.relay.circuit_plan import CHILDREN, CircuitPlan
 from mycomesh.mesh.relay.circuits import CIRCUITS_MAX, CONNS_FROM, Circuits
 from tests.mesh.pipes import LIFETIME_S, PORT, WALL_MS, Pipes
 
@@ -346,7 +346,9 @@ def test_every_member_makes_the_same_choice_and_each_pair_is_chosen_once():
         role = dict.fromkeys(members, False) | dict.fromkeys(relays, True)
         for _ in range(4):  # what is chosen is made, until nothing is missing
             chosen = [
-                (route[0], route[-1]) for own in members for route in Map(own, near[own], told, role.get).wanted()
+                (route[0], route[-1])
+                for own in members
+                for route in CircuitPlan(own, near[own], told, role.get).wanted()
             ]
             assert len(set(chosen)) == len(chosen)
             assert all(left < right for left, right in chosen)

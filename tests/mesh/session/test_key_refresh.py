@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from mycomesh.mesh.events import LinkDown
-from mycomesh.mesh.notice_throttle import Quiet
-from mycomesh.mesh.session.key_refresh import REFRESH_EVERY_MS_MIN, REFRESH_MS, Freshness
+from mycomesh.mesh.notice_throttle import NoticeThrottle
+from mycomesh.mesh.session.key_refresh import REFRESH_EVERY_MS_MIN, REFRESH_MS, KeyRefresh
 from mycomesh.mesh.session.records import refresh_record
 from mycomesh.mesh.turn import Turn
 from tests.mesh.pipes import Pipes, mesh_of
@@ -56,7 +56,7 @@ def dropped(pipes, speaker, listener, *publics):
     (link,) = speaker.core.links.conns.values()
     for public in publics:
         sealed = link.session._send.seal(refresh_record(public))
-        turn = Turn(pipes.now_ms, 0, Quiet())
+        turn = Turn(pipes.now_ms, 0, NoticeThrottle())
         link.write(len(sealed).to_bytes(2, "big") + sealed, turn)
         for action in turn.actions:
             pipes._do(speaker, action)
@@ -77,7 +77,7 @@ def test_who_asks_for_new_keys_all_the_time_loses_the_link():
 
 
 def test_an_exchange_may_be_answered_once_a_minute_and_leaves_no_share_behind():
-    asking, answering = Freshness(lambda count: b"a" * count), Freshness(lambda count: b"b" * count)
+    asking, answering = KeyRefresh(lambda count: b"a" * count), KeyRefresh(lambda count: b"b" * count)
     for now_ms in (0, REFRESH_EVERY_MS_MIN):
         theirs = answering.answer(asking.ask(), now_ms)
         assert asking.agreed(theirs) == answering.shared

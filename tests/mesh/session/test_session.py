@@ -21,8 +21,8 @@ from mycomesh.mesh.session.records import (
     WINDOW_MIN,
     WINDOW_MS,
     WINDOW_START,
-    Inbox,
-    Outbox,
+    RecordReader,
+    RecordWriter,
     Whole,
 )
 from mycomesh.mesh.session.session import (
@@ -320,13 +320,13 @@ def test_an_urgent_message_overtakes_a_blob_under_way():
 
 
 def test_an_urgent_message_leaves_in_a_frame_of_one_packet_and_bulk_in_frames_that_fit_the_speed():
-    outbox = Outbox()
+    outbox = RecordWriter()
     outbox.push(bytes(1 << 20), 2)
     outbox.push(b"alert", 0)
     outbox.push(b"small", 1)
     alert = outbox.pack()
     assert len(alert) <= PACKET_BYTES
-    assert [whole.payload for whole in Inbox().take(alert) if isinstance(whole, Whole)] == [b"alert", b"small"]
+    assert [whole.payload for whole in RecordReader().take(alert) if isinstance(whole, Whole)] == [b"alert", b"small"]
     assert WINDOW_START // FRAMES_A_WINDOW - CREDIT_EVERY < len(outbox.pack()) <= WINDOW_START // FRAMES_A_WINDOW
     outbox.window = WINDOW_MAX
     assert len(outbox.pack()) == PLAINTEXT_BYTES_MAX
@@ -397,7 +397,7 @@ def test_a_message_too_long_for_any_link_is_refused_before_anything_is_sent():
     st.integers(0, 3),
 )
 def test_records_carry_every_message_once_and_in_order(messages, hold):
-    outbox, inbox = Outbox(), Inbox()
+    outbox, inbox = RecordWriter(), RecordReader()
     for payload, priority in messages:
         outbox.push(payload, priority)
     got = []
@@ -415,7 +415,7 @@ def test_records_carry_every_message_once_and_in_order(messages, hold):
 
 @given(st.binary(max_size=300))
 def test_junk_records_are_refused_or_understood(junk):
-    inbox = Inbox()
+    inbox = RecordReader()
     try:
         found = inbox.take(junk)
     except DecodeError:
@@ -424,7 +424,7 @@ def test_junk_records_are_refused_or_understood(junk):
 
 
 def test_half_received_messages_are_bounded():
-    inbox = Inbox()
+    inbox = RecordReader()
     piece = bytes((3,)) + (60_000).to_bytes(2, "big") + bytes(60_000)
     for _ in range(MESSAGE_BYTES_MAX // 60_000):
         assert inbox.take(piece) == []
@@ -433,7 +433,7 @@ def test_half_received_messages_are_bounded():
 
 
 def test_half_received_messages_of_all_priorities_together_are_bounded():
-    inbox = Inbox()
+    inbox = RecordReader()
     size = 60_000
     taken = 0
     with pytest.raises(DecodeError, match="exceeds"):  # noqa: PT012, it is the loop that must end
@@ -445,11 +445,11 @@ def test_half_received_messages_of_all_priorities_together_are_bounded():
 
 def test_empty_pieces_cannot_be_heaped_up():
     with pytest.raises(DecodeError, match="empty piece"):
-        Inbox().take(bytes((2, 0, 0)))
+        RecordReader().take(bytes((2, 0, 0)))
 
 
 def test_credit_for_bytes_never_sent_is_refused():
-    outbox = Outbox()
+    outbox = RecordWriter()
     outbox.push(bytes(100), 1)
     outbox.pack()
     with pytest.raises(DecodeError, match="acknowledges 101 bytes of 100"):
@@ -460,7 +460,7 @@ def test_credit_for_bytes_never_sent_is_refused():
     ("rate", "low", "high"), [(20, WINDOW_MIN, WINDOW_MIN), (500, 100_000, 150_000), (50_000, WINDOW_MAX, WINDOW_MAX)]
 )
 def test_the_window_follows_the_speed_of_the_link(rate, low, high):
-    outbox = Outbox()
+    outbox = RecordWriter()
     outbox.push(bytes(MESSAGE_BYTES_MAX), 3)
     in_flight = 0
     now = 0

@@ -9,7 +9,7 @@ import pytest
 
 from mycomesh.sync.capture.drain import CHUNK_ROWS_MAX
 from mycomesh.sync.events import CommitSeen, Publish
-from mycomesh.sync.exchange.catch_up_stream import Stream
+from mycomesh.sync.exchange.catch_up_stream import CatchUpStream
 from mycomesh.sync.exchange.exchange import Exchange, ExchangeConfig
 from mycomesh.sync.replica import ReplicaConfig
 from mycomesh.sync.schema.catalog import SCHEMA_TABLE
@@ -131,7 +131,7 @@ def test_whoever_was_away_gets_what_is_urgent_first_and_alone(peer_of):
     one.sql("INSERT INTO aaa VALUES(1, 1)")
     one.sql(BOTH)
     one.drain()
-    stream = Stream(one.replica, {name: two.replica.vector(name) for name in two.replica.tables})
+    stream = CatchUpStream(one.replica, {name: two.replica.vector(name) for name in two.replica.tables})
     chunks = [tables_of(stream.next(one.wall_ms).bundle), tables_of(stream.next(one.wall_ms).bundle)]
     assert chunks == [["alerts"], ["aaa", "bulk"]]
     assert stream.next(one.wall_ms).bundle is None
@@ -143,7 +143,7 @@ def test_what_becomes_urgent_while_a_stream_runs_is_its_next_chunk(peer_of):
     two.take(one.drain(), origin=one.node_id)
     one.sql(FILL, 3_000)
     one.drain()
-    stream = Stream(one.replica, {name: two.replica.vector(name) for name in two.replica.tables})
+    stream = CatchUpStream(one.replica, {name: two.replica.vector(name) for name in two.replica.tables})
     assert tables_of(stream.next(one.wall_ms).bundle) == ["bulk"]
     one.sql("INSERT INTO alerts VALUES('a', 'smoke')")
     chunk = stream.next(one.wall_ms)

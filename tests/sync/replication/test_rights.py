@@ -6,7 +6,7 @@ import pytest
 
 from mycomesh.sync.crdt.version_vector import Vector
 from mycomesh.sync.events import BatchReceived, MessageReceived, RightsKnown
-from mycomesh.sync.exchange.catch_up_stream import Stream
+from mycomesh.sync.exchange.catch_up_stream import CatchUpStream
 from mycomesh.sync.replication.rights import Rights
 from mycomesh.sync.wire import messages as wire
 from tests.sync.exchanges import World
@@ -114,7 +114,7 @@ def test_a_hostile_reader_gets_nothing_in_by_live_batch_chunk_or_mend(world_of):
 
 def _batches(node):
     """The node's own rows of `logs` as it would stream them."""
-    stream = Stream(node.peer.replica, {"logs": Vector()})
+    stream = CatchUpStream(node.peer.replica, {"logs": Vector()})
     stream.plan()
     while True:
         chunk = stream.next(node.peer.wall_ms + 10**6)

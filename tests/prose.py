@@ -1,0 +1,138 @@
+"""Phrases that our docstrings, comments, messages and documents avoid, and a search for them.
+
+`python -m tests.prose [PATH...]` prints each occurrence with what to write instead; tests/test_prose.py holds the count at zero.
+The list is docs/CONTRIBUTING.md's rule for prose as far as a search can check it.
+"""
+
+from __future__ import annotations
+
+import ast
+import io
+import re
+import subprocess
+import sys
+import tokenize
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+# Pattern, what to write instead. Matched without regard to case against text whose line breaks are spaces.
+PHRASES = (
+    (r"\banew\b", "again; or rebuilt, recreated, restarted"),
+    (r"\bof ours\b", "our X; or the node's X"),
+    (r"\bstands\b", "is, remains, holds, applies"),
+    (r"\bstood\b", "was, remained, applied"),
+    (r"\bis none\b", "does not exist; or there is no X"),
+    (r"\b(is|are|was|were|be|been) told\b", "we tell X; X learns, reports, receives"),
+    (r"\btold of\b", "reported, announced; X learns about Y"),
+    (r"\bgoes by\b", "uses, is named, is known as"),
+    (r"\bin line with\b", "equal to, consistent with, matches"),
+    (r"\bmakes itself\b", "name what it does"),
+    (r"\bhas it that\b", "says, requires, finds"),
+    (r"\bby the word of\b", "because X says so; on X's report"),
+    (r"\bno part of\b", "not part of; or say what X does not do"),
+    (r"\bmust not know\b", "an import contract says what a module may import"),
+    (r"\bwhat always holds\b", "Invariant: ... (and a test that holds it)"),
+    (r"(^|[.:;] )Owns (the|what|how|where|when|who|one|two|all|each)\b", "say what the module is"),
+    (r"\bwhoever\b", "a node that, a peer that, a program that"),
+    (r"\bwhat is (of|no|not)\b", "name the thing"),
+    (r"\bhears? (nothing|of)\b", "receives nothing; learns about"),
+    (r"\bis spoken of\b", "is logged, is reported"),
+    (r"\bas (is|are) said\b", "as described in"),
+    (r"\bwithout a word\b", "silently"),
+    (r"\bfor good and all\b", "permanently"),
+    (r"\bmend(s|ed|ing)?\b", "repair, fix"),
+    (r"\ball the same\b", "anyway, still"),
+    (r"\bere\b", "before"),
+    (r"\btherefrom|thereof|therein|hereby\b", "plain words"),
+    # A sentence that begins with a relative clause instead of an actor. A question may.
+    (
+        r"(?:^|[.!?:] |\s- |\| )(?:What|Who|Whoever)\b(?![^.!?|]*\?)",
+        "begin with an actor: 'The node ...', 'A peer that ...'",
+    ),
+)
+COMPILED = tuple(
+    (re.compile(pattern, re.IGNORECASE if "What|Who" not in pattern else 0), instead) for pattern, instead in PHRASES
+)
+# Words of the wire format, of on-disk names and of the interface that other programs read: they cannot change.
+CONTRACTS = re.compile(r"`[^`\n]*`|\"[a-z_]+(\.[a-z_]+)+\"|\b[A-Za-z_]*[_./][A-Za-z_./]*\b")
+SKIPPED = ("docs/LICENSE", "docs/bench/history.jsonl", "tools/data/NOTICE.md", "tests/prose.py")
+
+
+def occurrences(path: Path) -> list[tuple[int, str, str]]:
+    """Return line, the words found and what to write instead, for each phrase in a file."""
+    found = []
+    for line, text in _texts(path):
+        plain = CONTRACTS.sub(lambda match: "_" * len(match.group()), text)
+        flat = re.sub(r"\s", " ", plain)
+        for pattern, instead in COMPILED:
+            found += [
+                (
+                    line + text.count("\n", 0, match.start()),
+                    text[match.start() : match.end() + 40].split("\n")[0].strip(),
+                    instead,
+                )
+                for match in pattern.finditer(flat)
+            ]
+    return sorted(found)
+
+
+def _texts(path: Path) -> list[tuple[int, str]]:
+    """Return first line and text of each piece of prose: paragraphs of Markdown; docstrings, comments, messages of Python."""
+    source = path.read_text()
+    if path.suffix == ".md":
+        return _paragraphs(re.sub(r"^```.*?^```", lambda m: "\n" * m.group().count("\n"), source, flags=re.S | re.M), 1)
+    pieces: list[tuple[int, str]] = []
+    comment: list[str] = []
+    first = 0
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            own = not token.line[: token.start[1]].strip()
+            if comment and own and token.start[0] == first + len(comment):
+                comment.append(token.string.lstrip("# "))
+                continue
+            if comment:
+                pieces.append((first, "\n".join(comment)))
+            first, comment = token.start[0], [token.string.lstrip("# ")]
+    if comment:
+        pieces.append((first, "\n".join(comment)))
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and " " in node.value:
+            pieces += _paragraphs(node.value, node.lineno)
+    return pieces
+
+
+def _paragraphs(text: str, line: int) -> list[tuple[int, str]]:
+    found = []
+    for match in re.finditer(r"(?:[^\n]+\n?)+", text):
+        found.append((line + text.count("\n", 0, match.start()), match.group()))
+    return found
+
+
+def tracked() -> list[Path]:
+    """Return the files whose prose counts."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard", "*.py", "*.md"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return [ROOT / name for name in listed.stdout.split() if name not in SKIPPED and (ROOT / name).is_file()]
+
+
+def main() -> int:
+    wanted = [Path(word).resolve() for word in sys.argv[1:]] or [ROOT]
+    total = 0
+    for path in tracked():
+        if not any(path == root or root in path.parents for root in wanted):
+            continue
+        for line, words, instead in occurrences(path):
+            total += 1
+            print(f"{path.relative_to(ROOT)}:{line}: {words!r} -> {instead}")
+    print(f"{total} occurrences")
+    return 1 if total else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
