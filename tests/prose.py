@@ -56,6 +56,7 @@ COMPILED = tuple(
 )
 # Words of the wire format, of on-disk names and of the interface that other programs read: they cannot change.
 CONTRACTS = re.compile(r"`[^`\n]*`|\"[a-z_]+(\.[a-z_]+)+\"|\b[A-Za-z_]*[_./][A-Za-z_./]*\b")
+FENCED = re.compile(r"^```.*?^```", re.DOTALL | re.MULTILINE)
 SKIPPED = ("docs/LICENSE", "docs/bench/history.jsonl", "tools/data/NOTICE.md", "tests/prose.py")
 
 
@@ -81,7 +82,7 @@ def _texts(path: Path) -> list[tuple[int, str]]:
     """Return first line and text of each piece of prose: paragraphs of Markdown; docstrings, comments, messages of Python."""
     source = path.read_text()
     if path.suffix == ".md":
-        return _paragraphs(re.sub(r"^```.*?^```", lambda m: "\n" * m.group().count("\n"), source, flags=re.S | re.M), 1)
+        return _paragraphs(FENCED.sub(lambda match: "\n" * match.group().count("\n"), source), 1)
     pieces: list[tuple[int, str]] = []
     comment: list[str] = []
     first = 0
@@ -103,10 +104,8 @@ def _texts(path: Path) -> list[tuple[int, str]]:
 
 
 def _paragraphs(text: str, line: int) -> list[tuple[int, str]]:
-    found = []
-    for match in re.finditer(r"(?:[^\n]+\n?)+", text):
-        found.append((line + text.count("\n", 0, match.start()), match.group()))
-    return found
+    matches = re.finditer(r"(?:[^\n]+\n?)+", text)
+    return [(line + text.count("\n", 0, match.start()), match.group()) for match in matches]
 
 
 def tracked() -> list[Path]:

@@ -77,7 +77,7 @@ def create_statements(spec: TableSpec, table_id: int, bits: Mapping[str, int]) -
 
 
 def fits(db: Any, spec: TableSpec, table_id: int, bits: Mapping[str, int]) -> bool:
-    """Return True if the table's update trigger, as it stands, is the one for this spec: RENAME rewrites it, nothing else does."""
+    """Return True if the table's update trigger is the one for this spec; only RENAME rewrites it."""
     name = trigger_names(table_id)[1]
     found = db.execute("SELECT sql FROM sqlite_schema WHERE type = 'trigger' AND name = ?", (name,)).fetchone()
     wanted = _update_trigger(spec, table_id, bits)

@@ -123,7 +123,7 @@ def generated_fact(table: str, column: str, text: str) -> tuple[str, str, str]:
 
 
 def may_be_shown(name: str) -> bool:
-    """Return True if a table or a column may go by that name: not a name of SQLite's, of ours, or one that no client can write."""
+    """Return True if a table or column may have that name: not reserved by SQLite or mycomesh, and writable by any client."""
     return (
         0 < len(name) <= COLUMN_CHARS_MAX
         and "\0" not in name

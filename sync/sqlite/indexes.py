@@ -101,7 +101,7 @@ def _new_values(db: Any, table: str) -> dict[str, str]:
 
 
 def _constant(db: Any, default: str) -> bool:
-    """Return True if a default says the same wherever it stands: a bare or a double-quoted word is text there, and a column here."""
+    """Return True if a default is a constant. A bare or double-quoted word is text in DEFAULT and a column in a query."""
     try:
         db.execute(f"EXPLAIN SELECT {default}", can_cache=False).close()
     except apsw.Error:
