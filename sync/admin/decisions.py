@@ -208,7 +208,7 @@ def _whole(table: Table, row: Row, values: dict[str, Any], number: int) -> dict[
             f"conflict {number} is not restored: its row of {table.spec.name} is gone, and {unknown[0]!r} needs one;"
             " insert it first"
         )
-    if table.spec.kind is KeyKind.BAG or (isinstance(row, bytes) and row[:1] == b"\x00"):
+    if table.spec.kind is KeyKind.KEYLESS or (isinstance(row, bytes) and row[:1] == b"\x00"):
         return values
     keys = [row] if isinstance(row, int) else codec.decode(row, bytes_max=len(row))
     return dict(zip((column.folded for column in table.spec.key), keys, strict=True)) | values

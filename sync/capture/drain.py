@@ -192,7 +192,7 @@ def _births(
 ) -> Group:
     """Enters births of all known columns in the change log; returns them as a group."""
     mask = table.known_mask | EXISTENCE
-    keys: Sequence[Row | None] | None = None if table.spec.kind is KeyKind.BAG else rows
+    keys: Sequence[Row | None] | None = None if table.spec.kind is KeyKind.KEYLESS else rows
     if table.spec.kind is KeyKind.KEYED:
         keys = [None if isinstance(row, int) else row for row in rows]  # a NULL in the key: the birth names the row
     digests = table.digests(place, mask, hlcs, keys, encoded)

@@ -66,7 +66,7 @@ def logging(table: Table, standing: Sequence[tuple[Any, ...]]) -> bool:
 
 def numbered(table: Table, standing: Sequence[tuple[Any, ...]]) -> bool:
     """Return True if a table's rowids are what they were, whatever VACUUM did; `standing` as for `captured`."""
-    return not table.spec.keyless or any(name == _keep_name(table.table_id) for _, name, _ in standing)
+    return not table.spec.lacks_primary_key or any(name == _keep_name(table.table_id) for _, name, _ in standing)
 
 
 def put_on(table: Table) -> None:
@@ -78,7 +78,7 @@ def put_on(table: Table) -> None:
     make_log(table)
     for statement in create_statements(table.spec, table_id, compared)[1:]:
         db.execute(statement)
-    if table.spec.keyless:
+    if table.spec.lacks_primary_key:
         _keep_numbers(table)
     table.bits_captured = compared
     known = table.spec.meshes

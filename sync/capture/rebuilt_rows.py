@@ -48,7 +48,7 @@ def realign(table: Table) -> None:
     What rows hold is compared with their entries by the sweep that follows.
     """
     spec, db = table.spec, table.store.db
-    if not (spec.keyless or spec.nullable_key):
+    if not (spec.lacks_primary_key or spec.nullable_key):
         return
     for name, columns in _TABLES.items():
         db.execute(f"CREATE TEMP TABLE mycomesh_{name}({columns})")

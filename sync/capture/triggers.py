@@ -110,7 +110,7 @@ def _needs_time(spec: TableSpec) -> bool:
     A statement that calls a function inside a trigger keeps copies of the pages that it changes, to be able to undo them:
     of inserts one by one in a transaction, two pages for each row (ADR 0021).
     """
-    return not spec.keyless
+    return not spec.lacks_primary_key
 
 
 def _log_update(spec: TableSpec, table_id: int, bits: Mapping[str, int], words: list[str]) -> str:

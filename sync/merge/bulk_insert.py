@@ -39,7 +39,7 @@ def insert_births(table: Table, group: Group, place: int, keys: Sequence[Any]) -
     known = held.keys() | _known(table, group, keys)
     if not known:
         return _insert(table, group, place, keys)
-    by_stamp = table.spec.kind is KeyKind.BAG and group.keys is None
+    by_stamp = table.spec.kind is KeyKind.KEYLESS and group.keys is None
     owned = {  # whose entries own all that they could bring
         hlc
         for hlc, key in zip(group.hlcs, keys, strict=True)
@@ -84,7 +84,7 @@ def _plain(table: Table, group: Group) -> bool:
 def _known(table: Table, group: Group, keys: Sequence[Any]) -> set[int]:
     """Return the clocks of births of which it is not sure that they are the first that is heard of their rows."""
     log, spec = table.log, table.spec
-    if spec.kind is KeyKind.BAG:
+    if spec.kind is KeyKind.KEYLESS:
         if not table.has_orphans():
             return set()
         if spec.id_column:  # what ended an id ends its births (ADR 0009)
@@ -117,7 +117,7 @@ def _insert(table: Table, group: Group, place: int, keys: Sequence[Any]) -> tupl
 def _inserted(table: Table, group: Group, place: int, keys: Sequence[Any]) -> bool:
     """Insert births at once; False, with nothing done, if a constraint refuses one of them."""
     spec, log = table.spec, table.log
-    by_birth = spec.kind is KeyKind.BAG
+    by_birth = spec.kind is KeyKind.KEYLESS
     mask = table.mask_of(group.columns) | EXISTENCE
     by_name = {column.folded: quoted(column.name) for column in spec.columns}
     names = [by_name[name] for name in group.columns]

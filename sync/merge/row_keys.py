@@ -58,7 +58,7 @@ def _keys_of(table: Table, group: Group) -> list[Any]:
     if group.kind is not Kind.BIRTH:
         raise DecodeError(f"{spec.name}: a change that is no birth names no row")
     births = [birth_key(group.site, hlc) for hlc in group.hlcs]
-    if spec.kind is KeyKind.BAG:
+    if spec.kind is KeyKind.KEYLESS:
         return births
     try:
         places = [group.columns.index(column.folded) for column in spec.key]

@@ -204,7 +204,7 @@ class Outbox:
         return self._urgency.batches(sections), more
 
     def _times(self, table: Table, wall_ms: int) -> Times:
-        untimed_ms = self._waited_ms if table.spec.keyless else None
+        untimed_ms = self._waited_ms if table.spec.lacks_primary_key else None
         return Times(wall_ms, wall_ms if untimed_ms is None else min(untimed_ms, wall_ms))
 
     def _took(self, table: Table, drained: Drained, sections: list[Section]) -> int:

@@ -44,7 +44,7 @@ class KeyKind(enum.Enum):
 
     ROWID = "rowid"  # INTEGER PRIMARY KEY: the integer itself
     KEYED = "keyed"  # any other primary key: the canonical encoding of its columns
-    BAG = "bag"  # no primary key: the stamp of the row's birth
+    KEYLESS = "keyless"  # no primary key, or one that may repeat: the stamp of the row's insert
 
 
 class UnsupportedTable(Exception):  # noqa: N818 -- not a failure: the caller says it once and goes on
@@ -84,13 +84,12 @@ class TableSpec:
     name: str
     kind: KeyKind
     columns: tuple[Column, ...]
-    key: tuple[Column, ...]  # empty for BAG
+    key: tuple[Column, ...]  # empty for KEYLESS
     rowid: str  # an unshadowed name of the rowid; "" for WITHOUT ROWID
     unique: tuple[UniqueIndex, ...]
     sql: str
-    id_column: str = (
-        ""  # folded: the INTEGER PRIMARY KEY of a table that keeps both rows of one id, which is a BAG then
-    )
+    # Canonical: the INTEGER PRIMARY KEY of a table that keeps both rows of one id, whose kind is KEYLESS then; "" elsewhere.
+    id_column: str = ""
     mesh: str = ""  # what peers call it, where that is not the name that it has in this file
     generated: tuple[str, ...] = ()  # names of columns that are computed on every replica
 
@@ -100,9 +99,9 @@ class TableSpec:
         return self.mesh or fold(self.name)
 
     @property
-    def keyless(self) -> bool:
-        """True if the table has no primary key; one whose rows go by their births by a policy has its own all the same."""
-        return self.kind is KeyKind.BAG and not self.id_column
+    def lacks_primary_key(self) -> bool:
+        """True if the table has no primary key; a KEYLESS table that keeps both rows of one id does have one."""
+        return self.kind is KeyKind.KEYLESS and not self.id_column
 
     @property
     def meshes(self) -> dict[str, str]:
@@ -130,7 +129,7 @@ class TableSpec:
 
     @property
     def nullable_key(self) -> bool:
-        """True if a row may have a NULL in its key: such rows are identified like those of a bag."""
+        """True if a row may have a NULL in its key: such rows are identified like those of a KEYLESS table."""
         return self.kind is KeyKind.KEYED and bool(self.rowid) and any(not column.not_null for column in self.key)
 
     @property
@@ -138,7 +137,7 @@ class TableSpec:
         """What names a row, as people may read it: replicas whose rows are named otherwise cannot exchange any."""
         if self.kind is KeyKind.ROWID or self.id_column:
             return f"INTEGER PRIMARY KEY({self.id_column or self.key[0].folded})"
-        if self.kind is KeyKind.BAG:
+        if self.kind is KeyKind.KEYLESS:
             return "no primary key"
         terms = (f"{column.folded} {column.affinity} COLLATE {column.collation}" for column in self.key)
         return f"PRIMARY KEY({', '.join(terms)}){' that may be NULL' if self.nullable_key else ''}"
@@ -147,7 +146,7 @@ class TableSpec:
         """Return a ROWID table as one whose rows are identified by their births; other tables as they are."""
         if self.kind is not KeyKind.ROWID:
             return self
-        return replace(self, kind=KeyKind.BAG, key=(), id_column=self.key[0].folded)
+        return replace(self, kind=KeyKind.KEYLESS, key=(), id_column=self.key[0].folded)
 
 
 def user_tables(db: Any) -> tuple[list[str], list[tuple[str, str]]]:
@@ -288,7 +287,7 @@ def _check_writable(db: Any, table: str) -> None:
 
 def _key_kind(key: tuple[Column, ...], *, without_rowid: bool, indexed: bool) -> KeyKind:
     if not key:
-        return KeyKind.BAG
+        return KeyKind.KEYLESS
     # An INTEGER PRIMARY KEY is the rowid itself, and the only primary key without an index of its own.
     if not without_rowid and not indexed:
         return KeyKind.ROWID
