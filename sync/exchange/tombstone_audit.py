@@ -92,7 +92,7 @@ class TombstoneAudit:
         same = (held.table, held.site, held.after) == (question.table, question.site, question.after)
         require(same and question.after < held.reached <= question.upto, "answers another audit")
         table = self._replica.tables.get(held.table)
-        place = None if table is None else table.store.place(held.site)
+        place = None if table is None else table.store.site_number(held.site)
         if table is not None and place is not None:
             absent = self._absent.setdefault(held.table, array("q"))
             after, windows = held.after, list(_windows(held.after, held.runs))

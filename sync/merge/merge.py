@@ -89,7 +89,7 @@ def merge_section(
         covered = _covered(table, group)
         fresh = _part(group, covered, known=False)
         if fresh is not None:
-            place = table.store.place_made(fresh.site)
+            place = table.store.site_number_or_new(fresh.site)
             keys = keys_of(table, fresh)
             done, rest = insert_births(table, fresh, place, keys)
             merged.changes += done
@@ -101,7 +101,7 @@ def merge_section(
         known = _part(group, covered, known=True) if repair else None
         if known is not None:
             before = merged.changes
-            _merge_rows(table, known, table.store.place_made(known.site), keys_of(table, known), None, merged)
+            _merge_rows(table, known, table.store.site_number_or_new(known.site), keys_of(table, known), None, merged)
             merged.repaired += merged.changes - before
     table.log.flush()
     for site, after, upto in section.ranges:

@@ -61,7 +61,7 @@ def inherit(table: Table, marks: Vector, bound: int) -> None:
     for site, ranges in marks.items():
         top = min(ranges[-1][1], bound)
         if top > 0:
-            _mark(table, table.store.place_made(site), top)
+            _mark(table, table.store.site_number_or_new(site), top)
 
 
 def _mark(table: Table, place: int, hlc: int) -> None:
@@ -76,7 +76,7 @@ def _mark(table: Table, place: int, hlc: int) -> None:
 
 def stamps(table: Table, site: bytes, after: int, upto: int, limit: int) -> tuple[list[int], int]:
     """Return up to `limit` clocks of the site's entries in `(after, upto]`, ascending, and the clock reached."""
-    place = table.store.place(site)
+    place = table.store.site_number(site)
     if place is None:
         return [], upto
     found = [hlc for at, hlc, _, _ in table.log.scan(place, after, limit) if at == place and hlc <= upto]

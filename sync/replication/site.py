@@ -47,7 +47,7 @@ class Site:
     __slots__ = ("_entropy", "_kept", "_opened_at", "_renewals", "_store", "moving", "place")
 
     def __init__(self, store: Store, site: bytes, entropy: Callable[[int], bytes]) -> None:
-        self.place = store.place_made(site)
+        self.place = store.site_number_or_new(site)
         self._store = store
         self._entropy = entropy
         self._opened_at = store.clock.last  # what this run stamps lies after it
@@ -110,7 +110,7 @@ class Site:
             raise DecodeError("tells again and again of writes of this node that it never made")
         self._renewals += 1
         old = self.place
-        self.place = self._store.place_made(_fresh_site(self._store, self.site, self._entropy))
+        self.place = self._store.site_number_or_new(_fresh_site(self._store, self.site, self._entropy))
         for name in sorted(tables):
             stamp_again(tables[name], old, self.place, self._opened_at)
         return True
@@ -133,7 +133,7 @@ class Site:
         """
         old = self.place
         tops = [table.coverage.top(site) for table in tables for site, _ in table.coverage.items() if site != self.site]
-        self.place = self._store.place_made(_fresh_site(self._store, self.site, self._entropy))
+        self.place = self._store.site_number_or_new(_fresh_site(self._store, self.site, self._entropy))
         for table in tables:
             table.uncover_after(self._store.site(old), after)
         self._store.clock.last = self._opened_at = max(top for top in (0, after, *tops) if top <= bound)

@@ -40,7 +40,7 @@ def read_range(
 
     The clock reached is `upto` when nothing is left in the range.
     """
-    place = table.store.place(site)
+    place = table.store.site_number(site)
     if place is None:
         return [], upto, 0, 0
     groups: dict[tuple[Kind, int], Group] = {}
@@ -58,7 +58,7 @@ def read_range(
 
 def changes_in(table: Table, site: bytes, window: Range) -> int:
     """Return about how many entries of the site lie in `(after, upto]`."""
-    place = table.store.place(site)
+    place = table.store.site_number(site)
     if place is None:
         return 0
     after, upto = window

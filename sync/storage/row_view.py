@@ -265,7 +265,7 @@ def prior_from_wire(table: Table, parts: Sequence[Part]) -> bytes | None:
     """Return the stored form of a prior that a peer sent."""
     return encode_prior(
         [
-            (None if names is None else table.mask_of(names), table.store.place_made(site), hlc)
+            (None if names is None else table.mask_of(names), table.store.site_number_or_new(site), hlc)
             for names, site, hlc in parts
         ]
     )
@@ -277,7 +277,7 @@ def concurrent(
     """Return True if the winner's writer had not seen the loser's write of this cell (bit 0: the row's existence)."""
     if winner[1] == loser[1]:
         return False
-    place = table.store.place(loser[1])
+    place = table.store.site_number(loser[1])
     seen = 0
     for mask, other, hlc in decode_prior(prior):
         if other == place and (mask is None or mask >> bit & 1):

@@ -53,7 +53,7 @@ class Store:
         self.path = path
         self._enlisted: list[Enlisted] = []
         self._sites: list[bytes] = []
-        self._places: dict[bytes, int] = {}
+        self._site_numbers: dict[bytes, int] = {}
         self._wal_pages = 0
         self._durable = False
         self.holding: Callable[[bool], None] = lambda _: None  # told when the write lock is taken, and when it is free
@@ -116,7 +116,7 @@ class Store:
             self.holding(False)
             self.clock.last = clock
             for site in self._sites[sites:]:
-                del self._places[site]
+                del self._site_numbers[site]
             del self._sites[sites:]
             self._durable = False
             for member in list(self._enlisted):  # some are dismissed by that
@@ -285,7 +285,7 @@ class Store:
         commits = self.meta("commits")
         self._left = None if commits is None else (self.clock.last, commits)
         self._sites = [site for (site,) in self.db.execute("SELECT site FROM mycomesh_sites ORDER BY place")]
-        self._places = {site: place for place, site in enumerate(self._sites)}
+        self._site_numbers = {site: number for number, site in enumerate(self._sites)}
 
     def meta(self, name: str) -> Any:
         """Return one persisted fact, None if it was never set."""
@@ -301,23 +301,23 @@ class Store:
 
     # ---- sites: 16 bytes on the wire, a small integer in the file
 
-    def site(self, place: int) -> bytes:
-        """Return the 16-byte id of the site at that place."""
-        return self._sites[place]
+    def site(self, site_number: int) -> bytes:
+        """Return the 16-byte id of the site with that number."""
+        return self._sites[site_number]
 
-    def place(self, site: bytes) -> int | None:
-        """Return the small integer of a site, None if it was never met."""
-        return self._places.get(site)
+    def site_number(self, site: bytes) -> int | None:
+        """Return the small integer of a site, None if the file has never seen it."""
+        return self._site_numbers.get(site)
 
-    def place_made(self, site: bytes) -> int:
-        """Return the small integer of a site, giving it one if it has none; inside `transaction()`."""
-        place = self._places.get(site)
-        if place is None:
-            place = len(self._sites)
-            self.db.execute("INSERT INTO mycomesh_sites VALUES(?, ?)", (place, site))
+    def site_number_or_new(self, site: bytes) -> int:
+        """Return the small integer of a site; assign one if it has none. Inside `transaction()`."""
+        number = self._site_numbers.get(site)
+        if number is None:
+            number = len(self._sites)
+            self.db.execute("INSERT INTO mycomesh_sites VALUES(?, ?)", (number, site))
             self._sites.append(site)
-            self._places[site] = place
-        return place
+            self._site_numbers[site] = number
+        return number
 
     @functools.cached_property
     def utf8(self) -> bool:

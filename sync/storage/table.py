@@ -190,7 +190,7 @@ class Table:
         self._store_coverage(site, before, self._staged.ranges(site))
 
     def _store_coverage(self, site: bytes, before: Sequence[Range], ranges: Sequence[Range]) -> None:
-        place = self.store.place_made(site)
+        place = self.store.site_number_or_new(site)
         if len(ranges) == len(before) == 1 and ranges[0][0] == before[0][0]:  # most often the one range grows
             self.store.db.execute(
                 "UPDATE mycomesh_vectors SET upto = ? WHERE id = ? AND place = ?", (ranges[0][1], self.table_id, place)
@@ -204,7 +204,7 @@ class Table:
 
     def uncover(self, *, keep: bytes) -> None:
         """Forgets the coverage of every site but one, so that rounds bring its changes again."""
-        coverage, place = self.coverage, self.store.place_made(keep)
+        coverage, place = self.coverage, self.store.site_number_or_new(keep)
         self.uncovered = True
         self.passed.clear()
         self._staged = Vector()
@@ -386,7 +386,7 @@ class Table:
         if isinstance(key, int) or key[:1] != b"\x00":
             return key  # type: ignore[no-any-return]
         site, hlc = birth_stamp(key)
-        place = self.store.place(site)
+        place = self.store.site_number(site)
         row = None if place is None else self.log.row_of(place, hlc)
         return key if row is None else row
 
@@ -396,7 +396,7 @@ class Table:
         for key in keys:
             if type(key) is bytes and key[:1] == b"\x00":
                 site, hlc = birth_stamp(key)
-                place = self.store.place(site)
+                place = self.store.site_number(site)
                 if place is not None:
                     stamps[key] = (place, hlc)
         if not stamps:

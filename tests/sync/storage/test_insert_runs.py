@@ -31,7 +31,7 @@ class Model:
         with self.store.transaction():
             self.store.create()
             for number in range(PLACES):
-                self.store.place_made(bytes([number]) * 16)
+                self.store.site_number_or_new(bytes([number]) * 16)
             self.log = ChangeLog(self.store, 7)
             self.log.create()
             self.log.load()
