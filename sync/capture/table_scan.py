@@ -18,7 +18,7 @@ from mycomesh.sync.merge import records
 from mycomesh.sync.merge.conflicts import same
 from mycomesh.sync.merge.counters import totals
 from mycomesh.sync.sqlite.identifiers import quoted
-from mycomesh.sync.sqlite.raw_text import bound, mark, raw_select, restored
+from mycomesh.sync.sqlite.raw_text import bound, placeholder, raw_select, restored
 from mycomesh.sync.sqlite.table_spec import KeyKind, encode_key
 from mycomesh.sync.storage.pending_log import (
     LOOK_AGAIN,
@@ -198,7 +198,7 @@ def look_at(table: Table, rows: Sequence[Row]) -> None:
             columns = ["r"] if isinstance(row, int) else key_names(spec)[: len(values)]
             table.store.db.execute(
                 f"INSERT INTO {pending_name(table.table_id)}(what, at, {', '.join(columns)})"
-                f" VALUES({OP_EVICT}, NULL, {', '.join(map(mark, values))})",
+                f" VALUES({OP_EVICT}, NULL, {', '.join(map(placeholder, values))})",
                 tuple(map(bound, values)),
             )
 
@@ -283,14 +283,14 @@ def _next_names(table: Table, after: Any, limit: int) -> list[Any]:
     columns = ", ".join(raw_select(f"t.{quoted(column.name)}") for column in spec.key)
     start, values = "", ()
     if after is not None:
-        start = f"WHERE ({keys}) > ({', '.join(map(mark, after))})"
+        start = f"WHERE ({keys}) > ({', '.join(map(placeholder, after))})"
         values = tuple(map(bound, after))
     listing = f"SELECT {columns} FROM {quoted(spec.name)} t {start} ORDER BY {keys} LIMIT ?"
     return [list(restored(record)) for record in db.execute(listing, (*values, limit))]
 
 
 def _found_by(table: Table, name: list[Any]) -> tuple[str, tuple[Any, ...]]:
-    terms = [f"{column.keyed} = {mark(value)}" for column, value in zip(table.spec.key, name, strict=True)]
+    terms = [f"{column.keyed} = {placeholder(value)}" for column, value in zip(table.spec.key, name, strict=True)]
     return " AND ".join(terms), tuple(map(bound, name))
 
 

@@ -15,7 +15,7 @@ import apsw
 from mycomesh.sync.crdt.lattice import EXISTENCE
 from mycomesh.sync.sqlite.identifiers import quoted
 from mycomesh.sync.sqlite.indexes import UniqueIndex
-from mycomesh.sync.sqlite.raw_text import bound, mark, raw_select, restored
+from mycomesh.sync.sqlite.raw_text import bound, placeholder, raw_select, restored
 from mycomesh.sync.sqlite.table_spec import KeyKind, encode_key
 from mycomesh.sync.storage.row_view import RowView
 from mycomesh.sync.storage.table import Row, Table
@@ -62,7 +62,7 @@ def _claim(table: Table, row: Row, names: Sequence[str]) -> tuple[int, bytes]:
 def _holders(table: Table, index: UniqueIndex, values: Sequence[Any]) -> list[Row]:
     """Return the rows that hold these values in the columns of a UNIQUE index."""
     match = " AND ".join(
-        f"t.{quoted(name)} = {mark(value)} COLLATE {quoted(collation)}"
+        f"t.{quoted(name)} = {placeholder(value)} COLLATE {quoted(collation)}"
         for (name, collation), value in zip(index.columns, values, strict=True)
     )
     return rows_where(table, match, tuple(map(bound, values)))

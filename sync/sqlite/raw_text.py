@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["bound", "is_raw", "is_valid_raw", "lenient", "mark", "raw_select", "restored"]
+__all__ = ["bound", "is_raw", "is_valid_raw", "lenient", "placeholder", "raw_select", "restored"]
 
 _PROBE = "CAST('a' AS BLOB)"  # tells how a file encodes its text
 _ENCODINGS = {b"a\0": "utf-16-le", b"\0a": "utf-16-be"}
@@ -33,13 +33,13 @@ def is_valid_raw(value: Any) -> bool:
     return False
 
 
-def mark(value: Any) -> str:
+def placeholder(value: Any) -> str:
     """Return the SQL that a value is bound by."""
     return "CAST(? AS TEXT)" if is_raw(value) else "?"
 
 
 def bound(value: Any) -> Any:
-    """Return what is bound to `mark(value)`."""
+    """Return what is bound to `placeholder(value)`."""
     return value[0] if is_raw(value) else value
 
 

@@ -21,7 +21,7 @@ from mycomesh.sync import codec
 from mycomesh.sync.crdt.lattice import EXISTENCE, bits_of
 from mycomesh.sync.crdt.version_vector import Range, Vector
 from mycomesh.sync.sqlite.identifiers import quoted
-from mycomesh.sync.sqlite.raw_text import bound, is_raw, mark, raw_select, restored
+from mycomesh.sync.sqlite.raw_text import bound, is_raw, placeholder, raw_select, restored
 from mycomesh.sync.sqlite.table_spec import KeyKind, TableSpec
 from mycomesh.sync.storage.change_log import ChangeLog, Leaf, unpack_mask
 from mycomesh.sync.storage.statements import write
@@ -286,7 +286,7 @@ class Table:
         values = codec.decode(row, bytes_max=len(row))
         if not any(map(is_raw, values)):
             return self.where, tuple(values)
-        terms = [f"{column.keyed} = {mark(value)}" for column, value in zip(self.spec.key, values, strict=True)]
+        terms = [f"{column.keyed} = {placeholder(value)}" for column, value in zip(self.spec.key, values, strict=True)]
         return " AND ".join(terms), tuple(map(bound, values))
 
     def read(self, row: Row) -> dict[str, Any] | None:
@@ -335,8 +335,8 @@ class Table:
         self._check_text(values)
         columns = [column for column in self.spec.columns if column.folded in values]
         names = ", ".join(quoted(column.name) for column in columns)
-        marks = ", ".join(mark(values[column.folded]) for column in columns)
-        body = f"({names}) VALUES({marks})" if columns else "DEFAULT VALUES"
+        placeholders = ", ".join(placeholder(values[column.folded]) for column in columns)
+        body = f"({names}) VALUES({placeholders})" if columns else "DEFAULT VALUES"
         write(
             self,
             f"INSERT OR {conflict} INTO {quoted(self.spec.name)}{body}",
@@ -350,7 +350,7 @@ class Table:
         if found is None or not values:
             return
         self._check_text(values)
-        settings = self._settings(tuple(values), tuple(map(mark, values.values())))
+        settings = self._settings(tuple(values), tuple(map(placeholder, values.values())))
         parameters = (*map(bound, values.values()), *found[1])
         write(self, f"{settings} WHERE {found[0]}", parameters)
 
@@ -358,9 +358,9 @@ class Table:
         if not self.store.utf8 and any(map(is_raw, values.values())):
             raise apsw.ConstraintError("text that is not UTF-8 has no place in a file whose text is UTF-16")
 
-    def _settings_of(self, names: tuple[str, ...], marks: tuple[str, ...]) -> str:
+    def _settings_of(self, names: tuple[str, ...], placeholders: tuple[str, ...]) -> str:
         by_name = {column.folded: quoted(column.name) for column in self.spec.columns}
-        settings = ", ".join(f"{by_name[name]} = {place}" for name, place in zip(names, marks, strict=True))
+        settings = ", ".join(f"{by_name[name]} = {bind}" for name, bind in zip(names, placeholders, strict=True))
         return f"UPDATE OR ABORT {quoted(self.spec.name)} AS t SET {settings}"
 
     def delete(self, row: Row) -> None:
