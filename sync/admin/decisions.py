@@ -77,7 +77,7 @@ class Decisions:
         if refusal:
             raise PolicyError(f"not a counter: {refusal}")
         with self._store.transaction():
-            self._catalog.decide(counter_fact(spec.folded, spec.meshed(column)))
+            self._catalog.decide(counter_fact(spec.folded, spec.to_canonical(column)))
 
     def policy(self, table: str) -> str:
         """Return what happens when two nodes insert the same key: `same-row` or `keep-both`."""

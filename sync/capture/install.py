@@ -81,7 +81,7 @@ def put_on(table: Table) -> None:
     if table.spec.lacks_primary_key:
         _keep_numbers(table)
     table.bits_captured = compared
-    known = table.spec.meshes
+    known = table.spec.canonical_names
     places = [known[fold(name)] for name in column_names(db, table.spec.name) if fold(name) in known]
     db.execute(
         "UPDATE mycomesh_replicated SET bits = ?, known = ? WHERE id = ?",

@@ -32,7 +32,7 @@ def later_claims(table: Table, row: Row, values: Mapping[str, Any]) -> dict[Row,
     """
     found: dict[Row, str] = {}
     for index in table.spec.unique:
-        names = [table.spec.meshed(name) for name, _ in index.columns]
+        names = [table.spec.to_canonical(name) for name, _ in index.columns]
         if not names or any(values.get(name) is None for name in names):
             continue
         mine = _claim(table, row, names)

@@ -321,7 +321,7 @@ class Catalog:
         A column's place tells which one it was: while the triggers stand, as SQLite rewrote them, none can have gone.
         """
         mesh = spec.folded
-        known, names = spec.meshes, column_names(self._store.db, spec.name)
+        known, names = spec.canonical_names, column_names(self._store.db, spec.name)
         if len(names) < len(captured) or any(fold(name) not in known for name in names):
             return spec
         renamed = {was: name for was, name in zip(captured, names, strict=False) if known[fold(name)] != was}

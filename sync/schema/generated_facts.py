@@ -177,7 +177,7 @@ class GeneratedFacts:
         """Add a generated column, in the names that this file has for others; returns whether SQLite takes it."""
         spec = self._catalog.spec(mesh, name)
         sql = definition(self._store.db, spec)
-        names = {other.folded: other.name for other in spec.columns if other.mesh}
+        names = {other.folded: other.name for other in spec.columns if other.canonical}
         if sql is None:
             return False
         try:

@@ -30,10 +30,10 @@ def record_facts(db: Any, catalog: Catalog) -> None:
         defined = catalog.defined(mesh)
         if defined is None or not {c.folded for c in spec.columns} <= {c.folded for c in defined.columns}:
             define(db, catalog, spec)
-        if spec.mesh and (mesh,) not in shown:
+        if spec.canonical and (mesh,) not in shown:
             facts.write(*name_fact((mesh,), spec.name))
         for column in spec.columns:
-            if column.mesh and (mesh, column.folded) not in shown:
+            if column.canonical and (mesh, column.folded) not in shown:
                 facts.write(*name_fact((mesh, column.folded), column.name))
     local = {fold(table.spec.name) for table in catalog.tables.values()}
     for name, table, sql in user_indexes(db):
@@ -53,8 +53,8 @@ def define(db: Any, catalog: Catalog, spec: TableSpec) -> None:
 
 def definition(db: Any, spec: TableSpec) -> str | None:
     """Return the CREATE TABLE of a table of this file in the mesh's names; None if its SQL does not allow that."""
-    left = [name for name in column_names(db, spec.name) if fold(name) not in spec.meshes]
-    renamed = {fold(column.name): column.mesh for column in spec.columns if column.mesh}
-    if left or renamed or spec.mesh:
+    left = [name for name in column_names(db, spec.name) if fold(name) not in spec.canonical_names]
+    renamed = {fold(column.name): column.canonical for column in spec.columns if column.canonical}
+    if left or renamed or spec.canonical:
         return redefined(spec.sql, table=spec.folded, columns=renamed, without=left)
     return spec.sql

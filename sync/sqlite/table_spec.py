@@ -55,7 +55,7 @@ class UnsupportedTable(Exception):  # noqa: N818 -- not a failure: the caller sa
 class Column:
     """One stored column. `default` is SQL text or None; `key` is its 1-based place in the primary key, or 0.
 
-    `mesh` is what peers call it, where that is not the name that it has in this file.
+    `canonical` is what peers call it, where that is not the name that it has in this file.
     """
 
     name: str
@@ -64,12 +64,12 @@ class Column:
     not_null: bool
     default: str | None
     key: int
-    mesh: str = ""
+    canonical: str = ""
 
     @property
     def folded(self) -> str:
         """The name as it is compared and sent."""
-        return self.mesh or fold(self.name)
+        return self.canonical or fold(self.name)
 
     @property
     def keyed(self) -> str:
@@ -90,13 +90,13 @@ class TableSpec:
     sql: str
     # Canonical: the INTEGER PRIMARY KEY of a table that keeps both rows of one id, whose kind is KEYLESS then; "" elsewhere.
     id_column: str = ""
-    mesh: str = ""  # what peers call it, where that is not the name that it has in this file
+    canonical: str = ""  # what peers call it, where that is not the name that it has in this file
     generated: tuple[str, ...] = ()  # names of columns that are computed on every replica
 
     @property
     def folded(self) -> str:
         """The name under which peers know the table."""
-        return self.mesh or fold(self.name)
+        return self.canonical or fold(self.name)
 
     @property
     def lacks_primary_key(self) -> bool:
@@ -104,25 +104,25 @@ class TableSpec:
         return self.kind is KeyKind.KEYLESS and not self.id_column
 
     @property
-    def meshes(self) -> dict[str, str]:
+    def canonical_names(self) -> dict[str, str]:
         """The names under which peers know the columns, by their folded names in this file."""
         return {fold(column.name): column.folded for column in self.columns}
 
-    def meshed(self, column: str) -> str:
+    def to_canonical(self, column: str) -> str:
         """Return the name under which peers know a column of this file; for one that they do not know, its own."""
-        return self.meshes.get(fold(column), fold(column))
+        return self.canonical_names.get(fold(column), fold(column))
 
-    def known_as(self, mesh: str, columns: Mapping[str, str]) -> TableSpec:
+    def known_as(self, canonical: str, columns: Mapping[str, str]) -> TableSpec:
         """Return the table as peers know it: `columns` has their names by folded names of this file, "" for none."""
 
         def named(column: Column) -> Column:
             known = columns.get(fold(column.name), fold(column.name))
-            return column if known == fold(column.name) else replace(column, mesh=known)
+            return column if known == fold(column.name) else replace(column, canonical=known)
 
         kept = [named(column) for column in self.columns if columns.get(fold(column.name)) != ""]
         return replace(
             self,
-            mesh="" if mesh == fold(self.name) else mesh,
+            canonical="" if canonical == fold(self.name) else canonical,
             columns=tuple(sorted(kept, key=lambda column: column.folded)),
             key=tuple(map(named, self.key)),
         )
