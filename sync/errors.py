@@ -7,11 +7,11 @@ __all__ = [
     "DatabaseBusyError",
     "DatabaseError",
     "DecodeError",
-    "EchoError",
     "FileReplacedError",
     "ForeignFileError",
+    "IndexTriggerError",
+    "KeyMismatchError",
     "MigrationError",
-    "MisfitError",
     "PolicyError",
     "SyncError",
 ]
@@ -35,7 +35,7 @@ class DatabaseBusyError(DatabaseError):
     code = "database.busy"
 
 
-class EchoError(DatabaseBusyError):
+class IndexTriggerError(DatabaseBusyError):
     """A trigger that keeps an index here failed for a row of others. Nothing was changed; it is off when the call is made again.
 
     `table` is the table's name on the mesh, "" where that is not known.
@@ -76,7 +76,7 @@ class DecodeError(SyncError):
     code = "protocol.malformed"
 
 
-class MisfitError(DecodeError):
+class KeyMismatchError(DecodeError):
     """Rows that a table with another key has, and this one cannot. The peer may not have learnt of it; nothing was changed."""
 
 

@@ -15,6 +15,7 @@ __all__ = [
     "BatchesReceived",
     "CommitSeen",
     "CompareRequested",
+    "CoverageRequested",
     "DropLink",
     "Event",
     "LinkClosed",
@@ -24,7 +25,6 @@ __all__ = [
     "MessageReceived",
     "Notice",
     "Publish",
-    "ReachRequested",
     "RightsKnown",
     "ScrubRequested",
     "Send",
@@ -105,7 +105,7 @@ class CompareRequested:
 
 
 @dataclass(frozen=True, slots=True)
-class ReachRequested:
+class CoverageRequested:
     """Ask every linked peer how much of what was written here it holds: somebody waits for copies of a write."""
 
 
@@ -141,7 +141,7 @@ class TimeKnown:
 
 Event = (
     CompareRequested
-    | ReachRequested
+    | CoverageRequested
     | MembersKnown
     | RightsKnown
     | TimeKnown

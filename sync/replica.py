@@ -18,7 +18,7 @@ from mycomesh.sync.admin.uninstall import take_out
 from mycomesh.sync.capture import rebuild_mark, table_scan
 from mycomesh.sync.crdt.hlc import DRIFT_MS_MAX, hlc_from_ms
 from mycomesh.sync.crdt.version_vector import Range, Vector
-from mycomesh.sync.errors import EchoError, MigrationError
+from mycomesh.sync.errors import IndexTriggerError, MigrationError
 from mycomesh.sync.merge import tombstones
 from mycomesh.sync.merge.keep_both import other_form
 from mycomesh.sync.merge.row_keys import keys_of
@@ -297,7 +297,7 @@ class Replica:
     ) -> list[Applied]:
         try:
             return self._merged(payloads, wall_ms, voucher, repair=repair)
-        except EchoError:  # what has failed is off
+        except IndexTriggerError:  # what has failed is off
             return self._merged(payloads, wall_ms, voucher, repair=repair)
 
     def _merged(

@@ -33,7 +33,7 @@ from mycomesh.mesh.node.watch import Watch, written_ms
 from mycomesh.mesh.relay.circuits import Circuits
 from mycomesh.sync.admin.state_tables import NodeState, PeerState
 from mycomesh.sync.errors import SyncError
-from mycomesh.sync.events import CommitSeen, CompareRequested, Publish, ReachRequested, ScrubRequested
+from mycomesh.sync.events import CommitSeen, CompareRequested, CoverageRequested, Publish, ScrubRequested
 from mycomesh.sync.exchange.acknowledgements import mark_of
 from mycomesh.sync.exchange.exchange import Exchange, ExchangeConfig, LinkStatus
 from mycomesh.sync.exchange.turn import published
@@ -201,7 +201,7 @@ class ServingNode:
         """
         started_ms, pause_s = clock()[0], REACH_STEP_S
         while True:
-            self._sql.submit(ReachRequested())
+            self._sql.submit(CoverageRequested())
             await asyncio.sleep(pause_s)
             replicas, linked = await asyncio.wrap_future(self._sql.call(lambda: self._count_holders(mark)))
             left_s = (started_ms + wait_ms - clock()[0]) / 1000

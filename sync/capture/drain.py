@@ -200,7 +200,7 @@ def _births(
     if table.counters:
         hold_births(table, place, hlcs, table.known, values)
     site = table.store.site(place)
-    return Group(site, Kind.BIRTH, table.known, hlcs, None, values, None, b"".join(encoded))
+    return Group(site, Kind.INSERT, table.known, hlcs, None, values, None, b"".join(encoded))
 
 
 # ---- the general case: each row against its entries
@@ -420,7 +420,7 @@ def _change_in_portions(
     table: Table, place: int, view: RowView, touched: _Touched, mask: int, groups: dict[tuple[Kind, int], Group]
 ) -> None:
     """Stamps a birth or an update, as several changes where one could not be sent."""
-    kind = Kind.BIRTH if mask & EXISTENCE else Kind.UPDATE
+    kind = Kind.INSERT if mask & EXISTENCE else Kind.UPDATE
     if not touched.heavy:
         _change(table, place, view, touched, kind, mask, groups)
         return
@@ -474,7 +474,7 @@ def _change(
         hold_registers(table, place, hlc, dict(zip(columns, values, strict=True)))
     group = groups.get((kind, mask))
     if group is None:
-        group = groups[kind, mask] = Group(site, kind, columns, [], None if kind is Kind.BIRTH else [], [], [])
+        group = groups[kind, mask] = Group(site, kind, columns, [], None if kind is Kind.INSERT else [], [], [])
     group.hlcs.append(hlc)
     group.rows.append(values)
     if group.keys is not None:

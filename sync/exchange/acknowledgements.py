@@ -55,7 +55,7 @@ class Acknowledgements:
             asked_at = self._asked_at.get(number)
             if asked_at is None or turn.now_ms - asked_at >= SILENT_MS:
                 self._asked_at[number] = turn.now_ms
-                turn.send(number, wire.ReachOf(self._site))
+                turn.send(number, wire.CoverageRequest(self._site))
 
     def answer(self, number: int, site: bytes, turn: Turn) -> None:
         """A peer asks about its own site."""
@@ -65,9 +65,9 @@ class Acknowledgements:
             for name, table in sorted(self._replica.tables.items())
             if rights.may_read(peer, name)
         ]
-        turn.send(number, wire.Reach(site, tuple((name, top) for name, top in tops if top)))
+        turn.send(number, wire.CoverageReply(site, tuple((name, top) for name, top in tops if top)))
 
-    def told(self, number: int, message: wire.Reach) -> None:
+    def told(self, number: int, message: wire.CoverageReply) -> None:
         """A peer has answered; what was not asked for counts for nothing."""
         if self._asked_at.pop(number, None) is not None and message.site == self._site:
             peer = self._links[number]

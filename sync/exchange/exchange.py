@@ -21,6 +21,7 @@ from mycomesh.sync.events import (
     BatchReceived,
     CommitSeen,
     CompareRequested,
+    CoverageRequested,
     DropLink,
     Event,
     LinkClosed,
@@ -28,7 +29,6 @@ from mycomesh.sync.events import (
     LinkWritable,
     MembersKnown,
     MessageReceived,
-    ReachRequested,
     RightsKnown,
     ScrubRequested,
     TimeKnown,
@@ -144,7 +144,7 @@ class Exchange:
             case CompareRequested():
                 self._drain(turn)
                 self._compare_all(turn, answer=True)
-            case ReachRequested():
+            case CoverageRequested():
                 self._drain(turn)
                 self.reaching.ask(turn)
             case MembersKnown() | RightsKnown() | TimeKnown():
@@ -329,7 +329,7 @@ class Exchange:
                 self._on_digests(number, {name: (vector, entries) for name, vector, entries in tables}, turn)
                 if answer and self._links[number].answers.take(turn.now_ms):
                     self._compare(number, turn)
-            case wire.Plan() | wire.Chunk() | wire.Done() | wire.Held():
+            case wire.Plan() | wire.Chunk() | wire.Done() | wire.AuditReply():
                 self._on_round(number, message, size, turn)
             case wire.Vectors(vectors):
                 if self._replica.met(dict(vectors)):
@@ -340,13 +340,13 @@ class Exchange:
                 self._serving.asked(number, readable, turn)
             case wire.Ack(acked):
                 self._links[number].flow.acked(acked)
-            case wire.Audit():
+            case wire.AuditRequest():
                 self._answer(number, message, turn)
-            case wire.ReachOf() | wire.Reach():
+            case wire.CoverageRequest() | wire.CoverageReply():
                 self._on_reach(number, message, turn)
-            case wire.SketchOf() | wire.Want():
+            case wire.TableSketch() | wire.RepairRequest():
                 self._mending.asked(number, message, turn)
-            case wire.Mend():
+            case wire.RepairRows():
                 applied = self._mending.mended(number, message, size, turn)
                 if applied is not None:
                     self._tell(applied, turn)
@@ -354,8 +354,8 @@ class Exchange:
                 assert_never(message)
         self._go_on(turn)
 
-    def _on_reach(self, number: int, message: wire.ReachOf | wire.Reach, turn: Turn) -> None:
-        if isinstance(message, wire.Reach):
+    def _on_reach(self, number: int, message: wire.CoverageRequest | wire.CoverageReply, turn: Turn) -> None:
+        if isinstance(message, wire.CoverageReply):
             self.reaching.told(number, message)
         elif self._links[number].answers.take(turn.now_ms):
             self.reaching.answer(number, message.site, turn)
@@ -390,7 +390,7 @@ class Exchange:
         turn.changed = True
 
     def _on_round(
-        self, number: int, message: wire.Plan | wire.Chunk | wire.Done | wire.Held, size: int, turn: Turn
+        self, number: int, message: wire.Plan | wire.Chunk | wire.Done | wire.AuditReply, size: int, turn: Turn
     ) -> None:
         match message:
             case wire.Plan(changes):
@@ -401,7 +401,7 @@ class Exchange:
                     self._tell(applied, turn)
             case wire.Done():
                 self._fetching.ended(number, message, turn)
-            case wire.Held():
+            case wire.AuditReply():
                 self._fetching.audited(number, message, turn)
             case _:
                 assert_never(message)
@@ -433,12 +433,12 @@ class Exchange:
         if self._mending.compared(number, theirs, turn):
             self._settle(turn.now_ms)
 
-    def _answer(self, number: int, question: wire.Audit, turn: Turn) -> None:
+    def _answer(self, number: int, question: wire.AuditRequest, turn: Turn) -> None:
         """A peer asks which entries are held here."""
         if not self._links[number].answers.take(turn.now_ms):
             turn.drop(number, "asks for audits again and again")
             return
-        answers: list[wire.Held] = []
+        answers: list[wire.AuditReply] = []
         try:
             published = self._replica.settled(
                 turn.wall_ms, lambda: answers.append(tombstone_audit.answer(self._replica, question))

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from mycomesh.sync.crdt.version_vector import Vector
-from mycomesh.sync.errors import DatabaseBusyError, DatabaseError, MisfitError
+from mycomesh.sync.errors import DatabaseBusyError, DatabaseError, KeyMismatchError
 from mycomesh.sync.exchange.config import ExchangeConfig
 from mycomesh.sync.exchange.tombstone_audit import TombstoneAudit
 from mycomesh.sync.exchange.turn import Turn
@@ -237,7 +237,7 @@ class Fetcher:
         except DatabaseError:
             current.failed = True  # what was not applied is not covered, whatever else the round brings
             raise
-        except MisfitError as error:  # an honest peer learns over this very link what the table's definition is
+        except KeyMismatchError as error:  # an honest peer learns over this very link what the table's definition is
             applied = Applied(misfit=str(error))
         turn.publish(applied.published)
         if applied.misfit:
@@ -301,13 +301,13 @@ class Fetcher:
         current.audit = audit
         self._audit(number, audit.begin(), turn)
 
-    def audited(self, number: int, message: wire.Held, turn: Turn) -> None:
+    def audited(self, number: int, message: wire.AuditReply, turn: Turn) -> None:
         """A peer tells which entries it holds."""
         current = self._links[number].round
         if current is not None and current.audit is not None and current.audit.asking:
             self._audit(number, current.audit.answered(message), turn)
 
-    def _audit(self, number: int, question: wire.Audit | None, turn: Turn) -> None:
+    def _audit(self, number: int, question: wire.AuditRequest | None, turn: Turn) -> None:
         if question is not None:
             turn.send(number, question)
             self._ask_at[number] = turn.now_ms + self._config.stall_ms

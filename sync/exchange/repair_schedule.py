@@ -112,7 +112,7 @@ class RepairSchedule:
 
     # ---- the peer's side
 
-    def asked(self, number: int, message: wire.SketchOf | wire.Want, turn: Turn) -> None:
+    def asked(self, number: int, message: wire.TableSketch | wire.RepairRequest, turn: Turn) -> None:
         """Queues what a peer asks for; too much of it ends the link."""
         link = self._links[number]
         if not link.allowance.take(turn.now_ms):
@@ -121,17 +121,17 @@ class RepairSchedule:
         if not self._replica.rights.may_read(link.peer, message.table) or self._fetched(message.table, turn.now_ms):
             return
         match message:
-            case wire.SketchOf(table, vector, sketch):
+            case wire.TableSketch(table, vector, sketch):
                 repair = RepairSession.answering(table, vector, Sketch.decode(sketch))
                 mine = {digest.table: digest.vector for digest in self._replica.digests()}
                 if mine.get(table) != vector:
                     return  # the tables have moved on: compare again later
-            case wire.Want(table, ids):
+            case wire.RepairRequest(table, ids):
                 repair = RepairSession.mending(table, ids_in(ids))
         if len(link.repairs) < REPAIRS_MAX:
             link.repairs.append(repair)
 
-    def mended(self, number: int, message: wire.Mend, size: int, turn: Turn) -> Applied | None:
+    def mended(self, number: int, message: wire.RepairRows, size: int, turn: Turn) -> Applied | None:
         """Join whole rows; answers with what this replica holds of them beyond that. None if nothing was joined."""
         link = self._links[number]
         try:
@@ -156,7 +156,7 @@ class RepairSchedule:
         except DatabaseBusyError:
             return applied
         for answer in answers:
-            link.flow.sent(turn.send(number, wire.Mend(answer, final=True)))
+            link.flow.sent(turn.send(number, wire.RepairRows(answer, final=True)))
         return applied
 
     # ---- working
@@ -175,7 +175,7 @@ class RepairSchedule:
             turn.publish(published)
             for message in messages:
                 size = turn.send(number, message)
-                if isinstance(message, wire.Mend):
+                if isinstance(message, wire.RepairRows):
                     link.flow.sent(size)
             if repair.done:
                 link.repairs.pop(0)

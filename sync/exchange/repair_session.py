@@ -89,7 +89,7 @@ class RepairSession:
             return []
         if self.theirs is None:
             self.phase = _Phase.DONE
-            return [wire.SketchOf(self.table, self.vector, self.mine.encode())]
+            return [wire.TableSketch(self.table, self.vector, self.mine.encode())]
         difference = self.mine.subtract(self.theirs)
         estimate = difference.estimate()
         peeled = difference.peel()
@@ -101,7 +101,7 @@ class RepairSession:
         self.wanted = frozenset(peeled.first)
         self.cursor = (-1, 0)
         self.phase = _Phase.FIND if self.wanted else _Phase.DONE
-        return [wire.Want(self.table, ids_out(peeled.second))] if peeled.second else []
+        return [wire.RepairRequest(self.table, ids_out(peeled.second))] if peeled.second else []
 
     def _enlarge(self, estimate: int) -> list[wire.Message]:
         """Start again with more cells; where a sketch would be as large as the table, every row is joined instead."""
@@ -110,7 +110,7 @@ class RepairSession:
             self.wanted = frozenset()
             self.cursor = (-1, 0)
             self.phase = _Phase.FIND
-            return [wire.Want(self.table, b"")]
+            return [wire.RepairRequest(self.table, b"")]
         self.cells, self.theirs, self.mine, self.cursor = cells, None, None, (-1, 0)
         return []
 
@@ -129,7 +129,7 @@ class RepairSession:
         self.rows = self.rows[count:]
         if not self.rows:
             self.phase = _Phase.DONE
-        return [wire.Mend(bundle) for bundle in bundles]
+        return [wire.RepairRows(bundle) for bundle in bundles]
 
 
 def beyond(replica: Replica, bundle: bytes) -> list[bytes]:

@@ -40,7 +40,7 @@ class Audited:
     short: list[str] = field(default_factory=list)
 
 
-def answer(replica: Replica, question: wire.Audit) -> wire.Held:
+def answer(replica: Replica, question: wire.AuditRequest) -> wire.AuditReply:
     """Return which entries this replica holds; the caller has drained."""
     table = replica.tables.get(question.table)
     found: Sequence[int] = []
@@ -49,7 +49,7 @@ def answer(replica: Replica, question: wire.Audit) -> wire.Held:
         found, reached = tombstones.stamps(
             table, question.site, question.after, question.upto, min(STAMPS_MAX, wire.RUNS_MAX)
         )
-    return wire.Held(question.table, question.site, question.after, reached, tuple(_runs(question.after, found)))
+    return wire.AuditReply(question.table, question.site, question.after, reached, tuple(_runs(question.after, found)))
 
 
 class TombstoneAudit:
@@ -63,17 +63,17 @@ class TombstoneAudit:
         self._vectors = vectors
         self._collected = collected
         self._held = held
-        self._questions: deque[wire.Audit] = deque()
+        self._questions: deque[wire.AuditRequest] = deque()
         self._absent: dict[str, array[int]] = {}  # table -> place, hlc, place, hlc, ...
 
-    def begin(self) -> wire.Audit | None:
+    def begin(self) -> wire.AuditRequest | None:
         """Return the first question, None if there is nothing to ask."""
         for name in self._held:
             marks, table = self._collected.get(name), self._replica.tables.get(name)
             if marks is None or table is None or not marks.missing_from(table.vector):
                 continue
             self._questions += [
-                wire.Audit(name, site, after, upto)
+                wire.AuditRequest(name, site, after, upto)
                 for site, ranges in self._vectors.get(name, Vector()).items()
                 for after, upto in ranges
                 if tombstones.stamps(table, site, after, upto, 1)[0]
@@ -85,7 +85,7 @@ class TombstoneAudit:
         """True while an answer is to come."""
         return bool(self._questions)
 
-    def answered(self, held: wire.Held) -> wire.Audit | None:
+    def answered(self, held: wire.AuditReply) -> wire.AuditRequest | None:
         """Take one answer; returns the next question. Raises `DecodeError` for an answer to another question."""
         require(self._questions, "answers an audit that has ended")
         question = self._questions.popleft()
@@ -101,7 +101,7 @@ class TombstoneAudit:
                 for hlc in _besides(mine, windows):
                     absent.extend((place, hlc))
         if held.reached < question.upto:
-            self._questions.appendleft(wire.Audit(question.table, question.site, held.reached, question.upto))
+            self._questions.appendleft(wire.AuditRequest(question.table, question.site, held.reached, question.upto))
         return self._questions[0] if self._questions else None
 
     def step(self, wall_ms: int) -> Audited:

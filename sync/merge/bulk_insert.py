@@ -76,7 +76,7 @@ def _plain(table: Table, group: Group) -> bool:
     spec = table.spec
     naming = {column.folded for column in spec.key} | ({spec.id_column} if spec.id_column else set())
     whole = naming <= set(group.columns) <= set(table.known)
-    if group.kind is not Kind.BIRTH or group.priors is not None or not whole or table.converting:
+    if group.kind is not Kind.INSERT or group.priors is not None or not whole or table.converting:
         return False
     return list not in set(map(type, itertools.chain.from_iterable(group.rows)))
 

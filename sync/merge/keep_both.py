@@ -134,7 +134,7 @@ def other_form(table: Table, section: Section) -> bool:
     other = _is_id if spec.id_column else _is_birth_or_legacy
     return any(
         any(map(other, group.keys or ()))
-        or (spec.id_column != "" and group.kind is Kind.BIRTH and group.priors is not None)
+        or (spec.id_column != "" and group.kind is Kind.INSERT and group.priors is not None)
         for group in section.groups
     )
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mycomesh.sync import codec
-from mycomesh.sync.errors import DecodeError, MisfitError
+from mycomesh.sync.errors import DecodeError, KeyMismatchError
 from mycomesh.sync.merge.keep_both import LEGACY_KEY_SIZE
 from mycomesh.sync.sqlite.raw_text import is_raw, is_valid_raw
 from mycomesh.sync.sqlite.table_spec import KeyKind, TableSpec, encode_key
@@ -35,12 +35,12 @@ def keys_of(table: Table, group: Group) -> list[Any]:
     """Return each change's key, from the group or from its own values; checked against the table's kind.
 
     Raises:
-        MisfitError: rows of this table go by other keys; nothing was changed.
+        KeyMismatchError: rows of this table go by other keys; nothing was changed.
     """
     try:
         return _keys_of(table, group)
     except DecodeError as error:
-        raise MisfitError(*error.args) from error
+        raise KeyMismatchError(*error.args) from error
 
 
 def _keys_of(table: Table, group: Group) -> list[Any]:
@@ -55,7 +55,7 @@ def _keys_of(table: Table, group: Group) -> list[Any]:
         for key in group.keys:
             _check_key(table, key)
         return group.keys
-    if group.kind is not Kind.BIRTH:
+    if group.kind is not Kind.INSERT:
         raise DecodeError(f"{spec.name}: a change that is no birth names no row")
     births = [birth_key(group.site, hlc) for hlc in group.hlcs]
     if spec.kind is KeyKind.KEYLESS:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import apsw
 
-from mycomesh.sync.errors import EchoError
+from mycomesh.sync.errors import IndexTriggerError
 from mycomesh.sync.sqlite.create_table import mentions
 from mycomesh.sync.sqlite.identifiers import INTERNAL_PREFIX, fold, quoted
 from mycomesh.sync.sqlite.raw_text import lenient, raw_select, restored
@@ -176,7 +176,7 @@ class IndexTriggers:
 
     def _undone(self, error: BaseException) -> None:
         """A transaction was undone: takes off what made it fail, for as long as these triggers stand in this run."""
-        if not isinstance(error, EchoError):
+        if not isinstance(error, IndexTriggerError):
             return
         told = dict(self._stood)
         text = str(error.__cause__ or error)

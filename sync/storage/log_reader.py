@@ -81,7 +81,7 @@ def read_rows(table: Table, rows: Sequence[Row], *, bytes_max: int) -> tuple[lis
         count += 1
         view = RowView.read(table, row)
         for leaf, entry in zip(view.leaves, view.entries, strict=True):
-            kind = Kind.DELETE if entry.dead else Kind.BIRTH if entry.mask & EXISTENCE else Kind.UPDATE
+            kind = Kind.DELETE if entry.dead else Kind.INSERT if entry.mask & EXISTENCE else Kind.UPDATE
             values = list(view.values(leaf, entry.mask & ~EXISTENCE).values())
             weight = 16 + sum(map(bytes_of, values))
             if size + weight > CHANGE_BYTES_MAX and parts[-1]:
@@ -193,11 +193,11 @@ def _append(
     """Append one entry to the group of its kind and columns; returns about how many bytes of a chunk it takes."""
     place, hlc, row, stored, prior = leaf
     mask, dead = unpack_mask(stored)
-    kind = Kind.DELETE if dead else Kind.BIRTH if mask & EXISTENCE else Kind.UPDATE
+    kind = Kind.DELETE if dead else Kind.INSERT if mask & EXISTENCE else Kind.UPDATE
     group = groups.get((kind, mask))
     if group is None:
         columns = () if dead else table.columns_of(mask)
-        keyless = kind is Kind.BIRTH and {column.folded for column in table.spec.key} <= set(columns)
+        keyless = kind is Kind.INSERT and {column.folded for column in table.spec.key} <= set(columns)
         group = groups[kind, mask] = Group(site, kind, columns, [], None if keyless else [], [], None)
     if holds or (values is None and group.columns):
         held = table.held((place, hlc, row, stored, 0, prior))
@@ -216,7 +216,7 @@ def _append(
         group.priors = [[] for _ in group.hlcs[:-1]]
     if group.priors is not None:
         group.priors.append(prior_to_wire(table, prior, mask))
-    plain = kind is Kind.BIRTH and prior is None
+    plain = kind is Kind.INSERT and prior is None
     return sum([len(cell) if isinstance(cell, (str, bytes)) else 8 for cell in cells], 16 if plain else FEED_EDIT_BYTES)
 
 

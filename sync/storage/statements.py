@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import apsw
 
-from mycomesh.sync.errors import EchoError
+from mycomesh.sync.errors import IndexTriggerError
 
 if TYPE_CHECKING:
     from mycomesh.sync.storage.table import Table
@@ -32,7 +32,7 @@ _OF_THE_FILE = (
 
 
 def write(table: Table, sql: str, values: Sequence[Any]) -> None:
-    """Run one statement that writes the user's table; raises `EchoError` for what a trigger of here did wrong."""
+    """Run one statement that writes the user's table; raises `IndexTriggerError` for what a trigger of here did wrong."""
     try:
         table.store.db.execute(sql, values)
     except apsw.Error as error:
@@ -50,10 +50,10 @@ def write_many(table: Table, sql: str, values: Iterable[Sequence[Any]]) -> None:
 
 
 def blame(table: Table, error: apsw.Error) -> None:
-    """Raise `EchoError` for an error that is none of the row's own: FTS and R-tree have constraints too."""
+    """Raise `IndexTriggerError` for an error that is none of the row's own: FTS and R-tree have constraints too."""
     if isinstance(error, _OF_THE_FILE):
         return
     text = str(error)
     row = isinstance(error, apsw.ConstraintError) and not any(f": {name}." in text for name in table.echoed)
     if text == _BARE or (table.echoed and not row):
-        raise EchoError(f"{table.spec.name}: {text}", table.spec.folded if table.echoed else "") from error
+        raise IndexTriggerError(f"{table.spec.name}: {text}", table.spec.folded if table.echoed else "") from error

@@ -18,7 +18,13 @@ from typing import Any, Protocol
 import apsw
 
 from mycomesh.sync.crdt.hlc import Clock
-from mycomesh.sync.errors import DatabaseBusyError, DatabaseError, EchoError, FileReplacedError, ForeignFileError
+from mycomesh.sync.errors import (
+    DatabaseBusyError,
+    DatabaseError,
+    FileReplacedError,
+    ForeignFileError,
+    IndexTriggerError,
+)
 from mycomesh.sync.sqlite.identifiers import fold, is_ours
 from mycomesh.sync.storage import internal_tables
 
@@ -132,12 +138,12 @@ class Store:
             self.checkpoint()
 
     def _commit(self) -> None:
-        """End the transaction; raises `EchoError` where FTS, which writes its index out now, finds that damaged."""
+        """End the transaction; raises `IndexTriggerError` where FTS, which writes its index out now, finds that damaged."""
         try:
             self.db.execute("COMMIT")
         except (apsw.ConstraintError, apsw.SQLError) as error:  # damage that it knows as such is CORRUPT_VTAB
             if self.echoing:
-                raise EchoError(f"{self.path}: {error}") from error
+                raise IndexTriggerError(f"{self.path}: {error}") from error
             raise
 
     def _check_same(self) -> None:
@@ -353,7 +359,7 @@ def _translated(path: str) -> Iterator[None]:
         raise DatabaseError(f"{path}: cannot be opened; check its permissions and those of its directory") from error
     except (apsw.IOError, apsw.CorruptError) as error:
         if getattr(error, "extendedresult", None) == apsw.SQLITE_CORRUPT_VTAB:  # FTS, which `echoes` alone write
-            raise EchoError(f"{path}: {error}") from error
+            raise IndexTriggerError(f"{path}: {error}") from error
         raise DatabaseError(f"{path}: {error}; run PRAGMA integrity_check and look at the disk") from error
 
 

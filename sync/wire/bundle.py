@@ -37,7 +37,7 @@ class Kind(enum.IntEnum):
     """What a group's changes own."""
 
     UPDATE = 0  # columns
-    BIRTH = 1  # columns and the row's existence
+    INSERT = 1  # columns and the row's existence
     DELETE = 2  # the row's existence, ended
 
 

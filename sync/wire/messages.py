@@ -21,19 +21,19 @@ from mycomesh.sync.wire.compression import pack, unpack
 __all__ = [
     "MESSAGE_BYTES_MAX",
     "Ack",
-    "Audit",
+    "AuditReply",
+    "AuditRequest",
     "Chunk",
+    "CoverageReply",
+    "CoverageRequest",
     "Digests",
     "Done",
-    "Held",
-    "Mend",
     "Message",
     "Plan",
-    "Reach",
-    "ReachOf",
-    "SketchOf",
+    "RepairRequest",
+    "RepairRows",
+    "TableSketch",
     "Vectors",
-    "Want",
     "decode",
     "encode",
 ]
@@ -90,7 +90,7 @@ class Done:
 
 
 @dataclass(frozen=True, slots=True)
-class SketchOf:
+class TableSketch:
     """A sketch of all entry digests of a table whose vector has this 8-byte digest; see sync.sketch."""
 
     table: str
@@ -99,7 +99,7 @@ class SketchOf:
 
 
 @dataclass(frozen=True, slots=True)
-class Want:
+class RepairRequest:
     """Send me the rows of the entries with these ids (`ID_BYTES` each); none means every row."""
 
     table: str
@@ -107,7 +107,7 @@ class Want:
 
 
 @dataclass(frozen=True, slots=True)
-class Mend:
+class RepairRows:
     """Whole rows, as one encoded bundle without ranges: join them although you cover them.
 
     Unless it is `final`, the receiver answers with what it holds of these rows beyond that, in a final one.
@@ -125,7 +125,7 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
-class Audit:
+class AuditRequest:
     """Which entries of this table do you hold, with stamps of this site in `(after, upto]`?"""
 
     table: str
@@ -135,7 +135,7 @@ class Audit:
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class AuditReply:
     """The answer to an audit of `(after, reached]`: runs of consecutive stamps, (first as difference to the last, count)."""
 
     table: str
@@ -146,21 +146,22 @@ class Held:
 
 
 @dataclass(frozen=True, slots=True)
-class ReachOf:
+class CoverageRequest:
     """How far do you cover this site's clock, in each table?"""
 
     site: bytes
 
 
 @dataclass(frozen=True, slots=True)
-class Reach:
+class CoverageReply:
     """The answer: (table, up to which clock everything of the site is covered here), sorted by table; others: nothing."""
 
     site: bytes
     tables: tuple[tuple[str, int], ...]
 
 
-Message = Digests | Vectors | Chunk | Ack | Done | SketchOf | Want | Mend | Plan | Audit | Held | ReachOf | Reach
+_Rare = TableSketch | RepairRequest | RepairRows | AuditRequest | AuditReply | CoverageRequest | CoverageReply
+Message = Digests | Vectors | Chunk | Ack | Done | Plan | _Rare
 
 
 def encode(message: Message) -> bytes:
@@ -183,27 +184,25 @@ def _fields(message: Message) -> list[Any]:
             return [4, sites, tables[: len(vectors)], tables[len(vectors) :]]
         case Plan(changes):
             return [8, changes]
-        case SketchOf() | Want() | Mend() | Audit() | Held() | ReachOf() | Reach():
-            return _other_fields(message)
         case _:
-            assert_never(message)
+            return _rare_fields(message)
 
 
-def _other_fields(message: SketchOf | Want | Mend | Audit | Held | ReachOf | Reach) -> list[Any]:
+def _rare_fields(message: _Rare) -> list[Any]:
     match message:
-        case SketchOf(table, vector, sketch):
+        case TableSketch(table, vector, sketch):
             return [5, table, vector, sketch]
-        case Want(table, ids):
+        case RepairRequest(table, ids):
             return [6, table, ids]
-        case Mend(bundle, final):
+        case RepairRows(bundle, final):
             return [7, int(final), *pack(bundle)]
-        case Audit(table, site, after, upto):
+        case AuditRequest(table, site, after, upto):
             return [9, table, site, after, upto]
-        case Held(table, site, after, reached, runs):
+        case AuditReply(table, site, after, reached, runs):
             return [10, table, site, after, reached, list(runs)]
-        case ReachOf(site):
+        case CoverageRequest(site):
             return [11, site]
-        case Reach(site, tables):
+        case CoverageReply(site, tables):
             return [12, site, [list(table) for table in tables]]
         case _:
             assert_never(message)
@@ -227,27 +226,27 @@ def decode(data: bytes) -> Message:
         case [8, int(changes)] if is_int(changes):
             return Plan(changes)
         case _:
-            return _other_in(value)
+            return _rare_in(value)
 
 
-def _other_in(value: list[Any]) -> Message:
+def _rare_in(value: list[Any]) -> Message:
     match value:
         case [5, str(table), bytes(vector), bytes(sketch)] if len(vector) == 8:
-            return SketchOf(_name(table), vector, sketch)
+            return TableSketch(_name(table), vector, sketch)
         case [6, str(table), bytes(ids)] if len(ids) % ID_BYTES == 0:
-            return Want(_name(table), ids)
+            return RepairRequest(_name(table), ids)
         case [7, int(final), int(packed), bytes(body)] if is_int(final, 0, 1) and is_int(packed, 0, 1):
-            return Mend(unpack(packed, body), final == 1)
+            return RepairRows(unpack(packed, body), final == 1)
         case [9, str(table), bytes(site), int(after), int(upto)] if is_int(after) and is_int(upto, after + 1):
             require(len(site) == 16, "a site is 16 bytes")
-            return Audit(_name(table), site, after, upto)
+            return AuditRequest(_name(table), site, after, upto)
         case [10, str(table), bytes(site), int(after), int(reached), list(runs)] if is_int(after):
             require(len(site) == 16 and is_int(reached, after), "bad window of an audit")
-            return Held(_name(table), site, after, reached, _runs_in(runs, reached - after))
+            return AuditReply(_name(table), site, after, reached, _runs_in(runs, reached - after))
         case [11, bytes(site)] if len(site) == 16:
-            return ReachOf(site)
+            return CoverageRequest(site)
         case [12, bytes(site), list(tables)] if len(site) == 16:
-            return Reach(site, tuple(_reach_in(item) for item in _limited(tables)))
+            return CoverageReply(site, tuple(_reach_in(item) for item in _limited(tables)))
         case _:
             raise DecodeError("no such message")
 

@@ -237,7 +237,7 @@ SYNC_MESSAGES = (
     sync_message.encode(sync_message.Digests((("drones", bytes(range(8)), bytes(range(16))),))),
     sync_message.encode(sync_message.Ack(3)),
     sync_message.encode(sync_message.Chunk(b"a bundle")),
-    sync_message.encode(sync_message.Want("drones", b"d" * 10)),
+    sync_message.encode(sync_message.RepairRequest("drones", b"d" * 10)),
 )
 
 

@@ -139,7 +139,7 @@ def test_large_rows_are_mended_in_messages_of_bounded_size(world_of):
     world.link(one, two)
     world.run(40_000)
     assert_equal(one.peer, two.peer)
-    sizes = [size for _, size in messages(one, wire.Mend, start)]
+    sizes = [size for _, size in messages(one, wire.RepairRows, start)]
     assert sum(sizes) >= 6_000_000
     assert max(sizes) < FEED_BYTES_MAX + 110_000
 

@@ -83,18 +83,22 @@ messages = st.one_of(
     st.builds(wire.Chunk, st.binary(max_size=30)),
     st.builds(wire.Ack, st.integers(1, 1_024)),
     st.builds(wire.Done, named_vectors, named_vectors),
-    st.builds(wire.SketchOf, names, st.binary(min_size=8, max_size=8), st.binary(max_size=33)),
-    st.builds(wire.Want, names, st.lists(st.binary(min_size=5, max_size=5), max_size=3).map(b"".join)),
-    st.builds(wire.Mend, st.binary(max_size=30), st.booleans()),
-    st.builds(wire.Mend, st.binary(min_size=1, max_size=5).map(lambda data: data * 5_000), st.booleans()),
+    st.builds(wire.TableSketch, names, st.binary(min_size=8, max_size=8), st.binary(max_size=33)),
+    st.builds(wire.RepairRequest, names, st.lists(st.binary(min_size=5, max_size=5), max_size=3).map(b"".join)),
+    st.builds(wire.RepairRows, st.binary(max_size=30), st.booleans()),
+    st.builds(wire.RepairRows, st.binary(min_size=1, max_size=5).map(lambda data: data * 5_000), st.booleans()),
     st.builds(wire.Plan, st.integers(0, (1 << 63) - 1)),
-    st.builds(wire.ReachOf, sites),
-    st.builds(wire.Reach, sites, st.lists(st.tuples(names, hlcs), max_size=3).map(tuple)),
+    st.builds(wire.CoverageRequest, sites),
+    st.builds(wire.CoverageReply, sites, st.lists(st.tuples(names, hlcs), max_size=3).map(tuple)),
     st.builds(
-        lambda name, site, after, width: wire.Audit(name, site, after, after + width), names, sites, clocks, widths
+        lambda name, site, after, width: wire.AuditRequest(name, site, after, after + width),
+        names,
+        sites,
+        clocks,
+        widths,
     ),
     st.builds(
-        lambda name, site, after, runs, more: wire.Held(
+        lambda name, site, after, runs, more: wire.AuditReply(
             name, site, after, after + sum(runs) - len(runs) // 2 + more, tuple(runs)
         ),
         names,

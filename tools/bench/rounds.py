@@ -133,9 +133,9 @@ def _repaired(pair: _Pair, lost: int, draw: int) -> tuple[float, float]:
         raise BenchError(f"{lost} lost entries were not brought back")
     pair.cut()
     kinds = [(at, wire.decode(payload), len(payload)) for at, payload in zip(pair.at, pair.sent, strict=True)]
-    told = [(at, size) for at, each, size in kinds if isinstance(each, (wire.SketchOf, wire.Want))]
+    told = [(at, size) for at, each, size in kinds if isinstance(each, (wire.TableSketch, wire.RepairRequest))]
     compared = next(size for at, each, size in kinds if isinstance(each, wire.Digests))
-    mended = max(at for at, each, _ in kinds if isinstance(each, wire.Mend))
+    mended = max(at for at, each, _ in kinds if isinstance(each, wire.RepairRows))
     trips = (mended - min(at for at, _ in told)) / (2 * DELAY_MS) + 1
     return compared * 2 + sum(size for _, size in told), trips
 

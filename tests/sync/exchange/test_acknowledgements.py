@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mycomesh.sync.events import MessageReceived, ReachRequested, RightsKnown
+from mycomesh.sync.events import CoverageRequested, MessageReceived, RightsKnown
 from mycomesh.sync.exchange.acknowledgements import SILENT_MS, mark_of
 from mycomesh.sync.wire import messages as wire
 from tests.sync.exchanges import World
@@ -21,7 +21,7 @@ def world(tmp_path):
 
 def holders(world, node, mark):
     """Who says that it covers the mark, a round trip after the question."""
-    world.do(node, ReachRequested())
+    world.do(node, CoverageRequested())
     world.run(50)
     return list(node.exchange.reaching.holders(node.peer.replica.site, mark))
 
@@ -86,7 +86,7 @@ def test_an_answer_that_nobody_asked_for_counts_for_nothing(world):
     world.link(second, first)
     link = next(number for number, (node, _) in world.links.items() if node is first)
     site = first.peer.replica.site
-    world.do(first, MessageReceived(link, wire.encode(wire.Reach(site, (("t", 1 << 60),)))))
+    world.do(first, MessageReceived(link, wire.encode(wire.CoverageReply(site, (("t", 1 << 60),)))))
     assert first.exchange.reaching.holders(site, {"t": 5}) == ()
 
 
@@ -98,5 +98,5 @@ def test_a_silent_peer_is_asked_again_but_not_at_once(world):
     world._carry = lambda _link, _payload: None
     for wait_ms in (0, SILENT_MS // 2, SILENT_MS):
         world.now += wait_ms
-        world.do(first, ReachRequested())
-    assert sum(isinstance(wire.decode(data), wire.ReachOf) for _, _, data in first.sent) == 2
+        world.do(first, CoverageRequested())
+    assert sum(isinstance(wire.decode(data), wire.CoverageRequest) for _, _, data in first.sent) == 2

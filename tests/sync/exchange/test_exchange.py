@@ -440,7 +440,7 @@ class Liar:
     def acknowledge(self):
         """As an honest peer that has applied everything."""
         sent = [payload for _, link, payload in self.node.sent if link == self.link]
-        rows = [len(payload) for payload in sent if isinstance(wire.decode(payload), (wire.Chunk, wire.Mend))]
+        rows = [len(payload) for payload in sent if isinstance(wire.decode(payload), (wire.Chunk, wire.RepairRows))]
         fresh, self.acknowledged = sum(rows) - self.acknowledged, sum(rows)
         self.say(*([wire.Ack(fresh)] if fresh else []), ms=1)
 
@@ -510,7 +510,7 @@ def batch_of(site, hlc, **changes):
         "columns": ("id", "v"),
         "rows": [[50_000, "forged"]],
         "keys": None,
-        "kind": Kind.BIRTH,
+        "kind": Kind.INSERT,
     } | changes
     group = Group(site, parts["kind"], parts["columns"], [hlc], parts["keys"], parts["rows"], None)
     return Bundle([Section(parts["table"], [(site, 0, hlc)], [group])])
@@ -576,8 +576,8 @@ def test_a_table_that_a_refused_batch_has_made_is_forgotten(attacked, ms):
     assert node.noticed()[-1] == "batch.refused"
     world.run(ms)
     assert "odd" not in node.peer.digests()
-    liar.say(wire.Vectors((("t", Vector()), ("odd", Vector()))), wire.Audit("odd", LIAR_SITE, 0, 1))
-    assert isinstance(liar.answers()[-1], wire.Held)
+    liar.say(wire.Vectors((("t", Vector()), ("odd", Vector()))), wire.AuditRequest("odd", LIAR_SITE, 0, 1))
+    assert isinstance(liar.answers()[-1], wire.AuditReply)
     unharmed(world)
 
 
@@ -604,8 +604,8 @@ def test_tables_that_a_refused_batch_has_changed_are_as_they_were(attacked, fact
 def test_columns_learnt_from_a_refused_batch_are_forgotten(attacked):
     """Were a column's bit kept in memory alone, entries would name it in the file, and a restart would not know it."""
     world, node, liar = attacked
-    group = Group(LIAR_SITE, Kind.BIRTH, ("id", "unknown", "v"), [PRESENT], None, [[60_001, "kept", "v"]], None)
-    bad = Group(LIAR_SITE, Kind.BIRTH, ("id", "v"), [PRESENT + 1], None, [["no integer", "v"]], None)
+    group = Group(LIAR_SITE, Kind.INSERT, ("id", "unknown", "v"), [PRESENT], None, [[60_001, "kept", "v"]], None)
+    bad = Group(LIAR_SITE, Kind.INSERT, ("id", "v"), [PRESENT + 1], None, [["no integer", "v"]], None)
     world.do(node, BatchReceived(liar.link, liar.PEER, Bundle([Section("t", [], [group, bad])]).encode()))
     assert node.noticed()[-1] == "batch.refused"
     world.do(
@@ -628,7 +628,7 @@ def test_one_stamp_for_two_rows_is_refused(attacked, table):
     columns, rows = (("id", "v"), [[60_001, "one"], [60_002, "two"]]) if table == "t" else (("v",), [["one"], ["two"]])
     keys = [None, None] if table == "t" else [[b"\x00" + LIAR_SITE + bytes(7) + bytes([number])] for number in (1, 2)]
     groups = [
-        Group(LIAR_SITE, Kind.BIRTH, columns, [PRESENT], key, [row], None) for key, row in zip(keys, rows, strict=True)
+        Group(LIAR_SITE, Kind.INSERT, columns, [PRESENT], key, [row], None) for key, row in zip(keys, rows, strict=True)
     ]
     bundle = Bundle([Section(table, [(LIAR_SITE, 0, PRESENT)], groups)]).encode()
     world.do(node, BatchReceived(liar.link, liar.PEER, bundle))
@@ -733,15 +733,15 @@ def test_a_peer_that_asks_for_repairs_again_and_again_is_dropped(attacked):
     world, node, liar = attacked
     vector = node.peer.digests()["t"][0]
     for message in (
-        wire.SketchOf("t", vector, bytes(CELL_BYTES * 48)),
-        wire.Want("t", b""),
-        wire.Want("none", bytes(5)),
+        wire.TableSketch("t", vector, bytes(CELL_BYTES * 48)),
+        wire.RepairRequest("t", b""),
+        wire.RepairRequest("none", bytes(5)),
     ):
         liar.say(*[message] * 20)
     assert set(liar.dropped()) == {"asks for repairs again and again"}
     world.do(node, LinkClosed(liar.link))
     world.run(10_000)
-    mends = [payload for _, _, payload in node.sent if isinstance(wire.decode(payload), wire.Mend)]
+    mends = [payload for _, _, payload in node.sent if isinstance(wire.decode(payload), wire.RepairRows)]
     assert sum(map(len, mends)) < WINDOW_BYTES + FEED_BYTES_MAX
     unharmed(world)
 
@@ -817,7 +817,7 @@ def test_what_comes_after_a_long_silence_is_not_asked_for_again(attacked):
     site, middle = LIAR_SITE, PRESENT + 1
     lure = wire.Digests((("t", bytes(8), bytes(16)),))
     liar.say(lure, ms=ExchangeConfig().stall_ms + 1_000)
-    group = Group(site, Kind.BIRTH, ("id", "v"), [middle], None, [[70_000, "late"]], None)
+    group = Group(site, Kind.INSERT, ("id", "v"), [middle], None, [[70_000, "late"]], None)
     liar.say(wire.Plan(2), wire.Chunk(Bundle([Section("t", [(site, 0, middle)], [group])]).encode()))
     (status,) = [link for link in late.exchange.links() if link.peer == liar.PEER]
     assert (status.progress.rows, status.progress.expected) == (1, 2)
@@ -841,7 +841,7 @@ def test_the_end_of_a_round_that_was_given_up_proves_nothing(world_of):
     liar.say(wire.Digests((("t", bytes(8), bytes(16)),)))
     lock = BusyFile(late)
     lost = Bundle(
-        [Section("t", [], [Group(one.peer.replica.site, Kind.BIRTH, ("id", "v"), [PRESENT], None, [[5, "x"]], None)])]
+        [Section("t", [], [Group(one.peer.replica.site, Kind.INSERT, ("id", "v"), [PRESENT], None, [[5, "x"]], None)])]
     )
     liar.say(wire.Chunk(lost.encode()))
     lock.release()

@@ -349,7 +349,7 @@ def test_there_is_no_way_back(trio):
 
 @pytest.mark.parametrize("policy", [True, False])
 @pytest.mark.parametrize("value", ["text", None, 1.5, b"blob"])
-@pytest.mark.parametrize("kind", [Kind.BIRTH, Kind.UPDATE])
+@pytest.mark.parametrize("kind", [Kind.INSERT, Kind.UPDATE])
 def test_an_id_that_is_no_integer_is_refused(trio, policy, value, kind):
     one, two, _ = kept(trio) if policy else trio
     if not policy:

@@ -290,7 +290,7 @@ def test_an_audit_costs_some_bytes_a_row(fleet_of):
     fleet.run(MINUTE)
     fleet.assert_equal()
     sent = [payload for node in fleet.nodes for at, _, payload in node.sent if at >= start]
-    audits = [payload for payload in sent if isinstance(wire.decode(payload), (wire.Audit, wire.Held))]
+    audits = [payload for payload in sent if isinstance(wire.decode(payload), (wire.AuditRequest, wire.AuditReply))]
     assert audits
     assert sum(map(len, audits)) < 1_000  # a bulk load is one run between two holes
 
@@ -302,13 +302,15 @@ def test_answers_to_audits_that_nobody_asked_or_that_lie_do_no_harm(fleet_of):
     link = next(iter(fleet.world.links))
     node = fleet.world.links[link][0]
     for reached in (6, 1 << 62):
-        payload = wire.encode(wire.Held("t", site, 5, reached, (1, 1)))
+        payload = wire.encode(wire.AuditReply("t", site, 5, reached, (1, 1)))
         fleet.world.do(node, MessageReceived(link, payload))
     fleet.run(MINUTE)
     fleet.assert_equal()
     assert fleet.sql(1, "SELECT count(*) FROM t") == [(20,)]
     for after in (0, 1 << 62):
-        fleet.world.do(node, MessageReceived(link, wire.encode(wire.Audit("none", b"?" * 16, after, (1 << 63) - 1))))
+        fleet.world.do(
+            node, MessageReceived(link, wire.encode(wire.AuditRequest("none", b"?" * 16, after, (1 << 63) - 1)))
+        )
     fleet.run(MINUTE)
     assert not node.dropped
 

@@ -105,7 +105,7 @@ def test_a_hostile_reader_gets_nothing_in_by_live_batch_chunk_or_mend(world_of):
     for payload in stream:
         world.do(one, BatchReceived(link, reader.peer.node_id, payload))
         if link in world.links:
-            world.do(one, MessageReceived(link, wire.encode(wire.Mend(payload, final=True))))
+            world.do(one, MessageReceived(link, wire.encode(wire.RepairRows(payload, final=True))))
         if link in world.links:
             world.do(one, MessageReceived(link, wire.encode(wire.Chunk(payload))))
     world.run(3_000)

@@ -26,7 +26,7 @@ SITE_A, SITE_B = b"a" * 16, b"b" * 16
 def sample():
     births = Group(
         SITE_A,
-        Kind.BIRTH,
+        Kind.INSERT,
         ("battery", "drone", "note"),
         [0x0190_0000_0000_0001, 0x0190_0000_0000_0002],
         None,
