@@ -1,9 +1,10 @@
-"""The merge of one change into one row's entries: a join of max-registers over stamps, as a pure function.
+"""Last-writer-wins merge of one change into the entries of its row, as a pure function.
 
-Owns the lattice of design.md section 4. Every cell of a row, and the row's existence, is a register that keeps the greatest
-stamp; an existence entry (birth or tombstone) kills the lower-stamped cells of its row. What always holds: `join` is
-commutative, associative and idempotent over sets of changes (tests/sync/crdt/test_lattice.py proves it against a naive model).
-It must not know SQL, values or sites beyond their order.
+Each cell of a row, and the row's existence, is a register that keeps the greatest stamp. An entry of existence (insert or
+tombstone) also removes the cells of its row that have a lower stamp.
+
+Invariant: `join` is commutative, associative and idempotent over sets of changes; tests/sync/crdt/test_lattice.py compares it
+with a naive model. design.md section 4.
 """
 
 from __future__ import annotations
@@ -13,16 +14,16 @@ from typing import NamedTuple
 
 __all__ = ["EXISTENCE", "Entry", "Join", "bits_of", "join", "visible"]
 
-# Bit 0 of a mask: the entry owns the row's existence. Columns take bits 1 and up.
+# Bit 0 of a mask: the entry owns the existence of the row. Columns have bits 1 and up.
 EXISTENCE = 1
 
 Stamp = tuple[int, bytes]
 
 
 class Entry(NamedTuple):
-    """What one stamp still owns of one row. A tombstone owns the existence alone (`mask` is EXISTENCE, `dead` is true).
+    """Cells of one row that one stamp still owns. A tombstone owns only the existence: `mask` is EXISTENCE, `dead` is true.
 
-    A plain tuple: it is made once for every row that is merged.
+    A tuple and not a dataclass, because the merge creates one for each row.
     """
 
     stamp: Stamp
@@ -31,16 +32,16 @@ class Entry(NamedTuple):
 
 
 class Join(NamedTuple):
-    """The outcome of a join: what the incoming change gains, and what each prior entry keeps."""
+    """Result of a join: the bits that the incoming change gains, and the bits that each earlier entry keeps."""
 
-    gained: int  # bits of the incoming change that stand
-    masks: list[int]  # the mask of each prior entry afterwards, in the order given; 0 = superseded
+    gained: int
+    masks: list[int]  # one for each earlier entry, in the order given; 0 = superseded
 
 
 def join(entries: Sequence[Entry], stamp: Stamp, mask: int) -> Join:
     """Join an incoming change (`stamp`, owning `mask`) into the entries of its row.
 
-    An entry of the same stamp (the rest of it arrived earlier) keeps its bits; those are not gained again.
+    An entry of the same stamp is another part of the same change. It keeps its bits, and the change does not gain them again.
     """
     gained = mask
     killer: Stamp | None = None
@@ -57,14 +58,14 @@ def join(entries: Sequence[Entry], stamp: Stamp, mask: int) -> Join:
     for entry in entries:
         kept = entry.mask & ~gained
         if gained & EXISTENCE and entry.stamp < stamp:
-            kept = 0  # its existence was just taken and a lower cell dies with it
+            kept = 0  # a new insert or tombstone also removes the cells with a lower stamp
         masks.append(kept)
     return Join(gained, masks)
 
 
 def visible(entries: Sequence[Entry]) -> bool:
-    """Return True if the row exists: its newest existence entry is a birth."""
-    for entry in entries:  # noqa: SIM110 - asked once a merged row, and any() costs three times as much
+    """Return True if the row exists: its entry of existence is an insert."""
+    for entry in entries:  # noqa: SIM110 - runs once for each merged row, and any() takes three times as long
         if entry.mask & EXISTENCE and not entry.dead:
             return True
     return False

@@ -1,7 +1,9 @@
-"""Version vectors with gaps: for one table, the ranges of each site's clock that this replica has covered.
+"""Version vector with gaps: for one table, the ranges of each site's clock that this replica covers.
 
-Owns interval arithmetic over half-open ranges `(after, upto]`. What always holds: the ranges of a site are sorted, disjoint
-and never touch. It must not know what a covered stamp holds; "covered" means held here, superseded here, or nothing there.
+A range `(after, upto]` excludes `after` and includes `upto`. A covered stamp needs no request: the replica has its change,
+has superseded it, or knows that no change has that stamp.
+
+Invariant: the ranges of a site are sorted and disjoint, and no two of them touch.
 """
 
 from __future__ import annotations
@@ -14,17 +16,17 @@ from mycomesh.sync import codec
 __all__ = ["RANGES_MAX", "Range", "Vector", "difference"]
 
 Range = tuple[int, int]
-# A peer that makes more gaps than this in one site's clock is repaired by rounds, not remembered gap by gap.
+# Gaps remembered in the clock of one site. Beyond this, rounds fetch the missing changes.
 RANGES_MAX = 64
 
 
 class Vector:
-    """A mutable version vector; sites are 16-byte ids."""
+    """Mutable version vector of one table. A site is a 16-byte id."""
 
     __slots__ = ("_ranges",)
 
     def __init__(self, ranges: Mapping[bytes, Sequence[Range]] | None = None) -> None:
-        self._ranges: dict[bytes, tuple[Range, ...]] = {}  # never changed in place: copies share them
+        self._ranges: dict[bytes, tuple[Range, ...]] = {}  # tuples, because copies share them
         for site, items in (ranges or {}).items():
             for after, upto in items:
                 self.add(site, after, upto)
@@ -48,7 +50,7 @@ class Vector:
         return sorted(self._ranges.items())
 
     def digest(self) -> bytes:
-        """Return BLAKE2b-64 of the canonical form."""
+        """Return the BLAKE2b-64 digest of the canonical encoding: equal vectors have equal digests."""
         items = [[site, [edge for window in ranges for edge in window]] for site, ranges in self.items()]
         return hashlib.blake2b(codec.encode(items), digest_size=8, person=b"mycomesh-vector").digest()
 
@@ -57,7 +59,7 @@ class Vector:
         return self._ranges.get(site, ())
 
     def upto(self, site: bytes) -> int:
-        """Return the end of the first range that starts at zero: everything up to it is covered."""
+        """Return the hlc up to which the vector covers one site without a gap, 0 if it covers nothing from the start."""
         first = next(iter(self._ranges.get(site, ())), (0, 0))
         return first[1] if first[0] == 0 else 0
 
@@ -75,12 +77,12 @@ class Vector:
         return any(low <= after and upto <= high for low, high in self._ranges.get(site, ()))
 
     def has_gap(self, site: bytes) -> bool:
-        """Return True if something of that site is known to be missing before what is covered."""
+        """Return True if the vector covers a range of that site but not all that lies before it."""
         items = self._ranges.get(site, ())
         return len(items) > 1 or any(after > 0 for after, _ in items)
 
     def add(self, site: bytes, after: int, upto: int) -> None:
-        """Covers `(after, upto]`; an empty range adds nothing."""
+        """Cover `(after, upto]`; an empty range changes nothing."""
         if upto <= after:
             return
         items = self._ranges.get(site, ())
@@ -96,29 +98,29 @@ class Vector:
         self._ranges[site] = tuple(merged)
 
     def cut(self, site: bytes, upto: int) -> None:
-        """End the coverage of one site at `upto`."""
+        """Remove all coverage of one site beyond `upto`."""
         kept = tuple((after, min(end, upto)) for after, end in self._ranges.pop(site, ()) if after < upto)
         if kept:
             self._ranges[site] = kept
 
     def merge(self, other: Vector) -> None:
-        """Covers everything that `other` covers."""
+        """Cover everything that `other` covers."""
         for site, items in other.items():
             for after, upto in items:
                 self.add(site, after, upto)
 
     def missing_from(self, other: Vector) -> list[tuple[bytes, Range]]:
-        """Return what this vector covers and `other` does not, by site and ascending."""
+        """Return the ranges that this vector covers and `other` does not, sorted by site and start."""
         theirs = other._ranges
         differing = ((site, items) for site, items in self.items() if theirs.get(site) != items)
         return [(site, gap) for site, items in differing for gap in difference(items, other.ranges(site))]
 
 
-def difference(have: Iterable[Range], lack: Sequence[Range]) -> Iterator[Range]:
-    """Yield the parts of the ranges `have` that no range of `lack` covers; both ascending and disjoint."""
-    for after, upto in have:
+def difference(ranges: Iterable[Range], covered: Sequence[Range]) -> Iterator[Range]:
+    """Yield the parts of `ranges` that no range of `covered` covers; both are ascending and disjoint."""
+    for after, upto in ranges:
         low = after
-        for start, end in lack:
+        for start, end in covered:
             if end <= low:
                 continue
             if start >= upto:
