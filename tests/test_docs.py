@@ -139,7 +139,7 @@ def test_there_are_the_tasks_that_a_newcomer_has():
         "Simulate it",
         "What happens in a conflict",
     }
-    assert {"What is promised", "What is not (yet)"} <= set(SECTIONS)
+    assert {"Promises", "Not yet"} <= set(SECTIONS)
 
 
 def test_blocks_of_commands_stand_only_where_a_test_runs_them():
