@@ -22,7 +22,7 @@ from mycomesh.sync.merge import records as report
 from mycomesh.sync.merge.counters import counted, hold_births, hold_registers, unseen
 from mycomesh.sync.merge.keep_both import to_settle
 from mycomesh.sync.sqlite.identifiers import quoted
-from mycomesh.sync.sqlite.raw_text import raw_select, restored
+from mycomesh.sync.sqlite.raw_text import raw_select, restore
 from mycomesh.sync.sqlite.table_spec import Column, KeyKind, encode_key
 from mycomesh.sync.storage.change_log import pack_mask
 from mycomesh.sync.storage.large_rows import CHANGE_BYTES_MAX, oversized, portions
@@ -263,7 +263,7 @@ def _pending_records(table: Table, words: list[str], room: int, *, raw: bool) ->
     first = 2 + len(words)
     middle = first + 2 * len(key_names(table.spec))
     return (
-        (*record[:first], *restored(record[first:middle]), record[middle], *restored(record[middle + 1 :]))
+        (*record[:first], *restore(record[first:middle]), record[middle], *restore(record[middle + 1 :]))
         for record in records
     )
 

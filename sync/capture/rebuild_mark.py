@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import Any
 
 from mycomesh.sync.sqlite.identifiers import fold
-from mycomesh.sync.sqlite.raw_text import lenient, raw_select, restored
+from mycomesh.sync.sqlite.raw_text import lenient_text, raw_select, restore
 
 __all__ = ["TABLE", "made_anew", "renew"]
 
@@ -29,7 +29,7 @@ def made_anew(db: Any) -> frozenset[str]:
     row = db.execute(f"SELECT rowid, v FROM {TABLE} ORDER BY rowid LIMIT 1").fetchone()
     which = _LATER if row in (None, _ROW) else "type = 'table'"
     listing = f"SELECT {raw_select('name')} FROM sqlite_schema WHERE {which}"
-    return frozenset(fold(lenient(restored(cells)[0])) for cells in db.execute(listing).fetchall())
+    return frozenset(fold(lenient_text(restore(cells)[0])) for cells in db.execute(listing).fetchall())
 
 
 def renew(db: Any) -> None:

@@ -18,7 +18,7 @@ from mycomesh.sync.merge import records
 from mycomesh.sync.merge.conflicts import same
 from mycomesh.sync.merge.counters import totals
 from mycomesh.sync.sqlite.identifiers import quoted
-from mycomesh.sync.sqlite.raw_text import bound, placeholder, raw_select, restored
+from mycomesh.sync.sqlite.raw_text import bind_value, placeholder, raw_select, restore
 from mycomesh.sync.sqlite.table_spec import KeyKind, encode_key
 from mycomesh.sync.storage.pending_log import (
     LOOK_AGAIN,
@@ -199,7 +199,7 @@ def look_at(table: Table, rows: Sequence[Row]) -> None:
             table.store.db.execute(
                 f"INSERT INTO {pending_name(table.table_id)}(what, at, {', '.join(columns)})"
                 f" VALUES({OP_EVICT}, NULL, {', '.join(map(placeholder, values))})",
-                tuple(map(bound, values)),
+                tuple(map(bind_value, values)),
             )
 
 
@@ -284,14 +284,14 @@ def _next_names(table: Table, after: Any, limit: int) -> list[Any]:
     start, values = "", ()
     if after is not None:
         start = f"WHERE ({keys}) > ({', '.join(map(placeholder, after))})"
-        values = tuple(map(bound, after))
+        values = tuple(map(bind_value, after))
     listing = f"SELECT {columns} FROM {quoted(spec.name)} t {start} ORDER BY {keys} LIMIT ?"
-    return [list(restored(record)) for record in db.execute(listing, (*values, limit))]
+    return [list(restore(record)) for record in db.execute(listing, (*values, limit))]
 
 
 def _found_by(table: Table, name: list[Any]) -> tuple[str, tuple[Any, ...]]:
     terms = [f"{column.keyed} = {placeholder(value)}" for column, value in zip(table.spec.key, name, strict=True)]
-    return " AND ".join(terms), tuple(map(bound, name))
+    return " AND ".join(terms), tuple(map(bind_value, name))
 
 
 def _row_of(table: Table, name: Any) -> Row:
@@ -303,7 +303,7 @@ def _row_of(table: Table, name: Any) -> Row:
     if isinstance(name, int):
         columns = ", ".join(raw_select(f"t.{quoted(column.name)}") for column in spec.key)
         listing = f"SELECT {columns} FROM {quoted(spec.name)} t WHERE t.{quoted(spec.rowid)} = ?"
-        values = restored(table.store.db.execute(listing, (name,)).fetchone())
+        values = restore(table.store.db.execute(listing, (name,)).fetchone())
         if None in values:
             return name
     return encode_key(spec, tuple(values))

@@ -15,7 +15,7 @@ import apsw
 from mycomesh.sync.crdt.lattice import EXISTENCE
 from mycomesh.sync.sqlite.identifiers import quoted
 from mycomesh.sync.sqlite.indexes import UniqueIndex
-from mycomesh.sync.sqlite.raw_text import bound, placeholder, raw_select, restored
+from mycomesh.sync.sqlite.raw_text import bind_value, placeholder, raw_select, restore
 from mycomesh.sync.sqlite.table_spec import KeyKind, encode_key
 from mycomesh.sync.storage.row_view import RowView
 from mycomesh.sync.storage.table import Row, Table
@@ -65,7 +65,7 @@ def _holders(table: Table, index: UniqueIndex, values: Sequence[Any]) -> list[Ro
         f"t.{quoted(name)} = {placeholder(value)} COLLATE {quoted(collation)}"
         for (name, collation), value in zip(index.columns, values, strict=True)
     )
-    return rows_where(table, match, tuple(map(bound, values)))
+    return rows_where(table, match, tuple(map(bind_value, values)))
 
 
 def _evicted(table: Table, row: Row, values: Mapping[str, Any]) -> list[Row]:
@@ -110,6 +110,6 @@ def rows_where(table: Table, condition: str, parameters: tuple[Any, ...] = ()) -
     listing = f"SELECT {', '.join(terms)} FROM {quoted(spec.name)} t WHERE {condition}"
     found: list[Row] = []
     for record in table.store.db.execute(listing, parameters).fetchall():
-        key = tuple(restored(record[: 2 * len(keys)]))
+        key = tuple(restore(record[: 2 * len(keys)]))
         found.append(encode_key(spec, key) if key and None not in key else record[-1])
     return found

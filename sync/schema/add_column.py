@@ -15,7 +15,7 @@ import apsw
 from mycomesh.sync.merge.merge import set_aside
 from mycomesh.sync.merge.unique_claims import rows_where
 from mycomesh.sync.sqlite.create_table import checks_of
-from mycomesh.sync.sqlite.definitions import adding
+from mycomesh.sync.sqlite.definitions import authorize_add_column
 from mycomesh.sync.sqlite.identifiers import quoted
 from mycomesh.sync.storage.table import Table
 
@@ -47,7 +47,7 @@ def _add(db: Any, name: str, clause: str) -> str:
     """Add a column, or changes nothing and returns why SQLite refuses it."""
     refused = ""
     db.execute(f"SAVEPOINT {_SAVEPOINT}")
-    db.authorizer = adding(name)
+    db.authorizer = authorize_add_column(name)
     try:
         db.execute(f"ALTER TABLE {quoted(name)} ADD COLUMN {clause}").fetchall()
     except _REFUSALS as error:

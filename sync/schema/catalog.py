@@ -31,8 +31,8 @@ from mycomesh.sync.schema.names import Names
 from mycomesh.sync.schema.policy import Policies, name_fact
 from mycomesh.sync.schema.record_facts import record_facts
 from mycomesh.sync.schema.table_filter import TableFilter
-from mycomesh.sync.sqlite.definitions import described
-from mycomesh.sync.sqlite.generated_columns import composed
+from mycomesh.sync.sqlite.definitions import read_definition
+from mycomesh.sync.sqlite.generated_columns import compose
 from mycomesh.sync.sqlite.identifiers import fold, quoted
 from mycomesh.sync.sqlite.indexes import column_names
 from mycomesh.sync.sqlite.table_spec import FileSchema, TableSpec, UnsupportedTable, read_table, user_tables
@@ -139,7 +139,9 @@ class Catalog:
     def stands(self) -> bool:
         """Return True if every replicated table can be read as it is known here, whatever else has changed in the schema."""
         known = (table for name, table in self.tables.items() if name != SCHEMA_TABLE)
-        return not self.changed() or all(self._file.standing(table.spec.name) == table.stood for table in known)
+        return not self.changed() or all(
+            self._file.catalogue_entries(table.spec.name) == table.stood for table in known
+        )
 
     def refresh(self, drain: Callable[[Table], bool], *, most: int | None = None) -> None:
         """Brings capture in line with the file's tables, and the facts with both; inside a transaction.
@@ -287,7 +289,7 @@ class Catalog:
             self._store.meta_set(births_mark(table_id), 1)
         else:
             table = self.reload(table_id, spec, bits, known, captured)
-        standing = self._file.standing(spec.name)
+        standing = self._file.catalogue_entries(spec.name)
         anew = fold(spec.name) in self._anew or not numbered(table, standing)
         if anew:
             realign(table)
@@ -473,7 +475,7 @@ class Catalog:
 
     def _captured(self, table: Table) -> bool:
         """Return True if the table's triggers stand."""
-        standing = self._file.standing(table.spec.name)
+        standing = self._file.catalogue_entries(table.spec.name)
         if table.stood != standing and captured(table, standing):
             table.stood = standing
         return table.stood == standing
@@ -496,6 +498,6 @@ class Catalog:
         generated = self.policies.generated.get(mesh, {})
         known = self._defined.get(mesh)
         if known is None or known[:2] != (fact, generated):
-            sql = composed(fact, generated) if generated else fact
-            known = self._defined[mesh] = fact, generated, described(sql)
+            sql = compose(fact, generated) if generated else fact
+            known = self._defined[mesh] = fact, generated, read_definition(sql)
         return known[2]

@@ -13,8 +13,8 @@ from typing import Any
 import apsw
 
 from mycomesh.sync.schema.record_facts import definition
-from mycomesh.sync.sqlite.create_table import bare, checks
-from mycomesh.sync.sqlite.definitions import redefined, scratch
+from mycomesh.sync.sqlite.create_table import checks, normalize
+from mycomesh.sync.sqlite.definitions import rewrite_definition, scratch
 from mycomesh.sync.sqlite.generated_columns import generated_of
 from mycomesh.sync.sqlite.table_spec import TableSpec, user_tables
 from mycomesh.sync.storage.table import Table
@@ -53,7 +53,7 @@ def _others(table: Table, defined: TableSpec | None) -> list[str]:
     here, mesh = definition(table.store.db, table.spec), defined.sql
     dropped = table.dropped & {column.folded for column in defined.columns}
     if dropped:
-        mesh = redefined(mesh, table=defined.name, columns={}, without=sorted(dropped)) or mesh
+        mesh = rewrite_definition(mesh, table=defined.name, columns={}, without=sorted(dropped)) or mesh
     line = "" if here is None else _compared(_constraints_of(here), _constraints_of(mesh))
     return [*_defaults(table.spec, defined), *([line] if line else [])]
 
@@ -115,7 +115,7 @@ def _constraints_of(sql: str) -> dict[str, str]:
             texts += (generated_of(sql) or {}).values()
     except apsw.Error:  # a text that stands in this file alone
         return {}
-    return {bare(text): text for text in texts}
+    return {normalize(text): text for text in texts}
 
 
 def _not_null(db: Any, table: str) -> list[str]:

@@ -17,7 +17,14 @@ from mycomesh.sync.merge import records as report
 from mycomesh.sync.schema.add_column import add_column
 from mycomesh.sync.schema.facts import INDEX, SCHEMA_TABLE, TABLE
 from mycomesh.sync.schema.names import shown_names
-from mycomesh.sync.sqlite.definitions import column_clauses, only, redefined, rename_columns, rename_tables, scratch
+from mycomesh.sync.sqlite.definitions import (
+    authorize_create,
+    column_clauses,
+    rename_columns,
+    rename_tables,
+    rewrite_definition,
+    scratch,
+)
 from mycomesh.sync.sqlite.identifiers import fold, quoted
 from mycomesh.sync.sqlite.indexes import column_names, user_indexes
 from mycomesh.sync.sqlite.table_spec import Column, TableSpec, UnsupportedTable, user_tables
@@ -273,7 +280,7 @@ class FactFollower:
         if not renamed and not dropped and fold(name) == defined.folded:
             return defined.sql
         own = {column.folded for column in defined.columns}
-        return redefined(
+        return rewrite_definition(
             defined.sql,
             table=name,
             columns={column: here for column, here in renamed.items() if column in own},
@@ -281,7 +288,7 @@ class FactFollower:
         )
 
     def _make_index(self, sql: str) -> None:
-        self._db.authorizer = only(apsw.SQLITE_CREATE_INDEX)
+        self._db.authorizer = authorize_create(apsw.SQLITE_CREATE_INDEX)
         try:
             self._db.execute(sql)
         except apsw.ConstraintError as error:

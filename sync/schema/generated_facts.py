@@ -18,8 +18,8 @@ from mycomesh.sync.schema.add_column import add_column
 from mycomesh.sync.schema.facts import SCHEMA_TABLE
 from mycomesh.sync.schema.policy import generated_fact
 from mycomesh.sync.schema.record_facts import definition
-from mycomesh.sync.sqlite.create_table import alike, mentions
-from mycomesh.sync.sqlite.generated_columns import generated_of, in_any_order, renamed, with_dependents
+from mycomesh.sync.sqlite.create_table import equivalent, mentions
+from mycomesh.sync.sqlite.generated_columns import generated_of, in_any_order, rename_text, with_dependents
 from mycomesh.sync.sqlite.identifiers import fold, quoted
 from mycomesh.sync.sqlite.indexes import user_indexes
 from mycomesh.sync.sqlite.table_spec import TableSpec
@@ -62,12 +62,12 @@ class GeneratedFacts:
             if column in self._stored(spec.folded):
                 continue
             lost = column not in mesh and column not in stated  # another definition of the table has taken its place
-            if column in memory and alike(memory[column][1], text) and not lost:
+            if column in memory and equivalent(memory[column][1], text) and not lost:
                 continue
             # A table's fact says as much of a column that is new; it may yet give way to one with an older text.
             told = stated.get(column, "" if column in memory else mesh.get(column, ""))
             memory[column] = [text, text]
-            if not alike(told, text):
+            if not equivalent(told, text):
                 facts.append(generated_fact(spec.folded, column, text))
         for column in [column for column in memory if column not in here]:
             del memory[column]
@@ -123,7 +123,7 @@ class GeneratedFacts:
             column
             for column, text in here.items()
             if column in stored
-            or not (alike(wanted.get(column, text), text) or _followed(memory.get(column), wanted[column], text))
+            or not (equivalent(wanted.get(column, text), text) or _followed(memory.get(column), wanted[column], text))
         ]
         return with_dependents(here, due)
 
@@ -181,7 +181,7 @@ class GeneratedFacts:
         if sql is None:
             return False
         try:
-            here = renamed(sql, column, text, names)
+            here = rename_text(sql, column, text, names)
         except apsw.Error:
             return False
         return not add_column(self._store.db, name, [here])
@@ -219,7 +219,7 @@ class GeneratedFacts:
 
 def _followed(remembered: list[str] | None, text: str, here: str) -> bool:
     """Return True if a column stands here as it came of that text: a file may have other names in it."""
-    return remembered is not None and alike(remembered[0], text) and alike(remembered[1], here)
+    return remembered is not None and equivalent(remembered[0], text) and equivalent(remembered[1], here)
 
 
 class _Pass:

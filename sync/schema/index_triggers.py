@@ -20,7 +20,7 @@ import apsw
 from mycomesh.sync.errors import IndexTriggerError
 from mycomesh.sync.sqlite.create_table import mentions
 from mycomesh.sync.sqlite.identifiers import INTERNAL_PREFIX, fold, quoted
-from mycomesh.sync.sqlite.raw_text import lenient, raw_select, restored
+from mycomesh.sync.sqlite.raw_text import lenient_text, raw_select, restore
 from mycomesh.sync.sqlite.tokens import TOKEN
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ class IndexTriggers:
         """Return a table's triggers that are the user's, in their order; those that name one of these tables, if given."""
         return tuple(
             (name, sql)
-            for kind, name, sql in self._file.standing(table.spec.name)
+            for kind, name, sql in self._file.catalogue_entries(table.spec.name)
             if kind == "trigger"
             and not fold(name).startswith(INTERNAL_PREFIX)
             and (naming is None or any(mentions(sql, fold(each)) for each in naming))
@@ -99,7 +99,7 @@ class IndexTriggers:
 
     def _virtual(self) -> list[str]:
         listing = f"SELECT {raw_select('name')} FROM sqlite_schema WHERE sql LIKE 'CREATE VIRTUAL TABLE%' ORDER BY name"
-        return [lenient(restored(cells)[0]) for cells in self._store.db.execute(listing).fetchall()]
+        return [lenient_text(restore(cells)[0]) for cells in self._store.db.execute(listing).fetchall()]
 
     def _put_on(self, table: Table, own: tuple[Trigger, ...], virtual: Sequence[str]) -> str:
         """Put on those of a table's triggers that keep an index; returns why it has put on none, "" if that is not so."""

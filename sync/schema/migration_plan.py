@@ -20,9 +20,9 @@ import apsw
 from mycomesh.sync.errors import MigrationError
 from mycomesh.sync.sqlite.identifiers import INTERNAL_PREFIX, fold, quoted
 from mycomesh.sync.sqlite.indexes import column_names
-from mycomesh.sync.sqlite.raw_text import lenient, raw_select, restored
+from mycomesh.sync.sqlite.raw_text import lenient_text, raw_select, restore
 from mycomesh.sync.sqlite.table_spec import user_tables
-from mycomesh.sync.sqlite.tokens import readable
+from mycomesh.sync.sqlite.tokens import readable_sql
 
 __all__ = ["Alteration", "Plan", "run"]
 
@@ -162,7 +162,7 @@ def _copy_schema(db: Any, trial: Any) -> None:
         " ORDER BY type <> 'table', sql NOT LIKE 'CREATE VIRTUAL%', rowid"
     )
     for cells in db.execute(listing).fetchall():
-        sql = readable(*restored(cells))
+        sql = readable_sql(*restore(cells))
         if sql is None:
             continue
         try:
@@ -260,7 +260,7 @@ class _Follower:
         listing = (
             f"SELECT {raw_select('name')} FROM sqlite_schema WHERE type = 'index' AND sql IS NOT NULL ORDER BY name"
         )
-        return [lenient(*restored(cells)) for cells in self._db.execute(listing).fetchall()]
+        return [lenient_text(*restore(cells)) for cells in self._db.execute(listing).fetchall()]
 
 
 def _computed(db: Any, table: str) -> frozenset[str]:

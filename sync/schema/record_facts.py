@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from mycomesh.sync.schema.facts import INDEX, SCHEMA_TABLE, TABLE
 from mycomesh.sync.schema.policy import name_fact
-from mycomesh.sync.sqlite.definitions import redefined
+from mycomesh.sync.sqlite.definitions import rewrite_definition
 from mycomesh.sync.sqlite.identifiers import fold
 from mycomesh.sync.sqlite.indexes import column_names, user_indexes
 from mycomesh.sync.sqlite.table_spec import TableSpec
@@ -56,5 +56,5 @@ def definition(db: Any, spec: TableSpec) -> str | None:
     left = [name for name in column_names(db, spec.name) if fold(name) not in spec.canonical_names]
     renamed = {fold(column.name): column.canonical for column in spec.columns if column.canonical}
     if left or renamed or spec.canonical:
-        return redefined(spec.sql, table=spec.folded, columns=renamed, without=left)
+        return rewrite_definition(spec.sql, table=spec.folded, columns=renamed, without=left)
     return spec.sql

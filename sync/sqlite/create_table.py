@@ -14,7 +14,7 @@ from typing import Any
 from mycomesh.sync.sqlite.identifiers import fold
 from mycomesh.sync.sqlite.tokens import BLANKS, COMMENTS, TOKEN
 
-__all__ = ["alike", "bare", "checks", "checks_of", "columns", "computed", "definition_of", "mentions"]
+__all__ = ["checks", "checks_of", "columns", "definition_of", "equivalent", "mentions", "normalize", "without_storage"]
 
 _CONSTRAINTS = ("constraint", "primary", "unique", "check", "foreign")
 _QUOTES = {'"': '"', "`": "`", "[": "]", "'": "'"}
@@ -60,7 +60,7 @@ def definition_of(db: Any, table: str) -> str:
     return str(found[0])
 
 
-def computed(column: str) -> str:
+def without_storage(column: str) -> str:
     """Return the text of a generated column without the words that say whether it is stored: it shows the same."""
     tokens = _tokens(column)
     words = [fold(piece) for piece in tokens]
@@ -77,12 +77,12 @@ def computed(column: str) -> str:
     return "".join([*head, "AS ", *group, *tail]).strip()
 
 
-def alike(first: str, second: str) -> bool:
+def equivalent(first: str, second: str) -> bool:
     """Return True if two texts are the same but for the case of words and quotes around plain names: RENAME adds such."""
-    return bare(first) == bare(second)
+    return normalize(first) == normalize(second)
 
 
-def bare(text: str) -> str:
+def normalize(text: str) -> str:
     """Return what is equal for texts that are alike."""
     return "".join(
         piece if piece.startswith("'") else fold(piece[1:-1] if _PLAIN.fullmatch(piece) else piece)

@@ -19,13 +19,13 @@ from mycomesh.sync.sqlite.table_spec import TableSpec, UnsupportedTable, affinit
 from mycomesh.sync.sqlite.tokens import without_comments
 
 __all__ = [
-    "adding",
+    "authorize_add_column",
+    "authorize_create",
     "column_clauses",
-    "described",
-    "only",
-    "redefined",
+    "read_definition",
     "rename_columns",
     "rename_tables",
+    "rewrite_definition",
     "scratch",
 ]
 
@@ -41,7 +41,7 @@ def scratch(sql: str) -> Iterator[Any]:
     """Give an empty in-memory database with that one table; raises apsw.Error if the SQL does more than make it."""
     db: Any = apsw.Connection(":memory:")
     try:
-        db.authorizer = only(apsw.SQLITE_CREATE_TABLE)
+        db.authorizer = authorize_create(apsw.SQLITE_CREATE_TABLE)
         db.execute(sql)
         db.authorizer = None
         yield db
@@ -49,7 +49,7 @@ def scratch(sql: str) -> Iterator[Any]:
         db.close()
 
 
-def described(sql: str) -> TableSpec | None:
+def read_definition(sql: str) -> TableSpec | None:
     """Return what a CREATE TABLE from a fact defines, None if it is anything else."""
     try:
         with scratch(sql) as db:
@@ -59,7 +59,7 @@ def described(sql: str) -> TableSpec | None:
         return None
 
 
-def redefined(sql: str, *, table: str, columns: Mapping[str, str], without: Iterable[str] = ()) -> str | None:
+def rewrite_definition(sql: str, *, table: str, columns: Mapping[str, str], without: Iterable[str] = ()) -> str | None:
     """Return the CREATE TABLE of the same table under other names; None if its SQL does not allow that.
 
     `columns` has new names by present ones, folded; `without` are columns that go, folded, where SQLite can drop them.
@@ -117,7 +117,7 @@ def column_clauses(db: Any, table: str, column: str) -> list[str]:
     return [*filter(None, [whole]), f"{bare} {default}", bare]
 
 
-def adding(table: str) -> Authorizer:
+def authorize_add_column(table: str) -> Authorizer:
     """An authorizer that lets SQL add one column to one table, and have SQLite see whether its rows bear it."""
     allowed = {apsw.SQLITE_SELECT, apsw.SQLITE_READ, apsw.SQLITE_FUNCTION}
     altered = False
@@ -138,7 +138,7 @@ def adding(table: str) -> Authorizer:
     return authorize
 
 
-def only(action: int) -> Authorizer:
+def authorize_create(action: int) -> Authorizer:
     """An authorizer that lets SQL make one thing: no other statement, no ATTACH, no pragma, no reading of tables.
 
     What it makes is a user's: no index of one of our names, nor on one of our tables, where it could refuse what we write.

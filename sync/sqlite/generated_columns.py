@@ -12,13 +12,13 @@ from typing import Any
 
 import apsw
 
-from mycomesh.sync.sqlite.create_table import alike, columns, computed, definition_of, mentions
-from mycomesh.sync.sqlite.definitions import adding, rename_columns, scratch
+from mycomesh.sync.sqlite.create_table import columns, definition_of, equivalent, mentions, without_storage
+from mycomesh.sync.sqlite.definitions import authorize_add_column, rename_columns, scratch
 from mycomesh.sync.sqlite.identifiers import fold, quoted
 from mycomesh.sync.sqlite.indexes import column_names
 from mycomesh.sync.sqlite.table_spec import user_tables
 
-__all__ = ["composed", "generated_of", "in_any_order", "renamed", "with_dependents"]
+__all__ = ["compose", "generated_of", "in_any_order", "rename_text", "with_dependents"]
 
 _SAVEPOINT = "mycomesh_generated"
 
@@ -33,7 +33,7 @@ def generated_of(sql: str) -> Mapping[str, str] | None:
         return None
 
 
-def composed(sql: str, generated: Mapping[str, str]) -> str:
+def compose(sql: str, generated: Mapping[str, str]) -> str:
     """Return the CREATE TABLE of a fact with generated columns as facts of their own have them: texts by folded name.
 
     A stored column of that name stands; "" is a column that is no more, and what is computed of it is none either; for a text
@@ -75,7 +75,7 @@ def in_any_order(columns: Sequence[str], step: Callable[[str], bool]) -> list[st
     return left
 
 
-def renamed(sql: str, column: str, text: str, names: Mapping[str, str]) -> str:
+def rename_text(sql: str, column: str, text: str, names: Mapping[str, str]) -> str:
     """Return the text of a generated column of a CREATE TABLE that lacks it, after columns were renamed in both.
 
     Raises:
@@ -95,7 +95,7 @@ def _stands(db: Any, table: str, column: str, text: str) -> bool:
     """Return True if a column is as a fact says, or stored."""
     here = (_generated(db, table) or {}).get(column)
     if here is not None:
-        return alike(here, text)
+        return equivalent(here, text)
     return not text or column in map(fold, column_names(db, table))
 
 
@@ -123,7 +123,7 @@ def _added(db: Any, table: str, column: str, text: str) -> bool:
 
 def _add(db: Any, table: str, column: str, text: str) -> None:
     """Add a generated column to a scratch database's table; raises apsw.Error if the text makes anything else."""
-    db.authorizer = adding(table)
+    db.authorizer = authorize_add_column(table)
     try:
         db.execute(f"ALTER TABLE {quoted(table)} ADD COLUMN {text}").fetchall()
     finally:
@@ -133,11 +133,11 @@ def _add(db: Any, table: str, column: str, text: str) -> None:
 
 
 def _generated(db: Any, table: str) -> dict[str, str] | None:
-    """Return the text of each generated column of a table, as `computed` has it, by folded name.
+    """Return the text of each generated column of a table, as `without_storage` has it, by folded name.
 
     None if their texts cannot be told.
     """
     listing = "SELECT name FROM pragma_table_xinfo(?) WHERE hidden IN (2, 3) ORDER BY cid"
     names = [fold(name) for (name,) in db.execute(listing, (table,)).fetchall()]
     texts = columns(db, table) if names else {}
-    return None if names and not texts else {name: computed(texts[name]) for name in names}
+    return None if names and not texts else {name: without_storage(texts[name]) for name in names}

@@ -15,8 +15,8 @@ from typing import Any
 import apsw
 
 from mycomesh.sync.sqlite.identifiers import quoted
-from mycomesh.sync.sqlite.raw_text import raw_select, restored
-from mycomesh.sync.sqlite.tokens import COMMENTS, TOKEN, readable
+from mycomesh.sync.sqlite.raw_text import raw_select, restore
+from mycomesh.sync.sqlite.tokens import COMMENTS, TOKEN, readable_sql
 
 __all__ = ["UniqueIndex", "column_names", "key_terms", "unique_indexes", "user_indexes"]
 
@@ -44,7 +44,7 @@ def user_indexes(db: Any) -> list[tuple[str, str, str]]:
         f"SELECT {', '.join(map(raw_select, ('name', 'tbl_name', 'sql')))} FROM sqlite_schema"
         " WHERE type = 'index' AND sql IS NOT NULL AND name NOT LIKE 'mycomesh\\_%' ESCAPE '\\' ORDER BY name"
     )
-    found = (map(readable, restored(cells)) for cells in db.execute(listing).fetchall())
+    found = (map(readable_sql, restore(cells)) for cells in db.execute(listing).fetchall())
     return [(name, table, sql) for name, table, sql in found if name and table and sql]
 
 
@@ -139,8 +139,8 @@ def _match(
 def _texts(db: Any, index: str, count: int) -> tuple[list[str], str]:
     """Return the terms of an index as it was made, empty if their text cannot be told, and its condition, "" without one."""
     listing = f"SELECT {raw_select('sql')} FROM sqlite_schema WHERE type = 'index' AND name = ?"
-    (sql,) = restored(db.execute(listing, (index,)).fetchone())
-    sql = None if sql is None else readable(sql)
+    (sql,) = restore(db.execute(listing, (index,)).fetchone())
+    sql = None if sql is None else readable_sql(sql)
     if sql is None:  # the index of a constraint has columns alone
         return [], ""
     depth = 0

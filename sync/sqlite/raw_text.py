@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["bound", "is_raw", "is_valid_raw", "lenient", "placeholder", "raw_select", "restored"]
+__all__ = ["bind_value", "is_raw", "is_valid_raw", "lenient_text", "placeholder", "raw_select", "restore"]
 
 _PROBE = "CAST('a' AS BLOB)"  # tells how a file encodes its text
 _ENCODINGS = {b"a\0": "utf-16-le", b"\0a": "utf-16-be"}
@@ -38,23 +38,23 @@ def placeholder(value: Any) -> str:
     return "CAST(? AS TEXT)" if is_raw(value) else "?"
 
 
-def bound(value: Any) -> Any:
+def bind_value(value: Any) -> Any:
     """Return what is bound to `placeholder(value)`."""
     return value[0] if is_raw(value) else value
 
 
 def raw_select(expression: str) -> str:
-    """Return SQL for two columns that `restored` makes one value of."""
+    """Return SQL for two columns that `restore` makes one value of."""
     is_text = f"CASE WHEN typeof({expression}) = 'text' THEN"
     return f"{is_text} CAST({expression} AS BLOB) ELSE {expression} END, {is_text} {_PROBE} END"
 
 
-def restored(cells: Sequence[Any]) -> tuple[Any, ...]:
+def restore(cells: Sequence[Any]) -> tuple[Any, ...]:
     """Return the values of columns selected by `raw_select`."""
     return tuple(_value(cell, probe) for cell, probe in zip(cells[::2], cells[1::2], strict=True))
 
 
-def lenient(value: Any) -> str:
+def lenient_text(value: Any) -> str:
     """Return a text in which what is not UTF-8 stands for itself: good for comparing and showing, not for SQL."""
     return value[0].decode(errors="surrogateescape") if is_raw(value) else str(value)
 

@@ -17,8 +17,8 @@ import apsw
 from mycomesh.sync import codec
 from mycomesh.sync.sqlite.identifiers import INTERNAL_PREFIX, NAME_MAX, fold, is_ours, quoted
 from mycomesh.sync.sqlite.indexes import UniqueIndex, key_terms, unique_indexes
-from mycomesh.sync.sqlite.raw_text import is_raw, lenient, raw_select, restored
-from mycomesh.sync.sqlite.tokens import readable
+from mycomesh.sync.sqlite.raw_text import is_raw, lenient_text, raw_select, restore
+from mycomesh.sync.sqlite.tokens import readable_sql
 
 __all__ = [
     "Column",
@@ -155,7 +155,7 @@ def user_tables(db: Any) -> tuple[list[str], list[tuple[str, str]]]:
     skipped: list[tuple[str, str]] = []
     listing = f"SELECT {raw_select('name')}, type FROM pragma_table_list WHERE schema = 'main' ORDER BY name"
     for *cells, kind in db.execute(listing).fetchall():
-        (name,) = restored(cells)
+        (name,) = restore(cells)
         if is_raw(name):
             skipped.append((name[0].decode(errors="replace"), "its name is not UTF-8"))
             continue
@@ -195,7 +195,7 @@ def _read_table(db: Any, name: str) -> TableSpec:
     if found is None:
         raise UnsupportedTable("no such table")
     without_rowid, strict = bool(found[0]), bool(found[1])
-    sql = readable(restored(found[2:])[0])
+    sql = readable_sql(restore(found[2:])[0])
     if sql is None:
         raise UnsupportedTable("its definition is not UTF-8")
     if len(sql) > SQL_MAX:
@@ -230,7 +230,7 @@ class FileSchema:
         self._db = db
         self._version = -1
         # By folded name: the entries of the table, its indexes and its triggers; and what was read when they stood so.
-        self._standing: dict[str, list[tuple[Any, ...]]] = {}
+        self._entries: dict[str, list[tuple[Any, ...]]] = {}
         self._read: dict[str, tuple[list[tuple[Any, ...]], TableSpec]] = {}
 
     def rolled_back(self) -> None:
@@ -241,23 +241,25 @@ class FileSchema:
         """Return the number that SQLite has given to this state of the schema."""
         return int(self._db.execute("PRAGMA schema_version").fetchone()[0])
 
-    def standing(self, name: str) -> list[tuple[Any, ...]]:
+    def catalogue_entries(self, name: str) -> list[tuple[Any, ...]]:
         """Return what SQLite's catalogue says of a table: (type, name, sql) of itself, its indexes and its triggers."""
         version = self.version()
         if version != self._version:
-            self._standing = {}
+            self._entries = {}
             columns = ", ".join(map(raw_select, ("name", "tbl_name", "sql")))
             for kind, *cells in self._db.execute(f"SELECT type, {columns} FROM sqlite_schema").fetchall():
-                own, table, sql = map(lenient, restored(cells))
-                self._standing.setdefault(fold(table), []).append((kind, own, sql))
+                own, table, sql = map(lenient_text, restore(cells))
+                self._entries.setdefault(fold(table), []).append((kind, own, sql))
             self._version = version
-            self._read = {folded: read for folded, read in self._read.items() if folded in self._standing}
-        return self._standing.get(fold(name), [])
+            self._read = {folded: read for folded, read in self._read.items() if folded in self._entries}
+        return self._entries.get(fold(name), [])
 
     def spec(self, name: str) -> TableSpec:
         """Return the spec of one ordinary table; raises `UnsupportedTable` as `read_table` does."""
         own = [
-            entry for entry in self.standing(name) if entry[0] != "trigger" and not entry[1].startswith(INTERNAL_PREFIX)
+            entry
+            for entry in self.catalogue_entries(name)
+            if entry[0] != "trigger" and not entry[1].startswith(INTERNAL_PREFIX)
         ]
         known = self._read.get(fold(name))
         if known is not None and known[0] == own:

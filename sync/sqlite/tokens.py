@@ -8,9 +8,9 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from mycomesh.sync.sqlite.raw_text import lenient
+from mycomesh.sync.sqlite.raw_text import lenient_text
 
-__all__ = ["BLANKS", "COMMENTS", "TOKEN", "readable", "without_comments"]
+__all__ = ["BLANKS", "COMMENTS", "TOKEN", "readable_sql", "without_comments"]
 
 # Strings, quoted names, comments; what is left are words, brackets and commas.
 TOKEN = re.compile(
@@ -28,11 +28,11 @@ def without_comments(sql: str) -> str:
     return "".join(" " if piece.startswith(COMMENTS) else piece for piece in TOKEN.findall(sql)).strip()
 
 
-def readable(sql: Any) -> str | None:
+def readable_sql(sql: Any) -> str | None:
     """Return SQL as it was read with `rawtext`, without its comments if these are not UTF-8; None if more of it is not."""
     if type(sql) is str:
         return sql
-    text = without_comments(lenient(sql))
+    text = without_comments(lenient_text(sql))
     try:
         text.encode()
     except UnicodeEncodeError:

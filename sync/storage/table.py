@@ -21,7 +21,7 @@ from mycomesh.sync import codec
 from mycomesh.sync.crdt.lattice import EXISTENCE, bits_of
 from mycomesh.sync.crdt.version_vector import Range, Vector
 from mycomesh.sync.sqlite.identifiers import quoted
-from mycomesh.sync.sqlite.raw_text import bound, is_raw, placeholder, raw_select, restored
+from mycomesh.sync.sqlite.raw_text import bind_value, is_raw, placeholder, raw_select, restore
 from mycomesh.sync.sqlite.table_spec import KeyKind, TableSpec
 from mycomesh.sync.storage.change_log import ChangeLog, Leaf, unpack_mask
 from mycomesh.sync.storage.statements import write
@@ -287,7 +287,7 @@ class Table:
         if not any(map(is_raw, values)):
             return self.where, tuple(values)
         terms = [f"{column.keyed} = {placeholder(value)}" for column, value in zip(self.spec.key, values, strict=True)]
-        return " AND ".join(terms), tuple(map(bound, values))
+        return " AND ".join(terms), tuple(map(bind_value, values))
 
     def read(self, row: Row) -> dict[str, Any] | None:
         """Return the row's stored columns by folded name, None if it is not in the user's table."""
@@ -298,7 +298,7 @@ class Table:
         try:
             values = self.store.db.execute(f"SELECT {self.select_list} {source}", found[1]).fetchone()
         except UnicodeDecodeError:
-            values = restored(self.store.db.execute(f"SELECT {self.raw_list} {source}", found[1]).fetchone())
+            values = restore(self.store.db.execute(f"SELECT {self.raw_list} {source}", found[1]).fetchone())
         return None if values is None else dict(zip(self.known, values, strict=True))
 
     def read_many(self, rows: Sequence[Row]) -> dict[Row, dict[str, Any] | None]:
@@ -340,7 +340,7 @@ class Table:
         write(
             self,
             f"INSERT OR {conflict} INTO {quoted(self.spec.name)}{body}",
-            tuple(bound(values[column.folded]) for column in columns),
+            tuple(bind_value(values[column.folded]) for column in columns),
         )
         return self.store.db.last_insert_rowid() if self.spec.rowid else 0
 
@@ -351,7 +351,7 @@ class Table:
             return
         self._check_text(values)
         settings = self._settings(tuple(values), tuple(map(placeholder, values.values())))
-        parameters = (*map(bound, values.values()), *found[1])
+        parameters = (*map(bind_value, values.values()), *found[1])
         write(self, f"{settings} WHERE {found[0]}", parameters)
 
     def _check_text(self, values: Mapping[str, Any]) -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, reject
 from hypothesis import strategies as st
 
-from mycomesh.sync.sqlite.create_table import alike, checks, columns, computed
+from mycomesh.sync.sqlite.create_table import checks, columns, equivalent, without_storage
 from mycomesh.sync.sqlite.identifiers import fold
 from mycomesh.sync.sqlite.tokens import without_comments
 
@@ -67,7 +67,7 @@ def plain(cell):
     ],
 )  # fmt: skip
 def test_a_generated_column_is_told_without_how_it_is_kept(text, shown):
-    assert computed(text) == shown
+    assert without_storage(text) == shown
 
 
 def test_checks_are_found_wherever_they_stand():
@@ -79,9 +79,9 @@ def test_checks_are_found_wherever_they_stand():
 
 
 def test_quotes_that_a_rename_adds_change_nothing():
-    assert alike('g AS (a||"b")', "G as (A||b)")
-    assert not alike("g AS (a || 'b')", "g AS (a || 'B')")
-    assert not alike('g AS ("a b")', "g AS (a b)")
+    assert equivalent('g AS (a||"b")', "G as (A||b)")
+    assert not equivalent("g AS (a || 'b')", "g AS (a || 'B')")
+    assert not equivalent('g AS ("a b")', "g AS (a b)")
 
 
 @pytest.mark.parametrize("text", ["DEFAULT 5--why, not\n", "DEFAULT 5/*(*/ ", "DEFAULT 5 "])
