@@ -262,14 +262,14 @@ class Shell:
 
 
 class SqlThread:
-    """The one SQL thread: events wait their turn, in a node's own agenda, and take time."""
+    """The one SQL thread: events wait their turn, in the work queue of a real node, and take time."""
 
-    __slots__ = ("_agenda", "_busy_us", "_shell", "_timer_waits", "_world")
+    __slots__ = ("_busy_us", "_shell", "_timer_waits", "_work_queue", "_world")
 
     def __init__(self, world: World, shell: Shell) -> None:
         self._world = world
         self._shell = shell
-        self._agenda = WorkQueue()
+        self._work_queue = WorkQueue()
         self._timer_waits = False
         self._busy_us = 0
 
@@ -279,15 +279,15 @@ class SqlThread:
             if self._timer_waits:
                 return  # one look at the deadlines covers everything before it
             self._timer_waits = True
-        if not self._agenda.put(event):
+        if not self._work_queue.put(event):
             raise AssertionError("a simulated node has fallen behind by more than a node would take")
         self._busy_us = max(self._busy_us, self._world.now_us) + SQL_US
         self._world.at(self._busy_us, self._run)
 
     def _run(self) -> None:
-        if not len(self._agenda):
+        if not len(self._work_queue):
             return  # what was due by now was taken with what came before it
-        event = self._agenda.next(self._world.now_ms)
+        event = self._work_queue.next(self._world.now_ms)
         assert not isinstance(event, Job), "nobody asks a simulated node"
         if isinstance(event, sync_events.TimerFired):
             self._timer_waits = False

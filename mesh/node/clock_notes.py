@@ -1,8 +1,10 @@
-"""What earlier runs stamped, noted outside the database file: how a file that was put back from a backup is known.
+"""Clock notes: how far each site's clock had come, kept outside the database file.
 
-Owns the file `clocks` in the state directory: for each site the clock that it had reached. What always holds: a note is
-never ahead of what the database held when it was taken, so only a file that went back in time is behind it. It must not
-know what sites and clocks mean. A missing or damaged note costs nothing but this knowledge: peers know it too.
+A database that is behind its note was restored from a backup, so the node continues as a new site and never reuses a stamp
+(`sync.replication.site`). The notes are the file `clocks` in the state directory. Without them, or with a damaged file, the
+node learns of the restore from its peers.
+
+Invariant: a note is never ahead of the clock in the database at the time of the note.
 """
 
 from __future__ import annotations
@@ -16,26 +18,26 @@ from mycomesh.mesh.node.home import read_private, write_private
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["NOTE_S", "ClockNotes"]
+__all__ = ["NOTE_EVERY_S", "ClockNotes"]
 
-# A busy node notes its clock this often, an idle one not at all. What is lost in between, its peers tell it.
-NOTE_S = 10.0
+# A busy node notes its clock this often, an idle node not at all. Peers know the stamps made since the last note.
+NOTE_EVERY_S = 10.0
 SITES_MAX = 64
 
 
 class ClockNotes:
-    """The notes of one home; used by one thread at a time."""
+    """The clock notes of one home; one thread at a time may use them."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._clocks = _read(path)
 
     def clocks(self) -> Mapping[bytes, int]:
-        """Return the clock that each site had reached when it was last noted."""
+        """Return the last noted clock (hlc) of each site."""
         return dict(self._clocks)
 
-    def note(self, site: bytes, clock: int) -> None:
-        """Keep a site's clock; the sites noted longest ago are forgotten beyond `SITES_MAX`."""
+    def record(self, site: bytes, clock: int) -> None:
+        """Note a site's clock. Beyond `SITES_MAX` sites, forget the ones noted longest ago."""
         if self._clocks.pop(site, None) != clock:
             self._clocks[site] = clock
             kept = list(self._clocks.items())[-SITES_MAX:]

@@ -1,9 +1,10 @@
-"""Looks for a commit that follow each hint of one, at growing distances.
+"""Polls for a commit after each hint, with exponential backoff.
 
-Owns one timer. Why: in WAL mode a commit becomes visible in shared memory, of which inotify knows nothing, only after the
-write that inotify tells of (https://sqlite.org/walformat.html, section 2.1); with synchronous=FULL an fsync of milliseconds
-lies between, so whoever looks at the hint alone looks too early. What always holds: a commit waits no longer than about
-its own fsync did; without hints nothing happens. It must not know what a look does.
+In WAL mode a commit becomes visible in shared memory, which inotify does not watch, and only after the write that inotify
+reports (https://sqlite.org/walformat.html, section 2.1). With synchronous=FULL an fsync of several milliseconds lies between
+the two, so a single check at the time of the hint comes too early.
+
+Invariants: a commit waits for a poll about as long as its own fsync took, at most; without hints nothing runs.
 """
 
 from __future__ import annotations
@@ -13,52 +14,52 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["AFTER_S", "Clock", "CommitPoll", "Timer"]
+__all__ = ["DELAYS_S", "Clock", "CommitPoll", "Timer"]
 
-# Doubling keeps the delay below the fsync's own time and the looks few: each costs one PRAGMA and two thread switches.
+# Doubling keeps each delay below the fsync's own time and the polls few: each costs one PRAGMA and two thread switches.
 # Beyond a quarter of a second (a stalled disk) the once-a-second safety check of the Exchange takes over.
-AFTER_S = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128)
+DELAYS_S = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128)
 
 
 class Timer(Protocol):
-    """What a planned call offers."""
+    """The handle of a scheduled call."""
 
     def cancel(self) -> None:
-        """Do not call."""
+        """Cancel the call."""
 
 
 class Clock(Protocol):
-    """What is needed of an event loop."""
+    """The part of an event loop that a `CommitPoll` uses."""
 
-    def call_later(self, delay: float, callback: Callable[[int], None], turn: int, /) -> Timer:
-        """Call `callback(turn)` after `delay` seconds."""
+    def call_later(self, delay: float, callback: Callable[[int], None], attempt: int, /) -> Timer:
+        """Call `callback(attempt)` after `delay` seconds."""
         ...
 
 
 class CommitPoll:
-    """Calls `look` after each hint, again and again, until the last of `AFTER_S`; a fresh hint begins anew."""
+    """Calls `poll` after each of `DELAYS_S` once there is a hint; another hint restarts the series."""
 
-    def __init__(self, clock: Clock, look: Callable[[], None]) -> None:
+    def __init__(self, clock: Clock, poll: Callable[[], None]) -> None:
         self._clock = clock
-        self._look = look
+        self._poll = poll
         self._timer: Timer | None = None
 
     def hint(self) -> None:
-        """Something was written: a commit may follow."""
-        self._plan(0)
+        """Start polling: a program wrote to the file, and a commit may follow."""
+        self._schedule(0)
 
     def cancel(self) -> None:
-        """Look no more."""
+        """Stop polling until the next hint."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
-    def _plan(self, turn: int) -> None:
+    def _schedule(self, attempt: int) -> None:
         self.cancel()
-        if turn < len(AFTER_S):
-            self._timer = self._clock.call_later(AFTER_S[turn], self._on_timer, turn)
+        if attempt < len(DELAYS_S):
+            self._timer = self._clock.call_later(DELAYS_S[attempt], self._on_timer, attempt)
 
-    def _on_timer(self, turn: int) -> None:
+    def _on_timer(self, attempt: int) -> None:
         self._timer = None
-        self._look()
-        self._plan(turn + 1)
+        self._poll()
+        self._schedule(attempt + 1)

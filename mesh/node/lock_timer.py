@@ -1,8 +1,7 @@
-"""How long a node holds the write lock of its file: what a program that writes beside it waits at most for the lock itself.
+"""Measures how long the node locks the file against writes by other programs, and keeps Python's garbage collector out.
 
-Owns the longest hold since the node began, and keeps Python's cyclic collector out of each hold: it walks through all objects
-of the process, tens of milliseconds on a small machine. What always holds: it is told on the SQL thread alone; others read one
-number. It must not know what is written.
+A collection walks through all objects of the process, which takes tens of milliseconds on a small machine, so it waits until
+the lock is free. The SQL thread alone calls the timer; other threads read one number.
 """
 
 from __future__ import annotations
@@ -17,22 +16,25 @@ __all__ = ["LockTimer"]
 
 
 class LockTimer:
-    """Told True when the lock is taken and False when it is free; `clock` gives monotonic seconds."""
+    """Called with True when SQLite's write lock is taken and with False when it is free.
+
+    `clock` returns monotonic seconds. `longest_s` is the longest time between the two since the node started.
+    """
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self.longest_s = 0.0
         self._clock = clock
-        self._taken_s = 0.0
-        self._collects = False  # a program that a node is part of may have turned it off
+        self._locked_at_s = 0.0
+        self._gc_enabled = False  # a program that embeds the node may have turned the collector off
 
-    def __call__(self, held: bool, /) -> None:
-        """The write lock was taken, or is free again."""
+    def __call__(self, locked: bool, /) -> None:
+        """Record that the write lock was taken, or that it is free again."""
         now_s = self._clock()
-        if held:
-            self._collects = gc.isenabled()
-            gc.disable()  # what has come to be due by then is done after the hold
-            self._taken_s = now_s
+        if locked:
+            self._gc_enabled = gc.isenabled()
+            gc.disable()  # a collection that falls due meanwhile runs after the lock is free
+            self._locked_at_s = now_s
         else:
-            self.longest_s = max(self.longest_s, now_s - self._taken_s)
-            if self._collects:
+            self.longest_s = max(self.longest_s, now_s - self._locked_at_s)
+            if self._gc_enabled:
                 gc.enable()

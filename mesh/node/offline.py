@@ -61,7 +61,7 @@ def decide(home: Home, file: Path, request: dict[str, Any]) -> dict[str, Any]:
                 _drain(replica)  # what was written before a decision is stamped before it
                 done = work(replica)
                 _drain(replica)
-                recall.note(*replica.noted)
+                recall.record(*replica.noted)
             finally:
                 replica.close()
         except SyncError as error:

@@ -19,14 +19,14 @@ from typing import TYPE_CHECKING, Any, TypeVar, assert_never
 from mycomesh.mesh.config import MeshConfig
 from mycomesh.mesh.core import MeshCore, PeerStatus
 from mycomesh.mesh.events import Close, MembershipChanged, Notice, RevokeMember
-from mycomesh.mesh.node.clock_notes import NOTE_S, ClockNotes
+from mycomesh.mesh.node.clock_notes import NOTE_EVERY_S, ClockNotes
 from mycomesh.mesh.node.commit_poll import CommitPoll
 from mycomesh.mesh.node.core import NodeCore, ToExchange
 from mycomesh.mesh.node.errors import NodeError
 from mycomesh.mesh.node.idle_trim import IdleTrim, trim_heap
 from mycomesh.mesh.node.lock_timer import LockTimer
 from mycomesh.mesh.node.shell import MeshShell, clock
-from mycomesh.mesh.node.sql_thread import Acted, Broken, Report, SqlThread
+from mycomesh.mesh.node.sql_thread import ExchangeActed, ExchangeFailed, Report, SqlThread
 from mycomesh.mesh.node.state_writer import StateWriter
 from mycomesh.mesh.node.status import LinkView, Mark, PeerView, ProgressView, ScrubView, TableView
 from mycomesh.mesh.node.watch import Watch, written_ms
@@ -290,8 +290,8 @@ class ServingNode:
             holding=self._lock,
         )
         replica.found(last_ms)
-        replica.breathe_by(self._sql.breathe)
-        replica.spread_by(lambda batches: self._report(Acted(published(batches))))
+        replica.breathe_by(self._sql.pause_if_due)
+        replica.spread_by(lambda batches: self._report(ExchangeActed(published(batches))))
         self._exchange = Exchange(replica, rng=random.Random(os.urandom(16)), config=ExchangeConfig())
         return self._exchange
 
@@ -305,7 +305,7 @@ class ServingNode:
             self._replica.close()
 
     def _note(self) -> None:
-        self._recall.note(*self._replica.noted)
+        self._recall.record(*self._replica.noted)
 
     def _look(self) -> tuple[ReplicaStatus, tuple[LinkStatus, ...]]:
         self._drain_if_stale()  # who asks sees the table that he has just made
@@ -406,12 +406,12 @@ class ServingNode:
 
     def _on_report(self, report: Report) -> None:
         match report:
-            case Acted(actions):
+            case ExchangeActed(actions):
                 now_ms, wall_ms = clock()
                 self._shell.perform(self._core.on_exchange(actions, now_ms, wall_ms))
                 if self._note_due is None and any(isinstance(action, Publish) for action in actions):
-                    self._note_due = self._loop.call_later(NOTE_S, self._note_soon)
-            case Broken(error):
+                    self._note_due = self._loop.call_later(NOTE_EVERY_S, self._note_soon)
+            case ExchangeFailed(error):
                 self._on_broken(error)
             case _:
                 assert_never(report)

@@ -1,8 +1,9 @@
-"""The one thread that owns the database: `Replica` and `Exchange` live and die here, events run one after another.
+"""The SQL thread: the one thread that uses the database. It runs the `Exchange`, one event at a time.
 
-Owns when the `Exchange` runs: what the agenda says, its deadline, and the breaks between. What always holds: results leave in
-the order of the work; an idle thread sleeps until the deadline. It must not know the network or the event loop: reports are
-handed to a function that may be called from this thread.
+Work comes from the `WorkQueue` and from the `Exchange`'s deadline. Between two pieces of work the thread pauses now and then,
+so that an application waiting for the file's write lock gets it. Reports go to a function that is called on this thread.
+
+Invariants: reports leave in the order of the work; an idle thread sleeps until the deadline.
 """
 
 from __future__ import annotations
@@ -30,17 +31,17 @@ from mycomesh.sync.events import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Acted", "Broken", "ExchangeMachine", "Report", "SqlThread"]
+__all__ = ["ExchangeActed", "ExchangeFailed", "ExchangeMachine", "Report", "SqlThread"]
 
-# After the file refused an event (disk full, a lock held for seconds) its deadline may stay in the past: without a
-# pause the thread would spin on it. One second is what the safety check of an idle file takes anyway.
+# After the file refused an event (disk full, locked for seconds) the deadline may stay in the past, and without a pause the
+# thread would spin on it. The safety check of an idle file comes once a second as well.
 REFUSED_PAUSE_MS = 1_000
-# A disk that stays full is no news every second.
-REFUSED_TELL_MS = 60_000
-# An application that waits for the write lock looks for it now and then: after so much work, in one event or in several,
-# comes a moment in which the lock is free, and after more work a longer one, for who has missed the first (ADR 0012).
-HELD_MS, FREE_S = 5, 0.001
-HELD_LONG_MS, FREE_LONG_S = 20, 0.003
+# The same refusal is reported again after this long: a disk may stay full for hours.
+REFUSED_NOTICE_MS = 60_000
+# An application that waits for the write lock tries it now and then. After WORK_MS of work, in one event or in several, the lock
+# stays free for PAUSE_S; after LONG_WORK_MS for LONG_PAUSE_S, for a program that missed the short pauses (ADR 0012).
+WORK_MS, PAUSE_S = 5, 0.001
+LONG_WORK_MS, LONG_PAUSE_S = 20, 0.003
 
 ENDED = "the node has closed its file; run 'mycomesh up' again"
 
@@ -48,10 +49,10 @@ T = TypeVar("T")
 
 
 class ExchangeMachine(Protocol):
-    """What this module needs of an `Exchange`."""
+    """The part of an `Exchange` that the thread uses."""
 
     def handle(self, event: Event, now_ms: int, wall_ms: int) -> list[Action]:
-        """Take one event; answer with the actions in order."""
+        """Handle one event; return the actions in order."""
         ...
 
     def next_deadline(self) -> int | None:
@@ -59,57 +60,57 @@ class ExchangeMachine(Protocol):
         ...
 
     def farewell(self, reason: str) -> list[Action]:
-        """Return what ends every link."""
+        """Return the actions that end every link."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
-class Acted:
-    """The `Exchange` answered."""
+class ExchangeActed:
+    """The `Exchange` returned actions."""
 
     actions: list[Action]
 
 
 @dataclass(frozen=True, slots=True)
-class Broken:
-    """The `Exchange` raised what it never should: the database side of the node has ended."""
+class ExchangeFailed:
+    """The `Exchange` raised an error that it never should; the thread has ended."""
 
     error: BaseException
 
 
-Report = Acted | Broken
+Report = ExchangeActed | ExchangeFailed
 
 
 @dataclass(slots=True)
-class _Breaks:
-    """When the thread leaves the file alone: the ends of the last break, and of the last long one."""
+class _Pauses:
+    """When the thread last left the write lock free, and when it last did so for longer."""
 
     ended_ms: int = 0
     long_ended_ms: int = 0
 
     def due_s(self, now_ms: int) -> float:
-        """Return for how many seconds to leave the file alone now, counting from here on."""
-        if now_ms - self.long_ended_ms >= HELD_LONG_MS:
-            self.ended(now_ms)
-            return FREE_LONG_S
-        if now_ms - self.ended_ms >= HELD_MS:
+        """Return for how many seconds to pause now, 0 for not at all; a pause that is due counts as taken."""
+        if now_ms - self.long_ended_ms >= LONG_WORK_MS:
+            self.record_idle(now_ms)
+            return LONG_PAUSE_S
+        if now_ms - self.ended_ms >= WORK_MS:
             self.ended_ms = now_ms
-            return FREE_S
+            return PAUSE_S
         return 0.0
 
-    def ended(self, now_ms: int) -> None:
-        """The file was left alone until now."""
+    def record_idle(self, now_ms: int) -> None:
+        """Count the idle time until now as a pause of either kind."""
         self.ended_ms = self.long_ended_ms = now_ms
 
 
 @dataclass(slots=True)
 class _Timer:
-    """How the deadline shares the thread with the queues, and what was said of a file that refuses."""
+    """How the deadline shares the thread with the queue, and the last refusal that was reported."""
 
-    ran: bool = False
-    paused_until: int = 0
-    told: str = ""
-    told_until: int = 0
+    ran: bool = False  # the last work was the deadline's
+    paused_until_ms: int = 0
+    refusal: str = ""
+    refusal_silent_until_ms: int = 0
 
 
 class SqlThread:
@@ -126,57 +127,61 @@ class SqlThread:
         self._clock = clock
         self._exchange: ExchangeMachine | None = None
         self._wake = threading.Condition()
-        self._agenda = WorkQueue()
-        self._waiting: dict[Callable[[], object], None] = {}  # what runs once, however often it is asked for
+        self._work_queue = WorkQueue()
+        self._queued_once: dict[Callable[[], object], None] = {}  # functions of `call_once` that have not run yet
         self._ended = False
         self._timer = _Timer()
-        self._breaks = _Breaks()
+        self._pauses = _Pauses()
         self._thread = threading.Thread(target=self._run, name="mycomesh-sql", daemon=True)
 
     def start(self) -> Future[None]:
-        """Start the thread; the future ends when the file is open, or with the error that says why it is not."""
-        opened = self.call(self._opened)
+        """Start the thread. The future completes when the file is open, or fails with the error that prevented it."""
+        opened = self.call(self._open_exchange)
         self._thread.start()
         return opened
 
     def submit(self, event: Event) -> None:
-        """Queue one event; may be called from any thread and never blocks on SQL."""
+        """Queue one event. Any thread may call this; it never waits for SQL."""
         with self._wake:
-            if not self._agenda.put(event):
+            if not self._work_queue.put(event):
                 if isinstance(event, MessageReceived):
-                    self._report(Acted([DropLink(event.link, "its messages outran this node's disk")]))
+                    reason = "the peer sends faster than this node's disk can store"
+                    self._report(ExchangeActed([DropLink(event.link, reason)]))
                 return
             self._wake.notify()
 
     def call(self, run: Callable[[], T]) -> Future[T]:
-        """Run a function on the thread, before bulk work; its answer or error comes in the future."""
+        """Run a function on the thread as urgent work; the future brings its result or error."""
         return self._queue_job(run, last=False)
 
     def call_once(self, run: Callable[[], object]) -> None:
-        """Run a function on the thread, before bulk work, unless it waits there already: one run sees what came before it."""
+        """Run a function on the thread as urgent work, unless it is queued already.
+
+        For functions that cover everything that happened before they run.
+        """
         with self._wake:
-            if run in self._waiting:
+            if run in self._queued_once:
                 return
-            self._waiting[run] = None
+            self._queued_once[run] = None
         self._queue_job(lambda: self._run_once(run), last=False)
 
     def _run_once(self, run: Callable[[], object]) -> None:
         with self._wake:
-            del self._waiting[run]
+            del self._queued_once[run]  # before it runs: events during the run need another one
         run()
 
     def stop(self, run: Callable[[], T]) -> Future[T]:
-        """Run a last function (drain, close) and end the thread; what is still queued is left to the next start."""
+        """Run a last function (drain, close) and end the thread; events still queued are dropped."""
         return self._queue_job(run, last=True)
 
     def handle_now(self, event: Event) -> None:
-        """Run one event at once; only from functions given to `call` and `stop`."""
+        """Handle one event at once; only functions run by `call` and `stop` may call this."""
         assert threading.current_thread() is self._thread
         self._handle(event)
 
-    def breathe(self) -> None:
-        """Leave the file alone for a moment if that is due; between two transactions, on the thread."""
-        pause_s = self._breaks.due_s(self._clock()[0])
+    def pause_if_due(self) -> None:
+        """Sleep for a moment if a pause is due; called on the thread, between two transactions."""
+        pause_s = self._pauses.due_s(self._clock()[0])
         if pause_s:
             time.sleep(pause_s)
 
@@ -186,48 +191,48 @@ class SqlThread:
             if self._ended:
                 outcome.set_exception(NodeError(ENDED))
             else:
-                self._agenda.put_job(Job(run, outcome, last))
+                self._work_queue.put_job(Job(run, outcome, last))
                 self._wake.notify()
         return outcome
 
-    def _opened(self) -> None:
+    def _open_exchange(self) -> None:
         self._exchange = self._open()
 
     def _run(self) -> None:
         try:
             while True:
-                work = self._take()
+                work = self._next_work()
                 if not isinstance(work, Job):
                     self._handle(work)
-                elif self._finish(work):
+                elif self._run_job(work):
                     return
-        except Exception as error:  # noqa: BLE001  (the thread's top: the daemon says it and stops the node)
-            self._report(Broken(error))
+        except Exception as error:  # noqa: BLE001  (the thread's top: the daemon reports it and stops the node)
+            self._report(ExchangeFailed(error))
         finally:
             self._end()
 
     def _end(self) -> None:
-        """Let nobody wait for a thread that has ended."""
+        """Fail the queued jobs, whose callers would wait forever."""
         with self._wake:
             self._ended = True
-            for job in self._agenda.clear():
+            for job in self._work_queue.clear():
                 job.outcome.set_exception(NodeError(ENDED))
 
-    def _take(self) -> Event | Job:
-        """Wait for work or for the deadline; a deadline that is always due alternates with the queues."""
+    def _next_work(self) -> Event | Job:
+        """Wait for work or for the deadline; a deadline that is always due alternates with the queue."""
         with self._wake:
             while True:
                 deadline = self._exchange.next_deadline() if self._exchange is not None else None
-                wait_ms = None if deadline is None else max(deadline, self._timer.paused_until) - self._clock()[0]
-                queued = len(self._agenda) > 0
+                wait_ms = None if deadline is None else max(deadline, self._timer.paused_until_ms) - self._clock()[0]
+                queued = len(self._work_queue) > 0
                 if wait_ms is not None and wait_ms <= 0 and not (self._timer.ran and queued):
                     self._timer.ran = True
                     return TimerFired()
                 self._timer.ran = False
                 if queued:
-                    return self._agenda.next(self._clock()[0])
+                    return self._work_queue.next(self._clock()[0])
                 self._wake.wait(None if wait_ms is None else wait_ms / 1000)
-                self._breaks.ended(self._clock()[0])
+                self._pauses.record_idle(self._clock()[0])
 
     def _handle(self, event: Event) -> None:
         assert self._exchange is not None, "an event before the file was open"
@@ -235,41 +240,44 @@ class SqlThread:
         try:
             actions = self._exchange.handle(event, now_ms, wall_ms)
         except FileReplacedError as error:
-            actions = self._begun_anew(str(error), event, now_ms)
+            actions = self._reopen(str(error), event, now_ms)
         except SyncError as error:
-            # The file refused (disk full, another program holds the lock): the event is void, rounds repeat its work.
-            self._timer.paused_until = now_ms + REFUSED_PAUSE_MS
-            actions = self._refused(str(error), event, now_ms)
+            # The file refused (disk full, locked by another program). The event is lost; rounds repeat its work.
+            self._timer.paused_until_ms = now_ms + REFUSED_PAUSE_MS
+            actions = self._refusal_notices(str(error), event, now_ms)
         if actions:
-            self._report(Acted(actions))
-        self.breathe()
+            self._report(ExchangeActed(actions))
+        self.pause_if_due()
 
-    def _begun_anew(self, text: str, event: Event, now_ms: int) -> list[Action]:
-        """Open the file again: a backup put back under a running node is what it is under a stopped one."""
+    def _reopen(self, text: str, event: Event, now_ms: int) -> list[Action]:
+        """Open the file again after a backup replaced its content, as a start of the node would."""
         assert self._exchange is not None
         try:
             opened = self._open()
-        except DatabaseBusyError as error:  # the next event meets the same, and tries again
-            self._timer.paused_until = now_ms + REFUSED_PAUSE_MS
-            return self._refused(str(error), event, now_ms)
-        ending, self._exchange = self._exchange.farewell("begins anew"), opened
-        return [*ending, Notice("database.replaced", f"{text}; the node goes on with what is there", {}, "warning")]
+        except DatabaseBusyError as error:  # the next event finds the file replaced too, and tries again
+            self._timer.paused_until_ms = now_ms + REFUSED_PAUSE_MS
+            return self._refusal_notices(str(error), event, now_ms)
+        ending, self._exchange = self._exchange.farewell("this node opens its file again"), opened
+        return [
+            *ending,
+            Notice("database.replaced", f"{text}; the node continues with its present content", {}, "warning"),
+        ]
 
-    def _refused(self, text: str, event: Event, now_ms: int) -> list[Action]:
-        """Say why the file refused an event; the same again only after a while."""
-        if text == self._timer.told and now_ms < self._timer.told_until:
+    def _refusal_notices(self, text: str, event: Event, now_ms: int) -> list[Action]:
+        """Report why the file refused an event, or nothing if the same was reported a short while ago."""
+        if text == self._timer.refusal and now_ms < self._timer.refusal_silent_until_ms:
             return []
-        self._timer.told, self._timer.told_until = text, now_ms + REFUSED_TELL_MS
+        self._timer.refusal, self._timer.refusal_silent_until_ms = text, now_ms + REFUSED_NOTICE_MS
         return [Notice("database.refused", text, {"event": type(event).__name__}, "warning")]
 
-    def _finish(self, job: Job) -> bool:
-        """Run a job and hand its outcome back; say whether the thread ends."""
+    def _run_job(self, job: Job) -> bool:
+        """Run a job and deliver its outcome; return whether the thread ends."""
         try:
             result = job.run()
         except apsw.SQLError as error:
-            job.outcome.set_exception(NodeError(f"the file's tables have just changed ({error}); ask again"))
+            job.outcome.set_exception(NodeError(f"a table changed while the node read the file ({error}); try again"))
             return job.last or self._exchange is None
-        except Exception as error:  # noqa: BLE001  (whoever asked gets the error, whatever it is)
+        except Exception as error:  # noqa: BLE001  (the caller gets the error, of whatever kind)
             job.outcome.set_exception(error)
             return job.last or self._exchange is None
         job.outcome.set_result(result)

@@ -1,8 +1,7 @@
-"""When the node writes its state into its own file, so that any SQLite client can read it (`sync.state`).
+"""Schedules writes of the node's state tables, which any SQLite client can read (`sync.admin.state_tables`).
 
-Owns the pace. What always holds: an idle node writes nothing and looks at nothing; while things happen the tables are
-written at most once in `PERIOD_S`, and so rarely that counting rows takes a hundredth of the time. It must not know what is
-written.
+Invariants: an idle node writes nothing and reads nothing. A busy node writes at most once in `PERIOD_S`, and so rarely that
+counting the rows takes at most a hundredth of the time.
 """
 
 from __future__ import annotations
@@ -20,13 +19,13 @@ if TYPE_CHECKING:
 
 __all__ = ["FIRST_S", "PERIOD_S", "StateWriter"]
 
-FIRST_S = 0.5  # after the first of several events: what belongs together is written at once
-PERIOD_S = 5.0  # flash wears: some pages each time
-SHARE = 100  # of the time that a refresh took
+FIRST_S = 0.5  # after the first event of a burst, so that one write covers the burst
+PERIOD_S = 5.0  # each write costs some flash pages
+PAUSE_FACTOR = 100  # the pause after a refresh, in multiples of the time that the refresh took
 
 
 class StateWriter:
-    """Calls `refresh` some time after `touch`; belongs on the event loop's thread."""
+    """Calls `refresh` some time after `touch`; runs on the event loop's thread."""
 
     def __init__(self, refresh: Callable[[], Awaitable[None]]) -> None:
         self._refresh = refresh
@@ -36,26 +35,26 @@ class StateWriter:
         self._not_before_ms = 0
 
     def touch(self) -> None:
-        """Something has happened that may have changed the state."""
+        """Plan a refresh: the state may have changed."""
         if self._timer is None and self._task is None:
             wait_s = max(FIRST_S, (self._not_before_ms - clock()[0]) / 1000)
-            self._timer = self._loop.call_later(wait_s, self._begin)
+            self._timer = self._loop.call_later(wait_s, self._start)
 
     def cancel(self) -> None:
-        """Write no more."""
+        """Stop writing for good; cancel a refresh that is planned or running."""
         self._not_before_ms = 1 << 62
-        for planned in (self._timer, self._task):
-            if planned is not None:
-                planned.cancel()
+        for pending in (self._timer, self._task):
+            if pending is not None:
+                pending.cancel()
 
-    def _begin(self) -> None:
+    def _start(self) -> None:
         self._timer = None
         self._task = self._loop.create_task(self._run())
 
     async def _run(self) -> None:
         started_ms = clock()[0]
-        with contextlib.suppress(SyncError, NodeError):  # the lock is held, or the file closes: the next time
+        with contextlib.suppress(SyncError, NodeError):  # the file is locked or closing; the next refresh catches up
             await self._refresh()
         ended_ms = clock()[0]
-        self._not_before_ms = ended_ms + max(round(1000 * PERIOD_S), SHARE * (ended_ms - started_ms))
+        self._not_before_ms = ended_ms + max(round(1000 * PERIOD_S), PAUSE_FACTOR * (ended_ms - started_ms))
         self._task = None

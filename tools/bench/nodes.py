@@ -38,7 +38,7 @@ FRAME_BYTES = 16 << 10
 WRITE_PAUSE_S = 0.01  # single writes, not a burst: each is drained by itself
 READER_PAUSE_S = 0.0001  # the resolution of the latency; a reader that never sleeps would take the nodes' core
 IDLE_S = 30.0  # the kernel tells CPU time in hundredths of a second: 0.03 %
-SETTLE_S = 12.0  # by then the state tables were written once more, and what was cached is given back (mesh.node.rest)
+SETTLE_S = 12.0  # by then a node has written its state tables again and trimmed its memory (mesh.node.idle_trim)
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 

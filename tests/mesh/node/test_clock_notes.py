@@ -11,9 +11,9 @@ from tests.sync.peers import MESH_KEY, Peer
 
 def test_notes_outlive_the_process_and_a_damaged_file_is_no_harm(tmp_path):
     path = tmp_path / "clocks"
-    recall = ClockNotes(path)
+    notes = ClockNotes(path)
     for number in range(SITES_MAX + 5):
-        recall.note(bytes([number]) * 16, 1_000 + number)
+        notes.record(bytes([number]) * 16, 1_000 + number)
     known = ClockNotes(path).clocks()
     assert len(known) == SITES_MAX
     assert known[bytes([SITES_MAX + 4]) * 16] == 1_000 + SITES_MAX + 4

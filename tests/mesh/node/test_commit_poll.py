@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mycomesh.mesh.node.commit_poll import AFTER_S, CommitPoll
+from mycomesh.mesh.node.commit_poll import DELAYS_S, CommitPoll
 
 
 class VirtualClock:
@@ -47,42 +47,42 @@ def seen():
 
 
 @pytest.fixture
-def looks(clock, seen):
+def poll(clock, seen):
     return CommitPoll(clock, lambda: seen.append(clock.now))
 
 
-def test_without_a_hint_nothing_is_planned(looks, clock):
+def test_without_a_hint_nothing_is_planned(poll, clock):
     assert clock.planned == []
 
 
-def test_a_hint_is_followed_by_a_bounded_number_of_looks(looks, clock, seen):
-    looks.hint()
+def test_a_hint_is_followed_by_a_bounded_number_of_looks(poll, clock, seen):
+    poll.hint()
     clock.run(10)
-    assert len(seen) == len(AFTER_S)
+    assert len(seen) == len(DELAYS_S)
     assert clock.planned == []
 
 
 @pytest.mark.parametrize("fsync_s", [0.0005, 0.003, 0.01, 0.05, 0.12])
-def test_a_commit_waits_no_longer_than_about_its_own_fsync(looks, clock, seen, fsync_s):
-    looks.hint()
+def test_a_commit_waits_no_longer_than_about_its_own_fsync(poll, clock, seen, fsync_s):
+    poll.hint()
     clock.run(10)
     found = next(at for at in seen if at >= fsync_s)
     assert found - fsync_s <= max(fsync_s, 0.001) + 1e-9
 
 
-def test_a_fresh_hint_begins_anew(looks, clock, seen):
-    looks.hint()
+def test_a_fresh_hint_begins_anew(poll, clock, seen):
+    poll.hint()
     clock.run(0.1)
     before = len(seen)
-    looks.hint()
+    poll.hint()
     assert len(clock.planned) == 1
-    clock.run(0.1 + AFTER_S[0])
+    clock.run(0.1 + DELAYS_S[0])
     assert len(seen) == before + 1
 
 
-def test_cancelled_looks_do_not_come(looks, clock, seen):
-    looks.hint()
-    looks.cancel()
-    looks.cancel()
+def test_cancelled_looks_do_not_come(poll, clock, seen):
+    poll.hint()
+    poll.cancel()
+    poll.cancel()
     clock.run(10)
     assert seen == []

@@ -13,7 +13,7 @@ from tests.sync.peers import Peer
 
 @pytest.fixture(autouse=True)
 def brief(monkeypatch):
-    monkeypatch.setattr(idle_trim, "QUIET_S", 0.05)
+    monkeypatch.setattr(idle_trim, "IDLE_S", 0.05)
 
 
 def rested(story):

@@ -10,7 +10,7 @@ import pytest
 
 from mycomesh.mesh.node import sql_thread, work_queue
 from mycomesh.mesh.node.errors import NodeError
-from mycomesh.mesh.node.sql_thread import Acted, Broken, SqlThread
+from mycomesh.mesh.node.sql_thread import ExchangeActed, ExchangeFailed, SqlThread
 from mycomesh.sync.errors import DatabaseBusyError, DatabaseError, FileReplacedError
 from mycomesh.sync.events import (
     BatchReceived,
@@ -85,7 +85,7 @@ def drained(sql, exchange):
     """Let the thread go and return what it saw, the held event left out."""
     exchange.gate.set()
     rounds = 0
-    while sql.call(lambda: bool(sql._agenda._bulk)).result(WAIT_S):
+    while sql.call(lambda: bool(sql._work_queue._bulk)).result(WAIT_S):
         rounds += 1
         assert rounds < 10_000
     return exchange.seen[1:]
@@ -95,7 +95,9 @@ def test_answers_leave_in_the_order_of_the_events(sql, reports):
     events = [MessageReceived(1, bytes([number])) for number in range(50)]
     for event in events:
         sql.submit(event)
-    assert [reports.get(timeout=WAIT_S) for _ in events] == [Acted([Publish(repr(event).encode())]) for event in events]
+    assert [reports.get(timeout=WAIT_S) for _ in events] == [
+        ExchangeActed([Publish(repr(event).encode())]) for event in events
+    ]
 
 
 def test_rounds_go_on_while_live_batches_come_faster_than_they_are_applied(sql, exchange):
@@ -119,7 +121,7 @@ def test_a_look_that_waits_already_is_not_queued_again_and_one_that_runs_is(sql,
     hold(sql, exchange)
     for _ in range(1_000):
         sql.call_once(look)
-    assert len(sql._agenda) == 1
+    assert len(sql._work_queue) == 1
     drained(sql, exchange)
     assert looked == [0, 1]
 
@@ -154,7 +156,7 @@ def test_a_peer_whose_messages_outrun_the_disk_loses_its_link(sql, exchange, rep
 def test_the_deadline_fires_once_it_is_due(sql, exchange, reports):
     exchange.deadline = 0
     sql.call(lambda: None).result(WAIT_S)
-    assert reports.get(timeout=WAIT_S) == Acted([Publish(repr(TimerFired()).encode())])
+    assert reports.get(timeout=WAIT_S) == ExchangeActed([Publish(repr(TimerFired()).encode())])
 
 
 def test_a_deadline_that_is_always_due_leaves_room_for_work(exchange, reports):
@@ -169,7 +171,7 @@ def test_a_deadline_that_is_always_due_leaves_room_for_work(exchange, reports):
     thread = SqlThread(lambda: hurried, reports.put, lambda: (1, 0))
     thread.start().result(WAIT_S)
     thread.submit(MessageReceived(1, b"work"))
-    assert isinstance(reports.get(timeout=WAIT_S), Acted)
+    assert isinstance(reports.get(timeout=WAIT_S), ExchangeActed)
     thread.stop(lambda: None).result(WAIT_S)
     assert MessageReceived(1, b"work") in hurried.seen
     assert TimerFired() in hurried.seen
@@ -199,7 +201,7 @@ def test_what_stays_refused_is_said_once_in_a_while(exchange, reports):
     assert said("disk full") == []
     assert said("locked") == ["locked"]
     assert said("disk full") == ["disk full"]
-    now[0] = sql_thread.REFUSED_TELL_MS
+    now[0] = sql_thread.REFUSED_NOTICE_MS
     assert said("disk full") == ["disk full"]
     thread.stop(lambda: None).result(WAIT_S)
 
@@ -212,7 +214,7 @@ def test_a_file_that_holds_another_content_is_opened_again(reports):
     first.error = FileReplacedError("another content")
     thread.submit(CommitSeen())
     drop, notice = reports.get(timeout=WAIT_S).actions
-    assert drop == DropLink(1, "begins anew")
+    assert drop == DropLink(1, "this node opens its file again")
     assert notice.event == "database.replaced"
     thread.submit(CommitSeen())
     reports.get(timeout=WAIT_S)
@@ -264,7 +266,7 @@ def test_a_fault_of_our_own_ends_the_thread_and_is_reported(sql, exchange, repor
     exchange.error = ZeroDivisionError("bug")
     sql.submit(CommitSeen())
     report = reports.get(timeout=WAIT_S)
-    assert isinstance(report, Broken)
+    assert isinstance(report, ExchangeFailed)
     assert isinstance(report.error, ZeroDivisionError)
 
 
@@ -281,7 +283,7 @@ def test_nobody_waits_for_a_thread_that_has_ended(sql, exchange):
 
 def test_who_asks_while_a_table_of_ours_is_gone_is_told_to_ask_again(sql):
     db = apsw.Connection(":memory:")
-    with pytest.raises(NodeError, match=r"just changed \(no such table: mycomesh_parked\); ask again"):
+    with pytest.raises(NodeError, match=r"changed while .* \(no such table: mycomesh_parked\); try again"):
         sql.call(lambda: db.execute("SELECT * FROM mycomesh_parked")).result(WAIT_S)
     assert sql.call(lambda: 42).result(WAIT_S) == 42
 
