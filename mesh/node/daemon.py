@@ -70,7 +70,7 @@ def enrol(home: Home, config: NodeConfig, *, seconds_max: float) -> Identity | N
     join = store.pending_join()
     assert join is not None, "the caller has just stored it"
     journal = Journal("warning")
-    identity = _run(_bounded(join_mesh(store, join, config, journal.say), seconds_max))
+    identity = _run(_bounded(join_mesh(store, join, config, journal.write), seconds_max))
     if identity is not None:
         store.complete_join(identity)
     return identity
@@ -132,7 +132,7 @@ class Daemon:
         self._store = Keystore(home)
         self._file = file.absolute()
         self._config = config
-        self._tell = Journal(config.log_level, form=config.log_format).say if tell is None else tell
+        self._tell = Journal(config.log_level, form=config.log_format).write if tell is None else tell
         self._control = ControlServer(home.sockets[0], self._on_request)
         self._node: ServingNode | None = None
         self._identity: Identity | None = None

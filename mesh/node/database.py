@@ -1,8 +1,7 @@
-"""An embedding program's own way to its file: one connection on one thread, and live queries.
+"""An SQLite connection for a program that embeds a node: runs on a thread of its own, so the event loop never waits for SQL.
 
-Owns an apsw connection and its thread. What always holds: the event loop never waits for SQL; what is written here is
-captured as any client's writes are. apsw, because a second SQLite library in one process that closes the file would drop the
-first one's locks (https://sqlite.org/howtocorrupt.html, section 2.2.1). It must not know the mesh.
+The node captures its writes like those of any other client. It uses apsw as the node does: a second SQLite library in the same
+process would drop the first one's locks when it closes the file (https://sqlite.org/howtocorrupt.html, section 2.2.1).
 """
 
 from __future__ import annotations
@@ -23,10 +22,10 @@ if TYPE_CHECKING:
 
 __all__ = ["BUSY_MS", "Database", "Row", "Value", "Values"]
 
-BUSY_MS = 5_000  # the node itself holds the write lock for milliseconds; other programs may take longer
-# What apsw raises for SQL or values that are none; KeyError: a name without its value.
+BUSY_MS = 5_000  # the node locks the file for milliseconds at a time; other programs may take longer
+# Errors that apsw raises for invalid SQL or values; KeyError: a named parameter without a value.
 REFUSALS = (apsw.Error, TypeError, OverflowError, KeyError)
-TOLD_CHARS_MAX = 120  # of a statement that failed
+QUOTED_CHARS_MAX = 120  # of a statement that failed
 
 Value = int | float | str | bytes | None
 Values = Sequence[Value] | Mapping[str, Value]  # for ? in order, or for :name
@@ -44,35 +43,35 @@ class Database:
         self._db: apsw.Connection | None = None
 
     async def open(self) -> None:
-        """Open the file now rather than at the first call: later calls work on this very file, whatever its path comes to name.
+        """Open the file now, so that later calls use this very file even if its path comes to name another.
 
         Raises:
             SqlError: there is no such file, or it cannot be read.
         """
-        await self._run(self._opened)
+        await self._run(self._open)
 
     async def execute(self, sql: str, values: Values = ()) -> list[Row]:
-        """Run the statements of a text, each committed by itself; return all rows.
+        """Run one or more statements, each in a transaction of its own; return all rows.
 
         Raises:
-            SqlError: SQLite refuses it; statements before the refused one stand.
+            SqlError: SQLite refuses a statement; those before it remain committed.
         """
-        return await self._run(lambda: self._rows(sql, values))
+        return await self._run(lambda: self._execute(sql, values))
 
     async def executemany(self, sql: str, rows: Iterable[Values]) -> None:
-        """Run one statement for each row of values, in one transaction: all of them or none.
+        """Run one statement for each row of values, in one transaction.
 
         Raises:
             SqlError: SQLite refuses it; nothing was changed.
         """
-        await self._run(lambda: self._many(sql, rows))
+        await self._run(lambda: self._executemany(sql, rows))
 
     async def version(self) -> int:
-        """Return a number that another connection's commit changes (PRAGMA data_version)."""
+        """Return a number that changes with each commit of another connection (PRAGMA data_version)."""
         return await self._run(lambda: int(self._connection().pragma("data_version")))
 
     async def close(self) -> None:
-        """Close the connection; a transaction that is open is undone."""
+        """Close the connection; an open transaction is rolled back."""
         await self._run(self._close)
         self._thread.shutdown(wait=False)
 
@@ -81,9 +80,9 @@ class Database:
 
     # ---- on the thread
 
-    def _opened(self) -> None:
+    def _open(self) -> None:
         try:
-            self._connection().pragma("schema_version")  # reads, so that the -wal and -shm are open too
+            self._connection().pragma("schema_version")  # a read, so that SQLite opens the -wal and -shm files too
         except apsw.Error as error:
             raise SqlError(f"{error}: {self._path}") from error
 
@@ -94,19 +93,19 @@ class Database:
             agree_on_digits(self._db)
         return self._db
 
-    def _rows(self, sql: str, values: Values) -> list[Row]:
+    def _execute(self, sql: str, values: Values) -> list[Row]:
         try:
             bound = values if isinstance(values, Mapping) else tuple(values)
             return self._connection().execute(sql, bound).fetchall()
         except REFUSALS as error:
-            raise _refused(error, sql) from error
+            raise _sql_error(error, sql) from error
 
-    def _many(self, sql: str, rows: Iterable[Values]) -> None:
+    def _executemany(self, sql: str, rows: Iterable[Values]) -> None:
         try:
             with self._connection() as db:
                 db.executemany(sql, rows)
         except REFUSALS as error:
-            raise _refused(error, sql) from error
+            raise _sql_error(error, sql) from error
 
     def _close(self) -> None:
         if self._db is not None:
@@ -114,8 +113,8 @@ class Database:
             self._db = None
 
 
-def _refused(error: Exception, sql: str) -> SqlError:
+def _sql_error(error: Exception, sql: str) -> SqlError:
     text = " ".join(sql.split())
-    told = text if len(text) <= TOLD_CHARS_MAX else f"{text[: TOLD_CHARS_MAX - 3]}..."
-    why = f"no value for {error}" if isinstance(error, KeyError) else error
-    return SqlError(f"{why}: {told}")
+    quoted = text if len(text) <= QUOTED_CHARS_MAX else f"{text[: QUOTED_CHARS_MAX - 3]}..."
+    reason = f"no value for {error}" if isinstance(error, KeyError) else error
+    return SqlError(f"{reason}: {quoted}")

@@ -1,6 +1,6 @@
-"""The error tree of `mesh.node`: what a person who runs a node can meet before or beside syncing.
+"""The error tree of `mesh.node`: errors of starting, configuring, controlling and embedding a node.
 
-Every text is one line: what, where, what to do. None of these is raised by a core.
+Each message is one line that says what failed, where, and what to do. The cores raise none of these.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ __all__ = [
 class NodeError(Exception):
     """Root of every error that `mesh.node` raises on purpose."""
 
-    code = "node.refused"  # stable: what `mycomesh explain` takes
+    code = "node.refused"  # stable: the argument of `mycomesh explain`
 
     @classmethod
     def of(cls, error: Exception) -> Self:
-        """Return the same complaint, code too, for whom the other tree of errors is not known."""
-        found = cls(str(error))
-        found.code = getattr(error, "code", cls.code)
-        return found
+        """Return an error of another tree as a `NodeError` with the same message and code."""
+        own = cls(str(error))
+        own.code = getattr(error, "code", cls.code)
+        return own
 
 
 class ConfigError(NodeError):
@@ -39,31 +39,31 @@ class ConfigError(NodeError):
 
 
 class HomeError(NodeError):
-    """A directory of the home cannot be made, read or written. Nothing was changed; permissions are the usual cause."""
+    """A directory of the home cannot be created, read or written. Nothing was changed; permissions are the usual cause."""
 
     code = "home.unusable"
 
 
 class KeystoreError(HomeError):
-    """A key or state file is missing, damaged or open to other users. It is never replaced silently."""
+    """A key or state file is missing, damaged or readable by other users. The node never replaces it silently."""
 
     code = "keystore.unusable"
 
 
 class AlreadyServedError(NodeError):
-    """Another process serves this home or this database. Nothing was changed; stop that one first."""
+    """Another process serves this home or this database. Nothing was changed; stop that process first."""
 
     code = "node.running"
 
 
 class NoNodeError(NodeError):
-    """No node runs for this home, so there is nobody to ask."""
+    """No node runs for this home, so no node can answer the request."""
 
     code = "node.none"
 
 
 class RefusedError(NodeError):
-    """The running node answered that it will not do what was asked; its own words and code."""
+    """The running node refused a request; message and code are the node's."""
 
     def __init__(self, text: str, code: str = NodeError.code) -> None:
         super().__init__(text)
@@ -71,6 +71,6 @@ class RefusedError(NodeError):
 
 
 class SqlError(NodeError):
-    """SQLite refuses what a program asked of its own file; SQLite's words and the statement."""
+    """SQLite refuses a statement of the embedding program; the message is SQLite's, followed by the statement."""
 
     code = "sql.refused"

@@ -1,7 +1,8 @@
-"""What the service manager is told: ready, stopping, and that the node is alive (systemd's sd_notify(3), sd_watchdog_enabled(3)).
+"""Notifications to systemd: ready, stopping, status, and watchdog keep-alives.
 
-Owns the datagrams. What always holds: without a manager nothing is sent and no timer runs; a node whose file no longer answers
-falls silent, so that the manager starts it again. It must not know what the node does.
+A node whose SQL thread hangs sends no keep-alive, so systemd restarts it. Without systemd nothing is sent and no timer runs.
+
+See sd_notify(3) and sd_watchdog_enabled(3).
 """
 
 from __future__ import annotations
@@ -17,22 +18,22 @@ if TYPE_CHECKING:
 
 __all__ = ["Watchdog", "notify_manager", "watchdog_s"]
 
-BEATS = 3  # signs of life within the manager's patience: one or two may come late on a busy machine
+KEEP_ALIVES = 3  # within systemd's timeout: on a busy machine one or two may come late
 
 
 def notify_manager(state: str) -> None:
-    """Tell systemd READY=1, STOPPING=1, WATCHDOG=1 or STATUS=..., where it started us; else do nothing."""
+    """Send READY=1, STOPPING=1, WATCHDOG=1 or STATUS=... to systemd; do nothing unless systemd started the node."""
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address:
         return
     name = "\0" + address[1:] if address.startswith("@") else address
-    messenger = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
-    with messenger, contextlib.suppress(OSError):  # a manager that does not listen is no reason to stop
-        messenger.sendto(state.encode(), name)
+    datagrams = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+    with datagrams, contextlib.suppress(OSError):  # the node serves its file even if systemd does not listen
+        datagrams.sendto(state.encode(), name)
 
 
 def watchdog_s() -> float | None:
-    """Return within how many seconds the manager wants a sign of life, None if it does not."""
+    """Return the watchdog timeout that systemd has set, in seconds; None if it has set none."""
     text, pid = os.environ.get("WATCHDOG_USEC", ""), os.environ.get("WATCHDOG_PID", "")
     if not text.isascii() or not text.isdigit() or int(text) == 0 or (pid and pid != str(os.getpid())):
         return None
@@ -40,26 +41,26 @@ def watchdog_s() -> float | None:
 
 
 class Watchdog:
-    """Asks the node whether it is alive, and passes that on, while the manager wants to know."""
+    """Sends a keep-alive to systemd each time `check_alive` returns, where systemd has set a watchdog."""
 
-    def __init__(self, alive: Callable[[], Awaitable[object]]) -> None:
-        self._alive = alive
+    def __init__(self, check_alive: Callable[[], Awaitable[object]]) -> None:
+        self._check_alive = check_alive
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Begin, if the manager has asked for it."""
-        patience_s = watchdog_s()
-        if patience_s is not None:
-            self._task = asyncio.get_running_loop().create_task(self._beat(patience_s / BEATS))
+        """Start sending, if systemd has set a watchdog."""
+        timeout_s = watchdog_s()
+        if timeout_s is not None:
+            self._task = asyncio.get_running_loop().create_task(self._keep_alive(timeout_s / KEEP_ALIVES))
 
     def stop(self) -> None:
-        """End; not an error when it never began."""
+        """Stop sending. Not an error if it was never started."""
         if self._task is not None:
             self._task.cancel()
             self._task = None
 
-    async def _beat(self, every_s: float) -> None:
+    async def _keep_alive(self, every_s: float) -> None:
         while True:
-            await self._alive()  # waits as long as the file is busy: silence is what the manager acts on
+            await self._check_alive()  # returns only once the SQL thread responds: systemd acts on the silence
             notify_manager("WATCHDOG=1")
             await asyncio.sleep(every_s)

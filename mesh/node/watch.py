@@ -1,8 +1,10 @@
-"""Watching a database for commits of other programs, without opening it.
+"""A file watch: detects writes by other programs to a database, through inotify on its directory.
 
-Owns an inotify instance (inotify(7)) on the directory of the file. What always holds: the database itself is never opened
-here, since closing it would drop the locks that SQLite holds in this process (POSIX advisory locks); a change is told at
-once, and a storm of changes at most every few milliseconds with a last word after it. It must not know what was committed.
+The watch never opens the database: closing any descriptor of it would drop the POSIX locks that SQLite holds in this process.
+
+Invariant: a write is reported at once, a burst of writes at most once in `COALESCE_S`, and once more after its last write.
+
+See inotify(7).
 """
 
 from __future__ import annotations
@@ -17,9 +19,9 @@ from pathlib import Path
 
 __all__ = ["Watch", "written_ms"]
 
-# While commits keep coming they are told at most this often; each telling drains everything that has come by then.
+# The interval between reports while commits keep coming; each report leads to a drain of everything committed by then.
 COALESCE_S = 0.005
-# Without inotify (another kernel, no watches left) the file's size and time are looked at this often.
+# Without inotify (another kernel, no watches left) the watch compares the file's size and time this often.
 POLL_S = 0.05
 _IN_MODIFY = 0x2
 _IN_MOVED_FROM = 0x40
@@ -30,19 +32,19 @@ _IN_DELETE_SELF = 0x400
 _IN_MOVE_SELF = 0x800
 _IN_UNMOUNT = 0x2000
 _IN_Q_OVERFLOW = 0x4000
-_MOVED = _IN_MOVED_FROM | _IN_MOVED_TO | _IN_CREATE | _IN_DELETE
+_RENAMED = _IN_MOVED_FROM | _IN_MOVED_TO | _IN_CREATE | _IN_DELETE
 _DIRECTORY_GONE = _IN_DELETE_SELF | _IN_MOVE_SELF | _IN_UNMOUNT
-_MASK = _IN_MODIFY | _MOVED | _IN_DELETE_SELF | _IN_MOVE_SELF
+_MASK = _IN_MODIFY | _RENAMED | _IN_DELETE_SELF | _IN_MOVE_SELF
 _FLAGS = os.O_NONBLOCK | os.O_CLOEXEC
 _EVENT = struct.Struct("iIII")
 _READ_BYTES = 65_536
 
 
 class Watch:
-    """Calls `on_commit` when the file or its journal changed, `on_replaced` (once) when another file took its place."""
+    """Calls `on_commit` when the file or its journal changed, and `on_replaced` once when the path names another file."""
 
     def __init__(self, path: Path, on_commit: Callable[[], None], on_replaced: Callable[[], None]) -> None:
-        """`path` may be a link to the file: SQLite's own files lie beside what it leads to."""
+        """Resolve `path`, which may be a link: SQLite keeps its journal beside the file itself."""
         self._path = path.resolve()
         self._on_commit = on_commit
         self._on_replaced = on_replaced
@@ -51,10 +53,10 @@ class Watch:
         self._polling = False
         self._timer: asyncio.TimerHandle | None = None
         self._identity = _identity(self._path)
-        self._seen = _look(self._path)
+        self._seen = _stat(self._path)
 
     def start(self) -> None:
-        """Begins to watch; polls where inotify is not to be had."""
+        """Start watching; poll where inotify is not available."""
         self._fd = _open_inotify(self._path.parent)
         loop = asyncio.get_running_loop()
         if self._fd >= 0:
@@ -65,11 +67,11 @@ class Watch:
 
     @property
     def polling(self) -> bool:
-        """True if inotify is not available here and the file is looked at instead."""
+        """True if inotify is not available and the watch polls instead."""
         return self._polling
 
     def close(self) -> None:
-        """Stop watching; not an error when it was stopped already."""
+        """Stop watching. Not an error if it was stopped already."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -85,18 +87,18 @@ class Watch:
             data = os.read(self._fd, _READ_BYTES)
         except BlockingIOError:
             return
-        touched, moved = _sort(data, self._names)
-        if moved and _identity(self._path) != self._identity:
+        written, renamed = _classify(data, self._names)
+        if renamed and _identity(self._path) != self._identity:
             self.close()
             self._on_replaced()
-        elif touched:
-            # What comes in the next milliseconds waits in the kernel, which merges it, and is one more call after them.
+        elif written:
+            # Events of the next milliseconds wait in the kernel, which merges them; they cause one more call afterwards.
             loop = asyncio.get_running_loop()
             loop.remove_reader(self._fd)
-            self._timer = loop.call_later(COALESCE_S, self._on_calm)
+            self._timer = loop.call_later(COALESCE_S, self._on_coalesced)
             self._on_commit()
 
-    def _on_calm(self) -> None:
+    def _on_coalesced(self) -> None:
         self._timer = None
         asyncio.get_running_loop().add_reader(self._fd, self._on_readable)
 
@@ -108,19 +110,19 @@ class Watch:
             self._on_replaced()
             return
         self._timer = asyncio.get_running_loop().call_later(POLL_S, self._on_poll)
-        seen = _look(self._path)
+        seen = _stat(self._path)
         if seen != self._seen:
             self._seen = seen
             self._on_commit()
 
 
 def written_ms(path: Path) -> int:
-    """Return when the file or its journal was last written, Unix time in milliseconds; 0 if there is none."""
-    return max((changed_ns // 1_000_000 for changed_ns, _ in _look(path.resolve())), default=0)
+    """Return when the file or its journal was last written, Unix time in milliseconds; 0 if the file does not exist."""
+    return max((changed_ns // 1_000_000 for changed_ns, _ in _stat(path.resolve())), default=0)
 
 
-def _look(path: Path) -> tuple[tuple[int, int], ...]:
-    """Return when the file and its journal were changed, in nanoseconds, and their sizes in bytes."""
+def _stat(path: Path) -> tuple[tuple[int, int], ...]:
+    """Return modification time in nanoseconds and size in bytes of the file and its journal."""
     state = []
     for suffix in ("", "-wal"):
         with contextlib.suppress(OSError):
@@ -129,22 +131,23 @@ def _look(path: Path) -> tuple[tuple[int, int], ...]:
     return tuple(state)
 
 
-def _sort(data: bytes, names: set[bytes]) -> tuple[bool, bool]:
-    """Return whether inotify's events touch one of the names, and whether any of them was moved, made or removed."""
-    touched = moved = False
+def _classify(data: bytes, names: set[bytes]) -> tuple[bool, bool]:
+    """Return whether inotify events concern one of the names, and whether one of those was renamed, created or removed."""
+    written = renamed = False
     at = 0
     while at < len(data):
         _, mask, _, length = _EVENT.unpack_from(data, at)
         name = data[at + _EVENT.size : at + _EVENT.size + length].rstrip(b"\0")
         at += _EVENT.size + length
+        # An overflow may hide any event, and a directory that is gone took the file along.
         if mask & (_IN_Q_OVERFLOW | _DIRECTORY_GONE) or name in names:
-            touched = True
-            moved = moved or bool(mask & (_MOVED | _DIRECTORY_GONE | _IN_Q_OVERFLOW))
-    return touched, moved
+            written = True
+            renamed = renamed or bool(mask & (_RENAMED | _DIRECTORY_GONE | _IN_Q_OVERFLOW))
+    return written, renamed
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
-    """Return what tells one file from another of the same name."""
+    """Return device and inode, which differ for another file of the same name; None if there is no file."""
     try:
         found = path.stat()
     except OSError:
@@ -153,7 +156,7 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 
 def _open_inotify(directory: Path) -> int:
-    """Return an inotify descriptor on the directory, -1 if there is none to be had."""
+    """Return an inotify descriptor on the directory, -1 where inotify is not available."""
     try:
         libc = ctypes.CDLL(None, use_errno=True)
         fd = int(libc.inotify_init1(_FLAGS))

@@ -11,7 +11,7 @@ import pytest
 
 from mycomesh.mesh.events import Notice
 from mycomesh.mesh.node.journal import Journal
-from mycomesh.mesh.node.progress_bar import drawn, shows_unicode
+from mycomesh.mesh.node.progress_bar import draw, shows_unicode
 from mycomesh.mesh.node.systemd import notify_manager
 
 
@@ -19,7 +19,7 @@ def lines(level, *notices):
     stream = io.StringIO()
     journal = Journal(level, stream)
     for notice in notices:
-        journal.say(notice)
+        journal.write(notice)
     return stream.getvalue().splitlines()
 
 
@@ -49,8 +49,8 @@ def test_as_json_each_event_is_one_object():
     stream = io.StringIO()
     journal = Journal("info", stream, "json")
     before = datetime.now(UTC)
-    journal.say(Notice("link.up", "link with\nbravo", {"link": 1, "peer": b"x"}))
-    journal.say(Notice("x", "unsaid", level="debug"))
+    journal.write(Notice("link.up", "link with\nbravo", {"link": 1, "peer": b"x"}))
+    journal.write(Notice("x", "unsaid", level="debug"))
     (line,) = stream.getvalue().splitlines()
     found = json.loads(line)
     moment = datetime.fromisoformat(found.pop("time"))
@@ -93,7 +93,7 @@ def test_rows_that_come_in_are_a_bar_on_a_terminal_and_lines_in_a_pipe():
     screen = Terminal()
     journal = Journal("info", screen)
     for notice in notices:
-        journal.say(notice)
+        journal.write(notice)
     first, second, rest = screen.getvalue().split("\r\x1b[K", 3)[1:]
     assert first.startswith("█" * 12 + "░" * 12 + "  50 %  catching up")
     assert second.startswith("░" * 24 + "   ? %")
@@ -106,24 +106,24 @@ def test_rows_that_come_in_are_a_bar_on_a_terminal_and_lines_in_a_pipe():
 
 def test_a_bar_fits_its_line_and_needs_no_unicode():
     notice = Notice("round.progress", "words " * 50, {"rows": 2_000, "expected": 1_000})
-    assert drawn(notice, 80, unicode=False).startswith("100 %  words")
-    assert len(drawn(notice, 80, unicode=False)) == 79
-    assert drawn(notice, 80, unicode=False).isascii()
+    assert draw(notice, 80, unicode=False).startswith("100 %  words")
+    assert len(draw(notice, 80, unicode=False)) == 79
+    assert draw(notice, 80, unicode=False).isascii()
 
 
 def test_a_bar_leaves_room_for_the_time_that_is_left():
     words = "catching up with drone1: 65,536 of about 600,001 rows, 0.5 MB, 13 s left"
     notice = Notice("round.progress", words, {"rows": 1_000, "expected": 2_000})
-    assert drawn(notice, 80, unicode=False) == f"50 %  {words}"
-    assert drawn(notice, 90, unicode=False) == f"####....  50 %  {words}"
-    assert drawn(notice, 100, unicode=False) == f"########........  50 %  {words}"
-    assert drawn(notice, 200, unicode=False) == f"############............  50 %  {words}"
+    assert draw(notice, 80, unicode=False) == f"50 %  {words}"
+    assert draw(notice, 90, unicode=False) == f"####....  50 %  {words}"
+    assert draw(notice, 100, unicode=False) == f"########........  50 %  {words}"
+    assert draw(notice, 200, unicode=False) == f"############............  50 %  {words}"
 
 
 def test_a_reader_that_left_does_not_end_the_node():
     stream = io.StringIO()
     stream.close()
-    Journal("info", stream).say(Notice("x", "y"))
+    Journal("info", stream).write(Notice("x", "y"))
 
 
 @pytest.mark.parametrize("abstract", [False, True])
