@@ -158,7 +158,7 @@ MUTATIONS = (
         "one chunk of a round in four is thrown away, and the sender's vector is adopted all the same",
         (
             Edit(
-                "mycomesh.sync.exchange.fetch:Fetcher.brought",
+                "mycomesh.sync.exchange.fetch:Fetcher.on_chunk",
                 "self._replica.apply(bundle, turn.wall_ms, voucher=link.peer)",
                 "Applied() if len(bundle) % 4 == 0 else self._replica.apply(bundle, turn.wall_ms, voucher=link.peer)",
             ),

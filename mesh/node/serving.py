@@ -34,9 +34,9 @@ from mycomesh.mesh.relay.circuits import Circuits
 from mycomesh.sync.admin.state_tables import NodeState, PeerState
 from mycomesh.sync.errors import SyncError
 from mycomesh.sync.events import CommitSeen, CompareRequested, CoverageRequested, Publish, ScrubRequested
-from mycomesh.sync.exchange.acknowledgements import mark_of
+from mycomesh.sync.exchange.acknowledgements import write_position
 from mycomesh.sync.exchange.exchange import Exchange, ExchangeConfig, LinkStatus
-from mycomesh.sync.exchange.turn import published
+from mycomesh.sync.exchange.turn import publish_actions
 from mycomesh.sync.merge.records import time_text
 from mycomesh.sync.replica import Replica, ReplicaConfig, ReplicaStatus
 from mycomesh.sync.replication.scrub import Scrubbed
@@ -291,7 +291,7 @@ class ServingNode:
         )
         replica.found(last_ms)
         replica.breathe_by(self._sql.pause_if_due)
-        replica.spread_by(lambda batches: self._report(ExchangeActed(published(batches))))
+        replica.spread_by(lambda batches: self._report(ExchangeActed(publish_actions(batches))))
         self._exchange = Exchange(replica, rng=random.Random(os.urandom(16)), config=ExchangeConfig())
         return self._exchange
 
@@ -340,11 +340,11 @@ class ServingNode:
 
     def _marked(self) -> Mark:
         self._drain()
-        return Mark(self._replica.site, mark_of(self._replica))
+        return Mark(self._replica.site, write_position(self._replica))
 
     def _count_holders(self, mark: Mark) -> tuple[int, int]:
         assert self._exchange is not None
-        holders = self._exchange.reaching.holders(mark.site, mark.tables)
+        holders = self._exchange.acknowledgements.peers_covering(mark.site, mark.tables)
         return 1 + len(holders), len(self._links())
 
     # ---- on the loop

@@ -59,7 +59,7 @@ class ExchangeMachine(Protocol):
         """Return the monotonic millisecond at which `TimerFired` is due, or None."""
         ...
 
-    def farewell(self, reason: str) -> list[Action]:
+    def drop_links(self, reason: str) -> list[Action]:
         """Return the actions that end every link."""
         ...
 
@@ -257,7 +257,7 @@ class SqlThread:
         except DatabaseBusyError as error:  # the next event finds the file replaced too, and tries again
             self._timer.paused_until_ms = now_ms + REFUSED_PAUSE_MS
             return self._refusal_notices(str(error), event, now_ms)
-        ending, self._exchange = self._exchange.farewell("this node opens its file again"), opened
+        ending, self._exchange = self._exchange.drop_links("this node opens its file again"), opened
         return [
             *ending,
             Notice("database.replaced", f"{text}; the node continues with its present content", {}, "warning"),

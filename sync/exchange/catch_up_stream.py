@@ -45,7 +45,7 @@ class CatchUpStream:
         self._urgent = replica.urgency.of
         self._sent = {name: vector.copy() for name, vector in have.items()}
 
-    def plan(self) -> int:
+    def estimate(self) -> int:
         """Return about how many changes the stream will hold."""
         tables = self._replica.tables
         return sum(
@@ -61,13 +61,13 @@ class CatchUpStream:
         chunk.published = self._replica.settled(wall_ms, lambda: self._read(chunk))
         return chunk
 
-    def _place(self, name: str) -> tuple[bool, bool, str]:
+    def _order(self, name: str) -> tuple[bool, bool, str]:
         return name != SCHEMA_TABLE, not self._urgent(name), name
 
     def _read(self, chunk: StreamChunk) -> None:
         sections: list[Section] = []
         size = 0
-        for name in sorted(self._sent, key=self._place):
+        for name in sorted(self._sent, key=self._order):
             if sections and not self._urgent(name) and self._urgent(sections[-1].table):
                 break  # what is urgent does not wait for a whole chunk of what is not
             section = Section(name, [])

@@ -16,11 +16,11 @@ class ExchangeConfig:
     safety_ms: how often `data_version` is checked although no commit was seen; inotify is blind to mmap and network writes.
     compare_ms: how often digests are exchanged on an idle link, with jitter; a lost or corrupted row waits this long.
     settle_ms: digests are exchanged this long after the last change, so that `status` tells the truth soon.
-    repair_ms: how long a gap in a site's clock may be filled by the live path before a round asks for it; a round that
+    gap_ms: how long a gap in a site's clock may be filled by the live path before a round asks for it; a round that
         fails doubles it each time, up to compare_ms.
     busy_ms: how long to wait when another program holds the write lock.
     stall_ms: a round that brings nothing for this long is given up, and another peer may be asked.
-    mend_ms: how long after a repair of a table the next may start on the same link; its effect has to be told first.
+    repair_pause_ms: how long after a repair of a table the next may start on the same link; its effect has to be told first.
     claim_ms: a table is fetched from one peer at a time, but a round that lasts longer does not keep others from it.
     beat_ms: how long after a delete an idle site says that it has nothing older to tell; many deletes cost one such word.
         Everybody's word goes to everybody: in a larger mesh each waits so long for every `beat_members` members.
@@ -35,10 +35,10 @@ class ExchangeConfig:
     safety_ms: int = 1_000
     compare_ms: int = 15_000
     settle_ms: int = 500
-    repair_ms: int = 100
+    gap_ms: int = 100
     busy_ms: int = 50
     stall_ms: int = 10_000
-    mend_ms: int = 5_000
+    repair_pause_ms: int = 5_000
     claim_ms: int = 60_000
     beat_ms: int = 30_000
     beat_members: int = 5

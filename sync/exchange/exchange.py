@@ -53,8 +53,8 @@ from mycomesh.sync.wire import messages as wire
 __all__ = ["Exchange", "ExchangeConfig", "LinkStatus", "Progress"]
 
 # Comparisons and audits that a peer asks for: a burst of them, and one more each half second.
-ANSWERS_MAX = 64
-ANSWERS_PERIOD_MS = 500
+REQUESTS_MAX = 64
+REQUESTS_PERIOD_MS = 500
 # The periodic comparison comes up to this part of its period early.
 JITTER = 4
 
@@ -83,8 +83,8 @@ class LinkStatus:
 class _Link:
     peer: bytes
     compare_at: int
-    flow: SendWindow
-    answers: TokenBucket
+    window: SendWindow
+    requests: TokenBucket
     digests: dict[str, tuple[bytes, bytes]] = field(default_factory=dict)  # what the peer last told
     compared_at: int | None = None
     equal_since: dict[str, int] = field(default_factory=dict)
@@ -98,18 +98,18 @@ class Exchange:
         self._rng = rng
         self._config = config
         self._links: dict[int, _Link] = {}
-        self._made_again = replica.made_again
-        self._fetching = Fetcher(replica, config)
-        self._serving = CatchUpServer(replica)
-        self._mending = RepairSchedule(replica, config, self._fetching.fetched)
-        self._stability = TombstoneGC(replica, config)
-        self._scrubbing = ScrubSchedule(replica, config)
-        self.reaching = Acknowledgements(replica)
-        self._clockwork = ClockCorrection(replica, self.reaching, config)
-        self._adoption = SchemaDebounce()
+        self._recreated = replica.made_again
+        self._fetcher = Fetcher(replica, config)
+        self._server = CatchUpServer(replica)
+        self._repairs = RepairSchedule(replica, config, self._fetcher.is_fetching)
+        self._tombstone_gc = TombstoneGC(replica, config)
+        self._scrub = ScrubSchedule(replica, config)
+        self.acknowledgements = Acknowledgements(replica)
+        self._clock_correction = ClockCorrection(replica, self.acknowledgements, config)
+        self._schema_debounce = SchemaDebounce()
         self._drain_at: int | None = 0
-        self._quiet_at: int | None = None  # when the latest change has settled
-        self._spaced_at = 0  # not before
+        self._settled_at: int | None = None  # when the latest change has settled
+        self._settle_not_before = 0  # not before
 
     @property
     def replica(self) -> Replica:
@@ -122,16 +122,16 @@ class Exchange:
         Raises:
             FileReplacedError: the file is not what the replica left, and is to be opened again.
         """
-        turn = Turn(now_ms, self._clockwork.wall_ms(now_ms, wall_ms))
+        turn = Turn(now_ms, self._clock_correction.wall_ms(now_ms, wall_ms))
         try:
-            self._take(event, turn)
+            self._dispatch_event(event, turn)
         except apsw.SQLError:  # somebody may have dropped a table of ours a moment ago
             self._replica.check_whole()
             raise
-        self._tell_mended(turn)
+        self._notify_restored(turn)
         return turn.actions
 
-    def _take(self, event: Event, turn: Turn) -> None:
+    def _dispatch_event(self, event: Event, turn: Turn) -> None:
         match event:
             case BatchReceived() | BatchesReceived():
                 self._on_live(event, turn)
@@ -140,20 +140,20 @@ class Exchange:
             case CommitSeen(writing):
                 self._on_commit(turn, writing=writing)
             case ScrubRequested():
-                self._scrubbing.ask(turn)
+                self._scrub.request(turn)
             case CompareRequested():
                 self._drain(turn)
                 self._compare_all(turn, answer=True)
             case CoverageRequested():
                 self._drain(turn)
-                self.reaching.ask(turn)
+                self.acknowledgements.request_coverage(turn)
             case MembersKnown() | RightsKnown() | TimeKnown():
-                self._on_told(event, turn)
+                self._on_mesh_state(event, turn)
             case TimerFired():
                 self._on_timer(turn)
             case _:
                 assert_never(event)
-        if turn.moved:
+        if turn.covered_more:
             self._compare_all(turn)
         if turn.changed:
             self._settle(turn.now_ms)
@@ -163,8 +163,8 @@ class Exchange:
     def next_deadline(self) -> int | None:
         """Return the monotonic millisecond at which `TimerFired` is due."""
         times = [link.compare_at for link in self._links.values()]
-        parts = (self._fetching, self._stability, self._scrubbing, self._clockwork)
-        due = (self._drain_at, self._quiet_at, *(part.next_deadline() for part in parts))
+        parts = (self._fetcher, self._tombstone_gc, self._scrub, self._clock_correction)
+        due = (self._drain_at, self._settled_at, *(part.next_deadline() for part in parts))
         times += [at for at in due if at is not None]
         return min(times, default=None)
 
@@ -175,16 +175,16 @@ class Exchange:
         for number in sorted(self._links):
             link = self._links[number]
             behind = tuple(name for name, digest in mine.items() if link.digests.get(name) != digest)
-            progress = self._fetching.progress(number, now_ms)
+            progress = self._fetcher.progress(number, now_ms)
             since = {shown(name): now_ms - at for name, at in link.equal_since.items() if name not in behind}
             result.append(
                 LinkStatus(
                     link.peer,
                     not behind,
                     tuple(map(shown, behind)),
-                    self._serving.rows(number),
-                    self._fetching.rows(number),
-                    self._serving.streaming(number),
+                    self._server.rows_sent(number),
+                    self._fetcher.rows_received(number),
+                    self._server.is_streaming(number),
                     progress is not None,
                     progress,
                     None if link.compared_at is None else now_ms - link.compared_at,
@@ -193,19 +193,19 @@ class Exchange:
             )
         return tuple(result)
 
-    def farewell(self, reason: str) -> list[Action]:
+    def drop_links(self, reason: str) -> list[Action]:
         """Return what ends every link: another exchange goes on with what the file holds."""
         return [DropLink(number, reason) for number in sorted(self._links)]
 
-    def _on_told(self, event: MembersKnown | RightsKnown | TimeKnown, turn: Turn) -> None:
+    def _on_mesh_state(self, event: MembersKnown | RightsKnown | TimeKnown, turn: Turn) -> None:
         """Take what the mesh knows of its members."""
         match event:
             case MembersKnown(members):
-                self._stability.members(members, turn)
+                self._tombstone_gc.on_members(members, turn)
             case RightsKnown(own, grants):
                 self._replica.rights = Rights(own, grants)
             case TimeKnown():
-                self._clockwork.told(event, turn)
+                self._clock_correction.on_time(event, turn)
             case _:
                 assert_never(event)
 
@@ -226,28 +226,28 @@ class Exchange:
 
     def _on_opened(self, number: int, peer: bytes, turn: Turn) -> None:
         at = self._jittered(turn.now_ms, self._config.compare_ms)
-        flow = SendWindow()
-        self._links[number] = _Link(peer, at, flow, TokenBucket(ANSWERS_MAX, ANSWERS_PERIOD_MS))
-        self._fetching.opened(number, peer)
-        self._serving.opened(number, flow)
-        self._mending.opened(number, peer, flow)
-        self.reaching.opened(number, peer)
+        window = SendWindow()
+        self._links[number] = _Link(peer, at, window, TokenBucket(REQUESTS_MAX, REQUESTS_PERIOD_MS))
+        self._fetcher.on_link_opened(number, peer)
+        self._server.on_link_opened(number, window)
+        self._repairs.on_link_opened(number, peer, window)
+        self.acknowledgements.on_link_opened(number, peer)
         self._drain(turn)
         self._compare(number, turn)
 
     def _on_closed(self, number: int, turn: Turn) -> None:
         self._links.pop(number, None)
-        self._fetching.closed(number, turn)
-        self._serving.closed(number)
-        self._mending.closed(number)
-        self.reaching.closed(number)
+        self._fetcher.on_link_closed(number, turn)
+        self._server.on_link_closed(number)
+        self._repairs.on_link_closed(number)
+        self.acknowledgements.on_link_closed(number)
 
     # ---- local writes
 
     def _on_commit(self, turn: Turn, *, writing: bool) -> None:
         """Drains; a schema that has changed is taken in a little later, with what else is written until then."""
         version = self._replica.redefined() if writing else None
-        due = None if version is None else self._adoption.put_off(version, turn.now_ms)
+        due = None if version is None else self._schema_debounce.defer(version, turn.now_ms)
         if due is None:
             self._drain(turn)
         else:
@@ -261,14 +261,14 @@ class Exchange:
             self._drain_at = turn.now_ms + self._config.busy_ms
             return
         self._drain_at = turn.now_ms if more else turn.now_ms + self._config.safety_ms
-        self._adoption.done()
+        self._schema_debounce.reset()
         turn.publish(published)
         kept = self._replica.rights.withheld(published)
         if kept:
             text = (
                 f"this node may not write {', '.join(kept)}: what was written stays on this node, no other accepts it"
             )
-            turn.say("write.withheld", text, {"tables": kept}, "warning")
+            turn.notify("write.withheld", text, {"tables": kept}, "warning")
 
     def _settle(self, now_ms: int) -> None:
         """Something changed: compare once it is quiet. While changes keep coming, only the periodic comparison is made.
@@ -276,7 +276,7 @@ class Exchange:
         The more links a node has, the more rarely it says so: in a mesh of many, each write of anyone would cost every link
         a comparison.
         """
-        self._quiet_at = max(now_ms + self._config.settle_ms, self._spaced_at)
+        self._settled_at = max(now_ms + self._config.settle_ms, self._settle_not_before)
 
     def _jittered(self, now_ms: int, period_ms: int) -> int:
         return now_ms + period_ms - self._rng.randrange(period_ms // JITTER + 1)
@@ -290,14 +290,16 @@ class Exchange:
             arrived = self._replica.apply_all([(batch.payload, batch.origin) for batch in batches], turn.wall_ms)
         except DatabaseBusyError:
             for batch in batches:
-                self._fetching.soon(batch.link, turn.now_ms)  # what was not applied is not covered: a round brings it
+                self._fetcher.request_soon(
+                    batch.link, turn.now_ms
+                )  # what was not applied is not covered: a round brings it
         except (DecodeError, BatchRefusedError) as error:
             if len(batches) > 1:  # one spoils it for the others
                 for batch in batches:
                     self._on_live(batch, turn)
                 return
             origin = batches[0].origin.hex()
-            turn.say("batch.refused", f"batch of {origin[:8]} refused: {error}", {"node_id": origin}, "warning")
+            turn.notify("batch.refused", f"batch of {origin[:8]} refused: {error}", {"node_id": origin}, "warning")
         else:
             for batch, applied in zip(batches, arrived, strict=True):
                 self._on_applied(batch, applied, turn)
@@ -307,11 +309,11 @@ class Exchange:
         if applied.forbidden:
             origin, tables = batch.origin.hex(), applied.forbidden
             text = f"{origin[:8]} wrote tables that it may not write ({', '.join(tables)}): not accepted"
-            turn.say("batch.forbidden", text, {"node_id": origin, "tables": tables}, "warning")
+            turn.notify("batch.forbidden", text, {"node_id": origin, "tables": tables}, "warning")
         turn.changed = turn.changed or applied.merged.changes > 0
-        self._tell(applied, turn)
+        self._notify_applied(applied, turn)
         if applied.gaps or applied.unknown:
-            self._fetching.soon(batch.link, turn.now_ms)
+            self._fetcher.request_soon(batch.link, turn.now_ms)
 
     # ---- messages of peers
 
@@ -319,90 +321,92 @@ class Exchange:
         if number not in self._links:
             return
         try:
-            self._dispatch(number, wire.decode(payload), len(payload), turn)
+            self._dispatch_message(number, wire.decode(payload), len(payload), turn)
         except DecodeError as error:
             turn.drop(number, f"protocol error: {error}")
 
-    def _dispatch(self, number: int, message: wire.Message, size: int, turn: Turn) -> None:
+    def _dispatch_message(self, number: int, message: wire.Message, size: int, turn: Turn) -> None:
         match message:
             case wire.Digests(tables, answer):
                 self._on_digests(number, {name: (vector, entries) for name, vector, entries in tables}, turn)
-                if answer and self._links[number].answers.take(turn.now_ms):
+                if answer and self._links[number].requests.take(turn.now_ms):
                     self._compare(number, turn)
             case wire.Plan() | wire.Chunk() | wire.Done() | wire.AuditReply():
-                self._on_round(number, message, size, turn)
+                self._on_round_message(number, message, size, turn)
             case wire.Vectors(vectors):
                 if self._replica.met(dict(vectors)):
-                    self._renewed(turn)
-                self._clockwork.taken(max((vector.top(self._replica.site) for _, vector in vectors), default=0))
+                    self._notify_new_site(turn)
+                self._clock_correction.record_covered(
+                    max((vector.top(self._replica.site) for _, vector in vectors), default=0)
+                )
                 peer = self._links[number].peer
                 readable = {name: have for name, have in vectors if self._replica.rights.may_read(peer, name)}
-                self._serving.asked(number, readable, turn)
+                self._server.on_vectors(number, readable, turn)
             case wire.Ack(acked):
-                self._links[number].flow.acked(acked)
+                self._links[number].window.on_ack(acked)
             case wire.AuditRequest():
-                self._answer(number, message, turn)
+                self._on_audit_request(number, message, turn)
             case wire.CoverageRequest() | wire.CoverageReply():
-                self._on_reach(number, message, turn)
+                self._on_coverage_message(number, message, turn)
             case wire.TableSketch() | wire.RepairRequest():
-                self._mending.asked(number, message, turn)
+                self._repairs.on_repair_request(number, message, turn)
             case wire.RepairRows():
-                applied = self._mending.mended(number, message, size, turn)
+                applied = self._repairs.on_repair_rows(number, message, size, turn)
                 if applied is not None:
-                    self._tell(applied, turn)
+                    self._notify_applied(applied, turn)
             case _:
                 assert_never(message)
-        self._go_on(turn)
+        self._step_streams(turn)
 
-    def _on_reach(self, number: int, message: wire.CoverageRequest | wire.CoverageReply, turn: Turn) -> None:
+    def _on_coverage_message(self, number: int, message: wire.CoverageRequest | wire.CoverageReply, turn: Turn) -> None:
         if isinstance(message, wire.CoverageReply):
-            self.reaching.told(number, message)
-        elif self._links[number].answers.take(turn.now_ms):
-            self.reaching.answer(number, message.site, turn)
+            self.acknowledgements.on_coverage_reply(number, message)
+        elif self._links[number].requests.take(turn.now_ms):
+            self.acknowledgements.on_coverage_request(number, message.site, turn)
 
-    def _tell_mended(self, turn: Turn) -> None:
-        if self._made_again:
-            names, self._made_again = self._made_again, ()
+    def _notify_restored(self, turn: Turn) -> None:
+        if self._recreated:
+            names, self._recreated = self._recreated, ()
             text = (
                 f"{', '.join(names)} had been dropped or altered: made again; what was written meanwhile is looked for"
             )
-            turn.say("database.mended", text, {"tables": list(names)}, "warning")
+            turn.notify("database.mended", text, {"tables": list(names)}, "warning")
         doubted = sorted(set(self._replica.doubted()))
         if doubted:
             text = f"{', '.join(doubted)} made anew, or without triggers: captured again, and compared row by row"
-            turn.say("capture.restored", text, {"tables": doubted})
+            turn.notify("capture.restored", text, {"tables": doubted})
 
-    def _tell(self, applied: Applied, turn: Turn) -> None:
+    def _notify_applied(self, applied: Applied, turn: Turn) -> None:
         """Lets people know of conflicts and parked rows, and of a new site."""
         conflicts, parked = applied.merged.conflicts, applied.merged.parked
         if conflicts:
             text = f"{conflicts} conflicting write(s) kept in mycomesh_conflicts"
-            turn.say("merge.conflict", text, {"count": conflicts})
+            turn.notify("merge.conflict", text, {"count": conflicts})
         if parked:
-            turn.say("merge.parked", f"{parked} row(s) parked, see mycomesh_parked", {"count": parked})
+            turn.notify("merge.parked", f"{parked} row(s) parked, see mycomesh_parked", {"count": parked})
         if applied.renewed:
-            self._renewed(turn)
+            self._notify_new_site(turn)
 
-    def _renewed(self, turn: Turn) -> None:
+    def _notify_new_site(self, turn: Turn) -> None:
         site = self._replica.site.hex()
         text = f"the file went back in time (a restored backup?): it goes on under the new site {site}"
-        turn.say("site.renewed", text, {"site": site}, "warning")
+        turn.notify("site.renewed", text, {"site": site}, "warning")
         turn.changed = True
 
-    def _on_round(
+    def _on_round_message(
         self, number: int, message: wire.Plan | wire.Chunk | wire.Done | wire.AuditReply, size: int, turn: Turn
     ) -> None:
         match message:
             case wire.Plan(changes):
-                self._fetching.planned(number, changes)
+                self._fetcher.on_plan(number, changes)
             case wire.Chunk(bundle):
-                applied = self._fetching.brought(number, bundle, size, turn)
+                applied = self._fetcher.on_chunk(number, bundle, size, turn)
                 if applied is not None:
-                    self._tell(applied, turn)
+                    self._notify_applied(applied, turn)
             case wire.Done():
-                self._fetching.ended(number, message, turn)
+                self._fetcher.on_done(number, message, turn)
             case wire.AuditReply():
-                self._fetching.audited(number, message, turn)
+                self._fetcher.on_audit_reply(number, message, turn)
             case _:
                 assert_never(message)
 
@@ -427,21 +431,21 @@ class Exchange:
         mine = self._digests()
         equal = [name for name, digest in mine.items() if theirs.get(name) == digest]
         for name in equal:
-            self._clockwork.taken(self._replica.tables[name].coverage.top(self._replica.site))
+            self._clock_correction.record_covered(self._replica.tables[name].coverage.top(self._replica.site))
         link.equal_since = {name: link.equal_since.get(name, turn.now_ms) for name in equal}
-        self._fetching.compared(number, theirs, turn, first=first)
-        if self._mending.compared(number, theirs, turn):
+        self._fetcher.on_digests(number, theirs, turn, first=first)
+        if self._repairs.on_digests(number, theirs, turn):
             self._settle(turn.now_ms)
 
-    def _answer(self, number: int, question: wire.AuditRequest, turn: Turn) -> None:
+    def _on_audit_request(self, number: int, question: wire.AuditRequest, turn: Turn) -> None:
         """A peer asks which entries are held here."""
-        if not self._links[number].answers.take(turn.now_ms):
+        if not self._links[number].requests.take(turn.now_ms):
             turn.drop(number, "asks for audits again and again")
             return
         answers: list[wire.AuditReply] = []
         try:
             published = self._replica.settled(
-                turn.wall_ms, lambda: answers.append(tombstone_audit.answer(self._replica, question))
+                turn.wall_ms, lambda: answers.append(tombstone_audit.reply_to(self._replica, question))
             )
         except DatabaseBusyError:
             return  # the peer gives its round up, and asks again
@@ -451,12 +455,12 @@ class Exchange:
 
     # ---- time
 
-    def _go_on(self, turn: Turn) -> None:
+    def _step_streams(self, turn: Turn) -> None:
         """One bounded step of every stream and repair; where more can be done at once, the timer does it."""
-        done = self._serving.step(turn) and self._mending.step(turn)
+        done = self._server.step(turn) and self._repairs.step(turn)
         if not done:
             self._drain_at = turn.now_ms + self._config.busy_ms
-        elif self._serving.waiting or self._mending.waiting:
+        elif self._server.ready or self._repairs.ready:
             self._drain_at = turn.now_ms
 
     def _on_timer(self, turn: Turn) -> None:
@@ -466,15 +470,15 @@ class Exchange:
                 self._drain(turn)
             else:
                 self._drain_at = now_ms + self._config.safety_ms
-            self._go_on(turn)
-        self._fetching.on_timer(turn)
-        self._stability.on_timer(turn)
-        self._scrubbing.on_timer(turn)
-        self._clockwork.look(turn)
-        if self._quiet_at is not None and now_ms >= self._quiet_at:
-            self._quiet_at = None
+            self._step_streams(turn)
+        self._fetcher.on_timer(turn)
+        self._tombstone_gc.on_timer(turn)
+        self._scrub.on_timer(turn)
+        self._clock_correction.check(turn)
+        if self._settled_at is not None and now_ms >= self._settled_at:
+            self._settled_at = None
             links = len(self._links)
-            self._spaced_at = now_ms + self._config.settle_ms * max(links, links * links // 4)
+            self._settle_not_before = now_ms + self._config.settle_ms * max(links, links * links // 4)
             at = now_ms + self._rng.randrange(self._config.settle_ms)
             for link in self._links.values():
                 link.compare_at = min(link.compare_at, at)

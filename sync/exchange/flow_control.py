@@ -23,15 +23,15 @@ class SendWindow:
     unacked: int = 0
 
     @property
-    def room(self) -> bool:
+    def has_room(self) -> bool:
         """True if one more message may be sent: a message larger than the window goes alone."""
         return self.unacked < WINDOW_BYTES
 
-    def sent(self, size: int) -> None:
+    def record_sent(self, size: int) -> None:
         """That many bytes of rows are under way."""
         self.unacked += size
 
-    def acked(self, size: int) -> None:
+    def on_ack(self, size: int) -> None:
         """The peer has applied that many bytes; raises `DecodeError` if it never got them."""
         require(size <= self.unacked, "acknowledges more than was sent")
         self.unacked -= size

@@ -15,7 +15,7 @@ from mycomesh.sync.crdt.sketch import Sketch
 from mycomesh.sync.errors import DatabaseBusyError
 from mycomesh.sync.exchange.config import ExchangeConfig
 from mycomesh.sync.exchange.flow_control import SendWindow, TokenBucket
-from mycomesh.sync.exchange.repair_session import RepairSession, beyond, ids_in
+from mycomesh.sync.exchange.repair_session import RepairSession, decode_ids, rows_beyond
 from mycomesh.sync.exchange.turn import Turn
 from mycomesh.sync.replica import Applied, Replica
 from mycomesh.sync.wire import messages as wire
@@ -25,10 +25,10 @@ __all__ = ["Digests", "RepairSchedule"]
 # Repairs of one link wait their turn; a peer that asks for more than this is not answered.
 REPAIRS_MAX = 16
 # One conversation takes a sketch, a few larger ones and a request: that much at once, and as much again each minute.
-ASKED_MAX = 32
-ASKED_PERIOD_MS = 2_000
+REQUESTS_MAX = 32
+REQUESTS_PERIOD_MS = 2_000
 # A table that goes on differing after repairs is a peer that lies, or a bug: the wait before the next doubles up to this.
-MEND_MS_MAX = 600_000
+PAUSE_MS_MAX = 600_000
 
 # table -> (vector digest, entry digest)
 Digests = Mapping[str, tuple[bytes, bytes]]
@@ -39,15 +39,15 @@ class _Suspect:
     """A table that differs from a peer's although the vectors are equal."""
 
     pair: tuple[bytes, bytes]
-    begin_at: int = 0
-    wait_ms: int = 0
+    not_before: int = 0
+    pause_ms: int = 0
 
 
 @dataclass(slots=True)
 class _Link:
     peer: bytes
-    flow: SendWindow
-    allowance: TokenBucket
+    window: SendWindow
+    requests: TokenBucket
     suspects: dict[str, _Suspect] = field(default_factory=dict)
     repairs: list[RepairSession] = field(default_factory=list)
 
@@ -55,28 +55,30 @@ class _Link:
 class RepairSchedule:
     """The repairs of every link."""
 
-    def __init__(self, replica: Replica, config: ExchangeConfig, fetched: Callable[[str, int], bool]) -> None:
+    def __init__(self, replica: Replica, config: ExchangeConfig, is_fetching: Callable[[str, int], bool]) -> None:
         self._replica = replica
         self._config = config
-        self._fetched = fetched  # whether a round is bringing a table: it holds more than its vector tells
+        self._is_fetching = is_fetching  # whether a round is bringing a table: it holds more than its vector tells
         self._links: dict[int, _Link] = {}
 
-    def opened(self, number: int, peer: bytes, flow: SendWindow) -> None:
-        """A link stands; `flow` bounds what is sent on it."""
-        self._links[number] = _Link(peer, flow, TokenBucket(ASKED_MAX, ASKED_PERIOD_MS))
+    def on_link_opened(self, number: int, peer: bytes, window: SendWindow) -> None:
+        """A link stands; `window` bounds what is sent on it."""
+        self._links[number] = _Link(peer, window, TokenBucket(REQUESTS_MAX, REQUESTS_PERIOD_MS))
 
-    def closed(self, number: int) -> None:
+    def on_link_closed(self, number: int) -> None:
         """A link is gone, and its repairs with it: the next comparison begins again."""
         self._links.pop(number, None)
 
     @property
-    def waiting(self) -> bool:
+    def ready(self) -> bool:
         """True if some repair can do its next step."""
-        return any(link.repairs and (link.flow.room or not link.repairs[0].sending) for link in self._links.values())
+        return any(
+            link.repairs and (link.window.has_room or not link.repairs[0].sending) for link in self._links.values()
+        )
 
     # ---- beginning
 
-    def compared(self, number: int, theirs: Digests, turn: Turn) -> bool:
+    def on_digests(self, number: int, theirs: Digests, turn: Turn) -> bool:
         """Begins the repair of each damaged table; of two peers the one with the lower site begins.
 
         Returns true if something differs for the first time, so that it should be compared again soon.
@@ -86,16 +88,16 @@ class RepairSchedule:
             return False
         fresh = False
         for digest in self._replica.digests():
-            told = theirs.get(digest.table) if self._replica.rights.may_write(link.peer, digest.table) else None
+            reported = theirs.get(digest.table) if self._replica.rights.may_write(link.peer, digest.table) else None
             if (
-                told is None
-                or told[0] != digest.vector
-                or told[1] == digest.entries
-                or self._fetched(digest.table, turn.now_ms)
+                reported is None
+                or reported[0] != digest.vector
+                or reported[1] == digest.entries
+                or self._is_fetching(digest.table, turn.now_ms)
             ):
                 link.suspects.pop(digest.table, None)
                 continue
-            pair = (digest.entries, told[1])
+            pair = (digest.entries, reported[1])
             suspect = link.suspects.get(digest.table)
             if suspect is None:
                 # Batches may be under way: what is damaged differs in the same way when it is compared again.
@@ -104,34 +106,34 @@ class RepairSchedule:
             elif suspect.pair != pair:
                 suspect.pair = pair
                 fresh = True
-            elif turn.now_ms >= suspect.begin_at and len(link.repairs) < REPAIRS_MAX:
-                suspect.wait_ms = min(max(self._config.mend_ms, 2 * suspect.wait_ms), MEND_MS_MAX)
-                suspect.begin_at = turn.now_ms + suspect.wait_ms
+            elif turn.now_ms >= suspect.not_before and len(link.repairs) < REPAIRS_MAX:
+                suspect.pause_ms = min(max(self._config.repair_pause_ms, 2 * suspect.pause_ms), PAUSE_MS_MAX)
+                suspect.not_before = turn.now_ms + suspect.pause_ms
                 link.repairs.append(RepairSession(digest.table, digest.vector))
         return fresh
 
     # ---- the peer's side
 
-    def asked(self, number: int, message: wire.TableSketch | wire.RepairRequest, turn: Turn) -> None:
+    def on_repair_request(self, number: int, message: wire.TableSketch | wire.RepairRequest, turn: Turn) -> None:
         """Queues what a peer asks for; too much of it ends the link."""
         link = self._links[number]
-        if not link.allowance.take(turn.now_ms):
+        if not link.requests.take(turn.now_ms):
             turn.drop(number, "asks for repairs again and again")
             return
-        if not self._replica.rights.may_read(link.peer, message.table) or self._fetched(message.table, turn.now_ms):
+        if not self._replica.rights.may_read(link.peer, message.table) or self._is_fetching(message.table, turn.now_ms):
             return
         match message:
             case wire.TableSketch(table, vector, sketch):
-                repair = RepairSession.answering(table, vector, Sketch.decode(sketch))
+                repair = RepairSession.for_sketch(table, vector, Sketch.decode(sketch))
                 mine = {digest.table: digest.vector for digest in self._replica.digests()}
                 if mine.get(table) != vector:
                     return  # the tables have moved on: compare again later
             case wire.RepairRequest(table, ids):
-                repair = RepairSession.mending(table, ids_in(ids))
+                repair = RepairSession.for_request(table, decode_ids(ids))
         if len(link.repairs) < REPAIRS_MAX:
             link.repairs.append(repair)
 
-    def mended(self, number: int, message: wire.RepairRows, size: int, turn: Turn) -> Applied | None:
+    def on_repair_rows(self, number: int, message: wire.RepairRows, size: int, turn: Turn) -> Applied | None:
         """Join whole rows; answers with what this replica holds of them beyond that. None if nothing was joined."""
         link = self._links[number]
         try:
@@ -145,18 +147,18 @@ class RepairSchedule:
         repaired = applied.merged.repaired  # the rest is news, which a round under way has brought to that peer first
         if repaired:
             text = f"{repaired} damaged entries repaired from {link.peer.hex()[:8]}"
-            turn.say("repair.done", text, {"changes": repaired, "node_id": link.peer.hex()}, "warning")
+            turn.notify("repair.done", text, {"changes": repaired, "node_id": link.peer.hex()}, "warning")
         if message.final:
             return applied
         answers: list[bytes] = []
         try:
             turn.publish(
-                self._replica.settled(turn.wall_ms, lambda: answers.extend(beyond(self._replica, message.bundle)))
+                self._replica.settled(turn.wall_ms, lambda: answers.extend(rows_beyond(self._replica, message.bundle)))
             )
         except DatabaseBusyError:
             return applied
         for answer in answers:
-            link.flow.sent(turn.send(number, wire.RepairRows(answer, final=True)))
+            link.window.record_sent(turn.send(number, wire.RepairRows(answer, final=True)))
         return applied
 
     # ---- working
@@ -164,7 +166,7 @@ class RepairSchedule:
     def step(self, turn: Turn) -> bool:
         """One bounded step of each link's first repair; false if the file is busy."""
         for number, link in sorted(self._links.items()):
-            if not link.repairs or not (link.flow.room or not link.repairs[0].sending):
+            if not link.repairs or not (link.window.has_room or not link.repairs[0].sending):
                 continue
             repair = link.repairs[0]
             messages: list[wire.Message] = []
@@ -176,7 +178,7 @@ class RepairSchedule:
             for message in messages:
                 size = turn.send(number, message)
                 if isinstance(message, wire.RepairRows):
-                    link.flow.sent(size)
+                    link.window.record_sent(size)
             if repair.done:
                 link.repairs.pop(0)
         return True

@@ -17,18 +17,18 @@ from mycomesh.sync.storage.log_reader import FEED_BYTES_MAX
 from mycomesh.sync.wire import messages as wire
 from mycomesh.sync.wire.bundle import Bundle, Section
 
-__all__ = ["RepairSession", "beyond", "ids_in", "ids_out"]
+__all__ = ["RepairSession", "decode_ids", "encode_ids", "rows_beyond"]
 
 # One step scans this many entries: about 12 ms.
 STEP_ENTRIES = 10_000
 # Rows of one Mend: a transaction of some milliseconds on the other side.
-MEND_ROWS_MAX = 256
+SEND_ROWS_MAX = 256
 
 
 class _Phase(enum.Enum):
     SKETCH = "sketch"  # scanning entries into our sketch
     FIND = "find"  # scanning for the rows of wanted digests
-    MEND = "mend"  # sending those rows
+    SEND = "send"  # sending those rows
     DONE = "done"
 
 
@@ -47,12 +47,12 @@ class RepairSession:
     rows: list[int | bytes] = field(default_factory=list)
 
     @classmethod
-    def answering(cls, table: str, vector: bytes, theirs: Sketch) -> RepairSession:
+    def for_sketch(cls, table: str, vector: bytes, theirs: Sketch) -> RepairSession:
         """Return the side that got the first sketch, or a larger one."""
         return cls(table, vector, theirs.cells, theirs)
 
     @classmethod
-    def mending(cls, table: str, wanted: frozenset[int]) -> RepairSession:
+    def for_request(cls, table: str, wanted: frozenset[int]) -> RepairSession:
         """Return the side that was asked for rows."""
         return cls(table, b"", wanted=wanted, phase=_Phase.FIND)
 
@@ -64,7 +64,7 @@ class RepairSession:
     @property
     def sending(self) -> bool:
         """True when the next step sends rows, which needs room on the link."""
-        return self.phase is _Phase.MEND
+        return self.phase is _Phase.SEND
 
     def step(self, replica: Replica) -> list[wire.Message]:
         """Do one bounded step in a settled read transaction; returns messages to send."""
@@ -74,8 +74,8 @@ class RepairSession:
             case _Phase.FIND:
                 self._find(replica)
                 return []
-            case _Phase.MEND:
-                return self._mend(replica)
+            case _Phase.SEND:
+                return self._send_rows(replica)
             case _Phase.DONE:
                 return []
 
@@ -94,14 +94,14 @@ class RepairSession:
         estimate = difference.estimate()
         peeled = difference.peel()
         if peeled is not None:
-            return self._peeled(peeled)
+            return self._on_peeled(peeled)
         return self._enlarge(estimate)
 
-    def _peeled(self, peeled: Peeled) -> list[wire.Message]:
+    def _on_peeled(self, peeled: Peeled) -> list[wire.Message]:
         self.wanted = frozenset(peeled.first)
         self.cursor = (-1, 0)
         self.phase = _Phase.FIND if self.wanted else _Phase.DONE
-        return [wire.RepairRequest(self.table, ids_out(peeled.second))] if peeled.second else []
+        return [wire.RepairRequest(self.table, encode_ids(peeled.second))] if peeled.second else []
 
     def _enlarge(self, estimate: int) -> list[wire.Message]:
         """Start again with more cells; where a sketch would be as large as the table, every row is joined instead."""
@@ -122,36 +122,36 @@ class RepairSession:
             self.cursor = entries[-1][:2]
             return
         self.rows = list(dict.fromkeys(self.rows))
-        self.phase = _Phase.MEND if self.rows else _Phase.DONE
+        self.phase = _Phase.SEND if self.rows else _Phase.DONE
 
-    def _mend(self, replica: Replica) -> list[wire.Message]:
-        bundles, count = replica.rows(self.table, self.rows[:MEND_ROWS_MAX], bytes_max=FEED_BYTES_MAX)
+    def _send_rows(self, replica: Replica) -> list[wire.Message]:
+        bundles, count = replica.rows(self.table, self.rows[:SEND_ROWS_MAX], bytes_max=FEED_BYTES_MAX)
         self.rows = self.rows[count:]
         if not self.rows:
             self.phase = _Phase.DONE
         return [wire.RepairRows(bundle) for bundle in bundles]
 
 
-def beyond(replica: Replica, bundle: bytes) -> list[bytes]:
+def rows_beyond(replica: Replica, bundle: bytes) -> list[bytes]:
     """Return bundles of the entries that this replica holds of a bundle's rows and that are not in it.
 
     What a peer sends to mend us and we have superseded, it has lost the superseder of: a later write, or a tombstone.
     """
     answers = []
     for section in Bundle.decode(bundle).sections:
-        told = {(group.site, hlc) for group in section.groups for hlc in group.hlcs}
+        sent = {(group.site, hlc) for group in section.groups for hlc in group.hlcs}
         for answer in replica.rows_named(section, bytes_max=FEED_BYTES_MAX):
-            groups = [group for group in answer.groups if any((group.site, hlc) not in told for hlc in group.hlcs)]
+            groups = [group for group in answer.groups if any((group.site, hlc) not in sent for hlc in group.hlcs)]
             if groups:
                 answers.append(Bundle([Section(section.table, [], groups)]).encode())
     return answers
 
 
-def ids_out(ids: Sequence[int]) -> bytes:
+def encode_ids(ids: Sequence[int]) -> bytes:
     """Return ids as they are sent: 5 bytes each, big-endian."""
     return b"".join(each.to_bytes(ID_BYTES, "big") for each in ids)
 
 
-def ids_in(data: bytes) -> frozenset[int]:
+def decode_ids(data: bytes) -> frozenset[int]:
     """Return the ids in the bytes of a `Want`."""
     return frozenset(int.from_bytes(data[at : at + ID_BYTES], "big") for at in range(0, len(data), ID_BYTES))

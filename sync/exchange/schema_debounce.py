@@ -2,15 +2,15 @@
 
 Why: adoption holds the write lock for milliseconds, and many a client does not wait for a lock. A script that makes a table
 and fills it, each in a run of the `sqlite3` shell, would meet the node at every step. Owns that moment. What always holds:
-a schema that goes on changing is taken in within `ADOPT_MAX_MS`. It must not know what adoption does.
+a schema that goes on changing is taken in within `DEFER_MS_MAX`. It must not know what adoption does.
 """
 
 from __future__ import annotations
 
-__all__ = ["ADOPT_MAX_MS", "QUIET_MS", "SchemaDebounce"]
+__all__ = ["DEFER_MS_MAX", "QUIET_MS", "SchemaDebounce"]
 
 QUIET_MS = 50  # longer than a shell needs to start its next client
-ADOPT_MAX_MS = 1_000
+DEFER_MS_MAX = 1_000
 
 
 class SchemaDebounce:
@@ -21,16 +21,16 @@ class SchemaDebounce:
         self._version = -1
         self._due_ms = 0
 
-    def put_off(self, version: int, now_ms: int) -> int | None:
+    def defer(self, version: int, now_ms: int) -> int | None:
         """Return when to take in a schema that has changed, None: at once; `version` changes with each commit of others."""
         if self._since_ms is None:
             self._since_ms = now_ms
             self._version = -1
         if version != self._version:
             self._version = version
-            self._due_ms = min(now_ms + QUIET_MS, self._since_ms + ADOPT_MAX_MS)
+            self._due_ms = min(now_ms + QUIET_MS, self._since_ms + DEFER_MS_MAX)
         return self._due_ms if now_ms < self._due_ms else None
 
-    def done(self) -> None:
+    def reset(self) -> None:
         """What has changed was taken in."""
         self._since_ms = None

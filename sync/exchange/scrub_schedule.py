@@ -18,7 +18,7 @@ __all__ = ["ScrubSchedule"]
 # A node that is killed compares again what it had compared for this long.
 SCRUB_KEEP_MS = 600_000
 # Rows of one step that somebody waits for: some milliseconds, so that links are served in between.
-ASKED_ROWS = 512
+REQUESTED_ROWS = 512
 
 
 class ScrubSchedule:
@@ -27,19 +27,19 @@ class ScrubSchedule:
     def __init__(self, replica: Replica, config: ExchangeConfig) -> None:
         self._replica = replica
         self._config = config
-        self._asked = False
+        self._requested = False
         self._step_at: int | None = None
         self._keep_at = 0
-        self._told = 0  # suspect rows of this pass that people have heard of
+        self._notified = 0  # suspect rows of this pass that people have heard of
 
     def next_deadline(self) -> int | None:
         """When `on_timer` is due."""
         return self._step_at
 
-    def ask(self, turn: Turn) -> None:
+    def request(self, turn: Turn) -> None:
         """Somebody wants all rows compared, from the first to the last."""
         self._replica.scrub.restart()
-        self._asked, self._told = True, 0
+        self._requested, self._notified = True, 0
         self._step_at = turn.now_ms
 
     def on_timer(self, turn: Turn) -> None:
@@ -51,35 +51,35 @@ class ScrubSchedule:
             return
         try:
             scrubbed, published = self._replica.scrub.step(
-                turn.wall_ms, ASKED_ROWS if self._asked else self._config.scrub_rows
+                turn.wall_ms, REQUESTED_ROWS if self._requested else self._config.scrub_rows
             )
-            if turn.now_ms >= self._keep_at and not self._asked:
+            if turn.now_ms >= self._keep_at and not self._requested:
                 self._keep_at = turn.now_ms + SCRUB_KEEP_MS
                 self._replica.scrub.keep()
         except DatabaseBusyError:
             self._step_at = turn.now_ms + self._config.busy_ms
             return
         turn.publish(published)
-        self._tell(scrubbed, turn)
-        if self._asked and scrubbed.done:
-            self._asked, self._keep_at = False, turn.now_ms  # what somebody asked for outlives this run
-        self._step_at = turn.now_ms if self._asked else turn.now_ms + self._config.scrub_ms
+        self._notify(scrubbed, turn)
+        if self._requested and scrubbed.done:
+            self._requested, self._keep_at = False, turn.now_ms  # what somebody asked for outlives this run
+        self._step_at = turn.now_ms if self._requested else turn.now_ms + self._config.scrub_ms
 
-    def _tell(self, scrubbed: Scrubbed, turn: Turn) -> None:
+    def _notify(self, scrubbed: Scrubbed, turn: Turn) -> None:
         detail = {"rows": scrubbed.rows, "found": scrubbed.found, "tables": list(scrubbed.tables)}
-        if scrubbed.found > self._told:
-            self._told = scrubbed.found
-            if not self._asked:
+        if scrubbed.found > self._notified:
+            self._notified = scrubbed.found
+            if not self._requested:
                 text = (
                     f"scrub: row(s) of {', '.join(scrubbed.tables)} were written without being captured; they are now"
                 )
-                turn.say("scrub.found", text, detail, "warning")
+                turn.notify("scrub.found", text, detail, "warning")
         if not scrubbed.done:
             return
-        self._told = 0
+        self._notified = 0
         what = (
             f"{scrubbed.found} row(s) not captured before" if scrubbed.found else "every row is as the change log says"
         )
         where = f", in {', '.join(scrubbed.tables)}" if scrubbed.tables else ""
         text = f"scrub: all tables compared, {what}{where}"
-        turn.say("scrub.done", text, detail, "info" if self._asked or scrubbed.found else "debug")
+        turn.notify("scrub.done", text, detail, "info" if self._requested or scrubbed.found else "debug")

@@ -28,10 +28,10 @@ REPEATS_PERIOD_MS = 5_000
 
 @dataclass(slots=True)
 class _Link:
-    flow: SendWindow
+    window: SendWindow
     repeats: TokenBucket
     stream: CatchUpStream | None = None
-    told: dict[str, Vector] = field(default_factory=dict)  # what complete streams have brought to this peer
+    delivered: dict[str, Vector] = field(default_factory=dict)  # what complete streams have brought to this peer
     rows: int = 0
 
 
@@ -42,41 +42,43 @@ class CatchUpServer:
         self._replica = replica
         self._links: dict[int, _Link] = {}
 
-    def opened(self, number: int, flow: SendWindow) -> None:
-        """A link stands; `flow` bounds what is sent on it."""
-        self._links[number] = _Link(flow, TokenBucket(REPEATS_MAX, REPEATS_PERIOD_MS))
+    def on_link_opened(self, number: int, window: SendWindow) -> None:
+        """A link stands; `window` bounds what is sent on it."""
+        self._links[number] = _Link(window, TokenBucket(REPEATS_MAX, REPEATS_PERIOD_MS))
 
-    def closed(self, number: int) -> None:
+    def on_link_closed(self, number: int) -> None:
         """A link is gone, and its stream with it."""
         self._links.pop(number, None)
 
-    def rows(self, number: int) -> int:
+    def rows_sent(self, number: int) -> int:
         """How many changes were sent on that link."""
         return self._links[number].rows
 
-    def streaming(self, number: int) -> bool:
+    def is_streaming(self, number: int) -> bool:
         """True while a stream on that link has not ended."""
         return self._links[number].stream is not None
 
     @property
-    def waiting(self) -> bool:
+    def ready(self) -> bool:
         """True if some stream can go on."""
-        return any(link.stream is not None and link.flow.room for link in self._links.values())
+        return any(link.stream is not None and link.window.has_room for link in self._links.values())
 
-    def asked(self, number: int, vectors: dict[str, Vector], turn: Turn) -> None:
+    def on_vectors(self, number: int, vectors: dict[str, Vector], turn: Turn) -> None:
         """A peer says what it covers: it is sent the rest."""
         link = self._links[number]
         if link.stream is not None:
             turn.drop(number, "asks for a stream before the last one has ended")
             return
         again = any(
-            next(iter(link.told[name].missing_from(have)), None) for name, have in vectors.items() if name in link.told
+            next(iter(link.delivered[name].missing_from(have)), None)
+            for name, have in vectors.items()
+            if name in link.delivered
         )
         if again and not link.repeats.take(turn.now_ms):
             turn.drop(number, "asks for the same rows again and again")
             return
         link.stream = CatchUpStream(self._replica, vectors)
-        changes = link.stream.plan()
+        changes = link.stream.estimate()
         if changes:
             turn.send(number, wire.Plan(changes))
 
@@ -84,7 +86,7 @@ class CatchUpServer:
         """A few chunks on every link that has room; false if the file is busy."""
         for number, link in sorted(self._links.items()):
             for _ in range(STEP_CHUNKS):
-                if link.stream is None or not link.flow.room:
+                if link.stream is None or not link.window.has_room:
                     break
                 try:
                     self._send_next(number, link, link.stream, turn)
@@ -97,8 +99,8 @@ class CatchUpServer:
         turn.publish(chunk.published)
         if chunk.bundle is None:
             link.stream = None
-            link.told.update(chunk.vectors)
+            link.delivered.update(chunk.vectors)
             turn.send(number, wire.Done(tuple(sorted(chunk.vectors.items())), tuple(sorted(chunk.collected.items()))))
             return
         link.rows += chunk.rows
-        link.flow.sent(turn.send(number, wire.Chunk(chunk.bundle)))
+        link.window.record_sent(turn.send(number, wire.Chunk(chunk.bundle)))

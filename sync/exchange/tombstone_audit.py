@@ -18,7 +18,7 @@ from mycomesh.sync.merge import tombstones
 from mycomesh.sync.replica import Replica
 from mycomesh.sync.wire import messages as wire
 
-__all__ = ["Audited", "TombstoneAudit", "answer"]
+__all__ = ["AuditStep", "TombstoneAudit", "reply_to"]
 
 # Stamps compared in one step, and rows dropped in one transaction: some milliseconds each.
 STAMPS_MAX = 16_384
@@ -27,7 +27,7 @@ _NEVER = (1 << 64, 1 << 64)
 
 
 @dataclass(slots=True)
-class Audited:
+class AuditStep:
     """What one step has done: batches to publish, rows that are gone, whether that was all, tables that moved.
 
     `short` are tables whose vector claims more than may be adopted at this time.
@@ -36,11 +36,11 @@ class Audited:
     published: list[bytes] = field(default_factory=list)
     rows: int = 0
     done: bool = False
-    moved: list[str] = field(default_factory=list)
-    short: list[str] = field(default_factory=list)
+    advanced: list[str] = field(default_factory=list)
+    incomplete: list[str] = field(default_factory=list)
 
 
-def answer(replica: Replica, question: wire.AuditRequest) -> wire.AuditReply:
+def reply_to(replica: Replica, question: wire.AuditRequest) -> wire.AuditReply:
     """Return which entries this replica holds; the caller has drained."""
     table = replica.tables.get(question.table)
     found: Sequence[int] = []
@@ -63,7 +63,7 @@ class TombstoneAudit:
         self._vectors = vectors
         self._collected = collected
         self._held = held
-        self._questions: deque[wire.AuditRequest] = deque()
+        self._requests: deque[wire.AuditRequest] = deque()
         self._absent: dict[str, array[int]] = {}  # table -> place, hlc, place, hlc, ...
 
     def begin(self) -> wire.AuditRequest | None:
@@ -72,23 +72,23 @@ class TombstoneAudit:
             marks, table = self._collected.get(name), self._replica.tables.get(name)
             if marks is None or table is None or not marks.missing_from(table.vector):
                 continue
-            self._questions += [
+            self._requests += [
                 wire.AuditRequest(name, site, after, upto)
                 for site, ranges in self._vectors.get(name, Vector()).items()
                 for after, upto in ranges
                 if tombstones.stamps(table, site, after, upto, 1)[0]
             ]
-        return self._questions[0] if self._questions else None
+        return self._requests[0] if self._requests else None
 
     @property
-    def asking(self) -> bool:
+    def awaiting_reply(self) -> bool:
         """True while an answer is to come."""
-        return bool(self._questions)
+        return bool(self._requests)
 
-    def answered(self, held: wire.AuditReply) -> wire.AuditRequest | None:
+    def on_audit_reply(self, held: wire.AuditReply) -> wire.AuditRequest | None:
         """Take one answer; returns the next question. Raises `DecodeError` for an answer to another question."""
-        require(self._questions, "answers an audit that has ended")
-        question = self._questions.popleft()
+        require(self._requests, "answers an audit that has ended")
+        question = self._requests.popleft()
         same = (held.table, held.site, held.after) == (question.table, question.site, question.after)
         require(same and question.after < held.reached <= question.upto, "answers another audit")
         table = self._replica.tables.get(held.table)
@@ -101,24 +101,24 @@ class TombstoneAudit:
                 for hlc in _besides(mine, windows):
                     absent.extend((place, hlc))
         if held.reached < question.upto:
-            self._questions.appendleft(wire.AuditRequest(question.table, question.site, held.reached, question.upto))
-        return self._questions[0] if self._questions else None
+            self._requests.appendleft(wire.AuditRequest(question.table, question.site, held.reached, question.upto))
+        return self._requests[0] if self._requests else None
 
-    def step(self, wall_ms: int) -> Audited:
+    def step(self, wall_ms: int) -> AuditStep:
         """Drop some of what is gone, and adopts when nothing is left; raises `DatabaseBusyError` with nothing lost."""
-        audited = Audited()
-        audited.published = self._replica.changing(wall_ms, lambda: self._drop(audited, wall_ms))
-        audited.done = not self._absent
-        if audited.done:
-            audited.moved = self._replica.adopt(self._vectors, self._collected, wall_ms)
-            audited.short = [
+        step = AuditStep()
+        step.published = self._replica.changing(wall_ms, lambda: self._drop(step, wall_ms))
+        step.done = not self._absent
+        if step.done:
+            step.advanced = self._replica.adopt(self._vectors, self._collected, wall_ms)
+            step.incomplete = [
                 name
                 for name, vector in self._vectors.items()
                 if name in self._replica.tables and vector.missing_from(self._replica.vector(name))
             ]
-        return audited
+        return step
 
-    def _drop(self, audited: Audited, wall_ms: int) -> None:
+    def _drop(self, step: AuditStep, wall_ms: int) -> None:
         if not self._absent:
             return
         name, absent = next(iter(self._absent.items()))
@@ -126,7 +126,7 @@ class TombstoneAudit:
         table = self._replica.tables.get(name)
         if table is not None:
             forgotten = tombstones.forget(table, list(zip(some[::2], some[1::2], strict=True)), wall_ms)
-            audited.rows += forgotten
+            step.rows += forgotten
             if forgotten:
                 self._replica.show_again(table)  # parked rows, whose place they had
         # Kept in memory alone: what a rolled back transaction leaves undone is audited by the next round.

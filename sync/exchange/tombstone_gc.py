@@ -25,7 +25,7 @@ MEMBERS_MAX = 4_096
 # Tombstones of one transaction: some milliseconds.
 COLLECT_MAX = 512
 # When a member was heard of is written down about so often; the retention is counted in days.
-NOTED_MS = 3_600_000
+RECORD_MS = 3_600_000
 _FACT = "members"
 
 
@@ -43,23 +43,23 @@ class TombstoneGC:
     def __init__(self, replica: Replica, config: ExchangeConfig) -> None:
         self._replica = replica
         self._config = config
-        self._heard: dict[bytes, int] = _recalled(replica.recall(_FACT))  # node id -> wall ms
-        self._noted = dict(self._heard)
-        self._known = False  # nothing is collected until the mesh has said who the members are
+        self._last_heard: dict[bytes, int] = _decode_heard(replica.recall(_FACT))  # node id -> wall ms
+        self._recorded = dict(self._last_heard)
+        self._members_known = False  # nothing is collected until the mesh has said who the members are
         self._due: _Due | None = None
         self._stable: dict[str, int] = {}  # what was stable at the look before this one
 
-    def members(self, members: tuple[tuple[bytes, int | None], ...], turn: Turn) -> None:
+    def on_members(self, members: tuple[tuple[bytes, int | None], ...], turn: Turn) -> None:
         """Take over who the other members are; those that are not named have left."""
         heard = {}
         for node_id, ago_ms in members[:MEMBERS_MAX]:
-            before = self._heard.get(node_id)
+            before = self._last_heard.get(node_id)
             if ago_ms is not None:
                 heard[node_id] = max(turn.wall_ms - ago_ms, before or 0)
             else:
                 heard[node_id] = turn.wall_ms if before is None else before
-        self._heard = heard
-        self._known = True
+        self._last_heard = heard
+        self._members_known = True
 
     def next_deadline(self) -> int | None:
         """When `on_timer` is due."""
@@ -86,7 +86,7 @@ class TombstoneGC:
 
     def _beat_ms(self) -> int:
         """How long until the next look, so that what a node hears of beats a second does not grow with the mesh."""
-        return self._config.beat_ms * max(1, (1 + len(self._heard)) // self._config.beat_members)
+        return self._config.beat_ms * max(1, (1 + len(self._last_heard)) // self._config.beat_members)
 
     def _beat(self, turn: Turn) -> None:
         """Says that nothing older comes from here, in tables with tombstones that this site's clock has not passed."""
@@ -103,9 +103,9 @@ class TombstoneGC:
 
     def _collect(self, turn: Turn) -> bool:
         """Remove what was stable at the look before this one; true if there is more of it."""
-        if not self._known:
+        if not self._members_known:
             return False
-        self._note()
+        self._record()
         total, more = 0, False
         for name, table in sorted(self._replica.tables.items()):
             stable = self._stable_upto(table, turn.wall_ms)
@@ -116,7 +116,7 @@ class TombstoneGC:
             else:
                 self._stable[name] = stable
         if total:
-            turn.say("tombstones.collected", f"{total} delete markers collected", {"count": total}, "debug")
+            turn.notify("tombstones.collected", f"{total} delete markers collected", {"count": total}, "debug")
         return more
 
     def _stable_upto(self, table: Table, wall_ms: int) -> int:
@@ -125,8 +125,8 @@ class TombstoneGC:
         own = self._replica.site
         oldest_ms = wall_ms - self._config.retention_ms
         waiting = [vector.upto(own)]
-        for node_id in (own, *self._heard):
-            if node_id != own and self._heard[node_id] < oldest_ms:
+        for node_id in (own, *self._last_heard):
+            if node_id != own and self._last_heard[node_id] < oldest_ms:
                 continue
             clocks = sorted(
                 vector.upto(site) for site, _ in vector.items() if site[:SITE_PREFIX] == node_id[:SITE_PREFIX]
@@ -137,18 +137,18 @@ class TombstoneGC:
         # What is older than the retention waits for nobody: not even for members that do not have this table at all.
         return max(min(waiting), hlc_from_ms(max(oldest_ms, 0)))
 
-    def _note(self) -> None:
+    def _record(self) -> None:
         """Write down when members were heard of, if that has changed by much."""
-        changed = self._heard.keys() != self._noted.keys() or any(
-            self._heard[node_id] >= self._noted[node_id] + NOTED_MS for node_id in self._heard
+        changed = self._last_heard.keys() != self._recorded.keys() or any(
+            self._last_heard[node_id] >= self._recorded[node_id] + RECORD_MS for node_id in self._last_heard
         )
         if changed:
-            self._replica.remember(_FACT, codec.encode([list(item) for item in sorted(self._heard.items())]))
-            self._noted = dict(self._heard)
+            self._replica.remember(_FACT, codec.encode([list(item) for item in sorted(self._last_heard.items())]))
+            self._recorded = dict(self._last_heard)
 
 
-def _recalled(stored: object) -> dict[bytes, int]:
-    """Return what `_note` wrote; nothing where there is nothing, or another hand has been at it."""
+def _decode_heard(stored: object) -> dict[bytes, int]:
+    """Return what `_record` wrote; nothing where there is nothing, or another hand has been at it."""
     if not isinstance(stored, bytes):
         return {}
     try:

@@ -13,12 +13,12 @@ from mycomesh.sync.events import Action, DropLink, Notice, Publish, Send
 from mycomesh.sync.replication.priority import UrgentBatch
 from mycomesh.sync.wire import messages as wire
 
-__all__ = ["Turn", "published"]
+__all__ = ["Turn", "publish_actions"]
 
 URGENT, FRESH = 0, 1  # priorities of live batches; rounds have `Send`'s, behind both
 
 
-def published(batches: list[bytes]) -> list[Action]:
+def publish_actions(batches: list[bytes]) -> list[Action]:
     """Return what publishes committed local batches."""
     return [Publish(batch, URGENT if isinstance(batch, UrgentBatch) else FRESH) for batch in batches]
 
@@ -31,7 +31,7 @@ class Turn:
     wall_ms: int
     actions: list[Action] = field(default_factory=list)
     changed: bool = False  # something was stamped or merged: compare with peers once it has settled
-    moved: bool = False  # a round has covered something: tell every peer at once
+    covered_more: bool = False  # a round has covered something: tell every peer at once
 
     def send(self, link: int, message: wire.Message) -> int:
         """One message of anti-entropy on one link; returns its size in bytes."""
@@ -41,10 +41,10 @@ class Turn:
 
     def publish(self, batches: list[bytes]) -> None:
         """Committed local batches for the whole mesh."""
-        self.actions.extend(published(batches))
+        self.actions.extend(publish_actions(batches))
         self.changed = self.changed or bool(batches)
 
-    def say(self, event: str, text: str, detail: dict[str, Any] | None = None, level: str = "info") -> None:
+    def notify(self, event: str, text: str, detail: dict[str, Any] | None = None, level: str = "info") -> None:
         """Something a person may want to know."""
         self.actions.append(Notice(event, text, detail or {}, level))
 

@@ -50,7 +50,7 @@ class RecordingExchange:
     def next_deadline(self):
         return self.deadline
 
-    def farewell(self, reason):
+    def drop_links(self, reason):
         return [DropLink(1, reason)]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mycomesh.sync.events import CoverageRequested, MessageReceived, RightsKnown
-from mycomesh.sync.exchange.acknowledgements import SILENT_MS, mark_of
+from mycomesh.sync.exchange.acknowledgements import REPLY_MS_MAX, write_position
 from mycomesh.sync.wire import messages as wire
 from tests.sync.exchanges import World
 
@@ -23,7 +23,7 @@ def holders(world, node, mark):
     """Who says that it covers the mark, a round trip after the question."""
     world.do(node, CoverageRequested())
     world.run(50)
-    return list(node.exchange.reaching.holders(node.peer.replica.site, mark))
+    return list(node.exchange.acknowledgements.peers_covering(node.peer.replica.site, mark))
 
 
 def test_a_write_is_on_the_peers_that_cover_it_and_on_no_other(world):
@@ -34,7 +34,7 @@ def test_a_write_is_on_the_peers_that_cover_it_and_on_no_other(world):
     world.run(2_000)
     world.cut(link)
     world.write(first, "INSERT INTO t VALUES(1, 'a')")
-    mark = mark_of(first.peer.replica)
+    mark = write_position(first.peer.replica)
     assert holders(world, first, mark) == [second.peer.node_id]
     world.link(first, third)
     world.run(2_000)
@@ -47,7 +47,7 @@ def test_writes_that_come_later_are_not_waited_for(world):
     world.write(first, SCHEMA)
     world.run(2_000)
     world.write(first, "INSERT INTO t VALUES(1, 'a')")
-    mark = mark_of(first.peer.replica)
+    mark = write_position(first.peer.replica)
     world.run(20)
     world.publishing = False  # what comes from here on stays where it is written
     for number in range(2, 30):
@@ -55,7 +55,7 @@ def test_writes_that_come_later_are_not_waited_for(world):
         world.write(second, f"INSERT INTO t VALUES({-number}, 'theirs')")
     assert not world.equal()
     assert holders(world, first, mark) == [second.peer.node_id]
-    assert holders(world, first, mark_of(first.peer.replica)) == []
+    assert holders(world, first, write_position(first.peer.replica)) == []
 
 
 def test_what_a_peer_holds_it_holds_after_its_link_has_ended(world):
@@ -63,11 +63,11 @@ def test_what_a_peer_holds_it_holds_after_its_link_has_ended(world):
     link = world.link(first, second)
     world.write(first, SCHEMA)
     world.run(2_000)
-    mark = mark_of(first.peer.replica)
+    mark = write_position(first.peer.replica)
     assert holders(world, first, mark) == [second.peer.node_id]
     world.cut(link)
     assert holders(world, first, mark) == [second.peer.node_id]
-    assert first.exchange.reaching.holders(b"another site 16b", mark) == ()
+    assert first.exchange.acknowledgements.peers_covering(b"another site 16b", mark) == ()
 
 
 def test_a_peer_that_may_not_read_a_table_hears_nothing_of_it_and_holds_nothing_of_it(world):
@@ -75,7 +75,7 @@ def test_a_peer_that_may_not_read_a_table_hears_nothing_of_it_and_holds_nothing_
     world.link(first, second)
     world.write(first, SCHEMA)
     world.run(2_000)
-    mark = mark_of(first.peer.replica)
+    mark = write_position(first.peer.replica)
     grants = ((first.peer.node_id, (("t", "-"),)),)
     world.do(second, RightsKnown(second.peer.node_id, grants))
     assert holders(world, first, mark) == []
@@ -87,7 +87,7 @@ def test_an_answer_that_nobody_asked_for_counts_for_nothing(world):
     link = next(number for number, (node, _) in world.links.items() if node is first)
     site = first.peer.replica.site
     world.do(first, MessageReceived(link, wire.encode(wire.CoverageReply(site, (("t", 1 << 60),)))))
-    assert first.exchange.reaching.holders(site, {"t": 5}) == ()
+    assert first.exchange.acknowledgements.peers_covering(site, {"t": 5}) == ()
 
 
 def test_a_silent_peer_is_asked_again_but_not_at_once(world):
@@ -96,7 +96,7 @@ def test_a_silent_peer_is_asked_again_but_not_at_once(world):
     world.run(100)
     first.sent.clear()
     world._carry = lambda _link, _payload: None
-    for wait_ms in (0, SILENT_MS // 2, SILENT_MS):
+    for wait_ms in (0, REPLY_MS_MAX // 2, REPLY_MS_MAX):
         world.now += wait_ms
         world.do(first, CoverageRequested())
     assert sum(isinstance(wire.decode(data), wire.CoverageRequest) for _, _, data in first.sent) == 2

@@ -757,7 +757,7 @@ def test_rows_that_nobody_asked_for_end_the_link(attacked):
 
 def test_a_round_that_brings_nothing_and_never_ends_is_dropped(attacked, monkeypatch):
     world, _, liar = attacked
-    monkeypatch.setattr(fetch, "BARREN_CHUNKS_MAX", 50)
+    monkeypatch.setattr(fetch, "NOOP_CHUNKS_MAX", 50)
     stale = Bundle([Section("t", [], [])]).encode()
     liar.say(LURE)
     for _ in range(1_000):

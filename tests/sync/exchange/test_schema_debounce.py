@@ -6,7 +6,7 @@ import pytest
 
 from mycomesh.sync.events import CommitSeen
 from mycomesh.sync.exchange.catch_up_stream import FACTS_MAX
-from mycomesh.sync.exchange.schema_debounce import ADOPT_MAX_MS, QUIET_MS
+from mycomesh.sync.exchange.schema_debounce import DEFER_MS_MAX, QUIET_MS
 from mycomesh.sync.schema import catalog
 from mycomesh.sync.schema.catalog import ADOPTED_MAX
 from mycomesh.sync.sqlite import table_spec
@@ -86,10 +86,10 @@ def test_a_look_that_finds_no_new_commit_does_not_put_it_off_further(world):
 def test_a_schema_that_goes_on_changing_is_taken_in_all_the_same(world):
     node = world.nodes[0]
     step = QUIET_MS - 10
-    for number in range(ADOPT_MAX_MS // step + 2):
+    for number in range(DEFER_MS_MAX // step + 2):
         write(world, node, f"CREATE TABLE t{number}(v)")
         world.run(step)
-    assert len(captured(node)) >= ADOPT_MAX_MS // step
+    assert len(captured(node)) >= DEFER_MS_MAX // step
 
 
 def test_a_row_of_a_table_that_stands_goes_out_at_once(world):

@@ -115,7 +115,7 @@ def test_a_hostile_reader_gets_nothing_in_by_live_batch_chunk_or_mend(world_of):
 def _batches(node):
     """The node's own rows of `logs` as it would stream them."""
     stream = CatchUpStream(node.peer.replica, {"logs": Vector()})
-    stream.plan()
+    stream.estimate()
     while True:
         chunk = stream.next(node.peer.wall_ms + 10**6)
         if chunk.bundle is None:
