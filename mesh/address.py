@@ -6,7 +6,7 @@ from ipaddress import AddressValueError, IPv6Address
 
 from mycomesh.mesh.events import Address
 
-__all__ = ["circuit_address", "host_group", "is_circuit", "is_loopback", "travels"]
+__all__ = ["circuit_address", "host_group", "is_circuit", "is_loopback", "is_routable"]
 
 _VIA = "via-"
 
@@ -26,7 +26,7 @@ def is_loopback(host: str) -> bool:
     return host == "::1" or host.startswith(("127.", "::ffff:127."))
 
 
-def travels(host: str) -> bool:
+def is_routable(host: str) -> bool:
     """Whether an address means the same to another machine: not loopback, not link-local."""
     return not is_loopback(host) and _SCOPED not in host and not host.lower().startswith(("fe80:", "169.254."))
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from mycomesh.mesh.versions import SPOKEN, Versions
+from mycomesh.mesh.versions import SUPPORTED, Versions
 
 __all__ = ["GossipLimits", "MeshConfig"]
 
@@ -17,7 +17,7 @@ __all__ = ["GossipLimits", "MeshConfig"]
 class GossipLimits:
     """Bounds and times, each with its reason.
 
-    seen_max: ids remembered; at 1,000 batches a second half a minute, far longer than any copy travels.
+    seen_max: ids remembered; at 1,000 batches a second half a minute, far longer than any copy is_routable.
     kept_max, kept_bytes_max: batches kept to answer grafts; a graft comes within a second.
     missing_max: announced batches waited for; beyond it the catch-up is quicker anyway.
     trees_max: origins with a tree of their own; more than a small mesh has members.
@@ -79,7 +79,7 @@ class MeshConfig:
     queue_bytes_max: int = 56 << 20
     behind_bytes: int = 1 << 20
     ready_bytes: int = 64 << 10
-    versions: Versions = SPOKEN
+    versions: Versions = SUPPORTED
     gossip: GossipLimits = field(default_factory=GossipLimits)
 
     def __post_init__(self) -> None:

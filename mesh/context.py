@@ -30,7 +30,14 @@ if TYPE_CHECKING:
     from mycomesh.mesh.membership.membership import Membership
     from mycomesh.mesh.versions import Versions
 
-__all__ = ["SUPERSEDED", "Context", "cloned", "unspoken", "usurped", "welcome"]
+__all__ = [
+    "SUPERSEDED",
+    "Context",
+    "never_refuse",
+    "notice_identity_cloned",
+    "notice_link_taken_over",
+    "notice_version_mismatch",
+]
 
 SUPERSEDED = "superseded"  # what a member hears on a connection whose place another one of its own has taken
 
@@ -47,7 +54,7 @@ class Context:
     invitations: tuple[Invitation, ...] = ()
     port: int = 0
 
-    def papers(self) -> MemberHello:
+    def hello(self) -> MemberHello:
         """What this node shows to members."""
         return MemberHello(self.identity.certificate, self.boot, self.port, self.config.versions)
 
@@ -62,24 +69,24 @@ class Context:
         mesh_id = self.identity.mesh_id
         return tuple((each.code(mesh_id).psk(), each) for each in self.invitations if each.is_open(wall_ms))
 
-    def grant(self, visitor: JoinRequest, membership: Membership, wall_ms: int) -> tuple[bytes, str, Invitation]:
+    def grant(self, join_request: JoinRequest, membership: Membership, wall_ms: int) -> tuple[bytes, str, Invitation]:
         """The grant for a joining node, its name, and what is left of the invitation; EnrolmentError if none can be given.
 
         Nodes made from one image all ask for the image's host name: one that another member bears gets a number behind.
         """
         assert self.root_seed is not None, "invitations are offered only where the root key lies"
-        invitation, roster = visitor.invitation, membership.roster
+        invitation, roster = join_request.invitation, membership.roster
         if invitation not in self.invitations:
             raise EnrolmentError("the invitation was used up while this node was joining: invite it again")
-        if roster.standing.revocation(identifier(visitor.request.node_key)) is not None:
+        if roster.standing.revocation(identifier(join_request.request.node_key)) is not None:
             raise EnrolmentError("this node was revoked: it joins again only with keys of its own, from another --home")
-        taken = {member.name for member in roster.members() if member.node_key != visitor.request.node_key}
-        request = replace(visitor.request, name=free_name(visitor.request.name, taken))
+        taken = {member.name for member in roster.members() if member.node_key != join_request.request.node_key}
+        request = replace(join_request.request, name=free_name(join_request.request.name, taken))
         granted = grant(
             self.root_seed,
             self.identity,
             request,
-            visitor.static,
+            join_request.static,
             wall_ms=wall_ms,
             entropy=self.entropy,
             roles=invitation.roles,
@@ -94,24 +101,24 @@ class Context:
         return granted, request.name, left
 
 
-def welcome(_papers: MemberHello) -> str:
+def never_refuse(_hello: MemberHello) -> str:
     """The side that was dialled leaves the choice between two connections to `_replaces`."""
     return ""
 
 
-def cloned(address: Address) -> Notice:
+def notice_identity_cloned(address: Address) -> Notice:
     """What a person hears when another node runs with our keys."""
     text = f"another node at {address} runs with this node's own identity: give it one of its own"
     return Notice("identity.cloned", text, {"address": str(address)}, "error")
 
 
-def usurped(address: Address, peer: MemberHello) -> Notice:
+def notice_link_taken_over(address: Address, peer: MemberHello) -> Notice:
     """What a person hears when a peer has taken up a link with another node that runs with our keys."""
     text = f"{peer.certificate.name} has a link with another node of this node's own identity: give that one its own"
     return Notice("identity.cloned", text, {"address": str(address)}, "error")
 
 
-def unspoken(address: Address, theirs: MemberHello, ours: Versions) -> Notice:
+def notice_version_mismatch(address: Address, theirs: MemberHello, ours: Versions) -> Notice:
     """What a person hears of a member that speaks no version of ours: both ranges, and which of the two is behind."""
     name, spoken = theirs.certificate.name, theirs.versions
     behind = "this node" if ours.newest < spoken.newest else name

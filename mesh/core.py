@@ -15,7 +15,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, assert_never
 
 from mycomesh.mesh.config import MeshConfig
-from mycomesh.mesh.context import SUPERSEDED, Context, cloned, unspoken, usurped, welcome
+from mycomesh.mesh.context import (
+    SUPERSEDED,
+    Context,
+    never_refuse,
+    notice_identity_cloned,
+    notice_link_taken_over,
+    notice_version_mismatch,
+)
 from mycomesh.mesh.errors import EnrolmentError, MeshError
 from mycomesh.mesh.events import (
     Address,
@@ -45,7 +52,7 @@ from mycomesh.mesh.links.authentication import BOOT_BYTES, JoinRequest, MemberGa
 from mycomesh.mesh.links.connection_limits import ConnectionLimits
 from mycomesh.mesh.links.dialer import Dialer
 from mycomesh.mesh.links.failure_detector import FailureDetector
-from mycomesh.mesh.links.link import PONGS_MAX, Link, awake, introductions, offsets
+from mycomesh.mesh.links.link import PONGS_MAX, Link, addresses_to_share, clock_offsets, due_links
 from mycomesh.mesh.links.link_table import LinkTable
 from mycomesh.mesh.membership.membership import Membership
 from mycomesh.mesh.mesh_clock import MeshClock
@@ -54,10 +61,10 @@ from mycomesh.mesh.notice_throttle import NoticeThrottle
 from mycomesh.mesh.overlay.active_view import ActiveView
 from mycomesh.mesh.overlay.overlay import Overlay
 from mycomesh.mesh.peer_status import PeerStatus, peer_status
-from mycomesh.mesh.results import Drop, Result, Tell
+from mycomesh.mesh.results import Drop, Result, Send
 from mycomesh.mesh.session.session import Closed, Opened, Phase, Received, Reply, Session, Step
 from mycomesh.mesh.turn import Turn
-from mycomesh.mesh.versions import Misfits
+from mycomesh.mesh.versions import VersionMismatches
 
 if TYPE_CHECKING:
     import random
@@ -75,19 +82,19 @@ class MeshCore:
     """One member node's mesh. Feed it events and do what it answers; call it again at `next_deadline()`."""
 
     __slots__ = (
+        "_active_view",
+        "_connection_limits",
+        "_context",
         "_dialer",
         "_dirty",
-        "_door",
-        "_house",
         "_links_due_ms",
-        "_misfits",
+        "_notice_throttle",
         "_overlay",
-        "_quiet",
-        "_view",
+        "_version_mismatches",
         "links",
         "membership",
+        "mesh_clock",
         "roster",
-        "timekeeper",
     )
 
     def __init__(
@@ -103,17 +110,17 @@ class MeshCore:
     ) -> None:
         self.membership = Membership(identity, root_seed, entropy, standing)
         self.roster = self.membership.roster
-        self._house = Context(identity, config, entropy, entropy(BOOT_BYTES), root_seed)
+        self._context = Context(identity, config, entropy, entropy(BOOT_BYTES), root_seed)
         self.links = LinkTable()
         self._dirty: dict[int, None] = {}
         self._dialer = Dialer(config, rng)
-        self._door = ConnectionLimits(config)
+        self._connection_limits = ConnectionLimits(config)
         self._overlay = Overlay(self.membership, config, rng, self._neighbours)
-        self._quiet = NoticeThrottle()
-        self._misfits = Misfits()
-        self.timekeeper = MeshClock()
+        self._notice_throttle = NoticeThrottle()
+        self._version_mismatches = VersionMismatches()
+        self.mesh_clock = MeshClock()
         self._links_due_ms = _NEVER  # no link is due before; traffic moves deadlines away from here unseen
-        self._view = ActiveView(config, self._overlay, rng)
+        self._active_view = ActiveView(config, self._overlay, rng)
         for invitation in invitations:
             self.invite(invitation)
 
@@ -121,15 +128,15 @@ class MeshCore:
 
     def handle(self, event: Event, now_ms: int, wall_ms: int) -> list[Action]:
         """Take one event; return what must be done, in order."""
-        turn = Turn(now_ms, wall_ms, self._quiet)
+        turn = Turn(now_ms, wall_ms, self._notice_throttle)
         match event:
             case ConnOpened() | ConnReceived() | ConnDrained() | ConnClosed():
                 self._on_conn(event, turn)
             case AddressFound() | DialFailed() | NetworkChanged():
-                self._dialer.hint(event, now_ms)
+                self._dialer.on_event(event, now_ms)
             case SendMessage(conn, payload, priority):
                 link = self.links.conns.get(conn)
-                if link is not None and link.papers is not None:
+                if link is not None and link.hello is not None:
                     self._queue(link, App(payload), priority, turn)
             case PublishBatch(payload, priority):
                 self._apply(self._overlay.publish(payload, priority, now_ms), turn)
@@ -139,27 +146,27 @@ class MeshCore:
                 self._on_timer(turn)
             case _:
                 assert_never(event)
-        self._settle(turn)
+        self._after_event(turn)
         return turn.actions
 
     def next_deadline(self) -> int | None:
         """The monotonic millisecond at which `TimerFired` is due."""
         due = self._overlay.deadline()
         dial = self._dialer.deadline()
-        trim = self._view.deadline(self.links.members)
+        trim = self._active_view.deadline(self.links.members)
         return min(due, self._links_due_ms, due if dial is None else dial, due if trim is None else trim)
 
     def invite(self, invitation: Invitation) -> None:
         """Accept this invitation from this moment on; the oldest goes when there are more than a handshake tries."""
-        self._house.invite(invitation)
+        self._context.invite(invitation)
 
     def invitations(self) -> tuple[Invitation, ...]:
         """The invitations as they stand; to be stored again at each `enrolment.granted` notice."""
-        return self._house.invitations
+        return self._context.invitations
 
-    def listen(self, port: int) -> None:
+    def advertise_port(self, port: int) -> None:
         """Peers may be told that this node listens on this TCP port."""
-        self._house.port = port
+        self._context.port = port
 
     def peers(self, now_ms: int) -> tuple[PeerStatus, ...]:
         """Every other member, by name: linked, reachable over others, or down."""
@@ -170,7 +177,7 @@ class MeshCore:
                 each,
                 overlay.topology,
                 self.links.members.get(each.node_id),
-                self._misfits.of(each.node_id),
+                self._version_mismatches.versions_of(each.node_id),
                 now_ms,
             )
             for each in others
@@ -202,33 +209,33 @@ class MeshCore:
     def _on_opened(self, event: ConnOpened, turn: Turn) -> None:
         conn, address, dialled = event.conn, event.address, event.dialled
         assert conn not in self.links.conns, f"connection {conn} was opened twice"
-        house = self._house
+        context = self._context
         if dialled:
-            self._dialer.opened(address)
-        elif self._door.refuses(
-            self.links.conns.values(), address.host, turn.now_ms, known=self._dialer.known_host(address.host)
+            self._dialer.on_conn_opened(address)
+        elif self._connection_limits.refuses(
+            self.links.conns.values(), address.host, turn.now_ms, known=self._dialer.is_member_host(address.host)
         ):
             text = f"too many connections of strangers; one from {address.host} was closed"
-            turn.say(Notice("conn.crowded", text, level="warning"))
+            turn.notify(Notice("conn.crowded", text, level="warning"))
             turn.do(Close(conn, "too many strangers"))
             return
-        invitations = () if dialled else house.open_invitations(turn.wall_ms)
-        unwanted = self._unwanted if dialled else welcome
+        invitations = () if dialled else context.open_invitations(turn.wall_ms)
+        refusal_reason = self._refusal_reason if dialled else never_refuse
         membership = self.membership
         secrets = (membership.secret_for(address, turn.wall_ms),) if dialled else membership.secrets(turn.wall_ms)
-        gate = MemberGate(house.papers(), membership.roster, secrets, invitations, unwanted)
-        session = Session(gate.keys(), gate, initiator=dialled, entropy=house.entropy)
-        detector = FailureDetector(turn.now_ms, heartbeat_ms=house.config.heartbeat_ms)
+        gate = MemberGate(context.hello(), membership.roster, secrets, invitations, refusal_reason)
+        session = Session(gate.keys(), gate, initiator=dialled, entropy=context.entropy)
+        detector = FailureDetector(turn.now_ms, heartbeat_ms=context.config.heartbeat_ms)
         link = Link(conn, address, dialled, session, gate, turn.now_ms, detector)
         self.links.conns[conn] = link
-        self._links_due_ms = min(self._links_due_ms, link.deadline(house.config.handshake_ms))
+        self._links_due_ms = min(self._links_due_ms, link.deadline(context.config.handshake_ms))
         if dialled:
             link.write(session.start(), turn)
 
     def _on_received(self, link: Link, data: bytes, turn: Turn) -> None:
         link.gate.wall_ms = turn.wall_ms
         link.received_bytes += len(data)
-        link.detector.heard(turn.now_ms)
+        link.detector.record_received(turn.now_ms)
         for step in link.session.receive(data, turn.now_ms):
             if not self._on_step(link, step, turn):
                 return
@@ -239,13 +246,13 @@ class MeshCore:
         match step:
             case Received(pieces, _):
                 assert isinstance(link.gate, MemberGate)
-                if link.papers is None and not link.gate.stale:
-                    assert link.gate.papers is not None
-                    self._admit(link, link.gate.papers, turn)
+                if link.hello is None and not link.gate.stale:
+                    assert link.gate.hello is not None
+                    self._admit(link, link.gate.hello, turn)
                 try:
                     message = decode_pieces(pieces, link.version)
-                    if link.papers is None:
-                        self._on_stale(link, message, turn)
+                    if link.hello is None:
+                        self._on_stale_message(link, message, turn)
                     elif message is not None:
                         self._on_message(link, message, turn)
                 except MeshError as error:
@@ -253,7 +260,7 @@ class MeshCore:
             case Reply(data):
                 link.write(data, turn)
             case Opened():
-                self._on_introduced(link, turn)
+                self._on_handshake_done(link, turn)
             case Closed(reason, error):
                 self._on_refused(link, error, reason, turn)
             case _:
@@ -262,121 +269,121 @@ class MeshCore:
 
     def _on_refused(self, link: Link, error: MeshError | None, reason: str, turn: Turn) -> None:
         assert isinstance(link.gate, MemberGate)
-        papers = link.gate.papers
-        if isinstance(error, RefusalError) and papers is not None:
-            if papers.certificate.node_id != self._house.identity.node_id:
-                self._dialer.answered(link.address, papers.certificate.node_id)
-            elif papers.boot == self._house.boot:
-                self._dialer.ours(link.address)
+        hello = link.gate.hello
+        if isinstance(error, RefusalError) and hello is not None:
+            if hello.certificate.node_id != self._context.identity.node_id:
+                self._dialer.record_member(link.address, hello.certificate.node_id)
+            elif hello.boot == self._context.boot:
+                self._dialer.record_own_address(link.address)
             else:
-                turn.say(cloned(link.address))
-        elif error is not None and link.papers is None:
-            turn.say(Notice("peer.refused", f"{link.address} was refused: {error}"))
-        elif reason == SUPERSEDED and link.papers is not None and self.links.only(link):
+                turn.notify(notice_identity_cloned(link.address))
+        elif error is not None and link.hello is None:
+            turn.notify(Notice("peer.refused", f"{link.address} was refused: {error}"))
+        elif reason == SUPERSEDED and link.hello is not None and self.links.is_only_link(link):
             # The peer has another link with our keys, and we have none: to dial at once would end that one.
-            self._dialer.rest(link.papers.certificate.node_id, turn.now_ms)
-            turn.say(usurped(link.address, link.papers))
+            self._dialer.pause_member(link.hello.certificate.node_id, turn.now_ms)
+            turn.notify(notice_link_taken_over(link.address, link.hello))
         self._drop(link, reason if error is not None else f"the peer said: {reason}", turn)
 
     def _drop(self, link: Link, reason: str, turn: Turn, *, gone: bool = False) -> None:
         """End a connection: say goodbye if anyone is there, and free everything it held."""
         unlinked = self.links.remove(link)
         self._dirty.pop(link.conn, None)
-        if link.dialled and link.papers is None:
+        if link.dialled and link.hello is None:
             self.membership.called(link.address, answered=link.session.phase is not Phase.CALLED)
         if not gone:
             link.write(link.session.end(reason), turn)
             turn.do(Close(link.conn, reason))
         if unlinked is not None:
-            self._dialer.unlinked(unlinked, turn.now_ms)
-        if link.papers is not None:
-            self._overlay.link_down(link.conn, turn.now_ms)
-            turn.do(LinkDown(link.conn, link.info(), reason))
+            self._dialer.on_link_down(unlinked, turn.now_ms)
+        if link.hello is not None:
+            self._overlay.on_link_down(link.conn, turn.now_ms)
+            turn.do(LinkDown(link.conn, link.peer_info(), reason))
         if link.dialled:
-            self._dialer.closed(link.address, turn.now_ms)
+            self._dialer.on_conn_closed(link.address, turn.now_ms)
 
     # ---- admission
 
-    def _on_stale(self, link: Link, message: Message | None, turn: Turn) -> None:
+    def _on_stale_message(self, link: Link, message: Message | None, turn: Turn) -> None:
         """A member came with an older secret: nothing but decrees passes, until both use the same one and begin anew."""
         if isinstance(message, Revocations | EpochHave | Epochs):
             self._apply(self.membership.on_message(link.conn, message), turn)
         if link.conn in self.links.conns and self.membership.agrees(message):
             self._drop(link, "the secret was handed over", turn)
 
-    def _unwanted(self, papers: MemberHello) -> str:
+    def _refusal_reason(self, hello: MemberHello) -> str:
         """Why we do not finish a handshake that we began."""
-        node_id = papers.certificate.node_id
-        if node_id == self._house.identity.node_id:
+        node_id = hello.certificate.node_id
+        if node_id == self._context.identity.node_id:
             return "this is our own address"
-        rival = self.links.rival(node_id)
-        if rival is not None and rival[1].boot == papers.boot:
-            return f"{papers.certificate.name} is linked already, or about to be"
+        rival = self.links.competing_link(node_id)
+        if rival is not None and rival[1].boot == hello.boot:
+            return f"{hello.certificate.name} is linked already, or about to be"
         return ""
 
-    def _on_introduced(self, link: Link, turn: Turn) -> None:
+    def _on_handshake_done(self, link: Link, turn: Turn) -> None:
         """A handshake is done. Whom we dialled may still prefer another connection: its first word decides."""
         assert isinstance(link.gate, MemberGate)
-        if link.gate.visitor is not None:
-            self._enrol(link, link.gate.visitor, turn)
+        if link.gate.join_request is not None:
+            self._enrol(link, link.gate.join_request, turn)
             return
-        papers = link.gate.papers
-        assert papers is not None, "the gate keeps the papers of whom it admits"
-        node_id = papers.certificate.node_id
-        link.version = papers.versions.common(self._house.config.versions)
-        if node_id == self._house.identity.node_id:
+        hello = link.gate.hello
+        assert hello is not None, "the gate keeps the hello of whom it admits"
+        node_id = hello.certificate.node_id
+        link.version = hello.versions.common(self._context.config.versions)
+        if node_id == self._context.identity.node_id:
             # Only a node with our keys gets here: our own dials end at their other end, before message 3.
-            turn.say(cloned(link.address))
+            turn.notify(notice_identity_cloned(link.address))
             self._drop(link, "cloned identity", turn)
         elif not link.version:
-            self._on_misfit(link, papers, turn)
+            self._on_version_mismatch(link, hello, turn)
         elif link.gate.stale:
             self._apply(self.membership.brief(link.conn), turn)
         elif link.dialled:
-            self._dialer.answered(link.address, node_id)
-            self.links.show(node_id, link)
-        elif not self.links.takes(papers, than=self._house.identity.node_id):
+            self._dialer.record_member(link.address, node_id)
+            self.links.record_pending(node_id, link)
+        elif not self.links.accepts(hello, than=self._context.identity.node_id):
             self._drop(link, "linked already", turn)
         else:
-            self._admit(link, papers, turn)
+            self._admit(link, hello, turn)
 
-    def _on_misfit(self, link: Link, papers: MemberHello, turn: Turn) -> None:
-        """A member speaks no version of ours: each side has the other's papers, says so once, and lets it rest."""
-        node_id = papers.certificate.node_id
-        self.membership.learnt(papers.certificate)
-        if self._misfits.met(node_id, papers.versions):
-            turn.do(unspoken(link.address, papers, self._house.config.versions))
+    def _on_version_mismatch(self, link: Link, hello: MemberHello, turn: Turn) -> None:
+        """A member speaks no version of ours: each side has the other's hello, says so once, and lets it rest."""
+        node_id = hello.certificate.node_id
+        self.membership.learnt(hello.certificate)
+        if self._version_mismatches.record(node_id, hello.versions):
+            turn.do(notice_version_mismatch(link.address, hello, self._context.config.versions))
         if link.dialled:
-            self._dialer.misfit(link.address, node_id, turn.now_ms)
+            self._dialer.on_version_mismatch(link.address, node_id, turn.now_ms)
         self._drop(link, "no version of the protocol in common", turn)
 
-    def _admit(self, link: Link, papers: MemberHello, turn: Turn) -> None:
+    def _admit(self, link: Link, hello: MemberHello, turn: Turn) -> None:
         """From here on this connection is the link to its member."""
-        node_id = papers.certificate.node_id
+        node_id = hello.certificate.node_id
         # The place of the member changes hands before its addresses could be dialled again.
         for rival in self.links.admit(node_id, link):
             self._drop(rival, SUPERSEDED, turn)
-        link.papers = papers
-        self._misfits.linked(node_id)
-        self._links_due_ms = min(self._links_due_ms, link.deadline(self._house.config.handshake_ms))
-        if papers.port and not link.dialled:
-            self._dialer.found(Address(link.address.host, papers.port), turn.now_ms, node_id=node_id)
-        self._dialer.linked(node_id, link.address.host)
-        turn.do(LinkUp(link.conn, link.info()))
-        self._apply(self._overlay.link_up(link.conn, papers.certificate, turn.wall_ms), turn)
-        self._send(link, link.detector.ping(turn.now_ms, turn.wall_ms), 0)
-        small = not self._overlay.large(turn.now_ms)
-        for told, entries in introductions(link, self.links.members.values(), both=small):
+        link.hello = hello
+        self._version_mismatches.forget(node_id)
+        self._links_due_ms = min(self._links_due_ms, link.deadline(self._context.config.handshake_ms))
+        if hello.port and not link.dialled:
+            self._dialer.on_address_found(Address(link.address.host, hello.port), turn.now_ms, node_id=node_id)
+        self._dialer.on_link_up(node_id, link.address.host)
+        turn.do(LinkUp(link.conn, link.peer_info()))
+        self._apply(self._overlay.on_link_up(link.conn, hello.certificate, turn.wall_ms), turn)
+        self._send(link, link.detector.make_ping(turn.now_ms, turn.wall_ms), 0)
+        small = not self._overlay.is_large(turn.now_ms)
+        for told, entries in addresses_to_share(link, self.links.members.values(), both=small):
             self._send(told, entries, 1)
 
-    def _enrol(self, link: Link, visitor: JoinRequest, turn: Turn) -> None:
+    def _enrol(self, link: Link, join_request: JoinRequest, turn: Turn) -> None:
         """Let a joining node in: one more member, one use less of its invitation, and goodbye."""
-        name = visitor.request.name
+        name = join_request.request.name
         try:
-            granted, name, left = self._house.grant(visitor, self.membership, turn.wall_ms)
+            granted, name, left = self._context.grant(join_request, self.membership, turn.wall_ms)
         except EnrolmentError as error:
             text = f"{name} could not join: {error}"
-            turn.say(Notice("enrolment.failed", text, level="warning"))
+            turn.notify(Notice("enrolment.failed", text, level="warning"))
             self._drop(link, str(error), turn)
             return
         text = f"{name} has joined the mesh from {link.address}"
@@ -394,40 +401,40 @@ class MeshCore:
                 if link.session.outbox.waiting(0) < PONGS_MAX:
                     self._send(link, Pong(token, turn.wall_ms), 0)
             case Pong():
-                link.detector.answered(message, turn.now_ms)
-                measured = offsets(self.links.members.values(), turn.wall_ms - turn.now_ms)
-                for notice in self.timekeeper.judge(measured, turn.now_ms, turn.wall_ms):
-                    turn.say(notice)
+                link.detector.on_pong(message, turn.now_ms)
+                measured = clock_offsets(self.links.members.values(), turn.wall_ms - turn.now_ms)
+                for notice in self.mesh_clock.update(measured, turn.now_ms, turn.wall_ms):
+                    turn.notify(notice)
             case Addresses(entries):
                 for node_id, address in entries:
-                    if node_id != self._house.identity.node_id:
-                        self._dialer.found(address, turn.now_ms, node_id=node_id)
+                    if node_id != self._context.identity.node_id:
+                        self._dialer.on_address_found(address, turn.now_ms, node_id=node_id)
             case _:
                 self._apply(self._overlay.on_message(link.conn, message, turn.now_ms, turn.wall_ms), turn)
 
     def _apply(self, results: list[Result], turn: Turn) -> None:
         for result in results:
             match result:
-                case Tell(conn, message, priority):
+                case Send(conn, message, priority):
                     link = self.links.conns.get(conn)
                     if link is not None:
                         self._queue(link, message, priority, turn)
                 case DeliverBatch():
                     turn.do(result)
                 case MembershipChanged():
-                    self._house.identity = self._overlay.roster.identity
+                    self._context.identity = self._overlay.roster.identity
                     turn.do(result)
                 case Drop(conn, reason):
                     link = self.links.conns.get(conn)
                     if link is not None:
                         self._drop(link, reason, turn)
                 case Notice():
-                    turn.say(result)
+                    turn.notify(result)
                 case _:
                     assert_never(result)
 
     def _queue(self, link: Link, message: Message, priority: int, turn: Turn) -> None:
-        if link.overfull(self._house.config.queue_bytes_max):
+        if link.is_overfull(self._context.config.queue_bytes_max):
             self._drop(link, "the peer does not read what it is sent", turn)
             return
         self._send(link, message, priority)
@@ -439,51 +446,51 @@ class MeshCore:
     # ---- time
 
     def _on_timer(self, turn: Turn) -> None:
-        config = self._house.config
-        near_ms, due = awake(self.links.conns.values(), config, turn.now_ms)
+        config = self._context.config
+        near_ms, due = due_links(self.links.conns.values(), config, turn.now_ms)
         for link in due:
             if link.conn not in self.links.conns:
                 continue
-            if link.papers is None:
+            if link.hello is None:
                 self._drop(link, f"no handshake within {config.handshake_ms} ms", turn)
-            elif link.detector.dead(turn.now_ms):
-                silent_ms = link.detector.pulse(turn.now_ms).silent_ms
+            elif link.detector.is_dead(turn.now_ms):
+                silent_ms = link.detector.metrics(turn.now_ms).silent_ms
                 self._drop(link, f"no sign of life for {silent_ms} ms", turn)
-            elif link.detector.due(near_ms):
-                self._send(link, link.detector.ping(turn.now_ms, turn.wall_ms), 0)
-                link.refresh(turn)
+            elif link.detector.is_ping_due(near_ms):
+                self._send(link, link.detector.make_ping(turn.now_ms, turn.wall_ms), 0)
+                link.refresh_keys(turn)
         self._links_due_ms = min(
             (link.deadline(config.handshake_ms) for link in self.links.conns.values()), default=_NEVER
         )
-        surplus = self._view.surplus(self.links.members, self.links.loose, turn.now_ms)
-        if surplus is not None:
-            self._drop(self.links.members[surplus], "enough links", turn)
+        excess = self._active_view.excess_member(self.links.members, self.links.droppable_members, turn.now_ms)
+        if excess is not None:
+            self._drop(self.links.members[excess], "enough links", turn)
         if self._overlay.deadline() <= turn.now_ms:
             self._apply(self._overlay.on_timer(turn.now_ms, turn.wall_ms), turn)
 
-    def _settle(self, turn: Turn) -> None:
+    def _after_event(self, turn: Turn) -> None:
         """What follows every event: dial what is due, write what may be written."""
-        room = self._view.room(self.links.members, turn.now_ms)
-        if 0 < room <= self._house.config.view_min:
-            room -= self.links.dialling()
-        self._dialer.room = room
-        turn.actions += (Dial(address) for address in self._dialer.due(turn.now_ms))
+        room = self._active_view.links_wanted(self.links.members, turn.now_ms)
+        if 0 < room <= self._context.config.view_min:
+            room -= self.links.count_pending_dials()
+        self._dialer.links_wanted = room
+        turn.actions += (Dial(address) for address in self._dialer.start_dials(turn.now_ms))
         while self._dirty:
             link = self.links.conns[next(iter(self._dirty))]
             del self._dirty[link.conn]
             link.flush(turn)
-            self._press(link, turn)
+            self._watch_backlog(link, turn)
 
-    def _press(self, link: Link, turn: Turn) -> None:
+    def _watch_backlog(self, link: Link, turn: Turn) -> None:
         """Watch what waits on a link: congested links get urgent batches alone, and drained ones are announced."""
-        config, outbox = self._house.config, link.session.outbox
+        config, outbox = self._context.config, link.session.outbox
         if outbox.queued >= config.ready_bytes:
             link.backlog = True
             if outbox.queued > config.behind_bytes:
-                self._overlay.gossip.congested(link.conn, urgent=outbox.urgent > config.behind_bytes)
+                self._overlay.gossip.on_congested(link.conn, urgent=outbox.urgent > config.behind_bytes)
         elif link.backlog:
             link.backlog = False
-            self._overlay.gossip.drained(link.conn)
+            self._overlay.gossip.on_drained(link.conn)
             turn.do(LinkReady(link.conn))
 
     # ---- for people, and for our link-state

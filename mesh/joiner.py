@@ -50,7 +50,17 @@ __all__ = ["Joiner"]
 class Joiner:
     """Feed it events and do what it answers, like a `MeshCore`, until it answers `Enrolled`."""
 
-    __slots__ = ("_asked", "_candidate", "_code", "_config", "_conns", "_dialer", "_done", "_entropy", "_quiet")
+    __slots__ = (
+        "_asking_conn",
+        "_candidate",
+        "_code",
+        "_config",
+        "_conns",
+        "_dialer",
+        "_done",
+        "_entropy",
+        "_notice_throttle",
+    )
 
     def __init__(
         self,
@@ -67,18 +77,18 @@ class Joiner:
         self._entropy = entropy
         self._conns: dict[int, Link] = {}
         self._dialer = Dialer(config, rng)
-        self._quiet = NoticeThrottle()
-        self._asked: int | None = None  # the connection on which we have shown our request
+        self._notice_throttle = NoticeThrottle()
+        self._asking_conn: int | None = None  # the connection on which we have shown our request
         self._done = False
 
     def handle(self, event: Event, now_ms: int, wall_ms: int) -> list[Action]:
         """Take one event; return what must be done, in order."""
-        turn = Turn(now_ms, wall_ms, self._quiet)
+        turn = Turn(now_ms, wall_ms, self._notice_throttle)
         match event:
             case ConnOpened() | ConnReceived() | ConnClosed():
                 self._on_conn(event, turn)
             case AddressFound() | DialFailed() | NetworkChanged():
-                self._dialer.hint(event, now_ms)
+                self._dialer.on_event(event, now_ms)
             case TimerFired():
                 self._on_timer(turn)
             case ConnDrained() | PublishBatch() | SendMessage() | RevokeMember():
@@ -86,7 +96,7 @@ class Joiner:
             case _:
                 assert_never(event)
         if not self._done:
-            turn.actions += (Dial(address) for address in self._dialer.due(now_ms))
+            turn.actions += (Dial(address) for address in self._dialer.start_dials(now_ms))
         return turn.actions
 
     def next_deadline(self) -> int | None:
@@ -108,30 +118,30 @@ class Joiner:
             case ConnReceived(_, data) if link is not None:
                 self._on_received(link, data, turn)
             case ConnClosed() if link is not None:
-                self._silence(link, turn)
+                self._notify_unanswered(link, turn)
                 self._drop(link, "the connection was lost", turn, gone=True)
             case _:
                 pass  # we have closed it, and its last bytes were under way
 
     def _on_timer(self, turn: Turn) -> None:
         for link in [each for each in self._conns.values() if self._deadline(each) <= turn.now_ms]:
-            self._silence(link, turn)
+            self._notify_unanswered(link, turn)
             self._drop(link, f"no answer within {self._config.handshake_ms} ms", turn)
 
     def _on_opened(self, event: ConnOpened, turn: Turn) -> None:
-        self._dialer.opened(event.address)
-        gate = JoinGate(self._code, self._candidate, lambda: self._unwanted(event.conn))
+        self._dialer.on_conn_opened(event.address)
+        gate = JoinGate(self._code, self._candidate, lambda: self._refusal_reason(event.conn))
         session = Session(gate.keys(), gate, initiator=True, entropy=self._entropy)
         detector = FailureDetector(turn.now_ms, heartbeat_ms=self._config.heartbeat_ms)
         link = Link(event.conn, event.address, True, session, gate, turn.now_ms, detector)
         self._conns[event.conn] = link
         link.write(session.start(), turn)
 
-    def _unwanted(self, conn: int) -> str:
+    def _refusal_reason(self, conn: int) -> str:
         """Why we do not ask this member, or an empty string; from then on it is the one that we ask."""
-        if self._asked is not None:
+        if self._asking_conn is not None:
             return "another member has been asked already"
-        self._asked = conn
+        self._asking_conn = conn
         return ""
 
     def _on_received(self, link: Link, data: bytes, turn: Turn) -> None:
@@ -153,7 +163,7 @@ class Joiner:
             case Closed(reason, error):
                 if error is not None and not isinstance(error, RefusalError):
                     text = f"{link.address} could not let this node in: {error}"
-                    turn.say(Notice("join.refused", text, level="warning"))
+                    turn.notify(Notice("join.refused", text, level="warning"))
                 self._drop(link, reason, turn)
             case _:
                 assert_never(step)
@@ -162,7 +172,7 @@ class Joiner:
         try:
             identity = accept_grant(payload, candidate=self._candidate, code=self._code, wall_ms=turn.wall_ms)
         except EnrolmentError as error:
-            turn.say(Notice("join.refused", str(error), level="warning"))
+            turn.notify(Notice("join.refused", str(error), level="warning"))
             self._drop(link, str(error), turn)
             return
         self._done = True
@@ -170,20 +180,20 @@ class Joiner:
         for each in list(self._conns.values()):
             self._drop(each, "this node is a member", turn)
 
-    def _silence(self, link: Link, turn: Turn) -> None:
+    def _notify_unanswered(self, link: Link, turn: Turn) -> None:
         """Say that nobody answered: a wrong code and a foreign mesh both look like that."""
         if link.session.phase is Phase.CALLED:
             text = f"{link.address} does not take this join code: perhaps it is not the node that made the invitation"
-            turn.say(Notice("join.unanswered", text))
+            turn.notify(Notice("join.unanswered", text))
 
     def _drop(self, link: Link, reason: str, turn: Turn, *, gone: bool = False) -> None:
         del self._conns[link.conn]
-        if self._asked == link.conn and not self._done:
-            self._asked = None
+        if self._asking_conn == link.conn and not self._done:
+            self._asking_conn = None
         if not gone:
             link.write(link.session.end(reason), turn)
             turn.do(Close(link.conn, reason))
-        self._dialer.closed(link.address, turn.now_ms)
+        self._dialer.on_conn_closed(link.address, turn.now_ms)
 
     def _deadline(self, link: Link) -> int:
         return link.opened_ms + self._config.handshake_ms

@@ -14,11 +14,9 @@ from mycomesh.mesh.events import Notice
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["UNSET_MS", "WRONG_MS", "MeshClock", "MeshTime", "complaint", "mesh_offset_ms", "mesh_time"]
+__all__ = ["UNSET_MS", "WRONG_MS", "MeshClock", "MeshTime", "clock_warning", "mesh_offset_ms", "mesh_time"]
 
-HOLD_MS = (
-    5_000  # a difference is told when it has stood so long: the first peer that is met may be the one who is wrong
-)
+CONFIRM_MS = 5_000  # a difference is set_clocks when it has stood so long: the first peer that is met may be the one who is wrong
 WRONG_MS = 10_000  # no radio is so slow, and others refuse writes of a clock that is 60 s ahead (sync.admission)
 
 UNSET_MS = 1_577_836_800_000  # 2020: a clock that shows less was never set since its machine has power
@@ -43,12 +41,12 @@ def mesh_time(offsets_ms: Sequence[float], now_ms: int, wall_ms: int) -> MeshTim
     corrected only where two agree: by one alone that is years ahead, a node would take stamps that no other takes.
     """
     clocks = sorted((0.0, *offsets_ms))
-    told = [clock for clock in clocks if wall_ms + clock >= UNSET_MS]
-    if not told:
-        return MeshTime(_worth(clocks[-1]), apart_ms=wall_ms - now_ms)
-    middle = _median(told)
-    confirmed = sum(abs(clock - middle) <= WRONG_MS for clock in told) > 1
-    return MeshTime(_worth(middle) if confirmed else 0, confirmed, wall_ms - now_ms)
+    set_clocks = [clock for clock in clocks if wall_ms + clock >= UNSET_MS]
+    if not set_clocks:
+        return MeshTime(_correction(clocks[-1]), apart_ms=wall_ms - now_ms)
+    middle = _median(set_clocks)
+    confirmed = sum(abs(clock - middle) <= WRONG_MS for clock in set_clocks) > 1
+    return MeshTime(_correction(middle) if confirmed else 0, confirmed, wall_ms - now_ms)
 
 
 def _median(clocks: Sequence[float]) -> float:
@@ -56,7 +54,7 @@ def _median(clocks: Sequence[float]) -> float:
     return min(clocks[(len(clocks) - 1) // 2], clocks[len(clocks) // 2], key=abs)
 
 
-def _worth(offset_ms: float) -> int:
+def _correction(offset_ms: float) -> int:
     return round(offset_ms) if abs(offset_ms) > WRONG_MS else 0
 
 
@@ -74,37 +72,37 @@ def mesh_offset_ms(offsets_ms: Sequence[float]) -> float | None:
 class MeshClock:
     """Judges this node's clock at each measurement.
 
-    `offset_ms` is mesh time minus ours, `time` what to make of it, `wrong` the complaint if there is one.
+    `offset_ms` is mesh time minus ours, `time` what to make of it, `wrong` the clock_warning if there is one.
     """
 
-    __slots__ = ("_since_ms", "offset_ms", "time", "wrong")
+    __slots__ = ("_since_ms", "offset_ms", "time", "warning")
 
     def __init__(self) -> None:
         self._since_ms: int | None = None  # since when the clock seems wrong
-        self.wrong = ""
+        self.warning = ""
         self.offset_ms: float | None = None
         self.time = MeshTime()
 
-    def judge(self, offsets_ms: Sequence[float], now_ms: int, wall_ms: int) -> list[Notice]:
+    def update(self, offsets_ms: Sequence[float], now_ms: int, wall_ms: int) -> list[Notice]:
         """Take the linked members' offsets (their clock minus ours); what there is to tell, if anything."""
         self.time = mesh_time(offsets_ms, now_ms, wall_ms)
         self.offset_ms = offset_ms = mesh_offset_ms(offsets_ms)
-        before, self.wrong = self.wrong, ""
+        before, self.warning = self.warning, ""
         if offset_ms is None or abs(offset_ms) <= (WRONG_MS / 2 if before else WRONG_MS):
             self._since_ms = None
         else:
             self._since_ms = now_ms if self._since_ms is None else self._since_ms
-            if before or now_ms - self._since_ms >= HOLD_MS:
-                self.wrong = complaint(offset_ms, len(offsets_ms))
-        if bool(self.wrong) == bool(before) or offset_ms is None:
+            if before or now_ms - self._since_ms >= CONFIRM_MS:
+                self.warning = clock_warning(offset_ms, len(offsets_ms))
+        if bool(self.warning) == bool(before) or offset_ms is None:
             return []
         detail = {"offset_ms": round(offset_ms), "peers": len(offsets_ms)}
-        if not self.wrong:
+        if not self.warning:
             return [Notice("clock.right", "this node's clock agrees with the mesh again", detail)]
-        return [Notice("clock.wrong", self.wrong, detail, "warning")]
+        return [Notice("clock.wrong", self.warning, detail, "warning")]
 
 
-def complaint(offset_ms: float, peers: int) -> str:
+def clock_warning(offset_ms: float, peers: int) -> str:
     """One line for a person whose clock is so far from that of so many peers."""
     seconds = f"{abs(offset_ms) / 1000:,.0f} s {'behind' if offset_ms > 0 else 'ahead of'}"
     if peers == 1:

@@ -198,9 +198,9 @@ class Epochs:
 
 
 RosterMessage = LinkStatesHave | LinkStates | CertificatesHave | Certificates | Addresses
-StandingMessage = RevocationsHave | Revocations | EpochHave | Epochs
-RestMessage = Ping | Pong | IHave | Graft | Prune | RosterMessage | StandingMessage
-Message = App | Batch | RestMessage
+DecreeMessage = RevocationsHave | Revocations | EpochHave | Epochs
+SmallMessage = Ping | Pong | IHave | Graft | Prune | RosterMessage | DecreeMessage
+Message = App | Batch | SmallMessage
 
 
 def encode_parts(message: Message, version: int) -> tuple[bytes, bytes]:
@@ -212,7 +212,7 @@ def encode_parts(message: Message, version: int) -> tuple[bytes, bytes]:
             head = bytes((version, _Type.BATCH))
             return b"".join((head, origin, signature, _flags(priority, direct=direct))), payload
         case _:
-            return bytes((version,)) + _encode_rest(message), b""
+            return bytes((version,)) + _encode_small(message), b""
 
 
 def encode(message: Message, version: int = OLDEST) -> bytes:
@@ -220,7 +220,7 @@ def encode(message: Message, version: int = OLDEST) -> bytes:
     return b"".join(encode_parts(message, version))
 
 
-def _encode_rest(message: RestMessage) -> bytes:
+def _encode_small(message: SmallMessage) -> bytes:
     """Type and body of what is never large."""
     match message:
         case Ping(token):
@@ -234,7 +234,7 @@ def _encode_rest(message: RestMessage) -> bytes:
         case Prune(tree):
             return _head(_Type.PRUNE) + tree
         case RevocationsHave() | Revocations() | EpochHave() | Epochs():
-            return _encode_standing(message)
+            return _encode_decrees(message)
         case _:
             return _encode_roster(message)
 
@@ -256,7 +256,7 @@ def _encode_roster(message: RosterMessage) -> bytes:
             assert_never(message)
 
 
-def _encode_standing(message: StandingMessage) -> bytes:
+def _encode_decrees(message: DecreeMessage) -> bytes:
     match message:
         case RevocationsHave(digests):
             return b"".join((_head(_Type.REVOCATIONS_HAVE), *digests))

@@ -1,6 +1,6 @@
 """Notices that strangers and broken peers could cause without end, held to one a cause and spell.
 
-Owns the counts. What always holds: nothing is lost without being counted, and a cause is spoken of at most once in
+Owns the counts. What always holds: nothing is lost without being counted, and a cause is last of at most once in
 SPELL_MS. Must not know: what the causes are.
 """
 
@@ -23,18 +23,18 @@ class NoticeThrottle:
     __slots__ = ("_causes",)
 
     def __init__(self) -> None:
-        self._causes: dict[str, tuple[int, int]] = {}  # event -> (when last spoken of, how many since)
+        self._causes: dict[str, tuple[int, int]] = {}  # event -> (when last last of, how many since)
 
-    def pass_on(self, notice: Notice, now_ms: int) -> list[Notice]:
+    def admit(self, notice: Notice, now_ms: int) -> list[Notice]:
         """The notice, with how many were held back before it; or nothing."""
-        spoken = self._causes.get(notice.event)
-        if spoken is not None and now_ms - spoken[0] < SPELL_MS:
-            self._causes[notice.event] = (spoken[0], spoken[1] + 1)
+        last = self._causes.get(notice.event)
+        if last is not None and now_ms - last[0] < SPELL_MS:
+            self._causes[notice.event] = (last[0], last[1] + 1)
             return []
         self._causes[notice.event] = (now_ms, 0)
-        if spoken is None or spoken[1] == 0:
+        if last is None or last[1] == 0:
             return [notice]
-        count = spoken[1]
+        count = last[1]
         return [
             replace(notice, text=f"{notice.text} (and {count} more before)", detail={**notice.detail, "more": count})
         ]

@@ -44,33 +44,33 @@ class PeerStatus:
 
 
 def peer_status(
-    certificate: Certificate, topology: Topology, link: Link | None, misfit: Versions | None, now_ms: int
+    certificate: Certificate, topology: Topology, link: Link | None, unsupported: Versions | None, now_ms: int
 ) -> PeerStatus:
-    """The status of the certificate's holder; `link` is the live link to it, `misfit` what it speaks that we do not."""
+    """The status of the certificate's holder; `link` is the live link to it, `unsupported` what it speaks that we do not."""
     node_id = certificate.node_id
     state = topology.state(node_id)
-    heard_ms = topology.heard_ms(node_id)
+    received_ms = topology.received_ms(node_id)
     hops = topology.hops(node_id)
     known = PeerStatus(
         node_id,
         certificate.name,
         certificate.roles,
         "down" if hops is None else "reachable",
-        seen_ms_ago=None if heard_ms is None else now_ms - heard_ms,
+        seen_ms_ago=None if received_ms is None else now_ms - received_ms,
         hops=hops,
         neighbours=() if state is None else state.neighbours,
-        protocol="" if misfit is None else str(misfit),
+        protocol="" if unsupported is None else str(unsupported),
     )
     if link is None:
         return known
-    pulse = link.detector.pulse(now_ms)
+    metrics = link.detector.metrics(now_ms)
     return replace(
         known,
         state="linked",
         address=link.address,
-        rtt_ms=pulse.rtt_ms,
-        offset_ms=pulse.offset_ms,
-        seen_ms_ago=pulse.silent_ms,
+        rtt_ms=metrics.rtt_ms,
+        offset_ms=metrics.offset_ms,
+        seen_ms_ago=metrics.silent_ms,
         sent_bytes=link.sent_bytes,
         received_bytes=link.received_bytes,
         hops=1,

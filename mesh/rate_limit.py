@@ -5,10 +5,10 @@ Owns the virtual scheduling algorithm of ITU-T I.371 (a token bucket in one numb
 
 from __future__ import annotations
 
-__all__ = ["paced"]
+__all__ = ["admit_at_rate"]
 
 
-def paced(over_ms: int | None, now_ms: int, *, every_ms: int, at_once: int) -> int | None:
+def admit_at_rate(over_ms: int | None, now_ms: int, *, every_ms: int, at_once: int) -> int | None:
     """When all that has happened would be over at the allowed rate, with one more; None if that one is too many.
 
     `over_ms` is what the call before this one returned for the same thing, None at its first.

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from mycomesh.mesh.events import DeliverBatch, MembershipChanged, Notice
 from mycomesh.mesh.messages import Message
 
-__all__ = ["Drop", "Result", "Tell"]
+__all__ = ["Drop", "Result", "Send"]
 
 
 @dataclass(frozen=True, slots=True)
-class Tell:
-    """Send this message on that link."""
+class Send:
+    """GossipSend this message on that link."""
 
     link: int
     message: Message
@@ -30,4 +30,4 @@ class Drop:
     reason: str
 
 
-Result = Tell | Drop | DeliverBatch | MembershipChanged | Notice
+Result = Send | Drop | DeliverBatch | MembershipChanged | Notice

@@ -22,13 +22,13 @@ class Turn:
 
     now_ms: int
     wall_ms: int
-    _quiet: NoticeThrottle
+    _throttle: NoticeThrottle
     actions: list[Action] = field(default_factory=list)
 
     def do(self, action: Action) -> None:
         """One more thing to do."""
         self.actions.append(action)
 
-    def say(self, notice: Notice) -> None:
+    def notify(self, notice: Notice) -> None:
         """Something a person may want to know, unless it was said a moment ago."""
-        self.actions += self._quiet.pass_on(notice, self.now_ms)
+        self.actions += self._throttle.admit(notice, self.now_ms)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["OLDEST", "SPOKEN", "VERSION_MAX", "Misfits", "Versions"]
+__all__ = ["OLDEST", "SUPPORTED", "VERSION_MAX", "VersionMismatches", "Versions"]
 
 VERSION_MAX = 255  # it is one byte before each message
 
@@ -38,27 +38,29 @@ class Versions:
 
 
 OLDEST = 1
-SPOKEN = Versions(OLDEST, 2)  # of this program
+SUPPORTED = Versions(OLDEST, 2)  # of this program
 
 
-class Misfits:
+class VersionMismatches:
     """Members that were met and speak no version of ours, as long as they do: each is told of once."""
 
-    __slots__ = ("_met",)
+    __slots__ = ("_recorded",)
 
     def __init__(self) -> None:
-        self._met: dict[bytes, Versions] = {}  # node id -> its range; members alone, so never more than the mesh has
+        self._recorded: dict[
+            bytes, Versions
+        ] = {}  # node id -> its range; members alone, so never more than the mesh has
 
-    def met(self, node_id: bytes, versions: Versions) -> bool:
+    def record(self, node_id: bytes, versions: Versions) -> bool:
         """Keep in mind what this member speaks; whether that is news."""
-        news = self._met.get(node_id) != versions
-        self._met[node_id] = versions
+        news = self._recorded.get(node_id) != versions
+        self._recorded[node_id] = versions
         return news
 
-    def linked(self, node_id: bytes) -> None:
+    def forget(self, node_id: bytes) -> None:
         """This member speaks with us."""
-        self._met.pop(node_id, None)
+        self._recorded.pop(node_id, None)
 
-    def of(self, node_id: bytes) -> Versions | None:
+    def versions_of(self, node_id: bytes) -> Versions | None:
         """What a member speaks that does not speak with us; None of any other."""
-        return self._met.get(node_id)
+        return self._recorded.get(node_id)

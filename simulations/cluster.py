@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import apsw
 
-from mycomesh.mesh.versions import SPOKEN
+from mycomesh.mesh.versions import SUPPORTED
 from mycomesh.simulations.disk import Disk
 from mycomesh.simulations.oracle import Oracle
 from mycomesh.simulations.shell import Home, Shell
@@ -53,7 +53,7 @@ class Host:
     application: Application
     shell: Shell | None = None
     lives: int = 0
-    versions: Versions = SPOKEN
+    versions: Versions = SUPPORTED
     copies: int = 0
     backup: tuple[str, int] | None = None  # path, virtual time of the copy
     disk: Disk = field(default_factory=Disk)

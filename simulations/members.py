@@ -81,7 +81,7 @@ def _real(index: int, heartbeat_ms: int) -> Member:
     def machine(entropy: Entropy, rng: random.Random, versions: Versions) -> MeshMachine:
         config = MeshConfig(heartbeat_ms=heartbeat_ms, versions=versions)
         core = MeshCore(identity, entropy=entropy, rng=rng, config=config, root_seed=authority)
-        core.listen(PORT)
+        core.advertise_port(PORT)
         return core
 
     return Member(identity.node_id, identity.digest_key, machine)

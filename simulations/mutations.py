@@ -286,11 +286,13 @@ MUTATIONS = (
         "links are pruned from the tree, and nobody asks for the batches that then do not come",
         (
             Edit(
-                "mycomesh.mesh.overlay.gossip:Gossip._prunes", "return int.from_bytes", "return True or int.from_bytes"
+                "mycomesh.mesh.overlay.gossip:Gossip._may_prune",
+                "return int.from_bytes",
+                "return True or int.from_bytes",
             ),
             Edit(
                 "mycomesh.mesh.overlay.gossip:Gossip._graft",
-                "sends.append(Send(link, Graft(tree, tuple(ids))))",
+                "sends.append(GossipSend(link, Graft(tree, tuple(ids))))",
                 "pass",
             ),
         ),

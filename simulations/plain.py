@@ -100,7 +100,7 @@ class PlainMesh:
         self._seen: dict[bytes, None] = {}
         self._met: dict[bytes, int] = {}  # node id -> when it was last heard, for those without a link
         self._shuffle_at = 0
-        self.timekeeper = MeshClock()  # nobody measures clocks here
+        self.mesh_clock = MeshClock()  # nobody measures clocks here
         self._due_ms: int | None = -1  # what `next_deadline` answers; -1: to be worked out
 
     def handle(self, event: Event, now_ms: int, wall_ms: int) -> list[Action]:  # noqa: C901, PLR0912  a line an event

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from mycomesh.mesh.versions import SPOKEN, Versions
+from mycomesh.mesh.versions import SUPPORTED, Versions
 from mycomesh.simulations.bounds import DURATION_S, HEARTBEAT_MS, NODES
 from mycomesh.simulations.errors import ScenarioError
 from mycomesh.simulations.network import Conditions
@@ -35,7 +35,7 @@ class Scenario:
     clocks: tuple[Clock, ...] = ()  # one a node; empty: all right
     absent: tuple[int, ...] = ()  # nodes that are not started at the beginning
     tables_at: int | None = None  # the one node whose application makes the tables; None: each does
-    versions: Versions = SPOKEN  # of the protocol that every node speaks at first
+    versions: Versions = SUPPORTED  # of the protocol that every node speaks at first
     heartbeat_ms: int = 1_000  # of every node: silence after which a link says something
     urgent: tuple[str, ...] = ()  # tables of every node that go first
     settle_s: float = 300.0  # bound of the liveness phase: no faults, no writes, everybody up

@@ -11,7 +11,7 @@ from dataclasses import MISSING, fields, replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from mycomesh.mesh.versions import SPOKEN, Versions
+from mycomesh.mesh.versions import SUPPORTED, Versions
 from mycomesh.simulations import faults
 from mycomesh.simulations.bounds import (
     BANDWIDTH,
@@ -273,8 +273,8 @@ def _versions(value: Any, where: str) -> Versions:
         versions = Versions(*value)
     except ValueError as error:
         raise ScenarioError(f"{where}: {error}") from None
-    if versions.oldest not in SPOKEN or versions.newest not in SPOKEN:
-        raise ScenarioError(f"{where}: from {SPOKEN}, which this mycomesh speaks, not {versions}")
+    if versions.oldest not in SUPPORTED or versions.newest not in SUPPORTED:
+        raise ScenarioError(f"{where}: from {SUPPORTED}, which this mycomesh speaks, not {versions}")
     return versions
 
 

@@ -71,7 +71,17 @@ class RefusalError(HandshakeError):
 class MemberGate:
     """The gate of a member. Set `wall_ms` before bytes are fed to its session."""
 
-    __slots__ = ("_invitations", "_own", "_roster", "_secrets", "_unwanted", "papers", "stale", "visitor", "wall_ms")
+    __slots__ = (
+        "_invitations",
+        "_own",
+        "_refusal_reason",
+        "_roster",
+        "_secrets",
+        "hello",
+        "join_request",
+        "stale",
+        "wall_ms",
+    )
 
     def __init__(
         self,
@@ -79,7 +89,7 @@ class MemberGate:
         roster: Roster,
         secrets: tuple[bytes, ...],
         invitations: tuple[tuple[bytes, Invitation], ...],
-        unwanted: Callable[[MemberHello], str],
+        refusal_reason: Callable[[MemberHello], str],
     ) -> None:
         self._own = own
         self._roster = roster
@@ -88,9 +98,9 @@ class MemberGate:
             False  # the other side came with a secret that we use no more: it is told the one in use, and no more
         )
         self._invitations = invitations  # (pre-shared key, invitation) in the order of `keys()`
-        self._unwanted = unwanted  # why a member should not be linked once more, or an empty string
-        self.papers: MemberHello | None = None  # of the member who was admitted (or refused by `unwanted`)
-        self.visitor: JoinRequest | None = None
+        self._refusal_reason = refusal_reason  # why a member should not be linked once more, or an empty string
+        self.hello: MemberHello | None = None  # of the member who was admitted (or refused by `refusal_reason`)
+        self.join_request: JoinRequest | None = None
         self.wall_ms = 0
 
     def keys(self) -> Keys:
@@ -100,7 +110,7 @@ class MemberGate:
         return Keys(identity.mesh_id, psks, identity.static_private)
 
     def answer(self, psk: int) -> bytes:
-        """Members see our papers, joining nodes the offer of enrolment."""
+        """Members see our hello, joining nodes the offer of enrolment."""
         return self._own.encode() if psk < len(self._secrets) else offer_encode(self._roster.identity)
 
     def admit(self, introduction: Introduction) -> bytes:
@@ -115,7 +125,7 @@ class MemberGate:
             request = request_decode(
                 introduction.payload, transcript=introduction.transcript, remote_static=introduction.remote_static
             )
-            self.visitor = JoinRequest(request, introduction.remote_static, invitation)
+            self.join_request = JoinRequest(request, introduction.remote_static, invitation)
         return self._own.encode()
 
     def _admit_member(self, introduction: Introduction) -> None:
@@ -130,8 +140,8 @@ class MemberGate:
             raise DecodeError("introduction is out of its limits")
         certificate = self._roster.judge(raw, self.wall_ms)
         certificate.check_static(introduction.remote_static)
-        self.papers = MemberHello(certificate, boot, port, Versions(oldest, newest))
-        why = self._unwanted(self.papers)
+        self.hello = MemberHello(certificate, boot, port, Versions(oldest, newest))
+        why = self._refusal_reason(self.hello)
         if why:
             raise RefusalError(why)
 
@@ -139,12 +149,12 @@ class MemberGate:
 class JoinGate:
     """The gate of a node that joins: it admits any member of the code's mesh, and shows its request."""
 
-    __slots__ = ("_candidate", "_code", "_unwanted", "wall_ms")
+    __slots__ = ("_candidate", "_code", "_refusal_reason", "wall_ms")
 
-    def __init__(self, code: JoinCode, candidate: Candidate, unwanted: Callable[[], str]) -> None:
+    def __init__(self, code: JoinCode, candidate: Candidate, refusal_reason: Callable[[], str]) -> None:
         self._code = code
         self._candidate = candidate
-        self._unwanted = unwanted  # why this member should not be asked, or an empty string
+        self._refusal_reason = refusal_reason  # why this member should not be asked, or an empty string
         self.wall_ms = 0
 
     def keys(self) -> Keys:
@@ -160,7 +170,7 @@ class JoinGate:
         offer_decode(
             introduction.payload, code=self._code, remote_static=introduction.remote_static, wall_ms=self.wall_ms
         )
-        why = self._unwanted()
+        why = self._refusal_reason()
         if why:
             raise RefusalError(why)
         return request_encode(self._candidate, transcript=introduction.transcript)

@@ -11,7 +11,7 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 from mycomesh.mesh.address import host_group, is_loopback
-from mycomesh.mesh.rate_limit import paced
+from mycomesh.mesh.rate_limit import admit_at_rate
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -36,7 +36,7 @@ class ConnectionLimits:
     def refuses(self, links: Iterable[Link], host: str, now_ms: int, *, known: bool) -> bool:
         """Whether one more stranger of this host stays outside; `known` hosts have places of their own."""
         config = self._config
-        strangers = [link for link in links if not link.dialled and link.papers is None]
+        strangers = [link for link in links if not link.dialled and link.hello is None]
         if len(strangers) >= config.strangers_max - (0 if known else config.strangers_reserved):
             return True
         if is_loopback(host):
@@ -44,12 +44,12 @@ class ConnectionLimits:
         group = host_group(host)
         if sum(host_group(link.address.host) == group for link in strangers) >= config.strangers_per_host_max:
             return True
-        return not self._counts(group, now_ms)
+        return not self._admit_handshake(group, now_ms)
 
-    def _counts(self, group: str, now_ms: int) -> bool:
+    def _admit_handshake(self, group: str, now_ms: int) -> bool:
         """Count one handshake of a source, if it has not had too many."""
         every_ms, at_once = self._config.handshake_every_ms, self._config.handshakes_at_once
-        over_ms = paced(self._sources.get(group), now_ms, every_ms=every_ms, at_once=at_once)
+        over_ms = admit_at_rate(self._sources.get(group), now_ms, every_ms=every_ms, at_once=at_once)
         if over_ms is None:
             return False
         self._sources[group] = over_ms

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["Dialer"]
 
 ADDRESSES_MAX = 1_024  # 64 members with 16 addresses each, or a flood of spoofed records: LRU beyond
-HOSTS_MAX = 256  # hosts where members were met, for the places kept for them: as many as a large mesh has near
+HOSTS_MAX = 256  # hosts where members were met, for the slots kept for them: as many as a large mesh has near
 FAILURES_MAX = 8  # in a row, for an address where no member ever was: several minutes; a new hint brings it back
 
 
@@ -34,20 +34,20 @@ class _State(Enum):
     DIALLING = auto()  # a dial is under way
     CONNECTED = auto()  # a connection stands that we dialled there
     RESTING = auto()  # its member is linked, by whatever way
-    OURS = auto()  # it is our own
+    OWN = auto()  # it is our own
 
 
 _MOVES = {
     (_State.WAITING, _State.DIALLING),
     (_State.WAITING, _State.RESTING),
-    (_State.WAITING, _State.OURS),
+    (_State.WAITING, _State.OWN),
     (_State.DIALLING, _State.CONNECTED),
     (_State.DIALLING, _State.WAITING),
     (_State.CONNECTED, _State.WAITING),
     (_State.CONNECTED, _State.RESTING),
-    (_State.CONNECTED, _State.OURS),
+    (_State.CONNECTED, _State.OWN),
     (_State.RESTING, _State.WAITING),
-    (_State.OURS, _State.WAITING),
+    (_State.OWN, _State.WAITING),
 }
 
 
@@ -60,7 +60,7 @@ class _Entry:
     due_ms: int = 0
     tried_ms: int | None = None
     failures: int = 0
-    rest_ms: int = 0  # not dialled before, whatever is heard of it
+    not_before_ms: int = 0  # not dialled before, whatever is heard of it
 
     def move(self, state: _State) -> None:
         assert (self.state, state) in _MOVES, f"no way from {self.state.name} to {state.name}"
@@ -70,33 +70,35 @@ class _Entry:
 class Dialer:
     """The address book of one node."""
 
-    __slots__ = ("_book", "_config", "_due_ms", "_hosts", "_linked", "_rng", "_under_way", "room")
+    __slots__ = ("_book", "_config", "_dialling", "_due_ms", "_linked", "_member_hosts", "_rng", "links_wanted")
 
     def __init__(self, config: MeshConfig, rng: random.Random) -> None:
         self._config = config
         self._rng = rng
         self._book: OrderedDict[Address, _Entry] = OrderedDict()
         self._linked: dict[bytes, None] = {}
-        self._hosts: OrderedDict[str, None] = OrderedDict()
-        self._under_way = 0
+        self._member_hosts: OrderedDict[str, None] = OrderedDict()
+        self._dialling = 0
         self._due_ms: int | None = None  # nothing is due before
-        self.room = 1 << 30  # further links that are wanted
+        self.links_wanted = 1 << 30  # further links that are wanted
 
     # ---- hints
 
-    def hint(self, event: AddressFound | DialFailed | NetworkChanged, now_ms: int) -> None:
+    def on_event(self, event: AddressFound | DialFailed | NetworkChanged, now_ms: int) -> None:
         """Take what the shell has learnt of addresses."""
         match event:
             case AddressFound(address, static, _):
-                self.found(address, now_ms, static=static)
+                self.on_address_found(address, now_ms, static=static)
             case DialFailed(address):
-                self.failed(address, now_ms)
+                self.on_dial_failed(address, now_ms)
             case NetworkChanged():
-                self.network_changed(now_ms)
+                self.on_network_changed(now_ms)
             case _:
                 assert_never(event)
 
-    def found(self, address: Address, now_ms: int, *, static: bool = False, node_id: bytes | None = None) -> None:
+    def on_address_found(
+        self, address: Address, now_ms: int, *, static: bool = False, node_id: bytes | None = None
+    ) -> None:
         """Something says that a member may listen there: try soon, whatever was before."""
         if is_circuit(address.host):
             return
@@ -119,33 +121,33 @@ class Dialer:
             else:
                 self._wait(entry, now_ms, 0)
 
-    def network_changed(self, now_ms: int) -> None:
+    def on_network_changed(self, now_ms: int) -> None:
         """An interface came or went: everything may be elsewhere, so try everything at once."""
         for entry in self._book.values():
             entry.failures = 0
-            if entry.state is _State.OURS:
+            if entry.state is _State.OWN:
                 entry.move(_State.WAITING)
             if entry.state is _State.WAITING:
                 self._wait(entry, now_ms, 0)
 
     # ---- what became of dials
 
-    def failed(self, address: Address, now_ms: int) -> None:
+    def on_dial_failed(self, address: Address, now_ms: int) -> None:
         """A dial led nowhere."""
         entry = self._book.get(address)
         if entry is not None and entry.state is _State.DIALLING:
-            self._under_way -= 1
+            self._dialling -= 1
             entry.move(_State.WAITING)
             self._retry(address, entry, now_ms)
 
-    def opened(self, address: Address) -> None:
+    def on_conn_opened(self, address: Address) -> None:
         """A dial led to a connection."""
         entry = self._book.get(address)
         if entry is not None and entry.state is _State.DIALLING:
-            self._under_way -= 1
+            self._dialling -= 1
             entry.move(_State.CONNECTED)
 
-    def closed(self, address: Address, now_ms: int) -> None:
+    def on_conn_closed(self, address: Address, now_ms: int) -> None:
         """A connection that we dialled is gone, with or without a member at its other end."""
         entry = self._book.get(address)
         if entry is not None and entry.state is _State.CONNECTED:
@@ -155,7 +157,7 @@ class Dialer:
             else:
                 self._retry(address, entry, now_ms)
 
-    def answered(self, address: Address, node_id: bytes) -> None:
+    def record_member(self, address: Address, node_id: bytes) -> None:
         """A member proved who it is, at an address that we dialled."""
         entry = self._book.get(address)
         if entry is not None:
@@ -163,34 +165,34 @@ class Dialer:
             entry.proven = True
             entry.failures = 0
 
-    def misfit(self, address: Address, node_id: bytes, now_ms: int) -> None:
+    def on_version_mismatch(self, address: Address, node_id: bytes, now_ms: int) -> None:
         """A member proved who it is and speaks no version of ours: hints do not change that, an upgraded one dials."""
         entry = self._book.get(address)
         if entry is not None:
             entry.node_id = node_id
             entry.proven = True
-            entry.rest_ms = now_ms + self._config.dial_ms_max
+            entry.not_before_ms = now_ms + self._config.dial_ms_max
 
-    def rest(self, node_id: bytes, now_ms: int) -> None:
+    def pause_member(self, node_id: bytes, now_ms: int) -> None:
         """A member has taken another link in our place: it is not dialled for a while."""
         for entry in self._book.values():
             if entry.node_id == node_id:
-                entry.rest_ms = now_ms + self._config.dial_ms_max
+                entry.not_before_ms = now_ms + self._config.dial_ms_max
 
-    def ours(self, address: Address) -> None:
+    def record_own_address(self, address: Address) -> None:
         """We met ourselves there."""
         entry = self._book.get(address)
         if entry is not None and entry.state is _State.CONNECTED:
-            entry.move(_State.OURS)
+            entry.move(_State.OWN)
 
     # ---- members
 
-    def linked(self, node_id: bytes, host: str) -> None:
+    def on_link_up(self, node_id: bytes, host: str) -> None:
         """A member is linked, whose connection comes from or leads to this host: its addresses rest."""
-        self._hosts[host] = None
-        self._hosts.move_to_end(host)
-        if len(self._hosts) > HOSTS_MAX:
-            self._hosts.popitem(last=False)
+        self._member_hosts[host] = None
+        self._member_hosts.move_to_end(host)
+        if len(self._member_hosts) > HOSTS_MAX:
+            self._member_hosts.popitem(last=False)
         if is_circuit(host):
             return  # a link of its own would spare the relays: go on looking for one
         self._linked[node_id] = None
@@ -198,7 +200,7 @@ class Dialer:
             if entry.node_id == node_id and entry.state is _State.WAITING:
                 entry.move(_State.RESTING)
 
-    def unlinked(self, node_id: bytes, now_ms: int) -> None:
+    def on_link_down(self, node_id: bytes, now_ms: int) -> None:
         """A member's link is gone: look for it again."""
         self._linked.pop(node_id, None)
         for entry in self._book.values():
@@ -209,39 +211,39 @@ class Dialer:
 
     # ---- dialling
 
-    def due(self, now_ms: int) -> list[Address]:
+    def start_dials(self, now_ms: int) -> list[Address]:
         """The addresses to dial now."""
         if self._due_ms is None or self._due_ms > now_ms:
             return []
-        places = min(self._config.dials_max - self._under_way, self.room - self._under_way)
-        if places <= 0:
+        slots = min(self._config.dials_max - self._dialling, self.links_wanted - self._dialling)
+        if slots <= 0:
             return []
         ready = [
             (not entry.static, entry.due_ms, number)
             for number, entry in enumerate(self._book.values())
             if entry.state is _State.WAITING and entry.due_ms <= now_ms
         ]
-        chosen = dict.fromkeys(number for _, _, number in sorted(ready)[:places])
+        chosen = dict.fromkeys(number for _, _, number in sorted(ready)[:slots])
         dials: list[Address] = []
         for number, (address, entry) in enumerate(self._book.items()):
             if number in chosen:
                 entry.move(_State.DIALLING)
                 entry.tried_ms = now_ms
-                self._under_way += 1
+                self._dialling += 1
                 dials.append(address)
         waiting = (entry.due_ms for entry in self._book.values() if entry.state is _State.WAITING)
         self._due_ms = min(waiting, default=None)
         return dials
 
     def deadline(self) -> int | None:
-        """When `due` has something, unless all places are taken: then an outcome comes first."""
-        if min(self._config.dials_max, self.room) <= self._under_way:
+        """When `due` has something, unless all slots are taken: then an outcome comes first."""
+        if min(self._config.dials_max, self.links_wanted) <= self._dialling:
             return None
         return self._due_ms
 
-    def known_host(self, host: str) -> bool:
+    def is_member_host(self, host: str) -> bool:
         """Whether a member was met at this host."""
-        return host in self._hosts
+        return host in self._member_hosts
 
     def _retry(self, address: Address, entry: _Entry, now_ms: int) -> None:
         entry.failures += 1
@@ -252,7 +254,7 @@ class Dialer:
 
     def _wait(self, entry: _Entry, now_ms: int, delay_ms: int) -> None:
         soonest = now_ms if entry.tried_ms is None else entry.tried_ms + self._config.dial_ms
-        entry.due_ms = max(now_ms + delay_ms, soonest, entry.rest_ms)
+        entry.due_ms = max(now_ms + delay_ms, soonest, entry.not_before_ms)
         self._due_ms = entry.due_ms if self._due_ms is None else min(self._due_ms, entry.due_ms)
 
     def _backoff(self, failures: int) -> int:
@@ -262,7 +264,7 @@ class Dialer:
     def _shrink(self) -> None:
         if len(self._book) <= ADDRESSES_MAX:
             return
-        idle = (_State.WAITING, _State.RESTING, _State.OURS)
+        idle = (_State.WAITING, _State.RESTING, _State.OWN)
         newest = next(reversed(self._book))
         for address, entry in self._book.items():
             if not entry.static and entry.state in idle and address != newest:

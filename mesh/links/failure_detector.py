@@ -19,7 +19,7 @@ from typing import Final
 
 from mycomesh.mesh.messages import Ping, Pong
 
-__all__ = ["FailureDetector", "Pulse"]
+__all__ = ["FailureDetector", "LinkMetrics"]
 
 PHI_DEAD = 8.0  # one false death in 10^8 gaps, if gaps were normal (section 4.4 of the paper)
 SAMPLES_MAX = 64  # gaps remembered: a minute of an idle link
@@ -35,7 +35,7 @@ OFFSETS_MAX = 8  # clock samples; the one of the shortest round trip is the best
 
 
 @dataclass(frozen=True, slots=True)
-class Pulse:
+class LinkMetrics:
     """The figures of one link. Milliseconds; None before the first Pong. `offset_ms` is peer's clock minus ours."""
 
     rtt_ms: float | None
@@ -48,46 +48,46 @@ class FailureDetector:
 
     __slots__ = (
         "_apart_ms",
-        "_beat_ms",
+        "_clock_samples",
+        "_gap_law",
         "_gaps",
-        "_heard_ms",
-        "_law",
+        "_heartbeat_ms",
         "_pinged_ms",
         "_pings",
+        "_received_ms",
         "_rtt_ms",
         "_sent_ms",
         "_token",
-        "_told",
     )
 
     def __init__(self, now_ms: int, *, heartbeat_ms: int) -> None:
-        self._beat_ms: Final = heartbeat_ms
-        self._heard_ms = now_ms
+        self._heartbeat_ms: Final = heartbeat_ms
+        self._received_ms = now_ms
         self._sent_ms = now_ms
         self._pinged_ms = now_ms
         self._token = 0
         self._pings: dict[int, int] = {}  # token -> when it was sent
         self._gaps: deque[int] = deque(maxlen=SAMPLES_MAX)
-        self._law = self._gap_law()
+        self._gap_law = self._fit_gaps()
         self._rtt_ms: float | None = None
-        # (round trip, the peer's clock less our monotonic one: what is told of a peer outlives our own clock's being set)
-        self._told: deque[tuple[int, float]] = deque(maxlen=OFFSETS_MAX)
+        # (round trip, the peer's clock less our monotonic one: what is clock_ms of a peer outlives our own clock's being set)
+        self._clock_samples: deque[tuple[int, float]] = deque(maxlen=OFFSETS_MAX)
         self._apart_ms = 0  # our wall clock less our monotonic one, when it was read last
 
-    def heard(self, now_ms: int) -> None:
+    def record_received(self, now_ms: int) -> None:
         """Bytes of the peer arrived."""
-        gap = now_ms - self._heard_ms
+        gap = now_ms - self._received_ms
         # Gaps within busy spells say nothing about how long an idle link may be silent.
-        if 2 * gap >= self._beat_ms:
+        if 2 * gap >= self._heartbeat_ms:
             self._gaps.append(gap)
-            self._law = self._gap_law()
-        self._heard_ms = now_ms
+            self._gap_law = self._fit_gaps()
+        self._received_ms = now_ms
 
-    def sent(self, now_ms: int) -> None:
+    def record_sent(self, now_ms: int) -> None:
         """Something was written to the peer, which is its sign of life from us."""
         self._sent_ms = now_ms
 
-    def ping(self, now_ms: int, wall_ms: int) -> Ping:
+    def make_ping(self, now_ms: int, wall_ms: int) -> Ping:
         """A Ping to send at once."""
         self._token = (self._token + 1) & 0xFFFF_FFFF
         self._pings[self._token] = now_ms
@@ -97,7 +97,7 @@ class FailureDetector:
         self._pinged_ms = now_ms
         return Ping(self._token)
 
-    def answered(self, pong: Pong, now_ms: int) -> None:
+    def on_pong(self, pong: Pong, now_ms: int) -> None:
         """A Pong arrived; one that answers nothing of ours is ignored."""
         sent_ms = self._pings.pop(pong.token, None)
         if sent_ms is None:
@@ -106,51 +106,51 @@ class FailureDetector:
         # RFC 6298, section 2: the smoothed round-trip time with alpha = 1/8.
         self._rtt_ms = float(rtt_ms) if self._rtt_ms is None else self._rtt_ms + (rtt_ms - self._rtt_ms) / 8
         # Cristian's estimate: the peer read its clock half a round trip after we sent.
-        told = pong.wall_ms - (sent_ms + rtt_ms / 2)
-        if self._told and abs(told - self._told[-1][1]) > SET_MS:
-            self._told.clear()
-        self._told.append((rtt_ms, told))
+        clock_ms = pong.wall_ms - (sent_ms + rtt_ms / 2)
+        if self._clock_samples and abs(clock_ms - self._clock_samples[-1][1]) > SET_MS:
+            self._clock_samples.clear()
+        self._clock_samples.append((rtt_ms, clock_ms))
 
-    def due(self, now_ms: int) -> bool:
+    def is_ping_due(self, now_ms: int) -> bool:
         """Whether a Ping should be sent: nothing was said for a heartbeat, or the peer is suspiciously silent."""
         return now_ms >= self._ping_ms()
 
-    def dead(self, now_ms: int) -> bool:
+    def is_dead(self, now_ms: int) -> bool:
         """Whether the peer's silence can no longer be explained."""
-        return now_ms - self._heard_ms >= self._dead_after_ms()
+        return now_ms - self._received_ms >= self._dead_after_ms()
 
     def deadline(self) -> int:
         """When to ask `due` and `dead` again."""
-        return min(self._ping_ms(), self._heard_ms + self._dead_after_ms())
+        return min(self._ping_ms(), self._received_ms + self._dead_after_ms())
 
     def phi(self, now_ms: int) -> float:
         """The suspicion: -log10 of the probability that a living peer is silent for so long."""
-        mean, deviation = self._law
-        later = 0.5 * math.erfc((now_ms - self._heard_ms - mean) / deviation / math.sqrt(2))
+        mean, deviation = self._gap_law
+        later = 0.5 * math.erfc((now_ms - self._received_ms - mean) / deviation / math.sqrt(2))
         return -math.log10(later) if later > 0 else math.inf
 
-    def pulse(self, now_ms: int) -> Pulse:
+    def metrics(self, now_ms: int) -> LinkMetrics:
         """What people and link-state records see."""
-        return Pulse(self._rtt_ms, self.offset_ms(self._apart_ms), now_ms - self._heard_ms)
+        return LinkMetrics(self._rtt_ms, self.offset_ms(self._apart_ms), now_ms - self._received_ms)
 
     def offset_ms(self, apart_ms: int) -> float | None:
         """The peer's clock less ours, which shows so much more than our monotonic one; None before the first Pong."""
-        best = min(self._told, default=None)
+        best = min(self._clock_samples, default=None)
         return None if best is None else best[1] - apart_ms
 
     def _ping_ms(self) -> int:
-        beat = self._beat_ms
+        beat = self._heartbeat_ms
         idle = max(self._sent_ms, self._pinged_ms) + beat
-        probe = max(self._heard_ms + int(PROBE_AFTER * beat), self._pinged_ms + int(PROBE_EVERY * beat))
+        probe = max(self._received_ms + int(PROBE_AFTER * beat), self._pinged_ms + int(PROBE_EVERY * beat))
         return min(idle, probe, self._pinged_ms + MEASURE_EVERY * beat)
 
     def _dead_after_ms(self) -> int:
-        mean, deviation = self._law
-        return min(int(mean + _QUANTILE_DEAD * deviation), DEAD_MAX * self._beat_ms)
+        mean, deviation = self._gap_law
+        return min(int(mean + _QUANTILE_DEAD * deviation), DEAD_MAX * self._heartbeat_ms)
 
-    def _gap_law(self) -> tuple[float, float]:
+    def _fit_gaps(self) -> tuple[float, float]:
         """Mean and deviation of the gaps; before there are any, one heartbeat is the mean."""
-        beat = float(self._beat_ms)
+        beat = float(self._heartbeat_ms)
         count = len(self._gaps) + 1  # the prior counts as one sample
         mean = (sum(self._gaps) + beat) / count
         variance = (sum((gap - mean) ** 2 for gap in self._gaps) + (beat - mean) ** 2) / count

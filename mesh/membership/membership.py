@@ -19,7 +19,7 @@ from mycomesh.mesh.membership.revocations import EPOCH_BYTES_MAX, EPOCHS_KEPT, R
 from mycomesh.mesh.membership.roster import MEMBERS_MAX, Roster, digest_of
 from mycomesh.mesh.messages import EpochHave, Epochs, Revocations, RevocationsHave
 from mycomesh.mesh.primitives import KEY_BYTES, draw
-from mycomesh.mesh.results import Drop, Tell
+from mycomesh.mesh.results import Drop, Send
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -34,8 +34,8 @@ __all__ = [
     "RENEW_HINT",
     "STANDING_BYTES_MAX",
     "WARN_BEFORE_S",
+    "DecreeMessage",
     "Membership",
-    "StandingMessage",
     "expiry_hint",
 ]
 
@@ -58,7 +58,7 @@ STANDING_BYTES_MAX = (
 _VERSION = 1
 _WHAT = "standing of the mesh"
 
-StandingMessage = RevocationsHave | Revocations | EpochHave | Epochs
+DecreeMessage = RevocationsHave | Revocations | EpochHave | Epochs
 
 
 def expiry_hint(certificate: Certificate, now_s: int) -> str:
@@ -166,7 +166,7 @@ class Membership:
         """The first words on a link: who is revoked, which secret is in use."""
         self._links[link] = node_id
         held = tuple(map(digest_of, self.roster.standing.revocations()))
-        return [Tell(link, RevocationsHave(held), 0), Tell(link, EpochHave(self.roster.standing.tag), 0)]
+        return [Send(link, RevocationsHave(held), 0), Send(link, EpochHave(self.roster.standing.tag), 0)]
 
     def link_down(self, link: int) -> None:
         """The link is gone."""
@@ -176,7 +176,7 @@ class Membership:
         """All that a member hears who came with an older secret; it calls again with the one in use."""
         standing = self.roster.standing
         results = self._tell_revocations(link, standing.revocations())
-        return [*results, Tell(link, Epochs(standing.epochs()), 0), Tell(link, EpochHave(standing.tag), 0)]
+        return [*results, Send(link, Epochs(standing.epochs()), 0), Send(link, EpochHave(standing.tag), 0)]
 
     def agrees(self, message: object) -> bool:
         """Whether the other side has said that it uses the same secret."""
@@ -184,7 +184,7 @@ class Membership:
 
     # ---- messages
 
-    def on_message(self, link: int, message: StandingMessage) -> list[Result]:
+    def on_message(self, link: int, message: DecreeMessage) -> list[Result]:
         """Take one message of a member. CertificateError: it tells what nobody has decided."""
         standing = self.roster.standing
         match message:
@@ -198,20 +198,20 @@ class Membership:
                 return self._revoked(made, besides=link)
             case EpochHave(tag):
                 if tag != standing.tag:
-                    return [Tell(link, Epochs(standing.epochs()), 0)] if standing.epoch is not None else []
+                    return [Send(link, Epochs(standing.epochs()), 0)] if standing.epoch is not None else []
                 if link in self._links:
                     self._met[self._links[link]] = None
                 return []
             case Epochs(raws):
                 news = [standing.add_epoch(raw) for raw in raws]
-                return self._moved(besides=link) if any(news) else [Tell(link, EpochHave(standing.tag), 0)]
+                return self._moved(besides=link) if any(news) else [Send(link, EpochHave(standing.tag), 0)]
             case _:
                 assert_never(message)
 
     def _tell_revocations(self, link: int, raws: Iterable[bytes]) -> list[Result]:
         told = tuple(raws)
         pieces = (told[at : at + REVOCATIONS_TOLD] for at in range(0, len(told), REVOCATIONS_TOLD))
-        return [Tell(link, Revocations(piece), 0) for piece in pieces]
+        return [Send(link, Revocations(piece), 0) for piece in pieces]
 
     def _revoked(self, made: list[Revocation], besides: int = -1) -> list[Result]:
         """Members are members no more: store it, tell it, end their links."""
@@ -253,8 +253,8 @@ class Membership:
         results.append(Notice("mesh.epoch", text, {"number": 0 if standing.epoch is None else standing.epoch.number}))
         for link in self._links:
             if link != besides:
-                results.append(Tell(link, Epochs(standing.epochs()), 0))
-            results.append(Tell(link, EpochHave(standing.tag), 0))
+                results.append(Send(link, Epochs(standing.epochs()), 0))
+            results.append(Send(link, EpochHave(standing.tag), 0))
         return results
 
     # ---- deciding

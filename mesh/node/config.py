@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from mycomesh.mesh.node.errors import ConfigError
-from mycomesh.mesh.versions import SPOKEN, Versions
+from mycomesh.mesh.versions import SUPPORTED, Versions
 from mycomesh.sync.sqlite.identifiers import fold
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ class NodeConfig:
     log_level: str = "info"
     log_format: str = "text"
     metrics: PeerName | None = None
-    protocol: Versions = SPOKEN
+    protocol: Versions = SUPPORTED
 
     def __post_init__(self) -> None:
         """Check every field."""
@@ -121,8 +121,8 @@ class NodeConfig:
         both = sorted({fold(name) for name in self.only} & {fold(name) for name in self.exclude})
         if both:
             raise ConfigError(f"table {both[0]!r} is both in 'only' and in 'except'; take it out of one")
-        if self.protocol.oldest not in SPOKEN or self.protocol.newest not in SPOKEN:
-            raise ConfigError(f"protocol {self.protocol} is not spoken by this mycomesh, which speaks {SPOKEN}")
+        if self.protocol.oldest not in SUPPORTED or self.protocol.newest not in SUPPORTED:
+            raise ConfigError(f"protocol {self.protocol} is not spoken by this mycomesh, which speaks {SUPPORTED}")
         if self.log_level not in LOG_LEVELS:
             raise ConfigError(f"log_level {self.log_level!r} is unknown; choose one of {', '.join(LOG_LEVELS)}")
         if self.log_format not in LOG_FORMATS:
@@ -198,7 +198,7 @@ def _value(key: str, value: Any) -> Any:
         case "protocol":
             if isinstance(value, list) and len(value) == 2 and all(type(item) is int for item in value):
                 return _versions(*value)
-            wanted = f"a list of the oldest and the newest version, such as [{SPOKEN.oldest}, {SPOKEN.newest}]"
+            wanted = f"a list of the oldest and the newest version, such as [{SUPPORTED.oldest}, {SUPPORTED.newest}]"
         case _:
             if isinstance(value, list) and all(type(item) is str for item in value):
                 return tuple(PeerName.parse(item) for item in value) if key == "peers" else tuple(value)
@@ -210,7 +210,5 @@ def _versions(oldest: int, newest: int) -> Versions:
     try:
         return Versions(oldest, newest)
     except ValueError:
-        text = (
-            f"'protocol' [{oldest}, {newest}] is no range; this mycomesh speaks {SPOKEN}, so write the older one first"
-        )
+        text = f"'protocol' [{oldest}, {newest}] is no range; this mycomesh speaks {SUPPORTED}, so write the older one first"
         raise ConfigError(text) from None

@@ -104,7 +104,7 @@ class MeshMachine(Protocol):
         ...
 
     @property
-    def timekeeper(self) -> KnownTime:
+    def mesh_clock(self) -> KnownTime:
         """Return what the mesh says of this node's clock."""
         ...
 
@@ -160,7 +160,7 @@ class NodeCore:
 
     def _timed(self) -> list[ShellAction]:
         """Tell the `Exchange` what time it is, where that is news."""
-        time, told = self.mesh.timekeeper.time, self._time
+        time, told = self.mesh.mesh_clock.time, self._time
         changes = (time.offset_ms - told.offset_ms, time.apart_ms - told.apart_ms)
         if time.confirmed == told.confirmed and max(map(abs, changes)) < CORRECTED_MS:
             return []

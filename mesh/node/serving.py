@@ -134,7 +134,7 @@ class ServingNode:
 
         The port comes first, because a busy one must leave the file as it was.
         """
-        self._mesh.listen(await self._shell.listen())
+        self._mesh.advertise_port(await self._shell.listen())
         try:
             await asyncio.wrap_future(self._sql.start())
         except BaseException:
@@ -165,15 +165,15 @@ class ServingNode:
         )
         states = {link.peer: link for link in links}
         peers = tuple(_peer_view(peer, states.get(peer.node_id)) for peer in self._mesh.peers(now_ms))
-        timekeeper = self._mesh.timekeeper
+        mesh_clock = self._mesh.mesh_clock
         return Snapshot(
             status.site,
             status.pending,
             tables,
             peers,
             self._shell.port,
-            timekeeper.offset_ms,
-            CUT_OFF if self._shell.isolated else timekeeper.wrong,
+            mesh_clock.offset_ms,
+            CUT_OFF if self._shell.isolated else mesh_clock.warning,
             _scrub_view(status.scrubbed, wall_ms),
             self._lock.longest_s * 1000,
         )
@@ -354,7 +354,7 @@ class ServingNode:
         now_ms, wall_ms = clock()
         identity, peers = self._identity, self._mesh.peers(now_ms)
         head = (phase, identity.mesh_name, identity.mesh_id.hex(), identity.name, identity.node_id.hex())
-        offset_ms = self._mesh.timekeeper.offset_ms
+        offset_ms = self._mesh.mesh_clock.offset_ms
 
         def write() -> bool:
             links = {link.peer: link for link in self._links()}

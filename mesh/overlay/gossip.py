@@ -28,15 +28,15 @@ if TYPE_CHECKING:
     import random
     from collections.abc import Callable
 
-__all__ = ["SHARED_TREE", "Gossip", "Send"]
+__all__ = ["SHARED_TREE", "Gossip", "GossipSend"]
 
 SHARED_TREE = bytes(16)
 RECENT_MAX = 512  # batches of one spell that are counted: beyond, one prune in 512 is enough
 
 
 @dataclass(frozen=True, slots=True)
-class Send:
-    """Send this on that link."""
+class GossipSend:
+    """GossipSend this on that link."""
 
     link: int
     message: Batch | IHave | Graft | Prune
@@ -65,11 +65,11 @@ class Gossip:
     __slots__ = (
         "_announce_ms",
         "_announced",
-        "_behind",
+        "_cache",
+        "_cache_bytes",
+        "_congested",
         "_covered",
         "_graft_ms",
-        "_kept",
-        "_kept_bytes",
         "_limits",
         "_links",
         "_missing",
@@ -83,11 +83,11 @@ class Gossip:
         self._rng = rng
         self._limits = limits
         self._links: dict[int, None] = {}
-        self._behind: dict[int, bool] = {}  # congested links; True: what is urgent waits there too
+        self._congested: dict[int, bool] = {}  # congested links; True: what is urgent waits there too
         self._trees: OrderedDict[bytes, _Tree] = OrderedDict()
         self._seen: OrderedDict[bytes, None] = OrderedDict()
-        self._kept: OrderedDict[bytes, Batch] = OrderedDict()
-        self._kept_bytes = 0
+        self._cache: OrderedDict[bytes, Batch] = OrderedDict()
+        self._cache_bytes = 0
         self._missing: OrderedDict[bytes, _Missing] = OrderedDict()
         self._announced: dict[tuple[int, bytes], list[bytes]] = {}  # (link, tree) -> ids to announce
         self._announce_ms: int | None = None
@@ -95,14 +95,14 @@ class Gossip:
 
     # ---- links
 
-    def link_up(self, link: int) -> None:
+    def on_link_up(self, link: int) -> None:
         """A link begins eager on every tree: a duplicate tells soon enough if it is not needed."""
         self._links[link] = None
 
-    def link_down(self, link: int, now_ms: int) -> None:
+    def on_link_down(self, link: int, now_ms: int) -> None:
         """Forget the link; what only it had announced is left to the catch-up."""
         self._links.pop(link, None)
-        self._behind.pop(link, None)
+        self._congested.pop(link, None)
         for tree in self._trees.values():
             tree.lazy.pop(link, None)
         for key in [key for key in self._announced if key[0] == link]:
@@ -115,56 +115,58 @@ class Gossip:
                 if not missing.links:
                     del self._missing[batch_id]
 
-    def congested(self, link: int, *, urgent: bool) -> None:
+    def on_congested(self, link: int, *, urgent: bool) -> None:
         """Nothing more for this link until `drained`, but for urgent batches unless `urgent`: too many of them wait."""
         if link in self._links:
-            self._behind[link] = urgent
+            self._congested[link] = urgent
 
-    def drained(self, link: int) -> None:
+    def on_drained(self, link: int) -> None:
         """The link has room again."""
-        self._behind.pop(link, None)
+        self._congested.pop(link, None)
 
     # ---- batches
 
-    def publish(self, batch: Batch, batch_id: bytes, now_ms: int) -> list[Send]:
+    def publish(self, batch: Batch, batch_id: bytes, now_ms: int) -> list[GossipSend]:
         """Spread a batch of our own."""
         self._remember(batch, batch_id, now_ms)
-        sends: list[Send] = []
+        sends: list[GossipSend] = []
         self._relay(batch, batch_id, -1, now_ms, sends)
         return sends
 
-    def first(self, link: int, batch: Batch, batch_id: bytes, now_ms: int) -> list[Send] | None:
+    def check_duplicate(self, link: int, batch: Batch, batch_id: bytes, now_ms: int) -> list[GossipSend] | None:
         """None if this batch is not known yet (verify, then `accept`); else what a duplicate leads to: a prune."""
         if batch_id not in self._seen:
             return None
         name = _tree_of(batch)
-        self._known_to(link, name, batch_id)
+        self._cancel_announcement(link, name, batch_id)
         tree = self._tree(name)
-        if link in tree.lazy or link not in self._links or not self._prunes(tree, batch_id, now_ms):
+        if link in tree.lazy or link not in self._links or not self._may_prune(tree, batch_id, now_ms):
             return []
         tree.lazy[link] = None
-        return [Send(link, Prune(name))]
+        return [GossipSend(link, Prune(name))]
 
-    def accept(self, link: int, batch: Batch, batch_id: bytes, now_ms: int) -> list[Send]:
+    def accept(self, link: int, batch: Batch, batch_id: bytes, now_ms: int) -> list[GossipSend]:
         """Relay a verified batch that came on `link` for the first time."""
         self._remember(batch, batch_id, now_ms)
         # Whoever brings a batch first is the way to its origin (Plumtree, section 3.4).
         self._tree(_tree_of(batch)).lazy.pop(link, None)
-        sends: list[Send] = []
+        sends: list[GossipSend] = []
         self._relay(batch, batch_id, link, now_ms, sends)
         return sends
 
-    def on_message(self, link: int, message: IHave | Graft | Prune, now_ms: int) -> list[Send]:
+    def on_message(self, link: int, message: IHave | Graft | Prune, now_ms: int) -> list[GossipSend]:
         """Take one message about batches."""
         match message:
             case IHave(tree, ids):
                 for batch_id in ids:
-                    self._on_announced(link, tree, batch_id, now_ms)
+                    self._on_ihave(link, tree, batch_id, now_ms)
                 return []
             case Graft(tree, ids):
                 self._tree(tree).lazy.pop(link, None)
-                kept = (self._kept.get(batch_id) for batch_id in ids)
-                return [Send(link, batch) for batch in kept if batch is not None and not self._waits(link, batch)]
+                kept = (self._cache.get(batch_id) for batch_id in ids)
+                return [
+                    GossipSend(link, batch) for batch in kept if batch is not None and not self._is_blocked(link, batch)
+                ]
             case Prune(tree):
                 if link in self._links:
                     self._tree(tree).lazy[link] = None
@@ -180,15 +182,16 @@ class Gossip:
             return self._graft_ms if self._announce_ms is None else self._announce_ms
         return min(self._announce_ms, self._graft_ms)
 
-    def on_timer(self, now_ms: int) -> list[Send]:
+    def on_timer(self, now_ms: int) -> list[GossipSend]:
         """Announce what was gathered, ask for what did not come."""
-        sends: list[Send] = []
+        sends: list[GossipSend] = []
         if self._announce_ms is not None and self._announce_ms <= now_ms:
             self._announce_ms = None
             for (link, tree), ids in self._announced.items():
-                if link not in self._behind:
+                if link not in self._congested:
                     sends += (
-                        Send(link, IHave(tree, tuple(ids[at : at + IDS_MAX]))) for at in range(0, len(ids), IDS_MAX)
+                        GossipSend(link, IHave(tree, tuple(ids[at : at + IDS_MAX])))
+                        for at in range(0, len(ids), IDS_MAX)
                     )
             self._announced.clear()
         if self._graft_ms is not None and self._graft_ms <= now_ms:
@@ -196,7 +199,7 @@ class Gossip:
             self._graft_ms = min((missing.due_ms for missing in self._missing.values()), default=None)
         return sends
 
-    def _graft(self, now_ms: int, sends: list[Send]) -> None:
+    def _graft(self, now_ms: int, sends: list[GossipSend]) -> None:
         wanted: dict[tuple[int, bytes], list[bytes]] = {}
         for batch_id, missing in list(self._missing.items()):
             if missing.due_ms > now_ms:
@@ -211,30 +214,30 @@ class Gossip:
                 del self._missing[batch_id]
         for (link, tree), ids in wanted.items():
             self._tree(tree).lazy.pop(link, None)
-            sends.append(Send(link, Graft(tree, tuple(ids))))
+            sends.append(GossipSend(link, Graft(tree, tuple(ids))))
 
     # ---- helpers
 
-    def _relay(self, batch: Batch, batch_id: bytes, source: int, now_ms: int, sends: list[Send]) -> None:
+    def _relay(self, batch: Batch, batch_id: bytes, source: int, now_ms: int, sends: list[GossipSend]) -> None:
         tree = _tree_of(batch)
         lazy = self._tree(tree).lazy
         everywhere = source < 0 and batch.direct
         announced = False
         for link in self._links:
-            if link == source or self._waits(link, batch):
+            if link == source or self._is_blocked(link, batch):
                 continue
             if everywhere or not (link in lazy or (batch.direct and self._covered(batch.origin, link))):
-                sends.append(Send(link, batch))
+                sends.append(GossipSend(link, batch))
             else:
                 self._announced.setdefault((link, tree), []).append(batch_id)
                 announced = True
         if announced and self._announce_ms is None:
             self._announce_ms = now_ms + self._limits.announce_ms
 
-    def _waits(self, link: int, batch: Batch) -> bool:
-        return self._behind.get(link, False) or (link in self._behind and batch.priority > 0)
+    def _is_blocked(self, link: int, batch: Batch) -> bool:
+        return self._congested.get(link, False) or (link in self._congested and batch.priority > 0)
 
-    def _prunes(self, tree: _Tree, batch_id: bytes, now_ms: int) -> bool:
+    def _may_prune(self, tree: _Tree, batch_id: bytes, now_ms: int) -> bool:
         """Whether this batch is the one of its spell that prunes: its id as a fraction of 1, against their number."""
         recent = tree.recent
         while recent and recent[0] <= now_ms - self._limits.settle_ms:
@@ -251,17 +254,17 @@ class Gossip:
         self._seen[batch_id] = None
         if len(self._seen) > limits.seen_max:
             self._seen.popitem(last=False)
-        self._kept[batch_id] = batch
-        self._kept_bytes += len(batch.payload)
-        while self._kept and (len(self._kept) > limits.kept_max or self._kept_bytes > limits.kept_bytes_max):
-            _, old = self._kept.popitem(last=False)
-            self._kept_bytes -= len(old.payload)
+        self._cache[batch_id] = batch
+        self._cache_bytes += len(batch.payload)
+        while self._cache and (len(self._cache) > limits.kept_max or self._cache_bytes > limits.kept_bytes_max):
+            _, old = self._cache.popitem(last=False)
+            self._cache_bytes -= len(old.payload)
 
-    def _on_announced(self, link: int, tree: bytes, batch_id: bytes, now_ms: int) -> None:
+    def _on_ihave(self, link: int, tree: bytes, batch_id: bytes, now_ms: int) -> None:
         if link not in self._links:
             return
         if batch_id in self._seen:
-            self._known_to(link, tree, batch_id)
+            self._cancel_announcement(link, tree, batch_id)
             return
         missing = self._missing.get(batch_id)
         if missing is None:
@@ -272,7 +275,7 @@ class Gossip:
         elif link not in missing.links:
             missing.links.append(link)
 
-    def _known_to(self, link: int, tree: bytes, batch_id: bytes) -> None:
+    def _cancel_announcement(self, link: int, tree: bytes, batch_id: bytes) -> None:
         """That peer has the batch: it needs no announcement of it."""
         ids = self._announced.get((link, tree), [])
         if batch_id in ids:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from mycomesh.mesh import wire
 from mycomesh.mesh.errors import DecodeError
 from mycomesh.mesh.membership.identity import verify
-from mycomesh.mesh.rate_limit import paced
+from mycomesh.mesh.rate_limit import admit_at_rate
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -88,13 +88,13 @@ class LinkState:
 
 
 @dataclass(slots=True)
-class _Known:
-    """A record as it was received, to be passed on unchanged, and when; `paced_ms` as `pace.paced` counts them."""
+class _Record:
+    """A record as it was received, to be passed on unchanged, and when; `rate_ms` as `pace.paced` counts them."""
 
     state: LinkState
     raw: bytes
-    heard_ms: int
-    paced_ms: int = 0
+    received_ms: int
+    rate_ms: int = 0
 
     @property
     def sequence(self) -> bytes:
@@ -111,16 +111,16 @@ class Topology:
         "_changed",
         "_count",
         "_identity",
-        "_known",
+        "_published_ms",
         "_reachable",
+        "_records",
         "_sequence",
-        "_told_ms",
         "_walked_ms",
     )
 
     def __init__(self, identity: Identity) -> None:
         self._identity = identity
-        self._known: dict[bytes, _Known] = {}
+        self._records: dict[bytes, _Record] = {}
         self._by_raw: dict[bytes, LinkState] = {}  # most of what a flood brings is here already
         self._adjacent: dict[bytes, dict[bytes, None]] = {}  # whom each node names
         self._reachable: dict[bytes, int] | None = None  # node -> hops; None: to be computed
@@ -128,19 +128,19 @@ class Topology:
         self._walked_ms: int | None = None
         self._sequence = 0
         self._changed = True
-        self._told_ms: int | None = None
+        self._published_ms: int | None = None
 
     # ---- our own record
 
-    def changed(self) -> None:
+    def on_links_changed(self) -> None:
         """Our links are not what our record says: tell the mesh when it is time."""
         self._changed = True
 
     def deadline(self) -> int:
         """When `tell` is due."""
-        if self._told_ms is None:
+        if self._published_ms is None:
             return 0
-        return self._told_ms + (self.spacing_ms() if self._changed else self.refresh_ms())
+        return self._published_ms + (self.spacing_ms() if self._changed else self.refresh_ms())
 
     def spacing_ms(self) -> int:
         """How far apart records of one node are, at the least."""
@@ -150,7 +150,7 @@ class Topology:
         """How often a record that has not changed is repeated."""
         return self._spaced(REFRESH_MS, REFRESH_NODE_MS)
 
-    def tell(self, neighbours: Iterable[Neighbour], now_ms: int, wall_ms: int) -> bytes:
+    def make_record(self, neighbours: Iterable[Neighbour], now_ms: int, wall_ms: int) -> bytes:
         """Make and keep our next record; send the answer on every link."""
         # The wall clock makes sequences grow over restarts without anything stored; where it went back, `add` corrects.
         self._sequence = max(self._sequence + 1, min(max(wall_ms, 0), SEQUENCE_MAX // 2))
@@ -158,9 +158,9 @@ class Topology:
         state = LinkState(self._identity.node_id, self._sequence, tuple(nearest))
         body = state.encode()
         raw = self._identity.sign(_DOMAIN, body) + body
-        self._keep(_Known(state, raw, now_ms))
+        self._keep(_Record(state, raw, now_ms))
         self._changed = False
-        self._told_ms = now_ms
+        self._published_ms = now_ms
         return raw
 
     # ---- records of others
@@ -177,19 +177,19 @@ class Topology:
             raise DecodeError(f"link-state of {len(raw)} bytes")
         if raw.startswith(_HEAD, _SIGNATURE_BYTES):
             node_id = raw[_NODE_AT:_SEQUENCE_AT]
-            known = self._known.get(node_id)
+            known = self._records.get(node_id)
             if known is not None and raw[_SEQUENCE_AT : _SEQUENCE_AT + 9] <= known.sequence:
                 return node_id, None
         state = LinkState.decode(raw[_SIGNATURE_BYTES:])
-        known = self._known.get(state.node_id)
+        known = self._records.get(state.node_id)
         return state.node_id, state if known is None or known.state.sequence < state.sequence else None
 
     def add(self, state: LinkState, raw: bytes, node_key: bytes, now_ms: int) -> bool:
         """Keep a record if its author signed it, there is room and it has not told too many; whether to pass it on."""
-        before = self._known.get(state.node_id)
-        told_ms = None if before is None else before.paced_ms
-        paced_ms = paced(told_ms, now_ms, every_ms=SPACING_MS, at_once=BURST_RECORDS)
-        if paced_ms is None:
+        before = self._records.get(state.node_id)
+        previous_ms = None if before is None else before.rate_ms
+        rate_ms = admit_at_rate(previous_ms, now_ms, every_ms=SPACING_MS, at_once=BURST_RECORDS)
+        if rate_ms is None:
             # A member that floods the mesh with records of itself is heard as often as any other, and nobody checks more.
             return False
         if not verify(node_key, _DOMAIN, raw[_SIGNATURE_BYTES:], raw[:_SIGNATURE_BYTES]):
@@ -199,14 +199,14 @@ class Topology:
             self._sequence = max(self._sequence, state.sequence)
             self._changed = True
             return False
-        if len(self._known) >= NODES_MAX and state.node_id not in self._known:
+        if len(self._records) >= NODES_MAX and state.node_id not in self._records:
             return False
-        self._keep(_Known(state, raw, now_ms, paced_ms))
+        self._keep(_Record(state, raw, now_ms, rate_ms))
         return True
 
     def forget(self, node_id: bytes) -> None:
         """Drop a node that is no member any more."""
-        known = self._known.pop(node_id, None)
+        known = self._records.pop(node_id, None)
         if known is not None:
             self._by_raw.pop(known.raw, None)
             self._adjacent.pop(node_id, None)
@@ -214,16 +214,16 @@ class Topology:
 
     def versions(self) -> tuple[tuple[bytes, int], ...]:
         """The newest sequence of every node, to compare with a peer's."""
-        return tuple((node_id, known.state.sequence) for node_id, known in self._known.items())
+        return tuple((node_id, known.state.sequence) for node_id, known in self._records.items())
 
     def newer_than(self, versions: Iterable[tuple[bytes, int]]) -> list[bytes]:
         """The records that someone who holds `versions` lacks."""
         theirs = dict(versions)
-        return [known.raw for node_id, known in self._known.items() if known.state.sequence > theirs.get(node_id, -1)]
+        return [known.raw for node_id, known in self._records.items() if known.state.sequence > theirs.get(node_id, -1)]
 
     # ---- what follows
 
-    def linked(self, left: bytes, right: bytes) -> bool:
+    def are_linked(self, left: bytes, right: bytes) -> bool:
         """Whether both ends say that there is a link between them."""
         return right in self._adjacent.get(left, ()) and left in self._adjacent.get(right, ())
 
@@ -249,28 +249,28 @@ class Topology:
 
     def state(self, node_id: bytes) -> LinkState | None:
         """The newest record of a node."""
-        known = self._known.get(node_id)
+        known = self._records.get(node_id)
         return None if known is None else known.state
 
-    def heard_ms(self, node_id: bytes) -> int | None:
+    def received_ms(self, node_id: bytes) -> int | None:
         """When the newest record of a node came."""
-        known = self._known.get(node_id)
-        return None if known is None else known.heard_ms
+        known = self._records.get(node_id)
+        return None if known is None else known.received_ms
 
     def states(self) -> tuple[LinkState, ...]:
         """Every record, by node id: what draws the picture of the mesh."""
-        return tuple(self._known[node_id].state for node_id in sorted(self._known))
+        return tuple(self._records[node_id].state for node_id in sorted(self._records))
 
     def _spaced(self, least_ms: int, node_ms: int) -> int:
         """How far apart things are that happen more rarely the larger the mesh is."""
-        return max(least_ms, node_ms * len(self._known))
+        return max(least_ms, node_ms * len(self._records))
 
-    def _keep(self, known: _Known) -> None:
+    def _keep(self, known: _Record) -> None:
         node_id = known.state.node_id
-        before = self._known.get(node_id)
+        before = self._records.get(node_id)
         if before is not None:
             self._by_raw.pop(before.raw, None)
-        self._known[node_id] = known
+        self._records[node_id] = known
         self._by_raw[known.raw] = known.state
         adjacent = dict.fromkeys(each.node_id for each in known.state.neighbours)
         if self._adjacent.get(node_id) != adjacent:

@@ -82,9 +82,9 @@ class Circuits:
         self._plan_ms = 0
 
     @property
-    def timekeeper(self) -> MeshClock:
+    def mesh_clock(self) -> MeshClock:
         """Return what the mesh says of this node's clock."""
-        return self._core.timekeeper
+        return self._core.mesh_clock
 
     @property
     def roster(self) -> Roster:

@@ -246,7 +246,7 @@ def messages(datas, sync_data, circuit_data):
     """A message has one encoding, and whatever a member says leads to results or to the end of its link."""
     rng = random.Random(1)
     overlay = Overlay(Membership(FIRST, None, rng.randbytes), MeshConfig(), rng, lambda _: [])
-    overlay.link_up(1, SECOND.certificate, WALL_MS)
+    overlay.on_link_up(1, SECOND.certificate, WALL_MS)
     for number, data in enumerate(datas):
         try:
             message = decode(data)

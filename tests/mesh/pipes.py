@@ -111,7 +111,7 @@ class Node:
         return [action.event for action in self.seen(Notice)]
 
     def link_to(self, other: Node) -> int:
-        node_id = other.core._house.identity.node_id
+        node_id = other.core._context.identity.node_id
         return next(link for link, peer in self.links.items() if peer == node_id)
 
 
@@ -138,7 +138,7 @@ class Pipes:
     def member(self, identity: Identity, *, config: MeshConfig | None = None, **more: object) -> Node:
         rng = random.Random(f"{identity.name} {self._counter}")
         core = MeshCore(identity, entropy=rng.randbytes, rng=rng, config=config or MeshConfig(), **more)
-        core.listen(PORT)
+        core.advertise_port(PORT)
         return self.add(identity.name, core)
 
     def add(self, name: str, core: Core) -> Node:

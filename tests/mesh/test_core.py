@@ -407,7 +407,7 @@ def test_a_batch_of_an_author_nobody_vouches_for_waits_bounded_and_is_never_deli
         pipes.publish(nodes[0], b"%d" % index)
         pipes.run(3)
     assert nodes[2].batches() == []
-    assert len(nodes[2].core._overlay._held) <= 64
+    assert len(nodes[2].core._overlay._uncertified) <= 64
 
 
 def test_a_member_met_by_nobody_here_is_known_by_its_certificate():
@@ -750,7 +750,7 @@ def test_who_has_no_open_invitation_hears_nothing(fault):
     if fault == "wrong code":
         code = type(code)(code.mesh_id, bytes(len(code.secret)))
     if fault == "no root key":
-        inviter.core._house.root_seed = None
+        inviter.core._context.root_seed = None
     joiner = joining(pipes, code)
     pipes.meet(joiner, inviter)
     pipes.run(20_000)

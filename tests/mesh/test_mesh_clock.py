@@ -2,7 +2,7 @@
 
 import pytest
 
-from mycomesh.mesh.mesh_clock import HOLD_MS, UNSET_MS, WRONG_MS, MeshClock, MeshTime, mesh_offset_ms, mesh_time
+from mycomesh.mesh.mesh_clock import CONFIRM_MS, UNSET_MS, WRONG_MS, MeshClock, MeshTime, mesh_offset_ms, mesh_time
 from tests.mesh.pipes import Pipes, mesh_of
 
 YEARS_MS = 50 * 365 * 86_400_000
@@ -25,21 +25,21 @@ def test_mesh_time_is_the_median_of_all_clocks(offsets, mesh):
 
 
 def test_a_clock_is_called_wrong_once_and_right_once():
-    keeper = MeshClock()
+    clock = MeshClock()
     agreed = [3.0, -2.0, 5.0]
-    assert keeper.judge(agreed, 0, NOW_MS) == []
-    assert keeper.offset_ms == pytest.approx(1.5, abs=1.5)
+    assert clock.update(agreed, 0, NOW_MS) == []
+    assert clock.offset_ms == pytest.approx(1.5, abs=1.5)
     late = [offset + 90_000 for offset in agreed]
-    assert keeper.judge(late, 1_000, NOW_MS) == []  # perhaps only of the first peers that are met
-    (told,) = keeper.judge(late, 1_000 + HOLD_MS, NOW_MS)
+    assert clock.update(late, 1_000, NOW_MS) == []  # perhaps only of the first peers that are met
+    (told,) = clock.update(late, 1_000 + CONFIRM_MS, NOW_MS)
     assert (told.event, told.level) == ("clock.wrong", "warning")
     assert "90 s behind the mesh (median of 3 peers)" in told.text
-    assert keeper.wrong == told.text
-    assert keeper.judge(late, 8_000, NOW_MS) == []
-    assert keeper.judge([WRONG_MS * 0.7] * 3, 9_000, NOW_MS) == []  # no flapping at the border
-    (told,) = keeper.judge(agreed, 10_000, NOW_MS)
+    assert clock.warning == told.text
+    assert clock.update(late, 8_000, NOW_MS) == []
+    assert clock.update([WRONG_MS * 0.7] * 3, 9_000, NOW_MS) == []  # no flapping at the border
+    (told,) = clock.update(agreed, 10_000, NOW_MS)
     assert told.event == "clock.right"
-    assert keeper.wrong == ""
+    assert clock.warning == ""
 
 
 def test_a_node_that_boots_in_1970_is_told_by_its_mesh_and_the_others_are_not():
@@ -49,10 +49,10 @@ def test_a_node_that_boots_in_1970_is_told_by_its_mesh_and_the_others_are_not():
     pipes.meet_all()
     pipes.run(12_000)
     assert "clock.wrong" in nodes[3].notices()
-    assert nodes[3].core.timekeeper.offset_ms == pytest.approx(YEARS_MS, abs=10)
+    assert nodes[3].core.mesh_clock.offset_ms == pytest.approx(YEARS_MS, abs=10)
     for node in nodes[:3]:
         assert "clock.wrong" not in node.notices()
-        assert abs(node.core.timekeeper.offset_ms) < 10
+        assert abs(node.core.mesh_clock.offset_ms) < 10
     nodes[3].wall_ms += YEARS_MS  # GPS has a fix
     pipes.run(120_000)
     assert "clock.right" in nodes[3].notices()

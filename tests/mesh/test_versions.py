@@ -181,18 +181,18 @@ def test_the_ranges_travel_encrypted():
 @pytest.mark.parametrize(("oldest", "newest"), [(0, 1), (2, 1), (1, 256), (-1, 1), (True, 1)])
 def test_a_range_that_is_none_is_refused_like_any_damaged_introduction(oldest, newest):
     pipes, (left, right) = speaking((1, 2), (1, 2))
-    honest = left.core._house.papers
+    honest = left.core._context.hello
 
     class Forged:
-        """Papers with a range that `Versions` would not take."""
+        """A hello with a range that `Versions` would not take."""
 
         certificate = honest().certificate
 
         def encode(self):
-            papers = honest()
-            return wire.encode((1, papers.certificate.raw, papers.boot, papers.port, oldest, newest))
+            hello = honest()
+            return wire.encode((1, hello.certificate.raw, hello.boot, hello.port, oldest, newest))
 
-    left.core._house = _With(left.core._house, Forged)
+    left.core._context = _With(left.core._context, Forged)
     pipes.meet(left, right)
     pipes.run(900)
     assert right.seen(LinkUp) == []
@@ -200,14 +200,14 @@ def test_a_range_that_is_none_is_refused_like_any_damaged_introduction(oldest, n
 
 
 class _With:
-    """A house that shows other papers."""
+    """A context that shows another hello."""
 
-    def __init__(self, house, papers):
-        self._house = house
-        self.papers = papers
+    def __init__(self, context, hello):
+        self._context = context
+        self.hello = hello
 
     def __getattr__(self, name):
-        return getattr(self._house, name)
+        return getattr(self._context, name)
 
 
 def test_an_introduction_is_pinned_by_golden_bytes():

@@ -21,13 +21,13 @@ def step(detector, until, *, answer=lambda now, token: now + 1, start=0):
             break
         for entry in [entry for entry in arriving if entry[0] <= now]:
             arriving.remove(entry)
-            detector.heard(now)
-            detector.answered(Pong(entry[1], 0), now)
-        if detector.dead(now):
+            detector.record_received(now)
+            detector.on_pong(Pong(entry[1], 0), now)
+        if detector.is_dead(now):
             return now
-        if detector.due(now):
-            token = detector.ping(now, 0).token
-            detector.sent(now)
+        if detector.is_ping_due(now):
+            token = detector.make_ping(now, 0).token
+            detector.record_sent(now)
             at = answer(now, token)
             if at is not None:
                 arriving.append((at, token))
@@ -97,10 +97,10 @@ def test_any_traffic_is_a_sign_of_life_and_saves_the_ping():
     detector = FailureDetector(0, heartbeat_ms=BEAT)
     pings = 0
     for now in range(0, 20_000, 100):
-        detector.heard(now)
-        detector.sent(now)
-        pings += detector.due(now)
-        assert not detector.dead(now)
+        detector.record_received(now)
+        detector.record_sent(now)
+        pings += detector.is_ping_due(now)
+        assert not detector.is_dead(now)
     assert pings == 0
 
 
@@ -108,33 +108,33 @@ def test_a_busy_link_is_measured_now_and_then():
     detector = FailureDetector(0, heartbeat_ms=BEAT)
     pings = []
     for now in range(0, 100_000, 100):
-        detector.heard(now)
-        detector.sent(now)
-        if detector.due(now):
+        detector.record_received(now)
+        detector.record_sent(now)
+        if detector.is_ping_due(now):
             pings.append(now)
-            detector.ping(now, 0)
+            detector.make_ping(now, 0)
     assert pings == [30_000, 60_000, 90_000]
 
 
 def test_round_trip_and_clock_offset_are_measured():
     detector = FailureDetector(0, heartbeat_ms=BEAT)
-    assert detector.pulse(0).rtt_ms is None
+    assert detector.metrics(0).rtt_ms is None
     for index in range(8):
         sent, delay = index * 1_000, 20 if index == 3 else 200
-        ping = detector.ping(sent, 5_000_000 + sent)
+        ping = detector.make_ping(sent, 5_000_000 + sent)
         # The peer's clock is 90 s ahead; only the sample of the shortest way there and back is symmetric.
         there = delay // 2 if index == 3 else delay
-        detector.answered(Pong(ping.token, 5_090_000 + sent + there), sent + delay)
-    assert detector.pulse(8_000).offset_ms == 90_000
-    assert 100 < detector.pulse(8_000).rtt_ms < 200
+        detector.on_pong(Pong(ping.token, 5_090_000 + sent + there), sent + delay)
+    assert detector.metrics(8_000).offset_ms == 90_000
+    assert 100 < detector.metrics(8_000).rtt_ms < 200
 
 
 def test_pongs_that_answer_nothing_are_ignored_and_pings_are_bounded():
     detector = FailureDetector(0, heartbeat_ms=BEAT)
-    detector.answered(Pong(77, 0), 5)
-    assert detector.pulse(5).rtt_ms is None
+    detector.on_pong(Pong(77, 0), 5)
+    assert detector.metrics(5).rtt_ms is None
     for now in range(1_000):
-        detector.ping(now, 0)
+        detector.make_ping(now, 0)
     assert len(detector._pings) <= 16
 
 
@@ -143,11 +143,11 @@ def test_the_deadline_moves_on_after_it_was_served(beat):
     detector = FailureDetector(0, heartbeat_ms=beat)
     for _ in range(1_000):
         now = detector.deadline()
-        assert detector.due(now) or detector.dead(now)
-        if detector.dead(now):
-            detector.heard(now)
-        if detector.due(now):
-            detector.ping(now, 0)
+        assert detector.is_ping_due(now) or detector.is_dead(now)
+        if detector.is_dead(now):
+            detector.record_received(now)
+        if detector.is_ping_due(now):
+            detector.make_ping(now, 0)
         assert detector.deadline() > now
 
 
@@ -155,12 +155,12 @@ def test_a_clock_that_is_set_is_known_at_the_next_measurement_and_ours_at_once()
     detector = FailureDetector(0, heartbeat_ms=1_000)
 
     def measured(at_ms, wall_ms, peer_ms):
-        ping = detector.ping(at_ms, wall_ms)
-        detector.answered(Pong(ping.token, peer_ms), at_ms)
+        ping = detector.make_ping(at_ms, wall_ms)
+        detector.on_pong(Pong(ping.token, peer_ms), at_ms)
 
     for at_ms in (1_000, 2_000, 3_000):
         measured(at_ms, 500_000 + at_ms, 800_000 + at_ms)
-    assert detector.pulse(3_000).offset_ms == 300_000
+    assert detector.metrics(3_000).offset_ms == 300_000
     assert detector.offset_ms(790_000) == 10_000, "our clock was set since"
     measured(4_000, 504_000, 524_000)
-    assert detector.pulse(4_000).offset_ms == 20_000, "the peer's was"
+    assert detector.metrics(4_000).offset_ms == 20_000, "the peer's was"

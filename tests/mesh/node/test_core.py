@@ -24,7 +24,7 @@ class ScriptedMesh:
         self.seen = []
         self.roster = SimpleNamespace(version=0, own_id=b"a" * 16, limited=lambda: self.limited)
         self.limited = ()
-        self.timekeeper = SimpleNamespace(time=MeshTime())
+        self.mesh_clock = SimpleNamespace(time=MeshTime())
 
     def handle(self, event, now_ms, wall_ms):
         self.seen.append((event, now_ms, wall_ms))
@@ -157,14 +157,14 @@ def test_the_exchange_hears_what_time_it_is_when_that_is_news():
     mesh = ScriptedMesh()
     core = NodeCore(mesh)
     assert core.handle(mesh_events.TimerFired(), 0, 0) == []
-    mesh.timekeeper.time = MeshTime(-90_000, confirmed=True)
+    mesh.mesh_clock.time = MeshTime(-90_000, confirmed=True)
     told = sync_events.TimeKnown(-90_000, confirmed=True, apart_ms=0)
     assert core.handle(mesh_events.TimerFired(), 1, 1) == [ToExchange(told)]
-    mesh.timekeeper.time = MeshTime(-90_400, confirmed=True)
+    mesh.mesh_clock.time = MeshTime(-90_400, confirmed=True)
     assert core.handle(mesh_events.TimerFired(), 2, 2) == []
-    mesh.timekeeper.time = MeshTime(0, confirmed=True)
+    mesh.mesh_clock.time = MeshTime(0, confirmed=True)
     told = sync_events.TimeKnown(0, confirmed=True, apart_ms=0)
     assert core.handle(mesh_events.TimerFired(), 3, 3) == [ToExchange(told)]
-    mesh.timekeeper.time = MeshTime(0, confirmed=True, apart_ms=7_000)
+    mesh.mesh_clock.time = MeshTime(0, confirmed=True, apart_ms=7_000)
     told = sync_events.TimeKnown(0, confirmed=True, apart_ms=7_000)
     assert core.handle(mesh_events.TimerFired(), 4, 7_004) == [ToExchange(told)], "our clock was set"

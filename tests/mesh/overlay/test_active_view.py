@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from mycomesh.mesh.config import MeshConfig
-from mycomesh.mesh.overlay.active_view import EXPLORE_MS, YOUNG_MS, ActiveView
+from mycomesh.mesh.overlay.active_view import EXPLORE_MS, STARTING_MS, ActiveView
 
 FULL = [bytes((number,)) * 16 for number in range(MeshConfig().view_min)]
 
@@ -16,15 +16,15 @@ FULL = [bytes((number,)) * 16 for number in range(MeshConfig().view_min)]
 def view_of(members, reachable):
     """The view of a grown node that knows so many members and reaches so many nodes."""
     topology = SimpleNamespace(reachable_count=lambda _now_ms: reachable)
-    overlay = SimpleNamespace(roster=range(members), topology=topology, large=lambda _now_ms: True)
+    overlay = SimpleNamespace(roster=range(members), topology=topology, is_large=lambda _now_ms: True)
     view = ActiveView(MeshConfig(), overlay, random.Random(1))
-    view.room(FULL, 0)
+    view.links_wanted(FULL, 0)
     return view
 
 
 def explored(view, until_ms):
     """When the view wanted a link beyond its fill."""
-    return [now_ms for now_ms in range(YOUNG_MS, until_ms, 500) if view.room(FULL, now_ms)]
+    return [now_ms for now_ms in range(STARTING_MS, until_ms, 500) if view.links_wanted(FULL, now_ms)]
 
 
 def test_a_view_that_is_full_wants_nothing_while_nobody_is_missing():
@@ -32,11 +32,11 @@ def test_a_view_that_is_full_wants_nothing_while_nobody_is_missing():
 
 
 def test_a_view_that_is_not_full_wants_what_it_lacks():
-    assert view_of(200, 200).room(FULL[:2], YOUNG_MS) == len(FULL) - 2
+    assert view_of(200, 200).links_wanted(FULL[:2], STARTING_MS) == len(FULL) - 2
 
 
 @pytest.mark.parametrize(("reachable", "every_ms"), [(2, EXPLORE_MS), (10, EXPLORE_MS), (20, 20_000), (90, 90_000)])
 def test_the_more_look_for_who_is_missing_the_more_rarely_each_does(reachable, every_ms):
     first, second, third = explored(view_of(1_000, reachable), 500_000)[:3]
-    assert first == YOUNG_MS
+    assert first == STARTING_MS
     assert second - first == third - second == -(-every_ms // 500) * 500

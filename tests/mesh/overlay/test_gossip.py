@@ -7,7 +7,7 @@ import pytest
 
 from mycomesh.mesh.config import GossipLimits
 from mycomesh.mesh.messages import Batch, Graft, IHave, Prune
-from mycomesh.mesh.overlay.gossip import SHARED_TREE, Gossip, Send
+from mycomesh.mesh.overlay.gossip import SHARED_TREE, Gossip, GossipSend
 
 LIMITS = GossipLimits()
 
@@ -19,44 +19,44 @@ def batch(number, *, origin=b"o" * 16, direct=False, size=4, priority=1):
 def node(*links, covered=lambda origin, link: False, limits=LIMITS):
     gossip = Gossip(covered, random.Random(1), limits)
     for link in links:
-        gossip.link_up(link)
+        gossip.on_link_up(link)
     return gossip
 
 
 def take(gossip, link, each, now=0):
     """What a node does with a batch whose signature holds."""
-    known = gossip.first(link, each, each.id, now)
+    known = gossip.check_duplicate(link, each, each.id, now)
     return gossip.accept(link, each, each.id, now) if known is None else known
 
 
 def test_a_batch_is_pushed_on_every_link_at_first_and_relayed_on_all_others():
     gossip = node(1, 2, 3)
     mine = batch(1)
-    assert gossip.publish(mine, mine.id, 0) == [Send(1, mine), Send(2, mine), Send(3, mine)]
+    assert gossip.publish(mine, mine.id, 0) == [GossipSend(1, mine), GossipSend(2, mine), GossipSend(3, mine)]
     theirs = batch(2)
-    assert take(gossip, 2, theirs) == [Send(1, theirs), Send(3, theirs)]
+    assert take(gossip, 2, theirs) == [GossipSend(1, theirs), GossipSend(3, theirs)]
 
 
 def test_a_duplicate_prunes_the_link_it_came_on_once():
     gossip = node(1, 2)
     take(gossip, 1, batch(1))
-    assert take(gossip, 2, batch(1)) == [Send(2, Prune(SHARED_TREE))]
+    assert take(gossip, 2, batch(1)) == [GossipSend(2, Prune(SHARED_TREE))]
     assert take(gossip, 2, batch(1)) == []
     later = batch(2)
     assert take(gossip, 1, later) == []
     assert gossip.deadline() == LIMITS.announce_ms
-    assert gossip.on_timer(LIMITS.announce_ms) == [Send(2, IHave(SHARED_TREE, (later.id,)))]
+    assert gossip.on_timer(LIMITS.announce_ms) == [GossipSend(2, IHave(SHARED_TREE, (later.id,)))]
 
 
 def test_a_pruned_peer_hears_of_batches_by_id_and_gets_one_that_it_grafts():
     gossip = node(1, 2)
     gossip.on_message(2, Prune(SHARED_TREE), 0)
     mine = batch(1)
-    assert gossip.publish(mine, mine.id, 0) == [Send(1, mine)]
-    assert gossip.on_timer(40) == [Send(2, IHave(SHARED_TREE, (mine.id,)))]
-    assert gossip.on_message(2, Graft(SHARED_TREE, (mine.id, bytes(16))), 50) == [Send(2, mine)]
+    assert gossip.publish(mine, mine.id, 0) == [GossipSend(1, mine)]
+    assert gossip.on_timer(40) == [GossipSend(2, IHave(SHARED_TREE, (mine.id,)))]
+    assert gossip.on_message(2, Graft(SHARED_TREE, (mine.id, bytes(16))), 50) == [GossipSend(2, mine)]
     again = batch(2)
-    assert Send(2, again) in gossip.publish(again, again.id, 60)
+    assert GossipSend(2, again) in gossip.publish(again, again.id, 60)
 
 
 def test_a_batch_that_was_announced_and_does_not_come_is_asked_for_in_turn():
@@ -66,9 +66,9 @@ def test_a_batch_that_was_announced_and_does_not_come_is_asked_for_in_turn():
     gossip.on_message(2, IHave(SHARED_TREE, (missing.id,)), 5)
     due = gossip.deadline()
     assert LIMITS.graft_ms <= due < 2 * LIMITS.graft_ms
-    assert gossip.on_timer(due) == [Send(1, Graft(SHARED_TREE, (missing.id,)))]
+    assert gossip.on_timer(due) == [GossipSend(1, Graft(SHARED_TREE, (missing.id,)))]
     assert gossip.deadline() == due + LIMITS.regraft_ms
-    assert gossip.on_timer(due + LIMITS.regraft_ms) == [Send(2, Graft(SHARED_TREE, (missing.id,)))]
+    assert gossip.on_timer(due + LIMITS.regraft_ms) == [GossipSend(2, Graft(SHARED_TREE, (missing.id,)))]
     assert gossip.deadline() is None
 
 
@@ -90,9 +90,9 @@ def test_who_announces_or_brings_a_batch_is_told_no_more_of_it():
     gossip.on_message(2, IHave(SHARED_TREE, (first.id,)), 10)
     take(gossip, 3, second, 20)
     assert gossip.on_timer(LIMITS.announce_ms) == [
-        Send(2, IHave(SHARED_TREE, (second.id,))),
-        Send(3, IHave(SHARED_TREE, (first.id,))),
-        Send(4, IHave(SHARED_TREE, (first.id, second.id))),
+        GossipSend(2, IHave(SHARED_TREE, (second.id,))),
+        GossipSend(3, IHave(SHARED_TREE, (first.id,))),
+        GossipSend(4, IHave(SHARED_TREE, (first.id, second.id))),
     ]
     gossip.on_message(4, IHave(SHARED_TREE, (first.id,)), 50)
     assert gossip.deadline() is None
@@ -102,48 +102,48 @@ def test_the_next_announcer_is_asked_at_once_when_the_link_of_the_first_goes_dow
     gossip = node(1, 2)
     for link in (1, 2):
         gossip.on_message(link, IHave(SHARED_TREE, (batch(9).id,)), 0)
-    gossip.link_down(1, 10)
+    gossip.on_link_down(1, 10)
     assert gossip.deadline() == 10
-    assert gossip.on_timer(10) == [Send(2, Graft(SHARED_TREE, (batch(9).id,)))]
+    assert gossip.on_timer(10) == [GossipSend(2, Graft(SHARED_TREE, (batch(9).id,)))]
 
 
 def test_a_congested_link_gets_nothing_until_it_has_drained():
     gossip = node(1, 2)
-    gossip.congested(2, urgent=False)
+    gossip.on_congested(2, urgent=False)
     gossip.on_message(2, Prune(SHARED_TREE), 0)
     first = batch(1)
-    assert gossip.publish(first, first.id, 0) == [Send(1, first)]
+    assert gossip.publish(first, first.id, 0) == [GossipSend(1, first)]
     assert gossip.on_timer(100) == []
     assert gossip.on_message(2, Graft(SHARED_TREE, (first.id,)), 100) == []
-    gossip.drained(2)
+    gossip.on_drained(2)
     second = batch(2)
-    assert gossip.publish(second, second.id, 0) == [Send(1, second), Send(2, second)]
+    assert gossip.publish(second, second.id, 0) == [GossipSend(1, second), GossipSend(2, second)]
 
 
 def test_a_congested_link_gets_urgent_batches_until_too_many_of_them_wait():
     gossip = node(1, 2)
-    gossip.congested(2, urgent=False)
+    gossip.on_congested(2, urgent=False)
     alert = batch(1, priority=0)
-    assert gossip.publish(alert, alert.id, 0) == [Send(1, alert), Send(2, alert)]
-    assert gossip.on_message(2, Graft(SHARED_TREE, (alert.id,)), 100) == [Send(2, alert)]
-    gossip.congested(2, urgent=True)
+    assert gossip.publish(alert, alert.id, 0) == [GossipSend(1, alert), GossipSend(2, alert)]
+    assert gossip.on_message(2, Graft(SHARED_TREE, (alert.id,)), 100) == [GossipSend(2, alert)]
+    gossip.on_congested(2, urgent=True)
     second = batch(2, priority=0)
-    assert gossip.publish(second, second.id, 0) == [Send(1, second)]
+    assert gossip.publish(second, second.id, 0) == [GossipSend(1, second)]
     assert gossip.on_message(2, Graft(SHARED_TREE, (second.id,)), 100) == []
 
 
 def test_in_a_full_mesh_the_neighbours_of_the_origin_need_no_relay():
     gossip = node(1, 2, 3, covered=lambda origin, link: link != 3)
     direct = batch(1, direct=True)
-    assert take(gossip, 1, direct) == [Send(3, direct)]
-    assert gossip.on_timer(40) == [Send(2, IHave(direct.origin, (direct.id,)))]
+    assert take(gossip, 1, direct) == [GossipSend(3, direct)]
+    assert gossip.on_timer(40) == [GossipSend(2, IHave(direct.origin, (direct.id,)))]
 
 
 def test_an_origin_pushes_direct_batches_even_where_it_was_pruned():
     gossip = node(1, 2)
     mine = batch(1, direct=True)
     gossip.on_message(1, Prune(mine.origin), 0)
-    assert gossip.publish(mine, mine.id, 0) == [Send(1, mine), Send(2, mine)]
+    assert gossip.publish(mine, mine.id, 0) == [GossipSend(1, mine), GossipSend(2, mine)]
 
 
 def test_every_table_is_bounded():
@@ -155,10 +155,10 @@ def test_every_table_is_bounded():
         gossip.on_message(2, Prune((7_000 + number).to_bytes(16, "big")), 0)
         gossip.on_timer(40)
     assert len(gossip._seen) == 50
-    assert len(gossip._kept) <= 4
+    assert len(gossip._cache) <= 4
     assert len(gossip._missing) <= 30
     assert len(gossip._trees) <= 8
-    assert gossip._kept_bytes == sum(len(each.payload) for each in gossip._kept.values())
+    assert gossip._cache_bytes == sum(len(each.payload) for each in gossip._cache.values())
 
 
 # ---- many nodes
@@ -187,8 +187,8 @@ class Field:
                 if other != one and sum(other in pair for pair in self._links) < most:
                     self._links[min(one, other), max(one, other)] = None
         for one, other in self._links:
-            self.nodes[one].link_up(other)
-            self.nodes[other].link_up(one)
+            self.nodes[one].on_link_up(other)
+            self.nodes[other].on_link_up(one)
 
     def write(self, source, number):
         """One write, and all that follows from it: for each node, when it came."""
@@ -265,7 +265,7 @@ def test_every_node_is_reached_after_a_third_of_the_links_were_lost():
         field.write(number, number)
     lost = [pair for index, pair in enumerate(field._links) if index % 3 == 0]
     for one, other in lost:
-        field.nodes[one].link_down(other, field.now)
-        field.nodes[other].link_down(one, field.now)
+        field.nodes[one].on_link_down(other, field.now)
+        field.nodes[other].on_link_down(one, field.now)
     for number in range(5, 10):
         assert len(field.write(number, number)) == 60

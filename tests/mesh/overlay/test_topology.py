@@ -29,7 +29,7 @@ def near(index, rtt_ms=1):
 def told(index, *neighbours, wall_ms=WALL_MS):
     """The record of one node about its links to others."""
     topology = Topology(IDS[index])
-    return topology.tell([near(each) for each in neighbours], 0, wall_ms)
+    return topology.make_record([near(each) for each in neighbours], 0, wall_ms)
 
 
 def learn(topology, raw, author, now_ms=0):
@@ -45,7 +45,7 @@ def claimed(raw):
 def chain():
     """What node 0 knows of the chain 0-1-2-3."""
     topology = Topology(IDS[0])
-    topology.tell([near(1)], 0, WALL_MS)
+    topology.make_record([near(1)], 0, WALL_MS)
     for raw, author in ((told(1, 0, 2), 1), (told(2, 1, 3), 2), (told(3, 2), 3)):
         assert learn(topology, raw, author)
     return topology
@@ -62,7 +62,7 @@ def test_a_dead_node_drops_out_when_its_neighbours_say_so_and_is_not_forgotten()
     assert learn(topology, told(1, 0, wall_ms=WALL_MS + 1), 1)
     assert [topology.hops(each.node_id) for each in IDS] == [0, 1, None, None, None]
     assert topology.state(IDS[3].node_id) is not None
-    assert not topology.linked(IDS[1].node_id, IDS[2].node_id)
+    assert not topology.are_linked(IDS[1].node_id, IDS[2].node_id)
 
 
 def test_an_older_record_never_replaces_a_newer_one():
@@ -86,30 +86,30 @@ def test_a_record_that_its_author_did_not_sign_is_refused():
 def test_a_node_whose_clock_went_back_speaks_beyond_its_earlier_life():
     earlier = told(0, 1, 2, wall_ms=WALL_MS)
     topology = Topology(IDS[0])
-    topology.tell([], 0, 0)
+    topology.make_record([], 0, 0)
     assert not learn(topology, earlier, 0)
     assert topology.deadline() == SPACING_MS
-    assert claimed(topology.tell([], SPACING_MS, 1_000)).sequence > claimed(earlier).sequence
+    assert claimed(topology.make_record([], SPACING_MS, 1_000)).sequence > claimed(earlier).sequence
 
 
 def test_records_of_one_node_are_spaced_and_repeated():
     topology = Topology(IDS[0])
     assert topology.deadline() == 0
-    topology.tell([near(1)], 100, WALL_MS)
+    topology.make_record([near(1)], 100, WALL_MS)
     assert topology.deadline() == 100 + REFRESH_MS
-    topology.changed()
+    topology.on_links_changed()
     assert topology.deadline() == 100 + SPACING_MS
 
 
 def test_a_large_mesh_tells_more_rarely_so_that_everybody_hears_as_much_as_in_a_small_one():
     topology = chain()
-    topology.changed()
+    topology.on_links_changed()
     spacing = topology.deadline()
     for index in range(200):
         topology._known[index.to_bytes(16, "big")] = topology._known[IDS[0].node_id]
     assert spacing == SPACING_MS
     assert topology.deadline() == SPACING_NODE_MS * 204
-    topology.tell([], 0, WALL_MS)
+    topology.make_record([], 0, WALL_MS)
     assert topology.deadline() == REFRESH_NODE_MS * 204
 
 
@@ -138,7 +138,7 @@ def test_an_older_record_is_no_news_whatever_it_holds_and_a_malformed_new_one_is
 
 def test_two_nodes_complete_each_other_from_their_versions():
     left, right = chain(), Topology(IDS[4])
-    right.tell([], 0, WALL_MS)
+    right.make_record([], 0, WALL_MS)
     lacking = left.newer_than(right.versions())
     assert len(lacking) == 4
     assert left.newer_than(left.versions()) == []
@@ -159,7 +159,7 @@ def test_a_node_that_is_no_member_any_more_is_dropped():
 def test_records_are_bounded():
     many = [Neighbour(index.to_bytes(16, "big"), -1, 0, 0) for index in range(NEIGHBOURS_MAX + 10)]
     topology = Topology(IDS[0])
-    state = claimed(topology.tell(many, 0, WALL_MS))
+    state = claimed(topology.make_record(many, 0, WALL_MS))
     assert len(state.neighbours) == NEIGHBOURS_MAX
     with pytest.raises(DecodeError, match="limits"):
         LinkState.decode(LinkState(bytes(16), 1, tuple(many)).encode())

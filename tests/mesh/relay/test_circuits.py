@@ -34,7 +34,7 @@ class Line:
         for index, kind in enumerate(kinds):
             identity = first if index == 0 else self._identity(root_seed, first, index, kind, rng)
             core = MeshCore(identity, entropy=rng.randbytes, rng=random.Random(index), config=MeshConfig())
-            core.listen(PORT)
+            core.advertise_port(PORT)
             self.ids.append(identity.node_id)
             self.nodes.append(self.pipes.add(identity.name, Circuits(core)))
         pairs = pairs if pairs is not None else [(at, at + 1) for at in range(len(kinds) - 1)]
