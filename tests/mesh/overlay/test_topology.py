@@ -106,7 +106,7 @@ def test_a_large_mesh_tells_more_rarely_so_that_everybody_hears_as_much_as_in_a_
     topology.on_links_changed()
     spacing = topology.deadline()
     for index in range(200):
-        topology._known[index.to_bytes(16, "big")] = topology._known[IDS[0].node_id]
+        topology._records[index.to_bytes(16, "big")] = topology._records[IDS[0].node_id]
     assert spacing == SPACING_MS
     assert topology.deadline() == SPACING_NODE_MS * 204
     topology.make_record([], 0, WALL_MS)
@@ -164,7 +164,7 @@ def test_records_are_bounded():
     with pytest.raises(DecodeError, match="limits"):
         LinkState.decode(LinkState(bytes(16), 1, tuple(many)).encode())
     for index in range(NODES_MAX + 5):
-        topology._known.setdefault(index.to_bytes(16, "big"), topology._known[IDS[0].node_id])
+        topology._records.setdefault(index.to_bytes(16, "big"), topology._records[IDS[0].node_id])
     assert not learn(topology, told(1, 0), 1)
 
 
