@@ -86,8 +86,8 @@ def test_ten_percent_of_loss_kills_nobody():
 def test_a_lossy_link_gets_more_patience_than_a_regular_one():
     regular, lossy = FailureDetector(0, heartbeat_ms=BEAT), FailureDetector(0, heartbeat_ms=BEAT)
     for index in range(1, 40):
-        regular.heard(index * 1_000)
-        lossy.heard(index * 1_000 + index % 4 * 300)
+        regular.record_received(index * 1_000)
+        lossy.record_received(index * 1_000 + index % 4 * 300)
     for detector, now in ((regular, 39_000), (lossy, 39_900)):
         assert detector.phi(now + 500) < 1
     assert lossy.phi(39_900 + 2_700) < PHI_DEAD < regular.phi(39_000 + 2_700)
