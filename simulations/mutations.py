@@ -175,7 +175,11 @@ MUTATIONS = (
                 "return max(min(waiting), hlc_from_ms(max(oldest_ms, 0)))",
                 "return hlc_from_ms(wall_ms - 1_000)",
             ),
-            Edit("mycomesh.sync.merge.tombstones:_mark", "table.store.db.execute(", "table.table_id and None and ("),
+            Edit(
+                "mycomesh.sync.merge.tombstones:_raise_watermark",
+                "table.store.db.execute(",
+                "table.table_id and None and (",
+            ),
         ),
         COLLECTING,
         3,
@@ -230,7 +234,7 @@ MUTATIONS = (
     Mutation(
         "conflict-not-recorded",
         "the value that loses to a write which had not seen it is dropped without a trace",
-        (Edit("mycomesh.sync.merge.conflicts:note_conflicts", "made = 0\n", "return 0\n"),),
+        (Edit("mycomesh.sync.merge.conflicts:record_conflicts", "made = 0\n", "return 0\n"),),
         SPLIT,
         3,
     ),
@@ -241,8 +245,8 @@ MUTATIONS = (
             Edit("mycomesh.sync.merge.merge:materialize", "    if reason:\n        key", "    if False:\n        key"),
             Edit(
                 "mycomesh.sync.merge.merge:materialize",
-                "if reason or not seen or not view.plain",
-                "if not reason and not seen",
+                "if reason or not alive or not view.plain",
+                "if not reason and not alive",
             ),
         ),
         NAMES,
@@ -338,7 +342,13 @@ MUTATIONS = (
     Mutation(
         "counter-has-one-winner",
         "what a node counted is taken for a plain value",
-        (Edit("mycomesh.sync.merge.counters:counted", "if type(now) is int and type(before) is int:", "if False:"),),
+        (
+            Edit(
+                "mycomesh.sync.merge.counters:update_registers",
+                "if type(now) is int and type(before) is int:",
+                "if False:",
+            ),
+        ),
         MIXED,
         2,
     ),

@@ -20,7 +20,7 @@ from mycomesh.sync.crdt.hlc import DRIFT_MS_MAX, hlc_from_ms
 from mycomesh.sync.crdt.version_vector import Range, Vector
 from mycomesh.sync.errors import IndexTriggerError, MigrationError
 from mycomesh.sync.merge import tombstones
-from mycomesh.sync.merge.keep_both import other_form
+from mycomesh.sync.merge.keep_both import has_other_key_form
 from mycomesh.sync.merge.row_keys import keys_of
 from mycomesh.sync.replication.admission import admit, future_bound
 from mycomesh.sync.replication.applied import Applied
@@ -108,7 +108,7 @@ class Replica:
                 life = Site.begin(store, node_id, mesh_key, entropy, recalled or {})
                 replica = cls(store, catalog, life, Priority(catalog, config.urgent))
                 catalog.open(lambda table: not replica._intake.logged([table]))
-                table_scan.begin_for(catalog.tables.values(), store.made_again)
+                table_scan.begin_for_lost_records(catalog.tables.values(), store.made_again)
         except BaseException:
             store.close()
             raise
@@ -381,7 +381,7 @@ class Replica:
                 if gained:
                     moved.append(name)
                 if name in collected:
-                    tombstones.inherit(table, collected[name], bound)
+                    tombstones.raise_watermarks(table, collected[name], bound)
         return moved
 
     def beat(self, names: Sequence[str], wall_ms: int) -> list[bytes]:
@@ -452,7 +452,7 @@ class Replica:
     def collect(self, name: str, stable: int, limit: int) -> int:
         """Remove up to `limit` tombstones of a table with clocks up to `stable`; returns how many."""
         table = self._catalog.tables[name]
-        if not stable or not 0 < tombstones.oldest(table) <= stable:
+        if not stable or not 0 < tombstones.oldest_hlc(table) <= stable:
             return 0
         with self._store.transaction():
             return tombstones.collect(table, stable, limit)
@@ -460,7 +460,7 @@ class Replica:
     def collected(self, name: str) -> Vector:
         """Return up to which clock of each site tombstones of a table have been removed here."""
         table = self._catalog.tables.get(name)
-        return Vector() if table is None else tombstones.collected(table)
+        return Vector() if table is None else tombstones.watermarks(table)
 
     def scan(self, name: str, after: tuple[int, int], limit: int) -> list[tuple[int, int, int | bytes, int]]:
         """Return up to `limit` (place, hlc, row, digest) of a table's entries after a stamp; empty at the end."""
@@ -478,7 +478,7 @@ class Replica:
     def rows_named(self, section: Section, *, bytes_max: int) -> Iterator[Section]:
         """Yield sections with every entry held of the rows that a section's changes name; the caller has drained."""
         table = self._catalog.tables.get(section.table)
-        if table is None or other_form(table, section):
+        if table is None or has_other_key_form(table, section):
             return
         keys = [key for group in section.groups for key in keys_of(table, group)]
         rows = list(dict.fromkeys(table.locate_many(keys)))

@@ -45,7 +45,7 @@ def overview(store: Store, catalog: Catalog, site: bytes, scrubbed: Scrubbed | N
     """Return the replica that a store and its catalog are."""
     db = store.db
     tables = []
-    pending, swept = 0, table_scan.going(db)
+    pending, swept = 0, table_scan.active_ids(db)
     for name, table in sorted(catalog.tables.items()):
         waiting = db.execute(f"SELECT count(*) FROM {pending_name(table.table_id)}").fetchone()[0]
         if table.table_id in swept:  # rows from before the file met the mesh: each is to get an entry

@@ -17,10 +17,9 @@ import apsw
 from mycomesh.sync import codec
 from mycomesh.sync.crdt.hlc import ms_from_hlc
 from mycomesh.sync.crdt.lattice import EXISTENCE, join
-from mycomesh.sync.merge import conflicts
-from mycomesh.sync.merge import records as report
-from mycomesh.sync.merge.counters import counted, hold_births, hold_registers, unseen
-from mycomesh.sync.merge.keep_both import to_settle
+from mycomesh.sync.merge import conflicts, records
+from mycomesh.sync.merge.counters import hold_bases, hold_registers, unseen_values, update_registers
+from mycomesh.sync.merge.keep_both import id_to_settle
 from mycomesh.sync.sqlite.identifiers import quoted
 from mycomesh.sync.sqlite.raw_text import raw_select, restore
 from mycomesh.sync.sqlite.table_spec import Column, KeyKind, encode_key
@@ -92,7 +91,7 @@ def captured_ms(at: Any) -> int:
 
 
 @dataclass(slots=True)
-class _Touched:
+class _PendingRow:
     """What the log says of one row, coalesced, and the row as it is now (None: gone)."""
 
     at_ms: int
@@ -104,25 +103,25 @@ class _Touched:
     heavy: bool = False  # it may be too large for one change
 
 
-def drain_table(table: Table, place: int, times: Times, room: int = CHUNK_ROWS_MAX) -> Drained:
+def drain_table(table: Table, site_number: int, times: Times, budget: int = CHUNK_ROWS_MAX) -> Drained:
     """Turn up to one chunk of the pending log into changes of the site at `place`; inside a transaction.
 
     `room` is the weight that is left for this table.
     """
-    after = table.coverage.top(table.store.site(place))
-    run = _drain_run(table, place, times, room)
+    after = table.coverage.top(table.store.site(site_number))
+    run = _drain_run(table, site_number, times, budget)
     if run is not None:
         groups, last, more = run
         taken = len(groups[0].hlcs)
     else:
         try:
-            rows, last, more, taken = _read_pending(table, times, room)
+            rows, last, more, taken = _read_pending(table, times, budget)
         except UnicodeDecodeError:
-            rows, last, more, taken = _read_pending(table, times, room, raw=True)
+            rows, last, more, taken = _read_pending(table, times, budget, raw=True)
         if not rows:
             table.unread = False
             return Drained(None, more=False)
-        groups = (_drain_births if _all_new(table, rows) else _drain_rows)(table, place, rows)
+        groups = (_drain_inserts if _all_new(table, rows) else _drain_rows)(table, site_number, rows)
     table.log.flush()
     log = pending_name(table.table_id)
     if more:
@@ -132,7 +131,7 @@ def drain_table(table: Table, place: int, times: Times, room: int = CHUNK_ROWS_M
         table.unread = False
     if not groups:
         return Drained(None, more, taken)
-    site = table.store.site(place)
+    site = table.store.site(site_number)
     upto = table.store.clock.last
     table.cover(site, after, upto)
     return Drained(Section(table.spec.folded, [(site, after, upto)], groups), more, taken)
@@ -141,7 +140,7 @@ def drain_table(table: Table, place: int, times: Times, room: int = CHUNK_ROWS_M
 # ---- the common case: rows inserted one after the other, untouched since
 
 
-def _drain_run(table: Table, place: int, times: Times, room: int) -> tuple[list[Group], int, bool] | None:
+def _drain_run(table: Table, site_number: int, times: Times, budget: int) -> tuple[list[Group], int, bool] | None:
     """Stamps a chunk that holds nothing but inserts of new rows in the order of their rowids.
 
     Returns (groups, last rowid read, whether more follow), None (nothing done) if any log row needs a closer look.
@@ -157,8 +156,8 @@ def _drain_run(table: Table, place: int, times: Times, room: int) -> tuple[list[
     first = last = size = 0
     more = False
     try:
-        for record in table.store.db.execute(_pending_sql(table, words, raw=False), (room + 1,)):
-            if len(values) == room or size > CHUNK_BYTES_MAX:
+        for record in table.store.db.execute(_pending_sql(table, words, raw=False), (budget + 1,)):
+            if len(values) == budget or size > CHUNK_BYTES_MAX:
                 more = True
                 break
             row = record[row_at]
@@ -184,22 +183,22 @@ def _drain_run(table: Table, place: int, times: Times, room: int) -> tuple[list[
         hlc = tick(times.of(at, OP_INSERT))
         hlcs.append(hlc)
         hlcs += [tick(0) for _ in itertools.islice(same, 1, None)]
-    return [_births(table, place, hlcs, range(first, first + len(values)), values, encoded)], last, more
+    return [_enter_inserts(table, site_number, hlcs, range(first, first + len(values)), values, encoded)], last, more
 
 
-def _births(
-    table: Table, place: int, hlcs: list[int], rows: Sequence[Row], values: list[Any], encoded: list[bytes]
+def _enter_inserts(
+    table: Table, site_number: int, hlcs: list[int], rows: Sequence[Row], values: list[Any], encoded: list[bytes]
 ) -> Group:
     """Enters births of all known columns in the change log; returns them as a group."""
     mask = table.known_mask | EXISTENCE
     keys: Sequence[Row | None] | None = None if table.spec.kind is KeyKind.KEYLESS else rows
     if table.spec.kind is KeyKind.KEYED:
         keys = [None if isinstance(row, int) else row for row in rows]  # a NULL in the key: the birth names the row
-    digests = table.digests(place, mask, hlcs, keys, encoded)
-    table.log.add_births(place, hlcs, rows, pack_mask(mask), digests, packed=not table.counters)
+    digests = table.digests(site_number, mask, hlcs, keys, encoded)
+    table.log.add_births(site_number, hlcs, rows, pack_mask(mask), digests, packed=not table.counters)
     if table.counters:
-        hold_births(table, place, hlcs, table.known, values)
-    site = table.store.site(place)
+        hold_bases(table, site_number, hlcs, table.known, values)
+    site = table.store.site(site_number)
     return Group(site, Kind.INSERT, table.known, hlcs, None, values, None, b"".join(encoded))
 
 
@@ -207,11 +206,11 @@ def _births(
 
 
 def _read_pending(
-    table: Table, times: Times, room: int, *, raw: bool = False
-) -> tuple[dict[Row, _Touched], int, bool, int]:
+    table: Table, times: Times, budget: int, *, raw: bool = False
+) -> tuple[dict[Row, _PendingRow], int, bool, int]:
     """Return (rows by name, last rowid read, whether more follow, weight); `raw` reads text that is not UTF-8."""
     words = word_names(table.bits_captured)
-    rows: dict[Row, _Touched] = {}
+    rows: dict[Row, _PendingRow] = {}
     last = size = 0
     keyed = table.spec.kind is KeyKind.KEYED
     keys = len(table.spec.key) if keyed else 0
@@ -219,8 +218,8 @@ def _read_pending(
     first_value = first_key + len(key_names(table.spec)) + 1
     more = False
     taken = 0
-    for record in _pending_records(table, words, room, raw=raw):
-        if taken >= room or size > CHUNK_BYTES_MAX:
+    for record in _pending_records(table, words, budget, raw=raw):
+        if taken >= budget or size > CHUNK_BYTES_MAX:
             more = True
             break
         last, at, what = record[0], record[1], record[2]
@@ -236,7 +235,7 @@ def _read_pending(
         taken += 1 if what == OP_INSERT else EDIT_WEIGHT
         touched = rows.get(row)
         if touched is None:
-            touched = rows[row] = _Touched(0, False, False, False, 0, values)
+            touched = rows[row] = _PendingRow(0, False, False, False, 0, values)
             if values is not None:
                 weight = _weight(values)
                 size += weight
@@ -255,16 +254,16 @@ def _read_pending(
     return rows, last, more, taken
 
 
-def _pending_records(table: Table, words: list[str], room: int, *, raw: bool) -> Iterator[tuple[Any, ...]]:
+def _pending_records(table: Table, words: list[str], budget: int, *, raw: bool) -> Iterator[tuple[Any, ...]]:
     """Return log rows: rowid, at, mask words, key columns, whether the row is there, the row's columns."""
-    records: Iterator[tuple[Any, ...]] = table.store.db.execute(_pending_sql(table, words, raw=raw), (room + 1,))
+    found: Iterator[tuple[Any, ...]] = table.store.db.execute(_pending_sql(table, words, raw=raw), (budget + 1,))
     if not raw:
-        return records
+        return found
     first = 2 + len(words)
     middle = first + 2 * len(key_names(table.spec))
     return (
         (*record[:first], *restore(record[first:middle]), record[middle], *restore(record[middle + 1 :]))
-        for record in records
+        for record in found
     )
 
 
@@ -272,7 +271,7 @@ def _pending_sql(table: Table, words: list[str], *, raw: bool) -> str:
     spec = table.spec
     keys = key_names(spec)
     if spec.kind is KeyKind.KEYED:
-        join_on = " AND ".join(f"{column.keyed} = p.k{place}" for place, column in enumerate(spec.key))
+        join_on = " AND ".join(f"{column.keyed} = p.k{position}" for position, column in enumerate(spec.key))
         present = f"t.{quoted(spec.key[0].name)}"
     else:
         join_on = f"t.{quoted(spec.rowid)} = p.r"
@@ -297,7 +296,7 @@ def _weight(values: tuple[Any, ...]) -> int:
     return size
 
 
-def _all_new(table: Table, rows: dict[Row, _Touched]) -> bool:
+def _all_new(table: Table, rows: dict[Row, _PendingRow]) -> bool:
     """Return True if every row was inserted, is there, and is not known to the change log."""
     for touched in rows.values():
         if not touched.inserted or touched.deleted or touched.values is None or touched.heavy:
@@ -308,15 +307,15 @@ def _all_new(table: Table, rows: dict[Row, _Touched]) -> bool:
     return not any(table.log.knows(row) for row in rows)
 
 
-def _drain_births(table: Table, place: int, rows: dict[Row, _Touched]) -> list[Group]:
+def _drain_inserts(table: Table, site_number: int, rows: dict[Row, _PendingRow]) -> list[Group]:
     """Stamps new rows in any order of their rowids or keys, without a look at the change log."""
     tick = table.store.clock.tick
     hlcs = [tick(touched.at_ms) for touched in rows.values()]
     values = [touched.values or () for touched in rows.values()]
-    return [_births(table, place, hlcs, list(rows), values, list(map(codec.encode, values)))]
+    return [_enter_inserts(table, site_number, hlcs, list(rows), values, list(map(codec.encode, values)))]
 
 
-def _drain_rows(table: Table, place: int, rows: dict[Row, _Touched]) -> list[Group]:
+def _drain_rows(table: Table, site_number: int, rows: dict[Row, _PendingRow]) -> list[Group]:
     """Stamps one change, or for a row that was replaced two, for each row that changed."""
     groups: dict[tuple[Kind, int], Group] = {}
     holds = table.holds_any()
@@ -325,48 +324,48 @@ def _drain_rows(table: Table, place: int, rows: dict[Row, _Touched]) -> list[Gro
         present = None if touched.values is None else dict(zip(table.known, touched.values, strict=True))
         view = RowView(table, row, present, leaves[row], holds=holds)
         by_birth = isinstance(row, int) and table.spec.kind is not KeyKind.ROWID
-        stays = _staying(view, touched)
+        too_large = _too_large(view, touched)
         # Where a row is inserted the one before has gone, by a REPLACE too, which fires no delete trigger.
         replaced = by_birth and view.visible and touched.inserted
         if view.visible and (present is None or replaced):
-            _change(table, place, view, touched, Kind.DELETE, EXISTENCE, groups)
+            _change(table, site_number, view, touched, Kind.DELETE, EXISTENCE, groups)
             if not replaced:
                 continue
             view = RowView(table, row, present, (), holds=False)
         if present is None:
             continue
         if touched.inserted or not view.visible:
-            _change_in_portions(table, place, view, touched, (table.known_mask | EXISTENCE) & ~stays, groups)
+            _change_in_portions(table, site_number, view, touched, (table.known_mask | EXISTENCE) & ~too_large, groups)
             continue
-        mask = _changed(view, touched, place, stays)
+        mask = _changed(view, touched, site_number, too_large)
         if mask:
-            _change_in_portions(table, place, view, touched, mask, groups)
+            _change_in_portions(table, site_number, view, touched, mask, groups)
     for group in groups.values():
         if group.priors is not None and not any(group.priors):
             group.priors = None
     return list(groups.values())
 
 
-def _changed(view: RowView, touched: _Touched, place: int, stays: int) -> int:
+def _changed(view: RowView, touched: _PendingRow, site_number: int, too_large: int) -> int:
     """Return the columns of an update that its change owns."""
     table = view.table
     mask = touched.mask & table.known_mask
     uncaptured = table.known_mask & ~table.captured_mask
     if touched.silent:
-        mask |= differing(view) | _written(view, 0) | uncaptured
+        mask |= differing(view) | _unowned_written(view, 0) | uncaptured
     elif mask or uncaptured:
-        mask |= retyped(view, mask) | _written(view, uncaptured)
+        mask |= retyped(view, mask) | _unowned_written(view, uncaptured)
         if uncaptured:
             mask |= differing(view) & uncaptured
-    mask &= ~stays
+    mask &= ~too_large
     if table.counters:
-        mask = counted(view, place, mask, silent=touched.silent)
+        mask = update_registers(view, site_number, mask, silent=touched.silent)
     if table.spec.id_column:
-        mask |= to_settle(view, place)
+        mask |= id_to_settle(view, site_number)
     return mask
 
 
-def _written(view: RowView, uncaptured: int) -> int:
+def _unowned_written(view: RowView, uncaptured: int) -> int:
     """Return those columns which no entry owns, and no trigger has compared, where the row shows no mere default.
 
     An application that adds a column and fills it in one go has updated others in the same statement. To a trigger a number
@@ -406,72 +405,77 @@ def _default_terms(column: Column) -> str:
     return f"{value} IS {default}, iif({number}, {value}, NULL), iif({number}, {default}, NULL)"
 
 
-def _staying(view: RowView, touched: _Touched) -> int:
+def _too_large(view: RowView, touched: _PendingRow) -> int:
     """Return the columns whose values are too large to travel. Where an entry owns one, the row is told anew without it."""
     if view.present is None or not touched.heavy:
         return 0
-    stays = oversized(view.table, view.present)
-    view.table.staying |= frozenset(view.table.columns_of(stays))
-    touched.inserted = touched.inserted or any(entry.mask & stays for entry in view.entries)
-    return stays
+    too_large = oversized(view.table, view.present)
+    view.table.staying |= frozenset(view.table.columns_of(too_large))
+    touched.inserted = touched.inserted or any(entry.mask & too_large for entry in view.entries)
+    return too_large
 
 
 def _change_in_portions(
-    table: Table, place: int, view: RowView, touched: _Touched, mask: int, groups: dict[tuple[Kind, int], Group]
+    table: Table,
+    site_number: int,
+    view: RowView,
+    touched: _PendingRow,
+    mask: int,
+    groups: dict[tuple[Kind, int], Group],
 ) -> None:
     """Stamps a birth or an update, as several changes where one could not be sent."""
     kind = Kind.INSERT if mask & EXISTENCE else Kind.UPDATE
     if not touched.heavy:
-        _change(table, place, view, touched, kind, mask, groups)
+        _change(table, site_number, view, touched, kind, mask, groups)
         return
     first, *more = portions(table, mask, view.present or {})
-    _change(table, place, view, touched, kind, first, groups)
+    _change(table, site_number, view, touched, kind, first, groups)
     for part in more:
-        _change(table, place, RowView.read(table, view.row), touched, Kind.UPDATE, part, groups)
+        _change(table, site_number, RowView.read(table, view.row), touched, Kind.UPDATE, part, groups)
 
 
-def _note_unseen(view: RowView, key: Any, stamp: tuple[int, bytes], masks: list[int]) -> None:
+def _record_unseen(view: RowView, key: Any, stamp: tuple[int, bytes], masks: list[int]) -> None:
     """Record values that a local write ends and that its user never saw: they were parked, or hidden by a delete."""
     table = view.table
     for leaf, entry, mask in zip(view.leaves, view.entries, masks, strict=True):
         lost = table.columns_of(entry.mask & ~mask & ~EXISTENCE)
-        held = unseen(view, {name: value for name, value in view.held(leaf).items() if name in lost})
+        held = unseen_values(view, {name: value for name, value in view.held(leaf).items() if name in lost})
         if held:
-            loser = report.Loser(key, held, entry.stamp, entry.dead)
-            report.conflict(table, loser, stamp, view.present, ms_from_hlc(stamp[0]))
+            loser = records.Loser(key, held, entry.stamp, entry.dead)
+            records.record_conflict(table, loser, stamp, view.present, ms_from_hlc(stamp[0]))
 
 
 def _change(
     table: Table,
-    place: int,
+    site_number: int,
     view: RowView,
-    touched: _Touched,
+    touched: _PendingRow,
     kind: Kind,
     mask: int,
     groups: dict[tuple[Kind, int], Group],
 ) -> None:
     """Stamps one change of a row, enters it in the change log and appends it to its group."""
     clock = table.store.clock
-    site = table.store.site(place)
+    site = table.store.site(site_number)
     hlc = clock.tick(touched.at_ms, view.hlc)
     dead = kind is Kind.DELETE
-    prior = encode_prior(priors_of(view, place, mask))
+    prior = encode_prior(priors_of(view, site_number, mask))
     by_birth = isinstance(view.row, int) and table.spec.kind is not KeyKind.ROWID
     born = by_birth and not view.visible
     key = birth_key(site, hlc) if born else view.key
     outcome = join(view.entries, (hlc, site), mask)
     assert outcome.gained == mask, "a local stamp is greater than everything that it overwrites"
     if not by_birth:
-        _note_unseen(view, key, (hlc, site), outcome.masks)
+        _record_unseen(view, key, (hlc, site), outcome.masks)
     columns = () if dead else table.columns_of(mask)
     present = view.present or {}
     values = [present[name] for name in columns]
     shrink(view, outcome.masks, key)
     row = key if dead and by_birth else view.row
-    digest = table.digest(place, hlc, mask, key, values, dead=dead)
-    table.log.add((place, hlc, row, pack_mask(mask, dead=dead), digest, prior))
+    digest = table.digest(site_number, hlc, mask, key, values, dead=dead)
+    table.log.add((site_number, hlc, row, pack_mask(mask, dead=dead), digest, prior))
     if table.counters:
-        hold_registers(table, place, hlc, dict(zip(columns, values, strict=True)))
+        hold_registers(table, site_number, hlc, dict(zip(columns, values, strict=True)))
     group = groups.get((kind, mask))
     if group is None:
         group = groups[kind, mask] = Group(site, kind, columns, [], None if kind is Kind.INSERT else [], [], [])

@@ -19,34 +19,42 @@ from mycomesh.sync.storage.insert_runs import runs_name
 from mycomesh.sync.storage.pending_log import key_names, pending_name, word_names
 from mycomesh.sync.storage.table import Table
 
-__all__ = ["births_mark", "captured", "clear", "make_log", "numbered", "put_on", "take_off"]
+__all__ = [
+    "ensure_pending_log",
+    "install_capture",
+    "is_captured",
+    "keep_both_key",
+    "keeps_rowids",
+    "remove_capture",
+    "remove_internal",
+]
 
 
-def births_mark(table_id: int) -> str:
+def keep_both_key(table_id: int) -> str:
     """Return the name of the persisted fact that rows of a keep-both table go by their births."""
     return f"births/{table_id}"
 
 
-def make_log(table: Table) -> None:
+def ensure_pending_log(table: Table) -> None:
     """Make the pending log, or has the one that is there take what the table's triggers write; inside a transaction."""
     db, name = table.store.db, pending_name(table.table_id)
-    held = _columns(db, table.table_id)
-    if held and not {"at", *key_names(table.spec)} <= held:
+    existing = _columns(db, table.table_id)
+    if existing and not {"at", *key_names(table.spec)} <= existing:
         db.execute(f"DROP TABLE {name}")
     db.execute(create_statements(table.spec, table.table_id, table.bits)[0])
-    held = _columns(db, table.table_id)
+    existing = _columns(db, table.table_id)
     for word in word_names(table.bits):
-        if word not in held:
+        if word not in existing:
             db.execute(f"ALTER TABLE {name} ADD COLUMN {word}")
 
 
-def captured(table: Table, standing: Sequence[tuple[Any, ...]]) -> bool:
+def is_captured(table: Table, catalogue: Sequence[tuple[Any, ...]]) -> bool:
     """Return True if a table's triggers, and what else capture needs, are among what SQLite's catalogue says of it."""
     names = trigger_names(table.table_id)
-    triggers = [sql for kind, name, sql in standing if kind == "trigger" and name in names]
+    triggers = [sql for kind, name, sql in catalogue if kind == "trigger" and name in names]
     if len(triggers) != len(create_statements(table.spec, table.table_id, table.bits)) - 1:
         return False
-    if not numbered(table, standing):
+    if not keeps_rowids(table, catalogue):
         return False
     # RENAME of our log, or of a column of it, has rewritten the triggers.
     logged = re.compile(rf"INSERT INTO {pending_name(table.table_id)}\(([^)]*)\)")
@@ -59,37 +67,37 @@ def captured(table: Table, standing: Sequence[tuple[Any, ...]]) -> bool:
     return True
 
 
-def logging(table: Table, standing: Sequence[tuple[Any, ...]]) -> bool:
+def has_log_triggers(table: Table, catalogue: Sequence[tuple[Any, ...]]) -> bool:
     """Return True if every trigger stands that logs what programs write: an index that came or went changes only the others."""
-    return set(trigger_names(table.table_id)[:4]) <= {name for kind, name, _ in standing if kind == "trigger"}
+    return set(trigger_names(table.table_id)[:4]) <= {name for kind, name, _ in catalogue if kind == "trigger"}
 
 
-def numbered(table: Table, standing: Sequence[tuple[Any, ...]]) -> bool:
+def keeps_rowids(table: Table, catalogue: Sequence[tuple[Any, ...]]) -> bool:
     """Return True if a table's rowids are what they were, whatever VACUUM did; `standing` as for `captured`."""
-    return not table.spec.lacks_primary_key or any(name == _keep_name(table.table_id) for _, name, _ in standing)
+    return not table.spec.lacks_primary_key or any(name == _keep_name(table.table_id) for _, name, _ in catalogue)
 
 
-def put_on(table: Table) -> None:
+def install_capture(table: Table) -> None:
     """Has a table captured as it is; inside a transaction."""
     db, table_id = table.store.db, table.table_id
     compared = {name: table.bits[name] for name in table.known}
     for statement in drop_statements(table_id):
         db.execute(statement)
-    make_log(table)
+    ensure_pending_log(table)
     for statement in create_statements(table.spec, table_id, compared)[1:]:
         db.execute(statement)
     if table.spec.lacks_primary_key:
-        _keep_numbers(table)
+        _add_keep_index(table)
     table.bits_captured = compared
     known = table.spec.canonical_names
-    places = [known[fold(name)] for name in column_names(db, table.spec.name) if fold(name) in known]
+    names = [known[fold(name)] for name in column_names(db, table.spec.name) if fold(name) in known]
     db.execute(
         "UPDATE mycomesh_replicated SET bits = ?, known = ? WHERE id = ?",
-        (json.dumps(table.bits), json.dumps({name: compared[name] for name in places}), table_id),
+        (json.dumps(table.bits), json.dumps({name: compared[name] for name in names}), table_id),
     )
 
 
-def _keep_numbers(table: Table) -> None:
+def _add_keep_index(table: Table) -> None:
     """Make an index of no rows: VACUUM renumbers the rowids of a table that has no index at all.
 
     CREATE INDEX would look at every row under the write lock (25 to 100 ms a million) to find that none belongs in it. So it is
@@ -112,22 +120,22 @@ def _keep_numbers(table: Table) -> None:
     db.execute(f"DROP TABLE {lent}")
 
 
-def take_off(db: Any, table_id: int) -> None:
+def remove_capture(db: Any, table_id: int) -> None:
     """Take off a table what refers to its columns; the pending log stays."""
     for statement in drop_statements(table_id):
         db.execute(statement)
     db.execute(f"DROP INDEX IF EXISTS {_keep_name(table_id)}")
 
 
-def clear(db: Any, table_id: int) -> None:
+def remove_internal(db: Any, table_id: int) -> None:
     """Take out everything that is ours of a table, but its vector and its registration."""
-    take_off(db, table_id)
+    remove_capture(db, table_id)
     for name in (pending_name(table_id), changes_name(table_id), runs_name(table_id)):
         db.execute(f"DROP TABLE IF EXISTS {name}")
     for name in ("collected", "held", "moved", "parked", "sweeps"):
         db.execute(f"DELETE FROM mycomesh_{name} WHERE id = ?", (table_id,))
-    marks = (births_mark(table_id), f"shed/{table_id}", f"settled/{table_id}")
-    db.execute("DELETE FROM mycomesh_meta WHERE name IN (?, ?, ?)", marks)
+    keys = (keep_both_key(table_id), f"shed/{table_id}", f"settled/{table_id}")
+    db.execute("DELETE FROM mycomesh_meta WHERE name IN (?, ?, ?)", keys)
 
 
 def _keep_name(table_id: int) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 from mycomesh.sync.sqlite.identifiers import fold
 from mycomesh.sync.sqlite.raw_text import lenient_text, raw_select, restore
 
-__all__ = ["TABLE", "made_anew", "renew"]
+__all__ = ["TABLE", "rebuilt_tables", "renew"]
 
 TABLE = "mycomesh_mark"
 _INDEX = f"{TABLE}_keep"
@@ -24,7 +24,7 @@ _ROW = (2, "made\0once")
 _LATER = f"type = 'table' AND rowid > (SELECT rowid FROM sqlite_schema WHERE type = 'index' AND name = '{_INDEX}')"
 
 
-def made_anew(db: Any) -> frozenset[str]:
+def rebuilt_tables(db: Any) -> frozenset[str]:
     """Return the folded names of the tables that were made since the mark was renewed, all if the file itself was."""
     row = db.execute(f"SELECT rowid, v FROM {TABLE} ORDER BY rowid LIMIT 1").fetchone()
     which = _LATER if row in (None, _ROW) else "type = 'table'"

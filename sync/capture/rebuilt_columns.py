@@ -25,30 +25,30 @@ PAIRINGS_MAX = 24
 
 
 def renamed_columns(
-    store: Store, table_id: int, spec: TableSpec, bits: Mapping[str, int], gone: Sequence[str], mesh_key: bytes
+    store: Store, table_id: int, spec: TableSpec, bits: Mapping[str, int], lost: Sequence[str], mesh_key: bytes
 ) -> dict[str, str]:
     """Return what the file calls columns (by the mesh's names) that it has lost; empty if not all of them were renamed.
 
     `gone` are the columns that the triggers compared and the table has not; `bits` those of the mesh's names.
     """
     fresh = [column for column in spec.columns if column.folded not in bits]
-    pairings = itertools.islice(itertools.permutations(fresh, len(gone)), PAIRINGS_MAX)
+    pairings = itertools.islice(itertools.permutations(fresh, len(lost)), PAIRINGS_MAX)
     proven = []
     for columns in pairings:
         names = {fold(column.name): column.folded for column in spec.columns}
-        names |= {fold(column.name): was for column, was in zip(columns, gone, strict=True)}
+        names |= {fold(column.name): was for column, was in zip(columns, lost, strict=True)}
         as_before = spec.known_as(spec.folded, names)
         table = Table(store, table_id, as_before, extended(dict(bits), as_before), mesh_key)
-        if _proven(table, gone):
-            proven.append({was: column.name for column, was in zip(columns, gone, strict=True)})
+        if _is_proven(table, lost):
+            proven.append({was: column.name for column, was in zip(columns, lost, strict=True)})
     return proven[0] if len(proven) == 1 else {}
 
 
-def _proven(table: Table, columns: Sequence[str]) -> bool:
+def _is_proven(table: Table, columns: Sequence[str]) -> bool:
     """Return True if most rows are as their entries say, some of them with a value in each of these columns."""
     views = RowView.read_many(table, first_rows(table, SAMPLE_ROWS))
-    fitting = [view for view in views if view.visible and not differing(view)]
-    owned = [view.owned() for view in fitting]
-    return 2 * len(fitting) > len(views) and all(
+    matching = [view for view in views if view.visible and not differing(view)]
+    owned = [view.owned() for view in matching]
+    return 2 * len(matching) > len(views) and all(
         any(values.get(column) is not None for values in owned) for column in columns
     )

@@ -23,7 +23,7 @@ from mycomesh.sync.storage.pending_log import OP_DELETE, OP_INSERT, key_names, p
 from mycomesh.sync.storage.row_view import RowView, differing
 from mycomesh.sync.storage.table import Table
 
-__all__ = ["COMPARED_MAX", "realign"]
+__all__ = ["COMPARED_MAX", "match_rows"]
 
 COMPARED_MAX = 100_000  # rows: some seconds
 # So many rows that follow each other may have come or gone before the next that is known.
@@ -42,7 +42,7 @@ _MAP = "temp.mycomesh_map"
 _LEAST = -(1 << 62)
 
 
-def realign(table: Table) -> None:
+def match_rows(table: Table) -> None:
     """Has the log of a table that was made anew go by the rowids that its rows have; inside a transaction.
 
     What rows hold is compared with their entries by the sweep that follows.
@@ -52,17 +52,17 @@ def realign(table: Table) -> None:
         return
     for name, columns in _TABLES.items():
         db.execute(f"CREATE TEMP TABLE mycomesh_{name}({columns})")
-    _read(table)
+    _fill_tables(table)
     as_logged = _as_logged(db)
-    if not (as_logged and _kept(db)) and _least(db) > _LEAST:
+    if not (as_logged and _rowids_kept(db)) and _least(db) > _LEAST:
         if max(_count(db, "was"), _count(db, "shown")) <= COMPARED_MAX:
             _compare(table)
             db.execute(
                 f"DELETE FROM {pending_name(table.table_id)} WHERE {_pending_by_rowid(table)}"
             )  # of which numbers?
         elif as_logged and _count(db, "was") == _count(db, "before"):
-            _pair(db)
-        _end(db)
+            _pair_by_position(db)
+        _map_deleted(db)
         table.log.renumber(_MAP)
         renumber_parked(table, _MAP)
     for name in _TABLES:
@@ -72,7 +72,7 @@ def realign(table: Table) -> None:
 # ---- which numbers there are
 
 
-def _read(table: Table) -> None:
+def _fill_tables(table: Table) -> None:
     """Fill every table but the map."""
     db, spec, log = table.store.db, table.spec, table.log
     log.flush()
@@ -125,7 +125,7 @@ def _as_logged(db: Any) -> bool:
     return found is None
 
 
-def _kept(db: Any) -> bool:
+def _rowids_kept(db: Any) -> bool:
     """Return True if rows have the numbers that they had: some may have come, or gone, but not both."""
     common = db.execute("SELECT count(*) FROM temp.mycomesh_was JOIN temp.mycomesh_before USING(row)").fetchone()[0]
     return bool(common == min(_count(db, "was"), _count(db, "before")))
@@ -134,7 +134,7 @@ def _kept(db: Any) -> bool:
 # ---- which one is which
 
 
-def _pair(db: Any) -> None:
+def _pair_by_position(db: Any) -> None:
     """Map rows to rows by their places; there are as many of both."""
     ordered = "(SELECT row, row_number() OVER (ORDER BY row) AS place FROM temp.mycomesh_{})"
     db.execute(
@@ -143,7 +143,7 @@ def _pair(db: Any) -> None:
     )
 
 
-def _end(db: Any) -> None:
+def _map_deleted(db: Any) -> None:
     """Map rows that are mapped to none to numbers that no row has: they are gone."""
     db.execute(
         f"INSERT OR IGNORE INTO {_MAP} SELECT row, {_least(db)} - row_number() OVER (ORDER BY row DESC)"

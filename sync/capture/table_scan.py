@@ -36,15 +36,15 @@ from mycomesh.sync.storage.table import Row, Table
 __all__ = [
     "START",
     "ScanCursor",
+    "active_ids",
     "advance",
+    "any_active",
     "begin",
-    "begin_for",
-    "doubt",
+    "begin_for_lost_records",
     "first_rows",
-    "going",
-    "look_at",
+    "log_rows",
+    "recheck_pending",
     "suspects",
-    "under_way",
 ]
 
 _ROWS, _ENTRIES, _RUNS, _END = range(4)
@@ -76,7 +76,7 @@ START = ScanCursor()
 # ---- passes that log what they meet: the position is in the file
 
 
-def begin(table: Table, *, adopting: bool = False, written: Sequence[str] = ()) -> None:
+def begin(table: Table, *, backfill: bool = False, written: Sequence[str] = ()) -> None:
     """Begins a pass over the table, which ends one that is under way and does its work as well. Inside a transaction.
 
     Rows are logged that are not as their entries say; with `adopting` all of them, as inserts of no particular time. Columns
@@ -85,30 +85,30 @@ def begin(table: Table, *, adopting: bool = False, written: Sequence[str] = ()) 
     db = table.store.db
     found = db.execute("SELECT adopting, written FROM mycomesh_sweeps WHERE id = ?", (table.table_id,)).fetchone()
     if found is not None:
-        adopting = adopting or bool(found[0])
+        backfill = backfill or bool(found[0])
         written = sorted({*written, *json.loads(found[1])})
     db.execute(
         "INSERT OR REPLACE INTO mycomesh_sweeps VALUES(?, ?, ?, 0, NULL)",
-        (table.table_id, adopting, json.dumps(list(written))),
+        (table.table_id, backfill, json.dumps(list(written))),
     )
 
 
-def begin_for(tables: Iterable[Table], lost: Collection[str]) -> None:
+def begin_for_lost_records(tables: Iterable[Table], lost: Collection[str]) -> None:
     """Begins a pass over the tables of whose rows internal tables have told that are lost; inside a transaction."""
     for table in tables:
         if "mycomesh_parked" in lost:
-            park_again(table)
+            restore_parked(table)
         if {"mycomesh_sweeps", pending_name(table.table_id)} & {*lost}:
             begin(table)
 
 
-def doubt(table: Table) -> bool:
+def recheck_pending(table: Table) -> bool:
     """Has the drain compare every row of which an update waits: other columns of it may have been written uncaptured.
 
     To stamp the columns that an update names digests the others as they are. Does nothing and returns false where a pass is
     under way. Inside a transaction.
     """
-    if table.table_id in going(table.store.db):
+    if table.table_id in active_ids(table.store.db):
         return False
     words = word_names(table.bits_captured)
     table.store.db.execute(
@@ -117,17 +117,17 @@ def doubt(table: Table) -> bool:
     return True
 
 
-def going(db: Any) -> set[int]:
+def active_ids(db: Any) -> set[int]:
     """Return the ids of the tables over which a pass is under way."""
     return {table_id for (table_id,) in db.execute("SELECT id FROM mycomesh_sweeps")}
 
 
-def under_way(db: Any) -> bool:
+def any_active(db: Any) -> bool:
     """Return True if a pass over any table of the file is under way."""
-    return bool(going(db))
+    return bool(active_ids(db))
 
 
-def advance(table: Table, room: int) -> None:
+def advance(table: Table, budget: int) -> None:
     """Log what the next rows have to say to the pass that is under way. Inside a transaction.
 
     `room` is how many new rows the drain that follows could stamp.
@@ -137,19 +137,19 @@ def advance(table: Table, room: int) -> None:
         "SELECT adopting, written, phase, after FROM mycomesh_sweeps WHERE id = ?", (table.table_id,)
     ).fetchone()
     assert found is not None, "asked `going` first"
-    adopting, written, place = bool(found[0]), json.loads(found[1]), ScanCursor(found[2], _decoded(found[3]))
-    limit = room if adopting else max(room // _COMPARED_WEIGHT, 1)
-    if place.phase == _ROWS and (adopting or written):
-        place = _log_all(table, place, limit, adopting=adopting, written=written)
+    backfill, written, cursor = bool(found[0]), json.loads(found[1]), ScanCursor(found[2], _decoded(found[3]))
+    limit = budget if backfill else max(budget // _COMPARED_WEIGHT, 1)
+    if cursor.phase == _ROWS and (backfill or written):
+        cursor = _log_all(table, cursor, limit, backfill=backfill, written=written)
     else:
-        rows, place = suspects(table, place, limit)
-        look_at(table, rows)
-    if place.phase == _END or (adopting and place.phase != _ROWS):
+        rows, cursor = suspects(table, cursor, limit)
+        log_rows(table, rows)
+    if cursor.phase == _END or (backfill and cursor.phase != _ROWS):
         db.execute("DELETE FROM mycomesh_sweeps WHERE id = ?", (table.table_id,))
     else:
         db.execute(
             "UPDATE mycomesh_sweeps SET phase = ?, after = ? WHERE id = ?",
-            (place.phase, None if place.after is None else codec.encode(place.after), table.table_id),
+            (cursor.phase, None if cursor.after is None else codec.encode(cursor.after), table.table_id),
         )
 
 
@@ -157,8 +157,8 @@ def _decoded(stored: bytes | None) -> Any:
     return None if stored is None else codec.decode(stored, bytes_max=len(stored))
 
 
-def _log_all(table: Table, place: ScanCursor, limit: int, *, adopting: bool, written: Sequence[str]) -> ScanCursor:
-    names = _next_names(table, place.after, limit)
+def _log_all(table: Table, cursor: ScanCursor, limit: int, *, backfill: bool, written: Sequence[str]) -> ScanCursor:
+    names = _next_names(table, cursor.after, limit)
     if not names:
         return ScanCursor(_ENTRIES)
     db, spec = table.store.db, table.spec
@@ -168,8 +168,8 @@ def _log_all(table: Table, place: ScanCursor, limit: int, *, adopting: bool, wri
         words[word] = words.get(word, 0) | 1 << bit
     low, high = names[0], names[-1]
     known = isinstance(low, int) and spec.kind is not KeyKind.KEYED and table.log.any_row_between(low, high)
-    at = "0" if adopting else "NULL"
-    logged: list[tuple[int, dict[int, int]]] = [(OP_INSERT if adopting and not known else LOOK_AGAIN, {})]
+    at = "0" if backfill else "NULL"
+    logged: list[tuple[int, dict[int, int]]] = [(OP_INSERT if backfill and not known else LOOK_AGAIN, {})]
     if words:
         logged.append((words.pop(0, 0), words))
     for what, more in logged:
@@ -184,11 +184,11 @@ def _log_all(table: Table, place: ScanCursor, limit: int, *, adopting: bool, wri
     return ScanCursor(_ROWS, high)
 
 
-def look_at(table: Table, rows: Sequence[Row]) -> None:
+def log_rows(table: Table, rows: Sequence[Row]) -> None:
     """Has the drain find out what these rows have become; who has lost its record is parked again. Inside a transaction."""
     spec = table.spec
     for row in rows:
-        if _parked_again(table, row):
+        if _restore_parked(table, row):
             continue
         found = table.where_values(row)
         assert found is not None, "only rows that have a place in the table are suspect"
@@ -203,17 +203,17 @@ def look_at(table: Table, rows: Sequence[Row]) -> None:
             )
 
 
-def park_again(table: Table) -> None:
+def restore_parked(table: Table) -> None:
     """Write the records of parked rows that `mycomesh_parked` has lost. Inside a transaction."""
     listing = "SELECT place, hlc FROM mycomesh_held WHERE id = ? AND (place, hlc) > (?, ?) ORDER BY place, hlc LIMIT ?"
     last = (-1, 0)
     while stamps := table.store.db.execute(listing, (table.table_id, *last, _HELD_ROWS)).fetchall():
         last = stamps[-1]
         for row in sorted(set(table.log.rows_of(stamps).values()), key=repr):
-            _parked_again(table, row)
+            _restore_parked(table, row)
 
 
-def _parked_again(table: Table, row: Row) -> bool:
+def _restore_parked(table: Table, row: Row) -> bool:
     view = RowView.read(table, row)
     if not view.parked:
         return False
@@ -224,23 +224,23 @@ def _parked_again(table: Table, row: Row) -> bool:
 # ---- comparing rows with their entries: nothing is written
 
 
-def suspects(table: Table, place: ScanCursor, limit: int) -> tuple[list[Row], ScanCursor]:
+def suspects(table: Table, cursor: ScanCursor, limit: int) -> tuple[list[Row], ScanCursor]:
     """Compare up to `limit` rows with the change log; returns those that are not as it says, and the place reached.
 
     The caller has drained: what waits in the pending log would be suspect too.
     """
-    if place.phase == _ROWS:
-        names = _next_names(table, place.after, limit)
+    if cursor.phase == _ROWS:
+        names = _next_names(table, cursor.after, limit)
         if names:
             rows = [_row_of(table, name) for name in names]
             return [view.row for view in RowView.read_many(table, rows) if _suspect(view)], ScanCursor(_ROWS, names[-1])
-        place = ScanCursor(_ENTRIES)
-    if place.phase == _ENTRIES:
-        found = _next_entries(table, place.after, limit)
+        cursor = ScanCursor(_ENTRIES)
+    if cursor.phase == _ENTRIES:
+        found = _next_entries(table, cursor.after, limit)
         if found:
             return [row for row in found if _vanished(table, row)], ScanCursor(_ENTRIES, found[-1])
-        place = ScanCursor(_RUNS)
-    return _vanished_of_runs(table, place, limit)
+        cursor = ScanCursor(_RUNS)
+    return _vanished_of_runs(table, cursor, limit)
 
 
 def first_rows(table: Table, limit: int) -> list[Row]:
@@ -316,8 +316,8 @@ def _next_entries(table: Table, after: Any, limit: int) -> list[Row]:
     return [row for (row,) in table.store.db.execute(listing, (*parameters, limit))]
 
 
-def _vanished_of_runs(table: Table, place: ScanCursor, limit: int) -> tuple[list[Row], ScanCursor]:
-    runs = list(itertools.islice(table.log.runs.from_row(place.after), max(limit // 250, 1)))
+def _vanished_of_runs(table: Table, cursor: ScanCursor, limit: int) -> tuple[list[Row], ScanCursor]:
+    runs = list(itertools.islice(table.log.runs.from_row(cursor.after), max(limit // 250, 1)))
     if not runs:
         return [], ScanCursor(_END)
     rows = table.log.runs.missing(table.spec.name, table.spec.rowid, runs) if table.spec.rowid else []

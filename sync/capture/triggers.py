@@ -24,7 +24,7 @@ from mycomesh.sync.storage.pending_log import (
     word_names,
 )
 
-__all__ = ["TIMED", "create_statements", "drop_statements", "fits", "trigger_names"]
+__all__ = ["TIMED", "create_statements", "drop_statements", "is_current", "trigger_names"]
 
 TIMED = "julianday()"  # the time of a write is noted: now, without an argument, which would be parsed for each row
 # Columns compared in one decision tree: of three columns seven comparisons are written and three are run.
@@ -55,7 +55,7 @@ def create_statements(spec: TableSpec, table_id: int, bits: Mapping[str, int]) -
             names[2],
             f"AFTER UPDATE OF {_naming_columns(spec)}",
             table,
-            f"WHEN {_rekeyed(spec)}",
+            f"WHEN {_key_changed(spec)}",
             [_log(spec, table_id, OP_DELETE, "OLD"), _log(spec, table_id, OP_INSERT, "NEW")],
         ),
         _trigger(names[3], "AFTER DELETE", table, "", [_log(spec, table_id, OP_DELETE, "OLD")]),
@@ -76,7 +76,7 @@ def create_statements(spec: TableSpec, table_id: int, bits: Mapping[str, int]) -
     return statements
 
 
-def fits(db: Any, spec: TableSpec, table_id: int, bits: Mapping[str, int]) -> bool:
+def is_current(db: Any, spec: TableSpec, table_id: int, bits: Mapping[str, int]) -> bool:
     """Return True if the table's update trigger is the one for this spec; only RENAME rewrites it."""
     name = trigger_names(table_id)[1]
     found = db.execute("SELECT sql FROM sqlite_schema WHERE type = 'trigger' AND name = ?", (name,)).fetchone()
@@ -120,7 +120,7 @@ def _log_update(spec: TableSpec, table_id: int, bits: Mapping[str, int], words: 
         if bit is not None:
             captured[bit // WORD_BITS].append((column, 1 << bit % WORD_BITS))
     masks = [
-        "|".join(_changed(word[at : at + _TREE_COLUMNS]) for at in range(0, len(word), _TREE_COLUMNS)) or "0"
+        "|".join(_changed_bits(word[at : at + _TREE_COLUMNS]) for at in range(0, len(word), _TREE_COLUMNS)) or "0"
         for word in captured
     ]
     columns = ", ".join(["at", *words, *key_names(spec)])
@@ -128,7 +128,7 @@ def _log_update(spec: TableSpec, table_id: int, bits: Mapping[str, int], words: 
     return f"INSERT INTO {pending_name(table_id)}({columns}) VALUES({values})"
 
 
-def _changed(columns: Sequence[tuple[Column, int]], found: int = 0) -> str:
+def _changed_bits(columns: Sequence[tuple[Column, int]], found: int = 0) -> str:
     """SQL of the bits of the columns that an update changed, and `found`.
 
     A tree, whose leaves are sums made here: fewer steps than a sum of one `CASE` a column. The way on is where columns
@@ -138,8 +138,8 @@ def _changed(columns: Sequence[tuple[Column, int]], found: int = 0) -> str:
         return str(found)
     branches = " ".join(
         f"WHEN OLD.{quoted(column.name)} COLLATE BINARY IS NOT NEW.{quoted(column.name)}"
-        f" THEN {_changed(columns[place + 1 :], found | bit)}"
-        for place, (column, bit) in enumerate(columns)
+        f" THEN {_changed_bits(columns[position + 1 :], found | bit)}"
+        for position, (column, bit) in enumerate(columns)
     )
     return f"CASE {branches} ELSE {found} END"
 
@@ -156,7 +156,7 @@ def _naming_columns(spec: TableSpec) -> str:
     return ", ".join(names)
 
 
-def _rekeyed(spec: TableSpec) -> str:
+def _key_changed(spec: TableSpec) -> str:
     """SQL that is true if an UPDATE moved the row to another identity."""
     terms = []
     if spec.kind is KeyKind.KEYED:

@@ -94,7 +94,7 @@ class TombstoneGC:
         names = [
             name
             for name, table in sorted(self._replica.tables.items())
-            if tombstones.newest(table) > table.vector.upto(own)
+            if tombstones.newest_hlc(table) > table.vector.upto(own)
         ]
         if names:
             turn.publish(self._replica.beat(names, turn.wall_ms))

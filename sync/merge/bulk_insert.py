@@ -15,7 +15,7 @@ import apsw
 
 from mycomesh.sync import codec
 from mycomesh.sync.crdt.lattice import EXISTENCE
-from mycomesh.sync.merge.counters import hold_births
+from mycomesh.sync.merge.counters import hold_bases
 from mycomesh.sync.sqlite.identifiers import quoted
 from mycomesh.sync.sqlite.table_spec import KeyKind
 from mycomesh.sync.storage.change_log import pack_mask
@@ -23,39 +23,39 @@ from mycomesh.sync.storage.statements import write_many
 from mycomesh.sync.storage.table import Row, Table
 from mycomesh.sync.wire.bundle import Group, Kind
 
-__all__ = ["insert_births", "part_of"]
+__all__ = ["filter_group", "insert_new_rows"]
 
 _SAVEPOINT = "mycomesh_births"
 # Where the table refuses some row, halves are tried down to so many; what is left of them is looked at row by row.
-_TOGETHER_MIN = 16
+_BATCH_MIN = 16
 
 
-def insert_births(table: Table, group: Group, place: int, keys: Sequence[Any]) -> tuple[int, Group | None]:
+def insert_new_rows(table: Table, group: Group, site_number: int, keys: Sequence[Any]) -> tuple[int, Group | None]:
     """Insert the new rows of a group; returns how many, and the changes that need a closer look."""
-    if not _plain(table, group):
+    if not _is_plain(table, group):
         return 0, group
     mask = table.mask_of(group.columns) | EXISTENCE
-    held = table.log.entries_between(place, group.hlcs[0], group.hlcs[-1])
-    known = held.keys() | _known(table, group, keys)
-    if not known:
-        return _insert(table, group, place, keys)
-    by_stamp = table.spec.kind is KeyKind.KEYLESS and group.keys is None
-    owned = {  # whose entries own all that they could bring
+    existing = table.log.entries_between(site_number, group.hlcs[0], group.hlcs[-1])
+    not_new = existing.keys() | _not_new(table, group, keys)
+    if not not_new:
+        return _insert(table, group, site_number, keys)
+    keyless = table.spec.kind is KeyKind.KEYLESS and group.keys is None
+    complete = {  # whose entries own all that they could bring
         hlc
         for hlc, key in zip(group.hlcs, keys, strict=True)
-        if hlc in held and mask & ~held[hlc][1] == 0 and (by_stamp or held[hlc][0] == key)
+        if hlc in existing and mask & ~existing[hlc][1] == 0 and (keyless or existing[hlc][0] == key)
     }
-    fresh = [hlc not in known for hlc in group.hlcs]
-    left = known - owned
+    fresh = [hlc not in not_new for hlc in group.hlcs]
+    left = not_new - complete
     done = 0
     if any(fresh):
-        done, refused = _insert(table, part_of(group, fresh), place, list(itertools.compress(keys, fresh)))
+        done, refused = _insert(table, filter_group(group, fresh), site_number, list(itertools.compress(keys, fresh)))
         left |= set(refused.hlcs) if refused is not None else set()
     rest = [hlc in left for hlc in group.hlcs]
-    return done, part_of(group, rest) if any(rest) else None
+    return done, filter_group(group, rest) if any(rest) else None
 
 
-def part_of(group: Group, flags: Sequence[bool]) -> Group:
+def filter_group(group: Group, flags: Sequence[bool]) -> Group:
     """Return the flagged changes of a group."""
     if all(flags):
         return group
@@ -71,7 +71,7 @@ def part_of(group: Group, flags: Sequence[bool]) -> Group:
     )
 
 
-def _plain(table: Table, group: Group) -> bool:
+def _is_plain(table: Table, group: Group) -> bool:
     """Return True if the births of a group say everything of their rows, in values that SQLite takes as they are."""
     spec = table.spec
     naming = {column.folded for column in spec.key} | ({spec.id_column} if spec.id_column else set())
@@ -81,7 +81,7 @@ def _plain(table: Table, group: Group) -> bool:
     return list not in set(map(type, itertools.chain.from_iterable(group.rows)))
 
 
-def _known(table: Table, group: Group, keys: Sequence[Any]) -> set[int]:
+def _not_new(table: Table, group: Group, keys: Sequence[Any]) -> set[int]:
     """Return the clocks of births of which it is not sure that they are the first that is heard of their rows."""
     log, spec = table.log, table.spec
     if spec.kind is KeyKind.KEYLESS:
@@ -96,28 +96,28 @@ def _known(table: Table, group: Group, keys: Sequence[Any]) -> set[int]:
     return {hlc for hlc, key in zip(group.hlcs, keys, strict=True) if key in rows or (unnamed and key[:1] == b"\x00")}
 
 
-def _insert(table: Table, group: Group, place: int, keys: Sequence[Any]) -> tuple[int, Group | None]:
+def _insert(table: Table, group: Group, site_number: int, keys: Sequence[Any]) -> tuple[int, Group | None]:
     """Insert births, all or by halves; returns how many, and those that some constraint refuses among their neighbours."""
-    if _inserted(table, group, place, keys):
+    if _try_insert(table, group, site_number, keys):
         return len(keys), None
-    if len(keys) <= _TOGETHER_MIN:
+    if len(keys) <= _BATCH_MIN:
         return 0, group
     done, left = 0, [False] * len(keys)
     middle = len(keys) // 2
     for start, end in ((0, middle), (middle, len(keys))):
-        half = part_of(group, [start <= at < end for at in range(len(keys))])
-        count, refused = _insert(table, half, place, keys[start:end])
+        half = filter_group(group, [start <= at < end for at in range(len(keys))])
+        count, refused = _insert(table, half, site_number, keys[start:end])
         done += count
         if refused is not None:
             hlcs = set(refused.hlcs)
             left[start:end] = [hlc in hlcs for hlc in group.hlcs[start:end]]
-    return done, part_of(group, left) if any(left) else None
+    return done, filter_group(group, left) if any(left) else None
 
 
-def _inserted(table: Table, group: Group, place: int, keys: Sequence[Any]) -> bool:
+def _try_insert(table: Table, group: Group, site_number: int, keys: Sequence[Any]) -> bool:
     """Insert births at once; False, with nothing done, if a constraint refuses one of them."""
     spec, log = table.spec, table.log
-    by_birth = spec.kind is KeyKind.KEYLESS
+    keyless = spec.kind is KeyKind.KEYLESS
     mask = table.mask_of(group.columns) | EXISTENCE
     by_name = {column.folded: quoted(column.name) for column in spec.columns}
     names = [by_name[name] for name in group.columns]
@@ -126,7 +126,7 @@ def _inserted(table: Table, group: Group, place: int, keys: Sequence[Any]) -> bo
     if spec.id_column:
         at = group.columns.index(spec.id_column)
         rows = [row[at] for row in group.rows]
-    elif by_birth:
+    elif keyless:
         first = _next_rowid(table)
         if first is None:
             return False
@@ -143,10 +143,12 @@ def _inserted(table: Table, group: Group, place: int, keys: Sequence[Any]) -> bo
         db.execute(f"RELEASE {_SAVEPOINT}")
         return False
     db.execute(f"RELEASE {_SAVEPOINT}")
-    digests = table.digests(place, mask, group.hlcs, None if by_birth else keys, list(map(codec.encode, group.rows)))
-    log.add_births(place, group.hlcs, rows, pack_mask(mask), digests, packed=not table.counters)
+    digests = table.digests(
+        site_number, mask, group.hlcs, None if keyless else keys, list(map(codec.encode, group.rows))
+    )
+    log.add_births(site_number, group.hlcs, rows, pack_mask(mask), digests, packed=not table.counters)
     if table.counters:
-        hold_births(table, place, group.hlcs, group.columns, group.rows)
+        hold_bases(table, site_number, group.hlcs, group.columns, group.rows)
     return True
 
 

@@ -15,14 +15,14 @@ from mycomesh.sync.merge import records
 from mycomesh.sync.storage.row_view import RowView, concurrent
 from mycomesh.sync.storage.table import Table
 
-__all__ = ["Change", "note_conflicts", "note_hidden", "same"]
+__all__ = ["Change", "record_conflicts", "record_hidden", "same"]
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
     """One incoming change, with local numbers."""
 
-    place: int
+    site_number: int
     hlc: int
     key: Any
     mask: int
@@ -31,9 +31,11 @@ class Change:
     prior: bytes | None
 
 
-def note_conflicts(table: Table, view: RowView, change: Change, gained: int, masks: Sequence[int], wall_ms: int) -> int:
+def record_conflicts(
+    table: Table, view: RowView, change: Change, gained: int, masks: Sequence[int], wall_ms: int
+) -> int:
     """Record every value that loses to a write which had not seen it; returns how many records were made."""
-    stamp = (change.hlc, table.store.site(change.place))
+    stamp = (change.hlc, table.store.site(change.site_number))
     made = 0
     for leaf, entry, mask in zip(view.leaves, view.entries, masks, strict=True):
         lost = entry.mask & ~mask
@@ -43,7 +45,7 @@ def note_conflicts(table: Table, view: RowView, change: Change, gained: int, mas
             if values or (entry.dead and bits):
                 won = None if change.dead else change.values
                 loser = records.Loser(change.key, values, entry.stamp, entry.dead)
-                made += records.conflict(table, loser, stamp, won, wall_ms)
+                made += records.record_conflict(table, loser, stamp, won, wall_ms)
     refused = change.mask & ~gained
     for entry in view.entries:
         if entry.stamp == stamp:
@@ -54,13 +56,13 @@ def note_conflicts(table: Table, view: RowView, change: Change, gained: int, mas
         if lost and entry.stamp > stamp:
             bits = _concurrent_bits(table, entry.stamp, leaf[5], stamp, lost, whole=whole)
             values = {name: change.values[name] for name in table.columns_of(bits & ~EXISTENCE)}
-            standing = view.values(leaf, entry.mask & ~EXISTENCE)
-            values = _differing(values, standing)
+            winner_values = view.values(leaf, entry.mask & ~EXISTENCE)
+            values = _differing(values, winner_values)
             refused &= ~lost
             if values or (change.dead and bits):
-                won = None if entry.dead else standing
+                won = None if entry.dead else winner_values
                 loser = records.Loser(change.key, values, stamp, change.dead)
-                made += records.conflict(table, loser, entry.stamp, won, wall_ms)
+                made += records.record_conflict(table, loser, entry.stamp, won, wall_ms)
     return made
 
 
@@ -76,7 +78,7 @@ def _concurrent_bits(
     return sum(1 << bit for bit in bits_of(lost) if concurrent(table, winner, prior, loser, 0 if whole else bit))
 
 
-def note_hidden(table: Table, change: Change, after: list[Entry], owned: dict[str, Any], wall_ms: int) -> int:
+def record_hidden(table: Table, change: Change, after: list[Entry], owned: dict[str, Any], wall_ms: int) -> int:
     """Record values that a delete hides although they were written later: whoever inserts the row again ends them."""
     tombstone = next((entry for entry in after if entry.dead), None)
     if tombstone is None:  # a change that came before the birth of its row
@@ -88,7 +90,7 @@ def note_hidden(table: Table, change: Change, after: list[Entry], owned: dict[st
         values = {name: own[name] if name in own else owned.get(name) for name in columns}
         if values:
             loser = records.Loser(change.key, values, entry.stamp, entry.dead)
-            made += records.conflict(table, loser, tombstone.stamp, None, wall_ms)
+            made += records.record_conflict(table, loser, tombstone.stamp, None, wall_ms)
     return made
 
 

@@ -20,7 +20,7 @@ from mycomesh.sync.merge.conflicts import same
 from mycomesh.sync.storage.row_view import RowView
 from mycomesh.sync.storage.table import Table
 
-__all__ = ["counted", "hold_births", "hold_registers", "share_column", "share_name", "totals", "unseen"]
+__all__ = ["hold_bases", "hold_registers", "share_column", "share_name", "totals", "unseen_values", "update_registers"]
 
 _NUL = "\0"
 # Totals are taken modulo 2^64: only so is adding exact, and the same in every order, at the ends of SQLite's integers.
@@ -52,12 +52,12 @@ def totals(table: Table, registers: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def counted(view: RowView, place: int, mask: int, *, silent: bool) -> int:
+def update_registers(view: RowView, site_number: int, mask: int, *, silent: bool) -> int:
     """Turn what a local update did to the counters of a row into registers.
 
     Args:
         view: the row, shown; its `present` becomes what the registers hold.
-        place: the place of the own site.
+        site_number: this site.
         mask: the columns that the update changed.
         silent: what the row shows has been compared with what its entries were digested with: `mask` is all that differs.
 
@@ -84,7 +84,7 @@ def counted(view: RowView, place: int, mask: int, *, silent: bool) -> int:
         if same(now, before):
             continue
         if type(now) is int and type(before) is int:
-            name = share_name(column, table.store.site(place))
+            name = share_name(column, table.store.site(site_number))
             table.learn([name])
             present[name] = _wrapped(_number(shares.get(name)) + now - before)
             mask |= 1 << table.bits[name]
@@ -95,24 +95,26 @@ def counted(view: RowView, place: int, mask: int, *, silent: bool) -> int:
     return mask
 
 
-def hold_registers(table: Table, place: int, hlc: int, values: Mapping[str, Any]) -> None:
+def hold_registers(table: Table, site_number: int, hlc: int, values: Mapping[str, Any]) -> None:
     """Hold the registers of counters among what a local entry owns."""
     held = {name: value for name, value in values.items() if name in table.counters or share_column(name) is not None}
     if held:
-        table.hold(place, hlc, held)
+        table.hold(site_number, hlc, held)
 
 
-def hold_births(
-    table: Table, place: int, hlcs: Sequence[int], columns: Sequence[str], rows: Iterable[Sequence[Any]]
+def hold_bases(
+    table: Table, site_number: int, hlcs: Sequence[int], columns: Sequence[str], rows: Iterable[Sequence[Any]]
 ) -> None:
     """Hold the bases of a run of births, whose values come in the order of `columns`."""
-    spots = [number for number, column in enumerate(columns) if column in table.counters]
-    if spots:
-        names = [columns[number] for number in spots]
-        table.hold_many(names, [(place, hlc, [row[n] for n in spots]) for hlc, row in zip(hlcs, rows, strict=True)])
+    positions = [number for number, column in enumerate(columns) if column in table.counters]
+    if positions:
+        names = [columns[number] for number in positions]
+        table.hold_many(
+            names, [(site_number, hlc, [row[n] for n in positions]) for hlc, row in zip(hlcs, rows, strict=True)]
+        )
 
 
-def unseen(view: RowView, held: Mapping[str, Any]) -> dict[str, Any]:
+def unseen_values(view: RowView, held: Mapping[str, Any]) -> dict[str, Any]:
     """Return those held values of an entry that no user saw: of a row that is shown, not the registers of its counters."""
     counters = view.table.counters
     if not counters or any(

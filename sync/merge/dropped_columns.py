@@ -21,12 +21,12 @@ from mycomesh.sync.storage.row_view import RowView, shrink
 from mycomesh.sync.storage.table import Row, Table
 from mycomesh.sync.wire.bundle import Group, Kind
 
-__all__ = ["kept", "shed"]
+__all__ = ["drop_columns", "without_columns"]
 
 _STEP = 1_000  # rows that are in memory at once
 
 
-def shed(table: Table, columns: Collection[str]) -> None:
+def drop_columns(table: Table, columns: Collection[str]) -> None:
     """Has no entry of the table own these columns; inside a transaction in which every write has its stamp."""
     mask = table.mask_of([name for name in table.bits if name in columns or share_column(name) in columns])
     if not mask:
@@ -35,7 +35,7 @@ def shed(table: Table, columns: Collection[str]) -> None:
     for run in list(table.log.runs.all()):
         owned, _ = unpack_mask(run.mask)
         if owned & mask:
-            _shed_run(table, run, owned & ~mask)
+            _drop_from_run(table, run, owned & ~mask)
     for rows in _rows(table):
         for view in RowView.read_many(table, rows):
             if any(entry.mask & mask for entry in view.entries):
@@ -43,7 +43,7 @@ def shed(table: Table, columns: Collection[str]) -> None:
     table.log.flush()
 
 
-def _shed_run(table: Table, run: InsertRun, mask: int) -> None:
+def _drop_from_run(table: Table, run: InsertRun, mask: int) -> None:
     rows = range(run.row, run.row + run.n)
     names = table.columns_of(mask)
     present = table.cells_between(rows[0], rows[-1], names)
@@ -68,13 +68,13 @@ def _rows(table: Table) -> Iterator[list[Row]]:
         start, after = "WHERE row > ?", (rows[-1],)
 
 
-def kept(group: Group, columns: Collection[str]) -> Group | None:
+def without_columns(group: Group, columns: Collection[str]) -> Group | None:
     """Return what is left of a group without these columns, None for nothing."""
     gone = {name for name in group.columns if name in columns or share_column(name) in columns}
     if not gone:
         return group
-    places = [place for place, name in enumerate(group.columns) if name not in gone]
-    if not places and group.kind is Kind.UPDATE:
+    positions = [position for position, name in enumerate(group.columns) if name not in gone]
+    if not positions and group.kind is Kind.UPDATE:
         return None
     priors = group.priors
     if priors is not None:
@@ -89,9 +89,9 @@ def kept(group: Group, columns: Collection[str]) -> Group | None:
     return Group(
         group.site,
         group.kind,
-        tuple(group.columns[place] for place in places),
+        tuple(group.columns[position] for position in positions),
         group.hlcs,
         group.keys,
-        [[row[place] for place in places] for row in group.rows],
+        [[row[position] for position in positions] for row in group.rows],
         priors,
     )

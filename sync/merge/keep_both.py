@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mycomesh.sync.crdt.lattice import EXISTENCE
-from mycomesh.sync.merge import records as report
+from mycomesh.sync.merge import records
 from mycomesh.sync.sqlite.table_spec import KeyKind
 from mycomesh.sync.storage.change_log import Leaf
 from mycomesh.sync.storage.pending_log import LOOK_AGAIN, pending_name
@@ -29,17 +29,17 @@ from mycomesh.sync.wire.bundle import Kind, Section
 __all__ = [
     "LEGACY_KEY_SIZE",
     "IdAssignment",
+    "assign_id",
     "convert",
-    "ended_before",
-    "in_form",
+    "deleted_up_to",
+    "has_other_key_form",
+    "id_to_settle",
     "legacy_id",
     "legacy_key",
-    "moved",
-    "other_form",
-    "place_of",
-    "placed",
-    "to_settle",
-    "wanting",
+    "record_assignment",
+    "rows_wanting",
+    "stale_assignments",
+    "without_other_key_form",
 ]
 
 # A row that was deleted before its table kept both is known by its id alone: a one byte (no birth begins so), the id.
@@ -58,7 +58,7 @@ class IdAssignment:
     winner: tuple[int, int] | None  # place of the site, hlc
 
 
-def place_of(table: Table, view: RowView, registers: Mapping[str, Any]) -> IdAssignment | None:
+def assign_id(table: Table, view: RowView, registers: Mapping[str, Any]) -> IdAssignment | None:
     """Find the id under which a row is to be shown, and moves the row that has it if that claimed it later.
 
     Returns None if the registers do not say which id the row wants: it stays where it is.
@@ -72,61 +72,63 @@ def place_of(table: Table, view: RowView, registers: Mapping[str, Any]) -> IdAss
     if rival.present is None:
         return IdAssignment(wanted, wanted, None)
     mine = RowView.read(table, view.row)
-    claim, other = _claim(mine), _claim(rival)
+    claim, other = _claim_leaf(mine), _claim_leaf(rival)
     if claim is None or other is None:  # a row of the application's that has no stamp yet
         return IdAssignment(wanted, _other_id(table, mine), None)
     if rival.owned().get(table.spec.id_column) != wanted:  # moved to just this id, of 2^52
         return IdAssignment(wanted, _other_id(table, mine), None)
     if _stamp(table, other) < _stamp(table, claim):
         return IdAssignment(wanted, _other_id(table, mine), other[:2])
-    _move(table, rival, other, IdAssignment(wanted, _other_id(table, rival), claim[:2]))
+    _reassign(table, rival, other, IdAssignment(wanted, _other_id(table, rival), claim[:2]))
     return IdAssignment(wanted, wanted, None)
 
 
-def placed(table: Table, before: Row, row: Row, place: IdAssignment | None) -> None:
+def record_assignment(table: Table, before: Row, row: Row, assignment: IdAssignment | None) -> None:
     """Keep account of a row that is shown, or of one that is not (`place` None)."""
     db = table.store.db
     db.execute("DELETE FROM mycomesh_moved WHERE id = ? AND row IN (?, ?)", (table.table_id, before, row))
-    if place is None or place.id == place.wanted:
+    if assignment is None or assignment.id == assignment.wanted:
         return
-    winner = place.winner or (None, None)
-    db.execute("INSERT INTO mycomesh_moved VALUES(?, ?, ?, ?, ?)", (table.table_id, row, place.wanted, *winner))
-    leaf = _claim(RowView.read(table, row))
-    if place.winner is None or leaf is None:
+    winner = assignment.winner or (None, None)
+    db.execute("INSERT INTO mycomesh_moved VALUES(?, ?, ?, ?, ?)", (table.table_id, row, assignment.wanted, *winner))
+    leaf = _claim_leaf(RowView.read(table, row))
+    if assignment.winner is None or leaf is None:
         return
-    report.moved(table, place.wanted, place.id, _stamp(table, leaf), _stamp(table, place.winner))
-    # The drain of the site that gave the id away writes the other one, see `to_settle`; elsewhere it finds nothing.
+    records.record_reassigned_id(
+        table, assignment.wanted, assignment.id, _stamp(table, leaf), _stamp(table, assignment.winner)
+    )
+    # The drain of the site that gave the id away writes the other one, see `id_to_settle`; elsewhere it finds nothing.
     db.execute(f"INSERT INTO {pending_name(table.table_id)}(what, at, r) VALUES({LOOK_AGAIN}, NULL, ?)", (row,))
     table.unread = True
 
 
-def moved(table: Table, after: Row | None, limit: int) -> tuple[list[Row], int, Row | None]:
+def stale_assignments(table: Table, after: Row | None, limit: int) -> tuple[list[Row], int, Row | None]:
     """Look at up to `limit` rows after a row that are shown under another id than they want.
 
     Returns those whose winner has gone, or who have gone; how many were looked at; and the last of them.
     """
     start, parameters = ("", ()) if after is None else ("AND row > ?", (after,))
     listing = f"SELECT row, wanted, place, hlc FROM mycomesh_moved WHERE id = ? {start} ORDER BY row LIMIT ?"
-    records = table.store.db.execute(listing, (table.table_id, *parameters, limit)).fetchall()
-    found = [
+    found = table.store.db.execute(listing, (table.table_id, *parameters, limit)).fetchall()
+    stale = [
         row
-        for row, wanted, place, hlc in records
-        if place is None or table.log.row_of(place, hlc) != wanted or table.read(row) is None
+        for row, wanted, site_number, hlc in found
+        if site_number is None or table.log.row_of(site_number, hlc) != wanted or table.read(row) is None
     ]
-    return found, len(records), records[-1][0] if records else after
+    return stale, len(found), found[-1][0] if found else after
 
 
-def to_settle(view: RowView, place: int) -> int:
+def id_to_settle(view: RowView, site_number: int) -> int:
     """Return the bit of the id where a local drain has to write what is shown: the row was born here, and has moved."""
     table = view.table
     column = table.spec.id_column
     own = any(
-        leaf[0] == place and entry.mask & EXISTENCE for leaf, entry in zip(view.leaves, view.entries, strict=True)
+        leaf[0] == site_number and entry.mask & EXISTENCE for leaf, entry in zip(view.leaves, view.entries, strict=True)
     )
     return 1 << table.bits[column] if own and view.owned().get(column) != view.row else 0
 
 
-def other_form(table: Table, section: Section) -> bool:
+def has_other_key_form(table: Table, section: Section) -> bool:
     """Return True if some change names its row as another policy than this replica's would have it."""
     spec = table.spec
     if spec.kind is not KeyKind.ROWID and not spec.id_column:
@@ -139,9 +141,9 @@ def other_form(table: Table, section: Section) -> bool:
     )
 
 
-def in_form(tables: Mapping[str, Table], sections: Iterable[Section]) -> list[Section]:
+def without_other_key_form(tables: Mapping[str, Table], sections: Iterable[Section]) -> list[Section]:
     """Leaves out what was stamped before a policy was learnt that holds by now: rounds bring it in the form of now."""
-    return [item for item in sections if item.table not in tables or not other_form(tables[item.table], item)]
+    return [item for item in sections if item.table not in tables or not has_other_key_form(tables[item.table], item)]
 
 
 def _is_id(key: Any) -> bool:
@@ -162,7 +164,7 @@ def legacy_id(key: bytes) -> int:
     return int.from_bytes(key[1:], "big", signed=True)
 
 
-def wanting(table: Table, wanted: int) -> list[Row]:
+def rows_wanting(table: Table, wanted: int) -> list[Row]:
     """Return the shown rows that want an id: the one that has it, and those that are shown under another."""
     listing = "SELECT row FROM mycomesh_moved WHERE id = ? AND wanted = ? ORDER BY row"
     rows = [row for (row,) in table.store.db.execute(listing, (table.table_id, wanted)).fetchall()]
@@ -170,7 +172,7 @@ def wanting(table: Table, wanted: int) -> list[Row]:
     return [view.row for view in views if view.visible and view.owned().get(table.spec.id_column) == wanted]
 
 
-def ended_before(table: Table, wanted: Any) -> tuple[int, bytes]:
+def deleted_up_to(table: Table, wanted: Any) -> tuple[int, bytes]:
     """Return the stamp up to which births of an id are ended, from when rows went by their ids."""
     leaves = table.log.leaves(legacy_key(wanted)) if type(wanted) is int else []
     return max((_stamp(table, leaf) for leaf in leaves), default=(0, b""))
@@ -197,7 +199,7 @@ def _convert_row(view: RowView) -> int:
     assert isinstance(view.row, int)
     ended = next((entry.stamp for entry in view.entries if entry.dead), None)
     if not view.visible and ended is None:
-        return _dropped(view, list(view.leaves))
+        return _drop(view, list(view.leaves))
     key = table.key(view.row, view.leaves) if view.visible else legacy_key(view.row)
     waiting = []
     for leaf, entry in zip(view.leaves, view.entries, strict=True):
@@ -209,18 +211,18 @@ def _convert_row(view: RowView) -> int:
         row = view.row if view.present is not None else key
         table.log.replace(leaf, (leaf[0], leaf[1], row, leaf[3], digest, leaf[5]))
     if view.visible and view.present is None:  # parked
-        report.rename_parked(table, view.row, key, view.row)
-    return _dropped(view, waiting)
+        records.rename_parked(table, view.row, key, view.row)
+    return _drop(view, waiting)
 
 
-def _dropped(view: RowView, leaves: list[Leaf]) -> int:
+def _drop(view: RowView, leaves: list[Leaf]) -> int:
     for leaf in leaves:
         view.table.log.remove(leaf)
         view.table.hold(leaf[0], leaf[1], {})
     return len(leaves)
 
 
-def _claim(view: RowView) -> Leaf | None:
+def _claim_leaf(view: RowView) -> Leaf | None:
     """The entry that says which id the row wants."""
     bit = 1 << view.table.bits[view.table.spec.id_column]
     return next(
@@ -239,11 +241,11 @@ def _other_id(table: Table, view: RowView) -> int:
     return -1 - int.from_bytes(digest, "big") % _IDS
 
 
-def _move(table: Table, rival: RowView, claim: Leaf, place: IdAssignment) -> None:
+def _reassign(table: Table, rival: RowView, claim: Leaf, assignment: IdAssignment) -> None:
     """Show the row that has an id under another; constraint errors pass through."""
     column = table.spec.id_column
-    table.update(rival.row, {column: place.id})
-    table.log.rehome(rival.row, place.id)
-    table.hold(claim[0], claim[1], rival.held(claim) | {column: place.wanted})
+    table.update(rival.row, {column: assignment.id})
+    table.log.rehome(rival.row, assignment.id)
+    table.hold(claim[0], claim[1], rival.held(claim) | {column: assignment.wanted})
     table.displaced += 1
-    placed(table, rival.row, place.id, place)
+    record_assignment(table, rival.row, assignment.id, assignment)

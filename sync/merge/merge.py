@@ -16,10 +16,10 @@ import apsw
 from mycomesh.sync import codec
 from mycomesh.sync.crdt.lattice import EXISTENCE, Entry, join, visible
 from mycomesh.sync.merge import keep_both, records
-from mycomesh.sync.merge.bulk_insert import insert_births, part_of
-from mycomesh.sync.merge.conflicts import Change, note_conflicts, note_hidden, same
+from mycomesh.sync.merge.bulk_insert import filter_group, insert_new_rows
+from mycomesh.sync.merge.conflicts import Change, record_conflicts, record_hidden, same
 from mycomesh.sync.merge.counters import totals
-from mycomesh.sync.merge.dropped_columns import kept
+from mycomesh.sync.merge.dropped_columns import without_columns
 from mycomesh.sync.merge.row_keys import keys_of
 from mycomesh.sync.merge.unique_claims import later_claims
 from mycomesh.sync.sqlite.table_spec import KeyKind
@@ -29,7 +29,7 @@ from mycomesh.sync.storage.statements import blame
 from mycomesh.sync.storage.table import Row, Table
 from mycomesh.sync.wire.bundle import Group, Kind, Section
 
-__all__ = ["Merged", "RowBudget", "materialize", "merge_section", "set_aside"]
+__all__ = ["Merged", "RowBudget", "materialize", "merge_section", "park_row"]
 
 _SAVEPOINT = "mycomesh_merge"
 
@@ -66,12 +66,12 @@ class RowBudget:
         taken = min(self._free, count)
         self._free -= taken
         for start in range(taken, count, self._most):
-            self.left.append(part_of(group, [start <= at < start + self._most for at in range(count)]))
-        return part_of(group, [at < taken for at in range(count)]) if taken else None
+            self.left.append(filter_group(group, [start <= at < start + self._most for at in range(count)]))
+        return filter_group(group, [at < taken for at in range(count)]) if taken else None
 
 
 def merge_section(
-    table: Table, section: Section, wall_ms: int, *, repair: bool = False, room: RowBudget | None = None
+    table: Table, section: Section, wall_ms: int, *, repair: bool = False, budget: RowBudget | None = None
 ) -> Merged:
     """Merge the groups of one section, then covers its ranges; inside a transaction.
 
@@ -83,21 +83,21 @@ def merge_section(
     """
     merged = Merged()
     for sent in section.groups:
-        group = kept(sent, table.dropped)
+        group = without_columns(sent, table.dropped)
         if group is None:
             continue
         covered = _covered(table, group)
         fresh = _part(group, covered, known=False)
         if fresh is not None:
-            place = table.store.site_number_or_new(fresh.site)
+            site_number = table.store.site_number_or_new(fresh.site)
             keys = keys_of(table, fresh)
-            done, rest = insert_births(table, fresh, place, keys)
+            done, rest = insert_new_rows(table, fresh, site_number, keys)
             merged.changes += done
-            if rest is not None and room is not None:
-                rest = room.take(rest)
+            if rest is not None and budget is not None:
+                rest = budget.take(rest)
             if rest is not None:
                 keys = keys if rest is fresh else keys_of(table, rest)
-                _merge_rows(table, rest, place, keys, wall_ms, merged)
+                _merge_rows(table, rest, site_number, keys, wall_ms, merged)
         known = _part(group, covered, known=True) if repair else None
         if known is not None:
             before = merged.changes
@@ -122,13 +122,15 @@ def _part(group: Group, covered: Sequence[bool], *, known: bool) -> Group | None
     if not any(covered):
         return None if known else group
     flags = [each is known for each in covered]
-    return part_of(group, flags) if any(flags) else None
+    return filter_group(group, flags) if any(flags) else None
 
 
 # ---- the general case: each row against its entries
 
 
-def _merge_rows(table: Table, group: Group, place: int, keys: list[Any], wall_ms: int | None, merged: Merged) -> None:
+def _merge_rows(
+    table: Table, group: Group, site_number: int, keys: list[Any], wall_ms: int | None, merged: Merged
+) -> None:
     table.learn(group.columns)
     mask = table.mask_of(group.columns)
     if group.kind is not Kind.UPDATE:
@@ -142,7 +144,7 @@ def _merge_rows(table: Table, group: Group, place: int, keys: list[Any], wall_ms
     for number, hlc in enumerate(group.hlcs):
         prior = prior_from_wire(table, group.priors[number]) if group.priors is not None else None
         values = dict(zip(group.columns, group.rows[number], strict=True))
-        change = Change(place, hlc, keys[number], mask, dead, values, prior)
+        change = Change(site_number, hlc, keys[number], mask, dead, values, prior)
         view = views[number] if displaced == table.displaced else None
         view = view or RowView.read(table, table.locate(change.key))
         _merge_change(table, view, change, wall_ms, merged)
@@ -150,15 +152,15 @@ def _merge_rows(table: Table, group: Group, place: int, keys: list[Any], wall_ms
 
 def _merge_change(table: Table, view: RowView, change: Change, wall_ms: int | None, merged: Merged) -> None:
     """Join one change into its row, then brings the user's table and the held values in line."""
-    stamp = (change.hlc, table.store.site(change.place))
-    if wall_ms is None and _take_twin(table, view, change):
+    stamp = (change.hlc, table.store.site(change.site_number))
+    if wall_ms is None and _resolve_same_stamp(table, view, change):
         merged.changes += 1
         view = RowView.read(table, table.locate(change.key))
     outcome = join(view.entries, stamp, change.mask)
-    if table.spec.id_column and not _lives(table, change, stamp):
+    if table.spec.id_column and not _survives_legacy_delete(table, change, stamp):
         return
     if view.entries and wall_ms is not None:  # a repair tells of nothing that is news
-        merged.conflicts += note_conflicts(table, view, change, outcome.gained, outcome.masks, wall_ms)
+        merged.conflicts += record_conflicts(table, view, change, outcome.gained, outcome.masks, wall_ms)
     gained = outcome.gained
     if not gained:
         return
@@ -167,30 +169,30 @@ def _merge_change(table: Table, view: RowView, change: Change, wall_ms: int | No
     plain = view.plain and not gained & EXISTENCE and change.mask & ~table.known_mask == 0 and not table.converting
     owned = {} if plain else view.owned()
     shrink(view, outcome.masks, change.key)
-    _enter(table, view, change, gained)
+    _write_entry(table, view, change, gained)
     if plain:
-        seen, names = True, set(change.values)
+        alive, names = True, set(change.values)
     else:
-        kept = [entry._replace(mask=mask) for entry, mask in zip(view.entries, outcome.masks, strict=True) if mask]
-        mine = [entry for entry in kept if entry.stamp == stamp]
+        left = [entry._replace(mask=mask) for entry, mask in zip(view.entries, outcome.masks, strict=True) if mask]
+        mine = [entry for entry in left if entry.stamp == stamp]
         entry = Entry(stamp, gained | (mine[0].mask if mine else 0), change.dead)
-        after = [entry, *(entry for entry in kept if entry.stamp != stamp)]
-        seen = visible(after)
-        if not seen and wall_ms is not None:
-            merged.conflicts += note_hidden(table, change, after, owned, wall_ms)
+        after = [entry, *(entry for entry in left if entry.stamp != stamp)]
+        alive = visible(after)
+        if not alive and wall_ms is not None:
+            merged.conflicts += record_hidden(table, change, after, owned, wall_ms)
         names = {name for entry in after for name in table.columns_of(entry.mask & ~EXISTENCE)}
     target = {name: value for name, value in owned.items() if name in names}
     target |= {name: change.values[name] for name in table.columns_of(gained & ~EXISTENCE)}
-    merged.parked += materialize(table, view, seen, target, reborn=gained & EXISTENCE != 0)
+    merged.parked += materialize(table, view, alive, target, reinserted=gained & EXISTENCE != 0)
 
 
-def _take_twin(table: Table, view: RowView, change: Change) -> bool:
+def _resolve_same_stamp(table: Table, view: RowView, change: Change) -> bool:
     """Take what a repair brings of a stamp that has other values here, where they are the greater by their encoding.
 
     A file may have been changed behind the log's back in a way that nothing shows any more: a cell went from 1.0 to 1, which
     SQLite calls equal, in an update of its neighbour, and the entry was digested anew. Both sides keep the same one so.
     """
-    leaf = next((leaf for leaf in view.leaves if leaf[:2] == (change.place, change.hlc)), None)
+    leaf = next((leaf for leaf in view.leaves if leaf[:2] == (change.site_number, change.hlc)), None)
     if leaf is None or change.dead:
         return False
     entry = view.entries[view.leaves.index(leaf)]
@@ -203,40 +205,42 @@ def _take_twin(table: Table, view: RowView, change: Change) -> bool:
     if not greater:
         return False
     lost = {name: values[name] for name in sorted(greater) if values[name] != greater[name]}
-    stamp = (change.hlc, table.store.site(change.place))
+    stamp = (change.hlc, table.store.site(change.site_number))
     if lost:
         loser = records.Loser(change.key, lost, stamp, dead=False)
-        records.conflict(table, loser, stamp, change.values, table.store.clock.last >> 16, reason=records.TWO_VALUES)
+        records.record_conflict(
+            table, loser, stamp, change.values, table.store.clock.last >> 16, reason=records.TWO_VALUES
+        )
     values |= greater
-    digest = table.digest(change.place, change.hlc, entry.mask, change.key, list(values.values()))
+    digest = table.digest(change.site_number, change.hlc, entry.mask, change.key, list(values.values()))
     table.log.replace(leaf, (*leaf[:4], digest, leaf[5]))
-    materialize(table, view, view.visible, view.owned() | greater, reborn=False)
+    materialize(table, view, view.visible, view.owned() | greater, reinserted=False)
     table.log.flush()
     return True
 
 
-def _lives(table: Table, change: Change, stamp: tuple[int, bytes]) -> bool:
+def _survives_legacy_delete(table: Table, change: Change, stamp: tuple[int, bytes]) -> bool:
     """Apply the end of a row that went by its id to the births of that id; false for a birth that came to its end so."""
     if change.dead and change.key[:1] == b"\x01":
-        for row in keep_both.wanting(table, keep_both.legacy_id(change.key)):
+        for row in keep_both.rows_wanting(table, keep_both.legacy_id(change.key)):
             view = RowView.read(table, row)
             key = table.key(row, view.leaves)
             masks = join(view.entries, stamp, EXISTENCE).masks
-            kept = [entry._replace(mask=mask) for entry, mask in zip(view.entries, masks, strict=True) if mask]
-            if visible(kept):
+            left = [entry._replace(mask=mask) for entry, mask in zip(view.entries, masks, strict=True) if mask]
+            if visible(left):
                 continue
             owned = view.owned()
-            names = {name for entry in kept for name in table.columns_of(entry.mask & ~EXISTENCE)}
+            names = {name for entry in left for name in table.columns_of(entry.mask & ~EXISTENCE)}
             shrink(view, masks, key)
-            materialize(table, view, False, {name: owned[name] for name in names}, reborn=False)
+            materialize(table, view, False, {name: owned[name] for name in names}, reinserted=False)
         return True
     born = change.mask & EXISTENCE and not change.dead
-    return not born or keep_both.ended_before(table, change.values.get(table.spec.id_column)) < stamp
+    return not born or keep_both.deleted_up_to(table, change.values.get(table.spec.id_column)) < stamp
 
 
-def _enter(table: Table, view: RowView, change: Change, gained: int) -> None:
+def _write_entry(table: Table, view: RowView, change: Change, gained: int) -> None:
     """Write the incoming entry, joined with what its stamp already owned."""
-    earlier: Leaf | None = next((leaf for leaf in view.leaves if leaf[:2] == (change.place, change.hlc)), None)
+    earlier: Leaf | None = next((leaf for leaf in view.leaves if leaf[:2] == (change.site_number, change.hlc)), None)
     mask = gained
     values = {name: change.values[name] for name in table.columns_of(gained & ~EXISTENCE)}
     if earlier is not None:
@@ -245,34 +249,34 @@ def _enter(table: Table, view: RowView, change: Change, gained: int) -> None:
         mask |= own
     cells = [values[name] for name in table.columns_of(mask & ~EXISTENCE)]
     dead = change.dead
-    digest = table.digest(change.place, change.hlc, mask, change.key, cells, dead=dead)
-    leaf = (change.place, change.hlc, view.row, pack_mask(mask, dead=dead), digest, change.prior)
+    digest = table.digest(change.site_number, change.hlc, mask, change.key, cells, dead=dead)
+    leaf = (change.site_number, change.hlc, view.row, pack_mask(mask, dead=dead), digest, change.prior)
     if earlier is None:
         table.log.add(leaf)
     else:
         table.log.replace(earlier, leaf)
 
 
-def materialize(table: Table, view: RowView, seen: bool, target: dict[str, Any], *, reborn: bool) -> bool:
+def materialize(table: Table, view: RowView, alive: bool, target: dict[str, Any], *, reinserted: bool) -> bool:
     """Make the user's table show `target` (or nothing), and holds what it cannot show.
 
     Returns true if the row had to be parked: it is on record, and tried again when something changes.
     """
     row = view.row
-    shown = {name: value for name, value in target.items() if name in table.known}
+    cells = {name: value for name, value in target.items() if name in table.known}
     if table.counters:
-        shown |= totals(table, target)
+        cells |= totals(table, target)
     reason = ""
-    place: keep_both.IdAssignment | None = None
-    show = _show_placed if table.spec.id_column and seen else _show
+    assignment: keep_both.IdAssignment | None = None
+    write = _write_under_assigned_id if table.spec.id_column and alive else _write
     try:
-        row, place, seen = show(table, view, seen, shown, reborn=reborn)
+        row, assignment, alive = write(table, view, alive, cells, reinserted=reinserted)
     except apsw.ConstraintError as error:
         blame(table, error)
         reason = str(error)
-        if _displace(table, view.row, (view.present or {}) | shown):
+        if _displace(table, view.row, (view.present or {}) | cells):
             try:
-                row, place, seen = show(table, view, seen, shown, reborn=reborn)
+                row, assignment, alive = write(table, view, alive, cells, reinserted=reinserted)
                 reason = ""
             except apsw.ConstraintError as error_left:
                 blame(table, error_left)
@@ -281,44 +285,44 @@ def materialize(table: Table, view: RowView, seen: bool, target: dict[str, Any],
         # Half a row would depend on the order of arrival: a refused row is not shown at all, on any replica.
         target = view.owned() | target
         table.delete(row)
-        row = _rename_dead(table, view, row)
-    moved = place is not None and place.id != place.wanted
-    converted = _converted(table, row, shown) if table.converting and seen and not reason else frozenset()
-    if reason or not seen or not view.plain or moved or converted or not shown.keys() >= target.keys():
-        veiled = table.counters | converted | ({table.spec.id_column} if moved else set())
-        _hold(view, row, target, veiled, all_of_it=bool(reason) or not seen)
-    if table.spec.id_column and (place is not None or not seen):
-        keep_both.placed(table, view.row, row, None if reason else place)
+        row = _rename_to_key(table, view, row)
+    reassigned = assignment is not None and assignment.id != assignment.wanted
+    converted = _converted_columns(table, row, cells) if table.converting and alive and not reason else frozenset()
+    if reason or not alive or not view.plain or reassigned or converted or not cells.keys() >= target.keys():
+        extra = table.counters | converted | ({table.spec.id_column} if reassigned else set())
+        _hold(view, row, target, extra, all_of_it=bool(reason) or not alive)
+    if table.spec.id_column and (assignment is not None or not alive):
+        keep_both.record_assignment(table, view.row, row, None if reason else assignment)
     if view.row != row or (not reason and not view.plain):
         records.unpark(table, view.row)
     if reason:
         key = table.key(view.row, view.leaves) if view.leaves else view.row
-        records.park(table, row, key, reason, target | shown, table.store.clock.last >> 16)
+        records.park(table, row, key, reason, target | cells, table.store.clock.last >> 16)
     return bool(reason)
 
 
-def _converted(table: Table, row: Row, shown: dict[str, Any]) -> frozenset[str]:
+def _converted_columns(table: Table, row: Row, cells: dict[str, Any]) -> frozenset[str]:
     """Return the columns that do not keep what was written into them: the mesh knows them under another affinity."""
     present = table.read(row) or {}
     return frozenset(
-        name for name in table.converting & shown.keys() if name in present and not same(present[name], shown[name])
+        name for name in table.converting & cells.keys() if name in present and not same(present[name], cells[name])
     )
 
 
-def _show_placed(
-    table: Table, view: RowView, _seen: bool, shown: dict[str, Any], *, reborn: bool
+def _write_under_assigned_id(
+    table: Table, view: RowView, _alive: bool, cells: dict[str, Any], *, reinserted: bool
 ) -> tuple[Row, keep_both.IdAssignment | None, bool]:
     """Show a row under the id that it gets; a constraint that refuses the row leaves every other where it was."""
     db = table.store.db
     table.log.flush()  # what is undone must not be what was to be written anyway
     db.execute(f"SAVEPOINT {_SAVEPOINT}")
     try:
-        place = keep_both.place_of(table, view, shown)
-        if place is not None:
-            shown = shown | {table.spec.id_column: place.id}
+        assignment = keep_both.assign_id(table, view, cells)
+        if assignment is not None:
+            cells = cells | {table.spec.id_column: assignment.id}
         # Without the write that says its id a row has no place yet.
-        seen = place is not None or view.present is not None
-        return _show(table, view, seen, shown, reborn=reborn)[0], place, seen
+        alive = assignment is not None or view.present is not None
+        return _write(table, view, alive, cells, reinserted=reinserted)[0], assignment, alive
     except apsw.ConstraintError:
         db.execute(f"ROLLBACK TO {_SAVEPOINT}")
         raise
@@ -326,51 +330,51 @@ def _show_placed(
         db.execute(f"RELEASE {_SAVEPOINT}")
 
 
-def _show(
-    table: Table, view: RowView, seen: bool, shown: dict[str, Any], *, reborn: bool
+def _write(
+    table: Table, view: RowView, alive: bool, cells: dict[str, Any], *, reinserted: bool
 ) -> tuple[Row, keep_both.IdAssignment | None, bool]:
     """Write the user's row; constraint errors pass through, with no effect.
 
     Returns the row's name afterwards, the place that it got if that was to be found, and whether it is seen.
     """
-    return _written(table, view, seen, shown, reborn=reborn), None, seen
+    return _write_row(table, view, alive, cells, reinserted=reinserted), None, alive
 
 
-def _written(table: Table, view: RowView, seen: bool, shown: dict[str, Any], *, reborn: bool) -> Row:
+def _write_row(table: Table, view: RowView, alive: bool, cells: dict[str, Any], *, reinserted: bool) -> Row:
     row = view.row
-    if not seen:
+    if not alive:
         if view.present is None:
             return row
         table.delete(row)
-        return _rename_dead(table, view, row)
+        return _rename_to_key(table, view, row)
     if view.present is None:
-        return _insert(table, row, shown)
-    if reborn and any(name not in shown for name in table.known):
-        return _reinsert(table, row, shown)
-    changed = {name: value for name, value in shown.items() if not same(view.present[name], value)}
+        return _insert(table, row, cells)
+    if reinserted and any(name not in cells for name in table.known):
+        return _reinsert(table, row, cells)
+    changed = {name: value for name, value in cells.items() if not same(view.present[name], value)}
     table.update(row, changed)
     if table.spec.id_column in changed:
-        moved: int = changed[table.spec.id_column]
-        table.log.rehome(row, moved)
-        return moved
+        new_id: int = changed[table.spec.id_column]
+        table.log.rehome(row, new_id)
+        return new_id
     return row
 
 
 def _displace(table: Table, row: Row, values: dict[str, Any]) -> bool:
     """Parks the rows that keep this one out, if every one of them claimed its place later; returns whether any was."""
-    rivals = later_claims(table, row, values)
-    for rival, index in rivals.items():
-        set_aside(table, rival, f"UNIQUE {index}: another row claimed these values first")
-    return bool(rivals)
+    claimants = later_claims(table, row, values)
+    for claimant, index in claimants.items():
+        park_row(table, claimant, f"UNIQUE {index}: another row claimed these values first")
+    return bool(claimants)
 
 
-def set_aside(table: Table, row: Row, reason: str) -> None:
+def park_row(table: Table, row: Row, reason: str) -> None:
     """Parks a row that is shown; inside a transaction in which every captured write has its stamp."""
     view = RowView.read(table, row)
     key = table.key(row, view.leaves)
     target = view.owned()
     table.delete(row)
-    parked = _rename_dead(table, view, row)
+    parked = _rename_to_key(table, view, row)
     table.displaced += 1
     _hold(view, parked, target, frozenset(), all_of_it=True)
     records.park(table, parked, key, reason, target, table.store.clock.last >> 16)
@@ -404,7 +408,7 @@ def _insert(table: Table, row: Row, values: dict[str, Any]) -> Row:
     return row
 
 
-def _rename_dead(table: Table, view: RowView, row: Row) -> Row:
+def _rename_to_key(table: Table, view: RowView, row: Row) -> Row:
     """A row known by its birth has no rowid any more: its entries go by the birth itself."""
     if isinstance(row, int) and table.spec.kind is not KeyKind.ROWID:
         key: bytes = table.key(row, view.leaves)
@@ -413,13 +417,13 @@ def _rename_dead(table: Table, view: RowView, row: Row) -> Row:
     return row
 
 
-def _hold(view: RowView, row: Row, target: dict[str, Any], veiled: frozenset[str], *, all_of_it: bool) -> None:
+def _hold(view: RowView, row: Row, target: dict[str, Any], extra: frozenset[str], *, all_of_it: bool) -> None:
     """Hold, for each entry of the row, the values that the user's table does not show: all of those in `veiled`.
 
     `row` is what the row that was viewed is called by now.
     """
     table = view.table
-    hidden = {name: value for name, value in target.items() if all_of_it or name not in table.known or name in veiled}
+    hidden = {name: value for name, value in target.items() if all_of_it or name not in table.known or name in extra}
     if not hidden and not table.holds_any():
         return
     before = {leaf[:2]: view.held(leaf) for leaf in view.leaves}

@@ -23,9 +23,9 @@ __all__ = [
     "KEPT",
     "TWO_VALUES",
     "Loser",
-    "conflict",
-    "moved",
     "park",
+    "record_conflict",
+    "record_reassigned_id",
     "rename_parked",
     "rename_table",
     "renumber_parked",
@@ -38,7 +38,7 @@ __all__ = [
 # Bounded retention: the oldest records go first (design.md section 4).
 CONFLICTS_MAX = 10_000
 TEXT_MAX = 1_000_000
-TOLD_MAX = 200
+SHORTENED_MAX = 200
 WRITE_LOST = "a later write had not seen this one"
 KEPT = "both rows are kept, this one as"
 TWO_VALUES = "two files had different values of one write"
@@ -55,11 +55,11 @@ class Loser:
     dead: bool
 
 
-def conflict(
+def record_conflict(
     table: Table,
     loser: Loser,
     won: tuple[int, bytes],
-    standing: dict[str, Any] | None,
+    winner_values: dict[str, Any] | None,
     wall_ms: int,
     *,
     reason: str = "",
@@ -84,7 +84,7 @@ def conflict(
             won[1].hex(),
             reason or (DELETE_LOST if loser.dead else WRITE_LOST),
             loser.stamp[0],
-            None if standing is None else values_text(_shortened(loser.values, standing)),
+            None if winner_values is None else values_text(_shortened_values(loser.values, winner_values)),
             loser.key,
         ),
     )
@@ -97,11 +97,13 @@ def conflict(
     return made
 
 
-def moved(table: Table, wanted: int, given: int, lost: tuple[int, bytes], won: tuple[int, bytes]) -> None:
+def record_reassigned_id(
+    table: Table, wanted: int, given: int, lost: tuple[int, bytes], won: tuple[int, bytes]
+) -> None:
     """Record that a row is shown under another id than the one that its writer gave it."""
     column = table.spec.id_column
     loser = Loser(wanted, {column: wanted}, lost, dead=False)
-    conflict(table, loser, won, {column: wanted}, table.store.clock.last >> 16, reason=f"{KEPT} {given}")
+    record_conflict(table, loser, won, {column: wanted}, table.store.clock.last >> 16, reason=f"{KEPT} {given}")
 
 
 def park(table: Table, row: Row, key: Any, reason: str, values: dict[str, Any], wall_ms: int) -> None:
@@ -137,12 +139,12 @@ def rename_parked(table: Table, row: Row, name: Row, key: Any) -> None:
 def renumber_parked(table: Table, numbers: str) -> None:
     """Keep the records of parked rows that go by other integers: `numbers` is a table (old, new)."""
     db = table.store.db
-    ours = "FROM mycomesh_parked WHERE id = ? AND typeof(row) = 'integer'"
+    parked = "FROM mycomesh_parked WHERE id = ? AND typeof(row) = 'integer'"
     listing = (
-        f"SELECT table_name, row_key, reason, content, since, id, (SELECT new FROM {numbers} WHERE old = row) {ours}"
+        f"SELECT table_name, row_key, reason, content, since, id, (SELECT new FROM {numbers} WHERE old = row) {parked}"
     )
     records = db.execute(listing, (table.table_id,)).fetchall()
-    db.execute(f"DELETE {ours}", (table.table_id,))
+    db.execute(f"DELETE {parked}", (table.table_id,))
     db.executemany("INSERT INTO mycomesh_parked VALUES(?, ?, ?, ?, ?, ?, ?)", records)
 
 
@@ -191,15 +193,15 @@ def value_of(plain: Any) -> Any:
     return [base64.b64decode(plain["text in base64"])]
 
 
-def _shortened(values: dict[str, Any], standing: dict[str, Any]) -> dict[str, Any]:
+def _shortened_values(values: dict[str, Any], winner_values: dict[str, Any]) -> dict[str, Any]:
     """The standing values of the columns that lost something: the winner is in its table, whole."""
-    return {name: shortened(_plain(standing[name])) for name in values if name in standing}
+    return {name: shortened(_plain(winner_values[name])) for name in values if name in winner_values}
 
 
 def shortened(plain: Any) -> Any:
     """Return a record's value as it is told in passing."""
     text = plain if isinstance(plain, str) else json.dumps(plain, ensure_ascii=False)
-    return plain if len(text) <= TOLD_MAX else f"{text[:TOLD_MAX]}... ({len(text)} characters)"
+    return plain if len(text) <= SHORTENED_MAX else f"{text[:SHORTENED_MAX]}... ({len(text)} characters)"
 
 
 def _plain(value: Any) -> Any:

@@ -61,12 +61,12 @@ def _keys_of(table: Table, group: Group) -> list[Any]:
     if spec.kind is KeyKind.KEYLESS:
         return births
     try:
-        places = [group.columns.index(column.folded) for column in spec.key]
+        positions = [group.columns.index(column.folded) for column in spec.key]
     except ValueError:
         raise DecodeError(f"{spec.name}: a birth without its key columns") from None
     if spec.kind is KeyKind.ROWID:
-        return [row[places[0]] for row in group.rows]
-    values = [tuple(row[place] for place in places) for row in group.rows]
+        return [row[positions[0]] for row in group.rows]
+    values = [tuple(row[position] for position in positions) for row in group.rows]
     if not spec.nullable_key and any(None in key for key in values):
         raise DecodeError(f"{spec.name}: NULL in a key that cannot be NULL")
     _check_kept(spec, values)
@@ -75,9 +75,9 @@ def _keys_of(table: Table, group: Group) -> list[Any]:
 
 def _check_kept(spec: TableSpec, keys: Sequence[Sequence[Any]]) -> None:
     """A column never holds a value that its affinity would change: such a key is of a table with another one."""
-    for place, column in enumerate(spec.key):
-        changed = {type(key[place]) for key in keys} & _CHANGED[column.affinity]
-        if str in changed and not any(type(key[place]) is str and _NUMBER.fullmatch(key[place]) for key in keys):
+    for position, column in enumerate(spec.key):
+        changed = {type(key[position]) for key in keys} & _CHANGED[column.affinity]
+        if str in changed and not any(type(key[position]) is str and _NUMBER.fullmatch(key[position]) for key in keys):
             changed -= {str}
         codec.require(not changed, f"{spec.name}: a key that its column {column.name!r} would change")
 

@@ -17,15 +17,15 @@ from mycomesh.sync.storage.change_log import Leaf
 from mycomesh.sync.storage.row_view import RowView, shrink
 from mycomesh.sync.storage.table import Row, Table
 
-__all__ = ["collect", "collected", "forget", "inherit", "newest", "oldest", "stamps"]
+__all__ = ["collect", "forget", "newest_hlc", "oldest_hlc", "raise_watermarks", "stamps", "watermarks"]
 
 
-def newest(table: Table) -> int:
+def newest_hlc(table: Table) -> int:
     """Return the greatest clock of the table's tombstones, 0 without any."""
     return _clock(table, "max")
 
 
-def oldest(table: Table) -> int:
+def oldest_hlc(table: Table) -> int:
     """Return the least clock of the table's tombstones, 0 without any."""
     return _clock(table, "min")
 
@@ -44,30 +44,30 @@ def collect(table: Table, stable: int, limit: int) -> int:
     leaves: list[Leaf] = table.store.db.execute(listing, (stable, limit)).fetchall()
     for leaf in leaves:
         table.log.remove(leaf)
-        _mark(table, leaf[0], leaf[1])
+        _raise_watermark(table, leaf[0], leaf[1])
     table.log.flush()
     return len(leaves)
 
 
-def collected(table: Table) -> Vector:
+def watermarks(table: Table) -> Vector:
     """Return the marks: for each site `(0, hlc]`."""
     listing = "SELECT place, hlc FROM mycomesh_collected WHERE id = ? ORDER BY place"
-    marks = table.store.db.execute(listing, (table.table_id,)).fetchall()
-    return Vector({table.store.site(place): [(0, hlc)] for place, hlc in marks})
+    found = table.store.db.execute(listing, (table.table_id,)).fetchall()
+    return Vector({table.store.site(site_number): [(0, hlc)] for site_number, hlc in found})
 
 
-def inherit(table: Table, marks: Vector, bound: int) -> None:
+def raise_watermarks(table: Table, watermarks: Vector, bound: int) -> None:
     """Take over the marks of a peer whose vector is adopted, up to the clock `bound`. Inside a transaction."""
-    for site, ranges in marks.items():
+    for site, ranges in watermarks.items():
         top = min(ranges[-1][1], bound)
         if top > 0:
-            _mark(table, table.store.site_number_or_new(site), top)
+            _raise_watermark(table, table.store.site_number_or_new(site), top)
 
 
-def _mark(table: Table, place: int, hlc: int) -> None:
+def _raise_watermark(table: Table, site_number: int, hlc: int) -> None:
     table.store.db.execute(
         "INSERT INTO mycomesh_collected VALUES(?, ?, ?) ON CONFLICT(id, place) DO UPDATE SET hlc = max(hlc, excluded.hlc)",
-        (table.table_id, place, hlc),
+        (table.table_id, site_number, hlc),
     )
 
 
@@ -76,10 +76,10 @@ def _mark(table: Table, place: int, hlc: int) -> None:
 
 def stamps(table: Table, site: bytes, after: int, upto: int, limit: int) -> tuple[list[int], int]:
     """Return up to `limit` clocks of the site's entries in `(after, upto]`, ascending, and the clock reached."""
-    place = table.store.site_number(site)
-    if place is None:
+    site_number = table.store.site_number(site)
+    if site_number is None:
         return [], upto
-    found = [hlc for at, hlc, _, _ in table.log.scan(place, after, limit) if at == place and hlc <= upto]
+    found = [hlc for at, hlc, _, _ in table.log.scan(site_number, after, limit) if at == site_number and hlc <= upto]
     return found, upto if len(found) < limit else found[-1]
 
 
@@ -101,17 +101,17 @@ def _forget_row(table: Table, row: Row, gone: set[tuple[int, int]], wall_ms: int
     kept = [entry for entry, goes in zip(view.entries, going, strict=True) if not goes]
     if not any(going) or visible(kept):
         return False
-    seen = view.visible
+    alive = view.visible
     key = table.key(row, view.leaves) if view.leaves else row
     ends = max(entry.stamp for entry, goes in zip(view.entries, going, strict=True) if goes)
     for leaf, entry, goes in zip(view.leaves, view.entries, going, strict=True):
         values = view.values(leaf, entry.mask & ~EXISTENCE)
-        if seen and not goes and not entry.dead and values:
-            records.conflict(table, records.Loser(key, values, entry.stamp, dead=False), ends, None, wall_ms)
+        if alive and not goes and not entry.dead and values:
+            records.record_conflict(table, records.Loser(key, values, entry.stamp, dead=False), ends, None, wall_ms)
     names = {name for entry in kept for name in table.columns_of(entry.mask & ~EXISTENCE)}
     target = {name: value for name, value in view.owned().items() if name in names}
     shrink(view, [0 if goes else entry.mask for entry, goes in zip(view.entries, going, strict=True)], key)
     table.log.flush()
-    materialize(table, view, seen=False, target=target, reborn=False)
+    materialize(table, view, alive=False, target=target, reinserted=False)
     table.log.flush()
-    return seen
+    return alive

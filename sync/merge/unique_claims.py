@@ -36,21 +36,21 @@ def later_claims(table: Table, row: Row, values: Mapping[str, Any]) -> dict[Row,
         if not names or any(values.get(name) is None for name in names):
             continue
         mine = _claim(table, row, names)
-        for rival in _holders(table, index, [values[name] for name in names]):
-            if rival == row:
+        for claimant in _rows_with(table, index, [values[name] for name in names]):
+            if claimant == row:
                 continue
-            if _claim(table, rival, names) < mine:
+            if _claim(table, claimant, names) < mine:
                 return {}
-            found[rival] = index.name
+            found[claimant] = index.name
     others = [index.name for index in table.spec.unique if not index.columns]
     if others:
         mine = _claim(table, row, table.known)
-        for rival in _evicted(table, row, values):
-            if rival in found:
+        for claimant in _evicted(table, row, values):
+            if claimant in found:
                 continue
-            if _claim(table, rival, table.known) < mine:
+            if _claim(table, claimant, table.known) < mine:
                 return {}
-            found[rival] = ", ".join(others)
+            found[claimant] = ", ".join(others)
     return found
 
 
@@ -59,7 +59,7 @@ def _claim(table: Table, row: Row, names: Sequence[str]) -> tuple[int, bytes]:
     return max((entry.stamp for entry in RowView.read(table, row).entries if entry.mask & mask), default=(0, b""))
 
 
-def _holders(table: Table, index: UniqueIndex, values: Sequence[Any]) -> list[Row]:
+def _rows_with(table: Table, index: UniqueIndex, values: Sequence[Any]) -> list[Row]:
     """Return the rows that hold these values in the columns of a UNIQUE index."""
     match = " AND ".join(
         f"t.{quoted(name)} = {placeholder(value)} COLLATE {quoted(collation)}"
@@ -97,7 +97,7 @@ def _evicted(table: Table, row: Row, values: Mapping[str, Any]) -> list[Row]:
         db.execute(f"ROLLBACK TO {_SAVEPOINT}")
         db.execute(f"RELEASE {_SAVEPOINT}")
     rowid = quoted(table.spec.rowid)
-    return [rival for number in gone for rival in rows_where(table, f"t.{rowid} = ?", (number,))]
+    return [claimant for number in gone for claimant in rows_where(table, f"t.{rowid} = ?", (number,))]
 
 
 def rows_where(table: Table, condition: str, parameters: tuple[Any, ...] = ()) -> list[Row]:

@@ -7,7 +7,7 @@ before; definitions take effect before the rows that follow them in the bundle. 
 from __future__ import annotations
 
 from mycomesh.sync.errors import BatchRefusedError, DecodeError
-from mycomesh.sync.merge.keep_both import other_form
+from mycomesh.sync.merge.keep_both import has_other_key_form
 from mycomesh.sync.merge.merge import Merged, RowBudget, merge_section
 from mycomesh.sync.replication.admission import reach_of
 from mycomesh.sync.replication.applied import Applied
@@ -47,7 +47,7 @@ class Inbox:
         """
         if self._life.caught_up(self._catalog.tables, reach_of(bundle, self._life.site)):
             applied.renewed = True
-        room = None if live or repair else RowBudget(SHOWN_MAX)
+        budget = None if live or repair else RowBudget(SHOWN_MAX)
         sections, bundle.sections = bundle.sections, []
         settled = False  # which is work for one transaction, once
         for section in sections:
@@ -55,16 +55,16 @@ class Inbox:
             if table is None:
                 self._miss(section.table, applied, live=live)
                 continue
-            if other_form(table, section):
+            if has_other_key_form(table, section):
                 if live:
                     raise BatchRefusedError(f"{section.table}: names rows by another policy than this node's yet")
                 applied.withheld = True
                 continue
-            merged = self._merge_section(table, section, wall_ms, repair=repair, room=room)
+            merged = self._merge_section(table, section, wall_ms, repair=repair, budget=budget)
             applied.merged.add(merged)
-            if room is not None:
-                bundle.sections += [Section(section.table, [], [group]) for group in room.left]
-                room.left = []
+            if budget is not None:
+                bundle.sections += [Section(section.table, [], [group]) for group in budget.left]
+                budget.left = []
             if merged.changes and section.table == SCHEMA_TABLE:
                 self._learn(applied, wall_ms)
                 settled = True
@@ -76,10 +76,10 @@ class Inbox:
             self._intake.settle()
 
     def _merge_section(
-        self, table: Table, section: Section, wall_ms: int, *, repair: bool, room: RowBudget | None
+        self, table: Table, section: Section, wall_ms: int, *, repair: bool, budget: RowBudget | None
     ) -> Merged:
         try:
-            merged = merge_section(table, section, wall_ms, repair=repair, room=room)
+            merged = merge_section(table, section, wall_ms, repair=repair, budget=budget)
         except (TypeError, OverflowError) as error:
             raise DecodeError(f"{section.table}: a value that SQLite cannot store: {error}") from error
         for group in section.groups:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 
 from mycomesh.sync.capture import table_scan
 from mycomesh.sync.capture.drain import CHUNK_ROWS_MAX, EDIT_WEIGHT, Drained, Times, captured_ms, drain_table
-from mycomesh.sync.merge.keep_both import in_form
+from mycomesh.sync.merge.keep_both import without_other_key_form
 from mycomesh.sync.merge.retry import RetryQueue
 from mycomesh.sync.replication.priority import Priority
 from mycomesh.sync.replication.site import Site
@@ -52,7 +52,7 @@ class Outbox:
     def stale(self) -> bool:
         """Return True if another connection has committed since the last `drain` that found nothing more, or something waits."""
         known = self._store.data_version() == self._data_version and not self._catalog.changed()
-        return self._showing.waits or not known
+        return self._showing.has_work or not known
 
     def redefined(self) -> int | None:
         """Return a number that changes with each commit of others, if one has changed the schema, else None."""
@@ -82,7 +82,7 @@ class Outbox:
     def waiting(self) -> bool:
         """Return True if some write has no stamp yet."""
         return (
-            self._moving() or table_scan.under_way(self._store.db) or bool(self.logged(self._catalog.tables.values()))
+            self._moving() or table_scan.any_active(self._store.db) or bool(self.logged(self._catalog.tables.values()))
         )
 
     def _moving(self) -> bool:
@@ -104,10 +104,10 @@ class Outbox:
         version = self._store.data_version()
         bundle: list[bytes] = []
         more = False
-        if self._catalog.changed() or self.waiting() or self._showing.waits:
+        if self._catalog.changed() or self.waiting() or self._showing.has_work:
             with self._store.transaction():
                 bundle, more = self.take(wall_ms)
-            more = more or self._showing.waits
+            more = more or self._showing.has_work
         if not more:
             self._data_version = version
             self._waited_ms = None
@@ -171,11 +171,11 @@ class Outbox:
         sections: list[Section] = []
         if self._catalog.changed():
             self._catalog.refresh(self.drainer(wall_ms, sections), most=ADOPTED_MAX)
-            sections = in_form(self._catalog.tables, sections)
+            sections = without_other_key_form(self._catalog.tables, sections)
         self.renew()
         room, more = CHUNK_ROWS_MAX, self._catalog.changed()
         facts, *tables = sorted(self._catalog.tables.values(), key=lambda table: table.table_id)
-        going = table_scan.going(self._store.db)
+        going = table_scan.active_ids(self._store.db)
         due = self.logged((facts, *tables)) | going
         self._turn = (self._turn + 1) % max(len(tables), 1)
         tables = [*tables[self._turn :], *tables[: self._turn]]
@@ -210,7 +210,7 @@ class Outbox:
     def _took(self, table: Table, drained: Drained, sections: list[Section]) -> int:
         if drained.section is not None:
             sections.append(drained.section)
-            self._showing.again(table)
+            self._showing.add(table)
         for column in sorted(table.staying):
             note = f"column {column!r} has values of more than {CHANGE_BYTES_MAX >> 20} MiB: they stay on this node"
             self._catalog.notes.setdefault(table.spec.folded, note)
@@ -230,18 +230,18 @@ class Outbox:
     @property
     def unshown(self) -> bool:
         """True if rows wait that may find their place: the next drain tries them."""
-        return self._showing.waits
+        return self._showing.has_work
 
     def again(self, table: Table) -> None:
         """Has the rows of a table that could not be shown tried again: something changed."""
-        self._showing.again(table)
+        self._showing.add(table)
 
     def renew(self) -> None:
         """Has the parked rows of tables that stand anew tried again: what refused them may be gone."""
         tables = self._catalog.tables
         for table in self._catalog.renewed:
             if tables.get(table.spec.folded) is table:
-                self._showing.again(table)
+                self._showing.add(table)
         self._catalog.renewed.clear()
 
     def settle(self) -> bool:
@@ -260,7 +260,7 @@ class Outbox:
             before = self._store.meta(name)
             if before != state:
                 if table.holds_any():
-                    room = self._showing.show_held(table, state, max(room, 1))
+                    room = self._showing.retry_held(table, state, max(room, 1))
                     if room <= 0:
                         break
                 self._store.meta_set(name, state)

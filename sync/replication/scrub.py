@@ -103,7 +103,7 @@ class Scrub:
             with self._store.transaction():
                 if not self._catalog.stands():
                     return so_far, published  # they are compared again
-                table_scan.look_at(table, rows)
+                table_scan.log_rows(table, rows)
             so_far.found += len(rows)
             so_far.tables = tuple(sorted({*so_far.tables, table.spec.name}))
             self._intake.unsettle()

@@ -12,7 +12,7 @@ from typing import Any
 
 import apsw
 
-from mycomesh.sync.merge.merge import set_aside
+from mycomesh.sync.merge.merge import park_row
 from mycomesh.sync.merge.unique_claims import rows_where
 from mycomesh.sync.sqlite.create_table import checks_of
 from mycomesh.sync.sqlite.definitions import authorize_add_column
@@ -81,7 +81,7 @@ def _set_aside(table: Table, name: str, clauses: Sequence[str]) -> bool:
     if not refused or len(refused) > SET_ASIDE_MAX:
         return False
     for row in refused:
-        set_aside(table, row, f"CHECK constraint failed: {' AND '.join(check[1:-1] for check in checks)}")
+        park_row(table, row, f"CHECK constraint failed: {' AND '.join(check[1:-1] for check in checks)}")
     table.log.flush()
     return True
 

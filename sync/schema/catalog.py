@@ -14,11 +14,20 @@ from typing import Any
 import apsw
 
 from mycomesh.sync.capture import rebuild_mark, table_scan
-from mycomesh.sync.capture.install import births_mark, captured, clear, logging, make_log, numbered, put_on, take_off
+from mycomesh.sync.capture.install import (
+    ensure_pending_log,
+    has_log_triggers,
+    install_capture,
+    is_captured,
+    keep_both_key,
+    keeps_rowids,
+    remove_capture,
+    remove_internal,
+)
 from mycomesh.sync.capture.rebuilt_columns import renamed_columns
-from mycomesh.sync.capture.rebuilt_rows import realign
-from mycomesh.sync.capture.triggers import fits
-from mycomesh.sync.merge.dropped_columns import shed
+from mycomesh.sync.capture.rebuilt_rows import match_rows
+from mycomesh.sync.capture.triggers import is_current
+from mycomesh.sync.merge.dropped_columns import drop_columns
 from mycomesh.sync.merge.keep_both import convert
 from mycomesh.sync.schema.drift import DriftNotes
 from mycomesh.sync.schema.facts import SCHEMA_ID, SCHEMA_TABLE, Facts
@@ -154,7 +163,7 @@ class Catalog:
         if not self._ours.items() <= internal_tables.standing(self._store.db).items():
             self._store.check_whole()
         self.read_decisions()
-        self._anew = rebuild_mark.made_anew(self._store.db)
+        self._anew = rebuild_mark.rebuilt_tables(self._store.db)
         names, skipped = user_tables(self._store.db)
         for name, why in skipped:
             self.notes[fold(name)] = f"not replicated: {why}"
@@ -278,7 +287,7 @@ class Catalog:
                 self.forget(mesh)
                 return
             spec = self.spec(mesh, name)
-        if spec.id_column and self._store.meta(births_mark(table_id)) is None:
+        if spec.id_column and self._store.meta(keep_both_key(table_id)) is None:
             # What was written while rows went by their ids is stamped so.
             known = self.reload(table_id, self._undecided(mesh, name), bits, known, captured)
             if not drain(known):
@@ -286,16 +295,17 @@ class Catalog:
                 return
             table = self.reload(table_id, spec, bits, known, captured)
             convert(table)
-            self._store.meta_set(births_mark(table_id), 1)
+            self._store.meta_set(keep_both_key(table_id), 1)
         else:
             table = self.reload(table_id, spec, bits, known, captured)
         standing = self._file.catalogue_entries(spec.name)
-        anew = fold(spec.name) in self._anew or not numbered(table, standing)
+        anew = fold(spec.name) in self._anew or not keeps_rowids(table, standing)
         if anew:
-            realign(table)
+            match_rows(table)
         if anew or vanished or not self._captured(table):
-            self.doubted += [spec.name] if table_scan.doubt(table) else []
-            made = anew or vanished or not logging(table, standing)  # columns that nobody logged may hold values
+            self.doubted += [spec.name] if table_scan.recheck_pending(table) else []
+            # Columns that nobody logged may hold values.
+            made = anew or vanished or not has_log_triggers(table, standing)
             table_scan.begin(table, written=[column for column in table.known if made and column not in captured])
         if not drain(table):
             self._unfinished = True
@@ -331,7 +341,7 @@ class Catalog:
             return spec
         plain = self._file.spec(spec.name)
         here = dict(zip(map(fold, names), captured, strict=False))
-        if not fits(self._store.db, self.policies.applied(plain.known_as(mesh, here)), table_id, captured):
+        if not is_current(self._store.db, self.policies.applied(plain.known_as(mesh, here)), table_id, captured):
             return spec
         self.names.record(mesh, spec.name, dict(zip(captured, names, strict=False)))
         return self._rename(spec, renamed)
@@ -400,7 +410,7 @@ class Catalog:
         bits = extended({}, spec)
         self.forget(spec.folded)
         self._sums.pop(table_id, None)
-        clear(self._store.db, table_id)
+        remove_internal(self._store.db, table_id)
         self._store.db.execute(
             "UPDATE mycomesh_replicated SET shape = ?, bits = ?, known = '{}' WHERE id = ?",
             (spec.identity, json.dumps(bits), table_id),
@@ -409,11 +419,11 @@ class Catalog:
 
     def _begin(self, table_id: int, spec: TableSpec, bits: dict[str, int]) -> Table:
         if spec.id_column:
-            self._store.meta_set(births_mark(table_id), 1)
+            self._store.meta_set(keep_both_key(table_id), 1)
         table = self._load(table_id, spec, bits)
         self.install(table)
         if self._store.db.execute(f"SELECT 1 FROM {quoted(spec.name)} LIMIT 1").fetchone() is not None:
-            table_scan.begin(table, adopting=True)
+            table_scan.begin(table, backfill=True)
         return table
 
     def reload(
@@ -430,7 +440,7 @@ class Catalog:
     ) -> Table:
         table = Table(self._store, table_id, spec, bits or extended({}, spec), self._mesh_key)
         table.create()
-        make_log(table)
+        ensure_pending_log(table)
         table.count(self.policies.counters_of(spec))
         table.load(before, self._sums.pop(table_id, None))
         self.names.record(spec.folded, spec.name, {column.folded: column.name for column in spec.columns})
@@ -455,7 +465,7 @@ class Catalog:
         name = f"shed/{table.table_id}"
         due = table.dropped - set(json.loads(self._store.meta(name) or "[]")) if table.dropped else table.dropped
         if due:
-            shed(table, due)
+            drop_columns(table, due)
             self._store.meta_set(name, json.dumps(sorted(table.dropped)))
         return due
 
@@ -469,24 +479,24 @@ class Catalog:
         found = db.execute("SELECT id FROM mycomesh_replicated WHERE name = ?", (mesh,)).fetchone()
         if found is None:
             return
-        clear(db, found[0])
+        remove_internal(db, found[0])
         for name in ("vectors", "replicated"):
             db.execute(f"DELETE FROM mycomesh_{name} WHERE id = ?", found)
 
     def _captured(self, table: Table) -> bool:
         """Return True if the table's triggers stand."""
         standing = self._file.catalogue_entries(table.spec.name)
-        if table.stood != standing and captured(table, standing):
+        if table.stood != standing and is_captured(table, standing):
             table.stood = standing
         return table.stood == standing
 
     def uninstall(self, table_id: int) -> None:
         """Take off a table what refers to its columns; what is written then is found by a sweep alone."""
-        take_off(self._store.db, table_id)
+        remove_capture(self._store.db, table_id)
 
     def install(self, table: Table) -> None:
         """Has the table captured as it is."""
-        put_on(table)
+        install_capture(table)
 
     # ---- facts
 

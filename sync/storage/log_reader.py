@@ -96,7 +96,7 @@ def _groups(table: Table, found: _Found) -> list[Group]:
     groups = []
     for (site, kind, mask), items in sorted(found.items(), key=lambda item: item[0]):
         items.sort(key=lambda item: item[0])
-        # None for nothing overwritten: a birth that has priors is one by another policy (`keep_both.other_form`).
+        # None for nothing overwritten: a birth that has priors is one by another policy (`keep_both.has_other_key_form`).
         priors = [prior_to_wire(table, leaf[5], mask) for _, leaf, _, _ in items]
         groups.append(
             Group(

@@ -167,11 +167,11 @@ def test_vacuum_and_the_nodes_own_tables_make_nothing_anew(pair):
     one.sql("CREATE TABLE another(v)")
     one.drain()
     one.shell("VACUUM;")
-    assert rebuild_mark.made_anew(one.app) == frozenset()
+    assert rebuild_mark.rebuilt_tables(one.app) == frozenset()
     two.sql("CREATE TABLE further(v); ALTER TABLE bag ADD COLUMN x; DROP TABLE nullkey")
-    assert rebuild_mark.made_anew(two.app) == {"further"}
+    assert rebuild_mark.rebuilt_tables(two.app) == {"further"}
     converge(pair)
-    assert rebuild_mark.made_anew(two.app) == rebuild_mark.made_anew(one.app) == frozenset()
+    assert rebuild_mark.rebuilt_tables(two.app) == rebuild_mark.rebuilt_tables(one.app) == frozenset()
 
 
 @pytest.mark.parametrize("triggers", [False, True], ids=["", "with triggers"])

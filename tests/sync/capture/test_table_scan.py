@@ -241,7 +241,7 @@ def test_an_idle_node_compares_so_many_rows_at_a_time(tmp_path):
         assert after - before <= 256
         steps += after != before
     assert steps >= 3
-    assert table_scan.under_way(one.replica._store.db) is False
+    assert table_scan.any_active(one.replica._store.db) is False
     world.close()
 
 

@@ -37,7 +37,7 @@ def files(tmp_path):
 
 def one_by_one(monkeypatch, peer, bundle, origin):
     with monkeypatch.context() as patch:
-        patch.setattr(merge, "insert_births", lambda table, group, place, keys: (0, group))
+        patch.setattr(merge, "insert_new_rows", lambda table, group, place, keys: (0, group))
         return peer.take([bundle], origin)
 
 
