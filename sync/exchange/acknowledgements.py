@@ -1,8 +1,7 @@
-"""How far peers cover what this replica has written: the answer to "on how many nodes is this?".
+"""Acknowledgements: which peers cover the writes of this replica, for "on how many nodes is this write?".
 
-Owns what each peer has said of this replica's site. What always holds: a peer counts as holding a write only after it has
-said that it covers it, which it does in the transaction that stores it; whatever others write meanwhile changes nothing. It
-must not know who asks, or how the rows got there.
+Invariant: a write counts as replicated to a peer only after the peer reported that it covers it. The peer covers a write
+in the same transaction that stores it, so later writes of other nodes do not change the answer.
 """
 
 from __future__ import annotations
@@ -15,39 +14,39 @@ from mycomesh.sync.wire import messages as wire
 
 __all__ = ["PEERS_MAX", "REPLY_MS_MAX", "Acknowledgements", "write_position"]
 
-# What peers said is kept after their links end, since what they hold they go on holding; a mesh has no more members.
+# Reports are kept after their links close, because a peer does not lose what it covers. No mesh has more members.
 PEERS_MAX = 1_024
-# A peer answers at once unless it is asked too often; a question is asked again after so long without an answer.
+# A peer replies at once unless it is asked too often. A request is repeated after this long without a reply.
 REPLY_MS_MAX = 1_000
 
 
 def write_position(replica: Replica) -> dict[str, int]:
-    """Return up to which clock this replica's own site has written, by folded table name; all of it has its stamps."""
+    """Return the clock of the last stamped write of this replica's own site, by folded table name."""
     tops = {name: table.vector.top(replica.site) for name, table in sorted(replica.tables.items())}
     return {name: top for name, top in tops.items() if top}
 
 
 class Acknowledgements:
-    """What peers cover of one replica's own writes."""
+    """The clocks up to which peers cover one replica's own writes."""
 
     def __init__(self, replica: Replica) -> None:
         self._replica = replica
         self._site = replica.site
         self._links: dict[int, bytes] = {}
-        self._covered: dict[bytes, Mapping[str, int]] = {}
-        self._requested_at: dict[int, int] = {}  # links with a question under way
+        self._covered: dict[bytes, Mapping[str, int]] = {}  # peer -> table -> clock of this replica's site
+        self._requested_at: dict[int, int] = {}  # link -> when the request without a reply was sent
 
     def on_link_opened(self, number: int, peer: bytes) -> None:
-        """A link is there."""
+        """Register a link."""
         self._links[number] = peer
 
     def on_link_closed(self, number: int) -> None:
-        """It is gone."""
+        """Remove a link, and the request under way on it."""
         self._links.pop(number, None)
         self._requested_at.pop(number, None)
 
     def request_coverage(self, turn: Turn) -> None:
-        """Asks every linked peer that has no question to answer yet."""
+        """Send a request to every linked peer, except where an earlier one still waits for its reply."""
         if self._site != self._replica.site:
             self._site = self._replica.site
             self._covered.clear()
@@ -58,7 +57,7 @@ class Acknowledgements:
                 turn.send(number, wire.CoverageRequest(self._site))
 
     def on_coverage_request(self, number: int, site: bytes, turn: Turn) -> None:
-        """A peer asks about its own site."""
+        """Tell a peer how far this replica covers a site, in the tables that the peer may read."""
         peer, rights = self._links[number], self._replica.rights
         tops = [
             (name, table.vector.upto(site))
@@ -68,7 +67,7 @@ class Acknowledgements:
         turn.send(number, wire.CoverageReply(site, tuple((name, top) for name, top in tops if top)))
 
     def on_coverage_reply(self, number: int, message: wire.CoverageReply) -> None:
-        """A peer has answered; what was not asked for counts for nothing."""
+        """Record a peer's reply; ignore one that was not requested, or that is about another site."""
         if self._requested_at.pop(number, None) is not None and message.site == self._site:
             peer = self._links[number]
             self._covered.pop(peer, None)
@@ -78,11 +77,14 @@ class Acknowledgements:
 
     @property
     def highest_covered(self) -> int:
-        """The highest clock of this replica's site that a peer has said to cover in any table."""
+        """The highest clock of this replica's site that any peer reported to cover in any table."""
         return max((top for covered in self._covered.values() for top in covered.values()), default=0)
 
     def peers_covering(self, site: bytes, position: Mapping[str, int]) -> tuple[bytes, ...]:
-        """Return the peers that cover a site's clock up to a mark in all its tables; none for another site than ours."""
+        """Return the peers that cover a site up to a write position in all its tables.
+
+        Return no peers if `site` is not the site under which this replica stamps.
+        """
         if site != self._replica.site or site != self._site:
             return ()
         return tuple(

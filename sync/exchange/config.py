@@ -1,4 +1,4 @@
-"""Settings of an `Exchange`: one frozen value, checked when it is made."""
+"""Settings of an `Exchange`: one frozen value, validated at construction."""
 
 from __future__ import annotations
 
@@ -11,25 +11,29 @@ _DAY_MS = 86_400_000
 
 @dataclass(frozen=True, slots=True)
 class ExchangeConfig:
-    """Times in milliseconds, each with its reason.
+    """Intervals, counts and timeouts of one exchange. Every value is at least 1; a name that ends in `_ms` is in milliseconds.
 
-    safety_ms: how often `data_version` is checked although no commit was seen; inotify is blind to mmap and network writes.
-    compare_ms: how often digests are exchanged on an idle link, with jitter; a lost or corrupted row waits this long.
-    settle_ms: digests are exchanged this long after the last change, so that `status` tells the truth soon.
-    gap_ms: how long a gap in a site's clock may be filled by the live path before a round asks for it; a round that
-        fails doubles it each time, up to compare_ms.
+    safety_ms: how often the exchange checks `data_version` when it saw no commit. inotify does not report writes through
+        mmap or over the network.
+    compare_ms: how often idle links exchange digests, with jitter. A lost or corrupted row is noticed after this time.
+    settle_ms: how long after the last change links exchange digests, so that `status` soon shows the truth.
+    gap_ms: how long the live path may take to fill a gap in a site's clock before a round requests it. Each failed round
+        doubles the wait, up to `compare_ms`.
     busy_ms: how long to wait when another program holds the write lock.
-    stall_ms: a round that brings nothing for this long is given up, and another peer may be asked.
-    repair_pause_ms: how long after a repair of a table the next may start on the same link; its effect has to be told first.
-    claim_ms: a table is fetched from one peer at a time, but a round that lasts longer does not keep others from it.
-    beat_ms: how long after a delete an idle site says that it has nothing older to tell; many deletes cost one such word.
-        Everybody's word goes to everybody: in a larger mesh each waits so long for every `beat_members` members.
-    collect_ms: how often tombstones are collected, and how long they stay after they have become stable: long enough for
-        every linked peer to fetch them first, which saves it an audit.
-    scrub_ms: how often the scrub compares `scrub_rows` rows with their entries in the background: a million rows take eleven
-        hours, and 3 ms of work in ten seconds are 0.03 % of a core.
-    scrub_rows: see there.
-    retention_ms: a member that was not heard of for this long stops holding up the collection of tombstones.
+    stall_ms: how long a round may receive nothing before it is abandoned and another peer may be asked.
+    repair_pause_ms: how long after a repair of a table the next one may start on the same link. Digests have to show the
+        effect of the first one before that.
+    claim_ms: how long a round keeps other links from fetching the same table. A table is fetched from one peer at a time.
+    beat_ms: how long after a delete an idle site publishes a batch without changes (a beat), which promises that nothing
+        older will follow. One beat covers many deletes.
+    beat_members: a beat reaches every member, so a mesh with more than this many members multiplies `beat_ms` by
+        members // beat_members.
+    collect_ms: how often tombstones are collected, and how long they stay after they became stable. Every linked peer can
+        fetch them in that time, which saves it an audit.
+    scrub_ms: how often the background scrub takes a step. With `scrub_rows`, a million rows take eleven hours, at 0.03 %
+        of a core (3 ms of work in ten seconds).
+    scrub_rows: how many rows one background step compares with their entries.
+    retention_ms: how long a silent member holds up the collection of tombstones.
     """
 
     safety_ms: int = 1_000
@@ -48,7 +52,7 @@ class ExchangeConfig:
     retention_ms: int = 30 * _DAY_MS
 
     def __post_init__(self) -> None:
-        """Refuses times that would make a node spin."""
+        """Refuse a value that would make a node spin."""
         for field in fields(self):
             if getattr(self, field.name) < 1:
                 raise ValueError(f"{field.name} must be at least 1")

@@ -1,7 +1,6 @@
-"""What bounds the work for one peer: bytes under way, and how often it may ask.
+"""Flow control for one link: a send window of unacknowledged bytes, and a token bucket for the peer's requests.
 
-Owns two small counters. What always holds: at most a window and one message are unacknowledged; an allowance is used no
-faster than it comes back. It must not know what is sent or asked.
+Invariant: at most one window and one message are unacknowledged, and requests pass no faster than the bucket refills.
 """
 
 from __future__ import annotations
@@ -12,34 +11,35 @@ from mycomesh.sync.codec import require
 
 __all__ = ["WINDOW_BYTES", "SendWindow", "TokenBucket"]
 
-# Enough under way to fill a fast link while the peer applies, little enough to bound a slow peer's memory and ours.
+# Large enough that a fast link stays full while the peer applies rows. Small enough to bound the memory that a slow peer
+# costs on both sides.
 WINDOW_BYTES = 1 << 20
 
 
 @dataclass(slots=True)
 class SendWindow:
-    """Bytes of rows sent on one link and not yet acknowledged as applied."""
+    """Bytes of rows that were sent on one link and that the peer has not acknowledged as applied."""
 
     unacked: int = 0
 
     @property
     def has_room(self) -> bool:
-        """True if one more message may be sent: a message larger than the window goes alone."""
+        """True if one more message may be sent, even one that is larger than the rest of the window."""
         return self.unacked < WINDOW_BYTES
 
     def record_sent(self, size: int) -> None:
-        """That many bytes of rows are under way."""
+        """Count `size` bytes of rows as sent."""
         self.unacked += size
 
     def on_ack(self, size: int) -> None:
-        """The peer has applied that many bytes; raises `DecodeError` if it never got them."""
+        """Release `size` bytes that the peer has applied; raise `DecodeError` if so many were not sent."""
         require(size <= self.unacked, "acknowledges more than was sent")
         self.unacked -= size
 
 
 @dataclass(slots=True)
 class TokenBucket:
-    """So many requests at once, and one more each `period_ms`."""
+    """A rate limit: `burst` requests at once, and one more every `period_ms`."""
 
     burst: int
     period_ms: int
@@ -47,7 +47,7 @@ class TokenBucket:
     since_ms: int = 0
 
     def take(self, now_ms: int) -> bool:
-        """Use one; false if there is none left."""
+        """Use one token; return False if the bucket is empty."""
         returned = (now_ms - self.since_ms) // self.period_ms
         if returned >= self.used:
             self.used, self.since_ms = 0, now_ms

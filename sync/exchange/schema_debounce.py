@@ -1,8 +1,8 @@
-"""When a changed schema is taken in: as soon as the programs that change it have been quiet for a moment.
+"""Debounce of schema changes: the exchange drains a changed schema once other programs have been quiet for a moment.
 
-Why: adoption holds the write lock for milliseconds, and many a client does not wait for a lock. A script that makes a table
-and fills it, each in a run of the `sqlite3` shell, would meet the node at every step. Owns that moment. What always holds:
-a schema that goes on changing is taken in within `DEFER_MS_MAX`. It must not know what adoption does.
+Capturing a changed schema holds the write lock for milliseconds, and many clients do not wait for a lock. Without the
+pause, a script that creates a table and fills it, with one run of the `sqlite3` shell each, would meet the node at every
+step. Invariant: a schema that keeps changing is drained within `DEFER_MS_MAX`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ DEFER_MS_MAX = 1_000
 
 
 class SchemaDebounce:
-    """The changes of a schema that have been seen and not taken in."""
+    """The timer for schema changes that the exchange has seen and not drained yet."""
 
     def __init__(self) -> None:
         self._since_ms: int | None = None
@@ -22,7 +22,7 @@ class SchemaDebounce:
         self._due_ms = 0
 
     def defer(self, version: int, now_ms: int) -> int | None:
-        """Return when to take in a schema that has changed, None: at once; `version` changes with each commit of others."""
+        """Return when to drain a changed schema, None for at once; `version` changes with each commit of other programs."""
         if self._since_ms is None:
             self._since_ms = now_ms
             self._version = -1
@@ -32,5 +32,5 @@ class SchemaDebounce:
         return self._due_ms if now_ms < self._due_ms else None
 
     def reset(self) -> None:
-        """What has changed was taken in."""
+        """Forget the changes seen so far, because a drain has captured them."""
         self._since_ms = None

@@ -1,8 +1,7 @@
-"""Serving: the catch-up streams that peers have asked for, one a link.
+"""The sender's side of rounds: serves each linked peer one catch-up stream at a time.
 
-Owns the sender's side of rounds and what limits it. What always holds: a stream goes no faster than its peer applies, a few
-chunks at a time, so that live traffic goes between; a peer that asks for what it was sent again and again is dropped. It
-must not know what this replica fetches itself.
+The sender spends little on any one peer. A stream goes no faster than its peer acknowledges, a few chunks at a time, so that
+live traffic goes between. A peer that keeps requesting rows which it has received already is dropped.
 """
 
 from __future__ import annotations
@@ -19,9 +18,9 @@ from mycomesh.sync.wire import messages as wire
 
 __all__ = ["CatchUpServer"]
 
-# One step of the SQL thread: some 15 ms, then whatever else is waiting has its turn.
+# Chunks in one step. A step occupies the SQL thread for some 15 ms; then other work has its turn.
 STEP_CHUNKS = 4
-# A peer whose file is locked fails to apply what it gets, and asks again, at longer and longer intervals.
+# A peer may request rows again: if its file is locked, it cannot apply a chunk and retries at growing intervals.
 REPEATS_MAX = 16
 REPEATS_PERIOD_MS = 5_000
 
@@ -31,43 +30,43 @@ class _Link:
     window: SendWindow
     repeats: TokenBucket
     stream: CatchUpStream | None = None
-    delivered: dict[str, Vector] = field(default_factory=dict)  # what complete streams have brought to this peer
+    delivered: dict[str, Vector] = field(default_factory=dict)  # vectors of the streams that this peer received whole
     rows: int = 0
 
 
 class CatchUpServer:
-    """The streams of every link."""
+    """The catch-up streams of all links."""
 
     def __init__(self, replica: Replica) -> None:
         self._replica = replica
         self._links: dict[int, _Link] = {}
 
     def on_link_opened(self, number: int, window: SendWindow) -> None:
-        """A link stands; `window` bounds what is sent on it."""
+        """Register a link, whose `window` limits the bytes under way."""
         self._links[number] = _Link(window, TokenBucket(REPEATS_MAX, REPEATS_PERIOD_MS))
 
     def on_link_closed(self, number: int) -> None:
-        """A link is gone, and its stream with it."""
+        """Remove a link and its stream."""
         self._links.pop(number, None)
 
     def rows_sent(self, number: int) -> int:
-        """How many changes were sent on that link."""
+        """Return how many changes were sent on a link."""
         return self._links[number].rows
 
     def is_streaming(self, number: int) -> bool:
-        """True while a stream on that link has not ended."""
+        """Return True while a stream on a link has not ended."""
         return self._links[number].stream is not None
 
     @property
     def ready(self) -> bool:
-        """True if some stream can go on."""
+        """True if some stream can send its next chunk."""
         return any(link.stream is not None and link.window.has_room for link in self._links.values())
 
     def on_vectors(self, number: int, vectors: dict[str, Vector], turn: Turn) -> None:
-        """A peer says what it covers: it is sent the rest."""
+        """Begin a stream of everything that a peer does not cover, given its vectors by table."""
         link = self._links[number]
         if link.stream is not None:
-            turn.drop(number, "asks for a stream before the last one has ended")
+            turn.drop(number, "requests a stream before the last one has ended")
             return
         again = any(
             next(iter(link.delivered[name].missing_from(have)), None)
@@ -75,7 +74,7 @@ class CatchUpServer:
             if name in link.delivered
         )
         if again and not link.repeats.take(turn.now_ms):
-            turn.drop(number, "asks for the same rows again and again")
+            turn.drop(number, "requests the same rows too often")
             return
         link.stream = CatchUpStream(self._replica, vectors)
         changes = link.stream.estimate()
@@ -83,7 +82,7 @@ class CatchUpServer:
             turn.send(number, wire.Plan(changes))
 
     def step(self, turn: Turn) -> bool:
-        """A few chunks on every link that has room; false if the file is busy."""
+        """Send up to `STEP_CHUNKS` chunks on every link whose window has room; return False if the file is busy."""
         for number, link in sorted(self._links.items()):
             for _ in range(STEP_CHUNKS):
                 if link.stream is None or not link.window.has_room:

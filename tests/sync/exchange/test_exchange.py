@@ -703,7 +703,7 @@ def test_a_peer_that_asks_again_before_its_stream_has_ended_is_dropped(attacked)
     world, node, liar = attacked
     world.write(node, INCOMPRESSIBLE, NOISE)
     liar.say(*[wire.Vectors((("t", Vector()),))] * 2)
-    assert liar.dropped() == ["asks for a stream before the last one has ended"]
+    assert liar.dropped() == ["requests a stream before the last one has ended"]
     assert chunk_bytes(liar) < WINDOW_BYTES + FEED_BYTES_MAX
     unharmed(world, 3_000 + NOISE)
 
@@ -716,7 +716,7 @@ def test_a_peer_that_asks_for_everything_again_and_again_is_dropped(attacked):
         liar.say(wire.Vectors((("t", Vector()),)))
         while not isinstance(liar.answers()[-1], wire.Done):
             liar.acknowledge()
-    assert liar.dropped() == ["asks for the same rows again and again"]
+    assert liar.dropped() == ["requests the same rows too often"]
     assert chunk_bytes(liar) < 20 * 3_000 * 40
     unharmed(world)
 
