@@ -398,7 +398,7 @@ class MeshCore:
             case App(payload):
                 turn.do(DeliverMessage(link.conn, payload))
             case Ping(token):
-                if link.session.outbox.waiting(0) < PONGS_MAX:
+                if link.session.outbox.queued_messages(0) < PONGS_MAX:
                     self._send(link, Pong(token, turn.wall_ms), 0)
             case Pong():
                 link.detector.on_pong(message, turn.now_ms)

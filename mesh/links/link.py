@@ -77,7 +77,7 @@ class Link:
     def is_overfull(self, queue_bytes_max: int) -> bool:
         """Whether more waits here than a peer that reads would ever leave."""
         outbox = self.session.outbox
-        return outbox.queued > queue_bytes_max or outbox.waiting(0) > WAITING_MAX
+        return outbox.queued > queue_bytes_max or outbox.queued_messages(0) > WAITING_MAX
 
     def deadline(self, handshake_ms: int) -> int:
         """When to look at this connection again: at the end of the handshake's time, or as its detector says."""
@@ -87,7 +87,7 @@ class Link:
         """Begin to change the keys of a link that we dialled, when they are an hour old."""
         if self.dialled and turn.now_ms - max(self.keys_refreshed_ms, self.opened_ms) >= REFRESH_MS:
             self.keys_refreshed_ms = turn.now_ms
-            self.write(self.session.refresh(), turn)
+            self.write(self.session.refresh_keys(), turn)
 
     def peer_info(self) -> PeerInfo:
         """Who is behind this link."""

@@ -1,15 +1,17 @@
-"""New keys for a connection that stands: one more Diffie-Hellman, while traffic goes on.
+"""Key refresh for an open connection: one more Diffie-Hellman exchange while traffic continues.
 
-Owns the shares of one exchange. Rekeying by count (Noise section 11.3) is a one-way function of the key: it protects what was
-sent before, but whoever once has a key has every later one. Here each direction's next key needs the one before
-and a secret that both ends have just drawn, so a key that leaked is worth nothing afterwards, and the handshake's keys are
-gone. The frames are sealed, so no stranger takes part. What always holds: one exchange at a time, begun by the side that
-dialled, not more often than REFRESH_EVERY_MS_MIN; a share is dropped with its exchange. Must not know: frames, links.
+Rekeying by count (Noise section 11.3) is a one-way function of the key. It protects earlier traffic, but anyone who learns a
+key can compute every later one. After a refresh, each direction's next key depends on its previous key and on a fresh shared
+secret, and the handshake's keys are long dropped: a key that leaked to an eavesdropper opens nothing that is sent after the
+next refresh. The shares travel in sealed frames, so no unauthenticated peer takes part.
 
-    dialled side                              other side
+    dialling side                             other side
     share ->                                             under the old keys
              <- share                                    its last frame under its old key
-    nothing ->                                           this side's last frame under its old key
+    empty record ->                                      the dialling side's last frame under its old key
+
+Invariant: one exchange runs at a time. The dialling side begins it, and the other side refuses a second one within
+REFRESH_EVERY_MS_MIN. A share's private key is dropped with its exchange.
 """
 
 from __future__ import annotations
@@ -24,56 +26,56 @@ if TYPE_CHECKING:
 
 __all__ = ["REFRESH_EVERY_MS_MIN", "REFRESH_MS", "KeyRefresh"]
 
-REFRESH_MS = 3_600_000  # what a stolen key is good for, at most; two X25519 an hour cost nothing
-REFRESH_EVERY_MS_MIN = 60_000  # a peer that asks more often makes us work
+REFRESH_MS = 3_600_000  # a stolen key is useful for at most this long; two X25519 operations an hour cost nothing
+REFRESH_EVERY_MS_MIN = 60_000  # a peer that asks more often only makes this node compute
 
 
 class KeyRefresh:
-    """The state of one connection's exchange. `shared` is what was agreed and is not used in both directions yet."""
+    """The state of one connection's exchange. `shared` is the agreed secret until both directions use it."""
 
-    __slots__ = ("_answered_ms", "_entropy", "_private", "shared")
+    __slots__ = ("_entropy", "_last_request_ms", "_private", "shared")
 
     def __init__(self, entropy: Callable[[int], bytes]) -> None:
         self._entropy = entropy
         self._private = b""
-        self._answered_ms: int | None = None
+        self._last_request_ms: int | None = None
         self.shared = b""
 
     @property
-    def asked(self) -> bool:
-        """Whether our share is out and the other one is not here."""
+    def awaiting_reply(self) -> bool:
+        """Whether this side has sent its share and waits for the peer's."""
         return bool(self._private)
 
     @property
     def busy(self) -> bool:
-        """Whether an exchange goes on."""
+        """Whether an exchange is under way."""
         return bool(self._private or self.shared)
 
-    def ask(self) -> bytes:
-        """Our share, to begin with."""
+    def request(self) -> bytes:
+        """Begin an exchange and return this side's share, an X25519 public key."""
         assert not self.busy
         self._private = draw(self._entropy, KEY_BYTES)
         return static_public(self._private)
 
-    def answer(self, public: bytes, now_ms: int) -> bytes:
-        """Our share for theirs; HandshakeError if they ask too early, or with a point of low order."""
-        early = self._answered_ms is not None and now_ms - self._answered_ms < REFRESH_EVERY_MS_MIN
+    def on_request(self, public: bytes, now_ms: int) -> bytes:
+        """Return this side's share in reply to the peer's; HandshakeError for an early request or a low-order point."""
+        early = self._last_request_ms is not None and now_ms - self._last_request_ms < REFRESH_EVERY_MS_MIN
         if early or self.busy:
-            raise HandshakeError("the peer asks for new keys again and again")
-        self._answered_ms = now_ms
+            raise HandshakeError("the peer requests new keys too often")
+        self._last_request_ms = now_ms
         private = draw(self._entropy, KEY_BYTES)
         self.shared = agree(private, public)
         return static_public(private)
 
-    def agreed(self, public: bytes) -> bytes:
-        """The secret, once their share is here; HandshakeError if it is none."""
+    def on_reply(self, public: bytes) -> bytes:
+        """Return the secret agreed with the peer's share; HandshakeError if the share is not a valid public key."""
         self.shared = agree(self._private, public)
         self._private = b""
         return self.shared
 
-    def taken(self) -> bytes:
-        """The secret for the second direction; it is forgotten. HandshakeError if nothing was agreed."""
+    def take_shared(self) -> bytes:
+        """Return the secret for the second direction and forget it; HandshakeError if nothing was agreed."""
         if not self.shared:
-            raise HandshakeError("the peer changes to keys that nobody has agreed on")
+            raise HandshakeError("the peer switches to keys that were never agreed")
         shared, self.shared = self.shared, b""
         return shared

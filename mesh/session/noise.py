@@ -1,10 +1,10 @@
 """Noise_XXpsk0_25519_ChaChaPoly_BLAKE2s: the handshake of two nodes and the ciphers of their link, without I/O.
 
-Owns handshake state and cipher state. What always holds: a message that does not hold raises HandshakeError; a failed
-handshake answers every later call with HandshakeError and has dropped its keys; a failed `decrypt` leaves the cipher as
-it was; no nonce is used twice with one key. The caller cuts the stream into messages, gives the entropy, and must
-announce the end of a stream itself (a truncated stream looks like silence).
-Must not know: certificates, members, sockets, time.
+The caller splits the stream into messages and supplies the entropy. It must also send an explicit end of the stream, because
+a truncated stream looks like silence.
+
+Invariants: an invalid message raises HandshakeError. A failed handshake has dropped its keys and raises HandshakeError on
+every later call. A failed `decrypt` leaves the cipher unchanged. No nonce is used twice with one key.
 
 Section numbers are those of the Noise Protocol Framework, revision 34.
 """
@@ -36,11 +36,12 @@ __all__ = [
     "respond",
 ]
 
-MESSAGE_BYTES_MAX = 65_535  # section 3: every Noise message, so that a 16-bit length frames it
+MESSAGE_BYTES_MAX = 65_535  # section 3: the limit of every Noise message, so that a 16-bit length can frame it
 PLAINTEXT_BYTES_MAX = MESSAGE_BYTES_MAX - TAG_BYTES
-HANDSHAKE_BYTES_MAX = 2_048  # a certificate of 1 KiB, a root key and 96 bytes of handshake fit; a stranger gets no more
+# Fits a certificate of 1 KiB, a root key and 96 bytes of handshake; an unauthenticated peer can send no more.
+HANDSHAKE_BYTES_MAX = 2_048
 NONCE_MAX = 2**48  # far below 2^64 - 1, which is reserved (5.1); 2^48 frames take centuries on a gigabit link
-PSKS_MAX = 32  # pre-shared keys tried on one first message, 0.04 ms each: a stranger's junk costs about 1 ms at most
+PSKS_MAX = 32  # pre-shared keys tried on one first message, 0.04 ms each: junk costs about 1 ms at most
 
 _REFRESH_PURPOSE = b"mycomesh refresh"
 _REKEY_NONCE = 2**64 - 1  # section 4.2, REKEY(k)
@@ -56,7 +57,7 @@ class Suite:
 
     @property
     def has_psk(self) -> bool:
-        """Whether ephemeral keys are mixed into the key as well (section 9.2)."""
+        """Whether the pattern has a pre-shared key, so that ephemeral keys are also mixed into the key (section 9.2)."""
         return any("psk" in tokens for tokens in self.messages)
 
 
@@ -68,7 +69,7 @@ XXPSK0 = Suite(
 
 
 class CipherState:
-    """One direction of a link (section 5.1): a key and the number of the next message."""
+    """One direction of a link (section 5.1): a key and the nonce of the next message."""
 
     __slots__ = ("_key", "nonce")
 
@@ -78,9 +79,14 @@ class CipherState:
         self.nonce = 0
 
     def encrypt(self, plaintext: bytes, ad: bytes = b"") -> bytes:
-        """The sealed message, TAG_BYTES longer. LimitError above PLAINTEXT_BYTES_MAX or NONCE_MAX, nothing changed."""
+        """Return the sealed message, TAG_BYTES longer than the plaintext.
+
+        Above PLAINTEXT_BYTES_MAX or at NONCE_MAX, raise LimitError and leave the cipher unchanged.
+        """
         if len(plaintext) > PLAINTEXT_BYTES_MAX:
-            raise LimitError(f"plaintext has {len(plaintext)} bytes, a message takes {PLAINTEXT_BYTES_MAX}: split it")
+            raise LimitError(
+                f"plaintext has {len(plaintext)} bytes, a message holds at most {PLAINTEXT_BYTES_MAX}: split it"
+            )
         if self.nonce >= NONCE_MAX:
             raise LimitError(f"this key has sealed {NONCE_MAX} messages: open another link")
         sealed = aead_seal(self._key, self.nonce, ad, plaintext)
@@ -88,21 +94,24 @@ class CipherState:
         return sealed
 
     def decrypt(self, ciphertext: bytes, ad: bytes = b"") -> bytes:
-        """The plaintext of the next message in order, or HandshakeError with the cipher as it was."""
+        """Return the plaintext of the next message in order, or raise HandshakeError and leave the cipher unchanged."""
         if len(ciphertext) > MESSAGE_BYTES_MAX:
             raise HandshakeError(f"message has {len(ciphertext)} bytes, at most {MESSAGE_BYTES_MAX} are allowed")
         if self.nonce >= NONCE_MAX:
-            raise HandshakeError(f"this key has opened {NONCE_MAX} messages: the link must be opened anew")
+            raise HandshakeError(f"this key has opened {NONCE_MAX} messages: open another link")
         plaintext = aead_open(self._key, self.nonce, ad, ciphertext)
         self.nonce += 1
         return plaintext
 
     def rekey(self) -> None:
-        """Replace the key by a one-way function of it (sections 4.2 and 11.3); both ends count, nothing is sent."""
+        """Replace the key by a one-way function of itself (sections 4.2 and 11.3).
+
+        Both ends count frames to know when, so nothing is sent. The nonce continues.
+        """
         self._key = aead_seal(self._key, _REKEY_NONCE, b"", bytes(KEY_BYTES))[:KEY_BYTES]
 
     def mix(self, shared: bytes) -> None:
-        """Replace the key by one that needs both it and a fresh shared secret, and count anew."""
+        """Replace the key by one derived from it and from a fresh shared secret, and restart the nonce at zero."""
         self._key = derive(shared, _REFRESH_PURPOSE, self._key)
         self.nonce = 0
 
@@ -116,16 +125,17 @@ class Transport:
 
 
 class Handshake:
-    """One end of a handshake: `write_message` and `read_message` in turn until `finished`, then `split()` once.
+    """One end of a handshake: call `write_message` and `read_message` in turn until `finished`, then `split()` once.
 
-    `psk` and `static` are 32 bytes (for suites that use them), `prologue` is what both ends must agree on unseen.
+    `static` is a 32-byte private key. `psk` is 32 bytes, for suites that use one. `prologue` is data that both ends must
+    agree on and that is never sent (section 6).
     """
 
     __slots__ = (
         "_entropy",
         "_ephemeral",
         "_initiator",
-        "_place",
+        "_position",
         "_psk",
         "_remote_ephemeral",
         "_static",
@@ -154,43 +164,43 @@ class Handshake:
         self._symmetric = _Symmetric(suite, prologue)
         self._ephemeral = b""
         self._remote_ephemeral = b""
-        self._place = 0  # of the next message in the pattern; negative once the handshake is dead
+        self._position = 0  # index of the next message in the pattern; negative once the handshake has failed
         self.remote_static: bytes | None = None
 
     @property
     def finished(self) -> bool:
-        """Whether every message has been written or read, so that `split` may be called."""
-        return self._place == len(self._suite.messages)
+        """Whether every message was written or read, so that `split` may be called."""
+        return self._position == len(self._suite.messages)
 
     @property
     def handshake_hash(self) -> bytes:
-        """The hash of everything said so far; final, and unique to this session, when `finished` (section 11.2)."""
+        """The hash of the transcript so far. Once `finished`, it is final and unique to this session (section 11.2)."""
         return self._symmetric.hash
 
     def write_message(self, payload: bytes = b"") -> bytes:
-        """The next message. HandshakeError if the peer's keys are unfit, LimitError above HANDSHAKE_BYTES_MAX."""
+        """Return the next message; HandshakeError if the peer's keys are invalid, LimitError above HANDSHAKE_BYTES_MAX."""
         tokens = self._take_turn(writing=True)
         try:
             message = self._write(tokens, payload)
         except (HandshakeError, LimitError):
             self._abandon()
             raise
-        self._place += 1
+        self._position += 1
         return message
 
     def read_message(self, message: bytes) -> bytes:
-        """The payload of the peer's next message, or HandshakeError and the end of this handshake."""
+        """Return the payload of the peer's next message, or raise HandshakeError and end this handshake."""
         tokens = self._take_turn(writing=False)
         try:
             payload = self._read(tokens, message)
         except HandshakeError:
             self._abandon()
             raise
-        self._place += 1
+        self._position += 1
         return payload
 
     def split(self) -> Transport:
-        """The link's ciphers; the handshake's own keys are dropped, `handshake_hash` and `remote_static` stay."""
+        """Return the link's ciphers and drop the handshake's keys; `handshake_hash` and `remote_static` remain."""
         assert self.finished, "split() before the last message"
         assert self._ephemeral, "split() a second time: it would hand out the same keys and nonces again"
         first, second = self._symmetric.split()
@@ -198,11 +208,11 @@ class Handshake:
         return Transport(first, second) if self._initiator else Transport(second, first)
 
     def _take_turn(self, *, writing: bool) -> tuple[str, ...]:
-        if self._place < 0:
-            raise HandshakeError("this handshake has failed before")
+        if self._position < 0:
+            raise HandshakeError("this handshake has already failed")
         assert not self.finished, "the handshake is finished: call split()"
-        assert writing == (self._initiator == (self._place % 2 == 0)), "the other end writes the next message"
-        return self._suite.messages[self._place]
+        assert writing == (self._initiator == (self._position % 2 == 0)), "the other end writes the next message"
+        return self._suite.messages[self._position]
 
     def _write(self, tokens: tuple[str, ...], payload: bytes) -> bytes:
         parts = [self._write_token(token) for token in tokens]
@@ -214,7 +224,9 @@ class Handshake:
 
     def _read(self, tokens: tuple[str, ...], message: bytes) -> bytes:
         if len(message) > HANDSHAKE_BYTES_MAX:
-            raise HandshakeError(f"handshake message has {len(message)} bytes, at most {HANDSHAKE_BYTES_MAX}")
+            raise HandshakeError(
+                f"handshake message has {len(message)} bytes, at most {HANDSHAKE_BYTES_MAX} are allowed"
+            )
         rest = message
         for token in tokens:
             rest = self._read_token(token, rest)
@@ -248,8 +260,8 @@ class Handshake:
                 return message
 
     def _mix_token(self, token: str) -> None:
-        """The tokens that send nothing: `psk`, and Diffie-Hellman between the initiator's and the responder's key."""
-        if token == "psk":  # noqa: S105, a word of the pattern language
+        """Mix a token that sends nothing: `psk`, or a Diffie-Hellman of the initiator's and the responder's key."""
+        if token == "psk":  # noqa: S105, a token of the pattern language
             self._symmetric.mix_key_and_hash(self._psk)
             return
         ours = token[0] if self._initiator else token[1]
@@ -261,7 +273,7 @@ class Handshake:
         self._symmetric.mix_key(agree(private, public))
 
     def _abandon(self) -> None:
-        self._place = -1
+        self._position = -1
         self._drop_keys()
         self._symmetric.drop_keys()
 
@@ -272,18 +284,19 @@ class Handshake:
 def respond(
     message1: bytes, psks: Sequence[bytes], *, prologue: bytes, static: bytes, entropy: Callable[[int], bytes]
 ) -> tuple[Handshake, bytes, int]:
-    """Answer a first message under whichever of `psks` it was made with: the handshake, its payload, the psk's index.
+    """Read a first message with the pre-shared key it was made with; return the handshake, the payload, the key's index.
 
-    HandshakeError if none fits, with nothing left behind: a stranger gets silence. No Diffie-Hellman is computed here.
+    If no key of `psks` fits, raise HandshakeError and keep no state, so an unauthenticated peer gets no reply. No
+    Diffie-Hellman is computed here.
     """
-    assert len(psks) <= PSKS_MAX, f"{len(psks)} pre-shared keys, at most {PSKS_MAX} are tried on one message"
+    assert len(psks) <= PSKS_MAX, f"{len(psks)} pre-shared keys; at most {PSKS_MAX} may be tried on one message"
     for index, psk in enumerate(psks):
         handshake = Handshake(False, prologue=prologue, psk=psk, static=static, entropy=entropy)
         try:
             return handshake, handshake.read_message(message1), index
         except HandshakeError:
             continue
-    raise HandshakeError("first message was made with no key of this mesh")
+    raise HandshakeError("the first message was not made with a key of this mesh")
 
 
 class _Symmetric:
@@ -341,7 +354,7 @@ class _Symmetric:
         self.hash = self._hash(self.hash + data).digest()
 
     def _hkdf(self, material: bytes, count: int) -> list[bytes]:
-        """Section 4.3: HKDF with the chaining key as salt and empty info."""
+        """Return `count` outputs of HKDF with the chaining key as salt and empty info (section 4.3)."""
         secret = hmac.digest(self._chaining_key, material, self._hash)
         outputs: list[bytes] = []
         block = b""

@@ -1,13 +1,21 @@
-"""Messages of a link cut into records, and put together again: priorities, interleaving, frames, flow control.
+"""Record layer of a link: priorities, fragmentation and interleaving of messages, frames, and flow control.
 
-Owns the send queue of one link (`RecordWriter`) and the half-received messages (`RecordReader`). A sealed frame holds records
-`head (1 byte), length (2, big-endian), body`; head 0..3 is more of the message of that priority, 4..7 its last piece,
-8 gives credit (4 bytes), 9 ends the link (a reason), 10 changes
-the keys (a public key, or nothing: from the next frame on). What always holds: messages of one priority arrive in order and
-whole; a more urgent one overtakes everything that is not yet packed, so an alert never waits behind a blob, nor for the
-rest of a frame that could not be opened without it; what is unacknowledged stays below a window that follows the
-link's speed, so that little waits in the kernel's queues.
-Must not know: encryption, what messages mean.
+`RecordWriter` is the send queue of one link; `RecordReader` reassembles received messages. A sealed frame holds records:
+head (1 byte), length (2 bytes, big-endian), body.
+
+    head    body
+    0..3    a piece of the message of that priority; more follows
+    4..7    the last piece of the message of priority head - 4
+    8       credit: 4 bytes, how many more bytes the receiver has read
+    9       end of the link: a reason
+    10      key refresh: a public key; or nothing, if the sender uses the new keys from its next frame on
+
+A frame can be decrypted only when its last byte has arrived, so the size of a frame delays every message in it. Urgent
+messages leave in small frames, and a slow link gets smaller frames than a fast one.
+
+Invariants: messages of one priority arrive whole and in order. A more urgent message overtakes everything that is not yet
+packed, so an alert never waits behind a blob. The unacknowledged bytes stay below a window that follows the link's speed,
+so that little waits in the kernel's queues; urgent messages may exceed it by URGENT_BYTES.
 """
 
 from __future__ import annotations
@@ -23,19 +31,22 @@ from mycomesh.mesh.session.noise import PLAINTEXT_BYTES_MAX
 __all__ = ["MESSAGE_BYTES_MAX", "End", "RecordReader", "RecordWriter", "Whole", "end_record"]
 
 MESSAGE_BYTES_MAX = APP_BYTES_MAX + 256  # the largest payload and the head of its message
-STARTED_BYTES_MAX = 2 * MESSAGE_BYTES_MAX  # messages under way at once: a sender starts no further one above it
-PARTIAL_BYTES_MAX = STARTED_BYTES_MAX + (1 << 20)  # what a receiver holds of them; small ones need no leave to start
-WINDOW_START = 128 << 10  # bytes unacknowledged at first: 20 ms of a 50 Mbit/s radio
-WINDOW_MIN = 32 << 10  # two credits: a slower link idles less than it would gain by waiting for smaller ones
-WINDOW_MAX = 2 << 20  # 10 gigabit at 1.6 ms: more only fills buffers
-WINDOW_MS = 250  # what may lie in queues below us: an alert waits no longer than this behind bulk on a slow radio
-FRAMES_A_WINDOW = 4  # a frame opens when its last byte is there: a slow link gets small ones, a fast one full ones
-FRAME_BYTES_MIN = 8 << 10  # 64 ms at the speed that the smallest window stands for; below, heads would cost too much
-# What one packet of Ethernet carries besides IPv6, TCP with its time stamps, and this frame's length and tag: 1,500 - 72
-# - 18. Urgent messages leave in a frame of their own, filled up with others only as far as that costs no packet.
+STARTED_BYTES_MAX = 2 * MESSAGE_BYTES_MAX  # of messages sent in part; a sender starts no further one above it
+# A receiver keeps at most this much of half-received messages. A message that fits into one frame always starts at once.
+PARTIAL_BYTES_MAX = STARTED_BYTES_MAX + (1 << 20)
+WINDOW_START = 128 << 10  # unacknowledged bytes at first: 20 ms of a 50 Mbit/s radio
+WINDOW_MIN = 32 << 10  # two credits: on a slower link, waiting for smaller credits would lose more than it gains
+WINDOW_MAX = 2 << 20  # 10 Gbit/s at 1.6 ms: more only fills buffers
+WINDOW_MS = 250  # how much may wait in queues below us: an alert waits no longer behind bulk on a slow radio
+FRAMES_A_WINDOW = (
+    4  # a frame can be opened when its last byte arrives: slow links get small frames, fast ones full ones
+)
+FRAME_BYTES_MIN = 8 << 10  # 64 ms at the speed to which the smallest window corresponds; below, heads cost too much
+# One Ethernet packet's capacity after IPv6, TCP with its time stamps, and the frame's length and tag: 1,500 - 72 - 18.
+# Urgent messages leave in a frame of their own; other messages fill it up only as far as that costs no further packet.
 PACKET_BYTES = 1_410
-URGENT_BYTES = 32 << 10  # that messages of priority 0 may go beyond the window: an alert waits for nobody's credit
-CREDIT_EVERY = 16 << 10  # bytes after which a receiver tells that it has read them: half of the smallest window
+URGENT_BYTES = 32 << 10  # messages of priority 0 may exceed the window by this: an alert does not wait for credit
+CREDIT_EVERY = 16 << 10  # a receiver gives credit after reading this many bytes: half of the smallest window
 REASON_BYTES_MAX = 64  # of the reason in a closing record: one line of a log
 
 _HEAD_BYTES = 3
@@ -48,20 +59,20 @@ _STREAMS = PRIORITY_MAX + 1
 
 @dataclass(frozen=True, slots=True)
 class Whole:
-    """A message has arrived in full. `pieces` are its bytes, for whoever knows its layout to join them once."""
+    """A message that has arrived in full. `pieces` are its bytes; the caller knows the layout and joins them once."""
 
     pieces: tuple[bytes | memoryview, ...] = field(repr=False)
     priority: int
 
     @property
     def payload(self) -> bytes:
-        """The message as one."""
+        """The whole message as one value."""
         return b"".join(self.pieces)
 
 
 @dataclass(frozen=True, slots=True)
 class Refresh:
-    """The peer's share of new keys; empty: it uses them from its next frame on."""
+    """The peer's share of new keys; empty if the peer uses them from its next frame on."""
 
     public: bytes
 
@@ -74,7 +85,7 @@ class End:
 
 
 class RecordWriter:
-    """What waits to be sent on one link."""
+    """The send queue of one link, one queue a priority."""
 
     __slots__ = (
         "_credit_ms",
@@ -89,37 +100,40 @@ class RecordWriter:
     )
 
     def __init__(self) -> None:
-        # (head, payload) of each message: a large payload is never copied to be put behind its head
+        # (head, payload) of each message: a large payload is never copied to join it to its head
         self._queues: tuple[deque[tuple[bytes, bytes]], ...] = tuple(deque() for _ in range(_STREAMS))
-        self._offsets = [0] * _STREAMS  # how much of each queue's first message is packed
-        self._records: list[bytes] = []  # that no window holds back: credits
+        self._offsets = [0] * _STREAMS  # how many bytes of each queue's first message are packed
+        self._records: list[bytes] = []  # credits, which no window limits
         self._credit_ms = 0
         self._credited = 0  # bytes acknowledged since _credit_ms
         self.queued = 0  # bytes of messages not yet packed
-        self.urgent = 0  # and of these, of priority 0
+        self.urgent = 0  # the part of `queued` that has priority 0
         self.unacknowledged = 0
         self.window = WINDOW_START
 
     def push(self, payload: bytes, priority: int, head: bytes = b"") -> None:
-        """Queue the message `head + payload`; LimitError above MESSAGE_BYTES_MAX. The whole queue is the caller's."""
+        """Queue the message `head + payload`; LimitError above MESSAGE_BYTES_MAX.
+
+        The caller limits the queue as a whole.
+        """
         assert 0 <= priority <= PRIORITY_MAX, f"priority {priority}"
         size = len(head) + len(payload)
         if size > MESSAGE_BYTES_MAX:
-            raise LimitError(f"message has {size} bytes, a link takes {MESSAGE_BYTES_MAX}: split it")
+            raise LimitError(f"message has {size} bytes, a link carries at most {MESSAGE_BYTES_MAX}: split it")
         self._queues[priority].append((head, payload))
         self.queued += size
         self.urgent += 0 if priority else size
 
-    def waiting(self, priority: int) -> int:
-        """How many messages of this priority are not sent in full."""
+    def queued_messages(self, priority: int) -> int:
+        """Return how many messages of this priority are not packed in full."""
         return len(self._queues[priority])
 
     def push_credit(self, count: int) -> None:
-        """Tell the peer that so many of its bytes have been read."""
+        """Queue a credit: this side has read `count` more bytes of the peer's messages."""
         self._records.append(_record(_CREDIT, count.to_bytes(4, "big")))
 
     def acknowledge(self, count: int, now_ms: int) -> None:
-        """The peer has read so many bytes: the window moves on, and follows the speed at which they went."""
+        """Record that the peer has read `count` bytes, and adapt the window to the speed at which they arrived."""
         if count > self.unacknowledged:
             raise DecodeError(f"peer acknowledges {count} bytes of {self.unacknowledged} sent")
         full = self.unacknowledged * 2 > self.window
@@ -128,15 +142,15 @@ class RecordWriter:
         elapsed = now_ms - self._credit_ms
         if elapsed * 4 < WINDOW_MS:
             return
-        if full or self.queued:  # only a link that is kept busy shows its speed
+        if full or self.queued:  # only a busy link shows its speed
             aim = self._credited * WINDOW_MS // elapsed
-            # A long gap between two samples was idle time, not slowness: halve at most, double at most.
+            # A long gap between two samples is idle time and not slowness, so the window at most halves, or doubles.
             self.window = max(WINDOW_MIN, self.window // 2, min(WINDOW_MAX, self.window * 2, aim))
         self._credit_ms = now_ms
         self._credited = 0
 
     def pack(self) -> bytes:
-        """The records of the next frame, most urgent first; empty when nothing may be sent."""
+        """Return the records of the next frame, most urgent first; empty when nothing may be sent."""
         if not (self._records or any(self._queues)):
             return b""
         parts: list[bytes | memoryview] = [*self._records]
@@ -146,6 +160,7 @@ class RecordWriter:
         for stream in range(_STREAMS):
             room = self._pack_stream(stream, room, parts)
             if stream == 0 and room < before:
+                # A frame with urgent messages ends at a packet: other messages fill it up, but never delay it.
                 room = max(0, min(room, PACKET_BYTES - (frame - room)))
         return b"".join(parts)
 
@@ -161,7 +176,7 @@ class RecordWriter:
                 break
             take = min(rest, room - _HEAD_BYTES, self.window + overdraft - self.unacknowledged)
             if take < min(rest, CREDIT_EVERY, room - _HEAD_BYTES):
-                break  # no crumbs: the next credit brings at least CREDIT_EVERY
+                break  # do not send tiny pieces: the next credit brings at least CREDIT_EVERY
             last = take == rest
             parts.append(bytes((stream | _LAST if last else stream, take >> 8, take & 0xFF)))
             if take == size:
@@ -182,7 +197,7 @@ class RecordWriter:
         return room
 
     def _may_start(self, size: int, room: int) -> bool:
-        """Whether the peer could hold one more half-received message of this size."""
+        """Return whether the peer has room for one more half-received message of this size."""
         if size + _HEAD_BYTES <= room:
             return True
         started = sum(
@@ -192,21 +207,21 @@ class RecordWriter:
 
 
 class RecordReader:
-    """What has arrived of messages that are not complete."""
+    """Reassembles received messages, and keeps the pieces of those that are not complete."""
 
-    __slots__ = ("_begun", "_held", "_sizes", "uncredited")
+    __slots__ = ("_partial_bytes", "_pieces", "_sizes", "uncredited")
 
     def __init__(self) -> None:
-        self._begun: tuple[list[bytes | memoryview], ...] = tuple([] for _ in range(_STREAMS))
+        self._pieces: tuple[list[bytes | memoryview], ...] = tuple([] for _ in range(_STREAMS))
         self._sizes = [0] * _STREAMS
-        self._held = 0
-        self.uncredited = 0  # bytes read that the peer has not been told of
+        self._partial_bytes = 0
+        self.uncredited = 0  # bytes read for which no credit was given
 
     def take(self, frame: bytes) -> list[Whole | int | Refresh | End]:
-        """The whole messages, credits (as int) and the end that this frame completes, in order.
+        """Return the messages that this frame completes, its credits (as int), key refreshes and the end, in order.
 
         Raises:
-            DecodeError: a record is cut short, unknown, or exceeds what may be held.
+            DecodeError: a record is cut short or unknown, or the pieces exceed a limit.
         """
         found: list[Whole | int | Refresh | End] = []
         at = 0
@@ -220,7 +235,8 @@ class RecordReader:
             if at > size:
                 raise DecodeError("frame ends inside a record")
             if head < 2 * _STREAMS:
-                # A piece that is most of its frame is kept within it; a small one would hold much more than itself.
+                # A view keeps the whole frame in memory. That is cheaper than a copy for a piece that is most of its
+                # frame; a small piece is copied, because it would keep much more memory than its own size.
                 most = 2 * (at - body_at) > size
                 self._take_piece(head, memoryview(frame)[body_at:at] if most else frame[body_at:at], found)
                 continue
@@ -238,31 +254,34 @@ class RecordReader:
     def _take_piece(self, head: int, body: bytes | memoryview, found: list[Whole | int | Refresh | End]) -> None:
         stream = head & PRIORITY_MAX
         self.uncredited += len(body)
-        begun = self._begun[stream]
-        if head & _LAST and not begun:
+        pieces = self._pieces[stream]
+        if head & _LAST and not pieces:
             found.append(Whole((body,), stream))
             return
         if not body and not head & _LAST:
             raise DecodeError("empty piece of a message")
-        begun.append(body)
+        pieces.append(body)
         self._sizes[stream] += len(body)
-        self._held += len(body)
-        if self._sizes[stream] > MESSAGE_BYTES_MAX or self._held > PARTIAL_BYTES_MAX:
+        self._partial_bytes += len(body)
+        if self._sizes[stream] > MESSAGE_BYTES_MAX or self._partial_bytes > PARTIAL_BYTES_MAX:
             raise DecodeError(f"message exceeds {MESSAGE_BYTES_MAX} bytes")
         if head & _LAST:
-            found.append(Whole(tuple(begun), stream))
-            self._held -= self._sizes[stream]
+            found.append(Whole(tuple(pieces), stream))
+            self._partial_bytes -= self._sizes[stream]
             self._sizes[stream] = 0
-            begun.clear()
+            pieces.clear()
 
 
 def refresh_record(public: bytes) -> bytes:
-    """The record with our share of new keys, or, empty, that we use them from the next frame on."""
+    """Return the record that carries this side's share of new keys.
+
+    An empty `public` says that this side uses the new keys from its next frame on.
+    """
     return bytes((_REFRESH, 0, len(public))) + public
 
 
 def end_record(reason: str) -> bytes:
-    """The record that tells the peer that this is the end, and why."""
+    """Return the record that ends the link and gives the reason."""
     return _record(_END, reason.encode("ascii", "replace")[:REASON_BYTES_MAX])
 
 
@@ -271,5 +290,5 @@ def _record(head: int, body: bytes) -> bytes:
 
 
 def _printable(reason: bytes) -> str:
-    """A peer's words for our log: printable ASCII alone."""
+    """Return a peer's text as printable ASCII, safe for a log."""
     return "".join(chr(byte) if 0x20 <= byte < 0x7F else "?" for byte in reason)

@@ -1,12 +1,15 @@
-"""One connection's protocol, without I/O: handshake, sealed frames, rekeying, the end.
+"""State machine of one encrypted connection, without I/O: Noise handshake, sealed frames, rekeying, close.
 
-Owns the framing (u16 big-endian length, then a Noise message), the phases of one connection and its ciphers. What
-always holds: no byte of an application leaves or enters before the gate has admitted the other side; a stranger is
-answered with nothing; before that no more than EARLY_BYTES_MAX are read; after any fault the session is closed for
-good. Who may pass is decided by the `Gate`, because members and joining nodes show different papers. Must not know:
-members, certificates, what messages mean, how long a handshake may take (its owner closes it at the deadline).
+On the stream, each frame is a 16-bit big-endian length followed by a Noise message. The `Gate` authenticates the other side,
+because members and joining nodes present different credentials. The owner limits the time of a handshake: it closes the
+session at its deadline.
 
-Noise Protocol Framework, revision 34: section 13 (framing, truncation), 11.3 (rekey), 7.8 (silence to strangers).
+Invariants: no application byte is sent or delivered before the gate has admitted the other side. A peer without a valid
+pre-shared key gets no reply. Before admission the session reads at most EARLY_BYTES_MAX. After any fault the session stays
+closed.
+
+Noise Protocol Framework, revision 34: sections 13 (framing, truncation), 11.3 (rekey), 7.8 (no reply to unauthenticated
+peers).
 """
 
 from __future__ import annotations
@@ -50,20 +53,20 @@ __all__ = [
     "prologue_of",
 ]
 
-WIRE_VERSION = 1  # of handshake, frames and records, below everything that mesh.versions agrees on
-EARLY_BYTES_MAX = 4_096  # bytes of the other side before it is admitted: two handshake frames of at most 2 KiB
-REKEY_FRAMES = 1 << 16  # frames under one key: about as often as WireGuard at a gigabit
-REKEY_BYTES = 1 << 30  # bytes under one key: far below any bound of ChaCha20-Poly1305, far above the cost of a rekey
+WIRE_VERSION = 1  # of handshake, frames and records; mesh.versions negotiates everything above them
+EARLY_BYTES_MAX = 4_096  # bytes read from the other side before it is admitted: two handshake frames of at most 2 KiB
+REKEY_FRAMES = 1 << 16  # frames under one key: about as often as WireGuard rekeys at 1 Gbit/s
+REKEY_BYTES = 1 << 30  # bytes under one key: far below any bound of ChaCha20-Poly1305, and rekeying stays cheap
 _LENGTH_BYTES = 2
 
 
 class Phase(Enum):
-    """Where a connection stands."""
+    """The phase of a connection."""
 
-    IDLE = auto()  # nothing said yet; we will begin
-    CALLED = auto()  # our message 1 is out, we wait for message 2
-    LISTENING = auto()  # we wait for message 1
-    ANSWERED = auto()  # our message 2 is out, we wait for message 3
+    IDLE = auto()  # initiator: nothing sent yet
+    CALLED = auto()  # initiator: message 1 sent, waiting for message 2
+    LISTENING = auto()  # responder: waiting for message 1
+    ANSWERED = auto()  # responder: message 2 sent, waiting for message 3
     OPEN = auto()
     CLOSED = auto()
 
@@ -91,7 +94,7 @@ _TRANSITIONS = {
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """What a handshake needs: `psks` in the order in which they are tried; one who begins uses the first."""
+    """The inputs of a handshake. The responder tries `psks` in order; the initiator uses the first."""
 
     mesh_id: bytes
     psks: tuple[bytes, ...] = field(repr=False)
@@ -100,9 +103,9 @@ class Keys:
 
 @dataclass(frozen=True, slots=True)
 class Introduction:
-    """What the other side showed under encryption, and what the handshake proves about it.
+    """The encrypted payload of the other side, and the facts that the handshake proves about it.
 
-    `transcript` is the handshake hash as it was before message 3 on both sides; `psk` is the index of the key in use.
+    `transcript` is the handshake hash before message 3, equal on both sides; `psk` is the index of the key in use.
     """
 
     payload: bytes
@@ -112,14 +115,14 @@ class Introduction:
 
 
 class Gate(Protocol):
-    """Decides who passes. Both methods are pure with respect to the session."""
+    """Authenticates the other side of a session. Neither method changes the session."""
 
     def answer(self, psk: int) -> bytes:
-        """The payload of message 2, for a caller who used the pre-shared key of this index."""
+        """Return the payload of message 2 for an initiator that used the pre-shared key of this index."""
         ...
 
     def admit(self, introduction: Introduction) -> bytes:
-        """Judge the other side: a MeshError refuses it. The answer is the payload of message 3, if we began."""
+        """Authenticate the other side, or raise MeshError. An initiator sends the result as payload of message 3."""
         ...
 
 
@@ -132,14 +135,14 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """The gate has admitted the other side and both ends have their ciphers; `psk` as in `Introduction`."""
+    """The gate has admitted the other side, and the ciphers are ready; `psk` as in `Introduction`."""
 
     psk: int
 
 
 @dataclass(frozen=True, slots=True)
 class Closed:
-    """The session is over; `error` is what the other side did wrong, None when it said goodbye."""
+    """The session is over; `error` is the other side's fault, or None when it closed the link on purpose."""
 
     reason: str
     error: MeshError | None = None
@@ -150,21 +153,21 @@ Step = Reply | Opened | Received | Closed
 
 
 def prologue_of(mesh_id: bytes) -> bytes:
-    """What both ends must agree on unseen: protocol, version, mesh (section 6)."""
+    """Return the data that both ends must agree on without sending it: protocol, version, mesh (section 6)."""
     return b"mycomesh" + bytes((WIRE_VERSION,)) + mesh_id
 
 
 class Session:
-    """One connection. `outbox` is public for its figures; `send` and `flush` are the way in."""
+    """One connection. Use `send` and `flush` to send; `outbox` is public for its counters."""
 
     __slots__ = (
         "_buffer",
         "_early",
         "_entropy",
-        "_fresh",
         "_gate",
         "_handshake",
         "_inbox",
+        "_key_refresh",
         "_keys",
         "_psk",
         "_receive",
@@ -178,18 +181,18 @@ class Session:
         self._gate = gate
         self._entropy = entropy
         self._handshake: Handshake | None = None
-        self._fresh = KeyRefresh(entropy)
+        self._key_refresh = KeyRefresh(entropy)
         self._psk = 0
         self._send: _Cipher | None = None
         self._receive: _Cipher | None = None
-        self._buffer = b""  # the beginning of a frame
-        self._early = 0
+        self._buffer = b""  # the beginning of an incomplete frame
+        self._early = 0  # bytes received before admission
         self._inbox = RecordReader()
         self.outbox = RecordWriter()
         self.phase = Phase.IDLE if initiator else Phase.LISTENING
 
     def start(self) -> bytes:
-        """The first bytes of the side that dialled."""
+        """Return the first bytes of the side that dialled."""
         self._move(_Signal.START)
         keys = self._keys
         self._handshake = Handshake(
@@ -198,7 +201,10 @@ class Session:
         return _framed(self._handshake.write_message())
 
     def receive(self, data: bytes, now_ms: int) -> list[Step]:
-        """Take bytes of the stream, cut anywhere; return what they mean, in order. Bytes after the end mean nothing."""
+        """Process bytes of the stream, split anywhere; return the steps they cause, in order.
+
+        A closed session ignores all bytes.
+        """
         steps: list[Step] = []
         if self.phase is Phase.CLOSED:
             return steps
@@ -206,7 +212,7 @@ class Session:
         try:
             self._take(data, steps, now_ms)
             if self.phase not in (Phase.OPEN, Phase.CLOSED) and self._early > EARLY_BYTES_MAX:
-                raise HandshakeError(f"{self._early} bytes came before the handshake was done")
+                raise HandshakeError(f"{self._early} bytes arrived before the handshake was complete")
         except MeshError as error:
             self._close()
             steps.append(Closed(str(error), error))
@@ -217,15 +223,15 @@ class Session:
 
     def send(self, payload: bytes, priority: int, head: bytes = b"") -> None:
         """Queue the message `head + payload` for `flush`; LimitError if it is too long for any link."""
-        assert self.phase is Phase.OPEN, "nothing is sent before the gate has opened"
+        assert self.phase is Phase.OPEN, "nothing may be sent before the gate has admitted the peer"
         self.outbox.push(payload, priority, head)
 
     def flush(self) -> bytes:
-        """Seal what may be sent now; empty when there is nothing, or the window is full."""
+        """Return sealed frames for everything that may be sent at this moment; empty if nothing waits or the window is full."""
         return b"".join(self.frames())
 
     def frames(self) -> Iterator[bytes]:
-        """The same frame by frame: a window of bulk put together once more would be memory that is not at hand."""
+        """Yield the frames of `flush` one by one, so that a window of bulk is never copied as a whole."""
         if self.phase is not Phase.OPEN:
             return
         assert self._send is not None
@@ -233,32 +239,32 @@ class Session:
             yield _framed(self._send.seal(records))
 
     def end(self, reason: str) -> bytes:
-        """Close for good; the answer says goodbye to an admitted peer and nothing to anyone else (section 7.8)."""
-        farewell = self.flush()
+        """Close the session; return the last frames for an admitted peer, and nothing for any other (section 7.8)."""
+        frames = self.flush()
         if self.phase is Phase.OPEN:
             assert self._send is not None
-            farewell += _framed(self._send.seal(end_record(reason)))
+            frames += _framed(self._send.seal(end_record(reason)))
         self._close()
-        return farewell
+        return frames
 
-    def refresh(self) -> bytes:
-        """Begin to agree on new keys, at the side that dialled; empty while that goes on."""
-        if self.phase is not Phase.OPEN or self._fresh.busy:
+    def refresh_keys(self) -> bytes:
+        """Begin a key refresh, at the side that dialled; return its first frame, or nothing while one is under way."""
+        if self.phase is not Phase.OPEN or self._key_refresh.busy:
             return b""
         assert self._send is not None
-        return _framed(self._send.seal(refresh_record(self._fresh.ask())))
+        return _framed(self._send.seal(refresh_record(self._key_refresh.request())))
 
     # ---- frames
 
     def _take(self, data: bytes, steps: list[Step], now_ms: int) -> None:
-        """First complete the frame that has begun: what follows it is parsed where it lies."""
+        # Complete the buffered frame first. The frames that follow it are parsed in place, without a copy of `data`.
         at = 0
         while self._buffer and at < len(data):
-            held, self._buffer = self._buffer, b""
-            want = _LENGTH_BYTES + (held[0] << 8 | held[1]) if len(held) >= _LENGTH_BYTES else _LENGTH_BYTES
-            piece = data[at : at + want - len(held)]
+            begun, self._buffer = self._buffer, b""
+            want = _LENGTH_BYTES + (begun[0] << 8 | begun[1]) if len(begun) >= _LENGTH_BYTES else _LENGTH_BYTES
+            piece = data[at : at + want - len(begun)]
             at += len(piece)
-            self._parse(held + piece, 0, steps, now_ms)
+            self._parse(begun + piece, 0, steps, now_ms)
         if at < len(data):
             self._parse(data, at, steps, now_ms)
 
@@ -288,7 +294,7 @@ class Session:
             case Phase.CALLED:
                 steps += (Reply(self._on_message_2(frame)), Opened(self._psk))
             case Phase.IDLE | Phase.CLOSED:
-                raise HandshakeError("bytes came before we had called")
+                raise HandshakeError("bytes arrived before this side had sent its first message")
 
     def _on_message_1(self, frame: bytes) -> bytes:
         keys = self._keys
@@ -296,7 +302,7 @@ class Session:
             frame, keys.psks, prologue=prologue_of(keys.mesh_id), static=keys.static, entropy=self._entropy
         )
         if payload:
-            raise HandshakeError("message 1 carries a payload, which nobody could have checked")
+            raise HandshakeError("message 1 carries a payload, which no static key authenticates")
         answer = self._handshake.write_message(self._gate.answer(self._psk))
         self._move(_Signal.MESSAGE_1)
         return _framed(answer)
@@ -305,8 +311,8 @@ class Session:
         assert self._handshake is not None
         payload = self._handshake.read_message(frame)
         transcript = self._handshake.handshake_hash
-        papers = self._gate.admit(self._introduction(payload, transcript))
-        answer = self._handshake.write_message(papers)
+        credentials = self._gate.admit(self._introduction(payload, transcript))
+        answer = self._handshake.write_message(credentials)
         self._open(_Signal.MESSAGE_2)
         return _framed(answer)
 
@@ -338,20 +344,20 @@ class Session:
                     return
 
     def _on_refresh(self, public: bytes, steps: list[Step], now_ms: int) -> None:
-        """One step of new keys: share, share, and the caller's word that it has changed (mesh.freshness)."""
+        """Take one step of a key refresh: a share, the share in reply, or the final empty record (see key_refresh)."""
         assert self._send is not None
         assert self._receive is not None
-        fresh = self._fresh
-        if fresh.asked:
-            self._receive.mix(fresh.agreed(public))
+        refresh = self._key_refresh
+        if refresh.awaiting_reply:
+            self._receive.mix(refresh.on_reply(public))
             steps.append(Reply(_framed(self._send.seal(refresh_record(b"")))))
-            self._send.mix(fresh.taken())
+            self._send.mix(refresh.take_shared())
         elif public:
-            ours = fresh.answer(public, now_ms)
+            ours = refresh.on_request(public, now_ms)
             steps.append(Reply(_framed(self._send.seal(refresh_record(ours)))))
-            self._send.mix(fresh.shared)
+            self._send.mix(refresh.shared)
         else:
-            self._receive.mix(fresh.taken())
+            self._receive.mix(refresh.take_shared())
 
     # ---- phases
 
@@ -372,12 +378,12 @@ class Session:
 
     def _move(self, signal: _Signal) -> None:
         step = (self.phase, signal)
-        assert step in _TRANSITIONS, f"no way from {self.phase.name} by {signal.name}"
+        assert step in _TRANSITIONS, f"no transition from {self.phase.name} on {signal.name}"
         self.phase = _TRANSITIONS[step]
 
 
 class _Cipher:
-    """One direction: its cipher state, and the count after which both ends change the key unasked (section 11.3)."""
+    """One direction: its cipher state, and the counts after which both ends rekey without a message (section 11.3)."""
 
     __slots__ = ("_bytes", "_frames", "_state")
 

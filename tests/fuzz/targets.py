@@ -176,7 +176,7 @@ def frames(pieces, initiator, records, stream):
         found = []
     assert all(isinstance(item, Whole | End | int) for item in found)
     assert sum(len(item.payload) for item in found if isinstance(item, Whole)) <= sum(map(len, records))
-    assert inbox._held <= PARTIAL_BYTES_MAX
+    assert inbox._partial_bytes <= PARTIAL_BYTES_MAX
 
     receiver, damaged_pieces = stream
     heard = {stream: [] for stream in range(4)}

@@ -1,4 +1,4 @@
-"""Keys of a standing link are exchanged every hour, under traffic; who abuses it loses the link."""
+"""The keys of a link are refreshed every hour, under traffic; a peer that abuses this loses the link."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_an_hour_later_both_directions_have_keys_that_the_old_ones_do_not_give(c
 
 
 def dropped(pipes, speaker, listener, *publics):
-    """What a member that is no honest one says under its own keys."""
+    """Send refresh records as a dishonest member would, under its own keys; return why the listener closed the link."""
     (link,) = speaker.core.links.conns.values()
     for public in publics:
         sealed = link.session._send.seal(refresh_record(public))
@@ -66,21 +66,21 @@ def dropped(pipes, speaker, listener, *publics):
 
 def test_keys_that_nobody_agreed_on_and_points_of_low_order_end_the_link():
     pipes, (left, right) = linked()
-    assert "nobody has agreed on" in dropped(pipes, left, right, b"")[0]
+    assert "never agreed" in dropped(pipes, left, right, b"")[0]
     pipes, (left, right) = linked()
     assert "low order" in dropped(pipes, left, right, bytes(32))[0]
 
 
 def test_who_asks_for_new_keys_all_the_time_loses_the_link():
     pipes, (left, right) = linked()
-    assert "again and again" in dropped(pipes, left, right, bytes([9]) + bytes(31), bytes([9]) + bytes(31))[0]
+    assert "too often" in dropped(pipes, left, right, bytes([9]) + bytes(31), bytes([9]) + bytes(31))[0]
 
 
 def test_an_exchange_may_be_answered_once_a_minute_and_leaves_no_share_behind():
     asking, answering = KeyRefresh(lambda count: b"a" * count), KeyRefresh(lambda count: b"b" * count)
     for now_ms in (0, REFRESH_EVERY_MS_MIN):
-        theirs = answering.answer(asking.ask(), now_ms)
-        assert asking.agreed(theirs) == answering.shared
-        assert asking.taken() == answering.taken()
+        theirs = answering.on_request(asking.request(), now_ms)
+        assert asking.on_reply(theirs) == answering.shared
+        assert asking.take_shared() == answering.take_shared()
         assert not asking.busy
         assert not answering.busy

@@ -272,9 +272,9 @@ def test_a_dead_handshake_stays_dead_and_has_dropped_its_keys():
     message = initiator.write_message()
     with pytest.raises(HandshakeError):
         responder.read_message(message[:-1])
-    with pytest.raises(HandshakeError, match="failed before"):
+    with pytest.raises(HandshakeError, match="already failed"):
         responder.read_message(message)
-    with pytest.raises(HandshakeError, match="failed before"):
+    with pytest.raises(HandshakeError, match="already failed"):
         responder.write_message()
     assert (responder._psk, responder._static, responder._ephemeral) == (b"", b"", b"")
     assert responder._symmetric._chaining_key == b""
@@ -313,7 +313,7 @@ def test_respond_refuses_other_keys_other_meshes_and_nonsense_without_drawing_en
     psks = {"psk": [bytes(32)], "no keys": []}.get(what, [PSK])
     prologue = b"another mesh" if what == "prologue" else PROLOGUE
     first = message[0] if what != "reflection" else message[1]
-    with pytest.raises(HandshakeError, match="no key of this mesh"):
+    with pytest.raises(HandshakeError, match="not made with a key of this mesh"):
         respond(first, psks, prologue=prologue, static=RESPONDER_STATIC, entropy=fixed(b""))
 
 
@@ -352,7 +352,7 @@ def test_a_low_order_ephemeral_key_gets_no_answer(point):
     )
     with pytest.raises(HandshakeError, match="low order"):
         responder.write_message()
-    with pytest.raises(HandshakeError, match="failed before"):
+    with pytest.raises(HandshakeError, match="already failed"):
         responder.write_message()
 
 
@@ -487,7 +487,7 @@ def test_a_worn_out_key_is_refused_far_below_the_reserved_nonce(link):
     assert receiver.decrypt(last) == b"last"
     with pytest.raises(LimitError, match="open another link"):
         sender.encrypt(b"one more")
-    with pytest.raises(HandshakeError, match="opened anew"):
+    with pytest.raises(HandshakeError, match="open another link"):
         receiver.decrypt(last)
     assert sender.nonce == receiver.nonce == noise.NONCE_MAX < 2**64 - 1
 
