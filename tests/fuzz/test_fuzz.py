@@ -20,7 +20,7 @@ def test_the_command_counts_what_it_ran(capsys, monkeypatch):
 
 def test_a_failure_is_printed_with_the_line_that_replays_it(capsys, monkeypatch):
     monkeypatch.setattr(command, "ROUND_EXAMPLES", 50)
-    monkeypatch.setattr("mesh.membership.enrolment.JoinCode.parse", lambda text: 1 / 0)
+    monkeypatch.setattr("mycomesh.mesh.membership.enrolment.JoinCode.parse", lambda text: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         command.fuzz("join-codes", seconds=0, first_seed=3, rounds=2)
     assert "replay: python -m tests.fuzz join-codes --seed 3 --rounds 1" in capsys.readouterr().err

@@ -363,7 +363,7 @@ def test_the_end_is_said_after_what_was_queued_and_is_not_a_fault():
 
 
 def test_both_ends_change_their_keys_at_the_same_frame(monkeypatch):
-    monkeypatch.setattr("mesh.session.session.REKEY_FRAMES", 5)
+    monkeypatch.setattr("mycomesh.mesh.session.session.REKEY_FRAMES", 5)
     left, right = opened()
     keys = set()
     for index in range(23):
@@ -374,7 +374,7 @@ def test_both_ends_change_their_keys_at_the_same_frame(monkeypatch):
 
 
 def test_keys_change_by_volume_too(monkeypatch):
-    monkeypatch.setattr("mesh.session.session.REKEY_BYTES", 100_000)
+    monkeypatch.setattr("mycomesh.mesh.session.session.REKEY_BYTES", 100_000)
     left, right = opened()
     before = left._send._state._key
     left.send(bytes(120_000), 1)
