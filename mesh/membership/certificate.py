@@ -1,14 +1,12 @@
-"""Membership certificates: what the mesh's root key says about one node.
+"""Membership certificates: encoding, signature and validity of what the mesh's root key certifies about one node.
 
-Owns the certificate's one encoded form, its signature, and the judgement of clocks. What always holds: a `Certificate`
-in hand was signed by the root key it was checked against (or has just been issued by it), every field is within its
-limit, and `raw` is the very bytes that were signed over, never encoded again (an altered encoding of the same signature
-would be another certificate to whoever compares bytes; members are named by node key instead).
-Must not know: sessions, files, revocation lists.
+Clocks: drones boot in 1970 until a GPS fix, or at their image's build date. A clock behind a time that the root has signed is
+certainly wrong. In that case expiry is checked at the signed time, and "not yet valid" is not checked at all. A clock that is
+ahead cannot be recognised; it refuses certificates that have expired by its own time.
 
-Clocks: drones boot in 1970 until a GPS fix, or at their image's build date. A clock behind a time that the root has
-signed is known to be wrong: expiry is then judged at that signed time, and "not yet valid" is not judged at all.
-A clock that is ahead cannot be told from the truth; it refuses what has expired by its own time.
+Invariants: every `Certificate` object carries a valid signature of the root key it was checked against, or was just issued by
+it, and every field is within its limit. `raw` is the received encoding and is never encoded again: another encoding of the
+same signature would be a different certificate to code that compares bytes. Members are identified by their node key instead.
 """
 
 from __future__ import annotations
@@ -45,20 +43,20 @@ __all__ = [
 ]
 
 CERTIFICATE_BYTES_MAX = 1_024  # fits a handshake message with room for a root key; a member with 16 grants needs 700
-NAME_BYTES_MAX = 64  # UTF-8: a call sign or a host name; longer ones break every table that shows them
-GRANTS_MAX = 16  # one for each family of tables; more belongs in one pattern
+NAME_BYTES_MAX = 64  # UTF-8: a call sign or a host name; longer names break the tables that print them
+GRANTS_MAX = 16  # one for each family of tables; use a wider pattern instead of more grants
 PATTERN_BYTES_MAX = 64  # as long as a table's name gets in practice; bounds the work of matching
-SERIAL_BYTES = 16  # drawn, not counted: several issuers need no shared counter
+SERIAL_BYTES = 16  # random and not counted: several issuers need no shared counter
 SKEW_S_MAX = 86_400  # a member whose clock lags a day still accepts a certificate issued a minute ago
-LIFETIME_ADMIN_S = 365 * 86_400  # an admin is renewed by the root alone, which may lie in a safe
-LIFETIME_S_DEFAULT = 30 * 86_400  # bounds what a stolen node can do to those that cannot hear of its revocation
+LIFETIME_ADMIN_S = 365 * 86_400  # only the root renews an admin, and the root key may be offline in a safe
+LIFETIME_S_DEFAULT = 30 * 86_400  # limits how long a stolen node can harm members that its revocation cannot reach
 ROLES = ("member", "read-only", "relay", "admin")
-RIGHTS = ("rw", "r", "w", "-")  # "-" closes what a later, wider pattern would open
+RIGHTS = ("rw", "r", "w", "-")  # "-" denies tables that a later, wider pattern would allow
 GRANTS_ALL = (("*", "rw"),)
 
 _VERSION = 1
 _DOMAIN = b"certificate"
-_CLOCK_PLAUSIBLE_S = 1_704_067_200  # 2024-01-01: before this software; a clock behind it has never been set
+_CLOCK_PLAUSIBLE_S = 1_704_067_200  # 2024-01-01, before this software existed: a clock behind it was never set
 _TIME_S_MAX = 2**40  # the year 36812; keeps sums far inside 64 bits
 _ENVELOPE = (bytes, bytes)  # body, signature
 _BODY = (bytes, str, bytes, bytes, list, list, int, int, bytes)
@@ -66,10 +64,10 @@ _BODY = (bytes, str, bytes, bytes, list, list, int, int, bytes)
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """What the root says: this name and these keys belong to the mesh, with these roles and rights, for this time.
+    """The root certifies that this name and these keys belong to the mesh, with these roles and rights, for this time.
 
-    Times are unix seconds: valid from `not_before_s`, no more from `not_after_s` on. `grants` are (table pattern,
-    rights) with `*` and `?`; the first pattern that matches decides, none means no right.
+    Times are unix seconds: valid from `not_before_s` (included) to `not_after_s` (excluded). `grants` are (table pattern,
+    rights), where patterns use `*` and `?`. The first matching pattern decides; without a match there is no right.
     """
 
     mesh_id: bytes
@@ -82,17 +80,17 @@ class Certificate:
     not_after_s: int
     serial: bytes
     raw: bytes
-    renewed_by: bytes = b""  # node id of the admin who gave it another time (mesh.renewal)
-    issued_s: int = 0  # not_before_s as the root has signed it, where an admin gave it another time
+    renewed_by: bytes = b""  # node id of the admin who renewed it (see renewal), else empty
+    issued_s: int = 0  # of a renewed certificate: not_before_s as the root signed it
 
     @property
     def node_id(self) -> bytes:
-        """The 16 bytes that name this node everywhere: a hash of its signing key, the same over renewals."""
+        """The 16 bytes that identify this node everywhere: a hash of its signing key, unchanged by renewals."""
         return primitives.identifier(self.node_key)
 
     @property
     def table_rights(self) -> tuple[tuple[str, str], ...]:
-        """Roles and grants in one: (table pattern, "rw" | "r" | "w" | "-"), the first that matches decides."""
+        """Roles and grants combined: (table pattern, "rw" | "r" | "w" | "-"); the first matching pattern decides."""
         if "relay" in self.roles:
             return (("*", "-"),)
         if "read-only" in self.roles:
@@ -103,17 +101,17 @@ class Certificate:
 
     @property
     def rank(self) -> tuple[int, int, int, bytes]:
-        """Of two certificates of one node the greater counts: the root's latest word, then the longest life.
+        """The order of one node's certificates: the greater one applies. The root's latest issue wins, then the later expiry.
 
-        So nobody's renewal brings rights back that the root has taken away since, or ends a life early.
+        Therefore no renewal can restore rights that the root has removed since, or shorten a certificate's life.
         """
         return self.issued_s or self.not_before_s, self.not_after_s, self.not_before_s, self.serial
 
     @classmethod
     def decode_verified(cls, raw: bytes, *, root_public: bytes, wall_ms: int, newest_seen_s: int = 0) -> Certificate:
-        """The certificate in `raw`, signed by `root_public` and valid now; else CertificateError.
+        """Return the certificate in `raw` if `root_public` signed it and it is valid at `wall_ms`; else CertificateError.
 
-        `newest_seen_s` is the newest `not_before_s` of any certificate that this node has accepted, its own included.
+        `newest_seen_s` is the newest `not_before_s` of all certificates that this node has accepted, its own included.
         """
         certificate = cls.decode_signed(raw, root_public=root_public)
         certificate.check_time(wall_ms=wall_ms, newest_seen_s=newest_seen_s)
@@ -121,7 +119,7 @@ class Certificate:
 
     @classmethod
     def decode_signed(cls, raw: bytes, *, root_public: bytes) -> Certificate:
-        """The certificate in `raw`, signed by `root_public`, whatever the time; else CertificateError."""
+        """Return the certificate in `raw` if `root_public` signed it, without checking the time; else CertificateError."""
         if len(raw) > CERTIFICATE_BYTES_MAX:
             raise CertificateError(
                 "too-long", f"certificate has {len(raw)} bytes, at most {CERTIFICATE_BYTES_MAX} are allowed"
@@ -144,10 +142,10 @@ class Certificate:
         return certificate
 
     def check_time(self, *, wall_ms: int, newest_seen_s: int = 0) -> None:
-        """CertificateError if the certificate has expired or is not yet valid, as far as the clock can be trusted."""
+        """Raise CertificateError if the certificate has expired or is not yet valid, as far as the clock is reliable."""
         wall_s = wall_ms // 1_000
         if max(wall_s, newest_seen_s) >= self.not_after_s:
-            raise CertificateError("expired", f"certificate of {self.name} has expired: renew it, or join again")
+            raise CertificateError("expired", f"certificate of {self.name} has expired: renew it or join again")
         clock_was_set = wall_s >= max(newest_seen_s, _CLOCK_PLAUSIBLE_S)
         if clock_was_set and wall_s + SKEW_S_MAX < self.not_before_s:
             raise CertificateError(
@@ -155,13 +153,15 @@ class Certificate:
             )
 
     def check_static(self, remote_static: bytes | None) -> None:
-        """CertificateError unless the certificate is that of the static key which the handshake has proven."""
+        """Raise CertificateError unless the certificate names the static key that the handshake has proven."""
         if remote_static != self.static_key:
-            raise CertificateError("static-key", f"certificate of {self.name} was shown by the holder of another key")
+            raise CertificateError(
+                "static-key", f"certificate of {self.name} was presented by the holder of another key"
+            )
 
 
 def lifetime_s(roles: tuple[str, ...]) -> int:
-    """How long a certificate with these roles lasts, from the day on which the root signs it."""
+    """Return how many seconds a certificate with these roles is valid, counted from its issue by the root."""
     return LIFETIME_ADMIN_S if "admin" in roles else LIFETIME_S_DEFAULT
 
 
@@ -177,7 +177,7 @@ def issue(  # noqa: PLR0913, keyword-only: the fields of a certificate
     serial: bytes,
     grants: tuple[tuple[str, str], ...] = GRANTS_ALL,
 ) -> Certificate:
-    """Sign a certificate with the root key of the mesh. CertificateError if a field is beyond its limit."""
+    """Sign a certificate with the root key of the mesh; CertificateError if a field exceeds its limit."""
     root_public, root_secret = primitives.signing_pair(root_seed)
     mesh_id = primitives.identifier(root_public)
     body = (_VERSION, mesh_id, name, node_key, static_key, roles, grants, not_before_s, not_after_s, serial)
@@ -187,41 +187,42 @@ def issue(  # noqa: PLR0913, keyword-only: the fields of a certificate
     raw = wire.encode((_VERSION, body_raw, primitives.sign(root_secret, _DOMAIN, body_raw)))
     if len(raw) > CERTIFICATE_BYTES_MAX:
         raise CertificateError(
-            "too-long", f"certificate would have {len(raw)} bytes of {CERTIFICATE_BYTES_MAX}: use fewer or wider grants"
+            "too-long",
+            f"certificate would have {len(raw)} bytes, at most {CERTIFICATE_BYTES_MAX} are allowed: use fewer or wider grants",
         )
     return Certificate.decode_signed(raw, root_public=root_public)
 
 
 def free_name(name: str, taken: Collection[str]) -> str:
-    """The name, or where it is taken the first of name-2, name-3 ... that is not, at most `NAME_BYTES_MAX` bytes long."""
+    """Return `name` if it is free, else the first free one of name-2, name-3 ..., at most NAME_BYTES_MAX bytes long."""
     numbered = (_tailed(name, f"-{number}") for number in itertools.count(2))
     return next(each for each in itertools.chain((name,), numbered) if each not in taken)
 
 
 def name_fault(name: str) -> str:
-    """Why `name` cannot name a node or a mesh, or an empty string.
+    """Return why `name` cannot name a node or a mesh, or an empty string if it can.
 
-    Names are shown in terminals and logs of other members, so nothing that moves a cursor or turns text around passes.
+    Other members print names in terminals and logs, so control characters and right-to-left marks are refused.
     """
     if not name or name != name.strip():
-        return "it is empty or begins or ends with a blank"
+        return "it is empty, or begins or ends with a space"
     if len(name.encode("utf-8", "replace")) > NAME_BYTES_MAX:
         return f"it is longer than {NAME_BYTES_MAX} bytes"
     if not name.isprintable():
-        return "it holds characters that cannot be printed"
+        return "it contains characters that cannot be printed"
     if unicodedata.normalize("NFC", name) != name:
         return "it is not in Unicode normal form C"
     return ""
 
 
 def rights_fault(roles: tuple[object, ...], grants: tuple[tuple[object, ...], ...]) -> str:
-    """Why a certificate cannot hold these roles and grants, or an empty string."""
+    """Return why a certificate cannot carry these roles and grants, or an empty string if it can."""
     if not roles or any(role not in ROLES for role in roles) or len(set(roles)) != len(roles):
-        return f"roles are one or more of {', '.join(ROLES)}"
+        return f"roles must be one or more of {', '.join(ROLES)}"
     if len(grants) > GRANTS_MAX:
-        return f"{len(grants)} grants, at most {GRANTS_MAX} are allowed"
+        return f"there are {len(grants)} grants, at most {GRANTS_MAX} are allowed"
     if not all(_is_grant(grant) for grant in grants):
-        return f"a grant is a table pattern of up to {PATTERN_BYTES_MAX} bytes and one of {', '.join(RIGHTS)}"
+        return f"a grant must be a table pattern of up to {PATTERN_BYTES_MAX} bytes and one of {', '.join(RIGHTS)}"
     return ""
 
 
@@ -243,25 +244,25 @@ def _from_fields(fields: list[Any], raw: bytes) -> Certificate:
 
 
 def _check(certificate: Certificate) -> None:
-    """CertificateError for a field that the root should never have signed; a signature does not make it safe to use."""
+    """Raise CertificateError for a field that the root should never have signed: a signature does not make it safe."""
     if len(certificate.mesh_id) != ID_BYTES:
-        raise CertificateError("malformed", "certificate names a mesh with an identifier of another length")
+        raise CertificateError("malformed", f"certificate has a mesh id that is not {ID_BYTES} bytes long")
     if len(certificate.node_key) != KEY_BYTES or len(certificate.static_key) != KEY_BYTES:
-        raise CertificateError("malformed", "certificate holds a key of another length")
+        raise CertificateError("malformed", f"certificate has a key that is not {KEY_BYTES} bytes long")
     if len(certificate.serial) != SERIAL_BYTES:
-        raise CertificateError("malformed", "certificate holds a serial of another length")
+        raise CertificateError("malformed", f"certificate has a serial that is not {SERIAL_BYTES} bytes long")
     fault = name_fault(certificate.name)
     if fault:
-        raise CertificateError("name", f"certificate's name cannot be used: {fault}")
+        raise CertificateError("name", f"certificate has an unusable name: {fault}")
     fault = rights_fault(certificate.roles, certificate.grants)
     if fault:
-        raise CertificateError("rights", f"certificate's rights cannot be used: {fault}")
+        raise CertificateError("rights", f"certificate has unusable rights: {fault}")
     if not 0 <= certificate.not_before_s < certificate.not_after_s <= _TIME_S_MAX:
-        raise CertificateError("times", "certificate ends before it begins, or far outside of time")
+        raise CertificateError("times", "certificate ends before it begins, or its times are out of range")
 
 
 def _tailed(name: str, tail: str) -> str:
-    """The name with a tail of ASCII, shortened by whole characters until both fit."""
+    """Return the name with an ASCII suffix; the name is shortened by whole characters until both fit."""
     return name.encode()[: NAME_BYTES_MAX - len(tail)].decode(errors="ignore").rstrip() + tail
 
 

@@ -1,9 +1,8 @@
-"""Decrees: what the root key, or an admin whom the root has certified, has decided for the whole mesh.
+"""Decrees: the signed envelope of a decision for the whole mesh (a revocation, renewal or epoch).
 
-Owns the one signed envelope of revocations, renewals and epochs, and the judgement of who signed it. What always holds: a
-`Decree` in hand was signed by the root key, or by a node whose certificate the root itself signed with the role admin
-and which was valid at the time of the decree: a chain of length one, so an admin can make nobody an admin.
-Must not know: what is decreed, which decrees stand.
+Invariant: every `Decree` object carries a valid signature of the root key, or of a node whose certificate the root itself
+signed with the role admin and which was valid at the time of the decree. The chain has length one, so an admin cannot make
+another node an admin.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from mycomesh.mesh.membership.certificate import CERTIFICATE_BYTES_MAX, SKEW_S_M
 
 __all__ = ["DECREE_BYTES_MAX", "Authority", "Decree"]
 
-DECREE_BYTES_MAX = 2 * CERTIFICATE_BYTES_MAX + 256  # a certificate that it is about, the issuer's, signature and heads
+DECREE_BYTES_MAX = 2 * CERTIFICATE_BYTES_MAX + 256  # the subject's certificate, the issuer's, signature and heads
 
 _VERSION = 1
 _KINDS = (int, bytes, bytes, bytes)  # when (unix seconds), body, signature, the issuer's certificate or nothing
@@ -24,7 +23,7 @@ _KINDS = (int, bytes, bytes, bytes)  # when (unix seconds), body, signature, the
 
 @dataclass(frozen=True, slots=True)
 class Decree:
-    """`body` is what was decided at `at_s`, `issuer` the admin's node id, or empty for the root."""
+    """A decision. `body` was decided at `at_s` (unix seconds); `issuer` is the admin's node id, or empty for the root."""
 
     at_s: int
     body: bytes
@@ -33,7 +32,7 @@ class Decree:
 
     @classmethod
     def decode(cls, raw: bytes, *, domain: bytes, root_public: bytes) -> Decree:
-        """The decree in `raw`; CertificateError if it was not made in `domain` by one who may."""
+        """Return the decree in `raw`; CertificateError unless the root or an admin signed it for `domain`."""
         what = domain.decode()
         try:
             at_s, body, signature, issuer_raw = wire.decode_record(
@@ -45,36 +44,36 @@ class Decree:
         if issuer_raw:
             admin = Certificate.decode_signed(issuer_raw, root_public=root_public)
             if "admin" not in admin.roles:
-                raise CertificateError("issuer", f"{what} is signed by {admin.name}, who is no admin")
+                raise CertificateError("issuer", f"{what} is signed by {admin.name}, which is not an admin")
             if not admin.not_before_s - SKEW_S_MAX <= at_s < admin.not_after_s:
                 raise CertificateError(
-                    "issuer", f"{what} is signed by {admin.name} outside of its own certificate's time"
+                    "issuer", f"{what} is signed by {admin.name} at a time when its own certificate was not valid"
                 )
             key, issuer = admin.node_key, admin.node_id
         if not primitives.verify(key, domain, _signed(root_public, at_s, body), signature):
-            raise CertificateError("bad-signature", f"{what} was not signed by who it names")
+            raise CertificateError("bad-signature", f"{what} was not signed by the issuer that it names")
         return cls(at_s, body, issuer, raw)
 
 
 @dataclass(frozen=True, slots=True)
 class Authority:
-    """What signs decrees: the root's secret, or an admin's with its certificate."""
+    """A key that may sign decrees: the root's secret, or an admin's secret with its certificate."""
 
     root_public: bytes
-    certificate: bytes  # the admin's, empty for the root
-    until_s: int  # no decree of an admin holds from then on
+    certificate: bytes  # the admin's; empty for the root
+    until_s: int  # expiry of the admin's certificate: later decrees are invalid
     secret: bytes = field(repr=False)
 
     @property
     def is_root(self) -> bool:
-        """Whether the root itself signs."""
+        """Whether this is the root's key."""
         return not self.certificate
 
     @classmethod
     def of(
         cls, certificate: Certificate, root_public: bytes, node_seed: bytes, root_seed: bytes | None
     ) -> Authority | None:
-        """What this node may sign with: the root's key where it lies, its own as an admin, or nothing."""
+        """Return the key that this node may sign with: the root's if it has it, its own if it is an admin, or None."""
         if root_seed is not None:
             return cls(root_public, b"", 2**62, primitives.signing_pair(root_seed)[1])
         if "admin" in certificate.roles and not certificate.renewed_by:
@@ -83,12 +82,13 @@ class Authority:
         return None
 
     def decree(self, domain: bytes, body: bytes, at_s: int) -> bytes:
-        """The envelope of one decision. CertificateError if it would be too long for any peer."""
+        """Return the signed envelope of one decision; CertificateError if it would exceed DECREE_BYTES_MAX."""
         signature = primitives.sign(self.secret, domain, _signed(self.root_public, at_s, body))
         raw = wire.encode((_VERSION, at_s, body, signature, self.certificate))
         if len(raw) > DECREE_BYTES_MAX:
             raise CertificateError(
-                "too-long", f"{domain.decode()} has {len(raw)} bytes of {DECREE_BYTES_MAX}: use fewer grants"
+                "too-long",
+                f"{domain.decode()} has {len(raw)} bytes, at most {DECREE_BYTES_MAX} are allowed: use fewer grants",
             )
         return raw
 

@@ -1,9 +1,11 @@
-"""Renewals: a member's certificate with another time, signed by an admin while the root key stays offline.
+"""Certificate renewal: an admin extends a member's certificate while the root key stays offline.
 
-Owns the second form of a certificate: the one that the root signed, and an admin's decree with nothing but a new time and
-serial. What always holds: name, keys, roles and grants of a renewed certificate are those that the root has signed, by
-construction, so a renewal raises nothing; it lasts at most RENEWED_S_MAX and no longer than the admin's own certificate;
-an admin is renewed by the root alone. Must not know: who is revoked.
+A renewed certificate is the certificate that the root signed, together with an admin's decree that holds nothing but a new
+time and serial.
+
+Invariants: name, keys, roles and grants of a renewed certificate are always those that the root signed, because the decree
+cannot carry any, so a renewal adds no right. It lasts at most RENEWED_S_MAX and not longer than the admin's own certificate.
+Only the root renews an admin.
 """
 
 from __future__ import annotations
@@ -19,10 +21,9 @@ from mycomesh.mesh.membership.decree import Authority, Decree
 
 __all__ = ["CERTIFICATE_CHAIN_BYTES_MAX", "RENEWED_S_MAX", "base_of", "read_certificate", "renew"]
 
-CERTIFICATE_CHAIN_BYTES_MAX = (
-    1_792  # member's and admin's certificates and a decree, with room in a handshake message of 2 KiB
-)
-RENEWED_S_MAX = LIFETIME_S_DEFAULT  # what an admin may give at once: a captured admin's back-dated gift ends with it
+# The member's and the admin's certificates and a decree; leaves room in a handshake message of 2 KiB.
+CERTIFICATE_CHAIN_BYTES_MAX = 1_792
+RENEWED_S_MAX = LIFETIME_S_DEFAULT  # of one renewal, also of one that a captured admin has dated back
 
 _PLAIN = 1
 _RENEWED = 2
@@ -33,10 +34,15 @@ _DIGEST_BYTES = 16
 
 
 def read_certificate(raw: bytes, *, root_public: bytes) -> Certificate:
-    """The certificate in `raw`, as the root signed it or renewed by an admin, whatever the time; else CertificateError."""
+    """Return the certificate in `raw`, as the root signed it or as an admin renewed it; else CertificateError.
+
+    The time is not checked.
+    """
     if len(raw) > CERTIFICATE_CHAIN_BYTES_MAX:
-        raise CertificateError("too-long", f"certificate has {len(raw)} bytes of {CERTIFICATE_CHAIN_BYTES_MAX}")
-    if raw[:2] != bytes((0x83, _RENEWED)):  # the CBOR of a list of three that begins with 2
+        raise CertificateError(
+            "too-long", f"certificate has {len(raw)} bytes, at most {CERTIFICATE_CHAIN_BYTES_MAX} are allowed"
+        )
+    if raw[:2] != bytes((0x83, _RENEWED)):  # the CBOR of a list of three items that begins with the integer 2
         return Certificate.decode_signed(raw, root_public=root_public)
     base_raw, decree_raw = _fields(raw, "renewed certificate", _RENEWED, (bytes, bytes))
     base = Certificate.decode_signed(base_raw, root_public=root_public)
@@ -45,11 +51,15 @@ def read_certificate(raw: bytes, *, root_public: bytes) -> Certificate:
     if digest != _digest(base_raw) or len(serial) != SERIAL_BYTES:
         raise CertificateError("renewal", f"certificate of {base.name} is renewed by a decree for another certificate")
     if not decree.issuer or "admin" in base.roles:
-        raise CertificateError("renewal", f"certificate of {base.name} is one that the root alone renews, by a new one")
+        raise CertificateError(
+            "renewal", f"certificate of {base.name} can be renewed by the root alone, with a new one"
+        )
     if not (
         decree.at_s == not_before_s < not_after_s <= not_before_s + RENEWED_S_MAX and base.not_before_s <= not_before_s
     ):
-        raise CertificateError("renewal", f"certificate of {base.name} is renewed for a time that no admin may give")
+        raise CertificateError(
+            "renewal", f"certificate of {base.name} is renewed for a time that an admin may not give"
+        )
     return replace(
         base,
         not_before_s=not_before_s,
@@ -62,7 +72,7 @@ def read_certificate(raw: bytes, *, root_public: bytes) -> Certificate:
 
 
 def renew(certificate: Certificate, authority: Authority, *, at_s: int, serial: bytes) -> Certificate:
-    """An admin's renewal of a member's certificate, from `at_s` on. CertificateError where an admin may not."""
+    """Return a member's certificate as renewed by an admin from `at_s` on; CertificateError if an admin may not renew it."""
     base_raw = base_of(certificate)
     until_s = min(at_s + RENEWED_S_MAX, authority.until_s)
     body = wire.encode((_BODY_VERSION, _digest(base_raw), at_s, until_s, serial))
@@ -71,7 +81,7 @@ def renew(certificate: Certificate, authority: Authority, *, at_s: int, serial: 
 
 
 def base_of(certificate: Certificate) -> bytes:
-    """The form that the root has signed."""
+    """Return the encoding that the root signed, also of a renewed certificate."""
     if not certificate.renewed_by:
         return certificate.raw
     base: bytes = _fields(certificate.raw, "renewed certificate", _RENEWED, (bytes, bytes))[0]
