@@ -1,9 +1,8 @@
-"""How a node becomes a member: join codes, invitations, the exchange over one handshake, and offline tickets.
+"""Enrolment of new members: join codes, invitations, the exchange over one handshake, and offline tickets.
 
-Owns the encoded form of each of these and the checks at each step. What always holds: the joiner sends nothing that
-names it before the other side has proven the code's secret and a certificate of the code's mesh; the mesh's secret is
-sent only to the static key of a handshake made with an open invitation, together with a certificate for that very key.
-Must not know: sockets, files, who carries which message.
+Invariants: the joiner sends nothing that identifies it before the other side has proven the code's secret and a certificate
+of the code's mesh. The inviter sends the mesh's secret only to the static key of a handshake that was made with an open
+invitation, together with a certificate for that same key.
 
     joiner (initiator)                             inviter (responder), psk of the open invitation
     message 1  (psk, e)                       ->
@@ -55,35 +54,34 @@ __all__ = [
     "ticket_encode",
 ]
 
-CODE_SECRET_BYTES = 16  # 128 bits: a code is overheard as message 1 and could be guessed at offline
-CODE_TEXT_MAX = 256  # four times a code; whoever pastes more has pasted something else
+CODE_SECRET_BYTES = 16  # 128 bits: an eavesdropper of message 1 can test guesses of the code offline
+CODE_TEXT_MAX = 256  # four times the length of a code; longer text is something else
 MESSAGE_BYTES_MAX = CERTIFICATE_CHAIN_BYTES_MAX + 128  # offer and request: a certificate, a key and a name fit 2 KiB
 GRANT_BYTES_MAX = CERTIFICATE_CHAIN_BYTES_MAX + EPOCHS_KEPT * EPOCH_BYTES_MAX + 512  # certificate, epochs, keys, a name
-INVITATIONS_MAX = 16  # open at once: each is one more key that the responder tries on every first message
-USES_MAX = 1_000  # a code for more nodes than a mesh has is a shared password
+INVITATIONS_MAX = 16  # open at once: each adds a key that the responder tries on every first message
+USES_MAX = 1_000  # a code for more nodes than a mesh has would be a shared password
 TICKET_BYTES_MAX = 2 * IDENTITY_BYTES_MAX + 256  # base64, line ends and the heading
 
 _VERSION = 1
 _CODE_PURPOSE = b"mycomesh join"
-_CODE_CHECK_BITS = 36  # fills the last group; with 16 bits fuzzing found mistakes that pass, one in 65,536
+_CODE_CHECK_BITS = 36  # fills the last group; with 16 bits, fuzzing found undetected mistakes (one in 65,536)
 _CODE_DATA_BYTES = 1 + ID_BYTES + CODE_SECRET_BYTES
 _CODE_CHARS = (_CODE_DATA_BYTES * 8 + _CODE_CHECK_BITS) // 5
 _CODE_GROUP = 4
 _DOMAIN_REQUEST = b"join request"
 _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"  # Crockford's base32: no I, L, O, U
-_READ_AS = str.maketrans("ILO", "110")  # as Crockford reads what people mistake
-_SEPARATORS = str.maketrans(
-    "", "", "-_. \t\r\n\u2010\u2011\u2012\u2013\u2014\u00a0"
-)  # word processors "improve" dashes
+_READ_AS = str.maketrans("ILO", "110")  # Crockford's reading of letters that people confuse
+# Word processors replace hyphens by other dashes.
+_SEPARATORS = str.maketrans("", "", "-_. \t\r\n\u2010\u2011\u2012\u2013\u2014\u00a0")
 _TICKET_HEADING = b"mycomesh ticket 1"
 _CHECKSUM_BYTES = 8
 
 
 @dataclass(frozen=True, slots=True)
 class JoinCode:
-    """What a person carries to the new drone: which mesh, and 16 secret bytes of one invitation.
+    """A join code, which a person carries to the new node: the mesh id and the 16 secret bytes of one invitation.
 
-    `str(code)` is 60 letters and digits in groups of four; the same text fits a QR code's alphanumeric mode.
+    `str(code)` is 60 letters and digits in groups of four; the text fits a QR code's alphanumeric mode.
     """
 
     mesh_id: bytes
@@ -101,27 +99,30 @@ class JoinCode:
 
     @classmethod
     def parse(cls, text: str) -> JoinCode:
-        """The code in `text`, in any case, with any separators, I and L read as 1 and O as 0; else EnrolmentError."""
+        """Return the code in `text`; EnrolmentError if it is not a valid code.
+
+        Case and separators do not matter; I and L are read as 1, and O as 0.
+        """
         if len(text) > CODE_TEXT_MAX:
             raise EnrolmentError(f"join code has {len(text)} characters, a code has about 70: paste the code alone")
         number = _base32_decode(text.translate(_SEPARATORS).upper().translate(_READ_AS))
         data = (number >> _CODE_CHECK_BITS).to_bytes(_CODE_DATA_BYTES, "big")
         if number & (1 << _CODE_CHECK_BITS) - 1 != _code_check(data):
-            raise EnrolmentError("join code has a mistyped character: compare it with the one that was shown")
+            raise EnrolmentError("join code has a mistyped character: compare it with the original")
         if data[0] != _VERSION:
             raise EnrolmentError(
-                f"join code is of version {data[0]}, this node reads {_VERSION}: upgrade the older node"
+                f"join code has version {data[0]}, but this node reads version {_VERSION}: upgrade the older node"
             )
         return cls(mesh_id=data[1 : 1 + ID_BYTES], secret=data[1 + ID_BYTES :])
 
     def psk(self) -> bytes:
-        """The pre-shared key of the enrolment handshake; it opens no session of members."""
+        """Return the pre-shared key of the enrolment handshake; it opens no session between members."""
         return primitives.derive(self.secret, _CODE_PURPOSE, self.mesh_id)
 
 
 @dataclass(frozen=True, slots=True)
 class Invitation:
-    """The inviter's side of a join code: until when (unix ms), for how many nodes, and as what they are admitted."""
+    """The inviter's side of a join code: expiry (unix ms), number of nodes, and the roles and grants that they get."""
 
     secret: bytes = field(repr=False)
     expires_ms: int
@@ -134,34 +135,34 @@ class Invitation:
         assert 0 <= self.uses_left <= USES_MAX
 
     def is_open(self, wall_ms: int) -> bool:
-        """Whether one more node may still join with it."""
+        """Return whether one more node may join with this invitation."""
         return self.uses_left > 0 and wall_ms < self.expires_ms
 
     def used(self) -> Invitation:
-        """The invitation after one more node has been admitted; to be stored before the grant is sent."""
+        """Return the invitation after one more admission; the caller stores it before the grant is sent."""
         assert self.uses_left > 0
         return replace(self, uses_left=self.uses_left - 1)
 
     def code(self, mesh_id: bytes) -> JoinCode:
-        """What to show to the person with the new drone."""
+        """Return the join code to show to the person who sets up the new node."""
         return JoinCode(mesh_id, self.secret)
 
     def encode(self) -> bytes:
-        """The form that is stored; it holds the secret."""
+        """Return the stored form, which contains the secret."""
         return wire.encode((_VERSION, self.secret, self.expires_ms, self.uses_left, self.roles, self.grants))
 
     @classmethod
     def decode(cls, data: bytes) -> Invitation:
-        """The invitation that `encode` wrote, or DecodeError."""
+        """Return the invitation that `encode` wrote, or raise DecodeError."""
         secret, expires_ms, uses_left, roles, grants = wire.decode_record(
             data, what="invitation", version=_VERSION, kinds=(bytes, int, int, list, list), bytes_max=MESSAGE_BYTES_MAX
         )
         if len(secret) != CODE_SECRET_BYTES or not 0 <= uses_left <= USES_MAX:
-            raise DecodeError("invitation is out of its limits: revoke it and invite again")
+            raise DecodeError("invitation exceeds a limit: revoke it and invite again")
         pairs = [tuple(pair) for pair in grants if isinstance(pair, list)]
         fault = certificates.rights_fault(tuple(roles), tuple(pairs))
         if fault or len(pairs) != len(grants):
-            raise DecodeError(f"invitation holds unusable rights ({fault or 'a grant is not a pair'}): invite again")
+            raise DecodeError(f"invitation has unusable rights ({fault or 'a grant is not a pair'}): invite again")
         return cls(secret, expires_ms, uses_left, tuple(roles), tuple(pairs))
 
 
@@ -173,18 +174,18 @@ def invite(
     roles: tuple[str, ...] = ("member",),
     grants: tuple[tuple[str, str], ...] = GRANTS_ALL,
 ) -> Invitation:
-    """A fresh invitation, or EnrolmentError if it could never be used."""
+    """Return a fresh invitation, or raise EnrolmentError if it could never be used."""
     if not 1 <= uses <= USES_MAX:
-        raise EnrolmentError(f"an invitation is for 1 to {USES_MAX} nodes, not {uses}")
+        raise EnrolmentError(f"an invitation must be for 1 to {USES_MAX} nodes, not {uses}")
     fault = certificates.rights_fault(roles, grants)
     if fault:
-        raise EnrolmentError(f"nobody can be invited with these rights: {fault}")
+        raise EnrolmentError(f"a node cannot be invited with these rights: {fault}")
     return Invitation(draw(entropy, CODE_SECRET_BYTES), expires_ms, uses, roles, grants)
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A node that is about to join: its name and its own fresh keys, which never leave it."""
+    """A node that is about to join: its name and its fresh private keys, which it never sends."""
 
     name: str
     node_seed: bytes = field(repr=False)
@@ -192,7 +193,7 @@ class Candidate:
 
     @classmethod
     def fresh(cls, name: str, *, entropy: Callable[[int], bytes]) -> Candidate:
-        """Draw the keys, or EnrolmentError if the name cannot be used."""
+        """Draw the keys; EnrolmentError if the name cannot be used."""
         fault = name_fault(name)
         if fault:
             raise EnrolmentError(f"node cannot be named {name[:80]!r}: {fault}")
@@ -211,7 +212,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """What the inviter proves in message 2: the root key that the code names, and its own membership."""
+    """The inviter's proof in message 2: the root key that the code names, and its own certificate."""
 
     root_public: bytes
     certificate: Certificate
@@ -219,33 +220,35 @@ class Offer:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What the joiner asks for in message 3. The name is a label, and the inviter may number it; the key is the identity."""
+    """The joiner's request in message 3. `name` is a label that the inviter may number; `node_key` is the identity."""
 
     name: str
     node_key: bytes
 
 
 def offer_encode(inviter: Identity) -> bytes:
-    """The payload of message 2."""
+    """Return the payload of message 2."""
     return wire.encode((_VERSION, inviter.root_public, inviter.certificate.raw))
 
 
 def offer_decode(payload: bytes, *, code: JoinCode, remote_static: bytes | None, wall_ms: int) -> Offer:
-    """The inviter's proof, or EnrolmentError: it must be a member of the code's mesh, and hold the handshake's key."""
+    """Return the inviter's proof; EnrolmentError unless it is a member of the code's mesh and holds the handshake's key."""
     root_public, raw = _fields(payload, "offer", (bytes, bytes))
     _check_root(root_public, code)
     try:
         certificate = read_certificate(raw, root_public=root_public)
         certificate.check_static(remote_static)
-        # A drone out of its box has no clock to judge with but the one it was shipped with; see mesh.certificate.
+        # A new drone may never have set its clock, so expiry is checked at the certificate's issue at the earliest.
         certificate.check_time(wall_ms=wall_ms, newest_seen_s=certificate.not_before_s)
     except CertificateError as error:
-        raise EnrolmentError(f"the inviting node is no valid member of the mesh ({error}): ask another one") from None
+        raise EnrolmentError(
+            f"the inviting node is not a valid member of the mesh ({error}): ask another one"
+        ) from None
     return Offer(root_public, certificate)
 
 
 def request_encode(candidate: Candidate, *, transcript: bytes) -> bytes:
-    """The payload of message 3. `transcript` is the handshake hash after message 2, which only these two ends know."""
+    """Return the payload of message 3. `transcript` is the handshake hash after message 2, known to these two ends only."""
     public, secret = primitives.signing_pair(candidate.node_seed)
     proof = primitives.sign(
         secret, _DOMAIN_REQUEST, _request_bytes(candidate.name, candidate.static_public, transcript)
@@ -254,9 +257,9 @@ def request_encode(candidate: Candidate, *, transcript: bytes) -> bytes:
 
 
 def request_decode(payload: bytes, *, transcript: bytes, remote_static: bytes | None) -> Request:
-    """The joiner's request, or EnrolmentError unless it holds the node key that it names and is this very session.
+    """Return the joiner's request; EnrolmentError unless the joiner has proven for this session that it holds the node key.
 
-    `transcript` is the handshake hash as it was before message 3 was read; `remote_static` is known after it.
+    `transcript` is the handshake hash before message 3 was read; `remote_static` is known after message 3.
     """
     name, node_key, proof = _fields(payload, "join request", (str, bytes, bytes))
     fault = name_fault(name)
@@ -265,11 +268,11 @@ def request_decode(payload: bytes, *, transcript: bytes, remote_static: bytes | 
     if remote_static is None or not primitives.verify(
         node_key, _DOMAIN_REQUEST, _request_bytes(name, remote_static, transcript), proof
     ):
-        raise EnrolmentError("the joining node does not hold the key that it names")
+        raise EnrolmentError("the joining node did not prove that it holds the key that it names")
     return Request(name, node_key)
 
 
-def grant(  # noqa: PLR0913, keyword-only after the four that say who admits whom
+def grant(  # noqa: PLR0913, keyword-only after the four that identify inviter and joiner
     root_seed: bytes,
     inviter: Identity,
     request: Request,
@@ -283,13 +286,14 @@ def grant(  # noqa: PLR0913, keyword-only after the four that say who admits who
     newest_seen_s: int = 0,
     epochs: tuple[bytes, ...] = (),
 ) -> bytes:
-    """The first frame to the joiner: a certificate for its keys, and what every member knows (`epochs` among it).
+    """Return the first frame to the joiner: a certificate for its keys, the mesh's root key, secret and name, and `epochs`.
 
-    Validity begins at the later of the wall clock and `newest_seen_s`, so that an inviter whose clock stands in 1970
-    does not issue what has expired at birth. EnrolmentError if `root_seed` is not the root of the inviter's mesh.
+    The certificate is valid from the latest of the wall clock, `newest_seen_s` and the inviter's own `not_before_s`.
+    Otherwise an inviter whose clock is in 1970 would issue certificates that have already expired. EnrolmentError if
+    `root_seed` is not the root of the inviter's mesh.
     """
     if primitives.signing_pair(root_seed)[0] != inviter.root_public:
-        raise EnrolmentError(f"this root key does not belong to mesh {inviter.mesh_name}: use the mesh's own")
+        raise EnrolmentError(f"this root key does not belong to mesh {inviter.mesh_name}: use the mesh's own root key")
     not_before_s = max(wall_ms // 1_000, newest_seen_s, inviter.certificate.not_before_s)
     try:
         certificate = certificates.issue(
@@ -309,12 +313,12 @@ def grant(  # noqa: PLR0913, keyword-only after the four that say who admits who
 
 
 def grant_encode(certificate: Certificate, inviter: Identity, epochs: tuple[bytes, ...] = ()) -> bytes:
-    """The bytes of a grant: `certificate`, the mesh's root key, secret and name as the inviter holds them, `epochs`."""
+    """Return an encoded grant: `certificate`, the mesh's root key, secret and name from `inviter`, and `epochs`."""
     return wire.encode((_VERSION, certificate.raw, inviter.root_public, inviter.secret, inviter.mesh_name, epochs))
 
 
 def grant_decode(payload: bytes) -> tuple[bytes, bytes, bytes, str, tuple[bytes, ...]]:
-    """Raw certificate, root public key, mesh secret, mesh name, epochs, each of its length; else EnrolmentError."""
+    """Return raw certificate, root public key, mesh secret, mesh name and epochs; EnrolmentError if a length is wrong."""
     kinds = (bytes, bytes, bytes, str, list)
     raw, root_public, secret, mesh_name, epochs = _fields(payload, "grant", kinds, GRANT_BYTES_MAX)
     fits = len(root_public) == KEY_BYTES and len(secret) == SECRET_BYTES and not name_fault(mesh_name)
@@ -324,7 +328,7 @@ def grant_decode(payload: bytes) -> tuple[bytes, bytes, bytes, str, tuple[bytes,
 
 
 def accept_grant(payload: bytes, *, candidate: Candidate, code: JoinCode, wall_ms: int) -> Identity:
-    """The identity of the new member, or EnrolmentError if the grant is not for these keys in the code's mesh."""
+    """Return the new member's identity; EnrolmentError if the grant is not for these keys in the code's mesh."""
     raw, root_public, secret, mesh_name, epochs = grant_decode(payload)
     _check_root(root_public, code)
     try:
@@ -332,7 +336,7 @@ def accept_grant(payload: bytes, *, candidate: Candidate, code: JoinCode, wall_m
         certificate.check_time(wall_ms=wall_ms, newest_seen_s=certificate.not_before_s)
         Revocations(root_public, secret, epochs)
     except CertificateError as error:
-        raise EnrolmentError(f"the inviting node sent a certificate that does not hold ({error})") from None
+        raise EnrolmentError(f"the inviting node sent an invalid certificate ({error})") from None
     if (certificate.node_key, certificate.static_key) != (candidate.node_key, candidate.static_public):
         raise EnrolmentError("the inviting node sent a certificate for another node's keys")
     seed, private = candidate.node_seed, candidate.static_private
@@ -340,7 +344,10 @@ def accept_grant(payload: bytes, *, candidate: Candidate, code: JoinCode, wall_m
 
 
 def ticket_encode(identity: Identity) -> bytes:
-    """One text file with a whole identity and its checksum, for a drone's storage card. Whoever holds it is that node."""
+    """Return a text file with a whole identity and its checksum, for a drone's storage card.
+
+    The holder of the file can act as that node.
+    """
     encoded = identity.encode()
     body = base64.encodebytes(encoded + _checksum(encoded))
     note = f"# {identity.name} in {identity.mesh_name}: secret, delete after joining"
@@ -348,35 +355,38 @@ def ticket_encode(identity: Identity) -> bytes:
 
 
 def ticket_decode(data: bytes) -> Identity:
-    """The identity in a ticket file, or EnrolmentError. Line ends and a byte order mark of editors are forgiven."""
+    """Return the identity in a ticket file; EnrolmentError if it is damaged or another file.
+
+    Any line ends are accepted, and so is a byte order mark, because editors add them.
+    """
     if len(data) > TICKET_BYTES_MAX:
         raise EnrolmentError(
-            f"ticket has {len(data)} bytes, at most {TICKET_BYTES_MAX} are expected: it is another file"
+            f"ticket has {len(data)} bytes, at most {TICKET_BYTES_MAX} are expected: this is not a ticket"
         )
     lines = [line.strip() for line in data.removeprefix(b"\xef\xbb\xbf").splitlines()]
     if not lines or lines[0] != _TICKET_HEADING:
-        raise EnrolmentError(f"ticket does not begin with '{_TICKET_HEADING.decode()}': it is another file")
+        raise EnrolmentError(f"ticket does not begin with '{_TICKET_HEADING.decode()}': this is not a ticket")
     body = b"".join(line for line in lines[1:] if not line.startswith(b"#"))
     try:
         whole = base64.b64decode(body, validate=True)
         encoded, checksum = whole[:-_CHECKSUM_BYTES], whole[-_CHECKSUM_BYTES:]
         if checksum != _checksum(encoded):
             raise EnrolmentError(
-                "ticket is damaged (its checksum does not fit, or its end is missing): copy it once more"
+                "ticket is damaged (its checksum does not match, or its end is missing): copy it again"
             )
         return Identity.decode(encoded)
     except (binascii.Error, DecodeError) as error:
-        raise EnrolmentError(f"ticket is damaged ({error}): copy it once more") from None
+        raise EnrolmentError(f"ticket is damaged ({error}): copy it again") from None
 
 
 def _checksum(encoded: bytes) -> bytes:
-    """Against worn cards and broken copies, not against attackers: the certificate is signed."""
+    """Return a checksum against worn cards and damaged copies; against attackers, the certificate is signed."""
     return hashlib.blake2b(encoded, digest_size=_CHECKSUM_BYTES, person=b"mycomesh-ticket").digest()
 
 
 def _check_root(root_public: bytes, code: JoinCode) -> None:
     if len(root_public) != KEY_BYTES or primitives.identifier(root_public) != code.mesh_id:
-        raise EnrolmentError("the inviting node belongs to another mesh than the join code")
+        raise EnrolmentError("the inviting node does not belong to the mesh of the join code")
 
 
 def _fields(payload: bytes, what: str, kinds: tuple[type, ...], bytes_max: int = MESSAGE_BYTES_MAX) -> list[Any]:
@@ -400,7 +410,7 @@ def _base32_decode(text: str) -> int:
     for char in text:
         value = _ALPHABET.find(char)
         if value < 0:
-            raise EnrolmentError(f"join code holds {char!r}, which no code has: use its letters and digits alone")
+            raise EnrolmentError(f"join code contains {char!r}, which is not a letter or digit of a code: check it")
         number = number << 5 | value
     if len(text) != _CODE_CHARS:
         groups = _CODE_CHARS // _CODE_GROUP

@@ -1,8 +1,9 @@
-"""What a node is: its keys, its certificate and the mesh's secret, and the one encoded form of them all.
+"""Node identity: a node's private keys, its certificate and the mesh's secret, with one encoded form for all.
 
-Owns the private keys while the process runs; where the encoded form is kept (mode 0600) is the shell's affair. What
-always holds: the certificate belongs to these very keys and was signed by `root_public`; no secret appears in a repr.
-Must not know: files, sessions. The root's private key is not part of an identity: it can stay offline.
+The root's private key is not part of an identity, so it can stay offline. The shell stores the encoded form in a file of
+mode 0600.
+
+Invariants: the certificate is for these keys and carries a valid signature of `root_public`. No secret appears in a repr.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["IDENTITY_BYTES_MAX", "SECRET_BYTES", "Identity", "create_mesh", "make_identity", "verify"]
 
 SECRET_BYTES = 32  # the psk of Noise section 9
-# Four keys, a mesh name and their CBOR heads need about 230.
+# Four keys, a mesh name and their CBOR heads need about 230 bytes.
 IDENTITY_BYTES_MAX = CERTIFICATE_CHAIN_BYTES_MAX + EPOCHS_KEPT * EPOCH_BYTES_MAX + 512
 
 _VERSION = 1
@@ -37,10 +38,11 @@ verify = primitives.verify
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """A member node. `node_seed` is Ed25519, `static_private` X25519.
+    """A member node. `node_seed` is an Ed25519 seed, `static_private` an X25519 private key.
 
-    `secret` is what the mesh was made with: the pre-shared key until the first of `epochs`, and for ever the root of the
-    digest key. `epochs` are those that this node got with its certificate; later ones are in its `Revocations`.
+    `secret` was drawn when the mesh was created. It is the pre-shared key until the first of `epochs`, and the digest key is
+    always derived from it. `epochs` are those that this node received with its certificate; later ones are in its
+    `Revocations`.
     """
 
     mesh_id: bytes
@@ -59,34 +61,35 @@ class Identity:
         node_key, signing_secret = primitives.signing_pair(self.node_seed)
         assert self.certificate.node_key == node_key
         assert self.certificate.static_key == primitives.static_public(self.static_private)
-        object.__setattr__(self, "_signing_secret", signing_secret)  # frozen: derived once, a signature costs half
+        # Derived once, which halves the cost of a signature; the class is frozen, so it is set this way.
+        object.__setattr__(self, "_signing_secret", signing_secret)
 
     @property
     def node_id(self) -> bytes:
-        """The 16 bytes that name this node everywhere."""
+        """The 16 bytes that identify this node everywhere."""
         return self.certificate.node_id
 
     @property
     def name(self) -> str:
-        """The label that people see; labels may repeat, node ids do not."""
+        """The label that people see; two nodes may have the same label, but never the same node id."""
         return self.certificate.name
 
     @property
     def static_public(self) -> bytes:
-        """The X25519 key that handshakes prove."""
+        """The X25519 public key whose private key handshakes prove."""
         return self.certificate.static_key
 
     @property
     def digest_key(self) -> bytes:
-        """32 bytes that all members share and no stranger knows: the key of the digests that replicas compare."""
+        """The 32-byte key of the digests that replicas compare; all members share it, and no one else knows it."""
         return primitives.derive(self.secret, _DIGEST_PURPOSE, self.mesh_id)
 
     def sign(self, domain: bytes, data: bytes) -> bytes:
-        """This node's Ed25519 signature over `data` in `domain` (a word without NUL); `verify` is its counterpart."""
+        """Return this node's Ed25519 signature over `data` in `domain` (bytes without NUL); `verify` checks it."""
         return primitives.sign(self._signing_secret, domain, data)
 
     def encode(self) -> bytes:
-        """The form that is stored. It holds every secret of the node."""
+        """Return the stored form, which contains every secret of the node."""
         return wire.encode(
             (
                 _VERSION,
@@ -103,21 +106,26 @@ class Identity:
 
     @classmethod
     def decode(cls, data: bytes) -> Identity:
-        """The identity that `encode` wrote; DecodeError if it is damaged. An expired one loads: it can be renewed."""
+        """Return the identity that `encode` wrote; DecodeError if it is damaged.
+
+        An identity with an expired certificate loads, because it can be renewed.
+        """
         fields = wire.decode_record(data, what=_WHAT, version=_VERSION, kinds=_KINDS, bytes_max=IDENTITY_BYTES_MAX)
         mesh_id, mesh_name, root_public, secret, node_seed, static_private, raw, epochs = fields
         if any(len(key) != KEY_BYTES for key in (root_public, secret, node_seed, static_private)):
-            raise DecodeError(f"{_WHAT} holds a key of another length: restore the file, or join again")
+            raise DecodeError(f"{_WHAT} has a key that is not {KEY_BYTES} bytes long: restore the file, or join again")
         try:
             certificate = read_certificate(raw, root_public=root_public)
             Revocations(root_public, secret, _epochs(epochs))
         except CertificateError as error:
-            raise DecodeError(f"{_WHAT} holds a bad certificate ({error}): restore the file, or join again") from None
+            raise DecodeError(
+                f"{_WHAT} has an invalid certificate ({error}): restore the file, or join again"
+            ) from None
         own_keys = (primitives.signing_pair(node_seed)[0], primitives.static_public(static_private))
         if mesh_id != certificate.mesh_id or own_keys != (certificate.node_key, certificate.static_key):
             raise DecodeError(f"{_WHAT} mixes keys of two nodes: restore the file, or join again")
         if name_fault(mesh_name):
-            raise DecodeError(f"{_WHAT} holds an unusable mesh name: restore the file, or join again")
+            raise DecodeError(f"{_WHAT} has an unusable mesh name: restore the file, or join again")
         return cls(mesh_id, mesh_name, root_public, secret, node_seed, static_private, certificate, tuple(epochs))
 
 
@@ -129,9 +137,9 @@ def create_mesh(
     wall_ms: int,
     lifetime_s: int = certificates.LIFETIME_S_DEFAULT,
 ) -> tuple[Identity, bytes]:
-    """A mesh of one node, and the seed of its root key: whoever holds that seed can admit anyone, so it stays offline.
+    """Create a mesh of one node; return the node's identity and the seed of the root key.
 
-    EnrolmentError if a name cannot be used.
+    The holder of the seed can admit any node, so it belongs offline. EnrolmentError if a name cannot be used.
     """
     fault = name_fault(mesh_name)
     if fault:
@@ -163,7 +171,7 @@ def make_identity(  # noqa: PLR0913, keyword-only: what differs between a founde
     grants: tuple[tuple[str, str], ...] = certificates.GRANTS_ALL,
     epochs: tuple[bytes, ...] = (),
 ) -> Identity:
-    """An identity with fresh keys, signed by the root. EnrolmentError if the name cannot be used."""
+    """Return an identity with fresh keys, certified by the root; EnrolmentError if the name cannot be used."""
     fault = name_fault(node_name)
     if fault:
         raise EnrolmentError(f"node cannot be named {node_name[:80]!r}: {fault}")
@@ -186,5 +194,5 @@ def make_identity(  # noqa: PLR0913, keyword-only: what differs between a founde
 
 def _epochs(raws: list[object]) -> list[bytes]:
     if len(raws) > EPOCHS_KEPT or any(type(raw) is not bytes for raw in raws):
-        raise CertificateError("malformed", f"epochs are not a list of at most {EPOCHS_KEPT} records")
+        raise CertificateError("malformed", f"epochs must be a list of at most {EPOCHS_KEPT} records")
     return [raw for raw in raws if isinstance(raw, bytes)]

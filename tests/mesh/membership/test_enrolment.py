@@ -157,10 +157,10 @@ def test_no_two_mistakes_make_another_code():
         (TYPED[:-5], "15 groups of 4"),
         (TYPED + "-0000", "15 groups of 4"),
         (TYPED + "00000000", "15 groups of 4"),
-        (TYPED[:-1] + "!", "'!', which no code has"),
-        (TYPED[:-1] + "U", "'U', which no code has"),
+        (TYPED[:-1] + "!", "'!', which is not a letter or digit of a code"),
+        (TYPED[:-1] + "U", "'U', which is not a letter or digit of a code"),
         ("x" * 257, "257 characters"),
-        ("\u0661" + TYPED[1:], "which no code has"),
+        ("\u0661" + TYPED[1:], "which is not a letter or digit of a code"),
     ],
 )
 def test_what_is_no_code_is_refused_in_one_clear_line(text, fault):
@@ -172,7 +172,7 @@ def test_a_code_of_another_version_asks_for_an_upgrade(monkeypatch):
     monkeypatch.setattr(enrolment, "_VERSION", 2)
     later = str(CODE)
     monkeypatch.undo()
-    with refused("version 2"):
+    with refused("version 2,"):
         JoinCode.parse(later)
 
 
@@ -299,14 +299,14 @@ def test_a_code_opens_no_session_of_members_and_the_secret_of_members_no_enrolme
 def test_an_offer_of_another_mesh_of_an_outsider_or_of_another_static_key_is_refused():
     static = FOUNDER.static_public
     assert offer_decode(offer_encode(FOUNDER), code=CODE, remote_static=static, wall_ms=BORN_MS)
-    with refused("another mesh than the join code"):
+    with refused("does not belong to the mesh of the join code"):
         offer_decode(offer_encode(STRANGER), code=CODE, remote_static=STRANGER.static_public, wall_ms=BORN_MS)
     with refused("holder of another key"):
         offer_decode(offer_encode(FOUNDER), code=CODE, remote_static=STRANGER.static_public, wall_ms=BORN_MS)
     with refused("holder of another key"):
         offer_decode(offer_encode(FOUNDER), code=CODE, remote_static=None, wall_ms=BORN_MS)
     mixed = wire.encode((1, FOUNDER.root_public, STRANGER.certificate.raw))
-    with refused("no valid member"):
+    with refused("not a valid member"):
         offer_decode(mixed, code=CODE, remote_static=STRANGER.static_public, wall_ms=BORN_MS)
 
 
@@ -325,7 +325,7 @@ def test_a_request_binds_name_key_static_key_and_session():
     request = request_decode(payload, transcript=TRANSCRIPT, remote_static=static)
     assert (request.name, request.node_key) == ("bravo", CANDIDATE.node_key)
     for transcript, remote in [(bytes(32), static), (TRANSCRIPT, bytes(32)), (TRANSCRIPT, None), (b"", static)]:
-        with refused("does not hold the key"):
+        with refused("did not prove that it holds the key"):
             request_decode(payload, transcript=transcript, remote_static=remote)
     version, _, key, proof = wire.decode(payload, bytes_max=1_000)
     for fields in [
@@ -335,7 +335,7 @@ def test_a_request_binds_name_key_static_key_and_session():
         (version, "bravo", key[:31], proof),
         (version, "bravo", key, proof + b"\0"),
     ]:
-        with refused("does not hold the key"):
+        with refused("did not prove that it holds the key"):
             request_decode(wire.encode(fields), transcript=TRANSCRIPT, remote_static=static)
 
 
@@ -387,9 +387,9 @@ def test_a_grant_for_other_keys_another_mesh_or_with_a_forged_certificate_is_ref
         accepted(payload, candidate=Candidate.fresh("bravo", entropy=os.urandom))
     with refused("another node's keys"):
         accepted(payload, candidate=dataclasses.replace(CANDIDATE, static_private=bytes(32)))
-    with refused("another mesh than the join code"):
+    with refused("does not belong to the mesh of the join code"):
         accepted(payload, code=JoinCode(STRANGER.mesh_id, CODE.secret))
-    with refused("does not hold"):
+    with refused("an invalid certificate"):
         raw, _, secret, name, _ = enrolment.grant_decode(granted(inviter=STRANGER, root=STRANGER_ROOT))
         accepted(wire.encode((1, raw, FOUNDER.root_public, secret, name, [])))
     with refused("expired"):
@@ -444,7 +444,7 @@ def test_oversized_payloads_are_refused():
         accepted(bytes(enrolment.GRANT_BYTES_MAX + 1))
     with refused("at most"):
         request_decode(bytes(enrolment.MESSAGE_BYTES_MAX + 1), transcript=TRANSCRIPT, remote_static=bytes(32))
-    with refused("another file"):
+    with refused("not a ticket"):
         ticket_decode(bytes(100_000))
 
 
@@ -488,10 +488,10 @@ def test_a_ticket_with_any_bit_turned_or_without_its_end_is_refused_before_it_is
     for place in range(len(whole)):
         damaged = bytearray(whole)
         damaged[place] ^= 1 << place % 8
-        with refused("copy it once more"):
+        with refused("copy it again"):
             ticket_decode(text[:start] + base64.encodebytes(bytes(damaged)))
     for size in range(0, len(whole), 7):
-        with refused("copy it once more"):
+        with refused("copy it again"):
             ticket_decode(text[:start] + base64.encodebytes(whole[:size]))
 
 
