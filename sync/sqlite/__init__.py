@@ -1,1 +1,1 @@
-"""What SQLite's catalogue and SQL texts say about tables, columns and indexes."""
+"""SQLite's catalogue and SQL text: definitions, indexes, identifiers and raw text; no replication state."""

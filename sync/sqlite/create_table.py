@@ -1,8 +1,7 @@
-"""The parts of a CREATE TABLE as texts: each column's, each CHECK's.
+"""Split a CREATE TABLE into the text of each column and of each CHECK, without comments.
 
-Owns where in a definition one part ends and the next begins. What always holds: no text is told of a definition that SQLite
-reads otherwise, for its columns are counted and named by SQLite as well; texts are without comments. It must not know whose
-definition it is.
+SQLite's catalogue has no text for a single column, so this module cuts the definition itself. It compares the result with
+the columns that SQLite reports and returns nothing if they differ, so a text never belongs to the wrong column.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ _PLAIN = re.compile(r'"[A-Za-z_][A-Za-z0-9_]*"')
 
 
 def columns(db: Any, table: str) -> dict[str, str]:
-    """Return the text of each column of a table, its name first, by folded name; empty if it cannot be told."""
+    """Return the text of each column of a table, beginning with its name, by folded name; empty if it cannot be split."""
     found: dict[str, str] = {}
     for part in _parts(definition_of(db, table)):
         if not part or fold(part[0]) in _CONSTRAINTS:
@@ -34,12 +33,12 @@ def columns(db: Any, table: str) -> dict[str, str]:
 
 
 def checks(db: Any, table: str) -> list[str]:
-    """Return what each CHECK of a table asks for, in its brackets, those of its columns too."""
+    """Return the condition of each CHECK of a table and of its columns, in brackets."""
     return [check for part in _parts(definition_of(db, table)) for check in checks_of("".join(part))]
 
 
 def checks_of(column: str) -> list[str]:
-    """Return what each CHECK in the text of a column asks for, in its brackets."""
+    """Return the condition of each CHECK in the text of a column, in brackets."""
     tokens = _tokens(column)
     found = []
     for at in _outermost(tokens):
@@ -50,18 +49,18 @@ def checks_of(column: str) -> list[str]:
 
 
 def mentions(sql: str, name: str) -> bool:
-    """Return True if SQL may name what is called so, folded."""
+    """Return True if SQL contains that folded name as a word: it may refer to the thing of that name, or not."""
     return re.search(rf"(?<!\w){re.escape(name)}(?!\w)", fold(sql)) is not None
 
 
 def definition_of(db: Any, table: str) -> str:
-    """Return the CREATE TABLE of a table as it stands in SQLite's catalogue."""
+    """Return the CREATE TABLE of a table as SQLite's catalogue has it."""
     found = db.execute("SELECT sql FROM sqlite_schema WHERE type = 'table' AND name = ?", (table,)).fetchone()
     return str(found[0])
 
 
 def without_storage(column: str) -> str:
-    """Return the text of a generated column without the words that say whether it is stored: it shows the same."""
+    """Return the text of a generated column without GENERATED ALWAYS, STORED and VIRTUAL: its values are the same."""
     tokens = _tokens(column)
     words = [fold(piece) for piece in tokens]
     at = next((number for number in _outermost(tokens) if number and words[number] == "as"), 0)
@@ -78,12 +77,12 @@ def without_storage(column: str) -> str:
 
 
 def equivalent(first: str, second: str) -> bool:
-    """Return True if two texts are the same but for the case of words and quotes around plain names: RENAME adds such."""
+    """Return True if two texts differ at most in the case of words and in quotes around plain names, which RENAME adds."""
     return normalize(first) == normalize(second)
 
 
 def normalize(text: str) -> str:
-    """Return what is equal for texts that are alike."""
+    """Return a form of a text that is equal for equivalent texts."""
     return "".join(
         piece if piece.startswith("'") else fold(piece[1:-1] if _PLAIN.fullmatch(piece) else piece)
         for piece in _tokens(text)
@@ -91,7 +90,7 @@ def normalize(text: str) -> str:
 
 
 def _tokens(text: str) -> list[str]:
-    """Return a text's tokens, with one blank for all that stands between two of them and none inside of a bracket."""
+    """Return the tokens of a text, with one blank for any blanks and comments between two of them, and none beside a bracket."""
     tokens: list[str] = []
     for piece in TOKEN.findall(text):
         if piece == ")" and tokens[-1:] == [" "]:
@@ -104,7 +103,7 @@ def _tokens(text: str) -> list[str]:
 
 
 def _parts(sql: str) -> Iterator[Sequence[str]]:
-    """Yield the tokens of each part between the outermost brackets, without blanks around it."""
+    """Yield the tokens of each comma-separated part between the outermost brackets, without blanks around it."""
     depth = 0
     part: list[str] = []
     for piece in _tokens(sql):
@@ -120,7 +119,7 @@ def _parts(sql: str) -> Iterator[Sequence[str]]:
 
 
 def _outermost(tokens: Sequence[str]) -> Iterator[int]:
-    """Yield the places of the tokens that no bracket encloses."""
+    """Yield the indexes of the tokens outside all brackets."""
     depth = 0
     for number, piece in enumerate(tokens):
         depth -= piece == ")"
@@ -130,7 +129,7 @@ def _outermost(tokens: Sequence[str]) -> Iterator[int]:
 
 
 def _group(tokens: Sequence[str], at: int) -> list[str]:
-    """Return the tokens from a bracket to the one that closes it; none if there is no bracket."""
+    """Return the tokens from the opening bracket at an index to its closing one; empty if no bracket is there."""
     depth = 0
     for end in range(at, len(tokens)):
         depth += (tokens[end] == "(") - (tokens[end] == ")")

@@ -1,8 +1,7 @@
-"""Table definitions as text: what a CREATE TABLE from a fact defines, and the same table under other names.
+"""Parse and rewrite CREATE TABLE statements in a scratch database.
 
-Owns the scratch databases in which SQL from peers is read: nothing but one CREATE TABLE runs there, and never in the user's
-file before that. What always holds: a definition on the mesh speaks in the names that the mesh has for a table and its
-columns (`names`), whatever a file calls them. It must not know files, facts or peers.
+A definition may come from a peer, so it first runs in an in-memory database whose authorizer allows one CREATE TABLE and
+nothing else. SQLite itself then reports the columns, and renames or drops them in the text.
 """
 
 from __future__ import annotations
@@ -31,14 +30,14 @@ __all__ = [
 
 # (operation, its two subjects, schema, trigger) -> whether SQLite may do it
 Authorizer = Callable[[int, str | None, str | None, str | None, str | None], int]
-# What a column that may not be NULL and has no default holds where nobody has written it: ADD COLUMN asks for something.
+# ADD COLUMN needs a default for a NOT NULL column. Where the definition has none, rows that exist get the empty value.
 _EMPTY = {"TEXT": "''", "BLOB": "x''", "INTEGER": "0", "REAL": "0", "NUMERIC": "0"}
-_SPARE = "mycomesh_spare_"  # of names that stand for a moment
+_SPARE = "mycomesh_spare_"  # prefix of temporary names
 
 
 @contextlib.contextmanager
 def scratch(sql: str) -> Iterator[Any]:
-    """Give an empty in-memory database with that one table; raises apsw.Error if the SQL does more than make it."""
+    """Yield an in-memory database with that one table, empty; raise apsw.Error if the SQL does anything else."""
     db: Any = apsw.Connection(":memory:")
     try:
         db.authorizer = authorize_create(apsw.SQLITE_CREATE_TABLE)
@@ -50,7 +49,7 @@ def scratch(sql: str) -> Iterator[Any]:
 
 
 def read_definition(sql: str) -> TableSpec | None:
-    """Return what a CREATE TABLE from a fact defines, None if it is anything else."""
+    """Return the table that a CREATE TABLE from a fact defines; None for any other SQL and for an unsupported table."""
     try:
         with scratch(sql) as db:
             names, _ = user_tables(db)
@@ -60,15 +59,15 @@ def read_definition(sql: str) -> TableSpec | None:
 
 
 def rewrite_definition(sql: str, *, table: str, columns: Mapping[str, str], without: Iterable[str] = ()) -> str | None:
-    """Return the CREATE TABLE of the same table under other names; None if its SQL does not allow that.
+    """Return a CREATE TABLE with another table name and column names; None if SQLite cannot rename them.
 
-    `columns` has new names by present ones, folded; `without` are columns that go, folded, where SQLite can drop them.
+    `columns` maps present folded names to new names. `without` are folded names of columns to drop where SQLite can.
     """
     try:
         with scratch(sql) as db:
             (name,) = user_tables(db)[0]
             for column in without:
-                with contextlib.suppress(apsw.SQLError):  # it is in a constraint of the table
+                with contextlib.suppress(apsw.SQLError):  # a constraint of the table uses it
                     db.execute(f"ALTER TABLE {quoted(name)} DROP COLUMN {quoted(column)}")
             rename_columns(db, name, columns)
             rename_tables(db, {name: table})
@@ -79,30 +78,31 @@ def rewrite_definition(sql: str, *, table: str, columns: Mapping[str, str], with
 
 
 def rename_columns(db: Any, table: str, names: Mapping[str, str]) -> None:
-    """Rename columns all at once, so that two may take each other's names; apsw.SQLError where SQLite refuses."""
+    """Rename columns all at once, so that two may swap names; raise apsw.SQLError if SQLite refuses."""
     for old, new in _steps(names):
         db.execute(f"ALTER TABLE {quoted(table)} RENAME COLUMN {quoted(old)} TO {quoted(new)}")
 
 
 def rename_tables(db: Any, names: Mapping[str, str]) -> None:
-    """Rename tables, as `rename_columns` does columns."""
+    """Rename tables all at once, as `rename_columns` does with columns."""
     for old, new in _steps(names):
         db.execute(f"ALTER TABLE {quoted(old)} RENAME TO {quoted(new)}")
 
 
 def _steps(names: Mapping[str, str]) -> list[tuple[str, str]]:
-    """Return renames one after the other; over spare names where one that is taken becomes free on the way."""
-    moving = {old: new for old, new in names.items() if fold(old) != fold(new)}
-    if not {fold(old) for old in moving} & {fold(new) for new in moving.values()}:
-        return list(moving.items())
-    spare = {old: f"{_SPARE}{number}" for number, old in enumerate(moving)}
-    return [*spare.items(), *((spare[old], new) for old, new in moving.items())]
+    """Return the renames one after another, through temporary names if a new name is the old name of another."""
+    renames = {old: new for old, new in names.items() if fold(old) != fold(new)}
+    if not {fold(old) for old in renames} & {fold(new) for new in renames.values()}:
+        return list(renames.items())
+    spare = {old: f"{_SPARE}{number}" for number, old in enumerate(renames)}
+    return [*spare.items(), *((spare[old], new) for old, new in renames.items())]
 
 
 def column_clauses(db: Any, table: str, column: str) -> list[str]:
-    """Return texts by which ADD COLUMN makes a column as one of a scratch database's table: the most of it first.
+    """Return texts for ADD COLUMN that copy a column of a scratch table, the most complete first.
 
-    ALTER TABLE takes less than CREATE TABLE does, and what rows here refuse not at all: the column is better than none.
+    ALTER TABLE accepts less than CREATE TABLE does, and nothing that a row of this file violates. The caller tries one text
+    after another: a column with fewer constraints is better than no column.
     """
     whole = columns(db, table).get(fold(column))
     declared, collation, not_null, _key, _auto = db.column_metadata("main", table, column)
@@ -118,7 +118,7 @@ def column_clauses(db: Any, table: str, column: str) -> list[str]:
 
 
 def authorize_add_column(table: str) -> Authorizer:
-    """An authorizer that lets SQL add one column to one table, and have SQLite see whether its rows bear it."""
+    """Return an authorizer that allows SQL to add one column to one table, and SQLite to check the rows against it."""
     allowed = {apsw.SQLITE_SELECT, apsw.SQLITE_READ, apsw.SQLITE_FUNCTION}
     altered = False
 
@@ -139,13 +139,13 @@ def authorize_add_column(table: str) -> Authorizer:
 
 
 def authorize_create(action: int) -> Authorizer:
-    """An authorizer that lets SQL make one thing: no other statement, no ATTACH, no pragma, no reading of tables.
+    """Return an authorizer that allows one kind of CREATE: no other statement, no ATTACH, no pragma, no reading of tables.
 
-    What it makes is a user's: no index of one of our names, nor on one of our tables, where it could refuse what we write.
+    It denies an index with a reserved name or on an internal table, where a UNIQUE index could make the node's writes fail.
     """
     allowed = {
         action,
-        apsw.SQLITE_CREATE_INDEX,  # a UNIQUE or PRIMARY KEY of the table itself
+        apsw.SQLITE_CREATE_INDEX,  # for UNIQUE and PRIMARY KEY of the table itself
         apsw.SQLITE_SELECT,
         apsw.SQLITE_INSERT,
         apsw.SQLITE_UPDATE,

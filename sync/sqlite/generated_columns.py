@@ -1,7 +1,9 @@
-"""Generated columns as texts: what a definition has of them, and a definition with those that facts of their own state.
+"""Read the generated columns of a CREATE TABLE, and apply changes of them to its text.
 
-Owns the scratch databases in which these texts are tried before they come near the user's file. What always holds: a text
-makes one generated column of the name that it goes by, or has no effect. It must not know files, facts or peers.
+Generated columns replicate as facts of their own, apart from the CREATE TABLE of their table. A text may come from a peer,
+so it first runs in a scratch database.
+
+Invariant: a text defines one generated column of its own name, or has no effect.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ _SAVEPOINT = "mycomesh_generated"
 
 @functools.lru_cache(maxsize=256)
 def generated_of(sql: str) -> Mapping[str, str] | None:
-    """Return the text of each generated column of a CREATE TABLE, by folded name; None if they cannot be told."""
+    """Return the text of each generated column of a CREATE TABLE, by folded name; None if it cannot be split."""
     try:
         with scratch(sql) as db:
             return _generated(db, user_tables(db)[0][0])
@@ -34,16 +36,16 @@ def generated_of(sql: str) -> Mapping[str, str] | None:
 
 
 def compose(sql: str, generated: Mapping[str, str]) -> str:
-    """Return the CREATE TABLE of a fact with generated columns as facts of their own have them: texts by folded name.
+    """Return a CREATE TABLE with the generated columns that separate facts define: `generated` has texts by folded name.
 
-    A stored column of that name stands; "" is a column that is no more, and what is computed of it is none either; for a text
-    that SQLite refuses what the CREATE TABLE has stands.
+    A stored column of the same name remains. The text "" drops a column, and with it the columns computed from it. Where
+    SQLite refuses a text, the column of the CREATE TABLE remains.
     """
     try:
         with scratch(sql) as db:
             (name,) = user_tables(db)[0]
             here = _generated(db, name) or {}
-            due = [column for column, text in generated.items() if not _stands(db, name, column, text)]
+            due = [column for column, text in generated.items() if not _matches(db, name, column, text)]
             due = with_dependents(here, due)
             wanted = {**here, **generated}
             in_any_order([column for column in due if column in here], lambda column: _dropped(db, name, column))
@@ -58,7 +60,7 @@ def compose(sql: str, generated: Mapping[str, str]) -> str:
 
 
 def with_dependents(texts: Mapping[str, str], columns: Sequence[str]) -> list[str]:
-    """Return columns and those of these texts that are computed of them, and so on."""
+    """Return these columns and all generated columns that depend on them, directly or not; `texts` by folded name."""
     found = list(columns)
     while more := [
         column for column, text in texts.items() if column not in found and any(mentions(text, each) for each in found)
@@ -68,7 +70,7 @@ def with_dependents(texts: Mapping[str, str], columns: Sequence[str]) -> list[st
 
 
 def in_any_order(columns: Sequence[str], step: Callable[[str], bool]) -> list[str]:
-    """Do a step for each column, again as long as one succeeds: it may need another's; returns those for which it fails."""
+    """Run a step for each column until none succeeds any more, as one may need another; return the columns that failed."""
     left = list(columns)
     while done := [column for column in left if step(column)]:
         left = [column for column in left if column not in done]
@@ -76,10 +78,10 @@ def in_any_order(columns: Sequence[str], step: Callable[[str], bool]) -> list[st
 
 
 def rename_text(sql: str, column: str, text: str, names: Mapping[str, str]) -> str:
-    """Return the text of a generated column of a CREATE TABLE that lacks it, after columns were renamed in both.
+    """Return the text of a generated column with columns of its table renamed; the CREATE TABLE itself lacks the column.
 
     Raises:
-        apsw.Error: SQLite refuses the text in that table, or it makes something else.
+        apsw.Error: SQLite refuses the text in that table, or it defines something else.
     """
     with scratch(sql) as db:
         (table,) = user_tables(db)[0]
@@ -87,12 +89,12 @@ def rename_text(sql: str, column: str, text: str, names: Mapping[str, str]) -> s
         rename_columns(db, table, names)
         texts = _generated(db, table) or {}
         if column not in texts:
-            raise apsw.SQLError(f"the definition of the generated column {column!r} cannot be told")
+            raise apsw.SQLError(f"cannot find the generated column {column!r} in the table's definition")
         return texts[column]
 
 
-def _stands(db: Any, table: str, column: str, text: str) -> bool:
-    """Return True if a column is as a fact says, or stored."""
+def _matches(db: Any, table: str, column: str, text: str) -> bool:
+    """Return True if a column needs no change: it is as the fact says, or it is stored."""
     here = (_generated(db, table) or {}).get(column)
     if here is not None:
         return equivalent(here, text)
@@ -100,7 +102,7 @@ def _stands(db: Any, table: str, column: str, text: str) -> bool:
 
 
 def _dropped(db: Any, table: str, column: str) -> bool:
-    """Drop a column; returns whether SQLite does so."""
+    """Drop a column; return False if SQLite refuses."""
     try:
         db.execute(f"ALTER TABLE {quoted(table)} DROP COLUMN {quoted(column)}")
     except apsw.SQLError:
@@ -109,7 +111,7 @@ def _dropped(db: Any, table: str, column: str) -> bool:
 
 
 def _added(db: Any, table: str, column: str, text: str) -> bool:
-    """Add a generated column, or changes nothing; returns whether SQLite takes it."""
+    """Add a generated column; change nothing and return False if SQLite refuses."""
     db.execute(f"SAVEPOINT {_SAVEPOINT}")
     try:
         _add(db, table, column, text)
@@ -122,20 +124,20 @@ def _added(db: Any, table: str, column: str, text: str) -> bool:
 
 
 def _add(db: Any, table: str, column: str, text: str) -> None:
-    """Add a generated column to a scratch database's table; raises apsw.Error if the text makes anything else."""
+    """Add a generated column to a scratch table; raise apsw.Error if the text defines anything else."""
     db.authorizer = authorize_add_column(table)
     try:
         db.execute(f"ALTER TABLE {quoted(table)} ADD COLUMN {text}").fetchall()
     finally:
         db.authorizer = None
     if column not in (_generated(db, table) or {}):
-        raise apsw.SQLError(f"it is no definition of a generated column {column!r}")
+        raise apsw.SQLError(f"this text does not define a generated column {column!r}")
 
 
 def _generated(db: Any, table: str) -> dict[str, str] | None:
-    """Return the text of each generated column of a table, as `without_storage` has it, by folded name.
+    """Return the text of each generated column of a table, as `without_storage` returns it, by folded name.
 
-    None if their texts cannot be told.
+    None if the definition cannot be split.
     """
     listing = "SELECT name FROM pragma_table_xinfo(?) WHERE hidden IN (2, 3) ORDER BY cid"
     names = [fold(name) for (name,) in db.execute(listing, (table,)).fetchall()]

@@ -1,7 +1,4 @@
-"""Names in SQL: how SQLite compares them, how they are written, and which of them are ours.
-
-It must not know what is named.
-"""
+"""SQL identifiers: case folding, quoting, and the names that are reserved for the node's own tables."""
 
 from __future__ import annotations
 
@@ -10,7 +7,7 @@ import re
 
 __all__ = ["INTERNAL_PREFIX", "NAME_MAX", "fold", "is_ours", "quoted"]
 
-NAME_MAX = 256
+NAME_MAX = 256  # characters of a table's or column's name in a message
 
 INTERNAL_PREFIX = "mycomesh_"
 _TABLES = re.compile(
@@ -23,15 +20,15 @@ _FOLD = {upper: upper + 32 for upper in range(ord("A"), ord("Z") + 1)}
 
 @functools.lru_cache(maxsize=4_096)
 def fold(name: str) -> str:
-    """Return the name with ASCII letters lowered, as SQLite compares identifiers."""
+    """Return the name with ASCII letters in lower case, as SQLite compares identifiers."""
     return name.translate(_FOLD)
 
 
 def is_ours(table: str) -> bool:
-    """True for the name of an internal table."""
+    """Return True if the node itself creates a table of that name."""
     return _TABLES.fullmatch(table) is not None
 
 
 def quoted(name: str) -> str:
-    """Return the identifier in double quotes, safe in SQL whatever it holds."""
+    """Return the identifier in double quotes, with any quotes inside it doubled."""
     return '"' + name.replace('"', '""') + '"'

@@ -1,8 +1,9 @@
-"""UNIQUE indexes of a table: which columns they compare, and SQL that finds the rows that a new one would meet in them.
+"""UNIQUE indexes of a table: the columns that they compare, and SQL that finds the rows which a new row conflicts with.
 
-Owns reading indexes out of SQLite's catalogue, and the terms of an index on expressions out of its text. What always holds:
-SQL that goes into a trigger has been prepared here before, because a trigger with an error fails the application's writes. It
-must not know what is done with the rows that are found.
+SQLite's catalogue has no text for the expressions of an index, so this module cuts them from its CREATE INDEX.
+
+Invariant: SQLite has compiled each expression before it goes into a trigger, as a trigger with an error would make the
+application's writes fail.
 """
 
 from __future__ import annotations
@@ -28,9 +29,9 @@ _WHERE = re.compile(r"\A\s*where\b", re.IGNORECASE)
 class UniqueIndex:
     """A UNIQUE constraint or index other than the primary key.
 
-    `columns` (name, collation) are stored columns whose equality it forbids; empty where it says something else: it indexes
-    an expression or a generated column, or holds only some of the rows. `match` is SQL that is true for each row `e` which a
-    row `NEW` may meet in it, "" if there is none.
+    `columns` are (name, collation) of the stored columns that together must be unique. They are empty for a partial index
+    and for one on an expression or a generated column. `match` is SQL that is true for each row `e` with which a row `NEW`
+    may conflict in the index, "" if there is no such SQL.
     """
 
     name: str
@@ -39,7 +40,7 @@ class UniqueIndex:
 
 
 def user_indexes(db: Any) -> list[tuple[str, str, str]]:
-    """Return (name, table, sql) of every index that a user has made."""
+    """Return (name, table, sql) of each index that a user has created."""
     listing = (
         f"SELECT {', '.join(map(raw_select, ('name', 'tbl_name', 'sql')))} FROM sqlite_schema"
         " WHERE type = 'index' AND sql IS NOT NULL AND name NOT LIKE 'mycomesh\\_%' ESCAPE '\\' ORDER BY name"
@@ -55,14 +56,14 @@ def column_names(db: Any, table: str) -> list[str]:
 
 
 def key_terms(db: Any, table: str) -> dict[str, str] | None:
-    """Return the collation that the primary key compares each of its columns with; None if it has no index of its own."""
+    """Return the collation by which the primary key compares each of its columns; None if the key has no index of its own."""
     listing = "SELECT name FROM pragma_index_list(?) WHERE origin = 'pk'"
     found = db.execute(listing, (table,)).fetchone()
     return None if found is None else {str(name): collation for name, collation in _terms(db, found[0])}
 
 
 def unique_indexes(db: Any, table: str) -> tuple[UniqueIndex, ...]:
-    """Return the UNIQUE indexes of a table but its primary key, by name."""
+    """Return the UNIQUE indexes of a table except its primary key, sorted by name."""
     listing = "SELECT name, partial FROM pragma_index_list(?) WHERE \"unique\" AND origin <> 'pk' ORDER BY name"
     stored = column_names(db, table)
     values = _new_values(db, table)
@@ -72,22 +73,22 @@ def unique_indexes(db: Any, table: str) -> tuple[UniqueIndex, ...]:
         plain = not partial and all(column in stored for column, _ in terms)
         match = _match(db, table, terms, _texts(db, name, len(terms)), values)
         if match and any(column not in stored for column, _ in terms):
-            # In a BEFORE UPDATE trigger SQLite computes generated columns out of those columns alone that triggers name.
+            # In a BEFORE UPDATE trigger SQLite computes generated columns only from the columns that the trigger names.
             match += f" AND (1 OR {' OR '.join(f'NEW.{quoted(column)}' for column in stored)})"
         found.append(UniqueIndex(name, tuple((str(column), coll) for column, coll in terms) if plain else (), match))
     return tuple(found)
 
 
 def _terms(db: Any, index: str) -> list[tuple[str | None, str]]:
-    """Return (column, None for an expression; collation) of an index."""
+    """Return (column, collation) of each term of an index; an expression has None as its column."""
     listing = "SELECT name, coll FROM pragma_index_xinfo(?) WHERE key ORDER BY seqno"
     return [(column, str(collation).upper()) for column, collation in db.execute(listing, (index,)).fetchall()]
 
 
 def _new_values(db: Any, table: str) -> dict[str, str]:
-    """Return SQL of what a row `NEW` will hold in each column, generated ones too.
+    """Return SQL for the value that a row `NEW` will have in each column, generated ones included.
 
-    A REPLACE puts the default in the place of a NULL in a NOT NULL column, after the BEFORE triggers have seen it.
+    REPLACE stores the default instead of a NULL in a NOT NULL column, but only after the BEFORE triggers have run.
     """
     listing = (
         'SELECT name, "notnull" AND NOT hidden, dflt_value FROM pragma_table_xinfo(?) WHERE hidden <> 1 ORDER BY cid'
@@ -101,7 +102,7 @@ def _new_values(db: Any, table: str) -> dict[str, str]:
 
 
 def _constant(db: Any, default: str) -> bool:
-    """Return True if a default is a constant. A bare or double-quoted word is text in DEFAULT and a column in a query."""
+    """Return True if a default is a constant in a query too, where a plain or double-quoted word would be a column."""
     try:
         db.execute(f"EXPLAIN SELECT {default}", can_cache=False).close()
     except apsw.Error:
@@ -116,7 +117,7 @@ def _match(
     texts: tuple[Sequence[str], str],
     values: Mapping[str, str],
 ) -> str:
-    expressions, held = texts
+    expressions, condition = texts
     equal = []
     new = ", ".join(f"{value} AS {quoted(name)}" for name, value in values.items())
     for number, (column, collation) in enumerate(terms):
@@ -126,8 +127,8 @@ def _match(
         if not expressions:
             return ""
         text = expressions[number]
-        if held:  # of a row that the index does not hold, the expression may be an error: JSON that is none
-            text = f"CASE WHEN {held} THEN {text} END"
+        if condition:  # the expression may fail for a row that is not in the index: text that is not JSON
+            text = f"CASE WHEN {condition} THEN {text} END"
         try:
             db.execute(f"SELECT ({text}) FROM {quoted(table)} e WHERE 0").fetchall()
         except apsw.Error:
@@ -137,11 +138,11 @@ def _match(
 
 
 def _texts(db: Any, index: str, count: int) -> tuple[list[str], str]:
-    """Return the terms of an index as it was made, empty if their text cannot be told, and its condition, "" without one."""
+    """Return the texts of an index's terms, empty if they cannot be split, and its WHERE condition, "" if it has none."""
     listing = f"SELECT {raw_select('sql')} FROM sqlite_schema WHERE type = 'index' AND name = ?"
     (sql,) = restore(db.execute(listing, (index,)).fetchone())
     sql = None if sql is None else readable_sql(sql)
-    if sql is None:  # the index of a constraint has columns alone
+    if sql is None:  # the index of a constraint has only columns
         return [], ""
     depth = 0
     terms = [""]

@@ -1,8 +1,11 @@
-"""What a user table looks like to replication: its columns, its key and how its rows are identified.
+"""Read the definition of a user table from SQLite's catalogue: its columns, its key and how its rows are identified.
 
-Owns reading a definition out of SQLite's catalogue and the identity rules of design.md section 3. What always holds: names
-are compared as SQLite does (ASCII case folded), and `TableSpec.columns` is sorted by the names that peers know, the order
-that the wire and the digests use. It must not know the change log or the network.
+Peers may know a table or a column by another name than this file. The name that peers know is canonical. It is in lower case,
+as SQLite compares names without regard to ASCII case.
+
+Invariant: `TableSpec.columns` is sorted by canonical name, the order that the wire format and the digests use.
+
+design.md section 3.
 """
 
 from __future__ import annotations
@@ -32,9 +35,9 @@ __all__ = [
     "user_tables",
 ]
 
-# Columns, those of the key twice: SQLite gives 2,000 in one result, and text that is not UTF-8 takes two for each.
+# SQLite returns at most 2,000 columns; `raw_select` takes two for each column, and a read selects key columns twice.
 COLUMNS_READ_MAX = 900
-SQL_MAX = 65_536  # characters of one definition: ten times what a table of fifty columns takes
+SQL_MAX = 65_536  # characters of one definition; a table of fifty columns has a tenth of that
 _ROWID_NAMES = ("rowid", "_rowid_", "oid")
 _COLLATIONS = ("BINARY", "NOCASE", "RTRIM")
 
@@ -47,15 +50,15 @@ class KeyKind(enum.Enum):
     KEYLESS = "keyless"  # no primary key, or one that may repeat: the stamp of the row's insert
 
 
-class UnsupportedTable(Exception):  # noqa: N818 -- not a failure: the caller says it once and goes on
-    """The table cannot be replicated; the text says why in a few words."""
+class UnsupportedTable(Exception):  # noqa: N818 -- not a failure: the caller reports it once and goes on
+    """The table cannot be replicated. The text is the reason, as `status` shows it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One stored column. `default` is SQL text or None; `key` is its 1-based place in the primary key, or 0.
+    """One stored column. `default` is SQL text or None; `key` is its 1-based position in the primary key, or 0.
 
-    `canonical` is what peers call it, where that is not the name that it has in this file.
+    `canonical` is the name that peers know, "" where that is the folded name of this file.
     """
 
     name: str
@@ -68,18 +71,18 @@ class Column:
 
     @property
     def folded(self) -> str:
-        """The name as it is compared and sent."""
+        """The canonical name, by which the column is compared and sent."""
         return self.canonical or fold(self.name)
 
     @property
     def keyed(self) -> str:
-        """SQL of a key column of rows `t` as the primary key compares it, whose collation need not be the column's."""
+        """SQL for this key column of a table `t`, with the collation of the primary key, which may differ from the column's."""
         return f"t.{quoted(self.name)} COLLATE {self.collation}"
 
 
 @dataclass(frozen=True, slots=True)
 class TableSpec:
-    """One table of the user's, as replication sees it."""
+    """A user table as replication sees it."""
 
     name: str
     kind: KeyKind
@@ -88,14 +91,14 @@ class TableSpec:
     rowid: str  # an unshadowed name of the rowid; "" for WITHOUT ROWID
     unique: tuple[UniqueIndex, ...]
     sql: str
-    # Canonical: the INTEGER PRIMARY KEY of a table that keeps both rows of one id, whose kind is KEYLESS then; "" elsewhere.
+    # Canonical name of the INTEGER PRIMARY KEY of a KEYLESS table that keeps both rows of one id; "" for other tables.
     id_column: str = ""
-    canonical: str = ""  # what peers call it, where that is not the name that it has in this file
-    generated: tuple[str, ...] = ()  # names of columns that are computed on every replica
+    canonical: str = ""  # the name that peers know, "" where that is the folded name of this file
+    generated: tuple[str, ...] = ()  # names of generated columns, which each replica computes
 
     @property
     def folded(self) -> str:
-        """The name under which peers know the table."""
+        """The canonical name, by which peers know the table."""
         return self.canonical or fold(self.name)
 
     @property
@@ -105,15 +108,15 @@ class TableSpec:
 
     @property
     def canonical_names(self) -> dict[str, str]:
-        """The names under which peers know the columns, by their folded names in this file."""
+        """Canonical names of the columns, by their folded names in this file."""
         return {fold(column.name): column.folded for column in self.columns}
 
     def to_canonical(self, column: str) -> str:
-        """Return the name under which peers know a column of this file; for one that they do not know, its own."""
+        """Return the canonical name of a column of this file; its folded name if peers do not know the column."""
         return self.canonical_names.get(fold(column), fold(column))
 
     def known_as(self, canonical: str, columns: Mapping[str, str]) -> TableSpec:
-        """Return the table as peers know it: `columns` has their names by folded names of this file, "" for none."""
+        """Return this table with canonical names; `columns` maps folded names of this file to them, "" to leave one out."""
 
         def named(column: Column) -> Column:
             known = columns.get(fold(column.name), fold(column.name))
@@ -129,12 +132,12 @@ class TableSpec:
 
     @property
     def nullable_key(self) -> bool:
-        """True if a row may have a NULL in its key: such rows are identified like those of a KEYLESS table."""
+        """True if a row may have a NULL in its key. Such a row is identified like one of a KEYLESS table."""
         return self.kind is KeyKind.KEYED and bool(self.rowid) and any(not column.not_null for column in self.key)
 
     @property
     def identity(self) -> str:
-        """What names a row, as people may read it: replicas whose rows are named otherwise cannot exchange any."""
+        """How the table identifies rows, as text; replicas can exchange rows only if theirs is equal."""
         if self.kind is KeyKind.ROWID or self.id_column:
             return f"INTEGER PRIMARY KEY({self.id_column or self.key[0].folded})"
         if self.kind is KeyKind.KEYLESS:
@@ -143,14 +146,14 @@ class TableSpec:
         return f"PRIMARY KEY({', '.join(terms)}){' that may be NULL' if self.nullable_key else ''}"
 
     def keeping_both(self) -> TableSpec:
-        """Return a ROWID table as one whose rows are identified by their births; other tables as they are."""
+        """Return a ROWID table as one that identifies rows by the stamp of their insert; other tables unchanged."""
         if self.kind is not KeyKind.ROWID:
             return self
         return replace(self, kind=KeyKind.KEYLESS, key=(), id_column=self.key[0].folded)
 
 
 def user_tables(db: Any) -> tuple[list[str], list[tuple[str, str]]]:
-    """Return (ordinary tables, [(skipped name, why)]) of the main database, sorted by name."""
+    """Return (names of ordinary tables, [(name of a skipped table, reason)]) of the main database, sorted by name."""
     tables: list[str] = []
     skipped: list[tuple[str, str]] = []
     listing = f"SELECT {raw_select('name')}, type FROM pragma_table_list WHERE schema = 'main' ORDER BY name"
@@ -161,15 +164,15 @@ def user_tables(db: Any) -> tuple[list[str], list[tuple[str, str]]]:
             continue
         folded = fold(name)
         if folded.startswith(INTERNAL_PREFIX) and kind == "table" and not is_ours(folded):
-            skipped.append((name, f"names that begin with {INTERNAL_PREFIX} are the node's own; rename it"))
+            skipped.append((name, f"names that begin with {INTERNAL_PREFIX} are reserved for the node; rename it"))
         if folded.startswith(("sqlite_", INTERNAL_PREFIX)):
             continue
         match kind:
             case "table":
                 tables.append(name)
             case "virtual":
-                skipped.append((name, "a virtual table: its content belongs to a module, not to the file"))
-            case _:  # shadow tables and views go with what they belong to
+                skipped.append((name, "it is a virtual table, whose module owns its content"))
+            case _:  # views, and the shadow tables of virtual tables
                 continue
     return tables, skipped
 
@@ -178,12 +181,12 @@ def read_table(db: Any, name: str) -> TableSpec:
     """Return the spec of one ordinary table.
 
     Raises:
-        UnsupportedTable: rows of this table cannot be identified or compared.
+        UnsupportedTable: the table is missing, or its rows cannot be identified, compared or written.
     """
     try:
         return _read_table(db, name)
     except UnicodeDecodeError:
-        raise UnsupportedTable("something in its definition, or in that of an index, is not UTF-8") from None
+        raise UnsupportedTable("part of its definition, or of an index on it, is not UTF-8") from None
 
 
 def _read_table(db: Any, name: str) -> TableSpec:
@@ -199,14 +202,14 @@ def _read_table(db: Any, name: str) -> TableSpec:
     if sql is None:
         raise UnsupportedTable("its definition is not UTF-8")
     if len(sql) > SQL_MAX:
-        raise UnsupportedTable(f"its definition has {len(sql)} characters; at most {SQL_MAX} travel")
+        raise UnsupportedTable(f"its definition has {len(sql)} characters; the limit is {SQL_MAX}")
     key_collation = key_terms(db, name)
     columns, generated = _read_columns(db, name, key_collation or {}, strict=strict)
     _check_names(name, columns)
     key = tuple(sorted((column for column in columns if column.key), key=lambda column: column.key))
     if len(columns) + len(key) > COLUMNS_READ_MAX:
         raise UnsupportedTable(
-            f"it has {len(columns)} columns; at most {COLUMNS_READ_MAX} travel, those of a key count twice"
+            f"it has {len(columns)} columns; the limit is {COLUMNS_READ_MAX}, and key columns count twice"
         )
     _check_writable(db, name)
     kind = _key_kind(key, without_rowid=without_rowid, indexed=key_collation is not None)
@@ -221,28 +224,29 @@ def _read_table(db: Any, name: str) -> TableSpec:
 
 
 class FileSchema:
-    """The tables of one file, each read again only where what stands in SQLite's catalogue has changed.
+    """Cache of the table specs of one file: reads a table again only if SQLite's catalogue has changed for it.
 
-    To read a table takes a dozen queries; an application that makes its hundredth does not wait for a hundred.
+    Reading a table takes a dozen queries. An application that creates its hundredth table must not wait for all of them.
     """
 
     def __init__(self, db: Any) -> None:
         self._db = db
         self._version = -1
-        # By folded name: the entries of the table, its indexes and its triggers; and what was read when they stood so.
+        # By folded name: the entries of the table, its indexes and its triggers.
         self._entries: dict[str, list[tuple[Any, ...]]] = {}
+        # By folded name: the entries from which a spec was read, and the spec.
         self._read: dict[str, tuple[list[tuple[Any, ...]], TableSpec]] = {}
 
     def rolled_back(self) -> None:
-        """A transaction was undone: the next may give its version to another schema."""
+        """Forget the schema version: after a rollback SQLite may use the same number for another schema."""
         self._version = -1
 
     def version(self) -> int:
-        """Return the number that SQLite has given to this state of the schema."""
+        """Return SQLite's version number of the schema, which each change of the schema increases."""
         return int(self._db.execute("PRAGMA schema_version").fetchone()[0])
 
     def catalogue_entries(self, name: str) -> list[tuple[Any, ...]]:
-        """Return what SQLite's catalogue says of a table: (type, name, sql) of itself, its indexes and its triggers."""
+        """Return (type, name, sql) of a table, its indexes and its triggers in SQLite's catalogue."""
         version = self.version()
         if version != self._version:
             self._entries = {}
@@ -255,7 +259,7 @@ class FileSchema:
         return self._entries.get(fold(name), [])
 
     def spec(self, name: str) -> TableSpec:
-        """Return the spec of one ordinary table; raises `UnsupportedTable` as `read_table` does."""
+        """Return the spec of one ordinary table; raise `UnsupportedTable` as `read_table` does."""
         own = [
             entry
             for entry in self.catalogue_entries(name)
@@ -276,12 +280,12 @@ def _check_names(table: str, columns: Sequence[Column]) -> None:
         if not name:
             raise UnsupportedTable("a name in it is empty")
         if len(name) > NAME_MAX:
-            raise UnsupportedTable(f"a name in it has {len(name)} characters; at most {NAME_MAX} travel")
+            raise UnsupportedTable(f"a name in it has {len(name)} characters; the limit is {NAME_MAX}")
 
 
 def _check_writable(db: Any, table: str) -> None:
-    """Has SQLite prepare a write: it needs every function and collation of the table's indexes and constraints."""
-    try:  # not cached: an EXPLAIN that SQLite prepares again after a change of the schema has ended in a segmentation fault
+    """Compile a write, for which SQLite needs every function and collation of the table's indexes and constraints."""
+    try:  # not cached: SQLite has crashed when it compiled a cached EXPLAIN again after a change of the schema
         db.execute(f"EXPLAIN INSERT INTO {quoted(table)} DEFAULT VALUES", can_cache=False).close()
     except apsw.Error as error:
         raise UnsupportedTable(f"this node cannot write it: {error}") from error
@@ -299,7 +303,7 @@ def _key_kind(key: tuple[Column, ...], *, without_rowid: bool, indexed: bool) ->
 def _read_columns(
     db: Any, table: str, key_collation: Mapping[str, str], *, strict: bool
 ) -> tuple[list[Column], tuple[str, ...]]:
-    """Return the stored columns, and the names of those that are computed on every replica."""
+    """Return the stored columns, and the names of the generated columns."""
     columns, generated = [], []
     listing = 'SELECT name, type, "notnull", dflt_value, pk, hidden FROM pragma_table_xinfo(?) ORDER BY cid'
     for name, declared, not_null, default, key, hidden in db.execute(listing, (table,)).fetchall():
@@ -308,13 +312,18 @@ def _read_columns(
             continue
         collation = key_collation.get(name, "BINARY")
         if collation not in _COLLATIONS:
-            raise UnsupportedTable(f"its key column {name!r} has the application's own collation {collation}")
+            raise UnsupportedTable(
+                f"its key column {name!r} uses the collation {collation}, which only the application defines"
+            )
         columns.append(Column(name, affinity(declared, strict=strict), collation, bool(not_null), default, key))
     return columns, tuple(generated)
 
 
 def affinity(declared: str, *, strict: bool = False) -> str:
-    """Return the type affinity of a declared type (SQLite, "Determination Of Column Affinity")."""
+    """Return the type affinity of a declared type.
+
+    SQLite documentation, "Determination Of Column Affinity".
+    """
     text = declared.upper()
     if "INT" in text:
         return "INTEGER"
@@ -328,11 +337,11 @@ def affinity(declared: str, *, strict: bool = False) -> str:
 
 
 def encode_key(spec: TableSpec, values: tuple[Any, ...]) -> bytes:
-    """Return the identity of a KEYED row: equal bytes exactly where SQLite's unique index sees equal keys."""
-    return codec.encode([_canonical(value, column.collation) for value, column in zip(values, spec.key, strict=True)])
+    """Return the row key of a KEYED row: the bytes are equal exactly where SQLite's unique index sees equal keys."""
+    return codec.encode([_comparable(value, column.collation) for value, column in zip(values, spec.key, strict=True)])
 
 
-def _canonical(value: Any, collation: str) -> Any:
+def _comparable(value: Any, collation: str) -> Any:
     if type(value) is float and value.is_integer() and -(2.0**63) <= value < 2.0**63:
         return int(value)
     if type(value) is str:
@@ -341,10 +350,10 @@ def _canonical(value: Any, collation: str) -> Any:
 
 
 def _collated(text: bytes, collation: str) -> bytes:
-    """Return what stands for every text that SQLite's collation calls equal to this one."""
+    """Return the form that all texts which are equal under one of SQLite's collations share."""
     if collation == "RTRIM":
         return text.rstrip(b" ")
-    if collation == "NOCASE":  # it looks no further than to a NUL, and then at the lengths
+    if collation == "NOCASE":  # NOCASE compares up to a NUL, and then the lengths
         head, nul, tail = text.lower().partition(b"\0")
         return head + nul + b"\0" * len(tail)
     return text

@@ -1,6 +1,6 @@
-"""The text of SQL in SQLite's catalogue: its tokens, and what of it can be told to others.
+"""Tokenizer for the SQL in SQLite's catalogue.
 
-Owns the one pattern that cuts SQL into pieces. What always holds: nothing is understood here beyond strings, names and comments.
+It recognises strings, quoted names, comments, brackets and commas. It knows no keywords and no grammar.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from mycomesh.sync.sqlite.raw_text import lenient_text
 
 __all__ = ["BLANKS", "COMMENTS", "TOKEN", "readable_sql", "without_comments"]
 
-# Strings, quoted names, comments; what is left are words, brackets and commas.
+# Strings, quoted names, comments, brackets and commas, blanks, words; any other character is a token by itself.
 TOKEN = re.compile(
     r"""'(?:[^']|'')*' | "(?:[^"]|"")*" | `(?:[^`]|``)*` | \[[^\]]*\]
     | --[^\n]* | /\*.*?(?:\*/|\Z) | [(),] | [ \t\n\f\r]+ | \ufeff
@@ -20,16 +20,16 @@ TOKEN = re.compile(
     re.VERBOSE | re.DOTALL,
 )
 COMMENTS = ("--", "/*")
-BLANKS = " \t\n\f\r\ufeff"  # a byte order mark is one where no name goes on, as in SQLite
+BLANKS = " \t\n\f\r\ufeff"  # SQLite skips a byte order mark, unless it is inside a name
 
 
 def without_comments(sql: str) -> str:
-    """Return SQL in which each comment is a blank."""
+    """Return SQL with each comment replaced by a blank."""
     return "".join(" " if piece.startswith(COMMENTS) else piece for piece in TOKEN.findall(sql)).strip()
 
 
 def readable_sql(sql: Any) -> str | None:
-    """Return SQL as it was read with `rawtext`, without its comments if these are not UTF-8; None if more of it is not."""
+    """Return SQL from the catalogue as a string, without comments if one of them is not UTF-8; None if other parts are not."""
     if type(sql) is str:
         return sql
     text = without_comments(lenient_text(sql))

@@ -115,7 +115,7 @@ def test_a_row_that_a_replace_evicts_and_whose_rowid_is_taken_again_is_another_r
     ("ddl", "why"),
     [
         ('CREATE TABLE t(a, "")', "a name in it is empty"),
-        (f"CREATE TABLE t(a, {'n' * 257})", "a name in it has 257 characters; at most 256 travel"),
+        (f"CREATE TABLE t(a, {'n' * 257})", "a name in it has 257 characters; the limit is 256"),
         ("CREATE TABLE t(a, b AS (ours(a)))", "this node cannot write it: unknown function: ours()"),
         ("CREATE TABLE t(a); CREATE INDEX i ON t(ours(a))", "this node cannot write it: unknown function: ours()"),
     ],
@@ -167,7 +167,7 @@ def test_a_table_that_grows_too_wide_goes_on_at_home_and_is_told(pair):
     one.shell("UPDATE t SET c1 = 2; UPDATE huge SET c0 = 2;")
     converge(pair)
     notes = {table.name: table.note for table in one.replica.status().tables}
-    assert notes["t"].startswith("not replicated: it has 901 columns; at most 900 travel")
+    assert notes["t"].startswith("not replicated: it has 901 columns; the limit is 900")
     assert notes["huge"].startswith("not replicated: it has 2000 columns")
     assert two.sql("SELECT x FROM other") == [(1,)]
     one.close()

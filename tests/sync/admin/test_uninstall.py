@@ -85,6 +85,8 @@ def test_a_table_whose_name_begins_like_ours_stays_at_home_and_is_told(tmp_path)
     peer.shell(LIKE_OURS)
     peer.drain()
     notes = {table.name: table.note for table in peer.replica.status().tables}
-    assert notes["mycomesh_notes"].startswith("not replicated: names that begin with mycomesh_ are the node's own")
+    assert notes["mycomesh_notes"].startswith(
+        "not replicated: names that begin with mycomesh_ are reserved for the node"
+    )
     assert notes["plain"] == ""
     peer.close()
