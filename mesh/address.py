@@ -1,4 +1,4 @@
-"""Addresses: which of them others can dial, which count as one host, and how a circuit is addressed."""
+"""Classifies network addresses: loopback, link-local, one host, or a circuit through a relay."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ _SCOPED = "%"
 
 
 def host_group(host: str) -> str:
-    """What counts as one stranger: an IPv4 address, or the /64 that one IPv6 host may draw its addresses from."""
+    """Return the key under which per-host limits count an address: an IPv4 address, or the /64 network of an IPv6 one.
+
+    One IPv6 host may take any address of its /64, so a limit on single addresses would not limit it.
+    """
     try:
         return IPv6Address(host.partition(_SCOPED)[0]).exploded[:19]
     except AddressValueError:
@@ -22,20 +25,20 @@ def host_group(host: str) -> str:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether this is this machine."""
+    """Return True if this address is of the machine itself."""
     return host == "::1" or host.startswith(("127.", "::ffff:127."))
 
 
 def is_routable(host: str) -> bool:
-    """Whether an address means the same to another machine: not loopback, not link-local."""
+    """Return True if other machines can use this address: it is neither loopback nor link-local."""
     return not is_loopback(host) and _SCOPED not in host and not host.lower().startswith(("fe80:", "169.254."))
 
 
 def circuit_address(relay_name: str, peer: bytes) -> Address:
-    """How a core knows a connection with this member through that relay: no address that anybody could dial."""
+    """Return the label of a circuit to `peer` (16-byte node id) through a relay. Nobody can dial it."""
     return Address(f"{_VIA}{relay_name}%{peer[:4].hex()}", 0)
 
 
 def is_circuit(host: str) -> bool:
-    """Whether a host is one of `circuit_address`."""
+    """Return True if `circuit_address` made this host."""
     return host.startswith(_VIA)

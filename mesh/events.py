@@ -1,8 +1,8 @@
-"""Events that go into a `MeshCore` and actions that come out of it: the border between mesh and its shells.
+"""Events that a shell passes to a `MeshCore`, and actions that the core returns.
 
-Owns only plain values. A `conn` is a small integer that the shell gives to one transport connection (TCP in the daemon,
-a virtual pipe in simulations) and never uses again; once authenticated the same integer is the `link`.
-All times are integer milliseconds of a monotonic clock unless a name says `wall`.
+A shell does the I/O: asyncio and TCP in the daemon, virtual pipes in simulations. It numbers each transport connection with a
+small integer, `conn`, that it never uses again. Once the peer has authenticated, the same integer names the `link`. All times
+are integer milliseconds of a monotonic clock unless a name says `wall`.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True, order=True)
 class Address:
-    """Where a node may be reached: a numeric IPv4 or IPv6 host (with `%scope` for link-local) and a TCP port."""
+    """A numeric IPv4 or IPv6 host (link-local with its `%scope`) and a TCP port at which a node may listen."""
 
     host: str
     port: int
@@ -56,7 +56,7 @@ class Address:
 
 @dataclass(frozen=True, slots=True)
 class AddressFound:
-    """A hint that a member may listen here: from mDNS, a static `--peer`, or another peer. Never a fact."""
+    """A hint that a member may listen here. It comes from mDNS, a static `--peer` or another peer, and may be wrong."""
 
     address: Address
     static: bool = False
@@ -65,7 +65,7 @@ class AddressFound:
 
 @dataclass(frozen=True, slots=True)
 class ConnOpened:
-    """A transport connection stands. `dialled` is true when a `Dial` action of ours led to it."""
+    """A transport connection is open. `dialled` is true if a `Dial` action led to it."""
 
     conn: int
     address: Address
@@ -74,7 +74,7 @@ class ConnOpened:
 
 @dataclass(frozen=True, slots=True)
 class ConnReceived:
-    """Raw bytes of the stream, cut anywhere."""
+    """Bytes arrived on the stream, cut at any point."""
 
     conn: int
     data: bytes
@@ -82,7 +82,7 @@ class ConnReceived:
 
 @dataclass(frozen=True, slots=True)
 class ConnClosed:
-    """The transport connection is gone."""
+    """The transport connection has ended."""
 
     conn: int
 
@@ -96,19 +96,19 @@ class ConnDrained:
 
 @dataclass(frozen=True, slots=True)
 class DialFailed:
-    """A `Dial` did not lead to a connection."""
+    """A `Dial` has failed."""
 
     address: Address
 
 
 @dataclass(frozen=True, slots=True)
 class NetworkChanged:
-    """An interface came, went or changed its address: retry known addresses at once."""
+    """A network interface appeared, disappeared or changed its address: the core retries all known addresses at once."""
 
 
 @dataclass(frozen=True, slots=True)
 class PublishBatch:
-    """Sign and spread one local batch. `priority` 0 is the most urgent of 0..3."""
+    """Sign one local batch and broadcast it to the mesh. `priority` 0 is the most urgent of 0..3."""
 
     payload: bytes
     priority: int
@@ -116,7 +116,7 @@ class PublishBatch:
 
 @dataclass(frozen=True, slots=True)
 class SendMessage:
-    """Send one opaque application message on one link (dropped if the link is gone)."""
+    """Send one opaque application message on one link; the core discards it if that link has ended."""
 
     link: int
     payload: bytes
@@ -125,7 +125,7 @@ class SendMessage:
 
 @dataclass(frozen=True, slots=True)
 class RevokeMember:
-    """Make this node a stranger to the mesh, and give the mesh another secret. Only where `MeshCore.revocable` says so."""
+    """Remove a member for good and rotate the mesh secret. Check `Membership.revocable` first."""
 
     node_id: bytes
 
@@ -150,12 +150,12 @@ Event = (
 )
 
 
-# ---- actions (core -> shell), to be done in the order they are returned
+# ---- actions (core -> shell), to be done in the order in which the core returns them
 
 
 @dataclass(frozen=True, slots=True)
 class PeerInfo:
-    """An authenticated member: 16-byte node id, certificate name, roles, and where this link leads."""
+    """An authenticated member: 16-byte node id, name and roles from its certificate, and the link's remote address."""
 
     node_id: bytes
     name: str
@@ -166,7 +166,7 @@ class PeerInfo:
 
 @dataclass(frozen=True, slots=True)
 class Dial:
-    """Open a transport connection; answer with `ConnOpened(dialled=True)` or `DialFailed` within the dial limit."""
+    """Open a transport connection. The shell reports `ConnOpened(dialled=True)` or `DialFailed` within the dial limit."""
 
     address: Address
 
@@ -181,7 +181,7 @@ class Write:
 
 @dataclass(frozen=True, slots=True)
 class Close:
-    """Flush what is queued and close; `reason` is for the log alone, nothing is told to a stranger."""
+    """Flush the send queue and close. `reason` is for the log: an unauthenticated peer must not learn it."""
 
     conn: int
     reason: str
@@ -189,7 +189,7 @@ class Close:
 
 @dataclass(frozen=True, slots=True)
 class LinkUp:
-    """The handshake is done, the certificate holds, and this is the one link to that member."""
+    """The handshake is done and the certificate is valid. This connection is the only link to that member."""
 
     link: int
     peer: PeerInfo
@@ -197,7 +197,7 @@ class LinkUp:
 
 @dataclass(frozen=True, slots=True)
 class LinkDown:
-    """The link is gone (closed, dead, superseded or refused)."""
+    """The link has ended: closed, dead, superseded or refused."""
 
     link: int
     peer: PeerInfo
@@ -213,7 +213,7 @@ class LinkReady:
 
 @dataclass(frozen=True, slots=True)
 class DeliverMessage:
-    """An opaque application message of the peer on this link."""
+    """The peer on this link has sent an opaque application message."""
 
     link: int
     payload: bytes
@@ -221,7 +221,7 @@ class DeliverMessage:
 
 @dataclass(frozen=True, slots=True)
 class DeliverBatch:
-    """A batch seen for the first time, its origin's signature checked. `origin` is a 16-byte node id."""
+    """A batch arrived for the first time, and its origin's signature is valid. `origin` is a 16-byte node id."""
 
     link: int
     origin: bytes
@@ -230,14 +230,14 @@ class DeliverBatch:
 
 @dataclass(frozen=True, slots=True)
 class Enrolled:
-    """Joining is complete: `identity` is the encoded identity to store (see mesh.identity)."""
+    """Joining is complete. `identity` is the encoded identity to store (see `mesh.membership.identity`)."""
 
     identity: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class MembershipChanged:
-    """Store both before anything that follows is done: the encoded identity, and the mesh's decrees and members."""
+    """Store both values before doing any later action: the encoded identity, and the mesh's decrees and certificates."""
 
     identity: bytes = field(repr=False)
     standing: bytes = field(repr=False)
@@ -245,7 +245,7 @@ class MembershipChanged:
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """Something a person may want to know: `event` is a stable dotted name, `detail` JSON-able values."""
+    """A message for a person or a log. `event` is a stable dotted name, `detail` holds JSON-able values."""
 
     event: str
     text: str

@@ -1,7 +1,7 @@
-"""What time the mesh has, and whether this node's clock is wrong.
+"""Mesh time, the median of the linked members' clocks, and a warning if this node's clock is wrong.
 
-Owns that judgement, from the clock offsets of the linked members. What always holds: mesh time is a median, so no single
-member can move it; a clock is called wrong once, and once right again. Must not know: links, how offsets are measured.
+Mesh time is a median, so that no single member can move it. Invariant: one notice says that the clock is wrong, and one that it
+is right again. See docs/adr/0022-a-clock-that-was-wrong.md.
 """
 
 from __future__ import annotations
@@ -16,17 +16,20 @@ if TYPE_CHECKING:
 
 __all__ = ["UNSET_MS", "WRONG_MS", "MeshClock", "MeshTime", "clock_warning", "mesh_offset_ms", "mesh_time"]
 
-CONFIRM_MS = 5_000  # a difference is set_clocks when it has stood so long: the first peer that is met may be the one who is wrong
-WRONG_MS = 10_000  # no radio is so slow, and others refuse writes of a clock that is 60 s ahead (sync.admission)
-
-UNSET_MS = 1_577_836_800_000  # 2020: a clock that shows less was never set since its machine has power
+# A difference must last this long before the node reports it: the first peer that it meets may be the one that is wrong.
+CONFIRM_MS = 5_000
+# No radio is so slow, and peers reject writes of a clock that is 60 s ahead (sync.replication.admission).
+WRONG_MS = 10_000
+UNSET_MS = 1_577_836_800_000  # 2020: a clock that shows less has not been set since its machine was powered on
 
 
 @dataclass(frozen=True, slots=True)
 class MeshTime:
-    """How to correct this node's clock, 0 where it is right or nobody knows; whether two clocks at least agree on the time.
+    """A correction of this node's clock. `confirmed` if at least two clocks agree on the time.
 
-    It holds while our clock shows `apart_ms` more than the monotonic one, as it did when this was judged.
+    `offset_ms` is the milliseconds to add; 0 if the clock is right, or if nobody can say. It is valid as long as the wall clock
+    is `apart_ms` ahead of the monotonic clock, as it was when this was computed: a different value means that somebody set the
+    wall clock since.
     """
 
     offset_ms: int = 0
@@ -35,22 +38,24 @@ class MeshTime:
 
 
 def mesh_time(offsets_ms: Sequence[float], now_ms: int, wall_ms: int) -> MeshTime:
-    """What our clock at `wall_ms`, `now_ms` by the monotonic one, and those of the linked members, so far from it, say of time.
+    """Return the correction of our clock, from the offsets of the linked members' clocks (theirs minus ours).
 
-    Clocks that were never set do not count beside others; where no clock was ever set, the latest counts. Else a clock is
-    corrected only where two agree: by one alone that is years ahead, a node would take stamps that no other takes.
+    `wall_ms` is our clock, `now_ms` our monotonic one. Clocks that were never set are ignored if any other clock was set; if none
+    was set, the latest one counts.
     """
     clocks = sorted((0.0, *offsets_ms))
     set_clocks = [clock for clock in clocks if wall_ms + clock >= UNSET_MS]
     if not set_clocks:
         return MeshTime(_correction(clocks[-1]), apart_ms=wall_ms - now_ms)
+    # Two clocks must agree before we correct ours. By a single one that is years ahead, this node would take stamps that all
+    # other nodes reject.
     middle = _median(set_clocks)
     confirmed = sum(abs(clock - middle) <= WRONG_MS for clock in set_clocks) > 1
     return MeshTime(_correction(middle) if confirmed else 0, confirmed, wall_ms - now_ms)
 
 
 def _median(clocks: Sequence[float]) -> float:
-    """The middle of sorted offsets; of two the one nearer to our clock."""
+    """Return the middle one of sorted offsets; of two, the one nearer to our clock."""
     return min(clocks[(len(clocks) - 1) // 2], clocks[len(clocks) // 2], key=abs)
 
 
@@ -59,10 +64,10 @@ def _correction(offset_ms: float) -> int:
 
 
 def mesh_offset_ms(offsets_ms: Sequence[float]) -> float | None:
-    """Mesh time minus ours: the median of our clock and the peers'; None where nobody is linked.
+    """Return mesh time minus our clock: the median of our clock and the linked members' clocks; None if no member is linked.
 
-    Of two middle values the one nearer to ours counts: half of the mesh is not enough to call our clock wrong. With one
-    peer alone it is the difference to that one.
+    Of two middle values it returns the one nearer to our clock: half of the mesh is not enough to call our clock wrong. With a
+    single peer it returns the difference to that peer.
     """
     if len(offsets_ms) < 2:
         return offsets_ms[0] if offsets_ms else None
@@ -70,24 +75,25 @@ def mesh_offset_ms(offsets_ms: Sequence[float]) -> float | None:
 
 
 class MeshClock:
-    """Judges this node's clock at each measurement.
+    """Compares this node's clock with mesh time at each measurement.
 
-    `offset_ms` is mesh time minus ours, `time` what to make of it, `wrong` the clock_warning if there is one.
+    `offset_ms` is mesh time minus our clock, `time` the correction, `warning` one line for a person while the clock is wrong.
     """
 
     __slots__ = ("_since_ms", "offset_ms", "time", "warning")
 
     def __init__(self) -> None:
-        self._since_ms: int | None = None  # since when the clock seems wrong
+        self._since_ms: int | None = None  # when the clock first seemed wrong
         self.warning = ""
         self.offset_ms: float | None = None
         self.time = MeshTime()
 
     def update(self, offsets_ms: Sequence[float], now_ms: int, wall_ms: int) -> list[Notice]:
-        """Take the linked members' offsets (their clock minus ours); what there is to tell, if anything."""
+        """Update from the offsets of the linked members' clocks (theirs minus ours); return a notice if the verdict changed."""
         self.time = mesh_time(offsets_ms, now_ms, wall_ms)
         self.offset_ms = offset_ms = mesh_offset_ms(offsets_ms)
         before, self.warning = self.warning, ""
+        # A clock that was wrong must come within half of the limit, so that the verdict does not flap at the limit.
         if offset_ms is None or abs(offset_ms) <= (WRONG_MS / 2 if before else WRONG_MS):
             self._since_ms = None
         else:
@@ -103,7 +109,7 @@ class MeshClock:
 
 
 def clock_warning(offset_ms: float, peers: int) -> str:
-    """One line for a person whose clock is so far from that of so many peers."""
+    """Return one line for a person: how far this node's clock is from mesh time, and what to do."""
     seconds = f"{abs(offset_ms) / 1000:,.0f} s {'behind' if offset_ms > 0 else 'ahead of'}"
     if peers == 1:
         return f"this node's clock is {seconds} its only peer's; set whichever is wrong"

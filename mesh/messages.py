@@ -1,9 +1,10 @@
-"""Typed messages inside a link: their one encoding, and the strict decoder for it.
+"""Wire messages between linked members: encoding, and a strict decoder.
 
-Owns the layout `version of the link, type, body` and every refusal of anything else. What always holds: a message that decodes
-encodes to the same bytes; a type below 128 that this version does not know decodes to None, so that later versions may
-say more to older nodes; any other surprise is a DecodeError. Fixed layouts for what is frequent, canonical CBOR for
-what is rare. Must not know: links, time, who may say what; signatures inside are opaque here.
+A message is the version of the link (1 byte), a type (1 byte) and a body. Frequent bodies have a fixed layout, rare ones are
+canonical CBOR. Signatures are opaque here. An unknown type below 128 decodes to None, so that later versions can send optional
+messages to older nodes; everything else that is unexpected is a DecodeError.
+
+Invariant: a message that decodes encodes to the same bytes.
 """
 
 from __future__ import annotations
@@ -51,29 +52,29 @@ __all__ = [
 ID_BYTES = 16  # node ids and batch ids: BLAKE2b-128
 SIGNATURE_BYTES = 64  # Ed25519 (RFC 8032)
 PRIORITY_MAX = 3  # 0 is the most urgent
-APP_BYTES_MAX = 25 << 20  # one bundle of sync is at most 24 MiB, and a blob of 16 MiB must pass with its row around it
-IDS_MAX = 1_024  # ids in one message: 16 KiB, more are sent as several messages
-RECORDS_MAX = 1_024  # link-state records or certificates in one message: one for each node of the largest mesh
-RECORD_BYTES_MAX = 16_384  # of one link-state record or certificate; the owners of both set tighter limits
-RECORDS_BYTES_MAX = 1 << 20  # of one message of records; senders cut far below it
-ADDRESSES_MAX = 256  # addresses in one message: passive view and active view many times over
-ADDRESSES_BYTES_MAX = 32_768  # 256 addresses of at most 100 bytes each, and the list around them
+APP_BYTES_MAX = 25 << 20  # a sync bundle has at most 24 MiB, and a blob of 16 MiB must fit with the rest of its row
+IDS_MAX = 1_024  # ids in one message: 16 KiB; senders split longer lists
+RECORDS_MAX = 1_024  # link-state records or certificates in one message: one per node of the largest mesh
+RECORD_BYTES_MAX = 16_384  # one link-state record or certificate; the decoders of both set tighter limits
+RECORDS_BYTES_MAX = 1 << 20  # all records of one message; senders split far below it
+ADDRESSES_MAX = 256  # addresses in one message: many times the passive and active views
+ADDRESSES_BYTES_MAX = 32_768  # 256 addresses of at most 100 bytes each, and the CBOR list
 HOST_CHARS_MAX = 64  # an IPv6 address with a scope has 45 + 1 + 15
 PORT_MAX = 65_535
-DIGEST_BYTES = 8  # of a certificate: only says "probably the one I hold", never a proof
-IGNORED_TYPES = 128  # types below are ignored when unknown, types from here on close the link
+DIGEST_BYTES = 8  # of a certificate: enough to recognise a known one, proves nothing
+IGNORED_TYPES = 128  # a node ignores unknown types below this, and closes the link at unknown types from here on
 
 
 @dataclass(frozen=True, slots=True)
 class Ping:
-    """Are you there? `token` comes back in the Pong."""
+    """Probe whether the peer is alive. The Pong returns `token`."""
 
     token: int
 
 
 @dataclass(frozen=True, slots=True)
 class Pong:
-    """The answer to the Ping of that token; `wall_ms` is the answering node's time of day (may lie before 1970)."""
+    """The reply to the Ping of that token. `wall_ms` is the replying node's Unix time; it may lie before 1970."""
 
     token: int
     wall_ms: int
@@ -81,17 +82,17 @@ class Pong:
 
 @dataclass(frozen=True, slots=True)
 class App:
-    """An opaque message of the application on this link."""
+    """An opaque message of the application above the mesh."""
 
     payload: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """An opaque payload that its origin spreads to the whole mesh; relayed unchanged.
+    """An opaque payload that its origin broadcasts to the whole mesh. Relays pass it on unchanged.
 
-    `direct` says that the origin pushed it on each of its links, so its neighbours need no relay. `signature` is by the
-    origin over `signed`, so that no relay can change payload, priority or the way it spreads.
+    `direct` means that the origin pushed it on each of its links, so its neighbours need no relay. The origin's `signature`
+    covers `signed`, so that no relay can change payload, priority or `direct`.
     """
 
     origin: bytes
@@ -102,18 +103,18 @@ class Batch:
 
     @property
     def signed(self) -> bytes:
-        """The bytes under the signature."""
+        """The bytes that the signature covers."""
         return signed_part(self.priority, self.payload, direct=self.direct)
 
     @property
     def id(self) -> bytes:
-        """The 16 bytes by which nodes speak of this batch: a hash of origin and payload, so nobody can choose it."""
+        """The 16-byte batch id: a hash of origin and payload, so nobody can choose it freely."""
         return blake2b(self.origin + self.payload, digest_size=ID_BYTES, person=b"mycomesh batch").digest()
 
 
 @dataclass(frozen=True, slots=True)
 class IHave:
-    """Batches of one spreading tree that the sender holds and has not pushed here."""
+    """Announce batches of one broadcast tree that the sender has and has not pushed on this link."""
 
     tree: bytes
     ids: tuple[bytes, ...]
@@ -121,7 +122,7 @@ class IHave:
 
 @dataclass(frozen=True, slots=True)
 class Graft:
-    """Push batches of this tree on this link again, and those `ids` at once."""
+    """Request that the receiver push batches of this tree on this link again, and send those `ids` at once."""
 
     tree: bytes
     ids: tuple[bytes, ...]
@@ -129,49 +130,52 @@ class Graft:
 
 @dataclass(frozen=True, slots=True)
 class Prune:
-    """Push no more batches of this tree on this link: they come from elsewhere."""
+    """Request that the receiver stop pushing batches of this tree on this link: another link brings them sooner."""
 
     tree: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class LinkStatesHave:
-    """The newest link-state that the sender holds of each node, (node id, sequence); answered with what is newer."""
+    """The newest link-state that the sender has of each node: (node id, sequence). The receiver replies with newer ones."""
 
     versions: tuple[tuple[bytes, int], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class LinkStates:
-    """Signed link-state records, each opaque."""
+    """Signed link-state records, opaque here."""
 
     records: tuple[bytes, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class CertificatesHave:
-    """Digests of the members' certificates that the sender holds; answered with those that it lacks."""
+    """Digests of the certificates that the sender has. The receiver replies with those that the sender lacks."""
 
     digests: tuple[bytes, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Certificates:
-    """Certificates of members, so that what they signed can be checked by nodes that never met them."""
+    """Members' certificates, so that nodes can check the signatures of members to which they never had a link."""
 
     raws: tuple[bytes, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Addresses:
-    """Where the sender reached other members: (node id, address). Hints, as everything about addresses."""
+    """Addresses at which the sender reached other members: (node id, address). They are hints and may be wrong."""
 
     entries: tuple[tuple[bytes, Address], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class RevocationsHave:
-    """Digests of the revocations that the sender holds; answered with those that it lacks. The first word on a link."""
+    """Digests of the revocations that the sender has, the first message on a link.
+
+    The receiver replies with those that the sender lacks.
+    """
 
     digests: tuple[bytes, ...]
 
@@ -185,14 +189,14 @@ class Revocations:
 
 @dataclass(frozen=True, slots=True)
 class EpochHave:
-    """The tag (8 bytes) of the secret that the sender uses; whoever uses another one answers with its own `Epochs`."""
+    """The 8-byte tag of the mesh secret that the sender uses. A receiver that uses another one replies with its `Epochs`."""
 
     tag: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Epochs:
-    """Secrets of the mesh, oldest first, each signed by the root or an admin; none: that which it was made with."""
+    """Mesh secrets, oldest first, each signed by the root or an admin. Empty: the sender uses the first secret of the mesh."""
 
     raws: tuple[bytes, ...]
 
@@ -204,7 +208,7 @@ Message = App | Batch | SmallMessage
 
 
 def encode_parts(message: Message, version: int) -> tuple[bytes, bytes]:
-    """What `encode` joins: a head and, where it may be large, the payload as it is, so that nobody copies it."""
+    """Return the encoding in two parts: a head, and the payload where it may be large, so that nobody copies the payload."""
     match message:
         case App(payload):
             return bytes((version, _Type.APP)), payload
@@ -216,12 +220,12 @@ def encode_parts(message: Message, version: int) -> tuple[bytes, bytes]:
 
 
 def encode(message: Message, version: int = OLDEST) -> bytes:
-    """The one encoding of `message` on a link of this version: version, type, body."""
+    """Return the encoding of `message` on a link of this version: version, type, body."""
     return b"".join(encode_parts(message, version))
 
 
 def _encode_small(message: SmallMessage) -> bytes:
-    """Type and body of what is never large."""
+    """Return type and body of a message that is never large."""
     match message:
         case Ping(token):
             return _PING.pack(_Type.PING, token)
@@ -271,10 +275,10 @@ def _encode_decrees(message: DecreeMessage) -> bytes:
 
 
 def decode(data: bytes, version: int = OLDEST) -> Message | None:
-    """The message that `data` encodes on a link of this version; None for a type below 128 that it does not know.
+    """Return the message that `data` encodes on a link of this version; None for an unknown type below 128.
 
     Raises:
-        DecodeError: another version, an unknown type from 128 on, or a body that is not exactly as laid out.
+        DecodeError: another version, an unknown type from 128 on, or a body that does not match its layout exactly.
     """
     if len(data) < 2:
         raise DecodeError(f"message of {len(data)} bytes has no version and type")
@@ -284,12 +288,12 @@ def decode(data: bytes, version: int = OLDEST) -> Message | None:
     if parse is None:
         if data[1] < IGNORED_TYPES:
             return None
-        raise DecodeError(f"message of unknown type {data[1]} must be understood: upgrade the older node")
+        raise DecodeError(f"message of unknown type {data[1]} is mandatory: upgrade the older node")
     return parse(data)
 
 
 def decode_pieces(pieces: tuple[bytes | memoryview, ...], version: int) -> Message | None:
-    """`decode` of the pieces joined; a large application message is copied once and not twice."""
+    """Decode a message that arrived in pieces. It copies a large application message once instead of twice."""
     first = pieces[0]
     if len(pieces) == 1 or len(first) < 2 or first[0] != version or first[1] != _Type.APP:
         return decode(b"".join(pieces), version)
@@ -299,7 +303,7 @@ def decode_pieces(pieces: tuple[bytes | memoryview, ...], version: int) -> Messa
 
 
 def signed_part(priority: int, payload: bytes, *, direct: bool) -> bytes:
-    """What the origin of a batch signs."""
+    """Return the bytes that the origin of a batch signs."""
     return _flags(priority, direct=direct) + payload
 
 
@@ -328,7 +332,7 @@ class _Type:
 _PING = struct.Struct(">BI")
 _PONG = struct.Struct(">BIq")
 _BATCH_HEAD = 2 + ID_BYTES + SIGNATURE_BYTES + 1
-_DIRECT = 4  # flag beside the two bits of the priority
+_DIRECT = 4  # flag above the two bits of the priority
 
 
 def _head(kind: int) -> bytes:
@@ -361,7 +365,7 @@ def _app(data: bytes) -> App:
 
 def _batch(data: bytes) -> Batch:
     if len(data) < _BATCH_HEAD:
-        raise DecodeError(f"batch has {len(data)} bytes, its head alone has {_BATCH_HEAD}")
+        raise DecodeError(f"batch has {len(data)} bytes, but its head alone has {_BATCH_HEAD}")
     if len(data) - _BATCH_HEAD > APP_BYTES_MAX:
         raise DecodeError(f"batch has {len(data) - _BATCH_HEAD} bytes of payload, at most {APP_BYTES_MAX} are allowed")
     flags = data[_BATCH_HEAD - 1]
@@ -379,7 +383,7 @@ def _batch(data: bytes) -> Batch:
 
 def _tree_and_ids(data: bytes) -> tuple[bytes, tuple[bytes, ...]]:
     if len(data) < 2 + ID_BYTES:
-        raise DecodeError("message about batches names no tree")
+        raise DecodeError("gossip message names no tree")
     return data[2 : 2 + ID_BYTES], _pieces(data, 2 + ID_BYTES, ID_BYTES, IDS_MAX)
 
 
@@ -444,9 +448,9 @@ def _address(row: Any) -> tuple[bytes, Address]:
         raise DecodeError("address is not [node id, host, port]")
     node_id, host, port = row
     if len(node_id) != ID_BYTES or not 0 < len(host) <= HOST_CHARS_MAX or not host.isascii() or not host.isprintable():
-        raise DecodeError("address has a bad node id or host")
+        raise DecodeError("address has an invalid node id or host")
     if not 0 < port <= PORT_MAX:
-        raise DecodeError(f"address has port {port}")
+        raise DecodeError(f"address has port {port}, outside 1..{PORT_MAX}")
     return node_id, Address(host, port)
 
 

@@ -1,7 +1,7 @@
-"""Notices that strangers and broken peers could cause without end, held to one a cause and spell.
+"""Log throttle: passes one notice per event name and interval, and counts the suppressed ones.
 
-Owns the counts. What always holds: nothing is lost without being counted, and a cause is last of at most once in
-SPELL_MS. Must not know: what the causes are.
+Unauthenticated peers and broken ones could cause such notices without end. The next notice that passes carries the count, so
+a flood stays visible in the log.
 """
 
 from __future__ import annotations
@@ -14,24 +14,28 @@ if TYPE_CHECKING:
 
 __all__ = ["NoticeThrottle"]
 
-SPELL_MS = 10_000  # at a hundred floods a second, six lines a minute: a log can be read, and a disk lives
+INTERVAL_MS = (
+    10_000  # six lines a minute, even in a flood of a hundred a second: people can read the log, and a disk lasts
+)
 
 
 class NoticeThrottle:
-    """One line a cause and spell; `Notice.event` is the cause, and there are few of those."""
+    """The throttle of one core. It remembers each `Notice.event`; the program has few of those, so nothing here grows."""
 
-    __slots__ = ("_causes",)
+    __slots__ = ("_passed",)
 
     def __init__(self) -> None:
-        self._causes: dict[str, tuple[int, int]] = {}  # event -> (when last last of, how many since)
+        self._passed: dict[
+            str, tuple[int, int]
+        ] = {}  # event -> (when the last one passed, how many were suppressed since)
 
     def admit(self, notice: Notice, now_ms: int) -> list[Notice]:
-        """The notice, with how many were held back before it; or nothing."""
-        last = self._causes.get(notice.event)
-        if last is not None and now_ms - last[0] < SPELL_MS:
-            self._causes[notice.event] = (last[0], last[1] + 1)
+        """Return the notice, with the number suppressed before it; or an empty list if it is suppressed too."""
+        last = self._passed.get(notice.event)
+        if last is not None and now_ms - last[0] < INTERVAL_MS:
+            self._passed[notice.event] = (last[0], last[1] + 1)
             return []
-        self._causes[notice.event] = (now_ms, 0)
+        self._passed[notice.event] = (now_ms, 0)
         if last is None or last[1] == 0:
             return [notice]
         count = last[1]

@@ -1,8 +1,4 @@
-"""What a node knows of another member, in one value for people.
-
-Owns the joining of certificate, link-state and live link. What always holds: one `PeerStatus` for each other member
-whose certificate lives, linked or not. Must not know: how it is shown.
-"""
+"""Status of one other member, joined from its certificate, its link-state record and the live link to it."""
 
 from __future__ import annotations
 
@@ -21,11 +17,11 @@ __all__ = ["PeerStatus", "peer_status"]
 
 @dataclass(frozen=True, slots=True)
 class PeerStatus:
-    """One other member. `state` is linked, reachable (over `hops` links) or down.
+    """One other member. `state` is "linked", "reachable" (over `hops` links) or "down".
 
-    Milliseconds; `offset_ms` is its clock minus ours; None where nothing is known. Bytes are those of the live link;
-    `neighbours` are the links that it claims. `protocol` is the version that the link goes by or, of a member that was
-    met and speaks none of ours, what it speaks.
+    Times are milliseconds, and None where nothing is known. `offset_ms` is the member's clock minus ours. The byte counts are
+    those of the live link. `neighbours` are the links that the member reports. `protocol` is the version in use on the link,
+    or, for a member that shares no version with this node, the range that the member supports.
     """
 
     node_id: bytes
@@ -46,7 +42,10 @@ class PeerStatus:
 def peer_status(
     certificate: Certificate, topology: Topology, link: Link | None, unsupported: Versions | None, now_ms: int
 ) -> PeerStatus:
-    """The status of the certificate's holder; `link` is the live link to it, `unsupported` what it speaks that we do not."""
+    """Return the status of the certificate's holder.
+
+    `link` is the live link to it. `unsupported` is the range of versions that it supports, if this node supports none of them.
+    """
     node_id = certificate.node_id
     state = topology.state(node_id)
     received_ms = topology.received_ms(node_id)

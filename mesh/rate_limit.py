@@ -1,6 +1,6 @@
-"""How often something may happen: so many at once, then one in each interval.
+"""Token bucket: a burst of `at_once`, then one in each `every_ms`.
 
-Owns the virtual scheduling algorithm of ITU-T I.371 (a token bucket in one number). Must not know what happens.
+It is the virtual scheduling algorithm of ITU-T I.371, which needs one number per limited source.
 """
 
 from __future__ import annotations
@@ -9,9 +9,10 @@ __all__ = ["admit_at_rate"]
 
 
 def admit_at_rate(over_ms: int | None, now_ms: int, *, every_ms: int, at_once: int) -> int | None:
-    """When all that has happened would be over at the allowed rate, with one more; None if that one is too many.
+    """Return the bucket after one more event, or None if that event exceeds the rate and must be rejected.
 
-    `over_ms` is what the call before this one returned for the same thing, None at its first.
+    The bucket is the monotonic millisecond at which all admitted events would be over, had they come at the allowed rate.
+    `over_ms` is the bucket that the last admitted event of the same source returned, None at its first.
     """
     begin_ms = now_ms if over_ms is None else max(over_ms, now_ms)
     return None if begin_ms - now_ms > every_ms * (at_once - 1) else begin_ms + every_ms

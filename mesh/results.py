@@ -1,7 +1,4 @@
-"""What the parts of a mesh core answer to it: things to say, links to end, news for the shell.
-
-Owns only plain values. Must not know who makes them.
-"""
+"""Results that the overlay and the membership return to the mesh core: messages to send, links to end, news for the shell."""
 
 from __future__ import annotations
 
@@ -15,7 +12,7 @@ __all__ = ["Drop", "Result", "Send"]
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """GossipSend this message on that link."""
+    """Send this message on that link. `priority` 0 is the most urgent of 0..3."""
 
     link: int
     message: Message
@@ -24,7 +21,7 @@ class Send:
 
 @dataclass(frozen=True, slots=True)
 class Drop:
-    """End that link: its member is one no more."""
+    """End that link; `reason` goes to the peer and to the log."""
 
     link: int
     reason: str

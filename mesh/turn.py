@@ -1,8 +1,4 @@
-"""One call of a core's `handle`: both times, and what is to be done.
-
-Owns the list of actions of one event. What always holds: actions stand in the order in which they must be done, and what
-people hear goes through `NoticeThrottle`. Must not know what the actions are for.
-"""
+"""Collects the actions of one `handle` call of a core, in the order in which the shell must do them."""
 
 from __future__ import annotations
 
@@ -18,7 +14,7 @@ __all__ = ["Turn"]
 
 @dataclass(slots=True)
 class Turn:
-    """Times in milliseconds: `now_ms` is monotonic, `wall_ms` Unix time."""
+    """The handling of one event. Milliseconds: `now_ms` is monotonic, `wall_ms` is Unix time."""
 
     now_ms: int
     wall_ms: int
@@ -26,9 +22,9 @@ class Turn:
     actions: list[Action] = field(default_factory=list)
 
     def do(self, action: Action) -> None:
-        """One more thing to do."""
+        """Append one action."""
         self.actions.append(action)
 
     def notify(self, notice: Notice) -> None:
-        """Something a person may want to know, unless it was said a moment ago."""
+        """Append a notice, unless the throttle suppresses it."""
         self.actions += self._throttle.admit(notice, self.now_ms)

@@ -1,8 +1,7 @@
-"""Which versions of the protocol a node speaks, and what two nodes make of their ranges.
+"""Protocol version negotiation: two nodes use the highest version that both support.
 
-Owns the range of this program and the rule of agreement: the highest version that both speak. What always holds: both
-ends come to the same answer from the same two ranges, which travel inside the encrypted part of the handshake, so that
-nobody on the wire can lower it. Must not know: connections, what differs between versions. See docs/adr/0016-versions.md.
+Both ends compute the same version from the same two ranges. The ranges travel inside the encrypted part of the handshake, so
+an attacker on the wire cannot lower the version. See docs/adr/0016-versions.md.
 """
 
 from __future__ import annotations
@@ -11,12 +10,16 @@ from dataclasses import dataclass
 
 __all__ = ["OLDEST", "SUPPORTED", "VERSION_MAX", "VersionMismatches", "Versions"]
 
-VERSION_MAX = 255  # it is one byte before each message
+VERSION_MAX = 255  # one byte in front of each message
 
 
 @dataclass(frozen=True, slots=True)
 class Versions:
-    """All versions from `oldest` to `newest`, 1..255; ValueError if that is no range."""
+    """All versions from `oldest` to `newest`, within 1..255.
+
+    Raises:
+        ValueError: the two numbers are not such a range.
+    """
 
     oldest: int
     newest: int
@@ -32,35 +35,34 @@ class Versions:
         return self.oldest <= version <= self.newest
 
     def common(self, other: Versions) -> int:
-        """The highest version that both speak; 0 if there is none."""
+        """Return the highest version in both ranges, 0 if they do not overlap."""
         highest = min(self.newest, other.newest)
         return highest if highest in self and highest in other else 0
 
 
 OLDEST = 1
-SUPPORTED = Versions(OLDEST, 2)  # of this program
+SUPPORTED = Versions(OLDEST, 2)  # by this program
 
 
 class VersionMismatches:
-    """Members that were met and speak no version of ours, as long as they do: each is told of once."""
+    """Members that share no protocol version with this node. The node reports each of them once, until its range changes."""
 
-    __slots__ = ("_recorded",)
+    __slots__ = ("_ranges",)
 
     def __init__(self) -> None:
-        self._recorded: dict[
-            bytes, Versions
-        ] = {}  # node id -> its range; members alone, so never more than the mesh has
+        # Node id -> the range it supports. Only members get here, so there are never more than the mesh has.
+        self._ranges: dict[bytes, Versions] = {}
 
     def record(self, node_id: bytes, versions: Versions) -> bool:
-        """Keep in mind what this member speaks; whether that is news."""
-        news = self._recorded.get(node_id) != versions
-        self._recorded[node_id] = versions
+        """Record the range that a member supports; return True if it differs from the recorded one."""
+        news = self._ranges.get(node_id) != versions
+        self._ranges[node_id] = versions
         return news
 
     def forget(self, node_id: bytes) -> None:
-        """This member speaks with us."""
-        self._recorded.pop(node_id, None)
+        """Remove a member that shares a version with this node."""
+        self._ranges.pop(node_id, None)
 
     def versions_of(self, node_id: bytes) -> Versions | None:
-        """What a member speaks that does not speak with us; None of any other."""
-        return self._recorded.get(node_id)
+        """Return the range of a member that shares no version with this node, None for any other member."""
+        return self._ranges.get(node_id)

@@ -1,10 +1,13 @@
-"""Canonical CBOR for everything a peer says about the mesh, and the strict decoder for it.
+"""Canonical CBOR for handshake payloads and mesh messages, with a strict decoder.
 
-Owns the one encoding of a `Value` and every refusal of anything else. What always holds: `decode(data)` returns only
-if `encode(result) == data`, so one value has one encoding and bytes can be compared, hashed and signed; any input gives
-a `Value` or a `DecodeError`, never another exception. Memory is bounded by about 70 times `bytes_max` (an empty list is
-one byte on the wire and 64 in CPython), so every caller states a `bytes_max` that fits its message.
-Must not know: what the values mean. References: RFC 8949 sections 4.2 (deterministic encoding) and 5.3 (validity).
+A value has one encoding, so nodes can compare, hash and sign the bytes. Decoding takes up to about 70 times `bytes_max` of
+memory, because an empty list is one byte on the wire and 64 in CPython; so every caller passes a `bytes_max` that fits its
+message.
+
+Invariants: `decode(data)` returns a value only if `encode(value) == data`; any input gives a `Value` or a `DecodeError`, never
+another exception.
+
+RFC 8949, sections 4.2 (deterministic encoding) and 5.3 (validity).
 """
 
 from __future__ import annotations
@@ -19,8 +22,8 @@ from mycomesh.mesh.errors import DecodeError, LimitError
 
 __all__ = ["DEPTH_MAX", "INT_MAX", "INT_MIN", "Value", "decode", "decode_record", "encode"]
 
-DEPTH_MAX = 8  # containers inside containers: the deepest message of the mesh needs 4, link-state records
-INT_MIN = -(2**63)  # int64: below it SQLite and every peer in another language would need a bignum
+DEPTH_MAX = 8  # nested containers: the deepest message, a list of link-states, needs 4
+INT_MIN = -(2**63)  # int64: below it, SQLite and peers in other languages would need big integers
 INT_MAX = 2**64 - 1  # uint64: counters and nonces may use the upper half
 
 _TYPE_NAMES = {dict: "map", list: "list", int: "integer", float: "float", str: "text", bytes: "bytes", bool: "bool"}
@@ -29,9 +32,10 @@ Value = int | float | str | bytes | bool | None | list[Any] | dict[str, Any]
 
 
 def encode(value: Value | tuple[Any, ...]) -> bytes:
-    """The canonical bytes of `value`: shortest forms, map keys sorted, definite lengths. A tuple is written as a list.
+    """Return the canonical bytes of `value`: shortest forms, sorted map keys, definite lengths. A tuple becomes a list.
 
-    Raises LimitError for a value that no peer would accept (NaN, an integer beyond 64 bits, another type, too deep).
+    Raises:
+        LimitError: no peer would accept the value (NaN, an integer beyond 64 bits, another type, too deep).
     """
     fault = _fault(value, DEPTH_MAX, lists=(list, tuple))
     if fault:
@@ -40,20 +44,21 @@ def encode(value: Value | tuple[Any, ...]) -> bytes:
 
 
 def decode(data: bytes, *, bytes_max: int, depth_max: int = DEPTH_MAX) -> Value:
-    """The value that `data` canonically encodes, and nothing else.
+    """Return the value whose canonical encoding is `data`.
 
-    Refused with DecodeError: more than `bytes_max` bytes or `depth_max` nested containers, tags, indefinite lengths,
-    duplicate or non-text keys, `undefined`, simple values, integers outside [INT_MIN, INT_MAX], NaN and infinities (no
-    message of the mesh has a use for them, and NaN is unequal to itself), text that is not UTF-8, any form that is
-    longer than needed, trailing bytes.
+    Raises:
+        DecodeError: the data has more than `bytes_max` bytes or `depth_max` nested containers, tags, indefinite lengths,
+            duplicate or non-text keys, `undefined`, simple values, integers outside [INT_MIN, INT_MAX], NaN or infinities (no
+            message uses them, and NaN is unequal to itself), text that is not UTF-8, a form that is longer than needed,
+            or trailing bytes.
     """
     if len(data) > bytes_max:
-        raise DecodeError(f"message has {len(data)} bytes, at most {bytes_max} may stand here")
+        raise DecodeError(f"message has {len(data)} bytes, at most {bytes_max} are allowed here")
     try:
         value = cbor2.loads(
             data,
             semantic_decoders=_NO_TAGS,
-            max_depth=depth_max + 1,  # cbor2 counts the leaf as a level of its own; _fault() counts exactly
+            max_depth=depth_max + 1,  # cbor2 counts a scalar as a level too; _fault() counts containers alone
             allow_indefinite=False,
             allow_duplicate_keys=False,
             strict_hashable_types=True,
@@ -62,7 +67,7 @@ def decode(data: bytes, *, bytes_max: int, depth_max: int = DEPTH_MAX) -> Value:
         raise DecodeError(f"message is not valid CBOR: {_one_line(error)}") from None
     fault = _fault(value, depth_max, lists=(list,))
     if fault:
-        raise DecodeError(f"message holds {fault}")
+        raise DecodeError(f"message contains {fault}")
     if _dumps(value) != data:
         raise DecodeError("message is not in canonical form (longer than needed, unsorted, or followed by other bytes)")
     checked: Value = value
@@ -70,7 +75,13 @@ def decode(data: bytes, *, bytes_max: int, depth_max: int = DEPTH_MAX) -> Value:
 
 
 def decode_record(data: bytes, *, what: str, version: int, kinds: tuple[type, ...], bytes_max: int) -> list[Any]:
-    """The fields of a record `[version, field, ...]`, each exactly of its type in `kinds`; errors name it `what`."""
+    """Return the fields of a record `[version, field, ...]`.
+
+    `kinds` are the exact types of the fields; errors call the record `what`.
+
+    Raises:
+        DecodeError: the record has another version, another number of fields, or a field of another type.
+    """
     value = decode(data, bytes_max=bytes_max)
     if type(value) is not list or not value or type(value[0]) is not int:
         raise DecodeError(f"{what} is not a list that begins with its version")
@@ -79,14 +90,14 @@ def decode_record(data: bytes, *, what: str, version: int, kinds: tuple[type, ..
     fields = value[1:]
     if len(fields) != len(kinds):
         raise DecodeError(f"{what} has {len(fields)} fields instead of {len(kinds)}")
-    for place, (field, kind) in enumerate(zip(fields, kinds, strict=True), 1):
+    for number, (field, kind) in enumerate(zip(fields, kinds, strict=True), 1):
         if type(field) is not kind:
-            raise DecodeError(f"{what}: field {place} is not {_TYPE_NAMES.get(kind, kind.__name__)}")
+            raise DecodeError(f"{what}: field {number} is not {_TYPE_NAMES.get(kind, kind.__name__)}")
     return fields
 
 
 def _fault(value: object, depth_left: int, lists: tuple[type, ...]) -> str:  # noqa: PLR0911, one return a type
-    """What makes `value` unfit for the wire, or an empty string. Recursion is bounded by `depth_left`."""
+    """Return why `value` cannot be encoded, or an empty string. `depth_left` bounds the recursion."""
     kind = type(value)
     if kind is int:
         return "" if INT_MIN <= value <= INT_MAX else "an integer beyond 64 bits"  # type: ignore[operator]
@@ -104,7 +115,7 @@ def _fault(value: object, depth_left: int, lists: tuple[type, ...]) -> str:  # n
         return _map_fault(value, depth_left, lists)  # type: ignore[arg-type]
     for item in value:  # type: ignore[attr-defined]
         if type(item) is bytes or (type(item) is int and INT_MIN <= item <= INT_MAX):
-            continue  # most of what link-states hold: a call for each costs more than all other checks
+            continue  # most items of a link-state: one call for each would cost more than all other checks
         fault = _fault(item, depth_left - 1, lists)
         if fault:
             return fault
@@ -124,7 +135,7 @@ def _map_fault(value: dict[object, object], depth_left: int, lists: tuple[type, 
 def _text_fault(text: str) -> str:
     if text.isascii():
         return ""
-    # A lone surrogate is a str in Python and not UTF-8 anywhere.
+    # Python allows a lone surrogate in a str, UTF-8 does not.
     return "text with a lone surrogate" if any("\ud800" <= char <= "\udfff" for char in text) else ""
 
 
@@ -138,10 +149,10 @@ def _one_line(error: Exception) -> str:
 
 
 class _NoTags(Mapping[int, "Callable[..., Any]"]):
-    """A table of tag decoders that has one for every tag, and each refuses.
+    """A table of tag decoders in which every tag has a decoder that refuses it.
 
-    cbor2's own decoders compile patterns, import `email` and build cycles, so they must not even run. Its releases
-    differ in how they ask a table (`get` or an index): both lead here, and the tests watch that no tag gets through.
+    cbor2's own decoders compile patterns, import `email` and build cycles, so they must not even run. Releases of cbor2 differ
+    in how they read the table (`get` or an index). Both end here, and tests check that no tag passes.
     """
 
     def __getitem__(self, tag: int) -> Callable[..., Any]:

@@ -126,7 +126,7 @@ def test_junk_behind_every_known_type(kind, junk):
 
 def test_an_unknown_type_below_128_is_ignored_and_above_closes():
     assert decode(b"\x01\x7fwhatever") is None
-    with pytest.raises(DecodeError, match="must be understood"):
+    with pytest.raises(DecodeError, match="is mandatory"):
         decode(b"\x01\x80whatever")
 
 
