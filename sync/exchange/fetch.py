@@ -1,8 +1,10 @@
-"""Fetching: what this replica asks of which peer, and what it makes of the answers.
+"""The receiver's side of rounds: which tables to request from which peer, and how to apply the answers.
 
-Owns the receiver's side of rounds. What always holds: a table is fetched from one peer at a time while that goes on; a
-sender's vector is adopted only after every chunk of its stream was applied, and, where rows may have ended that the sender
-cannot tell of any more, after an audit. It must not know sockets or what is sent to peers.
+A round goes: request (Vectors), chunks of rows, end of stream (Done), and, if the sender has collected tombstones, an audit.
+At the end the receiver adds the sender's vectors to its own.
+
+Invariant: a table is fetched from one peer at a time while its claim lasts. The receiver takes a sender's vector only after
+it has applied every chunk of the stream and has audited the rows whose delete the sender cannot send any more.
 """
 
 from __future__ import annotations
@@ -20,13 +22,13 @@ from mycomesh.sync.wire import messages as wire
 
 __all__ = ["Fetcher", "Progress"]
 
-# A stream begins again where a process ended, and brings what is here already: four million rows of that are enough.
+# After a restart a stream repeats rows that are here already. No honest peer repeats more than four million rows.
 NOOP_CHUNKS_MAX = 4_096
-# What broken streams had brought is remembered for so many peers.
+# The windows that broken streams delivered are remembered for this many peers.
 PARTIAL_PEERS_MAX = 64
-# A comparison that shows a difference is left to the live path this often in a row, where that has brought something since.
+# How many comparisons in a row may leave a difference to the live path, provided that it has filled some gap since.
 DEFERRALS_MAX = 3
-# How often a person hears of a long round.
+# How often a long round reports its progress.
 PROGRESS_MS = 1_000
 
 # table -> (vector digest, entry digest)
@@ -35,7 +37,13 @@ Digests = Mapping[str, tuple[bytes, bytes]]
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """A round under way, for people: changes received and expected (about; 0: not known yet), bytes, milliseconds left."""
+    """Progress of a round, for the operator.
+
+    rows: changes received.
+    expected: about how many changes the sender announced; 0 if it has not announced any.
+    received_bytes: bytes received.
+    left_ms: estimated milliseconds until the end; None if there is no estimate.
+    """
 
     rows: int
     expected: int
@@ -45,73 +53,74 @@ class Progress:
 
 @dataclass(slots=True)
 class _Round:
-    """What is being fetched over one link."""
+    """One round on one link."""
 
-    tables: dict[str, bool]  # whether this replica held anything of the table when it asked
+    tables: dict[str, bool]  # table -> whether this replica had entries of it at the request
     since_ms: int
-    failed: bool = False  # a chunk could not be applied: the end of the stream proves nothing
-    refused: bool = False  # ... because its stamps lie too far ahead: asking again at once would not help
-    abandoned: bool = False  # given up: nothing has come for long, others are asked
-    noop_chunks: int = 0  # chunks in a row that brought nothing
+    failed: bool = False  # a chunk was not applied, so the end of the stream proves nothing
+    refused: bool = False  # ... because the peer's clock is too far ahead; do not retry immediately
+    abandoned: bool = False  # nothing arrived for `stall_ms`; other peers may be asked
+    noop_chunks: int = 0  # chunks in a row that changed nothing
     rows: int = 0
     expected: int = 0
     size: int = 0
     notified_at: int = 0
     audit: TombstoneAudit | None = None
-    dropped: int = 0  # rows that the audit has dropped
+    dropped: int = 0  # rows that the audit removed
 
 
 @dataclass(slots=True)
 class _Link:
     peer: bytes
     digests: Digests = field(default_factory=dict)
-    first: bool = True  # they are the first that the peer has told on this link
-    requested: dict[str, bytes] = field(default_factory=dict)  # vector digests that a round has answered or will
+    first: bool = True  # `digests` are the first ones on this link
+    requested: dict[str, bytes] = field(
+        default_factory=dict
+    )  # table -> the peer's vector digest that a round has fetched or is fetching
     round: _Round | None = None
     failures: int = 0
     rows: int = 0
-    deferred_vectors: Mapping[str, bytes] | None = (
-        None  # vector digests here when it was put off to ask; None: nothing is put off
-    )
+    # This replica's vector digests when it deferred the request; None if no request is deferred.
+    deferred_vectors: Mapping[str, bytes] | None = None
     deferrals: int = 0  # in a row
 
 
 class Fetcher:
-    """The rounds of every link."""
+    """The rounds of all links."""
 
     def __init__(self, replica: Replica, config: ExchangeConfig) -> None:
         self._replica = replica
         self._config = config
         self._links: dict[int, _Link] = {}
-        self._claims: dict[str, tuple[int, int]] = {}  # table -> (link that it is fetched from, since when)
-        self._due_at: dict[int, int] = {}  # link -> when to ask it, or to give its round up
-        self._partial: dict[bytes, dict[str, Vector]] = {}  # peer -> what broken streams have brought
+        self._claims: dict[str, tuple[int, int]] = {}  # table -> (link that fetches it, since when)
+        self._due_at: dict[int, int] = {}  # link -> when to request, or to abandon its round
+        self._partial: dict[bytes, dict[str, Vector]] = {}  # peer -> windows that broken streams delivered
 
     def on_link_opened(self, number: int, peer: bytes) -> None:
-        """A link stands."""
+        """Register a link."""
         self._links[number] = _Link(peer)
 
     def on_link_closed(self, number: int, turn: Turn) -> None:
-        """A link is gone: what it was to bring is asked of others."""
+        """Remove a link; request its unfinished tables from other peers soon."""
         self._links.pop(number, None)
         self._release(number)
         for other in sorted(self._links):
             self.request_soon(other, turn.now_ms)
 
     def next_deadline(self) -> int | None:
-        """When `on_timer` is due."""
+        """Return when `on_timer` is due."""
         return min(self._due_at.values(), default=None)
 
     def is_fetching(self, name: str, now_ms: int) -> bool:
-        """Whether a round is bringing that table: until it ends, more is held than the vector covers."""
+        """Return whether a round is fetching a table. Until it ends, the table has more entries than its vector covers."""
         return not self._unclaimed(name, now_ms)
 
     def rows_received(self, number: int) -> int:
-        """How many changes have come over that link."""
+        """Return how many changes arrived on a link."""
         return self._links[number].rows
 
     def progress(self, number: int, now_ms: int) -> Progress | None:
-        """The round under way on that link."""
+        """Return the progress of the round on a link; None if there is no active round."""
         current = self._links[number].round
         if current is None or current.abandoned:
             return None
@@ -120,12 +129,13 @@ class Fetcher:
             left_ms = (now_ms - current.since_ms) * (current.expected - current.rows) // current.rows
         return Progress(current.rows, current.expected, current.size, left_ms)
 
-    # ---- asking
+    # ---- requests
 
     def on_digests(self, number: int, theirs: Digests, turn: Turn, *, first: bool) -> None:
-        """A peer has told what it holds, for the `first` time on this link or once more.
+        """Compare a peer's digests with our vectors, and request what differs.
 
-        On a link that has been compared, what differs is most often on its way here: we ask only if it does not come.
+        The `first` digests of a link are acted on at once. On later ones most differences are live batches under way, so we
+        wait for `gap_ms` and request only the tables that did not change meanwhile.
         """
         link = self._links[number]
         link.digests, link.first = theirs, first
@@ -143,21 +153,21 @@ class Fetcher:
         link.deferred_vectors = mine
 
     def request_soon(self, number: int, now_ms: int) -> None:
-        """The live path shows a gap: ask this peer, unless the gap is filled before."""
+        """Schedule a request to a peer after the live path has shown a gap; it is dropped if the gap fills first."""
         if number in self._links:
             self._links[number].deferred_vectors = None
             self._due_at.setdefault(number, now_ms + self._config.gap_ms)
 
     def _request(self, number: int, turn: Turn) -> None:
-        """Asks a peer for what it covers and we do not, except what another peer is sending already."""
+        """Begin a round for the tables where the peer may cover more than we do, except those that another peer sends."""
         link = self._links[number]
         if link.round is not None:
-            return  # one at a time: the end of one stream must not be taken for that of another
+            return  # one round at a time: the end of one stream must not pass for the end of another
         before, link.deferred_vectors = link.deferred_vectors, None
         mine = self._vectors()
         wanted = self._tables_to_request(link, mine, turn.now_ms)
         if before is not None:
-            # Where something has come since, the peer's digests are old: the comparison that follows each change tells.
+            # A table that has changed since makes the peer's digests old. Each change leads to another comparison.
             wanted = [name for name in wanted if mine.get(name) == before.get(name)]
         if not wanted:
             return
@@ -173,12 +183,13 @@ class Fetcher:
         return {digest.table: digest.vector for digest in self._replica.digests(remember=True)}
 
     def _tables_to_request(self, link: _Link, mine: Mapping[str, bytes], now_ms: int) -> list[str]:
-        """The tables of which the peer has told something else than we hold, and nobody is asked for yet."""
+        """Return the tables where the peer's vector differs from ours and no round fetches that difference yet."""
         return [
             name
             for name, (vector, _) in sorted(link.digests.items())
             if mine.get(name) != vector
-            # At first a peer is asked all the same: it shows whether a file went back, theirs or ours.
+            # The first request of a link also goes to a peer that is behind. It shows whether a file was restored from a
+            # backup, theirs or ours.
             and (link.first or not self._peer_is_behind(name, vector))
             and link.requested.get(name) != vector
             and self._unclaimed(name, now_ms)
@@ -191,7 +202,7 @@ class Fetcher:
         return table is not None and table.log.count > 0
 
     def _peer_is_behind(self, name: str, vector: bytes) -> bool:
-        """Whether the peer is where this replica was a moment ago: it asks us, there is nothing to ask it for."""
+        """Return whether this replica had the peer's vector a moment ago: the peer requests from us, not we from it."""
         table = self._replica.tables.get(name)
         return table is not None and vector in table.passed
 
@@ -200,10 +211,10 @@ class Fetcher:
         return claim is None or now_ms >= claim[1] + self._config.claim_ms
 
     def _covered_from(self, name: str, peer: bytes) -> Vector:
-        """What needs not be sent: what is covered here, and what a broken stream of the same peer has brought."""
+        """Return the vector to request with: our own, and the windows that a broken stream of this peer filled."""
         if self._replica.forgot(name):
-            for brought in self._partial.values():
-                brought.pop(name, None)
+            for windows in self._partial.values():
+                windows.pop(name, None)
         vector = self._replica.vector(name)
         partial = self._partial.get(peer, {}).get(name)
         if partial is not None:
@@ -215,23 +226,23 @@ class Fetcher:
             if other != number:
                 self._request(other, turn)
 
-    # ---- the answers
+    # ---- answers
 
     def on_plan(self, number: int, changes: int) -> None:
-        """The stream begins."""
+        """Note about how many changes the stream will have."""
         current = self._links[number].round
         if current is not None:
             current.expected = changes
 
     def on_chunk(self, number: int, bundle: bytes, size: int, turn: Turn) -> Applied | None:
-        """Apply one chunk; `size` is what it took on the wire. None if nothing was applied."""
+        """Apply one chunk, which had `size` bytes on the wire; return None if it was not applied."""
         link = self._links[number]
         current = link.round
         if current is None or current.audit is not None:
-            turn.drop(number, "sends rows that nobody asked for")
+            turn.drop(number, "sends rows that were not requested")
             return None
         turn.send(number, wire.Ack(size))
-        current.abandoned = False  # it goes on after all: what it brings now need not be asked for again
+        current.abandoned = False  # the stream has resumed, so its rows need no second request
         self._due_at[number] = turn.now_ms + self._config.stall_ms
         current.size += size
         try:
@@ -240,18 +251,21 @@ class Fetcher:
             current.failed = True
             return None
         except DatabaseError:
-            current.failed = True  # what was not applied is not covered, whatever else the round brings
+            current.failed = True  # these rows are missing, so the round must not end with the sender's vector
             raise
-        except KeyMismatchError as error:  # an honest peer learns over this very link what the table's definition is
+        except KeyMismatchError as error:
+            # Keep the link: an honest peer will learn the table's definition over it.
             applied = Applied(misfit=str(error))
         turn.publish(applied.published)
         if applied.misfit:
             current.failed = True
-            text = f"changes from {link.peer.hex()[:8]} do not fit: {applied.misfit}"
+            text = f"refused changes from {link.peer.hex()[:8]}: {applied.misfit}"
             turn.notify("round.refused", text, {"node_id": link.peer.hex()}, "warning")
         elif applied.refused:
             current.failed = current.refused = True
-            text = f"{applied.refused} changes from {link.peer.hex()[:8]} are stamped too far ahead; check its clock"
+            text = (
+                f"refused {applied.refused} changes from {link.peer.hex()[:8]}: stamped in the future; check its clock"
+            )
             turn.notify("round.refused", text, {"changes": applied.refused, "node_id": link.peer.hex()}, "warning")
         elif applied.withheld:
             current.failed = True
@@ -261,12 +275,15 @@ class Fetcher:
         link.rows += applied.merged.changes
         current.noop_chunks = 0 if applied.merged.changes else current.noop_chunks + 1
         if current.noop_chunks > NOOP_CHUNKS_MAX:
-            turn.drop(number, "sends a round that brings nothing and does not end")
+            turn.drop(number, "sends a round that changes nothing and does not end")
         self._notify_progress(number, link, current, turn)
         return applied
 
     def _record_partial(self, peer: bytes, applied: Applied) -> None:
-        """Windows that were brought whole need not come again from this peer, whose own past they are (ADR 0003)."""
+        """Remember the windows that a chunk filled, so that this peer need not send them again (ADR 0003).
+
+        They do not count for other peers: the windows describe what this sender had looked through.
+        """
         partial = self._partial.setdefault(peer, {})
         for name, site, after, upto in applied.windows:
             partial.setdefault(name, Vector()).add(site, after, upto)
@@ -286,11 +303,11 @@ class Fetcher:
         turn.notify("round.progress", text, detail | {"node_id": link.peer.hex()})
 
     def on_done(self, number: int, message: wire.Done, turn: Turn) -> None:
-        """The stream is complete: its vectors are adopted, if nothing speaks against it."""
+        """Handle the end of a stream: begin the audit, unless a chunk of the round was not applied."""
         link = self._links[number]
         current = link.round
         if current is None or current.audit is not None:
-            turn.drop(number, "ends a stream that nobody asked for")
+            turn.drop(number, "ends a stream that was not requested")
             return
         if current.abandoned:
             link.round = None
@@ -301,42 +318,44 @@ class Fetcher:
         if current.failed:
             self._finish(number, turn, [])
             return
-        held = [name for name, held in current.tables.items() if held]
-        audit = TombstoneAudit(self._replica, vectors, collected, held)
+        not_empty = [name for name, had_entries in current.tables.items() if had_entries]
+        audit = TombstoneAudit(self._replica, vectors, collected, not_empty)
         current.audit = audit
         self._continue_audit(number, audit.begin(), turn)
 
     def on_audit_reply(self, number: int, message: wire.AuditReply, turn: Turn) -> None:
-        """A peer tells which entries it holds."""
+        """Continue the audit with the entries that the peer reports."""
         current = self._links[number].round
         if current is not None and current.audit is not None and current.audit.awaiting_reply:
             self._continue_audit(number, current.audit.on_audit_reply(message), turn)
 
-    def _continue_audit(self, number: int, question: wire.AuditRequest | None, turn: Turn) -> None:
-        if question is not None:
-            turn.send(number, question)
+    def _continue_audit(self, number: int, request: wire.AuditRequest | None, turn: Turn) -> None:
+        """Send the next request of the audit; with None, all replies are here: remove rows, then end the round."""
+        if request is not None:
+            turn.send(number, request)
             self._due_at[number] = turn.now_ms + self._config.stall_ms
             return
         current = self._links[number].round
         assert current is not None
         assert current.audit is not None
         try:
-            audited = current.audit.step(turn.wall_ms)
+            outcome = current.audit.step(turn.wall_ms)
         except DatabaseBusyError:
             current.failed = True
             self._finish(number, turn, [])
             return
-        turn.publish(audited.published)
-        current.dropped += audited.rows
-        if not audited.done:
+        turn.publish(outcome.published)
+        current.dropped += outcome.rows
+        if not outcome.done:
             self._due_at[number] = turn.now_ms
             return
         if current.dropped:
-            text = f"{current.dropped} row(s) were deleted elsewhere long ago, and are gone here too"
+            text = f"removed {current.dropped} row(s) that other nodes deleted while this one was away"
             turn.notify("round.audited", text, {"rows": current.dropped})
             turn.changed = True
-        self._finish(number, turn, audited.advanced)
-        for name in audited.incomplete:  # the sender's clock is a little ahead: the next comparison asks again
+        self._finish(number, turn, outcome.advanced)
+        for name in outcome.incomplete:
+            # The sender's clock is a little ahead. The next comparison requests the rest.
             self._links[number].requested.pop(name, None)
 
     def _finish(self, number: int, turn: Turn, advanced: list[str]) -> None:
@@ -362,7 +381,7 @@ class Fetcher:
         self._request(number, turn)
 
     def _discard_partial(self, peer: bytes, current: _Round) -> None:
-        """What is covered needs no remembering."""
+        """Forget the partial windows of tables that the vector covers after the round."""
         partial = self._partial.get(peer, {})
         for name in current.tables:
             partial.pop(name, None)
@@ -377,7 +396,7 @@ class Fetcher:
     # ---- time
 
     def on_timer(self, turn: Turn) -> None:
-        """A gap that the live path did not fill is asked for; a round that stalled is given up, and others are asked."""
+        """Request what the live path did not fill, and abandon rounds that stalled so that other peers are asked."""
         for number, at in sorted(self._due_at.items()):
             if turn.now_ms >= at:
                 self._on_overdue(number, turn)
@@ -394,5 +413,5 @@ class Fetcher:
             return
         link.round.abandoned = True
         if link.round.audit is not None:
-            link.round = None  # its stream has ended: nothing late can be taken for the next one's
+            link.round = None  # its stream has ended, so no late message can pass for one of the next round
         self._request_from_others(number, turn)

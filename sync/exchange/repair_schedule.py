@@ -1,7 +1,8 @@
-"""Mending: which tables are repaired with which peer, and when (design.md section 6, step 3).
+"""Schedule of repairs: which tables are repaired with which peer, and when (design.md section 6, step 3).
 
-Owns the repairs of every link and what limits them. What always holds: a difference is believed when it is seen twice, since
-batches may be under way; a peer that lies about its digests costs less and less work. It must not know rounds.
+Two tables with equal vectors and different digests are damaged, or a batch is under way between them. A repair starts only
+when a second comparison shows the same difference. Each repair that does not help doubles the pause before the next, so a
+peer that lies about its digests costs less and less work.
 """
 
 from __future__ import annotations
@@ -22,12 +23,12 @@ from mycomesh.sync.wire import messages as wire
 
 __all__ = ["Digests", "RepairSchedule"]
 
-# Repairs of one link wait their turn; a peer that asks for more than this is not answered.
+# The queue of repairs of one link. Requests beyond it are ignored.
 REPAIRS_MAX = 16
-# One conversation takes a sketch, a few larger ones and a request: that much at once, and as much again each minute.
+# One repair takes a sketch, a few larger ones and a request: this many at once, and as many again each minute.
 REQUESTS_MAX = 32
 REQUESTS_PERIOD_MS = 2_000
-# A table that goes on differing after repairs is a peer that lies, or a bug: the wait before the next doubles up to this.
+# A table that still differs after repairs means a lying peer or a bug: the pause before the next repair doubles up to this.
 PAUSE_MS_MAX = 600_000
 
 # table -> (vector digest, entry digest)
@@ -36,9 +37,9 @@ Digests = Mapping[str, tuple[bytes, bytes]]
 
 @dataclass(slots=True)
 class _Suspect:
-    """A table that differs from a peer's although the vectors are equal."""
+    """A table whose digest differs from a peer's although the vectors are equal."""
 
-    pair: tuple[bytes, bytes]
+    pair: tuple[bytes, bytes]  # (our entry digest, the peer's)
     not_before: int = 0
     pause_ms: int = 0
 
@@ -53,40 +54,40 @@ class _Link:
 
 
 class RepairSchedule:
-    """The repairs of every link."""
+    """The repairs of all links."""
 
     def __init__(self, replica: Replica, config: ExchangeConfig, is_fetching: Callable[[str, int], bool]) -> None:
         self._replica = replica
         self._config = config
-        self._is_fetching = is_fetching  # whether a round is bringing a table: it holds more than its vector tells
+        self._is_fetching = is_fetching  # a table in a round has more entries than its vector covers
         self._links: dict[int, _Link] = {}
 
     def on_link_opened(self, number: int, peer: bytes, window: SendWindow) -> None:
-        """A link stands; `window` bounds what is sent on it."""
+        """Register a link, whose `window` limits the bytes under way."""
         self._links[number] = _Link(peer, window, TokenBucket(REQUESTS_MAX, REQUESTS_PERIOD_MS))
 
     def on_link_closed(self, number: int) -> None:
-        """A link is gone, and its repairs with it: the next comparison begins again."""
+        """Remove a link and its repairs; comparisons over other links start them again."""
         self._links.pop(number, None)
 
     @property
     def ready(self) -> bool:
-        """True if some repair can do its next step."""
+        """True if some repair can take its next step."""
         return any(
             link.repairs and (link.window.has_room or not link.repairs[0].sending) for link in self._links.values()
         )
 
-    # ---- beginning
+    # ---- this side
 
     def on_digests(self, number: int, theirs: Digests, turn: Turn) -> bool:
-        """Begins the repair of each damaged table; of two peers the one with the lower site begins.
+        """Start the repair of each damaged table, on the side with the lower site.
 
-        Returns true if something differs for the first time, so that it should be compared again soon.
+        Return True if a difference is new, so that the caller should compare again soon.
         """
         link = self._links[number]
         if self._replica.site[:SITE_PREFIX] > link.peer[:SITE_PREFIX]:
             return False
-        fresh = False
+        is_new = False
         for digest in self._replica.digests():
             reported = theirs.get(digest.table) if self._replica.rights.may_write(link.peer, digest.table) else None
             if (
@@ -100,25 +101,25 @@ class RepairSchedule:
             pair = (digest.entries, reported[1])
             suspect = link.suspects.get(digest.table)
             if suspect is None:
-                # Batches may be under way: what is damaged differs in the same way when it is compared again.
+                # Batches may be under way. Damage shows the same pair of digests in the next comparison.
                 link.suspects[digest.table] = _Suspect(pair)
-                fresh = True
+                is_new = True
             elif suspect.pair != pair:
                 suspect.pair = pair
-                fresh = True
+                is_new = True
             elif turn.now_ms >= suspect.not_before and len(link.repairs) < REPAIRS_MAX:
                 suspect.pause_ms = min(max(self._config.repair_pause_ms, 2 * suspect.pause_ms), PAUSE_MS_MAX)
                 suspect.not_before = turn.now_ms + suspect.pause_ms
                 link.repairs.append(RepairSession(digest.table, digest.vector))
-        return fresh
+        return is_new
 
     # ---- the peer's side
 
     def on_repair_request(self, number: int, message: wire.TableSketch | wire.RepairRequest, turn: Turn) -> None:
-        """Queues what a peer asks for; too much of it ends the link."""
+        """Queue the repair that a peer requests; drop the link if it requests too many."""
         link = self._links[number]
         if not link.requests.take(turn.now_ms):
-            turn.drop(number, "asks for repairs again and again")
+            turn.drop(number, "requests repairs too often")
             return
         if not self._replica.rights.may_read(link.peer, message.table) or self._is_fetching(message.table, turn.now_ms):
             return
@@ -127,44 +128,45 @@ class RepairSchedule:
                 repair = RepairSession.for_sketch(table, vector, Sketch.decode(sketch))
                 mine = {digest.table: digest.vector for digest in self._replica.digests()}
                 if mine.get(table) != vector:
-                    return  # the tables have moved on: compare again later
+                    return  # the table has changed since the peer compared it
             case wire.RepairRequest(table, ids):
                 repair = RepairSession.for_request(table, decode_ids(ids))
         if len(link.repairs) < REPAIRS_MAX:
             link.repairs.append(repair)
 
     def on_repair_rows(self, number: int, message: wire.RepairRows, size: int, turn: Turn) -> Applied | None:
-        """Join whole rows; answers with what this replica holds of them beyond that. None if nothing was joined."""
+        """Merge whole rows and reply with the entries of those rows that they lack; return None if nothing was merged."""
         link = self._links[number]
         try:
             applied = self._replica.apply(message.bundle, turn.wall_ms, voucher=link.peer, repair=True)
         except DatabaseBusyError:
             turn.send(number, wire.Ack(size))
-            return None  # the next comparison begins again
+            return None  # the next comparison starts the repair again
         turn.send(number, wire.Ack(size))
         turn.publish(applied.published)
         turn.changed = True
-        repaired = applied.merged.repaired  # the rest is news, which a round under way has brought to that peer first
+        # Count only what the vector covered. Other changes are new: a round has brought them to that peer first.
+        repaired = applied.merged.repaired
         if repaired:
-            text = f"{repaired} damaged entries repaired from {link.peer.hex()[:8]}"
+            text = f"repaired {repaired} damaged entries with rows of {link.peer.hex()[:8]}"
             turn.notify("repair.done", text, {"changes": repaired, "node_id": link.peer.hex()}, "warning")
         if message.final:
             return applied
-        answers: list[bytes] = []
+        replies: list[bytes] = []
         try:
             turn.publish(
-                self._replica.settled(turn.wall_ms, lambda: answers.extend(rows_beyond(self._replica, message.bundle)))
+                self._replica.settled(turn.wall_ms, lambda: replies.extend(rows_beyond(self._replica, message.bundle)))
             )
         except DatabaseBusyError:
             return applied
-        for answer in answers:
-            link.window.record_sent(turn.send(number, wire.RepairRows(answer, final=True)))
+        for reply in replies:
+            link.window.record_sent(turn.send(number, wire.RepairRows(reply, final=True)))
         return applied
 
-    # ---- working
+    # ---- both sides
 
     def step(self, turn: Turn) -> bool:
-        """One bounded step of each link's first repair; false if the file is busy."""
+        """Take one bounded step in the first repair of each link; return False if the file is busy."""
         for number, link in sorted(self._links.items()):
             if not link.repairs or not (link.window.has_room or not link.repairs[0].sending):
                 continue

@@ -1,8 +1,11 @@
-"""Repair of one table between two peers whose vectors are equal and whose digests differ (design.md section 6, step 3).
+"""Repair of one table between two peers with equal vectors and different digests (design.md section 6, step 3).
 
-Owns the sketch conversation: a small sketch, a larger one sized by its estimate if that does not peel, then whole rows both
-ways; ADR 0004 has the figures. What always holds: work is done in bounded steps, so live traffic never waits for a scan; a
-repair joins what both sides hold of the damaged rows and never drops a value. It must not know links other than by number.
+The side with the lower site sends a small sketch of its entry digests. The other side subtracts its own sketch. If the
+difference does not peel, it estimates the size and replies with a larger sketch. Once a difference peels, both sides know
+which entries are missing where, and they exchange whole rows (ADR 0004 has the figures).
+
+Work is done in bounded steps, so live traffic never waits for a scan. Invariant: a repair merges what both sides have of the
+damaged rows, and never drops a value.
 """
 
 from __future__ import annotations
@@ -19,15 +22,15 @@ from mycomesh.sync.wire.bundle import Bundle, Section
 
 __all__ = ["RepairSession", "decode_ids", "encode_ids", "rows_beyond"]
 
-# One step scans this many entries: about 12 ms.
+# Entries that one step scans: about 12 ms.
 STEP_ENTRIES = 10_000
-# Rows of one Mend: a transaction of some milliseconds on the other side.
+# Rows in one `RepairRows`: a transaction of some milliseconds on the other side.
 SEND_ROWS_MAX = 256
 
 
 class _Phase(enum.Enum):
     SKETCH = "sketch"  # scanning entries into our sketch
-    FIND = "find"  # scanning for the rows of wanted digests
+    FIND = "find"  # scanning for the rows of wanted entries
     SEND = "send"  # sending those rows
     DONE = "done"
 
@@ -48,12 +51,12 @@ class RepairSession:
 
     @classmethod
     def for_sketch(cls, table: str, vector: bytes, theirs: Sketch) -> RepairSession:
-        """Return the side that got the first sketch, or a larger one."""
+        """Return the session that answers a sketch of the peer, the first one or a larger one."""
         return cls(table, vector, theirs.cells, theirs)
 
     @classmethod
     def for_request(cls, table: str, wanted: frozenset[int]) -> RepairSession:
-        """Return the side that was asked for rows."""
+        """Return the session that sends the rows which the peer requested."""
         return cls(table, b"", wanted=wanted, phase=_Phase.FIND)
 
     @property
@@ -63,11 +66,11 @@ class RepairSession:
 
     @property
     def sending(self) -> bool:
-        """True when the next step sends rows, which needs room on the link."""
+        """True when the next step sends rows, which needs room in the window of the link."""
         return self.phase is _Phase.SEND
 
     def step(self, replica: Replica) -> list[wire.Message]:
-        """Do one bounded step in a settled read transaction; returns messages to send."""
+        """Take one bounded step, in a transaction where all local writes are stamped; return the messages to send."""
         match self.phase:
             case _Phase.SKETCH:
                 return self._scan(replica)
@@ -83,7 +86,7 @@ class RepairSession:
         if self.mine is None:
             self.mine = Sketch(self.cells)
         entries = replica.scan(self.table, self.cursor, STEP_ENTRIES)
-        self.mine.add(entry[3] for entry in entries if entry[3])  # 0: a tombstone, which counts in no digest
+        self.mine.add(entry[3] for entry in entries if entry[3])  # a tombstone has digest 0 and counts in no digest
         if len(entries) == STEP_ENTRIES:
             self.cursor = entries[-1][:2]
             return []
@@ -104,7 +107,7 @@ class RepairSession:
         return [wire.RepairRequest(self.table, encode_ids(peeled.second))] if peeled.second else []
 
     def _enlarge(self, estimate: int) -> list[wire.Message]:
-        """Start again with more cells; where a sketch would be as large as the table, every row is joined instead."""
+        """Start again with more cells; exchange every row instead where the sketch would be as large as the table."""
         cells = cells_after(self.cells, estimate)
         if cells > CELLS_MAX:
             self.wanted = frozenset()
@@ -133,25 +136,25 @@ class RepairSession:
 
 
 def rows_beyond(replica: Replica, bundle: bytes) -> list[bytes]:
-    """Return bundles of the entries that this replica holds of a bundle's rows and that are not in it.
+    """Return bundles with the entries of a bundle's rows that this replica has and the bundle lacks.
 
-    What a peer sends to mend us and we have superseded, it has lost the superseder of: a later write, or a tombstone.
+    If a peer sends an entry that we have superseded, the peer has lost the later write or the tombstone that superseded it.
     """
-    answers = []
+    replies = []
     for section in Bundle.decode(bundle).sections:
         sent = {(group.site, hlc) for group in section.groups for hlc in group.hlcs}
-        for answer in replica.rows_named(section, bytes_max=FEED_BYTES_MAX):
-            groups = [group for group in answer.groups if any((group.site, hlc) not in sent for hlc in group.hlcs)]
+        for reply in replica.rows_named(section, bytes_max=FEED_BYTES_MAX):
+            groups = [group for group in reply.groups if any((group.site, hlc) not in sent for hlc in group.hlcs)]
             if groups:
-                answers.append(Bundle([Section(section.table, [], groups)]).encode())
-    return answers
+                replies.append(Bundle([Section(section.table, [], groups)]).encode())
+    return replies
 
 
 def encode_ids(ids: Sequence[int]) -> bytes:
-    """Return ids as they are sent: 5 bytes each, big-endian."""
+    """Return the wire form of entry ids: 5 bytes each, big-endian."""
     return b"".join(each.to_bytes(ID_BYTES, "big") for each in ids)
 
 
 def decode_ids(data: bytes) -> frozenset[int]:
-    """Return the ids in the bytes of a `Want`."""
+    """Return the entry ids in the bytes of a `RepairRequest`."""
     return frozenset(int.from_bytes(data[at : at + ID_BYTES], "big") for at in range(0, len(data), ID_BYTES))

@@ -738,7 +738,7 @@ def test_a_peer_that_asks_for_repairs_again_and_again_is_dropped(attacked):
         wire.RepairRequest("none", bytes(5)),
     ):
         liar.say(*[message] * 20)
-    assert set(liar.dropped()) == {"asks for repairs again and again"}
+    assert set(liar.dropped()) == {"requests repairs too often"}
     world.do(node, LinkClosed(liar.link))
     world.run(10_000)
     mends = [payload for _, _, payload in node.sent if isinstance(wire.decode(payload), wire.RepairRows)]
@@ -750,7 +750,7 @@ def test_rows_that_nobody_asked_for_end_the_link(attacked):
     world, node, liar = attacked
     before = node.peer.tables()
     liar.say(wire.Chunk(batch_of(LIAR_SITE, PRESENT).encode()))
-    assert liar.dropped() == ["sends rows that nobody asked for"]
+    assert liar.dropped() == ["sends rows that were not requested"]
     assert node.peer.tables() == before
     unharmed(world)
 
@@ -764,7 +764,7 @@ def test_a_round_that_brings_nothing_and_never_ends_is_dropped(attacked, monkeyp
         if liar.dropped():
             break
         liar.say(wire.Chunk(stale))
-    assert liar.dropped() == ["sends a round that brings nothing and does not end"]
+    assert liar.dropped() == ["sends a round that changes nothing and does not end"]
     assert len([answer for answer in liar.answers() if isinstance(answer, wire.Ack)]) == 51
     unharmed(world)
 
