@@ -200,7 +200,13 @@ MUTATIONS = (
     Mutation(
         "later-delete-forgotten",
         "an older update of a deleted row is taken as if the row were there",
-        (Edit("mycomesh.sync.crdt.lattice:join", "if killer is not None and killer > stamp:", "if False:"),),
+        (
+            Edit(
+                "mycomesh.sync.crdt.lattice:join",
+                "if newest_existence is not None and newest_existence > stamp:",
+                "if False:",
+            ),
+        ),
         FLAPPING,
         3,
     ),

@@ -44,13 +44,13 @@ def join(entries: Sequence[Entry], stamp: Stamp, mask: int) -> Join:
     An entry of the same stamp is another part of the same change. It keeps its bits, and the change does not gain them again.
     """
     gained = mask
-    killer: Stamp | None = None
+    newest_existence: Stamp | None = None
     for entry in entries:
         if entry.stamp >= stamp:
             gained &= ~entry.mask
         if entry.mask & EXISTENCE:
-            killer = entry.stamp
-    if killer is not None and killer > stamp:
+            newest_existence = entry.stamp
+    if newest_existence is not None and newest_existence > stamp:
         gained &= EXISTENCE
     if not gained:
         return Join(0, [entry.mask for entry in entries])
