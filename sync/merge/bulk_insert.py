@@ -1,8 +1,10 @@
-"""Births: what of a received group is plain new rows enters the table and the change log many rows at a time.
+"""Fast path of the merge: bulk insert of received rows that the change log has never seen.
 
-Owns the choice of those rows. What always holds: a row is inserted here only if nothing at all is known of it, so that its birth
-alone says what it is; births that are held already are left out; whatever else there is to a change is left to the general
-case. The caller owns the transaction.
+A catch-up consists mostly of such rows. They need no comparison with entries, so one statement inserts all of them, and the
+change log packs them into runs. Changes that need more go back to the caller, which merges them row by row (`merge`).
+
+Invariant: the tables and the change log are the same as if each row had been merged alone
+(tests/sync/merge/test_bulk_insert.py). ADR 0006.
 """
 
 from __future__ import annotations
@@ -26,12 +28,15 @@ from mycomesh.sync.wire.bundle import Group, Kind
 __all__ = ["filter_group", "insert_new_rows"]
 
 _SAVEPOINT = "mycomesh_births"
-# Where the table refuses some row, halves are tried down to so many; what is left of them is looked at row by row.
+# A batch that the table refuses is split in halves down to this size. Below it the rows are merged one by one.
 _BATCH_MIN = 16
 
 
 def insert_new_rows(table: Table, group: Group, site_number: int, keys: Sequence[Any]) -> tuple[int, Group | None]:
-    """Insert the new rows of a group; returns how many, and the changes that need a closer look."""
+    """Insert the new rows of a group; return how many, and the changes that have to be merged row by row.
+
+    `keys` are the keys of the group's rows, in order. The caller owns the transaction.
+    """
     if not _is_plain(table, group):
         return 0, group
     mask = table.mask_of(group.columns) | EXISTENCE
@@ -40,7 +45,8 @@ def insert_new_rows(table: Table, group: Group, site_number: int, keys: Sequence
     if not not_new:
         return _insert(table, group, site_number, keys)
     keyless = table.spec.kind is KeyKind.KEYLESS and group.keys is None
-    complete = {  # whose entries own all that they could bring
+    # A repeated insert brings nothing if the entry of its stamp owns all its columns already. It is left out.
+    complete = {
         hlc
         for hlc, key in zip(group.hlcs, keys, strict=True)
         if hlc in existing and mask & ~existing[hlc][1] == 0 and (keyless or existing[hlc][0] == key)
@@ -72,32 +78,36 @@ def filter_group(group: Group, flags: Sequence[bool]) -> Group:
 
 
 def _is_plain(table: Table, group: Group) -> bool:
-    """Return True if the births of a group say everything of their rows, in values that SQLite takes as they are."""
+    """Return True if the group holds inserts whose own values name their rows, in columns that this file has."""
     spec = table.spec
     naming = {column.folded for column in spec.key} | ({spec.id_column} if spec.id_column else set())
     whole = naming <= set(group.columns) <= set(table.known)
+    # An insert with priors overwrites something. A converting column may change a value that is written into it.
     if group.kind is not Kind.INSERT or group.priors is not None or not whole or table.converting:
         return False
+    # A list is text that is not UTF-8. SQLite takes that only through an expression (`raw_text`).
     return list not in set(map(type, itertools.chain.from_iterable(group.rows)))
 
 
 def _not_new(table: Table, group: Group, keys: Sequence[Any]) -> set[int]:
-    """Return the clocks of births of which it is not sure that they are the first that is heard of their rows."""
+    """Return the clocks of those inserts whose rows the change log may know already."""
     log, spec = table.log, table.spec
     if spec.kind is KeyKind.KEYLESS:
+        # A keyless row is named by the stamp of its insert. Only an update or a delete that came first can know it.
         if not table.has_orphans():
             return set()
-        if spec.id_column:  # what ended an id ends its births (ADR 0009)
+        # A delete from before the table kept both rows ends every earlier insert of its id (ADR 0009).
+        if spec.id_column:
             return set(group.hlcs)
     elif spec.kind is KeyKind.ROWID and not log.any_row_between(min(keys), max(keys)):
         return set()
     rows = log.described(keys)
-    unnamed = spec.kind is KeyKind.KEYED  # a key of NULLs names no row by itself
+    unnamed = spec.kind is KeyKind.KEYED  # with a NULL in its key, the row is named by its insert: merge it alone
     return {hlc for hlc, key in zip(group.hlcs, keys, strict=True) if key in rows or (unnamed and key[:1] == b"\x00")}
 
 
 def _insert(table: Table, group: Group, site_number: int, keys: Sequence[Any]) -> tuple[int, Group | None]:
-    """Insert births, all or by halves; returns how many, and those that some constraint refuses among their neighbours."""
+    """Insert rows, all at once or in halves; return how many, and the changes of batches that a constraint refuses."""
     if _try_insert(table, group, site_number, keys):
         return len(keys), None
     if len(keys) <= _BATCH_MIN:
@@ -115,7 +125,7 @@ def _insert(table: Table, group: Group, site_number: int, keys: Sequence[Any]) -
 
 
 def _try_insert(table: Table, group: Group, site_number: int, keys: Sequence[Any]) -> bool:
-    """Insert births at once; False, with nothing done, if a constraint refuses one of them."""
+    """Insert rows at once; return False, with nothing done, if a constraint refuses one of them."""
     spec, log = table.spec, table.log
     keyless = spec.kind is KeyKind.KEYLESS
     mask = table.mask_of(group.columns) | EXISTENCE
@@ -153,7 +163,7 @@ def _try_insert(table: Table, group: Group, site_number: int, keys: Sequence[Any
 
 
 def _next_rowid(table: Table) -> int | None:
-    """Return the first of a run of free rowids at the end of the table, None if there is no room."""
+    """Return the first free rowid after the table's last, None if rowids that high are almost used up."""
     rowid = quoted(table.spec.rowid)
     found = table.store.db.execute(f"SELECT max({rowid}) FROM {quoted(table.spec.name)}").fetchone()
     last = int(found[0] or 0)

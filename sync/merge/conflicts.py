@@ -1,7 +1,10 @@
-"""Conflicts: which values of a merge lost to a write that had not seen them.
+"""Conflict detection: finds the values that lost a merge to a write that had not seen them.
 
-Owns the decision what goes on record, not how it is written down (`report`). What always holds: every value that a merge
-takes out of sight is superseded by a writer that had seen it, or recorded here. It must not change rows or entries.
+A change carries its priors: for each other site, the newest stamp that its writer had seen of the cells it overwrote. A loser
+that is newer than the winner's priors is concurrent, and `records` writes it to `mycomesh_conflicts`. Nothing here changes
+rows or entries.
+
+Invariant: every value that a merge hides was seen by the writer that superseded it, or is recorded.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ __all__ = ["Change", "record_conflicts", "record_hidden", "same"]
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One incoming change, with local numbers."""
+    """One incoming change, with this file's numbers for its site and columns."""
 
     site_number: int
     hlc: int
@@ -34,9 +37,13 @@ class Change:
 def record_conflicts(
     table: Table, view: RowView, change: Change, gained: int, masks: Sequence[int], wall_ms: int
 ) -> int:
-    """Record every value that loses to a write which had not seen it; returns how many records were made."""
+    """Record every value that loses to a write which had not seen it; return how many records were made.
+
+    `gained` and `masks` are the outcome of the join of the change into the row.
+    """
     stamp = (change.hlc, table.store.site(change.site_number))
     made = 0
+    # Cells that the change takes from entries of this row.
     for leaf, entry, mask in zip(view.leaves, view.entries, masks, strict=True):
         lost = entry.mask & ~mask
         if lost and entry.stamp != stamp:
@@ -46,11 +53,13 @@ def record_conflicts(
                 won = None if change.dead else change.values
                 loser = records.Loser(change.key, values, entry.stamp, entry.dead)
                 made += records.record_conflict(table, loser, stamp, won, wall_ms)
+    # Cells of the change that lose to entries of this row. A repeated change does not lose to its own entry.
     refused = change.mask & ~gained
     for entry in view.entries:
         if entry.stamp == stamp:
             refused &= ~entry.mask
     for leaf, entry in zip(view.leaves, view.entries, strict=True):
+        # An insert or a delete of the whole row supersedes every lower cell, also those that its entry does not own.
         whole = entry.mask & EXISTENCE != 0
         lost = refused if whole else refused & entry.mask
         if lost and entry.stamp > stamp:
@@ -67,21 +76,24 @@ def record_conflicts(
 
 
 def _differing(lost: dict[str, Any], won: dict[str, Any]) -> dict[str, Any]:
-    """Return the losing values that the winner does not have as well: writing the same value is no conflict."""
+    """Return the losing values that differ from the winner's: two writes of one value are not a conflict."""
     return {name: value for name, value in lost.items() if name not in won or not same(won[name], value)}
 
 
 def _concurrent_bits(
     table: Table, winner: tuple[int, bytes], prior: bytes | None, loser: tuple[int, bytes], lost: int, *, whole: bool
 ) -> int:
-    """Return the lost cells whose write the winner had not seen."""
+    """Return the lost cells whose write the winner had not seen. A `whole` winner overwrote the row, not single cells."""
     return sum(1 << bit for bit in bits_of(lost) if concurrent(table, winner, prior, loser, 0 if whole else bit))
 
 
 def record_hidden(table: Table, change: Change, after: list[Entry], owned: dict[str, Any], wall_ms: int) -> int:
-    """Record values that a delete hides although they were written later: whoever inserts the row again ends them."""
+    """Record values that a delete hides although they were written later; return how many records were made.
+
+    The entries keep these values, but the next insert of the row supersedes them.
+    """
     tombstone = next((entry for entry in after if entry.dead), None)
-    if tombstone is None:  # a change that came before the birth of its row
+    if tombstone is None:  # the change came before the insert of its row
         return 0
     made = 0
     for entry in after:
@@ -95,5 +107,5 @@ def record_hidden(table: Table, change: Change, after: list[Entry], owned: dict[
 
 
 def same(left: Any, right: Any) -> bool:
-    """Return True if two values are stored alike: 1 and 1.0 are not, nor are 0.0 and -0.0."""
+    """Return True if SQLite stores two values alike. It does not store 1 and 1.0 alike, nor 0.0 and -0.0."""
     return type(left) is type(right) and left == right and (bool(left) or repr(left) == repr(right))

@@ -1,13 +1,16 @@
-"""Counters: columns whose concurrent changes are added up, where another column keeps the latest write alone.
+"""Counters: columns whose concurrent changes are added up, where any other column keeps only the latest write.
 
-A counter cell is several registers of the lattice, each an ordinary column to it: the base, which is the column itself (what
-the row's birth or a plain write said), and a share for each site that has counted, a column named by the counter, a NUL (no
-column of SQLite's can be named so) and the site, which holds the sum of that site's differences. Only its own site writes a
-share, so shares never conflict; the birth or the end of a row takes them along like any cell (ADR 0005).
+Each cell of a counter column is several registers (compare the PN-counter), and the lattice treats each register as an ordinary
+column:
 
-Owns this arithmetic. What always holds: the registers of a counter cell are held values, and the user's cell shows their
-total; so what an application did to the cell is the difference between the two, whatever was logged and in what order. It
-must not know peers or the wire.
+- The base is the column itself. It has the value of the row's insert, or of the last plain write.
+- Each site that has counted has a share: the sum of its own differences. The share's column is named by the counter, a NUL
+  (SQLite allows no column of that name) and the site.
+
+Only its own site writes a share, so shares never conflict. An insert or a delete of the row supersedes them like any cell.
+
+Invariant: the registers of a counter cell are held values, and the user's cell shows their total. So the difference between
+the two is what the application did to the cell, whatever the triggers logged and in what order. ADR 0005.
 """
 
 from __future__ import annotations
@@ -23,13 +26,13 @@ from mycomesh.sync.storage.table import Table
 __all__ = ["hold_bases", "hold_registers", "share_column", "share_name", "totals", "unseen_values", "update_registers"]
 
 _NUL = "\0"
-# Totals are taken modulo 2^64: only so is adding exact, and the same in every order, at the ends of SQLite's integers.
+# Totals wrap modulo 2^64. Otherwise sums near the ends of SQLite's integers would depend on the order of addition.
 _MODULUS = 1 << 64
 _INTEGER = re.compile(r"\(*([+-]?[0-9]{1,18})\)*")
 
 
 def share_name(column: str, site: bytes) -> str:
-    """Return the name of the register in which a site sums up what it did to a counter."""
+    """Return the name of the register that sums up one site's changes to a counter."""
     return f"{column}{_NUL}{site.hex()}"
 
 
@@ -40,7 +43,7 @@ def share_column(name: str) -> str | None:
 
 
 def totals(table: Table, registers: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the user's cells show, for the counters of a row with these registers that somebody has counted."""
+    """Return the totals that the user's cells show, for those counters of a row with these registers that have a share."""
     shares: dict[str, list[Any]] = {}
     for name, value in registers.items():
         column = share_column(name)
@@ -53,13 +56,13 @@ def totals(table: Table, registers: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def update_registers(view: RowView, site_number: int, mask: int, *, silent: bool) -> int:
-    """Turn what a local update did to the counters of a row into registers.
+    """Turn a local update of the counters of a row into registers.
 
     Args:
-        view: the row, shown; its `present` becomes what the registers hold.
+        view: a visible row. Its `present` is changed from the cells to the values of the registers.
         site_number: this site.
         mask: the columns that the update changed.
-        silent: what the row shows has been compared with what its entries were digested with: `mask` is all that differs.
+        silent: the caller has compared the row with the digests of its entries, so `mask` names every column that differs.
 
     Returns:
         The mask of the registers and the other columns that the update owns.
@@ -73,7 +76,7 @@ def update_registers(view: RowView, site_number: int, mask: int, *, silent: bool
     for column in sorted(table.counters):
         bit = 1 << table.bits[column]
         if column not in held and owned & bit:
-            # Not looked at since it was declared a counter: the base is in the user's row, unless that has changed.
+            # First look since the column was declared a counter: its base is in the user's row, unless the update changed it.
             if silent and not mask & bit:
                 _hold_base(view, column, bit)
             continue
@@ -88,7 +91,8 @@ def update_registers(view: RowView, site_number: int, mask: int, *, silent: bool
             table.learn([name])
             present[name] = _wrapped(_number(shares.get(name)) + now - before)
             mask |= 1 << table.bits[name]
-        else:  # not a difference of integers: a plain write, of the value that shows as what was written
+        else:
+            # Not a difference of integers, so this is a plain write of the base. The base plus all shares is the new value.
             present[column] = _wrapped(now - sum(map(_number, shares.values()))) if type(now) is int else now
             mask |= bit
     view.present = present
@@ -96,7 +100,7 @@ def update_registers(view: RowView, site_number: int, mask: int, *, silent: bool
 
 
 def hold_registers(table: Table, site_number: int, hlc: int, values: Mapping[str, Any]) -> None:
-    """Hold the registers of counters among what a local entry owns."""
+    """Hold those values of a local entry that are registers of counters."""
     held = {name: value for name, value in values.items() if name in table.counters or share_column(name) is not None}
     if held:
         table.hold(site_number, hlc, held)
@@ -105,7 +109,7 @@ def hold_registers(table: Table, site_number: int, hlc: int, values: Mapping[str
 def hold_bases(
     table: Table, site_number: int, hlcs: Sequence[int], columns: Sequence[str], rows: Iterable[Sequence[Any]]
 ) -> None:
-    """Hold the bases of a run of births, whose values come in the order of `columns`."""
+    """Hold the bases of many inserts of one site, whose values are in the order of `columns`."""
     positions = [number for number, column in enumerate(columns) if column in table.counters]
     if positions:
         names = [columns[number] for number in positions]
@@ -115,7 +119,11 @@ def hold_bases(
 
 
 def unseen_values(view: RowView, held: Mapping[str, Any]) -> dict[str, Any]:
-    """Return those held values of an entry that no user saw: of a row that is shown, not the registers of its counters."""
+    """Return those held values of an entry that no user saw.
+
+    The registers of a visible row do not count: its cells show their totals. A row that holds values of other known columns
+    is not visible, so no user saw its registers either.
+    """
     counters = view.table.counters
     if not counters or any(
         name in view.table.known and name not in counters for leaf in view.leaves for name in view.held(leaf)
@@ -132,12 +140,12 @@ def _hold_base(view: RowView, column: str, bit: int) -> None:
 
 
 def _total(base: Any, shares: Iterable[Any]) -> Any:
-    """A base that is no integer shows as it is: nothing can be added to it."""
+    """Return the base plus the shares. A base that is not an integer shows as it is: nothing can be added to it."""
     return _wrapped(base + sum(map(_number, shares))) if type(base) is int else base
 
 
 def _number(share: Any) -> int:
-    return share if type(share) is int else 0  # a peer may send anything
+    return share if type(share) is int else 0  # a peer may send any value
 
 
 def _wrapped(number: int) -> int:
@@ -145,7 +153,7 @@ def _wrapped(number: int) -> int:
 
 
 def _default(table: Table, column: str) -> Any:
-    """The base of a column that no entry owns: ADD COLUMN gave every row its default, and writes nothing."""
+    """Return the base of a column that no entry owns: ADD COLUMN gave every row the default, and no trigger logged it."""
     for spec in table.spec.columns:
         if spec.folded == column:
             found = _INTEGER.fullmatch(spec.default or "")

@@ -1,10 +1,10 @@
-"""Shedding: a column that the mesh has dropped leaves the change log, and whatever still comes in with it.
+"""Removes dropped columns from the change log and from received changes.
 
-A cell that nobody can see any more is no part of what replicas compare: the entries that own it own it no longer, and their
-digests change on every replica in the same way, so that replicas which know of the drop are equal again.
+Replicas compare digests of entries. A dropped column is visible on no replica, so it must not count there: each entry gives it
+up, and every replica that knows of the drop computes the same digest again.
 
-Owns this pass. What always holds: digests are made from the values that the entries own, so it runs before anything else is
-written to the table. It must not know facts or who dropped the column.
+Digests are computed from the values that the entries own. So `drop_columns` has to run before anything else is written to the
+table.
 """
 
 from __future__ import annotations
@@ -23,11 +23,14 @@ from mycomesh.sync.wire.bundle import Group, Kind
 
 __all__ = ["drop_columns", "without_columns"]
 
-_STEP = 1_000  # rows that are in memory at once
+_STEP = 1_000  # rows in memory at once
 
 
 def drop_columns(table: Table, columns: Collection[str]) -> None:
-    """Has no entry of the table own these columns; inside a transaction in which every write has its stamp."""
+    """Take these columns from every entry of the table, with the shares of counters among them.
+
+    Runs inside a transaction in which every captured write has its stamp.
+    """
     mask = table.mask_of([name for name in table.bits if name in columns or share_column(name) in columns])
     if not mask:
         return
@@ -47,7 +50,7 @@ def _drop_from_run(table: Table, run: InsertRun, mask: int) -> None:
     rows = range(run.row, run.row + run.n)
     names = table.columns_of(mask)
     present = table.cells_between(rows[0], rows[-1], names)
-    gone = [None] * len(names)  # a row that went without a trace
+    gone = [None] * len(names)  # for a row that vanished without a log record
     values = [codec.encode(present.get(row, gone)) for row in rows]
     keys = rows if table.spec.kind is KeyKind.ROWID else None
     digests = table.digests(run.place, mask, range(run.hlc, run.hlc + run.n), keys, values)
@@ -69,11 +72,12 @@ def _rows(table: Table) -> Iterator[list[Row]]:
 
 
 def without_columns(group: Group, columns: Collection[str]) -> Group | None:
-    """Return what is left of a group without these columns, None for nothing."""
+    """Return the group without these columns, None if its changes own nothing else."""
     gone = {name for name in group.columns if name in columns or share_column(name) in columns}
     if not gone:
         return group
     positions = [position for position, name in enumerate(group.columns) if name not in gone]
+    # An insert or a delete without columns still owns the row's existence.
     if not positions and group.kind is Kind.UPDATE:
         return None
     priors = group.priors

@@ -1,13 +1,14 @@
-"""Both rows of one id: tables whose automatic ids two nodes may give out twice while they cannot hear each other.
+"""Keep both rows of one id: tables whose automatic ids two nodes may both assign while they are apart.
 
-In such a table a row is identified by the stamp of its birth, and its INTEGER PRIMARY KEY is a register like any column: the
-id that it wants. Of the rows that want one id the earliest claim has it; each other is shown under an id that follows from
-its birth alone, below zero, so that automatic numbering goes on undisturbed, and the id that it wants is held. That is a
-function of the rows alone, whatever the order of arrival. The site that gave the id away then writes the other id into the
-row, for good: else the row would move back when the one that has the id is deleted (ADR 0009).
+In such a table the stamp of its insert identifies a row. The INTEGER PRIMARY KEY is a register like any column: the id that the
+row wants. Of all rows that want one id, the row with the earliest claim gets it. Each other row gets an id that is computed from
+the key of its insert alone, and the id that it wants is held. Computed ids are below zero, so automatic numbering continues
+undisturbed. The result is a function of the rows and does not depend on the order of arrival.
 
-Owns who has an id. What always holds: after a transaction every id is with the earliest claim among the rows that want it. It
-must not know peers or the wire.
+The site that assigned the id then writes the computed id into the row as a local update. Otherwise the row would change its id
+again when the row that won is deleted.
+
+Invariant: after each transaction, every id belongs to the earliest claim among the rows that want it. ADR 0009.
 """
 
 from __future__ import annotations
@@ -42,26 +43,27 @@ __all__ = [
     "without_other_key_form",
 ]
 
-# A row that was deleted before its table kept both is known by its id alone: a one byte (no birth begins so), the id.
+# Before a table keeps both rows, an id identifies a row. The key of a row deleted then: a one byte (insert keys begin with a
+# zero byte), the id.
 LEGACY_KEY_SIZE = 1 + 8
 _LEGACY = b"\x01"
-_IDS = 1 << 52  # whatever reads ids as doubles keeps them exact
+_IDS = 1 << 52  # programs that read ids as doubles keep them exact
 _BATCH = 500
 
 
 @dataclass(frozen=True, slots=True)
 class IdAssignment:
-    """Where a row goes: the id that it wants, the one that it gets, and the claim that it lost to, if that is known."""
+    """The id that a row wants, the id that it gets, and the claim that it lost to, if that is known."""
 
     wanted: int
     id: int
-    winner: tuple[int, int] | None  # place of the site, hlc
+    winner: tuple[int, int] | None  # site number, hlc
 
 
 def assign_id(table: Table, view: RowView, registers: Mapping[str, Any]) -> IdAssignment | None:
-    """Find the id under which a row is to be shown, and moves the row that has it if that claimed it later.
+    """Return the id under which a row is to be visible; reassign the row that has this id if it claimed the id later.
 
-    Returns None if the registers do not say which id the row wants: it stays where it is.
+    Returns None if the registers do not say which id the row wants. Then the row keeps its id.
     """
     wanted = registers.get(table.spec.id_column)
     if type(wanted) is not int:
@@ -73,9 +75,9 @@ def assign_id(table: Table, view: RowView, registers: Mapping[str, Any]) -> IdAs
         return IdAssignment(wanted, wanted, None)
     mine = RowView.read(table, view.row)
     claim, other = _claim_leaf(mine), _claim_leaf(rival)
-    if claim is None or other is None:  # a row of the application's that has no stamp yet
+    if claim is None or other is None:  # the application wrote a row that has no stamp yet
         return IdAssignment(wanted, _other_id(table, mine), None)
-    if rival.owned().get(table.spec.id_column) != wanted:  # moved to just this id, of 2^52
+    if rival.owned().get(table.spec.id_column) != wanted:  # by a chance of 1 in 2^52, its computed id is the wanted one
         return IdAssignment(wanted, _other_id(table, mine), None)
     if _stamp(table, other) < _stamp(table, claim):
         return IdAssignment(wanted, _other_id(table, mine), other[:2])
@@ -84,7 +86,7 @@ def assign_id(table: Table, view: RowView, registers: Mapping[str, Any]) -> IdAs
 
 
 def record_assignment(table: Table, before: Row, row: Row, assignment: IdAssignment | None) -> None:
-    """Keep account of a row that is shown, or of one that is not (`place` None)."""
+    """Record that `row`, known as `before` until now, is visible under an assigned id, or not visible (None)."""
     db = table.store.db
     db.execute("DELETE FROM mycomesh_moved WHERE id = ? AND row IN (?, ?)", (table.table_id, before, row))
     if assignment is None or assignment.id == assignment.wanted:
@@ -97,15 +99,16 @@ def record_assignment(table: Table, before: Row, row: Row, assignment: IdAssignm
     records.record_reassigned_id(
         table, assignment.wanted, assignment.id, _stamp(table, leaf), _stamp(table, assignment.winner)
     )
-    # The drain of the site that gave the id away writes the other one, see `id_to_settle`; elsewhere it finds nothing.
+    # The drain writes the computed id at the site that inserted the row (`id_to_settle`). At other sites it finds nothing to do.
     db.execute(f"INSERT INTO {pending_name(table.table_id)}(what, at, r) VALUES({LOOK_AGAIN}, NULL, ?)", (row,))
     table.unread = True
 
 
 def stale_assignments(table: Table, after: Row | None, limit: int) -> tuple[list[Row], int, Row | None]:
-    """Look at up to `limit` rows after a row that are shown under another id than they want.
+    """Check up to `limit` rows after a row that are visible under another id than they want.
 
-    Returns those whose winner has gone, or who have gone; how many were looked at; and the last of them.
+    Returns the rows to try again, because they or the row that won the id are gone or the winner is not known; how many rows
+    were checked; and the last of them.
     """
     start, parameters = ("", ()) if after is None else ("AND row > ?", (after,))
     listing = f"SELECT row, wanted, place, hlc FROM mycomesh_moved WHERE id = ? {start} ORDER BY row LIMIT ?"
@@ -119,7 +122,10 @@ def stale_assignments(table: Table, after: Row | None, limit: int) -> tuple[list
 
 
 def id_to_settle(view: RowView, site_number: int) -> int:
-    """Return the bit of the id where a local drain has to write what is shown: the row was born here, and has moved."""
+    """Return the bit of the id column if the local drain has to write the computed id, else 0.
+
+    That is so where this site inserted the row, and the row is visible under another id than it wants.
+    """
     table = view.table
     column = table.spec.id_column
     own = any(
@@ -129,11 +135,14 @@ def id_to_settle(view: RowView, site_number: int) -> int:
 
 
 def has_other_key_form(table: Table, section: Section) -> bool:
-    """Return True if some change names its row as another policy than this replica's would have it."""
+    """Return True if some change names its row in the form of another policy than this replica has for the table.
+
+    A row is named by its id, or by its insert if the table keeps both rows.
+    """
     spec = table.spec
     if spec.kind is not KeyKind.ROWID and not spec.id_column:
         return False
-    other = _is_id if spec.id_column else _is_birth_or_legacy
+    other = _is_id if spec.id_column else _is_insert_or_legacy
     return any(
         any(map(other, group.keys or ()))
         or (spec.id_column != "" and group.kind is Kind.INSERT and group.priors is not None)
@@ -142,7 +151,7 @@ def has_other_key_form(table: Table, section: Section) -> bool:
 
 
 def without_other_key_form(tables: Mapping[str, Table], sections: Iterable[Section]) -> list[Section]:
-    """Leaves out what was stamped before a policy was learnt that holds by now: rounds bring it in the form of now."""
+    """Leave out sections that were stamped before the current policy arrived. Rounds bring their changes in its form."""
     return [item for item in sections if item.table not in tables or not has_other_key_form(tables[item.table], item)]
 
 
@@ -150,12 +159,12 @@ def _is_id(key: Any) -> bool:
     return type(key) is int
 
 
-def _is_birth_or_legacy(key: Any) -> bool:
+def _is_insert_or_legacy(key: Any) -> bool:
     return type(key) is bytes and (key[:1], len(key)) in ((b"\x00", BIRTH_KEY_SIZE), (_LEGACY, LEGACY_KEY_SIZE))
 
 
 def legacy_key(row: int) -> bytes:
-    """Return the key of the end of a row that went by its id."""
+    """Return the key under which a table that keeps both rows knows the delete of a row by its id."""
     return _LEGACY + row.to_bytes(8, "big", signed=True)
 
 
@@ -165,7 +174,7 @@ def legacy_id(key: bytes) -> int:
 
 
 def rows_wanting(table: Table, wanted: int) -> list[Row]:
-    """Return the shown rows that want an id: the one that has it, and those that are shown under another."""
+    """Return the visible rows that want an id: the row that has it, and those that are visible under another id."""
     listing = "SELECT row FROM mycomesh_moved WHERE id = ? AND wanted = ? ORDER BY row"
     rows = [row for (row,) in table.store.db.execute(listing, (table.table_id, wanted)).fetchall()]
     views = [RowView.read(table, row) for row in [wanted, *rows]]
@@ -173,16 +182,17 @@ def rows_wanting(table: Table, wanted: int) -> list[Row]:
 
 
 def deleted_up_to(table: Table, wanted: Any) -> tuple[int, bytes]:
-    """Return the stamp up to which births of an id are ended, from when rows went by their ids."""
+    """Return the stamp up to which inserts of an id are deleted by a delete from before the table kept both rows."""
     leaves = table.log.leaves(legacy_key(wanted)) if type(wanted) is int else []
     return max((_stamp(table, leaf) for leaf in leaves), default=(0, b""))
 
 
 def convert(table: Table) -> None:
-    """Give every entry of a table whose rows went by their ids the identity of its row's birth.
+    """Convert a table whose rows were named by their ids: name every entry by its row's insert.
 
-    The births are the same on every replica, so each comes to the same entries on its own. What waits for a birth that is
-    not here is dropped, and with it the coverage of the other sites' clocks: rounds bring it under its new name.
+    The inserts are the same on every replica, so each replica computes the same entries on its own. Entries that wait for an
+    insert which has not arrived are dropped, and with them the coverage of the other sites' clocks. Rounds bring those changes
+    again under their new keys.
     """
     ordered = table.log.numbered_rows()
     dropped = 0
@@ -204,7 +214,7 @@ def _convert_row(view: RowView) -> int:
     waiting = []
     for leaf, entry in zip(view.leaves, view.entries, strict=True):
         if not view.visible and not entry.dead:
-            waiting.append(leaf)
+            waiting.append(leaf)  # an update of a deleted row: it waits for an insert
             continue
         values = list(view.values(leaf, entry.mask & ~EXISTENCE).values())
         digest = table.digest(leaf[0], leaf[1], entry.mask, key, values, dead=entry.dead)
@@ -223,7 +233,7 @@ def _drop(view: RowView, leaves: list[Leaf]) -> int:
 
 
 def _claim_leaf(view: RowView) -> Leaf | None:
-    """The entry that says which id the row wants."""
+    """Return the entry that owns the id that the row wants."""
     bit = 1 << view.table.bits[view.table.spec.id_column]
     return next(
         (leaf for leaf, entry in zip(view.leaves, view.entries, strict=True) if entry.mask & bit and not entry.dead),
@@ -242,7 +252,7 @@ def _other_id(table: Table, view: RowView) -> int:
 
 
 def _reassign(table: Table, rival: RowView, claim: Leaf, assignment: IdAssignment) -> None:
-    """Show the row that has an id under another; constraint errors pass through."""
+    """Give the row that has an id another one; constraint errors pass through."""
     column = table.spec.id_column
     table.update(rival.row, {column: assignment.id})
     table.log.rehome(rival.row, assignment.id)

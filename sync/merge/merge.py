@@ -1,8 +1,11 @@
-"""Merge: one received section into the change log and the user's table.
+"""Merge of received changes into the change log and the user's table.
 
-Owns the effect of remote changes on rows. What always holds: a change that cannot be shown (its row is deleted, not born
-yet, or refused by a constraint) is held, never dropped, and never blocks the others; whatever a user wrote and lost to a
-write that had not seen it is in `mycomesh_conflicts`. It must not know links; the caller owns the transaction.
+Received inserts of unknown rows take the fast path (`bulk_insert`). Every other change is joined into the entries of its row
+(`lattice`), one row at a time; then `materialize` makes the user's row show what the entries own. A value that the table cannot
+show is held: the row is deleted, not inserted yet or refused by a constraint, or the file lacks the column.
+
+Invariant: a change that cannot be made visible is held, never dropped, and never blocks other changes. A value that loses to a
+write which had not seen it is recorded in `mycomesh_conflicts`.
 """
 
 from __future__ import annotations
@@ -36,7 +39,13 @@ _SAVEPOINT = "mycomesh_merge"
 
 @dataclass(slots=True)
 class Merged:
-    """What a section changed: changes that were news, those of them that were covered here, conflicts, rows parked."""
+    """Effect of one section.
+
+    changes: changes that were news.
+    repaired: those among them that this replica covered already, and had lost.
+    conflicts: conflict records made.
+    parked: rows that a constraint refused.
+    """
 
     changes: int = 0
     repaired: int = 0
@@ -44,7 +53,7 @@ class Merged:
     parked: int = 0
 
     def add(self, other: Merged) -> None:
-        """Count what another section changed."""
+        """Add the counts of another section."""
         self.changes += other.changes
         self.repaired += other.repaired
         self.conflicts += other.conflicts
@@ -52,7 +61,10 @@ class Merged:
 
 
 class RowBudget:
-    """How many changes one transaction may look at row by row, and what it had to leave, in groups that fill one each."""
+    """Limit on the changes that one transaction merges row by row.
+
+    `left` has the changes beyond the limit, in groups that fill one transaction each.
+    """
 
     __slots__ = ("_free", "_most", "left")
 
@@ -61,7 +73,7 @@ class RowBudget:
         self._most = self._free = most
 
     def take(self, group: Group) -> Group | None:
-        """Return what there is room for, and keeps the rest."""
+        """Return the changes of a group that are within the budget, None if there are none; put the rest into `left`."""
         count = len(group.hlcs)
         taken = min(self._free, count)
         self._free -= taken
@@ -73,13 +85,18 @@ class RowBudget:
 def merge_section(
     table: Table, section: Section, wall_ms: int, *, repair: bool = False, budget: RowBudget | None = None
 ) -> Merged:
-    """Merge the groups of one section, then covers its ranges; inside a transaction.
+    """Merge the groups of one section, then cover its ranges. Runs inside a transaction.
 
-    `repair` takes changes although they are covered: the Merkle comparison has shown that they were lost here. With `room`,
-    what is left in it is for another transaction; for sections without ranges.
+    Args:
+        table: the table of the section.
+        section: changes that have been checked for shape, not for meaning.
+        wall_ms: the time that conflict records get.
+        repair: merge changes although they are covered, because the comparison of digests has shown that they are lost here.
+        budget: limit on changes merged row by row. The caller merges `budget.left` in later transactions, so the section may
+            not have ranges: they would cover changes that are not merged yet.
 
     Raises:
-        DecodeError: a key or a value that cannot belong to this table; the caller undoes the transaction.
+        DecodeError: a key or a value cannot belong to this table; the caller rolls the transaction back.
     """
     merged = Merged()
     for sent in section.groups:
@@ -96,10 +113,12 @@ def merge_section(
             if rest is not None and budget is not None:
                 rest = budget.take(rest)
             if rest is not None:
+                # `rest` may be a part of the group, with fewer keys.
                 keys = keys if rest is fresh else keys_of(table, rest)
                 _merge_rows(table, rest, site_number, keys, wall_ms, merged)
         known = _part(group, covered, known=True) if repair else None
         if known is not None:
+            # A repair restores old changes. Their conflicts were recorded when they first arrived, so it passes no time.
             before = merged.changes
             _merge_rows(table, known, table.store.site_number_or_new(known.site), keys_of(table, known), None, merged)
             merged.repaired += merged.changes - before
@@ -110,7 +129,10 @@ def merge_section(
 
 
 def _covered(table: Table, group: Group) -> Sequence[bool]:
-    """Return which changes of a group this replica covers, empty for none; covered and absent means superseded."""
+    """Return for each change of a group whether this replica covers it; empty if it covers none.
+
+    A change that is covered but not in the change log has been superseded.
+    """
     coverage = table.coverage
     if group.hlcs[0] > coverage.top(group.site):
         return ()
@@ -138,20 +160,25 @@ def _merge_rows(
     dead = group.kind is Kind.DELETE
     rows = table.locate_many(keys)
     views: list[RowView | None] = [None] * len(rows)
-    if len(set(rows)) == len(rows):  # else each row is read again after the change before it
+    # Views read in advance are valid only if no earlier change of the group touches the same row.
+    if len(set(rows)) == len(rows):
         views = list(RowView.read_many(table, rows))
     displaced = table.displaced
     for number, hlc in enumerate(group.hlcs):
         prior = prior_from_wire(table, group.priors[number]) if group.priors is not None else None
         values = dict(zip(group.columns, group.rows[number], strict=True))
         change = Change(site_number, hlc, keys[number], mask, dead, values, prior)
+        # Merging a row may have displaced others, so views that were read before that are stale.
         view = views[number] if displaced == table.displaced else None
         view = view or RowView.read(table, table.locate(change.key))
         _merge_change(table, view, change, wall_ms, merged)
 
 
 def _merge_change(table: Table, view: RowView, change: Change, wall_ms: int | None, merged: Merged) -> None:
-    """Join one change into its row, then brings the user's table and the held values in line."""
+    """Join one change into its row, then update the user's table and the held values to match.
+
+    A repair passes None for `wall_ms`.
+    """
     stamp = (change.hlc, table.store.site(change.site_number))
     if wall_ms is None and _resolve_same_stamp(table, view, change):
         merged.changes += 1
@@ -159,14 +186,15 @@ def _merge_change(table: Table, view: RowView, change: Change, wall_ms: int | No
     outcome = join(view.entries, stamp, change.mask)
     if table.spec.id_column and not _survives_legacy_delete(table, change, stamp):
         return
-    if view.entries and wall_ms is not None:  # a repair tells of nothing that is news
+    if view.entries and wall_ms is not None:  # a repair records no conflicts
         merged.conflicts += record_conflicts(table, view, change, outcome.gained, outcome.masks, wall_ms)
     gained = outcome.gained
     if not gained:
         return
     merged.changes += 1
-    # A plain update of a row that is shown: what the other entries own stays as it is.
+    # A plain update of a visible row: cells that other entries own do not change, so only the gained cells are written.
     plain = view.plain and not gained & EXISTENCE and change.mask & ~table.known_mask == 0 and not table.converting
+    # Values are read before `shrink` removes the entries that own them.
     owned = {} if plain else view.owned()
     shrink(view, outcome.masks, change.key)
     _write_entry(table, view, change, gained)
@@ -187,10 +215,11 @@ def _merge_change(table: Table, view: RowView, change: Change, wall_ms: int | No
 
 
 def _resolve_same_stamp(table: Table, view: RowView, change: Change) -> bool:
-    """Take what a repair brings of a stamp that has other values here, where they are the greater by their encoding.
+    """Resolve two values of one stamp in a repair: keep the one whose encoding is greater. Return True if anything changed.
 
-    A file may have been changed behind the log's back in a way that nothing shows any more: a cell went from 1.0 to 1, which
-    SQLite calls equal, in an update of its neighbour, and the entry was digested anew. Both sides keep the same one so.
+    A cell can change without a log record, for example from 1.0 to 1, which SQLite calls equal. If an update of another column
+    then computes the digest of its entry again, the two replicas have different values of one write. The rule makes both sides
+    of the repair keep the same one.
     """
     leaf = next((leaf for leaf in view.leaves if leaf[:2] == (change.site_number, change.hlc)), None)
     if leaf is None or change.dead:
@@ -220,7 +249,12 @@ def _resolve_same_stamp(table: Table, view: RowView, change: Change) -> bool:
 
 
 def _survives_legacy_delete(table: Table, change: Change, stamp: tuple[int, bytes]) -> bool:
-    """Apply the end of a row that went by its id to the births of that id; false for a birth that came to its end so."""
+    """Apply deletes by id in a table that keeps both rows; return False for an insert that such a delete has ended.
+
+    Before the table kept both rows, an id identified a row. A delete from that time ends every earlier insert of its id, and the
+    order of arrival must not matter: a delete is applied to the inserts that are here, and a late insert is checked against the
+    deletes that are here.
+    """
     if change.dead and change.key[:1] == b"\x01":
         for row in keep_both.rows_wanting(table, keep_both.legacy_id(change.key)):
             view = RowView.read(table, row)
@@ -234,12 +268,12 @@ def _survives_legacy_delete(table: Table, change: Change, stamp: tuple[int, byte
             shrink(view, masks, key)
             materialize(table, view, False, {name: owned[name] for name in names}, reinserted=False)
         return True
-    born = change.mask & EXISTENCE and not change.dead
-    return not born or keep_both.deleted_up_to(table, change.values.get(table.spec.id_column)) < stamp
+    inserts = change.mask & EXISTENCE and not change.dead
+    return not inserts or keep_both.deleted_up_to(table, change.values.get(table.spec.id_column)) < stamp
 
 
 def _write_entry(table: Table, view: RowView, change: Change, gained: int) -> None:
-    """Write the incoming entry, joined with what its stamp already owned."""
+    """Write the entry of the change, joined with the cells that its stamp already owns."""
     earlier: Leaf | None = next((leaf for leaf in view.leaves if leaf[:2] == (change.site_number, change.hlc)), None)
     mask = gained
     values = {name: change.values[name] for name in table.columns_of(gained & ~EXISTENCE)}
@@ -258,9 +292,17 @@ def _write_entry(table: Table, view: RowView, change: Change, gained: int) -> No
 
 
 def materialize(table: Table, view: RowView, alive: bool, target: dict[str, Any], *, reinserted: bool) -> bool:
-    """Make the user's table show `target` (or nothing), and holds what it cannot show.
+    """Write the row's values into the user's table, and hold the values that the table cannot show.
 
-    Returns true if the row had to be parked: it is on record, and tried again when something changes.
+    Args:
+        table: the table of the row.
+        view: the row as it was read before the change; its entries in the log have been updated since.
+        alive: the row should be visible. If False, it is removed from the user's table.
+        target: the values by column that the row's entries own.
+        reinserted: the row was inserted again, so columns that no entry owns go back to their defaults.
+
+    Returns:
+        True if a constraint refused the row: it is parked, and tried again when something changes.
     """
     row = view.row
     cells = {name: value for name, value in target.items() if name in table.known}
@@ -274,6 +316,7 @@ def materialize(table: Table, view: RowView, alive: bool, target: dict[str, Any]
     except apsw.ConstraintError as error:
         blame(table, error)
         reason = str(error)
+        # The earlier claim on UNIQUE values wins on every replica: rows with later claims are parked, then this one fits.
         if _displace(table, view.row, (view.present or {}) | cells):
             try:
                 row, assignment, alive = write(table, view, alive, cells, reinserted=reinserted)
@@ -282,7 +325,7 @@ def materialize(table: Table, view: RowView, alive: bool, target: dict[str, Any]
                 blame(table, error_left)
                 reason = str(error_left)
     if reason and view.present is not None:
-        # Half a row would depend on the order of arrival: a refused row is not shown at all, on any replica.
+        # The old values of a refused row would depend on the order of arrival. So no replica shows any of the row.
         target = view.owned() | target
         table.delete(row)
         row = _rename_to_key(table, view, row)
@@ -302,7 +345,7 @@ def materialize(table: Table, view: RowView, alive: bool, target: dict[str, Any]
 
 
 def _converted_columns(table: Table, row: Row, cells: dict[str, Any]) -> frozenset[str]:
-    """Return the columns that do not keep what was written into them: the mesh knows them under another affinity."""
+    """Return the columns that changed the value written into them: other nodes give them another affinity."""
     present = table.read(row) or {}
     return frozenset(
         name for name in table.converting & cells.keys() if name in present and not same(present[name], cells[name])
@@ -312,15 +355,18 @@ def _converted_columns(table: Table, row: Row, cells: dict[str, Any]) -> frozens
 def _write_under_assigned_id(
     table: Table, view: RowView, _alive: bool, cells: dict[str, Any], *, reinserted: bool
 ) -> tuple[Row, keep_both.IdAssignment | None, bool]:
-    """Show a row under the id that it gets; a constraint that refuses the row leaves every other where it was."""
+    """Write a row under the id that is assigned to it; if a constraint refuses the row, no other row changes its id.
+
+    Returns as `_write` does.
+    """
     db = table.store.db
-    table.log.flush()  # what is undone must not be what was to be written anyway
+    table.log.flush()  # otherwise a rollback to the savepoint would undo earlier writes of the change log too
     db.execute(f"SAVEPOINT {_SAVEPOINT}")
     try:
         assignment = keep_both.assign_id(table, view, cells)
         if assignment is not None:
             cells = cells | {table.spec.id_column: assignment.id}
-        # Without the write that says its id a row has no place yet.
+        # Until the write of its id arrives, a row cannot be visible, unless it is already.
         alive = assignment is not None or view.present is not None
         return _write(table, view, alive, cells, reinserted=reinserted)[0], assignment, alive
     except apsw.ConstraintError:
@@ -335,7 +381,7 @@ def _write(
 ) -> tuple[Row, keep_both.IdAssignment | None, bool]:
     """Write the user's row; constraint errors pass through, with no effect.
 
-    Returns the row's name afterwards, the place that it got if that was to be found, and whether it is seen.
+    Returns the row's name after the write, the id assigned to it (None if no id was to be assigned), and whether it is visible.
     """
     return _write_row(table, view, alive, cells, reinserted=reinserted), None, alive
 
@@ -361,7 +407,7 @@ def _write_row(table: Table, view: RowView, alive: bool, cells: dict[str, Any], 
 
 
 def _displace(table: Table, row: Row, values: dict[str, Any]) -> bool:
-    """Parks the rows that keep this one out, if every one of them claimed its place later; returns whether any was."""
+    """Park the rows that keep this one out, if each of them has a later claim; return whether any was parked."""
     claimants = later_claims(table, row, values)
     for claimant, index in claimants.items():
         park_row(table, claimant, f"UNIQUE {index}: another row claimed these values first")
@@ -369,7 +415,7 @@ def _displace(table: Table, row: Row, values: dict[str, Any]) -> bool:
 
 
 def park_row(table: Table, row: Row, reason: str) -> None:
-    """Parks a row that is shown; inside a transaction in which every captured write has its stamp."""
+    """Park a visible row. Runs inside a transaction in which every captured write has its stamp."""
     view = RowView.read(table, row)
     key = table.key(row, view.leaves)
     target = view.owned()
@@ -381,7 +427,7 @@ def park_row(table: Table, row: Row, reason: str) -> None:
 
 
 def _reinsert(table: Table, row: Row, values: dict[str, Any]) -> Row:
-    """Replace a row so that columns which no entry owns go back to their defaults; all or nothing."""
+    """Delete and insert a row, so that columns which no entry owns go back to their defaults; all or nothing."""
     db = table.store.db
     db.execute(f"SAVEPOINT {_SAVEPOINT}")
     try:
@@ -396,9 +442,9 @@ def _reinsert(table: Table, row: Row, values: dict[str, Any]) -> Row:
 
 
 def _insert(table: Table, row: Row, values: dict[str, Any]) -> Row:
-    """Insert a row under its identity; returns its name, which for a row known by its birth is its rowid."""
+    """Insert a row under its identity; return its name, which is its rowid if its insert identifies it."""
     if table.where_values(row) is not None and (isinstance(row, bytes) or table.spec.kind is KeyKind.ROWID):
-        # A later write may own the key's spelling ('a' became 'A'): the identity stands in until that arrives.
+        # A later write may own the spelling of the key ('a' became 'A'). Until that write arrives, the row gets the identity.
         identity = [row] if isinstance(row, int) else codec.decode(row, bytes_max=len(row))
         values = {column.folded: value for column, value in zip(table.spec.key, identity, strict=False)} | values
     rowid = table.insert(values)
@@ -409,7 +455,7 @@ def _insert(table: Table, row: Row, values: dict[str, Any]) -> Row:
 
 
 def _rename_to_key(table: Table, view: RowView, row: Row) -> Row:
-    """A row known by its birth has no rowid any more: its entries go by the birth itself."""
+    """Rename a deleted row whose insert identifies it: it has no rowid, so its entries get the key of the insert."""
     if isinstance(row, int) and table.spec.kind is not KeyKind.ROWID:
         key: bytes = table.key(row, view.leaves)
         table.log.rehome(row, key)
@@ -418,9 +464,14 @@ def _rename_to_key(table: Table, view: RowView, row: Row) -> Row:
 
 
 def _hold(view: RowView, row: Row, target: dict[str, Any], extra: frozenset[str], *, all_of_it: bool) -> None:
-    """Hold, for each entry of the row, the values that the user's table does not show: all of those in `veiled`.
+    """Hold, for each entry of the row, the values that the user's table does not show.
 
-    `row` is what the row that was viewed is called by now.
+    Args:
+        view: the row as it was read before the change.
+        row: the name of the row after the change.
+        target: the values that the entries own.
+        extra: columns of the table whose values are held too, because the table shows other values for them.
+        all_of_it: hold every value.
     """
     table = view.table
     hidden = {name: value for name, value in target.items() if all_of_it or name not in table.known or name in extra}

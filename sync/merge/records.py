@@ -1,7 +1,7 @@
-"""What any SQLite client can read about merges: `mycomesh_conflicts` and `mycomesh_parked`.
+"""Records of conflicts and parked rows that any SQLite client can read: `mycomesh_conflicts` and `mycomesh_parked`.
 
-Owns the human form of these records (JSON text, ISO 8601 times, hexadecimal sites). What always holds: a record is made in
-the transaction of the merge that it tells of. It must not decide anything about merging.
+The records are for people: values are JSON text, times ISO 8601, sites hexadecimal. Each record is written in the transaction of
+the merge that it is about.
 """
 
 from __future__ import annotations
@@ -64,9 +64,9 @@ def record_conflict(
     *,
     reason: str = "",
 ) -> int:
-    """Record one losing write; returns 1 if it was not known before.
+    """Record one losing write; return 1 if it was not recorded before, else 0.
 
-    `won` is the winner's stamp, `standing` the winner's values, None for a delete.
+    `won` is the winner's stamp, `winner_values` the winner's values by column, None if the winner is a delete.
     """
     db = table.store.db
     before = int(db.total_changes())
@@ -100,14 +100,14 @@ def record_conflict(
 def record_reassigned_id(
     table: Table, wanted: int, given: int, lost: tuple[int, bytes], won: tuple[int, bytes]
 ) -> None:
-    """Record that a row is shown under another id than the one that its writer gave it."""
+    """Record that a row is visible under another id than the one its writer gave it."""
     column = table.spec.id_column
     loser = Loser(wanted, {column: wanted}, lost, dead=False)
     record_conflict(table, loser, won, {column: wanted}, table.store.clock.last >> 16, reason=f"{KEPT} {given}")
 
 
 def park(table: Table, row: Row, key: Any, reason: str, values: dict[str, Any], wall_ms: int) -> None:
-    """Record a row that the user's table refuses; its values are held and tried again."""
+    """Record a row that a constraint of the user's table refuses. Its values are held, and the row is retried."""
     table.store.db.execute(
         "INSERT INTO mycomesh_parked VALUES(?, ?, ?, ?, ?, ?, ?)"
         " ON CONFLICT(id, row) DO UPDATE SET reason = excluded.reason, content = excluded.content",
@@ -115,6 +115,7 @@ def park(table: Table, row: Row, key: Any, reason: str, values: dict[str, Any], 
             table.spec.name,
             key_text(key),
             reason,
+            # A column with a NUL in its name is a share of a counter. The user's table has no such column.
             values_text({name: value for name, value in values.items() if "\0" not in name})[:TEXT_MAX],
             time_text(wall_ms),
             table.table_id,
@@ -124,12 +125,12 @@ def park(table: Table, row: Row, key: Any, reason: str, values: dict[str, Any], 
 
 
 def unpark(table: Table, row: Row) -> None:
-    """End the record of a row that is as it should be."""
+    """Remove the record of a row that is no longer refused."""
     table.store.db.execute("DELETE FROM mycomesh_parked WHERE id = ? AND row = ?", (table.table_id, row))
 
 
 def rename_parked(table: Table, row: Row, name: Row, key: Any) -> None:
-    """Keep the record of a parked row that goes by another name and key."""
+    """Follow a parked row to another name in the change log and another key."""
     table.store.db.execute(
         "UPDATE OR REPLACE mycomesh_parked SET row = ?, row_key = ? WHERE id = ? AND row = ?",
         (name, key_text(key), table.table_id, row),
@@ -137,7 +138,7 @@ def rename_parked(table: Table, row: Row, name: Row, key: Any) -> None:
 
 
 def renumber_parked(table: Table, numbers: str) -> None:
-    """Keep the records of parked rows that go by other integers: `numbers` is a table (old, new)."""
+    """Follow parked rows to other rowids; `numbers` is the name of a table (old, new)."""
     db = table.store.db
     parked = "FROM mycomesh_parked WHERE id = ? AND typeof(row) = 'integer'"
     listing = (
@@ -149,7 +150,7 @@ def renumber_parked(table: Table, numbers: str) -> None:
 
 
 def rename_table(table: Table, name: str) -> None:
-    """Keep the records of a table that goes by another name from now on."""
+    """Follow a table to its new name; call it while `table` still has the old one."""
     for record in ("mycomesh_parked", "mycomesh_conflicts"):
         table.store.db.execute(
             f"UPDATE OR REPLACE {record} SET table_name = ? WHERE table_name = ?", (name, table.spec.name)
@@ -157,7 +158,7 @@ def rename_table(table: Table, name: str) -> None:
 
 
 def time_text(wall_ms: int) -> str:
-    """Return a Unix time in milliseconds as ISO 8601 in UTC; out-of-range times as they are."""
+    """Return a Unix time in milliseconds as ISO 8601 in UTC; a time out of range as a number of milliseconds."""
     try:
         return dt.datetime.fromtimestamp(wall_ms / 1000, tz=dt.UTC).isoformat(timespec="milliseconds")
     except (OverflowError, ValueError, OSError):
@@ -165,7 +166,10 @@ def time_text(wall_ms: int) -> str:
 
 
 def key_text(key: Any) -> str:
-    """Return a row's key as a person writes it: the value, a JSON array of several, or the birth of a keyless row."""
+    """Return a row's key as a person writes it.
+
+    That is the value, a JSON array of several values, or SITE@HLC: the insert of a row that has no other name.
+    """
     if isinstance(key, int):
         return str(key)
     if key[:1] == b"\x01":
@@ -179,13 +183,13 @@ def key_text(key: Any) -> str:
 
 
 def values_text(values: dict[str, Any]) -> str:
-    """Return columns and values as a JSON object; what a site had added to a counter goes as 'COLUMN +'."""
+    """Return columns and values as a JSON object. A site's share of a counter has the name 'COLUMN +'."""
     named = {name.partition("\0")[0] + " +" * ("\0" in name): _plain(value) for name, value in values.items()}
     return json.dumps(named, ensure_ascii=False)
 
 
 def value_of(plain: Any) -> Any:
-    """Return the value that a record's JSON stands for."""
+    """Return the value that a record's JSON represents."""
     if not isinstance(plain, dict):
         return plain
     if "base64" in plain:
@@ -194,12 +198,12 @@ def value_of(plain: Any) -> Any:
 
 
 def _shortened_values(values: dict[str, Any], winner_values: dict[str, Any]) -> dict[str, Any]:
-    """The standing values of the columns that lost something: the winner is in its table, whole."""
+    """Return the winner's values, shortened, of the columns that lost. The user's table has the whole winner."""
     return {name: shortened(_plain(winner_values[name])) for name in values if name in winner_values}
 
 
 def shortened(plain: Any) -> Any:
-    """Return a record's value as it is told in passing."""
+    """Return a record's value, or its beginning and its length if it is long."""
     text = plain if isinstance(plain, str) else json.dumps(plain, ensure_ascii=False)
     return plain if len(text) <= SHORTENED_MAX else f"{text[:SHORTENED_MAX]}... ({len(text)} characters)"
 

@@ -1,10 +1,11 @@
-"""Rows that could not be shown as they should be, tried again in short steps (ADR 0012).
+"""Retry queue: rows that could not be made visible as they should be are tried again, in short steps.
 
-A row that a constraint refused, one that is shown under another id than it wants, and values of a column that this file did
-not have: a change may have made room for any of them. Owns how far each pass over one table has come, in memory alone:
-whoever opens the file begins anew, and so does a transaction that is undone. What always holds: a step tries a bounded number
-of rows, and only where every local write has its stamp, so that nothing is shown in place of what nobody has read yet. It must
-not know who has changed what.
+There are three kinds: a row that a constraint refused, a row that is visible under another id than it wants, and a held value
+of a column that this file did not have. Any change may remove the cause. Progress is in memory only: it restarts when the file
+is opened, and when a transaction rolls back.
+
+Each step tries a bounded number of rows. The caller steps only when every local write has its stamp. Otherwise a retried row
+could replace a write that the drain has not read yet. ADR 0012.
 """
 
 from __future__ import annotations
@@ -20,28 +21,28 @@ from mycomesh.sync.storage.table import Row, Table
 
 __all__ = ["RetryQueue"]
 
-# A row that finds its place may displace another, whose place a third may take: chains longer than this wait for a change.
+# A row that gets in may displace another, whose values a third may then take. A longer chain waits for the next change.
 PASSES_MAX = 8
 
 
 @dataclass(slots=True)
 class _Pass:
-    """How far a table has come: first its rows that are shown under another id, then those that are parked."""
+    """Progress in one table: first its rows that are visible under another id than they want, then its parked rows."""
 
     passes: int = 0
     parked: bool = False
     after: Row | None = None
-    succeeded: bool = False  # some parked row has found its place in this pass
-    again: bool = False  # something has changed since it began
+    succeeded: bool = False  # this pass got some parked row into the table
+    again: bool = False  # something has changed since this pass began
 
 
 @dataclass(slots=True)
 class RetryQueue:
-    """What one file has to try again."""
+    """Rows and held values of one file that have to be tried again."""
 
     _store: Store
     _passes: dict[int, _Pass] = field(default_factory=dict)
-    # For which columns, and the last stamp whose held values were looked at.
+    # By table id: the columns that the table had, and the last stamp (site number, hlc) whose held values were tried.
     _held: dict[int, tuple[str, int, int]] = field(default_factory=dict)
     _started: bool = False
 
@@ -49,21 +50,21 @@ class RetryQueue:
         self._store.enlist(self)
 
     def committed(self) -> None:
-        """The transaction stands, and so does how far it came."""
+        """Keep the progress of the transaction."""
 
     def rolled_back(self) -> None:
-        """The transaction is undone: begin anew."""
+        """Forget all progress: some of it was made in the transaction that is undone."""
         self._started = False
         self._passes.clear()
         self._held.clear()
 
     @property
     def has_work(self) -> bool:
-        """True if rows wait for a next step."""
+        """True if a step has anything to try."""
         return bool(self._passes or self._held) or not self._started
 
     def add(self, table: Table) -> None:
-        """Has the rows of a table tried again that are parked, or shown under another id: something changed."""
+        """Queue the rows of a table that are parked or visible under another id than they want, because something changed."""
         state = self._passes.get(table.table_id)
         if state is not None:
             state.again = True
@@ -78,9 +79,10 @@ class RetryQueue:
         return found is not None
 
     def step(self, tables: Iterable[Table], budget: int) -> int:
-        """Try up to `room` parked or moved rows again, over all tables; returns the room left. Inside a transaction."""
+        """Try up to `budget` rows again, over all tables; return the budget that is left. Runs inside a transaction."""
         by_id = {table.table_id: table for table in tables}
         if not self._started:
+            # The file was opened, or a transaction rolled back: any table may have rows to try.
             self._started = True
             for table in by_id.values():
                 self.add(table)
@@ -93,13 +95,13 @@ class RetryQueue:
         return budget
 
     def _advance(self, table: Table, state: _Pass, budget: int) -> int:
-        """Try the next rows of one table; returns how many were looked at, at least one."""
+        """Try the next rows of one table; return how many were tried, at least 1 so that `step` ends."""
         looked = self._retry_parked(table, state, budget) if state.parked else self._retry_moved(table, state, budget)
         table.log.flush()
         if looked == budget:
             return looked
         if not state.parked:
-            state.parked, state.after = True, None
+            state.parked, state.after = True, None  # the second half of the pass
         elif state.again or (state.succeeded and state.passes + 1 < PASSES_MAX):
             self._passes[table.table_id] = _Pass(0 if state.again else state.passes + 1)
         else:
@@ -112,7 +114,7 @@ class RetryQueue:
         rows, looked, state.after = keep_both.stale_assignments(table, state.after, budget)
         for row in rows:
             view = RowView.read(table, row)
-            if view.present is None:
+            if view.present is None:  # the row is gone: remove its record
                 keep_both.record_assignment(table, row, row, None)
             else:
                 materialize(table, view, view.visible, view.owned(), reinserted=False)
@@ -128,13 +130,13 @@ class RetryQueue:
             state.after = row
         return len(found)
 
-    # ---- values of columns that the table has got
+    # ---- held values of columns that were added to the table
 
     def retry_held(self, table: Table, state: str, budget: int) -> int:
-        """Show up to `room` held values that the user's table may have room for by now; returns the room left.
+        """Write up to `budget` held values into the user's table, if it has their columns; return the budget that is left.
 
-        All have been looked at when room is left. `state` stands for the table's columns: where it is another than before,
-        the first come first again. Inside a transaction.
+        If budget is left, all of the table's held values have been tried. `state` identifies the table's columns: if it differs
+        from the last call, the pass starts again at the first value. Runs inside a transaction.
         """
         before, site_number, hlc = self._held.get(table.table_id, (state, -1, -1))
         if before != state:

@@ -1,7 +1,7 @@
-"""The identity of rows in what a peer sent: each change's key, named or to be read off the change itself.
+"""Row keys in received changes: reads the key of each change, and checks it against the kind of the table.
 
-Owns the checks of keys against a table's kind. What always holds: a key that is returned names one row of the table, in the
-one form that every replica uses. It must not know what changes do.
+A group names its rows by keys, or its rows' own values (or the stamps of their inserts) name them. A key that is returned names
+exactly one row, in the one form that every replica uses.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from mycomesh.sync.wire.bundle import Group, Kind
 
 __all__ = ["keys_of"]
 
-# Values that a column of an affinity may not keep as they are (SQLite, "Type Affinity"); of text, what reads as a number.
+# Types of values that a column of this affinity may change (SQLite, "Type Affinity"). Text changes only if it reads as a number.
 _CHANGED: dict[str, set[type]] = {
     "TEXT": {int, float},
     "REAL": {str},
@@ -32,10 +32,10 @@ _NUMBER = re.compile(r"[ \t\n\v\f\r]*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0
 
 
 def keys_of(table: Table, group: Group) -> list[Any]:
-    """Return each change's key, from the group or from its own values; checked against the table's kind.
+    """Return the key of each change of a group, in order: an integer for a table keyed by rowid, else bytes.
 
     Raises:
-        KeyMismatchError: rows of this table go by other keys; nothing was changed.
+        KeyMismatchError: some key cannot belong to this table, whose definition differs from the sender's. Nothing was changed.
     """
     try:
         return _keys_of(table, group)
@@ -56,30 +56,34 @@ def _keys_of(table: Table, group: Group) -> list[Any]:
             _check_key(table, key)
         return group.keys
     if group.kind is not Kind.INSERT:
-        raise DecodeError(f"{spec.name}: a change that is no birth names no row")
-    births = [birth_key(group.site, hlc) for hlc in group.hlcs]
+        raise DecodeError(f"{spec.name}: a change other than an insert has no row key")
+    insert_keys = [birth_key(group.site, hlc) for hlc in group.hlcs]
     if spec.kind is KeyKind.KEYLESS:
-        return births
+        return insert_keys
     try:
         positions = [group.columns.index(column.folded) for column in spec.key]
     except ValueError:
-        raise DecodeError(f"{spec.name}: a birth without its key columns") from None
+        raise DecodeError(f"{spec.name}: an insert lacks key columns") from None
     if spec.kind is KeyKind.ROWID:
         return [row[positions[0]] for row in group.rows]
     values = [tuple(row[position] for position in positions) for row in group.rows]
     if not spec.nullable_key and any(None in key for key in values):
         raise DecodeError(f"{spec.name}: NULL in a key that cannot be NULL")
     _check_kept(spec, values)
-    return [birth if None in key else encode_key(spec, key) for birth, key in zip(births, values, strict=True)]
+    # A NULL is never equal to another: with one in its key, a row is named by the stamp of its insert.
+    return [
+        insert_key if None in key else encode_key(spec, key)
+        for insert_key, key in zip(insert_keys, values, strict=True)
+    ]
 
 
 def _check_kept(spec: TableSpec, keys: Sequence[Sequence[Any]]) -> None:
-    """A column never holds a value that its affinity would change: such a key is of a table with another one."""
+    """Refuse keys with a value that a column's affinity would change: the sender's column has another affinity."""
     for position, column in enumerate(spec.key):
         changed = {type(key[position]) for key in keys} & _CHANGED[column.affinity]
         if str in changed and not any(type(key[position]) is str and _NUMBER.fullmatch(key[position]) for key in keys):
             changed -= {str}
-        codec.require(not changed, f"{spec.name}: a key that its column {column.name!r} would change")
+        codec.require(not changed, f"{spec.name}: column {column.name!r} would change the value of a row key")
 
 
 def _check_key(table: Table, key: Any) -> None:
@@ -89,15 +93,20 @@ def _check_key(table: Table, key: Any) -> None:
         return
     codec.require(type(key) is bytes and key, f"{spec.name}: a row key is not bytes")
     if key[:1] == b"\x00":
-        codec.require(len(key) == BIRTH_KEY_SIZE, f"{spec.name}: a birth key has the wrong size")
+        codec.require(
+            len(key) == BIRTH_KEY_SIZE, f"{spec.name}: a row key made of the stamp of an insert has the wrong size"
+        )
         return
     if spec.id_column and key[:1] == b"\x01":
-        codec.require(len(key) == LEGACY_KEY_SIZE, f"{spec.name}: the key of an ended row has the wrong size")
+        codec.require(len(key) == LEGACY_KEY_SIZE, f"{spec.name}: the key of a deleted row has the wrong size")
         return
-    codec.require(spec.kind is KeyKind.KEYED, f"{spec.name}: a row key that this table does not have")
+    codec.require(spec.kind is KeyKind.KEYED, f"{spec.name}: a row key of another kind of table")
     values = codec.decode(key, bytes_max=len(key))
     codec.require(codec.is_array(values, len(spec.key)), f"{spec.name}: a row key has the wrong width")
     plain = all(is_valid_raw(value) if is_raw(value) else type(value) in codec.PLAIN for value in values)
     codec.require(plain, f"{spec.name}: a row key is not made of SQLite values")
     _check_kept(spec, [values])
-    codec.require(None not in values and encode_key(spec, tuple(values)) == key, f"{spec.name}: bad row key")
+    codec.require(
+        None not in values and encode_key(spec, tuple(values)) == key,
+        f"{spec.name}: a row key is not in its canonical form",
+    )

@@ -1,8 +1,10 @@
-"""Tombstones of one table: how they are collected, and how a replica learns deletes that nobody remembers any more.
+"""Tombstones of one table: their collection, and deletes that this replica missed because their tombstones are gone.
 
-Owns the marks: for each site, up to which of its clocks tombstones have been removed here. What always holds: a mark is made
-in the transaction that removes the tombstone, and goes with the vector to whoever adopts that; whoever does not cover a mark
-compares stamps before it adopts (ADR 0007). It must not know when a tombstone may go: `stability` does.
+For each site, a GC watermark says up to which of the site's clocks this replica has removed tombstones. A watermark is raised in
+the transaction that removes the tombstone. It travels with the version vector: a peer that takes over the vector takes over the
+watermarks too. A peer that does not cover a watermark first compares stamps (the audit), since it may have missed a delete.
+
+`exchange/tombstone_gc.py` decides when a tombstone may go. ADR 0007.
 """
 
 from __future__ import annotations
@@ -21,12 +23,12 @@ __all__ = ["collect", "forget", "newest_hlc", "oldest_hlc", "raise_watermarks", 
 
 
 def newest_hlc(table: Table) -> int:
-    """Return the greatest clock of the table's tombstones, 0 without any."""
+    """Return the greatest hlc of the table's tombstones, 0 if there are none."""
     return _clock(table, "max")
 
 
 def oldest_hlc(table: Table) -> int:
-    """Return the least clock of the table's tombstones, 0 without any."""
+    """Return the least hlc of the table's tombstones, 0 if there are none."""
     return _clock(table, "min")
 
 
@@ -36,7 +38,7 @@ def _clock(table: Table, which: str) -> int:
 
 
 def collect(table: Table, stable: int, limit: int) -> int:
-    """Remove up to `limit` tombstones with clocks up to `stable`; returns how many. Inside a transaction."""
+    """Remove up to `limit` tombstones with an hlc up to `stable`; return how many. Runs inside a transaction."""
     listing = (
         f"SELECT place, hlc, row, mask, digest, prior FROM {table.log.name} WHERE mask = 0 AND hlc <= ?"
         " ORDER BY hlc, place LIMIT ?"
@@ -50,14 +52,17 @@ def collect(table: Table, stable: int, limit: int) -> int:
 
 
 def watermarks(table: Table) -> Vector:
-    """Return the marks: for each site `(0, hlc]`."""
+    """Return the GC watermarks: for each site `(0, hlc]`."""
     listing = "SELECT place, hlc FROM mycomesh_collected WHERE id = ? ORDER BY place"
     found = table.store.db.execute(listing, (table.table_id,)).fetchall()
     return Vector({table.store.site(site_number): [(0, hlc)] for site_number, hlc in found})
 
 
 def raise_watermarks(table: Table, watermarks: Vector, bound: int) -> None:
-    """Take over the marks of a peer whose vector is adopted, up to the clock `bound`. Inside a transaction."""
+    """Raise the GC watermarks to those of a peer whose vector this table takes over, but not above the hlc `bound`.
+
+    Runs inside a transaction.
+    """
     for site, ranges in watermarks.items():
         top = min(ranges[-1][1], bound)
         if top > 0:
@@ -71,11 +76,11 @@ def _raise_watermark(table: Table, site_number: int, hlc: int) -> None:
     )
 
 
-# ---- audits
+# ---- audits: compare stamps to find deletes that were missed
 
 
 def stamps(table: Table, site: bytes, after: int, upto: int, limit: int) -> tuple[list[int], int]:
-    """Return up to `limit` clocks of the site's entries in `(after, upto]`, ascending, and the clock reached."""
+    """Return up to `limit` hlcs of the site's entries in `(after, upto]`, ascending, and the hlc up to which it looked."""
     site_number = table.store.site_number(site)
     if site_number is None:
         return [], upto
@@ -84,10 +89,10 @@ def stamps(table: Table, site: bytes, after: int, upto: int, limit: int) -> tupl
 
 
 def forget(table: Table, absent: Sequence[tuple[int, int]], wall_ms: int) -> int:
-    """Remove entries (place, hlc) that a peer covers and does not hold, with the rows whose birth is among them.
+    """Remove entries (site number, hlc) that a peer covers and does not have, and the rows whose insert is among them.
 
-    Entries of a row whose birth stands are left: they were superseded by something that is still to come. Returns how many
-    rows went; what a user wrote to such a row and nobody else has is kept on record. Inside a transaction.
+    If the insert of a row stays, so do the row's other entries: a change that is still to come has superseded them. Returns how
+    many rows were removed. Values that only this replica has of such a row are recorded as conflicts. Runs inside a transaction.
     """
     rows: dict[Row, set[tuple[int, int]]] = {}
     for stamp, row in table.log.rows_of(absent).items():

@@ -1,8 +1,8 @@
-"""Rivals: rows that keep another one out of the user's table through a UNIQUE index, and who of them has claimed first.
+"""UNIQUE conflicts between rows: finds the rows that keep another one out of the user's table, and which of them claimed first.
 
-The earlier claim wins on every replica, whatever the order of arrival: a claim is the newest stamp among a row's existence
-and the columns that the index looks at, which are all of them where it indexes an expression, a generated column, or some
-rows only. Owns finding the rivals. What always holds: nothing is changed here. It must not know what becomes of the losers.
+The earlier claim wins on every replica, whatever the order of arrival. A row's claim is the newest stamp among its existence and
+the columns that decide the index: the indexed columns, or all columns if the index is partial or covers an expression or a
+generated column. Nothing is changed here: `merge` parks the losers.
 """
 
 from __future__ import annotations
@@ -26,13 +26,14 @@ _SAVEPOINT = "mycomesh_rivals"
 
 
 def later_claims(table: Table, row: Row, values: Mapping[str, Any]) -> dict[Row, str]:
-    """Return the rows that keep a row with these values out, with the index that says so.
+    """Return the rows that keep a row with these values out of the table, each with the name of the index that does.
 
-    Empty if there are none, or if any of them has claimed its place before this one.
+    Empty if there are none, or if one of them has the earlier claim: then this row has to give way.
     """
     found: dict[Row, str] = {}
     for index in table.spec.unique:
         names = [table.spec.to_canonical(name) for name, _ in index.columns]
+        # NULLs are distinct in a UNIQUE index: a row with one claims nothing.
         if not names or any(values.get(name) is None for name in names):
             continue
         mine = _claim(table, row, names)
@@ -42,6 +43,7 @@ def later_claims(table: Table, row: Row, values: Mapping[str, Any]) -> dict[Row,
             if _claim(table, claimant, names) < mine:
                 return {}
             found[claimant] = index.name
+    # Only SQLite can evaluate the other indexes. So it is asked which rows it would replace.
     others = [index.name for index in table.spec.unique if not index.columns]
     if others:
         mine = _claim(table, row, table.known)
@@ -69,7 +71,7 @@ def _rows_with(table: Table, index: UniqueIndex, values: Sequence[Any]) -> list[
 
 
 def _evicted(table: Table, row: Row, values: Mapping[str, Any]) -> list[Row]:
-    """Return the rows that SQLite would remove for this one if it were told to REPLACE: it is, and that is undone."""
+    """Return the rows that INSERT OR REPLACE would remove for this row: execute it in a savepoint and undo it."""
     db = table.store.db
     wanted = {name: value for name, value in values.items() if name in table.known and name != table.spec.id_column}
     gone: list[int] = []
@@ -82,7 +84,9 @@ def _evicted(table: Table, row: Row, values: Mapping[str, Any]) -> list[Row]:
     db.execute(f"SAVEPOINT {_SAVEPOINT}")
     try:
         table.delete(row)
-        if not table.spec.rowid:  # no hook tells their keys where columns are generated
+        # A WITHOUT ROWID table has no rowid that the hook could report, and no key with generated columns. So the rows before
+        # and after are compared.
+        if not table.spec.rowid:
             before = set(rows_where(table, "1", ()))
         db.preupdate_hook(note, id=_SAVEPOINT)
         try:
@@ -101,7 +105,7 @@ def _evicted(table: Table, row: Row, values: Mapping[str, Any]) -> list[Row]:
 
 
 def rows_where(table: Table, condition: str, parameters: tuple[Any, ...] = ()) -> list[Row]:
-    """Return what the change log calls the rows of the user's table that meet a condition."""
+    """Return the change log's names of the rows of the user's table that meet an SQL condition on the table `t`."""
     spec = table.spec
     keys = spec.key if spec.kind is KeyKind.KEYED else ()
     terms = [raw_select(f"t.{quoted(column.name)}") for column in keys]

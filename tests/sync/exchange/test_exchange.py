@@ -532,7 +532,7 @@ def fact_of(columns, row, keys=None):
         (batch_of(LIAR_SITE, HLC_MAX), "ahead of this clock"),
         (batch_of(LIAR_SITE, PRESENT, rows=[["text", "v"]]), "not an integer"),
         (batch_of(LIAR_SITE, PRESENT, columns=("v",), rows=[["v"]]), "key columns"),
-        (batch_of(LIAR_SITE, PRESENT, kind=Kind.UPDATE), "names no row"),
+        (batch_of(LIAR_SITE, PRESENT, kind=Kind.UPDATE), "has no row key"),
         (batch_of(LIAR_SITE, PRESENT, kind=Kind.UPDATE, keys=[b"\x81\x01"]), "not an integer"),
         (batch_of(LIAR_SITE, PRESENT, table="words", columns=("k", "v"), rows=[[1 << 63, 1]]), "words"),
         (batch_of(LIAR_SITE, PRESENT, table="words", columns=("v",), rows=[[1]], keys=[b"\x81\xf5"]), "row key"),
