@@ -1,7 +1,6 @@
-"""How a mesh core behaves: one frozen value, checked when it is made.
+"""Settings of a `MeshCore`: one frozen value, validated at construction.
 
-Owns the defaults, each with its reason. Protocol limits, which peers must agree on, are constants of the modules that
-own them. Must not know: files, command lines.
+Limits of the protocol, on which peers must agree, are constants of the modules that enforce them.
 """
 
 from __future__ import annotations
@@ -15,17 +14,20 @@ __all__ = ["GossipLimits", "MeshConfig"]
 
 @dataclass(frozen=True, slots=True)
 class GossipLimits:
-    """Bounds and times, each with its reason.
+    """Limits and delays of the broadcast. Names that end in `_ms` are milliseconds.
 
-    seen_max: ids remembered; at 1,000 batches a second half a minute, far longer than any copy is_routable.
-    kept_max, kept_bytes_max: batches kept to answer grafts; a graft comes within a second.
-    missing_max: announced batches waited for; beyond it the catch-up is quicker anyway.
-    trees_max: origins with a tree of their own; more than a small mesh has members.
-    announce_ms: ids are gathered this long; one message carries many, and most copies have arrived by then.
-    graft_ms: how long an announced batch may still come by itself: several hops of a slow LAN. Up to twice as long, at
-        random, so that one graft of a branch can serve the others.
-    regraft_ms: and how long until the next announcer is asked.
-    settle_ms: a spell: longer than a batch takes through the whole mesh.
+    seen_max: batch ids that are remembered, to recognise duplicates. At 1,000 batches a second they last half a minute, far
+        longer than any copy travels.
+    kept_max, kept_bytes_max: number and bytes of recent batches that are kept to answer grafts. A graft comes within a second.
+    missing_max: announced batches that a node waits for at once. If more are missing, the catch-up is quicker.
+    trees_max: origins that have a tree of their own. More than the members of a mesh small enough for such trees
+        (`MeshConfig.full_mesh_max`).
+    announce_ms: how long ids are collected before one message announces them. Most copies have arrived by then, and need no
+        announcement.
+    graft_ms: how long an announced batch may take to arrive by push before the node requests it: several hops of a slow LAN.
+        The wait is random, up to twice as long, so that one graft of a branch can serve the other nodes there.
+    regraft_ms: how long to wait for the first announcer before the node asks the next one.
+    settle_ms: the interval in which about one batch prunes. Longer than a batch takes through the whole mesh.
     """
 
     seen_max: int = 32_768
@@ -41,26 +43,33 @@ class GossipLimits:
 
 @dataclass(frozen=True, slots=True)
 class MeshConfig:
-    """Times in milliseconds, sizes in bytes.
+    """Settings of one node's links. Names that end in `_ms` are milliseconds, `_bytes` are bytes.
 
-    heartbeat_ms (50..600,000): silence after which a link says something; the detector's unit of time. Longer lets
-        radios sleep, and finds the dead later in proportion.
-    handshake_ms: a whole handshake, not each read, so that nobody holds a place by sending a byte at a time.
-    strangers_max: connections that have not shown a certificate; each costs about 3 KiB and a descriptor.
-    strangers_reserved: of those, kept for hosts where members were met, so that a flood does not lock members out.
-    strangers_per_host_max: of one IPv4 address or IPv6 /64; this machine itself is exempt.
-    handshake_every_ms, handshakes_at_once: of one such source, 20 a second and eight together: a host of several nodes
-        that all dial at once gets in, and junk costs a few milliseconds of CPU a second.
-    dials_max: dials under way at once: a whole small mesh, without a burst of SYNs that looks like a scan.
-    dial_ms, dial_ms_max: first and longest wait before an address is tried again; doubles, with jitter.
-    full_mesh_max: members that all link to all; above it, each keeps a partial view.
-    view_min, view_max: links of a partial view: dials below the first, lets one go above the second.
-    queue_bytes_max: unsent bytes of one link before it is given up. A fresh batch and a chunk of a catch-up, both of the
-        largest size (25 MiB), and the catch-up's window must fit, or a table of large blobs could never catch up.
-    behind_bytes: unsent bytes above which a link gets no fresh batches: they come cheaper with the catch-up. Urgent ones are
-        held back only by as many bytes of their own.
-    ready_bytes: unsent bytes below which a link has room again.
-    versions: of the protocol that are spoken; fewer than the program can hold a node back while a mesh is upgraded.
+    heartbeat_ms (50..600,000): how long a link may be idle before the node sends a ping. It is the failure detector's unit of
+        time: a dead peer is noticed after about three. A longer one lets radios sleep, and notices dead peers later in
+        proportion.
+    handshake_ms (100..60,000): how long a whole handshake may take. It does not restart at each read, so nobody can occupy a
+        slot by sending a byte at a time.
+    strangers_max: connections whose peer has not authenticated yet. Each costs about 3 KiB and a file descriptor.
+    strangers_reserved (0..strangers_max - 1): how many of those are kept for hosts where members were seen before, so that a
+        flood does not lock members out.
+    strangers_per_host_max (1..strangers_max): how many of those one IPv4 address or IPv6 /64 may have. The machine itself is
+        exempt.
+    handshake_every_ms, handshakes_at_once (1 or more): the rate of handshakes of one such host: 20 a second, eight at once. A
+        host of several nodes that all dial at once gets in, and junk costs a few milliseconds of CPU a second.
+    dials_max (1 or more): dials in progress at once. Enough for a whole small mesh, and no burst of SYNs that looks like a scan.
+    dial_ms, dial_ms_max (dial_ms <= dial_ms_max): first and longest wait before an address is dialled again. The wait doubles
+        at each failure, with jitter.
+    full_mesh_max: the largest mesh in which all members link to all. Above it, each node keeps a partial view.
+    view_min, view_max (1 <= view_min <= view_max <= full_mesh_max): links of a partial view. The node dials below view_min,
+        and drops one link at a time above view_max.
+    queue_bytes_max: unsent bytes at which the node drops a link. They must fit a live batch and a chunk of a catch-up, both
+        of the largest size (25 MiB), and the catch-up's window; else a table of large blobs could never catch up.
+    behind_bytes (below queue_bytes_max): unsent bytes above which a link gets no live batches: the catch-up brings them at less
+        cost. Urgent batches stop only above as many unsent bytes of their own.
+    ready_bytes (below behind_bytes): unsent bytes below which a link gets bulk messages and live batches again.
+    versions: the protocol versions that the node offers. Fewer than the program supports can hold a node back while a mesh is
+        upgraded.
     """
 
     heartbeat_ms: int = 1_000
@@ -84,20 +93,22 @@ class MeshConfig:
 
     def __post_init__(self) -> None:
         if not 50 <= self.heartbeat_ms <= 600_000:
-            raise ValueError(f"heartbeat_ms is 50 to 600000, not {self.heartbeat_ms}")
+            raise ValueError(f"heartbeat_ms must be 50 to 600000, not {self.heartbeat_ms}")
         if not 100 <= self.handshake_ms <= 60_000:
-            raise ValueError(f"handshake_ms is 100 to 60000, not {self.handshake_ms}")
+            raise ValueError(f"handshake_ms must be 100 to 60000, not {self.handshake_ms}")
         if not 0 <= self.strangers_reserved < self.strangers_max:
-            raise ValueError("strangers_reserved must be part of strangers_max, and leave room for others")
+            raise ValueError("strangers_reserved must be at least 0 and below strangers_max")
         if not 0 < self.strangers_per_host_max <= self.strangers_max:
-            raise ValueError("strangers_per_host_max must be part of strangers_max")
+            raise ValueError("strangers_per_host_max must be at least 1 and at most strangers_max")
         if not 0 < self.dial_ms <= self.dial_ms_max:
-            raise ValueError("dial_ms must be positive and not above dial_ms_max")
+            raise ValueError("dial_ms must be at least 1 and at most dial_ms_max")
         if min(self.handshake_every_ms, self.handshakes_at_once) < 1:
             raise ValueError("handshake_every_ms and handshakes_at_once must be at least 1")
         if self.dials_max < 1:
             raise ValueError("dials_max must be at least 1")
         if not 1 <= self.view_min <= self.view_max <= self.full_mesh_max:
-            raise ValueError("view_min <= view_max <= full_mesh_max, from 1")
+            raise ValueError("view_min, view_max and full_mesh_max must be at least 1, and in ascending order")
         if not 0 < self.ready_bytes < self.behind_bytes < self.queue_bytes_max:
-            raise ValueError("ready_bytes < behind_bytes < queue_bytes_max, from 1")
+            raise ValueError(
+                "ready_bytes, behind_bytes and queue_bytes_max must be at least 1, and each above the one before"
+            )

@@ -1,7 +1,7 @@
-"""What a mesh core is given once: identity, configuration, entropy, and what lets others in.
+"""Context that all connections of a mesh core share: identity, settings, entropy, root key and invitations.
 
-Owns the invitations. What always holds: an invitation is counted down before its grant exists, and only a node that has
-the mesh's root key grants anything. Must not know: connections, members.
+Only a node that has the mesh's root key can grant a certificate to a joining node. Invariant: a grant uses up one use of its
+invitation before the core sends it.
 """
 
 from __future__ import annotations
@@ -39,12 +39,16 @@ __all__ = [
     "notice_version_mismatch",
 ]
 
-SUPERSEDED = "superseded"  # what a member hears on a connection whose place another one of its own has taken
+SUPERSEDED = "superseded"  # the reason that a member receives when another connection of its own replaces this one
 
 
 @dataclass(slots=True)
 class Context:
-    """One node's standing facts. `boot` numbers this life of its process, `port` is where it listens (0: unknown)."""
+    """What one core knows of its own node.
+
+    `boot` is random at each start of the process: peers recognise a restarted node by it. `port` is the TCP port on which the
+    node listens, 0 if unknown.
+    """
 
     identity: Identity
     config: MeshConfig
@@ -55,31 +59,37 @@ class Context:
     port: int = 0
 
     def hello(self) -> MemberHello:
-        """What this node shows to members."""
+        """Return what this node presents to members in a handshake."""
         return MemberHello(self.identity.certificate, self.boot, self.port, self.config.versions)
 
     def invite(self, invitation: Invitation) -> None:
-        """Accept an invitation; the oldest goes when there are more than a handshake tries."""
+        """Accept an invitation. It replaces the oldest one when there are more than a handshake tries."""
         self.invitations = (*self.invitations, invitation)[-(PSKS_MAX - 1 - EPOCHS_KEPT) :]
 
     def open_invitations(self, wall_ms: int) -> tuple[tuple[bytes, Invitation], ...]:
-        """Pre-shared key and invitation of all that may be used now."""
+        """Return (pre-shared key, invitation) of each invitation that is usable now."""
         if self.root_seed is None:
             return ()
         mesh_id = self.identity.mesh_id
         return tuple((each.code(mesh_id).psk(), each) for each in self.invitations if each.is_open(wall_ms))
 
     def grant(self, join_request: JoinRequest, membership: Membership, wall_ms: int) -> tuple[bytes, str, Invitation]:
-        """The grant for a joining node, its name, and what is left of the invitation; EnrolmentError if none can be given.
+        """Return the grant for a joining node, its name, and the invitation with one use less.
 
-        Nodes made from one image all ask for the image's host name: one that another member bears gets a number behind.
+        Nodes made from one disk image all ask for the host name of that image. If another member has the name, the node gets
+        it with a number appended.
+
+        Raises:
+            EnrolmentError: the invitation is used up, or the node was revoked.
         """
-        assert self.root_seed is not None, "invitations are offered only where the root key lies"
+        assert self.root_seed is not None, "only a node with the root key offers invitations"
         invitation, roster = join_request.invitation, membership.roster
         if invitation not in self.invitations:
             raise EnrolmentError("the invitation was used up while this node was joining: invite it again")
         if roster.standing.revocation(identifier(join_request.request.node_key)) is not None:
-            raise EnrolmentError("this node was revoked: it joins again only with keys of its own, from another --home")
+            raise EnrolmentError(
+                "this node was revoked: to join again it needs new keys, so start it with another --home"
+            )
         taken = {member.name for member in roster.members() if member.node_key != join_request.request.node_key}
         request = replace(join_request.request, name=free_name(join_request.request.name, taken))
         granted = grant(
@@ -102,24 +112,24 @@ class Context:
 
 
 def never_refuse(_hello: MemberHello) -> str:
-    """The side that was dialled leaves the choice between two connections to `_replaces`."""
+    """Return no reason: a node finishes every handshake that a member began, and `LinkTable.accepts` chooses afterwards."""
     return ""
 
 
 def notice_identity_cloned(address: Address) -> Notice:
-    """What a person hears when another node runs with our keys."""
-    text = f"another node at {address} runs with this node's own identity: give it one of its own"
+    """Return the notice that another node at this address uses this node's keys."""
+    text = f"another node at {address} uses this node's identity: give each node its own"
     return Notice("identity.cloned", text, {"address": str(address)}, "error")
 
 
 def notice_link_taken_over(address: Address, peer: MemberHello) -> Notice:
-    """What a person hears when a peer has taken up a link with another node that runs with our keys."""
-    text = f"{peer.certificate.name} has a link with another node of this node's own identity: give that one its own"
+    """Return the notice that a peer has replaced its link to this node by one to another node with the same keys."""
+    text = f"{peer.certificate.name} has a link to another node with this node's identity: give each node its own"
     return Notice("identity.cloned", text, {"address": str(address)}, "error")
 
 
 def notice_version_mismatch(address: Address, theirs: MemberHello, ours: Versions) -> Notice:
-    """What a person hears of a member that speaks no version of ours: both ranges, and which of the two is behind."""
+    """Return the notice that a member shares no protocol version with this node: both ranges, and which node to upgrade."""
     name, spoken = theirs.certificate.name, theirs.versions
     behind = "this node" if ours.newest < spoken.newest else name
     text = f"{name} at {address} speaks protocol {spoken}, this node {ours}: upgrade mycomesh on {behind}"

@@ -1,8 +1,7 @@
-"""Joiner: what a node runs until a member has let it in.
+"""Enrolment client: the core that a node with a join code runs until a member has enrolled it.
 
-Owns the connections of a node that has a join code and no identity. What always holds: it asks one member at a time, so
-that a code is used once; it answers nobody; after `Enrolled` every connection is closed and nothing more is done.
-Must not know: sockets, files, what a member does later.
+It asks one member at a time, so that it uses its code once, and accepts no connections. After `Enrolled` every connection is
+closed, and the joiner does nothing more.
 """
 
 from __future__ import annotations
@@ -48,7 +47,7 @@ __all__ = ["Joiner"]
 
 
 class Joiner:
-    """Feed it events and do what it answers, like a `MeshCore`, until it answers `Enrolled`."""
+    """Runs like a `MeshCore`: pass it events and do the actions that it returns, until one is `Enrolled`."""
 
     __slots__ = (
         "_asking_conn",
@@ -78,11 +77,11 @@ class Joiner:
         self._conns: dict[int, Link] = {}
         self._dialer = Dialer(config, rng)
         self._notice_throttle = NoticeThrottle()
-        self._asking_conn: int | None = None  # the connection on which we have shown our request
+        self._asking_conn: int | None = None  # the connection on which the request was sent
         self._done = False
 
     def handle(self, event: Event, now_ms: int, wall_ms: int) -> list[Action]:
-        """Take one event; return what must be done, in order."""
+        """Handle one event; return the actions, in the order in which they must happen."""
         turn = Turn(now_ms, wall_ms, self._notice_throttle)
         match event:
             case ConnOpened() | ConnReceived() | ConnClosed():
@@ -92,7 +91,7 @@ class Joiner:
             case TimerFired():
                 self._on_timer(turn)
             case ConnDrained() | PublishBatch() | SendMessage() | RevokeMember():
-                pass  # nothing of a joining node waits for room, and it has nothing to spread
+                pass  # a joining node has no queue that could drain, and nothing to publish
             case _:
                 assert_never(event)
         if not self._done:
@@ -100,7 +99,7 @@ class Joiner:
         return turn.actions
 
     def next_deadline(self) -> int | None:
-        """The monotonic millisecond at which `TimerFired` is due."""
+        """Return the monotonic millisecond at which `TimerFired` is due, None if no timer runs."""
         if self._done:
             return None
         dues = [self._deadline(link) for link in self._conns.values()]
@@ -121,7 +120,7 @@ class Joiner:
                 self._notify_unanswered(link, turn)
                 self._drop(link, "the connection was lost", turn, gone=True)
             case _:
-                pass  # we have closed it, and its last bytes were under way
+                pass  # this node has closed the connection; these bytes were in flight
 
     def _on_timer(self, turn: Turn) -> None:
         for link in [each for each in self._conns.values() if self._deadline(each) <= turn.now_ms]:
@@ -138,7 +137,7 @@ class Joiner:
         link.write(session.start(), turn)
 
     def _refusal_reason(self, conn: int) -> str:
-        """Why we do not ask this member, or an empty string; from then on it is the one that we ask."""
+        """Return why this node does not ask this member. An empty string means that it does, and no other until then."""
         if self._asking_conn is not None:
             return "another member has been asked already"
         self._asking_conn = conn
@@ -157,7 +156,7 @@ class Joiner:
             case Reply(data):
                 link.write(data, turn)
             case Opened():
-                pass  # the grant is on its way
+                pass  # the member sends the grant next
             case Received():
                 self._on_grant(link, step.payload, turn)
             case Closed(reason, error):
@@ -181,9 +180,9 @@ class Joiner:
             self._drop(each, "this node is a member", turn)
 
     def _notify_unanswered(self, link: Link, turn: Turn) -> None:
-        """Say that nobody answered: a wrong code and a foreign mesh both look like that."""
+        """Notify that the member did not reply to the handshake. A wrong code and a node of another mesh both look like that."""
         if link.session.phase is Phase.CALLED:
-            text = f"{link.address} does not take this join code: perhaps it is not the node that made the invitation"
+            text = f"{link.address} does not accept this join code: perhaps another node made the invitation"
             turn.notify(Notice("join.unanswered", text))
 
     def _drop(self, link: Link, reason: str, turn: Turn, *, gone: bool = False) -> None:

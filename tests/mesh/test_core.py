@@ -120,7 +120,7 @@ def test_two_nodes_of_one_identity_take_a_peer_from_each_other_once_a_minute_and
     assert {action.reason for action in left.seen(LinkDown)} == {"superseded"}
     for one in (right, twin):
         said = [action.text for action in one.seen(Notice) if action.event == "identity.cloned"]
-        assert set(said) == {"n0 has a link with another node of this node's own identity: give that one its own"}
+        assert set(said) == {"n0 has a link to another node with this node's identity: give each node its own"}
         assert len(said) <= 6
 
 
