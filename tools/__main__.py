@@ -2,7 +2,7 @@
 
 import sys
 
-from mycomesh.tools.cli import main
+from mycomesh.tools.start import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, NoReturn, Protocol, cast
 
 from mycomesh.mesh.node.errors import ConfigError, NodeError, NoNodeError
 from mycomesh.mesh.node.home import Home
+from mycomesh.mesh.node.journal import printable
 from mycomesh.mesh.node.version import __version__
 from mycomesh.tools import exits, lean
 from mycomesh.tools.manual import MANUAL
@@ -33,14 +34,16 @@ __all__ = ["COMMANDS", "Command", "command_named", "main", "parser_of", "top_par
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """One command: `module` names a module, or MODULE:OBJECT, with `add_arguments(parser)` and `run(args, home) -> int`.
+    """One command, implemented by `add_arguments(parser)` and `run(args, home) -> int` of a module in `tools.commands`.
 
-    One that `stays` is a node: what it does not need is not loaded, for it would lie in memory for months.
+    `implementation` is MODULE:OBJECT if the module is not named like the command. A command that `stays` is a node: it
+    loads nothing that it does not need, since that would stay in memory for months.
     """
 
     name: str
     summary: str
-    module: str
+    group: str
+    implementation: str = ""
     stays: bool = False
 
 
@@ -54,74 +57,50 @@ class CommandModule(Protocol):
         """Do it and return the exit code."""
 
 
+SET_UP, RUN, LOOK, DECIDE, REHEARSE, HELP = GROUPS = (
+    "Set up a mesh",
+    "Run a node",
+    "See what happens",
+    "Decide, repair, copy",
+    "Rehearse",
+    "Help",
+)
 COMMANDS = (
-    Command("init", "make a mesh on this machine: root key and this node's identity", "mycomesh.tools.commands.init"),
-    Command("invite", "print a join code for one more machine", "mycomesh.tools.commands.invite"),
-    Command("join", "join a mesh with a code from 'mycomesh invite', or a ticket", "mycomesh.tools.commands.join"),
-    Command(
-        "ticket",
-        "write a file that makes one more machine a member without a network",
-        "mycomesh.tools.commands.ticket",
-    ),
-    Command(
-        "members", "list who belongs to the mesh: roles, expiry, who is revoked", "mycomesh.tools.commands.members"
-    ),
-    Command("revoke", "make a member a stranger, and give the mesh another secret", "mycomesh.tools.commands.revoke"),
-    Command("up", "serve a database file: run the node in the foreground", "mycomesh.tools.commands.up", stays=True),
-    Command("status", "show the running node: mesh, file, peers, tables", "mycomesh.tools.commands.status"),
-    Command("top", "watch the mesh: a map, peers, tables and events", "mycomesh.tools.commands.top"),
-    Command("peers", "list the members that the running node knows", "mycomesh.tools.commands.listings:peers"),
-    Command("tables", "list the replicated tables with their hashes", "mycomesh.tools.commands.listings:tables"),
-    Command("verify", "are this node and its peers equal now, or are two files", "mycomesh.tools.commands.verify"),
-    Command("wait", "wait until what is written is on several nodes", "mycomesh.tools.commands.wait"),
-    Command(
-        "isolate",
-        "cut this node off from the mesh on purpose, to rehearse a split",
-        "mycomesh.tools.commands.orders:isolate",
-    ),
-    Command("rejoin", "end what 'isolate' began", "mycomesh.tools.commands.orders:rejoin"),
-    Command(
-        "scrub", "look for writes that bypassed the triggers, and capture them", "mycomesh.tools.commands.orders:scrub"
-    ),
-    Command("counter", "make a column a counter: concurrent changes to it add up", "mycomesh.tools.commands.counter"),
-    Command(
-        "policy", "show or decide what happens when two nodes give two rows one id", "mycomesh.tools.commands.policy"
-    ),
-    Command("migrate", "drop and rename tables and columns, on every node", "mycomesh.tools.commands.migrate"),
-    Command(
-        "conflicts", "list the writes that lost to others that had not seen them", "mycomesh.tools.commands.conflicts"
-    ),
-    Command("why", "who wrote each cell of a row and when, and what lost to it", "mycomesh.tools.commands.why"),
-    Command("restore", "write the losing side of a conflict again, so that it wins", "mycomesh.tools.commands.restore"),
-    Command("parked", "list rows of peers that the local tables refuse, and why", "mycomesh.tools.commands.parked"),
-    Command("log", "follow what the running node says", "mycomesh.tools.commands.log"),
-    Command("backup", "copy the served database, safe to serve again later", "mycomesh.tools.commands.backup"),
-    Command(
-        "doctor",
-        "look for what stands in a node's way on this machine, with remedies",
-        "mycomesh.tools.commands.doctor",
-    ),
-    Command(
-        "explain",
-        "tell what an error, a notice or an exit code means, and what to do",
-        "mycomesh.tools.commands.explain",
-    ),
-    Command("metrics", "print the running node's figures for Prometheus", "mycomesh.tools.commands.metrics"),
-    Command("service", "have systemd run the node, from boot or login on", "mycomesh.tools.commands.service"),
-    Command("down", "stop the running node", "mycomesh.tools.commands.down"),
-    Command(
-        "forget", "take every trigger and internal table out of a file without a node", "mycomesh.tools.commands.forget"
-    ),
-    Command(
-        "demo", "three nodes on this machine, a real flight, a split and its healing", "mycomesh.tools.commands.demo"
-    ),
-    Command("simulate", "run many nodes under virtual time", "mycomesh.tools.commands.simulate"),
-    Command(
-        "completion",
-        "print a script that completes commands in bash, zsh or fish",
-        "mycomesh.tools.commands.completion",
-    ),
-    Command("help", "tell what a command does, with its arguments", "mycomesh.tools.commands.help"),
+    Command("init", "make a mesh on this machine: root key and this node's identity", SET_UP),
+    Command("invite", "print a join code for one more machine", SET_UP),
+    Command("join", "join a mesh with a code from 'mycomesh invite', or a ticket", SET_UP),
+    Command("ticket", "write a file that makes one more machine a member without a network", SET_UP),
+    Command("members", "list who belongs to the mesh: roles, expiry, who is revoked", SET_UP),
+    Command("revoke", "remove a member for good and rotate the mesh secret", SET_UP),
+    Command("up", "serve a database file: run the node in the foreground", RUN, stays=True),
+    Command("service", "have systemd run the node, from boot or login on", RUN),
+    Command("down", "stop the running node", RUN),
+    Command("status", "show the running node: mesh, file, peers, tables", LOOK),
+    Command("top", "watch the mesh: a map, peers, tables and events", LOOK),
+    Command("peers", "list the members that the running node knows", LOOK, "listings:peers"),
+    Command("tables", "list the replicated tables with their hashes", LOOK, "listings:tables"),
+    Command("verify", "check that this node and its peers, or two files, are equal", LOOK),
+    Command("wait", "wait until the latest writes are on several nodes", LOOK),
+    Command("log", "print the last events of the running node and follow new ones", LOOK),
+    Command("why", "show who wrote each cell of a row, when, and which writes lost", LOOK),
+    Command("conflicts", "list the writes that lost to others that had not seen them", LOOK),
+    Command("parked", "list rows of peers that the local tables refuse, and why", LOOK),
+    Command("metrics", "print the running node's figures for Prometheus", LOOK),
+    Command("doctor", "check this machine for problems, with remedies", LOOK),
+    Command("explain", "explain an error, a notice or an exit code, with the remedy", LOOK),
+    Command("restore", "write the losing side of a conflict again, so that it wins", DECIDE),
+    Command("counter", "make a column a counter: concurrent changes to it add up", DECIDE),
+    Command("policy", "show or decide what happens when two nodes give two rows one id", DECIDE),
+    Command("migrate", "drop and rename tables and columns, on every node", DECIDE),
+    Command("scrub", "find writes that bypassed the triggers, and capture them", DECIDE, "orders:scrub"),
+    Command("backup", "copy the served database, safe to serve again later", DECIDE),
+    Command("forget", "remove every trigger and internal table from a file without a node", DECIDE),
+    Command("isolate", "cut this node off from the mesh on purpose, to rehearse a split", REHEARSE, "orders:isolate"),
+    Command("rejoin", "end what 'isolate' began", REHEARSE, "orders:rejoin"),
+    Command("demo", "three nodes on this machine, a real flight, a split and its healing", REHEARSE),
+    Command("simulate", "run many nodes under virtual time", REHEARSE),
+    Command("completion", "print a script that completes commands in bash, zsh or fish", HELP),
+    Command("help", "describe a command, with its arguments and examples", HELP),
 )
 
 # What a write to standard output meets; whatever else fails names a file, and is told where that is known.
@@ -162,7 +141,7 @@ def command_named(name: str) -> Command:
     if command is None:
         names = [command.name for command in COMMANDS]
         near = importlib.import_module("difflib").get_close_matches(name, names, n=2)
-        known = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(names)}"
+        known = f"did you mean {' or '.join(near)}?" if near else "'mycomesh help' lists them"
         raise exits.UsageError(f"no command {name!r}; {known}")
     return command
 
@@ -237,23 +216,26 @@ def _epilogue(page: Page) -> str:
 def _loaded(command: Command) -> CommandModule:
     if command.stays:
         lean.load()
-    name, _, part = command.module.partition(":")
-    module = importlib.import_module(name)
+    name, _, part = (command.implementation or command.name).partition(":")
+    module = importlib.import_module(f"mycomesh.tools.commands.{name}")
     return cast("CommandModule", getattr(module, part) if part else module)
 
 
 def top_parser() -> argparse.ArgumentParser:
     """Return the parser of what stands before and around a command."""
-    lines = [f"  {command.name:<10} {command.summary}" for command in COMMANDS]
+    lines = []
+    for group in GROUPS:
+        lines += ["", f"{group}:"]
+        lines += [f"  {command.name:<10} {command.summary}" for command in COMMANDS if command.group == group]
     parser = _Parser(
         prog="mycomesh",
         description="Peer-to-peer sync of ordinary SQLite databases: plain SQL in, plain SQL out, no server.",
-        epilog="\n".join(["commands:", *lines, "", "'mycomesh COMMAND --help' tells more.", _EXITS]),
+        epilog="\n".join([*lines[1:], "", "'mycomesh COMMAND --help' tells more.", _EXITS]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     _add_home(parser)
-    parser.add_argument("--version", action="store_true", help="print the version and leave")
+    parser.add_argument("--version", action="store_true", help="print the version and exit")
     parser.add_argument("command", nargs="?", metavar="COMMAND", help="what to do")
     parser.add_argument("rest", nargs=argparse.REMAINDER, metavar="...", help="its arguments")
     return parser
@@ -267,5 +249,5 @@ def _add_home(parser: argparse.ArgumentParser) -> None:
 
 def _say(error: Exception, code: int) -> int:
     known = getattr(error, "code", "")
-    print(f"mycomesh: {error}{f' [{known}]' if known else ''}", file=sys.stderr)
+    print(printable(f"mycomesh: {error}{f' [{known}]' if known else ''}"), file=sys.stderr)
     return code

@@ -335,9 +335,9 @@ _MEMBERS = (
     ),
     Code(
         "join.unanswered",
-        "a node does not take this join code",
-        "it is not the one that made the invitation, or of another mesh",
-        "wait until the node that invited is on this network",
+        "a member does not accept this join code",
+        "the code is used up or expired, or another node made the invitation",
+        "get a new code with 'mycomesh invite', or wait until the node that made this one is on the network",
     ),
     Code("identity.renewed", "this node's certificate was renewed", "the root or an admin was met in time"),
     Code(

@@ -12,13 +12,13 @@ if TYPE_CHECKING:
 __all__ = ["pace", "whole"]
 
 
-def whole(most: int, refusal: str = "", *, least: int = 1) -> Callable[[str], int]:
-    """Return what reads an argument from `least` to `most`; whatever else was typed is refused with these words after it."""
-    said = refusal or f"is no number from {least} to {most}"
+def whole(most: int, hint: str = "", *, least: int = 1) -> Callable[[str], int]:
+    """Return a reader of arguments from `least` to `most`; it refuses anything else with the bounds, then `hint`."""
+    bounds = f"is not a number from {least} to {most:,}{f'; {hint}' if hint else ''}"
 
     def read(text: str) -> int:
         if not re.fullmatch(r"0|[1-9][0-9]{0,17}", text) or not least <= int(text) <= most:
-            raise argparse.ArgumentTypeError(f"{text!r} {said}")
+            raise argparse.ArgumentTypeError(f"{text!r} {bounds}")
         return int(text)
 
     return read

@@ -46,11 +46,11 @@ def add_json(parser: argparse.ArgumentParser) -> None:
 
 
 def tell(args: argparse.Namespace, value: dict[str, Any], *lines: str) -> None:
-    """Say what was done: lines on stderr for people, or the value on stdout."""
+    """Report a result: lines on stderr for people, or the value on stdout. Nothing in the lines may steer a terminal."""
     if args.json:
         print_json(value)
     else:
-        print("\n".join(lines), file=sys.stderr)
+        print("\n".join(map(printable, lines)), file=sys.stderr)
 
 
 def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

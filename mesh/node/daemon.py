@@ -29,7 +29,7 @@ from mycomesh.mesh.membership.membership import expiry_hint
 from mycomesh.mesh.node.clock_notes import ClockNotes
 from mycomesh.mesh.node.control import compare, decisions, members, wait
 from mycomesh.mesh.node.control.server import ControlServer
-from mycomesh.mesh.node.errors import HomeError, KeystoreError, NodeError
+from mycomesh.mesh.node.errors import HomeError, JoinRefusedError, KeystoreError, NodeError
 from mycomesh.mesh.node.home import FileLock, HomeLock
 from mycomesh.mesh.node.journal import Journal, as_value
 from mycomesh.mesh.node.keystore import NO_MESH, Keystore, PendingJoin
@@ -65,14 +65,30 @@ def serve(home: Home, file: Path, config: NodeConfig) -> None:
 
 
 def enrol(home: Home, config: NodeConfig, *, seconds_max: float) -> Identity | None:
-    """Try the pending join for some seconds; return the identity it brought, or None. The caller holds the home."""
+    """Try the pending join for some seconds; return the identity it brought, or None. The caller holds the home.
+
+    Raises:
+        JoinRefusedError: a member in reach did not accept the code. The code stays, since another member may.
+    """
     store = Keystore(home)
     join = store.pending_join()
     assert join is not None, "the caller has just stored it"
     journal = Journal("warning")
-    identity = _run(_bounded(join_mesh(store, join, config, journal.write), seconds_max))
+    refused: list[Notice] = []
+
+    def on_notice(notice: Notice) -> None:
+        journal.write(notice)
+        if notice.event == "join.unanswered":
+            refused.append(notice)
+
+    identity = _run(_bounded(join_mesh(store, join, config, on_notice), seconds_max))
     if identity is not None:
         store.complete_join(identity)
+    elif refused:
+        raise JoinRefusedError(
+            "a member in reach did not accept the code: it is used up or expired, or another node made it; get a new one"
+            " with 'mycomesh invite', or leave it to 'mycomesh up', which goes on trying"
+        )
     return identity
 
 

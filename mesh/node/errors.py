@@ -11,6 +11,7 @@ __all__ = [
     "AlreadyServedError",
     "ConfigError",
     "HomeError",
+    "JoinRefusedError",
     "KeystoreError",
     "NoNodeError",
     "NodeError",
@@ -60,6 +61,12 @@ class NoNodeError(NodeError):
     """No node runs for this home, so no node can answer the request."""
 
     code = "node.none"
+
+
+class JoinRefusedError(NodeError):
+    """A member in reach did not accept the join code. The code stays stored; a new one is usually needed."""
+
+    code = "join.unanswered"
 
 
 class RefusedError(NodeError):

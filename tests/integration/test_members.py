@@ -65,6 +65,19 @@ def test_a_drone_that_came_by_a_ticket_is_revoked_and_stays_out_over_restarts(ma
     assert drone.sql("SELECT group_concat(id) FROM t;") == "1,2\n"
 
 
+def test_a_used_up_code_joins_nobody_and_exits_1(machine):
+    alpha, bravo, late = machine("alpha"), machine("bravo"), machine("late")
+    alpha.done("init", "--node-name", "alpha")
+    alpha.up()
+    code = alpha.done("invite").strip()
+    bravo.done("join", code, "--node-name", "bravo", "--no-multicast", "--peer", alpha.address)
+    refused = late.run("join", code, "--no-multicast", "--peer", alpha.address)
+    assert (refused.returncode, "did not accept the code" in refused.stderr) == (1, True)
+    assert "join.unanswered" in refused.stderr
+    fresh = alpha.done("invite").strip()
+    late.done("join", fresh, "--no-multicast", "--peer", alpha.address)
+
+
 def test_a_member_that_expired_joins_again_as_the_node_that_it_was(machine):
     alpha, bravo = machine("alpha"), machine("bravo")
     alpha.done("init", "--node-name", "alpha")

@@ -63,7 +63,7 @@ def test_log_prints_what_people_wait_for_and_on_request_everything(monkeypatch, 
         {"event": "x", "level": "warning", "text": "clock"},
     ]
     asked = []
-    monkeypatch.setattr(log, "watch", lambda _home, past: asked.append(past) or iter(notices))
+    monkeypatch.setattr(log, "watch", lambda _home, past, pipe: asked.append(past) or iter(notices))
     assert main(["log"]) == exits.DONE
     assert [line[10:] for line in capsys.readouterr().out.splitlines()] == ["link? with b", "warning: clock  [x]"]
     assert main(["log", "--json", "--verbose", "--limit", "2"]) == exits.DONE
@@ -77,7 +77,7 @@ def test_a_line_of_the_log_bears_the_time_at_which_it_was_said(monkeypatch, caps
     time.tzset()
     try:
         notices = [{"time": "2026-01-02T03:04:05.678Z", "level": "info", "event": "x", "text": "said"}]
-        monkeypatch.setattr(log, "watch", lambda _home, past: iter(notices))
+        monkeypatch.setattr(log, "watch", lambda _home, past, pipe: iter(notices))
         assert main(["log"]) == exits.DONE
         assert capsys.readouterr().out == "05:04:05  said\n"
     finally:
@@ -120,7 +120,7 @@ def test_help_of_a_command_is_its_own_help(capsys):
 
 @pytest.mark.parametrize(
     ("typed", "meant"),
-    [("stauts", "did you mean status?"), ("peer", "did you mean peers?"), ("frobnicate", "there are init, ")],
+    [("stauts", "did you mean status?"), ("peer", "did you mean peers?"), ("frobnicate", "'mycomesh help' lists them")],
 )
 def test_a_misspelled_command_is_answered_with_the_one_that_was_meant(typed, meant, capsys):
     assert main([typed]) == exits.USAGE

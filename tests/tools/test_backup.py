@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import random
 import sqlite3
+import stat
 
 import pytest
 
@@ -64,3 +66,24 @@ def test_an_existing_file_is_never_replaced(source, tmp_path):
     (tmp_path / "copy.db").write_text("mine")
     assert main(["backup", str(tmp_path / "copy.db")]) == exits.USAGE
     assert (tmp_path / "copy.db").read_text() == "mine"
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o640])
+def test_the_copy_is_no_more_open_than_the_original(source, tmp_path, mode):
+    replica = served(source)
+    while replica.stale():
+        replica.drain(1_800_000_000_000)
+    replica.close()
+    source.chmod(mode)
+    before = os.umask(0o022)
+    try:
+        assert main(["backup", str(tmp_path / "copy.db")]) == exits.DONE
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "copy.db").stat().st_mode) == mode
+
+
+def test_a_directory_that_is_missing_is_named(source, tmp_path, capsys):
+    served(source).close()
+    assert main(["backup", str(tmp_path / "nowhere" / "copy.db")]) == exits.FAILED
+    assert "No such file or directory" in capsys.readouterr().err

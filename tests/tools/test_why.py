@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from mycomesh.tools import exits
 from mycomesh.tools.cli import main
 from mycomesh.tools.commands import why
+from mycomesh.tools.render import tell
 from tests.sync.peers import Peer, converge
 
 
@@ -74,3 +76,16 @@ def test_a_row_that_nobody_knows_is_one_line_and_1(file, capsys):
     assert main(["why", "missions", "9", "--file", str(file)]) == exits.FAILED
     captured = capsys.readouterr()
     assert (captured.out, len(captured.err.splitlines())) == ("", 1)
+
+
+@pytest.mark.parametrize("words", [["why", "e\x1b]0;owned\x07", "1"], ["why", "missions", "\x1b[31m"]])
+def test_no_name_steers_the_terminal(file, capsys, words):
+    main([*words, "--file", str(file)])
+    said = capsys.readouterr()
+    assert said.out + said.err
+    assert "\x1b" not in said.out + said.err
+
+
+def test_what_a_command_reports_cannot_steer_the_terminal(capsys):
+    tell(argparse.Namespace(json=False), {}, "restored in e\x1b]0;owned\x07", "next")
+    assert capsys.readouterr().err == "restored in e?]0;owned?\nnext\n"

@@ -7,6 +7,7 @@ already. The copy's site is taken out, so whoever serves it gets another; what i
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
 import time
 from pathlib import Path
@@ -63,8 +64,20 @@ def _sizes(source: Path, target: Path) -> tuple[float, float]:
     return (target.stat().st_size if target.exists() else 0), max(1, source.stat().st_size)
 
 
+def _create(target: Path, mode: int) -> None:
+    """Create the empty file that VACUUM INTO fills, never more open than the original, whatever the umask."""
+    try:
+        descriptor = os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode)
+    except OSError as error:
+        raise NodeError(
+            f"cannot create {target}: {error.strerror}; check that its directory exists and is yours"
+        ) from error
+    os.close(descriptor)
+
+
 def _copied(source: Path, target: Path) -> bool:
     """Return whether the copy has every write stamped, and is finished."""
+    _create(target, source.stat().st_mode & 0o666)
     with contextlib.closing(sqlite3.connect(source.as_uri() + "?mode=ro", uri=True, isolation_level=None)) as db:
         db.execute("VACUUM INTO ?", (str(target),))
     with contextlib.closing(sqlite3.connect(target, isolation_level=None)) as copy:

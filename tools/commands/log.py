@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from typing import TYPE_CHECKING, Any
 
 from mycomesh.mesh.node.control.client import PAST_MAX, watch
@@ -26,15 +27,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-v", "--verbose", action="store_true", help="every event, not only what people wait for")
     parser.add_argument(
         "--past",
-        type=whole(PAST_MAX, "is no number of lines", least=0),
+        type=whole(PAST_MAX, least=0),
         metavar="N",
         help=f"begin with the last N lines, at most {PAST_MAX} (default: {PAST_DEFAULT}, none with --json)",
     )
     parser.add_argument(
         "--limit",
-        type=whole(LIMIT_MAX, "is no number of lines"),
+        type=whole(LIMIT_MAX),
         metavar="N",
-        help="leave after N lines (default: until ^C)",
+        help="exit after N lines (default: until ^C)",
     )
     parser.add_argument("--json", action="store_true", help="one JSON object a line, for programs")
 
@@ -43,7 +44,8 @@ def run(args: argparse.Namespace, home: Home) -> int:
     """Print one line for each event, until the node stops."""
     left = args.limit
     default = 0 if args.json else PAST_DEFAULT
-    for notice in watch(home, past=default if args.past is None else args.past):
+    past = default if args.past is None else args.past
+    for notice in watch(home, past=past, pipe=_output()):
         if notice.get("level") == "debug" and not args.verbose:
             continue
         print(json_text(notice) if args.json else _line(notice), flush=True)
@@ -52,6 +54,14 @@ def run(args: argparse.Namespace, home: Home) -> int:
             if not left:
                 break
     return exits.DONE
+
+
+def _output() -> int | None:
+    """Return the descriptor of standard output, None if it is not a file."""
+    try:
+        return sys.stdout.fileno()
+    except OSError:
+        return None
 
 
 def _line(notice: dict[str, Any]) -> str:

@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument(
         "conflict",
-        type=whole(NUMBER_MAX, "is no number of a conflict; see 'mycomesh conflicts'"),
+        type=whole(NUMBER_MAX, "'mycomesh conflicts' lists their numbers"),
         metavar="ID",
         help="as 'mycomesh conflicts' shows it",
     )

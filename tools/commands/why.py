@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from mycomesh.mesh.node.control.client import ask
 from mycomesh.mesh.node.errors import NodeError, NoNodeError
+from mycomesh.mesh.node.journal import printable
 from mycomesh.tools import exits
 from mycomesh.tools.names import known, member_names, named
 from mycomesh.tools.render import print_json, print_table
@@ -52,7 +53,7 @@ def run(args: argparse.Namespace, home: Home) -> int:
     if args.json:
         print_json(_plain(found, names))
         return exits.DONE
-    print(_head(found, names))
+    print(printable(_head(found, names)))
     if found.cells:
         print_table(("COLUMN", "VALUE", "WRITTEN", "BY"), [_cell(cell, names) for cell in found.cells])
     if found.losses:

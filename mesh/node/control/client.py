@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import socket
 from typing import TYPE_CHECKING, Any
 
@@ -34,25 +35,57 @@ __all__ = [
 REQUEST_BYTES_MAX = 1024 * 1024  # the longest request is `migrate` with a script of 256 KiB, escaped
 RESPONSE_BYTES_MAX = 16 * 1024 * 1024  # 1,000 peers and 1,000 tables take under 1 MiB; above is no answer of ours
 PAST_MAX = 100  # lines that a node keeps for those who come to watch later: what a person reads
+CHUNK_BYTES = 65_536
 ANSWER_S = 20  # a node busy with one long transaction answers when it is done; beyond that it hangs
 
 
 def ask(home: Home, what: str, *, timeout_s: float = ANSWER_S, **arguments: Any) -> dict[str, Any]:
     """Ask the running node and return its result; `NoNodeError` when none runs, `RefusedError` with its words."""
-    with contextlib.closing(_connect(home, timeout_s)) as connection, connection.makefile("rb") as lines:
-        return _result(_exchange(connection, lines, what, arguments))
+    with contextlib.closing(_connect(home, timeout_s)) as connection:
+        return _result(_exchange(connection, _Lines(connection), what, arguments))
 
 
-def watch(home: Home, *, past: int = 0) -> Iterator[dict[str, Any]]:
+def watch(home: Home, *, past: int = 0, pipe: int | None = None) -> Iterator[dict[str, Any]]:
     """Yield the running node's notices, one plain value each, until it stops or the caller does.
 
-    The last `past` that it has said come first, as far as it remembers; none of them is for debugging.
+    The last `past` notices come first, as far as the node remembers them; none of those is for debugging. With `pipe`, the
+    descriptor that the caller writes to, it also ends when the reader of that pipe leaves.
     """
-    with contextlib.closing(_connect(home, ANSWER_S)) as connection, connection.makefile("rb") as lines:
+    with contextlib.closing(_connect(home, ANSWER_S)) as connection:
+        lines = _Lines(connection)
         _result(_exchange(connection, lines, "watch", {"past": past}))
         connection.settimeout(None)
-        while line := lines.readline(RESPONSE_BYTES_MAX):
+        while lines.wait(pipe) and (line := lines.readline(RESPONSE_BYTES_MAX)):
             yield decode_line(line)
+
+
+class _Lines:
+    """Lines of a socket. It knows whether one is buffered, which `socket.makefile` cannot tell without blocking."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._buffer = bytearray()
+
+    def readline(self, limit: int) -> bytes:
+        """Return the next line with its end; what came of it if the socket ends or `limit` bytes are read."""
+        while b"\n" not in self._buffer and len(self._buffer) < limit:
+            chunk = self._connection.recv(CHUNK_BYTES)
+            if not chunk:
+                break
+            self._buffer += chunk
+        end = self._buffer.find(b"\n") + 1 or len(self._buffer)
+        line = bytes(self._buffer[:end])
+        del self._buffer[:end]
+        return line
+
+    def wait(self, pipe: int | None) -> bool:
+        """Wait for bytes; return False if the reader of `pipe` leaves first, which only the next write would notice."""
+        if pipe is None or self._buffer:
+            return True
+        waiting = select.poll()
+        waiting.register(self._connection, select.POLLIN)
+        waiting.register(pipe, 0)  # errors and hang-ups are always reported
+        return all(descriptor != pipe for descriptor, _ in waiting.poll())
 
 
 def encode_line(value: dict[str, Any]) -> bytes:
@@ -100,7 +133,7 @@ def _connect(home: Home, timeout_s: float) -> socket.socket:
     raise NoNodeError(f"no node runs for this home ({home.state}); start one with: mycomesh up FILE.db")
 
 
-def _exchange(connection: socket.socket, lines: Any, what: str, arguments: dict[str, Any]) -> dict[str, Any]:
+def _exchange(connection: socket.socket, lines: _Lines, what: str, arguments: dict[str, Any]) -> dict[str, Any]:
     try:
         connection.sendall(encode_line({"do": what, **arguments}))
         line = lines.readline(RESPONSE_BYTES_MAX)

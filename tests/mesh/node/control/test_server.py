@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import socket
 import stat
 import threading
@@ -205,3 +206,22 @@ def test_more_clients_than_the_limit_are_turned_away(home, running, monkeypatch)
         lines.readline()
         with connect(home) as second:
             assert second.recv(1) == b""
+
+
+def test_watching_ends_when_the_reader_of_the_pipe_leaves(home, running):
+    reading, writing = os.pipe()
+    os.close(reading)
+    assert list(watch(home, pipe=writing)) == []
+    os.close(writing)
+
+
+def test_notices_that_came_together_are_yielded_one_by_one(home, running):
+    reading, writing = os.pipe()
+    for text in ("one", "two"):
+        running.loop.call_soon_threadsafe(running.server.publish, {"text": text})
+    running.do(asyncio.sleep(0))
+    notices = watch(home, past=2, pipe=writing)
+    assert [next(notices)["text"] for _ in range(2)] == ["one", "two"]
+    notices.close()
+    os.close(reading)
+    os.close(writing)
