@@ -70,7 +70,7 @@ _LOCAL = (
         "node.refused",
         "the node, or the command, cannot do what was asked",
         "the line says why; nothing was changed",
-        "what the line says; 'use one version' means: restart the node after an update",
+        "what the line says; 'use the same version' means: restart the node after an update",
     ),
     Code(
         "port.unusable",

@@ -1,7 +1,8 @@
-"""The settings of one node: one frozen value, checked when it is made, from config.toml and the command line.
+"""The settings of one node, read from config.toml and the command line into one frozen value.
 
-Owns names, ranges and reasons of every setting. What always holds: a `NodeConfig` that exists is valid.
-It must not know how a setting is used, and nothing here touches the network (`--peer` names are resolved later).
+Nothing here touches the network: `MeshShell` resolves the names of static peers.
+
+Invariant: every `NodeConfig` is valid, because construction checks each field.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ if TYPE_CHECKING:
 
 __all__ = ["KEYS", "LOG_FORMATS", "PORT_DEFAULT", "NodeConfig", "PeerName", "load", "metrics_address"]
 
-PORT_DEFAULT = 7447  # TCP; any free one will do, mDNS tells it to the others. A fixed default lets firewalls name it
-METRICS_PORT_DEFAULT = 9464  # the usual one of exporters; a node's own port would be taken by its peers' listener
+PORT_DEFAULT = 7447  # TCP; any free port works, since mDNS announces it, but a firewall rule needs a fixed default
+METRICS_PORT_DEFAULT = 9464  # the usual port of exporters; peers use the node's own port
 PEERS_MAX = 256  # static peers; a mesh spreads addresses itself, so a longer list is a mistake
-TABLES_MAX = 1000  # names in --only, --except or --urgent; more cannot be meant by hand
+TABLES_MAX = 1000  # names in --only, --except or --urgent; nobody writes more by hand
 NAME_CHARS_MAX = 253  # the longest host name that DNS allows (RFC 1035)
 LOG_LEVELS = ("debug", "info", "warning", "error")
 LOG_FORMATS = ("text", "json")
-CONFIG_BYTES_MAX = 1 << 20  # a hand-written file; a larger one is not a configuration
+CONFIG_BYTES_MAX = 1 << 20  # people write this file by hand; a larger one is something else
 # config.toml key -> field; "except" is a Python keyword, so the field has another name
 KEYS = {
     "port": "port",
@@ -46,20 +47,24 @@ KEYS = {
 
 @dataclass(frozen=True, slots=True, order=True)
 class PeerName:
-    """A static peer as a person writes it: host name or numeric address, and TCP port."""
+    """A static peer as the user names it: host name or numeric address, and TCP port."""
 
     host: str
     port: int
 
     @classmethod
     def parse(cls, text: str, what: str = "peer", port: int = PORT_DEFAULT) -> PeerName:
-        """Read `host`, `host:port`, `[v6]:port`, with `port` where none is named; otherwise `ConfigError`, one line."""
+        """Parse `host`, `host:port` or `[v6]:port`, with `port` as the default.
+
+        Raises:
+            ConfigError: the text has another form; the message calls it `what`.
+        """
         bracketed = text.startswith("[")
         if bracketed:
             host, closing, rest = text[1:].partition("]")
             plain = bool(closing) and (rest == "" or rest.startswith(":"))
             port_text = rest[1:] if rest else str(port)
-        elif text.count(":") > 1:  # a bare IPv6 address has no room for a port
+        elif text.count(":") > 1:  # a bare IPv6 address, which cannot have a port
             host, port_text, plain = text, str(port), True
         else:
             host, colon, port_text = text.partition(":")
@@ -73,26 +78,27 @@ class PeerName:
 
 
 def metrics_address(text: str) -> PeerName:
-    """Read where metrics are served; raise `ConfigError` with one line otherwise."""
+    """Parse the address at which metrics are served; raise `ConfigError` for anything else."""
     return PeerName.parse(text, "metrics", METRICS_PORT_DEFAULT)
 
 
 @dataclass(frozen=True, slots=True)
 class NodeConfig:
-    """Every setting of a node. Ranges are checked on construction; a wrong one raises `ConfigError`.
+    """Every setting of a node. Construction checks the ranges and raises `ConfigError` for a wrong one.
 
-    port: TCP port to listen on, 0..65535; 0 takes a free one. None: 7447 if it is free (a firewall can name it), else
-        any, so that several nodes on one machine need no setting.
-    peers: members to dial without discovery, at most 256, where multicast is blocked.
-    only: table names to replicate; empty means all user tables.
-    exclude: table names not to replicate; disjoint from `only`.
-    urgent: table names whose rows go before those of all others, where a link is slower than the writes.
-    loopback: find nodes on this very machine alone, by its loopback; nothing is said on a network (demos, tests).
-    multicast: announce and browse by mDNS; off where static peers are all there is.
-    log_level: least severe level shown in the foreground: debug, info, warning or error.
-    log_format: how it is shown: text for people, json for one object a line.
-    protocol: versions of the protocol that are spoken; the newest is held back while a mesh is upgraded node by node.
-    metrics: where to serve Prometheus metrics over HTTP; None: nowhere. They name peers and tables, to whoever can reach it.
+    port: TCP port to listen on, 0..65535; 0 means any free port. None means 7447 if it is free (for firewall rules), else any,
+        so that several nodes on one machine need no setting.
+    peers: members to dial without discovery, where multicast is blocked; at most 256.
+    only: names of the tables to replicate; empty means all user tables.
+    exclude: names of the tables not to replicate; disjoint from `only`.
+    urgent: names of the tables whose rows are sent before all others, where a link is slower than the writes.
+    loopback: discover nodes on this machine only, over its loopback, and send nothing to a network (for demos and tests).
+    multicast: announce and browse by mDNS; turn it off where only static peers are used.
+    log_level: the least severe level shown in the foreground: debug, info, warning or error.
+    log_format: text for people, or json for one object a line.
+    protocol: the protocol versions that the node speaks; restrict the newest while a mesh is upgraded node by node.
+    metrics: the address at which to serve Prometheus metrics over HTTP; None for no metrics. They name peers and tables to every
+        client that can reach the address.
     """
 
     port: int | None = None
@@ -113,16 +119,16 @@ class NodeConfig:
             raise ConfigError(f"port {self.port} is out of range; choose 1..65535, or 0 for a free one")
         if len(self.peers) > PEERS_MAX:
             raise ConfigError(
-                f"{len(self.peers)} static peers are more than {PEERS_MAX}; name a few, they tell the rest"
+                f"{len(self.peers)} static peers are more than {PEERS_MAX}; name a few, and they introduce the others"
             )
         for label, names in (("only", self.only), ("except", self.exclude), ("urgent", self.urgent)):
             if len(names) > TABLES_MAX or not all(names):
-                raise ConfigError(f"'{label}' must hold 0..{TABLES_MAX} table names, none of them empty")
+                raise ConfigError(f"'{label}' must be a list of 0..{TABLES_MAX} table names, none of them empty")
         both = sorted({fold(name) for name in self.only} & {fold(name) for name in self.exclude})
         if both:
-            raise ConfigError(f"table {both[0]!r} is both in 'only' and in 'except'; take it out of one")
+            raise ConfigError(f"table {both[0]!r} is in both 'only' and 'except'; remove it from one")
         if self.protocol.oldest not in SUPPORTED or self.protocol.newest not in SUPPORTED:
-            raise ConfigError(f"protocol {self.protocol} is not spoken by this mycomesh, which speaks {SUPPORTED}")
+            raise ConfigError(f"protocol {self.protocol} is not supported; this mycomesh speaks {SUPPORTED}")
         if self.log_level not in LOG_LEVELS:
             raise ConfigError(f"log_level {self.log_level!r} is unknown; choose one of {', '.join(LOG_LEVELS)}")
         if self.log_format not in LOG_FORMATS:
@@ -130,7 +136,7 @@ class NodeConfig:
 
 
 def load(path: Path, **overrides: Any) -> NodeConfig:
-    """Read config.toml (absent is fine) and lay the command line over it; None in `overrides` means "not given"."""
+    """Read config.toml, which may be absent, and apply the command line's `overrides`, where None means "not given"."""
     text = _text(path)
     settings = NodeConfig()
     for key, value in _table(path, text).items():
@@ -150,7 +156,7 @@ def _text(path: Path) -> str:
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}; check its owner and permissions") from error
     if len(data) > CONFIG_BYTES_MAX:
-        raise ConfigError(f"{path} is larger than 1 MiB, so it is no configuration of ours; check the path")
+        raise ConfigError(f"{path} is larger than 1 MiB, too large for a configuration file; check the path")
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -171,7 +177,7 @@ def _field(key: str) -> str:
 
 
 def _line(text: str, key: str) -> int:
-    """Return the number of the line on which a top-level key or table of that name begins."""
+    """Return the number of the line that begins the top-level key or table of this name."""
     name = re.escape(key)
     found = re.search(rf"""^[ \t]*\[*[ \t]*["']?{name}["']?[ \t]*[=.\]]""", text, re.MULTILINE)
     return text.count("\n", 0, found.start()) + 1 if found else 1
@@ -190,11 +196,11 @@ def _value(key: str, value: Any) -> Any:
         case "log_level" | "log_format":
             if type(value) is str:
                 return value
-            wanted = "a text"
+            wanted = "a string"
         case "metrics":
             if type(value) is str:
                 return metrics_address(value)
-            wanted = "a text such as 127.0.0.1:9464"
+            wanted = "a string such as 127.0.0.1:9464"
         case "protocol":
             if isinstance(value, list) and len(value) == 2 and all(type(item) is int for item in value):
                 return _versions(*value)
@@ -202,7 +208,7 @@ def _value(key: str, value: Any) -> Any:
         case _:
             if isinstance(value, list) and all(type(item) is str for item in value):
                 return tuple(PeerName.parse(item) for item in value) if key == "peers" else tuple(value)
-            wanted = "a list of texts"
+            wanted = "a list of strings"
     raise ConfigError(f"{key!r} must be {wanted}, not {value!r}")
 
 
@@ -210,5 +216,5 @@ def _versions(oldest: int, newest: int) -> Versions:
     try:
         return Versions(oldest, newest)
     except ValueError:
-        text = f"'protocol' [{oldest}, {newest}] is no range; this mycomesh speaks {SUPPORTED}, so write the older one first"
+        text = f"'protocol' [{oldest}, {newest}] is not a range; write the older version first (this mycomesh speaks {SUPPORTED})"
         raise ConfigError(text) from None

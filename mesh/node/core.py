@@ -1,9 +1,10 @@
-"""The composition of mesh and sync: one node's `MeshCore`, and the routes between it and an `Exchange`.
+"""The node's core: translates between the events of a `MeshCore` (network) and of an `Exchange` (database), without I/O.
 
-Owns the translation of the two event vocabularies, and the word to the `Exchange` who the members are. What always holds:
-actions come out in the order in which they must be done; the `Exchange` is never called from here, because the daemon runs it
-on its SQL thread and the simulator at once, so both hand the answer back with `on_exchange`. It must not know: clocks, sockets,
-threads, SQL.
+The core never calls the `Exchange`. It returns `ToExchange` events instead, because the daemon runs the `Exchange` on its SQL
+thread and the simulator runs it at once; both return its actions through `on_exchange`. The core also tells the `Exchange` who
+the members are, what they may do and what time the mesh has.
+
+Invariant: actions come out in the order in which they must be performed.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ __all__ = ["MeshMachine", "NodeCore", "ShellAction", "ToExchange"]
 
 @dataclass(frozen=True, slots=True)
 class ToExchange:
-    """Run this event on the `Exchange` and hand its actions to `NodeCore.on_exchange`."""
+    """Handle this event in the `Exchange`, then pass its actions to `NodeCore.on_exchange`."""
 
     event: sync_events.Event
 
@@ -39,17 +40,17 @@ ShellAction = (
 )
 
 
-# How often the `Exchange` hears who the members are and when each was heard of; its own measure are days.
+# How often the `Exchange` learns who the members are and when each was last seen. It acts on silences of days.
 MEMBERS_MS = 60_000
 
-# A correction of the clock is told again when it, or the clock, has changed by so much.
-CORRECTED_MS = 1_000
+# The `Exchange` learns about a changed clock offset only if the change is at least this large.
+TIME_CHANGE_MS = 1_000
 
-RELAYS = (("*", "-"),)  # the rights of who stores no tables
+RELAY_RIGHTS = (("*", "-"),)  # a relay stores no tables
 
 
 class KnownMember(Protocol):
-    """What this module needs of a `PeerStatus`."""
+    """The part of a `PeerStatus` that the core reads."""
 
     @property
     def node_id(self) -> bytes:
@@ -58,14 +59,14 @@ class KnownMember(Protocol):
 
     @property
     def seen_ms_ago(self) -> int | None:
-        """Milliseconds since something was heard of it, None for never."""
+        """Milliseconds since a sign of it last reached this node, None for never."""
         ...
 
 
 class KnownRights(Protocol):
-    """What this module needs of a `Roster`."""
+    """The part of a `Roster` that the core reads."""
 
-    version: int  # grows when rights may have changed
+    version: int  # increases whenever rights may have changed
 
     @property
     def own_id(self) -> bytes:
@@ -73,21 +74,21 @@ class KnownRights(Protocol):
         ...
 
     def limited(self) -> tuple[tuple[bytes, tuple[tuple[str, str], ...]], ...]:
-        """Return who may not do everything, and what they may."""
+        """Return the members with limited rights: node id and (table pattern, right) pairs."""
         ...
 
 
 class KnownTime(Protocol):
-    """What this module needs of a `Timekeeper`."""
+    """The part of a `MeshClock` that the core reads."""
 
     time: MeshTime
 
 
 class MeshMachine(Protocol):
-    """What this module needs of a `MeshCore`: one step function, one deadline, the members, the time."""
+    """The part of a `MeshCore` that the core uses."""
 
     def handle(self, event: mesh_events.Event, now_ms: int, wall_ms: int) -> list[mesh_events.Action]:
-        """Take one event; answer with the actions in the order in which they must be done."""
+        """Handle one event; return the actions in the order in which they must be performed."""
         ...
 
     def next_deadline(self) -> int | None:
@@ -100,34 +101,34 @@ class MeshMachine(Protocol):
 
     @property
     def roster(self) -> KnownRights:
-        """Return what members may do."""
+        """The members and their rights."""
         ...
 
     @property
     def mesh_clock(self) -> KnownTime:
-        """Return what the mesh says of this node's clock."""
+        """This node's clock compared with its peers' clocks."""
         ...
 
 
 class NodeCore:
-    """Routes between one `MeshCore` and one `Exchange`; synchronous, without I/O."""
+    """Routes events between one `MeshCore` and one `Exchange`; synchronous, without I/O."""
 
-    __slots__ = ("_members_at", "_relays", "_rights_seen", "_time", "mesh")
+    __slots__ = ("_is_relay", "_members_due_ms", "_rights_version", "_time", "mesh")
 
     def __init__(self, mesh: MeshMachine) -> None:
         self.mesh = mesh
-        self._members_at: int | None = None
-        self._rights_seen = 0
+        self._members_due_ms: int | None = None
+        self._rights_version = 0
         self._time = MeshTime()
-        self._relays = False  # a relay forwards, and stores no tables
+        self._is_relay = False  # a relay forwards batches and stores no tables
 
     def handle(self, event: mesh_events.Event, now_ms: int, wall_ms: int) -> list[ShellAction]:
-        """Take one event of the mesh's shell; return what the shell must do, in order."""
+        """Handle one event of the network; return the actions that the shell must perform, in order."""
         actions = self.mesh.handle(event, now_ms, wall_ms)
-        return self._rights() + self._timed() + self._routed(actions) + self._members(now_ms)
+        return self._rights_events() + self._time_events() + self._routed(actions) + self._member_events(now_ms)
 
     def on_exchange(self, actions: list[sync_events.Action], now_ms: int, wall_ms: int) -> list[ShellAction]:
-        """Take what the `Exchange` answered to one or more `ToExchange` events; return what the shell must do."""
+        """Handle the `Exchange`'s actions for one or more `ToExchange` events; return what the shell must perform."""
         done: list[ShellAction] = []
         for action in actions:
             match action:
@@ -138,7 +139,7 @@ class NodeCore:
                     message = mesh_events.SendMessage(link, payload, priority)
                     done += self._routed(self.mesh.handle(message, now_ms, wall_ms))
                 case sync_events.DropLink(link, reason):
-                    # The mesh hears at once that the link is gone, so that nothing more is written to it meanwhile.
+                    # The mesh learns at once that the link is gone, so that it writes nothing more to it meanwhile.
                     done.append(mesh_events.Notice("link.dropped", reason, {"link": link}, "warning"))
                     done.append(mesh_events.Close(link, reason))
                     done += self._routed(self.mesh.handle(mesh_events.ConnClosed(link), now_ms, wall_ms))
@@ -148,52 +149,52 @@ class NodeCore:
                     assert_never(action)
         return done
 
-    def _rights(self) -> list[ShellAction]:
-        """Tell the `Exchange` what members may do, before anything that they have sent."""
+    def _rights_events(self) -> list[ShellAction]:
+        """Tell the `Exchange` about changed rights. These events go first, so that they apply to whatever members send."""
         roster = self.mesh.roster
-        if roster.version == self._rights_seen:
+        if roster.version == self._rights_version:
             return []
-        self._rights_seen = roster.version
+        self._rights_version = roster.version
         limited = roster.limited()
-        self._relays = dict(limited).get(roster.own_id) == RELAYS
+        self._is_relay = dict(limited).get(roster.own_id) == RELAY_RIGHTS
         return [ToExchange(sync_events.RightsKnown(roster.own_id, limited))]
 
-    def _timed(self) -> list[ShellAction]:
-        """Tell the `Exchange` what time it is, where that is news."""
-        time, told = self.mesh.mesh_clock.time, self._time
-        changes = (time.offset_ms - told.offset_ms, time.apart_ms - told.apart_ms)
-        if time.confirmed == told.confirmed and max(map(abs, changes)) < CORRECTED_MS:
+    def _time_events(self) -> list[ShellAction]:
+        """Tell the `Exchange` the mesh's time, if it has changed by `TIME_CHANGE_MS` or was confirmed."""
+        time, last = self.mesh.mesh_clock.time, self._time
+        changes = (time.offset_ms - last.offset_ms, time.apart_ms - last.apart_ms)
+        if time.confirmed == last.confirmed and max(map(abs, changes)) < TIME_CHANGE_MS:
             return []
         self._time = time
         return [ToExchange(sync_events.TimeKnown(time.offset_ms, time.confirmed, time.apart_ms))]
 
     def _routed(self, actions: list[mesh_events.Action]) -> list[ShellAction]:
-        """Route the mesh's deliveries; a relay's stop here, it has no tables to bring them to."""
-        done = _routed(actions)
-        return [action for action in done if not isinstance(action, ToExchange)] if self._relays else done
+        """Route the mesh's actions; on a relay, which has no tables, drop the events for the `Exchange`."""
+        routed = _routed(actions)
+        return [action for action in routed if not isinstance(action, ToExchange)] if self._is_relay else routed
 
-    def _members(self, now_ms: int) -> list[ShellAction]:
-        """Tell the `Exchange` who the members are, from time to time: a mesh that sleeps has no news of them."""
-        if self._members_at is None:
-            self._members_at = now_ms + MEMBERS_MS  # a node that has just started knows little of others
-        if now_ms < self._members_at:
+    def _member_events(self, now_ms: int) -> list[ShellAction]:
+        """Tell the `Exchange` who the members are, every `MEMBERS_MS` or at the next event after that."""
+        if self._members_due_ms is None:
+            self._members_due_ms = now_ms + MEMBERS_MS  # right after a start the node knows little about other members
+        if now_ms < self._members_due_ms:
             return []
-        self._members_at = now_ms + MEMBERS_MS
+        self._members_due_ms = now_ms + MEMBERS_MS
         known = tuple((peer.node_id, peer.seen_ms_ago) for peer in self.mesh.peers(now_ms))
         return [ToExchange(sync_events.MembersKnown(known))]
 
     def next_deadline(self) -> int | None:
-        """Return when `TimerFired` is due for the mesh; the `Exchange` keeps its own deadline where it runs."""
+        """Return when `TimerFired` is due for the mesh. The deadline of the `Exchange` is kept where it runs."""
         return self.mesh.next_deadline()
 
 
 def _routed(actions: list[mesh_events.Action]) -> list[ShellAction]:
-    """Turn the mesh's deliveries into events of the `Exchange`; shell actions pass unchanged."""
+    """Turn the mesh's deliveries into events of the `Exchange`; pass shell actions unchanged."""
     done: list[ShellAction] = []
     for action in actions:
         match action:
             case mesh_events.LinkUp(link, peer):
-                if "relay" not in peer.roles:  # it has no tables to compare
+                if "relay" not in peer.roles:  # a relay has no tables to compare
                     done.append(ToExchange(sync_events.LinkOpened(link, peer.node_id)))
                 done.append(_link_notice("link.up", f"link with {peer.name} at {peer.address}", link, peer))
             case mesh_events.LinkDown(link, peer, reason):

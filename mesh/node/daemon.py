@@ -233,7 +233,7 @@ class Daemon:
         self._say(Notice("node.serving", text, {"tables": len(snapshot.tables)}))
         notify_manager(f"READY=1\nSTATUS={text}")
         self.serving.set_result(node)
-        watchdog = Watchdog(node.answers)
+        watchdog = Watchdog(node.check_alive)
         watchdog.start()
         try:
             await self._ending.told

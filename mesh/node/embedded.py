@@ -174,11 +174,11 @@ class Node:
         """
         clock = asyncio.get_running_loop().time
         end_s = math.inf if timeout_s is None else clock() + timeout_s
-        mark = await self._serving().mark()
+        position = await self._serving().write_position()
         while True:
             left_s = max(0.0, end_s - clock())
             wait_ms = ASK_MS if left_s * 1000 > ASK_MS else round(left_s * 1000)
-            found, _ = await self._serving().reached(mark, want=replicas, wait_ms=wait_ms)
+            found, _ = await self._serving().count_replicas(position, want=replicas, wait_ms=wait_ms)
             if found >= replicas:
                 return found
             if not left_s:

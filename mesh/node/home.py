@@ -1,9 +1,10 @@
-"""Where a node keeps its things: directories, private files, and the locks that keep two nodes apart.
+"""A node's home: its directories, private files, and the locks that keep two nodes apart.
 
-Owns paths and the rules for files: directories 0700, files 0600, every write complete or absent (temporary file, fsync,
-rename, fsync of the directory). What always holds: a file that other users can read or replace is refused, not used.
-It must not know what the files mean (that is `keystore`), and it never opens a database file: closing any descriptor of
-it would drop the POSIX locks that SQLite holds in this process (https://sqlite.org/howtocorrupt.html, section 2.2).
+Directories have mode 0700 and files 0600. Every write is atomic: temporary file, fsync, rename, fsync of the directory. The
+module never opens a database file, because closing any descriptor of it would drop the POSIX locks that SQLite holds in this
+process (https://sqlite.org/howtocorrupt.html, section 2.2).
+
+Invariant: the node never uses a file that other users can read or replace.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FileLock", "Home", "HomeLock", "read_private", "write_private"]
 
-PRIVATE_BYTES_MAX = 8 << 20  # our largest file holds a thousand certificates and revocations; more is not ours
+PRIVATE_BYTES_MAX = 8 << 20  # more than a node writes: the largest file has a thousand certificates and revocations
 DIR_MODE = 0o700
 FILE_MODE = 0o600
 NAME = "mycomesh"
@@ -43,7 +44,7 @@ class Home:
         """Return the home: `--home` first, then MYCOMESH_HOME, then the XDG directories (basedir spec 0.8)."""
         chosen = explicit if explicit is not None else _absolute(environ.get("MYCOMESH_HOME"))
         if chosen is not None:
-            root = Path(os.path.abspath(chosen))  # noqa: PTH100  (resolve() would follow links: the user's own naming stays)
+            root = Path(os.path.abspath(chosen))  # noqa: PTH100  (resolve() would follow links; keep the user's name)
             return cls(root, root / "state", root / "run")
         user = _absolute(environ.get("HOME")) or Path("~").expanduser()
         config = (_absolute(environ.get("XDG_CONFIG_HOME")) or user / ".config") / NAME
@@ -54,24 +55,27 @@ class Home:
 
     @property
     def config_file(self) -> Path:
-        """The optional TOML file with settings."""
+        """The optional configuration file, in TOML."""
         return self.config / "config.toml"
 
     @property
     def sockets(self) -> tuple[Path, ...]:
-        """Where a running node's control socket may be; a service and a login shell differ in XDG_RUNTIME_DIR."""
+        """Paths where the control socket may be, since a service and a login shell differ in XDG_RUNTIME_DIR.
+
+        A node listens on the first.
+        """
         own = self.runtime / "control.sock"
         fallback = self.state / "run" / "control.sock"
         return (own,) if own == fallback else (own, fallback)
 
     def prepare(self) -> None:
-        """Make the directories for keys and for the socket, private to this user."""
+        """Create the directories for keys and for the socket, private to this user."""
         for directory in (self.state, self.runtime):
             _private_dir(directory)
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the home for one command that changes it; raise `AlreadyServedError` when a node holds it."""
+        """Lock the home for one command that changes it; raise `AlreadyServedError` if a node has locked it."""
         lock = HomeLock.acquire(self)
         try:
             yield
@@ -81,13 +85,13 @@ class Home:
 
 @dataclass(frozen=True, slots=True)
 class HomeLock:
-    """The right to change this home: one process at a time. The kernel frees it however the process ends."""
+    """The lock on a home: one process at a time may change it. The kernel releases it however the process ends."""
 
     descriptor: int
 
     @classmethod
     def acquire(cls, home: Home) -> HomeLock:
-        """Take the lock or raise `AlreadyServedError` at once."""
+        """Take the lock, or raise `AlreadyServedError` without waiting."""
         home.prepare()
         path = home.state / "lock"
         try:
@@ -101,22 +105,23 @@ class HomeLock:
             os.close(descriptor)
             raise AlreadyServedError(
                 f"a node already runs for this home (process {holder}, {home.state}); "
-                "stop it with 'mycomesh down', or give this one its own --home"
+                "stop it with 'mycomesh down', or give this node its own --home"
             ) from error
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode("ascii"), 0)
         return cls(descriptor)
 
     def release(self) -> None:
-        """Give the lock back."""
+        """Release the lock."""
         os.close(self.descriptor)
 
 
 @dataclass(frozen=True, slots=True)
 class FileLock:
-    """The right to serve one database file, under whatever path or home: an abstract socket named by its inode.
+    """The lock on a database file: one node may serve it, whatever path and home it uses.
 
-    The kernel frees the name with the process, nothing is left on disk, and the database file stays unopened.
+    The lock is an abstract socket named by device and inode. It leaves nothing on disk, the kernel releases it with the process,
+    and it needs no descriptor of the file.
     """
 
     holder: socket.socket
@@ -134,18 +139,22 @@ class FileLock:
         except OSError as error:
             holder.close()
             raise AlreadyServedError(
-                f"{path} is already served by another node; one node a file: stop that one with 'mycomesh down'"
+                f"{path} is already served by another node, and one file has one node; stop that node with 'mycomesh down'"
             ) from error
         return cls(holder)
 
     def release(self) -> None:
-        """Give the lock back."""
+        """Release the lock."""
         self.holder.close()
 
 
 def read_private(path: Path) -> bytes | None:
-    """Return a private file's bytes, None when it is absent; refuse one that others may read or have written."""
-    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # a FIFO in its place must not hang us
+    """Return a private file's bytes, None if it is absent.
+
+    Raises:
+        KeystoreError: the file cannot be read, is not a plain file, or other users may read or write it.
+    """
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # a FIFO at this path must not block the node
     try:
         descriptor = os.open(path, flags)
     except FileNotFoundError:
@@ -166,18 +175,20 @@ def read_private(path: Path) -> bytes | None:
     finally:
         os.close(descriptor)
     if len(data) > PRIVATE_BYTES_MAX:
-        raise KeystoreError(f"{path} is larger than any file of ours; restore it from a backup or move it away")
+        raise KeystoreError(
+            f"{path} is larger than any file that a node writes; restore it from a backup or move it away"
+        )
     return data
 
 
 def write_private(path: Path, data: bytes, *, exclusive: bool = False) -> None:
-    """Put a private file in place, complete or not at all; `exclusive` refuses to replace an existing one."""
+    """Write a private file atomically; with `exclusive`, raise `KeystoreError` instead of replacing an existing file."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         _write_synced(temporary, data)
         try:
             if exclusive:
-                os.link(temporary, path)  # unlike rename, link fails when the name is taken
+                os.link(temporary, path)  # unlike rename, link fails if the name exists
             else:
                 os.rename(temporary, path)  # noqa: PTH104  (the pair link/rename reads as one decision)
         finally:
@@ -185,13 +196,15 @@ def write_private(path: Path, data: bytes, *, exclusive: bool = False) -> None:
                 temporary.unlink()
         _sync_dir(path.parent)
     except FileExistsError as error:
-        raise KeystoreError(f"{path} exists already and is never replaced; move it away if you mean it") from error
+        raise KeystoreError(
+            f"{path} exists and is never replaced; move it away first if you no longer need it"
+        ) from error
     except OSError as error:
         raise HomeError(f"cannot write {path}: {error.strerror}; check free space and permissions") from error
 
 
 def remove_private(path: Path) -> None:
-    """Remove a private file if it is there."""
+    """Remove a private file if it exists."""
     try:
         path.unlink(missing_ok=True)
         _sync_dir(path.parent)
@@ -202,7 +215,7 @@ def remove_private(path: Path) -> None:
 
 
 def _absolute(text: str | None) -> Path | None:
-    """Return a path from the environment; the XDG specification says that relative ones are to be ignored."""
+    """Return an absolute path from the environment; ignore a relative one, as the XDG specification requires."""
     if not text:
         return None
     path = Path(text)
@@ -215,14 +228,14 @@ def _private_dir(directory: Path) -> None:
         mode = stat.S_IMODE(directory.stat().st_mode)
     except OSError as error:
         raise HomeError(
-            f"cannot make {directory}: {error.strerror}; check its owner, or choose another --home"
+            f"cannot create {directory}: {error.strerror}; check its owner, or choose another --home"
         ) from error
     if mode & 0o022:
         raise HomeError(f"{directory} can be changed by other users (mode {mode:04o}); run: chmod 700 {directory}")
 
 
 def _write_synced(path: Path, data: bytes) -> None:
-    path.unlink(missing_ok=True)  # a leftover of a killed process with our own process id
+    path.unlink(missing_ok=True)  # left by a killed process that had the same process id
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, FILE_MODE)
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -230,7 +243,7 @@ def _write_synced(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(descriptor)
     except OSError:
-        path.unlink()  # half a key on a full disk
+        path.unlink()  # an incomplete key, for example on a full disk
         raise
 
 

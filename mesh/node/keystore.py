@@ -1,8 +1,8 @@
-"""What a node remembers between runs: its identity, the mesh's root key, open invitations, a pending join, addresses.
+"""The keystore: the files that outlive a run, which are identity, root key, invitations, pending join and addresses.
 
-Owns the files under the home's state directory and their meaning. What always holds: an identity is made once, by
-`init` or by a completed join, and never replaced; a damaged or exposed key file stops the command with one line instead
-of being repaired by guesswork. It must not know sockets, SQL or the daemon.
+A damaged or exposed key file stops the command with one line; the keystore does not try to repair it.
+
+Invariant: `init` or a completed join creates the identity, and no other identity ever replaces it.
 """
 
 from __future__ import annotations
@@ -30,14 +30,15 @@ if TYPE_CHECKING:
 __all__ = ["NO_MESH", "Keystore", "PendingJoin"]
 
 NO_MESH = (
-    "no mesh here yet: run 'mycomesh init' to make one, or 'mycomesh join CODE' with a code from 'mycomesh invite'"
+    "this home has no mesh yet; run 'mycomesh init' to create one, "
+    "or 'mycomesh join CODE' with a code from 'mycomesh invite'"
 )
-ADDRESSES_MAX = 64  # last places where members were met; discovery and the peers themselves tell the rest
+ADDRESSES_MAX = 64  # last addresses of members; discovery and the peers provide the others
 
 
 @dataclass(frozen=True, slots=True)
 class PendingJoin:
-    """A join that waits for its first member; the keys stay the same however often it is tried."""
+    """A join that no member has granted yet. The keys stay the same however often the node tries."""
 
     code: JoinCode
     candidate: Candidate
@@ -45,14 +46,14 @@ class PendingJoin:
 
 @dataclass(frozen=True, slots=True)
 class Keystore:
-    """The files of one home. Every method reads or writes at once; nothing is cached."""
+    """The files of one home. Every method reads or writes them directly; nothing is cached."""
 
     home: Home
 
     # ---- identity and root
 
     def identity(self) -> Identity | None:
-        """Return this node's identity, None where neither `init` nor a join was completed."""
+        """Return this node's identity, None before `init` or a completed join."""
         path = self._path("identity")
         data = read_private(path)
         if data is None:
@@ -63,29 +64,29 @@ class Keystore:
             raise KeystoreError(f"{path} is damaged ({error}); {_RESTORE}") from error
 
     def store_mesh(self, identity: Identity, root_seed: bytes) -> None:
-        """Keep the identity and root key of a mesh made here; refuse when this home has an identity."""
+        """Store the identity and root key of a mesh created here; raise `KeystoreError` if the home has an identity."""
         self._refuse_second_identity()
-        # The root first: an identity without its root would look like a finished `init` that cannot invite anyone.
+        # The root key first: an identity alone would look like a finished `init` that cannot invite anyone.
         write_private(self._path("root"), root_seed.hex().encode("ascii") + b"\n")
         self.store_identity(identity)
 
     def store_identity(self, identity: Identity) -> None:
-        """Keep the identity that a join brought; refuse to replace one."""
+        """Store the identity that a join brought; raise `KeystoreError` if the home has one."""
         self._refuse_second_identity()
         write_private(self._path("identity"), identity.encode(), exclusive=True)
 
     def standing(self) -> bytes:
-        """Return the mesh's decrees and members as they were stored last, empty where nothing was."""
+        """Return the mesh's decrees and members as last stored, empty if never."""
         return read_private(self._path("standing")) or b""
 
     def store_membership(self, identity: bytes, standing: bytes) -> None:
-        """Keep what the mesh has decided: this node's renewed identity, and the decrees and members."""
+        """Store this node's identity, which may have been renewed, and the mesh's decrees and members."""
         write_private(self._path("standing"), standing)
         if identity != read_private(self._path("identity")):
             write_private(self._path("identity"), identity)
 
     def root_seed(self, identity: Identity) -> bytes | None:
-        """Return the mesh's root seed where `init` ran, None on every other node."""
+        """Return the seed of the mesh's root key on the node where `init` ran, None on every other node."""
         path = self._path("root")
         data = read_private(path)
         if data is None:
@@ -97,21 +98,21 @@ class Keystore:
         if len(seed) != KEY_BYTES:
             raise KeystoreError(f"{path} is damaged ({len(seed)} of {KEY_BYTES} bytes); {_RESTORE}")
         if signing_pair(seed)[0] != identity.root_public:
-            raise KeystoreError(f"{path} is the root key of another mesh than {identity.mesh_name!r}; {_RESTORE}")
+            raise KeystoreError(f"{path} is the root key of another mesh, not of {identity.mesh_name!r}; {_RESTORE}")
         return seed
 
     def _refuse_second_identity(self) -> None:
         identity = self.identity()
         if identity is not None:
             raise KeystoreError(
-                f"this home belongs to mesh {identity.mesh_name!r} as {identity.name!r} already ({self.home.state}); "
+                f"this home already belongs to mesh {identity.mesh_name!r} as {identity.name!r} ({self.home.state}); "
                 "use another --home for another mesh"
             )
 
     # ---- invitations
 
     def invitations(self) -> tuple[Invitation, ...]:
-        """Return the invitations kept here, expired ones among them."""
+        """Return the stored invitations, including expired ones."""
         path = self._path("invitations")
         entries = _json_list(path, read_private(path))
         try:
@@ -120,7 +121,7 @@ class Keystore:
             raise KeystoreError(f"{path} is damaged; remove it and invite again") from error
 
     def store_invitations(self, invitations: tuple[Invitation, ...]) -> None:
-        """Keep these invitations, and no others."""
+        """Store these invitations in place of the earlier ones."""
         kept = [invitation.encode().hex() for invitation in invitations]
         write_private(self._path("invitations"), _json_bytes(kept))
 
@@ -134,18 +135,23 @@ class Keystore:
         roles: tuple[str, ...] = ("member",),
         grants: tuple[tuple[str, str], ...] = GRANTS_ALL,
     ) -> tuple[JoinCode, Invitation]:
-        """Make one invitation, keep it, and return it with the code that a joining person types."""
+        """Create and store an invitation; return it with the code that the joining user types.
+
+        Raises:
+            KeystoreError: the home has no mesh or no root key, or too many invitations are open.
+        """
         identity = self.identity()
         if identity is None:
             raise KeystoreError(NO_MESH)
         if self.root_seed(identity) is None:
             raise KeystoreError(
-                f"this node cannot invite: the root key of mesh {identity.mesh_name!r} is where 'mycomesh init' ran"
+                f"this node has no root key of mesh {identity.mesh_name!r}; "
+                "run 'mycomesh invite' on the node where 'mycomesh init' ran"
             )
         still_open = tuple(kept for kept in self.invitations() if kept.is_open(wall_ms))
         if len(still_open) >= INVITATIONS_MAX:
             raise KeystoreError(
-                f"{INVITATIONS_MAX} invitations are open already; let some be used or expire, or invite with --uses"
+                f"{INVITATIONS_MAX} invitations are open already; wait until some are used or expire, or invite with --uses"
             )
         invitation = fresh_invitation(
             entropy=entropy, expires_ms=wall_ms + expires_s * 1000, uses=uses, roles=roles, grants=grants
@@ -156,7 +162,7 @@ class Keystore:
     # ---- a pending join
 
     def pending_join(self) -> PendingJoin | None:
-        """Return the join that waits for its first member, if any."""
+        """Return the pending join, None if there is none."""
         path = self._path("join")
         data = read_private(path)
         if data is None:
@@ -169,7 +175,7 @@ class Keystore:
             raise KeystoreError(f"{path} is damaged; run 'mycomesh join CODE' again") from error
 
     def store_join(self, join: PendingJoin) -> None:
-        """Keep a join until it completes; a later code replaces an earlier one."""
+        """Store a join until it completes; a later code replaces an earlier one."""
         identity = self.identity()
         if identity is None or identity.mesh_id != join.code.mesh_id:
             self._refuse_second_identity()
@@ -182,7 +188,10 @@ class Keystore:
         write_private(self._path("join"), _json_bytes(value))
 
     def complete_join(self, identity: Identity) -> None:
-        """Keep what the join brought and forget its code. A member that joins its mesh again stays the node that it is."""
+        """Store the identity that a join brought and remove the pending join.
+
+        A member that joins its own mesh again keeps its node id, so the new identity replaces the old one.
+        """
         known = self.identity()
         if known is not None and (known.mesh_id, known.node_id) == (identity.mesh_id, identity.node_id):
             write_private(self._path("identity"), identity.encode())
@@ -191,13 +200,13 @@ class Keystore:
         remove_private(self._path("join"))
 
     def forget_join(self) -> None:
-        """Forget a code that a join or an `init` has made pointless."""
+        """Remove a pending join that `init` or another join has made obsolete."""
         remove_private(self._path("join"))
 
     # ---- last known addresses
 
     def addresses(self) -> tuple[Address, ...]:
-        """Return where members were met last; hints only, so a damaged file is no reason to stop."""
+        """Return the last known addresses of members. They are hints, so a damaged file counts as empty."""
         path = self._path("addresses")
         try:
             entries = _json_list(path, read_private(path))
@@ -206,7 +215,7 @@ class Keystore:
             return ()
 
     def store_addresses(self, addresses: tuple[Address, ...]) -> None:
-        """Keep where members were met, the latest `ADDRESSES_MAX`."""
+        """Store the last `ADDRESSES_MAX` of these addresses of members."""
         kept = [[address.host, address.port] for address in addresses[-ADDRESSES_MAX:]]
         write_private(self._path("addresses"), _json_bytes(kept))
 
@@ -214,13 +223,13 @@ class Keystore:
         return self.home.state / name
 
 
-_RESTORE = "restore it from a backup, or move the state directory away and join anew"
+_RESTORE = "restore it from a backup, or move the state directory away and join again"
 
 
 def _key(text: str) -> bytes:
     key = bytes.fromhex(text)
     if len(key) != KEY_BYTES:
-        raise ValueError("a key is cut short")
+        raise ValueError("a key has the wrong length")
     return key
 
 

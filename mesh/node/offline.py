@@ -1,7 +1,9 @@
-"""Decisions about a file that no node serves: the replica is opened for one request, and closed again.
+"""Carries out requests about tables while no node serves the file: opens the replica for one request and closes it again.
 
-Owns the locks that keep a node from starting meanwhile. What always holds: only tables that a node has replicated are
-touched, and what was decided has its stamp when the file is closed, so the next `up` tells it. It must not know commands.
+Locks on home and file keep a node from starting meanwhile.
+
+Invariants: only tables that a node has replicated change; a decision has its stamp when the file is closed, so the next
+`mycomesh up` sends it to peers.
 """
 
 from __future__ import annotations
@@ -34,19 +36,19 @@ REPLICATED = "SELECT name FROM mycomesh_replicated ORDER BY name"
 
 
 def decide(home: Home, file: Path, request: dict[str, Any]) -> dict[str, Any]:
-    """Carry out one of the requests of `decisions` on a file of this home.
+    """Carry out one of the requests of `decisions` on a file of this home; return its result.
 
     Raises:
-        NodeError: no node has served the file, one serves it now, or the home belongs to no mesh; nothing was changed.
+        NodeError: no node has served the file, a node serves it now, or the home belongs to no mesh; nothing was changed.
     """
-    work = decisions.prepared(request, {})
+    run = decisions.prepare(request, {})
     with home.locked():
         identity = Keystore(home).identity()
         if identity is None:
             raise NodeError(f"this home belongs to no mesh ({home.state}); give the node's own --home")
         lock = FileLock.acquire(file)
         try:
-            recall = ClockNotes(home.state / "clocks")
+            clock_notes = ClockNotes(home.state / "clocks")
             last_ms = written_ms(file)
             replica = Replica.open(
                 str(file),
@@ -54,21 +56,21 @@ def decide(home: Home, file: Path, request: dict[str, Any]) -> dict[str, Any]:
                 mesh_key=identity.digest_key,
                 entropy=os.urandom,
                 config=_as_served(file),
-                recalled=recall.clocks(),
+                recalled=clock_notes.clocks(),
             )
             try:
                 replica.found(last_ms)
-                _drain(replica)  # what was written before a decision is stamped before it
-                done = work(replica)
+                _drain(replica)  # writes before the decision get earlier stamps
+                result = run(replica)
                 _drain(replica)
-                recall.record(*replica.noted)
+                clock_notes.record(*replica.noted)
             finally:
                 replica.close()
         except SyncError as error:
             raise NodeError.of(error) from error
         finally:
             lock.release()
-    return done
+    return result
 
 
 def _drain(replica: Replica) -> None:
@@ -78,7 +80,7 @@ def _drain(replica: Replica) -> None:
 
 
 def _as_served(file: Path) -> ReplicaConfig:
-    """The tables that a node has replicated, whatever patterns it was started with."""
+    """Return a configuration for the tables that a node has replicated, whatever patterns it was started with."""
     try:
         with contextlib.closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True)) as db:
             if db.execute(_KNOWN).fetchone() is None:
@@ -86,5 +88,5 @@ def _as_served(file: Path) -> ReplicaConfig:
             names = [name for (name,) in db.execute(REPLICATED)]
     except sqlite3.Error as error:
         raise DatabaseError(f"{file}: cannot be read: {error}; check the path") from error
-    # Patterns that match nothing but their own name; none at all would mean every table.
+    # Each pattern matches only its own name. An empty list would mean every table, so use a pattern that matches none.
     return ReplicaConfig(only=tuple(map(glob.escape, names)) or ("",))

@@ -28,7 +28,7 @@ from mycomesh.mesh.node.lock_timer import LockTimer
 from mycomesh.mesh.node.shell import MeshShell, clock
 from mycomesh.mesh.node.sql_thread import ExchangeActed, ExchangeFailed, Report, SqlThread
 from mycomesh.mesh.node.state_writer import StateWriter
-from mycomesh.mesh.node.status import LinkView, Mark, PeerView, ProgressView, ScrubView, TableView
+from mycomesh.mesh.node.status import LinkView, PeerView, ProgressView, ScrubView, TableView, WritePosition
 from mycomesh.mesh.node.watch import Watch, written_ms
 from mycomesh.mesh.relay.circuits import Circuits
 from mycomesh.sync.admin.state_tables import NodeState, PeerState
@@ -178,7 +178,7 @@ class ServingNode:
             self._lock.longest_s * 1000,
         )
 
-    async def answers(self) -> None:
+    async def check_alive(self) -> None:
         """Return when the SQL thread has come to a question: it is alive."""
         await asyncio.wrap_future(self._sql.call(lambda: None))
 
@@ -190,11 +190,11 @@ class ServingNode:
         """Compare every row with the change log, and capture what bypassed the triggers."""
         self._sql.submit(ScrubRequested())
 
-    async def mark(self) -> Mark:
+    async def write_position(self) -> WritePosition:
         """Return what has been written here up to this moment, all of it stamped."""
-        return await asyncio.wrap_future(self._sql.call(self._marked))
+        return await asyncio.wrap_future(self._sql.call(self._write_position))
 
-    async def reached(self, mark: Mark, *, want: int = 0, wait_ms: int = 0) -> tuple[int, int]:
+    async def count_replicas(self, position: WritePosition, *, want: int = 0, wait_ms: int = 0) -> tuple[int, int]:
         """Return on how many nodes, this one counted, everything up to a mark is; and how many peers are linked.
 
         Waits until there are `want`, at most `wait_ms` milliseconds; peers are asked ever less often meanwhile.
@@ -203,13 +203,13 @@ class ServingNode:
         while True:
             self._sql.submit(CoverageRequested())
             await asyncio.sleep(pause_s)
-            replicas, linked = await asyncio.wrap_future(self._sql.call(lambda: self._count_holders(mark)))
+            replicas, linked = await asyncio.wrap_future(self._sql.call(lambda: self._count_holders(position)))
             left_s = (started_ms + wait_ms - clock()[0]) / 1000
             if replicas >= want or left_s <= 0:
                 return replicas, linked
             pause_s = min(2 * pause_s, REACH_STEP_S_MAX, left_s)
 
-    async def compared(self, seconds_max: float) -> tuple[Snapshot, tuple[LinkStatus, ...]]:
+    async def compare(self, seconds_max: float) -> tuple[Snapshot, tuple[LinkStatus, ...]]:
         """Compare with every linked peer; return what each has answered, at the latest after some seconds."""
         started_ms = clock()[0]
         self._sql.submit(CompareRequested())
@@ -224,16 +224,16 @@ class ServingNode:
         snapshot = await self.snapshot()
         return snapshot, await asyncio.wrap_future(self._sql.call(self._links))
 
-    async def consult(self, ask: Callable[[Replica], T]) -> T:
+    async def run_on_replica(self, ask: Callable[[Replica], T]) -> T:
         """Let a person's request look at or change the replica, spread what it changed, and return its answer."""
         return await asyncio.wrap_future(self._sql.call(lambda: self._consult(ask)))
 
-    def names(self) -> dict[str, str]:
+    def names_by_site(self) -> dict[str, str]:
         """Return the members' names by the first 16 hexadecimal digits of their node ids, which begin their sites."""
         peers = {peer.node_id.hex()[:16]: peer.name for peer in self._mesh.peers(clock()[0])}
         return peers | {self._identity.node_id.hex()[:16]: self._identity.name}
 
-    def invite(self, invitation: Invitation) -> None:
+    def add_invitation(self, invitation: Invitation) -> None:
         """Accept this invitation from this moment on."""
         self._mesh.invite(invitation)
 
@@ -338,13 +338,13 @@ class ServingNode:
         self._sql.handle_now(CommitSeen())
         return answer
 
-    def _marked(self) -> Mark:
+    def _write_position(self) -> WritePosition:
         self._drain()
-        return Mark(self._replica.site, write_position(self._replica))
+        return WritePosition(self._replica.site, write_position(self._replica))
 
-    def _count_holders(self, mark: Mark) -> tuple[int, int]:
+    def _count_holders(self, position: WritePosition) -> tuple[int, int]:
         assert self._exchange is not None
-        holders = self._exchange.acknowledgements.peers_covering(mark.site, mark.tables)
+        holders = self._exchange.acknowledgements.peers_covering(position.site, position.tables)
         return 1 + len(holders), len(self._links())
 
     # ---- on the loop

@@ -1,8 +1,7 @@
-"""The network side of a running node: one core (a node's or a joiner's) driven over real sockets and real time.
+"""The network shell: drives one sans-I/O core (a node's or a joiner's) with real sockets, timers and clocks.
 
-Owns the transport, the discovery, the network watch and the one timer. What always holds: events are handled one
-after another in the order in which they arrived, even when doing an action causes the next event at once; an idle shell
-has one timer armed and nothing else. It must not know tables, files or keys.
+Invariants: events are handled in the order of arrival, even if performing an action causes another event at once; an idle shell
+has one timer armed and nothing else.
 """
 
 from __future__ import annotations
@@ -28,15 +27,15 @@ if TYPE_CHECKING:
 
 __all__ = ["Core", "MeshShell", "clock"]
 
-INSTANCE_BYTES = 8  # a random name a run: what mDNS shows to everybody must not say who a node is
-RESOLVE_RETRY_S = 30  # a name that has no address yet: DNS answers change with the network, not by the second
+INSTANCE_BYTES = 8  # of a random mDNS name for each run: everybody sees it, so it must not identify the node
+RESOLVE_RETRY_S = 30  # between look-ups of a name without an address: DNS changes with the network, not by the second
 
 
 class Core(Protocol):
-    """What a shell needs of `NodeCore` and `Joiner`."""
+    """The interface that `NodeCore` and `Joiner` share."""
 
     def handle(self, event: Event, now_ms: int, wall_ms: int) -> list[Any]:
-        """Take one event; answer with the actions in order."""
+        """Handle one event; return the actions in order."""
         ...
 
     def next_deadline(self) -> int | None:
@@ -45,34 +44,34 @@ class Core(Protocol):
 
 
 def clock() -> tuple[int, int]:
-    """Return both times in milliseconds: monotonic for deadlines, wall for stamps and expiry."""
+    """Return the monotonic time, for deadlines, and the wall time, for stamps and expiry, in milliseconds."""
     return time.monotonic_ns() // 1_000_000, time.time_ns() // 1_000_000
 
 
 class MeshShell:
-    """Drives one core. Everything happens on the event loop's thread."""
+    """Drives one core. All methods run on the event loop's thread."""
 
     def __init__(self, core: Core, config: NodeConfig, mesh_id: bytes, on_action: Callable[[Any], None]) -> None:
         self._core = core
         self._config = config
         self._on_action = on_action
         self._events: deque[Event | list[Any]] = deque()
-        self._busy = True  # until `start`: whoever calls between `listen` and `start` waits in the queue
+        self._busy = True  # until `start`: events between `listen` and `start` wait in the queue
         self._closed = False
         self._timer: asyncio.TimerHandle | None = None
         self._transport = Transport(self.feed)
-        self._tag = mesh_id[:8].hex()
+        self._mesh_tag = mesh_id[:8].hex()
         self._discovery: Discovery | None = None
         self._netlink: Netlink | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
     @property
     def port(self) -> int:
-        """The TCP port that others reach this node at; 0 where it does not listen."""
+        """The TCP port on which this node listens; 0 if it does not."""
         return self._transport.address.port
 
     async def listen(self) -> int:
-        """Open the port that others reach this node at; return it. A shell that never listens only dials."""
+        """Listen on the configured port, or on any free one; return it. A shell that never listens only dials."""
         if self._config.port is not None:
             await self._transport.start(self._config.port)
         else:
@@ -83,26 +82,26 @@ class MeshShell:
         return self.port
 
     async def start(self, known: tuple[Address, ...] = ()) -> None:
-        """Announce (where it listens) and browse, and hand the core every address that is known already."""
+        """Start discovery and the network watch, and give the core the addresses known from earlier runs."""
         self._busy = False
         loop = asyncio.get_running_loop()
         self._netlink = Netlink(self._on_network_changed)
         self._netlink.start()
         if self._config.multicast:
-            self._discovery = Discovery(self._on_found, self._on_action, loopback=self._config.loopback)
-            await self._discovery.start(os.urandom(INSTANCE_BYTES).hex(), self._tag, self.port or None)
+            self._discovery = Discovery(self._on_address_found, self._on_action, loopback=self._config.loopback)
+            await self._discovery.start(os.urandom(INSTANCE_BYTES).hex(), self._mesh_tag, self.port or None)
         for address in known:
             self.feed(AddressFound(address))
         self._tasks += [loop.create_task(self._resolve(peer)) for peer in self._config.peers]
         self._pump()
 
     def feed(self, event: Event) -> None:
-        """Hand one event to the core and do what it answers."""
+        """Let the core handle one event, and perform its actions."""
         self._events.append(event)
         self._pump()
 
     def perform(self, actions: list[Any]) -> None:
-        """Do actions that the core answered elsewhere (`NodeCore.on_exchange`), after those under way."""
+        """Perform actions that the core returned elsewhere (`NodeCore.on_exchange`), after those in progress."""
         self._events.append(actions)
         self._pump()
 
@@ -112,13 +111,13 @@ class MeshShell:
         return self._transport.isolated
 
     def isolate(self, *, cut: bool) -> None:
-        """Cut this node off from every other, or let it meet them again: a split on purpose, to see what happens."""
+        """Cut this node off from all others, or reconnect it: a deliberate partition, to observe the effects."""
         self._transport.isolate(cut=cut)
         if not cut:
             self.feed(NetworkChanged())
 
     async def close(self) -> None:
-        """Take leave: withdraw the announcement, flush and close every connection."""
+        """Withdraw the announcement; flush and close every connection."""
         self._closed = True
         for task in self._tasks:
             task.cancel()
@@ -131,9 +130,9 @@ class MeshShell:
             await self._discovery.close()
         await self._transport.close_all()
 
-    # ---- what arrives
+    # ---- events
 
-    def _on_found(self, address: Address, instance: str) -> None:
+    def _on_address_found(self, address: Address, instance: str) -> None:
         self.feed(AddressFound(address, instance=instance))
 
     def _on_network_changed(self) -> None:
@@ -146,30 +145,32 @@ class MeshShell:
         self.feed(TimerFired())
 
     async def _resolve(self, peer: PeerName) -> None:
-        """Turn a static peer into addresses; a name without one is asked for again, since networks come and go."""
-        if (numeric := _numeric(peer)) is not None:  # without the resolver's threads, which cost memory for ever
+        """Feed the addresses of a static peer. Look a name without an address up again, because networks change."""
+        if (
+            numeric := _numeric(peer)
+        ) is not None:  # avoids the resolver's threads, whose memory stays with the process
             self.feed(AddressFound(numeric, static=True))
             return
         loop = asyncio.get_running_loop()
-        told = False
+        reported = False
         while True:
             try:
                 found = await loop.getaddrinfo(peer.host, peer.port, type=socket.SOCK_STREAM)
             except OSError as error:
-                if not told:
-                    text = f"peer {peer.host!r} has no address yet ({error.strerror}); trying again until it has one"
+                if not reported:
+                    text = f"peer {peer.host!r} has no address yet ({error.strerror}); the node keeps looking it up"
                     self._on_action(Notice("peer.unresolved", text, {"peer": peer.host}, "warning"))
-                    told = True
+                    reported = True
                 await asyncio.sleep(RESOLVE_RETRY_S)
                 continue
             for address in dict.fromkeys(_address(entry[4]) for entry in found):
                 self.feed(AddressFound(address, static=True))
             return
 
-    # ---- what is done
+    # ---- actions
 
     def _pump(self) -> None:
-        """Handle queued events in order; an event caused by an action waits for its turn."""
+        """Handle queued events in order; an event caused by an action joins the end of the queue."""
         if self._busy:
             return
         self._busy = True
@@ -179,12 +180,12 @@ class MeshShell:
                 now_ms, wall_ms = clock()
                 actions = event if isinstance(event, list) else self._core.handle(event, now_ms, wall_ms)
                 for action in actions:
-                    self._do(action)
+                    self._perform(action)
         finally:
             self._busy = False
         self._arm()
 
-    def _do(self, action: Any) -> None:
+    def _perform(self, action: Any) -> None:
         match action:
             case Write(conn, data):
                 self._transport.write(conn, data)
@@ -197,7 +198,7 @@ class MeshShell:
                 self._on_action(action)
 
     def _arm(self) -> None:
-        """Set the one timer to the core's deadline."""
+        """Set the timer to the core's deadline."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -209,7 +210,7 @@ class MeshShell:
 
 
 def _numeric(peer: PeerName) -> Address | None:
-    """Return the address that a peer's host already is, None where it is a name."""
+    """Return the address if a peer's host is numeric, None if it is a name."""
     try:
         found = socket.getaddrinfo(peer.host, peer.port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
     except OSError:
@@ -218,10 +219,10 @@ def _numeric(peer: PeerName) -> Address | None:
 
 
 def _address(found: tuple[Any, ...]) -> Address:
-    """Return what getaddrinfo found as a numeric address, the scope of a link-local one by its interface's name."""
+    """Return a getaddrinfo result as a numeric address; a link-local one gets its interface's name as scope."""
     host, port = str(found[0]), int(found[1])
     scope = int(found[3]) if len(found) > 3 else 0
     if scope and "%" not in host:
-        with contextlib.suppress(OSError):  # the interface has just gone: the bare address will fail by itself
+        with contextlib.suppress(OSError):  # the interface has just gone; dialling the bare address will fail
             host = f"{host}%{socket.if_indextoname(scope)}"
     return Address(host, port)

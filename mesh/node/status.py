@@ -1,8 +1,8 @@
-"""What a node tells people about itself: frozen values and their one JSON shape.
+"""The status of a node, as frozen values with one JSON form for `--json`, the control socket and the views.
 
-Owns the schema that `--json`, the control socket and the views share. What always holds: a `Status` turns into plain
-JSON values and back without loss, and `schema` changes when a field changes its meaning.
-It must not know where the figures come from, and it imports neither mesh nor sync, so that a reader starts fast.
+`schema` changes whenever a field changes its meaning. The module imports neither mesh nor sync, so that commands start fast.
+
+Invariant: a `Status` turns into JSON values and back without loss.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from mycomesh.mesh.node.errors import NodeError
 __all__ = [
     "SCHEMA",
     "LinkView",
-    "Mark",
     "PeerView",
     "ProgressView",
     "ScrubView",
     "Status",
     "TableView",
+    "WritePosition",
     "from_json",
     "to_json",
 ]
@@ -32,7 +32,10 @@ REMEDY = "restart the node after an update"
 
 @dataclass(frozen=True, slots=True)
 class ProgressView:
-    """What is being fetched from a peer: changes so far and about how many in all (0: not known yet), bytes, time left."""
+    """The progress of fetching from a peer.
+
+    `rows` counts the changes so far, `expected` those in all, roughly (0: not known yet); `left_ms` estimates the time left.
+    """
 
     rows: int
     expected: int
@@ -42,7 +45,7 @@ class ProgressView:
 
 @dataclass(frozen=True, slots=True)
 class LinkView:
-    """A link that a member says it has: to whom, round trip (None: not measured), bytes both ways since it stands."""
+    """A link that another member reports: the node at its other end, round-trip time (None: not measured), bytes both ways."""
 
     node_id: str
     rtt_ms: int | None
@@ -53,7 +56,7 @@ class LinkView:
 class PeerView:
     """One member of the mesh as this node sees it. `state` is linked, reachable or down; `equal` once compared.
 
-    `protocol` is the version agreed on, or what a member speaks with which there is none; empty if it was not met.
+    `protocol` is the version agreed on, or the versions that the member speaks if none is common; empty without contact so far.
     """
 
     node_id: str
@@ -74,9 +77,9 @@ class PeerView:
 
 @dataclass(frozen=True, slots=True)
 class TableView:
-    """One replicated table: `digest` in hexadecimal is equal on two nodes exactly when the contents are.
+    """One replicated table. Two nodes have the same `digest` (hexadecimal) exactly if their contents are equal.
 
-    `equal_on` counts the linked peers that hold the same, when last compared; None if none has been compared yet.
+    `equal_on` counts the linked peers whose table was equal when last compared; None before the first comparison.
     """
 
     name: str
@@ -90,7 +93,7 @@ class TableView:
 
 @dataclass(frozen=True, slots=True)
 class ScrubView:
-    """The last pass of the scrub: when it ended, rows that had not been captured before, the tables that they are in."""
+    """The last complete scrub: when it ended, how many uncaptured rows it found, and in which tables."""
 
     ended_ms_ago: int
     found: int
@@ -99,9 +102,9 @@ class ScrubView:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """The whole answer to "how is this node?". `phase` is joining, serving or stopping; `hint` says what to do next.
+    """The whole status of a node. `phase` is joining, starting or serving; `hint` says what the user should do next.
 
-    `clock_offset_ms` is mesh time (the median of the linked clocks) minus this node's, None before it was measured.
+    `clock_offset_ms` is mesh time (the median of the linked clocks) minus this node's clock, None before a measurement.
     """
 
     schema: int
@@ -121,9 +124,9 @@ class Status:
     clock_offset_ms: float | None = None
     peers: tuple[PeerView, ...] = ()
     tables: tuple[TableView, ...] = ()
-    not_after_s: int = 0  # unix time at which this node's certificate expires
-    scrub: ScrubView | None = None  # None: no pass has come to its end yet
-    lock_held_ms: float = 0.0  # the longest that the node has held the file's write lock at a time, since it began
+    not_after_s: int = 0  # Unix time at which this node's certificate expires
+    scrub: ScrubView | None = None  # None: no scrub has completed yet
+    lock_held_ms: float = 0.0  # the longest time that the node has had the file locked, since it started
     roles: tuple[str, ...] = ()
 
 
@@ -133,9 +136,13 @@ def to_json(status: Status) -> dict[str, Any]:
 
 
 def from_json(value: dict[str, Any]) -> Status:
-    """Read what `to_json` made, by another version too as long as its schema is this one: what it adds is left out."""
+    """Read the result of `to_json`, also of another version with the same schema; ignore fields that it has added.
+
+    Raises:
+        NodeError: the schema differs, or a field is missing.
+    """
     if value.get("schema") != SCHEMA:
-        raise NodeError(f"the node speaks status schema {value.get('schema')}, this command {SCHEMA}; {REMEDY}")
+        raise NodeError(f"the node has status schema {value.get('schema')}, this command {SCHEMA}; {REMEDY}")
     try:
         scrub = None if value.get("scrub") is None else _scrub(value["scrub"])
         parts = {
@@ -146,7 +153,7 @@ def from_json(value: dict[str, Any]) -> Status:
         }
         return Status(**{**_known(Status, value), **parts})
     except (KeyError, TypeError) as error:
-        raise NodeError(f"the node's status lacks what this command shows ({error}); {REMEDY}") from error
+        raise NodeError(f"the node's status lacks a field that this command shows ({error}); {REMEDY}") from error
 
 
 def _scrub(value: dict[str, Any]) -> ScrubView:
@@ -166,12 +173,12 @@ def _known(kind: type[Any], value: dict[str, Any]) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, slots=True)
-class Mark:
-    """What was written here up to a moment: the site, and by folded table name the hlc of its newest stamp."""
+class WritePosition:
+    """A position in this node's writes: its site, and for each table (folded name) the hlc of the newest stamp."""
 
     site: bytes
     tables: Mapping[str, int]
 
-    def plain(self) -> dict[str, Any]:
-        """Return the JSON form; clocks as text, since JSON readers lose digits of large numbers."""
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values, with clocks as strings: JSON readers lose digits of large numbers."""
         return {"site": self.site.hex(), "tables": {name: str(hlc) for name, hlc in self.tables.items()}}

@@ -294,7 +294,7 @@ def test_two_tickets_of_one_name_are_not_made(run, tmp_path):
         code, _, err = run("ticket", name, "-o", str(tmp_path / "second.ticket"))
         assert code == exits.FAILED
         assert one_line(err)
-        assert f"called {name!r} already" in err
+        assert f"already has a member {name!r}" in err
     assert not (tmp_path / "second.ticket").exists()
 
 

@@ -1,7 +1,7 @@
-"""The asking side of the control socket: one JSON line out, one JSON line (or a stream of them) back.
+"""The client of the control socket: sends one JSON line, reads one JSON line or a stream of them.
 
-Owns the line format and its limits, which `control` shares. It must not import asyncio or anything heavier: `status`
-answers within 150 ms, and most of that is the interpreter's own start.
+It imports neither asyncio nor anything heavier: `mycomesh status` answers within 150 ms, and most of that is the interpreter's
+own start. The server shares the line format and its limits.
 """
 
 from __future__ import annotations
@@ -33,23 +33,29 @@ __all__ = [
 ]
 
 REQUEST_BYTES_MAX = 1024 * 1024  # the longest request is `migrate` with a script of 256 KiB, escaped
-RESPONSE_BYTES_MAX = 16 * 1024 * 1024  # 1,000 peers and 1,000 tables take under 1 MiB; above is no answer of ours
-PAST_MAX = 100  # lines that a node keeps for those who come to watch later: what a person reads
+RESPONSE_BYTES_MAX = 16 * 1024 * 1024  # 1,000 peers and 1,000 tables take under 1 MiB
+PAST_MAX = 100  # notices that a node keeps for later watchers: as much as a person reads
 CHUNK_BYTES = 65_536
-ANSWER_S = 20  # a node busy with one long transaction answers when it is done; beyond that it hangs
+ANSWER_S = 20  # a node in a long transaction answers after it; a node that takes longer hangs
 
 
 def ask(home: Home, what: str, *, timeout_s: float = ANSWER_S, **arguments: Any) -> dict[str, Any]:
-    """Ask the running node and return its result; `NoNodeError` when none runs, `RefusedError` with its words."""
+    """Send a request to the running node; return its result.
+
+    Raises:
+        NoNodeError: no node runs for this home.
+        RefusedError: the node refused the request.
+        NodeError: the node did not answer in time, or not in this protocol.
+    """
     with contextlib.closing(_connect(home, timeout_s)) as connection:
         return _result(_exchange(connection, _Lines(connection), what, arguments))
 
 
 def watch(home: Home, *, past: int = 0, pipe: int | None = None) -> Iterator[dict[str, Any]]:
-    """Yield the running node's notices, one plain value each, until it stops or the caller does.
+    """Yield the running node's notices as plain values, until the node ends.
 
-    The last `past` notices come first, as far as the node remembers them; none of those is for debugging. With `pipe`, the
-    descriptor that the caller writes to, it also ends when the reader of that pipe leaves.
+    The last `past` notices come first, up to `PAST_MAX` and without those of level debug. With `pipe`, the descriptor that the
+    caller writes to, the notices also end when the reader of that pipe leaves.
     """
     with contextlib.closing(_connect(home, ANSWER_S)) as connection:
         lines = _Lines(connection)
@@ -60,14 +66,14 @@ def watch(home: Home, *, past: int = 0, pipe: int | None = None) -> Iterator[dic
 
 
 class _Lines:
-    """Lines of a socket. It knows whether one is buffered, which `socket.makefile` cannot tell without blocking."""
+    """Reads lines from a socket and knows whether bytes are buffered, which `socket.makefile` cannot tell without blocking."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
         self._buffer = bytearray()
 
     def readline(self, limit: int) -> bytes:
-        """Return the next line with its end; what came of it if the socket ends or `limit` bytes are read."""
+        """Return the next line with its newline, or an incomplete one if the socket ends or `limit` bytes are read."""
         while b"\n" not in self._buffer and len(self._buffer) < limit:
             chunk = self._connection.recv(CHUNK_BYTES)
             if not chunk:
@@ -79,7 +85,7 @@ class _Lines:
         return line
 
     def wait(self, pipe: int | None) -> bool:
-        """Wait for bytes; return False if the reader of `pipe` leaves first, which only the next write would notice."""
+        """Wait for bytes; return False if the reader of `pipe` leaves first, which otherwise only the next write would notice."""
         if pipe is None or self._buffer:
             return True
         waiting = select.poll()
@@ -89,26 +95,26 @@ class _Lines:
 
 
 def encode_line(value: dict[str, Any]) -> bytes:
-    """Return one JSON line."""
+    """Return a value as one JSON line."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
 
 
 def decode_line(line: bytes) -> dict[str, Any]:
-    """Read one JSON line that must hold an object; raise `NodeError` otherwise."""
+    """Return the object in a JSON line; raise `NodeError` for anything else."""
     try:
         value = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise NodeError(
-            "the control socket carried something that is not JSON; use one version of node and command"
+            "the control socket carried a line that is not JSON; use the same version for node and command"
         ) from error
     if not isinstance(value, dict):
-        raise NodeError("the control socket carried no JSON object; use one version of node and command")
+        raise NodeError("the control socket carried no JSON object; use the same version for node and command")
     return value
 
 
 @contextlib.contextmanager
 def in_directory(path: Path) -> Iterator[str]:
-    """Yield a short name for a socket path: sun_path holds 107 bytes, and a home may lie deeper than that."""
+    """Yield a short name for a socket path: sun_path is limited to 107 bytes, and the path of a home may be longer."""
     descriptor = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         yield f"/proc/self/fd/{descriptor}/{path.name}"
@@ -125,7 +131,9 @@ def _connect(home: Home, timeout_s: float) -> socket.socket:
                 connection.connect(short)
         except PermissionError as error:
             connection.close()
-            raise NodeError(f"{path} belongs to another user; run this as the user who runs the node") from error
+            raise NodeError(
+                f"{path} belongs to another user; run this command as the user who runs the node"
+            ) from error
         except OSError:
             connection.close()
             continue
@@ -138,11 +146,13 @@ def _exchange(connection: socket.socket, lines: _Lines, what: str, arguments: di
         connection.sendall(encode_line({"do": what, **arguments}))
         line = lines.readline(RESPONSE_BYTES_MAX)
     except TimeoutError as error:
-        raise NodeError("the node did not answer in time; it may be busy with a long transaction, try again") from error
+        raise NodeError(
+            "the node did not answer in time; it may be busy with a long transaction, so try again"
+        ) from error
     except OSError as error:
-        raise NoNodeError("the node stopped while it was asked; start it again with: mycomesh up FILE.db") from error
+        raise NoNodeError("the node stopped before it answered; start it again with: mycomesh up FILE.db") from error
     if not line.endswith(b"\n"):
-        raise NoNodeError("the node stopped while it was asked; start it again with: mycomesh up FILE.db")
+        raise NoNodeError("the node stopped before it answered; start it again with: mycomesh up FILE.db")
     return decode_line(line)
 
 

@@ -1,7 +1,6 @@
-"""Whether this node and its peers are equal at this moment, asked over the control socket.
+"""The request behind `mycomesh verify`: compares this node with its linked peers.
 
-Owns the form of the answer. What always holds: `converged` is said only if every linked peer has answered after the question
-was asked, and holds what this node holds. It must not know how replicas are compared.
+Invariant: `converged` is true only if every linked peer answered after the request and has the same contents as this node.
 """
 
 from __future__ import annotations
@@ -16,17 +15,18 @@ if TYPE_CHECKING:
 
 __all__ = ["answer"]
 
-ANSWERS_S_MAX = 5.0  # a peer that is busy with one long transaction answers when that is done
+ANSWERS_S_MAX = 5.0  # a peer in a long transaction answers after it
 
 
 async def answer(node: ServingNode) -> dict[str, Any]:
     """Return the comparison as plain JSON values.
 
-    tables: name, rows, hash, conflicts, parked, and for each linked peer whether it is equal and for how long (ms).
-    peers: name, node id, state, whether it answered; converged: every linked member (and at least one) is equal.
+    tables: name, rows, hash, conflicts, parked, and for each linked peer whether its table is equal and for how long (ms).
+    peers: name, node id, state, and whether the peer answered.
+    converged: at least one member is linked, and every linked member is equal.
     """
     started_ms = clock()[0]
-    snapshot, links = await node.compared(ANSWERS_S_MAX)
+    snapshot, links = await node.compare(ANSWERS_S_MAX)
     waited_ms = clock()[0] - started_ms
     names = {peer.node_id: peer.name for peer in snapshot.peers}
     states = {link.peer.hex(): link for link in links}
@@ -37,10 +37,12 @@ async def answer(node: ServingNode) -> dict[str, Any]:
     }
     tables = []
     for table in snapshot.tables:
-        held = []
+        peers_of_table = []
         for node_id, link in sorted(answered.items()):
             since = dict(link.equal_ms).get(fold(table.name))
-            held.append({"peer": names.get(node_id, node_id[:8]), "equal": since is not None, "equal_ms": since})
+            peers_of_table.append(
+                {"peer": names.get(node_id, node_id[:8]), "equal": since is not None, "equal_ms": since}
+            )
         tables.append(
             {
                 "name": table.name,
@@ -49,7 +51,7 @@ async def answer(node: ServingNode) -> dict[str, Any]:
                 "conflicts": table.conflicts,
                 "parked": table.parked,
                 "note": table.note,
-                "peers": held,
+                "peers": peers_of_table,
             }
         )
     peers = [

@@ -1,7 +1,6 @@
-"""What people decide about tables, asked over the control socket or, where no node runs, of the file itself.
+"""Requests about tables (counters, policies, migrations, conflicts), from the control socket or for a file without a node.
 
-Owns the form of these requests and answers. What always holds: a request that is refused has changed nothing. It must not
-know the sockets or how a decision takes effect.
+Invariant: a refused request changes nothing.
 """
 
 from __future__ import annotations
@@ -19,31 +18,33 @@ if TYPE_CHECKING:
     from mycomesh.sync.admin.decisions import Conflict
     from mycomesh.sync.replica import Replica
 
-__all__ = ["answer", "prepared"]
+__all__ = ["answer", "prepare"]
 
-NUMBER_END = 1 << 63  # of SQLite's integers
+NUMBER_END = 1 << 63  # SQLite's integers are smaller
 
 
 async def answer(node: ServingNode, request: dict[str, Any]) -> dict[str, Any]:
     """Carry out one request and return its result.
 
     Raises:
-        NodeError: the request lacks a word or has a wrong one.
+        NodeError: the request lacks a field or has a wrong one.
         SyncError: the replica refuses it.
     """
-    return await node.consult(prepared(request, node.names()))
+    return await node.run_on_replica(prepare(request, node.names_by_site()))
 
 
-def prepared(request: dict[str, Any], names: dict[str, str]) -> Callable[[Replica], dict[str, Any]]:
-    """Return what carries out a request on a replica; `names` are the members' names by the beginnings of their sites.
+def prepare(request: dict[str, Any], names: dict[str, str]) -> Callable[[Replica], dict[str, Any]]:
+    """Check a request and return a function that carries it out on a replica.
+
+    `names` maps the first 16 hexadecimal digits of a member's sites to its name.
 
     Raises:
-        NodeError: the request lacks a word or has a wrong one.
+        NodeError: the request lacks a field or has a wrong one.
     """
     match request.get("do"):
         case "counter":
             table, column = _text(request, "table"), _text(request, "column")
-            return lambda replica: _counted(replica, table, column)
+            return lambda replica: _make_counter(replica, table, column)
         case "policy":
             table = _text(request, "table")
             policy = None if request.get("policy") is None else _text(request, "policy")
@@ -54,16 +55,16 @@ def prepared(request: dict[str, Any], names: dict[str, str]) -> Callable[[Replic
         case "conflicts":
             limit = _number(request, "limit")
             return lambda replica: {
-                "conflicts": [_named(conflict, names) for conflict in replica.decisions.conflicts(limit)]
+                "conflicts": [_with_names(conflict, names) for conflict in replica.decisions.conflicts(limit)]
             }
         case "restore":
             number = _number(request, "number")
             return lambda replica: {"done": replica.decisions.restore(number, clock()[1])}
         case other:
-            raise AssertionError(f"{other!r} is no decision")
+            raise AssertionError(f"{other!r} is not a request about tables")
 
 
-def _counted(replica: Replica, table: str, column: str) -> dict[str, Any]:
+def _make_counter(replica: Replica, table: str, column: str) -> dict[str, Any]:
     replica.decisions.count(table, column)
     return {}
 
@@ -71,12 +72,12 @@ def _counted(replica: Replica, table: str, column: str) -> dict[str, Any]:
 def _policy(replica: Replica, table: str, policy: str | None) -> dict[str, Any]:
     if policy is not None:
         replica.decisions.decide_policy(table, policy)
-        return {"policy": policy}  # with the drain that follows
+        return {"policy": policy}  # takes effect with the drain that follows
     return {"policy": replica.decisions.policy(table)}
 
 
-def _named(conflict: Conflict, names: dict[str, str]) -> dict[str, Any]:
-    """The record's values with the members' names beside their sites, "" for a site of nobody we know."""
+def _with_names(conflict: Conflict, names: dict[str, str]) -> dict[str, Any]:
+    """Return a conflict's fields with the names of the members that wrote its values, "" for an unknown site."""
     by = {
         f"{side}_by": names.get(site[:16], "")
         for side, site in (("lost", conflict.lost_site), ("won", conflict.won_site))
@@ -87,12 +88,14 @@ def _named(conflict: Conflict, names: dict[str, str]) -> dict[str, Any]:
 def _number(request: dict[str, Any], name: str) -> int:
     value = request.get(name)
     if type(value) is not int or not 0 < value < NUMBER_END:
-        raise NodeError(f"a request needs a whole number from 1 for {name!r}; use one version of node and command")
+        raise NodeError(
+            f"a request needs a whole number from 1 for {name!r}; use the same version for node and command"
+        )
     return value
 
 
 def _text(request: dict[str, Any], name: str) -> str:
     value = request.get(name)
     if type(value) is not str:
-        raise NodeError(f"a request needs text for {name!r}; use one version of node and command")
+        raise NodeError(f"a request needs text for {name!r}; use the same version for node and command")
     return value

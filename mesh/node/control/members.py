@@ -1,7 +1,6 @@
-"""What people decide about members, asked over the control socket or, where no node runs, of the stored files.
+"""Requests about members (invite, list, ticket, revoke), from the control socket or for a home without a node.
 
-Owns the form of these requests and answers, and what a role means in a certificate. What always holds: a request that is
-refused has changed nothing; whatever lets somebody in is stored before it is shown. It must not know sockets.
+Invariants: a refused request changes nothing; an invitation or ticket is stored before it is shown.
 """
 
 from __future__ import annotations
@@ -27,17 +26,21 @@ if TYPE_CHECKING:
 __all__ = ["answer"]
 
 ROLES = {"member": ("member",), "read-only": ("read-only",), "relay": ("relay",), "admin": ("member", "admin")}
-ID_CHARS_MIN = 8  # of a node id in place of a name: 32 bits tell a thousand members apart
+ID_CHARS_MIN = 8  # of a node id in place of a name: 32 bits distinguish a thousand members
 LIST_MAX = 16
 
 
 def answer(store: Keystore, node: ServingNode | None, request: dict[str, Any]) -> dict[str, Any]:
-    """Carry out one request and return its result, of the stored files without a node; NodeError if it cannot be."""
+    """Carry out one request and return its result; without a serving node, use the stored files.
+
+    Raises:
+        NodeError: the request is wrong, or this node cannot carry it out.
+    """
     match request.get("do"):
         case "invite":
-            code, invitation = _invited(store, request)
+            code, invitation = _invite(store, request)
             if node is not None:
-                node.invite(invitation)
+                node.add_invitation(invitation)
             return {"code": code}
         case "members":
             return {"members": _members_of(_membership(store, node))}
@@ -49,11 +52,11 @@ def answer(store: Keystore, node: ServingNode | None, request: dict[str, Any]) -
                 raise NodeError("the node is not serving yet; see 'mycomesh status'")
             return _revoke(node, membership, str(request.get("who")))
         case other:
-            raise AssertionError(f"{other!r} is no request about members")
+            raise AssertionError(f"{other!r} is not a request about members")
 
 
 def _membership(store: Keystore, node: ServingNode | None) -> Membership:
-    """Who belongs to the mesh; where no node serves, as far as it was stored here."""
+    """Return the node's membership, or the stored one if no node serves."""
     if node is not None:
         return node.membership
     identity = store.identity()
@@ -65,11 +68,13 @@ def _membership(store: Keystore, node: ServingNode | None) -> Membership:
         raise KeystoreError(str(error)) from error
 
 
-def _invited(store: Keystore, request: dict[str, Any]) -> tuple[str, Invitation]:
-    """Make an invitation and store it; its code and itself."""
+def _invite(store: Keystore, request: dict[str, Any]) -> tuple[str, Invitation]:
+    """Create and store an invitation; return its code and the invitation."""
     expires_s, uses = request.get("expires_s"), request.get("uses")
     if type(expires_s) is not int or type(uses) is not int or expires_s < 1:
-        raise NodeError("an invitation needs whole numbers for expires_s and uses")
+        raise NodeError(
+            "an invitation needs whole numbers for 'expires_s' and 'uses'; use the same version for node and command"
+        )
     roles, grants = _rights_of(request)
     code, invitation = store.invite(
         expires_s=expires_s, uses=uses, wall_ms=clock()[1], entropy=os.urandom, roles=roles, grants=grants
@@ -78,13 +83,13 @@ def _invited(store: Keystore, request: dict[str, Any]) -> tuple[str, Invitation]
 
 
 def _rights_of(request: dict[str, Any]) -> tuple[tuple[str, ...], tuple[tuple[str, str], ...]]:
-    """Roles and grants of a request: `role`, and the patterns `write` and `read`; NodeError if they are none.
+    """Return the roles and grants that a request asks for by `role` and the table patterns `write` and `read`.
 
-    A table that may be written may be read. Without patterns a role has its usual rights.
+    Write access includes read access. Without patterns a role has its usual rights.
     """
     roles = ROLES.get(str(request.get("role") or "member"))
     if roles is None:
-        raise NodeError(f"no role {request.get('role')!r}; there are {', '.join(ROLES)}")
+        raise NodeError(f"there is no role {request.get('role')!r}; choose one of {', '.join(ROLES)}")
     writes, reads = _patterns(request, "write"), _patterns(request, "read")
     grants = tuple((pattern, "rw") for pattern in writes)
     grants += tuple((pattern, "r") for pattern in reads if pattern not in writes)
@@ -92,12 +97,12 @@ def _rights_of(request: dict[str, Any]) -> tuple[tuple[str, ...], tuple[tuple[st
         grants = (("*", "r"),) if roles == ("read-only",) else GRANTS_ALL
     fault = rights_fault(roles, grants)
     if fault:
-        raise NodeError(f"nobody can have these rights: {fault}")
+        raise NodeError(f"no member can have these rights: {fault}")
     return roles, grants
 
 
 def _members_of(membership: Membership) -> list[dict[str, Any]]:
-    """Every member that is known, and every one that was revoked, by name."""
+    """Return all known members, including revoked ones, ordered by name."""
     standing, own = membership.roster.standing, membership.roster.identity.node_id
     revoked = {each.node_id: each for each in standing.revoked()}
     found = [_member(each, own, None) for each in membership.roster.members() if each.node_id not in revoked]
@@ -106,15 +111,20 @@ def _members_of(membership: Membership) -> list[dict[str, Any]]:
 
 
 def _ticket(store: Keystore, membership: Membership, request: dict[str, Any]) -> str:
-    """Make a whole identity for a machine that cannot join by a code, and keep its certificate; the file's text."""
+    """Create an identity for a machine that cannot join by a code, and store its certificate; return the ticket's text."""
     identity = membership.roster.identity
     root_seed = store.root_seed(identity)
     if root_seed is None:
-        raise NodeError(f"this node cannot make tickets: the root key of mesh {identity.mesh_name!r} lies elsewhere")
+        mesh = identity.mesh_name
+        raise NodeError(
+            f"this node has no root key of mesh {mesh!r}; run 'mycomesh ticket' on the node where 'mycomesh init' ran"
+        )
     roles, grants = _rights_of(request)
     name = str(request.get("name"))
     if any(each.name == name for each in membership.roster.members()):
-        raise NodeError(f"a member is called {name!r} already; take another name, or 'mycomesh revoke {name}' first")
+        raise NodeError(
+            f"the mesh already has a member {name!r}; choose another name, or run 'mycomesh revoke {name}' first"
+        )
     try:
         made = make_identity(
             root_seed,
@@ -137,22 +147,22 @@ def _ticket(store: Keystore, membership: Membership, request: dict[str, Any]) ->
 
 
 def _revoke(node: ServingNode, membership: Membership, who: str) -> dict[str, Any]:
-    matching = [each for each in membership.roster.members() if _is(each, who)]
+    matching = [each for each in membership.roster.members() if _matches(each, who)]
     if len(matching) > 1:
         ids = ", ".join(each.node_id.hex()[:ID_CHARS_MIN] for each in matching)
-        raise NodeError(f"{len(matching)} members are called {who!r}; name one by its id: {ids}")
+        raise NodeError(f"{len(matching)} members have the name {who!r}; give the id of one: {ids}")
     if not matching:
-        raise NodeError(f"no member {who!r} is known here; see 'mycomesh members'")
+        raise NodeError(f"this node knows no member {who!r}; see 'mycomesh members'")
     fault = membership.revocable(matching[0].node_id, clock()[1])
     if fault:
         raise NodeError(fault)
     node.revoke(matching[0].node_id)
     if membership.roster.standing.revocation(matching[0].node_id) is None:
-        raise NodeError(f"{matching[0].name} was not revoked; see the node's log")
+        raise NodeError(f"the node did not revoke {matching[0].name}; see its log")
     return {"name": matching[0].name, "node_id": matching[0].node_id.hex()}
 
 
-def _is(member: Certificate, who: str) -> bool:
+def _matches(member: Certificate, who: str) -> bool:
     node_id = member.node_id.hex()
     return member.name == who or (len(who) >= ID_CHARS_MIN and node_id.startswith(who.lower()))
 
@@ -175,5 +185,5 @@ def _member(certificate: Certificate, own: bytes, revoked_s: int | None) -> dict
 def _patterns(request: dict[str, Any], name: str) -> list[str]:
     value = request.get(name) or []
     if type(value) is not list or len(value) > LIST_MAX or any(type(each) is not str for each in value):
-        raise NodeError(f"{name!r} is a list of at most {LIST_MAX} table patterns")
+        raise NodeError(f"{name!r} must be a list of at most {LIST_MAX} table patterns")
     return [fold(each) for each in dict.fromkeys(value)]

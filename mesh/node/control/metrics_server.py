@@ -1,7 +1,6 @@
-"""A small HTTP server that Prometheus scrapes.
+"""A small HTTP server for Prometheus; runs only if the configuration asks for it.
 
-What always holds: nothing listens unless it was asked for; each answer is of this moment; a client that sends no request, or too
-long a one, is let go. It must not know what the metrics are.
+Each response reads the node's current status. A client that sends no request in time, or a too long one, loses its connection.
 """
 
 from __future__ import annotations
@@ -24,32 +23,32 @@ __all__ = ["CLIENTS_MAX", "CONTENT_TYPE", "MetricsServer"]
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 REQUEST_BYTES_MAX = 8_192
 REQUEST_S_MAX = 5
-CLIENTS_MAX = 8  # Prometheus is one
+CLIENTS_MAX = 8  # at a time; Prometheus needs one
 
 
 class MetricsServer:
     """Answers `GET /metrics` over HTTP/1.0 at one address."""
 
-    def __init__(self, place: PeerName, status: Callable[[], Awaitable[Status]]) -> None:
-        self._place = place
+    def __init__(self, address: PeerName, status: Callable[[], Awaitable[Status]]) -> None:
+        self._address = address
         self._status = status
         self._server: asyncio.Server | None = None
         self._clients = 0
 
     async def start(self) -> None:
-        """Begin to listen; `NodeError` where the address is taken or not this machine's."""
-        place = self._place
+        """Start listening; raise `NodeError` if the address is in use or not this machine's."""
+        host, port = self._address.host, self._address.port
         try:
-            self._server = await asyncio.start_server(self._on_client, place.host, place.port, limit=REQUEST_BYTES_MAX)
+            self._server = await asyncio.start_server(self._on_client, host, port, limit=REQUEST_BYTES_MAX)
         except OSError as error:
             reason = error.strerror or str(error)
             raise NodeError(
-                f"cannot serve metrics at {place.host}:{place.port}: {reason}; choose another --metrics HOST:PORT"
+                f"cannot serve metrics at {host}:{port}: {reason}; choose another --metrics HOST:PORT"
             ) from error
 
     @property
     def port(self) -> int:
-        """Where it listens."""
+        """The TCP port on which the server listens."""
         assert self._server is not None
         return int(self._server.sockets[0].getsockname()[1])
 
@@ -68,7 +67,7 @@ class MetricsServer:
                     writer.write(await self._answer(request))
                     await writer.drain()
         except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
-            pass  # it sends nothing, too much, or has gone
+            pass  # the client sent nothing, sent too much, or left
         finally:
             self._clients -= 1
             writer.close()
@@ -79,7 +78,7 @@ class MetricsServer:
         method, _, rest = request.partition(b" ")
         path = rest.partition(b" ")[0].partition(b"?")[0]
         if method not in (b"GET", b"HEAD"):
-            return _response("405 Method Not Allowed", "only GET is answered here\n")
+            return _response("405 Method Not Allowed", "this server answers only GET\n")
         if path != b"/metrics":
             return _response("404 Not Found", "the metrics are at /metrics\n")
         return _response("200 OK", exposition(await self._status()), head=method == b"HEAD")

@@ -1,7 +1,6 @@
-"""The answering side of the control socket: local, private (0600 in a 0700 directory), one JSON line each way.
+"""The control socket's server: a private Unix socket (0600 in a 0700 directory), one JSON line each way.
 
-Owns the listening socket and its connections. What always holds: a client that is slow, silent or sends rubbish loses
-its own connection and nothing else. It must not know what the requests mean: `answer` is given.
+Invariant: a client that is slow or silent, or sends invalid lines, affects its own connection only.
 """
 
 from __future__ import annotations
@@ -23,31 +22,31 @@ if TYPE_CHECKING:
 
 __all__ = ["ControlServer"]
 
-CLIENTS_MAX = 64  # people and scripts on this machine; more is a loop gone wrong
-WATCH_QUEUE_BYTES_MAX = 1 << 20  # about 5,000 notices; a reader further behind is stuck and is dropped
-LAST_ANSWER_S = 1  # `down` is answered when the node has stopped; a client that hangs does not hold it up
+CLIENTS_MAX = 64  # people and scripts on this machine; more means a script that loops by mistake
+WATCH_QUEUE_BYTES_MAX = 1 << 20  # about 5,000 notices; the server drops a watcher that is further behind
+LAST_ANSWER_S = 1  # `down` gets its answer when the node has stopped; a client that hangs must not delay the end
 FILE_MODE = 0o600
 
 
 class ControlServer:
-    """Answers requests on one unix socket; `answer` takes a request and returns the result's plain values."""
+    """Answers requests on one Unix socket; `answer` takes a request and returns its result as plain values."""
 
     def __init__(self, path: Path, answer: Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]) -> None:
         self._path = path
         self._answer = answer
         self._server: asyncio.Server | None = None
-        self._answers: dict[asyncio.Future[None], None] = {}  # under way: they are awaited before the end
-        self._writers: dict[asyncio.StreamWriter, bool] = {}  # True: it watches
+        self._answers: dict[asyncio.Future[None], None] = {}  # in progress; `close` waits for them
+        self._writers: dict[asyncio.StreamWriter, bool] = {}  # True: a watcher
         self._past: deque[dict[str, Any]] = deque(maxlen=PAST_MAX)
 
     async def start(self) -> None:
-        """Listen. The caller holds the home's lock, so a socket file that lies here is a leftover."""
+        """Start listening. The caller has locked the home, so an existing socket file is a leftover."""
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         listener.setblocking(False)
         try:
             self._path.unlink(missing_ok=True)
             with in_directory(self._path) as short:
-                mask = os.umask(0o177)  # born private: between bind and chmod another user could connect
+                mask = os.umask(0o177)  # private from bind on: before a chmod another user could connect
                 try:
                     listener.bind(short)
                 finally:
@@ -55,11 +54,13 @@ class ControlServer:
             self._path.chmod(FILE_MODE)
         except OSError as error:
             listener.close()
-            raise HomeError(f"cannot open the control socket {self._path}: {error.strerror}") from error
+            raise HomeError(
+                f"cannot open the control socket {self._path}: {error.strerror}; check the directory, or choose another --home"
+            ) from error
         self._server = await asyncio.start_unix_server(self._on_client, sock=listener, limit=REQUEST_BYTES_MAX)
 
     def publish(self, line: dict[str, Any], *, keep: bool = True) -> None:
-        """Send one line to every watcher; drop those who stopped reading. What is kept reaches later ones as well."""
+        """Send one line to all watchers, dropping those that stopped reading; with `keep`, also to later watchers."""
         if keep:
             self._past.append(line)
         watchers = [writer for writer, watching in self._writers.items() if watching]
@@ -71,7 +72,7 @@ class ControlServer:
                 writer.write(data)
 
     async def close(self) -> None:
-        """Stop listening, end every connection and remove the socket file."""
+        """Stop listening, close all connections and remove the socket file."""
         if self._server is None:
             return
         self._server.close()
@@ -92,32 +93,32 @@ class ControlServer:
             while line := await reader.readline():
                 await self._respond(line, writer)
         except (OSError, ValueError):
-            return  # gone, or a line longer than the limit: nothing to say to it
+            return  # the client left, or sent a line longer than the limit
         finally:
             del self._writers[writer]
             writer.close()
 
     async def _respond(self, line: bytes, writer: asyncio.StreamWriter) -> None:
-        under_way: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._answers[under_way] = None
+        in_progress: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._answers[in_progress] = None
         try:
-            request, answer = await self._answered(line)
+            request, answer = await self._answer_line(line)
             watching = request.get("do") == "watch"
             writer.write(encode_line(answer))
             if watching:
                 writer.writelines(map(encode_line, self._recent(request.get("past"))))
-                self._writers[writer] = True  # at once: what is said while the past is read follows it
+                self._writers[writer] = True  # before the drain: notices during it follow the past ones
             await writer.drain()
             self._writers[writer] = watching
         finally:
-            del self._answers[under_way]
-            under_way.set_result(None)
+            del self._answers[in_progress]
+            in_progress.set_result(None)
 
     def _recent(self, wanted: object) -> list[dict[str, Any]]:
         count = wanted if isinstance(wanted, int) else 0
         return list(self._past)[-count:] if count > 0 else []
 
-    async def _answered(self, line: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
+    async def _answer_line(self, line: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
         request: dict[str, Any] = {}
         try:
             request = decode_line(line)

@@ -1,7 +1,7 @@
-"""On how many nodes what was written here is, asked over the control socket (`mycomesh wait`).
+"""The request behind `mycomesh wait`: counts the nodes that have this node's writes up to a position.
 
-Owns the form of the question and of its answer. What always holds: a mark that was taken once does not move, so writes that
-come later, here or elsewhere, keep nobody waiting. It must not know how peers are asked.
+The first request fixes the position and later ones repeat it, so writes after the first request do not prolong the wait. On the
+socket the position is called `mark`.
 """
 
 from __future__ import annotations
@@ -9,37 +9,39 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from mycomesh.mesh.node.errors import NodeError
-from mycomesh.mesh.node.status import Mark
+from mycomesh.mesh.node.status import WritePosition
 
 if TYPE_CHECKING:
     from mycomesh.mesh.node.serving import ServingNode
 
 __all__ = ["WAIT_MS_MAX", "answer"]
 
-WAIT_MS_MAX = 5_000  # of one request: a client that went away is not waited for longer
+WAIT_MS_MAX = 5_000  # for one request, so that the wait for a client that left ends soon
 
 
 async def answer(node: ServingNode, request: dict[str, Any]) -> dict[str, Any]:
-    """Return on how many nodes (`replicas`) everything up to `mark` is; without a mark one of this moment is taken.
+    """Return how many nodes have all writes up to `mark` (`replicas`), and how many peers are linked (`linked`).
 
-    With `want` and `wait_ms` the answer waits until there are so many, or so long. `linked`: peers that can be asked.
+    A request without a mark means the current position. Wait for `want` replicas, at most `wait_ms` milliseconds.
     """
     want, wait_ms = _number(request, "want"), min(_number(request, "wait_ms"), WAIT_MS_MAX)
-    mark = await node.mark() if request.get("mark") is None else _mark(request["mark"])
-    replicas, linked = await node.reached(mark, want=want, wait_ms=wait_ms)
-    return {"replicas": replicas, "linked": linked, "mark": mark.plain()}
+    position = await node.write_position() if request.get("mark") is None else _position(request["mark"])
+    replicas, linked = await node.count_replicas(position, want=want, wait_ms=wait_ms)
+    return {"replicas": replicas, "linked": linked, "mark": position.to_json()}
 
 
 def _number(request: dict[str, Any], name: str) -> int:
     value = request.get(name, 0)
     if type(value) is not int or value < 0:
-        raise NodeError(f"a request needs a whole number for {name!r}; use one version of node and command")
+        raise NodeError(f"a request needs a whole number for {name!r}; use the same version for node and command")
     return value
 
 
-def _mark(value: Any) -> Mark:
+def _position(value: Any) -> WritePosition:
     try:
         tables = {str(name): int(hlc) for name, hlc in value["tables"].items()}
-        return Mark(bytes.fromhex(value["site"]), tables)
+        return WritePosition(bytes.fromhex(value["site"]), tables)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise NodeError("a request has a mark that no node made; use one version of node and command") from error
+        raise NodeError(
+            "the request's 'mark' is not one that a node returned; use the same version for node and command"
+        ) from error

@@ -109,7 +109,7 @@ def test_a_state_directory_that_others_can_change_is_refused(home):
 
 def test_a_home_below_a_plain_file_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(HomeError, match="cannot make"):
+    with pytest.raises(HomeError, match="cannot create"):
         Home.locate(tmp_path / "file" / "home", {}).prepare()
 
 
@@ -181,7 +181,7 @@ def test_something_else_in_place_of_a_key_is_one_line(tmp_path):
 def test_a_huge_file_is_not_read(tmp_path):
     path = tmp_path / "key"
     write_private(path, b"x" * (PRIVATE_BYTES_MAX + 1))
-    with pytest.raises(KeystoreError, match="larger than any file of ours"):
+    with pytest.raises(KeystoreError, match="larger than any file that a node writes"):
         read_private(path)
 
 

@@ -84,7 +84,7 @@ def test_an_identity_is_never_replaced(founder, mesh, join):
         lambda: founder.store_identity(other),
         lambda: founder.store_join(join),
     ):
-        with pytest.raises(KeystoreError, match="belongs to mesh 'fleet' as 'alpha' already"):
+        with pytest.raises(KeystoreError, match="already belongs to mesh 'fleet' as 'alpha'"):
             attempt()
     assert founder.identity() == mesh[0]
     assert founder.root_seed(mesh[0]) == mesh[1]
