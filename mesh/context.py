@@ -44,7 +44,7 @@ SUPERSEDED = "superseded"  # the reason that a member receives when another conn
 
 @dataclass(slots=True)
 class Context:
-    """What one core knows of its own node.
+    """The facts about its own node that one core shares with all its connections.
 
     `boot` is random at each start of the process: peers recognise a restarted node by it. `port` is the TCP port on which the
     node listens, 0 if unknown.

@@ -1,13 +1,16 @@
-"""MeshCore: connections become links, links become a mesh. Synchronous, without I/O, clock or chance of its own.
+"""Mesh core: authenticates connections, keeps one link per member, and passes messages between links, overlay and shell.
 
-Owns every connection of one node and which of them is the link to a member. What always holds: LinkUp and LinkDown come
-in pairs, with one link a member between them; a stranger costs a bounded place for a bounded time and hears nothing;
-what waits for one link is bounded; each event is answered with the actions in the order in which they must be done.
-Must not know: tables, sockets, files. The words of this border are those of `mesh.events`.
+The core is synchronous. It has no I/O, no clock and no randomness of its own: a shell passes in events (`mesh.events`) with the
+time, and does the actions that the core returns, in their order.
 
-Two connections to one member: who dialled does not finish a handshake with a member that is linked already, and counts
-a link as up when the other side, which decides, has said something on it; if both dialled at once, the one dialled by
-the lower node id stays. A member that has restarted (another boot number) replaces its old connection at once.
+Two connections to one member need a rule by which both sides choose the same one. The side that was dialled decides
+(`LinkTable.accepts`). The dialling side does not finish a handshake with a member that is linked already, and treats a link as up
+only when the first frame arrives on it. If both sides dialled at once, the connection dialled by the lower node id stays. A
+member that has restarted (it presents another boot number) replaces its old connection at once.
+
+Invariants: LinkUp and LinkDown come in pairs, with one link to a member between them. An unauthenticated peer occupies one of a
+bounded number of slots for a bounded time, and without a secret of the mesh or a join code it receives no bytes. The send queue
+of a link is bounded.
 """
 
 from __future__ import annotations
@@ -79,7 +82,7 @@ __all__ = ["Joiner", "MeshConfig", "MeshCore", "PeerStatus"]
 
 
 class MeshCore:
-    """One member node's mesh. Feed it events and do what it answers; call it again at `next_deadline()`."""
+    """The mesh core of one member. Pass it events, do the actions that it returns, and call it again at `next_deadline()`."""
 
     __slots__ = (
         "_active_view",
@@ -119,15 +122,16 @@ class MeshCore:
         self._notice_throttle = NoticeThrottle()
         self._version_mismatches = VersionMismatches()
         self.mesh_clock = MeshClock()
-        self._links_due_ms = _NEVER  # no link is due before; traffic moves deadlines away from here unseen
+        # No link is due earlier. Traffic only moves deadlines later, so this may be too early and is then computed again.
+        self._links_due_ms = _NEVER
         self._active_view = ActiveView(config, self._overlay, rng)
         for invitation in invitations:
             self.invite(invitation)
 
-    # ---- what a shell calls
+    # ---- for the shell
 
     def handle(self, event: Event, now_ms: int, wall_ms: int) -> list[Action]:
-        """Take one event; return what must be done, in order."""
+        """Handle one event; return the actions, in the order in which they must happen."""
         turn = Turn(now_ms, wall_ms, self._notice_throttle)
         match event:
             case ConnOpened() | ConnReceived() | ConnDrained() | ConnClosed():
@@ -150,26 +154,26 @@ class MeshCore:
         return turn.actions
 
     def next_deadline(self) -> int | None:
-        """The monotonic millisecond at which `TimerFired` is due."""
+        """Return the monotonic millisecond at which `TimerFired` is due."""
         due = self._overlay.deadline()
         dial = self._dialer.deadline()
         trim = self._active_view.deadline(self.links.members)
         return min(due, self._links_due_ms, due if dial is None else dial, due if trim is None else trim)
 
     def invite(self, invitation: Invitation) -> None:
-        """Accept this invitation from this moment on; the oldest goes when there are more than a handshake tries."""
+        """Accept an invitation. It replaces the oldest one when there are more than a handshake tries."""
         self._context.invite(invitation)
 
     def invitations(self) -> tuple[Invitation, ...]:
-        """The invitations as they stand; to be stored again at each `enrolment.granted` notice."""
+        """Return the open invitations with their remaining uses. Store them again at each `enrolment.granted` notice."""
         return self._context.invitations
 
     def advertise_port(self, port: int) -> None:
-        """Peers may be told that this node listens on this TCP port."""
+        """Present this TCP port to peers as the one on which the node listens."""
         self._context.port = port
 
     def peers(self, now_ms: int) -> tuple[PeerStatus, ...]:
-        """Every other member, by name: linked, reachable over others, or down."""
+        """Return the status of every other member, by name."""
         overlay = self._overlay
         others = (each for each in self.roster.members() if each.node_id != self.roster.own_id)
         return tuple(
@@ -184,7 +188,7 @@ class MeshCore:
         )
 
     def topology(self) -> tuple[LinkState, ...]:
-        """What every node says about its links, for people."""
+        """Return the newest link-state of every node, by node id."""
         return self._overlay.topology.states()
 
     # ---- connections
@@ -195,7 +199,7 @@ class MeshCore:
             return
         link = self.links.conns.get(event.conn)
         if link is None:
-            return  # we have closed it, and its last bytes were under way
+            return  # this node has closed the connection; these bytes were in flight
         match event:
             case ConnReceived(_, data):
                 self._on_received(link, data, turn)
@@ -215,9 +219,9 @@ class MeshCore:
         elif self._connection_limits.refuses(
             self.links.conns.values(), address.host, turn.now_ms, known=self._dialer.is_member_host(address.host)
         ):
-            text = f"too many connections of strangers; one from {address.host} was closed"
+            text = f"too many unauthenticated connections; closed one from {address.host}"
             turn.notify(Notice("conn.crowded", text, level="warning"))
-            turn.do(Close(conn, "too many strangers"))
+            turn.do(Close(conn, "too many unauthenticated connections"))
             return
         invitations = () if dialled else context.open_invitations(turn.wall_ms)
         refusal_reason = self._refusal_reason if dialled else never_refuse
@@ -242,10 +246,11 @@ class MeshCore:
         self._dirty[link.conn] = None
 
     def _on_step(self, link: Link, step: Step, turn: Turn) -> bool:
-        """Do one step of a session; False when the connection is gone."""
+        """Handle one step of a session; return False if it ended the connection."""
         match step:
             case Received(pieces, _):
                 assert isinstance(link.gate, MemberGate)
+                # The first frame of the side that was dialled: it has chosen this connection.
                 if link.hello is None and not link.gate.stale:
                     assert link.gate.hello is not None
                     self._admit(link, link.gate.hello, turn)
@@ -278,15 +283,16 @@ class MeshCore:
             else:
                 turn.notify(notice_identity_cloned(link.address))
         elif error is not None and link.hello is None:
-            turn.notify(Notice("peer.refused", f"{link.address} was refused: {error}"))
+            turn.notify(Notice("peer.refused", f"refused {link.address}: {error}"))
         elif reason == SUPERSEDED and link.hello is not None and self.links.is_only_link(link):
-            # The peer has another link with our keys, and we have none: to dial at once would end that one.
+            # The peer replaced this link, but not by one of our connections: another node uses our keys. If we dialled at once,
+            # our connection would end that one in turn, and so on without end.
             self._dialer.pause_member(link.hello.certificate.node_id, turn.now_ms)
             turn.notify(notice_link_taken_over(link.address, link.hello))
-        self._drop(link, reason if error is not None else f"the peer said: {reason}", turn)
+        self._drop(link, reason if error is not None else f"the peer closed it: {reason}", turn)
 
     def _drop(self, link: Link, reason: str, turn: Turn, *, gone: bool = False) -> None:
-        """End a connection: say goodbye if anyone is there, and free everything it held."""
+        """Close a connection and remove everything kept for it. With `gone`, the transport has ended already: send nothing."""
         unlinked = self.links.remove(link)
         self._dirty.pop(link.conn, None)
         if link.dialled and link.hello is None:
@@ -305,34 +311,40 @@ class MeshCore:
     # ---- admission
 
     def _on_stale_message(self, link: Link, message: Message | None, turn: Turn) -> None:
-        """A member came with an older secret: nothing but decrees passes, until both use the same one and begin anew."""
+        """Handle a message of a member that used an older mesh secret.
+
+        Only decrees pass. Once both sides use the same secret, the link ends, and the next handshake uses that secret.
+        """
         if isinstance(message, Revocations | EpochHave | Epochs):
             self._apply(self.membership.on_message(link.conn, message), turn)
         if link.conn in self.links.conns and self.membership.agrees(message):
-            self._drop(link, "the secret was handed over", turn)
+            self._drop(link, "both sides have the same secret now", turn)
 
     def _refusal_reason(self, hello: MemberHello) -> str:
-        """Why we do not finish a handshake that we began."""
+        """Return why this node does not finish a handshake that it began; an empty string if it does."""
         node_id = hello.certificate.node_id
         if node_id == self._context.identity.node_id:
-            return "this is our own address"
+            return "this is this node's own address"
         rival = self.links.competing_link(node_id)
         if rival is not None and rival[1].boot == hello.boot:
             return f"{hello.certificate.name} is linked already, or about to be"
         return ""
 
     def _on_handshake_done(self, link: Link, turn: Turn) -> None:
-        """A handshake is done. Whom we dialled may still prefer another connection: its first word decides."""
+        """Handle a finished handshake.
+
+        If this node dialled, the link stays pending until the first frame: the peer may still choose another connection.
+        """
         assert isinstance(link.gate, MemberGate)
         if link.gate.join_request is not None:
             self._enrol(link, link.gate.join_request, turn)
             return
         hello = link.gate.hello
-        assert hello is not None, "the gate keeps the hello of whom it admits"
+        assert hello is not None, "the gate keeps the hello of each member that it admits"
         node_id = hello.certificate.node_id
         link.version = hello.versions.common(self._context.config.versions)
         if node_id == self._context.identity.node_id:
-            # Only a node with our keys gets here: our own dials end at their other end, before message 3.
+            # Another node uses our keys: if we had dialled ourselves, the dialling end would have stopped before message 3.
             turn.notify(notice_identity_cloned(link.address))
             self._drop(link, "cloned identity", turn)
         elif not link.version:
@@ -348,7 +360,10 @@ class MeshCore:
             self._admit(link, hello, turn)
 
     def _on_version_mismatch(self, link: Link, hello: MemberHello, turn: Turn) -> None:
-        """A member speaks no version of ours: each side has the other's hello, says so once, and lets it rest."""
+        """Handle a member that shares no protocol version with this node.
+
+        Both sides have the other's hello, so both notify once, and the side that dialled waits before it dials again.
+        """
         node_id = hello.certificate.node_id
         self.membership.learnt(hello.certificate)
         if self._version_mismatches.record(node_id, hello.versions):
@@ -358,9 +373,9 @@ class MeshCore:
         self._drop(link, "no version of the protocol in common", turn)
 
     def _admit(self, link: Link, hello: MemberHello, turn: Turn) -> None:
-        """From here on this connection is the link to its member."""
+        """Make this connection the link to its member."""
         node_id = hello.certificate.node_id
-        # The place of the member changes hands before its addresses could be dialled again.
+        # The new link is recorded before the old ones are dropped: else the dialler would find the member without a link.
         for rival in self.links.admit(node_id, link):
             self._drop(rival, SUPERSEDED, turn)
         link.hello = hello
@@ -373,11 +388,11 @@ class MeshCore:
         self._apply(self._overlay.on_link_up(link.conn, hello.certificate, turn.wall_ms), turn)
         self._send(link, link.detector.make_ping(turn.now_ms, turn.wall_ms), 0)
         small = not self._overlay.is_large(turn.now_ms)
-        for told, entries in addresses_to_share(link, self.links.members.values(), both=small):
-            self._send(told, entries, 1)
+        for recipient, entries in addresses_to_share(link, self.links.members.values(), both=small):
+            self._send(recipient, entries, 1)
 
     def _enrol(self, link: Link, join_request: JoinRequest, turn: Turn) -> None:
-        """Let a joining node in: one more member, one use less of its invitation, and goodbye."""
+        """Send a joining node its grant, and close the connection. This uses up one use of its invitation."""
         name = join_request.request.name
         try:
             granted, name, left = self._context.grant(join_request, self.membership, turn.wall_ms)
@@ -455,7 +470,7 @@ class MeshCore:
                 self._drop(link, f"no handshake within {config.handshake_ms} ms", turn)
             elif link.detector.is_dead(turn.now_ms):
                 silent_ms = link.detector.metrics(turn.now_ms).silent_ms
-                self._drop(link, f"no sign of life for {silent_ms} ms", turn)
+                self._drop(link, f"the peer was silent for {silent_ms} ms", turn)
             elif link.detector.is_ping_due(near_ms):
                 self._send(link, link.detector.make_ping(turn.now_ms, turn.wall_ms), 0)
                 link.refresh_keys(turn)
@@ -469,7 +484,7 @@ class MeshCore:
             self._apply(self._overlay.on_timer(turn.now_ms, turn.wall_ms), turn)
 
     def _after_event(self, turn: Turn) -> None:
-        """What follows every event: dial what is due, write what may be written."""
+        """Finish every event: start due dials, and write the frames that may be sent."""
         room = self._active_view.links_wanted(self.links.members, turn.now_ms)
         if 0 < room <= self._context.config.view_min:
             room -= self.links.count_pending_dials()
@@ -482,7 +497,7 @@ class MeshCore:
             self._watch_backlog(link, turn)
 
     def _watch_backlog(self, link: Link, turn: Turn) -> None:
-        """Watch what waits on a link: congested links get urgent batches alone, and drained ones are announced."""
+        """Report congestion of a link to the gossip, and its end to the gossip and the shell."""
         config, outbox = self._context.config, link.session.outbox
         if outbox.queued >= config.ready_bytes:
             link.backlog = True
@@ -493,7 +508,7 @@ class MeshCore:
             self._overlay.gossip.on_drained(link.conn)
             turn.do(LinkReady(link.conn))
 
-    # ---- for people, and for our link-state
+    # ---- for our link-state
 
     def _neighbours(self, now_ms: int) -> list[Neighbour]:
         return [link.neighbour(now_ms) for link in self.links.members.values()]
