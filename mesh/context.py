@@ -86,7 +86,7 @@ class Context:
         invitation, roster = join_request.invitation, membership.roster
         if invitation not in self.invitations:
             raise EnrolmentError("the invitation was used up while this node was joining: invite it again")
-        if roster.standing.revocation(identifier(join_request.request.node_key)) is not None:
+        if roster.revocations.revocation(identifier(join_request.request.node_key)) is not None:
             raise EnrolmentError(
                 "this node was revoked: to join again it needs new keys, so start it with another --home"
             )
@@ -103,10 +103,10 @@ class Context:
             grants=invitation.grants,
             newest_seen_s=roster.newest_seen_s,
             lifetime_s=lifetime_s(invitation.roles),
-            epochs=roster.standing.handed(),
+            epochs=roster.revocations.epochs_for_joiner(),
         )
-        membership.learnt(read_certificate(grant_decode(granted)[0], root_public=self.identity.root_public))
-        left = invitation.used()
+        membership.record_certificate(read_certificate(grant_decode(granted)[0], root_public=self.identity.root_public))
+        left = invitation.after_use()
         self.invitations = tuple(left if each is invitation else each for each in self.invitations)
         return granted, request.name, left
 

@@ -296,7 +296,7 @@ class MeshCore:
         unlinked = self.links.remove(link)
         self._dirty.pop(link.conn, None)
         if link.dialled and link.hello is None:
-            self.membership.called(link.address, answered=link.session.phase is not Phase.CALLED)
+            self.membership.record_call(link.address, answered=link.session.phase is not Phase.CALLED)
         if not gone:
             link.write(link.session.end(reason), turn)
             turn.do(Close(link.conn, reason))
@@ -317,7 +317,7 @@ class MeshCore:
         """
         if isinstance(message, Revocations | EpochHave | Epochs):
             self._apply(self.membership.on_message(link.conn, message), turn)
-        if link.conn in self.links.conns and self.membership.agrees(message):
+        if link.conn in self.links.conns and self.membership.has_same_secret(message):
             self._drop(link, "both sides have the same secret now", turn)
 
     def _refusal_reason(self, hello: MemberHello) -> str:
@@ -350,7 +350,7 @@ class MeshCore:
         elif not link.version:
             self._on_version_mismatch(link, hello, turn)
         elif link.gate.stale:
-            self._apply(self.membership.brief(link.conn), turn)
+            self._apply(self.membership.send_all_decrees(link.conn), turn)
         elif link.dialled:
             self._dialer.record_member(link.address, node_id)
             self.links.record_pending(node_id, link)
@@ -365,7 +365,7 @@ class MeshCore:
         Both sides have the other's hello, so both notify once, and the side that dialled waits before it dials again.
         """
         node_id = hello.certificate.node_id
-        self.membership.learnt(hello.certificate)
+        self.membership.record_certificate(hello.certificate)
         if self._version_mismatches.record(node_id, hello.versions):
             turn.do(notice_version_mismatch(link.address, hello, self._context.config.versions))
         if link.dialled:

@@ -320,10 +320,12 @@ MUTATIONS = (
         "revocation-not-heeded",
         "a revocation is stored and told, but the revoked member keeps its links and its batches are taken",
         (
-            Edit("mycomesh.mesh.membership.membership:Membership._revoked", "self.roster.drop(each.node_id)", "pass"),
-            Edit("mycomesh.mesh.membership.membership:Membership._revoked", "for link in gone)", "for link in ())"),
             Edit(
-                "mycomesh.mesh.membership.membership:Membership._revoked",
+                "mycomesh.mesh.membership.membership:Membership._on_revoked", "self.roster.drop(each.node_id)", "pass"
+            ),
+            Edit("mycomesh.mesh.membership.membership:Membership._on_revoked", "for link in gone)", "for link in ())"),
+            Edit(
+                "mycomesh.mesh.membership.membership:Membership._on_revoked",
                 "and link not in gone:",
                 "and link not in ():",
             ),

@@ -75,7 +75,7 @@ class Everybody:
     version: int = 0
     own_id: bytes = b""
 
-    def limited(self) -> tuple[tuple[bytes, tuple[tuple[str, str], ...]], ...]:
+    def restricted_rights(self) -> tuple[tuple[bytes, tuple[tuple[str, str], ...]], ...]:
         """Nobody is held to less than everything."""
         return ()
 

@@ -117,7 +117,7 @@ class MemberGate:
         """Judge a member or a joining node; MeshError refuses."""
         if introduction.psk < len(self._secrets):
             self._admit_member(introduction)
-            self.stale = self._secrets[introduction.psk] != self._roster.standing.secret
+            self.stale = self._secrets[introduction.psk] != self._roster.revocations.secret
         else:
             invitation = self._invitations[introduction.psk - len(self._secrets)][1]
             if not invitation.is_open(self.wall_ms):
@@ -138,7 +138,7 @@ class MemberGate:
         )
         if len(boot) != BOOT_BYTES or not 0 <= port <= _PORT_MAX or not 1 <= oldest <= newest <= VERSION_MAX:
             raise DecodeError("introduction is out of its limits")
-        certificate = self._roster.judge(raw, self.wall_ms)
+        certificate = self._roster.verify(raw, self.wall_ms)
         certificate.check_static(introduction.remote_static)
         self.hello = MemberHello(certificate, boot, port, Versions(oldest, newest))
         why = self._refusal_reason(self.hello)

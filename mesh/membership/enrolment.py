@@ -138,7 +138,7 @@ class Invitation:
         """Return whether one more node may join with this invitation."""
         return self.uses_left > 0 and wall_ms < self.expires_ms
 
-    def used(self) -> Invitation:
+    def after_use(self) -> Invitation:
         """Return the invitation after one more admission; the caller stores it before the grant is sent."""
         assert self.uses_left > 0
         return replace(self, uses_left=self.uses_left - 1)

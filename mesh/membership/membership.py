@@ -1,8 +1,7 @@
-"""Membership as it changes: revocations, epochs and renewals, as members tell each other of them.
+"""Membership protocol: members exchange revocations, epochs and renewals; the root and admins issue them.
 
-Owns what is said about the standing of the mesh, and this node's right to decide, if it has one. What always holds: what
-is decided is stored before it is told; a revocation is told on every link, also late ones, before the secret that
-follows it; the secret goes to nobody who is known to be revoked. Must not know: ciphers, batches, files.
+Invariants: a decree is stored before it is sent. A revocation goes out on every link, also on later ones, before the secret
+that follows it. The secret is never sent to a node that is known to be revoked.
 """
 
 from __future__ import annotations
@@ -30,25 +29,25 @@ if TYPE_CHECKING:
     from mycomesh.mesh.results import Result
 
 __all__ = [
+    "MEMBERSHIP_BYTES_MAX",
     "RENEW_BEFORE_S",
     "RENEW_HINT",
-    "STANDING_BYTES_MAX",
     "WARN_BEFORE_S",
     "DecreeMessage",
     "Membership",
     "expiry_hint",
 ]
 
-WARN_BEFORE_S = 7 * 86_400  # whoever can renew has not been met for three days by then
+WARN_BEFORE_S = 7 * 86_400  # by then the node has had no link to a node that can renew it for three days
 WARN_EVERY_S = 86_400
 RENEW_HINT = (
-    "link it with an admin or the node with the root key, which renews it by itself; afterwards it is out, until it is let"
-    " in with 'mycomesh join CODE'"
+    "link it with an admin or the node with the root key, which renews it automatically; after expiry it is out until it"
+    " joins again with 'mycomesh join CODE'"
 )
-RENEW_BEFORE_S = 10 * 86_400  # of 30 days: a drone that comes by every week is renewed
-GUESSES_MAX = 256  # addresses where another secret is tried first
-REVOCATIONS_TOLD = 32  # in one message: some 40 KiB
-STANDING_BYTES_MAX = (
+RENEW_BEFORE_S = 10 * 86_400  # of 30 days: a drone that links once a week is renewed in time
+ATTEMPTS_MAX = 256  # addresses for which the next secret to try is remembered
+REVOCATIONS_A_MESSAGE = 32  # about 40 KiB
+MEMBERSHIP_BYTES_MAX = (
     REVOCATIONS_MAX * DECREE_BYTES_MAX
     + EPOCHS_KEPT * EPOCH_BYTES_MAX
     + MEMBERS_MAX * CERTIFICATE_CHAIN_BYTES_MAX
@@ -56,45 +55,55 @@ STANDING_BYTES_MAX = (
 )
 
 _VERSION = 1
-_WHAT = "standing of the mesh"
+_WHAT = "membership state"
 
 DecreeMessage = RevocationsHave | Revocations | EpochHave | Epochs
 
 
 def expiry_hint(certificate: Certificate, now_s: int) -> str:
-    """What to do about this node's own certificate, or an empty string while it has time."""
+    """Return what to do about this node's own certificate, or an empty string while it is valid for long enough."""
     left_s = certificate.not_after_s - now_s
     if left_s > WARN_BEFORE_S:
         return ""
     if left_s <= 0:
-        return "this node's certificate has expired: let it in again with 'mycomesh join CODE'; it keeps its keys and its file"
+        return "this node's certificate has expired: run 'mycomesh join CODE' on it; it keeps its keys and its file"
     left = f"{left_s // 86_400} d" if left_s >= 2 * 86_400 else f"{left_s // 3_600} h {left_s % 3_600 // 60} min"
     return f"this node's certificate expires in {left}: {RENEW_HINT}"
 
 
 class Membership:
-    """Who belongs to the mesh, and who decides. `roster` and its `standing` are what it works on."""
+    """The members of the mesh and this node's authority over them. The state is in `roster` and `roster.revocations`."""
 
-    __slots__ = ("_entropy", "_guesses", "_links", "_met", "_root_seed", "_signing", "_unstored", "_warned_s", "roster")
+    __slots__ = (
+        "_attempts",
+        "_current",
+        "_entropy",
+        "_links",
+        "_root_seed",
+        "_signing",
+        "_unsaved",
+        "_warned_s",
+        "roster",
+    )
 
     def __init__(
-        self, identity: Identity, root_seed: bytes | None, entropy: Callable[[int], bytes], standing: bytes = b""
+        self, identity: Identity, root_seed: bytes | None, entropy: Callable[[int], bytes], stored: bytes = b""
     ) -> None:
         self.roster = Roster(identity)
         self._root_seed = root_seed
-        self._signing: tuple[bytes, Authority | None] = (b"", None)  # our certificate, and what it lets us sign
+        self._signing: tuple[bytes, Authority | None] = (b"", None)  # (own certificate, its authority), cached
         self._entropy = entropy
         self._links: dict[int, bytes] = {}
-        self._met: dict[bytes, None] = {}  # members who are known to use the secret that we use
-        self._guesses: dict[Address, int] = {}  # address -> which of our secrets to call with
-        self._unstored = False
+        self._current: dict[bytes, None] = {}  # members known to use the secret in use here
+        self._attempts: dict[Address, int] = {}  # address -> index of the secret to try next
+        self._unsaved = False
         self._warned_s = 0
-        if standing:
-            self._load(standing)
+        if stored:
+            self._load(stored)
 
     @property
     def _authority(self) -> Authority | None:
-        """What this node may sign with under its certificate of this moment: an admin is renewed while it runs."""
+        # A node's certificate can change while it runs, so the authority is looked up again for each certificate.
         identity = self.roster.identity
         if self._signing[0] != identity.certificate.raw:
             made = Authority.of(identity.certificate, identity.root_public, identity.node_seed, self._root_seed)
@@ -103,217 +112,228 @@ class Membership:
 
     # ---- what is stored
 
-    def _load(self, standing: bytes) -> None:
-        """Take what `MembershipChanged` once told to store; DecodeError if it is damaged."""
+    def _load(self, stored: bytes) -> None:
+        """Load the state that an earlier `MembershipChanged` stored; DecodeError if it is damaged."""
         kinds = (list, list, list)
-        lists = wire.decode_record(standing, what=_WHAT, version=_VERSION, kinds=kinds, bytes_max=STANDING_BYTES_MAX)
+        lists = wire.decode_record(stored, what=_WHAT, version=_VERSION, kinds=kinds, bytes_max=MEMBERSHIP_BYTES_MAX)
         if any(type(raw) is not bytes for raws in lists for raw in raws):
-            raise DecodeError(f"{_WHAT} holds something else than records")
+            raise DecodeError(f"{_WHAT} contains an item that is not a record")
         revocations, epochs, members = lists
-        own = self.roster.standing
+        known = self.roster.revocations
         try:
             for raw in revocations:
-                own.add_revocation(raw)
+                known.add_revocation(raw)
             for raw in epochs:
-                own.add_epoch(raw)
+                known.add_epoch(raw)
             for raw in members:
                 certificate = read_certificate(raw, root_public=self.roster.identity.root_public)
-                if own.revocation(certificate.node_id) is None:
+                if known.revocation(certificate.node_id) is None:
                     self.roster.add(certificate)
         except CertificateError as error:
             raise DecodeError(
-                f"{_WHAT} is damaged ({error}): restore the file, or remove it and meet a member"
+                f"{_WHAT} is damaged ({error}): restore the file, or remove it and link with a member"
             ) from None
 
-    def stored(self) -> MembershipChanged:
-        """What is to be stored."""
-        self._unstored = False
-        standing = self.roster.standing
+    def snapshot(self) -> MembershipChanged:
+        """Return the state to store."""
+        self._unsaved = False
+        revocations = self.roster.revocations
         members = tuple(member.raw for member in self.roster.members())
-        data = wire.encode((_VERSION, standing.revocations(), standing.epochs(), members))
+        data = wire.encode((_VERSION, revocations.encoded_revocations(), revocations.encoded_epochs(), members))
         return MembershipChanged(self.roster.identity.encode(), data)
 
-    def learnt(self, certificate: Certificate) -> bool:
-        """Keep a member's certificate; whether it is news, which is stored when there is time."""
+    def record_certificate(self, certificate: Certificate) -> bool:
+        """Record a member's certificate and return whether it is new; the next timer stores it."""
         news = self.roster.add(certificate)
-        self._unstored = self._unstored or news
+        self._unsaved = self._unsaved or news
         return news
 
     # ---- secrets of handshakes
 
     def secrets(self, wall_ms: int) -> tuple[bytes, ...]:
-        """What callers may use: the secret in use first, older ones while a member may still come with them."""
+        """Return the secrets that a peer may connect with: the one in use first, then older ones that a member may still use."""
         others = (each.node_id for each in self.roster.members() if each.node_id != self.roster.identity.node_id)
         wall_s = max(wall_ms // 1_000, self.roster.newest_seen_s)
-        return self.roster.standing.secrets(wall_s, all_met=all(node_id in self._met for node_id in others))
+        return self.roster.revocations.secrets(wall_s, all_current=all(node_id in self._current for node_id in others))
 
     def secret_for(self, address: Address, wall_ms: int) -> bytes:
-        """What to call this address with: who was silent to one secret may know another."""
+        """Return the secret to dial this address with: a peer that did not answer one secret may know another."""
         secrets = self.secrets(wall_ms)
-        return secrets[self._guesses.get(address, 0) % len(secrets)]
+        return secrets[self._attempts.get(address, 0) % len(secrets)]
 
-    def called(self, address: Address, *, answered: bool) -> None:
-        """A call has ended: in silence, so another secret is tried next, or not, so both have the same one from here on."""
-        guess = self._guesses.pop(address, 0)
+    def record_call(self, address: Address, *, answered: bool) -> None:
+        """Record whether a dialled peer answered; if it did not, the next call tries the next secret."""
+        attempt = self._attempts.pop(address, 0)
         if not answered:
-            self._guesses[address] = guess + 1
-            if len(self._guesses) > GUESSES_MAX:
-                del self._guesses[next(iter(self._guesses))]
+            self._attempts[address] = attempt + 1
+            if len(self._attempts) > ATTEMPTS_MAX:
+                del self._attempts[next(iter(self._attempts))]
 
     # ---- links
 
-    def link_up(self, link: int, node_id: bytes) -> list[Result]:
-        """The first words on a link: who is revoked, which secret is in use."""
+    def on_link_up(self, link: int, node_id: bytes) -> list[Result]:
+        """Return the first messages on a link: digests of the known revocations, and the tag of the secret in use."""
         self._links[link] = node_id
-        held = tuple(map(digest_of, self.roster.standing.revocations()))
-        return [Send(link, RevocationsHave(held), 0), Send(link, EpochHave(self.roster.standing.tag), 0)]
+        known = tuple(map(digest_of, self.roster.revocations.encoded_revocations()))
+        return [Send(link, RevocationsHave(known), 0), Send(link, EpochHave(self.roster.revocations.tag), 0)]
 
-    def link_down(self, link: int) -> None:
-        """The link is gone."""
+    def on_link_down(self, link: int) -> None:
+        """Forget a closed link."""
         self._links.pop(link, None)
 
-    def brief(self, link: int) -> list[Result]:
-        """All that a member hears who came with an older secret; it calls again with the one in use."""
-        standing = self.roster.standing
-        results = self._tell_revocations(link, standing.revocations())
-        return [*results, Send(link, Epochs(standing.epochs()), 0), Send(link, EpochHave(standing.tag), 0)]
+    def send_all_decrees(self, link: int) -> list[Result]:
+        """Send all revocations and epochs to a member that connected with an older secret.
 
-    def agrees(self, message: object) -> bool:
-        """Whether the other side has said that it uses the same secret."""
-        return isinstance(message, EpochHave) and message.tag == self.roster.standing.tag
+        It receives nothing else: it connects again with the secret in use.
+        """
+        revocations = self.roster.revocations
+        results = self._send_revocations(link, revocations.encoded_revocations())
+        return [
+            *results,
+            Send(link, Epochs(revocations.encoded_epochs()), 0),
+            Send(link, EpochHave(revocations.tag), 0),
+        ]
+
+    def has_same_secret(self, message: object) -> bool:
+        """Return whether this message says that the peer uses the same secret."""
+        return isinstance(message, EpochHave) and message.tag == self.roster.revocations.tag
 
     # ---- messages
 
     def on_message(self, link: int, message: DecreeMessage) -> list[Result]:
-        """Take one message of a member. CertificateError: it tells what nobody has decided."""
-        standing = self.roster.standing
+        """Handle one message of a member; CertificateError if a record in it is not validly signed."""
+        revocations = self.roster.revocations
         match message:
             case RevocationsHave(digests):
                 theirs = dict.fromkeys(digests)
-                return self._tell_revocations(
-                    link, [raw for raw in standing.revocations() if digest_of(raw) not in theirs]
+                return self._send_revocations(
+                    link, [raw for raw in revocations.encoded_revocations() if digest_of(raw) not in theirs]
                 )
             case Revocations(raws):
-                made = [each for each in map(standing.add_revocation, raws) if each is not None]
-                return self._revoked(made, besides=link)
+                made = [each for each in map(revocations.add_revocation, raws) if each is not None]
+                return self._on_revoked(made, besides=link)
             case EpochHave(tag):
-                if tag != standing.tag:
-                    return [Send(link, Epochs(standing.epochs()), 0)] if standing.epoch is not None else []
+                if tag != revocations.tag:
+                    return (
+                        [Send(link, Epochs(revocations.encoded_epochs()), 0)] if revocations.epoch is not None else []
+                    )
                 if link in self._links:
-                    self._met[self._links[link]] = None
+                    self._current[self._links[link]] = None
                 return []
             case Epochs(raws):
-                news = [standing.add_epoch(raw) for raw in raws]
-                return self._moved(besides=link) if any(news) else [Send(link, EpochHave(standing.tag), 0)]
+                news = [revocations.add_epoch(raw) for raw in raws]
+                return self._on_new_secret(besides=link) if any(news) else [Send(link, EpochHave(revocations.tag), 0)]
             case _:
                 assert_never(message)
 
-    def _tell_revocations(self, link: int, raws: Iterable[bytes]) -> list[Result]:
-        told = tuple(raws)
-        pieces = (told[at : at + REVOCATIONS_TOLD] for at in range(0, len(told), REVOCATIONS_TOLD))
+    def _send_revocations(self, link: int, raws: Iterable[bytes]) -> list[Result]:
+        records = tuple(raws)
+        pieces = (records[at : at + REVOCATIONS_A_MESSAGE] for at in range(0, len(records), REVOCATIONS_A_MESSAGE))
         return [Send(link, Revocations(piece), 0) for piece in pieces]
 
-    def _revoked(self, made: list[Revocation], besides: int = -1) -> list[Result]:
-        """Members are members no more: store it, tell it, end their links."""
+    def _on_revoked(self, made: list[Revocation], besides: int = -1) -> list[Result]:
+        """Remove revoked members: store it first, then send the revocations, then drop the removed members' links."""
         if not made:
             return []
         results: list[Result] = []
         for each in made:
             self.roster.drop(each.node_id)
-            self._met.pop(each.node_id, None)
-        results.append(self.stored())
-        results += map(self._notice, made)
+            self._current.pop(each.node_id, None)
+        results.append(self.snapshot())
+        results += map(self._revocation_notice, made)
         raws = tuple(each.raw for each in made)
-        gone = [link for link, node_id in self._links.items() if self.roster.standing.revocation(node_id) is not None]
+        gone = [
+            link for link, node_id in self._links.items() if self.roster.revocations.revocation(node_id) is not None
+        ]
         for link in self._links:
             if link != besides and link not in gone:
-                results += self._tell_revocations(link, raws)
+                results += self._send_revocations(link, raws)
         results += (Drop(link, "its member was revoked") for link in gone)
         return results
 
-    def _notice(self, made: Revocation) -> Notice:
+    def _revocation_notice(self, made: Revocation) -> Notice:
         name = made.certificate.name
         detail = {"name": name, "node_id": made.node_id.hex(), "at_s": made.at_s}
         if made.node_id == self.roster.identity.node_id:
-            text = (
-                "this node was revoked: the mesh is closed to it. To come back it joins with another --home, by a code"
-            )
+            text = "this node was revoked and cannot link any more: to come back, join by a code with another --home"
             return Notice("identity.revoked", text, detail, "error")
         return Notice(
-            "member.revoked", f"{name} was revoked: its links are cut, its writes are refused", detail, "warning"
+            "member.revoked", f"{name} was revoked: its links are closed, its writes are refused", detail, "warning"
         )
 
-    def _moved(self, besides: int = -1) -> list[Result]:
-        """Another secret is in use: store it, and hand it on."""
-        self._met.clear()
-        self._guesses.clear()
-        standing = self.roster.standing
-        results: list[Result] = [self.stored()]
-        text = "the mesh has another secret; members that were away get it when they come"
-        results.append(Notice("mesh.epoch", text, {"number": 0 if standing.epoch is None else standing.epoch.number}))
+    def _on_new_secret(self, besides: int = -1) -> list[Result]:
+        """Store the new secret in use, then send it on the links."""
+        self._current.clear()
+        self._attempts.clear()
+        revocations = self.roster.revocations
+        results: list[Result] = [self.snapshot()]
+        text = "the mesh has a new secret; members that are away receive it when they link"
+        results.append(
+            Notice("mesh.epoch", text, {"number": 0 if revocations.epoch is None else revocations.epoch.number})
+        )
         for link in self._links:
             if link != besides:
-                results.append(Send(link, Epochs(standing.epochs()), 0))
-            results.append(Send(link, EpochHave(standing.tag), 0))
+                results.append(Send(link, Epochs(revocations.encoded_epochs()), 0))
+            results.append(Send(link, EpochHave(revocations.tag), 0))
         return results
 
     # ---- deciding
 
     def revocable(self, node_id: bytes, wall_ms: int) -> str:
-        """Why this node cannot revoke that one, or an empty string."""
+        """Return why this node cannot revoke that one, or an empty string if it can."""
         certificate = self.roster.get(node_id)
         authority = self._authority
         if authority is None:
             return "this node cannot revoke: only the node with the mesh's root key and admins can"
         if (
-            self.roster.standing.revocation(self.roster.identity.node_id) is not None
+            self.roster.revocations.revocation(self.roster.identity.node_id) is not None
             or self._now_s(wall_ms) >= authority.until_s
         ):
-            return "this node cannot revoke: its own certificate is over"
+            return "this node cannot revoke: its own certificate is revoked or has expired"
         if certificate is None:
-            return "no such member is known here (or it is revoked already); see 'mycomesh members'"
+            return "this node knows no such member (or it is already revoked); see 'mycomesh members'"
         if node_id == self.roster.identity.node_id:
-            return "a node does not revoke itself; ask another admin"
+            return "a node cannot revoke itself; ask another admin"
         if "admin" in certificate.roles and not authority.is_root:
-            return f"{certificate.name} is an admin: only the node with the mesh's root key revokes it"
+            return f"{certificate.name} is an admin: only the node with the mesh's root key can revoke it"
         return ""
 
     def revoke(self, node_id: bytes, wall_ms: int) -> list[Result]:
-        """Revoke a member, and give the mesh a secret that it does not know."""
+        """Revoke a member, and give the mesh a secret that it does not know. The caller has checked `revocable`."""
         certificate, authority = self.roster.get(node_id), self._authority
-        assert certificate is not None, "asked `revocable` first"
+        assert certificate is not None, "check `revocable` first"
         assert authority is not None
         at_s = self._now_s(wall_ms)
-        standing = self.roster.standing
-        made = standing.add_revocation(Revocation.issue(certificate, authority, at_s=at_s).raw)
+        revocations = self.roster.revocations
+        made = revocations.add_revocation(Revocation.issue(certificate, authority, at_s=at_s).raw)
         if made is None:
-            text = f"{REVOCATIONS_MAX} members are revoked already: it is time for another mesh"
+            text = f"{REVOCATIONS_MAX} members are already revoked, which is the limit: create a new mesh"
             return [Notice("revoke.failed", text, level="error")]
         secret = draw(self._entropy, KEY_BYTES)
-        results = self._revoked([made])
-        standing.add_epoch(standing.next_epoch(secret, node_id, authority, at_s=at_s).raw)
-        return results + self._moved()
+        results = self._on_revoked([made])
+        revocations.add_epoch(revocations.next_epoch(secret, node_id, authority, at_s=at_s).raw)
+        return results + self._on_new_secret()
 
-    def due(self, up: Callable[[bytes], bool], wall_ms: int) -> list[Certificate]:
-        """Renew members that are up and whose time runs out; what was issued, to be announced."""
+    def renew_due(self, is_up: Callable[[bytes], bool], wall_ms: int) -> list[Certificate]:
+        """Renew members that are up and near their expiry; return the new certificates, to be announced."""
         if self._authority is None:
             return []
         own, made = self.roster.identity.node_id, []
         for member in self.roster.members():
-            if member.node_id == own or up(member.node_id):
-                made += self.due_of(member, wall_ms)
+            if member.node_id == own or is_up(member.node_id):
+                made += self.renew_if_due(member, wall_ms)
         return made
 
-    def due_of(self, member: Certificate, wall_ms: int) -> list[Certificate]:
-        """Renew one member if its time runs out: at most one certificate, to be announced."""
+    def renew_if_due(self, member: Certificate, wall_ms: int) -> list[Certificate]:
+        """Renew one member if it is near its expiry; return at most one new certificate, to be announced."""
         authority, now_s = self._authority, self._now_s(wall_ms)
         left_s = member.not_after_s - now_s
         if authority is None or not 0 < left_s <= min(RENEW_BEFORE_S, (member.not_after_s - member.not_before_s) // 3):
             return []
-        renewed = self._renewed(member, authority, now_s)
-        return [renewed] if renewed is not None and self.learnt(renewed) else []
+        renewed = self._renew(member, authority, now_s)
+        return [renewed] if renewed is not None and self.record_certificate(renewed) else []
 
-    def _renewed(self, member: Certificate, authority: Authority, now_s: int) -> Certificate | None:
+    def _renew(self, member: Certificate, authority: Authority, now_s: int) -> Certificate | None:
         serial = draw(self._entropy, certificates.SERIAL_BYTES)
         base = read_certificate(base_of(member), root_public=authority.root_public)
         try:
@@ -336,11 +356,11 @@ class Membership:
                 serial=serial,
             )
         except CertificateError:
-            return None  # a chain too long for a handshake: the root renews it
+            return None  # the chain would be too long for a handshake message: the root has to renew it
 
     def on_timer(self, wall_ms: int) -> list[Result]:
-        """Store what was learnt meanwhile; warn of our own end."""
-        results: list[Result] = [self.stored()] if self._unstored else []
+        """Store certificates recorded since the last time, and warn before this node's own certificate expires."""
+        results: list[Result] = [self.snapshot()] if self._unsaved else []
         own, now_s = self.roster.identity.certificate, self._now_s(wall_ms)
         hint = expiry_hint(own, now_s)
         if hint and now_s >= self._warned_s + WARN_EVERY_S:

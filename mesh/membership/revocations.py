@@ -1,11 +1,14 @@
-"""What stands in this mesh: who is revoked, and which secret opens a handshake.
+"""Revocations and epochs: which nodes are revoked, and which mesh secret opens a handshake.
 
-Owns the decrees that every member keeps and hands on: revocations and epochs. What always holds: each was signed by the
-root or an admin; the same decrees give the same answers on every node, in whatever order they came; a secret of an epoch is
-told only together with the revocation that it follows. Must not know: links, certificates of members, files.
+Every member stores these decrees and passes them on. An epoch, that is a new mesh secret, follows each revocation, so that the
+secret that the revoked node knows goes out of use.
 
-An admin cannot revoke an admin (else two captured ones could fight for the mesh), the root can. What a revoked admin decreed from
-its revocation on does not count, its epochs not at all: the root makes another one in the same step.
+An admin cannot revoke another admin; otherwise two captured admins could fight over the mesh. The root can. The decrees of a
+revoked admin have no effect from the time of its own revocation on, and its epochs have no effect at all: the root draws
+another secret in the same step.
+
+Invariants: the root or an admin signed each decree. The same decrees have the same effect on every node, in any order of
+arrival. A node accepts an epoch only if it knows the revocation that the epoch follows.
 """
 
 from __future__ import annotations
@@ -27,8 +30,8 @@ if TYPE_CHECKING:
 
 __all__ = ["EPOCHS_KEPT", "EPOCH_BYTES_MAX", "OVERLAP_S", "REVOCATIONS_MAX", "Epoch", "Revocation", "Revocations"]
 
-REVOCATIONS_MAX = 1_024  # as many as members: beyond, a new mesh is due
-EPOCHS_KEPT = 4  # the secret in use and three before it: a member that missed more joins again
+REVOCATIONS_MAX = 1_024  # as many as members: a mesh that needs more should be replaced by a new one
+EPOCHS_KEPT = 4  # the secret in use and the three before it: a member that missed more joins again
 EPOCH_NUMBER_MAX = 2**31
 EPOCH_BYTES_MAX = DECREE_BYTES_MAX + 64
 OVERLAP_S = 7 * 86_400  # how long a member that was away may still fetch the new secret with the old one
@@ -42,7 +45,10 @@ _EPOCH_BODY = (int, bytes, bytes)  # number, tag of the secret, node id whose re
 
 @dataclass(frozen=True, slots=True)
 class Revocation:
-    """A member is one no more since `at_s`; `certificate` says who it was, `issuer` is the admin's node id or empty."""
+    """The removal of a member at `at_s` (unix seconds). `issuer` is the admin's node id, or empty for the root.
+
+    `certificate` is one certificate of the removed node, as the root signed it.
+    """
 
     certificate: Certificate
     at_s: int
@@ -51,27 +57,30 @@ class Revocation:
 
     @property
     def node_id(self) -> bytes:
-        """Whom it names: a key, whatever certificates it has."""
+        """The revoked node: all certificates for its key are invalid."""
         return self.certificate.node_id
 
     @classmethod
     def decode(cls, raw: bytes, *, root_public: bytes) -> Revocation:
-        """The revocation in `raw`; CertificateError if it was not made by one who may."""
+        """Return the revocation in `raw`; CertificateError unless its issuer may revoke that node."""
         decree = Decree.decode(raw, domain=_REVOCATION, root_public=root_public)
         certificate = read_certificate(decree.body, root_public=root_public)
         if decree.issuer and "admin" in certificate.roles:
-            raise CertificateError("issuer", f"{certificate.name} is an admin, whom the root alone revokes")
+            raise CertificateError("issuer", f"{certificate.name} is an admin, which only the root can revoke")
         return cls(certificate, decree.at_s, decree.issuer, raw)
 
     @classmethod
     def issue(cls, certificate: Certificate, authority: Authority, *, at_s: int) -> Revocation:
-        """Revoke the holder of a certificate."""
+        """Sign a revocation of the certificate's holder."""
         return cls.decode(authority.decree(_REVOCATION, base_of(certificate), at_s), root_public=authority.root_public)
 
 
 @dataclass(frozen=True, slots=True)
 class Epoch:
-    """One secret of the mesh, in use since `at_s`. `raw` holds the secret: only members may see it."""
+    """One secret of the mesh, in use since `at_s`. `raw` contains the secret, so it goes to members only.
+
+    `because` is the node id whose revocation this epoch follows.
+    """
 
     number: int
     at_s: int
@@ -82,17 +91,17 @@ class Epoch:
 
     @property
     def tag(self) -> bytes:
-        """What two members compare: says nothing about the secret."""
+        """A hash that two members compare to find out whether they use the same secret, without revealing it."""
         return _tag(self.secret)
 
     @property
     def rank(self) -> tuple[int, int, bytes]:
-        """The greatest of all is in use, so two that were made at once give way to one."""
+        """The order of epochs: the greatest is in use, so that members agree when two were issued at once."""
         return self.number, self.at_s, self.tag
 
     @classmethod
     def decode(cls, raw: bytes, *, root_public: bytes) -> Epoch:
-        """The epoch in `raw`; CertificateError if it was not made by one who may, or holds another secret."""
+        """Return the epoch in `raw`; CertificateError unless its issuer may sign it and it contains the signed secret."""
         try:
             decree_raw, secret = wire.decode_record(
                 raw, what="epoch", version=_VERSION, kinds=(bytes, bytes), bytes_max=EPOCH_BYTES_MAX
@@ -104,21 +113,21 @@ class Epoch:
         except DecodeError as error:
             raise CertificateError("malformed", str(error)) from None
         if len(secret) != KEY_BYTES or tag != _tag(secret) or len(because) != ID_BYTES:
-            raise CertificateError("malformed", "epoch holds another secret than it was signed for")
+            raise CertificateError("malformed", "epoch contains a secret other than the signed one")
         if not 0 < number <= EPOCH_NUMBER_MAX:
-            raise CertificateError("malformed", f"epoch has number {number}")
+            raise CertificateError("malformed", f"epoch has number {number}, which is not in 1 to {EPOCH_NUMBER_MAX}")
         return cls(number, decree.at_s, because, decree.issuer, secret, raw)
 
     @classmethod
     def issue(cls, number: int, secret: bytes, because: bytes, authority: Authority, *, at_s: int) -> Epoch:
-        """Make a secret the mesh's."""
+        """Sign a new secret for the mesh."""
         body = wire.encode((_VERSION, number, _tag(secret), because))
         raw = wire.encode((_VERSION, authority.decree(_EPOCH, body, at_s), secret))
         return cls.decode(raw, root_public=authority.root_public)
 
 
 class Revocations:
-    """Decrees of one mesh; `first` is the secret that the mesh was made with."""
+    """The revocations and epochs that one node knows; `first` is the secret with which the mesh was created."""
 
     __slots__ = ("_epochs", "_first", "_revocations", "_root_public")
 
@@ -131,22 +140,22 @@ class Revocations:
     # ---- revocations
 
     def revocation(self, node_id: bytes) -> Revocation | None:
-        """The revocation of a node that counts, the earliest of several."""
-        found = [each for each in self._revocations.values() if each.node_id == node_id and self._counts(each)]
+        """Return the effective revocation of a node, the earliest if there are several, or None."""
+        found = [each for each in self._revocations.values() if each.node_id == node_id and self._is_effective(each)]
         return min(found, key=lambda each: (each.at_s, each.issuer), default=None)
 
-    def revoked(self) -> tuple[Revocation, ...]:
-        """Every revocation that counts, one a node, by name."""
+    def effective(self) -> tuple[Revocation, ...]:
+        """Return the effective revocations, one a node, ordered by name."""
         nodes = dict.fromkeys(each.node_id for each in self._revocations.values())
         found = [each for each in map(self.revocation, nodes) if each is not None]
         return tuple(sorted(found, key=lambda each: (each.certificate.name, each.node_id)))
 
-    def revocations(self) -> tuple[bytes, ...]:
-        """What is handed to others."""
+    def encoded_revocations(self) -> tuple[bytes, ...]:
+        """Return all known revocations in the form that members exchange."""
         return tuple(each.raw for each in self._revocations.values())
 
     def add_revocation(self, raw: bytes) -> Revocation | None:
-        """Take a revocation; itself if it is news. CertificateError if it was not made by one who may."""
+        """Record a revocation; return it if it is new, else None. CertificateError unless its issuer may revoke that node."""
         known = next((each for each in self._revocations.values() if each.raw == raw), None)
         if known is not None:
             return None
@@ -160,59 +169,61 @@ class Revocations:
         self._revocations[key] = made
         return made
 
-    def refuse(self, certificate: Certificate) -> None:
-        """CertificateError if this certificate is that of a revoked node, or renewed by an admin after its own revocation."""
+    def check(self, certificate: Certificate) -> None:
+        """Raise CertificateError if the certificate's node is revoked, or if an admin renewed it after its own revocation."""
         made = self.revocation(certificate.node_id)
         if made is not None:
-            raise CertificateError(
-                "revoked", f"{certificate.name} was revoked: it joins again only with keys of its own"
-            )
+            raise CertificateError("revoked", f"{certificate.name} was revoked: it can join again only with new keys")
         if certificate.renewed_by:
             issuer = self.revocation(certificate.renewed_by)
             if issuer is not None and issuer.at_s <= certificate.not_before_s:
-                raise CertificateError("revoked-issuer", f"{certificate.name} was renewed by an admin who was revoked")
+                raise CertificateError("revoked-issuer", f"{certificate.name} was renewed by a revoked admin")
 
-    def _counts(self, made: Revocation) -> bool:
+    def _is_effective(self, made: Revocation) -> bool:
         if not made.issuer:
             return True
-        above = self._revocations.get((made.issuer, b""))  # admins are revoked by the root alone
+        above = self._revocations.get((made.issuer, b""))  # only the root revokes admins
         return above is None or made.at_s < above.at_s
 
     # ---- epochs
 
     @property
     def epoch(self) -> Epoch | None:
-        """The epoch in use; None while the mesh has the secret that it was made with."""
-        return max(self._standing(), key=lambda each: each.rank, default=None)
+        """The epoch in use; None while the mesh still has its first secret."""
+        return max(self._valid_epochs(), key=lambda each: each.rank, default=None)
 
     @property
     def secret(self) -> bytes:
-        """The secret that members use."""
+        """The secret in use."""
         epoch = self.epoch
         return self._first if epoch is None else epoch.secret
 
     @property
     def tag(self) -> bytes:
-        """What members compare."""
+        """A hash of the secret in use, which members compare."""
         return _tag(self.secret)
 
-    def secrets(self, wall_s: int, *, all_met: bool) -> tuple[bytes, ...]:
-        """The secret in use, then those before it while members may still be on their way (not if `all_met`)."""
+    def secrets(self, wall_s: int, *, all_current: bool) -> tuple[bytes, ...]:
+        """Return the secret in use, then the earlier ones while members may still come with one of them.
+
+        Earlier secrets are left out if `all_current` (every member uses the current one), or OVERLAP_S after the change.
+        """
         epoch = self.epoch
         if epoch is None:
             return (self._first,)
-        if all_met or wall_s >= epoch.at_s + OVERLAP_S:
+        if all_current or wall_s >= epoch.at_s + OVERLAP_S:
             return (epoch.secret,)
         before = [each.secret for each in sorted(self._epochs, key=lambda each: each.rank, reverse=True)]
         return tuple(dict.fromkeys((epoch.secret, *before, self._first)))
 
     def add_epoch(self, raw: bytes) -> bool:
-        """Take an epoch; whether another secret is in use now. CertificateError if it was not made by one who may."""
+        """Record an epoch; return whether it changed the secret in use. CertificateError unless its issuer may sign it."""
         if any(each.raw == raw for each in self._epochs):
             return False
         made = Epoch.decode(raw, root_public=self._root_public)
         if self.revocation(made.because) is None:
-            return False  # told without the revocation that it follows: whoever tells it may be the revoked one
+            # The revocation that this epoch follows is unknown here: the sender may be the revoked node itself.
+            return False
         before = self.secret
         self._epochs.append(made)
         self._epochs.sort(key=lambda each: each.rank)
@@ -220,20 +231,20 @@ class Revocations:
         return self.secret != before
 
     def next_epoch(self, secret: bytes, because: bytes, authority: Authority, *, at_s: int) -> Epoch:
-        """An epoch above all that are known."""
-        number = 1 + max((each.number for each in self._standing()), default=0)
+        """Return a new epoch whose number is above those of all valid epochs."""
+        number = 1 + max((each.number for each in self._valid_epochs()), default=0)
         return Epoch.issue(number, secret, because, authority, at_s=at_s)
 
-    def epochs(self) -> tuple[bytes, ...]:
-        """What is stored, oldest first."""
+    def encoded_epochs(self) -> tuple[bytes, ...]:
+        """Return the known epochs in their stored form, oldest first."""
         return tuple(each.raw for each in self._epochs)
 
-    def handed(self) -> tuple[bytes, ...]:
-        """What a newcomer needs besides the secret that the mesh was made with: the epoch in use, if there is one."""
+    def epochs_for_joiner(self) -> tuple[bytes, ...]:
+        """Return the epoch in use, if there is one: a joining node needs it besides the mesh's first secret."""
         epoch = self.epoch
         return () if epoch is None else (epoch.raw,)
 
-    def _standing(self) -> list[Epoch]:
+    def _valid_epochs(self) -> list[Epoch]:
         return [each for each in self._epochs if not each.issuer or (each.issuer, b"") not in self._revocations]
 
 

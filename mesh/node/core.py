@@ -73,7 +73,7 @@ class KnownRights(Protocol):
         """This node's 16-byte id."""
         ...
 
-    def limited(self) -> tuple[tuple[bytes, tuple[tuple[str, str], ...]], ...]:
+    def restricted_rights(self) -> tuple[tuple[bytes, tuple[tuple[str, str], ...]], ...]:
         """Return the members with limited rights: node id and (table pattern, right) pairs."""
         ...
 
@@ -155,7 +155,7 @@ class NodeCore:
         if roster.version == self._rights_version:
             return []
         self._rights_version = roster.version
-        limited = roster.limited()
+        limited = roster.restricted_rights()
         self._is_relay = dict(limited).get(roster.own_id) == RELAY_RIGHTS
         return [ToExchange(sync_events.RightsKnown(roster.own_id, limited))]
 

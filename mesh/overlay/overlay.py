@@ -126,8 +126,8 @@ class Overlay:
 
         At once, because a drone that passes by may be out of reach a moment later.
         """
-        results = self.membership.link_up(link, certificate.node_id)
-        if self.membership.learnt(certificate):
+        results = self.membership.on_link_up(link, certificate.node_id)
+        if self.membership.record_certificate(certificate):
             self._announce(certificate, results)
         self._links[link] = certificate.node_id
         self.gossip.on_link_up(link)
@@ -135,14 +135,14 @@ class Overlay:
         results.append(Send(link, CertificatesHave(self.roster.digests()), 0))
         results.append(Send(link, LinkStatesHave(self.topology.versions()), 1))
         known = self.roster.get(certificate.node_id)
-        for renewed in [] if known is None else self.membership.due_of(known, wall_ms):
+        for renewed in [] if known is None else self.membership.renew_if_due(known, wall_ms):
             self._announce(renewed, results)
         return results
 
     def on_link_down(self, link: int, now_ms: int) -> None:
         """The member's link is gone."""
         del self._links[link]
-        self.membership.link_down(link)
+        self.membership.on_link_down(link)
         self._request_rates.pop(link, None)
         self.gossip.on_link_down(link, now_ms)
         self.topology.on_links_changed()
@@ -169,7 +169,7 @@ class Overlay:
             case CertificatesHave() | LinkStatesHave() | RevocationsHave() if not self._admit_request(link, now_ms):
                 return []  # it will ask again, or hear it from another
             case CertificatesHave(digests):
-                return [Send(link, Certificates(piece), 0) for piece in _pieces(self.roster.besides(digests))]
+                return [Send(link, Certificates(piece), 0) for piece in _pieces(self.roster.missing_from(digests))]
             case Certificates(raws):
                 return self._on_certificates(link, raws, now_ms, wall_ms)
             case LinkStatesHave(versions):
@@ -189,7 +189,7 @@ class Overlay:
         known = self.gossip.check_duplicate(link, batch, batch_id, now_ms)
         if known is not None:
             return _to_results(known)
-        if self.roster.standing.revocation(batch.origin) is not None:
+        if self.roster.revocations.revocation(batch.origin) is not None:
             # Whatever its date: whoever has the key can date it back. What was taken before stays (docs/SECURITY.md).
             text = "a batch of a revoked node was dropped"
             return [Notice("batch.revoked", text, {"origin": batch.origin.hex(), "link": link}, "warning")]
@@ -231,16 +231,16 @@ class Overlay:
         news = 0
         for raw in raws:
             try:
-                certificate = self.roster.judge(raw, wall_ms)
+                certificate = self.roster.verify(raw, wall_ms)
             except CertificateError as error:
                 # Clocks and news differ: what is valid at the sender may have expired here. Anything else is a lie.
                 if error.reason in {"expired", "not-yet-valid", "revoked", "revoked-issuer"}:
                     continue
                 raise
-            if self.membership.learnt(certificate):
+            if self.membership.record_certificate(certificate):
                 news += 1
                 if certificate.node_id == self.roster.identity.node_id:
-                    results.append(self.membership.stored())
+                    results.append(self.membership.snapshot())
                     results.append(Notice("identity.renewed", "this node's certificate was renewed"))
                 self._certificates_to_relay[certificate.node_id] = (certificate.raw, link)
         if news:
@@ -283,7 +283,7 @@ class Overlay:
             results += (Drop(link, "its certificate has expired") for link, node in self._links.items() if node in gone)
             for node_id in gone:
                 self.topology.forget(node_id)
-            for certificate in self.membership.due(self._is_reachable, wall_ms):
+            for certificate in self.membership.renew_due(self._is_reachable, wall_ms):
                 self._announce(certificate, results)
             results += self.membership.on_timer(wall_ms)
         if self.topology.deadline() <= now_ms:
@@ -304,7 +304,7 @@ class Overlay:
 
     def _forget_revoked(self, message: DecreeMessage) -> None:
         if isinstance(message, Revocations):
-            for made in self.roster.standing.revoked():
+            for made in self.roster.revocations.effective():
                 self.topology.forget(made.node_id)
 
     def _is_reachable(self, node_id: bytes) -> bool:

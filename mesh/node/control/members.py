@@ -103,8 +103,8 @@ def _rights_of(request: dict[str, Any]) -> tuple[tuple[str, ...], tuple[tuple[st
 
 def _members_of(membership: Membership) -> list[dict[str, Any]]:
     """Return all known members, including revoked ones, ordered by name."""
-    standing, own = membership.roster.standing, membership.roster.identity.node_id
-    revoked = {each.node_id: each for each in standing.revoked()}
+    revocations, own = membership.roster.revocations, membership.roster.identity.node_id
+    revoked = {each.node_id: each for each in revocations.effective()}
     found = [_member(each, own, None) for each in membership.roster.members() if each.node_id not in revoked]
     found += [_member(each.certificate, own, each.at_s) for each in revoked.values()]
     return sorted(found, key=lambda member: (member["name"], member["node_id"]))
@@ -136,12 +136,12 @@ def _ticket(store: Keystore, membership: Membership, request: dict[str, Any]) ->
             not_before_s=max(clock()[1] // 1_000, membership.roster.newest_seen_s),
             lifetime_s=lifetime_s(roles),
             grants=grants,
-            epochs=membership.roster.standing.handed(),
+            epochs=membership.roster.revocations.epochs_for_joiner(),
         )
     except MeshError as error:
         raise NodeError.of(error) from error
-    membership.learnt(made.certificate)
-    changed = membership.stored()
+    membership.record_certificate(made.certificate)
+    changed = membership.snapshot()
     store.store_membership(changed.identity, changed.standing)
     return ticket_encode(made).decode("ascii")
 
@@ -157,7 +157,7 @@ def _revoke(node: ServingNode, membership: Membership, who: str) -> dict[str, An
     if fault:
         raise NodeError(fault)
     node.revoke(matching[0].node_id)
-    if membership.roster.standing.revocation(matching[0].node_id) is None:
+    if membership.roster.revocations.revocation(matching[0].node_id) is None:
         raise NodeError(f"the node did not revoke {matching[0].name}; see its log")
     return {"name": matching[0].name, "node_id": matching[0].node_id.hex()}
 

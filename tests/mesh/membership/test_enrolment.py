@@ -203,10 +203,10 @@ def test_an_invitation_is_open_until_it_expires_or_is_used_up():
     assert invitation.is_open(BORN_MS)
     assert invitation.is_open(BORN_MS + 9)
     assert not invitation.is_open(BORN_MS + 10)
-    assert invitation.used().is_open(BORN_MS)
-    assert not invitation.used().used().is_open(BORN_MS)
+    assert invitation.after_use().is_open(BORN_MS)
+    assert not invitation.after_use().after_use().is_open(BORN_MS)
     with pytest.raises(AssertionError):
-        invitation.used().used().used()
+        invitation.after_use().after_use().after_use()
 
 
 def test_an_invitation_and_its_code_share_the_secret_and_show_it_nowhere_else():

@@ -218,17 +218,17 @@ def test_every_altered_byte_of_a_renewed_certificate_is_refused():
 
 def test_a_revoked_node_is_refused_with_every_certificate_that_it_has():
     roster = Roster(FOUNDER)
-    roster.standing.add_revocation(Revocation.issue(BRAVO.certificate, ROOT_AUTHORITY, at_s=NOW_S).raw)
+    roster.revocations.add_revocation(Revocation.issue(BRAVO.certificate, ROOT_AUTHORITY, at_s=NOW_S).raw)
     later = renew(BRAVO.certificate, ADMIN_AUTHORITY, at_s=NOW_S + 1, serial=SERIAL)
     for raw in (BRAVO.certificate.raw, later.raw):
         with refused("revoked"):
-            roster.judge(raw, WALL_MS)
-    assert roster.judge(CHARLIE.certificate.raw, WALL_MS) == CHARLIE.certificate
+            roster.verify(raw, WALL_MS)
+    assert roster.verify(CHARLIE.certificate.raw, WALL_MS) == CHARLIE.certificate
 
 
 def test_only_the_root_and_admins_revoke_and_admins_only_those_below():
-    standing = Revocations(PUBLIC, FOUNDER.secret)
-    assert standing.add_revocation(Revocation.issue(BRAVO.certificate, ADMIN_AUTHORITY, at_s=NOW_S).raw)
+    revocations = Revocations(PUBLIC, FOUNDER.secret)
+    assert revocations.add_revocation(Revocation.issue(BRAVO.certificate, ADMIN_AUTHORITY, at_s=NOW_S).raw)
     with refused("issuer"):
         Revocation.issue(BRAVO.certificate, pretended(CHARLIE, CHARLIE.certificate.raw), at_s=NOW_S)
     with refused("bad-signature"):
@@ -237,7 +237,7 @@ def test_only_the_root_and_admins_revoke_and_admins_only_those_below():
         Revocation.issue(member("second", roles=("admin",)).certificate, ADMIN_AUTHORITY, at_s=NOW_S)
     with refused("issuer"):  # an admin whose time is over
         Revocation.issue(BRAVO.certificate, ADMIN_AUTHORITY, at_s=NOW_S + 365 * DAY_S)
-    assert [each.node_id for each in standing.revoked()] == [BRAVO.node_id]
+    assert [each.node_id for each in revocations.effective()] == [BRAVO.node_id]
 
 
 def test_what_an_admin_decreed_after_its_own_revocation_does_not_count_in_any_order():
@@ -245,14 +245,14 @@ def test_what_an_admin_decreed_after_its_own_revocation_does_not_count_in_any_or
     before = Revocation.issue(CHARLIE.certificate, ADMIN_AUTHORITY, at_s=NOW_S + 5).raw
     of_admin = Revocation.issue(ADMIN.certificate, ROOT_AUTHORITY, at_s=NOW_S + 10).raw
     for order in ((by_admin, before, of_admin), (of_admin, before, by_admin), (before, of_admin, by_admin)):
-        standing = Revocations(PUBLIC, FOUNDER.secret)
+        revocations = Revocations(PUBLIC, FOUNDER.secret)
         for raw in order:
-            standing.add_revocation(raw)
-        assert {each.node_id for each in standing.revoked()} == {ADMIN.node_id, CHARLIE.node_id}
+            revocations.add_revocation(raw)
+        assert {each.node_id for each in revocations.effective()} == {ADMIN.node_id, CHARLIE.node_id}
         late = renew(BRAVO.certificate, ADMIN_AUTHORITY, at_s=NOW_S + 10, serial=SERIAL)
         with refused("revoked-issuer"):
-            standing.refuse(late)
-        standing.refuse(renew(BRAVO.certificate, ADMIN_AUTHORITY, at_s=NOW_S + 9, serial=SERIAL))
+            revocations.check(late)
+        revocations.check(renew(BRAVO.certificate, ADMIN_AUTHORITY, at_s=NOW_S + 9, serial=SERIAL))
 
 
 # ---- epochs
@@ -264,24 +264,24 @@ def test_the_greatest_epoch_is_in_use_in_whatever_order_they_come_and_a_revoked_
     one = Epoch.issue(1, bytes([1]) * 32, BRAVO.node_id, ROOT_AUTHORITY, at_s=NOW_S)
     two = Epoch.issue(2**31, bytes([2]) * 32, BRAVO.node_id, ADMIN_AUTHORITY, at_s=NOW_S)
     for order in ((one, two), (two, one)):
-        standing = Revocations(PUBLIC, FOUNDER.secret)
-        standing.add_revocation(of_bravo)
+        revocations = Revocations(PUBLIC, FOUNDER.secret)
+        revocations.add_revocation(of_bravo)
         for epoch in order:
-            standing.add_epoch(epoch.raw)
-        assert standing.secret == two.secret
-        standing.add_revocation(of_admin)
-        assert standing.secret == one.secret
-        after = standing.next_epoch(bytes([3]) * 32, ADMIN.node_id, ROOT_AUTHORITY, at_s=NOW_S + 9)
+            revocations.add_epoch(epoch.raw)
+        assert revocations.secret == two.secret
+        revocations.add_revocation(of_admin)
+        assert revocations.secret == one.secret
+        after = revocations.next_epoch(bytes([3]) * 32, ADMIN.node_id, ROOT_AUTHORITY, at_s=NOW_S + 9)
         assert after.number == 2
-        assert standing.add_epoch(after.raw)
-        assert standing.secret == after.secret
+        assert revocations.add_epoch(after.raw)
+        assert revocations.secret == after.secret
 
 
 def test_a_secret_is_taken_only_with_the_revocation_that_it_follows_and_only_as_it_was_signed():
-    standing = Revocations(PUBLIC, FOUNDER.secret)
+    revocations = Revocations(PUBLIC, FOUNDER.secret)
     epoch = Epoch.issue(1, bytes(32), BRAVO.node_id, ROOT_AUTHORITY, at_s=NOW_S)
-    assert not standing.add_epoch(epoch.raw)
-    assert standing.secret == FOUNDER.secret
+    assert not revocations.add_epoch(epoch.raw)
+    assert revocations.secret == FOUNDER.secret
     decree = wire.decode_record(epoch.raw, what="", version=1, kinds=(bytes, bytes), bytes_max=9_999)[0]
     with refused("malformed"):
         Epoch.decode(wire.encode((1, decree, bytes([9]) * 32)), root_public=PUBLIC)
@@ -290,13 +290,13 @@ def test_a_secret_is_taken_only_with_the_revocation_that_it_follows_and_only_as_
 
 
 def test_the_old_secret_opens_nothing_once_all_have_the_new_one_or_the_overlap_is_over():
-    standing = Revocations(PUBLIC, FOUNDER.secret)
-    standing.add_revocation(Revocation.issue(BRAVO.certificate, ROOT_AUTHORITY, at_s=NOW_S).raw)
+    revocations = Revocations(PUBLIC, FOUNDER.secret)
+    revocations.add_revocation(Revocation.issue(BRAVO.certificate, ROOT_AUTHORITY, at_s=NOW_S).raw)
     epoch = Epoch.issue(1, bytes(32), BRAVO.node_id, ROOT_AUTHORITY, at_s=NOW_S)
-    standing.add_epoch(epoch.raw)
-    assert standing.secrets(NOW_S, all_met=False) == (epoch.secret, FOUNDER.secret)
-    assert standing.secrets(NOW_S, all_met=True) == (epoch.secret,)
-    assert standing.secrets(NOW_S + OVERLAP_S, all_met=False) == (epoch.secret,)
+    revocations.add_epoch(epoch.raw)
+    assert revocations.secrets(NOW_S, all_current=False) == (epoch.secret, FOUNDER.secret)
+    assert revocations.secrets(NOW_S, all_current=True) == (epoch.secret,)
+    assert revocations.secrets(NOW_S + OVERLAP_S, all_current=False) == (epoch.secret,)
 
 
 # ---- a mesh that lives through it
@@ -312,7 +312,7 @@ def meshed(*identities, **more):
 
 
 def tags(*nodes):
-    return {node.core.membership.roster.standing.tag for node in nodes}
+    return {node.core.membership.roster.revocations.tag for node in nodes}
 
 
 def test_revoking_cuts_live_links_at_once_and_the_key_stays_out_for_good():
@@ -363,11 +363,11 @@ def test_what_was_revoked_outlives_a_restart_and_is_told_to_late_members():
     stored = bravo.seen(MembershipChanged)[-1]
     identity = Identity.decode(stored.identity)
     again = Membership(identity, None, random.Random(1).randbytes, stored.standing)
-    assert again.roster.standing.revocation(CHARLIE.node_id) is not None
-    assert again.roster.standing.tag in tags(root)
+    assert again.roster.revocations.revocation(CHARLIE.node_id) is not None
+    assert again.roster.revocations.tag in tags(root)
     assert {each.name for each in again.roster.members()} == {"n0", "n1"}
     with refused("revoked"):
-        again.roster.judge(CHARLIE.certificate.raw, WALL_MS)
+        again.roster.verify(CHARLIE.certificate.raw, WALL_MS)
     for cut in range(0, len(stored.standing), 97):
         with pytest.raises(DecodeError):
             Membership(identity, None, random.Random(1).randbytes, stored.standing[:cut] or b"\0")
@@ -388,7 +388,7 @@ def test_a_member_that_was_away_gets_in_with_the_old_secret_and_only_to_fetch_th
     pipes.run(3_000)
     assert tags(root) == tags(late)
     assert len(root.links) == ups + 1
-    assert late.core.membership.roster.standing.revocation(CHARLIE.node_id) is not None
+    assert late.core.membership.roster.revocations.revocation(CHARLIE.node_id) is not None
     assert CHARLIE.node_id not in late.links.values()
 
 
@@ -422,7 +422,7 @@ def test_two_halves_that_were_both_given_another_secret_agree_on_one():
         lambda: len(tags(*members)) == 1 and all(len(each.links) == 3 for each in members), limit_ms=200_000
     )
     for each in members:
-        gone = {made.node_id for made in each.core.membership.roster.standing.revoked()}
+        gone = {made.node_id for made in each.core.membership.roster.revocations.effective()}
         assert gone == {names[4].node_id, names[5].node_id}
     assert victim.links == victim2.links == {}
 
@@ -474,17 +474,17 @@ def test_a_member_that_passes_by_for_a_moment_is_renewed():
 def test_an_admin_that_is_renewed_while_it_runs_signs_with_its_new_certificate():
     short = member("short", roles=("member", "admin"), lifetime_s=3 * DAY_S)
     deciding = Membership(short, None, random.Random(1).randbytes)
-    assert deciding.learnt(BRAVO.certificate)
+    assert deciding.record_certificate(BRAVO.certificate)
     later_s = NOW_S + 10 * DAY_S
-    assert "certificate is over" in deciding.revocable(BRAVO.node_id, later_s * 1_000)
+    assert "is revoked or has expired" in deciding.revocable(BRAVO.node_id, later_s * 1_000)
     renewed = member("short", roles=("member", "admin"), at_s=NOW_S + 2 * DAY_S, lifetime_s=30 * DAY_S)
     assert renewed.node_id == short.node_id
-    assert deciding.learnt(renewed.certificate)
+    assert deciding.record_certificate(renewed.certificate)
     assert deciding.revocable(BRAVO.node_id, later_s * 1_000) == ""
     deciding.revoke(BRAVO.node_id, later_s * 1_000)
     others = Membership(CHARLIE, None, random.Random(2).randbytes)
-    raw = deciding.roster.standing.revocation(BRAVO.node_id).raw
-    assert others.roster.standing.add_revocation(raw) is not None
+    raw = deciding.roster.revocations.revocation(BRAVO.node_id).raw
+    assert others.roster.revocations.add_revocation(raw) is not None
     assert renewed.certificate.raw in raw
 
 
