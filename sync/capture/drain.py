@@ -1,8 +1,10 @@
-"""Drain: what the triggers logged becomes stamped changes, in one transaction.
+"""Drain: turns the pending log, which triggers write, into stamped changes; one transaction a chunk.
 
-Owns the coalescing of log rows into one change a row. What always holds: only the rows' current state is read, never an
-order of operations (an application trigger's update can be logged before its own insert); a change is stamped after every
-stamp that it overwrites, so a user always overwrites what he sees, even on a slow clock. It must not know peers.
+All log records of a row become one change, made from the row's current state. The order of the logged operations does not matter,
+and could not: an application's trigger can have an update logged before the insert that caused it.
+
+Invariant: a change is stamped after every stamp that it overwrites. So a user always overwrites what he sees, even on a node
+whose clock is slow. design.md section 3.
 """
 
 from __future__ import annotations
@@ -49,9 +51,9 @@ from mycomesh.sync.wire.bundle import Group, Kind, Section
 
 __all__ = ["CHUNK_BYTES_MAX", "CHUNK_ROWS_MAX", "EDIT_WEIGHT", "Drained", "Times", "captured_ms", "drain_table"]
 
-# One chunk is one transaction: some 7 ms of write lock, here and where it is merged. A slow core may take five times as long.
+# A chunk of this many new rows holds the write lock some 7 ms, here and where it is merged. A slow core may take five times that.
 CHUNK_ROWS_MAX = 2_048
-# Updates and deletes are looked up one by one: 12 times what a new row takes, and 20 to 30 times where they are merged.
+# Weight of an update or a delete in new rows. Each is looked up on its own: 12 times the work here, 20 to 30 times in a merge.
 EDIT_WEIGHT = 32
 CHUNK_BYTES_MAX = 1 << 20
 _UNIX_EPOCH_JULIAN = 2_440_587.5
@@ -60,9 +62,11 @@ _DAY_MS = 86_400_000
 
 @dataclass(slots=True)
 class Drained:
-    """One chunk: the section to publish (None if nothing is new), whether the log holds more, and what it took.
+    """Result of draining one chunk.
 
-    `weight` is in new rows, which take the least.
+    section: the changes to publish, None if nothing has changed.
+    more: the pending log has more records.
+    weight: the work done, in new rows (`EDIT_WEIGHT`).
     """
 
     section: Section | None
@@ -72,41 +76,48 @@ class Drained:
 
 @dataclass(frozen=True, slots=True)
 class Times:
-    """Wall times in milliseconds: now, and what an insert gets that was logged without its time."""
+    """Wall times in milliseconds: now, and the time of an insert that was logged without one."""
 
     now_ms: int
     untimed_ms: int
 
     def of(self, at: Any, what: int) -> int:
-        """Return the time of a log row: a Julian day from a trigger, None if none was noted, 0 if older than the mesh."""
+        """Return the time of a log record in milliseconds.
+
+        `at` is a Julian day that a trigger wrote, None if it wrote no time, or 0 for a row that was there before the node.
+        """
         if at is None:
             return self.untimed_ms if what == OP_INSERT else self.now_ms
-        # A write captured while the clock was ahead is stamped by the clock as it is: peers would refuse the future.
+        # A write captured while the clock was ahead gets the present time: peers refuse stamps from the future.
         return min(captured_ms(at), self.now_ms)
 
 
 def captured_ms(at: Any) -> int:
-    """Return the wall time that a trigger has noted, a Julian day; 0 for rows that are older than the mesh."""
+    """Return the wall time in milliseconds of a Julian day that a trigger wrote; 0 for a row that was there before the node."""
     return round((at - _UNIX_EPOCH_JULIAN) * _DAY_MS) if type(at) is float else 0
 
 
 @dataclass(slots=True)
 class _PendingRow:
-    """What the log says of one row, coalesced, and the row as it is now (None: gone)."""
+    """All log records of one row, coalesced, and the row's current values (None if it is gone)."""
 
     at_ms: int
     inserted: bool
     deleted: bool
-    silent: bool  # some UPDATE named no changed column
+    silent: bool  # some UPDATE seems to have changed no column: see `_changed`
     mask: int
     values: tuple[Any, ...] | None
-    heavy: bool = False  # it may be too large for one change
+    heavy: bool = False  # the row may be too large for one change
 
 
 def drain_table(table: Table, site_number: int, times: Times, budget: int = CHUNK_ROWS_MAX) -> Drained:
-    """Turn up to one chunk of the pending log into changes of the site at `place`; inside a transaction.
+    """Turn up to one chunk of the pending log into changes of this site. Runs inside a transaction.
 
-    `room` is the weight that is left for this table.
+    Args:
+        table: the table whose log is drained.
+        site_number: this site.
+        times: wall times for the stamps.
+        budget: limit on the weight of the chunk.
     """
     after = table.coverage.top(table.store.site(site_number))
     run = _drain_run(table, site_number, times, budget)
@@ -117,6 +128,7 @@ def drain_table(table: Table, site_number: int, times: Times, budget: int = CHUN
         try:
             rows, last, more, taken = _read_pending(table, times, budget)
         except UnicodeDecodeError:
+            # Some text is not UTF-8. Reading raw text is slower, so it is the exception.
             rows, last, more, taken = _read_pending(table, times, budget, raw=True)
         if not rows:
             table.unread = False
@@ -137,13 +149,13 @@ def drain_table(table: Table, site_number: int, times: Times, budget: int = CHUN
     return Drained(Section(table.spec.folded, [(site, after, upto)], groups), more, taken)
 
 
-# ---- the common case: rows inserted one after the other, untouched since
+# ---- the common case: rows inserted one after the other and not changed since
 
 
 def _drain_run(table: Table, site_number: int, times: Times, budget: int) -> tuple[list[Group], int, bool] | None:
-    """Stamps a chunk that holds nothing but inserts of new rows in the order of their rowids.
+    """Stamp a chunk that consists of inserts of consecutive rowids and nothing else.
 
-    Returns (groups, last rowid read, whether more follow), None (nothing done) if any log row needs a closer look.
+    Returns (groups, last log rowid read, whether more follow), or None, with nothing done, if some record needs the general case.
     """
     if table.spec.kind is KeyKind.KEYED:
         return None
@@ -175,6 +187,7 @@ def _drain_run(table: Table, site_number: int, times: Times, budget: int) -> tup
         return None
     if not values or max(map(len, encoded)) > CHANGE_BYTES_MAX:
         return None
+    # A rowid that the change log knows was used before: its insert overwrites older entries.
     if table.log.any_row_between(first, first + len(values) - 1):
         return None
     tick = table.store.clock.tick
@@ -189,11 +202,11 @@ def _drain_run(table: Table, site_number: int, times: Times, budget: int) -> tup
 def _enter_inserts(
     table: Table, site_number: int, hlcs: list[int], rows: Sequence[Row], values: list[Any], encoded: list[bytes]
 ) -> Group:
-    """Enters births of all known columns in the change log; returns them as a group."""
+    """Write inserts of all known columns into the change log; return them as a group."""
     mask = table.known_mask | EXISTENCE
     keys: Sequence[Row | None] | None = None if table.spec.kind is KeyKind.KEYLESS else rows
     if table.spec.kind is KeyKind.KEYED:
-        keys = [None if isinstance(row, int) else row for row in rows]  # a NULL in the key: the birth names the row
+        keys = [None if isinstance(row, int) else row for row in rows]  # a NULL in the key: the insert names the row
     digests = table.digests(site_number, mask, hlcs, keys, encoded)
     table.log.add_births(site_number, hlcs, rows, pack_mask(mask), digests, packed=not table.counters)
     if table.counters:
@@ -208,7 +221,7 @@ def _enter_inserts(
 def _read_pending(
     table: Table, times: Times, budget: int, *, raw: bool = False
 ) -> tuple[dict[Row, _PendingRow], int, bool, int]:
-    """Return (rows by name, last rowid read, whether more follow, weight); `raw` reads text that is not UTF-8."""
+    """Return (rows by name, last log rowid read, whether more follow, weight); `raw` reads text that is not UTF-8."""
     words = word_names(table.bits_captured)
     rows: dict[Row, _PendingRow] = {}
     last = size = 0
@@ -230,7 +243,7 @@ def _read_pending(
             row = record[first_key]
         values = record[first_value:] if record[first_value - 1] is not None else None
         if keyed and values is None and isinstance(row, int):
-            found = table.read(row)  # a NULL in the key: the join cannot find it
+            found = table.read(row)  # the join on key columns does not find a key with a NULL
             values = None if found is None else tuple(found.values())
         taken += 1 if what == OP_INSERT else EDIT_WEIGHT
         touched = rows.get(row)
@@ -239,7 +252,7 @@ def _read_pending(
             if values is not None:
                 weight = _weight(values)
                 size += weight
-                touched.heavy = 4 * weight > CHANGE_BYTES_MAX  # characters may take four bytes each
+                touched.heavy = 4 * weight > CHANGE_BYTES_MAX  # `_weight` counts characters; each may take four bytes
         touched.at_ms = max(touched.at_ms, times.of(at, what))
         if what == OP_INSERT:
             touched.inserted = True
@@ -248,14 +261,14 @@ def _read_pending(
         elif what != OP_EVICT:
             mask = what
             for number in range(1, len(words)):
-                mask |= (record[2 + number] or 0) << (WORD_BITS * number)  # NULL: logged by no trigger
+                mask |= (record[2 + number] or 0) << (WORD_BITS * number)  # NULL in records that no trigger wrote
             touched.mask |= mask
             touched.silent |= not mask
     return rows, last, more, taken
 
 
 def _pending_records(table: Table, words: list[str], budget: int, *, raw: bool) -> Iterator[tuple[Any, ...]]:
-    """Return log rows: rowid, at, mask words, key columns, whether the row is there, the row's columns."""
+    """Return log records: rowid, at, mask words, key columns, 1 if the row is there (else None), the row's columns."""
     found: Iterator[tuple[Any, ...]] = table.store.db.execute(_pending_sql(table, words, raw=raw), (budget + 1,))
     if not raw:
         return found
@@ -291,13 +304,13 @@ def _weight(values: tuple[Any, ...]) -> int:
     for value in values:
         if type(value) is str or type(value) is bytes:
             size += len(value)
-        elif type(value) is list:  # `is_raw`: asked for each cell
+        elif type(value) is list:  # as `is_raw` says, which would cost a call for each cell
             size += len(value[0])
     return size
 
 
 def _all_new(table: Table, rows: dict[Row, _PendingRow]) -> bool:
-    """Return True if every row was inserted, is there, and is not known to the change log."""
+    """Return True if every row was inserted, is still there, and is unknown to the change log."""
     for touched in rows.values():
         if not touched.inserted or touched.deleted or touched.values is None or touched.heavy:
             return False
@@ -308,7 +321,7 @@ def _all_new(table: Table, rows: dict[Row, _PendingRow]) -> bool:
 
 
 def _drain_inserts(table: Table, site_number: int, rows: dict[Row, _PendingRow]) -> list[Group]:
-    """Stamps new rows in any order of their rowids or keys, without a look at the change log."""
+    """Stamp new rows, in any order of their rowids or keys, without reading the change log."""
     tick = table.store.clock.tick
     hlcs = [tick(touched.at_ms) for touched in rows.values()]
     values = [touched.values or () for touched in rows.values()]
@@ -316,17 +329,18 @@ def _drain_inserts(table: Table, site_number: int, rows: dict[Row, _PendingRow])
 
 
 def _drain_rows(table: Table, site_number: int, rows: dict[Row, _PendingRow]) -> list[Group]:
-    """Stamps one change, or for a row that was replaced two, for each row that changed."""
+    """Stamp one change for each row that changed, and two for a row that was replaced."""
     groups: dict[tuple[Kind, int], Group] = {}
     holds = table.holds_any()
     leaves = table.log.leaves_of(list(rows))
     for row, touched in rows.items():
         present = None if touched.values is None else dict(zip(table.known, touched.values, strict=True))
         view = RowView(table, row, present, leaves[row], holds=holds)
-        by_birth = isinstance(row, int) and table.spec.kind is not KeyKind.ROWID
+        by_insert = isinstance(row, int) and table.spec.kind is not KeyKind.ROWID
         too_large = _too_large(view, touched)
-        # Where a row is inserted the one before has gone, by a REPLACE too, which fires no delete trigger.
-        replaced = by_birth and view.visible and touched.inserted
+        # An insert under a rowid that has a visible row means that the old row is gone. REPLACE fires no delete trigger, so the
+        # log may not say so. Where inserts name the rows these are two rows, and the old one needs a delete.
+        replaced = by_insert and view.visible and touched.inserted
         if view.visible and (present is None or replaced):
             _change(table, site_number, view, touched, Kind.DELETE, EXISTENCE, groups)
             if not replaced:
@@ -347,13 +361,20 @@ def _drain_rows(table: Table, site_number: int, rows: dict[Row, _PendingRow]) ->
 
 
 def _changed(view: RowView, touched: _PendingRow, site_number: int, too_large: int) -> int:
-    """Return the columns of an update that its change owns."""
+    """Return the columns of an update that its change owns.
+
+    The triggers compare old and new values in SQL, which has three blind spots: SQL calls 1 and 1.0 equal, the triggers do not
+    compare a column that was added after them, and a record may only ask for a look at the row (`LOOK_AGAIN`). Where a column
+    may have changed unseen, the row is compared with the digests of its entries.
+    """
     table = view.table
     mask = touched.mask & table.known_mask
     uncaptured = table.known_mask & ~table.captured_mask
     if touched.silent:
+        # No trigger saw a difference, so any column may have changed.
         mask |= differing(view) | _unowned_written(view, 0) | uncaptured
     elif mask or uncaptured:
+        # The triggers saw these columns change. In others only the type of a number may have changed.
         mask |= retyped(view, mask) | _unowned_written(view, uncaptured)
         if uncaptured:
             mask |= differing(view) & uncaptured
@@ -366,10 +387,10 @@ def _changed(view: RowView, touched: _PendingRow, site_number: int, too_large: i
 
 
 def _unowned_written(view: RowView, uncaptured: int) -> int:
-    """Return those columns which no entry owns, and no trigger has compared, where the row shows no mere default.
+    """Return the columns that no entry owns, that no trigger has compared, and that have another value than their default.
 
-    An application that adds a column and fills it in one go has updated others in the same statement. To a trigger a number
-    and its equal of another type are one.
+    There is no digest to compare such a column with. An application that adds a column can fill it in a statement that also
+    updates captured columns. A trigger does not see a default number replaced by an equal number of another type.
     """
     table = view.table
     unowned = table.loose_mask | uncaptured
@@ -390,7 +411,7 @@ def _unowned_written(view: RowView, uncaptured: int) -> int:
     listing = f"SELECT {terms} FROM {quoted(table.spec.name)} t WHERE {found[0]}"
     try:
         shown = table.store.db.execute(listing, found[1]).fetchone()
-    except apsw.SQLError:  # a default that is no expression outside of its column
+    except apsw.SQLError:  # a default that is not a valid expression outside of its column definition
         return unowned & uncaptured
     tests = zip(columns, shown[::3], shown[1::3], shown[2::3], strict=True)
     return table.mask_of(
@@ -399,14 +420,20 @@ def _unowned_written(view: RowView, uncaptured: int) -> int:
 
 
 def _default_terms(column: Column) -> str:
-    """SQL of whether a row `t` shows a column's default, and of both where they are numbers that the column keeps as they are."""
+    """Return three SQL terms: whether row `t` has the column's default, its value and the default.
+
+    The last two are NULL unless they are numbers that the column stores without a change of type.
+    """
     value, default = f"t.{quoted(column.name)}", f"({column.default or 'NULL'}\n)"
     number = f"typeof({value}) IN ('integer', 'real')" if column.affinity == "BLOB" else "0"
     return f"{value} IS {default}, iif({number}, {value}, NULL), iif({number}, {default}, NULL)"
 
 
 def _too_large(view: RowView, touched: _PendingRow) -> int:
-    """Return the columns whose values are too large to travel. Where an entry owns one, the row is told anew without it."""
+    """Return the columns whose values are too large to send.
+
+    If an entry owns one of them, peers have an older value of it. Then the row is stamped as an insert without that column.
+    """
     if view.present is None or not touched.heavy:
         return 0
     too_large = oversized(view.table, view.present)
@@ -423,7 +450,7 @@ def _change_in_portions(
     mask: int,
     groups: dict[tuple[Kind, int], Group],
 ) -> None:
-    """Stamps a birth or an update, as several changes where one could not be sent."""
+    """Stamp an insert or an update, as several changes if one would be too large to send."""
     kind = Kind.INSERT if mask & EXISTENCE else Kind.UPDATE
     if not touched.heavy:
         _change(table, site_number, view, touched, kind, mask, groups)
@@ -435,7 +462,7 @@ def _change_in_portions(
 
 
 def _record_unseen(view: RowView, key: Any, stamp: tuple[int, bytes], masks: list[int]) -> None:
-    """Record values that a local write ends and that its user never saw: they were parked, or hidden by a delete."""
+    """Record values that a local write supersedes and that its user never saw: they were parked, or hidden by a delete."""
     table = view.table
     for leaf, entry, mask in zip(view.leaves, view.entries, masks, strict=True):
         lost = table.columns_of(entry.mask & ~mask & ~EXISTENCE)
@@ -454,24 +481,26 @@ def _change(
     mask: int,
     groups: dict[tuple[Kind, int], Group],
 ) -> None:
-    """Stamps one change of a row, enters it in the change log and appends it to its group."""
+    """Stamp one change of a row, write it into the change log and append it to its group."""
     clock = table.store.clock
     site = table.store.site(site_number)
+    # After every stamp of the row, also on a clock that is slow: the user saw these values and overwrote them.
     hlc = clock.tick(touched.at_ms, view.hlc)
     dead = kind is Kind.DELETE
     prior = encode_prior(priors_of(view, site_number, mask))
-    by_birth = isinstance(view.row, int) and table.spec.kind is not KeyKind.ROWID
-    born = by_birth and not view.visible
-    key = birth_key(site, hlc) if born else view.key
+    by_insert = isinstance(view.row, int) and table.spec.kind is not KeyKind.ROWID
+    is_insert = by_insert and not view.visible
+    key = birth_key(site, hlc) if is_insert else view.key
     outcome = join(view.entries, (hlc, site), mask)
     assert outcome.gained == mask, "a local stamp is greater than everything that it overwrites"
-    if not by_birth:
+    if not by_insert:
         _record_unseen(view, key, (hlc, site), outcome.masks)
     columns = () if dead else table.columns_of(mask)
     present = view.present or {}
     values = [present[name] for name in columns]
     shrink(view, outcome.masks, key)
-    row = key if dead and by_birth else view.row
+    # A deleted row has no rowid. If its insert identifies it, its entries get the key of the insert.
+    row = key if dead and by_insert else view.row
     digest = table.digest(site_number, hlc, mask, key, values, dead=dead)
     table.log.add((site_number, hlc, row, pack_mask(mask, dead=dead), digest, prior))
     if table.counters:

@@ -1,7 +1,6 @@
-"""Installation: what stands of ours on a user's table, put on and taken off.
+"""Installs and removes capture on a user's table: the pending log, its columns, the triggers and the keep index.
 
-Owns the order in which the pending log, its columns and the triggers are made, and what goes with a table. What always holds:
-a trigger names no column that the pending log lacks, so that no write of an application fails. It must not know why.
+The pending log gets a column before a trigger names it: otherwise writes of the application would fail.
 """
 
 from __future__ import annotations
@@ -31,12 +30,12 @@ __all__ = [
 
 
 def keep_both_key(table_id: int) -> str:
-    """Return the name of the persisted fact that rows of a keep-both table go by their births."""
+    """Return the key in `mycomesh_meta` that says that the inserts of a keep-both table identify its rows."""
     return f"births/{table_id}"
 
 
 def ensure_pending_log(table: Table) -> None:
-    """Make the pending log, or has the one that is there take what the table's triggers write; inside a transaction."""
+    """Create the pending log, or add the columns that the table's triggers write. Runs inside a transaction."""
     db, name = table.store.db, pending_name(table.table_id)
     existing = _columns(db, table.table_id)
     if existing and not {"at", *key_names(table.spec)} <= existing:
@@ -49,14 +48,17 @@ def ensure_pending_log(table: Table) -> None:
 
 
 def is_captured(table: Table, catalogue: Sequence[tuple[Any, ...]]) -> bool:
-    """Return True if a table's triggers, and what else capture needs, are among what SQLite's catalogue says of it."""
+    """Return True if the table's triggers and its keep index are complete and intact.
+
+    `catalogue` has (type, name, SQL) of each entry of SQLite's catalogue that belongs to the table.
+    """
     names = trigger_names(table.table_id)
     triggers = [sql for kind, name, sql in catalogue if kind == "trigger" and name in names]
     if len(triggers) != len(create_statements(table.spec, table.table_id, table.bits)) - 1:
         return False
     if not keeps_rowids(table, catalogue):
         return False
-    # RENAME of our log, or of a column of it, has rewritten the triggers.
+    # If somebody renames the pending log or a column of it, SQLite rewrites the triggers. Then they no longer fit.
     logged = re.compile(rf"INSERT INTO {pending_name(table.table_id)}\(([^)]*)\)")
     columns = {"what", *key_names(table.spec)}
     for sql in triggers:
@@ -68,17 +70,17 @@ def is_captured(table: Table, catalogue: Sequence[tuple[Any, ...]]) -> bool:
 
 
 def has_log_triggers(table: Table, catalogue: Sequence[tuple[Any, ...]]) -> bool:
-    """Return True if every trigger stands that logs what programs write: an index that came or went changes only the others."""
+    """Return True if the table has every trigger that logs writes. The others depend on its UNIQUE indexes, which may change."""
     return set(trigger_names(table.table_id)[:4]) <= {name for kind, name, _ in catalogue if kind == "trigger"}
 
 
 def keeps_rowids(table: Table, catalogue: Sequence[tuple[Any, ...]]) -> bool:
-    """Return True if a table's rowids are what they were, whatever VACUUM did; `standing` as for `captured`."""
+    """Return True if VACUUM cannot have renumbered the table's rowids; `catalogue` as for `is_captured`."""
     return not table.spec.lacks_primary_key or any(name == _keep_name(table.table_id) for _, name, _ in catalogue)
 
 
 def install_capture(table: Table) -> None:
-    """Has a table captured as it is; inside a transaction."""
+    """Install capture for the table's current columns, in place of older triggers. Runs inside a transaction."""
     db, table_id = table.store.db, table.table_id
     compared = {name: table.bits[name] for name in table.known}
     for statement in drop_statements(table_id):
@@ -98,10 +100,11 @@ def install_capture(table: Table) -> None:
 
 
 def _add_keep_index(table: Table) -> None:
-    """Make an index of no rows: VACUUM renumbers the rowids of a table that has no index at all.
+    """Add an index of no rows, because VACUUM renumbers the rowids of a table that has no index at all.
 
-    CREATE INDEX would look at every row under the write lock (25 to 100 ms a million) to find that none belongs in it. So it is
-    made on an empty table, and handed over in the schema table (PRAGMA writable_schema, https://sqlite.org/pragma.html).
+    CREATE INDEX would read every row under the write lock (25 to 100 ms a million) to find that none belongs in the index. So
+    the index is created on an empty table, then assigned to the user's table in the schema table (PRAGMA writable_schema,
+    https://sqlite.org/pragma.html).
     """
     db, name, lent = table.store.db, _keep_name(table.table_id), _keep_name(table.table_id) + "_lent"
     if db.execute("SELECT 1 FROM sqlite_schema WHERE type = 'index' AND name = ?", (name,)).fetchone() is not None:
@@ -121,14 +124,14 @@ def _add_keep_index(table: Table) -> None:
 
 
 def remove_capture(db: Any, table_id: int) -> None:
-    """Take off a table what refers to its columns; the pending log stays."""
+    """Remove the triggers and the keep index, which refer to the table's columns; the pending log stays."""
     for statement in drop_statements(table_id):
         db.execute(statement)
     db.execute(f"DROP INDEX IF EXISTS {_keep_name(table_id)}")
 
 
 def remove_internal(db: Any, table_id: int) -> None:
-    """Take out everything that is ours of a table, but its vector and its registration."""
+    """Remove everything internal of a table except its vector and its registration."""
     remove_capture(db, table_id)
     for name in (pending_name(table_id), changes_name(table_id), runs_name(table_id)):
         db.execute(f"DROP TABLE IF EXISTS {name}")

@@ -1,12 +1,14 @@
-"""The mark: a table of ours by which a file, or a table in it, that was made anew from SQL is known.
+"""Rebuild mark: detects that a file or a table was rebuilt from SQL, which may renumber its rowids.
 
-A dump that is loaded into another file, a table that is dropped and loaded again: all that stands in SQLite's catalogue is as
-it was, triggers and our own tables among it, but rows that go by their rowids have got others. Two things tell. The mark has
-one row, whose rowid is not the first and whose text holds a NUL: where rows are copied by SQL it gets the first, and a dump cuts
-text at its NULs; VACUUM and copies of the file leave both alone, as they leave the rows of the users' tables. And what is made
-after the mark's index stands behind it in the catalogue, whose order VACUUM and dumps keep for tables.
+After a dump is loaded into another file, or a table is dropped and loaded again, SQLite's catalogue looks as before, with the
+triggers and the internal tables in it. But rows without a key may have other rowids. Two properties of the table
+`mycomesh_mark` show it:
 
-Owns `mycomesh_mark`. It must not know what is done about what it tells.
+- Its one row has a rowid that is not the first, and a text that holds a NUL. Rows that are copied by SQL get the first rowid, and
+  a dump cuts text at its NULs. So a rebuilt file has another row. VACUUM and copies of the file keep the row, as they keep the
+  users' rows.
+- Tables that were created after the mark's index are behind it in the catalogue. VACUUM and dumps keep the order of tables
+  there. So a table behind the index was created since the mark was renewed.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ _LATER = f"type = 'table' AND rowid > (SELECT rowid FROM sqlite_schema WHERE typ
 
 
 def rebuilt_tables(db: Any) -> frozenset[str]:
-    """Return the folded names of the tables that were made since the mark was renewed, all if the file itself was."""
+    """Return the folded names of the tables created since the mark was renewed: all tables if the file was rebuilt."""
     row = db.execute(f"SELECT rowid, v FROM {TABLE} ORDER BY rowid LIMIT 1").fetchone()
     which = _LATER if row in (None, _ROW) else "type = 'table'"
     listing = f"SELECT {raw_select('name')} FROM sqlite_schema WHERE {which}"
@@ -33,7 +35,10 @@ def rebuilt_tables(db: Any) -> frozenset[str]:
 
 
 def renew(db: Any) -> None:
-    """Has every table of the file count as known; inside a transaction. Nothing is written where they are."""
+    """Renew the mark, so that every table of the file counts as known. Runs inside a transaction.
+
+    Nothing is written if every table is known already.
+    """
     if db.execute(f"SELECT rowid, v FROM {TABLE} ORDER BY rowid").fetchall() != [_ROW]:
         db.execute(f"DELETE FROM {TABLE}")
         db.execute(f"INSERT INTO {TABLE}(rowid, v) VALUES(?, ?)", _ROW)

@@ -1,8 +1,8 @@
-"""Columns that a rebuild has given another name: a table made anew and filled from the old one, as ORMs and editors do.
+"""Finds columns that a table rebuild has renamed. ORMs and editors create a new table and fill it from the old one.
 
-SQLite tells of no rename then, and the triggers are gone with the old table. The entries tell: a row whose new column holds what
-the old one held has the digest that its entry was stamped with. Owns that proof. What always holds: nothing is taken for a rename
-that most of the rows do not prove. It must not know facts or peers.
+SQLite reports no rename then, and the triggers are gone with the old table. The digests of the entries can still prove a rename:
+if the new column has the values of the old one, the rows match the digests that their entries were stamped with. Nothing counts
+as a rename unless most rows of a sample prove it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from mycomesh.sync.storage.table import Table, extended
 
 __all__ = ["renamed_columns"]
 
-# Rows that are looked at, and ways to pair columns that went with those that came: some milliseconds each.
+# Limits on the rows of the sample, and on the ways to pair lost columns with new ones. Each way takes some milliseconds.
 SAMPLE_ROWS = 256
 PAIRINGS_MAX = 24
 
@@ -45,7 +45,7 @@ def renamed_columns(
 
 
 def _is_proven(table: Table, columns: Sequence[str]) -> bool:
-    """Return True if most rows are as their entries say, some of them with a value in each of these columns."""
+    """Return True if most rows match their entries, and each of these columns has a value in some matching row."""
     views = RowView.read_many(table, first_rows(table, SAMPLE_ROWS))
     matching = [view for view in views if view.visible and not differing(view)]
     owned = [view.owned() for view in matching]

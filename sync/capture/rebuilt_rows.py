@@ -1,12 +1,12 @@
-"""Rows that go by their rowids, in a table that was made anew from SQL: the change log learns which numbers they have got.
+"""Matches the rows of a rebuilt table with the change log's rows, where rowids identify rows.
 
-Whoever copies rows by SQL (a dump, a rebuild) keeps their order and not their rowids. Without this the log would take the row
-that stands at a number for the one that stood there: a peer that deletes that one would delete another.
+A program that copies rows by SQL (a dump, a table rebuild) keeps their order but not their rowids. Without a match, the log would
+take the row at a rowid for the row that had this rowid before. If a peer then deleted the old row, this replica would delete the
+other one.
 
-Owns the tables of the temporary database in which numbers are compared. What always holds: rows keep their order; a row that is
-as its entries say is found among those nearby; of a table so large that looking at each row would hold the write lock for long,
-rows are matched by their places, or not at all: then those that were there end as those that are there begin. It must not know
-how such a table is found.
+The order of rows is kept, so a row that matches its entries is searched only among the rows nearby. That reads every row under
+the write lock, so it is limited to `COMPARED_MAX` rows. In larger tables rows are matched by position if their counts agree. If
+they do not, the old rows end as deletes and the present ones count as inserts. ADR 0024.
 """
 
 from __future__ import annotations
@@ -25,27 +25,27 @@ from mycomesh.sync.storage.table import Table
 
 __all__ = ["COMPARED_MAX", "match_rows"]
 
-COMPARED_MAX = 100_000  # rows: some seconds
-# So many rows that follow each other may have come or gone before the next that is known.
+COMPARED_MAX = 100_000  # rows: comparing them takes some seconds
+# Up to this many rows in a sequence may have been added or deleted before the next row that matches.
 NEARBY_ROWS = 64
-LOOKS_MAX = 3 * COMPARED_MAX  # where all is different, rows are matched by their places in the end
+LOOKS_MAX = 3 * COMPARED_MAX  # comparisons; after that, rows are paired in order
 _BATCH_ROWS = 512
 _TABLES = {
     "was": "row INTEGER PRIMARY KEY",  # rows of the change log
     "shown": "row INTEGER PRIMARY KEY",  # rows of the table
-    "logged": "row INTEGER PRIMARY KEY, first, last",  # of the pending log: the first operation, the last that made or ended it
-    "before": "row INTEGER PRIMARY KEY",  # what was shown before the operations of the pending log
+    "logged": "row INTEGER PRIMARY KEY, first, last",  # pending log: the first operation, the last insert or delete
+    "before": "row INTEGER PRIMARY KEY",  # rows of the table before the operations of the pending log
     "map": "old INTEGER PRIMARY KEY, new INTEGER",
 }
 _MAP = "temp.mycomesh_map"
-# Below the least rowid of a table there have to be numbers that no row has.
+# Deleted rows are mapped to numbers below the least rowid of the table. Below this bound there might be too few.
 _LEAST = -(1 << 62)
 
 
 def match_rows(table: Table) -> None:
-    """Has the log of a table that was made anew go by the rowids that its rows have; inside a transaction.
+    """Renumber the change log of a rebuilt table to the rowids that its rows have. Runs inside a transaction.
 
-    What rows hold is compared with their entries by the sweep that follows.
+    The table scan that follows compares the values of the rows with their entries.
     """
     spec, db = table.spec, table.store.db
     if not (spec.lacks_primary_key or spec.nullable_key):
@@ -57,9 +57,8 @@ def match_rows(table: Table) -> None:
     if not (as_logged and _rowids_kept(db)) and _least(db) > _LEAST:
         if max(_count(db, "was"), _count(db, "shown")) <= COMPARED_MAX:
             _compare(table)
-            db.execute(
-                f"DELETE FROM {pending_name(table.table_id)} WHERE {_pending_by_rowid(table)}"
-            )  # of which numbers?
+            # Nothing says whether these records have old or new rowids. The scan that follows finds the writes.
+            db.execute(f"DELETE FROM {pending_name(table.table_id)} WHERE {_pending_by_rowid(table)}")
         elif as_logged and _count(db, "was") == _count(db, "before"):
             _pair_by_position(db)
         _map_deleted(db)
@@ -69,11 +68,11 @@ def match_rows(table: Table) -> None:
         db.execute(f"DROP TABLE temp.mycomesh_{name}")
 
 
-# ---- which numbers there are
+# ---- the rowids of the log, the table and the pending log
 
 
 def _fill_tables(table: Table) -> None:
-    """Fill every table but the map."""
+    """Fill every temporary table except the map."""
     db, spec, log = table.store.db, table.spec, table.log
     log.flush()
     _fill(db, "was", f"SELECT DISTINCT row FROM {log.name} WHERE typeof(row) = 'integer' ORDER BY row")
@@ -85,7 +84,7 @@ def _fill_tables(table: Table) -> None:
     rowid = f"t.{quoted(spec.rowid)}"
     _fill(db, "shown", f"SELECT {rowid} FROM {quoted(spec.name)} t WHERE {by_rowid} ORDER BY {rowid}")
     pending = f"FROM {pending_name(table.table_id)} WHERE {_pending_by_rowid(table)}"
-    # A column beside min() or max() is that of the row which has it.
+    # In SQLite, a bare column beside min() or max() has the value of the row with the minimum or maximum.
     db.execute(
         "INSERT INTO temp.mycomesh_logged SELECT a.r, a.what, b.what"
         f" FROM (SELECT r, what, min(rowid) {pending} GROUP BY r) a"
@@ -98,7 +97,7 @@ def _fill_tables(table: Table) -> None:
 
 
 def _pending_by_rowid(table: Table) -> str:
-    """SQL that is true for rows of the pending log that go by their rowids."""
+    """Return SQL that is true for records of the pending log whose row is identified by its rowid."""
     keys = [name for name in key_names(table.spec) if name != "r"]
     return f"r IS NOT NULL AND ({' OR '.join(f'{name} IS NULL' for name in keys) or '1'})"
 
@@ -112,12 +111,12 @@ def _count(db: Any, name: str) -> int:
 
 
 def _least(db: Any) -> int:
-    """Return a number that is not above that of any row, nor above 0."""
+    """Return the least rowid of the table, or 0 if that is less."""
     return int(db.execute("SELECT min(0, coalesce(min(row), 0)) FROM temp.mycomesh_shown").fetchone()[0])
 
 
 def _as_logged(db: Any) -> bool:
-    """Return True if the pending log tells of the numbers that rows have: what it ended is not there, and what it made is."""
+    """Return True if the pending log fits the rowids: rows that it deleted are gone, and rows that it inserted are there."""
     found = db.execute(
         "SELECT 1 FROM temp.mycomesh_logged LEFT JOIN temp.mycomesh_shown s USING(row)"
         f" WHERE (last = {OP_DELETE} AND s.row IS NOT NULL) OR (last = {OP_INSERT} AND s.row IS NULL) LIMIT 1"
@@ -126,16 +125,16 @@ def _as_logged(db: Any) -> bool:
 
 
 def _rowids_kept(db: Any) -> bool:
-    """Return True if rows have the numbers that they had: some may have come, or gone, but not both."""
+    """Return True if the rows have their old rowids. Some may have been added, or some deleted, but not both."""
     common = db.execute("SELECT count(*) FROM temp.mycomesh_was JOIN temp.mycomesh_before USING(row)").fetchone()[0]
     return bool(common == min(_count(db, "was"), _count(db, "before")))
 
 
-# ---- which one is which
+# ---- the match
 
 
 def _pair_by_position(db: Any) -> None:
-    """Map rows to rows by their places; there are as many of both."""
+    """Map rows to rows by position; there are as many old ones as new ones."""
     ordered = "(SELECT row, row_number() OVER (ORDER BY row) AS place FROM temp.mycomesh_{})"
     db.execute(
         f"INSERT INTO {_MAP} SELECT a.row, b.row FROM {ordered.format('was')} a"
@@ -144,7 +143,7 @@ def _pair_by_position(db: Any) -> None:
 
 
 def _map_deleted(db: Any) -> None:
-    """Map rows that are mapped to none to numbers that no row has: they are gone."""
+    """Map the rows without a match, which are deleted, to numbers that no row has."""
     db.execute(
         f"INSERT OR IGNORE INTO {_MAP} SELECT row, {_least(db)} - row_number() OVER (ORDER BY row DESC)"
         " FROM temp.mycomesh_was"
@@ -152,17 +151,17 @@ def _map_deleted(db: Any) -> None:
 
 
 class _Rows:
-    """Rows in their order, with what is known of each; the next few can be looked at."""
+    """Rows in order of their rowids, each with its data; `ahead` has the next ones (rowid, data)."""
 
     def __init__(self, db: Any, name: str, read: Callable[[Sequence[int]], Sequence[Any]]) -> None:
         self._db = db
         self._listing = f"SELECT row FROM temp.mycomesh_{name} WHERE row > ? ORDER BY row LIMIT {_BATCH_ROWS}"
         self._read = read
-        self._last = -1 << 63  # no row has it: see `_LEAST`
+        self._last = -1 << 63  # no row has this rowid: see `_LEAST`
         self.ahead: deque[tuple[int, Any]] = deque()
 
     def look(self) -> bool:
-        """Has the next rows in `ahead`, as many as are looked at; returns whether there are any."""
+        """Read rows into `ahead` until it has as many as are compared; return whether it has any."""
         while len(self.ahead) <= NEARBY_ROWS:
             rows = [row for (row,) in self._db.execute(self._listing, (self._last,))]
             if not rows:
@@ -172,13 +171,13 @@ class _Rows:
         return bool(self.ahead)
 
     def skip(self, count: int) -> None:
-        """Leaves so many rows behind."""
+        """Drop that many rows from `ahead`."""
         for _ in range(count):
             self.ahead.popleft()
 
 
 def _compare(table: Table) -> None:
-    """Map rows to rows that are as the entries say, in order; one that was changed stands between its neighbours."""
+    """Map rows to rows that match their entries, in order; map a changed row by its position between matching neighbours."""
     db, looks = table.store.db, LOOKS_MAX
 
     def leaves(rows: Sequence[int]) -> Sequence[Any]:
@@ -207,7 +206,7 @@ def _compare(table: Table) -> None:
 
 
 def _step(was: Sequence[Any], shown: Sequence[Any], fits: Callable[[Any, Any], bool]) -> tuple[int, int]:
-    """Return how many rows are gone, and how many have come, before the next two that are one."""
+    """Return how many rows were deleted, and how many were added, before the next two that are the same row."""
     if fits(was[0], shown[0]):
         return 0, 0
     for far in range(1, NEARBY_ROWS):
@@ -215,4 +214,5 @@ def _step(was: Sequence[Any], shown: Sequence[Any], fits: Callable[[Any, Any], b
             return far, 0
         if far < len(shown) and fits(was[0], shown[far]):
             return 0, far
+    # Nothing nearby matches, so the row at this position was changed, not deleted.
     return 0, 0

@@ -1,8 +1,10 @@
-"""Sweeps: passes over a whole table in steps that are short for whoever waits for the write lock (ADR 0012).
+"""Table scans: passes over a whole table, in steps that hold the write lock only briefly.
 
-Owns `mycomesh_sweeps`, the position of each pass that has to write, and the comparison of rows with their entries that a
-scrub makes. What always holds: a step logs its rows and moves its position in one transaction, so a crash repeats nothing
-and loses nothing; a sweep that adopts or rechecks ends before anything remote is merged. It must not know why it was begun.
+A scan backfills the rows of a table that begins to replicate, or compares every row with its entries after a cause to doubt them.
+The scrub compares rows too, but writes nothing.
+
+A step logs its rows and moves its position (`mycomesh_sweeps`) in one transaction, so a crash neither repeats nor loses a step. A
+scan ends before anything remote is merged into the file. ADR 0012.
 """
 
 from __future__ import annotations
@@ -48,17 +50,18 @@ __all__ = [
 ]
 
 _ROWS, _ENTRIES, _RUNS, _END = range(4)
-# To compare a row with its entries, or to stamp an update, takes as long as to stamp so many new rows.
+# Comparing a row with its entries, or stamping an update, takes as long as stamping this many new rows.
 _COMPARED_WEIGHT = 16
-_HELD_ROWS = 500  # read at a time
+_HELD_ROWS = 500  # rows of `mycomesh_held` that are read at a time
 _REFUSED = "refused before; its record was deleted"
 
 
 @dataclass(frozen=True, slots=True)
 class ScanCursor:
-    """How far a pass has come: first the rows of the table, then those that only the plain change log has, then its runs.
+    """Position of a scan: first the rows of the table, then the rows of single entries, then those of packed runs.
 
-    `after` is the last one seen, None before the first: a rowid or the values of a key; a row's name; the row of a run.
+    The last two phases find rows that are in the change log but not in the table. `after` is the last row of the phase that was
+    scanned, None before the first: a rowid or the values of a key; a row's name in the log; the first row of a run.
     """
 
     phase: int = 0
@@ -73,14 +76,17 @@ class ScanCursor:
 START = ScanCursor()
 
 
-# ---- passes that log what they meet: the position is in the file
+# ---- scans that log rows: their position is in the file
 
 
 def begin(table: Table, *, backfill: bool = False, written: Sequence[str] = ()) -> None:
-    """Begins a pass over the table, which ends one that is under way and does its work as well. Inside a transaction.
+    """Begin a scan of the table. It replaces a scan in progress and does its work too. Runs inside a transaction.
 
-    Rows are logged that are not as their entries say; with `adopting` all of them, as inserts of no particular time. Columns
-    in `written` count as changed in every row: no entry owns them that they could be compared with.
+    Args:
+        table: the table.
+        backfill: log every row, as an insert that was there before the node. Otherwise only rows that differ from their
+            entries are logged.
+        written: columns that count as changed in every row. No entry owns them, so there is nothing to compare them with.
     """
     db = table.store.db
     found = db.execute("SELECT adopting, written FROM mycomesh_sweeps WHERE id = ?", (table.table_id,)).fetchone()
@@ -94,7 +100,10 @@ def begin(table: Table, *, backfill: bool = False, written: Sequence[str] = ()) 
 
 
 def begin_for_lost_records(tables: Iterable[Table], lost: Collection[str]) -> None:
-    """Begins a pass over the tables of whose rows internal tables have told that are lost; inside a transaction."""
+    """Begin scans of the tables whose records are lost, because internal tables were. Runs inside a transaction.
+
+    `lost` are the names of the internal tables that had to be recreated.
+    """
     for table in tables:
         if "mycomesh_parked" in lost:
             restore_parked(table)
@@ -103,10 +112,10 @@ def begin_for_lost_records(tables: Iterable[Table], lost: Collection[str]) -> No
 
 
 def recheck_pending(table: Table) -> bool:
-    """Has the drain compare every row of which an update waits: other columns of it may have been written uncaptured.
+    """Make the drain compare every row with a pending update, because other columns may have been written uncaptured.
 
-    To stamp the columns that an update names digests the others as they are. Does nothing and returns false where a pass is
-    under way. Inside a transaction.
+    Otherwise, stamping the columns that the update names would compute digests that cover the uncaptured values, and hide them.
+    Return False, with nothing done, if a scan of the table is in progress: it compares every row. Runs inside a transaction.
     """
     if table.table_id in active_ids(table.store.db):
         return False
@@ -118,25 +127,25 @@ def recheck_pending(table: Table) -> bool:
 
 
 def active_ids(db: Any) -> set[int]:
-    """Return the ids of the tables over which a pass is under way."""
+    """Return the ids of the tables that have a scan in progress."""
     return {table_id for (table_id,) in db.execute("SELECT id FROM mycomesh_sweeps")}
 
 
 def any_active(db: Any) -> bool:
-    """Return True if a pass over any table of the file is under way."""
+    """Return True if any table of the file has a scan in progress."""
     return bool(active_ids(db))
 
 
 def advance(table: Table, budget: int) -> None:
-    """Log what the next rows have to say to the pass that is under way. Inside a transaction.
+    """Do one step of the scan in progress: log the next rows for the drain. Runs inside a transaction.
 
-    `room` is how many new rows the drain that follows could stamp.
+    `budget` is how many new rows the drain that follows can stamp.
     """
     db = table.store.db
     found = db.execute(
         "SELECT adopting, written, phase, after FROM mycomesh_sweeps WHERE id = ?", (table.table_id,)
     ).fetchone()
-    assert found is not None, "asked `going` first"
+    assert found is not None, "the caller has checked `active_ids`"
     backfill, written, cursor = bool(found[0]), json.loads(found[1]), ScanCursor(found[2], _decoded(found[3]))
     limit = budget if backfill else max(budget // _COMPARED_WEIGHT, 1)
     if cursor.phase == _ROWS and (backfill or written):
@@ -167,6 +176,7 @@ def _log_all(table: Table, cursor: ScanCursor, limit: int, *, backfill: bool, wr
         word, bit = divmod(table.bits[name], WORD_BITS)
         words[word] = words.get(word, 0) | 1 << bit
     low, high = names[0], names[-1]
+    # If the change log knows a row of this range, rows are compared: an insert would stamp a known row again.
     known = isinstance(low, int) and spec.kind is not KeyKind.KEYED and table.log.any_row_between(low, high)
     at = "0" if backfill else "NULL"
     logged: list[tuple[int, dict[int, int]]] = [(OP_INSERT if backfill and not known else LOOK_AGAIN, {})]
@@ -185,14 +195,15 @@ def _log_all(table: Table, cursor: ScanCursor, limit: int, *, backfill: bool, wr
 
 
 def log_rows(table: Table, rows: Sequence[Row]) -> None:
-    """Has the drain find out what these rows have become; who has lost its record is parked again. Inside a transaction."""
+    """Log rows so that the drain compares them; restore the records of parked rows instead. Runs inside a transaction."""
     spec = table.spec
     for row in rows:
         if _restore_parked(table, row):
             continue
         found = table.where_values(row)
-        assert found is not None, "only rows that have a place in the table are suspect"
+        assert found is not None, "only rows that can be in the table are suspect"
         table.store.db.execute(look_statement(spec, table.table_id, LOOK_AGAIN, found[0]), found[1])
+        # The row is gone, so the statement found nothing to log. The record names its key, and the drain sees that it is gone.
         if not table.store.db.changes():
             values = [row] if isinstance(row, int) else codec.decode(row, bytes_max=len(row))
             columns = ["r"] if isinstance(row, int) else key_names(spec)[: len(values)]
@@ -204,7 +215,7 @@ def log_rows(table: Table, rows: Sequence[Row]) -> None:
 
 
 def restore_parked(table: Table) -> None:
-    """Write the records of parked rows that `mycomesh_parked` has lost. Inside a transaction."""
+    """Restore the records of parked rows that `mycomesh_parked` has lost. Runs inside a transaction."""
     listing = "SELECT place, hlc FROM mycomesh_held WHERE id = ? AND (place, hlc) > (?, ?) ORDER BY place, hlc LIMIT ?"
     last = (-1, 0)
     while stamps := table.store.db.execute(listing, (table.table_id, *last, _HELD_ROWS)).fetchall():
@@ -221,13 +232,13 @@ def _restore_parked(table: Table, row: Row) -> bool:
     return True
 
 
-# ---- comparing rows with their entries: nothing is written
+# ---- comparing rows with their entries, without writing
 
 
 def suspects(table: Table, cursor: ScanCursor, limit: int) -> tuple[list[Row], ScanCursor]:
-    """Compare up to `limit` rows with the change log; returns those that are not as it says, and the place reached.
+    """Compare up to `limit` rows with the change log; return those that differ, and the new position.
 
-    The caller has drained: what waits in the pending log would be suspect too.
+    The caller has drained the pending log: a write that waits there makes its row differ too.
     """
     if cursor.phase == _ROWS:
         names = _next_names(table, cursor.after, limit)
@@ -244,7 +255,7 @@ def suspects(table: Table, cursor: ScanCursor, limit: int) -> tuple[list[Row], S
 
 
 def first_rows(table: Table, limit: int) -> list[Row]:
-    """Return what the change log calls the first rows of the table."""
+    """Return the change log's names of the first rows of the table."""
     return [_row_of(table, name) for name in _next_names(table, None, limit)]
 
 
@@ -258,12 +269,12 @@ def _suspect(view: RowView) -> bool:
     held = {name for leaf in view.leaves for name in view.held(leaf)}
     counted = {name: value for name, value in owned.items() if name in table.counters}
     if not counted.keys() <= held:
-        return True  # not looked at since it was declared a counter
+        return True  # no drain has made registers of a counter since the column was declared one
     return any(not same(present.get(name), value) for name, value in (counted | totals(table, owned)).items())
 
 
 def _vanished(table: Table, row: Row) -> bool:
-    """Return True if the change log says that a row is shown, and the table does not have it."""
+    """Return True if the row should be visible by the change log, but is neither in the table nor parked."""
     if table.where_values(row) is None or table.read(row) is not None:
         return False
     view = RowView.read(table, row)
@@ -272,7 +283,7 @@ def _vanished(table: Table, row: Row) -> bool:
 
 
 def _next_names(table: Table, after: Any, limit: int) -> list[Any]:
-    """Return the next rows of the table in order: rowids, or lists of the key's values where there is no rowid."""
+    """Return the next rows of the table in order: rowids, or lists of key values if the table has no rowid."""
     spec, db = table.spec, table.store.db
     if spec.rowid:
         rowid = quoted(spec.rowid)
@@ -295,7 +306,7 @@ def _found_by(table: Table, name: list[Any]) -> tuple[str, tuple[Any, ...]]:
 
 
 def _row_of(table: Table, name: Any) -> Row:
-    """Return what the change log calls the row of that name."""
+    """Return the change log's name of the row with this rowid or these key values."""
     spec = table.spec
     if spec.kind is not KeyKind.KEYED:
         return int(name)

@@ -1,8 +1,13 @@
-"""Capture in pure SQL: the pending log of one table and the triggers that any SQLite client fires.
+"""Capture in SQL: the pending log of a table, and the triggers that log writes of any SQLite client.
 
-Owns the text of the triggers. What always holds: trigger bodies write only to tables without a UNIQUE constraint (an outer
-OR REPLACE or OR IGNORE overrides the conflict clause of statements inside a trigger), call no function of ours and use only
-SQL that old clients know. It must not know stamps or peers. Reasons and measurements: design.md section 3.
+Triggers run in programs that know nothing of the node, which sets three rules for their bodies:
+
+- They write only to tables without a UNIQUE constraint. An outer OR REPLACE or OR IGNORE overrides the conflict clause of
+  statements inside a trigger.
+- They call no application-defined function.
+- They use only SQL that old SQLite versions know.
+
+Reasons and measurements: design.md section 3.
 """
 
 from __future__ import annotations
@@ -26,13 +31,13 @@ from mycomesh.sync.storage.pending_log import (
 
 __all__ = ["TIMED", "create_statements", "drop_statements", "is_current", "trigger_names"]
 
-TIMED = "julianday()"  # the time of a write is noted: now, without an argument, which would be parsed for each row
-# Columns compared in one decision tree: of three columns seven comparisons are written and three are run.
+TIMED = "julianday()"  # the time of a write; an argument 'now' would be parsed for each row
+# Columns compared in one decision tree. For three columns, seven comparisons are written and three are run.
 _TREE_COLUMNS = 3
 
 
 def trigger_names(table_id: int) -> tuple[str, ...]:
-    """Return the names of every trigger that capture may have made for the table."""
+    """Return the names of every trigger that capture may have created for the table."""
     return tuple(
         f"mycomesh_{table_id}_{suffix}"
         for suffix in ("insert", "update", "rekey", "delete", "evict_i", "evict_u", "evict_x")
@@ -40,7 +45,7 @@ def trigger_names(table_id: int) -> tuple[str, ...]:
 
 
 def create_statements(spec: TableSpec, table_id: int, bits: Mapping[str, int]) -> list[str]:
-    """Return the SQL that makes the pending log (if absent) and all triggers; `bits` is folded column -> bit."""
+    """Return the SQL that creates the pending log (if absent) and all triggers; `bits` is folded column -> bit."""
     words = word_names(bits)
     log_columns = ", ".join(["at", *words, *key_names(spec)])
     statements = [f"CREATE TABLE IF NOT EXISTS {pending_name(table_id)}({log_columns})"]
@@ -63,7 +68,8 @@ def create_statements(spec: TableSpec, table_id: int, bits: Mapping[str, int]) -
     evicting = [index for index in spec.unique if index.match]
     if evicting:
         statements.append(_trigger(names[4], "BEFORE INSERT", table, "", _evict(spec, table_id, evicting)))
-    # Most updates set no column of a UNIQUE index, and do not start the trigger. What an expression depends on is not known.
+    # Most updates set no column of a UNIQUE index, and should not start the trigger. The columns that an expression depends on
+    # are not known, so such an index has a trigger on every update.
     other = f" AND {_other_row(spec)}"
     named = [index for index in evicting if index.columns]
     if named:
@@ -77,7 +83,7 @@ def create_statements(spec: TableSpec, table_id: int, bits: Mapping[str, int]) -
 
 
 def is_current(db: Any, spec: TableSpec, table_id: int, bits: Mapping[str, int]) -> bool:
-    """Return True if the table's update trigger is the one for this spec; only RENAME rewrites it."""
+    """Return True if the table's update trigger fits this spec. Only a RENAME rewrites the trigger."""
     name = trigger_names(table_id)[1]
     found = db.execute("SELECT sql FROM sqlite_schema WHERE type = 'trigger' AND name = ?", (name,)).fetchone()
     wanted = _update_trigger(spec, table_id, bits)
@@ -105,10 +111,11 @@ def _log(spec: TableSpec, table_id: int, op: int, row: str, *, timed: bool = Tru
 
 
 def _needs_time(spec: TableSpec) -> bool:
-    """Return True if the time of an insert can decide anything: of a row without a key there is no other until it has its stamp.
+    """Return True if the time of an insert can decide a conflict.
 
-    A statement that calls a function inside a trigger keeps copies of the pages that it changes, to be able to undo them:
-    of inserts one by one in a transaction, two pages for each row (ADR 0021).
+    Nobody else can write a keyless row before its insert has a stamp, so its time decides nothing. A statement that calls a
+    function inside a trigger copies the pages that it changes, so that it can undo them: two pages for each row, if rows are
+    inserted one by one in a transaction (ADR 0021).
     """
     return not spec.lacks_primary_key
 
@@ -129,10 +136,10 @@ def _log_update(spec: TableSpec, table_id: int, bits: Mapping[str, int], words: 
 
 
 def _changed_bits(columns: Sequence[tuple[Column, int]], found: int = 0) -> str:
-    """SQL of the bits of the columns that an update changed, and `found`.
+    """Return SQL for the bits of the columns that an update changed, and the bits in `found`.
 
-    A tree, whose leaves are sums made here: fewer steps than a sum of one `CASE` a column. The way on is where columns
-    are as they were, since most are. 1 and 1.0 compare equal: a mask of 0 makes the drain look closer.
+    The SQL is a decision tree whose leaves are constants. It runs fewer steps than a sum of one `CASE` a column. Most columns are
+    unchanged, so that is the ELSE branch. 1 and 1.0 compare equal in SQL: a mask of 0 makes the drain compare the whole row.
     """
     if not columns:
         return str(found)
@@ -145,9 +152,9 @@ def _changed_bits(columns: Sequence[tuple[Column, int]], found: int = 0) -> str:
 
 
 def _naming_columns(spec: TableSpec) -> str:
-    """The columns that an UPDATE has to set to move a row: most updates never start the trigger that looks for it.
+    """Return the columns that an UPDATE has to set to change a row's key, so that most updates do not start the trigger.
 
-    A rowid is set under any of its names, and `UPDATE OF` compares names, not columns.
+    A rowid can be set under any of its names, and `UPDATE OF` compares names, not columns.
     """
     naming = [column for column in spec.columns if column.key] if spec.id_column else spec.key
     names = [quoted(column.name) for column in naming]
@@ -157,7 +164,7 @@ def _naming_columns(spec: TableSpec) -> str:
 
 
 def _key_changed(spec: TableSpec) -> str:
-    """SQL that is true if an UPDATE moved the row to another identity."""
+    """Return SQL that is true if an UPDATE changed the key of the row."""
     terms = []
     if spec.kind is KeyKind.KEYED:
         terms += [
@@ -170,7 +177,7 @@ def _key_changed(spec: TableSpec) -> str:
 
 
 def _other_row(spec: TableSpec) -> str:
-    """SQL that is true of each row `e` but the one that an UPDATE is about."""
+    """Return SQL that is true for every row `e` except the updated row."""
     if spec.kind is KeyKind.KEYED and not spec.nullable_key:
         terms = [f"e.{quoted(column.name)} COLLATE BINARY IS NOT OLD.{quoted(column.name)}" for column in spec.key]
         return f"({' OR '.join(terms)})"
@@ -178,7 +185,11 @@ def _other_row(spec: TableSpec) -> str:
 
 
 def _evict(spec: TableSpec, table_id: int, indexes: Sequence[UniqueIndex], condition: str = "") -> list[str]:
-    """Note the rows that a REPLACE would remove through UNIQUE indexes, whatever the statement turns out to do."""
+    """Return SQL that logs the rows that a REPLACE would remove through UNIQUE indexes.
+
+    A trigger cannot see whether the statement is a REPLACE, and REPLACE fires no delete trigger. The drain finds out whether the
+    rows are gone.
+    """
     names = ", ".join(["what", "at", *key_names(spec)])
     values = ", ".join([str(OP_EVICT), TIMED, *_key_values(spec, "e")])
     log = f"INSERT INTO {pending_name(table_id)}({names}) SELECT {values} FROM {quoted(spec.name)} e"

@@ -268,8 +268,8 @@ def _survives_legacy_delete(table: Table, change: Change, stamp: tuple[int, byte
             shrink(view, masks, key)
             materialize(table, view, False, {name: owned[name] for name in names}, reinserted=False)
         return True
-    inserts = change.mask & EXISTENCE and not change.dead
-    return not inserts or keep_both.deleted_up_to(table, change.values.get(table.spec.id_column)) < stamp
+    is_insert = change.mask & EXISTENCE and not change.dead
+    return not is_insert or keep_both.deleted_up_to(table, change.values.get(table.spec.id_column)) < stamp
 
 
 def _write_entry(table: Table, view: RowView, change: Change, gained: int) -> None:
