@@ -537,7 +537,7 @@ def fact_of(columns, row, keys=None):
         (batch_of(LIAR_SITE, PRESENT, table="words", columns=("k", "v"), rows=[[1 << 63, 1]]), "words"),
         (batch_of(LIAR_SITE, PRESENT, table="words", columns=("v",), rows=[[1]], keys=[b"\x81\xf5"]), "row key"),
         (batch_of(LIAR_SITE, PRESENT, table="words", columns=("v",), rows=[[1]], keys=[b"\x82\x01\x01"]), "row key"),
-        (batch_of(LIAR_SITE, PRESENT, table="words", columns=("v",), rows=[[1]], keys=[b"\x00short"]), "stamp of an insert"),
+        (batch_of(LIAR_SITE, PRESENT, table="words", columns=("v",), rows=[[1]], keys=[b"\x00short"]), "of an insert"),
         (batch_of(LIAR_SITE, PRESENT, table="bag", columns=("v",), rows=[[1]], keys=[7]), "row key"),
         (fact_of(("kind", "more", "name", "sql"), ["odd", 1, "x", ""]), "columns kind, name and sql"),
         (fact_of(("kind", "name", "sql"), ["dropped", [b"\xff"], ""]), "not UTF-8"),
