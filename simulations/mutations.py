@@ -229,8 +229,8 @@ MUTATIONS = (
         (
             Edit(
                 "mycomesh.sync.capture.drain:_change",
-                "clock.tick(touched.at_ms, view.hlc)",
-                "clock.tick(touched.at_ms)",
+                "clock.tick(pending.at_ms, view.hlc)",
+                "clock.tick(pending.at_ms)",
             ),
             Edit("mycomesh.sync.crdt.hlc:Clock.witness", "self.last = max(self.last, hlc)", "pass"),
         ),

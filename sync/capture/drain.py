@@ -104,7 +104,7 @@ class _PendingRow:
     at_ms: int
     inserted: bool
     deleted: bool
-    silent: bool  # some UPDATE seems to have changed no column: see `_changed`
+    silent: bool  # some UPDATE seems to have changed no column: see `_changed_columns`
     mask: int
     values: tuple[Any, ...] | None
     heavy: bool = False  # the row may be too large for one change
@@ -246,24 +246,24 @@ def _read_pending(
             found = table.read(row)  # the join on key columns does not find a key with a NULL
             values = None if found is None else tuple(found.values())
         taken += 1 if what == OP_INSERT else EDIT_WEIGHT
-        touched = rows.get(row)
-        if touched is None:
-            touched = rows[row] = _PendingRow(0, False, False, False, 0, values)
+        pending = rows.get(row)
+        if pending is None:
+            pending = rows[row] = _PendingRow(0, False, False, False, 0, values)
             if values is not None:
                 weight = _weight(values)
                 size += weight
-                touched.heavy = 4 * weight > CHANGE_BYTES_MAX  # `_weight` counts characters; each may take four bytes
-        touched.at_ms = max(touched.at_ms, times.of(at, what))
+                pending.heavy = 4 * weight > CHANGE_BYTES_MAX  # `_weight` counts characters; each may take four bytes
+        pending.at_ms = max(pending.at_ms, times.of(at, what))
         if what == OP_INSERT:
-            touched.inserted = True
+            pending.inserted = True
         elif what == OP_DELETE:
-            touched.deleted = True
+            pending.deleted = True
         elif what != OP_EVICT:
             mask = what
             for number in range(1, len(words)):
                 mask |= (record[2 + number] or 0) << (WORD_BITS * number)  # NULL in records that no trigger wrote
-            touched.mask |= mask
-            touched.silent |= not mask
+            pending.mask |= mask
+            pending.silent |= not mask
     return rows, last, more, taken
 
 
@@ -311,8 +311,8 @@ def _weight(values: tuple[Any, ...]) -> int:
 
 def _all_new(table: Table, rows: dict[Row, _PendingRow]) -> bool:
     """Return True if every row was inserted, is still there, and is unknown to the change log."""
-    for touched in rows.values():
-        if not touched.inserted or touched.deleted or touched.values is None or touched.heavy:
+    for pending in rows.values():
+        if not pending.inserted or pending.deleted or pending.values is None or pending.heavy:
             return False
     numbers = [row for row in rows if isinstance(row, int)]
     if len(numbers) == len(rows):
@@ -323,8 +323,8 @@ def _all_new(table: Table, rows: dict[Row, _PendingRow]) -> bool:
 def _drain_inserts(table: Table, site_number: int, rows: dict[Row, _PendingRow]) -> list[Group]:
     """Stamp new rows, in any order of their rowids or keys, without reading the change log."""
     tick = table.store.clock.tick
-    hlcs = [tick(touched.at_ms) for touched in rows.values()]
-    values = [touched.values or () for touched in rows.values()]
+    hlcs = [tick(pending.at_ms) for pending in rows.values()]
+    values = [pending.values or () for pending in rows.values()]
     return [_enter_inserts(table, site_number, hlcs, list(rows), values, list(map(codec.encode, values)))]
 
 
@@ -333,34 +333,34 @@ def _drain_rows(table: Table, site_number: int, rows: dict[Row, _PendingRow]) ->
     groups: dict[tuple[Kind, int], Group] = {}
     holds = table.holds_any()
     leaves = table.log.leaves_of(list(rows))
-    for row, touched in rows.items():
-        present = None if touched.values is None else dict(zip(table.known, touched.values, strict=True))
+    for row, pending in rows.items():
+        present = None if pending.values is None else dict(zip(table.known, pending.values, strict=True))
         view = RowView(table, row, present, leaves[row], holds=holds)
         by_insert = isinstance(row, int) and table.spec.kind is not KeyKind.ROWID
-        too_large = _too_large(view, touched)
+        too_large = _too_large(view, pending)
         # An insert under a rowid that has a visible row means that the old row is gone. REPLACE fires no delete trigger, so the
         # log may not say so. Where inserts name the rows these are two rows, and the old one needs a delete.
-        replaced = by_insert and view.visible and touched.inserted
+        replaced = by_insert and view.visible and pending.inserted
         if view.visible and (present is None or replaced):
-            _change(table, site_number, view, touched, Kind.DELETE, EXISTENCE, groups)
+            _change(table, site_number, view, pending, Kind.DELETE, EXISTENCE, groups)
             if not replaced:
                 continue
             view = RowView(table, row, present, (), holds=False)
         if present is None:
             continue
-        if touched.inserted or not view.visible:
-            _change_in_portions(table, site_number, view, touched, (table.known_mask | EXISTENCE) & ~too_large, groups)
+        if pending.inserted or not view.visible:
+            _change_in_portions(table, site_number, view, pending, (table.known_mask | EXISTENCE) & ~too_large, groups)
             continue
-        mask = _changed(view, touched, site_number, too_large)
+        mask = _changed_columns(view, pending, site_number, too_large)
         if mask:
-            _change_in_portions(table, site_number, view, touched, mask, groups)
+            _change_in_portions(table, site_number, view, pending, mask, groups)
     for group in groups.values():
         if group.priors is not None and not any(group.priors):
             group.priors = None
     return list(groups.values())
 
 
-def _changed(view: RowView, touched: _PendingRow, site_number: int, too_large: int) -> int:
+def _changed_columns(view: RowView, pending: _PendingRow, site_number: int, too_large: int) -> int:
     """Return the columns of an update that its change owns.
 
     The triggers compare old and new values in SQL, which has three blind spots: SQL calls 1 and 1.0 equal, the triggers do not
@@ -368,9 +368,9 @@ def _changed(view: RowView, touched: _PendingRow, site_number: int, too_large: i
     may have changed unseen, the row is compared with the digests of its entries.
     """
     table = view.table
-    mask = touched.mask & table.known_mask
+    mask = pending.mask & table.known_mask
     uncaptured = table.known_mask & ~table.captured_mask
-    if touched.silent:
+    if pending.silent:
         # No trigger saw a difference, so any column may have changed.
         mask |= differing(view) | _unowned_written(view, 0) | uncaptured
     elif mask or uncaptured:
@@ -380,7 +380,7 @@ def _changed(view: RowView, touched: _PendingRow, site_number: int, too_large: i
             mask |= differing(view) & uncaptured
     mask &= ~too_large
     if table.counters:
-        mask = update_registers(view, site_number, mask, silent=touched.silent)
+        mask = update_registers(view, site_number, mask, silent=pending.silent)
     if table.spec.id_column:
         mask |= id_to_settle(view, site_number)
     return mask
@@ -410,10 +410,10 @@ def _unowned_written(view: RowView, uncaptured: int) -> int:
     terms = ", ".join(map(_default_terms, columns))
     listing = f"SELECT {terms} FROM {quoted(table.spec.name)} t WHERE {found[0]}"
     try:
-        shown = table.store.db.execute(listing, found[1]).fetchone()
+        result = table.store.db.execute(listing, found[1]).fetchone()
     except apsw.SQLError:  # a default that is not a valid expression outside of its column definition
         return unowned & uncaptured
-    tests = zip(columns, shown[::3], shown[1::3], shown[2::3], strict=True)
+    tests = zip(columns, result[::3], result[1::3], result[2::3], strict=True)
     return table.mask_of(
         [column.folded for column, plain, value, default in tests if not (plain and conflicts.same(value, default))]
     )
@@ -429,16 +429,16 @@ def _default_terms(column: Column) -> str:
     return f"{value} IS {default}, iif({number}, {value}, NULL), iif({number}, {default}, NULL)"
 
 
-def _too_large(view: RowView, touched: _PendingRow) -> int:
+def _too_large(view: RowView, pending: _PendingRow) -> int:
     """Return the columns whose values are too large to send.
 
     If an entry owns one of them, peers have an older value of it. Then the row is stamped as an insert without that column.
     """
-    if view.present is None or not touched.heavy:
+    if view.present is None or not pending.heavy:
         return 0
     too_large = oversized(view.table, view.present)
     view.table.staying |= frozenset(view.table.columns_of(too_large))
-    touched.inserted = touched.inserted or any(entry.mask & too_large for entry in view.entries)
+    pending.inserted = pending.inserted or any(entry.mask & too_large for entry in view.entries)
     return too_large
 
 
@@ -446,19 +446,19 @@ def _change_in_portions(
     table: Table,
     site_number: int,
     view: RowView,
-    touched: _PendingRow,
+    pending: _PendingRow,
     mask: int,
     groups: dict[tuple[Kind, int], Group],
 ) -> None:
     """Stamp an insert or an update, as several changes if one would be too large to send."""
     kind = Kind.INSERT if mask & EXISTENCE else Kind.UPDATE
-    if not touched.heavy:
-        _change(table, site_number, view, touched, kind, mask, groups)
+    if not pending.heavy:
+        _change(table, site_number, view, pending, kind, mask, groups)
         return
     first, *more = portions(table, mask, view.present or {})
-    _change(table, site_number, view, touched, kind, first, groups)
+    _change(table, site_number, view, pending, kind, first, groups)
     for part in more:
-        _change(table, site_number, RowView.read(table, view.row), touched, Kind.UPDATE, part, groups)
+        _change(table, site_number, RowView.read(table, view.row), pending, Kind.UPDATE, part, groups)
 
 
 def _record_unseen(view: RowView, key: Any, stamp: tuple[int, bytes], masks: list[int]) -> None:
@@ -476,7 +476,7 @@ def _change(
     table: Table,
     site_number: int,
     view: RowView,
-    touched: _PendingRow,
+    pending: _PendingRow,
     kind: Kind,
     mask: int,
     groups: dict[tuple[Kind, int], Group],
@@ -485,7 +485,7 @@ def _change(
     clock = table.store.clock
     site = table.store.site(site_number)
     # After every stamp of the row, also on a clock that is slow: the user saw these values and overwrote them.
-    hlc = clock.tick(touched.at_ms, view.hlc)
+    hlc = clock.tick(pending.at_ms, view.hlc)
     dead = kind is Kind.DELETE
     prior = encode_prior(priors_of(view, site_number, mask))
     by_insert = isinstance(view.row, int) and table.spec.kind is not KeyKind.ROWID

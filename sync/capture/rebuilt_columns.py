@@ -27,9 +27,9 @@ PAIRINGS_MAX = 24
 def renamed_columns(
     store: Store, table_id: int, spec: TableSpec, bits: Mapping[str, int], lost: Sequence[str], mesh_key: bytes
 ) -> dict[str, str]:
-    """Return what the file calls columns (by the mesh's names) that it has lost; empty if not all of them were renamed.
+    """Return the new names of lost columns by their canonical names; empty unless all of them were renamed.
 
-    `gone` are the columns that the triggers compared and the table has not; `bits` those of the mesh's names.
+    `lost` has the columns that the triggers compare and the table lacks; `bits` the bit of each canonical name.
     """
     fresh = [column for column in spec.columns if column.folded not in bits]
     pairings = itertools.islice(itertools.permutations(fresh, len(lost)), PAIRINGS_MAX)

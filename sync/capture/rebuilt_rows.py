@@ -28,7 +28,7 @@ __all__ = ["COMPARED_MAX", "match_rows"]
 COMPARED_MAX = 100_000  # rows: comparing them takes some seconds
 # Up to this many rows in a sequence may have been added or deleted before the next row that matches.
 NEARBY_ROWS = 64
-LOOKS_MAX = 3 * COMPARED_MAX  # comparisons; after that, rows are paired in order
+COMPARISONS_MAX = 3 * COMPARED_MAX  # after that many, the remaining rows are paired in order
 _BATCH_ROWS = 512
 _TABLES = {
     "was": "row INTEGER PRIMARY KEY",  # rows of the change log
@@ -160,7 +160,7 @@ class _Rows:
         self._last = -1 << 63  # no row has this rowid: see `_LEAST`
         self.ahead: deque[tuple[int, Any]] = deque()
 
-    def look(self) -> bool:
+    def fill(self) -> bool:
         """Read rows into `ahead` until it has as many as are compared; return whether it has any."""
         while len(self.ahead) <= NEARBY_ROWS:
             rows = [row for (row,) in self._db.execute(self._listing, (self._last,))]
@@ -178,41 +178,41 @@ class _Rows:
 
 def _compare(table: Table) -> None:
     """Map rows to rows that match their entries, in order; map a changed row by its position between matching neighbours."""
-    db, looks = table.store.db, LOOKS_MAX
+    db, comparisons = table.store.db, COMPARISONS_MAX
 
-    def leaves(rows: Sequence[int]) -> Sequence[Any]:
+    def read_leaves(rows: Sequence[int]) -> Sequence[Any]:
         found = table.log.leaves_of(rows)
         return [found[row] for row in rows]
 
-    def present(rows: Sequence[int]) -> Sequence[Any]:
+    def read_cells(rows: Sequence[int]) -> Sequence[Any]:
         found = table.read_many(rows)
         return [found[row] for row in rows]
 
-    def fits(old: tuple[int, list[Leaf]], new: tuple[int, dict[str, Any]]) -> bool:
-        nonlocal looks
-        looks -= 1
-        return looks >= 0 and not differing(RowView(table, old[0], new[1], old[1]))
+    def matches(old: tuple[int, list[Leaf]], new: tuple[int, dict[str, Any]]) -> bool:
+        nonlocal comparisons
+        comparisons -= 1
+        return comparisons >= 0 and not differing(RowView(table, old[0], new[1], old[1]))
 
-    was, shown = _Rows(db, "was", leaves), _Rows(db, "shown", present)
+    was, present = _Rows(db, "was", read_leaves), _Rows(db, "shown", read_cells)
     pairs = []
-    while was.look() and shown.look():
-        gone, come = _step(was.ahead, shown.ahead, fits)
-        was.skip(gone)
-        shown.skip(come)
-        pairs.append((was.ahead[0][0], shown.ahead[0][0]))
+    while was.fill() and present.fill():
+        deleted, added = _step(was.ahead, present.ahead, matches)
+        was.skip(deleted)
+        present.skip(added)
+        pairs.append((was.ahead[0][0], present.ahead[0][0]))
         was.skip(1)
-        shown.skip(1)
+        present.skip(1)
     db.executemany(f"INSERT INTO {_MAP} VALUES(?, ?)", pairs)
 
 
-def _step(was: Sequence[Any], shown: Sequence[Any], fits: Callable[[Any, Any], bool]) -> tuple[int, int]:
+def _step(was: Sequence[Any], present: Sequence[Any], matches: Callable[[Any, Any], bool]) -> tuple[int, int]:
     """Return how many rows were deleted, and how many were added, before the next two that are the same row."""
-    if fits(was[0], shown[0]):
+    if matches(was[0], present[0]):
         return 0, 0
-    for far in range(1, NEARBY_ROWS):
-        if far < len(was) and fits(was[far], shown[0]):
-            return far, 0
-        if far < len(shown) and fits(was[0], shown[far]):
-            return 0, far
+    for distance in range(1, NEARBY_ROWS):
+        if distance < len(was) and matches(was[distance], present[0]):
+            return distance, 0
+        if distance < len(present) and matches(was[0], present[distance]):
+            return 0, distance
     # Nothing nearby matches, so the row at this position was changed, not deleted.
     return 0, 0

@@ -70,18 +70,20 @@ def assign_id(table: Table, view: RowView, registers: Mapping[str, Any]) -> IdAs
         return None
     if view.present is not None and view.row == wanted:
         return IdAssignment(wanted, wanted, None)
-    rival = RowView.read(table, wanted)
-    if rival.present is None:
+    holder = RowView.read(table, wanted)
+    if holder.present is None:
         return IdAssignment(wanted, wanted, None)
     mine = RowView.read(table, view.row)
-    claim, other = _claim_leaf(mine), _claim_leaf(rival)
+    claim, other = _claim_leaf(mine), _claim_leaf(holder)
     if claim is None or other is None:  # the application wrote a row that has no stamp yet
         return IdAssignment(wanted, _other_id(table, mine), None)
-    if rival.owned().get(table.spec.id_column) != wanted:  # by a chance of 1 in 2^52, its computed id is the wanted one
+    if (
+        holder.owned().get(table.spec.id_column) != wanted
+    ):  # by a chance of 1 in 2^52, its computed id is the wanted one
         return IdAssignment(wanted, _other_id(table, mine), None)
     if _stamp(table, other) < _stamp(table, claim):
         return IdAssignment(wanted, _other_id(table, mine), other[:2])
-    _reassign(table, rival, other, IdAssignment(wanted, _other_id(table, rival), claim[:2]))
+    _reassign(table, holder, other, IdAssignment(wanted, _other_id(table, holder), claim[:2]))
     return IdAssignment(wanted, wanted, None)
 
 
@@ -251,11 +253,11 @@ def _other_id(table: Table, view: RowView) -> int:
     return -1 - int.from_bytes(digest, "big") % _IDS
 
 
-def _reassign(table: Table, rival: RowView, claim: Leaf, assignment: IdAssignment) -> None:
+def _reassign(table: Table, holder: RowView, claim: Leaf, assignment: IdAssignment) -> None:
     """Give the row that has an id another one; constraint errors pass through."""
     column = table.spec.id_column
-    table.update(rival.row, {column: assignment.id})
-    table.log.rehome(rival.row, assignment.id)
-    table.hold(claim[0], claim[1], rival.held(claim) | {column: assignment.wanted})
+    table.update(holder.row, {column: assignment.id})
+    table.log.rehome(holder.row, assignment.id)
+    table.hold(claim[0], claim[1], holder.held(claim) | {column: assignment.wanted})
     table.displaced += 1
-    record_assignment(table, rival.row, assignment.id, assignment)
+    record_assignment(table, holder.row, assignment.id, assignment)

@@ -96,29 +96,31 @@ class RetryQueue:
 
     def _advance(self, table: Table, state: _Pass, budget: int) -> int:
         """Try the next rows of one table; return how many were tried, at least 1 so that `step` ends."""
-        looked = self._retry_parked(table, state, budget) if state.parked else self._retry_moved(table, state, budget)
+        tried = (
+            self._retry_parked(table, state, budget) if state.parked else self._retry_reassigned(table, state, budget)
+        )
         table.log.flush()
-        if looked == budget:
-            return looked
+        if tried == budget:
+            return tried
         if not state.parked:
             state.parked, state.after = True, None  # the second half of the pass
         elif state.again or (state.succeeded and state.passes + 1 < PASSES_MAX):
             self._passes[table.table_id] = _Pass(0 if state.again else state.passes + 1)
         else:
             del self._passes[table.table_id]
-        return max(looked, 1)
+        return max(tried, 1)
 
-    def _retry_moved(self, table: Table, state: _Pass, budget: int) -> int:
+    def _retry_reassigned(self, table: Table, state: _Pass, budget: int) -> int:
         if not table.spec.id_column:
             return 0
-        rows, looked, state.after = keep_both.stale_assignments(table, state.after, budget)
+        rows, tried, state.after = keep_both.stale_assignments(table, state.after, budget)
         for row in rows:
             view = RowView.read(table, row)
             if view.present is None:  # the row is gone: remove its record
                 keep_both.record_assignment(table, row, row, None)
             else:
                 materialize(table, view, view.visible, view.owned(), reinserted=False)
-        return looked
+        return tried
 
     def _retry_parked(self, table: Table, state: _Pass, budget: int) -> int:
         start, parameters = ("", ()) if state.after is None else ("AND row > ?", (state.after,))
