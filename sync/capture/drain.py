@@ -136,6 +136,7 @@ def drain_table(table: Table, site_number: int, times: Times, budget: int = CHUN
         groups = (_drain_inserts if _all_new(table, rows) else _drain_rows)(table, site_number, rows)
     table.log.flush()
     log = pending_name(table.table_id)
+    # A DELETE without a condition clears the table without reading its rows.
     if more:
         table.store.db.execute(f"DELETE FROM {log} WHERE rowid <= ?", (last,))
     else:
@@ -192,6 +193,7 @@ def _drain_run(table: Table, site_number: int, times: Times, budget: int) -> tup
         return None
     tick = table.store.clock.tick
     hlcs: list[int] = []
+    # Rows written at one time follow the first by one tick each, which costs less than asking for the time again.
     for at, same in itertools.groupby(written):
         hlc = tick(times.of(at, OP_INSERT))
         hlcs.append(hlc)
@@ -258,7 +260,7 @@ def _read_pending(
             pending.inserted = True
         elif what == OP_DELETE:
             pending.deleted = True
-        elif what != OP_EVICT:
+        elif what != OP_EVICT:  # an eviction says nothing: the row's current state shows whether it is gone
             mask = what
             for number in range(1, len(words)):
                 mask |= (record[2 + number] or 0) << (WORD_BITS * number)  # NULL in records that no trigger wrote
@@ -348,6 +350,7 @@ def _drain_rows(table: Table, site_number: int, rows: dict[Row, _PendingRow]) ->
             view = RowView(table, row, present, (), holds=False)
         if present is None:
             continue
+        # Hidden, parked and deleted rows count as new: the user sees no such row, so his write is an insert.
         if pending.inserted or not view.visible:
             _change_in_portions(table, site_number, view, pending, (table.known_mask | EXISTENCE) & ~too_large, groups)
             continue
@@ -457,6 +460,7 @@ def _change_in_portions(
         return
     first, *more = portions(table, mask, view.present or {})
     _change(table, site_number, view, pending, kind, first, groups)
+    # Each part joins the entries that the parts before it left, so the row is read again.
     for part in more:
         _change(table, site_number, RowView.read(table, view.row), pending, Kind.UPDATE, part, groups)
 

@@ -75,11 +75,11 @@ def assign_id(table: Table, view: RowView, registers: Mapping[str, Any]) -> IdAs
         return IdAssignment(wanted, wanted, None)
     mine = RowView.read(table, view.row)
     claim, other = _claim_leaf(mine), _claim_leaf(holder)
-    if claim is None or other is None:  # the application wrote a row that has no stamp yet
+    # One of them was written by the application and has no stamp yet. Once it has, the retry queue compares the claims.
+    if claim is None or other is None:
         return IdAssignment(wanted, _other_id(table, mine), None)
-    if (
-        holder.owned().get(table.spec.id_column) != wanted
-    ):  # by a chance of 1 in 2^52, its computed id is the wanted one
+    # The holder does not want the id either: by a chance of 1 in 2^52, it is the holder's computed id.
+    if holder.owned().get(table.spec.id_column) != wanted:
         return IdAssignment(wanted, _other_id(table, mine), None)
     if _stamp(table, other) < _stamp(table, claim):
         return IdAssignment(wanted, _other_id(table, mine), other[:2])
