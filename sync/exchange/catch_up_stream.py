@@ -1,9 +1,10 @@
-"""A catch-up stream: everything that this replica covers and one peer does not, in bounded chunks.
+"""Catch-up stream: everything that this replica covers and one peer does not, in bounded chunks.
 
-Owns the cursor. There is no long read transaction: a stream reads on until, within one short transaction, nothing is left
-that the replica covers and the stream has not sent; only then is the replica's vector the peer's to adopt (ADR 0003). What
-always holds: chunks go schema first, then what is urgent, by site and clock, and each says which windows it was read from. It
-must not know links.
+There is no long read transaction. The stream reads on until one short transaction finds nothing that the replica covers and
+the stream has not sent. Only then may the peer take the replica's vector (ADR 0003).
+
+Chunks contain the schema first, then urgent tables, then the others; within a table by site and clock. Each chunk names the
+windows from which it was read, so that a stream which breaks off need not start again.
 """
 
 from __future__ import annotations
@@ -18,15 +19,20 @@ from mycomesh.sync.wire.bundle import Bundle, Section
 
 __all__ = ["FACTS_MAX", "CatchUpStream", "StreamChunk"]
 
-# Facts in one chunk: each may have the receiver make a table, half a millisecond of its write lock (ADR 0012).
+# Schema facts in one chunk. For each the receiver may create a table, which holds its write lock for half a millisecond
+# (ADR 0012).
 FACTS_MAX = 16
 
 
 @dataclass(slots=True)
 class StreamChunk:
-    """One step: a bundle, or None with the vectors of a complete stream; and local batches drained on the way.
+    """One chunk, or the end of the stream, which has no bundle.
 
-    `collected` tells for each table of a complete stream up to where its tombstones may be missing.
+    bundle: an encoded bundle.
+    rows: how many changes it has.
+    vectors: at the end, the vectors that the peer may take, by table.
+    collected: at the end, the clocks up to which tombstones may be missing in the stream, by table.
+    published: batches of local writes that were drained on the way.
     """
 
     bundle: bytes | None = None
@@ -37,16 +43,16 @@ class StreamChunk:
 
 
 class CatchUpStream:
-    """One peer's catch-up on some tables."""
+    """The stream of some tables to one peer."""
 
     def __init__(self, replica: Replica, have: dict[str, Vector]) -> None:
-        """`have` is what the peer covers, by table; it is moved on as chunks are made."""
+        """Prepare a stream to a peer that covers the vectors `have`, by table."""
         self._replica = replica
         self._urgent = replica.urgency.of
         self._sent = {name: vector.copy() for name, vector in have.items()}
 
     def estimate(self) -> int:
-        """Return about how many changes the stream will hold."""
+        """Return about how many changes the stream will have."""
         tables = self._replica.tables
         return sum(
             changes_in(tables[name], site, window)
@@ -56,12 +62,13 @@ class CatchUpStream:
         )
 
     def next(self, wall_ms: int) -> StreamChunk:
-        """Return the next step; raises `DatabaseBusyError` with nothing lost."""
+        """Return the next chunk; after a `DatabaseBusyError` the same call can be repeated."""
         chunk = StreamChunk()
         chunk.published = self._replica.settled(wall_ms, lambda: self._read(chunk))
         return chunk
 
     def _order(self, name: str) -> tuple[bool, bool, str]:
+        """Return a sort key: the schema before urgent tables, these before the others."""
         return name != SCHEMA_TABLE, not self._urgent(name), name
 
     def _read(self, chunk: StreamChunk) -> None:
@@ -69,7 +76,7 @@ class CatchUpStream:
         size = 0
         for name in sorted(self._sent, key=self._order):
             if sections and not self._urgent(name) and self._urgent(sections[-1].table):
-                break  # what is urgent does not wait for a whole chunk of what is not
+                break  # end the chunk here, so that urgent rows do not wait until other rows fill it
             section = Section(name, [])
             rows_max = FACTS_MAX if name == SCHEMA_TABLE else FEED_ROWS_MAX
             for site, window in self._replica.vector(name).missing_from(self._sent[name]):

@@ -1,8 +1,9 @@
-"""What time it is for the stamps of one replica: its machine's clock as the mesh corrects it, and stamps of a wrong time.
+"""Clock correction: stamps use the mesh's time, and stamps from a clock that was ahead are replaced (design.md section 4, "HLC").
 
-Owns the correction, and the decision to stamp again what lies ahead of the mesh (design.md section 4, "HLC"): others refuse it,
-and all that this clock would stamp until then. What always holds: a stamp is taken back only when two clocks at least agree on
-the time, and only one that no peer is known to cover. It must not know how clocks are compared.
+If the mesh agrees that this machine's clock was ahead, peers refuse the stamps that lie in the future, and every later stamp
+with them. The replica then continues under a new site and stamps those writes again (ADR 0022).
+
+Invariant: a stamp is replaced only if at least two clocks agree on the time, and only if no peer is known to cover it.
 """
 
 from __future__ import annotations
@@ -18,56 +19,57 @@ from mycomesh.sync.replica import Replica
 
 __all__ = ["ClockCorrection"]
 
-# A wall clock that has moved so much against the monotonic one was set, or the machine has slept: what was told of it is old.
+# If the wall clock moved this far against the monotonic clock, somebody has set it or the machine has slept. A correction
+# from before that is obsolete.
 STEP_MS = 5_000
-# After a site is given up for its stamps the next one is kept for so long, whatever the clocks say, and each time twice as long.
+# A site that replaced another one is kept at least this long, whatever the clocks say. The time doubles with each site.
 SITE_MS = 60_000
-# How far peers cover this site is written down at most this often.
+# How often the highest covered clock is stored, at most.
 RECORD_MS = 60_000
-_FACT = "taken"
+_META_KEY = "taken"
 
 
 class ClockCorrection:
-    """The time of one replica."""
+    """The time that one replica stamps with."""
 
     def __init__(self, replica: Replica, acknowledgements: Acknowledgements, config: ExchangeConfig) -> None:
         self._replica = replica
         self._acknowledgements = acknowledgements
         self._config = config
         self._time = TimeKnown(0, confirmed=False, apart_ms=0)
-        self._apart_ms = 0  # wall time less monotonic time
+        self._apart_ms = 0  # wall time minus monotonic time
         self._set_back_at: int | None = None
         self._next_site_at = 0
         self._site_ms = SITE_MS
-        self._covered = _decode_covered(replica.recall(_FACT), replica.site)
+        self._covered = _decode_covered(replica.recall(_META_KEY), replica.site)
         self._recorded = self._covered
         self._recorded_at = 0
 
     def wall_ms(self, now_ms: int, wall_ms: int) -> int:
-        """Return the wall time to stamp with and to judge stamps by."""
+        """Return the corrected wall time, with which this replica stamps and judges stamps."""
         self._apart_ms = wall_ms - now_ms
         return wall_ms + (self._time.offset_ms if self._is_current() else 0)
 
     def _is_current(self) -> bool:
-        """Whether the clock goes on as it did when it was judged."""
+        """Return whether the clock has run on steadily since the mesh compared it."""
         return abs(self._apart_ms - self._time.apart_ms) <= STEP_MS
 
     def record_covered(self, clock: int) -> None:
-        """A peer covers this replica's site up to a clock in some table."""
+        """Record that a peer covers this replica's site up to a clock in some table."""
         self._covered = max(self._covered, clock)
 
     def on_time(self, time: TimeKnown, turn: Turn) -> None:
-        """Take what the mesh says of this machine's clock; the rest of the turn goes by it."""
+        """Take the mesh's correction of this machine's clock, for the rest of this turn too."""
         self._time = time
         turn.wall_ms = self.wall_ms(turn.now_ms, turn.now_ms + self._apart_ms)
         self.check(turn)
 
     def next_deadline(self) -> int | None:
-        """When `check` is due."""
+        """Return when `check` is due."""
         return self._set_back_at
 
     def check(self, turn: Turn) -> None:
-        """Where this replica's stamps lie ahead of the mesh: asks how far peers cover them, then stamps the rest again."""
+        """If this replica's stamps are ahead of the mesh, ask peers how far they cover them; later replace the other stamps."""
         if self._covered > self._recorded and turn.now_ms >= self._recorded_at:
             self._record(turn)
         if not (self._time.confirmed and self._is_current()) or not self._replica.ahead(turn.wall_ms):
@@ -88,11 +90,11 @@ class ClockCorrection:
             self._set_back_at = turn.now_ms + self._config.busy_ms
             return
         self._next_site_at, self._site_ms = turn.now_ms + self._site_ms, 2 * self._site_ms
-        self._covered = self._recorded = 0  # of the new site
+        self._covered = self._recorded = 0  # no peer covers the new site yet
         site = self._replica.site.hex()
         text = (
-            f"this node's clock was {ahead_s:,} s ahead of the mesh: what it wrote meanwhile, and nobody took,"
-            f" is stamped again under the new site {site}"
+            f"this node's clock was {ahead_s:,} s ahead of the mesh: writes that no peer has accepted"
+            f" get fresh stamps under the new site {site}"
         )
         turn.notify("site.set_back", text, {"site": site, "ahead_s": ahead_s}, "warning")
         turn.changed = True
@@ -100,14 +102,14 @@ class ClockCorrection:
     def _record(self, turn: Turn) -> None:
         self._recorded_at = turn.now_ms + RECORD_MS
         try:
-            self._replica.remember(_FACT, codec.encode([self._replica.site, self._covered]))
+            self._replica.remember(_META_KEY, codec.encode([self._replica.site, self._covered]))
         except DatabaseBusyError:
             return
         self._recorded = self._covered
 
 
 def _decode_covered(stored: object, own: bytes) -> int:
-    """Return how far peers were known to cover the site; 0 of another one, or where another hand has been at it."""
+    """Return the clock that `_record` stored for the site `own`; 0 if it is missing, of another site, or edited by hand."""
     if not isinstance(stored, bytes):
         return 0
     try:

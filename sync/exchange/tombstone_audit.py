@@ -1,8 +1,9 @@
-"""The end of a round: the sender's vectors are adopted, after an audit of the tables where it has collected tombstones.
+"""Tombstone audit: removes rows whose tombstones the sender of a round has collected (design.md section 4; ADR 0007).
 
-Owns the comparison of stamps, window by window. What always holds: a replica that does not cover everything up to the sender's
-marks may hold rows whose delete nobody can send any more, so it asks which of its entries the sender still holds, and drops
-the rest of what the sender covers before it adopts (design.md section 4; ADR 0007). It must not know links.
+A replica that was away may have rows whose deletes no peer can send any more. Before it takes the sender's vectors, it asks,
+window by window, which of its entries the sender still has. Of the windows that the sender covers, it removes the rest.
+
+Invariant: a replica that does not cover the sender's GC watermarks takes a vector only after the audit.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from mycomesh.sync.wire import messages as wire
 
 __all__ = ["AuditStep", "TombstoneAudit", "reply_to"]
 
-# Stamps compared in one step, and rows dropped in one transaction: some milliseconds each.
+# Stamps compared for one reply, and rows removed in one transaction: some milliseconds each.
 STAMPS_MAX = 16_384
 DROPS_MAX = 256
 _NEVER = (1 << 64, 1 << 64)
@@ -28,49 +29,57 @@ _NEVER = (1 << 64, 1 << 64)
 
 @dataclass(slots=True)
 class AuditStep:
-    """What one step has done: batches to publish, rows that are gone, whether that was all, tables that moved.
+    """The outcome of one step of an audit."""
 
-    `short` are tables whose vector claims more than may be adopted at this time.
-    """
-
-    published: list[bytes] = field(default_factory=list)
-    rows: int = 0
+    published: list[bytes] = field(default_factory=list)  # batches of local writes, to publish
+    rows: int = 0  # removed
     done: bool = False
-    advanced: list[str] = field(default_factory=list)
-    incomplete: list[str] = field(default_factory=list)
+    advanced: list[str] = field(default_factory=list)  # tables whose vectors grew
+    incomplete: list[str] = field(default_factory=list)  # tables whose sender claims clocks beyond the present
 
 
-def reply_to(replica: Replica, question: wire.AuditRequest) -> wire.AuditReply:
-    """Return which entries this replica holds; the caller has drained."""
-    table = replica.tables.get(question.table)
+def reply_to(replica: Replica, request: wire.AuditRequest) -> wire.AuditReply:
+    """Return which entries this replica has; the caller has drained local writes."""
+    table = replica.tables.get(request.table)
     found: Sequence[int] = []
-    reached = question.upto
+    reached = request.upto
     if table is not None:
         found, reached = tombstones.stamps(
-            table, question.site, question.after, question.upto, min(STAMPS_MAX, wire.RUNS_MAX)
+            table, request.site, request.after, request.upto, min(STAMPS_MAX, wire.RUNS_MAX)
         )
-    return wire.AuditReply(question.table, question.site, question.after, reached, tuple(_runs(question.after, found)))
+    return wire.AuditReply(request.table, request.site, request.after, reached, tuple(_runs(request.after, found)))
 
 
 class TombstoneAudit:
-    """The end of one round."""
+    """The audit at the end of one round."""
 
     def __init__(
-        self, replica: Replica, vectors: Mapping[str, Vector], collected: Mapping[str, Vector], held: Sequence[str]
+        self,
+        replica: Replica,
+        vectors: Mapping[str, Vector],
+        watermarks: Mapping[str, Vector],
+        not_empty: Sequence[str],
     ) -> None:
-        """`vectors` and `collected` came with the end of the stream; `held` are tables that were not empty before it."""
+        """Prepare an audit.
+
+        Args:
+            replica: this replica.
+            vectors: the sender's vectors by table, from the end of the stream.
+            watermarks: the sender's GC watermarks by table, from there too.
+            not_empty: tables that had entries here before the stream; the others need no audit.
+        """
         self._replica = replica
         self._vectors = vectors
-        self._collected = collected
-        self._held = held
+        self._watermarks = watermarks
+        self._not_empty = not_empty
         self._requests: deque[wire.AuditRequest] = deque()
-        self._absent: dict[str, array[int]] = {}  # table -> place, hlc, place, hlc, ...
+        self._absent: dict[str, array[int]] = {}  # table -> site number, hlc, site number, hlc, ...
 
     def begin(self) -> wire.AuditRequest | None:
-        """Return the first question, None if there is nothing to ask."""
-        for name in self._held:
-            marks, table = self._collected.get(name), self._replica.tables.get(name)
-            if marks is None or table is None or not marks.missing_from(table.vector):
+        """Return the first request, None if no table needs one."""
+        for name in self._not_empty:
+            watermarks, table = self._watermarks.get(name), self._replica.tables.get(name)
+            if watermarks is None or table is None or not watermarks.missing_from(table.vector):
                 continue
             self._requests += [
                 wire.AuditRequest(name, site, after, upto)
@@ -82,35 +91,39 @@ class TombstoneAudit:
 
     @property
     def awaiting_reply(self) -> bool:
-        """True while an answer is to come."""
+        """True while a reply is missing."""
         return bool(self._requests)
 
-    def on_audit_reply(self, held: wire.AuditReply) -> wire.AuditRequest | None:
-        """Take one answer; returns the next question. Raises `DecodeError` for an answer to another question."""
-        require(self._requests, "answers an audit that has ended")
-        question = self._requests.popleft()
-        same = (held.table, held.site, held.after) == (question.table, question.site, question.after)
-        require(same and question.after < held.reached <= question.upto, "answers another audit")
-        table = self._replica.tables.get(held.table)
-        place = None if table is None else table.store.site_number(held.site)
-        if table is not None and place is not None:
-            absent = self._absent.setdefault(held.table, array("q"))
-            after, windows = held.after, list(_windows(held.after, held.runs))
-            while after < held.reached:
-                mine, after = tombstones.stamps(table, held.site, after, held.reached, STAMPS_MAX)
+    def on_audit_reply(self, reply: wire.AuditReply) -> wire.AuditRequest | None:
+        """Record one reply and return the next request, None after the last; raise `DecodeError` if it does not match."""
+        require(self._requests, "replies to an audit that has ended")
+        request = self._requests.popleft()
+        same = (reply.table, reply.site, reply.after) == (request.table, request.site, request.after)
+        require(same and request.after < reply.reached <= request.upto, "replies to another audit request")
+        table = self._replica.tables.get(reply.table)
+        site_number = None if table is None else table.store.site_number(reply.site)
+        if table is not None and site_number is not None:
+            absent = self._absent.setdefault(reply.table, array("q"))
+            after, windows = reply.after, list(_windows(reply.after, reply.runs))
+            while after < reply.reached:
+                mine, after = tombstones.stamps(table, reply.site, after, reply.reached, STAMPS_MAX)
                 for hlc in _besides(mine, windows):
-                    absent.extend((place, hlc))
-        if held.reached < question.upto:
-            self._requests.appendleft(wire.AuditRequest(question.table, question.site, held.reached, question.upto))
+                    absent.extend((site_number, hlc))
+        if reply.reached < request.upto:
+            self._requests.appendleft(wire.AuditRequest(request.table, request.site, reply.reached, request.upto))
         return self._requests[0] if self._requests else None
 
     def step(self, wall_ms: int) -> AuditStep:
-        """Drop some of what is gone, and adopts when nothing is left; raises `DatabaseBusyError` with nothing lost."""
+        """Remove up to `DROPS_MAX` rows; once none is left, take the sender's vectors.
+
+        Raises:
+            DatabaseBusyError: nothing was changed.
+        """
         step = AuditStep()
         step.published = self._replica.changing(wall_ms, lambda: self._drop(step, wall_ms))
         step.done = not self._absent
         if step.done:
-            step.advanced = self._replica.adopt(self._vectors, self._collected, wall_ms)
+            step.advanced = self._replica.adopt(self._vectors, self._watermarks, wall_ms)
             step.incomplete = [
                 name
                 for name, vector in self._vectors.items()
@@ -128,15 +141,15 @@ class TombstoneAudit:
             forgotten = tombstones.forget(table, list(zip(some[::2], some[1::2], strict=True)), wall_ms)
             step.rows += forgotten
             if forgotten:
-                self._replica.show_again(table)  # parked rows, whose place they had
-        # Kept in memory alone: what a rolled back transaction leaves undone is audited by the next round.
+                self._replica.show_again(table)  # parked rows may fit now
+        # This list is only in memory. If the transaction rolls back, the next round audits these rows again.
         del absent[: 2 * DROPS_MAX]
         if not absent:
             del self._absent[name]
 
 
 def _runs(after: int, clocks: Sequence[int]) -> Iterator[int]:
-    """Yield runs of consecutive clocks: the first as difference to the last before, and how many."""
+    """Yield two numbers for each run of consecutive clocks: the distance from the previous run's end, and the count."""
     last, start, count = after, 0, 0
     for hlc in clocks:
         if count and hlc == start + count:
@@ -153,7 +166,7 @@ def _runs(after: int, clocks: Sequence[int]) -> Iterator[int]:
 
 
 def _windows(after: int, runs: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Yield (first, last) of runs; a run may be as long as a peer likes to say."""
+    """Yield (first, last) of each run, without expanding it: the peer chooses its length."""
     last = after
     for gap, count in zip(runs[::2], runs[1::2], strict=True):
         yield last + gap, last + gap + count - 1
@@ -161,7 +174,7 @@ def _windows(after: int, runs: Sequence[int]) -> Iterator[tuple[int, int]]:
 
 
 def _besides(clocks: Sequence[int], windows: Sequence[tuple[int, int]]) -> Iterator[int]:
-    """Yield the clocks, ascending, that lie in no window."""
+    """Yield the clocks that lie in no window; both are ascending."""
     following = iter(windows)
     first, last = next(following, _NEVER)
     for hlc in clocks:

@@ -1,8 +1,11 @@
-"""Causal stability: up to which clock nothing can still arrive, so that tombstones before it may go (design.md section 4).
+"""Tombstone garbage collection by causal stability (design.md section 4).
 
-Owns who the members are and when each was last heard of, the beats of an idle site, and the times of collection. What always
-holds: a tombstone is collected only after this replica covers the clock of every member's site beyond it; members away
-longer than the retention hold nothing up, and learn of the deletes by an audit (ADR 0007). It must not know links.
+A tombstone may go once nothing older than it can still arrive. This replica knows that when its vector covers the clock of
+every member's site beyond the tombstone. A site that writes nothing would hold up the others, so it publishes beats: batches
+without changes that advance its clock.
+
+Invariant: a tombstone is collected only after every member's site is covered beyond it, or once it is older than the
+retention. A member that was away for longer holds nothing up, and learns the deletes by an audit (ADR 0007).
 """
 
 from __future__ import annotations
@@ -20,37 +23,37 @@ from mycomesh.sync.storage.table import Table
 
 __all__ = ["MEMBERS_MAX", "TombstoneGC"]
 
-# As many as the mesh keeps certificates of.
+# The mesh keeps certificates of no more members.
 MEMBERS_MAX = 4_096
-# Tombstones of one transaction: some milliseconds.
+# Tombstones removed in one transaction: some milliseconds.
 COLLECT_MAX = 512
-# When a member was heard of is written down about so often; the retention is counted in days.
+# How often the times at which members were heard are stored. Coarse, because the retention is counted in days.
 RECORD_MS = 3_600_000
-_FACT = "members"
+_META_KEY = "members"
 
 
 @dataclass(frozen=True, slots=True)
 class _Due:
-    """When the next looks are due, monotonic."""
+    """When the next beat and the next collection are due, in monotonic milliseconds."""
 
     beat_at: int
     collect_at: int
 
 
 class TombstoneGC:
-    """What is stable in each table."""
+    """The beats of this site and the collection of stable tombstones."""
 
     def __init__(self, replica: Replica, config: ExchangeConfig) -> None:
         self._replica = replica
         self._config = config
-        self._last_heard: dict[bytes, int] = _decode_heard(replica.recall(_FACT))  # node id -> wall ms
+        self._last_heard: dict[bytes, int] = _decode_heard(replica.recall(_META_KEY))  # node id -> Unix ms
         self._recorded = dict(self._last_heard)
-        self._members_known = False  # nothing is collected until the mesh has said who the members are
+        self._members_known = False  # collect nothing before the mesh has reported the members
         self._due: _Due | None = None
-        self._stable: dict[str, int] = {}  # what was stable at the look before this one
+        self._stable: dict[str, int] = {}  # table -> the clock that was stable at the last collection
 
     def on_members(self, members: tuple[tuple[bytes, int | None], ...], turn: Turn) -> None:
-        """Take over who the other members are; those that are not named have left."""
+        """Record the other members, as in `MembersKnown`; nodes that are missing have left the mesh."""
         heard = {}
         for node_id, ago_ms in members[:MEMBERS_MAX]:
             before = self._last_heard.get(node_id)
@@ -62,11 +65,11 @@ class TombstoneGC:
         self._members_known = True
 
     def next_deadline(self) -> int | None:
-        """When `on_timer` is due."""
+        """Return when `on_timer` is due."""
         return None if self._due is None else min(self._due.beat_at, self._due.collect_at)
 
     def on_timer(self, turn: Turn) -> None:
-        """Beats where tombstones wait for this site, collects those that nothing waits for."""
+        """Publish beats for tombstones that wait for this site, and collect tombstones that have been stable for a while."""
         if self._due is None:
             self._due = _Due(turn.now_ms + self._beat_ms(), turn.now_ms + self._config.collect_ms)
             return
@@ -85,11 +88,11 @@ class TombstoneGC:
     # ---- beats
 
     def _beat_ms(self) -> int:
-        """How long until the next look, so that what a node hears of beats a second does not grow with the mesh."""
+        """Return the time to the next beat; it grows with the mesh, so that the rate of received beats does not."""
         return self._config.beat_ms * max(1, (1 + len(self._last_heard)) // self._config.beat_members)
 
     def _beat(self, turn: Turn) -> None:
-        """Says that nothing older comes from here, in tables with tombstones that this site's clock has not passed."""
+        """Publish that nothing older will follow, for tables with tombstones that this site's clock has not passed."""
         own = self._replica.site
         names = [
             name
@@ -102,7 +105,7 @@ class TombstoneGC:
     # ---- collection
 
     def _collect(self, turn: Turn) -> bool:
-        """Remove what was stable at the look before this one; true if there is more of it."""
+        """Remove tombstones that were stable at the last collection; return True if there are more of them."""
         if not self._members_known:
             return False
         self._record()
@@ -112,15 +115,17 @@ class TombstoneGC:
             removed = self._replica.collect(name, min(stable, self._stable.get(name, 0)), COLLECT_MAX)
             total += removed
             if removed == COLLECT_MAX:
-                more = True  # looked at again in a moment, with the same measure
+                more = True  # the next call comes soon and uses the same bound
             else:
                 self._stable[name] = stable
         if total:
-            turn.notify("tombstones.collected", f"{total} delete markers collected", {"count": total}, "debug")
+            turn.notify(
+                "tombstones.collected", f"removed {total} tombstone(s) that no member needs", {"count": total}, "debug"
+            )
         return more
 
     def _stable_upto(self, table: Table, wall_ms: int) -> int:
-        """Return the clock up to which every member's site is covered here."""
+        """Return the clock up to which this replica covers every member's site."""
         vector = table.vector
         own = self._replica.site
         oldest_ms = wall_ms - self._config.retention_ms
@@ -131,24 +136,24 @@ class TombstoneGC:
             clocks = sorted(
                 vector.upto(site) for site, _ in vector.items() if site[:SITE_PREFIX] == node_id[:SITE_PREFIX]
             )
-            # A node has one site at a time: earlier ones have ended, and only what was still on its way may come.
+            # A node has one site at a time. An earlier site has ended, so only recent writes of it may still be under way.
             waiting += [clock for clock in clocks[:-1] if ms_from_hlc(clock) >= oldest_ms]
             waiting.append(clocks[-1] if clocks else 0)
-        # What is older than the retention waits for nobody: not even for members that do not have this table at all.
+        # Tombstones older than the retention wait for nobody, not even for members that lack this table.
         return max(min(waiting), hlc_from_ms(max(oldest_ms, 0)))
 
     def _record(self) -> None:
-        """Write down when members were heard of, if that has changed by much."""
+        """Store when members were last heard, if that has changed by much."""
         changed = self._last_heard.keys() != self._recorded.keys() or any(
             self._last_heard[node_id] >= self._recorded[node_id] + RECORD_MS for node_id in self._last_heard
         )
         if changed:
-            self._replica.remember(_FACT, codec.encode([list(item) for item in sorted(self._last_heard.items())]))
+            self._replica.remember(_META_KEY, codec.encode([list(item) for item in sorted(self._last_heard.items())]))
             self._recorded = dict(self._last_heard)
 
 
 def _decode_heard(stored: object) -> dict[bytes, int]:
-    """Return what `_record` wrote; nothing where there is nothing, or another hand has been at it."""
+    """Return what `_record` stored; nothing if it is missing or was edited by hand."""
     if not isinstance(stored, bytes):
         return {}
     try:
