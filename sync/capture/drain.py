@@ -350,7 +350,7 @@ def _drain_rows(table: Table, site_number: int, rows: dict[Row, _PendingRow]) ->
             view = RowView(table, row, present, (), holds=False)
         if present is None:
             continue
-        # Hidden, parked and deleted rows count as new: the user sees no such row, so his write is an insert.
+        # A deleted row, or one whose insert has not arrived, does not exist for the user. So his write is an insert.
         if pending.inserted or not view.visible:
             _change_in_portions(table, site_number, view, pending, (table.known_mask | EXISTENCE) & ~too_large, groups)
             continue
