@@ -354,7 +354,7 @@ class MeshCore:
         elif link.dialled:
             self._dialer.record_member(link.address, node_id)
             self.links.record_pending(node_id, link)
-        elif not self.links.accepts(hello, than=self._context.identity.node_id):
+        elif not self.links.accepts(hello, own_id=self._context.identity.node_id):
             self._drop(link, "linked already", turn)
         else:
             self._admit(link, hello, turn)

@@ -1,9 +1,8 @@
-"""Who passes a handshake: members by their certificate, joining nodes by an invitation.
+"""Authentication of peers: members by their certificate, joining nodes by an invitation.
 
-Owns what is said in the payloads of messages 2 and 3, and the judgement of what the other side says there. What always
-holds: a member is admitted only with a certificate of this mesh, valid at this moment, for the very key that the
-handshake has proven; a joining node only under the key of an open invitation. A gate serves one session and keeps what
-it learnt there. Must not know: connections, links, addresses.
+A gate makes the payloads of handshake messages 2 and 3, and checks those of the other side. It serves one session and keeps what
+the peer presented there. Invariants: a member is admitted only with a certificate of this mesh that is valid at this moment, for
+the static key that the handshake has proven. A joining node is admitted only under the pre-shared key of an open invitation.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["BOOT_BYTES", "JoinGate", "JoinRequest", "MemberGate", "MemberHello", "RefusalError"]
 
-BOOT_BYTES = 8  # drawn at each start of a node: tells a restarted peer from a second connection of the same one
+BOOT_BYTES = 8  # random at each start of a node: a restarted peer has another one, a second connection the same
 
 _VERSION = 1
 _PORT_MAX = 65_535
@@ -36,9 +35,9 @@ _PORT_MAX = 65_535
 
 @dataclass(frozen=True, slots=True)
 class MemberHello:
-    """What a member shows: certificate, the number of this life of its process, the port where it listens (or 0).
+    """A member's handshake payload: certificate, boot number, listening port (0: none), supported protocol versions.
 
-    `versions` of the protocol are those that it speaks.
+    `boot` is random at each start of the member's process.
     """
 
     certificate: Certificate
@@ -47,14 +46,14 @@ class MemberHello:
     versions: Versions
 
     def encode(self) -> bytes:
-        """The payload of message 2 or 3."""
+        """Return the payload of message 2 or 3."""
         spoken = self.versions
         return wire.encode((_VERSION, self.certificate.raw, self.boot, self.port, spoken.oldest, spoken.newest))
 
 
 @dataclass(frozen=True, slots=True)
 class JoinRequest:
-    """A node that asks to be let in, the static key that the handshake proved, and the invitation that it used."""
+    """The request of a joining node, the static key that the handshake has proven, and the invitation that it used."""
 
     request: Request
     static: bytes
@@ -62,14 +61,14 @@ class JoinRequest:
 
 
 class RefusalError(HandshakeError):
-    """We do not want this connection, though nobody did wrong: it leads to ourselves, or to a member already linked.
+    """This connection is redundant: it leads to the node itself, or to a member that is linked already.
 
-    Fault: nobody's. State: the handshake is dropped. To do: nothing.
+    Fault: none. State: the handshake is dropped. To do: nothing.
     """
 
 
 class MemberGate:
-    """The gate of a member. Set `wall_ms` before bytes are fed to its session."""
+    """The gate of a member. Set `wall_ms` before passing bytes to its session."""
 
     __slots__ = (
         "_invitations",
@@ -93,35 +92,38 @@ class MemberGate:
     ) -> None:
         self._own = own
         self._roster = roster
-        self._secrets = secrets  # of the mesh, in the order in which they are tried
-        self.stale = (
-            False  # the other side came with a secret that we use no more: it is told the one in use, and no more
-        )
+        self._secrets = secrets  # of the mesh, in the order in which the handshake tries them
+        # The other side used an older secret. It gets only the decrees that lead to the current one.
+        self.stale = False
         self._invitations = invitations  # (pre-shared key, invitation) in the order of `keys()`
-        self._refusal_reason = refusal_reason  # why a member should not be linked once more, or an empty string
-        self.hello: MemberHello | None = None  # of the member who was admitted (or refused by `refusal_reason`)
+        self._refusal_reason = refusal_reason  # why a member should not get another link, or an empty string
+        self.hello: MemberHello | None = None  # of the member that was admitted (or refused by `refusal_reason`)
         self.join_request: JoinRequest | None = None
         self.wall_ms = 0
 
     def keys(self) -> Keys:
-        """The keys of a session behind this gate."""
+        """Return the keys for a session with this gate."""
         identity = self._roster.identity
         psks = (*self._secrets, *(psk for psk, _ in self._invitations))
         return Keys(identity.mesh_id, psks, identity.static_private)
 
     def answer(self, psk: int) -> bytes:
-        """Members see our hello, joining nodes the offer of enrolment."""
+        """Return the payload of message 2: our hello for a member, the enrolment offer for a joining node."""
         return self._own.encode() if psk < len(self._secrets) else offer_encode(self._roster.identity)
 
     def admit(self, introduction: Introduction) -> bytes:
-        """Judge a member or a joining node; MeshError refuses."""
+        """Check the peer's payload, admit the peer, and return the payload of message 3, which only an initiator sends.
+
+        Raises:
+            MeshError: the peer is refused.
+        """
         if introduction.psk < len(self._secrets):
             self._admit_member(introduction)
             self.stale = self._secrets[introduction.psk] != self._roster.revocations.secret
         else:
             invitation = self._invitations[introduction.psk - len(self._secrets)][1]
             if not invitation.is_open(self.wall_ms):
-                raise HandshakeError("the invitation has run out while it was used")
+                raise HandshakeError("the invitation expired during the handshake")
             request = request_decode(
                 introduction.payload, transcript=introduction.transcript, remote_static=introduction.remote_static
             )
@@ -147,7 +149,7 @@ class MemberGate:
 
 
 class JoinGate:
-    """The gate of a node that joins: it admits any member of the code's mesh, and shows its request."""
+    """The gate of a joining node: it admits any member of the join code's mesh, and presents its request."""
 
     __slots__ = ("_candidate", "_code", "_refusal_reason", "wall_ms")
 
@@ -158,15 +160,19 @@ class JoinGate:
         self.wall_ms = 0
 
     def keys(self) -> Keys:
-        """The keys of a session behind this gate."""
+        """Return the keys for a session with this gate."""
         return Keys(self._code.mesh_id, (self._code.psk(),), self._candidate.static_private)
 
     def answer(self, psk: int) -> bytes:
-        """Nobody calls a joining node."""
-        raise HandshakeError(f"a joining node answers nobody, whatever the key ({psk})")
+        """Refuse: a joining node accepts no connections."""
+        raise HandshakeError(f"a joining node accepts no connections (pre-shared key {psk})")
 
     def admit(self, introduction: Introduction) -> bytes:
-        """Judge the member who invites, and ask to be let in."""
+        """Check the member's offer, and return the enrolment request as the payload of message 3.
+
+        Raises:
+            MeshError: the member is refused.
+        """
         offer_decode(
             introduction.payload, code=self._code, remote_static=introduction.remote_static, wall_ms=self.wall_ms
         )

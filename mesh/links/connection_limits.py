@@ -1,8 +1,7 @@
-"""Whether there is a place for one more connection of a stranger.
+"""Limits on unauthenticated incoming connections: slots in total and per host, and handshakes per host and second.
 
-Owns the places for whoever has not shown a certificate yet, and the rate at which one host may ask for them. What always
-holds: no host takes more than its share of the places or of the handshakes, places are kept for hosts where members were
-met, and what is remembered of hosts is bounded. Must not know: sessions, members.
+Some slots are reserved for hosts where members were seen before, so that a flood does not lock members out. Invariants: no host
+takes more than its share of slots or handshakes, and the table of hosts is bounded.
 """
 
 from __future__ import annotations
@@ -21,20 +20,23 @@ if TYPE_CHECKING:
 
 __all__ = ["SOURCES_MAX", "ConnectionLimits"]
 
-SOURCES_MAX = 1_024  # hosts whose handshakes are counted: a flood of more than these is held by the places alone
+SOURCES_MAX = 1_024  # hosts whose handshakes are counted; only the slots limit a flood from more hosts
 
 
 class ConnectionLimits:
-    """One node's door. Ask `refuses` once for each connection that was not dialled from here."""
+    """The limits of one node. Call `refuses` once for each connection that this node did not dial."""
 
     __slots__ = ("_config", "_sources")
 
     def __init__(self, config: MeshConfig) -> None:
         self._config = config
-        self._sources: OrderedDict[str, int] = OrderedDict()  # its handshakes so far, as `pace.paced` counts
+        self._sources: OrderedDict[str, int] = OrderedDict()  # host group -> its token bucket (`admit_at_rate`)
 
     def refuses(self, links: Iterable[Link], host: str, now_ms: int, *, known: bool) -> bool:
-        """Whether one more stranger of this host stays outside; `known` hosts have places of their own."""
+        """Return True if one more unauthenticated connection from this host exceeds a limit.
+
+        `known` hosts, where a member was seen, may use the reserved slots too.
+        """
         config = self._config
         strangers = [link for link in links if not link.dialled and link.hello is None]
         if len(strangers) >= config.strangers_max - (0 if known else config.strangers_reserved):
@@ -47,7 +49,7 @@ class ConnectionLimits:
         return not self._admit_handshake(group, now_ms)
 
     def _admit_handshake(self, group: str, now_ms: int) -> bool:
-        """Count one handshake of a source, if it has not had too many."""
+        """Count one handshake of a host group; return False if it exceeds the rate."""
         every_ms, at_once = self._config.handshake_every_ms, self._config.handshakes_at_once
         over_ms = admit_at_rate(self._sources.get(group), now_ms, every_ms=every_ms, at_once=at_once)
         if over_ms is None:

@@ -1,9 +1,8 @@
-"""Which address to dial, and when.
+"""Dialler: the address book of one node, with the state of each address and the time of its next dial.
 
-Owns the address book: hints, what became of them, when to try again. What always holds: an address is dialled at most
-once at a time and at most once a second, however often it is announced; addresses of members that are linked rest; our
-own addresses are remembered and left alone until the network changes; the book is bounded. Must not know: sessions,
-certificates; who answered at an address is told to it.
+Addresses are hints from mDNS, settings and peers, and may be wrong. Invariants: an address has at most one dial at a time, and
+at most one per `dial_ms`, however often it is announced. Addresses of linked members are not dialled. The node's own addresses
+are not dialled again until the network changes. The book is bounded.
 """
 
 from __future__ import annotations
@@ -24,17 +23,17 @@ if TYPE_CHECKING:
 
 __all__ = ["Dialer"]
 
-ADDRESSES_MAX = 1_024  # 64 members with 16 addresses each, or a flood of spoofed records: LRU beyond
-HOSTS_MAX = 256  # hosts where members were met, for the slots kept for them: as many as a large mesh has near
-FAILURES_MAX = 8  # in a row, for an address where no member ever was: several minutes; a new hint brings it back
+ADDRESSES_MAX = 1_024  # 64 members with 16 addresses each; in a flood of spoofed records the oldest are removed
+HOSTS_MAX = 256  # hosts where members were seen, for which slots are reserved: as many as are near in a large mesh
+FAILURES_MAX = 8  # in a row until an address that no member proved is removed: several minutes; a hint adds it again
 
 
 class _State(Enum):
-    WAITING = auto()  # to be dialled at due_ms
-    DIALLING = auto()  # a dial is under way
-    CONNECTED = auto()  # a connection stands that we dialled there
-    RESTING = auto()  # its member is linked, by whatever way
-    OWN = auto()  # it is our own
+    WAITING = auto()  # for its next dial, at due_ms
+    DIALLING = auto()  # a dial is in progress
+    CONNECTED = auto()  # a connection that we dialled there is open
+    RESTING = auto()  # its member is linked, at this address or another
+    OWN = auto()  # it is an address of this node
 
 
 _MOVES = {
@@ -55,20 +54,20 @@ _MOVES = {
 class _Entry:
     static: bool
     state: _State = _State.WAITING
-    node_id: bytes | None = None  # who answered there last, or is said to
-    proven: bool = False  # a member has really answered there
+    node_id: bytes | None = None  # the member that was there last, or that a peer says is there
+    proven: bool = False  # a member has authenticated there
     due_ms: int = 0
     tried_ms: int | None = None
     failures: int = 0
-    not_before_ms: int = 0  # not dialled before, whatever is heard of it
+    not_before_ms: int = 0  # no dial before this time, whatever hints arrive
 
     def move(self, state: _State) -> None:
-        assert (self.state, state) in _MOVES, f"no way from {self.state.name} to {state.name}"
+        assert (self.state, state) in _MOVES, f"no transition from {self.state.name} to {state.name}"
         self.state = state
 
 
 class Dialer:
-    """The address book of one node."""
+    """The address book of one node. The core sets `links_wanted` before it calls `start_dials`."""
 
     __slots__ = ("_book", "_config", "_dialling", "_due_ms", "_linked", "_member_hosts", "_rng", "links_wanted")
 
@@ -79,13 +78,13 @@ class Dialer:
         self._linked: dict[bytes, None] = {}
         self._member_hosts: OrderedDict[str, None] = OrderedDict()
         self._dialling = 0
-        self._due_ms: int | None = None  # nothing is due before
-        self.links_wanted = 1 << 30  # further links that are wanted
+        self._due_ms: int | None = None  # no dial is due earlier
+        self.links_wanted = 1 << 30  # how many more links the node wants
 
     # ---- hints
 
     def on_event(self, event: AddressFound | DialFailed | NetworkChanged, now_ms: int) -> None:
-        """Take what the shell has learnt of addresses."""
+        """Handle an event of the shell about addresses."""
         match event:
             case AddressFound(address, static, _):
                 self.on_address_found(address, now_ms, static=static)
@@ -99,7 +98,7 @@ class Dialer:
     def on_address_found(
         self, address: Address, now_ms: int, *, static: bool = False, node_id: bytes | None = None
     ) -> None:
-        """Something says that a member may listen there: try soon, whatever was before."""
+        """Handle a hint that a member may listen there: dial soon, whatever failed before."""
         if is_circuit(address.host):
             return
         entry = self._book.get(address)
@@ -111,7 +110,7 @@ class Dialer:
             entry.static = entry.static or static
             entry.failures = 0
             if node_id is None and not entry.proven:
-                # Somebody announces it himself: what another member said about who is there counts no more.
+                # A node announces the address itself, so another member's statement about who is there is outdated.
                 entry.node_id = None
                 if entry.state is _State.RESTING:
                     entry.move(_State.WAITING)
@@ -122,7 +121,7 @@ class Dialer:
                 self._wait(entry, now_ms, 0)
 
     def on_network_changed(self, now_ms: int) -> None:
-        """An interface came or went: everything may be elsewhere, so try everything at once."""
+        """Handle a change of interfaces: any member may be reachable again, so dial every waiting address at once."""
         for entry in self._book.values():
             entry.failures = 0
             if entry.state is _State.OWN:
@@ -130,10 +129,10 @@ class Dialer:
             if entry.state is _State.WAITING:
                 self._wait(entry, now_ms, 0)
 
-    # ---- what became of dials
+    # ---- outcomes of dials
 
     def on_dial_failed(self, address: Address, now_ms: int) -> None:
-        """A dial led nowhere."""
+        """Handle a dial that failed."""
         entry = self._book.get(address)
         if entry is not None and entry.state is _State.DIALLING:
             self._dialling -= 1
@@ -141,14 +140,14 @@ class Dialer:
             self._retry(address, entry, now_ms)
 
     def on_conn_opened(self, address: Address) -> None:
-        """A dial led to a connection."""
+        """Handle a dial that led to a connection."""
         entry = self._book.get(address)
         if entry is not None and entry.state is _State.DIALLING:
             self._dialling -= 1
             entry.move(_State.CONNECTED)
 
     def on_conn_closed(self, address: Address, now_ms: int) -> None:
-        """A connection that we dialled is gone, with or without a member at its other end."""
+        """Handle the end of a connection that we dialled, whether or not a member was at its other end."""
         entry = self._book.get(address)
         if entry is not None and entry.state is _State.CONNECTED:
             entry.move(_State.WAITING)
@@ -158,7 +157,7 @@ class Dialer:
                 self._retry(address, entry, now_ms)
 
     def record_member(self, address: Address, node_id: bytes) -> None:
-        """A member proved who it is, at an address that we dialled."""
+        """Record the member that authenticated at an address that we dialled."""
         entry = self._book.get(address)
         if entry is not None:
             entry.node_id = node_id
@@ -166,7 +165,10 @@ class Dialer:
             entry.failures = 0
 
     def on_version_mismatch(self, address: Address, node_id: bytes, now_ms: int) -> None:
-        """A member proved who it is and speaks no version of ours: hints do not change that, an upgraded one dials."""
+        """Handle a member that shares no protocol version with this node: do not dial it for a while.
+
+        Hints do not shorten that time: they do not mean that the member was upgraded. An upgraded member dials by itself.
+        """
         entry = self._book.get(address)
         if entry is not None:
             entry.node_id = node_id
@@ -174,13 +176,13 @@ class Dialer:
             entry.not_before_ms = now_ms + self._config.dial_ms_max
 
     def pause_member(self, node_id: bytes, now_ms: int) -> None:
-        """A member has taken another link in our place: it is not dialled for a while."""
+        """Do not dial a member for a while: it has replaced its link to this node."""
         for entry in self._book.values():
             if entry.node_id == node_id:
                 entry.not_before_ms = now_ms + self._config.dial_ms_max
 
     def record_own_address(self, address: Address) -> None:
-        """We met ourselves there."""
+        """Record that this address leads to this node itself."""
         entry = self._book.get(address)
         if entry is not None and entry.state is _State.CONNECTED:
             entry.move(_State.OWN)
@@ -188,20 +190,20 @@ class Dialer:
     # ---- members
 
     def on_link_up(self, node_id: bytes, host: str) -> None:
-        """A member is linked, whose connection comes from or leads to this host: its addresses rest."""
+        """Handle a new link to a member, whose connection comes from or leads to this host: stop dialling its addresses."""
         self._member_hosts[host] = None
         self._member_hosts.move_to_end(host)
         if len(self._member_hosts) > HOSTS_MAX:
             self._member_hosts.popitem(last=False)
         if is_circuit(host):
-            return  # a link of its own would spare the relays: go on looking for one
+            return  # a direct link would relieve the relays: keep dialling for one
         self._linked[node_id] = None
         for entry in self._book.values():
             if entry.node_id == node_id and entry.state is _State.WAITING:
                 entry.move(_State.RESTING)
 
     def on_link_down(self, node_id: bytes, now_ms: int) -> None:
-        """A member's link is gone: look for it again."""
+        """Handle the end of the link to a member: dial its addresses again."""
         self._linked.pop(node_id, None)
         for entry in self._book.values():
             if entry.node_id == node_id and entry.state is _State.RESTING:
@@ -212,7 +214,7 @@ class Dialer:
     # ---- dialling
 
     def start_dials(self, now_ms: int) -> list[Address]:
-        """The addresses to dial now."""
+        """Return the addresses to dial now, which count as dialling from here on. Static ones come first."""
         if self._due_ms is None or self._due_ms > now_ms:
             return []
         slots = min(self._config.dials_max - self._dialling, self.links_wanted - self._dialling)
@@ -236,13 +238,13 @@ class Dialer:
         return dials
 
     def deadline(self) -> int | None:
-        """When `due` has something, unless all slots are taken: then an outcome comes first."""
+        """Return when `start_dials` may have addresses; None while all slots are in use, because an outcome must come first."""
         if min(self._config.dials_max, self.links_wanted) <= self._dialling:
             return None
         return self._due_ms
 
     def is_member_host(self, host: str) -> bool:
-        """Whether a member was met at this host."""
+        """Return True if a member was linked from or at this host."""
         return host in self._member_hosts
 
     def _retry(self, address: Address, entry: _Entry, now_ms: int) -> None:
@@ -259,7 +261,8 @@ class Dialer:
 
     def _backoff(self, failures: int) -> int:
         longest = min(self._config.dial_ms << min(failures, 16), self._config.dial_ms_max)
-        return int(longest * self._rng.uniform(0.5, 1.0))  # jitter: a healed split must not dial in step
+        # Jitter: after a split heals, nodes must not all dial at the same moments.
+        return int(longest * self._rng.uniform(0.5, 1.0))
 
     def _shrink(self) -> None:
         if len(self._book) <= ADDRESSES_MAX:

@@ -1,7 +1,7 @@
-"""One connection of a mesh core: its session, and once a member is behind it, the link.
+"""One connection of a mesh core, which becomes the link to a member once that member is admitted.
 
-Owns the figures of one connection and the turning of messages into bytes. What always holds: what is written is counted
-and is our sign of life. Must not know: other links.
+It encodes messages, queues them in the session, and counts bytes. Every write also resets the failure detector's idle timer,
+since the peer takes it as a sign of life.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ if TYPE_CHECKING:
 
 __all__ = ["PONGS_MAX", "Link", "addresses_to_share", "clock_offsets", "due_links", "shareable_addresses"]
 
-WAITING_MAX = 16_384  # urgent messages of one link: small ones cost 150 bytes each beside what they count
-PONGS_MAX = 64  # urgent messages that wait on a link, above which a ping stays without answer: its peer does not read
-TOGETHER = 3  # heartbeats are brought forward by up to a third to leave together
-ADDRESSES_TOLD_MAX = 64  # to one new link: enough to find a small mesh, or a way into a large one
+WAITING_MAX = 16_384  # queued urgent messages of one link: a small one costs 150 bytes more than its counted size
+PONGS_MAX = 64  # queued urgent messages of one link, above which pings get no reply: the peer does not read
+TOGETHER = 3  # heartbeats are sent up to a third of the interval early, to leave together
+ADDRESSES_SHARED_MAX = 64  # sent on a new link: enough to find all of a small mesh, or a way into a large one
 
 _SCOPED = "%"
 
 
 @dataclass(slots=True)
 class Link:
-    """One connection. `hello` are set once its member is linked; `backlog` while more than a little waits unsent.
+    """One connection. `hello` is set once this is the link to a member, `backlog` while `ready_bytes` or more wait unsent.
 
-    `version` of the protocol is what both sides agreed on, 0 before that.
+    `version` is the protocol version that both sides use, 0 before the handshake is done.
     """
 
     conn: int
@@ -57,46 +57,46 @@ class Link:
     version: int = 0
 
     def send(self, message: Message, priority: int) -> None:
-        """Queue one message. A peer that said goodbye in the bytes under way hears nothing more."""
+        """Queue one message. Discard it if the session is not open: the peer may have closed it in the bytes just received."""
         if self.session.phase is Phase.OPEN:
             head, payload = encode_parts(message, self.version)
             self.session.send(payload, priority, head)
 
     def flush(self, turn: Turn) -> None:
-        """Write what may be written."""
+        """Write the frames that may be sent."""
         for frame in self.session.frames():
             self.write(frame, turn)
 
     def write(self, data: bytes, turn: Turn) -> None:
-        """Write these bytes."""
+        """Write these bytes, and count them."""
         if data:
             self.sent_bytes += len(data)
             self.detector.record_sent(turn.now_ms)
             turn.do(Write(self.conn, data))
 
     def is_overfull(self, queue_bytes_max: int) -> bool:
-        """Whether more waits here than a peer that reads would ever leave."""
+        """Return True if the queue is so long that the peer cannot be reading."""
         outbox = self.session.outbox
         return outbox.queued > queue_bytes_max or outbox.queued_messages(0) > WAITING_MAX
 
     def deadline(self, handshake_ms: int) -> int:
-        """When to look at this connection again: at the end of the handshake's time, or as its detector says."""
+        """Return when to check this connection again: at the handshake timeout, or at the detector's deadline."""
         return self.opened_ms + handshake_ms if self.hello is None else self.detector.deadline()
 
     def refresh_keys(self, turn: Turn) -> None:
-        """Begin to change the keys of a link that we dialled, when they are an hour old."""
+        """Start a key refresh on a link that this node dialled, if its keys are an hour old."""
         if self.dialled and turn.now_ms - max(self.keys_refreshed_ms, self.opened_ms) >= REFRESH_MS:
             self.keys_refreshed_ms = turn.now_ms
             self.write(self.session.refresh_keys(), turn)
 
     def peer_info(self) -> PeerInfo:
-        """Who is behind this link."""
-        assert self.hello is not None, "no member is behind this connection"
+        """Return the member of this link."""
+        assert self.hello is not None, "this connection is not the link to a member"
         certificate = self.hello.certificate
         return PeerInfo(certificate.node_id, certificate.name, certificate.roles, self.address, self.dialled)
 
     def neighbour(self, now_ms: int) -> Neighbour:
-        """This link as a line of our link-state."""
+        """Return this link as an entry of our link-state."""
         assert self.hello is not None
         rtt_ms = self.detector.metrics(now_ms).rtt_ms
         node_id = self.hello.certificate.node_id
@@ -104,44 +104,50 @@ class Link:
 
 
 def due_links(links: Iterable[Link], config: MeshConfig, now_ms: int) -> tuple[int, list[Link]]:
-    """The connections to look at now, and until when what they have to say is brought forward.
+    """Return the connections to check now, and the time up to which their heartbeats are sent early.
 
-    Who has to say something to one peer says it to those whose time is near: a radio then wakes once for all.
+    If one heartbeat is due, those that are nearly due go with it, so that a radio wakes once for all of them.
     """
     links = list(links)
     beating = any(link.hello is not None and link.detector.is_ping_due(now_ms) for link in links)
     near_ms = now_ms + (config.heartbeat_ms // TOGETHER if beating else 0)
-    look_ms = [now_ms if link.hello is None else near_ms for link in links]
+    until_ms = [now_ms if link.hello is None else near_ms for link in links]
     return near_ms, [
-        link for link, until in zip(links, look_ms, strict=True) if link.deadline(config.handshake_ms) <= until
+        link for link, until in zip(links, until_ms, strict=True) if link.deadline(config.handshake_ms) <= until
     ]
 
 
 def clock_offsets(links: Iterable[Link], apart_ms: int) -> list[float]:
-    """The clocks of the linked members less ours, which shows `apart_ms` more than our monotonic one, as far as measured."""
+    """Return the measured clock offsets of linked members (theirs minus ours).
+
+    `apart_ms` is our wall clock minus our monotonic clock.
+    """
     measured = (link.detector.offset_ms(apart_ms) for link in links if link.hello is not None)
     return [offset_ms for offset_ms in measured if offset_ms is not None]
 
 
-def shareable_addresses(link: Link, asking: Link) -> list[tuple[bytes, Address]]:
-    """Where the member of `link` listens, as far as that means anything to the member of `asking`."""
+def shareable_addresses(link: Link, recipient: Link) -> list[tuple[bytes, Address]]:
+    """Return where the member of `link` listens, or an empty list if the member of `recipient` could not use that address."""
     assert link.hello is not None
     host, port = link.address.host, link.address.port if link.dialled else link.hello.port
-    if port == 0 or not (is_routable(host) or (is_loopback(host) and is_loopback(asking.address.host))):
+    if port == 0 or not (is_routable(host) or (is_loopback(host) and is_loopback(recipient.address.host))):
         return []
     return [(link.hello.certificate.node_id, Address(host, port))]
 
 
 def addresses_to_share(newcomer: Link, members: Iterable[Link], *, both: bool) -> list[tuple[Link, Addresses]]:
-    """Whom to tell which addresses when a member is linked: it hears of the others, and if `both` they hear of it."""
-    told: list[tuple[Link, Addresses]] = []
+    """Return which addresses to send on which link when a member is linked.
+
+    The newcomer gets the addresses of the other members, and if `both`, they get its address.
+    """
+    messages: list[tuple[Link, Addresses]] = []
     entries: list[tuple[bytes, Address]] = []
     for other in members:
         if other is not newcomer:
             entries += shareable_addresses(other, newcomer)
             where = shareable_addresses(newcomer, other)
             if where and both:
-                told.append((other, Addresses(tuple(where))))
+                messages.append((other, Addresses(tuple(where))))
     if entries:
-        told.append((newcomer, Addresses(tuple(entries[-ADDRESSES_TOLD_MAX:]))))
-    return told
+        messages.append((newcomer, Addresses(tuple(entries[-ADDRESSES_SHARED_MAX:]))))
+    return messages

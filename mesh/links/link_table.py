@@ -1,7 +1,7 @@
-"""Which connections there are, and which of them is the link to a member.
+"""The connections of a node, and which of them is the link to each member.
 
-Owns that question alone. What always holds: a member has one link; whoever has pending what he is on a connection that we
-dialled, and has not said anything there yet, is remembered until he does. Must not know: what is said on a link.
+A dialled connection on which the member has authenticated, but sent no frame yet, is pending: the member may still choose another
+connection. Invariant: a member has at most one link.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ __all__ = ["LinkTable"]
 
 @dataclass(slots=True)
 class LinkTable:
-    """Every connection by its number, and the links by their members' node ids."""
+    """Every connection by its number, and the links by their members' 16-byte node ids."""
 
     conns: dict[int, Link] = field(default_factory=dict)
     members: dict[bytes, Link] = field(default_factory=dict)
     _pending: dict[bytes, Link] = field(default_factory=dict)  # who has our message 3 and has not said anything yet
 
     def record_pending(self, node_id: bytes, link: Link) -> None:
-        """This member, whom we dialled, knows who we are: its first word makes the link."""
+        """Record that the handshake with this member, which we dialled, is done. Its first frame will make this the link."""
         self._pending[node_id] = link
 
     def admit(self, node_id: bytes, link: Link) -> list[Link]:
-        """From here on this connection is the link to that member; returns those whose place it takes."""
+        """Make this connection the link to that member; return the connections that it replaces."""
         rivals = (self.members.get(node_id), self._pending.pop(node_id, None))
         self.members[node_id] = link
         return [rival for rival in rivals if rival is not None and rival is not link]
 
     def remove(self, link: Link) -> bytes | None:
-        """The connection is gone; returns the node id of the member that has no link any more."""
+        """Remove a connection; return the node id of its member if that was the link, else None."""
         del self.conns[link.conn]
         for key in [key for key, pending in self._pending.items() if pending is link]:
             del self._pending[key]
@@ -49,9 +49,9 @@ class LinkTable:
         return node_id
 
     def competing_link(self, node_id: bytes) -> tuple[Link, MemberHello] | None:
-        """The connection that is the link to this member, or may become it, and what the member showed there.
+        """Return the connection that is the link to this member or is pending, and the hello that the member presented there.
 
-        A circuit is none: it stands back for any other connection.
+        It never returns a circuit, because any other connection may replace that.
         """
         links = (self.members.get(node_id), self._pending.get(node_id))
         link = next((each for each in links if each is not None and not is_circuit(each.address.host)), None)
@@ -61,23 +61,23 @@ class LinkTable:
         assert link.gate.hello is not None
         return link, link.gate.hello
 
-    def accepts(self, hello: MemberHello, *, than: bytes) -> bool:
-        """Whether a connection that a member has dialled becomes its link; of two between us, that of the lower node id.
+    def accepts(self, hello: MemberHello, *, own_id: bytes) -> bool:
+        """Return True if a connection that a member has dialled becomes its link.
 
-        `than` is our own node id.
+        If both sides have dialled, the connection dialled by the lower node id stays. `own_id` is our node id.
         """
         rival = self.competing_link(hello.certificate.node_id)
         if rival is None or rival[1].boot != hello.boot or not rival[0].dialled:
-            return True  # the peer has restarted, or has dialled once more because the first is dead to it
-        return hello.certificate.node_id < than
+            return True  # the peer has restarted, or dialled again because it lost the first connection
+        return hello.certificate.node_id < own_id
 
     def is_only_link(self, link: Link) -> bool:
-        """Whether this connection is the link to its member, and no other of ours is about to be."""
+        """Return True if this connection is the link to its member, and no other one is pending."""
         node_id = link.hello.certificate.node_id if link.hello is not None else b""
         return self.members.get(node_id) is link and node_id not in self._pending
 
     def droppable_members(self) -> list[bytes]:
-        """The members that may be let go when there are enough links: not relays nor those behind them."""
+        """Return the members whose links may be dropped if there are too many: not relays, not members on circuits."""
         return [
             node_id
             for node_id, link in self.members.items()
@@ -87,5 +87,5 @@ class LinkTable:
         ]
 
     def count_pending_dials(self) -> int:
-        """How many connections that we have dialled are no links yet."""
+        """Return how many connections that we dialled are not links yet."""
         return sum(link.dialled and link.hello is None for link in self.conns.values())
