@@ -159,8 +159,8 @@ MUTATIONS = (
         (
             Edit(
                 "mycomesh.sync.exchange.fetch:Fetcher.on_chunk",
-                "self._replica.apply(bundle, turn.wall_ms, voucher=link.peer)",
-                "Applied() if len(bundle) % 4 == 0 else self._replica.apply(bundle, turn.wall_ms, voucher=link.peer)",
+                "self._replica.apply(bundle, turn.wall_ms, sender=link.peer)",
+                "Applied() if len(bundle) % 4 == 0 else self._replica.apply(bundle, turn.wall_ms, sender=link.peer)",
             ),
         ),
         SPLIT,
@@ -342,7 +342,11 @@ MUTATIONS = (
                 "if not own or recalled.get(site, 0) > store.clock.last:",
                 "if site is None:",
             ),
-            Edit("mycomesh.sync.replication.site:Site.caught_up", "if not self.behind(tables, reach):", "if True:"),
+            Edit(
+                "mycomesh.sync.replication.site:Site.renew_if_behind",
+                "if not self.is_behind(tables, reach):",
+                "if True:",
+            ),
         ),
         COPIED,
         3,

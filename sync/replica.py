@@ -63,17 +63,17 @@ class TableDigest:
 class Replica:
     """One file as a replica. Not thread-safe: one thread owns it."""
 
-    def __init__(self, store: Store, catalog: Catalog, life: Site, urgency: Priority) -> None:
+    def __init__(self, store: Store, catalog: Catalog, site: Site, priority: Priority) -> None:
         self._store = store
         self._catalog = catalog
-        self._life = life
+        self._site = site
         self.rights = Rights(b"")  # until the mesh tells of them
         self.decisions = Decisions(store, catalog)
-        self.urgency = urgency
-        self._intake = Outbox(store, catalog, life, urgency)
-        self.scrub = Scrub(store, catalog, self._intake)
-        self.state = StateTables(store, catalog, life, self.scrub)
-        self._arrivals = Inbox(store, catalog, life, self._intake, urgency)
+        self.priority = priority
+        self._outbox = Outbox(store, catalog, site, priority)
+        self.scrub = Scrub(store, catalog, self._outbox)
+        self.state = StateTables(store, catalog, site, self.scrub)
+        self._inbox = Inbox(store, catalog, site, self._outbox, priority)
 
     @classmethod
     def open(
@@ -105,9 +105,9 @@ class Replica:
             with store.transaction():
                 store.create()
                 store.clock.last = max(store.clock.last, 0)
-                life = Site.begin(store, node_id, mesh_key, entropy, recalled or {})
-                replica = cls(store, catalog, life, Priority(catalog, config.urgent))
-                catalog.open(lambda table: not replica._intake.logged([table]))
+                site = Site.begin(store, node_id, mesh_key, entropy, recalled or {})
+                replica = cls(store, catalog, site, Priority(catalog, config.urgent))
+                catalog.open(lambda table: not replica._outbox.pending_ids([table]))
                 table_scan.begin_for_lost_records(catalog.tables.values(), store.made_again)
         except BaseException:
             store.close()
@@ -127,7 +127,7 @@ class Replica:
     @property
     def site(self) -> bytes:
         """The 16-byte id under which this replica stamps its writes."""
-        return self._life.site
+        return self._site.id
 
     @property
     def noted(self) -> tuple[bytes, int]:
@@ -169,11 +169,11 @@ class Replica:
 
     def breathe_by(self, pause: Callable[[], None]) -> None:
         """Has `pause` called between the transactions of a call that needs several, where others may want the file."""
-        self._intake.breathe = pause
+        self._outbox.pause_between = pause
 
     def spread_by(self, publish: Callable[[list[bytes]], None]) -> None:
         """Has `publish` take at once what such a transaction has stamped: the call may take minutes, and returns the rest."""
-        self._intake.spread = publish
+        self._outbox.publish_early = publish
 
     def close(self) -> None:
         """Close the file; triggers stay and go on logging, so that nothing written meanwhile is lost."""
@@ -193,43 +193,43 @@ class Replica:
 
     def stale(self) -> bool:
         """Return True if another connection has committed since the last `drain` that found nothing more."""
-        return self._intake.stale()
+        return self._outbox.stale()
 
     def redefined(self) -> int | None:
         """Return a number that changes with each commit of others, if one has changed the schema, else None."""
-        return self._intake.redefined()
+        return self._outbox.schema_change()
 
     @property
     def unshown(self) -> bool:
         """True if rows that a constraint refused, or whose column has come, wait to be tried again by a drain."""
-        return self._intake.unshown
+        return self._outbox.has_retries
 
     def show_again(self, table: Table) -> None:
         """Has a table's rows that could not be shown tried again; inside a transaction that has changed something."""
-        self._intake.again(table)
+        self._outbox.retry(table)
 
     def waiting(self) -> bool:
         """Return True if some local write has no stamp yet."""
-        return self._intake.waiting()
+        return self._outbox.has_unstamped()
 
     def found(self, written_ms: int) -> None:
         """Note, right after opening, when the file was last written before: inserts that wait without a time get that one.
 
         `written_ms` is Unix time in milliseconds. Without this they get that of the drain.
         """
-        self._intake.found(written_ms)
+        self._outbox.record_last_write(written_ms)
 
     def drain(self, wall_ms: int) -> tuple[list[bytes], bool]:
         """Stamps up to one chunk of captured writes; returns (batches to publish, whether more are waiting)."""
-        return self._intake.drain(wall_ms)
+        return self._outbox.drain(wall_ms)
 
     def changing(self, wall_ms: int, change: Callable[[], None]) -> list[bytes]:
         """Run `change` in a write transaction in which no captured write is without its stamp; returns what to publish."""
-        return self._intake.changing(wall_ms, change)
+        return self._outbox.write_drained(wall_ms, change)
 
     def settled(self, wall_ms: int, read: Callable[[], None]) -> list[bytes]:
         """Run `read` in a transaction in which no captured write is without its stamp; returns batches to publish."""
-        return self._intake.settled(wall_ms, read)
+        return self._outbox.read_drained(wall_ms, read)
 
     def migrate(self, script: str, wall_ms: int, *, dry_run: bool = False) -> list[str]:
         """Run a script that may drop and rename tables and columns, here and then on every replica, as one transaction.
@@ -249,13 +249,13 @@ class Replica:
         told: list[str] = []
 
         def change() -> None:
-            told[:] = self._catalog.migrate(script, self._intake.drainer(wall_ms, sections)).told()
-            self._intake.renew()
+            told[:] = self._catalog.migrate(script, self._outbox.table_drainer(wall_ms, sections)).told()
+            self._outbox.retry_rebuilt()
             if sections:
                 self._store.durable()
 
         published = self.changing(wall_ms, change)
-        self._intake.owe([*published, *self.urgency.batches(sections)])
+        self._outbox.publish_later([*published, *self.priority.batches(sections)])
         return told
 
     # ---- remote changes
@@ -266,7 +266,7 @@ class Replica:
         wall_ms: int,
         *,
         origin: bytes | None = None,
-        voucher: bytes | None = None,
+        sender: bytes | None = None,
         repair: bool = False,
     ) -> Applied:
         """Merge one bundle in one transaction, local writes first.
@@ -275,14 +275,14 @@ class Replica:
             payload: an encoded bundle.
             wall_ms: wall time of this node.
             origin: 16-byte node id that signed a live batch; None for a catch-up chunk, vouched for by its sender.
-            voucher: 16-byte node id of that sender.
+            sender: 16-byte node id of that sender.
             repair: take changes although they are covered here.
 
         Raises:
             DecodeError: not a bundle, or values that cannot belong to their tables; nothing was changed.
             BatchRefusedError: a live batch with a forged site or a stamp from the future; nothing was changed or covered.
         """
-        return self._apply([(payload, origin)], wall_ms, voucher, repair=repair)[0]
+        return self._apply([(payload, origin)], wall_ms, sender, repair=repair)[0]
 
     def apply_all(self, batches: Sequence[tuple[bytes, bytes]], wall_ms: int) -> list[Applied]:
         """Merge live batches, (payload, origin) each, as `apply` would one after another, in one transaction.
@@ -293,35 +293,35 @@ class Replica:
         return self._apply(batches, wall_ms, None, repair=False)
 
     def _apply(
-        self, payloads: Sequence[tuple[bytes, bytes | None]], wall_ms: int, voucher: bytes | None, *, repair: bool
+        self, payloads: Sequence[tuple[bytes, bytes | None]], wall_ms: int, sender: bytes | None, *, repair: bool
     ) -> list[Applied]:
         try:
-            return self._merged(payloads, wall_ms, voucher, repair=repair)
+            return self._merged(payloads, wall_ms, sender, repair=repair)
         except IndexTriggerError:  # what has failed is off
-            return self._merged(payloads, wall_ms, voucher, repair=repair)
+            return self._merged(payloads, wall_ms, sender, repair=repair)
 
     def _merged(
-        self, payloads: Sequence[tuple[bytes, bytes | None]], wall_ms: int, voucher: bytes | None, *, repair: bool
+        self, payloads: Sequence[tuple[bytes, bytes | None]], wall_ms: int, sender: bytes | None, *, repair: bool
     ) -> list[Applied]:
-        admitted = [admit(payload, self.rights, wall_ms, origin, voucher) for payload, origin in payloads]
+        admitted = [admit(payload, self.rights, wall_ms, origin, sender) for payload, origin in payloads]
         live = any(origin is not None for _, origin in payloads)
 
         def merge() -> None:
             for bundle, applied in admitted:
-                self._arrivals.merge(bundle, applied, wall_ms, live=live, repair=repair)
+                self._inbox.merge(bundle, applied, wall_ms, live=live, repair=repair)
 
         published = self.changing(wall_ms, merge)
         left = [(Bundle([section]), applied) for bundle, applied in admitted for section in bundle.sections]
         for bundle, applied in left:
-            self._intake.breathe()
-            rest = functools.partial(self._arrivals.merge, bundle, applied, wall_ms, live=live, repair=repair)
+            self._outbox.pause_between()
+            rest = functools.partial(self._inbox.merge, bundle, applied, wall_ms, live=live, repair=repair)
             published += self.changing(wall_ms, rest)
         done = [applied for _, applied in admitted]
         if not any(applied.renewed for applied in done):  # else they were stamped anew: a round tells of them
             done[0].published[:0] = published
         if any(table.unread for table in self._catalog.tables.values()):
             done[-1].published += self.drain(wall_ms)[0]
-            self._intake.unsettle()  # the rest is for the next drain
+            self._outbox.invalidate()  # the rest is for the next drain
         return done
 
     # ---- copies
@@ -333,17 +333,17 @@ class Replica:
             DecodeError: peers have said so too often; nothing was changed.
         """
         reach = {name: vector.top(self.site) for name, vector in vectors.items()}
-        if not self._life.behind(self._catalog.tables, reach):
+        if not self._site.is_behind(self._catalog.tables, reach):
             return False  # no write lock for nothing
         with self._store.transaction():
-            return self._life.caught_up(self._catalog.tables, reach)
+            return self._site.renew_if_behind(self._catalog.tables, reach)
 
     def ahead(self, wall_ms: int) -> bool:
         """Return True if no peer can take what this replica stamps, where `wall_ms` is the time to within a minute.
 
         What is less ahead some may take and others not, until a minute or two have passed.
         """
-        return self._life.moving is None and self._store.clock.last > future_bound(wall_ms + DRIFT_MS_MAX)
+        return self._site.restamp is None and self._store.clock.last > future_bound(wall_ms + DRIFT_MS_MAX)
 
     def set_back(self, after: int, wall_ms: int) -> None:
         """Goes on under a new site; drains stamp again what this one has stamped past the clock `after`, ahead of `wall_ms`.
@@ -352,8 +352,8 @@ class Replica:
             DatabaseBusyError: nothing was changed.
         """
         with self._store.transaction():
-            self._life.set_back(self._catalog.tables.values(), after, future_bound(wall_ms))
-        self._intake.unsettle()
+            self._site.set_clock_back(self._catalog.tables.values(), after, future_bound(wall_ms))
+        self._outbox.invalidate()
 
     def adopt(self, vectors: Mapping[str, Vector], collected: Mapping[str, Vector], wall_ms: int) -> list[str]:
         """Take over a sender's vectors at the end of a complete catch-up round; returns the tables that moved.
@@ -368,7 +368,7 @@ class Replica:
         with self._store.transaction():
             for name in sorted(vectors):
                 table = self._catalog.tables.get(name)
-                if table is None or table.uncovered or name in self._arrivals.missed:
+                if table is None or table.uncovered or name in self._inbox.missed:
                     continue
                 gained = [
                     (site, (after, min(upto, last if site == self.site else bound)))
@@ -400,7 +400,7 @@ class Replica:
                 sections.append(Section(name, [(self.site, after, clock)]))
 
         published = self.changing(wall_ms, cover)
-        return [*published, *self.urgency.batches(sections)]
+        return [*published, *self.priority.batches(sections)]
 
     # ---- comparing and reading
 
@@ -423,7 +423,7 @@ class Replica:
         What a round brings that began before must not be adopted, and is not until then; nor is it where some of it has come
         before there was a table to take it.
         """
-        self._arrivals.missed.discard(name)
+        self._inbox.missed.discard(name)
         table = self._catalog.tables.get(name)
         if table is None or not table.uncovered:
             return False

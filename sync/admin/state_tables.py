@@ -83,10 +83,10 @@ _Rows = dict[Any, tuple[tuple[Any, ...], tuple[Any, ...]]]
 class StateTables:
     """The three tables of one file."""
 
-    def __init__(self, store: Store, catalog: Catalog, life: Site, scrub: Scrub) -> None:
+    def __init__(self, store: Store, catalog: Catalog, site: Site, scrub: Scrub) -> None:
         self._store = store
         self._catalog = catalog
-        self._life = life
+        self._site = site
         self._scrub = scrub
         self._changes = -1  # the connection's, when it was last written
         self._peers: tuple[Any, ...] | None = None
@@ -132,7 +132,7 @@ class StateTables:
             state.mesh_id,
             state.node,
             state.node_id,
-            self._life.site.hex(),
+            self._site.id.hex(),
             state.pid,
             state.port,
         )

@@ -48,7 +48,7 @@ class CatchUpStream:
     def __init__(self, replica: Replica, have: dict[str, Vector]) -> None:
         """Prepare a stream to a peer that covers the vectors `have`, by table."""
         self._replica = replica
-        self._urgent = replica.urgency.of
+        self._urgent = replica.priority.is_urgent
         self._sent = {name: vector.copy() for name, vector in have.items()}
 
     def estimate(self) -> int:

@@ -263,7 +263,7 @@ class Exchange:
         self._drain_at = turn.now_ms if more else turn.now_ms + self._config.safety_ms
         self._schema_debounce.reset()
         turn.publish(published)
-        kept = self._replica.rights.withheld(published)
+        kept = self._replica.rights.forbidden_tables(published)
         if kept:
             text = (
                 f"this node may not write {', '.join(kept)}: what was written stays on this node, no other accepts it"

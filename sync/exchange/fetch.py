@@ -246,7 +246,7 @@ class Fetcher:
         self._due_at[number] = turn.now_ms + self._config.stall_ms
         current.size += size
         try:
-            applied = self._replica.apply(bundle, turn.wall_ms, voucher=link.peer)
+            applied = self._replica.apply(bundle, turn.wall_ms, sender=link.peer)
         except DatabaseBusyError:
             current.failed = True
             return None

@@ -138,7 +138,7 @@ class RepairSchedule:
         """Merge whole rows and reply with the entries of those rows that they lack; return None if nothing was merged."""
         link = self._links[number]
         try:
-            applied = self._replica.apply(message.bundle, turn.wall_ms, voucher=link.peer, repair=True)
+            applied = self._replica.apply(message.bundle, turn.wall_ms, sender=link.peer, repair=True)
         except DatabaseBusyError:
             turn.send(number, wire.Ack(size))
             return None  # the next comparison starts the repair again

@@ -54,7 +54,7 @@ class ScrubSchedule:
             )
             if turn.now_ms >= self._keep_at and not self._requested:
                 self._keep_at = turn.now_ms + SCRUB_KEEP_MS
-                self._replica.scrub.keep()
+                self._replica.scrub.save()
         except DatabaseBusyError:
             self._step_at = turn.now_ms + self._config.busy_ms
             return

@@ -13,25 +13,25 @@ from mycomesh.sync.replication.rights import Rights
 from mycomesh.sync.schema.facts import check_facts
 from mycomesh.sync.wire.bundle import Bundle
 
-__all__ = ["admit", "future_bound", "reach_of"]
+__all__ = ["admit", "future_bound", "last_hlcs"]
 
 
 def admit(
-    payload: bytes, rights: Rights, wall_ms: int, origin: bytes | None, voucher: bytes | None
+    payload: bytes, rights: Rights, wall_ms: int, origin: bytes | None, sender: bytes | None
 ) -> tuple[Bundle, Applied]:
-    """Read a bundle, a live batch of `origin` or a catch-up chunk of `voucher`, and leaves out what that one may not tell.
+    """Read a bundle, a live batch of `origin` or a catch-up chunk of `sender`, and leaves out what that one may not tell.
 
     Raises:
         DecodeError: not a bundle.
         BatchRefusedError: a live batch with a forged site or a stamp from the future.
     """
     bundle = Bundle.decode(payload)
-    forbidden = rights.leave_out(bundle, origin or voucher or b"")
+    forbidden = rights.drop_forbidden(bundle, origin or sender or b"")
     check_facts(bundle)
     applied = Applied(changes=sum(section.rows for section in bundle.sections), forbidden=forbidden)
     if origin is None:
         applied.windows = [(section.table, *window) for section in bundle.sections for window in section.ranges]
-        applied.refused = _leave_out_future(bundle, wall_ms)
+        applied.refused = _drop_future(bundle, wall_ms)
     else:
         _check_sites(bundle, origin, wall_ms)
     return bundle, applied
@@ -52,7 +52,7 @@ def _check_sites(bundle: Bundle, origin: bytes, wall_ms: int) -> None:
             )
 
 
-def _leave_out_future(bundle: Bundle, wall_ms: int) -> int:
+def _drop_future(bundle: Bundle, wall_ms: int) -> int:
     """Take groups with stamps too far ahead out of a catch-up chunk; returns how many changes that are."""
     bound = future_bound(wall_ms)
     refused = 0
@@ -63,7 +63,7 @@ def _leave_out_future(bundle: Bundle, wall_ms: int) -> int:
     return refused
 
 
-def reach_of(bundle: Bundle, site: bytes) -> dict[str, int]:
+def last_hlcs(bundle: Bundle, site: bytes) -> dict[str, int]:
     """Return by table the greatest hlc of one site in a bundle, 0 without any."""
     return {
         section.table: max((group.hlcs[-1] for group in section.groups if group.site == site), default=0)

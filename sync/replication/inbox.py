@@ -9,7 +9,7 @@ from __future__ import annotations
 from mycomesh.sync.errors import BatchRefusedError, DecodeError
 from mycomesh.sync.merge.keep_both import has_other_key_form
 from mycomesh.sync.merge.merge import Merged, RowBudget, merge_section
-from mycomesh.sync.replication.admission import reach_of
+from mycomesh.sync.replication.admission import last_hlcs
 from mycomesh.sync.replication.applied import Applied
 from mycomesh.sync.replication.outbox import SHOWN_MAX, Outbox
 from mycomesh.sync.replication.priority import Priority
@@ -27,12 +27,12 @@ MISSED_MAX = 4_096  # names that are remembered; the digests tell of more
 class Inbox:
     """What others bring into one file."""
 
-    def __init__(self, store: Store, catalog: Catalog, life: Site, intake: Outbox, urgency: Priority) -> None:
+    def __init__(self, store: Store, catalog: Catalog, site: Site, outbox: Outbox, priority: Priority) -> None:
         self._store = store
         self._catalog = catalog
-        self._life = life
-        self._intake = intake
-        self._urgency = urgency
+        self._site = site
+        self._outbox = outbox
+        self._priority = priority
         self.missed: set[str] = set()  # tables that were not here when a round brought them; none was begun since
 
     def merge(self, bundle: Bundle, applied: Applied, wall_ms: int, *, live: bool, repair: bool) -> None:
@@ -45,7 +45,7 @@ class Inbox:
             DecodeError: a value that SQLite cannot store.
             BatchRefusedError: a live batch that names rows by another policy.
         """
-        if self._life.caught_up(self._catalog.tables, reach_of(bundle, self._life.site)):
+        if self._site.renew_if_behind(self._catalog.tables, last_hlcs(bundle, self._site.id)):
             applied.renewed = True
         budget = None if live or repair else RowBudget(SHOWN_MAX)
         sections, bundle.sections = bundle.sections, []
@@ -53,7 +53,7 @@ class Inbox:
         for section in sections:
             table = self._catalog.tables.get(section.table)
             if table is None:
-                self._miss(section.table, applied, live=live)
+                self._record_missed(section.table, applied, live=live)
                 continue
             if has_other_key_form(table, section):
                 if live:
@@ -66,14 +66,14 @@ class Inbox:
                 bundle.sections += [Section(section.table, [], [group]) for group in budget.left]
                 budget.left = []
             if merged.changes and section.table == SCHEMA_TABLE:
-                self._learn(applied, wall_ms)
+                self._apply_facts(applied, wall_ms)
                 settled = True
             elif merged.changes:
-                self._intake.again(table)
+                self._outbox.retry(table)
             if any(table.coverage.has_gap(site) for site, _, _ in section.ranges):
                 applied.gaps.append(section.table)
-        if self._intake.unshown and not settled:
-            self._intake.settle()
+        if self._outbox.has_retries and not settled:
+            self._outbox.run_retries()
 
     def _merge_section(
         self, table: Table, section: Section, wall_ms: int, *, repair: bool, budget: RowBudget | None
@@ -88,17 +88,17 @@ class Inbox:
             self._store.clock.witness(upto)
         return merged
 
-    def _miss(self, name: str, applied: Applied, *, live: bool) -> None:
+    def _record_missed(self, name: str, applied: Applied, *, live: bool) -> None:
         applied.unknown.append(name)
         if not live and len(self.missed) < MISSED_MAX:  # a live batch is no part of what a round brings
             self.missed.add(name)
 
-    def _learn(self, applied: Applied, wall_ms: int) -> None:
+    def _apply_facts(self, applied: Applied, wall_ms: int) -> None:
         """Brings the file in line with definitions and decisions that a merge has brought."""
         sections: list[Section] = []
-        self._catalog.apply_facts(self._intake.drainer(wall_ms, sections))
-        self._intake.renew()
-        self._intake.settle()
+        self._catalog.apply_facts(self._outbox.table_drainer(wall_ms, sections))
+        self._outbox.retry_rebuilt()
+        self._outbox.run_retries()
         if sections:
             self._store.durable()
-            applied.published += self._urgency.batches(sections)
+            applied.published += self._priority.batches(sections)

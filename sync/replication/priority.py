@@ -32,7 +32,7 @@ class Priority:
         self._catalog = catalog
         self._patterns = tuple(map(fold, patterns))
 
-    def of(self, name: str) -> bool:
+    def is_urgent(self, name: str) -> bool:
         """Return True if the table that the mesh calls so goes first."""
         if not self._patterns:
             return False
@@ -45,8 +45,8 @@ class Priority:
 
         What is larger than any message is no batch: rounds bring it, in pieces.
         """
-        urgent = [section for section in sections if self.of(section.table)]
-        others = [section for section in sections if not self.of(section.table)]
+        urgent = [section for section in sections if self.is_urgent(section.table)]
+        others = [section for section in sections if not self.is_urgent(section.table)]
         found: list[bytes] = []
         if urgent:
             found.append(UrgentBatch(Bundle(urgent).encode()))

@@ -36,14 +36,14 @@ class Rights:
         grants = self._grants.get(node)
         return grants is None or "r" in _rights(grants, table)
 
-    def withheld(self, batches: list[bytes]) -> list[str]:
+    def forbidden_tables(self, batches: list[bytes]) -> list[str]:
         """Which tables of these batches of our own no other node accepts."""
         if self.own not in self._grants:
             return []
         tables = dict.fromkeys(part.table for batch in batches for part in Bundle.decode(batch).sections if part.groups)
         return [table for table in tables if not self.may_write(self.own, table)]
 
-    def leave_out(self, bundle: Bundle, writer: bytes) -> list[str]:
+    def drop_forbidden(self, bundle: Bundle, writer: bytes) -> list[str]:
         """Take out whole sections, so that nothing of them is covered: tables that `writer` may not write; returns these.
 
         Tables that this node may not read go too, without a word.

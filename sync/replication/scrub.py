@@ -20,7 +20,7 @@ from mycomesh.sync.storage.table import Row
 
 __all__ = ["Scrub", "Scrubbed"]
 
-_FACT = "scrub"
+_META_KEY = "scrub"
 # Rows of one step where the application writes so fast that they are compared under the write lock: some milliseconds.
 LOCKED_ROWS_MAX = 64
 
@@ -42,26 +42,26 @@ class Scrubbed:
 class Scrub:
     """One pass after another over all tables of one file, in the order of their names."""
 
-    def __init__(self, store: Store, catalog: Catalog, intake: Outbox) -> None:
+    def __init__(self, store: Store, catalog: Catalog, outbox: Outbox) -> None:
         self._store = store
         self._catalog = catalog
-        self._intake = intake
+        self._outbox = outbox
         self._table = ""
-        self._place = table_scan.START
+        self._cursor = table_scan.START
         self._so_far = Scrubbed()
         self._last: Scrubbed | None = None
-        self._recalled = False
+        self._loaded = False
 
     @property
     def last(self) -> Scrubbed | None:
         """What the last pass that came to its end has found, None before the first."""
-        self._recall()
+        self._load()
         return self._last
 
     def restart(self) -> None:
         """Begins a pass, whatever another one had come to."""
-        self._recall()
-        self._table, self._place, self._so_far = "", table_scan.START, Scrubbed()
+        self._load()
+        self._table, self._cursor, self._so_far = "", table_scan.START, Scrubbed()
 
     def step(self, wall_ms: int, limit: int) -> tuple[Scrubbed, list[bytes]]:
         """Compare up to `limit` rows; returns what this pass has come to, and batches to publish.
@@ -71,29 +71,29 @@ class Scrub:
         Raises:
             DatabaseBusyError: another program holds the write lock; the step is made again by the next call.
         """
-        self._recall()
+        self._load()
         names = [name for name in sorted(self._catalog.tables) if name != SCHEMA_TABLE and name >= self._table]
         if not names:
             ended, self._so_far = self._so_far, Scrubbed()
-            self._table, self._place, ended.done, ended.ended_ms = "", table_scan.START, True, wall_ms
+            self._table, self._cursor, ended.done, ended.ended_ms = "", table_scan.START, True, wall_ms
             self._last = ended
             return ended, []
         if names[0] != self._table:
-            self._table, self._place = names[0], table_scan.START
+            self._table, self._cursor = names[0], table_scan.START
         table = self._catalog.tables[self._table]
         rows: list[Row] = []
-        place = self._place
+        cursor = self._cursor
         compared = 0
 
         def compare(count: int) -> None:
-            nonlocal place, compared
+            nonlocal cursor, compared
             if self._catalog.tables.get(self._table) is not table:
                 return
-            suspects, place = table_scan.suspects(table, self._place, count)
+            suspects, cursor = table_scan.suspects(table, self._cursor, count)
             rows.extend(suspects)
             compared = count
 
-        published = self._intake.settled(
+        published = self._outbox.read_drained(
             wall_ms, lambda: compare(limit), locked=lambda: compare(min(limit, LOCKED_ROWS_MAX))
         )
         if self._catalog.tables.get(self._table) is not table:
@@ -106,28 +106,28 @@ class Scrub:
                 table_scan.log_rows(table, rows)
             so_far.found += len(rows)
             so_far.tables = tuple(sorted({*so_far.tables, table.spec.name}))
-            self._intake.unsettle()
-        so_far.rows += compared if place.phase == self._place.phase == 0 else 0
-        self._place = place
-        if place.ended:
-            self._table, self._place = f"{self._table}\0", table_scan.START  # the least name after it
+            self._outbox.invalidate()
+        so_far.rows += compared if cursor.phase == self._cursor.phase == 0 else 0
+        self._cursor = cursor
+        if cursor.ended:
+            self._table, self._cursor = f"{self._table}\0", table_scan.START  # the least name after it
         return so_far, published
 
-    def keep(self) -> None:
+    def save(self) -> None:
         """Write the position into the file, where the next run of the node goes on, and what the last pass has found."""
         last = None if self._last is None else [*_plain(self._last), self._last.ended_ms]
-        fact = [self._table, self._place.phase, self._place.after, *_plain(self._so_far), last]
+        fact = [self._table, self._cursor.phase, self._cursor.after, *_plain(self._so_far), last]
         with self._store.transaction():
-            self._store.meta_set(_FACT, codec.encode(fact))
+            self._store.meta_set(_META_KEY, codec.encode(fact))
 
-    def _recall(self) -> None:
-        if self._recalled:
+    def _load(self) -> None:
+        if self._loaded:
             return
-        self._recalled = True
-        fact = self._store.meta(_FACT)
+        self._loaded = True
+        fact = self._store.meta(_META_KEY)
         if fact is not None:
             self._table, phase, after, rows, found, tables, last = codec.decode(fact, bytes_max=len(fact))
-            self._place = table_scan.ScanCursor(phase, after)
+            self._cursor = table_scan.ScanCursor(phase, after)
             self._so_far = Scrubbed(rows, found, tuple(tables))
             self._last = None if last is None else Scrubbed(last[0], last[1], tuple(last[2]), True, last[3])
 

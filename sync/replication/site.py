@@ -25,35 +25,35 @@ from mycomesh.sync.storage.row_view import RowView
 from mycomesh.sync.storage.store import Store
 from mycomesh.sync.storage.table import Row, Table, birth_key
 
-__all__ = ["RENEWALS_MAX", "Site", "stamp_again"]
+__all__ = ["RENEWALS_MAX", "Site", "restamp_all"]
 
 # A file goes back in time once in a while, not again and again: a peer that says so more often in one run is lying.
 RENEWALS_MAX = 8
 _STEP_ENTRIES = 10_000
-_MOVING = "moving"
+_RESTAMP_KEY = "moving"
 
 
 @dataclass(frozen=True, slots=True)
-class Moving:
+class Restamp:
     """Entries that wait for another stamp: those of the site at `place` past the clock `after`."""
 
-    place: int
+    site_number: int
     after: int
 
 
 class Site:
     """One run of one file: the site under which it stamps, and from where on it does."""
 
-    __slots__ = ("_entropy", "_kept", "_opened_at", "_renewals", "_store", "moving", "place")
+    __slots__ = ("_entropy", "_kept", "_opened_at", "_renewals", "_store", "restamp", "site_number")
 
     def __init__(self, store: Store, site: bytes, entropy: Callable[[int], bytes]) -> None:
-        self.place = store.site_number_or_new(site)
+        self.site_number = store.site_number_or_new(site)
         self._store = store
         self._entropy = entropy
         self._opened_at = store.clock.last  # what this run stamps lies after it
         self._renewals = 0
-        self.moving = _moving(store.meta(_MOVING))
-        self._kept = (self.place, self.moving)
+        self.restamp = _read_restamp(store.meta(_RESTAMP_KEY))
+        self._kept = (self.site_number, self.restamp)
         store.enlist(self)
 
     @classmethod
@@ -87,16 +87,16 @@ class Site:
         return cls(store, site, entropy)
 
     @property
-    def site(self) -> bytes:
+    def id(self) -> bytes:
         """The 16-byte id under which this run stamps."""
-        return self._store.site(self.place)
+        return self._store.site(self.site_number)
 
-    def behind(self, tables: Mapping[str, Table], reach: Mapping[str, int]) -> bool:
+    def is_behind(self, tables: Mapping[str, Table], reach: Mapping[str, int]) -> bool:
         """Return True if a peer knows more of this site's clock, by table, than the file does."""
-        known = {name: tables[name].coverage.top(self.site) for name in reach if name in tables}
+        known = {name: tables[name].coverage.top(self.id) for name in reach if name in tables}
         return any(reach[name] > top for name, top in known.items())
 
-    def caught_up(self, tables: Mapping[str, Table], reach: Mapping[str, int]) -> bool:
+    def renew_if_behind(self, tables: Mapping[str, Table], reach: Mapping[str, int]) -> bool:
         """Where a peer knows more of this site than the file does, goes on under a new site; inside a transaction.
 
         What this run has stamped is stamped again. Returns whether the site is new.
@@ -104,55 +104,55 @@ class Site:
         Raises:
             DecodeError: peers have made it do so too often.
         """
-        if not self.behind(tables, reach):
+        if not self.is_behind(tables, reach):
             return False
         if self._renewals == RENEWALS_MAX:
             raise DecodeError("tells again and again of writes of this node that it never made")
         self._renewals += 1
-        old = self.place
-        self.place = self._store.site_number_or_new(_fresh_site(self._store, self.site, self._entropy))
+        old = self.site_number
+        self.site_number = self._store.site_number_or_new(_fresh_site(self._store, self.id, self._entropy))
         for name in sorted(tables):
-            stamp_again(tables[name], old, self.place, self._opened_at)
+            restamp_all(tables[name], old, self.site_number, self._opened_at)
         return True
 
     def committed(self) -> None:
         """The transaction stands."""
-        self._kept = (self.place, self.moving)
+        self._kept = (self.site_number, self.restamp)
 
     def rolled_back(self) -> None:
         """The transaction is undone, and with it a new site."""
-        self.place, self.moving = self._kept
+        self.site_number, self.restamp = self._kept
 
     # ---- a clock that was ahead
 
-    def set_back(self, tables: Collection[Table], after: int, bound: int) -> None:
+    def set_clock_back(self, tables: Collection[Table], after: int, bound: int) -> None:
         """Goes on under a new site; inside a transaction, while nothing is `moving`.
 
         What the old one has stamped past `after` is covered by nobody, and waits for `move`. The clock begins past that and
         past every other site's: who stamped in the future has overwritten those. What lies past `bound` counts for neither.
         """
-        old = self.place
-        tops = [table.coverage.top(site) for table in tables for site, _ in table.coverage.items() if site != self.site]
-        self.place = self._store.site_number_or_new(_fresh_site(self._store, self.site, self._entropy))
+        old = self.site_number
+        tops = [table.coverage.top(site) for table in tables for site, _ in table.coverage.items() if site != self.id]
+        self.site_number = self._store.site_number_or_new(_fresh_site(self._store, self.id, self._entropy))
         for table in tables:
             table.uncover_after(self._store.site(old), after)
         self._store.clock.last = self._opened_at = max(top for top in (0, after, *tops) if top <= bound)
-        self.moving = Moving(old, after)
-        self._store.meta_set(_MOVING, json.dumps([old, after]))
+        self.restamp = Restamp(old, after)
+        self._store.meta_set(_RESTAMP_KEY, json.dumps([old, after]))
 
-    def move(self, tables: Iterable[Table], room: int) -> None:
+    def restamp_some(self, tables: Iterable[Table], room: int) -> None:
         """Stamps so many of the waiting entries again; inside a transaction. Nothing is `moving` when all are through."""
-        assert self.moving is not None, "asked for only while something waits"
+        assert self.restamp is not None, "asked for only while something waits"
         for table in tables:
-            before = table.coverage.top(self.site)
-            moved = _stamp_some(table, self.moving.place, self.place, self.moving.after, room)
+            before = table.coverage.top(self.id)
+            moved = _restamp_some(table, self.restamp.site_number, self.site_number, self.restamp.after, room)
             if moved:
-                table.cover(self.site, before, self._store.clock.last)
+                table.cover(self.id, before, self._store.clock.last)
             room -= moved
             if room <= 0:
                 return
-        self.moving = None
-        self._store.meta_set(_MOVING, None)
+        self.restamp = None
+        self._store.meta_set(_RESTAMP_KEY, None)
 
 
 def _fresh_site(store: Store, node_id: bytes, entropy: Callable[[int], bytes]) -> bytes:
@@ -161,13 +161,13 @@ def _fresh_site(store: Store, node_id: bytes, entropy: Callable[[int], bytes]) -
     return site
 
 
-def stamp_again(table: Table, old: int, new: int, after: int) -> int:
+def restamp_all(table: Table, old: int, new: int, after: int) -> int:
     """Give every entry of the site at place `old` with an hlc past `after` a stamp of the site at `new`.
 
     The table's vector covers of the old site only what lies before. Returns the number of entries; inside a transaction.
     """
     count = 0
-    while moved := _stamp_some(table, old, new, after, _STEP_ENTRIES):
+    while moved := _restamp_some(table, old, new, after, _STEP_ENTRIES):
         count += moved
     table.uncover_after(table.store.site(old), after)
     if count:
@@ -175,18 +175,18 @@ def stamp_again(table: Table, old: int, new: int, after: int) -> int:
     return count
 
 
-def _stamp_some(table: Table, old: int, new: int, after: int, limit: int) -> int:
+def _restamp_some(table: Table, old: int, new: int, after: int, limit: int) -> int:
     """Stamps up to so many of these entries again, the earliest first; returns how many."""
     log, clock = table.log, table.store.clock
     entries = [entry for entry in log.scan(old, after, limit) if entry[0] == old]
     for _, hlc, row, _ in entries:
         current = log.row_of(old, hlc)
-        _stamp_one(table, row if current is None else current, (old, hlc), (new, clock.tick(0)))
+        _restamp_one(table, row if current is None else current, (old, hlc), (new, clock.tick(0)))
     log.flush()
     return len(entries)
 
 
-def _stamp_one(table: Table, row: Row, old: tuple[int, int], new: tuple[int, int]) -> None:
+def _restamp_one(table: Table, row: Row, old: tuple[int, int], new: tuple[int, int]) -> None:
     site = table.store.site
     view = RowView.read(table, row)
     leaf = next(leaf for leaf in view.leaves if leaf[:2] == old)
@@ -208,13 +208,13 @@ def _stamp_one(table: Table, row: Row, old: tuple[int, int], new: tuple[int, int
         _rename(table, view, leaf, name, key)
 
 
-def _moving(stored: object) -> Moving | None:
+def _read_restamp(stored: object) -> Restamp | None:
     """Return what a file says of entries that wait for another stamp; None where another hand has been at it."""
     try:
         place, after = json.loads(stored) if isinstance(stored, str) else (None, None)
     except (ValueError, TypeError):
         return None
-    return Moving(place, after) if type(place) is type(after) is int else None
+    return Restamp(place, after) if type(place) is type(after) is int else None
 
 
 def _rename(table: Table, view: RowView, birth: Leaf, name: Row, key: bytes) -> None:

@@ -56,7 +56,7 @@ def test_the_last_scrub_is_told_and_outlives_the_run(peer):
     told = "SELECT scrub_found, scrubbed_at FROM mycomesh_status"
     assert peer.sql(told) == [(None, None)]
     peer.scrub()
-    peer.replica.scrub.keep()
+    peer.replica.scrub.save()
     assert peer.replica.state.refresh(node(), WALL_MS)
     assert peer.sql(told) == [(0, "2027-01-15T08:00:00.000+00:00")]
     peer.close()

@@ -186,7 +186,7 @@ def test_a_scrub_goes_on_where_the_last_run_had_come_to(peers):
     one.sql(FILL.format(300))
     one.drain()
     one.replica.scrub.step(one.wall_ms, 250)
-    one.replica.scrub.keep()
+    one.replica.scrub.save()
     one.close()
     one.open()
     bypassing(one, "UPDATE t SET v = 'before' WHERE id = 1; UPDATE t SET v = 'behind' WHERE id = 299")
@@ -234,10 +234,10 @@ def test_an_idle_node_compares_so_many_rows_at_a_time(tmp_path):
     exchange = world.nodes[0].exchange
     steps = 0
     for _ in range(20):
-        before = one.replica.scrub._place.after or 0
+        before = one.replica.scrub._cursor.after or 0
         world.now += 10_000
         exchange.handle(TimerFired(), world.now, one.wall_ms)
-        after = one.replica.scrub._place.after or 0
+        after = one.replica.scrub._cursor.after or 0
         assert after - before <= 256
         steps += after != before
     assert steps >= 3

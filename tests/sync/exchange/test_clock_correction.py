@@ -185,14 +185,14 @@ def test_a_large_backlog_is_stamped_again_by_chunks_and_goes_on_after_a_restart(
     steps = []
     wrong.peer.replica._store.holding = steps.append
     tell(world, wrong)
-    while wrong.peer.replica._life.moving is None:
+    while wrong.peer.replica._site.restamp is None:
         world.run(1)
     wrong.reopen()
-    assert wrong.peer.replica._life.moving is not None
+    assert wrong.peer.replica._site.restamp is not None
     write(world, wrong, "INSERT INTO t VALUES('last', 'row', 1)")
     world.link(wrong, right)
     world.run(60_000)
-    assert wrong.peer.replica._life.moving is None
+    assert wrong.peer.replica._site.restamp is None
     assert ahead_ms(wrong, world) <= 0
     assert right.sql("SELECT count(*), sum(b) FROM t") == [(1_001, 1)]
     assert_equal(wrong.peer, right.peer)

@@ -47,7 +47,7 @@ def test_the_first_pattern_decides_and_who_is_not_named_may_everything():
     assert not rights.may_read(b"c", "secret")
     assert not rights.may_read(b"d", "logs")
     assert rights.may_write(b"a", "logs")
-    assert rights.withheld([b"not even read"]) == []
+    assert rights.forbidden_tables([b"not even read"]) == []
 
 
 def test_what_a_read_only_node_writes_is_kept_there_said_there_and_accepted_by_nobody(world_of):
