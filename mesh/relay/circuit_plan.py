@@ -1,11 +1,12 @@
-"""Which circuits a member opens, so that members whom only relays join are one mesh for catch-up too.
+"""Circuit plan: which circuits a member opens to members that it reaches only through relays.
 
-Owns that choice. What always holds: it follows from the link-states alone, so all members make the same one; two groups
-of members that relays join get one circuit, a group has at most `CHILDREN + 1`, and groups that are joined by members
-get none. Must not know: connections, frames.
+Relays store no tables, so catch-up needs a connection between members. Members that reach each other without a relay form a
+group. In each group, the member with the lowest node id that has a link to a relay is the leader. The leaders, ordered by
+node id, form a tree of degree CHILDREN: each parent, which has the lower node id, opens the circuits to its children. The
+result is one circuit between two neighbouring groups of the tree, and at most `CHILDREN + 1` circuits for a group.
 
-Members that reach each other without a relay are a group. Of each group the lowest node id beside the relays speaks for it;
-those, in order, are a tree in which each parent (always the lower node id) opens the circuits to its children.
+Invariants: the plan follows from the link-states alone, so all members compute the same plan. Groups that members join get no
+circuit.
 """
 
 from __future__ import annotations
@@ -21,92 +22,101 @@ if TYPE_CHECKING:
 
 __all__ = ["CircuitPlan"]
 
-CHILDREN = 4  # circuits that one member opens at most: a mast with 60 lonely drones is three circuits deep
+CHILDREN = 4  # circuits that one member opens at most: a mast with 60 isolated drones makes a tree three circuits deep
 
 Route = tuple[bytes, ...]
 
 
 class CircuitPlan:
-    """The mesh as link-states tell it, with the links of this node as they are. `relays` says who is one, None: no member."""
+    """The mesh as the link-states describe it, but with this node's actual `links`.
 
-    __slots__ = ("_claimed", "_links", "_own", "_relays")
+    `is_relay` returns whether a node is a relay, or None if it is not a member.
+    """
+
+    __slots__ = ("_is_relay", "_links", "_neighbours", "_own")
 
     def __init__(
         self,
         own: bytes,
         links: Iterable[bytes],
         states: Iterable[LinkState],
-        relays: Callable[[bytes], bool | None],
+        is_relay: Callable[[bytes], bool | None],
     ) -> None:
         self._own = own
         self._links = dict.fromkeys(sorted(links))
-        self._claimed = {each.node_id: dict.fromkeys(n.node_id for n in each.neighbours) for each in states}
-        self._relays = relays
+        self._neighbours = {each.node_id: dict.fromkeys(n.node_id for n in each.neighbours) for each in states}
+        self._is_relay = is_relay
 
-    def wanted(self) -> list[Route]:
-        """The routes of the circuits that this node should open: itself, relays, the other end."""
+    def routes_to_open(self) -> list[Route]:
+        """Return the routes of the circuits that this node should open: itself, relays, the other end."""
         routes: list[Route] = []
-        met: dict[bytes, None] = {}
+        seen: dict[bytes, None] = {}
         for relay in self._links:
-            if self._relays(relay) and relay not in met:
-                routes += self._children(self._beside(relay, met))
+            if self._is_relay(relay) and relay not in seen:
+                routes += self._children(self._around(relay, seen))
         return routes
 
-    def joined(self, member: bytes) -> bool:
-        """Whether this node reaches a member over members alone, their link with each other left out."""
+    def is_joined(self, member: bytes) -> bool:
+        """Return whether this node reaches a member without relays, also without its own link to that member."""
         return member in self._group(self._own, besides=member)
 
-    def _children(self, beside: dict[bytes, Route]) -> list[Route]:
-        speakers: list[bytes] = []
+    def _children(self, around: dict[bytes, Route]) -> list[Route]:
+        leaders: list[bytes] = []
         grouped: dict[bytes, None] = {}
-        for member in sorted(beside):
+        for member in sorted(around):
             if member not in grouped:
-                speakers.append(member)
+                leaders.append(member)
                 grouped |= self._group(member)
-        if self._own not in speakers:
+        if self._own not in leaders:
             return []
-        first = speakers.index(self._own) * CHILDREN + 1
-        return [beside[each] for each in speakers[first : first + CHILDREN]]
+        first = leaders.index(self._own) * CHILDREN + 1
+        return [around[each] for each in leaders[first : first + CHILDREN]]
 
-    def _beside(self, relay: bytes, met: dict[bytes, None]) -> dict[bytes, Route]:
-        """The members beside that relay, and beside the relays that it reaches over relays alone: with a shortest route."""
+    def _around(self, relay: bytes, seen: dict[bytes, None]) -> dict[bytes, Route]:
+        """Return the members linked with that relay, or with relays that it reaches through relays alone: each with its route.
+
+        The search is breadth-first, so each route is a shortest one.
+        """
         found: dict[bytes, Route] = {self._own: (self._own,)}
         front: list[Route] = [(self._own, relay)]
-        met[relay] = None
+        seen[relay] = None
         for _ in range(RELAYS_MAX):
             following: list[Route] = []
             for route in front:
                 for each in self._edges(route[-1]):
-                    role = self._relays(each)
+                    role = self._is_relay(each)
                     if role is False:
                         found.setdefault(each, (*route, each))
-                    elif role and each not in met:
-                        met[each] = None
+                    elif role and each not in seen:
+                        seen[each] = None
                         following.append((*route, each))
             front = following
         return found
 
     def _group(self, member: bytes, *, besides: bytes | None = None) -> dict[bytes, None]:
-        """Whom a member reaches over members alone; `besides` leaves the link of this node with that one out."""
+        """Return the members that a member reaches without relays; ignore this node's link with `besides`."""
         group = {member: None}
         front = [member]
         while front:
             node_id = front.pop()
             for each in self._edges(node_id):
                 left_out = besides is not None and {node_id, each} == {self._own, besides}
-                if each not in group and not left_out and self._relays(each) is False:
+                if each not in group and not left_out and self._is_relay(each) is False:
                     group[each] = None
                     front.append(each)
         return group
 
     def _edges(self, node_id: bytes) -> list[bytes]:
-        """Whom a node is linked with: by our own word for ours, by that of both ends for others."""
+        """Return the nodes that a node is linked with.
+
+        This node knows its own links. A link between others counts only if the link-states of both ends claim it.
+        """
         if node_id == self._own:
             return list(self._links)
-        nobody: dict[bytes, None] = {}
+        nothing: dict[bytes, None] = {}
         both = [
             each
-            for each in sorted(self._claimed.get(node_id, nobody))
-            if each != self._own and node_id in self._claimed.get(each, nobody)
+            for each in sorted(self._neighbours.get(node_id, nothing))
+            if each != self._own and node_id in self._neighbours.get(each, nothing)
         ]
         return [*both, self._own] if node_id in self._links else both

@@ -194,7 +194,7 @@ def test_a_circuit_that_one_end_drops_ends_at_both_and_is_made_anew():
 
 
 def test_what_waits_at_a_relay_is_bounded_and_costs_the_circuit_not_the_link(monkeypatch):
-    monkeypatch.setattr(circuits, "WAITING_BYTES_MAX", 5_000)
+    monkeypatch.setattr(circuits, "QUEUED_BYTES_MAX", 5_000)
     line = Line("mrm")
     line.run()
     outbox = line.nodes[1].core._core.links.conns[line.link(1, 2)].session.outbox
@@ -348,7 +348,7 @@ def test_every_member_makes_the_same_choice_and_each_pair_is_chosen_once():
             chosen = [
                 (route[0], route[-1])
                 for own in members
-                for route in CircuitPlan(own, near[own], told, role.get).wanted()
+                for route in CircuitPlan(own, near[own], told, role.get).routes_to_open()
             ]
             assert len(set(chosen)) == len(chosen)
             assert all(left < right for left, right in chosen)
