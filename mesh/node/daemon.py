@@ -1,8 +1,7 @@
-"""The process that serves one file: locks, the pending join, signals, the control socket, and one line an event.
+"""The daemon: runs one node from the first check to a graceful end, with locks, pending join, signals and control socket.
 
-Owns the life of the process from the first check to the last goodbye. What always holds: whatever keeps a node from
-starting is found before anything is changed and said in one line; whatever ends it (a signal, `mycomesh down`, a fault)
-ends it in the same order. It must not know how syncing works: `serving` does.
+Invariants: an error that prevents the start is found before anything changes, and is reported in one line; a signal, `mycomesh
+down` and a failure end the node in the same order of steps.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ from mycomesh.mesh.node.errors import HomeError, JoinRefusedError, KeystoreError
 from mycomesh.mesh.node.home import FileLock, HomeLock
 from mycomesh.mesh.node.journal import Journal, as_value
 from mycomesh.mesh.node.keystore import NO_MESH, Keystore, PendingJoin
-from mycomesh.mesh.node.serving import CUT_OFF, Credentials, ServingNode
+from mycomesh.mesh.node.serving import ISOLATED, Credentials, NodeCallbacks, ServingNode
 from mycomesh.mesh.node.shell import MeshShell, clock
 from mycomesh.mesh.node.status import SCHEMA, Status, to_json
 from mycomesh.mesh.node.systemd import Watchdog, notify_manager
@@ -48,27 +47,27 @@ if TYPE_CHECKING:
     from mycomesh.mesh.node.control.metrics_server import MetricsServer
     from mycomesh.mesh.node.home import Home
 
-__all__ = ["Daemon", "complaints", "enrol", "event_loop", "serve"]
+__all__ = ["Daemon", "as_node_errors", "enrol", "event_loop", "serve"]
 
-STOP_S_MAX = 10  # a graceful end takes milliseconds; a disk that hangs must not keep the process for ever
-# The SQL thread gives Python's lock up with each statement, and gets it back from a busy event loop after so long: with the
-# usual 5 ms, four times of that were 20 ms of a hold of the file's write lock.
+STOP_S_MAX = 10  # a graceful end takes milliseconds; a disk that hangs must not keep the process forever
+# The SQL thread releases Python's global lock in each statement, and takes this long to get it back from a busy event loop. With
+# Python's default of 5 ms, four switches were 20 ms of one write lock on the file.
 SWITCH_S = 0.001
-FILE_MODE = 0o644  # what sqlite3 itself gives a database under the usual umask
+FILE_MODE = 0o644  # as sqlite3 creates a database under the usual umask
 
 T = TypeVar("T")
 
 
 def serve(home: Home, file: Path, config: NodeConfig) -> None:
-    """Serve a file until SIGTERM, SIGINT or `mycomesh down`; raise `NodeError` with one line where it cannot be."""
+    """Serve a file until SIGTERM, SIGINT or `mycomesh down`; raise `NodeError` if it cannot be served."""
     _run(_serving_process(home, file, config))
 
 
 def enrol(home: Home, config: NodeConfig, *, seconds_max: float) -> Identity | None:
-    """Try the pending join for some seconds; return the identity it brought, or None. The caller holds the home.
+    """Try the pending join for `seconds_max`; return the identity that it brought, or None. The caller has locked the home.
 
     Raises:
-        JoinRefusedError: a member in reach did not accept the code. The code stays, since another member may.
+        JoinRefusedError: a reachable member did not accept the code. The code is kept, since another member may accept it.
     """
     store = Keystore(home)
     join = store.pending_join()
@@ -86,8 +85,8 @@ def enrol(home: Home, config: NodeConfig, *, seconds_max: float) -> Identity | N
         store.complete_join(identity)
     elif refused:
         raise JoinRefusedError(
-            "a member in reach did not accept the code: it is used up or expired, or another node made it; get a new one"
-            " with 'mycomesh invite', or leave it to 'mycomesh up', which goes on trying"
+            "a reachable member did not accept the code: it is used up or expired, or another node created it; get a new one"
+            " with 'mycomesh invite', or run 'mycomesh up', which keeps trying"
         )
     return identity
 
@@ -95,7 +94,7 @@ def enrol(home: Home, config: NodeConfig, *, seconds_max: float) -> Identity | N
 async def join_mesh(
     store: Keystore, join: PendingJoin, config: NodeConfig, on_notice: Callable[[Notice], None]
 ) -> Identity:
-    """Look for members until one of them lets this node in; return its identity, not yet stored."""
+    """Look for members until one admits this node; return the identity, which is not stored yet."""
     enrolled: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
 
     def on_action(action: Any) -> None:
@@ -108,7 +107,7 @@ async def join_mesh(
             case Close(conn, reason):
                 on_notice(Notice("conn.closed", f"connection {conn} closed: {reason}", {"conn": conn}, "debug"))
             case _:
-                raise AssertionError(f"a joiner answered {type(action).__name__}")
+                raise AssertionError(f"a joiner returned {type(action).__name__}")
 
     joiner = Joiner(
         join.code,
@@ -127,28 +126,27 @@ async def join_mesh(
 
 @dataclass(slots=True)
 class _Ending:
-    """How the run ends: `told` when somebody asks for it or something broke, `done` with what went wrong, or ""."""
+    """How the run ends."""
 
-    told: asyncio.Future[None]
-    done: asyncio.Future[str]
+    requested: asyncio.Future[None]  # completed by a signal or a request, failed by an error
+    done: asyncio.Future[str]  # the problem with the end, or ""
     remove: bool = False
-    complaint: str = ""
+    problem: str = ""
 
 
 class Daemon:
     """One run of `mycomesh up`, or of a node that another program embeds.
 
-    `serving` is done as soon as the file is served; it stays undone where that never comes.
+    `serving` completes when the node serves the file, and never if the run ends before. `log` receives every notice; by default
+    the journal does.
     """
 
-    def __init__(
-        self, home: Home, file: Path, config: NodeConfig, tell: Callable[[Notice], None] | None = None
-    ) -> None:
+    def __init__(self, home: Home, file: Path, config: NodeConfig, log: Callable[[Notice], None] | None = None) -> None:
         self._home = home
         self._store = Keystore(home)
         self._file = file.absolute()
         self._config = config
-        self._tell = Journal(config.log_level, form=config.log_format).write if tell is None else tell
+        self._log = Journal(config.log_level, form=config.log_format).write if log is None else log
         self._control = ControlServer(home.sockets[0], self._on_request)
         self._node: ServingNode | None = None
         self._identity: Identity | None = None
@@ -159,29 +157,33 @@ class Daemon:
         self._addresses: dict[Address, None] = {}
 
     async def run(self, *, signals: bool = True) -> None:
-        """Serve from the first check to the last goodbye; with `signals`, SIGTERM, SIGINT and SIGHUP end it."""
+        """Run the node until its end; with `signals`, SIGTERM, SIGINT and SIGHUP end it.
+
+        Raises:
+            NodeError: the node cannot start.
+        """
         self._identity = self._store.identity()
         if self._identity is None and self._store.pending_join() is None:
             raise KeystoreError(NO_MESH)
-        _check_place(self._file)
+        _check_path(self._file)
         lock = HomeLock.acquire(self._home)
         try:
             if signals:
-                self._listen_to_signals()
+                self._handle_signals()
             await self._control.start()
-            metrics = await self._metrics()
+            metrics = await self._start_metrics()
             try:
-                await self._live()
+                await self._join_and_serve()
             finally:
                 if metrics is not None:
                     await metrics.close()
-                self._ending.done.set_result(self._ending.complaint)
+                self._ending.done.set_result(self._ending.problem)
                 await self._control.close()
         finally:
             lock.release()
 
-    async def _metrics(self) -> MetricsServer | None:
-        """Serve metrics where that is asked for; the module is loaded only then."""
+    async def _start_metrics(self) -> MetricsServer | None:
+        """Serve metrics if configured. The module is loaded only then, to save memory."""
         if self._config.metrics is None:
             return None
         server: MetricsServer = importlib.import_module("mycomesh.mesh.node.control.metrics_server").MetricsServer(
@@ -191,18 +193,18 @@ class Daemon:
         self._say(Notice("metrics.serving", f"metrics at {self._config.metrics.host}:{server.port}/metrics"))
         return server
 
-    async def _live(self) -> None:
+    async def _join_and_serve(self) -> None:
         if self._identity is None:
             self._identity = await self._until_ending(self._join())
         if self._identity is None:
             return
-        made = _touched(self._file)
+        created = _create_if_absent(self._file)
         file_lock = FileLock.acquire(self._file)
         try:
             await self._serve(self._identity)
         except BaseException:
-            with contextlib.suppress(FileNotFoundError):  # removing it may be what ended the run
-                if made and self._file.stat().st_size == 0:
+            with contextlib.suppress(FileNotFoundError):  # its removal may have ended the run
+                if created and self._file.stat().st_size == 0:
                     self._file.unlink()
             raise
         finally:
@@ -211,7 +213,7 @@ class Daemon:
     async def _join(self) -> Identity:
         join = self._store.pending_join()
         assert join is not None, "checked before the home was locked"
-        text = f"waiting to meet a member of the mesh, to join it as {join.candidate.name!r}"
+        text = f"waiting for a member of the mesh, to join as {join.candidate.name!r}"
         self._say(Notice("join.waiting", text))
         notify_manager(f"READY=1\nSTATUS={text}")
         identity = await join_mesh(self._store, join, self._config, self._say)
@@ -223,9 +225,10 @@ class Daemon:
         store = self._store
         known = self._store.addresses()
         self._addresses = dict.fromkeys(known)
-        recall = ClockNotes(self._home.state / "clocks")
-        credentials = Credentials(identity, store.root_seed(identity), store.invitations(), store.standing(), recall)
-        node = ServingNode(credentials, self._file, self._config, self._on_notice, self._on_broken, self._on_membership)
+        clock_notes = ClockNotes(self._home.state / "clocks")
+        credentials = Credentials(identity, store.root_seed(identity), store.invitations(), store.standing())
+        callbacks = NodeCallbacks(self._on_notice, self._on_failure, self._on_membership)
+        node = ServingNode(credentials, clock_notes, self._file, self._config, callbacks)
         await node.start(known)
         self._node = node
         snapshot = await node.snapshot()
@@ -236,7 +239,7 @@ class Daemon:
         watchdog = Watchdog(node.check_alive)
         watchdog.start()
         try:
-            await self._ending.told
+            await self._ending.requested
         finally:
             watchdog.stop()
             self._node = None
@@ -246,42 +249,42 @@ class Daemon:
             self._store.store_addresses(tuple(self._addresses))
 
     async def _stop(self, node: ServingNode) -> None:
-        """End within a bound; what a stopping node still complains of must not hide why it stops."""
+        """Stop the node within `STOP_S_MAX`. Record a problem instead of raising it: it must not hide why the node stops."""
         try:
             await asyncio.wait_for(node.stop(remove=self._ending.remove), STOP_S_MAX)
         except TimeoutError:
-            self._ending.complaint = (
-                f"not everything ended within {STOP_S_MAX} s; the next 'mycomesh up' goes on from there"
+            self._ending.problem = (
+                f"the node did not stop cleanly within {STOP_S_MAX} s; the next 'mycomesh up' continues from there"
             )
         except (NodeError, SyncError) as error:
-            self._ending.complaint = str(error)
-        if self._ending.complaint:
-            self._say(Notice("node.unclean", self._ending.complaint, level="warning"))
+            self._ending.problem = str(error)
+        if self._ending.problem:
+            self._say(Notice("node.unclean", self._ending.problem, level="warning"))
 
-    # ---- what happens while it serves
+    # ---- events
 
     def _say(self, notice: Notice) -> None:
-        self._tell(notice)
+        self._log(notice)
         self._control.publish(as_value(notice), keep=notice.level != "debug")
 
     def _on_notice(self, notice: Notice) -> None:
         match notice.event:
             case "enrolment.granted" if self._node is not None:
-                # Before the grant leaves: a code that was used must not be good again after a crash.
+                # Before the grant leaves, so that a used code is not valid again after a crash.
                 self._store.store_invitations(self._node.invitations())
             case "link.up" if notice.detail["dialled"] and not is_circuit(notice.detail["address"]):
-                self._remember(notice.detail["address"])
+                self._record_address(notice.detail["address"])
             case _:
                 pass
         self._say(notice)
 
     def _on_membership(self, changed: MembershipChanged) -> None:
-        """What the mesh has decided is on disk before anybody hears of it from here."""
+        """Store what the mesh has decided, before this node tells any other node."""
         self._store.store_membership(changed.identity, changed.standing)
         self._identity = Identity.decode(changed.identity)
 
-    def _remember(self, text: str) -> None:
-        """Keep where a member was met, the latest last; written when the node stops and when a place is new."""
+    def _record_address(self, text: str) -> None:
+        """Record the address of a member, the latest last. New addresses are stored at once, the order when the node stops."""
         host, _, port = text.rpartition(":")
         address = Address(host.strip("[]"), int(port))
         new = address not in self._addresses
@@ -290,25 +293,25 @@ class Daemon:
         if new:
             self._store.store_addresses(tuple(self._addresses))
 
-    def _on_broken(self, error: BaseException) -> None:
-        if not self._ending.told.done():
-            self._ending.told.set_exception(error)
+    def _on_failure(self, error: BaseException) -> None:
+        if not self._ending.requested.done():
+            self._ending.requested.set_exception(error)
 
     def end(self) -> None:
-        """Begin the end of the run."""
-        if not self._ending.told.done():
-            self._ending.told.set_result(None)
+        """Request the end of the run."""
+        if not self._ending.requested.done():
+            self._ending.requested.set_result(None)
 
-    def _listen_to_signals(self) -> None:
+    def _handle_signals(self) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            if signal.getsignal(number) is not signal.SIG_IGN:  # nohup(1) has a closed terminal end nothing
+            if signal.getsignal(number) is not signal.SIG_IGN:  # nohup(1) ignores SIGHUP, and the node must too
                 loop.add_signal_handler(number, self.end)
 
     async def _until_ending(self, work: Coroutine[Any, Any, T]) -> T | None:
-        """Return what the work brings, or None when the process is told to end first."""
+        """Return the result of `work`, or None if the end of the run is requested first."""
         task = asyncio.get_running_loop().create_task(work)
-        self._ending.told.add_done_callback(lambda _: task.cancel())
+        self._ending.requested.add_done_callback(lambda _: task.cancel())
         await asyncio.wait([task])
         return None if task.cancelled() else task.result()
 
@@ -335,24 +338,26 @@ class Daemon:
             case "down":
                 return await self._down(request)
             case other:
-                raise NodeError(f"this node does not know the request {other!r}; use one version of node and command")
+                raise NodeError(
+                    f"this node does not know the request {other!r}; use the same version for node and command"
+                )
 
     async def _down(self, request: dict[str, Any]) -> dict[str, Any]:
         if request.get("remove") is True:
-            self._serving()  # a node that only joins has no file to clean
+            self._serving()  # raises if the node only joins, since it has no file to clean then
             self._ending.remove = True
         self.end()
-        complaint = await asyncio.shield(self._ending.done)
-        if complaint:
-            raise NodeError(f"the node stopped, but: {complaint}")
+        problem = await asyncio.shield(self._ending.done)
+        if problem:
+            raise NodeError(f"the node stopped, but: {problem}")
         return {"pid": os.getpid(), "file": str(self._file)}
 
     def _isolate(self, *, cut: bool) -> None:
         self._serving().isolate(cut=cut)
         if cut:
-            self._say(Notice("node.isolated", CUT_OFF, level="warning"))
+            self._say(Notice("node.isolated", ISOLATED, level="warning"))
         else:
-            self._say(Notice("node.rejoining", "looking for the others again"))
+            self._say(Notice("node.rejoining", "looking for the other nodes again"))
 
     def _serving(self) -> ServingNode:
         if self._node is None:
@@ -360,7 +365,7 @@ class Daemon:
         return self._node
 
     async def status(self) -> Status:
-        """Return how this node, its file and its peers are."""
+        """Return the status of this node, its file and its peers."""
         snapshot = None if self._node is None else await self._node.snapshot()
         identity = self._identity
         joining = self._store.pending_join() if identity is None else None
@@ -378,10 +383,10 @@ class Daemon:
             port=0 if snapshot is None else snapshot.port,
             site="" if snapshot is None else snapshot.site,
             pending=0 if snapshot is None else snapshot.pending,
-            hint="waiting for a member: is one up on this network, the code still good?"
+            hint="waiting for a member; check that one runs on this network and that the code is still valid"
             if identity is None
             else expiry_hint(identity.certificate, clock()[1] // 1_000)
-            or ("" if snapshot is None else snapshot.complaint),
+            or ("" if snapshot is None else snapshot.warning),
             clock_offset_ms=None if snapshot is None else snapshot.clock_offset_ms,
             not_after_s=0 if identity is None else identity.certificate.not_after_s,
             peers=() if snapshot is None else snapshot.peers,
@@ -392,32 +397,32 @@ class Daemon:
         )
 
 
-def _check_place(file: Path) -> None:
-    """Find out before anything is made whether a database can be there at all."""
+def _check_path(file: Path) -> None:
+    """Raise `HomeError` if there can be no database at this path."""
     if file.is_dir():
         raise HomeError(f"{file} is a directory; name the database file in it")
     if not file.parent.is_dir():
-        raise HomeError(f"there is no directory {file.parent}; make it, or check the path")
+        raise HomeError(f"there is no directory {file.parent}; create it, or check the path")
     if file.exists() and not file.is_file():
-        raise HomeError(f"{file} is not a plain file; name an SQLite database")
+        raise HomeError(f"{file} is not a plain file; give the path of an SQLite database")
 
 
-def _touched(file: Path) -> bool:
-    """Make an absent file, so that it has the inode that its lock is named by; SQLite takes an empty file as its own.
+def _create_if_absent(file: Path) -> bool:
+    """Create an absent file, whose inode names its lock; return whether it was absent. SQLite accepts an empty file.
 
-    Descriptors are opened and closed here before SQLite opens the file in this process, which is the only safe time.
+    This is the only safe time to close a descriptor of the file: before SQLite opens the file in this process.
     """
     try:
         os.close(os.open(file, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE))
     except FileExistsError:
         return False
     except OSError as error:
-        raise HomeError(f"cannot make {file}: {error.strerror}; check the directory's permissions") from error
+        raise HomeError(f"cannot create {file}: {error.strerror}; check the directory's permissions") from error
     return True
 
 
 async def _serving_process(home: Home, file: Path, config: NodeConfig) -> None:
-    gc.freeze()  # what is imported stays: no collection need walk through it
+    gc.freeze()  # imported modules stay, so no collection needs to walk through them
     sys.setswitchinterval(SWITCH_S)
     await Daemon(home, file, config).run()
 
@@ -430,7 +435,7 @@ async def _bounded(work: Coroutine[Any, Any, T], seconds_max: float) -> T | None
 
 
 def event_loop() -> asyncio.AbstractEventLoop:
-    """Return a new event loop: uvloop's, or asyncio's own where that is missing."""
+    """Return a new event loop: uvloop's if it is installed, else asyncio's."""
     try:
         loop: asyncio.AbstractEventLoop = importlib.import_module("uvloop").new_event_loop()
     except ImportError:
@@ -439,14 +444,14 @@ def event_loop() -> asyncio.AbstractEventLoop:
 
 
 def _run(work: Coroutine[Any, Any, T]) -> T:
-    """Run on an event loop of its own; what a person can cause becomes a `NodeError`."""
-    with asyncio.Runner(loop_factory=event_loop) as runner, complaints():
+    """Run on a new event loop; raise errors that a user can cause as `NodeError`."""
+    with asyncio.Runner(loop_factory=event_loop) as runner, as_node_errors():
         return runner.run(work)
 
 
 @contextlib.contextmanager
-def complaints() -> Iterator[None]:
-    """Make every error that the parts of a node raise on purpose a `NodeError`."""
+def as_node_errors() -> Iterator[None]:
+    """Turn each error that a part of the node raises on purpose into a `NodeError`."""
     try:
         yield
     except (MeshError, SyncError, TransportError) as error:

@@ -1,11 +1,10 @@
-"""A node inside one's own program: `mesh.open` and, for scripts without an event loop, `mesh.open_sync`.
+"""The embedding API: `mesh.open` runs a node within a program, `mesh.open_sync` within a script that has no event loop.
 
-Owns the start and the end of one daemon within a running event loop, and the live queries on its file. What always holds:
-the node is the very one that `mycomesh up` runs, so that every command works beside it; leaving the `async with` block ends
-it as SIGTERM would. It must not know how syncing works.
+The node is the daemon of `mycomesh up`, so all commands work beside it. Leaving the `async with` block ends it as SIGTERM
+would.
 
 A program that embeds a node must not open the same file with another SQLite library (Python's own `sqlite3`) in the same
-process: closing it there would drop the locks of this one (https://sqlite.org/howtocorrupt.html, section 2.2.1).
+process: closing it there would drop the node's locks (https://sqlite.org/howtocorrupt.html, section 2.2.1).
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from mycomesh.mesh.node.commit_poll import CommitPoll
 from mycomesh.mesh.node.config import NodeConfig, load
-from mycomesh.mesh.node.daemon import Daemon, complaints, event_loop
+from mycomesh.mesh.node.daemon import Daemon, as_node_errors, event_loop
 from mycomesh.mesh.node.database import Database, Row, Values
 from mycomesh.mesh.node.errors import NodeError, SqlError
 from mycomesh.mesh.node.home import Home
@@ -40,7 +39,7 @@ if TYPE_CHECKING:
 __all__ = ["Node", "SyncNode", "open_node", "open_sync"]
 
 LOGGER = logging.getLogger("mycomesh")
-ASK_MS = 2_000  # a wait asks the peers for so long at a time
+STEP_MS = 2_000  # how long one of the requests of a wait takes at most
 
 T = TypeVar("T")
 
@@ -49,21 +48,24 @@ def open_node(file: str | Path, *, home: str | Path | None = None, config: NodeC
     """Return a node that serves `file` within `async with`.
 
     Args:
-        file: the SQLite database; made if it is absent.
-        home: where keys and state are, as `mycomesh --home`; None: as the command finds it.
-        config: settings; None: those of the home's config.toml.
+        file: the SQLite database; created if it is absent.
+        home: the directory for keys and state, as `mycomesh --home`; None means the same default as the command's.
+        config: the settings; None means those of the home's config.toml.
+
+    Raises:
+        NodeError: the configuration file is invalid.
     """
-    found = Home.locate(None if home is None else Path(home), os.environ)
-    return Node(found, Path(file), load(found.config_file) if config is None else config)
+    located = Home.locate(None if home is None else Path(home), os.environ)
+    return Node(located, Path(file), load(located.config_file) if config is None else config)
 
 
 def open_sync(file: str | Path, *, home: str | Path | None = None, config: NodeConfig | None = None) -> SyncNode:
-    """Return the same for programs without an event loop: the node runs on a thread of its own within `with`."""
+    """Return a node for programs without an event loop; it runs on a thread of its own within `with`."""
     return SyncNode(open_node(file, home=home, config=config))
 
 
 class Node:
-    """A node in this program. Notices go to the logger `mycomesh`; every error is a `NodeError` of one line."""
+    """A node in this program. Its notices go to the logger `mycomesh`; every error is a `NodeError` of one line."""
 
     def __init__(self, home: Home, file: Path, config: NodeConfig) -> None:
         self._home = home
@@ -74,18 +76,18 @@ class Node:
         self._writer = Database(self._file)
         self._reader = Database(self._file, read_only=True)
         self._watch: Watch | None = None
-        self._looks: CommitPoll | None = None
+        self._commit_poll: CommitPoll | None = None
         self._watchers: dict[asyncio.Event, None] = {}
 
     async def __aenter__(self) -> Self:
         """Start the node; return when it serves the file.
 
         Raises:
-            NodeError: this home is in no mesh, another process serves the file, or it is no database; nothing was changed.
+            NodeError: the home has no mesh, another process serves the file, or it is not a database; nothing was changed.
         """
         loop = asyncio.get_running_loop()
         self._daemon = Daemon(self._home, self._file, self._config, _log)
-        self._run = loop.create_task(_lived(self._daemon))
+        self._run = loop.create_task(_run_daemon(self._daemon))
         try:
             either: list[asyncio.Future[Any]] = [self._run, self._daemon.serving]
             await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
@@ -97,27 +99,27 @@ class Node:
             raise
         if self._run.done():
             self._run.result()
-            raise NodeError("the node ended before it served; its notices in the log say why")
+            raise NodeError("the node ended before it served the file; see its notices in the log for the reason")
         self._watch = Watch(self._file, self._on_commit, self._wake)
         self._watch.start()
-        self._looks = CommitPoll(loop, self._wake)
+        self._commit_poll = CommitPoll(loop, self._wake)
         self._run.add_done_callback(lambda _: self._wake())
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Stamp what is committed, take leave of the mesh, close the file."""
+        """Stamp what is committed, close the links and the file."""
         if self._watch is not None:
             self._watch.close()
-        if self._looks is not None:
-            self._looks.cancel()
+        if self._commit_poll is not None:
+            self._commit_poll.cancel()
         await self._end()
 
     # ---- SQL
 
     async def execute(self, sql: str, values: Values = ()) -> list[Row]:
-        """Run SQL on the file, as any client would; return the rows as tuples, none where it asks for none.
+        """Run SQL on the file, as any client would; return the rows as tuples, an empty list if the SQL returns none.
 
         Raises:
             SqlError: SQLite refuses it.
@@ -126,7 +128,7 @@ class Node:
         return await self._writer.execute(sql, values)
 
     async def executemany(self, sql: str, rows: Iterable[Values]) -> None:
-        """Run one statement for each row of values in one transaction; a large one reaches peers in parts (ADR 0012).
+        """Run one statement for each row of values, in one transaction. Peers receive a large one in parts (ADR 0012).
 
         Raises:
             SqlError: SQLite refuses it; nothing was changed.
@@ -135,18 +137,18 @@ class Node:
         await self._writer.executemany(sql, rows)
 
     async def watch(self, select: str, values: Values = ()) -> AsyncGenerator[list[Row], None]:
-        """Yield the answer of a query, and again whenever it has changed, by whomever: this program, another, a peer.
+        """Yield the result of a query, and again whenever this program, another program or a peer has changed it.
 
-        Commits that come faster than the answers are taken are told together. Nothing is done while nothing is committed. Ends
-        with the node.
+        Commits that come faster than the caller takes results share one result. Without commits nothing runs. The
+        results end with the node.
 
         Raises:
             SqlError: SQLite refuses the query.
-            NodeError: the node was not started, or something broke it.
+            NodeError: the node was not started, or an error ended it.
         """
         woken = asyncio.Event()
         self._watchers[woken] = None
-        version, told = -1, None
+        version, last = -1, None
         try:
             self._serving()
             while not self._ended():
@@ -155,8 +157,8 @@ class Node:
                 if seen != version:
                     version = seen
                     rows = await self._reader.execute(select, values)
-                    if rows != told:
-                        told = rows
+                    if rows != last:
+                        last = rows
                         yield rows
                         continue
                 await woken.wait()
@@ -166,10 +168,10 @@ class Node:
     # ---- the mesh
 
     async def wait(self, replicas: int, *, timeout_s: float | None = None) -> int:
-        """Return on how many nodes, this one counted, everything is that was committed here before this call.
+        """Wait until `replicas` nodes, including this one, have everything committed here before the call; return their number.
 
         Raises:
-            TimeoutError: not on `replicas` nodes within `timeout_s` seconds (None: it is waited for ever).
+            TimeoutError: fewer nodes have it after `timeout_s` seconds (None means no limit).
             NodeError: the node has ended.
         """
         clock = asyncio.get_running_loop().time
@@ -177,15 +179,15 @@ class Node:
         position = await self._serving().write_position()
         while True:
             left_s = max(0.0, end_s - clock())
-            wait_ms = ASK_MS if left_s * 1000 > ASK_MS else round(left_s * 1000)
-            found, _ = await self._serving().count_replicas(position, want=replicas, wait_ms=wait_ms)
-            if found >= replicas:
-                return found
+            wait_ms = STEP_MS if left_s * 1000 > STEP_MS else round(left_s * 1000)
+            count, _ = await self._serving().count_replicas(position, want=replicas, wait_ms=wait_ms)
+            if count >= replicas:
+                return count
             if not left_s:
-                raise TimeoutError(f"on {found} of {replicas} nodes after {timeout_s:g} s")
+                raise TimeoutError(f"on {count} of {replicas} nodes after {timeout_s:g} s")
 
     async def status(self) -> Status:
-        """Return how this node, its tables and its peers are: what `mycomesh status --json` prints, as a dataclass."""
+        """Return the status of this node, its tables and its peers, as `mycomesh status --json` prints it."""
         self._serving()
         assert self._daemon is not None
         return await self._daemon.status()
@@ -200,7 +202,7 @@ class Node:
         return self._daemon.serving.result()
 
     def _ended(self) -> bool:
-        """Whether the node has ended; raises what broke it."""
+        """Return whether the node has ended; raise the error that ended it, if any."""
         assert self._run is not None
         if self._run.done():
             self._run.result()
@@ -220,8 +222,8 @@ class Node:
 
     def _on_commit(self) -> None:
         self._wake()
-        if self._looks is not None:
-            self._looks.hint()
+        if self._commit_poll is not None:
+            self._commit_poll.hint()
 
     def _wake(self) -> None:
         for woken in self._watchers:
@@ -229,24 +231,24 @@ class Node:
 
 
 class SyncNode:
-    """A `Node` for programs without an event loop, with the same calls; usable from any thread."""
+    """A `Node` for programs without an event loop, with the same methods; any thread may call them."""
 
     def __init__(self, node: Node) -> None:
         self._node = node
         self._loop = event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="mycomesh-node", daemon=True)
-        # Nothing is asked of the loop once `_stop` has begun: nobody would answer.
-        self._turn, self._running = threading.Lock(), False
+        # The lock keeps calls from reaching the loop once `_stop` has begun: they would never return.
+        self._lock, self._running = threading.Lock(), False
 
     def __enter__(self) -> Self:
-        """Start the node; return when it serves the file; raises as `Node` does."""
-        with self._turn:
+        """Start the node; return when it serves the file. Raise the errors of `Node`."""
+        with self._lock:
             if self._thread.ident is not None:
-                raise NodeError("this node was started before; open another with mesh.open_sync(FILE)")
+                raise NodeError("this node was started before; open another one with mesh.open_sync(FILE)")
             self._thread.start()
             self._running = True
         try:
-            self._do(self._node.__aenter__())
+            self._wait_for(self._node.__aenter__())
         except BaseException:
             self._stop()
             raise
@@ -257,76 +259,77 @@ class SyncNode:
     ) -> None:
         """End the node."""
         try:
-            self._do(self._node.__aexit__(kind, error, trace))
+            self._wait_for(self._node.__aexit__(kind, error, trace))
         finally:
             self._stop()
 
     def execute(self, sql: str, values: Values = ()) -> list[Row]:
-        """As `Node.execute`."""
-        return self._do(self._node.execute(sql, values))
+        """Do the same as `Node.execute`."""
+        return self._wait_for(self._node.execute(sql, values))
 
     def executemany(self, sql: str, rows: Iterable[Values]) -> None:
-        """As `Node.executemany`."""
-        self._do(self._node.executemany(sql, rows))
+        """Do the same as `Node.executemany`."""
+        self._wait_for(self._node.executemany(sql, rows))
 
     def watch(self, select: str, values: Values = ()) -> Iterator[list[Row]]:
-        """As `Node.watch`: a generator that waits for the next change."""
-        answers = self._node.watch(select, values)
+        """Yield as `Node.watch`; the generator blocks until the next change."""
+        results = self._node.watch(select, values)
         try:
             while True:
                 try:
-                    yield self._do(answers.__anext__())
+                    yield self._wait_for(results.__anext__())
                 except StopAsyncIteration:
                     return
         finally:
-            with contextlib.suppress(NodeError):  # it has ended with the node
-                self._do(answers.aclose())
+            with contextlib.suppress(NodeError):  # the watch has ended with the node
+                self._wait_for(results.aclose())
 
     def wait(self, replicas: int, *, timeout_s: float | None = None) -> int:
-        """As `Node.wait`."""
-        return self._do(self._node.wait(replicas, timeout_s=timeout_s))
+        """Do the same as `Node.wait`."""
+        return self._wait_for(self._node.wait(replicas, timeout_s=timeout_s))
 
     def status(self) -> Status:
-        """As `Node.status`."""
-        return self._do(self._node.status())
+        """Do the same as `Node.status`."""
+        return self._wait_for(self._node.status())
 
-    def _do(self, work: Coroutine[Any, Any, T]) -> T:
-        with self._turn:
+    def _wait_for(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine on the node's loop; return its result."""
+        with self._lock:
             if not self._running:
                 work.close()
-                raise NodeError("this node does not run; use it within 'with mesh.open_sync(FILE) as node'")
-            waiting = asyncio.run_coroutine_threadsafe(work, self._loop)
+                raise NodeError("this node is not running; use it within 'with mesh.open_sync(FILE) as node'")
+            result = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
-            return waiting.result()
+            return result.result()
         except CancelledError as error:
             raise NodeError("this node has ended; open it again") from error
         except BaseException:
-            waiting.cancel()  # a ^C while it is waited for
+            result.cancel()  # for example after ^C
             raise
 
     def _stop(self) -> None:
-        with self._turn:
+        with self._lock:
             self._running = False
-        asyncio.run_coroutine_threadsafe(_dismiss(), self._loop).result()
+        asyncio.run_coroutine_threadsafe(_cancel_others(), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
 
 
-async def _dismiss() -> None:
-    """Cancel what other threads still ask of this loop: nobody would answer them once it has stopped."""
-    asked = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-    for task in asked:
+async def _cancel_others() -> None:
+    """Cancel all other tasks of this loop, whose threads would wait forever once it has stopped."""
+    tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+    for task in tasks:
         task.cancel()
-    await asyncio.gather(*asked, return_exceptions=True)
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _lived(daemon: Daemon) -> None:
-    """Run a daemon; whatever its user can cause is a `NodeError`."""
-    with complaints():
+async def _run_daemon(daemon: Daemon) -> None:
+    """Run a daemon; raise errors that a user can cause as `NodeError`."""
+    with as_node_errors():
         await daemon.run(signals=False)
 
 
 def _log(notice: Notice) -> None:
-    with contextlib.suppress(ValueError):  # a handler whose stream is closed
+    with contextlib.suppress(ValueError):  # the stream of a log handler is closed
         LOGGER.log(LEVELS.get(notice.level, logging.INFO), "%s", notice.text, extra={"event": notice.event})

@@ -251,7 +251,7 @@ def test_values_go_by_name_too(home, tmp_path):
 
 def test_a_synchronous_node_that_does_not_run_says_so(home, tmp_path):
     node = mesh.open_sync(tmp_path / "fleet.db", home=home, config=QUIET)
-    with pytest.raises(mesh.NodeError, match="does not run"):
+    with pytest.raises(mesh.NodeError, match="is not running"):
         node.execute("SELECT 1")
     found = []
 
@@ -268,7 +268,7 @@ def test_a_synchronous_node_that_does_not_run_says_so(home, tmp_path):
     waiting.join(WAIT_S)
     assert len(found) == 1
     answers.close()
-    with pytest.raises(mesh.NodeError, match="does not run"):
+    with pytest.raises(mesh.NodeError, match="is not running"):
         node.status()
     with pytest.raises(mesh.NodeError, match="started before"), node:
         pass

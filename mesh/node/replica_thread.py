@@ -1,0 +1,196 @@
+"""The database side of a serving node: one replica and its exchange, reached through the SQL thread.
+
+The event loop calls the public methods, which never block it: they queue a function or an event and await the outcome.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import time
+from typing import TYPE_CHECKING, TypeVar
+
+from mycomesh.mesh.node.idle_trim import trim_heap
+from mycomesh.mesh.node.lock_timer import LockTimer
+from mycomesh.mesh.node.shell import clock
+from mycomesh.mesh.node.sql_thread import ExchangeActed, Report, SqlThread
+from mycomesh.mesh.node.status import WritePosition
+from mycomesh.mesh.node.watch import written_ms
+from mycomesh.sync.events import CommitSeen
+from mycomesh.sync.exchange.acknowledgements import write_position
+from mycomesh.sync.exchange.exchange import Exchange, ExchangeConfig, LinkStatus
+from mycomesh.sync.exchange.turn import publish_actions
+from mycomesh.sync.replica import Replica, ReplicaConfig, ReplicaStatus
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from mycomesh.mesh.membership.identity import Identity
+    from mycomesh.mesh.node.clock_notes import ClockNotes
+    from mycomesh.mesh.node.config import NodeConfig
+    from mycomesh.sync.admin.state_tables import NodeState
+    from mycomesh.sync.events import Event
+
+__all__ = ["ReplicaThread"]
+
+T = TypeVar("T")
+
+DRAIN_STEPS_MAX = 10_000  # chunks of the last drain; the next start drains the rest from the log
+
+
+class ReplicaThread:
+    """One replica behind a `SqlThread`. `report` receives what the exchange does; it is called on that thread."""
+
+    def __init__(
+        self,
+        file: Path,
+        identity: Identity,
+        config: NodeConfig,
+        clock_notes: ClockNotes,
+        report: Callable[[Report], None],
+    ) -> None:
+        self._file = file
+        self._identity = identity
+        self._config = config
+        self._clock_notes = clock_notes
+        self._report = report
+        self._exchange: Exchange | None = None
+        self._lock_timer = LockTimer(time.perf_counter)
+        self._sql = SqlThread(self._open, report, clock)
+
+    async def start(self) -> None:
+        """Start the thread and open the file; raise the error that prevents it."""
+        await asyncio.wrap_future(self._sql.start())
+
+    async def close(self, *, remove: bool) -> None:
+        """Close the file and end the thread; with `remove`, first remove everything that replication added to the file."""
+        await asyncio.wrap_future(self._sql.stop(self._replica.remove if remove else self._close))
+
+    def submit(self, event: Event) -> None:
+        """Queue an event for the exchange."""
+        self._sql.submit(event)
+
+    async def check_alive(self) -> None:
+        """Return once the thread has run a job."""
+        await asyncio.wrap_future(self._sql.call(lambda: None))
+
+    async def status(self) -> tuple[ReplicaStatus, tuple[LinkStatus, ...]]:
+        """Return the status of the replica and of its links, including everything committed before the call."""
+        return await asyncio.wrap_future(self._sql.call(self._status))
+
+    async def links(self) -> tuple[LinkStatus, ...]:
+        """Return the status of the links."""
+        return await asyncio.wrap_future(self._sql.call(self._links))
+
+    async def write_position(self) -> WritePosition:
+        """Stamp all local writes; return their position."""
+        return await asyncio.wrap_future(self._sql.call(self._write_position))
+
+    async def count_replicas(self, position: WritePosition) -> tuple[int, int]:
+        """Return how many nodes, including this one, have acknowledged a position, and how many peers are linked."""
+        return await asyncio.wrap_future(self._sql.call(lambda: self._count_replicas(position)))
+
+    async def run(self, request: Callable[[Replica], T]) -> T:
+        """Run a request on the replica and publish what it changed; return its result."""
+        return await asyncio.wrap_future(self._sql.call(lambda: self._run(request)))
+
+    async def drain(self) -> None:
+        """Stamp and publish all local writes."""
+        await asyncio.wrap_future(self._sql.call(self._drain))
+
+    async def write_state(self, state_of: Callable[[tuple[LinkStatus, ...]], NodeState], wall_ms: int) -> None:
+        """Update the state tables to the state that `state_of` makes from the links; write only what differs."""
+        await asyncio.wrap_future(self._sql.call(lambda: self._replica.state.refresh(state_of(self._links()), wall_ms)))
+
+    def check_for_commit(self) -> None:
+        """Drain if another program has committed. Calls that wait in the queue together are one."""
+        self._sql.call_once(self._drain_if_stale)
+
+    def note_clock(self) -> None:
+        """Record the site's clock in the clock notes."""
+        self._sql.call(self._note_clock)
+
+    def trim_memory(self) -> None:
+        """Release SQLite's caches and return free memory to the kernel."""
+        self._sql.call(self._trim_memory)
+
+    @property
+    def lock_held_ms(self) -> float:
+        """The longest time in milliseconds that this node has had the file locked."""
+        return self._lock_timer.longest_s * 1000
+
+    # ---- on the SQL thread
+
+    @property
+    def _replica(self) -> Replica:
+        assert self._exchange is not None, "used before the file was open"
+        return self._exchange.replica
+
+    def _open(self) -> Exchange:
+        if self._exchange is not None:  # a backup has replaced the file's content
+            self._note_clock()
+            self._replica.close()
+        last_ms = written_ms(self._file)  # before this node writes to it
+        replica = Replica.open(
+            str(self._file),
+            node_id=self._identity.node_id,
+            mesh_key=self._identity.digest_key,
+            entropy=os.urandom,
+            config=ReplicaConfig(only=self._config.only, exclude=self._config.exclude, urgent=self._config.urgent),
+            recalled=self._clock_notes.clocks(),
+            holding=self._lock_timer,
+        )
+        replica.found(last_ms)
+        replica.breathe_by(self._sql.pause_if_due)
+        replica.spread_by(lambda batches: self._report(ExchangeActed(publish_actions(batches))))
+        self._exchange = Exchange(replica, rng=random.Random(os.urandom(16)), config=ExchangeConfig())
+        return self._exchange
+
+    def _close(self) -> None:
+        try:
+            self._note_clock()
+        finally:
+            self._replica.close()
+
+    def _note_clock(self) -> None:
+        self._clock_notes.record(*self._replica.noted)
+
+    def _trim_memory(self) -> None:
+        self._replica.shrink()
+        trim_heap()
+
+    def _status(self) -> tuple[ReplicaStatus, tuple[LinkStatus, ...]]:
+        if self._replica.stale():  # so that a user sees the table that he has just created
+            self._sql.handle_now(CommitSeen())
+        return self._replica.status(), self._links()
+
+    def _links(self) -> tuple[LinkStatus, ...]:
+        assert self._exchange is not None
+        return self._exchange.links(clock()[0])
+
+    def _write_position(self) -> WritePosition:
+        self._drain()
+        return WritePosition(self._replica.site, write_position(self._replica))
+
+    def _count_replicas(self, position: WritePosition) -> tuple[int, int]:
+        assert self._exchange is not None
+        peers = self._exchange.acknowledgements.peers_covering(position.site, position.tables)
+        return 1 + len(peers), len(self._links())
+
+    def _run(self, request: Callable[[Replica], T]) -> T:
+        self._drain()  # writes before the request get earlier stamps
+        result = request(self._replica)
+        self._sql.handle_now(CommitSeen())
+        return result
+
+    def _drain(self) -> None:
+        for _ in range(DRAIN_STEPS_MAX):
+            self._sql.handle_now(CommitSeen())
+            if not self._replica.stale():
+                return
+
+    def _drain_if_stale(self) -> None:
+        if self._replica.stale():
+            self._sql.handle_now(CommitSeen(writing=True))

@@ -1,0 +1,127 @@
+"""Views of a serving node's tables and peers: pure functions of what the replica, its exchange and the mesh report.
+
+A `Snapshot` goes to people (`mycomesh status`), a `NodeState` into the state tables that any SQLite client can read.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mycomesh.mesh.node.status import LinkView, PeerView, ProgressView, ScrubView, TableView
+from mycomesh.sync.admin.state_tables import PeerState
+from mycomesh.sync.merge.records import time_text
+from mycomesh.sync.sqlite.identifiers import fold
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from mycomesh.mesh.core import PeerStatus
+    from mycomesh.sync.exchange.exchange import LinkStatus
+    from mycomesh.sync.replica import ReplicaStatus
+    from mycomesh.sync.replication.scrub import Scrubbed
+
+__all__ = ["Snapshot", "equal_on", "peer_states", "peer_views", "scrub_view", "table_views"]
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The database and the mesh at one moment. `warning` is one line for the user, "" if nothing is wrong."""
+
+    site: str
+    pending: int
+    tables: tuple[TableView, ...]
+    peers: tuple[PeerView, ...]
+    port: int
+    clock_offset_ms: float | None = None
+    warning: str = ""
+    scrub: ScrubView | None = None
+    lock_held_ms: float = 0.0
+
+
+def equal_on(links: Iterable[LinkStatus]) -> Counter[str]:
+    """Return, for each table by its folded name, on how many linked peers it was equal when last compared."""
+    return Counter(name for link in links for name, _ in link.equal_ms)
+
+
+def table_views(status: ReplicaStatus, links: Sequence[LinkStatus]) -> tuple[TableView, ...]:
+    """Return the views of a replica's tables."""
+    equal = equal_on(links)
+    compared = any(link.compared_ms_ago is not None for link in links)
+    return tuple(
+        TableView(
+            table.name,
+            table.rows,
+            table.digest,
+            table.conflicts,
+            table.parked,
+            table.note,
+            equal[fold(table.name)] if compared and table.digest else None,
+        )
+        for table in status.tables
+    )
+
+
+def peer_views(peers: Iterable[PeerStatus], links: Iterable[LinkStatus]) -> tuple[PeerView, ...]:
+    """Return the views of the other members, with the progress of their links."""
+    link_of = {link.peer: link for link in links}
+    return tuple(_peer_view(peer, link_of.get(peer.node_id)) for peer in peers)
+
+
+def scrub_view(scrubbed: Scrubbed | None, wall_ms: int) -> ScrubView | None:
+    """Return the view of the last complete scrub, None before the first."""
+    if scrubbed is None:
+        return None
+    return ScrubView(max(wall_ms - scrubbed.ended_ms, 0), scrubbed.found, scrubbed.tables)
+
+
+def peer_states(peers: Iterable[PeerStatus], links: Iterable[LinkStatus], wall_ms: int) -> tuple[PeerState, ...]:
+    """Return the other members as rows of the state tables."""
+    link_of = {link.peer: link for link in links}
+    return tuple(_peer_state(peer, link_of.get(peer.node_id), wall_ms) for peer in peers)
+
+
+def _peer_state(peer: PeerStatus, link: LinkStatus | None, wall_ms: int) -> PeerState:
+    return PeerState(
+        peer.node_id.hex(),
+        peer.name,
+        ",".join(peer.roles),
+        peer.state,
+        None if link is None or link.compared_ms_ago is None else link.equal,
+        "" if peer.address is None else str(peer.address),
+        peer.rtt_ms,
+        peer.offset_ms,
+        peer.sent_bytes,
+        peer.received_bytes,
+        "" if peer.seen_ms_ago is None else time_text(wall_ms - peer.seen_ms_ago),
+    )
+
+
+def _peer_view(peer: PeerStatus, link: LinkStatus | None) -> PeerView:
+    progress = None
+    if link is not None and link.progress is not None:
+        progress = ProgressView(
+            link.progress.rows, link.progress.expected, link.progress.received_bytes, link.progress.left_ms
+        )
+    return PeerView(
+        node_id=peer.node_id.hex(),
+        name=peer.name,
+        roles=peer.roles,
+        state=peer.state,
+        address="" if peer.address is None else str(peer.address),
+        rtt_ms=peer.rtt_ms,
+        offset_ms=peer.offset_ms,
+        equal=None if link is None or link.compared_ms_ago is None else link.equal,
+        seen_ms_ago=peer.seen_ms_ago,
+        sent_bytes=peer.sent_bytes,
+        received_bytes=peer.received_bytes,
+        protocol=peer.protocol,
+        catching_up=progress,
+        links=tuple(
+            LinkView(
+                each.node_id.hex(), None if each.rtt_ms < 0 else each.rtt_ms, each.sent_bytes + each.received_bytes
+            )
+            for each in peer.neighbours
+        ),
+    )
