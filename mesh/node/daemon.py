@@ -190,7 +190,7 @@ class Daemon:
             self._config.metrics, self.status
         )
         await server.start()
-        self._say(Notice("metrics.serving", f"metrics at {self._config.metrics.host}:{server.port}/metrics"))
+        self._notify(Notice("metrics.serving", f"metrics at {self._config.metrics.host}:{server.port}/metrics"))
         return server
 
     async def _join_and_serve(self) -> None:
@@ -214,11 +214,11 @@ class Daemon:
         join = self._store.pending_join()
         assert join is not None, "checked before the home was locked"
         text = f"waiting for a member of the mesh, to join as {join.candidate.name!r}"
-        self._say(Notice("join.waiting", text))
+        self._notify(Notice("join.waiting", text))
         notify_manager(f"READY=1\nSTATUS={text}")
-        identity = await join_mesh(self._store, join, self._config, self._say)
+        identity = await join_mesh(self._store, join, self._config, self._notify)
         self._store.complete_join(identity)
-        self._say(Notice("join.done", f"joined mesh {identity.mesh_name!r} as {identity.name!r}"))
+        self._notify(Notice("join.done", f"joined mesh {identity.mesh_name!r} as {identity.name!r}"))
         return identity
 
     async def _serve(self, identity: Identity) -> None:
@@ -233,7 +233,7 @@ class Daemon:
         self._node = node
         snapshot = await node.snapshot()
         text = f"serving {self._file} as {identity.name!r} of mesh {identity.mesh_name!r} on port {snapshot.port}"
-        self._say(Notice("node.serving", text, {"tables": len(snapshot.tables)}))
+        self._notify(Notice("node.serving", text, {"tables": len(snapshot.tables)}))
         notify_manager(f"READY=1\nSTATUS={text}")
         self.serving.set_result(node)
         watchdog = Watchdog(node.check_alive)
@@ -243,7 +243,7 @@ class Daemon:
         finally:
             watchdog.stop()
             self._node = None
-            self._say(Notice("node.stopping", "stopping"))
+            self._notify(Notice("node.stopping", "stopping"))
             notify_manager("STOPPING=1")
             await self._stop(node)
             self._store.store_addresses(tuple(self._addresses))
@@ -259,11 +259,11 @@ class Daemon:
         except (NodeError, SyncError) as error:
             self._ending.problem = str(error)
         if self._ending.problem:
-            self._say(Notice("node.unclean", self._ending.problem, level="warning"))
+            self._notify(Notice("node.unclean", self._ending.problem, level="warning"))
 
     # ---- events
 
-    def _say(self, notice: Notice) -> None:
+    def _notify(self, notice: Notice) -> None:
         self._log(notice)
         self._control.publish(as_value(notice), keep=notice.level != "debug")
 
@@ -276,7 +276,7 @@ class Daemon:
                 self._record_address(notice.detail["address"])
             case _:
                 pass
-        self._say(notice)
+        self._notify(notice)
 
     def _on_membership(self, changed: MembershipChanged) -> None:
         """Store what the mesh has decided, before this node tells any other node."""
@@ -355,9 +355,9 @@ class Daemon:
     def _isolate(self, *, cut: bool) -> None:
         self._serving().isolate(cut=cut)
         if cut:
-            self._say(Notice("node.isolated", ISOLATED, level="warning"))
+            self._notify(Notice("node.isolated", ISOLATED, level="warning"))
         else:
-            self._say(Notice("node.rejoining", "looking for the other nodes again"))
+            self._notify(Notice("node.rejoining", "looking for the other nodes again"))
 
     def _serving(self) -> ServingNode:
         if self._node is None:

@@ -162,7 +162,7 @@ class Keystore:
     # ---- a pending join
 
     def pending_join(self) -> PendingJoin | None:
-        """Return the pending join, None if there is none."""
+        """Return the pending join, or None."""
         path = self._path("join")
         data = read_private(path)
         if data is None:

@@ -146,13 +146,13 @@ def _ticket(store: Keystore, membership: Membership, request: dict[str, Any]) ->
     return ticket_encode(made).decode("ascii")
 
 
-def _revoke(node: ServingNode, membership: Membership, who: str) -> dict[str, Any]:
-    matching = [each for each in membership.roster.members() if _matches(each, who)]
+def _revoke(node: ServingNode, membership: Membership, name_or_id: str) -> dict[str, Any]:
+    matching = [each for each in membership.roster.members() if _matches(each, name_or_id)]
     if len(matching) > 1:
         ids = ", ".join(each.node_id.hex()[:ID_CHARS_MIN] for each in matching)
-        raise NodeError(f"{len(matching)} members have the name {who!r}; give the id of one: {ids}")
+        raise NodeError(f"{len(matching)} members have the name {name_or_id!r}; give the id of one: {ids}")
     if not matching:
-        raise NodeError(f"this node knows no member {who!r}; see 'mycomesh members'")
+        raise NodeError(f"this node knows no member {name_or_id!r}; see 'mycomesh members'")
     fault = membership.revocable(matching[0].node_id, clock()[1])
     if fault:
         raise NodeError(fault)
@@ -162,9 +162,9 @@ def _revoke(node: ServingNode, membership: Membership, who: str) -> dict[str, An
     return {"name": matching[0].name, "node_id": matching[0].node_id.hex()}
 
 
-def _matches(member: Certificate, who: str) -> bool:
+def _matches(member: Certificate, name_or_id: str) -> bool:
     node_id = member.node_id.hex()
-    return member.name == who or (len(who) >= ID_CHARS_MIN and node_id.startswith(who.lower()))
+    return member.name == name_or_id or (len(name_or_id) >= ID_CHARS_MIN and node_id.startswith(name_or_id.lower()))
 
 
 def _member(certificate: Certificate, own: bytes, revoked_s: int | None) -> dict[str, Any]:
