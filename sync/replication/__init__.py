@@ -1,1 +1,1 @@
-"""Local changes on their way out, and peers' changes on their way in."""
+"""Outbox and inbox of one file: stamp and publish local writes, check and apply the changes of peers."""

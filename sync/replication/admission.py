@@ -1,7 +1,9 @@
-"""Admission: what of a peer's bundle may enter this replica at all.
+"""Check a bundle from a peer before anything of it is applied.
 
-Owns three rules: nobody writes what it may not, a live batch holds nothing but its origin's sites, and nobody's stamps lie far
-in the future. What always holds: what is refused is not covered. It must not know tables.
+There are three rules. A node may write only the tables for which it has the right. A live batch holds only stamps of the node
+that signed it. No stamp lies far in the future.
+
+Invariant: the replica does not cover what it refuses, so it stays missing here.
 """
 
 from __future__ import annotations
@@ -19,7 +21,14 @@ __all__ = ["admit", "future_bound", "last_hlcs"]
 def admit(
     payload: bytes, rights: Rights, wall_ms: int, origin: bytes | None, sender: bytes | None
 ) -> tuple[Bundle, Applied]:
-    """Read a bundle, a live batch of `origin` or a catch-up chunk of `sender`, and leaves out what that one may not tell.
+    """Decode a bundle and remove the changes that its origin or sender may not write.
+
+    Args:
+        payload: an encoded bundle.
+        rights: the rights of all nodes.
+        wall_ms: wall time of this node.
+        origin: 16-byte node id that signed a live batch; None for a catch-up chunk.
+        sender: 16-byte node id of the peer that sent a catch-up chunk; None for a live batch.
 
     Raises:
         DecodeError: not a bundle.
@@ -38,33 +47,33 @@ def admit(
 
 
 def _check_sites(bundle: Bundle, origin: bytes, wall_ms: int) -> None:
-    """Refuses a live batch as a whole: its ranges may not be covered if any of it is left out."""
+    """Refuse a live batch as a whole if any of it is wrong: its ranges must not be covered without all of its changes."""
     bound = future_bound(wall_ms)
     for section in bundle.sections:
         sites = [site for site, _, _ in section.ranges] + [group.site for group in section.groups]
         if any(site[:SITE_PREFIX] != origin[:SITE_PREFIX] for site in sites):
-            raise BatchRefusedError(f"{section.table}: stamped with a site that is not its sender's")
+            raise BatchRefusedError(f"{section.table}: a change is stamped with a site of another node than its sender")
         newest = max([upto for _, _, upto in section.ranges] + [group.hlcs[-1] for group in section.groups], default=0)
         if newest > bound:
             ahead_s = (ms_from_hlc(newest) - wall_ms) / 1000
             raise BatchRefusedError(
-                f"{section.table}: stamped {ahead_s:.0f} s ahead of this clock; set the sender's clock"
+                f"{section.table}: a change is stamped {ahead_s:.0f} s ahead of this clock; set the sender's clock"
             )
 
 
 def _drop_future(bundle: Bundle, wall_ms: int) -> int:
-    """Take groups with stamps too far ahead out of a catch-up chunk; returns how many changes that are."""
+    """Remove the groups of a catch-up chunk whose stamps lie too far ahead; return the number of changes removed."""
     bound = future_bound(wall_ms)
     refused = 0
     for section in bundle.sections:
         refused += sum(len(group.hlcs) for group in section.groups if group.hlcs[-1] > bound)
         section.groups = [group for group in section.groups if group.hlcs[-1] <= bound]
-        section.ranges = []  # a chunk covers nothing; the round's end does
+        section.ranges = []  # a chunk covers nothing: coverage follows at the end of the round
     return refused
 
 
 def last_hlcs(bundle: Bundle, site: bytes) -> dict[str, int]:
-    """Return by table the greatest hlc of one site in a bundle, 0 without any."""
+    """Return the greatest hlc of one site in each table of a bundle, 0 where the site has no change."""
     return {
         section.table: max((group.hlcs[-1] for group in section.groups if group.site == site), default=0)
         for section in bundle.sections
@@ -72,5 +81,5 @@ def last_hlcs(bundle: Bundle, site: bytes) -> dict[str, int]:
 
 
 def future_bound(wall_ms: int) -> int:
-    """Return the highest stamp that is taken at a wall time."""
+    """Return the greatest hlc that a node accepts at a wall time."""
     return hlc_from_ms(wall_ms + DRIFT_MS_MAX) | 0xFFFF

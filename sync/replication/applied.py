@@ -1,7 +1,4 @@
-"""What became of one bundle that was applied, for those who asked for it.
-
-Owns only plain values. It must not know how they come about.
-"""
+"""Result of applying one bundle."""
 
 from __future__ import annotations
 
@@ -14,16 +11,18 @@ __all__ = ["Applied"]
 
 @dataclass(slots=True)
 class Applied:
-    """The outcome of `apply`: batches of local writes drained on the way, what was merged, tables that show a gap."""
+    """Result of `Replica.apply`. Tables are named by canonical name."""
 
-    published: list[bytes] = field(default_factory=list)
+    published: list[bytes] = field(default_factory=list)  # batches of local writes that were stamped first
     merged: Merged = field(default_factory=Merged)
-    gaps: list[str] = field(default_factory=list)
-    unknown: list[str] = field(default_factory=list)
-    windows: list[tuple[str, bytes, int, int]] = field(default_factory=list)  # what a catch-up chunk was read from
-    changes: int = 0  # in the bundle, news or not
-    refused: int = 0  # catch-up changes left out because they are stamped too far ahead
-    withheld: bool = False  # changes were left out because one side has not learnt of a table's policy
-    misfit: str = ""  # why nothing of a catch-up chunk was applied: a table is defined otherwise here
+    gaps: list[str] = field(default_factory=list)  # tables in which earlier changes of a site are missing
+    unknown: list[str] = field(default_factory=list)  # tables that this file does not have
+    windows: list[tuple[str, bytes, int, int]] = field(
+        default_factory=list
+    )  # (table, site, after, upto) of a catch-up chunk
+    changes: int = 0  # in the bundle, new here or not
+    refused: int = 0  # changes of a catch-up chunk left out because their stamps lie too far ahead
+    withheld: bool = False  # changes were left out because one of the two nodes has not learnt a table's policy yet
+    misfit: str = ""  # why nothing of a catch-up chunk was applied: a table has another definition here
     forbidden: list[str] = field(default_factory=list)  # tables that the writer may not write: left out, not covered
-    renewed: bool = False  # the file goes on under a new site: it had gone back in time
+    renewed: bool = False  # the file had gone back in time and continues under a new site

@@ -1,7 +1,7 @@
-"""Arrivals: what a peer has sent enters the tables, and with it what it has to say of tables.
+"""Inbox: merge the bundles of peers into one file, in the caller's transaction.
 
-Owns the merging of one bundle into one file, in the caller's transaction. What always holds: local writes have their stamps
-before; definitions take effect before the rows that follow them in the bundle. It must not know links.
+The caller has stamped all local writes before. A schema fact takes effect before the rows that follow it in the bundle, so
+that they find their tables and columns.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from mycomesh.sync.wire.bundle import Bundle, Section
 
 __all__ = ["Inbox"]
 
-MISSED_MAX = 4_096  # names that are remembered; the digests tell of more
+MISSED_MAX = 4_096  # names that are kept; beyond this, digests reveal what is missing
 
 
 class Inbox:
-    """What others bring into one file."""
+    """Applies bundles to one file."""
 
     def __init__(self, store: Store, catalog: Catalog, site: Site, outbox: Outbox, priority: Priority) -> None:
         self._store = store
@@ -33,23 +33,25 @@ class Inbox:
         self._site = site
         self._outbox = outbox
         self._priority = priority
-        self.missed: set[str] = set()  # tables that were not here when a round brought them; none was begun since
+        # Tables that this file did not have when a round brought changes of them; no round of theirs has begun since.
+        self.missed: set[str] = set()
 
     def merge(self, bundle: Bundle, applied: Applied, wall_ms: int, *, live: bool, repair: bool) -> None:
-        """Merge one bundle and notes in `applied` what became of it; `live` and `repair` as in `Replica.apply`.
+        """Merge one bundle and record the result in `applied`; `live` and `repair` as in `Replica.apply`.
 
-        The sections that are left in the bundle are for a transaction each: of what a round brings, no more is looked at row
-        by row in one than is short for the write lock (ADR 0012). A live batch is taken in whole.
+        A live batch is merged whole. Of a catch-up chunk one transaction merges only as many rows one by one as keep the
+        write lock short (ADR 0012). The rest stays in the bundle, and the caller merges each section left there in a
+        transaction of its own.
 
         Raises:
-            DecodeError: a value that SQLite cannot store.
-            BatchRefusedError: a live batch that names rows by another policy.
+            DecodeError: a value that SQLite cannot store, or a peer has reported unknown writes of this site too often.
+            BatchRefusedError: a live batch identifies rows by another policy than this node.
         """
         if self._site.renew_if_behind(self._catalog.tables, last_hlcs(bundle, self._site.id)):
             applied.renewed = True
         budget = None if live or repair else RowBudget(SHOWN_MAX)
         sections, bundle.sections = bundle.sections, []
-        settled = False  # which is work for one transaction, once
+        retried = False  # at most once in a transaction, because it takes as long as a transaction may
         for section in sections:
             table = self._catalog.tables.get(section.table)
             if table is None:
@@ -57,7 +59,9 @@ class Inbox:
                 continue
             if has_other_key_form(table, section):
                 if live:
-                    raise BatchRefusedError(f"{section.table}: names rows by another policy than this node's yet")
+                    raise BatchRefusedError(
+                        f"{section.table}: identifies rows by another policy than this node; rounds bring them once both know it"
+                    )
                 applied.withheld = True
                 continue
             merged = self._merge_section(table, section, wall_ms, repair=repair, budget=budget)
@@ -67,12 +71,12 @@ class Inbox:
                 budget.left = []
             if merged.changes and section.table == SCHEMA_TABLE:
                 self._apply_facts(applied, wall_ms)
-                settled = True
+                retried = True
             elif merged.changes:
                 self._outbox.retry(table)
             if any(table.coverage.has_gap(site) for site, _, _ in section.ranges):
                 applied.gaps.append(section.table)
-        if self._outbox.has_retries and not settled:
+        if self._outbox.has_retries and not retried:
             self._outbox.run_retries()
 
     def _merge_section(
@@ -90,11 +94,13 @@ class Inbox:
 
     def _record_missed(self, name: str, applied: Applied, *, live: bool) -> None:
         applied.unknown.append(name)
-        if not live and len(self.missed) < MISSED_MAX:  # a live batch is no part of what a round brings
+        if (
+            not live and len(self.missed) < MISSED_MAX
+        ):  # a live batch is not part of a round, whose end would cover these changes
             self.missed.add(name)
 
     def _apply_facts(self, applied: Applied, wall_ms: int) -> None:
-        """Brings the file in line with definitions and decisions that a merge has brought."""
+        """Apply the definitions and decisions that a merge has brought to the tables of the file."""
         sections: list[Section] = []
         self._catalog.apply_facts(self._outbox.table_drainer(wall_ms, sections))
         self._outbox.retry_rebuilt()

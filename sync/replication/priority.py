@@ -1,8 +1,7 @@
-"""Which tables go first on a link that is slower than the writes.
+"""Priority of tables: the writes of urgent tables go first on a link that is slower than the writes.
 
-Owns the patterns of one node, and the cut of what it stamps into batches. What always holds: all that this node tells of one
-table is in one class, so that no batch overtakes an earlier one of the same table, which would leave a gap there; where some
-table is urgent, definitions are too, for its rows need them. It must not know links.
+Invariant: this node sends all writes of one table in one class. A batch therefore never overtakes an earlier one of the same
+table, which would leave a gap there. If any table is urgent, the schema table is too, because rows need their definitions.
 """
 
 from __future__ import annotations
@@ -18,13 +17,13 @@ __all__ = ["Priority", "UrgentBatch"]
 
 
 class UrgentBatch(bytes):
-    """A batch of urgent tables alone; to everyone but `Turn.publish` it is bytes like any other."""
+    """A batch that holds only urgent tables. `Turn.publish` tests for this type; all others see bytes."""
 
     __slots__ = ()
 
 
 class Priority:
-    """The urgent tables of one file: shell patterns over the names that tables have here. No pattern: nothing is urgent."""
+    """The urgent tables of one file, by shell patterns over the names in this file. Without a pattern no table is urgent."""
 
     __slots__ = ("_catalog", "_patterns")
 
@@ -33,17 +32,17 @@ class Priority:
         self._patterns = tuple(map(fold, patterns))
 
     def is_urgent(self, name: str) -> bool:
-        """Return True if the table that the mesh calls so goes first."""
+        """Return True if the table of that canonical name goes first."""
         if not self._patterns:
             return False
         table = self._catalog.tables.get(name)
-        shown = name if table is None else fold(table.spec.name)
-        return name == SCHEMA_TABLE or any(fnmatch.fnmatchcase(shown, pattern) for pattern in self._patterns)
+        local = name if table is None else fold(table.spec.name)
+        return name == SCHEMA_TABLE or any(fnmatch.fnmatchcase(local, pattern) for pattern in self._patterns)
 
     def batches(self, sections: Sequence[Section]) -> list[bytes]:
-        """Return what one transaction has stamped as at most two batches, that of the urgent tables first.
+        """Return the sections that one transaction has stamped as at most two batches, the urgent one first.
 
-        What is larger than any message is no batch: rounds bring it, in pieces.
+        A batch that is larger than any message is left out: peers fetch its changes in rounds, in pieces.
         """
         urgent = [section for section in sections if self.is_urgent(section.table)]
         others = [section for section in sections if not self.is_urgent(section.table)]

@@ -1,8 +1,7 @@
-"""Rights: which node may read and write which tables, as the mesh has told it.
+"""Access rights: which node may read and write which tables.
 
-Owns the matching of table names against patterns. What always holds: a node of which nothing was told may do everything (its
-rows may be older than its rights); a node's word about a table counts only where it may write that table. It must not know
-certificates or roles: what it is told is (16-byte node id, ((pattern, rights), ...)), the first pattern that matches decides.
+Grants are (16-byte node id, ((pattern, rights), ...)). The first pattern that matches a table's name decides. A node without
+an entry may do everything, because its rows may be older than its rights.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ Grants = tuple[tuple[bytes, tuple[tuple[str, str], ...]], ...]
 
 
 class Rights:
-    """The rights of every node that has not all of them; `own` is this node's id."""
+    """The rights of all nodes. `grants` lists the nodes that do not have all rights; `own` is the id of this node."""
 
     __slots__ = ("_grants", "own")
 
@@ -27,26 +26,27 @@ class Rights:
         self._grants = dict(grants)
 
     def may_write(self, node: bytes, table: str) -> bool:
-        """Whether this node's word about a table counts."""
+        """Return True if other nodes accept changes of a table from that node."""
         grants = self._grants.get(node)
         return grants is None or "w" in _rights(grants, table)
 
     def may_read(self, node: bytes, table: str) -> bool:
-        """Whether this node is told about a table."""
+        """Return True if that node receives the changes of a table."""
         grants = self._grants.get(node)
         return grants is None or "r" in _rights(grants, table)
 
     def forbidden_tables(self, batches: list[bytes]) -> list[str]:
-        """Which tables of these batches of our own no other node accepts."""
+        """Return the tables in batches of this node that it may not write, which other nodes therefore refuse."""
         if self.own not in self._grants:
             return []
         tables = dict.fromkeys(part.table for batch in batches for part in Bundle.decode(batch).sections if part.groups)
         return [table for table in tables if not self.may_write(self.own, table)]
 
     def drop_forbidden(self, bundle: Bundle, writer: bytes) -> list[str]:
-        """Take out whole sections, so that nothing of them is covered: tables that `writer` may not write; returns these.
+        """Remove the sections of tables that `writer` may not write, and return these tables.
 
-        Tables that this node may not read go too, without a word.
+        Sections of tables that this node may not read are removed too, and not returned. A section goes as a whole, so that
+        none of its ranges is covered.
         """
         refused = [part.table for part in bundle.sections if not self.may_write(writer, part.table)]
         kept = [part for part in bundle.sections if part.table not in refused and self.may_read(self.own, part.table)]

@@ -1,10 +1,8 @@
-"""The scrub: every row compared with its entries, a few at a time, so that what bypassed the triggers is found and captured.
+"""Scrub: compare every row with the change log, a few rows at a time, to find and capture writes that bypassed the triggers.
 
-A table rebuilt without its triggers, a file edited with triggers off or put back from elsewhere leaves rows that are not as
-the change log says. Steps read within one short read transaction each, and take the write lock only where a row is suspect.
-
-Owns the position of the pass. What always holds: a row that is logged for a second look is not changed by that, whoever
-wrote it meanwhile. It must not know when a step is due.
+Rows differ from the change log where a table was rebuilt without its triggers, or the file was edited with triggers off or
+restored from elsewhere. Each step reads in one short read transaction. It takes the write lock only if a row differs, to log
+that row in the pending log; the next drain then reads its state of that moment and stamps it like any local write.
 """
 
 from __future__ import annotations
@@ -21,26 +19,23 @@ from mycomesh.sync.storage.table import Row
 __all__ = ["Scrub", "Scrubbed"]
 
 _META_KEY = "scrub"
-# Rows of one step where the application writes so fast that they are compared under the write lock: some milliseconds.
+# Rows of a step under the write lock, which is needed where the application writes all the time: a few milliseconds.
 LOCKED_ROWS_MAX = 64
 
 
 @dataclass(slots=True)
 class Scrubbed:
-    """What a pass has come to: rows compared, those logged for a second look, the tables they are in, whether it ended.
+    """Progress of one pass."""
 
-    `ended_ms` is the Unix time of its end.
-    """
-
-    rows: int = 0
-    found: int = 0
-    tables: tuple[str, ...] = ()
+    rows: int = 0  # compared
+    found: int = 0  # that differed from the change log and were logged for the drain
+    tables: tuple[str, ...] = ()  # with such rows, by their names in this file
     done: bool = False
-    ended_ms: int = 0
+    ended_ms: int = 0  # Unix time of the end
 
 
 class Scrub:
-    """One pass after another over all tables of one file, in the order of their names."""
+    """Passes over all tables of one file, by name. A pass continues where the last run of the node saved it."""
 
     def __init__(self, store: Store, catalog: Catalog, outbox: Outbox) -> None:
         self._store = store
@@ -54,22 +49,22 @@ class Scrub:
 
     @property
     def last(self) -> Scrubbed | None:
-        """What the last pass that came to its end has found, None before the first."""
+        """The last complete pass, None before the first."""
         self._load()
         return self._last
 
     def restart(self) -> None:
-        """Begins a pass, whatever another one had come to."""
+        """Begin a pass and discard the progress of the present one."""
         self._load()
         self._table, self._cursor, self._so_far = "", table_scan.START, Scrubbed()
 
     def step(self, wall_ms: int, limit: int) -> tuple[Scrubbed, list[bytes]]:
-        """Compare up to `limit` rows; returns what this pass has come to, and batches to publish.
+        """Compare up to `limit` rows; return the progress of this pass, and batches to publish.
 
-        Suspect rows are stamped by the drain that follows. After a step that is `done`, the next begins another pass.
+        The next drain stamps the rows that differ. After a step that is `done`, the next one begins another pass.
 
         Raises:
-            DatabaseBusyError: another program holds the write lock; the step is made again by the next call.
+            DatabaseBusyError: another program holds the write lock; the next call repeats the step.
         """
         self._load()
         names = [name for name in sorted(self._catalog.tables) if name != SCHEMA_TABLE and name >= self._table]
@@ -97,12 +92,12 @@ class Scrub:
             wall_ms, lambda: compare(limit), locked=lambda: compare(min(limit, LOCKED_ROWS_MAX))
         )
         if self._catalog.tables.get(self._table) is not table:
-            return self._so_far, published  # its definition changed meanwhile: what was compared is void
+            return self._so_far, published  # its definition has changed, so the comparison is void
         so_far = self._so_far
         if rows:
             with self._store.transaction():
                 if not self._catalog.stands():
-                    return so_far, published  # they are compared again
+                    return so_far, published  # the schema has changed: the next step compares them again
                 table_scan.log_rows(table, rows)
             so_far.found += len(rows)
             so_far.tables = tuple(sorted({*so_far.tables, table.spec.name}))
@@ -110,23 +105,26 @@ class Scrub:
         so_far.rows += compared if cursor.phase == self._cursor.phase == 0 else 0
         self._cursor = cursor
         if cursor.ended:
-            self._table, self._cursor = f"{self._table}\0", table_scan.START  # the least name after it
+            self._table, self._cursor = (
+                f"{self._table}\0",
+                table_scan.START,
+            )  # sorts after this table and before any other
         return so_far, published
 
     def save(self) -> None:
-        """Write the position into the file, where the next run of the node goes on, and what the last pass has found."""
+        """Write the progress of this pass and the result of the last one into the file, for the next run of the node."""
         last = None if self._last is None else [*_plain(self._last), self._last.ended_ms]
-        fact = [self._table, self._cursor.phase, self._cursor.after, *_plain(self._so_far), last]
+        saved = [self._table, self._cursor.phase, self._cursor.after, *_plain(self._so_far), last]
         with self._store.transaction():
-            self._store.meta_set(_META_KEY, codec.encode(fact))
+            self._store.meta_set(_META_KEY, codec.encode(saved))
 
     def _load(self) -> None:
         if self._loaded:
             return
         self._loaded = True
-        fact = self._store.meta(_META_KEY)
-        if fact is not None:
-            self._table, phase, after, rows, found, tables, last = codec.decode(fact, bytes_max=len(fact))
+        saved = self._store.meta(_META_KEY)
+        if saved is not None:
+            self._table, phase, after, rows, found, tables, last = codec.decode(saved, bytes_max=len(saved))
             self._cursor = table_scan.ScanCursor(phase, after)
             self._so_far = Scrubbed(rows, found, tuple(tables))
             self._last = None if last is None else Scrubbed(last[0], last[1], tuple(last[2]), True, last[3])

@@ -527,7 +527,7 @@ def fact_of(columns, row, keys=None):
 @pytest.mark.parametrize(
     ("bundle", "reason"),
     [
-        (batch_of(b"\x01" * 16, PRESENT), "not its sender's"),
+        (batch_of(b"\x01" * 16, PRESENT), "another node than its sender"),
         (batch_of(LIAR_SITE, hlc_from_ms(WALL_MS + 3_600_000)), "ahead of this clock"),
         (batch_of(LIAR_SITE, HLC_MAX), "ahead of this clock"),
         (batch_of(LIAR_SITE, PRESENT, rows=[["text", "v"]]), "not an integer"),
