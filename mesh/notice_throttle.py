@@ -14,9 +14,8 @@ if TYPE_CHECKING:
 
 __all__ = ["NoticeThrottle"]
 
-INTERVAL_MS = (
-    10_000  # six lines a minute, even in a flood of a hundred a second: people can read the log, and a disk lasts
-)
+# Six lines a minute, even in a flood of a hundred a second: people can read the log, and the disk does not wear out.
+INTERVAL_MS = 10_000
 
 
 class NoticeThrottle:
@@ -25,9 +24,8 @@ class NoticeThrottle:
     __slots__ = ("_passed",)
 
     def __init__(self) -> None:
-        self._passed: dict[
-            str, tuple[int, int]
-        ] = {}  # event -> (when the last one passed, how many were suppressed since)
+        # Event -> (when the last notice passed, how many were suppressed since).
+        self._passed: dict[str, tuple[int, int]] = {}
 
     def admit(self, notice: Notice, now_ms: int) -> list[Notice]:
         """Return the notice, with the number suppressed before it; or an empty list if it is suppressed too."""

@@ -1,1 +1,1 @@
-"""Which members a node links to, and how batches and link states spread over those links."""
+"""Overlay network: how many links a node keeps, and how batches, certificates and link-states spread over them."""

@@ -1,10 +1,10 @@
-"""How many links a node wants: all in a small mesh, a few in a large one.
+"""Active view: how many links a node keeps. All members in a small mesh, a few in a large one.
 
-Owns the size of the view and the times of its changes. Above `full_mesh_max` members each node keeps `view_min` to
-`view_max` links, as HyParView's active view (Leitao, Pereira, Rodrigues 2007); its passive view is the dialer's address
-book. What always holds: a view that is too large shrinks by one link at a time, as often as link-states tell what the others have
-left, towards members with links to spare.
-Must not know: connections, addresses.
+Above `full_mesh_max` members each node keeps `view_min` to `view_max` links, like HyParView's active view. The dialler's address
+book serves as its passive view. A view that is too large drops one link at a time, and only to a member with links to spare. It
+waits between two drops for as long as link-states take to show how many links the others have left.
+
+Leitao, Pereira, Rodrigues: HyParView (2007).
 """
 
 from __future__ import annotations
@@ -20,15 +20,16 @@ if TYPE_CHECKING:
 
 __all__ = ["ActiveView"]
 
-EXPLORE_MS = 10_000  # between links beyond a full view while members are missing: small islands last no longer
-# And so much for each node in reach: they all look, one a second together, and one that finds somebody is enough.
+EXPLORE_MS = 10_000  # between links beyond a full view while members are missing: a small island lasts no longer
+# And this long for each reachable node: all of them explore, together once a second, and one success joins the islands.
 EXPLORE_NODE_MS = 1_000
-STARTING_MS = 3_000  # of a node's life, in which it links no more than a view: meanwhile it hears how many there are
+# A node that has just started links to no more members than a view has, until it learns how many there are.
+STARTING_MS = 3_000
 _ALL = 1 << 30
 
 
 class ActiveView:
-    """The view of one node. `links` are the node ids of its linked members."""
+    """The active view of one node. `links` are the node ids of its linked members."""
 
     __slots__ = ("_config", "_explore_ms", "_now_ms", "_overlay", "_rng", "_started_ms", "_starting", "_trim_ms")
 
@@ -40,10 +41,10 @@ class ActiveView:
         self._explore_ms = 0
         self._starting = True
         self._now_ms = 0  # of the latest event
-        self._started_ms: int | None = None  # when the first links have told of the others; None before the first event
+        self._started_ms: int | None = None  # when the start phase ends; None before the first event
 
     def links_wanted(self, links: Collection[bytes], now_ms: int) -> int:
-        """How many more links are wanted."""
+        """Return how many more links this node wants."""
         if self._started_ms is None:
             self._started_ms = now_ms + STARTING_MS
         self._now_ms = now_ms
@@ -52,7 +53,7 @@ class ActiveView:
             return _ALL
         room = max(0, self._config.view_min - len(links))
         if room == 0 and not self._starting and self._explore_ms <= now_ms and self._members_missing():
-            # Somebody is missing: perhaps only down, perhaps an island that a further link would join.
+            # Members are missing. They may be down, or on an island that one more link would join.
             here = self._overlay.topology.reachable_count(now_ms)
             self._explore_ms = now_ms + max(EXPLORE_MS, EXPLORE_NODE_MS * here)
             room = 1
@@ -61,9 +62,10 @@ class ActiveView:
     def excess_member(
         self, links: Collection[bytes], droppable: Callable[[], Collection[bytes]], now_ms: int
     ) -> bytes | None:
-        """The member to let go now, if the view is too large and somebody has links to spare; one of the `droppable` ones.
+        """Return the member whose link to drop now, or None.
 
-        A relay lets nobody go: what others have beside it may be circuits that pass it.
+        It is one of the `droppable` members, and has links to spare. A relay drops no link: the other links of its members may
+        be circuits through this very relay.
         """
         self._now_ms = now_ms
         if not self._too_large(links) or self._trim_ms > now_ms:
@@ -73,11 +75,11 @@ class ActiveView:
         if "relay" in self._overlay.roster.identity.certificate.roles:
             return None
         spare = [node_id for node_id in droppable() if degree(node_id) > self._config.view_min]
-        # At random: if all let go of whoever has the most links, that one would lose them all at once.
+        # At random: if all nodes dropped the member with the most links, it would lose all of them at once.
         return self._rng.choice(spare) if spare else None
 
     def deadline(self, links: Collection[bytes]) -> int | None:
-        """When `surplus` may have something, or a young node is grown."""
+        """Return when `excess_member` may return a member, or when the start phase ends."""
         if self._too_large(links):
             return self._trim_ms
         return self._started_ms if self._starting else None
@@ -86,7 +88,7 @@ class ActiveView:
         return len(links) > self._config.view_max and self._overlay.is_large(self._now_ms)
 
     def _exceeds_full_mesh(self) -> bool:
-        """Whether so many members are known that not all can be linked: told before they are seen, most were not dialled."""
+        """Return True if the node knows too many members to link to all. Most of them it knows before it dials any."""
         return len(self._overlay.roster) > self._config.full_mesh_max or self._overlay.is_large(self._now_ms)
 
     def _members_missing(self) -> bool:

@@ -1,18 +1,23 @@
-"""Spreading of batches over links: Plumtree (Leitao, Pereira, Rodrigues: Epidemic Broadcast Trees, 2007).
+"""Plumtree gossip: broadcasts batches over an epidemic broadcast tree.
 
-Owns who pushes what on which link: eager links get whole batches, lazy ones ids; a duplicate prunes, a missing batch
-grafts. What always holds: a batch is offered once (`first`), relayed at most once on each link, and every table here is
-bounded; a congested link gets only what is urgent until it has drained: what else it misses the catch-up brings.
-Must not know: signatures, sessions, members; its owner verifies a batch before `accept`.
+Eager links get whole batches, lazy links only their ids. A duplicate prunes the link on which it came: the link becomes lazy. An
+announced batch that does not arrive grafts: the node requests it, and that link becomes eager again. The caller verifies a batch
+between `check_duplicate` and `accept`.
 
-Trees: a batch that its origin pushed on all of its links (`direct`, while the mesh is small) spreads on a tree of that
-origin, where the origin's neighbours are covered from the start: one hop and one copy in a full mesh. In a large mesh
-all origins share one tree, so that one batch of anyone teaches it to everyone.
+Trees. While the mesh is small, an origin pushes its batch on all of its links (`direct`). Such a batch spreads on a tree of that
+origin, where the origin's neighbours are covered from the start: one hop and one copy per node in a full mesh. In a large mesh
+all origins share one tree, so that one batch of any origin shapes it for all.
 
-Two additions keep a shared tree whole while many origins write at once, when each batch would cut every cycle at
-another place and the grafts would close them again (measured with 50 nodes and 20 writes a second: 1.65 copies a node
-without, 1.0 with them): of the batches of one spell only about one prunes, the same one on every node, chosen by its id; and
-grafts are spread in time, so that the first one serves all nodes of a branch that was cut off.
+We add two things to Plumtree for a shared tree on which many origins write at once. Otherwise each batch would cut every cycle at
+a different link, and the grafts would close them again. First, of the batches of one interval (`settle_ms`) only about one
+prunes, chosen by its id, so that every node chooses the same one. Second, grafts are spread in time, so that the first one serves
+all nodes of a branch that was cut off. Measured with 50 nodes and 20 writes a second: 1.65 copies per node without these, 1.0
+with them.
+
+A congested link gets only urgent batches until it has drained; the catch-up brings it the rest. Invariants: a batch is accepted
+once and relayed at most once on each link, and every table here is bounded.
+
+Leitao, Pereira, Rodrigues: Epidemic Broadcast Trees (2007).
 """
 
 from __future__ import annotations
@@ -31,12 +36,12 @@ if TYPE_CHECKING:
 __all__ = ["SHARED_TREE", "Gossip", "GossipSend"]
 
 SHARED_TREE = bytes(16)
-RECENT_MAX = 512  # batches of one spell that are counted: beyond, one prune in 512 is enough
+RECENT_MAX = 512  # batches of one interval that are counted: one prune in 512 is often enough
 
 
 @dataclass(frozen=True, slots=True)
 class GossipSend:
-    """GossipSend this on that link."""
+    """Send this message on that link."""
 
     link: int
     message: Batch | IHave | Graft | Prune
@@ -44,7 +49,7 @@ class GossipSend:
 
 @dataclass(slots=True)
 class _Missing:
-    """A batch that others have announced: when to ask for it, and whom."""
+    """An announced batch: when to request it, and from which links."""
 
     tree: bytes
     due_ms: int
@@ -53,14 +58,17 @@ class _Missing:
 
 @dataclass(slots=True)
 class _Tree:
-    """One spreading tree, as far as this node is concerned: pruned links, and when its last batches came."""
+    """One broadcast tree as this node sees it: its lazy links, and when its latest batches came."""
 
     lazy: dict[int, None] = field(default_factory=dict)
     recent: deque[int] = field(default_factory=deque)
 
 
 class Gossip:
-    """The spreading state of one node. `covered(origin, link)`: the origin itself pushes to that link's peer."""
+    """The gossip state of one node.
+
+    `covered(origin, link)` returns True if the origin of a direct batch pushes it to that link's peer itself.
+    """
 
     __slots__ = (
         "_announce_ms",
@@ -83,7 +91,7 @@ class Gossip:
         self._rng = rng
         self._limits = limits
         self._links: dict[int, None] = {}
-        self._congested: dict[int, bool] = {}  # congested links; True: what is urgent waits there too
+        self._congested: dict[int, bool] = {}  # congested links; True: too many urgent batches wait there too
         self._trees: OrderedDict[bytes, _Tree] = OrderedDict()
         self._seen: OrderedDict[bytes, None] = OrderedDict()
         self._cache: OrderedDict[bytes, Batch] = OrderedDict()
@@ -91,16 +99,16 @@ class Gossip:
         self._missing: OrderedDict[bytes, _Missing] = OrderedDict()
         self._announced: dict[tuple[int, bytes], list[bytes]] = {}  # (link, tree) -> ids to announce
         self._announce_ms: int | None = None
-        self._graft_ms: int | None = None  # no missing batch is due before
+        self._graft_ms: int | None = None  # no missing batch is due earlier
 
     # ---- links
 
     def on_link_up(self, link: int) -> None:
-        """A link begins eager on every tree: a duplicate tells soon enough if it is not needed."""
+        """Add a link. It starts eager on every tree; if that is redundant, the first duplicate prunes it."""
         self._links[link] = None
 
     def on_link_down(self, link: int, now_ms: int) -> None:
-        """Forget the link; what only it had announced is left to the catch-up."""
+        """Remove a link. The catch-up brings the batches that only this link had announced."""
         self._links.pop(link, None)
         self._congested.pop(link, None)
         for tree in self._trees.values():
@@ -110,31 +118,31 @@ class Gossip:
         for batch_id, missing in list(self._missing.items()):
             if link in missing.links:
                 missing.links.remove(link)
-                missing.due_ms = min(missing.due_ms, now_ms)  # the one we waited for may have been this very link
+                missing.due_ms = min(missing.due_ms, now_ms)  # this may be the link from which we expected the batch
                 self._graft_ms = now_ms
                 if not missing.links:
                     del self._missing[batch_id]
 
     def on_congested(self, link: int, *, urgent: bool) -> None:
-        """Nothing more for this link until `drained`, but for urgent batches unless `urgent`: too many of them wait."""
+        """Stop pushing batches on this link until it has drained; with `urgent`, urgent ones too."""
         if link in self._links:
             self._congested[link] = urgent
 
     def on_drained(self, link: int) -> None:
-        """The link has room again."""
+        """Push batches on this link again."""
         self._congested.pop(link, None)
 
     # ---- batches
 
     def publish(self, batch: Batch, batch_id: bytes, now_ms: int) -> list[GossipSend]:
-        """Spread a batch of our own."""
+        """Broadcast a batch of this node."""
         self._remember(batch, batch_id, now_ms)
         sends: list[GossipSend] = []
         self._relay(batch, batch_id, -1, now_ms, sends)
         return sends
 
     def check_duplicate(self, link: int, batch: Batch, batch_id: bytes, now_ms: int) -> list[GossipSend] | None:
-        """None if this batch is not known yet (verify, then `accept`); else what a duplicate leads to: a prune."""
+        """Return None if this batch is new; then verify it and call `accept`. Else return the reply: a prune, or nothing."""
         if batch_id not in self._seen:
             return None
         name = _tree_of(batch)
@@ -146,16 +154,16 @@ class Gossip:
         return [GossipSend(link, Prune(name))]
 
     def accept(self, link: int, batch: Batch, batch_id: bytes, now_ms: int) -> list[GossipSend]:
-        """Relay a verified batch that came on `link` for the first time."""
+        """Relay a verified batch that arrived for the first time, on `link`."""
         self._remember(batch, batch_id, now_ms)
-        # Whoever brings a batch first is the way to its origin (Plumtree, section 3.4).
+        # The link that brings a batch first is the branch towards its origin (Plumtree, section 3.4).
         self._tree(_tree_of(batch)).lazy.pop(link, None)
         sends: list[GossipSend] = []
         self._relay(batch, batch_id, link, now_ms, sends)
         return sends
 
     def on_message(self, link: int, message: IHave | Graft | Prune, now_ms: int) -> list[GossipSend]:
-        """Take one message about batches."""
+        """Handle one gossip message."""
         match message:
             case IHave(tree, ids):
                 for batch_id in ids:
@@ -177,13 +185,13 @@ class Gossip:
     # ---- time
 
     def deadline(self) -> int | None:
-        """When `on_timer` has something to do."""
+        """Return when `on_timer` has work, None if never."""
         if self._announce_ms is None or self._graft_ms is None:
             return self._graft_ms if self._announce_ms is None else self._announce_ms
         return min(self._announce_ms, self._graft_ms)
 
     def on_timer(self, now_ms: int) -> list[GossipSend]:
-        """Announce what was gathered, ask for what did not come."""
+        """Announce the collected ids, and request the batches that did not arrive."""
         sends: list[GossipSend] = []
         if self._announce_ms is not None and self._announce_ms <= now_ms:
             self._announce_ms = None
@@ -238,7 +246,7 @@ class Gossip:
         return self._congested.get(link, False) or (link in self._congested and batch.priority > 0)
 
     def _may_prune(self, tree: _Tree, batch_id: bytes, now_ms: int) -> bool:
-        """Whether this batch is the one of its spell that prunes: its id as a fraction of 1, against their number."""
+        """Return True if this batch prunes. Of n batches in one interval these are the ids that, as fractions, are below 1/n."""
         recent = tree.recent
         while recent and recent[0] <= now_ms - self._limits.settle_ms:
             recent.popleft()
@@ -276,7 +284,7 @@ class Gossip:
             missing.links.append(link)
 
     def _cancel_announcement(self, link: int, tree: bytes, batch_id: bytes) -> None:
-        """That peer has the batch: it needs no announcement of it."""
+        """Do not announce this batch to that peer, because it has it."""
         ids = self._announced.get((link, tree), [])
         if batch_id in ids:
             ids.remove(batch_id)

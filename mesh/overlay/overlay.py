@@ -1,9 +1,10 @@
-"""What members say to each other over their links: certificates, link-state, batches.
+"""Overlay of one node: exchanges certificates, link-states and batches with the linked members.
 
-Owns the roster, the topology and the spreading of one node, and the rules that tie them together. What always holds: a
-batch is delivered once, after its origin's signature was checked with a certificate of the mesh, and relayed
-unchanged; a batch of an unknown origin waits, bounded, for the certificate; records of unknown authors are not kept.
-Must not know: connections, ciphers, addresses, how full a link is (its owner says when it is congested).
+It joins roster, topology and gossip. A batch from an unknown origin waits, within limits, for the origin's certificate. The node
+relays new certificates before batches, so that the receivers can check those.
+
+Invariants: a batch is delivered once, after its origin's signature was checked with a certificate of the mesh, and is relayed
+unchanged. Link-states of unknown authors are not kept.
 """
 
 from __future__ import annotations
@@ -44,15 +45,15 @@ if TYPE_CHECKING:
 
 __all__ = ["Drop", "Overlay", "OverlayMessage", "Result", "Send"]
 
-UNCERTIFIED_MAX = 64  # batches whose origin's certificate has not come yet: it is sent before them, so this is rare
+UNCERTIFIED_MAX = 64  # batches that wait for their origin's certificate. Peers send that first, so this is rare
 UNCERTIFIED_BYTES_MAX = 4 << 20
-PIECE_BYTES = 48 << 10  # of a list of records in one message: fits one frame, lets urgent messages pass
-GATHER_MS = 50  # link-states are passed on together: one message for many, and none to whoever sent them meanwhile
-GATHER_BUSY_MS = 500  # and no more often than this: while a mesh forms or heals, each hop has news of everybody
-# What one member may ask us to list: at link-up twice, then at each news of certificates; the answer may be 300 KB.
+PIECE_BYTES = 48 << 10  # records in one message: they fit one frame, so urgent messages need not wait long
+GATHER_MS = 50  # news is collected this long: one message carries many, and skips peers that sent it meanwhile
+GATHER_BUSY_MS = 500  # least time between two relays of link-states: while a mesh forms or heals, all of them are news
+# Rate of one member's requests for lists: two at link-up, then one at each news of certificates. A reply may have 300 KB.
 ANSWER_EVERY_MS = 500
 ANSWERS_AT_ONCE = 16
-EXPIRE_MS = 60_000  # between looks at the members' expiry, which is a matter of days
+EXPIRE_MS = 60_000  # between checks of the members' expiry, which is a matter of days
 
 _DOMAIN = b"batch"
 
@@ -62,7 +63,7 @@ OverlayMessage = (
 
 
 class Overlay:
-    """The mesh as seen from one node's links."""
+    """The overlay of one node. A link is known by its number, a member by its 16-byte node id."""
 
     __slots__ = (
         "_certificates_to_relay",
@@ -94,37 +95,34 @@ class Overlay:
         self._config = config
         self._neighbours = neighbours
         self._links: dict[int, bytes] = {}
-        self._request_rates: dict[int, int] = {}  # link -> its questions so far, as `pace.paced` counts
+        self._request_rates: dict[int, int] = {}  # link -> token bucket of its requests (`admit_at_rate`)
         self._uncertified: OrderedDict[bytes, tuple[int, Batch]] = OrderedDict()
         self._uncertified_bytes = 0
         self._expire_ms = 0
-        self._records_to_relay: dict[
-            bytes, tuple[bytes, dict[int, None]]
-        ] = {}  # node -> (record to pass on, links that have it)
+        # Node -> (record, links that have it).
+        self._records_to_relay: dict[bytes, tuple[bytes, dict[int, None]]] = {}
         self._relay_records_ms: int | None = None
-        self._certificates_to_relay: dict[
-            bytes, tuple[bytes, int]
-        ] = {}  # node -> (certificate to pass on, link that brought it)
+        # Node -> (certificate, link that brought it).
+        self._certificates_to_relay: dict[bytes, tuple[bytes, int]] = {}
         self._relay_certificates_ms: int | None = None
-        self._recheck_link = (
-            -1
-        )  # the link that brought certificates last: records of new members were skipped before these came
-        self._relay_not_before_ms = 0  # not before: what was passed on last is still on its way
+        # The link that brought certificates last. Before them, we skipped link-states of those members, so ask it again.
+        self._recheck_link = -1
+        self._relay_not_before_ms = 0  # the last relay of link-states may still be in flight
         self.membership = membership
         self.roster = membership.roster
         self.topology = Topology(membership.roster.identity)
         self.gossip = Gossip(self._covered, rng, config.gossip)
 
     def is_large(self, now_ms: int) -> bool:
-        """Whether the mesh is too large for links of all to all."""
+        """Return True if the mesh is too large for a full mesh."""
         return max(self.topology.reachable_count(now_ms), len(self._links) + 1) > self._config.full_mesh_max
 
     # ---- links
 
     def on_link_up(self, link: int, certificate: Certificate, wall_ms: int) -> list[Result]:
-        """A member is linked: tell it what we know of, tell the others of it if it is news; renew it if it is time.
+        """Add a link: send the member our summaries, announce its certificate if that is new, and renew it if it is due.
 
-        At once, because a drone that passes by may be out of reach a moment later.
+        All of this happens at once, because a drone that flies past may be out of reach a moment later.
         """
         results = self.membership.on_link_up(link, certificate.node_id)
         if self.membership.record_certificate(certificate):
@@ -140,17 +138,17 @@ class Overlay:
         return results
 
     def on_link_down(self, link: int, now_ms: int) -> None:
-        """The member's link is gone."""
+        """Remove a link."""
         del self._links[link]
         self.membership.on_link_down(link)
         self._request_rates.pop(link, None)
         self.gossip.on_link_down(link, now_ms)
         self.topology.on_links_changed()
 
-    # ---- batches of our own
+    # ---- our own batches
 
     def publish(self, payload: bytes, priority: int, now_ms: int) -> list[Result]:
-        """Sign and spread one batch."""
+        """Sign one batch of this node and broadcast it."""
         identity = self.roster.identity
         direct = not self.is_large(now_ms)
         signature = identity.sign(_DOMAIN, signed_part(priority, payload, direct=direct))
@@ -160,14 +158,18 @@ class Overlay:
     # ---- messages
 
     def on_message(self, link: int, message: OverlayMessage, now_ms: int, wall_ms: int) -> list[Result]:
-        """Take one message of a linked member. DecodeError or CertificateError: it broke the protocol."""
+        """Handle one message of a linked member.
+
+        Raises:
+            DecodeError, CertificateError: the member violated the protocol.
+        """
         match message:
             case Batch():
                 return self._on_batch(link, message, now_ms)
             case IHave() | Graft() | Prune():
                 return _to_results(self.gossip.on_message(link, message, now_ms))
             case CertificatesHave() | LinkStatesHave() | RevocationsHave() if not self._admit_request(link, now_ms):
-                return []  # it will ask again, or hear it from another
+                return []  # the member will repeat the request, or get the data from another one
             case CertificatesHave(digests):
                 return [Send(link, Certificates(piece), 0) for piece in _pieces(self.roster.missing_from(digests))]
             case Certificates(raws):
@@ -190,24 +192,25 @@ class Overlay:
         if known is not None:
             return _to_results(known)
         if self.roster.revocations.revocation(batch.origin) is not None:
-            # Whatever its date: whoever has the key can date it back. What was taken before stays (docs/SECURITY.md).
-            text = "a batch of a revoked node was dropped"
+            # Regardless of its date, because anyone with the key can backdate a batch. Earlier accepted batches stay
+            # (docs/SECURITY.md).
+            text = "dropped a batch of a revoked node"
             return [Notice("batch.revoked", text, {"origin": batch.origin.hex(), "link": link}, "warning")]
         author = self.roster.get(batch.origin)
         if author is None:
             return self._await_certificate(link, batch, batch_id)
         if not verify(author.node_key, _DOMAIN, batch.signed, batch.signature):
-            # Whoever relays has checked it before: who brought it is at fault, whoever made it.
-            text = f"a batch in the name of {author.name} is not signed by it; it was dropped, and the link that brought it"
+            # Every relay checks a batch first, so the peer that sent this one is at fault, whether or not it made the batch.
+            text = f"dropped a batch that claims to be from {author.name} but is not signed by it, and the link that brought it"
             notice = Notice("batch.forged", text, {"origin": batch.origin.hex(), "link": link}, "warning")
             return [notice, Drop(link, "sent a batch that its origin has not signed")]
-        results = self._relay_certificates()  # who gets a batch knows its origin
+        results = self._relay_certificates()  # before the batch, so that its receivers know the origin
         results.append(DeliverBatch(link, batch.origin, batch.payload))
         results += _to_results(self.gossip.accept(link, batch, batch_id, now_ms))
         return results
 
     def _await_certificate(self, link: int, batch: Batch, batch_id: bytes) -> list[Result]:
-        """Keep a batch until its author is known; ask the one who brought it, who must have known him."""
+        """Keep a batch until its origin's certificate arrives; request that from the peer, which must have checked the batch."""
         if batch_id in self._uncertified or len(batch.payload) > UNCERTIFIED_BYTES_MAX:
             return []
         self._uncertified[batch_id] = (link, batch)
@@ -218,9 +221,9 @@ class Overlay:
         return [Send(link, CertificatesHave(self.roster.digests()), 0)]
 
     def _retry_uncertified(self, now_ms: int) -> list[Result]:
-        held = [entry for entry in self._uncertified.values() if self.roster.get(entry[1].origin) is not None]
+        ready = [entry for entry in self._uncertified.values() if self.roster.get(entry[1].origin) is not None]
         results: list[Result] = []
-        for link, batch in held:
+        for link, batch in ready:
             del self._uncertified[batch.id]
             self._uncertified_bytes -= len(batch.payload)
             results += self._on_batch(link, batch, now_ms)
@@ -233,7 +236,8 @@ class Overlay:
             try:
                 certificate = self.roster.verify(raw, wall_ms)
             except CertificateError as error:
-                # Clocks and news differ: what is valid at the sender may have expired here. Anything else is a lie.
+                # Clocks and decrees may differ: a certificate that is valid at the sender may be expired or revoked here. Any
+                # other fault means that the sender did not check it.
                 if error.reason in {"expired", "not-yet-valid", "revoked", "revoked-issuer"}:
                     continue
                 raise
@@ -265,14 +269,14 @@ class Overlay:
     # ---- time
 
     def deadline(self) -> int:
-        """When `on_timer` has something to do."""
+        """Return when `on_timer` has work."""
         due = min(self.topology.deadline(), self._expire_ms)
         for other in (self.gossip.deadline(), self._relay_records_ms, self._relay_certificates_ms):
             due = due if other is None else min(due, other)
         return due
 
     def on_timer(self, now_ms: int, wall_ms: int) -> list[Result]:
-        """Do what is due."""
+        """Do all work that is due."""
         results: list[Result] = []
         if self._relay_certificates_ms is not None and self._relay_certificates_ms <= now_ms:
             results += self._relay_certificates()
@@ -297,7 +301,7 @@ class Overlay:
     # ---- helpers
 
     def revoke(self, node_id: bytes, wall_ms: int) -> list[Result]:
-        """Revoke a member, once `Membership.revocable` has nothing against it."""
+        """Revoke a member. The caller has checked `Membership.revocable`."""
         results = self.membership.revoke(node_id, wall_ms)
         self.topology.forget(node_id)
         return results
@@ -308,11 +312,11 @@ class Overlay:
                 self.topology.forget(made.node_id)
 
     def _is_reachable(self, node_id: bytes) -> bool:
-        """Whether a member can be reached: only such are renewed, so that one that was lost runs out."""
+        """Return True if a member is reachable. Only such members are renewed, so that the certificate of a lost one expires."""
         return self.topology.hops(node_id) is not None
 
     def _admit_request(self, link: int, now_ms: int) -> bool:
-        """Count one question of a member, if it has not asked too many."""
+        """Count one request of a member; return False if it exceeds the rate."""
         over_ms = admit_at_rate(
             self._request_rates.get(link), now_ms, every_ms=ANSWER_EVERY_MS, at_once=ANSWERS_AT_ONCE
         )
@@ -321,7 +325,7 @@ class Overlay:
         return over_ms is not None
 
     def _covered(self, origin: bytes, link: int) -> bool:
-        """Whether the origin of a direct batch has pushed it to this link's peer itself."""
+        """Return True if the origin of a direct batch has pushed it to this link's peer itself."""
         peer = self._links.get(link, b"")
         return peer == origin or self.topology.are_linked(origin, peer)
 
@@ -330,12 +334,12 @@ class Overlay:
         results += (Send(link, message, 0) for link in self._links if link != besides)
 
     def _relay_record(self, node_id: bytes, raw: bytes, link: int, now_ms: int) -> None:
-        """Pass a record on with the next ones, to those who have not sent it to us by then."""
+        """Relay a record together with the next ones, to the peers that have not sent it by then."""
         self._records_to_relay[node_id] = (raw, {link: None})
         self._schedule_relay(now_ms)
 
     def _schedule_relay(self, now_ms: int) -> None:
-        """Say what there is to say of link-states together, and not too often."""
+        """Schedule the next relay of link-states, if none is scheduled."""
         if self._relay_records_ms is None:
             self._relay_records_ms = max(now_ms + GATHER_MS, self._relay_not_before_ms)
 
@@ -351,7 +355,7 @@ class Overlay:
     def _relay_records(self) -> list[Result]:
         results: list[Result] = []
         for link in self._links:
-            records = [raw for raw, held_by in self._records_to_relay.values() if link not in held_by]
+            records = [raw for raw, known_to in self._records_to_relay.values() if link not in known_to]
             results += (Send(link, LinkStates(piece), 1) for piece in _pieces(records))
         if self._recheck_link in self._links:
             results.append(Send(self._recheck_link, LinkStatesHave(self.topology.versions()), 1))
@@ -368,7 +372,7 @@ def _to_results(sends: list[GossipSend]) -> list[Result]:
 
 
 def _pieces(records: Iterable[bytes]) -> list[tuple[bytes, ...]]:
-    """Cut a list of records so that each message stays small."""
+    """Split a list of records, so that each message stays small."""
     pieces: list[tuple[bytes, ...]] = []
     piece: list[bytes] = []
     size = 0

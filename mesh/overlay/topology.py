@@ -1,12 +1,12 @@
-"""Who links to whom: signed, versioned link-state records of every member, and what follows from them.
+"""Link-state database: signed, versioned records of every member's links, and the reachability computed from them.
 
-Owns the newest record of each node, this node's own record, and reachability. What always holds: a record is kept
-only after its author's signature was checked; a node's newer record replaces its older one and never the other way
-round; an edge counts only while the newest records of both of its ends name it, so a dead node drops out as soon as
-its neighbours say so, and its record stays for people to see. Must not know: sessions, batches, addresses.
+An edge counts only while the newest records of both of its ends name it. So a dead node becomes unreachable as soon as its
+neighbours report it; its own record stays for the status. A node may receive a newer record of itself than its own, if it
+restarted with a clock that went back. It then continues with a sequence above that one, as SWIM's members refute a suspicion.
 
-A node that meets a newer record of itself than its own (it restarted with a clock that went back) speaks with a
-sequence beyond it, as SWIM's members refute (Das et al. 2002, section 4.2).
+Invariants: a record is kept only after its author's signature was checked, and a record never replaces a newer one.
+
+Das, Gupta, Motivala: SWIM (2002), section 4.2.
 """
 
 from __future__ import annotations
@@ -27,18 +27,19 @@ if TYPE_CHECKING:
 
 __all__ = ["NEIGHBOURS_MAX", "NODES_MAX", "LinkState", "Neighbour", "Topology"]
 
-NODES_MAX = 1_024  # records kept: a large mesh; at 300 bytes each a third of a megabyte
+NODES_MAX = 1_024  # records kept: a large mesh, and a third of a megabyte at 300 bytes each
 NEIGHBOURS_MAX = 64  # in one record: four times a full mesh of 16
 RECORD_BYTES_MAX = 4_096  # 64 neighbours of 40 bytes, signature and head
 SPACING_MS = 1_000  # between two records of one node: a flapping radio cannot flood the mesh
-# And so much for each node of a large mesh: every record goes to everybody, so what a node hears a second stays the same.
+# And this long for each node of a large mesh. Every record goes to every node, so the records that one receives per second stay
+# the same.
 SPACING_NODE_MS = 20
-WALK_MS = 250  # how old the count of reachable nodes may be: while a mesh forms, every record would change it
-WALK_NODE_MS = 5  # and so much for each node: each count takes longer, and one more or less decides nothing
-BURST_RECORDS = 4  # of one node that are taken closer together: what was held up somewhere on the way
-REFRESH_MS = 120_000  # a record is repeated so often, with its byte counts; it heals what was lost on the way
-REFRESH_NODE_MS = 5_000  # and in a large mesh as much more rarely: 300 bytes in 5 s leave room on a radio of 4 kB/s
-RTT_MS_MAX = 600_000  # more is no measurement
+WALK_MS = 250  # how old the count of reachable nodes may be: while a mesh forms, every record changes it
+WALK_NODE_MS = 5  # and this much for each node: a count takes longer there, and one node more or less decides nothing
+BURST_RECORDS = 4  # of one node, accepted at once: some link on the way may have delayed them
+REFRESH_MS = 120_000  # a record is repeated this often, with new byte counts, in case an earlier one was lost
+REFRESH_NODE_MS = 5_000  # or this long for each node: 300 bytes in 5 s leave room on a radio of 4 kB/s
+RTT_MS_MAX = 600_000  # more is not a measurement
 SEQUENCE_MAX = 2**63 - 1
 
 _VERSION = 1
@@ -52,7 +53,7 @@ _SEQUENCE_AT = _NODE_AT + _ID_BYTES
 
 @dataclass(frozen=True, slots=True, order=True)
 class Neighbour:
-    """One end of a link as its node sees it: whom, how far (-1: not measured), how much since it stands."""
+    """One link as one of its ends reports it: the peer, the round trip (-1: not measured), bytes since the link is up."""
 
     node_id: bytes
     rtt_ms: int
@@ -62,20 +63,24 @@ class Neighbour:
 
 @dataclass(frozen=True, slots=True)
 class LinkState:
-    """What one node says about its links; `sequence` grows with each record and over restarts."""
+    """One node's report of its links. `sequence` grows with each record, across restarts too."""
 
     node_id: bytes
     sequence: int
     neighbours: tuple[Neighbour, ...]
 
     def encode(self) -> bytes:
-        """The bytes under the signature."""
+        """Return the bytes that the signature covers."""
         rows = [(each.node_id, each.rtt_ms, each.sent_bytes, each.received_bytes) for each in self.neighbours]
         return wire.encode((_VERSION, self.node_id, self.sequence, rows))
 
     @classmethod
     def decode(cls, body: bytes) -> LinkState:
-        """What `encode` wrote, or DecodeError. The signature is the caller's to check: he knows the author's key."""
+        """Decode a record body. The caller, who knows the author's key, checks the signature.
+
+        Raises:
+            DecodeError: the body is malformed or exceeds a limit.
+        """
         node_id, sequence, rows = wire.decode_record(
             body, what="link-state", version=_VERSION, kinds=(bytes, int, list), bytes_max=RECORD_BYTES_MAX
         )
@@ -89,7 +94,7 @@ class LinkState:
 
 @dataclass(slots=True)
 class _Record:
-    """A record as it was received, to be passed on unchanged, and when; `rate_ms` as `pace.paced` counts them."""
+    """A record as received, for relaying it unchanged, and when it came. `rate_ms` is the author's token bucket."""
 
     state: LinkState
     raw: bytes
@@ -98,12 +103,12 @@ class _Record:
 
     @property
     def sequence(self) -> bytes:
-        """The sequence as the record has it; where that is 9 bytes of canonical CBOR, their order is that of the numbers."""
+        """The encoded sequence if it has 9 bytes, else empty. Such encodings compare like the numbers (canonical CBOR)."""
         return self.raw[_SEQUENCE_AT : _SEQUENCE_AT + 9] if self.raw[_SEQUENCE_AT] == 0x1B else b""
 
 
 class Topology:
-    """The map of the mesh as this node knows it."""
+    """The link-states that this node knows."""
 
     __slots__ = (
         "_adjacent",
@@ -121,8 +126,8 @@ class Topology:
     def __init__(self, identity: Identity) -> None:
         self._identity = identity
         self._records: dict[bytes, _Record] = {}
-        self._by_raw: dict[bytes, LinkState] = {}  # most of what a flood brings is here already
-        self._adjacent: dict[bytes, dict[bytes, None]] = {}  # whom each node names
+        self._by_raw: dict[bytes, LinkState] = {}  # most records of a flood are known already
+        self._adjacent: dict[bytes, dict[bytes, None]] = {}  # the neighbours that each node reports
         self._reachable: dict[bytes, int] | None = None  # node -> hops; None: to be computed
         self._count = 1
         self._walked_ms: int | None = None
@@ -133,26 +138,26 @@ class Topology:
     # ---- our own record
 
     def on_links_changed(self) -> None:
-        """Our links are not what our record says: tell the mesh when it is time."""
+        """Note that our links differ from our record, so that the next record is due sooner."""
         self._changed = True
 
     def deadline(self) -> int:
-        """When `tell` is due."""
+        """Return when `make_record` is due."""
         if self._published_ms is None:
             return 0
         return self._published_ms + (self.spacing_ms() if self._changed else self.refresh_ms())
 
     def spacing_ms(self) -> int:
-        """How far apart records of one node are, at the least."""
+        """Return the least time between two records of one node."""
         return self._spaced(SPACING_MS, SPACING_NODE_MS)
 
     def refresh_ms(self) -> int:
-        """How often a record that has not changed is repeated."""
+        """Return how often an unchanged record is repeated."""
         return self._spaced(REFRESH_MS, REFRESH_NODE_MS)
 
     def make_record(self, neighbours: Iterable[Neighbour], now_ms: int, wall_ms: int) -> bytes:
-        """Make and keep our next record; send the answer on every link."""
-        # The wall clock makes sequences grow over restarts without anything stored; where it went back, `add` corrects.
+        """Make our next record and keep it; return it signed, for sending on every link."""
+        # By the wall clock, sequences grow across restarts without anything stored. If the clock went back, `add` corrects that.
         self._sequence = max(self._sequence + 1, min(max(wall_ms, 0), SEQUENCE_MAX // 2))
         nearest = sorted(neighbours)[:NEIGHBOURS_MAX]
         state = LinkState(self._identity.node_id, self._sequence, tuple(nearest))
@@ -166,9 +171,12 @@ class Topology:
     # ---- records of others
 
     def peek(self, raw: bytes) -> tuple[bytes, LinkState | None]:
-        """Of whom an unverified record is, and what it claims if that would be news. DecodeError if it is malformed.
+        """Return the claimed author of an unverified record, and its contents if the record is newer than the known one.
 
-        Of a record that is no news, the head alone is read: most of what a flood brings is known or older.
+        For other records it reads only the head: most records of a flood are known or older.
+
+        Raises:
+            DecodeError: the record is malformed.
         """
         same = self._by_raw.get(raw)
         if same is not None:
@@ -185,17 +193,22 @@ class Topology:
         return state.node_id, state if known is None or known.state.sequence < state.sequence else None
 
     def add(self, state: LinkState, raw: bytes, node_key: bytes, now_ms: int) -> bool:
-        """Keep a record if its author signed it, there is room and it has not told too many; whether to pass it on."""
+        """Keep a newer record; return True if it should be relayed. An author that exceeds its rate is ignored.
+
+        Raises:
+            DecodeError: the author did not sign the record.
+        """
         before = self._records.get(state.node_id)
         previous_ms = None if before is None else before.rate_ms
         rate_ms = admit_at_rate(previous_ms, now_ms, every_ms=SPACING_MS, at_once=BURST_RECORDS)
         if rate_ms is None:
-            # A member that floods the mesh with records of itself is heard as often as any other, and nobody checks more.
+            # A member that floods the mesh with its records is relayed as often as any other, and costs no more signature checks.
             return False
         if not verify(node_key, _DOMAIN, raw[_SIGNATURE_BYTES:], raw[:_SIGNATURE_BYTES]):
-            raise DecodeError("link-state was not signed by the node that it names")
+            raise DecodeError("link-state is not signed by the node that it names")
         if state.node_id == self._identity.node_id:
-            # Only we sign for us: this is from an earlier life. Everyone keeps it until we go beyond it.
+            # Only this node signs its records, so this one is from before a restart. All nodes keep it until we exceed its
+            # sequence.
             self._sequence = max(self._sequence, state.sequence)
             self._changed = True
             return False
@@ -205,7 +218,7 @@ class Topology:
         return True
 
     def forget(self, node_id: bytes) -> None:
-        """Drop a node that is no member any more."""
+        """Remove the record of a node that is not a member any more."""
         known = self._records.pop(node_id, None)
         if known is not None:
             self._by_raw.pop(known.raw, None)
@@ -213,28 +226,28 @@ class Topology:
             self._reachable = None
 
     def versions(self) -> tuple[tuple[bytes, int], ...]:
-        """The newest sequence of every node, to compare with a peer's."""
+        """Return (node id, newest sequence) of every node, for comparing with a peer's."""
         return tuple((node_id, known.state.sequence) for node_id, known in self._records.items())
 
     def newer_than(self, versions: Iterable[tuple[bytes, int]]) -> list[bytes]:
-        """The records that someone who holds `versions` lacks."""
+        """Return the records that a peer with `versions` lacks."""
         theirs = dict(versions)
         return [known.raw for node_id, known in self._records.items() if known.state.sequence > theirs.get(node_id, -1)]
 
-    # ---- what follows
+    # ---- the graph
 
     def are_linked(self, left: bytes, right: bytes) -> bool:
-        """Whether both ends say that there is a link between them."""
+        """Return True if both nodes report a link to each other."""
         return right in self._adjacent.get(left, ()) and left in self._adjacent.get(right, ())
 
     def hops(self, node_id: bytes) -> int | None:
-        """How many links away a node is (0: ourselves), None where no path is known."""
+        """Return the number of links to a node (0: this node), None if it is not reachable."""
         if self._reachable is None:
             self._reachable = self._walk()
         return self._reachable.get(node_id)
 
     def reachable_count(self, now_ms: int) -> int:
-        """How many nodes can be reached, ourselves included, or could `WALK_MS` ago; longer ago in a large mesh."""
+        """Return the number of reachable nodes, this node included. It may be `WALK_MS` old, and older in a large mesh."""
         every_ms = self._spaced(WALK_MS, WALK_NODE_MS)
         if self._reachable is None and (self._walked_ms is None or now_ms - self._walked_ms >= every_ms):
             self._walked_ms = now_ms
@@ -244,25 +257,25 @@ class Topology:
         return self._count
 
     def degree(self, node_id: bytes) -> int:
-        """How many neighbours a node claims."""
+        """Return the number of neighbours that a node reports."""
         return len(self._adjacent.get(node_id, ()))
 
     def state(self, node_id: bytes) -> LinkState | None:
-        """The newest record of a node."""
+        """Return the newest record of a node."""
         known = self._records.get(node_id)
         return None if known is None else known.state
 
     def received_ms(self, node_id: bytes) -> int | None:
-        """When the newest record of a node came."""
+        """Return when the newest record of a node arrived."""
         known = self._records.get(node_id)
         return None if known is None else known.received_ms
 
     def states(self) -> tuple[LinkState, ...]:
-        """Every record, by node id: what draws the picture of the mesh."""
+        """Return every record, ordered by node id."""
         return tuple(self._records[node_id].state for node_id in sorted(self._records))
 
     def _spaced(self, least_ms: int, node_ms: int) -> int:
-        """How far apart things are that happen more rarely the larger the mesh is."""
+        """Return an interval that grows with the size of the mesh."""
         return max(least_ms, node_ms * len(self._records))
 
     def _keep(self, known: _Record) -> None:
@@ -278,7 +291,7 @@ class Topology:
             self._reachable = None
 
     def _walk(self) -> dict[bytes, int]:
-        """Breadth first from ourselves over edges that both ends name."""
+        """Return the hops to each reachable node: breadth first from this node, over edges that both ends name."""
         adjacent = self._adjacent
         hops = {self._identity.node_id: 0}
         front = [self._identity.node_id]
@@ -288,7 +301,7 @@ class Topology:
             following: list[bytes] = []
             for node_id in front:
                 for each in adjacent.get(node_id, ()):
-                    # `node_id` names the edge; whether the other end names it too is what remains of `linked`.
+                    # `node_id` names this edge. Check that the other end names it too, as `are_linked` does.
                     if each not in hops and node_id in adjacent.get(each, ()):
                         hops[each] = away
                         following.append(each)
