@@ -1,9 +1,11 @@
-"""Discovery by mDNS (RFC 6762, RFC 6763) with python-zeroconf: hints of where members may listen.
+"""mDNS service discovery (RFC 6762, RFC 6763) with python-zeroconf: announces this node and reports addresses of others.
 
-Owns the announcement of this node and a browser that does not go quiet. python-zeroconf's own browser asks at 0, 1, 5 and
-14 s and then only refreshes what it knows, so two groups that started before their cable was plugged would never meet:
-here the question is asked again after every change of the network, and every 30 s. What always holds: an address told is a
-hint, `Removed` is ignored, and what is remembered of others is bounded. It must not know whether a hint leads anywhere.
+python-zeroconf's own browser queries at 0, 1, 5 and 14 s, and afterwards only refreshes what it knows. Two groups of nodes
+that started before their cable was plugged in would never find each other. This module therefore repeats the query after
+every change of the network, and every 30 s.
+
+Invariants: a reported address is only a hint, and the handshake decides. `Removed` records are ignored, because one spoofed
+packet can send them. The memory for names of others is bounded.
 """
 
 from __future__ import annotations
@@ -27,29 +29,29 @@ __all__ = ["SERVICE_TYPE", "Discovery"]
 
 SERVICE_TYPE = "_mycomesh._tcp.local."
 WIRE_VERSION = b"1"
-# Waits between questions after a start or a change of the network (so at 1, 3 and 7 s), then for ever. RFC 6762 section 5.2
-# asks for growing intervals of at least a second; 30 s bounds how long two groups that are joined by a switch, out of our
-# sight, stay strangers.
+# Waits between queries after a start or a change of the network (so at 1, 3 and 7 s), and afterwards. RFC 6762 section 5.2
+# requires growing intervals of at least a second. 30 s limits how long two groups stay apart after a switch has joined them,
+# which neither of them can notice.
 ASK_AFTER_S = (1.0, 2.0, 4.0)
 ASK_EVERY_S = 30.0
-# How long others may keep what this node announces. RFC 6762 section 10 proposes 120 s for addresses; names here are drawn
-# for one run, so little can go stale, and at 120 s a hundred nodes would ask each other 80 questions a second.
+# How long others may cache the records of this node. RFC 6762 section 10 proposes 120 s for addresses. Names here are drawn
+# for one run, so little can go stale, and with 120 s a hundred nodes would send each other 80 queries a second.
 ADDRESS_TTL_S = 600
 NAME_TTL_S = 1_200
-# A flood of made-up names may cost neither memory nor questions without bound: four times the largest mesh that is drawn.
+# Limits the memory and the queries that a flood of invented names can cost: four times the largest mesh we design for.
 NAMES_MAX = 1_024
-RESOLVING_MAX = 16  # questions about names under way at once
+RESOLVING_MAX = 16  # names that are resolved at once
 RESOLVE_MS = 3_000
-RESOLVE_AGAIN_S = 120.0  # a name that nobody stands up for: its node has crashed, and the record outlives it
-ADDRESSES_MAX = 16  # of one name; more would be a way to make this node dial others
+RESOLVE_AGAIN_S = 120.0  # before a name that did not resolve is tried again: records outlive a crashed node
+ADDRESSES_MAX = 16  # of one name; without a limit, a name could make this node dial any number of others
 
-# What our own nodes announce: nothing that a terminal or a log could stumble over.
+# The form of our own nodes' names: letters, digits and hyphens, which are safe in a terminal and a log.
 _INSTANCE = re.compile(r"[0-9A-Za-z-]{1,63}")
-_ERRORS = (OSError, RuntimeError, Error)  # RuntimeError: an interface that went while zeroconf was looking at it
+_ERRORS = (OSError, RuntimeError, Error)  # RuntimeError: an interface vanished while zeroconf was reading it
 
 
 class Discovery:
-    """Announces this node and tells addresses of others. Everything happens on the event loop's thread."""
+    """Announces this node and reports addresses of others. Everything runs on the event loop's thread."""
 
     def __init__(
         self,
@@ -58,7 +60,10 @@ class Discovery:
         *,
         loopback: bool,
     ) -> None:
-        """`on_found` gets (address, instance name); `loopback` speaks on this machine's own loopback and nowhere else."""
+        """Create a stopped discovery. `on_found` receives (address, instance name).
+
+        With `loopback`, multicast stays on this machine's loopback interface.
+        """
         self._on_found = on_found
         self._on_notice = on_notice
         self._loopback = loopback
@@ -72,21 +77,21 @@ class Discovery:
         self._told_fault = False
 
     async def start(self, instance: str, tag: str, port: int | None) -> None:
-        """Announce `instance` at `port` (None: only browse) among nodes with the same `tag`, and begin to ask.
+        """Announce `instance` at `port` (None: only browse) among nodes with the same `tag`, and begin to query.
 
-        `instance` is a random name of letters, digits and hyphens, one a run; `tag` is a filter, never a secret.
+        `instance` is a random name of letters, digits and hyphens, drawn for each run. `tag` is a filter and not a secret.
         """
-        assert _INSTANCE.fullmatch(instance), f"{instance!r} is no instance name"
+        assert _INSTANCE.fullmatch(instance), f"{instance!r} is not an instance name"
         self._service = _Service(instance, tag, port)
         self._names = _Names(self._service, self._on_found, loopback=self._loopback)
         self._task = asyncio.get_running_loop().create_task(self._live())
 
     def network_changed(self) -> None:
-        """Speak on the interfaces that are there now, and ask again at once."""
+        """Use the interfaces that exist at this moment, and query again at once."""
         self._changed.set()
 
     async def close(self) -> None:
-        """Say goodbye and stop."""
+        """Withdraw the announcement and stop."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
@@ -100,16 +105,16 @@ class Discovery:
             await self._zeroconf.async_close()
             self._zeroconf = None
 
-    # ---- the one task: nobody else touches zeroconf while it lives
+    # ---- the one task: while it runs, no other code touches zeroconf
 
     async def _live(self) -> None:
-        """After a start and each change of the network: speak where we can, then ask, soon and for ever."""
+        """Apply the interfaces after the start and after each change of the network, and query again and again."""
         while True:
             self._changed.clear()
             await self._follow_network()
             for wait_s in chain(ASK_AFTER_S, repeat(ASK_EVERY_S)):
                 await self._ask()
-                # Not `wait_for`: in Python 3.11 it may swallow the cancellation when a change comes together with the end.
+                # Not `wait_for`: in Python 3.11 it may lose a cancellation that arrives together with a change.
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(wait_s):
                         await self._changed.wait()
@@ -127,7 +132,7 @@ class Discovery:
         try:
             if self._zeroconf is None:
                 self._zeroconf = AsyncZeroconf(interfaces=speak, ip_version=version)
-            # First what is said, then where: zeroconf says it again on each interface that is new.
+            # Records first, interfaces second: zeroconf announces its records on each interface that is added.
             await self._announce(tuple(address.packed for address in place.announced))
             await self._zeroconf.async_update_interfaces(speak, version)
             fault = multicast_fault(place)
@@ -136,7 +141,7 @@ class Discovery:
         self._tell_fault(fault)
 
     async def _announce(self, addresses: tuple[bytes, ...]) -> None:
-        """Announce these addresses; while there are none, what was said before stands, as nobody hears us."""
+        """Announce these addresses. If there are none, keep the last announcement: no other node can receive one."""
         instance, port = self._service.instance, self._service.port
         if port is None or not addresses or addresses == self._announced:
             return
@@ -154,48 +159,51 @@ class Discovery:
         if self._announced:
             await self._zeroconf.async_update_service(info)
         else:
-            # Probing (RFC 6762 section 8.1) would cost 1.5 s, and let a spoofed answer keep us silent; the name is random.
+            # No probing (RFC 6762 section 8.1): the name is random, probing would cost 1.5 s, and a spoofed answer to a
+            # probe could keep this node from announcing itself.
             await self._zeroconf.async_register_service(info, cooperating_responders=True)
         self._announced = addresses
 
     async def _ask(self) -> None:
-        """Ask by a fresh browser, whose first question leaves at once and which is told again what is in the cache."""
+        """Query with a fresh browser: it sends its first query at once, and reports again everything in the cache."""
         if self._zeroconf is None:
             return
         if self._browser is not None:
             await self._browser.async_cancel()
         assert self._names is not None
-        # Multicast answers (QM): a unicast one to a port that several nodes of a machine share reaches only one of them.
+        # QM questions get multicast answers. A unicast answer reaches only one of the nodes that share this machine's port.
         self._browser = AsyncServiceBrowser(
             self._zeroconf.zeroconf, SERVICE_TYPE, handlers=[self._names.on_change], question_type=DNSQuestionType.QM
         )
 
     def _tell_fault(self, fault: Exception | None) -> None:
-        """Say once that nobody can be found by multicast, and once that it has come back."""
+        """Notify once that multicast fails, and once that it works again."""
         if fault is not None and not self._told_fault:
             reason = (fault.strerror if isinstance(fault, OSError) else None) or str(fault) or type(fault).__name__
-            text = f"multicast is not available ({reason}): peers are not found by themselves; use --peer HOST:PORT"
+            text = f"multicast is not available ({reason}): this node cannot find peers; use --peer HOST:PORT"
             self._on_notice(Notice("discovery.unavailable", text, {}, "warning"))
         elif fault is None and self._told_fault:
-            self._on_notice(Notice("discovery.available", "multicast is available: peers are found by themselves"))
+            self._on_notice(
+                Notice("discovery.available", "multicast is available: this node finds peers automatically")
+            )
         self._told_fault = fault is not None
 
 
 @dataclass(frozen=True, slots=True)
 class _Service:
-    """What this node announces, but for its addresses."""
+    """The announcement of this node, without its addresses."""
 
     instance: str
     tag: str
     port: int | None
 
     def properties(self) -> dict[bytes | str, bytes | str | None]:
-        """The TXT record, which nodes of one mesh and one version have in common."""
+        """Return the TXT record, which is equal for all nodes of one mesh and one version."""
         return {b"v": WIRE_VERSION, b"m": self.tag.encode()}
 
 
 class _Names:
-    """Turns names of services into addresses, and tells those that may be another node of this mesh."""
+    """Resolves service names to addresses, and reports those that may be another node of this mesh."""
 
     def __init__(self, service: _Service, on_found: Callable[[Address, str], None], *, loopback: bool) -> None:
         self._service = service
@@ -203,16 +211,16 @@ class _Names:
         self._loopback = loopback
         self._place = InterfaceState()
         self._waiting: OrderedDict[str, None] = OrderedDict()
-        self._asked: OrderedDict[str, float] = OrderedDict()  # name -> when the loop's clock let us ask for it
+        self._asked: OrderedDict[str, float] = OrderedDict()  # name -> loop time of its last query
         self._resolving: dict[str, asyncio.Task[None]] = {}
 
     def network_changed(self, place: InterfaceState) -> None:
-        """We are elsewhere: who did not answer before may do so here."""
+        """Use these interfaces; names that did not resolve before may be tried again at once."""
         self._place = place
         self._asked.clear()
 
     async def close(self) -> None:
-        """Give up what waits and what is under way."""
+        """Cancel waiting and running queries."""
         self._waiting.clear()
         tasks = list(self._resolving.values())
         for task in tasks:
@@ -221,7 +229,7 @@ class _Names:
             await asyncio.wait(tasks)
 
     def on_change(self, zeroconf: Zeroconf, service_type: str, name: str, state_change: ServiceStateChange) -> None:
-        """A record came or changed. A record that went is ignored: one spoofed packet can take it away."""
+        """Handle an added or changed record. A removal is ignored: one spoofed packet can cause it."""
         instance = name.removesuffix(f".{service_type}")
         if state_change is ServiceStateChange.Removed or not _INSTANCE.fullmatch(instance):
             return
@@ -230,7 +238,7 @@ class _Names:
             self._tell(info, instance)
             return
         if instance == self._service.instance:
-            return  # nobody else should bear it, and ours we need not ask for
+            return  # our own record: no other node should have this name, so there is no need to query it
         asked = self._asked.get(name)
         if name in self._resolving or (asked is not None and asked + RESOLVE_AGAIN_S > _now()):
             return
@@ -242,7 +250,7 @@ class _Names:
 
     def _resolve_more(self, zeroconf: Zeroconf) -> None:
         while self._waiting and len(self._resolving) < RESOLVING_MAX:
-            # The latest first: who comes after a flood shall not wait until all of it has been asked for.
+            # Newest first, so that a node that appears after a flood of names does not wait for all of them.
             name, _ = self._waiting.popitem()
             self._asked[name] = _now()
             self._asked.move_to_end(name)
@@ -256,21 +264,21 @@ class _Names:
             if await info.async_request(zeroconf, RESOLVE_MS):
                 self._tell(info, name.removesuffix(f".{SERVICE_TYPE}"))
         except _ERRORS:
-            pass  # the interface it was asked on is gone, which is told by itself
+            pass  # the interface is gone; `network_changed` follows
         finally:
             del self._resolving[name]
             self._resolve_more(zeroconf)
 
     def _tell(self, info: AsyncServiceInfo, instance: str) -> None:
-        """Tell every usable address of a node that shows our tag; another mesh or version is no error."""
+        """Report every usable address of a node with our tag; nodes of another mesh or version are ignored."""
         ours = self._service.properties()
         if not info.port or any(info.properties.get(key) != ours[key] for key in (b"v", b"m")):
             return
         hosts = info.parsed_scoped_addresses(IPVersion.All)[:ADDRESSES_MAX]
-        # Another machine's loopback is not there for us: only who lives at no other address than ours is on this one.
+        # Another machine's loopback address is useless here. A node is on this machine if all its addresses are ours.
         own = self._place.own
         here = self._loopback and all(ip_address(host).is_loopback or host.split("%")[0] in own for host in hosts)
-        # Our own name is ours at our own place alone: elsewhere a twin bears it, a cloned machine that drew what we drew.
+        # Our name and port at an address of another machine belong to a clone, which drew the same random name: report it.
         ourselves = own if (instance, info.port) == (self._service.instance, self._service.port) else frozenset()
         for host in hosts:
             if host.partition("%")[0] not in ourselves:
@@ -278,7 +286,7 @@ class _Names:
                     self._on_found(Address(usable, info.port), instance)
 
     def _usable(self, host: str, *, loopback: bool) -> tuple[str, ...]:
-        """Return the host in the forms that can be dialled; nothing for what cannot be another node."""
+        """Return the forms of the host that can be dialled; none if it cannot be another node."""
         bare, _, index = host.partition("%")
         address = ip_address(bare)
         if address.is_multicast or address.is_unspecified or (address.is_loopback and not loopback):
@@ -286,12 +294,12 @@ class _Names:
         if address.version == 4 or not address.is_link_local:
             return (bare,)
         if index:
-            # The interface that the record came in by; by its name, as everywhere else in the mesh.
+            # The interface on which the record arrived, by its name as everywhere else in the mesh.
             return tuple(f"{bare}%{scope}" for scope in [scope_name(int(index))] if scope)
         if bare in self._place.own:
             return ()
-        # It came over IPv4, which does not say by which interface. Where two machines on one cable have IPv4 addresses of
-        # different networks, this is the only address that works, so each interface is tried.
+        # The record arrived over IPv4, which does not say on which interface. If two machines on one cable have IPv4
+        # addresses of different networks, this address is the only one that works, so each interface is tried.
         return tuple(f"{bare}%{scope}" for scope in self._place.scopes)
 
 

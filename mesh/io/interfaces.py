@@ -1,7 +1,7 @@
-"""Where this machine is, as discovery needs it: what to speak multicast on, what to announce, which addresses are its own.
+"""Network interfaces for discovery: where to send multicast, which addresses to announce, which addresses are our own.
 
-Owns one look at the interfaces and one trial of their multicast. What always holds: the loopback is used where that is asked
-for, and then nothing else; no more interfaces are used than the kernel lets one socket join. It must not know what is said.
+Invariants: the loopback interface is used only on request, and then no other. Discovery never uses more interfaces than the
+multicast groups that the kernel lets one socket join.
 """
 
 from __future__ import annotations
@@ -16,21 +16,22 @@ from mycomesh.mesh.io.netlink import Interface, interfaces
 
 __all__ = ["InterfaceState", "look", "multicast_fault", "scope_name"]
 
-# Linux lets one socket join 20 groups (igmp_max_memberships); a drone with more than 16 networks has virtual ones among them.
+# Linux lets one socket join 20 groups (igmp_max_memberships). If a drone has more than 16 networks, some of them are virtual.
 SPOKEN_MAX = 16
-ANNOUNCED_MAX = 16  # what fits one mDNS answer of 1,460 bytes beside the rest, AAAA records being 28 bytes
-SCOPES_MAX = 4  # interfaces by which a link-local address is tried when its record does not say which
+ANNOUNCED_MAX = 16  # fits into one mDNS answer of 1,460 bytes with its other records; an AAAA record has 28 bytes
+SCOPES_MAX = 4  # interfaces on which a link-local address is tried if its record does not name one
 _LOOPBACK = IPv4Address("127.0.0.1")
 _GROUP_V4, _GROUP_V6, _PORT = "224.0.0.251", "ff02::fb", 5353
-_EMPTY_QUESTION = bytes(12)  # a DNS header that asks nothing: nobody answers it
+_EMPTY_QUESTION = bytes(12)  # a DNS header without a question, which gets no answer
 
 
 @dataclass(frozen=True, slots=True)
 class InterfaceState:
-    """Where to speak: IPv4 by own address, IPv6 by index of the interface; `known` is false where nobody tells us.
+    """The interfaces and addresses of this machine. `known` is false if the kernel does not list the interfaces.
 
-    `announced` are the addresses where others reach this machine, `own` all that are its own, `scopes` the names of the
-    interfaces that have link-local neighbours.
+    `spoken` says where to send multicast: for IPv4 the own address, for IPv6 the index of the interface. `announced` are the
+    addresses at which others reach this machine, `own` all its addresses, and `scopes` the names of the interfaces that have
+    link-local neighbours.
     """
 
     known: bool = False
@@ -41,19 +42,19 @@ class InterfaceState:
 
     @property
     def dual(self) -> bool:
-        """True if IPv6 is spoken as well."""
+        """Whether multicast uses IPv6 as well as IPv4."""
         return any(isinstance(one, int) for one in self.spoken)
 
 
 def look(*, loopback: bool) -> InterfaceState:
-    """Look at the machine: at its loopback alone if that is asked for, so that nothing leaves it, else at all the rest.
+    """Return the state of this machine's interfaces: with `loopback` of that one alone, else of all others.
 
-    Where the kernel does not list the interfaces (a sandbox), make do with the default one.
+    If the kernel does not list the interfaces (in a sandbox), use the default one.
     """
     try:
         everything = interfaces()
     except OSError:
-        if loopback:  # known without being told
+        if loopback:  # its address is always known
             return InterfaceState(True, (str(_LOOPBACK),), (_LOOPBACK,), frozenset({str(_LOOPBACK)}))
         found = _default_address()
         return InterfaceState(announced=tuple(found), own=frozenset(map(str, found)))
@@ -79,9 +80,9 @@ def look(*, loopback: bool) -> InterfaceState:
 
 
 def multicast_fault(place: InterfaceState) -> OSError | None:
-    """Send an empty question on each interface; return None if one of them took it, else why the last did not."""
+    """Send an empty DNS message on each interface; return None if one send succeeds, else the last error."""
     fault = OSError(errno.ENETDOWN, "no network interface has an address yet")
-    for one in place.spoken if place.known else ("0.0.0.0",):  # noqa: S104 -- the default interface, to send by
+    for one in place.spoken if place.known else ("0.0.0.0",):  # noqa: S104 -- selects the default interface for sending
         try:
             _try_multicast(one)
         except OSError as error:
@@ -92,7 +93,7 @@ def multicast_fault(place: InterfaceState) -> OSError | None:
 
 
 def scope_name(index: int) -> str:
-    """Return the name of an interface, "" if it has gone."""
+    """Return the name of an interface, or "" if it does not exist any more."""
     try:
         return socket.if_indextoname(index)
     except OSError:
@@ -104,7 +105,7 @@ def _speaks_ipv6(interface: Interface) -> bool:
 
 
 def _default_address() -> list[IPv4Address]:
-    """Return the address from which this machine would speak to the mDNS group, if any; nothing is sent."""
+    """Return the source address that this machine would use for the mDNS group, if any; nothing is sent."""
     with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.connect((_GROUP_V4, _PORT))
         address = IPv4Address(sock.getsockname()[0])

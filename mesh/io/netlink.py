@@ -1,8 +1,10 @@
-"""The machine's own interfaces, and news of them: a cable plugged in, an address given, a radio back in range.
+"""Netlink monitor: the machine's network interfaces from rtnetlink(7), and a callback when they change.
 
-Owns what rtnetlink(7) says about links and addresses. What always holds: a burst of changes is told once, when it has
-settled, and only if something that matters to a mesh is different: access points and routers make the kernel repeat itself
-every few seconds. It must not know what a change means for the mesh.
+Changes are, for example, a cable that is plugged in, a new address, or a radio that is back in range. Access points and
+routers make the kernel repeat unchanged facts every few seconds, so the monitor compares interfaces instead of counting
+messages.
+
+Invariant: a burst of messages causes one callback, after it has settled, and only if an interface, carrier or address differs.
 """
 
 from __future__ import annotations
@@ -17,11 +19,11 @@ from ipaddress import IPv4Address, IPv6Address
 
 __all__ = ["Interface", "Netlink", "interfaces"]
 
-# One plugged cable makes a handful of messages (carrier, link-local address, DHCP) within a few hundred milliseconds.
+# Plugging in a cable causes several messages (carrier, link-local address, DHCP) within a few hundred milliseconds.
 SETTLE_S = 0.25
-# The kernel answers a dump within the call; the limit is for a sandbox that swallows it.
+# The kernel answers a dump within the call; the limit is for a sandbox that drops the request.
 DUMP_S_MAX = 1.0
-_READ_BYTES = 65_536  # twice the largest piece in which the kernel hands out a dump
+_READ_BYTES = 65_536  # twice the size of the largest piece of a dump that the kernel sends
 
 _RTMGRP_LINK, _RTMGRP_IPV4_IFADDR, _RTMGRP_IPV6_IFADDR = 0x1, 0x10, 0x100
 _NLMSG_ERROR, _NLMSG_DONE = 2, 3
@@ -38,7 +40,7 @@ _ATTRIBUTE = struct.Struct("=HH")  # rtattr: length, type
 
 @dataclass(frozen=True, slots=True)
 class Interface:
-    """One interface that is up. `running` says that it has a carrier; `addresses` are those that can be bound."""
+    """An interface that is up. `running` is true if it has a carrier; `addresses` are those that can be bound."""
 
     index: int
     running: bool
@@ -47,17 +49,17 @@ class Interface:
 
 
 def interfaces() -> tuple[Interface, ...]:
-    """Return the interfaces that are up, by index; OSError where the kernel does not tell (a sandbox)."""
+    """Return the interfaces that are up, ordered by index; OSError if the kernel does not list them (in a sandbox)."""
     if not hasattr(socket, "AF_NETLINK"):
         raise OSError("this system has no rtnetlink")
     addresses: dict[int, list[IPv4Address | IPv6Address]] = {}
     for body in _dump(_RTM_GETADDR, _RTM_NEWADDR):
         _, _, flags, _, index = _ADDRESS.unpack_from(body)
-        # An IPv6 address that is still checked for duplicates (RFC 4862) cannot be bound; the kernel tells when it can.
+        # An IPv6 address cannot be bound while the kernel checks for duplicates (RFC 4862). Another message follows then.
         if flags & (_IFA_F_TENTATIVE | _IFA_F_DADFAILED):
             continue
         attributes = dict(_attributes(body[_ADDRESS.size :]))
-        # On a point-to-point link ADDRESS is the other end's; LOCAL, where there is one, is ours.
+        # On a point-to-point link ADDRESS belongs to the other end; LOCAL, if present, is our own.
         packed = attributes.get(_IFA_LOCAL) or attributes.get(_IFA_ADDRESS, b"")
         if len(packed) in (4, 16):
             addresses.setdefault(index, []).append(IPv4Address(packed) if len(packed) == 4 else IPv6Address(packed))
@@ -71,7 +73,7 @@ def interfaces() -> tuple[Interface, ...]:
 
 
 class Netlink:
-    """Calls `on_changed` when interfaces, carriers or addresses of this machine are different from before."""
+    """Calls `on_changed` when the interfaces, carriers or addresses of this machine have changed."""
 
     def __init__(self, on_changed: Callable[[], None]) -> None:
         self._on_changed = on_changed
@@ -80,7 +82,7 @@ class Netlink:
         self._known: tuple[Interface, ...] = ()
 
     def start(self) -> None:
-        """Begin to listen; without rtnetlink (another kernel, a sandbox) repeated questions find changes, later."""
+        """Begin to listen. Without rtnetlink (another kernel, a sandbox) discovery's periodic queries find changes later."""
         with contextlib.suppress(OSError):
             self._known = interfaces()
             sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
@@ -105,7 +107,7 @@ class Netlink:
 
     def _on_readable(self) -> None:
         assert self._sock is not None
-        with contextlib.suppress(OSError):  # nothing left, or ENOBUFS: more news than fits, which is news all the same
+        with contextlib.suppress(OSError):  # nothing left, or ENOBUFS: messages were lost, so something has changed
             while self._sock.recv(_READ_BYTES):
                 pass
         if self._timer is None:
@@ -116,14 +118,14 @@ class Netlink:
         try:
             found = interfaces()
         except OSError:
-            found = ()  # it told before, so something is going on
+            found = ()  # the kernel listed them before, so something has changed
         if found != self._known or not found:
             self._known = found
             self._on_changed()
 
 
 def _dump(ask: int, answer: int) -> Iterator[bytes]:
-    """Ask the kernel for everything of a kind; yield the body of each answer."""
+    """Request all objects of one kind from the kernel; yield the body of each reply."""
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE) as sock:
         sock.settimeout(DUMP_S_MAX)
         body = _LINK.pack(socket.AF_UNSPEC, 0, 0, 0, 0)

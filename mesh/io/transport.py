@@ -1,8 +1,6 @@
-"""TCP connections for a core: a listening port, dialling, and bytes both ways.
+"""TCP transport for a core: listens on a port, dials addresses, and moves bytes both ways.
 
-Owns the numbering of connections and their send queues. What always holds: every connection is announced by one
-`ConnOpened` and ended by one `ConnClosed`, in that order; a number is never used again. It must not know what the bytes
-mean or who the peer is.
+Invariants: each connection causes exactly one `ConnOpened` and later one `ConnClosed`. A connection number is never reused.
 """
 
 from __future__ import annotations
@@ -21,37 +19,40 @@ from mycomesh.mesh.events import Address, ConnClosed, ConnDrained, ConnOpened, C
 
 __all__ = ["Transport", "TransportError"]
 
-# An address that does not answer in this time is not on this LAN; every address of a peer is dialled at once.
+# An address that does not answer within this time is not on this LAN; all addresses of a peer are dialled at once.
 DIAL_S_MAX = 2.0
-# Flushing a closed connection's last words may not keep a dead peer's socket for longer.
+# How long a closed connection may flush its queue: a dead peer must not keep a socket for longer.
 FLUSH_S_MAX = 2.0
-# Above the high mark the core is told (by silence) to wait; below the low mark it hears ConnDrained. Four and one frames
-# of 64 KiB keep a fast link full and a slow one's queue short.
+# Watermarks of a connection's send queue. Above the high one the core waits, because no ConnDrained comes; below the low one
+# it receives ConnDrained. Four frames and one frame of 64 KiB keep a fast link full and a slow link's queue short.
 WRITE_HIGH = 256 << 10
 WRITE_LOW = 64 << 10
-# A peer that stops reading may not make us hold more. The core's window keeps 2 MiB under way on a link, credits and
-# heartbeats come on top: no honest link comes near.
+# The most that waits for a peer that stops reading; above it the connection is aborted. The core's window allows 2 MiB in
+# flight on a link, plus credits and heartbeats, so no honest link comes near.
 WRITE_MAX = 16 << 20
-# Connections that wait to be taken: behind a burst of junk a member's would else be dropped by the kernel, and come again
-# a second later. They cost no descriptor.
+# Connections that wait in the kernel to be accepted; they cost no descriptor. With fewer, the kernel would drop a member's
+# connection behind a burst of junk, and the member's kernel would retry a second later.
 BACKLOG = 1_024
-# Taken at once, refused ones counted until they are gone. The core turns strangers away by their number and host; this
-# bounds descriptors (1,024 by default) even where it cannot keep up.
+# Open connections, including refused ones until they are closed. The core limits unauthenticated peers by count and host;
+# this limits descriptors (1,024 by default) even if the core cannot keep up.
 TAKEN_MAX = 512
 _KEEPALIVE = ((socket.TCP_KEEPIDLE, 30), (socket.TCP_KEEPINTVL, 10), (socket.TCP_KEEPCNT, 3))
 
 
 class TransportError(Exception):
-    """The port cannot be used. The operator's to mend; nothing was changed."""
+    """The port cannot be used. The operator must choose another port; nothing was changed."""
 
     code = "port.unusable"
 
 
 class Transport:
-    """All connections of one node. Everything happens on the event loop's thread."""
+    """All connections of one node. Everything runs on the event loop's thread."""
 
     def __init__(self, on_event: Callable[[Event], None]) -> None:
-        """`on_event` takes ConnOpened, ConnReceived, ConnDrained, ConnClosed and DialFailed."""
+        """Create a transport that neither listens nor dials.
+
+        `on_event` receives ConnOpened, ConnReceived, ConnDrained, ConnClosed and DialFailed.
+        """
         self._on_event = on_event
         self._numbers = itertools.count(1)
         self._conns: dict[int, _Connection] = {}
@@ -64,7 +65,7 @@ class Transport:
         """Listen on every interface, IPv4 and IPv6, on `port` (0: any free one).
 
         Raises:
-            TransportError: the port is taken or not allowed; one line with what to do.
+            TransportError: the port is in use or not allowed; the message says what to do.
         """
         try:
             sock = _listening_socket(port)
@@ -80,37 +81,37 @@ class Transport:
         return Address("::", self._port)
 
     def write(self, conn: int, data: bytes) -> None:
-        """Append bytes to a connection's send queue; nothing happens if it is gone."""
+        """Append bytes to a connection's send queue; do nothing if it is gone."""
         connection = self._conns.get(conn)
         if connection is not None:
             connection.write(data)
 
     def close(self, conn: int) -> None:
-        """Flushes and closes a connection."""
+        """Flush and close a connection."""
         connection = self._conns.get(conn)
         if connection is not None:
             connection.close()
 
     def dial(self, address: Address) -> None:
-        """Open a connection; answers with `ConnOpened` or `DialFailed`. A dial under way is not doubled."""
+        """Open a connection; `ConnOpened` or `DialFailed` follows. A second dial of the same address is ignored."""
         if address not in self._dials:
             self._dials[address] = asyncio.get_running_loop().create_task(self._dial(address))
 
     @property
     def isolated(self) -> bool:
-        """Whether no connection is made or taken."""
+        """Whether this node neither makes nor accepts connections."""
         return self._isolated
 
     def isolate(self, *, cut: bool) -> None:
-        """Cuts this node off (every connection ends, none is made or taken), or ends that: a split on purpose."""
+        """Cut this node off on purpose, or end that: close all connections, and make and accept none."""
         self._isolated = cut
         if cut:
             for connection in list(self._conns.values()):
                 connection.abort()
 
     async def close_all(self) -> None:
-        """Stop listening and dialling, flushes and closes every connection; whatever is asked for after it fails."""
-        self._isolated = True  # a core that loses its links would dial again
+        """Stop listening and dialling, then flush and close every connection; later dials fail."""
+        self._isolated = True  # otherwise the core would dial again when it loses its links
         if self._server is not None:
             self._server.close()
         dials = list(self._dials.values())
@@ -135,7 +136,7 @@ class Transport:
         except (OSError, ValueError, TimeoutError):
             if sock is not None:
                 sock.close()
-            del self._dials[address]  # before the event: its answer may be to dial again
+            del self._dials[address]  # before the event, because the core may dial again at once
             self._on_event(DialFailed(address))
         except asyncio.CancelledError:
             if sock is not None:
@@ -147,40 +148,40 @@ class Transport:
 
     def _reachable(self, address: Address) -> tuple[int, Any]:
         if self._isolated:
-            raise OSError(errno.ENETUNREACH, "cut off on purpose")
+            raise OSError(errno.ENETUNREACH, "this node is cut off on purpose")
         return _target(address)
 
     # ---- called by connections
 
     @property
     def closed(self) -> bool:
-        """True while no connection may stand: cut off on purpose, or more of them than one node has use for."""
+        """Whether new connections are refused: the node is cut off on purpose, or TAKEN_MAX connections are open."""
         return self._isolated or len(self._conns) >= TAKEN_MAX
 
     def opened(self, connection: _Connection, address: Address) -> int:
-        """Numbers a connection and announces it."""
+        """Assign a number to a connection and announce it to the core."""
         conn = next(self._numbers)
         self._conns[conn] = connection
-        # A core that refuses the connection at once does so by name: it has to know the number first.
+        # Before the event: a core that refuses the connection at once closes it by this number.
         connection.conn = conn
         self._on_event(ConnOpened(conn, address, dialled=connection.dialled is not None))
         return conn
 
     def refused(self, dialled: Address | None) -> None:
-        """End a connection that came while none may stand."""
+        """Report a failed dial if the refused connection was dialled."""
         if dialled is not None:
             self._on_event(DialFailed(dialled))
 
     def received(self, conn: int, data: bytes) -> None:
-        """Hands bytes on."""
+        """Pass received bytes to the core."""
         self._on_event(ConnReceived(conn, data))
 
     def drained(self, conn: int) -> None:
-        """Tells that the send queue fell below the low mark."""
+        """Report that a send queue fell below the low watermark."""
         self._on_event(ConnDrained(conn))
 
     def lost(self, conn: int) -> None:
-        """End a connection."""
+        """Forget a closed connection and report it."""
         if self._conns.pop(conn, None) is not None:
             self._on_event(ConnClosed(conn))
 
@@ -198,13 +199,13 @@ class _Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
-        peername = transport.get_extra_info("peername")  # None: whoever called has reset the connection meanwhile
+        peername = transport.get_extra_info("peername")  # None: the peer has already reset the connection
         if self._owner.closed or (self.dialled is None and peername is None):
             self._transport.abort()
             self._owner.refused(self.dialled)
             return
         self._owner.opened(self, self.dialled or _address(peername))
-        if not self._transport.is_closing():  # else it was refused, as most are in a flood: every microsecond counts
+        if not self._transport.is_closing():  # a refused one needs no options, and a flood is mostly refused
             self._set_options()
 
     def _set_options(self) -> None:
@@ -222,7 +223,7 @@ class _Connection(asyncio.Protocol):
         self._owner.received(self.conn, data)
 
     def eof_received(self) -> bool:
-        return False  # half-open connections are of no use here: close
+        return False  # half-open connections are useless here: close
 
     def resume_writing(self) -> None:
         self._owner.drained(self.conn)
@@ -253,7 +254,7 @@ class _Connection(asyncio.Protocol):
 
 
 def _listening_socket(port: int) -> socket.socket:
-    """Return one socket bound for IPv6 and IPv4, or for IPv4 alone where the kernel has no IPv6."""
+    """Return one socket bound for IPv6 and IPv4, or for IPv4 alone if the kernel has no IPv6."""
     try:
         sock = socket.socket(socket.AF_INET6, socket.SOCK_STREAM)
     except OSError as error:
@@ -282,7 +283,7 @@ def _bound(sock: socket.socket, host: str, port: int) -> socket.socket:
 
 
 async def _connect(sock: socket.socket, target: Any) -> None:
-    """Connect as `loop.sock_connect` does, which in uvloop loses the scope of a link-local IPv6 address."""
+    """Connect a socket. `loop.sock_connect` does the same, but uvloop's loses the scope of a link-local IPv6 address."""
     fault = sock.connect_ex(target)
     if fault == errno.EINPROGRESS:
         loop = asyncio.get_running_loop()
@@ -299,14 +300,14 @@ async def _connect(sock: socket.socket, target: Any) -> None:
 
 def _listen_fault(port: int, error: OSError) -> str:
     if error.errno == errno.EADDRINUSE:
-        return f"port {port} is in use by another program; give another with --port, or leave it out for any free one"
+        return f"port {port} is in use by another program; choose another with --port, or omit it for any free port"
     if error.errno == errno.EACCES:
-        return f"port {port} needs privileges; give one above 1023 with --port"
+        return f"port {port} needs privileges; choose one above 1023 with --port"
     return f"port {port} cannot be opened: {error.strerror or error}"
 
 
 def _target(address: Address) -> tuple[int, Any]:
-    """Return (family, socket address) of a numeric address; raises OSError or ValueError if it is none."""
+    """Return (family, socket address) of a numeric address; OSError or ValueError if the host is not numeric."""
     found = socket.getaddrinfo(
         address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
     )
@@ -314,7 +315,7 @@ def _target(address: Address) -> tuple[int, Any]:
 
 
 def _address(peername: Any) -> Address:
-    """Return a peer's socket address as an `Address`; IPv4 mapped into IPv6 becomes IPv4."""
+    """Return a peer's socket address as an `Address`; an IPv4-mapped IPv6 address becomes IPv4."""
     host, port = str(peername[0]), int(peername[1])
     bare = host.split("%", 1)[0]
     with contextlib.suppress(ValueError):

@@ -485,7 +485,7 @@ def test_a_port_that_others_keep_for_themselves_is_said_and_the_node_goes_on(run
         await discovery.close()
         assert [notice.level for notice in notices] == ["warning"]
         assert notices[0].text == (
-            "multicast is not available (Address already in use): peers are not found by themselves; use --peer HOST:PORT"
+            "multicast is not available (Address already in use): this node cannot find peers; use --peer HOST:PORT"
         )
 
     run(scene())
