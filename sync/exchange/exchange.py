@@ -1,9 +1,14 @@
-"""The conversation of one replica with its peers: live batches out and in, and anti-entropy rounds.
+"""The sync protocol of one node: live batches, and anti-entropy with each linked peer.
 
-Owns when to drain and when to compare, and hands the rest to its parts: `fetching`, `serving`, `mending` and `stability`
-(design.md sections 4 to 6; docs/PROTOCOL.md tells the messages). What always holds: a batch is published only after it is
-committed; work for one peer is bounded by its acknowledgements. It must not know sockets or clocks: `handle` gets events and
-both times, and returns actions in the order they must be done.
+`Exchange.handle` takes one event with both times and returns the actions to perform; it does no I/O and reads no clock.
+
+- Live: each commit is drained into batches, which the mesh spreads. Received batches are applied at once.
+- Comparison: linked peers exchange a digest pair for each table, at the opening of a link, after changes and periodically.
+- Round: where vectors differ, `fetch` requests a stream of the missing changes and `serve` sends it.
+- Repair: where vectors are equal and digests differ, `repair_schedule` finds the damaged rows and both sides exchange them.
+
+Invariants: a batch is published only after it is committed; the work for one peer is bounded by its acknowledgements.
+See design.md sections 4 to 6, and docs/PROTOCOL.md for the messages.
 """
 
 from __future__ import annotations
@@ -52,19 +57,25 @@ from mycomesh.sync.wire import messages as wire
 
 __all__ = ["Exchange", "ExchangeConfig", "LinkStatus", "Progress"]
 
-# Comparisons and audits that a peer asks for: a burst of them, and one more each half second.
+# Comparisons, audits and coverage reports that a peer may request: a burst, and one more each half second.
 REQUESTS_MAX = 64
 REQUESTS_PERIOD_MS = 500
-# The periodic comparison comes up to this part of its period early.
+# The periodic comparison comes early by up to this fraction (1/JITTER) of its period.
 JITTER = 4
 
 
 @dataclass(frozen=True, slots=True)
 class LinkStatus:
-    """One link, for people: rows sent and received by rounds, and whether its tables equalled ours when last compared.
+    """One link, for the operator. Tables have the folded names of this file.
 
-    `compared_ms_ago` is None before the first comparison; `equal_ms` holds for how long each equal table has been so. Tables
-    go by the folded names that they have in this file.
+    peer: 16-byte node id.
+    equal: whether every table was equal to ours in the last comparison.
+    behind: the tables that were not equal.
+    rows_sent, rows_received: changes that rounds have carried.
+    streaming: whether a catch-up stream to the peer is under way.
+    fetching, progress: whether a round from the peer is under way, and its progress.
+    compared_ms_ago: milliseconds since the last comparison; None before the first.
+    equal_ms: for each equal table, how many milliseconds it has been equal.
     """
 
     peer: bytes
@@ -85,13 +96,13 @@ class _Link:
     compare_at: int
     window: SendWindow
     requests: TokenBucket
-    digests: dict[str, tuple[bytes, bytes]] = field(default_factory=dict)  # what the peer last told
+    digests: dict[str, tuple[bytes, bytes]] = field(default_factory=dict)  # the peer's last digests
     compared_at: int | None = None
-    equal_since: dict[str, int] = field(default_factory=dict)
+    equal_since: dict[str, int] = field(default_factory=dict)  # table -> monotonic ms
 
 
 class Exchange:
-    """The sync half of a node."""
+    """The sync half of a node: one replica, and the conversation with each linked peer."""
 
     def __init__(self, replica: Replica, *, rng: random.Random, config: ExchangeConfig) -> None:
         self._replica = replica
@@ -108,24 +119,24 @@ class Exchange:
         self._clock_correction = ClockCorrection(replica, self.acknowledgements, config)
         self._schema_debounce = SchemaDebounce()
         self._drain_at: int | None = 0
-        self._settled_at: int | None = None  # when the latest change has settled
-        self._settle_not_before = 0  # not before
+        self._settled_at: int | None = None  # when to compare because of the latest change
+        self._settle_not_before = 0  # the earliest time of the next such comparison
 
     @property
     def replica(self) -> Replica:
-        """The file this exchange speaks for."""
+        """The replica that this exchange speaks for."""
         return self._replica
 
     def handle(self, event: Event, now_ms: int, wall_ms: int) -> list[Action]:
-        """Take one event and returns what to do, in order. `now_ms` is monotonic, `wall_ms` Unix time.
+        """Handle one event and return the actions to perform, in order. `now_ms` is monotonic, `wall_ms` is Unix time.
 
         Raises:
-            FileReplacedError: the file is not what the replica left, and is to be opened again.
+            FileReplacedError: the content of the file is not what the replica left; open the file again.
         """
         turn = Turn(now_ms, self._clock_correction.wall_ms(now_ms, wall_ms))
         try:
             self._dispatch_event(event, turn)
-        except apsw.SQLError:  # somebody may have dropped a table of ours a moment ago
+        except apsw.SQLError:  # another program may have dropped an internal table
             self._replica.check_whole()
             raise
         self._notify_restored(turn)
@@ -169,7 +180,7 @@ class Exchange:
         return min(times, default=None)
 
     def links(self, now_ms: int = 0) -> tuple[LinkStatus, ...]:
-        """Return every link's state, for people, by link number."""
+        """Return the status of every link, in the order of link numbers; a pure read that changes no behaviour."""
         mine, shown = self._digests(remember=False), self._replica.shown
         result = []
         for number in sorted(self._links):
@@ -194,11 +205,11 @@ class Exchange:
         return tuple(result)
 
     def drop_links(self, reason: str) -> list[Action]:
-        """Return what ends every link: another exchange goes on with what the file holds."""
+        """Return the actions that close every link, for the exchange that opens the file next."""
         return [DropLink(number, reason) for number in sorted(self._links)]
 
     def _on_mesh_state(self, event: MembersKnown | RightsKnown | TimeKnown, turn: Turn) -> None:
-        """Take what the mesh knows of its members."""
+        """Take the mesh's view of its members: who they are, their rights, and the time."""
         match event:
             case MembersKnown(members):
                 self._tombstone_gc.on_members(members, turn)
@@ -220,7 +231,7 @@ class Exchange:
             case LinkClosed(link):
                 self._on_closed(link, turn)
             case LinkWritable():
-                pass  # streams go by acknowledged bytes; the link's own queue needs no help
+                pass  # acknowledgements pace the streams, so the transport's queue needs no help
             case _:
                 assert_never(event)
 
@@ -245,7 +256,7 @@ class Exchange:
     # ---- local writes
 
     def _on_commit(self, turn: Turn, *, writing: bool) -> None:
-        """Drains; a schema that has changed is taken in a little later, with what else is written until then."""
+        """Drain; after a schema change wait until the programs that made it pause (`schema_debounce`)."""
         version = self._replica.redefined() if writing else None
         due = None if version is None else self._schema_debounce.defer(version, turn.now_ms)
         if due is None:
@@ -254,7 +265,7 @@ class Exchange:
             self._drain_at = due
 
     def _drain(self, turn: Turn) -> None:
-        """Publish one chunk of local writes; more chunks follow by timer, so that links are served in between."""
+        """Publish one chunk of local writes; a timer continues with the next chunk, so that links are served in between."""
         try:
             published, more = self._replica.drain(turn.wall_ms)
         except DatabaseBusyError:
@@ -265,16 +276,14 @@ class Exchange:
         turn.publish(published)
         kept = self._replica.rights.forbidden_tables(published)
         if kept:
-            text = (
-                f"this node may not write {', '.join(kept)}: what was written stays on this node, no other accepts it"
-            )
+            text = f"this node may not write {', '.join(kept)}: its rows stay here, because other nodes refuse them"
             turn.notify("write.withheld", text, {"tables": kept}, "warning")
 
     def _settle(self, now_ms: int) -> None:
-        """Something changed: compare once it is quiet. While changes keep coming, only the periodic comparison is made.
+        """Schedule a comparison after the last change. While changes keep coming, only the periodic comparison happens.
 
-        The more links a node has, the more rarely it says so: in a mesh of many, each write of anyone would cost every link
-        a comparison.
+        The more links a node has, the longer it waits between such comparisons (`_on_timer`). Otherwise each write of any
+        node in a large mesh would cost every link a comparison.
         """
         self._settled_at = max(now_ms + self._config.settle_ms, self._settle_not_before)
 
@@ -284,22 +293,21 @@ class Exchange:
     # ---- live batches
 
     def _on_live(self, event: BatchReceived | BatchesReceived, turn: Turn) -> None:
-        """Take all in at once: each alone would cost a transaction, and a sync where local writes have come between."""
+        """Apply all batches in one transaction. Each alone would cost a transaction, and a disk sync if local writes wait."""
         batches = event.batches if isinstance(event, BatchesReceived) else (event,)
         try:
             arrived = self._replica.apply_all([(batch.payload, batch.origin) for batch in batches], turn.wall_ms)
         except DatabaseBusyError:
             for batch in batches:
-                self._fetcher.request_soon(
-                    batch.link, turn.now_ms
-                )  # what was not applied is not covered: a round brings it
+                self._fetcher.request_soon(batch.link, turn.now_ms)  # a round will bring what was not applied
         except (DecodeError, BatchRefusedError) as error:
-            if len(batches) > 1:  # one spoils it for the others
+            if len(batches) > 1:
+                # One bad batch fails the transaction of all. Apply each alone, so that only the bad one is refused.
                 for batch in batches:
                     self._on_live(batch, turn)
                 return
             origin = batches[0].origin.hex()
-            turn.notify("batch.refused", f"batch of {origin[:8]} refused: {error}", {"node_id": origin}, "warning")
+            turn.notify("batch.refused", f"refused a batch from {origin[:8]}: {error}", {"node_id": origin}, "warning")
         else:
             for batch, applied in zip(batches, arrived, strict=True):
                 self._on_applied(batch, applied, turn)
@@ -308,7 +316,7 @@ class Exchange:
         turn.publish(applied.published)
         if applied.forbidden:
             origin, tables = batch.origin.hex(), applied.forbidden
-            text = f"{origin[:8]} wrote tables that it may not write ({', '.join(tables)}): not accepted"
+            text = f"ignored rows from {origin[:8]} in tables that it may not write: {', '.join(tables)}"
             turn.notify("batch.forbidden", text, {"node_id": origin, "tables": tables}, "warning")
         turn.changed = turn.changed or applied.merged.changes > 0
         self._notify_applied(applied, turn)
@@ -367,29 +375,31 @@ class Exchange:
     def _notify_restored(self, turn: Turn) -> None:
         if self._recreated:
             names, self._recreated = self._recreated, ()
-            text = (
-                f"{', '.join(names)} had been dropped or altered: made again; what was written meanwhile is looked for"
-            )
+            text = f"{', '.join(names)} had been dropped or altered: recreated; now looking for rows written meanwhile"
             turn.notify("database.mended", text, {"tables": list(names)}, "warning")
         doubted = sorted(set(self._replica.doubted()))
         if doubted:
-            text = f"{', '.join(doubted)} made anew, or without triggers: captured again, and compared row by row"
+            text = f"{', '.join(doubted)} rebuilt, or without triggers: captured again; now comparing row by row"
             turn.notify("capture.restored", text, {"tables": doubted})
 
     def _notify_applied(self, applied: Applied, turn: Turn) -> None:
-        """Lets people know of conflicts and parked rows, and of a new site."""
+        """Report conflicts, parked rows and a new site."""
         conflicts, parked = applied.merged.conflicts, applied.merged.parked
         if conflicts:
-            text = f"{conflicts} conflicting write(s) kept in mycomesh_conflicts"
+            text = f"{conflicts} conflicting write(s); see mycomesh_conflicts"
             turn.notify("merge.conflict", text, {"count": conflicts})
         if parked:
-            turn.notify("merge.parked", f"{parked} row(s) parked, see mycomesh_parked", {"count": parked})
+            turn.notify(
+                "merge.parked",
+                f"parked {parked} row(s) that a constraint refuses; see mycomesh_parked",
+                {"count": parked},
+            )
         if applied.renewed:
             self._notify_new_site(turn)
 
     def _notify_new_site(self, turn: Turn) -> None:
         site = self._replica.site.hex()
-        text = f"the file went back in time (a restored backup?): it goes on under the new site {site}"
+        text = f"the file is older than what peers have from it (a restored backup?); it continues under the new site {site}"
         turn.notify("site.renewed", text, {"site": site}, "warning")
         turn.changed = True
 
@@ -415,7 +425,7 @@ class Exchange:
             self._compare(number, turn, answer=answer)
 
     def _compare(self, number: int, turn: Turn, *, answer: bool = False) -> None:
-        """Tells the peer what we hold; equal replicas need nothing more."""
+        """Send our digests to a peer; with `answer`, request the peer's at once."""
         self._links[number].compare_at = self._jittered(turn.now_ms, self._config.compare_ms)
         peer, rights = self._links[number].peer, self._replica.rights
         tables = tuple((name, *digest) for name, digest in self._digests().items() if rights.may_read(peer, name))
@@ -437,26 +447,26 @@ class Exchange:
         if self._repairs.on_digests(number, theirs, turn):
             self._settle(turn.now_ms)
 
-    def _on_audit_request(self, number: int, question: wire.AuditRequest, turn: Turn) -> None:
-        """A peer asks which entries are held here."""
+    def _on_audit_request(self, number: int, request: wire.AuditRequest, turn: Turn) -> None:
+        """Reply to an audit with the entries that this replica has."""
         if not self._links[number].requests.take(turn.now_ms):
-            turn.drop(number, "asks for audits again and again")
+            turn.drop(number, "requests audits too often")
             return
-        answers: list[wire.AuditReply] = []
+        replies: list[wire.AuditReply] = []
         try:
             published = self._replica.settled(
-                turn.wall_ms, lambda: answers.append(tombstone_audit.reply_to(self._replica, question))
+                turn.wall_ms, lambda: replies.append(tombstone_audit.reply_to(self._replica, request))
             )
         except DatabaseBusyError:
-            return  # the peer gives its round up, and asks again
+            return  # the peer abandons its round and starts another
         turn.publish(published)
-        for answer in answers:
-            turn.send(number, answer)
+        for reply in replies:
+            turn.send(number, reply)
 
     # ---- time
 
     def _step_streams(self, turn: Turn) -> None:
-        """One bounded step of every stream and repair; where more can be done at once, the timer does it."""
+        """Take one bounded step of every stream and repair; a timer continues at once where more can be done."""
         done = self._server.step(turn) and self._repairs.step(turn)
         if not done:
             self._drain_at = turn.now_ms + self._config.busy_ms
@@ -483,7 +493,7 @@ class Exchange:
             for link in self._links.values():
                 link.compare_at = min(link.compare_at, at)
         if any(now_ms >= link.compare_at for link in self._links.values()):
-            # Those that are due soon go along: a radio wakes once for all.
+            # Compare over links that are due soon too, so that a radio wakes once for all of them.
             near_ms = now_ms + self._config.compare_ms // JITTER
             for number, link in sorted(self._links.items()):
                 if near_ms >= link.compare_at:

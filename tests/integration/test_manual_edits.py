@@ -45,7 +45,7 @@ def test_a_node_outlives_the_drop_of_whatever_it_can_make_again(filled):
         bravo.sql(f"DELETE FROM bag WHERE v = {number};")
         alpha.shows(f"SELECT count(*) FROM bag WHERE v = {number};", "0\n")
         if "pending" in name:
-            assert f"{name} had been dropped or altered: made again" in alpha.said()
+            assert f"{name} had been dropped or altered: recreated" in alpha.said()
     assert "Traceback" not in alpha.said() + bravo.said()
     assert alpha.sql("SELECT * FROM t ORDER BY id;") == bravo.sql("SELECT * FROM t ORDER BY id;")
     assert alpha.sql("SELECT v FROM bag ORDER BY v;") == bravo.sql("SELECT v FROM bag ORDER BY v;") == "b\nc\n"
