@@ -23,7 +23,7 @@ from zeroconf import DNSQuestionType, Error, InterfaceChoice, IPVersion, Service
 from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZeroconf
 
 from mycomesh.mesh.events import Address, Notice
-from mycomesh.mesh.io.interfaces import InterfaceState, look, multicast_fault, scope_name
+from mycomesh.mesh.io.interfaces import InterfaceState, interface_state, multicast_fault, scope_name
 
 __all__ = ["SERVICE_TYPE", "Discovery"]
 
@@ -32,8 +32,8 @@ WIRE_VERSION = b"1"
 # Waits between queries after a start or a change of the network (so at 1, 3 and 7 s), and afterwards. RFC 6762 section 5.2
 # requires growing intervals of at least a second. 30 s limits how long two groups stay apart after a switch has joined them,
 # which neither of them can notice.
-ASK_AFTER_S = (1.0, 2.0, 4.0)
-ASK_EVERY_S = 30.0
+QUERY_AFTER_S = (1.0, 2.0, 4.0)
+QUERY_EVERY_S = 30.0
 # How long others may cache the records of this node. RFC 6762 section 10 proposes 120 s for addresses. Names here are drawn
 # for one run, so little can go stale, and with 120 s a hundred nodes would send each other 80 queries a second.
 ADDRESS_TTL_S = 600
@@ -68,13 +68,13 @@ class Discovery:
         self._on_notice = on_notice
         self._loopback = loopback
         self._service = _Service("", "", None)
-        self._names: _Names | None = None
+        self._resolver: _Resolver | None = None
         self._zeroconf: AsyncZeroconf | None = None
         self._browser: AsyncServiceBrowser | None = None
         self._announced: tuple[bytes, ...] = ()
         self._changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
-        self._told_fault = False
+        self._fault_reported = False
 
     async def start(self, instance: str, tag: str, port: int | None) -> None:
         """Announce `instance` at `port` (None: only browse) among nodes with the same `tag`, and begin to query.
@@ -83,8 +83,8 @@ class Discovery:
         """
         assert _INSTANCE.fullmatch(instance), f"{instance!r} is not an instance name"
         self._service = _Service(instance, tag, port)
-        self._names = _Names(self._service, self._on_found, loopback=self._loopback)
-        self._task = asyncio.get_running_loop().create_task(self._live())
+        self._resolver = _Resolver(self._service, self._on_found, loopback=self._loopback)
+        self._task = asyncio.get_running_loop().create_task(self._run())
 
     def network_changed(self) -> None:
         """Use the interfaces that exist at this moment, and query again at once."""
@@ -99,46 +99,46 @@ class Discovery:
         if self._browser is not None:
             await self._browser.async_cancel()
             self._browser = None
-        if self._names is not None:
-            await self._names.close()
+        if self._resolver is not None:
+            await self._resolver.close()
         if self._zeroconf is not None:
             await self._zeroconf.async_close()
             self._zeroconf = None
 
     # ---- the one task: while it runs, no other code touches zeroconf
 
-    async def _live(self) -> None:
+    async def _run(self) -> None:
         """Apply the interfaces after the start and after each change of the network, and query again and again."""
         while True:
             self._changed.clear()
-            await self._follow_network()
-            for wait_s in chain(ASK_AFTER_S, repeat(ASK_EVERY_S)):
-                await self._ask()
+            await self._apply_interfaces()
+            for wait_s in chain(QUERY_AFTER_S, repeat(QUERY_EVERY_S)):
+                await self._query()
                 # Not `wait_for`: in Python 3.11 it may lose a cancellation that arrives together with a change.
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(wait_s):
                         await self._changed.wait()
                     break
-                if self._told_fault:
-                    await self._follow_network()
+                if self._fault_reported:
+                    await self._apply_interfaces()
 
-    async def _follow_network(self) -> None:
-        place = look(loopback=self._loopback)
-        assert self._names is not None
-        self._names.network_changed(place)
-        speak = list(place.spoken) if place.known else InterfaceChoice.Default
-        version = IPVersion.All if place.dual else IPVersion.V4Only
+    async def _apply_interfaces(self) -> None:
+        state = interface_state(loopback=self._loopback)
+        assert self._resolver is not None
+        self._resolver.network_changed(state)
+        multicast = list(state.multicast) if state.known else InterfaceChoice.Default
+        version = IPVersion.All if state.dual_stack else IPVersion.V4Only
         fault: Exception | None = None
         try:
             if self._zeroconf is None:
-                self._zeroconf = AsyncZeroconf(interfaces=speak, ip_version=version)
+                self._zeroconf = AsyncZeroconf(interfaces=multicast, ip_version=version)
             # Records first, interfaces second: zeroconf announces its records on each interface that is added.
-            await self._announce(tuple(address.packed for address in place.announced))
-            await self._zeroconf.async_update_interfaces(speak, version)
-            fault = multicast_fault(place)
+            await self._announce(tuple(address.packed for address in state.announced))
+            await self._zeroconf.async_update_interfaces(multicast, version)
+            fault = multicast_fault(state)
         except _ERRORS as error:
             fault = error
-        self._tell_fault(fault)
+        self._report_fault(fault)
 
     async def _announce(self, addresses: tuple[bytes, ...]) -> None:
         """Announce these addresses. If there are none, keep the last announcement: no other node can receive one."""
@@ -164,29 +164,29 @@ class Discovery:
             await self._zeroconf.async_register_service(info, cooperating_responders=True)
         self._announced = addresses
 
-    async def _ask(self) -> None:
+    async def _query(self) -> None:
         """Query with a fresh browser: it sends its first query at once, and reports again everything in the cache."""
         if self._zeroconf is None:
             return
         if self._browser is not None:
             await self._browser.async_cancel()
-        assert self._names is not None
+        assert self._resolver is not None
         # QM questions get multicast answers. A unicast answer reaches only one of the nodes that share this machine's port.
         self._browser = AsyncServiceBrowser(
-            self._zeroconf.zeroconf, SERVICE_TYPE, handlers=[self._names.on_change], question_type=DNSQuestionType.QM
+            self._zeroconf.zeroconf, SERVICE_TYPE, handlers=[self._resolver.on_change], question_type=DNSQuestionType.QM
         )
 
-    def _tell_fault(self, fault: Exception | None) -> None:
+    def _report_fault(self, fault: Exception | None) -> None:
         """Notify once that multicast fails, and once that it works again."""
-        if fault is not None and not self._told_fault:
+        if fault is not None and not self._fault_reported:
             reason = (fault.strerror if isinstance(fault, OSError) else None) or str(fault) or type(fault).__name__
             text = f"multicast is not available ({reason}): this node cannot find peers; use --peer HOST:PORT"
             self._on_notice(Notice("discovery.unavailable", text, {}, "warning"))
-        elif fault is None and self._told_fault:
+        elif fault is None and self._fault_reported:
             self._on_notice(
                 Notice("discovery.available", "multicast is available: this node finds peers automatically")
             )
-        self._told_fault = fault is not None
+        self._fault_reported = fault is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,26 +202,26 @@ class _Service:
         return {b"v": WIRE_VERSION, b"m": self.tag.encode()}
 
 
-class _Names:
+class _Resolver:
     """Resolves service names to addresses, and reports those that may be another node of this mesh."""
 
     def __init__(self, service: _Service, on_found: Callable[[Address, str], None], *, loopback: bool) -> None:
         self._service = service
         self._on_found = on_found
         self._loopback = loopback
-        self._place = InterfaceState()
-        self._waiting: OrderedDict[str, None] = OrderedDict()
-        self._asked: OrderedDict[str, float] = OrderedDict()  # name -> loop time of its last query
+        self._interfaces = InterfaceState()
+        self._pending: OrderedDict[str, None] = OrderedDict()
+        self._queried: OrderedDict[str, float] = OrderedDict()  # name -> loop time of its last query
         self._resolving: dict[str, asyncio.Task[None]] = {}
 
-    def network_changed(self, place: InterfaceState) -> None:
+    def network_changed(self, state: InterfaceState) -> None:
         """Use these interfaces; names that did not resolve before may be tried again at once."""
-        self._place = place
-        self._asked.clear()
+        self._interfaces = state
+        self._queried.clear()
 
     async def close(self) -> None:
         """Cancel waiting and running queries."""
-        self._waiting.clear()
+        self._pending.clear()
         tasks = list(self._resolving.values())
         for task in tasks:
             task.cancel()
@@ -235,57 +235,57 @@ class _Names:
             return
         info = AsyncServiceInfo(service_type, name)
         if info.load_from_cache(zeroconf):
-            self._tell(info, instance)
+            self._report(info, instance)
             return
         if instance == self._service.instance:
             return  # our own record: no other node should have this name, so there is no need to query it
-        asked = self._asked.get(name)
-        if name in self._resolving or (asked is not None and asked + RESOLVE_AGAIN_S > _now()):
+        queried = self._queried.get(name)
+        if name in self._resolving or (queried is not None and queried + RESOLVE_AGAIN_S > _now()):
             return
-        self._waiting[name] = None
-        self._waiting.move_to_end(name)
-        if len(self._waiting) > NAMES_MAX:
-            self._waiting.popitem(last=False)
+        self._pending[name] = None
+        self._pending.move_to_end(name)
+        if len(self._pending) > NAMES_MAX:
+            self._pending.popitem(last=False)
         self._resolve_more(zeroconf)
 
     def _resolve_more(self, zeroconf: Zeroconf) -> None:
-        while self._waiting and len(self._resolving) < RESOLVING_MAX:
+        while self._pending and len(self._resolving) < RESOLVING_MAX:
             # Newest first, so that a node that appears after a flood of names does not wait for all of them.
-            name, _ = self._waiting.popitem()
-            self._asked[name] = _now()
-            self._asked.move_to_end(name)
-            if len(self._asked) > NAMES_MAX:
-                self._asked.popitem(last=False)
+            name, _ = self._pending.popitem()
+            self._queried[name] = _now()
+            self._queried.move_to_end(name)
+            if len(self._queried) > NAMES_MAX:
+                self._queried.popitem(last=False)
             self._resolving[name] = asyncio.get_running_loop().create_task(self._resolve(zeroconf, name))
 
     async def _resolve(self, zeroconf: Zeroconf, name: str) -> None:
         try:
             info = AsyncServiceInfo(SERVICE_TYPE, name)
             if await info.async_request(zeroconf, RESOLVE_MS):
-                self._tell(info, name.removesuffix(f".{SERVICE_TYPE}"))
+                self._report(info, name.removesuffix(f".{SERVICE_TYPE}"))
         except _ERRORS:
             pass  # the interface is gone; `network_changed` follows
         finally:
             del self._resolving[name]
             self._resolve_more(zeroconf)
 
-    def _tell(self, info: AsyncServiceInfo, instance: str) -> None:
+    def _report(self, info: AsyncServiceInfo, instance: str) -> None:
         """Report every usable address of a node with our tag; nodes of another mesh or version are ignored."""
         ours = self._service.properties()
         if not info.port or any(info.properties.get(key) != ours[key] for key in (b"v", b"m")):
             return
         hosts = info.parsed_scoped_addresses(IPVersion.All)[:ADDRESSES_MAX]
         # Another machine's loopback address is useless here. A node is on this machine if all its addresses are ours.
-        own = self._place.own
+        own = self._interfaces.own
         here = self._loopback and all(ip_address(host).is_loopback or host.split("%")[0] in own for host in hosts)
         # Our name and port at an address of another machine belong to a clone, which drew the same random name: report it.
         ourselves = own if (instance, info.port) == (self._service.instance, self._service.port) else frozenset()
         for host in hosts:
             if host.partition("%")[0] not in ourselves:
-                for usable in self._usable(host, loopback=here):
+                for usable in self._dialable(host, loopback=here):
                     self._on_found(Address(usable, info.port), instance)
 
-    def _usable(self, host: str, *, loopback: bool) -> tuple[str, ...]:
+    def _dialable(self, host: str, *, loopback: bool) -> tuple[str, ...]:
         """Return the forms of the host that can be dialled; none if it cannot be another node."""
         bare, _, index = host.partition("%")
         address = ip_address(bare)
@@ -296,11 +296,11 @@ class _Names:
         if index:
             # The interface on which the record arrived, by its name as everywhere else in the mesh.
             return tuple(f"{bare}%{scope}" for scope in [scope_name(int(index))] if scope)
-        if bare in self._place.own:
+        if bare in self._interfaces.own:
             return ()
         # The record arrived over IPv4, which does not say on which interface. If two machines on one cable have IPv4
         # addresses of different networks, this address is the only one that works, so each interface is tried.
-        return tuple(f"{bare}%{scope}" for scope in self._place.scopes)
+        return tuple(f"{bare}%{scope}" for scope in self._interfaces.scopes)
 
 
 def _now() -> float:

@@ -14,10 +14,10 @@ from ipaddress import IPv4Address, IPv6Address
 
 from mycomesh.mesh.io.netlink import Interface, interfaces
 
-__all__ = ["InterfaceState", "look", "multicast_fault", "scope_name"]
+__all__ = ["InterfaceState", "interface_state", "multicast_fault", "scope_name"]
 
 # Linux lets one socket join 20 groups (igmp_max_memberships). If a drone has more than 16 networks, some of them are virtual.
-SPOKEN_MAX = 16
+MULTICAST_MAX = 16
 ANNOUNCED_MAX = 16  # fits into one mDNS answer of 1,460 bytes with its other records; an AAAA record has 28 bytes
 SCOPES_MAX = 4  # interfaces on which a link-local address is tried if its record does not name one
 _LOOPBACK = IPv4Address("127.0.0.1")
@@ -29,24 +29,24 @@ _EMPTY_QUESTION = bytes(12)  # a DNS header without a question, which gets no an
 class InterfaceState:
     """The interfaces and addresses of this machine. `known` is false if the kernel does not list the interfaces.
 
-    `spoken` says where to send multicast: for IPv4 the own address, for IPv6 the index of the interface. `announced` are the
+    `multicast` says where to send multicast: for IPv4 the own address, for IPv6 the index of the interface. `announced` are the
     addresses at which others reach this machine, `own` all its addresses, and `scopes` the names of the interfaces that have
     link-local neighbours.
     """
 
     known: bool = False
-    spoken: tuple[str | int, ...] = ()
+    multicast: tuple[str | int, ...] = ()
     announced: tuple[IPv4Address | IPv6Address, ...] = ()
     own: frozenset[str] = frozenset()
     scopes: tuple[str, ...] = ()
 
     @property
-    def dual(self) -> bool:
+    def dual_stack(self) -> bool:
         """Whether multicast uses IPv6 as well as IPv4."""
-        return any(isinstance(one, int) for one in self.spoken)
+        return any(isinstance(one, int) for one in self.multicast)
 
 
-def look(*, loopback: bool) -> InterfaceState:
+def interface_state(*, loopback: bool) -> InterfaceState:
     """Return the state of this machine's interfaces: with `loopback` of that one alone, else of all others.
 
     If the kernel does not list the interfaces (in a sandbox), use the default one.
@@ -69,20 +69,20 @@ def look(*, loopback: bool) -> InterfaceState:
         if address == _LOOPBACK or not address.is_loopback
     ]
     scopes = [name for interface in scoped if interface.running if (name := scope_name(interface.index))]
-    spoken: list[str | int] = [*v4, *(interface.index for interface in scoped)]
+    multicast: list[str | int] = [*v4, *(interface.index for interface in scoped)]
     return InterfaceState(
         known=True,
-        spoken=tuple(spoken[:SPOKEN_MAX]),
+        multicast=tuple(multicast[:MULTICAST_MAX]),
         announced=tuple(announced[:ANNOUNCED_MAX]),
         own=frozenset(str(address) for interface in everything for address in interface.addresses),
         scopes=tuple(scopes[:SCOPES_MAX]),
     )
 
 
-def multicast_fault(place: InterfaceState) -> OSError | None:
+def multicast_fault(state: InterfaceState) -> OSError | None:
     """Send an empty DNS message on each interface; return None if one send succeeds, else the last error."""
     fault = OSError(errno.ENETDOWN, "no network interface has an address yet")
-    for one in place.spoken if place.known else ("0.0.0.0",):  # noqa: S104 -- selects the default interface for sending
+    for one in state.multicast if state.known else ("0.0.0.0",):  # noqa: S104 -- selects the default interface for sending
         try:
             _try_multicast(one)
         except OSError as error:

@@ -124,12 +124,12 @@ class Netlink:
             self._on_changed()
 
 
-def _dump(ask: int, answer: int) -> Iterator[bytes]:
+def _dump(request: int, reply: int) -> Iterator[bytes]:
     """Request all objects of one kind from the kernel; yield the body of each reply."""
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE) as sock:
         sock.settimeout(DUMP_S_MAX)
         body = _LINK.pack(socket.AF_UNSPEC, 0, 0, 0, 0)
-        sock.send(_HEADER.pack(_HEADER.size + len(body), ask, _NLM_F_REQUEST | _NLM_F_DUMP, 1, 0) + body)
+        sock.send(_HEADER.pack(_HEADER.size + len(body), request, _NLM_F_REQUEST | _NLM_F_DUMP, 1, 0) + body)
         while True:
             data = sock.recv(_READ_BYTES)
             at = 0
@@ -139,7 +139,7 @@ def _dump(ask: int, answer: int) -> Iterator[bytes]:
                     return
                 if kind == _NLMSG_ERROR or length < _HEADER.size:
                     raise OSError("rtnetlink refused to list the interfaces")
-                if kind == answer:
+                if kind == reply:
                     yield data[at + _HEADER.size : at + length]
                 at += _aligned(length)
 

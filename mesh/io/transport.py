@@ -35,7 +35,7 @@ WRITE_MAX = 16 << 20
 BACKLOG = 1_024
 # Open connections, including refused ones until they are closed. The core limits unauthenticated peers by count and host;
 # this limits descriptors (1,024 by default) even if the core cannot keep up.
-TAKEN_MAX = 512
+CONNECTIONS_MAX = 512
 _KEEPALIVE = ((socket.TCP_KEEPIDLE, 30), (socket.TCP_KEEPINTVL, 10), (socket.TCP_KEEPCNT, 3))
 
 
@@ -118,11 +118,11 @@ class Transport:
         for task in dials:
             task.cancel()
         await asyncio.gather(*dials, return_exceptions=True)
-        ended = [connection.ended for connection in self._conns.values()]
+        closed = [connection.closed for connection in self._conns.values()]
         for connection in list(self._conns.values()):
             connection.close()
-        if ended:
-            await asyncio.wait(ended, timeout=FLUSH_S_MAX + 1)
+        if closed:
+            await asyncio.wait(closed, timeout=FLUSH_S_MAX + 1)
 
     async def _dial(self, address: Address) -> None:
         loop = asyncio.get_running_loop()
@@ -154,11 +154,11 @@ class Transport:
     # ---- called by connections
 
     @property
-    def closed(self) -> bool:
-        """Whether new connections are refused: the node is cut off on purpose, or TAKEN_MAX connections are open."""
-        return self._isolated or len(self._conns) >= TAKEN_MAX
+    def refuses_connections(self) -> bool:
+        """Whether new connections are refused: the node is cut off on purpose, or CONNECTIONS_MAX connections are open."""
+        return self._isolated or len(self._conns) >= CONNECTIONS_MAX
 
-    def opened(self, connection: _Connection, address: Address) -> int:
+    def on_opened(self, connection: _Connection, address: Address) -> int:
         """Assign a number to a connection and announce it to the core."""
         conn = next(self._numbers)
         self._conns[conn] = connection
@@ -167,20 +167,20 @@ class Transport:
         self._on_event(ConnOpened(conn, address, dialled=connection.dialled is not None))
         return conn
 
-    def refused(self, dialled: Address | None) -> None:
+    def on_refused(self, dialled: Address | None) -> None:
         """Report a failed dial if the refused connection was dialled."""
         if dialled is not None:
             self._on_event(DialFailed(dialled))
 
-    def received(self, conn: int, data: bytes) -> None:
+    def on_received(self, conn: int, data: bytes) -> None:
         """Pass received bytes to the core."""
         self._on_event(ConnReceived(conn, data))
 
-    def drained(self, conn: int) -> None:
+    def on_drained(self, conn: int) -> None:
         """Report that a send queue fell below the low watermark."""
         self._on_event(ConnDrained(conn))
 
-    def lost(self, conn: int) -> None:
+    def on_lost(self, conn: int) -> None:
         """Forget a closed connection and report it."""
         if self._conns.pop(conn, None) is not None:
             self._on_event(ConnClosed(conn))
@@ -192,7 +192,7 @@ class _Connection(asyncio.Protocol):
     def __init__(self, owner: Transport, dialled: Address | None) -> None:
         self.dialled = dialled
         self.conn = 0
-        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._owner = owner
         self._transport: asyncio.Transport | None = None
         self._abort: asyncio.TimerHandle | None = None
@@ -200,11 +200,11 @@ class _Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
         peername = transport.get_extra_info("peername")  # None: the peer has already reset the connection
-        if self._owner.closed or (self.dialled is None and peername is None):
+        if self._owner.refuses_connections or (self.dialled is None and peername is None):
             self._transport.abort()
-            self._owner.refused(self.dialled)
+            self._owner.on_refused(self.dialled)
             return
-        self._owner.opened(self, self.dialled or _address(peername))
+        self._owner.on_opened(self, self.dialled or _address(peername))
         if not self._transport.is_closing():  # a refused one needs no options, and a flood is mostly refused
             self._set_options()
 
@@ -220,20 +220,20 @@ class _Connection(asyncio.Protocol):
                     sock.setsockopt(socket.IPPROTO_TCP, option, value)
 
     def data_received(self, data: bytes) -> None:
-        self._owner.received(self.conn, data)
+        self._owner.on_received(self.conn, data)
 
     def eof_received(self) -> bool:
         return False  # half-open connections are useless here: close
 
     def resume_writing(self) -> None:
-        self._owner.drained(self.conn)
+        self._owner.on_drained(self.conn)
 
     def connection_lost(self, _error: Exception | None) -> None:
         if self._abort is not None:
             self._abort.cancel()
-        self._owner.lost(self.conn)
-        if not self.ended.done():
-            self.ended.set_result(None)
+        self._owner.on_lost(self.conn)
+        if not self.closed.done():
+            self.closed.set_result(None)
 
     def write(self, data: bytes) -> None:
         if self._transport is None or self._transport.is_closing():

@@ -1,6 +1,6 @@
 """A host's discovery, network news and transport, and nothing else; says what happens in JSON lines on stdout.
 
-Run as `python -m tests.integration.finder INSTANCE TAG [ASK_EVERY_S]`. It listens on a free port, dials every address that it
+Run as `python -m tests.integration.finder INSTANCE TAG [QUERY_EVERY_S]`. It listens on a free port, dials every address that it
 finds (once), and says goodbye on SIGTERM.
 """
 
@@ -69,5 +69,5 @@ class Finder:
 
 if __name__ == "__main__":
     if len(sys.argv) > 3:
-        discovery.ASK_EVERY_S = float(sys.argv[3])
+        discovery.QUERY_EVERY_S = float(sys.argv[3])
     uvloop.run(Finder().run(sys.argv[1], sys.argv[2]))

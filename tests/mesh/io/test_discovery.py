@@ -20,7 +20,10 @@ WAIT_S = 20  # only what is broken takes this long
 TAG = "00112233aabbccdd"
 OURS = {b"v": b"1", b"m": TAG.encode()}
 HOME = InterfaceState(
-    known=True, spoken=("127.0.0.1",), announced=(IPv4Address("127.0.0.1"),), own=frozenset({"127.0.0.1", "10.99.0.1"})
+    known=True,
+    multicast=("127.0.0.1",),
+    announced=(IPv4Address("127.0.0.1"),),
+    own=frozenset({"127.0.0.1", "10.99.0.1"}),
 )
 RESPONSE = 0x8400  # an authoritative answer (RFC 6762 section 18)
 PTR, IN = 12, 1
@@ -29,7 +32,7 @@ PTR, IN = 12, 1
 @pytest.fixture
 def run(monkeypatch, multicast):
     """Run a test's coroutine on a machine whose only interface is the loopback."""
-    monkeypatch.setattr(module, "look", lambda *, loopback: HOME if loopback else InterfaceState(known=True))
+    monkeypatch.setattr(module, "interface_state", lambda *, loopback: HOME if loopback else InterfaceState(known=True))
 
     def start(work):
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -189,8 +192,8 @@ def test_an_end_is_announced_and_a_foreign_browser_sees_both(run):
 
 def test_what_is_known_is_told_again_at_each_question_and_a_change_of_the_network_asks_at_once(run, monkeypatch):
     async def scene():
-        monkeypatch.setattr(module, "ASK_AFTER_S", (0.2, 0.2))
-        monkeypatch.setattr(module, "ASK_EVERY_S", WAIT_S * 10)
+        monkeypatch.setattr(module, "QUERY_AFTER_S", (0.2, 0.2))
+        monkeypatch.setattr(module, "QUERY_EVERY_S", WAIT_S * 10)
         async with Stranger() as stranger:
             await stranger.says("same")
             async with Node("a1", None) as alpha:
@@ -210,12 +213,12 @@ def test_a_goodbye_takes_nobody_away_and_starts_no_search(run):
         async with Node("a1") as alpha, Stranger() as stranger:
             await stranger.says("same")
             await alpha.sees("same")
-            names, zeroconf = alpha.discovery._names, alpha.discovery._zeroconf.zeroconf
+            names, zeroconf = alpha.discovery._resolver, alpha.discovery._zeroconf.zeroconf
             for instance in ("same", "gone"):
                 names.on_change(zeroconf, SERVICE_TYPE, f"{instance}.{SERVICE_TYPE}", ServiceStateChange.Removed)
-            assert f"gone.{SERVICE_TYPE}" not in names._asked
+            assert f"gone.{SERVICE_TYPE}" not in names._queried
             names.on_change(zeroconf, SERVICE_TYPE, f"gone.{SERVICE_TYPE}", ServiceStateChange.Added)
-            assert f"gone.{SERVICE_TYPE}" in names._asked
+            assert f"gone.{SERVICE_TYPE}" in names._queried
             assert alpha.names() == ["same"]
 
     run(scene())
@@ -304,8 +307,8 @@ def test_names_that_no_node_of_ours_bears_are_left_alone(run):
             await stranger.says("same")
             await alpha.sees("same")
             assert alpha.names() == ["first", "same"]
-            names = alpha.discovery._names
-            asked = [name.split(".")[0] for name in (*names._asked, *names._waiting, *names._resolving)]
+            names = alpha.discovery._resolver
+            asked = [name.split(".")[0] for name in (*names._queried, *names._pending, *names._resolving)]
             assert set(asked) <= {"first", "same"}
 
     run(scene())
@@ -335,10 +338,10 @@ def test_a_flood_of_names_is_bounded_and_hides_nobody(run):
                 await asyncio.sleep(0)
             await stranger.says("same")
             await alpha.sees("same")
-            names = alpha.discovery._names
+            names = alpha.discovery._resolver
             assert len(names._resolving) == module.RESOLVING_MAX
-            assert 0 < len(names._waiting) <= module.NAMES_MAX
-            assert len(names._asked) <= module.NAMES_MAX
+            assert 0 < len(names._pending) <= module.NAMES_MAX
+            assert len(names._queried) <= module.NAMES_MAX
             assert alpha.names() == ["first", "same"]
 
     run(scene())
@@ -371,8 +374,8 @@ def test_who_comes_after_a_flood_does_not_wait_for_all_of_it(run, monkeypatch):
 
 def test_a_name_that_nobody_stands_up_for_is_not_asked_for_at_every_turn(run, monkeypatch):
     monkeypatch.setattr(module, "RESOLVE_MS", 50)
-    monkeypatch.setattr(module, "ASK_AFTER_S", ())
-    monkeypatch.setattr(module, "ASK_EVERY_S", 0.2)
+    monkeypatch.setattr(module, "QUERY_AFTER_S", ())
+    monkeypatch.setattr(module, "QUERY_EVERY_S", 0.2)
 
     async def scene():
         asked = []
@@ -401,11 +404,13 @@ def test_a_name_that_nobody_stands_up_for_is_not_asked_for_at_every_turn(run, mo
 # ---- which addresses are told
 
 
-def told(hosts, *, port=9, loopback=False, place=HOME, properties=OURS):
+def told(hosts, *, port=9, loopback=False, state=HOME, properties=OURS):
     """What is told of a service with these addresses; `%3` after one is the interface by which it came."""
     found = []
-    names = module._Names(module._Service("a1", TAG, None), lambda address, _: found.append(address), loopback=loopback)
-    names.network_changed(place)
+    names = module._Resolver(
+        module._Service("a1", TAG, None), lambda address, _: found.append(address), loopback=loopback
+    )
+    names.network_changed(state)
     index = next((int(host.split("%")[1]) for host in hosts if "%" in host), None)
     info = AsyncServiceInfo(
         SERVICE_TYPE,
@@ -415,7 +420,7 @@ def told(hosts, *, port=9, loopback=False, place=HOME, properties=OURS):
         properties=properties,
         interface_index=index,
     )
-    names._tell(info, "same")
+    names._report(info, "same")
     assert all(address.port == port for address in found)
     return sorted(address.host for address in found)
 
@@ -450,9 +455,9 @@ def test_a_link_local_address_is_told_with_the_name_of_its_interface():
 
 
 def test_a_link_local_address_that_came_over_ipv4_is_tried_by_each_interface():
-    place = InterfaceState(known=True, own=frozenset({"fe80::1"}), scopes=("eth0", "wlan0"))
-    assert told(["fe80::7"], place=place) == ["fe80::7%eth0", "fe80::7%wlan0"]
-    assert told(["fe80::1"], place=place) == [], "it is ours"
+    state = InterfaceState(known=True, own=frozenset({"fe80::1"}), scopes=("eth0", "wlan0"))
+    assert told(["fe80::7"], state=state) == ["fe80::7%eth0", "fe80::7%wlan0"]
+    assert told(["fe80::1"], state=state) == [], "it is ours"
 
 
 # ---- no multicast
@@ -462,8 +467,8 @@ def test_missing_multicast_is_said_once_and_so_is_its_return(run, monkeypatch):
     faults = [OSError(errno.EPERM, "Operation not permitted")] * 3 + [None] * 100
 
     async def scene():
-        monkeypatch.setattr(module, "ASK_AFTER_S", (0.01,) * 10)
-        monkeypatch.setattr(module, "multicast_fault", lambda _place: faults.pop(0))
+        monkeypatch.setattr(module, "QUERY_AFTER_S", (0.01,) * 10)
+        monkeypatch.setattr(module, "multicast_fault", lambda _state: faults.pop(0))
         async with Node("a1") as alpha:
             await alpha.until(lambda: len(alpha.notices) == 2)
             assert alpha.notices == ["discovery.unavailable", "discovery.available"]

@@ -5,15 +5,15 @@ from __future__ import annotations
 from ipaddress import ip_address
 
 from mycomesh.mesh.io import interfaces
-from mycomesh.mesh.io.interfaces import look
+from mycomesh.mesh.io.interfaces import interface_state
 
 
-def only_loopback(place):
-    return place.known and place.spoken == ("127.0.0.1",) and [str(one) for one in place.announced] == ["127.0.0.1"]
+def only_loopback(state):
+    return state.known and state.multicast == ("127.0.0.1",) and [str(one) for one in state.announced] == ["127.0.0.1"]
 
 
 def test_asked_for_the_loopback_it_speaks_nowhere_else():
-    assert only_loopback(look(loopback=True))
+    assert only_loopback(interface_state(loopback=True))
 
 
 def test_so_it_does_where_the_kernel_does_not_list_its_interfaces(monkeypatch):
@@ -21,10 +21,10 @@ def test_so_it_does_where_the_kernel_does_not_list_its_interfaces(monkeypatch):
         raise PermissionError
 
     monkeypatch.setattr(interfaces, "interfaces", refused)
-    assert only_loopback(look(loopback=True))
+    assert only_loopback(interface_state(loopback=True))
 
 
 def test_on_a_network_it_leaves_the_loopback_out():
-    place = look(loopback=False)
-    assert "127.0.0.1" not in place.spoken
-    assert not any(ip_address(str(one)).is_loopback for one in place.announced)
+    state = interface_state(loopback=False)
+    assert "127.0.0.1" not in state.multicast
+    assert not any(ip_address(str(one)).is_loopback for one in state.announced)

@@ -13,10 +13,10 @@ from mycomesh.mesh.io import interfaces as interfaces_module
 from mycomesh.mesh.io import netlink
 from mycomesh.mesh.io.interfaces import (
     ANNOUNCED_MAX,
+    MULTICAST_MAX,
     SCOPES_MAX,
-    SPOKEN_MAX,
     InterfaceState,
-    look,
+    interface_state,
     multicast_fault,
     scope_name,
 )
@@ -187,31 +187,31 @@ def test_where_the_kernel_does_not_allow_it_nothing_is_told_and_nothing_fails(mo
 
 def test_ipv4_is_spoken_by_address_and_ipv6_by_interface(monkeypatch):
     sees(monkeypatch, LO, LAN, BARE)
-    place = look(loopback=False)
-    assert place.spoken == ("10.99.0.1", 2, 3)
-    assert list(map(str, place.announced)) == ["10.99.0.1", "fe80::1", "fe80::2"]
-    assert place.scopes == ("if2", "if3")
-    assert place.dual
+    state = interface_state(loopback=False)
+    assert state.multicast == ("10.99.0.1", 2, 3)
+    assert list(map(str, state.announced)) == ["10.99.0.1", "fe80::1", "fe80::2"]
+    assert state.scopes == ("if2", "if3")
+    assert state.dual_stack
 
 
 def test_the_loopback_is_used_only_where_it_is_asked_for(monkeypatch):
     sees(monkeypatch, LO)
-    assert look(loopback=False).spoken == ()
-    assert look(loopback=False).announced == ()
-    place = look(loopback=True)
-    assert place.spoken == ("127.0.0.1",)
-    assert list(map(str, place.announced)) == ["127.0.0.1"]  # ::1 is the same machine once more
-    assert not place.dual
+    assert interface_state(loopback=False).multicast == ()
+    assert interface_state(loopback=False).announced == ()
+    state = interface_state(loopback=True)
+    assert state.multicast == ("127.0.0.1",)
+    assert list(map(str, state.announced)) == ["127.0.0.1"]  # ::1 is the same machine once more
+    assert not state.dual_stack
 
 
 def test_an_interface_without_a_carrier_is_spoken_on_but_its_addresses_are_not_announced(monkeypatch):
     """The bridge of a container runtime has the same address on every machine."""
     sees(monkeypatch, LAN, UNPLUGGED)
-    place = look(loopback=False)
-    assert place.spoken == ("10.99.0.1", "10.99.1.1", 2, 4)
-    assert list(map(str, place.announced)) == ["10.99.0.1", "fe80::1"]
-    assert place.scopes == ("if2",)
-    assert {"10.99.1.1", "fe80::3"} <= place.own
+    state = interface_state(loopback=False)
+    assert state.multicast == ("10.99.0.1", "10.99.1.1", 2, 4)
+    assert list(map(str, state.announced)) == ["10.99.0.1", "fe80::1"]
+    assert state.scopes == ("if2",)
+    assert {"10.99.1.1", "fe80::3"} <= state.own
 
 
 def test_a_machine_of_very_many_networks_stays_within_the_limits(monkeypatch):
@@ -220,23 +220,23 @@ def test_a_machine_of_very_many_networks_stays_within_the_limits(monkeypatch):
         for number in range(100, 200)
     ]
     sees(monkeypatch, *many)
-    place = look(loopback=False)
-    assert (len(place.spoken), len(place.announced), len(place.scopes)) == (SPOKEN_MAX, ANNOUNCED_MAX, SCOPES_MAX)
+    state = interface_state(loopback=False)
+    assert (len(state.multicast), len(state.announced), len(state.scopes)) == (MULTICAST_MAX, ANNOUNCED_MAX, SCOPES_MAX)
 
 
 def test_a_sandbox_that_lists_no_interfaces_makes_do_with_the_default_one(monkeypatch):
     is_blind(monkeypatch)
-    place = look(loopback=False)
-    assert (place.known, place.spoken, place.dual) == (False, (), False)
-    assert IPv4Address("127.0.0.1") not in place.announced
-    assert {str(address) for address in place.announced} == place.own
+    state = interface_state(loopback=False)
+    assert (state.known, state.multicast, state.dual_stack) == (False, (), False)
+    assert IPv4Address("127.0.0.1") not in state.announced
+    assert {str(address) for address in state.announced} == state.own
 
 
 # ---- whether multicast works
 
 
 def test_multicast_on_the_loopback_works():
-    assert multicast_fault(InterfaceState(known=True, spoken=("127.0.0.1",))) is None
+    assert multicast_fault(InterfaceState(known=True, multicast=("127.0.0.1",))) is None
 
 
 def test_without_an_interface_the_reason_is_said():
@@ -247,6 +247,6 @@ def test_without_an_interface_the_reason_is_said():
 
 def test_one_interface_that_works_is_enough():
     # 192.0.2.0/24 is for documentation (RFC 5737), index 2**30 is nobody's.
-    bad = InterfaceState(known=True, spoken=("192.0.2.77", 1 << 30))
+    bad = InterfaceState(known=True, multicast=("192.0.2.77", 1 << 30))
     assert multicast_fault(bad) is not None
-    assert multicast_fault(InterfaceState(known=True, spoken=(*bad.spoken, "127.0.0.1"))) is None
+    assert multicast_fault(InterfaceState(known=True, multicast=(*bad.multicast, "127.0.0.1"))) is None

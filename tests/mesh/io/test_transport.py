@@ -289,7 +289,7 @@ def test_a_queue_beyond_its_limit_ends_the_connection(run, monkeypatch):
 
 
 def test_connections_beyond_the_limit_are_not_taken(run, monkeypatch):
-    monkeypatch.setattr(module, "TAKEN_MAX", 4)
+    monkeypatch.setattr(module, "CONNECTIONS_MAX", 4)
 
     async def scene():
         async with Node() as bravo:
