@@ -130,7 +130,7 @@ def notice_link_taken_over(address: Address, peer: MemberHello) -> Notice:
 
 def notice_version_mismatch(address: Address, theirs: MemberHello, ours: Versions) -> Notice:
     """Return the notice that a member shares no protocol version with this node: both ranges, and which node to upgrade."""
-    name, spoken = theirs.certificate.name, theirs.versions
-    behind = "this node" if ours.newest < spoken.newest else name
-    text = f"{name} at {address} speaks protocol {spoken}, this node {ours}: upgrade mycomesh on {behind}"
-    return Notice("peer.version", text, {"name": name, "theirs": str(spoken), "ours": str(ours)}, "warning")
+    name, versions = theirs.certificate.name, theirs.versions
+    behind = "this node" if ours.newest < versions.newest else name
+    text = f"{name} at {address} speaks protocol {versions}, this node {ours}: upgrade mycomesh on {behind}"
+    return Notice("peer.version", text, {"name": name, "theirs": str(versions), "ours": str(ours)}, "warning")

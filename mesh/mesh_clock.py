@@ -47,8 +47,8 @@ def mesh_time(offsets_ms: Sequence[float], now_ms: int, wall_ms: int) -> MeshTim
     set_clocks = [clock for clock in clocks if wall_ms + clock >= UNSET_MS]
     if not set_clocks:
         return MeshTime(_correction(clocks[-1]), apart_ms=wall_ms - now_ms)
-    # Two clocks must agree before we correct ours. By a single one that is years ahead, this node would take stamps that all
-    # other nodes reject.
+    # Two clocks must agree before we correct ours. Otherwise a single peer whose clock is years ahead would make this node accept
+    # stamps that all other nodes reject.
     middle = _median(set_clocks)
     confirmed = sum(abs(clock - middle) <= WRONG_MS for clock in set_clocks) > 1
     return MeshTime(_correction(middle) if confirmed else 0, confirmed, wall_ms - now_ms)

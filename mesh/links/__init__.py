@@ -1,1 +1,1 @@
-"""Connections to members: dialling, limits before authentication, heartbeats, one link a member."""
+"""Connections to members: dialling, limits before authentication, heartbeats, and one link per member."""

@@ -38,13 +38,13 @@ class ConnectionLimits:
         `known` hosts, where a member was seen, may use the reserved slots too.
         """
         config = self._config
-        strangers = [link for link in links if not link.dialled and link.hello is None]
-        if len(strangers) >= config.strangers_max - (0 if known else config.strangers_reserved):
+        unauthenticated = [link for link in links if not link.dialled and link.hello is None]
+        if len(unauthenticated) >= config.strangers_max - (0 if known else config.strangers_reserved):
             return True
         if is_loopback(host):
             return False
         group = host_group(host)
-        if sum(host_group(link.address.host) == group for link in strangers) >= config.strangers_per_host_max:
+        if sum(host_group(link.address.host) == group for link in unauthenticated) >= config.strangers_per_host_max:
             return True
         return not self._admit_handshake(group, now_ms)
 

@@ -25,7 +25,7 @@ class LinkTable:
 
     conns: dict[int, Link] = field(default_factory=dict)
     members: dict[bytes, Link] = field(default_factory=dict)
-    _pending: dict[bytes, Link] = field(default_factory=dict)  # who has our message 3 and has not said anything yet
+    _pending: dict[bytes, Link] = field(default_factory=dict)  # dialled, authenticated, no frame received yet
 
     def record_pending(self, node_id: bytes, link: Link) -> None:
         """Record that the handshake with this member, which we dialled, is done. Its first frame will make this the link."""

@@ -214,6 +214,7 @@ class Gossip:
                 continue
             link = missing.links.pop(0)
             ids = wanted.setdefault((link, missing.tree), [])
+            # Ids beyond the limit of one message are left to the next announcer, or to the catch-up.
             if len(ids) < IDS_MAX:
                 ids.append(batch_id)
             if missing.links:
@@ -234,6 +235,7 @@ class Gossip:
         for link in self._links:
             if link == source or self._is_blocked(link, batch):
                 continue
+            # The origin pushes a direct batch to its neighbours itself, so announce it to them instead of pushing it.
             if everywhere or not (link in lazy or (batch.direct and self._covered(batch.origin, link))):
                 sends.append(GossipSend(link, batch))
             else:
@@ -277,6 +279,7 @@ class Gossip:
         missing = self._missing.get(batch_id)
         if missing is None:
             if len(self._missing) < self._limits.missing_max:
+                # The wait is random, so that one node of a cut-off branch grafts first, and its copy reaches the others in time.
                 due_ms = now_ms + self._limits.graft_ms + self._rng.randrange(self._limits.graft_ms)
                 self._missing[batch_id] = _Missing(tree, due_ms, [link])
                 self._graft_ms = due_ms if self._graft_ms is None else min(self._graft_ms, due_ms)

@@ -525,40 +525,40 @@ def test_a_live_link_ends_when_its_members_certificate_does():
 class _Shows:
     """A gate that shows what it was given, and believes everything."""
 
-    def __init__(self, papers):
-        self.papers = papers
+    def __init__(self, payload):
+        self.payload = payload
 
     def answer(self, psk):
-        return self.papers
+        return self.payload
 
     def admit(self, introduction):
-        return self.papers
+        return self.payload
 
 
-def _papers(certificate, *, boot=bytes(BOOT_BYTES), port=0, oldest=1):
+def _hello(certificate, *, boot=bytes(BOOT_BYTES), port=0, oldest=1):
     return wire.encode((1, certificate, boot, port, oldest, 1))
 
 
 @pytest.mark.parametrize(
-    "papers_of",
+    "hello_of",
     [
         lambda own, other: b"",
-        lambda own, other: _papers(b""),
-        lambda own, other: _papers(own.certificate.raw * 2),
-        lambda own, other: _papers(own.certificate.raw) * 2,
-        lambda own, other: _papers(own.certificate.raw) + b"\0",
-        lambda own, other: _papers(other.certificate.raw),
+        lambda own, other: _hello(b""),
+        lambda own, other: _hello(own.certificate.raw * 2),
+        lambda own, other: _hello(own.certificate.raw) * 2,
+        lambda own, other: _hello(own.certificate.raw) + b"\0",
+        lambda own, other: _hello(other.certificate.raw),
         lambda own, other: own.certificate.raw,
-        lambda own, other: _papers(own.certificate.raw, boot=b""),
-        lambda own, other: _papers(own.certificate.raw, port=65_536),
-        lambda own, other: _papers(own.certificate.raw, oldest=2),
+        lambda own, other: _hello(own.certificate.raw, boot=b""),
+        lambda own, other: _hello(own.certificate.raw, port=65_536),
+        lambda own, other: _hello(own.certificate.raw, oldest=2),
         lambda own, other: bytes(1_900),
     ],
     ids=[
         "nothing",
         "no certificate",
         "its certificate twice",
-        "its papers twice",
+        "its hello twice",
         "a byte more",
         "another's certificate",
         "a certificate alone",
@@ -568,15 +568,15 @@ def _papers(certificate, *, boot=bytes(BOOT_BYTES), port=0, oldest=1):
         "2 KB of nothing",
     ],
 )
-def test_who_knows_the_secret_and_shows_no_papers_of_its_own_stays_outside(papers_of):
-    """A captured secret is no membership. The same steps with good papers lead to a link: the check of this test."""
+def test_who_knows_the_secret_and_shows_no_hello_of_its_own_stays_outside(hello_of):
+    """A captured secret is no membership. The same steps with a valid hello lead to a link: the check of this test."""
     (ours, own, other), _ = mesh_of(3)
-    for papers, linked in ((_papers(own.certificate.raw), True), (papers_of(own, other), False)):
+    for payload, linked in ((_hello(own.certificate.raw), True), (hello_of(own, other), False)):
         pipes = Pipes()
         node = pipes.member(ours)
         stranger = pipes.stranger(node)
         keys = Keys(own.mesh_id, (own.secret,), own.static_private)
-        session = Session(keys, _Shows(papers), initiator=True, entropy=random.Random(1).randbytes)
+        session = Session(keys, _Shows(payload), initiator=True, entropy=random.Random(1).randbytes)
         stranger.say(session.start())
         for step in session.receive(stranger.heard, pipes.now_ms):
             if isinstance(step, Reply):

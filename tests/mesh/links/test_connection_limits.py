@@ -15,32 +15,34 @@ from tests.mesh.pipes import WALL_MS, Pipes, mesh_of
 CONFIG = MeshConfig()
 
 
-def let_in(door, host, now_ms, times):
-    return sum(not door.refuses([], host, now_ms, known=False) for _ in range(times))
+def let_in(limits, host, now_ms, times):
+    return sum(not limits.refuses([], host, now_ms, known=False) for _ in range(times))
 
 
 # ---- strangers
 
 
 def test_one_host_gets_a_few_handshakes_at_once_and_then_twenty_a_second():
-    door = ConnectionLimits(CONFIG)
-    assert let_in(door, "10.0.0.1", 0, 100) == CONFIG.handshakes_at_once
-    assert sum(let_in(door, "10.0.0.1", now_ms, 5) for now_ms in range(1_000, 11_000, 10)) == pytest.approx(200, abs=8)
-    assert let_in(door, "10.0.0.2", 10_000, 1) == 1  # nobody else pays for it
+    limits = ConnectionLimits(CONFIG)
+    assert let_in(limits, "10.0.0.1", 0, 100) == CONFIG.handshakes_at_once
+    assert sum(let_in(limits, "10.0.0.1", now_ms, 5) for now_ms in range(1_000, 11_000, 10)) == pytest.approx(
+        200, abs=8
+    )
+    assert let_in(limits, "10.0.0.2", 10_000, 1) == 1  # nobody else pays for it
 
 
 def test_an_ipv6_host_is_its_network_and_this_machine_is_exempt():
-    door = ConnectionLimits(CONFIG)
+    limits = ConnectionLimits(CONFIG)
     assert host_group("fe80::1%eth0") == host_group("fe80::ffff:2%eth0")
-    assert sum(let_in(door, f"2001:db8::{index:x}", 0, 1) for index in range(1, 100)) == CONFIG.handshakes_at_once
-    assert let_in(door, "127.0.0.1", 0, 100) == 100
+    assert sum(let_in(limits, f"2001:db8::{index:x}", 0, 1) for index in range(1, 100)) == CONFIG.handshakes_at_once
+    assert let_in(limits, "127.0.0.1", 0, 100) == 100
 
 
 def test_what_is_remembered_of_hosts_is_bounded():
-    door = ConnectionLimits(CONFIG)
+    limits = ConnectionLimits(CONFIG)
     for index in range(5 * SOURCES_MAX):
-        door.refuses([], f"10.{index >> 16}.{index >> 8 & 255}.{index & 255}", 0, known=False)
-    assert len(door._sources) == SOURCES_MAX
+        limits.refuses([], f"10.{index >> 16}.{index >> 8 & 255}.{index & 255}", 0, known=False)
+    assert len(limits._sources) == SOURCES_MAX
 
 
 def test_a_host_that_hammers_is_turned_away_and_another_gets_in():
