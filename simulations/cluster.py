@@ -331,10 +331,10 @@ class Cluster:
         table = place.shell.replica.tables.get("stock")
         if table is None:
             return
-        if place.index == (self._tables_at or 0) and not table.counters:
+        if place.index == (self._tables_at or 0) and not table.columns.counters:
             place.shell.replica.decisions.count("stock", "n")
             place.application.fill()
-        place.application.counting = bool(table.counters)
+        place.application.counting = bool(table.columns.counters)
 
     def close(self) -> None:
         """End every node and application."""

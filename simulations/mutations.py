@@ -139,8 +139,8 @@ MUTATIONS = (
         (
             Edit(
                 "mycomesh.sync.merge.merge:merge_section",
-                "table.cover(site, after, upto)",
-                "table.cover(site, 0, upto)",
+                "table.coverage.cover(site, after, upto)",
+                "table.coverage.cover(site, 0, upto)",
             ),
         ),
         FLAPPING,

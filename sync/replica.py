@@ -319,7 +319,7 @@ class Replica:
         done = [applied for _, applied in admitted]
         if not any(applied.renewed for applied in done):  # else they were stamped anew: a round tells of them
             done[0].published[:0] = published
-        if any(table.unread for table in self._catalog.tables.values()):
+        if any(table.pending.unread for table in self._catalog.tables.values()):
             done[-1].published += self.drain(wall_ms)[0]
             self._outbox.invalidate()  # the rest is for the next drain
         return done
@@ -368,15 +368,15 @@ class Replica:
         with self._store.transaction():
             for name in sorted(vectors):
                 table = self._catalog.tables.get(name)
-                if table is None or table.uncovered or name in self._inbox.missed:
+                if table is None or self._inbox.lacks(table):
                     continue
                 gained = [
                     (site, (after, min(upto, last if site == self.site else bound)))
-                    for site, (after, upto) in vectors[name].missing_from(table.vector)
+                    for site, (after, upto) in vectors[name].missing_from(table.coverage.vector)
                 ]
                 gained = [(site, window) for site, window in gained if window[0] < window[1]]
                 for site, (after, upto) in gained:
-                    table.cover(site, after, upto)
+                    table.coverage.cover(site, after, upto)
                     self._store.clock.witness(upto)
                 if gained:
                     moved.append(name)
@@ -395,8 +395,8 @@ class Replica:
             clock = self._store.clock.tick(wall_ms)
             for name in names:
                 table = self._catalog.tables[name]
-                after = table.coverage.top(self.site)
-                table.cover(self.site, after, clock)
+                after = table.coverage.staged.top(self.site)
+                table.coverage.cover(self.site, after, clock)
                 sections.append(Section(name, [(self.site, after, clock)]))
 
         published = self.changing(wall_ms, cover)
@@ -409,13 +409,13 @@ class Replica:
         tables = sorted(self._catalog.tables.items())
         if remember:  # only what is asked for by what goes on: to look at a node must not change what it does
             for _, table in tables:
-                table.remember_vector()
-        return [TableDigest(name, table.vector_digest, table.log.digest) for name, table in tables]
+                table.coverage.remember()
+        return [TableDigest(name, table.coverage.digest, table.log.digest) for name, table in tables]
 
     def vector(self, name: str) -> Vector:
         """Return a table's vector; empty for a table that is not here."""
         table = self._catalog.tables.get(name)
-        return Vector() if table is None else table.vector.copy()
+        return Vector() if table is None else table.coverage.vector.copy()
 
     def forgot(self, name: str) -> bool:
         """Return whether coverage of a table was forgotten since this was asked last; asked where a round begins.
@@ -423,12 +423,7 @@ class Replica:
         What a round brings that began before must not be adopted, and is not until then; nor is it where some of it has come
         before there was a table to take it.
         """
-        self._inbox.missed.discard(name)
-        table = self._catalog.tables.get(name)
-        if table is None or not table.uncovered:
-            return False
-        table.uncovered = False
-        return True
+        return self._inbox.begin_round(name)
 
     def admits(self, name: str) -> bool:
         """Return True if a table of that folded name may be replicated here, present or not."""

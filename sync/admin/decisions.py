@@ -27,10 +27,10 @@ from mycomesh.sync.schema.policy import (
     keep_both_refusal,
 )
 from mycomesh.sync.sqlite.identifiers import fold, quoted
-from mycomesh.sync.sqlite.table_spec import KeyKind
+from mycomesh.sync.sqlite.table_spec import KeyKind, Row
 from mycomesh.sync.storage.pending_log import LOOK_AGAIN, OP_EVICT, look_statement
 from mycomesh.sync.storage.store import Store
-from mycomesh.sync.storage.table import Row, Table
+from mycomesh.sync.storage.table import Table
 
 __all__ = ["Conflict", "Decisions"]
 
@@ -146,12 +146,12 @@ class Decisions:
             raise PolicyError(f"conflict {number} is not restored: nothing was lost, {reason}")
         table = self._table(name)
         row = table.locate(key)
-        present = table.read(row)
+        present = table.rows.read(row)
         if reason == DELETE_LOST:
             if present is None:
                 raise PolicyError(f"conflict {number} is not restored: its row of {name} is gone already")
             _look(table, row, OP_EVICT)
-            table.delete(row)
+            table.rows.delete(row)
             return f"deleted the row of {name}"
         values = {column: value_of(plain) for column, plain in json.loads(lost).items()}
         if present is None:
@@ -160,7 +160,7 @@ class Decisions:
         changed = _changed(table, present, values, number)
         if not changed:
             raise PolicyError(f"conflict {number} is not restored: its row of {name} holds these values already")
-        table.update(row, changed)
+        table.rows.update(row, changed)
         _look(table, row, LOOK_AGAIN)
         return f"updated {name}: {', '.join(changed)}"
 
@@ -181,7 +181,7 @@ def _told(record: str) -> dict[str, Any]:
 
 def _look(table: Table, row: Row, what: int) -> None:
     """Has the next drain find out what the row has become."""
-    found = table.where_values(row)
+    found = table.rows.condition(row)
     assert found is not None, "the row is in the user's table"
     table.store.db.execute(look_statement(table.spec, table.table_id, what, found[0]), found[1])
 
@@ -202,7 +202,7 @@ def _changed(table: Table, present: dict[str, Any], values: dict[str, Any], numb
 
 def _whole(table: Table, row: Row, values: dict[str, Any], number: int) -> dict[str, Any]:
     """Return the columns of a row that is not there: its key from its identity, the others from what was lost."""
-    unknown = [name for name in values if name not in table.known]
+    unknown = [name for name in values if name not in table.columns.local]
     if unknown:
         raise PolicyError(
             f"conflict {number} is not restored: its row of {table.spec.name} is gone, and {unknown[0]!r} needs one;"
@@ -215,6 +215,6 @@ def _whole(table: Table, row: Row, values: dict[str, Any], number: int) -> dict[
 
 
 def _insert(table: Table, row: Row, values: dict[str, Any]) -> None:
-    rowid = table.insert(values)
+    rowid = table.rows.insert(values)
     by_rowid = table.spec.kind is not KeyKind.KEYED or (isinstance(row, bytes) and row[:1] == b"\x00")
     _look(table, rowid if by_rowid else row, LOOK_AGAIN)

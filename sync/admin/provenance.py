@@ -23,12 +23,12 @@ from mycomesh.sync.schema.catalog import SCHEMA_TABLE
 from mycomesh.sync.schema.names import Names
 from mycomesh.sync.schema.policy import Policies
 from mycomesh.sync.sqlite.identifiers import fold
-from mycomesh.sync.sqlite.table_spec import Column, KeyKind, encode_key, read_table, user_tables
+from mycomesh.sync.sqlite.table_spec import Column, KeyKind, Row, encode_key, read_table, user_tables
 from mycomesh.sync.storage.change_log import Leaf
 from mycomesh.sync.storage.pending_log import key_names, pending_name
 from mycomesh.sync.storage.row_view import RowView
 from mycomesh.sync.storage.store import Store
-from mycomesh.sync.storage.table import Row, Table, birth_key
+from mycomesh.sync.storage.table import Table, birth_key
 
 __all__ = ["Loss", "Provenance", "Written", "provenance"]
 
@@ -121,7 +121,7 @@ def _table(store: Store, name: str) -> Table:
     policies = Policies.read(store.db, SCHEMA_TABLE)
     spec = policies.applied(names.spec(read_table(store.db, here), mesh, policies.dropped_of(mesh)))
     table = Table(store, table_id, spec, json.loads(bits), b"")
-    table.count(policies.counters_of(spec))
+    table.columns.counters = policies.counters_of(spec)
     return table
 
 
@@ -183,7 +183,7 @@ def _pending(table: Table, row: Row) -> bool:
 
 
 def _told(table: Table, row: Row, leaves: list[Leaf], *, pending: bool) -> Provenance:
-    view = RowView(table, row, table.read(row), leaves)
+    view = RowView(table, row, table.rows.read(row), leaves)
     existence: Written | None = None
     cells: list[Written] = []
     dead = False

@@ -155,7 +155,7 @@ class StateTables:
             found[table.spec.name] = (
                 (
                     table.spec.name,
-                    table.rows_shown(),
+                    table.rows.count(),
                     table.log.digest.hex(),
                     db.execute(conflicts, (table.spec.name,)).fetchone()[0],
                     db.execute(parked, (table.table_id,)).fetchone()[0],

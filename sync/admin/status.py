@@ -49,7 +49,7 @@ def overview(store: Store, catalog: Catalog, site: bytes, scrubbed: Scrubbed | N
     for name, table in sorted(catalog.tables.items()):
         waiting = db.execute(f"SELECT count(*) FROM {pending_name(table.table_id)}").fetchone()[0]
         if table.table_id in swept:  # rows from before the file met the mesh: each is to get an entry
-            waiting = max(waiting, table.rows_shown() - table.log.count)
+            waiting = max(waiting, table.rows.count() - table.log.count)
         pending += waiting
         if name == SCHEMA_TABLE:
             continue
@@ -57,7 +57,7 @@ def overview(store: Store, catalog: Catalog, site: bytes, scrubbed: Scrubbed | N
             "SELECT count(*) FROM mycomesh_conflicts WHERE table_name = ?", (table.spec.name,)
         ).fetchone()[0]
         parked = db.execute("SELECT count(*) FROM mycomesh_parked WHERE id = ?", (table.table_id,)).fetchone()[0]
-        rows = table.rows_shown()
+        rows = table.rows.count()
         note = catalog.notes.get(name, "")
         tables.append(TableStatus(table.spec.name, rows, table.log.digest.hex(), conflicts, parked, note))
     tables += [

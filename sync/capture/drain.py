@@ -24,7 +24,7 @@ from mycomesh.sync.merge.counters import hold_bases, hold_registers, unseen_valu
 from mycomesh.sync.merge.keep_both import id_to_settle
 from mycomesh.sync.sqlite.identifiers import quoted
 from mycomesh.sync.sqlite.raw_text import raw_select, restore
-from mycomesh.sync.sqlite.table_spec import Column, KeyKind, encode_key
+from mycomesh.sync.sqlite.table_spec import Column, KeyKind, Row, encode_key
 from mycomesh.sync.storage.change_log import pack_mask
 from mycomesh.sync.storage.large_rows import CHANGE_BYTES_MAX, oversized, portions
 from mycomesh.sync.storage.pending_log import (
@@ -46,7 +46,7 @@ from mycomesh.sync.storage.row_view import (
     retyped,
     shrink,
 )
-from mycomesh.sync.storage.table import Row, Table, birth_key
+from mycomesh.sync.storage.table import Table, birth_key
 from mycomesh.sync.wire.bundle import Group, Kind, Section
 
 __all__ = ["CHUNK_BYTES_MAX", "CHUNK_ROWS_MAX", "EDIT_WEIGHT", "Drained", "Times", "captured_ms", "drain_table"]
@@ -67,11 +67,13 @@ class Drained:
     section: the changes to publish, None if nothing has changed.
     more: the pending log has more records.
     weight: the work done, in new rows (`EDIT_WEIGHT`).
+    too_large: columns some of whose values are too large to send.
     """
 
     section: Section | None
     more: bool
     weight: int = 0
+    too_large: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +121,8 @@ def drain_table(table: Table, site_number: int, times: Times, budget: int = CHUN
         times: wall times for the stamps.
         budget: limit on the weight of the chunk.
     """
-    after = table.coverage.top(table.store.site(site_number))
+    after = table.coverage.staged.top(table.store.site(site_number))
+    too_large: tuple[str, ...] = ()
     run = _drain_run(table, site_number, times, budget)
     if run is not None:
         groups, last, more = run
@@ -131,9 +134,13 @@ def drain_table(table: Table, site_number: int, times: Times, budget: int = CHUN
             # Some text is not UTF-8. Reading raw text is slower, so it is the exception.
             rows, last, more, taken = _read_pending(table, times, budget, raw=True)
         if not rows:
-            table.unread = False
+            table.pending.unread = False
             return Drained(None, more=False)
-        groups = (_drain_inserts if _all_new(table, rows) else _drain_rows)(table, site_number, rows)
+        if _all_new(table, rows):
+            groups = _drain_inserts(table, site_number, rows)
+        else:
+            groups, mask = _drain_rows(table, site_number, rows)
+            too_large = table.columns.names_of(mask)
     table.log.flush()
     log = pending_name(table.table_id)
     # A DELETE without a condition clears the table without reading its rows.
@@ -141,13 +148,13 @@ def drain_table(table: Table, site_number: int, times: Times, budget: int = CHUN
         table.store.db.execute(f"DELETE FROM {log} WHERE rowid <= ?", (last,))
     else:
         table.store.db.execute(f"DELETE FROM {log}")
-        table.unread = False
+        table.pending.unread = False
     if not groups:
-        return Drained(None, more, taken)
+        return Drained(None, more, taken, too_large)
     site = table.store.site(site_number)
     upto = table.store.clock.last
-    table.cover(site, after, upto)
-    return Drained(Section(table.spec.folded, [(site, after, upto)], groups), more, taken)
+    table.coverage.cover(site, after, upto)
+    return Drained(Section(table.spec.folded, [(site, after, upto)], groups), more, taken, too_large)
 
 
 # ---- the common case: rows inserted one after the other and not changed since
@@ -160,7 +167,7 @@ def _drain_run(table: Table, site_number: int, times: Times, budget: int) -> tup
     """
     if table.spec.kind is KeyKind.KEYED:
         return None
-    words = word_names(table.bits_captured)
+    words = word_names(table.columns.captured)
     row_at = 2 + len(words)
     encode = codec.encode
     written: list[Any] = []
@@ -205,16 +212,16 @@ def _enter_inserts(
     table: Table, site_number: int, hlcs: list[int], rows: Sequence[Row], values: list[Any], encoded: list[bytes]
 ) -> Group:
     """Write inserts of all known columns into the change log; return them as a group."""
-    mask = table.known_mask | EXISTENCE
+    mask = table.columns.local_mask | EXISTENCE
     keys: Sequence[Row | None] | None = None if table.spec.kind is KeyKind.KEYLESS else rows
     if table.spec.kind is KeyKind.KEYED:
         keys = [None if isinstance(row, int) else row for row in rows]  # a NULL in the key: the insert names the row
-    digests = table.digests(site_number, mask, hlcs, keys, encoded)
-    table.log.add_births(site_number, hlcs, rows, pack_mask(mask), digests, packed=not table.counters)
-    if table.counters:
-        hold_bases(table, site_number, hlcs, table.known, values)
+    digests = table.digests.inserts(site_number, mask, hlcs, keys, encoded)
+    table.log.add_births(site_number, hlcs, rows, pack_mask(mask), digests, packed=not table.columns.counters)
+    if table.columns.counters:
+        hold_bases(table, site_number, hlcs, table.columns.local, values)
     site = table.store.site(site_number)
-    return Group(site, Kind.INSERT, table.known, hlcs, None, values, None, b"".join(encoded))
+    return Group(site, Kind.INSERT, table.columns.local, hlcs, None, values, None, b"".join(encoded))
 
 
 # ---- the general case: each row against its entries
@@ -224,7 +231,7 @@ def _read_pending(
     table: Table, times: Times, budget: int, *, raw: bool = False
 ) -> tuple[dict[Row, _PendingRow], int, bool, int]:
     """Return (rows by name, last log rowid read, whether more follow, weight); `raw` reads text that is not UTF-8."""
-    words = word_names(table.bits_captured)
+    words = word_names(table.columns.captured)
     rows: dict[Row, _PendingRow] = {}
     last = size = 0
     keyed = table.spec.kind is KeyKind.KEYED
@@ -245,7 +252,7 @@ def _read_pending(
             row = record[first_key]
         values = record[first_value:] if record[first_value - 1] is not None else None
         if keyed and values is None and isinstance(row, int):
-            found = table.read(row)  # the join on key columns does not find a key with a NULL
+            found = table.rows.read(row)  # the join on key columns does not find a key with a NULL
             values = None if found is None else tuple(found.values())
         taken += 1 if what == OP_INSERT else EDIT_WEIGHT
         pending = rows.get(row)
@@ -296,7 +303,7 @@ def _pending_sql(table: Table, words: list[str], *, raw: bool) -> str:
         [*(f"p.{name}" for name in ("rowid", "at", *words)), key_list, f"nullif({present} IS NOT NULL, 0)"]
     )
     return (
-        f"SELECT {columns}, {table.raw_list if raw else table.select_list} FROM {pending_name(table.table_id)} p"
+        f"SELECT {columns}, {table.rows.raw_list if raw else table.rows.select_list} FROM {pending_name(table.table_id)} p"
         f" LEFT JOIN {quoted(spec.name)} t ON {join_on} ORDER BY p.rowid LIMIT ?"
     )
 
@@ -330,16 +337,21 @@ def _drain_inserts(table: Table, site_number: int, rows: dict[Row, _PendingRow])
     return [_enter_inserts(table, site_number, hlcs, list(rows), values, list(map(codec.encode, values)))]
 
 
-def _drain_rows(table: Table, site_number: int, rows: dict[Row, _PendingRow]) -> list[Group]:
-    """Stamp one change for each row that changed, and two for a row that was replaced."""
+def _drain_rows(table: Table, site_number: int, rows: dict[Row, _PendingRow]) -> tuple[list[Group], int]:
+    """Stamp one change for each row that changed, and two for a row that was replaced.
+
+    Returns the changes, and the mask of columns some of whose values are too large to send.
+    """
     groups: dict[tuple[Kind, int], Group] = {}
-    holds = table.holds_any()
+    columns, all_too_large = table.columns, 0
+    holds = table.held.any()
     leaves = table.log.leaves_of(list(rows))
     for row, pending in rows.items():
-        present = None if pending.values is None else dict(zip(table.known, pending.values, strict=True))
+        present = None if pending.values is None else dict(zip(columns.local, pending.values, strict=True))
         view = RowView(table, row, present, leaves[row], holds=holds)
         by_insert = isinstance(row, int) and table.spec.kind is not KeyKind.ROWID
         too_large = _too_large(view, pending)
+        all_too_large |= too_large
         # An insert under a rowid that has a visible row means that the old row is gone. REPLACE fires no delete trigger, so the
         # log may not say so. Where inserts name the rows these are two rows, and the old one needs a delete.
         replaced = by_insert and view.visible and pending.inserted
@@ -352,7 +364,9 @@ def _drain_rows(table: Table, site_number: int, rows: dict[Row, _PendingRow]) ->
             continue
         # A deleted row, or one whose insert has not arrived, does not exist for the user. So his write is an insert.
         if pending.inserted or not view.visible:
-            _change_in_portions(table, site_number, view, pending, (table.known_mask | EXISTENCE) & ~too_large, groups)
+            _change_in_portions(
+                table, site_number, view, pending, (columns.local_mask | EXISTENCE) & ~too_large, groups
+            )
             continue
         mask = _changed_columns(view, pending, site_number, too_large)
         if mask:
@@ -360,7 +374,7 @@ def _drain_rows(table: Table, site_number: int, rows: dict[Row, _PendingRow]) ->
     for group in groups.values():
         if group.priors is not None and not any(group.priors):
             group.priors = None
-    return list(groups.values())
+    return list(groups.values()), all_too_large
 
 
 def _changed_columns(view: RowView, pending: _PendingRow, site_number: int, too_large: int) -> int:
@@ -371,8 +385,8 @@ def _changed_columns(view: RowView, pending: _PendingRow, site_number: int, too_
     may have changed unseen, the row is compared with the digests of its entries.
     """
     table = view.table
-    mask = pending.mask & table.known_mask
-    uncaptured = table.known_mask & ~table.captured_mask
+    mask = pending.mask & table.columns.local_mask
+    uncaptured = table.columns.local_mask & ~table.columns.captured_mask
     if pending.silent:
         # No trigger saw a difference, so any column may have changed.
         mask |= differing(view) | _unowned_written(view, 0) | uncaptured
@@ -382,7 +396,7 @@ def _changed_columns(view: RowView, pending: _PendingRow, site_number: int, too_
         if uncaptured:
             mask |= differing(view) & uncaptured
     mask &= ~too_large
-    if table.counters:
+    if table.columns.counters:
         mask = update_registers(view, site_number, mask, silent=pending.silent)
     if table.spec.id_column:
         mask |= id_to_settle(view, site_number)
@@ -396,7 +410,7 @@ def _unowned_written(view: RowView, uncaptured: int) -> int:
     updates captured columns. A trigger does not see a default number replaced by an equal number of another type.
     """
     table = view.table
-    unowned = table.loose_mask | uncaptured
+    unowned = table.columns.loose_mask | uncaptured
     for entry in view.entries:
         unowned &= ~entry.mask
     if not unowned:
@@ -404,10 +418,10 @@ def _unowned_written(view: RowView, uncaptured: int) -> int:
     present = view.present or {}
     columns = []
     for column in table.spec.columns:
-        bit = unowned & 1 << table.bits[column.folded]
+        bit = unowned & 1 << table.columns.bits[column.folded]
         if bit & uncaptured or (bit and column.default is not None and has_equal(present[column.folded])):
             columns.append(column)
-    found = table.where_values(view.row)
+    found = table.rows.condition(view.row)
     if not columns or found is None:
         return unowned & uncaptured
     terms = ", ".join(map(_default_terms, columns))
@@ -417,7 +431,7 @@ def _unowned_written(view: RowView, uncaptured: int) -> int:
     except apsw.SQLError:  # a default that is not a valid expression outside of its column definition
         return unowned & uncaptured
     tests = zip(columns, result[::3], result[1::3], result[2::3], strict=True)
-    return table.mask_of(
+    return table.columns.mask_of(
         [column.folded for column, plain, value, default in tests if not (plain and conflicts.same(value, default))]
     )
 
@@ -440,7 +454,6 @@ def _too_large(view: RowView, pending: _PendingRow) -> int:
     if view.present is None or not pending.heavy:
         return 0
     too_large = oversized(view.table, view.present)
-    view.table.staying |= frozenset(view.table.columns_of(too_large))
     pending.inserted = pending.inserted or any(entry.mask & too_large for entry in view.entries)
     return too_large
 
@@ -469,7 +482,7 @@ def _record_unseen(view: RowView, key: Any, stamp: tuple[int, bytes], masks: lis
     """Record values that a local write supersedes and that its user never saw: they were parked, or hidden by a delete."""
     table = view.table
     for leaf, entry, mask in zip(view.leaves, view.entries, masks, strict=True):
-        lost = table.columns_of(entry.mask & ~mask & ~EXISTENCE)
+        lost = table.columns.names_of(entry.mask & ~mask & ~EXISTENCE)
         held = unseen_values(view, {name: value for name, value in view.held(leaf).items() if name in lost})
         if held:
             loser = records.Loser(key, held, entry.stamp, entry.dead)
@@ -499,15 +512,15 @@ def _change(
     assert outcome.gained == mask, "a local stamp is greater than everything that it overwrites"
     if not by_insert:
         _record_unseen(view, key, (hlc, site), outcome.masks)
-    columns = () if dead else table.columns_of(mask)
+    columns = () if dead else table.columns.names_of(mask)
     present = view.present or {}
     values = [present[name] for name in columns]
     shrink(view, outcome.masks, key)
     # A deleted row has no rowid. If its insert identifies it, its entries get the key of the insert.
     row = key if dead and by_insert else view.row
-    digest = table.digest(site_number, hlc, mask, key, values, dead=dead)
+    digest = table.digests.entry(site_number, hlc, mask, key, values, dead=dead)
     table.log.add((site_number, hlc, row, pack_mask(mask, dead=dead), digest, prior))
-    if table.counters:
+    if table.columns.counters:
         hold_registers(table, site_number, hlc, dict(zip(columns, values, strict=True)))
     group = groups.get((kind, mask))
     if group is None:

@@ -40,9 +40,9 @@ def ensure_pending_log(table: Table) -> None:
     existing = _columns(db, table.table_id)
     if existing and not {"at", *key_names(table.spec)} <= existing:
         db.execute(f"DROP TABLE {name}")
-    db.execute(create_statements(table.spec, table.table_id, table.bits)[0])
+    db.execute(create_statements(table.spec, table.table_id, table.columns.bits)[0])
     existing = _columns(db, table.table_id)
-    for word in word_names(table.bits):
+    for word in word_names(table.columns.bits):
         if word not in existing:
             db.execute(f"ALTER TABLE {name} ADD COLUMN {word}")
 
@@ -54,7 +54,7 @@ def is_captured(table: Table, catalogue: Sequence[tuple[Any, ...]]) -> bool:
     """
     names = trigger_names(table.table_id)
     triggers = [sql for kind, name, sql in catalogue if kind == "trigger" and name in names]
-    if len(triggers) != len(create_statements(table.spec, table.table_id, table.bits)) - 1:
+    if len(triggers) != len(create_statements(table.spec, table.table_id, table.columns.bits)) - 1:
         return False
     if not keeps_rowids(table, catalogue):
         return False
@@ -82,7 +82,7 @@ def keeps_rowids(table: Table, catalogue: Sequence[tuple[Any, ...]]) -> bool:
 def install_capture(table: Table) -> None:
     """Install capture for the table's current columns, in place of older triggers. Runs inside a transaction."""
     db, table_id = table.store.db, table.table_id
-    compared = {name: table.bits[name] for name in table.known}
+    compared = {name: table.columns.bits[name] for name in table.columns.local}
     for statement in drop_statements(table_id):
         db.execute(statement)
     ensure_pending_log(table)
@@ -90,12 +90,12 @@ def install_capture(table: Table) -> None:
         db.execute(statement)
     if table.spec.lacks_primary_key:
         _add_keep_index(table)
-    table.bits_captured = compared
+    table.columns.captured = compared
     known = table.spec.canonical_names
     names = [known[fold(name)] for name in column_names(db, table.spec.name) if fold(name) in known]
     db.execute(
         "UPDATE mycomesh_replicated SET bits = ?, known = ? WHERE id = ?",
-        (json.dumps(table.bits), json.dumps({name: compared[name] for name in names}), table_id),
+        (json.dumps(table.columns.bits), json.dumps({name: compared[name] for name in names}), table_id),
     )
 
 

@@ -13,9 +13,10 @@ from collections.abc import Mapping, Sequence
 from mycomesh.sync.capture.table_scan import first_rows
 from mycomesh.sync.sqlite.identifiers import fold
 from mycomesh.sync.sqlite.table_spec import TableSpec
+from mycomesh.sync.storage.column_bits import extended
 from mycomesh.sync.storage.row_view import RowView, differing
 from mycomesh.sync.storage.store import Store
-from mycomesh.sync.storage.table import Table, extended
+from mycomesh.sync.storage.table import Table
 
 __all__ = ["renamed_columns"]
 

@@ -185,7 +185,7 @@ def _compare(table: Table) -> None:
         return [found[row] for row in rows]
 
     def read_cells(rows: Sequence[int]) -> Sequence[Any]:
-        found = table.read_many(rows)
+        found = table.rows.read_many(rows)
         return [found[row] for row in rows]
 
     def matches(old: tuple[int, list[Leaf]], new: tuple[int, dict[str, Any]]) -> bool:

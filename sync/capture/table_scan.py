@@ -21,7 +21,7 @@ from mycomesh.sync.merge.conflicts import same
 from mycomesh.sync.merge.counters import totals
 from mycomesh.sync.sqlite.identifiers import quoted
 from mycomesh.sync.sqlite.raw_text import bind_value, placeholder, raw_select, restore
-from mycomesh.sync.sqlite.table_spec import KeyKind, encode_key
+from mycomesh.sync.sqlite.table_spec import KeyKind, Row, encode_key
 from mycomesh.sync.storage.pending_log import (
     LOOK_AGAIN,
     OP_EVICT,
@@ -33,7 +33,7 @@ from mycomesh.sync.storage.pending_log import (
     word_names,
 )
 from mycomesh.sync.storage.row_view import RowView, differing
-from mycomesh.sync.storage.table import Row, Table
+from mycomesh.sync.storage.table import Table
 
 __all__ = [
     "START",
@@ -119,7 +119,7 @@ def recheck_pending(table: Table) -> bool:
     """
     if table.table_id in active_ids(table.store.db):
         return False
-    words = word_names(table.bits_captured)
+    words = word_names(table.columns.captured)
     table.store.db.execute(
         f"UPDATE {pending_name(table.table_id)} SET {', '.join(f'{word} = {LOOK_AGAIN}' for word in words)} WHERE what >= 0"
     )
@@ -173,7 +173,7 @@ def _log_all(table: Table, cursor: ScanCursor, limit: int, *, backfill: bool, wr
     db, spec = table.store.db, table.spec
     words: dict[int, int] = {}
     for name in written:
-        word, bit = divmod(table.bits[name], WORD_BITS)
+        word, bit = divmod(table.columns.bits[name], WORD_BITS)
         words[word] = words.get(word, 0) | 1 << bit
     low, high = names[0], names[-1]
     # If the change log knows a row of this range, rows are compared: an insert would stamp a known row again.
@@ -200,7 +200,7 @@ def log_rows(table: Table, rows: Sequence[Row]) -> None:
     for row in rows:
         if _restore_parked(table, row):
             continue
-        found = table.where_values(row)
+        found = table.rows.condition(row)
         assert found is not None, "only rows that can be in the table are suspect"
         table.store.db.execute(look_statement(spec, table.table_id, LOOK_AGAIN, found[0]), found[1])
         # The row is gone, so the statement found nothing to log. The record names its key, and the drain sees that it is gone.
@@ -263,11 +263,11 @@ def _suspect(view: RowView) -> bool:
     table = view.table
     if not view.leaves or not view.visible or differing(view):
         return True
-    if not table.counters:
+    if not table.columns.counters:
         return False
     owned, present = view.owned(), view.present or {}
     held = {name for leaf in view.leaves for name in view.held(leaf)}
-    counted = {name: value for name, value in owned.items() if name in table.counters}
+    counted = {name: value for name, value in owned.items() if name in table.columns.counters}
     if not counted.keys() <= held:
         return True  # no drain has made registers of a counter since the column was declared one
     return any(not same(present.get(name), value) for name, value in (counted | totals(table, owned)).items())
@@ -275,7 +275,7 @@ def _suspect(view: RowView) -> bool:
 
 def _vanished(table: Table, row: Row) -> bool:
     """Return True if the row should be visible by the change log, but is neither in the table nor parked."""
-    if table.where_values(row) is None or table.read(row) is not None:
+    if table.rows.condition(row) is None or table.rows.read(row) is not None:
         return False
     view = RowView.read(table, row)
     parked = "SELECT 1 FROM mycomesh_parked WHERE id = ? AND row = ?"

@@ -22,7 +22,7 @@ REPLY_MS_MAX = 1_000
 
 def write_position(replica: Replica) -> dict[str, int]:
     """Return the clock of the last stamped write of this replica's own site, by folded table name."""
-    tops = {name: table.vector.top(replica.site) for name, table in sorted(replica.tables.items())}
+    tops = {name: table.coverage.vector.top(replica.site) for name, table in sorted(replica.tables.items())}
     return {name: top for name, top in tops.items() if top}
 
 
@@ -60,7 +60,7 @@ class Acknowledgements:
         """Tell a peer how far this replica covers a site, in the tables that the peer may read."""
         peer, rights = self._links[number], self._replica.rights
         tops = [
-            (name, table.vector.upto(site))
+            (name, table.coverage.vector.upto(site))
             for name, table in sorted(self._replica.tables.items())
             if rights.may_read(peer, name)
         ]

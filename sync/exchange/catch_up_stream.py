@@ -58,7 +58,7 @@ class CatchUpStream:
             changes_in(tables[name], site, window)
             for name, sent in sorted(self._sent.items())
             if name in tables
-            for site, window in tables[name].vector.missing_from(sent)
+            for site, window in tables[name].coverage.vector.missing_from(sent)
         )
 
     def next(self, wall_ms: int) -> StreamChunk:

@@ -204,7 +204,7 @@ class Fetcher:
     def _peer_is_behind(self, name: str, vector: bytes) -> bool:
         """Return whether this replica had the peer's vector a moment ago: the peer requests from us, not we from it."""
         table = self._replica.tables.get(name)
-        return table is not None and vector in table.passed
+        return table is not None and vector in table.coverage.remembered
 
     def _unclaimed(self, name: str, now_ms: int) -> bool:
         claim = self._claims.get(name)

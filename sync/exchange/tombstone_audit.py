@@ -79,7 +79,7 @@ class TombstoneAudit:
         """Return the first request, None if no table needs one."""
         for name in self._not_empty:
             watermarks, table = self._watermarks.get(name), self._replica.tables.get(name)
-            if watermarks is None or table is None or not watermarks.missing_from(table.vector):
+            if watermarks is None or table is None or not watermarks.missing_from(table.coverage.vector):
                 continue
             self._requests += [
                 wire.AuditRequest(name, site, after, upto)

@@ -97,7 +97,7 @@ class TombstoneGC:
         names = [
             name
             for name, table in sorted(self._replica.tables.items())
-            if tombstones.newest_hlc(table) > table.vector.upto(own)
+            if tombstones.newest_hlc(table) > table.coverage.vector.upto(own)
         ]
         if names:
             turn.publish(self._replica.beat(names, turn.wall_ms))
@@ -126,7 +126,7 @@ class TombstoneGC:
 
     def _stable_upto(self, table: Table, wall_ms: int) -> int:
         """Return the clock up to which this replica covers every member's site."""
-        vector = table.vector
+        vector = table.coverage.vector
         own = self._replica.site
         oldest_ms = wall_ms - self._config.retention_ms
         waiting = [vector.upto(own)]

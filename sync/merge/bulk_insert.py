@@ -19,10 +19,9 @@ from mycomesh.sync import codec
 from mycomesh.sync.crdt.lattice import EXISTENCE
 from mycomesh.sync.merge.counters import hold_bases
 from mycomesh.sync.sqlite.identifiers import quoted
-from mycomesh.sync.sqlite.table_spec import KeyKind
+from mycomesh.sync.sqlite.table_spec import KeyKind, Row
 from mycomesh.sync.storage.change_log import pack_mask
-from mycomesh.sync.storage.statements import write_many
-from mycomesh.sync.storage.table import Row, Table
+from mycomesh.sync.storage.table import Table
 from mycomesh.sync.wire.bundle import Group, Kind
 
 __all__ = ["filter_group", "insert_new_rows"]
@@ -39,7 +38,7 @@ def insert_new_rows(table: Table, group: Group, site_number: int, keys: Sequence
     """
     if not _is_plain(table, group):
         return 0, group
-    mask = table.mask_of(group.columns) | EXISTENCE
+    mask = table.columns.mask_of(group.columns) | EXISTENCE
     existing = table.log.entries_between(site_number, group.hlcs[0], group.hlcs[-1])
     not_new = existing.keys() | _not_new(table, group, keys)
     if not not_new:
@@ -81,9 +80,9 @@ def _is_plain(table: Table, group: Group) -> bool:
     """Return True if the group holds inserts whose own values name their rows, in columns that this file has."""
     spec = table.spec
     naming = {column.folded for column in spec.key} | ({spec.id_column} if spec.id_column else set())
-    whole = naming <= set(group.columns) <= set(table.known)
+    whole = naming <= set(group.columns) <= set(table.columns.local)
     # An insert with priors overwrites something. A converting column may change a value that is written into it.
-    if group.kind is not Kind.INSERT or group.priors is not None or not whole or table.converting:
+    if group.kind is not Kind.INSERT or group.priors is not None or not whole or table.columns.converting:
         return False
     # A list is text that is not UTF-8. SQLite takes that only through an expression (`raw_text`).
     return list not in set(map(type, itertools.chain.from_iterable(group.rows)))
@@ -128,7 +127,7 @@ def _try_insert(table: Table, group: Group, site_number: int, keys: Sequence[Any
     """Insert rows at once; return False, with nothing done, if a constraint refuses one of them."""
     spec, log = table.spec, table.log
     keyless = spec.kind is KeyKind.KEYLESS
-    mask = table.mask_of(group.columns) | EXISTENCE
+    mask = table.columns.mask_of(group.columns) | EXISTENCE
     by_name = {column.folded: quoted(column.name) for column in spec.columns}
     names = [by_name[name] for name in group.columns]
     values: Sequence[Sequence[Any]] = group.rows
@@ -147,17 +146,17 @@ def _try_insert(table: Table, group: Group, site_number: int, keys: Sequence[Any
     db = table.store.db
     db.execute(f"SAVEPOINT {_SAVEPOINT}")
     try:
-        write_many(table, insert, values)
+        table.rows.execute_many(insert, values)
     except apsw.ConstraintError:
         db.execute(f"ROLLBACK TO {_SAVEPOINT}")
         db.execute(f"RELEASE {_SAVEPOINT}")
         return False
     db.execute(f"RELEASE {_SAVEPOINT}")
-    digests = table.digests(
+    digests = table.digests.inserts(
         site_number, mask, group.hlcs, None if keyless else keys, list(map(codec.encode, group.rows))
     )
-    log.add_births(site_number, group.hlcs, rows, pack_mask(mask), digests, packed=not table.counters)
-    if table.counters:
+    log.add_births(site_number, group.hlcs, rows, pack_mask(mask), digests, packed=not table.columns.counters)
+    if table.columns.counters:
         hold_bases(table, site_number, group.hlcs, group.columns, group.rows)
     return True
 

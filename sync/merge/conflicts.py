@@ -64,7 +64,7 @@ def record_conflicts(
         lost = refused if whole else refused & entry.mask
         if lost and entry.stamp > stamp:
             bits = _concurrent_bits(table, entry.stamp, leaf[5], stamp, lost, whole=whole)
-            values = {name: change.values[name] for name in table.columns_of(bits & ~EXISTENCE)}
+            values = {name: change.values[name] for name in table.columns.names_of(bits & ~EXISTENCE)}
             winner_values = view.values(leaf, entry.mask & ~EXISTENCE)
             values = _differing(values, winner_values)
             refused &= ~lost
@@ -97,7 +97,7 @@ def record_hidden(table: Table, change: Change, after: list[Entry], owned: dict[
         return 0
     made = 0
     for entry in after:
-        columns = table.columns_of(entry.mask & ~EXISTENCE)
+        columns = table.columns.names_of(entry.mask & ~EXISTENCE)
         own = change.values if entry.stamp[0] == change.hlc else {}
         values = {name: own[name] if name in own else owned.get(name) for name in columns}
         if values:

@@ -47,7 +47,7 @@ def totals(table: Table, registers: Mapping[str, Any]) -> dict[str, Any]:
     shares: dict[str, list[Any]] = {}
     for name, value in registers.items():
         column = share_column(name)
-        if column in table.counters:
+        if column in table.columns.counters:
             shares.setdefault(column, []).append(value)
     return {
         column: _total(registers[column] if column in registers else _default(table, column), values)
@@ -73,8 +73,8 @@ def update_registers(view: RowView, site_number: int, mask: int, *, silent: bool
     owned = 0
     for entry in view.entries:
         owned |= entry.mask
-    for column in sorted(table.counters):
-        bit = 1 << table.bits[column]
+    for column in sorted(table.columns.counters):
+        bit = 1 << table.columns.bits[column]
         if column not in held and owned & bit:
             # First look since the column was declared a counter: its base is in the user's row, unless the update changed it.
             if silent and not mask & bit:
@@ -88,9 +88,9 @@ def update_registers(view: RowView, site_number: int, mask: int, *, silent: bool
             continue
         if type(now) is int and type(before) is int:
             name = share_name(column, table.store.site(site_number))
-            table.learn([name])
+            table.columns.learn([name])
             present[name] = _wrapped(_number(shares.get(name)) + now - before)
-            mask |= 1 << table.bits[name]
+            mask |= 1 << table.columns.bits[name]
         else:
             # Not a difference of integers, so this is a plain write of the base. The base plus all shares is the new value.
             present[column] = _wrapped(now - sum(map(_number, shares.values()))) if type(now) is int else now
@@ -101,19 +101,23 @@ def update_registers(view: RowView, site_number: int, mask: int, *, silent: bool
 
 def hold_registers(table: Table, site_number: int, hlc: int, values: Mapping[str, Any]) -> None:
     """Hold those values of a local entry that are registers of counters."""
-    held = {name: value for name, value in values.items() if name in table.counters or share_column(name) is not None}
+    held = {
+        name: value
+        for name, value in values.items()
+        if name in table.columns.counters or share_column(name) is not None
+    }
     if held:
-        table.hold(site_number, hlc, held)
+        table.held.write(site_number, hlc, held)
 
 
 def hold_bases(
     table: Table, site_number: int, hlcs: Sequence[int], columns: Sequence[str], rows: Iterable[Sequence[Any]]
 ) -> None:
     """Hold the bases of many inserts of one site, whose values are in the order of `columns`."""
-    positions = [number for number, column in enumerate(columns) if column in table.counters]
+    positions = [number for number, column in enumerate(columns) if column in table.columns.counters]
     if positions:
         names = [columns[number] for number in positions]
-        table.hold_many(
+        table.held.write_many(
             names, [(site_number, hlc, [row[n] for n in positions]) for hlc, row in zip(hlcs, rows, strict=True)]
         )
 
@@ -124,9 +128,9 @@ def unseen_values(view: RowView, held: Mapping[str, Any]) -> dict[str, Any]:
     The registers of a visible row do not count: its cells show their totals. A row that holds values of other known columns
     is not visible, so no user saw its registers either.
     """
-    counters = view.table.counters
+    counters = view.table.columns.counters
     if not counters or any(
-        name in view.table.known and name not in counters for leaf in view.leaves for name in view.held(leaf)
+        name in view.table.columns.local and name not in counters for leaf in view.leaves for name in view.held(leaf)
     ):
         return dict(held)
     return {name: value for name, value in held.items() if name not in counters and share_column(name) not in counters}
@@ -136,7 +140,7 @@ def _hold_base(view: RowView, column: str, bit: int) -> None:
     present = view.present or {}
     for leaf, entry in zip(view.leaves, view.entries, strict=True):
         if entry.mask & bit:
-            view.table.hold(leaf[0], leaf[1], view.held(leaf) | {column: present[column]})
+            view.table.held.write(leaf[0], leaf[1], view.held(leaf) | {column: present[column]})
 
 
 def _total(base: Any, shares: Iterable[Any]) -> Any:

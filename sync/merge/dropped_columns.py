@@ -14,11 +14,11 @@ from typing import Any
 
 from mycomesh.sync import codec
 from mycomesh.sync.merge.counters import share_column
-from mycomesh.sync.sqlite.table_spec import KeyKind
+from mycomesh.sync.sqlite.table_spec import KeyKind, Row
 from mycomesh.sync.storage.change_log import pack_mask, unpack_mask
 from mycomesh.sync.storage.insert_runs import InsertRun
 from mycomesh.sync.storage.row_view import RowView, shrink
-from mycomesh.sync.storage.table import Row, Table
+from mycomesh.sync.storage.table import Table
 from mycomesh.sync.wire.bundle import Group, Kind
 
 __all__ = ["drop_columns", "without_columns"]
@@ -31,7 +31,9 @@ def drop_columns(table: Table, columns: Collection[str]) -> None:
 
     Runs inside a transaction in which every captured write has its stamp.
     """
-    mask = table.mask_of([name for name in table.bits if name in columns or share_column(name) in columns])
+    mask = table.columns.mask_of(
+        [name for name in table.columns.bits if name in columns or share_column(name) in columns]
+    )
     if not mask:
         return
     table.log.flush()
@@ -48,12 +50,12 @@ def drop_columns(table: Table, columns: Collection[str]) -> None:
 
 def _drop_from_run(table: Table, run: InsertRun, mask: int) -> None:
     rows = range(run.row, run.row + run.n)
-    names = table.columns_of(mask)
-    present = table.cells_between(rows[0], rows[-1], names)
+    names = table.columns.names_of(mask)
+    present = table.rows.cells_between(rows[0], rows[-1], names)
     gone = [None] * len(names)  # for a row that vanished without a log record
     values = [codec.encode(present.get(row, gone)) for row in rows]
     keys = rows if table.spec.kind is KeyKind.ROWID else None
-    digests = table.digests(run.place, mask, range(run.hlc, run.hlc + run.n), keys, values)
+    digests = table.digests.inserts(run.place, mask, range(run.hlc, run.hlc + run.n), keys, values)
     table.log.remask(run, pack_mask(mask), digests)
 
 

@@ -20,11 +20,10 @@ from typing import Any
 
 from mycomesh.sync.crdt.lattice import EXISTENCE
 from mycomesh.sync.merge import records
-from mycomesh.sync.sqlite.table_spec import KeyKind
+from mycomesh.sync.sqlite.table_spec import KeyKind, Row
 from mycomesh.sync.storage.change_log import Leaf
-from mycomesh.sync.storage.pending_log import LOOK_AGAIN, pending_name
 from mycomesh.sync.storage.row_view import RowView
-from mycomesh.sync.storage.table import BIRTH_KEY_SIZE, Row, Table
+from mycomesh.sync.storage.table import BIRTH_KEY_SIZE, Table
 from mycomesh.sync.wire.bundle import Kind, Section
 
 __all__ = [
@@ -53,11 +52,15 @@ _BATCH = 500
 
 @dataclass(frozen=True, slots=True)
 class IdAssignment:
-    """The id that a row wants, the id that it gets, and the claim that it lost to, if that is known."""
+    """The id that a row wants, the id that it gets, and the claim that it lost to, if that is known.
+
+    `displaced` is True if the row that had the id got another one.
+    """
 
     wanted: int
     id: int
     winner: tuple[int, int] | None  # site number, hlc
+    displaced: bool = False
 
 
 def assign_id(table: Table, view: RowView, registers: Mapping[str, Any]) -> IdAssignment | None:
@@ -84,7 +87,7 @@ def assign_id(table: Table, view: RowView, registers: Mapping[str, Any]) -> IdAs
     if _stamp(table, other) < _stamp(table, claim):
         return IdAssignment(wanted, _other_id(table, mine), other[:2])
     _reassign(table, holder, other, IdAssignment(wanted, _other_id(table, holder), claim[:2]))
-    return IdAssignment(wanted, wanted, None)
+    return IdAssignment(wanted, wanted, None, displaced=True)
 
 
 def record_assignment(table: Table, before: Row, row: Row, assignment: IdAssignment | None) -> None:
@@ -102,8 +105,7 @@ def record_assignment(table: Table, before: Row, row: Row, assignment: IdAssignm
         table, assignment.wanted, assignment.id, _stamp(table, leaf), _stamp(table, assignment.winner)
     )
     # The drain writes the computed id at the site that inserted the row (`id_to_settle`). At other sites it finds nothing to do.
-    db.execute(f"INSERT INTO {pending_name(table.table_id)}(what, at, r) VALUES({LOOK_AGAIN}, NULL, ?)", (row,))
-    table.unread = True
+    table.pending.look_again(row)
 
 
 def stale_assignments(table: Table, after: Row | None, limit: int) -> tuple[list[Row], int, Row | None]:
@@ -118,7 +120,7 @@ def stale_assignments(table: Table, after: Row | None, limit: int) -> tuple[list
     stale = [
         row
         for row, wanted, site_number, hlc in found
-        if site_number is None or table.log.row_of(site_number, hlc) != wanted or table.read(row) is None
+        if site_number is None or table.log.row_of(site_number, hlc) != wanted or table.rows.read(row) is None
     ]
     return stale, len(found), found[-1][0] if found else after
 
@@ -133,7 +135,7 @@ def id_to_settle(view: RowView, site_number: int) -> int:
     own = any(
         leaf[0] == site_number and entry.mask & EXISTENCE for leaf, entry in zip(view.leaves, view.entries, strict=True)
     )
-    return 1 << table.bits[column] if own and view.owned().get(column) != view.row else 0
+    return 1 << table.columns.bits[column] if own and view.owned().get(column) != view.row else 0
 
 
 def has_other_key_form(table: Table, section: Section) -> bool:
@@ -203,7 +205,7 @@ def convert(table: Table) -> None:
             dropped += _convert_row(view)
         table.log.flush()
     if dropped:
-        table.uncover(keep=table.store.meta("site"))
+        table.coverage.give_up_others(keep=table.store.meta("site"))
 
 
 def _convert_row(view: RowView) -> int:
@@ -219,7 +221,7 @@ def _convert_row(view: RowView) -> int:
             waiting.append(leaf)  # an update of a deleted row: it waits for an insert
             continue
         values = list(view.values(leaf, entry.mask & ~EXISTENCE).values())
-        digest = table.digest(leaf[0], leaf[1], entry.mask, key, values, dead=entry.dead)
+        digest = table.digests.entry(leaf[0], leaf[1], entry.mask, key, values, dead=entry.dead)
         row = view.row if view.present is not None else key
         table.log.replace(leaf, (leaf[0], leaf[1], row, leaf[3], digest, leaf[5]))
     if view.visible and view.present is None:  # parked
@@ -230,13 +232,13 @@ def _convert_row(view: RowView) -> int:
 def _drop(view: RowView, leaves: list[Leaf]) -> int:
     for leaf in leaves:
         view.table.log.remove(leaf)
-        view.table.hold(leaf[0], leaf[1], {})
+        view.table.held.write(leaf[0], leaf[1], {})
     return len(leaves)
 
 
 def _claim_leaf(view: RowView) -> Leaf | None:
     """Return the entry that owns the id that the row wants."""
-    bit = 1 << view.table.bits[view.table.spec.id_column]
+    bit = 1 << view.table.columns.bits[view.table.spec.id_column]
     return next(
         (leaf for leaf, entry in zip(view.leaves, view.entries, strict=True) if entry.mask & bit and not entry.dead),
         None,
@@ -256,8 +258,7 @@ def _other_id(table: Table, view: RowView) -> int:
 def _reassign(table: Table, holder: RowView, claim: Leaf, assignment: IdAssignment) -> None:
     """Give the row that has an id another one; constraint errors pass through."""
     column = table.spec.id_column
-    table.update(holder.row, {column: assignment.id})
+    table.rows.update(holder.row, {column: assignment.id})
     table.log.rehome(holder.row, assignment.id)
-    table.hold(claim[0], claim[1], holder.held(claim) | {column: assignment.wanted})
-    table.displaced += 1
+    table.held.write(claim[0], claim[1], holder.held(claim) | {column: assignment.wanted})
     record_assignment(table, holder.row, assignment.id, assignment)

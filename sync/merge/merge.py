@@ -25,11 +25,10 @@ from mycomesh.sync.merge.counters import totals
 from mycomesh.sync.merge.dropped_columns import without_columns
 from mycomesh.sync.merge.row_keys import keys_of
 from mycomesh.sync.merge.unique_claims import later_claims
-from mycomesh.sync.sqlite.table_spec import KeyKind
+from mycomesh.sync.sqlite.table_spec import KeyKind, Row
 from mycomesh.sync.storage.change_log import Leaf, pack_mask
 from mycomesh.sync.storage.row_view import RowView, prior_from_wire, shrink
-from mycomesh.sync.storage.statements import blame
-from mycomesh.sync.storage.table import Row, Table
+from mycomesh.sync.storage.table import Table
 from mycomesh.sync.wire.bundle import Group, Kind, Section
 
 __all__ = ["Merged", "RowBudget", "materialize", "merge_section", "park_row"]
@@ -100,7 +99,7 @@ def merge_section(
     """
     merged = Merged()
     for sent in section.groups:
-        group = without_columns(sent, table.dropped)
+        group = without_columns(sent, table.columns.dropped)
         if group is None:
             continue
         covered = _covered(table, group)
@@ -124,7 +123,7 @@ def merge_section(
             merged.repaired += merged.changes - before
     table.log.flush()
     for site, after, upto in section.ranges:
-        table.cover(site, after, upto)
+        table.coverage.cover(site, after, upto)
     return merged
 
 
@@ -133,7 +132,7 @@ def _covered(table: Table, group: Group) -> Sequence[bool]:
 
     A change that is covered but not in the change log has been superseded.
     """
-    coverage = table.coverage
+    coverage = table.coverage.staged
     if group.hlcs[0] > coverage.top(group.site):
         return ()
     return [coverage.covers(group.site, hlc) for hlc in group.hlcs]
@@ -153,8 +152,8 @@ def _part(group: Group, covered: Sequence[bool], *, known: bool) -> Group | None
 def _merge_rows(
     table: Table, group: Group, site_number: int, keys: list[Any], wall_ms: int | None, merged: Merged
 ) -> None:
-    table.learn(group.columns)
-    mask = table.mask_of(group.columns)
+    table.columns.learn(group.columns)
+    mask = table.columns.mask_of(group.columns)
     if group.kind is not Kind.UPDATE:
         mask |= EXISTENCE
     dead = group.kind is Kind.DELETE
@@ -163,37 +162,41 @@ def _merge_rows(
     # Views read in advance are valid only if no earlier change of the group touches the same row.
     if len(set(rows)) == len(rows):
         views = list(RowView.read_many(table, rows))
-    displaced = table.displaced
+    stale = False
     for number, hlc in enumerate(group.hlcs):
         prior = prior_from_wire(table, group.priors[number]) if group.priors is not None else None
         values = dict(zip(group.columns, group.rows[number], strict=True))
         change = Change(site_number, hlc, keys[number], mask, dead, values, prior)
         # Merging a row may have displaced others, so views that were read before that are stale.
-        view = views[number] if displaced == table.displaced else None
+        view = None if stale else views[number]
         view = view or RowView.read(table, table.locate(change.key))
-        _merge_change(table, view, change, wall_ms, merged)
+        stale |= _merge_change(table, view, change, wall_ms, merged)
 
 
-def _merge_change(table: Table, view: RowView, change: Change, wall_ms: int | None, merged: Merged) -> None:
+def _merge_change(table: Table, view: RowView, change: Change, wall_ms: int | None, merged: Merged) -> bool:
     """Join one change into its row, then update the user's table and the held values to match.
 
-    A repair passes None for `wall_ms`.
+    A repair passes None for `wall_ms`. Returns True if the row displaced another one.
     """
+    columns = table.columns
     stamp = (change.hlc, table.store.site(change.site_number))
-    if wall_ms is None and _resolve_same_stamp(table, view, change):
-        merged.changes += 1
-        view = RowView.read(table, table.locate(change.key))
+    displaced = False
+    if wall_ms is None:
+        resolved, displaced = _resolve_same_stamp(table, view, change)
+        if resolved:
+            merged.changes += 1
+            view = RowView.read(table, table.locate(change.key))
     outcome = join(view.entries, stamp, change.mask)
     if table.spec.id_column and not _survives_legacy_delete(table, change, stamp):
-        return
+        return displaced
     if view.entries and wall_ms is not None:  # a repair records no conflicts
         merged.conflicts += record_conflicts(table, view, change, outcome.gained, outcome.masks, wall_ms)
     gained = outcome.gained
     if not gained:
-        return
+        return displaced
     merged.changes += 1
     # A plain update of a visible row: cells that other entries own do not change, so only the gained cells are written.
-    plain = view.plain and not gained & EXISTENCE and change.mask & ~table.known_mask == 0 and not table.converting
+    plain = view.plain and not gained & EXISTENCE and change.mask & ~columns.local_mask == 0 and not columns.converting
     # Values are read before `shrink` removes the entries that own them.
     owned = {} if plain else view.owned()
     shrink(view, outcome.masks, change.key)
@@ -208,22 +211,26 @@ def _merge_change(table: Table, view: RowView, change: Change, wall_ms: int | No
         alive = visible(after)
         if not alive and wall_ms is not None:
             merged.conflicts += record_hidden(table, change, after, owned, wall_ms)
-        names = {name for entry in after for name in table.columns_of(entry.mask & ~EXISTENCE)}
+        names = {name for entry in after for name in columns.names_of(entry.mask & ~EXISTENCE)}
     target = {name: value for name, value in owned.items() if name in names}
-    target |= {name: change.values[name] for name in table.columns_of(gained & ~EXISTENCE)}
-    merged.parked += materialize(table, view, alive, target, reinserted=gained & EXISTENCE != 0)
+    target |= {name: change.values[name] for name in columns.names_of(gained & ~EXISTENCE)}
+    parked, displaced_last = materialize(table, view, alive, target, reinserted=gained & EXISTENCE != 0)
+    merged.parked += parked
+    return displaced or displaced_last
 
 
-def _resolve_same_stamp(table: Table, view: RowView, change: Change) -> bool:
-    """Resolve two values of one stamp in a repair: keep the one whose encoding is greater. Return True if anything changed.
+def _resolve_same_stamp(table: Table, view: RowView, change: Change) -> tuple[bool, bool]:
+    """Resolve two values of one stamp in a repair: keep the one whose encoding is greater.
 
     A cell can change without a log record, for example from 1.0 to 1, which SQLite calls equal. If an update of another column
     then computes the digest of its entry again, the two replicas have different values of one write. The rule makes both sides
     of the repair keep the same one.
+
+    Returns whether anything changed, and whether the row displaced another one.
     """
     leaf = next((leaf for leaf in view.leaves if leaf[:2] == (change.site_number, change.hlc)), None)
     if leaf is None or change.dead:
-        return False
+        return False, False
     entry = view.entries[view.leaves.index(leaf)]
     values = view.values(leaf, entry.mask)
     greater = {
@@ -232,7 +239,7 @@ def _resolve_same_stamp(table: Table, view: RowView, change: Change) -> bool:
         if codec.encode(change.values[name]) > codec.encode(values[name])
     }
     if not greater:
-        return False
+        return False, False
     lost = {name: values[name] for name in sorted(greater) if values[name] != greater[name]}
     stamp = (change.hlc, table.store.site(change.site_number))
     if lost:
@@ -241,11 +248,11 @@ def _resolve_same_stamp(table: Table, view: RowView, change: Change) -> bool:
             table, loser, stamp, change.values, table.store.clock.last >> 16, reason=records.TWO_VALUES
         )
     values |= greater
-    digest = table.digest(change.site_number, change.hlc, entry.mask, change.key, list(values.values()))
+    digest = table.digests.entry(change.site_number, change.hlc, entry.mask, change.key, list(values.values()))
     table.log.replace(leaf, (*leaf[:4], digest, leaf[5]))
-    materialize(table, view, view.visible, view.owned() | greater, reinserted=False)
+    _, displaced = materialize(table, view, view.visible, view.owned() | greater, reinserted=False)
     table.log.flush()
-    return True
+    return True, displaced
 
 
 def _survives_legacy_delete(table: Table, change: Change, stamp: tuple[int, bytes]) -> bool:
@@ -264,7 +271,7 @@ def _survives_legacy_delete(table: Table, change: Change, stamp: tuple[int, byte
             if visible(left):
                 continue
             owned = view.owned()
-            names = {name for entry in left for name in table.columns_of(entry.mask & ~EXISTENCE)}
+            names = {name for entry in left for name in table.columns.names_of(entry.mask & ~EXISTENCE)}
             shrink(view, masks, key)
             materialize(table, view, False, {name: owned[name] for name in names}, reinserted=False)
         return True
@@ -274,16 +281,17 @@ def _survives_legacy_delete(table: Table, change: Change, stamp: tuple[int, byte
 
 def _write_entry(table: Table, view: RowView, change: Change, gained: int) -> None:
     """Write the entry of the change, joined with the cells that its stamp already owns."""
+    columns = table.columns
     earlier: Leaf | None = next((leaf for leaf in view.leaves if leaf[:2] == (change.site_number, change.hlc)), None)
     mask = gained
-    values = {name: change.values[name] for name in table.columns_of(gained & ~EXISTENCE)}
+    values = {name: change.values[name] for name in columns.names_of(gained & ~EXISTENCE)}
     if earlier is not None:
         own = view.entries[view.leaves.index(earlier)].mask
         values |= view.values(earlier, own & ~EXISTENCE)
         mask |= own
-    cells = [values[name] for name in table.columns_of(mask & ~EXISTENCE)]
+    cells = [values[name] for name in columns.names_of(mask & ~EXISTENCE)]
     dead = change.dead
-    digest = table.digest(change.site_number, change.hlc, mask, change.key, cells, dead=dead)
+    digest = table.digests.entry(change.site_number, change.hlc, mask, change.key, cells, dead=dead)
     leaf = (change.site_number, change.hlc, view.row, pack_mask(mask, dead=dead), digest, change.prior)
     if earlier is None:
         table.log.add(leaf)
@@ -291,7 +299,9 @@ def _write_entry(table: Table, view: RowView, change: Change, gained: int) -> No
         table.log.replace(earlier, leaf)
 
 
-def materialize(table: Table, view: RowView, alive: bool, target: dict[str, Any], *, reinserted: bool) -> bool:
+def materialize(
+    table: Table, view: RowView, alive: bool, target: dict[str, Any], *, reinserted: bool
+) -> tuple[bool, bool]:
     """Write the row's values into the user's table, and hold the values that the table cannot show.
 
     Args:
@@ -302,37 +312,41 @@ def materialize(table: Table, view: RowView, alive: bool, target: dict[str, Any]
         reinserted: the row was inserted again, so columns that no entry owns go back to their defaults.
 
     Returns:
-        True if a constraint refused the row: it is parked, and tried again when something changes.
+        Whether a constraint refused the row, which is then parked and tried again when something changes; and whether the
+        row displaced another one, of which earlier views are stale.
     """
+    columns = table.columns
     row = view.row
-    cells = {name: value for name, value in target.items() if name in table.known}
-    if table.counters:
+    cells = {name: value for name, value in target.items() if name in columns.local}
+    if columns.counters:
         cells |= totals(table, target)
     reason = ""
+    displaced = False
     assignment: keep_both.IdAssignment | None = None
     write = _write_under_assigned_id if table.spec.id_column and alive else _write
     try:
         row, assignment, alive = write(table, view, alive, cells, reinserted=reinserted)
     except apsw.ConstraintError as error:
-        blame(table, error)
+        table.rows.raise_index_error(error)
         reason = str(error)
         # The earlier claim on UNIQUE values wins on every replica: rows with later claims are parked, then this one fits.
-        if _displace(table, view.row, (view.present or {}) | cells):
+        displaced = _displace(table, view.row, (view.present or {}) | cells)
+        if displaced:
             try:
                 row, assignment, alive = write(table, view, alive, cells, reinserted=reinserted)
                 reason = ""
             except apsw.ConstraintError as error_left:
-                blame(table, error_left)
+                table.rows.raise_index_error(error_left)
                 reason = str(error_left)
     if reason and view.present is not None:
         # The old values of a refused row would depend on the order of arrival. So no replica shows any of the row.
         target = view.owned() | target
-        table.delete(row)
+        table.rows.delete(row)
         row = _rename_to_key(table, view, row)
     reassigned = assignment is not None and assignment.id != assignment.wanted
-    converted = _converted_columns(table, row, cells) if table.converting and alive and not reason else frozenset()
+    converted = _converted_columns(table, row, cells) if columns.converting and alive and not reason else frozenset()
     if reason or not alive or not view.plain or reassigned or converted or not cells.keys() >= target.keys():
-        extra = table.counters | converted | ({table.spec.id_column} if reassigned else set())
+        extra = columns.counters | converted | ({table.spec.id_column} if reassigned else set())
         _hold(view, row, target, extra, all_of_it=bool(reason) or not alive)
     if table.spec.id_column and (assignment is not None or not alive):
         keep_both.record_assignment(table, view.row, row, None if reason else assignment)
@@ -341,14 +355,16 @@ def materialize(table: Table, view: RowView, alive: bool, target: dict[str, Any]
     if reason:
         key = table.key(view.row, view.leaves) if view.leaves else view.row
         records.park(table, row, key, reason, target | cells, table.store.clock.last >> 16)
-    return bool(reason)
+    return bool(reason), displaced or (assignment is not None and assignment.displaced)
 
 
 def _converted_columns(table: Table, row: Row, cells: dict[str, Any]) -> frozenset[str]:
     """Return the columns that changed the value written into them: other nodes give them another affinity."""
-    present = table.read(row) or {}
+    present = table.rows.read(row) or {}
     return frozenset(
-        name for name in table.converting & cells.keys() if name in present and not same(present[name], cells[name])
+        name
+        for name in table.columns.converting & cells.keys()
+        if name in present and not same(present[name], cells[name])
     )
 
 
@@ -391,14 +407,14 @@ def _write_row(table: Table, view: RowView, alive: bool, cells: dict[str, Any], 
     if not alive:
         if view.present is None:
             return row
-        table.delete(row)
+        table.rows.delete(row)
         return _rename_to_key(table, view, row)
     if view.present is None:
         return _insert(table, row, cells)
-    if reinserted and any(name not in cells for name in table.known):
+    if reinserted and any(name not in cells for name in table.columns.local):
         return _reinsert(table, row, cells)
     changed = {name: value for name, value in cells.items() if not same(view.present[name], value)}
-    table.update(row, changed)
+    table.rows.update(row, changed)
     if table.spec.id_column in changed:
         new_id: int = changed[table.spec.id_column]
         table.log.rehome(row, new_id)
@@ -419,9 +435,8 @@ def park_row(table: Table, row: Row, reason: str) -> None:
     view = RowView.read(table, row)
     key = table.key(row, view.leaves)
     target = view.owned()
-    table.delete(row)
+    table.rows.delete(row)
     parked = _rename_to_key(table, view, row)
-    table.displaced += 1
     _hold(view, parked, target, frozenset(), all_of_it=True)
     records.park(table, parked, key, reason, target, table.store.clock.last >> 16)
 
@@ -431,7 +446,7 @@ def _reinsert(table: Table, row: Row, values: dict[str, Any]) -> Row:
     db = table.store.db
     db.execute(f"SAVEPOINT {_SAVEPOINT}")
     try:
-        table.delete(row)
+        table.rows.delete(row)
         row = _insert(table, row, values)
     except apsw.ConstraintError:
         db.execute(f"ROLLBACK TO {_SAVEPOINT}")
@@ -443,11 +458,11 @@ def _reinsert(table: Table, row: Row, values: dict[str, Any]) -> Row:
 
 def _insert(table: Table, row: Row, values: dict[str, Any]) -> Row:
     """Insert a row under its identity; return its name, which is its rowid if its insert identifies it."""
-    if table.where_values(row) is not None and (isinstance(row, bytes) or table.spec.kind is KeyKind.ROWID):
+    if table.rows.condition(row) is not None and (isinstance(row, bytes) or table.spec.kind is KeyKind.ROWID):
         # A later write may own the spelling of the key ('a' became 'A'). Until that write arrives, the row gets the identity.
         identity = [row] if isinstance(row, int) else codec.decode(row, bytes_max=len(row))
         values = {column.folded: value for column, value in zip(table.spec.key, identity, strict=False)} | values
-    rowid = table.insert(values)
+    rowid = table.rows.insert(values)
     if isinstance(row, bytes) and row[:1] == b"\x00":
         table.log.rehome(row, rowid)
         return rowid
@@ -473,15 +488,15 @@ def _hold(view: RowView, row: Row, target: dict[str, Any], extra: frozenset[str]
         extra: columns of the table whose values are held too, because the table shows other values for them.
         all_of_it: hold every value.
     """
-    table = view.table
-    hidden = {name: value for name, value in target.items() if all_of_it or name not in table.known or name in extra}
-    if not hidden and not table.holds_any():
+    table, columns = view.table, view.table.columns
+    hidden = {name: value for name, value in target.items() if all_of_it or name not in columns.local or name in extra}
+    if not hidden and not table.held.any():
         return
     before = {leaf[:2]: view.held(leaf) for leaf in view.leaves}
     for leaf in table.log.leaves(row):
         entry = table.log.entry(leaf)
-        names = table.columns_of(entry.mask & ~EXISTENCE)
+        names = columns.names_of(entry.mask & ~EXISTENCE)
         values = {name: hidden[name] for name in names if name in hidden}
         known = before.get(leaf[:2], {})
         if values.keys() != known.keys() or any(not same(value, known[name]) for name, value in values.items()):
-            table.hold(leaf[0], leaf[1], values)
+            table.held.write(leaf[0], leaf[1], values)

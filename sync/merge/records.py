@@ -15,7 +15,8 @@ from typing import Any
 from mycomesh.sync import codec
 from mycomesh.sync.crdt.hlc import ms_from_hlc
 from mycomesh.sync.sqlite.raw_text import is_raw
-from mycomesh.sync.storage.table import Row, Table, birth_stamp
+from mycomesh.sync.sqlite.table_spec import Row
+from mycomesh.sync.storage.table import Table, birth_stamp
 
 __all__ = [
     "CONFLICTS_MAX",

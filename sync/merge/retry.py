@@ -15,9 +15,10 @@ from dataclasses import dataclass, field
 
 from mycomesh.sync.merge import keep_both
 from mycomesh.sync.merge.merge import materialize
+from mycomesh.sync.sqlite.table_spec import Row
 from mycomesh.sync.storage.row_view import RowView
 from mycomesh.sync.storage.store import Store
-from mycomesh.sync.storage.table import Row, Table
+from mycomesh.sync.storage.table import Table
 
 __all__ = ["RetryQueue"]
 
@@ -128,7 +129,8 @@ class RetryQueue:
         found = self._store.db.execute(listing, (table.table_id, *parameters, budget)).fetchall()
         for (row,) in found:
             view = RowView.read(table, row)
-            state.succeeded |= not materialize(table, view, view.visible, view.owned(), reinserted=False)
+            parked, _ = materialize(table, view, view.visible, view.owned(), reinserted=False)
+            state.succeeded |= not parked
             state.after = row
         return len(found)
 

@@ -15,9 +15,10 @@ from mycomesh.sync.crdt.lattice import EXISTENCE, visible
 from mycomesh.sync.crdt.version_vector import Vector
 from mycomesh.sync.merge import records
 from mycomesh.sync.merge.merge import materialize
+from mycomesh.sync.sqlite.table_spec import Row
 from mycomesh.sync.storage.change_log import Leaf
 from mycomesh.sync.storage.row_view import RowView, shrink
-from mycomesh.sync.storage.table import Row, Table
+from mycomesh.sync.storage.table import Table
 
 __all__ = ["collect", "forget", "newest_hlc", "oldest_hlc", "raise_watermarks", "stamps", "watermarks"]
 
@@ -113,7 +114,7 @@ def _forget_row(table: Table, row: Row, gone: set[tuple[int, int]], wall_ms: int
         values = view.values(leaf, entry.mask & ~EXISTENCE)
         if alive and not goes and not entry.dead and values:
             records.record_conflict(table, records.Loser(key, values, entry.stamp, dead=False), ends, None, wall_ms)
-    names = {name for entry in kept for name in table.columns_of(entry.mask & ~EXISTENCE)}
+    names = {name for entry in kept for name in table.columns.names_of(entry.mask & ~EXISTENCE)}
     target = {name: value for name, value in view.owned().items() if name in names}
     shrink(view, [0 if goes else entry.mask for entry, goes in zip(view.entries, going, strict=True)], key)
     table.log.flush()

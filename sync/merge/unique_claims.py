@@ -16,9 +16,9 @@ from mycomesh.sync.crdt.lattice import EXISTENCE
 from mycomesh.sync.sqlite.identifiers import quoted
 from mycomesh.sync.sqlite.indexes import UniqueIndex
 from mycomesh.sync.sqlite.raw_text import bind_value, placeholder, raw_select, restore
-from mycomesh.sync.sqlite.table_spec import KeyKind, encode_key
+from mycomesh.sync.sqlite.table_spec import KeyKind, Row, encode_key
 from mycomesh.sync.storage.row_view import RowView
-from mycomesh.sync.storage.table import Row, Table
+from mycomesh.sync.storage.table import Table
 
 __all__ = ["later_claims", "rows_where"]
 
@@ -46,18 +46,18 @@ def later_claims(table: Table, row: Row, values: Mapping[str, Any]) -> dict[Row,
     # Only SQLite can evaluate the other indexes. So it is asked which rows it would replace.
     others = [index.name for index in table.spec.unique if not index.columns]
     if others:
-        mine = _claim(table, row, table.known)
+        mine = _claim(table, row, table.columns.local)
         for claimant in _evicted(table, row, values):
             if claimant in found:
                 continue
-            if _claim(table, claimant, table.known) < mine:
+            if _claim(table, claimant, table.columns.local) < mine:
                 return {}
             found[claimant] = ", ".join(others)
     return found
 
 
 def _claim(table: Table, row: Row, names: Sequence[str]) -> tuple[int, bytes]:
-    mask = table.mask_of(names) | EXISTENCE
+    mask = table.columns.mask_of(names) | EXISTENCE
     return max((entry.stamp for entry in RowView.read(table, row).entries if entry.mask & mask), default=(0, b""))
 
 
@@ -73,7 +73,9 @@ def _rows_with(table: Table, index: UniqueIndex, values: Sequence[Any]) -> list[
 def _evicted(table: Table, row: Row, values: Mapping[str, Any]) -> list[Row]:
     """Return the rows that INSERT OR REPLACE would remove for this row: execute it in a savepoint and undo it."""
     db = table.store.db
-    wanted = {name: value for name, value in values.items() if name in table.known and name != table.spec.id_column}
+    wanted = {
+        name: value for name, value in values.items() if name in table.columns.local and name != table.spec.id_column
+    }
     gone: list[int] = []
 
     def note(change: Any) -> None:
@@ -83,14 +85,14 @@ def _evicted(table: Table, row: Row, values: Mapping[str, Any]) -> list[Row]:
     before: set[Row] = set()
     db.execute(f"SAVEPOINT {_SAVEPOINT}")
     try:
-        table.delete(row)
+        table.rows.delete(row)
         # A WITHOUT ROWID table has no rowid that the hook could report, and no key with generated columns. So the rows before
         # and after are compared.
         if not table.spec.rowid:
             before = set(rows_where(table, "1", ()))
         db.preupdate_hook(note, id=_SAVEPOINT)
         try:
-            table.insert(wanted, conflict="REPLACE")
+            table.rows.insert(wanted, conflict="REPLACE")
         except apsw.ConstraintError:
             return []
         finally:

@@ -34,7 +34,9 @@ class Inbox:
         self._outbox = outbox
         self._priority = priority
         # Tables that this file did not have when a round brought changes of them; no round of theirs has begun since.
-        self.missed: set[str] = set()
+        self._missed: set[str] = set()
+        # `Coverage.loss` of each table when the last round for it began.
+        self._losses: dict[int, object] = {}
 
     def merge(self, bundle: Bundle, applied: Applied, wall_ms: int, *, live: bool, repair: bool) -> None:
         """Merge one bundle and record the result in `applied`; `live` and `repair` as in `Replica.apply`.
@@ -74,7 +76,7 @@ class Inbox:
                 retried = True
             elif merged.changes:
                 self._outbox.retry(table)
-            if any(table.coverage.has_gap(site) for site, _, _ in section.ranges):
+            if any(table.coverage.staged.has_gap(site) for site, _, _ in section.ranges):
                 applied.gaps.append(section.table)
         if self._outbox.has_retries and not retried:
             self._outbox.run_retries()
@@ -95,9 +97,22 @@ class Inbox:
     def _record_missed(self, name: str, applied: Applied, *, live: bool) -> None:
         applied.unknown.append(name)
         if (
-            not live and len(self.missed) < MISSED_MAX
+            not live and len(self._missed) < MISSED_MAX
         ):  # a live batch is not part of a round, whose end would cover these changes
-            self.missed.add(name)
+            self._missed.add(name)
+
+    def begin_round(self, name: str) -> bool:
+        """Note that a round for a table begins; return whether coverage of it was given up since the last one began."""
+        self._missed.discard(name)
+        table = self._catalog.tables.get(name)
+        if table is None or self._losses.get(table.table_id) is table.coverage.loss:
+            return False
+        self._losses[table.table_id] = table.coverage.loss
+        return True
+
+    def lacks(self, table: Table) -> bool:
+        """Return True if the round under way brought something that the file lacks, or began before coverage was given up."""
+        return table.spec.folded in self._missed or self._losses.get(table.table_id) is not table.coverage.loss
 
     def _apply_facts(self, applied: Applied, wall_ms: int) -> None:
         """Apply the definitions and decisions that a merge has brought to the tables of the file."""

@@ -42,6 +42,9 @@ class Outbox:
         self._site = site
         self._priority = priority
         self._retries = RetryQueue(store)
+        # The table and its counters for which held values were last looked at, by table id; a reload makes another table.
+        self._settled: dict[int, tuple[Table, frozenset[str]]] = {}
+        store.enlist(self)
         self._data_version = -1
         self._stamped: list[bytes] = []  # stamped already, to be published by the next drain
         self.pause_between: Callable[[], None] = lambda: None  # between two transactions
@@ -50,6 +53,13 @@ class Outbox:
         )
         self._untimed_ms: int | None = None  # what waits was written before this node: by then; None once it is stamped
         self._rotation = 0  # whose pending log is read first: a table that is written all the time is not always first
+
+    def committed(self) -> None:
+        """Keep what the transaction settled."""
+
+    def rolled_back(self) -> None:
+        """Look at the held values of every table again."""
+        self._settled.clear()
 
     def stale(self) -> bool:
         """Return True if another connection has committed since the last `drain` that found nothing more, or something waits."""
@@ -188,14 +198,14 @@ class Outbox:
         tables.sort(key=lambda table: not self._priority.is_urgent(table.spec.folded))
         for table in (facts, *tables):  # definitions before rows
             if table.table_id not in due:
-                table.unread = False
+                table.pending.unread = False
                 continue
             if room <= 0:
                 more = True
                 continue
             drained = drain_table(table, self._site.site_number, self._times(table, wall_ms), room)
             room -= self._record_drained(table, drained, sections)
-            if not drained.more and table.installed and table.table_id in going:
+            if not drained.more and table.columns.installed and table.table_id in going:
                 more = True
                 if room >= CHUNK_ROWS_MAX // 2:  # else the rows of a small remainder would cost a transaction each
                     table_scan.advance(table, room // 2)  # to find a row and log it takes as long as to stamp it
@@ -217,7 +227,7 @@ class Outbox:
         if drained.section is not None:
             sections.append(drained.section)
             self._retries.add(table)
-        for column in sorted(table.staying):
+        for column in drained.too_large:
             note = f"column {column!r} has values of more than {CHANGE_BYTES_MAX >> 20} MiB: they stay on this node"
             self._catalog.notes.setdefault(table.spec.folded, note)
         return drained.weight
@@ -257,21 +267,22 @@ class Outbox:
         transaction may do. Returns whether there are rows for the next drain to stamp.
         """
         room = self._retries.step(self._catalog.tables.values(), SHOWN_MAX)
-        looked = any(table.unread for table in self._catalog.tables.values())
+        looked = any(table.pending.unread for table in self._catalog.tables.values())
         for table in self._catalog.tables.values():
-            if table.settled:
+            counters = table.columns.counters
+            if self._settled.get(table.table_id) == (table, counters):
                 continue
             name = f"settled/{table.table_id}"
-            state = json.dumps([table.known, sorted(table.counters)])
+            state = json.dumps([table.columns.local, sorted(counters)])
             before = self._store.meta(name)
             if before != state:
-                if table.holds_any():
+                if table.held.any():
                     room = self._retries.retry_held(table, state, max(room, 1))
                     if room <= 0:
                         break
                 self._store.meta_set(name, state)
-                if not table.counters <= set(json.loads(before or "[[], []]")[1]):
+                if not counters <= set(json.loads(before or "[[], []]")[1]):
                     table_scan.begin(table)
-                    table.unread = looked = True
-            table.settled = True
+                    table.pending.unread = looked = True
+            self._settled[table.table_id] = table, counters
         return looked

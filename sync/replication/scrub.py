@@ -13,8 +13,8 @@ from mycomesh.sync import codec
 from mycomesh.sync.capture import table_scan
 from mycomesh.sync.replication.outbox import Outbox
 from mycomesh.sync.schema.catalog import SCHEMA_TABLE, Catalog
+from mycomesh.sync.sqlite.table_spec import Row
 from mycomesh.sync.storage.store import Store
-from mycomesh.sync.storage.table import Row
 
 __all__ = ["Scrub", "Scrubbed"]
 

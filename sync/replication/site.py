@@ -20,10 +20,11 @@ from mycomesh.sync.crdt.hlc import SITE_PREFIX
 from mycomesh.sync.crdt.lattice import EXISTENCE
 from mycomesh.sync.errors import DecodeError, ForeignFileError
 from mycomesh.sync.merge import records
+from mycomesh.sync.sqlite.table_spec import Row
 from mycomesh.sync.storage.change_log import Leaf, unpack_mask
 from mycomesh.sync.storage.row_view import RowView
 from mycomesh.sync.storage.store import Store
-from mycomesh.sync.storage.table import Row, Table, birth_key
+from mycomesh.sync.storage.table import Table, birth_key
 
 __all__ = ["RENEWALS_MAX", "Site", "restamp_all"]
 
@@ -93,7 +94,7 @@ class Site:
 
     def is_behind(self, tables: Mapping[str, Table], reach: Mapping[str, int]) -> bool:
         """Return True if a peer knows more of this site's clock, by table, than the file does."""
-        known = {name: tables[name].coverage.top(self.id) for name in reach if name in tables}
+        known = {name: tables[name].coverage.staged.top(self.id) for name in reach if name in tables}
         return any(reach[name] > top for name, top in known.items())
 
     def renew_if_behind(self, tables: Mapping[str, Table], reach: Mapping[str, int]) -> bool:
@@ -132,10 +133,15 @@ class Site:
         past every other site's: who stamped in the future has overwritten those. What lies past `bound` counts for neither.
         """
         old = self.site_number
-        tops = [table.coverage.top(site) for table in tables for site, _ in table.coverage.items() if site != self.id]
+        tops = [
+            table.coverage.staged.top(site)
+            for table in tables
+            for site, _ in table.coverage.staged.items()
+            if site != self.id
+        ]
         self.site_number = self._store.site_number_or_new(_fresh_site(self._store, self.id, self._entropy))
         for table in tables:
-            table.uncover_after(self._store.site(old), after)
+            table.coverage.cut(self._store.site(old), after)
         self._store.clock.last = self._opened_at = max(top for top in (0, after, *tops) if top <= bound)
         self.restamp = Restamp(old, after)
         self._store.meta_set(_RESTAMP_KEY, json.dumps([old, after]))
@@ -144,10 +150,10 @@ class Site:
         """Stamps so many of the waiting entries again; inside a transaction. Nothing is `moving` when all are through."""
         assert self.restamp is not None, "asked for only while something waits"
         for table in tables:
-            before = table.coverage.top(self.id)
+            before = table.coverage.staged.top(self.id)
             moved = _restamp_some(table, self.restamp.site_number, self.site_number, self.restamp.after, room)
             if moved:
-                table.cover(self.id, before, self._store.clock.last)
+                table.coverage.cover(self.id, before, self._store.clock.last)
             room -= moved
             if room <= 0:
                 return
@@ -169,9 +175,9 @@ def restamp_all(table: Table, old: int, new: int, after: int) -> int:
     count = 0
     while moved := _restamp_some(table, old, new, after, _STEP_ENTRIES):
         count += moved
-    table.uncover_after(table.store.site(old), after)
+    table.coverage.cut(table.store.site(old), after)
     if count:
-        table.cover(table.store.site(new), 0, table.store.clock.last)
+        table.coverage.cover(table.store.site(new), 0, table.store.clock.last)
     return count
 
 
@@ -198,12 +204,12 @@ def _restamp_one(table: Table, row: Row, old: tuple[int, int], new: tuple[int, i
     name = key if named and isinstance(row, bytes) else row
     values = view.values(leaf, mask & ~EXISTENCE)
     held = view.held(leaf)
-    table.hold(*old, {})
+    table.held.write(*old, {})
     table.log.remove(leaf)
-    digest = table.digest(*new, mask, key, list(values.values()), dead=dead)
+    digest = table.digests.entry(*new, mask, key, list(values.values()), dead=dead)
     table.log.add((*new, name, leaf[3], digest, leaf[5]))
     if held:
-        table.hold(*new, held)
+        table.held.write(*new, held)
     if named:
         _rename(table, view, leaf, name, key)
 
@@ -222,7 +228,7 @@ def _rename(table: Table, view: RowView, birth: Leaf, name: Row, key: bytes) -> 
     for leaf, entry in zip(view.leaves, view.entries, strict=True):
         if leaf is not birth:
             values = view.values(leaf, entry.mask & ~EXISTENCE)
-            digest = table.digest(leaf[0], leaf[1], entry.mask, key, list(values.values()), dead=entry.dead)
+            digest = table.digests.entry(leaf[0], leaf[1], entry.mask, key, list(values.values()), dead=entry.dead)
             table.log.replace(leaf, (*leaf[:2], name, leaf[3], digest, leaf[5]))
     if name != view.row:
         records.rename_parked(table, view.row, name, key)

@@ -47,9 +47,10 @@ from mycomesh.sync.sqlite.indexes import column_names
 from mycomesh.sync.sqlite.table_spec import FileSchema, TableSpec, UnsupportedTable, read_table, user_tables
 from mycomesh.sync.storage import internal_tables
 from mycomesh.sync.storage.change_log import ChangeLog, changes_name
+from mycomesh.sync.storage.column_bits import extended
 from mycomesh.sync.storage.insert_runs import runs_name
 from mycomesh.sync.storage.store import Store
-from mycomesh.sync.storage.table import Table, extended
+from mycomesh.sync.storage.table import Table
 
 __all__ = ["ADOPTED_MAX", "SCHEMA_TABLE", "Catalog"]
 
@@ -79,7 +80,9 @@ class Catalog:
         self.names: Names
         self._file = FileSchema(store.db)
         self._differences = DriftNotes()
-        self.echoes = IndexTriggers(store, self, self._file)
+        self._kept_indexes: dict[int, tuple[str, ...]] = {}
+        self._stood: dict[int, object] = {}  # what SQLite's catalogue said when the triggers were last found whole
+        self.echoes = IndexTriggers(store, self, self._file, self._kept_indexes)
         self.generating = GeneratedFacts(store, self)
         # By the mesh's name: a table's fact, those of its generated columns, and what they define.
         self._defined: dict[str, tuple[str, dict[str, str], TableSpec | None]] = {}
@@ -149,7 +152,7 @@ class Catalog:
         """Return True if every replicated table can be read as it is known here, whatever else has changed in the schema."""
         known = (table for name, table in self.tables.items() if name != SCHEMA_TABLE)
         return not self.changed() or all(
-            self._file.catalogue_entries(table.spec.name) == table.stood for table in known
+            self._file.catalogue_entries(table.spec.name) == self._stood.get(table.table_id) for table in known
         )
 
     def refresh(self, drain: Callable[[Table], bool], *, most: int | None = None) -> None:
@@ -185,8 +188,8 @@ class Catalog:
             else:
                 self._unfinished = True
         for table in self.tables.values():
-            table.count(self.policies.counters_of(table.spec))
-            table.dropped = self.policies.dropped_of(table.spec.folded)
+            table.columns.counters = self.policies.counters_of(table.spec)
+            table.columns.dropped = self.policies.dropped_of(table.spec.folded)
         version = self._file.version()
         self._record_facts()
         for mesh, table in self.tables.items():
@@ -259,7 +262,7 @@ class Catalog:
                 self.notes[mesh] = f"not replicated: {reason}"
                 continue
             known = self.tables.get(mesh)
-            standing = known is not None and known.spec == spec and known.installed and self._captured(known)
+            standing = known is not None and known.spec == spec and known.columns.installed and self._captured(known)
             if not standing or fold(name) in self._anew or not self._fits(spec):
                 altered.append((mesh, spec))
         return altered
@@ -306,7 +309,9 @@ class Catalog:
             self.doubted += [spec.name] if table_scan.recheck_pending(table) else []
             # Columns that nobody logged may hold values.
             made = anew or vanished or not has_log_triggers(table, standing)
-            table_scan.begin(table, written=[column for column in table.known if made and column not in captured])
+            table_scan.begin(
+                table, written=[column for column in table.columns.local if made and column not in captured]
+            )
         if not drain(table):
             self._unfinished = True
             return
@@ -415,7 +420,7 @@ class Catalog:
             "UPDATE mycomesh_replicated SET shape = ?, bits = ?, known = '{}' WHERE id = ?",
             (spec.identity, json.dumps(bits), table_id),
         )
-        self._begin(table_id, spec, bits).uncover(keep=self._store.meta("site"))
+        self._begin(table_id, spec, bits).coverage.give_up_others(keep=self._store.meta("site"))
 
     def _begin(self, table_id: int, spec: TableSpec, bits: dict[str, int]) -> Table:
         if spec.id_column:
@@ -432,16 +437,17 @@ class Catalog:
         """Has a table stand for the file's as it is, with triggers that compare the columns in `captured`."""
         self.forget(spec.folded)
         table = self._load(table_id, spec, extended(bits, spec), known)
-        table.bits_captured = captured
+        table.columns.captured = captured
         return table
 
     def _load(
         self, table_id: int, spec: TableSpec, bits: dict[str, int] | None = None, before: Table | None = None
     ) -> Table:
-        table = Table(self._store, table_id, spec, bits or extended({}, spec), self._mesh_key)
+        table = Table(self._store, table_id, spec, bits or extended({}, spec), self._mesh_key, self._kept_indexes)
+        self._stood.pop(table_id, None)
         table.create()
         ensure_pending_log(table)
-        table.count(self.policies.counters_of(spec))
+        table.columns.counters = self.policies.counters_of(spec)
         table.load(before, self._sums.pop(table_id, None))
         self.names.record(spec.folded, spec.name, {column.folded: column.name for column in spec.columns})
         self.shed(table)
@@ -461,12 +467,12 @@ class Catalog:
 
         `more` are columns that are being dropped, of which the mesh does not know yet.
         """
-        table.dropped = self.policies.dropped_of(table.spec.folded) | more
+        dropped = table.columns.dropped = self.policies.dropped_of(table.spec.folded) | more
         name = f"shed/{table.table_id}"
-        due = table.dropped - set(json.loads(self._store.meta(name) or "[]")) if table.dropped else table.dropped
+        due = dropped - set(json.loads(self._store.meta(name) or "[]")) if dropped else dropped
         if due:
             drop_columns(table, due)
-            self._store.meta_set(name, json.dumps(sorted(table.dropped)))
+            self._store.meta_set(name, json.dumps(sorted(dropped)))
         return due
 
     def discard(self, mesh: str) -> None:
@@ -486,9 +492,9 @@ class Catalog:
     def _captured(self, table: Table) -> bool:
         """Return True if the table's triggers stand."""
         standing = self._file.catalogue_entries(table.spec.name)
-        if table.stood != standing and is_captured(table, standing):
-            table.stood = standing
-        return table.stood == standing
+        if self._stood.get(table.table_id) != standing and is_captured(table, standing):
+            self._stood[table.table_id] = standing
+        return self._stood.get(table.table_id) == standing
 
     def uninstall(self, table_id: int) -> None:
         """Take off a table what refers to its columns; what is written then is found by a sweep alone."""

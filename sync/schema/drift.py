@@ -40,7 +40,7 @@ class DriftNotes:
             if line and notes.get(mesh) == line:
                 del notes[mesh]
             told = _converting(table.spec, defined)
-            table.converting = frozenset(told)
+            table.columns.converting = frozenset(told)
             line = "; ".join([*told.values(), *_others(table, defined)])
             self._told[mesh] = table, defined, line
         if line:
@@ -51,7 +51,7 @@ def _others(table: Table, defined: TableSpec | None) -> list[str]:
     if defined is None or table.spec.sql == defined.sql:
         return []
     here, mesh = definition(table.store.db, table.spec), defined.sql
-    dropped = table.dropped & {column.folded for column in defined.columns}
+    dropped = table.columns.dropped & {column.folded for column in defined.columns}
     if dropped:
         mesh = rewrite_definition(mesh, table=defined.name, columns={}, without=sorted(dropped)) or mesh
     line = "" if here is None else _compared(_constraints_of(here), _constraints_of(mesh))

@@ -86,7 +86,7 @@ class FactFollower:
         tables = [
             table
             for table in self._tables()
-            if table.installed and (table.spec.generated or table.spec.folded in stated)
+            if table.columns.installed and (table.spec.generated or table.spec.folded in stated)
         ]
         self._catalog.generating.follow(tables, self._again, lambda: None)
 
@@ -119,7 +119,7 @@ class FactFollower:
         records = catalog.names.columns(spec.folded)
         here = {fold(name): name for name in column_names(self._db, spec.name)}
         going = {
-            mesh: name for folded, name in here.items() if (mesh := records.get(folded, folded)) in table.dropped
+            mesh: name for folded, name in here.items() if (mesh := records.get(folded, folded)) in table.columns.dropped
             and (folded in records or folded in due)
         }  # fmt: skip
         if not going:
@@ -141,8 +141,10 @@ class FactFollower:
     def _again(self, table: Table, name: str) -> Table:
         """Return the table as it is in the file now."""
         catalog, mesh = self._catalog, table.spec.folded
-        captured = {column: bit for column, bit in table.bits_captured.items() if column not in table.dropped}
-        again = catalog.reload(table.table_id, catalog.spec(mesh, name), table.bits, table, captured)
+        captured = {
+            column: bit for column, bit in table.columns.captured.items() if column not in table.columns.dropped
+        }
+        again = catalog.reload(table.table_id, catalog.spec(mesh, name), table.columns.bits, table, captured)
         if mesh in self._refused:  # a table that is loaded has no note of what was before
             catalog.notes[mesh] = self._refused[mesh]
         return again

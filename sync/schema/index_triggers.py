@@ -44,10 +44,12 @@ Trigger = tuple[str, str]  # its name, and its SQL as it stands in SQLite's cata
 class IndexTriggers:
     """The triggers that one connection carries."""
 
-    def __init__(self, store: Store, catalog: Catalog, file: FileSchema) -> None:
+    def __init__(self, store: Store, catalog: Catalog, file: FileSchema, kept: dict[int, tuple[str, ...]]) -> None:
+        """Take the dict that names the indexes which this connection keeps, by table id; it is filled here."""
         self._store = store
         self._catalog = catalog
         self._file = file
+        self._kept = kept
         self._made = 0  # no name is given twice: a trigger whose table went comes back with a table of that name
         # By table: what was put on last, and the indexes that it keeps.
         self._carried: dict[str, tuple[tuple[Trigger, ...], tuple[str, ...]]] = {}
@@ -82,8 +84,7 @@ class IndexTriggers:
 
     def take_off(self) -> None:
         """Take every one off; those of a table that went have gone with it, or go when it is back."""
-        for table in self._catalog.tables.values():
-            table.echoed = ()
+        self._kept.clear()
         if self._made:
             self._drop("")
 
@@ -121,10 +122,11 @@ class IndexTriggers:
         if refused:
             db.execute(f"ROLLBACK TO {_SAVEPOINT}")
         else:
-            table.echoed = tuple(name for name in virtual if fold(name) in carried)
-            if table.echoed:
+            kept = tuple(name for name in virtual if fold(name) in carried)
+            if kept:
                 self._store.echoing = True
-                self._carried[table.spec.folded] = own, table.echoed
+                self._kept[table.table_id] = kept
+                self._carried[table.spec.folded] = own, kept
         db.execute(f"RELEASE {_SAVEPOINT}")
         return refused
 
@@ -190,7 +192,7 @@ class IndexTriggers:
             told[mesh] = self._failed[mesh, own] = _STALE.format(indexes[0], _FAILED.format(text))
             table = self._catalog.tables.get(mesh)
             if table is not None:
-                table.echoed = ()
+                self._kept.pop(table.table_id, None)
                 with contextlib.suppress(apsw.BusyError, apsw.LockedError):
                     self._drop(table.spec.name)
         self._tell(told)

@@ -120,8 +120,8 @@ def _settle(store: Store, catalog: Catalog, table: Table, alteration: Alteration
         if alteration.rebuilt:
             define(store.db, catalog, spec)
         return
-    captured = {column: bit for column, bit in table.bits_captured.items() if column not in going}
-    again = catalog.reload(table.table_id, spec, table.bits, table, captured)
+    captured = {column: bit for column, bit in table.columns.captured.items() if column not in going}
+    again = catalog.reload(table.table_id, spec, table.columns.bits, table, captured)
     define(store.db, catalog, spec)
     if not alteration.written:
         catalog.install(again)  # else the refresh that follows finds no triggers, and looks at every row

@@ -27,6 +27,7 @@ __all__ = [
     "Column",
     "FileSchema",
     "KeyKind",
+    "Row",
     "TableSpec",
     "UnsupportedTable",
     "affinity",
@@ -38,6 +39,7 @@ __all__ = [
 # SQLite returns at most 2,000 columns; `raw_select` takes two for each column, and a read selects key columns twice.
 COLUMNS_READ_MAX = 900
 SQL_MAX = 65_536  # characters of one definition; a table of fifty columns has a tenth of that
+Row = int | bytes  # the name of a row in this file: its rowid, or its encoded key
 _ROWID_NAMES = ("rowid", "_rowid_", "oid")
 _COLLATIONS = ("BINARY", "NOCASE", "RTRIM")
 

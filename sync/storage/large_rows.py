@@ -22,7 +22,7 @@ CHANGE_BYTES_MAX = 20 << 20
 def oversized(table: Table, present: Mapping[str, Any]) -> int:
     """Return the mask of columns whose values are too large to travel."""
     keys = {column.folded for column in table.spec.key}
-    return table.mask_of(
+    return table.columns.mask_of(
         [name for name, value in present.items() if bytes_of(value) > CHANGE_BYTES_MAX and name not in keys]
     )
 
@@ -30,14 +30,14 @@ def oversized(table: Table, present: Mapping[str, Any]) -> int:
 def portions(table: Table, mask: int, present: Mapping[str, Any]) -> list[int]:
     """Return masks of so many changes that each can be sent; the first holds the key and what is small."""
     keys = {column.folded for column in table.spec.key}
-    names = table.columns_of(mask & ~EXISTENCE)
+    names = table.columns.names_of(mask & ~EXISTENCE)
     parts, room = [mask & EXISTENCE], CHANGE_BYTES_MAX
     for name in sorted(names, key=lambda name: (name not in keys, bytes_of(present[name]), name)):
         size = bytes_of(present[name])
         if size > room:
             parts.append(0)
             room = CHANGE_BYTES_MAX
-        parts[-1] |= 1 << table.bits[name]
+        parts[-1] |= 1 << table.columns.bits[name]
         room -= size
     return [part for part in parts if part]
 

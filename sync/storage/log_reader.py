@@ -13,12 +13,12 @@ from typing import Any
 from mycomesh.sync.crdt.lattice import EXISTENCE
 from mycomesh.sync.crdt.version_vector import Range
 from mycomesh.sync.sqlite.identifiers import quoted
-from mycomesh.sync.sqlite.table_spec import KeyKind
+from mycomesh.sync.sqlite.table_spec import KeyKind, Row
 from mycomesh.sync.storage.change_log import Leaf, unpack_mask
 from mycomesh.sync.storage.insert_runs import InsertRun
 from mycomesh.sync.storage.large_rows import CHANGE_BYTES_MAX, bytes_of
 from mycomesh.sync.storage.row_view import RowView, prior_to_wire
-from mycomesh.sync.storage.table import Row, Table
+from mycomesh.sync.storage.table import Table
 from mycomesh.sync.wire.bundle import Group, Kind
 
 __all__ = ["FEED_BYTES_MAX", "FEED_ROWS_MAX", "changes_in", "read_range", "read_rows"]
@@ -44,7 +44,7 @@ def read_range(
     if place is None:
         return [], upto, 0, 0
     groups: dict[tuple[Kind, int], Group] = {}
-    holds = table.holds_any()
+    holds = table.held.any()
     rows = size = 0
     reached = after
     for hlc, row, stored, prior, values in _entries(table, place, after, upto, rows_max):
@@ -102,7 +102,7 @@ def _groups(table: Table, found: _Found) -> list[Group]:
             Group(
                 site,
                 kind,
-                () if kind is Kind.DELETE else table.columns_of(mask),
+                () if kind is Kind.DELETE else table.columns.names_of(mask),
                 [hlc for hlc, _, _, _ in items],
                 [table.key(view.row, view.leaves) for _, _, view, _ in items],
                 [values for _, _, _, values in items],
@@ -136,7 +136,7 @@ def _entries_packed(table: Table, run: InsertRun, first: int, upto: int, limit: 
     row, last = first - shift, min(upto, run.hlc + run.n - 1) - shift
     rowid = f"t.{quoted(table.spec.rowid)}"
     listing = (
-        f"SELECT {rowid}, {table.select_list} FROM {quoted(table.spec.name)} t"
+        f"SELECT {rowid}, {table.rows.select_list} FROM {quoted(table.spec.name)} t"
         f" WHERE {rowid} BETWEEN ? AND ? ORDER BY {rowid} LIMIT ?"
     )
     try:
@@ -146,7 +146,7 @@ def _entries_packed(table: Table, run: InsertRun, first: int, upto: int, limit: 
             limit -= 1
     except UnicodeDecodeError:
         for number in range(row, min(row + limit, last + 1)):
-            found = table.read(number)
+            found = table.rows.read(number)
             yield number + shift, number, run.mask, None, None if found is None else tuple(found.values())
 
 
@@ -159,7 +159,7 @@ def _entries_plain(table: Table, place: int, after: int, upto: int, limit: int) 
         return
     rowid = f"t.{quoted(spec.rowid)}"
     listing = (
-        f"SELECT c.hlc, c.row, c.mask, c.prior, {rowid}, {table.select_list} FROM {table.log.name} c"
+        f"SELECT c.hlc, c.row, c.mask, c.prior, {rowid}, {table.rows.select_list} FROM {table.log.name} c"
         f" LEFT JOIN {quoted(spec.name)} t ON {rowid} = c.row {window}"
     )
     try:
@@ -177,7 +177,7 @@ def _entries_one_by_one(table: Table, place: int, after: int, upto: int, limit: 
         " WHERE c.place = ? AND c.hlc > ? AND c.hlc <= ? ORDER BY c.hlc LIMIT ?"
     )
     for hlc, row, stored, prior in table.store.db.execute(listing, (place, after, upto, limit)).fetchall():
-        found = table.read(row)
+        found = table.rows.read(row)
         yield hlc, row, stored, prior, None if found is None else tuple(found.values())
 
 
@@ -196,17 +196,17 @@ def _append(
     kind = Kind.DELETE if dead else Kind.INSERT if mask & EXISTENCE else Kind.UPDATE
     group = groups.get((kind, mask))
     if group is None:
-        columns = () if dead else table.columns_of(mask)
+        columns = () if dead else table.columns.names_of(mask)
         keyless = kind is Kind.INSERT and {column.folded for column in table.spec.key} <= set(columns)
         group = groups[kind, mask] = Group(site, kind, columns, [], None if keyless else [], [], None)
     if holds or (values is None and group.columns):
-        held = table.held((place, hlc, row, stored, 0, prior))
-        present = {} if values is None else dict(zip(table.known, values, strict=True))
+        held = table.held.read((place, hlc, row, stored, 0, prior))
+        present = {} if values is None else dict(zip(table.columns.local, values, strict=True))
         cells = [held[name] if name in held else present.get(name) for name in group.columns]
-    elif group.columns == table.known:
+    elif group.columns == table.columns.local:
         cells = list(values or ())
     else:
-        present = dict(zip(table.known, values or (), strict=True)) if group.columns else {}
+        present = dict(zip(table.columns.local, values or (), strict=True)) if group.columns else {}
         cells = [present[name] for name in group.columns]
     group.hlcs.append(hlc)
     group.rows.append(cells)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from mycomesh.sync.sqlite.identifiers import quoted
-from mycomesh.sync.sqlite.table_spec import KeyKind, TableSpec
+from mycomesh.sync.sqlite.table_spec import KeyKind, Row, TableSpec
+from mycomesh.sync.storage.store import Store
 
 __all__ = [
     "LOOK_AGAIN",
@@ -13,6 +14,7 @@ __all__ = [
     "OP_EVICT",
     "OP_INSERT",
     "WORD_BITS",
+    "PendingLog",
     "key_names",
     "look_statement",
     "pending_name",
@@ -27,6 +29,20 @@ OP_DELETE = -2
 OP_EVICT = -3  # a REPLACE may have removed this row without any delete trigger: look
 # Bits of one mask word: the largest whole number that keeps every word a positive 63-bit integer.
 WORD_BITS = 62
+
+
+class PendingLog:
+    """The pending log of one table, as this connection writes it."""
+
+    def __init__(self, store: Store, table_id: int) -> None:
+        self._store = store
+        self._name = pending_name(table_id)
+        self.unread = False  # whether rows that this connection appended wait for a drain
+
+    def look_again(self, row: Row) -> None:
+        """Append an update of a row that names no column: the next drain compares the row with its entries."""
+        self._store.db.execute(f"INSERT INTO {self._name}(what, at, r) VALUES({LOOK_AGAIN}, NULL, ?)", (row,))
+        self.unread = True
 
 
 def pending_name(table_id: int) -> str:

@@ -12,8 +12,9 @@ from typing import Any
 
 from mycomesh.sync import codec
 from mycomesh.sync.crdt.lattice import EXISTENCE, Entry, visible
+from mycomesh.sync.sqlite.table_spec import Row
 from mycomesh.sync.storage.change_log import Leaf, pack_mask, unpack_mask
-from mycomesh.sync.storage.table import Row, Table
+from mycomesh.sync.storage.table import Table
 from mycomesh.sync.wire.bundle import Part
 
 __all__ = [
@@ -62,13 +63,13 @@ class RowView:
     @classmethod
     def read(cls, table: Table, row: Row) -> RowView:
         """Read the row and its entries."""
-        return cls(table, row, table.read(row), table.log.leaves(row))
+        return cls(table, row, table.rows.read(row), table.log.leaves(row))
 
     @classmethod
     def read_many(cls, table: Table, rows: Sequence[Row]) -> list[RowView]:
         """Read many rows, all different, at once."""
-        holds = table.holds_any()
-        present = table.read_many(rows)
+        holds = table.held.any()
+        present = table.rows.read_many(rows)
         leaves = table.log.leaves_of(rows)
         return [cls(table, row, present[row], leaves[row], holds=holds) for row in rows]
 
@@ -82,7 +83,7 @@ class RowView:
     @property
     def plain(self) -> bool:
         """True if the row is shown and everything that its entries own is in the user's table."""
-        return self.present is not None and not self._holds and not self.table.counters
+        return self.present is not None and not self._holds and not self.table.columns.counters
 
     @property
     def hlc(self) -> int:
@@ -95,7 +96,7 @@ class RowView:
             return {}
         found = self._held.get(leaf[:2])
         if found is None:
-            found = self._held[leaf[:2]] = self.table.held(leaf)
+            found = self._held[leaf[:2]] = self.table.held.read(leaf)
         return found
 
     @property
@@ -103,16 +104,16 @@ class RowView:
         """True if the row should be seen, is not in the user's table, and all that its entries own is held: it was refused."""
         if self.present is not None or not self.visible or not self._holds:
             return False
-        known = self.table.known_mask
+        known = self.table.columns.local_mask
         return all(
-            self.held(leaf).keys() >= {*self.table.columns_of(entry.mask & known)}
+            self.held(leaf).keys() >= {*self.table.columns.names_of(entry.mask & known)}
             for leaf, entry in zip(self.leaves, self.entries, strict=True)
         )
 
     def values(self, leaf: Leaf, mask: int) -> dict[str, Any]:
         """Return the values of an entry's columns by name, in wire order."""
         present = self.present or {}
-        columns = self.table.columns_of(mask)
+        columns = self.table.columns.names_of(mask)
         if not self._holds:
             return {name: present.get(name) for name in columns}
         held = self.held(leaf)
@@ -136,13 +137,13 @@ def shrink(view: RowView, masks: Sequence[int], key: Any) -> None:
         if not mask:
             table.log.remove(leaf)
             if held:
-                table.hold(leaf[0], leaf[1], {})
+                table.held.write(leaf[0], leaf[1], {})
             continue
         values = view.values(leaf, mask)
-        digest = table.digest(leaf[0], leaf[1], mask, key, list(values.values()))
+        digest = table.digests.entry(leaf[0], leaf[1], mask, key, list(values.values()))
         table.log.replace(leaf, (leaf[0], leaf[1], leaf[2], pack_mask(mask), digest, leaf[5]))
         if held:
-            table.hold(leaf[0], leaf[1], {name: value for name, value in held.items() if name in values})
+            table.held.write(leaf[0], leaf[1], {name: value for name, value in held.items() if name in values})
 
 
 def differing(view: RowView) -> int:
@@ -151,7 +152,7 @@ def differing(view: RowView) -> int:
     for leaf, entry in zip(view.leaves, view.entries, strict=True):
         if not entry.dead:
             changed |= _differing(view, leaf, entry)
-    return changed & view.table.known_mask
+    return changed & view.table.columns.local_mask
 
 
 def retyped(view: RowView, mask: int) -> int:
@@ -160,13 +161,13 @@ def retyped(view: RowView, mask: int) -> int:
     An entry that owns some of `mask` too cannot tell: what it keeps is digested as it is, and repair finds one value for all.
     """
     table, present = view.table, view.present or {}
-    loose = table.known_mask if _LEAST in present.values() else table.loose_mask
+    loose = table.columns.local_mask if _LEAST in present.values() else table.columns.loose_mask
     changed = 0
     for leaf, entry in zip(view.leaves, view.entries, strict=True):
         suspect = entry.mask & loose
-        if suspect and not entry.mask & mask and _any_has_equal(present, table.columns_of(suspect)):
+        if suspect and not entry.mask & mask and _any_has_equal(present, table.columns.names_of(suspect)):
             changed |= _differing(view, leaf, entry)
-    return changed & table.known_mask
+    return changed & table.columns.local_mask
 
 
 def has_equal(value: Any) -> bool:
@@ -186,13 +187,13 @@ def _differing(view: RowView, leaf: Leaf, entry: Entry) -> int:
     """Return the columns of an entry that are not what it was digested with: one if its type says it all, else each."""
     table = view.table
     values = view.values(leaf, entry.mask)
-    if table.digest(leaf[0], leaf[1], entry.mask, view.key, list(values.values())) == leaf[4]:
+    if table.digests.entry(leaf[0], leaf[1], entry.mask, view.key, list(values.values())) == leaf[4]:
         return 0
     for name, value in values.items():
         for equal in _equals(value):
             cells = list((values | {name: equal}).values())
-            if table.digest(leaf[0], leaf[1], entry.mask, view.key, cells) == leaf[4]:
-                return 1 << table.bits[name]
+            if table.digests.entry(leaf[0], leaf[1], entry.mask, view.key, cells) == leaf[4]:
+                return 1 << table.columns.bits[name]
     return entry.mask
 
 
@@ -214,7 +215,7 @@ def priors_of(view: RowView, own_place: int, mask: int) -> list[Prior]:
     """
     if all([leaf[0] == own_place and leaf[5] is None for leaf in view.leaves]):  # noqa: C419 - once a row: a generator costs more
         return []
-    coverage, site = view.table.coverage, view.table.store.site
+    coverage, site = view.table.coverage.staged, view.table.store.site
     seen: dict[tuple[int | None, int], int] = {}
     for leaf, entry in zip(view.leaves, view.entries, strict=True):
         touched = entry.mask if mask & EXISTENCE else entry.mask & mask
@@ -254,7 +255,7 @@ def prior_to_wire(table: Table, stored: bytes | None, mask: int) -> list[Part]:
     for part_mask, place, hlc in decode_prior(stored):
         names = None
         if part_mask is not None:
-            names = table.columns_of(part_mask & mask)
+            names = table.columns.names_of(part_mask & mask)
             if not names:
                 continue
         parts.append((names, table.store.site(place), hlc))
@@ -265,7 +266,7 @@ def prior_from_wire(table: Table, parts: Sequence[Part]) -> bytes | None:
     """Return the stored form of a prior that a peer sent."""
     return encode_prior(
         [
-            (None if names is None else table.mask_of(names), table.store.site_number_or_new(site), hlc)
+            (None if names is None else table.columns.mask_of(names), table.store.site_number_or_new(site), hlc)
             for names, site, hlc in parts
         ]
     )

@@ -134,7 +134,7 @@ def test_large_rows_are_mended_in_messages_of_bounded_size(world_of):
             for leaf in table.log.leaves(row):
                 table.log.remove(leaf)
             table.log.flush()
-            table.delete(row)
+            table.rows.delete(row)
     start = world.now
     world.link(one, two)
     world.run(40_000)

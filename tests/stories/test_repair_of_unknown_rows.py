@@ -47,7 +47,7 @@ def test_only_what_was_covered_and_lost_counts_as_repaired(pair):
         for leaf in table.log.leaves(1):
             table.log.remove(leaf)
         table.log.flush()
-        table.delete(1)
+        table.rows.delete(1)
     one.sql("INSERT INTO t VALUES(2, 'news')")
     one.drain()
     assert Bundle.decode(lost).sections[0].rows == 1

@@ -81,18 +81,19 @@ def upkeep(quick: bool) -> dict[str, Figure]:
     with _pair(0) as pair:
         table = pair.nodes[0].replica.tables["drones"]
         births = [birth_key(table.store.site(0), hlc) for hlc in hlcs]  # the change names its row in any case
-        mask = table.captured_mask | EXISTENCE
-        altitude = table.mask_of(["altitude"])
+        mask = table.columns.captured_mask | EXISTENCE
+        altitude = table.columns.mask_of(["altitude"])
         spent: dict[str, list[float]] = {"row": [], "update": []}
         for _ in range(UPKEEPS):
             started = time.process_time()
-            digests = table.digests(0, mask, hlcs, None, encoded)
+            digests = table.digests.inserts(0, mask, hlcs, None, encoded)
             spent["row"].append(time.process_time() - started + _summing(table, digests))
             started = time.process_time()
             for hlc, birth, row in zip(hlcs, births, values, strict=True):
-                table.digest(0, hlc, mask ^ altitude, birth, row[:4])
+                table.digests.entry(0, hlc, mask ^ altitude, birth, row[:4])
             digests = [
-                table.digest(0, count + hlc, altitude, KEY, row[:1]) for hlc, row in zip(hlcs, values, strict=True)
+                table.digests.entry(0, count + hlc, altitude, KEY, row[:1])
+                for hlc, row in zip(hlcs, values, strict=True)
             ]
             spent["update"].append(time.process_time() - started + _summing(table, digests))
     return measured(**{f"digest_us_per_{kind}": min(found) / count * 1e6 for kind, found in spent.items()})
@@ -231,7 +232,7 @@ class _Pair:
                 for leaf in table.log.leaves(number):
                     table.log.remove(leaf)
                 table.log.flush()
-                table.delete(number)
+                table.rows.delete(number)
 
     def run(self, ms: int) -> None:
         """Lets virtual time pass."""

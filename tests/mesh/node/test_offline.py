@@ -56,7 +56,7 @@ def test_a_counter_and_a_policy_are_decided_and_stamped_in_the_file(home, file, 
     replica = served(home, file)
     assert not replica.waiting()
     assert sorted(replica.tables) == ["mycomesh_schema", "t"]  # what was not replicated before is not now
-    assert replica.tables["t"].counters == {"n"}
+    assert replica.tables["t"].columns.counters == {"n"}
     replica.close()
 
 
@@ -69,7 +69,7 @@ def test_conflicts_are_listed_and_restored(home, file, capsys):
         "INSERT INTO mycomesh_conflicts(seq, seen_at, table_name, row_key, lost, lost_at, lost_site, won_at, won_site,"
         " reason, lost_hlc, won, row) VALUES(1, '', 't', '1', '{\"n\": 9}', '', '', '', '', 'test', 1, '{}', 1)"
     )
-    assert table.read(1) == {"id": 1, "n": 5}
+    assert table.rows.read(1) == {"id": 1, "n": 5}
     replica.close()
     assert run(home, file, "conflicts", "--json") == exits.DONE
     assert [each["lost"] for each in json.loads(capsys.readouterr().out)] == [{"n": 9}]

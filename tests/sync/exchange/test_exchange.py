@@ -615,7 +615,7 @@ def test_columns_learnt_from_a_refused_batch_are_forgotten(attacked):
     node.peer.close()
     node.peer.open()
     assert node.peer.digests() == digests
-    assert node.peer.replica.tables["t"].bits["unknown"]
+    assert node.peer.replica.tables["t"].columns.bits["unknown"]
     node.sql("ALTER TABLE t ADD COLUMN unknown")
     node.peer.drain()
     assert node.sql("SELECT unknown FROM t WHERE id = 60001") == [("kept",)]

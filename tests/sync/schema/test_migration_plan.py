@@ -479,7 +479,8 @@ def test_a_fact_that_nobody_may_state_has_no_effect(peers, fact):
     two.take(one.drain(), one.node_id)
     assert two.tables() == before
     assert two.sql(ours) == schema
-    assert two.replica.tables["mycomesh_schema"].dropped == two.replica.tables["mycomesh_schema"].counters == set()
+    columns = two.replica.tables["mycomesh_schema"].columns
+    assert columns.dropped == columns.counters == set()
     two.sql("UPDATE t SET a = 'goes on' WHERE id = 1")
     converge([one, two])
     assert_equal(one, two)

@@ -1,0 +1,109 @@
+"""The version vector of one table: which clocks of which sites this replica has, so that a round asks for the rest alone.
+
+A transaction stages its changes to the vector, which become visible to peers with its commit.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+
+from mycomesh.sync.crdt.version_vector import Range, Vector
+from mycomesh.sync.storage.store import Store
+
+__all__ = ["Coverage"]
+
+# How many earlier vectors are remembered: as many states as a peer may be behind while writes are under way to it.
+REMEMBERED_MAX = 32
+
+
+class Coverage:
+    """The vector of one table, and the digests of what it was before."""
+
+    def __init__(self, store: Store, table_id: int) -> None:
+        self._store = store
+        self._table_id = table_id
+        self.vector = Vector()  # as of the last commit
+        self._staged: Vector | None = None
+        self._digest = b""
+        self.remembered: deque[bytes] = deque(maxlen=REMEMBERED_MAX)  # digests of vectors that peers have seen
+        self.loss: object = None  # another object each time that coverage of other sites is given up
+
+    def load(self) -> None:
+        """Read the vector."""
+        rows = self._store.db.execute(
+            "SELECT place, after, upto FROM mycomesh_vectors WHERE id = ? ORDER BY place, after", (self._table_id,)
+        )
+        for site_number, after, upto in rows:
+            self.vector.add(self._store.site(site_number), after, upto)
+
+    @property
+    def digest(self) -> bytes:
+        """The digest of the committed vector."""
+        if not self._digest:
+            self._digest = self.vector.digest()
+        return self._digest
+
+    def remember(self) -> None:
+        """Keep the digest of the committed vector: a peer that has this vector later has nothing that is missing here."""
+        if self.digest not in self.remembered:
+            self.remembered.append(self.digest)
+
+    @property
+    def staged(self) -> Vector:
+        """The vector with the changes of the running transaction."""
+        return self.vector if self._staged is None else self._staged
+
+    def cover(self, site: bytes, after: int, upto: int) -> None:
+        """Add `(after, upto]` of a site's clock; inside the transaction that stores the entries of that range."""
+        staged = self._stage()
+        before = staged.ranges(site)
+        staged.add(site, after, upto)
+        self._write(site, before, staged.ranges(site))
+
+    def cut(self, site: bytes, after: int) -> None:
+        """Give up a site's clock past `after`: its entries from there on got other stamps."""
+        staged = self._stage()
+        before = staged.ranges(site)
+        staged.cut(site, after)
+        self.remembered.clear()
+        self._write(site, before, staged.ranges(site))
+
+    def give_up_others(self, keep: bytes) -> None:
+        """Give up the coverage of every site but `keep`, so that rounds bring the changes of the others again."""
+        before, site_number = self.staged, self._store.site_number_or_new(keep)
+        self.loss = object()
+        self.remembered.clear()
+        self._staged = Vector()
+        for after, upto in before.ranges(keep):
+            self._staged.add(keep, after, upto)
+        self._store.db.execute(
+            "DELETE FROM mycomesh_vectors WHERE id = ? AND place <> ?", (self._table_id, site_number)
+        )
+
+    def _stage(self) -> Vector:
+        if self._staged is None:
+            self._staged = self.vector.copy()
+        return self._staged
+
+    def _write(self, site: bytes, before: Sequence[Range], ranges: Sequence[Range]) -> None:
+        key = self._table_id, self._store.site_number_or_new(site)
+        if len(ranges) == len(before) == 1 and ranges[0][0] == before[0][0]:  # most often the one range grows
+            self._store.db.execute(
+                "UPDATE mycomesh_vectors SET upto = ? WHERE id = ? AND place = ?", (ranges[0][1], *key)
+            )
+            return
+        self._store.db.execute("DELETE FROM mycomesh_vectors WHERE id = ? AND place = ?", key)
+        self._store.db.executemany(
+            "INSERT INTO mycomesh_vectors VALUES(?, ?, ?, ?)", [(*key, low, high) for low, high in ranges]
+        )
+
+    def committed(self) -> None:
+        """Make the staged vector the committed one."""
+        if self._staged is not None:
+            self.vector, self._staged = self._staged, None
+            self._digest = b""
+
+    def rolled_back(self) -> None:
+        """Forget the staged vector."""
+        self._staged = None

@@ -1,0 +1,87 @@
+"""Keyed digests of change log entries: equal content has equal digests on every replica, and their sums find differences.
+
+Invariant: the digest of an entry is a function of its table, site, clock, key, owned columns and values alone.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from mycomesh.sync import codec
+from mycomesh.sync.crdt.lattice import EXISTENCE
+from mycomesh.sync.storage.column_bits import ColumnBits
+from mycomesh.sync.storage.store import Store
+
+__all__ = ["Digests"]
+
+# Prepared prefixes, one for each (site, mask) of recent entries; a fleet of sites times a few column sets fits.
+PREFIXES_MAX = 1_024
+_NO_KEY = codec.encode(None)
+
+
+class Digests:
+    """The digests of one table's entries: BLAKE2b-64 with the mesh's key, as signed 64-bit integers."""
+
+    def __init__(self, store: Store, table: str, columns: ColumnBits, mesh_key: bytes) -> None:
+        """Take the table's canonical name, folded, and the 32-byte key that all members of a mesh share."""
+        self._store = store
+        self._table = table
+        self._columns = columns
+        self._mesh_key = mesh_key
+        self.prefix = functools.lru_cache(maxsize=PREFIXES_MAX)(self._prefix)
+
+    def entry(
+        self, site_number: int, hlc: int, mask: int, key: Any, values: Sequence[Any], *, dead: bool = False
+    ) -> int:
+        """Return the digest of one entry; `values` are in the order of `ColumnBits.names_of(mask)`.
+
+        The digest of a tombstone is 0: replicas collect tombstones at different times and must still compare as equal.
+        """
+        if dead:
+            return 0
+        new_state, insert_key = self.prefix(site_number, mask)
+        stamp = hlc.to_bytes(8, "big")
+        if type(key) is not bytes:
+            name = codec.encode(key)
+        elif mask & EXISTENCE and key == insert_key + stamp:
+            name = _NO_KEY  # the key is the stamp of this very entry
+        else:
+            name = codec.bytes_head(len(key)) + key
+        state = new_state()
+        state.update(stamp + name + codec.encode(values))
+        return int.from_bytes(state.digest(), "big", signed=True)
+
+    def inserts(
+        self, site_number: int, mask: int, hlcs: Sequence[int], keys: Sequence[Any] | None, rows: Sequence[bytes]
+    ) -> list[int]:
+        """Return the digests of many inserts of one site and mask, as `entry` does for one.
+
+        `keys` is None where each row is identified by the stamp of its insert. `rows` are the values, one encoded array each.
+        """
+        new_state, _ = self.prefix(site_number, mask)
+        heads = itertools.repeat(_NO_KEY) if keys is None else map(codec.encode, keys)
+        found = []
+        for hlc, head, row in zip(hlcs, heads, rows, strict=False):
+            state = new_state()
+            state.update(hlc.to_bytes(8, "big") + head + row)
+            found.append(int.from_bytes(state.digest(), "big", signed=True))
+        return found
+
+    def rolled_back(self) -> None:
+        """Forget the prefixes: the next transaction may give a site number or a column's bit to another."""
+        self.prefix.cache_clear()
+
+    def _prefix(self, site_number: int, mask: int) -> tuple[Callable[[], hashlib.blake2b], bytes]:
+        """Return (factory of a hash state, key prefix) for the entries of one site and mask.
+
+        The state has hashed the part that these entries share. The key of a row that one of them inserted, in a table whose
+        rows are identified by their insert, starts with the key prefix.
+        """
+        state = hashlib.blake2b(digest_size=8, key=self._mesh_key, person=b"mycomesh-change")
+        site = self._store.site(site_number)
+        state.update(codec.encode([self._table, site, mask & EXISTENCE, list(self._columns.names_of(mask))]))
+        return state.copy, b"\x00" + site

@@ -1,0 +1,62 @@
+"""Values that change log entries own and the user's table cannot show: of parked rows, of columns that this file lacks.
+
+They are kept in `mycomesh_held`, one record an entry. Invariant: every column that an entry owns has its value in the user's
+row or here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from mycomesh.sync import codec
+from mycomesh.sync.storage.change_log import ChangeLog, Leaf
+from mycomesh.sync.storage.store import Store
+
+__all__ = ["HeldValues"]
+
+
+class HeldValues:
+    """The held values of one table, by entry."""
+
+    def __init__(self, store: Store, table_id: int, log: ChangeLog) -> None:
+        self._store = store
+        self._table_id = table_id
+        self._log = log
+
+    def any(self) -> bool:
+        """Return True if some entry of the table has held values."""
+        listing = "SELECT 1 FROM mycomesh_held WHERE id = ? LIMIT 1"
+        return self._store.db.execute(listing, (self._table_id,)).fetchone() is not None
+
+    def read(self, leaf: Leaf) -> dict[str, Any]:
+        """Return the held values of one entry, by folded column name."""
+        found = self._store.db.execute(
+            "SELECT content FROM mycomesh_held WHERE id = ? AND place = ? AND hlc = ?", (self._table_id, *leaf[:2])
+        ).fetchone()
+        if found is None:
+            return {}
+        names, values = codec.decode(found[0], bytes_max=len(found[0]))
+        return dict(zip(names, values, strict=True))
+
+    def write(self, site_number: int, hlc: int, values: dict[str, Any]) -> None:
+        """Set the held values of one entry; an empty dict removes its record."""
+        key = self._table_id, site_number, hlc
+        if not values:
+            self._store.db.execute("DELETE FROM mycomesh_held WHERE id = ? AND place = ? AND hlc = ?", key)
+            return
+        content = codec.encode([list(values), list(values.values())])
+        self._store.db.execute(
+            "UPDATE mycomesh_held SET content = ? WHERE id = ? AND place = ? AND hlc = ?", (content, *key)
+        )
+        if not self._store.db.changes():
+            self._log.loosen(site_number, hlc)  # a packed run has no entries with held values
+            self._store.db.execute("INSERT INTO mycomesh_held VALUES(?, ?, ?, ?)", (*key, content))
+
+    def write_many(self, names: Sequence[str], values: Sequence[tuple[int, int, Sequence[Any]]]) -> None:
+        """Set the held values of these columns for many entries, (site number, hlc, values) each, that had none."""
+        names = list(names)
+        self._store.db.executemany(
+            f"INSERT INTO mycomesh_held VALUES({self._table_id}, ?, ?, ?)",
+            [(site_number, hlc, codec.encode([names, list(cells)])) for site_number, hlc, cells in values],
+        )
