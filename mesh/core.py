@@ -267,12 +267,12 @@ class MeshCore:
             case Opened():
                 self._on_handshake_done(link, turn)
             case Closed(reason, error):
-                self._on_refused(link, error, reason, turn)
+                self._on_session_closed(link, error, reason, turn)
             case _:
                 assert_never(step)
         return link.conn in self.links.conns
 
-    def _on_refused(self, link: Link, error: MeshError | None, reason: str, turn: Turn) -> None:
+    def _on_session_closed(self, link: Link, error: MeshError | None, reason: str, turn: Turn) -> None:
         assert isinstance(link.gate, MemberGate)
         hello = link.gate.hello
         if isinstance(error, RefusalError) and hello is not None:
