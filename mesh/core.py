@@ -82,7 +82,11 @@ __all__ = ["Joiner", "MeshConfig", "MeshCore", "PeerStatus"]
 
 
 class MeshCore:
-    """The mesh core of one member. Pass it events, do the actions that it returns, and call it again at `next_deadline()`."""
+    """The mesh core of one member. Pass it events, do the actions that it returns, and call it again at `next_deadline()`.
+
+    `membership` is what the last `MembershipChanged` action asked the shell to store. `root_seed` is set only on the node that has
+    the root key of the mesh: only that node can use `invitations`.
+    """
 
     __slots__ = (
         "_active_view",
@@ -109,9 +113,9 @@ class MeshCore:
         config: MeshConfig,
         invitations: Sequence[Invitation] = (),
         root_seed: bytes | None = None,
-        standing: bytes = b"",
+        membership: bytes = b"",
     ) -> None:
-        self.membership = Membership(identity, root_seed, entropy, standing)
+        self.membership = Membership(identity, root_seed, entropy, membership)
         self.roster = self.membership.roster
         self._context = Context(identity, config, entropy, entropy(BOOT_BYTES), root_seed)
         self.links = LinkTable()

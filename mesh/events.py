@@ -240,7 +240,7 @@ class MembershipChanged:
     """Store both values before doing any later action: the encoded identity, and the mesh's decrees and certificates."""
 
     identity: bytes = field(repr=False)
-    standing: bytes = field(repr=False)
+    membership: bytes = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)

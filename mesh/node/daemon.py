@@ -226,7 +226,7 @@ class Daemon:
         known = self._store.addresses()
         self._addresses = dict.fromkeys(known)
         clock_notes = ClockNotes(self._home.state / "clocks")
-        credentials = Credentials(identity, store.root_seed(identity), store.invitations(), store.standing())
+        credentials = Credentials(identity, store.root_seed(identity), store.invitations(), store.membership())
         callbacks = NodeCallbacks(self._on_notice, self._on_failure, self._on_membership)
         node = ServingNode(credentials, clock_notes, self._file, self._config, callbacks)
         await node.start(known)
@@ -280,7 +280,7 @@ class Daemon:
 
     def _on_membership(self, changed: MembershipChanged) -> None:
         """Store what the mesh has decided, before this node tells any other node."""
-        self._store.store_membership(changed.identity, changed.standing)
+        self._store.store_membership(changed.identity, changed.membership)
         self._identity = Identity.decode(changed.identity)
 
     def _record_address(self, text: str) -> None:

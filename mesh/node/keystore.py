@@ -75,13 +75,13 @@ class Keystore:
         self._refuse_second_identity()
         write_private(self._path("identity"), identity.encode(), exclusive=True)
 
-    def standing(self) -> bytes:
+    def membership(self) -> bytes:
         """Return the mesh's decrees and members as last stored, empty if never."""
         return read_private(self._path("standing")) or b""
 
-    def store_membership(self, identity: bytes, standing: bytes) -> None:
+    def store_membership(self, identity: bytes, membership: bytes) -> None:
         """Store this node's identity, which may have been renewed, and the mesh's decrees and members."""
-        write_private(self._path("standing"), standing)
+        write_private(self._path("standing"), membership)
         if identity != read_private(self._path("identity")):
             write_private(self._path("identity"), identity)
 

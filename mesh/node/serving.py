@@ -63,7 +63,7 @@ class Credentials:
     identity: Identity
     root_seed: bytes | None
     invitations: tuple[Invitation, ...]
-    standing: bytes
+    membership: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +97,7 @@ class ServingNode:
             config=MeshConfig(versions=config.protocol),
             invitations=credentials.invitations,
             root_seed=credentials.root_seed,
-            standing=credentials.standing,
+            membership=credentials.membership,
         )
         self._core = NodeCore(Circuits(self._mesh))
         self._shell = MeshShell(self._core, config, identity.mesh_id, self._on_action)

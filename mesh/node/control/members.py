@@ -63,7 +63,7 @@ def _membership(store: Keystore, node: ServingNode | None) -> Membership:
     if identity is None:
         raise KeystoreError(NO_MESH)
     try:
-        return Membership(identity, store.root_seed(identity), os.urandom, store.standing())
+        return Membership(identity, store.root_seed(identity), os.urandom, store.membership())
     except MeshError as error:
         raise KeystoreError(str(error)) from error
 
@@ -142,7 +142,7 @@ def _ticket(store: Keystore, membership: Membership, request: dict[str, Any]) ->
         raise NodeError.of(error) from error
     membership.record_certificate(made.certificate)
     changed = membership.snapshot()
-    store.store_membership(changed.identity, changed.standing)
+    store.store_membership(changed.identity, changed.membership)
     return ticket_encode(made).decode("ascii")
 
 

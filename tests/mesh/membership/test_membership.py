@@ -362,15 +362,15 @@ def test_what_was_revoked_outlives_a_restart_and_is_told_to_late_members():
     pipes.run(100)
     stored = bravo.seen(MembershipChanged)[-1]
     identity = Identity.decode(stored.identity)
-    again = Membership(identity, None, random.Random(1).randbytes, stored.standing)
+    again = Membership(identity, None, random.Random(1).randbytes, stored.membership)
     assert again.roster.revocations.revocation(CHARLIE.node_id) is not None
     assert again.roster.revocations.tag in tags(root)
     assert {each.name for each in again.roster.members()} == {"n0", "n1"}
     with refused("revoked"):
         again.roster.verify(CHARLIE.certificate.raw, WALL_MS)
-    for cut in range(0, len(stored.standing), 97):
+    for cut in range(0, len(stored.membership), 97):
         with pytest.raises(DecodeError):
-            Membership(identity, None, random.Random(1).randbytes, stored.standing[:cut] or b"\0")
+            Membership(identity, None, random.Random(1).randbytes, stored.membership[:cut] or b"\0")
 
 
 def test_a_member_that_was_away_gets_in_with_the_old_secret_and_only_to_fetch_the_new_one():
