@@ -84,8 +84,8 @@ __all__ = ["Joiner", "MeshConfig", "MeshCore", "PeerStatus"]
 class MeshCore:
     """The mesh core of one member. Pass it events, do the actions that it returns, and call it again at `next_deadline()`.
 
-    `membership` is what the last `MembershipChanged` action asked the shell to store. `root_seed` is set only on the node that has
-    the root key of the mesh: only that node can use `invitations`.
+    `membership` is what the last `MembershipChanged` action asked the shell to store. Only the node with the root key of the mesh
+    has a `root_seed`, and only that node can use `invitations`.
     """
 
     __slots__ = (
