@@ -94,7 +94,7 @@ class JoinCode:
     def __str__(self) -> str:
         data = bytes([_VERSION]) + self.mesh_id + self.secret
         number = int.from_bytes(data, "big") << _CODE_CHECK_BITS | _code_check(data)
-        text = "".join(_ALPHABET[number >> 5 * place & 31] for place in reversed(range(_CODE_CHARS)))
+        text = "".join(_ALPHABET[number >> 5 * index & 31] for index in reversed(range(_CODE_CHARS)))
         return "-".join(text[start : start + _CODE_GROUP] for start in range(0, len(text), _CODE_GROUP))
 
     @classmethod
