@@ -18,7 +18,7 @@ def test_the_command_counts_what_it_ran(capsys, monkeypatch):
     assert "40 executions in 2 rounds" in capsys.readouterr().out
 
 
-def test_a_failure_is_printed_with_the_line_that_replays_it(capsys, monkeypatch):
+def test_a_failure_prints_the_line_that_replays_it(capsys, monkeypatch):
     monkeypatch.setattr(command, "ROUND_EXAMPLES", 50)
     monkeypatch.setattr("mycomesh.mesh.membership.enrolment.JoinCode.parse", lambda text: 1 / 0)
     with pytest.raises(ZeroDivisionError):

@@ -29,7 +29,7 @@ def joined(founder, one):
     return one
 
 
-def test_what_a_machine_wrote_an_hour_ahead_is_taken_once_two_others_tell_the_time(machine):
+def test_a_fast_clock_is_corrected_by_two_peers(machine):
     alpha, bravo, wrong = machine("alpha"), machine("bravo"), machine("wrong")
     alpha.done("init", "--name", "fleet", "--node-name", "alpha")
     alpha.up()

@@ -63,7 +63,7 @@ def test_both_sides_of_the_split_are_there(played):
     assert found == [(key, last[key].latitude, last[key].longitude, last[key].at) for key in sorted(last)]
 
 
-def test_the_conflict_has_one_winner_and_the_loser_is_kept(played):
+def test_the_conflict_has_one_winner_and_keeps_the_loser(played):
     place, _ = played
     won = {name: rows(place / f"{name}.db", "SELECT status FROM missions WHERE mission_id = 1") for name in NAMES}
     assert len(set(map(str, won.values()))) == 1

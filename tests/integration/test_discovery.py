@@ -142,7 +142,7 @@ def test_two_hosts_find_each_other_and_connect(lab):
         assert not host.heard("found", instance=host.name), "a node is not told of itself"
 
 
-def test_hosts_of_another_mesh_are_not_told(lab):
+def test_hosts_of_another_mesh_are_not_reported(lab):
     alpha, other, bravo = plugged_in(lab, "alpha"), plugged_in(lab, "other", tag="ff" * 8), plugged_in(lab, "bravo")
     for host in (alpha, other):
         host.hears("start", "started")
@@ -166,7 +166,7 @@ def test_a_cable_that_is_plugged_late_is_noticed(lab):
     bravo.stop()
 
 
-def test_groups_that_a_switch_joins_out_of_sight_find_each_other(lab):
+def test_groups_find_each_other_after_a_switch_joins_them(lab):
     """Both ask and get no answer until python-zeroconf alone would have gone quiet; then no cable of theirs changes."""
     alpha, bravo = plugged_in(lab, "alpha", "6"), plugged_in(lab, "bravo", "6", switch=1)
     for host in (alpha, bravo):
@@ -184,7 +184,7 @@ def test_groups_that_a_switch_joins_out_of_sight_find_each_other(lab):
     bravo.stop()
 
 
-def test_two_hosts_that_bear_one_name_find_each_other_and_are_both_found(lab):
+def test_two_hosts_with_one_name_are_both_found(lab):
     """A cloned machine may draw the name that its twin has drawn."""
     for name in ("alpha", "bravo", "charlie"):
         lab.host(name)
@@ -200,7 +200,7 @@ def test_two_hosts_that_bear_one_name_find_each_other_and_are_both_found(lab):
     assert not bravo.heard("found", host="10.99.0.2", port=port), "a node is not told of itself"
 
 
-def test_a_dead_hosts_address_leads_to_whoever_has_it_now(lab):
+def test_a_dead_hosts_address_reaches_its_next_owner(lab):
     """Its records live on for minutes; the heir starts at that address and is reached at once, at its own port."""
     for name in ("alpha", "bravo", "charlie"):
         lab.host(name)
@@ -218,7 +218,7 @@ def test_a_dead_hosts_address_leads_to_whoever_has_it_now(lab):
     alpha.stop()
 
 
-def test_hosts_without_ipv4_meet_by_link_local_addresses_with_their_interface(lab):
+def test_hosts_without_ipv4_connect_by_link_local_addresses(lab):
     alpha, bravo = plugged_in(lab, "alpha", ipv4=False), plugged_in(lab, "bravo", ipv4=False)
     found = bravo.hears("alpha was found", "found", instance="alpha")
     assert found["host"].startswith("fe80::")
@@ -230,7 +230,7 @@ def test_hosts_without_ipv4_meet_by_link_local_addresses_with_their_interface(la
     bravo.stop()
 
 
-def test_no_network_is_said_once_and_mended_when_one_comes(lab):
+def test_a_missing_network_is_reported_once_until_it_returns(lab):
     lab.host("alpha", ipv4=False)
     lab.run("alpha", "ip", "link", "set", "eth0", "down")
     lab.run("alpha", "ip", "link", "set", "lo", "down")
@@ -245,7 +245,7 @@ def test_no_network_is_said_once_and_mended_when_one_comes(lab):
     alpha.stop()
 
 
-def test_avahi_sees_a_node_and_its_goodbye_and_is_seen(lab):
+def test_avahi_and_a_node_see_each_other(lab):
     """A foreign implementation of mDNS on another host: what we say is understood, and what it says as well."""
     missing = [program for program in AVAHI if shutil.which(program) is None]
     if missing:

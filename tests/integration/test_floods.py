@@ -211,7 +211,7 @@ def test_a_flood_costs_bounded_memory_and_stops_nobody(fleet, name, record_prope
 
 @needs_namespaces
 @pytest.mark.parametrize("hosts", [1, 50], ids=["one host", "fifty hosts"])
-def test_a_member_links_at_once_while_strangers_hold_thousands_of_connections(tmp_path, hosts, record_property):
+def test_a_member_links_at_once_during_a_flood(tmp_path, hosts, record_property):
     """On a LAN, where limits by host hold: half-open connections stand, junk handshakes arrive as fast as they can."""
     with Lab() as lab, ExitStack() as stack:
         node = Machine(tmp_path, "node", lab.host("node"), net=())

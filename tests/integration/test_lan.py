@@ -64,7 +64,7 @@ def test_three_hosts_meet_split_and_heal(lan):
         one.shows(COUNT, "9\n")
 
 
-def test_two_hosts_that_started_before_their_cable_was_plugged_meet(lan):
+def test_hosts_started_before_their_cable_find_each_other(lan):
     lab, plug_in = lan
     alpha, bravo = plug_in("alpha"), plug_in("bravo")
     alpha.done("init", "--name", "fleet", "--node-name", "alpha")

@@ -25,7 +25,7 @@ def filled(pair):
     return pair
 
 
-def test_a_node_outlives_the_drop_of_whatever_it_can_make_again(filled):
+def test_a_node_recreates_internal_objects_that_are_dropped(filled):
     alpha, bravo = filled
     number = 10
     for what in alpha.sql(OURS).splitlines():
@@ -53,7 +53,7 @@ def test_a_node_outlives_the_drop_of_whatever_it_can_make_again(filled):
 
 
 @pytest.mark.parametrize("name", ["mycomesh_changes_3", "mycomesh_meta", "mycomesh_schema"])
-def test_a_node_that_cannot_go_on_ends_with_one_line_that_says_what_to_do(filled, name):
+def test_a_node_that_cannot_recover_ends_with_one_line(filled, name):
     alpha, bravo = filled
     assert alpha.sql(f"DROP TABLE {name}; INSERT INTO bag VALUES('after');") == ""
     assert alpha.process.wait(WAIT_S) == 1
@@ -72,7 +72,7 @@ def test_a_node_that_cannot_go_on_ends_with_one_line_that_says_what_to_do(filled
 
 
 @pytest.mark.parametrize("running", [False, True], ids=["stopped", "running"])
-def test_a_dump_that_is_loaded_into_another_file_is_served_as_what_it_was(filled, running):
+def test_a_dump_loaded_into_another_file_keeps_its_history(filled, running):
     alpha, bravo = filled
     if not running:
         alpha.terminate()

@@ -23,7 +23,7 @@ def linked(one):
     return sorted(peer["name"] for peer in one.status().get("peers", ()) if peer["state"] == "linked")
 
 
-def test_a_line_with_a_relay_in_its_middle_writes_splits_and_heals(tmp_path):
+def test_a_line_with_a_relay_splits_and_heals(tmp_path):
     with Lab() as lab:
         line = [Machine(tmp_path, name, lab.host(name, switch=None), net=()) for name in NAMES]
         for left, right in itertools.pairwise(NAMES):

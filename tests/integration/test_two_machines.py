@@ -87,7 +87,7 @@ def test_wait_returns_when_a_write_is_on_both(pair):
     assert "on 2 of 3 nodes" in refused.stderr
 
 
-def test_what_two_sides_of_a_split_counted_adds_up_and_what_lost_is_restored(pair):
+def test_counters_add_up_and_lost_values_are_restored(pair):
     alpha, bravo = pair
     alpha.sql("CREATE TABLE stock(item TEXT PRIMARY KEY, n INTEGER, note); INSERT INTO stock VALUES('bolt', 100, '');")
     bravo.shows("SELECT n FROM stock;", "100\n")
@@ -117,7 +117,7 @@ def test_what_two_sides_of_a_split_counted_adds_up_and_what_lost_is_restored(pai
     assert "primary key" in refused.stderr
 
 
-def test_a_migration_on_one_side_of_a_split_meets_writes_under_the_old_names_on_the_other(pair):
+def test_a_migration_meets_writes_under_old_names(pair):
     alpha, bravo = pair
     alpha.sql(
         "CREATE TABLE units(id INTEGER PRIMARY KEY, call_sign, fuel, spare); INSERT INTO units VALUES(1, 'a', 5, 0);"
@@ -149,7 +149,7 @@ def test_a_migration_on_one_side_of_a_split_meets_writes_under_the_old_names_on_
     assert refused.stderr.startswith("mycomesh: line 1: no such table: units")
 
 
-def test_two_rows_that_got_one_id_on_two_sides_of_a_split_are_both_kept(pair):
+def test_keep_both_keeps_two_rows_with_one_id(pair):
     alpha, bravo = pair
     alpha.sql("CREATE TABLE log(id INTEGER PRIMARY KEY, what);")
     eventually(lambda: alpha.run("policy", "log").stdout == "same-row\n", "the table is known")
@@ -176,7 +176,7 @@ def test_two_rows_that_got_one_id_on_two_sides_of_a_split_are_both_kept(pair):
     assert (refused.returncode, len(refused.stderr.splitlines())) == (1, 1)
 
 
-def test_a_killed_node_catches_up_and_brings_what_was_written_beside_it(pair):
+def test_a_killed_node_catches_up_and_brings_local_writes(pair):
     alpha, bravo = pair
     alpha.sql(CREATE + INSERT)
     bravo.shows("SELECT count(*) FROM drones;", "1\n")
@@ -189,7 +189,7 @@ def test_a_killed_node_catches_up_and_brings_what_was_written_beside_it(pair):
     eventually(lambda: content(alpha) == content(bravo), "both files are equal")
 
 
-def test_a_row_that_was_written_beside_a_node_that_was_down_tells_when_the_file_was_last_written(pair):
+def test_rows_written_while_down_get_the_files_time(pair):
     alpha, _ = pair
     alpha.sql(CREATE)
     eventually(lambda: "mycomesh_" in alpha.sql("SELECT group_concat(name) FROM sqlite_schema;"), "capture")
@@ -204,7 +204,7 @@ def test_a_row_that_was_written_beside_a_node_that_was_down_tells_when_the_file_
     assert all(datetime.fromisoformat(cell["at"]).timestamp() < written_s + 0.5 for cell in cells), cells
 
 
-def test_a_node_that_was_met_before_is_found_again_without_being_named(pair):
+def test_a_known_node_is_found_again_without_its_address(pair):
     alpha, bravo = pair
     eventually(lambda: linked(bravo) == ["alpha"], "bravo is linked")
     port = alpha.status()["port"]
@@ -232,7 +232,7 @@ def test_a_join_completes_when_the_first_member_is_met(machine):
     assert "joined mesh 'fleet' as 'bravo'" in bravo.said()
 
 
-def test_a_code_is_good_for_as_many_machines_as_it_says(pair, machine):
+def test_a_code_admits_as_many_machines_as_it_says(pair, machine):
     alpha, _ = pair
     code = alpha.done("invite", "--uses", "1").strip()
     charlie, delta = machine("charlie"), machine("delta")
@@ -344,7 +344,7 @@ def refused(one, *words, code=1):
     return done.stderr
 
 
-def test_a_backup_put_back_while_the_node_serves_loses_nothing(pair):
+def test_a_backup_restored_while_the_node_serves_loses_nothing(pair):
     alpha, bravo = pair
     alpha.sql(CREATE + INSERT)
     bravo.shows("SELECT count(*) FROM drones;", "1\n")
@@ -381,7 +381,7 @@ def test_a_directory_is_refused(founder):
     assert "is a directory" in refused(founder)
 
 
-def test_a_file_in_a_directory_that_is_not_there_is_refused(founder):
+def test_a_file_in_an_absent_directory_is_refused(founder):
     founder.file = founder.dir / "absent" / "fleet.db"
     assert "no directory" in refused(founder)
 
@@ -443,7 +443,7 @@ def test_a_truncated_key_is_refused(founder):
     assert "damaged" in refused(founder)
 
 
-def test_a_busy_port_is_refused_and_leaves_no_file_behind(founder):
+def test_a_busy_port_is_refused_without_creating_a_file(founder):
     with socket.create_server(("", 0), family=socket.AF_INET6, dualstack_ipv6=True) as taken:
         line = refused(founder, "--port", str(taken.getsockname()[1]))
     assert "port" in line

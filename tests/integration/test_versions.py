@@ -29,7 +29,7 @@ def refusals(one):
     return [line for line in one.said().splitlines() if " speaks protocol " in line]
 
 
-def test_a_mesh_is_upgraded_node_by_node_and_who_is_left_behind_reads_why(machine):
+def test_a_mesh_is_upgraded_node_by_node(machine):
     alpha, bravo = machine("alpha"), machine("bravo")
     alpha.done("init", "--node-name", "alpha")
     ticket = alpha.dir / "bravo.ticket"
@@ -63,7 +63,7 @@ def test_a_mesh_is_upgraded_node_by_node_and_who_is_left_behind_reads_why(machin
     eventually(lambda: "caught up with bravo" in alpha.said(), "a person reads the name, not the id")
 
 
-def test_a_version_that_this_program_does_not_speak_is_one_line(machine):
+def test_an_unsupported_protocol_range_is_refused_in_one_line(machine):
     alpha = machine("alpha")
     alpha.done("init", "--node-name", "alpha")
     speak(alpha, 2, 3)

@@ -45,7 +45,7 @@ def test_the_reader_knows_nothing_of_this_code():
     assert not [name for name in named if name.split(".")[0] in ("mesh", "sync", "tools", "simulations", "tests")]
 
 
-def test_names_keys_and_codes_are_derived_as_the_page_says():
+def test_names_keys_and_codes_are_derived_as_specified():
     assert reader.blake(ROOT, 16) == MESH_ID
     assert reader.digest_key(MESH_ID, bytes.fromhex(MESH["secret"])).hex() == MESH["digest_key"]
     mesh_id, secret = reader.join_code(MESH["join_code"])
@@ -53,7 +53,7 @@ def test_names_keys_and_codes_are_derived_as_the_page_says():
     assert reader.blake(MESH_ID, 32, b"mycomesh join", secret).hex() == MESH["join_psk"]
 
 
-def test_every_table_has_the_digests_that_the_nodes_told_each_other(replica):
+def test_every_table_has_the_digests_that_nodes_exchanged(replica):
     told = reader.digests(bytes.fromhex(FOUND["digests"]))
     assert set(told) == set(FOUND["tables"])
     for table, expected in told.items():
