@@ -344,7 +344,7 @@ MUTATIONS = (
             ),
             Edit(
                 "mycomesh.sync.replication.site:Site.renew_if_behind",
-                "if not self.is_behind(tables, reach):",
+                "if not self.is_behind(tables, tops):",
                 "if True:",
             ),
         ),

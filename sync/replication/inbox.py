@@ -11,7 +11,7 @@ from mycomesh.sync.merge.keep_both import has_other_key_form
 from mycomesh.sync.merge.merge import Merged, RowBudget, merge_section
 from mycomesh.sync.replication.admission import last_hlcs
 from mycomesh.sync.replication.applied import Applied
-from mycomesh.sync.replication.outbox import SHOWN_MAX, Outbox
+from mycomesh.sync.replication.outbox import ROWS_TRIED_MAX, Outbox
 from mycomesh.sync.replication.priority import Priority
 from mycomesh.sync.replication.site import Site
 from mycomesh.sync.schema.catalog import SCHEMA_TABLE, Catalog
@@ -51,7 +51,7 @@ class Inbox:
         """
         if self._site.renew_if_behind(self._catalog.tables, last_hlcs(bundle, self._site.id)):
             applied.renewed = True
-        budget = None if live or repair else RowBudget(SHOWN_MAX)
+        budget = None if live or repair else RowBudget(ROWS_TRIED_MAX)
         sections, bundle.sections = bundle.sections, []
         retried = False  # at most once in a transaction, because it takes as long as a transaction may
         for section in sections:

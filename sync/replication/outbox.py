@@ -1,8 +1,11 @@
-"""The intake of one replica: local writes that wait for their stamps, taken in by chunks that are short for the write lock.
+"""Outbox: stamp the local writes of one file and return them as batches to publish.
 
-Owns what has to be stamped before anything remote is merged: the pending logs, the sweeps that fill them, a changed schema,
-and the parked rows that a write may have made room for. What always holds: one transaction takes in at most one chunk, over
-all tables (ADR 0012); whatever is returned for publishing has been committed. It must not know peers.
+Triggers log local writes in pending logs. A drain reads these logs, the tables that a scan still has to log, and a changed
+schema; then it retries rows that a write may have made room for. All of it has to happen before a remote change is merged, as
+that change could otherwise overwrite a local write that has no stamp yet.
+
+Invariant: one transaction drains at most one chunk over all tables, which keeps the write lock short (ADR 0012). Batches are
+returned only after their transaction has committed.
 """
 
 from __future__ import annotations
@@ -23,18 +26,18 @@ from mycomesh.sync.storage.store import Store
 from mycomesh.sync.storage.table import Table
 from mycomesh.sync.wire.bundle import Section
 
-__all__ = ["SHOWN_MAX", "Outbox"]
+__all__ = ["ROWS_TRIED_MAX", "Outbox"]
 
-# Rows that are tried again, or merged one by one, in one transaction: as many as changes of one row each.
-SHOWN_MAX = CHUNK_ROWS_MAX // EDIT_WEIGHT
-# Reads of a settled state are tried this often without the write lock.
-SETTLE_TRIES = 3
-# Tables that one statement asks for their pending logs: apsw keeps statements of up to 16 KiB prepared.
-ASKED_MAX = 256
+# Rows that one transaction retries, or merges one by one: as many as it may drain where each change is of another row.
+ROWS_TRIED_MAX = CHUNK_ROWS_MAX // EDIT_WEIGHT
+# `read_drained` tries so often to read without the write lock.
+READ_TRIES = 3
+# Tables whose pending logs one statement checks: apsw caches prepared statements of up to 16 KiB.
+TABLES_CHECKED_MAX = 256
 
 
 class Outbox:
-    """What waits in one file, and how it gets its stamps."""
+    """Local writes of one file that wait for their stamps."""
 
     def __init__(self, store: Store, catalog: Catalog, site: Site, priority: Priority) -> None:
         self._store = store
@@ -42,48 +45,49 @@ class Outbox:
         self._site = site
         self._priority = priority
         self._retries = RetryQueue(store)
-        # The table and its counters for which held values were last looked at, by table id; a reload makes another table.
+        # By table id: the table and its counters when its held values were last tried. A reload creates another table.
         self._settled: dict[int, tuple[Table, frozenset[str]]] = {}
         store.enlist(self)
         self._data_version = -1
-        self._stamped: list[bytes] = []  # stamped already, to be published by the next drain
-        self.pause_between: Callable[[], None] = lambda: None  # between two transactions
-        self.publish_early: Callable[[list[bytes]], None] | None = (
-            None  # takes at once what the first of several have stamped
-        )
-        self._untimed_ms: int | None = None  # what waits was written before this node: by then; None once it is stamped
-        self._rotation = 0  # whose pending log is read first: a table that is written all the time is not always first
+        self._stamped: list[bytes] = []  # batches that the next drain returns
+        self.pause_between: Callable[[], None] = lambda: None  # runs between two transactions of one call
+        # Publishes at once what the first transactions of a long call have stamped; without it the call returns all.
+        self.publish_early: Callable[[list[bytes]], None] | None = None
+        # Time for inserts that were logged without one before this node opened the file; None once they are stamped.
+        self._untimed_ms: int | None = None
+        self._rotation = 0  # the table to drain first, so that one which is written all the time is not always first
 
     def committed(self) -> None:
-        """Keep what the transaction settled."""
+        """Keep what the transaction recorded."""
 
     def rolled_back(self) -> None:
-        """Look at the held values of every table again."""
+        """Try the held values of every table again."""
         self._settled.clear()
 
     def stale(self) -> bool:
-        """Return True if another connection has committed since the last `drain` that found nothing more, or something waits."""
+        """Return True if another connection has committed since the last `drain` that left nothing, or a retry waits."""
         known = self._store.data_version() == self._data_version and not self._catalog.changed()
         return self._retries.has_work or not known
 
     def schema_change(self) -> int | None:
-        """Return a number that changes with each commit of others, if one has changed the schema, else None."""
+        """Return None if the schema is unchanged, else a number that changes with each commit of another connection."""
         return self._store.data_version() if self._catalog.changed() else None
 
     def invalidate(self) -> None:
-        """Has the next `stale` be true."""
+        """Make the next `stale` return True."""
         self._data_version = -1
 
     def publish_later(self, batches: list[bytes]) -> None:
-        """Has the next drain return these batches first."""
+        """Let the next drain return these batches first."""
         self._stamped += batches
         self.invalidate()
 
     def record_last_write(self, written_ms: int) -> None:
-        """Note that what waits now was written before this replica was opened, the last of it at `written_ms`.
+        """Record that the waiting writes are from before this replica was opened, and the last of them from `written_ms`.
 
-        An insert that was logged without its time gets that one, or that of the first write that waits with its own if it
-        is earlier: it would push that on, and have it win over what others wrote later.
+        An insert that was logged without a time gets this one, or the earliest time of the other waiting writes if that is
+        earlier. A later stamp would push the stamps of the writes after it ahead, so that they would win over writes that
+        other nodes made later.
         """
         due = self.pending_ids(self._catalog.tables.values())
         logs = [f"SELECT at FROM {pending_name(table_id)} WHERE at IS NOT NULL LIMIT 1" for table_id in sorted(due)]
@@ -103,18 +107,18 @@ class Outbox:
         return self._site.restamp is not None
 
     def pending_ids(self, tables: Iterable[Table]) -> set[int]:
-        """Return the ids of those tables of which writes wait in the pending log."""
+        """Return the ids of those tables whose pending log holds writes."""
         ids = sorted(table.table_id for table in tables)
         found: set[int] = set()
-        for at in range(0, len(ids), ASKED_MAX):
-            asked = ids[at : at + ASKED_MAX]
-            terms = ", ".join(f"EXISTS(SELECT 1 FROM {pending_name(table_id)})" for table_id in asked)
-            answers = self._store.db.execute(f"SELECT {terms}").fetchone()
-            found.update(table_id for table_id, waits in zip(asked, answers, strict=True) if waits)
+        for at in range(0, len(ids), TABLES_CHECKED_MAX):
+            checked = ids[at : at + TABLES_CHECKED_MAX]
+            terms = ", ".join(f"EXISTS(SELECT 1 FROM {pending_name(table_id)})" for table_id in checked)
+            results = self._store.db.execute(f"SELECT {terms}").fetchone()
+            found.update(table_id for table_id, waits in zip(checked, results, strict=True) if waits)
         return found
 
     def drain(self, wall_ms: int) -> tuple[list[bytes], bool]:
-        """Stamps up to one chunk of captured writes; returns (batches to publish, whether more are waiting)."""
+        """Stamp up to one chunk of captured writes; return (batches to publish, whether more wait)."""
         version = self._store.data_version()
         bundle: list[bytes] = []
         more = False
@@ -129,10 +133,10 @@ class Outbox:
         return stamped + bundle, more
 
     def write_drained(self, wall_ms: int, change: Callable[[], None]) -> list[bytes]:
-        """Run `change` in a write transaction in which no captured write is without its stamp; returns what to publish."""
+        """Run `change` in a write transaction in which every captured write has its stamp; return batches to publish."""
         batches: list[bytes] = []
         more = True
-        while more:  # local writes have no stamps yet: all of them first, a chunk a transaction
+        while more:  # stamp all local writes first, one chunk in each transaction
             with self._store.transaction():
                 published, more = (
                     self.drain_chunk(wall_ms) if self._catalog.changed() or self.has_unstamped() else ([], False)
@@ -145,7 +149,7 @@ class Outbox:
         return batches
 
     def _between(self, batches: list[bytes]) -> list[bytes]:
-        """Lets others have the file between two transactions of one call; returns what is still to be published."""
+        """Let other programs use the file between two transactions; return the batches that are still to be published."""
         if self.publish_early is not None and batches:
             self.publish_early(batches)
             batches = []
@@ -155,19 +159,19 @@ class Outbox:
     def read_drained(
         self, wall_ms: int, read: Callable[[], None], *, locked: Callable[[], None] | None = None
     ) -> list[bytes]:
-        """Run `read` in a transaction in which no captured write is without its stamp; returns batches to publish.
+        """Run `read` in a read transaction in which every captured write has its stamp; return batches to publish.
 
-        Where the application writes faster than we look, that is under the write lock, and `locked` is run in its place.
+        If the application writes too fast for that, run `locked` (by default `read`) under the write lock instead.
         """
         published: list[bytes] = []
-        for _ in range(SETTLE_TRIES):
+        for _ in range(READ_TRIES):
             with self._store.reading():
                 if not self.has_unstamped() and self._catalog.stands():
                     read()
                     return published
             published += self.drain(wall_ms)[0]
         more = True
-        while more:  # the application writes faster than we look: take the write lock for one chunk
+        while more:  # take the write lock, one chunk in each transaction
             with self._store.transaction():
                 batches, more = self.drain_chunk(wall_ms)
                 published += batches
@@ -180,9 +184,9 @@ class Outbox:
     # ---- inside a transaction
 
     def drain_chunk(self, wall_ms: int) -> tuple[list[bytes], bool]:
-        """Stamps one chunk over all tables, schema and urgent ones first; returns its batches and whether more wait."""
-        if self._is_restamping():  # before anything is stamped, which would come after stamps that are to go
-            self._site.restamp_some(self._catalog.tables.values(), SHOWN_MAX)
+        """Stamp one chunk over all tables, the schema and urgent tables first; return (batches, whether more wait)."""
+        if self._is_restamping():  # first of all: a later write must not get a stamp before these entries have theirs
+            self._site.restamp_some(self._catalog.tables.values(), ROWS_TRIED_MAX)
             return [], True
         sections: list[Section] = []
         if self._catalog.changed():
@@ -207,8 +211,8 @@ class Outbox:
             room -= self._record_drained(table, drained, sections)
             if not drained.more and table.columns.installed and table.table_id in going:
                 more = True
-                if room >= CHUNK_ROWS_MAX // 2:  # else the rows of a small remainder would cost a transaction each
-                    table_scan.advance(table, room // 2)  # to find a row and log it takes as long as to stamp it
+                if room >= CHUNK_ROWS_MAX // 2:  # with less room, small remainders would need many transactions
+                    table_scan.advance(table, room // 2)  # finding and logging a row takes as long as stamping it
                     drained = drain_table(table, self._site.site_number, self._times(table, wall_ms), room)
                     room -= self._record_drained(table, drained, sections)
             more = more or drained.more
@@ -228,12 +232,12 @@ class Outbox:
             sections.append(drained.section)
             self._retries.add(table)
         for column in drained.too_large:
-            note = f"column {column!r} has values of more than {CHANGE_BYTES_MAX >> 20} MiB: they stay on this node"
+            note = f"column {column!r} has values of more than {CHANGE_BYTES_MAX >> 20} MiB, which stay on this node"
             self._catalog.notes.setdefault(table.spec.folded, note)
         return drained.weight
 
     def table_drainer(self, wall_ms: int, sections: list[Section]) -> Callable[[Table], bool]:
-        """Return a function that stamps one chunk of one table, keeps the section, and says whether that was all."""
+        """Return a function that stamps one chunk of a table, appends its section, and returns True if nothing is left."""
 
         def drain(table: Table) -> bool:
             drained = drain_table(table, self._site.site_number, self._times(table, wall_ms))
@@ -245,15 +249,15 @@ class Outbox:
 
     @property
     def has_retries(self) -> bool:
-        """True if rows wait that may find their place: the next drain tries them."""
+        """True if rows or held values wait to be retried by the next drain."""
         return self._retries.has_work
 
     def retry(self, table: Table) -> None:
-        """Has the rows of a table that could not be shown tried again: something changed."""
+        """Queue the rows of a table that are parked, because something has changed."""
         self._retries.add(table)
 
     def retry_rebuilt(self) -> None:
-        """Has the parked rows of tables that stand anew tried again: what refused them may be gone."""
+        """Queue the parked rows of rebuilt tables, as the constraint that refused them may be gone."""
         tables = self._catalog.tables
         for table in self._catalog.renewed:
             if tables.get(table.spec.folded) is table:
@@ -261,13 +265,13 @@ class Outbox:
         self._catalog.renewed.clear()
 
     def run_retries(self) -> bool:
-        """Try rows again, shows what was held for columns that a table has got, and looks at cells that became counters.
+        """Retry parked rows, show held values of new columns, and begin to scan tables with new counters.
 
-        Every local write has its stamp: what is shown must not take the place of what nobody has read yet. As much as one
-        transaction may do. Returns whether there are rows for the next drain to stamp.
+        One call does as much as one transaction may. The caller has stamped every local write, since a retried row could
+        replace a write that the drain has not read yet. Return True if the next drain has rows to stamp.
         """
-        room = self._retries.step(self._catalog.tables.values(), SHOWN_MAX)
-        looked = any(table.pending.unread for table in self._catalog.tables.values())
+        room = self._retries.step(self._catalog.tables.values(), ROWS_TRIED_MAX)
+        more = any(table.pending.unread for table in self._catalog.tables.values())
         for table in self._catalog.tables.values():
             counters = table.columns.counters
             if self._settled.get(table.table_id) == (table, counters):
@@ -283,6 +287,6 @@ class Outbox:
                 self._store.meta_set(name, state)
                 if not counters <= set(json.loads(before or "[[], []]")[1]):
                     table_scan.begin(table)
-                    table.pending.unread = looked = True
+                    table.pending.unread = more = True
             self._settled[table.table_id] = table, counters
-        return looked
+        return more

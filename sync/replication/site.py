@@ -1,12 +1,16 @@
-"""Copies: a file that went back in time goes on under a new site (design.md section 4, "Copies" and "HLC").
+"""Site id of a file: detects a file that went back in time, and continues it under a new site.
 
-A restored backup, a disk image put back, a power cut that took the tail of the WAL: the file's clock is then behind what its
-site has told the mesh, and going on would give two writes one stamp. Who knows better is a note kept outside the file
-(`recalled`, read when the file is opened), or a peer that covers more of the site's clock than the file itself. A file whose
-stamps lie in the future, since its machine's clock was wrong, goes on under a new site too.
+After a restored backup, a restored disk image or a power cut that lost the tail of the WAL, the file's clock is behind the
+stamps that its site has published. Continuing under the same site would give two writes one stamp. Two things reveal this: a
+note that the node keeps outside the file (`recalled`, read when the file is opened), and a peer that covers more of the site's
+clock than the file does. The file then continues under a new site, and this run's writes get new stamps.
 
-Owns the choice of the site and the stamping again of what was written since the file was opened. What always holds: whatever
-was stamped before the opening keeps its stamp, since that life of the file told the mesh of it. It must not know peers.
+A file whose stamps lie in the future, because the clock of its machine was wrong, continues under a new site too.
+
+Invariant: writes from before the file was opened keep their stamps if the file has gone back in time, because peers may have
+them already.
+
+design.md section 4, "Copies" and "HLC".
 """
 
 from __future__ import annotations
@@ -28,33 +32,33 @@ from mycomesh.sync.storage.table import Table, birth_key
 
 __all__ = ["RENEWALS_MAX", "Site", "restamp_all"]
 
-# A file goes back in time once in a while, not again and again: a peer that says so more often in one run is lying.
+# A file rarely goes back in time. A peer that reports it more often in one run is lying.
 RENEWALS_MAX = 8
 _STEP_ENTRIES = 10_000
-_RESTAMP_KEY = "moving"
+_RESTAMP_KEY = "moving"  # in mycomesh_meta
 
 
 @dataclass(frozen=True, slots=True)
 class Restamp:
-    """Entries that wait for another stamp: those of the site at `place` past the clock `after`."""
+    """Entries that wait for another stamp: those of a site with an hlc greater than `after`."""
 
     site_number: int
     after: int
 
 
 class Site:
-    """One run of one file: the site under which it stamps, and from where on it does."""
+    """The site under which one run of the node stamps the writes of one file."""
 
-    __slots__ = ("_entropy", "_kept", "_opened_at", "_renewals", "_store", "restamp", "site_number")
+    __slots__ = ("_committed", "_entropy", "_opened_at", "_renewals", "_store", "restamp", "site_number")
 
     def __init__(self, store: Store, site: bytes, entropy: Callable[[int], bytes]) -> None:
         self.site_number = store.site_number_or_new(site)
         self._store = store
         self._entropy = entropy
-        self._opened_at = store.clock.last  # what this run stamps lies after it
+        self._opened_at = store.clock.last  # stamps of this run are greater
         self._renewals = 0
         self.restamp = _read_restamp(store.meta(_RESTAMP_KEY))
-        self._kept = (self.site_number, self.restamp)
+        self._committed = (self.site_number, self.restamp)
         store.enlist(self)
 
     @classmethod
@@ -66,9 +70,9 @@ class Site:
         entropy: Callable[[int], bytes],
         recalled: Mapping[bytes, int],
     ) -> Site:
-        """Begins a run under the file's site, or a new one if it was another node's or is behind `recalled`.
+        """Begin a run under the file's site, or under a new one if the site is another node's or is behind `recalled`.
 
-        `recalled` holds, for each site, an hlc that it is known to have reached. Inside a transaction.
+        `recalled` holds, for each site, an hlc that the site is known to have reached. Call it inside a transaction.
 
         Raises:
             ForeignFileError: the file belongs to another mesh.
@@ -79,7 +83,7 @@ class Site:
             store.meta_set("mesh", tag)
         elif found != tag:
             raise ForeignFileError(
-                f"{store.path}: belongs to another mesh; use a copy without it (mycomesh down --remove on its node)"
+                f"{store.path}: belongs to another mesh; run 'mycomesh down --remove' there first to use it in this one"
             )
         site = store.meta("site")
         own = type(site) is bytes and site[:SITE_PREFIX] == node_id[:SITE_PREFIX]
@@ -89,26 +93,26 @@ class Site:
 
     @property
     def id(self) -> bytes:
-        """The 16-byte id under which this run stamps."""
+        """The 16-byte id under which this run stamps writes."""
         return self._store.site(self.site_number)
 
-    def is_behind(self, tables: Mapping[str, Table], reach: Mapping[str, int]) -> bool:
-        """Return True if a peer knows more of this site's clock, by table, than the file does."""
-        known = {name: tables[name].coverage.staged.top(self.id) for name in reach if name in tables}
-        return any(reach[name] > top for name, top in known.items())
+    def is_behind(self, tables: Mapping[str, Table], tops: Mapping[str, int]) -> bool:
+        """Return True if a peer covers more of this site's clock than the file; `tops` are its greatest hlcs by table."""
+        known = {name: tables[name].coverage.staged.top(self.id) for name in tops if name in tables}
+        return any(tops[name] > top for name, top in known.items())
 
-    def renew_if_behind(self, tables: Mapping[str, Table], reach: Mapping[str, int]) -> bool:
-        """Where a peer knows more of this site than the file does, goes on under a new site; inside a transaction.
+    def renew_if_behind(self, tables: Mapping[str, Table], tops: Mapping[str, int]) -> bool:
+        """Continue under a new site if a peer covers more of this one than the file, and return whether it does.
 
-        What this run has stamped is stamped again. Returns whether the site is new.
+        The writes of this run get new stamps. Call it inside a transaction.
 
         Raises:
-            DecodeError: peers have made it do so too often.
+            DecodeError: peers have reported this too often in this run.
         """
-        if not self.is_behind(tables, reach):
+        if not self.is_behind(tables, tops):
             return False
         if self._renewals == RENEWALS_MAX:
-            raise DecodeError("tells again and again of writes of this node that it never made")
+            raise DecodeError("keeps reporting writes of this node that it never made")
         self._renewals += 1
         old = self.site_number
         self.site_number = self._store.site_number_or_new(_fresh_site(self._store, self.id, self._entropy))
@@ -117,20 +121,21 @@ class Site:
         return True
 
     def committed(self) -> None:
-        """The transaction stands."""
-        self._kept = (self.site_number, self.restamp)
+        """Keep the site of the transaction."""
+        self._committed = (self.site_number, self.restamp)
 
     def rolled_back(self) -> None:
-        """The transaction is undone, and with it a new site."""
-        self.site_number, self.restamp = self._kept
+        """Return to the site from before the transaction."""
+        self.site_number, self.restamp = self._committed
 
     # ---- a clock that was ahead
 
     def set_clock_back(self, tables: Collection[Table], after: int, bound: int) -> None:
-        """Goes on under a new site; inside a transaction, while nothing is `moving`.
+        """Continue under a new site with an earlier clock; inside a transaction in which no entries wait.
 
-        What the old one has stamped past `after` is covered by nobody, and waits for `move`. The clock begins past that and
-        past every other site's: who stamped in the future has overwritten those. What lies past `bound` counts for neither.
+        The entries of the old site with an hlc greater than `after` wait for `restamp_some`, and no vector covers them any
+        more. The clock starts after `after` and after every stamp of another site, since the restamped writes have to win
+        over those as they did before. Stamps greater than `bound` are in the future themselves and do not count.
         """
         old = self.site_number
         tops = [
@@ -147,14 +152,14 @@ class Site:
         self._store.meta_set(_RESTAMP_KEY, json.dumps([old, after]))
 
     def restamp_some(self, tables: Iterable[Table], room: int) -> None:
-        """Stamps so many of the waiting entries again; inside a transaction. Nothing is `moving` when all are through."""
-        assert self.restamp is not None, "asked for only while something waits"
+        """Give up to `room` waiting entries new stamps; inside a transaction. Sets `restamp` to None after the last."""
+        assert self.restamp is not None, "called only while entries wait"
         for table in tables:
             before = table.coverage.staged.top(self.id)
-            moved = _restamp_some(table, self.restamp.site_number, self.site_number, self.restamp.after, room)
-            if moved:
+            done = _restamp_some(table, self.restamp.site_number, self.site_number, self.restamp.after, room)
+            if done:
                 table.coverage.cover(self.id, before, self._store.clock.last)
-            room -= moved
+            room -= done
             if room <= 0:
                 return
         self.restamp = None
@@ -168,13 +173,14 @@ def _fresh_site(store: Store, node_id: bytes, entropy: Callable[[int], bytes]) -
 
 
 def restamp_all(table: Table, old: int, new: int, after: int) -> int:
-    """Give every entry of the site at place `old` with an hlc past `after` a stamp of the site at `new`.
+    """Give every entry of site number `old` with an hlc greater than `after` a stamp of site number `new`.
 
-    The table's vector covers of the old site only what lies before. Returns the number of entries; inside a transaction.
+    The vector of the table then covers the old site only up to `after`. Return the number of entries. Call it inside a
+    transaction.
     """
     count = 0
-    while moved := _restamp_some(table, old, new, after, _STEP_ENTRIES):
-        count += moved
+    while done := _restamp_some(table, old, new, after, _STEP_ENTRIES):
+        count += done
     table.coverage.cut(table.store.site(old), after)
     if count:
         table.coverage.cover(table.store.site(new), 0, table.store.clock.last)
@@ -182,7 +188,7 @@ def restamp_all(table: Table, old: int, new: int, after: int) -> int:
 
 
 def _restamp_some(table: Table, old: int, new: int, after: int, limit: int) -> int:
-    """Stamps up to so many of these entries again, the earliest first; returns how many."""
+    """Give up to `limit` of these entries new stamps, the earliest first; return how many."""
     log, clock = table.log, table.store.clock
     entries = [entry for entry in log.scan(old, after, limit) if entry[0] == old]
     for _, hlc, row, _ in entries:
@@ -193,6 +199,7 @@ def _restamp_some(table: Table, old: int, new: int, after: int, limit: int) -> i
 
 
 def _restamp_one(table: Table, row: Row, old: tuple[int, int], new: tuple[int, int]) -> None:
+    """Replace the stamp (site number, hlc) of one entry, and the row key where that is the stamp of the row's insert."""
     site = table.store.site
     view = RowView.read(table, row)
     leaf = next(leaf for leaf in view.leaves if leaf[:2] == old)
@@ -215,16 +222,16 @@ def _restamp_one(table: Table, row: Row, old: tuple[int, int], new: tuple[int, i
 
 
 def _read_restamp(stored: object) -> Restamp | None:
-    """Return what a file says of entries that wait for another stamp; None where another hand has been at it."""
+    """Return the entries that wait for another stamp, as the file says; None if another program has damaged the record."""
     try:
-        place, after = json.loads(stored) if isinstance(stored, str) else (None, None)
+        site_number, after = json.loads(stored) if isinstance(stored, str) else (None, None)
     except (ValueError, TypeError):
         return None
-    return Restamp(place, after) if type(place) is type(after) is int else None
+    return Restamp(site_number, after) if type(site_number) is type(after) is int else None
 
 
 def _rename(table: Table, view: RowView, birth: Leaf, name: Row, key: bytes) -> None:
-    """The row goes by another birth now: its other entries, and the record of it if it is parked, follow."""
+    """Give a row the key of its insert's new stamp: update its other entries, and its record if it is parked."""
     for leaf, entry in zip(view.leaves, view.entries, strict=True):
         if leaf is not birth:
             values = view.values(leaf, entry.mask & ~EXISTENCE)

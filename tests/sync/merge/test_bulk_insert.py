@@ -7,7 +7,7 @@ import random
 import pytest
 
 from mycomesh.sync.merge import merge
-from mycomesh.sync.replication.outbox import SHOWN_MAX
+from mycomesh.sync.replication.outbox import ROWS_TRIED_MAX
 from tests.sync.peers import Peer, assert_equal, catch_up, converge
 
 TABLES = """
@@ -131,6 +131,6 @@ def test_the_write_lock_is_free_now_and_then_where_a_round_brings_rows_that_are_
     assert_equal(one, two)
     counts = [count for _, count in changed]
     steps = [after - before for before, after in zip(counts[::2], counts[1::2], strict=True)]
-    assert max(steps) < 2 * SHOWN_MAX
+    assert max(steps) < 2 * ROWS_TRIED_MAX
     assert sum(steps) >= 1_000
     assert one.sql("SELECT count(*) FROM many") == [(1_000,)]

@@ -6,10 +6,10 @@ import itertools
 
 import pytest
 
-from mycomesh.sync.replication.outbox import SHOWN_MAX
+from mycomesh.sync.replication.outbox import ROWS_TRIED_MAX
 from tests.sync.peers import assert_equal, converge
 
-ROWS = 3 * SHOWN_MAX + 7
+ROWS = 3 * ROWS_TRIED_MAX + 7
 
 
 def fill(peer, prefix):
@@ -48,7 +48,7 @@ def test_each_step_shows_a_bounded_number_of_rows_until_all_are(rivals):
     while more:
         _, more = one.replica.drain(one.wall_ms)
         counts.append(parked(one))
-    assert max(before - after for before, after in itertools.pairwise(counts)) <= SHOWN_MAX
+    assert max(before - after for before, after in itertools.pairwise(counts)) <= ROWS_TRIED_MAX
     assert (counts[-1], shown(one)) == (0, ROWS)
     converge(rivals)
     assert_equal(one, two)
@@ -59,7 +59,7 @@ def test_what_a_crash_interrupts_is_gone_on_with_when_the_file_is_opened(rivals)
     one.sql("DELETE FROM t")
     while parked(one) == ROWS:
         one.replica.drain(one.wall_ms)
-    assert parked(one) > SHOWN_MAX
+    assert parked(one) > ROWS_TRIED_MAX
     one.close()
     one.open()
     one.drain()
@@ -117,7 +117,7 @@ def test_many_values_of_a_column_that_comes_late_are_shown_in_steps(pair):
     while more:
         _, more = one.replica.drain(one.wall_ms)
         counts.append(one.sql("SELECT count(more) FROM t")[0][0])
-    assert max(after - before for before, after in itertools.pairwise([0, *counts])) <= SHOWN_MAX
+    assert max(after - before for before, after in itertools.pairwise([0, *counts])) <= ROWS_TRIED_MAX
     assert counts[-1] == ROWS
     assert one.sql("SELECT count(*) FROM mycomesh_held") == [(0,)]
     converge(pair)
