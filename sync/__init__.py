@@ -1,4 +1,4 @@
-"""Tables and merging: one SQLite file as a replica, with no knowledge of networks."""
+"""Replication of one SQLite file: capture, merge and anti-entropy, without any network code."""
 
 from mycomesh.sync.errors import (
     BatchRefusedError,

@@ -1,9 +1,10 @@
-"""Strict CBOR (RFC 8949) for everything a peer sends about tables, and the keyed digest of one change.
+"""Strict CBOR (RFC 8949) for everything that peers send about tables.
 
-Owns the accepted subset: integers of 64 bits, floats, text, byte strings, null and arrays. What always holds: no tag, map,
-indefinite item or trailing byte is accepted, and nesting is bounded. Booleans and other simple values pass `decode`, which
-does not walk what it decodes, and stop at the readers: each checks its values against `PLAIN` or a narrower type. It must
-not know what the values mean.
+The accepted subset is integers of 64 bits, floats, text, byte strings, null and arrays.
+Invariant: `decode` accepts no tag, map, indefinite item or trailing byte, and no deeper nesting than `DEPTH_MAX`.
+
+`decode` does not walk the value that it returns, so booleans and other simple values pass it. Each reader checks its values
+against `PLAIN` or a narrower type.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ from mycomesh.sync.errors import DecodeError
 __all__ = [
     "DEPTH_MAX",
     "PLAIN",
-    "array",
+    "array_head",
     "bytes_head",
     "decode",
     "encode",
-    "head",
+    "encode_array",
     "is_array",
     "is_bytes",
     "is_int",
@@ -33,12 +34,12 @@ __all__ = [
 
 # The deepest message (message, bundle, sections, section, groups, group, priors, prior, part, columns) is ten arrays.
 DEPTH_MAX = 10
-# The types of SQLite's values, as exact types: a bool is an int to Python, and not a value of SQLite's.
+# The exact types of SQLite's values. Python's bool is a subclass of int, but not a value that SQLite stores.
 PLAIN = frozenset({int, float, str, bytes, type(None)})
 
 
 class _NoTags(dict[int, Callable[..., Any]]):
-    """A decoder table in which every tag is known and every tag is refused: no hostile tag ever runs code."""
+    """A table of tag decoders that knows every tag and refuses it, so that no hostile tag runs a decoder."""
 
     def get(self, _key: object, _default: object = None) -> Callable[..., Any]:
         return _refuse_tag
@@ -61,19 +62,20 @@ def _refuse_map(*_args: object) -> NoReturn:
 _NO_TAGS = _NoTags()
 
 
-# Returns the canonical CBOR of nested sequences of SQLite values. One encoder for all: to make one takes a quarter of the time
-# that a short row does. It runs no Python while it encodes such values, so threads do not meet in it.
+# Return the canonical CBOR of nested sequences of SQLite values. All callers share one encoder, because creating one takes a
+# quarter of the time that encoding a short row does. It runs no Python while it encodes such values, so two threads cannot
+# interleave in it.
 encode: Callable[[object], bytes] = cbor2.CBOREncoder(io.BytesIO(), canonical=True).encode_to_bytes
 
 
-def head(count: int) -> bytes:
+def array_head(count: int) -> bytes:
     """Return the head of an array of `count` items (RFC 8949, section 3: major type 4)."""
     return _head(0x80, count)
 
 
 @functools.lru_cache(maxsize=64)
 def bytes_head(length: int) -> bytes:
-    """Return the head of a byte string (RFC 8949, section 3: major type 2): with it the bytes are what `encode` gives."""
+    """Return the head of a byte string (RFC 8949, section 3: major type 2), which `encode` puts before the bytes."""
     return _head(0x40, length)
 
 
@@ -85,16 +87,16 @@ def _head(major: int, count: int) -> bytes:
     return bytes([major + 24 + width.bit_length() - 1]) + count.to_bytes(width, "big")
 
 
-def array(items: Sequence[bytes]) -> bytes:
-    """Return the array of items that are encoded already."""
-    return head(len(items)) + b"".join(items)
+def encode_array(items: Sequence[bytes]) -> bytes:
+    """Return the CBOR array of items that are already encoded."""
+    return array_head(len(items)) + b"".join(items)
 
 
 def decode(data: bytes, *, bytes_max: int) -> Any:
     """Return the decoded value of one CBOR item that fills `data` exactly.
 
     Raises:
-        DecodeError: too long, malformed, trailing bytes, tags, maps, or nested deeper than `DEPTH_MAX`.
+        DecodeError: `data` is longer than `bytes_max`, malformed, outside the subset, or has trailing bytes.
     """
     if len(data) > bytes_max:
         raise DecodeError(f"message of {len(data)} bytes is over the limit of {bytes_max}")
@@ -118,22 +120,22 @@ def decode(data: bytes, *, bytes_max: int) -> Any:
     return value
 
 
-def require(condition: object, what: str) -> None:
-    """Raise `DecodeError(what)` unless the peer's value is as the protocol says."""
+def require(condition: object, fault: str) -> None:
+    """Raise `DecodeError(fault)` unless a peer's value meets the condition."""
     if not condition:
-        raise DecodeError(what)
+        raise DecodeError(fault)
 
 
 def is_int(value: object, low: int = 0, high: int = (1 << 63) - 1) -> bool:
-    """True for a plain integer within the bounds (booleans are not integers here)."""
+    """Return True for a plain integer within the bounds; a boolean is not an integer here."""
     return type(value) is int and low <= value <= high
 
 
 def is_bytes(value: object, length: int) -> bool:
-    """True for a byte string of exactly that length."""
+    """Return True for a byte string of exactly that length."""
     return type(value) is bytes and len(value) == length
 
 
 def is_array(value: object, length: int | None = None) -> bool:
-    """True for a CBOR array, of that length if one is given."""
+    """Return True for a CBOR array, of that length if one is given."""
     return type(value) is list and (length is None or len(value) == length)

@@ -1,4 +1,4 @@
-"""The error tree of `sync`: each class says whose fault it is, whether anything changed, and what to do."""
+"""The errors of `sync`: each class says whose fault it is, whether anything changed, and what to do."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ __all__ = [
 
 
 class SyncError(Exception):
-    """Root of every error that `sync` raises on purpose; the text is one line: what, where, what to do."""
+    """The base of all errors that `sync` raises on purpose. The text is one line: what, where, what to do."""
 
-    code = "sync"  # stable: what `mycomesh explain` takes
+    code = "sync"  # a stable name, which `mycomesh explain` accepts
 
 
 class DatabaseError(SyncError):
@@ -30,15 +30,16 @@ class DatabaseError(SyncError):
 
 
 class DatabaseBusyError(DatabaseError):
-    """Another connection holds the write lock. Nothing was changed; the same call may succeed later."""
+    """Another connection has the write lock. Nothing was changed; the same call may succeed later."""
 
     code = "database.busy"
 
 
 class IndexTriggerError(DatabaseBusyError):
-    """A trigger that keeps an index here failed for a row of others. Nothing was changed; it is off when the call is made again.
+    """A user's trigger that updates an index failed for a remote row. Nothing was changed.
 
-    `table` is the table's name on the mesh, "" where that is not known.
+    The trigger is disabled from here on, so the same call may succeed. `table` is the canonical name of its table, "" if the
+    table is not known.
     """
 
     def __init__(self, text: str, table: str = "") -> None:
@@ -47,40 +48,40 @@ class IndexTriggerError(DatabaseBusyError):
 
 
 class FileReplacedError(DatabaseError):
-    """The content of the file is not what this connection left: a backup was put back under it. Open it again."""
+    """The content of the file is not what this connection left, as after a restored backup. Open the file again."""
 
     code = "database.replaced"
 
 
 class ForeignFileError(DatabaseError):
-    """The file carries the internal tables of another mesh or of a later version. Nothing was changed."""
+    """The file has the internal tables of another mesh or of a later version. Nothing was changed."""
 
     code = "database.foreign"
 
 
 class PolicyError(SyncError):
-    """What a person asked of a table or a conflict cannot be done. Nothing was changed."""
+    """The operator's decision about a table or a conflict cannot be carried out. Nothing was changed."""
 
     code = "decision.refused"
 
 
 class MigrationError(SyncError):
-    """A migration has a statement that cannot be run, or changes what cannot be changed. Nothing was changed."""
+    """A migration has a statement that is not allowed, or changes a table in an unsupported way. Nothing was changed."""
 
     code = "migration.refused"
 
 
 class DecodeError(SyncError):
-    """A peer sent bytes that are not what the protocol allows. The peer's fault; nothing was changed."""
+    """A peer sent bytes that the protocol does not allow. This is the peer's fault. Nothing was changed."""
 
     code = "protocol.malformed"
 
 
 class KeyMismatchError(DecodeError):
-    """Rows that a table with another key has, and this one cannot. The peer may not have learnt of it; nothing was changed."""
+    """A peer sent rows with another kind of key than the table has here. It may not know this yet. Nothing was changed."""
 
 
 class BatchRefusedError(SyncError):
-    """A well-formed batch that may not be accepted (forged site, stamp from the future). Nothing was changed."""
+    """A well-formed batch must be refused (forged site, stamp from the future). Nothing was changed."""
 
     code = "batch.refused"

@@ -1,7 +1,7 @@
-"""Events that go into an `Exchange` and actions that come out of it: the whole border of `sync`.
+"""Events that go into an `Exchange`, and actions that come out of it: the whole interface between `sync` and the network.
 
-Owns only plain values. Every payload that crosses to the network is opaque bytes; a `link` is a small integer that
-names one live, authenticated connection and is never used again after `LinkClosed`.
+All are plain values. A payload for the network is opaque bytes. A `link` is a small integer that names one live,
+authenticated connection; it is never used again after `LinkClosed`.
 """
 
 from __future__ import annotations
@@ -43,21 +43,21 @@ class LinkOpened:
 
 @dataclass(frozen=True, slots=True)
 class LinkClosed:
-    """The link is gone; nothing may be sent on it again."""
+    """The link has closed; nothing may be sent on it again."""
 
     link: int
 
 
 @dataclass(frozen=True, slots=True)
 class LinkWritable:
-    """The link's transport queue fell below its low-water mark: there is room for one more stream chunk."""
+    """The transport queue of the link has room for one more chunk, because it fell below its low-water mark."""
 
     link: int
 
 
 @dataclass(frozen=True, slots=True)
 class MessageReceived:
-    """An anti-entropy message of the peer on this link."""
+    """An anti-entropy message from the peer on this link."""
 
     link: int
     payload: bytes
@@ -65,7 +65,7 @@ class MessageReceived:
 
 @dataclass(frozen=True, slots=True)
 class BatchReceived:
-    """A live batch, spread by the mesh and signed by `origin` (16-byte node id); `link` is where it came from."""
+    """A live batch that the mesh spreads, signed by `origin` (16-byte node id); it arrived on `link`."""
 
     link: int
     origin: bytes
@@ -74,16 +74,16 @@ class BatchReceived:
 
 @dataclass(frozen=True, slots=True)
 class BatchesReceived:
-    """Live batches that came one after another and have waited together: one transaction takes them in."""
+    """Live batches that arrived one after another and waited together; one transaction applies them."""
 
     batches: tuple[BatchReceived, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class CommitSeen:
-    """Some connection may have committed to the local file: drain what its triggers logged.
+    """Another connection may have committed to the local file: drain what the triggers have logged.
 
-    `writing`: a program is at it just now, and if it changes the schema, that can wait until it is done.
+    With `writing`, a program is writing at this moment; if it has changed the schema, the drain may wait until it pauses.
     """
 
     writing: bool = False
@@ -101,26 +101,26 @@ class ScrubRequested:
 
 @dataclass(frozen=True, slots=True)
 class CompareRequested:
-    """Compare with every linked peer at once, and have each answer: somebody wants to know whether all are equal."""
+    """Compare with every linked peer at once, for a report whether all are equal; each peer replies with its digests."""
 
 
 @dataclass(frozen=True, slots=True)
 class CoverageRequested:
-    """Ask every linked peer how much of what was written here it holds: somebody waits for copies of a write."""
+    """Ask every linked peer how far it covers this replica's writes, for a caller that waits until a write is replicated."""
 
 
 @dataclass(frozen=True, slots=True)
 class MembersKnown:
-    """Who the other members are: (16-byte node id, milliseconds since something was heard of it, None for never)."""
+    """The other members: (16-byte node id, milliseconds since the mesh last heard of the node, None for never)."""
 
     members: tuple[tuple[bytes, int | None], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class RightsKnown:
-    """Who may not do everything, `own` being this node: (16-byte node id, ((table pattern, rights), ...)).
+    """The members with limited rights: (16-byte node id, ((table pattern, rights), ...)). `own` is this node's id.
 
-    Rights hold `r` and `w`; the first pattern that matches decides, none means no right.
+    Rights contain `r` and `w`. The first pattern that matches decides; a table that matches no pattern has no rights.
     """
 
     own: bytes
@@ -129,9 +129,11 @@ class RightsKnown:
 
 @dataclass(frozen=True, slots=True)
 class TimeKnown:
-    """What the clocks of the members say: this node's is to be corrected by so much; whether two at least agree on it.
+    """The correction of this node's clock, from the clocks of the members.
 
-    It was so while the wall clock showed `apart_ms` more than the monotonic one.
+    offset_ms: milliseconds to add to the wall clock.
+    confirmed: whether at least two clocks agree on the time.
+    apart_ms: wall time minus monotonic time at the comparison. If the difference has changed, the correction is obsolete.
     """
 
     offset_ms: int
@@ -159,7 +161,7 @@ Event = (
 
 @dataclass(frozen=True, slots=True)
 class Publish:
-    """Spread one committed local batch to the whole mesh. `priority` 0 is the most urgent of 0..3."""
+    """Spread one committed local batch to the whole mesh. Priority 0 is the most urgent of 0..3."""
 
     payload: bytes
     priority: int = 1
@@ -176,7 +178,7 @@ class Send:
 
 @dataclass(frozen=True, slots=True)
 class DropLink:
-    """The peer broke the protocol: close this link; `reason` is one line for the log."""
+    """Close this link, because the peer broke the protocol; `reason` is one line for the log."""
 
     link: int
     reason: str
@@ -184,7 +186,7 @@ class DropLink:
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """Something a person may want to know: `event` is a stable dotted name, `detail` JSON-able values."""
+    """A report to the operator: `event` is a stable dotted name, `detail` has values that JSON can encode."""
 
     event: str
     text: str

@@ -1,1 +1,1 @@
-"""Talk with peers: catch-up, repair, acknowledgements and tombstone collection."""
+"""The sync protocol of one replica with its peers: comparison, catch-up, repair, acknowledgements, tombstone GC."""

@@ -1,1 +1,1 @@
-"""Wire forms of changes and of the messages of rounds."""
+"""Wire formats of changes and of anti-entropy messages."""

@@ -1,7 +1,10 @@
-"""Messages of anti-entropy between two peers, inside an authenticated link (docs/PROTOCOL.md, "Rounds").
+"""Anti-entropy messages between two peers, inside an authenticated link (docs/PROTOCOL.md, "Rounds").
 
-Owns their encoding. What always holds: `decode(encode(m)) == m`, and whatever `decode` returns is within the limits. It must
-not know what a round does with them.
+A comparison sends Digests. A round sends Vectors, then Plan, Chunk and Done back; AuditRequest and AuditReply may follow. A
+repair sends TableSketch, then RepairRequest and RepairRows. The receiver of rows sends Ack. The docstring of a message says
+what its sender states or requests.
+
+Invariant: `decode(encode(m)) == m`, and `decode` returns only messages that keep the limits.
 """
 
 from __future__ import annotations
@@ -39,17 +42,15 @@ __all__ = [
 ]
 
 MESSAGE_BYTES_MAX = BUNDLE_BYTES_MAX + 64
-
-
-# Runs of stamps in one answer to an audit: some tens of kilobytes, some milliseconds of reading.
+# Runs of stamps in one reply to an audit: some tens of kilobytes, some milliseconds of reading.
 RUNS_MAX = 8_192
 
 
 @dataclass(frozen=True, slots=True)
 class Digests:
-    """What I hold: (table, 8-byte vector digest, 16-byte sum of entry digests), sorted by table.
+    """The sender's state: (table, 8-byte vector digest, 16-byte sum of entry digests), sorted by table.
 
-    `answer` asks for the same from the other side at once.
+    With `answer`, the receiver replies with its own digests at once.
     """
 
     tables: tuple[tuple[str, bytes, bytes], ...]
@@ -58,31 +59,31 @@ class Digests:
 
 @dataclass(frozen=True, slots=True)
 class Vectors:
-    """What I cover of these tables, and what I have got from you already: send me what I lack."""
+    """A request for a stream: send everything of these tables that the vectors do not cover."""
 
     vectors: tuple[tuple[str, Vector], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A part of a catch-up stream: one encoded bundle, whose ranges tell what the sender has looked through for it."""
+    """A part of a stream: one encoded bundle, whose ranges name the windows from which the sender read it."""
 
     bundle: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Ack:
-    """That many bytes of chunks and mends, as they were sent, have been applied since the last Ack."""
+    """The sender of this message has applied `size` more bytes of Chunk and RepairRows, counted as on the wire."""
 
     size: int
 
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """The stream is complete: with it you cover what I cover of these tables.
+    """The end of a stream: a receiver that has applied all of it covers these vectors.
 
-    `collected` holds, for each table, up to which clock of each site tombstones may be missing here: who does not cover that
-    may hold rows whose end I cannot tell any more.
+    `collected` has the sender's GC watermarks by table: up to these clocks, tombstones may be missing in the stream. A
+    receiver that does not cover them may have rows whose deletes the sender cannot send any more.
     """
 
     vectors: tuple[tuple[str, Vector], ...]
@@ -91,7 +92,7 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class TableSketch:
-    """A sketch of all entry digests of a table whose vector has this 8-byte digest; see sync.sketch."""
+    """A sketch of all entry digests of a table whose vector has the 8-byte digest `vector`; see sync.crdt.sketch."""
 
     table: str
     vector: bytes
@@ -100,7 +101,7 @@ class TableSketch:
 
 @dataclass(frozen=True, slots=True)
 class RepairRequest:
-    """Send me the rows of the entries with these ids (`ID_BYTES` each); none means every row."""
+    """A request for the rows of the entries with these ids (`ID_BYTES` each); no id requests every row."""
 
     table: str
     ids: bytes
@@ -108,9 +109,9 @@ class RepairRequest:
 
 @dataclass(frozen=True, slots=True)
 class RepairRows:
-    """Whole rows, as one encoded bundle without ranges: join them although you cover them.
+    """Whole rows, as one encoded bundle without ranges. The receiver merges them although it covers them.
 
-    Unless it is `final`, the receiver answers with what it holds of these rows beyond that, in a final one.
+    Unless the message is `final`, the receiver replies with its entries of these rows that the bundle lacks, in a final one.
     """
 
     bundle: bytes
@@ -119,14 +120,14 @@ class RepairRows:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The stream that you asked for begins, and holds about that many changes."""
+    """The start of a requested stream, which has about that many changes."""
 
     changes: int
 
 
 @dataclass(frozen=True, slots=True)
 class AuditRequest:
-    """Which entries of this table do you hold, with stamps of this site in `(after, upto]`?"""
+    """A request for the stamps of this site in `(after, upto]` that the receiver has entries for."""
 
     table: str
     site: bytes
@@ -136,7 +137,7 @@ class AuditRequest:
 
 @dataclass(frozen=True, slots=True)
 class AuditReply:
-    """The answer to an audit of `(after, reached]`: runs of consecutive stamps, (first as difference to the last, count)."""
+    """The stamps in `(after, reached]`, as runs: the distance from the last run's end, the count, and so on."""
 
     table: str
     site: bytes
@@ -147,14 +148,14 @@ class AuditReply:
 
 @dataclass(frozen=True, slots=True)
 class CoverageRequest:
-    """How far do you cover this site's clock, in each table?"""
+    """A request: up to which clock of this site does the receiver cover each table?"""
 
     site: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class CoverageReply:
-    """The answer: (table, up to which clock everything of the site is covered here), sorted by table; others: nothing."""
+    """The reply: (table, clock up to which the sender covers everything of the site), sorted; other tables are at 0."""
 
     site: bytes
     tables: tuple[tuple[str, int], ...]
@@ -174,13 +175,13 @@ def _fields(message: Message) -> list[Any]:
         case Digests(tables, answer):
             return [0, [list(table) for table in tables], int(answer)]
         case Vectors(vectors):
-            return [1, *_vectors_out(vectors)]
+            return [1, *_encode_vectors(vectors)]
         case Chunk(bundle):
             return [2, *pack(bundle)]
         case Ack(size):
             return [3, size]
         case Done(vectors, collected):
-            sites, tables = _vectors_out((*vectors, *collected))
+            sites, tables = _encode_vectors((*vectors, *collected))
             return [4, sites, tables[: len(vectors)], tables[len(vectors) :]]
         case Plan(changes):
             return [8, changes]
@@ -209,27 +210,29 @@ def _rare_fields(message: _Rare) -> list[Any]:
 
 
 def decode(data: bytes) -> Message:
-    """Return the message in `data`; raises `DecodeError` for anything that the protocol does not allow."""
+    """Return the message in `data`; raise `DecodeError` for anything that the protocol does not allow."""
     value = codec.decode(data, bytes_max=MESSAGE_BYTES_MAX)
-    require(is_array(value) and len(value) >= 2 and is_int(value[0]), "a message is an array that begins with its kind")
+    require(
+        is_array(value) and len(value) >= 2 and is_int(value[0]), "a message is not an array that begins with a kind"
+    )
     match value:
         case [0, list(tables), int(answer)] if is_int(answer, 0, 1):
-            return Digests(tuple(_digest_in(item) for item in _limited(tables)), answer == 1)
+            return Digests(tuple(_decode_digest(item) for item in _limited(tables)), answer == 1)
         case [1, list(sites), list(tables)]:
-            return Vectors(_vectors_in(sites, tables))
+            return Vectors(_decode_vectors(sites, tables))
         case [2, int(packed), bytes(body)] if is_int(packed, 0, 1):
             return Chunk(unpack(packed, body))
         case [3, int(size)] if is_int(size, 1, MESSAGE_BYTES_MAX):
             return Ack(size)
         case [4, list(sites), list(tables), list(collected)]:
-            return Done(_vectors_in(sites, tables), _vectors_in(sites, collected))
+            return Done(_decode_vectors(sites, tables), _decode_vectors(sites, collected))
         case [8, int(changes)] if is_int(changes):
             return Plan(changes)
         case _:
-            return _rare_in(value)
+            return _decode_rare(value)
 
 
-def _rare_in(value: list[Any]) -> Message:
+def _decode_rare(value: list[Any]) -> Message:
     match value:
         case [5, str(table), bytes(vector), bytes(sketch)] if len(vector) == 8:
             return TableSketch(_name(table), vector, sketch)
@@ -238,22 +241,22 @@ def _rare_in(value: list[Any]) -> Message:
         case [7, int(final), int(packed), bytes(body)] if is_int(final, 0, 1) and is_int(packed, 0, 1):
             return RepairRows(unpack(packed, body), final == 1)
         case [9, str(table), bytes(site), int(after), int(upto)] if is_int(after) and is_int(upto, after + 1):
-            require(len(site) == 16, "a site is 16 bytes")
+            require(len(site) == 16, "a site is not 16 bytes")
             return AuditRequest(_name(table), site, after, upto)
         case [10, str(table), bytes(site), int(after), int(reached), list(runs)] if is_int(after):
-            require(len(site) == 16 and is_int(reached, after), "bad window of an audit")
-            return AuditReply(_name(table), site, after, reached, _runs_in(runs, reached - after))
+            require(len(site) == 16 and is_int(reached, after), "malformed window of an audit reply")
+            return AuditReply(_name(table), site, after, reached, _decode_runs(runs, reached - after))
         case [11, bytes(site)] if len(site) == 16:
             return CoverageRequest(site)
         case [12, bytes(site), list(tables)] if len(site) == 16:
-            return CoverageReply(site, tuple(_reach_in(item) for item in _limited(tables)))
+            return CoverageReply(site, tuple(_decode_coverage(item) for item in _limited(tables)))
         case _:
-            raise DecodeError("no such message")
+            raise DecodeError("unknown kind or malformed fields of a message")
 
 
-def _runs_in(runs: list[Any], width: int) -> tuple[int, ...]:
-    require(len(runs) % 2 == 0 and len(runs) <= 2 * RUNS_MAX, "bad list of runs")
-    require(all(type(number) is int and number > 0 for number in runs), "bad list of runs")
+def _decode_runs(runs: list[Any], width: int) -> tuple[int, ...]:
+    require(len(runs) % 2 == 0 and len(runs) <= 2 * RUNS_MAX, "malformed list of runs")
+    require(all(type(number) is int and number > 0 for number in runs), "malformed list of runs")
     require(sum(runs) - len(runs) // 2 <= width, "runs beyond their window")
     return tuple(runs)
 
@@ -264,51 +267,51 @@ def _limited(tables: list[Any]) -> list[Any]:
 
 
 def _name(value: object) -> str:
-    require(type(value) is str and 0 < len(value) <= NAME_MAX, "bad table name")
+    require(type(value) is str and 0 < len(value) <= NAME_MAX, "malformed table name")
     return str(value)
 
 
-def _digest_in(item: Any) -> tuple[str, bytes, bytes]:
-    require(is_array(item, 3) and is_bytes(item[1], 8) and is_bytes(item[2], 16), "bad digest")
+def _decode_digest(item: Any) -> tuple[str, bytes, bytes]:
+    require(is_array(item, 3) and is_bytes(item[1], 8) and is_bytes(item[2], 16), "malformed digest")
     return _name(item[0]), item[1], item[2]
 
 
-def _reach_in(item: Any) -> tuple[str, int]:
-    require(is_array(item, 2) and is_int(item[1], 1), "bad reach")
+def _decode_coverage(item: Any) -> tuple[str, int]:
+    require(is_array(item, 2) and is_int(item[1], 1), "malformed coverage")
     return _name(item[0]), item[1]
 
 
-def _vectors_out(vectors: tuple[tuple[str, Vector], ...]) -> list[Any]:
-    """Sites once, then for each table [site number, edges]: after, upto, after, upto, ..., each but the first a delta."""
-    places: dict[bytes, int] = {}
+def _encode_vectors(vectors: tuple[tuple[str, Vector], ...]) -> list[Any]:
+    """Return [sites, tables]. Each table has [site number, edges] pairs; edges are after, upto, after, upto, ... as deltas."""
+    site_numbers: dict[bytes, int] = {}
     tables = []
     for name, vector in vectors:
         items = []
         for site, ranges in vector.items():
             edges = [edge for window in ranges for edge in window]
             deltas = [edge - before for before, edge in zip([0, *edges], edges, strict=False)]
-            items.append([places.setdefault(site, len(places)), deltas])
+            items.append([site_numbers.setdefault(site, len(site_numbers)), deltas])
         tables.append([name, items])
-    return [list(places), tables]
+    return [list(site_numbers), tables]
 
 
-def _vectors_in(sites: list[Any], tables: list[Any]) -> tuple[tuple[str, Vector], ...]:
-    require(len(sites) <= SITES_MAX and all(is_bytes(site, 16) for site in sites), "bad list of sites")
+def _decode_vectors(sites: list[Any], tables: list[Any]) -> tuple[tuple[str, Vector], ...]:
+    require(len(sites) <= SITES_MAX and all(is_bytes(site, 16) for site in sites), "malformed list of sites")
     result = []
     for item in _limited(tables):
-        require(is_array(item, 2) and is_array(item[1]) and len(item[1]) <= len(sites), "bad vector")
+        require(is_array(item, 2) and is_array(item[1]) and len(item[1]) <= len(sites), "malformed vector")
         vector = Vector()
         for part in item[1]:
-            require(is_array(part, 2) and is_int(part[0], 0, len(sites) - 1) and is_array(part[1]), "bad vector")
+            require(is_array(part, 2) and is_int(part[0], 0, len(sites) - 1) and is_array(part[1]), "malformed vector")
             deltas = part[1]
-            require(len(deltas) % 2 == 0 and len(deltas) <= 2 * RANGES_MAX, "bad vector")
+            require(len(deltas) % 2 == 0 and len(deltas) <= 2 * RANGES_MAX, "malformed vector")
             edge = 0
             edges = []
             for number, delta in enumerate(deltas):
-                require(is_int(delta, 0 if number == 0 else 1), "bad vector")
+                require(is_int(delta, 0 if number == 0 else 1), "malformed vector")
                 edge += delta
                 edges.append(edge)
-            require(edge < 1 << 63, "bad vector")
+            require(edge < 1 << 63, "malformed vector")
             for after, upto in zip(edges[::2], edges[1::2], strict=True):
                 vector.add(sites[part[0]], after, upto)
         result.append((_name(item[0]), vector))
