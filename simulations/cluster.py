@@ -332,7 +332,7 @@ class Cluster:
         if table is None:
             return
         if place.index == (self._tables_at or 0) and not table.columns.counters:
-            place.shell.replica.decisions.count("stock", "n")
+            place.shell.replica.decisions.declare_counter("stock", "n")
             place.application.fill()
         place.application.counting = bool(table.columns.counters)
 

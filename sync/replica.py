@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 from mycomesh.sync.admin.decisions import Decisions
 from mycomesh.sync.admin.state_tables import StateTables
-from mycomesh.sync.admin.status import ReplicaStatus, TableStatus, overview
-from mycomesh.sync.admin.uninstall import take_out
+from mycomesh.sync.admin.status import ReplicaStatus, TableStatus, read_status
+from mycomesh.sync.admin.uninstall import drop_all
 from mycomesh.sync.capture import rebuild_mark, table_scan
 from mycomesh.sync.crdt.hlc import DRIFT_MS_MAX, hlc_from_ms
 from mycomesh.sync.crdt.version_vector import Range, Vector
@@ -186,7 +186,7 @@ class Replica:
     def remove(self) -> None:
         """Take every trigger and internal table out of the file, and closes it. Undrained writes stay in the tables."""
         with self._store.bare_transaction() as db:
-            take_out(db)
+            drop_all(db)
         self._store.close()
 
     # ---- local writes
@@ -484,4 +484,4 @@ class Replica:
 
     def status(self) -> ReplicaStatus:
         """Return the replica as people see it."""
-        return overview(self._store, self._catalog, self.site, self.scrub.last)
+        return read_status(self._store, self._catalog, self.site, self.scrub.last)

@@ -66,7 +66,7 @@ class Decisions:
         self._store = store
         self._catalog = catalog
 
-    def count(self, table: str, column: str) -> None:
+    def declare_counter(self, table: str, column: str) -> None:
         """Declare a counter, for every replica that learns of it.
 
         Raises:

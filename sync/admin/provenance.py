@@ -30,7 +30,7 @@ from mycomesh.sync.storage.row_view import RowView
 from mycomesh.sync.storage.store import Store
 from mycomesh.sync.storage.table import Table, birth_key
 
-__all__ = ["Loss", "Provenance", "Written", "provenance"]
+__all__ = ["Loss", "Provenance", "Written", "read_provenance"]
 
 SHOWN = "shown"
 DELETED = "deleted"
@@ -80,7 +80,7 @@ class Provenance:
     pending: bool
 
 
-def provenance(path: Path, table: str, key: str) -> Provenance:
+def read_provenance(path: Path, table: str, key: str) -> Provenance:
     """Return where a row comes from.
 
     Args:

@@ -14,7 +14,7 @@ from mycomesh.sync.schema.catalog import SCHEMA_TABLE, Catalog
 from mycomesh.sync.storage.pending_log import pending_name
 from mycomesh.sync.storage.store import Store
 
-__all__ = ["ReplicaStatus", "TableStatus", "overview"]
+__all__ = ["ReplicaStatus", "TableStatus", "read_status"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class ReplicaStatus:
     scrubbed: Scrubbed | None  # the last pass of the scrub that came to its end
 
 
-def overview(store: Store, catalog: Catalog, site: bytes, scrubbed: Scrubbed | None) -> ReplicaStatus:
+def read_status(store: Store, catalog: Catalog, site: bytes, scrubbed: Scrubbed | None) -> ReplicaStatus:
     """Return the replica that a store and its catalog are."""
     db = store.db
     tables = []

@@ -16,7 +16,7 @@ from mycomesh.sync.errors import ForeignFileError
 from mycomesh.sync.sqlite.identifiers import is_ours, quoted
 from mycomesh.sync.storage.store import Store, recognised
 
-__all__ = ["Removed", "forget", "take_out"]
+__all__ = ["Removed", "drop_all", "uninstall"]
 
 # Triggers and indexes before tables: to drop a table takes its indexes along.
 _OURS: tuple[tuple[str, Callable[[str], object]], ...] = (
@@ -36,7 +36,7 @@ class Removed:
     parked: int
 
 
-def forget(path: Path) -> Removed:
+def uninstall(path: Path) -> Removed:
     """Take everything of ours out of a file that no node serves; writes that have no stamp yet stay in their tables.
 
     Raises:
@@ -50,12 +50,12 @@ def forget(path: Path) -> Removed:
         with store.bare_transaction() as db:
             if not recognised(db):
                 raise ForeignFileError(f"{path}: nothing of mycomesh is in it; check the path")
-            return take_out(db)
+            return drop_all(db)
     finally:
         store.close()
 
 
-def take_out(db: Any) -> Removed:
+def drop_all(db: Any) -> Removed:
     """Drop everything of ours; inside a transaction that writes nothing else."""
     conflicts, parked = (_rows(db, name) for name in ("mycomesh_conflicts", "mycomesh_parked"))
     counts = {}

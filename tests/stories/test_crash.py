@@ -89,7 +89,7 @@ class Life:
             lambda: self.write(one, "INSERT INTO numbers VALUES(6, ?1, 5)", 1),  # both claim u = 5: one is parked
             lambda: two.take(one.drain(), one.node_id),
             lambda: catch_up(one, two),
-            lambda: one.replica.decisions.count("words", "n"),
+            lambda: one.replica.decisions.declare_counter("words", "n"),
             lambda: self.write(one, "DELETE FROM orders WHERE id = 2"),
             lambda: one.replica.decisions.decide_policy("orders", "keep-both"),
             one.drain,

@@ -140,8 +140,8 @@ class Template:
             made[0].sql(";".join(shape.ddl for shape in TABLES))
             made[0].sql(f"{SUMS}; INSERT INTO sums VALUES('a', 10, 0), ('b', 20, 0)")
             made[0].drain()
-            made[0].replica.decisions.count("sums", "n")
-            made[0].replica.decisions.count("sums", "m")
+            made[0].replica.decisions.declare_counter("sums", "n")
+            made[0].replica.decisions.declare_counter("sums", "m")
             made[0].replica.decisions.decide_policy("orders", "keep-both")
             converge(made)
             for peer in made:
@@ -214,7 +214,7 @@ class Replicas(Mail):
 
     @rule(number=NUMBERS, counter=st.sampled_from(COUNTERS))
     def declare(self, number, counter):
-        self.peers[number].replica.decisions.count(*counter)
+        self.peers[number].replica.decisions.declare_counter(*counter)
 
     @rule(number=NUMBERS)
     def deliver_all_backwards(self, number):

@@ -6,7 +6,7 @@ import sqlite3
 
 import pytest
 
-from mycomesh.sync.admin.provenance import provenance
+from mycomesh.sync.admin.provenance import read_provenance
 from mycomesh.sync.crdt.hlc import ms_from_hlc
 from tests.sync.peers import WALL_MS, Peer
 
@@ -44,7 +44,7 @@ def noted(peer, table, at_ms):
 
 
 def born_ms(peer, row):
-    return ms_from_hlc(provenance(peer.path, "track", str(row)).existence.hlc)
+    return ms_from_hlc(read_provenance(peer.path, "track", str(row)).existence.hlc)
 
 
 @pytest.mark.parametrize(("table", "called"), [("track(x, y)", False), ("orders(id, state)", True)])
@@ -91,10 +91,10 @@ def test_keyless_rows_that_waited_do_not_push_on_a_write_that_waited_with_its_ti
     peer.replica.found(LAST_MS)
     peer.wall_ms = WALL_MS
     peer.drain()
-    (state,) = [cell for cell in provenance(peer.path, "orders", "1").cells if cell.column == "state"]
+    (state,) = [cell for cell in read_provenance(peer.path, "orders", "1").cells if cell.column == "state"]
     assert ms_from_hlc(state.hlc) == kept_ms
     assert {born_ms(peer, row) for row in (2, 3_999)} == {kept_ms}
-    (y,) = [cell for cell in provenance(peer.path, "track", "1").cells if cell.column == "y"]
+    (y,) = [cell for cell in read_provenance(peer.path, "track", "1").cells if cell.column == "y"]
     assert ms_from_hlc(y.hlc) == LAST_MS - 500
 
 

@@ -126,7 +126,7 @@ def _pipeline_once(count: int) -> dict[str, float]:
         capture_s = max(_client(here, "bulk", count) - _client(plain, "bulk", count), 0.0)
         for label, job in (("", ""), ("update_", "update"), ("counter_", "update")):
             if label == "counter_":
-                sender.decisions.count("drones", "altitude")
+                sender.decisions.declare_counter("drones", "altitude")
                 _merge(receiver, _drain(sender))
                 _drain(receiver)  # both look at every cell once
             if job:

@@ -36,13 +36,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, _home: Home) -> int:
     """Take everything out; a file that a node serves is refused."""
     lock = FileLock.acquire(args.file)
-    removal = importlib.import_module(
-        "mycomesh.sync.admin.uninstall"
-    )  # a mistyped path is told before SQLite is loaded
+    module = importlib.import_module("mycomesh.sync.admin.uninstall")  # a mistyped path is told before SQLite is loaded
     errors = importlib.import_module("mycomesh.sync.errors")
     try:
         with progress(f"taking mycomesh out of {args.file.name}"):
-            removed: Removed = removal.forget(args.file)
+            removed: Removed = module.uninstall(args.file)
     except errors.SyncError as error:
         raise NodeError.of(error) from error
     finally:

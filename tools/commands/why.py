@@ -46,7 +46,7 @@ def run(args: argparse.Namespace, home: Home) -> int:
     )  # where no node runs, that is said before SQLite is loaded
     errors = importlib.import_module("mycomesh.sync.errors")
     try:
-        found: Provenance = reader.provenance(file, args.table, args.key)
+        found: Provenance = reader.read_provenance(file, args.table, args.key)
     except errors.SyncError as error:
         raise NodeError.of(error) from error
     names = member_names(home)

@@ -65,7 +65,7 @@ def prepare(request: dict[str, Any], names: dict[str, str]) -> Callable[[Replica
 
 
 def _make_counter(replica: Replica, table: str, column: str) -> dict[str, Any]:
-    replica.decisions.count(table, column)
+    replica.decisions.declare_counter(table, column)
     return {}
 
 

@@ -102,7 +102,7 @@ def test_what_a_counter_lost_is_added_again(pair):
     one, two = pair
     one.sql("CREATE TABLE t(id INTEGER PRIMARY KEY, n INTEGER); INSERT INTO t VALUES(1, 100)")
     one.drain()
-    one.replica.decisions.count("t", "n")
+    one.replica.decisions.declare_counter("t", "n")
     one.drain()
     converge(pair)
     one.sql("UPDATE t SET n = n - 3")

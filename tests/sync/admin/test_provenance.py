@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mycomesh.sync.admin.provenance import provenance
+from mycomesh.sync.admin.provenance import read_provenance
 from mycomesh.sync.errors import DatabaseError, ForeignFileError, PolicyError
 from tests.sync.peers import Peer, converge
 
@@ -31,7 +31,7 @@ def test_each_cell_has_its_own_writer(peers):
     two.drain()
     converge(peers)
     for peer in peers:
-        found = provenance(peer.path, "T", "1")
+        found = read_provenance(peer.path, "T", "1")
         assert (found.table, found.key, found.state, found.pending) == ("t", "1", "shown", False)
         assert sites(found) == {"a": one.replica.site.hex(), "b": two.replica.site.hex(), "id": one.replica.site.hex()}
         assert {cell.column: cell.value for cell in found.cells} == {"a": "x", "b": "z", "id": 1}
@@ -50,7 +50,7 @@ def test_a_concurrent_write_that_lost_is_told_with_both_writers(peers):
     two.sql("UPDATE t SET a = 'later'")
     two.drain()
     converge(peers)
-    losses = [loss for peer in peers for loss in provenance(peer.path, "t", "1").losses]
+    losses = [loss for peer in peers for loss in read_provenance(peer.path, "t", "1").losses]
     assert [(loss.lost, loss.lost_site, loss.won_site) for loss in losses] == [
         ({"a": "earlier"}, one.replica.site.hex(), two.replica.site.hex())
     ] * len(losses)
@@ -65,11 +65,11 @@ def test_a_delete_has_a_writer_too_and_a_write_without_a_stamp_is_said(peers):
     two.sql("DELETE FROM t WHERE id = 1")
     two.drain()
     converge(peers)
-    found = provenance(one.path, "t", "1")
+    found = read_provenance(one.path, "t", "1")
     assert (found.state, found.existence.site, found.cells) == ("deleted", two.replica.site.hex(), ())
     one.sql("UPDATE t SET a = 'new' WHERE id = 2; INSERT INTO t VALUES(3, 'fresh')")
-    assert provenance(one.path, "t", "2").pending
-    fresh = provenance(one.path, "t", "3")
+    assert read_provenance(one.path, "t", "2").pending
+    fresh = read_provenance(one.path, "t", "3")
     assert (fresh.pending, fresh.state, fresh.existence) == (True, "shown", None)
 
 
@@ -88,7 +88,7 @@ def test_keys_are_read_as_the_column_stores_them(peers, declared, row, key, told
     one = peers[0]
     one.sql(f"CREATE TABLE t{declared}; INSERT INTO t VALUES{row}")
     one.drain()
-    found = provenance(one.path, "t", key)
+    found = read_provenance(one.path, "t", key)
     assert (found.key, found.state) == (told, "shown")
 
 
@@ -96,12 +96,12 @@ def test_a_row_without_a_key_is_found_by_its_rowid_and_by_its_birth_even_after_i
     one = peers[0]
     one.sql("CREATE TABLE t(v); INSERT INTO t VALUES('a')")
     one.drain()
-    found = provenance(one.path, "t", "1")
+    found = read_provenance(one.path, "t", "1")
     assert found.key == f"{one.replica.site.hex()}@{found.existence.hlc}"
-    assert provenance(one.path, "t", found.key) == found
+    assert read_provenance(one.path, "t", found.key) == found
     one.sql("DELETE FROM t")
     one.drain()
-    assert provenance(one.path, "t", found.key).state == "deleted"
+    assert read_provenance(one.path, "t", found.key).state == "deleted"
 
 
 def test_a_row_that_a_constraint_refuses_says_why(peers):
@@ -112,7 +112,7 @@ def test_a_row_that_a_constraint_refuses_says_why(peers):
     two.sql("CREATE TABLE t(id INTEGER PRIMARY KEY, v UNIQUE); INSERT INTO t VALUES(2, 'same')")
     two.drain()
     converge(peers)
-    found = provenance(one.path, "t", "2")
+    found = read_provenance(one.path, "t", "2")
     assert found.state == "not shown"
     assert "UNIQUE" in found.parked
     assert {cell.column: cell.value for cell in found.cells} == {"id": 2, "v": "same"}
@@ -125,7 +125,7 @@ def test_the_file_stays_as_it_was_and_may_be_served_by_nobody(peers):
     path = one.path
     one.close()
     before = path.read_bytes()
-    assert provenance(path, "t", "1").state == "shown"
+    assert read_provenance(path, "t", "1").state == "shown"
     assert path.read_bytes() == before
 
 
@@ -135,16 +135,16 @@ def test_what_cannot_be_told_is_one_line(peers, tmp_path):
     one.drain()
     for table, key in (("nothing", "1"), ("t", "1"), ("t", "x"), ("t", "[1, 2]")):
         with pytest.raises(PolicyError) as refused:
-            provenance(one.path, table, key)
+            read_provenance(one.path, table, key)
         assert "\n" not in str(refused.value)
     one.sql("ALTER TABLE t RENAME TO u")
     with pytest.raises(PolicyError, match="dropped or renamed"):
-        provenance(one.path, "t", "1")
+        read_provenance(one.path, "t", "1")
     with pytest.raises(DatabaseError, match="no such file"):
-        provenance(tmp_path / "none.db", "t", "1")
+        read_provenance(tmp_path / "none.db", "t", "1")
     (tmp_path / "empty.db").touch()
     with pytest.raises(ForeignFileError, match="no node has served"):
-        provenance(tmp_path / "empty.db", "t", "1")
+        read_provenance(tmp_path / "empty.db", "t", "1")
     (tmp_path / "text.db").write_text("not a database" * 100)
     with pytest.raises(DatabaseError, match="not an SQLite database"):
-        provenance(tmp_path / "text.db", "t", "1")
+        read_provenance(tmp_path / "text.db", "t", "1")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import apsw
 import pytest
 
-from mycomesh.sync.admin.uninstall import forget
+from mycomesh.sync.admin.uninstall import uninstall
 from mycomesh.sync.errors import ForeignFileError
 from tests.sync.peers import Peer, shell
 from tests.sync.shapes import SHAPES
@@ -40,7 +40,7 @@ def test_a_forgotten_file_has_the_schema_the_content_and_the_size_of_one_that_ne
     peer.close()
     for name in ("0.db", "plain.db"):
         shell(tmp_path / name, "UPDATE pkint SET v = 'not stamped when it is forgotten'; INSERT INTO plain VALUES(1);")
-    removed = forget(tmp_path / "0.db")
+    removed = uninstall(tmp_path / "0.db")
     assert removed.triggers > len(SHAPES)
     assert removed.tables > len(SHAPES)
     assert shell(tmp_path / "0.db", ".dump") == shell(tmp_path / "plain.db", ".dump")
@@ -53,7 +53,7 @@ def test_a_file_that_was_forgotten_can_join_again(tmp_path):
     peer = Peer(tmp_path / "0.db", 0)
     peer.drain()
     peer.close()
-    forget(tmp_path / "0.db")
+    uninstall(tmp_path / "0.db")
     again = Peer(tmp_path / "0.db", 1)
     assert again.drain()
     again.close()
@@ -64,7 +64,7 @@ def test_a_file_without_anything_of_ours_is_refused_and_stays_as_it_is(tmp_path,
     shell(tmp_path / "strange.db", LIKE_OURS)
     before = (tmp_path / "strange.db").read_bytes()
     with pytest.raises(ForeignFileError, match="check the path"):
-        forget(tmp_path / name)
+        uninstall(tmp_path / name)
     assert (tmp_path / "strange.db").read_bytes() == before
     assert not (tmp_path / "missing.db").exists()
 
@@ -76,7 +76,7 @@ def test_a_file_whose_application_has_a_table_of_our_name_is_refused_and_never_d
     with pytest.raises(ForeignFileError, match="has the name of one of the node's own; rename it"):
         Peer(tmp_path / "0.db", 0)
     with pytest.raises(ForeignFileError, match="nothing of mycomesh is in it"):
-        forget(tmp_path / "0.db")
+        uninstall(tmp_path / "0.db")
     assert shell(tmp_path / "0.db", ".dump") == before
 
 

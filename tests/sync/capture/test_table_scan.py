@@ -168,7 +168,7 @@ def test_a_scrub_leaves_alone_what_is_parked_held_or_deleted(peers):
     one, two = peers(0), peers(1)
     one.sql("CREATE TABLE t(id INTEGER PRIMARY KEY, v UNIQUE, n INTEGER DEFAULT 0)")
     converge([one, two])
-    one.replica.decisions.count("t", "n")
+    one.replica.decisions.declare_counter("t", "n")
     converge([one, two])
     one.sql("INSERT INTO t VALUES(1, 'same', 1), (3, 'gone', 1)")
     two.sql("INSERT INTO t VALUES(2, 'same', 1)")

@@ -16,7 +16,7 @@ def stocked(peers, ddl=STOCK, *, column="n", fill="INSERT INTO stock VALUES('bol
     """Peers that share a counter of 100."""
     peers[0].sql(ddl)
     peers[0].drain()
-    peers[0].replica.decisions.count("stock", column)
+    peers[0].replica.decisions.declare_counter("stock", column)
     peers[0].drain()
     peers[0].sql(fill)
     converge(peers)
@@ -195,7 +195,7 @@ def test_a_column_with_data_becomes_a_counter(trio):
     converge(trio)
     two.sql("UPDATE stock SET n = 90")
     converge(trio)
-    one.replica.decisions.count("stock", "n")
+    one.replica.decisions.declare_counter("stock", "n")
     converge(trio)
     one.sql("UPDATE stock SET n = n - 1")
     two.sql("UPDATE stock SET n = n - 2")
@@ -210,7 +210,7 @@ def test_a_node_split_away_that_writes_plainly(trio):
     one.sql(STOCK)
     one.sql("INSERT INTO stock VALUES('bolt', 100, 'M6')")
     converge(trio)
-    one.replica.decisions.count("stock", "n")
+    one.replica.decisions.declare_counter("stock", "n")
     converge([one, two])
     one.sql("UPDATE stock SET n = n - 1")
     two.sql("UPDATE stock SET n = n - 2")
@@ -231,7 +231,7 @@ def test_a_declaration_that_comes_after_what_was_counted_under_it(trio):
     one.sql(STOCK)
     one.sql("INSERT INTO stock VALUES('bolt', 100, 'M6')")
     converge(trio)
-    one.replica.decisions.count("stock", "n")
+    one.replica.decisions.declare_counter("stock", "n")
     fact = one.drain()
     one.sql("UPDATE stock SET n = n - 1")
     counted = one.drain()
@@ -251,7 +251,7 @@ def test_both_sides_of_a_split_declare(trio):
     one.sql("INSERT INTO stock VALUES('bolt', 100, 'M6')")
     converge(trio)
     for peer, step in ((one, 1), (two, 2)):
-        peer.replica.decisions.count("stock", "n")
+        peer.replica.decisions.declare_counter("stock", "n")
         peer.drain()
         peer.sql(f"UPDATE stock SET n = n - {step}")
     converge(trio)
@@ -264,7 +264,7 @@ def test_a_column_added_later_counts_from_its_default(trio):
     converge(trio)
     one.sql("ALTER TABLE stock ADD COLUMN n INTEGER DEFAULT 5")
     one.drain()
-    one.replica.decisions.count("stock", "n")
+    one.replica.decisions.declare_counter("stock", "n")
     converge(trio)
     one.sql("UPDATE stock SET n = n + 1")
     two.sql("UPDATE stock SET n = n + 1")
@@ -323,11 +323,11 @@ def test_a_column_that_cannot_count_is_refused_with_one_line(tmp_path, column, r
     )
     peer.drain()
     with pytest.raises(PolicyError, match=refusal) as caught:
-        peer.replica.decisions.count("stock", column)
+        peer.replica.decisions.declare_counter("stock", column)
     assert "\n" not in str(caught.value)
     assert peer.drain() == []
     with pytest.raises(PolicyError, match="no replicated table 'socks'; there are stock"):
-        peer.replica.decisions.count("socks", column)
+        peer.replica.decisions.declare_counter("socks", column)
     peer.close()
 
 

@@ -203,7 +203,7 @@ def test_unique_columns_still_have_one_winner(trio):
 
 def test_counters_in_moved_rows_add_up(trio):
     one, two, three = kept(trio)
-    one.replica.decisions.count("log", "n")
+    one.replica.decisions.declare_counter("log", "n")
     converge(trio)
     written(one, "INSERT INTO log VALUES(1, 'one', 10)")
     written(two, "INSERT INTO log VALUES(1, 'two', 20)", ms=20)

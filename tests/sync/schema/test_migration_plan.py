@@ -309,7 +309,7 @@ def test_two_things_that_are_given_one_name_end_the_same_everywhere(peers):
 
 def test_a_counter_a_policy_and_a_conflict_follow_their_names(peers):
     one, two = started(peers, "CREATE TABLE s(id INTEGER PRIMARY KEY, n INT, w); INSERT INTO s VALUES(1, 10, 'w')")
-    one.replica.decisions.count("s", "n")
+    one.replica.decisions.declare_counter("s", "n")
     converge([one, two])
     migrate(
         one,
