@@ -63,7 +63,7 @@ def test_the_list_is_long_enough_and_the_command_names_it(capsys):
 
 def test_the_docs_list_every_mutation_as_the_code_does():
     """`python -m simulations.mutations --table` prints the table; what a run found is its last two columns."""
-    text = (Path(__file__).parents[2] / "docs" / "mycomesh.simulations.md").read_text()
+    text = (Path(__file__).parents[2] / "docs" / "simulations.md").read_text()
     table = text[text.index(mutations.TABLE[0]) :].split("\n\n")[0].splitlines()[2:]
     stated = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in table]
     assert [row[:4] for row in stated] == [[each.name, each.why, each.case.text, str(each.seeds)] for each in MUTATIONS]
