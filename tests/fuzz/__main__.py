@@ -1,7 +1,7 @@
 """`python -m tests.fuzz TARGET [--seconds N] [--seed N]`: fuzz one parser for as long as you like.
 
-Runs in rounds of which each has its seed. A failure is shrunk, raised with the line that replays its round, and ends the
-run with exit code 1.
+The run consists of rounds, each with its own seed. A failure is shrunk and raised, the line that replays its round is printed,
+and the run ends with exit code 1.
 """
 
 from __future__ import annotations
@@ -13,25 +13,27 @@ from collections import Counter
 
 from hypothesis import HealthCheck, Phase, seed, settings
 
-from tests.fuzz.targets import TARGETS, hunted
+from tests.fuzz.targets import TARGETS, fuzz_test
 
 ROUND_EXAMPLES = 1_000
 
 
 def fuzz(name: str, *, seconds: float, first_seed: int, rounds: int | None = None) -> int:
-    """Run rounds until the time is over (or as many as told); return 0, or raise what failed."""
+    """Run rounds until the time is over, or `rounds` of them; return 0, or raise the failure."""
     calls = Counter()
     started = time.monotonic()
     number = 0
     while (number < rounds) if rounds is not None else (time.monotonic() - started < seconds):
         round_seed = first_seed + number
-        run = hunted(name, lambda test, at=round_seed: seed(at)(_settings()(test)), on_call=lambda: calls.update("x"))
-        held = False
+        run = fuzz_test(
+            name, lambda test, at=round_seed: seed(at)(_settings()(test)), on_call=lambda: calls.update("x")
+        )
+        passed = False
         try:
             run()
-            held = True
+            passed = True
         finally:
-            if not held:
+            if not passed:
                 print(f"replay: python -m tests.fuzz {name} --seed {round_seed} --rounds 1", file=sys.stderr)
         number += 1
     executions = calls.total()
@@ -56,7 +58,7 @@ def main() -> int:
     parser.add_argument("target", choices=sorted(TARGETS))
     parser.add_argument("--seconds", type=float, default=600, help="how long (default 600)")
     parser.add_argument("--seed", type=int, default=0, help="of the first round (default 0)")
-    parser.add_argument("--rounds", type=int, default=None, help="so many rounds of 1,000, whatever the time")
+    parser.add_argument("--rounds", type=int, default=None, help="this many rounds of 1,000, however long they take")
     args = parser.parse_args()
     return fuzz(args.target, seconds=args.seconds, first_seed=args.seed, rounds=args.rounds)
 

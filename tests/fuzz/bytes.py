@@ -1,4 +1,4 @@
-"""Hostile bytes for hypothesis: what is valid, damaged in the ways that parsers get wrong; or nothing valid at all."""
+"""Strategies for hypothesis that yield hostile bytes: valid input damaged in ways that parsers get wrong, or junk."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 __all__ = ["cuts", "damaged", "hostile"]
 
 JUNK_BYTES_MAX = 400
-# Lengths, counts and CBOR heads at which parsers go wrong.
+# Lengths, counts and CBOR heads that parsers often get wrong.
 EDGES = (b"\x00", b"\x01", b"\x7f", b"\x80", b"\xff", b"\xff\xff", bytes(4), b"\x9f", b"\xbf\xff", b"\xf7", b"\xc1")
 EDGES += (b"\xd9\x01\x02", b"\x1b" + b"\xff" * 8, b"\x9b" + b"\xff" * 8, b"\x5b\x7f" + b"\xff" * 7, b"\x81" * 40)
 EDGES += (b"\xfb\x7f\xf8" + bytes(6),)
@@ -15,7 +15,7 @@ EDGES += (b"\xfb\x7f\xf8" + bytes(6),)
 
 @st.composite
 def damaged(draw, samples):
-    """One of the samples after one to four changes; it may come out as it was."""
+    """Draw one of the samples after one to four changes, which may cancel each other out."""
     data = draw(st.sampled_from(samples))
     for _ in range(draw(st.integers(1, 4))):
         at, end = sorted((draw(st.integers(0, len(data))), draw(st.integers(0, len(data)))))
@@ -39,12 +39,12 @@ def damaged(draw, samples):
 
 
 def hostile(samples):
-    """Damaged samples, and junk."""
+    """Return a strategy for damaged samples and junk."""
     return damaged(samples) | st.binary(max_size=JUNK_BYTES_MAX)
 
 
 @st.composite
 def cuts(draw, data):
-    """The bytes in pieces, as a stream may hand them over."""
-    places = sorted(draw(st.lists(st.integers(0, len(data)), max_size=4)))
-    return [data[left:right] for left, right in zip([0, *places], [*places, len(data)], strict=True)]
+    """Draw the bytes split into pieces, as a stream may deliver them."""
+    ends = sorted(draw(st.lists(st.integers(0, len(data)), max_size=4)))
+    return [data[left:right] for left, right in zip([0, *ends], [*ends, len(data)], strict=True)]

@@ -1,6 +1,6 @@
-"""What is fuzzed: one function a target, that takes hostile input and asserts what must hold whatever it was.
+"""Fuzz targets: one function for each parser, which takes hostile input and asserts what must hold for any input.
 
-No exception but the package's own, nothing accepted that was not said by whoever may say it, one encoding a value.
+A parser raises only the package's own errors, accepts nothing that its author did not sign, and knows one encoding of a value.
 """
 
 from __future__ import annotations
@@ -54,23 +54,23 @@ from mycomesh.sync.wire import messages as sync_message
 from tests.fuzz.bytes import cuts, damaged, hostile
 from tests.mesh.pipes import WALL_MS, mesh_of
 
-__all__ = ["TARGETS", "hunted"]
+__all__ = ["TARGETS", "fuzz_test"]
 
 TARGETS = {}
 
 
-def _fuzzed(*strategies):
-    """Make the function below a target, under its own name."""
+def _target(*strategies):
+    """Register the decorated function as a target under its own name."""
 
-    def keep(check):
+    def register(check):
         TARGETS[check.__name__.replace("_", "-")] = (check, strategies)
         return check
 
-    return keep
+    return register
 
 
-def hunted(name, how, *, on_call=lambda: None):
-    """The target as something to call: `how` decorates it (settings, a seed), `on_call` hears of each execution."""
+def fuzz_test(name, how, *, on_call=lambda: None):
+    """Return the target as a callable: `how` decorates it (settings, a seed), and each execution calls `on_call`."""
     check, strategies = TARGETS[name]
 
     @wraps(check)
@@ -85,8 +85,8 @@ NOW_MS = 1_000
 (FIRST, SECOND, THIRD), ROOT_SEED = mesh_of(3)
 
 
-def _told(error, reason="said"):
-    """A refusal is one line, and where reasons have names it has one."""
+def _assert_one_line(error, reason="given"):
+    """Assert that a refusal is one line, and that it has a reason where reasons have names."""
     assert str(error)
     assert "\n" not in str(error)
     assert reason
@@ -96,13 +96,13 @@ def _told(error, reason="said"):
 
 
 class _Gate:
-    """Lets everyone in whose handshake holds: the gate's own judgement is fuzzed with the certificates."""
+    """Admits every peer that completes the handshake: the certificates target fuzzes the real gate's checks."""
 
     def answer(self, psk):
-        return b"papers"
+        return b"hello"
 
     def admit(self, introduction):
-        return b"papers"
+        return b"hello"
 
 
 def _session(number, *, initiator):
@@ -158,9 +158,9 @@ def _stream(draw):
     return right, draw(damaged((left.flush(),)).flatmap(cuts))
 
 
-@_fuzzed(hostile(STREAM_SAMPLES).flatmap(cuts), st.booleans(), st.lists(hostile(RECORDS), max_size=3), _stream())
+@_target(hostile(STREAM_SAMPLES).flatmap(cuts), st.booleans(), st.lists(hostile(RECORDS), max_size=3), _stream())
 def frames(pieces, initiator, records, stream):
-    """No stream opens a handshake that it cannot finish; a link yields what was sealed, in order, or ends."""
+    """Check that no recorded or invented stream opens a session, and that a link yields sealed data in order or ends."""
     session = _session(7, initiator=initiator)
     if initiator:
         session.start()
@@ -179,12 +179,12 @@ def frames(pieces, initiator, records, stream):
     assert inbox._partial_bytes <= PARTIAL_BYTES_MAX
 
     receiver, damaged_pieces = stream
-    heard = {stream: [] for stream in range(4)}
+    received = {stream: [] for stream in range(4)}
     for piece in damaged_pieces:
         for step in receiver.receive(piece, NOW_MS):
             if isinstance(step, Received):
-                heard[step.priority].append(step.payload)
-    for priority, payloads in heard.items():
+                received[step.priority].append(step.payload)
+    for priority, payloads in received.items():
         assert payloads == [payload for number, payload in enumerate(SAID) if number % 4 == priority][: len(payloads)]
 
 
@@ -241,9 +241,9 @@ SYNC_MESSAGES = (
 )
 
 
-@_fuzzed(st.lists(hostile(MESSAGES), min_size=1, max_size=4), hostile(SYNC_MESSAGES), hostile(CIRCUIT_FRAMES))
+@_target(st.lists(hostile(MESSAGES), min_size=1, max_size=4), hostile(SYNC_MESSAGES), hostile(CIRCUIT_FRAMES))
 def messages(datas, sync_data, circuit_data):
-    """A message has one encoding, and whatever a member says leads to results or to the end of its link."""
+    """Check that a message has one encoding, and that any message of a member causes results or the end of its link."""
     rng = random.Random(1)
     overlay = Overlay(Membership(FIRST, None, rng.randbytes), MeshConfig(), rng, lambda _: [])
     overlay.on_link_up(1, SECOND.certificate, WALL_MS)
@@ -265,14 +265,14 @@ def messages(datas, sync_data, circuit_data):
     try:
         frame = CircuitFrame.decode(circuit_data)
     except DecodeError as error:
-        _told(error)
+        _assert_one_line(error)
     else:
         assert frame.encode() == circuit_data
         assert frame.refusal().refusal().route == frame.route
     try:
         sync_message.decode(sync_data)
     except SyncDecodeError as error:
-        _told(error)
+        _assert_one_line(error)
 
 
 # ---- certificates
@@ -309,21 +309,21 @@ RENEWED = renew(SECOND.certificate, ADMIN_AUTHORITY, at_s=WALL_MS // 1_000 + 60,
 BODIES = tuple(wire.decode(raw, bytes_max=2_048)[1] for raw in GENUINE)
 
 
-@_fuzzed(hostile((*GENUINE, *OF_OTHERS)), hostile((RENEWED, *GENUINE)), hostile(BODIES), st.integers(-(2**60), 2**60))
+@_target(hostile((*GENUINE, *OF_OTHERS)), hostile((RENEWED, *GENUINE)), hostile(BODIES), st.integers(-(2**60), 2**60))
 def certificates(raw, renewed, body, wall_ms):
     """Only what the root has signed is a certificate; whatever the root signs is one, or is refused by name."""
     for when_ms in (WALL_MS, wall_ms):
         try:
             judged = Certificate.decode_verified(raw, root_public=ROOT_PUBLIC, wall_ms=when_ms, newest_seen_s=0)
         except CertificateError as error:
-            _told(error, error.reason)
+            _assert_one_line(error, error.reason)
         else:
             assert raw in GENUINE
             assert judged.raw == raw
     try:
         read = read_certificate(renewed, root_public=ROOT_PUBLIC)
     except MeshError as error:
-        _told(error)
+        _assert_one_line(error)
     else:
         assert renewed in (RENEWED, *GENUINE)
         assert read.raw == renewed
@@ -331,7 +331,7 @@ def certificates(raw, renewed, body, wall_ms):
     try:
         certificate = Certificate.decode_signed(signed, root_public=ROOT_PUBLIC)
     except CertificateError as error:
-        _told(error)
+        _assert_one_line(error)
     else:
         assert certificate.raw == signed
         assert certificate.name.isprintable()
@@ -351,7 +351,7 @@ _LETTERS = "0123456789ABCDEFGHJKMNPQRSTVWXYZilou-_ \n\u00df\u0131\ufb03\x00"
 
 @st.composite
 def _typed(draw):
-    """A code as somebody mistypes it."""
+    """Draw a mistyped join code."""
     text = list(str(CODE))
     for _ in range(draw(st.integers(0, 3))):
         at = draw(st.integers(0, len(text) - 1))
@@ -359,13 +359,13 @@ def _typed(draw):
     return "".join(text)
 
 
-@_fuzzed(_typed() | st.text(_LETTERS, max_size=90) | st.text(max_size=90), hostile((OFFER, REQUEST, TICKET)))
+@_target(_typed() | st.text(_LETTERS, max_size=90) | st.text(max_size=90), hostile((OFFER, REQUEST, TICKET)))
 def join_codes(text, data):
-    """A text is this code, or no code: a mistake never becomes another code. Nor does a damaged step of joining pass."""
+    """Check that a mistake never makes another valid code, and that no damaged step of joining is accepted."""
     try:
         parsed = JoinCode.parse(text)
     except EnrolmentError as error:
-        _told(error)
+        _assert_one_line(error)
     else:
         assert parsed == CODE
         assert JoinCode.parse(str(parsed)) == parsed
@@ -380,13 +380,13 @@ def join_codes(text, data):
         try:
             read()
         except EnrolmentError as error:
-            _told(error)
+            _assert_one_line(error)
         else:
             assert data == genuine
     try:
         identity = enrolment.ticket_decode(data)
     except EnrolmentError as error:
-        _told(error)
+        _assert_one_line(error)
     else:
-        # Name of the mesh and secret are not signed: the file is the operator's own, and a wrong secret links nobody.
+        # The mesh's name and secret are not signed: the file is the operator's own, and a wrong secret opens no link.
         assert identity.certificate == SECOND.certificate

@@ -3,13 +3,13 @@
 import pytest
 
 from tests.fuzz import __main__ as command
-from tests.fuzz.targets import TARGETS, hunted
+from tests.fuzz.targets import TARGETS, fuzz_test
 from tests.sync.scale import examples
 
 
 @pytest.mark.parametrize("name", sorted(TARGETS))
 def test_a_target_holds_against_hostile_input(name):
-    hunted(name, examples(150))()
+    fuzz_test(name, examples(150))()
 
 
 def test_the_command_counts_what_it_ran(capsys, monkeypatch):

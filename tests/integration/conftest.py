@@ -1,4 +1,4 @@
-"""Machines that tests from outside begin with."""
+"""Fixtures for tests with real processes: machines and pairs of members."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tests.integration.machines import Machine
 
 @pytest.fixture
 def machine(tmp_path):
-    """Make machines; whatever still runs at the end is killed."""
+    """Return a function that makes machines; processes that still run at the end are killed."""
     made = []
 
     def make(name):
@@ -24,7 +24,7 @@ def machine(tmp_path):
 
 @pytest.fixture
 def pair(machine):
-    """Two members: alpha, which made the mesh, and bravo, which joined by a code; both serve."""
+    """Return two serving members: alpha, which created the mesh, and bravo, which joined by a code."""
     alpha, bravo = machine("alpha"), machine("bravo")
     alpha.done("init", "--name", "fleet", "--node-name", "alpha")
     alpha.up()

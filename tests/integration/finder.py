@@ -1,7 +1,7 @@
-"""A host's discovery, network news and transport, and nothing else; says what happens in JSON lines on stdout.
+"""A program with a node's discovery, network monitor and transport alone; it reports events as JSON lines on stdout.
 
-Run as `python -m tests.integration.finder INSTANCE TAG [QUERY_EVERY_S]`. It listens on a free port, dials every address that it
-finds (once), and says goodbye on SIGTERM.
+Run it as `python -m tests.integration.finder INSTANCE TAG [QUERY_EVERY_S]`. It listens on a free port, dials each address that
+it finds once, and withdraws its announcement on SIGTERM.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def say(event, **detail):
 
 
 class Finder:
-    """Puts the three together as a node does."""
+    """Connects the three as a node does."""
 
     def __init__(self):
         self.transport = Transport(self.on_event)

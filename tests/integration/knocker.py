@@ -1,9 +1,9 @@
-"""A host that knocks at a node's port: an honest member that links again and again, or a stranger who floods it.
+"""A client of a node's port: an honest member that links many times, or an unauthenticated peer that floods it.
 
-Run as `python -m tests.integration.knocker link STATE HOST PORT TIMES`: says on stdout, in one JSON line, how many ms each link
-took from the first packet to the node's first word. Or as `... flood HOST PORT HALF_OPEN SOURCE...`: opens so many connections
-that say nothing, then junk handshakes without end, from these addresses of its own in turn; says "flooding" when the first are
-open, and at each further thousand.
+`python -m tests.integration.knocker link STATE HOST PORT TIMES` prints one JSON line: how many ms each link took from the first
+packet to the node's first message. `... flood HOST PORT HALF_OPEN SOURCE...` opens HALF_OPEN connections that stay silent, then
+sends junk handshakes without end, from each of the SOURCE addresses in turn. It prints "flooding" when the silent connections
+are open, and after each further thousand.
 """
 
 from __future__ import annotations
@@ -31,32 +31,32 @@ DESCRIPTORS = 8_192
 
 
 class Gate:
-    """Shows its papers and believes everything."""
+    """Presents a member's hello, and accepts any peer."""
 
     def __init__(self, identity):
-        self._papers = MemberHello(identity.certificate, os.urandom(BOOT_BYTES), 0, Versions(1, 1)).encode()
+        self._hello = MemberHello(identity.certificate, os.urandom(BOOT_BYTES), 0, Versions(1, 1)).encode()
 
     def admit(self, introduction):
-        return self._papers
+        return self._hello
 
     def answer(self, psk):
-        return self._papers
+        return self._hello
 
 
 def linked(host, port, identity):
-    """Link with the node; the socket and its session, when the node has said something on the link."""
+    """Link with the node; return the socket and its session after the node's first message on the link."""
     keys = Keys(identity.mesh_id, (identity.secret,), identity.static_private)
     session = Session(keys, Gate(identity), initiator=True, entropy=os.urandom)
     sock = socket.create_connection((host, port), timeout=10)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.sendall(session.start())
-    heard = False
-    while not heard:
+    received = False
+    while not received:
         data = sock.recv(65_536)
         if not data:
-            raise ConnectionError("the node hung up")
+            raise ConnectionError("the node closed the connection")
         for step in session.receive(data, 0):
-            heard = heard or isinstance(step, Received)
+            received = received or isinstance(step, Received)
             if isinstance(step, Reply):
                 sock.sendall(step.data)
                 session.send(encode(Ping(1)), 0)
@@ -94,7 +94,7 @@ def flood(host, port, half_open, *sources):
                 held.append(sock)
             else:
                 sock.sendall(struct.pack(">H", 48) + rng.randbytes(48))
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # no port waits
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # leaves no TIME_WAIT
                 sock.close()
         if number % 1_000 == int(half_open) % 1_000 and number >= int(half_open):
             print("flooding", number, round(time.monotonic(), 2), flush=True)

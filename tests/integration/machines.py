@@ -1,4 +1,4 @@
-"""Machines as a person has them: a home, a database file, the `mycomesh` command and the stock sqlite3 shell."""
+"""Machines as a user has them: a home, a database file, the `mycomesh` command and the stock sqlite3 shell."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ STEP_S = 0.02
 
 
 def eventually(check, what):
-    """Ask until the answer is true; return it."""
+    """Call `check` until its result is true; return the result."""
     end = time.monotonic() + WAIT_S
     while True:
         answer = check()
@@ -32,14 +32,17 @@ def eventually(check, what):
 
 
 class Machine:
-    """One home and one database file on this machine, and the commands a person types there."""
+    """One home and one database file on this machine, and the commands that a user types there."""
 
-    def __init__(self, place, name, prefix=(), net=("--no-multicast",)):
-        """`prefix` runs its commands elsewhere (in a network namespace), `net` are the options of every `up`."""
+    def __init__(self, parent, name, prefix=(), net=("--no-multicast",)):
+        """Create the machine's directory in `parent`.
+
+        `prefix` runs its commands elsewhere (in a network namespace); `net` are the options of every `up`.
+        """
         self.name = name
         self.prefix = list(prefix)
         self.net = net
-        self.dir = place / name
+        self.dir = parent / name
         self.dir.mkdir()
         self.file = self.dir / "fleet.db"
         self.home = Home.locate(self.dir / "home", {})
@@ -75,12 +78,12 @@ class Machine:
     def up(self, *words):
         """Start `up` and return when it serves."""
         self.launch(*words)
-        eventually(lambda: self.status().get("phase") == "serving", f"{self.name} serves; {self.said()}")
+        eventually(lambda: self.status().get("phase") == "serving", f"{self.name} serves; {self.output()}")
         return self
 
     def status(self):
         if self.process is not None:
-            assert self.process.poll() is None, f"{self.name} ended: {self.said()}"
+            assert self.process.poll() is None, f"{self.name} ended: {self.output()}"
         try:
             return ask(self.home, "status")
         except NodeError:
@@ -90,11 +93,11 @@ class Machine:
     def address(self):
         return f"127.0.0.1:{self.status()['port']}"
 
-    def said(self):
+    def output(self):
         return self.log.read_text() if self.log.exists() else ""
 
     def sql(self, text):
-        """What the stock sqlite3 shell answers."""
+        """Run statements in the stock sqlite3 shell; return its stdout, or stderr if it fails."""
         done = subprocess.run(
             [SQLITE, str(self.file), "-cmd", ".timeout 5000", text],
             capture_output=True,
@@ -107,11 +110,11 @@ class Machine:
     def shows(self, select, answer):
         eventually(
             lambda: self.sql(select) == answer,
-            f"{self.name}: {select} is {answer!r}, not {self.sql(select)!r}; {self.said()}",
+            f"{self.name}: {select} is {answer!r}, not {self.sql(select)!r}; {self.output()}",
         )
 
     def kill(self):
-        """As a power cut would, as far as a process can tell."""
+        """End the process with SIGKILL, which is as close to a power cut as a process gets."""
         self.process.send_signal(signal.SIGKILL)
         self.process.wait(WAIT_S)
         self.process = None

@@ -1,8 +1,8 @@
-"""Several hosts on one machine: network namespaces on switches that lie in a namespace of their own.
+"""Several hosts on one machine: network namespaces, connected by switches in a further namespace.
 
-The machine's own network is never touched. Multicast crosses the switches, so mDNS works as on a LAN; a host's cable is cut by
-taking the switch's end of it down, and two switches are parted by a cable that no host sees. Everything is removed again at the
-end, whatever happened in between; what a killed process left behind is removed by the next one.
+The machine's own network is never touched. Multicast crosses the switches, so mDNS works as on a LAN. `cut` takes down the
+switch's end of a host's cable; `part` takes down the cable between the two switches, which no host can notice. The lab removes
+everything at its end, also after a failure. The next lab removes the leftovers of a killed process.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import pytest
 
 __all__ = ["Lab", "needs_namespaces", "why_not"]
 
-needs_namespaces = pytest.mark.netns  # tests/conftest.py skips what bears it where namespaces are not to be had
+needs_namespaces = pytest.mark.netns  # tests/conftest.py skips marked tests if namespaces are not available
 
 _LABS = itertools.count()
 _NAME = re.compile(r"mc(\d+)x\d+\w+")
@@ -27,7 +27,7 @@ _NAME = re.compile(r"mc(\d+)x\d+\w+")
 
 @functools.cache
 def why_not():
-    """Returns why there are no network namespaces here, "" if there are."""
+    """Return why network namespaces are not available here, or "" if they are."""
     if os.geteuid() != 0:
         return "needs root for network namespaces"
     if shutil.which("ip") is None:
@@ -46,9 +46,9 @@ def why_not():
 
 
 class Lab:
-    """A switch with hosts: `lab.host(name)` plugs one in, `cut` and `plug` pull and push its cable.
+    """Two switches with hosts: `lab.host(name)` adds a host; `cut` and `plug` disconnect and connect its cable.
 
-    A host with `switch=None` is plugged in nowhere; `cable` joins two hosts directly, on a network of their own.
+    A host with `switch=None` has no cable to a switch. `cable` connects two hosts directly, on a separate network.
     """
 
     def __init__(self):
@@ -82,9 +82,9 @@ class Lab:
             _remove(space)
 
     def host(self, name, *, switch=0, ipv4=True, plugged=True):
-        """Adds a host with an address on the switch's network; returns its command prefix.
+        """Add a host with an address on the switch's network; return its command prefix.
 
-        `switch` 1 is a second one, apart until `join`; without `ipv4` there are only link-local IPv6 addresses.
+        `switch` 1 is the second switch, separate until `join`. Without `ipv4` the host has only link-local IPv6 addresses.
         """
         number = len(self._hosts) + 1
         space = self._hosts[name] = f"{self._tag}h{number}"
@@ -104,48 +104,48 @@ class Lab:
         return ["ip", "netns", "exec", space]
 
     def address(self, name):
-        """The host's IPv4 address on the switch's network."""
+        """Return the host's IPv4 address on the switch's network."""
         return f"10.99.0.{list(self._hosts).index(name) + 1}"
 
     def addresses(self, name, count):
-        """Gives a host further addresses, as if it were many; returns them."""
+        """Add addresses to a host, as if it were many hosts; return them."""
         found = [f"10.99.0.{100 + number}" for number in range(count)]
         for address in found:
             self._ip("-n", self._hosts[name], "addr", "add", f"{address}/24", "dev", "eth0")
         return found
 
     def run(self, name, *words, **options):
-        """Runs a command on a host to its end."""
+        """Run a command on a host to its end."""
         return subprocess.run(
             ["ip", "netns", "exec", self._hosts[name], *words], capture_output=True, text=True, check=False, **options
         )
 
     def popen(self, name, *words, **options):
-        """Starts a command on a host; it is killed at the end if it has not ended by then."""
+        """Start a command on a host; the lab's end kills it if it still runs."""
         process = subprocess.Popen(["ip", "netns", "exec", self._hosts[name], *words], **options)
         self._processes.append(process)
         return process
 
     def move(self, name, heir):
-        """Gives a host's IPv4 address to another one, that then has no other."""
+        """Move a host's IPv4 address to another host, which then has no other."""
         left, taken = (f"{self.address(each)}/24" for each in (heir, name))
         self._ip("-n", self._hosts[name], "addr", "del", taken, "dev", "eth0")
         self._ip("-n", self._hosts[heir], "addr", "del", left, "dev", "eth0")
         self._ip("-n", self._hosts[heir], "addr", "add", taken, "dev", "eth0")
         self._ip("-n", self._hosts[heir], "route", "add", "default", "dev", "eth0")
-        for space in self._hosts.values():  # what the gratuitous ARP of a DHCP client does
+        for space in self._hosts.values():  # the effect of a DHCP client's gratuitous ARP
             self._ip("-n", space, "neigh", "flush", "to", self.address(name), "dev", "eth0")
 
     def cut(self, name):
-        """Pulls a host's cable."""
+        """Disconnect a host's cable."""
         self._port(name, "down")
 
     def plug(self, name):
-        """Pushes it in again."""
+        """Connect a host's cable again."""
         self._port(name, "up")
 
     def cable(self, left, right):
-        """Joins two hosts by a cable that nobody else sees."""
+        """Connect two hosts directly, without a switch."""
         number = self._cables[left, right] = len(self._cables) + 1
         spaces = (self._hosts[left], self._hosts[right])
         end = f"c{number}"
@@ -155,20 +155,20 @@ class Lab:
             self._ip("-n", space, "link", "set", end, "up")
 
     def cable_cut(self, left, right):
-        """Pulls the cable between two hosts."""
+        """Disconnect the direct cable between two hosts."""
         self._ip("-n", self._hosts[left], "link", "set", f"c{self._cables[left, right]}", "down")
 
-    def cable_mended(self, left, right):
-        """Puts it back."""
+    def cable_repaired(self, left, right):
+        """Connect the direct cable between two hosts again."""
         self._ip("-n", self._hosts[left], "link", "set", f"c{self._cables[left, right]}", "up")
 
     def join(self):
-        """Joins the two switches by a cable that no host sees."""
+        """Connect the two switches, which no host can notice."""
         for number in (0, 1):
             self._ip("-n", self._switch, "link", "set", f"up{number}", "up")
 
     def part(self):
-        """Parts them again."""
+        """Disconnect the two switches."""
         self._ip("-n", self._switch, "link", "set", "up0", "down")
 
     def _port(self, name, state):
@@ -180,7 +180,7 @@ class Lab:
 
 
 def _sweep():
-    """Removes namespaces whose process is gone."""
+    """Remove the namespaces of processes that have ended."""
     listed = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True).stdout
     for line in listed.splitlines():
         space = line.split(" ", 1)[0]
@@ -190,7 +190,7 @@ def _sweep():
 
 
 def _remove(space):
-    """Ends what still runs in a namespace, and removes it."""
+    """Kill the processes in a namespace, and remove it."""
     found = subprocess.run(["ip", "netns", "pids", space], capture_output=True, text=True, check=False)
     for pid in found.stdout.split():
         subprocess.run(["kill", "-9", pid], capture_output=True, check=False)

@@ -1,4 +1,4 @@
-"""The demo as a newcomer runs it: real processes, mDNS on the loopback, and databases that are really equal."""
+"""The demo as a new user runs it: real processes, mDNS on the loopback, and databases that are compared row by row."""
 
 from __future__ import annotations
 
@@ -38,56 +38,56 @@ def rows(file, sql):
 
 @pytest.fixture(scope="module")
 def played(alone, tmp_path_factory):
-    place = tmp_path_factory.mktemp("demo") / "kept"
+    folder = tmp_path_factory.mktemp("demo") / "kept"
     with alone():
-        done = demo("--quick", "--keep", str(place))
+        done = demo("--quick", "--keep", str(folder))
     assert done.returncode == 0, done.stdout + done.stderr
-    return place, done.stdout
+    return folder, done.stdout
 
 
 def test_the_three_databases_are_equal(played):
-    place, _ = played
+    folder, _ = played
     for table in TABLES:
-        contents = [sorted(map(repr, rows(place / f"{name}.db", f"SELECT * FROM {table}"))) for name in NAMES]
+        contents = [sorted(map(repr, rows(folder / f"{name}.db", f"SELECT * FROM {table}"))) for name in NAMES]
         assert contents[0] == contents[1] == contents[2]
         assert contents[0], f"{table} is empty"
 
 
 def test_both_sides_of_the_split_are_there(played):
-    place, _ = played
-    file = place / "humvee.db"
+    folder, _ = played
+    file = folder / "humvee.db"
     assert rows(file, "SELECT count(*) FROM drones WHERE drone_id <> 99") == [(len(quadcopter()),)]
     assert rows(file, "SELECT count(*) FROM drones WHERE drone_id = 99") == [(200,)]
     last = {each.icao24: each for each in wildfire()}
-    found = rows(place / "ground.db", "SELECT icao24, latitude, longitude, at FROM aircraft ORDER BY icao24")
+    found = rows(folder / "ground.db", "SELECT icao24, latitude, longitude, at FROM aircraft ORDER BY icao24")
     assert found == [(key, last[key].latitude, last[key].longitude, last[key].at) for key in sorted(last)]
 
 
 def test_the_conflict_has_one_winner_and_keeps_the_loser(played):
-    place, _ = played
-    won = {name: rows(place / f"{name}.db", "SELECT status FROM missions WHERE mission_id = 1") for name in NAMES}
+    folder, _ = played
+    won = {name: rows(folder / f"{name}.db", "SELECT status FROM missions WHERE mission_id = 1") for name in NAMES}
     assert len(set(map(str, won.values()))) == 1
     assert won["ground"][0][0] in ("aborted", "flying")
-    lost = [found for name in NAMES for found in rows(place / f"{name}.db", "SELECT lost FROM mycomesh_conflicts")]
+    lost = [found for name in NAMES for found in rows(folder / f"{name}.db", "SELECT lost FROM mycomesh_conflicts")]
     assert lost
     assert all(won["ground"][0][0] not in text for (text,) in lost)
 
 
 def test_it_says_what_happened_in_plain_lines(played):
-    place, text = played
+    folder, text = played
     assert "\x1b" not in text
     assert "found each other by mDNS" in text
     assert re.search(r"all three equal after [0-9.]+ s and [0-9,]+ bytes on the drone's links", text)
     assert "conflict kept: missions 1" in text
     assert text.count("equal on all three") == len(TABLES)
-    assert f"sqlite3 {place / 'ground.db'}" in text
+    assert f"sqlite3 {folder / 'ground.db'}" in text
 
 
 def test_its_processes_are_gone_and_the_files_are_sound(played):
-    place, _ = played
+    folder, _ = played
     for name in NAMES:
         status = subprocess.run(
-            [sys.executable, "-m", "tools", "--home", str(place / name), "status"],
+            [sys.executable, "-m", "tools", "--home", str(folder / name), "status"],
             cwd=ROOT,
             capture_output=True,
             text=True,
@@ -95,17 +95,17 @@ def test_its_processes_are_gone_and_the_files_are_sound(played):
             check=False,
         )
         assert status.returncode == 69, status.stdout
-        assert rows(place / f"{name}.db", "PRAGMA integrity_check") == [("ok",)]
+        assert rows(folder / f"{name}.db", "PRAGMA integrity_check") == [("ok",)]
 
 
 def test_an_earlier_demo_is_not_overwritten(played):
-    place, _ = played
-    before = (place / "ground.db").read_bytes()
-    done = demo("--quick", "--keep", str(place))
+    folder, _ = played
+    before = (folder / "ground.db").read_bytes()
+    done = demo("--quick", "--keep", str(folder))
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
     assert "holds an earlier demo" in done.stderr
-    assert (place / "ground.db").read_bytes() == before
+    assert (folder / "ground.db").read_bytes() == before
 
 
 def test_without_keep_nothing_is_left(tmp_path, multicast):

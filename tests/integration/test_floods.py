@@ -1,7 +1,7 @@
-"""A real node under floods from the loopback: it stays small, says little, and its members notice nothing.
+"""A real node under floods from the loopback: its memory stays bounded, it logs little, and its members notice nothing.
 
-What a LAN would bring (mDNS) is flooded in tests/mesh/io/test_discovery.py; the limits themselves are tested there where
-they are kept. The loopback is exempt from the limits by host, so these floods are harder than those of one stranger.
+tests/mesh/io/test_discovery.py floods mDNS, and each limit has its test beside its module. The loopback is exempt from the
+limits by host, so these floods are harder than those of one other host.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ def resident_mb(pid):
 
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory):
-    """A node, a member linked to it, and the home of a third member, captured by whoever floods."""
-    place = tmp_path_factory.mktemp("floods")
-    node, member, captured = (Machine(place, name) for name in ("node", "member", "captured"))
+    """Return a node, a member linked to it, and a third member whose home the attacker has captured."""
+    folder = tmp_path_factory.mktemp("floods")
+    node, member, captured = (Machine(folder, name) for name in ("node", "member", "captured"))
     node.done("init", "--name", "fleet", "--node-name", "node")
     node.up()
     code = node.done("invite", "--uses", "2").strip()
@@ -74,7 +74,7 @@ def connect(port):
 
 
 def pour(sock, data):
-    """Send what the other side takes; False when it has hung up."""
+    """Send the data; return False if the other side has closed the connection."""
     try:
         sock.sendall(data)
     except OSError:
@@ -82,7 +82,7 @@ def pour(sock, data):
     return True
 
 
-# ---- floods of strangers
+# ---- floods by unauthenticated peers
 
 
 def half_open(port, watched, stack):
@@ -114,7 +114,7 @@ def oversized(port, watched, stack):
 
 
 def reset(port, watched, stack):
-    """Gone before they are taken."""
+    """Reset connections before the node accepts them."""
     for index in range(round(2_000 * SCALE)):
         sock = connect(port)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -123,11 +123,11 @@ def reset(port, watched, stack):
             watched.look()
 
 
-# ---- floods of a captured member
+# ---- floods by a captured member
 
 
 def member_link(port, identity, stack):
-    """A link of the captured member: its socket and its session."""
+    """Link as the captured member; return the socket and its session."""
     keys = Keys(identity.mesh_id, (identity.secret,), identity.static_private)
     session = Session(keys, Gate(identity), initiator=True, entropy=os.urandom)
     sock = stack.enter_context(connect(port))
@@ -141,15 +141,15 @@ def member_link(port, identity, stack):
     return sock, session
 
 
-def said_by_a_member(message_of, times):
-    """A flood of a member's messages whose answers it never reads."""
+def member_flood(message_of, times):
+    """Return a flood of a member's messages; it never reads the replies."""
 
     def flood(port, watched, stack, identity):
         sock, session = member_link(port, identity, stack)
         sock.settimeout(5)
         for number in range(round(times * SCALE)):
             session.send(message_of(number), 0)
-            session.outbox.unacknowledged = 0  # it keeps no rule
+            session.outbox.unacknowledged = 0  # it ignores flow control
             if not pour(sock, session.flush()):
                 break
             if number % 500 == 0:
@@ -161,63 +161,63 @@ def said_by_a_member(message_of, times):
 NESTED = b"\x81" * 60_000  # CBOR: lists in lists
 HUGE = b"\x9b" + b"\xff" * 8  # a list of 2^64 - 1
 
-STRANGERS = {
+OUTSIDERS = {
     "half-open connections": half_open,
     "junk handshakes": junk,
     "oversized frames": oversized,
     "connections reset at once": reset,
 }
 MEMBERS = {
-    "pings": said_by_a_member(lambda number: encode(Ping(number)), 30_000),
-    "questions": said_by_a_member(
+    "pings": member_flood(lambda number: encode(Ping(number)), 30_000),
+    "questions": member_flood(
         lambda number: encode(LinkStatesHave(()) if number % 2 else CertificatesHave(())), 10_000
     ),
-    "epochs": said_by_a_member(lambda number: encode(Epochs(())), 30_000),
-    "announcements": said_by_a_member(
+    "epochs": member_flood(lambda number: encode(Epochs(())), 30_000),
+    "announcements": member_flood(
         lambda number: encode(IHave(bytes(16), tuple(os.urandom(16) for _ in range(1_000)))), 300
     ),
-    "trees": said_by_a_member(lambda number: encode(Prune(os.urandom(16))), 20_000),
-    "nested lists": said_by_a_member(lambda number: encode(LinkStates(()))[:2] + NESTED, 20),
-    "huge lists": said_by_a_member(lambda number: encode(LinkStates(()))[:2] + HUGE, 20),
-    "records of nobody": said_by_a_member(lambda number: encode(LinkStates((os.urandom(4_000),))), 2_000),
+    "trees": member_flood(lambda number: encode(Prune(os.urandom(16))), 20_000),
+    "nested lists": member_flood(lambda number: encode(LinkStates(()))[:2] + NESTED, 20),
+    "huge lists": member_flood(lambda number: encode(LinkStates(()))[:2] + HUGE, 20),
+    "records of nobody": member_flood(lambda number: encode(LinkStates((os.urandom(4_000),))), 2_000),
 }
 
 
-@pytest.mark.parametrize("name", [*STRANGERS, *MEMBERS])
+@pytest.mark.parametrize("name", [*OUTSIDERS, *MEMBERS])
 def test_a_flood_costs_bounded_memory_and_stops_nobody(fleet, name, record_property):
     node, member, captured = fleet
     port = node.status()["port"]
     watched = Watched(node)
     with ExitStack() as stack:
-        if name in STRANGERS:
-            STRANGERS[name](port, watched, stack)
+        if name in OUTSIDERS:
+            OUTSIDERS[name](port, watched, stack)
         else:
             MEMBERS[name](port, watched, stack, Keystore(captured.home).identity())
         watched.look()
         count = int(node.sql("SELECT count(*) FROM drones;"))
-        node.sql(INSERT)  # while the flood stands
+        node.sql(INSERT)  # while the flood's connections are open
         member.shows("SELECT count(*) FROM drones;", f"{count + 1}\n")
     watched.look()
     record_property("growth_mb", round(watched.growth, 1))
     print(f"{name}: +{watched.growth:.1f} MB")
     assert watched.growth <= GROWTH_MB_MAX
-    assert len(node.said().splitlines()) < 200, "it filled no log"
+    assert len(node.output().splitlines()) < 200, "it filled no log"
     if name in MEMBERS:
-        eventually(lambda: "link with captured" in node.said(), "it was really linked")
+        eventually(lambda: "link with captured" in node.output(), "it was really linked")
 
 
-# ---- who is honest, meanwhile
+# ---- an honest member during a flood
 
 
 @needs_namespaces
 @pytest.mark.parametrize("hosts", [1, 50], ids=["one host", "fifty hosts"])
 def test_a_member_links_at_once_during_a_flood(tmp_path, hosts, record_property):
-    """On a LAN, where limits by host hold: half-open connections stand, junk handshakes arrive as fast as they can."""
+    """On a LAN, where the limits by host apply: 5,000 half-open connections, and junk handshakes as fast as possible."""
     with Lab() as lab, ExitStack() as stack:
         node = Machine(tmp_path, "node", lab.host("node"), net=())
         honest = Machine(tmp_path, "honest", lab.host("honest"), net=())
-        lab.host("stranger")
-        sources = lab.addresses("stranger", hosts)
+        lab.host("outsider")
+        sources = lab.addresses("outsider", hosts)
         node.done("init", "--node-name", "node")
         node.up()
         stack.callback(node.kill)
@@ -231,18 +231,20 @@ def test_a_member_links_at_once_during_a_flood(tmp_path, hosts, record_property)
             assert done.returncode == 0, done.stderr
             return json.loads(done.stdout)
 
-        assert links(1)["refused"] == 0, "it has been here before"
+        assert links(1)["refused"] == 0, "the node knows the member's host from now on"
         watched = Watched(node)
         words = (sys.executable, "-m", "tests.integration.knocker", "flood", lab.address("node"), port, "5000")
-        flood = lab.popen("stranger", *words, *sources, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+        flood = lab.popen("outsider", *words, *sources, cwd=ROOT, stdout=subprocess.PIPE, text=True)
         stack.enter_context(flood.stdout)
         assert flood.stdout.readline().startswith("flooding")
         found = links(round(40 * SCALE))
         watched.look()
-        assert flood.poll() is None, "it floods to the end"
+        assert flood.poll() is None, "the flood lasts to the end"
         flood.kill()
-        told = [line.split() for line in flood.stdout]
-        rate = (int(told[-1][1]) - int(told[0][1])) / (float(told[-1][2]) - float(told[0][2])) if len(told) > 1 else 0
+        lines = [line.split() for line in flood.stdout]
+        rate = (
+            (int(lines[-1][1]) - int(lines[0][1])) / (float(lines[-1][2]) - float(lines[0][2])) if len(lines) > 1 else 0
+        )
         assert found["refused"] == 0
         took_ms = sorted(found["took_ms"])
         p50, p99 = took_ms[len(took_ms) // 2], took_ms[len(took_ms) * 99 // 100]
@@ -250,4 +252,4 @@ def test_a_member_links_at_once_during_a_flood(tmp_path, hosts, record_property)
         record_property("link_ms_p99", p99)
         print(f"{hosts} hosts, {rate:.0f} a second: a link in {p50} ms (p50), {p99} ms (p99); +{watched.growth:.1f} MB")
         assert watched.growth <= GROWTH_MB_MAX
-        assert len([line for line in node.said().splitlines() if "honest" not in line]) < 20
+        assert len([line for line in node.output().splitlines() if "honest" not in line]) < 20

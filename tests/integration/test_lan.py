@@ -1,4 +1,4 @@
-"""A LAN: hosts in network namespaces that find each other by mDNS alone, lose their cable and get it back."""
+"""A LAN: hosts in network namespaces that find each other by mDNS alone, and whose cables are cut and plugged in again."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ COUNT = "SELECT count(*) FROM drones;"
 
 @pytest.fixture
 def lan(tmp_path):
-    """A lab and a way to plug machines into it; what still runs at the end is killed."""
+    """Return a lab and a function that adds machines; processes that still run at the end are killed."""
     made = []
     with Lab() as lab:
 
@@ -74,7 +74,7 @@ def test_hosts_started_before_their_cable_find_each_other(lan):
     for one in (alpha, bravo):
         if one.process is not None:
             assert one.terminate() == 0
-        (one.home.state / "addresses").unlink(missing_ok=True)  # as if they had never met
+        (one.home.state / "addresses").unlink(missing_ok=True)  # as if they had never linked
     lab.cut("bravo")
     alpha.up()
     bravo.up()

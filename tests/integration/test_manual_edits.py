@@ -1,4 +1,4 @@
-"""What a person does to a live file with the stock shell: the node survives it, or ends with one line."""
+"""Manual edits of a live file with the stock shell: the node recovers from them, or ends with one line."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ def test_a_node_recreates_internal_objects_that_are_dropped(filled):
             continue
         number += 1
         assert alpha.sql(f"DROP {what};") == ""
-        # As an application that tries again; what fails says why.
+        # Retries like an application does; a failure message contains the reason.
         eventually(
             lambda number=number: alpha.sql(f"INSERT OR IGNORE INTO t VALUES({number}, 'x');") == "",
-            f"writes go on after DROP {what}; {alpha.said()}",
+            f"writes go on after DROP {what}; {alpha.output()}",
         )
         eventually(lambda number=number: alpha.sql(f"INSERT INTO bag VALUES({number});") == "", f"and in bag: {what}")
         bravo.shows(f"SELECT count(*) FROM t WHERE id = {number};", "1\n")
@@ -45,8 +45,8 @@ def test_a_node_recreates_internal_objects_that_are_dropped(filled):
         bravo.sql(f"DELETE FROM bag WHERE v = {number};")
         alpha.shows(f"SELECT count(*) FROM bag WHERE v = {number};", "0\n")
         if "pending" in name:
-            assert f"{name} had been dropped or altered: recreated" in alpha.said()
-    assert "Traceback" not in alpha.said() + bravo.said()
+            assert f"{name} had been dropped or altered: recreated" in alpha.output()
+    assert "Traceback" not in alpha.output() + bravo.output()
     assert alpha.sql("SELECT * FROM t ORDER BY id;") == bravo.sql("SELECT * FROM t ORDER BY id;")
     assert alpha.sql("SELECT v FROM bag ORDER BY v;") == bravo.sql("SELECT v FROM bag ORDER BY v;") == "b\nc\n"
     assert alpha.terminate() == 0
@@ -58,8 +58,8 @@ def test_a_node_that_cannot_recover_ends_with_one_line(filled, name):
     assert alpha.sql(f"DROP TABLE {name}; INSERT INTO bag VALUES('after');") == ""
     assert alpha.process.wait(WAIT_S) == 1
     alpha.process = None
-    assert "Traceback" not in alpha.said()
-    last = alpha.said().splitlines()[-1]
+    assert "Traceback" not in alpha.output()
+    last = alpha.output().splitlines()[-1]
     assert f"{name} was dropped, emptied or altered, and cannot be made again; put a backup" in last
     again = alpha.run("up", str(alpha.file), "--no-multicast", "--port", "0")
     assert again.returncode == 1
@@ -87,6 +87,6 @@ def test_a_dump_loaded_into_another_file_keeps_its_history(filled, running):
     alpha.up("--port", "0", "--peer", bravo.address)
     for one in filled:
         one.shows("SELECT v FROM bag ORDER BY v;", "c\nours\ntheirs\n")
-    assert "Traceback" not in alpha.said() + bravo.said()
-    verified = eventually(lambda: alpha.run("verify").returncode == 0, f"verify says equal; {alpha.said()}")
+    assert "Traceback" not in alpha.output() + bravo.output()
+    verified = eventually(lambda: alpha.run("verify").returncode == 0, f"verify says equal; {alpha.output()}")
     assert verified

@@ -1,4 +1,4 @@
-"""Members from outside: real processes, files on disk, the commands that a person types."""
+"""Membership commands with real processes and files on disk, as a user types them."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ def test_a_revoked_drone_stays_out_over_restarts(machine):
     assert stat.S_IMODE(ticket.stat().st_mode) == 0o600
     again = alpha.run("ticket", "drone", "-o", str(ticket))
     assert (again.returncode, "never written over" in again.stderr) == (2, True)
-    assert members(alpha)["drone"]["revoked_s"] is None, "known before it was ever met"
+    assert members(alpha)["drone"]["revoked_s"] is None, "known before its first link"
     drone.done("join", str(ticket))
-    bravo.done("init", "--name", "other")  # a machine that is taken keeps its identity
+    bravo.done("init", "--name", "other")  # a machine with an identity keeps it
     refused = bravo.run("join", str(ticket))
     assert (refused.returncode, "belongs to mesh 'other'" in refused.stderr) == (1, True)
 
@@ -49,8 +49,8 @@ def test_a_revoked_drone_stays_out_over_restarts(machine):
     drone.shows("SELECT x FROM t;", "before\n")
     refused = drone.run("revoke", "alpha")
     assert (refused.returncode, "cannot revoke" in refused.stderr) == (1, True)
-    said = alpha.run("revoke", "drone")
-    assert (said.returncode, "drone" in said.stderr) == (0, True)
+    done = alpha.run("revoke", "drone")
+    assert (done.returncode, "drone" in done.stderr) == (0, True)
     assert linked(alpha) == set()
     drone.sql("INSERT INTO t VALUES(2, 'captured');")
     alpha.terminate()
@@ -92,7 +92,7 @@ def test_an_expired_member_joins_again_as_the_same_node(machine):
 
 
 def short_ticket(root, name, left_s):
-    """A ticket of 30 days, of which so many seconds are left; when it ends."""
+    """Write a ticket of 30 days that expires in `left_s` seconds; return the file and its expiry (unix seconds)."""
     store = Keystore(root.home)
     founder = store.identity()
     ends_s = int(time.time()) + left_s
@@ -113,7 +113,7 @@ def short_ticket(root, name, left_s):
 
 def test_an_admin_renews_a_member_without_dropping_links(machine):
     root, boss, bravo, drone = machine("root"), machine("boss"), machine("bravo"), machine("drone")
-    root.done("init", "--name", "fleet", "--node-name", "root")  # and is never started: it only signs tickets
+    root.done("init", "--name", "fleet", "--node-name", "root")  # never started: it only signs tickets
     for one, role in ((boss, "admin"), (bravo, "member")):
         root.done("ticket", one.name, "--role", role, "-o", str(one.dir / "ticket"))
         one.done("join", str(one.dir / "ticket"))
@@ -129,14 +129,14 @@ def test_an_admin_renews_a_member_without_dropping_links(machine):
     assert renewed["renewed_by"] == members(boss)["boss"]["node_id"]
     assert renewed["not_after_s"] > ends_s + 29 * 86_400
 
-    eventually(lambda: time.time() > ends_s + 1, "the first certificate is over")
+    eventually(lambda: time.time() > ends_s + 1, "the first certificate has expired")
     drone.sql("CREATE TABLE t(id INTEGER PRIMARY KEY, x); INSERT INTO t VALUES(1, 'still a member');")
     for one in (boss, bravo):
         one.shows("SELECT x FROM t;", "still a member\n")
-        assert "link with drone is gone" not in one.said()
+        assert "link with drone is gone" not in one.output()
     drone.terminate()
     for one in (boss, bravo):
-        eventually(lambda one=one: "link with drone is gone" in one.said(), "a link that drops is said")
+        eventually(lambda one=one: "link with drone is gone" in one.output(), "a dropped link is logged")
     drone.up("--port", "0", "--peer", boss.address)
     eventually(lambda: linked(drone) == {"boss", "bravo"}, "the drone kept its renewed certificate")
 
@@ -159,7 +159,7 @@ def test_an_invitation_states_role_and_tables(machine):
     bravo.sql("INSERT INTO alerts VALUES(1, 'for all');")
     alpha.shows("SELECT x FROM alerts;", "for all\n")
     assert alpha.sql("SELECT count(*) FROM logs;") == "0\n"
-    eventually(lambda: "may not write logs" in bravo.said(), "bravo says what nobody accepts")
+    eventually(lambda: "may not write logs" in bravo.output(), "bravo reports the rejected write")
     wrong = alpha.run("invite", "--role", "king")
     assert wrong.returncode == 2
     listed = alpha.done("members")

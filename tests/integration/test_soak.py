@@ -1,7 +1,8 @@
-"""Machines that are killed, cut off and parted while stock clients write: in the end all files are equal and no row is lost.
+"""Soak test: machines are killed and disconnected while stock clients write; at the end all files are equal and complete.
 
-Real processes, one network namespace each, and plain SQL by Python's own SQLite; what the simulations cannot show is the shell
-around the cores. The default run takes some seconds; `MYCOMESH_TEST_SCALE` makes it longer by a factor, and with it draws anew.
+Real processes run in one network namespace each, and clients write plain SQL with Python's own SQLite. This covers the shell
+around the cores, which the simulations do not run. The default run takes some seconds with a fixed seed.
+`MYCOMESH_TEST_SCALE` multiplies its length and makes each run draw another seed.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ CREATE TRIGGER done AFTER UPDATE OF status ON missions WHEN NEW.status = 'done'
 BEGIN UPDATE units SET done = done + 1 WHERE call = NEW.owner; END;
 """
 TABLES = ("drones", "missions", "units", "tickets", "pairs", "plans")
-# Each with the greatest value of its parameters; rows of `drones` beside them are inserted and never deleted.
+# Each statement with the greatest value of its parameters. Rows of `drones` are inserted separately and never deleted.
 STATEMENTS = (
     ("UPDATE drones SET altitude = altitude + 1 WHERE rowid = ?", 500),
     ("INSERT INTO missions VALUES(?, 'planned', ?, 'U' || ?) ON CONFLICT(id) DO UPDATE SET note = excluded.note", 9),
@@ -58,7 +59,7 @@ STATEMENTS = (
 
 
 class Client(threading.Thread):
-    """A program that writes to one machine's file; `committed` names the rows of `drones` that it may not lose."""
+    """A program that writes to one machine's file; `committed` names the rows of `drones` that must not be lost."""
 
     def __init__(self, machine, seed, stop):
         super().__init__(name=f"{machine.name}-{seed}")
@@ -79,7 +80,7 @@ class Client(threading.Thread):
         written = []
         db.execute("BEGIN IMMEDIATE")
         for _ in range(statements):
-            with contextlib.suppress(sqlite3.IntegrityError):  # a key that is taken: the statement did nothing
+            with contextlib.suppress(sqlite3.IntegrityError):  # the key exists: the statement did nothing
                 written += self._statement(db)
         if self._rng.random() < 0.1:
             db.execute("ROLLBACK")
@@ -98,7 +99,7 @@ class Client(threading.Thread):
 
 
 class Weather:
-    """What befalls the machines and their network, one thing at a time."""
+    """Applies random faults to the machines and their network, one at a time."""
 
     def __init__(self, lab, machines, rng):
         self._lab = lab
@@ -144,7 +145,7 @@ def content(machine):
 
 
 def fleet(lab, folder):
-    """Machines on two switches that are joined, all of one mesh, with the tables."""
+    """Return serving machines of one mesh, on two joined switches, with the tables."""
     machines = [Machine(folder, f"m{n}", lab.host(f"m{n}", switch=n % 2), net=()) for n in range(MACHINES)]
     lab.join()
     first, *others = machines
@@ -185,5 +186,5 @@ def test_machines_in_bad_weather_end_equal_with_every_row(tmp_path):
         assert len(shown) == sum(len(client.committed) for client in clients)
         assert machines[0].run("verify").returncode == 0
         for one in machines:
-            assert "Traceback" not in one.said()
+            assert "Traceback" not in one.output()
             one.kill()

@@ -1,7 +1,7 @@
-"""First light: real processes, the stock sqlite3 shell, plain SQL in on one node and out on another.
+"""Two real nodes and the stock sqlite3 shell: plain SQL on one node appears on the other.
 
-Nodes on this machine reach each other by `--peer` over loopback; in network namespaces they find each other by mDNS.
-Waiting for another process means asking it until it agrees, with a limit that only a broken node reaches.
+The nodes run on this machine and reach each other by `--peer` over the loopback. A test waits for another process by asking it
+repeatedly, with a limit that only a broken node reaches.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def linked(one):
 
 
 def content(one):
-    """Every user table of a machine, as sqlite3's own dump."""
+    """Return the rows of a machine's user tables as the sqlite3 shell prints them."""
     return "".join(one.sql(f"SELECT * FROM {name} ORDER BY 1, 2, 3, 4, 5;") for name in ("drones", "humvees"))
 
 
@@ -103,7 +103,7 @@ def test_counters_add_up_and_lost_values_are_restored(pair):
     assert json.loads(bravo.done("status", "--json"))["hint"] == ""
     for one in pair:
         one.shows("SELECT n, note FROM stock;", "97|bravo\n")
-    [lost] = eventually(lambda: json.loads(alpha.done("conflicts", "--json")), "the conflict is told")
+    [lost] = eventually(lambda: json.loads(alpha.done("conflicts", "--json")), "the conflict is listed")
     assert (lost["table"], lost["key"], lost["lost_by"], lost["won_by"]) == ("stock", "bolt", "alpha", "bravo")
     assert (lost["lost"], lost["won"]) == ({"note": "alpha"}, {"note": "bravo"})
     assert 'note="alpha" (alpha ' in alpha.done("conflicts")
@@ -164,14 +164,14 @@ def test_keep_both_keeps_two_rows_with_one_id(pair):
     for one in pair:
         one.shows("SELECT what, id > 0 FROM log ORDER BY what;", "alpha|1\nbravo!|0\n")
     assert alpha.sql("SELECT * FROM log ORDER BY what;") == bravo.sql("SELECT * FROM log ORDER BY what;")
-    moved = alpha.sql("SELECT id FROM log WHERE id < 0;").strip()
-    [told] = json.loads(bravo.done("conflicts", "--json"))
-    assert (told["lost_by"], told["won_by"], told["reason"]) == (
+    new_id = alpha.sql("SELECT id FROM log WHERE id < 0;").strip()
+    [conflict] = json.loads(bravo.done("conflicts", "--json"))
+    assert (conflict["lost_by"], conflict["won_by"], conflict["reason"]) == (
         "bravo",
         "alpha",
-        f"both rows are kept, this one as {moved}",
+        f"both rows are kept, this one as {new_id}",
     )
-    assert moved in bravo.done("conflicts")
+    assert new_id in bravo.done("conflicts")
     refused = alpha.run("policy", "log", "same-row")
     assert (refused.returncode, len(refused.stderr.splitlines())) == (1, 1)
 
@@ -229,7 +229,7 @@ def test_a_join_completes_when_the_first_member_is_met(machine):
     alpha.sql(CREATE + INSERT)
     alpha.up("--port", str(port))
     bravo.shows(SELECT, ANSWER)
-    assert "joined mesh 'fleet' as 'bravo'" in bravo.said()
+    assert "joined mesh 'fleet' as 'bravo'" in bravo.output()
 
 
 def test_a_code_admits_as_many_machines_as_it_says(pair, machine):
@@ -322,10 +322,10 @@ def test_a_signal_ends_it_gracefully(pair, number):
     alpha.process.send_signal(number)
     assert alpha.process.wait(WAIT_S) == 0
     assert not alpha.home.sockets[0].exists()
-    eventually(lambda: linked(bravo) == [], "bravo noticed the goodbye")
+    eventually(lambda: linked(bravo) == [], "bravo noticed that the link ended")
 
 
-# ---- bad input: one line, an exit code, nothing changed
+# ---- invalid input: one line, an exit code, and nothing changed
 
 
 @pytest.fixture
@@ -336,7 +336,7 @@ def founder(machine):
 
 
 def refused(one, *words, code=1):
-    """Run `up` that must refuse; return its one line."""
+    """Run an `up` that must fail; return its one line."""
     done = one.run("up", str(one.file), "--no-multicast", *(words or ("--port", "0")))
     assert done.returncode == code, (done.stdout, done.stderr)
     assert "Traceback" not in done.stderr
@@ -356,7 +356,7 @@ def test_a_backup_restored_while_the_node_serves_loses_nothing(pair):
     alpha.sql(INSERT)
     for one in pair:
         one.shows("SELECT count(*) FROM drones;", "3\n")
-    assert "[database.replaced]" in alpha.said()
+    assert "[database.replaced]" in alpha.output()
     alpha.sql("INSERT INTO humvees(humvee_id) VALUES(1);")
     bravo.shows("SELECT humvee_id FROM humvees;", "1\n")
 
@@ -397,15 +397,15 @@ def test_a_locked_file_is_refused(founder):
     assert "mycomesh" not in founder.sql(".schema")
 
 
-@pytest.mark.skipif(os.geteuid() != 0 or shutil.which("setpriv") is None, reason="needs root to be somebody else")
+@pytest.mark.skipif(os.geteuid() != 0 or shutil.which("setpriv") is None, reason="needs root to run as another user")
 def test_a_read_only_file_is_refused(founder):
     founder.sql(CREATE)
     founder.file.chmod(0o444)
     subprocess.run(["chown", "-R", "65534", str(founder.home.config)], check=True)
-    place = founder.file.parent
-    while place != Path("/tmp"):
-        place.chmod(0o755)
-        place = place.parent
+    folder = founder.file.parent
+    while folder != Path("/tmp"):
+        folder.chmod(0o755)
+        folder = folder.parent
     prefix = ["setpriv", "--reuid=65534", "--clear-groups", "--inh-caps=-all", "--bounding-set=-all"]
     command = [*prefix, *founder.command("up", str(founder.file), "--no-multicast", "--port", "0")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=WAIT_S, check=False)

@@ -1,4 +1,4 @@
-"""`python -m tests.protocol`: write tests/vectors/protocol.json anew; its bytes change only with the protocol."""
+"""`python -m tests.protocol`: write tests/vectors/protocol.json again; its bytes change only with the protocol."""
 
 from __future__ import annotations
 

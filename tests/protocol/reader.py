@@ -1,6 +1,7 @@
-"""A second implementation of what docs/PROTOCOL.md says, as far as reading goes: written from that page, no import of ours.
+"""A second implementation of docs/PROTOCOL.md for reading, written from that page alone and without our packages.
 
-It checks certificates and signatures, reads bundles, joins their changes into registers, and computes digests and vectors.
+It checks certificates and signatures, reads bundles, joins their changes into registers, and computes digests and vectors. Each
+docstring names the section of the page first.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def digest_key(mesh_id, secret):
 
 
 def join_code(text):
-    """Enrolment: (mesh id, secret) of a code whose check holds."""
+    """Enrolment: (mesh id, secret) of a code whose check bits match."""
     number = 0
     for sign in text.replace("-", ""):
         number = number << 5 | ALPHABET.index(sign)
@@ -40,7 +41,7 @@ def join_code(text):
 
 
 def certificate(raw, mesh_id, root):
-    """Certificate: the node key of a member, after its checks."""
+    """Certificate: name and node key of a member, after all checks."""
     version, body, signature = cbor2.loads(raw)
     assert version == 1
     verify(root, b"certificate", body, signature)
@@ -53,7 +54,7 @@ def certificate(raw, mesh_id, root):
 
 
 def batch(message, node_keys):
-    """Messages, type 4: (origin, bundle) of a Batch with a good signature."""
+    """Messages, type 4: (origin, bundle) of a Batch with a valid signature."""
     assert message[:2] == bytes([1, 4])
     origin, signature, signed = message[2:18], message[18:82], message[82:]
     verify(node_keys[origin], b"batch", signed, signature)
@@ -105,7 +106,7 @@ class Replica:
         self.vectors[table][site] = merged
 
     def own_key(self, table, site, hlc, values):
-        """The key of a birth that names itself."""
+        """Return the key of an insert that carries no key: its row determines it."""
         kind, columns = self.tables[table]["kind"], self.tables[table]["key"]
         if kind == "rowid":
             return values[columns[0][0]]
@@ -114,7 +115,10 @@ class Replica:
         return cbor2.dumps([folded(values[name], collation) for name, collation in columns], canonical=True)
 
     def rows(self, table):
-        """Joining: yields (key, [(stamp, kind, {column: value})] of what still owns something, shown or not)."""
+        """Joining: yields (key, changes that still own a column or the row, whether the row is visible).
+
+        A change is (stamp, kind, {column: value}).
+        """
         for key, row in self.changes[table].items():
             existence = max((stamp for stamp, kind, _ in row if kind != UPDATE), default=(0, b""))
             owners = {}
@@ -142,7 +146,7 @@ class Replica:
         return struct.unpack(">q", blake(data, 8, b"mycomesh-change", self.key))[0]
 
     def digest(self, table):
-        """(vector digest, entry digest) of a table."""
+        """Rounds: (vector digest, entry digest) of a table."""
         low = high = 0
         for key, entries, _ in self.rows(table):
             for stamp, kind, values in entries:
@@ -156,7 +160,7 @@ class Replica:
         return vector, (low % 2**64).to_bytes(8, "big") + (high % 2**64).to_bytes(8, "big")
 
     def shown(self, table):
-        """The rows that are shown: {column: value} each."""
+        """Return the visible rows, each as {column: value}."""
         found = []
         for _, entries, shown in self.rows(table):
             if shown:

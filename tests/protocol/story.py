@@ -1,6 +1,6 @@
-"""The story behind tests/vectors/protocol.json: two members write, and their bytes are kept, made by the product itself.
+"""Generates tests/vectors/protocol.json: two members write, and the file keeps the bytes that the product sends for it.
 
-Whoever writes a second implementation reads these bytes with it; what they mean stands beside them.
+The authors of a second implementation can read these bytes with it; the expected content is in the same file.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SCHEMA = (
     "CREATE TABLE log(at TEXT, what)",
     "CREATE TABLE pairs(a TEXT COLLATE NOCASE, b REAL, v, PRIMARY KEY(a, b)) WITHOUT ROWID",
 )
-# What a reader must know of the tables: the key's kind, its columns and their collations.
+# A reader needs these facts about the tables: the key's kind, its columns and their collations.
 TABLES = {
     "mycomesh_schema": {"kind": "keyed", "key": [["name", "BINARY"]]},
     "drones": {"kind": "rowid", "key": [["id", "BINARY"]]},
@@ -35,13 +35,13 @@ TABLES = {
 
 
 def drawn(seed):
-    """Bytes that look random and are the same each time."""
+    """Return an entropy source whose bytes look random and are the same in each run."""
     counter = iter(range(1 << 30))
     return lambda size: hashlib.shake_128(f"{seed} {next(counter)}".encode()).digest(size)
 
 
 class Writer:
-    """One member with a file of its own."""
+    """A member with its own file."""
 
     def __init__(self, folder, identity, wall_ms):
         self.identity = identity
@@ -57,7 +57,7 @@ class Writer:
         )
 
     def write(self, *statements):
-        """Each statement is a commit; returns the signed batches of all."""
+        """Commit each statement on its own; return the signed batches of all."""
         db = apsw.Connection(str(self.path))
         made = []
         for statement in statements:
@@ -115,7 +115,7 @@ def make():
         )
         drone.take(ground.write("DELETE FROM drones WHERE id = 3", "UPDATE drones SET id = 4 WHERE id = 1"))
         assert ground.replica.digests() == drone.replica.digests()
-        told = wire.encode(wire.Digests(tuple((d.table, d.vector, d.entries) for d in ground.replica.digests())))
+        listed = wire.encode(wire.Digests(tuple((d.table, d.vector, d.entries) for d in ground.replica.digests())))
         content = {name: rows_of(ground.path, name) for name in TABLES}
         for writer in (ground, drone):
             writer.replica.close()
@@ -135,13 +135,13 @@ def make():
         ],
         "tables": TABLES,
         "batches": [encode(batch).hex() for batch in [*ground.batches, *drone.batches]],
-        "digests": told.hex(),
+        "digests": listed.hex(),
         "rows": content,
     }
 
 
 def rows_of(path, table):
-    """A table's rows as SQLite quotes their values, sorted: the same text means the same content."""
+    """Return a table's rows as SQLite quotes their values, sorted, so that equal text means equal content."""
     db = apsw.Connection(str(path))
     columns = [name for (name,) in db.execute("SELECT name FROM pragma_table_info(?) ORDER BY name", (table,))]
     cells = " || ',' || ".join(

@@ -1,4 +1,4 @@
-"""docs/PROTOCOL.md is enough: a reader that knows that page alone makes of our bytes what we make of them."""
+"""docs/PROTOCOL.md is sufficient: a reader written from that page alone gets the same content from our bytes as we do."""
 
 from __future__ import annotations
 
@@ -42,7 +42,8 @@ def test_the_reader_knows_nothing_of_this_code():
     tree = ast.parse(Path(reader.__file__).read_text())
     named = [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
     named += [node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
-    assert not [name for name in named if name.split(".")[0] in ("mesh", "sync", "tools", "simulations", "tests")]
+    ours = ("mycomesh", "mesh", "sync", "tools", "simulations", "tests")
+    assert not [name for name in named if name.split(".")[0] in ours]
 
 
 def test_names_keys_and_codes_are_derived_as_specified():
@@ -54,9 +55,9 @@ def test_names_keys_and_codes_are_derived_as_specified():
 
 
 def test_every_table_has_the_digests_that_nodes_exchanged(replica):
-    told = reader.digests(bytes.fromhex(FOUND["digests"]))
-    assert set(told) == set(FOUND["tables"])
-    for table, expected in told.items():
+    exchanged = reader.digests(bytes.fromhex(FOUND["digests"]))
+    assert set(exchanged) == set(FOUND["tables"])
+    for table, expected in exchanged.items():
         assert replica.digest(table) == expected, table
 
 
@@ -66,7 +67,7 @@ def test_every_table_has_the_rows_that_the_nodes_show(replica):
 
 
 def quoted(value):
-    """As SQLite's quote() does; text as its bytes."""
+    """Quote a value as SQLite's quote() does, but text as its bytes."""
     if isinstance(value, str):
         return f"text {value.encode().hex().upper()}"
     if isinstance(value, list):  # text that is not UTF-8
