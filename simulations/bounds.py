@@ -1,7 +1,6 @@
-"""What a value of a scenario may be, said once: for the catalogue, for files and for the options of the command line.
+"""Ranges of the values of a scenario, shared by the catalogue, scenario files and command-line options.
 
-Owns the bounds and the words that refuse. What always holds: a refusal is one line with the value's name, what is allowed and
-what was given. Must not know scenarios.
+A refusal is one line with the value's name, the allowed range and the given value.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """From `least` to `most`; `above`: `least` itself is too little; `whole`: no fractions. `unit` is for people."""
+    """A range from `least` to `most`. `above` excludes `least`, `whole` excludes fractions; `unit` appears in messages."""
 
     least: float
     most: float
@@ -40,21 +39,21 @@ class Bound:
 
     @property
     def text(self) -> str:
-        """What is allowed."""
+        """The range in words."""
         least, most, unit = _plain(self.least), _plain(self.most), f" {self.unit}" if self.unit else ""
         if self.above:
             return f"more than {least} and at most {most}{unit}"
         return f"{'a whole number ' if self.whole else ''}from {least} to {most}{unit}"
 
     def read(self, value: object, name: str) -> float:
-        """The value, if it is within.
+        """Return the value if it is in the range.
 
         Raises:
-            ScenarioError: it is not, or is no number.
+            ScenarioError: the value is outside, missing or not a number.
         """
         number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
         if value is None:
-            raise ScenarioError(f"{name}: is missing: {self.text}")
+            raise ScenarioError(f"{name}: is missing; give {self.text}")
         if not number or (self.whole and not isinstance(value, int)):
             kind = "" if self.whole else "a number, "
             raise ScenarioError(f"{name}: {kind}{self.text}, not {value!r}")
@@ -68,13 +67,13 @@ def _plain(value: float) -> str:
     return str(value) if isinstance(value, int) else f"{value:g}"
 
 
-NODES = Bound(1, 5_000, whole=True)  # beyond it, one process runs out of file descriptors and patience
+NODES = Bound(1, 5_000, whole=True)  # more run out of file descriptors in one process
 DURATION_S = Bound(0, 7 * 86_400, above=True, unit="s")
 HEARTBEAT_MS = Bound(50, 600_000, whole=True)
 RATE = Bound(0, 1_000, unit="a second")  # of one kind at one node
 RATE_ALL = Bound(0, 10_000, above=True, unit="transactions a second")  # of all nodes together
 ROWS = Bound(1, 1_000_000, whole=True)
-LOSS = Bound(0, 0.9)  # beyond it a path is cut
+LOSS = Bound(0, 0.9)  # a path with more loss is effectively cut
 DELAY_MS = Bound(0, 60_000.0)
 BANDWIDTH = Bound(1, 1e12, unit="bytes a second")
 METRES = Bound(-1e9, 1e9)

@@ -1,8 +1,7 @@
-"""N nodes with their files and applications: what a scenario starts, crashes, copies and restores.
+"""The simulated cluster: hosts with their files, nodes and applications, which scenarios start, crash, copy and restore.
 
-Owns the files and the lives of nodes. What always holds: a file outlives its node; an application outlives the
-daemon beside it (it never learns that the daemon is gone); every lost file is told to the oracle. Must not know
-what is right: that is the checkers' business.
+Invariants: a file outlives its node; an application runs on when its node dies, and does not notice; the oracle learns about
+every lost file.
 """
 
 from __future__ import annotations
@@ -29,58 +28,60 @@ if TYPE_CHECKING:
     from mycomesh.simulations.members import Member
     from mycomesh.simulations.network import Network
     from mycomesh.simulations.scenario import Scenario
-    from mycomesh.simulations.shell import Watch
+    from mycomesh.simulations.shell import Observer
 
 __all__ = ["Cluster", "Host"]
 
-UNDRAINED_US = (
-    2 * SECOND
-)  # the longest from a commit to its drain in a node that runs: a missed hint, then the safety net
-
-
-UNTOLD_US = (
-    10 * SECOND
-)  # what a member in reach has written is everywhere after this long, a lost link in between or not
+# The longest time from a commit to its drain in a running node: a lost hint, then the safety check.
+UNDRAINED_US = 2 * SECOND
+# After this time a write of a reachable member is everywhere, even if a link breaks meanwhile.
+SPREAD_US = 10 * SECOND
 
 
 @dataclass(slots=True)
 class Host:
-    """Where a node lives: what stays when its process is gone."""
+    """The machine of a node: everything that outlives the node's process."""
 
     index: int
     path: str
     clock: Clock
     application: Application
     shell: Shell | None = None
-    lives: int = 0
+    starts: int = 0
     versions: Versions = SUPPORTED
     copies: int = 0
     backup: tuple[str, int] | None = None  # path, virtual time of the copy
     disk: Disk = field(default_factory=Disk)
     notices: Counter[str] = field(default_factory=Counter)
-    drained_us: int = 0  # nothing older waited for its drain when the node was started last
-    recalled: dict[bytes, int] = field(default_factory=dict)  # what the node noted outside its file as it stopped
+    drained_us: int = 0  # commits before this time were drained when the node last started
+    recalled: dict[bytes, int] = field(default_factory=dict)  # the clock notes that the node keeps outside its file
 
 
 class Cluster:
     """All nodes of one scenario."""
 
     def __init__(
-        self, world: World, network: Network, members: tuple[Member, ...], scenario: Scenario, directory: Path
+        self,
+        world: World,
+        network: Network,
+        members: tuple[Member, ...],
+        scenario: Scenario,
+        directory: Path,
+        observer: Observer | None = None,
     ) -> None:
         self.network = network
         self.oracle = Oracle()
-        self.revoked: dict[int, int] = {}  # node -> virtual microseconds of the decree
-        self.failures: list[str] = []  # local writes that failed (invariant 4), one line each
+        self.revoked: dict[int, int] = {}  # node -> virtual microseconds of its revocation
+        self.failures: list[str] = []  # failed local writes (invariant 4), one line each
         self.writing = True
-        self.watch: Watch | None = None
         self._world = world
         self._members = members
         self._directory = directory
+        self._observer = observer
         self._tables_at = scenario.tables_at
         self._urgent = scenario.urgent
         self._rng = world.stream("disks")
-        self.places = tuple(
+        self.hosts = tuple(
             Host(
                 index,
                 str(directory / f"node{index}.db"),
@@ -97,253 +98,253 @@ class Cluster:
         return [member.node_id for member in self._members]
 
     def up(self) -> list[Host]:
-        """The places whose node runs."""
-        return [place for place in self.places if place.shell is not None and place.shell.up]
+        """Return the hosts whose node runs."""
+        return [host for host in self.hosts if host.shell is not None and host.shell.up]
 
     def members(self) -> list[Host]:
-        """The places of those who are members still."""
-        return [place for place in self.places if place.index not in self.revoked]
+        """Return the hosts whose node has not been revoked."""
+        return [host for host in self.hosts if host.index not in self.revoked]
 
     def shell(self, index: int) -> Shell:
-        """The running node of that index."""
-        shell = self.places[index].shell
+        """Return the running node with this index."""
+        shell = self.hosts[index].shell
         assert shell is not None, f"node {index} is down"
         return shell
 
-    # ---- lives
+    # ---- starts and ends
 
     def start(self, index: int) -> None:
-        """Start the node, and its application if that does not run yet; a node that is up stays so, whatever was planned."""
-        place = self.places[index]
-        if place.shell is not None and place.shell.up:
-            place.shell.kill_within(-1)
+        """Start the node, and its application unless it runs. A running node continues, and a planned crash is cancelled."""
+        host = self.hosts[index]
+        if host.shell is not None and host.shell.up:
+            host.shell.kill_within(-1)
             return
-        first = not place.application.running
+        first = not host.application.running
         if first:
-            made = self._tables_at is None or self._tables_at == index
-            place.application.open(place.path, lambda: place.clock.wall_ms(self._world.now_us), schema=made)
-        place.lives += 1
-        if place.shell is not None:
-            place.drained_us = self._undrained_since(place)
-            place.notices.update(place.shell.notices)
+            creates = self._tables_at is None or self._tables_at == index
+            host.application.open(host.path, lambda: host.clock.wall_ms(self._world.now_us), schema=creates)
+        host.starts += 1
+        if host.shell is not None:
+            host.drained_us = self._undrained_since(host)
+            host.notices.update(host.shell.notices)
         home = Home(
             index,
-            place.path,
+            host.path,
             self._members[index],
-            place.lives,
-            place.versions,
-            place.disk,
-            place.recalled,
+            host.starts,
+            host.versions,
+            host.disk,
+            host.recalled,
             self._urgent,
-            self.watch,
+            self._observer,
         )
-        place.shell = Shell(home, self._world, self.network, place.clock)
+        host.shell = Shell(home, self._world, self.network, host.clock)
         self._record(f"start {index}")
-        if first and place.application.rates.total > 0:
-            self._world.after(place.application.pause_us(), self._act, place, place.application.session)
+        if first and host.application.rates.total > 0:
+            self._world.after(host.application.pause_us(), self._act, host, host.application.session)
 
     def crash(self, index: int, *, actions: int = 0, silent: bool = False) -> None:
-        """Kill the node as with -9, `actions` more actions later; `silent`: the machine and its application go too."""
-        place = self.places[index]
-        if place.shell is None or not place.shell.up:
+        """Kill the node as with kill -9, after `actions` more actions; with `silent`, the machine and its application too."""
+        host = self.hosts[index]
+        if host.shell is None or not host.shell.up:
             return
         self.network.faults["crash"] += 1
         self._record(f"crash {index}")
         if silent:
-            place.shell.kill(silent=True)
-            place.application.close()
+            host.shell.kill(silent=True)
+            host.application.close()
         elif actions:
-            place.shell.kill_within(actions)
+            host.shell.kill_within(actions)
         else:
-            place.shell.kill(silent=False)
+            host.shell.kill(silent=False)
 
     def power_cut(self, index: int, unsynced_s: float) -> None:
-        """The machine loses power `unsynced_s` from here: of what it syncs no more until then, a tail is lost."""
-        place = self.places[index]
-        if place.application.running and not place.disk.watched:
-            place.disk.watch(place.path, self._world.now_us)
-            self._world.after(int(unsynced_s * SECOND), self._cut_power, place, place.path)
+        """Cut the machine's power in `unsynced_s`; it loses a random suffix of the commits that it has not synced by then."""
+        host = self.hosts[index]
+        if host.application.running and not host.disk.watched:
+            host.disk.watch(host.path, self._world.now_us)
+            self._world.after(int(unsynced_s * SECOND), self._cut_power, host, host.path)
 
-    def _cut_power(self, place: Host, path: str) -> None:
-        if not self.writing or not place.application.running or path != place.path:
-            place.disk.watched = False
-            return  # it was stopped in order, or restored, in between
-        place.copies += 1
-        kept = str(self._directory / f"node{place.index}.cut{place.copies}.db")
-        lost = place.disk.cut(place.path, kept, self._rng)
+    def _cut_power(self, host: Host, path: str) -> None:
+        if not self.writing or not host.application.running or path != host.path:
+            host.disk.watched = False
+            return  # a clean stop or a restore came first
+        host.copies += 1
+        kept = str(self._directory / f"node{host.index}.cut{host.copies}.db")
+        lost = host.disk.cut_power(host.path, kept, self._rng)
         self.network.faults["power_cut"] += 1
-        self._record(f"power cut {place.index}, {lost} bytes of the WAL are lost")
+        self._record(f"power cut {host.index}, {lost} bytes of the WAL are lost")
         if lost:
             self.network.faults["power_cut_with_loss"] += 1
-            self.oracle.forgive(place.index, place.disk.synced_us)
-        if place.shell is not None:
-            place.shell.kill(silent=True)
-        place.application.close()
-        place.path = kept
+            self.oracle.excuse(host.index, host.disk.synced_us)
+        if host.shell is not None:
+            host.shell.kill(silent=True)
+        host.application.close()
+        host.path = kept
 
     def revoke(self, index: int) -> None:
-        """Node 0 revokes a member, if it is up; what that one has just written may be refused already."""
-        place = self.places[0]
-        if place.shell is None or not place.shell.up or not place.shell.revoke(self._members[index].node_id):
+        """Let node 0 revoke a member, if node 0 runs. Other members may refuse what the revoked one wrote just before."""
+        host = self.hosts[0]
+        if host.shell is None or not host.shell.up or not host.shell.revoke(self._members[index].node_id):
             return
         now = self._world.now_us
         self.revoked[index] = now
         self.network.faults["revoke"] += 1
-        self.oracle.revoked(index, now - UNTOLD_US, now)
+        self.oracle.record_revocation(index, now - SPREAD_US, now)
         self._record(f"revoke {index}")
 
     def stop(self, index: int) -> None:
-        """The machine is switched off in order: application, then node."""
-        place = self.places[index]
+        """Shut the machine down cleanly: the application, then the node."""
+        host = self.hosts[index]
         self._record(f"stop {index}")
         self.network.faults["stop"] += 1
-        if place.application.running:
-            place.application.close()
-        if place.shell is not None:
-            if place.shell.up:
-                place.recalled.update([place.shell.replica.noted])
-            place.shell.kill(silent=False)
+        if host.application.running:
+            host.application.close()
+        if host.shell is not None:
+            if host.shell.up:
+                host.recalled.update([host.shell.replica.noted])
+            host.shell.kill(silent=False)
 
     def upgrade(self, index: int, versions: Versions) -> None:
-        """Another program takes the place of the node's: the old one ends in order, and applications write on."""
-        place = self.places[index]
-        place.versions = versions
+        """Replace the node by another program. The old one ends cleanly, and applications keep writing."""
+        host = self.hosts[index]
+        host.versions = versions
         self._record(f"upgrade {index}")
         self.network.faults["upgrade"] += 1
-        if place.shell is not None and place.shell.up:
-            place.recalled.update([place.shell.replica.noted])
-            place.shell.kill(silent=False)
+        if host.shell is not None and host.shell.up:
+            host.recalled.update([host.shell.replica.noted])
+            host.shell.kill(silent=False)
             self.start(index)
 
     def calm(self) -> None:
-        """The end of all trouble: no more writes, everybody in reach and up, and clocks that are right."""
+        """End all writes and faults: start all nodes, connect them, and set their clocks right."""
         self.writing = False
         self.network.calm()
         self.interfaces_changed()
-        for place in self.places:
-            self._clock(place.index, Clock())
-            self.start(place.index)
-            if place.shell is not None:
-                place.shell.on_commit()
+        for host in self.hosts:
+            self._clock(host.index, Clock())
+            self.start(host.index)
+            if host.shell is not None:
+                host.shell.on_commit()
 
     # ---- files
 
     def backup(self, index: int) -> None:
-        """Copy the file aside, with SQLite's own backup, as an operator would; nothing while the machine is off."""
-        place = self.places[index]
-        if not place.application.running:
+        """Back the file up with SQLite's backup API, as an operator would; do nothing while the machine is off."""
+        host = self.hosts[index]
+        if not host.application.running:
             return
-        place.backup = (self._copy(place), self._world.now_us)
+        host.backup = (self._copy(host), self._world.now_us)
         self._record(f"backup {index}")
 
     def restore(self, index: int) -> None:
-        """The file is lost, the backup takes its place, and everything restarts on it; nothing without a backup."""
-        place = self.places[index]
-        if place.backup is None:
+        """Replace the file by its backup and restart everything; do nothing without a backup."""
+        host = self.hosts[index]
+        if host.backup is None:
             return
         self.stop(index)
         self.network.faults["restore"] += 1
-        path, since_us = place.backup
-        self.oracle.forgive(index, since_us)
-        place.path = path
-        place.backup = None
+        path, since_us = host.backup
+        self.oracle.excuse(index, since_us)
+        host.path = path
+        host.backup = None
         self.start(index)
 
     def clone(self, source: int, index: int) -> None:
-        """A new member starts on a copy of another's file; nothing if it is no new one, or that machine is off."""
-        if self.places[index].lives or not self.places[source].application.running:
+        """Start a new member on a copy of another's file; do nothing if it has run before, or that machine is off."""
+        if self.hosts[index].starts or not self.hosts[source].application.running:
             return
         self.network.faults["clone"] += 1
-        self.places[index].path = self._copy(self.places[source])
+        self.hosts[index].path = self._copy(self.hosts[source])
         self.start(index)
 
-    def _copy(self, place: Host) -> str:
-        place.copies += 1
-        path = self._directory / f"node{place.index}.copy{place.copies}.db"
+    def _copy(self, host: Host) -> str:
+        host.copies += 1
+        path = self._directory / f"node{host.index}.copy{host.copies}.db"
         target = apsw.Connection(str(path))
-        with target.backup("main", place.application.db, "main") as copying:
+        with target.backup("main", host.application.db, "main") as copying:
             copying.step()
         target.close()
-        self.oracle.copied(place.index, self._undrained_since(place), self._world.now_us)
+        self.oracle.record_copy(host.index, self._undrained_since(host), self._world.now_us)
         return str(path)
 
-    def _undrained_since(self, place: Host) -> int:
-        """Virtual microseconds before which everything in the file is drained for certain."""
-        shell = place.shell
-        assert shell is not None, "an application is started with its node"
+    def _undrained_since(self, host: Host) -> int:
+        """Return the virtual time before which all commits in the file have certainly been drained."""
+        shell = host.shell
+        assert shell is not None, "an application starts with its node"
         until = self._world.now_us if shell.up else shell.ended_us
         if until - shell.started_us > UNDRAINED_US:
             return until - UNDRAINED_US
-        return place.drained_us  # of the lives before
+        return host.drained_us  # from earlier starts
 
     # ---- clocks and interfaces
 
     def set_clock(self, index: int, clock: Clock) -> None:
-        """The wall clock jumps."""
+        """Let the wall clock jump."""
         self.network.faults["clock"] += 1
         self._clock(index, clock)
 
     def _clock(self, index: int, clock: Clock) -> None:
-        place = self.places[index]
-        place.clock = clock
-        if place.shell is not None:
-            place.shell.clock = clock
+        host = self.hosts[index]
+        host.clock = clock
+        if host.shell is not None:
+            host.shell.clock = clock
         self._record(f"clock {index} {clock}")
 
     def interface_changed(self, index: int) -> None:
-        """The node's own interface came back: the kernel says so."""
-        shell = self.places[index].shell
+        """Notify the node, as its kernel does, that its interface changed."""
+        shell = self.hosts[index].shell
         if shell is not None:
             shell.on_network_changed()
 
     def interfaces_changed(self) -> None:
-        """Every node's interface moved."""
-        for place in self.places:
-            self.interface_changed(place.index)
+        """Notify every node that its interface changed."""
+        for host in self.hosts:
+            self.interface_changed(host.index)
 
     # ---- applications
 
-    def _act(self, place: Host, session: int) -> None:
-        application = place.application
+    def _act(self, host: Host, session: int) -> None:
+        application = host.application
         if not self.writing or not application.running or application.session != session:
             return
         if application.rates.count:
-            self._declare(place)
+            self._declare_counters(host)
         try:
             kind = application.act(self._world.now_us)
         except apsw.Error as error:
             kind = "failed"
             self.failures.append(
-                f"node {place.index}: a local write failed at {self._world.now_us / 1e6:.3f} s: {error}"
+                f"node {host.index}: a local write failed at {self._world.now_us / 1e6:.3f} s: {error}"
             )
-        if kind == "migrate" and place.shell is not None and place.shell.up:
-            with contextlib.suppress(MigrationError):  # the name is taken since the application looked
-                place.shell.replica.migrate(application.migration(), place.shell.wall_ms())
-        self._world.trace.record(self._world.now_us, place.index, kind)
-        if place.shell is not None:
-            place.shell.on_commit()
-        self._world.after(application.pause_us(), self._act, place, session)
+        if kind == "migrate" and host.shell is not None and host.shell.up:
+            with contextlib.suppress(MigrationError):  # the name has been taken since the application read the schema
+                host.shell.replica.migrate(application.migration(), host.shell.wall_ms())
+        self._world.trace.record(self._world.now_us, host.index, kind)
+        if host.shell is not None:
+            host.shell.on_commit()
+        self._world.after(application.pause_us(), self._act, host, session)
 
-    def _declare(self, place: Host) -> None:
-        """The operator of one node declares the counters, once its table is known; who knows of it counts."""
-        if place.shell is None or not place.shell.up or place.application.counting:
+    def _declare_counters(self, host: Host) -> None:
+        """Declare the counters at one node, once it has the table. Applications of nodes that know about it start counting."""
+        if host.shell is None or not host.shell.up or host.application.counting:
             return
-        table = place.shell.replica.tables.get("stock")
+        table = host.shell.replica.tables.get("stock")
         if table is None:
             return
-        if place.index == (self._tables_at or 0) and not table.columns.counters:
-            place.shell.replica.decisions.declare_counter("stock", "n")
-            place.application.fill()
-        place.application.counting = bool(table.columns.counters)
+        if host.index == (self._tables_at or 0) and not table.columns.counters:
+            host.shell.replica.decisions.declare_counter("stock", "n")
+            host.application.fill()
+        host.application.counting = bool(table.columns.counters)
 
     def close(self) -> None:
-        """End every node and application."""
-        for place in self.places:
-            if place.shell is not None:
-                place.notices.update(place.shell.notices)
-                place.shell.kill(silent=True)
-            if place.application.running:
-                place.application.close()
+        """End all nodes and applications."""
+        for host in self.hosts:
+            if host.shell is not None:
+                host.notices.update(host.shell.notices)
+                host.shell.kill(silent=True)
+            if host.application.running:
+                host.application.close()
 
-    def _record(self, what: str) -> None:
-        self._world.trace.record(self._world.now_us, -1, what)
+    def _record(self, text: str) -> None:
+        self._world.trace.record(self._world.now_us, -1, text)

@@ -1,4 +1,4 @@
-"""The errors of simulations: one tree, each with one line that says what, where and what to do."""
+"""The error tree of simulations. Each message is one line that says what is wrong, where, and what to do."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ __all__ = ["ScenarioError", "SimulationError", "SweepError"]
 
 
 class SimulationError(Exception):
-    """Something is wrong with what was asked for; nothing was run."""
+    """The request is wrong; nothing was run."""
 
     code = "scenario.wrong"
 
 
 class ScenarioError(SimulationError):
-    """An impossible scenario: the line names the value and what is allowed."""
+    """The scenario is impossible; the message names the value and what is allowed."""
 
 
 class SweepError(SimulationError):
-    """A sweep cannot go on; what was run until then is in its file of results."""
+    """A sweep cannot continue; its results file has all runs so far."""
 
     code = "sweep.stopped"

@@ -28,11 +28,11 @@ from mycomesh.simulations.faults import (
 if TYPE_CHECKING:
     from mycomesh.simulations.cluster import Cluster
 
-__all__ = ["strike"]
+__all__ = ["inject"]
 
 
-def strike(cluster: Cluster, fault: Fault) -> None:  # noqa: C901, PLR0912  one line a fault
-    """Make it happen. Each names its time, which the caller has kept."""
+def inject(cluster: Cluster, fault: Fault) -> None:  # noqa: C901, PLR0912  (one branch a fault)
+    """Apply one fault now. The caller waits for the time that the fault names."""
     network = cluster.network
     match fault:
         case Split(_, groups):
@@ -47,9 +47,9 @@ def strike(cluster: Cluster, fault: Fault) -> None:  # noqa: C901, PLR0912  one 
             if on:
                 cluster.interface_changed(node)
         case Reset():
-            network.reset_one()
-        case Move(_, places):
-            network.move({node: (x, y) for node, x, y in places})
+            network.reset_any()
+        case Move(_, positions):
+            network.move({node: (x, y) for node, x, y in positions})
         case Crash(_, node, actions, silent):
             cluster.crash(node, actions=actions, silent=silent)
         case PowerCut(_, node, unsynced_s):

@@ -1,8 +1,4 @@
-"""What may go wrong, and when: the schedule of a scenario as plain values.
-
-Owns the vocabulary of trouble. What always holds: a schedule is data, printed as it is run, and applying it needs
-nothing but the cluster. Must not know what a scenario wants to show.
-"""
+"""The faults that a scenario can schedule, as plain values with a time each."""
 
 from __future__ import annotations
 
@@ -37,7 +33,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """The network falls into these groups of nodes."""
+    """The network splits into these groups of nodes."""
 
     at_s: float
     groups: tuple[tuple[int, ...], ...]
@@ -45,14 +41,14 @@ class Split:
 
 @dataclass(frozen=True, slots=True)
 class Heal:
-    """Every split, cut and dead radio ends."""
+    """All splits, cuts and switched-off radios end."""
 
     at_s: float
 
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """Nothing of `source` reaches `target`, nor back unless `one_way`."""
+    """No packet from `source` reaches `target`, nor in the other direction unless `one_way`."""
 
     at_s: float
     source: int
@@ -62,7 +58,7 @@ class Cut:
 
 @dataclass(frozen=True, slots=True)
 class Radio:
-    """One node's radio goes off or on; coming on, the node's own interface tells it so."""
+    """One node's radio goes off or on. When it comes on, the node's interface reports it."""
 
     at_s: float
     node: int
@@ -71,14 +67,14 @@ class Radio:
 
 @dataclass(frozen=True, slots=True)
 class Reset:
-    """One stream breaks, any."""
+    """One random stream breaks."""
 
     at_s: float
 
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """Nodes stand at these places (node, x, y in metres)."""
+    """Nodes move to these positions (node, x, y in metres)."""
 
     at_s: float
     places: tuple[tuple[int, float, float], ...]
@@ -86,7 +82,7 @@ class Move:
 
 @dataclass(frozen=True, slots=True)
 class Crash:
-    """kill -9 of a node after `actions` more actions; its application writes on. `silent`: the machine is off too."""
+    """A node gets kill -9 after `actions` more actions; its application keeps writing, unless `silent` stops the machine."""
 
     at_s: float
     node: int
@@ -96,16 +92,16 @@ class Crash:
 
 @dataclass(frozen=True, slots=True)
 class PowerCut:
-    """The machine loses power: of what was committed in the last `unsynced_s`, any prefix is on its disk."""
+    """The machine loses power. Of the commits of the last `unsynced_s`, a random prefix is on its disk."""
 
     at_s: float
     node: int
-    unsynced_s: float = 5.0  # what an ext4 journal commits at the latest (its commit interval)
+    unsynced_s: float = 5.0  # the commit interval of an ext4 journal
 
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """An orderly end of a node and its application."""
+    """A node and its application end cleanly."""
 
     at_s: float
     node: int
@@ -113,7 +109,7 @@ class Stop:
 
 @dataclass(frozen=True, slots=True)
 class Restart:
-    """A node that is down comes up on its file."""
+    """A node that is down starts on its file."""
 
     at_s: float
     node: int
@@ -121,7 +117,7 @@ class Restart:
 
 @dataclass(frozen=True, slots=True)
 class Upgrade:
-    """A node that is up ends in order and comes back as a program that speaks these versions of the protocol."""
+    """A running node ends cleanly and restarts as a program that speaks these protocol versions."""
 
     at_s: float
     node: int
@@ -130,7 +126,7 @@ class Upgrade:
 
 @dataclass(frozen=True, slots=True)
 class Join:
-    """A member that was never up starts with an empty file."""
+    """A member that has never run starts with an empty file."""
 
     at_s: float
     node: int
@@ -138,7 +134,7 @@ class Join:
 
 @dataclass(frozen=True, slots=True)
 class Backup:
-    """The file of a node is copied aside."""
+    """A backup of a node's file is made."""
 
     at_s: float
     node: int
@@ -146,7 +142,7 @@ class Backup:
 
 @dataclass(frozen=True, slots=True)
 class Restore:
-    """A node loses its file, gets the backup back, and restarts."""
+    """A node loses its file and restarts on its backup."""
 
     at_s: float
     node: int
@@ -154,7 +150,7 @@ class Restore:
 
 @dataclass(frozen=True, slots=True)
 class Clone:
-    """A member that was never up starts on a copy of another node's file."""
+    """A member that has never run starts on a copy of another node's file."""
 
     at_s: float
     source: int
@@ -163,7 +159,7 @@ class Clone:
 
 @dataclass(frozen=True, slots=True)
 class Revoke:
-    """A member's key is in other hands: node 0, which has the mesh's root key, revokes it; its machine writes on."""
+    """A member's key is stolen. Node 0, which has the mesh's root key, revokes the member, whose machine keeps writing."""
 
     at_s: float
     node: int

@@ -1,7 +1,6 @@
-"""The members of a simulated mesh: who they are, and the machine that speaks for each.
+"""The members of a simulated mesh: their identities, and the mesh machine of each.
 
-Owns the making of identities, once a process: keys do not depend on the seed of a run, since nothing that a scenario
-shows depends on them. Must not know scenarios or networks.
+Identities are made once in a process. They do not depend on the seed, since no behaviour under test depends on the keys.
 """
 
 from __future__ import annotations
@@ -28,14 +27,14 @@ __all__ = ["MESHES", "Entropy", "Member", "member"]
 
 MESHES = ("real", "plain")
 LIFETIME_S = 10 * 365 * 86_400  # longer than any scenario
-MADE_BEFORE_MS = 86_400_000  # the certificates are a day old, so that clocks a little behind accept them
+MADE_BEFORE_MS = 86_400_000  # the certificates are a day old, so that clocks that are a little slow accept them
 
 Entropy = Callable[[int], bytes]
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One member: its node id, the secret of the digests that all share, and how to make its mesh machine."""
+    """One member: its node id, the digest key that all members share, and a function that makes its mesh machine."""
 
     node_id: bytes
     digest_key: bytes
@@ -43,7 +42,7 @@ class Member:
 
 
 def member(index: int, mesh: str, heartbeat_ms: int = 1_000) -> Member:
-    """The member of that index in the one simulated mesh; `plain` has a heartbeat of its own.
+    """Return the member with this index. `heartbeat_ms` applies to a `real` mesh only.
 
     Raises:
         ScenarioError: there is no such kind of mesh.
@@ -52,7 +51,7 @@ def member(index: int, mesh: str, heartbeat_ms: int = 1_000) -> Member:
         return _real(index, heartbeat_ms)
     if mesh == "plain":
         return _plain(index)
-    raise ScenarioError(f"no mesh {mesh!r}; there are: {', '.join(MESHES)}")
+    raise ScenarioError(f"there is no mesh {mesh!r}; choose one of {', '.join(MESHES)}")
 
 
 @cache
@@ -65,7 +64,7 @@ def _founder() -> tuple[Identity, bytes]:
 def _real(index: int, heartbeat_ms: int) -> Member:
     founder, root_seed = _founder()
     identity = founder
-    authority = None if index else root_seed  # node 0 decides who is revoked
+    authority = None if index else root_seed  # only node 0 can revoke members
     if index:
         identity = make_identity(
             root_seed,

@@ -1,9 +1,10 @@
-"""The virtual network: streams like TCP between hosts, what cuts them, and address hints like those of mDNS.
+"""The virtual network: TCP-like streams between hosts, partitions, and address hints like those of mDNS.
 
-Owns every byte on its way. What always holds: a stream delivers bytes in order and unchanged, cut anywhere, or
-ends; what a cut holds back arrives after it heals (retransmission) or never (the stream ended first); a closed end
-hears nothing more. Must not know sessions, tables or nodes: a host is an index and a `Host` to call. Loss,
-reordering and duplication of packets are what TCP hides: here they are delay (retransmission) and resets.
+A host is an index and an `Endpoint` to call. TCP hides the loss, reordering and duplication of packets, so they appear here as
+delays (retransmission) and resets.
+
+Invariants: a stream delivers bytes in order and unchanged, in segments of any size, or ends. Bytes that a cut stops arrive
+after it heals (retransmission), or never if the stream ends first. A closed end receives nothing more.
 """
 
 from __future__ import annotations
@@ -18,65 +19,65 @@ from mycomesh.simulations.world import MS, SECOND, World
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["PORT", "Conditions", "Host", "Network", "address_of"]
+__all__ = ["PORT", "Conditions", "Endpoint", "Network", "address_of"]
 
 PORT = 4747
-PACKET_BYTES = 1_448  # TCP payload of an Ethernet frame with timestamps: the unit that loss strikes
-PIECE_US = SECOND // 4  # a write that a stream takes longer for arrives in pieces
+PACKET_BYTES = 1_448  # TCP payload of an Ethernet frame with timestamps: the unit of loss
+PIECE_US = SECOND // 4  # a write that takes longer to transmit arrives in pieces
 READ_BYTES_MAX = 65_536  # one read of a socket, as asyncio does it
 HIGH_WATER_BYTES = 262_144  # unsent bytes above which a sender waits: a kernel's send buffer and asyncio's 64 KiB
-LOW_WATER_BYTES = 65_536  # and below which it hears that there is room again
+LOW_WATER_BYTES = 65_536  # and below which it may send again
 RETRANSMIT_US = 200 * MS  # Linux's smallest retransmission timeout
-RETRANSMIT_MAX_US = 60 * SECOND  # its backoff stays near this for the cuts that scenarios make
-DOUBLINGS_MAX = 6  # one packet lost more often in a row than this is a cut, not loss
+RETRANSMIT_MAX_US = 60 * SECOND  # limit of its backoff in cuts as long as those of scenarios
+DOUBLINGS_MAX = 6  # of the timeout: more losses of one packet in a row would be a cut
 DIAL_TIMEOUT_US = 5 * SECOND  # an unanswered dial fails after this, as the daemon's does
 HINT_US = (20 * MS, 1_500 * MS)  # mDNS: probes, random answer delay and aggregation
 
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
-    """What every path of a network is like. Times in microseconds, probabilities from 0 to 1."""
+    """The quality of every path of a network. Times in microseconds, probabilities from 0 to 1."""
 
     delay_us: int = 800  # one way, the fixed part: a Wi-Fi hop
     jitter_us: int = 1_200  # mean of the exponential part: contention and queues
     bandwidth_bytes_s: int = 2_000_000  # of one stream: a shared 802.11n cell
     loss: float = 0.0  # of one packet
-    reset: float = 0.0  # that a write finds the stream broken (middleboxes, crashed adapters)
-    cut: float = 0.05  # that a segment is cut in two at any byte
-    range_m: float | None = None  # radio range; None where everybody hears everybody
+    reset: float = 0.0  # probability that a write finds the stream broken (middleboxes, crashed adapters)
+    cut: float = 0.05  # probability that a segment is split in two at a random byte
+    range_m: float | None = None  # radio range; None if all hosts reach each other
 
     def __post_init__(self) -> None:
         for name in ("loss", "reset", "cut"):
             if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} is a probability: 0 <= {name} < 1, not {getattr(self, name)}")
+                raise ValueError(f"{name} must be a probability, 0 <= {name} < 1, not {getattr(self, name)}")
         if self.delay_us < 0 or self.jitter_us < 0 or self.bandwidth_bytes_s <= 0:
-            raise ValueError("delay and jitter may not be negative, bandwidth must be positive")
+            raise ValueError("delay and jitter must not be negative, and bandwidth must be positive")
 
 
-class Host(Protocol):
-    """What the network calls: the shell of one node."""
+class Endpoint(Protocol):
+    """The interface that the network calls: the shell of one node."""
 
     def on_opened(self, conn: int, address: Address, *, dialled: bool) -> None:
-        """A stream stands."""
+        """Handle a new stream."""
 
     def on_received(self, conn: int, data: bytes) -> None:
-        """Bytes of a stream arrived."""
+        """Handle bytes of a stream."""
 
     def on_closed(self, conn: int) -> None:
-        """A stream ended at the other side, or broke."""
+        """Handle a stream that the other side ended, or that broke."""
 
     def on_drained(self, conn: int) -> None:
-        """The send queue fell below its low-water mark."""
+        """Handle a send queue that fell below `LOW_WATER_BYTES`."""
 
     def on_dial_failed(self, address: Address) -> None:
-        """Nobody answered, or the port is closed."""
+        """Handle a dial without an answer, or to a closed port."""
 
     def on_hint(self, address: Address, instance: str) -> None:
-        """A service record of another host was heard."""
+        """Handle a service record of another host."""
 
 
 class Direction:
-    """One way of one stream: bytes from host `source` to host `target`, whose end is called `conn` there."""
+    """One direction of a stream: bytes from host `source` to host `target`, which knows its end as `conn`."""
 
     __slots__ = (
         "alive",
@@ -100,10 +101,10 @@ class Direction:
         self.queue: deque[tuple[int, bytes | None]] = deque()  # (arrival, bytes), None is the end of the stream
         self.queued = 0
         self.full = False
-        self.busy_us = 0  # when the last queued byte has left
-        self.due_us = 0  # when the last queued byte arrives: order is kept
-        self.blocked_us = -1  # since when the way is cut; -1 while it is open
-        self.alive = True  # the receiving end still listens
+        self.busy_us = 0  # when the last queued byte leaves
+        self.due_us = 0  # when the last queued byte arrives; a later one cannot arrive before
+        self.blocked_us = -1  # the time of the cut; -1 while the direction is open
+        self.alive = True  # the receiving end is open
 
 
 class Network:
@@ -111,48 +112,48 @@ class Network:
 
     def __init__(self, world: World, conditions: Conditions) -> None:
         self.conditions = conditions
-        self.faults: Counter[str] = Counter()  # how often each kind of trouble really struck
+        self.faults: Counter[str] = Counter()  # how often each kind of fault took effect
         self.bytes_sent = 0
         self._world = world
         self._rng = world.stream("network")
-        self._hosts: dict[int, Host] = {}  # those that are up
-        self._sends: dict[int, dict[int, Direction]] = {}  # by host, by its own conn: the way out
+        self._endpoints: dict[int, Endpoint] = {}  # of the hosts that are up
+        self._sends: dict[int, dict[int, Direction]] = {}  # by host and its own conn: the outgoing direction
         self._conns = 0
-        self._reach = Reach(conditions.range_m)
-        self._heard: dict[int, dict[int, None]] = {}
+        self._reachability = Reachability(conditions.range_m)
+        self._hinted: dict[int, dict[int, None]] = {}
 
     # ---- hosts
 
-    def attach(self, index: int, host: Host) -> None:
-        """The host is up: it listens, announces itself and browses."""
-        assert index not in self._hosts, "a host is attached once"
-        self._hosts[index] = host
+    def attach(self, index: int, endpoint: Endpoint) -> None:
+        """Add a host that is up, listens, announces itself and browses."""
+        assert index not in self._endpoints, "the host is attached already"
+        self._endpoints[index] = endpoint
         self._sends[index] = {}
-        self._heard[index] = {}
+        self._hinted[index] = {}
         self._announce()
 
     def detach(self, index: int, *, silent: bool) -> None:
-        """The host is gone; a `silent` one (power cut) tells nobody, a dead process lets its kernel say so."""
-        del self._hosts[index], self._heard[index]
+        """Remove a host. Its kernel ends the streams, unless the end is `silent`, as in a power cut."""
+        del self._endpoints[index], self._hinted[index]
         for conn in list(self._sends[index]):
             out = self._sends[index].pop(conn)
             out.reverse.alive = False
             if not silent:
                 self._push(out, None)
 
-    # ---- what nodes do
+    # ---- calls by nodes
 
     def dial(self, index: int, address: Address) -> None:
-        """Open a stream; the host hears `on_opened` or `on_dial_failed`."""
+        """Open a stream; the endpoint gets `on_opened` or `on_dial_failed`."""
         target = index_of(address)
-        if target is None or not self._reach.both(index, target):
+        if target is None or not self._reachability.connects(index, target):
             self.faults["dial_unanswered"] += 1
-            self._world.after(DIAL_TIMEOUT_US, self._dial_failed, index, self._hosts[index], address)
+            self._world.after(DIAL_TIMEOUT_US, self._on_dial_failure, index, self._endpoints[index], address)
             return
-        self._world.after(self._delay_us(0), self._syn, index, self._hosts[index], target, address)
+        self._world.after(self._delay_us(0), self._syn, index, self._endpoints[index], target, address)
 
     def write(self, index: int, conn: int, data: bytes) -> None:
-        """Append bytes to the stream; a stream that is gone swallows them, as a dead socket does."""
+        """Append bytes to the stream; drop them if the stream has ended, as a closed socket does."""
         out = self._sends[index].get(conn)
         if out is None:
             return
@@ -167,86 +168,86 @@ class Network:
             self._push(out, data[:at])
             self._push(out, data[at:])
             return
-        # The receiver of a slow stream hears every packet: a frame of seconds is no silence of seconds.
+        # The receiver of a slow stream sees every packet, so a frame that takes seconds is not a silence of seconds.
         piece = max(PACKET_BYTES, conditions.bandwidth_bytes_s * PIECE_US // SECOND)
         for at in range(0, len(data), piece):
             self._push(out, data[at : at + piece])
 
     def close(self, index: int, conn: int) -> None:
-        """Flush and end the stream; this side hears nothing more of it."""
+        """Flush and end the stream; this side receives nothing more from it."""
         out = self._sends[index].pop(conn, None)
         if out is not None:
             out.reverse.alive = False
             self._push(out, None)
 
-    # ---- what scenarios do
+    # ---- calls by scenarios
 
     def split(self, groups: Iterable[Iterable[int]]) -> None:
-        """Cut the network into groups; a host named in none of them is in a group of its own."""
+        """Partition the network into groups; a host in none of them is alone."""
         self.faults["split"] += 1
-        self._reach.groups = {index: number for number, group in enumerate(groups) for index in group}
-        self._changed()
+        self._reachability.groups = {index: number for number, group in enumerate(groups) for index in group}
+        self._on_reachability_changed()
 
     def heal(self) -> None:
-        """Take every split, one-way cut and dead radio away; ranges stay."""
-        self._reach.groups = {}
-        self._reach.cuts = {}
-        self._reach.silent = {}
-        self._changed()
+        """End all splits, cuts and switched-off radios; ranges stay."""
+        self._reachability.groups = {}
+        self._reachability.cuts = {}
+        self._reachability.radios_off = {}
+        self._on_reachability_changed()
 
     def calm(self) -> None:
-        """Heal, and be a good network from here on: no loss, no resets, everybody in range."""
+        """Heal, and stop loss, resets and range limits from now on."""
         self.conditions = replace(self.conditions, loss=0.0, reset=0.0, range_m=None)
-        self._reach.range_m = None
+        self._reachability.range_m = None
         self.heal()
 
     def cut(self, source: int, target: int, *, one_way: bool = True) -> None:
-        """Nothing of `source` reaches `target` any more (nor the other way round, unless `one_way`)."""
+        """Stop all packets from `source` to `target`, and in the other direction unless `one_way`."""
         self.faults["cut_one_way" if one_way else "cut"] += 1
-        self._reach.cuts[source, target] = None
+        self._reachability.cuts[source, target] = None
         if not one_way:
-            self._reach.cuts[target, source] = None
-        self._changed()
+            self._reachability.cuts[target, source] = None
+        self._on_reachability_changed()
 
     def radio(self, index: int, *, on: bool) -> None:
-        """Switch one host's radio."""
+        """Switch one host's radio on or off."""
         if on:
-            self._reach.silent.pop(index, None)
+            self._reachability.radios_off.pop(index, None)
         else:
             self.faults["radio_off"] += 1
-            self._reach.silent[index] = None
-        self._changed()
+            self._reachability.radios_off[index] = None
+        self._on_reachability_changed()
 
     def move(self, positions: dict[int, tuple[float, float]]) -> None:
-        """Hosts stand here now (metres); with a radio range, links come and go."""
-        self._reach.positions.update(positions)
-        self._changed()
+        """Set positions in metres; with a radio range, this changes who reaches whom."""
+        self._reachability.positions.update(positions)
+        self._on_reachability_changed()
 
-    def reset_one(self) -> None:
-        """Break one stream, any."""
-        ways = [way for index in self._hosts for way in self._sends[index].values()]
-        if ways:
+    def reset_any(self) -> None:
+        """Break one random stream."""
+        directions = [out for index in self._endpoints for out in self._sends[index].values()]
+        if directions:
             self.faults["reset"] += 1
-            self._break(ways[self._rng.randrange(len(ways))])
+            self._break(directions[self._rng.randrange(len(directions))])
 
     def reachable(self, source: int, target: int) -> bool:
-        """Whether a packet of `source` reaches `target`."""
-        return self._reach.one(source, target)
+        """Return whether a packet from `source` reaches `target`."""
+        return self._reachability.reaches(source, target)
 
     # ---- dialling
 
-    def _syn(self, index: int, host: Host, target: int, address: Address) -> None:
+    def _syn(self, index: int, endpoint: Endpoint, target: int, address: Address) -> None:
         back_us = self._delay_us(0)
-        if not self._reach.both(index, target):
+        if not self._reachability.connects(index, target):
             self.faults["dial_unanswered"] += 1
-            self._world.after(DIAL_TIMEOUT_US, self._dial_failed, index, host, address)
+            self._world.after(DIAL_TIMEOUT_US, self._on_dial_failure, index, endpoint, address)
             return
-        answering = self._hosts.get(target)
+        answering = self._endpoints.get(target)
         if answering is None:
             self.faults["dial_refused"] += 1
-            self._world.after(back_us, self._dial_failed, index, host, address)
+            self._world.after(back_us, self._on_dial_failure, index, endpoint, address)
             return
-        if self._hosts.get(index) is not host:
+        if self._endpoints.get(index) is not endpoint:
             return
         self._conns += 2
         out = Direction(index, target, self._conns)
@@ -254,18 +255,18 @@ class Network:
         out.reverse, back.reverse = back, out
         self._sends[target][out.conn] = back
         self._sends[index][back.conn] = out
-        # The dialler hears of it one hop later; its end exists at once so that the acceptor's first bytes queue behind.
+        # The dialler learns about the stream one hop later. Its end exists at once, so the acceptor's first bytes queue there.
         back.due_us = self._world.now_us + back_us
-        self._world.at(back.due_us, self._dialled, index, host, back.conn, address)
+        self._world.at(back.due_us, self._on_dial_success, index, endpoint, back.conn, address)
         answering.on_opened(out.conn, Address(address_of(index).host, 49_152 + self._conns % 16_384), dialled=False)
 
-    def _dialled(self, index: int, host: Host, conn: int, address: Address) -> None:
-        if self._hosts.get(index) is host and conn in self._sends[index]:
-            host.on_opened(conn, address, dialled=True)
+    def _on_dial_success(self, index: int, endpoint: Endpoint, conn: int, address: Address) -> None:
+        if self._endpoints.get(index) is endpoint and conn in self._sends[index]:
+            endpoint.on_opened(conn, address, dialled=True)
 
-    def _dial_failed(self, index: int, host: Host, address: Address) -> None:
-        if self._hosts.get(index) is host:
-            host.on_dial_failed(address)
+    def _on_dial_failure(self, index: int, endpoint: Endpoint, address: Address) -> None:
+        if self._endpoints.get(index) is endpoint:
+            endpoint.on_dial_failed(address)
 
     # ---- streams
 
@@ -294,7 +295,7 @@ class Network:
         out.queue.append((out.due_us, data))
         out.queued += size
         out.full = out.full or out.queued > HIGH_WATER_BYTES
-        if out.blocked_us < 0 and not self._reach.one(out.source, out.target):
+        if out.blocked_us < 0 and not self._reachability.reaches(out.source, out.target):
             out.blocked_us = now
         if out.blocked_us < 0:
             self._world.at(out.due_us, self._arrive, out)
@@ -302,7 +303,7 @@ class Network:
             self.faults["held"] += 1
 
     def _arrive(self, out: Direction) -> None:
-        """Deliver what is due on one way; a cut keeps it where it is."""
+        """Deliver the bytes that are due in one direction, unless it is cut."""
         now = self._world.now_us
         if out.blocked_us >= 0:
             return
@@ -319,56 +320,56 @@ class Network:
         if out.queue and out.queue[0][0] <= now and not ended:
             self._world.at(now, self._arrive, out)
         out.queued -= size
-        host = self._hosts.get(out.target)
-        if host is not None and parts:
+        endpoint = self._endpoints.get(out.target)
+        if endpoint is not None and parts:
             if out.alive:
-                host.on_received(out.conn, parts[0] if len(parts) == 1 else b"".join(parts))
+                endpoint.on_received(out.conn, parts[0] if len(parts) == 1 else b"".join(parts))
             else:
                 self._refuse(out)
         if ended:
-            self._ended(out)
+            self._on_stream_end(out)
         elif size:
-            self._drained(out)
+            self._notify_drained(out)
 
-    def _ended(self, out: Direction) -> None:
-        """The receiving end learns that the stream is over."""
+    def _on_stream_end(self, out: Direction) -> None:
+        """Tell the receiving end that the stream has ended."""
         out.queue.clear()
-        host = self._hosts.get(out.target)
+        endpoint = self._endpoints.get(out.target)
         known = self._sends.get(out.target, {}).pop(out.conn, None)
-        if host is not None and known is not None:
+        if endpoint is not None and known is not None:
             out.alive = False
-            host.on_closed(out.conn)
+            endpoint.on_closed(out.conn)
 
     def _refuse(self, out: Direction) -> None:
-        """Bytes came for an end that is gone: the kernel answers with a reset (RFC 9293, section 3.5.2)."""
-        if out.reverse.conn in self._sends.get(out.source, {}) and self._reach.one(out.target, out.source):
-            self._world.after(self._delay_us(0), self._ended, out.reverse)
+        """Answer bytes for a closed end with a reset, as a kernel does (RFC 9293, section 3.5.2)."""
+        if out.reverse.conn in self._sends.get(out.source, {}) and self._reachability.reaches(out.target, out.source):
+            self._world.after(self._delay_us(0), self._on_stream_end, out.reverse)
 
-    def _drained(self, out: Direction) -> None:
-        """Acknowledgements made room: tell the sender once, when it had been full."""
+    def _notify_drained(self, out: Direction) -> None:
+        """Tell a sender whose queue was full, once, that it may send again."""
         if not out.full or out.queued > LOW_WATER_BYTES:
             return
         out.full = False
         conn = out.reverse.conn
-        host = self._hosts.get(out.source)
-        if host is not None and conn in self._sends[out.source]:
-            host.on_drained(conn)
+        endpoint = self._endpoints.get(out.source)
+        if endpoint is not None and conn in self._sends[out.source]:
+            endpoint.on_drained(conn)
 
     def _break(self, out: Direction) -> None:
-        """A reset: what is queued is lost, both ends hear of it (each when a packet can reach it)."""
-        for way in (out, out.reverse):
-            way.queue.clear()
-            way.queued = 0
-            self._push(way, None)
+        """Reset a stream: queued bytes are lost, and each end learns about it when a packet can reach it."""
+        for direction in (out, out.reverse):
+            direction.queue.clear()
+            direction.queued = 0
+            self._push(direction, None)
 
     # ---- cuts
 
-    def _changed(self) -> None:
-        """Reachability moved: hold or release every stream, and let hosts in reach hear each other."""
+    def _on_reachability_changed(self) -> None:
+        """Block or release every stream, and let hosts that reach each other discover each other."""
         now = self._world.now_us
         for index in self._sends:
             for out in list(self._sends[index].values()):
-                open_ = self._reach.one(out.source, out.target)
+                open_ = self._reachability.reaches(out.source, out.target)
                 if open_ and out.blocked_us >= 0:
                     self._release(out, now)
                 elif not open_ and out.blocked_us < 0:
@@ -376,7 +377,7 @@ class Network:
         self._announce()
 
     def _release(self, out: Direction, now: int) -> None:
-        """The way is open again: the sender's next retransmission, backed off while it was cut, gets through."""
+        """Reopen a direction; the sender's next retransmission, backed off during the cut, gets through."""
         waited = min(now - out.blocked_us, RETRANSMIT_MAX_US)
         out.blocked_us = -1
         if not out.queue:
@@ -390,41 +391,41 @@ class Network:
     # ---- discovery
 
     def _announce(self) -> None:
-        """Hosts in reach that have not heard each other do, after mDNS's delay."""
-        everyone = len(self._hosts)
-        for listener, heard in self._heard.items():
-            if len(heard) >= everyone - 1 and all(other in heard for other in self._hosts if other != listener):
+        """Plan hints between hosts that reach each other and have had none, after mDNS's delay."""
+        total = len(self._endpoints)
+        for listener, hinted in self._hinted.items():
+            if len(hinted) >= total - 1 and all(other in hinted for other in self._endpoints if other != listener):
                 continue
-            for other in self._hosts:
-                if other != listener and other not in heard and self._reach.one(other, listener):
-                    heard[other] = None
+            for other in self._endpoints:
+                if other != listener and other not in hinted and self._reachability.reaches(other, listener):
+                    hinted[other] = None
                     delay = self._rng.randint(*HINT_US)
-                    self._world.after(delay, self._hint, listener, self._hosts[listener], other)
+                    self._world.after(delay, self._hint, listener, self._endpoints[listener], other)
 
-    def _hint(self, listener: int, host: Host, other: int) -> None:
-        if self._hosts.get(listener) is not host:
+    def _hint(self, listener: int, endpoint: Endpoint, other: int) -> None:
+        if self._endpoints.get(listener) is not endpoint:
             return
-        if other in self._hosts and self._reach.one(other, listener):
-            host.on_hint(address_of(other), f"node{other}")
+        if other in self._endpoints and self._reachability.reaches(other, listener):
+            endpoint.on_hint(address_of(other), f"node{other}")
         else:
-            self._heard[listener].pop(other, None)
+            self._hinted[listener].pop(other, None)
 
 
-class Reach:
-    """Who can hear whom: groups of a split, one-way cuts, radios that are off, and distance."""
+class Reachability:
+    """Which hosts reach which: groups of a split, cuts, radios that are off, and distance."""
 
-    __slots__ = ("cuts", "groups", "positions", "range_m", "silent")
+    __slots__ = ("cuts", "groups", "positions", "radios_off", "range_m")
 
     def __init__(self, range_m: float | None) -> None:
         self.range_m = range_m
         self.groups: dict[int, int] = {}
         self.cuts: dict[tuple[int, int], None] = {}
-        self.silent: dict[int, None] = {}
+        self.radios_off: dict[int, None] = {}
         self.positions: dict[int, tuple[float, float]] = {}
 
-    def one(self, source: int, target: int) -> bool:
-        """Whether a packet of `source` reaches `target`."""
-        if self.silent and (source in self.silent or target in self.silent):
+    def reaches(self, source: int, target: int) -> bool:
+        """Return whether a packet from `source` reaches `target`."""
+        if self.radios_off and (source in self.radios_off or target in self.radios_off):
             return False
         if self.groups and self.groups.get(source, -1 - source) != self.groups.get(target, -1 - target):
             return False
@@ -432,9 +433,9 @@ class Reach:
             return False
         return self.range_m is None or self._near(source, target, self.range_m)
 
-    def both(self, one: int, other: int) -> bool:
-        """Whether a conversation is possible."""
-        return self.one(one, other) and self.one(other, one)
+    def connects(self, one: int, other: int) -> bool:
+        """Return whether packets pass in both directions."""
+        return self.reaches(one, other) and self.reaches(other, one)
 
     def _near(self, source: int, target: int, range_m: float) -> bool:
         here = self.positions.get(source)
@@ -446,12 +447,12 @@ class Reach:
 
 
 def address_of(index: int) -> Address:
-    """The address of a host: one in 10.0.0.0/8."""
+    """Return the address of a host, in 10.0.0.0/8."""
     return Address(f"10.{index >> 16 & 255}.{index >> 8 & 255}.{index & 255}", PORT)
 
 
 def index_of(address: Address) -> int | None:
-    """The host behind an address, None where there is none."""
+    """Return the host with this address, None if there can be none."""
     parts = address.host.split(".")
     if len(parts) != 4 or address.port != PORT or parts[0] != "10" or not all(part.isdecimal() for part in parts):
         return None

@@ -1,6 +1,6 @@
-"""Lists of whole numbers as people write them, such as `0-3,7`: faults that are left out, nodes of a group.
+"""Lists of whole numbers in short notation, such as `0-3,7`, for skipped faults and groups of nodes.
 
-Owns the notation. What always holds: what one function writes the other reads. Must not know scenarios.
+Invariant: each function reads what the other writes.
 """
 
 from __future__ import annotations
@@ -14,27 +14,27 @@ if TYPE_CHECKING:
 
 __all__ = ["numbers", "numbers_text"]
 
-SKIPPED_MAX = 100_000  # faults that a request may leave out; more than any scenario has
+SKIPPED_MAX = 100_000  # more than the faults of any scenario
 
 
 def numbers(text: str) -> tuple[int, ...]:
-    """The whole numbers of a list such as `0-3,7`, in order.
+    """Return the numbers of a list such as `0-3,7`, in ascending order.
 
     Raises:
-        ScenarioError: it is no such list.
+        ScenarioError: the text is not such a list.
     """
     found: dict[int, None] = {}
     for part in text.split(","):
         first, dash, last = part.partition("-")
         last = last if dash else first
         if not (first.isdecimal() and last.isdecimal() and int(first) <= int(last) < SKIPPED_MAX):
-            raise ScenarioError(f"--skip-faults: numbers of faults from 0, such as 0-3,7, not {text!r}")
+            raise ScenarioError(f"--skip-faults: must be numbers of faults from 0, such as 0-3,7, not {text!r}")
         found.update(dict.fromkeys(range(int(first), int(last) + 1)))
     return tuple(sorted(found))
 
 
 def numbers_text(values: Sequence[int]) -> str:
-    """The list that `numbers` reads; the values ascend."""
+    """Return ascending values as a list that `numbers` reads."""
     parts: list[list[int]] = []
     for value in values:
         if parts and parts[-1][1] == value - 1:

@@ -1,9 +1,8 @@
-"""What the applications wrote: every committed value, and what its writer saw when it replaced or deleted another.
+"""The oracle: the history of all committed writes, as users see it, which the checkers compare with the replicas.
 
-Owns the history that the checkers hold the replicas to. What always holds: each value ever written is a token,
-unique in the whole run, so that a value found anywhere names its write; a write that happened in one transaction
-with a read of the old value *saw* it, and must win over it everywhere (design.md section 3: a user always
-overwrites what he sees). Must not know stamps, merging or the network: it is the user's view alone.
+Each value is a token that is unique in the run, so a value found anywhere identifies its write. A write that reads the old
+value in the same transaction *saw* it, and must win over it on every node (design.md section 3: a user always overwrites what
+he sees). The oracle contains no stamps or merge rules, so that it cannot repeat an error of the code under test.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ TOKEN = re.compile(rb"<w(\d+)>")
 
 @dataclass(slots=True)
 class Written:
-    """One value of one cell: where it was written, and the writes that replaced or deleted it having seen it."""
+    """One value of one cell: where and when it was written, and the writes that saw it and replaced or deleted it."""
 
     table: str
     key: str
@@ -29,43 +28,43 @@ class Written:
 
 
 class Oracle:
-    """Every committed write of every application, by token number."""
+    """All committed writes of all applications, by token number."""
 
     def __init__(self) -> None:
         self.written: dict[int, Written] = {}
         self.deletes: dict[int, tuple[int, int]] = {}  # token number of a delete -> node, virtual microseconds
-        self.excused: dict[int, None] = {}  # writes that a lost file may have taken with it
-        self.strangers: dict[int, int] = {}  # node -> virtual microseconds from which its writes belong to no member
-        self.doubled: dict[int, None] = {}  # writes that were in a copied file before they had a stamp
-        self.counts: dict[str, int] = {}  # by item: what all committed counts come to
+        self.excused: dict[int, None] = {}  # writes that may be lost without a violation
+        self.revoked_us: dict[int, int] = {}  # node -> virtual microseconds of its revocation
+        self.duplicable: dict[int, None] = {}  # writes that were in a copied file without a stamp
+        self.counts: dict[str, int] = {}  # by item: the sum of all committed increments
         self._last = 0
 
     def token(self) -> int:
-        """A number that was never used before."""
+        """Return a new token number."""
         self._last += 1
         return self._last
 
-    def wrote(self, token: int, written: Written, over: str | None) -> None:
-        """A committed cell; `over` is the value it replaced, as its writer saw it."""
+    def record_write(self, token: int, written: Written, over: str | None) -> None:
+        """Record a committed value; `over` is the value that it replaced and its writer saw."""
         self.written[token] = written
-        if written.node in self.strangers:
+        if written.node in self.revoked_us:
             self.excused[token] = None
-        self._sees(token, over)
+        self._record_seen(token, over)
 
-    def deleted(self, token: int, node: int, at_us: int, values: tuple[object, ...]) -> None:
-        """A committed delete of a row that held `values`."""
+    def record_delete(self, token: int, node: int, at_us: int, values: tuple[object, ...]) -> None:
+        """Record a committed delete of a row with these values."""
         self.deletes[token] = (node, at_us)
-        if node in self.strangers:
+        if node in self.revoked_us:
             self.excused[token] = None
         for value in values:
-            self._sees(token, value)
+            self._record_seen(token, value)
 
-    def counted(self, item: str, by: int) -> None:
-        """A committed `n = n + by`."""
+    def record_count(self, item: str, by: int) -> None:
+        """Record a committed `n = n + by`."""
         self.counts[item] = self.counts.get(item, 0) + by
 
-    def forgive(self, node: int, since_us: int) -> None:
-        """The file of `node` fell back to its state at `since_us`: what only it had written since is gone with it."""
+    def excuse(self, node: int, since_us: int) -> None:
+        """Excuse the loss of a node's writes since `since_us`: its file went back to its state at that time."""
         for token, written in self.written.items():
             if written.node == node and written.at_us >= since_us:
                 self.excused[token] = None
@@ -73,37 +72,37 @@ class Oracle:
             if where == node and at_us >= since_us:
                 self.excused[token] = None
 
-    def revoked(self, node: int, since_us: int, at_us: int) -> None:
-        """The node is no member from `at_us` on: what it writes is nobody's, what it wrote since `since_us` may be refused."""
-        self.forgive(node, since_us)
-        self.strangers[node] = at_us
+    def record_revocation(self, node: int, since_us: int, at_us: int) -> None:
+        """Record that a node was revoked at `at_us`. Its later writes are void; those since `since_us` may be refused."""
+        self.excuse(node, since_us)
+        self.revoked_us[node] = at_us
 
-    def copied(self, node: int, since_us: int, at_us: int) -> None:
-        """The file was copied at `at_us`; what was written after `since_us` may be in the copy without a stamp.
+    def record_copy(self, node: int, since_us: int, at_us: int) -> None:
+        """Record that a file was copied at `at_us`. Writes after `since_us` may be in the copy without a stamp.
 
-        A row without a key is then stamped once in the file and once in its copy, and is two rows: nothing in the copy
-        tells that write from one that only the copy has. A user who then deletes one has not seen the other.
+        A row without a key then gets a stamp in the file and another one in the copy, and becomes two rows, because the copy
+        cannot distinguish that write from one of its own. A user who then deletes one of the rows has not seen the other.
         """
         for token, written in self.written.items():
             if written.node == node and since_us < written.at_us <= at_us:
-                self.doubled[token] = None
+                self.duplicable[token] = None
 
-    def replaced(self, token: int) -> bool:
-        """Whether a write that stands for certain saw this value and put another (or nothing) in its place."""
+    def is_replaced(self, token: int) -> bool:
+        """Return whether a write that cannot be lost saw this value and replaced or deleted it."""
         return any(by not in self.excused for by in self.written[token].seen_by)
 
-    def _sees(self, token: int, value: object) -> None:
+    def _record_seen(self, token: int, value: object) -> None:
         for old in tokens_in(value):
             self.written[old].seen_by.append(token)
 
 
 def text_of(token: int) -> str:
-    """The value that carries a token."""
+    """Return the value for a token."""
     return f"<w{token}>"
 
 
 def tokens_in(value: object) -> list[int]:
-    """The tokens in a value of any type, in order."""
+    """Return the tokens in a value of any type, in order."""
     if isinstance(value, str):
         value = value.encode()
     if not isinstance(value, bytes):

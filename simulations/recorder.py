@@ -76,19 +76,19 @@ class Recorder:
 
     def begin(self, header: dict[str, object], world: World, network: Network, cluster: Cluster) -> None:
         """The run begins."""
-        names = [f"node{place.index}" for place in cluster.places]
+        names = [f"node{host.index}" for host in cluster.hosts]
         ids = {node_id.hex()[:8]: name for node_id, name in zip(cluster.node_ids, names, strict=True)}
         self._run = _Run(world, network, cluster, ids)
         self._write("header", version=TRACE_VERSION, **header, names=names)
 
-    # ---- simulations.shell.Watch
+    # ---- simulations.shell.Observer
 
-    def committed(self, node: int) -> None:
+    def on_commit(self, node: int) -> None:
         """Some program committed to the node's file."""
         run = self._running
         run.pending.setdefault(node, run.world.now_us)
 
-    def exchanged(self, node: int, event: sync_events.Event, actions: list[sync_events.Action]) -> None:
+    def on_exchange(self, node: int, event: sync_events.Event, actions: list[sync_events.Action]) -> None:
         """The node's `Exchange` took an event."""
         run = self._running
         now = run.world.now_us
@@ -118,7 +118,7 @@ class Recorder:
         if since is not None and len(self.latencies_ms) < LATENCIES_MAX:
             self.latencies_ms.append((run.world.now_us - since) / 1_000)
 
-    def noticed(self, node: int, event: str, text: str, level: str) -> None:
+    def on_notice(self, node: int, event: str, text: str, level: str) -> None:
         """The node told people something."""
         names = self._running.names
         named = _NODE_ID.sub(lambda found: names.get(found[0], found[0]), text)
@@ -146,7 +146,7 @@ class Recorder:
         if now < run.sample_due_us:
             return
         run.sample_due_us = now + run.sample_us
-        groups = Counter(digests(place) for place in run.cluster.up())
+        groups = Counter(digests(host) for host in run.cluster.up())
         kinds = dict(sorted(self.tap.sent.items())) if self.tap is not None else {}
         copies = self.tap.batches if self.tap is not None else run.firsts
         taken = Sample(
@@ -174,7 +174,7 @@ class Recorder:
         now = run.world.now_us
         run.snapshot_due_us = now + TOPOLOGY_US
         held: list[tuple[tuple[str, bytes], ...] | None] = [
-            digests(place) if place.shell is not None and place.shell.up else None for place in run.cluster.places
+            digests(host) if host.shell is not None and host.shell.up else None for host in run.cluster.hosts
         ]
         sizes = Counter(each for each in held if each is not None)
         order = {content: number for number, (content, _) in enumerate(sizes.most_common())}
@@ -195,7 +195,7 @@ class Recorder:
     def live_share(self) -> float:
         """Batches that came live to a node, of those that every other node has published; the rest came by rounds."""
         run = self._running
-        return run.firsts / max(1, run.batches * (len(run.cluster.places) - 1))
+        return run.firsts / max(1, run.batches * (len(run.cluster.hosts) - 1))
 
     @property
     def _running(self) -> _Run:
@@ -230,22 +230,22 @@ class _Run:
         """Each link that at least one end has, once, with its round trip and bytes where the mesh knows them."""
         numbers = {member: index for index, member in enumerate(self.cluster.node_ids)}
         found: dict[tuple[int, int], tuple[float | None, int]] = {}
-        for place in self.cluster.up():
-            assert place.shell is not None
-            known = {peer.node_id: peer for peer in place.shell.core.mesh.peers(self.world.now_ms)}
-            for peer_id in self.links_of(place.index).values():
+        for host in self.cluster.up():
+            assert host.shell is not None
+            known = {peer.node_id: peer for peer in host.shell.core.mesh.peers(self.world.now_ms)}
+            for peer_id in self.links_of(host.index).values():
                 other = numbers[peer_id]
                 peer = known.get(peer_id)
-                pair = (min(place.index, other), max(place.index, other))
+                pair = (min(host.index, other), max(host.index, other))
                 size = getattr(peer, "sent_bytes", 0) + getattr(peer, "received_bytes", 0)
                 found.setdefault(pair, (getattr(peer, "rtt_ms", None), size))
         return [(one, other, *found[one, other]) for one, other in sorted(found)]
 
     def links_of(self, node: int) -> dict[int, bytes]:
         """The links of a node; they end with its process."""
-        lives = self.cluster.places[node].lives
-        if self.links.get(node, (0, {}))[0] != lives:
-            self.links[node] = lives, {}
+        starts = self.cluster.hosts[node].starts
+        if self.links.get(node, (0, {}))[0] != starts:
+            self.links[node] = starts, {}
         return self.links[node][1]
 
 

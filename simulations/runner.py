@@ -1,8 +1,9 @@
-"""One run: a scenario and a seed in, a result out.
+"""Runs one scenario with one seed, in two phases after TigerBeetle's VOPR.
 
-Owns the two phases. Safety: the application writes, the faults strike. Liveness: no faults, no writes, everybody
-up; the cluster must converge within a bounded virtual time (after TigerBeetle's VOPR). What always holds: the
-result depends on the scenario and the seed alone; the machine's speed shows in no field of it but `real_s`.
+Safety: applications write and faults occur. Liveness: without writes and faults, and with all nodes up, the cluster must
+converge within a bounded virtual time.
+
+Invariant: every field of the result except `real_s` depends on the scenario, the seed and the code alone.
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mycomesh.simulations.checkers import agreed, content_hash, contents_of, violations
+from mycomesh.simulations.checkers import content_hash, contents_of, converged, violations
 from mycomesh.simulations.cluster import Cluster
 from mycomesh.simulations.errors import ScenarioError
-from mycomesh.simulations.fault_injector import strike
+from mycomesh.simulations.fault_injector import inject
 from mycomesh.simulations.faults import Fault, Heal, Revoke, Split
 from mycomesh.simulations.members import member
 from mycomesh.simulations.network import Network
@@ -33,15 +34,15 @@ if TYPE_CHECKING:
 
 __all__ = ["Result", "run"]
 
-STARTS_US = 2 * SECOND  # nodes start within this of each other
-LOOK_US = SECOND // 4  # how often the liveness phase looks whether all agree
-QUIET_US = 3 * SECOND  # agreement must last this long: what is on its way may still disturb it
-MEMORY_DIRECTORY = Path("/dev/shm")  # noqa: S108  files of a simulation are thrown away; memory spares the disk
+START_WITHIN_US = 2 * SECOND  # nodes start at random times in this span
+CHECK_US = SECOND // 4  # how often the liveness phase checks convergence
+QUIET_US = 3 * SECOND  # convergence must last this long: messages on their way may still end it
+MEMORY_DIRECTORY = Path("/dev/shm")  # noqa: S108  (the files are temporary; memory spares the disk)
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What a run showed. Times in virtual seconds, except `real_s`."""
+    """The result of a run. Times are virtual seconds, except `real_s`."""
 
     scenario: str
     seed: int
@@ -52,7 +53,7 @@ class Result:
     virtual_s: float
     events: int
     bytes: int
-    healed_s: float | None  # from the end of the faults to agreement of all; None: never
+    healed_s: float | None  # from the end of the faults to convergence; None: never
     commits: int
     content: str  # hash of node 0's user tables
     faults: dict[str, int] = field(default_factory=dict)
@@ -61,11 +62,11 @@ class Result:
 
     @property
     def ok(self) -> bool:
-        """Whether everything held."""
+        """True if the run converged without violations."""
         return self.converged and not self.violations
 
     def as_json(self) -> dict[str, object]:
-        """The result as one JSON object."""
+        """Return the result as one JSON object."""
         return {name: getattr(self, name) for name in self.__slots__}
 
 
@@ -81,31 +82,30 @@ def run(
     """Run one scenario with one seed.
 
     Args:
-        scenario: what happens.
-        seed: of every random choice.
+        scenario: the scenario.
+        seed: the seed of all random choices.
         mesh: `real`, or `plain` without cryptography.
-        progress: hears the virtual time in seconds.
-        inspect: sees the cluster at the end, before its files are gone.
-        record: takes down what happens over time; changes nothing.
+        progress: called with the virtual time in seconds.
+        inspect: called with the cluster at the end, before its files are removed.
+        record: records events over time; changes nothing.
     """
     if mesh != "real" and any(isinstance(fault, Revoke) for fault in scenario.faults):
-        raise ScenarioError(f"--mesh: a {mesh} mesh has no members to revoke; {scenario.name} needs the real one")
+        raise ScenarioError(f"--mesh: a {mesh} mesh has no members to revoke; {scenario.name} needs the real mesh")
     started = time.perf_counter()
     base = MEMORY_DIRECTORY if MEMORY_DIRECTORY.is_dir() else None
     directory = Path(tempfile.mkdtemp(prefix="mycomesh-simulation-", dir=base))
     world = World(seed)
     network = Network(world, scenario.conditions)
     members = tuple(member(index, mesh, scenario.heartbeat_ms) for index in range(scenario.nodes))
-    cluster = Cluster(world, network, members, scenario, directory)
-    look = _Look(world, progress, record)
+    cluster = Cluster(world, network, members, scenario, directory, record)
+    watch = _Watcher(world, progress, record)
     if record is not None:
-        cluster.watch = record
         header = {"scenario": scenario.name, "seed": seed, "nodes": scenario.nodes, "mesh": mesh}
         record.begin(header | {"duration_s": scenario.duration_s}, world, network, cluster)
     try:
         with computed_once():
-            _safety(scenario, world, cluster, look)
-            healed_us = _liveness(scenario, world, cluster, look)
+            _safety(scenario, world, cluster, watch)
+            healed_us = _liveness(scenario, world, cluster, watch)
         found = violations(cluster)
         if healed_us is None:
             found.insert(0, f"not converged within {scenario.settle_s:g} s after the faults ended")
@@ -113,11 +113,11 @@ def run(
             inspect(cluster)
         if record is not None:
             record.snapshot("at the end")
-        content = content_hash(contents_of(cluster.places[0].application.db))
+        content = content_hash(contents_of(cluster.hosts[0].application.db))
     finally:
         cluster.close()
         shutil.rmtree(directory)
-    notices = sum((place.notices for place in cluster.places), start=type(network.faults)())
+    notices = sum((host.notices for host in cluster.hosts), start=type(network.faults)())
     result = Result(
         scenario=scenario.name,
         seed=seed,
@@ -129,7 +129,7 @@ def run(
         events=world.trace.events,
         bytes=network.bytes_sent,
         healed_s=None if healed_us is None else healed_us / SECOND,
-        commits=sum(place.application.commits for place in cluster.places),
+        commits=sum(host.application.commits for host in cluster.hosts),
         content=content,
         faults=dict(sorted(network.faults.items())),
         notices=dict(sorted(notices.items())),
@@ -141,8 +141,8 @@ def run(
 
 
 @dataclass(frozen=True, slots=True)
-class _Look:
-    """Who looks on while virtual time goes by."""
+class _Watcher:
+    """Reports progress and takes samples while virtual time passes."""
 
     world: World
     progress: Callable[[float], None] | None
@@ -155,42 +155,42 @@ class _Look:
             self.progress(self.world.now_us / SECOND)
 
 
-def _safety(scenario: Scenario, world: World, cluster: Cluster, look: _Look) -> None:
-    """Write and faults."""
+def _safety(scenario: Scenario, world: World, cluster: Cluster, watch: _Watcher) -> None:
+    """Run the phase of writes and faults."""
     rng = world.stream("starts")
-    within_us = max(1, min(STARTS_US, int(scenario.duration_s * SECOND / 10)))
+    within_us = max(1, min(START_WITHIN_US, int(scenario.duration_s * SECOND / 10)))
     for index in range(scenario.nodes):
         if index not in scenario.absent:
             world.at(rng.randrange(within_us), cluster.start, index)
     for fault in scenario.faults:
-        world.at(int(fault.at_s * SECOND), _strike, world, cluster, fault, look.record)
+        world.at(int(fault.at_s * SECOND), _inject, world, cluster, fault, watch.record)
     end = int(scenario.duration_s * SECOND)
     while world.now_us < end:
         world.run_until(min(end, world.now_us + SECOND))
-        look()
+        watch()
 
 
-def _strike(world: World, cluster: Cluster, fault: Fault, record: Recorder | None) -> None:
+def _inject(world: World, cluster: Cluster, fault: Fault, record: Recorder | None) -> None:
     if record is not None:
         record.before(type(fault).__name__, in_words(fault), whole=isinstance(fault, Split | Heal))
     world.trace.record(world.now_us, -1, repr(fault))
-    strike(cluster, fault)
+    inject(cluster, fault)
 
 
-def _liveness(scenario: Scenario, world: World, cluster: Cluster, look: _Look) -> int | None:
-    """No faults, no writes; return the microseconds until all agreed for good, None if they did not in time."""
-    if look.record is not None:
-        look.record.calm()
+def _liveness(scenario: Scenario, world: World, cluster: Cluster, watch: _Watcher) -> int | None:
+    """Run the phase without writes and faults; return the microseconds until convergence, None if it did not come in time."""
+    if watch.record is not None:
+        watch.record.calm()
     cluster.calm()
     begun = world.now_us
-    agreed_at: int | None = None
+    converged_at: int | None = None
     while world.now_us < begun + int(scenario.settle_s * SECOND):
-        world.run_until(world.now_us + LOOK_US)
-        if not agreed(cluster):
-            agreed_at = None
-        elif agreed_at is None:
-            agreed_at = world.now_us
-        elif world.now_us >= agreed_at + QUIET_US:
-            return agreed_at - begun
-        look()
+        world.run_until(world.now_us + CHECK_US)
+        if not converged(cluster):
+            converged_at = None
+        elif converged_at is None:
+            converged_at = world.now_us
+        elif world.now_us >= converged_at + QUIET_US:
+            return converged_at - begun
+        watch()
     return None

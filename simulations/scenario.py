@@ -1,8 +1,4 @@
-"""One scenario as plain data: what a run is, but for its seed.
-
-Owns the value and what can be said about it without running it. What always holds: it is frozen, and possible. Must not
-know where scenarios come from.
-"""
+"""A scenario as plain data: everything that decides a run except the seed and the code."""
 
 from __future__ import annotations
 
@@ -24,21 +20,24 @@ __all__ = ["Scenario"]
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """One run but for its seed: who, how much, on what network, and what goes wrong when."""
+    """A run without its seed: nodes, writes, network, and which faults occur when.
+
+    Construction raises `ScenarioError` for values out of range.
+    """
 
     name: str
     nodes: int
-    duration_s: float  # of the safety phase: writes and faults
+    duration_s: float  # of the safety phase, with writes and faults
     rates: Rates = field(default_factory=Rates)
     conditions: Conditions = field(default_factory=Conditions)
     faults: tuple[Fault, ...] = ()
-    clocks: tuple[Clock, ...] = ()  # one a node; empty: all right
-    absent: tuple[int, ...] = ()  # nodes that are not started at the beginning
-    tables_at: int | None = None  # the one node whose application makes the tables; None: each does
-    versions: Versions = SUPPORTED  # of the protocol that every node speaks at first
-    heartbeat_ms: int = 1_000  # of every node: silence after which a link says something
-    urgent: tuple[str, ...] = ()  # tables of every node that go first
-    settle_s: float = 300.0  # bound of the liveness phase: no faults, no writes, everybody up
+    clocks: tuple[Clock, ...] = ()  # one for each node; empty: all are right
+    absent: tuple[int, ...] = ()  # nodes that do not start at the beginning
+    tables_at: int | None = None  # the one node whose application creates the tables; None: each does
+    versions: Versions = SUPPORTED  # protocol versions that every node speaks at first
+    heartbeat_ms: int = 1_000  # of every node: silence after which a link sends a heartbeat
+    urgent: tuple[str, ...] = ()  # urgent tables of every node
+    settle_s: float = 300.0  # limit of the liveness phase, in which all nodes run without faults and writes
 
     def __post_init__(self) -> None:
         NODES.read(self.nodes, "nodes")
@@ -46,4 +45,4 @@ class Scenario:
         DURATION_S.read(self.settle_s, "settle")
         HEARTBEAT_MS.read(self.heartbeat_ms, "heartbeat_ms")
         if self.clocks and len(self.clocks) != self.nodes:
-            raise ScenarioError(f"clocks: one a node ({self.nodes}), not {len(self.clocks)}")
+            raise ScenarioError(f"clocks: must be one for each node ({self.nodes}), not {len(self.clocks)}")

@@ -1,9 +1,9 @@
-"""What the nodes of one simulated mesh need not each compute: what a record says that all of them get, and who signed it.
+"""Caches signature checks and decoded records across the nodes of one simulation.
 
-Owns three functions of the mesh while runs go on. What always holds: they answer as they do in life, for each depends on
-its arguments alone and returns what nobody changes; they are put back. A record of one node goes to all the others: 1,000
-simulated nodes check and read each once, not 1,000 times, and hold one copy of it.
-Must not know what becomes of the answers.
+Each record of one node reaches all others, so 1,000 simulated nodes verify and decode it once, not 1,000 times, and share one
+copy. The three cached functions are pure and return immutable values, so the results are those of real nodes.
+
+Invariant: the functions are restored after the run.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ if TYPE_CHECKING:
 
 __all__ = ["computed_once"]
 
-# Answers remembered of each: a record of some hundred bytes reaches everybody within seconds.
-ANSWERS_MAX = 16_384
+# Cached results of each function: a record of some hundred bytes reaches all nodes within seconds.
+RESULTS_MAX = 16_384
 
 
 @contextlib.contextmanager
 def computed_once() -> Iterator[None]:
-    """Remember answers; what is refused raises, and is looked at each time."""
+    """Cache results within the block. Errors are not cached."""
     with contextlib.ExitStack() as stack:
         for owner, name in ((bindings, "crypto_sign_open"), (Certificate, "decode_signed"), (LinkState, "decode")):
-            stack.enter_context(mock.patch.object(owner, name, _remembered(getattr(owner, name))))
+            stack.enter_context(mock.patch.object(owner, name, _cached(getattr(owner, name))))
         yield
 
 
-def _remembered(function: Callable[..., Any]) -> Callable[..., Any]:
-    return functools.lru_cache(maxsize=ANSWERS_MAX)(function)
+def _cached(function: Callable[..., Any]) -> Callable[..., Any]:
+    return functools.lru_cache(maxsize=RESULTS_MAX)(function)

@@ -1,8 +1,9 @@
 """The shell of one simulated node: drives the real `NodeCore`, `Exchange` and `Replica` in virtual time.
 
-Owns what the daemon owns in life: streams, timers, the wake-up after a commit, and the queue of the one SQL thread.
-What always holds: the cores see exactly the events that the daemon would give them; a stopped node is deaf,
-whatever was still on its way to it. Must not know what tables or messages mean, nor what the scenario intends.
+It replaces the daemon's streams, timers, commit hints and SQL thread.
+
+Invariants: the cores get exactly the events that the daemon would give them; a stopped node gets no more events, even those
+that were on their way.
 """
 
 from __future__ import annotations
@@ -32,47 +33,47 @@ if TYPE_CHECKING:
     from mycomesh.simulations.members import Entropy, Member
     from mycomesh.simulations.network import Network
 
-__all__ = ["Home", "Shell", "Watch"]
+__all__ = ["Home", "Observer", "Shell"]
 
-SQL_US = 200  # one event on the SQL thread: what a small apply takes on a small computer
+SQL_US = 200  # for one event on the SQL thread: a small apply on a small computer
 WAKE_US = (300, 2_000)  # from a commit to the drain: inotify, then the daemon's short wait
-WAKE_LOST = 0.01  # of the hints; the look at data_version once a second makes up for them
+WAKE_LOST = 0.01  # share of lost hints; the safety check of data_version once a second replaces them
 WAKE_LATE_US = 1_000 * MS
 
 
-class Watch(Protocol):
-    """What may look on as nodes run: it changes nothing."""
+class Observer(Protocol):
+    """Receives what nodes do, and changes nothing."""
 
-    def committed(self, node: int) -> None:
-        """Some program committed to the node's file."""
+    def on_commit(self, node: int) -> None:
+        """Handle a commit of any program to the node's file."""
 
-    def exchanged(self, node: int, event: sync_events.Event, actions: list[sync_events.Action]) -> None:
-        """The node's `Exchange` took an event."""
+    def on_exchange(self, node: int, event: sync_events.Event, actions: list[sync_events.Action]) -> None:
+        """Handle an event of the node's `Exchange` and its actions."""
 
-    def noticed(self, node: int, event: str, text: str, level: str) -> None:
-        """The node told people something."""
+    def on_notice(self, node: int, event: str, text: str, level: str) -> None:
+        """Handle a notice of the node."""
 
 
 @dataclass(frozen=True, slots=True)
 class Home:
-    """What one start of a node begins from; `life` counts its starts, so that each draws its own randomness."""
+    """The inputs of one start of a node. `start` counts the starts, so that each has its own randomness."""
 
     index: int
     path: str
     member: Member
-    life: int
+    start: int
     versions: Versions
     disk: Disk
     recalled: Mapping[bytes, int]
     urgent: tuple[str, ...] = ()
-    watch: Watch | None = None
+    observer: Observer | None = None
 
 
 class Shell:
-    """One running node; made at its start and thrown away at its end."""
+    """One running node, from its start to its end."""
 
     def __init__(self, home: Home, world: World, network: Network, clock: Clock) -> None:
-        index, life = home.index, home.life
+        index, start = home.index, home.start
         self.index = index
         self.clock = clock
         self.up = True
@@ -82,14 +83,14 @@ class Shell:
         self._network = network
         self._home = home
         self._syncs = 0
-        self._crash_after = -1  # actions left before a planned kill -9; negative: none planned
-        rng = world.stream(f"node/{index}/{life}")
+        self._crash_after = -1  # actions left before a planned kill -9; negative: no kill is planned
+        rng = world.stream(f"node/{index}/{start}")
         self._wakes = Wakes(world, rng, self._on_wake)
         self._sql = SqlThread(world, self)
         entropy = rng.randbytes
         self.replica = self._open(home, entropy)
-        self.exchange = Exchange(self.replica, rng=world.stream(f"exchange/{index}/{life}"), config=ExchangeConfig())
-        mesh_rng = world.stream(f"mesh/{index}/{life}")
+        self.exchange = Exchange(self.replica, rng=world.stream(f"exchange/{index}/{start}"), config=ExchangeConfig())
+        mesh_rng = world.stream(f"mesh/{index}/{start}")
         self.core = NodeCore(home.member.machine(entropy, mesh_rng, home.versions))
         network.attach(index, self)
         self._core_due = self.core.next_deadline()
@@ -97,7 +98,7 @@ class Shell:
         self._wakes.arm(self.next_deadline())
 
     def _open(self, home: Home, entropy: Entropy) -> Replica:
-        """Open the file; its connection gets the simulation's clock too, for the catalogue logs facts by SQL."""
+        """Open the file. Its connection gets the simulation's clock too, since the catalogue logs facts by SQL."""
 
         def hook(db: apsw.Connection) -> None:
             set_clock(db, self.wall_ms)
@@ -116,11 +117,11 @@ class Shell:
             apsw.connection_hooks.remove(hook)
 
     def wall_ms(self) -> int:
-        """This machine's idea of the time of day."""
+        """Return this machine's wall time."""
         return self.clock.wall_ms(self._world.now_us)
 
     def next_deadline(self) -> int | None:
-        """The sooner of the two cores' deadlines, each asked for when its core had last been called."""
+        """Return the earlier of the two cores' deadlines, each read after the last call of its core."""
         core, sql = self._core_due, self._sql_due
         if core is None or sql is None:
             return sql if core is None else core
@@ -129,7 +130,7 @@ class Shell:
     # ---- the end
 
     def kill(self, *, silent: bool) -> None:
-        """End it like kill -9 (or, `silent`, like a power cut): nothing is said, nothing is drained."""
+        """End the node as kill -9 would, or with `silent` as a power cut would: without a drain or a farewell."""
         if self.up:
             self.up = False
             self.ended_us = self._world.now_us
@@ -137,56 +138,56 @@ class Shell:
             self.replica.close()
 
     def kill_within(self, actions: int) -> None:
-        """End it after that many more actions: between a commit and the send that would have followed; negative: not."""
+        """Kill the node after so many more actions, perhaps between a commit and the send that follows; negative: never."""
         self._crash_after = actions
 
-    # ---- what the network calls (simulations.network.Host)
+    # ---- calls by the network (simulations.network.Endpoint)
 
     def on_opened(self, conn: int, address: mesh_events.Address, *, dialled: bool) -> None:
-        """A stream stands."""
+        """Feed a new stream to the core."""
         self._feed(mesh_events.ConnOpened(conn, address, dialled))
 
     def on_received(self, conn: int, data: bytes) -> None:
-        """Bytes arrived."""
+        """Feed received bytes to the core."""
         if self.up:
             self._world.trace.record(self._world.now_us, self.index, "bytes", data)
-            self._do(self.core.handle(mesh_events.ConnReceived(conn, data), self._world.now_ms, self.wall_ms()))
+            self._perform(self.core.handle(mesh_events.ConnReceived(conn, data), self._world.now_ms, self.wall_ms()))
 
     def on_closed(self, conn: int) -> None:
-        """A stream ended."""
+        """Feed the end of a stream to the core."""
         self._feed(mesh_events.ConnClosed(conn))
 
     def on_drained(self, conn: int) -> None:
-        """A stream has room."""
+        """Feed to the core that it may send on a stream again."""
         self._feed(mesh_events.ConnDrained(conn))
 
     def on_dial_failed(self, address: mesh_events.Address) -> None:
-        """Nobody answered."""
+        """Feed a failed dial to the core."""
         self._feed(mesh_events.DialFailed(address))
 
     def on_hint(self, address: mesh_events.Address, instance: str) -> None:
-        """A service record was heard."""
+        """Feed a discovered address to the core."""
         self._feed(mesh_events.AddressFound(address, instance=instance))
 
     def on_network_changed(self) -> None:
-        """An interface came or went."""
+        """Feed a change of the network interfaces to the core."""
         self._feed(mesh_events.NetworkChanged())
 
     def revoke(self, node_id: bytes) -> bool:
-        """Its operator makes that member a stranger; False if this node cannot."""
+        """Revoke a member as the operator would; return False if this node cannot."""
         mesh = self.core.mesh
         if not isinstance(mesh, MeshCore) or mesh.membership.revocable(node_id, self.wall_ms()):
             return False
         self._feed(mesh_events.RevokeMember(node_id))
         return True
 
-    # ---- what the application's commits cause
+    # ---- commits
 
     def on_commit(self) -> None:
-        """Some program committed to the file: the hint reaches the SQL thread a little later."""
-        if self.up and self._home.watch is not None:
-            self._home.watch.committed(self.index)
-        self._wakes.committed(self._on_commit_hint)
+        """Pass the hint of a commit by any program to the SQL thread, after a delay."""
+        if self.up and self._home.observer is not None:
+            self._home.observer.on_commit(self.index)
+        self._wakes.hint_commit(self._on_commit_hint)
 
     def _on_commit_hint(self) -> None:
         if self.up:
@@ -197,7 +198,7 @@ class Shell:
     def _feed(self, event: mesh_events.Event) -> None:
         if self.up:
             self._world.trace.record(self._world.now_us, self.index, repr(event))
-            self._do(self.core.handle(event, self._world.now_ms, self.wall_ms()))
+            self._perform(self.core.handle(event, self._world.now_ms, self.wall_ms()))
 
     def _on_wake(self) -> None:
         if not self.up:
@@ -211,20 +212,20 @@ class Shell:
             self._wakes.arm(self.next_deadline())
 
     def run_sql(self, event: sync_events.Event) -> None:
-        """One event on the SQL thread, and what follows from it."""
+        """Handle one event on the SQL thread, and perform the actions that follow."""
         if self.up:
             self._world.trace.record(self._world.now_us, self.index, type(event).__name__)
             now, wall = self._world.now_ms, self.wall_ms()
             done = self.exchange.handle(event, now, wall)
             self._sql_due = self.exchange.next_deadline()
-            if self._home.watch is not None:
-                self._home.watch.exchanged(self.index, event, done)
+            if self._home.observer is not None:
+                self._home.observer.on_exchange(self.index, event, done)
             if self._home.disk.watched and self.replica.syncs != self._syncs:
-                self._home.disk.synced(self._home.path, self._world.now_us)
+                self._home.disk.record_sync(self._home.path, self._world.now_us)
             self._syncs = self.replica.syncs
-            self._do(self.core.on_exchange(done, now, wall))
+            self._perform(self.core.on_exchange(done, now, wall))
 
-    def _do(self, actions: list[ShellAction]) -> None:
+    def _perform(self, actions: list[ShellAction]) -> None:
         for action in actions:
             if self._crash_after >= 0:
                 self._crash_after -= 1
@@ -232,11 +233,11 @@ class Shell:
                     self.kill(silent=False)
             if not self.up:
                 return
-            self._do_one(action)
+            self._perform_one(action)
         self._core_due = self.core.next_deadline()
         self._wakes.arm(self.next_deadline())
 
-    def _do_one(self, action: ShellAction) -> None:
+    def _perform_one(self, action: ShellAction) -> None:
         match action:
             case mesh_events.Write(conn, data):
                 self._network.write(self.index, conn, data)
@@ -246,15 +247,15 @@ class Shell:
                 self._network.dial(self.index, address)
             case mesh_events.Close(conn, _):
                 self._network.close(self.index, conn)
-                # The daemon's transport reports the end of every stream it had reported, whoever ended it.
+                # The daemon's transport reports the end of every stream that it reported, even one that the node ended.
                 self._world.after(0, self.on_closed, conn)
             case mesh_events.Notice(event, text, _, level):
                 self._world.trace.record(self._world.now_us, self.index, event, text.encode())
                 self.notices[f"{level}: {event}"] += 1
-                if self._home.watch is not None:
-                    self._home.watch.noticed(self.index, event, text, level)
+                if self._home.observer is not None:
+                    self._home.observer.on_notice(self.index, event, text, level)
             case mesh_events.MembershipChanged():
-                pass  # simulated nodes are not restarted from disk with what they knew of members
+                pass  # simulated nodes do not store memberships
             case mesh_events.Enrolled():
                 raise AssertionError("every simulated node is a member from the start")
             case _:
@@ -262,7 +263,7 @@ class Shell:
 
 
 class SqlThread:
-    """The one SQL thread: events wait their turn, in the work queue of a real node, and take time."""
+    """The SQL thread: events wait in the work queue of a real node, and take time."""
 
     __slots__ = ("_busy_us", "_shell", "_timer_waits", "_work_queue", "_world")
 
@@ -277,27 +278,27 @@ class SqlThread:
         """Queue one event."""
         if isinstance(event, sync_events.TimerFired):
             if self._timer_waits:
-                return  # one look at the deadlines covers everything before it
+                return  # one check of the deadlines covers everything before it
             self._timer_waits = True
         if not self._work_queue.put(event):
-            raise AssertionError("a simulated node has fallen behind by more than a node would take")
+            raise AssertionError("a simulated node is further behind than its work queue allows")
         self._busy_us = max(self._busy_us, self._world.now_us) + SQL_US
         self._world.at(self._busy_us, self._run)
 
     def _run(self) -> None:
         if not len(self._work_queue):
-            return  # what was due by now was taken with what came before it
+            return  # an earlier run took this event in a group
         event = self._work_queue.next(self._world.now_ms)
-        assert not isinstance(event, Job), "nobody asks a simulated node"
+        assert not isinstance(event, Job), "a simulated node gets no jobs"
         if isinstance(event, sync_events.TimerFired):
             self._timer_waits = False
         self._shell.run_sql(event)
 
 
 class Wakes:
-    """One pending wake-up for a node's next deadline, and the hints of its application's commits."""
+    """The pending wake-up for a node's next deadline, and the delayed hints of commits."""
 
-    __slots__ = ("_at_ms", "_fired_ms", "_hinted", "_on_wake", "_rng", "_world")
+    __slots__ = ("_at_ms", "_fired_ms", "_hint_pending", "_on_wake", "_rng", "_world")
 
     def __init__(self, world: World, rng: random.Random, on_wake: Callable[[], None]) -> None:
         self._world = world
@@ -305,34 +306,34 @@ class Wakes:
         self._on_wake = on_wake
         self._at_ms = -1  # the millisecond of the earliest wake-up on the heap; -1: none
         self._fired_ms = -1
-        self._hinted = False
+        self._hint_pending = False
 
     def arm(self, deadline_ms: int | None) -> None:
-        """Wake at the deadline, unless a wake-up stands before it."""
+        """Plan a wake-up for the deadline, unless an earlier one is planned."""
         if deadline_ms is None:
             return
         now = self._world.now_ms
-        # A deadline that stays in the past after its wake-up waits for the next millisecond: time must go on.
+        # A deadline that stays in the past after its wake-up waits for the next millisecond, so that time passes.
         due = max(deadline_ms, now + 1 if self._fired_ms == now else now)
         if 0 <= self._at_ms <= due:
             return
         self._at_ms = due
         self._world.at(due * MS, self._fire, due)
 
-    def committed(self, call: Callable[[], None]) -> None:
-        """Pass the hint of a commit on, once for those that come together."""
-        if not self._hinted:
-            self._hinted = True
+    def hint_commit(self, call: Callable[[], None]) -> None:
+        """Plan the hint of a commit; commits before it share one hint."""
+        if not self._hint_pending:
+            self._hint_pending = True
             late = self._rng.random() < WAKE_LOST
             self._world.after(WAKE_LATE_US if late else self._rng.randint(*WAKE_US), self._hint, call)
 
     def _hint(self, call: Callable[[], None]) -> None:
-        self._hinted = False
+        self._hint_pending = False
         call()
 
     def _fire(self, due_ms: int) -> None:
         if due_ms != self._at_ms:
-            return  # an earlier wake-up took its place
+            return  # an earlier wake-up replaced this one
         self._at_ms = -1
         self._fired_ms = self._world.now_ms
         self._on_wake()

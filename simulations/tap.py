@@ -1,7 +1,8 @@
-"""Messages counted by kind as they enter and leave the sessions, where they are still readable.
+"""Counts messages by kind at the edge of the encrypted sessions, where they are still readable.
 
-Owns two wrapped functions of the mesh while a tap is open. What always holds: the functions are put back; what passes is
-not changed. Only runs on the real mesh have messages to count. Must not know scenarios.
+A tap wraps two functions of the mesh, so it counts only in runs on the real mesh.
+
+Invariants: the functions are restored at the end; messages pass unchanged.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ __all__ = ["Tap"]
 
 @dataclass(slots=True)
 class Tap:
-    """Counts while it is open: bytes of each kind of message sent, before encryption, and batches that arrived."""
+    """Counts within a `with` block: bytes sent of each kind of message, before encryption, and received batches."""
 
     sent: Counter[str] = field(default_factory=Counter)
     batches: int = 0

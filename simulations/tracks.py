@@ -1,7 +1,6 @@
-"""Real tracks as positions in metres: where the flying nodes of a scenario are, second by second.
+"""Recorded flights of quadcopters, as local coordinates in metres for each second (from tools/data).
 
-Owns the reading of the shipped flights (tools/data: data alone, no code) as local coordinates. What always holds: the
-same sortie is the same track; a track that is over begins again. Must not know nodes or scenarios.
+A track repeats after its end.
 """
 
 from __future__ import annotations
@@ -19,14 +18,14 @@ METRES_A_DEGREE = 111_195.0  # of a great circle of the mean earth radius
 
 
 def position(sortie: int, second: int) -> tuple[float, float]:
-    """Metres east and north of the first take-off, `second` seconds into a sortie (0 to 10) that is flown again and again."""
+    """Return metres east and north of the first take-off, `second` seconds into a sortie (0 to 10) that repeats."""
     track = _tracks()[sortie % SORTIES]
     return track[second % len(track)]
 
 
 @cache
 def _tracks() -> tuple[tuple[tuple[float, float], ...], ...]:
-    """Every sortie, one position a second."""
+    """Return all sorties, one position for each second."""
     packed = (importlib.resources.files("mycomesh.tools.data") / "quadcopter-sorties.csv.gz").read_bytes()
     sorties: dict[str, dict[int, tuple[float, float]]] = {}
     origin: tuple[float, float] | None = None

@@ -1,7 +1,4 @@
-"""Faults in words, for people.
-
-Owns the wording. What always holds: every fault has one line, with the nodes that it strikes. Must not know runs.
-"""
+"""Describes faults in words, one line each."""
 
 from __future__ import annotations
 
@@ -16,7 +13,7 @@ if TYPE_CHECKING:
 __all__ = ["in_words"]
 
 
-def in_words(fault: Fault) -> str:  # noqa: C901, PLR0911, PLR0912  one line a fault
+def in_words(fault: Fault) -> str:  # noqa: C901, PLR0911, PLR0912  (one branch a fault)
     """Return what happens, in the present tense."""
     match fault:
         case faults.Split(_, groups):
@@ -24,19 +21,21 @@ def in_words(fault: Fault) -> str:  # noqa: C901, PLR0911, PLR0912  one line a f
         case faults.Heal():
             return "the network heals"
         case faults.Cut(_, source, target, one_way):
-            return f"nothing of node{source} reaches node{target}{'' if one_way else ', nor the other way'}"
+            return (
+                f"no packet from node{source} reaches node{target}{'' if one_way else ', nor in the other direction'}"
+            )
         case faults.Radio(_, node, on):
             return f"the radio of node{node} goes {'on' if on else 'off'}"
         case faults.Reset():
             return "a connection breaks"
-        case faults.Move(_, places):
-            return f"{len(places)} node(s) move on"
+        case faults.Move(_, positions):
+            return f"{len(positions)} node(s) move"
         case faults.Crash(_, node, _, silent):
-            return f"node{node} and its machine stop dead" if silent else f"node{node} is killed (kill -9)"
+            return f"node{node} and its machine stop without notice" if silent else f"node{node} is killed (kill -9)"
         case faults.PowerCut(_, node):
             return f"the machine of node{node} loses power"
         case faults.Stop(_, node):
-            return f"node{node} is stopped in order"
+            return f"node{node} is stopped cleanly"
         case faults.Restart(_, node):
             return f"node{node} starts again"
         case faults.Upgrade(_, node, versions):
@@ -46,7 +45,7 @@ def in_words(fault: Fault) -> str:  # noqa: C901, PLR0911, PLR0912  one line a f
         case faults.Backup(_, node):
             return f"the file of node{node} is copied aside"
         case faults.Restore(_, node):
-            return f"node{node} loses its file, and goes on with the copy"
+            return f"node{node} loses its file, and continues with the copy"
         case faults.Clone(_, source, node):
             return f"node{node} starts on a copy of the file of node{source}"
         case faults.Revoke(_, node):

@@ -264,7 +264,7 @@ class Application:
         item, by = f"item {self._rng.randrange(ITEMS)}", self._rng.randint(-9, 9)
         if self.counting and self.db.execute("SELECT 1 FROM stock WHERE item = ?", (item,)).fetchone() is not None:
             self.db.execute("UPDATE stock SET n = n + ? WHERE item = ?", (by, item))
-            self._staged.append(lambda: self._oracle.counted(item, by))
+            self._staged.append(lambda: self._oracle.record_count(item, by))
 
     def _replace(self, now_us: int) -> None:
         if self._rng.random() < 0.5:  # the whole row, whatever it held
@@ -326,12 +326,12 @@ class Application:
     def _cell(self, table: str, key: str, column: str, now_us: int, over: str | None) -> str:
         token = self._oracle.token()
         written = Written(table, key, column, self.node, now_us)
-        self._staged.append(lambda: self._oracle.wrote(token, written, over))
+        self._staged.append(lambda: self._oracle.record_write(token, written, over))
         return text_of(token)
 
     def _gone(self, values: tuple[object, ...], now_us: int) -> None:
         token = self._oracle.token()
-        self._staged.append(lambda: self._oracle.deleted(token, self.node, now_us, values))
+        self._staged.append(lambda: self._oracle.record_delete(token, self.node, now_us, values))
 
     def _exists(self, table: str) -> bool:
         query = "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = ?"

@@ -1,9 +1,10 @@
-"""Virtual time: the event heap, the seeded random streams and the trace that a simulated world runs on.
+"""Virtual time: the event heap, seeded random streams and run trace of a simulation.
 
-Owns the only clock of a simulation. What always holds: calls happen in the order of (time, sequence), so that two
-calls due at the same microsecond keep the order in which they were asked for; time never goes back; every random
-choice comes from a stream that is derived from the seed by name, so that adding a draw in one subsystem moves no
-other one. Must not know nodes, networks or tables; reads no clock of the machine.
+Each random choice comes from a stream that is derived from the seed by name, so another draw in one subsystem changes no other
+subsystem. The module never reads the machine's clock.
+
+Invariants: calls run in the order of (time, sequence), so calls due at the same microsecond keep the order of their planning;
+time never goes back.
 """
 
 from __future__ import annotations
@@ -27,19 +28,19 @@ PPM = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class Clock:
-    """One node's idea of wall time: `skew_ms` off at virtual zero, running `drift_ppm` too fast (or too slow)."""
+    """One node's wall clock: `skew_ms` off at virtual zero, and `drift_ppm` too fast, or too slow if negative."""
 
     skew_ms: int = 0
     drift_ppm: int = 0
 
     def wall_ms(self, now_us: int) -> int:
-        """The wall clock's reading in milliseconds since 1970; never negative, as no machine's is."""
+        """Return the wall time in milliseconds since 1970; never negative, as on real machines."""
         elapsed_ms = (now_us + now_us * self.drift_ppm // PPM) // MS
         return max(0, EPOCH_MS + self.skew_ms + elapsed_ms)
 
 
 class Trace:
-    """A running BLAKE2b over everything that was delivered: equal traces mean equal runs."""
+    """A running BLAKE2b over all delivered events: equal traces mean equal runs."""
 
     __slots__ = ("_hash", "events")
 
@@ -47,14 +48,14 @@ class Trace:
         self._hash = blake2b(digest_size=16)
         self.events = 0
 
-    def record(self, now_us: int, place: int, kind: str, data: bytes = b"") -> None:
-        """Add one delivered event: when, at which node (-1 for the world itself), what, and its bytes."""
+    def record(self, now_us: int, node: int, kind: str, data: bytes = b"") -> None:
+        """Add one delivered event: its time, node (-1 for the world itself), kind and bytes."""
         self.events += 1
-        self._hash.update(b"%d %d %s %d\n" % (now_us, place, kind.encode(), len(data)))
+        self._hash.update(b"%d %d %s %d\n" % (now_us, node, kind.encode(), len(data)))
         self._hash.update(data)
 
     def hexdigest(self) -> str:
-        """The hash of all events so far, 32 hexadecimal digits."""
+        """Return the hash of all events so far, 32 hexadecimal digits."""
         return self._hash.hexdigest()
 
 
@@ -67,31 +68,31 @@ class World:
         self.seed = seed
         self.now_us = 0
         self.trace = Trace()
-        # Plain tuples: this is the hottest loop of a simulation, and the sequence makes every comparison end there.
+        # Plain tuples: this is the hottest loop of a simulation. Comparisons end at the sequence, which is unique.
         self._heap: list[tuple[int, int, Callable[..., None], tuple[object, ...]]] = []
         self._sequence = 0
 
     @property
     def now_ms(self) -> int:
-        """Monotonic time as the cores take it."""
+        """Monotonic milliseconds, the unit of the cores."""
         return self.now_us // MS
 
     def stream(self, name: str) -> random.Random:
-        """The random stream of one subsystem: the same for the same seed and name, whatever else was drawn."""
+        """Return the random stream of one subsystem, which depends on seed and name alone."""
         digest = blake2b(f"{self.seed}/{name}".encode(), digest_size=16).digest()
         return random.Random(int.from_bytes(digest, "big"))
 
     def at(self, time_us: int, call: Callable[..., None], *args: object) -> None:
-        """Make `call(*args)` at `time_us`, or at once when that has passed."""
+        """Plan `call(*args)` for `time_us`, or for now if that has passed."""
         self._sequence += 1
         heapq.heappush(self._heap, (max(time_us, self.now_us), self._sequence, call, args))
 
     def after(self, delay_us: int, call: Callable[..., None], *args: object) -> None:
-        """Make `call(*args)` when `delay_us` have passed."""
+        """Plan `call(*args)` for `delay_us` from now."""
         self.at(self.now_us + delay_us, call, *args)
 
     def run_until(self, time_us: int) -> None:
-        """Make every call due up to and including `time_us`, then stand at that time."""
+        """Run all calls due up to and including `time_us`, then set the time to it."""
         heap = self._heap
         while heap and heap[0][0] <= time_us:
             due_us, _, call, args = heapq.heappop(heap)

@@ -6,14 +6,14 @@ from collections import Counter
 
 import apsw
 
-from mycomesh.simulations.checkers import contents_of, history_violations, traced_in
+from mycomesh.simulations.checkers import contents_of, history_violations, kept_tokens
 from mycomesh.simulations.oracle import Oracle, Written, text_of
 from mycomesh.simulations.workload import SCHEMA
 
 
 def wrote(oracle, over=None, node=0, column="note"):
     token = oracle.token()
-    oracle.wrote(token, Written("missions", "1", column, node, 5), None if over is None else text_of(over))
+    oracle.record_write(token, Written("missions", "1", column, node, 5), None if over is None else text_of(over))
     return token
 
 
@@ -62,7 +62,7 @@ def test_a_value_that_came_back_after_its_replacement_is_wrong():
 def test_a_deleted_row_that_came_back_is_wrong():
     oracle = Oracle()
     first = wrote(oracle)
-    oracle.deleted(oracle.token(), 3, 9, (text_of(first), None, 4))
+    oracle.record_delete(oracle.token(), 3, 9, (text_of(first), None, 4))
     assert verdict(oracle, []) == []
     (line,) = verdict(oracle, [first])
     assert "delete <w2> at node 3" in line
@@ -79,7 +79,7 @@ def test_writes_of_a_lost_file_are_excused_with_what_they_did():
     oracle = Oracle()
     first = wrote(oracle)
     second = wrote(oracle, over=first, node=1)
-    oracle.forgive(1, 0)
+    oracle.excuse(1, 0)
     assert verdict(oracle, [first]) == []
     assert verdict(oracle, [second]) == []
 
@@ -101,4 +101,4 @@ def test_traces_are_found_in_conflicts_and_parked_rows():
     db.execute("CREATE TABLE mycomesh_conflicts(a, b, lost); CREATE TABLE mycomesh_parked(a, b, content)")
     db.execute("""INSERT INTO mycomesh_conflicts VALUES (1, 2, '{"note": "<w7>"}')""")
     db.execute("INSERT INTO mycomesh_parked VALUES (1, 2, x'643c77393e')")
-    assert traced_in(db) == [7, 9]
+    assert kept_tokens(db) == [7, 9]

@@ -56,7 +56,7 @@ def test_a_newcomer_with_an_empty_file_gets_the_tables():
     tables = []
 
     def inspect(cluster):
-        db = cluster.places[newcomer].application.db
+        db = cluster.hosts[newcomer].application.db
         tables.extend(db.execute("SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY name").fetchall())
 
     check(run(scenario, 4, inspect=inspect))
@@ -106,7 +106,7 @@ def test_a_captured_drone_is_cut_off_and_what_it_wrote_before_stays():
         oracle = cluster.oracle
         there = [token for token, it in oracle.written.items() if it.node == drone and it.at_us < 14_000_000]
         late = [token for token, it in oracle.written.items() if it.node == drone and it.at_us > 20_000_000]
-        rows = contents_of(cluster.places[0].application.db)
+        rows = contents_of(cluster.hosts[0].application.db)
         visible = {token for table in rows.values() for row in table for value in row for token in tokens_in(value)}
         seen.update(early=visible & set(there), late=visible & set(late), wrote=len(late))
 

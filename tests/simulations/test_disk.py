@@ -37,7 +37,7 @@ def test_a_cut_leaves_a_prefix_that_holds_everything_synced(tmp_path):
     for seed in range(20):
         copy = str(tmp_path / f"cut{seed}.db")
         disk.watched = True
-        lost = disk.cut(path, copy, random.Random(seed))
+        lost = disk.cut_power(path, copy, random.Random(seed))
         kept.append(rows(copy))
         assert kept[-1] == list(range(1, len(kept[-1]) + 1))
         assert lost > 0 or len(kept[-1]) == 19
@@ -52,11 +52,11 @@ def test_what_is_synced_later_is_kept_too(tmp_path):
     disk = Disk()
     disk.watch(path, 0)
     db.execute("INSERT INTO t VALUES (2)")
-    disk.synced(path, 9)
+    disk.record_sync(path, 9)
     db.execute("INSERT INTO t VALUES (3)")
     for seed in range(10):
         copy = str(tmp_path / f"cut{seed}.db")
-        disk.cut(path, copy, random.Random(seed))
+        disk.cut_power(path, copy, random.Random(seed))
         assert rows(copy) in ([1, 2], [1, 2, 3])
     assert disk.synced_us == 9
 
@@ -70,5 +70,5 @@ def test_what_a_checkpoint_moved_into_the_file_is_kept(tmp_path):
     db.execute("INSERT INTO t VALUES (3)")
     for seed in range(10):
         copy = str(tmp_path / f"cut{seed}.db")
-        disk.cut(path, copy, random.Random(seed))
+        disk.cut_power(path, copy, random.Random(seed))
         assert rows(copy) in ([1, 2], [1, 2, 3])

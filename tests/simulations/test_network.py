@@ -180,7 +180,7 @@ def test_a_machine_that_came_back_resets_the_streams_of_its_former_life():
 
 def test_a_reset_ends_both_sides():
     world, network, one, two = pair()
-    network.reset_one()
+    network.reset_any()
     world.run_until(2 * SECOND)
     assert one.closed == [one.opened[0][0]]
     assert two.closed == [two.opened[0][0]]

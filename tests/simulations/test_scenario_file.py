@@ -125,7 +125,7 @@ def test_a_file_runs_like_any_scenario_and_takes_the_same_changes(tmp_path):
     ("change", "message"),
     [
         (("nodes = 3", "nodes = -3"), "nodes: a whole number from 1 to 5000, not -3"),
-        (("nodes = 3", ""), "nodes: is missing: a whole number from 1 to 5000"),
+        (("nodes = 3", ""), "nodes: is missing; give a whole number from 1 to 5000"),
         (("duration = 20", "duration = nan"), "duration: a number, more than 0 and at most 604800 s, not nan"),
         (("duration = 20", "duration = 0"), "duration: more than 0 and at most 604800 s, not 0"),
         (("heartbeat_ms = 2000", "heartbeat_ms = 1"), "heartbeat_ms: a whole number from 50"),

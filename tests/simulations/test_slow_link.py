@@ -25,10 +25,10 @@ class Arrivals(Recorder):
         self.look()
 
     def look(self):
-        place = self.cluster.places[1]
-        if place.application.running:
+        host = self.cluster.hosts[1]
+        if host.application.running:
             for query in ("SELECT body FROM alerts", "SELECT timestamp FROM drones WHERE drone_id = 0"):
-                for (value,) in place.application.db.execute(query).fetchall():
+                for (value,) in host.application.db.execute(query).fetchall():
                     for token in tokens_in(value):
                         self.seen.setdefault(token, self.world.now_us)
         self.world.after(SECOND // 4, self.look)

@@ -34,7 +34,7 @@ def test_with_one_application_exactly_the_values_that_nobody_replaced_are_visibl
     app, oracle = application(tmp_path / "a.db")
     kinds = {app.act(number) for number in range(400)}
     assert kinds == {"telemetry", "edit", "insert", "delete", "alert", "trim", "rename", "burst"}
-    assert visible_in(app.db) == {token for token in oracle.written if not oracle.replaced(token)}
+    assert visible_in(app.db) == {token for token in oracle.written if not oracle.is_replaced(token)}
     assert oracle.deletes
     app.close()
 
@@ -83,7 +83,7 @@ def test_forgiven_writes_are_those_of_the_lost_file_since_the_backup(tmp_path):
     app, oracle = application(tmp_path / "a.db")
     for number in range(100):
         app.act(number)
-    oracle.forgive(0, 50)
+    oracle.excuse(0, 50)
     assert {token for token, written in oracle.written.items() if written.at_us >= 50} <= set(oracle.excused)
     assert not any(oracle.written[token].at_us < 50 for token in oracle.excused if token in oracle.written)
     app.close()
