@@ -1,1 +1,1 @@
-"""Answers for people: status, provenance, comparison, decisions and uninstalling."""
+"""Operations that a person asks for: status, provenance, comparison of files, decisions and uninstalling."""

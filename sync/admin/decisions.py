@@ -1,8 +1,7 @@
-"""What people decide about the tables and the conflicts of one file.
+"""Decisions of a person about the tables and conflicts of one file: counters, the policy for equal ids, restored values.
 
-Owns the checks of each decision and its first effect: a fact, or a row written as a program would write it. What always
-holds: a decision that is refused has changed nothing; one that is taken is stamped and published by the next drain, like
-any local write. It must not know how rows are merged.
+A decision writes a schema fact, or a row as an application would write it. The next drain stamps and publishes it like any
+local write. A refused decision changes nothing.
 """
 
 from __future__ import annotations
@@ -34,15 +33,15 @@ from mycomesh.sync.storage.table import Table
 
 __all__ = ["Conflict", "Decisions"]
 
-_COUNTED = " +"  # what a site had added to a counter (`report.values_text`)
+_COUNTED = " +"  # suffix of a recorded name whose value a site had added to a counter (`records.values_text`)
 
 
 @dataclass(frozen=True, slots=True)
 class Conflict:
-    """One row of `mycomesh_conflicts`, for people; long values are shortened.
+    """One row of `mycomesh_conflicts`, with long values shortened.
 
-    `lost` are the losing values, empty where a delete lost; `won` those that stand, None where a delete won. Sites are
-    hexadecimal, times ISO 8601 in UTC; `restored_at` is "" until somebody has restored it.
+    `lost` are the losing values, empty where a delete lost. `won` are the winning values, None where a delete won. Sites are
+    hexadecimal. Times are ISO 8601 in UTC; `restored_at` is "" until a person restores the conflict.
     """
 
     number: int
@@ -60,14 +59,14 @@ class Conflict:
 
 
 class Decisions:
-    """The decisions that one file knows; each method is one transaction."""
+    """Makes decisions for one file, each in one transaction."""
 
     def __init__(self, store: Store, catalog: Catalog) -> None:
         self._store = store
         self._catalog = catalog
 
     def declare_counter(self, table: str, column: str) -> None:
-        """Declare a counter, for every replica that learns of it.
+        """Declare a column a counter on every replica.
 
         Raises:
             PolicyError: there is no such column here, or it cannot be a counter.
@@ -80,15 +79,15 @@ class Decisions:
             self._catalog.decide(counter_fact(spec.folded, spec.to_canonical(column)))
 
     def policy(self, table: str) -> str:
-        """Return what happens when two nodes insert the same key: `same-row` or `keep-both`."""
+        """Return the policy for two nodes that insert the same id: `same-row` or `keep-both`."""
         return KEEP_BOTH if self._table(table).spec.id_column else SAME_ROW
 
     def decide_policy(self, table: str, policy: str) -> None:
-        """Decides what happens when two nodes give out one id, for every replica that learns of it.
+        """Set the policy for two nodes that insert the same id, on every replica.
 
         Raises:
-            PolicyError: no such policy; the table has no automatic ids, or too many rows already; or it keeps both
-                rows, which cannot be taken back.
+            PolicyError: there is no such policy; the table has no automatic ids, or too many rows; or its policy is
+                keep-both, which is final.
         """
         found = self._table(table)
         if policy not in (SAME_ROW, KEEP_BOTH):
@@ -96,9 +95,7 @@ class Decisions:
         if policy == self.policy(table):
             return
         if policy == SAME_ROW:
-            raise PolicyError(
-                f"{found.spec.name} is {KEEP_BOTH}, and its rows could not be told apart again; make another table"
-            )
+            raise PolicyError(f"{found.spec.name} is {KEEP_BOTH}, which cannot be undone; create another table")
         with self._store.transaction() as db:
             rows = db.execute(f"SELECT count(*) FROM {quoted(found.spec.name)}").fetchone()[0]
             refusal = keep_both_refusal(found.spec, rows)
@@ -113,17 +110,17 @@ class Decisions:
             " coalesce(restored_at, '') FROM mycomesh_conflicts ORDER BY seq DESC LIMIT ?"
         )
         return [
-            Conflict(number, table, key, _told(lost), None if won is None else json.loads(won), *rest)
+            Conflict(number, table, key, _shortened(lost), None if won is None else json.loads(won), *rest)
             for number, table, key, lost, won, *rest in self._store.db.execute(listing, (limit,)).fetchall()
         ]
 
     def restore(self, number: int, wall_ms: int) -> str:
-        """Write the losing side of a conflict as a write of this moment, which wins everywhere.
+        """Write the losing side of a conflict again: as a write of this moment it wins on every replica.
 
-        Returns what was written, in a few words.
+        Return a short description of the write.
 
         Raises:
-            PolicyError: there is no such conflict, or what it holds cannot be written.
+            PolicyError: there is no such conflict, or its values cannot be written.
         """
         try:
             with self._store.transaction():
@@ -149,8 +146,8 @@ class Decisions:
         present = table.rows.read(row)
         if reason == DELETE_LOST:
             if present is None:
-                raise PolicyError(f"conflict {number} is not restored: its row of {name} is gone already")
-            _look(table, row, OP_EVICT)
+                raise PolicyError(f"conflict {number} is not restored: its row of {name} is already deleted")
+            _log_row(table, row, OP_EVICT)
             table.rows.delete(row)
             return f"deleted the row of {name}"
         values = {column: value_of(plain) for column, plain in json.loads(lost).items()}
@@ -159,9 +156,9 @@ class Decisions:
             return f"inserted into {name}: {', '.join(values)}"
         changed = _changed(table, present, values, number)
         if not changed:
-            raise PolicyError(f"conflict {number} is not restored: its row of {name} holds these values already")
+            raise PolicyError(f"conflict {number} is not restored: its row of {name} has these values already")
         table.rows.update(row, changed)
-        _look(table, row, LOOK_AGAIN)
+        _log_row(table, row, LOOK_AGAIN)
         return f"updated {name}: {', '.join(changed)}"
 
     def _table(self, name: str) -> Table:
@@ -175,19 +172,19 @@ class Decisions:
         return found
 
 
-def _told(record: str) -> dict[str, Any]:
+def _shortened(record: str) -> dict[str, Any]:
     return {name: shortened(plain) for name, plain in json.loads(record).items()}
 
 
-def _look(table: Table, row: Row, what: int) -> None:
-    """Has the next drain find out what the row has become."""
+def _log_row(table: Table, row: Row, operation: int) -> None:
+    """Log a row in the pending log, because triggers do not fire for the node's own writes."""
     found = table.rows.condition(row)
     assert found is not None, "the row is in the user's table"
-    table.store.db.execute(look_statement(table.spec, table.table_id, what, found[0]), found[1])
+    table.store.db.execute(look_statement(table.spec, table.table_id, operation, found[0]), found[1])
 
 
 def _changed(table: Table, present: dict[str, Any], values: dict[str, Any], number: int) -> dict[str, Any]:
-    """Return the columns of a row that is there and their values, where they are not what the row holds."""
+    """Return the columns of a present row that restoring changes, with their values."""
     changed: dict[str, Any] = {}
     for name, value in values.items():
         if name in present:
@@ -201,12 +198,12 @@ def _changed(table: Table, present: dict[str, Any], values: dict[str, Any], numb
 
 
 def _whole(table: Table, row: Row, values: dict[str, Any], number: int) -> dict[str, Any]:
-    """Return the columns of a row that is not there: its key from its identity, the others from what was lost."""
+    """Return the columns of a row to insert again: the key columns from its row key, the others from the lost values."""
     unknown = [name for name in values if name not in table.columns.local]
     if unknown:
         raise PolicyError(
-            f"conflict {number} is not restored: its row of {table.spec.name} is gone, and {unknown[0]!r} needs one;"
-            " insert it first"
+            f"conflict {number} is not restored: its row of {table.spec.name} is deleted, and {unknown[0]!r} can only be"
+            " restored in a row; insert the row first"
         )
     if table.spec.kind is KeyKind.KEYLESS or (isinstance(row, bytes) and row[:1] == b"\x00"):
         return values
@@ -217,4 +214,4 @@ def _whole(table: Table, row: Row, values: dict[str, Any], number: int) -> dict[
 def _insert(table: Table, row: Row, values: dict[str, Any]) -> None:
     rowid = table.rows.insert(values)
     by_rowid = table.spec.kind is not KeyKind.KEYED or (isinstance(row, bytes) and row[:1] == b"\x00")
-    _look(table, rowid if by_rowid else row, LOOK_AGAIN)
+    _log_row(table, rowid if by_rowid else row, LOOK_AGAIN)

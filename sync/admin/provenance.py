@@ -1,8 +1,7 @@
-"""Where a row comes from: who wrote each of its cells and when, what it lost and what waits, read from the file alone.
+"""Provenance of one row: which site wrote each cell and when, which writes lost, and whether a write waits.
 
-Owns the reading of one row's entries and records for people. What always holds: nothing is changed, and the file may be
-served meanwhile; everything told is of one moment. It must not know members' names: sites are hexadecimal, and begin with
-the first 8 bytes of their node's id.
+Everything comes from the file alone, in one read transaction, while a node may be serving it. Sites are hexadecimal; the first
+8 bytes of a site are those of its node's id.
 """
 
 from __future__ import annotations
@@ -34,23 +33,23 @@ __all__ = ["Loss", "Provenance", "Written", "read_provenance"]
 
 SHOWN = "shown"
 DELETED = "deleted"
-HIDDEN = "not shown"  # parked, or told of before its birth
+HIDDEN = "not shown"  # parked, or an update came before the insert
 
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """One write that stands: the column ("" for the row's birth or its delete), value, ISO 8601 time in UTC, site, clock."""
+    """One write that still has effect: of a cell, or the insert or delete of the row."""
 
-    column: str
+    column: str  # "" for an insert or delete
     value: Any
-    at: str
+    at: str  # ISO 8601, UTC
     site: str
     hlc: int
 
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """One losing write of the row as `mycomesh_conflicts` has it; `number` is what `mycomesh restore` takes."""
+    """One losing write of the row, from `mycomesh_conflicts`; `number` is the argument of `mycomesh restore`."""
 
     number: int
     lost: dict[str, Any]
@@ -64,10 +63,11 @@ class Loss:
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """One row. `existence` is its birth or its delete, None where the row is known by single cells alone.
+    """One row.
 
-    `state` is shown, deleted or "not shown"; `parked` says why a constraint keeps it out; `pending`: a program has written
-    to it and the node has not stamped that yet (no node runs, or it has just happened).
+    `existence` is its insert or delete, None if the file knows only updates of it. `state` is "shown", "deleted" or "not
+    shown". `parked` is the constraint that keeps the row out of the table, else "". `pending` is true if a program has
+    written to the row and the node has not stamped that write yet: no node runs, or the write has just happened.
     """
 
     table: str
@@ -81,18 +81,18 @@ class Provenance:
 
 
 def read_provenance(path: Path, table: str, key: str) -> Provenance:
-    """Return where a row comes from.
+    """Return the provenance of one row.
 
     Args:
         path: a database that a node serves or has served.
-        table: its name.
-        key: as `mycomesh conflicts` shows it: a value, a JSON array of several, the rowid of a table without a key, or
-            SITE@CLOCK, the birth of such a row.
+        table: name of a table in that file.
+        key: as `mycomesh conflicts` prints it: a value, a JSON array of several values, or for a table without a primary
+            key the rowid or SITE@CLOCK, the stamp of the insert.
 
     Raises:
         DatabaseError: there is no such file, or it cannot be read.
         ForeignFileError: no node has ever served it.
-        PolicyError: it has no such replicated table, or nothing is known of such a row.
+        PolicyError: the file has no such replicated table, or knows no such row.
     """
     with contextlib.closing(Store(str(path), read_only=True)) as store, store.reading():
         found = _table(store, table)
@@ -100,10 +100,10 @@ def read_provenance(path: Path, table: str, key: str) -> Provenance:
             leaves = found.log.leaves(row)
             pending = _pending(found, row)
             if leaves or pending:
-                return _told(found, row, leaves, pending=pending)
+                return _provenance(found, row, leaves, pending=pending)
     raise PolicyError(
-        f"nothing is known of a row {key!r} of {found.spec.name}: check the key (several columns: a JSON array);"
-        " a delete is forgotten once every member has seen it"
+        f"{found.spec.name} has no row {key!r}, and none is known to be deleted: check the key (a JSON array if it has several"
+        " columns); a delete is forgotten once every member has seen it"
     )
 
 
@@ -114,22 +114,22 @@ def _table(store: Store, name: str) -> Table:
     found = next((row for here, row in known.items() if fold(here) == fold(name)), None)
     if found is None:
         raise PolicyError(f"{store.path} has no replicated table {name!r}; there are {', '.join(known) or 'none'}")
-    table_id, mesh, bits = found
+    table_id, canonical, bits = found
     here = next((each for each in user_tables(store.db)[0] if fold(each) == fold(name)), None)
     if here is None:
-        raise PolicyError(f"{store.path} has no table {name!r} any more: it was dropped or renamed by hand")
+        raise PolicyError(f"{store.path} no longer has a table {name!r}: a program dropped or renamed it")
     policies = Policies.read(store.db, SCHEMA_TABLE)
-    spec = policies.applied(names.spec(read_table(store.db, here), mesh, policies.dropped_of(mesh)))
+    spec = policies.applied(names.spec(read_table(store.db, here), canonical, policies.dropped_of(canonical)))
     table = Table(store, table_id, spec, json.loads(bits), b"")
     table.columns.counters = policies.counters_of(spec)
     return table
 
 
-# ---- the row that a person means
+# ---- from a key as text to a row
 
 
 def _candidates(table: Table, key: str) -> Iterator[Row]:
-    """Yield the rows that a key may mean, the likeliest first."""
+    """Yield the rows that a key may refer to, the most likely first."""
     site, at, hlc = key.partition("@")
     if at and len(site) == 32 and hlc.isdecimal() and set(site) <= set("0123456789abcdef"):
         yield table.locate(birth_key(bytes.fromhex(site), int(hlc)))
@@ -142,7 +142,7 @@ def _candidates(table: Table, key: str) -> Iterator[Row]:
 
 
 def _readings(key: str, columns: int) -> Iterator[list[Any]]:
-    """Yield the values of a key as they may be meant: JSON where it is some, the text itself where it is one column."""
+    """Yield the possible values of a key: those of JSON if the text is valid JSON, and for one column the text itself."""
     with contextlib.suppress(ValueError, RecursionError):
         value = json.loads(key)
         values = value if isinstance(value, list) else [value]
@@ -153,7 +153,10 @@ def _readings(key: str, columns: int) -> Iterator[list[Any]]:
 
 
 def _stored(value: Any, column: Column) -> Any:
-    """Return a value as a column of its affinity stores it (SQLite, "Type Affinity")."""
+    """Return a value as the affinity of its column stores it.
+
+    SQLite documentation, "Type Affinity".
+    """
     if column.affinity == "TEXT":
         return value if isinstance(value, str) else str(value)
     if column.affinity != "BLOB" and isinstance(value, str):
@@ -164,7 +167,7 @@ def _stored(value: Any, column: Column) -> Any:
 
 
 def _pending(table: Table, row: Row) -> bool:
-    """Whether a program has written to the row since the last drain."""
+    """Return True if a program has written to the row since the last drain."""
     names = key_names(table.spec)
     if isinstance(row, int):
         if "r" not in names:
@@ -172,17 +175,17 @@ def _pending(table: Table, row: Row) -> bool:
         where, values = "r = ?", [row]
     elif table.spec.kind is KeyKind.KEYED and row[:1] != b"\x00":
         values = decode(row, bytes_max=len(row))
-        where = " AND ".join(f"k{place} = ?" for place in range(len(values)))
+        where = " AND ".join(f"k{number} = ?" for number in range(len(values)))
     else:
         return False
     listing = f"SELECT 1 FROM {pending_name(table.table_id)} WHERE {where} LIMIT 1"
     return table.store.db.execute(listing, values).fetchone() is not None
 
 
-# ---- what is told of it
+# ---- from a row to its provenance
 
 
-def _told(table: Table, row: Row, leaves: list[Leaf], *, pending: bool) -> Provenance:
+def _provenance(table: Table, row: Row, leaves: list[Leaf], *, pending: bool) -> Provenance:
     view = RowView(table, row, table.rows.read(row), leaves)
     existence: Written | None = None
     cells: list[Written] = []
@@ -195,7 +198,7 @@ def _told(table: Table, row: Row, leaves: list[Leaf], *, pending: bool) -> Prove
     key = key_text(table.key(row, leaves) if leaves else row)
     if leaves and not pending:
         state = DELETED if dead else SHOWN if view.present is not None and view.visible else HIDDEN
-    else:  # a program has written what has no stamp yet: the user's table tells
+    else:  # the write has no stamp yet, so only the user's table shows its effect
         state = DELETED if view.present is None else SHOWN
     parked = table.store.db.execute(
         "SELECT reason FROM mycomesh_parked WHERE id = ? AND row = ?", (table.table_id, row)
@@ -207,12 +210,12 @@ def _told(table: Table, row: Row, leaves: list[Leaf], *, pending: bool) -> Prove
 
 
 def _written(table: Table, leaf: Leaf, column: str, value: Any) -> Written:
-    place, hlc = leaf[:2]
-    return Written(column, value, time_text(ms_from_hlc(hlc)), table.store.site(place).hex(), hlc)
+    site_number, hlc = leaf[:2]
+    return Written(column, value, time_text(ms_from_hlc(hlc)), table.store.site(site_number).hex(), hlc)
 
 
 def _losses(table: Table, key: str) -> tuple[Loss, ...]:
-    """The row's losing writes, the latest first."""
+    """Return the losing writes of the row, the latest first."""
     listing = (
         "SELECT seq, lost, lost_at, lost_site, won_at, won_site, reason, coalesce(restored_at, '')"
         " FROM mycomesh_conflicts WHERE table_name = ? AND row_key = ? ORDER BY seq DESC"

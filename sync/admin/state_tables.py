@@ -1,8 +1,8 @@
-"""The node's state as tables in its own file: `mycomesh_status`, `mycomesh_peers` and `mycomesh_tables`.
+"""State tables: the node's state for any SQLite client, in `mycomesh_status`, `mycomesh_peers` and `mycomesh_tables`.
 
-Owns their columns and the writing of them. What always holds: nothing is written that says the same as before, except that
-figures which move all the time (round trips, bytes) are renewed beside what has changed; each row says in `as_of` when it was
-written; the tables are no part of what is captured or replicated. It must not know when it is called, nor who reads.
+A row is written only when it has changed, so that an idle node does not write. Figures that change all the time, such as round
+trip times and bytes, do not count as a change. They are updated along with other changes, at most once in `FIGURES_MS` if their
+own row is unchanged. The column `as_of` is the time of the write. These tables are not captured and not replicated.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from mycomesh.sync.storage.store import Store
 
 __all__ = ["NodeState", "PeerState", "StateTables"]
 
-FIGURES_MS = 60_000  # figures beside an unchanged row are not renewed more often
+FIGURES_MS = 60_000  # figures of an otherwise unchanged row are updated at most this often
 _COLUMNS = {
     "mycomesh_status": (
         "phase, mesh, mesh_id, node, node_id, site, pid, port, pending, linked, members, scrub_found, scrubbed_at,"
@@ -36,7 +36,7 @@ _COLUMNS = {
 
 @dataclass(frozen=True, slots=True)
 class PeerState:
-    """One member, as `mycomesh_peers` shows it: times ISO 8601 in UTC ("" for never), milliseconds, bytes since the link."""
+    """One row of `mycomesh_peers`. `seen_at` is ISO 8601 in UTC, "" for never; bytes are counted since the link began."""
 
     node_id: str
     name: str
@@ -51,7 +51,7 @@ class PeerState:
     seen_at: str
 
     def row(self) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-        """What a change of makes news, and the figures that come along."""
+        """Return (values whose change causes a write, figures)."""
         equal = None if self.equal is None else int(self.equal)
         return (
             (self.node_id, self.name, self.roles, self.state, equal, self.address),
@@ -61,7 +61,7 @@ class PeerState:
 
 @dataclass(frozen=True, slots=True)
 class NodeState:
-    """What the mesh side knows. `equal_on`: by folded table name, on how many of the linked peers it is equal."""
+    """State of the node, from the mesh. `equal_on` has the number of linked peers with equal content, by folded table name."""
 
     phase: str
     mesh: str
@@ -76,24 +76,25 @@ class NodeState:
     equal_on: Mapping[str, int] = field(default_factory=dict)
 
 
-# What a table says: (what a change of makes news, figures that come along), by its first value.
+# Rows of one state table by primary key: (values whose change causes a write, figures).
 _Rows = dict[Any, tuple[tuple[Any, ...], tuple[Any, ...]]]
 
 
 class StateTables:
-    """The three tables of one file."""
+    """Writes the three state tables of one file."""
 
     def __init__(self, store: Store, catalog: Catalog, site: Site, scrub: Scrub) -> None:
         self._store = store
         self._catalog = catalog
         self._site = site
         self._scrub = scrub
-        self._changes = -1  # the connection's, when it was last written
-        self._peers: tuple[Any, ...] | None = None
-        self._told: dict[str, dict[Any, tuple[tuple[Any, ...], int]]] = {}
+        self._changes = -1  # `total_changes` of the connection at the last refresh
+        self._peers: tuple[Any, ...] | None = None  # the state of the mesh at the last refresh
+        # By state table and primary key: the values last written, and when.
+        self._written: dict[str, dict[Any, tuple[tuple[Any, ...], int]]] = {}
 
     def refresh(self, state: NodeState, wall_ms: int) -> bool:
-        """Write what has changed, in one transaction; returns whether anything has.
+        """Write the rows that have changed, in one transaction; return whether there were any.
 
         Raises:
             DatabaseBusyError: another connection holds the write lock; nothing was changed.
@@ -112,11 +113,11 @@ class StateTables:
             "mycomesh_peers": {peer.node_id: peer.row() for peer in state.peers},
             "mycomesh_tables": self._tables(state),
         }
-        news = {name: self._news(name, rows[name], wall_ms) for name in rows}
-        gone = {name: self._told.get(name, {}).keys() - rows[name].keys() for name in rows}
-        wrote = any(news.values()) or any(gone.values()) or not self._told
+        changed = {name: self._changed(name, rows[name], wall_ms) for name in rows}
+        gone = {name: self._written.get(name, {}).keys() - rows[name].keys() for name in rows}
+        wrote = any(changed.values()) or any(gone.values()) or not self._written
         if wrote:
-            self._write(rows, news, gone, wall_ms)
+            self._write(rows, changed, gone, wall_ms)
         self._peers, self._changes = material, int(self._store.db.total_changes())
         return wrote
 
@@ -141,7 +142,7 @@ class StateTables:
         return (*head, pending, state.linked, len(state.peers) + 1, self._found()), (ended, state.clock_offset_ms)
 
     def _found(self) -> int | None:
-        """How many rows the last scrub found not captured, None before the first."""
+        """Return the number of rows that the last scrub found not captured, None before the first scrub."""
         return None if self._scrub.last is None else self._scrub.last.found
 
     def _tables(self, state: NodeState) -> _Rows:
@@ -170,31 +171,33 @@ class StateTables:
                 found[name] = ((name, None, None, 0, 0, 0, state.linked, note), ())
         return found
 
-    def _news(self, name: str, rows: _Rows, wall_ms: int) -> list[Any]:
-        """The keys of rows that say something else than what the table has, or have figures that are old."""
-        told = self._told.get(name, {})
+    def _changed(self, name: str, rows: _Rows, wall_ms: int) -> list[Any]:
+        """Return the keys of rows that differ from the written ones, or whose figures are old."""
+        written = self._written.get(name, {})
         return [
             key
             for key, (material, figures) in rows.items()
-            if key not in told or told[key][0] != material or (figures and wall_ms - told[key][1] >= FIGURES_MS)
+            if key not in written
+            or written[key][0] != material
+            or (figures and wall_ms - written[key][1] >= FIGURES_MS)
         ]
 
-    def _write(self, rows: dict[str, _Rows], news: dict[str, list[Any]], gone: dict[str, Any], wall_ms: int) -> None:
-        first = not self._told
+    def _write(self, rows: dict[str, _Rows], changed: dict[str, list[Any]], gone: dict[str, Any], wall_ms: int) -> None:
+        first = not self._written
         as_of = time_text(wall_ms)
         with self._store.transaction() as db:
             for name, columns in _COLUMNS.items():
                 key = columns.partition(",")[0]
                 if first or name == "mycomesh_status":
-                    if first or news[name]:
+                    if first or changed[name]:
                         db.execute(f"DELETE FROM {name}")
                 else:
                     db.executemany(f"DELETE FROM {name} WHERE {key} = ?", [(each,) for each in sorted(gone[name])])
-                marks = ", ".join("?" * (columns.count(",") + 2))
-                values = [(*rows[name][each][0], *rows[name][each][1], as_of) for each in news[name]]
-                db.executemany(f"INSERT OR REPLACE INTO {name}({columns}, as_of) VALUES({marks})", values)
-        for name, keys in news.items():
-            told = self._told.setdefault(name, {})
+                placeholders = ", ".join("?" * (columns.count(",") + 2))
+                values = [(*rows[name][each][0], *rows[name][each][1], as_of) for each in changed[name]]
+                db.executemany(f"INSERT OR REPLACE INTO {name}({columns}, as_of) VALUES({placeholders})", values)
+        for name, keys in changed.items():
+            written = self._written.setdefault(name, {})
             for each in gone[name]:
-                del told[each]
-            told.update({each: (rows[name][each][0], wall_ms) for each in keys})
+                del written[each]
+            written.update({each: (rows[name][each][0], wall_ms) for each in keys})

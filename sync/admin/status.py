@@ -1,7 +1,4 @@
-"""A replica as people see it: its tables with rows, hashes, conflicts and parked rows.
-
-Owns the counting for `status`. What always holds: nothing is changed. It must not know who asks.
-"""
+"""Status of a replica: its tables with rows, hashes, conflicts and parked rows. Reads only."""
 
 from __future__ import annotations
 
@@ -19,7 +16,7 @@ __all__ = ["ReplicaStatus", "TableStatus", "read_status"]
 
 @dataclass(frozen=True, slots=True)
 class TableStatus:
-    """One table, for people: entries of the change log include tombstones; `digest` is hexadecimal."""
+    """Status of one table. `digest` is hexadecimal; `note` says what is wrong with the table, "" for nothing."""
 
     name: str
     rows: int
@@ -31,24 +28,24 @@ class TableStatus:
 
 @dataclass(frozen=True, slots=True)
 class ReplicaStatus:
-    """The replica, for people. `pending` counts writes that are not stamped yet, and rows to be taken in."""
+    """Status of the replica. `pending` counts writes without a stamp, and rows of tables that are not logged yet."""
 
     path: str
     site: str
     clock_ms: int
     tables: tuple[TableStatus, ...]
     pending: int
-    scrubbed: Scrubbed | None  # the last pass of the scrub that came to its end
+    scrubbed: Scrubbed | None  # the last complete pass, None before the first
 
 
 def read_status(store: Store, catalog: Catalog, site: bytes, scrubbed: Scrubbed | None) -> ReplicaStatus:
-    """Return the replica that a store and its catalog are."""
+    """Return the status of the replica."""
     db = store.db
     tables = []
     pending, swept = 0, table_scan.active_ids(db)
     for name, table in sorted(catalog.tables.items()):
         waiting = db.execute(f"SELECT count(*) FROM {pending_name(table.table_id)}").fetchone()[0]
-        if table.table_id in swept:  # rows from before the file met the mesh: each is to get an entry
+        if table.table_id in swept:  # rows from before the table was replicated get entries too
             waiting = max(waiting, table.rows.count() - table.log.count)
         pending += waiting
         if name == SCHEMA_TABLE:

@@ -1,7 +1,7 @@
-"""Takes mycomesh out of a file again: every trigger, index and internal table, in one transaction.
+"""Remove every trigger, index and internal table of mycomesh from a file, in one transaction.
 
-Owns the list of what is ours in a file. What always holds: nothing of the user's is touched, whatever it is called, and a
-crash leaves the file either as it was or free of us. It must not know meshes or peers.
+Names are matched exactly, so that nothing of the user's is dropped, even if its name begins with "mycomesh_". After a crash
+the file is either unchanged or free of mycomesh.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from mycomesh.sync.storage.store import Store, recognised
 
 __all__ = ["Removed", "drop_all", "uninstall"]
 
-# Triggers and indexes before tables: to drop a table takes its indexes along.
+# Triggers and indexes come before tables, because dropping a table drops its indexes too.
 _OURS: tuple[tuple[str, Callable[[str], object]], ...] = (
     ("trigger", re.compile(r"mycomesh_\d+_(insert|update|rekey|delete|evict_i|evict_u)").fullmatch),
     ("index", re.compile(r"mycomesh_\d+_keep").fullmatch),
@@ -28,7 +28,7 @@ _OURS: tuple[tuple[str, Callable[[str], object]], ...] = (
 
 @dataclass(frozen=True, slots=True)
 class Removed:
-    """What went: how many triggers and tables, and how many rows that only our tables had."""
+    """Numbers of removed triggers and tables, and of conflicts and parked rows, which only internal tables held."""
 
     triggers: int
     tables: int
@@ -37,11 +37,11 @@ class Removed:
 
 
 def uninstall(path: Path) -> Removed:
-    """Take everything of ours out of a file that no node serves; writes that have no stamp yet stay in their tables.
+    """Remove everything of mycomesh from a file that no node serves; writes without a stamp stay in the user's tables.
 
     Raises:
-        DatabaseError: there is no such file, or it cannot be written; nothing was changed.
-        ForeignFileError: nothing of ours is in it; nothing was changed.
+        DatabaseError: it cannot be read or written; nothing was changed.
+        ForeignFileError: there is no such file, or nothing of mycomesh is in it; nothing was changed.
     """
     if not path.is_file():
         raise ForeignFileError(f"{path}: there is no such file; check the path")
@@ -56,7 +56,7 @@ def uninstall(path: Path) -> Removed:
 
 
 def drop_all(db: Any) -> Removed:
-    """Drop everything of ours; inside a transaction that writes nothing else."""
+    """Drop everything of mycomesh; inside a transaction that writes nothing else."""
     conflicts, parked = (_rows(db, name) for name in ("mycomesh_conflicts", "mycomesh_parked"))
     counts = {}
     for kind, ours in _OURS:

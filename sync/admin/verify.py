@@ -1,9 +1,8 @@
-"""Comparison of two database files, table by table and value by value, as any client reads them.
+"""Compare two database files, table by table and value by value, as any SQLite client reads them.
 
-Owns the order in which rows are read, so that both sides can be merged like sorted lists: no table is held in memory, SQLite
-sorts on disk where an index does not. What always holds: both files are opened read-only; values are compared with their type
-and their very bytes; rowids of tables that do not name them are not. It must not know the change log: files that were never
-replicated compare as well.
+Both files are opened read-only. They need not be replicas, as the change log is not read. Each table is read from both files
+in the same order and merged like two sorted lists. No table is held in memory, because SQLite sorts on disk where no index
+gives the order. Values are compared by type and by their exact bytes. Implicit rowids are not compared.
 """
 
 from __future__ import annotations
@@ -23,13 +22,12 @@ from mycomesh.sync.sqlite.table_spec import user_tables
 
 __all__ = ["Difference", "TableComparison", "compare_files"]
 
-# What a row's values are shown as: enough to recognise it.
-SHOWN_CHARS = 80
+SHOWN_CHARS = 80  # characters of a value in a difference: enough to recognise it
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One row: `where` is first, second or both (it is in both, and differs); values by column as text for people."""
+    """One differing row. `where` is "first" or "second" if only that file has it, else "both"; values are text by column."""
 
     where: str
     first: dict[str, str] | None
@@ -38,7 +36,7 @@ class Difference:
 
 @dataclass(slots=True)
 class TableComparison:
-    """One table of both files. `note` says why its rows cannot be compared; `shown` holds the first differences."""
+    """Comparison of one table. `note` says why its rows cannot be compared; `shown` has the first differences."""
 
     table: str
     rows_first: int = 0
@@ -55,7 +53,7 @@ class TableComparison:
         return not (self.only_first or self.only_second or self.differing or self.note)
 
 
-# One value: what typeof() calls it, and the value, text as its bytes.
+# One value: its typeof(), and the value itself, text as bytes.
 _Cell = tuple[str, Any]
 
 
@@ -69,16 +67,16 @@ def compare_files(first: Path, second: Path, *, shown_max: int) -> Iterator[Tabl
     """Yield one comparison for each user table of either file, by name.
 
     Raises:
-        DatabaseError: a file is missing, is no SQLite database, or cannot be read.
+        DatabaseError: a file is missing, is not an SQLite database, or cannot be read, or the encodings differ.
     """
     with contextlib.closing(_open(first)) as left, contextlib.closing(_open(second)) as right:
         try:
             for db in (left, right):
-                db.execute("BEGIN")  # every table of a file as it was at one moment
+                db.execute("BEGIN")  # a snapshot of the whole file
             encodings = [db.execute("PRAGMA encoding").fetchone()[0] for db in (left, right)]
             if encodings[0] != encodings[1]:
                 raise DatabaseError(
-                    f"{first} encodes its text as {encodings[0]} and {second} as {encodings[1]}: what each calls first differs;"
+                    f"{first} encodes its text as {encodings[0]} and {second} as {encodings[1]}, which sort in another order;"
                     " compare the hashes of 'mycomesh tables'"
                 )
             mine, theirs = _tables(left), _tables(right)
@@ -95,7 +93,7 @@ def _open(path: Path) -> Any:
     try:
         db = apsw.Connection(uri, flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
         db.set_busy_timeout(2_000)
-        db.execute("PRAGMA temp_store = FILE").fetchall()  # a sort of a large table belongs on the disk
+        db.execute("PRAGMA temp_store = FILE").fetchall()  # sort large tables on the disk
         db.execute("SELECT count(*) FROM sqlite_schema").fetchall()
     except apsw.NotADBError as error:
         raise DatabaseError(f"{path}: not an SQLite database; give another file") from error
@@ -105,7 +103,7 @@ def _open(path: Path) -> Any:
 
 
 def _tables(db: Any) -> dict[str, str]:
-    """Return user tables by folded name; virtual tables and what serves them are not replicated, and not compared."""
+    """Return the user tables by folded name. Virtual tables and their shadow tables are not replicated and not compared."""
     return {fold(name): name for name in user_tables(db)[0]}
 
 
@@ -119,47 +117,47 @@ def _compare(left: Any, right: Any, mine: str | None, theirs: str | None, shown_
         return result
     columns, other = _columns(left, mine), _columns(right, theirs)
     if [name for name, _ in columns] != [name for name, _ in other]:
-        result.note = f"other columns: {_named(columns)} in the first file, {_named(other)} in the second"
+        result.note = f"columns differ: {_names(columns)} in the first file, {_names(other)} in the second"
         return result
-    keys = [place for place, (_, key) in enumerate(columns) if key]
-    if keys != [place for place, (_, key) in enumerate(other) if key]:
-        result.note = "other primary keys"
+    keys = [number for number, (_, key) in enumerate(columns) if key]
+    if keys != [number for number, (_, key) in enumerate(other) if key]:
+        result.note = "primary keys differ"
         return result
     names = [name for name, _ in columns]
     _merge(_rows(left, mine, names, keys), _rows(right, theirs, names, keys), names, result, shown_max)
     return result
 
 
-def _named(columns: list[tuple[str, bool]]) -> str:
+def _names(columns: list[tuple[str, bool]]) -> str:
     return ", ".join(name for name, _ in columns)
 
 
 def _columns(db: Any, table: str) -> list[tuple[str, bool]]:
-    """Return (folded name, whether it belongs to the primary key), by name: columns added later stand where they may."""
+    """Return (folded name, whether it is in the primary key), sorted by name: the order of added columns may differ."""
     listing = "SELECT name, pk FROM pragma_table_xinfo(?) WHERE hidden <> 1"
     return sorted((fold(name), pk > 0) for name, pk in db.execute(listing, (table,)).fetchall())
 
 
 def _rows(db: Any, table: str, names: list[str], keys: list[int]) -> Iterator[_Row]:
-    """Yield the rows, ordered by key, without one by all values: by type, then as bytes or numbers compare."""
+    """Yield the rows, ordered by key or, without a key, by all values: by type, then as bytes or numbers compare."""
     selected, order = [], []
     for name in names:
         column = quoted(name)
         value = f"iif(typeof({column}) = 'text', CAST({column} AS BLOB), {column})"
         selected += [f"typeof({column})", value]
         order.append((f"typeof({column})", f"{value} COLLATE BINARY"))
-    rest = [place for place in range(len(names)) if place not in keys]  # keys with NULLs are not unique
-    terms = [term for place in [*keys, *rest] for term in order[place]]
-    if _names_rowid(db, table, [names[place] for place in keys]):
-        terms = [quoted(names[keys[0]])]  # already in that order
+    rest = [number for number in range(len(names)) if number not in keys]  # keys with NULLs are not unique
+    terms = [term for number in [*keys, *rest] for term in order[number]]
+    if _is_rowid(db, table, [names[number] for number in keys]):
+        terms = [quoted(names[keys[0]])]  # SQLite stores the rows in this order
     listing = f"SELECT {', '.join(selected)} FROM {quoted(table)} ORDER BY {', '.join(terms)}"
     rows = (tuple(zip(record[::2], record[1::2], strict=True)) for record in db.execute(listing))
-    for cells in rows if keys else _signs_apart(rows):
-        yield _Row(tuple(cells[place] for place in keys) if keys else cells, cells)
+    for cells in rows if keys else _order_zeros(rows):
+        yield _Row(tuple(cells[number] for number in keys) if keys else cells, cells)
 
 
-def _signs_apart(rows: Iterable[tuple[_Cell, ...]]) -> Iterator[tuple[_Cell, ...]]:
-    """Yield rows that SQLite has ordered by all values, those in order too that differ in the sign of a zero alone."""
+def _order_zeros(rows: Iterable[tuple[_Cell, ...]]) -> Iterator[tuple[_Cell, ...]]:
+    """Yield sorted rows with those in a fixed order that differ only in the sign of a zero, which SQLite calls equal."""
     for cells, equals in itertools.groupby(rows):
         if ("real", 0.0) not in cells:
             yield from equals
@@ -171,8 +169,8 @@ def _signs_apart(rows: Iterable[tuple[_Cell, ...]]) -> Iterator[tuple[_Cell, ...
             yield from itertools.repeat(row, count)
 
 
-def _names_rowid(db: Any, table: str, keys: list[str]) -> bool:
-    """Return True if the one key column is the rowid by another name."""
+def _is_rowid(db: Any, table: str, keys: list[str]) -> bool:
+    """Return True if the key is one column that is an alias of the rowid."""
     if len(keys) != 1:
         return False
     declared, rowid = db.execute(
@@ -206,21 +204,21 @@ def _merge(
 
 
 def _same(here: _Row, there: _Row) -> bool:
-    """Return True if two rows are stored alike: 0.0 and -0.0 are not, but compare equal."""
+    """Return True if two rows are stored alike. 0.0 and -0.0 compare equal, but are not stored alike."""
     return here.cells == there.cells and (("real", 0.0) not in here.cells or repr(here.cells) == repr(there.cells))
 
 
 def _difference(here: _Row | None, there: _Row | None, names: list[str]) -> Difference:
     where = "second" if here is None else "first" if there is None else "both"
-    return Difference(where, _shown(here, names), _shown(there, names))
+    return Difference(where, _texts(here, names), _texts(there, names))
 
 
-def _shown(row: _Row | None, names: list[str]) -> dict[str, str] | None:
+def _texts(row: _Row | None, names: list[str]) -> dict[str, str] | None:
     return None if row is None else {name: _text(*cell) for name, cell in zip(names, row.cells, strict=True)}
 
 
 def _text(kind: str, value: Any) -> str:
-    """Return a value as a person writes it in SQL, cut where it is long."""
+    """Return a value as an SQL literal, shortened if it is long."""
     match kind:
         case "null":
             text = "NULL"

@@ -92,7 +92,7 @@ def test_tables_and_columns_of_one_file_alone_are_said(files):
     assert notes == {
         "mine": "only in the first file",
         "theirs": "only in the second file",
-        "t": "other columns: id, v in the first file, id, more, v in the second",
+        "t": "columns differ: id, v in the first file, id, more, v in the second",
     }
 
 

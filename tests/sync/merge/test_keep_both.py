@@ -277,10 +277,10 @@ def test_a_node_that_has_not_learnt_of_it_is_neither_heard_nor_broken(trio):
     one.replica.decisions.decide_policy("log", "keep-both")
     fact = one.drain()
     update = written(one, "UPDATE log SET n = 1")
-    with pytest.raises(BatchRefusedError, match="log: names rows by another policy"):
+    with pytest.raises(BatchRefusedError, match="log: identifies rows by another policy"):
         two.take(update, one.node_id)
     old = written(two, "UPDATE log SET n = 2", ms=50)
-    with pytest.raises(BatchRefusedError, match="log: names rows by another policy"):
+    with pytest.raises(BatchRefusedError, match="log: identifies rows by another policy"):
         one.take(old, two.node_id)
     assert one.replica.apply(old[0], one.wall_ms).withheld
     two.take(fact, one.node_id)
@@ -341,7 +341,7 @@ def test_there_is_no_way_back(trio):
     one, _, _ = kept(trio)
     one.replica.decisions.decide_policy("log", "keep-both")
     assert one.drain() == []
-    with pytest.raises(PolicyError, match="log is keep-both, and its rows could not be told apart again"):
+    with pytest.raises(PolicyError, match="log is keep-both, which cannot be undone"):
         one.replica.decisions.decide_policy("log", "same-row")
     with pytest.raises(PolicyError, match="no policy 'both'; there are same-row and keep-both"):
         one.replica.decisions.decide_policy("log", "both")
