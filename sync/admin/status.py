@@ -42,10 +42,10 @@ def read_status(store: Store, catalog: Catalog, site: bytes, scrubbed: Scrubbed 
     """Return the status of the replica."""
     db = store.db
     tables = []
-    pending, swept = 0, table_scan.active_ids(db)
+    pending, scanned = 0, table_scan.active_ids(db)
     for name, table in sorted(catalog.tables.items()):
         waiting = db.execute(f"SELECT count(*) FROM {pending_name(table.table_id)}").fetchone()[0]
-        if table.table_id in swept:  # rows from before the table was replicated get entries too
+        if table.table_id in scanned:  # rows from before the table was replicated get entries too
             waiting = max(waiting, table.rows.count() - table.log.count)
         pending += waiting
         if name == SCHEMA_TABLE:

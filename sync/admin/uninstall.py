@@ -13,16 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from mycomesh.sync.errors import ForeignFileError
-from mycomesh.sync.sqlite.identifiers import is_ours, quoted
+from mycomesh.sync.sqlite.identifiers import is_internal, quoted
 from mycomesh.sync.storage.store import Store, recognised
 
 __all__ = ["Removed", "drop_all", "uninstall"]
 
 # Triggers and indexes come before tables, because dropping a table drops its indexes too.
-_OURS: tuple[tuple[str, Callable[[str], object]], ...] = (
+_INTERNAL: tuple[tuple[str, Callable[[str], object]], ...] = (
     ("trigger", re.compile(r"mycomesh_\d+_(insert|update|rekey|delete|evict_i|evict_u)").fullmatch),
     ("index", re.compile(r"mycomesh_\d+_keep").fullmatch),
-    ("table", is_ours),
+    ("table", is_internal),
 )
 
 
@@ -59,17 +59,17 @@ def drop_all(db: Any) -> Removed:
     """Drop everything of mycomesh; inside a transaction that writes nothing else."""
     conflicts, parked = (_rows(db, name) for name in ("mycomesh_conflicts", "mycomesh_parked"))
     counts = {}
-    for kind, ours in _OURS:
-        names = _names(db, kind, ours)
+    for kind, is_internal_name in _INTERNAL:
+        names = _names(db, kind, is_internal_name)
         for name in names:
             db.execute(f"DROP {kind.upper()} {quoted(name)}")
         counts[kind] = len(names)
     return Removed(counts["trigger"], counts["table"], conflicts, parked)
 
 
-def _names(db: Any, kind: str, ours: Callable[[str], object]) -> list[str]:
+def _names(db: Any, kind: str, is_internal_name: Callable[[str], object]) -> list[str]:
     listing = "SELECT name FROM sqlite_schema WHERE type = ? AND name GLOB 'mycomesh_[a-z0-9_]*' ORDER BY name"
-    return [name for (name,) in db.execute(listing, (kind,)).fetchall() if ours(name)]
+    return [name for (name,) in db.execute(listing, (kind,)).fetchall() if is_internal_name(name)]
 
 
 def _rows(db: Any, table: str) -> int:

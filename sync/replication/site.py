@@ -230,10 +230,10 @@ def _read_restamp(stored: object) -> Restamp | None:
     return Restamp(site_number, after) if type(site_number) is type(after) is int else None
 
 
-def _rename(table: Table, view: RowView, birth: Leaf, name: Row, key: bytes) -> None:
+def _rename(table: Table, view: RowView, insert: Leaf, name: Row, key: bytes) -> None:
     """Give a row the key of its insert's new stamp: update its other entries, and its record if it is parked."""
     for leaf, entry in zip(view.leaves, view.entries, strict=True):
-        if leaf is not birth:
+        if leaf is not insert:
             values = view.values(leaf, entry.mask & ~EXISTENCE)
             digest = table.digests.entry(leaf[0], leaf[1], entry.mask, key, list(values.values()), dead=entry.dead)
             table.log.replace(leaf, (*leaf[:2], name, leaf[3], digest, leaf[5]))

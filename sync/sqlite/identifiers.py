@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import re
 
-__all__ = ["INTERNAL_PREFIX", "NAME_MAX", "fold", "is_ours", "quoted"]
+__all__ = ["INTERNAL_PREFIX", "NAME_MAX", "fold", "is_internal", "quoted"]
 
 NAME_MAX = 256  # characters of a table's or column's name in a message
 
@@ -24,7 +24,7 @@ def fold(name: str) -> str:
     return name.translate(_FOLD)
 
 
-def is_ours(table: str) -> bool:
+def is_internal(table: str) -> bool:
     """Return True if the node itself creates a table of that name."""
     return _TABLES.fullmatch(table) is not None
 

@@ -18,7 +18,7 @@ from typing import Any
 import apsw
 
 from mycomesh.sync import codec
-from mycomesh.sync.sqlite.identifiers import INTERNAL_PREFIX, NAME_MAX, fold, is_ours, quoted
+from mycomesh.sync.sqlite.identifiers import INTERNAL_PREFIX, NAME_MAX, fold, is_internal, quoted
 from mycomesh.sync.sqlite.indexes import UniqueIndex, key_terms, unique_indexes
 from mycomesh.sync.sqlite.raw_text import is_raw, lenient_text, raw_select, restore
 from mycomesh.sync.sqlite.tokens import readable_sql
@@ -165,7 +165,7 @@ def user_tables(db: Any) -> tuple[list[str], list[tuple[str, str]]]:
             skipped.append((name[0].decode(errors="replace"), "its name is not UTF-8"))
             continue
         folded = fold(name)
-        if folded.startswith(INTERNAL_PREFIX) and kind == "table" and not is_ours(folded):
+        if folded.startswith(INTERNAL_PREFIX) and kind == "table" and not is_internal(folded):
             skipped.append((name, f"names that begin with {INTERNAL_PREFIX} are reserved for the node; rename it"))
         if folded.startswith(("sqlite_", INTERNAL_PREFIX)):
             continue

@@ -16,7 +16,7 @@ from typing import Any
 
 import apsw
 
-from mycomesh.sync.sqlite.identifiers import is_ours
+from mycomesh.sync.sqlite.identifiers import is_internal
 
 __all__ = ["LOGS", "SCHEMA", "amiss", "made_again", "refill", "remain", "standing"]
 
@@ -129,7 +129,7 @@ def standing(db: Any) -> dict[str, str]:
         "SELECT name, sql FROM sqlite_schema WHERE type = 'table' AND name GLOB 'mycomesh_*' AND name NOT GLOB '*[^a-z0-9_]*'"
         " ORDER BY rowid"
     )
-    return {name: sql for name, sql in db.execute(listing).fetchall() if is_ours(name)}
+    return {name: sql for name, sql in db.execute(listing).fetchall() if is_internal(name)}
 
 
 def _unnamed(db: Any) -> bool:

@@ -25,7 +25,7 @@ from mycomesh.sync.errors import (
     ForeignFileError,
     IndexTriggerError,
 )
-from mycomesh.sync.sqlite.identifiers import fold, is_ours
+from mycomesh.sync.sqlite.identifiers import fold, is_internal
 from mycomesh.sync.storage import internal_tables
 
 __all__ = ["BUSY_MS_MAX", "DIGITS", "Enlisted", "Store", "agree_on_digits", "recognised"]
@@ -232,7 +232,7 @@ class Store:
             self._mend()
         else:
             listing = "SELECT name FROM sqlite_schema WHERE name LIKE 'mycomesh\\_%' ESCAPE '\\' ORDER BY name"
-            taken = [name for (name,) in self.db.execute(listing).fetchall() if is_ours(fold(name))]
+            taken = [name for (name,) in self.db.execute(listing).fetchall() if is_internal(fold(name))]
             if taken:
                 raise ForeignFileError(
                     f"{self.path}: its table {taken[0]} has the name of one of the node's own; rename it"
