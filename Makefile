@@ -1,15 +1,14 @@
 # Two commands are all the set-up: `make demo` installs and runs the demo, `make test` installs and passes the tests.
 PYTHON ?= python3
 BIN := .venv/bin
-# On every processor; a worker that has no tests left takes some of another's.
-TESTS := $(BIN)/python -m pytest -n logical --dist worksteal
+# Some more workers than processors (tests/conftest.py); a worker without tests takes some of another's.
+TESTS := $(BIN)/python -m pytest -n auto --dist worksteal
 
 .PHONY: demo test check bench sim crash soak dist install clean
 demo: .venv/core
 	$(BIN)/mycomesh demo
-# Real processes share the machine with each other there: what fails is tried once more, alone.
 test: .venv/dev
-	$(TESTS) || $(BIN)/python -m pytest --last-failed --last-failed-no-failures none
+	$(TESTS)
 check: .venv/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

@@ -1,23 +1,49 @@
-"""What holds for all tests: those that need network namespaces are skipped, with the reason, where there are none.
+"""Settings of all tests: Hypothesis profile, temporary files in memory, garbage collection, order and number of workers.
 
 Property tests try the same examples everywhere, and judge none by the time that it took, as Hypothesis's own profile for CI
-has it; `MYCOMESH_TEST_SCALE` and `python -m tests.fuzz` explore. What the shell that runs the tests happens to have set
-reaches no process that they start.
+has it; `MYCOMESH_TEST_SCALE` and `python -m tests.fuzz` explore. Tests that need network namespaces are skipped, with the
+reason, where there are none.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import gc
 import os
 import signal
+import tempfile
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
 from tests.integration.netns import why_not
 
+ROOT = Path(__file__).parents[1]
+MEMORY = Path("/dev/shm")
+MEMORY_BYTES_MIN = 2 << 30  # a whole run has held a few hundred MB at once
+
+# Folders and files whose tests wait for other processes or take seconds each. They start first, spread over the workers,
+# so that no worker is left alone with one of them at the end.
+SLOW = (
+    "tests/integration/",
+    "tests/stories/test_crash.py",
+    "tests/stories/test_random_writes.py",
+    "tests/stories/test_concurrent_",
+    "tests/test_packaging.py",
+    "tests/simulations/test_clusters.py",
+    "tests/simulations/test_seeds.py",
+    "tests/tools/test_bench.py",
+)
+WORKERS_PER_CPU = 1.5  # a third of the time, tests of real processes wait for one
+
 settings.load_profile("ci")
+if "TMPDIR" not in os.environ and MEMORY.is_dir() and os.access(MEMORY, os.W_OK):
+    free = os.statvfs(MEMORY)
+    if free.f_bavail * free.f_frsize >= MEMORY_BYTES_MIN:  # a container may have 64 MB
+        os.environ["TMPDIR"] = str(MEMORY)  # also for the processes that tests start; TMPDIR=/var/tmp runs on the disk
+        tempfile.tempdir = None
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # hundreds of nodes and commands would compile all modules each
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in the background: a node that inherits it ignores it
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -43,8 +69,40 @@ def multicast(alone):
         yield
 
 
+def pytest_xdist_auto_num_workers():
+    """Return the workers of `-n auto`: more than processors, because many tests wait."""
+    return max(1, round(len(os.sched_getaffinity(0)) * WORKERS_PER_CPU))
+
+
+def _slow_first(items):
+    """Order the items so that each worker's share begins with slow tests: xdist gives a worker one run of the list.
+
+    The items of one file stay together as far as possible, for the sake of fixtures that they share.
+    """
+    shares = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    slow = [item for item in items if item.nodeid.startswith(SLOW)]
+    rest = [item for item in items if not item.nodeid.startswith(SLOW)]
+
+    def share(part, number):
+        return part[len(part) * number // shares : len(part) * (number + 1) // shares]
+
+    items[:] = [item for number in range(shares) for part in (slow, rest) for item in share(part, number)]
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish():
+    """Keep modules and collected tests out of the garbage collector's sight; collect more rarely.
+
+    Looking through them again and again was a seventh of the time of a run. A test of memory collects for itself.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 50, 100)
+
+
 def pytest_collection_modifyitems(items):
-    """Skip tests marked `netns` where a namespace cannot be made; nothing is tried if no test asks for one."""
+    """Order the tests; skip those marked `netns` where a namespace cannot be made, which is tried if one asks for it."""
+    _slow_first(items)
     needy = [item for item in items if item.get_closest_marker("netns")]
     if needy and why_not():
         for item in needy:

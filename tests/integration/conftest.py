@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 
 from tests.integration.machines import Machine
@@ -22,14 +24,31 @@ def machine(tmp_path):
             one.kill()
 
 
-@pytest.fixture
-def pair(machine):
-    """Return two serving members: alpha, which created the mesh, and bravo, which joined by a code."""
-    alpha, bravo = machine("alpha"), machine("bravo")
+@pytest.fixture(scope="session")
+def joined(tmp_path_factory):
+    """Make the homes of two members once: alpha, which founded the mesh and served, and bravo, which joined by a code."""
+    folder = tmp_path_factory.mktemp("joined")
+    alpha, bravo = Machine(folder, "alpha"), Machine(folder, "bravo")
     alpha.done("init", "--name", "fleet", "--node-name", "alpha")
+    try:
+        alpha.up()
+        code = alpha.done("invite").strip()
+        done = bravo.run("join", code, "--node-name", "bravo", "--no-multicast", "--peer", alpha.address)
+        assert "joined mesh 'fleet' as 'bravo'" in done.stderr, done.stderr
+        alpha.terminate()
+    finally:
+        if alpha.process is not None:
+            alpha.kill()
+    return folder
+
+
+@pytest.fixture
+def pair(machine, joined, tmp_path):
+    """Two members that serve, alpha and bravo, on copies of the homes that `joined` made."""
+    for name in ("alpha", "bravo"):
+        shutil.copytree(joined / name, tmp_path / name)
+        (tmp_path / name / "log.txt").unlink(missing_ok=True)
+    alpha, bravo = machine("alpha"), machine("bravo")
     alpha.up()
-    code = alpha.done("invite").strip()
-    joined = bravo.run("join", code, "--node-name", "bravo", "--no-multicast", "--peer", alpha.address)
-    assert "joined mesh 'fleet' as 'bravo'" in joined.stderr, joined.stderr
     bravo.up("--port", "0", "--peer", alpha.address)
     return alpha, bravo

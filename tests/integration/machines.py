@@ -43,7 +43,7 @@ class Machine:
         self.prefix = list(prefix)
         self.net = net
         self.dir = parent / name
-        self.dir.mkdir()
+        self.dir.mkdir(exist_ok=True)  # a copy of a home may be there
         self.file = self.dir / "fleet.db"
         self.home = Home.locate(self.dir / "home", {})
         self.process = None
