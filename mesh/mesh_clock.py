@@ -1,7 +1,7 @@
 """Mesh time, the median of the linked members' clocks, and a warning if this node's clock is wrong.
 
 Mesh time is a median, so that no single member can move it. Invariant: one notice says that the clock is wrong, and one that it
-is right again. See docs/adr/0022-a-clock-that-was-wrong.md.
+is right again. See docs/adr/0022-wrong-clocks.md.
 """
 
 from __future__ import annotations
