@@ -12,7 +12,7 @@ import struct
 import cbor2
 from nacl.signing import VerifyKey
 
-UPDATE, BIRTH, DELETE = 0, 1, 2
+UPDATE, INSERT, DELETE = 0, 1, 2
 ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"  # Crockford's base32
 
 
@@ -131,7 +131,7 @@ class Replica:
                 owned = {column: value for column, value in values.items() if owners.get(column) == stamp}
                 if owned or stamp == existence:
                     entries.append((stamp, kind if stamp == existence else UPDATE, owned))
-            yield key, entries, any(kind == BIRTH for stamp, kind, _ in entries)
+            yield key, entries, any(kind == INSERT for stamp, kind, _ in entries)
 
     def entry_digest(self, table, key, stamp, kind, values):
         """Rounds, "entry digest"."""
@@ -139,7 +139,7 @@ class Replica:
             return 0
         hlc, site = stamp
         if key == b"\0" + site + hlc.to_bytes(8, "big"):
-            key = None if kind == BIRTH else key
+            key = None if kind == INSERT else key
         columns = sorted(values)
         data = cbor2.dumps([table, site, kind, columns], canonical=True) + hlc.to_bytes(8, "big")
         data += cbor2.dumps(key, canonical=True) + cbor2.dumps([values[name] for name in columns], canonical=True)
