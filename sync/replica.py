@@ -66,13 +66,14 @@ class Replica:
     def __init__(self, store: Store, catalog: Catalog, site: Site, priority: Priority) -> None:
         self._store = store
         self._catalog = catalog
+        self._registry = catalog.registry
         self._site = site
         self.rights = Rights(b"")  # until the mesh tells of them
         self.decisions = Decisions(store, catalog)
         self.priority = priority
         self._outbox = Outbox(store, catalog, site, priority)
         self.scrub = Scrub(store, catalog, self._outbox)
-        self.state = StateTables(store, catalog, site, self.scrub)
+        self.state = StateTables(store, catalog.registry, site, self.scrub)
         self._inbox = Inbox(store, catalog, site, self._outbox, priority)
 
     @classmethod
@@ -101,14 +102,13 @@ class Replica:
             store.holding = holding
         try:
             catalog = Catalog(store, mesh_key, TableFilter(config.only, config.exclude))
-            catalog.read_sums()
             with store.transaction():
                 store.create()
                 store.clock.last = max(store.clock.last, 0)
                 site = Site.begin(store, node_id, mesh_key, entropy, recalled or {})
-                replica = cls(store, catalog, site, Priority(catalog, config.urgent))
+                replica = cls(store, catalog, site, Priority(catalog.registry, config.urgent))
                 catalog.open(lambda table: not replica._outbox.pending_ids([table]))
-                table_scan.begin_for_lost_records(catalog.tables.values(), store.made_again)
+                table_scan.begin_for_lost_records(catalog.registry.tables.values(), store.made_again)
         except BaseException:
             store.close()
             raise
@@ -141,7 +141,7 @@ class Replica:
 
     def doubted(self) -> list[str]:
         """Return the tables that were found made anew, or without their triggers, since this was last asked."""
-        found, self._catalog.doubted = self._catalog.doubted, []
+        found, self._catalog.rebuilt = self._catalog.rebuilt, []
         return found
 
     def check_whole(self) -> None:
@@ -151,11 +151,11 @@ class Replica:
     @property
     def tables(self) -> Mapping[str, Table]:
         """The replicated tables by folded name, the schema table among them."""
-        return self._catalog.tables
+        return self._registry.tables
 
     def shown(self, name: str) -> str:
         """Return what this file calls a table that the mesh calls so, folded."""
-        table = self._catalog.tables.get(name)
+        table = self._registry.tables.get(name)
         return name if table is None else fold(table.spec.name)
 
     def recall(self, name: str) -> object:
@@ -319,7 +319,7 @@ class Replica:
         done = [applied for _, applied in admitted]
         if not any(applied.renewed for applied in done):  # else they were stamped anew: a round tells of them
             done[0].published[:0] = published
-        if any(table.pending.unread for table in self._catalog.tables.values()):
+        if any(table.pending.unread for table in self._registry.tables.values()):
             done[-1].published += self.drain(wall_ms)[0]
             self._outbox.invalidate()  # the rest is for the next drain
         return done
@@ -333,10 +333,10 @@ class Replica:
             DecodeError: peers have said so too often; nothing was changed.
         """
         reach = {name: vector.top(self.site) for name, vector in vectors.items()}
-        if not self._site.is_behind(self._catalog.tables, reach):
+        if not self._site.is_behind(self._registry.tables, reach):
             return False  # no write lock for nothing
         with self._store.transaction():
-            return self._site.renew_if_behind(self._catalog.tables, reach)
+            return self._site.renew_if_behind(self._registry.tables, reach)
 
     def ahead(self, wall_ms: int) -> bool:
         """Return True if no peer can take what this replica stamps, where `wall_ms` is the time to within a minute.
@@ -352,7 +352,7 @@ class Replica:
             DatabaseBusyError: nothing was changed.
         """
         with self._store.transaction():
-            self._site.set_clock_back(self._catalog.tables.values(), after, future_bound(wall_ms))
+            self._site.set_clock_back(self._registry.tables.values(), after, future_bound(wall_ms))
         self._outbox.invalidate()
 
     def adopt(self, vectors: Mapping[str, Vector], collected: Mapping[str, Vector], wall_ms: int) -> list[str]:
@@ -367,7 +367,7 @@ class Replica:
         bound = max(last, hlc_from_ms(wall_ms))
         with self._store.transaction():
             for name in sorted(vectors):
-                table = self._catalog.tables.get(name)
+                table = self._registry.tables.get(name)
                 if table is None or self._inbox.lacks(table):
                     continue
                 gained = [
@@ -394,7 +394,7 @@ class Replica:
         def cover() -> None:
             clock = self._store.clock.tick(wall_ms)
             for name in names:
-                table = self._catalog.tables[name]
+                table = self._registry.tables[name]
                 after = table.coverage.staged.top(self.site)
                 table.coverage.cover(self.site, after, clock)
                 sections.append(Section(name, [(self.site, after, clock)]))
@@ -406,7 +406,7 @@ class Replica:
 
     def digests(self, *, remember: bool = False) -> list[TableDigest]:
         """Return one digest pair for each replicated table, by name; with `remember`, who has one of these later is behind."""
-        tables = sorted(self._catalog.tables.items())
+        tables = sorted(self._registry.tables.items())
         if remember:  # only what is asked for by what goes on: to look at a node must not change what it does
             for _, table in tables:
                 table.coverage.remember()
@@ -414,7 +414,7 @@ class Replica:
 
     def vector(self, name: str) -> Vector:
         """Return a table's vector; empty for a table that is not here."""
-        table = self._catalog.tables.get(name)
+        table = self._registry.tables.get(name)
         return Vector() if table is None else table.coverage.vector.copy()
 
     def forgot(self, name: str) -> bool:
@@ -427,7 +427,7 @@ class Replica:
 
     def admits(self, name: str) -> bool:
         """Return True if a table of that folded name may be replicated here, present or not."""
-        return (name == SCHEMA_TABLE or self._catalog.admits(name)) and self.rights.may_read(self.rights.own, name)
+        return (name == SCHEMA_TABLE or self._registry.admits(name)) and self.rights.may_read(self.rights.own, name)
 
     def read(
         self, name: str, site: bytes, window: Range, *, rows_max: int, bytes_max: int
@@ -436,7 +436,7 @@ class Replica:
 
         The caller has drained: a read sees the values that its entries own.
         """
-        table = self._catalog.tables.get(name)
+        table = self._registry.tables.get(name)
         if table is None:
             return None, window[1], 0, 0
         groups, reached, rows, size = read_range(
@@ -446,7 +446,7 @@ class Replica:
 
     def collect(self, name: str, stable: int, limit: int) -> int:
         """Remove up to `limit` tombstones of a table with clocks up to `stable`; returns how many."""
-        table = self._catalog.tables[name]
+        table = self._registry.tables[name]
         if not stable or not 0 < tombstones.oldest_hlc(table) <= stable:
             return 0
         with self._store.transaction():
@@ -454,17 +454,17 @@ class Replica:
 
     def collected(self, name: str) -> Vector:
         """Return up to which clock of each site tombstones of a table have been removed here."""
-        table = self._catalog.tables.get(name)
+        table = self._registry.tables.get(name)
         return Vector() if table is None else tombstones.watermarks(table)
 
     def scan(self, name: str, after: tuple[int, int], limit: int) -> list[tuple[int, int, int | bytes, int]]:
         """Return up to `limit` (place, hlc, row, digest) of a table's entries after a stamp; empty at the end."""
-        table = self._catalog.tables.get(name)
+        table = self._registry.tables.get(name)
         return [] if table is None else table.log.scan(after[0], after[1], limit)
 
     def rows(self, name: str, rows: Sequence[int | bytes], *, bytes_max: int) -> tuple[list[bytes], int]:
         """Return bundles of every entry of the first of some rows, and how many rows that are; the caller has drained."""
-        table = self._catalog.tables.get(name)
+        table = self._registry.tables.get(name)
         if table is None:
             return [], len(rows)
         parts, count = read_rows(table, rows, bytes_max=bytes_max)
@@ -472,7 +472,7 @@ class Replica:
 
     def rows_named(self, section: Section, *, bytes_max: int) -> Iterator[Section]:
         """Yield sections with every entry held of the rows that a section's changes name; the caller has drained."""
-        table = self._catalog.tables.get(section.table)
+        table = self._registry.tables.get(section.table)
         if table is None or has_other_key_form(table, section):
             return
         keys = [key for group in section.groups for key in keys_of(table, group)]
@@ -484,4 +484,4 @@ class Replica:
 
     def status(self) -> ReplicaStatus:
         """Return the replica as people see it."""
-        return read_status(self._store, self._catalog, self.site, self.scrub.last)
+        return read_status(self._store, self._registry, self.site, self.scrub.last)

@@ -64,6 +64,7 @@ class Decisions:
     def __init__(self, store: Store, catalog: Catalog) -> None:
         self._store = store
         self._catalog = catalog
+        self._registry = catalog.registry
 
     def declare_counter(self, table: str, column: str) -> None:
         """Declare a column a counter on every replica.
@@ -162,7 +163,7 @@ class Decisions:
         return f"updated {name}: {', '.join(changed)}"
 
     def _table(self, name: str) -> Table:
-        tables = [table for key, table in sorted(self._catalog.tables.items()) if key != SCHEMA_TABLE]
+        tables = [table for key, table in sorted(self._registry.tables.items()) if key != SCHEMA_TABLE]
         found = next((table for table in tables if fold(table.spec.name) == fold(name)), None)
         if found is None:
             names = [table.spec.name for table in tables]

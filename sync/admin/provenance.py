@@ -18,7 +18,7 @@ from mycomesh.sync.crdt.hlc import ms_from_hlc
 from mycomesh.sync.crdt.lattice import EXISTENCE
 from mycomesh.sync.errors import PolicyError
 from mycomesh.sync.merge.records import key_text, shortened, time_text, values_text
-from mycomesh.sync.schema.catalog import SCHEMA_TABLE
+from mycomesh.sync.schema.facts import SCHEMA_TABLE
 from mycomesh.sync.schema.names import Names
 from mycomesh.sync.schema.policy import Policies
 from mycomesh.sync.sqlite.identifiers import fold

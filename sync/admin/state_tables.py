@@ -14,7 +14,8 @@ from typing import Any
 from mycomesh.sync.merge.records import time_text
 from mycomesh.sync.replication.scrub import Scrub
 from mycomesh.sync.replication.site import Site
-from mycomesh.sync.schema.catalog import SCHEMA_TABLE, Catalog
+from mycomesh.sync.schema.facts import SCHEMA_TABLE
+from mycomesh.sync.schema.registry import Registry
 from mycomesh.sync.sqlite.identifiers import fold
 from mycomesh.sync.storage.pending_log import pending_name
 from mycomesh.sync.storage.store import Store
@@ -83,9 +84,9 @@ _Rows = dict[Any, tuple[tuple[Any, ...], tuple[Any, ...]]]
 class StateTables:
     """Writes the three state tables of one file."""
 
-    def __init__(self, store: Store, catalog: Catalog, site: Site, scrub: Scrub) -> None:
+    def __init__(self, store: Store, registry: Registry, site: Site, scrub: Scrub) -> None:
         self._store = store
-        self._catalog = catalog
+        self._registry = registry
         self._site = site
         self._scrub = scrub
         self._changes = -1  # `total_changes` of the connection at the last refresh
@@ -125,7 +126,7 @@ class StateTables:
         db = self._store.db
         pending = sum(
             db.execute(f"SELECT count(*) FROM {pending_name(table.table_id)}").fetchone()[0]
-            for _, table in sorted(self._catalog.tables.items())
+            for _, table in sorted(self._registry.tables.items())
         )
         head = (
             state.phase,
@@ -148,7 +149,8 @@ class StateTables:
     def _tables(self, state: NodeState) -> _Rows:
         db = self._store.db
         found: _Rows = {}
-        for name, table in sorted(self._catalog.tables.items()):
+        notes = self._registry.notes.by_name()
+        for name, table in sorted(self._registry.tables.items()):
             if name == SCHEMA_TABLE:
                 continue
             conflicts = "SELECT count(*) FROM mycomesh_conflicts WHERE table_name = ?"
@@ -162,12 +164,12 @@ class StateTables:
                     db.execute(parked, (table.table_id,)).fetchone()[0],
                     state.equal_on.get(fold(table.spec.name), 0),
                     state.linked,
-                    self._catalog.notes.get(name, ""),
+                    notes.get(name, ""),
                 ),
                 (),
             )
-        for name, note in sorted(self._catalog.notes.items()):
-            if name not in self._catalog.tables:
+        for name, note in notes.items():
+            if name not in self._registry.tables:
                 found[name] = ((name, None, None, 0, 0, 0, state.linked, note), ())
         return found
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from mycomesh.sync.capture import table_scan
 from mycomesh.sync.crdt.hlc import ms_from_hlc
 from mycomesh.sync.replication.scrub import Scrubbed
-from mycomesh.sync.schema.catalog import SCHEMA_TABLE, Catalog
+from mycomesh.sync.schema.facts import SCHEMA_TABLE
+from mycomesh.sync.schema.registry import Registry
 from mycomesh.sync.storage.pending_log import pending_name
 from mycomesh.sync.storage.store import Store
 
@@ -38,12 +39,12 @@ class ReplicaStatus:
     scrubbed: Scrubbed | None  # the last complete pass, None before the first
 
 
-def read_status(store: Store, catalog: Catalog, site: bytes, scrubbed: Scrubbed | None) -> ReplicaStatus:
+def read_status(store: Store, registry: Registry, site: bytes, scrubbed: Scrubbed | None) -> ReplicaStatus:
     """Return the status of the replica."""
     db = store.db
-    tables = []
+    tables, notes = [], registry.notes.by_name()
     pending, scanned = 0, table_scan.active_ids(db)
-    for name, table in sorted(catalog.tables.items()):
+    for name, table in sorted(registry.tables.items()):
         waiting = db.execute(f"SELECT count(*) FROM {pending_name(table.table_id)}").fetchone()[0]
         if table.table_id in scanned:  # rows from before the table was replicated get entries too
             waiting = max(waiting, table.rows.count() - table.log.count)
@@ -55,12 +56,8 @@ def read_status(store: Store, catalog: Catalog, site: bytes, scrubbed: Scrubbed 
         ).fetchone()[0]
         parked = db.execute("SELECT count(*) FROM mycomesh_parked WHERE id = ?", (table.table_id,)).fetchone()[0]
         rows = table.rows.count()
-        note = catalog.notes.get(name, "")
+        note = notes.get(name, "")
         tables.append(TableStatus(table.spec.name, rows, table.log.digest.hex(), conflicts, parked, note))
-    tables += [
-        TableStatus(name, 0, "", 0, 0, note)
-        for name, note in sorted(catalog.notes.items())
-        if name not in catalog.tables
-    ]
+    tables += [TableStatus(name, 0, "", 0, 0, note) for name, note in notes.items() if name not in registry.tables]
     clock_ms = ms_from_hlc(store.clock.last)
     return ReplicaStatus(store.path, site.hex(), clock_ms, tuple(tables), pending, scrubbed)

@@ -30,6 +30,7 @@ class Inbox:
     def __init__(self, store: Store, catalog: Catalog, site: Site, outbox: Outbox, priority: Priority) -> None:
         self._store = store
         self._catalog = catalog
+        self._registry = catalog.registry
         self._site = site
         self._outbox = outbox
         self._priority = priority
@@ -49,13 +50,13 @@ class Inbox:
             DecodeError: a value that SQLite cannot store, or a peer has reported unknown writes of this site too often.
             BatchRefusedError: a live batch identifies rows by another policy than this node.
         """
-        if self._site.renew_if_behind(self._catalog.tables, last_hlcs(bundle, self._site.id)):
+        if self._site.renew_if_behind(self._registry.tables, last_hlcs(bundle, self._site.id)):
             applied.renewed = True
         budget = None if live or repair else RowBudget(ROWS_TRIED_MAX)
         sections, bundle.sections = bundle.sections, []
         retried = False  # at most once in a transaction, because it takes as long as a transaction may
         for section in sections:
-            table = self._catalog.tables.get(section.table)
+            table = self._registry.tables.get(section.table)
             if table is None:
                 self._record_missed(section.table, applied, live=live)
                 continue
@@ -104,7 +105,7 @@ class Inbox:
     def begin_round(self, name: str) -> bool:
         """Note that a round for a table begins; return whether coverage of it was given up since the last one began."""
         self._missed.discard(name)
-        table = self._catalog.tables.get(name)
+        table = self._registry.tables.get(name)
         if table is None or self._losses.get(table.table_id) is table.coverage.loss:
             return False
         self._losses[table.table_id] = table.coverage.loss

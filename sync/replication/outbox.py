@@ -19,7 +19,8 @@ from mycomesh.sync.merge.keep_both import without_other_key_form
 from mycomesh.sync.merge.retry import RetryQueue
 from mycomesh.sync.replication.priority import Priority
 from mycomesh.sync.replication.site import Site
-from mycomesh.sync.schema.catalog import ADOPTED_MAX, SCHEMA_TABLE, Catalog
+from mycomesh.sync.schema.catalog import NEW_TABLES_MAX, SCHEMA_TABLE, Catalog
+from mycomesh.sync.schema.notes import Source
 from mycomesh.sync.storage.large_rows import CHANGE_BYTES_MAX
 from mycomesh.sync.storage.pending_log import pending_name
 from mycomesh.sync.storage.store import Store
@@ -42,6 +43,7 @@ class Outbox:
     def __init__(self, store: Store, catalog: Catalog, site: Site, priority: Priority) -> None:
         self._store = store
         self._catalog = catalog
+        self._registry = catalog.registry
         self._site = site
         self._priority = priority
         self._retries = RetryQueue(store)
@@ -89,7 +91,7 @@ class Outbox:
         earlier. A later stamp would push the stamps of the writes after it ahead, so that they would win over writes that
         other nodes made later.
         """
-        due = self.pending_ids(self._catalog.tables.values())
+        due = self.pending_ids(self._registry.tables.values())
         logs = [f"SELECT at FROM {pending_name(table_id)} WHERE at IS NOT NULL LIMIT 1" for table_id in sorted(due)]
         firsts = (self._store.db.execute(log).fetchone() for log in logs)
         times = [captured_ms(first[0]) for first in firsts if first is not None]
@@ -100,7 +102,7 @@ class Outbox:
         return (
             self._is_restamping()
             or table_scan.any_active(self._store.db)
-            or bool(self.pending_ids(self._catalog.tables.values()))
+            or bool(self.pending_ids(self._registry.tables.values()))
         )
 
     def _is_restamping(self) -> bool:
@@ -166,7 +168,7 @@ class Outbox:
         published: list[bytes] = []
         for _ in range(READ_TRIES):
             with self._store.reading():
-                if not self.has_unstamped() and self._catalog.stands():
+                if not self.has_unstamped() and self._catalog.is_readable():
                     read()
                     return published
             published += self.drain(wall_ms)[0]
@@ -186,15 +188,15 @@ class Outbox:
     def drain_chunk(self, wall_ms: int) -> tuple[list[bytes], bool]:
         """Stamp one chunk over all tables, the schema and urgent tables first; return (batches, whether more wait)."""
         if self._is_restamping():  # first of all: a later write must not get a stamp before these entries have theirs
-            self._site.restamp_some(self._catalog.tables.values(), ROWS_TRIED_MAX)
+            self._site.restamp_some(self._registry.tables.values(), ROWS_TRIED_MAX)
             return [], True
         sections: list[Section] = []
         if self._catalog.changed():
-            self._catalog.refresh(self.table_drainer(wall_ms, sections), most=ADOPTED_MAX)
-            sections = without_other_key_form(self._catalog.tables, sections)
+            self._catalog.refresh(self.table_drainer(wall_ms, sections), most=NEW_TABLES_MAX)
+            sections = without_other_key_form(self._registry.tables, sections)
         self.retry_rebuilt()
         room, more = CHUNK_ROWS_MAX, self._catalog.changed()
-        facts, *tables = sorted(self._catalog.tables.values(), key=lambda table: table.table_id)
+        facts, *tables = sorted(self._registry.tables.values(), key=lambda table: table.table_id)
         going = table_scan.active_ids(self._store.db)
         due = self.pending_ids((facts, *tables)) | going
         self._rotation = (self._rotation + 1) % max(len(tables), 1)
@@ -231,10 +233,14 @@ class Outbox:
         if drained.section is not None:
             sections.append(drained.section)
             self._retries.add(table)
-        for column in drained.too_large:
-            note = f"column {column!r} has values of more than {CHANGE_BYTES_MAX >> 20} MiB, which stay on this node"
-            self._catalog.notes.setdefault(table.spec.folded, note)
+        self._note_too_large(table, drained)
         return drained.weight
+
+    def _note_too_large(self, table: Table, drained: Drained) -> None:
+        if drained.too_large:
+            limit = f"{CHANGE_BYTES_MAX >> 20} MiB"
+            note = f"column {drained.too_large[0]!r} has values of more than {limit}, which stay on this node"
+            self._registry.notes.put(table.spec.folded, note, Source.SIZE)
 
     def table_drainer(self, wall_ms: int, sections: list[Section]) -> Callable[[Table], bool]:
         """Return a function that stamps one chunk of a table, appends its section, and returns True if nothing is left."""
@@ -243,6 +249,7 @@ class Outbox:
             drained = drain_table(table, self._site.site_number, self._times(table, wall_ms))
             if drained.section is not None:
                 sections.append(drained.section)
+            self._note_too_large(table, drained)
             return not drained.more
 
         return drain
@@ -258,11 +265,11 @@ class Outbox:
 
     def retry_rebuilt(self) -> None:
         """Queue the parked rows of rebuilt tables, as the constraint that refused them may be gone."""
-        tables = self._catalog.tables
-        for table in self._catalog.renewed:
+        tables = self._registry.tables
+        for table in self._registry.loaded:
             if tables.get(table.spec.folded) is table:
                 self._retries.add(table)
-        self._catalog.renewed.clear()
+        self._registry.loaded.clear()
 
     def run_retries(self) -> bool:
         """Retry parked rows, show held values of new columns, and begin to scan tables with new counters.
@@ -270,9 +277,9 @@ class Outbox:
         One call does as much as one transaction may. The caller has stamped every local write, since a retried row could
         replace a write that the drain has not read yet. Return True if the next drain has rows to stamp.
         """
-        room = self._retries.step(self._catalog.tables.values(), ROWS_TRIED_MAX)
-        more = any(table.pending.unread for table in self._catalog.tables.values())
-        for table in self._catalog.tables.values():
+        room = self._retries.step(self._registry.tables.values(), ROWS_TRIED_MAX)
+        more = any(table.pending.unread for table in self._registry.tables.values())
+        for table in self._registry.tables.values():
             counters = table.columns.counters
             if self._settled.get(table.table_id) == (table, counters):
                 continue

@@ -9,7 +9,8 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Sequence
 
-from mycomesh.sync.schema.catalog import SCHEMA_TABLE, Catalog
+from mycomesh.sync.schema.facts import SCHEMA_TABLE
+from mycomesh.sync.schema.registry import Registry
 from mycomesh.sync.sqlite.identifiers import fold
 from mycomesh.sync.wire.bundle import BUNDLE_BYTES_MAX, Bundle, Section
 
@@ -25,17 +26,17 @@ class UrgentBatch(bytes):
 class Priority:
     """The urgent tables of one file, by shell patterns over the names in this file. Without a pattern no table is urgent."""
 
-    __slots__ = ("_catalog", "_patterns")
+    __slots__ = ("_patterns", "_registry")
 
-    def __init__(self, catalog: Catalog, patterns: Sequence[str]) -> None:
-        self._catalog = catalog
+    def __init__(self, registry: Registry, patterns: Sequence[str]) -> None:
+        self._registry = registry
         self._patterns = tuple(map(fold, patterns))
 
     def is_urgent(self, name: str) -> bool:
         """Return True if the table of that canonical name goes first."""
         if not self._patterns:
             return False
-        table = self._catalog.tables.get(name)
+        table = self._registry.tables.get(name)
         local = name if table is None else fold(table.spec.name)
         return name == SCHEMA_TABLE or any(fnmatch.fnmatchcase(local, pattern) for pattern in self._patterns)
 

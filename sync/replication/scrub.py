@@ -40,6 +40,7 @@ class Scrub:
     def __init__(self, store: Store, catalog: Catalog, outbox: Outbox) -> None:
         self._store = store
         self._catalog = catalog
+        self._registry = catalog.registry
         self._outbox = outbox
         self._table = ""
         self._cursor = table_scan.START
@@ -67,7 +68,7 @@ class Scrub:
             DatabaseBusyError: another program holds the write lock; the next call repeats the step.
         """
         self._load()
-        names = [name for name in sorted(self._catalog.tables) if name != SCHEMA_TABLE and name >= self._table]
+        names = [name for name in sorted(self._registry.tables) if name != SCHEMA_TABLE and name >= self._table]
         if not names:
             ended, self._so_far = self._so_far, Scrubbed()
             self._table, self._cursor, ended.done, ended.ended_ms = "", table_scan.START, True, wall_ms
@@ -75,14 +76,14 @@ class Scrub:
             return ended, []
         if names[0] != self._table:
             self._table, self._cursor = names[0], table_scan.START
-        table = self._catalog.tables[self._table]
+        table = self._registry.tables[self._table]
         rows: list[Row] = []
         cursor = self._cursor
         compared = 0
 
         def compare(count: int) -> None:
             nonlocal cursor, compared
-            if self._catalog.tables.get(self._table) is not table:
+            if self._registry.tables.get(self._table) is not table:
                 return
             suspects, cursor = table_scan.suspects(table, self._cursor, count)
             rows.extend(suspects)
@@ -91,12 +92,12 @@ class Scrub:
         published = self._outbox.read_drained(
             wall_ms, lambda: compare(limit), locked=lambda: compare(min(limit, LOCKED_ROWS_MAX))
         )
-        if self._catalog.tables.get(self._table) is not table:
+        if self._registry.tables.get(self._table) is not table:
             return self._so_far, published  # its definition has changed, so the comparison is void
         so_far = self._so_far
         if rows:
             with self._store.transaction():
-                if not self._catalog.stands():
+                if not self._catalog.is_readable():
                     return so_far, published  # the schema has changed: the next step compares them again
                 table_scan.log_rows(table, rows)
             so_far.found += len(rows)

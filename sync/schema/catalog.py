@@ -1,519 +1,389 @@
-"""The catalogue: which tables are replicated, and how this file's definitions and the mesh's facts are kept in line.
+"""Keeps capture, the registry of tables and the replicated schema in step with the tables of the file.
 
-Owns `mycomesh_replicated` and the installation of capture. What always holds: nothing of the user's is dropped or renamed but
-by what somebody has decided for the whole mesh (`following`, `migrating`). It must not know links.
+Every change of the file's schema leads to one pass over its tables. A new table is registered, and its rows are backfilled. A
+changed table gets triggers for its columns once all its writes have stamps. A table or column that was dropped by hand stays
+on the mesh: the column comes back empty, the table is no longer replicated here. Only a migration drops for all nodes.
 """
 
 from __future__ import annotations
 
-import contextlib
-import json
 from collections.abc import Callable, Collection, Mapping
-from typing import Any
-
-import apsw
 
 from mycomesh.sync.capture import rebuild_mark, table_scan
-from mycomesh.sync.capture.install import (
-    ensure_pending_log,
-    has_log_triggers,
-    install_capture,
-    is_captured,
-    keep_both_key,
-    keeps_rowids,
-    remove_capture,
-    remove_internal,
-)
+from mycomesh.sync.capture.install import has_log_triggers, keep_both_key, keeps_rowids
 from mycomesh.sync.capture.rebuilt_columns import renamed_columns
 from mycomesh.sync.capture.rebuilt_rows import match_rows
 from mycomesh.sync.capture.triggers import is_current
-from mycomesh.sync.merge.dropped_columns import drop_columns
 from mycomesh.sync.merge.keep_both import convert
 from mycomesh.sync.schema.drift import DriftNotes
-from mycomesh.sync.schema.facts import SCHEMA_ID, SCHEMA_TABLE, Facts
+from mycomesh.sync.schema.facts import SCHEMA_ID, SCHEMA_TABLE
 from mycomesh.sync.schema.follow_facts import FactFollower
 from mycomesh.sync.schema.generated_facts import GeneratedFacts
 from mycomesh.sync.schema.index_triggers import IndexTriggers
 from mycomesh.sync.schema.migration import migrate
 from mycomesh.sync.schema.migration_plan import Plan
-from mycomesh.sync.schema.names import Names
-from mycomesh.sync.schema.policy import Policies, name_fact
+from mycomesh.sync.schema.policy import name_fact
 from mycomesh.sync.schema.record_facts import record_facts
+from mycomesh.sync.schema.registry import Record, Registry, Snapshot, read_sums
 from mycomesh.sync.schema.table_filter import TableFilter
-from mycomesh.sync.sqlite.definitions import read_definition
-from mycomesh.sync.sqlite.generated_columns import compose
 from mycomesh.sync.sqlite.identifiers import fold, quoted
 from mycomesh.sync.sqlite.indexes import column_names
-from mycomesh.sync.sqlite.table_spec import FileSchema, TableSpec, UnsupportedTable, read_table, user_tables
+from mycomesh.sync.sqlite.table_spec import TableSpec, UnsupportedTable, read_table, user_tables
 from mycomesh.sync.storage import internal_tables
-from mycomesh.sync.storage.change_log import ChangeLog, changes_name
-from mycomesh.sync.storage.column_bits import extended
-from mycomesh.sync.storage.insert_runs import runs_name
 from mycomesh.sync.storage.store import Store
 from mycomesh.sync.storage.table import Table
 
-__all__ = ["ADOPTED_MAX", "SCHEMA_TABLE", "Catalog"]
+__all__ = ["NEW_TABLES_MAX", "SCHEMA_TABLE", "Catalog"]
 
-# New tables that one transaction takes in, some 2 ms each: an application may make hundreds at once.
-ADOPTED_MAX = 8
+# New tables that one transaction registers, some 2 ms each: an application may create hundreds at once.
+NEW_TABLES_MAX = 8
 _BROUGHT_BACK = (
     "column(s) {} dropped or renamed here by hand: the mesh keeps them, so they are back, empty in every row;"
     " columns that are new here are on the mesh with their values"
 )
+_REMOVED = (
+    "dropped or renamed here by hand: it stays on the other nodes, and is not replicated here;"
+    " created here again, it deletes there the rows that it lacks ('mycomesh migrate' drops it everywhere)"
+)
+
+# Stamps a part of one table's pending log; returns whether that was all.
+Drain = Callable[[Table], bool]
 
 
 class Catalog:
-    """The replicated tables of one file."""
+    """The schema of one file: its registry of tables, and the state between two passes."""
 
     def __init__(self, store: Store, mesh_key: bytes, tables: TableFilter) -> None:
+        """Read the sums of the change logs, which takes long; best outside of a transaction."""
         self._store = store
-        self._mesh_key = mesh_key
-        self._filter = tables
-        self.tables: dict[str, Table] = {}
-        self.notes: dict[str, str] = {}
-        self.renewed: list[Table] = []  # tables that stand anew, whose parked rows nobody has tried again since
-        # Tables that were made anew or had lost their triggers, until people have heard of it
-        self.doubted: list[str] = []
-        self.dropped: set[str] = set()  # tables that a person took away here, by DROP or RENAME; peers keep them
-        self.facts = Facts(store)
-        self.policies = Policies()
-        self.names: Names
-        self._file = FileSchema(store.db)
-        self._differences = DriftNotes()
-        self._kept_indexes: dict[int, tuple[str, ...]] = {}
-        self._stood: dict[int, object] = {}  # what SQLite's catalogue said when the triggers were last found whole
-        self.echoes = IndexTriggers(store, self, self._file, self._kept_indexes)
-        self.generating = GeneratedFacts(store, self)
-        # By the mesh's name: a table's fact, those of its generated columns, and what they define.
-        self._defined: dict[str, tuple[str, dict[str, str], TableSpec | None]] = {}
-        self._anew: frozenset[str] = frozenset()  # folded names of tables that were made since the last `refresh`
-        self._version = -1
-        # Tables and notes before the running transaction's refresh
-        self._before: tuple[dict[str, Table], dict[str, str]] | None = None
-        self._ours: dict[str, str] = {}  # our own tables, as they stood after the last `refresh`
-        self._followed = False  # whether generated columns are as facts have them that came before this file was opened
-        self._unfinished = False  # whether some table has writes to be stamped before its triggers change
-        self._sums: dict[int, tuple[int, int, int]] = {}
+        indexes: dict[int, tuple[str, ...]] = {}
+        self.registry = Registry(store, mesh_key, tables, read_sums(store), indexes)
+        self.rebuilt: list[str] = []  # names of tables found rebuilt or without their triggers, until they are reported
+        self._version = -1  # SQLite's number for the schema that the last pass has seen
+        self._internal: dict[str, str] = {}  # definitions of the internal tables after the last pass
+        self._before: Snapshot | None = None  # the registry before the running transaction
+        # Whether generated columns were compared with facts since the file was opened: they may be older than this version.
+        self._compared_generated = False
+        self._drift = DriftNotes()
+        self._generated = GeneratedFacts(store, self.registry)
         store.enlist(self)
+        self._index_triggers = IndexTriggers(store, self.registry, indexes)  # enlisted behind the catalog, see there
 
     def committed(self) -> None:
-        """The transaction stands, and with it what its refresh has read."""
+        """Keep what the transaction changed."""
         self._before = None
 
     def rolled_back(self) -> None:
-        """The transaction is undone: what its refresh has read, and the tables hold, may not be so."""
-        self._file.rolled_back()
+        """Go back to the tables of before the transaction, and look at the schema again."""
+        self.registry.file.rolled_back()
         if self._before is not None:
             self._version = -1
-            self._ours = {}
-            self._followed = False
-            self.notes = self._before[1]
-            self._put_back(self._before[0])
+            self._internal = {}
+            self._compared_generated = False
+            self.registry.restore(self._before)
             self._before = None
 
-    def _put_back(self, tables: Mapping[str, Table]) -> None:
-        """Has the tables of before a refresh that was undone: what it made is not in the file, and what it ended is."""
-        for folded in [key for key, table in self.tables.items() if table is not tables.get(key)]:
-            self.forget(folded)
-        for table in [table for key, table in tables.items() if key not in self.tables]:
-            table.restore()
-            self.tables[table.spec.folded] = table
-
-    def read_sums(self) -> None:
-        """Read what the change logs sum up to, before any write lock is taken: only a node writes them."""
-        db = self._store.db
-        made = {name for (name,) in db.execute("SELECT name FROM sqlite_schema WHERE name GLOB 'mycomesh_*'")}
-        if "mycomesh_replicated" not in made:
-            return
-        ids = [SCHEMA_ID, *(number for (number,) in db.execute("SELECT id FROM mycomesh_replicated ORDER BY id"))]
-        for number in ids:
-            if {changes_name(number), runs_name(number)} <= made:
-                with contextlib.suppress(apsw.SQLError):  # altered by hand: the opening tells
-                    self._sums[number] = ChangeLog(self._store, number).read_sums()
-
-    def open(self, drain: Callable[[Table], bool]) -> None:
-        """Load the schema table, then every user table; inside a transaction, after `read_sums`.
-
-        `drain` stamps a part of one table's pending log, and says whether that was all.
-        """
-        self.read_decisions()
-        self._load(SCHEMA_ID, read_table(self._store.db, SCHEMA_TABLE))
-        self.refresh(drain, most=ADOPTED_MAX)
-
-    def admits(self, name: str) -> bool:
-        """Return True if a user table of that name is replicated, here or once it is made."""
-        return self._filter.admits(name) and name not in self.dropped and (name,) not in self.policies.dropped
+    def open(self, drain: Drain) -> None:
+        """Load the schema table, then every user table; inside a transaction."""
+        self.registry.read_decisions()
+        self.registry.load(SCHEMA_ID, read_table(self._store.db, SCHEMA_TABLE))
+        self.refresh(drain, most=NEW_TABLES_MAX)
 
     def changed(self) -> bool:
-        """Return True if some connection has changed the schema since the last `refresh`."""
-        return self._file.version() != self._version
+        """Return True if some connection has changed the schema since the last pass."""
+        return self.registry.file.version() != self._version
 
-    def stands(self) -> bool:
-        """Return True if every replicated table can be read as it is known here, whatever else has changed in the schema."""
-        known = (table for name, table in self.tables.items() if name != SCHEMA_TABLE)
-        return not self.changed() or all(
-            self._file.catalogue_entries(table.spec.name) == self._stood.get(table.table_id) for table in known
-        )
+    def is_readable(self) -> bool:
+        """Return True if no replicated table has changed since the last pass, whatever else has changed in the schema."""
+        tables = (table for name, table in self.registry.tables.items() if name != SCHEMA_TABLE)
+        return not self.changed() or all(map(self.registry.is_unchanged, tables))
 
-    def refresh(self, drain: Callable[[Table], bool], *, most: int | None = None) -> None:
-        """Brings capture in line with the file's tables, and the facts with both; inside a transaction.
+    def refresh(self, drain: Drain, *, most: int | None = None) -> None:
+        """Bring capture in step with the file's tables, and the facts with both; inside a transaction.
 
-        A table with more in its pending log than `drain` stamps at a time keeps its triggers until the next call, and of new
-        tables no more than `most` are taken in.
+        A table with more in its pending log than `drain` stamps at a time keeps its triggers until the next call. At most
+        `most` new tables are registered.
         """
-        self._before = self._before or (dict(self.tables), dict(self.notes))
-        self._unfinished = False
-        if not self._ours.items() <= internal_tables.standing(self._store.db).items():
+        self._begin()
+        if not self._internal.items() <= internal_tables.standing(self._store.db).items():
             self._store.check_whole()
-        self.read_decisions()
-        self._anew = rebuild_mark.rebuilt_tables(self._store.db)
-        names, skipped = user_tables(self._store.db)
-        for name, why in skipped:
-            self.notes[fold(name)] = f"not replicated: {why}"
-        dropped = self.policies.dropped
-        present = {mesh: name for name in names if self._filter.admits(mesh := self.names.mesh(name, dropped))}
-        for folded in [key for key in self.tables if key != SCHEMA_TABLE and key not in present]:
-            self.forget(folded)
-        self._note_dropped(present.keys())
-        new = 0
-        for mesh, spec in self._altered(present):
-            record = self._registered(mesh)
-            if record is not None:
-                self._adopt(spec, record, drain)
-            elif not self._fits(spec):
-                self._park(spec)
-            elif most is None or new < most:
-                self._adopt_new(spec)
-                new += 1
-            else:
-                self._unfinished = True
-        for table in self.tables.values():
-            table.columns.counters = self.policies.counters_of(table.spec)
-            table.columns.dropped = self.policies.dropped_of(table.spec.folded)
-        version = self._file.version()
+        registry = self.registry
+        registry.read_decisions()
+        changed = _Pass(self._store, registry, self._follower(), drain)
+        changed.run(most)
+        self.rebuilt += changed.rebuilt
+        for table in registry.tables.values():
+            table.columns.counters = registry.policies.counters_of(table.spec)
+            table.columns.dropped = registry.policies.dropped_of(table.spec.folded)
+        version = registry.file.version()
         self._record_facts()
-        for mesh, table in self.tables.items():
-            self._differences.tell(table, self.defined(mesh), self.notes)
-        self.echoes.renew()
-        drain(self.tables[SCHEMA_TABLE])
+        for name, table in registry.tables.items():
+            self._drift.update(table, registry.defined(name), registry.notes)
+        self._index_triggers.renew()
+        drain(registry.tables[SCHEMA_TABLE])
         rebuild_mark.renew(self._store.db)
-        self._ours = internal_tables.standing(self._store.db)
-        self._version = -1 if self._unfinished else version
+        self._internal = internal_tables.standing(self._store.db)
+        self._version = -1 if changed.unfinished else version
+
+    def _begin(self) -> None:
+        """Note the registry as it is before the first change of a transaction."""
+        self._before = self._before or self.registry.snapshot()
+
+    def _follower(self) -> FactFollower:
+        return FactFollower(self._store, self.registry, self._generated)
 
     def _record_facts(self) -> None:
-        """Write down what the facts lack, and follows them where they say more together than they did alone."""
-        before = self.facts.written
-        record_facts(self._store.db, self)
-        self.generating.record()
-        if self.facts.written != before or not self._followed:  # a file may come from a version that knew none of them
-            self._followed = True
-            self.read_decisions()
-            FactFollower(self._store, self).regenerate()
+        """Write the facts that are missing, and follow them where the file's and the mesh's differ once both are known."""
+        facts = self.registry.facts
+        before = facts.written
+        record_facts(self._store.db, self.registry)
+        self._generated.record()
+        if facts.written != before or not self._compared_generated:
+            self._compared_generated = True
+            self.registry.read_decisions()
+            self._follower().regenerate()
 
-    def read_decisions(self) -> None:
-        """Read what the mesh has decided about tables, and what this file calls them."""
-        self.policies = Policies.read(self._store.db, SCHEMA_TABLE)
-        self.names = Names(self._store.db)
-
-    def apply_facts(self, drain: Callable[[Table], bool]) -> None:
-        """Has the file follow what facts say: what is dropped, renamed, missing; inside a transaction."""
-        self._before = self._before or (dict(self.tables), dict(self.notes))
-        self.read_decisions()
-        FactFollower(self._store, self).follow()
+    def apply_facts(self, drain: Drain) -> None:
+        """Change the file's schema as the facts say: drop, rename, then add; inside a transaction."""
+        self._begin()
+        self.registry.read_decisions()
+        for name in self._follower().follow():
+            self._generated.forget(name)
         self.refresh(drain)
 
-    def migrate(self, script: str, drain: Callable[[Table], bool]) -> Plan:
-        """Run a migration, and writes down what the mesh has to know of it; inside a transaction.
-
-        Every captured write has its stamp.
+    def migrate(self, script: str, drain: Drain) -> Plan:
+        """Run a migration and write its facts; inside a transaction in which every captured write has its stamp.
 
         Raises:
-            MigrationError: the caller undoes the transaction.
+            MigrationError: the caller rolls the transaction back.
         """
-        self._before = self._before or (dict(self.tables), dict(self.notes))
-        self.read_decisions()
-        plan = migrate(self._store, self, script)
+        self._begin()
+        self.registry.read_decisions()
+        # Else the TEMP triggers would write the indexes beside the user's own triggers, which run during a migration.
+        self._index_triggers.take_off()
+        before = list(self.registry.tables)
+        plan = migrate(self._store, self.registry, script)
+        for name in before:
+            if name not in self.registry.tables:
+                self._generated.forget(name)
         self.refresh(drain)
         return plan
 
     def decide(self, fact: tuple[str, str, str]) -> None:
-        """Write a policy's fact (name, kind, sql), to take effect in the next `refresh`; inside a transaction."""
-        self.facts.write(*fact)
+        """Write the fact (name, kind, sql) of a policy, which takes effect in the next pass; inside a transaction."""
+        self.registry.facts.write(*fact)
         self._version = -1
 
-    # ---- tables of the file
 
-    def spec(self, mesh: str, name: str) -> TableSpec:
-        """Return the table of that name as the mesh knows it; raises `UnsupportedTable`."""
-        return self.policies.applied(self._undecided(mesh, name))
+class _Pass:
+    """One pass over the tables of the file; `unfinished` if it leaves something for the next one."""
 
-    def _undecided(self, mesh: str, name: str) -> TableSpec:
-        """The same before the mesh decided how its rows are identified."""
-        return self.names.spec(self._file.spec(name), mesh, self.policies.dropped_of(mesh))
+    def __init__(self, store: Store, registry: Registry, follower: FactFollower, drain: Drain) -> None:
+        self._store = store
+        self._registry = registry
+        self._follower = follower
+        self._drain = drain
+        self._created = rebuild_mark.rebuilt_tables(store.db)  # folded names of tables created since the last pass
+        self.rebuilt: list[str] = []
+        self.unfinished = False
 
-    def _altered(self, present: Mapping[str, str]) -> list[tuple[str, TableSpec]]:
-        """Return the tables that are not captured as they are; notes what cannot be replicated."""
-        altered = []
-        for mesh, name in present.items():
+    def run(self, most: int | None) -> None:
+        """Look at every table; register at most `most` new ones."""
+        registry = self._registry
+        names, skipped = user_tables(self._store.db)
+        for name, why in skipped:
+            registry.notes.put(fold(name), f"not replicated: {why}")
+        present = registry.canonical_names(names)
+        for name in [name for name in registry.tables if name != SCHEMA_TABLE and name not in present]:
+            registry.forget(name)
+        self._find_removed(present.keys())
+        new = 0
+        for name, spec in self._changed_specs(present):
+            record = registry.record(name)
+            if record is not None:
+                self._update(spec, record)
+            elif not self._key_matches(spec):
+                self._park(spec)
+            elif most is None or new < most:
+                self._register(spec)
+                new += 1
+            else:
+                self.unfinished = True
+
+    def _changed_specs(self, present: Mapping[str, str]) -> list[tuple[str, TableSpec]]:
+        """Return the tables that are not captured as they are, and note those that cannot be replicated."""
+        registry = self._registry
+        changed = []
+        for name, here in present.items():
             try:
-                spec = self.spec(mesh, name)
+                spec = registry.spec(name, here)
             except UnsupportedTable as reason:
-                self.forget(mesh)
-                self.notes[mesh] = f"not replicated: {reason}"
+                registry.forget(name)
+                registry.notes.put(name, f"not replicated: {reason}")
                 continue
-            known = self.tables.get(mesh)
-            standing = known is not None and known.spec == spec and known.columns.installed and self._captured(known)
-            if not standing or fold(name) in self._anew or not self._fits(spec):
-                altered.append((mesh, spec))
-        return altered
-
-    def _registered(self, mesh: str) -> tuple[Any, ...] | None:
-        """Return (id, shape, bits, known) of a table that is replicated, the last two as JSON."""
-        listing = "SELECT id, shape, bits, known FROM mycomesh_replicated WHERE name = ?"
-        return self._store.db.execute(listing, (mesh,)).fetchone()  # type: ignore[no-any-return]
-
-    def _adopt(self, spec: TableSpec, record: tuple[Any, ...], drain: Callable[[Table], bool]) -> None:
-        mesh, name = spec.folded, spec.name
-        known = self.tables.get(mesh)
-        table_id, shape = record[:2]
-        bits, captured = map(json.loads, record[2:])
-        spec = self._renamed(table_id, spec, captured)
-        if not self._fits(spec):
-            self._park(spec)
-            return
-        if shape != spec.identity:
-            self._start_over(table_id, spec)
-            return
-        spec, vanished = self._vanished(table_id, spec, bits, captured)
-        if vanished:
-            if not self._bring_back(spec, vanished):
-                self.forget(mesh)
-                return
-            spec = self.spec(mesh, name)
-        if spec.id_column and self._store.meta(keep_both_key(table_id)) is None:
-            # What was written while rows went by their ids is stamped so.
-            known = self.reload(table_id, self._undecided(mesh, name), bits, known, captured)
-            if not drain(known):
-                self._unfinished = True
-                return
-            table = self.reload(table_id, spec, bits, known, captured)
-            convert(table)
-            self._store.meta_set(keep_both_key(table_id), 1)
-        else:
-            table = self.reload(table_id, spec, bits, known, captured)
-        standing = self._file.catalogue_entries(spec.name)
-        anew = fold(spec.name) in self._anew or not keeps_rowids(table, standing)
-        if anew:
-            match_rows(table)
-        if anew or vanished or not self._captured(table):
-            self.doubted += [spec.name] if table_scan.recheck_pending(table) else []
-            # Columns that nobody logged may hold values.
-            made = anew or vanished or not has_log_triggers(table, standing)
-            table_scan.begin(
-                table, written=[column for column in table.columns.local if made and column not in captured]
+            known = registry.tables.get(name)
+            captured = (
+                known is not None and known.spec == spec and known.columns.installed and registry.is_captured(known)
             )
-        if not drain(table):
-            self._unfinished = True
-            return
-        self.install(table)
-        if vanished:
-            self.notes[mesh] = _BROUGHT_BACK.format(", ".join(vanished))
+            if not captured or fold(here) in self._created or not self._key_matches(spec):
+                changed.append((name, spec))
+        return changed
 
-    def _fits(self, spec: TableSpec) -> bool:
-        """Return True if rows go by the same names as in the table of the mesh."""
-        defined = self.defined(spec.folded)
+    def _find_removed(self, present: Collection[str]) -> None:
+        """Note the registered tables that the file has not, and remove the capture that a renamed one still has."""
+        registry = self._registry
+        registry.removed = set()
+        listing = "SELECT id, name, shape FROM mycomesh_replicated ORDER BY id"
+        for table_id, name, identity in self._store.db.execute(listing).fetchall():
+            if name in present or not registry.selects(name):
+                continue
+            registry.uninstall(table_id)  # RENAME has taken the triggers along
+            defined = registry.defined(name)
+            if defined is not None and defined.identity != identity:
+                # It was parked. The user has renamed it, as its note asks, to make room for the table of the mesh.
+                self.unfinished = self._follower.make(name)
+                continue
+            registry.removed.add(name)
+            registry.notes.put(name, _REMOVED)
+
+    def _key_matches(self, spec: TableSpec) -> bool:
+        """Return True if rows are identified as in the canonical definition of the table, or there is none."""
+        defined = self._registry.defined(spec.folded)
         return defined is None or defined.identity == spec.identity
 
     def _park(self, spec: TableSpec) -> None:
-        defined = self.defined(spec.folded)
-        assert defined is not None, "what nobody has defined fits"
-        self.notes[spec.folded] = (
-            f"parked: it has {spec.identity} here and {defined.identity} on the mesh; rename one of them"
-        )
-        self.forget(spec.folded)
+        defined = self._registry.defined(spec.folded)
+        assert defined is not None, "a table without a definition on the mesh has no other key than that"
+        line = f"parked: it has {spec.identity} here and {defined.identity} on the mesh; rename one of them"
+        self._registry.notes.put(spec.folded, line)
+        self._registry.forget(spec.folded)
 
-    def _renamed(self, table_id: int, spec: TableSpec, captured: dict[str, int]) -> TableSpec:
-        """Tells the mesh of columns that a client has renamed; returns the table under the names that it has for them.
+    # ---- a new table
 
-        A column's place tells which one it was: while the triggers stand, as SQLite rewrote them, none can have gone.
-        """
-        mesh = spec.folded
-        known, names = spec.canonical_names, column_names(self._store.db, spec.name)
-        if len(names) < len(captured) or any(fold(name) not in known for name in names):
-            return spec
-        renamed = {was: name for was, name in zip(captured, names, strict=False) if known[fold(name)] != was}
-        if not renamed:
-            return spec
-        plain = self._file.spec(spec.name)
-        here = dict(zip(map(fold, names), captured, strict=False))
-        if not is_current(self._store.db, self.policies.applied(plain.known_as(mesh, here)), table_id, captured):
-            return spec
-        self.names.record(mesh, spec.name, dict(zip(captured, names, strict=False)))
-        return self._rename(spec, renamed)
-
-    def _rename(self, spec: TableSpec, renamed: Mapping[str, str]) -> TableSpec:
-        self.names.record(spec.folded, spec.name, renamed)
-        for column, name in renamed.items():
-            self.facts.write(*name_fact((spec.folded, column), name))
-        return self.spec(spec.folded, spec.name)
-
-    def _vanished(self, table_id: int, spec: TableSpec, bits: Any, captured: Any) -> tuple[TableSpec, list[str]]:
-        """Return the table, and the columns that it has lost though the mesh has them; what a rebuild renamed is none."""
-        explained = {column.folded for column in spec.columns} | self.policies.dropped_of(spec.folded)
-        vanished = [column for column in captured if column not in explained]
-        renamed = renamed_columns(self._store, table_id, spec, bits, vanished, self._mesh_key) if vanished else {}
-        return (self._rename(spec, renamed), []) if renamed else (spec, vanished)
-
-    def _note_dropped(self, present: Collection[str]) -> None:
-        """Note the tables that were here and are not, and takes off what capture has left on a renamed one."""
-        db = self._store.db
-        self.dropped = set()
-        listing = "SELECT id, name, shape FROM mycomesh_replicated ORDER BY id"
-        for table_id, folded, shape in db.execute(listing).fetchall():
-            if folded in present or not self._filter.admits(folded):
-                continue
-            defined = self.defined(folded)
-            if defined is not None and defined.identity != shape:  # it was parked: who has renamed it wants the mesh's
-                self.uninstall(table_id)
-                self._unfinished = FactFollower(self._store, self).make(folded)
-                continue
-            self.dropped.add(folded)
-            self.notes[folded] = (
-                "dropped or renamed here by hand: it stays on the other nodes, and is not replicated here;"
-                " created here again, it deletes there the rows that it lacks ('mycomesh migrate' drops it everywhere)"
-            )
-            self.uninstall(table_id)  # RENAME has taken the triggers along
-
-    def _bring_back(self, spec: TableSpec, vanished: list[str]) -> bool:
-        """Add columns again that entries own and the file has lost; False, and a note, if that cannot be done."""
-        FactFollower(self._store, self).add_columns(spec, vanished)
-        have = {column.folded for column in self.spec(spec.folded, spec.name).columns}
-        lost = [column for column in vanished if column not in have]
-        if lost:
-            self.notes[spec.folded] = (
-                f"parked: the mesh has the column(s) {', '.join(lost)} and this file has not; add them"
-            )
-        return not lost
-
-    def _adopt_new(self, spec: TableSpec) -> None:
-        """Register a table, and has every row that it holds already logged as an insert of no particular time."""
-        bits = extended({}, spec)
-        db = self._store.db
-        found = db.execute("SELECT max(id) FROM mycomesh_replicated").fetchone()
-        table_id = max(found[0] or 0, SCHEMA_ID) + 1
-        db.execute(
-            "INSERT INTO mycomesh_replicated VALUES(?, ?, ?, ?, '{}')",
-            (table_id, spec.folded, spec.identity, json.dumps(bits)),
-        )
-        self._begin(table_id, spec, bits)
+    def _register(self, spec: TableSpec) -> None:
+        """Register a table; a scan logs the rows that it has already as inserts of no particular time."""
+        self._start(self._registry.register(spec))
 
     def _start_over(self, table_id: int, spec: TableSpec) -> None:
-        """Has a table that was parked go on with the mesh's key: its rows get other names, and its log begins anew.
+        """Replicate a table that was parked, now that it has the key of the mesh: its rows get other names, in an empty log.
 
-        Its site has nothing more to say of what it wrote under the old ones.
+        This site has nothing to say about its earlier writes, so the coverage of the others is given up.
         """
-        bits = extended({}, spec)
-        self.forget(spec.folded)
-        self._sums.pop(table_id, None)
-        remove_internal(self._store.db, table_id)
-        self._store.db.execute(
-            "UPDATE mycomesh_replicated SET shape = ?, bits = ?, known = '{}' WHERE id = ?",
-            (spec.identity, json.dumps(bits), table_id),
-        )
-        self._begin(table_id, spec, bits).coverage.give_up_others(keep=self._store.meta("site"))
+        table = self._registry.start_over(table_id, spec)
+        self._start(table)
+        table.coverage.give_up_others(keep=self._store.meta("site"))
 
-    def _begin(self, table_id: int, spec: TableSpec, bits: dict[str, int]) -> Table:
-        if spec.id_column:
-            self._store.meta_set(keep_both_key(table_id), 1)
-        table = self._load(table_id, spec, bits)
-        self.install(table)
-        if self._store.db.execute(f"SELECT 1 FROM {quoted(spec.name)} LIMIT 1").fetchone() is not None:
+    def _start(self, table: Table) -> None:
+        if table.spec.id_column:
+            self._store.meta_set(keep_both_key(table.table_id), 1)
+        self._registry.install(table)
+        if self._store.db.execute(f"SELECT 1 FROM {quoted(table.spec.name)} LIMIT 1").fetchone() is not None:
             table_scan.begin(table, backfill=True)
-        return table
 
-    def reload(
-        self, table_id: int, spec: TableSpec, bits: dict[str, int], known: Table | None, captured: dict[str, int]
-    ) -> Table:
-        """Has a table stand for the file's as it is, with triggers that compare the columns in `captured`."""
-        self.forget(spec.folded)
-        table = self._load(table_id, spec, extended(bits, spec), known)
-        table.columns.captured = captured
-        return table
+    # ---- a table that has changed
 
-    def _load(
-        self, table_id: int, spec: TableSpec, bits: dict[str, int] | None = None, before: Table | None = None
-    ) -> Table:
-        table = Table(self._store, table_id, spec, bits or extended({}, spec), self._mesh_key, self._kept_indexes)
-        self._stood.pop(table_id, None)
-        table.create()
-        ensure_pending_log(table)
-        table.columns.counters = self.policies.counters_of(spec)
-        table.load(before, self._sums.pop(table_id, None))
-        self.names.record(spec.folded, spec.name, {column.folded: column.name for column in spec.columns})
-        self.shed(table)
-        self.tables[spec.folded] = table
-        self.renewed.append(table)
-        self.notes.pop(spec.folded, None)
-        return table
-
-    def forget(self, folded: str) -> None:
-        """End the life of a table in memory; its triggers go on."""
-        table = self.tables.pop(folded, None)
-        if table is not None:
-            table.unload()
-
-    def shed(self, table: Table, more: frozenset[str] = frozenset()) -> frozenset[str]:
-        """Has the entries of a table give up the columns that the mesh has dropped since this was done last; returns these.
-
-        `more` are columns that are being dropped, of which the mesh does not know yet.
-        """
-        dropped = table.columns.dropped = self.policies.dropped_of(table.spec.folded) | more
-        name = f"shed/{table.table_id}"
-        due = dropped - set(json.loads(self._store.meta(name) or "[]")) if dropped else dropped
-        if due:
-            drop_columns(table, due)
-            self._store.meta_set(name, json.dumps(sorted(dropped)))
-        return due
-
-    def discard(self, mesh: str) -> None:
-        """Take everything that is ours of a dropped table out of the file; the user's table is the caller's."""
-        db = self._store.db
-        self.forget(mesh)
-        self.names.forget(mesh)
-        self.generating.forget(mesh)
-        self.notes.pop(mesh, None)
-        found = db.execute("SELECT id FROM mycomesh_replicated WHERE name = ?", (mesh,)).fetchone()
-        if found is None:
+    def _update(self, spec: TableSpec, record: Record) -> None:
+        """Capture a registered table as it is by now."""
+        registry, name = self._registry, spec.folded
+        spec = self._follow_renames(spec, record)
+        if not self._key_matches(spec):
+            self._park(spec)
             return
-        remove_internal(db, found[0])
-        for name in ("vectors", "replicated"):
-            db.execute(f"DELETE FROM mycomesh_{name} WHERE id = ?", found)
+        if record.identity != spec.identity:
+            self._start_over(record.table_id, spec)
+            return
+        spec, lost = self._lost_columns(spec, record)
+        if lost:
+            if not self._bring_back(spec, lost):
+                registry.forget(name)
+                return
+            spec = registry.spec(name, spec.name)
+        table = self._reload(spec, record)
+        if table is None:
+            self.unfinished = True
+            return
+        self._find_unlogged_writes(table, record, lost)
+        if not self._drain(table):
+            self.unfinished = True
+            return
+        registry.install(table)
+        if lost:
+            registry.notes.put(name, _BROUGHT_BACK.format(", ".join(lost)))
 
-    def _captured(self, table: Table) -> bool:
-        """Return True if the table's triggers stand."""
-        standing = self._file.catalogue_entries(table.spec.name)
-        if self._stood.get(table.table_id) != standing and is_captured(table, standing):
-            self._stood[table.table_id] = standing
-        return self._stood.get(table.table_id) == standing
-
-    def uninstall(self, table_id: int) -> None:
-        """Take off a table what refers to its columns; what is written then is found by a sweep alone."""
-        remove_capture(self._store.db, table_id)
-
-    def install(self, table: Table) -> None:
-        """Has the table captured as it is."""
-        install_capture(table)
-
-    # ---- facts
-
-    def defined(self, mesh: str) -> TableSpec | None:
-        """Return what a table's facts define, None if it has none or that is anything else."""
-        fact = self.facts.of(mesh)
-        if fact is None:
+    def _reload(self, spec: TableSpec, record: Record) -> Table | None:
+        """Load the table as it is by now; None if it has to keep both rows of one id and writes from before have no stamps."""
+        registry = self._registry
+        table_id, bits, captured = record.table_id, record.bits, record.captured
+        known = registry.tables.get(spec.folded)
+        key = keep_both_key(table_id)
+        if not spec.id_column or self._store.meta(key) is not None:
+            return registry.reload(table_id, spec, bits, known, captured)
+        # Writes from before that decision are stamped under the keys of before it.
+        known = registry.reload(table_id, registry.undecided_spec(spec.folded, spec.name), bits, known, captured)
+        if not self._drain(known):
             return None
-        generated = self.policies.generated.get(mesh, {})
-        known = self._defined.get(mesh)
-        if known is None or known[:2] != (fact, generated):
-            sql = compose(fact, generated) if generated else fact
-            known = self._defined[mesh] = fact, generated, read_definition(sql)
-        return known[2]
+        table = registry.reload(table_id, spec, bits, known, captured)
+        convert(table)
+        self._store.meta_set(key, 1)
+        return table
+
+    def _find_unlogged_writes(self, table: Table, record: Record, lost: Collection[str]) -> None:
+        """Have a scan find the writes that no trigger has logged."""
+        registry, here = self._registry, table.spec.name
+        entries = registry.file.catalogue_entries(here)
+        renumbered = fold(here) in self._created or not keeps_rowids(table, entries)
+        if renumbered:
+            match_rows(table)
+        if renumbered or lost or not registry.is_captured(table):
+            if table_scan.recheck_pending(table):
+                self.rebuilt.append(here)
+            # Without log triggers, a column that was added since may have values that nobody logged.
+            unlogged = renumbered or bool(lost) or not has_log_triggers(table, entries)
+            columns = [column for column in table.columns.local if unlogged and column not in record.captured]
+            table_scan.begin(table, written=columns)
+
+    def _follow_renames(self, spec: TableSpec, record: Record) -> TableSpec:
+        """Tell the mesh of columns that a client has renamed; return the table under their canonical names.
+
+        A column is known by its position: none can have gone while the triggers are there, whose text SQLite has rewritten.
+        """
+        registry, db = self._registry, self._store.db
+        captured, canonical = record.captured, spec.canonical_names
+        names = column_names(db, spec.name)
+        if len(names) < len(captured) or any(fold(name) not in canonical for name in names):
+            return spec
+        renamed = {was: name for was, name in zip(captured, names, strict=False) if canonical[fold(name)] != was}
+        if not renamed:
+            return spec
+        here = dict(zip(map(fold, names), captured, strict=False))
+        under_old_names = registry.policies.applied(registry.file.spec(spec.name).known_as(spec.folded, here))
+        if not is_current(db, under_old_names, record.table_id, captured):
+            return spec
+        registry.names.record(spec.folded, spec.name, dict(zip(captured, names, strict=False)))
+        return self._record_renames(spec, renamed)
+
+    def _record_renames(self, spec: TableSpec, renamed: Mapping[str, str]) -> TableSpec:
+        registry = self._registry
+        registry.names.record(spec.folded, spec.name, renamed)
+        for column, name in renamed.items():
+            registry.facts.write(*name_fact((spec.folded, column), name))
+        return registry.spec(spec.folded, spec.name)
+
+    def _lost_columns(self, spec: TableSpec, record: Record) -> tuple[TableSpec, list[str]]:
+        """Return the table and the columns that the file has lost and the mesh has; a rebuild may have renamed them instead."""
+        explained = {column.folded for column in spec.columns} | self._registry.policies.dropped_of(spec.folded)
+        lost = [column for column in record.captured if column not in explained]
+        if not lost:
+            return spec, []
+        renamed = renamed_columns(self._store, record.table_id, spec, record.bits, lost, self._registry.mesh_key)
+        return (self._record_renames(spec, renamed), []) if renamed else (spec, lost)
+
+    def _bring_back(self, spec: TableSpec, lost: list[str]) -> bool:
+        """Add columns again that entries own and the file has lost; return False, with a note, if that cannot be done."""
+        self._follower.add_columns(spec, lost)
+        have = {column.folded for column in self._registry.spec(spec.folded, spec.name).columns}
+        missing = [column for column in lost if column not in have]
+        if missing:
+            line = f"parked: the mesh has the column(s) {', '.join(missing)} and this file has not; add them"
+            self._registry.notes.put(spec.folded, line)
+        return not missing

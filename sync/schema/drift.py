@@ -1,8 +1,7 @@
-"""Differences: what of a table in this file is not as the mesh defines it, told in its note.
+"""Schema drift: notes how the definition of a table in this file differs from the canonical one.
 
-Of a table that is there no other node changes types, defaults or constraints (ADR 23), so a person has to know. Owns these
-lines. What always holds: a definition is compared in the mesh's names, and only where its text is another. It must not know
-how a difference came about.
+A node never changes types, defaults or constraints of an existing table because of another node (ADR 23), so a person has to
+know of such a difference. Definitions are compared under canonical names.
 """
 
 from __future__ import annotations
@@ -12,7 +11,8 @@ from typing import Any
 
 import apsw
 
-from mycomesh.sync.schema.record_facts import definition
+from mycomesh.sync.schema.notes import Notes, Source
+from mycomesh.sync.schema.record_facts import canonical_definition
 from mycomesh.sync.sqlite.create_table import checks, normalize
 from mycomesh.sync.sqlite.definitions import rewrite_definition, scratch
 from mycomesh.sync.sqlite.generated_columns import generated_of
@@ -21,45 +21,44 @@ from mycomesh.sync.storage.table import Table
 
 __all__ = ["DriftNotes"]
 
-# Of one table: as many constraints, and so much of each, as one line bears.
-TOLD_MAX = 4
-TOLD_CHARS_MAX = 80
+# Constraints in one note, and characters of each: a note is one line.
+CONSTRAINTS_MAX = 4
+CONSTRAINT_CHARS_MAX = 80
 
 
 class DriftNotes:
-    """What was told of each table, by the mesh's name."""
+    """The drift of each table, compared again only if the table or its canonical definition has changed."""
 
     def __init__(self) -> None:
-        self._told: dict[str, tuple[Table, TableSpec | None, str]] = {}  # (table, what the mesh has, the line)
+        # By canonical name: the table, its canonical definition, and the note.
+        self._compared: dict[str, tuple[Table, TableSpec | None, str]] = {}
 
-    def tell(self, table: Table, defined: TableSpec | None, notes: dict[str, str]) -> None:
-        """Note of a table how it differs, and has it know which columns do; a note that says something else stays."""
-        mesh = table.spec.folded
-        before, compared, line = self._told.get(mesh, (None, None, ""))
+    def update(self, table: Table, defined: TableSpec | None, notes: Notes) -> None:
+        """Note how a table differs from its canonical definition, and tell it which of its columns convert values."""
+        name = table.spec.folded
+        before, compared, line = self._compared.get(name, (None, None, ""))
         if before is not table or compared is not defined:
-            if line and notes.get(mesh) == line:
-                del notes[mesh]
-            told = _converting(table.spec, defined)
-            table.columns.converting = frozenset(told)
-            line = "; ".join([*told.values(), *_others(table, defined)])
-            self._told[mesh] = table, defined, line
-        if line:
-            notes.setdefault(mesh, line)
+            lines = _converting(table.spec, defined)
+            table.columns.converting = frozenset(lines)
+            line = "; ".join([*lines.values(), *_other_differences(table, defined)])
+            self._compared[name] = table, defined, line
+        notes.put(name, line, Source.DRIFT)
 
 
-def _others(table: Table, defined: TableSpec | None) -> list[str]:
+def _other_differences(table: Table, defined: TableSpec | None) -> list[str]:
     if defined is None or table.spec.sql == defined.sql:
         return []
-    here, mesh = definition(table.store.db, table.spec), defined.sql
+    here, canonical = canonical_definition(table.store.db, table.spec), defined.sql
     dropped = table.columns.dropped & {column.folded for column in defined.columns}
     if dropped:
-        mesh = rewrite_definition(mesh, table=defined.name, columns={}, without=sorted(dropped)) or mesh
-    line = "" if here is None else _compared(_constraints_of(here), _constraints_of(mesh))
+        without = rewrite_definition(canonical, table=defined.name, columns={}, without=sorted(dropped))
+        canonical = without or canonical
+    line = "" if here is None else _compared(_constraints_of(here), _constraints_of(canonical))
     return [*_defaults(table.spec, defined), *([line] if line else [])]
 
 
 def _converting(spec: TableSpec, defined: TableSpec | None) -> dict[str, str]:
-    """Return the columns that store some values in another form than the mesh's definition, each with a line that says so."""
+    """Return the columns whose affinity is not the canonical one, which changes some values, with a line for each."""
     theirs = {column.folded: column.affinity for column in defined.columns} if defined is not None else {}
     return {
         column.folded: f"column {column.name!r} stores values as {column.affinity} here and as {theirs[column.folded]} on the"
@@ -70,7 +69,7 @@ def _converting(spec: TableSpec, defined: TableSpec | None) -> dict[str, str]:
 
 
 def _defaults(spec: TableSpec, defined: TableSpec) -> list[str]:
-    """Return a line for each column that has two defaults: what nobody has written shows each node its own."""
+    """Return a line for each column whose default is not the canonical one: unwritten cells show each node its own."""
     theirs = {column.folded: column for column in defined.columns}
     return [
         f"column {mine.name!r} has the default {mine.default or 'NULL'} here and {column.default or 'NULL'} on the"
@@ -78,15 +77,17 @@ def _defaults(spec: TableSpec, defined: TableSpec) -> list[str]:
         for mine in spec.columns
         if (column := theirs.get(mine.folded)) is not None
         and mine.default != column.default
-        and (column.default is not None or not column.not_null)  # else every row of the mesh was written
+        and (
+            column.default is not None or not column.not_null
+        )  # else every row on the mesh has a value that was written
     ]
 
 
-def _compared(here: dict[str, str], mesh: dict[str, str]) -> str:
-    """Return one line for constraints that are not the same."""
+def _compared(here: dict[str, str], canonical: dict[str, str]) -> str:
+    """Return one line for the constraints that only one of two definitions has, "" if there are none."""
     sides = [
         f"{_listed([text for key, text in own.items() if key not in other])} {where}"
-        for own, other, where in ((here, mesh, "here alone"), (mesh, here, "on the mesh and not here"))
+        for own, other, where in ((here, canonical, "here alone"), (canonical, here, "on the mesh and not here"))
         if own.keys() - other.keys()
     ]
     if not sides:
@@ -98,13 +99,16 @@ def _compared(here: dict[str, str], mesh: dict[str, str]) -> str:
 
 
 def _listed(texts: list[str]) -> str:
-    told = [text if len(text) <= TOLD_CHARS_MAX else f"{text[:TOLD_CHARS_MAX]}..." for text in texts[:TOLD_MAX]]
-    return " and ".join([*told, f"{len(texts) - TOLD_MAX} more"] if len(texts) > TOLD_MAX else told)
+    first = [
+        text if len(text) <= CONSTRAINT_CHARS_MAX else f"{text[:CONSTRAINT_CHARS_MAX]}..."
+        for text in texts[:CONSTRAINTS_MAX]
+    ]
+    return " and ".join([*first, f"{len(texts) - CONSTRAINTS_MAX} more"] if len(texts) > CONSTRAINTS_MAX else first)
 
 
 @functools.lru_cache(maxsize=64)
 def _constraints_of(sql: str) -> dict[str, str]:
-    """Return the constraints of a CREATE TABLE as texts, by what is equal where they are alike."""
+    """Return the constraints of a CREATE TABLE as written, by their normalized text."""
     try:
         with scratch(sql) as db:
             (table,) = user_tables(db)[0]
@@ -113,7 +117,7 @@ def _constraints_of(sql: str) -> dict[str, str]:
             texts += [f"UNIQUE ({', '.join(names)})" for names in _unique(db, table)]
             texts += _foreign_keys(db, table)
             texts += (generated_of(sql) or {}).values()
-    except apsw.Error:  # a text that stands in this file alone
+    except apsw.Error:  # SQL that only this file's SQLite can read
         return {}
     return {normalize(text): text for text in texts}
 

@@ -1,16 +1,18 @@
-"""Facts: the rows of `mycomesh_schema`, in which a mesh writes down what it knows of tables.
+"""Schema facts: the rows of `mycomesh_schema`, the replicated table in which nodes tell each other about tables.
 
-Owns their writing, which is captured like any other row's. What always holds: a fact is one row, the latest wins. It must not
-know what facts say of tables.
+A fact is one row and replicates like any other: the latest write wins. Its kind says how to read its name and its SQL.
 """
 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 
 from mycomesh.sync.codec import require
+from mycomesh.sync.sqlite.definitions import read_definition
+from mycomesh.sync.sqlite.generated_columns import compose
 from mycomesh.sync.sqlite.raw_text import is_raw
-from mycomesh.sync.sqlite.table_spec import SQL_MAX
+from mycomesh.sync.sqlite.table_spec import SQL_MAX, TableSpec
 from mycomesh.sync.storage.pending_log import OP_INSERT, pending_name
 from mycomesh.sync.storage.store import Store
 from mycomesh.sync.wire.bundle import Bundle
@@ -22,7 +24,7 @@ SCHEMA_ID = 1
 TABLE = "table"
 INDEX = "index"
 _COLUMNS = frozenset({"kind", "name", "sql"})
-_RAW_KEY = b"\x81\x81"  # how the encoded key of one value begins that is an array: text that is not UTF-8
+_RAW_KEY = b"\x81\x81"  # the first bytes of an encoded key that is one array: text that is not UTF-8
 
 
 class Facts:
@@ -30,21 +32,34 @@ class Facts:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self.written = 0  # ever, by this object
+        self.written = 0  # facts that this object has ever written
+        # By canonical name: the fact of a table, those of its generated columns, and the spec that they define.
+        self._defined: dict[str, tuple[str, Mapping[str, str], TableSpec | None]] = {}
 
     def all(self, kind: str) -> list[tuple[str, str]]:
-        """Return (name, sql) of every fact of a kind that can be one, by name."""
+        """Return (name, sql) of every well-formed fact of a kind, by name."""
         listing = f"SELECT name, sql FROM {SCHEMA_TABLE} WHERE kind = ? ORDER BY name"
         found = self._store.db.execute(listing, (kind,)).fetchall()
-        return [(name, sql) for name, sql in found if type(name) is str and _possible(sql)]
+        return [(name, sql) for name, sql in found if type(name) is str and _well_formed(sql)]
 
     def of(self, name: str) -> str | None:
-        """Return what one fact says, None if there is none that can be one."""
+        """Return the SQL of one fact, None if there is no well-formed one."""
         found = self._store.db.execute(f"SELECT sql FROM {SCHEMA_TABLE} WHERE name = ?", (name,)).fetchone()
-        return found[0] if found is not None and _possible(found[0]) else None
+        return found[0] if found is not None and _well_formed(found[0]) else None
+
+    def defined(self, name: str, generated: Mapping[str, str]) -> TableSpec | None:
+        """Return the spec that the fact of a table defines, with these texts of generated columns; None if it defines none."""
+        fact = self.of(name)
+        if fact is None:
+            return None
+        known = self._defined.get(name)
+        if known is None or known[:2] != (fact, generated):
+            sql = compose(fact, generated) if generated else fact
+            known = self._defined[name] = fact, generated, read_definition(sql)
+        return known[2]
 
     def write(self, name: str, kind: str, sql: str) -> None:
-        """Write one fact, to be stamped by the next drain; inside a transaction."""
+        """Write one fact, which the next drain stamps; inside a transaction."""
         self.written += 1
         self._store.db.execute(
             f"INSERT INTO {SCHEMA_TABLE} VALUES(?, ?, ?) ON CONFLICT(name) DO UPDATE SET sql = excluded.sql",
@@ -56,10 +71,10 @@ class Facts:
 
 
 def check_facts(bundle: Bundle) -> None:
-    """Refuses changes that the table of facts has no place for; what a fact says is judged where it is read.
+    """Refuse changes of the schema table that are not of its form; the content of a fact is judged where it is read.
 
     Raises:
-        DecodeError: a column that facts do not have, or text that is not UTF-8, in which no name and no SQL is written.
+        DecodeError: a column that facts do not have, or text that is not UTF-8, as no name and no SQL is.
     """
     for group in (group for part in bundle.sections if part.table == SCHEMA_TABLE for group in part.groups):
         require(_COLUMNS.issuperset(group.columns), "a fact has the columns kind, name and sql")
@@ -68,6 +83,6 @@ def check_facts(bundle: Bundle) -> None:
         require(not raw, "a fact is not UTF-8")
 
 
-def _possible(sql: object) -> bool:
-    """True for what a fact may say: peers write rows of any type."""
+def _well_formed(sql: object) -> bool:
+    """Return True for text of a bounded length: peers can write rows of any type."""
     return type(sql) is str and len(sql) <= SQL_MAX

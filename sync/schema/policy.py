@@ -1,8 +1,7 @@
-"""Policies: what a mesh has decided about a table beyond its definition, as facts in `mycomesh_schema`.
+"""Policies: decisions of the mesh about a table beyond its definition, as facts in `mycomesh_schema`.
 
-Owns the form of these facts and what may be decided, by a person's word or by the statements of a migration. What always
-holds: a fact is a row like any other, so every replica comes to the same policies, whenever it learns of them; a fact that
-does not fit this file's table has no effect here. It must not know how rows are merged.
+A person or a migration decides; the fact replicates like any row, so every replica that has it has the same policies. A fact
+that does not fit the table of this file has no effect here.
 """
 
 from __future__ import annotations
@@ -39,34 +38,37 @@ DROPPED = "dropped"
 GENERATED = "generated"
 SAME_ROW = "same-row"
 KEEP_BOTH = "keep-both"
-# Every row gets another identity, in one transaction: about 40 us each.
+# Every row gets another key, in one transaction: about 40 us each.
 KEEP_BOTH_ROWS_MAX = 10_000
-# Generated columns of one table, those that are no more too: each is tried when any of them changes.
+# Generated columns of one table, dropped ones included: each is tried when any of them changes.
 GENERATED_MAX = 256
-# The wire's longest name, less what a share adds to the counter's (`counter.share_name`).
+# The wire's longest name, less what `counters.share_name` adds to the name of a counter.
 COLUMN_CHARS_MAX = 200
 
 
 @dataclass(frozen=True, slots=True)
 class Policies:
-    """The policies that the facts of one file state, by the mesh's names.
+    """The policies that the facts of one file state, by canonical names.
 
-    `shown` is how a table (table,) or a column (table, column) is shown since it was renamed; `dropped` are those that are no
-    more, for good. `generated` are texts of generated columns by table and column, "" for one that is no more.
+    counters: the columns of each table that are counters.
+    keep_both: tables that keep both rows if two nodes give out one id.
+    renames: the name that a table (table,) or a column (table, column) got by its last rename.
+    dropped: tables and columns that were dropped, as in `renames`; never taken back.
+    generated: the texts of generated columns by table and column, "" for a dropped one.
     """
 
     counters: dict[str, frozenset[str]] = field(default_factory=dict)
     keep_both: frozenset[str] = frozenset()
-    shown: dict[tuple[str, ...], str] = field(default_factory=dict)
+    renames: dict[tuple[str, ...], str] = field(default_factory=dict)
     dropped: frozenset[tuple[str, ...]] = frozenset()
     generated: dict[str, dict[str, str]] = field(default_factory=dict)
 
     @classmethod
     def read(cls, db: Any, schema_table: str) -> Policies:
-        """Read the facts; one that is not as `counter_fact` writes it is ignored."""
+        """Read the facts; one that is not of the form that this module writes is ignored."""
         counters: dict[str, frozenset[str]] = {}
         keep_both: set[str] = set()
-        shown: dict[tuple[str, ...], str] = {}
+        renames: dict[tuple[str, ...], str] = {}
         dropped: set[tuple[str, ...]] = set()
         generated: dict[str, dict[str, str]] = {}
         listing = f"SELECT name, kind, sql FROM {schema_table} WHERE kind IN (?, ?, ?, ?, ?) ORDER BY name"
@@ -76,8 +78,8 @@ class Policies:
                     counters[table] = counters.get(table, frozenset()) | {column}
                 case "policy", [table], "keep-both":
                     keep_both.add(table)
-                case "name", [_] | [_, _] as subject, str() as shown_as if may_be_shown(shown_as):
-                    shown[tuple(subject)] = shown_as
+                case "name", [_] | [_, _] as subject, str() as renamed if is_valid_name(renamed):
+                    renames[tuple(subject)] = renamed
                 case "dropped", [_] | [_, _] as subject, _:
                     dropped.add(tuple(subject))
                 case "generated", [table, column], str() as text if len(text) <= SQL_MAX:
@@ -86,44 +88,44 @@ class Policies:
                         texts[column] = text
                 case _:
                     continue
-        return cls(counters, frozenset(keep_both), shown, frozenset(dropped), generated)
+        return cls(counters, frozenset(keep_both), renames, frozenset(dropped), generated)
 
     def dropped_of(self, table: str) -> frozenset[str]:
-        """Return the columns of a table that are no more."""
+        """Return the dropped columns of a table."""
         return frozenset(subject[1] for subject in self.dropped if len(subject) == 2 and subject[0] == table)
 
     def applied(self, spec: TableSpec) -> TableSpec:
-        """Return the table as its policy has it."""
+        """Return the spec of a table under its policy."""
         return spec.keeping_both() if spec.folded in self.keep_both else spec
 
     def counters_of(self, spec: TableSpec) -> frozenset[str]:
-        """Return the columns of this table that count; never one of its key, which says which row it is."""
+        """Return the counters of this table; a column of its key cannot be one."""
         able = {column.folded for column in spec.columns} - {column.folded for column in spec.key} - {spec.id_column}
         return self.counters.get(spec.folded, frozenset()) & able
 
 
 def counter_fact(table: str, column: str) -> tuple[str, str, str]:
-    """Return the fact (name, kind, sql) that says that a column is a counter; both by the mesh's names."""
+    """Return the fact (name, kind, sql) that a column is a counter; both by canonical name."""
     return f"{COUNTER}:{json.dumps([table, column], ensure_ascii=False)}", COUNTER, ""
 
 
-def name_fact(subject: tuple[str, ...], shown: str) -> tuple[str, str, str]:
-    """Return the fact (name, kind, sql) that says how a table or a column is shown; `subject` as in `Policies.shown`."""
-    return f"{NAME}:{json.dumps(subject, ensure_ascii=False)}", NAME, shown
+def name_fact(subject: tuple[str, ...], name: str) -> tuple[str, str, str]:
+    """Return the fact (name, kind, sql) that a table or a column was renamed; `subject` as in `Policies.renames`."""
+    return f"{NAME}:{json.dumps(subject, ensure_ascii=False)}", NAME, name
 
 
 def dropped_fact(subject: tuple[str, ...]) -> tuple[str, str, str]:
-    """Return the fact (name, kind, sql) that says that a table or a column is no more."""
+    """Return the fact (name, kind, sql) that a table or a column was dropped."""
     return f"{DROPPED}:{json.dumps(subject, ensure_ascii=False)}", DROPPED, ""
 
 
 def generated_fact(table: str, column: str, text: str) -> tuple[str, str, str]:
-    """Return the fact (name, kind, sql) that says how a column is generated, "" that it is no more; by the mesh's names."""
+    """Return the fact (name, kind, sql) of a generated column, whose text is "" if it was dropped; by canonical names."""
     return f"{GENERATED}:{json.dumps([table, column], ensure_ascii=False)}", GENERATED, text
 
 
-def may_be_shown(name: str) -> bool:
-    """Return True if a table or column may have that name: not reserved by SQLite or mycomesh, and writable by any client."""
+def is_valid_name(name: str) -> bool:
+    """Return True if a table or column may have that name: not reserved by SQLite or mycomesh, and writable in any client."""
     return (
         0 < len(name) <= COLUMN_CHARS_MAX
         and "\0" not in name
@@ -149,12 +151,12 @@ def counter_refusal(spec: TableSpec, column: str) -> str:
 
 
 def keep_both_fact(table: str) -> tuple[str, str, str]:
-    """Return the fact (name, kind, sql) that says that a table, by the mesh's name, keeps both rows of one id."""
+    """Return the fact (name, kind, sql) that a table, by canonical name, keeps both rows of one id."""
     return f"{POLICY}:{json.dumps([table], ensure_ascii=False)}", POLICY, KEEP_BOTH
 
 
 def keep_both_refusal(spec: TableSpec, rows: int) -> str:
-    """Return why a table that holds so many rows cannot keep both rows of one id, "" if it can."""
+    """Return why a table with so many rows cannot keep both rows of one id, "" if it can."""
     if spec.kind is not KeyKind.ROWID:
         return f"{spec.name} has no INTEGER PRIMARY KEY, so two nodes cannot number two rows alike"
     if rows > KEEP_BOTH_ROWS_MAX:
@@ -163,7 +165,7 @@ def keep_both_refusal(spec: TableSpec, rows: int) -> str:
 
 
 def _subject(name: Any, kind: str) -> list[str] | None:
-    """Return the names that a fact is about, None if it is not a fact of ours."""
+    """Return the names in the name of a fact, None if it has another form."""
     if type(name) is not str or not name.startswith(f"{kind}:"):
         return None
     try:
@@ -172,4 +174,4 @@ def _subject(name: Any, kind: str) -> list[str] | None:
         return None
     if type(names) is not list or not names or not all(type(item) is str for item in names):
         return None
-    return None if names[0].startswith(INTERNAL_PREFIX) else names  # our own tables are nobody's to decide
+    return None if names[0].startswith(INTERNAL_PREFIX) else names  # nobody decides about internal tables

@@ -63,8 +63,8 @@ class Store:
         self._wal_pages = 0
         self._durable = False
         self.holding: Callable[[bool], None] = lambda _: None  # told when the write lock is taken, and when it is free
-        self.echoing = False  # whether this connection has written indexes of the user's (`echoes`)
-        self.undone: Callable[[BaseException], None] = lambda _: None  # told why a transaction is undone, once it is
+        self._index_errors = False  # whether index triggers of this connection may fail when it commits
+        self.rollback_cause: BaseException | None = None  # the error that rolled the last such transaction back
         self.syncs = 0  # commits that were on the disk before `transaction()` ended
         self.clock = Clock()
         self.made_again: tuple[str, ...] = ()  # tables of ours that were not as they should be when the file was opened
@@ -125,9 +125,9 @@ class Store:
                 del self._site_numbers[site]
             del self._sites[sites:]
             self._durable = False
+            self.rollback_cause = error
             for member in list(self._enlisted):  # some are dismissed by that
                 member.rolled_back()
-            self.undone(error)
             raise
         self._left = left
         if self._durable:
@@ -142,7 +142,7 @@ class Store:
         try:
             self.db.execute("COMMIT")
         except (apsw.ConstraintError, apsw.SQLError) as error:  # damage that it knows as such is CORRUPT_VTAB
-            if self.echoing:
+            if self._index_errors:
                 raise IndexTriggerError(f"{self.path}: {error}") from error
             raise
 
@@ -169,6 +169,10 @@ class Store:
                 if self.db.in_transaction:
                     self.db.execute("ROLLBACK")
                 raise
+
+    def expect_index_errors(self) -> None:
+        """Take a failing commit for the failure of an index trigger: this connection has some."""
+        self._index_errors = True
 
     def durable(self) -> None:
         """Has what this transaction commits on the disk when it ends: what peers hear of, no power cut may take back.

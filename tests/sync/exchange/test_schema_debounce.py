@@ -8,13 +8,13 @@ from mycomesh.sync.events import CommitSeen
 from mycomesh.sync.exchange.catch_up_stream import FACTS_MAX
 from mycomesh.sync.exchange.schema_debounce import DEFER_MS_MAX, QUIET_MS
 from mycomesh.sync.schema import catalog
-from mycomesh.sync.schema.catalog import ADOPTED_MAX
+from mycomesh.sync.schema.catalog import NEW_TABLES_MAX
 from mycomesh.sync.sqlite import table_spec
 from mycomesh.sync.wire.bundle import Bundle
 from tests.sync.exchanges import World
 from tests.sync.peers import WALL_MS, Peer
 
-MANY = 3 * ADOPTED_MAX + 1
+MANY = 3 * NEW_TABLES_MAX + 1
 
 
 def tables(number, columns="id INTEGER PRIMARY KEY, v"):
@@ -32,18 +32,18 @@ def world(tmp_path):
 def transactions(monkeypatch):
     """How many tables each transaction has taken in, in order."""
     taken = []
-    adopt, refresh = catalog.Catalog._adopt_new, catalog.Catalog.refresh
+    register, refresh = catalog.Registry.register, catalog.Catalog.refresh
 
     def refreshing(self, drain, **most):
         taken.append(0)
         refresh(self, drain, **most)
 
-    def adopting(self, spec):
+    def registering(self, spec):
         taken[-1] += 1
-        adopt(self, spec)
+        return register(self, spec)
 
     monkeypatch.setattr(catalog.Catalog, "refresh", refreshing)
-    monkeypatch.setattr(catalog.Catalog, "_adopt_new", adopting)
+    monkeypatch.setattr(catalog.Registry, "register", registering)
     return taken
 
 
@@ -119,7 +119,7 @@ def test_many_new_tables_are_taken_in_by_a_few(world, transactions):
     world.run(100)
     assert len(captured(node)) == MANY
     assert sum(transactions) == MANY
-    assert max(transactions) == ADOPTED_MAX
+    assert max(transactions) == NEW_TABLES_MAX
 
 
 def test_a_file_of_many_tables_is_opened_the_same_way(tmp_path, transactions):
@@ -133,7 +133,7 @@ def test_a_file_of_many_tables_is_opened_the_same_way(tmp_path, transactions):
     node.reopen()
     node.peer.drain()
     assert len(captured(node)) == MANY
-    assert max(transactions) == ADOPTED_MAX
+    assert max(transactions) == NEW_TABLES_MAX
     assert node.peer.replica.status().tables
     world.close()
 

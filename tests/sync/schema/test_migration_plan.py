@@ -475,7 +475,7 @@ def test_a_fact_that_nobody_may_state_has_no_effect(peers, fact):
     before, schema = two.tables(), two.sql(ours)
     liar = one.replica
     with liar._store.transaction():
-        liar._catalog.facts.write(*fact)
+        liar._registry.facts.write(*fact)
     two.take(one.drain(), one.node_id)
     assert two.tables() == before
     assert two.sql(ours) == schema

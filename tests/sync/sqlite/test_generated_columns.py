@@ -235,7 +235,7 @@ def test_a_text_that_defines_no_generated_column_of_that_name_has_no_effect(peer
     before, schema = two.tables(), two.sql("SELECT sql FROM sqlite_schema WHERE name = 't'")
     liar = one.replica
     with liar._store.transaction():
-        liar._catalog.facts.write(f'generated:["t","{column}"]', "generated", text)
+        liar._registry.facts.write(f'generated:["t","{column}"]', "generated", text)
     two.take(one.drain(), one.node_id)
     assert two.tables() == before
     assert two.sql("SELECT sql FROM sqlite_schema WHERE name = 't'") == schema
@@ -251,7 +251,7 @@ def test_a_fact_of_it_for_a_table_of_ours_has_no_effect(peers):
     ours = "SELECT name, sql FROM sqlite_schema WHERE name LIKE 'mycomesh%' ORDER BY 1"
     before = two.sql(ours)
     with one.replica._store.transaction():
-        one.replica._catalog.facts.write('generated:["mycomesh_schema","g"]', "generated", "g AS (sql)")
+        one.replica._registry.facts.write('generated:["mycomesh_schema","g"]', "generated", "g AS (sql)")
     two.take(one.drain(), one.node_id)
     assert two.sql(ours) == before
 
@@ -368,7 +368,7 @@ def test_a_file_of_a_version_that_knew_none_of_these_facts_has_kept_them_and_fol
 def test_a_fact_of_a_kind_that_is_not_known_is_kept_and_passed_on(peers):
     one, two, three = peers(3)
     with one.replica._store.transaction():
-        one.replica._catalog.facts.write("later:t", "later", "what only a later version knows")
+        one.replica._registry.facts.write("later:t", "later", "what only a later version knows")
     converge([one, two])
     converge([two, three])
     kept = "SELECT sql FROM mycomesh_schema WHERE kind = 'later'"

@@ -1,0 +1,280 @@
+"""The registry of replicated tables: which tables of this file replicate, and each one as the change log knows it.
+
+`mycomesh_replicated` is its record in the file. A table goes by its canonical name here, the folded name under which all
+nodes know it; what this file calls it is in `TableSpec.name`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+import apsw
+
+from mycomesh.sync.capture.install import (
+    ensure_pending_log,
+    install_capture,
+    is_captured,
+    remove_capture,
+    remove_internal,
+)
+from mycomesh.sync.merge.dropped_columns import drop_columns
+from mycomesh.sync.schema.facts import SCHEMA_ID, SCHEMA_TABLE, Facts
+from mycomesh.sync.schema.names import Names
+from mycomesh.sync.schema.notes import Notes
+from mycomesh.sync.schema.policy import Policies
+from mycomesh.sync.schema.table_filter import TableFilter
+from mycomesh.sync.sqlite.table_spec import FileSchema, TableSpec
+from mycomesh.sync.storage.change_log import ChangeLog, changes_name
+from mycomesh.sync.storage.column_bits import extended
+from mycomesh.sync.storage.insert_runs import runs_name
+from mycomesh.sync.storage.store import Store
+from mycomesh.sync.storage.table import Table
+
+__all__ = ["Record", "Registry", "Snapshot", "read_sums"]
+
+# What the entries of each change log sum up to (`ChangeLog.read_sums`), by table id.
+Sums = dict[int, tuple[int, int, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What `mycomesh_replicated` has of one table: its key as `TableSpec.identity`, the bits of its columns, captured ones."""
+
+    table_id: int
+    identity: str
+    bits: dict[str, int]
+    captured: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The tables and notes of a registry before a transaction."""
+
+    tables: dict[str, Table]
+    notes: Notes
+
+
+def read_sums(store: Store) -> Sums:
+    """Return what the change logs sum up to, read before any write lock is taken: only a node writes them."""
+    listing = "SELECT name FROM sqlite_schema WHERE name GLOB 'mycomesh_*'"
+    existing = {name for (name,) in store.db.execute(listing)}
+    if "mycomesh_replicated" not in existing:
+        return {}
+    sums = {}
+    ids = [SCHEMA_ID, *(number for (number,) in store.db.execute("SELECT id FROM mycomesh_replicated ORDER BY id"))]
+    for table_id in ids:
+        if {changes_name(table_id), runs_name(table_id)} <= existing:
+            with contextlib.suppress(apsw.SQLError):  # altered by hand: opening the table reports that
+                sums[table_id] = ChangeLog(store, table_id).read_sums()
+    return sums
+
+
+class Registry:
+    """The replicated tables of one file, by canonical name, and what the mesh has decided about them."""
+
+    def __init__(
+        self,
+        store: Store,
+        mesh_key: bytes,
+        tables: TableFilter,
+        sums: Sums,
+        indexes: Mapping[int, Sequence[str]],
+    ) -> None:
+        """Take what `read_sums` has found, and the indexes that this connection's triggers keep, by table id."""
+        self._store = store
+        self._filter = tables
+        self._factory = _TableFactory(store, mesh_key, sums, indexes)
+        self._captured: dict[int, object] = {}  # SQLite's catalogue entries when a table's triggers were last complete
+        self.file = FileSchema(store.db)
+        self.tables: dict[str, Table] = {}
+        self.loaded: list[Table] = []  # tables loaded since the outbox last retried the parked rows of such
+        self.removed: set[str] = set()  # tables that were dropped or renamed by hand in this file; peers keep them
+        self.notes = Notes()
+        self.facts = Facts(store)
+        self.policies = Policies()
+        self.names: Names
+
+    @property
+    def mesh_key(self) -> bytes:
+        """The key of the digests."""
+        return self._factory.mesh_key
+
+    # ---- transactions
+
+    def snapshot(self) -> Snapshot:
+        """Return what `restore` needs if the transaction is rolled back."""
+        return Snapshot(dict(self.tables), self.notes.copy())
+
+    def restore(self, before: Snapshot) -> None:
+        """Go back to the tables of before a transaction that was rolled back."""
+        self.notes = before.notes
+        for name in [name for name, table in self.tables.items() if table is not before.tables.get(name)]:
+            self.forget(name)
+        for table in [table for name, table in before.tables.items() if name not in self.tables]:
+            table.restore()
+            self.tables[table.spec.folded] = table
+
+    # ---- decisions and definitions
+
+    def read_decisions(self) -> None:
+        """Read what the mesh has decided about tables, and what this file calls them."""
+        self.policies = Policies.read(self._store.db, SCHEMA_TABLE)
+        self.names = Names(self._store.db)
+
+    def canonical_names(self, names: Collection[str]) -> dict[str, str]:
+        """Return those tables of the file that the settings admit: their names here, by canonical name."""
+        canonical = {self.names.canonical(name, self.policies.dropped): name for name in names}
+        return {name: here for name, here in canonical.items() if self._filter.admits(name)}
+
+    def admits(self, name: str) -> bool:
+        """Return True if a table of that name is replicated here, or would be if this file had it."""
+        return self.selects(name) and name not in self.removed and (name,) not in self.policies.dropped
+
+    def selects(self, name: str) -> bool:
+        """Return True if the settings admit a table of that name."""
+        return self._filter.admits(name)
+
+    def defined(self, name: str) -> TableSpec | None:
+        """Return the canonical definition of a table, None if the facts have none that can be read."""
+        return self.facts.defined(name, self.policies.generated.get(name, {}))
+
+    def spec(self, name: str, here: str) -> TableSpec:
+        """Return the spec of the table that this file calls `here`, under canonical names; raises `UnsupportedTable`."""
+        return self.policies.applied(self.undecided_spec(name, here))
+
+    def undecided_spec(self, name: str, here: str) -> TableSpec:
+        """Return the spec as it was before the mesh decided how the rows are identified; raises `UnsupportedTable`."""
+        return self.names.spec(self.file.spec(here), name, self.policies.dropped_of(name))
+
+    # ---- the records in the file
+
+    def record(self, name: str) -> Record | None:
+        """Return the record of a table, None if it was never registered."""
+        listing = "SELECT id, shape, bits, known FROM mycomesh_replicated WHERE name = ?"
+        found = self._store.db.execute(listing, (name,)).fetchone()
+        if found is None:
+            return None
+        return Record(found[0], found[1], json.loads(found[2]), json.loads(found[3]))
+
+    def register(self, spec: TableSpec) -> Table:
+        """Register a table that has no record yet, and load it."""
+        bits = extended({}, spec)
+        db = self._store.db
+        found = db.execute("SELECT max(id) FROM mycomesh_replicated").fetchone()
+        table_id = max(found[0] or 0, SCHEMA_ID) + 1
+        db.execute(
+            "INSERT INTO mycomesh_replicated VALUES(?, ?, ?, ?, '{}')",
+            (table_id, spec.folded, spec.identity, json.dumps(bits)),
+        )
+        return self.load(table_id, spec, bits)
+
+    def start_over(self, table_id: int, spec: TableSpec) -> Table:
+        """Load a table with another key than it was registered with: its change log is empty."""
+        bits = extended({}, spec)
+        self.forget(spec.folded)
+        self._factory.sums.pop(table_id, None)
+        remove_internal(self._store.db, table_id)
+        self._store.db.execute(
+            "UPDATE mycomesh_replicated SET shape = ?, bits = ?, known = '{}' WHERE id = ?",
+            (spec.identity, json.dumps(bits), table_id),
+        )
+        return self.load(table_id, spec, bits)
+
+    def discard(self, name: str) -> None:
+        """Remove everything internal of a table that the mesh has dropped; the caller drops the user's table."""
+        db = self._store.db
+        self.forget(name)
+        self.names.forget(name)
+        self.notes.drop(name)
+        found = db.execute("SELECT id FROM mycomesh_replicated WHERE name = ?", (name,)).fetchone()
+        if found is None:
+            return
+        remove_internal(db, found[0])
+        for suffix in ("vectors", "replicated"):
+            db.execute(f"DELETE FROM mycomesh_{suffix} WHERE id = ?", found)
+
+    # ---- loaded tables
+
+    def load(
+        self, table_id: int, spec: TableSpec, bits: dict[str, int] | None = None, before: Table | None = None
+    ) -> Table:
+        """Load a table, in place of the one that stood for it before, if any."""
+        table = self._factory.make(table_id, spec, bits or extended({}, spec), before)
+        table.columns.counters = self.policies.counters_of(spec)
+        self._captured.pop(table_id, None)
+        self.names.record(spec.folded, spec.name, {column.folded: column.name for column in spec.columns})
+        self.drop_columns(table)
+        self.tables[spec.folded] = table
+        self.loaded.append(table)
+        self.notes.drop(spec.folded)
+        return table
+
+    def reload(
+        self, table_id: int, spec: TableSpec, bits: dict[str, int], before: Table | None, captured: dict[str, int]
+    ) -> Table:
+        """Load a table as the file has it by now, with triggers that compare the columns in `captured`."""
+        self.forget(spec.folded)
+        table = self.load(table_id, spec, extended(bits, spec), before)
+        table.columns.captured = captured
+        return table
+
+    def forget(self, name: str) -> None:
+        """Unload a table; its triggers go on."""
+        table = self.tables.pop(name, None)
+        if table is not None:
+            table.unload()
+
+    def drop_columns(self, table: Table, more: frozenset[str] = frozenset()) -> frozenset[str]:
+        """Remove the columns that the mesh has dropped from the table's entries; return those that it had not yet removed.
+
+        `more` are columns that a migration is about to drop.
+        """
+        dropped = table.columns.dropped = self.policies.dropped_of(table.spec.folded) | more
+        key = f"shed/{table.table_id}"
+        due = dropped - set(json.loads(self._store.meta(key) or "[]")) if dropped else dropped
+        if due:
+            drop_columns(table, due)
+            self._store.meta_set(key, json.dumps(sorted(dropped)))
+        return due
+
+    # ---- capture
+
+    def install(self, table: Table) -> None:
+        """Install capture for the table's current columns."""
+        install_capture(table)
+
+    def uninstall(self, table_id: int) -> None:
+        """Remove the triggers, which name columns of the table; only a table scan finds the writes made without them."""
+        remove_capture(self._store.db, table_id)
+
+    def is_captured(self, table: Table) -> bool:
+        """Return True if the table's triggers are complete."""
+        entries = self.file.catalogue_entries(table.spec.name)
+        if self._captured.get(table.table_id) != entries and is_captured(table, entries):
+            self._captured[table.table_id] = entries
+        return self._captured.get(table.table_id) == entries
+
+    def is_unchanged(self, table: Table) -> bool:
+        """Return True if SQLite's catalogue has of the table what it had when its triggers were last complete."""
+        return self.file.catalogue_entries(table.spec.name) == self._captured.get(table.table_id)
+
+
+class _TableFactory:
+    """Makes the tables of a registry."""
+
+    def __init__(self, store: Store, mesh_key: bytes, sums: Sums, indexes: Mapping[int, Sequence[str]]) -> None:
+        self._store = store
+        self.mesh_key = mesh_key
+        self._indexes = indexes
+        self.sums = sums  # of change logs that were not loaded yet
+
+    def make(self, table_id: int, spec: TableSpec, bits: dict[str, int], before: Table | None) -> Table:
+        """Return a table that follows transactions, and whose logs exist."""
+        table = Table(self._store, table_id, spec, bits, self.mesh_key, self._indexes)
+        table.create()
+        ensure_pending_log(table)
+        table.load(before, self.sums.pop(table_id, None))
+        return table
