@@ -1,7 +1,7 @@
-"""Every code of the product: errors, refusals, notices and exit codes, with what they mean and what to do.
+"""The catalogue behind `mycomesh explain`: each code of the product with its meaning, its cause and a remedy.
 
-Owns the catalogue that `mycomesh explain` tells. What always holds (tests/tools/test_explain.py): every code that the source
-can give has an entry, and every entry is given somewhere. It must not know how codes are raised or shown.
+Invariant: every code that the source can raise or report has an entry here, and every entry is raised or reported somewhere
+(tests/tools/test_explain.py).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ __all__ = ["CODES", "Code"]
 
 @dataclass(frozen=True, slots=True)
 class Code:
-    """One code: what has happened, why it does, and what to do; `remedy` is "" where nothing needs to be done."""
+    """One code: what happened, why, and what to do; `remedy` is "" where there is nothing to do."""
 
     code: str
     what: str
@@ -22,98 +22,129 @@ class Code:
 
 
 _EXITS = (
-    Code("0", "exit code: done", "what was asked for is done, and where something was compared, it is equal"),
-    Code("1", "exit code: failed", "the line on stderr says what and why", "read that line; its code is in brackets"),
-    Code("2", "exit code: usage", "the command line is wrong; nothing was changed", "mycomesh help COMMAND"),
+    Code("0", "exit code: done", "the command did what was asked; if it compared something, both sides are equal"),
+    Code(
+        "1",
+        "exit code: failed",
+        "the command could not do what was asked; the message on stderr ends with a code in brackets",
+        "mycomesh explain CODE, with that code",
+    ),
+    Code(
+        "2",
+        "exit code: usage",
+        "the command line is wrong; nothing was changed",
+        "mycomesh help COMMAND shows the arguments and examples",
+    ),
     Code(
         "3",
         "exit code: not converged, or timed out",
-        "the time was over before enough nodes held the write, or before all were equal; nothing is wrong yet",
-        "mycomesh status tells who is linked and how far each is; wait again",
+        "time ran out before enough nodes had the write, or before all were equal; this is not a fault yet",
+        "wait longer; mycomesh status shows which peers are linked and which are equal",
     ),
     Code(
-        "69", "exit code: no node runs", "EX_UNAVAILABLE of sysexits.h: there is nobody to ask", "mycomesh up FILE.db"
+        "69",
+        "exit code: no node runs",
+        "the command asks a running node, and none runs for this home (EX_UNAVAILABLE of sysexits.h)",
+        "mycomesh up FILE.db",
     ),
-    Code("130", "exit code: interrupted", "^C ended the command; what a running node was asked to do goes on"),
+    Code("130", "exit code: interrupted", "^C ended the command; a running node still does what it was asked to do"),
 )
 
 _LOCAL = (
-    Code("usage", "an argument is wrong", "the line says which and how; nothing was changed", "mycomesh help COMMAND"),
+    Code(
+        "usage",
+        "an argument is wrong",
+        "an option is unknown, or a value or a file does not fit; nothing was changed",
+        "mycomesh help COMMAND shows the arguments and examples",
+    ),
     Code(
         "config.wrong",
         "a setting is wrong",
-        "on the command line or in config.toml a value has another type or lies out of its range",
-        "mend the setting that the line names; mycomesh help up lists them",
+        "a value on the command line or in config.toml has the wrong type or is out of range",
+        "correct the setting that the message names; docs/config.md lists all of them with their ranges",
     ),
     Code(
         "home.unusable",
-        "the home of keys and state cannot be used",
-        "a directory cannot be made, read or written, or the database's place is none",
-        "check the path and its permissions, or choose another --home; mycomesh doctor looks too",
+        "a directory or file that the node needs cannot be used",
+        "it cannot be created, read or written, or the database's directory does not exist",
+        "check the path and its permissions with mycomesh doctor, or choose another --home",
     ),
     Code(
         "keystore.unusable",
         "a key or state file is missing, damaged or open to other users",
-        "this machine is in no mesh yet, or its files were changed by hand; they are never replaced silently",
-        "mycomesh init makes a mesh, mycomesh join CODE joins one; chmod 600 the file that the line names",
+        "this machine is not in a mesh yet, or its files were changed by hand; they are never replaced silently",
+        "mycomesh init creates a mesh, mycomesh join CODE joins one; a file that is open to others needs chmod 600",
     ),
     Code(
         "node.running",
         "another process serves this home or this database",
         "two nodes on one file would stamp its writes twice",
-        "mycomesh down, then try again; another node on this machine gets its own --home",
+        "mycomesh down, then try again; give another node on this machine its own --home",
     ),
     Code(
-        "node.none", "no node runs for this home", "nobody was started, or with another --home", "mycomesh up FILE.db"
+        "node.none",
+        "no node runs for this home",
+        "no node was started here, or it was started with another --home",
+        "mycomesh up FILE.db",
     ),
     Code(
         "node.refused",
-        "the node, or the command, cannot do what was asked",
-        "the line says why; nothing was changed",
-        "what the line says; 'use the same version' means: restart the node after an update",
+        "the node or the command refused a request",
+        "the node is starting, stopping, busy or of another version, a name is unknown, or the root key is elsewhere;"
+        " nothing was changed",
+        "mycomesh status shows the node; restart it after an update; run mycomesh invite and mycomesh ticket on the machine"
+        " where mycomesh init ran",
     ),
     Code(
         "port.unusable",
         "the TCP port cannot be opened",
-        "another program has it, or it is reserved for root",
-        "mycomesh up --port 0 takes any free one, or choose another number",
+        "another program uses it, or only root may open it",
+        "choose another number; mycomesh up --port 0 takes any free port",
     ),
     Code(
         "process.failed",
-        "a node of the demo or the benchmarks ended by itself",
-        "its log, beside its home, says why",
-        "read that log; mycomesh doctor",
+        "a node of the demo or of a benchmark ended by itself",
+        "a fault of this machine, such as a full disk, or of the program",
+        "mycomesh doctor, then mycomesh demo --keep DIR and read DIR/NAME.log",
     ),
-    Code("demo.failed", "the demo cannot go on", "the line says why", "mycomesh demo --keep leaves files and logs"),
+    Code(
+        "demo.failed",
+        "the demo cannot go on",
+        "its directory cannot be created or contains an earlier demo, or a step took longer than 30 seconds",
+        "give another directory; mycomesh demo --keep DIR leaves the files and logs there",
+    ),
     Code(
         "scenario.wrong",
         "a simulation cannot be run as asked",
-        "the scenario, a value in it or an option does not fit; nothing was run",
-        "mycomesh simulate --list names the scenarios, docs/simulations.md their settings",
+        "the scenario, one of its values or an option does not fit; nothing was run",
+        "mycomesh simulate --list names the scenarios, docs/simulations.md describes their settings",
     ),
     Code(
         "sweep.stopped",
         "a sweep of simulations cannot go on",
         "a process or a worker that ran seeds ended, or the file of results cannot be written",
-        "give the same command again with --results FILE: it goes on from there; fewer --jobs need less memory",
+        "repeat the command with --results FILE: it continues from there; fewer --jobs need less memory",
     ),
 )
 
 _DATABASE = (
     Code(
         "sql.refused",
-        "SQLite refuses a program's statement",
-        "what `node.execute` or `node.watch` of the Python API was given is wrong SQL, or breaks a constraint of its table",
-        "mend the statement that the line ends with; SQLite's own words stand before it",
+        "SQLite refused a program's statement",
+        "`node.execute` or `node.watch` of the Python API was given invalid SQL, or the statement breaks a constraint",
+        "correct the statement at the end of the message; SQLite's own error precedes it",
     ),
     Code(
-        "sync", "the tables cannot be synced", "any error of the database side; the line says which", "read that line"
+        "sync",
+        "the database cannot be synced",
+        "a fault of the database side that has no code of its own",
+        "mycomesh doctor; report it with the message if it persists",
     ),
     Code(
         "database.unusable",
-        "the file cannot serve",
-        "it is no SQLite database, read-only, damaged, or the disk is full; nothing was changed",
-        "what the line says; PRAGMA integrity_check tells about damage",
+        "the file cannot be served",
+        "it is not an SQLite database, is read-only or damaged, or the disk is full; nothing was changed",
+        "check its permissions and those of its directory, and the free space; PRAGMA integrity_check finds damage",
     ),
     Code(
         "database.busy",
@@ -123,107 +154,112 @@ _DATABASE = (
     ),
     Code(
         "database.replaced",
-        "the file is not what the node left while it served it",
-        "sqlite3's .restore, or a program that uses SQLite's backup API, wrote another content into the file, or somebody dropped"
-        " a table of the node's own; the node opens it again: its peers bring what it lacks, and what is new in it goes to them",
+        "the file changed behind the node's back while the node served it",
+        "sqlite3's .restore or a program with SQLite's backup API overwrote the file, or someone dropped one of the node's"
+        " internal tables; the node opened the file again, fetches missing rows from its peers and sends them new ones",
     ),
     Code(
         "database.mended",
-        "tables of the node's own were made again",
-        "somebody dropped or altered them; every row that they told of is compared with the change log, so that what no trigger"
-        " captured is found. Records of conflicts that were in mycomesh_conflicts are gone",
+        "recreated internal tables",
+        "someone dropped or altered them; the node compares every row with the change log to find writes that no trigger"
+        " captured. Conflict records that were in a dropped mycomesh_conflicts are lost",
     ),
     Code(
         "database.foreign",
-        "the file belongs to another mesh or another version, or to none",
-        "it carries the internal tables of another mesh or of a later format, or none where they are needed",
-        "check the path; mycomesh forget FILE.db makes it an ordinary database, which any mesh can take",
+        "the file belongs to another mesh or another version, or no node has served it yet",
+        "its internal tables are those of another mesh or of a later format, or are missing where they are needed",
+        "check the path; mycomesh forget FILE.db makes it an ordinary database that any mesh accepts",
     ),
     Code(
         "database.refused",
-        "the node could not write to its file just then",
-        "the disk is full, or a program held the lock; what came from peers comes again",
-        "make room, end long transactions; the line says which",
+        "the node could not write to its file",
+        "the disk is full, or a program held the lock; the node fetches the lost changes from its peers again",
+        "free some disk space and end long transactions",
     ),
     Code(
         "decision.refused",
         "a decision about a table, a row or a conflict cannot be carried out",
-        "the line says why; nothing was changed",
-        "what the line says",
+        "the table, row or conflict does not exist, the table does not allow it, or this node may not write; nothing was"
+        " changed",
+        "mycomesh tables and mycomesh conflicts list what exists; a node with the right to write the table must decide",
     ),
     Code(
         "migration.refused",
         "a migration cannot be run",
-        "the line says which statement SQLite refuses, or what no migration may do; nothing was changed",
-        "repair the script; mycomesh migrate --dry-run FILE.sql tells what it would do",
+        "SQLite refuses one of its statements, or the statement is one that no migration may contain; nothing was changed",
+        "correct the script; mycomesh migrate --dry-run FILE.sql shows what it would do",
     ),
     Code(
         "merge.conflict",
         "two nodes wrote the same cell without knowing of each other",
-        "the later write stands on every node; the other is kept in mycomesh_conflicts",
-        "mycomesh conflicts lists both sides, mycomesh why TABLE KEY tells about one row, mycomesh restore ID decides anew",
+        "every node keeps the later write; mycomesh_conflicts keeps the other",
+        "mycomesh conflicts lists both sides, mycomesh why TABLE KEY shows one row, mycomesh restore ID brings a lost write"
+        " back",
     ),
     Code(
         "merge.parked",
-        "a row of a peer is refused by a constraint of the local table",
-        "UNIQUE, CHECK or NOT NULL; the row is held, and goes in by itself once its reason is gone",
-        "mycomesh parked tells the reason; change the rival row or the constraint",
+        "a constraint of the local table refuses a peer's row",
+        "the row violates UNIQUE, CHECK or NOT NULL here; it is parked and enters the table once the cause is gone",
+        "mycomesh parked shows the reason; change the row that it collides with, or the constraint",
     ),
     Code(
         "site.renewed",
-        "the file went back in time and goes on under another site",
-        "it was restored from a backup or copied; under its old site its new writes would be taken for known ones",
+        "the file went back in time and continues as another site",
+        "it was restored from a backup or copied; under its old site, peers would take its new writes for known ones",
     ),
     Code(
         "site.set_back",
-        "what this node stamped in the future is stamped again, under another site",
-        "its clock was minutes ahead of the time on which two members agree: others refused what it wrote, and would have"
-        " until that time came",
-        "nothing to do for what was written; set the clock, or start the machine's time service, if 'clock.wrong' stands too",
+        "writes with stamps in the future were stamped again, as another site",
+        "this node's clock was minutes ahead of the time on which two members agree, so other nodes refused its writes",
+        "the writes need nothing; if 'clock.wrong' was reported too, set the clock or start the machine's time service",
     ),
     Code(
         "write.withheld",
-        "what was written here stays here",
-        "this node's certificate gives it no right to write the tables that the line names",
-        "ask for a ticket or a code with --write PATTERN, and join again",
+        "writes of this machine do not leave it",
+        "this node's certificate does not allow it to write the tables that the notice names",
+        "join again with a code that grants the right: mycomesh invite --write PATTERN, on the machine with the root key",
     ),
     Code(
         "capture.restored",
-        "tables were made anew, or had lost the triggers that capture writes",
-        "a program or a person rebuilt them, loaded a dump, or dropped the triggers; these are back, and what was written"
-        " meanwhile is found by comparing each row with the change log",
+        "tables were rebuilt or had lost the triggers that capture writes",
+        "a program or a person rebuilt them, loaded a dump or dropped the triggers; the node reinstalled these and finds the"
+        " writes in between by comparing each row with the change log",
     ),
     Code(
         "scrub.found",
-        "rows were found that no trigger had captured",
-        "a program wrote with triggers off, rebuilt a table, or put a file back; what the rows hold is captured now",
+        "found rows that no trigger had captured",
+        "a program wrote with its triggers off, rebuilt a table or put a file back; the node has captured these rows",
     ),
     Code(
-        "scrub.done", "every row was compared with the change log", "somebody asked, or the background pass has ended"
+        "scrub.done",
+        "compared every row with the change log",
+        "'mycomesh scrub' was called, or the background pass has ended",
     ),
-    Code("tombstones.collected", "delete markers were taken out", "every member has passed them"),
+    Code("tombstones.collected", "removed delete markers", "every member has received these deletes"),
 )
 
 _ROUNDS = (
-    Code("round.progress", "rows are coming from a peer", "this node was away, or new, and catches up"),
-    Code("round.done", "caught up with a peer", "everything that it held at the round's beginning is here"),
+    Code("round.progress", "rows are arriving from a peer", "this node was away or is new, and is catching up"),
+    Code("round.done", "caught up with a peer", "this node has everything that the peer had when the round began"),
     Code(
         "round.refused",
-        "changes of a peer were left out",
-        "they are stamped more than a minute ahead of this clock, and would win over every later write; or the peer has a"
-        " table of another definition, and has not learnt yet which one the mesh has",
-        "set the clock of the node that the line names; its changes come by themselves then. Of a table see 'mycomesh status'",
+        "some changes of a peer were refused",
+        "their stamps are more than a minute ahead of this clock and would win over every later write; or the peer defines"
+        " the table differently and has not received the definition of the mesh yet",
+        "set the clock of the peer that the notice names, and its changes arrive by themselves; for a table see the note in"
+        " mycomesh tables",
     ),
     Code(
         "round.audited",
-        "rows went that were deleted elsewhere long ago",
-        "this node was away for longer than delete markers are kept; only its own writes, unseen by anyone, stay",
+        "removed rows that other nodes deleted while this one was away",
+        "this node was away for longer than delete markers are kept; it keeps only those of its own writes that no other node"
+        " has seen",
     ),
     Code(
         "repair.done",
-        "damaged or lost entries were repaired from a peer",
-        "a write bypassed the triggers, the file was edited or damaged; the Merkle comparison found it",
-        "where it happens again: mycomesh doctor, PRAGMA integrity_check, and look at the disk",
+        "repaired damaged or lost entries from a peer",
+        "a write bypassed the triggers, or the file was edited or damaged; comparing digests with the peer found it",
+        "if it happens again: mycomesh doctor, PRAGMA integrity_check, and check the disk",
     ),
 )
 
@@ -231,32 +267,36 @@ _BATCHES = (
     Code(
         "batch.refused",
         "a live batch was refused as a whole",
-        "its stamps are another node's, or lie more than a minute ahead of this clock; nothing of it counts as known",
-        "set the clock of the sender; a forged site points to a broken or hostile member: mycomesh revoke NAME",
+        "its stamps belong to another node, or are more than a minute ahead of this clock; none of it was stored",
+        "set the sender's clock; a forged site means a broken or hostile member: mycomesh revoke NAME",
     ),
     Code(
         "batch.forbidden",
         "a member wrote tables that it may not write",
-        "its certificate has no 'w' for them; they were not taken",
-        "take its program's right, or give it a certificate with --write",
+        "its certificate grants no write right for them; this node did not store the writes",
+        "stop the program that writes there, or invite the node again with --write PATTERN",
     ),
     Code(
         "batch.forged",
-        "a batch is not signed by the node in whose name it came",
-        "a member in between has changed or made it; it was dropped",
+        "a batch does not carry the signature of the node that it names",
+        "a member on the way changed or invented it; this node dropped it",
         "find the member that sent it (mycomesh log -v) and revoke it",
     ),
-    Code("batch.revoked", "a batch of a revoked node was dropped", "its writes count no more"),
+    Code(
+        "batch.revoked",
+        "a batch of a revoked node was dropped",
+        "the node was revoked, so its later writes are not accepted",
+    ),
     Code(
         "protocol.malformed",
-        "bytes are not what the protocol allows",
-        "another version, a broken peer, an attack, or a damaged file of this node",
-        "update the older side (mycomesh --version); for a file of this node restore it, or join again",
+        "received bytes violate the protocol",
+        "the peer has another version, is broken or hostile, or a file of this node is damaged",
+        "update the older side (mycomesh --version); if a file of this node is damaged, restore it or join again",
     ),
     Code(
         "limit.exceeded",
-        "more was asked for than a limit allows",
-        "limits keep a node small and its peers safe; nothing was sent or changed",
+        "a request exceeds a limit",
+        "limits keep nodes small and safe from each other; nothing was sent or changed",
         "send less at once",
     ),
 )
@@ -264,74 +304,87 @@ _BATCHES = (
 _LINKS = (
     Code(
         "mesh",
-        "the mesh side refused something",
-        "any error of links and members; the line says which",
-        "read that line",
+        "the network side refused something",
+        "a fault of links or members that has no code of its own",
+        "mycomesh log -v shows the events before it; report it with the message if it persists",
     ),
-    Code("link.up", "a link with a member stands", "both have proved that they belong to the mesh"),
-    Code("link.down", "a link with a member has ended", "the line says why; it is dialled again by itself"),
+    Code("link.up", "linked with a member", "both nodes have proved that they belong to the mesh"),
+    Code(
+        "link.down",
+        "the link with a member has ended",
+        "the member stopped or could not be reached for some seconds; this node dials it again by itself",
+    ),
     Code(
         "link.dropped",
         "this node has cut a link",
-        "the peer broke the protocol, or asked for too much; the line says how. Local data is as it was",
-        "update the older side; where both are equal, report it with mycomesh log -v of both",
+        "the peer violated the protocol or asked for too much; local data is unchanged",
+        "update the older side; if both have the same version, report it with mycomesh log -v of both",
     ),
-    Code("conn.closed", "a connection has ended", "the line says why; told with --verbose"),
+    Code(
+        "conn.closed",
+        "a connection has ended",
+        "either side closed it, or the network lost it; reported only with --verbose",
+    ),
     Code(
         "conn.crowded",
-        "connections of strangers were closed",
-        "more unknown callers at once than a node takes; members are not affected",
-        "look for what scans the network",
+        "connections of unauthenticated peers were closed",
+        "more unknown callers at once than a node accepts; members are not affected",
+        "find out what scans the network",
     ),
     Code(
         "handshake.failed",
-        "a handshake does not hold",
-        "the caller is a stranger, of another mesh, or the line is broken; it was told nothing",
+        "a handshake failed",
+        "the peer does not know the mesh's secret, belongs to another mesh, or its messages were damaged; it learned nothing",
     ),
     Code(
         "peer.refused",
         "a caller that knows the mesh's secret was refused",
-        "its certificate is expired, revoked, not valid yet, or of another mesh; the line says which",
-        "renew it or let it join again; check both clocks",
+        "its certificate is expired, revoked, not valid yet, or of another mesh",
+        "check the clocks of both nodes, then let it join again by a code",
     ),
     Code(
         "peer.unresolved",
         "a --peer has no address yet",
-        "its name does not resolve; it is asked for again every 30 seconds",
+        "its name does not resolve; this node looks it up again every 30 seconds",
         "check the name, or give an IP address",
     ),
     Code(
         "discovery.unavailable",
         "multicast does not work here",
-        "no interface carries it, or a firewall blocks UDP 5353; peers are not found by themselves",
+        "no interface carries it, or a firewall blocks UDP 5353, so this node cannot discover peers",
         "mycomesh up --peer HOST:PORT on one side is enough",
     ),
-    Code("discovery.available", "multicast works again", "peers are found by themselves"),
+    Code("discovery.available", "multicast works again", "this node discovers peers by itself again"),
     Code(
         "clock.wrong",
         "this node's clock is far from the mesh's",
-        "the median of the peers' clocks says so; peers refuse stamps more than a minute ahead",
+        "it differs from the median of the peers' clocks; peers refuse stamps more than a minute ahead",
         "set the clock: timedatectl set-ntp true, or date --set",
     ),
-    Code("clock.right", "this node's clock agrees with the mesh again", "what was held back spreads now"),
+    Code("clock.right", "this node's clock agrees with the mesh again", "writes that peers had refused spread now"),
 )
 
 _MEMBERS = (
     Code(
         "enrolment.refused",
-        "a join code, a ticket or a step of joining does not hold",
-        "the code is mistyped, used up, expired or of another mesh; no identity was made",
-        "mycomesh invite on a member prints another code",
+        "a join code, a ticket or a step of joining is not valid",
+        "the code is mistyped, used up, expired or of another mesh, or the ticket is damaged; no identity was created",
+        "get another code with mycomesh invite on the machine with the root key",
     ),
-    Code("enrolment.failed", "a machine with a code could not join here", "the line says why", "mycomesh invite again"),
-    Code("enrolment.granted", "a machine has joined the mesh", "it showed a good code"),
-    Code("join.waiting", "this node waits for a member to let it in", "its code is kept until then"),
-    Code("join.done", "this node is a member", "a member took its code"),
+    Code(
+        "enrolment.failed",
+        "a machine with a code could not join through this node",
+        "the invitation was used up meanwhile, the machine was revoked before, or the two versions differ too much",
+        "mycomesh invite prints another code; a revoked machine needs another --home",
+    ),
+    Code("enrolment.granted", "a machine has joined the mesh", "it presented a valid code"),
+    Code("join.waiting", "this node waits for a member to let it in", "its code is kept until a member answers"),
+    Code("join.done", "this node is a member", "a member accepted its code"),
     Code(
         "join.refused",
         "a member could not let this node in",
-        "the line says why: the code is used up or expired, or the member has no root key",
-        "mycomesh invite on a member that can, then mycomesh join CODE",
+        "the code is used up or expired, this node was revoked, or the member sent an invalid certificate",
+        "mycomesh invite on the machine with the root key, then mycomesh join CODE here",
     ),
     Code(
         "join.unanswered",
@@ -339,39 +392,51 @@ _MEMBERS = (
         "the code is used up or expired, or another node made the invitation",
         "get a new code with 'mycomesh invite', or wait until the node that made this one is on the network",
     ),
-    Code("identity.renewed", "this node's certificate was renewed", "the root or an admin was met in time"),
+    Code(
+        "identity.renewed",
+        "this node's certificate was renewed",
+        "this node met the root or an admin before the certificate expired",
+    ),
     Code(
         "identity.expiring",
-        "this node's certificate ends soon",
-        "neither the root nor an admin was met for long",
-        "bring the node with the root key, or an admin, into reach for a moment",
+        "this node's certificate expires soon",
+        "this node has met neither the root nor an admin for a long time",
+        "connect it briefly with the node that holds the root key, or with an admin",
     ),
     Code(
         "identity.revoked",
         "this node was revoked",
-        "an admin or the root made it a stranger, for good; its file stays as it is",
+        "an admin or the root removed it from the mesh for good; its file is unchanged",
         "join with another --home, by a new code",
     ),
     Code(
         "peer.version",
         "a member speaks no version of the protocol that this node speaks",
         "the two programs are too far apart, or 'protocol' in config.toml holds one of them back",
-        "upgrade the node that the line names; nothing is lost, both go on from where they were",
+        "upgrade the node that the notice names; nothing is lost, both continue from where they were",
     ),
     Code(
         "identity.cloned",
         "another machine runs with this node's identity",
-        "a home was copied, or a ticket was used on two machines; each takes the others' links from its twin",
+        "a home was copied, or a ticket was used on two machines; the two copies keep disconnecting each other",
         "on the copy: mycomesh join with another --home",
     ),
-    Code("member.revoked", "a member was made a stranger", "its links are cut, its writes are refused"),
+    Code(
+        "member.revoked",
+        "a member was removed for good",
+        "an admin or the root revoked it; nodes cut its links and refuse its writes",
+    ),
     Code(
         "revoke.failed",
         "no more members can be revoked",
-        "the list of the revoked has a limit",
-        "make another mesh, and let the members join it",
+        "the list of revoked members has reached its limit",
+        "create another mesh and let the members join it",
     ),
-    Code("mesh.epoch", "the mesh has another secret", "a member was revoked; those away get it when they come"),
+    Code(
+        "mesh.epoch",
+        "the mesh secret was rotated",
+        "a member was revoked; members that were away receive the new secret when they return",
+    ),
 )
 
 _CERTIFICATES = tuple(
@@ -379,57 +444,119 @@ _CERTIFICATES = tuple(
     for reason, what, why, remedy in (
         (
             "malformed",
-            "a certificate is not one",
-            "damaged, or of another version",
-            "update the older side; join again",
+            "bytes are not a valid certificate",
+            "they are damaged, or come from another version",
+            "update the older side, or join again",
         ),
-        ("wrong-mesh", "a certificate is of another mesh", "its holder belongs elsewhere", "join this mesh by a code"),
-        ("bad-signature", "a certificate or decree is not signed by whom it names", "forged or damaged", "join again"),
-        ("expired", "a certificate has ended", "nobody renewed it in time", "let it join again by a code"),
-        ("not-yet-valid", "a certificate begins later", "one of both clocks is wrong", "set the clocks of both nodes"),
-        ("static-key", "a certificate was shown by another key's holder", "stolen or mixed up", "join again by a code"),
-        ("too-long", "a certificate or decree has too many bytes", "too many grants", "use fewer or wider patterns"),
-        ("name", "a certificate's name cannot be used", "empty, too long, or with signs", "choose another --node-name"),
+        (
+            "wrong-mesh",
+            "a certificate belongs to another mesh",
+            "its holder is a member of that mesh",
+            "to change the mesh, join this one by a code",
+        ),
+        (
+            "bad-signature",
+            "a certificate or decree is not signed by the issuer that it names",
+            "it is forged or damaged",
+            "its holder must join again by a code",
+        ),
+        (
+            "expired",
+            "a certificate has expired",
+            "its holder met neither the root nor an admin in time to renew it",
+            "its holder must join again by a code",
+        ),
+        (
+            "not-yet-valid",
+            "a certificate is not valid yet",
+            "the clock of one of the two nodes is wrong",
+            "set the clocks of both nodes",
+        ),
+        (
+            "static-key",
+            "a peer presented a certificate for another key",
+            "the certificate was stolen, or key files were mixed up",
+            "its holder must join again by a code",
+        ),
+        (
+            "too-long",
+            "a certificate or decree has too many bytes",
+            "it contains too many grants",
+            "use fewer or wider patterns with --write and --read",
+        ),
+        (
+            "name",
+            "a certificate's name cannot be used",
+            "it is empty, too long, or contains unsupported characters",
+            "choose another --node-name",
+        ),
         (
             "rights",
             "a certificate's rights cannot be used",
-            "roles and grants that do not fit",
-            "see mycomesh help invite",
+            "its roles and grants do not fit together",
+            "mycomesh help invite shows which rights can be given",
         ),
-        ("times", "a certificate ends before it begins", "made on a machine with a wrong clock", "set that clock"),
+        (
+            "times",
+            "a certificate expires before it begins",
+            "it was made on a machine with a wrong clock",
+            "set that clock, then join again",
+        ),
         (
             "issuer",
-            "a decree's signer may not decide this",
-            "it is no admin, or was none then",
-            "ask the root's holder",
+            "the signer of a decree had no right to sign it",
+            "it is not an admin, or was not one at that time, or only the root may decide this",
+            "decide it on the machine with the root key, where mycomesh init ran",
         ),
         (
             "renewal",
-            "a renewal does not hold",
-            "of another certificate, too long, or not an admin's to give",
-            "join again",
+            "a renewal is not valid",
+            "it is for another certificate, lasts too long, or only the root may give it",
+            "its holder must join again by a code",
         ),
-        ("revoked", "a certificate's holder was revoked", "it is a stranger for good", "join with another --home"),
-        ("revoked-issuer", "it was renewed by an admin who was revoked", "that renewal counts no more", "join again"),
+        (
+            "revoked",
+            "the holder of a certificate was revoked",
+            "an admin or the root removed it for good",
+            "join with another --home, by a new code",
+        ),
+        (
+            "revoked-issuer",
+            "a certificate was renewed by a revoked admin",
+            "renewals by a revoked admin are not valid",
+            "its holder must join again by a code",
+        ),
     )
 )
 
 _RUN = (
-    Code("metrics.serving", "figures are served for Prometheus", "up was given --metrics, or config.toml says so"),
+    Code(
+        "metrics.serving",
+        "metrics are served for Prometheus",
+        "the node was started with --metrics or config.toml sets it",
+    ),
     Code(
         "node.isolated",
-        "the node is cut off from every other",
-        "'mycomesh isolate' was called, to rehearse a split; it holds until 'mycomesh rejoin', or until the node starts again",
+        "the node is cut off from all others",
+        "'mycomesh isolate' was called to rehearse a split; it holds until 'mycomesh rejoin' or a restart of the node",
         "mycomesh rejoin",
     ),
-    Code("node.rejoining", "the node looks for the others again", "'mycomesh rejoin' ended what 'isolate' began"),
-    Code("node.serving", "the node serves its file", "it is open, captured and announced"),
-    Code("node.stopping", "the node stops", "it was told to, or something broke; the next line says what"),
+    Code("node.rejoining", "the node looks for the others again", "'mycomesh rejoin' ended an isolation"),
+    Code(
+        "node.serving",
+        "the node serves its file",
+        "the file is open, its writes are captured, and peers can find the node",
+    ),
+    Code(
+        "node.stopping",
+        "the node stops",
+        "'mycomesh down', ^C, SIGTERM or a fault; a fault is reported in the next line",
+    ),
     Code(
         "node.unclean",
-        "the node stopped before all was done",
-        "the disk hung, or the file refused; nothing committed is lost",
-        "mycomesh up goes on from there",
+        "the node stopped before it had finished its work",
+        "the disk did not answer, or the file could not be written; no committed write is lost",
+        "mycomesh up FILE.db continues from there",
     ),
 )
 
