@@ -37,7 +37,7 @@ __all__ = ["CASES", "MUTATIONS", "Case", "Found", "Mutation", "StaleMutationErro
 
 SETTLE_S = 40.0  # a healthy run of these sizes needs a few seconds; a planted bug need not be waited for longer
 TABLE = (
-    "| mutation | the bug | scenario | must be found within seeds 1.. | found with seed | what was seen first |",
+    "| mutation | the bug | scenario | must be found within seeds 1.. | found with seed | first violation |",
     "|---|---|---|---|---|---|",
 )
 SEEN_CHARS = 100
@@ -148,14 +148,14 @@ MUTATIONS = (
     ),
     Mutation(
         "gap-ranges-merged",
-        "ranges of a vector are joined over the gap between them",
+        "the ranges of a vector are joined over the gap between them",
         (Edit("mycomesh.sync.crdt.version_vector:Vector.add", "if merged and low <= merged[-1][1]:", "if merged:"),),
         FLAPPING,
         3,
     ),
     Mutation(
         "vector-adopted-without-its-rows",
-        "one chunk of a round in four is thrown away, and the sender's vector is adopted all the same",
+        "one chunk of a round in four is thrown away, and the receiver takes the sender's vector anyway",
         (
             Edit(
                 "mycomesh.sync.exchange.fetch:Fetcher.on_chunk",
@@ -168,7 +168,7 @@ MUTATIONS = (
     ),
     Mutation(
         "tombstone-dropped-early",
-        "delete markers are collected while members have not passed them, and without a mark for an audit",
+        "tombstones are collected before members have passed them, and without a GC watermark for an audit",
         (
             Edit(
                 "mycomesh.sync.exchange.tombstone_gc:TombstoneGC._stable_upto",
@@ -186,7 +186,7 @@ MUTATIONS = (
     ),
     Mutation(
         "tie-broken-by-arrival",
-        "of two writes within a second the one that came first stays, whatever their stamps say",
+        "of two writes within a second the first to arrive wins, whatever their stamps",
         (
             Edit(
                 "mycomesh.sync.crdt.lattice:join",
@@ -199,7 +199,7 @@ MUTATIONS = (
     ),
     Mutation(
         "later-delete-forgotten",
-        "an older update of a deleted row is taken as if the row were there",
+        "an older update of a deleted row is applied as if the row still existed",
         (
             Edit(
                 "mycomesh.sync.crdt.lattice:join",
@@ -212,7 +212,7 @@ MUTATIONS = (
     ),
     Mutation(
         "hlc-goes-back",
-        "the clock follows the wall clock, also when that jumps back",
+        "the clock follows the wall clock, even when that jumps back",
         (
             Edit(
                 "mycomesh.sync.crdt.hlc:Clock.tick",
@@ -225,7 +225,7 @@ MUTATIONS = (
     ),
     Mutation(
         "seen-writes-not-overwritten",
-        "a local write is stamped by the wall clock alone: what its user saw may win over it",
+        "a local write is stamped by the wall clock alone, so a write that its user saw may win over it",
         (
             Edit(
                 "mycomesh.sync.capture.drain:_change",
@@ -239,7 +239,7 @@ MUTATIONS = (
     ),
     Mutation(
         "conflict-not-recorded",
-        "the value that loses to a write which had not seen it is dropped without a trace",
+        "a value that loses to a concurrent write is dropped without a record",
         (Edit("mycomesh.sync.merge.conflicts:record_conflicts", "made = 0\n", "return 0\n"),),
         SPLIT,
         3,
@@ -260,7 +260,7 @@ MUTATIONS = (
     ),
     Mutation(
         "unique-loser-by-arrival",
-        "of two rows that claim one UNIQUE value, the one that came first keeps it",
+        "of two rows that claim one UNIQUE value, the first to arrive keeps it",
         (
             Edit(
                 "mycomesh.sync.merge.unique_claims:later_claims",
@@ -293,7 +293,7 @@ MUTATIONS = (
     ),
     Mutation(
         "prune-without-graft",
-        "links are pruned from the tree, and nobody asks for the batches that then do not come",
+        "links are pruned from the tree, and no node requests the batches that then do not arrive",
         (
             Edit(
                 "mycomesh.mesh.overlay.gossip:Gossip._may_prune",
@@ -311,14 +311,14 @@ MUTATIONS = (
     ),
     Mutation(
         "signature-not-checked",
-        "a batch is taken whoever signed it",
+        "a batch is accepted whatever its signature",
         (Edit("mycomesh.mesh.overlay.overlay:Overlay._on_batch", "if not verify(", "if False and not verify("),),
         FORGED,
         2,
     ),
     Mutation(
         "revocation-not-heeded",
-        "a revocation is stored and told, but the revoked member keeps its links and its batches are taken",
+        "a revocation is stored and forwarded, but the revoked member keeps its links and its batches are accepted",
         (
             Edit(
                 "mycomesh.mesh.membership.membership:Membership._on_revoked", "self.roster.drop(each.node_id)", "pass"
@@ -335,7 +335,7 @@ MUTATIONS = (
     ),
     Mutation(
         "copy-keeps-its-site",
-        "a file that came from another node, or went back in time, goes on under the site it had",
+        "a file that was copied from another node, or went back in time, keeps its old site",
         (
             Edit(
                 "mycomesh.sync.replication.site:Site.begin",
@@ -353,7 +353,7 @@ MUTATIONS = (
     ),
     Mutation(
         "counter-has-one-winner",
-        "what a node counted is taken for a plain value",
+        "an amount that a node counted is treated as a plain value",
         (
             Edit(
                 "mycomesh.sync.merge.counters:update_registers",
@@ -366,7 +366,7 @@ MUTATIONS = (
     ),
     Mutation(
         "evicted-rows-not-captured",
-        "a row that REPLACE evicts by its UNIQUE column is not noted",
+        "a row that REPLACE evicts by its UNIQUE column is not captured",
         (
             Edit(
                 "mycomesh.sync.capture.triggers:create_statements",

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 import re
 import shlex
 import shutil
 import subprocess
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ import pytest
 from mycomesh.mesh.node.control.client import ask
 from mycomesh.mesh.node.errors import NodeError
 from mycomesh.mesh.node.home import Home
+from mycomesh.simulations.workload import Rates
 from mycomesh.tools.cli import COMMANDS, main
 from tests.integration.machines import MYCOMESH, ROOT, SQLITE, WAIT_S, eventually
 
@@ -27,6 +30,8 @@ TASKS = (ROOT / "docs" / "TASKS.md").read_text()
 SECTIONS = {
     title.strip(): body for title, body in re.findall(r"^## (.*?)\n(.*?)(?=^## |\Z)", TASKS, re.DOTALL | re.MULTILINE)
 }
+# The example scenario of simulations.md.
+SCENARIO = re.compile(r"`(my\.toml)`.*?^```toml\n(.*?)^```", re.DOTALL | re.MULTILINE)
 RUNNABLE = [title for title, body in SECTIONS.items() if BLOCK.search(body)]
 
 
@@ -147,6 +152,25 @@ def test_blocks_of_commands_stand_only_where_a_test_runs_them():
         page.name for page in PAGES if BLOCK.search(page.read_text()) and page.name not in ("README.md", "TASKS.md")
     ]
     assert not elsewhere
+
+
+def test_the_example_scenario_runs_and_holds(tmp_path, monkeypatch, capsys):
+    page = (ROOT / "docs" / "simulations.md").read_text()
+    name, text = SCENARIO.findall(page)[0]
+    (tmp_path / name).write_text(text)
+    line = re.findall(rf"`mycomesh (simulate {re.escape(name)} [^`]*)`", page)[0]
+    monkeypatch.chdir(tmp_path)
+    assert main([*line.split(), "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert (result["converged"], result["violations"]) == (True, [])
+
+
+def test_the_scenario_page_lists_every_rate_with_its_default():
+    page = (ROOT / "docs" / "simulations.md").read_text()
+    listed = dict(re.findall(r"^\| `(\w+)` \| ([\d.]+) \|", page, re.MULTILINE))
+    assert {name: float(value) for name, value in listed.items()} == {
+        field.name: field.default for field in fields(Rates)
+    }
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
