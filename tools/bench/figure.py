@@ -1,7 +1,6 @@
-"""What is measured: every figure's name, unit, what it is relative to, and the goal that it is held against.
+"""The catalogue of benchmark figures: each one's name, unit, baseline and goal.
 
-Owns the catalogue. What always holds: a measured figure is in it, so `--json` has no names that the table does not explain.
-It must not know how anything is measured.
+Invariant: every measured figure is in the catalogue, so the table explains every name that `--json` prints.
 """
 
 from __future__ import annotations
@@ -67,35 +66,41 @@ CATALOGUE = {
             "pipeline_ratio",
             "pipeline",
             "ratio",
-            "what capture adds, drain and merge of 100k rows",
+            "added cost of capture, drain and merge of 100k rows",
             "SELECT -> CBOR -> INSERT, CPU time",
             4.0,
         ),
-        Kind("file_ratio", "file", "ratio", "file of 100k five-column rows, as it lies", "the plain file", 1.8),
+        Kind("file_ratio", "file", "ratio", "file of 100k five-column rows", "the plain file", 1.8),
         Kind("file_used_ratio", "file", "ratio", "the same without the pages that SQLite will reuse", "the plain file"),
-        Kind("open_1m_rows_s", "open", "s", "a file of a million rows opened, digests ready", goal=2.0),
+        Kind("open_1m_rows_s", "open", "s", "open a file of a million rows, until its digests are ready", goal=2.0),
         Kind(
             "lock_held_ms",
             "bulk",
             "ms",
-            "the longest that a node held the write lock at a time, while it adopts, serves, merges, drains and scrubs 1M rows",
+            "longest time that a node held the write lock while it takes in, serves, merges, drains and scrubs 1M rows",
             goal=50,
         ),
         Kind(
             "lock_max_ms",
             "bulk",
             "ms",
-            "the longest a stock client was refused the write lock while nodes adopt, serve, merge, drain and scrub 1M rows",
+            "longest wait of a stock client for the write lock while nodes take in, serve, merge, drain and scrub 1M rows",
             goal=50,
         ),
         Kind(
             "bulk_1m_rss_mb",
             "bulk",
             "MB",
-            "what the greater of both nodes grows by, at its peak, while a transaction of 1M updates is captured and merged",
+            "peak growth of the larger of both nodes while a transaction of 1M updates is captured and merged",
             goal=64,
         ),
-        Kind("equal_bytes_per_table", "rounds", "bytes", "what a replica says to an equal one, a table", goal=64),
+        Kind(
+            "equal_bytes_per_table",
+            "rounds",
+            "bytes",
+            "bytes that a replica sends to an equal one, for each table",
+            goal=64,
+        ),
         *(
             Kind(
                 f"heal_bytes_ratio_{name}",
@@ -107,11 +112,15 @@ CATALOGUE = {
             )
             for name, shared in (("10k", "10k"), ("100k", "100k"), ("1m", "a million"))
         ),
-        Kind("heal_round_trips", "rounds", "trips", "the slowest of these, from the link's opening", goal=2),
+        Kind("heal_round_trips", "rounds", "trips", "the most of these, from the opening of the link", goal=2),
         Kind(
-            "digest_us_per_row", "upkeep", "us", "CPU that keeps the digests, an inserted row of a large batch", goal=3
+            "digest_us_per_row",
+            "upkeep",
+            "us",
+            "CPU to maintain the digests, for each inserted row of a large batch",
+            goal=3,
         ),
-        Kind("digest_us_per_update", "upkeep", "us", "the same, an update of one column: two entries", goal=3),
+        Kind("digest_us_per_update", "upkeep", "us", "the same, for each update of one column (two entries)", goal=3),
         Kind(
             "repair_bytes_d1",
             "repair",
@@ -122,7 +131,7 @@ CATALOGUE = {
         Kind("repair_bytes_d100", "repair", "bytes", "to find 100 of a million", goal=3_000),
         Kind("repair_bytes_d1000", "repair", "bytes", "to find 1,000 of a million", goal=25_000),
         Kind("repair_bytes_d10000", "repair", "bytes", "to find 10,000 of a million", goal=250_000),
-        Kind("repair_round_trips", "repair", "trips", "the longest of these, until the rows arrive", goal=4),
+        Kind("repair_round_trips", "repair", "trips", "the most of these, until the rows arrive", goal=4),
         Kind("handshake_ms", "crypto", "ms", "CPU of one side until the link is up, certificates checked", goal=5.0),
         Kind(
             "transport_ratio",
@@ -143,13 +152,11 @@ CATALOGUE = {
             more=True,
         ),
         Kind(
-            "plug_in_s", "plug", "s", "a drone with an empty file is plugged in, until it equals the others", goal=2.0
+            "plug_in_s", "plug", "s", "from plugging in a drone with an empty file until it equals the others", goal=2.0
         ),
         Kind("start_ms", "node", "ms", "`mycomesh up` until it serves an empty file", goal=500),
         Kind("catch_up_rows_per_s", "node", "rows/s", "an empty peer catches up, loopback", goal=80_000, more=True),
-        Kind(
-            "catch_up_rss_mb", "node", "MB", "what the greater of both nodes grows by meanwhile, at its peak", goal=40
-        ),
+        Kind("catch_up_rss_mb", "node", "MB", "peak growth of the larger of both nodes meanwhile", goal=40),
         Kind("latency_p50_ms", "node", "ms", "a single write, commit on A to visible on B, loopback", goal=5),
         Kind("latency_p99_ms", "node", "ms", "the same, the slowest of a hundred", goal=30),
         Kind("idle_rss_mb", "node", "MB", "resident memory of a node at rest with 100k rows", goal=45),
@@ -158,9 +165,9 @@ CATALOGUE = {
         Kind("layout_ms", "screens", "ms", "CPU to place 200 nodes on the map after a link has changed", goal=50),
         Kind("redraw_ms", "screens", "ms", "CPU to draw them, 200 x 60 characters", goal=50),
         Kind("world_50_cpu_s", "worlds", "s", "CPU of 50 simulated nodes, 10 virtual minutes with a split", goal=30),
-        Kind("world_50_event_ms", "worlds", "ms", "CPU an event of it"),
+        Kind("world_50_event_ms", "worlds", "ms", "CPU for each event of it"),
         Kind("world_200_cpu_s", "worlds", "s", "CPU of 200 simulated nodes, a virtual minute with a split", goal=180),
-        Kind("world_200_event_ms", "worlds", "ms", "CPU an event of it: no more than at 50 nodes would be flat"),
+        Kind("world_200_event_ms", "worlds", "ms", "CPU for each event of it (flat if equal to the one at 50 nodes)"),
     )
 }
 

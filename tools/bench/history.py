@@ -1,8 +1,6 @@
-"""Results that are kept: one JSON line a run, and a page that shows the latest beside the run before.
+"""History of benchmark runs: one JSON line a run, and a page that compares the latest run with the one before.
 
-Owns the form of `docs/bench/history.jsonl` and of the page. What always holds: a line is never changed once it is written; a
-run is compared with what was measured on a machine that calls itself the same, where there is one. It must not know how
-anything is measured.
+A run is compared with the last run on the same machine, if there is one. Invariant: a written line never changes.
 """
 
 from __future__ import annotations
@@ -59,10 +57,10 @@ def this_run(figures: Mapping[str, Figure], load: float) -> Run:
 
 
 def earlier(file: Path) -> Run:
-    """Return the run to compare with: of a history the last one of this machine, else the last; or what `--json` printed.
+    """Return the run to compare with: the last run of this machine in a history, else its last run; or the output of `--json`.
 
     Raises:
-        UsageError: the file cannot be read, or is neither.
+        UsageError: the file cannot be read, or is neither a history nor such output.
     """
     try:
         with file.open("rb") as lines:
@@ -80,16 +78,20 @@ def earlier(file: Path) -> Run:
 
 
 def keep(file: Path, run: Run, table: list[list[str]]) -> None:
-    """Append the run to a history, and write the page beside it; `table` has a row of headers first.
+    """Append the run to a history, and write the page beside it; the first row of `table` is its headers.
 
     Raises:
         UsageError: the files cannot be written.
     """
-    page = ["# Measured", "", f"{run.at}, commit {run.commit or 'unknown'}; load {run.load:g} before the run."]
+    page = [
+        "# Benchmark results",
+        "",
+        f"{run.at}, commit {run.commit or 'unknown'}; load average {run.load:g} before the run.",
+    ]
     page += [
         f"{run.machine}.",
         "",
-        "`make bench` measures again and compares; earlier runs: [history.jsonl](history.jsonl).",
+        "`make bench` measures again and compares. [history.jsonl](history.jsonl) has the earlier runs.",
         "",
     ]
     rows = [[cell.replace("|", "\\|") for cell in row] for row in table]
@@ -108,7 +110,7 @@ def keep(file: Path, run: Run, table: list[list[str]]) -> None:
 
 
 def machine() -> str:
-    """Return what the machine calls itself: processor, cores, system, and the versions that matter."""
+    """Return a description of the machine: processor, cores, system, and the versions of Python and SQLite."""
     client, own = sqlite3.sqlite_version, apsw.sqlite_lib_version()
     return (
         f"{_processor()}, {os.cpu_count()} cores, {platform.system()} {platform.release()}, "
@@ -117,7 +119,7 @@ def machine() -> str:
 
 
 def _processor() -> str:
-    """Return what the processor calls itself (proc(5)); its architecture where it says nothing."""
+    """Return the processor's name (proc(5)), or its architecture if it reports no name."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
