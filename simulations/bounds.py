@@ -56,10 +56,10 @@ class Bound:
             raise ScenarioError(f"{name}: is missing; give {self.text}")
         if not number or (self.whole and not isinstance(value, int)):
             kind = "" if self.whole else "a number, "
-            raise ScenarioError(f"{name}: {kind}{self.text}, not {value!r}")
+            raise ScenarioError(f"{name}: must be {kind}{self.text}, not {value!r}")
         assert isinstance(value, int | float)
         if not self.least <= value <= self.most or (self.above and value == self.least):
-            raise ScenarioError(f"{name}: {self.text}, not {_plain(value)}")
+            raise ScenarioError(f"{name}: must be {self.text}, not {_plain(value)}")
         return value
 
 

@@ -1,7 +1,6 @@
-"""`mycomesh simulate`: run scenarios, one or many seeds, and print what held.
+"""`mycomesh simulate`: runs one or many seeds of a scenario and prints the results.
 
-Owns the arguments, the table and the exit codes: 0 all held, 1 something did not, 2 the request was impossible.
-Must not know how a run works.
+Exit codes: 0 all runs held, 1 a run failed or the sweep stopped, 2 the request is impossible.
 """
 
 from __future__ import annotations
@@ -33,9 +32,9 @@ if TYPE_CHECKING:
 
 __all__ = ["add_arguments", "main", "request_of"]
 
-SEEDS_MAX = 1_000_000  # more than a machine finishes; a typing error otherwise
+SEEDS_MAX = 1_000_000  # more than one machine finishes, so a larger number is a typing error
 JOBS_MAX = 1_024
-MINIMISED = 3  # failures of a sweep that are minimised: more of them mostly say the same
+MINIMISED = 3  # failures that a sweep minimises by default: the others usually have the same cause
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "scenario", nargs="?", help="name of a scenario (see --list), or a TOML file (docs/simulations.md)"
     )
-    parser.add_argument("--list", action="store_true", help="list the scenarios and stop")
+    parser.add_argument("--list", action="store_true", help="list the scenarios and exit")
     parser.add_argument("--nodes", type=int, metavar="N", help="number of nodes")
     parser.add_argument("--seed", type=int, metavar="S", help="seed of the run (default 1)")
     parser.add_argument("--seeds", metavar="A..B", help="run every seed from A to B")
@@ -55,47 +54,45 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--mesh",
         choices=MESHES,
         default="real",
-        help="`plain` leaves cryptography out",
+        help="`plain` has no cryptography",
     )
-    parser.add_argument(
-        "--skip-faults", metavar="LIST", help="faults of the scenario, by number, that do not strike: 0-3,7"
-    )
+    parser.add_argument("--skip-faults", metavar="LIST", help="numbers of the scenario's faults to leave out: 0-3,7")
     parser.add_argument("--jobs", type=int, default=1, metavar="J", help="processes for --seeds (default 1)")
     parser.add_argument(
         "--results",
         metavar="FILE",
-        help="keep every result of --seeds in FILE; the same command then goes on from there",
+        help="keep every result of --seeds in FILE; the same command then continues from there",
     )
     parser.add_argument(
         "--cluster",
         metavar="ADDRESS",
-        help=f"run --seeds on the Dask scheduler there, or on a {LOCAL} one (mycomesh[cluster])",
+        help=f"run --seeds on the Dask scheduler at this address, or on a {LOCAL} one (mycomesh[cluster])",
     )
     parser.add_argument(
         "--minimise",
         type=int,
         metavar="N",
-        help=f"failures to look for a shorter replay of, at most {TRIES_MAX} runs each (default {MINIMISED} with --seeds)",
+        help=f"number of failures to minimise, at most {TRIES_MAX} runs each (default {MINIMISED} with --seeds)",
     )
     parser.add_argument("--report", metavar="DIR", help=f"write {PAGE} with plots, and {TRACE}, into DIR (one seed)")
     parser.add_argument("--json", action="store_true", help="print one JSON object a run, the last line the last run")
 
 
 def request_of(args: argparse.Namespace) -> Request:
-    """What the arguments ask for, but for its seeds.
+    """Return the request in the arguments, without its seeds.
 
     Raises:
-        ScenarioError: no scenario is named, or it is impossible.
+        ScenarioError: the arguments name no scenario, or it is impossible.
     """
     if args.scenario is None:
-        raise ScenarioError("which scenario? `mycomesh simulate --list` names them")
+        raise ScenarioError("name a scenario; `mycomesh simulate --list` lists them")
     changes = Changes(args.rate, args.rows, args.loss)
     skip = () if args.skip_faults is None else numbers(args.skip_faults)
     return Request(args.scenario, args.nodes, args.duration, args.mesh, changes, skip)
 
 
 def main(args: argparse.Namespace) -> int:
-    """Run what the arguments ask for; return the exit code."""
+    """Run scenarios in virtual time; return the exit code."""
     try:
         if args.list:
             _print_list()
@@ -111,7 +108,7 @@ def main(args: argparse.Namespace) -> int:
         else:
             failed = _sweep(request, seeds, results, args)
     except ScenarioError as error:
-        print(f"mycomesh simulate: {error}", file=sys.stderr)  # noqa: T201  this module is what prints
+        print(f"mycomesh simulate: {error}", file=sys.stderr)  # noqa: T201  (this module prints)
         return 2
     except SimulationError as error:
         print(f"mycomesh simulate: {error}", file=sys.stderr)  # noqa: T201
@@ -120,21 +117,21 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace, seeds: int) -> None:
-    """What the options of a sweep allow."""
+    """Raise `ScenarioError` if options of the request exclude each other or are out of range."""
     if not 1 <= args.jobs <= JOBS_MAX:
-        raise ScenarioError(f"--jobs: at least 1 and at most {JOBS_MAX}, not {args.jobs}")
+        raise ScenarioError(f"--jobs: must be from 1 to {JOBS_MAX}, not {args.jobs}")
     if args.minimise is not None and args.minimise < 0:
-        raise ScenarioError(f"--minimise: how many failures, from 0, not {args.minimise}")
+        raise ScenarioError(f"--minimise: must be a number of failures from 0, not {args.minimise}")
     if args.report is not None and (seeds > 1 or args.results is not None or args.cluster is not None):
-        raise ScenarioError("--report: shows one run; give --seed S, not --seeds, --results or --cluster")
+        raise ScenarioError("--report: shows one run; give --seed S instead of --seeds, --results or --cluster")
 
 
 def _one(request: Request, seed: int, results: Results, args: argparse.Namespace, report: Path | None) -> int:
-    """One run in this process; returns whether it failed."""
+    """Run one seed in this process; return whether it failed."""
     if not args.json:
         print(header(), flush=True)  # noqa: T201
-    with _ended_in_order():
-        result = _watched(request, seed, report)
+    with _clean_exit():
+        result = _run_with_bar(request, seed, report)
     results.add(result)
     _show(request, result, args)
     if not result.ok and args.minimise:
@@ -145,16 +142,16 @@ def _one(request: Request, seed: int, results: Results, args: argparse.Namespace
 
 
 def _sweep(request: Request, seeds: range, results: Results, args: argparse.Namespace) -> int:
-    """Many runs; returns how many failed."""
+    """Run many seeds; return how many failed."""
     missing = results.missing(seeds)
     if results.damaged:
         _say(
-            f"--results {args.results}: its last line was torn ({results.damaged} bytes) and is cut off; that seed runs again"
+            f"--results {args.results}: removed an incomplete last line ({results.damaged} bytes); its seed runs again"
         )
     if results.others:
-        _say(f"--results {args.results}: {results.others} line(s) of other requests, or of other code, do not count")
+        _say(f"--results {args.results}: ignored {results.others} line(s) of other requests or other code")
     if len(missing) < len(seeds):
-        _say(f"--results {args.results}: {len(seeds) - len(missing)} of {len(seeds)} seeds are there already")
+        _say(f"--results {args.results}: has {len(seeds) - len(missing)} of {len(seeds)} seeds already")
     if not args.json:
         print(header(), flush=True)  # noqa: T201
     bar = Counter(f"{request.scenario}: seeds", len(seeds))
@@ -171,14 +168,14 @@ def _sweep(request: Request, seeds: range, results: Results, args: argparse.Name
                     shown[result.seed] = result
                     failed += not result.ok
                     count += 1
-                while due in shown:  # whichever process had them first, they are shown in the order of the seeds
+                while due in shown:  # results appear in the order of the seeds, not of their ends
                     bar.clear()
                     _show(request, shown.pop(due), args)
                     due = next(order, None)
                 bar.show(count, failed)
     except KeyboardInterrupt:
         bar.clear()
-        kept = "nothing is kept without --results" if args.results is None else "the same command goes on from there"
+        kept = "without --results nothing is kept" if args.results is None else "the same command continues from there"
         _say(f"stopped after {count} of {len(seeds)} seeds; {kept}")
         return 1
     finally:
@@ -190,7 +187,7 @@ def _sweep(request: Request, seeds: range, results: Results, args: argparse.Name
 
 
 def _with_stored(runs: Iterator[Result], results: Results) -> Iterator[Result | None]:
-    """First nothing, so that what is stored is shown; then each result, once it is written down."""
+    """Yield None first, so that stored results are shown at once; then each new result after it is stored."""
     yield None
     for result in runs:
         results.add(result)
@@ -202,7 +199,7 @@ def _minimise_some(request: Request, failures: list[Result], results: Results, a
     for result in failures[:wanted]:
         _minimise(request, result, results)
     if wanted and len(failures) > wanted:
-        _say(f"{len(failures) - wanted} more failures are not minimised; --minimise {len(failures)} does all")
+        _say(f"{len(failures) - wanted} more failures are not minimised; --minimise {len(failures)} minimises all")
 
 
 def _minimise(request: Request, result: Result, results: Results) -> None:
@@ -210,7 +207,7 @@ def _minimise(request: Request, result: Result, results: Results) -> None:
     if line is None:
         bar = Counter(f"minimising seed {result.seed}: runs", TRIES_MAX)
         try:
-            small, again = minimised(request, result, told=lambda tried: bar.show(tried, 0))
+            small, again = minimised(request, result, on_try=lambda tries: bar.show(tries, 0))
         finally:
             bar.clear()
         line = small.replay(again)
@@ -225,7 +222,7 @@ def _show(request: Request, result: Result, args: argparse.Namespace) -> None:
 
 
 def _say(text: str) -> None:
-    """What is said beside the results."""
+    """Print a line beside the results."""
     print(text, file=sys.stderr, flush=True)  # noqa: T201
 
 
@@ -238,22 +235,22 @@ def _print_list() -> None:
 
 def _seeds(seed: int | None, seeds: str | None) -> range:
     if seed is not None and seed < 0:
-        raise ScenarioError(f"--seed: a whole number from 0, not {seed}")
+        raise ScenarioError(f"--seed: must be a whole number from 0, not {seed}")
     if seeds is None:
         return range(seed if seed is not None else 1, (seed if seed is not None else 1) + 1)
     if seed is not None:
-        raise ScenarioError("--seed or --seeds, not both")
+        raise ScenarioError("give --seed or --seeds, not both")
     first, dots, last = seeds.partition("..")
     if not (dots and first.isdecimal() and last.isdecimal() and int(first) <= int(last)):
-        raise ScenarioError(f"--seeds: A..B with whole numbers, A not above B, e.g. 1..20, not {seeds!r}")
+        raise ScenarioError(f"--seeds: must be A..B in whole numbers with A not above B, such as 1..20, not {seeds!r}")
     if int(last) - int(first) >= SEEDS_MAX:
-        raise ScenarioError(f"--seeds: at most {SEEDS_MAX} seeds")
+        raise ScenarioError(f"--seeds: must be at most {SEEDS_MAX} seeds")
     return range(int(first), int(last) + 1)
 
 
 @contextmanager
-def _ended_in_order() -> Iterator[None]:
-    """SIGTERM ends a run as Ctrl-C does: its files are in memory, and would stay there until the machine restarts."""
+def _clean_exit() -> Iterator[None]:
+    """Let SIGTERM end a run as Ctrl-C does, since its files in memory would stay there until the machine restarts."""
 
     def end(number: int, _frame: object) -> None:
         raise SystemExit(128 + number)
@@ -265,8 +262,8 @@ def _ended_in_order() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _watched(request: Request, seed: int, report: Path | None) -> Result:
-    """One run in this process: with a bar on a terminal, and the report if one is wanted."""
+def _run_with_bar(request: Request, seed: int, report: Path | None) -> Result:
+    """Run one seed in this process, with a progress bar on a terminal, and write the report if requested."""
     bar = Bar(f"{request.scenario} seed {seed}", request.expand(seed).duration_s)
     progress = bar.show if bar.live else None
     try:

@@ -1,7 +1,6 @@
-"""What `mycomesh simulate` writes on a terminal: the table of results and the bar of a run under way.
+"""The terminal output of `mycomesh simulate`: the table of results and the progress bar.
 
-Owns the words and columns. What always holds: the bar appears on a terminal alone, and only on standard error. Must not
-know how a run works.
+Invariant: the bar appears only on a terminal, and only on standard error.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ COLUMNS = (
     ("equal after", 11),
     ("trace", 0),
 )
-# Of these, what a terminal of 80 columns has room for, with so many digits of the trace.
+# The columns and widths for a terminal of 80 columns, with TRACE_DIGITS of the trace.
 NARROW = {
     "scenario": 15,
     "seed": 5,
@@ -46,12 +45,12 @@ WHOLE = sum(width + 2 for _, width in COLUMNS) + 32
 
 
 def header() -> str:
-    """The line above the results."""
+    """Return the line above the results."""
     return _row({name: name for name, _ in COLUMNS})
 
 
 def lines_of(result: Result) -> str:
-    """One line of the table, and under it what did not hold."""
+    """Return the line of a result in the table, with its violations below."""
     cells = {
         "scenario": result.scenario,
         "seed": str(result.seed),
@@ -70,8 +69,8 @@ def lines_of(result: Result) -> str:
     if len(result.violations) > VIOLATIONS_SHOWN:
         lines.append(f"  and {len(result.violations) - VIOLATIONS_SHOWN} more")
     if not result.ok:
-        struck = ", ".join(f"{name} {count}" for name, count in result.faults.items())
-        lines.append(f"  faults that struck: {struck or 'none'}")
+        faults = ", ".join(f"{name} {count}" for name, count in result.faults.items())
+        lines.append(f"  faults that occurred: {faults or 'none'}")
     return "\n".join(lines)
 
 
@@ -88,7 +87,7 @@ def _row(cells: dict[str, str]) -> str:
 
 
 class _Line:
-    """One line of a terminal that is written over and over; silent where nobody watches."""
+    """A line that is rewritten in place."""
 
     __slots__ = ("_shown", "_stream")
 
@@ -98,18 +97,18 @@ class _Line:
 
     @property
     def live(self) -> bool:
-        """Whether somebody watches."""
+        """True if the stream is a terminal."""
         return self._stream.isatty()
 
     def _write(self, text: str) -> None:
-        text = text[: shutil.get_terminal_size().columns - 1]  # a line that wraps cannot be written over
+        text = text[: shutil.get_terminal_size().columns - 1]  # a line that wraps cannot be rewritten
         if text != self._shown:
             self._stream.write("\r" + text.ljust(len(self._shown)))
             self._stream.flush()
             self._shown = text
 
     def clear(self) -> None:
-        """Leave the line empty."""
+        """Clear the line."""
         if self._shown:
             self._stream.write("\r" + " " * len(self._shown) + "\r")
             self._stream.flush()
@@ -127,7 +126,7 @@ class Bar(_Line):
         self._end_s = end_s
 
     def show(self, virtual_s: float) -> None:
-        """Virtual time has come to here; after the end of the faults the bar is full and the time goes on."""
+        """Show the virtual time; after the end of the faults the bar is full and the time continues."""
         done = min(1.0, virtual_s / self._end_s)
         phase = "writes and faults" if done < 1 else "until all are equal"
         self._write(f"{self._name} {_bar(done)} {virtual_s:.0f} of {self._end_s:.0f} s, {phase}")
@@ -144,7 +143,7 @@ class Counter(_Line):
         self._total = total
 
     def show(self, done: int, failed: int) -> None:
-        """So many are done, and of them so many failed; nothing where nobody watches."""
+        """Show the numbers of completed and failed runs, on a terminal only."""
         if self.live:
             ending = f", {failed} failed" if failed else ""
             self._write(f"{self._name} {_bar(done / self._total)} {done} of {self._total}{ending}")

@@ -1,8 +1,11 @@
-"""Failures made small: the shortest run that still fails in the same way, and the one line that replays it.
+"""Minimises failures: searches for a smaller run that fails in the same way.
 
-Owns the search. What always holds: it is deterministic and bounded; whatever it returns was run and failed. Fewer nodes or a
-shorter run draw another schedule, so that each step is a try; leaving faults out keeps the schedule (a simple form of Zeller
-and Hildebrandt, "Simplifying and isolating failure-inducing input", 2002). Must not know what a run does.
+Fewer nodes or a shorter run have another schedule of faults, so each such step is only an attempt. Leaving faults out keeps the
+schedule.
+
+Invariants: the search is deterministic and bounded; every request that it returns was run and failed.
+
+A simple form of delta debugging: Zeller and Hildebrandt, "Simplifying and isolating failure-inducing input", 2002.
 """
 
 from __future__ import annotations
@@ -20,10 +23,15 @@ if TYPE_CHECKING:
 
 __all__ = ["TRIES_MAX", "kind_of", "minimised"]
 
-TRIES_MAX = 60  # runs that one search may take
-SHARES = (0.25, 0.5, 0.75, 0.9)  # of the nodes, the time, the rows: the boldest that still fails is taken, then again
-DURATION_S_MIN = 2.0  # shorter runs write next to nothing
-KINDS = (  # what a violation says, without its names and numbers
+TRIES_MAX = 60  # runs of one search
+SHARES = (
+    0.25,
+    0.5,
+    0.75,
+    0.9,
+)  # of the nodes, time or rows: the search takes the smallest that still fails, and repeats
+DURATION_S_MIN = 2.0  # shorter runs write almost nothing
+KINDS = (  # the texts of violations, without names and numbers
     "not converged",
     "visible although",
     "lost (",
@@ -37,7 +45,7 @@ KINDS = (  # what a violation says, without its names and numbers
 
 
 def kind_of(result: Result) -> str:
-    """What was wrong, in a few words that stay the same in a smaller run; empty: nothing."""
+    """Return the kind of a failure, in words that stay the same in a smaller run; empty if the run held."""
     if result.ok:
         return ""
     first = result.violations[0] if result.violations else "not converged"
@@ -45,17 +53,17 @@ def kind_of(result: Result) -> str:
 
 
 def minimised(
-    request: Request, failed: Result, *, tries: int = TRIES_MAX, told: Callable[[int], None] | None = None
+    request: Request, failed: Result, *, tries: int = TRIES_MAX, on_try: Callable[[int], None] | None = None
 ) -> tuple[Request, Result]:
-    """The smallest run found that fails in the same way: fewer nodes, then a shorter time, fewer rows, fewer faults.
+    """Return the smallest run found that fails in the same way: with fewer nodes, less time, fewer rows, fewer faults.
 
     Args:
-        request: what failed.
-        failed: how.
-        tries: runs that the search may take.
-        told: hears how many runs it has taken.
+        request: the request that failed.
+        failed: its result.
+        tries: the number of runs that the search may take.
+        on_try: called with the number of runs so far.
     """
-    search = _Search(replace(request, nodes=failed.nodes), failed, tries, told)
+    search = _Search(replace(request, nodes=failed.nodes), failed, tries, on_try)
     search.shrink(lambda best: best.nodes or 1, lambda best, value: replace(best, nodes=int(value)), 1)
     search.shrink(search.duration, lambda best, value: replace(best, duration_s=round(value, 1)), DURATION_S_MIN)
     search.shrink(search.rows, lambda best, value: replace(best, changes=replace(best.changes, rows=int(value))), 1)
@@ -64,35 +72,35 @@ def minimised(
 
 
 class _Search:
-    """The smallest failing run so far, and what is left of the tries."""
+    """The smallest failing run so far, and the number of runs left."""
 
-    def __init__(self, best: Request, result: Result, tries: int, told: Callable[[int], None] | None) -> None:
+    def __init__(self, best: Request, result: Result, tries: int, on_try: Callable[[int], None] | None) -> None:
         self.best = best
         self.result = result
         self._kind = kind_of(result)
         self._seed = result.seed
         self._tries = self._left = tries
-        self._told = told
+        self._on_try = on_try
 
     def duration(self, best: Request) -> float:
-        """Virtual seconds of writes and faults."""
+        """Return the virtual seconds of writes and faults."""
         return best.expand(self._seed).duration_s
 
     def rows(self, best: Request) -> float:
-        """Size of the key space that all edit."""
+        """Return the size of the shared key space."""
         return best.expand(self._seed).rates.rows
 
     def shrink(
         self, size: Callable[[Request], float], smaller: Callable[[Request, float], Request], least: float
     ) -> None:
-        """Make one size as small as still fails."""
+        """Reduce one size as far as the run still fails."""
         while self._left:
-            now = size(self.best)
-            wanted = dict.fromkeys(max(least, now * share) for share in SHARES)
-            if not any(self._try(smaller(self.best, value)) for value in wanted if value < now):
+            current = size(self.best)
+            wanted = dict.fromkeys(max(least, current * share) for share in SHARES)
+            if not any(self._try(smaller(self.best, value)) for value in wanted if value < current):
                 return
-            if size(self.best) >= now:
-                return  # rounding took the step back
+            if size(self.best) >= current:
+                return  # rounding has undone the step
 
     def leave_out(self) -> None:
         """Leave out halves of the faults, then quarters, down to single ones."""
@@ -108,8 +116,8 @@ class _Search:
         if not self._left or request == self.best:
             return False
         self._left -= 1
-        if self._told is not None:
-            self._told(self._tries - self._left)
+        if self._on_try is not None:
+            self._on_try(self._tries - self._left)
         try:
             result = request.attempt(self._seed)
         except ScenarioError:

@@ -1,9 +1,9 @@
-"""Planted bugs: what a sweep must find, or it proves nothing.
+"""Mutation tests of the simulator: plants known bugs in sync/ and mesh/, which a sweep must find.
 
-Owns a list of small edits of sync/ and mesh/, each applied to the running code by name and taken back after. What always
-holds: an edit whose text is not in its function exactly once is an error, never a pass; the list says in which scenario
-each bug shows, and within how many seeds. `python -m simulations.mutations` plants them one by one. Must not know how a run
-works.
+Each mutation is a small edit of a function, applied to the running code and undone afterwards, with the scenario that shows the
+bug and the number of seeds within which it must. `python -m simulations.mutations` plants them one by one.
+
+Invariant: an edit whose old text is not in its function exactly once is an error, never a pass.
 """
 
 from __future__ import annotations
@@ -35,22 +35,22 @@ if TYPE_CHECKING:
 __all__ = ["CASES", "MUTATIONS", "Case", "Found", "Mutation", "StaleMutationError", "hunt", "planted", "row_of"]
 
 
-SETTLE_S = 40.0  # a healthy run of these sizes needs a few seconds; a planted bug need not be waited for longer
+SETTLE_S = 40.0  # correct code converges within a few seconds at these sizes
 TABLE = (
     "| mutation | the bug | scenario | must be found within seeds 1.. | found with seed | first violation |",
     "|---|---|---|---|---|---|",
 )
 SEEN_CHARS = 100
-LIVE_SHARE_MIN = 0.95  # of a calm mesh, where all of them do once its links stand
+LIVE_SHARE_MIN = 0.95  # without faults, all batches spread live once the links are open
 
 
 class StaleMutationError(ScenarioError):
-    """The code that a mutation edits has changed: bring the mutation in line, in simulations/mutations.py."""
+    """The code that a mutation edits has changed: update the mutation in simulations/mutations.py."""
 
 
 @dataclass(frozen=True, slots=True)
 class Edit:
-    """In that function (`module:qualified.name`), `old` becomes `new`; `old` is there exactly once."""
+    """An edit of a function (`module:qualified.name`) that replaces `old`, which occurs exactly once, by `new`."""
 
     function: str
     old: str
@@ -59,32 +59,32 @@ class Edit:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """Where a bug shows: the scenario, its size, and what it needs besides."""
+    """The run that shows a bug: a scenario, its size and special settings."""
 
     scenario: str
     nodes: int
     duration_s: float
     rates: tuple[tuple[str, float], ...] = ()  # fields of `Rates` that differ from the scenario's
-    collect_ms: int | None = None  # how often tombstones are collected, None: as nodes do
-    forged: bool = False  # a captured member alters batches on their way
-    live: bool = False  # nothing goes wrong here, so batches must spread live, not by rounds
+    collect_ms: int | None = None  # interval of the tombstone GC; None: the default
+    forged: bool = False  # a captured member alters batches that it forwards
+    live: bool = False  # without faults, batches must spread live, not by rounds
 
     @property
     def text(self) -> str:
-        """As a person reads it."""
+        """The case in words."""
         more = [f"{name} {value:g}" for name, value in self.rates]
         more += [f"collection every {self.collect_ms / 1_000:g} s"] if self.collect_ms is not None else []
         more += ["a captured member alters batches"] if self.forged else []
         return ", ".join([f"{self.scenario}, {self.nodes} nodes, {self.duration_s:g} s", *more])
 
     def expand(self, seed: int) -> Scenario:
-        """The scenario of this seed."""
+        """Return the scenario for this seed."""
         scenario = build(self.scenario, seed=seed, nodes=self.nodes, duration_s=self.duration_s)
         rates: dict[str, Any] = dict(self.rates)
         return replace(scenario, rates=replace(scenario.rates, **rates), settle_s=SETTLE_S)
 
     def run(self, seed: int) -> Result:
-        """One run of this case."""
+        """Run this case with one seed."""
         with ExitStack() as stack:
             if self.collect_ms is not None:
                 often = functools.partial(ExchangeConfig, collect_ms=self.collect_ms, beat_ms=1_000)
@@ -95,13 +95,15 @@ class Case:
             result = run(self.expand(seed), seed, record=record)
         if record is None or record.live_share >= LIVE_SHARE_MIN:
             return result
-        text = f"only {record.live_share:.0%} of the batches came live; at least {LIVE_SHARE_MIN:.0%} do when nothing goes wrong"
+        text = (
+            f"only {record.live_share:.0%} of the batches came live; at least {LIVE_SHARE_MIN:.0%} must without faults"
+        )
         return replace(result, violations=(*result.violations, text))
 
 
 @dataclass(frozen=True, slots=True)
 class Mutation:
-    """One bug: why it is one, the edits that plant it, where it shows, and within how many seeds (from 1) it must."""
+    """A planted bug: its description, its edits, the case that shows it, and within how many seeds (from 1) it must."""
 
     name: str
     why: str
@@ -112,7 +114,7 @@ class Mutation:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What a hunt brought: the seed that showed the bug (None: it survived), and the first thing that was wrong."""
+    """The result of a hunt: the seed that showed the bug (None: it survived), and the first violation."""
 
     mutation: str
     seed: int | None
@@ -340,7 +342,7 @@ MUTATIONS = (
             Edit(
                 "mycomesh.sync.replication.site:Site.begin",
                 "if not own or recalled.get(site, 0) > store.clock.last:",
-                "if site is None:",
+                "if not site:",
             ),
             Edit(
                 "mycomesh.sync.replication.site:Site.renew_if_behind",
@@ -383,10 +385,10 @@ CASES = {mutation.name: mutation for mutation in MUTATIONS}
 
 @contextmanager
 def planted(mutation: Mutation) -> Iterator[None]:
-    """The running code with this bug in it.
+    """Plant a bug in the running code within the block.
 
     Raises:
-        StaleMutationError: the function is gone, or the text is not in it exactly once; nothing is changed then.
+        StaleMutationError: the function does not exist, or the text is not in it exactly once; nothing was changed.
     """
     sources: dict[str, tuple[Any, str]] = {}
     for edit in mutation.edits:
@@ -406,15 +408,15 @@ def planted(mutation: Mutation) -> Iterator[None]:
 
 
 def hunt(mutation: Mutation, seeds: int | None = None) -> Found:
-    """Plant the bug and run its case with seed 1, 2, ... until something does not hold, or the seeds are used up."""
+    """Plant a bug and run its case with seeds 1, 2, ... until a run fails or the seeds are used up."""
     tried = seeds or mutation.seeds
     with planted(mutation):
         for seed in range(1, tried + 1):
             try:
                 result = mutation.case.run(seed)
-            except AssertionError as error:  # the product's own invariants are checkers too
+            except AssertionError as error:  # the product's assertions are checkers too
                 return Found(mutation.name, seed, seed, f"an assertion failed: {error}")
-            except Exception as error:  # noqa: BLE001  a bug may end in any way; whatever ends a node is found
+            except Exception as error:  # noqa: BLE001  (a bug may raise anything, and that counts as found)
                 return Found(mutation.name, seed, seed, f"{type(error).__name__}: {error}")
             if not result.ok:
                 return Found(mutation.name, seed, seed, result.violations[0])
@@ -422,7 +424,7 @@ def hunt(mutation: Mutation, seeds: int | None = None) -> Found:
 
 
 def row_of(mutation: Mutation, found: Found) -> str:
-    """The mutation's row of the table in docs/simulations.md."""
+    """Return the mutation's row of the table in docs/simulations.md."""
     seen = " ".join(found.text.replace("|", "/").split())
     seen = seen if len(seen) <= SEEN_CHARS else seen[: SEEN_CHARS - 3] + "..."
     seed = "survived" if found.seed is None else str(found.seed)
@@ -440,16 +442,16 @@ def _function(mutation: Mutation, edit: Edit) -> tuple[Any, str]:
 
 
 def _compiled(function: Any, source: str) -> Any:
-    """The code of the function made from other text, with its own module's names."""
+    """Compile another source for a function, with the names of its module."""
     module = compile(source, function.__code__.co_filename, "exec", __future__.annotations.compiler_flag)
     made: dict[str, Any] = {}
-    exec(module, function.__globals__, made)  # noqa: S102  the text is our own, from the list above
+    exec(module, function.__globals__, made)  # noqa: S102  (the text comes from the list above)
     found = made[function.__name__]
     return getattr(found, "__func__", found).__code__
 
 
 def _forging() -> Callable[[Any, int], tuple[bytes, bytes]]:
-    """What sends messages, but for one batch in three with values that its author never wrote."""
+    """Return an encoder that alters values in one batch of three."""
     count = 0
 
     def encoded(message: Any, version: int) -> tuple[bytes, bytes]:
@@ -464,12 +466,12 @@ def _forging() -> Callable[[Any, int], tuple[bytes, bytes]]:
 
 
 def main(words: list[str] | None = None) -> int:
-    """Hunt the named bugs, or all; 0 when each was found, 1 when one survived, 2 for a bug that cannot be planted."""
+    """Hunt the named bugs, or all; return 0 if each was found, 1 if one survived, 2 if one cannot be planted."""
     parser = argparse.ArgumentParser(prog="python -m simulations.mutations", description=__doc__.split("\n")[0])
     parser.add_argument("names", nargs="*", help="mutations (default: all)")
     parser.add_argument("--table", action="store_true", help="print the table of docs/simulations.md (minutes)")
-    parser.add_argument("--list", action="store_true", help="name them and stop")
-    parser.add_argument("--seeds", type=int, metavar="N", help="seeds to try (default: as the list says)")
+    parser.add_argument("--list", action="store_true", help="list the mutations and exit")
+    parser.add_argument("--seeds", type=int, metavar="N", help="seeds to try (default: as listed)")
     args = parser.parse_args(words)
     unknown = [name for name in args.names if name not in CASES]
     if unknown:

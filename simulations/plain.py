@@ -1,8 +1,9 @@
-"""A mesh machine without cryptography: what sync needs of a mesh, and no more.
+"""A mesh machine without cryptography, in place of `mesh.core.MeshCore`.
 
-Owns a stand-in for `mesh.core.MeshCore`, for runs with hundreds of nodes and for telling faults of sync from those of
-the mesh. What always holds: one link a peer, messages in order, every batch delivered at most once a node and flooded
-to all links. Nothing is signed or secret, so nothing about security can be learned from it. Must not know tables.
+It serves runs with hundreds of nodes, and separates errors of sync from errors of the mesh. It signs and encrypts nothing, so
+it says nothing about security.
+
+Invariants: one link to each peer; messages arrive in order; a node delivers each batch at most once and floods it to all links.
 """
 
 from __future__ import annotations
@@ -43,14 +44,14 @@ if TYPE_CHECKING:
 
 __all__ = ["PlainMesh"]
 
-BEAT_MS = 2_000  # a link says something this often
-DEAD_MS = 8_000  # and is given up after this long a silence
-RETRY_MS = (500, 15_000)  # redials back off from here to there
-FULL_MAX = 16  # known addresses up to which everybody links everybody
-DIALS = 3  # streams that a node of a larger mesh opens: a random graph of this out-degree hangs together
-SHUFFLE_MS = 10_000  # and how often it replaces one of them
+BEAT_MS = 2_000  # between heartbeats of a silent link
+DEAD_MS = 8_000  # of silence, after which the node closes a link
+RETRY_MS = (500, 15_000)  # first and longest backoff of redials
+FULL_MAX = 16  # known addresses up to which all nodes link to all others
+DIALS = 3  # streams that a node of a larger mesh opens: a random graph with this out-degree is connected
+SHUFFLE_MS = 10_000  # between replacements of one of them
 DIALLING = -1
-SEEN_MAX = 4_096  # digests of batches that were delivered; older copies have long stopped arriving
+SEEN_MAX = 4_096  # digests of delivered batches; copies of older ones no longer arrive
 HELLO, BEAT, MESSAGE, BATCH = range(4)
 HEADER = 5  # 4 bytes of length, 1 of type
 ORIGIN = 16
@@ -58,31 +59,31 @@ ORIGIN = 16
 
 @dataclass(slots=True)
 class Conn:
-    """One stream and, once its hello was heard, one link."""
+    """One stream, and one link once its hello has arrived."""
 
     address: Address
     dialled: bool
-    heard_ms: int
-    said_ms: int
+    received_ms: int
+    sent_ms: int
     buffer: bytes = b""
     peer: PeerInfo | None = None
 
 
 @dataclass(slots=True)
-class Everybody:
+class PlainRoster:
     """The rights of nodes without certificates."""
 
     version: int = 0
     own_id: bytes = b""
 
     def restricted_rights(self) -> tuple[tuple[bytes, tuple[tuple[str, str], ...]], ...]:
-        """Nobody is held to less than everything."""
+        """Return no limits: every node may do everything."""
         return ()
 
 
 @dataclass(frozen=True, slots=True)
-class Met:
-    """Another node, and how long ago it was last heard of."""
+class PlainPeer:
+    """Another node, and how long ago it last sent something."""
 
     node_id: bytes
     seen_ms_ago: int | None
@@ -98,13 +99,13 @@ class PlainMesh:
         self._links: dict[bytes, int] = {}
         self._known: dict[Address, tuple[int, int]] = {}  # address -> (when to dial or DIALLING, backoff)
         self._seen: dict[bytes, None] = {}
-        self._met: dict[bytes, int] = {}  # node id -> when it was last heard, for those without a link
+        self._last_seen_ms: dict[bytes, int] = {}  # node id -> when it last sent something, for nodes without a link
         self._shuffle_at = 0
-        self.mesh_clock = MeshClock()  # nobody measures clocks here
-        self._due_ms: int | None = -1  # what `next_deadline` answers; -1: to be worked out
+        self.mesh_clock = MeshClock()  # never set: a plain mesh does not measure clocks
+        self._due_ms: int | None = -1  # the result of `next_deadline`; -1: unknown
 
-    def handle(self, event: Event, now_ms: int, wall_ms: int) -> list[Action]:  # noqa: C901, PLR0912  a line an event
-        """Take one event; return the actions in order."""
+    def handle(self, event: Event, now_ms: int, wall_ms: int) -> list[Action]:  # noqa: C901, PLR0912  (one branch an event)
+        """Handle one event; return the actions in order."""
         del wall_ms
         done: list[Action] = []
         match event:
@@ -114,7 +115,7 @@ class PlainMesh:
                 self._seen_before(payload)
                 self._flood(self._node_id + payload, -1, now_ms, done)
             case SendMessage(link, payload, _):
-                self._say(link, MESSAGE, payload, now_ms, done)
+                self._send(link, MESSAGE, payload, now_ms, done)
             case TimerFired():
                 self._on_timer(now_ms, done)
             case AddressFound(address, _, _):
@@ -124,7 +125,7 @@ class PlainMesh:
                 if dialled:
                     self._known[address] = (now_ms + RETRY_MS[1], RETRY_MS[0])
                 self._conns[conn] = Conn(address, dialled, now_ms, now_ms)
-                self._say(conn, HELLO, self._node_id, now_ms, done)
+                self._send(conn, HELLO, self._node_id, now_ms, done)
             case ConnClosed(conn):
                 self._drop(conn, "closed", now_ms, done)
             case ConnDrained(conn):
@@ -136,7 +137,7 @@ class PlainMesh:
                 self._known = dict.fromkeys(self._known, (now_ms, RETRY_MS[0]))
                 self._on_timer(now_ms, done)
             case RevokeMember():
-                pass  # nobody is a member here
+                pass  # a plain mesh has no members to revoke
             case _:
                 assert_never(event)
         if not isinstance(event, ConnReceived | PublishBatch | SendMessage) or any(
@@ -146,23 +147,23 @@ class PlainMesh:
         return done
 
     def next_deadline(self) -> int | None:
-        """Return when something is due: a dial, a beat or a funeral.
+        """Return when a dial, a heartbeat or the end of a silent link is due.
 
-        Words heard and said only put deadlines off, so an earlier answer stays good: the timer finds nothing to do.
+        Bytes received and sent only postpone deadlines, so an earlier result stays valid: the timer may find nothing to do.
         """
         if self._due_ms == -1:
             self._due_ms = self._next()
         return self._due_ms
 
     @property
-    def roster(self) -> Everybody:
-        """Everybody may do everything here."""
-        return Everybody()
+    def roster(self) -> PlainRoster:
+        """The roster, in which every node may do everything."""
+        return PlainRoster()
 
-    def peers(self, now_ms: int) -> tuple[Met, ...]:
-        """Every node that was ever met here; there are no certificates to learn of others from."""
-        met = {**self._met, **dict.fromkeys(self._links, now_ms)}
-        return tuple(Met(node_id, now_ms - heard_ms) for node_id, heard_ms in sorted(met.items()))
+    def peers(self, now_ms: int) -> tuple[PlainPeer, ...]:
+        """Return all nodes that have ever had a link here; without certificates a node knows no others."""
+        seen_ms = {**self._last_seen_ms, **dict.fromkeys(self._links, now_ms)}
+        return tuple(PlainPeer(node_id, now_ms - last_ms) for node_id, last_ms in sorted(seen_ms.items()))
 
     def _next(self) -> int | None:
         times = []
@@ -171,8 +172,8 @@ class PlainMesh:
         if len(self._known) <= FULL_MAX or self._dials() < DIALS:
             times += [self._known[address][0] for address in self._undialled()]
         for conn in self._conns.values():
-            times.append(conn.heard_ms + DEAD_MS)
-            times.append(conn.said_ms + BEAT_MS)
+            times.append(conn.received_ms + DEAD_MS)
+            times.append(conn.sent_ms + BEAT_MS)
         return min(times, default=None)
 
     # ---- streams
@@ -181,7 +182,7 @@ class PlainMesh:
         conn = self._conns.get(number)
         if conn is None:
             return
-        conn.heard_ms = now_ms
+        conn.received_ms = now_ms
         buffer = conn.buffer + data
         at = 0
         while len(buffer) - at >= HEADER:
@@ -208,7 +209,7 @@ class PlainMesh:
         conn.peer = PeerInfo(peer_id, peer_id.hex()[:8], (), conn.address, conn.dialled)
         other = self._links.get(peer_id)
         if other is not None:
-            # Two streams: both ends keep the one that the smaller id dialled; a later one of the same kind replaces it.
+            # Of two streams both ends keep the one that the smaller id dialled; a later stream of that kind replaces it.
             wanted = self._node_id < peer_id
             if conn.dialled != wanted and self._conns[other].dialled == wanted:
                 self._end(number, "second stream", now_ms, done)
@@ -230,23 +231,23 @@ class PlainMesh:
             return
         if conn.peer is not None and self._links.get(conn.peer.node_id) == number:
             del self._links[conn.peer.node_id]
-            self._met[conn.peer.node_id] = conn.heard_ms
+            self._last_seen_ms[conn.peer.node_id] = conn.received_ms
             done.append(LinkDown(number, conn.peer, reason))
         for address in [known for known in self._known if known.host == conn.address.host]:
             self._retry(address, now_ms)
 
-    # ---- words
+    # ---- frames
 
-    def _say(self, number: int, kind: int, body: bytes, now_ms: int, done: list[Action]) -> None:
+    def _send(self, number: int, kind: int, body: bytes, now_ms: int, done: list[Action]) -> None:
         conn = self._conns.get(number)
         if conn is not None:
-            conn.said_ms = now_ms
+            conn.sent_ms = now_ms
             done.append(Write(number, len(body).to_bytes(4, "big") + bytes([kind]) + body))
 
     def _flood(self, body: bytes, but: int, now_ms: int, done: list[Action]) -> None:
         for number in self._links.values():
             if number != but:
-                self._say(number, BATCH, body, now_ms, done)
+                self._send(number, BATCH, body, now_ms, done)
 
     def _seen_before(self, payload: bytes) -> bool:
         digest = blake2b(payload, digest_size=16).digest()
@@ -267,13 +268,13 @@ class PlainMesh:
     def _on_timer(self, now_ms: int, done: list[Action]) -> None:
         self._dial(now_ms, done)
         for number, conn in list(self._conns.items()):
-            if now_ms >= conn.heard_ms + DEAD_MS:
+            if now_ms >= conn.received_ms + DEAD_MS:
                 self._end(number, "silent", now_ms, done)
-            elif now_ms >= conn.said_ms + BEAT_MS:
-                self._say(number, BEAT, b"", now_ms, done)
+            elif now_ms >= conn.sent_ms + BEAT_MS:
+                self._send(number, BEAT, b"", now_ms, done)
 
     def _dial(self, now_ms: int, done: list[Action]) -> None:
-        """Dial everybody in a small mesh; in a large one a few, and now and then another: halves must meet again."""
+        """Dial all nodes of a small mesh, or a few of a large one and sometimes another, so that halves find each other."""
         room = len(self._known)
         if room > FULL_MAX:
             room = DIALS - self._dials()
@@ -290,7 +291,7 @@ class PlainMesh:
             done.append(Dial(address))
 
     def _dials(self) -> int:
-        """Streams of ours that stand or are on their way."""
+        """Return how many streams this node has dialled, open or in progress."""
         return sum(conn.dialled for conn in self._conns.values()) + sum(
             at == DIALLING for at, _ in self._known.values()
         )

@@ -1,8 +1,8 @@
-"""What a run looks like over virtual time: samples, topology and events, for the report and the trace file.
+"""Records a run over virtual time (samples, topology and events) for the report and the trace file.
 
-Owns the measurements. What always holds: recording changes nothing in a run (the trace hash is the same with and
-without); the lines of the trace file are those of docs/simulations.md, in the order of time. Must not know how they
-are drawn.
+docs/simulations.md describes the lines of the trace file, which are in the order of time.
+
+Invariant: recording changes nothing in a run, so the trace hash is the same with and without it.
 """
 
 from __future__ import annotations
@@ -30,29 +30,29 @@ __all__ = ["TRACE_VERSION", "Recorder", "Sample", "Snapshot"]
 
 TRACE_VERSION = 1
 _NODE_ID = re.compile(r"\b[0-9a-f]{8}\b")
-TOPOLOGY_US = 5 * SECOND  # a snapshot this often, and one right before and after each fault of the whole network
-SAMPLES_MAX = 2_000  # then every other one is dropped and the interval doubles: a page, not a database
-LATENCIES_MAX = 200_000  # deliveries that the distribution is drawn from; a longer run is told by its first ones
-PUBLISHED_MAX = 20_000  # batches on their way; older ones have long arrived, or come by catch-up
+TOPOLOGY_US = 5 * SECOND  # between snapshots; one more comes right before each fault of the whole network
+SAMPLES_MAX = 2_000  # beyond it, every other sample is dropped and the interval doubles, to bound the size of the page
+LATENCIES_MAX = 200_000  # deliveries in the distribution; a longer run is represented by its first ones
+PUBLISHED_MAX = 20_000  # batches on their way; older ones have arrived, or come by catch-up
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One look at the whole cluster. Counts are cumulative."""
+    """The state of the whole cluster at one time. Counts are cumulative."""
 
     t: float  # virtual seconds
     up: int
     agree: int  # nodes of the largest group with equal digests of every table
-    groups: int  # different contents among the nodes that are up
+    groups: int  # number of different contents among the running nodes
     bytes: int
     kinds: dict[str, int]  # bytes before encryption, by kind of message
-    copies: int  # batches that arrived
-    firsts: int  # of them, those that were news to their receiver
+    copies: int  # received batches
+    firsts: int  # received batches that their receiver did not have
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The topology at one moment: the group of equal content of each node (None: down) and the links."""
+    """The topology at one time: for each node its group of equal content (None: down), and the links."""
 
     t: float
     label: str
@@ -62,7 +62,7 @@ class Snapshot:
 
 @dataclass(slots=True)
 class Recorder:
-    """Watches one run. `lines` is an open text file for the trace, None to keep the measurements only."""
+    """Records one run. `lines` is an open text file for the trace; None keeps the measurements only."""
 
     lines: IO[str] | None = None
     samples: list[Sample] = field(default_factory=list)
@@ -75,7 +75,7 @@ class Recorder:
     _run: _Run | None = None
 
     def begin(self, header: dict[str, object], world: World, network: Network, cluster: Cluster) -> None:
-        """The run begins."""
+        """Start recording a run."""
         names = [f"node{host.index}" for host in cluster.hosts]
         ids = {node_id.hex()[:8]: name for node_id, name in zip(cluster.node_ids, names, strict=True)}
         self._run = _Run(world, network, cluster, ids)
@@ -84,12 +84,12 @@ class Recorder:
     # ---- simulations.shell.Observer
 
     def on_commit(self, node: int) -> None:
-        """Some program committed to the node's file."""
+        """Record a commit of any program to the node's file."""
         run = self._running
         run.pending.setdefault(node, run.world.now_us)
 
     def on_exchange(self, node: int, event: sync_events.Event, actions: list[sync_events.Action]) -> None:
-        """The node's `Exchange` took an event."""
+        """Record an event of the node's `Exchange` and its actions."""
         run = self._running
         now = run.world.now_us
         match event:
@@ -119,28 +119,28 @@ class Recorder:
             self.latencies_ms.append((run.world.now_us - since) / 1_000)
 
     def on_notice(self, node: int, event: str, text: str, level: str) -> None:
-        """The node told people something."""
+        """Record a notice of the node."""
         names = self._running.names
         named = _NODE_ID.sub(lambda found: names.get(found[0], found[0]), text)
         self._write("notice", node=node, event=event, text=named, level=level)
 
-    # ---- what the runner tells
+    # ---- calls by the runner
 
     def before(self, kind: str, text: str, *, whole: bool) -> None:
-        """A fault is about to strike; `whole`: the whole network, so that the topology is worth a picture."""
+        """Record a fault before it occurs; with `whole`, for the whole network, also the topology."""
         if whole:
             self.snapshot(f"before {kind.lower()}")
         self.faults.append((self._running.world.now_us / SECOND, kind, text))
         self._write("fault", fault=kind, text=text)
 
     def calm(self) -> None:
-        """The faults have ended."""
+        """Record the end of the faults."""
         self.snapshot("before the end of faults")
         self.calm_s = self._running.world.now_us / SECOND
         self._write("calm")
 
     def sample(self) -> None:
-        """Look at the cluster."""
+        """Take a sample of the cluster if one is due."""
         run = self._running
         now = run.world.now_us
         if now < run.sample_due_us:
@@ -149,7 +149,7 @@ class Recorder:
         groups = Counter(digests(host) for host in run.cluster.up())
         kinds = dict(sorted(self.tap.sent.items())) if self.tap is not None else {}
         copies = self.tap.batches if self.tap is not None else run.firsts
-        taken = Sample(
+        sample = Sample(
             now / SECOND,
             sum(groups.values()),
             max(groups.values(), default=0),
@@ -159,47 +159,47 @@ class Recorder:
             max(copies, run.firsts),
             run.firsts,
         )
-        self.samples.append(taken)
+        self.samples.append(sample)
         if len(self.samples) > SAMPLES_MAX:
             del self.samples[1::2]
             run.sample_us *= 2
-        values = {name: getattr(taken, name) for name in Sample.__slots__ if name != "t"}
+        values = {name: getattr(sample, name) for name in Sample.__slots__ if name != "t"}
         self._write("sample", **values)
         if now >= run.snapshot_due_us:
             self.snapshot("")
 
     def snapshot(self, label: str) -> None:
-        """Take the topology down."""
+        """Record the topology."""
         run = self._running
         now = run.world.now_us
         run.snapshot_due_us = now + TOPOLOGY_US
-        held: list[tuple[tuple[str, bytes], ...] | None] = [
+        contents: list[tuple[tuple[str, bytes], ...] | None] = [
             digests(host) if host.shell is not None and host.shell.up else None for host in run.cluster.hosts
         ]
-        sizes = Counter(each for each in held if each is not None)
+        sizes = Counter(each for each in contents if each is not None)
         order = {content: number for number, (content, _) in enumerate(sizes.most_common())}
-        groups = tuple(None if each is None else order[each] for each in held)
-        taken = Snapshot(now / SECOND, label, groups, tuple(run.links_now()))
-        self.snapshots.append(taken)
+        groups = tuple(None if each is None else order[each] for each in contents)
+        snapshot = Snapshot(now / SECOND, label, groups, tuple(run.links_now()))
+        self.snapshots.append(snapshot)
         if len(self.snapshots) > SAMPLES_MAX:
             self.snapshots = [each for number, each in enumerate(self.snapshots) if each.label or number % 2]
-        self._write("topology", label=label, groups=groups, links=taken.links)
+        self._write("topology", label=label, groups=groups, links=snapshot.links)
         if self.on_snapshot is not None:
-            self.on_snapshot(taken)
+            self.on_snapshot(snapshot)
 
     def end(self, result: dict[str, object]) -> None:
-        """The run is over."""
+        """Record the result of the run."""
         self._write("result", **result)
 
     @property
     def live_share(self) -> float:
-        """Batches that came live to a node, of those that every other node has published; the rest came by rounds."""
+        """The share of published batches that arrived live at the other nodes; the rest came by rounds."""
         run = self._running
         return run.firsts / max(1, run.batches * (len(run.cluster.hosts) - 1))
 
     @property
     def _running(self) -> _Run:
-        assert self._run is not None, "begin comes first"
+        assert self._run is not None, "begin must come first"
         return self._run
 
     def _write(self, kind: str, **values: object) -> None:
@@ -210,16 +210,16 @@ class Recorder:
 
 @dataclass(slots=True)
 class _Run:
-    """What the recorder keeps of the run under way."""
+    """The state of the recorder during a run."""
 
     world: World
     network: Network
     cluster: Cluster
-    names: dict[str, str]  # by the beginning of the node id, as notices of the tables' side have it
-    # by node: which of its lives, and in that life link -> node id of the peer
+    names: dict[str, str]  # by the beginning of the node id, which notices of the exchange contain
+    # by node: the number of its start, and since that start link -> node id of the peer
     links: dict[int, tuple[int, dict[int, bytes]]] = field(default_factory=dict)
-    pending: dict[int, int] = field(default_factory=dict)  # by node: its oldest commit that was not published
-    published: dict[bytes, int] = field(default_factory=dict)  # batch -> when the oldest write in it was committed
+    pending: dict[int, int] = field(default_factory=dict)  # by node: the time of its oldest unpublished commit
+    published: dict[bytes, int] = field(default_factory=dict)  # batch -> commit time of the oldest write in it
     firsts: int = 0
     batches: int = 0
     sample_us: int = SECOND
@@ -227,7 +227,7 @@ class _Run:
     snapshot_due_us: int = 0
 
     def links_now(self) -> list[tuple[int, int, float | None, int]]:
-        """Each link that at least one end has, once, with its round trip and bytes where the mesh knows them."""
+        """Return each link that at least one end has, once, with round trip and bytes if the mesh knows them."""
         numbers = {member: index for index, member in enumerate(self.cluster.node_ids)}
         found: dict[tuple[int, int], tuple[float | None, int]] = {}
         for host in self.cluster.up():
@@ -242,7 +242,7 @@ class _Run:
         return [(one, other, *found[one, other]) for one, other in sorted(found)]
 
     def links_of(self, node: int) -> dict[int, bytes]:
-        """The links of a node; they end with its process."""
+        """Return the links of a node since its last start."""
         starts = self.cluster.hosts[node].starts
         if self.links.get(node, (0, {}))[0] != starts:
             self.links[node] = starts, {}

@@ -1,7 +1,6 @@
-"""The report of one run: a single HTML page with its plots inside, and the trace file beside it.
+"""The report of one run: an HTML page with inline plots, beside the trace file.
 
-Owns the page: which figures are shown, in what words. What always holds: the page needs no network and no script; each
-number in it comes from the recorder or the result. Must not know how a run works.
+Invariants: the page needs no network and no script; each number in it comes from the recorder or the result.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ FRAMES_MAX = 6
 FAULTS_LISTED = 60
 KINDS_SHOWN = 10
 POINTS = 200  # of the curve of latencies
-LATENCY_MS_MIN = 0.1  # the least that a logarithmic axis shows
+LATENCY_MS_MIN = 0.1  # lower end of the logarithmic axis
 
 _STYLE = """
 :root{color-scheme:light dark;--ink:#1b1f24;--soft:#59636e;--paper:#fff;--card:#f6f8fa;--rule:#d8dee4;
@@ -64,22 +63,22 @@ _COLOURS = "".join(
 
 
 def open_report(directory: str) -> Path:
-    """Make the directory of a report.
+    """Create the directory of a report.
 
     Raises:
-        ScenarioError: it cannot be made or written.
+        ScenarioError: the directory cannot be created or written.
     """
     path = Path(directory)
     try:
         path.mkdir(parents=True, exist_ok=True)
         (path / TRACE).touch()
     except OSError as error:
-        raise ScenarioError(f"--report {directory}: {error.strerror}; give a directory that can be written") from error
+        raise ScenarioError(f"--report {directory}: {error.strerror}; give a writable directory") from error
     return path
 
 
 def page(result: Result, record: Recorder, replay: str) -> str:
-    """The whole page."""
+    """Return the whole page."""
     verdict = (
         '<span class="verdict good">everything held</span>'
         if result.ok
@@ -115,7 +114,7 @@ def page(result: Result, record: Recorder, replay: str) -> str:
 
 
 def quantile(ordered: Sequence[float], share: float) -> float:
-    """The value below which `share` of the sorted values lie (nearest rank); 0 of nothing."""
+    """Return the quantile of sorted values by nearest rank, 0 without values."""
     if not ordered:
         return 0.0
     return ordered[min(len(ordered) - 1, max(0, round(share * len(ordered) + 0.5) - 1))]
@@ -126,14 +125,14 @@ def _tiles(result: Result, record: Recorder) -> str:
     last = record.samples[-1] if record.samples else None
     healed = "never" if result.healed_s is None else f"{result.healed_s:.2f} s"
     tiles = [
-        (healed, "from the end of the faults until all were equal"),
+        (healed, "from the end of the faults until all nodes were equal"),
         (_span(quantile(ordered, 0.5)) if ordered else "none", "commit to another node, median"),
         (_span(quantile(ordered, 0.99)) if ordered else "none", "and 99th percentile"),
         (f"{result.commits:,}", "commits by applications"),
         (_size(result.bytes), "sent by all nodes"),
         (
             f"{last.copies / last.firsts:.2f}" if last and last.firsts else "none",
-            "copies of a batch a node (1 is best)",
+            "copies of a batch for each node (1 is best)",
         ),
         (f"{result.virtual_s:,.0f} s", f"virtual time, in {result.real_s:.1f} s of one core"),
         (f"{result.events:,}", "events"),
@@ -146,7 +145,7 @@ def _tiles(result: Result, record: Recorder) -> str:
 
 
 def _bands(record: Recorder) -> list[Band]:
-    """The spells between a split and what ended it."""
+    """Return the spans from each split to its end, and the span without writes."""
     bands: list[Band] = []
     begun: float | None = None
     for t, kind, _ in record.faults:
@@ -170,15 +169,15 @@ def _agreement(result: Result, record: Recorder) -> str:
     ]
     plot = lines(
         series,
-        title="Replicas that agree over time",
+        title="Equal replicas over time",
         x_label="virtual time (s)",
         y_label="nodes",
         y_max=result.nodes,
         bands=_bands(record),
     )
     return (
-        "<h2>Replicas that agree</h2><p class=soft>The largest group of nodes whose tables are all equal at one "
-        f"moment. While applications write, some batch is always on its way.</p>{plot}"
+        "<h2>Equal replicas</h2><p class=soft>The largest group of nodes whose tables are all equal at one "
+        f"time. While applications write, some batch is always on its way.</p>{plot}"
     )
 
 
@@ -194,12 +193,12 @@ def _topology(record: Recorder) -> str:
     )
     return (
         "<h2>Topology</h2><p class=soft>One colour is one content of all tables; a dashed ring is a node that is down; "
-        f"lines are links that stand.</p><div class=frames>{figures}</div>"
+        f"lines are open links.</p><div class=frames>{figures}</div>"
     )
 
 
 def _frames(snapshots: Sequence[Snapshot]) -> list[Snapshot]:
-    """The moments to show: before, during and after trouble; at most `FRAMES_MAX`, spread over what there is."""
+    """Return the snapshots to show: those around faults, and others evenly spread; at most `FRAMES_MAX`."""
     named = [each for each in snapshots if each.label]
     if len(named) < FRAMES_MAX:
         plain = [each for each in snapshots if not each.label]
@@ -239,7 +238,7 @@ def _latency(record: Recorder) -> str:
     said = ", ".join(f"{name} {_span(quantile(ordered, share))}" for name, share in shares)
     return (
         f"<h2>Latency</h2><p>{said}, longest {_span(ordered[-1])} ({len(ordered):,} deliveries).</p><p class=soft>Batches "
-        f"that came live, over any number of hops; long ones waited in a cut stream. Rounds are not in here.</p>{plot}"
+        f"that came live, over any number of hops; the longest waited in a cut stream. Rounds are not included.</p>{plot}"
     )
 
 
@@ -272,7 +271,11 @@ def _traffic(record: Recorder) -> str:
         y_label="kB/s",
         bands=_bands(record),
     )
-    kinds = bars(rows, title="Bytes by kind of message") if rows else "<p class=soft>Only the real mesh has kinds.</p>"
+    kinds = (
+        bars(rows, title="Bytes by kind of message")
+        if rows
+        else "<p class=soft>Only runs on the real mesh count bytes by kind.</p>"
+    )
     return f"<h2>Traffic</h2><p>{_size(last.bytes)} in all.</p>{plot}<h2>Bytes by kind</h2>{kinds}"
 
 
@@ -281,25 +284,26 @@ def _duplicates(record: Recorder) -> str:
     if not points:
         return ""
     plot = lines(
-        [Line("copies that arrived for each batch that was news", points, 3)],
+        [Line("received copies of each batch that was new to the node", points, 3)],
         title="Duplicate ratio over time",
         x_label="virtual time (s)",
         y_label="copies",
         bands=_bands(record),
     )
-    return f"<h2>Duplicate ratio</h2><p>{points[-1][1]:.3f} copies a node at the end; 1 means that no batch came twice.</p>{plot}"
+    text = f"{points[-1][1]:.3f} copies for each node at the end; 1 means that no batch came twice."
+    return f"<h2>Duplicate ratio</h2><p>{text}</p>{plot}"
 
 
 def _faults(result: Result, record: Recorder) -> str:
-    # Nodes that move on each second are no event: the topology shows what comes of it.
+    # Moves occur every second; the topology shows their effect.
     listed = [(t, text) for t, kind, text in record.faults if kind != "Move"]
     if not listed:
         return ""
     rows = "".join(f"<tr><td>{t:.1f} s</td><td>{escape(text)}</td></tr>" for t, text in listed[:FAULTS_LISTED])
     more = len(listed) - FAULTS_LISTED
-    struck = ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in result.faults.items())
+    counts = ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in result.faults.items())
     tail = f"<p class=soft>and {more} more</p>" if more > 0 else ""
-    return f"<h2>What went wrong on purpose</h2><p>{escape(struck)}</p><table>{rows}</table>{tail}"
+    return f"<h2>Faults</h2><p>{escape(counts)}</p><table>{rows}</table>{tail}"
 
 
 def _span(milliseconds: float) -> str:

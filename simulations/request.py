@@ -1,7 +1,6 @@
-"""What a person asks of `mycomesh simulate`, as a value that any process can run.
+"""A request of `mycomesh simulate`, as a value that any process can run.
 
-Owns the way from the words of the command line to a scenario, and back to the line that replays a run. What always holds:
-the line says everything that the run depends on. Must not know how a run works.
+Invariant: the replay line contains everything that decides the run, except the code.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ __all__ = ["Request"]
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What one process needs to run one seed. `skip`: numbers of the scenario's faults, in order, that do not strike."""
+    """Everything that a process needs to run a seed. `skip` lists the scenario's faults to leave out, by number."""
 
     scenario: str
     nodes: int | None = None
@@ -41,19 +40,19 @@ class Request:
     def attempt(
         self, seed: int, progress: Callable[[float], None] | None = None, record: Recorder | None = None
     ) -> Result:
-        """As `run`, but whatever ends the run is its result: an assertion of the product is a checker too."""
+        """Do the same as `run`, but return an exception as a failed result: the product's assertions are checkers too."""
         try:
             return self.run(seed, progress, record)
         except SimulationError:
             raise
-        except Exception as error:  # noqa: BLE001  a bug may end a run in any way; the sweep goes on
-            return self._broken(seed, error)
+        except Exception as error:  # noqa: BLE001  (a bug may raise anything; the sweep continues)
+            return self._failed_result(seed, error)
 
     def expand(self, seed: int) -> Scenario:
-        """The scenario of this seed.
+        """Return the scenario for this seed.
 
         Raises:
-            ScenarioError: it is impossible.
+            ScenarioError: the scenario is impossible.
         """
         scenario = build(self.scenario, seed=seed, nodes=self.nodes, duration_s=self.duration_s, changes=self.changes)
         if not self.skip:
@@ -62,7 +61,7 @@ class Request:
         return replace(scenario, faults=tuple(it for at, it in enumerate(scenario.faults) if at not in skipped))
 
     def replay(self, result: Result) -> str:
-        """The line that runs it again."""
+        """Return the command line that replays a result."""
         duration = f" --duration {self.duration_s:g}" if self.duration_s is not None else ""
         changes = {"rate": self.changes.rate, "rows": self.changes.rows, "loss": self.changes.loss}
         options = "".join(f" --{name} {value:g}" for name, value in changes.items() if value is not None)
@@ -71,11 +70,11 @@ class Request:
         line = f"mycomesh simulate {self.scenario} --nodes {result.nodes} --seed {result.seed}"
         return f"{line}{duration}{options}{mesh}{skip}"
 
-    def _broken(self, seed: int, error: Exception) -> Result:
+    def _failed_result(self, seed: int, error: Exception) -> Result:
         scenario = self.expand(seed)
         frame = traceback.extract_tb(error.__traceback__)[-1]
-        place = "/".join(frame.filename.split("/")[-2:])
-        text = f"the run ended at {place}:{frame.lineno} with {type(error).__name__}: {error}"
+        source = "/".join(frame.filename.split("/")[-2:])
+        text = f"the run ended at {source}:{frame.lineno} with {type(error).__name__}: {error}"
         return Result(
             scenario=scenario.name,
             seed=seed,

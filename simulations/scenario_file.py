@@ -1,7 +1,6 @@
-"""A scenario of one's own: a TOML file, read strictly.
+"""Reads a user's scenario from a TOML file, whose keys docs/simulations.md lists.
 
-Owns the words of the file (docs/simulations.md lists them) and what is allowed for each. What always holds: whatever is
-wrong is one line that names the file, the key and what is allowed; nothing is ignored. Must not know the catalogue.
+Invariant: every unknown key and every wrong value is an error of one line, with the file, the key and what is allowed.
 """
 
 from __future__ import annotations
@@ -86,10 +85,10 @@ UNSYNCED_S = Bound(0, 3_600, unit="s")
 
 
 def load(path: Path, *, nodes: int | None = None, duration_s: float | None = None) -> Scenario:
-    """Read a scenario; `nodes` and `duration_s` take the place of the file's.
+    """Read a scenario; `nodes` and `duration_s` override the file's.
 
     Raises:
-        ScenarioError: the file cannot be read, or says something impossible.
+        ScenarioError: the file cannot be read, or the scenario is impossible.
     """
     try:
         with path.open("rb") as file:
@@ -124,8 +123,8 @@ def _scenario(name: str, data: dict[str, Any], nodes: int | None, duration_s: fl
         given["urgent"] = _names(data, "urgent")
     absent = tuple(_index(node, "absent", count) for node in _list(data, "absent"))
     _once(absent, "absent")
-    struck = [_fault(each, f"fault[{at}].", count, length) for at, each in enumerate(_list(data, "fault"))]
-    for at, fault in enumerate(struck):
+    planned = [_fault(each, f"fault[{at}].", count, length) for at, each in enumerate(_list(data, "fault"))]
+    for at, fault in enumerate(planned):
         _possible(fault, f"fault[{at}].", count, absent)
     return Scenario(
         name,
@@ -133,7 +132,7 @@ def _scenario(name: str, data: dict[str, Any], nodes: int | None, duration_s: fl
         length,
         rates=_rates(_table(data, "rates")),
         conditions=_conditions(_table(data, "network")),
-        faults=tuple(sorted(struck, key=lambda fault: fault.at_s)),
+        faults=tuple(sorted(planned, key=lambda fault: fault.at_s)),
         clocks=_clocks(_list(data, "clock"), count),
         absent=absent,
         **given,
@@ -168,7 +167,7 @@ def _clocks(rows: list[Any], nodes: int) -> tuple[Clock, ...]:
         _known(_is_table(row, where), CLOCK, where)
         node = _index(row.get("node"), f"{where}node", nodes)
         if node in clocks:
-            raise ScenarioError(f"{where}node: each node once, not {node} again")
+            raise ScenarioError(f"{where}node: must name each node once, but {node} appears again")
         clocks[node] = _clock(row, where)
     return tuple(clocks.get(node, Clock()) for node in range(nodes))
 
@@ -180,49 +179,49 @@ def _clock(row: Mapping[str, Any], where: str) -> Clock:
 
 def _fault(row: Any, where: str, nodes: int, duration_s: float) -> faults.Fault:
     kind = _is_table(row, where).get("kind")
-    made = FAULTS.get(kind) if isinstance(kind, str) else None
-    if made is None:
-        raise ScenarioError(f"{where}kind: one of {', '.join(FAULTS)}, not {kind!r}")
-    own = [field for field in fields(made) if field.name not in {"at_s", "clock"}]
-    names = ("kind", "at", *(field.name for field in own), *(CLOCK[1:] if made is faults.ClockSet else ()))
+    fault = FAULTS.get(kind) if isinstance(kind, str) else None
+    if fault is None:
+        raise ScenarioError(f"{where}kind: must be one of {', '.join(FAULTS)}, not {kind!r}")
+    own = [field for field in fields(fault) if field.name not in {"at_s", "clock"}]
+    names = ("kind", "at", *(field.name for field in own), *(CLOCK[1:] if fault is faults.ClockSet else ()))
     _known(row, names, where)
     given: dict[str, Any] = {"at_s": float(Bound(0, duration_s, unit="s").read(row.get("at"), f"{where}at"))}
-    if made is faults.ClockSet:
+    if fault is faults.ClockSet:
         given["clock"] = _clock(row, where)
     for field in own:
         if field.name in row:
             given[field.name] = _field(field.name, row, where, nodes)
         elif field.default is MISSING:
-            raise ScenarioError(f"{where}{field.name}: is missing for {kind}")
-    return made(**given)
+            raise ScenarioError(f"{where}{field.name}: is missing; {kind} needs it")
+    return fault(**given)
 
 
 def _possible(fault: faults.Fault, where: str, nodes: int, absent: tuple[int, ...]) -> None:
-    """Refuses what no run could do, though each value is one that it may be."""
+    """Raise `ScenarioError` for a fault that no run could apply, although each of its values is in range."""
     match fault:
         case faults.Split(_, groups):
             _once(chain.from_iterable(groups), f"{where}groups")
         case faults.Cut(_, source, target) if source == target:
-            raise ScenarioError(f"{where}target: another node than source, not {target}")
+            raise ScenarioError(f"{where}target: must be another node than source, not {target}")
         case faults.Clone(_, source, node) if source == node:
-            raise ScenarioError(f"{where}node: another node than source, not {node}")
+            raise ScenarioError(f"{where}node: must be another node than source, not {node}")
         case faults.Clone(_, _, node) if node not in absent:
-            raise ScenarioError(f"{where}node: a node of absent, not {node}")
+            raise ScenarioError(f"{where}node: must be one of 'absent', not {node}")
         case faults.Revoke(_, 0):
-            raise ScenarioError(f"{where}node: node 0 is who revokes, so a node from 1 to {nodes - 1}, not 0")
+            raise ScenarioError(f"{where}node: must be a node from 1 to {nodes - 1}, not 0, which revokes the others")
         case _:
             pass
 
 
 def _field(name: str, row: Mapping[str, Any], where: str, nodes: int) -> object:
-    """One value of a fault, by the name that every fault gives it."""
+    """Read one value of a fault; a name has the same meaning in every fault."""
     value = row[name]
     readers: dict[str, Callable[[], object]] = {
         "groups": lambda: tuple(
             tuple(_index(node, f"{where}groups", nodes) for node in _list({"groups": group}, "groups", where))
             for group in _list(row, name, where)
         ),
-        "places": lambda: tuple(_place(place, f"{where}places", nodes) for place in _list(row, name, where)),
+        "places": lambda: tuple(_position(each, f"{where}places", nodes) for each in _list(row, name, where)),
         "versions": lambda: _versions(value, f"{where}{name}"),
         "actions": lambda: ACTIONS.read(value, f"{where}{name}"),
         "unsynced_s": lambda: UNSYNCED_S.read(value, f"{where}{name}"),
@@ -231,14 +230,14 @@ def _field(name: str, row: Mapping[str, Any], where: str, nodes: int) -> object:
         return readers[name]()
     if name in {"on", "one_way", "silent"}:
         if not isinstance(value, bool):
-            raise ScenarioError(f"{where}{name}: true or false, not {value!r}")
+            raise ScenarioError(f"{where}{name}: must be true or false, not {value!r}")
         return value
     return _index(value, f"{where}{name}", nodes)
 
 
-def _place(value: Any, where: str, nodes: int) -> tuple[int, float, float]:
+def _position(value: Any, where: str, nodes: int) -> tuple[int, float, float]:
     if not isinstance(value, list) or len(value) != 3:
-        raise ScenarioError(f"{where}: lists of [node, metres east, metres north], not {value!r}")
+        raise ScenarioError(f"{where}: must be lists of [node, metres east, metres north], not {value!r}")
     east, north = (float(METRES.read(metres, f"{where}: metres")) for metres in value[1:])
     return _index(value[0], where, nodes), east, north
 
@@ -249,12 +248,12 @@ def _place(value: Any, where: str, nodes: int) -> tuple[int, float, float]:
 def _known(table: Mapping[str, Any], names: tuple[str, ...], where: str) -> None:
     for key in table:
         if key not in names:
-            raise ScenarioError(f"{where}{key}: no such key; there are: {', '.join(names)}")
+            raise ScenarioError(f"{where}{key}: unknown key; known keys are {', '.join(names)}")
 
 
 def _index(value: Any, where: str, nodes: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < nodes:
-        raise ScenarioError(f"{where}: a node from 0 to {nodes - 1}, not {value!r}")
+        raise ScenarioError(f"{where}: must be a node from 0 to {nodes - 1}, not {value!r}")
     return value
 
 
@@ -262,33 +261,33 @@ def _once(nodes: Iterable[int], where: str) -> None:
     seen: dict[int, None] = {}
     for node in nodes:
         if node in seen:
-            raise ScenarioError(f"{where}: each node once, not {node} again")
+            raise ScenarioError(f"{where}: must name each node once, but {node} appears again")
         seen[node] = None
 
 
 def _versions(value: Any, where: str) -> Versions:
     if not isinstance(value, list) or len(value) != 2 or any(type(each) is not int for each in value):
-        raise ScenarioError(f"{where}: the oldest and the newest version, such as [1, 2], not {value!r}")
+        raise ScenarioError(f"{where}: must be the oldest and the newest version, such as [1, 2], not {value!r}")
     try:
         versions = Versions(*value)
     except ValueError as error:
         raise ScenarioError(f"{where}: {error}") from None
     if versions.oldest not in SUPPORTED or versions.newest not in SUPPORTED:
-        raise ScenarioError(f"{where}: from {SUPPORTED}, which this mycomesh speaks, not {versions}")
+        raise ScenarioError(f"{where}: must be within {SUPPORTED}, which this mycomesh speaks, not {versions}")
     return versions
 
 
 def _list(table: Mapping[str, Any], key: str, where: str = "") -> list[Any]:
     value = table.get(key, [])
     if not isinstance(value, list):
-        raise ScenarioError(f"{where}{key}: a list, not {value!r}")
+        raise ScenarioError(f"{where}{key}: must be a list, not {value!r}")
     return value
 
 
 def _names(table: Mapping[str, Any], key: str) -> tuple[str, ...]:
     for name in _list(table, key):
         if not isinstance(name, str) or not name:
-            raise ScenarioError(f"{key}: names of tables, not {name!r}")
+            raise ScenarioError(f"{key}: must be names of tables, not {name!r}")
     return tuple(table[key])
 
 
@@ -298,5 +297,5 @@ def _table(data: Mapping[str, Any], key: str) -> Mapping[str, Any]:
 
 def _is_table(value: Any, where: str) -> Mapping[str, Any]:
     if not isinstance(value, dict):
-        raise ScenarioError(f"{where.rstrip('.')}: a table, not {value!r}")
+        raise ScenarioError(f"{where.rstrip('.')}: must be a table, not {value!r}")
     return value

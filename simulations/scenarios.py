@@ -1,7 +1,6 @@
-"""The scenarios that a user can run: each a schedule of trouble, expanded from a node count and a seed.
+"""The catalogue of scenarios: each expands a node count, a duration and a seed into a schedule of faults.
 
-Owns the catalogue. What always holds: a `Scenario` is plain frozen data; the same arguments give the same scenario;
-every one can be run with any sensible node count, or says in one line why not. Must not know how nodes work.
+Invariant: the same arguments give the same scenario.
 """
 
 from __future__ import annotations
@@ -54,7 +53,7 @@ CROWD_BEAT_MS = 5_000
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One line of `--list`: what it shows, its usual size, and how to expand it."""
+    """A scenario of the catalogue: its line in `--list`, its default size, and the function that expands it."""
 
     name: str
     text: str
@@ -66,7 +65,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What a request changes of a scenario, each None where the scenario's own stays.
+    """The settings of a scenario that a request overrides; None keeps the scenario's own.
 
     rate: transactions a virtual second, of all nodes together. rows: size of the shared key space. loss: of one packet.
     """
@@ -84,7 +83,7 @@ class Changes:
             LOSS.read(self.loss, "--loss")
 
     def applied(self, scenario: Scenario) -> Scenario:
-        """The scenario with these changes."""
+        """Return the scenario with these changes."""
         rates, conditions = scenario.rates, scenario.conditions
         if self.rate is not None:
             rates = rates.scaled(self.rate / scenario.nodes)
@@ -106,18 +105,17 @@ def build(
     """Expand a scenario of the catalogue, or read one from a file whose name ends in `.toml`.
 
     Above `CROWD` nodes a scenario of the catalogue writes at `CROWD_RATE` transactions a second (all nodes together), its
-    links beat every `CROWD_BEAT_MS`, and one node makes the tables: what a large mesh does is bounded by what one process
-    can simulate.
+    links send a heartbeat every `CROWD_BEAT_MS`, and one node creates the tables, so that one process can simulate it.
 
     Raises:
-        ScenarioError: no such scenario, or it is impossible with these numbers; one line says what is allowed.
+        ScenarioError: there is no such scenario, or it is impossible with these numbers; the message says what is allowed.
     """
     changes = changes or Changes()
     if name.endswith(".toml"):
         return changes.applied(load(Path(name), nodes=nodes, duration_s=duration_s))
     entry = CATALOGUE.get(name)
     if entry is None:
-        raise ScenarioError(f"no scenario {name!r}; there are: {', '.join(CATALOGUE)}")
+        raise ScenarioError(f"there is no scenario {name!r}; choose one of {', '.join(CATALOGUE)}")
     count = entry.nodes if nodes is None else nodes
     replace(NODES, least=entry.nodes_min).read(count, f"--nodes for {name}")
     length = entry.duration_s if duration_s is None else duration_s
@@ -137,7 +135,7 @@ def _calm(nodes: int, duration_s: float, _rng: random.Random) -> Scenario:
 
 
 def _split_brain(nodes: int, duration_s: float, rng: random.Random) -> Scenario:
-    """Two halves for a third of the time, then thirds or a lone node, healed before the end."""
+    """Split the network into halves for a third of the time, then into thirds or single nodes; heal before the end."""
     order = list(range(nodes))
     rng.shuffle(order)
     half = nodes // 2
@@ -156,7 +154,7 @@ def _split_brain(nodes: int, duration_s: float, rng: random.Random) -> Scenario:
 
 
 def _flapping(nodes: int, duration_s: float, rng: random.Random) -> Scenario:
-    """Radios go off and on, ways are cut in one direction, streams break."""
+    """Switch radios off and on, cut paths in one direction, break streams."""
     faults: list[Fault] = []
     for node in range(nodes):
         at = rng.uniform(1, 15)
@@ -174,7 +172,7 @@ def _flapping(nodes: int, duration_s: float, rng: random.Random) -> Scenario:
 
 
 def _late_returner(nodes: int, duration_s: float, rng: random.Random) -> Scenario:
-    """One node goes away early and comes back late; another joins late; all but node 0 begin with an empty file."""
+    """Let one node be away for most of the time, and another join late; all but node 0 start with an empty file."""
     late = rng.randrange(nodes - 1)
     newcomer = nodes - 1
     faults: tuple[Fault, ...] = (
@@ -186,7 +184,7 @@ def _late_returner(nodes: int, duration_s: float, rng: random.Random) -> Scenari
 
 
 def _rolling_restart(nodes: int, duration_s: float, rng: random.Random) -> Scenario:
-    """Every node in turn is killed (between two actions, or with its machine) or stopped, and comes back."""
+    """Kill (between two actions, or with its machine) or stop each node in turn, and restart it."""
     faults: list[Fault] = []
     step = duration_s * 0.9 / nodes
     for node in range(nodes):
@@ -204,7 +202,7 @@ def _rolling_restart(nodes: int, duration_s: float, rng: random.Random) -> Scena
 
 
 def _rolling_upgrade(nodes: int, duration_s: float, rng: random.Random) -> Scenario:
-    """Every node in turn gets a program that speaks one version more; when all have it, the old version goes the same way."""
+    """Upgrade each node in turn to a program that also speaks the next version, then each to one without the old version."""
     old, both, new = Versions(1, 1), Versions(1, 2), Versions(2, 2)
     order = rng.sample(range(nodes), nodes)
     step = duration_s * 0.45 / nodes
@@ -216,7 +214,7 @@ def _rolling_upgrade(nodes: int, duration_s: float, rng: random.Random) -> Scena
 
 
 def _clock_chaos(nodes: int, duration_s: float, rng: random.Random) -> Scenario:
-    """Clocks are up to 50 s apart (the bound is 60 s), drift and jump; one boots in 1970 until GPS has a fix, one is ahead."""
+    """Set clocks up to 50 s apart (the limit is 60 s); they drift and jump. One is in 1970 until GPS has a fix, one is ahead."""
     clocks = [Clock(rng.randint(-25_000, 25_000), rng.randint(-200, 200)) for _ in range(nodes)]
     boots, ahead = rng.sample(range(nodes), 2)
     clocks[boots] = Clock(skew_ms=-1_700_000_000_000)
@@ -231,7 +229,7 @@ def _clock_chaos(nodes: int, duration_s: float, rng: random.Random) -> Scenario:
 
 
 def _copies(nodes: int, duration_s: float, rng: random.Random) -> Scenario:
-    """A file is cloned for another member, and a node is set back to an old backup of its own file."""
+    """Clone a file for another member, and restore an old backup of a node's own file."""
     source = rng.randrange(nodes - 1)
     restored = (source + 1) % (nodes - 1)
     clone = nodes - 1
@@ -244,7 +242,7 @@ def _copies(nodes: int, duration_s: float, rng: random.Random) -> Scenario:
 
 
 def _captured_drone(nodes: int, duration_s: float, rng: random.Random) -> Scenario:
-    """Node 0 revokes a drone that writes on; then the mesh splits with the drone's radio reaching both halves, and heals."""
+    """Let node 0 revoke a drone that keeps writing; split the mesh with the drone in one half, and heal."""
     drone = rng.randrange(1, nodes)
     others = [node for node in range(nodes) if node != drone]
     rng.shuffle(others)
@@ -261,7 +259,7 @@ def _captured_drone(nodes: int, duration_s: float, rng: random.Random) -> Scenar
 
 
 def _mixed_load(nodes: int, duration_s: float, rng: random.Random) -> Scenario:
-    """Counters, REPLACE, bulk loads, tables and columns that come, go and move on both sides of a split; two crashes."""
+    """Use counters, REPLACE, bulk loads and schema changes on both sides of a split, with two crashes."""
     order = list(range(nodes))
     rng.shuffle(order)
     halves = (tuple(sorted(order[::2])), tuple(sorted(order[1::2])))
@@ -286,20 +284,20 @@ def _mixed_load(nodes: int, duration_s: float, rng: random.Random) -> Scenario:
 
 
 def _fly_by(nodes: int, duration_s: float, rng: random.Random) -> Scenario:
-    """Drones circle past a convoy: links come and go with distance."""
+    """Let drones circle past a convoy, so that links come and go with distance."""
     convoy = max(1, nodes // 3)
     loops = [(rng.uniform(200, 900), rng.uniform(60, 240), rng.uniform(0, 2 * pi)) for _ in range(nodes)]
     faults: list[Fault] = []
     for second in range(0, int(duration_s), 2):
-        places = []
+        positions = []
         for node in range(nodes):
             x, y = 10.0 * second, 60.0 * node
             if node >= convoy:
                 radius, period, phase = loops[node]
                 angle = phase + 2 * pi * second / period
                 x, y = 10.0 * second + radius * cos(angle), radius * sin(angle)
-            places.append((node, round(x, 1), round(y, 1)))
-        faults.append(Move(float(second), tuple(places)))
+            positions.append((node, round(x, 1), round(y, 1)))
+        faults.append(Move(float(second), tuple(positions)))
     home = tuple((node, 0.0, 10.0 * node % 300) for node in range(nodes))
     faults.append(Move(duration_s, home))
     conditions = Conditions(range_m=600, loss=0.01)
@@ -307,18 +305,18 @@ def _fly_by(nodes: int, duration_s: float, rng: random.Random) -> Scenario:
 
 
 def _convoy(nodes: int, duration_s: float, _rng: random.Random) -> Scenario:
-    """Vehicles stand 12 m apart, quadcopters fly real sorties over them: hand-held radios reach 25 m."""
+    """Let quadcopters fly recorded sorties over vehicles that are 12 m apart, with radios that reach 25 m."""
     vehicles = max(1, nodes // 3)
     faults: list[Fault] = []
     for second in range(int(duration_s)):
-        places = [(node, 0.0, 12.0 * node) for node in range(vehicles)] if second == 0 else []
-        places += [(node, *position(node - vehicles, second + 7 * node)) for node in range(vehicles, nodes)]
-        faults.append(Move(float(second), tuple(places)))
+        positions = [(node, 0.0, 12.0 * node) for node in range(vehicles)] if second == 0 else []
+        positions += [(node, *position(node - vehicles, second + 7 * node)) for node in range(vehicles, nodes)]
+        faults.append(Move(float(second), tuple(positions)))
     return Scenario("convoy", nodes, duration_s, faults=tuple(faults), conditions=Conditions(range_m=25, loss=0.01))
 
 
 def _islands(nodes: int, duration_s: float, rng: random.Random) -> Scenario:
-    """Groups that never met: two of three meet at half time, the third comes at four fifths."""
+    """Start three separate groups: two connect at half time, the third at four fifths."""
     order = list(range(nodes))
     rng.shuffle(order)
     one, two, three = (tuple(sorted(order[at::3])) for at in range(3))
@@ -331,7 +329,7 @@ def _islands(nodes: int, duration_s: float, rng: random.Random) -> Scenario:
 
 
 def _flash_crowd(nodes: int, duration_s: float, rng: random.Random) -> Scenario:
-    """A few nodes have written for a while; all others come at once, with empty files."""
+    """Let all other nodes join at once, with empty files, after a few have written for a while."""
     founders = max(2, nodes // 4)
     crowd = tuple(range(founders, nodes))
     faults: list[Fault] = [Join(duration_s * 0.5 + rng.uniform(0, 2), node) for node in crowd]
@@ -340,9 +338,9 @@ def _flash_crowd(nodes: int, duration_s: float, rng: random.Random) -> Scenario:
 
 
 def _slow_link(nodes: int, duration_s: float, rng: random.Random) -> Scenario:
-    """Every stream carries 4 kB/s with long delays, while telemetry and bulk loads ask for more, and a split adds to it.
+    """Limit each stream to 4 kB/s with long delays, while telemetry and bulk loads need more, and a split adds to it.
 
-    Alerts are urgent: they go before all of that.
+    Alerts are urgent, so they precede all of that.
     """
     order = list(range(nodes))
     rng.shuffle(order)
@@ -354,7 +352,7 @@ def _slow_link(nodes: int, duration_s: float, rng: random.Random) -> Scenario:
 
 
 def _storm(nodes: int, duration_s: float, rng: random.Random) -> Scenario:
-    """Splits, dead radios, one-way cuts, broken streams, crashes, power cuts, restored backups and wrong clocks."""
+    """Mix splits, radios that are off, one-way cuts, broken streams, crashes, power cuts, restores and wrong clocks."""
     faults: list[Fault] = []
     last = duration_s * 0.9
     order = list(range(nodes))

@@ -1,8 +1,8 @@
-"""Plots as SVG text: lines over time, a distribution, bars, and a ring of nodes with their links.
+"""Plots as SVG text: lines over time, distributions, bars, and a ring of nodes with their links.
 
-Owns axes, ticks and shapes. What always holds: a plot is text that needs no network, no script and no font of its own;
-colours are the classes of the page's style sheet (`c0`..`c7`), so that light and dark are one drawing; every text is
-escaped. Must not know simulations.
+Colours are classes of the page's style sheet (`c0`..`c7`), so one drawing serves light and dark mode.
+
+Invariants: a plot needs no network, script or font of its own; every text is escaped.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ WIDTH, HEIGHT = 760, 270
 LEFT, RIGHT, TOP, BOTTOM = 64, 16, 14, 44
 BAR_HEIGHT, BAR_LABEL = 26, 190
 RING = 230
-# A plot that the page is too narrow for is moved to and fro in its own frame: made smaller, its numbers could not be read.
+# On a narrow page a plot scrolls in a frame of its own: scaled down, its numbers would be too small to read.
 _WIDE, _CLOSE = '<div class="plot" tabindex="0">', "</svg></div>"
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One series: (x, y) ascending in x. `steps` holds each value until the next; `fill` shades what is below."""
+    """One series: (x, y) ascending in x. `steps` keeps each value until the next; `fill` shades the area below."""
 
     name: str
     points: Sequence[tuple[float, float]]
@@ -39,7 +39,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Band:
-    """A span of the x axis that is shaded and named."""
+    """A shaded span of the x axis with a name."""
 
     name: str
     start: float
@@ -47,7 +47,7 @@ class Band:
 
 
 def ticks(low: float, high: float, about: int = 6) -> list[float]:
-    """Round values from `low` to `high`, 1, 2 or 5 times a power of ten apart; a span of nothing has one."""
+    """Return round values from `low` to `high`, 1, 2 or 5 times a power of ten apart; one value if the span is empty."""
     if high <= low:
         return [low]
     rough = (high - low) / about
@@ -67,15 +67,15 @@ def lines(
     log_x: bool = False,
     bands: Sequence[Band] = (),
 ) -> str:
-    """A plot of one or more series over one x axis that begins at the least x; y begins at zero.
+    """Return a plot of one or more series. The x axis begins at the least x, the y axis at zero.
 
     Args:
-        series: what is drawn, the later ones on top; empty series are left out.
-        title: for those who hear the page instead of seeing it.
-        x_label: with its unit.
-        y_label: with its unit.
-        y_max: upper end of the y axis, None for the greatest value.
-        log_x: the x axis shows powers of ten; every x must be above zero.
+        series: the series, later ones on top; empty ones are left out.
+        title: the title for screen readers.
+        x_label: the label of the x axis, with its unit.
+        y_label: the label of the y axis, with its unit.
+        y_max: the upper end of the y axis, None for the greatest value.
+        log_x: make the x axis logarithmic; every x must be above zero.
         bands: shaded spans behind the lines.
     """
     drawn = [line for line in series if line.points]
@@ -109,7 +109,7 @@ def lines(
 
 
 def bars(rows: Sequence[tuple[str, float, str]], *, title: str) -> str:
-    """Horizontal bars: (name, length, what is written at its end), in the given order."""
+    """Return horizontal bars: (name, length, text at the end), in the given order."""
     if not rows:
         return '<p class="none">nothing was measured</p>'
     longest = max(length for _, length, _ in rows) or 1.0
@@ -127,10 +127,10 @@ def bars(rows: Sequence[tuple[str, float, str]], *, title: str) -> str:
 
 
 def ring(nodes: Sequence[tuple[str, int | None]], links: Sequence[tuple[int, int]], *, title: str) -> str:
-    """Nodes on a circle and the links between them: (name, colour, None for a node that is down)."""
+    """Return nodes on a circle, each (name, colour or None if the node is down), and the links between them."""
     middle, radius = RING / 2, RING / 2 - 26
     dot = max(2.5, min(8.0, 300 / max(1, len(nodes))))
-    places = [
+    positions = [
         (
             middle + radius * sin(2 * pi * number / len(nodes)),
             middle - radius * cos(2 * pi * number / len(nodes)),
@@ -139,10 +139,10 @@ def ring(nodes: Sequence[tuple[str, int | None]], links: Sequence[tuple[int, int
     ]
     parts = [_open(RING, RING, title)]
     for one, other in links:
-        (x1, y1), (x2, y2) = places[one], places[other]
+        (x1, y1), (x2, y2) = positions[one], positions[other]
         parts.append(f'<line class="link" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>')
     for number, (name, colour) in enumerate(nodes):
-        x, y = places[number]
+        x, y = positions[number]
         kind = "down" if colour is None else f"dot c{colour % COLOURS}"
         state = "down" if colour is None else "up"
         parts.append(
@@ -161,7 +161,7 @@ def ring(nodes: Sequence[tuple[str, int | None]], links: Sequence[tuple[int, int
 
 @dataclass(frozen=True, slots=True)
 class _Axes:
-    """The place of values in the drawing."""
+    """The scales of a plot: from values to coordinates."""
 
     x_low: float
     x_high: float
@@ -175,7 +175,7 @@ class _Axes:
         return LEFT + (value - low) / (high - low) * (WIDTH - LEFT - RIGHT)
 
     def x_ticks(self) -> list[float]:
-        """Where the x axis has numbers."""
+        """Return the values at which the x axis has numbers."""
         if not self.log_x:
             return ticks(self.x_low, self.x_high, 8)
         powers = range(floor(log10(self.x_low)), ceil(log10(self.x_high)) + 1)
@@ -186,7 +186,7 @@ class _Axes:
         return HEIGHT - BOTTOM - value / self.y_high * (HEIGHT - TOP - BOTTOM)
 
     def grid(self, x_label: str, y_label: str) -> list[str]:
-        """The ticks with their numbers, and what the axes measure."""
+        """Return the axes with ticks, numbers and labels."""
         parts = []
         for value in ticks(0, self.y_high, 4):
             y = self.y(value)
@@ -219,10 +219,10 @@ def _open(width: int, height: int, title: str) -> str:
 def _path(line: Line, axes: _Axes) -> str:
     parts = []
     for number, (x, y) in enumerate(line.points):
-        place = f"{axes.x(x):.1f},{axes.y(y):.1f}"
+        point = f"{axes.x(x):.1f},{axes.y(y):.1f}"
         if number and line.steps:
             parts.append(f"H{axes.x(x):.1f}")
-        parts.append(f"{'L' if number else 'M'}{place}")
+        parts.append(f"{'L' if number else 'M'}{point}")
     return "".join(parts)
 
 

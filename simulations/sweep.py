@@ -1,8 +1,7 @@
-"""Sweeps: many seeds over the cores of one machine or a cluster, that go on where they stopped.
+"""Sweeps: run many seeds on the cores of one machine or of a Dask cluster, and resume after an interruption.
 
-Owns the file of results and who runs what. What always holds: a result is in the file, one JSON line each, before the next
-is counted; a torn last line is no result; what is in the file for the same request and the same code is not run again. Must
-not know how a run works.
+Invariants: each result is in the file, as one JSON line, before the next is counted; an incomplete last line counts as no
+result; a seed with a result of the same request and the same code does not run again.
 """
 
 from __future__ import annotations
@@ -29,24 +28,22 @@ if TYPE_CHECKING:
 
 __all__ = ["LOCAL", "Results", "spread"]
 
-LOCAL = "LOCAL"  # instead of an address: a cluster of this machine's own
-AHEAD = (
-    4  # seeds a process that are handed out before their turn: none idles, and a million seeds are no million futures
-)
-ANSWER = "10s"  # a scheduler that is there answers at once
+LOCAL = "LOCAL"  # in place of an address: a cluster on this machine
+AHEAD = 4  # seeds submitted for each process: enough that none idles, and few even of a million seeds
+ANSWER = "10s"  # a running scheduler answers at once
 PACKAGES = ("mesh", "simulations", "sync")
 
 
 class Results:
-    """The results of one request, in memory and, if a path is given, in a file that outlives the sweep."""
+    """The results of one request, in memory and, with a path, in a file that outlives the sweep."""
 
     def __init__(self, path: str | None, request: Request) -> None:
-        """Read what is there.
+        """Read the results in the file.
 
         Raises:
-            ScenarioError: the file cannot be read or written, or holds something else.
+            ScenarioError: the file cannot be read or written, or is not a file of results.
         """
-        self.damaged = 0  # bytes of a torn last line that were cut off
+        self.damaged = 0  # bytes of an incomplete last line, which is removed
         self.others = 0  # results of other requests or of other code
         self._path = None if path is None else Path(path)
         self._key = {"request": asdict(request), "code": code_of(request)}
@@ -56,24 +53,24 @@ class Results:
             self._read(self._path)
 
     def missing(self, seeds: Sequence[int]) -> list[int]:
-        """The seeds that were not run yet."""
+        """Return the seeds that have not run yet."""
         return [seed for seed in seeds if seed not in self._results]
 
     def of(self, seeds: Sequence[int]) -> list[Result]:
-        """The results of these seeds that are there, in the order of the seeds."""
+        """Return the available results of these seeds, in the order of the seeds."""
         return [self._results[seed] for seed in seeds if seed in self._results]
 
     def minimised(self, seed: int) -> str | None:
-        """The shortest line that replays this seed's failure, if it was looked for."""
+        """Return the minimised line that replays this seed's failure, None before the search."""
         return self._minimised.get(seed)
 
     def add(self, result: Result) -> None:
-        """Write one result down."""
+        """Store one result."""
         self._results[result.seed] = result
         self._append({"result": result.as_json()})
 
     def add_minimised(self, seed: int, line: str) -> None:
-        """Write the line of a minimised failure down."""
+        """Store the line of a minimised failure."""
         self._minimised[seed] = line
         self._append({"seed": seed, "minimised": line})
 
@@ -87,17 +84,17 @@ class Results:
                 with path.open("r+b") as file:
                     file.truncate(whole)
         except OSError as error:
-            raise ScenarioError(f"--results {path}: {error.strerror}; give a file that can be written") from error
+            raise ScenarioError(f"--results {path}: {error.strerror}; give a writable file") from error
         for number, line in enumerate(data[:whole].splitlines(), 1):
             try:
-                self._take(json.loads(line))
+                self._add_entry(json.loads(line))
             except (ValueError, KeyError, TypeError, RecursionError) as error:
                 raise ScenarioError(
-                    f"--results {path}: line {number} is no result of a sweep; give another file"
+                    f"--results {path}: line {number} is not a result of a sweep; give another file"
                 ) from error
 
-    def _take(self, entry: dict[str, Any]) -> None:
-        # What was asked for compares as JSON: a tuple that was written comes back as a list.
+    def _add_entry(self, entry: dict[str, Any]) -> None:
+        # The keys compare as JSON, in which a tuple becomes a list.
         if json.loads(json.dumps(self._key)) != {"request": entry["request"], "code": entry["code"]}:
             self.others += 1
         elif "result" in entry:
@@ -114,11 +111,11 @@ class Results:
             with self._path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(self._key | entry) + "\n")
         except OSError as error:
-            raise SweepError(f"--results {self._path}: {error.strerror}; the sweep stops here") from error
+            raise SweepError(f"--results {self._path}: {error.strerror}; the sweep stops") from error
 
 
 def code_of(request: Request) -> str:
-    """A hash of all that decides a result besides the request: the sources, and the scenario's file if it has one."""
+    """Return a hash of everything besides the request that decides a result: the sources, and the scenario's file if any."""
     digest = hashlib.blake2b(digest_size=8)
     root = Path(__file__).parent.parent
     for package in PACKAGES:
@@ -131,14 +128,14 @@ def code_of(request: Request) -> str:
 
 @contextmanager
 def spread(jobs: int, cluster: str | None) -> Iterator[Callable[[Request, Sequence[int]], Iterator[Result]]]:
-    """How to run many seeds: here, on processes of this machine, or on a Dask cluster; results come as they are done.
+    """Yield a function that runs many seeds in this process, in several, or on a Dask cluster. Results come as runs end.
 
     Args:
-        jobs: processes on this machine; with `cluster`, seeds that are under way at once, a worker each if it is `LOCAL`.
-        cluster: address of a Dask scheduler, `LOCAL` for one on this machine's loopback, None for none.
+        jobs: processes on this machine; with a `LOCAL` cluster, its workers.
+        cluster: the address of a Dask scheduler, `LOCAL` for one on this machine's loopback, None for no cluster.
 
     Raises:
-        ScenarioError: Dask is not installed, or no scheduler answers at that address.
+        ScenarioError: Dask is not installed, or no scheduler answers at the address.
         SweepError: (while running) a process that ran seeds has ended.
     """
     if cluster is not None:
@@ -151,11 +148,12 @@ def spread(jobs: int, cluster: str | None) -> Iterator[Callable[[Request, Sequen
 
             def run_all(request: Request, seeds: Sequence[int]) -> Iterator[Result]:
                 try:
-                    yield from _handed_out(
+                    yield from _run_ahead(
                         lambda seed: pool.submit(request.attempt, seed), _first_done, seeds, jobs * AHEAD
                     )
                 except BrokenProcessPool as error:
-                    raise SweepError("a process that ran seeds has ended (killed, or out of memory)") from error
+                    text = "a process that ran seeds has ended (killed, or out of memory); run again, perhaps with fewer --jobs"
+                    raise SweepError(text) from error
                 finally:
                     pool.shutdown(wait=False, cancel_futures=True)
 
@@ -166,10 +164,10 @@ def _first_done(futures: list[Any]) -> Any:
     return concurrent.futures.wait(futures, return_when=concurrent.futures.FIRST_COMPLETED).done
 
 
-def _handed_out(
+def _run_ahead(
     submit: Callable[[int], Any], first_done: Callable[[list[Any]], Any], seeds: Sequence[int], ahead: int
 ) -> Iterator[Result]:
-    """The results as they come; never more than `ahead` seeds are handed out and not back."""
+    """Yield results as runs end; submit at most `ahead` seeds at a time."""
     waiting = iter(seeds)
     running = [submit(seed) for seed in islice(waiting, ahead)]
     while running:
@@ -190,7 +188,7 @@ def _dask(jobs: int, cluster: str) -> Iterator[Callable[[Request, Sequence[int]]
     own = None
     try:
         if cluster == LOCAL:
-            # Loopback alone, and no dashboard: nothing of a sweep is for the network's ears.
+            # On the loopback and without a dashboard, so that the network cannot reach it.
             own = distributed.LocalCluster(
                 n_workers=jobs, threads_per_worker=1, host="127.0.0.1", dashboard_address=None, silence_logs=50
             )
@@ -208,8 +206,8 @@ def _dask(jobs: int, cluster: str) -> Iterator[Callable[[Request, Sequence[int]]
     def run_all(request: Request, seeds: Sequence[int]) -> Iterator[Result]:
         workers = sum(client.nthreads().values()) if own is None else jobs
         try:
-            # Never twice, and never from a cache: what comes back is what was run.
-            yield from _handed_out(
+            # Not pure: Dask must run each seed once, and never return a cached result.
+            yield from _run_ahead(
                 lambda seed: client.submit(request.attempt, seed, pure=False),
                 first_done,
                 seeds,

@@ -1,9 +1,9 @@
-"""What applications do: plain SQL on a stock connection, at seeded random moments.
+"""The simulated applications: plain SQL on a stock connection, at seeded random times.
 
-Owns the tables of a simulation and the statements that are run on them. What always holds: each statement is what
-any program could run (no function or table of ours); each transaction commits before the oracle is told of it. Must
-not know meshes or replication. The one thing that is not stock is the clock: `julianday` is overridden on the
-connection, because the capture triggers read the wall clock through it and a simulation has its own.
+Each statement uses only features of stock SQLite, so any program could run it. The clock is the one exception: the connection
+overrides `julianday`, because the capture triggers read the wall clock through it and a simulation has its own.
+
+Invariant: the oracle records a transaction only after its commit.
 """
 
 from __future__ import annotations
@@ -33,32 +33,32 @@ STOCK = """
 CREATE TABLE IF NOT EXISTS stock(item TEXT PRIMARY KEY, n INTEGER NOT NULL DEFAULT 0);
 """
 ITEMS = 4  # rows of counters
-EXTRAS = 4  # columns that applications add to a table of five, and tables that they make
+EXTRAS = 4  # columns that applications add to a table of five, and tables that they create
 UNIX_EPOCH_JULIAN_DAY = 2_440_587.5
 DAY_MS = 86_400_000
-BUSY_MS = 1_000  # as a patient stock client; nothing else writes while an application does, in one thread
-BULK_ROWS = 200  # that a bulk load inserts
-TRIM_ROWS = 5  # telemetry rows that one clean-up deletes
+BUSY_MS = 1_000  # as a patient stock client; in one thread nothing else writes at the same time
+BULK_ROWS = 200  # rows of one bulk load
+TRIM_ROWS = 5  # telemetry rows of one clean-up
 COLUMNS = ("target", "state", "note")
 
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """How often one node's application does each thing, per virtual second."""
+    """The rates of one node's transactions, per virtual second."""
 
     telemetry: float = 1.0  # INSERT into a table without a key
     edit: float = 0.2  # UPDATE of one column of a shared row
-    insert: float = 0.05  # INSERT of a shared row, also one that was deleted before
+    insert: float = 0.05  # INSERT of a shared row, which may have been deleted before
     delete: float = 0.02  # DELETE of a shared row
-    alert: float = 0.02  # INSERT of a row that nobody else writes
+    alert: float = 0.02  # INSERT of a row that no other node writes
     trim: float = 0.01  # DELETE of this node's oldest telemetry
     rename: float = 0.0  # UPSERT into a table with a UNIQUE column: collisions are parked
-    burst: float = 0.01  # several of these in one transaction
+    burst: float = 0.01  # several of the above in one transaction
     bulk: float = 0.0  # INSERT of 200 rows in one transaction
-    count: float = 0.0  # UPDATE n = n + ? of a counter that all change
-    replace: float = 0.0  # INSERT OR REPLACE of a shared row, also one that evicts another by its UNIQUE column
-    schema: float = 0.0  # ALTER TABLE ADD COLUMN, or CREATE TABLE and a row into it
-    migrate: float = 0.0  # DROP or RENAME of a column or a table, which the node's operator has the node do
+    count: float = 0.0  # UPDATE n = n + ? of a counter that all nodes change
+    replace: float = 0.0  # INSERT OR REPLACE of a shared row, which may evict another by its UNIQUE column
+    schema: float = 0.0  # ALTER TABLE ADD COLUMN, or CREATE TABLE and an INSERT into it
+    migrate: float = 0.0  # DROP or RENAME of a column or a table, which the node's operator runs through the node
     rows: int = 40  # size of the shared key space
 
     def __post_init__(self) -> None:
@@ -67,13 +67,13 @@ class Rates:
         ROWS.read(self.rows, "rows")
 
     def scaled(self, total: float) -> Rates:
-        """The same mixture, `total` transactions a second; of nothing there is no mixture."""
-        now = self.total
-        return replace(self, **{kind: getattr(self, kind) * total / now for kind in KINDS}) if now else self
+        """Return the same mixture at `total` transactions a second; if all rates are 0, they stay 0."""
+        current = self.total
+        return replace(self, **{kind: getattr(self, kind) * total / current for kind in KINDS}) if current else self
 
     @property
     def total(self) -> float:
-        """Transactions of one node per second."""
+        """The transactions of one node per second."""
         return float(sum(getattr(self, kind) for kind in KINDS))
 
 
@@ -95,14 +95,16 @@ KINDS = (
 
 
 class Application:
-    """One program beside one file: its connection, its random choices, and what it told the oracle."""
+    """One program that uses one file: its connection and its random choices."""
 
     def __init__(self, node: int, rates: Rates, rng: random.Random, oracle: Oracle) -> None:
         self.node = node
         self.rates = rates
         self.commits = 0
-        self.counting = False  # whether the counter is known to be one here: before that, a count is a plain write
-        self.session = 0  # counts the starts of this program: what an earlier one had planned is off
+        self.counting = (
+            False  # whether the node knows that the column is a counter: before that, an increment is a plain write
+        )
+        self.session = 0  # counts the starts of this program: the plans of earlier ones are void
         self._rng = rng
         self._oracle = oracle
         self._staged: list[Callable[[], None]] = []
@@ -111,7 +113,7 @@ class Application:
 
     @property
     def running(self) -> bool:
-        """Whether the program runs."""
+        """True while the program runs."""
         return self._db is not None
 
     @property
@@ -121,7 +123,7 @@ class Application:
         return self._db
 
     def open(self, path: str, wall_ms: Callable[[], int], *, schema: bool) -> None:
-        """Connect as a stock client would, and create the tables if this node is one that does."""
+        """Connect as a stock client would; with `schema`, create the tables."""
         self.session += 1
         self._db = apsw.Connection(path)
         self._db.set_busy_timeout(BUSY_MS)
@@ -134,7 +136,7 @@ class Application:
                 self._db.execute(STOCK).fetchall()
 
     def fill(self) -> None:
-        """Make the rows of counters, at the one node that declares them."""
+        """Insert the rows of counters, at the one node that declares them."""
         self.db.executemany(
             "INSERT OR IGNORE INTO stock(item) VALUES (?)", [(f"item {item}",) for item in range(ITEMS)]
         )
@@ -145,16 +147,16 @@ class Application:
         self._db = None
 
     def pause_us(self) -> int:
-        """Virtual microseconds until the next transaction (a Poisson process)."""
+        """Return the virtual microseconds until the next transaction (a Poisson process)."""
         return int(self._rng.expovariate(self.rates.total) * 1_000_000)
 
     def act(self, now_us: int) -> str:
-        """Run one transaction; return what kind it was. Tables that have not arrived here yet are left alone.
+        """Run one transaction; return its kind. Do nothing while tables are still missing here.
 
-        Of a migration nothing is done: the operator has the node run `migration()`.
+        For the kind `migrate` do nothing either: the operator lets the node run `migration()`.
 
         Raises:
-            apsw.Error: the transaction failed and was rolled back; the mesh must never be the reason.
+            apsw.Error: the transaction failed and was rolled back; the node must never be the reason.
         """
         kind = self._rng.choices(KINDS, self._weights)[0]
         if kind == "migrate":
@@ -173,8 +175,8 @@ class Application:
             if isinstance(error, apsw.SQLError) and not all(self._exists(table) for table in TABLES):
                 return "waiting for tables"
             raise
-        for told in self._staged:
-            told()
+        for record in self._staged:
+            record()
         self._staged.clear()
         self.commits += 1
         return kind
@@ -201,7 +203,7 @@ class Application:
         steps[kind](now_us)
 
     def _telemetry(self, now_us: int) -> None:
-        stamp = self._cell("drones", str(self.node), "timestamp", now_us, None)
+        stamp = self._stage_write("drones", str(self.node), "timestamp", now_us, None)
         position = (40 + self._rng.random(), -74 - self._rng.random(), self._rng.randint(0, 500))
         self.db.execute(
             "INSERT INTO drones(drone_id, latitude, longitude, altitude, timestamp) VALUES (?, ?, ?, ?, ?)",
@@ -215,7 +217,7 @@ class Application:
         if found is None:
             self._insert_mission(key, now_us)
             return
-        value = self._cell("missions", str(key), column, now_us, found[0])
+        value = self._stage_write("missions", str(key), column, now_us, found[0])
         self.db.execute(f'UPDATE missions SET "{column}" = ? WHERE id = ?', (value, key))
 
     def _insert(self, now_us: int) -> None:
@@ -224,19 +226,19 @@ class Application:
             self._insert_mission(key, now_us)
 
     def _insert_mission(self, key: int, now_us: int) -> None:
-        cells = [self._cell("missions", str(key), column, now_us, None) for column in ("birth", *COLUMNS)]
+        cells = [self._stage_write("missions", str(key), column, now_us, None) for column in ("birth", *COLUMNS)]
         self.db.execute("INSERT INTO missions(id, birth, target, state, note) VALUES (?, ?, ?, ?, ?)", (key, *cells))
 
     def _delete(self, now_us: int) -> None:
         key = self._rng.randint(1, self.rates.rows)
         found = self.db.execute("SELECT * FROM missions WHERE id = ?", (key,)).fetchone()
         if found is not None:
-            self._gone(found, now_us)
+            self._stage_delete(found, now_us)
             self.db.execute("DELETE FROM missions WHERE id = ?", (key,))
 
     def _alert(self, now_us: int) -> None:
         key = f"{self.node}-{self._oracle.token()}"
-        body = self._cell("alerts", key, "body", now_us, None)
+        body = self._stage_write("alerts", key, "body", now_us, None)
         self.db.execute("INSERT INTO alerts(id, body) VALUES (?, ?)", (key, body))
 
     def _trim(self, now_us: int) -> None:
@@ -244,7 +246,7 @@ class Application:
             "SELECT rowid, timestamp FROM drones WHERE drone_id = ? ORDER BY rowid LIMIT ?", (self.node, TRIM_ROWS)
         ).fetchall()
         for rowid, stamp in oldest:
-            self._gone((stamp,), now_us)
+            self._stage_delete((stamp,), now_us)
             self.db.execute("DELETE FROM drones WHERE rowid = ?", (rowid,))
 
     def _rename(self, now_us: int) -> None:
@@ -253,24 +255,24 @@ class Application:
         found = self.db.execute("SELECT birth FROM callsigns WHERE id = ?", (key,)).fetchone()
         holder = self.db.execute("SELECT id FROM callsigns WHERE callsign = ?", (taken,)).fetchone()
         if found is None and holder is None:
-            birth = self._cell("callsigns", key, "birth", now_us, None)
+            birth = self._stage_write("callsigns", key, "birth", now_us, None)
             self.db.execute("INSERT INTO callsigns(id, birth, callsign) VALUES (?, ?, ?)", (key, birth, taken))
         elif found is not None and holder is None:
-            birth = self._cell("callsigns", key, "birth", now_us, found[0])
+            birth = self._stage_write("callsigns", key, "birth", now_us, found[0])
             self.db.execute("UPDATE callsigns SET birth = ?, callsign = ? WHERE id = ?", (birth, taken, key))
 
     def _count(self, now_us: int) -> None:
-        del now_us  # a sum has no moment
+        del now_us  # only the sum matters, not the time
         item, by = f"item {self._rng.randrange(ITEMS)}", self._rng.randint(-9, 9)
         if self.counting and self.db.execute("SELECT 1 FROM stock WHERE item = ?", (item,)).fetchone() is not None:
             self.db.execute("UPDATE stock SET n = n + ? WHERE item = ?", (by, item))
             self._staged.append(lambda: self._oracle.record_count(item, by))
 
     def _replace(self, now_us: int) -> None:
-        if self._rng.random() < 0.5:  # the whole row, whatever it held
+        if self._rng.random() < 0.5:  # replaces the whole row, whatever its values
             key = self._rng.randint(1, self.rates.rows)
-            self._gone(self.db.execute("SELECT * FROM missions WHERE id = ?", (key,)).fetchone() or (), now_us)
-            cells = [self._cell("missions", str(key), column, now_us, None) for column in ("birth", *COLUMNS)]
+            self._stage_delete(self.db.execute("SELECT * FROM missions WHERE id = ?", (key,)).fetchone() or (), now_us)
+            cells = [self._stage_write("missions", str(key), column, now_us, None) for column in ("birth", *COLUMNS)]
             self.db.execute(
                 "REPLACE INTO missions(id, birth, target, state, note) VALUES (?, ?, ?, ?, ?)", (key, *cells)
             )
@@ -280,8 +282,8 @@ class Application:
         for row in self.db.execute(
             "SELECT birth FROM callsigns WHERE id = ? OR callsign = ?", (unit, taken)
         ).fetchall():
-            self._gone(row, now_us)
-        birth = self._cell("callsigns", unit, "birth", now_us, None)
+            self._stage_delete(row, now_us)
+        birth = self._stage_write("callsigns", unit, "birth", now_us, None)
         self.db.execute("REPLACE INTO callsigns(id, birth, callsign) VALUES (?, ?, ?)", (unit, birth, taken))
 
     def _change_schema(self, now_us: int) -> None:
@@ -292,11 +294,11 @@ class Application:
             return
         self.db.execute(f"CREATE TABLE IF NOT EXISTS journal{number}(id TEXT PRIMARY KEY, body TEXT)")
         key = f"{self.node}-{self._oracle.token()}"
-        body = self._cell(f"journal{number}", key, "body", now_us, None)
+        body = self._stage_write(f"journal{number}", key, "body", now_us, None)
         self.db.execute(f"INSERT INTO journal{number}(id, body) VALUES (?, ?)", (key, body))
 
     def migration(self) -> str:
-        """A script for this file as it is: nothing of what applications wrote goes with what it drops."""
+        """Return a migration script for the file's present schema. It drops no value that applications wrote."""
         free = self._rng.randrange(EXTRAS)
         columns = {name for (name,) in self.db.execute("SELECT name FROM pragma_table_info('missions')")}
         extras = self._extras()
@@ -315,21 +317,21 @@ class Application:
         return self._rng.choice(scripts)
 
     def _extras(self) -> tuple[str, ...]:
-        """The columns that applications have added, as far as this file has them."""
+        """Return the columns that applications have added, as far as this file has them."""
         if not self.rates.schema:
             return ()
         query = "SELECT name FROM pragma_table_info('missions') WHERE name LIKE 'extra%' ORDER BY name"
         return tuple(name for (name,) in self.db.execute(query))
 
-    # ---- the oracle is told after the commit
+    # ---- records for the oracle, which run after the commit
 
-    def _cell(self, table: str, key: str, column: str, now_us: int, over: str | None) -> str:
+    def _stage_write(self, table: str, key: str, column: str, now_us: int, over: str | None) -> str:
         token = self._oracle.token()
         written = Written(table, key, column, self.node, now_us)
         self._staged.append(lambda: self._oracle.record_write(token, written, over))
         return text_of(token)
 
-    def _gone(self, values: tuple[object, ...], now_us: int) -> None:
+    def _stage_delete(self, values: tuple[object, ...], now_us: int) -> None:
         token = self._oracle.token()
         self._staged.append(lambda: self._oracle.record_delete(token, self.node, now_us, values))
 
@@ -344,4 +346,4 @@ def set_clock(db: apsw.Connection, wall_ms: Callable[[], int]) -> None:
     def julianday(*_none: object) -> float:
         return UNIX_EPOCH_JULIAN_DAY + wall_ms() / DAY_MS
 
-    db.create_scalar_function("julianday", julianday, 0)  # with no argument: only capture asks for the present so
+    db.create_scalar_function("julianday", julianday, 0)  # without arguments: only capture reads the present time so

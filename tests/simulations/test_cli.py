@@ -47,15 +47,15 @@ def test_json_is_one_object_a_run(capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "which scenario?"),
+        ([], "name a scenario"),
         (["nonsense"], "no scenario 'nonsense'"),
-        (["two-nodes", "--nodes", "-3"], "--nodes for two-nodes: a whole number from 2"),
-        (["two-nodes", "--duration", "-1"], "--duration: more than 0"),
-        (["two-nodes", "--seeds", "9..3"], "--seeds: A..B"),
-        (["two-nodes", "--seeds", "all"], "--seeds: A..B"),
-        (["two-nodes", "--seed", "-3"], "--seed: a whole number from 0, not -3"),
+        (["two-nodes", "--nodes", "-3"], "--nodes for two-nodes: must be a whole number from 2"),
+        (["two-nodes", "--duration", "-1"], "--duration: must be more than 0"),
+        (["two-nodes", "--seeds", "9..3"], "--seeds: must be A..B"),
+        (["two-nodes", "--seeds", "all"], "--seeds: must be A..B"),
+        (["two-nodes", "--seed", "-3"], "--seed: must be a whole number from 0, not -3"),
         (["two-nodes", "--seed", "1", "--seeds", "1..2"], "--seed or --seeds, not both"),
-        (["two-nodes", "--jobs", "0"], "--jobs: at least 1"),
+        (["two-nodes", "--jobs", "0"], "--jobs: must be from 1"),
     ],
 )
 def test_what_cannot_be_run_is_one_line_and_exit_code_2(words, message, capsys):

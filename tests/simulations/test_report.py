@@ -111,7 +111,7 @@ def test_the_page_stands_alone_and_its_drawings_are_well_formed(recorded):
     assert len(drawings) >= 8
     for drawing in drawings:
         ET.fromstring(drawing)
-    for words in ("Replicas that agree", "Latency", "Bytes by kind", "Duplicate ratio", "before heal", result.trace):
+    for words in ("Equal replicas", "Latency", "Bytes by kind", "Duplicate ratio", "before heal", result.trace):
         assert words in html
 
 

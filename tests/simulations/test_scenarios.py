@@ -27,11 +27,11 @@ def test_another_seed_is_another_schedule(name):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"name": "nonsense"}, "no scenario 'nonsense'; there are: two-nodes"),
-        ({"name": "split-brain", "nodes": 1}, "--nodes for split-brain: a whole number from 2 to 5000, not 1"),
+        ({"name": "nonsense"}, "there is no scenario 'nonsense'; choose one of two-nodes"),
+        ({"name": "split-brain", "nodes": 1}, "--nodes for split-brain: must be a whole number from 2 to 5000, not 1"),
         ({"name": "split-brain", "nodes": 5_001}, "from 2 to 5000"),
-        ({"name": "split-brain", "duration_s": 0}, "--duration: more than 0"),
-        ({"name": "split-brain", "duration_s": float("nan")}, "--duration: a number, more than 0"),
+        ({"name": "split-brain", "duration_s": 0}, "--duration: must be more than 0"),
+        ({"name": "split-brain", "duration_s": float("nan")}, "--duration: must be a number, more than 0"),
     ],
 )
 def test_impossible_requests_say_what_is_allowed(arguments, message):

@@ -42,7 +42,7 @@ def test_a_sweep_goes_on_where_it_stopped(tmp_path, capsys):
     assert sorted(seeds_in(file)) == [1, 2, 3, 4]
     assert [line.split()[1] for line in out.splitlines()[1:-1]] == ["1", "2", "3", "4"]
     assert out.splitlines()[-1] == "4 of 4 seeds held"
-    assert "2 of 4 seeds are there already" in err
+    assert "has 2 of 4 seeds already" in err
 
 
 def test_a_torn_last_line_is_said_and_its_seed_runs_again(tmp_path, capsys):
@@ -52,7 +52,7 @@ def test_a_torn_last_line_is_said_and_its_seed_runs_again(tmp_path, capsys):
     file.write_bytes(whole[:-40])
     capsys.readouterr()
     assert simulate(*CALM, "--seeds", "1..2", "--results", str(file)) == 0
-    assert "its last line was torn" in capsys.readouterr().err
+    assert "removed an incomplete last line" in capsys.readouterr().err
     assert seeds_in(file) == [1, 2]
 
 
@@ -60,7 +60,7 @@ def test_results_of_other_requests_and_other_code_do_not_count(tmp_path, capsys,
     file = tmp_path / "results.jsonl"
     assert simulate(*CALM, "--seed", "1", "--results", str(file)) == 0
     assert simulate(*CALM, "--seed", "1", "--rows", "7", "--results", str(file)) == 0
-    assert "1 line(s) of other requests, or of other code, do not count" in capsys.readouterr().err
+    assert "ignored 1 line(s) of other requests or other code" in capsys.readouterr().err
     monkeypatch.setattr(sweep, "code_of", lambda _request: "other code")
     assert simulate(*CALM, "--seed", "1", "--results", str(file)) == 0
     assert "2 line(s) of other requests" in capsys.readouterr().err
@@ -76,7 +76,7 @@ def test_a_file_that_holds_something_else_is_left_alone(tmp_path, capsys, line):
         assert code == 0
         return
     assert code == 2
-    assert "line 1 is no result of a sweep" in capsys.readouterr().err
+    assert "line 1 is not a result of a sweep" in capsys.readouterr().err
     assert file.read_text() == line + "\n"
 
 

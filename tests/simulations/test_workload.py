@@ -90,5 +90,5 @@ def test_forgiven_writes_are_those_of_the_lost_file_since_the_backup(tmp_path):
 
 
 def test_negative_rates_are_refused():
-    with pytest.raises(ScenarioError, match="edit: from 0 to 1000 a second, not -1"):
+    with pytest.raises(ScenarioError, match="edit: must be from 0 to 1000 a second, not -1"):
         Rates(edit=-1)
