@@ -10,8 +10,12 @@ import ast
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-__all__ = ["MODULES_MAX", "cycles", "graph", "main", "modules", "room"]
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["MODULES_MAX", "cycles", "graph", "main", "modules", "room", "upward"]
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("mesh", "sync", "simulations", "tools")
@@ -77,9 +81,25 @@ def cycles(arrows: dict[str, set[str]]) -> list[list[str]]:
 
 
 def room(module: str, found: dict[str, Path]) -> str:
-    """Return the room of a module: its folder; a module directly in `mesh` or `sync` is a room of its own."""
+    """Return the room of a module: its folder, with the folders below it; one directly in `mesh` or `sync` is a room itself."""
     folder = module if found[module].name == "__init__.py" else module.rpartition(".")[0]
-    return module if folder in MODULES_MAX else folder
+    return module if folder in MODULES_MAX else ".".join(folder.split(".")[:2])
+
+
+def upward(arrows: dict[str, set[str]]) -> int:
+    """Return how many arrows close a cycle in a depth-first walk: those that run up wherever one begins to read."""
+    path: list[str] = []
+    seen: set[str] = set()
+
+    def visit(node: str) -> int:
+        seen.add(node)
+        path.append(node)
+        count = sum(target in path for target in arrows[node])
+        count += sum(visit(target) for target in sorted(arrows[node]) if target not in seen)
+        path.pop()
+        return count
+
+    return sum(visit(node) for node in sorted(arrows) if node not in seen)
 
 
 def _floors(arrows: dict[str, set[str]]) -> int:
@@ -93,10 +113,10 @@ def _floors(arrows: dict[str, set[str]]) -> int:
             depth[node] = 1 + max((visit(target) for target in sorted(arrows[node])), default=0)
         return depth[node]
 
-    return max(visit(node) for node in sorted(arrows))
+    return max((visit(node) for node in sorted(arrows)), default=0)
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Print the figures; exit with 1 where a rule of the house is broken."""
     parser = argparse.ArgumentParser(
         prog="python -m tools.rooms", description=(__doc__ or "").partition(":")[2].strip()
@@ -104,7 +124,7 @@ def main() -> int:
     parser.add_argument(
         "root", nargs="?", type=Path, default=ROOT, help="the source tree to measure; default: this one"
     )
-    root: Path = parser.parse_args().root
+    root: Path = parser.parse_args(argv).root
     found, arrows = modules(root), graph(root)
     broken = []
     for folder in ("sync", "mesh"):
@@ -115,7 +135,7 @@ def main() -> int:
         direct = [n for n in inside if n.count(".") == 1 and found[n].name != "__init__.py"]
         print(
             f"{folder}: {len(inside)} modules, {len(direct)} directly in it; {len(between)} rooms, {_floors(between)} floors, "
-            f"{sum(map(len, between.values()))} arrows, {len(cycles(between))} cycles between rooms"
+            f"{sum(map(len, between.values()))} arrows, {upward(between)} up, {len(cycles(between))} cycles between rooms"
         )
         if len(direct) > MODULES_MAX[folder]:
             broken.append(f"{folder}/ has {len(direct)} modules directly in it; at most {MODULES_MAX[folder]}")
