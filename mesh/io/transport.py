@@ -15,6 +15,7 @@ import socket
 from collections.abc import Callable
 from typing import Any, cast
 
+from mycomesh.mesh.address import is_loopback
 from mycomesh.mesh.events import Address, ConnClosed, ConnDrained, ConnOpened, ConnReceived, DialFailed, Event
 
 __all__ = ["Transport", "TransportError"]
@@ -36,6 +37,8 @@ BACKLOG = 1_024
 # Open connections, including refused ones until they are closed. The core limits unauthenticated peers by count and host;
 # this limits descriptors (1,024 by default) even if the core cannot keep up.
 CONNECTIONS_MAX = 512
+# Tries to find one free port on both loopback addresses: another program may hold it on one of them alone.
+LOOPBACK_TRIES = 16
 _KEEPALIVE = ((socket.TCP_KEEPIDLE, 30), (socket.TCP_KEEPINTVL, 10), (socket.TCP_KEEPCNT, 3))
 
 
@@ -48,37 +51,41 @@ class TransportError(Exception):
 class Transport:
     """All connections of one node. Everything runs on the event loop's thread."""
 
-    def __init__(self, on_event: Callable[[Event], None]) -> None:
+    def __init__(self, on_event: Callable[[Event], None], *, loopback: bool = False) -> None:
         """Create a transport that neither listens nor dials.
 
-        `on_event` receives ConnOpened, ConnReceived, ConnDrained, ConnClosed and DialFailed.
+        `on_event` receives ConnOpened, ConnReceived, ConnDrained, ConnClosed and DialFailed. With `loopback`, the transport
+        listens on this machine's loopback addresses only, and dials no others.
         """
         self._on_event = on_event
+        self._loopback = loopback
         self._numbers = itertools.count(1)
         self._conns: dict[int, _Connection] = {}
         self._dials: dict[Address, asyncio.Task[None]] = {}
-        self._server: asyncio.Server | None = None
+        self._servers: list[asyncio.Server] = []
         self._port = 0
         self._isolated = False
 
     async def start(self, port: int) -> None:
-        """Listen on every interface, IPv4 and IPv6, on `port` (0: any free one).
+        """Listen on every interface, or on the loopback addresses only, with IPv4 and IPv6, on `port` (0: any free one).
 
         Raises:
             TransportError: the port is in use or not allowed; the message says what to do.
         """
         try:
-            sock = _listening_socket(port)
+            sockets = _loopback_sockets(port) if self._loopback else [_listening_socket(port)]
         except OSError as error:
             raise TransportError(_listen_fault(port, error)) from error
-        self._port = sock.getsockname()[1]
+        self._port = sockets[0].getsockname()[1]
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(lambda: _Connection(self, None), sock=sock, backlog=BACKLOG)
+        self._servers = [
+            await loop.create_server(lambda: _Connection(self, None), sock=sock, backlog=BACKLOG) for sock in sockets
+        ]
 
     @property
     def address(self) -> Address:
         """The listening address; port 0 while not listening."""
-        return Address("::", self._port)
+        return Address("::1" if self._loopback else "::", self._port)
 
     def write(self, conn: int, data: bytes) -> None:
         """Append bytes to a connection's send queue; do nothing if it is gone."""
@@ -112,8 +119,8 @@ class Transport:
     async def close_all(self) -> None:
         """Stop listening and dialling, then flush and close every connection; later dials fail."""
         self._isolated = True  # otherwise the core would dial again when it loses its links
-        if self._server is not None:
-            self._server.close()
+        for server in self._servers:
+            server.close()
         dials = list(self._dials.values())
         for task in dials:
             task.cancel()
@@ -149,6 +156,8 @@ class Transport:
     def _reachable(self, address: Address) -> tuple[int, Any]:
         if self._isolated:
             raise OSError(errno.ENETUNREACH, "this node is cut off on purpose")
+        if self._loopback and not is_loopback(address.host):
+            raise OSError(errno.ENETUNREACH, "this node uses the loopback addresses only")
         return _target(address)
 
     # ---- called by connections
@@ -268,6 +277,23 @@ def _listening_socket(port: int) -> socket.socket:
         if error.errno != errno.EADDRNOTAVAIL:  # IPv6 is compiled in and switched off
             raise
         return _bound(socket.socket(socket.AF_INET, socket.SOCK_STREAM), "0.0.0.0", port)  # noqa: S104
+
+
+def _loopback_sockets(port: int) -> list[socket.socket]:
+    """Return sockets bound to 127.0.0.1 and ::1 on one port; the first alone if the kernel has no IPv6."""
+    for tries_left in reversed(range(LOOPBACK_TRIES)):
+        first = _bound(socket.socket(socket.AF_INET, socket.SOCK_STREAM), "127.0.0.1", port)
+        try:
+            sock = socket.socket(socket.AF_INET6, socket.SOCK_STREAM)
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            return [first, _bound(sock, "::1", first.getsockname()[1])]
+        except OSError as error:
+            if error.errno in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
+                return [first]
+            first.close()
+            if port or not tries_left:
+                raise
+    raise AssertionError("the last try returns or raises")
 
 
 def _bound(sock: socket.socket, host: str, port: int) -> socket.socket:

@@ -7,12 +7,16 @@ Invariant: every `NodeConfig` is valid, because construction checks each field.
 
 from __future__ import annotations
 
+import os
 import re
 import tomllib
 from dataclasses import dataclass, replace
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
+from mycomesh.mesh.address import is_loopback
 from mycomesh.mesh.node.errors import ConfigError
+from mycomesh.mesh.node.home import tampering
 from mycomesh.mesh.versions import SUPPORTED, Versions
 from mycomesh.sync.sqlite.identifiers import fold
 
@@ -92,7 +96,7 @@ class NodeConfig:
     only: names of the tables to replicate; empty means all user tables.
     exclude: names of the tables not to replicate; disjoint from `only`.
     urgent: names of the tables whose rows are sent before all others, where a link is slower than the writes.
-    loopback: discover nodes on this machine only, over its loopback, and send nothing to a network (for demos and tests).
+    loopback: find nodes on this machine only, over 127.0.0.1 and ::1; listen on and dial no other address (for demos and tests).
     multicast: announce and browse by mDNS; turn it off where only static peers are used.
     log_level: the least severe level shown in the foreground: debug, info, warning or error.
     log_format: text for people, or json for one object a line.
@@ -121,6 +125,12 @@ class NodeConfig:
             raise ConfigError(
                 f"{len(self.peers)} static peers are more than {PEERS_MAX}; name a few, and they introduce the others"
             )
+        away = next((peer.host for peer in self.peers if self.loopback and _is_elsewhere(peer.host)), None)
+        if away is not None:
+            raise ConfigError(
+                f"peer {away} cannot be reached with 'loopback', which uses 127.0.0.1 and ::1 only; remove one of the two"
+                " (multicast = false or --no-multicast keeps a node from announcing itself)"
+            )
         for label, names in (("only", self.only), ("except", self.exclude), ("urgent", self.urgent)):
             if len(names) > TABLES_MAX or not all(names):
                 raise ConfigError(f"'{label}' must be a list of 0..{TABLES_MAX} table names, none of them empty")
@@ -133,6 +143,15 @@ class NodeConfig:
             raise ConfigError(f"log_level {self.log_level!r} is unknown; choose one of {', '.join(LOG_LEVELS)}")
         if self.log_format not in LOG_FORMATS:
             raise ConfigError(f"log_format {self.log_format!r} is unknown; choose one of {', '.join(LOG_FORMATS)}")
+
+
+def _is_elsewhere(host: str) -> bool:
+    """Return True for a numeric address that is no loopback address; what a name means is known later."""
+    try:
+        ip_address(host.partition("%")[0])
+    except ValueError:
+        return False
+    return not is_loopback(host)
 
 
 def load(path: Path, **overrides: Any) -> NodeConfig:
@@ -150,11 +169,14 @@ def load(path: Path, **overrides: Any) -> NodeConfig:
 def _text(path: Path) -> str:
     try:
         with path.open("rb") as file:
+            who = tampering(os.fstat(file.fileno()))
             data = file.read(CONFIG_BYTES_MAX + 1)
     except FileNotFoundError:
         return ""
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}; check its owner and permissions") from error
+    if who:  # its settings open ports, and name the addresses that the node dials
+        raise ConfigError(f"{path} {who}; run: chown {os.geteuid()} {path} && chmod 644 {path}")
     if len(data) > CONFIG_BYTES_MAX:
         raise ConfigError(f"{path} is larger than 1 MiB, too large for a configuration file; check the path")
     try:

@@ -14,6 +14,7 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Any, Protocol
 
+from mycomesh.mesh.address import is_loopback
 from mycomesh.mesh.events import Address, AddressFound, Close, Dial, Event, NetworkChanged, Notice, TimerFired, Write
 from mycomesh.mesh.io.discovery import Discovery
 from mycomesh.mesh.io.netlink import Netlink
@@ -59,7 +60,7 @@ class MeshShell:
         self._busy = True  # until `start`: events between `listen` and `start` wait in the queue
         self._closed = False
         self._timer: asyncio.TimerHandle | None = None
-        self._transport = Transport(self.feed)
+        self._transport = Transport(self.feed, loopback=config.loopback)
         self._mesh_tag = mesh_id[:8].hex()
         self._discovery: Discovery | None = None
         self._netlink: Netlink | None = None
@@ -163,7 +164,11 @@ class MeshShell:
                     reported = True
                 await asyncio.sleep(RESOLVE_RETRY_S)
                 continue
-            for address in dict.fromkeys(_address(entry[4]) for entry in found):
+            addresses = list(dict.fromkeys(_address(entry[4]) for entry in found))
+            if self._config.loopback and not any(is_loopback(address.host) for address in addresses):
+                text = f"peer {peer.host!r} is at {addresses[0].host}, and 'loopback' uses 127.0.0.1 and ::1 only; remove one"
+                self._on_action(Notice("peer.unresolved", text, {"peer": peer.host}, "warning"))
+            for address in addresses:
                 self.feed(AddressFound(address, static=True))
             return
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import socket
 import struct
+from pathlib import Path
 
 import pytest
 import uvloop
@@ -32,11 +33,11 @@ def run(request):
 class Node:
     """A transport that listens, what it told, and a way to wait for what it will tell."""
 
-    def __init__(self, answer=None):
+    def __init__(self, answer=None, *, loopback=False):
         self.events = []
         self.answer = answer
         self.told = asyncio.Event()
-        self.transport = Transport(self.on_event)
+        self.transport = Transport(self.on_event, loopback=loopback)
 
     async def listening(self, port=0):
         await self.transport.start(port)
@@ -110,6 +111,72 @@ def test_one_port_answers_both_families(run, host):
             await alpha.opened()
             await bravo.opened()
             assert bravo.of(ConnOpened)[0].address.host == host
+
+    run(scene())
+
+
+def listening_hosts(port):
+    """The addresses on which this machine listens at a port, as the kernel lists them."""
+    found = []
+    for name in ("/proc/net/tcp", "/proc/net/tcp6"):
+        for line in Path(name).read_text().splitlines()[1:]:
+            place, state = line.split()[1], line.split()[3]
+            host, number = place.split(":")
+            if state == "0A" and int(number, 16) == port:
+                found.append(host)
+    return found
+
+
+def test_a_loopback_transport_listens_on_the_loopback_addresses_only(run):
+    async def scene():
+        async with Node(loopback=True) as alpha:
+            hosts = listening_hosts(alpha.local.port)
+            assert hosts[0] == "0100007F"
+            assert hosts[1:] in ([], ["00000000000000000000000001000000"])
+            async with Node() as bravo:
+                assert all(set(host) == {"0"} for host in listening_hosts(bravo.local.port))
+
+    run(scene())
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_a_loopback_transport_answers_both_families(run, host):
+    async def scene():
+        async with Node(loopback=True) as alpha, Node(loopback=True) as bravo:
+            alpha.transport.dial(Address(host, bravo.local.port))
+            await bravo.opened()
+
+    run(scene())
+
+
+@pytest.mark.parametrize("host", ["10.0.0.1", "fe80::1%lo", "2001:db8::1"])
+def test_a_loopback_transport_dials_no_network(run, host, monkeypatch):
+    async def scene():
+        async with Node(loopback=True) as alpha:
+            monkeypatch.setattr(socket, "socket", lambda *_: pytest.fail("opened a socket"))
+            alpha.transport.dial(Address(host, 7447))
+            await alpha.until(lambda: alpha.events == [DialFailed(Address(host, 7447))])
+            monkeypatch.undo()
+
+    run(scene())
+
+
+def test_a_free_port_is_free_on_both_loopback_addresses(run, monkeypatch):
+    """The kernel proposes a port that another program has on ::1."""
+
+    async def scene():
+        proposed, bind = [], module._bound
+        with socket.create_server(("::1", 0), family=socket.AF_INET6) as taken:
+            port = taken.getsockname()[1]
+
+            def bound(sock, host, wanted):
+                proposed.append((host, wanted))
+                return bind(sock, host, port if len(proposed) == 1 else wanted)
+
+            monkeypatch.setattr(module, "_bound", bound)
+            async with Node(loopback=True) as alpha:
+                assert alpha.local.port != port
+                assert proposed[:2] == [("127.0.0.1", 0), ("::1", port)]
 
     run(scene())
 
