@@ -4,7 +4,7 @@ Directories have mode 0700 and files 0600. Every write is atomic: temporary file
 module never opens a database file, because closing any descriptor of it would drop the POSIX locks that SQLite holds in this
 process (https://sqlite.org/howtocorrupt.html, section 2.2).
 
-Invariant: the node never uses a file that other users can read or replace.
+Invariant: the node never uses a key that other users can read, nor a directory or a setting that they can change.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import socket
+import pwd
 import stat
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,12 +23,13 @@ from mycomesh.mesh.node.errors import AlreadyServedError, HomeError, KeystoreErr
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-__all__ = ["FileLock", "Home", "HomeLock", "read_private", "write_private"]
+__all__ = ["FileLock", "Home", "HomeLock", "read_private", "tampering", "write_private"]
 
 PRIVATE_BYTES_MAX = 8 << 20  # more than a node writes: the largest file has a thousand certificates and revocations
 DIR_MODE = 0o700
 FILE_MODE = 0o600
 NAME = "mycomesh"
+LOCK_TRIES = 100  # each lost try means that another node ended, and removed the lock file, at that very moment
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +70,17 @@ class Home:
         return (own,) if own == fallback else (own, fallback)
 
     def prepare(self) -> None:
-        """Create the directories for keys and for the socket, private to this user."""
+        """Create the directories for keys and for the socket, private to this user.
+
+        Raises:
+            HomeError: a directory cannot be created, or another user can change it.
+        """
+        if self.state.parent == self.config:
+            _private_dir(self.config)  # first: `mkdir` would create a parent with the mode that the umask leaves
         for directory in (self.state, self.runtime):
             _private_dir(directory)
+        if self.config.exists():
+            _refuse_tampering(self.config)
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -118,34 +127,87 @@ class HomeLock:
 
 @dataclass(frozen=True, slots=True)
 class FileLock:
-    """The lock on a database file: one node may serve it, whatever path and home it uses.
+    """The lock on a database file: one node may serve it, whatever path, home or container it uses.
 
-    The lock is an abstract socket named by device and inode. It leaves nothing on disk, the kernel releases it with the process,
-    and it needs no descriptor of the file.
+    The lock is on a file in the database's directory, because containers that share a volume share nothing else. It is named
+    by the database's inode, since links and renames give one file several names. (Hard links in two directories are not told
+    apart; SQLite does not support them either.) The lock file has mode 0600: flock(2) needs no more than read access, so other
+    users must not be able to open it. The kernel releases the lock with the process; a node that ends in order removes the
+    file too.
     """
 
-    holder: socket.socket
+    descriptor: int
+    path: Path
 
     @classmethod
     def acquire(cls, path: Path) -> FileLock:
-        """Take the lock of an existing file or raise `AlreadyServedError`."""
+        """Take the lock of an existing database, or raise `AlreadyServedError` without waiting."""
         try:
-            info = path.stat()
-        except OSError as error:
-            raise HomeError(f"cannot reach {path}: {error.strerror}; check the path and its permissions") from error
-        holder = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-        try:
-            holder.bind(f"\0{NAME}-{info.st_dev:x}-{info.st_ino:x}")
-        except OSError as error:
-            holder.close()
-            raise AlreadyServedError(
-                f"{path} is already served by another node, and one file has one node; stop that node with 'mycomesh down'"
-            ) from error
-        return cls(holder)
+            real = path.resolve(strict=True)
+            lock = real.with_name(f".{NAME}-{real.stat().st_ino:x}.lock")
+        except (OSError, RuntimeError) as error:
+            reason = getattr(error, "strerror", None) or "it is a loop of links"
+            raise HomeError(f"cannot reach {path}: {reason}; check the path and its permissions") from error
+        for _ in range(LOCK_TRIES):
+            descriptor = _open_lock(lock)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                os.close(descriptor)
+                raise AlreadyServedError(
+                    f"{path} is already served by another node, and one file has one node; stop that node with 'mycomesh down'"
+                ) from error
+            except OSError as error:
+                os.close(descriptor)
+                raise HomeError(f"cannot lock {lock}: {error.strerror}; use a file system with file locks") from error
+            if _is_file_at(lock, descriptor):
+                return cls(descriptor, lock)
+            os.close(descriptor)  # its holder has removed it since: another node would lock the next one
+        raise HomeError(f"{lock} is removed again and again; check what removes it")
 
     def release(self) -> None:
-        """Release the lock."""
-        self.holder.close()
+        """Release the lock and remove its file, unless another file has that name by now."""
+        if _is_file_at(self.path, self.descriptor):
+            with contextlib.suppress(OSError):  # a directory that became read-only keeps an empty file
+                self.path.unlink()
+        os.close(self.descriptor)
+
+
+def _open_lock(lock: Path) -> int:
+    try:
+        return os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, FILE_MODE)
+    except OSError as error:
+        if os.path.lexists(lock):
+            text = f"cannot open {lock} ({error.strerror}): the lock of another user's node; stop it, or remove what it left"
+        else:
+            text = f"cannot write in {lock.parent} ({error.strerror}); make the file and its directory writable"
+        raise HomeError(text) from error
+
+
+def _is_file_at(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(path.stat(follow_symlinks=False), os.fstat(descriptor))
+    except OSError:
+        return False
+
+
+def tampering(info: os.stat_result, mode: int = 0o022) -> str:
+    """Return who else can change a file or directory, as a person reads it; empty if nobody can.
+
+    It must belong to this user or to root, and grant nothing of `mode` to others.
+    """
+    if info.st_uid not in (os.geteuid(), 0):
+        return f"belongs to {_user_name(info.st_uid)}, not to {_user_name(os.geteuid())}"
+    if info.st_mode & mode:
+        return f"can be changed by other users (mode {stat.S_IMODE(info.st_mode):04o})"
+    return ""
+
+
+def _user_name(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:  # a container may have no name for it
+        return f"user {uid}"
 
 
 def read_private(path: Path) -> bytes | None:
@@ -165,6 +227,8 @@ def read_private(path: Path) -> bytes | None:
         info = os.fstat(descriptor)
         if not stat.S_ISREG(info.st_mode):
             raise KeystoreError(f"{path} is not a plain file; restore it from a backup or move it away")
+        if info.st_uid not in (os.geteuid(), 0):
+            raise KeystoreError(f"{path} {tampering(info)}; run the node as its owner, or: chown {os.geteuid()} {path}")
         if info.st_mode & 0o077:
             mode = stat.S_IMODE(info.st_mode)
             raise KeystoreError(f"{path} is open to other users (mode {mode:04o}); run: chmod 600 {path}")
@@ -225,13 +289,22 @@ def _absolute(text: str | None) -> Path | None:
 def _private_dir(directory: Path) -> None:
     try:
         directory.mkdir(mode=DIR_MODE, parents=True, exist_ok=True)
-        mode = stat.S_IMODE(directory.stat().st_mode)
     except OSError as error:
         raise HomeError(
             f"cannot create {directory}: {error.strerror}; check its owner, or choose another --home"
         ) from error
-    if mode & 0o022:
-        raise HomeError(f"{directory} can be changed by other users (mode {mode:04o}); run: chmod 700 {directory}")
+    _refuse_tampering(directory)
+
+
+def _refuse_tampering(directory: Path) -> None:
+    try:
+        info = directory.stat()
+    except OSError as error:
+        raise HomeError(f"cannot read {directory}: {error.strerror}; check its owner and permissions") from error
+    who = tampering(info)
+    if who:
+        remedy = "chmod 700" if info.st_uid in (os.geteuid(), 0) else f"chown -R {os.geteuid()}"
+        raise HomeError(f"{directory} {who}; run: {remedy} {directory}")
 
 
 def _write_synced(path: Path, data: bytes) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import tomllib
 from pathlib import Path
@@ -26,13 +27,13 @@ def test_without_a_file_the_defaults_hold(file):
 
 def test_every_key_of_the_file_reaches_its_field(file):
     file.write_text(
-        'port = 9000\npeers = ["10.0.0.2:7000", "pi.local"]\nonly = ["drones"]\nexcept = ["cache"]\n'
+        'port = 9000\npeers = ["127.0.0.2:7000", "pi.local"]\nonly = ["drones"]\nexcept = ["cache"]\n'
         'urgent = ["alerts"]\n'
         'loopback = true\nmulticast = false\nlog_level = "warning"\n'
     )
     assert load(file) == NodeConfig(
         port=9000,
-        peers=(PeerName("10.0.0.2", 7000), PeerName("pi.local", PORT_DEFAULT)),
+        peers=(PeerName("127.0.0.2", 7000), PeerName("pi.local", PORT_DEFAULT)),
         only=("drones",),
         exclude=("cache",),
         urgent=("alerts",),
@@ -82,6 +83,35 @@ def test_a_wrong_file_is_one_line_that_names_file_and_key(file, text, said):
     assert said in line
     assert str(file) in line
     assert "\n" not in line
+
+
+@pytest.mark.parametrize("bits", [0o666, 0o664, 0o646])
+def test_a_file_that_others_can_write_is_refused(file, bits):
+    file.write_text("port = 9000\n")
+    file.chmod(bits)
+    with pytest.raises(
+        ConfigError, match=rf"can be changed by other users \(mode {bits:04o}\); run: chown .* chmod 644"
+    ):
+        load(file)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_a_file_of_another_user_is_refused(file):
+    file.write_text("port = 9000\n")
+    os.chown(file, 12345, -1)
+    with pytest.raises(ConfigError, match="belongs to user 12345, not to root"):
+        load(file)
+
+
+@pytest.mark.parametrize("peer", ["10.0.0.5", "fe80::1%eth0", "[2001:db8::1]:7"])
+def test_loopback_and_a_peer_elsewhere_contradict_each_other(peer):
+    with pytest.raises(ConfigError, match="cannot be reached with 'loopback'"):
+        NodeConfig(loopback=True, peers=(PeerName.parse(peer),))
+
+
+def test_loopback_takes_peers_on_this_machine_and_names():
+    peers = tuple(PeerName.parse(text) for text in ("127.0.0.2", "::1", "pi.local"))
+    assert NodeConfig(loopback=True, peers=peers).peers == peers
 
 
 def test_a_file_that_is_not_text_is_one_line(file):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
+import socket
 import stat
 import subprocess
 import sys
@@ -96,15 +98,35 @@ def test_directories_are_private_whatever_the_umask(home):
         home.prepare()
     finally:
         os.umask(mask)
-    assert mode(home.state) == 0o700
-    assert mode(home.runtime) == 0o700
+    assert [mode(directory) for directory in (home.config, home.state, home.runtime)] == [0o700] * 3
 
 
-def test_a_state_directory_that_others_can_change_is_refused(home):
+@pytest.mark.parametrize("what", ["config", "state", "runtime"])
+@pytest.mark.parametrize("bits", [0o777, 0o770, 0o722])
+def test_a_home_that_others_can_change_is_refused(home, what, bits):
     home.prepare()
-    home.state.chmod(0o777)
-    with pytest.raises(HomeError, match="chmod 700"):
+    getattr(home, what).chmod(bits)
+    with pytest.raises(HomeError, match=f"chmod 700 {getattr(home, what)}$"):
         home.prepare()
+
+
+def test_a_home_may_be_readable(home):
+    home.prepare()
+    home.config.chmod(0o755)
+    home.prepare()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_a_home_and_keys_of_another_user_are_refused(home):
+    home.prepare()
+    write_private(home.state / "key", b"secret")
+    os.chown(home.state / "key", 12345, -1)
+    with pytest.raises(KeystoreError, match=r"belongs to user 12345, not to root; run the node as its owner"):
+        read_private(home.state / "key")
+    for directory in (home.runtime, home.state, home.config):
+        os.chown(directory, 12345, -1)
+        with pytest.raises(HomeError, match=rf"belongs to user 12345, not to root; run: chown -R 0 {directory}"):
+            home.prepare()
 
 
 def test_a_home_below_a_plain_file_is_one_line(tmp_path):
@@ -217,12 +239,74 @@ def test_a_file_is_free_again_after_a_kill(tmp_path, holder):
     FileLock.acquire(file).release()
 
 
-def test_locking_leaves_nothing_beside_the_file(tmp_path):
+def test_a_released_lock_leaves_nothing_beside_the_file(tmp_path):
+    file = tmp_path / "fleet.db"
+    file.write_bytes(b"")
+    FileLock.acquire(file).release()
+    assert [entry.name for entry in tmp_path.iterdir()] == ["fleet.db"]
+
+
+def test_other_users_cannot_open_the_lock_file(tmp_path):
+    file = tmp_path / "fleet.db"
+    file.write_bytes(b"")
+    mask = os.umask(0)
+    try:
+        lock = FileLock.acquire(file)
+    finally:
+        os.umask(mask)
+    assert mode(lock.path) == 0o600
+    lock.release()
+
+
+def test_a_lock_file_removed_by_its_holder_is_not_taken(tmp_path, monkeypatch):
+    """A node opens the lock file, its holder ends and removes it, a third node creates and locks another one."""
+    file = tmp_path / "fleet.db"
+    file.write_bytes(b"")
+    first, locks, real = FileLock.acquire(file), [], fcntl.flock
+
+    def flock(descriptor, how):
+        if not locks:
+            locks.append(None)
+            first.release()
+            locks.append(FileLock.acquire(file))
+        real(descriptor, how)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(AlreadyServedError):
+        FileLock.acquire(file)
+    locks[1].release()
+
+
+def test_a_link_in_place_of_the_lock_file_is_not_followed(tmp_path):
     file = tmp_path / "fleet.db"
     file.write_bytes(b"")
     lock = FileLock.acquire(file)
-    assert [entry.name for entry in tmp_path.iterdir()] == ["fleet.db"]
     lock.release()
+    lock.path.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(HomeError, match="the lock of another user's node"):
+        FileLock.acquire(file)
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_releasing_keeps_a_lock_file_of_another_node(tmp_path):
+    file = tmp_path / "fleet.db"
+    file.write_bytes(b"")
+    lost = FileLock.acquire(file)
+    lost.path.unlink()
+    held = FileLock.acquire(file)
+    lost.release()
+    with pytest.raises(AlreadyServedError):
+        FileLock.acquire(file)
+    held.release()
+
+
+def test_an_abstract_socket_of_another_user_keeps_no_node_from_its_file(tmp_path):
+    file = tmp_path / "fleet.db"
+    file.write_bytes(b"")
+    info = file.stat()
+    with socket.socket(socket.AF_UNIX) as squatter:
+        squatter.bind(f"\0mycomesh-{info.st_dev:x}-{info.st_ino:x}")
+        FileLock.acquire(file).release()
 
 
 def test_a_file_that_is_not_there_cannot_be_locked(tmp_path):
