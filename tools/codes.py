@@ -553,6 +553,23 @@ _RUN = (
         "'mycomesh down', ^C, SIGTERM or a fault; a fault is reported in the next line",
     ),
     Code(
+        "home.removed",
+        "the node's keys were removed while it runs",
+        "somebody or a cleaner removed the home, or what is in it; the node goes on, but keys and decisions are in memory only",
+        "put the directory back from a backup, or stop the process that the line names and join the mesh again",
+    ),
+    Code(
+        "home.unwritable",
+        "the node cannot store what it should remember",
+        "the disk of its home is full or read-only, or the home was removed; the node goes on with what is in memory",
+        "free some space, or mend the permissions that the line names",
+    ),
+    Code(
+        "control.reopened",
+        "the control socket was removed, and is there again",
+        "a login session that ends takes its runtime directory along; cleaners remove sockets too",
+    ),
+    Code(
         "node.unclean",
         "the node stopped before it had finished its work",
         "the disk did not answer, or the file could not be written; no committed write is lost",

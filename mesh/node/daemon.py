@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import gc
 import importlib
 import os
@@ -30,6 +31,7 @@ from mycomesh.mesh.node.control import compare, decisions, members, wait
 from mycomesh.mesh.node.control.server import ControlServer
 from mycomesh.mesh.node.errors import HomeError, JoinRefusedError, KeystoreError, NodeError
 from mycomesh.mesh.node.home import FileLock, HomeLock
+from mycomesh.mesh.node.home_watch import HomeWatch
 from mycomesh.mesh.node.journal import Journal, as_value
 from mycomesh.mesh.node.keystore import NO_MESH, Keystore, PendingJoin
 from mycomesh.mesh.node.serving import ISOLATED, Credentials, NodeCallbacks, ServingNode
@@ -148,6 +150,7 @@ class Daemon:
         self._config = config
         self._log = Journal(config.log_level, form=config.log_format).write if log is None else log
         self._control = ControlServer(home.sockets[0], self._on_request)
+        self._home_watch = HomeWatch(home, self._control, self._notify)
         self._node: ServingNode | None = None
         self._identity: Identity | None = None
         loop = asyncio.get_running_loop()
@@ -171,6 +174,7 @@ class Daemon:
             if signals:
                 self._handle_signals()
             await self._control.start()
+            self._home_watch.start()
             metrics = await self._start_metrics()
             try:
                 await self._join_and_serve()
@@ -178,6 +182,7 @@ class Daemon:
                 if metrics is not None:
                     await metrics.close()
                 self._ending.done.set_result(self._ending.problem)
+                self._home_watch.stop()
                 await self._control.close()
         finally:
             lock.release()
@@ -246,7 +251,7 @@ class Daemon:
             self._notify(Notice("node.stopping", "stopping"))
             notify_manager("STOPPING=1")
             await self._stop(node)
-            self._store.store_addresses(tuple(self._addresses))
+            self._home_watch.store(lambda: store.store_addresses(tuple(self._addresses)))
 
     async def _stop(self, node: ServingNode) -> None:
         """Stop the node within `STOP_S_MAX`. Record a problem instead of raising it: it must not hide why the node stops."""
@@ -271,7 +276,7 @@ class Daemon:
         match notice.event:
             case "enrolment.granted" if self._node is not None:
                 # Before the grant leaves, so that a used code is not valid again after a crash.
-                self._store.store_invitations(self._node.invitations())
+                self._home_watch.store(functools.partial(self._store.store_invitations, self._node.invitations()))
             case "link.up" if notice.detail["dialled"] and not is_circuit(notice.detail["address"]):
                 self._record_address(notice.detail["address"])
             case _:
@@ -280,7 +285,7 @@ class Daemon:
 
     def _on_membership(self, changed: MembershipChanged) -> None:
         """Store what the mesh has decided, before this node tells any other node."""
-        self._store.store_membership(changed.identity, changed.membership)
+        self._home_watch.store(lambda: self._store.store_membership(changed.identity, changed.membership))
         self._identity = Identity.decode(changed.identity)
 
     def _record_address(self, text: str) -> None:
@@ -291,7 +296,7 @@ class Daemon:
         self._addresses.pop(address, None)
         self._addresses[address] = None
         if new:
-            self._store.store_addresses(tuple(self._addresses))
+            self._home_watch.store(lambda: self._store.store_addresses(tuple(self._addresses)))
 
     def _on_failure(self, error: BaseException) -> None:
         if not self._ending.requested.done():
@@ -385,7 +390,8 @@ class Daemon:
             pending=0 if snapshot is None else snapshot.pending,
             hint="waiting for a member; check that one runs on this network and that the code is still valid"
             if identity is None
-            else expiry_hint(identity.certificate, clock()[1] // 1_000)
+            else self._home_watch.fault
+            or expiry_hint(identity.certificate, clock()[1] // 1_000)
             or ("" if snapshot is None else snapshot.warning),
             clock_offset_ms=None if snapshot is None else snapshot.clock_offset_ms,
             not_after_s=0 if identity is None else identity.certificate.not_after_s,

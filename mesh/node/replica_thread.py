@@ -11,13 +11,14 @@ import random
 import time
 from typing import TYPE_CHECKING, TypeVar
 
+from mycomesh.mesh.node.errors import HomeError
 from mycomesh.mesh.node.idle_trim import trim_heap
 from mycomesh.mesh.node.lock_timer import LockTimer
 from mycomesh.mesh.node.shell import clock
 from mycomesh.mesh.node.sql_thread import ExchangeActed, Report, SqlThread
 from mycomesh.mesh.node.status import WritePosition
 from mycomesh.mesh.node.watch import written_ms
-from mycomesh.sync.events import CommitSeen
+from mycomesh.sync.events import CommitSeen, Notice
 from mycomesh.sync.exchange.acknowledgements import write_position
 from mycomesh.sync.exchange.exchange import Exchange, ExchangeConfig, LinkStatus
 from mycomesh.sync.exchange.turn import publish_actions
@@ -56,6 +57,7 @@ class ReplicaThread:
         self._config = config
         self._clock_notes = clock_notes
         self._report = report
+        self._note_fault = ""  # why the clock could not be noted last, as reported
         self._exchange: Exchange | None = None
         self._lock_timer = LockTimer(time.perf_counter)
         self._sql = SqlThread(self._open, report, clock)
@@ -155,7 +157,14 @@ class ReplicaThread:
             self._replica.close()
 
     def _note_clock(self) -> None:
-        self._clock_notes.record(*self._replica.noted)
+        try:
+            self._clock_notes.record(*self._replica.noted)
+        except HomeError as error:  # peers know the stamps too; without the home a restored backup is noticed later
+            if str(error) != self._note_fault:
+                self._report(ExchangeActed([Notice("home.unwritable", str(error), {}, "warning")]))
+            self._note_fault = str(error)
+        else:
+            self._note_fault = ""
 
     def _trim_memory(self) -> None:
         self._replica.shrink()

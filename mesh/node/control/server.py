@@ -35,6 +35,7 @@ class ControlServer:
         self._path = path
         self._answer = answer
         self._server: asyncio.Server | None = None
+        self._bound: os.stat_result | None = None  # the socket file that this server made
         self._answers: dict[asyncio.Future[None], None] = {}  # in progress; `close` waits for them
         self._writers: dict[asyncio.StreamWriter, bool] = {}  # True: a watcher
         self._past: deque[dict[str, Any]] = deque(maxlen=PAST_MAX)
@@ -52,12 +53,27 @@ class ControlServer:
                 finally:
                     os.umask(mask)
             self._path.chmod(FILE_MODE)
+            self._bound = self._path.stat()
         except OSError as error:
             listener.close()
             raise HomeError(
                 f"cannot open the control socket {self._path}: {error.strerror}; check the directory, or choose another --home"
             ) from error
         self._server = await asyncio.start_unix_server(self._on_client, sock=listener, limit=REQUEST_BYTES_MAX)
+
+    def is_reachable(self) -> bool:
+        """Return whether the path still leads to this server."""
+        try:
+            return self._bound is not None and os.path.samestat(self._path.stat(), self._bound)
+        except OSError:
+            return False
+
+    async def reopen(self) -> None:
+        """Listen on the path again, after its socket file was removed. Open connections stay; raises `HomeError` as `start`."""
+        ending = self._server
+        await self.start()
+        if ending is not None:
+            ending.close()
 
     def publish(self, line: dict[str, Any], *, keep: bool = True) -> None:
         """Send one line to all watchers, dropping those that stopped reading; with `keep`, also to later watchers."""
@@ -82,7 +98,8 @@ class ControlServer:
             writer.close()
         await self._server.wait_closed()
         self._server = None
-        self._path.unlink(missing_ok=True)
+        if self.is_reachable():  # else it is gone already, or another node's
+            self._path.unlink(missing_ok=True)
 
     async def _on_client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if len(self._writers) >= CLIENTS_MAX:

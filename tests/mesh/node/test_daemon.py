@@ -14,8 +14,10 @@ from dataclasses import replace
 
 import pytest
 
+from mycomesh.mesh.events import Notice
 from mycomesh.mesh.membership.enrolment import Candidate, JoinCode
 from mycomesh.mesh.membership.identity import create_mesh
+from mycomesh.mesh.node import clock_notes, home_watch, keystore
 from mycomesh.mesh.node.config import NodeConfig, PeerName
 from mycomesh.mesh.node.control.client import ask
 from mycomesh.mesh.node.daemon import Daemon, enrol
@@ -327,3 +329,71 @@ def test_metrics_are_served_only_where_they_were_asked_for(founder, tmp_path):
             await asyncio.to_thread(read)
 
     asyncio.run(story())
+
+
+def test_a_home_removed_under_a_running_node_is_reported(founder, tmp_path, monkeypatch):
+    monkeypatch.setattr(home_watch, "CHECK_S", 0.01)
+    notices = []
+
+    async def story():
+        told = asyncio.Event()
+
+        def log(notice):
+            notices.append(notice)
+            if notice.event == "home.removed":
+                told.set()
+
+        daemon = Daemon(founder, tmp_path / "fleet.db", QUIET, log)
+        run = asyncio.ensure_future(daemon.run(signals=False))
+        await asyncio.wait_for(daemon.serving, WAIT_S)
+        shutil.rmtree(founder.config)
+        await asyncio.wait_for(told.wait(), WAIT_S)
+        await asyncio.sleep(0.1)
+        assert str(founder.state) in (await daemon.status()).hint
+        daemon.end()
+        await asyncio.wait_for(run, WAIT_S)
+
+    asyncio.run(story())
+    assert [notice.level for notice in notices if notice.event == "home.removed"] == ["warning"]
+    assert not founder.config.exists()
+
+
+def test_a_removed_control_socket_comes_back(founder, tmp_path, monkeypatch):
+    monkeypatch.setattr(home_watch, "CHECK_S", 0.01)
+
+    async def story():
+        running = Running(founder, tmp_path / "fleet.db")
+        await running.phase("serving")
+        shutil.rmtree(founder.runtime)
+        await running.phase("serving")
+        await running.ask("down")
+        await running.ended()
+        assert list(founder.runtime.iterdir()) == []
+
+    asyncio.run(story())
+
+
+def test_a_home_on_a_full_disk_ends_no_node(founder, tmp_path, monkeypatch):
+    """Adding a member's address is the smallest thing that a node stores."""
+
+    async def story():
+        notices = []
+        daemon = Daemon(founder, tmp_path / "fleet.db", QUIET, notices.append)
+        run = asyncio.ensure_future(daemon.run(signals=False))
+        node = await asyncio.wait_for(daemon.serving, WAIT_S)
+
+        def full(*_, **__):
+            raise HomeError("cannot write: No space left on device; check free space and permissions")
+
+        monkeypatch.setattr(keystore, "write_private", full)
+        monkeypatch.setattr(clock_notes, "write_private", full)
+        for port in (1, 2):
+            daemon._on_notice(Notice("link.up", "x", {"dialled": True, "address": f"10.0.0.1:{port}"}))
+        node._replica.note_clock()
+        await node.check_alive()
+        assert "No space left" in (await daemon.status()).hint
+        daemon.end()
+        await asyncio.wait_for(run, WAIT_S)
+        return [notice.event for notice in notices].count("home.unwritable")
+
+    assert asyncio.run(story()) == 2  # one of the keystore, one of the clock notes
