@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 
@@ -10,6 +11,11 @@ import pytest
 
 from mycomesh.tools import exits
 from mycomesh.tools.cli import main
+from mycomesh.tools.commands import service
+
+needs_systemd = pytest.mark.skipif(
+    shutil.which("systemd-analyze") is None, reason="needs systemd-analyze (Debian: systemd)"
+)
 
 
 @pytest.fixture
@@ -93,7 +99,52 @@ def test_wrong_calls_are_one_line(place, capsys, words, code, says):
     assert error.count("\n") == 1
 
 
-@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze (Debian: systemd)")
+def shown(capsys, *words):
+    assert main([*words]) == exits.DONE
+    return capsys.readouterr().out
+
+
+@needs_systemd
+@pytest.mark.parametrize("system", [[], ["--system"]])
+def test_systemd_calls_the_exposure_low(place, capsys, monkeypatch, system):
+    monkeypatch.setattr(service, "_users_have_namespaces", lambda: True)
+    path = place / "mycomesh.service"
+    path.write_text(shown(capsys, "service", "show", "/srv/data/fleet.db", *system))
+    command = ["systemd-analyze", "security", "--offline=true", "--threshold=30", path]  # tenths: 3.0 of 10
+    assert subprocess.run(command, capture_output=True, text=True, check=False).returncode == 0
+
+
+def test_a_user_without_namespaces_gets_a_unit_that_starts(place, capsys, monkeypatch):
+    denied = place / "max_user_namespaces"
+    denied.write_text("0\n")
+    monkeypatch.setattr(service, "_NAMESPACES_DENIED", ((str(place / "absent"), "0"), (str(denied), "0")))
+    text = shown(capsys, "service", "show", "/srv/data/fleet.db")
+    for option in (
+        "PrivateUsers",
+        "CapabilityBoundingSet",
+        "PrivateDevices",
+        "ProtectClock",
+        "ProtectKernel(Logs|Modules)",
+    ):
+        assert not re.search(f"^{option}=", text, re.MULTILINE)
+    assert "ProtectSystem=strict\n" in text
+    denied.write_text("1000\n")
+    assert "PrivateUsers=yes\n" in shown(capsys, "service", "show", "/srv/data/fleet.db")
+
+
+def test_a_file_in_tmp_stays_visible_to_its_service(place, capsys):
+    assert "PrivateTmp" not in shown(capsys, "service", "show", "/tmp/fleet.db")
+    assert "PrivateTmp=yes\n" in shown(capsys, "--home", "/srv/home", "service", "show", "/srv/data/fleet.db")
+
+
+def test_the_socket_of_a_users_service_has_a_directory_after_each_boot(place, capsys, monkeypatch):
+    monkeypatch.delenv("MYCOMESH_HOME", raising=False)
+    assert "RuntimeDirectory=mycomesh\n" in shown(capsys, "service", "show", "/srv/data/fleet.db")
+    for words in (["--system"], ["--home", "/srv/home"]):
+        assert "RuntimeDirectory=" not in shown(capsys, "service", "show", "/srv/data/fleet.db", *words)
+
+
+@needs_systemd
 @pytest.mark.parametrize("name", ["fleet.db", "a file $HOME 100%.db", "quo\"te'd.db"])
 @pytest.mark.parametrize("system", [[], ["--system"]])
 def test_systemd_finds_nothing_wrong_with_the_unit(place, capsys, name, system):

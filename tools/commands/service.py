@@ -28,22 +28,50 @@ MARK = "# written by mycomesh service; 'mycomesh service uninstall' removes it"
 SYSTEM = Path("/etc/systemd/system")
 NAME = "mycomesh.service"
 PATIENCE_S = 300  # the longest that one transaction of the largest files may keep the node from answering
-# What a node needs is its file's directory, its home, sockets and netlink. A user's manager cannot restrict more than privileges.
+TEMPORARY = (Path("/tmp"), Path("/var/tmp"))  # noqa: S108 - compared with, never written to
+# A node needs the directory of its file, its home, sockets and netlink. It looks at other processes in /proc to name the program
+# that holds a lock, so ProtectProc= and ProcSubset= are left out. SQLite calls fchown(2) as root, so @privileged stays allowed;
+# EPERM in place of a kill lets a library go on without a system call that it does not need.
 _HARDENED = """\
+NoNewPrivileges=yes
 ProtectSystem=strict
 ProtectHome=read-only
 ReadWritePaths={writes}
-PrivateDevices=yes
+{private_tmp}PrivateMounts=yes
 ProtectKernelTunables=yes
-ProtectKernelModules=yes
 ProtectControlGroups=yes
+ProtectHostname=yes
+KeyringMode=private
 RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX AF_NETLINK
 RestrictNamespaces=yes
+RestrictRealtime=yes
 RestrictSUIDSGID=yes
 LockPersonality=yes
+SystemCallArchitectures=native
 SystemCallFilter=@system-service
-CapabilityBoundingSet=CAP_DAC_OVERRIDE CAP_CHOWN CAP_FOWNER CAP_NET_BIND_SERVICE
+SystemCallFilter=~@resources
+SystemCallErrorNumber=EPERM
 """
+_RUNTIME = """\
+RuntimeDirectory=mycomesh
+RuntimeDirectoryMode=0700
+"""
+# These drop capabilities. A user's manager can do that only within a user namespace; where the kernel allows none, the service
+# would not start with them (status 218/CAPABILITIES), while systemd ignores what else it cannot do.
+_CAPABILITIES = """\
+PrivateDevices=yes
+ProtectClock=yes
+ProtectKernelLogs=yes
+ProtectKernelModules=yes
+CapabilityBoundingSet={capabilities}
+"""
+_SYSTEM_CAPABILITIES = "CAP_DAC_OVERRIDE CAP_CHOWN CAP_FOWNER CAP_NET_BIND_SERVICE"
+# Three switches forbid namespaces to users: the kernel's limit, Debian's, and Ubuntu's AppArmor restriction (1: forbidden).
+_NAMESPACES_DENIED = (
+    ("/proc/sys/user/max_user_namespaces", "0"),
+    ("/proc/sys/kernel/unprivileged_userns_clone", "0"),
+    ("/proc/sys/kernel/apparmor_restrict_unprivileged_userns", "1"),
+)
 _UNIT = """\
 {mark}
 [Unit]
@@ -60,7 +88,6 @@ RestartSec=2
 TimeoutStartSec=infinity
 TimeoutStopSec=30
 WatchdogSec={patience_s}
-NoNewPrivileges=yes
 {hardened}
 [Install]
 WantedBy={target}
@@ -132,6 +159,8 @@ def unit_place(*, system: bool) -> Path:
 def unit_text(file: Path, home: Home, *, system: bool) -> str:
     """Return the unit that serves a file with the keys of a home."""
     writes = sorted({str(file.parent), str(home.config), str(home.state), str(home.runtime)})
+    # A user's runtime directory is empty after each boot, and the rest of /run is read-only for the service.
+    runtime = "" if system or home != _standard_home() else _RUNTIME
     home_option = () if home == _standard_home() else ("--home", str(home.config))
     # What a login shell sets is not there for a service: without it the node would look for other keys.
     said = [name for name in XDG if not home_option and os.environ.get(name)]
@@ -143,9 +172,32 @@ def unit_text(file: Path, home: Home, *, system: bool) -> str:
         environment="".join(f"Environment={_quoted(f'{name}={os.environ[name]}')}\n" for name in said),
         directory=_specified(str(file.parent)),
         patience_s=PATIENCE_S,
-        hardened=_HARDENED.format(writes=" ".join(_quoted(f"-{path}") for path in writes)) if system else "",
+        hardened=runtime + _hardened(writes, system=system),
         target="multi-user.target" if system else "default.target",
     )
+
+
+def _hardened(writes: list[str], *, system: bool) -> str:
+    """Return the lines that take from the node what it does not need."""
+    temporary = any(Path(path).is_relative_to(place) for path in writes for place in TEMPORARY)
+    text = _HARDENED.format(
+        writes=" ".join(_quoted(f"-{path}") for path in writes),
+        private_tmp="" if temporary else "PrivateTmp=yes\n",
+    )
+    if system:
+        return text + _CAPABILITIES.format(capabilities=_SYSTEM_CAPABILITIES)
+    return text + ("PrivateUsers=yes\n" + _CAPABILITIES.format(capabilities="") if _users_have_namespaces() else "")
+
+
+def _users_have_namespaces() -> bool:
+    """Return whether this kernel lets users without privileges make user namespaces."""
+    for name, denied in _NAMESPACES_DENIED:
+        try:
+            if Path(name).read_text(encoding="ascii").strip() == denied:
+                return False
+        except OSError:  # this kernel has no such switch
+            continue
+    return True
 
 
 def _standard_home() -> Home:
