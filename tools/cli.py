@@ -176,6 +176,12 @@ def _drop_output() -> None:
 
 
 def _run(argv: list[str]) -> int:
+    for word in argv:
+        # Python keeps the bytes as lone surrogates, which neither SQLite nor a unit file nor JSON can hold.
+        if any("\udc80" <= char <= "\udcff" for char in word):
+            raise exits.UsageError(
+                f"the argument {ascii(os.fsencode(word))[1:]} is not UTF-8; rename the file or directory"
+            )
     top = top_parser()
     chosen = top.parse_args(argv)
     if chosen.version:

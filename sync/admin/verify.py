@@ -95,6 +95,8 @@ def _open(path: Path) -> Any:
         db.set_busy_timeout(2_000)
         db.execute("PRAGMA temp_store = FILE").fetchall()  # sort large tables on the disk
         db.execute("SELECT count(*) FROM sqlite_schema").fetchall()
+    except UnicodeEncodeError as error:
+        raise DatabaseError(f"{path}: its path is not UTF-8, and SQLite takes no other; rename the file") from error
     except apsw.NotADBError as error:
         raise DatabaseError(f"{path}: not an SQLite database; give another file") from error
     except apsw.Error as error:

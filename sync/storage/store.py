@@ -351,6 +351,8 @@ def _translated(path: str) -> Iterator[None]:
     """Turn SQLite's errors about the file into ours."""
     try:
         yield
+    except UnicodeEncodeError as error:
+        raise DatabaseError(f"{path}: its path is not UTF-8, and SQLite takes no other; rename the file") from error
     except (apsw.BusyError, apsw.LockedError) as error:
         raise DatabaseBusyError(f"{path}: another program holds its write lock; close its transaction") from error
     except apsw.NotADBError as error:

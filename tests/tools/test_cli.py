@@ -276,7 +276,30 @@ def test_a_file_in_a_directory_that_cannot_be_written_is_one_line(run, tmp_path)
     )  # fmt: skip
     assert done.returncode == exits.FAILED
     assert one_line(done.stderr)
-    assert "read-only; make the file and its directory writable [database.unusable]" in done.stderr
+    assert f"cannot write in {place} (Permission denied); make the file and its directory writable" in done.stderr
+
+
+@pytest.mark.parametrize("words", [["up"], ["why"], ["backup"], ["verify", "a.db"], ["service", "show"]])
+def test_a_file_name_that_is_not_utf8_is_one_line(run, tmp_path, words):
+    name = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.db")
+    code, _, error = run(*words, name)
+    assert code == exits.USAGE
+    assert one_line(error)
+    assert "caf\\xe9.db' is not UTF-8; rename the file" in error
+
+
+def test_a_directory_that_is_not_utf8_is_one_line(run, tmp_path, monkeypatch):
+    run("init")
+    directory = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
+    directory.mkdir()
+    monkeypatch.chdir(directory)
+    for words in (["up", "a.db"], ["verify", "a.db", "b.db"]):
+        Path("a.db").touch()
+        Path("b.db").touch()
+        code, _, error = run(*words)
+        assert code in (exits.FAILED, exits.USAGE)
+        assert one_line(error)
+        assert "its path is not UTF-8, and SQLite takes no other" in error
 
 
 def test_a_ticket_that_is_not_there_is_no_wrong_code(run, store):
