@@ -220,9 +220,9 @@ class Shell:
             self._sql_due = self.exchange.next_deadline()
             if self._home.observer is not None:
                 self._home.observer.on_exchange(self.index, event, done)
-            if self._home.disk.watched and self.replica.syncs != self._syncs:
+            if self._home.disk.watched and self.replica.store.syncs != self._syncs:
                 self._home.disk.record_sync(self._home.path, self._world.now_us)
-            self._syncs = self.replica.syncs
+            self._syncs = self.replica.store.syncs
             self._perform(self.core.on_exchange(done, now, wall))
 
     def _perform(self, actions: list[ShellAction]) -> None:

@@ -59,7 +59,7 @@ def decide(home: Home, file: Path, request: dict[str, Any]) -> dict[str, Any]:
                 recalled=clock_notes.clocks(),
             )
             try:
-                replica.found(last_ms)
+                replica.outbox.record_last_write(last_ms)
                 _drain(replica)  # writes before the decision get earlier stamps
                 result = run(replica)
                 _drain(replica)

@@ -22,7 +22,7 @@ from mycomesh.sync.events import CommitSeen, Notice
 from mycomesh.sync.exchange.acknowledgements import write_position
 from mycomesh.sync.exchange.exchange import Exchange, ExchangeConfig, LinkStatus
 from mycomesh.sync.exchange.turn import publish_actions
-from mycomesh.sync.replica import Replica, ReplicaConfig, ReplicaStatus
+from mycomesh.sync.replica import Hooks, Replica, ReplicaConfig, ReplicaStatus
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -142,11 +142,13 @@ class ReplicaThread:
             entropy=os.urandom,
             config=ReplicaConfig(only=self._config.only, exclude=self._config.exclude, urgent=self._config.urgent),
             recalled=self._clock_notes.clocks(),
-            holding=self._lock_timer,
+            hooks=Hooks(
+                on_lock=self._lock_timer,
+                pause=self._sql.pause_if_due,
+                publish=lambda batches: self._report(ExchangeActed(publish_actions(batches))),
+            ),
         )
-        replica.found(last_ms)
-        replica.breathe_by(self._sql.pause_if_due)
-        replica.spread_by(lambda batches: self._report(ExchangeActed(publish_actions(batches))))
+        replica.outbox.record_last_write(last_ms)
         self._exchange = Exchange(replica, rng=random.Random(os.urandom(16)), config=ExchangeConfig())
         return self._exchange
 
@@ -171,7 +173,7 @@ class ReplicaThread:
         trim_heap()
 
     def _status(self) -> tuple[ReplicaStatus, tuple[LinkStatus, ...]]:
-        if self._replica.stale():  # so that a user sees the table that he has just created
+        if self._replica.outbox.stale():  # so that a user sees the table that he has just created
             self._sql.handle_now(CommitSeen())
         return self._replica.status(), self._links()
 
@@ -197,9 +199,9 @@ class ReplicaThread:
     def _drain(self) -> None:
         for _ in range(DRAIN_STEPS_MAX):
             self._sql.handle_now(CommitSeen())
-            if not self._replica.stale():
+            if not self._replica.outbox.stale():
                 return
 
     def _drain_if_stale(self) -> None:
-        if self._replica.stale():
+        if self._replica.outbox.stale():
             self._sql.handle_now(CommitSeen(writing=True))

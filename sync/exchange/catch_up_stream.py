@@ -12,9 +12,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from mycomesh.sync.crdt.version_vector import Vector
+from mycomesh.sync.merge import tombstones
 from mycomesh.sync.replica import Replica
 from mycomesh.sync.schema.catalog import SCHEMA_TABLE
-from mycomesh.sync.storage.log_reader import FEED_BYTES_MAX, FEED_ROWS_MAX, changes_in
+from mycomesh.sync.storage.log_reader import FEED_BYTES_MAX, FEED_ROWS_MAX, changes_in, read_range
 from mycomesh.sync.wire.bundle import Bundle, Section
 
 __all__ = ["FACTS_MAX", "CatchUpStream", "StreamChunk"]
@@ -64,7 +65,7 @@ class CatchUpStream:
     def next(self, wall_ms: int) -> StreamChunk:
         """Return the next chunk; after a `DatabaseBusyError` the same call can be repeated."""
         chunk = StreamChunk()
-        chunk.published = self._replica.settled(wall_ms, lambda: self._read(chunk))
+        chunk.published = self._replica.outbox.read_drained(wall_ms, lambda: self._read(chunk))
         return chunk
 
     def _order(self, name: str) -> tuple[bool, bool, str]:
@@ -73,6 +74,7 @@ class CatchUpStream:
 
     def _read(self, chunk: StreamChunk) -> None:
         sections: list[Section] = []
+        tables = self._replica.tables
         size = 0
         for name in sorted(self._sent, key=self._order):
             if sections and not self._urgent(name) and self._urgent(sections[-1].table):
@@ -80,12 +82,18 @@ class CatchUpStream:
             section = Section(name, [])
             rows_max = FACTS_MAX if name == SCHEMA_TABLE else FEED_ROWS_MAX
             for site, window in self._replica.vector(name).missing_from(self._sent[name]):
-                part, reached, rows, weight = self._replica.read(
-                    name, site, window, rows_max=rows_max - chunk.rows, bytes_max=FEED_BYTES_MAX - size
+                # Every write has its stamp, so the rows have the values that their entries own.
+                groups, reached, rows, weight = read_range(
+                    tables[name],
+                    site,
+                    window[0],
+                    window[1],
+                    rows_max=rows_max - chunk.rows,
+                    bytes_max=FEED_BYTES_MAX - size,
                 )
                 self._sent[name].add(site, window[0], reached)
-                if part is not None:
-                    section.groups += part.groups
+                if groups:
+                    section.groups += groups
                     section.ranges.append((site, window[0], reached))
                 chunk.rows += rows
                 size += weight
@@ -98,4 +106,6 @@ class CatchUpStream:
             chunk.bundle = Bundle(sections).encode()
             return
         chunk.vectors = {name: self._replica.vector(name) for name in self._sent}
-        chunk.collected = {name: self._replica.collected(name) for name in self._sent}
+        chunk.collected = {
+            name: tombstones.watermarks(tables[name]) if name in tables else Vector() for name in self._sent
+        }

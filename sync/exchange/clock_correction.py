@@ -41,7 +41,7 @@ class ClockCorrection:
         self._set_back_at: int | None = None
         self._next_site_at = 0
         self._site_ms = SITE_MS
-        self._covered = _decode_covered(replica.recall(_META_KEY), replica.site)
+        self._covered = _decode_covered(replica.store.meta(_META_KEY), replica.site)
         self._recorded = self._covered
         self._recorded_at = 0
 
@@ -72,7 +72,7 @@ class ClockCorrection:
         """If this replica's stamps are ahead of the mesh, ask peers how far they cover them; later replace the other stamps."""
         if self._covered > self._recorded and turn.now_ms >= self._recorded_at:
             self._record(turn)
-        if not (self._time.confirmed and self._is_current()) or not self._replica.ahead(turn.wall_ms):
+        if not (self._time.confirmed and self._is_current()) or not self._replica.outbox.is_ahead(turn.wall_ms):
             self._set_back_at = None
         elif self._set_back_at is None:
             self._acknowledgements.request_coverage(turn)
@@ -85,7 +85,7 @@ class ClockCorrection:
         ahead_s = (ms_from_hlc(self._replica.noted[1]) - turn.wall_ms) // 1000
         after = max(hlc_from_ms(turn.wall_ms), self._acknowledgements.highest_covered, self._covered)
         try:
-            self._replica.set_back(after, turn.wall_ms)
+            self._replica.outbox.set_clock_back(after, turn.wall_ms)
         except DatabaseBusyError:
             self._set_back_at = turn.now_ms + self._config.busy_ms
             return
@@ -102,7 +102,7 @@ class ClockCorrection:
     def _record(self, turn: Turn) -> None:
         self._recorded_at = turn.now_ms + RECORD_MS
         try:
-            self._replica.remember(_META_KEY, codec.encode([self._replica.site, self._covered]))
+            self._replica.store.remember(_META_KEY, codec.encode([self._replica.site, self._covered]))
         except DatabaseBusyError:
             return
         self._recorded = self._covered

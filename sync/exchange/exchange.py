@@ -109,7 +109,7 @@ class Exchange:
         self._rng = rng
         self._config = config
         self._links: dict[int, _Link] = {}
-        self._recreated = replica.made_again
+        self._recreated = replica.recreated
         self._fetcher = Fetcher(replica, config)
         self._server = CatchUpServer(replica)
         self._repairs = RepairSchedule(replica, config, self._fetcher.is_fetching)
@@ -137,7 +137,7 @@ class Exchange:
         try:
             self._dispatch_event(event, turn)
         except apsw.SQLError:  # another program may have dropped an internal table
-            self._replica.check_whole()
+            self._replica.store.check_whole()
             raise
         self._notify_restored(turn)
         return turn.actions
@@ -168,7 +168,7 @@ class Exchange:
             self._compare_all(turn)
         if turn.changed:
             self._settle(turn.now_ms)
-            if self._replica.unshown:
+            if self._replica.outbox.has_retries:
                 self._drain_at = turn.now_ms
 
     def next_deadline(self) -> int | None:
@@ -181,7 +181,7 @@ class Exchange:
 
     def links(self, now_ms: int = 0) -> tuple[LinkStatus, ...]:
         """Return the status of every link, in the order of link numbers; a pure read that changes no behaviour."""
-        mine, shown = self._digests(remember=False), self._replica.shown
+        mine, shown = self._digests(remember=False), self._replica.registry.local_name
         result = []
         for number in sorted(self._links):
             link = self._links[number]
@@ -257,7 +257,7 @@ class Exchange:
 
     def _on_commit(self, turn: Turn, *, writing: bool) -> None:
         """Drain; after a schema change wait until the programs that made it pause (`schema_debounce`)."""
-        version = self._replica.redefined() if writing else None
+        version = self._replica.outbox.schema_change() if writing else None
         due = None if version is None else self._schema_debounce.defer(version, turn.now_ms)
         if due is None:
             self._drain(turn)
@@ -342,7 +342,7 @@ class Exchange:
             case wire.Plan() | wire.Chunk() | wire.Done() | wire.AuditReply():
                 self._on_round_message(number, message, size, turn)
             case wire.Vectors(vectors):
-                if self._replica.met(dict(vectors)):
+                if self._replica.inbox.renew_site_if_behind(dict(vectors)):
                     self._notify_new_site(turn)
                 self._clock_correction.record_covered(
                     max((vector.top(self._replica.site) for _, vector in vectors), default=0)
@@ -377,7 +377,7 @@ class Exchange:
             names, self._recreated = self._recreated, ()
             text = f"{', '.join(names)} had been dropped or altered: recreated; now looking for rows written meanwhile"
             turn.notify("database.mended", text, {"tables": list(names)}, "warning")
-        doubted = sorted(set(self._replica.doubted()))
+        doubted = sorted(set(self._replica.catalog.take_rebuilt()))
         if doubted:
             text = f"{', '.join(doubted)} rebuilt, or without triggers: captured again; now comparing row by row"
             turn.notify("capture.restored", text, {"tables": doubted})
@@ -454,7 +454,7 @@ class Exchange:
             return
         replies: list[wire.AuditReply] = []
         try:
-            published = self._replica.settled(
+            published = self._replica.outbox.read_drained(
                 turn.wall_ms, lambda: replies.append(tombstone_audit.reply_to(self._replica, request))
             )
         except DatabaseBusyError:
@@ -476,7 +476,7 @@ class Exchange:
     def _on_timer(self, turn: Turn) -> None:
         now_ms = turn.now_ms
         if self._drain_at is not None and now_ms >= self._drain_at:
-            if self._replica.stale():
+            if self._replica.outbox.stale():
                 self._drain(turn)
             else:
                 self._drain_at = now_ms + self._config.safety_ms

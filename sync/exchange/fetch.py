@@ -212,7 +212,7 @@ class Fetcher:
 
     def _covered_from(self, name: str, peer: bytes) -> Vector:
         """Return the vector to request with: our own, and the windows that a broken stream of this peer filled."""
-        if self._replica.forgot(name):
+        if self._replica.inbox.begin_round(name):
             for windows in self._partial.values():
                 windows.pop(name, None)
         vector = self._replica.vector(name)

@@ -155,7 +155,9 @@ class RepairSchedule:
         replies: list[bytes] = []
         try:
             turn.publish(
-                self._replica.settled(turn.wall_ms, lambda: replies.extend(rows_beyond(self._replica, message.bundle)))
+                self._replica.outbox.read_drained(
+                    turn.wall_ms, lambda: replies.extend(rows_beyond(self._replica, message.bundle))
+                )
             )
         except DatabaseBusyError:
             return applied
@@ -173,7 +175,7 @@ class RepairSchedule:
             repair = link.repairs[0]
             messages: list[wire.Message] = []
             try:
-                published = self._replica.settled(turn.wall_ms, partial(self._step, repair, messages))
+                published = self._replica.outbox.read_drained(turn.wall_ms, partial(self._step, repair, messages))
             except DatabaseBusyError:
                 return False
             turn.publish(published)

@@ -11,16 +11,19 @@ damaged rows, and never drops a value.
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from mycomesh.sync.crdt.sketch import CELLS_FIRST, CELLS_MAX, ID_BYTES, Peeled, Sketch, cells_after, id_of
+from mycomesh.sync.merge.keep_both import has_other_key_form
+from mycomesh.sync.merge.row_keys import keys_of
 from mycomesh.sync.replica import Replica
-from mycomesh.sync.storage.log_reader import FEED_BYTES_MAX
+from mycomesh.sync.sqlite.table_spec import Row
+from mycomesh.sync.storage.log_reader import FEED_BYTES_MAX, read_rows
 from mycomesh.sync.wire import messages as wire
 from mycomesh.sync.wire.bundle import Bundle, Section
 
-__all__ = ["RepairSession", "decode_ids", "encode_ids", "rows_beyond"]
+__all__ = ["RepairSession", "decode_ids", "encode_ids", "read_bundles", "rows_beyond"]
 
 # Entries that one step scans: about 12 ms.
 STEP_ENTRIES = 10_000
@@ -85,7 +88,7 @@ class RepairSession:
     def _scan(self, replica: Replica) -> list[wire.Message]:
         if self.mine is None:
             self.mine = Sketch(self.cells)
-        entries = replica.scan(self.table, self.cursor, STEP_ENTRIES)
+        entries = _entries(replica, self.table, self.cursor)
         self.mine.add(entry[3] for entry in entries if entry[3])  # a tombstone has digest 0 and counts in no digest
         if len(entries) == STEP_ENTRIES:
             self.cursor = entries[-1][:2]
@@ -118,7 +121,7 @@ class RepairSession:
         return []
 
     def _find(self, replica: Replica) -> None:
-        entries = replica.scan(self.table, self.cursor, STEP_ENTRIES)
+        entries = _entries(replica, self.table, self.cursor)
         wanted = self.wanted
         self.rows += dict.fromkeys(entry[2] for entry in entries if not wanted or id_of(entry[3]) in wanted)
         if len(entries) == STEP_ENTRIES:
@@ -128,11 +131,39 @@ class RepairSession:
         self.phase = _Phase.SEND if self.rows else _Phase.DONE
 
     def _send_rows(self, replica: Replica) -> list[wire.Message]:
-        bundles, count = replica.rows(self.table, self.rows[:SEND_ROWS_MAX], bytes_max=FEED_BYTES_MAX)
+        bundles, count = read_bundles(replica, self.table, self.rows[:SEND_ROWS_MAX], bytes_max=FEED_BYTES_MAX)
         self.rows = self.rows[count:]
         if not self.rows:
             self.phase = _Phase.DONE
         return [wire.RepairRows(bundle) for bundle in bundles]
+
+
+def _entries(replica: Replica, name: str, after: tuple[int, int]) -> list[tuple[int, int, Row, int]]:
+    """Return the next (site number, hlc, row, digest) of a table's entries after a stamp; empty at the end."""
+    table = replica.tables.get(name)
+    return [] if table is None else table.log.scan(after[0], after[1], STEP_ENTRIES)
+
+
+def read_bundles(replica: Replica, name: str, rows: Sequence[Row], *, bytes_max: int) -> tuple[list[bytes], int]:
+    """Return bundles of all entries of the first of some rows, and how many rows that are; the caller has drained."""
+    table = replica.tables.get(name)
+    if table is None:
+        return [], len(rows)
+    parts, count = read_rows(table, rows, bytes_max=bytes_max)
+    return [Bundle([Section(name, [], groups)]).encode() for groups in parts], count
+
+
+def _read_same_rows(replica: Replica, section: Section) -> Iterator[Section]:
+    """Yield sections with all entries here of the rows in a section; the caller has drained."""
+    table = replica.tables.get(section.table)
+    if table is None or has_other_key_form(table, section):
+        return
+    keys = [key for group in section.groups for key in keys_of(table, group)]
+    rows = list(dict.fromkeys(table.locate_many(keys)))
+    while rows:
+        parts, count = read_rows(table, rows, bytes_max=FEED_BYTES_MAX)
+        rows = rows[count:]
+        yield from (Section(section.table, [], groups) for groups in parts)
 
 
 def rows_beyond(replica: Replica, bundle: bytes) -> list[bytes]:
@@ -143,7 +174,7 @@ def rows_beyond(replica: Replica, bundle: bytes) -> list[bytes]:
     replies = []
     for section in Bundle.decode(bundle).sections:
         sent = {(group.site, hlc) for group in section.groups for hlc in group.hlcs}
-        for reply in replica.rows_named(section, bytes_max=FEED_BYTES_MAX):
+        for reply in _read_same_rows(replica, section):
             groups = [group for group in reply.groups if any((group.site, hlc) not in sent for hlc in group.hlcs)]
             if groups:
                 replies.append(Bundle([Section(section.table, [], groups)]).encode())

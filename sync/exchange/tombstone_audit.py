@@ -120,10 +120,10 @@ class TombstoneAudit:
             DatabaseBusyError: nothing was changed.
         """
         step = AuditStep()
-        step.published = self._replica.changing(wall_ms, lambda: self._drop(step, wall_ms))
+        step.published = self._replica.outbox.write_drained(wall_ms, lambda: self._drop(step, wall_ms))
         step.done = not self._absent
         if step.done:
-            step.advanced = self._replica.adopt(self._vectors, self._watermarks, wall_ms)
+            step.advanced = self._replica.inbox.take_vectors(self._vectors, self._watermarks, wall_ms)
             step.incomplete = [
                 name
                 for name, vector in self._vectors.items()
@@ -141,7 +141,7 @@ class TombstoneAudit:
             forgotten = tombstones.forget(table, list(zip(some[::2], some[1::2], strict=True)), wall_ms)
             step.rows += forgotten
             if forgotten:
-                self._replica.show_again(table)  # parked rows may fit now
+                self._replica.outbox.retry(table)  # parked rows may fit now
         # This list is only in memory. If the transaction rolls back, the next round audits these rows again.
         del absent[: 2 * DROPS_MAX]
         if not absent:

@@ -46,7 +46,7 @@ class TombstoneGC:
     def __init__(self, replica: Replica, config: ExchangeConfig) -> None:
         self._replica = replica
         self._config = config
-        self._last_heard: dict[bytes, int] = _decode_heard(replica.recall(_META_KEY))  # node id -> Unix ms
+        self._last_heard: dict[bytes, int] = _decode_heard(replica.store.meta(_META_KEY))  # node id -> Unix ms
         self._recorded = dict(self._last_heard)
         self._members_known = False  # collect nothing before the mesh has reported the members
         self._due: _Due | None = None
@@ -100,7 +100,7 @@ class TombstoneGC:
             if tombstones.newest_hlc(table) > table.coverage.vector.upto(own)
         ]
         if names:
-            turn.publish(self._replica.beat(names, turn.wall_ms))
+            turn.publish(self._replica.outbox.advance_clock(names, turn.wall_ms))
 
     # ---- collection
 
@@ -112,7 +112,7 @@ class TombstoneGC:
         total, more = 0, False
         for name, table in sorted(self._replica.tables.items()):
             stable = self._stable_upto(table, turn.wall_ms)
-            removed = self._replica.collect(name, min(stable, self._stable.get(name, 0)), COLLECT_MAX)
+            removed = self._remove(table, min(stable, self._stable.get(name, 0)))
             total += removed
             if removed == COLLECT_MAX:
                 more = True  # the next call comes soon and uses the same bound
@@ -123,6 +123,13 @@ class TombstoneGC:
                 "tombstones.collected", f"removed {total} tombstone(s) that no member needs", {"count": total}, "debug"
             )
         return more
+
+    def _remove(self, table: Table, stable: int) -> int:
+        """Remove up to `COLLECT_MAX` tombstones with clocks up to `stable`; return how many."""
+        if not stable or not 0 < tombstones.oldest_hlc(table) <= stable:
+            return 0
+        with self._replica.store.transaction():
+            return tombstones.collect(table, stable, COLLECT_MAX)
 
     def _stable_upto(self, table: Table, wall_ms: int) -> int:
         """Return the clock up to which this replica covers every member's site."""
@@ -148,7 +155,9 @@ class TombstoneGC:
             self._last_heard[node_id] >= self._recorded[node_id] + RECORD_MS for node_id in self._last_heard
         )
         if changed:
-            self._replica.remember(_META_KEY, codec.encode([list(item) for item in sorted(self._last_heard.items())]))
+            self._replica.store.remember(
+                _META_KEY, codec.encode([list(item) for item in sorted(self._last_heard.items())])
+            )
             self._recorded = dict(self._last_heard)
 
 

@@ -6,7 +6,12 @@ that they find their tables and columns.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from mycomesh.sync.crdt.hlc import hlc_from_ms
+from mycomesh.sync.crdt.version_vector import Vector
 from mycomesh.sync.errors import BatchRefusedError, DecodeError
+from mycomesh.sync.merge import tombstones
 from mycomesh.sync.merge.keep_both import has_other_key_form
 from mycomesh.sync.merge.merge import Merged, RowBudget, merge_section
 from mycomesh.sync.replication.admission import last_hlcs
@@ -111,9 +116,54 @@ class Inbox:
         self._losses[table.table_id] = table.coverage.loss
         return True
 
-    def lacks(self, table: Table) -> bool:
+    def take_vectors(self, vectors: Mapping[str, Vector], watermarks: Mapping[str, Vector], wall_ms: int) -> list[str]:
+        """Cover what a sender covers, at the end of a complete round; return the tables whose vectors have advanced.
+
+        The part of a vector beyond this moment is left out, as writes that are yet to come would count as known. The clock
+        witnesses the rest, so that later local writes come after tombstones that the sender has collected.
+
+        Args:
+            vectors: the sender's vectors, by table.
+            watermarks: the sender's GC watermarks of these tables (`tombstones`), which go with the vectors.
+            wall_ms: wall time of this node.
+        """
+        advanced = []
+        last = self._store.clock.last
+        bound = max(last, hlc_from_ms(wall_ms))
+        with self._store.transaction():
+            for name in sorted(vectors):
+                table = self._registry.tables.get(name)
+                if table is None or self._has_missed(table):
+                    continue
+                gained = [
+                    (site, (after, min(upto, last if site == self._site.id else bound)))
+                    for site, (after, upto) in vectors[name].missing_from(table.coverage.vector)
+                ]
+                gained = [(site, window) for site, window in gained if window[0] < window[1]]
+                for site, (after, upto) in gained:
+                    table.coverage.cover(site, after, upto)
+                    self._store.clock.witness(upto)
+                if gained:
+                    advanced.append(name)
+                if name in watermarks:
+                    tombstones.raise_watermarks(table, watermarks[name], bound)
+        return advanced
+
+    def _has_missed(self, table: Table) -> bool:
         """Return True if the round under way brought something that the file lacks, or began before coverage was given up."""
         return table.spec.folded in self._missed or self._losses.get(table.table_id) is not table.coverage.loss
+
+    def renew_site_if_behind(self, vectors: Mapping[str, Vector]) -> bool:
+        """Continue under a new site if a peer covers more of this one than the file; return whether it does.
+
+        Raises:
+            DecodeError: peers have reported this too often; nothing was changed.
+        """
+        tops = {name: vector.top(self._site.id) for name, vector in vectors.items()}
+        if not self._site.is_behind(self._registry.tables, tops):
+            return False  # without taking the write lock
+        with self._store.transaction():
+            return self._site.renew_if_behind(self._registry.tables, tops)
 
     def _apply_facts(self, applied: Applied, wall_ms: int) -> None:
         """Apply the definitions and decisions that a merge has brought to the tables of the file."""

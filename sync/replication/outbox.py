@@ -11,12 +11,15 @@ returned only after their transaction has committed.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 from mycomesh.sync.capture import table_scan
 from mycomesh.sync.capture.drain import CHUNK_ROWS_MAX, EDIT_WEIGHT, Drained, Times, captured_ms, drain_table
+from mycomesh.sync.crdt.hlc import DRIFT_MS_MAX
 from mycomesh.sync.merge.keep_both import without_other_key_form
 from mycomesh.sync.merge.retry import RetryQueue
+from mycomesh.sync.replication.admission import future_bound
 from mycomesh.sync.replication.priority import Priority
 from mycomesh.sync.replication.site import Site
 from mycomesh.sync.schema.catalog import NEW_TABLES_MAX, SCHEMA_TABLE, Catalog
@@ -27,7 +30,7 @@ from mycomesh.sync.storage.store import Store
 from mycomesh.sync.storage.table import Table
 from mycomesh.sync.wire.bundle import Section
 
-__all__ = ["ROWS_TRIED_MAX", "Outbox"]
+__all__ = ["ROWS_TRIED_MAX", "Hooks", "Outbox"]
 
 # Rows that one transaction retries, or merges one by one: as many as it may drain where each change is of another row.
 ROWS_TRIED_MAX = CHUNK_ROWS_MAX // EDIT_WEIGHT
@@ -37,24 +40,36 @@ READ_TRIES = 3
 TABLES_CHECKED_MAX = 256
 
 
+@dataclass(frozen=True, slots=True)
+class Hooks:
+    """Functions that a replica calls during its own calls, on their thread.
+
+    on_lock: called with True once the replica has the write lock of the file, and with False once the lock is free again.
+    pause: called between two transactions of one call, where other programs may use the file.
+    publish: publishes at once the batches of the first transactions of a long call; without it, the call returns them all.
+    """
+
+    on_lock: Callable[[bool], None] = lambda _: None
+    pause: Callable[[], None] = lambda: None
+    publish: Callable[[list[bytes]], None] | None = None
+
+
 class Outbox:
     """Local writes of one file that wait for their stamps."""
 
-    def __init__(self, store: Store, catalog: Catalog, site: Site, priority: Priority) -> None:
+    def __init__(self, store: Store, catalog: Catalog, site: Site, priority: Priority, hooks: Hooks) -> None:
         self._store = store
         self._catalog = catalog
         self._registry = catalog.registry
         self._site = site
         self._priority = priority
+        self._hooks = hooks
         self._retries = RetryQueue(store)
         # By table id: the table and its counters when its held values were last tried. A reload creates another table.
         self._settled: dict[int, tuple[Table, frozenset[str]]] = {}
         store.enlist(self)
         self._data_version = -1
         self._stamped: list[bytes] = []  # batches that the next drain returns
-        self.pause_between: Callable[[], None] = lambda: None  # runs between two transactions of one call
-        # Publishes at once what the first transactions of a long call have stamped; without it the call returns all.
-        self.publish_early: Callable[[list[bytes]], None] | None = None
         # Time for inserts that were logged without one before this node opened the file; None once they are stamped.
         self._untimed_ms: int | None = None
         self._rotation = 0  # the table to drain first, so that one which is written all the time is not always first
@@ -147,15 +162,15 @@ class Outbox:
                     change()
             batches += published
             if more:
-                batches = self._between(batches)
+                batches = self._pause(batches)
         return batches
 
-    def _between(self, batches: list[bytes]) -> list[bytes]:
+    def _pause(self, batches: list[bytes]) -> list[bytes]:
         """Let other programs use the file between two transactions; return the batches that are still to be published."""
-        if self.publish_early is not None and batches:
-            self.publish_early(batches)
+        if self._hooks.publish is not None and batches:
+            self._hooks.publish(batches)
             batches = []
-        self.pause_between()
+        self._hooks.pause()
         return batches
 
     def read_drained(
@@ -180,8 +195,45 @@ class Outbox:
                 if not more:
                     (locked or read)()
             if more:
-                published = self._between(published)
+                published = self._pause(published)
         return published
+
+    def advance_clock(self, names: Sequence[str], wall_ms: int) -> list[bytes]:
+        """Cover this site's own clock up to now in some tables; return batches to publish.
+
+        They tell every member that nothing older will come from this site: all its writes have stamps.
+        """
+        sections: list[Section] = []
+
+        def cover() -> None:
+            clock = self._store.clock.tick(wall_ms)
+            site = self._site.id
+            for name in names:
+                coverage = self._registry.tables[name].coverage
+                after = coverage.staged.top(site)
+                coverage.cover(site, after, clock)
+                sections.append(Section(name, [(site, after, clock)]))
+
+        published = self.write_drained(wall_ms, cover)
+        return [*published, *self._priority.batches(sections)]
+
+    def is_ahead(self, wall_ms: int) -> bool:
+        """Return True if every peer refuses the stamps of this replica as lying in the future.
+
+        `wall_ms` is the right time, give or take `DRIFT_MS_MAX`. Stamps that are less far ahead are accepted by some peers, and
+        by the others a minute or two later.
+        """
+        return self._site.restamp is None and self._store.clock.last > future_bound(wall_ms + DRIFT_MS_MAX)
+
+    def set_clock_back(self, after: int, wall_ms: int) -> None:
+        """Continue under a new site; drains give the entries with clocks past `after`, ahead of `wall_ms`, new stamps.
+
+        Raises:
+            DatabaseBusyError: nothing was changed.
+        """
+        with self._store.transaction():
+            self._site.set_clock_back(self._registry.tables.values(), after, future_bound(wall_ms))
+        self.invalidate()
 
     # ---- inside a transaction
 

@@ -58,7 +58,7 @@ class Catalog:
         self._store = store
         indexes: dict[int, tuple[str, ...]] = {}
         self.registry = Registry(store, mesh_key, tables, read_sums(store), indexes)
-        self.rebuilt: list[str] = []  # names of tables found rebuilt or without their triggers, until they are reported
+        self._rebuilt: list[str] = []  # for `take_rebuilt`
         self._version = -1  # SQLite's number for the schema that the last pass has seen
         self._internal: dict[str, str] = {}  # definitions of the internal tables after the last pass
         self._before: Snapshot | None = None  # the registry before the running transaction
@@ -89,6 +89,11 @@ class Catalog:
         self.registry.load(SCHEMA_ID, read_table(self._store.db, SCHEMA_TABLE))
         self.refresh(drain, most=NEW_TABLES_MAX)
 
+    def take_rebuilt(self) -> list[str]:
+        """Return the names of tables found rebuilt or without their triggers since the last call."""
+        found, self._rebuilt = self._rebuilt, []
+        return found
+
     def changed(self) -> bool:
         """Return True if some connection has changed the schema since the last pass."""
         return self.registry.file.version() != self._version
@@ -111,7 +116,7 @@ class Catalog:
         registry.read_decisions()
         changed = _Pass(self._store, registry, self._follower(), drain)
         changed.run(most)
-        self.rebuilt += changed.rebuilt
+        self._rebuilt += changed.rebuilt
         for table in registry.tables.values():
             table.columns.counters = registry.policies.counters_of(table.spec)
             table.columns.dropped = registry.policies.dropped_of(table.spec.folded)

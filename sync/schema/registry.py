@@ -26,6 +26,7 @@ from mycomesh.sync.schema.names import Names
 from mycomesh.sync.schema.notes import Notes
 from mycomesh.sync.schema.policy import Policies
 from mycomesh.sync.schema.table_filter import TableFilter
+from mycomesh.sync.sqlite.identifiers import fold
 from mycomesh.sync.sqlite.table_spec import FileSchema, TableSpec
 from mycomesh.sync.storage.change_log import ChangeLog, changes_name
 from mycomesh.sync.storage.column_bits import extended
@@ -148,6 +149,11 @@ class Registry:
     def undecided_spec(self, name: str, here: str) -> TableSpec:
         """Return the spec as it was before the mesh decided how the rows are identified; raises `UnsupportedTable`."""
         return self.names.spec(self.file.spec(here), name, self.policies.dropped_of(name))
+
+    def local_name(self, name: str) -> str:
+        """Return the folded name by which this file calls a table."""
+        table = self.tables.get(name)
+        return name if table is None else fold(table.spec.name)
 
     # ---- the records in the file
 

@@ -51,10 +51,11 @@ class Enlisted(Protocol):
 class Store:
     """The file. Not thread-safe: one thread owns it."""
 
-    def __init__(self, path: str, *, read_only: bool = False) -> None:
-        """Open (or creates) the file; raises `DatabaseError` with one line if it cannot serve.
+    def __init__(self, path: str, *, read_only: bool = False, on_lock: Callable[[bool], None] = lambda _: None) -> None:
+        """Open the file, or create it; raise `DatabaseError` with one line if it cannot serve.
 
-        A store that is `read_only` takes a file that was a replica before, and may be open beside the node that serves it.
+        A `read_only` store opens a file that was a replica before, also beside the node that serves it. `on_lock` is called
+        with True once a transaction has the write lock, and with False once the lock is free again.
         """
         self.path = path
         self._enlisted: list[Enlisted] = []
@@ -62,12 +63,12 @@ class Store:
         self._site_numbers: dict[bytes, int] = {}
         self._wal_pages = 0
         self._durable = False
-        self.holding: Callable[[bool], None] = lambda _: None  # told when the write lock is taken, and when it is free
+        self._on_lock = on_lock
         self._index_errors = False  # whether index triggers of this connection may fail when it commits
         self.rollback_cause: BaseException | None = None  # the error that rolled the last such transaction back
         self.syncs = 0  # commits that were on the disk before `transaction()` ended
         self.clock = Clock()
-        self.made_again: tuple[str, ...] = ()  # tables of ours that were not as they should be when the file was opened
+        self.recreated: tuple[str, ...] = ()  # tables of ours that were not as they should be when the file was opened
         # What the last commit left in the file: the clock, and which commit it was.
         self._left: tuple[Any, Any] | None = None
         # Typed Any: rows come out of SQLite as whatever was stored, and each reader knows its own SELECT.
@@ -104,7 +105,7 @@ class Store:
         """
         with _translated(self.path):
             self.db.execute("BEGIN IMMEDIATE")
-        self.holding(True)
+        self._on_lock(True)
         clock = self.clock.last
         sites = len(self._sites)
         try:
@@ -115,11 +116,11 @@ class Store:
                 self.meta_set("clock", left[0])
                 self.meta_set("commits", left[1])
                 self._commit()
-            self.holding(False)
+            self._on_lock(False)
         except BaseException as error:
             if self.db.in_transaction:
                 self.db.execute("ROLLBACK")
-            self.holding(False)
+            self._on_lock(False)
             self.clock.last = clock
             for site in self._sites[sites:]:
                 del self._site_numbers[site]
@@ -245,7 +246,7 @@ class Store:
             for statement in internal_tables.SCHEMA.split(";\n"):
                 if statement.strip():
                     self.db.execute(statement)
-        internal_tables.refill(self.db, self.made_again)
+        internal_tables.refill(self.db, self.recreated)
         if self.meta("format") is None:
             self.meta_set("format", FORMAT)
         self._recall()
@@ -267,7 +268,7 @@ class Store:
                     f"{self.path}: its view {name} has the name of one of the node's own tables; drop it"
                 )
             self.db.execute(f"DROP TABLE IF EXISTS {name}")
-        self.made_again = tuple(wrong)
+        self.recreated = tuple(wrong)
 
     def check_whole(self) -> None:
         """Raise `FileReplacedError` if tables of ours are not as they should be: to open the file again mends them."""
@@ -308,6 +309,11 @@ class Store:
             "INSERT INTO mycomesh_meta VALUES(?, ?) ON CONFLICT(name) DO UPDATE SET value = excluded.value",
             (name, value),
         )
+
+    def remember(self, name: str, value: bytes) -> None:
+        """Set one persisted fact in a transaction of its own."""
+        with self.transaction():
+            self.meta_set(name, value)
 
     # ---- sites: 16 bytes on the wire, a small integer in the file
 

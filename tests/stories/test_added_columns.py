@@ -174,8 +174,8 @@ def test_a_renamed_column_is_named_so_in_the_definition_of_another(peers):
 def test_text_that_does_more_than_add_a_column_changes_nothing(peers, clause):
     (one,) = peers(1)
     before, schema = one.tables(), one.sql("SELECT name, sql FROM sqlite_schema ORDER BY 1")
-    db = one.replica._store.db
-    with one.replica._store.transaction():
+    db = one.replica.store.db
+    with one.replica.store.transaction():
         assert add_column(db, "t", [clause])
     assert one.tables() == before
     assert one.sql("SELECT name, sql FROM sqlite_schema ORDER BY 1") == schema

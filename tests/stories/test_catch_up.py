@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mycomesh.sync.exchange.flow_control import WINDOW_BYTES
+from mycomesh.sync.exchange.repair_session import read_bundles
 from mycomesh.sync.storage.log_reader import FEED_BYTES_MAX
 from mycomesh.sync.wire import messages as wire
 from mycomesh.sync.wire.bundle import Bundle
@@ -152,7 +153,7 @@ def test_a_tombstone_that_was_lost_comes_back_and_ends_its_row_again(world_of):
     link = world.link(one, two)
     world.run(3_000)
     table = two.peer.replica.tables["t"]
-    (birth,), _ = two.peer.replica.rows("t", [1], bytes_max=1_000)
+    (birth,), _ = read_bundles(two.peer.replica, "t", [1], bytes_max=1_000)
     world.write(one, "DELETE FROM t WHERE id = 1")
     world.run(3_000)
     world.cut(link)
@@ -179,7 +180,7 @@ def test_what_a_repair_brings_and_nobody_had_covered_is_news_and_not_damage(worl
     world.run(1_000)
     world.write(one, "INSERT INTO t VALUES(1, 'theirs'), (2, 'new')")
     world.run(1_000)
-    (bundle,), _ = one.peer.replica.rows("t", [1, 2], bytes_max=1_000)
+    (bundle,), _ = read_bundles(one.peer.replica, "t", [1, 2], bytes_max=1_000)
     merged = two.peer.replica.apply(bundle, two.peer.wall_ms, repair=True).merged
     assert merged.repaired == 0
     shown = dict(two.sql("SELECT id, v FROM t ORDER BY id"))

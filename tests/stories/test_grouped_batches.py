@@ -6,6 +6,7 @@ import pytest
 
 from mycomesh.sync.capture.drain import CHUNK_ROWS_MAX
 from mycomesh.sync.events import BatchesReceived, BatchReceived
+from mycomesh.sync.replica import Hooks
 from tests.sync.exchanges import DELAY_MS, BusyFile, World
 
 COUNT = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT ?)"
@@ -68,9 +69,9 @@ def test_they_cost_one_sync_although_the_application_writes_all_the_time(world):
     one, two, _ = world.nodes
     batches = written(one, *(f"INSERT INTO t VALUES({number}, 'far')" for number in range(20)))
     two.sql("INSERT INTO t VALUES(1000, 'near')")
-    before = two.peer.replica.syncs
+    before = two.peer.replica.store.syncs
     world.do(two, BatchesReceived(tuple(batches)))
-    assert two.peer.replica.syncs == before + 1
+    assert two.peer.replica.store.syncs == before + 1
     assert two.sql("SELECT count(*) FROM t") == [(21,)]
 
 
@@ -118,7 +119,7 @@ def test_what_a_long_call_has_stamped_is_on_its_way_before_it_ends(world):
     one, two, three = world.nodes
     (batch,) = written(one, "INSERT INTO words VALUES('k', 'v')")
     spread = []
-    two.peer.replica.spread_by(spread.append)
+    two.peer.replica.outbox._hooks = Hooks(publish=spread.append)
     two.sql(f"{COUNT} INSERT INTO t SELECT i, 'v' FROM n", 5 * CHUNK_ROWS_MAX)
     (applied,) = two.peer.replica.apply_all([(batch.payload, batch.origin)], two.peer.wall_ms)
     assert len(spread) >= 4

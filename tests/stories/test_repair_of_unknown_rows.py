@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from mycomesh.sync.exchange.repair_session import read_bundles
 from mycomesh.sync.wire.bundle import Bundle
 
 
 def bundle_of(peer, table):
     """Every entry of a table, as a repair sends them: without ranges."""
-    rows = list(dict.fromkeys(row for _, _, row, _ in peer.replica.scan(table, (-1, 0), 100)))
-    (payload,), count = peer.replica.rows(table, rows, bytes_max=1 << 20)
+    rows = list(dict.fromkeys(row for _, _, row, _ in peer.replica.tables[table].log.scan(-1, 0, 100)))
+    (payload,), count = read_bundles(peer.replica, table, rows, bytes_max=1 << 20)
     assert count == len(rows)
     return payload
 

@@ -48,7 +48,7 @@ def test_a_backup_put_back_under_a_running_node_is_noticed_before_anything_is_st
     one.shell("INSERT INTO bag VALUES('after'); INSERT INTO t VALUES(3, 'after');")
     two.sql("INSERT INTO bag VALUES('theirs')")
     live, before = two.drain(), two.tables()
-    for look in (one.drain, lambda: one.replica.settled(one.wall_ms, lambda: None), lambda: one.take(live)):
+    for look in (one.drain, lambda: one.replica.outbox.read_drained(one.wall_ms, lambda: None), lambda: one.take(live)):
         with pytest.raises(FileReplacedError, match="another content was put in its place"):
             look()
     reopen(one)
@@ -87,7 +87,7 @@ def test_a_disk_that_is_full_in_the_middle_of_a_transaction_is_said_and_undone(p
     converge(pair)
     one.sql(FILL)
     bundles = one.drain()
-    db = two.replica._store.db
+    db = two.replica.store.db
     (pages,) = db.execute("PRAGMA page_count").fetchone()
     db.execute(f"PRAGMA max_page_count = {pages}").fetchall()
     before = two.digests()

@@ -11,7 +11,7 @@ def counting(peer):
     """Notes each count of a user table."""
     seen = []
     table = peer.replica.tables["t"]
-    db = peer.replica._store.db
+    db = peer.replica.store.db
 
     def tracer(_cursor, sql, _bindings):
         if 'count(*) FROM "t"' in sql:

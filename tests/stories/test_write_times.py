@@ -59,7 +59,7 @@ def test_an_insert_of_a_keyless_row_calls_no_function(peer, table, called):
 def test_keyless_rows_that_waited_were_written_by_the_time_of_the_last_write(peer):
     written_by_app(peer, "INSERT INTO track VALUES(1, 1)", "INSERT INTO track VALUES(2, 2)")
     peer.open()
-    peer.replica.found(LAST_MS)
+    peer.replica.outbox.record_last_write(LAST_MS)
     peer.wall_ms = WALL_MS
     peer.drain()
     assert (born_ms(peer, 1), born_ms(peer, 2)) == (LAST_MS, LAST_MS)
@@ -70,7 +70,7 @@ def test_keyless_rows_that_waited_were_written_by_the_time_of_the_last_write(pee
 
 def test_nothing_is_put_off_where_nothing_waited(peer):
     peer.open()
-    peer.replica.found(LAST_MS)
+    peer.replica.outbox.record_last_write(LAST_MS)
     peer.wall_ms = WALL_MS
     peer.sql("INSERT INTO track VALUES(1, 1)")
     peer.drain()
@@ -88,7 +88,7 @@ def test_keyless_rows_that_waited_do_not_push_on_a_write_that_waited_with_its_ti
     noted(peer, "orders", kept_ms)
     noted(peer, "track", LAST_MS - 500)
     peer.open()
-    peer.replica.found(LAST_MS)
+    peer.replica.outbox.record_last_write(LAST_MS)
     peer.wall_ms = WALL_MS
     peer.drain()
     (state,) = [cell for cell in read_provenance(peer.path, "orders", "1").cells if cell.column == "state"]
@@ -101,7 +101,7 @@ def test_keyless_rows_that_waited_do_not_push_on_a_write_that_waited_with_its_ti
 def test_a_clock_that_was_set_back_makes_no_stamps_of_the_future(peer):
     written_by_app(peer, "INSERT INTO track VALUES(1, 1)")
     peer.open()
-    peer.replica.found(WALL_MS + 3_600_000)
+    peer.replica.outbox.record_last_write(WALL_MS + 3_600_000)
     peer.wall_ms = WALL_MS
     peer.drain()
     assert born_ms(peer, 1) == WALL_MS

@@ -178,7 +178,7 @@ class BusyFile:
     """Another program that holds the write lock of a node's file."""
 
     def __init__(self, node):
-        node.peer.replica._store.db.set_busy_timeout(1)
+        node.peer.replica.store.db.set_busy_timeout(1)
         node.sql("BEGIN IMMEDIATE")
         self._node = node
 

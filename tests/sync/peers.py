@@ -141,13 +141,13 @@ def catch_up(receiver, sender):
     receiver.drain()
     whole = True
     for name in receiver.replica.tables:
-        receiver.replica.forgot(name)
+        receiver.replica.inbox.begin_round(name)
     stream = CatchUpStream(sender.replica, {name: receiver.replica.vector(name) for name in receiver.replica.tables})
     while True:
         chunk = stream.next(sender.wall_ms)
         if chunk.bundle is None:
             if whole:
-                receiver.replica.adopt(chunk.vectors, chunk.collected, receiver.wall_ms)
+                receiver.replica.inbox.take_vectors(chunk.vectors, chunk.collected, receiver.wall_ms)
             return
         whole = not receiver.replica.apply(chunk.bundle, receiver.wall_ms).withheld and whole
 

@@ -38,7 +38,7 @@ def source(tmp_path, monkeypatch):
 
 def test_the_copy_has_the_rows_and_gets_another_site(source, tmp_path):
     replica = served(source)
-    while replica.stale():
+    while replica.outbox.stale():
         replica.drain(1_800_000_000_000)
     before = replica.status()
     assert main(["backup", str(tmp_path / "copy.db")]) == exits.DONE
@@ -71,7 +71,7 @@ def test_an_existing_file_is_never_replaced(source, tmp_path):
 @pytest.mark.parametrize("mode", [0o600, 0o640])
 def test_the_copy_is_no_more_open_than_the_original(source, tmp_path, mode):
     replica = served(source)
-    while replica.stale():
+    while replica.outbox.stale():
         replica.drain(1_800_000_000_000)
     replica.close()
     source.chmod(mode)

@@ -7,7 +7,7 @@ import gc
 import pytest
 
 from mycomesh.mesh.node.lock_timer import LockTimer
-from mycomesh.sync.replica import Replica, ReplicaConfig
+from mycomesh.sync.replica import Hooks, Replica, ReplicaConfig
 
 
 def test_the_longest_hold_stands():
@@ -58,10 +58,10 @@ def test_a_replica_tells_of_every_hold_and_of_its_end(tmp_path):
         mesh_key=bytes(32),
         entropy=bytes,
         config=ReplicaConfig(),
-        holding=told.append,
+        hooks=Hooks(on_lock=told.append),
     )
     assert told == [True, False]
     with pytest.raises(ZeroDivisionError):
-        replica.changing(1_700_000_000_000, lambda: 1 // 0)
+        replica.outbox.write_drained(1_700_000_000_000, lambda: 1 // 0)
     assert told == [True, False] * 2
     replica.close()

@@ -54,7 +54,7 @@ def test_a_counter_and_a_policy_are_decided_and_stamped_in_the_file(home, file, 
     assert run(home, file, "policy", "t") == exits.DONE
     assert capsys.readouterr().out.strip() == "keep-both"
     replica = served(home, file)
-    assert not replica.waiting()
+    assert not replica.outbox.has_unstamped()
     assert sorted(replica.tables) == ["mycomesh_schema", "t"]  # what was not replicated before is not now
     assert replica.tables["t"].columns.counters == {"n"}
     replica.close()
@@ -120,7 +120,7 @@ def test_a_migration_runs_in_the_file_and_waits_for_the_next_node(home, file, tm
     assert json.loads(capsys.readouterr().out)["done"] == ["renames t.n to amount", "renames t to stock"]
     assert db.execute("SELECT amount FROM stock").fetchall() == [(5,)]
     replica = served(home, file)
-    assert not replica.waiting()
+    assert not replica.outbox.has_unstamped()
     assert replica.tables["t"].spec.name == "stock"
     replica.close()
 

@@ -74,10 +74,10 @@ def test_the_last_scrub_is_told_and_outlives_the_run(peer):
 def test_nothing_is_written_where_nothing_has_changed(peer):
     state = peer.replica.state
     assert state.refresh(node(other()), WALL_MS)
-    before = peer.replica._store.db.total_changes()
+    before = peer.replica.store.db.total_changes()
     assert not state.refresh(node(other()), WALL_MS + 10 * FIGURES_MS)
     assert not state.refresh(node(other(rtt_ms=9.0, received_bytes=99)), WALL_MS + 10 * FIGURES_MS)
-    assert peer.replica._store.db.total_changes() == before
+    assert peer.replica.store.db.total_changes() == before
 
 
 def test_only_rows_with_news_are_written_and_say_when(peer):
@@ -117,7 +117,7 @@ def test_the_state_is_of_this_file_alone_and_goes_with_the_rest(peer, tmp_path):
     converge([peer, second])
     assert second.tables() == peer.tables()
     assert rows(second, "SELECT count(*) FROM mycomesh_peers") == [(0,)]
-    assert not peer.replica.waiting()
+    assert not peer.replica.outbox.has_unstamped()
     second.close()
     peer.replica.remove()
     peer.replica = None

@@ -74,7 +74,7 @@ def test_a_large_table_is_adopted_chunk_by_chunk_and_arrives_whole(peers, shape,
     assert steps > 2
     assert_equal(one, two)
     assert len(two.sql("SELECT * FROM t")) == ROWS
-    assert not one.replica.waiting()
+    assert not one.replica.outbox.has_unstamped()
 
 
 def test_what_is_written_while_a_table_is_adopted_is_stamped_once(peers, shape, tmp_path):
@@ -97,7 +97,7 @@ def test_an_adoption_goes_on_where_a_node_was_ended(peers, shape, tmp_path):
     held = one.replica.tables["t"].log.count
     one.close()
     one.open()
-    assert one.replica.waiting()
+    assert one.replica.outbox.has_unstamped()
     one.drain()
     assert one.replica.tables["t"].log.count == ROWS > held
     converge([one, two])
@@ -241,7 +241,7 @@ def test_an_idle_node_compares_so_many_rows_at_a_time(tmp_path):
         assert after - before <= 256
         steps += after != before
     assert steps >= 3
-    assert table_scan.any_active(one.replica._store.db) is False
+    assert table_scan.any_active(one.replica.store.db) is False
     world.close()
 
 
@@ -254,8 +254,8 @@ def steps_under_the_lock(path):
         return False
 
     class Counted(store.Store):
-        def __init__(self, path):
-            super().__init__(path)
+        def __init__(self, path, **options):
+            super().__init__(path, **options)
             self.db.set_progress_handler(count, 1)
 
     with pytest.MonkeyPatch.context() as patch:
@@ -266,7 +266,7 @@ def steps_under_the_lock(path):
             mesh_key=bytes(32),
             entropy=bytes,
             config=replica.ReplicaConfig(),
-            holding=lambda held: marks.append(steps[0]),
+            hooks=replica.Hooks(on_lock=lambda held: marks.append(steps[0])),
         )
         opened.close()
     start, end = marks

@@ -347,7 +347,7 @@ def test_writes_of_several_connections_are_all_captured(two):
         if number % 7 == 0:
             second.take(first.drain(), first.node_id)
     others[0].execute("BEGIN; DELETE FROM t WHERE id < 10")
-    first.replica._store.db.set_busy_timeout(1)
+    first.replica.store.db.set_busy_timeout(1)
     with pytest.raises(DatabaseBusyError, match="close its transaction"):
         first.drain()
     assert first.sql("SELECT count(*) FROM t") == [(30,)]  # not committed: not there for anyone

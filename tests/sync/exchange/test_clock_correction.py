@@ -183,7 +183,7 @@ def test_a_large_backlog_is_stamped_again_by_chunks_and_goes_on_after_a_restart(
     world.run(5_000)
     wrong.peer.wall_ms -= HOUR_MS
     steps = []
-    wrong.peer.replica._store.holding = steps.append
+    wrong.peer.replica.store._on_lock = steps.append
     tell(world, wrong)
     while wrong.peer.replica._site.restamp is None:
         world.run(1)

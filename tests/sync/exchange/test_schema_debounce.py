@@ -71,7 +71,7 @@ def test_a_script_that_makes_tables_one_by_one_does_not_meet_the_node(world):
         world.run(QUIET_MS // 2)
     world.run(QUIET_MS)
     assert captured(node) == {f"t{number}" for number in range(5)}
-    assert not node.peer.replica.waiting()
+    assert not node.peer.replica.outbox.has_unstamped()
 
 
 def test_a_look_that_finds_no_new_commit_does_not_put_it_off_further(world):
@@ -204,16 +204,16 @@ def test_rows_that_came_before_their_table_are_asked_for_again(tmp_path):
         if section.table == "t"
     ]
     vectors = {"t": one.replica.vector("t")}
-    two.replica.forgot("t")  # a round begins
+    two.replica.inbox.begin_round("t")  # a round begins
     for bundle in rows:
         assert two.replica.apply(bundle, WALL_MS).unknown == ["t"]
     two.sql("CREATE TABLE t(v)")
     two.drain()
-    assert two.replica.adopt(vectors, {}, WALL_MS) == []
-    two.replica.forgot("t")  # the next
+    assert two.replica.inbox.take_vectors(vectors, {}, WALL_MS) == []
+    two.replica.inbox.begin_round("t")  # the next
     for bundle in rows:
         two.replica.apply(bundle, WALL_MS)
-    two.replica.adopt(vectors, {}, WALL_MS)
+    two.replica.inbox.take_vectors(vectors, {}, WALL_MS)
     assert two.sql("SELECT v FROM t") == [("early",)]
     assert two.replica.vector("t") == one.replica.vector("t")
     one.close()

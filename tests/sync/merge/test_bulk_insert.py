@@ -104,10 +104,10 @@ def test_rows_that_come_again_change_nothing(files):
     bundles = one.drain()
     two.take(bundles, one.node_id)
     assert_equal(one, two)
-    written = two.replica._store.db.total_changes()
+    written = two.replica.store.db.total_changes()
     for bundle in bundles:
         two.replica.apply(bundle, two.wall_ms, repair=False)  # as a stream that begins anew brings it
-    assert two.replica._store.db.total_changes() - written < 10  # of the file's own records
+    assert two.replica.store.db.total_changes() - written < 10  # of the file's own records
     assert_equal(one, two)
 
 
@@ -119,14 +119,14 @@ def test_the_write_lock_is_free_now_and_then_where_a_round_brings_rows_that_are_
         peer.sql(TABLES)
         peer.sql(FILL, 1, 1_000)
         peer.drain()
-    store, changed = one.replica._store, []
+    store, changed = one.replica.store, []
 
-    def holding(held):
+    def on_lock(held):
         changed.append((held, store.db.total_changes()))
 
-    store.holding = holding
+    store._on_lock = on_lock
     catch_up(one, two)
-    store.holding = lambda held: None
+    store._on_lock = lambda held: None
     catch_up(two, one)
     assert_equal(one, two)
     counts = [count for _, count in changed]

@@ -276,7 +276,7 @@ def test_what_bypassed_the_triggers_counts_as_a_difference(trio):
     one, two, _ = stocked(trio)
     two.sql("UPDATE stock SET n = n - 1")
     converge(trio)
-    db = one.replica._store.db  # triggers are off on this connection
+    db = one.replica.store.db  # triggers are off on this connection
     db.execute("UPDATE stock SET n = n + 10")
     two.sql("UPDATE stock SET n = n - 1")
     one.scrub()

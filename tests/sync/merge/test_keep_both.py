@@ -72,7 +72,7 @@ def test_a_lost_row_is_repaired(tmp_path):
     damage.execute("DELETE FROM log")
     damage.close()
     log = two.peer.replica.tables["log"].log
-    with two.peer.replica._store.transaction():
+    with two.peer.replica.store.transaction():
         for leaves in log.leaves_of(range(1, 4)).values():
             for leaf in leaves:
                 log.remove(leaf)

@@ -93,7 +93,7 @@ def test_a_step_that_is_undone_loses_none_of_the_rows_that_wait(rivals):
         raise RuntimeError("undone")
 
     with pytest.raises(RuntimeError):
-        one.replica.changing(one.wall_ms, fail)
+        one.replica.outbox.write_drained(one.wall_ms, fail)
     assert parked(one) == ROWS
     one.drain()
     assert (parked(one), shown(one)) == (0, ROWS)

@@ -115,7 +115,7 @@ def test_a_beat_stays_in_the_order_of_its_table(peer_of):
     one, two = peer_of("alerts"), peer_of()
     one.sql(SCHEMA)
     two.take(one.drain(), origin=one.node_id)
-    beat = one.replica.beat(["alerts", "bulk"], one.wall_ms + 10)
+    beat = one.replica.outbox.advance_clock(["alerts", "bulk"], one.wall_ms + 10)
     one.sql("INSERT INTO alerts VALUES('a', 'smoke')")
     one.wall_ms += 20
     urgent = [beat[0], *one.drain()]

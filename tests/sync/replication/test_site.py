@@ -22,11 +22,11 @@ def test_a_peer_that_lies_about_this_site_again_and_again_is_refused(pair):
     one.drain()
     before, sites = one.tables(), {one.replica.site}
     for _ in range(RENEWALS_MAX):
-        assert one.replica.met({"t": Vector({one.replica.site: [(0, 1 << 40)]})})
+        assert one.replica.inbox.renew_site_if_behind({"t": Vector({one.replica.site: [(0, 1 << 40)]})})
         sites.add(one.replica.site)
     assert len(sites) == RENEWALS_MAX + 1
     with pytest.raises(DecodeError, match="keeps reporting writes"):
-        one.replica.met({"t": Vector({one.replica.site: [(0, 1 << 40)]})})
+        one.replica.inbox.renew_site_if_behind({"t": Vector({one.replica.site: [(0, 1 << 40)]})})
     assert one.replica.site in sites
     assert one.tables() == before
     converge(pair)
@@ -38,4 +38,4 @@ def test_what_peers_truly_cover_of_this_site_is_no_reason_for_another(pair):
     one, two = pair
     one.sql("CREATE TABLE t(id INTEGER PRIMARY KEY, v); INSERT INTO t VALUES(1, 'a')")
     converge(pair)
-    assert not one.replica.met({name: two.replica.vector(name) for name in two.replica.tables})
+    assert not one.replica.inbox.renew_site_if_behind({name: two.replica.vector(name) for name in two.replica.tables})

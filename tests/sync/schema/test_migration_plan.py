@@ -396,7 +396,7 @@ def test_a_dry_run_tells_and_changes_nothing(peers):
     before = one.tables()
     told = one.replica.migrate("ALTER TABLE t DROP COLUMN b; DROP TABLE t", one.wall_ms, dry_run=True)
     assert told == ["drops t and its rows"]
-    assert not one.replica.waiting()
+    assert not one.replica.outbox.has_unstamped()
     assert one.tables() == before
 
 

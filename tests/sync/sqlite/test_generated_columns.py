@@ -250,8 +250,8 @@ def test_a_fact_of_it_for_a_table_of_ours_has_no_effect(peers):
     one, two = peers(2)
     ours = "SELECT name, sql FROM sqlite_schema WHERE name LIKE 'mycomesh%' ORDER BY 1"
     before = two.sql(ours)
-    with one.replica._store.transaction():
-        one.replica._registry.facts.write('generated:["mycomesh_schema","g"]', "generated", "g AS (sql)")
+    with one.replica.store.transaction():
+        one.replica.registry.facts.write('generated:["mycomesh_schema","g"]', "generated", "g AS (sql)")
     two.take(one.drain(), one.node_id)
     assert two.sql(ours) == before
 
@@ -367,8 +367,8 @@ def test_a_file_of_a_version_that_knew_none_of_these_facts_has_kept_them_and_fol
 
 def test_a_fact_of_a_kind_that_is_not_known_is_kept_and_passed_on(peers):
     one, two, three = peers(3)
-    with one.replica._store.transaction():
-        one.replica._registry.facts.write("later:t", "later", "what only a later version knows")
+    with one.replica.store.transaction():
+        one.replica.registry.facts.write("later:t", "later", "what only a later version knows")
     converge([one, two])
     converge([two, three])
     kept = "SELECT sql FROM mycomesh_schema WHERE kind = 'later'"

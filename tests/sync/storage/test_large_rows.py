@@ -135,7 +135,7 @@ def test_a_damaged_row_that_is_too_large_for_one_message_is_repaired(tmp_path, d
     damage.config(apsw.SQLITE_DBCONFIG_ENABLE_TRIGGER, 0)  # past capture
     damage.execute("DELETE FROM t WHERE id = 1" if lost == "row" else "UPDATE t SET b = NULL WHERE id = 1")
     log = node.peer.replica.tables["t"].log
-    with node.peer.replica._store.transaction():
+    with node.peer.replica.store.transaction():
         leaves = log.leaves(1)
         assert len(leaves) == 2, "a portion each"
         for leaf in leaves if lost == "row" else leaves[1:]:
