@@ -108,10 +108,10 @@ def main(args: argparse.Namespace) -> int:
         else:
             failed = _sweep(request, seeds, results, args)
     except ScenarioError as error:
-        print(f"mycomesh simulate: {error}", file=sys.stderr)  # noqa: T201  (this module prints)
+        print(f"mycomesh simulate: {error} [{error.code}]", file=sys.stderr)  # noqa: T201  (this module prints)
         return 2
     except SimulationError as error:
-        print(f"mycomesh simulate: {error}", file=sys.stderr)  # noqa: T201
+        print(f"mycomesh simulate: {error} [{error.code}]", file=sys.stderr)  # noqa: T201
         return 1
     return 1 if failed else 0
 

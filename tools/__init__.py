@@ -1,1 +1,1 @@
-"""What a person runs: the command line, its commands and its views."""
+"""The command line of mycomesh, with its terminal views, demo, benchmarks and release build."""

@@ -1,4 +1,4 @@
-"""`python -m tools` is the `mycomesh` command."""
+"""The `mycomesh` command as `python -m tools`."""
 
 import sys
 

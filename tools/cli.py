@@ -1,7 +1,7 @@
-"""The `mycomesh` command: finds the command module, parses its arguments, turns errors into one line and an exit code.
+"""The `mycomesh` command line: dispatches to a command's module and turns errors into one line and an exit code.
 
-What always holds: only the chosen command's module is imported, so that quick commands stay quick; nothing that a user
-can cause ends in a traceback. It must not know what any command does.
+Only the chosen command's module is imported, so that quick commands stay quick (tests/tools/test_cli.py). No mistake of a user
+ends in a traceback.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ __all__ = ["COMMANDS", "Command", "command_named", "main", "parser_of", "top_par
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """One command, implemented by `add_arguments(parser)` and `run(args, home) -> int` of a module in `tools.commands`.
+    """One command; a module in `tools.commands` implements it with `add_arguments(parser)` and `run(args, home) -> int`.
 
-    `implementation` is MODULE:OBJECT if the module is not named like the command. A command that `stays` is a node: it
-    loads nothing that it does not need, since that would stay in memory for months.
+    `implementation` is MODULE:OBJECT if the module does not have the command's name. `stays` marks a node's process: it loads
+    only what it needs, because that stays in memory for months.
     """
 
     name: str
@@ -48,13 +48,13 @@ class Command:
 
 
 class CommandModule(Protocol):
-    """What a command module offers."""
+    """The interface of a command module."""
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Declare the command's arguments."""
 
     def run(self, args: argparse.Namespace, home: Home) -> int:
-        """Do it and return the exit code."""
+        """Run the command and return its exit code."""
 
 
 SET_UP, RUN, LOOK, DECIDE, REHEARSE, HELP = GROUPS = (
@@ -66,44 +66,44 @@ SET_UP, RUN, LOOK, DECIDE, REHEARSE, HELP = GROUPS = (
     "Help",
 )
 COMMANDS = (
-    Command("init", "make a mesh on this machine: root key and this node's identity", SET_UP),
-    Command("invite", "print a join code for one more machine", SET_UP),
-    Command("join", "join a mesh with a code from 'mycomesh invite', or a ticket", SET_UP),
-    Command("ticket", "write a file that makes one more machine a member without a network", SET_UP),
-    Command("members", "list who belongs to the mesh: roles, expiry, who is revoked", SET_UP),
+    Command("init", "create a mesh: its root key and this node's identity", SET_UP),
+    Command("invite", "print a join code for another machine", SET_UP),
+    Command("join", "join a mesh, with a code from 'mycomesh invite' or a ticket", SET_UP),
+    Command("ticket", "write a file that makes another machine a member without a network", SET_UP),
+    Command("members", "list the members of the mesh: roles, expiry, revocations", SET_UP),
     Command("revoke", "remove a member for good and rotate the mesh secret", SET_UP),
     Command("up", "serve a database file: run the node in the foreground", RUN, stays=True),
-    Command("service", "have systemd run the node, from boot or login on", RUN),
+    Command("service", "install a systemd unit that runs the node from boot or login on", RUN),
     Command("down", "stop the running node", RUN),
-    Command("status", "show the running node: mesh, file, peers, tables", LOOK),
-    Command("top", "watch the mesh: a map, peers, tables and events", LOOK),
+    Command("status", "show the running node with its file, peers and tables", LOOK),
+    Command("top", "watch the mesh live: map, peers, tables and events", LOOK),
     Command("peers", "list the members that the running node knows", LOOK, "listings:peers"),
     Command("tables", "list the replicated tables with their hashes", LOOK, "listings:tables"),
     Command("verify", "check that this node and its peers, or two files, are equal", LOOK),
-    Command("wait", "wait until the latest writes are on several nodes", LOOK),
-    Command("log", "print the last events of the running node and follow new ones", LOOK),
+    Command("wait", "wait until several nodes have the latest writes", LOOK),
+    Command("log", "print the running node's last events and follow new ones", LOOK),
     Command("why", "show who wrote each cell of a row, when, and which writes lost", LOOK),
-    Command("conflicts", "list the writes that lost to others that had not seen them", LOOK),
-    Command("parked", "list rows of peers that the local tables refuse, and why", LOOK),
-    Command("metrics", "print the running node's figures for Prometheus", LOOK),
+    Command("conflicts", "list concurrent writes that lost to later ones", LOOK),
+    Command("parked", "list rows of peers that a local constraint refuses, and why", LOOK),
+    Command("metrics", "print the running node's metrics for Prometheus", LOOK),
     Command("doctor", "check this machine for problems, with remedies", LOOK),
-    Command("explain", "explain an error, a notice or an exit code, with the remedy", LOOK),
+    Command("explain", "explain the code of an error or a notice, or an exit code", LOOK),
     Command("restore", "write the losing side of a conflict again, so that it wins", DECIDE),
-    Command("counter", "make a column a counter: concurrent changes to it add up", DECIDE),
-    Command("policy", "show or decide what happens when two nodes give two rows one id", DECIDE),
-    Command("migrate", "drop and rename tables and columns, on every node", DECIDE),
-    Command("scrub", "find writes that bypassed the triggers, and capture them", DECIDE, "orders:scrub"),
-    Command("backup", "copy the served database, safe to serve again later", DECIDE),
-    Command("forget", "remove every trigger and internal table from a file without a node", DECIDE),
-    Command("isolate", "cut this node off from the mesh on purpose, to rehearse a split", REHEARSE, "orders:isolate"),
-    Command("rejoin", "end what 'isolate' began", REHEARSE, "orders:rejoin"),
-    Command("demo", "three nodes on this machine, a real flight, a split and its healing", REHEARSE),
-    Command("simulate", "run many nodes under virtual time", REHEARSE),
-    Command("completion", "print a script that completes commands in bash, zsh or fish", HELP),
+    Command("counter", "make a column a counter, so that concurrent changes to it add up", DECIDE),
+    Command("policy", "show or set what happens when two nodes give two rows the same id", DECIDE),
+    Command("migrate", "drop or rename tables and columns on every node", DECIDE),
+    Command("scrub", "find and capture writes that bypassed the triggers", DECIDE, "orders:scrub"),
+    Command("backup", "copy the served database; the copy is safe to serve later", DECIDE),
+    Command("forget", "remove all triggers and internal tables from a file that no node serves", DECIDE),
+    Command("isolate", "cut this node off from the mesh, to rehearse a split", REHEARSE, "orders:isolate"),
+    Command("rejoin", "end the isolation that 'isolate' began", REHEARSE, "orders:rejoin"),
+    Command("demo", "run three nodes on this machine through a real flight and a split", REHEARSE),
+    Command("simulate", "simulate many nodes in virtual time", REHEARSE),
+    Command("completion", "print a completion script for bash, zsh or fish", HELP),
     Command("help", "describe a command, with its arguments and examples", HELP),
 )
 
-# What a write to standard output meets; whatever else fails names a file, and is told where that is known.
+# Errors of writing to standard output. Every other failing call names a file, and the code that made it reports it.
 OUTPUT_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 EXAMPLE_CHARS = 50  # longer ones push their explanation to the right alone
 _EXITS = "exit codes: 0 done, 1 failed, 2 usage, 3 not converged or timed out, 69 no node runs"
@@ -116,7 +116,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             return _run(list(sys.argv[1:] if argv is None else argv))
         finally:
-            sys.stdout.flush()  # at the interpreter's end a full disk would be told in other words, with another code
+            sys.stdout.flush()  # otherwise the interpreter reports a full disk at exit, with its own text and exit code
     except (exits.UsageError, ConfigError) as error:
         return _say(error, exits.USAGE)
     except NoNodeError as error:
@@ -124,19 +124,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     except NodeError as error:
         return _say(error, exits.FAILED)
     except BrokenPipeError:
-        _drop_output()  # whoever read it has gone (`| head`)
+        _drop_output()  # the reader has closed the pipe (`| head`)
         return exits.FAILED
     except OSError as error:
         if error.filename is not None or error.errno not in OUTPUT_FAULTS:
             raise
         _drop_output()
-        return _say(NodeError(f"cannot write the output: {error.strerror}; it is not whole"), exits.FAILED)
+        return _say(NodeError(f"cannot write the output: {error.strerror}; it is incomplete"), exits.FAILED)
     except KeyboardInterrupt:
         return exits.INTERRUPTED
 
 
 def command_named(name: str) -> Command:
-    """Return the command of that name; `UsageError` if there is none."""
+    """Return the command of that name.
+
+    Raises:
+        exits.UsageError: no command has it.
+    """
     command = next((command for command in COMMANDS if command.name == name), None)
     if command is None:
         names = [command.name for command in COMMANDS]
@@ -147,21 +151,24 @@ def command_named(name: str) -> Command:
 
 
 def parser_of(command: Command) -> argparse.ArgumentParser:
-    """Return the parser of a command's arguments; imports its module."""
+    """Return the parser of a command's arguments; this imports its module."""
     return _parser_of(command, _loaded(command))
 
 
 class _Parser(argparse.ArgumentParser):
-    """One line for a usage error, not the whole usage."""
+    """Reports a usage error in one line that ends with its code, instead of printing the whole usage."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(exits.USAGE, f"{self.prog}: {message}; see '{self.prog} --help'\n")
+        hint = (
+            "" if "'mycomesh" in message else f"; see '{self.prog} --help'"
+        )  # a message with a hint needs no second one
+        self.exit(exits.USAGE, printable(f"{self.prog}: {message}{hint} [{exits.UsageError.code}]") + "\n")
 
 
 def _open_streams() -> None:
-    """Give standard streams that were closed (`>&-`) a place: the next file that is opened would become one of them.
+    """Open standard streams that were closed (`>&-`) on /dev/null: else the next file to be opened would become one of them.
 
-    What a name has and the encoding of standard output has not is written as an escape, as Python does on standard error.
+    Characters that standard output cannot encode are written as escapes, as Python does on standard error.
     """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
@@ -171,7 +178,7 @@ def _open_streams() -> None:
 
 
 def _drop_output() -> None:
-    """What is left in the buffer goes nowhere, so that the interpreter does not complain about it at exit."""
+    """Send the rest of the buffer to /dev/null, so that the interpreter does not report it at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -228,7 +235,7 @@ def _loaded(command: Command) -> CommandModule:
 
 
 def top_parser() -> argparse.ArgumentParser:
-    """Return the parser of what stands before and around a command."""
+    """Return the parser of the options before a command; its help lists all commands."""
     lines = []
     for group in GROUPS:
         lines += ["", f"{group}:"]
@@ -236,20 +243,23 @@ def top_parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="mycomesh",
         description="Peer-to-peer sync of ordinary SQLite databases: plain SQL in, plain SQL out, no server.",
-        epilog="\n".join([*lines[1:], "", "'mycomesh COMMAND --help' tells more.", _EXITS]),
+        epilog="\n".join([*lines[1:], "", "'mycomesh COMMAND --help' describes one command.", _EXITS]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     _add_home(parser)
     parser.add_argument("--version", action="store_true", help="print the version and exit")
-    parser.add_argument("command", nargs="?", metavar="COMMAND", help="what to do")
-    parser.add_argument("rest", nargs=argparse.REMAINDER, metavar="...", help="its arguments")
+    parser.add_argument("command", nargs="?", metavar="COMMAND", help="the command to run")
+    parser.add_argument("rest", nargs=argparse.REMAINDER, metavar="...", help="the arguments of the command")
     return parser
 
 
 def _add_home(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--home", type=Path, metavar="DIR", help="keep keys, state and socket under DIR (else MYCOMESH_HOME, else XDG)"
+        "--home",
+        type=Path,
+        metavar="DIR",
+        help="directory of keys, state and socket (default: $MYCOMESH_HOME, else XDG directories)",
     )
 
 

@@ -1,8 +1,7 @@
-"""The demo: three real node processes, real flights, a split, writes on both sides, and the proof of equality.
+"""The demo: three real node processes replicate real flights through a network split, then prove that their files are equal.
 
-Owns the play and what it prints. What always holds: everything is done as a user would do it, by the `mycomesh` command and
-the stock `sqlite3` module, and success is claimed only after the three files have been compared row by row. It must not
-know how a node works inside.
+It uses only what a user has: the `mycomesh` command and the stock `sqlite3` module. It claims success only after it has compared
+the three files row by row.
 """
 
 from __future__ import annotations
@@ -25,17 +24,17 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from mycomesh.tools import exits
 from mycomesh.tools.data import Position, Report, quadcopter, wildfire
-from mycomesh.tools.processes import NodeProcess, ProcessError, ended
+from mycomesh.tools.processes import NodeProcess, ProcessError, ending
 
 __all__ = ["TABLES", "Proof", "play", "prove"]
 
 NAMES = ("ground", "humvee", "drone")
-# Each wait ends long before this on any machine that is not broken.
+# On a machine that works, each wait ends long before this.
 WAIT_S_MAX = 30.0
 LOOK_S = 0.02
-REPLAY_S = 10.0  # long enough to watch rows arrive, short enough to be watched to the end
-SHOW_EVERY = 50  # rows between two looks at the other nodes; a look is two queries
-SAY_EVERY = 400  # rows between two lines where there is no terminal to draw on
+REPLAY_S = 10.0  # long enough to see rows arrive, short enough to watch to the end
+SHOW_EVERY = 50  # rows between two counts on the other nodes; a count is two queries
+SAY_EVERY = 400  # rows between two lines of output without a terminal
 SCHEMA = (
     "CREATE TABLE drones(drone_id, latitude, longitude, altitude, timestamp)",
     "CREATE TABLE humvees(humvee_id, latitude, longitude, timestamp)",
@@ -54,38 +53,38 @@ TABLES = ("drones", "humvees", "missions", "aircraft")
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """What a comparison of one table in several files found: rows of the first file, and whether all hold the same."""
+    """The result of comparing one table in several files: the rows of the first file, and whether all are equal."""
 
     table: str
     rows: int
     equal: bool
 
 
-def play(*, place: Path | None, keep: bool, quick: bool) -> int:
-    """Play the demo in `place` (None: a new temporary directory) and return the exit code.
+def play(*, directory: Path | None, keep: bool, quick: bool) -> int:
+    """Run the demo in `directory` (None: a new temporary one) and return the exit code.
 
-    0 only if all three databases ended equal, row by row. `quick` replays as fast as it goes.
+    It is `DONE` only if all three databases ended equal, row by row. `quick` replays the flight as fast as possible.
     """
     console = Console(highlight=False, soft_wrap=True)
-    root = Path(tempfile.mkdtemp(prefix="mycomesh-demo-")) if place is None else place
+    root = Path(tempfile.mkdtemp(prefix="mycomesh-demo-")) if directory is None else directory
     nodes = tuple(NodeProcess.within(root, name) for name in NAMES)
     try:
         _check_free(root, nodes)
-        with ended(nodes):
+        with ending(nodes):
             equal = _Play(console, nodes, 0.0 if quick else REPLAY_S).run()
     except (_DemoError, ProcessError) as error:
-        print(f"mycomesh: demo: {error}", file=sys.stderr)
+        print(f"mycomesh demo: {error} [{error.code}]", file=sys.stderr)
         return exits.FAILED
     finally:
         if not keep:
             shutil.rmtree(root, ignore_errors=True)
     if keep:
-        _say_how_to_look(console, nodes)
+        _say_how_to_open(console, nodes)
     return exits.DONE if equal else exits.NOT_CONVERGED
 
 
 def prove(files: Sequence[Path], tables: Sequence[str] = TABLES) -> list[Proof]:
-    """Compare tables of some databases with the stock client: every value of every row, its type included."""
+    """Compare tables of several databases with the stock client: every value of every row, with its type."""
     found = []
     for table in tables:
         contents = [sorted(map(repr, _query(file, f"SELECT * FROM {table}"))) for file in files]
@@ -94,7 +93,7 @@ def prove(files: Sequence[Path], tables: Sequence[str] = TABLES) -> list[Proof]:
 
 
 class _DemoError(Exception):
-    """The demo cannot go on; one line says why."""
+    """The demo cannot go on. The text is one line."""
 
     code = "demo.failed"
 
@@ -103,13 +102,13 @@ def _check_free(root: Path, nodes: tuple[NodeProcess, ...]) -> None:
     try:
         root.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise _DemoError(f"cannot make {root}: {error.strerror}; give another directory") from error
+        raise _DemoError(f"cannot create {root}: {error.strerror}; give another directory") from error
     if any(node.file.exists() or node.home.exists() for node in nodes):
-        raise _DemoError(f"{root} holds an earlier demo; give another directory, or empty it")
+        raise _DemoError(f"{root} contains an earlier demo; give another directory, or empty it")
 
 
 class _Play:
-    """The acts, in order."""
+    """The demo's acts, in order."""
 
     def __init__(self, console: Console, nodes: tuple[NodeProcess, ...], replay_s: float) -> None:
         self._console = console
@@ -117,7 +116,7 @@ class _Play:
         self._replay_s = replay_s
 
     def run(self) -> bool:
-        """Play every act; return whether the three databases are equal."""
+        """Run every act; return whether the three databases are equal."""
         flight = quadcopter()
         before = len(flight) * 2 // 3
         self._meet()
@@ -143,13 +142,13 @@ class _Play:
             lambda: all(node.linked == len(self._nodes) - 1 for node in self._nodes),
             "links between all three by mDNS on this machine's loopback",
         )
-        self._say("found each other by mDNS; every link is encrypted (Noise_XXpsk0)")
+        self._say("the nodes found each other by mDNS; every link is encrypted (Noise_XXpsk0)")
 
     def _replay(self, rows: Sequence[Position]) -> None:
         ground = self._nodes[0]
-        self._title("A real flight, written to ground.db by the stock sqlite3 module, one transaction a position")
+        self._title("A real flight: the stock sqlite3 module writes it to ground.db, one transaction for each position")
         started = time.monotonic()
-        with contextlib.closing(_connect(ground.file)) as db, self._rising(len(rows)) as show:
+        with contextlib.closing(_connect(ground.file)) as db, self._row_counts(len(rows)) as show:
             for statement in SCHEMA:
                 db.execute(statement)
             db.execute("INSERT INTO missions VALUES (1, 'survey', 'planned'), (2, 'relay', 'flying')")
@@ -171,7 +170,7 @@ class _Play:
 
     def _split(self, rows: Sequence[Position], reports: Sequence[Report]) -> None:
         ground, humvee, drone = self._nodes
-        self._title("A split: the drone is cut off, and every node goes on writing")
+        self._title("A split: the drone is cut off, and programs keep writing on every node")
         drone.run("isolate")
         self._until(lambda: drone.linked == 0 and ground.linked == 1, "the drone cut off")
         with _writing(ground) as db:
@@ -194,25 +193,25 @@ class _Play:
             self._say(f"{node.name:<7} {counts}")
         aircraft = _count(humvee, "aircraft")
         self._say(
-            f"the humvee wrote {len(reports):,} position reports of {aircraft} aircraft: {aircraft} rows to bring over"
+            f"the humvee wrote {len(reports):,} position reports of {aircraft} aircraft, which are {aircraft} rows to replicate"
         )
-        self._say("mission 1 was set to 'aborted' on the ground and to 'flying' on the drone: a real conflict")
+        self._say("mission 1 is 'aborted' on the ground and 'flying' on the drone: a real conflict")
 
     def _heal(self) -> None:
         ground, _, drone = self._nodes
-        self._title("Healing: the drone hears the others again")
+        self._title("Healing: the drone finds the others again")
         started = time.monotonic()
         drone.run("rejoin")
         self._until(self._equal, "equal databases")
         took_s = time.monotonic() - started
-        # The drone's links are new, and so are their counters: handshakes, comparison and rows, both ways.
-        moved = sum(peer["sent_bytes"] + peer["received_bytes"] for peer in drone.status().get("peers", []))
-        self._say(f"all three equal after [bold]{took_s:.2f} s[/] and [bold]{moved:,} bytes[/] on the drone's links")
+        # The counters began with the drone's new links: they include handshakes, comparison and rows, both ways.
+        traffic = sum(peer["sent_bytes"] + peer["received_bytes"] for peer in drone.status().get("peers", []))
+        self._say(f"all three equal after [bold]{took_s:.2f} s[/] and [bold]{traffic:,} bytes[/] on the drone's links")
         status = _query(ground.file, "SELECT status FROM missions WHERE mission_id = 1")[0][0]
         listing = "SELECT table_name, row_key, lost, reason FROM mycomesh_conflicts ORDER BY seq"
         lost = next((rows for node in self._nodes if (rows := _query(node.file, listing))), [])
         if not lost:
-            raise _DemoError("the conflict on mission 1 was not kept in mycomesh_conflicts")
+            raise _DemoError("mycomesh_conflicts does not contain the conflict on mission 1; run mycomesh doctor")
         for table, key, values, reason in lost:
             self._say(
                 escape(f"conflict kept: {table} {key} is {status!r} now; mycomesh_conflicts has {values} ({reason})")
@@ -223,11 +222,11 @@ class _Play:
         hashes = self._nodes[0].hashes
         proofs = prove([node.file for node in self._nodes])
         for proof in proofs:
-            mark = "[green]equal on all three[/]" if proof.equal else "[bold red]DIFFERENT[/]"
-            self._say(f"{proof.table:<9} {proof.rows:>6,} rows  hash {hashes[proof.table][-16:]}  {mark}")
+            verdict = "[green]equal on all three[/]" if proof.equal else "[bold red]DIFFERENT[/]"
+            self._say(f"{proof.table:<9} {proof.rows:>6,} rows  hash {hashes[proof.table][-16:]}  {verdict}")
         return all(proof.equal for proof in proofs)
 
-    # ---- looking and showing
+    # ---- waiting and printing
 
     def _equal(self) -> bool:
         """Return whether the three nodes report the same hashes and nothing waits to be stamped."""
@@ -238,23 +237,21 @@ class _Play:
         end = time.monotonic() + WAIT_S_MAX
         while not check():
             if time.monotonic() > end:
-                raise _DemoError(
-                    f"waited {WAIT_S_MAX:.0f} s for {what}; run with --keep and look at the .log files there"
-                )
+                raise _DemoError(f"waited {WAIT_S_MAX:.0f} s for {what}; run with --keep and read the .log files there")
             time.sleep(LOOK_S)
 
     @contextlib.contextmanager
-    def _rising(self, total: int) -> Iterator[Callable[[int], None]]:
-        """Yield a function that shows how many rows each node has: bars on a terminal, now and then a line elsewhere."""
+    def _row_counts(self, total: int) -> Iterator[Callable[[int], None]]:
+        """Yield a function that shows how many rows each node has: as bars on a terminal, else as a line now and then."""
         others = self._nodes[1:]
         if not self._console.is_terminal:
 
-            def tell(written: int) -> None:
+            def say(written: int) -> None:
                 if written % SAY_EVERY == 0:
                     there = ", ".join(f"{_count(node, 'drones'):,} in {node.file.name}" for node in others)
                     self._say(f"{written:,} positions in {self._nodes[0].file.name}, {there}")
 
-            yield tell
+            yield say
             return
         columns = (TextColumn("  {task.description:<10}"), BarColumn(), MofNCompleteColumn())
         with Progress(*columns, console=self._console) as progress:
@@ -270,15 +267,15 @@ class _Play:
         self._console.print(f"\n[bold]{text}[/]", soft_wrap=not self._console.is_terminal)
 
     def _say(self, text: str) -> None:
-        if self._console.is_terminal:  # lines of a pipe stay whole
+        if self._console.is_terminal:  # in a pipe, lines are not wrapped
             self._console.print(Padding(text, (0, 0, 0, 2), expand=False), soft_wrap=False)
         else:
             self._console.print(f"  {text}")
 
 
-def _say_how_to_look(console: Console, nodes: tuple[NodeProcess, ...]) -> None:
+def _say_how_to_open(console: Console, nodes: tuple[NodeProcess, ...]) -> None:
     root = nodes[0].file.parent
-    console.print(f"\nKept in {root}: three ordinary SQLite files, their homes and logs. To look at them:")
+    console.print(f"\nKept in {root}: three ordinary SQLite files with their homes and logs. To open them:")
     console.print(f"  sqlite3 {nodes[0].file} 'SELECT * FROM drones ORDER BY timestamp DESC LIMIT 3'", markup=False)
     console.print(f"  sqlite3 {nodes[2].file} 'SELECT * FROM mycomesh_conflicts'", markup=False)
     console.print(f"  mycomesh --home {nodes[1].home} up {nodes[1].file} --loopback", markup=False)
@@ -289,7 +286,7 @@ def _drone(row: Position, drone_id: int | None = None) -> tuple[Any, ...]:
 
 
 def _connect(file: Path) -> sqlite3.Connection:
-    """Open a database as any program would: the stock module, no extension, autocommit."""
+    """Open a database as any program would: with the stock module, no extension, in autocommit mode."""
     db = sqlite3.connect(file, timeout=WAIT_S_MAX, isolation_level=None)
     db.execute("PRAGMA synchronous = NORMAL")
     return db
@@ -297,7 +294,7 @@ def _connect(file: Path) -> sqlite3.Connection:
 
 @contextlib.contextmanager
 def _writing(node: NodeProcess) -> Iterator[sqlite3.Connection]:
-    """One transaction of a user of that node's file."""
+    """Run the block in one transaction of a user of that node's file."""
     with contextlib.closing(_connect(node.file)) as db:
         db.execute("BEGIN")
         yield db
@@ -305,7 +302,7 @@ def _writing(node: NodeProcess) -> Iterator[sqlite3.Connection]:
 
 
 def _count(node: NodeProcess, table: str) -> int:
-    """Return the rows of a table as the stock client sees them; 0 while the table has not arrived."""
+    """Return the number of rows of a table that the stock client sees; 0 before the table has arrived."""
     if not _query(node.file, f"SELECT 1 FROM sqlite_master WHERE name = '{table}'"):
         return 0
     return int(_query(node.file, f"SELECT count(*) FROM {table}")[0][0])

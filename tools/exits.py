@@ -1,4 +1,4 @@
-"""The exit codes that scripts rely on; 69 is EX_UNAVAILABLE of sysexits.h."""
+"""Exit codes, which scripts rely on; 69 is EX_UNAVAILABLE of sysexits.h."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ FAILED = 1
 USAGE = 2
 NOT_CONVERGED = 3
 NO_NODE = 69
-INTERRUPTED = 130  # what shells report for SIGINT
+INTERRUPTED = 130  # the status that shells report after SIGINT
 
 
 class UsageError(Exception):
-    """An argument is wrong in a way that argparse cannot see; the text is one line. Nothing was changed."""
+    """An argument is wrong in a way that argparse cannot check. The text is one line; nothing was changed."""
 
     code = "usage"

@@ -1,9 +1,10 @@
-"""Loads what a node's process stays with, without the TLS that comes along and that no part of a node speaks.
+"""Imports asyncio, uvloop, hashlib and hmac without TLS, to save memory in a node's process.
 
-Owns the import of asyncio, uvloop, hashlib and hmac in the `mycomesh` command. Why: asyncio and uvloop import `ssl` to name its
-classes, hashlib and hmac look for OpenSSL's hashes beside Python's own; libssl, libcrypto and the module are 4.5 MB of a node
-that rests with 47 (ADR 19). What always holds: whoever imports `ssl` or `_hashlib` afterwards gets the real one; a program that
-embeds a node is left alone. It must not know what a node does.
+asyncio and uvloop import `ssl` only to name its classes; hashlib and hmac look for OpenSSL's hashes beside Python's own. A node
+does not use TLS, and libssl, libcrypto and the `ssl` module are 4.5 MB of the 47 MB of an idle node (ADR 19).
+
+Invariant: a later import of `ssl` or `_hashlib` gets the real module (tests/tools/test_lean.py). A program that embeds a node
+does not call this.
 """
 
 from __future__ import annotations
@@ -16,17 +17,17 @@ from typing import Any
 
 __all__ = ["load"]
 
-_HEIRS = ("asyncio", "hashlib", "hmac", "uvloop")
+_IMPORTERS = ("asyncio", "hashlib", "hmac", "uvloop")
 
 
 def load() -> None:
-    """Import them, unless something has done so before."""
-    if sys.modules.keys() & {"ssl", *_HEIRS}:
+    """Import the four modules, unless one of them or `ssl` is loaded already."""
+    if sys.modules.keys() & {"ssl", *_IMPORTERS}:
         return
-    absent: dict[str, Any] = {"ssl": _NoTls("ssl"), "_hashlib": None}  # None: Python answers that there is none
+    absent: dict[str, Any] = {"ssl": _NoTls("ssl"), "_hashlib": None}  # None: the import raises ModuleNotFoundError
     sys.modules.update(absent)
     try:
-        for name in _HEIRS:
+        for name in _IMPORTERS:
             with contextlib.suppress(ImportError):  # uvloop may be missing
                 importlib.import_module(name)
     finally:
@@ -35,7 +36,7 @@ def load() -> None:
 
 
 class _NoTls(ModuleType):
-    """Has every name that an importer binds: exceptions nobody raises, classes nothing is an instance of, numbers."""
+    """A stand-in for `ssl` that has every name an importer binds: exceptions never raised, classes never used, numbers."""
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):

@@ -1,9 +1,10 @@
-"""What `mycomesh help COMMAND` tells beyond the arguments: examples, and the shape of what `--json` prints.
+"""The manual: for each command, examples and the shape of its `--json` output, as `mycomesh help COMMAND` prints them.
 
-Owns both, one page a command. What always holds (tests/tools/test_manual.py): every command has a page, every example is a
-command line that its parser takes, and what `--json` prints has the shape that stands here. It must not know what commands
-do. Shapes are JSON with a word in place of each value: text, int, number, bool, any; a `?` behind it: or null; a list holds
-any number of its one item; the key `*` stands for any keys.
+A shape is JSON with a word instead of each value: text, int, number, bool or any; `?` after a word allows null. A list contains
+any number of its one item; the key `*` allows any keys.
+
+Invariants (tests/tools/test_manual.py): every command has a page, its parser accepts every example, and its `--json` output has
+the shape given here.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ __all__ = ["MANUAL", "Page"]
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Examples as (command line, what it is for); `shape` None: the command has no `--json`, `why_not` says why."""
+    """Examples as (command line, purpose). A command without `--json` has `shape` None and gives the reason in `why_not`."""
 
     examples: tuple[tuple[str, str], ...]
     shape: Any = None
     why_not: str = ""
-    shape_of_files: Any = None  # where the same command looks at files instead of a node
+    shape_of_files: Any = None  # for a command that can read files instead of asking a node
 
 
 _PEER = {
@@ -117,36 +118,36 @@ _LOSS = {
 MANUAL = {
     "init": Page(
         (
-            ("mycomesh init", "a mesh, with this machine as its first member and keeper of the root key"),
-            ("mycomesh init --name fleet --node-name ground", "with names that people will see"),
+            ("mycomesh init", "create a mesh; this machine keeps its root key"),
+            ("mycomesh init --name fleet --node-name ground", "choose the names that people see"),
         ),
         {"mesh": "text", "mesh_id": "text", "node": "text", "node_id": "text"},
     ),
     "invite": Page(
         (
-            ("mycomesh invite", "a code for one machine, good for an hour"),
-            ("mycomesh invite --uses 3 --expires 7d", "for three machines, a week"),
-            ("mycomesh invite --role read-only", "for one that may only read"),
-            ("mycomesh invite --write 'alerts*' --read '*'", "for one that may write some tables"),
+            ("mycomesh invite", "a code for one machine, valid for an hour"),
+            ("mycomesh invite --uses 3 --expires 7d", "for three machines, valid for a week"),
+            ("mycomesh invite --role read-only", "for a machine that may only read"),
+            ("mycomesh invite --write 'alerts*' --read '*'", "for a machine that may write some tables"),
         ),
         {"code": "text", "expires_s": "int", "uses": "int", "answered": "bool"},
     ),
     "join": Page(
         (
-            ("mycomesh join CODE", "with what 'mycomesh invite' printed"),
+            ("mycomesh join CODE", "with the code that 'mycomesh invite' printed"),
             ("mycomesh join ./drone7.ticket", "with a file from 'mycomesh ticket'"),
-            ("mycomesh join CODE --peer 10.0.0.5:7447", "where multicast is blocked"),
+            ("mycomesh join CODE --peer 10.0.0.5:7447", "if the network blocks multicast"),
         ),
         {"joined": "bool", "mesh": "text", "node": "text"},
     ),
     "ticket": Page(
         (
-            ("mycomesh ticket drone7", "write drone7.ticket: carry it to that machine"),
+            ("mycomesh ticket drone7", "write drone7.ticket, to carry to that machine"),
             ("mycomesh ticket drone7 -o /media/usb/drone7.ticket --role read-only", "with fewer rights"),
         ),
         {"file": "text", "name": "text"},
     ),
-    "members": Page((("mycomesh members", "who belongs to the mesh, and until when"),), [_MEMBER]),
+    "members": Page((("mycomesh members", "list the members and when their certificates expire"),), [_MEMBER]),
     "revoke": Page(
         (("mycomesh revoke drone7", "by name"), ("mycomesh revoke 1a2b3c4d", "by the first digits of its id")),
         {"name": "text", "node_id": "text"},
@@ -154,10 +155,10 @@ MANUAL = {
     "up": Page(
         (
             ("mycomesh up fleet.db", "serve a file until ^C"),
-            ("mycomesh up fleet.db --except logs --except cache", "leave tables out"),
-            ("mycomesh up fleet.db --urgent alerts", "alerts go first where a link is slower than the writes"),
-            ("mycomesh up fleet.db --peer 10.0.0.5:7447", "where multicast is blocked"),
-            ("mycomesh --home second up second.db --loopback --port 0", "one more node on this machine"),
+            ("mycomesh up fleet.db --except logs --except cache", "do not replicate two tables"),
+            ("mycomesh up fleet.db --urgent alerts", "send alerts first on a slow link"),
+            ("mycomesh up fleet.db --peer 10.0.0.5:7447", "if the network blocks multicast"),
+            ("mycomesh --home second up second.db --loopback --port 0", "run another node on this machine"),
         ),
         why_not="it runs until it is stopped; 'mycomesh log --json' has its events",
     ),
@@ -191,13 +192,13 @@ MANUAL = {
             "note": "text",
         },
     ),
-    "peers": Page((("mycomesh peers", "every other member, as this node sees it"),), [_PEER]),
-    "tables": Page((("mycomesh tables", "equal hashes on two nodes: equal contents"),), [_TABLE]),
+    "peers": Page((("mycomesh peers", "list every other member, as this node sees it"),), [_PEER]),
+    "tables": Page((("mycomesh tables", "equal hashes on two nodes mean equal contents"),), [_TABLE]),
     "verify": Page(
         (
-            ("mycomesh verify", "are this node and its linked peers equal at this moment"),
-            ("mycomesh verify a.db b.db", "in which rows do two files differ"),
-            ("mycomesh verify a.db b.db --limit 0 --json", "only how many, for programs"),
+            ("mycomesh verify", "check that this node and its linked peers are equal"),
+            ("mycomesh verify a.db b.db", "show the rows in which two files differ"),
+            ("mycomesh verify a.db b.db --limit 0 --json", "only count them, for programs"),
         ),
         {
             "converged": "bool",
@@ -232,13 +233,13 @@ MANUAL = {
     ),
     "wait": Page(
         (
-            ("mycomesh wait --replicas 3", "until what is committed here is on three nodes"),
+            ("mycomesh wait --replicas 3", "wait until three nodes have what is committed here"),
             ("mycomesh wait --replicas 2 --timeout 5", "exit code 3 after five seconds"),
         ),
         {"reached": "bool", "replicas": "int", "wanted": "int", "linked": "int"},
     ),
-    "isolate": Page((("mycomesh isolate", "rehearse a split: local writes go on"),), {"done": "text"}),
-    "rejoin": Page((("mycomesh rejoin", "end what 'isolate' began"),), {"done": "text"}),
+    "isolate": Page((("mycomesh isolate", "rehearse a split; local writes go on"),), {"done": "text"}),
+    "rejoin": Page((("mycomesh rejoin", "end the isolation"),), {"done": "text"}),
     "scrub": Page((("mycomesh scrub", "after a file was edited with its triggers off"),), {"done": "text"}),
     "counter": Page(
         (("mycomesh counter stock amount", "concurrent 'SET amount = amount - 1' add up from now on"),),
@@ -246,27 +247,30 @@ MANUAL = {
     ),
     "policy": Page(
         (
-            ("mycomesh policy missions", "what holds for this table"),
-            ("mycomesh policy missions keep-both", "two rows with one automatic id are both kept"),
+            ("mycomesh policy missions", "show the policy of a table"),
+            ("mycomesh policy missions keep-both", "keep both of two rows that got the same automatic id"),
         ),
         {"table": "text", "policy": "text"},
     ),
     "migrate": Page(
         (
-            ("mycomesh migrate --dry-run 2024.sql", "what other nodes would drop and rename"),
-            ("mycomesh migrate 2024.sql", "here, in one transaction, and then on every node"),
+            ("mycomesh migrate --dry-run 2026.sql", "show what nodes would drop and rename"),
+            ("mycomesh migrate 2026.sql", "run it here in one transaction, then on every node"),
         ),
         {"file": "text", "dry_run": "bool", "done": ["text"]},
     ),
     "conflicts": Page(
-        (("mycomesh conflicts", "the latest 50"), ("mycomesh conflicts --limit 1000 --json", "more, for programs")),
+        (
+            ("mycomesh conflicts", "list the latest 50"),
+            ("mycomesh conflicts --limit 1000 --json", "list more, for programs"),
+        ),
         [_CONFLICT],
     ),
     "why": Page(
         (
-            ("mycomesh why drones 7", "who wrote each column of row 7"),
-            ("mycomesh why readings '[3, \"2026-01-01\"]'", "a key of two columns"),
-            ("mycomesh why drones 7 --file fleet.db --json", "without a node, for programs"),
+            ("mycomesh why drones 7", "show who wrote each column of row 7"),
+            ("mycomesh why readings '[3, \"2026-01-01\"]'", "with a key of two columns"),
+            ("mycomesh why drones 7 --file fleet.db --json", "read a file without a node, for programs"),
         ),
         {
             "table": "text",
@@ -280,82 +284,85 @@ MANUAL = {
         },
     ),
     "restore": Page(
-        (("mycomesh restore 12", "the number that 'mycomesh conflicts' shows"),), {"conflict": "int", "done": "text"}
+        (("mycomesh restore 12", "with a number that 'mycomesh conflicts' shows"),), {"conflict": "int", "done": "text"}
     ),
     "parked": Page(
-        (("mycomesh parked", "rows that wait for a constraint, and why"),),
+        (("mycomesh parked", "list the parked rows and the reasons"),),
         [{"table": "text", "key": "text", "reason": "text", "content": "any?", "since": "text"}],
     ),
     "log": Page(
         (
-            ("mycomesh log", "the last ten lines, then what follows, until ^C"),
-            ("mycomesh log --past 100 --limit 100", "what was said before"),
-            ("mycomesh log -v --limit 20", "every event, twenty lines"),
-            ("mycomesh log --json", "one JSON object a line"),
+            ("mycomesh log", "print the last ten events, then follow until ^C"),
+            ("mycomesh log --past 100 --limit 100", "print the last hundred events and exit"),
+            ("mycomesh log -v --limit 20", "print twenty events, debug events included"),
+            ("mycomesh log --json", "print one JSON object a line"),
         ),
         {"time": "text", "level": "text", "event": "text", "text": "text", "detail": "any"},
     ),
     "backup": Page(
-        (("mycomesh backup /backups/monday.db", "a consistent copy, safe to serve again"),),
+        (("mycomesh backup /backups/monday.db", "make a consistent copy that is safe to serve later"),),
         {"file": "text", "bytes": "int"},
     ),
     "doctor": Page(
-        (("mycomesh doctor", "exit code 1 if something keeps nodes from working"),),
+        (("mycomesh doctor", "exit code 1 if a problem keeps nodes from working"),),
         [{"name": "text", "well": "bool?", "found": "text", "remedy": "text"}],
     ),
     "explain": Page(
         (
-            ("mycomesh explain database.busy", "the code that stands in brackets behind an error"),
-            ("mycomesh explain 69", "an exit code"),
-            ("mycomesh explain", "list them all"),
+            ("mycomesh explain database.busy", "explain the code in brackets behind an error"),
+            ("mycomesh explain 69", "explain an exit code"),
+            ("mycomesh explain", "list all codes"),
         ),
         [{"code": "text", "what": "text", "why": "text", "remedy": "text"}],
     ),
     "metrics": Page(
         (
-            ("mycomesh metrics", "every figure of this moment, in Prometheus' text format"),
+            ("mycomesh metrics", "print the current metrics in Prometheus' text format"),
             (
                 "mycomesh metrics > node.prom",
-                "for a collector of text files; 'mycomesh up --metrics' serves them over HTTP",
+                "for a textfile collector; 'mycomesh up --metrics' serves HTTP",
             ),
         ),
-        why_not="what it prints is for a program already: Prometheus' text format",
+        why_not="its output, Prometheus' text format, is for programs already",
     ),
     "service": Page(
         (
-            ("mycomesh service show fleet.db", "the systemd unit, to look at"),
-            ("mycomesh service install fleet.db --now", "run the node whenever this user is logged in, from now on"),
-            ("mycomesh service install fleet.db --system --now", "the same from boot on, as root"),
-            ("mycomesh service uninstall", "stop it and take the unit away"),
+            ("mycomesh service show fleet.db", "print the systemd unit"),
+            ("mycomesh service install fleet.db --now", "run the node while this user is logged in"),
+            ("mycomesh service install fleet.db --system --now", "as root: run the node from boot on"),
+            ("mycomesh service uninstall", "stop the node and remove the unit"),
         ),
         {"unit": "text", "text": "text", "started": "bool"},
     ),
     "down": Page(
         (
-            ("mycomesh down", "stop; triggers stay and keep what is written meanwhile"),
+            ("mycomesh down", "stop; triggers record writes for the next 'up'"),
             ("mycomesh down --remove", "stop, and make the file an ordinary database again"),
         ),
         {"file": "text", "pid": "int", "stopped": "bool", "removed": "bool"},
     ),
     "forget": Page(
-        (("mycomesh forget old.db", "take everything of mycomesh out of a file that no node serves"),),
+        (("mycomesh forget old.db", "remove mycomesh from a file that no node serves"),),
         {"file": "text", "triggers": "int", "tables": "int", "conflicts": "int", "parked": "int"},
     ),
     "demo": Page(
         (
-            ("mycomesh demo", "half a minute"),
-            ("mycomesh demo --quick --keep demo", "faster, and leave the databases in ./demo"),
+            ("mycomesh demo", "run for half a minute"),
+            ("mycomesh demo --quick --keep demo", "run faster, and keep the databases in ./demo"),
         ),
-        why_not="it is a play for people; its exit code says whether all ended equal",
+        why_not="it is for people; its exit code says whether all files ended equal",
     ),
     "simulate": Page(
         (
-            ("mycomesh simulate --list", "the scenarios"),
-            ("mycomesh simulate split-brain --nodes 6 --seed 1", "one run"),
-            ("mycomesh simulate storm --seeds 1..20 --jobs 2", "many"),
-            ("mycomesh simulate storm --seeds 1..999 --results storm.jsonl", "many, and on from there another day"),
-            ("mycomesh simulate split-brain --watch", "the topology while it runs"),
-            ("mycomesh simulate split-brain --seed 1 --report report", "one page with plots, and a trace for 'top'"),
+            ("mycomesh simulate --list", "list the scenarios"),
+            ("mycomesh simulate split-brain --nodes 6 --seed 1", "run one seed"),
+            ("mycomesh simulate storm --seeds 1..20 --jobs 2", "run twenty seeds in two processes"),
+            (
+                "mycomesh simulate storm --seeds 1..999 --results storm.jsonl",
+                "run many seeds, and continue another day",
+            ),
+            ("mycomesh simulate split-brain --watch", "watch the topology while it runs"),
+            ("mycomesh simulate split-brain --seed 1 --report report", "write a page with plots and a trace for 'top'"),
         ),
         {
             "scenario": "text",
@@ -384,7 +391,7 @@ MANUAL = {
         why_not="it prints a script",
     ),
     "help": Page(
-        (("mycomesh help", "every command"), ("mycomesh help wait", "one, with examples")),
+        (("mycomesh help", "list every command"), ("mycomesh help wait", "describe one, with examples")),
         [{"name": "text", "summary": "text"}],
     ),
 }

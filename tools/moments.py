@@ -1,6 +1,6 @@
-"""Moments as people read them.
+"""Times of day for people.
 
-Owns that wording, apart from `render`: loading `datetime` takes 1 to 3 ms, which commands that show no time need not pay.
+Apart from `render`, because loading `datetime` takes 1 to 3 ms, which commands that show no time should not pay.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ __all__ = ["clock_time"]
 
 
 def clock_time(moment: str) -> str:
-    """Return the local time of day of a moment in RFC 3339; of anything else nothing but its place."""
+    """Return the local time of day of an RFC 3339 moment; dashes for any other text."""
     try:
         return datetime.fromisoformat(moment).astimezone().strftime("%H:%M:%S")
     except ValueError:

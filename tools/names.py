@@ -1,8 +1,4 @@
-"""Who a site is: the members' names, asked of the running node or read from the stored files.
-
-Owns the way from a site to a name. What always holds: a site that nobody here knows is shown by its first digits. It must
-not know what was written.
-"""
+"""Names of the members behind sites, from the running node or from the stored files."""
 
 from __future__ import annotations
 
@@ -16,25 +12,25 @@ if TYPE_CHECKING:
 
     from mycomesh.mesh.node.home import Home
 
-__all__ = ["known", "member_names", "named"]
+__all__ = ["display_name", "member_name", "member_names"]
 
-_SITE_PREFIX = 16  # hexadecimal digits of a site that are its node id's first
+_SITE_PREFIX = 16  # a site begins with this many hexadecimal digits of its node's id
 
 
 def member_names(home: Home) -> dict[str, str]:
-    """Return names by the first 16 digits of node ids, which begin their sites; empty where nothing is known."""
+    """Return the members' names by the prefix of their sites; empty if the members are unknown."""
     try:
         found = ask_or_files(home, "members")[0]["members"]
-    except NodeError:  # no mesh here, or its files are in use: sites are shown as they are
+    except NodeError:  # no mesh here, or its files are in use
         return {}
     return {member["node_id"][:_SITE_PREFIX]: member["name"] for member in found}
 
 
-def known(names: Mapping[str, str], site: str) -> str:
-    """Return who writes under a site, empty for a stranger."""
+def member_name(names: Mapping[str, str], site: str) -> str:
+    """Return the name of the member that writes as a site; "" if it is unknown."""
     return names.get(site[:_SITE_PREFIX], "")
 
 
-def named(names: Mapping[str, str], site: str) -> str:
-    """Return the same for people: a stranger is the site's first digits."""
-    return known(names, site) or site[:8]
+def display_name(names: Mapping[str, str], site: str) -> str:
+    """Return the same for people; the first digits of the site if the member is unknown."""
+    return member_name(names, site) or site[:8]

@@ -1,4 +1,4 @@
-"""Numbers as people type them, for argparse."""
+"""Parsers of numeric arguments, for argparse."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ __all__ = ["pace", "whole"]
 
 
 def whole(most: int, hint: str = "", *, least: int = 1) -> Callable[[str], int]:
-    """Return a reader of arguments from `least` to `most`; it refuses anything else with the bounds, then `hint`."""
+    """Return a parser of whole numbers from `least` to `most`; its error names the bounds, then `hint`."""
     bounds = f"is not a number from {least} to {most:,}{f'; {hint}' if hint else ''}"
 
-    def read(text: str) -> int:
+    def parse(text: str) -> int:
         if not re.fullmatch(r"0|[1-9][0-9]{0,17}", text) or not least <= int(text) <= most:
             raise argparse.ArgumentTypeError(f"{text!r} {bounds}")
         return int(text)
 
-    return read
+    return parse
 
 
 def pace(text: str) -> float:
-    """Read virtual seconds a second: more than 0, below 10,000."""
+    """Parse a speed in virtual seconds per second: more than 0, below 10,000."""
     if not re.fullmatch(r"[0-9]{1,4}(\.[0-9]+)?", text) or float(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of virtual seconds a second")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a speed in virtual seconds per second; write 0.5, 5 or 100")
     return float(text)

@@ -1,7 +1,6 @@
-"""Node processes on this machine, driven as a person would drive them: what the demo and the benchmarks share.
+"""Child processes that run nodes through the `mycomesh` command, for the demo and the benchmarks.
 
-Owns the life of child processes that run `mycomesh`. What always holds: whatever is started inside `ended` has ended after
-it. It must not know what is written to the databases.
+Invariant: every node that is started inside `ending` has ended when the block ends.
 """
 
 from __future__ import annotations
@@ -20,27 +19,27 @@ from mycomesh.mesh.node.errors import NodeError
 from mycomesh.mesh.node.home import Home
 from mycomesh.tools import exits
 
-__all__ = ["NodeProcess", "ProcessError", "ended"]
+__all__ = ["NodeProcess", "ProcessError", "ending"]
 
-STOP_S_MAX = 30.0  # a node ends within ten seconds by itself, even when its disk hangs
+STOP_S_MAX = 30.0  # a node ends by itself within ten seconds, even if its disk hangs
 # A self-contained build is its own interpreter.
 _COMMAND = (sys.executable,) if getattr(sys, "frozen", False) else (sys.executable, "-m", "tools")
 
 
 class ProcessError(Exception):
-    """A `mycomesh` command failed, or a node ended by itself; the text is one line. Its log says more."""
+    """A `mycomesh` command failed, or a node ended by itself. The text is one line; the node's log says more."""
 
     code = "process.failed"
 
 
 @dataclass(slots=True)
 class NodeProcess:
-    """One node: its home, its database, and its process once it is up."""
+    """One node: its home, its database, and its process once it runs."""
 
     name: str
     home: Path
     file: Path
-    prefix: tuple[str, ...] = ()  # of every command: where else it runs, such as a network namespace
+    prefix: tuple[str, ...] = ()  # precedes every command, such as `ip netns exec NAME`
     process: subprocess.Popen[bytes] | None = None
     log: Path = field(init=False)
 
@@ -48,12 +47,16 @@ class NodeProcess:
         self.log = self.home.with_suffix(".log")
 
     @classmethod
-    def within(cls, place: Path, name: str, prefix: tuple[str, ...] = ()) -> NodeProcess:
-        """Return the node of that name with everything it has below one directory."""
-        return cls(name, place / name, place / f"{name}.db", prefix)
+    def within(cls, directory: Path, name: str, prefix: tuple[str, ...] = ()) -> NodeProcess:
+        """Return a node of that name whose home and database are in one directory."""
+        return cls(name, directory / name, directory / f"{name}.db", prefix)
 
     def run(self, *words: str) -> str:
-        """Run one `mycomesh` command and return what it printed; `ProcessError` with its words if it failed."""
+        """Run one `mycomesh` command and return its output.
+
+        Raises:
+            ProcessError: the command failed.
+        """
         done = subprocess.run(  # noqa: S603 -- our own command, no shell
             [*self.prefix, *_COMMAND, "--home", str(self.home), *words], capture_output=True, text=True, check=False
         )
@@ -62,7 +65,7 @@ class NodeProcess:
         return done.stdout.strip()
 
     def up(self, *words: str) -> int:
-        """Start `mycomesh up`, its log beside its home; return the process id."""
+        """Start `mycomesh up` with a log file beside the home; return the process id."""
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(  # noqa: S603 -- our own command, no shell
                 [*self.prefix, *_COMMAND, "--home", str(self.home), "up", str(self.file), *words],
@@ -72,7 +75,11 @@ class NodeProcess:
         return self.process.pid
 
     def status(self) -> dict[str, Any]:
-        """Return what `mycomesh status --json` says; empty while the node starts, `ProcessError` if it has ended."""
+        """Return the answer of `mycomesh status --json`; empty while the node starts.
+
+        Raises:
+            ProcessError: the node has ended.
+        """
         try:
             return ask(Home.locate(self.home, {}), "status")
         except NodeError:
@@ -88,19 +95,19 @@ class NodeProcess:
 
     @property
     def linked(self) -> int:
-        """With how many other nodes this one is linked."""
+        """The number of peers that this node is linked with."""
         return sum(peer["state"] == "linked" for peer in self.status().get("peers", ()))
 
     @property
     def hashes(self) -> dict[str, str]:
-        """The hash of each table; empty while any write waits to be stamped, so that equal means equal."""
+        """The hash of each table; empty while a write waits to be stamped, so that equal hashes mean equal contents."""
         status = self.status()
         return {} if status.get("pending", 1) else {table["name"]: table["digest"] for table in status["tables"]}
 
 
 @contextlib.contextmanager
-def ended(nodes: Sequence[NodeProcess]) -> Iterator[None]:
-    """End every node process at the end of the block, whatever happened in it."""
+def ending(nodes: Sequence[NodeProcess]) -> Iterator[None]:
+    """End every node process when the block ends, also after an error."""
     try:
         yield
     finally:

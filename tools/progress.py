@@ -1,7 +1,7 @@
-"""A progress bar on stderr for whatever takes longer than a second; nothing at all in a pipe.
+"""A progress bar on stderr for commands that take longer than a second; nothing in a pipe.
 
-Owns the thread that draws. What always holds: a command that is done within `PATIENCE_S` draws nothing and loads nothing;
-nothing of a bar is left on the screen after it. It must not know what is measured.
+Invariants (tests/tools/test_progress.py): a command that ends within `PATIENCE_S` draws nothing and does not load rich; a bar
+leaves nothing on the screen.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ __all__ = ["PATIENCE_S", "progress"]
 PATIENCE_S = 1.0
 STEP_S = 0.25
 
-Measured = tuple[float, float | None]  # done so far, and the whole, None where nobody knows
+Measured = tuple[float, float | None]  # done so far, and the total or None
 
 
 @contextlib.contextmanager
 def progress(what: str, measure: Callable[[], Measured] | None = None) -> Iterator[None]:
-    """Draw a bar while the block runs; `measure` is asked from another thread, without one only the time is shown."""
+    """Draw a bar while the block runs; another thread calls `measure`. Without `measure` the bar shows only the time."""
     if not sys.stderr.isatty():
         yield
         return
@@ -46,12 +46,12 @@ def _unknown() -> Measured:
 def _draw(what: str, measure: Callable[[], Measured], ended: threading.Event) -> None:
     if ended.wait(PATIENCE_S):
         return
-    bars = importlib.import_module("rich.progress")  # only those who wait pay for it
+    bars = importlib.import_module("rich.progress")  # only a command that takes long pays for it
     console = importlib.import_module("rich.console").Console(stderr=True)
     columns = (
         bars.TextColumn("{task.description}", markup=False),
         bars.BarColumn(),
-        bars.TaskProgressColumn("{task.percentage:>3.0f} %", markup=False),  # nothing where the whole is not known
+        bars.TaskProgressColumn("{task.percentage:>3.0f} %", markup=False),  # empty where the total is unknown
         bars.TimeElapsedColumn(),
     )
     with bars.Progress(*columns, console=console, transient=True) as drawn:

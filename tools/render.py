@@ -1,4 +1,4 @@
-"""Rows for people: drawn with rich on a terminal, plain aligned columns in a pipe."""
+"""Tables and JSON on standard output: drawn with rich on a terminal, as plain aligned columns in a pipe."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = [
 ]
 
 UNITS = ("B", "kB", "MB", "GB", "TB")
-HASH_DIGITS = 8  # enough to tell two contents apart by eye; --json has the whole
+HASH_DIGITS = 8  # enough to distinguish two contents by eye; --json has the whole hash
 
 
 def print_json(value: Any) -> None:
@@ -35,18 +35,18 @@ def print_json(value: Any) -> None:
 
 
 def json_text(value: Any, indent: int | None = None) -> str:
-    """Return a value as JSON; with escapes of its own where standard output is not UTF-8."""
+    """Return a value as JSON, with JSON escapes where standard output is not UTF-8."""
     utf8 = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
     return json.dumps(value, ensure_ascii=not utf8, indent=indent)
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
-    """Declare the option that `tell` obeys."""
-    parser.add_argument("--json", action="store_true", help="one JSON object on stdout, for programs")
+    """Declare `--json`, which `tell` obeys."""
+    parser.add_argument("--json", action="store_true", help="print one JSON object on stdout, for programs")
 
 
 def tell(args: argparse.Namespace, value: dict[str, Any], *lines: str) -> None:
-    """Report a result: lines on stderr for people, or the value on stdout. Nothing in the lines may steer a terminal."""
+    """Report a result: lines on stderr for people, or the value as JSON on stdout. Control codes in lines are escaped."""
     if args.json:
         print_json(value)
     else:
@@ -54,18 +54,18 @@ def tell(args: argparse.Namespace, value: dict[str, Any], *lines: str) -> None:
 
 
 def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print rows of text under their headers; nothing in them may steer a terminal."""
+    """Print rows of text under their headers. Control codes in them are escaped."""
     rows = [[printable(cell) for cell in row] for row in rows]
     if sys.stdout.isatty():
         _draw(headers, rows)
         return
-    widths = [max(len(row[place]) for row in (headers, *rows)) for place in range(len(headers))]
+    widths = [max(len(row[at]) for row in (headers, *rows)) for at in range(len(headers))]
     for row in (headers, *rows):
         print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
 
 
 def duration(milliseconds: int | None) -> str:
-    """Return a span as people say it, coarsely."""
+    """Return a span of time for people, rounded."""
     if milliseconds is None:
         return "-"
     seconds = milliseconds / 1000
@@ -78,28 +78,28 @@ def duration(milliseconds: int | None) -> str:
 
 
 def signed_ms(milliseconds: float | None) -> str:
-    """Return how far a clock is off, in whole milliseconds; there is no -0."""
+    """Return a clock offset in whole milliseconds, with its sign and never as -0."""
     return "-" if milliseconds is None else f"{round(milliseconds):+,} ms"
 
 
 def byte_count(count: int) -> str:
-    """Return a number of bytes as people say it, coarsely, in powers of 1,000."""
+    """Return a number of bytes for people, rounded, in powers of 1,000."""
     size = float(count)
     for unit in UNITS:
         if size < 1000 or unit == UNITS[-1]:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
         size /= 1000
-    raise AssertionError("the last unit takes every size")
+    raise AssertionError("the last unit accepts every size")
 
 
 def short_hash(digest: str) -> str:
-    """Return the part of a table's hash that people compare, the same wherever it is shown: a sum's low digits."""
+    """Return the last digits of a table's hash, which people compare; every view shows the same ones."""
     return digest[-HASH_DIGITS:]
 
 
 def _draw(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     table = importlib.import_module("rich.table").Table(*headers, box=None, pad_edge=False, header_style="bold")
-    text = importlib.import_module("rich.text").Text  # names come from peers: never read them as markup
+    text = importlib.import_module("rich.text").Text  # names come from peers, so rich must not parse them as markup
     for row in rows:
         table.add_row(*[text(cell) for cell in row])
     importlib.import_module("rich.console").Console().print(table)

@@ -1,6 +1,6 @@
-"""`python -m tools.rooms`: rooms, arrows and import cycles of the source tree, measured from its imports.
+"""`python -m tools.rooms`: measures the rooms, imports and import cycles of the source tree.
 
-Every import counts, also one inside a function and one that only a type checker reads: the reader follows those too.
+Every import counts, also one inside a function or for the type checker alone, because a reader follows those too.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ __all__ = ["MODULES_MAX", "cycles", "graph", "main", "modules", "room", "upward"
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("mesh", "sync", "simulations", "tools")
-MODULES_MAX = {"mesh": 24, "sync": 10}  # modules directly in the folder: what fits one look
+MODULES_MAX = {"mesh": 24, "sync": 10}  # modules directly in the folder; more are hard to survey
 
 
 def modules(root: Path = ROOT) -> dict[str, Path]:
-    """Return the modules of the source tree by dotted name; a package goes by its folder's name."""
+    """Return the modules of the source tree by dotted name; a package has its folder's name."""
     found = {}
     for folder in FOLDERS:
         for path in sorted((root / folder).rglob("*.py")):
@@ -33,7 +33,7 @@ def modules(root: Path = ROOT) -> dict[str, Path]:
 
 
 def graph(root: Path = ROOT) -> dict[str, set[str]]:
-    """Return, by module, the modules that it imports anywhere in its text."""
+    """Return for each module the modules that it imports anywhere in its text."""
     found = modules(root)
     return {name: _imports(path.read_text(), found) - {name} for name, path in found.items()}
 
@@ -117,12 +117,12 @@ def _floors(arrows: dict[str, set[str]]) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print the figures; exit with 1 where a rule of the house is broken."""
+    """Print the figures; return 1 if a rule is broken."""
     parser = argparse.ArgumentParser(
         prog="python -m tools.rooms", description=(__doc__ or "").partition(":")[2].strip()
     )
     parser.add_argument(
-        "root", nargs="?", type=Path, default=ROOT, help="the source tree to measure; default: this one"
+        "root", nargs="?", type=Path, default=ROOT, help="the source tree to measure (default: this one)"
     )
     root: Path = parser.parse_args(argv).root
     found, arrows = modules(root), graph(root)
@@ -157,7 +157,7 @@ def _in(name: str, folder: str) -> bool:
 
 
 def _bare(text: str) -> Counter[str]:
-    """Return imports that leave out `mycomesh`: they would load a module a second time under another name."""
+    """Return the imports without `mycomesh`, which would load a module a second time under another name."""
     tree = ast.walk(ast.parse(text))
     names = [n.module for n in tree if isinstance(n, ast.ImportFrom) and n.module and n.level == 0]
     return Counter(name for name in names if name.partition(".")[0] in FOLDERS)

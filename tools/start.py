@@ -1,7 +1,7 @@
 """Entry point of the `mycomesh` command: a ^C while modules load ends the process silently.
 
-Python would print a traceback for it. With the signal's default action the shell sees a process that SIGINT ended, as for any
-other program; `main` puts Python's own handler back once the command is loaded.
+Python would print a traceback. With the signal's default action the shell sees a process that SIGINT ended, as for any other
+program. `main` restores Python's own handler once the command line is loaded.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Peers and tables of a running node, as people read them: pure views of the values in `mesh.node.status`."""
+"""Prints the peers and tables of a node's status for people. Pure views of the values in `mesh.node.status`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def show_peers(peers: Sequence[PeerView]) -> None:
 
 
 def show_tables(tables: Sequence[TableView], linked: int) -> None:
-    """Print the tables as a table; `linked` peers are there to be equal."""
+    """Print the tables as a table; `linked` is the number of peers that could be equal."""
     rows = [
         (
             table.name,
@@ -39,12 +39,12 @@ def show_tables(tables: Sequence[TableView], linked: int) -> None:
 
 
 def linked_of(peers: Sequence[PeerView]) -> int:
-    """How many of the peers are linked."""
+    """Return how many of the peers are linked."""
     return sum(peer.state == "linked" for peer in peers)
 
 
 def equality(peer: PeerView) -> str:
-    """Whether the peer holds the same, and while rows come from it, how far that is."""
+    """Return whether the peer is equal, and while rows arrive from it, how far the catch-up is."""
     if peer.catching_up is None:
         return "-" if peer.equal is None else "yes" if peer.equal else "no"
     rows, expected, left_ms = peer.catching_up.rows, peer.catching_up.expected, peer.catching_up.left_ms
@@ -56,9 +56,9 @@ def equality(peer: PeerView) -> str:
 def _row(peer: PeerView) -> tuple[str, ...]:
     equal = equality(peer)
     rtt = "-" if peer.rtt_ms is None else f"{peer.rtt_ms:.1f} ms"
-    heard = peer.state == "linked" or peer.seen_ms_ago is None  # of a link it is always the last second
-    state = peer.state if heard else f"{peer.state} ({duration(peer.seen_ms_ago)} ago)"
+    plain = peer.state == "linked" or peer.seen_ms_ago is None  # a linked peer was always seen within the last second
+    state = peer.state if plain else f"{peer.state} ({duration(peer.seen_ms_ago)} ago)"
     if peer.protocol and peer.state != "linked":
         state = f"{state}, speaks only protocol {peer.protocol}"
-    moved = (byte_count(peer.sent_bytes), byte_count(peer.received_bytes))
-    return (peer.name, state, equal, peer.address or "-", rtt, signed_ms(peer.offset_ms), *moved)
+    traffic = (byte_count(peer.sent_bytes), byte_count(peer.received_bytes))
+    return (peer.name, state, equal, peer.address or "-", rtt, signed_ms(peer.offset_ms), *traffic)

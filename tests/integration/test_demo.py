@@ -104,7 +104,7 @@ def test_an_earlier_demo_is_not_overwritten(played):
     done = demo("--quick", "--keep", str(folder))
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
-    assert "holds an earlier demo" in done.stderr
+    assert "contains an earlier demo" in done.stderr
     assert (folder / "ground.db").read_bytes() == before
 
 

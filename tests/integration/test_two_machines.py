@@ -126,7 +126,7 @@ def test_a_migration_meets_writes_under_old_names(pair):
     bravo.shows("SELECT call_sign FROM units;", "a\n")
     bravo.done("isolate")
     eventually(lambda: not linked(alpha), "cut off")
-    script = alpha.dir / "2024.sql"
+    script = alpha.dir / "2026.sql"
     script.write_text(
         "ALTER TABLE units RENAME COLUMN call_sign TO name;\nALTER TABLE units DROP COLUMN spare;\n"
         "ALTER TABLE units ADD COLUMN tanks;\nUPDATE units SET tanks = fuel * 2;\nALTER TABLE units RENAME TO fleet;\n"

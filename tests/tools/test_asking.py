@@ -42,7 +42,7 @@ def test_parked_tells_of_children_whose_parent_is_gone(file, capsys):
     assert main(["parked", "--json"]) == exits.DONE
     told = json.loads(capsys.readouterr().out)[1]
     assert (told["table"], told["key"], told["reason"]) == (
-        "steps", "4", "FOREIGN KEY: no such row of missions; shown as it is"
+        "steps", "4", "FOREIGN KEY: missions has no such row; this row stays in its table"
     )  # fmt: skip
     file.execute("CREATE TABLE broken(m REFERENCES steps(mission)); ")
     file.execute("INSERT INTO broken VALUES(1)")

@@ -58,7 +58,7 @@ def test_writes_that_are_not_stamped_are_never_copied(source, tmp_path, capsys):
     served(source).close()
     sqlite3.connect(source, isolation_level=None).execute("INSERT INTO bag VALUES('waiting')")
     assert main(["backup", str(tmp_path / "copy.db")]) == exits.FAILED
-    assert "calmer moment" in capsys.readouterr().err
+    assert "without a pause" in capsys.readouterr().err
     assert not (tmp_path / "copy.db").exists()
 
 

@@ -53,7 +53,7 @@ def one_line(text):
 def test_init_makes_a_mesh_and_says_what_to_do_next(run, store):
     code, out, err = run("init", "--name", "fleet", "--node-name", "alpha")
     assert (code, out) == (exits.DONE, "")
-    assert "made mesh 'fleet'; this node is 'alpha'" in err
+    assert "created mesh 'fleet'; this node is 'alpha'" in err
     assert "mycomesh up FILE.db" in err
     assert (store.identity().mesh_name, store.identity().name) == ("fleet", "alpha")
 
@@ -86,7 +86,7 @@ def test_invite_prints_the_code_alone_and_explains_beside_it(run, store):
     assert code == exits.DONE
     assert one_line(out)
     assert JoinCode.parse(out.strip()).mesh_id == store.identity().mesh_id
-    assert "good for 2 h, 3 machine(s)" in err
+    assert "valid for 2 h and 3 machine(s)" in err
     assert "mycomesh up FILE.db" in err
     assert store.invitations()[0].uses_left == 3
 
@@ -186,12 +186,29 @@ def test_a_command_that_changes_a_home_in_use_names_the_process(run, store):
         ("policy",),
         ("policy", "t", "both"),
         ("migrate",),
+        ("explain", "no.code"),
     ],
 )
-def test_a_wrong_command_line_is_one_line_and_2(run, words):
+def test_a_wrong_command_line_is_one_line_with_a_code_and_2(run, words):
     code, out, err = run(*words)
     assert (code, out) == (exits.USAGE, "")
     assert one_line(err)
+    assert err.endswith(" [usage]\n")
+
+
+def test_a_message_that_names_a_command_has_no_second_hint(run):
+    _, _, err = run("restore", "abc")
+    assert "'mycomesh conflicts' lists the numbers [usage]" in err
+    _, _, err = run("restore", "monday.db")
+    assert "to restore a backup, stop the node ('mycomesh down')" in err
+    assert "--help" not in err
+
+
+def test_a_simulation_that_cannot_run_is_one_line_with_a_code(run):
+    code, out, err = run("simulate", "absent.toml")
+    assert (code, out) == (exits.USAGE, "")
+    assert one_line(err)
+    assert err.endswith(" [scenario.wrong]\n")
 
 
 def test_no_command_shows_the_commands(run):

@@ -55,7 +55,7 @@ def test_a_directory_that_cannot_be_made_is_one_line(tmp_path, capsys):
     (tmp_path / "file").write_text("")
     assert main(["demo", "--keep", str(tmp_path / "file" / "below")]) == 1
     error = capsys.readouterr().err
-    assert error.startswith("mycomesh: demo: cannot make")
+    assert error.startswith("mycomesh demo: cannot create")
     assert error.count("\n") == 1
 
 

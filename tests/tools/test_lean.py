@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from mycomesh.tools.processes import NodeProcess, ended
+from mycomesh.tools.processes import NodeProcess, ending
 from tests.integration.machines import eventually
 
 
 def test_no_part_of_openssl_lies_in_the_memory_of_a_node(tmp_path):
     node = NodeProcess.within(tmp_path, "node")
     node.run("init", "--name", "fleet", "--node-name", "node")
-    with ended([node]):
+    with ending([node]):
         pid = node.up("--no-multicast", "--port", "0")
         eventually(lambda: node.serving, "the node serves")
         mapped = Path(f"/proc/{pid}/maps").read_text()

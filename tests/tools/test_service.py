@@ -89,7 +89,7 @@ def test_a_unit_of_somebody_else_stays(place, capsys):
         (["uninstall"], exits.FAILED, "service install FILE.db"),
         (["install", "/nowhere/at/all/fleet.db"], exits.FAILED, "there is no directory /nowhere/at/all"),
         (["install", "/tmp"], exits.FAILED, "/tmp is a directory"),
-        (["show", "a\nb.db"], exits.USAGE, "give the file another name"),
+        (["show", "a\nb.db"], exits.USAGE, "rename the file"),
     ],
 )
 def test_wrong_calls_are_one_line(place, capsys, words, code, says):

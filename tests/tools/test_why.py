@@ -46,7 +46,7 @@ def test_a_row_is_told_cell_by_cell_with_names_and_readable_times(file, capsys):
         ("id", "1", "ground"),
         ("status", '"done"', "drone"),
     ]
-    assert lines[6] == "lost to these:"
+    assert lines[6] == "writes that lost to these:"
     assert "ground" in lines[8]
     assert "\x1b" not in lines[8]
 

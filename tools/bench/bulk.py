@@ -21,7 +21,7 @@ from mycomesh.tools.bench.client import CREATE, INSERT, rows
 from mycomesh.tools.bench.figure import Figure, measured
 from mycomesh.tools.bench.files import BenchError
 from mycomesh.tools.bench.nodes import connected, equal, memory_mb
-from mycomesh.tools.processes import NodeProcess, ended
+from mycomesh.tools.processes import NodeProcess, ending
 
 __all__ = ["bulk"]
 
@@ -37,7 +37,7 @@ def bulk(quick: bool) -> dict[str, Figure]:
     count = ROWS // 10 if quick else ROWS
     with tempfile.TemporaryDirectory(prefix="mycomesh-bench-") as place:
         here, there = NodeProcess.within(Path(place), "here"), NodeProcess.within(Path(place), "there")
-        with ended((here, there)):
+        with ending((here, there)):
             return _bulk(here, there, count)
 
 

@@ -23,7 +23,7 @@ from mycomesh.tools.bench import links
 from mycomesh.tools.bench.client import CREATE, INSERT, rows
 from mycomesh.tools.bench.figure import Figure, measured
 from mycomesh.tools.bench.files import BenchError
-from mycomesh.tools.processes import NodeProcess, ended
+from mycomesh.tools.processes import NodeProcess, ending
 
 __all__ = ["connected", "crypto", "equal", "memory_mb", "node"]
 
@@ -62,7 +62,7 @@ def node(quick: bool) -> dict[str, Figure]:
     scale = 10 if quick else 1
     with tempfile.TemporaryDirectory(prefix="mycomesh-bench-") as place:
         here, there = NodeProcess.within(Path(place), "here"), NodeProcess.within(Path(place), "there")
-        with ended((here, there)):
+        with ending((here, there)):
             return _node(here, there, ROWS // scale, WRITES // scale, IDLE_S / scale)
 
 

@@ -21,7 +21,7 @@ from mycomesh.mesh.node.home import Home
 from mycomesh.tools.bench.client import CREATE, INSERT, rows
 from mycomesh.tools.bench.figure import Figure, measured
 from mycomesh.tools.bench.files import BenchError
-from mycomesh.tools.processes import NodeProcess, ended
+from mycomesh.tools.processes import NodeProcess, ending
 
 __all__ = ["plug"]
 
@@ -42,7 +42,7 @@ def plug(quick: bool) -> dict[str, Figure]:
             NodeProcess.within(Path(place), name, prefix=("ip", "netns", "exec", space))
             for name, space in zip(("here", "there"), _SPACES, strict=True)
         )
-        with ended((here, there)):
+        with ending((here, there)):
             return measured(plug_in_s=statistics.median(_turns(here, there, 1 if quick else TURNS)))
 
 
@@ -59,7 +59,7 @@ def _turns(here: NodeProcess, there: NodeProcess, count: int) -> list[float]:
 
 def _turn(here: NodeProcess, there: NodeProcess) -> float:
     """One plug-in: both run and have never met, the drone's file is empty, then there is a cable."""
-    with ended((here, there)):
+    with ending((here, there)):
         pass
     _plugged(up=False)
     for one in (here, there):

@@ -1,7 +1,7 @@
-"""`mycomesh backup TARGET`: a consistent copy of the served database that is safe to put in its place later.
+"""`mycomesh backup TARGET`: a consistent copy of the served database that can replace it later.
 
-Why not cp: a copy without its -wal lacks commits, and one that keeps the site would give new writes stamps that peers know
-already. The copy's site is taken out, so whoever serves it gets another; what it lacks comes from the peers.
+A plain `cp` is not enough: a copy without its -wal lacks commits, and a copy that keeps the site would give new writes stamps
+that peers know already. The backup contains no site, so the node that serves it takes a new one; its peers supply what it lacks.
 """
 
 from __future__ import annotations
@@ -26,41 +26,41 @@ if TYPE_CHECKING:
 
 __all__ = ["add_arguments", "run"]
 
-TRIES_MAX = 20  # a copy with writes that were not stamped yet would have them stamped twice: another one is made
+TRIES_MAX = 20  # a copy that contains unstamped writes is discarded: served later, they would get a second stamp
 TRY_S = 0.1
 PENDING = "SELECT name FROM sqlite_master WHERE type = 'table' AND name GLOB 'mycomesh_pending_*' ORDER BY name"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("target", type=Path, metavar="TARGET.db", help="the file to make; it must not exist")
+    parser.add_argument("target", type=Path, metavar="TARGET.db", help="the file to create; it must not exist")
     add_json(parser)
 
 
 def run(args: argparse.Namespace, home: Home) -> int:
-    """Copy the running node's database."""
+    """Copy the running node's database; try again while the copy contains unstamped writes."""
     target = args.target.absolute()
     if target.exists():
-        raise exits.UsageError(f"{target} exists already; name another file, or move it away")
+        raise exits.UsageError(f"{target} already exists; choose another name, or move the file away")
     source = Path(ask(home, "status")["file"])
     for _ in range(TRIES_MAX):
         try:
             with progress(f"copying {source.name}", lambda: _sizes(source, target)):
-                whole = _copied(source, target)
+                complete = _copy(source, target)
         except sqlite3.Error as error:
             target.unlink(missing_ok=True)
             raise NodeError(f"cannot copy {source} to {target}: {error}; check free space and permissions") from error
-        if whole:
+        if complete:
             size = target.stat().st_size
-            tell(args, {"file": str(target), "bytes": size}, f"{target}: {size:,} bytes; serve it as any file")
+            tell(args, {"file": str(target), "bytes": size}, f"{target}: {size:,} bytes; serve it like any other file")
             return exits.DONE
         target.unlink()
         time.sleep(TRY_S)
-    raise NodeError(f"{source} is written to without a pause; try again in a calmer moment")
+    raise NodeError(f"programs write to {source} without a pause; try again when they write less")
 
 
 def _sizes(source: Path, target: Path) -> tuple[float, float]:
-    """How much is written, and about how much it will be."""
+    """Return how many bytes are written, and about how many there will be."""
     return (target.stat().st_size if target.exists() else 0), max(1, source.stat().st_size)
 
 
@@ -75,8 +75,8 @@ def _create(target: Path, mode: int) -> None:
     os.close(descriptor)
 
 
-def _copied(source: Path, target: Path) -> bool:
-    """Return whether the copy has every write stamped, and is finished."""
+def _copy(source: Path, target: Path) -> bool:
+    """Copy the file and remove its site; return False if the copy contains unstamped writes."""
     _create(target, source.stat().st_mode & 0o666)
     with contextlib.closing(sqlite3.connect(source.as_uri() + "?mode=ro", uri=True, isolation_level=None)) as db:
         db.execute("VACUUM INTO ?", (str(target),))
@@ -85,8 +85,8 @@ def _copied(source: Path, target: Path) -> bool:
             if copy.execute(f'SELECT 1 FROM "{name}" LIMIT 1').fetchone():
                 return False
         if copy.execute("SELECT 1 FROM mycomesh_sweeps LIMIT 1").fetchone():
-            return False  # a table whose rows are just getting their stamps
+            return False  # a table whose existing rows are being stamped
         copy.execute("DELETE FROM mycomesh_meta WHERE name = 'site'")
-        for state in ("status", "peers"):  # of the node that serves the original
+        for state in ("status", "peers"):  # they describe the node that serves the original
             copy.execute(f"DELETE FROM mycomesh_{state}")
         return True

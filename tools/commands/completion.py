@@ -1,4 +1,4 @@
-"""`mycomesh completion SHELL`: a script that lets the shell complete commands and options."""
+"""`mycomesh completion SHELL`: a script with which the shell completes commands and options."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ SHELLS = ("bash", "zsh", "fish")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("shell", choices=SHELLS, metavar="|".join(SHELLS), help="print the script for this shell")
+    parser.add_argument("shell", choices=SHELLS, metavar="|".join(SHELLS), help="the shell")
 
 
 def run(args: argparse.Namespace, _home: Home) -> int:
-    """Print the script, made from the commands' own arguments."""
+    """Print the script, generated from the commands' argument parsers."""
     known = {command.name: cli.parser_of(command) for command in cli.COMMANDS}
     words = {name: _words(parser) for name, parser in known.items()}
     summaries = {command.name: command.summary for command in cli.COMMANDS}
@@ -37,9 +37,9 @@ def run(args: argparse.Namespace, _home: Home) -> int:
 
 
 def _words(parser: argparse.ArgumentParser) -> list[str]:
-    """Return what may follow a command: options, and the values of arguments that allow a few only."""
+    """Return the words that may follow a command: its options, and the values of arguments with choices."""
     found: list[str] = []
-    for action in parser._actions:  # noqa: SLF001 -- argparse tells what it knows nowhere else
+    for action in parser._actions:  # noqa: SLF001 -- argparse has no public list of its actions
         found += action.option_strings
         if action.choices is not None and not action.option_strings:
             found += [str(choice) for choice in action.choices]

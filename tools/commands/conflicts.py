@@ -1,4 +1,4 @@
-"""`mycomesh conflicts`: the writes that lost to others that had not seen them."""
+"""`mycomesh conflicts`: lists concurrent writes that lost to later ones."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from mycomesh.tools import exits
-from mycomesh.tools.commands.deciding import add_file, decided
+from mycomesh.tools.commands.deciding import add_file, decide
 from mycomesh.tools.numbers import whole
 from mycomesh.tools.render import print_json, print_table
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["add_arguments", "run"]
 
 LIMIT = 50
-LIMIT_MAX = 10_000  # what a file keeps
+LIMIT_MAX = 10_000  # a file keeps no more
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,22 +28,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=whole(LIMIT_MAX),
         default=LIMIT,
         metavar="N",
-        help=f"the latest N (default {LIMIT}, at most {LIMIT_MAX})",
+        help=f"list the latest N (default {LIMIT}, at most {LIMIT_MAX})",
     )
     add_file(parser)
-    parser.add_argument("--json", action="store_true", help="a JSON array, for programs; long values are shortened")
+    parser.add_argument(
+        "--json", action="store_true", help="print a JSON array, for programs; long values are shortened"
+    )
 
 
 def run(args: argparse.Namespace, home: Home) -> int:
-    """Print one row a conflict, the latest first."""
-    conflicts = decided(args, home, "conflicts", limit=args.limit)["conflicts"]
+    """Print one row for each conflict, the latest first."""
+    conflicts = decide(args, home, "conflicts", limit=args.limit)["conflicts"]
     if args.json:
         print_json(conflicts)
     elif not conflicts:
         print("no conflicts", file=sys.stderr)
     else:
-        print_table(("ID", "TABLE", "KEY", "LOST", "STANDS", "SEEN"), [_row(conflict) for conflict in conflicts])
-        print("write a losing side again with: mycomesh restore ID", file=sys.stderr)
+        print_table(("ID", "TABLE", "KEY", "LOST", "WON", "SEEN"), [_row(conflict) for conflict in conflicts])
+        print("to write a losing side again: mycomesh restore ID", file=sys.stderr)
     return exits.DONE
 
 
@@ -69,5 +71,5 @@ def _values(values: dict[str, Any]) -> str:
 
 
 def _who(conflict: dict[str, Any], side: str) -> str:
-    """The member's name, else its site; and the time of day of the write."""
+    """Return who wrote a side (the member's name, else its site) and the time of day."""
     return f"{conflict[f'{side}_by'] or conflict[f'{side}_site'][:8]} {conflict[f'{side}_at'][11:19]}"

@@ -1,4 +1,4 @@
-"""Asking the running node for a decision, or with `--file` a file that no node serves."""
+"""Decisions through the running node, or with `--file` directly in a file that no node serves."""
 
 from __future__ import annotations
 
@@ -13,20 +13,25 @@ if TYPE_CHECKING:
 
     from mycomesh.mesh.node.home import Home
 
-__all__ = ["add_file", "decided"]
+__all__ = ["add_file", "decide"]
 
 
 def add_file(parser: argparse.ArgumentParser) -> None:
     """Declare `--file`."""
     parser.add_argument(
-        "--file", type=Path, metavar="FILE.db", help="no node runs: do it in this file; the next 'up' spreads it"
+        "--file",
+        type=Path,
+        metavar="FILE.db",
+        help="do it in this file, which no node serves; the next 'up' spreads it",
     )
 
 
-def decided(args: argparse.Namespace, home: Home, what: str, **arguments: Any) -> dict[str, Any]:
-    """Return the answer."""
+def decide(args: argparse.Namespace, home: Home, what: str, **arguments: Any) -> dict[str, Any]:
+    """Carry out the decision and return the answer."""
     if args.file is None:
         return ask(home, what, **arguments)
-    offline = importlib.import_module("mycomesh.mesh.node.offline")  # asking a node does not load SQLite and the keys
+    offline = importlib.import_module(
+        "mycomesh.mesh.node.offline"
+    )  # a request to a node must not load SQLite and the cryptography
     answer: dict[str, Any] = offline.decide(home, args.file, {"do": what, **arguments})
     return answer

@@ -1,4 +1,4 @@
-"""`mycomesh demo`: three nodes on this machine, real flights, a split and its healing."""
+"""`mycomesh demo`: three nodes on this machine replicate real flights through a network split."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         const=Path(),
         type=Path,
         metavar="DIR",
-        help="leave the three databases in DIR (default: a new temporary directory) and say how to look at them",
+        help="keep the three databases in DIR (default: a new temporary directory) and print how to open them",
     )
     parser.add_argument(
-        "--quick", action="store_true", help="replay the flight as fast as it goes, not over ten seconds"
+        "--quick", action="store_true", help="replay the flight as fast as possible instead of over ten seconds"
     )
 
 
 def run(args: argparse.Namespace, _home: Home) -> int:
-    """Play the demo; the exit code says whether all three databases ended equal."""
-    from mycomesh.tools.demo import play  # noqa: PLC0415 -- rich and the rest only when a demo is wanted
+    """Run the demo; return `DONE` only if all three databases end equal."""
+    from mycomesh.tools.demo import play  # noqa: PLC0415 -- only the demo needs rich
 
-    place = None if args.keep in (None, Path()) else args.keep
-    return play(place=place, keep=args.keep is not None, quick=args.quick)
+    directory = None if args.keep in (None, Path()) else args.keep
+    return play(directory=directory, keep=args.keep is not None, quick=args.quick)

@@ -1,4 +1,4 @@
-"""`mycomesh down`: stop the running node."""
+"""`mycomesh down`: stops the running node and waits until it has ended."""
 
 from __future__ import annotations
 
@@ -18,34 +18,34 @@ if TYPE_CHECKING:
 
 __all__ = ["add_arguments", "run"]
 
-GONE_S = 15  # the node's own limit for a graceful end is ten seconds
+WAIT_S = 15  # the node's own limit for a graceful end is ten seconds
 STEP_S = 0.02
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument(
-        "--remove", action="store_true", help="also take every trigger and internal table out of the database file"
+        "--remove", action="store_true", help="also remove all triggers and internal tables from the database file"
     )
     add_json(parser)
 
 
 def run(args: argparse.Namespace, home: Home) -> int:
-    """Ask the node to stop and return when it has."""
+    """Ask the node to stop; return when it has ended."""
     answer = ask(home, "down", remove=args.remove)
     with progress("waiting until the node has ended"):
-        gone = _gone(home)
-    if gone:
-        tell(args, _plain(args, answer, stopped=True), _words(answer, removed=args.remove))
+        ended = _wait_for_end(home)
+    if ended:
+        tell(args, _as_json(args, answer, stopped=True), _in_words(answer, removed=args.remove))
         return exits.DONE
-    late = f"mycomesh: the node (process {answer['pid']}) has not ended in {GONE_S} s; see its log"
-    tell(args, _plain(args, answer, stopped=False), late)
+    late = f"mycomesh: the node (process {answer['pid']}) has not ended in {WAIT_S} s; see its log"
+    tell(args, _as_json(args, answer, stopped=False), late)
     return exits.NOT_CONVERGED
 
 
-def _gone(home: Home) -> bool:
-    """Wait until nobody has the home any more; False if somebody has after `GONE_S`."""
-    end = time.monotonic() + GONE_S
+def _wait_for_end(home: Home) -> bool:
+    """Wait until no process holds the home; return False if one still does after `WAIT_S`."""
+    end = time.monotonic() + WAIT_S
     while time.monotonic() < end:
         try:
             with home.locked():
@@ -55,12 +55,14 @@ def _gone(home: Home) -> bool:
     return False
 
 
-def _plain(args: argparse.Namespace, answer: dict[str, object], *, stopped: bool) -> dict[str, object]:
+def _as_json(args: argparse.Namespace, answer: dict[str, object], *, stopped: bool) -> dict[str, object]:
     return {"file": answer["file"], "pid": answer["pid"], "stopped": stopped, "removed": args.remove}
 
 
-def _words(answer: dict[str, object], *, removed: bool) -> str:
+def _in_words(answer: dict[str, object], *, removed: bool) -> str:
     rest = (
-        "its triggers and internal tables are gone" if removed else "writes made meanwhile are kept for the next 'up'"
+        "its triggers and internal tables are removed"
+        if removed
+        else "and its triggers record writes for the next 'up'"
     )
-    return f"stopped; {answer['file']} stays an ordinary database, {rest}"
+    return f"stopped; {answer['file']} is an ordinary database, {rest}"

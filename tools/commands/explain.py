@@ -1,4 +1,4 @@
-"""`mycomesh explain CODE`: what an error, a notice or an exit code means, and what to do about it."""
+"""`mycomesh explain CODE`: prints the meaning, the cause and the remedy of an error, a notice or an exit code."""
 
 from __future__ import annotations
 
@@ -21,13 +21,18 @@ __all__ = ["add_arguments", "run"]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("code", nargs="?", metavar="CODE", help="as errors show it in brackets; or an exit code")
-    parser.add_argument("--json", action="store_true", help="a JSON array of code, what, why and remedy")
+    parser.add_argument(
+        "code",
+        nargs="?",
+        metavar="CODE",
+        help="the code in brackets behind an error, or an exit code (default: list all)",
+    )
+    parser.add_argument("--json", action="store_true", help="print a JSON array of code, what, why and remedy")
 
 
 def run(args: argparse.Namespace, _home: Home) -> int:
-    """Tell about one code, or list all."""
-    found = list(CODES.values()) if args.code is None else [_named(args.code)]
+    """Explain one code, or list all."""
+    found = list(CODES.values()) if args.code is None else [_find(args.code)]
     if args.json:
         print_json([asdict(code) for code in found])
     elif args.code is None:
@@ -37,10 +42,10 @@ def run(args: argparse.Namespace, _home: Home) -> int:
     return exits.DONE
 
 
-def _named(text: str) -> Code:
+def _find(text: str) -> Code:
     code = CODES.get(text.strip("[]"))
     if code is None:
         near = difflib.get_close_matches(text, CODES, 3)
         hint = f"; did you mean {', '.join(near)}?" if near else "; 'mycomesh explain' lists them"
-        raise exits.UsageError(f"no code {text!r}{hint}")
+        raise exits.UsageError(f"there is no code {text!r}{hint}")
     return code

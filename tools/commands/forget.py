@@ -1,4 +1,4 @@
-"""`mycomesh forget`: take mycomesh out of a file that no node serves."""
+"""`mycomesh forget`: removes all triggers and internal tables from a file that no node serves."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "file",
         type=Path,
         metavar="FILE.db",
-        help="the database: every trigger and internal table is taken out, its own tables stay as they are",
+        help="the database; its own tables do not change",
     )
     add_json(parser)
 
 
 def run(args: argparse.Namespace, _home: Home) -> int:
-    """Take everything out; a file that a node serves is refused."""
+    """Remove everything; refuse a file that a node serves."""
     lock = FileLock.acquire(args.file)
-    module = importlib.import_module("mycomesh.sync.admin.uninstall")  # a mistyped path is told before SQLite is loaded
+    module = importlib.import_module("mycomesh.sync.admin.uninstall")  # a mistyped path is reported before SQLite loads
     errors = importlib.import_module("mycomesh.sync.errors")
     try:
-        with progress(f"taking mycomesh out of {args.file.name}"):
+        with progress(f"removing mycomesh from {args.file.name}"):
             removed: Removed = module.uninstall(args.file)
     except errors.SyncError as error:
         raise NodeError.of(error) from error
@@ -50,6 +50,6 @@ def run(args: argparse.Namespace, _home: Home) -> int:
         args,
         {"file": str(args.file), **asdict(removed)},
         f"{args.file} is an ordinary database again: {removed.triggers} trigger(s) and {removed.tables} internal table(s)"
-        f" are gone{lost if removed.conflicts or removed.parked else ''}; VACUUM gives their space back",
+        f" are removed{lost if removed.conflicts or removed.parked else ''}; VACUUM frees their space",
     )
     return exits.DONE

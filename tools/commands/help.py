@@ -1,4 +1,4 @@
-"""`mycomesh help COMMAND`: what a command does, its arguments, and examples."""
+"""`mycomesh help COMMAND`: describes a command, with its arguments and examples."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["add_arguments", "run"]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("about", nargs="?", metavar="COMMAND", help="the command (default: list them all)")
-    parser.add_argument("--json", action="store_true", help="a JSON array of commands, for programs")
+    parser.add_argument("--json", action="store_true", help="print a JSON array of commands, for programs")
 
 
 def run(args: argparse.Namespace, _home: Home) -> int:

@@ -1,4 +1,4 @@
-"""`mycomesh init`: make a mesh on this machine."""
+"""`mycomesh init`: creates a mesh and makes this machine its first member."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ if TYPE_CHECKING:
 
 __all__ = ["add_arguments", "node_name_default", "run"]
 
-# The founder's own certificate: renewing needs the root key, which lies beside it, so a long life costs no safety.
+# Of the first member's certificate. Its renewal needs the root key, which is on the same machine: a long life costs no safety.
 LIFETIME_S = 10 * 365 * 24 * 3600
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("--name", default="mesh", metavar="MESH", help="what to call the mesh (default: mesh)")
-    parser.add_argument("--node-name", metavar="NAME", help="what to call this node (default: the host name)")
+    parser.add_argument("--name", default="mesh", metavar="MESH", help="name of the mesh (default: mesh)")
+    parser.add_argument("--node-name", metavar="NAME", help="name of this node (default: the host name)")
     add_json(parser)
 
 
 def run(args: argparse.Namespace, home: Home) -> int:
-    """Make root key and identity, once."""
+    """Create the root key and this node's identity; refuse if this home belongs to a mesh."""
     store = Keystore(home)
     with home.locked():
         try:
@@ -44,19 +44,19 @@ def run(args: argparse.Namespace, home: Home) -> int:
                 lifetime_s=LIFETIME_S,
             )
         except MeshError as error:
-            raise exits.UsageError(f"cannot make a mesh of that name: {error}") from error
+            raise exits.UsageError(f"cannot create the mesh: {error}") from error
         store.store_mesh(identity, root_seed)
         store.forget_join()
     names = {"mesh": identity.mesh_name, "mesh_id": identity.mesh_id.hex()}
     tell(
         args,
         names | {"node": identity.name, "node_id": identity.node_id.hex()},
-        f"made mesh {identity.mesh_name!r}; this node is {identity.name!r} (keys in {home.state})",
-        "next: 'mycomesh up FILE.db' here, and 'mycomesh invite' for every other machine",
+        f"created mesh {identity.mesh_name!r}; this node is {identity.name!r} (keys in {home.state})",
+        "next: 'mycomesh up FILE.db' here, then 'mycomesh invite' for each other machine",
     )
     return exits.DONE
 
 
 def node_name_default() -> str:
-    """Return the host's own name, as far as a certificate takes it."""
+    """Return the host name without its domain."""
     return socket.gethostname().partition(".")[0] or "node"

@@ -1,4 +1,7 @@
-"""`mycomesh join CODE`: become a member, at once if one is in reach, else when `up` meets the first; or by a ticket."""
+"""`mycomesh join CODE`: joins a mesh by a code or a ticket.
+
+A code needs a member on the network. If none answers within seconds, `mycomesh up` joins when it meets one.
+"""
 
 from __future__ import annotations
 
@@ -26,24 +29,24 @@ if TYPE_CHECKING:
 
 __all__ = ["add_arguments", "run"]
 
-TRY_S = 5  # a member on the same LAN answers within one; longer, a person wants the prompt back
+TRY_S = 5  # a member on the same LAN answers within one second; a person does not want to wait for longer
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument(
-        "code", nargs="+", metavar="CODE|FILE", help="what 'mycomesh invite' printed, or a ticket's file"
+        "code", nargs="+", metavar="CODE|FILE", help="the code that 'mycomesh invite' printed, or the file of a ticket"
     )
-    parser.add_argument("--node-name", metavar="NAME", help="what to call this node (default: the host name)")
+    parser.add_argument("--node-name", metavar="NAME", help="name of this node (default: the host name)")
     add_network_arguments(parser)
     add_json(parser)
 
 
 def run(args: argparse.Namespace, home: Home) -> int:
-    """Take a ticket at once; keep a code, then try to use it for a few seconds."""
+    """Use a ticket at once; store a code, then try for `TRY_S` to find a member that accepts it."""
     store = Keystore(home)
-    if len(args.code) == 1 and _names_a_file(args.code[0]):
-        return _take_ticket(args, home, store)
+    if len(args.code) == 1 and _is_path(args.code[0]):
+        return _use_ticket(args, home, store)
     try:
         code = JoinCode.parse(" ".join(args.code))
         candidate = Candidate.fresh(args.node_name or node_name_default(), entropy=os.urandom)
@@ -52,9 +55,8 @@ def run(args: argparse.Namespace, home: Home) -> int:
     settings = config.load(home.config_file, **network_overrides(args))
     with home.locked():
         known = store.identity()
-        if (
-            known is not None and known.mesh_id == code.mesh_id
-        ):  # it has expired, or was away too long: the same node again
+        if known is not None and known.mesh_id == code.mesh_id:
+            # A member whose certificate expired, or that was away for too long, keeps its keys.
             candidate = Candidate(known.name, known.node_seed, known.static_private)
         store.store_join(PendingJoin(code, candidate))
         if not args.json:
@@ -65,30 +67,30 @@ def run(args: argparse.Namespace, home: Home) -> int:
         tell(
             args,
             {"joined": False, "mesh": "", "node": candidate.name},
-            "no member answered yet; the code is kept, and 'mycomesh up FILE.db' joins when it meets one",
-            "(is a node of the mesh up, on this network, and the code neither used up nor expired?)",
+            "no member answered yet; the code is stored, and 'mycomesh up FILE.db' joins when it meets a member",
+            "check that a node of the mesh runs on this network, and that the code is neither used up nor expired",
         )
     else:
-        tell(args, _plain(identity), _words(identity))
+        tell(args, _as_json(identity), _in_words(identity))
     return exits.DONE
 
 
-def _names_a_file(text: str) -> bool:
+def _is_path(text: str) -> bool:
     try:
-        return "/" in text or "." in text or Path(text).is_file()  # no code has these signs
-    except OSError:  # longer than any name of a file
+        return "/" in text or "." in text or Path(text).is_file()  # no code contains these characters
+    except OSError:  # longer than any file name may be
         return False
 
 
-def _plain(identity: Identity) -> dict[str, Any]:
+def _as_json(identity: Identity) -> dict[str, Any]:
     return {"joined": True, "mesh": identity.mesh_name, "node": identity.name}
 
 
-def _words(identity: Identity) -> str:
+def _in_words(identity: Identity) -> str:
     return f"joined mesh {identity.mesh_name!r} as {identity.name!r}; next: mycomesh up FILE.db"
 
 
-def _take_ticket(args: argparse.Namespace, home: Home, store: Keystore) -> int:
+def _use_ticket(args: argparse.Namespace, home: Home, store: Keystore) -> int:
     path = Path(args.code[0])
     try:
         with path.open("rb") as file:
@@ -100,5 +102,5 @@ def _take_ticket(args: argparse.Namespace, home: Home, store: Keystore) -> int:
     with home.locked():
         store.store_identity(identity)
         store.forget_join()
-    tell(args, _plain(identity), _words(identity), f"delete {path}: whoever has it is this node")
+    tell(args, _as_json(identity), _in_words(identity), f"delete {path}: a machine that has it can act as this node")
     return exits.DONE

@@ -1,4 +1,4 @@
-"""The commands that print one part of the running node's status: `peers` and `tables`."""
+"""`mycomesh peers` and `mycomesh tables`: each prints one part of the running node's status."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ __all__ = ["Listing", "peers", "tables"]
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """One such command: the field of the status, and how people see it."""
+    """One such command: the field of the status, and the function that prints it for people."""
 
     part: str
     show: Callable[[Status], None]
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Declare the command's arguments."""
-        parser.add_argument("--json", action="store_true", help="a JSON array, for programs")
+        parser.add_argument("--json", action="store_true", help="print a JSON array, for programs")
 
     def run(self, args: argparse.Namespace, home: Home) -> int:
-        """Print one row for each."""
+        """Print one row for each item."""
         answer = ask(home, "status")
         if args.json:
             print_json(answer[self.part])

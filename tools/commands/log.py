@@ -1,4 +1,4 @@
-"""`mycomesh log`: what the running node has said, and what it says from now on."""
+"""`mycomesh log`: prints the running node's last events and follows new ones."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ PAST_DEFAULT = 10
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("-v", "--verbose", action="store_true", help="every event, not only what people wait for")
+    parser.add_argument("-v", "--verbose", action="store_true", help="print debug events too")
     parser.add_argument(
         "--past",
         type=whole(PAST_MAX, least=0),
         metavar="N",
-        help=f"begin with the last N lines, at most {PAST_MAX} (default: {PAST_DEFAULT}, none with --json)",
+        help=f"begin with the last N events, at most {PAST_MAX} (default: {PAST_DEFAULT}, with --json 0)",
     )
     parser.add_argument(
         "--limit",
@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="exit after N lines (default: until ^C)",
     )
-    parser.add_argument("--json", action="store_true", help="one JSON object a line, for programs")
+    parser.add_argument("--json", action="store_true", help="print one JSON object a line, for programs")
 
 
 def run(args: argparse.Namespace, home: Home) -> int:
@@ -57,7 +57,7 @@ def run(args: argparse.Namespace, home: Home) -> int:
 
 
 def _output() -> int | None:
-    """Return the descriptor of standard output, None if it is not a file."""
+    """Return the descriptor of standard output, or None if it has none."""
     try:
         return sys.stdout.fileno()
     except OSError:

@@ -1,4 +1,4 @@
-"""`mycomesh members`: who belongs to the mesh, with which rights, until when."""
+"""`mycomesh members`: lists the members of the mesh with their rights and expiry."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ __all__ = ["add_arguments", "run"]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("--json", action="store_true", help="a JSON array, for programs")
+    parser.add_argument("--json", action="store_true", help="print a JSON array, for programs")
 
 
 def run(args: argparse.Namespace, home: Home) -> int:
-    """Print one row a member; needs no running node."""
+    """Print one row for each member; no node needs to run."""
     found = ask_or_files(home, "members")[0]["members"]
     if args.json:
         print_json(found)

@@ -1,4 +1,4 @@
-"""`mycomesh metrics`: the running node's figures as Prometheus reads them, for a collector of text files."""
+"""`mycomesh metrics`: prints the running node's metrics in Prometheus' text format, for a textfile collector."""
 
 from __future__ import annotations
 
@@ -19,13 +19,11 @@ __all__ = ["add_arguments", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's arguments: none."""
-    parser.description = (
-        f"{parser.description}. A node that is started with --metrics HOST:PORT serves the same over HTTP."
-    )
+    """Declare no arguments; extend the description."""
+    parser.description = f"{parser.description}. A node started with --metrics HOST:PORT serves the same over HTTP."
 
 
 def run(_args: argparse.Namespace, home: Home) -> int:
-    """Print the metrics of this moment."""
+    """Print the current metrics."""
     sys.stdout.write(exposition(from_json(ask(home, "status"))))
     return exits.DONE

@@ -1,4 +1,4 @@
-"""`mycomesh migrate`: drop and rename tables and columns, on every node."""
+"""`mycomesh migrate`: drops or renames tables and columns on every node."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from mycomesh.mesh.node.errors import NodeError
 from mycomesh.mesh.node.journal import printable
 from mycomesh.tools import exits
-from mycomesh.tools.commands.deciding import add_file, decided
+from mycomesh.tools.commands.deciding import add_file, decide
 from mycomesh.tools.render import add_json, print_json
 
 if TYPE_CHECKING:
@@ -26,20 +26,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "script",
         type=Path,
         metavar="FILE.sql",
-        help="statements as for any client: ALTER TABLE, DROP, CREATE, UPDATE; they are run as one transaction",
+        help="SQL statements (ALTER TABLE, DROP, CREATE, UPDATE), run as one transaction",
     )
-    parser.add_argument("--dry-run", action="store_true", help="tell what it would do, and change nothing")
+    parser.add_argument("--dry-run", action="store_true", help="show what the script would do, and change nothing")
     add_file(parser)
     add_json(parser)
 
 
 def run(args: argparse.Namespace, home: Home) -> int:
-    """Ask the running node, or the file."""
-    done = decided(args, home, "migrate", sql=_read(args.script), dry_run=args.dry_run)["done"]
+    """Run the script through the running node, or in a file that no node serves."""
+    done = decide(args, home, "migrate", sql=_read(args.script), dry_run=args.dry_run)["done"]
     if args.json:
         print_json({"file": str(args.script), "dry_run": args.dry_run, "done": done})
-    else:  # names may come from peers
-        print("\n".join(map(printable, done)) or "nothing that other nodes have to do as well")
+    else:  # names can come from peers
+        print("\n".join(map(printable, done)) or "no schema change for other nodes")
     return exits.DONE
 
 

@@ -1,4 +1,7 @@
-"""What some commands do where no node runs; apart, so that asking a running node does not load the keys' libraries."""
+"""Answers `invite`, `members` and `ticket` from the stored files where no node runs.
+
+A module of its own, so that a request to a running node does not load the cryptography.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,6 @@ __all__ = ["ask_files"]
 
 
 def ask_files(home: Home, request: dict[str, Any]) -> dict[str, Any]:
-    """Answer `invite`, `members` or `ticket` from the stored files; what is made holds from the next `up` on."""
+    """Answer a request from the stored files; an invitation takes effect at the next `up`."""
     with home.locked():
         return members.answer(Keystore(home), None, request)

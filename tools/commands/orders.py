@@ -1,4 +1,4 @@
-"""The commands that tell the running node to do one thing and have nothing to show: `isolate`, `rejoin`, `scrub`."""
+"""`mycomesh isolate`, `rejoin` and `scrub`: each sends the running node one request without a result to show."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ __all__ = ["Order", "isolate", "rejoin", "scrub"]
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """One such command: the request to the node, and what a person is told once the node has taken it."""
+    """One such command: the request to the node, and the line to print once the node has accepted it."""
 
     request: str
-    told: str
+    text: str
     arguments: dict[str, Any] = field(default_factory=dict)
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
@@ -30,12 +30,12 @@ class Order:
         add_json(parser)
 
     def run(self, args: argparse.Namespace, home: Home) -> int:
-        """Ask the running node."""
+        """Send the request to the running node."""
         ask(home, self.request, **self.arguments)
-        tell(args, {"done": self.told}, self.told)
+        tell(args, {"done": self.text}, self.text)
         return exits.DONE
 
 
-isolate = Order("isolate", "cut off: local writes go on; end it with 'mycomesh rejoin'", {"cut": True})
-rejoin = Order("isolate", "looking for the others again", {"cut": False})
-scrub = Order("scrub", "every row is being compared with the change log; what is found is captured and spread")
+isolate = Order("isolate", "isolated; local writes go on; 'mycomesh rejoin' ends it", {"cut": True})
+rejoin = Order("isolate", "this node looks for the others again", {"cut": False})
+scrub = Order("scrub", "the node compares every row with the change log, and captures and spreads what it finds")

@@ -1,4 +1,4 @@
-"""`mycomesh parked`: rows of peers that the local tables refuse, and why; they are held and tried again. And orphans."""
+"""`mycomesh parked`: lists rows of peers that a local constraint refuses, and rows whose parent row is missing."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ LISTING = "SELECT table_name, row_key, reason, content, since FROM mycomesh_park
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument(
-        "--file", type=Path, metavar="FILE.db", help="look into this file (default: what the running node serves)"
+        "--file", type=Path, metavar="FILE.db", help="read this file (default: the one that the running node serves)"
     )
-    parser.add_argument("--json", action="store_true", help="a JSON array, for programs")
+    parser.add_argument("--json", action="store_true", help="print a JSON array, for programs")
 
 
 def run(args: argparse.Namespace, home: Home) -> int:
@@ -44,29 +44,35 @@ def run(args: argparse.Namespace, home: Home) -> int:
         print("no parked rows", file=sys.stderr)
     else:
         headers = tuple(name.upper() for name in NAMES)
-        print_table(headers, [tuple(_said(row[name]) for name in NAMES) for row in parked])
-        print("each goes into its table by itself once its reason is gone", file=sys.stderr)
+        print_table(headers, [tuple(_as_text(row[name]) for name in NAMES) for row in parked])
+        print("each row enters its table by itself once the reason is gone", file=sys.stderr)
     return exits.DONE
 
 
 def _parked(file: Path) -> list[dict[str, Any]]:
-    """The state is SQL (README): read as any client would."""
+    """Read the parked rows with plain SQL, as any client can (README)."""
     try:
         with contextlib.closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True)) as db:
             rows = [*db.execute(LISTING).fetchall(), *_orphans(db)]
     except sqlite3.Error as error:
-        raise NodeError(f"cannot read {file}: {error}; is it the file of a node, which has joined?") from error
+        raise NodeError(f"cannot read {file}: {error}; check that a node has served this file") from error
     return [{**dict(zip(NAMES, row, strict=True)), "content": _content(row[3])} for row in rows]
 
 
 def _orphans(db: sqlite3.Connection) -> list[tuple[str, str, str, str, str]]:
-    """Rows whose parent is gone: in their tables all the same, since SQLite leaves foreign keys to each program (ADR 0013)."""
+    """Return rows whose parent row is missing. They stay in their tables: each program decides about foreign keys (ADR 0013)."""
     try:
         found = db.execute(ORPHANS, (ORPHANS_MAX,)).fetchall()
-    except sqlite3.OperationalError as error:  # a foreign key that names no key of its parent
+    except sqlite3.OperationalError as error:  # a foreign key refers to columns that are no key of its parent
         return [("-", "-", f"FOREIGN KEY not checked: {error}", "{}", "")]
     return [
-        (table, "-" if rowid is None else str(rowid), f"FOREIGN KEY: no such row of {parent}; shown as it is", "{}", "")
+        (
+            table,
+            "-" if rowid is None else str(rowid),
+            f"FOREIGN KEY: {parent} has no such row; this row stays in its table",
+            "{}",
+            "",
+        )
         for table, rowid, parent in found
     ]
 
@@ -74,9 +80,9 @@ def _orphans(db: sqlite3.Connection) -> list[tuple[str, str, str, str, str]]:
 def _content(text: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError:  # a very long row is cut where it is recorded
+    except ValueError:  # the node truncates a very long row when it records it
         return text
 
 
-def _said(value: Any) -> str:
+def _as_text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""`mycomesh revoke NAME`: make a member a stranger."""
+"""`mycomesh revoke NAME`: removes a member for good and rotates the mesh secret."""
 
 from __future__ import annotations
 
@@ -19,18 +19,20 @@ __all__ = ["add_arguments", "run"]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument(
-        "who", metavar="NAME", help="its name, or the first 8 or more digits of its id ('mycomesh members')"
+        "who",
+        metavar="NAME",
+        help="the member's name, or at least 8 first digits of its id, as 'mycomesh members' shows them",
     )
     add_json(parser)
 
 
 def run(args: argparse.Namespace, home: Home) -> int:
-    """Ask the running node, which must hold the root key or be an admin."""
+    """Revoke through the running node, which must have the root key or be an admin."""
     answer = ask(home, "revoke", who=args.who)
     tell(
         args,
         answer,
-        f"{answer['name']} ({answer['node_id'][:8]}) is revoked, and the mesh has another secret",
-        "members that are away learn of it when they meet one that knows; see docs/SECURITY.md",
+        f"{answer['name']} ({answer['node_id'][:8]}) is revoked, and the mesh secret is rotated",
+        "members that are away learn it from the first member that they meet; see docs/SECURITY.md",
     )
     return exits.DONE

@@ -1,4 +1,4 @@
-"""The options that say what a new member may do, shared by `invite` and `ticket`; asking a node or the stored files."""
+"""The rights options of `invite` and `ticket`, and requests that the stored files can answer where no node runs."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ ROLES = ("member", "read-only", "relay", "admin")
 
 def add_rights(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("--role", choices=ROLES, default="member", help="what it becomes (default member)")
+    parser.add_argument("--role", choices=ROLES, default="member", help="role of the new member (default member)")
     parser.add_argument(
-        "--write", action="append", metavar="PATTERN", help="tables that it may write, as 'alerts*'; may repeat"
+        "--write", action="append", metavar="PATTERN", help="tables that it may write, such as 'alerts*' (repeatable)"
     )
     parser.add_argument(
-        "--read", action="append", metavar="PATTERN", help="tables that it may only read, as '*'; may repeat"
+        "--read", action="append", metavar="PATTERN", help="tables that it may only read, such as '*' (repeatable)"
     )
 
 
 def rights(args: argparse.Namespace) -> dict[str, Any]:
-    """Return the options as words of a request."""
+    """Return the options as fields of a request."""
     return {"role": args.role, "write": args.write or [], "read": args.read or []}
 
 
 def ask_or_files(home: Home, do: str, **words: Any) -> tuple[dict[str, Any], bool]:
-    """Ask the running node, else the stored files; return the answer and whether a node gave it."""
+    """Ask the running node, or read the stored files if none runs; return the answer and whether a node gave it."""
     try:
         return ask(home, do, **words), True
     except NoNodeError:

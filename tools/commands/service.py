@@ -1,6 +1,7 @@
-"""`mycomesh service`: have systemd run the node, from boot on or from login on (systemd.service(5), systemd.exec(5)).
+"""`mycomesh service`: installs, shows or removes a systemd unit that runs the node from boot or from login on.
 
-Owns the unit file. What always holds: a unit that somebody else wrote is never replaced; what is printed is what is installed.
+Invariants: it never replaces a unit that it did not write; `show` prints exactly what `install` writes. See systemd.service(5)
+and systemd.exec(5).
 """
 
 from __future__ import annotations
@@ -22,12 +23,12 @@ if TYPE_CHECKING:
 
 __all__ = ["add_arguments", "run", "unit_text"]
 
-DEEDS = ("install", "show", "uninstall")
+ACTIONS = ("install", "show", "uninstall")
 XDG = ("XDG_CONFIG_HOME", "XDG_STATE_HOME")
 MARK = "# written by mycomesh service; 'mycomesh service uninstall' removes it"
 SYSTEM = Path("/etc/systemd/system")
 NAME = "mycomesh.service"
-PATIENCE_S = 300  # the longest that one transaction of the largest files may keep the node from answering
+WATCHDOG_S = 300  # one transaction on a very large file may keep the node from answering for this long
 TEMPORARY = (Path("/tmp"), Path("/var/tmp"))  # noqa: S108 - compared with, never written to
 # A node needs the directory of its file, its home, sockets and netlink. It looks at other processes in /proc to name the program
 # that holds a lock, so ProtectProc= and ProcSubset= are left out. SQLite calls fchown(2) as root, so @privileged stays allowed;
@@ -87,7 +88,7 @@ Restart=on-failure
 RestartSec=2
 TimeoutStartSec=infinity
 TimeoutStopSec=30
-WatchdogSec={patience_s}
+WatchdogSec={watchdog_s}
 {hardened}
 [Install]
 WantedBy={target}
@@ -96,17 +97,21 @@ WantedBy={target}
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("do", choices=DEEDS, metavar="|".join(DEEDS), help="write the unit, print it, or remove it")
-    parser.add_argument("file", type=Path, nargs="?", metavar="FILE.db", help="the database that the node serves")
+    parser.add_argument("do", choices=ACTIONS, metavar="|".join(ACTIONS), help="write the unit, print it, or remove it")
     parser.add_argument(
-        "--system", action="store_true", help="from boot on, for the whole machine (root); else for this user"
+        "file", type=Path, nargs="?", metavar="FILE.db", help="the database that the node serves (for install and show)"
     )
-    parser.add_argument("--now", action="store_true", help="start it at once and at every boot or login")
+    parser.add_argument(
+        "--system",
+        action="store_true",
+        help="run the node from boot on, as root (default: from login on, as this user)",
+    )
+    parser.add_argument("--now", action="store_true", help="start the node at once, and at every boot or login")
     add_json(parser)
 
 
 def run(args: argparse.Namespace, home: Home) -> int:
-    """Do it."""
+    """Write, print or remove the unit."""
     place = unit_place(system=args.system)
     if args.do == "uninstall":
         return _uninstall(args, place)
@@ -114,7 +119,7 @@ def run(args: argparse.Namespace, home: Home) -> int:
         raise exits.UsageError(f"'mycomesh service {args.do}' needs the FILE.db that the node serves")
     file = args.file.absolute()
     if not str(file).isprintable():
-        raise exits.UsageError(f"{str(file)!r} has signs that no unit file can hold; give the file another name")
+        raise exits.UsageError(f"{str(file)!r} contains characters that a unit file cannot hold; rename the file")
     if file.is_dir():
         raise HomeError(f"{file} is a directory; name the database file in it")
     text = unit_text(file, home, system=args.system)
@@ -129,49 +134,49 @@ def run(args: argparse.Namespace, home: Home) -> int:
 
 def _install(args: argparse.Namespace, file: Path, place: Path, text: str) -> int:
     if not file.parent.is_dir():
-        raise HomeError(f"there is no directory {file.parent}; make it, or check the path")
-    _ours(place)
+        raise HomeError(f"there is no directory {file.parent}; create it, or check the path")
+    _is_installed(place)
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_text(text)
     except OSError as error:
         raise HomeError(
-            f"cannot write {place}: {error.strerror}; --system needs root, without it nobody does"
+            f"cannot write {place}: {error.strerror}; --system needs root, a unit of this user does not"
         ) from error
     control = _control(system=args.system)
     if args.now:
-        _told(control, "daemon-reload")
-        _told(control, "enable", "--now", NAME)
+        _systemctl(control, "daemon-reload")
+        _systemctl(control, "enable", "--now", NAME)
     words = " ".join(control)
     further = "" if args.now else f"; start it with: {words} daemon-reload && {words} enable --now {NAME}"
-    linger = "" if args.system else "; 'loginctl enable-linger' lets it run while nobody is logged in"
-    tell(args, {"unit": str(place), "text": text, "started": args.now}, f"{place} is written{further}{linger}")
+    linger = "" if args.system else "; 'loginctl enable-linger' lets it run while this user is not logged in"
+    tell(args, {"unit": str(place), "text": text, "started": args.now}, f"wrote {place}{further}{linger}")
     return exits.DONE
 
 
 def unit_place(*, system: bool) -> Path:
-    """Return where the unit lies: the machine's directory, or this user's."""
+    """Return the path of the unit, in the machine's directory or this user's."""
     if system:
         return SYSTEM / NAME
     return _standard_home().config.parent / "systemd" / "user" / NAME
 
 
 def unit_text(file: Path, home: Home, *, system: bool) -> str:
-    """Return the unit that serves a file with the keys of a home."""
+    """Return the text of the unit that serves a file with the keys of a home."""
     writes = sorted({str(file.parent), str(home.config), str(home.state), str(home.runtime)})
     # A user's runtime directory is empty after each boot, and the rest of /run is read-only for the service.
     runtime = "" if system or home != _standard_home() else _RUNTIME
     home_option = () if home == _standard_home() else ("--home", str(home.config))
-    # What a login shell sets is not there for a service: without it the node would look for other keys.
-    said = [name for name in XDG if not home_option and os.environ.get(name)]
+    # A service does not inherit the variables of a login shell. Without them the node would use another home.
+    inherited = [name for name in XDG if not home_option and os.environ.get(name)]
     return _UNIT.format(
         mark=MARK,
         file=_specified(str(file)),
         after="After=network.target\n" if system else "",
         command=" ".join(_quoted(word).replace("$", "$$") for word in (*_program(), *home_option, "up", str(file))),
-        environment="".join(f"Environment={_quoted(f'{name}={os.environ[name]}')}\n" for name in said),
+        environment="".join(f"Environment={_quoted(f'{name}={os.environ[name]}')}\n" for name in inherited),
         directory=_specified(str(file.parent)),
-        patience_s=PATIENCE_S,
+        watchdog_s=WATCHDOG_S,
         hardened=runtime + _hardened(writes, system=system),
         target="multi-user.target" if system else "default.target",
     )
@@ -201,12 +206,12 @@ def _users_have_namespaces() -> bool:
 
 
 def _standard_home() -> Home:
-    """Return the home of who names none: that of the XDG directories."""
+    """Return the default home, in the XDG directories."""
     return Home.locate(None, {name: value for name, value in os.environ.items() if name != "MYCOMESH_HOME"})
 
 
 def _program() -> tuple[str, ...]:
-    """The command as it was called: the installed script, else this interpreter with the module."""
+    """Return the command as it was called: the installed script, or this interpreter with the module."""
     script = Path(sys.argv[0])
     if script.name == "mycomesh" and script.exists():
         return (str(script.absolute()),)
@@ -214,18 +219,18 @@ def _program() -> tuple[str, ...]:
 
 
 def _specified(text: str) -> str:
-    """Systemd reads % as the begin of a specifier."""
+    """Escape %, which begins a specifier in a unit file."""
     return text.replace("%", "%%")
 
 
 def _quoted(word: str) -> str:
-    """One argument as ExecStart= and paths take it (systemd.syntax(7), "Quoting")."""
+    """Quote one word for ExecStart= and for paths (systemd.syntax(7), "Quoting")."""
     escaped = _specified(word).replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{escaped}"' if any(sign in word for sign in " \t\"'\\;") else escaped
+    return f'"{escaped}"' if any(char in word for char in " \t\"'\\;") else escaped
 
 
-def _ours(place: Path) -> bool:
-    """Return whether the unit is there; refuse one that somebody else wrote."""
+def _is_installed(place: Path) -> bool:
+    """Return whether the unit exists; refuse one that this command did not write."""
     try:
         text = place.read_text(errors="replace")
     except FileNotFoundError:
@@ -238,19 +243,19 @@ def _ours(place: Path) -> bool:
 
 
 def _uninstall(args: argparse.Namespace, place: Path) -> int:
-    if not _ours(place):
-        raise NodeError(f"there is no {place}; 'mycomesh service install FILE.db' writes one")
+    if not _is_installed(place):
+        raise NodeError(f"{place} does not exist; 'mycomesh service install FILE.db' writes it")
     control = _control(system=args.system)
     if shutil.which(control[0]) is not None:
-        _told(control, "disable", "--now", NAME, must=False)
+        _systemctl(control, "disable", "--now", NAME, must=False)
     try:
         place.unlink()
     except OSError as error:
         raise HomeError(f"cannot remove {place}: {error.strerror}; --system needs root") from error
     if shutil.which(control[0]) is not None:
-        _told(control, "daemon-reload", must=False)
+        _systemctl(control, "daemon-reload", must=False)
     removed = {"unit": str(place), "text": "", "started": False}
-    tell(args, removed, f"{place} is removed; the database and the keys stay")
+    tell(args, removed, f"removed {place}; the database and the keys are unchanged")
     return exits.DONE
 
 
@@ -258,15 +263,13 @@ def _control(*, system: bool) -> tuple[str, ...]:
     return ("systemctl",) if system else ("systemctl", "--user")
 
 
-def _told(control: tuple[str, ...], *words: str, must: bool = True) -> None:
-    """Have systemd do something."""
+def _systemctl(control: tuple[str, ...], *words: str, must: bool = True) -> None:
+    """Run systemctl; raise if it fails and `must`."""
     program = shutil.which(control[0])
     if program is None:
-        raise NodeError(
-            "this machine has no systemctl; start the node by what starts its services: mycomesh up FILE.db"
-        )
+        raise NodeError("this machine has no systemctl; let its own service manager run: mycomesh up FILE.db")
     command = [program, *control[1:], *words]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - systemd's own, our words
+    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - systemd's own program with our arguments
     if done.returncode and must:
-        said = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-        raise NodeError(f"{' '.join((*control, *words))}: {said}; the unit is written, try that by hand")
+        reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        raise NodeError(f"{' '.join((*control, *words))}: {reason}; the unit is written, so run that command by hand")

@@ -1,4 +1,4 @@
-"""`mycomesh simulate`: many nodes under virtual time; no home, no network, no keys of this machine are touched."""
+"""`mycomesh simulate`: simulates many nodes in virtual time, without this machine's home, network and keys."""
 
 from __future__ import annotations
 
@@ -26,16 +26,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     cli.add_arguments(parser)
     parser.add_argument("--watch", action="store_true", help="show the topology live while one seed runs")
     parser.add_argument(
-        "--speed", type=pace, metavar="N", help=f"with --watch: virtual seconds a second at most (default {SPEED:g})"
+        "--speed",
+        type=pace,
+        metavar="N",
+        help=f"with --watch: at most N virtual seconds per second (default {SPEED:g})",
     )
 
 
 def run(args: argparse.Namespace, home: Home) -> int:
-    """Run the scenarios; the home is not looked at."""
+    """Run the scenarios; the home is not used."""
     del home
     if not args.watch:
         if args.speed is not None:
-            raise exits.UsageError("--speed: paces --watch; without it a run is as fast as it can be")
+            raise exits.UsageError("--speed: needs --watch; without --watch a run is as fast as possible")
         return cli.main(args)
     return _watch(args)
 
@@ -46,14 +49,16 @@ def _watch(args: argparse.Namespace) -> int:
     if given:
         raise exits.UsageError(f"--watch: shows one run on a terminal; leave out --{given[0]}")
     if not (sys.stdout.isatty() and sys.stdin.isatty()):
-        raise exits.UsageError("--watch: needs a terminal; in a pipe use --report DIR, and mycomesh top --replay later")
+        raise exits.UsageError(
+            "--watch: needs a terminal; in a pipe use --report DIR, and later 'mycomesh top --replay'"
+        )
     seed = 1 if args.seed is None else args.seed
     try:
         request = cli.request_of(args)
         request.expand(seed)
     except SimulationError as error:
         raise exits.UsageError(str(error)) from error
-    from mycomesh.tools.top import loop, running  # noqa: PLC0415 -- rich and the screens, for those who look at them
+    from mycomesh.tools.top import loop, running  # noqa: PLC0415 -- only --watch needs rich
 
     source = running.RunSource(request, seed, args.speed or SPEED)
     try:
@@ -63,7 +68,7 @@ def _watch(args: argparse.Namespace) -> int:
     if source.refused:
         raise exits.UsageError(source.refused)
     if source.result is None:
-        print(f"left before the end; the whole run: mycomesh simulate {args.scenario} --seed {seed}")
+        print(f"left before the end; to run it whole: mycomesh simulate {args.scenario} --seed {seed}")
         return exits.DONE
     print(header())
     print(lines_of(source.result))

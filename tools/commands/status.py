@@ -1,4 +1,4 @@
-"""`mycomesh status`: how is this node?"""
+"""`mycomesh status`: shows the running node with its file, peers and tables."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["add_arguments", "run"]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("--json", action="store_true", help="one JSON object, for programs")
+    parser.add_argument("--json", action="store_true", help="print one JSON object, for programs")
 
 
 def run(args: argparse.Namespace, home: Home) -> int:
@@ -54,6 +54,10 @@ def _head(status: Status) -> list[str]:
         lines.append(f"{linked} of {len(status.peers)} other member(s) linked, {len(status.tables)} table(s){waiting}")
     if status.scrub is not None:
         where = f" in {', '.join(status.scrub.tables)}" if status.scrub.tables else ""
-        found = f"{status.scrub.found} row(s){where} had not been captured" if status.scrub.found else "nothing amiss"
+        found = (
+            f"{status.scrub.found} row(s){where} had not been captured"
+            if status.scrub.found
+            else "every row was captured"
+        )
         lines.append(f"last scrub {duration(status.scrub.ended_ms_ago)} ago: {found}")
     return lines

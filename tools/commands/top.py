@@ -1,4 +1,4 @@
-"""`mycomesh top`: the live mesh in the terminal."""
+"""`mycomesh top`: shows the mesh live in the terminal."""
 
 from __future__ import annotations
 
@@ -25,26 +25,26 @@ SPEED = 5.0
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument(
-        "--replay", type=Path, metavar="TRACE", help="play the trace of a simulation (mycomesh simulate --report)"
+        "--replay", type=Path, metavar="TRACE", help="play the trace of a simulation, from 'mycomesh simulate --report'"
     )
     parser.add_argument(
         "--speed",
         type=pace,
         default=SPEED,
         metavar="N",
-        help=f"with --replay: virtual seconds a second (default {SPEED:g})",
+        help=f"with --replay: N virtual seconds per second (default {SPEED:g})",
     )
-    parser.add_argument("--json", action="store_true", help="one picture as a JSON object, for programs")
+    parser.add_argument("--json", action="store_true", help="print one picture as a JSON object, for programs")
 
 
 def run(args: argparse.Namespace, home: Home) -> int:
-    """Show the mesh until `q`; in a pipe one picture as text, of a trace its last."""
+    """Show the mesh until `q`; in a pipe print one picture as text, the last one of a trace."""
     if args.replay is None:
-        ask(home, "status")  # before rich is loaded: where no node runs, that is said at once
-    from mycomesh.tools.top import loop, sources  # noqa: PLC0415 -- rich and the screens, for those who look at them
+        ask(home, "status")  # before rich loads, so that a missing node is reported at once
+    from mycomesh.tools.top import loop, sources  # noqa: PLC0415 -- rich takes long to load
 
     live = not args.json and sys.stdout.isatty() and sys.stdin.isatty()
-    # Of a trace that nobody can watch, the end tells most.
+    # If nobody can watch a trace, its last picture says most.
     source = (
         sources.NodeSource(home)
         if args.replay is None

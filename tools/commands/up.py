@@ -1,4 +1,4 @@
-"""`mycomesh up FILE.db`: run the node in the foreground."""
+"""`mycomesh up FILE.db`: runs the node in the foreground."""
 
 from __future__ import annotations
 
@@ -19,54 +19,66 @@ __all__ = ["add_arguments", "add_network_arguments", "network_overrides", "run"]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("file", type=Path, metavar="FILE.db", help="the SQLite database to serve; made if it is absent")
+    parser.add_argument(
+        "file", type=Path, metavar="FILE.db", help="the SQLite database to serve; created if it does not exist"
+    )
     parser.add_argument("--only", action="append", metavar="TABLE", help="replicate this table only (repeatable)")
     parser.add_argument(
-        "--except", action="append", metavar="TABLE", dest="exclude", help="leave this table out (repeatable)"
+        "--except", action="append", metavar="TABLE", dest="exclude", help="do not replicate this table (repeatable)"
     )
     parser.add_argument(
         "--urgent",
         action="append",
         metavar="TABLE",
-        help="send this table before all others on a slow link (repeatable)",
+        help="send this table before the others on a slow link (repeatable)",
     )
     add_network_arguments(parser)
     parser.add_argument(
-        "--log-format", choices=config.LOG_FORMATS, metavar="FORM", help="text, or json: one object a line"
+        "--log-format",
+        choices=config.LOG_FORMATS,
+        metavar="FORM",
+        help="format of the log: text, or json with one object a line",
     )
     parser.add_argument(
         "--metrics",
         type=config.metrics_address,
         metavar="HOST:PORT",
-        help="serve Prometheus metrics there (try 127.0.0.1:9464)",
+        help="serve Prometheus metrics at this address, such as 127.0.0.1:9464",
     )
-    parser.add_argument("-v", "--verbose", action="store_true", help="show every event, not only what people wait for")
+    parser.add_argument("-v", "--verbose", action="store_true", help="log debug events too")
 
 
 def add_network_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare what `up` and `join` share about reaching others."""
+    """Declare the network options that `up` and `join` share."""
     parser.add_argument(
-        "--peer", action="append", metavar="HOST:PORT", help="dial this member, where multicast is blocked (repeatable)"
+        "--peer",
+        action="append",
+        metavar="HOST:PORT",
+        help="dial this member; needed where multicast is blocked (repeatable)",
     )
     parser.add_argument(
         "--port",
         type=int,
         metavar="N",
-        help=f"TCP port, 0 = any free one (default {config.PORT_DEFAULT}, any if that is taken)",
+        help=f"TCP port; 0 takes any free one (default {config.PORT_DEFAULT}, or any if that is taken)",
     )
     parser.add_argument(
         "--loopback",
         action="store_true",
         default=None,
-        help="find nodes on this very machine alone (several on one host)",
+        help="find only nodes on this machine; keep all traffic on it",
     )
     parser.add_argument(
-        "--no-multicast", action="store_false", default=None, dest="multicast", help="no mDNS: static peers only"
+        "--no-multicast",
+        action="store_false",
+        default=None,
+        dest="multicast",
+        help="do not use mDNS; reach peers by --peer alone",
     )
 
 
 def network_overrides(args: argparse.Namespace) -> dict[str, object]:
-    """Return the settings that the shared arguments name; None where they are not given."""
+    """Return the settings of the shared options; None for an option that is not given."""
     peers = None if args.peer is None else tuple(config.PeerName.parse(text) for text in args.peer)
     return {"peers": peers, "port": args.port, "loopback": args.loopback, "multicast": args.multicast}
 

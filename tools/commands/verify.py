@@ -1,4 +1,4 @@
-"""`mycomesh verify`: are my peers and I equal, or are these two files?"""
+"""`mycomesh verify`: checks that this node and its peers, or two files, are equal."""
 
 from __future__ import annotations
 
@@ -23,30 +23,30 @@ __all__ = ["add_arguments", "run"]
 
 SHOWN = 20
 SHOWN_MAX = 10_000
-ASK_S = 30  # a count of every table, and an answer of every peer
+ASK_S = 30  # the node counts every table and waits for an answer of every peer
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument(
-        "files", type=Path, nargs="*", metavar="FILE.db", help="compare these two files instead, without any node"
+        "files", type=Path, nargs="*", metavar="FILE.db", help="compare these two files instead; no node needs to run"
     )
     parser.add_argument(
         "--limit",
         type=whole(SHOWN_MAX, least=0),
         default=SHOWN,
         metavar="N",
-        help=f"of two files, show the first N rows that differ of each table (default {SHOWN})",
+        help=f"of two files: show the first N rows of each table that differ (default {SHOWN})",
     )
-    parser.add_argument("--json", action="store_true", help="one JSON object, for programs")
+    parser.add_argument("--json", action="store_true", help="print one JSON object, for programs")
 
 
 def run(args: argparse.Namespace, home: Home) -> int:
-    """Compare; exit 0 if equal. Otherwise 3 with a node's peers (they may become so), and 1 for two files."""
+    """Compare; return `DONE` if equal, else `NOT_CONVERGED` for peers, which may become equal, and `FAILED` for files."""
     if not args.files:
         return _live(home, as_json=args.json)
     if len(args.files) != 2:
-        raise exits.UsageError(f"two files are compared, not {len(args.files)}: mycomesh verify A.db B.db")
+        raise exits.UsageError(f"give two files, not {len(args.files)}: mycomesh verify A.db B.db")
     first, second = args.files
     return _offline(first, second, args.limit, as_json=args.json)
 
@@ -61,7 +61,7 @@ def _live(home: Home, *, as_json: bool) -> int:
         print_json(answer)
     else:
         print_table(
-            ("TABLE", "ROWS", "HASH", "EQUAL ON", "FOR", "OTHER ON"), [_row(table) for table in answer["tables"]]
+            ("TABLE", "ROWS", "HASH", "EQUAL ON", "SINCE", "DIFFERS ON"), [_row(table) for table in answer["tables"]]
         )
         print(_verdict(answer), file=sys.stderr)
     return exits.DONE if answer["converged"] else exits.NOT_CONVERGED
@@ -78,7 +78,7 @@ def _row(table: dict[str, Any]) -> tuple[str, ...]:
 def _verdict(answer: dict[str, Any]) -> str:
     linked = [peer for peer in answer["peers"] if peer["state"] == "linked"]
     away = len(answer["peers"]) - len(linked)
-    rest = f"; {away} other member(s) not linked, so not compared" if away else ""
+    rest = f"; {away} other member(s) are not linked, so not compared" if away else ""
     if answer["converged"]:
         return f"equal on this node and {len(linked)} linked peer(s){rest}"
     if not linked:
@@ -96,7 +96,7 @@ def _verdict(answer: dict[str, Any]) -> str:
 def _offline(first: Path, second: Path, limit: int, *, as_json: bool) -> int:
     verify = importlib.import_module(
         "mycomesh.sync.admin.verify"
-    )  # a question to a node does not wait for SQLite to load
+    )  # loaded late: a request to a node does not need SQLite
     errors = importlib.import_module("mycomesh.sync.errors")
     try:
         with progress(f"comparing {first.name} and {second.name}"):
@@ -105,7 +105,7 @@ def _offline(first: Path, second: Path, limit: int, *, as_json: bool) -> int:
         raise exits.UsageError(str(error)) from error
     equal = all(table.equal for table in compared)
     if as_json:
-        print_json({"equal": equal, "tables": [_plain(table) for table in compared]})
+        print_json({"equal": equal, "tables": [_as_json(table) for table in compared]})
     else:
         for table in compared:
             print("\n".join(map(printable, _lines(table, first, second))))
@@ -114,7 +114,7 @@ def _offline(first: Path, second: Path, limit: int, *, as_json: bool) -> int:
     return exits.DONE if equal else exits.FAILED
 
 
-def _plain(table: TableComparison) -> dict[str, Any]:
+def _as_json(table: TableComparison) -> dict[str, Any]:
     return {
         "table": table.table,
         "equal": table.equal,
@@ -138,13 +138,13 @@ def _lines(table: TableComparison, first: Path, second: Path) -> list[str]:
         (table.differing, "differ"),
     )
     lines = [f"{table.table}: " + ", ".join(f"{count} row(s) {what}" for count, what in counts if count)]
-    lines += [f"  {_shown(each)}" for each in table.shown]
+    lines += [f"  {_in_words(each)}" for each in table.shown]
     more = table.only_first + table.only_second + table.differing - len(table.shown)
     return [*lines, f"  and {more} more"] if more else lines
 
 
-def _shown(each: Difference) -> str:
-    """One row that differs: signs as in a diff, and of two versions the columns that are not the same."""
+def _in_words(each: Difference) -> str:
+    """Describe a row that differs, with signs as in a diff; of two versions, the columns that differ."""
     if each.first is None or each.second is None:
         sign, values = ("-", each.first) if each.second is None else ("+", each.second)
         return f"{sign} " + ", ".join(f"{name}={value}" for name, value in (values or {}).items())

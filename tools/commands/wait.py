@@ -1,4 +1,4 @@
-"""`mycomesh wait`: return when what is written here is on enough nodes."""
+"""`mycomesh wait`: waits until enough nodes have what is committed here."""
 
 from __future__ import annotations
 
@@ -20,27 +20,29 @@ if TYPE_CHECKING:
 __all__ = ["add_arguments", "run"]
 
 REPLICAS_MAX = 1000
-ASK_MS = 2_000  # one request waits so long at the node: a ^C here ends nothing there
+ASK_MS = 2_000  # one request waits at the node for this long, because a ^C here does not end it there
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument(
-        "--replicas", type=whole(REPLICAS_MAX), required=True, metavar="N", help="on how many nodes, this one counted"
+        "--replicas",
+        type=whole(REPLICAS_MAX),
+        required=True,
+        metavar="N",
+        help="number of nodes that must have the writes, including this one",
     )
     parser.add_argument(
-        "--timeout", type=_seconds, default=30.0, metavar="S", help="seconds to wait at most (default 30)"
+        "--timeout", type=_seconds, default=30.0, metavar="S", help="wait for at most S seconds (default 30)"
     )
-    parser.add_argument("--json", action="store_true", help="one JSON object, for programs: reached, replicas, linked")
+    parser.add_argument("--json", action="store_true", help="print one JSON object, for programs")
 
 
 def run(args: argparse.Namespace, home: Home) -> int:
-    """Take a mark of what is committed at this moment, and wait until enough peers cover it; 3 when the time is over."""
+    """Wait until enough nodes cover what is committed at this moment; return `NOT_CONVERGED` when time runs out."""
     end = time.monotonic() + args.timeout
-    answer: dict[str, Any] = {
-        "mark": None,
-        "replicas": 0,
-    }  # the first answer's mark stays: later writes are not waited for
+    # The first answer's mark covers the writes up to now. Later requests repeat it, so that later writes do not count.
+    answer: dict[str, Any] = {"mark": None, "replicas": 0}
     with progress(f"waiting for {args.replicas} nodes", lambda: (answer["replicas"], args.replicas)):
         while True:
             left_ms = max(0, round(1000 * (end - time.monotonic())))
@@ -48,10 +50,10 @@ def run(args: argparse.Namespace, home: Home) -> int:
             answer = ask(home, "replicas", mark=answer["mark"], want=args.replicas, wait_ms=wait_ms)
             if answer["replicas"] >= args.replicas or not left_ms:
                 break
-    return _told(args, answer)
+    return _report(args, answer)
 
 
-def _told(args: argparse.Namespace, answer: dict[str, Any]) -> int:
+def _report(args: argparse.Namespace, answer: dict[str, Any]) -> int:
     replicas, linked = answer["replicas"], answer["linked"]
     reached = replicas >= args.replicas
     if args.json:
@@ -68,5 +70,5 @@ def _told(args: argparse.Namespace, answer: dict[str, Any]) -> int:
 
 def _seconds(text: str) -> float:
     if not re.fullmatch(r"[0-9]{1,6}(\.[0-9]+)?", text):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds")
     return float(text)

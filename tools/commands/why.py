@@ -1,4 +1,4 @@
-"""`mycomesh why TABLE KEY`: who wrote each cell of a row and when, and what lost to it."""
+"""`mycomesh why TABLE KEY`: shows who wrote each cell of a row and when, and which writes lost to it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mycomesh.mesh.node.control.client import ask
 from mycomesh.mesh.node.errors import NodeError, NoNodeError
 from mycomesh.mesh.node.journal import printable
 from mycomesh.tools import exits
-from mycomesh.tools.names import known, member_names, named
+from mycomesh.tools.names import display_name, member_name, member_names
 from mycomesh.tools.render import print_json, print_table
 
 if TYPE_CHECKING:
@@ -28,22 +28,23 @@ __all__ = ["add_arguments", "run"]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("table", metavar="TABLE")
+    parser.add_argument("table", metavar="TABLE", help="the table")
     parser.add_argument(
-        "key", metavar="KEY", help="the primary key; a JSON array of several columns; a rowid where there is no key"
+        "key",
+        metavar="KEY",
+        help="the primary key; a JSON array for several columns; the rowid in a table without a key",
     )
     parser.add_argument(
-        "--file", type=Path, metavar="FILE.db", help="look into this file (default: what the running node serves)"
+        "--file", type=Path, metavar="FILE.db", help="read this file (default: the one that the running node serves)"
     )
-    parser.add_argument("--json", action="store_true", help="one JSON object, for programs")
+    parser.add_argument("--json", action="store_true", help="print one JSON object, for programs")
 
 
 def run(args: argparse.Namespace, home: Home) -> int:
-    """Read the file; a node is asked only which file that is, and who the members are."""
+    """Read the file; the running node supplies only its path and the members' names."""
     file = args.file or _served(home)
-    reader = importlib.import_module(
-        "mycomesh.sync.admin.provenance"
-    )  # where no node runs, that is said before SQLite is loaded
+    # Loaded late, so that a missing node is reported before SQLite loads.
+    reader = importlib.import_module("mycomesh.sync.admin.provenance")
     errors = importlib.import_module("mycomesh.sync.errors")
     try:
         found: Provenance = reader.read_provenance(file, args.table, args.key)
@@ -51,15 +52,15 @@ def run(args: argparse.Namespace, home: Home) -> int:
         raise NodeError.of(error) from error
     names = member_names(home)
     if args.json:
-        print_json(_plain(found, names))
+        print_json(_as_json(found, names))
         return exits.DONE
     print(printable(_head(found, names)))
     if found.cells:
         print_table(("COLUMN", "VALUE", "WRITTEN", "BY"), [_cell(cell, names) for cell in found.cells])
     if found.losses:
-        print("\nlost to these:")
+        print("\nwrites that lost to these:")
         print_table(("ID", "LOST", "WRITTEN", "BY", "TO", "WHY"), [_loss(loss, names) for loss in found.losses])
-        print("write a losing side again with: mycomesh restore ID", file=sys.stderr)
+        print("to write a losing side again: mycomesh restore ID", file=sys.stderr)
     return exits.DONE
 
 
@@ -74,16 +75,16 @@ def _head(found: Provenance, names: Mapping[str, str]) -> str:
     words = [f"{found.table} {found.key}: {found.state}"]
     if found.existence is not None:
         verb = "deleted" if found.state == "deleted" else "inserted"
-        words.append(f"{verb} {_moment(found.existence.at)} by {named(names, found.existence.site)}")
+        words.append(f"{verb} {_moment(found.existence.at)} by {display_name(names, found.existence.site)}")
     if found.parked:
         words.append(f"parked: {found.parked}")
     if found.pending:
-        words.append("written to since, and not stamped yet")
+        words.append("with a later write that is not stamped yet")
     return ", ".join(words)
 
 
 def _cell(cell: Written, names: Mapping[str, str]) -> tuple[str, ...]:
-    return cell.column, json.dumps(cell.value, ensure_ascii=False), _moment(cell.at), named(names, cell.site)
+    return cell.column, json.dumps(cell.value, ensure_ascii=False), _moment(cell.at), display_name(names, cell.site)
 
 
 def _loss(loss: Loss, names: Mapping[str, str]) -> tuple[str, ...]:
@@ -93,24 +94,24 @@ def _loss(loss: Loss, names: Mapping[str, str]) -> tuple[str, ...]:
         str(loss.number),
         values or "a delete",
         _moment(loss.lost_at),
-        named(names, loss.lost_site),
-        f"{named(names, loss.won_site)} {_moment(loss.won_at)}",
+        display_name(names, loss.lost_site),
+        f"{display_name(names, loss.won_site)} {_moment(loss.won_at)}",
         loss.reason + restored,
     )
 
 
 def _moment(at: str) -> str:
-    """ISO 8601 as people read it; stamps are told in UTC, since the members may live in different zones."""
+    """Return an ISO 8601 time for people, in UTC, because members may be in different time zones."""
     return at.replace("T", " ").replace("+00:00", "Z")
 
 
-def _plain(found: Provenance, names: Mapping[str, str]) -> dict[str, Any]:
-    """The JSON shape: as `sync.provenance` has it, with names beside sites, and clocks as text, which keeps all digits."""
+def _as_json(found: Provenance, names: Mapping[str, str]) -> dict[str, Any]:
+    """Return the provenance for JSON, with names beside sites; clocks are text, which keeps all digits."""
     value = asdict(found)
     for written in [*value["cells"], *([value["existence"]] if value["existence"] else [])]:
-        written["by"] = known(names, written["site"])
+        written["by"] = member_name(names, written["site"])
         written["hlc"] = str(written["hlc"])
     for loss in value["losses"]:
-        loss["lost_by"] = known(names, loss["lost_site"])
-        loss["won_by"] = known(names, loss["won_site"])
+        loss["lost_by"] = member_name(names, loss["lost_site"])
+        loss["won_by"] = member_name(names, loss["won_site"])
     return value

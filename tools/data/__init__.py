@@ -1,7 +1,4 @@
-"""Real flights that the project ships, as rows ready to be inserted; NOTICE.md says who recorded them.
-
-Owns the files' formats. What always holds: rows come in the order of their time. It must not know what is done with them.
-"""
+"""Real flights that ship with the project, as rows in the order of their time; NOTICE.md names their sources."""
 
 from __future__ import annotations
 

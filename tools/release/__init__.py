@@ -1,1 +1,1 @@
-"""What is handed out: a self-contained build that needs neither Python nor a network."""
+"""Release builds: a self-contained mycomesh that needs neither Python nor a network."""

@@ -1,7 +1,6 @@
-"""`python -m tools.release`: build a self-contained mycomesh: a directory in a tarball, a .deb, and with `--onefile` one file.
+"""`python -m tools.release`: builds a self-contained mycomesh: a directory in a tarball, a .deb, and with `--onefile` one file.
 
-Owns what goes in and what it needs. What always holds: what was built is run before it is called done. The directory is the
-main form, because one file unpacks itself at every call. It must not know what the commands do.
+The directory is the main form, because one file unpacks itself at every call. Each build is run before it counts as done.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["ReleaseError", "main"]
 
 ROOT = Path(__file__).parents[2]
-# What is loaded by name, or has data of its own. Whatever tests, measures or releases stays out.
+# Packages that are loaded by name or contain data. Tests, benchmarks and release tools stay out.
 COLLECTED = (
     "mycomesh.mesh",
     "mycomesh.sync",
@@ -66,14 +65,18 @@ Description: peer-to-peer sync of ordinary SQLite databases
 
 
 class ReleaseError(Exception):
-    """What was built does not work; the text is one line."""
+    """A build does not work. The text is one line."""
 
 
 def main() -> int:
-    """Build into a directory; print what there is and what it needs."""
+    """Build into a directory; print the files and the glibc that they need."""
     parser = argparse.ArgumentParser(prog="python -m tools.release", description="Build a self-contained mycomesh.")
-    parser.add_argument("-o", "--output", type=Path, default=Path("dist"), metavar="DIR", help="default: dist")
-    parser.add_argument("--onefile", action="store_true", help="also as one file, which unpacks at every call")
+    parser.add_argument(
+        "-o", "--output", type=Path, default=Path("dist"), metavar="DIR", help="directory of the result (default: dist)"
+    )
+    parser.add_argument(
+        "--onefile", action="store_true", help="build also one file, which unpacks itself at every call"
+    )
     args = parser.parse_args()
     try:
         builder = importlib.import_module("PyInstaller.__main__")
@@ -83,8 +86,8 @@ def main() -> int:
     output = args.output.absolute()
     output.mkdir(parents=True, exist_ok=True)
     try:
-        with tempfile.TemporaryDirectory(prefix="mycomesh-release-") as place:
-            rows, glibc = _made(builder, Path(place), output, onefile=args.onefile)
+        with tempfile.TemporaryDirectory(prefix="mycomesh-release-") as work:
+            rows, glibc = _build_all(builder, Path(work), output, onefile=args.onefile)
     except ReleaseError as error:
         print(f"release: {error}", file=sys.stderr)
         return exits.FAILED
@@ -93,32 +96,32 @@ def main() -> int:
     return exits.DONE
 
 
-def _made(builder: ModuleType, work: Path, output: Path, *, onefile: bool) -> tuple[list[list[str]], str]:
-    """Return what was made with its sizes, and the glibc that it needs."""
+def _build_all(builder: ModuleType, work: Path, output: Path, *, onefile: bool) -> tuple[list[list[str]], str]:
+    """Build every form; return the files with their sizes, and the glibc version that they need."""
     version, machine = __version__, platform.machine()
-    tree = _built(builder, work, "--onedir")
+    tree = _build(builder, work, "--onedir")
     glibc = _glibc(tree)
-    made = [_packed(tree, output / f"mycomesh-{version}-linux-{machine}.tar.gz")]
+    made = [_pack(tree, output / f"mycomesh-{version}-linux-{machine}.tar.gz")]
     if shutil.which("dpkg-deb") is not None:
         made.append(_deb(tree, work, output, version, glibc))
     else:
         print("release: no dpkg-deb on this machine, so no .deb", file=sys.stderr)
     if onefile:
         one = output / f"mycomesh-{version}-linux-{machine}"
-        shutil.copy2(_built(builder, work, "--onefile"), one)
+        shutil.copy2(_build(builder, work, "--onefile"), one)
         made.append(one)
     unpacked = sum(path.stat().st_size for path in tree.rglob("*") if path.is_file() and not path.is_symlink())
     rows = [[path.name, f"{path.stat().st_size / 1e6:.1f} MB"] for path in made]
     return [*rows, ["(unpacked)", f"{unpacked / 1e6:.1f} MB"]], glibc
 
 
-def _built(builder: ModuleType, work: Path, form: str) -> Path:
-    """Run PyInstaller; return the directory or the file, after it was tried."""
+def _build(builder: ModuleType, work: Path, form: str) -> Path:
+    """Run PyInstaller; return the directory or the file after a smoke test."""
     target = work / form.strip("-")
     options = ["--name", "mycomesh", "--noconfirm", "--log-level", "WARN", "--strip", form]
     options += ["--distpath", str(target), "--workpath", str(work / "work"), "--specpath", str(work)]
     options += ["--paths", str(ROOT), "--hidden-import", "uvloop"]
-    options += ["--hidden-import", "_cffi_backend"]  # of PyNaCl, which imports it from C
+    options += ["--hidden-import", "_cffi_backend"]  # PyNaCl imports it from C
     for package in COLLECTED:
         options += ["--collect-submodules", package]
     options += ["--collect-data", "mycomesh.tools.data"]
@@ -126,28 +129,28 @@ def _built(builder: ModuleType, work: Path, form: str) -> Path:
         options += ["--exclude-module", module]
     builder.run([*options, str(ROOT / "tools" / "__main__.py")])
     made = target / "mycomesh"
-    _tried(made / "mycomesh" if made.is_dir() else made, work)
+    _smoke_test(made / "mycomesh" if made.is_dir() else made, work)
     return made
 
 
-def _tried(program: Path, work: Path) -> None:
-    """Run what was built, in an environment without ours: every command loads, keys are made, nodes meet and sync."""
+def _smoke_test(program: Path, work: Path) -> None:
+    """Run the build in an empty environment: every command loads, keys are made, simulated nodes link and sync."""
     environ = {"HOME": str(work), "PATH": os.defpath, "MYCOMESH_HOME": str(work / f"home-{program.parent.name}")}
     for words in (["--version"], ["completion", "bash"], ["init"], ["simulate", "two-nodes", "--seed", "1"]):
         command = [str(program), *words]
-        done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)  # noqa: S603 - just built
+        done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)  # noqa: S603 - our own build
         if done.returncode:
-            said = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-            raise ReleaseError(f"what was built cannot do 'mycomesh {' '.join(words)}': {said}")
+            reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+            raise ReleaseError(f"the build cannot run 'mycomesh {' '.join(words)}': {reason}")
 
 
-def _packed(tree: Path, target: Path) -> Path:
+def _pack(tree: Path, target: Path) -> Path:
     with tarfile.open(target, "w:gz") as archive:
-        archive.add(tree, arcname="mycomesh", filter=_of_root)
+        archive.add(tree, arcname="mycomesh", filter=_owned_by_root)
     return target
 
 
-def _of_root(entry: tarfile.TarInfo) -> tarfile.TarInfo:
+def _owned_by_root(entry: tarfile.TarInfo) -> tarfile.TarInfo:
     entry.uid = entry.gid = 0
     entry.uname = entry.gname = "root"
     return entry
@@ -169,13 +172,13 @@ def _deb(tree: Path, work: Path, output: Path, version: str, glibc: str) -> Path
     )
     target = output / f"mycomesh_{version}_{architecture}.deb"
     command = ["dpkg-deb", "--root-owner-group", "--build", str(root), str(target)]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)  # noqa: S603 - dpkg's own, with our paths
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)  # noqa: S603 - dpkg's own program with our paths
     return target
 
 
 def _glibc(tree: Path) -> str:
-    """Return the newest version of glibc that any library or program in the tree asks for."""
-    found = {(2, 17)}  # what a wheel of the manylinux2014 kind needs at least
+    """Return the newest glibc version that any library or program in the tree needs."""
+    found = {(2, 17)}  # a manylinux2014 wheel needs at least this one
     for path in tree.rglob("*"):
         if path.is_file() and not path.is_symlink() and path.open("rb").read(4) == b"\x7fELF":
             found |= {(int(major), int(minor)) for major, minor in _GLIBC.findall(path.read_bytes())}

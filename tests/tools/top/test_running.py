@@ -73,8 +73,8 @@ def test_a_run_that_cannot_be_says_why():
     [
         (["two-nodes", "--watch", "--json"], "--watch: shows one run on a terminal; leave out --json"),
         (["two-nodes", "--watch"], "--watch: needs a terminal"),
-        (["two-nodes", "--speed", "3"], "--speed: paces --watch"),
-        (["two-nodes", "--watch", "--speed", "0"], "no number of virtual seconds"),
+        (["two-nodes", "--speed", "3"], "--speed: needs --watch"),
+        (["two-nodes", "--watch", "--speed", "0"], "not a speed in virtual seconds"),
     ],
 )
 def test_what_cannot_be_watched_is_one_line(words, message, capsys):
