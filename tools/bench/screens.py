@@ -32,15 +32,15 @@ def screens(quick: bool) -> dict[str, Figure]:
     links = sorted({(first, second) for first, second in pairs if first != second})
     nodes = tuple(Node(key, key, "linked") for key in keys)
     layout = Layout()
-    layout.place(keys, links)
+    layout.update(keys, links)
     placing, drawing = [], []
     for _ in range(CHANGES // 10 if quick else CHANGES):
         links.pop(rng.randrange(len(links)))
         started = time.process_time()
-        places = layout.place(keys, links)
+        positions = layout.update(keys, links)
         placed = time.process_time()
         picture = Picture("bench", nodes, tuple(Edge(*ends) for ends in links))
-        frame(draw(picture, View(), places, WIDTH, HEIGHT), WIDTH)
+        frame(draw(picture, View(), positions, WIDTH, HEIGHT), WIDTH)
         placing.append(placed - started)
         drawing.append(time.process_time() - placed)
     return measured(layout_ms=statistics.median(placing) * 1000, redraw_ms=statistics.median(drawing) * 1000)

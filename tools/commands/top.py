@@ -51,7 +51,7 @@ def run(args: argparse.Namespace, home: Home) -> int:
         else sources.TraceSource(args.replay, args.speed, ended=not live)
     )
     if args.json:
-        print_json(asdict(source.look(paused=False)))
+        print_json(asdict(source.picture(paused=False)))
     elif live:
         loop.run(source)
     else:

@@ -1,1 +1,1 @@
-"""The live mesh in the terminal."""
+"""The terminal view of a mesh: `mycomesh top`, and `mycomesh simulate --watch`."""

@@ -1,6 +1,6 @@
-"""A drawing of characters: lines in braille dots (or full stops), text above them, a style for each cell.
+"""A character canvas: lines in braille dots (or full stops), text above them, and a style for each cell.
 
-Owns the cells. What always holds: nothing is drawn outside. It must not know what is drawn.
+Whatever lies outside the canvas is clipped.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ BITS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))
 
 
 class Canvas:
-    """`width` by `height` character cells; points are given in cells, as fractions."""
+    """`width` by `height` character cells; points are in cells, with fractions."""
 
     def __init__(self, width: int, height: int, *, unicode: bool) -> None:
         self.width, self.height = width, height
@@ -27,7 +27,7 @@ class Canvas:
         self._signs = [[""] * width for _ in range(height)]
 
     def line(self, start: tuple[float, float], end: tuple[float, float], style: str, *, every: int = 1) -> None:
-        """Draw a straight line, of which only one dot in `every` is set."""
+        """Draw a straight line, of which every `every`-th dot is set."""
         across, down = (2, 4) if self._unicode else (1, 1)
         x, y = start[0] * across, start[1] * down
         dx, dy = end[0] * across - x, end[1] * down - y
@@ -39,7 +39,7 @@ class Canvas:
                 self._styles[row // down][column // across] = style
 
     def text(self, x: int, y: int, text: str, style: str) -> None:
-        """Write one line of text of single-width characters, cut at the edge."""
+        """Write one line of single-width characters, clipped at the edge."""
         if 0 <= y < self.height:
             for column, sign in enumerate(text, x):
                 if 0 <= column < self.width:
@@ -47,7 +47,7 @@ class Canvas:
                     self._styles[y][column] = style
 
     def free(self, x: int, y: int, length: int) -> bool:
-        """Whether no text stands in these cells, all of which exist."""
+        """Return whether these cells are all on the canvas and contain no text."""
         return 0 <= y < self.height and x >= 0 and x + length <= self.width and not any(self._signs[y][x : x + length])
 
     def lines(self) -> list[Text]:
@@ -56,7 +56,7 @@ class Canvas:
         for row in range(self.height):
             text = Text(no_wrap=True, end="")
             signs = [sign or self._dotted(dots) for sign, dots in zip(self._signs[row], self._dots[row], strict=True)]
-            # Cells of one style go together: a span a cell costs more than all the rest of a frame.
+            # Cells of one style form one span: a span for each cell would cost more than the rest of a frame.
             for style, cells in groupby(range(self.width), self._styles[row].__getitem__):
                 text.append("".join(signs[cell] for cell in cells), style)
             drawn.append(text)

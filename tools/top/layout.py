@@ -1,7 +1,7 @@
-"""Where nodes stand on the map: an incremental force layout (Fruchterman and Reingold 1991).
+"""An incremental force-directed layout of the map, in the unit square (Fruchterman and Reingold 1991).
 
-Owns positions in the unit square. What always holds: the same keys and links in the same order give the same places;
-nothing moves while nothing changes, and a change moves things little. It must not know names, colours or the screen.
+Invariants (tests/tools/top/test_layout.py): the same keys and links in the same order give the same positions; no node moves
+while nothing changes; a change moves nodes only a little.
 """
 
 from __future__ import annotations
@@ -15,35 +15,35 @@ if TYPE_CHECKING:
 
 __all__ = ["Layout"]
 
-PAIRS_FIRST = 800_000  # of nodes, looked at for the first picture: some hundred ms at 200 nodes
-PAIRS_STEP = 45_000  # at each later one: about 30 ms
+PAIRS_FIRST = 800_000  # pairs of nodes to compute for the first picture: some hundred ms at 200 nodes
+PAIRS_STEP = 45_000  # for each later picture: about 30 ms
 HEAT_FIRST = 0.2
-HEAT_CHANGE = 0.06  # how far one step may move a node after a change; it cools from there
+HEAT_CHANGE = 0.06  # the farthest that the first step after a change may move a node; each step cools it
 HEAT_MIN = 0.004
 COOLING = 0.88
-GAP = 0.25  # between islands, of the width
-ISLANDS_BOTTOM = 0.85  # below it, in a row, who has no link at all
-GRAVITY = 0.35  # towards the middle, so that islands stay in sight
+GAP = 0.25  # between islands, as a share of their width
+ISLANDS_BOTTOM = 0.85  # nodes without any link are in a row below this
+GRAVITY = 0.35  # towards the middle, so that islands do not drift away
 
 
 class Layout:
-    """The places of nodes, kept from picture to picture."""
+    """The positions of nodes, kept from picture to picture."""
 
     def __init__(self) -> None:
-        self._places: dict[str, list[float]] = {}
+        self._positions: dict[str, list[float]] = {}
         self._links: tuple[tuple[str, str], ...] = ()
         self._heat = 0.0
 
     @property
     def settled(self) -> bool:
-        """Whether another `place` of the same graph would change nothing."""
+        """Whether another `update` with the same graph would change nothing."""
         return self._heat < HEAT_MIN
 
-    def place(self, keys: Sequence[str], links: Sequence[tuple[str, str]]) -> dict[str, tuple[float, float]]:
+    def update(self, keys: Sequence[str], links: Sequence[tuple[str, str]]) -> dict[str, tuple[float, float]]:
         """Return (x, y) in 0..1 for each key; a link's ends are keys."""
-        first = not self._places
-        if list(self._places) != list(keys) or self._links != tuple(links):
-            self._places = {key: self._places.get(key) or self._start(key, links) for key in keys}
+        first = not self._positions
+        if list(self._positions) != list(keys) or self._links != tuple(links):
+            self._positions = {key: self._positions.get(key) or self._start(key, links) for key in keys}
             self._links = tuple(links)
             self._heat = HEAT_FIRST if first else max(self._heat, HEAT_CHANGE)
         pairs = max(1, len(keys) * (len(keys) - 1) // 2)
@@ -53,27 +53,27 @@ class Layout:
                 break
             self._step()
             self._heat *= COOLING
-        return self._fitted()
+        return self._fit()
 
     def _start(self, key: str, links: Sequence[tuple[str, str]]) -> list[float]:
-        """Return a place that only the key and its placed neighbours decide."""
+        """Return a first position, which depends only on the key and on neighbours that have positions."""
         draw = blake2b(key.encode(), digest_size=8).digest()
         x, y = (int.from_bytes(half, "big") / 2**32 for half in (draw[:4], draw[4:]))
-        near = [self._places[other] for ends in links if key in ends for other in ends if other in self._places]
+        near = [self._positions[other] for ends in links if key in ends for other in ends if other in self._positions]
         if near:
             return [near[0][0] + (x - 0.5) / 10, near[0][1] + (y - 0.5) / 10]
         return [x, y]
 
     def _step(self) -> None:
-        places = list(self._places.values())
-        number = {key: at for at, key in enumerate(self._places)}
-        ideal = 0.75 / math.sqrt(max(1, len(places)))
+        positions = list(self._positions.values())
+        number = {key: at for at, key in enumerate(self._positions)}
+        ideal = 0.75 / math.sqrt(max(1, len(positions)))
         square = ideal * ideal
-        push_x, push_y = [0.0] * len(places), [0.0] * len(places)
-        for at, (x, y) in enumerate(places):
+        push_x, push_y = [0.0] * len(positions), [0.0] * len(positions)
+        for at, (x, y) in enumerate(positions):
             sum_x = sum_y = 0.0
             for other in range(at):
-                there = places[other]
+                there = positions[other]
                 dx, dy = x - there[0], y - there[1]
                 force = square / (dx * dx + dy * dy + 1e-6)
                 dx *= force
@@ -86,47 +86,47 @@ class Layout:
             push_y[at] += sum_y + (0.5 - y) * GRAVITY
         for one, two in self._links:
             a, b = number[one], number[two]
-            dx, dy = places[a][0] - places[b][0], places[a][1] - places[b][1]
+            dx, dy = positions[a][0] - positions[b][0], positions[a][1] - positions[b][1]
             pull = math.hypot(dx, dy) / ideal
             push_x[a] -= dx * pull
             push_y[a] -= dy * pull
             push_x[b] += dx * pull
             push_y[b] += dy * pull
-        for place, dx, dy in zip(places, push_x, push_y, strict=True):
+        for position, dx, dy in zip(positions, push_x, push_y, strict=True):
             share = self._heat / max(self._heat, math.hypot(dx, dy))
-            place[0] += dx * share
-            place[1] += dy * share
+            position[0] += dx * share
+            position[1] += dy * share
 
-    def _fitted(self) -> dict[str, tuple[float, float]]:
-        """Return the places, stretched over the unit square; each of several islands over a strip of its own."""
+    def _fit(self) -> dict[str, tuple[float, float]]:
+        """Return the positions stretched over the unit square; each of several islands gets a strip of its own."""
         islands = [island for island in self._islands() if len(island) > 1]
         if len(islands) < 2:
-            return _stretched(self._places, (0.0, 1.0), (0.0, 1.0))
-        alone = [key for key in self._places if not any(key in island for island in islands)]
+            return _stretch(self._positions, (0.0, 1.0), (0.0, 1.0))
+        alone = [key for key in self._positions if not any(key in island for island in islands)]
         bottom = ISLANDS_BOTTOM if alone else 1.0
-        # The larger an island the wider its strip; the forces decide who is left of whom.
+        # A larger island gets a wider strip. The forces decide the order of the islands.
         shares = [math.sqrt(len(island)) for island in islands]
         whole = sum(shares) + GAP * (len(islands) - 1) * sum(shares)
         fitted: dict[str, tuple[float, float]] = {}
         left = 0.0
         for island, share in sorted(zip(islands, shares, strict=True), key=lambda pair: self._middle(pair[0])):
-            fitted |= _stretched(
-                {key: self._places[key] for key in island}, (left, left + share / whole), (0.0, bottom)
+            fitted |= _stretch(
+                {key: self._positions[key] for key in island}, (left, left + share / whole), (0.0, bottom)
             )
             left += (share + GAP * sum(shares)) / whole
         for at, key in enumerate(alone):
             fitted[key] = ((at + 0.5) / len(alone), 1.0)
-        return {key: fitted[key] for key in self._places}
+        return {key: fitted[key] for key in self._positions}
 
     def _islands(self) -> list[dict[str, None]]:
-        """Return the keys of each part of the graph that no link connects with another."""
-        beside: dict[str, list[str]] = {key: [] for key in self._places}
+        """Return the keys of each connected component."""
+        beside: dict[str, list[str]] = {key: [] for key in self._positions}
         for one, two in self._links:
             beside[one].append(two)
             beside[two].append(one)
         found: list[dict[str, None]] = []
         seen: dict[str, None] = {}
-        for key in self._places:
+        for key in self._positions:
             if key in seen:
                 continue
             island, todo = {key: None}, [key]
@@ -140,24 +140,24 @@ class Layout:
         return found
 
     def _middle(self, keys: dict[str, None]) -> float:
-        return sum(self._places[key][0] for key in keys) / len(keys)
+        return sum(self._positions[key][0] for key in keys) / len(keys)
 
 
-def _stretched(
-    places: Mapping[str, Sequence[float]], across: tuple[float, float], down: tuple[float, float]
+def _stretch(
+    positions: Mapping[str, Sequence[float]], across: tuple[float, float], down: tuple[float, float]
 ) -> dict[str, tuple[float, float]]:
-    """Return places that fill a rectangle."""
-    if not places:
+    """Return the positions scaled to fill a rectangle."""
+    if not positions:
         return {}
-    xs, ys = zip(*places.values(), strict=True)
+    xs, ys = zip(*positions.values(), strict=True)
     return {
         key: (
-            across[0] + (across[1] - across[0]) * _scaled(x, min(xs), max(xs)),
-            down[0] + (down[1] - down[0]) * _scaled(y, min(ys), max(ys)),
+            across[0] + (across[1] - across[0]) * _scale(x, min(xs), max(xs)),
+            down[0] + (down[1] - down[0]) * _scale(y, min(ys), max(ys)),
         )
-        for key, (x, y) in places.items()
+        for key, (x, y) in positions.items()
     }
 
 
-def _scaled(value: float, low: float, high: float) -> float:
+def _scale(value: float, low: float, high: float) -> float:
     return 0.5 if high - low < 1e-6 else (value - low) / (high - low)

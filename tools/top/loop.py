@@ -1,4 +1,4 @@
-"""The loop of `top`: look, lay out, draw if it differs, wait for a key. At most two frames a second without keys."""
+"""The loop of `top`: get a picture, lay it out, draw what changed, wait for a key. At most two frames a second without keys."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from rich.console import Console
 
 from mycomesh.mesh.node.progress_bar import shows_unicode
 from mycomesh.tools.top.layout import Layout
-from mycomesh.tools.top.screens import View, draw, pressed, shown
-from mycomesh.tools.top.terminal import opened
+from mycomesh.tools.top.screens import View, draw, on_key, visible_nodes
+from mycomesh.tools.top.terminal import open_terminal
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -23,41 +23,41 @@ if TYPE_CHECKING:
 
 __all__ = ["frame", "once", "run"]
 
-LOOK_S = 0.5
+POLL_S = 0.5
 
 
 def run(source: Source) -> None:
-    """Show what the source gives until the person has seen enough."""
+    """Show the source's pictures until the user quits."""
     layout, view, last = Layout(), View(unicode=_unicode()), (0, "")
-    with opened() as terminal:
-        picture, looked_s = source.look(paused=False), time.monotonic()
-        places = _placed(layout, picture)
+    with open_terminal() as terminal:
+        picture, polled_s = source.picture(paused=False), time.monotonic()
+        positions = _positions_of(layout, picture)
         while not view.quit:
-            turn, size = terminal.turn, shutil.get_terminal_size()
-            drawn = frame(draw(picture, view, places, size.columns, size.lines), size.columns)
-            if (turn, drawn) != last:
-                terminal.show(("\x1b[2J" if turn != last[0] else "") + drawn)
-                last = turn, drawn
-            for key in terminal.keys(max(0.0, looked_s + LOOK_S - time.monotonic())):
-                view = pressed(view, key, len(shown(picture, view)))
-            if time.monotonic() - looked_s >= LOOK_S:
-                picture, looked_s = source.look(paused=view.paused), time.monotonic()
-                places = _placed(layout, picture)
+            generation, size = terminal.generation, shutil.get_terminal_size()
+            drawn = frame(draw(picture, view, positions, size.columns, size.lines), size.columns)
+            if (generation, drawn) != last:
+                terminal.show(("\x1b[2J" if generation != last[0] else "") + drawn)
+                last = generation, drawn
+            for key in terminal.keys(max(0.0, polled_s + POLL_S - time.monotonic())):
+                view = on_key(view, key, len(visible_nodes(picture, view)))
+            if time.monotonic() - polled_s >= POLL_S:
+                picture, polled_s = source.picture(paused=view.paused), time.monotonic()
+                positions = _positions_of(layout, picture)
 
 
 def once(source: Source) -> None:
-    """Print one picture as text, for pipes."""
-    picture, layout = source.look(paused=False), Layout()
-    places = _placed(layout, picture)
+    """Print one picture as text, for a pipe."""
+    picture, layout = source.picture(paused=False), Layout()
+    positions = _positions_of(layout, picture)
     while not layout.settled:
-        places = _placed(layout, picture)
+        positions = _positions_of(layout, picture)
     size = shutil.get_terminal_size()
-    for line in draw(picture, View(unicode=_unicode()), places, size.columns, size.lines)[:-1]:
+    for line in draw(picture, View(unicode=_unicode()), positions, size.columns, size.lines)[:-1]:
         print(line.plain.rstrip())
 
 
 def frame(lines: list[Text], width: int) -> str:
-    """Return the lines as what a terminal takes; NO_COLOR and TERM decide about colours (no-color.org)."""
+    """Return the lines as bytes for a terminal, as text; NO_COLOR and TERM decide about colours (no-color.org)."""
     console = Console(width=width, highlight=False, force_terminal=True, legacy_windows=False)
     with console.capture() as captured:
         for number, line in enumerate(lines):
@@ -65,8 +65,8 @@ def frame(lines: list[Text], width: int) -> str:
     return captured.get()
 
 
-def _placed(layout: Layout, picture: Picture) -> dict[str, tuple[float, float]]:
-    return layout.place([node.key for node in picture.nodes], [(edge.first, edge.second) for edge in picture.edges])
+def _positions_of(layout: Layout, picture: Picture) -> dict[str, tuple[float, float]]:
+    return layout.update([node.key for node in picture.nodes], [(edge.first, edge.second) for edge in picture.edges])
 
 
 def _unicode() -> bool:

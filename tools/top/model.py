@@ -1,7 +1,6 @@
-"""What `top` shows: the mesh at one moment, made from a running node's status or from the lines of a trace.
+"""The values that `top` draws: the mesh at one moment, from a running node's status or from the lines of a trace.
 
-Owns the values that the screens draw. What always holds: a `Picture` never changes; each link is in it once, and only if
-one of its ends is known. It must not know the terminal, sockets or files.
+A `Picture` is immutable. It contains each link once, and only if both ends are members that it contains.
 """
 
 from __future__ import annotations
@@ -20,15 +19,15 @@ if TYPE_CHECKING:
 
 __all__ = ["EVENTS_MAX", "Edge", "Event", "Live", "Node", "Picture", "Trace"]
 
-EVENTS_MAX = 500  # what a filter looks through
-SLOW_MS = 250  # a round trip above this is drawn as a poor link
+EVENTS_MAX = 500  # the number of events that a filter can search
+SLOW_MS = 250  # a link with a longer round trip is drawn as poor
 
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One member. `state` is here, linked, reachable or down; `equal` None: not compared; milliseconds and bytes.
+    """One member. `state` is here, linked, reachable or down.
 
-    What is None is not known; a trace tells neither bytes nor round trips of nodes.
+    A value of None is unknown: a node that was not compared, or the bytes and round trips of a node in a trace.
     """
 
     key: str
@@ -47,9 +46,9 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Edge:
-    """One link: its ends' keys in order, health (good or poor), and whether bytes moved since the last picture.
+    """One link: its ends' keys in order, whether it is poor, and whether it carried bytes since the last picture.
 
-    One that is `past` is the last word of two members who are both out of sight.
+    `past`: both ends are unreachable, and both last reported this link.
     """
 
     first: str
@@ -61,7 +60,7 @@ class Edge:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One line of the feed."""
+    """One line of the event list."""
 
     at: str
     level: str
@@ -81,7 +80,7 @@ class Picture:
 
     @property
     def islands(self) -> int:
-        """How many groups of members that are up have no link between them."""
+        """The number of groups of running members without links between them."""
         home = {node.key: node.key for node in self.nodes if node.state != "down"}
 
         def root(key: str) -> str:
@@ -98,19 +97,19 @@ class Picture:
 
 @dataclass(slots=True)
 class Live:
-    """Pictures of a running node; keeps what one status cannot tell: events, and the bytes of the last look."""
+    """Makes pictures from a node's status; keeps the events, and each link's bytes in the last picture."""
 
     events: deque[Event] = field(default_factory=lambda: deque(maxlen=EVENTS_MAX))
-    _moved: dict[tuple[str, str], int] = field(default_factory=dict)
+    _bytes_before: dict[tuple[str, str], int] = field(default_factory=dict)
 
-    def heard(self, notice: dict[str, Any]) -> None:
-        """Take one notice of the node; those for debugging are left out."""
+    def record_notice(self, notice: dict[str, Any]) -> None:
+        """Add one notice of the node to the events, unless it is a debug notice."""
         if notice.get("level") != "debug":
             at = clock_time(str(notice.get("time")))
             self.events.append(Event(at, str(notice.get("level")), str(notice.get("text"))))
 
     def picture(self, status: Status, note: str = "") -> Picture:
-        """Return what the status shows."""
+        """Return the picture of a status."""
         own = Node(status.node_id, status.node, "here", status.roles, equal=True, address=f"port {status.port}")
         nodes = (own, *map(_member, status.peers))
         known = {node.key for node in nodes}
@@ -119,13 +118,13 @@ class Live:
             for link in peer.links:
                 if link.node_id in known and peer.state != "down":
                     found[_ends(peer.node_id, link.node_id)] = (link.rtt_ms, link.moved_bytes)
-        # What this node sees itself is newer than what the others have told.
+        # This node's own view of its links is newer than what others reported about them.
         found = {ends: value for ends, value in found.items() if status.node_id not in ends}
         for peer in status.peers:
             if peer.state == "linked":
                 found[_ends(peer.node_id, own.key)] = (peer.rtt_ms, peer.sent_bytes + peer.received_bytes)
-        edges = tuple(_edge(ends, *found[ends], self._moved) for ends in sorted(found))
-        self._moved = {ends: moved for ends, (_, moved) in found.items()}
+        edges = tuple(_edge(ends, *found[ends], self._bytes_before) for ends in sorted(found))
+        self._bytes_before = {ends: moved for ends, (_, moved) in found.items()}
         edges += tuple(Edge(*ends, past=True) for ends in _past(status.peers))
         linked = linked_of(status.peers)
         down = sum(peer.state == "down" for peer in status.peers)
@@ -136,7 +135,7 @@ class Live:
 
 @dataclass(slots=True)
 class Trace:
-    """Pictures of a simulation's trace (docs/simulations.md, "Trace file"), one line after another."""
+    """Makes pictures from a simulation's trace, read line by line (docs/simulations.md, "Trace file")."""
 
     names: list[str] = field(default_factory=list)
     events: deque[Event] = field(default_factory=lambda: deque(maxlen=EVENTS_MAX))
@@ -145,10 +144,14 @@ class Trace:
     agree: str = ""
     _groups: list[int | None] = field(default_factory=list)
     _links: list[list[Any]] = field(default_factory=list)
-    _moved: dict[tuple[str, str], int] = field(default_factory=dict)
+    _bytes_before: dict[tuple[str, str], int] = field(default_factory=dict)
 
     def feed(self, line: dict[str, Any]) -> None:
-        """Take one line; kinds that are not known are skipped. Raises KeyError, TypeError, ValueError if it is none."""
+        """Add one line; skip a line of an unknown kind.
+
+        Raises:
+            KeyError, TypeError, ValueError, IndexError: the line is not one of a trace.
+        """
         self.t = float(line["t"])
         match line["kind"]:
             case "header":
@@ -156,12 +159,12 @@ class Trace:
                 self.scenario = f"{line['scenario']} (seed {line['seed']})"
             case "topology":
                 if len(line["groups"]) != len(self.names):
-                    raise ValueError("a topology of another number of nodes")
-                self._moved = {_numbered(link): int(link[3]) for link in self._links}
+                    raise ValueError("a topology has another number of nodes")
+                self._bytes_before = {_numbered(link): int(link[3]) for link in self._links}
                 self._groups, self._links = list(line["groups"]), [list(link) for link in line["links"]]
             case "sample":
                 self.agree = f"{line['agree']} of {line['up']} equal"
-            case "fault" if line["fault"] != "Move":  # that nodes move on each second is seen by their links
+            case "fault" if line["fault"] != "Move":  # nodes move every second; their links show it
                 self._event("warning", str(line["text"]))
             case "notice":
                 if line["level"] != "debug":
@@ -174,13 +177,13 @@ class Trace:
                 pass
 
     def picture(self, note: str = "") -> Picture:
-        """Return what is known up to the last line."""
+        """Return the picture after the last line."""
         groups = self._groups or [0] * len(self.names)
         nodes = tuple(
             Node(str(number), name, "down" if group is None else "linked", equal=None if group is None else group == 0)
             for number, (name, group) in enumerate(zip(self.names, groups, strict=True))
         )
-        edges = tuple(_edge(_numbered(link), link[2], int(link[3]), self._moved) for link in self._links)
+        edges = tuple(_edge(_numbered(link), link[2], int(link[3]), self._bytes_before) for link in self._links)
         parts = Counter(group for group in groups if group is not None)
         title = f"{self.scenario}, t = {self.t:.1f} s, {self.agree or f'{len(parts)} content(s)'}"
         return Picture(title, nodes, edges, (), tuple(self.events), note)
@@ -190,16 +193,16 @@ class Trace:
 
 
 def _past(peers: Sequence[PeerView]) -> list[tuple[str, str]]:
-    """Return the links among members out of sight that both ends told last: what a split has cut off stays one island.
+    """Return the links between unreachable members that both ends last reported: the far half of a split stays one island.
 
-    One that went alone has none: those who saw it go told so before they went themselves.
+    A member that went down before the split has none: the others reported the lost link while they were still reachable.
     """
-    told = {peer.node_id: {link.node_id for link in peer.links} for peer in peers if peer.state == "down"}
+    reported = {peer.node_id: {link.node_id for link in peer.links} for peer in peers if peer.state == "down"}
     return [
         (one, two)
-        for one in sorted(told)
-        for two in sorted(told)
-        if one < two and one in told[two] and two in told[one]
+        for one in sorted(reported)
+        for two in sorted(reported)
+        if one < two and one in reported[two] and two in reported[one]
     ]
 
 

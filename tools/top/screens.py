@@ -1,7 +1,7 @@
-"""The screens of `top`: a picture, what the person chose, and a size become lines of text; keys become another choice.
+"""The screens of `top`: pure functions from a picture, a view and a size to lines of text, and from a key to the next view.
 
-Owns the look. What always holds: exactly `height` lines of at most `width` cells come back, whatever the size; text from
-peers cannot steer the terminal. It must not read clocks, keys or sockets, and it holds no state.
+Invariants (tests/tools/top/test_screens.py): a screen has exactly `height` lines of at most `width` cells; control codes in text
+from peers do not reach the terminal.
 """
 
 from __future__ import annotations
@@ -21,30 +21,30 @@ if TYPE_CHECKING:
 
     from mycomesh.tools.top.model import Edge, Event, Node, Picture
 
-__all__ = ["SCREENS", "View", "draw", "pressed"]
+__all__ = ["SCREENS", "View", "draw", "on_key"]
 
 SCREENS = ("all", "map", "peers", "tables", "events")
 KEYS = "j/k select  / filter  p pause  q quit"
 FILTER_MAX = 40
-# Whom this node has no link with is as well as others in a large mesh: no colour of warning. This node has none, for
-# white is not seen on white terminals.
+# In a large mesh a node has no link with most members, so `reachable` has no warning colour. This node itself has no colour,
+# because white is invisible on a white terminal.
 COLOURS = {"here": "bold", "linked": "green", "differs": "magenta", "reachable": "cyan", "down": "red"}
-DENSE = 2.5  # links a node
+DENSE = 2.5  # a mesh with more links per node is dense
 DENSE_EVERY = 6
 PAST_EVERY = 3
-LEGEND_ROWS = 8  # a lower map has no row to give away
+LEGEND_ROWS = 8  # a lower map has no row to spare
 LEVELS = {"warning": "yellow", "error": "red"}
 SIGNS = {"here": "◉", "linked": "●", "differs": "◆", "reachable": "◐", "down": "○"}
 PLAIN_SIGNS = {"here": "@", "linked": "o", "differs": "#", "reachable": "+", "down": "x"}
 
 LEGEND = {"here": "this node", "linked": "linked", "differs": "differs", "reachable": "reachable", "down": "down"}
 
-Places = dict[str, tuple[float, float]]
+Positions = dict[str, tuple[float, float]]
 
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What the person chose."""
+    """The user's choices."""
 
     screen: str = "all"
     selected: int = 0
@@ -55,10 +55,10 @@ class View:
     unicode: bool = True
 
 
-def pressed(view: View, key: str, nodes: int) -> View:
-    """Return the choice after one key; keys without a meaning change nothing."""
+def on_key(view: View, key: str, nodes: int) -> View:
+    """Return the view after one key; an unknown key changes nothing."""
     if view.typing:
-        return _typed(view, key)
+        return _on_filter_key(view, key)
     match key:
         case "q" | "\x03":
             return replace(view, quit=True)
@@ -75,19 +75,19 @@ def pressed(view: View, key: str, nodes: int) -> View:
             return replace(view, screen=_screen(view.screen, key))
 
 
-def shown(picture: Picture, view: View) -> list[Node]:
-    """Return the nodes that the filter lets through, in the order of the table."""
+def visible_nodes(picture: Picture, view: View) -> list[Node]:
+    """Return the nodes that match the filter, in the order of the table."""
     return [node for node in picture.nodes if _hit(view, node.name)]
 
 
-def draw(picture: Picture, view: View, places: Places, width: int, height: int) -> list[Text]:
-    """Return the whole screen. `places` has each node's place in the unit square."""
+def draw(picture: Picture, view: View, positions: Positions, width: int, height: int) -> list[Text]:
+    """Return the whole screen. `positions` has each node's position in the unit square."""
     if width < 20 or height < 5:
-        return [_cut(Text("too small"), width)] + [Text("")] * (height - 1)
+        return [_cut(Text("terminal too small"), width)] + [Text("")] * (height - 1)
     inner = height - 2 - bool(picture.note)
     match view.screen:
         case "map":
-            body = _map(picture, view, places, width, inner)
+            body = _map(picture, view, positions, width, inner)
         case "peers":
             body = _peers(picture, view, width, inner)
         case "tables":
@@ -95,86 +95,89 @@ def draw(picture: Picture, view: View, places: Places, width: int, height: int) 
         case "events":
             body = _events([event for event in picture.events if _hit(view, event.text)], width, inner)
         case _:
-            body = _all(picture, view, places, width, inner)
+            body = _all(picture, view, positions, width, inner)
     note = [Text(printable(picture.note), "yellow")] if picture.note else []
-    lines = [_head(picture, view, width), *_padded(body, inner), *note, _foot(view, width)]
+    lines = [_head(picture, view, width), *_pad(body, inner), *note, _foot(view, width)]
     return [_cut(line, width) for line in lines]
 
 
 # ---- screens
 
 
-def _all(picture: Picture, view: View, places: Places, width: int, height: int) -> list[Text]:
+def _all(picture: Picture, view: View, positions: Positions, width: int, height: int) -> list[Text]:
     feed = max(3, height // 5)
     upper = height - feed - 1
     left = width // 2
     right = width - left - 1
     tables = min(len(picture.tables) + 2, upper // 2) if picture.tables else 0
-    drawn = _map(picture, view, places, left, upper)
-    beside = _padded(_peers(picture, view, right, upper - tables), upper - tables)
+    drawn = _map(picture, view, positions, left, upper)
+    beside = _pad(_peers(picture, view, right, upper - tables), upper - tables)
     if tables:
         beside += [_rule("tables", right, view), *_tables(picture, right, tables - 1)]
     bar = Text("│" if view.unicode else "|", "dim")
     lines = [
-        Text.assemble(_filled(one, left), bar, _cut(two, right))
-        for one, two in zip(drawn, _padded(beside, upper), strict=True)
+        Text.assemble(_fill(one, left), bar, _cut(two, right))
+        for one, two in zip(drawn, _pad(beside, upper), strict=True)
     ]
     return [*lines, _rule("events", width, view), *_events(picture.events, width, feed)]
 
 
-def _map(picture: Picture, view: View, places: Places, width: int, height: int) -> list[Text]:
+def _map(picture: Picture, view: View, positions: Positions, width: int, height: int) -> list[Text]:
     canvas = Canvas(width, height, unicode=view.unicode)
     nodes = {node.key: node for node in picture.nodes}
-    chosen = _selected(picture, view)
+    selected = _selected(picture, view)
     signs = SIGNS if view.unicode else PLAIN_SIGNS
     if height >= LEGEND_ROWS:
-        _legend(canvas, [_look(node) for node in picture.nodes], signs)
-    # Room for names at both sides, and a free row above and below.
+        _legend(canvas, [_appearance(node) for node in picture.nodes], signs)
+    # Leave room for names at both sides, and a free row above and below.
     margin = min(6, width // 6)
     at = {
         key: (margin + x * (width - 1 - 2 * margin), 1 + y * max(0, height - 3))
-        for key, (x, y) in places.items()
+        for key, (x, y) in positions.items()
         if key in nodes
     }
-    # In a dense mesh whole lines are one cloud: only the chosen node's and the poor ones are drawn so, and last.
+    # In a dense mesh full lines become one cloud, so only poor links and those of the selected node are drawn in full.
+    # The selected node's links come last, above the others.
     dense = len(picture.edges) > DENSE * max(1, len(at))
     drawn = [edge for edge in picture.edges if edge.first in at and edge.second in at]
-    for edge in sorted(drawn, key=lambda edge: chosen in (edge.first, edge.second)):
-        ours = chosen in (edge.first, edge.second)
+    for edge in sorted(drawn, key=lambda edge: selected in (edge.first, edge.second)):
+        own = selected in (edge.first, edge.second)
         (x, y), (x2, y2) = at[edge.first], at[edge.second]
-        style, every = _stroke(edge, ours=ours, dense=dense)
+        style, every = _stroke(edge, own=own, dense=dense)
         canvas.line((x + 0.5, y + 0.5), (x2 + 0.5, y2 + 0.5), style, every=every)
-    styles = {key: COLOURS[_look(nodes[key])] if _hit(view, nodes[key].name) else "dim" for key in at}
+    styles = {key: COLOURS[_appearance(nodes[key])] if _hit(view, nodes[key].name) else "dim" for key in at}
     for key, (x, y) in at.items():
-        canvas.text(int(x), int(y), signs[_look(nodes[key])], styles[key] + (" reverse" if key == chosen else ""))
-    # The chosen node and this one get their names first: where it is crowded, others go without.
-    for key in sorted(at, key=lambda key: (key != chosen, nodes[key].state != "here")):
-        _name(canvas, nodes[key].name, at[key], "bold" if key == chosen else styles[key])
+        canvas.text(
+            int(x), int(y), signs[_appearance(nodes[key])], styles[key] + (" reverse" if key == selected else "")
+        )
+    # The selected node and this one get their names first; on a crowded map other names are left out.
+    for key in sorted(at, key=lambda key: (key != selected, nodes[key].state != "here")):
+        _name(canvas, nodes[key].name, at[key], "bold" if key == selected else styles[key])
     return canvas.lines()
 
 
-def _legend(canvas: Canvas, looks: Sequence[str], signs: dict[str, str]) -> None:
-    """Say in the row that no node stands in what the signs of these nodes mean."""
+def _legend(canvas: Canvas, appearances: Sequence[str], signs: dict[str, str]) -> None:
+    """Explain the signs of these nodes in the top row, which contains no node."""
     at = 0
-    for look, words in LEGEND.items():
-        if look in looks:
-            canvas.text(at, 0, f"{signs[look]} {words}", COLOURS[look])
+    for appearance, words in LEGEND.items():
+        if appearance in appearances:
+            canvas.text(at, 0, f"{signs[appearance]} {words}", COLOURS[appearance])
             at += len(words) + 4
 
 
-def _stroke(edge: Edge, *, ours: bool, dense: bool) -> tuple[str, int]:
-    """Return the style of a link, and of how many dots one is drawn."""
+def _stroke(edge: Edge, *, own: bool, dense: bool) -> tuple[str, int]:
+    """Return the style of a link, and of how many dots one is drawn (1: all)."""
     if edge.past:
         return "dim red", PAST_EVERY
     if edge.poor:
         return "yellow", 1
-    every = DENSE_EVERY if dense and not ours else 1
+    every = DENSE_EVERY if dense and not own else 1
     return "bold green" if edge.busy and every == 1 else "dim green", every
 
 
-def _name(canvas: Canvas, name: str, place: tuple[float, float], style: str) -> None:
+def _name(canvas: Canvas, name: str, position: tuple[float, float], style: str) -> None:
     name = printable(name)[:16]
-    x, y = int(place[0]), int(place[1])
+    x, y = int(position[0]), int(position[1])
     spots = ((x - len(name) // 2, y + 1), (x - len(name) // 2, y - 1), (x + 2, y), (x - len(name) - 1, y))
     for column, row in spots:
         if canvas.free(column, row, len(name)):
@@ -183,18 +186,20 @@ def _name(canvas: Canvas, name: str, place: tuple[float, float], style: str) -> 
 
 
 def _peers(picture: Picture, view: View, width: int, height: int) -> list[Text]:
-    nodes = shown(picture, view)
-    chosen = _selected(picture, view)
+    nodes = visible_nodes(picture, view)
+    selected = _selected(picture, view)
     headers = ["NAME", "STATE", "EQUAL", "RTT", "LAG", "OFFSET", "IN", "OUT", "ROLES", "ADDRESS"]
     rows = [_peer(node) for node in nodes]
-    told = [at for at in range(len(headers)) if at < 3 or any(row[at] != "-" for row in rows)]
-    headers, rows = [headers[at] for at in told], [[row[at] for at in told] for row in rows]
+    known = [at for at in range(len(headers)) if at < 3 or any(row[at] != "-" for row in rows)]
+    headers, rows = [headers[at] for at in known], [[row[at] for at in known] for row in rows]
     keep = _fitting(headers, rows, width)
     widths = [max(cell_len(row[at]) for row in (headers, *rows)) for at in range(keep)]
     lines = [_row(headers[:keep], widths, "bold")]
     first = max(0, min(view.selected - (height - 2) // 2, len(nodes) - (height - 1)))
     for node, row in list(zip(nodes, rows, strict=True))[first : first + height - 1]:
-        lines.append(_row(row[:keep], widths, COLOURS[_look(node)] + (" reverse" if node.key == chosen else "")))
+        lines.append(
+            _row(row[:keep], widths, COLOURS[_appearance(node)] + (" reverse" if node.key == selected else ""))
+        )
     return lines
 
 
@@ -247,7 +252,7 @@ def _events(events: Sequence[Event], width: int, height: int) -> list[Text]:
         Text.assemble((f"{event.at}  ", "dim"), (printable(event.text), LEVELS.get(event.level, "")))
         for event in events[-height:]
     ]
-    return [_cut(line, width) for line in lines] or [Text("nothing yet", "dim")]
+    return [_cut(line, width) for line in lines] or [Text("no events yet", "dim")]
 
 
 # ---- parts
@@ -281,7 +286,7 @@ def _screen(screen: str, key: str) -> str:
     return SCREENS[int(key) - 1] if len(key) == 1 and "1" <= key <= str(len(SCREENS)) else screen
 
 
-def _typed(view: View, key: str) -> View:
+def _on_filter_key(view: View, key: str) -> View:
     match key:
         case "\r" | "\n":
             return replace(view, typing=False, selected=0)
@@ -298,12 +303,12 @@ def _typed(view: View, key: str) -> View:
 
 
 def _selected(picture: Picture, view: View) -> str:
-    nodes = shown(picture, view)
+    nodes = visible_nodes(picture, view)
     return nodes[min(view.selected, len(nodes) - 1)].key if nodes else ""
 
 
-def _look(node: Node) -> str:
-    """Return what decides about sign and colour."""
+def _appearance(node: Node) -> str:
+    """Return the key of a node's sign and colour."""
     return "differs" if node.state == "linked" and node.equal is False else node.state
 
 
@@ -317,7 +322,7 @@ def _rule(title: str, width: int, view: View) -> Text:
 
 
 def _fitting(headers: list[str], rows: list[list[str]], width: int) -> int:
-    """Return how many columns fit; the first two always do."""
+    """Return how many columns fit the width, at least two."""
     used = 0
     for at in range(len(headers)):
         used += max(cell_len(row[at]) for row in (headers, *rows)) + 2
@@ -330,11 +335,11 @@ def _row(cells: Sequence[str], widths: Sequence[int], style: str) -> Text:
     return Text("  ".join(set_cell_size(cell, width) for cell, width in zip(cells, widths, strict=True)), style)
 
 
-def _padded(lines: list[Text], height: int) -> list[Text]:
+def _pad(lines: list[Text], height: int) -> list[Text]:
     return lines[:height] + [Text("")] * (height - len(lines))
 
 
-def _filled(line: Text, width: int) -> Text:
+def _fill(line: Text, width: int) -> Text:
     line = _cut(line, width)
     line.append(" " * (width - line.cell_len))
     return line

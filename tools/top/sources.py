@@ -1,7 +1,6 @@
-"""Where `top` has its pictures from: a running node, asked again and again, or a trace, played by the clock.
+"""The sources of `top`: a running node, polled, and a recorded trace, played by the clock.
 
-Owns the connection or the file. What always holds: `look` returns within some seconds; a node that went is said, not an
-end. It must not know how a picture is drawn.
+A poll returns within seconds. If the node has gone, the picture says so in its note, and polling goes on.
 """
 
 from __future__ import annotations
@@ -28,31 +27,35 @@ if TYPE_CHECKING:
 
 __all__ = ["NodeSource", "Source", "TraceSource"]
 
-ANSWER_S = 2.0  # a person waits; a node in a long transaction answers the next look
+ANSWER_S = 2.0  # the user waits for it; a node in a long transaction answers a later poll
 RETRY_S = 2.0
 
 
 class Source(Protocol):
-    """Gives the picture of this moment."""
+    """Provides the current picture."""
 
-    def look(self, *, paused: bool) -> Picture:
-        """Return it; while paused the one before."""
+    def picture(self, *, paused: bool) -> Picture:
+        """Return the current picture; while paused, the one before."""
         ...
 
 
 class NodeSource:
-    """The node of one home; raises `NodeError` at the start if none runs."""
+    """The running node of one home.
+
+    Raises:
+        NodeError: no node runs when it is created.
+    """
 
     def __init__(self, home: Home) -> None:
         self._home = home
         self._live = Live()
-        self._heard: deque[dict[str, Any]] = deque(maxlen=EVENTS_MAX)  # appended by the thread that listens
+        self._notices: deque[dict[str, Any]] = deque(maxlen=EVENTS_MAX)  # the listening thread appends to it
         self._status: Status = from_json(ask(home, "status"))
         self._picture = self._live.picture(self._status)
         threading.Thread(target=self._listen, daemon=True).start()
 
-    def look(self, *, paused: bool) -> Picture:
-        """Ask the node."""
+    def picture(self, *, paused: bool) -> Picture:
+        """Return the picture of the node's status."""
         if paused:
             return self._picture
         note = ""
@@ -60,8 +63,8 @@ class NodeSource:
             self._status = from_json(ask(self._home, "status", timeout_s=ANSWER_S))
         except NodeError as error:
             note = str(error)
-        while self._heard:
-            self._live.heard(self._heard.popleft())
+        while self._notices:
+            self._live.record_notice(self._notices.popleft())
         self._picture = self._live.picture(self._status, note)
         return self._picture
 
@@ -69,12 +72,16 @@ class NodeSource:
         while True:
             with contextlib.suppress(NodeError, OSError):
                 for notice in watch(self._home, past=EVENTS_MAX):
-                    self._heard.append(notice)
+                    self._notices.append(notice)
             time.sleep(RETRY_S)
 
 
 class TraceSource:
-    """A recorded run, `speed` virtual seconds a second, or at once its end; raises `UsageError` if the file is none."""
+    """A recorded run, at `speed` virtual seconds per second, or its end at once if `ended`.
+
+    Raises:
+        UsageError: the file is not a trace of version 1.
+    """
 
     def __init__(self, path: Path, speed: float, *, ended: bool = False) -> None:
         self._path = path
@@ -83,28 +90,30 @@ class TraceSource:
         self._lines = self._read()
         self._next = next(self._lines, None)
         if self._next is None or self._next.get("kind") != "header" or self._next.get("version") != 1:
-            raise exits.UsageError(f"{path} is no trace of version 1; make one with: mycomesh simulate --report")
+            raise exits.UsageError(f"{path} is not a trace of version 1; make one with: mycomesh simulate --report DIR")
         self._t = math.inf if ended else 0.0
         self._last_s = time.monotonic()
 
-    def look(self, *, paused: bool) -> Picture:
-        """Play up to the clock."""
+    def picture(self, *, paused: bool) -> Picture:
+        """Play up to the clock, and return the picture."""
         now_s = time.monotonic()
         if not paused:
             self._t += (now_s - self._last_s) * self._speed
         self._last_s = now_s
-        while self._next is not None and self._at(self._next) <= self._t:
+        while self._next is not None and self._time_of(self._next) <= self._t:
             try:
                 self._trace.feed(self._next)
             except (KeyError, TypeError, ValueError, IndexError) as error:
-                raise exits.UsageError(f"{self._path} has a line that is not of a trace: {error}") from error
+                raise exits.UsageError(
+                    f"{self._path} contains a line that does not belong in a trace: {error}"
+                ) from error
             self._next = next(self._lines, None)
-        return self._trace.picture("the end of the trace" if self._next is None else "")
+        return self._trace.picture("end of the trace" if self._next is None else "")
 
-    def _at(self, line: dict[str, Any]) -> float:
+    def _time_of(self, line: dict[str, Any]) -> float:
         value = line.get("t")
         if not isinstance(value, int | float):
-            raise exits.UsageError(f"{self._path} has a line without a time; see docs/simulations.md")
+            raise exits.UsageError(f"{self._path} contains a line without a time; see docs/simulations.md")
         return value
 
     def _read(self) -> Iterator[dict[str, Any]]:
@@ -116,9 +125,11 @@ class TraceSource:
                     except (ValueError, RecursionError):
                         line = None
                     if not isinstance(line, dict):
-                        raise exits.UsageError(f"{self._path}, line {number} is no JSON object; is it a trace?")
+                        raise exits.UsageError(
+                            f"{self._path}, line {number} is not a JSON object; check that the file is a trace"
+                        )
                     yield line
         except OSError as error:
             raise exits.UsageError(f"cannot read {self._path}: {error.strerror}") from error
         except UnicodeDecodeError as error:
-            raise exits.UsageError(f"cannot read {self._path}: it is no text") from error
+            raise exits.UsageError(f"cannot read {self._path}: it is not text") from error

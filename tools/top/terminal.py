@@ -1,7 +1,7 @@
-"""The terminal: whole screen, single keys, and the way back to what it was.
+"""Full-screen mode of the terminal: single keys, resizing, ^Z, and the restoration of what was before.
 
-Owns the terminal's modes and the signals. What always holds: however `opened` is left, the terminal is as it was; stopped
-by SIGTSTP (^Z) it is the shell's, and ours again afterwards. It must not know what is drawn.
+Invariant (tests/tools/top/test_terminal.py): however `open_terminal` is left, also by a signal, the terminal is as it was before.
+After ^Z (SIGTSTP) the shell has the terminal until the user continues the program.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import FrameType
 
-__all__ = ["Terminal", "keys_of", "opened"]
+__all__ = ["Terminal", "keys_of", "open_terminal"]
 
 ENTER = "\x1b[?1049h\x1b[?25l\x1b[2J"
 LEAVE = "\x1b[0m\x1b[?25h\x1b[?1049l"
@@ -28,32 +28,32 @@ ARROWS = {"\x1b[A": "up", "\x1b[B": "down", "\x1bOA": "up", "\x1bOB": "down"}
 
 
 class Terminal:
-    """Standard input and output while `top` has them."""
+    """Standard input and output in full-screen mode."""
 
     def __init__(self) -> None:
         self._input, self._output = sys.stdin.fileno(), sys.stdout.fileno()
         self._before = termios.tcgetattr(self._input)
-        # Counts how often the screen has become somebody else's or another size. Signals come at any moment: whoever
-        # draws compares numbers, where a flag that is set down after drawing would lose what came in between.
-        self.turn = 0
+        # Counts how often the screen was taken over or resized. The drawing code compares numbers: a signal can come at any
+        # moment, and a flag that is cleared after drawing would lose a signal that came while drawing.
+        self.generation = 0
 
     def enter(self) -> None:
-        """Take the terminal."""
+        """Switch the terminal to full-screen mode."""
         tty.setcbreak(self._input)
         self._write(ENTER)
-        self.turn += 1
+        self.generation += 1
 
     def leave(self) -> None:
-        """Give it back as it was."""
+        """Restore the terminal."""
         self._write(LEAVE)
         termios.tcsetattr(self._input, termios.TCSADRAIN, self._before)
 
     def show(self, frame: str) -> None:
-        """Draw a frame over the one before."""
+        """Draw a frame over the previous one."""
         self._write(f"\x1b[H{frame}")
 
     def keys(self, seconds: float) -> list[str]:
-        """Wait for keys so long at most; a changed size ends the wait."""
+        """Wait for keys for at most so many seconds; a resize ends the wait."""
         try:
             ready, _, _ = select.select([self._input], [], [], seconds)
         except InterruptedError:
@@ -64,7 +64,7 @@ class Terminal:
         return keys_of(data.decode("utf-8", "replace")) if data else ["q"]  # the terminal is gone
 
     def suspend(self, _number: int, _frame: FrameType | None) -> None:
-        """^Z: the shell gets its terminal, until it lets us go on."""
+        """Handle ^Z: return the terminal to the shell until it continues this program."""
         self.leave()
         signal.signal(signal.SIGTSTP, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGTSTP)
@@ -72,22 +72,22 @@ class Terminal:
         self.enter()
 
     def _write(self, text: str) -> None:
-        """Write past Python's buffer, which a signal that comes amid a write may not enter again."""
+        """Write without Python's buffer, which is not reentrant: a signal handler may write during a write."""
         data = text.encode(sys.stdout.encoding or "utf-8", "replace")
         while data:
             data = data[os.write(self._output, data) :]
 
 
 @contextlib.contextmanager
-def opened() -> Iterator[Terminal]:
-    """Yield the terminal; it is given back at the end, after an error, and at SIGTERM and SIGHUP."""
+def open_terminal() -> Iterator[Terminal]:
+    """Yield the terminal; restore it at the end, after an error, and at SIGTERM and SIGHUP."""
     terminal = Terminal()
 
     def end(number: int, _frame: FrameType | None) -> None:
         raise SystemExit(128 + number)
 
     def resized(_number: int, _frame: FrameType | None) -> None:
-        terminal.turn += 1
+        terminal.generation += 1
 
     handlers = {signal.SIGTERM: end, signal.SIGHUP: end, signal.SIGTSTP: terminal.suspend, signal.SIGWINCH: resized}
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
@@ -101,7 +101,7 @@ def opened() -> Iterator[Terminal]:
 
 
 def keys_of(text: str) -> list[str]:
-    """Return the keys that a read brought: arrows by name, other escape sequences dropped, the rest as they are."""
+    """Return the keys in the text of one read: arrows by name, without other escape sequences."""
     keys = []
     while text:
         if text[:3] in ARROWS:

@@ -17,7 +17,7 @@ PATIENCE_S = 60
 def looks(source, until):
     end = time.monotonic() + PATIENCE_S
     while time.monotonic() < end:
-        picture = source.look(paused=False)
+        picture = source.picture(paused=False)
         if until(picture):
             return picture
         time.sleep(0.01)
@@ -28,7 +28,7 @@ def test_the_screen_follows_the_run_to_its_end():
     source = RunSource(REQUEST, 3, speed=9_000)
     picture = looks(source, lambda picture: picture.note)
     source.leave()
-    assert picture.note == "the run has ended: all held"
+    assert picture.note == "the run has ended: all checks passed"
     assert picture.title.startswith("split-brain (seed 3), t = ")
     assert len(picture.nodes) == 4
     assert any("splits" in event.text for event in picture.events)
@@ -39,9 +39,9 @@ def test_a_run_that_is_watched_is_not_ahead_and_stands_while_paused():
     source = RunSource(REQUEST, 3, speed=4)
     try:
         looks(source, lambda picture: picture.edges)
-        first = source.look(paused=True)
+        first = source.picture(paused=True)
         time.sleep(0.3)
-        again = source.look(paused=True)
+        again = source.picture(paused=True)
         assert again.title == first.title
         assert source.result is None
     finally:

@@ -12,7 +12,7 @@ from mycomesh.tools.cli import main
 from mycomesh.tools.top.layout import Layout
 from mycomesh.tools.top.loop import frame
 from mycomesh.tools.top.model import Live, Trace
-from mycomesh.tools.top.screens import SCREENS, View, draw, pressed
+from mycomesh.tools.top.screens import SCREENS, View, draw, on_key
 from mycomesh.tools.top.terminal import keys_of
 
 
@@ -40,8 +40,8 @@ PEERS = (
 def lines(picture, view=WHOLE, width=120, height=40):
     layout = Layout()
     edges = [(edge.first, edge.second) for edge in picture.edges]
-    places = layout.place([node.key for node in picture.nodes], edges)
-    return draw(picture, view, places, width, height)
+    positions = layout.update([node.key for node in picture.nodes], edges)
+    return draw(picture, view, positions, width, height)
 
 
 def text(picture, view=WHOLE, width=120, height=40):
@@ -59,8 +59,8 @@ def test_a_screen_fills_its_size_and_no_more(screen, size):
 
 def test_the_whole_shows_map_peers_tables_and_events():
     live = Live()
-    live.heard({"time": "2026-01-02T03:04:05.678Z", "level": "info", "text": "linked with humvee"})
-    live.heard({"time": "2026-01-02T03:04:05.678Z", "level": "debug", "text": "noise"})
+    live.record_notice({"time": "2026-01-02T03:04:05.678Z", "level": "info", "text": "linked with humvee"})
+    live.record_notice({"time": "2026-01-02T03:04:05.678Z", "level": "debug", "text": "noise"})
     shown = text(live.picture(status(PEERS, TABLES)))
     assert "fleet: ground, 2 of 3 linked" in shown
     assert "◉" in shown
@@ -148,7 +148,7 @@ def test_columns_that_nobody_has_a_value_for_are_left_out():
 def test_a_filter_chooses_events_too():
     live = Live()
     for words in ("link with humvee", "link with drone"):
-        live.heard({"time": "", "level": "info", "text": words})
+        live.record_notice({"time": "", "level": "info", "text": words})
     shown = text(live.picture(status(PEERS)), View("events", filter="HUM"))
     assert "link with humvee" in shown
     assert "link with drone" not in shown
@@ -182,21 +182,21 @@ def test_no_color_is_obeyed(monkeypatch):
 
 def test_text_of_peers_cannot_steer_the_terminal():
     live = Live()
-    live.heard({"time": "", "level": "info", "text": "a\x1b[2Jb"})
+    live.record_notice({"time": "", "level": "info", "text": "a\x1b[2Jb"})
     assert "\x1b" not in text(live.picture(status([peer("b", "x\x1b]0;owned\x07")])))
 
 
 def test_keys_choose_select_filter_and_leave():
-    view = pressed(View(), "2", 3)
+    view = on_key(View(), "2", 3)
     assert view.screen == "map"
-    assert pressed(view, "\t", 3).screen == "peers"
-    assert pressed(pressed(view, "j", 3), "down", 3).selected == 2
-    assert pressed(view, "k", 3).selected == 0
-    assert pressed(view, "p", 3).paused
-    assert pressed(view, "q", 3).quit
-    assert pressed(view, "j", 0).selected == 0
+    assert on_key(view, "\t", 3).screen == "peers"
+    assert on_key(on_key(view, "j", 3), "down", 3).selected == 2
+    assert on_key(view, "k", 3).selected == 0
+    assert on_key(view, "p", 3).paused
+    assert on_key(view, "q", 3).quit
+    assert on_key(view, "j", 0).selected == 0
     for key in "/hum\r":
-        view = pressed(view, key, 3)
+        view = on_key(view, key, 3)
     assert (view.filter, view.typing) == ("hum", False)
     shown = text(Live().picture(status(PEERS)), View("peers", filter=view.filter))
     assert "humvee" in shown
