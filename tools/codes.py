@@ -555,19 +555,19 @@ _RUN = (
     Code(
         "home.removed",
         "the node's keys were removed while it runs",
-        "somebody or a cleaner removed the home, or what is in it; the node goes on, but keys and decisions are in memory only",
-        "put the directory back from a backup, or stop the process that the line names and join the mesh again",
+        "a person or a cleanup job removed the home or its contents; the node goes on with keys and decisions in memory only",
+        "restore the directory from a backup, or stop the process that the notice names and join the mesh again",
     ),
     Code(
         "home.unwritable",
-        "the node cannot store what it should remember",
-        "the disk of its home is full or read-only, or the home was removed; the node goes on with what is in memory",
-        "free some space, or mend the permissions that the line names",
+        "the node cannot write to its home",
+        "the disk of the home is full or read-only, or the home was removed; the node goes on with its state in memory",
+        "free some space, or correct the permissions of the directory that the notice names",
     ),
     Code(
         "control.reopened",
-        "the control socket was removed, and is there again",
-        "a login session that ends takes its runtime directory along; cleaners remove sockets too",
+        "recreated the control socket",
+        "it had been removed: the end of a login session removes its runtime directory, and cleanup jobs remove sockets",
     ),
     Code(
         "node.unclean",

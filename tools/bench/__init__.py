@@ -1,1 +1,1 @@
-"""Measurements: ratios to plain SQLite in the same run, and the figures of running nodes."""
+"""Benchmarks: ratios to plain SQLite in the same run, and figures of running nodes."""

@@ -1,7 +1,6 @@
-"""`python -m tools.bench`: runs the measurements and prints one table, or one JSON object with `--json`.
+"""`python -m tools.bench`: runs the benchmarks and prints a table, or with `--json` one JSON object.
 
-Owns the arguments, the table and the comparison with an earlier run. What always holds: what `--json` prints is one object on
-stdout, whatever else is said goes to stderr. It must not know how anything is measured.
+With `--json`, stdout contains nothing but that object; progress and errors go to stderr.
 """
 
 from __future__ import annotations
@@ -40,17 +39,22 @@ SUITES: dict[str, Callable[[bool], dict[str, Figure]]] = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the chosen measurements; return the exit code: 0 done, 1 a measurement failed, 2 usage."""
+    """Run the chosen benchmarks; return the exit code: 0 done, 1 a benchmark failed, 2 usage."""
     parser = argparse.ArgumentParser(
-        prog="python -m tools.bench", description="Measure this machine: ratios to plain SQLite, and running nodes."
+        prog="python -m tools.bench",
+        description="Benchmarks of this machine: ratios to plain SQLite, and figures of running nodes.",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object: name -> value, unit, baseline")
-    parser.add_argument("--quick", action="store_true", help="a tenth of the rows: a look, not a measurement")
+    parser.add_argument("--quick", action="store_true", help="use a tenth of the rows: a rough look, not a measurement")
     parser.add_argument(
-        "--only", nargs="+", metavar="NAME", default=[], help=f"figures, or suites: {', '.join(SUITES)}"
+        "--only",
+        nargs="+",
+        metavar="NAME",
+        default=[],
+        help=f"run only these figures or suites; the suites: {', '.join(SUITES)}",
     )
     parser.add_argument(
-        "--compare", type=Path, metavar="FILE", help="show an earlier run beside it: what --json printed, or a history"
+        "--compare", type=Path, metavar="FILE", help="compare with an earlier run: the output of --json, or a history"
     )
     parser.add_argument(
         "--keep", type=Path, metavar="FILE", help="append the run to this history, and write a page beside it"
@@ -83,10 +87,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _chosen(only: Sequence[str]) -> list[str]:
-    """Return the names of the figures that were asked for, in the order of the catalogue."""
+    """Return the names of the requested figures, in the order of the catalogue."""
     unknown = [name for name in only if name not in SUITES and name not in CATALOGUE]
     if unknown:
-        raise exits.UsageError(f"no figure {unknown[0]!r}; there are {', '.join(CATALOGUE)}")
+        raise exits.UsageError(f"there is no figure {unknown[0]!r}; there are {', '.join(CATALOGUE)}")
     return [kind.name for kind in CATALOGUE.values() if not only or kind.name in only or kind.suite in only]
 
 
@@ -95,7 +99,7 @@ def _measure(names: Sequence[str], *, quick: bool) -> dict[str, Figure]:
     for suite in dict.fromkeys(CATALOGUE[name].suite for name in names):
         print(f"measuring {suite} ...", file=sys.stderr, flush=True)
         figures.update(SUITES[suite](quick))
-    return {name: figures[name] for name in names if name in figures}  # a machine may not be able to measure all
+    return {name: figures[name] for name in names if name in figures}  # some machines cannot measure every figure
 
 
 def _table(figures: dict[str, Figure], before: dict[str, float]) -> list[list[str]]:

@@ -1,8 +1,8 @@
-"""Measurements of two running nodes under a million rows: how long they hold the file, or let others wait, and their memory.
+"""Benchmarks of two nodes with a million rows: how long they hold the write lock or keep others waiting, and their memory.
 
-Owns the sequence: a file of a million rows is put on the mesh, an empty node catches up, one transaction updates every row,
-and both files are scrubbed. What always holds: while nodes work, a stock client writes to each file all the time; while the
-application's own large transaction runs, it does not.
+The steps: one node adds a file of a million rows to the mesh, an empty node catches up, one transaction updates every row, and
+the nodes scrub both files. While the nodes work, a stock client writes to each file all the time. It pauses only during the
+application's own large transaction.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from mycomesh.tools.processes import NodeProcess, ending
 __all__ = ["bulk"]
 
 ROWS = 1_000_000
-STEP_ROWS = 50_000  # rows that are made at a time
+STEP_ROWS = 50_000  # rows that are inserted at a time
 WAIT_S_MAX = 900.0  # a million updates drained and merged on a busy machine
 LOOK_S = 0.25
-PROBED_MAX = 20  # writes of the probe itself that may wait: what it makes in a tenth of a second
+PROBED_MAX = 20  # unstamped writes that may be the probe's own: it makes as many in a tenth of a second
 
 
 def bulk(quick: bool) -> dict[str, Figure]:
-    """Return the longest hold of a file's write lock, the longest wait for it, and what a transaction of all rows takes."""
+    """Return the longest hold of a write lock, the longest wait for one, and the memory that an update of all rows needs."""
     count = ROWS // 10 if quick else ROWS
-    with tempfile.TemporaryDirectory(prefix="mycomesh-bench-") as place:
-        here, there = NodeProcess.within(Path(place), "here"), NodeProcess.within(Path(place), "there")
+    with tempfile.TemporaryDirectory(prefix="mycomesh-bench-") as directory:
+        here, there = NodeProcess.within(Path(directory), "here"), NodeProcess.within(Path(directory), "there")
         with ending((here, there)):
             return _bulk(here, there, count)
 
@@ -70,7 +70,7 @@ def _bulk(here: NodeProcess, there: NodeProcess, count: int) -> dict[str, Figure
 
 
 def _fill(file: Path, count: int) -> None:
-    """The application's own file, from before it met the mesh."""
+    """Create the file of an application that has no node yet."""
     with contextlib.closing(connected(file)) as db:
         db.execute("PRAGMA journal_mode = WAL")
         db.execute(CREATE)
@@ -98,7 +98,7 @@ def _last_altitude(one: NodeProcess, count: int) -> bool:
 
 @contextlib.contextmanager
 def _probed(file: Path, row: int, waits: list[float], what: str) -> Iterator[None]:
-    """Has a stock client write to the file meanwhile; adds the longest wait."""
+    """Let a stock client write to the file during the block; append its longest wait to `waits`."""
     command = [sys.executable, "-m", "mycomesh.tools.bench.probe", str(file), str(row)]
     with subprocess.Popen(  # noqa: S603 -- our own module
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -111,11 +111,11 @@ def _probed(file: Path, row: int, waits: list[float], what: str) -> Iterator[Non
             yield
         finally:
             client.stdin.close()
-            told = client.stdout.read().strip()
-    if not told:
+            longest = client.stdout.read().strip()
+    if not longest:
         raise BenchError(f"the client that writes to {file} failed")
-    print(f"  {what}: the client waited {float(told):.1f} ms at most", file=sys.stderr, flush=True)
-    waits.append(float(told))
+    print(f"  {what}: the client waited at most {float(longest):.1f} ms", file=sys.stderr, flush=True)
+    waits.append(float(longest))
 
 
 def _until(check: Callable[[], Any], what: str) -> None:

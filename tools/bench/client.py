@@ -1,7 +1,7 @@
 """The application side of a measurement: the stock sqlite3 module, in a process of its own.
 
-Run as `python -m tools.bench.client FILE JOB ROWS TABLE`; prints the CPU seconds of the job. Never in the process of a replica:
-two SQLite libraries on one file in one process lose each other's locks. It must not import anything of a node.
+Run as `python -m tools.bench.client FILE JOB ROWS TABLE`; prints the CPU seconds of the job. It must not run in the process of a
+replica: two SQLite libraries that open one file in one process release each other's locks. It imports nothing of a node.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ __all__ = ["CREATE", "INSERT", "JOBS", "TABLES", "main", "rows"]
 _COLUMNS = "drone_id, latitude, longitude, altitude, timestamp"
 CREATE = f"CREATE TABLE IF NOT EXISTS drones({_COLUMNS})"
 INSERT = f"INSERT INTO drones ({_COLUMNS}) VALUES (?, ?, ?, ?, ?)"
-# The measured tables: the same rows without a key and under one, for which SQLite itself does more. SQL, and a row's key.
+# The measured tables, each with its SQL and a function that returns a row's key: the same rows without a key and with one. A key
+# costs SQLite itself more.
 TABLES: dict[str, tuple[str, Callable[[int], tuple[object, ...]]]] = {
     "drones": (CREATE, lambda _number: ()),
     "by_id": (
@@ -32,7 +33,7 @@ TABLES: dict[str, tuple[str, Callable[[int], tuple[object, ...]]]] = {
         lambda number: (number, f"tag-{number:07}"),
     ),
 }
-BUSY_S_MAX = 30  # nobody else writes to the file of a measurement for longer than a moment
+BUSY_S_MAX = 30  # no other program writes to the file for longer than a moment
 
 Rows = list[tuple[object, ...]]
 
@@ -50,7 +51,7 @@ def main() -> None:
     path, job, count, table = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4]
     create, key = TABLES[table]
     db = sqlite3.connect(path, isolation_level=None, timeout=BUSY_S_MAX)
-    # The mode in which a node serves a file, for the plain file as well: the ratios compare triggers, not journals.
+    # A node serves files in WAL mode. The plain file uses it too, so that the ratios compare triggers and not journals.
     db.execute("PRAGMA journal_mode = WAL")
     db.execute("PRAGMA synchronous = NORMAL")
     db.execute(create)
@@ -62,7 +63,7 @@ def main() -> None:
 
 
 def _create(_db: sqlite3.Connection, _table: str, _data: Rows) -> None:
-    """The table is made before each job; this one does nothing more."""
+    """Do nothing: the table is created before each job."""
 
 
 def _bulk(db: sqlite3.Connection, table: str, data: Rows) -> None:

@@ -13,7 +13,7 @@ __all__ = ["CATALOGUE", "Figure", "Kind", "measured"]
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """One figure as it is named everywhere. `goal` is what it must reach: at most that, or at least where `more` is set."""
+    """One kind of figure. The value should be at most `goal`, or at least `goal` if `more` is set."""
 
     name: str
     suite: str
@@ -33,13 +33,13 @@ class Figure:
 
     @property
     def met(self) -> bool | None:
-        """Whether the goal is reached; None where there is none."""
+        """Whether the goal is reached; None for a figure without a goal."""
         if self.kind.goal is None:
             return None
         return self.value >= self.kind.goal if self.kind.more else self.value <= self.kind.goal
 
     def plain(self) -> dict[str, Any]:
-        """Return the JSON form: value, unit, and where it is a ratio what it is relative to."""
+        """Return the JSON form: value, unit, and for a ratio its baseline."""
         result: dict[str, Any] = {"value": round(self.value, 4), "unit": self.kind.unit}
         return {**result, "baseline": self.kind.baseline} if self.kind.baseline else result
 

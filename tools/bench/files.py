@@ -1,7 +1,7 @@
-"""Measurements of one file: what capture costs the application, and how fast changes are drained and merged.
+"""Benchmarks of one file: the cost of capture for an application, and the speed of drain and merge.
 
-Owns replicas in this process and stock clients in others. What always holds: a plain and a captured job run in turn, and a
-ratio is the median of such pairs, so that a busy machine slows both; CPU time is compared, not the disk.
+Replicas run in this process, stock clients in others. A plain and a captured job alternate and a ratio is the median of such
+pairs, so that a busy machine slows both. The ratios compare CPU time, not the disk.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ __all__ = ["BenchError", "capture", "file_size", "opening", "pipeline"]
 
 ROWS = 100_000
 ROWS_QUICK = 10_000
-SINGLE = 2_000  # transactions of one row: some tenths of a second of CPU
-PAIRS = 5  # of a plain and a captured job
+SINGLE = 2_000  # transactions of one row, which take some tenths of a second of CPU
+PAIRS = 5  # each a plain and a captured job
 PIPELINES = 3  # each drains and merges the rows twice
 _PREFIX = "mycomesh-bench-"
 
 
 class BenchError(Exception):
-    """A measurement cannot go on; the text is one line."""
+    """A benchmark cannot go on. The text is one line."""
 
 
 def capture(quick: bool) -> dict[str, Figure]:
-    """Return the stock client's CPU time with triggers, as ratios to the same job on a plain file, run in turn."""
+    """Return the stock client's CPU time with triggers, as ratios to the same job on a plain file."""
     count = ROWS_QUICK if quick else ROWS
     return measured(
         capture_insert_bulk=_captured_ratio("bulk", count),
@@ -53,7 +53,7 @@ def capture(quick: bool) -> dict[str, Figure]:
 
 
 def pipeline(quick: bool) -> dict[str, Figure]:
-    """Return rows a second of one core for drain and merge, and the whole way relative to SELECT -> CBOR -> INSERT."""
+    """Return the rows per second of drain and merge on one core, and the whole path relative to SELECT -> CBOR -> INSERT."""
     count = ROWS_QUICK if quick else ROWS
     found: dict[str, list[float]] = {}
     for _ in range(PIPELINES):
@@ -65,8 +65,8 @@ def pipeline(quick: bool) -> dict[str, Figure]:
 def file_size(quick: bool) -> dict[str, Figure]:
     """Return the size of a drained and checkpointed file relative to the plain one, never vacuumed."""
     count = ROWS_QUICK if quick else ROWS
-    with tempfile.TemporaryDirectory(prefix=_PREFIX) as place:
-        plain, captured = Path(place) / "plain.db", Path(place) / "captured.db"
+    with tempfile.TemporaryDirectory(prefix=_PREFIX) as directory:
+        plain, captured = Path(directory) / "plain.db", Path(directory) / "captured.db"
         for path in (plain, captured):
             _client(path, "create", 0)
         replica = _open(captured, 1)
@@ -79,11 +79,11 @@ def file_size(quick: bool) -> dict[str, Figure]:
 
 
 def opening(quick: bool) -> dict[str, Figure]:
-    """Return how long a file of a million rows (quick: a tenth, counted tenfold) takes until its digests are ready."""
+    """Return the seconds from opening a file of a million rows until its digests are ready; `quick` scales up a tenth."""
     scale = 10 if quick else 1
     count = 1_000_000 // scale
-    with tempfile.TemporaryDirectory(prefix=_PREFIX) as place:
-        path = Path(place) / "large.db"
+    with tempfile.TemporaryDirectory(prefix=_PREFIX) as directory:
+        path = Path(directory) / "large.db"
         _client(path, "create", 0)
         replica = _open(path, 1)
         _client(path, "bulk", count)
@@ -96,7 +96,7 @@ def opening(quick: bool) -> dict[str, Figure]:
         opened_s = time.perf_counter() - started
         replica.close()
     if found != expected:
-        raise BenchError("a file that was opened again has other digests than before")
+        raise BenchError("a file has other digests after it was opened again")
     return measured(open_1m_rows_s=opened_s * scale)
 
 
@@ -106,8 +106,8 @@ def opening(quick: bool) -> dict[str, Figure]:
 def _captured_ratio(job: str, count: int, table: str = "drones") -> float:
     ratios = []
     for _ in range(PAIRS):
-        with tempfile.TemporaryDirectory(prefix=_PREFIX) as place:
-            plain, captured = Path(place) / "plain.db", Path(place) / "captured.db"
+        with tempfile.TemporaryDirectory(prefix=_PREFIX) as directory:
+            plain, captured = Path(directory) / "plain.db", Path(directory) / "captured.db"
             for path in (plain, captured):
                 _client(path, "bulk" if job == "update" else "create", count, table)
             _open(captured, 1).close()  # the triggers stay
@@ -116,10 +116,10 @@ def _captured_ratio(job: str, count: int, table: str = "drones") -> float:
 
 
 def _pipeline_once(count: int) -> dict[str, float]:
-    """Insert, then updates of a column, then of it as a counter: captured here, drained here, merged there."""
+    """Insert rows, update a column, then update it as a counter: capture and drain in one file, merge in the other."""
     found: dict[str, float] = {}
-    with tempfile.TemporaryDirectory(prefix=_PREFIX) as place:
-        here, there, plain = (Path(place) / name for name in ("here.db", "there.db", "plain.db"))
+    with tempfile.TemporaryDirectory(prefix=_PREFIX) as directory:
+        here, there, plain = (Path(directory) / name for name in ("here.db", "there.db", "plain.db"))
         for path in (here, there):
             _client(path, "create", 0)
         sender, receiver = _open(here, 1), _open(there, 2)
@@ -128,7 +128,7 @@ def _pipeline_once(count: int) -> dict[str, float]:
             if label == "counter_":
                 sender.decisions.declare_counter("drones", "altitude")
                 _merge(receiver, _drain(sender))
-                _drain(receiver)  # both look at every cell once
+                _drain(receiver)  # the new counter makes both files read every cell once
             if job:
                 _client(here, job, 0)
             batches, drained_s = _timed(functools.partial(_drain, sender))
@@ -146,7 +146,7 @@ def _pipeline_once(count: int) -> dict[str, float]:
 
 
 def _copying(source_path: Path, count: int) -> float:
-    """Return the CPU seconds of the floor: read the rows, encode and decode them, insert them elsewhere."""
+    """Return the CPU seconds of the least possible work: read the rows, encode and decode them, insert them elsewhere."""
     source = apsw.Connection(str(source_path))
     target = apsw.Connection(str(source_path.with_name("copy.db")))
     target.execute("PRAGMA journal_mode = WAL").fetchall()
@@ -201,12 +201,12 @@ def _merge(replica: Replica, batches: list[bytes]) -> None:
 
 
 def _digest(replica: Replica) -> TableDigest:
-    """Return what proves the measured table equal; each file's table definitions have stamps of their own."""
+    """Return the digest of the measured table alone; each file's table definitions have stamps of their own."""
     return next(each for each in replica.digests() if each.table == "drones")
 
 
 def _timed(work: Callable[[], Any]) -> tuple[Any, float]:
-    """Return what the work returned, and its CPU seconds in this process."""
+    """Return the result of the work, and its CPU seconds in this process."""
     started = time.process_time()
     result = work()
     return result, time.process_time() - started
@@ -222,7 +222,7 @@ def _client(path: Path, job: str, count: int, table: str = "drones") -> float:
 
 
 def _sizes(path: Path) -> tuple[int, int]:
-    """Return the bytes of a file after a checkpoint, and of those the bytes in use."""
+    """Return the bytes of a file after a checkpoint, and how many of them are in use."""
     db = apsw.Connection(str(path))
     db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
     pages, free, size = (_pragma(db, name) for name in ("page_count", "freelist_count", "page_size"))

@@ -1,7 +1,7 @@
-"""Measurements of one link: what framing, records and messages cost beside the cipher.
+"""Benchmarks of one link: the cost of framing, records and messages on top of the cipher.
 
-Owns two cores joined in memory. What always holds: the bytes cross as sockets would cut them, and the two sides' CPU is
-counted apart, because in a mesh they are two machines. It must not know sockets, files or processes.
+Two cores are connected in memory. Their bytes are cut as sockets would cut them. The CPU time of each side counts by itself,
+because in a mesh the sides are two machines.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ __all__ = ["handshake_ms", "link_throughput_ratio", "members"]
 
 _ADDRESS = Address("127.0.0.1", 7447)
 _CALLER = Address("127.0.0.1", 40_000)
-MESSAGE_BYTES = 256 << 10  # what a catch-up sends at a time (sync.feed.FEED_BYTES_MAX)
-READ_BYTES = 256 << 10  # what an event loop hands over at once
+MESSAGE_BYTES = 256 << 10  # the size of a catch-up's messages
+READ_BYTES = 256 << 10  # the most that an event loop passes on at once
 ROUND_MESSAGES = 100
-ROUND_FRAMES = 400  # as many bytes
+ROUND_FRAMES = 400  # these have as many bytes
 
 
 def members() -> tuple[Identity, Identity]:
@@ -62,17 +62,17 @@ def members() -> tuple[Identity, Identity]:
 
 
 def handshake_ms(first: Identity, second: Identity) -> float:
-    """Return half the CPU of two cores from their first byte until both have the link."""
+    """Return half of the CPU time that two cores use from the first byte until both have the link."""
     return sum(_Pair(first, second).cpu_s) * 1000 / 2
 
 
 def link_throughput_ratio(rounds: int) -> float:
-    """Return the slower side's bytes a second in messages of a catch-up, relative to libsodium's in frames of 64 KiB.
+    """Return the slower side's bytes per second in messages of a catch-up, relative to libsodium's in frames of 64 KiB.
 
-    The median of several rounds of both, because a shared machine changes its speed from one second to the next.
+    It is the median of several rounds of both, because the speed of a shared machine varies from one second to the next.
     """
     pair = _Pair(*members())
-    payload = os.urandom(MESSAGE_BYTES)  # memory that is there, as that of whoever has just written it
+    payload = os.urandom(MESSAGE_BYTES)  # random bytes, so that their memory is allocated as in a real catch-up
     data, nonce, key = bytes(PLAINTEXT_BYTES_MAX), bytes(12), bytes(32)
     ratios = []
     for turn in range(rounds + 1):
@@ -83,13 +83,13 @@ def link_throughput_ratio(rounds: int) -> float:
         for _ in range(ROUND_FRAMES):
             nacl.bindings.crypto_aead_chacha20poly1305_ietf_encrypt(data, b"", nonce, key)
         raw = ROUND_FRAMES * PLAINTEXT_BYTES_MAX / (time.process_time() - started)
-        if turn:  # in the first one the window opens
+        if turn:  # the window opens during the first round
             ratios.append(ROUND_MESSAGES * MESSAGE_BYTES / max(pair.cpu_s) / raw)
     return statistics.median(ratios)
 
 
 class _Pair:
-    """Two cores with a link between them; `cpu_s` is what each has used."""
+    """Two cores with a link between them; `cpu_s` is the CPU time of each."""
 
     def __init__(self, caller: Identity, answerer: Identity) -> None:
         self._cores = tuple(
@@ -107,7 +107,7 @@ class _Pair:
             raise BenchError("a handshake of members failed")
 
     def send(self, payload: bytes) -> None:
-        """Carry one message from the first to the second."""
+        """Send one message from the first core to the second."""
         self._events.append((0, SendMessage(1, payload, 2)))
         before = self._delivered
         self._run()

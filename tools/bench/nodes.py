@@ -1,7 +1,7 @@
-"""Measurements of running nodes: latency seen by stock clients over loopback, memory, idle CPU, start; and handshakes.
+"""Benchmarks of running nodes: latency between stock clients over loopback, memory, idle CPU and start; and of handshakes.
 
-Owns two real node processes. What always holds: they are asked only what a person could ask, and are gone afterwards. The
-nodes know each other by `--peer`, so that no multicast of other programs is in the figures.
+The benchmark drives two real node processes through the command line. The nodes know each other by `--peer`, so that multicast
+of other programs does not affect the figures.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from mycomesh.tools.processes import NodeProcess, ending
 
 __all__ = ["connected", "crypto", "equal", "memory_mb", "node"]
 
-WAIT_S_MAX = 60.0  # everything waited for takes a second or two on any machine that is not broken
+WAIT_S_MAX = 60.0  # on a machine that works, each wait takes a second or two
 LOOK_S = 0.005
 ROWS = 100_000
 WRITES = 500
@@ -35,15 +35,15 @@ HANDSHAKES = 100
 SEALED = 4_000
 ROUNDS = 20
 FRAME_BYTES = 16 << 10
-WRITE_PAUSE_S = 0.01  # single writes, not a burst: each is drained by itself
-READER_PAUSE_S = 0.0001  # the resolution of the latency; a reader that never sleeps would take the nodes' core
-IDLE_S = 30.0  # the kernel tells CPU time in hundredths of a second: 0.03 %
+WRITE_PAUSE_S = 0.01  # makes single writes of what would be a burst: each is drained by itself
+READER_PAUSE_S = 0.0001  # the resolution of the latency; a reader that never sleeps would occupy a core of the nodes
+IDLE_S = 30.0  # the kernel counts CPU time in hundredths of a second, which are 0.03 % of this
 SETTLE_S = 12.0  # by then a node has written its state tables again and trimmed its memory (mesh.node.idle_trim)
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
 def crypto(quick: bool) -> dict[str, Figure]:
-    """Return the CPU of a handshake for one side, and rates relative to libsodium's own, in one run."""
+    """Return the CPU time of a handshake for one side, and rates relative to libsodium's own, measured in one run."""
     scale = 10 if quick else 1
     pair = links.members()
     data, cipher, key = bytes(FRAME_BYTES), CipherState(bytes(32)), bytes(32)
@@ -58,10 +58,10 @@ def crypto(quick: bool) -> dict[str, Figure]:
 
 
 def node(quick: bool) -> dict[str, Figure]:
-    """Return the figures of two nodes over loopback."""
+    """Return the figures of two nodes that are linked over loopback."""
     scale = 10 if quick else 1
-    with tempfile.TemporaryDirectory(prefix="mycomesh-bench-") as place:
-        here, there = NodeProcess.within(Path(place), "here"), NodeProcess.within(Path(place), "there")
+    with tempfile.TemporaryDirectory(prefix="mycomesh-bench-") as directory:
+        here, there = NodeProcess.within(Path(directory), "here"), NodeProcess.within(Path(directory), "there")
         with ending((here, there)):
             return _node(here, there, ROWS // scale, WRITES // scale, IDLE_S / scale)
 
@@ -138,7 +138,7 @@ def equal(left: NodeProcess, right: NodeProcess) -> bool:
 
 
 def _last(one: NodeProcess) -> int:
-    """Return the greatest rowid of the table, 0 while there is none."""
+    """Return the greatest rowid of the table, or 0 before the table exists."""
     with contextlib.closing(connected(one.file)) as db:
         there = db.execute("SELECT 1 FROM sqlite_master WHERE name = 'drones'").fetchone()
         return _last_row(db) if there else 0
@@ -163,7 +163,7 @@ def _until(check: Callable[[], Any], what: str) -> None:
         time.sleep(LOOK_S)
 
 
-# ---- what the kernel knows of a process (proc(5))
+# ---- the kernel's figures of a process (proc(5))
 
 
 def _resident_mb(pid: int) -> float:
@@ -171,7 +171,7 @@ def _resident_mb(pid: int) -> float:
 
 
 def memory_mb(pid: int, what: str) -> float:
-    """Return a figure of the kernel's about a process: VmRSS is what it holds, VmHWM the most that it has held."""
+    """Return a memory figure of a process in MiB: VmRSS is its resident memory, VmHWM its peak."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return int(next(line for line in lines if line.startswith(what)).split()[1]) / 1024
 

@@ -1,7 +1,7 @@
-"""How long a new drone takes from the plugging in of its cable until its empty file equals the others'.
+"""Benchmark of plugging in a drone: the time from the connection of its cable until its empty file equals the others.
 
-Owns two network namespaces with a cable between them. What always holds: the machine's own network is never touched, and
-what was made is removed again. It needs root and `ip`; where they are missing the figure is left out.
+The nodes run in two network namespaces with a virtual cable between them, which are removed at the end; the machine's own
+network is not touched. This needs root and `ip`; without them there is no figure.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ __all__ = ["plug"]
 
 ROWS = 1_000
 TURNS = 5
-APART_S = 3.0  # without a cable: longer than discovery asks at a start
+APART_S = 3.0  # time without a cable: longer than the queries of discovery after a start
 WAIT_S_MAX = 60.0
 LOOK_S = 0.02
 _SPACES = tuple(f"mcbench{os.getpid()}{side}" for side in "ab")
 
 
 def plug(quick: bool) -> dict[str, Figure]:
-    """Return the median of some plug-ins; nothing where there are no network namespaces."""
+    """Return the median of several plug-ins; no figure without network namespaces."""
     if os.geteuid() != 0 or shutil.which("ip") is None:
         return {}
-    with tempfile.TemporaryDirectory(prefix="mycomesh-bench-") as place, _cable():
+    with tempfile.TemporaryDirectory(prefix="mycomesh-bench-") as directory, _cable():
         here, there = (
-            NodeProcess.within(Path(place), name, prefix=("ip", "netns", "exec", space))
+            NodeProcess.within(Path(directory), name, prefix=("ip", "netns", "exec", space))
             for name, space in zip(("here", "there"), _SPACES, strict=True)
         )
         with ending((here, there)):
@@ -58,7 +58,7 @@ def _turns(here: NodeProcess, there: NodeProcess, count: int) -> list[float]:
 
 
 def _turn(here: NodeProcess, there: NodeProcess) -> float:
-    """One plug-in: both run and have never met, the drone's file is empty, then there is a cable."""
+    """Measure one plug-in: both nodes run and have never met, the drone's file is empty; then connect the cable."""
     with ending((here, there)):
         pass
     _plugged(up=False)
@@ -96,10 +96,10 @@ def _cable() -> Iterator[None]:
 
 
 def _plugged(*, up: bool) -> None:
-    """The first node's end of the cable goes up or down: the drone sees its carrier come or go."""
+    """Set the first node's end of the cable up or down; the drone's interface gains or loses its carrier."""
     _ip("-n", _SPACES[0], "link", "set", "eth0", "up" if up else "down")
     if up:
-        subprocess.run(  # noqa: S603 -- the route went with the interface
+        subprocess.run(  # noqa: S603 -- the route was lost with the interface
             ["ip", "-n", _SPACES[0], "route", "add", "default", "dev", "eth0"],  # noqa: S607
             capture_output=True,
             check=False,

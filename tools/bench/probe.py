@@ -1,8 +1,8 @@
-"""A stock client that writes single rows and notes for how long the write lock was refused to it.
+"""A stock client that writes single rows and measures how long it waits for the write lock.
 
-Run as `python -m tools.bench.probe FILE ROW`; prints "ready", writes until its stdin closes, then prints the longest time in
-milliseconds that it was kept waiting. It tries again every half millisecond instead of waiting as SQLite's busy handler does,
-whose naps of up to 100 ms would be measured with the lock. It must not import anything of a node.
+Run as `python -m tools.bench.probe FILE ROW`; prints "ready", writes until its stdin closes, then prints its longest wait in
+milliseconds. It retries every half millisecond: the pauses of SQLite's busy handler, of up to 100 ms, would count as waiting. It
+imports nothing of a node.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ def main() -> None:
         while not _written(db, row):
             time.sleep(RETRY_S)
             tried = time.perf_counter()
-        # Until the write that was let through began: what that takes itself, a checkpoint now and then, is the client's own.
+        # The wait ends when the successful write begins. The duration of that write, which may include a checkpoint, is the
+        # client's own.
         longest_s = max(longest_s, tried - started)
     print(longest_s * 1000)
     db.close()

@@ -1,8 +1,8 @@
-"""Measurements of anti-entropy between two replicas in this process: bytes and round trips; and what digests cost.
+"""Benchmarks of anti-entropy between two replicas in this process: bytes and round trips, and the CPU cost of digests.
 
-Owns a pair of exchanges under virtual time and a perfect link that counts. What always holds: both files are equal in the
-end, or the measurement fails; the second file is a copy of the first one's, opened by another node; bytes and round trips are
-the same in every run of the same code, for sites, clocks and what is lost are.
+Two exchanges run in virtual time over a perfect link that counts bytes. The second file is a copy of the first, opened by
+another node. If the files are not equal at the end, the benchmark fails. Sites, clocks and lost entries are fixed, so that bytes
+and round trips are the same in every run of the same code.
 """
 
 from __future__ import annotations
@@ -46,33 +46,33 @@ __all__ = ["healing", "repairing", "upkeep"]
 
 SHARED = {"10k": 10_000, "100k": 100_000, "1m": 1_000_000}
 CHANGED = 1_000
-DAMAGED = 1_000_000  # rows of the table in which some entries are lost
+DAMAGED = 1_000_000  # rows of the table that loses entries
 LOST = (1, 100, 1_000, 10_000)
-DRAWS = 3  # of what is lost: a sketch costs what its draw asks for
+DRAWS = 3  # random choices of lost entries; the size of a sketch depends on them
 DELAY_MS = 10
 WALL_MS = 1_800_000_000_000
-SETTLED_MS = 120_000  # no repair of these sizes needs more virtual time
+SETTLED_MS = 120_000  # no repair of these sizes takes longer in virtual time
 CHUNK = 50_000
 UPKEEPS = 5
-KEY = bytes(25)  # as long as the key of a row without one
+KEY = bytes(25)  # as long as a row key in a keyless table
 
 
 def healing(quick: bool) -> dict[str, Figure]:
-    """Return what equal replicas say to each other, and what a healed split costs beside the rows themselves."""
+    """Return the bytes between equal replicas, and those of a healed split relative to its new values."""
     found: dict[str, float] = {}
     trips = 0.0
     for name, shared in SHARED.items():
-        equal_bytes, ratio, taken = _healed(shared // 10 if quick else shared, CHANGED // 10 if quick else CHANGED)
+        equal_bytes, ratio, round_trips = _heal(shared // 10 if quick else shared, CHANGED // 10 if quick else CHANGED)
         found["equal_bytes_per_table"] = max(equal_bytes, found.get("equal_bytes_per_table", 0.0))
         found[f"heal_bytes_ratio_{name}"] = ratio
-        trips = max(trips, taken)
+        trips = max(trips, round_trips)
     return measured(**found, heal_round_trips=trips)
 
 
 def upkeep(quick: bool) -> dict[str, Figure]:
-    """Return the CPU time that it costs to keep the digests of a table, a changed row of a large batch.
+    """Return the CPU time of keeping a table's digests, for each changed row of a large batch.
 
-    An update digests two entries: its own, and that of the row's birth, which owns a column less from now on.
+    An update digests two entries: its own, and the entry of the row's insert, which then owns one column less.
     """
     count = CHUNK // 10 if quick else CHUNK
     values = list(map(list, rows(count)))
@@ -80,69 +80,69 @@ def upkeep(quick: bool) -> dict[str, Figure]:
     hlcs = range(1, count + 1)
     with _pair(0) as pair:
         table = pair.nodes[0].replica.tables["drones"]
-        births = [birth_key(table.store.site(0), hlc) for hlc in hlcs]  # the change names its row in any case
+        inserts = [birth_key(table.store.site(0), hlc) for hlc in hlcs]  # the change contains its row key anyway
         mask = table.columns.captured_mask | EXISTENCE
         altitude = table.columns.mask_of(["altitude"])
         spent: dict[str, list[float]] = {"row": [], "update": []}
         for _ in range(UPKEEPS):
             started = time.process_time()
             digests = table.digests.inserts(0, mask, hlcs, None, encoded)
-            spent["row"].append(time.process_time() - started + _summing(table, digests))
+            spent["row"].append(time.process_time() - started + _time_sums(table, digests))
             started = time.process_time()
-            for hlc, birth, row in zip(hlcs, births, values, strict=True):
-                table.digests.entry(0, hlc, mask ^ altitude, birth, row[:4])
+            for hlc, insert, row in zip(hlcs, inserts, values, strict=True):
+                table.digests.entry(0, hlc, mask ^ altitude, insert, row[:4])
             digests = [
                 table.digests.entry(0, count + hlc, altitude, KEY, row[:1])
                 for hlc, row in zip(hlcs, values, strict=True)
             ]
-            spent["update"].append(time.process_time() - started + _summing(table, digests))
+            spent["update"].append(time.process_time() - started + _time_sums(table, digests))
     return measured(**{f"digest_us_per_{kind}": min(found) / count * 1e6 for kind, found in spent.items()})
 
 
-def _summing(table: Table, digests: list[int]) -> float:
-    """Return the CPU seconds that a transaction takes to add these to the sums; the log has them not yet then."""
-    leaves = [(0, hlc, hlc, EXISTENCE, digest, None) for hlc, digest in enumerate(digests, 1)]
+def _time_sums(table: Table, digests: list[int]) -> float:
+    """Return the CPU seconds that a transaction needs to add these digests to the sums, without writing the log."""
+    entries = [(0, hlc, hlc, EXISTENCE, digest, None) for hlc, digest in enumerate(digests, 1)]
     spent = 0.0
     with contextlib.suppress(_UndoError), table.store.transaction():
         started = time.process_time()
-        for leaf in leaves:
-            table.log.add(leaf)
+        for entry in entries:
+            table.log.add(entry)
         spent = time.process_time() - started
         raise _UndoError
     return spent
 
 
 def repairing(quick: bool) -> dict[str, Figure]:
-    """Return the bytes that find lost entries in a large table, without the rows that have to travel in any case."""
+    """Return the bytes needed to find lost entries in a large table, without the rows, which must be sent anyway."""
     found: dict[str, float] = {}
     trips = 0.0
     count = DAMAGED // 10 if quick else DAMAGED
     with _pair(count) as pair:
         for lost in LOST:
-            draws = [_repaired(pair, min(lost, count // 10), draw) for draw in range(DRAWS)]
+            draws = [_repair(pair, min(lost, count // 10), draw) for draw in range(DRAWS)]
             found[f"repair_bytes_d{lost}"] = statistics.median(size for size, _ in draws)
-            trips = max(trips, *(taken for _, taken in draws))
+            trips = max(trips, *(round_trips for _, round_trips in draws))
     return measured(**found, repair_round_trips=trips)
 
 
-def _repaired(pair: _Pair, lost: int, draw: int) -> tuple[float, float]:
-    """Return the bytes that found some lost entries, and the round trips until the rows arrived."""
+def _repair(pair: _Pair, lost: int, draw: int) -> tuple[float, float]:
+    """Lose and repair some entries; return the bytes that found them, and the round trips until the rows arrived."""
     pair.lose(lost, draw)
     pair.link()
     pair.run(SETTLED_MS)
     if not pair.equal:
-        raise BenchError(f"{lost} lost entries were not brought back")
+        raise BenchError(f"{lost} lost entries were not repaired")
     pair.cut()
     kinds = [(at, wire.decode(payload), len(payload)) for at, payload in zip(pair.at, pair.sent, strict=True)]
-    told = [(at, size) for at, each, size in kinds if isinstance(each, (wire.TableSketch, wire.RepairRequest))]
+    asked = [(at, size) for at, each, size in kinds if isinstance(each, (wire.TableSketch, wire.RepairRequest))]
     compared = next(size for at, each, size in kinds if isinstance(each, wire.Digests))
-    mended = max(at for at, each, _ in kinds if isinstance(each, wire.RepairRows))
-    trips = (mended - min(at for at, _ in told)) / (2 * DELAY_MS) + 1
-    return compared * 2 + sum(size for _, size in told), trips
+    arrived = max(at for at, each, _ in kinds if isinstance(each, wire.RepairRows))
+    trips = (arrived - min(at for at, _ in asked)) / (2 * DELAY_MS) + 1
+    return compared * 2 + sum(size for _, size in asked), trips
 
 
-def _healed(shared: int, changed: int) -> tuple[float, float, float]:
-    """Return bytes a table said by equal replicas, all bytes of a healed split relative to its values, round trips."""
+def _heal(shared: int, changed: int) -> tuple[float, float, float]:
+    """Return the bytes per table between equal replicas, the bytes of a healed split relative to its values, and round trips."""
     with _pair(shared) as pair:
         pair.link()
         pair.run(200)
@@ -165,7 +165,7 @@ def _healed(shared: int, changed: int) -> tuple[float, float, float]:
 
 
 class _UndoError(Exception):
-    """Ends a transaction that only measures."""
+    """Rolls back a transaction that only measures."""
 
 
 # ---- two exchanges and one link
@@ -191,7 +191,7 @@ class _Pair:
 
     @property
     def equal(self) -> bool:
-        """Whether both replicas hold and cover the same."""
+        """Whether both replicas have the same contents and coverage."""
         first, second = (node.replica.digests() for node in self.nodes)
         return first == second
 
@@ -200,51 +200,51 @@ class _Pair:
         number = next(self._serial) + 1
         self.at.clear()
         self.sent.clear()
-        for place, node in enumerate(self.nodes):
+        for side, node in enumerate(self.nodes):
             node.link = number
-            self._do(place, LinkOpened(number, _node_id(1 - place)))
+            self._do(side, LinkOpened(number, _node_id(1 - side)))
 
     def cut(self) -> None:
-        """End the link; what is under way is lost."""
-        for place, node in enumerate(self.nodes):
+        """End the link; messages on the way are lost."""
+        for side, node in enumerate(self.nodes):
             number, node.link = node.link, 0
-            self._do(place, LinkClosed(number))
+            self._do(side, LinkClosed(number))
 
-    def write(self, place: int, count: int) -> Iterator[tuple[object, ...]]:
-        """Insert rows at one node and yields them."""
-        for row in itertools.islice(rows(count * (place + 2)), count * (place + 1), None):
-            self.nodes[place].application.execute(INSERT, row)
+    def write(self, side: int, count: int) -> Iterator[tuple[object, ...]]:
+        """Insert rows at one node, and yield them."""
+        for row in itertools.islice(rows(count * (side + 2)), count * (side + 1), None):
+            self.nodes[side].application.execute(INSERT, row)
             yield row
-        self._do(place, CommitSeen())
+        self._do(side, CommitSeen())
 
-    def sql(self, place: int, text: str, *values: object) -> None:
-        """Changes rows at one node."""
-        self.nodes[place].application.execute(text, values)
-        self._do(place, CommitSeen())
+    def sql(self, side: int, text: str, *values: object) -> None:
+        """Change rows at one node."""
+        self.nodes[side].application.execute(text, values)
+        self._do(side, CommitSeen())
 
     def lose(self, count: int, draw: int) -> None:
-        """Take entries and their rows out of the second file, at random, behind the replica's back."""
+        """Remove random entries and their rows from the second file behind the replica's back."""
         table = self.nodes[1].replica.tables["drones"]
         listing = "SELECT rowid FROM drones ORDER BY rowid"
         rowids = [rowid for (rowid,) in self.nodes[1].application.execute(listing)]
         with table.store.transaction():
             for number in sorted(random.Random(count + draw).sample(rowids, count)):
-                for leaf in table.log.leaves(number):
-                    table.log.remove(leaf)
+                for entry in table.log.leaves(number):
+                    table.log.remove(entry)
                 table.log.flush()
                 table.rows.delete(number)
 
     def run(self, ms: int) -> None:
-        """Lets virtual time pass."""
+        """Let virtual time pass."""
         end = self.now + ms
         while True:
             due = [
-                (max(self.now, at), place)
-                for place, node in enumerate(self.nodes)
+                (max(self.now, at), side)
+                for side, node in enumerate(self.nodes)
                 if (at := node.exchange.next_deadline()) is not None
             ]
             arrives = self._heap[0][0] if self._heap else end + 1
-            wakes, place = min(due)
+            wakes, side = min(due)
             if min(arrives, wakes) > end:
                 self.now = end
                 return
@@ -254,30 +254,30 @@ class _Pair:
                     self._do(to, MessageReceived(link, payload))
             else:
                 self.now = wakes
-                self._do(place, TimerFired())
+                self._do(side, TimerFired())
 
-    def _do(self, place: int, event: Event) -> None:
-        node = self.nodes[place]
+    def _do(self, side: int, event: Event) -> None:
+        node = self.nodes[side]
         for action in node.exchange.handle(event, self.now, WALL_MS + self.now):
             match action:
                 case Send(link, payload):
                     if link == node.link:
                         self.sent.append(payload)
                         self.at.append(self.now)
-                        heapq.heappush(self._heap, (self.now + DELAY_MS, next(self._serial), 1 - place, payload, link))
+                        heapq.heappush(self._heap, (self.now + DELAY_MS, next(self._serial), 1 - side, payload, link))
                 case DropLink(_, reason):
-                    raise BenchError(f"an honest link was dropped: {reason}")
+                    raise BenchError(f"the link was dropped: {reason}")
                 case Publish():
-                    pass  # what is measured are rounds
+                    pass  # this benchmark measures rounds, not live batches
                 case _:
                     pass
 
 
 @contextlib.contextmanager
 def _pair(count: int) -> Iterator[_Pair]:
-    """Two nodes with the same rows, not yet linked."""
-    with tempfile.TemporaryDirectory(prefix="mycomesh-bench-") as place:
-        first, second = Path(place) / "first.db", Path(place) / "second.db"
+    """Yield two nodes with the same rows and without a link."""
+    with tempfile.TemporaryDirectory(prefix="mycomesh-bench-") as directory:
+        first, second = Path(directory) / "first.db", Path(directory) / "second.db"
         made = _node(first, 0)
         made.application.execute(CREATE)
         source = iter(rows(count))

@@ -1,7 +1,6 @@
-"""Measurements of the terminal map: what it costs to place and to draw a mesh of 200 nodes after each change.
+"""Benchmarks of the terminal map: the CPU time to lay out and to draw 200 nodes after each change of a link.
 
-Owns the mesh that is drawn. What always holds: it is the same in each run, and each figure follows a change of its links. It
-must not know a terminal.
+The mesh and its changes are the same in every run.
 """
 
 from __future__ import annotations
@@ -19,13 +18,13 @@ from mycomesh.tools.top.screens import View, draw
 __all__ = ["screens"]
 
 NODES = 200
-LINKS = 3  # that each node begins
+LINKS = 3  # links that each node opens
 CHANGES = 30
 WIDTH, HEIGHT = 200, 60
 
 
 def screens(quick: bool) -> dict[str, Figure]:
-    """Return the CPU of placing and of drawing after one link has changed, medians; the first placing is not counted."""
+    """Return the median CPU time of layout and of drawing after one link has changed; the first layout does not count."""
     rng = random.Random(7)
     keys = [f"node-{number}" for number in range(NODES)]
     pairs = [sorted((key, rng.choice(keys))) for key in keys for _ in range(LINKS)]
@@ -33,14 +32,14 @@ def screens(quick: bool) -> dict[str, Figure]:
     nodes = tuple(Node(key, key, "linked") for key in keys)
     layout = Layout()
     layout.update(keys, links)
-    placing, drawing = [], []
+    laying_out, drawing = [], []
     for _ in range(CHANGES // 10 if quick else CHANGES):
         links.pop(rng.randrange(len(links)))
         started = time.process_time()
         positions = layout.update(keys, links)
-        placed = time.process_time()
+        laid_out = time.process_time()
         picture = Picture("bench", nodes, tuple(Edge(*ends) for ends in links))
         frame(draw(picture, View(), positions, WIDTH, HEIGHT), WIDTH)
-        placing.append(placed - started)
-        drawing.append(time.process_time() - placed)
-    return measured(layout_ms=statistics.median(placing) * 1000, redraw_ms=statistics.median(drawing) * 1000)
+        laying_out.append(laid_out - started)
+        drawing.append(time.process_time() - laid_out)
+    return measured(layout_ms=statistics.median(laying_out) * 1000, redraw_ms=statistics.median(drawing) * 1000)

@@ -1,7 +1,7 @@
-"""Measurements of simulated meshes: what a run costs, and whether an event costs more where there are more nodes.
+"""Benchmarks of simulated meshes: the CPU time of a run, and whether an event costs more in a larger mesh.
 
-Owns the runs: `split-brain` in a process of its own, so that its CPU time is known. What always holds: a run that does not hold
-is no figure. It must not know what a simulation does.
+Each run is the scenario `split-brain` in a process of its own, whose CPU time the kernel reports. A run that fails its checks
+gives no figure.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ RUNS = (Run("50", 50, 600), Run("200", 200, 60))
 
 
 def worlds(quick: bool) -> dict[str, Figure]:
-    """Return CPU seconds of each run, and milliseconds an event; quick: a tenth of the time, which is mostly the start."""
+    """Return the CPU seconds of each run and the milliseconds per event; `quick` runs a tenth of the time, mostly the start."""
     found: dict[str, float] = {}
     for run in RUNS:
         spent_s, events = _cost(run, max(run.duration_s // 10, 1) if quick else run.duration_s)
@@ -43,7 +43,7 @@ def worlds(quick: bool) -> dict[str, Figure]:
 
 
 def _cost(run: Run, duration_s: int) -> tuple[float, int]:
-    """Return CPU seconds of a run and how many events it had."""
+    """Return the CPU seconds of a run and its number of events."""
     words = ["--nodes", str(run.nodes), "--duration", str(duration_s), "--seed", str(SEED), "--json"]
     before = os.times()
     done = subprocess.run(  # noqa: S603 -- our own module
@@ -51,7 +51,7 @@ def _cost(run: Run, duration_s: int) -> tuple[float, int]:
     )
     after = os.times()
     if done.returncode:
-        raise BenchError(f"a simulated mesh of {run.nodes} nodes did not hold: {done.stderr.strip()[-200:]}")
+        raise BenchError(f"a simulated mesh of {run.nodes} nodes failed: {done.stderr.strip()[-200:]}")
     result = json.loads(done.stdout.splitlines()[-1])
     spent_s = after.children_user + after.children_system - before.children_user - before.children_system
     return spent_s, int(result["events"])
