@@ -152,16 +152,15 @@ def command_named(name: str) -> Command:
 
 def parser_of(command: Command) -> argparse.ArgumentParser:
     """Return the parser of a command's arguments; this imports its module."""
-    return _parser_of(command, _loaded(command))
+    return _parser_of(command, _load(command))
 
 
 class _Parser(argparse.ArgumentParser):
     """Reports a usage error in one line that ends with its code, instead of printing the whole usage."""
 
     def error(self, message: str) -> NoReturn:
-        hint = (
-            "" if "'mycomesh" in message else f"; see '{self.prog} --help'"
-        )  # a message with a hint needs no second one
+        # A message that names a command already says what to do.
+        hint = "" if "'mycomesh" in message else f"; see '{self.prog} --help'"
         self.exit(exits.USAGE, printable(f"{self.prog}: {message}{hint} [{exits.UsageError.code}]") + "\n")
 
 
@@ -198,7 +197,7 @@ def _run(argv: list[str]) -> int:
         top.print_help(sys.stderr)
         return exits.USAGE
     command = command_named(chosen.command)
-    module = _loaded(command)
+    module = _load(command)
     parser = _parser_of(command, module)
     args = parser.parse_args(chosen.rest)
     home = Home.locate(args.home or chosen.home, os.environ)
@@ -226,7 +225,7 @@ def _epilogue(page: Page) -> str:
     return "\n".join(["examples:", *examples, *shape, "", _EXITS])
 
 
-def _loaded(command: Command) -> CommandModule:
+def _load(command: Command) -> CommandModule:
     if command.stays:
         lean.load()
     name, _, part = (command.implementation or command.name).partition(":")

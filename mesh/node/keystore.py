@@ -106,7 +106,7 @@ class Keystore:
         if identity is not None:
             raise KeystoreError(
                 f"this home already belongs to mesh {identity.mesh_name!r} as {identity.name!r} ({self.home.state}); "
-                "use another --home for another mesh"
+                "use another --home for another mesh, or a join code to join this one again"
             )
 
     # ---- invitations

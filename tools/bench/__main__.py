@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     args = parser.parse_args(argv)
     try:
-        names = _chosen(args.only)
+        names = _choose(args.only)
         before = None if args.compare is None else history.earlier(args.compare)
     except exits.UsageError as error:
         return _say(error, exits.USAGE)
@@ -86,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return exits.DONE
 
 
-def _chosen(only: Sequence[str]) -> list[str]:
+def _choose(only: Sequence[str]) -> list[str]:
     """Return the names of the requested figures, in the order of the catalogue."""
     unknown = [name for name in only if name not in SUITES and name not in CATALOGUE]
     if unknown:

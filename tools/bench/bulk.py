@@ -20,7 +20,7 @@ from mycomesh.tools.bench import probe
 from mycomesh.tools.bench.client import CREATE, INSERT, rows
 from mycomesh.tools.bench.figure import Figure, measured
 from mycomesh.tools.bench.files import BenchError
-from mycomesh.tools.bench.nodes import connected, equal, memory_mb
+from mycomesh.tools.bench.nodes import connect, equal, memory_mb
 from mycomesh.tools.processes import NodeProcess, ending
 
 __all__ = ["bulk"]
@@ -45,24 +45,24 @@ def _bulk(here: NodeProcess, there: NodeProcess, count: int) -> dict[str, Figure
     here.run("init", "--name", "bench", "--node-name", "here")
     _fill(here.file, count)
     waits: list[float] = []
-    with _probed(here.file, 1, waits, "adopted"):
+    with _probing(here.file, 1, waits, "adopted"):
         first = here.up("--no-multicast", "--port", "0")
         _until(lambda: here.serving and _stamped(here), "the adoption")
     peer = f"127.0.0.1:{here.status()['port']}"
     there.run("join", here.run("invite"), "--peer", peer, "--no-multicast", "--node-name", "there")
     second = there.up("--no-multicast", "--port", "0", "--peer", peer)
     _until(lambda: there.serving, "the second node")
-    with _probed(here.file, 1, waits, "served"), _probed(there.file, 2, waits, "caught up"):
+    with _probing(here.file, 1, waits, "served"), _probing(there.file, 2, waits, "caught up"):
         _until(lambda: _rows_of(there) == count, "the catch-up")
     _until(lambda: equal(here, there), "equal nodes")
     before_mb = [memory_mb(pid, "VmRSS") for pid in (first, second)]
-    with contextlib.closing(connected(here.file)) as db:
+    with contextlib.closing(connect(here.file)) as db:
         db.execute("UPDATE drones SET altitude = altitude + 1")
-    with _probed(here.file, 1, waits, "drained"), _probed(there.file, 2, waits, "merged"):
+    with _probing(here.file, 1, waits, "drained"), _probing(there.file, 2, waits, "merged"):
         _until(lambda: _stamped(here) and _last_altitude(there, count), "the updates")
     _until(lambda: equal(here, there), "equal nodes")
     grown_mb = max(memory_mb(pid, "VmHWM") - was for pid, was in zip((first, second), before_mb, strict=True))
-    with _probed(here.file, 1, waits, "scrubbed"):
+    with _probing(here.file, 1, waits, "scrubbed"):
         here.run("scrub")
         _until(lambda: _stamped(here), "the scrub")
     held = [float(one.status()["lock_held_ms"]) for one in (here, there)]
@@ -71,7 +71,7 @@ def _bulk(here: NodeProcess, there: NodeProcess, count: int) -> dict[str, Figure
 
 def _fill(file: Path, count: int) -> None:
     """Create the file of an application that has no node yet."""
-    with contextlib.closing(connected(file)) as db:
+    with contextlib.closing(connect(file)) as db:
         db.execute("PRAGMA journal_mode = WAL")
         db.execute(CREATE)
         db.execute(probe.CREATE)
@@ -91,13 +91,13 @@ def _rows_of(one: NodeProcess) -> int:
 
 
 def _last_altitude(one: NodeProcess, count: int) -> bool:
-    with contextlib.closing(connected(one.file)) as db:
+    with contextlib.closing(connect(one.file)) as db:
         (altitude,) = db.execute("SELECT altitude FROM drones WHERE rowid = ?", (count,)).fetchone()
     return int(altitude) == 500 + (STEP_ROWS - 1) % 100 + 1
 
 
 @contextlib.contextmanager
-def _probed(file: Path, row: int, waits: list[float], what: str) -> Iterator[None]:
+def _probing(file: Path, row: int, waits: list[float], what: str) -> Iterator[None]:
     """Let a stock client write to the file during the block; append its longest wait to `waits`."""
     command = [sys.executable, "-m", "mycomesh.tools.bench.probe", str(file), str(row)]
     with subprocess.Popen(  # noqa: S603 -- our own module

@@ -43,12 +43,12 @@ def capture(quick: bool) -> dict[str, Figure]:
     """Return the stock client's CPU time with triggers, as ratios to the same job on a plain file."""
     count = ROWS_QUICK if quick else ROWS
     return measured(
-        capture_insert_bulk=_captured_ratio("bulk", count),
-        capture_insert_bulk_id=_captured_ratio("bulk", count, "by_id"),
-        capture_insert_bulk_name=_captured_ratio("bulk", count, "by_name"),
-        capture_insert_single=_captured_ratio("single", SINGLE),
-        capture_update_bulk=_captured_ratio("update", count),
-        capture_update_bulk_tag=_captured_ratio("update", count, "by_tag"),
+        capture_insert_bulk=_capture_ratio("bulk", count),
+        capture_insert_bulk_id=_capture_ratio("bulk", count, "by_id"),
+        capture_insert_bulk_name=_capture_ratio("bulk", count, "by_name"),
+        capture_insert_single=_capture_ratio("single", SINGLE),
+        capture_update_bulk=_capture_ratio("update", count),
+        capture_update_bulk_tag=_capture_ratio("update", count, "by_tag"),
     )
 
 
@@ -103,7 +103,7 @@ def opening(quick: bool) -> dict[str, Figure]:
 # ---- one measurement
 
 
-def _captured_ratio(job: str, count: int, table: str = "drones") -> float:
+def _capture_ratio(job: str, count: int, table: str = "drones") -> float:
     ratios = []
     for _ in range(PAIRS):
         with tempfile.TemporaryDirectory(prefix=_PREFIX) as directory:
@@ -131,8 +131,8 @@ def _pipeline_once(count: int) -> dict[str, float]:
                 _drain(receiver)  # the new counter makes both files read every cell once
             if job:
                 _client(here, job, 0)
-            batches, drained_s = _timed(functools.partial(_drain, sender))
-            _, merged_s = _timed(functools.partial(_merge, receiver, batches))
+            batches, drained_s = _time(functools.partial(_drain, sender))
+            _, merged_s = _time(functools.partial(_merge, receiver, batches))
             if _digest(sender) != _digest(receiver):
                 raise BenchError(f"the receiver differs from the sender after {count} changes")
             found[f"drain_{label}rows_per_s"] = count / drained_s
@@ -159,7 +159,7 @@ def _copying(source_path: Path, count: int) -> float:
         target.executemany(INSERT, cbor2.loads(encoded))
         target.execute("COMMIT")
 
-    _, spent_s = _timed(copy)
+    _, spent_s = _time(copy)
     source.close()
     target.close()
     return spent_s
@@ -205,7 +205,7 @@ def _digest(replica: Replica) -> TableDigest:
     return next(each for each in replica.digests() if each.table == "drones")
 
 
-def _timed(work: Callable[[], Any]) -> tuple[Any, float]:
+def _time(work: Callable[[], Any]) -> tuple[Any, float]:
     """Return the result of the work, and its CPU seconds in this process."""
     started = time.process_time()
     result = work()

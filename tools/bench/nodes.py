@@ -25,7 +25,7 @@ from mycomesh.tools.bench.figure import Figure, measured
 from mycomesh.tools.bench.files import BenchError
 from mycomesh.tools.processes import NodeProcess, ending
 
-__all__ = ["connected", "crypto", "equal", "memory_mb", "node"]
+__all__ = ["connect", "crypto", "equal", "memory_mb", "node"]
 
 WAIT_S_MAX = 60.0  # on a machine that works, each wait takes a second or two
 LOOK_S = 0.005
@@ -76,7 +76,7 @@ def _node(here: NodeProcess, there: NodeProcess, count: int, writes: int, idle_s
     _until(lambda: here.serving, "the first node")
     start_s = time.perf_counter() - started
     peer = f"127.0.0.1:{here.status()['port']}"
-    with contextlib.closing(connected(here.file)) as db:
+    with contextlib.closing(connect(here.file)) as db:
         db.execute("BEGIN")
         db.execute(CREATE)
         db.executemany(INSERT, rows(count))
@@ -110,7 +110,7 @@ def _node(here: NodeProcess, there: NodeProcess, count: int, writes: int, idle_s
 def _latencies_ms(db: sqlite3.Connection, there: NodeProcess, count: int) -> list[float]:
     """Return milliseconds from each commit on one node until a stock client sees the row on the other."""
     delays = []
-    with contextlib.closing(connected(there.file)) as reader:
+    with contextlib.closing(connect(there.file)) as reader:
         seen = _last_row(reader)
         for row in rows(count):
             db.execute(INSERT, row)
@@ -139,7 +139,7 @@ def equal(left: NodeProcess, right: NodeProcess) -> bool:
 
 def _last(one: NodeProcess) -> int:
     """Return the greatest rowid of the table, or 0 before the table exists."""
-    with contextlib.closing(connected(one.file)) as db:
+    with contextlib.closing(connect(one.file)) as db:
         there = db.execute("SELECT 1 FROM sqlite_master WHERE name = 'drones'").fetchone()
         return _last_row(db) if there else 0
 
@@ -148,7 +148,7 @@ def _last_row(db: sqlite3.Connection) -> int:
     return int(db.execute("SELECT coalesce(max(rowid), 0) FROM drones").fetchone()[0])
 
 
-def connected(file: Path) -> sqlite3.Connection:
+def connect(file: Path) -> sqlite3.Connection:
     """Return a stock client's connection."""
     db = sqlite3.connect(file, isolation_level=None, timeout=WAIT_S_MAX)
     db.execute("PRAGMA synchronous = NORMAL")

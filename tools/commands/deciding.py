@@ -30,8 +30,7 @@ def decide(args: argparse.Namespace, home: Home, what: str, **arguments: Any) ->
     """Carry out the decision and return the answer."""
     if args.file is None:
         return ask(home, what, **arguments)
-    offline = importlib.import_module(
-        "mycomesh.mesh.node.offline"
-    )  # a request to a node must not load SQLite and the cryptography
+    # Loaded late: a request to a node does not need SQLite and cryptography.
+    offline = importlib.import_module("mycomesh.mesh.node.offline")
     answer: dict[str, Any] = offline.decide(home, args.file, {"do": what, **arguments})
     return answer

@@ -32,7 +32,7 @@ WATCHDOG_S = 300  # one transaction on a very large file may keep the node from 
 TEMPORARY = (Path("/tmp"), Path("/var/tmp"))  # noqa: S108 - compared with, never written to
 # A node needs the directory of its file, its home, sockets and netlink. It looks at other processes in /proc to name the program
 # that holds a lock, so ProtectProc= and ProcSubset= are left out. SQLite calls fchown(2) as root, so @privileged stays allowed;
-# EPERM in place of a kill lets a library go on without a system call that it does not need.
+# EPERM instead of a kill lets a library continue without a system call that it does not need.
 _HARDENED = """\
 NoNewPrivileges=yes
 ProtectSystem=strict
@@ -112,9 +112,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, home: Home) -> int:
     """Write, print or remove the unit."""
-    place = unit_place(system=args.system)
+    path = unit_path(system=args.system)
     if args.do == "uninstall":
-        return _uninstall(args, place)
+        return _uninstall(args, path)
     if args.file is None:
         raise exits.UsageError(f"'mycomesh service {args.do}' needs the FILE.db that the node serves")
     file = args.file.absolute()
@@ -124,24 +124,24 @@ def run(args: argparse.Namespace, home: Home) -> int:
         raise HomeError(f"{file} is a directory; name the database file in it")
     text = unit_text(file, home, system=args.system)
     if args.do == "install":
-        return _install(args, file, place, text)
+        return _install(args, file, path, text)
     if args.json:
-        print_json({"unit": str(place), "text": text, "started": False})
+        print_json({"unit": str(path), "text": text, "started": False})
     else:
         sys.stdout.write(text)
     return exits.DONE
 
 
-def _install(args: argparse.Namespace, file: Path, place: Path, text: str) -> int:
+def _install(args: argparse.Namespace, file: Path, path: Path, text: str) -> int:
     if not file.parent.is_dir():
         raise HomeError(f"there is no directory {file.parent}; create it, or check the path")
-    _is_installed(place)
+    _is_installed(path)
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_text(text)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
     except OSError as error:
         raise HomeError(
-            f"cannot write {place}: {error.strerror}; --system needs root, a unit of this user does not"
+            f"cannot write {path}: {error.strerror}; --system needs root, a unit of this user does not"
         ) from error
     control = _control(system=args.system)
     if args.now:
@@ -150,11 +150,11 @@ def _install(args: argparse.Namespace, file: Path, place: Path, text: str) -> in
     words = " ".join(control)
     further = "" if args.now else f"; start it with: {words} daemon-reload && {words} enable --now {NAME}"
     linger = "" if args.system else "; 'loginctl enable-linger' lets it run while this user is not logged in"
-    tell(args, {"unit": str(place), "text": text, "started": args.now}, f"wrote {place}{further}{linger}")
+    tell(args, {"unit": str(path), "text": text, "started": args.now}, f"wrote {path}{further}{linger}")
     return exits.DONE
 
 
-def unit_place(*, system: bool) -> Path:
+def unit_path(*, system: bool) -> Path:
     """Return the path of the unit, in the machine's directory or this user's."""
     if system:
         return SYSTEM / NAME
@@ -171,11 +171,11 @@ def unit_text(file: Path, home: Home, *, system: bool) -> str:
     inherited = [name for name in XDG if not home_option and os.environ.get(name)]
     return _UNIT.format(
         mark=MARK,
-        file=_specified(str(file)),
+        file=_escape_specifiers(str(file)),
         after="After=network.target\n" if system else "",
-        command=" ".join(_quoted(word).replace("$", "$$") for word in (*_program(), *home_option, "up", str(file))),
-        environment="".join(f"Environment={_quoted(f'{name}={os.environ[name]}')}\n" for name in inherited),
-        directory=_specified(str(file.parent)),
+        command=" ".join(_quote(word).replace("$", "$$") for word in (*_program(), *home_option, "up", str(file))),
+        environment="".join(f"Environment={_quote(f'{name}={os.environ[name]}')}\n" for name in inherited),
+        directory=_escape_specifiers(str(file.parent)),
         watchdog_s=WATCHDOG_S,
         hardened=runtime + _hardened(writes, system=system),
         target="multi-user.target" if system else "default.target",
@@ -184,9 +184,9 @@ def unit_text(file: Path, home: Home, *, system: bool) -> str:
 
 def _hardened(writes: list[str], *, system: bool) -> str:
     """Return the lines that take from the node what it does not need."""
-    temporary = any(Path(path).is_relative_to(place) for path in writes for place in TEMPORARY)
+    temporary = any(Path(path).is_relative_to(directory) for path in writes for directory in TEMPORARY)
     text = _HARDENED.format(
-        writes=" ".join(_quoted(f"-{path}") for path in writes),
+        writes=" ".join(_quote(f"-{path}") for path in writes),
         private_tmp="" if temporary else "PrivateTmp=yes\n",
     )
     if system:
@@ -218,44 +218,44 @@ def _program() -> tuple[str, ...]:
     return (sys.executable, "-m", "tools")
 
 
-def _specified(text: str) -> str:
+def _escape_specifiers(text: str) -> str:
     """Escape %, which begins a specifier in a unit file."""
     return text.replace("%", "%%")
 
 
-def _quoted(word: str) -> str:
+def _quote(word: str) -> str:
     """Quote one word for ExecStart= and for paths (systemd.syntax(7), "Quoting")."""
-    escaped = _specified(word).replace("\\", "\\\\").replace('"', '\\"')
+    escaped = _escape_specifiers(word).replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"' if any(char in word for char in " \t\"'\\;") else escaped
 
 
-def _is_installed(place: Path) -> bool:
+def _is_installed(path: Path) -> bool:
     """Return whether the unit exists; refuse one that this command did not write."""
     try:
-        text = place.read_text(errors="replace")
+        text = path.read_text(errors="replace")
     except FileNotFoundError:
         return False
     except OSError as error:
-        raise HomeError(f"cannot read {place}: {error.strerror}") from error
+        raise HomeError(f"cannot read {path}: {error.strerror}") from error
     if not text.startswith(MARK):
-        raise NodeError(f"{place} was not written by this command; move it away, or edit it by hand")
+        raise NodeError(f"{path} was not written by this command; move it away, or edit it by hand")
     return True
 
 
-def _uninstall(args: argparse.Namespace, place: Path) -> int:
-    if not _is_installed(place):
-        raise NodeError(f"{place} does not exist; 'mycomesh service install FILE.db' writes it")
+def _uninstall(args: argparse.Namespace, path: Path) -> int:
+    if not _is_installed(path):
+        raise NodeError(f"{path} does not exist; 'mycomesh service install FILE.db' writes it")
     control = _control(system=args.system)
     if shutil.which(control[0]) is not None:
         _systemctl(control, "disable", "--now", NAME, must=False)
     try:
-        place.unlink()
+        path.unlink()
     except OSError as error:
-        raise HomeError(f"cannot remove {place}: {error.strerror}; --system needs root") from error
+        raise HomeError(f"cannot remove {path}: {error.strerror}; --system needs root") from error
     if shutil.which(control[0]) is not None:
         _systemctl(control, "daemon-reload", must=False)
-    removed = {"unit": str(place), "text": "", "started": False}
-    tell(args, removed, f"removed {place}; the database and the keys are unchanged")
+    removed = {"unit": str(path), "text": "", "started": False}
+    tell(args, removed, f"removed {path}; the database and the keys are unchanged")
     return exits.DONE
 
 

@@ -94,9 +94,8 @@ def _verdict(answer: dict[str, Any]) -> str:
 
 
 def _offline(first: Path, second: Path, limit: int, *, as_json: bool) -> int:
-    verify = importlib.import_module(
-        "mycomesh.sync.admin.verify"
-    )  # loaded late: a request to a node does not need SQLite
+    # Loaded late: a request to a node does not need SQLite.
+    verify = importlib.import_module("mycomesh.sync.admin.verify")
     errors = importlib.import_module("mycomesh.sync.errors")
     try:
         with progress(f"comparing {first.name} and {second.name}"):

@@ -160,7 +160,7 @@ class Trace:
             case "topology":
                 if len(line["groups"]) != len(self.names):
                     raise ValueError("a topology has another number of nodes")
-                self._bytes_before = {_numbered(link): int(link[3]) for link in self._links}
+                self._bytes_before = {_link_ends(link): int(link[3]) for link in self._links}
                 self._groups, self._links = list(line["groups"]), [list(link) for link in line["links"]]
             case "sample":
                 self.agree = f"{line['agree']} of {line['up']} equal"
@@ -183,7 +183,7 @@ class Trace:
             Node(str(number), name, "down" if group is None else "linked", equal=None if group is None else group == 0)
             for number, (name, group) in enumerate(zip(self.names, groups, strict=True))
         )
-        edges = tuple(_edge(_numbered(link), link[2], int(link[3]), self._bytes_before) for link in self._links)
+        edges = tuple(_edge(_link_ends(link), link[2], int(link[3]), self._bytes_before) for link in self._links)
         parts = Counter(group for group in groups if group is not None)
         title = f"{self.scenario}, t = {self.t:.1f} s, {self.agree or f'{len(parts)} content(s)'}"
         return Picture(title, nodes, edges, (), tuple(self.events), note)
@@ -231,7 +231,7 @@ def _ends(one: str, other: str) -> tuple[str, str]:
     return (one, other) if one < other else (other, one)
 
 
-def _numbered(link: list[Any]) -> tuple[str, str]:
+def _link_ends(link: list[Any]) -> tuple[str, str]:
     return str(int(link[0])), str(int(link[1]))
 
 
