@@ -18,6 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import ip_address
 from itertools import chain, repeat
+from typing import Any
 
 from zeroconf import DNSQuestionType, Error, InterfaceChoice, IPVersion, ServiceStateChange, Zeroconf
 from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZeroconf
@@ -38,8 +39,9 @@ QUERY_EVERY_S = 30.0
 # for one run, so little can go stale, and with 120 s a hundred nodes would send each other 80 queries a second.
 ADDRESS_TTL_S = 600
 NAME_TTL_S = 1_200
-# Limits the memory and the queries that a flood of invented names can cost: four times the largest mesh we design for.
-NAMES_MAX = 1_024
+# Limits the memory, the queries and the dials that a flood of invented names can cost: the largest mesh we design for. zeroconf
+# itself keeps up to 10,000 records, tells all of them in each query, and reports all of them to each browser.
+NAMES_MAX = 256
 RESOLVING_MAX = 16  # names that are resolved at once
 RESOLVE_MS = 3_000
 RESOLVE_AGAIN_S = 120.0  # before a name that did not resolve is tried again: records outlive a crashed node
@@ -47,6 +49,7 @@ ADDRESSES_MAX = 16  # of one name; without a limit, a name could make this node 
 
 # The form of our own nodes' names: letters, digits and hyphens, which are safe in a terminal and a log.
 _INSTANCE = re.compile(r"[0-9A-Za-z-]{1,63}")
+_PTR, _SRV, _IN = 12, 33, 1  # types and class of DNS records
 _ERRORS = (OSError, RuntimeError, Error)  # RuntimeError: an interface vanished while zeroconf was reading it
 
 
@@ -170,6 +173,7 @@ class Discovery:
             return
         if self._browser is not None:
             await self._browser.async_cancel()
+        _forget_oldest_names(self._zeroconf.zeroconf)
         assert self._resolver is not None
         # QM questions get multicast answers. A unicast answer reaches only one of the nodes that share this machine's port.
         self._browser = AsyncServiceBrowser(
@@ -301,6 +305,21 @@ class _Resolver:
         # The record arrived over IPv4, which does not say on which interface. If two machines on one cable have IPv4
         # addresses of different networks, this address is the only one that works, so each interface is tried.
         return tuple(f"{bare}%{scope}" for scope in self._interfaces.scopes)
+
+
+def _forget_oldest_names(zeroconf: Zeroconf) -> None:
+    """Remove all but the NAMES_MAX latest nodes from zeroconf's cache.
+
+    A query lists the cached nodes, so that they do not answer it. A forgotten node that exists answers, and is known again.
+    """
+    cache: Any = zeroconf.cache
+    pointers = cache.async_all_by_details(SERVICE_TYPE, _PTR, _IN)
+    pointers.sort(key=lambda pointer: pointer.created)
+    for pointer in pointers[:-NAMES_MAX]:
+        forgotten = [pointer, *cache.async_entries_with_name(pointer.alias)]
+        for service in cache.async_all_by_details(pointer.alias, _SRV, _IN):
+            forgotten += cache.async_entries_with_name(service.server)
+        cache.async_remove_records(forgotten)
 
 
 def _now() -> float:

@@ -1,19 +1,26 @@
 """Dialler: the address book of one node, with the state of each address and the time of its next dial.
 
-Addresses are hints from mDNS, settings and peers, and may be wrong. Invariants: an address has at most one dial at a time, and
-at most one per `dial_ms`, however often it is announced. Addresses of linked members are not dialled. The node's own addresses
-are not dialled again until the network changes. The book is bounded.
+Addresses are hints from mDNS, settings and peers, and may be wrong. Anybody on the network can announce addresses, so one where
+no member has authenticated is unproven: few are kept, a dial there costs a token, and an announcement that only repeats an
+earlier one does not make its failures forgotten.
+
+Invariants: an address has at most one dial at a time, and at most one per `dial_ms`, however often it is announced. Addresses of
+linked members are not dialled. The node's own addresses are not dialled again until the network changes. The book is bounded,
+and an event costs no more than the logarithm of its size.
 """
 
 from __future__ import annotations
 
+import heapq
+import itertools
 from collections import OrderedDict
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import TYPE_CHECKING, assert_never
+from typing import TYPE_CHECKING, Any, assert_never
 
 from mycomesh.mesh.address import is_circuit
 from mycomesh.mesh.events import AddressFound, DialFailed, NetworkChanged
+from mycomesh.mesh.rate_limit import admit_at_rate
 
 if TYPE_CHECKING:
     import random
@@ -23,15 +30,27 @@ if TYPE_CHECKING:
 
 __all__ = ["Dialer"]
 
-ADDRESSES_MAX = 1_024  # 64 members with 16 addresses each; in a flood of spoofed records the oldest are removed
+_STATIC, _PROVEN, _UNPROVEN = range(3)  # ranks of addresses that wait for a slot; unproven ones rank by their failures
+
+ADDRESSES_MAX = 1_024  # 64 members with 16 addresses each
+# Unproven addresses among them: twice as many as the names that mDNS keeps. In a flood of spoofed records the oldest are removed.
+UNPROVEN_MAX = 512
 HOSTS_MAX = 256  # hosts where members were seen, for which slots are reserved: as many as are near in a large mesh
-FAILURES_MAX = 8  # in a row until an address that no member proved is removed: several minutes; a hint adds it again
+# Failures in a row until an unproven address is given up: about two minutes. From then on a hint brings one more dial each
+# REVISIT_MS, because a cable may be plugged in where nobody announces anything again.
+FAILURES_MAX = 8
+REVISIT_MS = 180_000
+# Failed dials to unproven addresses, together: a burst for the start in a large mesh, then one a second, which costs less than a
+# thousandth of a core. A dial that finds a member is free.
+UNPROVEN_AT_ONCE = 64
+UNPROVEN_EVERY_MS = 1_000
 
 
 class _State(Enum):
     WAITING = auto()  # for its next dial, at due_ms
     DIALLING = auto()  # a dial is in progress
     CONNECTED = auto()  # a connection that we dialled there is open
+    GIVEN_UP = auto()  # no member answered FAILURES_MAX times in a row
     RESTING = auto()  # its member is linked, at this address or another
     OWN = auto()  # it is an address of this node
 
@@ -40,6 +59,8 @@ _MOVES = {
     (_State.WAITING, _State.DIALLING),
     (_State.WAITING, _State.RESTING),
     (_State.WAITING, _State.OWN),
+    (_State.WAITING, _State.GIVEN_UP),
+    (_State.GIVEN_UP, _State.WAITING),
     (_State.DIALLING, _State.CONNECTED),
     (_State.DIALLING, _State.WAITING),
     (_State.CONNECTED, _State.WAITING),
@@ -60,6 +81,8 @@ class _Entry:
     tried_ms: int | None = None
     failures: int = 0
     not_before_ms: int = 0  # no dial before this time, whatever hints arrive
+    instance: str = ""  # the name by which mDNS announced it last; each run of a node draws another
+    ticket: int = 0  # of its place in the queues; places with an older one are void
 
     def move(self, state: _State) -> None:
         assert (self.state, state) in _MOVES, f"no transition from {self.state.name} to {state.name}"
@@ -69,16 +92,37 @@ class _Entry:
 class Dialer:
     """The address book of one node. The core sets `links_wanted` before it calls `start_dials`."""
 
-    __slots__ = ("_book", "_config", "_dialling", "_due_ms", "_linked", "_member_hosts", "_rng", "links_wanted")
+    __slots__ = (
+        "_book",
+        "_config",
+        "_dialling",
+        "_linked",
+        "_member_hosts",
+        "_over_ms",
+        "_queue",
+        "_ready",
+        "_rng",
+        "_tickets",
+        "_unproven",
+        "links_wanted",
+    )
 
     def __init__(self, config: MeshConfig, rng: random.Random) -> None:
         self._config = config
         self._rng = rng
         self._book: OrderedDict[Address, _Entry] = OrderedDict()
+        self._unproven: OrderedDict[Address, None] = (
+            OrderedDict()
+        )  # the unproven ones of the book, the latest hint last
+        self._queue: list[tuple[int, int, Address]] = []  # heap of (due_ms, ticket, address): what waits for its time
+        self._ready: list[
+            tuple[int, int, int, Address]
+        ] = []  # heap of (rank, order, ticket, address): what waits for a slot
+        self._tickets = itertools.count(1)
         self._linked: dict[bytes, None] = {}
         self._member_hosts: OrderedDict[str, None] = OrderedDict()
         self._dialling = 0
-        self._due_ms: int | None = None  # no dial is due earlier
+        self._over_ms: int | None = None  # token bucket of dials to unproven addresses
         self.links_wanted = 1 << 30  # how many more links the node wants
 
     # ---- hints
@@ -86,8 +130,8 @@ class Dialer:
     def on_event(self, event: AddressFound | DialFailed | NetworkChanged, now_ms: int) -> None:
         """Handle an event of the shell about addresses."""
         match event:
-            case AddressFound(address, static, _):
-                self.on_address_found(address, now_ms, static=static)
+            case AddressFound(address, static, instance):
+                self.on_address_found(address, now_ms, static=static, instance=instance)
             case DialFailed(address):
                 self.on_dial_failed(address, now_ms)
             case NetworkChanged():
@@ -96,38 +140,61 @@ class Dialer:
                 assert_never(event)
 
     def on_address_found(
-        self, address: Address, now_ms: int, *, static: bool = False, node_id: bytes | None = None
+        self, address: Address, now_ms: int, *, static: bool = False, node_id: bytes | None = None, instance: str = ""
     ) -> None:
-        """Handle a hint that a member may listen there: dial soon, whatever failed before."""
+        """Handle a hint that a member may listen there: dial soon, unless the hint repeats an earlier one."""
         if is_circuit(address.host):
             return
         entry = self._book.get(address)
         if entry is None:
-            entry = self._book[address] = _Entry(static, due_ms=now_ms, node_id=node_id)
+            entry = self._book[address] = _Entry(static, node_id=node_id, instance=instance)
+            if not static:
+                self._unproven[address] = None
             self._shrink()
+            news = True
         else:
-            self._book.move_to_end(address)
-            entry.static = entry.static or static
+            # mDNS repeats what it has cached, also of a node that is gone or was never there. A run of a node has a new name.
+            news = static or node_id is not None or entry.proven or instance != entry.instance
+            self._update(address, entry, static=static, node_id=node_id, instance=instance)
+        if entry.state is _State.GIVEN_UP:
+            assert entry.tried_ms is not None
+            if not news and now_ms - entry.tried_ms < REVISIT_MS:
+                return
+            entry.move(_State.WAITING)
+            entry.failures = FAILURES_MAX - 1
+            self._wait(address, entry, now_ms, 0)
+        if news:
             entry.failures = 0
-            if node_id is None and not entry.proven:
-                # A node announces the address itself, so another member's statement about who is there is outdated.
-                entry.node_id = None
-                if entry.state is _State.RESTING:
-                    entry.move(_State.WAITING)
         if entry.state is _State.WAITING:
             if entry.node_id in self._linked:
                 entry.move(_State.RESTING)
-            else:
-                self._wait(entry, now_ms, 0)
+            elif news:
+                self._hasten(address, entry, now_ms)
+
+    def _update(self, address: Address, entry: _Entry, *, static: bool, node_id: bytes | None, instance: str) -> None:
+        """Record another hint of a known address."""
+        self._book.move_to_end(address)
+        if static:
+            self._unproven.pop(address, None)
+        elif address in self._unproven:
+            self._unproven.move_to_end(address)
+        entry.static = entry.static or static
+        entry.instance = instance or entry.instance
+        if node_id is None and not entry.proven:
+            # A node announces the address itself, so another member's statement about who is there is outdated.
+            entry.node_id = None
+            if entry.state is _State.RESTING:
+                entry.move(_State.WAITING)
+                entry.due_ms = 1 << 62  # its place in the queue is void: `_hasten` gives it another
 
     def on_network_changed(self, now_ms: int) -> None:
         """Handle a change of interfaces: any member may be reachable again, so dial every waiting address at once."""
-        for entry in self._book.values():
+        for address, entry in self._book.items():
             entry.failures = 0
-            if entry.state is _State.OWN:
+            if entry.state in (_State.OWN, _State.GIVEN_UP):
                 entry.move(_State.WAITING)
             if entry.state is _State.WAITING:
-                self._wait(entry, now_ms, 0)
+                self._wait(address, entry, now_ms, 0)
 
     # ---- outcomes of dials
 
@@ -161,8 +228,14 @@ class Dialer:
         entry = self._book.get(address)
         if entry is not None:
             entry.node_id = node_id
-            entry.proven = True
+            self._prove(address, entry)
             entry.failures = 0
+
+    def _prove(self, address: Address, entry: _Entry) -> None:
+        if not entry.proven and not entry.static and self._over_ms is not None:
+            self._over_ms -= UNPROVEN_EVERY_MS  # the token of the dial that found the member
+        entry.proven = True
+        self._unproven.pop(address, None)
 
     def on_version_mismatch(self, address: Address, node_id: bytes, now_ms: int) -> None:
         """Handle a member that shares no protocol version with this node: do not dial it for a while.
@@ -172,7 +245,7 @@ class Dialer:
         entry = self._book.get(address)
         if entry is not None:
             entry.node_id = node_id
-            entry.proven = True
+            self._prove(address, entry)
             entry.not_before_ms = now_ms + self._config.dial_ms_max
 
     def pause_member(self, node_id: bytes, now_ms: int) -> None:
@@ -205,43 +278,62 @@ class Dialer:
     def on_link_down(self, node_id: bytes, now_ms: int) -> None:
         """Handle the end of the link to a member: dial its addresses again."""
         self._linked.pop(node_id, None)
-        for entry in self._book.values():
+        for address, entry in self._book.items():
             if entry.node_id == node_id and entry.state is _State.RESTING:
                 entry.move(_State.WAITING)
                 entry.failures = 0
-                self._wait(entry, now_ms, self._backoff(0))
+                self._wait(address, entry, now_ms, self._backoff(0))
 
     # ---- dialling
 
     def start_dials(self, now_ms: int) -> list[Address]:
-        """Return the addresses to dial now, which count as dialling from here on. Static ones come first."""
-        if self._due_ms is None or self._due_ms > now_ms:
-            return []
-        slots = min(self._config.dials_max - self._dialling, self.links_wanted - self._dialling)
-        if slots <= 0:
-            return []
-        ready = [
-            (not entry.static, entry.due_ms, number)
-            for number, entry in enumerate(self._book.values())
-            if entry.state is _State.WAITING and entry.due_ms <= now_ms
-        ]
-        chosen = dict.fromkeys(number for _, _, number in sorted(ready)[:slots])
+        """Return the addresses to dial now, which count as dialling from here on.
+
+        Static addresses come first, then proven ones. Of the unproven ones the least failed come first, the latest hint before
+        the others: a member that arrives after a flood of spoofed addresses does not wait for all of them.
+        """
+        while self._queue and self._queue[0][0] <= now_ms:
+            due_ms, ticket, address = heapq.heappop(self._queue)
+            entry = self._waiting(address, ticket)
+            if entry is not None:
+                rank = _STATIC if entry.static else _PROVEN if entry.proven else _UNPROVEN + entry.failures
+                heapq.heappush(self._ready, (rank, due_ms if rank < _UNPROVEN else -ticket, ticket, address))
         dials: list[Address] = []
-        for number, (address, entry) in enumerate(self._book.items()):
-            if number in chosen:
+        while self._ready and self._has_slot():
+            rank, _, ticket, address = self._ready[0]
+            entry = self._waiting(address, ticket)
+            if entry is not None:
+                if rank >= _UNPROVEN and not self._take_token(now_ms):
+                    break
                 entry.move(_State.DIALLING)
                 entry.tried_ms = now_ms
                 self._dialling += 1
                 dials.append(address)
-        waiting = (entry.due_ms for entry in self._book.values() if entry.state is _State.WAITING)
-        self._due_ms = min(waiting, default=None)
+            heapq.heappop(self._ready)
         return dials
 
     def deadline(self) -> int | None:
         """Return when `start_dials` may have addresses; None while all slots are in use, because an outcome must come first."""
-        if min(self._config.dials_max, self.links_wanted) <= self._dialling:
+        if not self._has_slot():
             return None
-        return self._due_ms
+        dues = [self._queue[0][0]] if self._queue else []
+        if self._ready:  # they wait for a token, or for slots that have become free since
+            wait_ms = UNPROVEN_EVERY_MS * (UNPROVEN_AT_ONCE - 1)
+            dues.append(0 if self._ready[0][0] < _UNPROVEN or self._over_ms is None else self._over_ms - wait_ms)
+        return min(dues, default=None)
+
+    def _has_slot(self) -> bool:
+        return min(self._config.dials_max, self.links_wanted) > self._dialling
+
+    def _take_token(self, now_ms: int) -> bool:
+        over_ms = admit_at_rate(self._over_ms, now_ms, every_ms=UNPROVEN_EVERY_MS, at_once=UNPROVEN_AT_ONCE)
+        self._over_ms = self._over_ms if over_ms is None else over_ms
+        return over_ms is not None
+
+    def _waiting(self, address: Address, ticket: int) -> _Entry | None:
+        """Return the entry whose place in a queue this is; None if it has left the queue since."""
+        entry = self._book.get(address)
+        return entry if entry is not None and entry.state is _State.WAITING and entry.ticket == ticket else None
 
     def is_member_host(self, host: str) -> bool:
         """Return True if a member was linked from or at this host."""
@@ -250,14 +342,25 @@ class Dialer:
     def _retry(self, address: Address, entry: _Entry, now_ms: int) -> None:
         entry.failures += 1
         if entry.failures >= FAILURES_MAX and not entry.proven and not entry.static:
-            del self._book[address]
+            entry.move(_State.GIVEN_UP)
             return
-        self._wait(entry, now_ms, self._backoff(entry.failures - 1))
+        self._wait(address, entry, now_ms, self._backoff(entry.failures - 1))
 
-    def _wait(self, entry: _Entry, now_ms: int, delay_ms: int) -> None:
-        soonest = now_ms if entry.tried_ms is None else entry.tried_ms + self._config.dial_ms
-        entry.due_ms = max(now_ms + delay_ms, soonest, entry.not_before_ms)
-        self._due_ms = entry.due_ms if self._due_ms is None else min(self._due_ms, entry.due_ms)
+    def _hasten(self, address: Address, entry: _Entry, now_ms: int) -> None:
+        """Dial as soon as allowed, unless that is planned already: repeated hints must not fill the queue."""
+        if self._soonest(entry, now_ms) < entry.due_ms or not entry.ticket:
+            self._wait(address, entry, now_ms, 0)
+
+    def _wait(self, address: Address, entry: _Entry, now_ms: int, delay_ms: int) -> None:
+        entry.due_ms = max(now_ms + delay_ms, self._soonest(entry, now_ms))
+        entry.ticket = next(self._tickets)
+        heapq.heappush(self._queue, (entry.due_ms, entry.ticket, address))
+        if len(self._queue) > 4 * ADDRESSES_MAX:  # network changes in a row leave a void place of each address
+            self._queue = [place for place in self._queue if self._waiting(place[2], place[1]) is not None]
+            heapq.heapify(self._queue)
+
+    def _soonest(self, entry: _Entry, now_ms: int) -> int:
+        return max(now_ms if entry.tried_ms is None else entry.tried_ms + self._config.dial_ms, entry.not_before_ms)
 
     def _backoff(self, failures: int) -> int:
         longest = min(self._config.dial_ms << min(failures, 16), self._config.dial_ms_max)
@@ -265,11 +368,18 @@ class Dialer:
         return int(longest * self._rng.uniform(0.5, 1.0))
 
     def _shrink(self) -> None:
-        if len(self._book) <= ADDRESSES_MAX:
-            return
-        idle = (_State.WAITING, _State.RESTING, _State.OWN)
+        """Remove the unproven address whose last hint is the oldest, or else the oldest address, if there are too many."""
+        if len(self._unproven) > UNPROVEN_MAX:
+            self._remove_oldest(self._unproven)
+        if len(self._book) > ADDRESSES_MAX:
+            self._remove_oldest(self._unproven if len(self._unproven) > 1 else self._book)
+
+    def _remove_oldest(self, addresses: OrderedDict[Address, Any]) -> None:
+        busy = (_State.DIALLING, _State.CONNECTED)
         newest = next(reversed(self._book))
-        for address, entry in self._book.items():
-            if not entry.static and entry.state in idle and address != newest:
+        for address in addresses:
+            entry = self._book[address]
+            if not entry.static and entry.state not in busy and address != newest:
                 del self._book[address]
+                self._unproven.pop(address, None)
                 return

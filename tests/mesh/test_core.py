@@ -235,13 +235,13 @@ def test_an_address_where_nobody_answers_is_tried_ever_more_rarely():
     assert len(set(gaps[8:])) > 5  # jitter
 
 
-def test_a_hint_brings_a_forgotten_address_back_but_not_more_than_once_a_second():
+def test_new_names_at_an_address_are_dialled_but_not_more_than_once_a_second():
     core = alone()
     address = Address("10.1.0.1", 1)
     tried = 0
     now = 0
     while now < 10_000:
-        for action in core.handle(AddressFound(address), now, WALL_MS):
+        for action in core.handle(AddressFound(address, instance=str(now)), now, WALL_MS):
             if isinstance(action, Dial):
                 tried += 1
                 core.handle(DialFailed(address), now + 1, WALL_MS)

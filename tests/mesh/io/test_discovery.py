@@ -372,6 +372,28 @@ def test_who_comes_after_a_flood_does_not_wait_for_all_of_it(run, monkeypatch):
     run(scene())
 
 
+def test_names_beyond_the_limit_are_forgotten_unless_they_answer(run, monkeypatch):
+    monkeypatch.setattr(module, "NAMES_MAX", 8)
+    monkeypatch.setattr(module, "QUERY_AFTER_S", ())
+    monkeypatch.setattr(module, "QUERY_EVERY_S", 0.2)
+
+    async def scene():
+        async with Stranger() as stranger:
+            await stranger.says("same", port=8)
+            async with Node("a1", None) as alpha:
+                await alpha.sees("same")
+                for number in range(40):
+                    stranger.announces(f"dead-{number}", port=100 + number)
+                await alpha.until(lambda: len({each[1] for each in alpha.found}) > 40)
+                cache = alpha.discovery._zeroconf.zeroconf.cache
+                await alpha.until(lambda: len(cache.async_entries_with_name(SERVICE_TYPE)) <= module.NAMES_MAX + 1)
+                assert len(cache.names()) <= 3 * (module.NAMES_MAX + 2)
+                before = len(alpha.found)
+                await alpha.until(lambda: "same" in {each[1] for each in alpha.found[before:]})
+
+    run(scene())
+
+
 def test_a_name_that_nobody_stands_up_for_is_not_asked_for_at_every_turn(run, monkeypatch):
     monkeypatch.setattr(module, "RESOLVE_MS", 50)
     monkeypatch.setattr(module, "QUERY_AFTER_S", ())

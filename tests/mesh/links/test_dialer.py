@@ -1,0 +1,173 @@
+"""The dialler: spoofed addresses cost a few dials, and honest ones do not wait for them."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from mycomesh.mesh.config import MeshConfig
+from mycomesh.mesh.events import Address, AddressFound, DialFailed, NetworkChanged
+from mycomesh.mesh.links.dialer import (
+    ADDRESSES_MAX,
+    FAILURES_MAX,
+    REVISIT_MS,
+    UNPROVEN_AT_ONCE,
+    UNPROVEN_EVERY_MS,
+    UNPROVEN_MAX,
+    Dialer,
+)
+
+RENEWED_MS = 30_000  # mDNS repeats what it knows this often
+MEMBER = b"m" * 16
+
+
+class Scene:
+    """A dialler in a network where nobody answers, except at the addresses of `members`."""
+
+    def __init__(self, *members):
+        self.now_ms = 0
+        self.dialler = Dialer(MeshConfig(), random.Random(1))
+        self.members = members
+        self.dials = []
+
+    def hint(self, *addresses, instance="x", **more):
+        for address in addresses:
+            self.dialler.on_address_found(address, self.now_ms, instance=instance, **more)
+
+    def run(self, until_ms):
+        """Let time pass; every dial ends within its millisecond."""
+        while True:
+            for address in self.dialler.start_dials(self.now_ms):
+                self.dials.append((self.now_ms, address))
+                if address in self.members:
+                    self.dialler.on_conn_opened(address)
+                    self.dialler.record_member(address, MEMBER)
+                else:
+                    self.dialler.on_dial_failed(address, self.now_ms)
+            due_ms = self.dialler.deadline()
+            if due_ms is None or due_ms > until_ms:
+                self.now_ms = until_ms
+                return
+            self.now_ms = max(self.now_ms + 1, due_ms)
+
+    def times(self, address):
+        return [at_ms for at_ms, dialled in self.dials if dialled == address]
+
+
+def addresses(count, network=10):
+    return [Address(f"{network}.{index >> 8}.{index & 255}.1", 9) for index in range(count)]
+
+
+def test_dead_names_that_mdns_repeats_are_dialled_a_few_times():
+    scene, names = Scene(), addresses(64)
+    for told_ms in range(0, 600_000, RENEWED_MS):
+        scene.run(told_ms)
+        scene.hint(*names)
+    scene.run(600_000)
+    counts = [len(scene.times(name)) for name in names]
+    assert min(counts) >= FAILURES_MAX
+    assert max(counts) <= FAILURES_MAX + 600_000 // REVISIT_MS
+
+
+def test_an_address_that_is_given_up_causes_no_timer():
+    scene, (name,) = Scene(), addresses(1)
+    scene.hint(name)
+    scene.run(600_000)
+    assert len(scene.dials) == FAILURES_MAX
+    assert scene.dialler.deadline() is None
+
+
+@pytest.mark.parametrize("more", [{"instance": "y"}, {"node_id": MEMBER}, {"static": True}])
+def test_news_of_an_address_that_was_given_up_are_followed_at_once(more):
+    scene, (name,) = Scene(), addresses(1)
+    scene.hint(name)
+    scene.run(600_000)
+    scene.hint(name, **more)
+    scene.run(600_000)
+    assert scene.times(name)[-1] == 600_000
+
+
+def test_a_change_of_the_network_tries_everything_again():
+    scene, names = Scene(), addresses(3)
+    scene.hint(*names)
+    scene.run(600_000)
+    scene.dialler.on_event(NetworkChanged(), 600_000)
+    scene.run(600_000)
+    assert [scene.times(name)[-1] for name in names] == [600_000] * 3
+
+
+def test_a_hint_of_a_proven_address_is_followed_at_once():
+    scene, (name,) = Scene(), addresses(1)
+    scene.members = (name,)
+    scene.hint(name)
+    scene.run(10)
+    scene.members = ()
+    scene.dialler.on_conn_closed(name, scene.now_ms)
+    scene.run(600_000)
+    scene.hint(name)
+    scene.run(600_000)
+    assert scene.times(name)[-1] == 600_000
+
+
+def test_a_flood_of_spoofed_names_is_bounded_and_ends():
+    scene = Scene()
+    for name in addresses(8_000):
+        scene.hint(name)
+        scene.run(scene.now_ms + 1)
+    assert len(scene.dialler._book) == UNPROVEN_MAX
+    for told_ms in range(30_000, 600_000, RENEWED_MS):
+        scene.run(told_ms)
+        scene.hint(*addresses(256))
+    scene.run(600_000)
+    rate = 60_000 // UNPROVEN_EVERY_MS
+    for minute_ms in range(60_000, 600_000, 60_000):
+        assert sum(minute_ms <= at_ms < minute_ms + 60_000 for at_ms, _ in scene.dials) <= rate + 1
+    assert sum(at_ms < 60_000 for at_ms, _ in scene.dials) <= UNPROVEN_AT_ONCE + rate
+
+
+def test_a_member_that_comes_after_a_flood_is_dialled_within_a_second():
+    scene, (late,) = Scene(), addresses(1, network=11)
+    scene.hint(*addresses(8_000))
+    scene.run(20_000)
+    scene.hint(late)
+    scene.run(21_000)
+    assert scene.times(late)
+
+
+def test_proven_and_static_addresses_do_not_wait_for_spoofed_ones():
+    scene, (member, named) = Scene(), addresses(2, network=11)
+    scene.members = (member,)
+    scene.hint(member)
+    scene.run(0)
+    scene.dialler.on_link_up(MEMBER, member.host)
+    scene.members = ()
+    scene.hint(*addresses(8_000))
+    scene.run(20_000)
+    scene.hint(named, static=True)
+    scene.dialler.on_conn_closed(member, scene.now_ms)
+    scene.dialler.on_link_down(MEMBER, scene.now_ms)
+    scene.run(21_000)
+    assert scene.times(named)[0] == 20_000
+    assert 20_000 < scene.times(member)[-1] <= 21_000
+    assert len(scene.dialler._book) <= ADDRESSES_MAX
+
+
+def test_dials_that_find_members_cost_no_token():
+    names = addresses(3 * UNPROVEN_AT_ONCE)
+    scene = Scene(*names)
+    for name in names:
+        scene.hint(name)
+        scene.run(0)
+    assert len(scene.dials) == len(names)
+
+
+def test_repeated_hints_do_not_fill_the_queue():
+    scene, names = Scene(), addresses(100)
+    for _ in range(100):
+        scene.hint(*names, instance="")
+        scene.dialler.on_event(NetworkChanged(), scene.now_ms)
+        for name in names:
+            scene.dialler.on_event(AddressFound(name), scene.now_ms)
+            scene.dialler.on_event(DialFailed(name), scene.now_ms)
+    assert len(scene.dialler._queue) <= 4 * ADDRESSES_MAX + 1
