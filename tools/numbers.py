@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 __all__ = ["pace", "whole"]
 
 
-def whole(most: int, hint: str = "", *, least: int = 1) -> Callable[[str], int]:
-    """Return a parser of whole numbers from `least` to `most`; its error names the bounds, then `hint`."""
-    bounds = f"is not a number from {least} to {most:,}{f'; {hint}' if hint else ''}"
+def whole(most: int, *, least: int = 1) -> Callable[[str], int]:
+    """Return a parser of whole numbers from `least` to `most`; its error names these bounds."""
+    bounds = f"is not a number from {least} to {most:,}"
 
     def parse(text: str) -> int:
         if not re.fullmatch(r"0|[1-9][0-9]{0,17}", text) or not least <= int(text) <= most:

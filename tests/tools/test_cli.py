@@ -200,7 +200,7 @@ def test_a_message_that_names_a_command_has_no_second_hint(run):
     _, _, err = run("restore", "abc")
     assert "'mycomesh conflicts' lists the numbers [usage]" in err
     _, _, err = run("restore", "monday.db")
-    assert "to restore a backup, stop the node ('mycomesh down')" in err
+    assert "to restore a backup: stop the node ('mycomesh down')" in err
     assert "--help" not in err
 
 

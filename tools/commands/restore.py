@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+import re
 from typing import TYPE_CHECKING
 
 from mycomesh.tools import exits
 from mycomesh.tools.commands.deciding import add_file, decide
-from mycomesh.tools.numbers import whole
 from mycomesh.tools.render import add_json, tell
 
 if TYPE_CHECKING:
     from mycomesh.mesh.node.home import Home
 
 __all__ = ["add_arguments", "run"]
-
-NUMBER_MAX = 10**18 - 1
-_CONFLICT: Callable[[str], int] = whole(NUMBER_MAX, "'mycomesh conflicts' lists the numbers")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,10 +36,13 @@ def run(args: argparse.Namespace, home: Home) -> int:
 
 
 def _number(text: str) -> int:
-    """Parse the number of a conflict; explain how to restore a backup to a person who gives a file."""
+    """Parse the number of a conflict; tell a person who gives a file how to restore a backup."""
+    if re.fullmatch(r"[1-9][0-9]{0,17}", text):
+        return int(text)
+    hint = "'mycomesh conflicts' lists the numbers"
     if "." in text or "/" in text:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not a number of a conflict; to restore a backup, stop the node ('mycomesh down'), put the backup in the"
-            " place of the database without its -wal and -shm files, and run 'mycomesh up FILE.db'"
+        hint = (
+            "to restore a backup: stop the node ('mycomesh down'), move the database away with its -wal and -shm files, copy the"
+            " backup to its path, and run 'mycomesh up FILE.db'"
         )
-    return _CONFLICT(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not the number of a conflict; {hint}")
