@@ -70,7 +70,7 @@ def one_line(name, seed, hash_seed, *extra):
     return json.loads(done.stdout.splitlines()[-1])
 
 
-@pytest.mark.parametrize("name", ["flapping", "rolling-restart"])
+@pytest.mark.parametrize("name", ["rolling-restart"])
 def test_the_same_seed_is_the_same_run_whatever_the_hash_seed(name):
     one, other = (one_line(name, 3, hash_seed) for hash_seed in ("1", "2"))
     del one["real_s"], other["real_s"]
@@ -81,15 +81,6 @@ def test_the_same_seed_is_the_same_run_whatever_the_hash_seed(name):
 def test_another_seed_is_another_run():
     runs = [run(build("two-nodes", seed=seed, duration_s=5), seed).trace for seed in (1, 2)]
     assert runs[0] != runs[1]
-
-
-def test_every_scenario_starts():
-    for name in CATALOGUE:
-        scenario = build(name, seed=1, duration_s=4)
-        members = any(isinstance(fault, Revoke) for fault in scenario.faults)
-        result = run(scenario, 1, mesh="real" if members else "plain")
-        assert result.virtual_s >= 4
-        assert result.commits > 0
 
 
 def test_a_plain_mesh_has_nobody_to_revoke():
@@ -127,7 +118,8 @@ EVERY_TRACE = """
 from simulations.runner import run
 from simulations.scenarios import CATALOGUE, Changes, build
 for name in CATALOGUE:
-    print(name, run(build(name, seed=5, nodes=3, duration_s=6, changes=Changes(loss=0.01)), 5).trace)
+    result = run(build(name, seed=5, nodes=3, duration_s=6, changes=Changes(loss=0.01)), 5)
+    print(name, result.commits > 0 and result.virtual_s >= 6, result.trace)
 """
 
 
@@ -144,4 +136,4 @@ def test_every_scenario_has_one_trace_a_seed_whatever_the_hash_seed():
         for hash_seed in ("1", "2")
     ]
     assert runs[0] == runs[1]
-    assert [line.split()[0] for line in runs[0]] == list(CATALOGUE)
+    assert [line.split()[:2] for line in runs[0]] == [[name, "True"] for name in CATALOGUE]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import json
 import re
 from pathlib import Path
@@ -27,25 +28,36 @@ SAYS = {"Notice", "notify", "say", "_link_notice"}
 PASSES_ON = {"mesh/node/core.py", "sync/exchange/turn.py"}  # hand on a notice of somebody else's
 
 
+@functools.cache
 def trees():
     return {path: ast.parse(path.read_text()) for path in SOURCES}
+
+
+@functools.cache
+def nodes():
+    """Return [(path, node)] of every class and call of the source: the tests go through them again and again."""
+    return [
+        (path, node)
+        for path, tree in trees().items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ClassDef | ast.Call)
+    ]
 
 
 def error_classes():
     """{name: its own code or None} of every exception class, and the bases of each."""
     found, bases = {}, {}
-    for tree in trees().values():
-        for node in ast.walk(tree):
-            if isinstance(node, ast.ClassDef):
-                named = [base.id for base in node.bases if isinstance(base, ast.Name)]
-                if any(name in TREES or name.endswith("Error") for name in named):
-                    codes = [
-                        item.value.value
-                        for item in node.body
-                        if isinstance(item, ast.Assign) and item.targets[0].id == "code"
-                    ]
-                    found[node.name] = codes[0] if codes else None
-                    bases[node.name] = named[0]
+    for _, node in nodes():
+        if isinstance(node, ast.ClassDef):
+            named = [base.id for base in node.bases if isinstance(base, ast.Name)]
+            if any(name in TREES or name.endswith("Error") for name in named):
+                codes = [
+                    item.value.value
+                    for item in node.body
+                    if isinstance(item, ast.Assign) and item.targets[0].id == "code"
+                ]
+                found[node.name] = codes[0] if codes else None
+                bases[node.name] = named[0]
     return found, bases
 
 
@@ -53,22 +65,19 @@ def given():
     """Every code that the source can give: of classes, of certificate reasons, of notices."""
     found, _ = error_classes()
     codes = {code for code in found.values() if code}
-    for path, tree in trees().items():
-        for node in ast.walk(tree):
-            if not isinstance(node, ast.Call):
-                continue
-            name = getattr(node.func, "id", getattr(node.func, "attr", ""))
-            first = node.args[0] if node.args else None
-            if name == "CertificateError":
-                assert isinstance(first, ast.Constant), f"{path}:{node.lineno}: a reason is a literal"
-                codes.add(f"certificate.{first.value}")
-            elif (
-                name in SAYS and isinstance(first, ast.Constant) and "." in str(first.value) and " " not in first.value
-            ):
-                codes.add(first.value)
-            elif name == "Notice":
-                where = str(path.relative_to(ROOT))
-                assert where in PASSES_ON, f"{where}:{node.lineno}: a notice's event is a literal"
+    for path, node in nodes():
+        if not isinstance(node, ast.Call):
+            continue
+        name = getattr(node.func, "id", getattr(node.func, "attr", ""))
+        first = node.args[0] if node.args else None
+        if name == "CertificateError":
+            assert isinstance(first, ast.Constant), f"{path}:{node.lineno}: a reason is a literal"
+            codes.add(f"certificate.{first.value}")
+        elif name in SAYS and isinstance(first, ast.Constant) and "." in str(first.value) and " " not in first.value:
+            codes.add(first.value)
+        elif name == "Notice":
+            where = str(path.relative_to(ROOT))
+            assert where in PASSES_ON, f"{where}:{node.lineno}: a notice's event is a literal"
     return codes
 
 

@@ -18,8 +18,9 @@ from tests.sync.scale import SCALE
 
 DAY = 86_400_000
 MINUTE = 60_000
+HOUR = 60 * MINUTE
 # Days pass without an event each second: what is tested is the order of things.
-SLOW = ExchangeConfig(safety_ms=DAY, scrub_ms=DAY, compare_ms=10 * MINUTE, beat_ms=10 * MINUTE, collect_ms=30 * MINUTE)
+SLOW = ExchangeConfig(safety_ms=DAY, scrub_ms=DAY, compare_ms=HOUR, beat_ms=HOUR, collect_ms=3 * HOUR)
 DDL = (
     "CREATE TABLE t(id INTEGER PRIMARY KEY, v, w); CREATE TABLE bag(v, w); CREATE TABLE words(k TEXT PRIMARY KEY, v, w)"
 )
@@ -54,7 +55,7 @@ class Fleet:
             for two in range(one):
                 self.link(one, two)
 
-    def run(self, ms, step=10 * MINUTE):
+    def run(self, ms, step=HOUR):
         end = self.world.now + ms
         while self.world.now < end:
             self.tell()
@@ -139,7 +140,7 @@ def test_a_tombstone_goes_once_every_member_has_passed_it_and_the_hashes_stay_eq
     assert [fleet.tombstones(number) for number in range(3)] == [15, 15, 15]
     before = [node.peer.digests()["t"][1] for node in fleet.nodes]
     for _ in range(24):
-        fleet.run(10 * MINUTE)
+        fleet.run(HOUR)
         assert [node.peer.digests()["t"][1] for node in fleet.nodes] == before  # collected here, not yet there: equal
     assert [fleet.tombstones(number) for number in range(3)] == [0, 0, 0]
     fleet.assert_equal()
