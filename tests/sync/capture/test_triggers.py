@@ -247,18 +247,47 @@ def pair(template, tmp_path):
         peer.close()
 
 
-@pytest.mark.parametrize("drain", ["after each step", "at the end"])
+@pytest.fixture(scope="module")
+def emptied(template, tmp_path_factory):
+    """One pair and a plain file for many tests, each of which begins with tables whose rows were deleted."""
+    folder = tmp_path_factory.mktemp("emptied")
+    for path in sorted(template.iterdir()):
+        shutil.copy(path, folder)
+    peers = [Peer(folder / f"{number}.db", number) for number in range(2)]
+    yield *peers, folder / "plain.db"
+    for peer in peers:
+        peer.close()
+
+
+EMPTY = "".join(f"DELETE FROM {shape.t};" for shape in SHAPES)
+
+
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
-def test_every_shape_written_in_this_way_ends_equal(pair, tmp_path, way, drain):
+def test_every_shape_written_in_this_way_ends_equal(pair, tmp_path, way):
     first, second = pair
     for script in scripts(way):
         first.shell(script)
         shell(tmp_path / "plain.db", script)
-        if drain == "after each step":
-            second.take(first.drain(), first.node_id)
     second.take(first.drain(), first.node_id)
+    assert_equal_to_plain(first, second, tmp_path / "plain.db")
+
+
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
+def test_every_shape_drained_after_each_step_ends_equal(emptied, way):
+    first, second, plain = emptied
+    first.shell(EMPTY)
+    shell(plain, EMPTY)
+    for script in scripts(way):
+        first.shell(script)
+        shell(plain, script)
+        second.take(first.drain(), first.node_id)
+    second.take(first.drain(), first.node_id)
+    assert_equal_to_plain(first, second, plain)
+
+
+def assert_equal_to_plain(first, second, path):
     assert_equal(first, second)
-    plain = apsw.Connection(str(tmp_path / "plain.db"))
+    plain = apsw.Connection(str(path))
     assert first.tables() == content(plain)  # capture changed nothing for the application
     plain.close()
 
