@@ -474,8 +474,8 @@ def test_a_fact_that_nobody_may_state_has_no_effect(peers, fact):
     ours = "SELECT name, sql FROM sqlite_schema WHERE 'mycomesh' IN (substr(name, 1, 8), substr(tbl_name, 1, 8)) ORDER BY 1"
     before, schema = two.tables(), two.sql(ours)
     liar = one.replica
-    with liar._store.transaction():
-        liar._registry.facts.write(*fact)
+    with liar.store.transaction():
+        liar.registry.facts.write(*fact)
     two.take(one.drain(), one.node_id)
     assert two.tables() == before
     assert two.sql(ours) == schema

@@ -234,8 +234,8 @@ def test_a_text_that_defines_no_generated_column_of_that_name_has_no_effect(peer
     one, two = made = peers(2)
     before, schema = two.tables(), two.sql("SELECT sql FROM sqlite_schema WHERE name = 't'")
     liar = one.replica
-    with liar._store.transaction():
-        liar._registry.facts.write(f'generated:["t","{column}"]', "generated", text)
+    with liar.store.transaction():
+        liar.registry.facts.write(f'generated:["t","{column}"]', "generated", text)
     two.take(one.drain(), one.node_id)
     assert two.tables() == before
     assert two.sql("SELECT sql FROM sqlite_schema WHERE name = 't'") == schema
