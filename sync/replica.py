@@ -206,12 +206,12 @@ class Replica:
                 f"this node's certificate gives no right to write {SCHEMA_TABLE}: run it on a node that may"
             )
         if dry_run:
-            return Plan.of(self.store.db, script).told()
+            return Plan.of(self.store.db, script).lines()
         sections: list[Section] = []
         lines: list[str] = []
 
         def change() -> None:
-            lines[:] = self.catalog.migrate(script, self.outbox.table_drainer(wall_ms, sections)).told()
+            lines[:] = self.catalog.migrate(script, self.outbox.table_drainer(wall_ms, sections)).lines()
             self.outbox.retry_rebuilt()
             if sections:
                 self.store.durable()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import apsw
 
 from mycomesh.mesh.node.errors import SqlError
-from mycomesh.sync.storage.store import agree_on_digits
+from mycomesh.sync.storage.store import set_float_digits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -90,7 +90,7 @@ class Database:
         if self._db is None:
             self._db = apsw.Connection(str(self._path), flags=self._flags)
             self._db.set_busy_timeout(BUSY_MS)
-            agree_on_digits(self._db)
+            set_float_digits(self._db)
         return self._db
 
     def _execute(self, sql: str, values: Values) -> list[Row]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from mycomesh.sync.errors import ForeignFileError
 from mycomesh.sync.sqlite.identifiers import is_internal, quoted
-from mycomesh.sync.storage.store import Store, recognised
+from mycomesh.sync.storage.store import Store, is_replica
 
 __all__ = ["Removed", "drop_all", "uninstall"]
 
@@ -48,7 +48,7 @@ def uninstall(path: Path) -> Removed:
     store = Store(str(path))
     try:
         with store.bare_transaction() as db:
-            if not recognised(db):
+            if not is_replica(db):
                 raise ForeignFileError(f"{path}: nothing of mycomesh is in it; check the path")
             return drop_all(db)
     finally:

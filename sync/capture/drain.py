@@ -217,7 +217,7 @@ def _enter_inserts(
     if table.spec.kind is KeyKind.KEYED:
         keys = [None if isinstance(row, int) else row for row in rows]  # a NULL in the key: the insert names the row
     digests = table.digests.inserts(site_number, mask, hlcs, keys, encoded)
-    table.log.add_births(site_number, hlcs, rows, pack_mask(mask), digests, packed=not table.columns.counters)
+    table.log.add_inserts(site_number, hlcs, rows, pack_mask(mask), digests, packed=not table.columns.counters)
     if table.columns.counters:
         hold_bases(table, site_number, hlcs, table.columns.local, values)
     site = table.store.site(site_number)

@@ -100,7 +100,7 @@ def _not_new(table: Table, group: Group, keys: Sequence[Any]) -> set[int]:
             return set(group.hlcs)
     elif spec.kind is KeyKind.ROWID and not log.any_row_between(min(keys), max(keys)):
         return set()
-    rows = log.described(keys)
+    rows = log.rows_with_entries(keys)
     unnamed = spec.kind is KeyKind.KEYED  # with a NULL in its key, the row is named by its insert: merge it alone
     return {hlc for hlc, key in zip(group.hlcs, keys, strict=True) if key in rows or (unnamed and key[:1] == b"\x00")}
 
@@ -155,7 +155,7 @@ def _try_insert(table: Table, group: Group, site_number: int, keys: Sequence[Any
     digests = table.digests.inserts(
         site_number, mask, group.hlcs, None if keyless else keys, list(map(codec.encode, group.rows))
     )
-    log.add_births(site_number, group.hlcs, rows, pack_mask(mask), digests, packed=not table.columns.counters)
+    log.add_inserts(site_number, group.hlcs, rows, pack_mask(mask), digests, packed=not table.columns.counters)
     if table.columns.counters:
         hold_bases(table, site_number, group.hlcs, group.columns, group.rows)
     return True

@@ -259,6 +259,6 @@ def _reassign(table: Table, holder: RowView, claim: Leaf, assignment: IdAssignme
     """Give the row that has an id another one; constraint errors pass through."""
     column = table.spec.id_column
     table.rows.update(holder.row, {column: assignment.id})
-    table.log.rehome(holder.row, assignment.id)
+    table.log.rename_row(holder.row, assignment.id)
     table.held.write(claim[0], claim[1], holder.held(claim) | {column: assignment.wanted})
     record_assignment(table, holder.row, assignment.id, assignment)

@@ -417,7 +417,7 @@ def _write_row(table: Table, view: RowView, alive: bool, cells: dict[str, Any], 
     table.rows.update(row, changed)
     if table.spec.id_column in changed:
         new_id: int = changed[table.spec.id_column]
-        table.log.rehome(row, new_id)
+        table.log.rename_row(row, new_id)
         return new_id
     return row
 
@@ -464,7 +464,7 @@ def _insert(table: Table, row: Row, values: dict[str, Any]) -> Row:
         values = {column.folded: value for column, value in zip(table.spec.key, identity, strict=False)} | values
     rowid = table.rows.insert(values)
     if isinstance(row, bytes) and row[:1] == b"\x00":
-        table.log.rehome(row, rowid)
+        table.log.rename_row(row, rowid)
         return rowid
     return row
 
@@ -473,7 +473,7 @@ def _rename_to_key(table: Table, view: RowView, row: Row) -> Row:
     """Rename a deleted row whose insert identifies it: it has no rowid, so its entries get the key of the insert."""
     if isinstance(row, int) and table.spec.kind is not KeyKind.ROWID:
         key: bytes = table.key(row, view.leaves)
-        table.log.rehome(row, key)
+        table.log.rename_row(row, key)
         return key
     return row
 

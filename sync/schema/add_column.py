@@ -1,8 +1,9 @@
-"""Columns added to a user's table on the word of others.
+"""Adds a column of another node's definition to a user's table.
 
-Owns the one statement that does it, and what becomes of rows that the column's CHECK refuses: they are parked here as they
-are on every replica that has the CHECK already (ADR 23). What always holds: text from a peer adds one column to one table
-and does nothing else; a column is added with as much of its definition as SQLite takes. It must not know facts.
+SQLite may refuse parts of the definition, so the column comes with as much of it as SQLite takes. Rows that the CHECK of the
+column refuses are parked, as on every replica that has the CHECK already (ADR 23).
+
+Invariant: SQL text from a peer adds one column to one table and does nothing else.
 """
 
 from __future__ import annotations
@@ -19,22 +20,22 @@ from mycomesh.sync.sqlite.definitions import authorize_add_column
 from mycomesh.sync.sqlite.identifiers import quoted
 from mycomesh.sync.storage.table import Table
 
-__all__ = ["SET_ASIDE_MAX", "add_column"]
+__all__ = ["PARKED_MAX", "add_column"]
 
 _SAVEPOINT = "mycomesh_add"
-# Rows that one new column parks, some 0.2 ms each in one transaction: where it refuses more, it comes without its CHECK.
-SET_ASIDE_MAX = 128
-# What a definition may be refused with, or a CHECK while it looks at the rows.
+# Rows that one column parks, some 0.2 ms each in one transaction. If its CHECK refuses more, the column comes without it.
+PARKED_MAX = 128
+# Errors with which SQLite refuses a definition, or a CHECK while it reads the rows.
 _REFUSALS = (apsw.SQLError, apsw.AuthError, apsw.ConstraintError, apsw.MismatchError, apsw.TooBigError)
 
 
 def add_column(db: Any, name: str, clauses: Sequence[str], table: Table | None = None) -> str:
-    """Add a column by the first of these texts that SQLite takes; returns why it takes none, "" if it has.
+    """Add a column by the first of these texts that SQLite takes; return why it takes none, "" once it took one.
 
-    `table` is the table's where its rows may be parked.
+    With `table`, rows that the first text refuses may be parked.
     """
     refused = _add(db, name, clauses[0])
-    if refused and table is not None and len(clauses) > 1 and _set_aside(table, name, clauses):
+    if refused and table is not None and len(clauses) > 1 and _park_refused(table, name, clauses):
         refused = _add(db, name, clauses[0])
     for clause in clauses[1:]:
         if not refused:
@@ -44,7 +45,7 @@ def add_column(db: Any, name: str, clauses: Sequence[str], table: Table | None =
 
 
 def _add(db: Any, name: str, clause: str) -> str:
-    """Add a column, or changes nothing and returns why SQLite refuses it."""
+    """Add a column and return "", or change nothing and return why SQLite refuses it."""
     refused = ""
     db.execute(f"SAVEPOINT {_SAVEPOINT}")
     db.authorizer = authorize_add_column(name)
@@ -59,8 +60,8 @@ def _add(db: Any, name: str, clause: str) -> str:
     return refused
 
 
-def _set_aside(table: Table, name: str, clauses: Sequence[str]) -> bool:
-    """Parks the rows that the CHECKs of a column refuse; returns whether there were any, and not too many."""
+def _park_refused(table: Table, name: str, clauses: Sequence[str]) -> bool:
+    """Park the rows that the CHECKs of a column refuse; return False, with nothing done, for none or too many."""
     checks = checks_of(clauses[0])
     if not checks:
         return False
@@ -71,14 +72,14 @@ def _set_aside(table: Table, name: str, clauses: Sequence[str]) -> bool:
         if not _add(db, name, clauses[1]):
             condition = " OR ".join(f"NOT {check}" for check in checks)
             db.authorizer = _reading
-            refused = rows_where(table, f"{condition} LIMIT {SET_ASIDE_MAX + 1}")
+            refused = rows_where(table, f"{condition} LIMIT {PARKED_MAX + 1}")
     except _REFUSALS:
         refused = []
     finally:
         db.authorizer = None
         db.execute(f"ROLLBACK TO {_SAVEPOINT}")
         db.execute(f"RELEASE {_SAVEPOINT}")
-    if not refused or len(refused) > SET_ASIDE_MAX:
+    if not refused or len(refused) > PARKED_MAX:
         return False
     for row in refused:
         park_row(table, row, f"CHECK constraint failed: {' AND '.join(check[1:-1] for check in checks)}")

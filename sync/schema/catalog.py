@@ -110,7 +110,7 @@ class Catalog:
         `most` new tables are registered.
         """
         self._begin()
-        if not self._internal.items() <= internal_tables.standing(self._store.db).items():
+        if not self._internal.items() <= internal_tables.definitions(self._store.db).items():
             self._store.check_whole()
         registry = self.registry
         registry.read_decisions()
@@ -127,7 +127,7 @@ class Catalog:
         self._index_triggers.renew()
         drain(registry.tables[SCHEMA_TABLE])
         rebuild_mark.renew(self._store.db)
-        self._internal = internal_tables.standing(self._store.db)
+        self._internal = internal_tables.definitions(self._store.db)
         self._version = -1 if changed.unfinished else version
 
     def _begin(self) -> None:
@@ -252,7 +252,7 @@ class _Pass:
             registry.notes.put(name, _REMOVED)
 
     def _key_matches(self, spec: TableSpec) -> bool:
-        """Return True if rows are identified as in the canonical definition of the table, or there is none."""
+        """Return True if rows are identified as in the canonical definition of the table, if it has one."""
         defined = self._registry.defined(spec.folded)
         return defined is None or defined.identity == spec.identity
 

@@ -2,7 +2,7 @@
 
 Every replica computes generated columns itself, so no row depends on them, and the latest definition wins whatever it was
 before. `generated/TABLE` in `mycomesh_meta` remembers for each column the canonical text that was followed last, and the text
-that came of it here. So a change that the user made is told apart from a fact that is yet to be followed. A stored column
+that came of it here. This distinguishes a change that the user made from a fact that is yet to be followed. A stored column
 takes the place of a generated one of the same name.
 """
 

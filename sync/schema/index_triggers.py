@@ -3,7 +3,7 @@
 The node writes rows with triggers switched off, since the rows that a trigger wrote elsewhere replicate themselves. But a
 virtual table is not replicated. Without its trigger it would miss the row, and the application's next write of that row
 would fail, as FTS5 finds the index malformed. So the node's connection carries copies of these triggers as TEMP triggers,
-which run all the same.
+which run even so.
 
 Invariants: a copied trigger writes virtual tables and nothing else, and has no RAISE. A table has all of its index triggers
 copied, or none, as half of them would ruin the index. A trigger that fails is switched off with a note, and the rows of

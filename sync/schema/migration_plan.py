@@ -1,11 +1,10 @@
-"""Migrations: what a script of SQL does to the tables of a file, found out before it runs.
+"""Plans a migration: finds out what a script of SQL does to the tables of a file, without touching the file.
 
-A script is tried on an empty copy of the schema, one statement after the other, so that a column which goes can be told from
-one that gets another name, and nothing in the file is touched before it is known what the mesh has to be told.
+The script runs on an empty copy of the schema, one statement after the other. A marker trigger on each table shows where the
+table goes: RENAME takes the trigger along, DROP drops it. The columns after each statement show which one was dropped and which
+one renamed.
 
-Owns this plan and which statements a migration may have. What always holds: a table is followed by a trigger that goes where
-it goes (RENAME takes it along, DROP takes it away); the plan depends on the schema and the script alone. It must not know
-facts, the change log or peers.
+Invariant: the plan depends on the schema and the script alone.
 """
 
 from __future__ import annotations
@@ -26,25 +25,27 @@ from mycomesh.sync.sqlite.tokens import readable_sql
 
 __all__ = ["Alteration", "Plan", "run"]
 
-_MARK = f"{INTERNAL_PREFIX}mark_"
+_MARKER = f"{INTERNAL_PREFIX}mark_"
 # No legacy_alter_table: RENAME must rewrite the triggers.
 _PRAGMAS = {
     "foreign_keys", "foreign_key_check", "foreign_key_list", "defer_foreign_keys", "user_version",
     "application_id", "integrity_check", "quick_check", "table_info", "table_xinfo", "index_list", "index_info",
     "data_version",  # FTS5 reads it before it writes
 }  # fmt: skip
-_NO_PLACE = {apsw.SQLITE_ATTACH: "ATTACH", apsw.SQLITE_DETACH: "DETACH", apsw.SQLITE_TRANSACTION: "ROLLBACK"}
+_FORBIDDEN = {apsw.SQLITE_ATTACH: "ATTACH", apsw.SQLITE_DETACH: "DETACH", apsw.SQLITE_TRANSACTION: "ROLLBACK"}
 _BLANK = re.compile(r"(?:\s|--[^\n]*(?:\n|$)|/\*.*?\*/)*", re.DOTALL)
 _WRITES = (apsw.SQLITE_INSERT, apsw.SQLITE_UPDATE, apsw.SQLITE_DELETE)
 
 
 @dataclass(slots=True)
 class Alteration:
-    """What becomes of one table that was there before: `name` is "" if it is dropped.
+    """The outcome for one table that existed before. Columns are known by their folded names from before.
 
-    `columns` has, by the folded names from before, the names that its columns end with, "" for one that is dropped;
-    `rebuilt` says that another table stands in its place, `written` that statements write rows of it, and `uncomputed` has the
-    folded names of generated columns that go, though they may come back in another way.
+    name: its name at the end, "" if it is dropped.
+    columns: the names of its columns at the end, "" for a dropped one.
+    rebuilt: the table was dropped, and another was created under its name.
+    written: statements write rows of it.
+    uncomputed: generated columns that are dropped; they may be added again with another text.
     """
 
     name: str
@@ -55,13 +56,13 @@ class Alteration:
 
     @property
     def dropped(self) -> frozenset[str]:
-        """The folded names of the columns that go."""
+        """The folded names of the dropped columns."""
         return frozenset(column for column, name in self.columns.items() if not name)
 
 
 @dataclass(slots=True)
 class Plan:
-    """What a script does: by folded names from before, what becomes of each table; and names of indexes that go."""
+    """The effect of a script: alterations by the folded table names from before, created tables, and dropped indexes."""
 
     tables: dict[str, Alteration] = field(default_factory=dict)
     created: tuple[str, ...] = ()
@@ -69,10 +70,10 @@ class Plan:
 
     @classmethod
     def of(cls, db: Any, script: str) -> Plan:
-        """Return what a script does to the schema of a database, which is only read.
+        """Return the effect of a script on the schema of a database, which is only read.
 
         Raises:
-            MigrationError: a statement that SQLite refuses, or that has no place in a migration, with its line.
+            MigrationError: a statement that SQLite refuses, or that a migration may not have, with its line.
         """
         trial: Any = apsw.Connection(":memory:")
         try:
@@ -81,8 +82,8 @@ class Plan:
         finally:
             trial.close()
 
-    def told(self) -> list[str]:
-        """Return one line for each thing that other nodes will do as well, or cannot."""
+    def lines(self) -> list[str]:
+        """Return one line for each change, all of which other nodes make too, as far as the line says."""
         lines = [f"creates {name}" for name in self.created]
         for before, after in self.tables.items():
             if not after.name:
@@ -105,11 +106,11 @@ class Plan:
 def run(db: Any, script: str, seen: Callable[[str | None], None] | None = None) -> None:
     """Run a script's statements in the caller's transaction.
 
-    BEGIN and COMMIT do nothing: a migration is one transaction. `seen` is told of each table that a statement writes to,
-    and with None when it has been done.
+    BEGIN and COMMIT do nothing, because a migration is one transaction. `seen` is called with each table that a statement
+    writes, and with None after the statement.
 
     Raises:
-        MigrationError: as for `Plan.of`, or rows that a constraint refuses; the caller undoes the transaction.
+        MigrationError: as for `Plan.of`, or rows that a constraint refuses; the caller rolls the transaction back.
     """
     refused = ""
 
@@ -119,8 +120,8 @@ def run(db: Any, script: str, seen: Callable[[str | None], None] | None = None) 
         nonlocal refused
         if operation == apsw.SQLITE_TRANSACTION and first != "ROLLBACK":
             return apsw.SQLITE_IGNORE
-        if operation in _NO_PLACE:
-            refused = f"{_NO_PLACE[operation]} has no place in a migration, which is one transaction in one file"
+        if operation in _FORBIDDEN:
+            refused = f"{_FORBIDDEN[operation]} has no place in a migration, which is one transaction in one file"
         elif operation == apsw.SQLITE_PRAGMA and fold(first or "") not in _PRAGMAS:
             refused = f"PRAGMA {first} has no place in a migration"
         elif operation in _WRITES and schema == "main" and first is not None and seen is not None:
@@ -141,12 +142,12 @@ def run(db: Any, script: str, seen: Callable[[str | None], None] | None = None) 
 
 
 def _statements(script: str) -> Iterator[tuple[int, str]]:
-    """Yield each statement with the line that it begins on."""
+    """Yield (line number, text) of each statement."""
     start = 0
     for end in (*(found.end() for found in re.finditer(";", script)), len(script)):
         text = script[start:end]
         if end < len(script) and not apsw.complete(text):
-            continue  # in a string, a comment or the body of a trigger
+            continue  # the semicolon is in a string, a comment or the body of a trigger
         begin = start + len(_BLANK.match(text)[0])  # type: ignore[index]
         if begin < end:
             yield script.count("\n", 0, begin) + 1, text
@@ -154,7 +155,7 @@ def _statements(script: str) -> Iterator[tuple[int, str]]:
 
 
 def _copy_schema(db: Any, trial: Any) -> None:
-    """Make the tables, indexes, views and triggers of a database in another, without rows and without ours."""
+    """Copy the tables, indexes, views and triggers of the user into another database, without rows."""
     trial.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 0)
     listing = (
         f"SELECT {raw_select('sql')} FROM sqlite_schema WHERE sql IS NOT NULL"
@@ -167,7 +168,7 @@ def _copy_schema(db: Any, trial: Any) -> None:
             continue
         try:
             trial.execute(sql).fetchall()
-        except apsw.Error:  # a shadow table that its virtual table has made, or a module that is not here
+        except apsw.Error:  # a shadow table that its virtual table has created, or a module that is missing here
             continue
 
 
@@ -178,52 +179,53 @@ class _Follower:
         self._db = db
         names = user_tables(db)[0]
         self._before = {fold(name): column_names(self._db, name) for name in names}
-        self._marks = {f"{_MARK}{number}": name for number, name in enumerate(self._before)}
-        # By the folded name from before: the columns now in order, each with its folded name from before, "" for a new one.
+        self._markers = {f"{_MARKER}{number}": name for number, name in enumerate(self._before)}
+        # By the folded table name from before: the current columns in order, each with its folded name from before, "" if new.
         self._now = {name: [(column, fold(column)) for column in columns] for name, columns in self._before.items()}
         self._computed = {before: _computed(db, name) for before, name in zip(self._before, names, strict=True)}
         self._uncomputed: dict[str, frozenset[str]] = {}
         self._written: dict[str, None] = {}
         self._pending: list[str] = []
         self._indexes = self._index_names()
-        for mark, name in zip(
-            self._marks, names, strict=True
-        ):  # by its own letters: the schema shows them as written here
-            db.execute(f"CREATE TRIGGER {mark} AFTER DELETE ON {quoted(name)} WHEN 0 BEGIN SELECT 1; END")
+        # With the name as it is written in the schema, which `_current_names` then returns.
+        for marker, name in zip(self._markers, names, strict=True):
+            db.execute(f"CREATE TRIGGER {marker} AFTER DELETE ON {quoted(name)} WHEN 0 BEGIN SELECT 1; END")
 
     def follow(self, script: str) -> Plan:
-        run(self._db, script, self._seen)
+        """Run a script and return its plan."""
+        run(self._db, script, self._on_statement)
         return Plan(self._alterations(), self._created(), self._dropped_indexes())
 
-    def _seen(self, written: str | None) -> None:
+    def _on_statement(self, written: str | None) -> None:
+        """Note a table that a statement writes; after the statement (None), look at the schema."""
         if written is not None:
             self._pending.append(fold(written))
             return
-        here = self._marked()
+        here = self._current_names()
         by_name = {fold(name): before for before, name in here.items()}
         self._written.update(dict.fromkeys(by_name.get(name, name) for name in self._pending))
         self._pending.clear()
         for before, name in here.items():
-            self._now[before] = _moved(self._now[before], column_names(self._db, name))
+            self._now[before] = _follow_columns(self._now[before], column_names(self._db, name))
             computed = _computed(self._db, name)
             if not self._computed[before] <= computed:
                 gone = self._computed[before] - computed
                 self._uncomputed[before] = self._uncomputed.get(before, frozenset()) | gone
             self._computed[before] = computed
 
-    def _marked(self) -> dict[str, str]:
-        """Return, by folded names from before, what the tables are called that are still themselves."""
+    def _current_names(self) -> dict[str, str]:
+        """Return the current names of the tables that still exist, by their folded names from before."""
         listing = (
-            f"SELECT name, tbl_name FROM sqlite_schema WHERE type = 'trigger' AND name LIKE '{_MARK}%' ORDER BY name"
+            f"SELECT name, tbl_name FROM sqlite_schema WHERE type = 'trigger' AND name LIKE '{_MARKER}%' ORDER BY name"
         )
         found: dict[str, str] = {}
-        for mark, name in self._db.execute(listing).fetchall():
-            if mark in self._marks:
-                found[self._marks[mark]] = name
+        for marker, name in self._db.execute(listing).fetchall():
+            if marker in self._markers:
+                found[self._markers[marker]] = name
         return found
 
     def _alterations(self) -> dict[str, Alteration]:
-        here = self._marked()
+        here = self._current_names()
         present = {fold(name): name for name in user_tables(self._db)[0]}
         found: dict[str, Alteration] = {}
         for before, columns in self._before.items():
@@ -233,7 +235,7 @@ class _Follower:
                 ended = {fold(name): ends.get(fold(name), "") for name in columns}
                 gone = self._uncomputed.get(before, frozenset())
                 alteration = Alteration(here[before], ended, False, written, gone)
-            elif before in present:  # made anew under its name: its columns are known by theirs
+            elif before in present:  # rebuilt under its name: its columns are matched by name
                 ends = {fold(name): name for name in column_names(self._db, before)}
                 alteration = Alteration(
                     present[before], {fold(name): ends.get(fold(name), "") for name in columns}, True, True
@@ -248,7 +250,7 @@ class _Follower:
         return found
 
     def _created(self) -> tuple[str, ...]:
-        here = self._marked()
+        here = self._current_names()
         known = {fold(name) for name in here.values()} | {name for name in self._before if name not in here}
         return tuple(name for name in user_tables(self._db)[0] if fold(name) not in known)
 
@@ -269,8 +271,8 @@ def _computed(db: Any, table: str) -> frozenset[str]:
     return frozenset(fold(name) for (name,) in db.execute(listing, (table,)).fetchall())
 
 
-def _moved(before: list[tuple[str, str]], now: list[str]) -> list[tuple[str, str]]:
-    """Return the columns after one statement, each with its origin: it can have added, dropped or renamed one."""
+def _follow_columns(before: list[tuple[str, str]], now: list[str]) -> list[tuple[str, str]]:
+    """Return the columns after one statement, each with its origin; one statement adds, drops or renames one column."""
     if len(now) == len(before):
         return [(name, origin) for name, (_, origin) in zip(now, before, strict=True)]
     if len(now) > len(before):

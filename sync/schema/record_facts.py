@@ -43,7 +43,7 @@ def record_definition(db: Any, registry: Registry, spec: TableSpec) -> None:
     """Write the definition of a table as a fact, or note that its SQL does not allow that."""
     sql = canonical_definition(db, spec)
     if sql is None:
-        registry.notes.put(spec.folded, "its definition cannot be told to other nodes under its first names")
+        registry.notes.put(spec.folded, "its definition cannot be sent to other nodes under its canonical names")
         return
     registry.facts.write(spec.folded, TABLE, sql)
 

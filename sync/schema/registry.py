@@ -1,7 +1,7 @@
 """The registry of replicated tables: which tables of this file replicate, and each one as the change log knows it.
 
-`mycomesh_replicated` is its record in the file. A table goes by its canonical name here, the folded name under which all
-nodes know it; what this file calls it is in `TableSpec.name`.
+`mycomesh_replicated` is its record in the file. Tables are known here by canonical name, the folded name that all nodes use;
+`TableSpec.name` is the name in this file.
 """
 
 from __future__ import annotations
@@ -36,13 +36,18 @@ from mycomesh.sync.storage.table import Table
 
 __all__ = ["Record", "Registry", "Snapshot", "read_sums"]
 
-# What the entries of each change log sum up to (`ChangeLog.read_sums`), by table id.
+# The sums of each change log (`ChangeLog.read_sums`), by table id.
 Sums = dict[int, tuple[int, int, int]]
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What `mycomesh_replicated` has of one table: its key as `TableSpec.identity`, the bits of its columns, captured ones."""
+    """The record of one table in `mycomesh_replicated`.
+
+    identity: the form of its key, as in `TableSpec.identity`.
+    bits: the bits of its columns.
+    captured: those of the columns that the installed triggers compare, in the order of the table.
+    """
 
     table_id: int
     identity: str
@@ -59,7 +64,7 @@ class Snapshot:
 
 
 def read_sums(store: Store) -> Sums:
-    """Return what the change logs sum up to, read before any write lock is taken: only a node writes them."""
+    """Return the sums of the change logs, by a long scan. It needs no write lock, because only the node writes these logs."""
     listing = "SELECT name FROM sqlite_schema WHERE name GLOB 'mycomesh_*'"
     existing = {name for (name,) in store.db.execute(listing)}
     if "mycomesh_replicated" not in existing:
@@ -84,7 +89,7 @@ class Registry:
         sums: Sums,
         indexes: Mapping[int, Sequence[str]],
     ) -> None:
-        """Take what `read_sums` has found, and the indexes that this connection's triggers keep, by table id."""
+        """Take the result of `read_sums`, and the indexes that this connection's triggers keep, by table id."""
         self._store = store
         self._filter = tables
         self._factory = _TableFactory(store, mesh_key, sums, indexes)
@@ -106,7 +111,7 @@ class Registry:
     # ---- transactions
 
     def snapshot(self) -> Snapshot:
-        """Return what `restore` needs if the transaction is rolled back."""
+        """Return the tables and notes, for `restore` if the transaction is rolled back."""
         return Snapshot(dict(self.tables), self.notes.copy())
 
     def restore(self, before: Snapshot) -> None:
@@ -207,7 +212,7 @@ class Registry:
     def load(
         self, table_id: int, spec: TableSpec, bits: dict[str, int] | None = None, before: Table | None = None
     ) -> Table:
-        """Load a table, in place of the one that stood for it before, if any."""
+        """Load a table, in place of the Table object from before, if any."""
         table = self._factory.make(table_id, spec, bits or extended({}, spec), before)
         table.columns.counters = self.policies.counters_of(spec)
         self._captured.pop(table_id, None)
@@ -264,7 +269,7 @@ class Registry:
         return self._captured.get(table.table_id) == entries
 
     def is_unchanged(self, table: Table) -> bool:
-        """Return True if SQLite's catalogue has of the table what it had when its triggers were last complete."""
+        """Return True if the table has not changed since its triggers were last found complete."""
         return self.file.catalogue_entries(table.spec.name) == self._captured.get(table.table_id)
 
 

@@ -1,9 +1,10 @@
-"""The change log of one table: a self-compacting log of dots, Merkle leaf store and replication log at once.
+"""The change log of one table: one entry for each stamp that still owns a cell, which later writes remove or shrink.
 
-Owns the table `mycomesh_changes_N`: one row per stamp that still owns something, keyed by (site place, hlc), indexed by the
-row it describes, each with a digest; births that follow each other are packed into runs beside it (`runs`). What always
-holds: `count` and `sums` equal a scan of both after every commit, and a stamp is in one of them only. It must not know
-user tables: rows are named by `row`, an integer (rowid) or bytes (an encoded key).
+So the log never grows beyond the cells of the table, and what it holds is all that a peer can be missing. An entry names its
+row by `row`: a rowid, or an encoded key as bytes. Inserts that follow each other are packed into runs beside the log
+(`insert_runs`). Sums of the entries' digests say whether two replicas have the same entries.
+
+Invariants: after a commit, `count` and `sums` equal a scan of the log and its runs; a stamp is in one of the two.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from mycomesh.sync.storage.store import Store
 __all__ = ["ChangeLog", "Leaf", "changes_name", "pack_mask", "unpack_mask"]
 
 Row = int | bytes
-# (place, hlc, row, mask, digest, prior): exactly a row of the table; a plain tuple because it is made once a row
+# (site number, hlc, row, mask, digest, prior): a row of the table. A plain tuple, because one is made for each row merged.
 Leaf = tuple[int, int, Any, Any, int, bytes | None]
 _LOW = 0xFFFF_FFFF
 _SUM = (1 << 64) - 1
@@ -69,7 +70,7 @@ class ChangeLog:
         self._removes: list[tuple[int, int]] = []
 
     def create(self) -> None:
-        """Make the table where it is missing; inside a transaction."""
+        """Create the table where it is missing; inside a transaction."""
         self._store.db.execute(
             f"CREATE TABLE IF NOT EXISTS {self.name}(place INTEGER, hlc INTEGER, row, mask, digest INTEGER, prior,"
             " PRIMARY KEY(place, hlc)) WITHOUT ROWID"
@@ -90,7 +91,7 @@ class ChangeLog:
         return count + packed[0], (low + packed[1]) & _SUM, (high + packed[2]) & _SUM
 
     def load(self, sums: tuple[int, int, int] | None = None) -> None:
-        """Enlists in the store's transactions with count and sums as `read_sums` gives them."""
+        """Follow the store's transactions from here on, with count and sums as `read_sums` returns them."""
         self.count, low, high = sums or self.read_sums()
         self.sums = low, high
         self._store.enlist(self)
@@ -105,7 +106,7 @@ class ChangeLog:
             self._delta = [0, 0, 0]
 
     def rolled_back(self) -> None:
-        """Forgets the transaction's changes."""
+        """Forget the transaction's changes."""
         self._delta = [0, 0, 0]
         self._adds, self._replaces, self._removes = [], {}, []
 
@@ -117,7 +118,7 @@ class ChangeLog:
     # ---- reading
 
     def leaves(self, row: Row) -> list[Leaf]:
-        """Return the entries of one row, ordered by (place, hlc)."""
+        """Return the entries of one row, ordered by (site number, hlc)."""
         return self.leaves_of([row])[row]
 
     def leaves_of(self, rows: Sequence[Row]) -> dict[Row, list[Leaf]]:
@@ -132,51 +133,51 @@ class ChangeLog:
         return found
 
     def rows_of(self, stamps: Sequence[tuple[int, int]]) -> dict[tuple[int, int], Row]:
-        """Return the rows that entries of these stamps (place, hlc) describe; stamps without an entry are left out."""
+        """Return the rows of the entries with these stamps (site number, hlc); stamps without an entry are left out."""
         self.flush()
         listing = f"SELECT place, hlc, row FROM {self.name} WHERE place = ? AND hlc = ?"
         found: dict[tuple[int, int], Row] = {
-            (place, hlc): row for place, hlc, row in self._store.db.executemany(listing, stamps)
+            (number, hlc): row for number, hlc, row in self._store.db.executemany(listing, stamps)
         }
         for stamp, run in self.runs.of_stamps(sorted(stamp for stamp in stamps if stamp not in found)):
             found[stamp] = run.row + stamp[1] - run.hlc
         return found
 
-    def row_of(self, place: int, hlc: int) -> Row | None:
-        """Return the row that the entry of one stamp describes, None without an entry."""
-        return self.rows_of([(place, hlc)]).get((place, hlc))
+    def row_of(self, site_number: int, hlc: int) -> Row | None:
+        """Return the row of the entry with one stamp, None without an entry."""
+        return self.rows_of([(site_number, hlc)]).get((site_number, hlc))
 
     def knows(self, row: Row) -> bool:
-        """Return True if some entry describes the row."""
+        """Return True if the row has an entry."""
         self.flush()
         if self._store.db.execute(f"SELECT 1 FROM {self.name} WHERE row = ? LIMIT 1", (row,)).fetchone() is not None:
             return True
         return isinstance(row, int) and self.runs.of_row(row) is not None
 
-    def described(self, rows: Sequence[Row]) -> set[Row]:
-        """Return those of the rows that some entry describes."""
+    def rows_with_entries(self, rows: Sequence[Row]) -> set[Row]:
+        """Return those of the rows that have entries."""
         self.flush()
         listing = f"SELECT row FROM {self.name} WHERE row = ? LIMIT 1"
         found: set[Row] = {row for (row,) in self._store.db.executemany(listing, [(row,) for row in rows])}
         found.update(row for row, _ in self.runs.of_rows(sorted(row for row in rows if isinstance(row, int))))
         return found
 
-    def entries_between(self, place: int, low: int, high: int) -> dict[int, tuple[Row, int]]:
+    def entries_between(self, site_number: int, low: int, high: int) -> dict[int, tuple[Row, int]]:
         """Return by hlc (row, mask) of the site's entries with an hlc in `low..high`; the mask of a tombstone is 0."""
         self.flush()
         listing = f"SELECT hlc, row, mask FROM {self.name} WHERE place = ? AND hlc BETWEEN ? AND ?"
         found: dict[int, tuple[Row, int]] = {}
-        for hlc, row, stored in self._store.db.execute(listing, (place, low, high)):
+        for hlc, row, stored in self._store.db.execute(listing, (site_number, low, high)):
             mask, dead = unpack_mask(stored)
             found[hlc] = row, 0 if dead else mask
-        for run in self.runs.after(place, low - 1, high):
+        for run in self.runs.after(site_number, low - 1, high):
             mask, _ = unpack_mask(run.mask)
             window = range(max(run.hlc, low), min(run.hlc + run.n - 1, high) + 1)
             found.update((hlc, (run.row + hlc - run.hlc, mask)) for hlc in window)
         return found
 
     def numbered_rows(self) -> list[int]:
-        """Return every row that goes by an integer, ascending."""
+        """Return every row with an integer name that has entries, ascending."""
         self.flush()
         listing = f"SELECT DISTINCT row FROM {self.name} WHERE typeof(row) = 'integer'"
         rows = {row for (row,) in self._store.db.execute(listing)}
@@ -184,43 +185,43 @@ class ChangeLog:
         return sorted(rows)
 
     def any_row_between(self, low: int, high: int) -> bool:
-        """Return True if some entry describes an integer row in `low..high`."""
+        """Return True if some row with an integer name in `low..high` has entries."""
         self.flush()
         found = self._store.db.execute(
             f"SELECT 1 FROM {self.name} WHERE row BETWEEN ? AND ? LIMIT 1", (low, high)
         ).fetchone()
-        return found is not None or self.runs.meets_rows(low, high)
+        return found is not None or self.runs.overlaps_rows(low, high)
 
     def entry(self, leaf: Leaf) -> Entry:
-        """Return the leaf as the lattice sees it."""
+        """Return the entry in the form that the lattice joins."""
         stored = leaf[3]
-        # Nearly every mask is stored as it is, and one is looked at for each entry that a drain or a merge meets.
+        # Nearly every mask is stored as the integer that it is, and this runs for each entry that a drain or a merge reads.
         mask, dead = (stored, False) if type(stored) is int and stored else unpack_mask(stored)
         return Entry((leaf[1], self._store.site(leaf[0])), mask, dead)
 
-    def scan(self, place: int, hlc: int, limit: int) -> list[tuple[int, int, Row, int]]:
-        """Return up to `limit` (place, hlc, row, digest) after a stamp, in stamp order."""
+    def scan(self, site_number: int, hlc: int, limit: int) -> list[tuple[int, int, Row, int]]:
+        """Return up to `limit` (site number, hlc, row, digest) after a stamp, in stamp order."""
         self.flush()
         listing = (
             f"SELECT place, hlc, row, digest FROM {self.name} WHERE (place, hlc) > (?, ?) ORDER BY place, hlc LIMIT ?"
         )
-        plain = self._store.db.execute(listing, (place, hlc, limit))
-        packed = itertools.chain.from_iterable(map(_unpacked, self.runs.after(place, hlc)))
-        later = itertools.dropwhile(lambda entry: entry[:2] <= (place, hlc), packed)
+        plain = self._store.db.execute(listing, (site_number, hlc, limit))
+        packed = itertools.chain.from_iterable(map(_unpacked, self.runs.after(site_number, hlc)))
+        later = itertools.dropwhile(lambda entry: entry[:2] <= (site_number, hlc), packed)
         return list(itertools.islice(heapq.merge(plain, later), limit))
 
     # ---- writing, inside a transaction
 
     def add(self, leaf: Leaf) -> None:
-        """Add an entry with a stamp that the log does not hold."""
+        """Add an entry whose stamp is not in the log."""
         self._adds.append(leaf)
         self._delta[0] += 1
         self._delta[1] += leaf[4] & _LOW
         self._delta[2] += leaf[4] >> 32 & _LOW
 
-    def add_births(
+    def add_inserts(
         self,
-        place: int,
+        site_number: int,
         hlcs: Sequence[int],
         rows: Sequence[Row],
         mask: int | bytes,
@@ -228,9 +229,9 @@ class ChangeLog:
         *,
         packed: bool = True,
     ) -> None:
-        """Add births that overwrote nothing, with ascending stamps that the log does not hold; packs what it can.
+        """Add inserts that overwrote nothing, with ascending stamps that are not in the log; pack consecutive ones into runs.
 
-        `packed` is false where every entry will have held values, which only plain entries may.
+        With `packed` false, all become plain entries: only those can have held values.
         """
         self.flush()
         self._count(digests)
@@ -242,9 +243,9 @@ class ChangeLog:
         for start, end in itertools.pairwise([0, *breaks, len(hlcs)]):
             first = rows[start]
             if end - start >= RUN_MIN and isinstance(first, int):
-                self.runs.add(place, hlcs[start], first, mask, digests[start:end])
+                self.runs.add(site_number, hlcs[start], first, mask, digests[start:end])
             else:
-                self._adds += [(place, hlcs[at], rows[at], mask, digests[at], None) for at in range(start, end)]
+                self._adds += [(site_number, hlcs[at], rows[at], mask, digests[at], None) for at in range(start, end)]
 
     def replace(self, old: Leaf, new: Leaf) -> None:
         """Give the entry of one stamp another row, mask, digest or prior."""
@@ -253,31 +254,31 @@ class ChangeLog:
         self._delta[2] += (new[4] >> 32 & _LOW) - (old[4] >> 32 & _LOW)
 
     def remask(self, run: InsertRun, mask: int | bytes, digests: Sequence[int]) -> None:
-        """Give every entry of a run another mask, and the digests that go with it."""
+        """Give every entry of a run another mask, and the digests for that mask."""
         for sign, values in ((-1, run.all_digests()), (1, digests)):
             self._delta[1] += sign * sum(digest & _LOW for digest in values)
             self._delta[2] += sign * sum(digest >> 32 & _LOW for digest in values)
         self.runs.remask(run, mask, digests)
 
     def remove(self, leaf: Leaf) -> None:
-        """Remove an entry that owns nothing any more."""
+        """Remove an entry that owns nothing."""
         self._removes.append(leaf[:2])
         self._delta[0] -= 1
         self._delta[1] -= leaf[4] & _LOW
         self._delta[2] -= leaf[4] >> 32 & _LOW
 
-    def loosen(self, place: int, hlc: int) -> None:
-        """Take an entry out of its run, if it is in one: held values and new names of rows are for plain entries."""
+    def unpack(self, site_number: int, hlc: int) -> None:
+        """Make an entry of a run a plain one, which can have held values and another name of its row."""
         self.flush()
-        taken, loose = self.runs.take([(place, hlc)], keep=True)
+        taken, loose = self.runs.take([(site_number, hlc)], keep=True)
         if taken:
             self._insert(loose)
 
     def flush(self) -> None:
-        """Write what was added, replaced and removed to the file, each kind in one go.
+        """Write the pending additions, replacements and removals to the file, one statement for each kind.
 
         Raises:
-            DecodeError: a stamp that another row has already; the caller undoes the transaction.
+            DecodeError: a stamp that is in the log already; the caller rolls the transaction back.
         """
         db = self._store.db
         removes, self._removes = self._removes, []
@@ -310,23 +311,23 @@ class ChangeLog:
         except apsw.ConstraintError as error:
             raise DecodeError(_TWICE) from error
 
-    def rehome(self, old: Row, new: Row) -> None:
-        """Move every entry of one row to another name of the same row."""
+    def rename_row(self, old: Row, new: Row) -> None:
+        """Give the entries of a row its other name."""
         self.flush()
         if isinstance(old, int):
             run = self.runs.of_row(old)
             if run is not None:
-                self.loosen(run.place, run.hlc + old - run.row)
+                self.unpack(run.site_number, run.hlc + old - run.row)
         self._store.db.execute(f"UPDATE {self.name} SET row = ? WHERE row = ?", (new, old))
 
     def renumber(self, numbers: str) -> None:
-        """Give rows that go by integers other ones: `numbers` is a table (old, new) of all of them, ascending in both."""
+        """Renumber the rows with integer names: `numbers` is a table (old, new) of all of them, ascending in both."""
         self.flush()
         db, new = self._store.db, f"(SELECT new FROM {numbers} WHERE old = {{}})"
         first, last = new.format("row"), new.format("row + n - 1")
         broken = f"SELECT place, hlc, n FROM {self.runs.name} WHERE {last} - {first} IS NOT n - 1 ORDER BY row"
-        for place, hlc, n in db.execute(broken).fetchall():
-            _, loose = self.runs.take([(place, hlc + number) for number in range(n)], keep=True)
+        for site_number, hlc, n in db.execute(broken).fetchall():
+            _, loose = self.runs.take([(site_number, hlc + number) for number in range(n)], keep=True)
             self._insert(loose)
         db.execute(f"UPDATE {self.name} SET row = {first} WHERE typeof(row) = 'integer'")
         db.execute(f"UPDATE {self.runs.name} SET row = {first}")
@@ -343,9 +344,9 @@ def _follows(before: Row, row: Row) -> bool:
 
 
 def _packed(run: InsertRun, number: int) -> Leaf:
-    return run.place, run.hlc + number, run.row + number, run.mask, run.digest(number), None
+    return run.site_number, run.hlc + number, run.row + number, run.mask, run.digest(number), None
 
 
 def _unpacked(run: InsertRun) -> Iterator[tuple[int, int, Row, int]]:
     for number, digest in enumerate(run.all_digests()):
-        yield run.place, run.hlc + number, run.row + number, digest
+        yield run.site_number, run.hlc + number, run.row + number, digest

@@ -60,7 +60,7 @@ class Digests:
     ) -> list[int]:
         """Return the digests of many inserts of one site and mask, as `entry` does for one.
 
-        `keys` is None where each row is identified by the stamp of its insert. `rows` are the values, one encoded array each.
+        Pass None for `keys` if each row is identified by the stamp of its insert. `rows` are the values, one encoded array each.
         """
         new_state, _ = self.prefix(site_number, mask)
         heads = itertools.repeat(_NO_KEY) if keys is None else map(codec.encode, keys)

@@ -50,7 +50,7 @@ class HeldValues:
             "UPDATE mycomesh_held SET content = ? WHERE id = ? AND place = ? AND hlc = ?", (content, *key)
         )
         if not self._store.db.changes():
-            self._log.loosen(site_number, hlc)  # a packed run has no entries with held values
+            self._log.unpack(site_number, hlc)  # a packed run has no entries with held values
             self._store.db.execute("INSERT INTO mycomesh_held VALUES(?, ?, ?, ?)", (*key, content))
 
     def write_many(self, names: Sequence[str], values: Sequence[tuple[int, int, Sequence[Any]]]) -> None:

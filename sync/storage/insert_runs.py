@@ -1,9 +1,10 @@
-"""Runs: births that follow each other in clock and in rowid, packed into one record of the change log.
+"""Runs of the change log: consecutive inserts of one site, packed into one record.
 
-Owns the table `mycomesh_runs_N`. Rows that are inserted in bulk or stream in from one site get consecutive stamps and
-rowids; an entry each costs 49 bytes with its index, in a run 8, its digest (ADR 0006). What always holds: a run's entries
-share site, mask and having overwritten nothing; the clock windows of one site's runs are disjoint, and so are the rows of
-all runs. It must not know which entries are in the plain part of the log.
+Rows that are inserted in bulk, or stream in from one site, get consecutive stamps and rowids. A plain entry takes 49 bytes with
+its index; in a run an entry takes 8, its digest (ADR 0006).
+
+Invariants: the entries of a run have one site and one mask, and overwrote nothing; the clock windows of one site's runs are
+disjoint, and so are the rows of all runs.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ __all__ = ["RUN_MAX", "RUN_MIN", "InsertRun", "InsertRuns", "runs_name"]
 
 # Two runs of this length fill one page of 4 KiB.
 RUN_MAX = 250
-# Shorter runs are not worth a record of their own beside plain entries.
+# Shorter runs are kept as plain entries: a record of their own would not pay.
 RUN_MIN = 8
 _LOW = 0xFFFF_FFFF
 _COLUMNS = "seq, place, hlc, row, n, mask, digests"
@@ -32,10 +33,10 @@ def runs_name(table_id: int) -> str:
 
 
 class InsertRun(NamedTuple):
-    """`n` entries: stamps (hlc + i, place) describe rows (row + i); `digests` holds 8 bytes each, little-endian."""
+    """`n` entries: that of stamp (hlc + i, site) is of row + i; `digests` has 8 bytes for each, little-endian."""
 
     seq: int
-    place: int
+    site_number: int
     hlc: int
     row: int
     n: int
@@ -52,7 +53,7 @@ class InsertRun(NamedTuple):
 
 
 class InsertRuns:
-    """The runs of one table; every write belongs to the caller's transaction."""
+    """The runs of one table. Writes are inside the caller's transaction."""
 
     __slots__ = ("_store", "_table_id", "name")
 
@@ -62,7 +63,7 @@ class InsertRuns:
         self.name = runs_name(table_id)
 
     def create(self) -> None:
-        """Make the table where it is missing."""
+        """Create the table where it is missing."""
         db = self._store.db
         db.execute(
             f"CREATE TABLE IF NOT EXISTS {self.name}(seq INTEGER PRIMARY KEY, place INTEGER, hlc INTEGER, row INTEGER,"
@@ -81,18 +82,18 @@ class InsertRuns:
     # ---- reading
 
     def of_row(self, row: int) -> InsertRun | None:
-        """Return the run that describes a row."""
+        """Return the run with the entry of a row."""
         return self._within(
             f"row <= ? AND row > ? - {RUN_MAX} ORDER BY row DESC LIMIT 1", (row, row), "row + n > ?", row
         )
 
-    def of_stamp(self, place: int, hlc: int) -> InsertRun | None:
-        """Return the run that holds the entry of a stamp."""
+    def of_stamp(self, site_number: int, hlc: int) -> InsertRun | None:
+        """Return the run with the entry of a stamp."""
         where = f"place = ? AND hlc <= ? AND hlc > ? - {RUN_MAX} ORDER BY hlc DESC LIMIT 1"
-        return self._within(where, (place, hlc, hlc), "hlc + n > ?", hlc)
+        return self._within(where, (site_number, hlc, hlc), "hlc + n > ?", hlc)
 
     def _within(self, nearest: str, parameters: tuple[int, ...], reaches: str, point: int) -> InsertRun | None:
-        # The nearest run below is found in the index; its digests are read only if it reaches that far.
+        # The index finds the nearest run below. Its digests, the bulk of it, are read only if it reaches that far.
         inner = f"SELECT seq FROM {self.name} WHERE {nearest}"
         found = self._store.db.execute(
             f"SELECT {_COLUMNS} FROM {self.name} WHERE seq = ({inner}) AND {reaches}", (*parameters, point)
@@ -100,9 +101,9 @@ class InsertRuns:
         return None if found is None else InsertRun(*found)
 
     def of_rows(self, rows: Iterable[int]) -> Iterator[tuple[int, InsertRun]]:
-        """Yield (row, its run) for those of the rows that a run describes; `rows` ascend."""
+        """Yield (row, its run) for those of the rows whose entries are in runs; `rows` ascend."""
         run: InsertRun | None = None
-        end = 0  # the rows up to here are the run's, or nobody's
+        end = 0  # rows before it are of `run`, or of no run
         for number, row in enumerate(rows):
             if number == 0 or row >= end:
                 run = self.of_row(row)
@@ -111,13 +112,13 @@ class InsertRuns:
                 yield row, run
 
     def of_stamps(self, stamps: Iterable[tuple[int, int]]) -> Iterator[tuple[tuple[int, int], InsertRun]]:
-        """Yield (stamp, its run) for those of the stamps (place, hlc) that are in a run; `stamps` ascend."""
+        """Yield (stamp, its run) for those of the stamps (site number, hlc) that are in runs; `stamps` ascend."""
         run: InsertRun | None = None
         end = (-1, 0)
         for stamp in stamps:
             if stamp >= end:
                 run = self.of_stamp(*stamp)
-                end = self._next_stamp(stamp) if run is None else (run.place, run.hlc + run.n)
+                end = self._next_stamp(stamp) if run is None else (run.site_number, run.hlc + run.n)
             if run is not None:
                 yield stamp, run
 
@@ -131,19 +132,19 @@ class InsertRuns:
         found: tuple[int, int] | None = self._store.db.execute(listing, stamp).fetchone()
         return (1 << 63, 0) if found is None else found
 
-    def meets_rows(self, low: int, high: int) -> bool:
-        """Return True if a run describes some row in `low..high`."""
+    def overlaps_rows(self, low: int, high: int) -> bool:
+        """Return True if a run has the entry of some row in `low..high`."""
         listing = f"SELECT 1 FROM {self.name} WHERE row <= ? AND row > ? - {RUN_MAX} AND row + n > ? LIMIT 1"
         return self._store.db.execute(listing, (high, low, low)).fetchone() is not None
 
-    def after(self, place: int, hlc: int, upto: int | None = None) -> Iterator[InsertRun]:
-        """Yield the runs that hold stamps after (place, hlc), in stamp order; with `upto`, of that place and up to it."""
-        straddling = self.of_stamp(place, hlc)
+    def after(self, site_number: int, hlc: int, upto: int | None = None) -> Iterator[InsertRun]:
+        """Yield the runs with stamps after (site number, hlc), in stamp order; with `upto`, of that site and up to that hlc."""
+        straddling = self.of_stamp(site_number, hlc)
         if straddling is not None and straddling.hlc + straddling.n - 1 > hlc:
             yield straddling
-        window, bounds = "(place, hlc) > (?, ?)", [place, hlc]
+        window, bounds = "(place, hlc) > (?, ?)", [site_number, hlc]
         if upto is not None:
-            window, bounds = "place = ? AND hlc > ? AND hlc <= ?", [place, hlc, upto]
+            window, bounds = "place = ? AND hlc > ? AND hlc <= ?", [site_number, hlc, upto]
         listing = f"SELECT {_COLUMNS} FROM {self.name} WHERE {window} ORDER BY place, hlc"
         yield from map(InsertRun._make, self._store.db.execute(listing, bounds))
 
@@ -152,12 +153,12 @@ class InsertRuns:
         yield from map(InsertRun._make, self._store.db.execute(f"SELECT {_COLUMNS} FROM {self.name} ORDER BY row"))
 
     def from_row(self, after: int | None) -> Iterator[tuple[int, int]]:
-        """Yield (first row, rows) of the runs whose first row comes after that one, in the order of rows."""
+        """Yield (first row, number of rows) of the runs that start after a row, in the order of rows."""
         start, parameters = ("", ()) if after is None else ("WHERE row > ?", (after,))
         yield from self._store.db.execute(f"SELECT row, n FROM {self.name} {start} ORDER BY row", parameters)
 
     def missing(self, table: str, rowid: str, runs: Iterable[tuple[int, int]]) -> Iterator[int]:
-        """Yield the rows of these runs that a table with that name of its rowid does not have."""
+        """Yield the rows of these runs, (first row, number of rows) each, that a table does not have."""
         name = quoted(rowid)
         listing = f"SELECT t.{name} FROM {quoted(table)} t WHERE t.{name} BETWEEN ? AND ?"
         for row, n in runs:
@@ -166,12 +167,12 @@ class InsertRuns:
 
     # ---- writing
 
-    def add(self, place: int, hlc: int, row: int, mask: int | bytes, digests: Sequence[int]) -> None:
-        """Add consecutive entries, cut into runs of at most `RUN_MAX`."""
+    def add(self, site_number: int, hlc: int, row: int, mask: int | bytes, digests: Sequence[int]) -> None:
+        """Add consecutive entries, as runs of at most `RUN_MAX`."""
         records = []
         for at in range(0, len(digests), RUN_MAX):
             part = digests[at : at + RUN_MAX]
-            records.append((place, hlc + at, row + at, len(part), mask, *_packed(part)))
+            records.append((site_number, hlc + at, row + at, len(part), mask, *_packed(part)))
         self._store.db.executemany(
             f"INSERT INTO {self.name}(place, hlc, row, n, mask, low, high, digests) VALUES(?, ?, ?, ?, ?, ?, ?, ?)",
             records,
@@ -189,31 +190,31 @@ class InsertRuns:
     ) -> tuple[set[tuple[int, int]], list[tuple[int, int, Any, Any, int, None]]]:
         """Take entries out of their runs, which fall into pieces.
 
-        Returns the stamps (place, hlc) that were in runs, and as (place, hlc, row, mask, digest, None) what the caller
-        has to keep as plain entries: pieces that are too short to stay runs, and with `keep` the entries themselves.
+        Return the stamps (site number, hlc) that were in runs, and the entries that the caller has to keep as plain ones:
+        those of pieces that are too short to be runs, and with `keep` the taken entries too.
         """
         broken: dict[InsertRun, list[int]] = {}
-        for (_place, hlc), run in self.of_stamps(sorted(stamps)):
+        for (_site_number, hlc), run in self.of_stamps(sorted(stamps)):
             broken.setdefault(run, []).append(hlc - run.hlc)
         taken: set[tuple[int, int]] = set()
         loose: list[tuple[int, int, Any, Any, int, None]] = []
         for run, numbers in broken.items():
             self._store.db.execute(f"DELETE FROM {self.name} WHERE seq = ?", (run.seq,))
-            taken.update((run.place, run.hlc + number) for number in numbers)
+            taken.update((run.site_number, run.hlc + number) for number in numbers)
             digests = run.all_digests()
             plain = list(numbers) if keep else []
             for before, number in itertools.pairwise([-1, *numbers, run.n]):
                 first = before + 1
                 if number - first >= RUN_MIN:
-                    self.add(run.place, run.hlc + first, run.row + first, run.mask, digests[first:number])
+                    self.add(run.site_number, run.hlc + first, run.row + first, run.mask, digests[first:number])
                 else:
                     plain += range(first, number)
-            loose += [(run.place, run.hlc + at, run.row + at, run.mask, digests[at], None) for at in plain]
+            loose += [(run.site_number, run.hlc + at, run.row + at, run.mask, digests[at], None) for at in plain]
         return taken, loose
 
 
 def _packed(digests: Sequence[int]) -> tuple[int, int, bytes]:
-    """Return (sum of the low halves, sum of the high halves, the digests as a record holds them)."""
+    """Return (sum of the low halves, sum of the high halves, the digests in their stored form)."""
     low = sum([digest & _LOW for digest in digests])
     high = sum([digest >> 32 & _LOW for digest in digests])
     return low, high, struct.pack(f"<{len(digests)}q", *digests)

@@ -1,10 +1,7 @@
-"""The tables of ours in a file: how they are made, and which of them are not as they should be.
+"""The internal tables of a file: their definitions, and which of them were dropped or altered by hand.
 
-People drop and alter what they do not know. What this file alone needs to capture and to tell is made again; what holds the
-clock, the names and the log of rows cannot be.
-
-Owns the definitions of the tables that every file has one of. What always holds: a table of ours that is there has the columns
-that it was made with, or is told here. It must not know what the tables mean.
+People drop and alter tables that they do not know. Tables whose content follows from the rest, or that peers bring again, are
+recreated. The clock, the names and the change log cannot be.
 """
 
 from __future__ import annotations
@@ -18,7 +15,7 @@ import apsw
 
 from mycomesh.sync.sqlite.identifiers import is_internal
 
-__all__ = ["LOGS", "SCHEMA", "amiss", "made_again", "refill", "remain", "standing"]
+__all__ = ["LOGS", "SCHEMA", "can_recreate", "damaged", "definitions", "fill_recreated", "has_other_tables"]
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS mycomesh_meta(name TEXT PRIMARY KEY, value) WITHOUT ROWID;
@@ -57,39 +54,39 @@ CREATE TABLE IF NOT EXISTS mycomesh_tables(
   note TEXT, as_of TEXT) WITHOUT ROWID;
 """
 
-# The tables of one replicated table: their columns, which for a pending log are at least these.
+# The columns of the logs of one replicated table. A pending log may have more.
 LOGS = {
     "pending": frozenset({"at", "what"}),
     "changes": frozenset({"place", "hlc", "row", "mask", "digest", "prior"}),
     "runs": frozenset({"seq", "place", "hlc", "row", "n", "mask", "low", "high", "digests"}),
 }
-_OWN_LOG = 1  # of the table of facts, which is not on record
-_MADE_AGAIN = re.compile(
+_SCHEMA_ID = 1  # of the schema table, which is not in mycomesh_replicated
+_RECREATED = re.compile(
     r"mycomesh_(pending_\d+|collected|conflicts|moved|parked|sweeps|mark|status|peers|tables|vectors)"
 )
 _LOG = re.compile(r"mycomesh_changes_(\d+)")
 
 
-def made_again(db: Any, name: str) -> bool:
-    """True for a table of ours that can be made again from the others, which are there."""
-    if name == "mycomesh_names":  # nothing of note where nothing has another name than at first
+def can_recreate(db: Any, name: str) -> bool:
+    """Return True if an internal table can be recreated from the others."""
+    if name == "mycomesh_names":  # empty as long as nothing was renamed
         listing = "SELECT 1 FROM mycomesh_schema WHERE kind IN ('name', 'dropped') LIMIT 1"
         return db.execute(listing).fetchone() is None
-    return _MADE_AGAIN.fullmatch(name) is not None
+    return _RECREATED.fullmatch(name) is not None
 
 
-def remain(db: Any) -> bool:
-    """Return True if a file without our table of facts was a replica all the same."""
+def has_other_tables(db: Any) -> bool:
+    """Return True if a file that lacks `mycomesh_meta` has other internal tables, so that it was a replica."""
     found = _present(db)
     return all(found.get(name) == _expected()[name] for name in ("mycomesh_sites", "mycomesh_replicated"))
 
 
-def amiss(db: Any) -> list[str]:
-    """Return the tables of ours that a file which is a replica lacks, or has with other columns or too few rows, by name."""
+def damaged(db: Any) -> list[str]:
+    """Return the internal tables that a replica lacks, or has with other columns or too few rows, by name."""
     found, expected = _present(db), dict(_expected())
     wrong = {name for name, columns in expected.items() if found.get(name) != columns}
     if "mycomesh_replicated" not in wrong:
-        ids = {_OWN_LOG, *(number for (number,) in db.execute("SELECT id FROM mycomesh_replicated ORDER BY id"))}
+        ids = {_SCHEMA_ID, *(number for (number,) in db.execute("SELECT id FROM mycomesh_replicated ORDER BY id"))}
         for number in sorted(ids):
             for kind, columns in LOGS.items():
                 present = found.get(f"mycomesh_{kind}_{number}", frozenset())
@@ -98,7 +95,7 @@ def amiss(db: Any) -> list[str]:
         logs = {int(match[1]) for match in map(_LOG.fullmatch, found) if match is not None}
         if not logs <= ids:
             wrong.add("mycomesh_replicated")
-    if not {"mycomesh_sites", "mycomesh_vectors"} & wrong and _unnamed(db):
+    if not {"mycomesh_sites", "mycomesh_vectors"} & wrong and _has_unknown_site(db):
         wrong.add("mycomesh_sites")
     if (
         "mycomesh_meta" not in wrong
@@ -108,23 +105,24 @@ def amiss(db: Any) -> list[str]:
     return sorted(wrong)
 
 
-def refill(db: Any, names: Collection[str]) -> None:
-    """Write what can be told of tables that were made again and are empty; inside a transaction.
+def fill_recreated(db: Any, names: Collection[str]) -> None:
+    """Fill tables that were recreated empty with all that is known; inside a transaction.
 
-    Of its own site a file covers all. What peers have told comes again, and what they cover may have been collected.
+    The file covers its own site. Rounds bring the changes of other sites again. Any tombstone that the file covers may have been
+    collected.
     """
     if "mycomesh_vectors" in names:
         db.execute(
             "INSERT INTO mycomesh_vectors SELECT t.id, s.place, 0, c.value"
-            f" FROM (SELECT {_OWN_LOG} AS id UNION SELECT id FROM mycomesh_replicated) t, mycomesh_sites s, mycomesh_meta c"
+            f" FROM (SELECT {_SCHEMA_ID} AS id UNION SELECT id FROM mycomesh_replicated) t, mycomesh_sites s, mycomesh_meta c"
             " WHERE s.site = (SELECT value FROM mycomesh_meta WHERE name = 'site') AND c.name = 'clock' AND c.value > 0"
         )
     if "mycomesh_collected" in names:
         db.execute("INSERT INTO mycomesh_collected SELECT id, place, upto FROM mycomesh_vectors WHERE after = 0")
 
 
-def standing(db: Any) -> dict[str, str]:
-    """Return how each table of ours is defined, in a moment: where one has gone or changed, `amiss` tells what that means."""
+def definitions(db: Any) -> dict[str, str]:
+    """Return the SQL of each internal table: a fast check for changes, which `damaged` then judges."""
     listing = (
         "SELECT name, sql FROM sqlite_schema WHERE type = 'table' AND name GLOB 'mycomesh_*' AND name NOT GLOB '*[^a-z0-9_]*'"
         " ORDER BY rowid"
@@ -132,14 +130,14 @@ def standing(db: Any) -> dict[str, str]:
     return {name: sql for name, sql in db.execute(listing).fetchall() if is_internal(name)}
 
 
-def _unnamed(db: Any) -> bool:
-    """Return True if a vector tells of a site that is not on record."""
+def _has_unknown_site(db: Any) -> bool:
+    """Return True if a vector has a site that `mycomesh_sites` lacks."""
     listing = "SELECT 1 FROM mycomesh_vectors WHERE place NOT IN (SELECT place FROM mycomesh_sites) LIMIT 1"
     return db.execute(listing).fetchone() is not None
 
 
 def _present(db: Any) -> dict[str, frozenset[str]]:
-    names = [(name, name) for name in standing(db)]
+    names = [(name, name) for name in definitions(db)]
     found: dict[str, set[str]] = {}
     for table, column in db.executemany("SELECT ?, name FROM pragma_table_info(?) ORDER BY cid", names):
         found.setdefault(table, set()).add(column)

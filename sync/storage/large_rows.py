@@ -1,7 +1,6 @@
-"""Portions: a row that is too large for one message travels as several changes; a value that is too large for any stays here.
+"""Large rows: splits a row that is too large for one message into several changes, and finds values too large to send at all.
 
-Owns how much one change may hold. What always holds: every change that is stamped can be sent, so that no row keeps others from
-coming after it. It must not know messages.
+Every change that is stamped can be sent, so no row keeps the changes behind it from arriving.
 """
 
 from __future__ import annotations
@@ -15,12 +14,12 @@ from mycomesh.sync.storage.table import Table
 
 __all__ = ["CHANGE_BYTES_MAX", "bytes_of", "oversized", "portions"]
 
-# A change is sent with what its chunk holds already, about a MiB; a bundle takes 24 MiB.
+# A change is sent behind the rest of its chunk, about a MiB; a bundle may have 24 MiB.
 CHANGE_BYTES_MAX = 20 << 20
 
 
 def oversized(table: Table, present: Mapping[str, Any]) -> int:
-    """Return the mask of columns whose values are too large to travel."""
+    """Return the mask of columns whose values are too large to send."""
     keys = {column.folded for column in table.spec.key}
     return table.columns.mask_of(
         [name for name, value in present.items() if bytes_of(value) > CHANGE_BYTES_MAX and name not in keys]
@@ -28,7 +27,7 @@ def oversized(table: Table, present: Mapping[str, Any]) -> int:
 
 
 def portions(table: Table, mask: int, present: Mapping[str, Any]) -> list[int]:
-    """Return masks of so many changes that each can be sent; the first holds the key and what is small."""
+    """Return the masks of changes that can be sent each; the first has the key and the smallest values."""
     keys = {column.folded for column in table.spec.key}
     names = table.columns.names_of(mask & ~EXISTENCE)
     parts, room = [mask & EXISTENCE], CHANGE_BYTES_MAX

@@ -1,7 +1,7 @@
-"""Feed: reading ranges of the change log, with the values that its entries own, as groups for the wire.
+"""Reads ranges of the change log, with the values that its entries own, as groups of changes for the wire.
 
-Owns the join of the change log with the user's table. What always holds: the pending log of the table is empty when a feed
-reads it (the caller drains first, in the same transaction), so a row's values are those that its entries own.
+The caller drains first, in the same transaction. So a row of the user's table has the values that its entries own, unless they
+are held.
 """
 
 from __future__ import annotations
@@ -23,13 +23,14 @@ from mycomesh.sync.wire.bundle import Group, Kind
 
 __all__ = ["FEED_BYTES_MAX", "FEED_ROWS_MAX", "changes_in", "read_range", "read_rows"]
 
-# One chunk of a catch-up stream: some milliseconds of reading, and a frame that a slow radio can finish.
+# One chunk of a catch-up stream: some milliseconds of reading, and one frame that a slow radio can send in time.
 FEED_ROWS_MAX = 1_024
 FEED_BYTES_MAX = 256 << 10
-# What is no plain birth is merged row by row: 64 of them are a chunk, some 3 to 15 ms of the receiver's write lock (ADR 0012).
+# The weight of a change that the receiver merges on its own, which is all but plain inserts. 64 of them fill a chunk, and take 3
+# to 15 ms of its write lock (ADR 0012).
 FEED_EDIT_BYTES = FEED_BYTES_MAX // 64
 
-# (site, kind, mask) -> (clock, leaf, row, values) of entries that make one group
+# (site, kind, mask) -> (clock, leaf, row, values) of the entries that become one group
 _Found = dict[tuple[bytes, Kind, int], list[tuple[int, Leaf, RowView, list[Any]]]]
 
 
@@ -40,38 +41,38 @@ def read_range(
 
     The clock reached is `upto` when nothing is left in the range.
     """
-    place = table.store.site_number(site)
-    if place is None:
+    site_number = table.store.site_number(site)
+    if site_number is None:
         return [], upto, 0, 0
     groups: dict[tuple[Kind, int], Group] = {}
     holds = table.held.any()
     rows = size = 0
     reached = after
-    for hlc, row, stored, prior, values in _entries(table, place, after, upto, rows_max):
+    for hlc, row, stored, prior, values in _entries(table, site_number, after, upto, rows_max):
         if rows and size >= bytes_max:
             return list(groups.values()), reached, rows, size
         rows += 1
         reached = hlc
-        size += _append(table, groups, site, (place, hlc, row, stored, prior), values, holds=holds)
+        size += _append(table, groups, site, (site_number, hlc, row, stored, prior), values, holds=holds)
     return list(groups.values()), upto if rows < rows_max else reached, rows, size
 
 
 def changes_in(table: Table, site: bytes, window: Range) -> int:
     """Return about how many entries of the site lie in `(after, upto]`."""
-    place = table.store.site_number(site)
-    if place is None:
+    site_number = table.store.site_number(site)
+    if site_number is None:
         return 0
     after, upto = window
     plain = table.store.db.execute(
-        f"SELECT count(*) FROM {table.log.name} WHERE place = ? AND hlc > ? AND hlc <= ?", (place, after, upto)
+        f"SELECT count(*) FROM {table.log.name} WHERE place = ? AND hlc > ? AND hlc <= ?", (site_number, after, upto)
     ).fetchone()[0]
-    return int(plain) + sum(run.n for run in table.log.runs.after(place, after, upto))
+    return int(plain) + sum(run.n for run in table.log.runs.after(site_number, after, upto))
 
 
 def read_rows(table: Table, rows: Sequence[Row], *, bytes_max: int) -> tuple[list[list[Group]], int]:
     """Return every entry of the first of some rows, as groups by site, and how many rows that are: at least one.
 
-    It is what a repair joins on the other side. The groups come in lists that can be sent each: a large row takes several.
+    A repair sends them. The groups come in lists, each of which fits one message; a large row takes several.
     """
     parts: list[_Found] = [{}]
     count = size = 0
@@ -96,7 +97,7 @@ def _groups(table: Table, found: _Found) -> list[Group]:
     groups = []
     for (site, kind, mask), items in sorted(found.items(), key=lambda item: item[0]):
         items.sort(key=lambda item: item[0])
-        # None for nothing overwritten: a birth that has priors is one by another policy (`keep_both.has_other_key_form`).
+        # None if nothing was overwritten: an insert with priors would name its row in another form (`has_other_key_form`).
         priors = [prior_to_wire(table, leaf[5], mask) for _, leaf, _, _ in items]
         groups.append(
             Group(
@@ -112,12 +113,12 @@ def _groups(table: Table, found: _Found) -> list[Group]:
     return groups
 
 
-def _entries(table: Table, place: int, after: int, upto: int, limit: int) -> Iterator[tuple[Any, ...]]:
+def _entries(table: Table, site_number: int, after: int, upto: int, limit: int) -> Iterator[tuple[Any, ...]]:
     """Yield up to `limit` (hlc, row, stored mask, prior, the user's row as a tuple or None) in clock order."""
-    for run in itertools.chain(table.log.runs.after(place, after, upto), [None]):
-        # What is plain before the run, then the run itself: their clocks never interleave.
+    for run in itertools.chain(table.log.runs.after(site_number, after, upto), [None]):
+        # First the plain entries before the run, then the run: their clocks do not interleave.
         bound = upto if run is None else run.hlc
-        for entry in _entries_plain(table, place, after, bound, limit):
+        for entry in _entries_plain(table, site_number, after, bound, limit):
             yield entry
             limit -= 1
         if run is None:
@@ -131,7 +132,7 @@ def _entries(table: Table, place: int, after: int, upto: int, limit: int) -> Ite
 
 
 def _entries_packed(table: Table, run: InsertRun, first: int, upto: int, limit: int) -> Iterator[tuple[Any, ...]]:
-    """Yield the entries of a run from the clock `first` on, but for rows that are gone without a trace."""
+    """Yield the entries of a run from the clock `first` on, without rows that the user's table has lost."""
     shift = run.hlc - run.row
     row, last = first - shift, min(upto, run.hlc + run.n - 1) - shift
     rowid = f"t.{quoted(table.spec.rowid)}"
@@ -150,12 +151,12 @@ def _entries_packed(table: Table, run: InsertRun, first: int, upto: int, limit: 
             yield number + shift, number, run.mask, None, None if found is None else tuple(found.values())
 
 
-def _entries_plain(table: Table, place: int, after: int, upto: int, limit: int) -> Iterator[tuple[Any, ...]]:
+def _entries_plain(table: Table, site_number: int, after: int, upto: int, limit: int) -> Iterator[tuple[Any, ...]]:
     spec = table.spec
-    bounds = (place, after, upto, limit)
+    bounds = (site_number, after, upto, limit)
     window = "WHERE c.place = ? AND c.hlc > ? AND c.hlc <= ? ORDER BY c.hlc LIMIT ?"
     if spec.kind is KeyKind.KEYED:
-        yield from _entries_one_by_one(table, place, after, upto, limit)
+        yield from _entries_one_by_one(table, site_number, after, upto, limit)
         return
     rowid = f"t.{quoted(spec.rowid)}"
     listing = (
@@ -168,15 +169,15 @@ def _entries_plain(table: Table, place: int, after: int, upto: int, limit: int) 
             after = record[0]
             limit -= 1
     except UnicodeDecodeError:
-        yield from _entries_one_by_one(table, place, after, upto, limit)
+        yield from _entries_one_by_one(table, site_number, after, upto, limit)
 
 
-def _entries_one_by_one(table: Table, place: int, after: int, upto: int, limit: int) -> Iterator[tuple[Any, ...]]:
+def _entries_one_by_one(table: Table, site_number: int, after: int, upto: int, limit: int) -> Iterator[tuple[Any, ...]]:
     listing = (
         f"SELECT c.hlc, c.row, c.mask, c.prior FROM {table.log.name} c"
         " WHERE c.place = ? AND c.hlc > ? AND c.hlc <= ? ORDER BY c.hlc LIMIT ?"
     )
-    for hlc, row, stored, prior in table.store.db.execute(listing, (place, after, upto, limit)).fetchall():
+    for hlc, row, stored, prior in table.store.db.execute(listing, (site_number, after, upto, limit)).fetchall():
         found = table.rows.read(row)
         yield hlc, row, stored, prior, None if found is None else tuple(found.values())
 
@@ -190,8 +191,8 @@ def _append(
     *,
     holds: bool,
 ) -> int:
-    """Append one entry to the group of its kind and columns; returns about how many bytes of a chunk it takes."""
-    place, hlc, row, stored, prior = leaf
+    """Append one entry to the group of its kind and columns; return about how many bytes of a chunk it takes."""
+    site_number, hlc, row, stored, prior = leaf
     mask, dead = unpack_mask(stored)
     kind = Kind.DELETE if dead else Kind.INSERT if mask & EXISTENCE else Kind.UPDATE
     group = groups.get((kind, mask))
@@ -200,7 +201,7 @@ def _append(
         keyless = kind is Kind.INSERT and {column.folded for column in table.spec.key} <= set(columns)
         group = groups[kind, mask] = Group(site, kind, columns, [], None if keyless else [], [], None)
     if holds or (values is None and group.columns):
-        held = table.held.read((place, hlc, row, stored, 0, prior))
+        held = table.held.read((site_number, hlc, row, stored, 0, prior))
         present = {} if values is None else dict(zip(table.columns.local, values, strict=True))
         cells = [held[name] if name in held else present.get(name) for name in group.columns]
     elif group.columns == table.columns.local:

@@ -1,8 +1,9 @@
-"""One row with its entries: what drain and merge share when they change who owns its cells.
+"""One row with its change log entries, as drain, merge and repair read it before they change who owns its cells.
 
-Owns the bookkeeping of a join in the change log (superseded entries removed, shrunk ones digested again) and the form of
-`prior`, the stamps that a change overwrote. What always holds: every bit of every entry has a value, in the user's row or
-held. It must not write user tables.
+`shrink` applies the outcome of a join to the log: it removes superseded entries and computes the digests of shrunk ones again.
+`prior` is the stored form of the stamps that a change overwrote.
+
+Invariant: every column of every entry has its value, in the user's row or held.
 """
 
 from __future__ import annotations
@@ -29,9 +30,9 @@ __all__ = [
     "shrink",
 ]
 
-# The one integer that a column of integers keeps apart from its equal: as a float it is no integer to SQLite.
+# The one integer whose equal float SQLite does not convert to an integer, so that an integer column keeps the two apart.
 _LEAST = -(1 << 63)
-# (mask of columns or None for all, place of the site, hlc)
+# (mask of columns, None for all; site number; hlc)
 Prior = tuple[int | None, int, int]
 
 
@@ -49,14 +50,16 @@ class RowView:
         *,
         holds: bool = True,
     ) -> None:
-        """`holds` false promises that no entry of the table has held values, which saves looking."""
+        """Make a view; with `holds` False no entry of the table has held values, so none are looked up."""
         self.table = table
         self._holds = holds
         self.row = row
         self.present = present
         self.leaves = leaves
         self.entries: list[Entry] = [table.log.entry(leaf) for leaf in leaves]
-        self.visible = visible(self.entries)  # the newest existence entry is a birth: the row should be seen
+        self.visible = visible(
+            self.entries
+        )  # the newest entry of existence is an insert: the row should be in the user's table
         self._held: dict[tuple[int, int], dict[str, Any]] = {}
         self._key: Any = None
 
@@ -75,14 +78,14 @@ class RowView:
 
     @property
     def key(self) -> Any:
-        """The row's key as peers know it; of a row by birth, some entry must be that."""
+        """The row's key on the wire. In a keyless table, one of the entries must be its insert."""
         if self._key is None:
             self._key = self.table.key(self.row, self.leaves)
         return self._key
 
     @property
     def plain(self) -> bool:
-        """True if the row is shown and everything that its entries own is in the user's table."""
+        """True if the user's table has the row, and all values that its entries own."""
         return self.present is not None and not self._holds and not self.table.columns.counters
 
     @property
@@ -101,7 +104,7 @@ class RowView:
 
     @property
     def parked(self) -> bool:
-        """True if the row should be seen, is not in the user's table, and all that its entries own is held: it was refused."""
+        """True if a constraint refused the row: it should be visible and is not, and all its values are held."""
         if self.present is not None or not self.visible or not self._holds:
             return False
         known = self.table.columns.local_mask
@@ -128,7 +131,7 @@ class RowView:
 
 
 def shrink(view: RowView, masks: Sequence[int], key: Any) -> None:
-    """Give each entry of the row the mask that a join left it; entries that own nothing go."""
+    """Give each entry of the row the mask that a join left it, and remove entries that own nothing."""
     table = view.table
     for leaf, entry, mask in zip(view.leaves, view.entries, masks, strict=True):
         if mask == entry.mask:
@@ -147,7 +150,7 @@ def shrink(view: RowView, masks: Sequence[int], key: Any) -> None:
 
 
 def differing(view: RowView) -> int:
-    """Return the columns of the entries whose values are no longer those that they were digested with."""
+    """Return the columns of the entries whose values have changed since their digests were computed."""
     changed = 0
     for leaf, entry in zip(view.leaves, view.entries, strict=True):
         if not entry.dead:
@@ -156,9 +159,10 @@ def differing(view: RowView) -> int:
 
 
 def retyped(view: RowView, mask: int) -> int:
-    """Return the columns whose numbers an update of `mask` has made their equals of another type: 1 is 1.0 to a trigger.
+    """Return the columns whose numbers an update of `mask` has replaced by equals of another type, as 1 by 1.0.
 
-    An entry that owns some of `mask` too cannot tell: what it keeps is digested as it is, and repair finds one value for all.
+    Triggers miss that. The digest of an entry shows it, unless the entry owns some of `mask` too. Then the digest is computed
+    again over the value of today, and a repair finds one value for all replicas.
     """
     table, present = view.table, view.present or {}
     loose = table.columns.local_mask if _LEAST in present.values() else table.columns.loose_mask
@@ -171,12 +175,12 @@ def retyped(view: RowView, mask: int) -> int:
 
 
 def has_equal(value: Any) -> bool:
-    """True for a number that compares equal to one that is stored otherwise: 1 and 1.0, 0.0 and -0.0."""
+    """Return True for a number that is equal to one with another stored form: 1 and 1.0, 0.0 and -0.0."""
     return type(value) is int or (type(value) is float and value.is_integer())
 
 
 def _any_has_equal(present: Mapping[str, Any], names: Sequence[str]) -> bool:
-    for name in names:  # asked for each updated row, and any() costs three times as much
+    for name in names:  # runs for each updated row, where any() would take three times as long
         value = present[name]
         if type(value) is int or (type(value) is float and value.is_integer()):
             return True
@@ -184,7 +188,7 @@ def _any_has_equal(present: Mapping[str, Any], names: Sequence[str]) -> bool:
 
 
 def _differing(view: RowView, leaf: Leaf, entry: Entry) -> int:
-    """Return the columns of an entry that are not what it was digested with: one if its type says it all, else each."""
+    """Return the changed columns of an entry: the one whose other type explains its digest, else all of them."""
     table = view.table
     values = view.values(leaf, entry.mask)
     if table.digests.entry(leaf[0], leaf[1], entry.mask, view.key, list(values.values())) == leaf[4]:
@@ -198,7 +202,7 @@ def _differing(view: RowView, leaf: Leaf, entry: Entry) -> int:
 
 
 def _equals(value: Any) -> list[int | float]:
-    """Return the numbers that compare equal to a value and are stored otherwise."""
+    """Return the numbers that are equal to a value and have another stored form."""
     if not has_equal(value):
         return []
     if not value:
@@ -206,64 +210,65 @@ def _equals(value: Any) -> list[int | float]:
     return [float(value)] if type(value) is int else [int(value)]
 
 
-def priors_of(view: RowView, own_place: int, mask: int) -> list[Prior]:
-    """Return what a local change of `mask` has seen: for each other site, its newest write of these cells.
+def priors_of(view: RowView, own_number: int, mask: int) -> list[Prior]:
+    """Return the prior of a local change of `mask`: for each other site, its newest write of these cells.
 
-    A version vector a cell: what the overwritten entries had seen counts as seen too, since the log keeps only the newest
-    entry of a cell. A site's own earlier writes are its own past, never a conflict, and are left out. Where a site's clock
-    has a gap here, only what lies before the gap counts as seen, since an older write may still arrive.
+    This is a version vector for each cell. Writes that the overwritten entries had overwritten are in it too, as the log has
+    only the newest entry of a cell. Earlier writes of this site are left out: they are its own past, never a conflict. If
+    there is a gap in a site's clock here, only its writes before the gap count, since one in the gap may still arrive.
     """
-    if all([leaf[0] == own_place and leaf[5] is None for leaf in view.leaves]):  # noqa: C419 - once a row: a generator costs more
+    if all([leaf[0] == own_number and leaf[5] is None for leaf in view.leaves]):  # noqa: C419 - runs for each row, where a generator takes longer
         return []
     coverage, site = view.table.coverage.staged, view.table.store.site
     seen: dict[tuple[int | None, int], int] = {}
     for leaf, entry in zip(view.leaves, view.entries, strict=True):
         touched = entry.mask if mask & EXISTENCE else entry.mask & mask
         if not touched or (not view.visible and not entry.mask & EXISTENCE):
-            continue  # nobody saw a cell of a row that is not shown
-        for part_mask, place, hlc in [(None, leaf[0], leaf[1]), *decode_prior(leaf[5])]:
+            continue  # the user did not see a cell of a row that is not visible
+        for part_mask, number, hlc in [(None, leaf[0], leaf[1]), *decode_prior(leaf[5])]:
             share = touched if part_mask is None else touched & part_mask
-            hlc = min(hlc, coverage.upto(site(place)))  # noqa: PLW2901
-            if not share or place == own_place or not hlc:
+            hlc = min(hlc, coverage.upto(site(number)))  # noqa: PLW2901
+            if not share or number == own_number or not hlc:
                 continue
-            # A birth or a tombstone overwrites the row as a whole.
+            # An insert or a delete overwrites the whole row.
             cells = None if mask & EXISTENCE or share == mask else share
-            seen[cells, place] = max(seen.get((cells, place), 0), hlc)
-    parts = [(cells, place, hlc) for (cells, place), hlc in seen.items()]
+            seen[cells, number] = max(seen.get((cells, number), 0), hlc)
+    parts = [(cells, number, hlc) for (cells, number), hlc in seen.items()]
     return sorted(parts, key=lambda part: (part[0] or 0, part[1]))
 
 
 def encode_prior(parts: Sequence[Prior]) -> bytes | None:
-    """Return the stored form; None for nothing overwritten. A mask of more than 63 bits is bytes, as in the change log."""
+    """Return the stored form of a prior, None for an empty one. A mask of more than 63 bits is bytes, as in the change log."""
     if not parts:
         return None
-    return codec.encode([(mask and pack_mask(mask), place, hlc) for mask, place, hlc in parts])
+    return codec.encode([(mask and pack_mask(mask), number, hlc) for mask, number, hlc in parts])
 
 
 def decode_prior(stored: bytes | None) -> list[Prior]:
-    """Return the stored prior."""
+    """Return a stored prior."""
     if stored is None:
         return []
     return [
-        (mask and unpack_mask(mask)[0], place, hlc) for mask, place, hlc in codec.decode(stored, bytes_max=len(stored))
+        (mask and unpack_mask(mask)[0], number, hlc)
+        for mask, number, hlc in codec.decode(stored, bytes_max=len(stored))
     ]
 
 
 def prior_to_wire(table: Table, stored: bytes | None, mask: int) -> list[Part]:
-    """Return a stored prior with names and sites in place of local numbers; columns outside `mask` are left out."""
+    """Return a stored prior with names and site ids in place of this file's numbers, without columns outside `mask`."""
     parts: list[Part] = []
-    for part_mask, place, hlc in decode_prior(stored):
+    for part_mask, number, hlc in decode_prior(stored):
         names = None
         if part_mask is not None:
             names = table.columns.names_of(part_mask & mask)
             if not names:
                 continue
-        parts.append((names, table.store.site(place), hlc))
+        parts.append((names, table.store.site(number), hlc))
     return parts
 
 
 def prior_from_wire(table: Table, parts: Sequence[Part]) -> bytes | None:
-    """Return the stored form of a prior that a peer sent."""
+    """Return the stored form of a prior of a peer."""
     return encode_prior(
         [
             (None if names is None else table.columns.mask_of(names), table.store.site_number_or_new(site), hlc)
@@ -275,12 +280,12 @@ def prior_from_wire(table: Table, parts: Sequence[Part]) -> bytes | None:
 def concurrent(
     table: Table, winner: tuple[int, bytes], prior: bytes | None, loser: tuple[int, bytes], bit: int
 ) -> bool:
-    """Return True if the winner's writer had not seen the loser's write of this cell (bit 0: the row's existence)."""
+    """Return True if the winner was written without knowledge of the loser's write of this cell (bit 0: the row's existence)."""
     if winner[1] == loser[1]:
         return False
-    place = table.store.site_number(loser[1])
+    loser_number = table.store.site_number(loser[1])
     seen = 0
-    for mask, other, hlc in decode_prior(prior):
-        if other == place and (mask is None or mask >> bit & 1):
+    for mask, number, hlc in decode_prior(prior):
+        if number == loser_number and (mask is None or mask >> bit & 1):
             seen = max(seen, hlc)
     return seen < loser[0]

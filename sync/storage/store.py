@@ -1,8 +1,9 @@
-"""The one connection that a replica has to its file: transactions, sites, the clock and other persisted facts.
+"""The connection of a replica to its file: transactions, sites, the clock and other persisted facts.
 
-Owns the apsw connection with triggers switched off, so that what the mesh applies is not captured again. What always holds:
-everything is written inside `transaction()`; what is kept in memory beside the file is enlisted, and follows the
-transaction's fate. It must not know what tables mean.
+User triggers are switched off on this connection, so that changes of other nodes are not captured again.
+
+Invariants: every write is inside `transaction()`. State in memory that mirrors the file is enlisted, and follows each
+transaction to its commit or rollback.
 """
 
 from __future__ import annotations
@@ -28,24 +29,25 @@ from mycomesh.sync.errors import (
 from mycomesh.sync.sqlite.identifiers import fold, is_internal
 from mycomesh.sync.storage import internal_tables
 
-__all__ = ["BUSY_MS_MAX", "DIGITS", "Enlisted", "Store", "agree_on_digits", "recognised"]
+__all__ = ["BUSY_MS_MAX", "FLOAT_DIGITS", "Enlisted", "Store", "is_replica", "set_float_digits"]
 
 FORMAT = 1
-# A commit of the application holds the lock for milliseconds; longer than this the caller tries again later.
+# A commit of the application holds the lock for milliseconds. After this long, the caller gives up and tries again later.
 BUSY_MS_MAX = 2_000
-DIGITS = 15  # of a floating-point number as text
-# Checkpoints are rare and alone (WAL-reset bug of clients before SQLite 3.51.3, design.md section 3): only past 16 MiB.
+FLOAT_DIGITS = 15  # of a floating-point number as text
+# Checkpoints are rare and never concurrent, because of the WAL-reset bug of clients before SQLite 3.51.3 (design.md section 3):
+# only once the WAL is larger than 16 MiB.
 WAL_PAGES_MAX = 4_096
 
 
 class Enlisted(Protocol):
-    """Something in memory that mirrors the file and must follow each transaction."""
+    """State in memory that mirrors the file and follows each transaction."""
 
     def committed(self) -> None:
-        """The transaction stands: keep what was staged."""
+        """Keep what was staged."""
 
     def rolled_back(self) -> None:
-        """The transaction is undone: forget what was staged."""
+        """Forget what was staged."""
 
 
 class Store:
@@ -64,18 +66,18 @@ class Store:
         self._wal_pages = 0
         self._durable = False
         self._on_lock = on_lock
-        self._index_errors = False  # whether index triggers of this connection may fail when it commits
-        self.rollback_cause: BaseException | None = None  # the error that rolled the last such transaction back
-        self.syncs = 0  # commits that were on the disk before `transaction()` ended
+        self._index_errors = False  # whether index triggers of this connection may fail at a commit
+        self.rollback_cause: BaseException | None = None  # the error of the last transaction that was rolled back
+        self.syncs = 0  # commits that waited for the disk
         self.clock = Clock()
-        self.recreated: tuple[str, ...] = ()  # tables of ours that were not as they should be when the file was opened
-        # What the last commit left in the file: the clock, and which commit it was.
+        self.recreated: tuple[str, ...] = ()  # internal tables that were damaged when the file was opened
+        # The clock and the number of the last commit, as they are in the file.
         self._left: tuple[Any, Any] | None = None
-        # Typed Any: rows come out of SQLite as whatever was stored, and each reader knows its own SELECT.
+        # Typed Any: SQLite returns values of any type, and each reader knows its own SELECT.
         self.db: Any = _open_read_only(path) if read_only else _open(path)
         if read_only:
             try:
-                self._recognise()
+                self._read_replica()
             except BaseException:
                 self.db.close()
                 raise
@@ -89,19 +91,19 @@ class Store:
         self.db.close()
 
     def shrink(self) -> None:
-        """Frees the page cache (PRAGMA shrink_memory)."""
+        """Free the page cache (PRAGMA shrink_memory)."""
         self.db.execute("PRAGMA shrink_memory").fetchall()
 
     # ---- transactions
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[Any]:
-        """One write transaction: committed at the end of the block, undone (memory too) if it raises.
+        """Run the block in a write transaction; roll it back, with the enlisted state, if the block raises.
 
         Raises:
             DatabaseBusyError: another connection kept the write lock for `BUSY_MS_MAX`; nothing was changed.
-            DatabaseError: the disk is full, or the like; nothing was changed.
-            FileReplacedError: a backup was put back under this connection; nothing was changed.
+            DatabaseError: the disk is full, or another error of the file; nothing was changed.
+            FileReplacedError: the file was replaced by a backup under this connection; nothing was changed.
         """
         with _translated(self.path):
             self.db.execute("BEGIN IMMEDIATE")
@@ -127,7 +129,7 @@ class Store:
             del self._sites[sites:]
             self._durable = False
             self.rollback_cause = error
-            for member in list(self._enlisted):  # some are dismissed by that
+            for member in list(self._enlisted):  # members may dismiss others
                 member.rolled_back()
             raise
         self._left = left
@@ -139,16 +141,16 @@ class Store:
             self.checkpoint()
 
     def _commit(self) -> None:
-        """End the transaction; raises `IndexTriggerError` where FTS, which writes its index out now, finds that damaged."""
+        """Commit; raise `IndexTriggerError` if FTS, which writes its index at the commit, finds the index damaged."""
         try:
             self.db.execute("COMMIT")
-        except (apsw.ConstraintError, apsw.SQLError) as error:  # damage that it knows as such is CORRUPT_VTAB
+        except (apsw.ConstraintError, apsw.SQLError) as error:  # damage that FTS recognises is CORRUPT_VTAB instead
             if self._index_errors:
                 raise IndexTriggerError(f"{self.path}: {error}") from error
             raise
 
     def _check_same(self) -> None:
-        """What is kept in memory mirrors the file as this connection left it."""
+        """Raise `FileReplacedError` if the file is not as this connection left it: the state in memory mirrors that."""
         if self._left is None:
             return
         try:
@@ -160,7 +162,7 @@ class Store:
 
     @contextlib.contextmanager
     def bare_transaction(self) -> Iterator[Any]:
-        """One write transaction that keeps no facts of ours, for what takes their tables out; close the store after it."""
+        """Run the block in a transaction that writes no facts, so that it can drop the internal tables; then close the store."""
         with _translated(self.path):
             self.db.execute("BEGIN IMMEDIATE")
             try:
@@ -176,17 +178,17 @@ class Store:
         self._index_errors = True
 
     def durable(self) -> None:
-        """Has what this transaction commits on the disk when it ends: what peers hear of, no power cut may take back.
+        """Wait for the disk at the commit of this transaction: a power cut must not take back a write that peers have.
 
-        A row without a key that was drained twice, under two stamps, would be two rows.
+        For example, a keyless row that was drained again, under a second stamp, would become two rows.
         """
         self._durable = True
 
     def _sync(self) -> None:
-        """Write the WAL out, as `synchronous = FULL` would; a rollback journal's commits are synced as they are."""
+        """Sync the WAL, as `synchronous = FULL` would. With a rollback journal, each commit is synced already."""
         self._durable = False
         with contextlib.suppress(FileNotFoundError):
-            # No POSIX lock is on the WAL itself: to close it drops none of SQLite's.
+            # SQLite has no POSIX lock on the WAL itself, so closing this descriptor drops none of its locks.
             wal = os.open(self.path + "-wal", os.O_RDONLY)
             try:
                 os.fdatasync(wal)
@@ -196,7 +198,7 @@ class Store:
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[Any]:
-        """One read transaction: every SELECT of the block sees the same state. Keep it short: it pins the WAL."""
+        """Run the block in a read transaction, in which every SELECT sees one state. Keep it short, as it pins the WAL."""
         with _translated(self.path):
             self.db.execute("BEGIN")
         try:
@@ -215,7 +217,7 @@ class Store:
         self._enlisted.remove(member)
 
     def checkpoint(self) -> None:
-        """Copy the WAL into the file as far as readers allow; never waits for them."""
+        """Copy the WAL into the file as far as readers allow, without waiting for them."""
         self._wal_pages = 0
         with contextlib.suppress(apsw.BusyError, apsw.LockedError):
             self.db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
@@ -227,14 +229,14 @@ class Store:
     # ---- persisted facts
 
     def create(self) -> None:
-        """Make the internal tables where they are missing and reads what they hold; inside `transaction()`.
+        """Create the internal tables that are missing and read the facts; inside `transaction()`.
 
         Raises:
-            ForeignFileError: the application has a table of one of their names.
-            DatabaseError: one that cannot be made again was dropped or altered by hand.
+            ForeignFileError: the application has a table with the name of an internal one.
+            DatabaseError: an internal table that cannot be recreated was dropped or altered by hand.
         """
-        if recognised(self.db) or internal_tables.remain(self.db):
-            self._mend()
+        if is_replica(self.db) or internal_tables.has_other_tables(self.db):
+            self._recreate_damaged()
         else:
             listing = "SELECT name FROM sqlite_schema WHERE name LIKE 'mycomesh\\_%' ESCAPE '\\' ORDER BY name"
             taken = [name for (name,) in self.db.execute(listing).fetchall() if is_internal(fold(name))]
@@ -242,21 +244,21 @@ class Store:
                 raise ForeignFileError(
                     f"{self.path}: its table {taken[0]} has the name of one of the node's own; rename it"
                 )
-        with _translated(self.path):  # the first write: a directory that cannot be written is met here
+        with _translated(self.path):  # the first write, which fails if the directory cannot be written
             for statement in internal_tables.SCHEMA.split(";\n"):
                 if statement.strip():
                     self.db.execute(statement)
-        internal_tables.refill(self.db, self.recreated)
+        internal_tables.fill_recreated(self.db, self.recreated)
         if self.meta("format") is None:
             self.meta_set("format", FORMAT)
-        self._recall()
+        self._read_facts()
 
-    def _mend(self) -> None:
-        """Has tables of ours that somebody dropped or altered made again, if they can be."""
-        if recognised(self.db) and self.meta("format") not in (None, FORMAT):
+    def _recreate_damaged(self) -> None:
+        """Drop the damaged internal tables, to be created again; raise `DatabaseError` if one cannot be."""
+        if is_replica(self.db) and self.meta("format") not in (None, FORMAT):
             return
-        wrong = internal_tables.amiss(self.db)
-        lost = [name for name in wrong if "mycomesh_schema" in wrong or not internal_tables.made_again(self.db, name)]
+        wrong = internal_tables.damaged(self.db)
+        lost = [name for name in wrong if "mycomesh_schema" in wrong or not internal_tables.can_recreate(self.db, name)]
         if lost:
             raise DatabaseError(
                 f"{self.path}: of the node's own tables {', '.join(lost)} was dropped, emptied or altered, and cannot be made"
@@ -271,22 +273,22 @@ class Store:
         self.recreated = tuple(wrong)
 
     def check_whole(self) -> None:
-        """Raise `FileReplacedError` if tables of ours are not as they should be: to open the file again mends them."""
-        wrong = internal_tables.amiss(self.db) if recognised(self.db) else ["mycomesh_meta"]
+        """Raise `FileReplacedError` if internal tables are damaged: opening the file again recreates them."""
+        wrong = internal_tables.damaged(self.db) if is_replica(self.db) else ["mycomesh_meta"]
         if wrong:
             raise FileReplacedError(
                 f"{self.path}: of the node's own tables {', '.join(wrong)} was dropped or altered while it was served"
             )
 
-    def _recognise(self) -> None:
-        """Read the facts of a file that must be a replica."""
+    def _read_replica(self) -> None:
+        """Read the facts of a file; raise `ForeignFileError` if it is not a replica."""
         with _translated(self.path):
-            known = recognised(self.db)
+            known = is_replica(self.db)
         if not known:
             raise ForeignFileError(f"{self.path}: no node has served this file yet; check the path")
-        self._recall()
+        self._read_facts()
 
-    def _recall(self) -> None:
+    def _read_facts(self) -> None:
         found = self.meta("format")
         if found != FORMAT:
             raise ForeignFileError(
@@ -337,24 +339,24 @@ class Store:
 
     @functools.cached_property
     def utf8(self) -> bool:
-        """True if the file encodes its text as UTF-8: others have no place for text that is broken in UTF-8."""
+        """True if the encoding of the file is UTF-8; in any other, text that is not valid UTF-8 cannot be stored."""
         return bool(self.db.execute("PRAGMA encoding").fetchone()[0] == "UTF-8")
 
     def data_version(self) -> int:
         """Return a number that changes when another connection has committed."""
-        # The pragma looks into the file; the file control of the same name only into this connection's cache.
+        # The pragma reads the file. The file control of the same name only reads the cache of this connection.
         return int(self.db.execute("PRAGMA data_version").fetchone()[0])
 
 
-def recognised(db: Any) -> bool:
-    """Return True if a file has been a replica: its table of facts is there, and is ours."""
+def is_replica(db: Any) -> bool:
+    """Return True if a file is a replica: it has the table `mycomesh_meta` in our form."""
     columns = db.execute("SELECT name FROM pragma_table_info('mycomesh_meta') ORDER BY cid").fetchall()
     return bool(columns == [("name",), ("value",)])
 
 
 @contextlib.contextmanager
 def _translated(path: str) -> Iterator[None]:
-    """Turn SQLite's errors about the file into ours."""
+    """Raise SQLite's errors about the file as errors of this package."""
     try:
         yield
     except UnicodeEncodeError as error:
@@ -370,7 +372,7 @@ def _translated(path: str) -> Iterator[None]:
     except apsw.CantOpenError as error:
         raise DatabaseError(f"{path}: cannot be opened; check its permissions and those of its directory") from error
     except (apsw.IOError, apsw.CorruptError) as error:
-        if getattr(error, "extendedresult", None) == apsw.SQLITE_CORRUPT_VTAB:  # FTS, which `echoes` alone write
+        if getattr(error, "extendedresult", None) == apsw.SQLITE_CORRUPT_VTAB:  # FTS, which only index triggers write
             raise IndexTriggerError(f"{path}: {error}") from error
         raise DatabaseError(f"{path}: {error}; run PRAGMA integrity_check and look at the disk") from error
 
@@ -401,20 +403,20 @@ def _open_read_only(path: str) -> apsw.Connection:
     return db
 
 
-def agree_on_digits(db: apsw.Connection) -> None:
-    """Has numbers become text with 15 digits, as in the SQLite of nearly every program; since 3.52 it would be 17.
+def set_float_digits(db: apsw.Connection) -> None:
+    """Convert numbers to text with 15 digits, as the SQLite of nearly every program does; from 3.52 on the default is 17.
 
-    An index on a number's text must be the same for all who write to one file: else a program that deletes the row finds that
-    its entry is missing, and SQLite calls the file malformed.
+    All programs that write one file must agree, because of indexes on the text of a number. Otherwise a program that deletes a
+    row does not find its index entry, and SQLite calls the file malformed.
     """
     digits = getattr(apsw, "SQLITE_DBCONFIG_FP_DIGITS", None)
     if digits is not None:
-        db.config(digits, DIGITS)
+        db.config(digits, FLOAT_DIGITS)
 
 
 def _configure(db: apsw.Connection, *, fresh: bool) -> None:
     db.set_busy_timeout(BUSY_MS_MAX)
-    agree_on_digits(db)
+    set_float_digits(db)
     if db.readonly("main"):
         raise apsw.ReadOnlyError
     db.execute("SELECT count(*) FROM sqlite_schema").fetchall()
@@ -422,7 +424,7 @@ def _configure(db: apsw.Connection, *, fresh: bool) -> None:
     if fresh:
         db.execute("PRAGMA journal_mode = WAL").fetchall()
     if db.execute("PRAGMA journal_mode").fetchone() == ("wal",):
-        # WAL with NORMAL cannot corrupt, and peers have what a power cut takes back; our own writes see `durable`.
+        # NORMAL cannot corrupt a WAL file. A power cut may take back commits, which peers bring again; `durable` is for the rest.
         db.execute("PRAGMA synchronous = NORMAL").fetchall()
     db.execute("PRAGMA wal_autocheckpoint = 0").fetchall()
     db.execute("PRAGMA foreign_keys = 0").fetchall()

@@ -2,7 +2,7 @@
 
 A row that a constraint of its table refuses is parked, on every replica alike. The same statement may run an index trigger
 of the user's, which keeps a full-text or R-tree index on this connection alone. Its errors say nothing of the row, so they
-are told apart from constraint errors and raised as `IndexTriggerError`.
+are raised as `IndexTriggerError`, never taken for a constraint error.
 """
 
 from __future__ import annotations

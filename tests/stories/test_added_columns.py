@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mycomesh.sync.schema.add_column import SET_ASIDE_MAX, add_column
+from mycomesh.sync.schema.add_column import PARKED_MAX, add_column
 from tests.sync.peers import Peer, assert_equal, converge
 
 T = (
@@ -103,12 +103,12 @@ def test_where_a_check_would_park_very_many_rows_the_column_comes_without_it(pee
     one.shell("ALTER TABLE t ADD COLUMN n DEFAULT 5 CHECK (n > b);")
     two.sql(
         "WITH i(n) AS (VALUES(10) UNION ALL SELECT n + 1 FROM i LIMIT ?) INSERT INTO t SELECT n, 'a', n FROM i",
-        SET_ASIDE_MAX + 1,
+        PARKED_MAX + 1,
     )
     converge(made)
     assert one.digests() == two.digests()
-    assert two.sql("SELECT count(*), sum(n) FROM t") == [(SET_ASIDE_MAX + 3, 5 * (SET_ASIDE_MAX + 3))]
-    assert len(one.recorded("mycomesh_parked")) == SET_ASIDE_MAX + 1
+    assert two.sql("SELECT count(*), sum(n) FROM t") == [(PARKED_MAX + 3, 5 * (PARKED_MAX + 3))]
+    assert len(one.recorded("mycomesh_parked")) == PARKED_MAX + 1
     assert note(two).startswith("definitions differ: CHECK (n > b) on the mesh and not here; ")
     two.close()
     two.open()

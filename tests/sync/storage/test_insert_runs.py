@@ -46,7 +46,7 @@ class Model:
         assert not self.log.entries_between(place, hlcs[0], hlcs[-1])
         assert not self.log.any_row_between(rows[0], rows[-1])
         digests = [(place + 1) * -977_777_777_777 * each for each in hlcs]
-        self.log.add_births(place, hlcs, rows, 3, digests)
+        self.log.add_inserts(place, hlcs, rows, 3, digests)
         for each, name, digest in zip(hlcs, rows, digests, strict=True):
             self.entries[place, each] = (place, each, name, 3, digest, None)
 
@@ -63,10 +63,10 @@ class Model:
                 self.entries[stamp] = (*leaf[:3], 1, leaf[4] ^ 0x5555_5555_5555, b"seen")
                 self.log.replace(leaf, self.entries[stamp])
             elif what == "loosen":
-                self.log.loosen(*stamp)
+                self.log.unpack(*stamp)
             elif isinstance(leaf[2], int):
                 self.entries[stamp] = (*leaf[:2], b"\x00" + leaf[2].to_bytes(24, "big"), *leaf[3:])
-                self.log.rehome(leaf[2], self.entries[stamp][2])
+                self.log.rename_row(leaf[2], self.entries[stamp][2])
 
     def check(self):
         entries = [self.entries[stamp] for stamp in sorted(self.entries)]
@@ -86,7 +86,7 @@ class Model:
             window = {hlc: entry for hlc, entry in own.items() if low <= hlc <= high}
             assert self.log.entries_between(place, low, high) == window
         held = {leaf[2] for leaf in entries}
-        assert self.log.described([*rows, *range(1, 2 * SPAN, 7)]) == held
+        assert self.log.rows_with_entries([*rows, *range(1, 2 * SPAN, 7)]) == held
         assert not [row for row in range(1, 2 * SPAN, 7) if row not in held and self.log.knows(row)]
         assert self.log.count == len(entries)
         again = ChangeLog(self.store, 7)
