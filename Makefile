@@ -3,18 +3,27 @@ PYTHON ?= python3
 BIN := .venv/bin
 # Some more workers than processors (tests/conftest.py); a worker without tests takes some of another's.
 TESTS := $(BIN)/python -m pytest -n auto --dist worksteal
+# Of full scale, for `make long`; 0.01 takes minutes instead of hours.
+SHARE ?= 1
 
-.PHONY: demo test check bench sim crash soak dist install clean
+.PHONY: demo quick test static check long bench sim crash soak dist install clean
 demo: .venv/core
 	$(BIN)/mycomesh demo
+# For all day: no real processes and no slow tests, and of each other test the first two parameters. Within a minute on two cores.
+quick: .venv/dev
+	MYCOMESH_TEST_QUICK=1 $(TESTS)
 test: .venv/dev
 	$(TESTS)
-check: .venv/dev
+static: .venv/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(TESTS)
+	$(BIN)/python -m tools.rooms
+check: static test
+# Sweeps, fuzzing, crash points and kill rounds at full scale: hours. Results go to docs/bench/long.md.
+long: .venv/dev
+	$(BIN)/python -m tests.long --share $(SHARE)
 bench: .venv/core
 	$(BIN)/python -m tools.bench --compare docs/bench/history.jsonl
 # Larger than what the tests run: 24 nodes through the splits, some minutes on two cores.
@@ -23,7 +32,7 @@ sim: .venv/core
 # Every crash point of the recorded lives, some 2,400; the tests take more than 1,000 of them. Some minutes.
 crash: .venv/dev
 	MYCOMESH_TEST_SCALE=8 $(BIN)/python -m pytest tests/stories/test_crash.py -rP --timeout 900
-# Real machines in bad weather, drawn anew each time; some minutes.
+# Real machines in bad weather, drawn at random each time; some minutes.
 soak: .venv/dev
 	MYCOMESH_TEST_SCALE=20 $(BIN)/python -m pytest tests/integration/test_soak.py -rP
 # A tarball and a .deb that bring their own Python, into dist/.

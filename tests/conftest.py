@@ -13,6 +13,7 @@ import gc
 import os
 import signal
 import tempfile
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,7 @@ SLOW = (
     "tests/simulations/test_seeds.py",
     "tests/tools/test_bench.py",
 )
+QUICK_PARAMETERS_MAX = 2  # of one test, where MYCOMESH_TEST_QUICK is set (`make quick`)
 WORKERS_PER_CPU = 1.5  # a third of the time, tests of real processes wait for one
 
 settings.load_profile("ci")
@@ -100,8 +102,24 @@ def pytest_collection_finish():
     gc.set_threshold(20_000, 50, 100)
 
 
-def pytest_collection_modifyitems(items):
-    """Order the tests; skip those marked `netns` where a namespace cannot be made, which is tried if one asks for it."""
+def _quick(items):
+    """Return the tests of `make quick`: no slow ones, and of each other test the first parameters only."""
+    chosen, seen = [], Counter()
+    for item in items:
+        name = item.nodeid.partition("[")[0]
+        if item.get_closest_marker("slow") is None and not name.startswith(SLOW):
+            seen[name] += 1
+            if seen[name] <= QUICK_PARAMETERS_MAX:
+                chosen.append(item)
+    return chosen
+
+
+def pytest_collection_modifyitems(config, items):
+    """Choose and order the tests; skip those marked `netns` where no namespace can be made."""
+    if os.environ.get("MYCOMESH_TEST_QUICK"):
+        chosen = _quick(items)
+        config.hook.pytest_deselected(items=[item for item in items if item not in set(chosen)])
+        items[:] = chosen
     _slow_first(items)
     needy = [item for item in items if item.get_closest_marker("netns")]
     if needy and why_not():

@@ -7,6 +7,7 @@ from tests.fuzz.targets import TARGETS, fuzz_test
 from tests.sync.scale import examples
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(TARGETS))
 def test_a_target_holds_against_hostile_input(name):
     fuzz_test(name, examples(150))()

@@ -287,6 +287,7 @@ def test_a_chain_of_five_carries_batches_and_shows_the_whole_mesh():
     assert states(nodes[0], pipes) == {"n1": "linked", "n2": "reachable", "n3": "down", "n4": "down"}
 
 
+@pytest.mark.slow
 def test_in_a_full_mesh_of_16_each_node_gets_one_copy_after_one_hop():
     pipes, nodes = meshed(16)
     pipes.run(3_000)
@@ -770,6 +771,7 @@ def test_a_joining_node_answers_nobody_who_calls_it():
 # ---- large meshes
 
 
+@pytest.mark.slow
 def test_a_large_mesh_keeps_partial_views_that_reach_everyone():
     pipes = Pipes()
     nodes = [pipes.member(identity) for identity in mesh_of(24)[0]]

@@ -54,6 +54,7 @@ def formed():
     return pipes, rng
 
 
+@pytest.mark.slow
 def test_a_write_reaches_everybody_within_some_link_delays_and_hardly_twice(copies):
     pipes, rng = formed()
     degrees = sorted(len(node.links) for node in pipes.nodes)

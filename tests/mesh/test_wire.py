@@ -123,6 +123,7 @@ def test_any_bytes_give_a_value_with_that_one_encoding_or_a_decode_error(data):
     check_outcome(data)
 
 
+@pytest.mark.slow
 @settings(max_examples=500)
 @given(VALUES, st.data())
 def test_damaged_encodings_give_a_value_with_that_one_encoding_or_a_decode_error(value, data):

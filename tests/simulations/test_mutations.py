@@ -16,6 +16,7 @@ QUICK = ("delete-not-captured", "signature-not-checked", "revocation-not-heeded"
 SCALE = float(os.environ.get("MYCOMESH_TEST_SCALE", "1"))
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", [each.name for each in MUTATIONS if SCALE > 1 or each.name in QUICK])
 def test_a_planted_bug_is_found(name):
@@ -23,6 +24,7 @@ def test_a_planted_bug_is_found(name):
     assert found.seed is not None, f"{name} survived {found.tried} seeds: a checker is missing"
 
 
+@pytest.mark.slow
 def test_the_same_run_holds_without_the_bug():
     result = CASES["signature-not-checked"].case.run(1)
     assert result.ok, result.violations

@@ -30,6 +30,7 @@ def recorded():
     return result, record, [json.loads(line) for line in text.getvalue().splitlines()]
 
 
+@pytest.mark.slow
 def test_recording_changes_nothing(recorded):
     assert run(build("split-brain", seed=2, nodes=4, duration_s=20), 2).trace == recorded[0].trace
 

@@ -16,6 +16,7 @@ from mycomesh.simulations.scenarios import build
 from mycomesh.simulations.shared import computed_once
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["captured-drone", "rolling-restart"])
 def test_a_run_is_the_same_whether_every_node_computes_for_itself_or_not(name, monkeypatch):
     scenario = build(name, seed=5, duration_s=20)

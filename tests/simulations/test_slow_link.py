@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from mycomesh.mesh.session.records import WINDOW_MIN
 from mycomesh.simulations.faults import Radio
 from mycomesh.simulations.network import Conditions
@@ -76,6 +78,7 @@ def waits(urgent):
     ]
 
 
+@pytest.mark.slow
 def test_an_urgent_table_waits_for_no_bulk_load_in_front_of_it():
     urgent, plain = waits(("alerts",)), waits(())
     assert len(urgent) == len(plain) >= 8

@@ -88,6 +88,7 @@ def test_a_stored_result_is_the_result(tmp_path):
     assert Results(str(tmp_path / "r"), request).of([3]) == [ran]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not DASK, reason="needs the extra: pip install 'mycomesh[cluster]'")
 def test_a_dask_cluster_gives_the_same_results(tmp_path):
     request = Request("two-nodes", 2, 2.0, "plain")

@@ -44,6 +44,7 @@ def rows_sent(node):
     )
 
 
+@pytest.mark.slow
 def test_a_stream_goes_on_where_the_link_broke_off(world_of):
     world = world_of(2)
     one, late = world.nodes

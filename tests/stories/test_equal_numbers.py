@@ -163,5 +163,6 @@ class Numbers(Mail):
         world.run(60_000)
 
 
+@pytest.mark.slow
 def test_replicas_of_such_numbers_end_equal():
     run_state_machine_as_test(Numbers, settings=examples(60, stateful_step_count=6))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import tracemalloc
 
+import pytest
+
 from tests.sync.peers import Peer, assert_equal
 
 FILL = (
@@ -36,6 +38,7 @@ def handed_over(one, two):
         gc.collect()
 
 
+@pytest.mark.slow
 def test_a_transaction_of_many_chunks_takes_no_more_memory_than_one_of_a_few(tmp_path):
     peaks = []
     for number, rows in enumerate((6_000, 24_000)):

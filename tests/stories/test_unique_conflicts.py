@@ -136,6 +136,7 @@ def columns(count, first=0):
     return ", ".join(f"c{number} DEFAULT {number}" for number in range(first, count))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "ddl",
     [

@@ -26,6 +26,7 @@ def decode(data, bytes_max=1 << 20):
     return codec.decode(data, bytes_max=bytes_max)
 
 
+@pytest.mark.slow
 @examples(500)
 @given(nested)
 def test_what_is_encoded_comes_back(value):
@@ -45,6 +46,7 @@ def test_hostile_bytes_are_decoded_or_refused_and_nothing_else(data):
         assert "\n" not in refused
 
 
+@pytest.mark.slow
 @examples(500)
 @given(nested, st.data())
 def test_a_truncated_item_is_refused(value, data):

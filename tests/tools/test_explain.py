@@ -90,6 +90,7 @@ def test_every_error_class_has_a_code_of_its_own_or_its_base():
         assert code or name in INNER or name in ("CertificateError", "RefusedError"), f"{name} has no code"
 
 
+@pytest.mark.slow
 def test_every_code_of_the_source_is_explained():
     missing = given() - set(CODES)
     assert not missing, f"tell in tools/codes.py what these mean, why they come and what to do: {sorted(missing)}"
@@ -100,6 +101,7 @@ def test_every_exit_code_is_explained():
     assert codes <= set(CODES)
 
 
+@pytest.mark.slow
 def test_nothing_is_explained_that_nobody_gives():
     stale = {code for code in CODES if not code.isdecimal()} - given()
     assert not stale

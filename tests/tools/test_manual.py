@@ -134,6 +134,7 @@ RUNS = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", RUNS, ids=lambda words: words[0])
 def test_json_of_a_running_node_has_the_shape_of_the_manual(pair, words):
     code, out, _ = said(pair[0].home.config, *words, "--json")

@@ -92,6 +92,7 @@ def test_pings_without_end_whose_answers_nobody_reads_are_no_more_answered():
     assert right.seen(LinkDown) == []
 
 
+@pytest.mark.slow
 def test_small_answers_that_nobody_reads_end_the_link_before_they_are_heaped_up():
     pipes, left, right = linked()
     sender, receiver = left.core.links.conns[left.link_to(right)], right.core.links.conns[right.link_to(left)]

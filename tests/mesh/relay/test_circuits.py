@@ -161,6 +161,7 @@ def test_a_circuit_that_members_have_made_needless_is_given_up():
     assert line.linked(0) == [1, 3]
 
 
+@pytest.mark.slow
 def test_lonely_members_around_one_relay_are_joined_by_a_tree():
     count = 12
     line = Line("m" * count + "r", [(at, count) for at in range(count)])

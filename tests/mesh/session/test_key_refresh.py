@@ -30,6 +30,7 @@ def keys(node):
     return session(node)._send._state._key, session(node)._receive._state._key
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cut_bytes", [1 << 20, 5])
 def test_an_hour_later_both_directions_have_keys_that_the_old_ones_do_not_give(cut_bytes):
     pipes, (left, right) = linked(delay_ms=20, cut_bytes=cut_bytes)

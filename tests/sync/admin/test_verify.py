@@ -154,6 +154,7 @@ def test_zeros_of_two_signs_in_rows_without_a_key_are_counted_each(files):
     )["bag"].equal
 
 
+@pytest.mark.slow
 def test_a_large_table_is_not_held_in_memory(files):
     fill = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 40000) INSERT INTO {} FROM n;"
     script = DDL + fill.format("bag SELECT i * 7919 % 40000, printf('%0200d', i)") + fill.format("t SELECT i, i")

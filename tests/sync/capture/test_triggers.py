@@ -476,6 +476,7 @@ def test_text_that_is_not_utf8_arrives_byte_for_byte(two, table):
     handed_over(first, second)
 
 
+@pytest.mark.slow
 def test_a_transaction_larger_than_a_chunk_arrives_whole(two):
     first, second = two
     first.shell("""

@@ -729,6 +729,7 @@ def test_acknowledging_what_was_never_sent_ends_the_link(attacked, size):
     unharmed(world)
 
 
+@pytest.mark.slow
 def test_a_peer_that_asks_for_repairs_again_and_again_is_dropped(attacked):
     world, node, liar = attacked
     vector = node.peer.digests()["t"][0]

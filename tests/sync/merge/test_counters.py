@@ -75,6 +75,7 @@ def test_a_node_that_is_down_while_programs_count(trio):
     all_show(trio, 93)
 
 
+@pytest.mark.slow
 def test_a_chunked_drain_counts_each_change_once(trio):
     """The rows are read as they are: a chunk takes in what later rows of the log tell again."""
     one, two, _ = stocked(trio)

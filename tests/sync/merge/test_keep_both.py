@@ -429,6 +429,7 @@ WRITES = st.tuples(
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @given(
     script=st.lists(st.one_of(WRITES, st.tuples(st.integers(0, 2), st.integers(0, 40))), min_size=1, max_size=25),
     decided=st.integers(0, 25),

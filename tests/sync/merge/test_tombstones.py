@@ -172,6 +172,7 @@ def test_nothing_is_collected_before_the_mesh_has_said_who_its_members_are(fleet
     assert [fleet.tombstones(number) for number in range(2)] == [1, 1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("days", "left"), [(5, 15), (29, 15), (32, 0)])
 def test_a_member_away_holds_tombstones_up_until_the_retention_is_over(fleet_of, days, left):
     fleet = fleet_of(3)
@@ -182,6 +183,7 @@ def test_a_member_away_holds_tombstones_up_until_the_retention_is_over(fleet_of,
     assert [fleet.tombstones(number) for number in range(2)] == [left, left]
 
 
+@pytest.mark.slow
 def test_when_a_member_was_heard_of_is_known_after_a_restart(fleet_of):
     """A node that restarts every week must not wait for a lost one for ever."""
     fleet = fleet_of(3)
@@ -204,6 +206,7 @@ def test_when_a_member_was_heard_of_is_known_after_a_restart(fleet_of):
 # ---- who comes late
 
 
+@pytest.mark.slow
 def test_a_late_node_learns_the_deletes_and_loses_none_of_its_own_rows(fleet_of):
     fleet = fleet_of(3)
     filled(fleet)
@@ -234,6 +237,7 @@ def test_a_late_node_learns_the_deletes_and_loses_none_of_its_own_rows(fleet_of)
     assert "round.audited" in fleet.nodes[2].noticed()
 
 
+@pytest.mark.slow
 def test_what_others_got_from_a_late_node_is_audited_too(fleet_of):
     """The late node hands its dead rows to a newcomer, before either has met who deleted them."""
     fleet = fleet_of(4)
@@ -257,6 +261,7 @@ def test_what_others_got_from_a_late_node_is_audited_too(fleet_of):
     assert all(fleet.sql(number, "SELECT id FROM t") == [(2,)] for number in range(4))
 
 
+@pytest.mark.slow
 def test_a_link_that_dies_in_an_audit_costs_nothing_but_time(fleet_of):
     fleet = fleet_of(2)
     filled(fleet, rows=5)
@@ -277,6 +282,7 @@ def test_a_link_that_dies_in_an_audit_costs_nothing_but_time(fleet_of):
     assert fleet.sql(1, "SELECT count(*) FROM t") == [(2003,)]
 
 
+@pytest.mark.slow
 def test_an_audit_costs_some_bytes_a_row(fleet_of):
     fleet = fleet_of(2)
     filled(fleet, rows=5)
@@ -378,6 +384,7 @@ class History:
                 assert replaced or token in traced, f"{token} is lost"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("members", "periods"), [(2, 1), (9, 1), (10, 2), (50, 10)])
 def test_the_more_members_the_rarer_an_idle_site_says_that_it_has_nothing_older(fleet_of, members, periods):
     """Everybody's word goes to everybody: what a node hears of them a second stays the same."""

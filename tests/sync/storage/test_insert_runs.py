@@ -97,6 +97,7 @@ class Model:
         assert self.log.sums[0] == low
 
 
+@pytest.mark.slow
 @given(st.lists(st.one_of(BIRTHS, EDITS), min_size=1, max_size=12))
 def test_a_log_with_runs_answers_as_one_without(steps):
     model = Model()

@@ -127,6 +127,7 @@ def assert_unhurt(one, two, before):
     assert one.recorded("mycomesh_parked") == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("running", [False, True], ids=["stopped", "running"])
 def test_whatever_is_dropped_is_made_again_or_told_and_no_row_is_lost(filled, ours, running):
     assert len(ours) > 40

@@ -102,6 +102,7 @@ def test_a_value_that_is_too_large_for_any_message_stays_and_is_told(pair, small
     assert_equal(one, two)
 
 
+@pytest.mark.slow
 def test_a_row_of_two_blobs_of_13_mib_comes_and_what_is_written_after_it(tmp_path):
     world = World.made(tmp_path, 2)
     one, two = world.nodes
@@ -117,6 +118,7 @@ def test_a_row_of_two_blobs_of_13_mib_comes_and_what_is_written_after_it(tmp_pat
     world.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damaged", [0, 1])
 @pytest.mark.parametrize("lost", ["row", "portion"])
 def test_a_damaged_row_that_is_too_large_for_one_message_is_repaired(tmp_path, damaged, lost):

@@ -48,6 +48,7 @@ def plain(bundle):
     return cbor2.loads(bundle.encode())
 
 
+@pytest.mark.slow
 @examples(100)
 @given(bundles)
 def test_what_is_encoded_comes_back(bundle):
@@ -57,6 +58,7 @@ def test_what_is_encoded_comes_back(bundle):
     assert back.encode() == data
 
 
+@pytest.mark.slow
 @examples(150)
 @given(bundles, st.data())
 def test_a_spoiled_bundle_is_refused_or_still_a_bundle(bundle, data):
@@ -70,6 +72,7 @@ def test_a_spoiled_bundle_is_refused_or_still_a_bundle(bundle, data):
         assert "\n" not in refused
 
 
+@pytest.mark.slow
 @examples(100)
 @given(bundles, st.data())
 def test_a_bundle_with_a_flipped_bit_never_does_more_than_fail(bundle, data):

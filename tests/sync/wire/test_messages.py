@@ -174,6 +174,7 @@ def test_a_message_over_the_limit_is_refused_unread():
         decode(bytes(message.MESSAGE_BYTES_MAX + 1))
 
 
+@pytest.mark.slow
 def test_the_largest_bundle_fits_a_chunk():
     for data in (bytes(bundle.BUNDLE_BYTES_MAX), random.Random(1).randbytes(bundle.BUNDLE_BYTES_MAX)):
         chunk = Chunk(data)
@@ -181,6 +182,7 @@ def test_the_largest_bundle_fits_a_chunk():
         assert decode(encode(chunk)) == chunk
 
 
+@pytest.mark.slow
 def test_a_bomb_is_refused_before_it_has_grown():
     packer = zlib.compressobj()
     bomb = packer.compress(bytes(1 << 30)) + packer.flush()

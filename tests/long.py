@@ -1,0 +1,154 @@
+"""`python -m tests.long [--share S]`: sweeps, fuzzing, crashes and kill rounds at full scale; writes docs/bench/long.md.
+
+Full scale takes some hours on two cores. `--share 0.01` runs a hundredth of everything. Each line of the page says what was
+run, at which share and when, so that a short run is not taken for a whole one. A failure prints the output of its command and
+the run goes on; the exit code is then 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.fuzz.targets import TARGETS
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "bench" / "long.md"
+PYTEST = [sys.executable, "-m", "pytest", "-q", "-n", "auto", "--timeout", "36000"]
+FUZZ_S = 600  # for each target
+SEEDS = 400  # of each scenario
+SCENARIOS = (
+    "split-brain",
+    "flapping",
+    "storm",
+    "mixed-load",
+    "rolling-restart",
+    "clock-chaos",
+    "late-returner",
+    "copies",
+)
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """One command; `make test` runs the sample."""
+
+    name: str
+    command: list[str]
+    scale: str
+    sample: str
+    environ: dict[str, str] = field(default_factory=dict)
+
+
+def sweeps(share: float) -> list[Sweep]:
+    """Return what a run of this share consists of."""
+
+    def scaled(factor: float) -> dict[str, str]:
+        return {
+            "MYCOMESH_TEST_SCALE": str(round(max(1.01, factor * share), 2))
+        }  # at 1 the examples are always the same
+
+    seeds, seconds = max(1, round(SEEDS * share)), max(1, round(FUZZ_S * share))
+    jobs = str(os.cpu_count() or 1)
+    found = [
+        Sweep(
+            "crash points",
+            [*PYTEST, "tests/stories/test_crash.py"],
+            f"{scaled(8)['MYCOMESH_TEST_SCALE']} times the tests' points, at most all",
+            "1,040 points",
+            scaled(8),
+        ),
+        Sweep(
+            "property tests",
+            [*PYTEST, "tests/sync", "tests/stories", "tests/mesh", "tests/simulations/test_collection.py"],
+            f"{scaled(20)['MYCOMESH_TEST_SCALE']} times the tests' examples",
+            "the same examples each time; tombstones on the real mesh alone",
+            scaled(20),
+        ),
+        Sweep(
+            "kill rounds of real machines",
+            [*PYTEST, "tests/integration/test_soak.py"],
+            f"{scaled(200)['MYCOMESH_TEST_SCALE']} times the tests' duration",
+            "some seconds",
+            scaled(200),
+        ),
+        Sweep("all tests on the disk", [*PYTEST, "--dist", "worksteal"], "once", "in memory", {"TMPDIR": "/var/tmp"}),
+    ]
+    for mesh in ("real", "plain"):
+        for name in SCENARIOS:
+            command = [sys.executable, "-m", "tools", "simulate", name, "--mesh", mesh, "--jobs", jobs]
+            command += ["--seeds", f"1..{seeds}"] if seeds > 1 else ["--seed", "1"]
+            found.append(
+                Sweep(f"{name}, {mesh} mesh", command, f"{seeds} seeds", "one seed, and seeds that failed once")
+            )
+    found += [
+        Sweep(
+            f"fuzzing {target}",
+            [sys.executable, "-m", "tests.fuzz", target, "--seconds", str(seconds)],
+            f"{seconds} s",
+            "150 examples",
+        )
+        for target in sorted(TARGETS)
+    ]
+    return found
+
+
+def run(sweep: Sweep) -> tuple[bool, float, str]:
+    """Return (passed, seconds, last line of the output); print the output of a failure."""
+    started = time.monotonic()
+    done = subprocess.run(
+        sweep.command,
+        cwd=ROOT,
+        env=os.environ | sweep.environ,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    lines = done.stdout.strip().splitlines()
+    if done.returncode:
+        print(done.stdout)
+    return done.returncode == 0, time.monotonic() - started, lines[-1] if lines else ""
+
+
+def page(share: float, rows: list[str]) -> str:
+    """Return the text of docs/bench/long.md."""
+    day = time.strftime("%Y-%m-%d")
+    head = [
+        "# Long runs",
+        "",
+        "`make long` writes this page: the last results of the runs that are too long for `make test`.",
+        f"Run on {day} at a share of {share:g} of full scale, on {os.cpu_count()} processors.",
+        "",
+        "| Run | Scale | In `make test` | Result | Seconds |",
+        "|---|---|---|---|---|",
+    ]
+    return "\n".join([*head, *rows]) + "\n"
+
+
+def main() -> int:
+    """Run all sweeps, and write the page after each."""
+    parser = argparse.ArgumentParser(prog="python -m tests.long", description="Run sweeps that take hours.")
+    parser.add_argument("--share", type=float, default=1.0, help="of full scale (default 1)")
+    parser.add_argument("--only", default="", help="runs whose name contains this")
+    args = parser.parse_args()
+    rows, failed = [], 0
+    for sweep in sweeps(args.share):
+        if args.only not in sweep.name:
+            continue
+        passed, seconds, last = run(sweep)
+        failed += not passed
+        print(f"{'passed' if passed else 'FAILED'}: {sweep.name} ({seconds:.0f} s): {last}", flush=True)
+        result = "passed" if passed else f"failed: {last.replace('|', ' ')[:100]}"
+        rows.append(f"| {sweep.name} | {sweep.scale} | {sweep.sample} | {result} | {seconds:.0f} |")
+        PAGE.write_text(page(args.share, rows))
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
