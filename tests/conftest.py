@@ -53,7 +53,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in the background: a no
 
 @pytest.fixture(scope="session")
 def alone(tmp_path_factory):
-    """Have mDNS on this machine's loopback to oneself: whoever speaks there is heard by the tests of all workers."""
+    """Have mDNS on the loopback of this machine to oneself: otherwise the tests of all workers hear each other."""
 
     @contextlib.contextmanager
     def held():
