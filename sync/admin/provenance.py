@@ -23,11 +23,11 @@ from mycomesh.sync.schema.names import Names
 from mycomesh.sync.schema.policy import Policies
 from mycomesh.sync.sqlite.identifiers import fold
 from mycomesh.sync.sqlite.table_spec import Column, KeyKind, Row, encode_key, read_table, user_tables
-from mycomesh.sync.storage.change_log import Leaf
+from mycomesh.sync.storage.change_log import StoredEntry
 from mycomesh.sync.storage.pending_log import key_names, pending_name
 from mycomesh.sync.storage.row_view import RowView
 from mycomesh.sync.storage.store import Store
-from mycomesh.sync.storage.table import Table, birth_key
+from mycomesh.sync.storage.table import Table, insert_key
 
 __all__ = ["Loss", "Provenance", "Written", "read_provenance"]
 
@@ -97,10 +97,10 @@ def read_provenance(path: Path, table: str, key: str) -> Provenance:
     with contextlib.closing(Store(str(path), read_only=True)) as store, store.reading():
         found = _table(store, table)
         for row in _candidates(found, key):
-            leaves = found.log.leaves(row)
+            stored_entries = found.log.entries_of_row(row)
             pending = _pending(found, row)
-            if leaves or pending:
-                return _provenance(found, row, leaves, pending=pending)
+            if stored_entries or pending:
+                return _provenance(found, row, stored_entries, pending=pending)
     raise PolicyError(
         f"{found.spec.name} has no row {key!r}, and none is known to be deleted: check the key (a JSON array if it has several"
         " columns); a delete is forgotten once every member has seen it"
@@ -132,7 +132,7 @@ def _candidates(table: Table, key: str) -> Iterator[Row]:
     """Yield the rows that a key may refer to, the most likely first."""
     site, at, hlc = key.partition("@")
     if at and len(site) == 32 and hlc.isdecimal() and set(site) <= set("0123456789abcdef"):
-        yield table.locate(birth_key(bytes.fromhex(site), int(hlc)))
+        yield table.locate(insert_key(bytes.fromhex(site), int(hlc)))
     if table.spec.kind is not KeyKind.KEYED:
         if key.removeprefix("-").isdecimal():
             yield int(key)
@@ -185,18 +185,18 @@ def _pending(table: Table, row: Row) -> bool:
 # ---- from a row to its provenance
 
 
-def _provenance(table: Table, row: Row, leaves: list[Leaf], *, pending: bool) -> Provenance:
-    view = RowView(table, row, table.rows.read(row), leaves)
+def _provenance(table: Table, row: Row, stored_entries: list[StoredEntry], *, pending: bool) -> Provenance:
+    view = RowView(table, row, table.rows.read(row), stored_entries)
     existence: Written | None = None
     cells: list[Written] = []
     dead = False
-    for leaf, entry in zip(view.leaves, view.entries, strict=True):
+    for stored, entry in zip(view.stored, view.entries, strict=True):
         if entry.mask & EXISTENCE:
-            existence, dead = _written(table, leaf, "", None), entry.dead
-        values = json.loads(values_text(view.values(leaf, entry.mask & ~EXISTENCE)))
-        cells += [_written(table, leaf, name, shortened(value)) for name, value in values.items()]
-    key = key_text(table.key(row, leaves) if leaves else row)
-    if leaves and not pending:
+            existence, dead = _written(table, stored, "", None), entry.dead
+        values = json.loads(values_text(view.values(stored, entry.mask & ~EXISTENCE)))
+        cells += [_written(table, stored, name, shortened(value)) for name, value in values.items()]
+    key = key_text(table.key(row, stored_entries) if stored_entries else row)
+    if stored_entries and not pending:
         state = DELETED if dead else SHOWN if view.present is not None and view.visible else HIDDEN
     else:  # the write has no stamp yet, so only the user's table shows its effect
         state = DELETED if view.present is None else SHOWN
@@ -209,8 +209,8 @@ def _provenance(table: Table, row: Row, leaves: list[Leaf], *, pending: bool) ->
     return Provenance(name, key, state, existence, ordered, losses, parked[0] if parked else "", pending)
 
 
-def _written(table: Table, leaf: Leaf, column: str, value: Any) -> Written:
-    site_number, hlc = leaf[:2]
+def _written(table: Table, stored: StoredEntry, column: str, value: Any) -> Written:
+    site_number, hlc = stored[:2]
     return Written(column, value, time_text(ms_from_hlc(hlc)), table.store.site(site_number).hex(), hlc)
 
 

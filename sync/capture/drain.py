@@ -46,7 +46,7 @@ from mycomesh.sync.storage.row_view import (
     retyped,
     shrink,
 )
-from mycomesh.sync.storage.table import Table, birth_key
+from mycomesh.sync.storage.table import Table, insert_key
 from mycomesh.sync.wire.bundle import Group, Kind, Section
 
 __all__ = ["CHUNK_BYTES_MAX", "CHUNK_ROWS_MAX", "EDIT_WEIGHT", "Drained", "Times", "captured_ms", "drain_table"]
@@ -345,10 +345,10 @@ def _drain_rows(table: Table, site_number: int, rows: dict[Row, _PendingRow]) ->
     groups: dict[tuple[Kind, int], Group] = {}
     columns, all_too_large = table.columns, 0
     holds = table.held.any()
-    leaves = table.log.leaves_of(list(rows))
+    stored_entries = table.log.entries_of_rows(list(rows))
     for row, pending in rows.items():
         present = None if pending.values is None else dict(zip(columns.local, pending.values, strict=True))
-        view = RowView(table, row, present, leaves[row], holds=holds)
+        view = RowView(table, row, present, stored_entries[row], holds=holds)
         by_insert = isinstance(row, int) and table.spec.kind is not KeyKind.ROWID
         too_large = _too_large(view, pending)
         all_too_large |= too_large
@@ -481,9 +481,9 @@ def _change_in_portions(
 def _record_unseen(view: RowView, key: Any, stamp: tuple[int, bytes], masks: list[int]) -> None:
     """Record values that a local write supersedes and that its user never saw: they were parked, or hidden by a delete."""
     table = view.table
-    for leaf, entry, mask in zip(view.leaves, view.entries, masks, strict=True):
+    for stored, entry, mask in zip(view.stored, view.entries, masks, strict=True):
         lost = table.columns.names_of(entry.mask & ~mask & ~EXISTENCE)
-        held = unseen_values(view, {name: value for name, value in view.held(leaf).items() if name in lost})
+        held = unseen_values(view, {name: value for name, value in view.held(stored).items() if name in lost})
         if held:
             loser = records.Loser(key, held, entry.stamp, entry.dead)
             records.record_conflict(table, loser, stamp, view.present, ms_from_hlc(stamp[0]))
@@ -507,7 +507,7 @@ def _change(
     prior = encode_prior(priors_of(view, site_number, mask))
     by_insert = isinstance(view.row, int) and table.spec.kind is not KeyKind.ROWID
     is_insert = by_insert and not view.visible
-    key = birth_key(site, hlc) if is_insert else view.key
+    key = insert_key(site, hlc) if is_insert else view.key
     outcome = join(view.entries, (hlc, site), mask)
     assert outcome.gained == mask, "a local stamp is greater than everything that it overwrites"
     if not by_insert:

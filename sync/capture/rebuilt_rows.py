@@ -17,7 +17,7 @@ from typing import Any
 
 from mycomesh.sync.merge.records import renumber_parked
 from mycomesh.sync.sqlite.identifiers import quoted
-from mycomesh.sync.storage.change_log import Leaf
+from mycomesh.sync.storage.change_log import StoredEntry
 from mycomesh.sync.storage.insert_runs import RUN_MAX
 from mycomesh.sync.storage.pending_log import OP_DELETE, OP_INSERT, key_names, pending_name
 from mycomesh.sync.storage.row_view import RowView, differing
@@ -181,14 +181,14 @@ def _compare(table: Table) -> None:
     db, comparisons = table.store.db, COMPARISONS_MAX
 
     def read_leaves(rows: Sequence[int]) -> Sequence[Any]:
-        found = table.log.leaves_of(rows)
+        found = table.log.entries_of_rows(rows)
         return [found[row] for row in rows]
 
     def read_cells(rows: Sequence[int]) -> Sequence[Any]:
         found = table.rows.read_many(rows)
         return [found[row] for row in rows]
 
-    def matches(old: tuple[int, list[Leaf]], new: tuple[int, dict[str, Any]]) -> bool:
+    def matches(old: tuple[int, list[StoredEntry]], new: tuple[int, dict[str, Any]]) -> bool:
         nonlocal comparisons
         comparisons -= 1
         return comparisons >= 0 and not differing(RowView(table, old[0], new[1], old[1]))

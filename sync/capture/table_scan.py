@@ -228,7 +228,7 @@ def _restore_parked(table: Table, row: Row) -> bool:
     view = RowView.read(table, row)
     if not view.parked:
         return False
-    records.park(table, row, table.key(row, view.leaves), _REFUSED, view.owned(), table.store.clock.last >> 16)
+    records.park(table, row, table.key(row, view.stored), _REFUSED, view.owned(), table.store.clock.last >> 16)
     return True
 
 
@@ -261,12 +261,12 @@ def first_rows(table: Table, limit: int) -> list[Row]:
 
 def _suspect(view: RowView) -> bool:
     table = view.table
-    if not view.leaves or not view.visible or differing(view):
+    if not view.stored or not view.visible or differing(view):
         return True
     if not table.columns.counters:
         return False
     owned, present = view.owned(), view.present or {}
-    held = {name for leaf in view.leaves for name in view.held(leaf)}
+    held = {name for stored in view.stored for name in view.held(stored)}
     counted = {name: value for name, value in owned.items() if name in table.columns.counters}
     if not counted.keys() <= held:
         return True  # no drain has made registers of a counter since the column was declared one

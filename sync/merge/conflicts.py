@@ -44,11 +44,11 @@ def record_conflicts(
     stamp = (change.hlc, table.store.site(change.site_number))
     made = 0
     # Cells that the change takes from entries of this row.
-    for leaf, entry, mask in zip(view.leaves, view.entries, masks, strict=True):
+    for stored, entry, mask in zip(view.stored, view.entries, masks, strict=True):
         lost = entry.mask & ~mask
         if lost and entry.stamp != stamp:
             bits = _concurrent_bits(table, stamp, change.prior, entry.stamp, lost, whole=change.mask & EXISTENCE != 0)
-            values = _differing(view.values(leaf, bits & ~EXISTENCE), change.values)
+            values = _differing(view.values(stored, bits & ~EXISTENCE), change.values)
             if values or (entry.dead and bits):
                 won = None if change.dead else change.values
                 loser = records.Loser(change.key, values, entry.stamp, entry.dead)
@@ -58,14 +58,14 @@ def record_conflicts(
     for entry in view.entries:
         if entry.stamp == stamp:
             refused &= ~entry.mask
-    for leaf, entry in zip(view.leaves, view.entries, strict=True):
+    for stored, entry in zip(view.stored, view.entries, strict=True):
         # An insert or a delete of the whole row supersedes every lower cell, also those that its entry does not own.
         whole = entry.mask & EXISTENCE != 0
         lost = refused if whole else refused & entry.mask
         if lost and entry.stamp > stamp:
-            bits = _concurrent_bits(table, entry.stamp, leaf[5], stamp, lost, whole=whole)
+            bits = _concurrent_bits(table, entry.stamp, stored[5], stamp, lost, whole=whole)
             values = {name: change.values[name] for name in table.columns.names_of(bits & ~EXISTENCE)}
-            winner_values = view.values(leaf, entry.mask & ~EXISTENCE)
+            winner_values = view.values(stored, entry.mask & ~EXISTENCE)
             values = _differing(values, winner_values)
             refused &= ~lost
             if values or (change.dead and bits):

@@ -69,7 +69,7 @@ def update_registers(view: RowView, site_number: int, mask: int, *, silent: bool
     """
     table = view.table
     present = dict(view.present or {})
-    held = {name: value for leaf in view.leaves for name, value in view.held(leaf).items()}
+    held = {name: value for stored in view.stored for name, value in view.held(stored).items()}
     owned = 0
     for entry in view.entries:
         owned |= entry.mask
@@ -130,7 +130,9 @@ def unseen_values(view: RowView, held: Mapping[str, Any]) -> dict[str, Any]:
     """
     counters = view.table.columns.counters
     if not counters or any(
-        name in view.table.columns.local and name not in counters for leaf in view.leaves for name in view.held(leaf)
+        name in view.table.columns.local and name not in counters
+        for stored in view.stored
+        for name in view.held(stored)
     ):
         return dict(held)
     return {name: value for name, value in held.items() if name not in counters and share_column(name) not in counters}
@@ -138,9 +140,9 @@ def unseen_values(view: RowView, held: Mapping[str, Any]) -> dict[str, Any]:
 
 def _hold_base(view: RowView, column: str, bit: int) -> None:
     present = view.present or {}
-    for leaf, entry in zip(view.leaves, view.entries, strict=True):
+    for stored, entry in zip(view.stored, view.entries, strict=True):
         if entry.mask & bit:
-            view.table.held.write(leaf[0], leaf[1], view.held(leaf) | {column: present[column]})
+            view.table.held.write(stored[0], stored[1], view.held(stored) | {column: present[column]})
 
 
 def _total(base: Any, shares: Iterable[Any]) -> Any:

@@ -44,7 +44,7 @@ def drop_columns(table: Table, columns: Collection[str]) -> None:
     for rows in _rows(table):
         for view in RowView.read_many(table, rows):
             if any(entry.mask & mask for entry in view.entries):
-                shrink(view, [entry.mask & ~mask for entry in view.entries], table.key(view.row, view.leaves))
+                shrink(view, [entry.mask & ~mask for entry in view.entries], table.key(view.row, view.stored))
     table.log.flush()
 
 

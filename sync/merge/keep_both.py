@@ -21,9 +21,9 @@ from typing import Any
 from mycomesh.sync.crdt.lattice import EXISTENCE
 from mycomesh.sync.merge import records
 from mycomesh.sync.sqlite.table_spec import KeyKind, Row
-from mycomesh.sync.storage.change_log import Leaf
+from mycomesh.sync.storage.change_log import StoredEntry
 from mycomesh.sync.storage.row_view import RowView
-from mycomesh.sync.storage.table import BIRTH_KEY_SIZE, Table
+from mycomesh.sync.storage.table import INSERT_KEY_SIZE, Table
 from mycomesh.sync.wire.bundle import Kind, Section
 
 __all__ = [
@@ -77,7 +77,7 @@ def assign_id(table: Table, view: RowView, registers: Mapping[str, Any]) -> IdAs
     if holder.present is None:
         return IdAssignment(wanted, wanted, None)
     mine = RowView.read(table, view.row)
-    claim, other = _claim_leaf(mine), _claim_leaf(holder)
+    claim, other = _claim_entry(mine), _claim_entry(holder)
     # One of them was written by the application and has no stamp yet. Once it has, the retry queue compares the claims.
     if claim is None or other is None:
         return IdAssignment(wanted, _other_id(table, mine), None)
@@ -98,11 +98,11 @@ def record_assignment(table: Table, before: Row, row: Row, assignment: IdAssignm
         return
     winner = assignment.winner or (None, None)
     db.execute("INSERT INTO mycomesh_moved VALUES(?, ?, ?, ?, ?)", (table.table_id, row, assignment.wanted, *winner))
-    leaf = _claim_leaf(RowView.read(table, row))
-    if assignment.winner is None or leaf is None:
+    stored = _claim_entry(RowView.read(table, row))
+    if assignment.winner is None or stored is None:
         return
     records.record_reassigned_id(
-        table, assignment.wanted, assignment.id, _stamp(table, leaf), _stamp(table, assignment.winner)
+        table, assignment.wanted, assignment.id, _stamp(table, stored), _stamp(table, assignment.winner)
     )
     # The drain writes the computed id at the site that inserted the row (`id_to_settle`). At other sites it finds nothing to do.
     table.pending.look_again(row)
@@ -133,7 +133,8 @@ def id_to_settle(view: RowView, site_number: int) -> int:
     table = view.table
     column = table.spec.id_column
     own = any(
-        leaf[0] == site_number and entry.mask & EXISTENCE for leaf, entry in zip(view.leaves, view.entries, strict=True)
+        stored[0] == site_number and entry.mask & EXISTENCE
+        for stored, entry in zip(view.stored, view.entries, strict=True)
     )
     return 1 << table.columns.bits[column] if own and view.owned().get(column) != view.row else 0
 
@@ -164,7 +165,7 @@ def _is_id(key: Any) -> bool:
 
 
 def _is_insert_or_legacy(key: Any) -> bool:
-    return type(key) is bytes and (key[:1], len(key)) in ((b"\x00", BIRTH_KEY_SIZE), (_LEGACY, LEGACY_KEY_SIZE))
+    return type(key) is bytes and (key[:1], len(key)) in ((b"\x00", INSERT_KEY_SIZE), (_LEGACY, LEGACY_KEY_SIZE))
 
 
 def legacy_key(row: int) -> bytes:
@@ -187,8 +188,8 @@ def rows_wanting(table: Table, wanted: int) -> list[Row]:
 
 def deleted_up_to(table: Table, wanted: Any) -> tuple[int, bytes]:
     """Return the stamp up to which inserts of an id are deleted by a delete from before the table kept both rows."""
-    leaves = table.log.leaves(legacy_key(wanted)) if type(wanted) is int else []
-    return max((_stamp(table, leaf) for leaf in leaves), default=(0, b""))
+    stored_entries = table.log.entries_of_row(legacy_key(wanted)) if type(wanted) is int else []
+    return max((_stamp(table, stored) for stored in stored_entries), default=(0, b""))
 
 
 def convert(table: Table) -> None:
@@ -213,49 +214,53 @@ def _convert_row(view: RowView) -> int:
     assert isinstance(view.row, int)
     ended = next((entry.stamp for entry in view.entries if entry.dead), None)
     if not view.visible and ended is None:
-        return _drop(view, list(view.leaves))
-    key = table.key(view.row, view.leaves) if view.visible else legacy_key(view.row)
+        return _drop(view, list(view.stored))
+    key = table.key(view.row, view.stored) if view.visible else legacy_key(view.row)
     waiting = []
-    for leaf, entry in zip(view.leaves, view.entries, strict=True):
+    for stored, entry in zip(view.stored, view.entries, strict=True):
         if not view.visible and not entry.dead:
-            waiting.append(leaf)  # an update of a deleted row: it waits for an insert
+            waiting.append(stored)  # an update of a deleted row: it waits for an insert
             continue
-        values = list(view.values(leaf, entry.mask & ~EXISTENCE).values())
-        digest = table.digests.entry(leaf[0], leaf[1], entry.mask, key, values, dead=entry.dead)
+        values = list(view.values(stored, entry.mask & ~EXISTENCE).values())
+        digest = table.digests.entry(stored[0], stored[1], entry.mask, key, values, dead=entry.dead)
         row = view.row if view.present is not None else key
-        table.log.replace(leaf, (leaf[0], leaf[1], row, leaf[3], digest, leaf[5]))
+        table.log.replace(stored, (stored[0], stored[1], row, stored[3], digest, stored[5]))
     if view.visible and view.present is None:  # parked
         records.rename_parked(table, view.row, key, view.row)
     return _drop(view, waiting)
 
 
-def _drop(view: RowView, leaves: list[Leaf]) -> int:
-    for leaf in leaves:
-        view.table.log.remove(leaf)
-        view.table.held.write(leaf[0], leaf[1], {})
-    return len(leaves)
+def _drop(view: RowView, stored_entries: list[StoredEntry]) -> int:
+    for stored in stored_entries:
+        view.table.log.remove(stored)
+        view.table.held.write(stored[0], stored[1], {})
+    return len(stored_entries)
 
 
-def _claim_leaf(view: RowView) -> Leaf | None:
+def _claim_entry(view: RowView) -> StoredEntry | None:
     """Return the entry that owns the id that the row wants."""
     bit = 1 << view.table.columns.bits[view.table.spec.id_column]
     return next(
-        (leaf for leaf, entry in zip(view.leaves, view.entries, strict=True) if entry.mask & bit and not entry.dead),
+        (
+            stored
+            for stored, entry in zip(view.stored, view.entries, strict=True)
+            if entry.mask & bit and not entry.dead
+        ),
         None,
     )
 
 
-def _stamp(table: Table, leaf: Leaf | tuple[int, int]) -> tuple[int, bytes]:
-    return leaf[1], table.store.site(leaf[0])
+def _stamp(table: Table, stored: StoredEntry | tuple[int, int]) -> tuple[int, bytes]:
+    return stored[1], table.store.site(stored[0])
 
 
 def _other_id(table: Table, view: RowView) -> int:
-    key = view.row if isinstance(view.row, bytes) else table.key(view.row, view.leaves)
+    key = view.row if isinstance(view.row, bytes) else table.key(view.row, view.stored)
     digest = hashlib.blake2b(key, digest_size=8, person=b"mycomesh-moved").digest()
     return -1 - int.from_bytes(digest, "big") % _IDS
 
 
-def _reassign(table: Table, holder: RowView, claim: Leaf, assignment: IdAssignment) -> None:
+def _reassign(table: Table, holder: RowView, claim: StoredEntry, assignment: IdAssignment) -> None:
     """Give the row that has an id another one; constraint errors pass through."""
     column = table.spec.id_column
     table.rows.update(holder.row, {column: assignment.id})

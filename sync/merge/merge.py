@@ -26,7 +26,7 @@ from mycomesh.sync.merge.dropped_columns import without_columns
 from mycomesh.sync.merge.row_keys import keys_of
 from mycomesh.sync.merge.unique_claims import later_claims
 from mycomesh.sync.sqlite.table_spec import KeyKind, Row
-from mycomesh.sync.storage.change_log import Leaf, pack_mask
+from mycomesh.sync.storage.change_log import StoredEntry, pack_mask
 from mycomesh.sync.storage.row_view import RowView, prior_from_wire, shrink
 from mycomesh.sync.storage.table import Table
 from mycomesh.sync.wire.bundle import Group, Kind, Section
@@ -228,11 +228,11 @@ def _resolve_same_stamp(table: Table, view: RowView, change: Change) -> tuple[bo
 
     Returns whether anything changed, and whether the row displaced another one.
     """
-    leaf = next((leaf for leaf in view.leaves if leaf[:2] == (change.site_number, change.hlc)), None)
-    if leaf is None or change.dead:
+    stored = next((stored for stored in view.stored if stored[:2] == (change.site_number, change.hlc)), None)
+    if stored is None or change.dead:
         return False, False
-    entry = view.entries[view.leaves.index(leaf)]
-    values = view.values(leaf, entry.mask)
+    entry = view.entries[view.stored.index(stored)]
+    values = view.values(stored, entry.mask)
     greater = {
         name: change.values[name]
         for name in values.keys() & change.values.keys()
@@ -249,7 +249,7 @@ def _resolve_same_stamp(table: Table, view: RowView, change: Change) -> tuple[bo
         )
     values |= greater
     digest = table.digests.entry(change.site_number, change.hlc, entry.mask, change.key, list(values.values()))
-    table.log.replace(leaf, (*leaf[:4], digest, leaf[5]))
+    table.log.replace(stored, (*stored[:4], digest, stored[5]))
     _, displaced = materialize(table, view, view.visible, view.owned() | greater, reinserted=False)
     table.log.flush()
     return True, displaced
@@ -265,7 +265,7 @@ def _survives_legacy_delete(table: Table, change: Change, stamp: tuple[int, byte
     if change.dead and change.key[:1] == b"\x01":
         for row in keep_both.rows_wanting(table, keep_both.legacy_id(change.key)):
             view = RowView.read(table, row)
-            key = table.key(row, view.leaves)
+            key = table.key(row, view.stored)
             masks = join(view.entries, stamp, EXISTENCE).masks
             left = [entry._replace(mask=mask) for entry, mask in zip(view.entries, masks, strict=True) if mask]
             if visible(left):
@@ -282,21 +282,23 @@ def _survives_legacy_delete(table: Table, change: Change, stamp: tuple[int, byte
 def _write_entry(table: Table, view: RowView, change: Change, gained: int) -> None:
     """Write the entry of the change, joined with the cells that its stamp already owns."""
     columns = table.columns
-    earlier: Leaf | None = next((leaf for leaf in view.leaves if leaf[:2] == (change.site_number, change.hlc)), None)
+    earlier: StoredEntry | None = next(
+        (stored for stored in view.stored if stored[:2] == (change.site_number, change.hlc)), None
+    )
     mask = gained
     values = {name: change.values[name] for name in columns.names_of(gained & ~EXISTENCE)}
     if earlier is not None:
-        own = view.entries[view.leaves.index(earlier)].mask
+        own = view.entries[view.stored.index(earlier)].mask
         values |= view.values(earlier, own & ~EXISTENCE)
         mask |= own
     cells = [values[name] for name in columns.names_of(mask & ~EXISTENCE)]
     dead = change.dead
     digest = table.digests.entry(change.site_number, change.hlc, mask, change.key, cells, dead=dead)
-    leaf = (change.site_number, change.hlc, view.row, pack_mask(mask, dead=dead), digest, change.prior)
+    stored = (change.site_number, change.hlc, view.row, pack_mask(mask, dead=dead), digest, change.prior)
     if earlier is None:
-        table.log.add(leaf)
+        table.log.add(stored)
     else:
-        table.log.replace(earlier, leaf)
+        table.log.replace(earlier, stored)
 
 
 def materialize(
@@ -353,7 +355,7 @@ def materialize(
     if view.row != row or (not reason and not view.plain):
         records.unpark(table, view.row)
     if reason:
-        key = table.key(view.row, view.leaves) if view.leaves else view.row
+        key = table.key(view.row, view.stored) if view.stored else view.row
         records.park(table, row, key, reason, target | cells, table.store.clock.last >> 16)
     return bool(reason), displaced or (assignment is not None and assignment.displaced)
 
@@ -433,7 +435,7 @@ def _displace(table: Table, row: Row, values: dict[str, Any]) -> bool:
 def park_row(table: Table, row: Row, reason: str) -> None:
     """Park a visible row. Runs inside a transaction in which every captured write has its stamp."""
     view = RowView.read(table, row)
-    key = table.key(row, view.leaves)
+    key = table.key(row, view.stored)
     target = view.owned()
     table.rows.delete(row)
     parked = _rename_to_key(table, view, row)
@@ -472,7 +474,7 @@ def _insert(table: Table, row: Row, values: dict[str, Any]) -> Row:
 def _rename_to_key(table: Table, view: RowView, row: Row) -> Row:
     """Rename a deleted row whose insert identifies it: it has no rowid, so its entries get the key of the insert."""
     if isinstance(row, int) and table.spec.kind is not KeyKind.ROWID:
-        key: bytes = table.key(row, view.leaves)
+        key: bytes = table.key(row, view.stored)
         table.log.rename_row(row, key)
         return key
     return row
@@ -492,11 +494,11 @@ def _hold(view: RowView, row: Row, target: dict[str, Any], extra: frozenset[str]
     hidden = {name: value for name, value in target.items() if all_of_it or name not in columns.local or name in extra}
     if not hidden and not table.held.any():
         return
-    before = {leaf[:2]: view.held(leaf) for leaf in view.leaves}
-    for leaf in table.log.leaves(row):
-        entry = table.log.entry(leaf)
+    before = {stored[:2]: view.held(stored) for stored in view.stored}
+    for stored in table.log.entries_of_row(row):
+        entry = table.log.entry(stored)
         names = columns.names_of(entry.mask & ~EXISTENCE)
         values = {name: hidden[name] for name in names if name in hidden}
-        known = before.get(leaf[:2], {})
+        known = before.get(stored[:2], {})
         if values.keys() != known.keys() or any(not same(value, known[name]) for name, value in values.items()):
-            table.held.write(leaf[0], leaf[1], values)
+            table.held.write(stored[0], stored[1], values)

@@ -16,7 +16,7 @@ from mycomesh.sync import codec
 from mycomesh.sync.crdt.hlc import ms_from_hlc
 from mycomesh.sync.sqlite.raw_text import is_raw
 from mycomesh.sync.sqlite.table_spec import Row
-from mycomesh.sync.storage.table import Table, birth_stamp
+from mycomesh.sync.storage.table import Table, insert_stamp
 
 __all__ = [
     "CONFLICTS_MAX",
@@ -176,7 +176,7 @@ def key_text(key: Any) -> str:
     if key[:1] == b"\x01":
         return str(int.from_bytes(key[1:], "big", signed=True))
     if key[:1] == b"\x00":
-        site, hlc = birth_stamp(key)
+        site, hlc = insert_stamp(key)
         return f"{site.hex()}@{hlc}"
     values = codec.decode(key, bytes_max=len(key))
     plain = [_plain(value) for value in values]

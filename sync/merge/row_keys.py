@@ -15,7 +15,7 @@ from mycomesh.sync.errors import DecodeError, KeyMismatchError
 from mycomesh.sync.merge.keep_both import LEGACY_KEY_SIZE
 from mycomesh.sync.sqlite.raw_text import is_raw, is_valid_raw
 from mycomesh.sync.sqlite.table_spec import KeyKind, TableSpec, encode_key
-from mycomesh.sync.storage.table import BIRTH_KEY_SIZE, Table, birth_key
+from mycomesh.sync.storage.table import INSERT_KEY_SIZE, Table, insert_key
 from mycomesh.sync.wire.bundle import Group, Kind
 
 __all__ = ["keys_of"]
@@ -57,7 +57,7 @@ def _keys_of(table: Table, group: Group) -> list[Any]:
         return group.keys
     if group.kind is not Kind.INSERT:
         raise DecodeError(f"{spec.name}: a change other than an insert has no row key")
-    insert_keys = [birth_key(group.site, hlc) for hlc in group.hlcs]
+    insert_keys = [insert_key(group.site, hlc) for hlc in group.hlcs]
     if spec.kind is KeyKind.KEYLESS:
         return insert_keys
     try:
@@ -71,10 +71,7 @@ def _keys_of(table: Table, group: Group) -> list[Any]:
         raise DecodeError(f"{spec.name}: NULL in a key that cannot be NULL")
     _check_kept(spec, values)
     # A NULL is never equal to another: with one in its key, a row is named by the stamp of its insert.
-    return [
-        insert_key if None in key else encode_key(spec, key)
-        for insert_key, key in zip(insert_keys, values, strict=True)
-    ]
+    return [own_key if None in key else encode_key(spec, key) for own_key, key in zip(insert_keys, values, strict=True)]
 
 
 def _check_kept(spec: TableSpec, keys: Sequence[Sequence[Any]]) -> None:
@@ -94,7 +91,7 @@ def _check_key(table: Table, key: Any) -> None:
     codec.require(type(key) is bytes and key, f"{spec.name}: a row key is not bytes")
     if key[:1] == b"\x00":
         codec.require(
-            len(key) == BIRTH_KEY_SIZE, f"{spec.name}: a row key made of the stamp of an insert has the wrong size"
+            len(key) == INSERT_KEY_SIZE, f"{spec.name}: a row key made of the stamp of an insert has the wrong size"
         )
         return
     if spec.id_column and key[:1] == b"\x01":

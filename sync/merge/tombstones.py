@@ -16,7 +16,7 @@ from mycomesh.sync.crdt.version_vector import Vector
 from mycomesh.sync.merge import records
 from mycomesh.sync.merge.merge import materialize
 from mycomesh.sync.sqlite.table_spec import Row
-from mycomesh.sync.storage.change_log import Leaf
+from mycomesh.sync.storage.change_log import StoredEntry
 from mycomesh.sync.storage.row_view import RowView, shrink
 from mycomesh.sync.storage.table import Table
 
@@ -44,12 +44,12 @@ def collect(table: Table, stable: int, limit: int) -> int:
         f"SELECT place, hlc, row, mask, digest, prior FROM {table.log.name} WHERE mask = 0 AND hlc <= ?"
         " ORDER BY hlc, place LIMIT ?"
     )
-    leaves: list[Leaf] = table.store.db.execute(listing, (stable, limit)).fetchall()
-    for leaf in leaves:
-        table.log.remove(leaf)
-        _raise_watermark(table, leaf[0], leaf[1])
+    stored_entries: list[StoredEntry] = table.store.db.execute(listing, (stable, limit)).fetchall()
+    for stored in stored_entries:
+        table.log.remove(stored)
+        _raise_watermark(table, stored[0], stored[1])
     table.log.flush()
-    return len(leaves)
+    return len(stored_entries)
 
 
 def watermarks(table: Table) -> Vector:
@@ -103,15 +103,15 @@ def forget(table: Table, absent: Sequence[tuple[int, int]], wall_ms: int) -> int
 
 def _forget_row(table: Table, row: Row, gone: set[tuple[int, int]], wall_ms: int) -> bool:
     view = RowView.read(table, row)
-    going = [leaf[:2] in gone and not entry.dead for leaf, entry in zip(view.leaves, view.entries, strict=True)]
+    going = [stored[:2] in gone and not entry.dead for stored, entry in zip(view.stored, view.entries, strict=True)]
     kept = [entry for entry, goes in zip(view.entries, going, strict=True) if not goes]
     if not any(going) or visible(kept):
         return False
     alive = view.visible
-    key = table.key(row, view.leaves) if view.leaves else row
+    key = table.key(row, view.stored) if view.stored else row
     ends = max(entry.stamp for entry, goes in zip(view.entries, going, strict=True) if goes)
-    for leaf, entry, goes in zip(view.leaves, view.entries, going, strict=True):
-        values = view.values(leaf, entry.mask & ~EXISTENCE)
+    for stored, entry, goes in zip(view.stored, view.entries, going, strict=True):
+        values = view.values(stored, entry.mask & ~EXISTENCE)
         if alive and not goes and not entry.dead and values:
             records.record_conflict(table, records.Loser(key, values, entry.stamp, dead=False), ends, None, wall_ms)
     names = {name for entry in kept for name in table.columns.names_of(entry.mask & ~EXISTENCE)}

@@ -25,10 +25,10 @@ from mycomesh.sync.crdt.lattice import EXISTENCE
 from mycomesh.sync.errors import DecodeError, ForeignFileError
 from mycomesh.sync.merge import records
 from mycomesh.sync.sqlite.table_spec import Row
-from mycomesh.sync.storage.change_log import Leaf, unpack_mask
+from mycomesh.sync.storage.change_log import StoredEntry, unpack_mask
 from mycomesh.sync.storage.row_view import RowView
 from mycomesh.sync.storage.store import Store
-from mycomesh.sync.storage.table import Table, birth_key
+from mycomesh.sync.storage.table import Table, insert_key
 
 __all__ = ["RENEWALS_MAX", "Site", "restamp_all"]
 
@@ -202,23 +202,23 @@ def _restamp_one(table: Table, row: Row, old: tuple[int, int], new: tuple[int, i
     """Replace the stamp (site number, hlc) of one entry, and the row key where that is the stamp of the row's insert."""
     site = table.store.site
     view = RowView.read(table, row)
-    leaf = next(leaf for leaf in view.leaves if leaf[:2] == old)
-    mask, dead = unpack_mask(leaf[3])
-    key = table.key(row, view.leaves)
-    named = mask & EXISTENCE and not dead and key == birth_key(site(old[0]), old[1])
+    stored = next(stored for stored in view.stored if stored[:2] == old)
+    mask, dead = unpack_mask(stored[3])
+    key = table.key(row, view.stored)
+    named = mask & EXISTENCE and not dead and key == insert_key(site(old[0]), old[1])
     if named:
-        key = birth_key(site(new[0]), new[1])
+        key = insert_key(site(new[0]), new[1])
     name = key if named and isinstance(row, bytes) else row
-    values = view.values(leaf, mask & ~EXISTENCE)
-    held = view.held(leaf)
+    values = view.values(stored, mask & ~EXISTENCE)
+    held = view.held(stored)
     table.held.write(*old, {})
-    table.log.remove(leaf)
+    table.log.remove(stored)
     digest = table.digests.entry(*new, mask, key, list(values.values()), dead=dead)
-    table.log.add((*new, name, leaf[3], digest, leaf[5]))
+    table.log.add((*new, name, stored[3], digest, stored[5]))
     if held:
         table.held.write(*new, held)
     if named:
-        _rename(table, view, leaf, name, key)
+        _rename(table, view, stored, name, key)
 
 
 def _read_restamp(stored: object) -> Restamp | None:
@@ -230,12 +230,12 @@ def _read_restamp(stored: object) -> Restamp | None:
     return Restamp(site_number, after) if type(site_number) is type(after) is int else None
 
 
-def _rename(table: Table, view: RowView, insert: Leaf, name: Row, key: bytes) -> None:
+def _rename(table: Table, view: RowView, insert: StoredEntry, name: Row, key: bytes) -> None:
     """Give a row the key of its insert's new stamp: update its other entries, and its record if it is parked."""
-    for leaf, entry in zip(view.leaves, view.entries, strict=True):
-        if leaf is not insert:
-            values = view.values(leaf, entry.mask & ~EXISTENCE)
-            digest = table.digests.entry(leaf[0], leaf[1], entry.mask, key, list(values.values()), dead=entry.dead)
-            table.log.replace(leaf, (*leaf[:2], name, leaf[3], digest, leaf[5]))
+    for stored, entry in zip(view.stored, view.entries, strict=True):
+        if stored is not insert:
+            values = view.values(stored, entry.mask & ~EXISTENCE)
+            digest = table.digests.entry(stored[0], stored[1], entry.mask, key, list(values.values()), dead=entry.dead)
+            table.log.replace(stored, (*stored[:2], name, stored[3], digest, stored[5]))
     if name != view.row:
         records.rename_parked(table, view.row, name, key)

@@ -19,14 +19,14 @@ import apsw
 
 from mycomesh.sync.crdt.lattice import EXISTENCE, Entry
 from mycomesh.sync.errors import DecodeError
+from mycomesh.sync.sqlite.table_spec import Row
 from mycomesh.sync.storage.insert_runs import RUN_MIN, InsertRun, InsertRuns
 from mycomesh.sync.storage.store import Store
 
-__all__ = ["ChangeLog", "Leaf", "changes_name", "pack_mask", "unpack_mask"]
+__all__ = ["ChangeLog", "StoredEntry", "changes_name", "pack_mask", "unpack_mask"]
 
-Row = int | bytes
 # (site number, hlc, row, mask, digest, prior): a row of the table. A plain tuple, because one is made for each row merged.
-Leaf = tuple[int, int, Any, Any, int, bytes | None]
+StoredEntry = tuple[int, int, Any, Any, int, bytes | None]
 _LOW = 0xFFFF_FFFF
 _SUM = (1 << 64) - 1
 _TWICE = "one stamp for two rows: its site is forged, or went back behind what it had told"
@@ -65,8 +65,8 @@ class ChangeLog:
         self.sums = (0, 0)
         self._delta = [0, 0, 0]  # count, low lane, high lane of the running transaction
         # Writes of the running transaction that are not in the file yet; every read flushes them first.
-        self._adds: list[Leaf] = []
-        self._replaces: dict[tuple[int, int], Leaf] = {}
+        self._adds: list[StoredEntry] = []
+        self._replaces: dict[tuple[int, int], StoredEntry] = {}
         self._removes: list[tuple[int, int]] = []
 
     def create(self) -> None:
@@ -117,17 +117,17 @@ class ChangeLog:
 
     # ---- reading
 
-    def leaves(self, row: Row) -> list[Leaf]:
+    def entries_of_row(self, row: Row) -> list[StoredEntry]:
         """Return the entries of one row, ordered by (site number, hlc)."""
-        return self.leaves_of([row])[row]
+        return self.entries_of_rows([row])[row]
 
-    def leaves_of(self, rows: Sequence[Row]) -> dict[Row, list[Leaf]]:
+    def entries_of_rows(self, rows: Sequence[Row]) -> dict[Row, list[StoredEntry]]:
         """Return the entries of many rows at once."""
         self.flush()
-        found: dict[Row, list[Leaf]] = {row: [] for row in rows}
+        found: dict[Row, list[StoredEntry]] = {row: [] for row in rows}
         listing = f"SELECT place, hlc, row, mask, digest, prior FROM {self.name} WHERE row = ? ORDER BY place, hlc"
-        for leaf in self._store.db.executemany(listing, [(row,) for row in found]):
-            found[leaf[2]].append(leaf)
+        for stored in self._store.db.executemany(listing, [(row,) for row in found]):
+            found[stored[2]].append(stored)
         for row, run in self.runs.of_rows(sorted(row for row in found if isinstance(row, int))):
             bisect.insort(found[row], _packed(run, row - run.row))
         return found
@@ -167,8 +167,8 @@ class ChangeLog:
         self.flush()
         listing = f"SELECT hlc, row, mask FROM {self.name} WHERE place = ? AND hlc BETWEEN ? AND ?"
         found: dict[int, tuple[Row, int]] = {}
-        for hlc, row, stored in self._store.db.execute(listing, (site_number, low, high)):
-            mask, dead = unpack_mask(stored)
+        for hlc, row, packed in self._store.db.execute(listing, (site_number, low, high)):
+            mask, dead = unpack_mask(packed)
             found[hlc] = row, 0 if dead else mask
         for run in self.runs.after(site_number, low - 1, high):
             mask, _ = unpack_mask(run.mask)
@@ -192,12 +192,12 @@ class ChangeLog:
         ).fetchone()
         return found is not None or self.runs.overlaps_rows(low, high)
 
-    def entry(self, leaf: Leaf) -> Entry:
+    def entry(self, stored: StoredEntry) -> Entry:
         """Return the entry in the form that the lattice joins."""
-        stored = leaf[3]
+        packed = stored[3]
         # Nearly every mask is stored as the integer that it is, and this runs for each entry that a drain or a merge reads.
-        mask, dead = (stored, False) if type(stored) is int and stored else unpack_mask(stored)
-        return Entry((leaf[1], self._store.site(leaf[0])), mask, dead)
+        mask, dead = (packed, False) if type(packed) is int and packed else unpack_mask(packed)
+        return Entry((stored[1], self._store.site(stored[0])), mask, dead)
 
     def scan(self, site_number: int, hlc: int, limit: int) -> list[tuple[int, int, Row, int]]:
         """Return up to `limit` (site number, hlc, row, digest) after a stamp, in stamp order."""
@@ -212,12 +212,12 @@ class ChangeLog:
 
     # ---- writing, inside a transaction
 
-    def add(self, leaf: Leaf) -> None:
+    def add(self, stored: StoredEntry) -> None:
         """Add an entry whose stamp is not in the log."""
-        self._adds.append(leaf)
+        self._adds.append(stored)
         self._delta[0] += 1
-        self._delta[1] += leaf[4] & _LOW
-        self._delta[2] += leaf[4] >> 32 & _LOW
+        self._delta[1] += stored[4] & _LOW
+        self._delta[2] += stored[4] >> 32 & _LOW
 
     def add_inserts(
         self,
@@ -247,7 +247,7 @@ class ChangeLog:
             else:
                 self._adds += [(site_number, hlcs[at], rows[at], mask, digests[at], None) for at in range(start, end)]
 
-    def replace(self, old: Leaf, new: Leaf) -> None:
+    def replace(self, old: StoredEntry, new: StoredEntry) -> None:
         """Give the entry of one stamp another row, mask, digest or prior."""
         self._replaces[old[:2]] = new
         self._delta[1] += (new[4] & _LOW) - (old[4] & _LOW)
@@ -260,12 +260,12 @@ class ChangeLog:
             self._delta[2] += sign * sum(digest >> 32 & _LOW for digest in values)
         self.runs.remask(run, mask, digests)
 
-    def remove(self, leaf: Leaf) -> None:
+    def remove(self, stored: StoredEntry) -> None:
         """Remove an entry that owns nothing."""
-        self._removes.append(leaf[:2])
+        self._removes.append(stored[:2])
         self._delta[0] -= 1
-        self._delta[1] -= leaf[4] & _LOW
-        self._delta[2] -= leaf[4] >> 32 & _LOW
+        self._delta[1] -= stored[4] & _LOW
+        self._delta[2] -= stored[4] >> 32 & _LOW
 
     def unpack(self, site_number: int, hlc: int) -> None:
         """Make an entry of a run a plain one, which can have held values and another name of its row."""
@@ -284,30 +284,30 @@ class ChangeLog:
         removes, self._removes = self._removes, []
         replaces, self._replaces = self._replaces, {}
         adds, self._adds = self._adds, []
-        loose: list[Leaf] = []
+        loose: list[StoredEntry] = []
         if removes or replaces:
             taken, pieces = self.runs.take({*removes, *replaces})
             loose += pieces
-            loose += [leaf for stamp, leaf in replaces.items() if stamp in taken]
+            loose += [stored for stamp, stored in replaces.items() if stamp in taken]
             removes = [stamp for stamp in removes if stamp not in taken]
-            replaces = {stamp: leaf for stamp, leaf in replaces.items() if stamp not in taken}
+            replaces = {stamp: stored for stamp, stored in replaces.items() if stamp not in taken}
         if removes:
             db.executemany(f"DELETE FROM {self.name} WHERE place = ? AND hlc = ?", removes)
         if replaces:
             db.executemany(
                 f"UPDATE {self.name} SET row = ?, mask = ?, digest = ?, prior = ? WHERE place = ? AND hlc = ?",
-                [(*leaf[2:], *stamp) for stamp, leaf in replaces.items()],
+                [(*stored[2:], *stamp) for stamp, stored in replaces.items()],
             )
         if adds:
-            if any(True for _ in self.runs.of_stamps(sorted(leaf[:2] for leaf in adds))):
+            if any(True for _ in self.runs.of_stamps(sorted(stored[:2] for stored in adds))):
                 raise DecodeError(_TWICE)
             loose += adds
         if loose:
             self._insert(loose)
 
-    def _insert(self, leaves: Sequence[Leaf]) -> None:
+    def _insert(self, stored_entries: Sequence[StoredEntry]) -> None:
         try:
-            self._store.db.executemany(f"INSERT INTO {self.name} VALUES(?, ?, ?, ?, ?, ?)", leaves)
+            self._store.db.executemany(f"INSERT INTO {self.name} VALUES(?, ?, ?, ?, ?, ?)", stored_entries)
         except apsw.ConstraintError as error:
             raise DecodeError(_TWICE) from error
 
@@ -343,7 +343,7 @@ def _follows(before: Row, row: Row) -> bool:
     return isinstance(before, int) and isinstance(row, int) and row - before == 1
 
 
-def _packed(run: InsertRun, number: int) -> Leaf:
+def _packed(run: InsertRun, number: int) -> StoredEntry:
     return run.site_number, run.hlc + number, run.row + number, run.mask, run.digest(number), None
 
 

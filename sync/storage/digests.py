@@ -43,11 +43,11 @@ class Digests:
         """
         if dead:
             return 0
-        new_state, insert_key = self.prefix(site_number, mask)
+        new_state, own_key = self.prefix(site_number, mask)
         stamp = hlc.to_bytes(8, "big")
         if type(key) is not bytes:
             name = codec.encode(key)
-        elif mask & EXISTENCE and key == insert_key + stamp:
+        elif mask & EXISTENCE and key == own_key + stamp:
             name = _NO_KEY  # the key is the stamp of this very entry
         else:
             name = codec.bytes_head(len(key)) + key

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mycomesh.sync import codec
-from mycomesh.sync.storage.change_log import ChangeLog, Leaf
+from mycomesh.sync.storage.change_log import ChangeLog, StoredEntry
 from mycomesh.sync.storage.store import Store
 
 __all__ = ["HeldValues"]
@@ -29,10 +29,10 @@ class HeldValues:
         listing = "SELECT 1 FROM mycomesh_held WHERE id = ? LIMIT 1"
         return self._store.db.execute(listing, (self._table_id,)).fetchone() is not None
 
-    def read(self, leaf: Leaf) -> dict[str, Any]:
+    def read(self, stored: StoredEntry) -> dict[str, Any]:
         """Return the held values of one entry, by folded column name."""
         found = self._store.db.execute(
-            "SELECT content FROM mycomesh_held WHERE id = ? AND place = ? AND hlc = ?", (self._table_id, *leaf[:2])
+            "SELECT content FROM mycomesh_held WHERE id = ? AND place = ? AND hlc = ?", (self._table_id, *stored[:2])
         ).fetchone()
         if found is None:
             return {}

@@ -14,7 +14,7 @@ from mycomesh.sync.crdt.lattice import EXISTENCE
 from mycomesh.sync.crdt.version_vector import Range
 from mycomesh.sync.sqlite.identifiers import quoted
 from mycomesh.sync.sqlite.table_spec import KeyKind, Row
-from mycomesh.sync.storage.change_log import Leaf, unpack_mask
+from mycomesh.sync.storage.change_log import StoredEntry, unpack_mask
 from mycomesh.sync.storage.insert_runs import InsertRun
 from mycomesh.sync.storage.large_rows import CHANGE_BYTES_MAX, bytes_of
 from mycomesh.sync.storage.row_view import RowView, prior_to_wire
@@ -30,8 +30,8 @@ FEED_BYTES_MAX = 256 << 10
 # to 15 ms of its write lock (ADR 0012).
 FEED_EDIT_BYTES = FEED_BYTES_MAX // 64
 
-# (site, kind, mask) -> (clock, leaf, row, values) of the entries that become one group
-_Found = dict[tuple[bytes, Kind, int], list[tuple[int, Leaf, RowView, list[Any]]]]
+# (site, kind, mask) -> (clock, stored entry, row, values) of the entries that become one group
+_Found = dict[tuple[bytes, Kind, int], list[tuple[int, StoredEntry, RowView, list[Any]]]]
 
 
 def read_range(
@@ -48,12 +48,12 @@ def read_range(
     holds = table.held.any()
     rows = size = 0
     reached = after
-    for hlc, row, stored, prior, values in _entries(table, site_number, after, upto, rows_max):
+    for hlc, row, packed_mask, prior, values in _entries(table, site_number, after, upto, rows_max):
         if rows and size >= bytes_max:
             return list(groups.values()), reached, rows, size
         rows += 1
         reached = hlc
-        size += _append(table, groups, site, (site_number, hlc, row, stored, prior), values, holds=holds)
+        size += _append(table, groups, site, (site_number, hlc, row, packed_mask, prior), values, holds=holds)
     return list(groups.values()), upto if rows < rows_max else reached, rows, size
 
 
@@ -81,15 +81,15 @@ def read_rows(table: Table, rows: Sequence[Row], *, bytes_max: int) -> tuple[lis
             break
         count += 1
         view = RowView.read(table, row)
-        for leaf, entry in zip(view.leaves, view.entries, strict=True):
+        for stored, entry in zip(view.stored, view.entries, strict=True):
             kind = Kind.DELETE if entry.dead else Kind.INSERT if entry.mask & EXISTENCE else Kind.UPDATE
-            values = list(view.values(leaf, entry.mask & ~EXISTENCE).values())
+            values = list(view.values(stored, entry.mask & ~EXISTENCE).values())
             weight = 16 + sum(map(bytes_of, values))
             if size + weight > CHANGE_BYTES_MAX and parts[-1]:
                 parts.append({})
                 size = 0
             size += weight
-            parts[-1].setdefault((entry.stamp[1], kind, entry.mask), []).append((leaf[1], leaf, view, values))
+            parts[-1].setdefault((entry.stamp[1], kind, entry.mask), []).append((stored[1], stored, view, values))
     return [_groups(table, found) for found in parts], count
 
 
@@ -98,14 +98,14 @@ def _groups(table: Table, found: _Found) -> list[Group]:
     for (site, kind, mask), items in sorted(found.items(), key=lambda item: item[0]):
         items.sort(key=lambda item: item[0])
         # None if nothing was overwritten: an insert with priors would name its row in another form (`has_other_key_form`).
-        priors = [prior_to_wire(table, leaf[5], mask) for _, leaf, _, _ in items]
+        priors = [prior_to_wire(table, stored[5], mask) for _, stored, _, _ in items]
         groups.append(
             Group(
                 site,
                 kind,
                 () if kind is Kind.DELETE else table.columns.names_of(mask),
                 [hlc for hlc, _, _, _ in items],
-                [table.key(view.row, view.leaves) for _, _, view, _ in items],
+                [table.key(view.row, view.stored) for _, _, view, _ in items],
                 [values for _, _, _, values in items],
                 priors if any(priors) else None,
             )
@@ -177,23 +177,23 @@ def _entries_one_by_one(table: Table, site_number: int, after: int, upto: int, l
         f"SELECT c.hlc, c.row, c.mask, c.prior FROM {table.log.name} c"
         " WHERE c.place = ? AND c.hlc > ? AND c.hlc <= ? ORDER BY c.hlc LIMIT ?"
     )
-    for hlc, row, stored, prior in table.store.db.execute(listing, (site_number, after, upto, limit)).fetchall():
+    for hlc, row, packed_mask, prior in table.store.db.execute(listing, (site_number, after, upto, limit)).fetchall():
         found = table.rows.read(row)
-        yield hlc, row, stored, prior, None if found is None else tuple(found.values())
+        yield hlc, row, packed_mask, prior, None if found is None else tuple(found.values())
 
 
 def _append(
     table: Table,
     groups: dict[tuple[Kind, int], Group],
     site: bytes,
-    leaf: tuple[int, int, Row, Any, bytes | None],
+    stored: tuple[int, int, Row, Any, bytes | None],
     values: tuple[Any, ...] | None,
     *,
     holds: bool,
 ) -> int:
     """Append one entry to the group of its kind and columns; return about how many bytes of a chunk it takes."""
-    site_number, hlc, row, stored, prior = leaf
-    mask, dead = unpack_mask(stored)
+    site_number, hlc, row, packed_mask, prior = stored
+    mask, dead = unpack_mask(packed_mask)
     kind = Kind.DELETE if dead else Kind.INSERT if mask & EXISTENCE else Kind.UPDATE
     group = groups.get((kind, mask))
     if group is None:
@@ -201,7 +201,7 @@ def _append(
         keyless = kind is Kind.INSERT and {column.folded for column in table.spec.key} <= set(columns)
         group = groups[kind, mask] = Group(site, kind, columns, [], None if keyless else [], [], None)
     if holds or (values is None and group.columns):
-        held = table.held.read((site_number, hlc, row, stored, 0, prior))
+        held = table.held.read((site_number, hlc, row, packed_mask, 0, prior))
         present = {} if values is None else dict(zip(table.columns.local, values, strict=True))
         cells = [held[name] if name in held else present.get(name) for name in group.columns]
     elif group.columns == table.columns.local:
@@ -224,4 +224,4 @@ def _append(
 def _key(table: Table, row: Row) -> Any:
     if isinstance(row, bytes) or table.spec.kind is KeyKind.ROWID:
         return row
-    return table.key(row, RowView.read(table, row).leaves)
+    return table.key(row, RowView.read(table, row).stored)

@@ -14,7 +14,7 @@ from typing import Any
 from mycomesh.sync import codec
 from mycomesh.sync.crdt.lattice import EXISTENCE, Entry, visible
 from mycomesh.sync.sqlite.table_spec import Row
-from mycomesh.sync.storage.change_log import Leaf, pack_mask, unpack_mask
+from mycomesh.sync.storage.change_log import StoredEntry, pack_mask, unpack_mask
 from mycomesh.sync.storage.table import Table
 from mycomesh.sync.wire.bundle import Part
 
@@ -37,16 +37,19 @@ Prior = tuple[int | None, int, int]
 
 
 class RowView:
-    """A row as the file holds it when the view is made."""
+    """A row as the file has it when the view is made.
 
-    __slots__ = ("_held", "_holds", "_key", "entries", "leaves", "present", "row", "table", "visible")
+    `stored` are its entries as the log stores them, `entries` the same ones as the lattice joins them, in the same order.
+    """
+
+    __slots__ = ("_held", "_holds", "_key", "entries", "present", "row", "stored", "table", "visible")
 
     def __init__(
         self,
         table: Table,
         row: Row,
         present: dict[str, Any] | None,
-        leaves: Sequence[Leaf],
+        stored_entries: Sequence[StoredEntry],
         *,
         holds: bool = True,
     ) -> None:
@@ -55,8 +58,8 @@ class RowView:
         self._holds = holds
         self.row = row
         self.present = present
-        self.leaves = leaves
-        self.entries: list[Entry] = [table.log.entry(leaf) for leaf in leaves]
+        self.stored = stored_entries
+        self.entries: list[Entry] = [table.log.entry(stored) for stored in stored_entries]
         self.visible = visible(
             self.entries
         )  # the newest entry of existence is an insert: the row should be in the user's table
@@ -66,21 +69,21 @@ class RowView:
     @classmethod
     def read(cls, table: Table, row: Row) -> RowView:
         """Read the row and its entries."""
-        return cls(table, row, table.rows.read(row), table.log.leaves(row))
+        return cls(table, row, table.rows.read(row), table.log.entries_of_row(row))
 
     @classmethod
     def read_many(cls, table: Table, rows: Sequence[Row]) -> list[RowView]:
         """Read many rows, all different, at once."""
         holds = table.held.any()
         present = table.rows.read_many(rows)
-        leaves = table.log.leaves_of(rows)
-        return [cls(table, row, present[row], leaves[row], holds=holds) for row in rows]
+        stored_entries = table.log.entries_of_rows(rows)
+        return [cls(table, row, present[row], stored_entries[row], holds=holds) for row in rows]
 
     @property
     def key(self) -> Any:
         """The row's key on the wire. In a keyless table, one of the entries must be its insert."""
         if self._key is None:
-            self._key = self.table.key(self.row, self.leaves)
+            self._key = self.table.key(self.row, self.stored)
         return self._key
 
     @property
@@ -91,15 +94,15 @@ class RowView:
     @property
     def hlc(self) -> int:
         """The greatest hlc of the row's entries, 0 without any."""
-        return max([leaf[1] for leaf in self.leaves], default=0)
+        return max([stored[1] for stored in self.stored], default=0)
 
-    def held(self, leaf: Leaf) -> dict[str, Any]:
+    def held(self, stored: StoredEntry) -> dict[str, Any]:
         """Return the values held for one of the row's entries."""
         if not self._holds:
             return {}
-        found = self._held.get(leaf[:2])
+        found = self._held.get(stored[:2])
         if found is None:
-            found = self._held[leaf[:2]] = self.table.held.read(leaf)
+            found = self._held[stored[:2]] = self.table.held.read(stored)
         return found
 
     @property
@@ -109,52 +112,52 @@ class RowView:
             return False
         known = self.table.columns.local_mask
         return all(
-            self.held(leaf).keys() >= {*self.table.columns.names_of(entry.mask & known)}
-            for leaf, entry in zip(self.leaves, self.entries, strict=True)
+            self.held(stored).keys() >= {*self.table.columns.names_of(entry.mask & known)}
+            for stored, entry in zip(self.stored, self.entries, strict=True)
         )
 
-    def values(self, leaf: Leaf, mask: int) -> dict[str, Any]:
+    def values(self, stored: StoredEntry, mask: int) -> dict[str, Any]:
         """Return the values of an entry's columns by name, in wire order."""
         present = self.present or {}
         columns = self.table.columns.names_of(mask)
         if not self._holds:
             return {name: present.get(name) for name in columns}
-        held = self.held(leaf)
+        held = self.held(stored)
         return {name: held[name] if name in held else present.get(name) for name in columns}
 
     def owned(self) -> dict[str, Any]:
         """Return the values of every owned column, from whichever entry owns it."""
         values: dict[str, Any] = {}
-        for leaf, entry in zip(self.leaves, self.entries, strict=True):
-            values.update(self.values(leaf, entry.mask & ~EXISTENCE))
+        for stored, entry in zip(self.stored, self.entries, strict=True):
+            values.update(self.values(stored, entry.mask & ~EXISTENCE))
         return values
 
 
 def shrink(view: RowView, masks: Sequence[int], key: Any) -> None:
     """Give each entry of the row the mask that a join left it, and remove entries that own nothing."""
     table = view.table
-    for leaf, entry, mask in zip(view.leaves, view.entries, masks, strict=True):
+    for stored, entry, mask in zip(view.stored, view.entries, masks, strict=True):
         if mask == entry.mask:
             continue
-        held = view.held(leaf)
+        held = view.held(stored)
         if not mask:
-            table.log.remove(leaf)
+            table.log.remove(stored)
             if held:
-                table.held.write(leaf[0], leaf[1], {})
+                table.held.write(stored[0], stored[1], {})
             continue
-        values = view.values(leaf, mask)
-        digest = table.digests.entry(leaf[0], leaf[1], mask, key, list(values.values()))
-        table.log.replace(leaf, (leaf[0], leaf[1], leaf[2], pack_mask(mask), digest, leaf[5]))
+        values = view.values(stored, mask)
+        digest = table.digests.entry(stored[0], stored[1], mask, key, list(values.values()))
+        table.log.replace(stored, (stored[0], stored[1], stored[2], pack_mask(mask), digest, stored[5]))
         if held:
-            table.held.write(leaf[0], leaf[1], {name: value for name, value in held.items() if name in values})
+            table.held.write(stored[0], stored[1], {name: value for name, value in held.items() if name in values})
 
 
 def differing(view: RowView) -> int:
     """Return the columns of the entries whose values have changed since their digests were computed."""
     changed = 0
-    for leaf, entry in zip(view.leaves, view.entries, strict=True):
+    for stored, entry in zip(view.stored, view.entries, strict=True):
         if not entry.dead:
-            changed |= _differing(view, leaf, entry)
+            changed |= _differing(view, stored, entry)
     return changed & view.table.columns.local_mask
 
 
@@ -167,10 +170,10 @@ def retyped(view: RowView, mask: int) -> int:
     table, present = view.table, view.present or {}
     loose = table.columns.local_mask if _LEAST in present.values() else table.columns.loose_mask
     changed = 0
-    for leaf, entry in zip(view.leaves, view.entries, strict=True):
+    for stored, entry in zip(view.stored, view.entries, strict=True):
         suspect = entry.mask & loose
         if suspect and not entry.mask & mask and _any_has_equal(present, table.columns.names_of(suspect)):
-            changed |= _differing(view, leaf, entry)
+            changed |= _differing(view, stored, entry)
     return changed & table.columns.local_mask
 
 
@@ -187,16 +190,16 @@ def _any_has_equal(present: Mapping[str, Any], names: Sequence[str]) -> bool:
     return False
 
 
-def _differing(view: RowView, leaf: Leaf, entry: Entry) -> int:
+def _differing(view: RowView, stored: StoredEntry, entry: Entry) -> int:
     """Return the changed columns of an entry: the one whose other type explains its digest, else all of them."""
     table = view.table
-    values = view.values(leaf, entry.mask)
-    if table.digests.entry(leaf[0], leaf[1], entry.mask, view.key, list(values.values())) == leaf[4]:
+    values = view.values(stored, entry.mask)
+    if table.digests.entry(stored[0], stored[1], entry.mask, view.key, list(values.values())) == stored[4]:
         return 0
     for name, value in values.items():
         for equal in _equals(value):
             cells = list((values | {name: equal}).values())
-            if table.digests.entry(leaf[0], leaf[1], entry.mask, view.key, cells) == leaf[4]:
+            if table.digests.entry(stored[0], stored[1], entry.mask, view.key, cells) == stored[4]:
                 return 1 << table.columns.bits[name]
     return entry.mask
 
@@ -217,15 +220,15 @@ def priors_of(view: RowView, own_number: int, mask: int) -> list[Prior]:
     only the newest entry of a cell. Earlier writes of this site are left out: they are its own past, never a conflict. If
     there is a gap in a site's clock here, only its writes before the gap count, since one in the gap may still arrive.
     """
-    if all([leaf[0] == own_number and leaf[5] is None for leaf in view.leaves]):  # noqa: C419 - runs for each row, where a generator takes longer
+    if all([stored[0] == own_number and stored[5] is None for stored in view.stored]):  # noqa: C419 - runs for each row, where a generator takes longer
         return []
     coverage, site = view.table.coverage.staged, view.table.store.site
     seen: dict[tuple[int | None, int], int] = {}
-    for leaf, entry in zip(view.leaves, view.entries, strict=True):
+    for stored, entry in zip(view.stored, view.entries, strict=True):
         touched = entry.mask if mask & EXISTENCE else entry.mask & mask
         if not touched or (not view.visible and not entry.mask & EXISTENCE):
             continue  # the user did not see a cell of a row that is not visible
-        for part_mask, number, hlc in [(None, leaf[0], leaf[1]), *decode_prior(leaf[5])]:
+        for part_mask, number, hlc in [(None, stored[0], stored[1]), *decode_prior(stored[5])]:
             share = touched if part_mask is None else touched & part_mask
             hlc = min(hlc, coverage.upto(site(number)))  # noqa: PLW2901
             if not share or number == own_number or not hlc:

@@ -12,7 +12,7 @@ from typing import Any
 
 from mycomesh.sync.crdt.lattice import EXISTENCE
 from mycomesh.sync.sqlite.table_spec import KeyKind, Row, TableSpec
-from mycomesh.sync.storage.change_log import ChangeLog, Leaf, unpack_mask
+from mycomesh.sync.storage.change_log import ChangeLog, StoredEntry, unpack_mask
 from mycomesh.sync.storage.column_bits import ColumnBits
 from mycomesh.sync.storage.coverage import Coverage
 from mycomesh.sync.storage.digests import Digests
@@ -21,19 +21,19 @@ from mycomesh.sync.storage.pending_log import PendingLog
 from mycomesh.sync.storage.store import Store
 from mycomesh.sync.storage.user_table import UserTable
 
-__all__ = ["BIRTH_KEY_SIZE", "Table", "birth_key", "birth_stamp"]
+__all__ = ["INSERT_KEY_SIZE", "Table", "insert_key", "insert_stamp"]
 
 # The key of a row without a primary key: a zero byte (no CBOR array begins so), the site, the hlc.
-BIRTH_KEY_SIZE = 1 + 16 + 8
+INSERT_KEY_SIZE = 1 + 16 + 8
 _NO_INDEXES: Mapping[int, Sequence[str]] = MappingProxyType({})
 
 
-def birth_key(site: bytes, hlc: int) -> bytes:
+def insert_key(site: bytes, hlc: int) -> bytes:
     """Return the key of a row that is identified by the stamp of its insert."""
     return b"\x00" + site + hlc.to_bytes(8, "big")
 
 
-def birth_stamp(key: bytes) -> tuple[bytes, int]:
+def insert_stamp(key: bytes) -> tuple[bytes, int]:
     """Return the stamp (site, hlc) in such a key."""
     return key[1:17], int.from_bytes(key[17:25], "big")
 
@@ -103,21 +103,21 @@ class Table:
 
     # ---- identity
 
-    def key(self, row: Row, leaves: Sequence[Leaf]) -> Any:
+    def key(self, row: Row, stored_entries: Sequence[StoredEntry]) -> Any:
         """Return the key of a row on the wire: an integer (`KeyKind.ROWID`), else bytes."""
         if isinstance(row, bytes) or self.spec.kind is KeyKind.ROWID:
             return row
-        for leaf in leaves:
-            mask, dead = unpack_mask(leaf[3])
+        for stored in stored_entries:
+            mask, dead = unpack_mask(stored[3])
             if mask & EXISTENCE and not dead:
-                return birth_key(self.store.site(leaf[0]), leaf[1])
-        raise AssertionError(f"{self.spec.name}: row {row} has entries but no birth")
+                return insert_key(self.store.site(stored[0]), stored[1])
+        raise AssertionError(f"{self.spec.name}: row {row} has entries but no insert")
 
     def locate(self, key: Any) -> Row:
         """Return the name in this file of the row with a key of the wire."""
         if isinstance(key, int) or key[:1] != b"\x00":
             return key  # type: ignore[no-any-return]
-        site, hlc = birth_stamp(key)
+        site, hlc = insert_stamp(key)
         site_number = self.store.site_number(site)
         row = None if site_number is None else self.log.row_of(site_number, hlc)
         return key if row is None else row
@@ -127,7 +127,7 @@ class Table:
         stamps = {}
         for key in keys:
             if type(key) is bytes and key[:1] == b"\x00":
-                site, hlc = birth_stamp(key)
+                site, hlc = insert_stamp(key)
                 site_number = self.store.site_number(site)
                 if site_number is not None:
                     stamps[key] = (site_number, hlc)

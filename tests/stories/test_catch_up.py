@@ -133,8 +133,8 @@ def test_large_rows_are_mended_in_messages_of_bounded_size(world_of):
     table = two.peer.replica.tables["t"]
     with table.store.transaction():
         for row in range(1, 61):
-            for leaf in table.log.leaves(row):
-                table.log.remove(leaf)
+            for stored in table.log.entries_of_row(row):
+                table.log.remove(stored)
             table.log.flush()
             table.rows.delete(row)
     start = world.now
@@ -159,8 +159,8 @@ def test_a_tombstone_that_was_lost_comes_back_and_ends_its_row_again(world_of):
     world.run(3_000)
     world.cut(link)
     with table.store.transaction():
-        for leaf in table.log.leaves(1):
-            table.log.remove(leaf)
+        for stored in table.log.entries_of_row(1):
+            table.log.remove(stored)
         table.log.flush()
     two.peer.replica.apply(birth, two.peer.wall_ms, repair=True)
     assert two.sql("SELECT id FROM t") == [(1,), (2,)]

@@ -45,8 +45,8 @@ def test_only_what_was_covered_and_lost_counts_as_repaired(pair):
     lost = bundle_of(one, "t")
     table = two.replica.tables["t"]
     with table.store.transaction():
-        for leaf in table.log.leaves(1):
-            table.log.remove(leaf)
+        for stored in table.log.entries_of_row(1):
+            table.log.remove(stored)
         table.log.flush()
         table.rows.delete(1)
     one.sql("INSERT INTO t VALUES(2, 'news')")

@@ -36,7 +36,7 @@ from mycomesh.sync.events import (
     Send,
     TimerFired,
 )
-from mycomesh.sync.storage.table import Table, birth_key
+from mycomesh.sync.storage.table import Table, insert_key
 from mycomesh.sync.wire import messages as wire
 from mycomesh.tools.bench.client import CREATE, INSERT, rows
 from mycomesh.tools.bench.figure import Figure, measured
@@ -80,7 +80,7 @@ def upkeep(quick: bool) -> dict[str, Figure]:
     hlcs = range(1, count + 1)
     with _pair(0) as pair:
         table = pair.nodes[0].replica.tables["drones"]
-        inserts = [birth_key(table.store.site(0), hlc) for hlc in hlcs]  # the change contains its row key anyway
+        inserts = [insert_key(table.store.site(0), hlc) for hlc in hlcs]  # the change contains its row key anyway
         mask = table.columns.captured_mask | EXISTENCE
         altitude = table.columns.mask_of(["altitude"])
         spent: dict[str, list[float]] = {"row": [], "update": []}
@@ -229,7 +229,7 @@ class _Pair:
         rowids = [rowid for (rowid,) in self.nodes[1].application.execute(listing)]
         with table.store.transaction():
             for number in sorted(random.Random(count + draw).sample(rowids, count)):
-                for entry in table.log.leaves(number):
+                for entry in table.log.entries_of_row(number):
                     table.log.remove(entry)
                 table.log.flush()
                 table.rows.delete(number)

@@ -317,8 +317,8 @@ def test_rows_that_vanished_with_their_entries_are_brought_back(world_of, damage
     damage.execute(f"DELETE FROM t WHERE id <= {victims}")
     log = node.peer.replica.tables["t"].log
     with node.peer.replica.store.transaction():
-        for leaves in log.leaves_of(range(1, victims + 1)).values():
-            log.remove(*leaves)
+        for stored_entries in log.entries_of_rows(range(1, victims + 1)).values():
+            log.remove(*stored_entries)
         log.flush()
     node.reopen()
     assert not world.equal()
@@ -338,8 +338,8 @@ def test_a_table_that_keeps_both_rows_of_one_id_is_repaired_too(world_of):
     world.cut(link)
     damaged = node.peer.replica.tables["t"]
     with node.peer.replica.store.transaction() as db:
-        for leaves in damaged.log.leaves_of(range(1, 41)).values():
-            damaged.log.remove(*leaves)
+        for stored_entries in damaged.log.entries_of_rows(range(1, 41)).values():
+            damaged.log.remove(*stored_entries)
         damaged.log.flush()
         db.execute("DELETE FROM t WHERE id <= 40")
     assert not world.equal()

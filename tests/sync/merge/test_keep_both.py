@@ -73,9 +73,9 @@ def test_a_lost_row_is_repaired(tmp_path):
     damage.close()
     log = two.peer.replica.tables["log"].log
     with two.peer.replica.store.transaction():
-        for leaves in log.leaves_of(range(1, 4)).values():
-            for leaf in leaves:
-                log.remove(leaf)
+        for stored_entries in log.entries_of_rows(range(1, 4)).values():
+            for stored in stored_entries:
+                log.remove(stored)
         log.flush()
     assert not world.equal()
     world.run(120_000)
@@ -360,7 +360,7 @@ def test_an_id_that_is_no_integer_is_refused(trio, policy, value, kind):
     keys = None
     if kind is Kind.UPDATE:
         [table] = [table for name, table in one.replica.tables.items() if name != SCHEMA_TABLE]
-        keys = [table.key(1, table.log.leaves(1))]
+        keys = [table.key(1, table.log.entries_of_row(1))]
     group = Group(
         one.replica.site, kind, ("id",), [one.replica.tables["log"].store.clock.last + 1], keys, [[value]], None
     )

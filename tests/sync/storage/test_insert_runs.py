@@ -1,4 +1,4 @@
-"""Runs: a change log that packs births answers as one that does not, whatever is done to it."""
+"""Runs: a change log that packs inserts answers as one that does not, whatever is done to it."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from mycomesh.sync.storage.store import Store
 PLACES = 2
 SPAN = 700  # clocks and rows of the model: some runs long, with room between them
 
-BIRTHS = st.tuples(
-    st.just("births"), st.integers(0, PLACES - 1), st.integers(1, SPAN), st.integers(1, SPAN), st.integers(1, 300)
+INSERTS = st.tuples(
+    st.just("inserts"), st.integers(0, PLACES - 1), st.integers(1, SPAN), st.integers(1, SPAN), st.integers(1, 300)
 )
 PICK = st.integers(0, 1_000_000)
 EDITS = st.tuples(
@@ -37,9 +37,9 @@ class Model:
             self.log.load()
         self.entries: dict = {}
 
-    def births(self, place, hlc, row, count):
+    def inserts(self, place, hlc, row, count):
         hlcs, rows = range(hlc, hlc + count), range(row, row + count)
-        taken = {leaf[2] for leaf in self.entries.values()}
+        taken = {stored[2] for stored in self.entries.values()}
         if any((place, each) in self.entries for each in hlcs) or taken & set(rows):
             assert self.log.entries_between(place, hlcs[0], hlcs[-1]) or self.log.any_row_between(rows[0], rows[-1])
             return
@@ -55,37 +55,39 @@ class Model:
             return
         stamps = sorted(self.entries)
         for stamp in dict.fromkeys(stamps[pick % len(stamps)] for pick in picks):
-            leaf = self.entries[stamp]
-            assert leaf in self.log.leaves(leaf[2])
+            stored = self.entries[stamp]
+            assert stored in self.log.entries_of_row(stored[2])
             if what == "remove":
                 self.log.remove(self.entries.pop(stamp))
             elif what == "replace":
-                self.entries[stamp] = (*leaf[:3], 1, leaf[4] ^ 0x5555_5555_5555, b"seen")
-                self.log.replace(leaf, self.entries[stamp])
+                self.entries[stamp] = (*stored[:3], 1, stored[4] ^ 0x5555_5555_5555, b"seen")
+                self.log.replace(stored, self.entries[stamp])
             elif what == "loosen":
                 self.log.unpack(*stamp)
-            elif isinstance(leaf[2], int):
-                self.entries[stamp] = (*leaf[:2], b"\x00" + leaf[2].to_bytes(24, "big"), *leaf[3:])
-                self.log.rename_row(leaf[2], self.entries[stamp][2])
+            elif isinstance(stored[2], int):
+                self.entries[stamp] = (*stored[:2], b"\x00" + stored[2].to_bytes(24, "big"), *stored[3:])
+                self.log.rename_row(stored[2], self.entries[stamp][2])
 
     def check(self):
         entries = [self.entries[stamp] for stamp in sorted(self.entries)]
-        rows = [leaf[2] for leaf in entries]
-        assert self.log.leaves_of(rows) == {leaf[2]: [leaf] for leaf in entries}
-        assert self.log.rows_of(list(self.entries)) == {leaf[:2]: leaf[2] for leaf in entries}
-        assert self.log.scan(-1, 0, 1 << 20) == [(*leaf[:3], leaf[4]) for leaf in entries]
+        rows = [stored[2] for stored in entries]
+        assert self.log.entries_of_rows(rows) == {stored[2]: [stored] for stored in entries}
+        assert self.log.rows_of(list(self.entries)) == {stored[:2]: stored[2] for stored in entries}
+        assert self.log.scan(-1, 0, 1 << 20) == [(*stored[:3], stored[4]) for stored in entries]
         for at in (0, len(entries) // 3, len(entries) - 1):
             if entries:
-                assert self.log.scan(*entries[at][:2], 5) == [(*leaf[:3], leaf[4]) for leaf in entries[at + 1 : at + 6]]
+                assert self.log.scan(*entries[at][:2], 5) == [
+                    (*stored[:3], stored[4]) for stored in entries[at + 1 : at + 6]
+                ]
                 assert self.log.knows(rows[at])
                 place, hlc, row, mask, *_ = entries[at]
                 assert self.log.entries_between(place, hlc, hlc) == {hlc: (row, mask)}
         for place in range(PLACES):
-            own = {hlc: leaf[2:4] for (site, hlc), leaf in self.entries.items() if site == place}
+            own = {hlc: stored[2:4] for (site, hlc), stored in self.entries.items() if site == place}
             low, high = min(own, default=0) + 2, max(own, default=0) - 2
             window = {hlc: entry for hlc, entry in own.items() if low <= hlc <= high}
             assert self.log.entries_between(place, low, high) == window
-        held = {leaf[2] for leaf in entries}
+        held = {stored[2] for stored in entries}
         assert self.log.rows_with_entries([*rows, *range(1, 2 * SPAN, 7)]) == held
         assert not [row for row in range(1, 2 * SPAN, 7) if row not in held and self.log.knows(row)]
         assert self.log.count == len(entries)
@@ -93,18 +95,18 @@ class Model:
         again.load()
         self.store.dismiss(again)
         assert (again.count, again.digest) == (self.log.count, self.log.digest)
-        low = sum(leaf[4] & 0xFFFF_FFFF for leaf in entries) % (1 << 64)
+        low = sum(stored[4] & 0xFFFF_FFFF for stored in entries) % (1 << 64)
         assert self.log.sums[0] == low
 
 
 @pytest.mark.slow
-@given(st.lists(st.one_of(BIRTHS, EDITS), min_size=1, max_size=12))
+@given(st.lists(st.one_of(INSERTS, EDITS), min_size=1, max_size=12))
 def test_a_log_with_runs_answers_as_one_without(steps):
     model = Model()
     for step in steps:
         with model.store.transaction():
-            if step[0] == "births":
-                model.births(*step[1:])
+            if step[0] == "inserts":
+                model.inserts(*step[1:])
             else:
                 model.edit(*step)
             model.log.flush()
@@ -114,8 +116,8 @@ def test_a_log_with_runs_answers_as_one_without(steps):
 def test_bulk_births_take_a_record_for_each_run():
     model = Model()
     with model.store.transaction():
-        model.births(0, 1, 1, 3 * RUN_MAX)
-        model.births(0, 10_000, 10_000, RUN_MIN - 1)
+        model.inserts(0, 1, 1, 3 * RUN_MAX)
+        model.inserts(0, 10_000, 10_000, RUN_MIN - 1)
         model.log.flush()
     assert model.store.db.execute(f"SELECT count(*), sum(n) FROM {model.log.runs.name}").fetchone() == (3, 3 * RUN_MAX)
     assert model.store.db.execute(f"SELECT count(*) FROM {model.log.name}").fetchone() == (RUN_MIN - 1,)
@@ -125,7 +127,7 @@ def test_bulk_births_take_a_record_for_each_run():
 def test_a_stamp_that_a_run_has_is_refused_for_another_row():
     model = Model()
     with model.store.transaction():
-        model.births(0, 1, 1, RUN_MAX)
+        model.inserts(0, 1, 1, RUN_MAX)
     with model.store.transaction():
         model.log.add((0, 100, 5_000, 3, 17, None))
         with pytest.raises(DecodeError, match="one stamp for two rows"):
@@ -137,13 +139,13 @@ def test_a_stamp_that_a_run_has_is_refused_for_another_row():
 def test_an_undone_transaction_leaves_no_trace():
     model = Model()
     with model.store.transaction():
-        model.births(0, 1, 1, RUN_MAX)
+        model.inserts(0, 1, 1, RUN_MAX)
     before = dict(model.entries)
 
     def undone():
         with model.store.transaction():
             model.edit("remove", [3, 99])
-            model.births(1, 1, 2_000, 50)
+            model.inserts(1, 1, 2_000, 50)
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):

@@ -37,8 +37,8 @@ def assert_small(peer):
     table.log.flush()
     rows = table.store.db.execute(f"SELECT DISTINCT row FROM {table.log.name} ORDER BY row").fetchall()
     for view in RowView.read_many(table, [row for (row,) in rows]):
-        for leaf, entry in zip(view.leaves, view.entries, strict=True):
-            sizes = [len(value) for value in view.values(leaf, entry.mask).values() if type(value) in (str, bytes)]
+        for stored, entry in zip(view.stored, view.entries, strict=True):
+            sizes = [len(value) for value in view.values(stored, entry.mask).values() if type(value) in (str, bytes)]
             assert sum(sizes) <= LIMIT
 
 
@@ -138,10 +138,10 @@ def test_a_damaged_row_that_is_too_large_for_one_message_is_repaired(tmp_path, d
     damage.execute("DELETE FROM t WHERE id = 1" if lost == "row" else "UPDATE t SET b = NULL WHERE id = 1")
     log = node.peer.replica.tables["t"].log
     with node.peer.replica.store.transaction():
-        leaves = log.leaves(1)
-        assert len(leaves) == 2, "a portion each"
-        for leaf in leaves if lost == "row" else leaves[1:]:
-            log.remove(leaf)
+        stored_entries = log.entries_of_row(1)
+        assert len(stored_entries) == 2, "a portion each"
+        for stored in stored_entries if lost == "row" else stored_entries[1:]:
+            log.remove(stored)
         log.flush()
     node.reopen()
     assert not world.equal()
