@@ -421,8 +421,8 @@ class MeshCore:
                     self._send(link, Pong(token, turn.wall_ms), 0)
             case Pong():
                 link.detector.on_pong(message, turn.now_ms)
-                measured = clock_offsets(self.links.members.values(), turn.wall_ms - turn.now_ms)
-                for notice in self.mesh_clock.update(measured, turn.now_ms, turn.wall_ms):
+                measured, signed = clock_offsets(self.links.members.values(), turn, self.membership.roster)
+                for notice in self.mesh_clock.update(measured, turn.now_ms, turn.wall_ms, signed):
                     turn.notify(notice)
             case Addresses(entries):
                 for node_id, address in entries:

@@ -1,7 +1,9 @@
 """Mesh time, the median of the linked members' clocks, and a warning if this node's clock is wrong.
 
-Mesh time is a median, so that no single member can move it. Invariant: one notice says that the clock is wrong, and one that it
-is right again. See docs/adr/0022-wrong-clocks.md.
+Mesh time is a median, so that no single member can move it. There is one exception: a clock that was never set follows a single
+peer within the times that the mesh's root has signed, because a mesh of two has nobody else to ask.
+
+Invariant: one notice says that the clock is wrong, and one that it is right again. See docs/adr/0022-wrong-clocks.md.
 """
 
 from __future__ import annotations
@@ -17,9 +19,13 @@ if TYPE_CHECKING:
 __all__ = ["UNSET_MS", "WRONG_MS", "MeshClock", "MeshTime", "clock_warning", "mesh_offset_ms", "mesh_time"]
 
 # A difference must last this long before the node reports it: the first peer that it meets may be the one that is wrong.
+# A single peer must be the only witness for as long, because the others of a mesh are met in these seconds.
 CONFIRM_MS = 5_000
 # No radio is so slow, and peers reject writes of a clock that is 60 s ahead (sync.replication.admission).
 WRONG_MS = 10_000
+# A wall clock that moved this far against the monotonic clock was set, or the machine slept: what was known of it is obsolete.
+STEP_MS = 5_000
+_ALL = 1 << 30  # witnesses of a confirmed time: more than a mesh has members
 UNSET_MS = 1_577_836_800_000  # 2020: a clock that shows less has not been set since its machine was powered on
 
 
@@ -80,17 +86,29 @@ class MeshClock:
     `offset_ms` is mesh time minus our clock, `time` the correction, `warning` one line for a person while the clock is wrong.
     """
 
-    __slots__ = ("_since_ms", "offset_ms", "time", "warning")
+    __slots__ = ("_kept", "_since_ms", "_unsure_since_ms", "_witnesses", "offset_ms", "time", "warning")
 
     def __init__(self) -> None:
         self._since_ms: int | None = None  # when the clock first seemed wrong
+        self._unsure_since_ms: int | None = None  # since when no two clocks agree
+        self._kept = MeshTime()  # the correction in use, of this many members; two that agree count as all
+        self._witnesses = 0
         self.warning = ""
         self.offset_ms: float | None = None
         self.time = MeshTime()
 
-    def update(self, offsets_ms: Sequence[float], now_ms: int, wall_ms: int) -> list[Notice]:
-        """Update from the offsets of the linked members' clocks (theirs minus ours); return a notice if the verdict changed."""
-        self.time = mesh_time(offsets_ms, now_ms, wall_ms)
+    def update(
+        self, offsets_ms: Sequence[float], now_ms: int, wall_ms: int, signed_ms: Sequence[float] = ()
+    ) -> list[Notice]:
+        """Update from the offsets of the linked members' clocks (theirs minus ours); return a notice if the verdict changed.
+
+        `signed_ms` are the offsets of those clocks that lie within the times that the mesh's root has signed.
+        """
+        never_set = wall_ms < UNSET_MS
+        set_ms = [offset for offset in offsets_ms if wall_ms + offset >= UNSET_MS]
+        if set_ms or not never_set:  # a clock that was never set says nothing about one that was
+            offsets_ms = set_ms
+        self.time = self._judge(offsets_ms, now_ms, wall_ms, signed_ms)
         self.offset_ms = offset_ms = mesh_offset_ms(offsets_ms)
         before, self.warning = self.warning, ""
         # A clock that was wrong must come within half of the limit, so that the verdict does not flap at the limit.
@@ -99,17 +117,42 @@ class MeshClock:
         else:
             self._since_ms = now_ms if self._since_ms is None else self._since_ms
             if before or now_ms - self._since_ms >= CONFIRM_MS:
-                self.warning = clock_warning(offset_ms, len(offsets_ms))
-        if bool(self.warning) == bool(before) or offset_ms is None:
+                corrected = bool(self.time.offset_ms)
+                self.warning = clock_warning(offset_ms, len(offsets_ms), never_set=never_set, corrected=corrected)
+        if bool(self.warning) == bool(before):
             return []
-        detail = {"offset_ms": round(offset_ms), "peers": len(offsets_ms)}
+        detail = {"offset_ms": round(offset_ms or 0), "peers": len(offsets_ms)}
         if not self.warning:
             return [Notice("clock.right", "this node's clock agrees with the mesh again", detail)]
         return [Notice("clock.wrong", self.warning, detail, "warning")]
 
+    def _judge(self, offsets_ms: Sequence[float], now_ms: int, wall_ms: int, signed_ms: Sequence[float]) -> MeshTime:
+        """Return the correction: of two clocks that agree, or the one before, or of signed clocks for a clock never set.
 
-def clock_warning(offset_ms: float, peers: int) -> str:
+        A correction stays while the clock runs on as it did: when most of the witnesses have left, the last one may be the one
+        that is wrong.
+        """
+        time = mesh_time(offsets_ms, now_ms, wall_ms)
+        if time.confirmed:
+            self._kept, self._witnesses, self._unsure_since_ms = time, _ALL, None
+            return time
+        if abs(time.apart_ms - self._kept.apart_ms) > STEP_MS:
+            self._witnesses = 0
+        if wall_ms < UNSET_MS and len(signed_ms) >= max(self._witnesses, 1):
+            self._unsure_since_ms = now_ms if self._unsure_since_ms is None else self._unsure_since_ms
+            if now_ms - self._unsure_since_ms >= CONFIRM_MS:
+                self._kept = MeshTime(_correction(_median(sorted(signed_ms))), apart_ms=time.apart_ms)
+                self._witnesses = len(signed_ms)
+        else:
+            self._unsure_since_ms = None
+        return self._kept if self._witnesses else time
+
+
+def clock_warning(offset_ms: float, peers: int, *, never_set: bool = False, corrected: bool = False) -> str:
     """Return one line for a person: how far this node's clock is from mesh time, and what to do."""
+    if never_set:
+        meanwhile = "; until then it uses the time of its peers" if corrected else ""
+        return f"this node's clock was never set; set it, or start its time service{meanwhile}"
     seconds = f"{abs(offset_ms) / 1000:,.0f} s {'behind' if offset_ms > 0 else 'ahead of'}"
     if peers == 1:
         return f"this node's clock is {seconds} its only peer's; set whichever is wrong"

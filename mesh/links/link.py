@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from mycomesh.mesh.address import is_loopback, is_routable
 from mycomesh.mesh.events import Address, PeerInfo, Write
+from mycomesh.mesh.membership.certificate import SKEW_S_MAX
 from mycomesh.mesh.messages import Addresses, Message, encode_parts
 from mycomesh.mesh.overlay.topology import Neighbour
 from mycomesh.mesh.session.key_refresh import REFRESH_MS
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from mycomesh.mesh.config import MeshConfig
     from mycomesh.mesh.links.authentication import JoinGate, MemberGate, MemberHello
     from mycomesh.mesh.links.failure_detector import FailureDetector
+    from mycomesh.mesh.membership.roster import Roster
     from mycomesh.mesh.session.session import Session
     from mycomesh.mesh.turn import Turn
 
@@ -117,13 +119,25 @@ def due_links(links: Iterable[Link], config: MeshConfig, now_ms: int) -> tuple[i
     ]
 
 
-def clock_offsets(links: Iterable[Link], apart_ms: int) -> list[float]:
-    """Return the measured clock offsets of linked members (theirs minus ours).
+def clock_offsets(links: Iterable[Link], turn: Turn, roster: Roster) -> tuple[list[float], list[float]]:
+    """Return the clock offsets of linked members (theirs minus ours): those that are measured, and the signed ones of them.
 
-    `apart_ms` is our wall clock minus our monotonic clock.
+    A clock is signed for if the mesh's root has signed certificates for its time: it is not behind the newest signed time, and
+    neither that member's certificate nor this node's has expired by it.
     """
-    measured = (link.detector.offset_ms(apart_ms) for link in links if link.hello is not None)
-    return [offset_ms for offset_ms in measured if offset_ms is not None]
+    apart_ms = turn.wall_ms - turn.now_ms
+    earliest_ms = (roster.newest_seen_s - SKEW_S_MAX) * 1_000
+    measured, signed = [], []
+    for link in links:
+        offset_ms = link.detector.offset_ms(apart_ms)
+        if link.hello is None or offset_ms is None:
+            continue
+        measured.append(offset_ms)
+        certificate = roster.get(link.hello.certificate.node_id) or link.hello.certificate
+        latest_ms = min(certificate.not_after_s, roster.identity.certificate.not_after_s) * 1_000
+        if earliest_ms <= turn.wall_ms + offset_ms < latest_ms:
+            signed.append(offset_ms)
+    return measured, signed
 
 
 def shareable_addresses(link: Link, recipient: Link) -> list[tuple[bytes, Address]]:

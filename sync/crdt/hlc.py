@@ -9,7 +9,7 @@ Kulkarni et al. 2014, "Logical Physical Clocks"; design.md section 4.
 
 from __future__ import annotations
 
-__all__ = ["COUNTER_BITS", "DRIFT_MS_MAX", "HLC_MAX", "SITE_PREFIX", "Clock", "hlc_from_ms", "ms_from_hlc"]
+__all__ = ["COUNTER_BITS", "DRIFT_MS_MAX", "HLC_MAX", "SITE_PREFIX", "UNSET_MS", "Clock", "hlc_from_ms", "ms_from_hlc"]
 
 # A site id is 16 bytes: this many bytes of the node's id, so that no node can stamp in another's name, then random ones.
 SITE_PREFIX = 8
@@ -18,6 +18,7 @@ COUNTER_BITS = 16
 HLC_MAX = (1 << 63) - 1
 # A drone whose clock is further ahead than this must not pull the clocks of the other nodes ahead (design.md section 4).
 DRIFT_MS_MAX = 60_000
+UNSET_MS = 1_577_836_800_000  # 2020: a clock that shows less has not been set since its machine was powered on
 
 
 def hlc_from_ms(wall_ms: int) -> int:

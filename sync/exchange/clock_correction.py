@@ -58,11 +58,12 @@ class ClockCorrection:
         """Record that a peer covers this replica's site up to a clock in some table."""
         self._covered = max(self._covered, clock)
 
-    def on_time(self, time: TimeKnown, turn: Turn) -> None:
-        """Take the mesh's correction of this machine's clock, for the rest of this turn too."""
-        self._time = time
+    def on_time(self, time: TimeKnown, turn: Turn) -> bool:
+        """Take the mesh's correction of this machine's clock, for the rest of this turn too; return whether time went forward."""
+        self._time, before_ms = time, turn.wall_ms
         turn.wall_ms = self.wall_ms(turn.now_ms, turn.now_ms + self._apart_ms)
         self.check(turn)
+        return turn.wall_ms > before_ms
 
     def next_deadline(self) -> int | None:
         """Return when `check` is due."""

@@ -216,7 +216,8 @@ class Exchange:
             case RightsKnown(own, grants):
                 self._replica.rights = Rights(own, grants)
             case TimeKnown():
-                self._clock_correction.on_time(event, turn)
+                if self._clock_correction.on_time(event, turn):
+                    self._fetcher.retry_refused(turn.now_ms)
             case _:
                 assert_never(event)
 

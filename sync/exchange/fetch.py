@@ -18,6 +18,7 @@ from mycomesh.sync.exchange.config import ExchangeConfig
 from mycomesh.sync.exchange.tombstone_audit import TombstoneAudit
 from mycomesh.sync.exchange.turn import Turn
 from mycomesh.sync.replica import Applied, Replica
+from mycomesh.sync.replication.admission import clock_remedy
 from mycomesh.sync.wire import messages as wire
 
 __all__ = ["Fetcher", "Progress"]
@@ -79,6 +80,7 @@ class _Link:
     )  # table -> the peer's vector digest that a round has fetched or is fetching
     round: _Round | None = None
     failures: int = 0
+    refused: bool = False  # the last round failed because stamps lay in the future
     rows: int = 0
     # This replica's vector digests when it deferred the request; None if no request is deferred.
     deferred_vectors: Mapping[str, bytes] | None = None
@@ -106,6 +108,12 @@ class Fetcher:
         self._release(number)
         for other in sorted(self._links):
             self.request_soon(other, turn.now_ms)
+
+    def retry_refused(self, now_ms: int) -> None:
+        """Request at once what was refused as too new: this node's time has gone forward."""
+        for number, link in self._links.items():
+            if link.refused and link.round is None and number in self._due_at:
+                self._due_at[number] = now_ms
 
     def next_deadline(self) -> int | None:
         """Return when `on_timer` is due."""
@@ -263,9 +271,8 @@ class Fetcher:
             turn.notify("round.refused", text, {"node_id": link.peer.hex()}, "warning")
         elif applied.refused:
             current.failed = current.refused = True
-            text = (
-                f"refused {applied.refused} changes from {link.peer.hex()[:8]}: stamped in the future; check its clock"
-            )
+            remedy = clock_remedy(turn.wall_ms)
+            text = f"refused {applied.refused} changes from {link.peer.hex()[:8]}: stamped in the future; {remedy}"
             turn.notify("round.refused", text, {"changes": applied.refused, "node_id": link.peer.hex()}, "warning")
         elif applied.withheld:
             current.failed = True
@@ -364,6 +371,7 @@ class Fetcher:
         assert current is not None
         self._release(number)
         link.round = None
+        link.refused = current.failed and current.refused
         if current.failed:
             link.failures += 1
             for name in current.tables:

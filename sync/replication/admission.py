@@ -8,14 +8,14 @@ Invariant: the replica does not cover what it refuses, so it stays missing here.
 
 from __future__ import annotations
 
-from mycomesh.sync.crdt.hlc import DRIFT_MS_MAX, SITE_PREFIX, hlc_from_ms, ms_from_hlc
+from mycomesh.sync.crdt.hlc import DRIFT_MS_MAX, SITE_PREFIX, UNSET_MS, hlc_from_ms, ms_from_hlc
 from mycomesh.sync.errors import BatchRefusedError
 from mycomesh.sync.replication.applied import Applied
 from mycomesh.sync.replication.rights import Rights
 from mycomesh.sync.schema.facts import check_facts
 from mycomesh.sync.wire.bundle import Bundle
 
-__all__ = ["admit", "future_bound", "last_hlcs"]
+__all__ = ["admit", "clock_remedy", "future_bound", "last_hlcs"]
 
 
 def admit(
@@ -57,7 +57,7 @@ def _check_sites(bundle: Bundle, origin: bytes, wall_ms: int) -> None:
         if newest > bound:
             ahead_s = (ms_from_hlc(newest) - wall_ms) / 1000
             raise BatchRefusedError(
-                f"{section.table}: a change is stamped {ahead_s:.0f} s ahead of this clock; set the sender's clock"
+                f"{section.table}: a change is stamped {ahead_s:.0f} s ahead of this clock; {clock_remedy(wall_ms)}"
             )
 
 
@@ -78,6 +78,13 @@ def last_hlcs(bundle: Bundle, site: bytes) -> dict[str, int]:
         section.table: max((group.hlcs[-1] for group in section.groups if group.site == site), default=0)
         for section in bundle.sections
     }
+
+
+def clock_remedy(wall_ms: int) -> str:
+    """Return what to do about stamps from the future, at a wall time of this node."""
+    if wall_ms < UNSET_MS:
+        return "this node's clock was never set: set it, or start its time service"
+    return "set the sender's clock"
 
 
 def future_bound(wall_ms: int) -> int:

@@ -1,4 +1,4 @@
-"""Mesh time is a median, and a node whose clock is wrong is told so, once."""
+"""Mesh time is a median, and a node whose clock is wrong reports it once."""
 
 import pytest
 
@@ -81,3 +81,77 @@ def test_clocks_that_were_never_set_go_by_two_that_were_or_by_the_latest_of_them
     assert mesh_time([NOW_MS - booted, NOW_MS - booted + 7], booted, booted) == MeshTime(NOW_MS - booted, True)
     assert mesh_time([300_000.0, -20_000.0], booted, booted) == MeshTime(300_000, False)
     assert mesh_time([-300_000.0], booted, booted) == MeshTime(0, False)
+
+
+DAY_MS = 86_400_000
+
+
+def pair(booted=-YEARS_MS, peer=0):
+    """A node whose clock was never set, and its only peer."""
+    pipes = Pipes()
+    nodes = [pipes.member(identity) for identity in mesh_of(2)[0]]
+    nodes[0].wall_ms += booted
+    nodes[1].wall_ms += peer
+    pipes.meet_all()
+    pipes.run(CONFIRM_MS + 5_000)
+    return pipes, *nodes
+
+
+def test_a_clock_that_was_never_set_follows_its_only_peer():
+    _, drone, ground = pair()
+    assert drone.core.mesh_clock.time.offset_ms == pytest.approx(YEARS_MS, abs=10)
+    assert not drone.core.mesh_clock.time.confirmed
+    assert drone.core.mesh_clock.warning == (
+        "this node's clock was never set; set it, or start its time service; until then it uses the time of its peers"
+    )
+    assert ground.core.mesh_clock.warning == ""
+    assert "clock.wrong" not in ground.notices()
+
+
+@pytest.mark.parametrize("peer", [31 * DAY_MS, 9 * 365 * DAY_MS, -2 * DAY_MS])
+def test_no_clock_follows_a_peer_out_of_the_times_that_the_root_has_signed(peer):
+    _, drone, _ = pair(peer=peer)
+    if drone.links:  # else the peer itself knows better: its certificate has expired by its clock
+        assert drone.core.mesh_clock.time.offset_ms == 0
+        assert "never set" in drone.core.mesh_clock.warning
+    else:
+        assert peer > 0
+
+
+def test_a_clock_that_was_set_follows_no_single_peer():
+    _, node, _ = pair(booted=-DAY_MS // 2)
+    assert node.core.mesh_clock.time.offset_ms == 0
+    assert node.core.mesh_clock.warning.endswith("behind its only peer's; set whichever is wrong")
+
+
+def test_a_single_peer_is_followed_only_when_nobody_else_came():
+    clock, booted = MeshClock(), UNSET_MS - YEARS_MS
+    ahead, right = NOW_MS + 3_600_000 - booted, NOW_MS - booted
+    clock.update([ahead], 0, booted, [ahead])
+    assert clock.time == MeshTime(0, False, booted)
+    clock.update([ahead, right, right + 3], 1_000, booted + 1_000, [ahead, right, right + 3])
+    assert clock.time == MeshTime(right + 3, True, booted)
+    clock.update([ahead], 60_000, booted + 60_000, [ahead])
+    assert clock.time == MeshTime(right + 3, True, booted), "the others have left, and were right"
+    clock.update([ahead], 70_000, booted + 90_000, [ahead])
+    assert clock.time.offset_ms == 0, "somebody has set the clock: what was known of it is obsolete"
+
+
+def test_most_witnesses_count_even_when_no_two_agree():
+    clock, booted = MeshClock(), UNSET_MS - YEARS_MS
+    one, two, ahead = (NOW_MS + away - booted for away in (-20_000, 20_000, 3_600_000))
+    for now_ms in (0, CONFIRM_MS):
+        clock.update([one, two, ahead], now_ms, booted + now_ms, [one, two, ahead])
+    assert clock.time == MeshTime(two, False, booted)
+    for now_ms in (20_000, 60_000):
+        clock.update([ahead], now_ms, booted + now_ms, [ahead])
+    assert clock.time == MeshTime(two, False, booted)
+
+
+def test_a_gps_fix_ends_the_correction():
+    pipes, drone, _ = pair()
+    drone.wall_ms += YEARS_MS
+    pipes.run(120_000)
+    assert drone.core.mesh_clock.time.offset_ms == 0
+    assert drone.core.mesh_clock.time.confirmed
+    assert "clock.right" in drone.notices()

@@ -6,16 +6,19 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from mycomesh.simulations.checkers import contents_of
+from mycomesh.simulations.cluster import Cluster
 from mycomesh.simulations.errors import ScenarioError
 from mycomesh.simulations.faults import Revoke
 from mycomesh.simulations.oracle import tokens_in
 from mycomesh.simulations.runner import run
 from mycomesh.simulations.scenarios import CATALOGUE, build
+from mycomesh.simulations.world import EPOCH_MS, Clock
 
 ROOT = Path(__file__).parents[2]
 
@@ -48,6 +51,14 @@ def test_after_trouble_all_are_equal_and_nothing_is_lost(name, nodes, seed, stru
     result = run(build(name, seed=seed, nodes=nodes, duration_s=40), seed)
     check(result)
     assert result.faults[struck] > 0, "the fault that this scenario is about never struck"
+
+
+def test_a_mesh_of_two_works_while_one_clock_is_never_set(monkeypatch):
+    monkeypatch.setattr(Cluster, "_clock", lambda *_: None)  # else the end of a run would set it
+    scenario = replace(build("two-nodes", seed=1, duration_s=30), clocks=(Clock(), Clock(skew_ms=-EPOCH_MS)))
+    result = run(scenario, 1)
+    check(result)
+    assert result.commits > 50
 
 
 def test_a_newcomer_with_an_empty_file_gets_the_tables():

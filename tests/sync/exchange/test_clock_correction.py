@@ -244,3 +244,22 @@ def test_what_another_hand_wrote_into_a_fact_is_as_none(world, fact, junk):
     write(world, one, "INSERT INTO t VALUES('2', 'y', 2), ('3', 'z', 3)")
     world.run(1_000)
     assert shown(two) == ROWS
+
+
+def test_what_a_clock_never_set_refused_comes_as_soon_as_it_knows_the_time(world):
+    unset, right, _ = world.nodes
+    write(world, right, f"{TABLES['rowid']}; INSERT INTO t VALUES(1, 'x', 1)")
+    behind_ms = right.peer.wall_ms
+    unset.peer.wall_ms -= behind_ms
+    world.link(unset, right)
+    world.run(2_000)
+    refusals = [notice.text for notice in unset.notices if notice.event == "round.refused"]
+    assert all(text.endswith("this node's clock was never set: set it, or start its time service") for text in refusals)
+    assert refusals
+    tell(world, unset, behind_ms, confirmed=False)
+    world.run(500)
+    assert shown(unset) == [("1", "x", 1)]
+    write(world, unset, "INSERT INTO t VALUES(2, 'y', 2); UPDATE t SET b = 11 WHERE id = 1")
+    world.run(2_000)
+    assert shown(right) == [("1", "x", 11), ("2", "y", 2)]
+    assert abs(ahead_ms(unset, world) - behind_ms) < 60_000
