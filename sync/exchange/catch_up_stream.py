@@ -34,6 +34,7 @@ class StreamChunk:
     vectors: at the end, the vectors that the peer may take, by table.
     collected: at the end, the clocks up to which tombstones may be missing in the stream, by table.
     published: batches of local writes that were drained on the way.
+    windows: the windows that it was read from, (table, site, after, upto) each.
     """
 
     bundle: bytes | None = None
@@ -41,6 +42,7 @@ class StreamChunk:
     vectors: dict[str, Vector] = field(default_factory=dict)
     collected: dict[str, Vector] = field(default_factory=dict)
     published: list[bytes] = field(default_factory=list)
+    windows: list[tuple[str, bytes, int, int]] = field(default_factory=list)
 
 
 class CatchUpStream:
@@ -63,9 +65,11 @@ class CatchUpStream:
         )
 
     def next(self, wall_ms: int) -> StreamChunk:
-        """Return the next chunk; after a `DatabaseBusyError` the same call can be repeated."""
+        """Return the next chunk; after a `DatabaseError` the same call can be repeated."""
         chunk = StreamChunk()
         chunk.published = self._replica.outbox.read_drained(wall_ms, lambda: self._read(chunk))
+        for name, site, after, reached in chunk.windows:
+            self._sent[name].add(site, after, reached)
         return chunk
 
     def _order(self, name: str) -> tuple[bool, bool, str]:
@@ -91,7 +95,7 @@ class CatchUpStream:
                     rows_max=rows_max - chunk.rows,
                     bytes_max=FEED_BYTES_MAX - size,
                 )
-                self._sent[name].add(site, window[0], reached)
+                chunk.windows.append((name, site, window[0], reached))
                 if groups:
                     section.groups += groups
                     section.ranges.append((site, window[0], reached))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from mycomesh.sync import codec
 from mycomesh.sync.crdt.hlc import hlc_from_ms, ms_from_hlc
-from mycomesh.sync.errors import DatabaseBusyError, DecodeError
+from mycomesh.sync.errors import DecodeError
 from mycomesh.sync.events import TimeKnown
 from mycomesh.sync.exchange.acknowledgements import REPLY_MS_MAX, Acknowledgements
 from mycomesh.sync.exchange.config import ExchangeConfig
@@ -82,14 +82,11 @@ class ClockCorrection:
             self._set_back(turn)
 
     def _set_back(self, turn: Turn) -> None:
-        self._set_back_at = None
+        self._set_back_at = turn.now_ms + self._config.busy_ms  # after an error of the file
         ahead_s = (ms_from_hlc(self._replica.noted[1]) - turn.wall_ms) // 1000
         after = max(hlc_from_ms(turn.wall_ms), self._acknowledgements.highest_covered, self._covered)
-        try:
-            self._replica.outbox.set_clock_back(after, turn.wall_ms)
-        except DatabaseBusyError:
-            self._set_back_at = turn.now_ms + self._config.busy_ms
-            return
+        self._replica.outbox.set_clock_back(after, turn.wall_ms)
+        self._set_back_at = None
         self._next_site_at, self._site_ms = turn.now_ms + self._site_ms, 2 * self._site_ms
         self._covered = self._recorded = 0  # no peer covers the new site yet
         site = self._replica.site.hex()
@@ -102,10 +99,7 @@ class ClockCorrection:
 
     def _record(self, turn: Turn) -> None:
         self._recorded_at = turn.now_ms + RECORD_MS
-        try:
-            self._replica.store.remember(_META_KEY, codec.encode([self._replica.site, self._covered]))
-        except DatabaseBusyError:
-            return
+        self._replica.store.remember(_META_KEY, codec.encode([self._replica.site, self._covered]))
         self._recorded = self._covered
 
 

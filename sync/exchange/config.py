@@ -21,6 +21,8 @@ class ExchangeConfig:
         doubles the wait, up to `compare_ms`.
     busy_ms: how long to wait when another program holds the write lock.
     stall_ms: how long a round may receive nothing before it is abandoned and another peer may be asked.
+    dead_ms: how long an abandoned round may go on bringing nothing before its link is closed. A chunk takes more than a
+        minute on the slowest radio (1 kB/s).
     repair_pause_ms: how long after a repair of a table the next one may start on the same link. Digests have to show the
         effect of the first one before that.
     claim_ms: how long a round keeps other links from fetching the same table. A table is fetched from one peer at a time.
@@ -42,6 +44,7 @@ class ExchangeConfig:
     gap_ms: int = 100
     busy_ms: int = 50
     stall_ms: int = 10_000
+    dead_ms: int = 300_000
     repair_pause_ms: int = 5_000
     claim_ms: int = 60_000
     beat_ms: int = 30_000

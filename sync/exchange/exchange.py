@@ -7,19 +7,23 @@
 - Round: where vectors differ, `fetch` requests a stream of the missing changes and `serve` sends it.
 - Repair: where vectors are equal and digests differ, `repair_schedule` finds the damaged rows and both sides exchange them.
 
-Invariants: a batch is published only after it is committed; the work for one peer is bounded by its acknowledgements.
+Invariants: a batch is published only after it is committed; the work for one peer is bounded by its acknowledgements; an
+error of the file in any step of a round ends in a retry or a closed link (tests/sync/exchange/test_file_errors.py).
 See design.md sections 4 to 6, and docs/PROTOCOL.md for the messages.
 """
 
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import assert_never
 
 import apsw
 
-from mycomesh.sync.errors import BatchRefusedError, DatabaseBusyError, DecodeError
+from mycomesh.sync.crdt.version_vector import Vector
+from mycomesh.sync.errors import BatchRefusedError, DatabaseError, DecodeError, FileReplacedError
 from mycomesh.sync.events import (
     Action,
     BatchesReceived,
@@ -45,6 +49,7 @@ from mycomesh.sync.exchange.clock_correction import ClockCorrection
 from mycomesh.sync.exchange.config import ExchangeConfig
 from mycomesh.sync.exchange.fetch import Fetcher, Progress
 from mycomesh.sync.exchange.flow_control import SendWindow, TokenBucket
+from mycomesh.sync.exchange.intake import FileTrouble, Host, Intake
 from mycomesh.sync.exchange.repair_schedule import RepairSchedule
 from mycomesh.sync.exchange.schema_debounce import SchemaDebounce
 from mycomesh.sync.exchange.scrub_schedule import ScrubSchedule
@@ -104,15 +109,19 @@ class _Link:
 class Exchange:
     """The sync half of a node: one replica, and the conversation with each linked peer."""
 
-    def __init__(self, replica: Replica, *, rng: random.Random, config: ExchangeConfig) -> None:
+    def __init__(
+        self, replica: Replica, *, rng: random.Random, config: ExchangeConfig, host: Host | None = None
+    ) -> None:
+        """Take what the machine knows about the file (`host`), nothing by default."""
         self._replica = replica
         self._rng = rng
         self._config = config
         self._links: dict[int, _Link] = {}
         self._recreated = replica.recreated
-        self._fetcher = Fetcher(replica, config)
+        self._intake = Intake(replica.store, host or Host())
+        self._fetcher = Fetcher(replica, config, self._intake)
         self._server = CatchUpServer(replica)
-        self._repairs = RepairSchedule(replica, config, self._fetcher.is_fetching)
+        self._repairs = RepairSchedule(replica, config, self._fetcher.is_fetching, self._intake)
         self._tombstone_gc = TombstoneGC(replica, config)
         self._scrub = ScrubSchedule(replica, config)
         self.acknowledgements = Acknowledgements(replica)
@@ -121,6 +130,7 @@ class Exchange:
         self._drain_at: int | None = 0
         self._settled_at: int | None = None  # when to compare because of the latest change
         self._settle_not_before = 0  # the earliest time of the next such comparison
+        self._retry_at = 0  # after an error of the file no deadline is due before this
 
     @property
     def replica(self) -> Replica:
@@ -135,12 +145,41 @@ class Exchange:
         """
         turn = Turn(now_ms, self._clock_correction.wall_ms(now_ms, wall_ms))
         try:
-            self._dispatch_event(event, turn)
+            self._attempt(lambda: self._dispatch_event(event, turn), turn)
+            self._attempt(lambda: self._finish_turn(turn), turn)
         except apsw.SQLError:  # another program may have dropped an internal table
             self._replica.store.check_whole()
             raise
+        self._observe_file(turn)
         self._notify_restored(turn)
         return turn.actions
+
+    @property
+    def file_trouble(self) -> FileTrouble | None:
+        """Why the file takes in no rows of other nodes; None while it does. Any thread may read this."""
+        return self._intake.trouble
+
+    def _attempt(self, step: Callable[[], None], turn: Turn) -> bool:
+        """Take a step that uses the file; return False if the file refused. The caller sees that the step is repeated.
+
+        The actions of the turn stay: what was committed before the error must be published and acknowledged.
+        """
+        try:
+            with self._replica.store.translated():
+                step()
+        except FileReplacedError:
+            raise
+        except DatabaseError:
+            self._observe_file(turn)
+            self._retry_at = max(self._retry_at, turn.now_ms + max(self._config.busy_ms, self._intake.pause_ms))
+            self._drain_at = turn.now_ms
+            return False
+        return True
+
+    def _observe_file(self, turn: Turn) -> None:
+        """Close the intake if the file has refused; open it, and begin the rounds that waited, if the file has not."""
+        if self._intake.observe(turn):
+            self._attempt(lambda: self._fetcher.on_intake_open(turn), turn)
 
     def _dispatch_event(self, event: Event, turn: Turn) -> None:
         match event:
@@ -164,6 +203,9 @@ class Exchange:
                 self._on_timer(turn)
             case _:
                 assert_never(event)
+
+    def _finish_turn(self, turn: Turn) -> None:
+        """Schedule what follows from the changes of this turn."""
         if turn.covered_more:
             self._compare_all(turn)
         if turn.changed:
@@ -174,10 +216,10 @@ class Exchange:
     def next_deadline(self) -> int | None:
         """Return the monotonic millisecond at which `TimerFired` is due."""
         times = [link.compare_at for link in self._links.values()]
-        parts = (self._fetcher, self._tombstone_gc, self._scrub, self._clock_correction)
+        parts = (self._fetcher, self._tombstone_gc, self._scrub, self._clock_correction, self._intake)
         due = (self._drain_at, self._settled_at, *(part.next_deadline() for part in parts))
         times += [at for at in due if at is not None]
-        return min(times, default=None)
+        return max(min(times), self._retry_at) if times else None
 
     def links(self, now_ms: int = 0) -> tuple[LinkStatus, ...]:
         """Return the status of every link, in the order of link numbers; a pure read that changes no behaviour."""
@@ -267,11 +309,11 @@ class Exchange:
 
     def _drain(self, turn: Turn) -> None:
         """Publish one chunk of local writes; a timer continues with the next chunk, so that links are served in between."""
-        try:
-            published, more = self._replica.drain(turn.wall_ms)
-        except DatabaseBusyError:
-            self._drain_at = turn.now_ms + self._config.busy_ms
-            return
+        self._drain_at = turn.now_ms
+        self._attempt(lambda: self._drain_chunk(turn), turn)
+
+    def _drain_chunk(self, turn: Turn) -> None:
+        published, more = self._replica.drain(turn.wall_ms)
         self._drain_at = turn.now_ms if more else turn.now_ms + self._config.safety_ms
         self._schema_debounce.reset()
         turn.publish(published)
@@ -296,11 +338,17 @@ class Exchange:
     def _on_live(self, event: BatchReceived | BatchesReceived, turn: Turn) -> None:
         """Apply all batches in one transaction. Each alone would cost a transaction, and a disk sync if local writes wait."""
         batches = event.batches if isinstance(event, BatchesReceived) else (event,)
+        arrived: list[Applied] = []
+
+        def apply() -> None:
+            arrived.extend(self._replica.apply_all([(batch.payload, batch.origin) for batch in batches], turn.wall_ms))
+
+        self._intake.check_space(turn)
         try:
-            arrived = self._replica.apply_all([(batch.payload, batch.origin) for batch in batches], turn.wall_ms)
-        except DatabaseBusyError:
-            for batch in batches:
-                self._fetcher.request_soon(batch.link, turn.now_ms)  # a round will bring what was not applied
+            if not self._intake.is_open or not self._attempt(apply, turn):
+                for batch in batches:
+                    self._fetcher.request_soon(batch.link, turn.now_ms)  # a round will bring what was not applied
+                return
         except (DecodeError, BatchRefusedError) as error:
             if len(batches) > 1:
                 # One bad batch fails the transaction of all. Apply each alone, so that only the bad one is refused.
@@ -330,9 +378,13 @@ class Exchange:
         if number not in self._links:
             return
         try:
-            self._dispatch_message(number, wire.decode(payload), len(payload), turn)
+            message = wire.decode(payload)
+            if not self._attempt(lambda: self._dispatch_message(number, message, len(payload), turn), turn):
+                self._fetcher.on_file_error(number, turn)
         except DecodeError as error:
             turn.drop(number, f"protocol error: {error}")
+        else:
+            self._step_streams(turn)
 
     def _dispatch_message(self, number: int, message: wire.Message, size: int, turn: Turn) -> None:
         match message:
@@ -343,8 +395,7 @@ class Exchange:
             case wire.Plan() | wire.Chunk() | wire.Done() | wire.AuditReply():
                 self._on_round_message(number, message, size, turn)
             case wire.Vectors(vectors):
-                if self._replica.inbox.renew_site_if_behind(dict(vectors)):
-                    self._notify_new_site(turn)
+                self._attempt(lambda: self._on_met(vectors, turn), turn)  # after an error the next request repeats this
                 self._clock_correction.record_covered(
                     max((vector.top(self._replica.site) for _, vector in vectors), default=0)
                 )
@@ -365,7 +416,11 @@ class Exchange:
                     self._notify_applied(applied, turn)
             case _:
                 assert_never(message)
-        self._step_streams(turn)
+
+    def _on_met(self, vectors: tuple[tuple[str, Vector], ...], turn: Turn) -> None:
+        """Take a new site if a peer covers more of this one than the file itself."""
+        if self._replica.inbox.renew_site_if_behind(dict(vectors)):
+            self._notify_new_site(turn)
 
     def _on_coverage_message(self, number: int, message: wire.CoverageRequest | wire.CoverageReply, turn: Turn) -> None:
         if isinstance(message, wire.CoverageReply):
@@ -454,12 +509,10 @@ class Exchange:
             turn.drop(number, "requests audits too often")
             return
         replies: list[wire.AuditReply] = []
-        try:
-            published = self._replica.outbox.read_drained(
-                turn.wall_ms, lambda: replies.append(tombstone_audit.reply_to(self._replica, request))
-            )
-        except DatabaseBusyError:
-            return  # the peer abandons its round and starts another
+        # After an error of the file the peer gets no reply; it abandons its round and starts another.
+        published = self._replica.outbox.read_drained(
+            turn.wall_ms, lambda: replies.append(tombstone_audit.reply_to(self._replica, request))
+        )
         turn.publish(published)
         for reply in replies:
             turn.send(number, reply)
@@ -468,24 +521,41 @@ class Exchange:
 
     def _step_streams(self, turn: Turn) -> None:
         """Take one bounded step of every stream and repair; a timer continues at once where more can be done."""
-        done = self._server.step(turn) and self._repairs.step(turn)
-        if not done:
-            self._drain_at = turn.now_ms + self._config.busy_ms
-        elif self._server.ready or self._repairs.ready:
+        served = self._attempt(lambda: self._server.step(turn), turn)
+        repaired = self._attempt(lambda: self._repairs.step(turn), turn)
+        if served and repaired and (self._server.ready or self._repairs.ready):
             self._drain_at = turn.now_ms
 
     def _on_timer(self, turn: Turn) -> None:
+        """Take every step that is due; an error of the file in one keeps none of the others waiting."""
+        self._intake.check_space(turn)
+        steps = (
+            self._try_file,
+            self._drain_if_due,
+            self._fetcher.on_timer,
+            self._tombstone_gc.on_timer,
+            self._scrub.on_timer,
+            self._clock_correction.check,
+            self._compare_if_due,
+        )
+        for step in steps:
+            self._attempt(partial(step, turn), turn)
+
+    def _try_file(self, turn: Turn) -> None:
+        if self._intake.on_timer(turn):
+            self._fetcher.on_intake_open(turn)
+
+    def _drain_if_due(self, turn: Turn) -> None:
+        if self._drain_at is None or turn.now_ms < self._drain_at:
+            return
+        if self._replica.outbox.stale():
+            self._drain(turn)
+        else:
+            self._drain_at = turn.now_ms + self._config.safety_ms
+        self._step_streams(turn)
+
+    def _compare_if_due(self, turn: Turn) -> None:
         now_ms = turn.now_ms
-        if self._drain_at is not None and now_ms >= self._drain_at:
-            if self._replica.outbox.stale():
-                self._drain(turn)
-            else:
-                self._drain_at = now_ms + self._config.safety_ms
-            self._step_streams(turn)
-        self._fetcher.on_timer(turn)
-        self._tombstone_gc.on_timer(turn)
-        self._scrub.on_timer(turn)
-        self._clock_correction.check(turn)
         if self._settled_at is not None and now_ms >= self._settled_at:
             self._settled_at = None
             links = len(self._links)

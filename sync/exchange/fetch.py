@@ -13,8 +13,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from mycomesh.sync.crdt.version_vector import Vector
-from mycomesh.sync.errors import DatabaseBusyError, DatabaseError, KeyMismatchError
+from mycomesh.sync.errors import DatabaseError, KeyMismatchError
 from mycomesh.sync.exchange.config import ExchangeConfig
+from mycomesh.sync.exchange.intake import Intake
 from mycomesh.sync.exchange.tombstone_audit import TombstoneAudit
 from mycomesh.sync.exchange.turn import Turn
 from mycomesh.sync.replica import Applied, Replica
@@ -82,6 +83,7 @@ class _Link:
     failures: int = 0
     refused: bool = False  # the last round failed because stamps lay in the future
     rows: int = 0
+    owed: int = 0  # bytes of chunks that are not acknowledged: the peer pauses while this file takes in nothing
     # This replica's vector digests when it deferred the request; None if no request is deferred.
     deferred_vectors: Mapping[str, bytes] | None = None
     deferrals: int = 0  # in a row
@@ -90,9 +92,10 @@ class _Link:
 class Fetcher:
     """The rounds of all links."""
 
-    def __init__(self, replica: Replica, config: ExchangeConfig) -> None:
+    def __init__(self, replica: Replica, config: ExchangeConfig, intake: Intake) -> None:
         self._replica = replica
         self._config = config
+        self._intake = intake
         self._links: dict[int, _Link] = {}
         self._claims: dict[str, tuple[int, int]] = {}  # table -> (link that fetches it, since when)
         self._due_at: dict[int, int] = {}  # link -> when to request, or to abandon its round
@@ -171,6 +174,8 @@ class Fetcher:
         link = self._links[number]
         if link.round is not None:
             return  # one round at a time: the end of one stream must not pass for the end of another
+        if not self._intake.is_open:
+            return  # `on_intake_open` requests
         before, link.deferred_vectors = link.deferred_vectors, None
         mine = self._vectors()
         wanted = self._tables_to_request(link, mine, turn.now_ms)
@@ -249,21 +254,21 @@ class Fetcher:
         if current is None or current.audit is not None:
             turn.drop(number, "sends rows that were not requested")
             return None
-        turn.send(number, wire.Ack(size))
         current.abandoned = False  # the stream has resumed, so its rows need no second request
         self._due_at[number] = turn.now_ms + self._config.stall_ms
         current.size += size
+        link.owed += size
+        self._intake.check_space(turn)
+        failed, current.failed = current.failed, True  # while these rows are missing, the sender's vector is not taken
+        if not self._intake.is_open:
+            return None
         try:
             applied = self._replica.apply(bundle, turn.wall_ms, sender=link.peer)
-        except DatabaseBusyError:
-            current.failed = True
-            return None
-        except DatabaseError:
-            current.failed = True  # these rows are missing, so the round must not end with the sender's vector
-            raise
         except KeyMismatchError as error:
             # Keep the link: an honest peer will learn the table's definition over it.
             applied = Applied(misfit=str(error))
+        current.failed = failed
+        self._acknowledge(number, turn)
         turn.publish(applied.published)
         if applied.misfit:
             current.failed = True
@@ -285,6 +290,41 @@ class Fetcher:
             turn.drop(number, "sends a round that changes nothing and does not end")
         self._notify_progress(number, link, current, turn)
         return applied
+
+    def _acknowledge(self, number: int, turn: Turn) -> None:
+        """Tell the peer that it may send more."""
+        link = self._links[number]
+        if link.owed:
+            turn.send(number, wire.Ack(link.owed))
+            link.owed = 0
+
+    def on_file_error(self, number: int, turn: Turn) -> None:
+        """Have the round of a link begun again: the file refused in the middle of a message, which is lost."""
+        link = self._links.get(number)
+        if link is None:
+            return
+        if self._intake.is_open:
+            self._acknowledge(number, turn)
+        current = link.round
+        if current is None:
+            link.requested.clear()
+            link.failures += 1
+            self._due_at[number] = turn.now_ms + self._backoff_ms(link)
+            return
+        current.failed = True
+        if current.audit is not None:
+            self._finish(number, turn, [])
+
+    def on_intake_open(self, turn: Turn) -> None:
+        """Let all streams go on, and begin the rounds that waited."""
+        for number, link in sorted(self._links.items()):
+            self._acknowledge(number, turn)
+            if link.round is not None:
+                self._due_at[number] = turn.now_ms + self._config.stall_ms
+                continue
+            link.requested.clear()
+            link.failures, link.deferred_vectors = 0, None
+            self._due_at[number] = turn.now_ms
 
     def _record_partial(self, peer: bytes, applied: Applied) -> None:
         """Remember the windows that a chunk filled, so that this peer need not send them again (ADR 0003).
@@ -345,12 +385,7 @@ class Fetcher:
         current = self._links[number].round
         assert current is not None
         assert current.audit is not None
-        try:
-            outcome = current.audit.step(turn.wall_ms)
-        except DatabaseBusyError:
-            current.failed = True
-            self._finish(number, turn, [])
-            return
+        outcome = current.audit.step(turn.wall_ms)
         turn.publish(outcome.published)
         current.dropped += outcome.rows
         if not outcome.done:
@@ -376,8 +411,8 @@ class Fetcher:
             link.failures += 1
             for name in current.tables:
                 link.requested.pop(name, None)
-            backoff_ms = min(self._config.gap_ms << min(link.failures, 16), self._config.compare_ms)
-            self._due_at[number] = turn.now_ms + (self._config.compare_ms if current.refused else backoff_ms)
+            wait_ms = self._config.compare_ms if current.refused else self._backoff_ms(link)
+            self._due_at[number] = turn.now_ms + wait_ms
             return
         link.failures = 0
         self._discard_partial(link.peer, current)
@@ -387,6 +422,10 @@ class Fetcher:
             turn.covered_more = True
         self._request_from_others(number, turn)
         self._request(number, turn)
+
+    def _backoff_ms(self, link: _Link) -> int:
+        """Return how long to wait before the next request after failed ones."""
+        return min(self._config.gap_ms << min(link.failures, 16), self._config.compare_ms)
 
     def _discard_partial(self, peer: bytes, current: _Round) -> None:
         """Forget the partial windows of tables that the vector covers after the round."""
@@ -407,19 +446,31 @@ class Fetcher:
         """Request what the live path did not fill, and abandon rounds that stalled so that other peers are asked."""
         for number, at in sorted(self._due_at.items()):
             if turn.now_ms >= at:
-                self._on_overdue(number, turn)
+                try:
+                    self._on_overdue(number, turn)
+                except DatabaseError:
+                    self.on_file_error(number, turn)
+                    raise
 
     def _on_overdue(self, number: int, turn: Turn) -> None:
         link = self._links[number]
         if link.round is not None and link.round.audit is not None and not link.round.audit.awaiting_reply:
             self._continue_audit(number, None, turn)
             return
+        if link.owed:  # this side keeps the stream waiting
+            self._due_at[number] = turn.now_ms + self._config.stall_ms
+            return
         link.requested.clear()
         self._release(number)
         if link.round is None:
             self._request(number, turn)
             return
+        if link.round.abandoned:
+            turn.drop(number, f"its round has brought nothing for {self._config.dead_ms // 1000} s")
+            return
         link.round.abandoned = True
         if link.round.audit is not None:
             link.round = None  # its stream has ended, so no late message can pass for one of the next round
+        else:
+            self._due_at[number] = turn.now_ms + self._config.dead_ms
         self._request_from_others(number, turn)

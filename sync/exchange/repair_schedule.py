@@ -13,9 +13,10 @@ from functools import partial
 
 from mycomesh.sync.crdt.hlc import SITE_PREFIX
 from mycomesh.sync.crdt.sketch import Sketch
-from mycomesh.sync.errors import DatabaseBusyError
+from mycomesh.sync.errors import DatabaseError
 from mycomesh.sync.exchange.config import ExchangeConfig
 from mycomesh.sync.exchange.flow_control import SendWindow, TokenBucket
+from mycomesh.sync.exchange.intake import Intake
 from mycomesh.sync.exchange.repair_session import RepairSession, decode_ids, rows_beyond
 from mycomesh.sync.exchange.turn import Turn
 from mycomesh.sync.replica import Applied, Replica
@@ -56,7 +57,10 @@ class _Link:
 class RepairSchedule:
     """The repairs of all links."""
 
-    def __init__(self, replica: Replica, config: ExchangeConfig, is_fetching: Callable[[str, int], bool]) -> None:
+    def __init__(
+        self, replica: Replica, config: ExchangeConfig, is_fetching: Callable[[str, int], bool], intake: Intake
+    ) -> None:
+        self._intake = intake
         self._replica = replica
         self._config = config
         self._is_fetching = is_fetching  # a table in a round has more entries than its vector covers
@@ -137,12 +141,11 @@ class RepairSchedule:
     def on_repair_rows(self, number: int, message: wire.RepairRows, size: int, turn: Turn) -> Applied | None:
         """Merge whole rows and reply with the entries of those rows that they lack; return None if nothing was merged."""
         link = self._links[number]
-        try:
-            applied = self._replica.apply(message.bundle, turn.wall_ms, sender=link.peer, repair=True)
-        except DatabaseBusyError:
-            turn.send(number, wire.Ack(size))
-            return None  # the next comparison starts the repair again
-        turn.send(number, wire.Ack(size))
+        turn.send(number, wire.Ack(size))  # before an error: the next comparison starts the repair again
+        self._intake.check_space(turn)
+        if not self._intake.is_open:
+            return None
+        applied = self._replica.apply(message.bundle, turn.wall_ms, sender=link.peer, repair=True)
         turn.publish(applied.published)
         turn.changed = True
         # Count only what the vector covered. Other changes are new: a round has brought them to that peer first.
@@ -153,39 +156,43 @@ class RepairSchedule:
         if message.final:
             return applied
         replies: list[bytes] = []
-        try:
-            turn.publish(
-                self._replica.outbox.read_drained(
-                    turn.wall_ms, lambda: replies.extend(rows_beyond(self._replica, message.bundle))
-                )
+        turn.publish(
+            self._replica.outbox.read_drained(
+                turn.wall_ms, lambda: replies.extend(rows_beyond(self._replica, message.bundle))
             )
-        except DatabaseBusyError:
-            return applied
+        )
         for reply in replies:
             link.window.record_sent(turn.send(number, wire.RepairRows(reply, final=True)))
         return applied
 
     # ---- both sides
 
-    def step(self, turn: Turn) -> bool:
-        """Take one bounded step in the first repair of each link; return False if the file is busy."""
+    def step(self, turn: Turn) -> None:
+        """Take one bounded step in the first repair of each link.
+
+        Raises:
+            DatabaseError: the file refused in the repair of some link; all other repairs took their step.
+        """
+        refusal: DatabaseError | None = None
         for number, link in sorted(self._links.items()):
-            if not link.repairs or not (link.window.has_room or not link.repairs[0].sending):
-                continue
-            repair = link.repairs[0]
-            messages: list[wire.Message] = []
-            try:
-                published = self._replica.outbox.read_drained(turn.wall_ms, partial(self._step, repair, messages))
-            except DatabaseBusyError:
-                return False
-            turn.publish(published)
-            for message in messages:
-                size = turn.send(number, message)
-                if isinstance(message, wire.RepairRows):
-                    link.window.record_sent(size)
-            if repair.done:
-                link.repairs.pop(0)
-        return True
+            if link.repairs and (link.window.has_room or not link.repairs[0].sending):
+                try:
+                    self._step_link(number, link, turn)
+                except DatabaseError as error:
+                    refusal = error
+        if refusal is not None:
+            raise refusal
+
+    def _step_link(self, number: int, link: _Link, turn: Turn) -> None:
+        repair = link.repairs[0]
+        messages: list[wire.Message] = []
+        turn.publish(self._replica.outbox.read_drained(turn.wall_ms, partial(self._step, repair, messages)))
+        for message in messages:
+            size = turn.send(number, message)
+            if isinstance(message, wire.RepairRows):
+                link.window.record_sent(size)
+        if repair.done:
+            link.repairs.pop(0)
 
     def _step(self, repair: RepairSession, messages: list[wire.Message]) -> None:
         messages += repair.step(self._replica)

@@ -6,7 +6,6 @@ pass, at most once in `SCRUB_KEEP_MS`.
 
 from __future__ import annotations
 
-from mycomesh.sync.errors import DatabaseBusyError
 from mycomesh.sync.exchange.config import ExchangeConfig
 from mycomesh.sync.exchange.turn import Turn
 from mycomesh.sync.replica import Replica
@@ -48,16 +47,13 @@ class ScrubSchedule:
             self._step_at = turn.now_ms + self._config.scrub_ms
         if turn.now_ms < self._step_at:
             return
-        try:
-            scrubbed, published = self._replica.scrub.step(
-                turn.wall_ms, REQUESTED_ROWS if self._requested else self._config.scrub_rows
-            )
-            if turn.now_ms >= self._keep_at and not self._requested:
-                self._keep_at = turn.now_ms + SCRUB_KEEP_MS
-                self._replica.scrub.save()
-        except DatabaseBusyError:
-            self._step_at = turn.now_ms + self._config.busy_ms
-            return
+        self._step_at = turn.now_ms + self._config.busy_ms  # after an error of the file
+        scrubbed, published = self._replica.scrub.step(
+            turn.wall_ms, REQUESTED_ROWS if self._requested else self._config.scrub_rows
+        )
+        if turn.now_ms >= self._keep_at and not self._requested:
+            self._replica.scrub.save()
+            self._keep_at = turn.now_ms + SCRUB_KEEP_MS
         turn.publish(published)
         self._notify(scrubbed, turn)
         if self._requested and scrubbed.done:

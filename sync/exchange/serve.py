@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from mycomesh.sync.crdt.version_vector import Vector
-from mycomesh.sync.errors import DatabaseBusyError
+from mycomesh.sync.errors import DatabaseError
 from mycomesh.sync.exchange.catch_up_stream import CatchUpStream
 from mycomesh.sync.exchange.flow_control import SendWindow, TokenBucket
 from mycomesh.sync.exchange.turn import Turn
@@ -81,17 +81,24 @@ class CatchUpServer:
         if changes:
             turn.send(number, wire.Plan(changes))
 
-    def step(self, turn: Turn) -> bool:
-        """Send up to `STEP_CHUNKS` chunks on every link whose window has room; return False if the file is busy."""
+    def step(self, turn: Turn) -> None:
+        """Send up to `STEP_CHUNKS` chunks on every link whose window has room.
+
+        Raises:
+            DatabaseError: the file refused in the stream of some link; all other streams took their step.
+        """
+        refusal: DatabaseError | None = None
         for number, link in sorted(self._links.items()):
             for _ in range(STEP_CHUNKS):
                 if link.stream is None or not link.window.has_room:
                     break
                 try:
                     self._send_next(number, link, link.stream, turn)
-                except DatabaseBusyError:
-                    return False
-        return True
+                except DatabaseError as error:
+                    refusal = error
+                    break
+        if refusal is not None:
+            raise refusal
 
     def _send_next(self, number: int, link: _Link, stream: CatchUpStream, turn: Turn) -> None:
         chunk = stream.next(turn.wall_ms)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from mycomesh.sync import codec
 from mycomesh.sync.crdt.hlc import SITE_PREFIX, hlc_from_ms, ms_from_hlc
-from mycomesh.sync.errors import DatabaseBusyError, DecodeError
+from mycomesh.sync.errors import DecodeError
 from mycomesh.sync.exchange.config import ExchangeConfig
 from mycomesh.sync.exchange.turn import Turn
 from mycomesh.sync.merge import tombstones
@@ -73,17 +73,17 @@ class TombstoneGC:
         if self._due is None:
             self._due = _Due(turn.now_ms + self._beat_ms(), turn.now_ms + self._config.collect_ms)
             return
-        try:
-            if turn.now_ms >= self._due.beat_at:
-                self._beat(turn)
-                self._due = _Due(turn.now_ms + self._beat_ms(), self._due.collect_at)
-            if turn.now_ms >= self._due.collect_at:
-                more = self._collect(turn)
-                wait_ms = self._config.busy_ms if more else self._config.collect_ms
-                self._due = _Due(self._due.beat_at, turn.now_ms + wait_ms)
-        except DatabaseBusyError:
-            wait_at = turn.now_ms + 20 * self._config.busy_ms
-            self._due = _Due(max(self._due.beat_at, wait_at), max(self._due.collect_at, wait_at))
+        due = self._due
+        retry_at = turn.now_ms + 20 * self._config.busy_ms
+        self._due = _Due(max(due.beat_at, retry_at), max(due.collect_at, retry_at))  # after an error of the file
+        if turn.now_ms >= due.beat_at:
+            self._beat(turn)
+            due = _Due(turn.now_ms + self._beat_ms(), due.collect_at)
+        if turn.now_ms >= due.collect_at:
+            more = self._collect(turn)
+            wait_ms = self._config.busy_ms if more else self._config.collect_ms
+            due = _Due(due.beat_at, turn.now_ms + wait_ms)
+        self._due = due
 
     # ---- beats
 

@@ -12,6 +12,7 @@ import contextlib
 import functools
 import os
 import stat
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -29,11 +30,15 @@ from mycomesh.sync.errors import (
 from mycomesh.sync.sqlite.identifiers import fold, is_internal
 from mycomesh.sync.storage import internal_tables
 
-__all__ = ["BUSY_MS_MAX", "FLOAT_DIGITS", "Enlisted", "Store", "is_replica", "set_float_digits"]
+__all__ = ["BUSY_MS_MAX", "FLOAT_DIGITS", "LOCKED_MS_MAX", "Enlisted", "Store", "is_replica", "set_float_digits"]
 
 FORMAT = 1
 # A commit of the application holds the lock for milliseconds. After this long, the caller gives up and tries again later.
 BUSY_MS_MAX = 2_000
+# The wait once the lock was not free for that long: the thread must stay free for requests such as `status`.
+LOCKED_MS_MAX = 100
+# Pauses between two tries for a lock, as in SQLite's own busy handler, which no other thread could end early.
+BUSY_PAUSES_MS = (1, 2, 5, 10, 15, 20, 25, 25, 25, 50, 50, 100)
 FLOAT_DIGITS = 15  # of a floating-point number as text
 # Checkpoints are rare and never concurrent, because of the WAL-reset bug of clients before SQLite 3.51.3 (design.md section 3):
 # only once the WAL is larger than 16 MiB.
@@ -68,6 +73,10 @@ class Store:
         self._on_lock = on_lock
         self._index_errors = False  # whether index triggers of this connection may fail at a commit
         self.rollback_cause: BaseException | None = None  # the error of the last transaction that was rolled back
+        # Why the file refused the last transaction (locked, disk full); None once a later one has been committed.
+        self.refusal: DatabaseError | None = None
+        self.refusals = 0  # transactions and reads that the file has refused
+        self.waits = True  # False: give up at once where another connection holds a lock
         self.syncs = 0  # commits that waited for the disk
         self.clock = Clock()
         self.recreated: tuple[str, ...] = ()  # internal tables that were damaged when the file was opened
@@ -82,6 +91,7 @@ class Store:
                 self.db.close()
                 raise
         else:
+            self.db.set_busy_handler(self._on_busy)
             self.db.set_wal_hook(self._on_wal)
 
     def close(self) -> None:
@@ -105,13 +115,13 @@ class Store:
             DatabaseError: the disk is full, or another error of the file; nothing was changed.
             FileReplacedError: the file was replaced by a backup under this connection; nothing was changed.
         """
-        with _translated(self.path):
+        with self.translated():
             self.db.execute("BEGIN IMMEDIATE")
         self._on_lock(True)
         clock = self.clock.last
         sites = len(self._sites)
         try:
-            with _translated(self.path):
+            with self.translated():
                 self._check_same()
                 yield self.db
                 left = self.clock.last, 1 if self._left is None else self._left[1] + 1
@@ -133,12 +143,38 @@ class Store:
                 member.rolled_back()
             raise
         self._left = left
-        if self._durable:
-            self._sync()
+        self.refusal = None
         for member in self._enlisted:
             member.committed()
+        if self._durable:
+            with self.translated():
+                self._sync()  # if this fails, rounds bring what was committed: no batch is published
         if self._wal_pages > WAL_PAGES_MAX:
             self.checkpoint()
+
+    @contextlib.contextmanager
+    def translated(self) -> Iterator[None]:
+        """Raise SQLite's errors about the file as this package's, and record that the file refused."""
+        try:
+            with _translated(self.path):
+                yield
+        except (IndexTriggerError, FileReplacedError):  # these say nothing about the next transaction
+            raise
+        except DatabaseError as error:
+            self.refusal = error
+            self.refusals += 1
+            raise
+
+    def _on_busy(self, tries: int) -> bool:
+        """Sleep until the next try for a lock that another connection holds; return False to give up."""
+        limit_ms = LOCKED_MS_MAX if isinstance(self.refusal, DatabaseBusyError) else BUSY_MS_MAX
+        last = len(BUSY_PAUSES_MS) - 1
+        pause_ms = BUSY_PAUSES_MS[min(tries, last)]
+        waited_ms = sum(BUSY_PAUSES_MS[:tries]) + BUSY_PAUSES_MS[last] * max(0, tries - last - 1)
+        if not self.waits or waited_ms + pause_ms > limit_ms:
+            return False
+        time.sleep(pause_ms / 1000)
+        return True
 
     def _commit(self) -> None:
         """Commit; raise `IndexTriggerError` if FTS, which writes its index at the commit, finds the index damaged."""
@@ -163,7 +199,7 @@ class Store:
     @contextlib.contextmanager
     def bare_transaction(self) -> Iterator[Any]:
         """Run the block in a transaction that writes no facts, so that it can drop the internal tables; then close the store."""
-        with _translated(self.path):
+        with self.translated():
             self.db.execute("BEGIN IMMEDIATE")
             try:
                 yield self.db
@@ -192,6 +228,9 @@ class Store:
             wal = os.open(self.path + "-wal", os.O_RDONLY)
             try:
                 os.fdatasync(wal)
+            except OSError as error:
+                text = f"{self.path}-wal: cannot be written to the disk: {error.strerror}; look at the disk"
+                raise DatabaseError(text) from error
             finally:
                 os.close(wal)
         self.syncs += 1
@@ -199,14 +238,15 @@ class Store:
     @contextlib.contextmanager
     def reading(self) -> Iterator[Any]:
         """Run the block in a read transaction, in which every SELECT sees one state. Keep it short, as it pins the WAL."""
-        with _translated(self.path):
+        with self.translated():
             self.db.execute("BEGIN")
-        try:
-            self._check_same()
-            yield self.db
-        finally:
-            if self.db.in_transaction:
+            try:
+                self._check_same()
+                yield self.db
                 self.db.execute("COMMIT")
+            finally:
+                if self.db.in_transaction:
+                    self.db.execute("ROLLBACK")
 
     def enlist(self, member: Enlisted) -> None:
         """Make `member` follow every later transaction."""
@@ -217,9 +257,9 @@ class Store:
         self._enlisted.remove(member)
 
     def checkpoint(self) -> None:
-        """Copy the WAL into the file as far as readers allow, without waiting for them."""
+        """Copy the WAL into the file as far as readers and the disk allow, without waiting for them; the WAL keeps the rest."""
         self._wal_pages = 0
-        with contextlib.suppress(apsw.BusyError, apsw.LockedError):
+        with contextlib.suppress(apsw.BusyError, apsw.LockedError, apsw.FullError, apsw.IOError):
             self.db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
 
     def _on_wal(self, _db: apsw.Connection, _name: str, pages: int) -> int:
@@ -361,7 +401,7 @@ def _translated(path: str) -> Iterator[None]:
         yield
     except UnicodeEncodeError as error:
         raise DatabaseError(f"{path}: its path is not UTF-8, and SQLite takes no other; rename the file") from error
-    except (apsw.BusyError, apsw.LockedError) as error:
+    except (apsw.BusyError, apsw.LockedError, apsw.ProtocolError) as error:
         raise DatabaseBusyError(f"{path}: another program holds its write lock; close its transaction") from error
     except apsw.NotADBError as error:
         raise DatabaseError(f"{path}: not an SQLite database; give another file") from error
