@@ -173,8 +173,27 @@ _DATABASE = (
     Code(
         "database.refused",
         "the node could not write to its file",
-        "the disk is full, or a program held the lock; the node fetches the lost changes from its peers again",
-        "free some disk space and end long transactions",
+        "the disk is full, or writing to it failed; rows of other nodes wait and come in once the file takes writes again",
+        "free some disk space; look at the disk if it has room",
+    ),
+    Code(
+        "database.locked",
+        "a program has had the database locked for more than five seconds",
+        "its transaction is open, for example an unsaved edit in a database browser or a long import; until it ends, rows of"
+        " other nodes wait and writes of this node are not sent",
+        "COMMIT or ROLLBACK in the program that the line names; the node continues by itself",
+    ),
+    Code(
+        "database.writable",
+        "the database takes writes again",
+        "the lock is free or the disk has room; the rows that waited come in",
+    ),
+    Code(
+        "disk.low",
+        "the disk has less free space than the floor",
+        "the floor keeps room for the application: below it the node takes in no rows of other nodes, while its own rows are"
+        " sent as before",
+        "free some disk space, or set free_mb_min in config.toml",
     ),
     Code(
         "decision.refused",

@@ -43,13 +43,14 @@ from mycomesh.sync.events import (
     TimeKnown,
     TimerFired,
 )
-from mycomesh.sync.exchange import tombstone_audit
+from mycomesh.sync.exchange import notices, tombstone_audit
 from mycomesh.sync.exchange.acknowledgements import Acknowledgements
 from mycomesh.sync.exchange.clock_correction import ClockCorrection
 from mycomesh.sync.exchange.config import ExchangeConfig
-from mycomesh.sync.exchange.fetch import Fetcher, Progress
+from mycomesh.sync.exchange.fetch import Fetcher
 from mycomesh.sync.exchange.flow_control import SendWindow, TokenBucket
 from mycomesh.sync.exchange.intake import FileTrouble, Host, Intake
+from mycomesh.sync.exchange.link_status import LinkStatus
 from mycomesh.sync.exchange.repair_schedule import RepairSchedule
 from mycomesh.sync.exchange.schema_debounce import SchemaDebounce
 from mycomesh.sync.exchange.scrub_schedule import ScrubSchedule
@@ -60,39 +61,13 @@ from mycomesh.sync.replica import Applied, Replica
 from mycomesh.sync.replication.rights import Rights
 from mycomesh.sync.wire import messages as wire
 
-__all__ = ["Exchange", "ExchangeConfig", "LinkStatus", "Progress"]
+__all__ = ["Exchange", "ExchangeConfig", "LinkStatus"]
 
 # Comparisons, audits and coverage reports that a peer may request: a burst, and one more each half second.
 REQUESTS_MAX = 64
 REQUESTS_PERIOD_MS = 500
 # The periodic comparison comes early by up to this fraction (1/JITTER) of its period.
 JITTER = 4
-
-
-@dataclass(frozen=True, slots=True)
-class LinkStatus:
-    """One link, for the operator. Tables have the folded names of this file.
-
-    peer: 16-byte node id.
-    equal: whether every table was equal to ours in the last comparison.
-    behind: the tables that were not equal.
-    rows_sent, rows_received: changes that rounds have carried.
-    streaming: whether a catch-up stream to the peer is under way.
-    fetching, progress: whether a round from the peer is under way, and its progress.
-    compared_ms_ago: milliseconds since the last comparison; None before the first.
-    equal_ms: for each equal table, how many milliseconds it has been equal.
-    """
-
-    peer: bytes
-    equal: bool
-    behind: tuple[str, ...]
-    rows_sent: int
-    rows_received: int
-    streaming: bool
-    fetching: bool
-    progress: Progress | None = None
-    compared_ms_ago: int | None = None
-    equal_ms: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(slots=True)
@@ -151,7 +126,8 @@ class Exchange:
             self._replica.store.check_whole()
             raise
         self._observe_file(turn)
-        self._notify_restored(turn)
+        recreated, self._recreated = self._recreated, ()
+        notices.notify_restored(recreated, self._replica.catalog.take_rebuilt(), turn)
         return turn.actions
 
     @property
@@ -319,8 +295,7 @@ class Exchange:
         turn.publish(published)
         kept = self._replica.rights.forbidden_tables(published)
         if kept:
-            text = f"this node may not write {', '.join(kept)}: its rows stay here, because other nodes refuse them"
-            turn.notify("write.withheld", text, {"tables": kept}, "warning")
+            notices.notify_withheld(kept, turn)
 
     def _settle(self, now_ms: int) -> None:
         """Schedule a comparison after the last change. While changes keep coming, only the periodic comparison happens.
@@ -364,11 +339,9 @@ class Exchange:
     def _on_applied(self, batch: BatchReceived, applied: Applied, turn: Turn) -> None:
         turn.publish(applied.published)
         if applied.forbidden:
-            origin, tables = batch.origin.hex(), applied.forbidden
-            text = f"ignored rows from {origin[:8]} in tables that it may not write: {', '.join(tables)}"
-            turn.notify("batch.forbidden", text, {"node_id": origin, "tables": tables}, "warning")
+            notices.notify_forbidden(batch.origin, applied.forbidden, turn)
         turn.changed = turn.changed or applied.merged.changes > 0
-        self._notify_applied(applied, turn)
+        notices.notify_applied(applied, self._replica.site, turn)
         if applied.gaps or applied.unknown:
             self._fetcher.request_soon(batch.link, turn.now_ms)
 
@@ -405,7 +378,10 @@ class Exchange:
             case wire.Ack(acked):
                 self._links[number].window.on_ack(acked)
             case wire.AuditRequest():
-                self._on_audit_request(number, message, turn)
+                if self._links[number].requests.take(turn.now_ms):
+                    tombstone_audit.serve(self._replica, number, message, turn)
+                else:
+                    turn.drop(number, "requests audits too often")
             case wire.CoverageRequest() | wire.CoverageReply():
                 self._on_coverage_message(number, message, turn)
             case wire.TableSketch() | wire.RepairRequest():
@@ -413,51 +389,20 @@ class Exchange:
             case wire.RepairRows():
                 applied = self._repairs.on_repair_rows(number, message, size, turn)
                 if applied is not None:
-                    self._notify_applied(applied, turn)
+                    notices.notify_applied(applied, self._replica.site, turn)
             case _:
                 assert_never(message)
 
     def _on_met(self, vectors: tuple[tuple[str, Vector], ...], turn: Turn) -> None:
         """Take a new site if a peer covers more of this one than the file itself."""
         if self._replica.inbox.renew_site_if_behind(dict(vectors)):
-            self._notify_new_site(turn)
+            notices.notify_new_site(self._replica.site, turn)
 
     def _on_coverage_message(self, number: int, message: wire.CoverageRequest | wire.CoverageReply, turn: Turn) -> None:
         if isinstance(message, wire.CoverageReply):
             self.acknowledgements.on_coverage_reply(number, message)
         elif self._links[number].requests.take(turn.now_ms):
             self.acknowledgements.on_coverage_request(number, message.site, turn)
-
-    def _notify_restored(self, turn: Turn) -> None:
-        if self._recreated:
-            names, self._recreated = self._recreated, ()
-            text = f"{', '.join(names)} had been dropped or altered: recreated; now looking for rows written meanwhile"
-            turn.notify("database.mended", text, {"tables": list(names)}, "warning")
-        doubted = sorted(set(self._replica.catalog.take_rebuilt()))
-        if doubted:
-            text = f"{', '.join(doubted)} rebuilt, or without triggers: captured again; now comparing row by row"
-            turn.notify("capture.restored", text, {"tables": doubted})
-
-    def _notify_applied(self, applied: Applied, turn: Turn) -> None:
-        """Report conflicts, parked rows and a new site."""
-        conflicts, parked = applied.merged.conflicts, applied.merged.parked
-        if conflicts:
-            text = f"{conflicts} conflicting write(s); see mycomesh_conflicts"
-            turn.notify("merge.conflict", text, {"count": conflicts})
-        if parked:
-            turn.notify(
-                "merge.parked",
-                f"parked {parked} row(s) that a constraint refuses; see mycomesh_parked",
-                {"count": parked},
-            )
-        if applied.renewed:
-            self._notify_new_site(turn)
-
-    def _notify_new_site(self, turn: Turn) -> None:
-        site = self._replica.site.hex()
-        text = f"the file is older than what peers have from it (a restored backup?); it continues under the new site {site}"
-        turn.notify("site.renewed", text, {"site": site}, "warning")
-        turn.changed = True
 
     def _on_round_message(
         self, number: int, message: wire.Plan | wire.Chunk | wire.Done | wire.AuditReply, size: int, turn: Turn
@@ -468,7 +413,7 @@ class Exchange:
             case wire.Chunk(bundle):
                 applied = self._fetcher.on_chunk(number, bundle, size, turn)
                 if applied is not None:
-                    self._notify_applied(applied, turn)
+                    notices.notify_applied(applied, self._replica.site, turn)
             case wire.Done():
                 self._fetcher.on_done(number, message, turn)
             case wire.AuditReply():
@@ -502,20 +447,6 @@ class Exchange:
         self._fetcher.on_digests(number, theirs, turn, first=first)
         if self._repairs.on_digests(number, theirs, turn):
             self._settle(turn.now_ms)
-
-    def _on_audit_request(self, number: int, request: wire.AuditRequest, turn: Turn) -> None:
-        """Reply to an audit with the entries that this replica has."""
-        if not self._links[number].requests.take(turn.now_ms):
-            turn.drop(number, "requests audits too often")
-            return
-        replies: list[wire.AuditReply] = []
-        # After an error of the file the peer gets no reply; it abandons its round and starts another.
-        published = self._replica.outbox.read_drained(
-            turn.wall_ms, lambda: replies.append(tombstone_audit.reply_to(self._replica, request))
-        )
-        turn.publish(published)
-        for reply in replies:
-            turn.send(number, reply)
 
     # ---- time
 

@@ -15,11 +15,12 @@ from dataclasses import dataclass, field
 
 from mycomesh.sync.codec import require
 from mycomesh.sync.crdt.version_vector import Vector
+from mycomesh.sync.exchange.turn import Turn
 from mycomesh.sync.merge import tombstones
 from mycomesh.sync.replica import Replica
 from mycomesh.sync.wire import messages as wire
 
-__all__ = ["AuditStep", "TombstoneAudit", "reply_to"]
+__all__ = ["AuditStep", "TombstoneAudit", "reply_to", "serve"]
 
 # Stamps compared for one reply, and rows removed in one transaction: some milliseconds each.
 STAMPS_MAX = 16_384
@@ -48,6 +49,14 @@ def reply_to(replica: Replica, request: wire.AuditRequest) -> wire.AuditReply:
             table, request.site, request.after, request.upto, min(STAMPS_MAX, wire.RUNS_MAX)
         )
     return wire.AuditReply(request.table, request.site, request.after, reached, tuple(_runs(request.after, found)))
+
+
+def serve(replica: Replica, number: int, request: wire.AuditRequest, turn: Turn) -> None:
+    """Reply to an audit; after an error of the file the peer gets no reply, abandons its round and starts another."""
+    replies: list[wire.AuditReply] = []
+    turn.publish(replica.outbox.read_drained(turn.wall_ms, lambda: replies.append(reply_to(replica, request))))
+    for reply in replies:
+        turn.send(number, reply)
 
 
 class TombstoneAudit:

@@ -12,6 +12,7 @@ from mycomesh.sync.exchange import catch_up_stream, flow_control
 from mycomesh.sync.exchange.exchange import Exchange
 from mycomesh.sync.exchange.intake import Host
 from mycomesh.sync.exchange.serve import CatchUpServer
+from mycomesh.sync.merge import tombstones
 from mycomesh.sync.storage import store as store_module
 from mycomesh.sync.wire import messages as wire
 from tests.sync.exchanges import World
@@ -106,7 +107,9 @@ def audit(world):
     world.write(one, "DELETE FROM t WHERE id < 20")
     world.write(two, "INSERT INTO bag VALUES('meanwhile')")
     replica = one.peer.replica
-    replica.collect("t", replica.tables["t"].coverage.vector.upto(replica.site), 100)
+    table = replica.tables["t"]
+    with replica.store.transaction():
+        assert tombstones.collect(table, table.coverage.vector.upto(replica.site), 100) == 19
     return {"AuditRequest", "AuditReply", "Done"}
 
 

@@ -1,0 +1,35 @@
+"""The status of one link, for the operator."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mycomesh.sync.exchange.fetch import Progress
+
+__all__ = ["LinkStatus"]
+
+
+@dataclass(frozen=True, slots=True)
+class LinkStatus:
+    """One link, for the operator. Tables have the folded names of this file.
+
+    peer: 16-byte node id.
+    equal: whether every table was equal to ours in the last comparison.
+    behind: the tables that were not equal.
+    rows_sent, rows_received: changes that rounds have carried.
+    streaming: whether a catch-up stream to the peer is under way.
+    fetching, progress: whether a round from the peer is under way, and its progress.
+    compared_ms_ago: milliseconds since the last comparison; None before the first.
+    equal_ms: for each equal table, how many milliseconds it has been equal.
+    """
+
+    peer: bytes
+    equal: bool
+    behind: tuple[str, ...]
+    rows_sent: int
+    rows_received: int
+    streaming: bool
+    fetching: bool
+    progress: Progress | None = None
+    compared_ms_ago: int | None = None
+    equal_ms: tuple[tuple[str, int], ...] = ()

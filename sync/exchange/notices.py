@@ -1,0 +1,57 @@
+"""Notices that report what a merge or the opening of the file brought."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mycomesh.sync.exchange.turn import Turn
+from mycomesh.sync.replication.applied import Applied
+
+__all__ = ["notify_applied", "notify_forbidden", "notify_new_site", "notify_restored", "notify_withheld"]
+
+
+def notify_restored(recreated: Sequence[str], rebuilt: Sequence[str], turn: Turn) -> None:
+    """Report internal tables that were recreated, and user tables that are captured again."""
+    if recreated:
+        text = f"{', '.join(recreated)} had been dropped or altered: recreated; now looking for rows written meanwhile"
+        turn.notify("database.mended", text, {"tables": list(recreated)}, "warning")
+    if rebuilt:
+        names = sorted(set(rebuilt))
+        text = f"{', '.join(names)} rebuilt, or without triggers: captured again; now comparing row by row"
+        turn.notify("capture.restored", text, {"tables": names})
+
+
+def notify_applied(applied: Applied, site: bytes, turn: Turn) -> None:
+    """Report conflicts, parked rows and a new site."""
+    conflicts, parked = applied.merged.conflicts, applied.merged.parked
+    if conflicts:
+        text = f"{conflicts} conflicting write(s); see mycomesh_conflicts"
+        turn.notify("merge.conflict", text, {"count": conflicts})
+    if parked:
+        text = f"parked {parked} row(s) that a constraint refuses; see mycomesh_parked"
+        turn.notify("merge.parked", text, {"count": parked})
+    if applied.renewed:
+        notify_new_site(site, turn)
+
+
+def notify_new_site(site: bytes, turn: Turn) -> None:
+    """Report that the file continues under a new site."""
+    text = (
+        "the file is older than what peers have from it (a restored backup?); it continues under the new site"
+        f" {site.hex()}"
+    )
+    turn.notify("site.renewed", text, {"site": site.hex()}, "warning")
+    turn.changed = True
+
+
+def notify_withheld(tables: Sequence[str], turn: Turn) -> None:
+    """Report tables that this node wrote without the right to."""
+    text = f"this node may not write {', '.join(tables)}: its rows stay here, because other nodes refuse them"
+    turn.notify("write.withheld", text, {"tables": tables}, "warning")
+
+
+def notify_forbidden(origin: bytes, tables: Sequence[str], turn: Turn) -> None:
+    """Report tables of a live batch that its origin may not write."""
+    node_id = origin.hex()
+    text = f"ignored rows from {node_id[:8]} in tables that it may not write: {', '.join(tables)}"
+    turn.notify("batch.forbidden", text, {"node_id": node_id, "tables": tables}, "warning")
