@@ -198,7 +198,7 @@ class Exchange:
         return max(min(times), self._retry_at) if times else None
 
     def links(self, now_ms: int = 0) -> tuple[LinkStatus, ...]:
-        """Return the status of every link, in the order of link numbers; a pure read that changes no behaviour."""
+        """Return the status of every link, by link number; a pure read that changes no behaviour."""
         mine, shown = self._digests(remember=False), self._replica.registry.local_name
         result = []
         for number in sorted(self._links):
@@ -378,10 +378,7 @@ class Exchange:
             case wire.Ack(acked):
                 self._links[number].window.on_ack(acked)
             case wire.AuditRequest():
-                if self._links[number].requests.take(turn.now_ms):
-                    tombstone_audit.serve(self._replica, number, message, turn)
-                else:
-                    turn.drop(number, "requests audits too often")
+                self._on_audit_request(number, message, turn)
             case wire.CoverageRequest() | wire.CoverageReply():
                 self._on_coverage_message(number, message, turn)
             case wire.TableSketch() | wire.RepairRequest():
@@ -392,6 +389,12 @@ class Exchange:
                     notices.notify_applied(applied, self._replica.site, turn)
             case _:
                 assert_never(message)
+
+    def _on_audit_request(self, number: int, request: wire.AuditRequest, turn: Turn) -> None:
+        if self._links[number].requests.take(turn.now_ms):
+            tombstone_audit.serve(self._replica, number, request, turn)
+        else:
+            turn.drop(number, "requests audits too often")
 
     def _on_met(self, vectors: tuple[tuple[str, Vector], ...], turn: Turn) -> None:
         """Take a new site if a peer covers more of this one than the file itself."""
