@@ -105,7 +105,7 @@ class Replica:
             ForeignFileError: the file belongs to another mesh; nothing was changed.
         """
         hooks = hooks or Hooks()
-        store = Store(path, on_lock=hooks.on_lock)
+        store = Store(path, on_lock=hooks.on_lock, sleep=hooks.sleep)
         try:
             catalog = Catalog(store, mesh_key, TableFilter(config.only, config.exclude))
             with store.transaction():

@@ -45,11 +45,13 @@ class Hooks:
     """Functions that a replica calls during its own calls, on their thread.
 
     on_lock: called with True once the replica has the write lock of the file, and with False once the lock is free again.
+    sleep: waits so many seconds, while another program has the file locked; without it SQLite waits by itself.
     pause: called between two transactions of one call, where other programs may use the file.
     publish: publishes at once the batches of the first transactions of a long call; without it, the call returns them all.
     """
 
     on_lock: Callable[[bool], None] = lambda _: None
+    sleep: Callable[[float], None] | None = None
     pause: Callable[[], None] = lambda: None
     publish: Callable[[list[bytes]], None] | None = None
 

@@ -12,7 +12,6 @@ import contextlib
 import functools
 import os
 import stat
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -37,7 +36,7 @@ FORMAT = 1
 BUSY_MS_MAX = 2_000
 # The wait once the lock was not free for that long: the thread must stay free for requests such as `status`.
 LOCKED_MS_MAX = 100
-# Pauses between two tries for a lock, as in SQLite's own busy handler, which no other thread could end early.
+# Pauses between two tries for a lock, as in SQLite's own busy handler.
 BUSY_PAUSES_MS = (1, 2, 5, 10, 15, 20, 25, 25, 25, 50, 50, 100)
 FLOAT_DIGITS = 15  # of a floating-point number as text
 # Checkpoints are rare and never concurrent, because of the WAL-reset bug of clients before SQLite 3.51.3 (design.md section 3):
@@ -58,11 +57,19 @@ class Enlisted(Protocol):
 class Store:
     """The file. Not thread-safe: one thread owns it."""
 
-    def __init__(self, path: str, *, read_only: bool = False, on_lock: Callable[[bool], None] = lambda _: None) -> None:
+    def __init__(
+        self,
+        path: str,
+        *,
+        read_only: bool = False,
+        on_lock: Callable[[bool], None] = lambda _: None,
+        sleep: Callable[[float], None] | None = None,
+    ) -> None:
         """Open the file, or create it; raise `DatabaseError` with one line if it cannot serve.
 
         A `read_only` store opens a file that was a replica before, also beside the node that serves it. `on_lock` is called
-        with True once a transaction has the write lock, and with False once the lock is free again.
+        with True once a transaction has the write lock, and with False once the lock is free again. `sleep` waits so many
+        seconds while another connection has a lock; without it SQLite waits by itself, which no other thread can end.
         """
         self.path = path
         self._enlisted: list[Enlisted] = []
@@ -71,6 +78,7 @@ class Store:
         self._wal_pages = 0
         self._durable = False
         self._on_lock = on_lock
+        self._sleep = sleep
         self._index_errors = False  # whether index triggers of this connection may fail at a commit
         self.rollback_cause: BaseException | None = None  # the error of the last transaction that was rolled back
         # Why the file refused the last transaction (locked, disk full); None once a later one has been committed.
@@ -91,7 +99,8 @@ class Store:
                 self.db.close()
                 raise
         else:
-            self.db.set_busy_handler(self._on_busy)
+            if sleep is not None:
+                self.db.set_busy_handler(self._on_busy)
             self.db.set_wal_hook(self._on_wal)
 
     def close(self) -> None:
@@ -171,9 +180,9 @@ class Store:
         last = len(BUSY_PAUSES_MS) - 1
         pause_ms = BUSY_PAUSES_MS[min(tries, last)]
         waited_ms = sum(BUSY_PAUSES_MS[:tries]) + BUSY_PAUSES_MS[last] * max(0, tries - last - 1)
-        if not self.waits or waited_ms + pause_ms > limit_ms:
+        if self._sleep is None or not self.waits or waited_ms + pause_ms > limit_ms:
             return False
-        time.sleep(pause_ms / 1000)
+        self._sleep(pause_ms / 1000)
         return True
 
     def _commit(self) -> None:
