@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 MIRRORED = ("sync", "mesh")
 
 
-def test_files():
+def mirrored_tests():
     return sorted(path.relative_to(ROOT) for top in MIRRORED for path in (ROOT / "tests" / top).rglob("test_*.py"))
 
 
@@ -28,7 +28,7 @@ def mirror_of(module):
     return Path("tests", *module.parts[:-1], f"test_{module.name}")
 
 
-@pytest.mark.parametrize("path", test_files(), ids=str)
+@pytest.mark.parametrize("path", mirrored_tests(), ids=str)
 def test_a_test_file_names_a_module_of_its_folder(path):
     module = Path(*path.parts[1:-1], path.name.removeprefix("test_"))
     assert (ROOT / module).is_file(), (
