@@ -1,26 +1,22 @@
 """The mesh core: connections become links, links a mesh, under virtual time and in front of strangers."""
 
+from __future__ import annotations
+
 import random
-from collections import Counter
 from itertools import pairwise
 
 import pytest
 
-from mycomesh.mesh import wire
 from mycomesh.mesh.config import MeshConfig
-from mycomesh.mesh.core import Joiner, MeshCore
+from mycomesh.mesh.core import MeshCore
 from mycomesh.mesh.events import (
     Address,
     AddressFound,
-    Close,
     ConnClosed,
-    ConnOpened,
     ConnReceived,
     Dial,
     DialFailed,
-    Enrolled,
     LinkDown,
-    LinkReady,
     LinkUp,
     NetworkChanged,
     Notice,
@@ -28,29 +24,8 @@ from mycomesh.mesh.events import (
     TimerFired,
     Write,
 )
-from mycomesh.mesh.links.authentication import BOOT_BYTES
-from mycomesh.mesh.membership.enrolment import Candidate, invite
-from mycomesh.mesh.membership.identity import Identity
-from mycomesh.mesh.session.session import Keys, Reply, Session
+from tests.mesh.meshes import meshed
 from tests.mesh.pipes import LIFETIME_S, WALL_MS, Pipes, mesh_of
-
-
-def meshed(count, *, seed=1, config=None, **more):
-    """`count` members, all linked, and the world around them."""
-    pipes = Pipes(seed, **more)
-    nodes = [pipes.member(identity, config=config) for identity in mesh_of(count)[0]]
-    for index, left in enumerate(nodes):
-        for right in nodes[index + 1 :]:
-            pipes.meet(left, right)
-    pipes.run_until(lambda: all(len(node.links) == count - 1 for node in nodes))
-    return pipes, nodes
-
-
-def states(node, pipes):
-    return {each.name: each.state for each in node.core.peers(pipes.now_ms)}
-
-
-# ---- links
 
 
 def test_two_members_link_and_carry_messages_and_batches():
@@ -191,9 +166,6 @@ def test_round_trip_and_clock_offset_reach_the_status():
     assert status.sent_bytes > 0 < status.received_bytes
 
 
-# ---- dialling
-
-
 YOUNG_MS = 3_000
 
 
@@ -254,103 +226,6 @@ def test_a_flood_of_hints_is_bounded():
     for index in range(5_000):
         core.handle(AddressFound(Address(f"10.{index >> 8}.{index & 255}.1", 1)), 0, WALL_MS)
     assert len(core._dialer._book) <= 1_024
-
-
-def test_members_tell_each_other_where_the_others_are():
-    pipes = Pipes()
-    left, middle, right = (pipes.member(identity) for identity in mesh_of(3)[0])
-    pipes.meet(left, middle)
-    pipes.meet(right, middle)
-    pipes.run_until(lambda: all(len(node.links) == 2 for node in (left, middle, right)), limit_ms=5_000)
-
-
-# ---- spreading
-
-
-def test_a_chain_of_five_carries_batches_and_shows_the_whole_mesh():
-    pipes = Pipes()
-    nodes = [pipes.member(identity) for identity in mesh_of(5)[0]]
-    for one in range(5):
-        for other in range(5):
-            if abs(one - other) > 1:
-                pipes.cut(nodes[one], nodes[other])
-    for left, right in pairwise(nodes):
-        pipes.meet(left, right)
-    pipes.run(4_000)
-    pipes.publish(nodes[0], b"from the far end")
-    pipes.run(20)
-    assert [node.batches() for node in nodes[1:]] == [[b"from the far end"]] * 4
-    assert states(nodes[0], pipes) == {"n1": "linked", "n2": "reachable", "n3": "reachable", "n4": "reachable"}
-    assert [each.hops for each in nodes[0].core.peers(pipes.now_ms)] == [1, 2, 3, 4]
-    pipes.cut(nodes[2], nodes[3])
-    pipes.run(6_000)
-    assert states(nodes[0], pipes) == {"n1": "linked", "n2": "reachable", "n3": "down", "n4": "down"}
-
-
-@pytest.mark.slow
-def test_in_a_full_mesh_of_16_each_node_gets_one_copy_after_one_hop():
-    pipes, nodes = meshed(16)
-    pipes.run(3_000)
-    for index, source in enumerate(nodes):
-        before = Counter(pipes.carried)
-        pipes.publish(source, bytes((index,)) * 5_000)
-        pipes.run(pipes.delay_ms + 1)  # and a little for its bytes
-        assert all(bytes((index,)) * 5_000 in node.batches() for node in nodes if node is not source)
-        pipes.run(500)
-        assert sum((Counter(pipes.carried) - before).values()) < 15 * 5_000 * 1.4
-    assert all(len(node.batches()) == 15 for node in nodes)
-
-
-def test_an_alert_is_not_held_up_by_a_blob_on_a_slow_link():
-    pipes, (left, right) = meshed(2, bytes_ms=250.0)  # two megabits a second
-    pipes.send(left, right, bytes(16 << 20), 3)
-    pipes.run(10_000)
-    pipes.send(left, right, b"alert", 0)
-    assert pipes.run_until(lambda: b"alert" in right.messages()) <= 700
-    pipes.run_until(lambda: len(right.messages()) == 2, limit_ms=120_000)
-    assert left.seen(LinkDown) == []
-    assert len(left.seen(LinkReady)) == 1
-
-
-def test_a_congested_link_gets_no_batches_until_it_is_ready_again():
-    pipes, (left, right) = meshed(2, bytes_ms=100.0)
-    pipes.send(left, right, bytes(3 << 20), 2)
-    for index in range(20):
-        pipes.publish(left, bytes((index,)) * 100)
-    assert pipes.run_until(lambda: left.seen(LinkReady), limit_ms=60_000) > 10_000
-    assert right.batches() == []
-    pipes.publish(left, b"fresh")
-    pipes.run(3_000)
-    assert right.batches() == [b"fresh"]
-
-
-def test_an_urgent_batch_passes_what_a_congested_link_holds_back():
-    pipes, (left, right) = meshed(2, bytes_ms=100.0)
-    pipes.send(left, right, bytes(3 << 20), 2)
-    pipes.publish(left, b"bulk")
-    pipes.publish(left, b"alert", priority=0)
-    assert pipes.run_until(lambda: right.batches() == [b"alert"], limit_ms=5_000) <= 1_500
-
-
-def test_urgent_batches_wait_too_where_more_of_them_come_than_a_link_carries():
-    pipes, (left, right) = meshed(2, bytes_ms=1.0)
-    for number in range(64):
-        pipes.publish(left, bytes((number,)) * 100_000, priority=0)
-    assert left.core.links.conns[left.link_to(right)].session.outbox.queued < 1_400_000
-    assert left.seen(LinkDown) == []
-
-
-def test_a_peer_that_never_reads_is_given_up_before_its_queue_grows_without_bound():
-    config = MeshConfig(queue_bytes_max=4 << 20)
-    pipes, (left, right) = meshed(2, config=config, bytes_ms=1.0)
-    link = left.link_to(right)
-    for _ in range(64):
-        if left.links:
-            pipes.feed(left, SendMessage(link, bytes(100_000), 2))
-    assert [action.reason for action in left.seen(LinkDown)] == ["the peer does not read what it is sent"]
-
-
-# ---- forgery
 
 
 def rewritten(pipes, nodes, change):
@@ -434,38 +309,6 @@ def test_a_member_that_talks_nonsense_loses_its_link_and_nothing_breaks(seed):
     assert len(left.links) == len(right.links) == 1
 
 
-# ---- strangers
-
-
-def test_junk_is_closed_without_an_answer():
-    pipes = Pipes()
-    (node,) = [pipes.member(identity) for identity in mesh_of(1)[0]]
-    rng = random.Random(1)
-    for index in range(50):
-        stranger = pipes.stranger(node, f"10.9.{index}.1")
-        stranger.say(rng.randbytes(1 + index * 90))
-        stranger.say(rng.randbytes(2_500))
-        assert stranger.closed is not None
-        assert stranger.heard == b""
-    assert node.core.links.conns == {}
-    assert len(node.notices()) == 1  # one line for fifty
-
-
-@pytest.mark.parametrize("said", [b"", b"\x00", b"\x00\x30half a message"])
-def test_a_silent_or_slow_stranger_is_cut_off_after_the_whole_handshake_time(said):
-    pipes = Pipes()
-    (node,) = [pipes.member(identity) for identity in mesh_of(1)[0]]
-    stranger = pipes.stranger(node)
-    for byte in said:
-        pipes.run(900)
-        stranger.say(bytes((byte,)))
-        if stranger.closed:
-            break
-    pipes.run(5_000 - pipes.now_ms + 1_000)
-    assert stranger.closed is not None
-    assert stranger.heard == b""
-
-
 def test_a_thousand_half_open_connections_take_bounded_places_and_members_still_get_in():
     pipes = Pipes()
     left, right = (pipes.member(identity) for identity in mesh_of(2)[0])
@@ -492,124 +335,12 @@ def test_a_host_where_a_member_was_met_keeps_places_that_strangers_cannot_take()
     assert pipes.stranger(left, "10.200.0.1").closed is not None
 
 
-def test_the_members_of_another_mesh_do_not_link_and_hear_nothing():
-    pipes = Pipes()
-    ours, theirs = pipes.member(mesh_of(2)[0][0]), pipes.member(mesh_of(2, seed=2)[0][1])
-    pipes.meet(ours, theirs)
-    pipes.run(3_000)
-    assert ours.links == theirs.links == {}
-    assert theirs.seen(Write) == []
-    assert theirs.notices() == ["peer.refused"]
-
-
-@pytest.mark.parametrize(("days", "linked"), [(29, True), (31, False)])
-def test_an_expired_certificate_ends_at_the_handshake(days, linked):
-    pipes = Pipes()
-    left, right = (pipes.member(identity) for identity in mesh_of(2)[0])
-    left.wall_ms += days * 86_400_000
-    pipes.meet(right, left)
-    pipes.run(2_000)
-    assert bool(left.links) is linked
-    if not linked:
-        refused = next(action for action in left.seen(Notice) if action.event == "peer.refused")
-        assert "expired" in refused.text
-
-
 def test_a_live_link_ends_when_its_members_certificate_does():
     pipes, (left, right) = meshed(2)
     left.wall_ms += 31 * 86_400_000
     pipes.run(70_000)
     assert "its certificate has expired" in {action.reason for action in left.seen(LinkDown)}
     assert left.links == right.links == {}
-
-
-class _Shows:
-    """A gate that shows what it was given, and believes everything."""
-
-    def __init__(self, payload):
-        self.payload = payload
-
-    def answer(self, psk):
-        return self.payload
-
-    def admit(self, introduction):
-        return self.payload
-
-
-def _hello(certificate, *, boot=bytes(BOOT_BYTES), port=0, oldest=1):
-    return wire.encode((1, certificate, boot, port, oldest, 1))
-
-
-@pytest.mark.parametrize(
-    "hello_of",
-    [
-        lambda own, other: b"",
-        lambda own, other: _hello(b""),
-        lambda own, other: _hello(own.certificate.raw * 2),
-        lambda own, other: _hello(own.certificate.raw) * 2,
-        lambda own, other: _hello(own.certificate.raw) + b"\0",
-        lambda own, other: _hello(other.certificate.raw),
-        lambda own, other: own.certificate.raw,
-        lambda own, other: _hello(own.certificate.raw, boot=b""),
-        lambda own, other: _hello(own.certificate.raw, port=65_536),
-        lambda own, other: _hello(own.certificate.raw, oldest=2),
-        lambda own, other: bytes(1_900),
-    ],
-    ids=[
-        "nothing",
-        "no certificate",
-        "its certificate twice",
-        "its hello twice",
-        "a byte more",
-        "another's certificate",
-        "a certificate alone",
-        "no boot number",
-        "no port",
-        "no versions",
-        "2 KB of nothing",
-    ],
-)
-def test_who_knows_the_secret_and_shows_no_hello_of_its_own_stays_outside(hello_of):
-    """A captured secret is no membership. The same steps with a valid hello lead to a link: the check of this test."""
-    (ours, own, other), _ = mesh_of(3)
-    for payload, linked in ((_hello(own.certificate.raw), True), (hello_of(own, other), False)):
-        pipes = Pipes()
-        node = pipes.member(ours)
-        stranger = pipes.stranger(node)
-        keys = Keys(own.mesh_id, (own.secret,), own.static_private)
-        session = Session(keys, _Shows(payload), initiator=True, entropy=random.Random(1).randbytes)
-        stranger.say(session.start())
-        for step in session.receive(stranger.heard, pipes.now_ms):
-            if isinstance(step, Reply):
-                stranger.say(step.data)
-        assert (len(node.links), stranger.closed is None) == ((1, True) if linked else (0, False))
-        assert node.notices() == ([] if linked else ["peer.refused"])
-
-
-@pytest.mark.parametrize("wall_ms", [0, 100 * 86_400_000])
-def test_members_whose_clocks_stand_in_1970_link_all_the_same(wall_ms):
-    pipes = Pipes()
-    left, right = (pipes.member(identity) for identity in mesh_of(2)[0])
-    left.wall_ms = right.wall_ms = wall_ms
-    pipes.meet(right, left)
-    pipes.run(2_000)
-    assert len(left.links) == len(right.links) == 1
-
-
-def test_a_replayed_handshake_opens_nothing():
-    pipes = Pipes()
-    left, right = (pipes.member(identity) for identity in mesh_of(2)[0])
-    said = []
-    pipes.tap = lambda source, _, data: said.append(data) or data if source is left else data
-    pipes.meet(left, right)
-    pipes.run(100)
-    before = len(right.seen(LinkUp))
-    stranger = pipes.stranger(right)
-    for data in said:
-        stranger.say(data)
-    assert stranger.closed is not None
-    assert len(right.seen(LinkUp)) == before
-    assert len(right.links) == 1
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -644,151 +375,6 @@ def test_events_of_connections_that_are_gone_mean_nothing():
     assert core.handle(ConnReceived(5, b"x"), 0, WALL_MS) == []
     assert core.handle(ConnClosed(5), 0, WALL_MS) == []
     assert core.handle(SendMessage(5, b"x", 1), 0, WALL_MS) == []
-
-
-# ---- enrolment
-
-
-def inviting(pipes, *, uses=1, expires_ms=WALL_MS + 3_600_000):
-    identities, root_seed = mesh_of(2)
-    invitation = invite(entropy=random.Random(9).randbytes, expires_ms=expires_ms, uses=uses)
-    node = pipes.member(identities[0], invitations=(invitation,), root_seed=root_seed)
-    return node, invitation.code(identities[0].mesh_id)
-
-
-def joining(pipes, code, name="drone", *, seed=None, place=None):
-    """A node that asks to join under that name; one seed makes one node, with the same keys each time."""
-    rng = random.Random(seed or name)
-    candidate = Candidate.fresh(name, entropy=rng.randbytes)
-    return pipes.add(place or name, Joiner(code, candidate, entropy=rng.randbytes, rng=rng, config=MeshConfig()))
-
-
-def name_given(pipes, joiner, inviter):
-    """The name under which the node has joined."""
-    pipes.meet(joiner, inviter)
-    pipes.run_until(lambda: joiner.seen(Enrolled), limit_ms=100)
-    return Identity.decode(joiner.seen(Enrolled)[0].identity).name
-
-
-def test_a_node_joins_and_is_a_member_everywhere():
-    pipes = Pipes()
-    inviter, code = inviting(pipes)
-    other = pipes.member(mesh_of(2)[0][1])
-    pipes.meet(inviter, other)
-    joiner = joining(pipes, code)
-    pipes.meet(joiner, other)
-    pipes.meet(joiner, inviter)
-    pipes.run_until(lambda: joiner.seen(Enrolled), limit_ms=100)
-    assert inviter.core.invitations()[0].uses_left == 0
-    assert inviter.notices() == ["enrolment.granted"]
-    assert pipes.run(5_000) is None
-    assert joiner.core.next_deadline() is None
-    assert len(joiner.seen(Enrolled)) == 1
-    drone = pipes.member(Identity.decode(joiner.seen(Enrolled)[0].identity))
-    pipes.meet(drone, inviter)
-    pipes.run_until(lambda: len(drone.links) == 2, limit_ms=2_000)
-    pipes.publish(drone, b"first words")
-    pipes.run(10)
-    assert inviter.batches() == other.batches() == [b"first words"]
-
-
-def test_nodes_of_one_image_join_under_names_of_their_own():
-    pipes = Pipes()
-    inviter, code = inviting(pipes, uses=3)
-    places = ("pi1", "pi2", "pi3")
-    joiners = [joining(pipes, code, "raspberrypi", seed=place, place=place) for place in places]
-    names = [name_given(pipes, joiner, inviter) for joiner in joiners]
-    assert names == ["raspberrypi", "raspberrypi-2", "raspberrypi-3"]
-    granted = [notice for notice in inviter.seen(Notice) if notice.event == "enrolment.granted"]
-    assert [notice.detail["name"] for notice in granted] == names
-
-
-def test_a_member_that_joins_again_keeps_its_name():
-    pipes = Pipes()
-    inviter, code = inviting(pipes, uses=2)
-    for life in ("first", "second"):
-        assert name_given(pipes, joining(pipes, code, "drone", place=life), inviter) == "drone"
-
-
-def test_the_use_is_counted_before_the_grant_leaves():
-    pipes = Pipes()
-    inviter, code = inviting(pipes)
-    joiner = joining(pipes, code)
-    pipes.meet(joiner, inviter)
-    pipes.run(50)
-    at = next(index for index, (_, action) in enumerate(inviter.log) if isinstance(action, Notice))
-    assert [type(action) for _, action in inviter.log[at:]] == [Notice, Write, Close]
-
-
-def test_a_code_is_good_for_as_many_nodes_as_it_says():
-    pipes = Pipes()
-    inviter, code = inviting(pipes, uses=2)
-    joiners = [joining(pipes, code, f"d{index}") for index in range(4)]
-    for joiner in joiners:
-        pipes.meet(joiner, inviter)
-    pipes.run(60_000)
-    assert sum(len(joiner.seen(Enrolled)) for joiner in joiners) == 2
-
-
-def test_one_joining_node_with_several_ways_to_the_inviter_uses_a_code_once():
-    pipes = Pipes()
-    inviter, code = inviting(pipes, uses=5)
-    joiner = joining(pipes, code)
-    pipes.meet(joiner, inviter)
-    pipes.nodes.append(inviter)
-    twin = type(inviter)("twin", inviter.core, Address("10.5.5.5", 1), ends=inviter.ends, log=inviter.log)
-    pipes.nodes.append(twin)
-    pipes.feed(joiner, AddressFound(twin.address))
-    pipes.run(10_000)
-    assert len(joiner.seen(Enrolled)) == 1
-    assert inviter.core.invitations()[0].uses_left == 4
-
-
-@pytest.mark.parametrize("fault", ["wrong code", "expired", "no root key"])
-def test_who_has_no_open_invitation_hears_nothing(fault):
-    pipes = Pipes()
-    inviter, code = inviting(pipes, expires_ms=WALL_MS if fault == "expired" else WALL_MS + 3_600_000)
-    if fault == "wrong code":
-        code = type(code)(code.mesh_id, bytes(len(code.secret)))
-    if fault == "no root key":
-        inviter.core._context.root_seed = None
-    joiner = joining(pipes, code)
-    pipes.meet(joiner, inviter)
-    pipes.run(20_000)
-    assert joiner.seen(Enrolled) == []
-    assert inviter.seen(Write) == []
-    assert "join.unanswered" in joiner.notices()
-
-
-def test_a_joining_node_answers_nobody_who_calls_it():
-    pipes = Pipes()
-    _, code = inviting(pipes)
-    joiner = joining(pipes, code)
-    actions = joiner.core.handle(ConnOpened(99, Address("10.0.0.9", 1), dialled=False), 0, WALL_MS)
-    assert actions == [Close(99, "not a member yet")]
-
-
-# ---- large meshes
-
-
-@pytest.mark.slow
-def test_a_large_mesh_keeps_partial_views_that_reach_everyone():
-    pipes = Pipes()
-    nodes = [pipes.member(identity) for identity in mesh_of(24)[0]]
-    rng = random.Random(3)
-    for node in nodes:
-        for other in rng.sample(nodes, 12):
-            if other is not node:
-                pipes.meet(node, other)
-    pipes.run(25_000)
-    degrees = [len(node.links) for node in nodes]
-    assert max(degrees) <= 9
-    assert 6 <= sum(degrees) / len(degrees) <= 8
-    assert all(states.count("down") == 0 for states in ([each.state for each in node.core.peers(0)] for node in nodes))
-    for index in range(5):
-        pipes.publish(nodes[index * 4], b"%d" % index)
-        pipes.run(1_000)
-    assert all(len(node.batches()) == 5 - (number % 4 == 0 and number < 20) for number, node in enumerate(nodes))
 
 
 def test_the_same_seed_gives_the_same_run():

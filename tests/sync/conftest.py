@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from tests.sync.attackers import attacked, world_of  # noqa: F401
+from tests.sync.fleets import fleet_of  # noqa: F401
+from tests.sync.migrations import migrating  # noqa: F401
+from tests.sync.pairs import both  # noqa: F401
 from tests.sync.peers import Peer, converge
+from tests.sync.scans import scanned, shape  # noqa: F401
 
 
 @pytest.fixture

@@ -9,15 +9,15 @@ import pytest
 from mycomesh.mesh.address import circuit_address, is_circuit
 from mycomesh.mesh.config import MeshConfig
 from mycomesh.mesh.core import MeshCore
-from mycomesh.mesh.errors import DecodeError
 from mycomesh.mesh.events import ConnClosed, DeliverMessage, LinkDown, LinkUp, SendMessage
 from mycomesh.mesh.membership.identity import create_mesh, make_identity
-from mycomesh.mesh.overlay.topology import LinkState, Neighbour
 from mycomesh.mesh.relay import circuits
 from mycomesh.mesh.relay.circuit_frame import RELAYS_MAX, CircuitFrame, FrameKind
-from mycomesh.mesh.relay.circuit_plan import CHILDREN, CircuitPlan
+from mycomesh.mesh.relay.circuit_plan import CHILDREN
 from mycomesh.mesh.relay.circuits import CIRCUITS_MAX, CONNS_FROM, Circuits
 from tests.mesh.pipes import LIFETIME_S, PORT, WALL_MS, Pipes
+
+ROUTE = (b"a" * 16, b"r" * 16, b"b" * 16)
 
 SETTLE_MS = 20_000
 
@@ -208,49 +208,6 @@ def test_what_waits_at_a_relay_is_bounded_and_costs_the_circuit_not_the_link(mon
     assert line.linked(1) == [0, 2]
 
 
-# ---- frames
-
-
-ROUTE = (b"a" * 16, b"r" * 16, b"b" * 16)
-
-
-@pytest.mark.parametrize(
-    "frame",
-    [
-        CircuitFrame(FrameKind.OPEN, 1, ROUTE, 1),
-        CircuitFrame(FrameKind.DATA, 2**32 - 1, ROUTE[::-1], 2, b"sealed"),
-        CircuitFrame(FrameKind.CLOSE, 0, (ROUTE[0], b"1" * 16, b"2" * 16, ROUTE[2]), 3),
-    ],
-)
-def test_a_frame_has_one_encoding_and_every_truncation_is_refused_or_shorter_data(frame):
-    raw = frame.encode()
-    assert CircuitFrame.decode(raw) == frame
-    for end in range(len(raw) - len(frame.data)):
-        with pytest.raises(DecodeError):
-            CircuitFrame.decode(raw[:end])
-
-
-@pytest.mark.parametrize(
-    "raw",
-    [
-        b"",
-        b"\x02" + CircuitFrame(FrameKind.DATA, 1, ROUTE, 1).encode()[1:],
-        b"\x01\x04" + CircuitFrame(FrameKind.DATA, 1, ROUTE, 1).encode()[2:],
-        CircuitFrame(FrameKind.DATA, 1, ROUTE, 0).encode(),
-        CircuitFrame(FrameKind.DATA, 1, ROUTE, 3).encode(),
-        CircuitFrame(FrameKind.DATA, 1, ROUTE[:2], 1).encode(),
-        CircuitFrame(FrameKind.DATA, 1, (*ROUTE, ROUTE[0]), 1).encode(),
-        CircuitFrame(FrameKind.DATA, 1, tuple(bytes((n,)) * 16 for n in range(RELAYS_MAX + 3)), 1).encode(),
-        CircuitFrame(FrameKind.OPEN, 1, ROUTE[::-1], 1).encode(),
-        CircuitFrame(FrameKind.OPEN, 1, ROUTE, 1).encode() + b"x",
-        CircuitFrame(FrameKind.DATA, 1, ROUTE, 1, bytes((1 << 17) + 1)).encode(),
-    ],
-)
-def test_frames_that_nobody_honest_sends_are_refused(raw):
-    with pytest.raises(DecodeError):
-        CircuitFrame.decode(raw)
-
-
 def test_the_address_of_a_circuit_is_told_to_nobody_and_dialled_by_nobody():
     address = circuit_address("mast", ROUTE[2])
     assert is_circuit(address.host)
@@ -259,9 +216,6 @@ def test_the_address_of_a_circuit_is_told_to_nobody_and_dialled_by_nobody():
     assert not any("via-" in repr(action) for node in line.nodes for action in node.seen(DeliverMessage))
     books = [node.core._core._dialer._book for node in line.nodes]
     assert not any(is_circuit(known.host) for book in books for known in book)
-
-
-# ---- captured members
 
 
 def said(line, at, to, frame, ms=1_000):
@@ -321,45 +275,3 @@ def test_circuits_that_others_open_are_bounded():
     assert link in line.nodes[2].links
     line.run(30_000)
     assert len(target._by_conn) <= 1 + 1, "none of them finished a handshake"
-
-
-# ---- the map
-
-
-def states(*edges):
-    claimed = {}
-    for left, right in edges:
-        claimed.setdefault(left, []).append(right)
-        claimed.setdefault(right, []).append(left)
-    return [LinkState(node, 1, tuple(Neighbour(n, 1, 0, 0) for n in near)) for node, near in claimed.items()]
-
-
-def test_every_member_makes_the_same_choice_and_each_pair_is_chosen_once():
-    rng = random.Random(5)
-    for _ in range(200):
-        members = [b"m" + bytes((n,)) * 15 for n in range(rng.randrange(2, 9))]
-        relays = [b"r" + bytes((n,)) * 15 for n in range(rng.randrange(1, 4))]
-        nodes = members + relays
-        rng.shuffle(nodes)
-        edges = [(nodes[at], nodes[rng.randrange(at)]) for at in range(1, len(nodes))]  # a tree joins them all
-        told = states(*edges)
-        near = {state.node_id: [n.node_id for n in state.neighbours] for state in told}
-        role = dict.fromkeys(members, False) | dict.fromkeys(relays, True)
-        for _ in range(4):  # what is chosen is made, until nothing is missing
-            chosen = [
-                (route[0], route[-1])
-                for own in members
-                for route in CircuitPlan(own, near[own], told, role.get).routes_to_open()
-            ]
-            assert len(set(chosen)) == len(chosen)
-            assert all(left < right for left, right in chosen)
-            if not chosen:
-                break
-            edges += chosen
-            told = states(*edges)
-            near = {state.node_id: [n.node_id for n in state.neighbours] for state in told}
-        assert chosen == []
-        group = {members[0]}
-        while more := {n for m in group for n in near[m] if n in members} - group:
-            group |= more
-        assert group == set(members), "all members are one group"

@@ -1,104 +1,25 @@
 """Sessions: handshake, framing, flow control and the end, against honest and hostile bytes."""
 
+from __future__ import annotations
+
 import random
-from dataclasses import dataclass, field
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mycomesh.mesh.errors import CertificateError, DecodeError, LimitError
-from mycomesh.mesh.session.noise import HANDSHAKE_BYTES_MAX, PLAINTEXT_BYTES_MAX
-from mycomesh.mesh.session.records import (
-    CREDIT_EVERY,
-    FRAME_BYTES_MIN,
-    FRAMES_A_WINDOW,
-    MESSAGE_BYTES_MAX,
-    PACKET_BYTES,
-    PARTIAL_BYTES_MAX,
-    URGENT_BYTES,
-    WINDOW_MAX,
-    WINDOW_MIN,
-    WINDOW_MS,
-    WINDOW_START,
-    RecordReader,
-    RecordWriter,
-    Whole,
-)
+from mycomesh.mesh.errors import CertificateError
+from mycomesh.mesh.session.noise import HANDSHAKE_BYTES_MAX
 from mycomesh.mesh.session.session import (
     EARLY_BYTES_MAX,
     Closed,
-    Introduction,
     Keys,
     Opened,
     Phase,
-    Received,
     Reply,
     Session,
 )
-
-MESH = bytes(16)
-PSK = b"p" * 32
-NOW = 1_000
-
-
-@dataclass
-class Doorman:
-    """A gate that shows its name and lets everyone in but those whom it is told to refuse."""
-
-    name: bytes
-    refuse: bytes | None = None
-    seen: list[Introduction] = field(default_factory=list)
-
-    def answer(self, psk: int) -> bytes:
-        return self.name
-
-    def admit(self, introduction: Introduction) -> bytes:
-        self.seen.append(introduction)
-        if introduction.payload == self.refuse:
-            raise CertificateError("test", "not you")
-        return self.name
-
-
-def ends(*, psks=(PSK,), mesh=MESH, left_gate=None, right_gate=None, seed=1):
-    """A session that calls, one that listens, and their gates."""
-    rng = random.Random(seed)
-    left_gate, right_gate = left_gate or Doorman(b"left"), right_gate or Doorman(b"right")
-    left = Session(Keys(mesh, (PSK,), rng.randbytes(32)), left_gate, initiator=True, entropy=rng.randbytes)
-    right = Session(Keys(MESH, psks, rng.randbytes(32)), right_gate, initiator=False, entropy=rng.randbytes)
-    return left, right, left_gate, right_gate
-
-
-def replies(steps):
-    return b"".join(step.data for step in steps if isinstance(step, Reply))
-
-
-def opened(seed=1):
-    """Two sessions after their handshake."""
-    left, right, _, _ = ends(seed=seed)
-    answer = replies(right.receive(left.start(), NOW))
-    right.receive(replies(left.receive(answer, NOW)), NOW)
-    assert left.phase is right.phase is Phase.OPEN
-    return left, right
-
-
-def said(steps):
-    """Steps by value: what was received as (payload, priority), whatever pieces it came in."""
-    return [(step.payload, step.priority) if isinstance(step, Received) else step for step in steps]
-
-
-def pump(left, right, now=NOW):
-    """Carry bytes both ways until there are none; what each side received."""
-    got = ([], [])
-    while True:
-        there, back = left.flush(), right.flush()
-        if not there and not back:
-            return got
-        got[1].extend(right.receive(there, now))
-        got[0].extend(left.receive(back, now))
-
-
-# ---- handshake
+from tests.mesh.session.sessions import MESH, NOW, PSK, Doorman, ends, opened, pump, replies, said
 
 
 def test_both_ends_admit_each_other_with_the_papers_of_messages_2_and_3():
@@ -262,9 +183,6 @@ def test_our_own_message_1_reflected_is_refused():
     assert gate.seen == []
 
 
-# ---- transport
-
-
 @pytest.mark.parametrize("mischief", ["replay", "reorder", "drop", "reflect", "flip", "truncate", "short"])
 def test_a_tampered_frame_closes_the_link(mischief):
     left, right = opened()
@@ -288,70 +206,6 @@ def test_a_tampered_frame_closes_the_link(mischief):
     assert steps[-1].error is not None
     assert [step.payload for step in steps[:-1]] == ([b"one"] if mischief == "replay" else [])
     assert right.receive(first, NOW) == []
-
-
-def test_small_messages_written_together_share_one_frame():
-    left, right = opened()
-    for index in range(50):
-        left.send(b"%d" % index, 1)
-    data = left.flush()
-    assert len(data) == 2 + int.from_bytes(data[:2], "big")
-    assert [step.payload for step in right.receive(data, NOW)] == [b"%d" % index for index in range(50)]
-
-
-def test_a_large_blob_passes_whole():
-    left, right = opened()
-    blob = random.Random(3).randbytes(16 << 20)
-    left.send(blob, 3)
-    _, got = pump(left, right)
-    assert said(got) == [(blob, 3)]
-    assert left.outbox.queued == 0
-
-
-def test_an_urgent_message_overtakes_a_blob_under_way():
-    left, right = opened()
-    left.send(bytes(8 << 20), 3)
-    there = left.flush()
-    assert len(there) < WINDOW_START + 1_000
-    assert left.flush() == b""
-    left.send(b"alert", 0)  # neither the rest of the blob nor the full window holds it back
-    assert right.receive(there, NOW) == []
-    assert said(right.receive(left.flush(), NOW)) == [(b"alert", 0)]
-
-
-def test_an_urgent_message_leaves_in_a_frame_of_one_packet_and_bulk_in_frames_that_fit_the_speed():
-    outbox = RecordWriter()
-    outbox.push(bytes(1 << 20), 2)
-    outbox.push(b"alert", 0)
-    outbox.push(b"small", 1)
-    alert = outbox.pack()
-    assert len(alert) <= PACKET_BYTES
-    assert [whole.payload for whole in RecordReader().take(alert) if isinstance(whole, Whole)] == [b"alert", b"small"]
-    assert WINDOW_START // FRAMES_A_WINDOW - CREDIT_EVERY < len(outbox.pack()) <= WINDOW_START // FRAMES_A_WINDOW
-    outbox.window = WINDOW_MAX
-    assert len(outbox.pack()) == PLAINTEXT_BYTES_MAX
-    outbox.acknowledge(outbox.unacknowledged, 1)
-    outbox.window = WINDOW_MIN
-    assert len(outbox.pack()) == FRAME_BYTES_MIN
-
-
-def test_messages_of_one_priority_keep_their_order():
-    left, right = opened()
-    sent = [random.Random(index).randbytes(index * 977 % 100_000) for index in range(60)]
-    for message in sent:
-        left.send(message, 2)
-    _, got = pump(left, right)
-    assert [step.payload for step in got] == sent
-
-
-def test_a_peer_that_does_not_read_holds_no_more_than_a_window():
-    left, _ = opened()
-    left.send(bytes(4 << 20), 2)
-    left.send(bytes(4 << 20), 0)
-    most = WINDOW_START + URGENT_BYTES
-    assert most - CREDIT_EVERY <= len(left.flush()) <= most + 1_000
-    assert left.flush() == b""
-    assert left.outbox.queued >= (8 << 20) - most
 
 
 def test_the_end_is_said_after_what_was_queued_and_is_not_a_fault():
@@ -380,98 +234,3 @@ def test_keys_change_by_volume_too(monkeypatch):
     left.send(bytes(120_000), 1)
     assert said(pump(left, right)[1]) == [(bytes(120_000), 1)]
     assert left._send._state._key != before
-
-
-def test_a_message_too_long_for_any_link_is_refused_before_anything_is_sent():
-    left, _ = opened()
-    with pytest.raises(LimitError, match="split it"):
-        left.send(bytes(MESSAGE_BYTES_MAX + 1), 1)
-    assert left.flush() == b""
-
-
-# ---- records
-
-
-@given(
-    st.lists(st.tuples(st.binary(max_size=300) | st.integers(1, 200_000).map(bytes), st.integers(0, 3)), max_size=20),
-    st.integers(0, 3),
-)
-def test_records_carry_every_message_once_and_in_order(messages, hold):
-    outbox, inbox = RecordWriter(), RecordReader()
-    for payload, priority in messages:
-        outbox.push(payload, priority)
-    got = []
-    now = 0
-    while frame := outbox.pack():
-        got += [item for item in inbox.take(frame) if isinstance(item, Whole)]
-        if inbox.uncredited > hold * CREDIT_EVERY:
-            now += 3
-            outbox.acknowledge(inbox.uncredited, now)
-            inbox.uncredited = 0
-    for priority in range(4):
-        sent = [payload for payload, each in messages if each == priority]
-        assert [whole.payload for whole in got if whole.priority == priority] == sent
-
-
-@given(st.binary(max_size=300))
-def test_junk_records_are_refused_or_understood(junk):
-    inbox = RecordReader()
-    try:
-        found = inbox.take(junk)
-    except DecodeError:
-        return
-    assert sum(len(item.payload) for item in found if isinstance(item, Whole)) <= len(junk)
-
-
-def test_half_received_messages_are_bounded():
-    inbox = RecordReader()
-    piece = bytes((3,)) + (60_000).to_bytes(2, "big") + bytes(60_000)
-    for _ in range(MESSAGE_BYTES_MAX // 60_000):
-        assert inbox.take(piece) == []
-    with pytest.raises(DecodeError, match="exceeds"):
-        inbox.take(piece)
-
-
-def test_half_received_messages_of_all_priorities_together_are_bounded():
-    inbox = RecordReader()
-    size = 60_000
-    taken = 0
-    with pytest.raises(DecodeError, match="exceeds"):  # noqa: PT012, it is the loop that must end
-        for index in range(2 * PARTIAL_BYTES_MAX // size):
-            inbox.take(bytes((index & 3,)) + size.to_bytes(2, "big") + bytes(size))
-            taken += size
-    assert taken <= PARTIAL_BYTES_MAX
-
-
-def test_empty_pieces_cannot_be_heaped_up():
-    with pytest.raises(DecodeError, match="empty piece"):
-        RecordReader().take(bytes((2, 0, 0)))
-
-
-def test_credit_for_bytes_never_sent_is_refused():
-    outbox = RecordWriter()
-    outbox.push(bytes(100), 1)
-    outbox.pack()
-    with pytest.raises(DecodeError, match="acknowledges 101 bytes of 100"):
-        outbox.acknowledge(101, 5)
-
-
-@pytest.mark.parametrize(
-    ("rate", "low", "high"), [(20, WINDOW_MIN, WINDOW_MIN), (500, 100_000, 150_000), (50_000, WINDOW_MAX, WINDOW_MAX)]
-)
-def test_the_window_follows_the_speed_of_the_link(rate, low, high):
-    outbox = RecordWriter()
-    outbox.push(bytes(MESSAGE_BYTES_MAX), 3)
-    in_flight = 0
-    now = 0
-    while now < 20_000 and outbox.queued:
-        before = outbox.unacknowledged
-        while outbox.pack():
-            pass
-        in_flight += outbox.unacknowledged - before
-        now += 10
-        read = min(in_flight, rate * 10)
-        in_flight -= read
-        outbox.acknowledge(read, now)
-    assert low <= outbox.window <= high
-    assert outbox.window <= max(WINDOW_MIN, 2 * rate * WINDOW_MS)

@@ -9,10 +9,9 @@ import pytest
 
 from mycomesh.sync.errors import DatabaseBusyError
 from mycomesh.sync.replica import ReplicaConfig
+from tests.sync.pairs import handed_over
 from tests.sync.peers import Peer, assert_equal, catch_up, content, converge, shell
 from tests.sync.shapes import SHAPES
-
-# ---- every way to write, as scripts that run one after another; each fits every shape
 
 
 def scripts(way):
@@ -136,7 +135,7 @@ def change_keys(shape):
 
 
 def move_keys_round(shape):
-    """a -> d, b -> a, d -> b in one transaction: two rows swap their keys."""
+    """a -> d, b -> a, d -> b in one transaction: both rows swap their keys."""
     return [
         three(shape),
         [
@@ -306,26 +305,9 @@ def test_every_shape_reaches_an_empty_file_by_a_round(pair, tmp_path, way):
     late.close()
 
 
-# ---- what does not fit every shape
-
-
-@pytest.fixture
-def two(tmp_path):
-    peers = [Peer(tmp_path / f"{number}.db", number) for number in range(2)]
-    yield peers
-    for peer in peers:
-        peer.close()
-
-
-def handed_over(first, second):
-    """Everything goes over live; the files and the digests must be equal."""
-    second.take(first.drain(), first.node_id)
-    assert_equal(first, second)
-
-
 @pytest.mark.parametrize("recursive", [0, 1])
-def test_foreign_key_cascades_arrive_as_rows(two, recursive):
-    first, second = two
+def test_foreign_key_cascades_arrive_as_rows(both, recursive):
+    first, second = both
     first.shell(f"""
         PRAGMA foreign_keys = 1; PRAGMA recursive_triggers = {recursive};
         CREATE TABLE parent(id INTEGER PRIMARY KEY, name TEXT UNIQUE);
@@ -346,8 +328,8 @@ def test_foreign_key_cascades_arrive_as_rows(two, recursive):
     handed_over(first, second)
 
 
-def test_effects_of_the_users_triggers_arrive_once(two):
-    first, second = two
+def test_effects_of_the_users_triggers_arrive_once(both):
+    first, second = both
     first.shell("""
         CREATE TABLE t(id INTEGER PRIMARY KEY, v, n DEFAULT 0);
         CREATE TABLE audit(what, at DEFAULT 5);
@@ -367,8 +349,8 @@ def test_effects_of_the_users_triggers_arrive_once(two):
     assert second.drain() == []  # nothing of what was applied was captured again
 
 
-def test_writes_of_several_connections_are_all_captured(two):
-    first, second = two
+def test_writes_of_several_connections_are_all_captured(both):
+    first, second = both
     first.sql("CREATE TABLE t(id INTEGER PRIMARY KEY, who)")
     others = [apsw.Connection(str(first.path)) for _ in range(3)]
     for number in range(30):
@@ -386,8 +368,8 @@ def test_writes_of_several_connections_are_all_captured(two):
         other.close()
 
 
-def test_writes_through_an_attached_name_are_captured(two, tmp_path):
-    first, second = two
+def test_writes_through_an_attached_name_are_captured(both, tmp_path):
+    first, second = both
     first.sql("CREATE TABLE t(id INTEGER PRIMARY KEY, v UNIQUE)")
     shell(
         tmp_path / "other.db",
@@ -401,8 +383,8 @@ def test_writes_through_an_attached_name_are_captured(two, tmp_path):
     assert second.sql("SELECT * FROM t ORDER BY id") == [(6, "c"), (7, "a")]
 
 
-def test_writes_made_while_the_node_is_down_are_captured(two):
-    first, second = two
+def test_writes_made_while_the_node_is_down_are_captured(both):
+    first, second = both
     first.sql("CREATE TABLE t(a, b UNIQUE); INSERT INTO t VALUES(1, 1), (2, 2)")
     second.take(first.drain(), first.node_id)
     first.close()
@@ -445,8 +427,8 @@ def test_the_files_own_journal_mode_is_kept_and_serves(tmp_path, mode):
     "1.7976931348623157e308", "''", "x''", "char(0)", "'a' || char(0, 0) || 'b'", "char(55296)", "char(1114111)", "'\ufeff'",
     "zeroblob(70000)", "'1'", "1", "1.0", "x'31'",
 ])  # fmt: skip
-def test_a_value_arrives_as_it_is(two, expression):
-    first, second = two
+def test_a_value_arrives_as_it_is(both, expression):
+    first, second = both
     first.shell(f"""
         CREATE TABLE plain(k TEXT PRIMARY KEY, v, i INT, r REAL, t TEXT, n NUMERIC, b BLOB);
         CREATE TABLE typed(id INTEGER PRIMARY KEY, v ANY) STRICT;
@@ -458,16 +440,16 @@ def test_a_value_arrives_as_it_is(two, expression):
     handed_over(first, second)
 
 
-def test_a_blob_of_16_mib_arrives(two):
-    first, second = two
+def test_a_blob_of_16_mib_arrives(both):
+    first, second = both
     first.shell("CREATE TABLE t(id INTEGER PRIMARY KEY, b); INSERT INTO t VALUES(1, zeroblob(16777216)), (2, 'small');")
     handed_over(first, second)
     assert second.sql("SELECT length(b) FROM t WHERE id = 1") == [(16 << 20,)]
 
 
 @pytest.mark.parametrize("table", ["t(id INTEGER PRIMARY KEY, v)", "t(k TEXT PRIMARY KEY, v)", "t(v)"])
-def test_text_that_is_not_utf8_arrives_byte_for_byte(two, table):
-    first, second = two
+def test_text_that_is_not_utf8_arrives_byte_for_byte(both, table):
+    first, second = both
     columns = "v" if table == "t(v)" else table[2:].split()[0] + ", v"
     values = "CAST(x'ff41' AS TEXT)" if table == "t(v)" else "'1', CAST(x'ff41' AS TEXT)"
     first.shell(f"CREATE TABLE {table}; INSERT INTO t({columns}) VALUES({values});")
@@ -476,23 +458,10 @@ def test_text_that_is_not_utf8_arrives_byte_for_byte(two, table):
     handed_over(first, second)
 
 
-@pytest.mark.slow
-def test_a_transaction_larger_than_a_chunk_arrives_whole(two):
-    first, second = two
-    first.shell("""
-        CREATE TABLE t(id INTEGER PRIMARY KEY, v); CREATE TABLE bag(v); CREATE TABLE k(k TEXT PRIMARY KEY, v);
-        WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 5000)
-        INSERT INTO t SELECT i, i || 'v' FROM n;
-        INSERT INTO bag SELECT v FROM t; INSERT INTO k SELECT 'k' || id, v FROM t;""")
-    handed_over(first, second)
-    first.shell("BEGIN; UPDATE t SET v = v || '+'; UPDATE k SET k = k || 'x'; DELETE FROM bag WHERE v > '3'; COMMIT;")
-    handed_over(first, second)
-
-
 @pytest.mark.parametrize("name", ["rowid", "oid", "_rowid_", "ROWID", '"rowid"', "id"])
 @pytest.mark.parametrize("shape", ["id INTEGER PRIMARY KEY, v", "id, v", "id INTEGER, v, PRIMARY KEY(id, v)"])
-def test_a_row_that_moves_under_any_name_of_its_rowid(two, shape, name):
-    first, second = two
+def test_a_row_that_moves_under_any_name_of_its_rowid(both, shape, name):
+    first, second = both
     first.shell(f"CREATE TABLE t({shape}); INSERT INTO t VALUES(1, 'a'), (2, 'b'), (3, NULL), (NULL, 'd');")
     handed_over(first, second)
     first.shell(f"UPDATE t SET {name} = 10 * rowid WHERE v = 'b' OR v IS NULL; UPDATE t SET v = 'B' WHERE v = 'b';")
@@ -500,8 +469,8 @@ def test_a_row_that_moves_under_any_name_of_its_rowid(two, shape, name):
     assert second.sql("SELECT count(*) FROM t WHERE v = 'B'") == [(1,)]
 
 
-def test_rows_that_a_unique_index_does_not_hold_are_written_though_its_expression_would_fail(two):
-    first, second = two
+def test_rows_that_a_unique_index_does_not_hold_are_written_though_its_expression_would_fail(both):
+    first, second = both
     first.shell("""
         CREATE TABLE t(id INTEGER PRIMARY KEY, body, n);
         CREATE UNIQUE INDEX j ON t(json_extract(body, '$.id') DESC, n) WHERE /* (only) */ json_valid(body) -- these
@@ -515,8 +484,8 @@ def test_rows_that_a_unique_index_does_not_hold_are_written_though_its_expressio
     assert second.sql("SELECT id FROM t ORDER BY id") == [(2,), (3,), (4,), (5,)]
 
 
-def test_vacuum_renumbers_no_rows(two):
-    first, second = two
+def test_vacuum_renumbers_no_rows(both):
+    first, second = both
     first.shell("CREATE TABLE t(a, b); INSERT INTO t VALUES(1, 1), (2, 2), (3, 3), (4, 4);")
     handed_over(first, second)
     first.shell("DELETE FROM t WHERE a IN (1, 3); VACUUM; UPDATE t SET b = 20 WHERE a = 2; DELETE FROM t WHERE a = 4;")
@@ -524,8 +493,8 @@ def test_vacuum_renumbers_no_rows(two):
     assert second.sql("SELECT * FROM t") == [(2, 20)]
 
 
-def test_virtual_tables_and_views_are_left_out_and_said(two):
-    first, second = two
+def test_virtual_tables_and_views_are_left_out_and_said(both):
+    first, second = both
     first.shell("""
         CREATE VIRTUAL TABLE words USING fts5(body); CREATE VIRTUAL TABLE box USING rtree(id, x0, x1);
         CREATE TABLE t(a); CREATE VIEW seen AS SELECT * FROM t; INSERT INTO words VALUES('hello'); INSERT INTO t VALUES(1);""")

@@ -8,144 +8,13 @@ from mycomesh.sync.errors import MigrationError
 from mycomesh.sync.events import CommitSeen
 from mycomesh.sync.wire.bundle import Bundle
 from tests.sync.exchanges import World
-from tests.sync.peers import Peer, assert_equal, converge
+from tests.sync.migrations import T, migrate, note, started
+from tests.sync.peers import assert_equal, converge
 from tests.sync.shapes import SHAPES
 
 
-@pytest.fixture
-def peers(tmp_path):
-    made = []
-
-    def make(count):
-        made.extend(Peer(tmp_path / f"{number}.db", number) for number in range(len(made), len(made) + count))
-        return made
-
-    yield make
-    for peer in made:
-        peer.close()
-
-
-def migrate(peer, script):
-    return peer.replica.migrate(script, peer.wall_ms)
-
-
-def started(peers, ddl, count=2):
-    made = peers(count)
-    made[0].sql(ddl)
-    converge(made)
-    return made
-
-
-def note(peer, table="t"):
-    return next((status.note for status in peer.replica.status().tables if status.name == table), "")
-
-
-T = "CREATE TABLE t(id INTEGER PRIMARY KEY, a, b, c); INSERT INTO t VALUES(1, 'a1', 'b1', 'c1'), (2, 'a2', 'b2', 'c2')"
-
-
-def test_a_dropped_column_goes_everywhere_and_its_neighbours_stay(peers):
-    one, two, three = started(peers, T, 3)
-    assert migrate(one, "ALTER TABLE t DROP COLUMN b;") == ["drops t.b and its values"]
-    two.sql("UPDATE t SET b = 'not seen', c = 'seen' WHERE id = 1; INSERT INTO t VALUES(3, 'a3', 'b3', 'c3')")
-    converge([one, two, three])
-    assert_equal(one, two)
-    assert_equal(one, three)
-    assert one.sql("SELECT * FROM t ORDER BY id") == [(1, "a1", "seen"), (2, "a2", "c2"), (3, "a3", "c3")]
-    three.shell("UPDATE t SET a = 'later' WHERE id = 2;")
-    converge([one, two, three])
-    assert_equal(one, three)
-    assert one.sql("SELECT a FROM t WHERE id = 2") == [("later",)]
-    assert one.scrub().found == 0
-
-
-def test_rows_that_were_written_together_keep_what_is_left_of_them(peers):
-    made = peers(2)
-    one, two = made
-    one.sql(
-        "CREATE TABLE t(a, b, c); WITH n(i) AS (VALUES(1) UNION ALL SELECT i + 1 FROM n WHERE i < 500)"
-        " INSERT INTO t SELECT i, 'b', iif(i = 300, CAST(x'61ff62' AS TEXT), i * 1.5) FROM n"
-    )
-    one.drain()
-    one.sql("DELETE FROM t WHERE a = 100")
-    converge(made)
-    migrate(one, "ALTER TABLE t DROP COLUMN b")
-    converge(made)
-    assert_equal(one, two)
-    assert two.sql("SELECT count(*), sum(a), hex(max(c)) FROM t") == [(499, 125_150, "61FF62")]
-    assert all(peer.scrub().found == 0 for peer in made)
-
-
-def test_a_column_that_is_made_again_has_none_of_the_old_values(peers):
-    one, two = started(peers, T)
-    migrate(one, "ALTER TABLE t DROP COLUMN b; ALTER TABLE t ADD COLUMN b")
-    two.sql("UPDATE t SET b = 'old b' WHERE id = 1")
-    converge([one, two])
-    assert_equal(one, two)
-    assert one.sql("SELECT b FROM t") == [(None,), (None,)]
-    two.shell("UPDATE t SET b = 'new b' WHERE id = 1;")
-    converge([one, two])
-    assert_equal(one, two)
-    assert one.sql("SELECT b FROM t ORDER BY id") == [("new b",), (None,)]
-    newcomer = peers(1)[-1]
-    converge([one, two, newcomer])
-    assert_equal(one, newcomer)
-
-
-def test_renamed_columns_keep_their_values_and_meet_writes_under_the_old_name(peers):
-    one, two = started(peers, T)
-    told = migrate(
-        one, "ALTER TABLE t RENAME COLUMN a TO b2; ALTER TABLE t RENAME b TO a; ALTER TABLE t RENAME b2 TO b"
-    )
-    assert told == ["renames t.a to b", "renames t.b to a"]
-    two.sql("UPDATE t SET a = 'was a' WHERE id = 1")
-    one.shell("UPDATE t SET a = 'is a' WHERE id = 2;")
-    converge([one, two])
-    assert_equal(one, two)
-    assert two.sql("SELECT id, a, b, c FROM t ORDER BY id") == [(1, "b1", "was a", "c1"), (2, "is a", "a2", "c2")]
-    newcomer = peers(1)[-1]
-    converge([one, two, newcomer])
-    assert_equal(two, newcomer)
-    for peer in (one, two, newcomer):
-        peer.close()
-        peer.open()
-    newcomer.shell("UPDATE t SET b = 'after' WHERE id = 1; INSERT INTO t VALUES(9, 1, 2, 3)")
-    converge([one, two, newcomer])
-    assert_equal(one, newcomer)
-    assert_equal(one, two)
-    assert all(peer.scrub().found == 0 for peer in (one, two, newcomer))
-
-
-def test_a_renamed_table_goes_on_everywhere_and_its_old_name_is_free(peers):
-    one, two = started(peers, T)
-    assert migrate(one, "ALTER TABLE t RENAME TO archive; CREATE TABLE t(x)") == ["creates t", "renames t to archive"]
-    one.shell("INSERT INTO t VALUES('new');")
-    two.sql("UPDATE t SET a = 'meanwhile' WHERE id = 1")
-    converge([one, two])
-    assert_equal(one, two)
-    assert two.sql("SELECT a FROM archive WHERE id = 1") == [("meanwhile",)]
-    assert two.sql("SELECT x FROM t") == [("new",)]
-    two.shell("DELETE FROM archive WHERE id = 2; INSERT INTO t VALUES('more')")
-    converge([one, two])
-    assert_equal(one, two)
-    assert len(one.sql("SELECT * FROM t")) == 2
-    newcomer = peers(1)[-1]
-    converge([one, two, newcomer])
-    assert_equal(one, newcomer)
-
-
-def test_two_tables_trade_names(peers):
-    one, two = started(peers, T + "; CREATE TABLE u(k TEXT PRIMARY KEY, v); INSERT INTO u VALUES('k', 'v')")
-    migrate(one, "ALTER TABLE t RENAME TO x; ALTER TABLE u RENAME TO t; ALTER TABLE x RENAME TO u;")
-    converge([one, two])
-    assert_equal(one, two)
-    assert two.sql("SELECT k, v FROM t") == [("k", "v")]
-    two.shell("UPDATE u SET a = 'traded' WHERE id = 1;")
-    converge([one, two])
-    assert one.sql("SELECT a FROM u WHERE id = 1") == [("traded",)]
-
-
-def test_a_dropped_table_goes_everywhere_and_its_name_may_be_used_again(peers):
-    one, two, three = started(peers, T, 3)
+def test_a_dropped_table_goes_everywhere_and_its_name_may_be_used_again(migrating):
+    one, two, three = started(migrating, T, 3)
     assert migrate(one, "DROP TABLE t") == ["drops t and its rows"]
     two.sql("INSERT INTO t VALUES(7, 1, 2, 3)")
     converge([one, two, three])
@@ -160,9 +29,9 @@ def test_a_dropped_table_goes_everywhere_and_its_name_may_be_used_again(peers):
     assert one.sql(left) == two.sql(left)
 
 
-def test_rows_that_a_migration_writes_arrive_with_what_it_changes(peers):
+def test_rows_that_a_migration_writes_arrive_with_what_it_changes(migrating):
     one, two = started(
-        peers, "CREATE TABLE p(id INTEGER PRIMARY KEY, first, last); INSERT INTO p VALUES(1, 'Ada', 'L')"
+        migrating, "CREATE TABLE p(id INTEGER PRIMARY KEY, first, last); INSERT INTO p VALUES(1, 'Ada', 'L')"
     )
     script = """
         BEGIN;
@@ -178,9 +47,9 @@ def test_rows_that_a_migration_writes_arrive_with_what_it_changes(peers):
     assert two.sql("SELECT * FROM p") == [(1, "Ada L")]
 
 
-def test_a_twelve_step_rebuild_drops_a_unique_column(peers):
+def test_a_twelve_step_rebuild_drops_a_unique_column(migrating):
     one, two = started(
-        peers, "CREATE TABLE t(id INTEGER PRIMARY KEY, a UNIQUE, b, c DEFAULT 4); INSERT INTO t VALUES(1, 2, 3, 4)"
+        migrating, "CREATE TABLE t(id INTEGER PRIMARY KEY, a UNIQUE, b, c DEFAULT 4); INSERT INTO t VALUES(1, 2, 3, 4)"
     )
     told = migrate(
         one,
@@ -196,7 +65,7 @@ def test_a_twelve_step_rebuild_drops_a_unique_column(peers):
     converge([one, two])
     assert one.sql("SELECT * FROM t WHERE id = 2") == [(2, 5, 6)]
     assert one.digests() == two.digests()
-    newcomer = peers(1)[-1]
+    newcomer = migrating(1)[-1]
     converge([one, two, newcomer])
     assert_equal(one, newcomer)
     migrate(two, "CREATE TABLE n(id INTEGER PRIMARY KEY, b NOT NULL, c); INSERT INTO n SELECT id, b, c FROM t;"
@@ -206,8 +75,8 @@ def test_a_twelve_step_rebuild_drops_a_unique_column(peers):
     assert not note(two)
 
 
-def test_a_column_that_a_rebuild_brings_is_not_written_by_those_who_add_it_with_its_index(peers):
-    one, two = started(peers, T)
+def test_a_column_that_a_rebuild_brings_is_not_written_by_those_who_add_it_with_its_index(migrating):
+    one, two = started(migrating, T)
     two.sql("INSERT INTO t(id, a) VALUES(70, 'here'), (71, 'here too')")
     converge([one, two])
     migrate(
@@ -227,9 +96,9 @@ def test_a_column_that_a_rebuild_brings_is_not_written_by_those_who_add_it_with_
     assert not one.recorded("mycomesh_conflicts") + two.recorded("mycomesh_conflicts")
 
 
-def test_a_table_of_which_two_nodes_drop_different_columns_until_none_is_left_ends_on_all(peers):
+def test_a_table_of_which_two_nodes_drop_different_columns_until_none_is_left_ends_on_all(migrating):
     one, two, three = started(
-        peers, "CREATE TABLE t(a, b); INSERT INTO t VALUES('a1', 'b1'); " + T.replace(" t", " u"), 3
+        migrating, "CREATE TABLE t(a, b); INSERT INTO t VALUES('a1', 'b1'); " + T.replace(" t", " u"), 3
     )
     migrate(one, "ALTER TABLE t DROP COLUMN a")
     migrate(two, "ALTER TABLE t DROP COLUMN b")
@@ -246,8 +115,8 @@ def test_a_table_of_which_two_nodes_drop_different_columns_until_none_is_left_en
     assert note(three) == "not replicated: the mesh has dropped all of its columns"
 
 
-def test_what_refers_to_a_dropped_column_keeps_it_here_and_says_so(peers):
-    one, two = started(peers, T)
+def test_what_refers_to_a_dropped_column_keeps_it_here_and_says_so(migrating):
+    one, two = started(migrating, T)
     two.sql("CREATE VIEW mine AS SELECT b FROM t")
     migrate(one, "ALTER TABLE t DROP COLUMN b")
     converge([one, two])
@@ -263,15 +132,15 @@ def test_what_refers_to_a_dropped_column_keeps_it_here_and_says_so(peers):
     assert not note(two)
 
 
-def test_indexes_go_with_their_columns_and_stand_for_newcomers_under_new_names(peers):
-    one, two = started(peers, T + "; CREATE UNIQUE INDEX ua ON t(a); CREATE INDEX ib ON t(b)")
+def test_indexes_go_with_their_columns_and_stand_for_newcomers_under_new_names(migrating):
+    one, two = started(migrating, T + "; CREATE UNIQUE INDEX ua ON t(a); CREATE INDEX ib ON t(b)")
     migrate(
         one, "DROP INDEX ib; ALTER TABLE t DROP COLUMN b; ALTER TABLE t RENAME COLUMN a TO z; ALTER TABLE t RENAME TO w"
     )
     converge([one, two])
     assert_equal(one, two)
     indexes = "SELECT i.name, \"unique\", c.name FROM pragma_index_list('w') i, pragma_index_info(i.name) c ORDER BY 1, c.seqno"
-    newcomer = peers(1)[-1]
+    newcomer = migrating(1)[-1]
     converge([one, two, newcomer])
     assert one.sql(indexes) == [("ua", 1, "z")]
     assert one.sql(indexes) == two.sql(indexes) == newcomer.sql(indexes)
@@ -286,55 +155,11 @@ def test_indexes_go_with_their_columns_and_stand_for_newcomers_under_new_names(p
     assert one.sql(indexes) == newcomer.sql(indexes)
 
 
-def test_of_two_names_given_at_once_the_later_stands_on_both(peers):
-    one, two = started(peers, T)
-    two.wall_ms += 10_000
-    migrate(one, "ALTER TABLE t RENAME TO x; ALTER TABLE x RENAME COLUMN a TO one")
-    migrate(two, "ALTER TABLE t RENAME TO y; ALTER TABLE y RENAME COLUMN a TO two; ALTER TABLE y DROP COLUMN b")
-    converge([one, two])
-    assert_equal(one, two)
-    assert one.sql("SELECT id, two, c FROM y WHERE id = 1") == [(1, "a1", "c1")]
-
-
-def test_two_things_that_are_given_one_name_end_the_same_everywhere(peers):
-    one, two, three = started(peers, T + "; CREATE TABLE u(x); INSERT INTO u VALUES('u')", 3)
-    migrate(one, "ALTER TABLE t RENAME TO same; ALTER TABLE same RENAME COLUMN a TO z")
-    migrate(two, "ALTER TABLE u RENAME TO same; ALTER TABLE t RENAME COLUMN b TO z")
-    converge([one, two, three])
-    assert_equal(one, two)
-    assert_equal(one, three)
-    assert sorted(one.tables()) == ["same", "u"]
-    assert one.sql("SELECT z, b FROM same WHERE id = 1") == [("a1", "b1")]
-
-
-def test_a_counter_a_policy_and_a_conflict_follow_their_names(peers):
-    one, two = started(peers, "CREATE TABLE s(id INTEGER PRIMARY KEY, n INT, w); INSERT INTO s VALUES(1, 10, 'w')")
-    one.replica.decisions.declare_counter("s", "n")
-    converge([one, two])
-    migrate(
-        one,
-        "ALTER TABLE s RENAME TO stock; ALTER TABLE stock RENAME COLUMN n TO amount; ALTER TABLE stock DROP COLUMN w",
-    )
-    one.sql("UPDATE stock SET amount = amount - 1")
-    two.sql("UPDATE s SET n = n - 2")
-    converge([one, two])
-    assert_equal(one, two)
-    assert one.sql("SELECT amount FROM stock") == [(7,)]
-    two.replica.decisions.decide_policy("stock", "keep-both")
-    converge([one, two])
-    assert one.replica.decisions.policy("stock") == "keep-both"
-    migrate(two, "ALTER TABLE stock DROP COLUMN amount; ALTER TABLE stock ADD COLUMN amount INT DEFAULT 3")
-    one.sql("UPDATE stock SET amount = amount - 1")
-    converge([one, two])
-    assert_equal(one, two)
-    assert one.sql("SELECT amount FROM stock") == [(3,)]
-
-
 @pytest.mark.parametrize("shape", SHAPES, ids=repr)
-def test_every_shape_loses_and_renames_columns_under_way(peers, shape):
+def test_every_shape_loses_and_renames_columns_under_way(migrating, shape):
     rows = "; ".join(shape.insert(number, f"'v{number}'", str(number)) for number in range(3))
     one, two = started(
-        peers, f"{shape.ddl}; ALTER TABLE {shape.t} ADD COLUMN spare ANY; {rows}; UPDATE {shape.t} SET spare = u"
+        migrating, f"{shape.ddl}; ALTER TABLE {shape.t} ADD COLUMN spare ANY; {rows}; UPDATE {shape.t} SET spare = u"
     )
     two.sql(
         f"UPDATE {shape.t} SET v = 'later', spare = 'x' WHERE {shape.where(1)}; DELETE FROM {shape.t} WHERE {shape.where(2)}"
@@ -376,8 +201,8 @@ def test_every_shape_loses_and_renames_columns_under_way(peers, shape):
         ("SELEC 1", 'line 1: near "SELEC": syntax error'),
     ],
 )
-def test_what_cannot_be_done_is_one_line_and_changes_nothing(peers, script, error):
-    one, two = started(peers, T)
+def test_what_cannot_be_done_is_one_line_and_changes_nothing(migrating, script, error):
+    one, two = started(migrating, T)
     before, digests = one.tables(), one.digests()
     schema = one.sql("SELECT name, sql FROM sqlite_schema ORDER BY 1, 2")
     with pytest.raises(MigrationError) as refused:
@@ -391,8 +216,8 @@ def test_what_cannot_be_done_is_one_line_and_changes_nothing(peers, script, erro
     assert_equal(one, two)
 
 
-def test_a_dry_run_tells_and_changes_nothing(peers):
-    one, _ = started(peers, T)
+def test_a_dry_run_tells_and_changes_nothing(migrating):
+    one, _ = started(migrating, T)
     before = one.tables()
     told = one.replica.migrate("ALTER TABLE t DROP COLUMN b; DROP TABLE t", one.wall_ms, dry_run=True)
     assert told == ["drops t and its rows"]
@@ -435,101 +260,8 @@ def test_a_split_in_which_both_sides_migrate_and_write_heals_live(tmp_path):
     world.close()
 
 
-def test_two_defaults_for_one_column_are_told_with_both(peers):
-    one, two = started(peers, T)
-    one.sql("ALTER TABLE t ADD COLUMN d DEFAULT 7")
-    two.sql("ALTER TABLE t ADD COLUMN d")
-    converge([one, two])
-    told = {note(one), note(two)}
-    assert any("column 'd' has the default NULL here and 7 on the mesh" in each for each in told) or any(
-        "column 'd' has the default 7 here and NULL on the mesh" in each for each in told
-    )
-
-
-@pytest.mark.parametrize(
-    "fact",
-    [
-        ("t", "table", b"CREATE TABLE t(id)"),
-        ("sqlite_master", "table", "CREATE TABLE sqlite_master(a)"),
-        ("sqlite_sequence", "table", "CREATE TABLE sqlite_sequence(name, seq)"),
-        ("mycomesh_meta", "table", "CREATE TABLE mycomesh_meta(a)"),
-        ("q", "table", "CREATE TABLE q(a); DROP TABLE t"),
-        ('name:["t"]', "name", "sqlite_t"),
-        ("index:mycomesh_rows_2", "index", ""),
-        ("index:sqlite_autoindex_u_1", "index", ""),
-        ("index:i", "index", "CREATE UNIQUE INDEX i ON mycomesh_pending_2(what)"),
-        ("index:mycomesh_9_keep", "index", "CREATE INDEX mycomesh_9_keep ON t(a)"),
-        ('dropped:["mycomesh_schema"]', "dropped", ""),
-        ('dropped:["mycomesh_schema","sql"]', "dropped", ""),
-        ('name:["mycomesh_schema"]', "name", "mine"),
-        ('counter:["mycomesh_schema","kind"]', "counter", ""),
-        ('name:["t"]', "name", "mycomesh_meta"),
-        ('name:["t"]', "name", "a\0b"),
-        ("dropped:[]", "dropped", ""),
-    ],
-    ids=repr,
-)
-def test_a_fact_that_nobody_may_state_has_no_effect(peers, fact):
-    one, two = started(peers, T + "; CREATE TABLE u(k UNIQUE)")
-    ours = "SELECT name, sql FROM sqlite_schema WHERE 'mycomesh' IN (substr(name, 1, 8), substr(tbl_name, 1, 8)) ORDER BY 1"
-    before, schema = two.tables(), two.sql(ours)
-    liar = one.replica
-    with liar.store.transaction():
-        liar.registry.facts.write(*fact)
-    two.take(one.drain(), one.node_id)
-    assert two.tables() == before
-    assert two.sql(ours) == schema
-    columns = two.replica.tables["mycomesh_schema"].columns
-    assert columns.dropped == columns.counters == set()
-    two.sql("UPDATE t SET a = 'goes on' WHERE id = 1")
-    converge([one, two])
-    assert_equal(one, two)
-
-
-@pytest.mark.parametrize("name", ["Drones", "drones", "DRONES"])
-def test_names_with_capital_letters_migrate(peers, name):
-    one, two = started(peers, "CREATE TABLE Drones(Id PRIMARY KEY, Altitude)")
-    one.sql("INSERT INTO Drones VALUES(1, 500)")
-    migrate(one, f"ALTER TABLE {name} RENAME COLUMN altitude TO Height; ALTER TABLE {name} ADD COLUMN Speed")
-    converge([one, two])
-    assert two.sql("SELECT Id, Height, Speed FROM Drones") == [(1, 500, None)]
-    assert two.sql("SELECT name FROM sqlite_schema WHERE type = 'table' AND lower(name) = 'drones'") == [("Drones",)]
-    assert_equal(one, two)
-
-
-def test_names_that_look_like_sql_are_names(peers):
-    one, two = started(peers, T)
-    odd = 'x"; DROP TABLE t; --'
-    quoted = '"' + odd.replace('"', '""') + '"'
-    one.sql(f"""CREATE TABLE {quoted}({quoted} PRIMARY KEY, "a]b", "'), (1")""")
-    one.sql(f"INSERT INTO {quoted} VALUES('k', 1, 2)")
-    converge([one, two])
-    assert two.sql(f"SELECT * FROM {quoted}") == [("k", 1, 2)]
-    two.sql(f"UPDATE {quoted} SET {quoted} = 'l'")
-    migrate(two, f"ALTER TABLE {quoted} RENAME COLUMN {quoted} TO [;--]")
-    converge([one, two])
-    assert one.sql(f"SELECT [;--] FROM {quoted}") == [("l",)]
-    assert_equal(one, two)
-
-
-def test_tables_that_cannot_trade_names_here_keep_both_and_trade_them_later(peers):
-    one, two = started(peers, T + "; CREATE TABLE u(x)")
-    two.sql("CREATE VIEW broken AS SELECT x FROM missing")
-    migrate(one, "ALTER TABLE t RENAME TO x; ALTER TABLE u RENAME TO t; ALTER TABLE x RENAME TO u")
-    converge([one, two])
-    assert one.digests() == two.digests()
-    assert two.sql("SELECT a FROM t WHERE id = 1") == [("a1",)]
-    assert all(note(two, name).startswith("keeps its name here (t is u, u is t on the mesh)") for name in ("t", "u"))
-    two.sql("DROP VIEW broken")
-    one.sql("CREATE TABLE another(x)")
-    converge([one, two])
-    assert_equal(one, two)
-    assert two.sql("SELECT a FROM u WHERE id = 1") == [("a1",)]
-    assert not note(two, "t") + note(two, "u")
-
-
-def test_a_migration_writes_a_table_with_a_full_text_index(peers):
-    (one,) = started(peers, "CREATE TABLE t(id INTEGER PRIMARY KEY, name); INSERT INTO t VALUES(1, 'alpha')", 1)
+def test_a_migration_writes_a_table_with_a_full_text_index(migrating):
+    (one,) = started(migrating, "CREATE TABLE t(id INTEGER PRIMARY KEY, name); INSERT INTO t VALUES(1, 'alpha')", 1)
     one.shell(
         "CREATE VIRTUAL TABLE words USING fts5(name); CREATE TRIGGER kept AFTER UPDATE ON t BEGIN"
         " INSERT INTO words(rowid, name) VALUES(new.id, new.name); END"

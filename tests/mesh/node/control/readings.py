@@ -1,0 +1,41 @@
+"""A status with every figure, and a reader of what Prometheus reads."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from mycomesh.mesh.node.status import SCHEMA, PeerView, ScrubView, Status, TableView
+
+PEER = PeerView("aa", 'bra"vo\\\n', ("member",), "linked", "192.0.2.1:1", 2.5, None, True, 10, 100, 200)
+STATUS = Status(
+    schema=SCHEMA,
+    version="1",
+    phase="serving",
+    mesh="fleet",
+    mesh_id="00",
+    node="alpha",
+    node_id="01",
+    pid=1,
+    uptime_ms=1_500,
+    file="fleet.db",
+    port=1,
+    site="02",
+    pending=3,
+    hint="",
+    clock_offset_ms=-250.0,
+    peers=(PEER, replace(PEER, node_id="bb", name="charlie", state="down")),
+    tables=(TableView("drones", 7, "00", 2, 1, ""),),
+    not_after_s=1_900_000_000,
+    scrub=ScrubView(2_500, 4, ("drones",)),
+    lock_held_ms=12.5,
+)
+
+
+def read(text):
+    return {
+        (sample.name, *sorted(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }

@@ -1,0 +1,110 @@
+"""Repairs find rows that differ although the vectors are equal, and both sides end with the same row."""
+
+from __future__ import annotations
+
+import json
+
+import apsw
+import pytest
+
+from tests.sync.attackers import FILL, all_equal, chained
+
+
+@pytest.mark.parametrize("damaged", [0, 1])
+@pytest.mark.parametrize("victims", [1, 40, 700])
+def test_rows_that_vanished_with_their_entries_are_brought_back(world_of, damaged, victims):
+    world = world_of(2)
+    world.write(world.nodes[0], FILL, 1, 1_000)
+    (link,) = chained(world)
+    world.cut(link)
+    node = world.nodes[damaged]
+    node.peer.close()
+    damage = node.peer.open().app
+    damage.config(
+        apsw.SQLITE_DBCONFIG_ENABLE_TRIGGER, 0
+    )  # SQLITE_DBCONFIG_ENABLE_TRIGGER: the damage goes past capture
+    damage.execute(f"DELETE FROM t WHERE id <= {victims}")
+    log = node.peer.replica.tables["t"].log
+    with node.peer.replica.store.transaction():
+        for stored_entries in log.entries_of_rows(range(1, victims + 1)).values():
+            log.remove(*stored_entries)
+        log.flush()
+    node.reopen()
+    assert not world.equal()
+    world.link(*world.nodes)
+    world.run(60_000)
+    all_equal(world)
+    assert len(node.sql("SELECT * FROM t")) == 1_000
+    assert "repair.done" in [notice for each in world.nodes for notice in each.noticed()]
+
+
+def test_a_table_that_keeps_both_rows_of_one_id_is_repaired_too(world_of):
+    world = world_of(2)
+    node = world.nodes[1]
+    world.write(world.nodes[0], FILL, 1, 100)
+    world.nodes[0].peer.replica.decisions.decide_policy("t", "keep-both")
+    (link,) = chained(world)
+    world.cut(link)
+    damaged = node.peer.replica.tables["t"]
+    with node.peer.replica.store.transaction() as db:
+        for stored_entries in damaged.log.entries_of_rows(range(1, 41)).values():
+            damaged.log.remove(*stored_entries)
+        damaged.log.flush()
+        db.execute("DELETE FROM t WHERE id <= 40")
+    assert not world.equal()
+    world.link(*world.nodes)
+    world.run(60_000)
+    all_equal(world)
+    assert len(node.sql("SELECT * FROM t")) == 100
+
+
+def test_a_number_that_becomes_its_equal_of_the_other_type_beside_a_change_keeps_nobody_apart(world_of):
+    world = world_of(2)
+    world.write(world.nodes[0], "CREATE TABLE n(id INTEGER PRIMARY KEY, b, c); INSERT INTO n VALUES(1, 0, 1.0)")
+    chained(world)
+    world.write(world.nodes[0], "UPDATE n SET b = 7, c = 1")  # 1 IS 1.0: only b counts as changed
+    world.run(60_000)
+    all_equal(world)
+    assert [node.sql("SELECT b, c FROM n") for node in world.nodes] == [[(7, 1.0)]] * 2
+    assert not any(node.peer.recorded("mycomesh_conflicts") for node in world.nodes)
+
+
+def test_a_row_that_waits_for_its_place_takes_the_same_of_two_equal_numbers_as_others(world_of):
+    world = world_of(3)
+    one, two, three = world.nodes
+    world.write(one, "CREATE TABLE n(id INTEGER PRIMARY KEY, u UNIQUE, b, c)")
+    links = chained(world)
+    for link in links:
+        world.cut(link)
+    world.write(three, "INSERT INTO n(id, u) VALUES(1, 5)")
+    world.write(one, FILL, 1, 1_000)  # its clock goes ahead of the other's
+    world.write(one, "INSERT INTO n VALUES(2, 5, 0, 1.0)")
+    link = world.link(one, two)
+    world.run(1_000)
+    world.cut(link)
+    world.write(one, "UPDATE n SET b = 7, c = 1")
+    chained(world, ms=60_000)
+    assert [node.sql("SELECT id FROM n") for node in world.nodes] == [[(1,)]] * 3  # it claimed the place first
+    world.write(three, "DELETE FROM n WHERE id = 1")
+    world.run(60_000)
+    all_equal(world)
+    assert one.sql("SELECT id, b, c, typeof(c) FROM n") == [(2, 7, 1.0, "real")]
+
+
+def test_two_values_of_one_write_end_as_one_and_the_other_is_on_record(world_of):
+    world = world_of(2)
+    world.write(
+        world.nodes[0], "CREATE TABLE n(id INTEGER PRIMARY KEY, b, c); INSERT INTO n VALUES(1, 0, 'as written')"
+    )
+    chained(world)
+    app = world.nodes[0].peer.app
+    app.config(apsw.SQLITE_DBCONFIG_ENABLE_TRIGGER, 0)
+    app.execute("UPDATE n SET c = 'behind its back'")
+    app.config(apsw.SQLITE_DBCONFIG_ENABLE_TRIGGER, 1)
+    world.write(world.nodes[0], "UPDATE n SET b = 7")  # which digests what is left of the first entry anew
+    world.run(60_000)
+    all_equal(world)
+    kept, lost = sorted(("as written", "behind its back"), key=len, reverse=True)
+    assert [node.sql("SELECT b, c FROM n") for node in world.nodes] == [[(7, kept)]] * 2
+    (record,) = [row for node in world.nodes for row in node.sql("SELECT lost, reason FROM mycomesh_conflicts")]
+    assert record == (json.dumps({"c": lost}), "two files had different values of one write")

@@ -1,0 +1,64 @@
+"""Rounds as the sender runs them: a peer that asks without end gets a bounded answer or loses its link."""
+
+from __future__ import annotations
+
+import pytest
+
+from mycomesh.sync.crdt.version_vector import Vector
+from mycomesh.sync.exchange.flow_control import WINDOW_BYTES
+from mycomesh.sync.storage.log_reader import FEED_BYTES_MAX
+from mycomesh.sync.wire import messages as wire
+from tests.sync.attackers import unharmed
+
+NOISE = 800
+INCOMPRESSIBLE = """
+    WITH RECURSIVE n(i) AS (SELECT 100001 UNION ALL SELECT i + 1 FROM n LIMIT ?)
+    INSERT INTO t SELECT i, randomblob(4000) FROM n"""
+
+
+def test_asking_for_everything_again_and_again_is_bounded_by_acknowledgements(attacked):
+    world, node, liar = attacked
+    world.write(node, INCOMPRESSIBLE, NOISE)
+    liar.say(wire.Vectors((("t", Vector()),)), ms=5_000)
+    assert WINDOW_BYTES <= chunk_bytes(liar) < WINDOW_BYTES + FEED_BYTES_MAX
+    (status,) = [status for status in node.exchange.links() if status.peer == liar.PEER]
+    assert status.streaming
+    unharmed(world, 3_000 + NOISE)  # nobody waits for the one that never acknowledges
+
+
+def chunk_bytes(liar):
+    return sum(
+        len(payload)
+        for _, link, payload in liar.node.sent
+        if link == liar.link and isinstance(wire.decode(payload), wire.Chunk)
+    )
+
+
+def test_a_peer_that_asks_again_before_its_stream_has_ended_is_dropped(attacked):
+    world, node, liar = attacked
+    world.write(node, INCOMPRESSIBLE, NOISE)
+    liar.say(*[wire.Vectors((("t", Vector()),))] * 2)
+    assert liar.dropped() == ["requests a stream before the last one has ended"]
+    assert chunk_bytes(liar) < WINDOW_BYTES + FEED_BYTES_MAX
+    unharmed(world, 3_000 + NOISE)
+
+
+def test_a_peer_that_asks_for_everything_again_and_again_is_dropped(attacked):
+    world, _, liar = attacked
+    for _ in range(100):
+        if liar.dropped():
+            break
+        liar.say(wire.Vectors((("t", Vector()),)))
+        while not isinstance(liar.answers()[-1], wire.Done):
+            liar.acknowledge()
+    assert liar.dropped() == ["requests the same rows too often"]
+    assert chunk_bytes(liar) < 20 * 3_000 * 40
+    unharmed(world)
+
+
+@pytest.mark.parametrize("size", [1, 1_024, wire.MESSAGE_BYTES_MAX])
+def test_acknowledging_what_was_never_sent_ends_the_link(attacked, size):
+    world, _, liar = attacked
+    liar.say(wire.Ack(size))
+    assert liar.dropped() == ["protocol error: acknowledges more than was sent"]
+    unharmed(world)

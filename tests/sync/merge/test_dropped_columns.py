@@ -1,0 +1,54 @@
+"""A dropped column goes from every replica and takes nothing else along."""
+
+from __future__ import annotations
+
+from tests.sync.migrations import T, migrate, started
+from tests.sync.peers import assert_equal, converge
+
+
+def test_a_dropped_column_goes_everywhere_and_its_neighbours_stay(migrating):
+    one, two, three = started(migrating, T, 3)
+    assert migrate(one, "ALTER TABLE t DROP COLUMN b;") == ["drops t.b and its values"]
+    two.sql("UPDATE t SET b = 'not seen', c = 'seen' WHERE id = 1; INSERT INTO t VALUES(3, 'a3', 'b3', 'c3')")
+    converge([one, two, three])
+    assert_equal(one, two)
+    assert_equal(one, three)
+    assert one.sql("SELECT * FROM t ORDER BY id") == [(1, "a1", "seen"), (2, "a2", "c2"), (3, "a3", "c3")]
+    three.shell("UPDATE t SET a = 'later' WHERE id = 2;")
+    converge([one, two, three])
+    assert_equal(one, three)
+    assert one.sql("SELECT a FROM t WHERE id = 2") == [("later",)]
+    assert one.scrub().found == 0
+
+
+def test_rows_that_were_written_together_keep_what_is_left_of_them(migrating):
+    made = migrating(2)
+    one, two = made
+    one.sql(
+        "CREATE TABLE t(a, b, c); WITH n(i) AS (VALUES(1) UNION ALL SELECT i + 1 FROM n WHERE i < 500)"
+        " INSERT INTO t SELECT i, 'b', iif(i = 300, CAST(x'61ff62' AS TEXT), i * 1.5) FROM n"
+    )
+    one.drain()
+    one.sql("DELETE FROM t WHERE a = 100")
+    converge(made)
+    migrate(one, "ALTER TABLE t DROP COLUMN b")
+    converge(made)
+    assert_equal(one, two)
+    assert two.sql("SELECT count(*), sum(a), hex(max(c)) FROM t") == [(499, 125_150, "61FF62")]
+    assert all(peer.scrub().found == 0 for peer in made)
+
+
+def test_a_column_that_is_made_again_has_none_of_the_old_values(migrating):
+    one, two = started(migrating, T)
+    migrate(one, "ALTER TABLE t DROP COLUMN b; ALTER TABLE t ADD COLUMN b")
+    two.sql("UPDATE t SET b = 'old b' WHERE id = 1")
+    converge([one, two])
+    assert_equal(one, two)
+    assert one.sql("SELECT b FROM t") == [(None,), (None,)]
+    two.shell("UPDATE t SET b = 'new b' WHERE id = 1;")
+    converge([one, two])
+    assert_equal(one, two)
+    assert one.sql("SELECT b FROM t ORDER BY id") == [("new b",), (None,)]
+    newcomer = migrating(1)[-1]
+    converge([one, two, newcomer])
+    assert_equal(one, newcomer)
