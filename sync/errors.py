@@ -13,6 +13,7 @@ __all__ = [
     "KeyMismatchError",
     "MigrationError",
     "PolicyError",
+    "StatementError",
     "SyncError",
 ]
 
@@ -85,3 +86,9 @@ class BatchRefusedError(SyncError):
     """A well-formed batch must be refused (forged site, stamp from the future). Nothing was changed."""
 
     code = "batch.refused"
+
+
+class StatementError(BatchRefusedError):
+    """SQLite failed on what a peer sent, in a way that no layer expects. Nothing was changed; the message is refused."""
+
+    code = "statement.failed"

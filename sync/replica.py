@@ -10,13 +10,15 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import apsw
+
 from mycomesh.sync.admin.decisions import Decisions
 from mycomesh.sync.admin.state_tables import StateTables
 from mycomesh.sync.admin.status import ReplicaStatus, TableStatus, read_status
 from mycomesh.sync.admin.uninstall import drop_all
 from mycomesh.sync.capture import rebuild_mark, table_scan
 from mycomesh.sync.crdt.version_vector import Vector
-from mycomesh.sync.errors import IndexTriggerError, MigrationError
+from mycomesh.sync.errors import IndexTriggerError, MigrationError, StatementError
 from mycomesh.sync.replication.admission import admit
 from mycomesh.sync.replication.applied import Applied
 from mycomesh.sync.replication.inbox import Inbox
@@ -243,6 +245,7 @@ class Replica:
         Raises:
             DecodeError: not a bundle, or values that cannot belong to their tables; nothing was changed.
             BatchRefusedError: a live batch with a forged site or a stamp from the future; nothing was changed or covered.
+            StatementError: SQLite failed in a way that no layer expects; nothing was changed.
         """
         return self._apply([(payload, origin)], wall_ms, sender, repair=repair)[0]
 
@@ -250,7 +253,7 @@ class Replica:
         """Merge live batches, (payload, origin) each, as `apply` would one after another, in one transaction.
 
         Raises:
-            DecodeError, BatchRefusedError: as `apply`, because of any of them; nothing was changed.
+            DecodeError, BatchRefusedError, StatementError: as `apply`, because of any of them; nothing was changed.
         """
         return self._apply(batches, wall_ms, None, repair=False)
 
@@ -258,9 +261,13 @@ class Replica:
         self, payloads: Sequence[tuple[bytes, bytes | None]], wall_ms: int, sender: bytes | None, *, repair: bool
     ) -> list[Applied]:
         try:
-            return self._merge(payloads, wall_ms, sender, repair=repair)
-        except IndexTriggerError:  # the rollback has switched the failing trigger off
-            return self._merge(payloads, wall_ms, sender, repair=repair)
+            try:
+                return self._merge(payloads, wall_ms, sender, repair=repair)
+            except IndexTriggerError:  # the rollback has switched the failing trigger off
+                return self._merge(payloads, wall_ms, sender, repair=repair)
+        except apsw.Error as error:
+            self.store.check_whole()  # another program may have dropped an internal table
+            raise StatementError(f"{type(error).__name__}: {error}") from error
 
     def _merge(
         self, payloads: Sequence[tuple[bytes, bytes | None]], wall_ms: int, sender: bytes | None, *, repair: bool

@@ -284,6 +284,12 @@ _ROUNDS = (
 
 _BATCHES = (
     Code(
+        "statement.failed",
+        "SQLite failed on what a peer sent, in a way that the node does not expect",
+        "the message is refused and nothing of it was done; a row or a definition that SQLite refuses does not do this",
+        "look at the named table with mycomesh verify; report it as a bug if it comes again",
+    ),
+    Code(
         "batch.refused",
         "a live batch was refused as a whole",
         "its stamps belong to another node, or are more than a minute ahead of this clock; none of it was stored",
@@ -559,6 +565,12 @@ _RUN = (
         "the node is cut off from all others",
         "'mycomesh isolate' was called to rehearse a split; it holds until 'mycomesh rejoin' or a restart of the node",
         "mycomesh rejoin",
+    ),
+    Code(
+        "node.fault",
+        "the node failed on one message or one task, and goes on",
+        "an error that no part of the node expects; what it was doing is undone, and comparisons with peers repeat the work",
+        "report it as a bug, with the line of the log and its details (mycomesh log --json)",
     ),
     Code("node.rejoining", "the node looks for the others again", "'mycomesh rejoin' ended an isolation"),
     Code(

@@ -3,15 +3,17 @@
 Work comes from the `WorkQueue` and from the `Exchange`'s deadline. Between two pieces of work the thread pauses now and then,
 so that an application waiting for the file's write lock gets it. Reports go to a function that is called on this thread.
 
-Invariants: reports leave in the order of the work; an idle thread sleeps until the deadline.
+Invariants: reports leave in the order of the work; an idle thread sleeps until the deadline; no event ends the thread.
 """
 
 from __future__ import annotations
 
 import threading
 import time
+import traceback
 from concurrent.futures import Future
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import apsw
@@ -23,6 +25,8 @@ from mycomesh.sync.events import (
     Action,
     DropLink,
     Event,
+    LinkOpened,
+    LinkWritable,
     MessageReceived,
     Notice,
     TimerFired,
@@ -244,7 +248,10 @@ class SqlThread:
         except SyncError as error:
             # The file refused (disk full, locked by another program). The event is lost; rounds repeat its work.
             self._timer.paused_until_ms = now_ms + REFUSED_PAUSE_MS
-            actions = self._refusal_notices(str(error), event, now_ms)
+            actions = [*self._refusal_notices(str(error), event, now_ms)]
+        except Exception as error:  # noqa: BLE001  (the thread must outlive whatever a peer's message or row leads to)
+            self._timer.paused_until_ms = now_ms + REFUSED_PAUSE_MS
+            actions = self._fault_actions(error, event, now_ms)
         if actions:
             self._report(ExchangeActed(actions))
         self.pause_if_due()
@@ -256,14 +263,27 @@ class SqlThread:
             opened = self._open()
         except DatabaseBusyError as error:  # the next event finds the file replaced too, and tries again
             self._timer.paused_until_ms = now_ms + REFUSED_PAUSE_MS
-            return self._refusal_notices(str(error), event, now_ms)
+            return [*self._refusal_notices(str(error), event, now_ms)]
         ending, self._exchange = self._exchange.drop_links("this node opens its file again"), opened
         return [
             *ending,
             Notice("database.replaced", f"{text}; the node continues with its present content", {}, "warning"),
         ]
 
-    def _refusal_notices(self, text: str, event: Event, now_ms: int) -> list[Action]:
+    def _fault_actions(self, error: Exception, event: Event, now_ms: int) -> list[Action]:
+        """Refuse an event on which this node failed in a way that no layer knows: end the link that brought it, and report it.
+
+        A transaction that was open is undone. The link's own state may be half changed, so it begins again with a new link.
+        """
+        link = event.link if isinstance(event, MessageReceived | LinkOpened | LinkWritable) else None
+        drops: list[Action] = [] if link is None else [DropLink(link, "this node failed on its message")]
+        frames = [f"{Path(at.filename).name}:{at.lineno}" for at in traceback.extract_tb(error.__traceback__)]
+        text = f"this node failed and goes on: {type(error).__name__}: {error} ({frames[-1]}); report it as a bug"
+        notices = self._refusal_notices(text, event, now_ms)
+        detail = {"event": type(event).__name__, "frames": frames}
+        return [*drops, *(Notice("node.fault", notice.text, detail, "error") for notice in notices)]
+
+    def _refusal_notices(self, text: str, event: Event, now_ms: int) -> list[Notice]:
         """Report why the file refused an event, or nothing if the same was reported a short while ago."""
         if text == self._timer.refusal and now_ms < self._timer.refusal_silent_until_ms:
             return []

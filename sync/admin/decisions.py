@@ -10,8 +10,6 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-import apsw
-
 from mycomesh.sync import codec
 from mycomesh.sync.errors import PolicyError
 from mycomesh.sync.merge.conflicts import same
@@ -26,6 +24,7 @@ from mycomesh.sync.schema.policy import (
     keep_both_refusal,
 )
 from mycomesh.sync.sqlite.identifiers import fold, quoted
+from mycomesh.sync.sqlite.refusals import REFUSALS
 from mycomesh.sync.sqlite.table_spec import KeyKind, Row
 from mycomesh.sync.storage.pending_log import LOOK_AGAIN, OP_EVICT, look_statement
 from mycomesh.sync.storage.store import Store
@@ -129,7 +128,7 @@ class Decisions:
                 self._store.db.execute(
                     "UPDATE mycomesh_conflicts SET restored_at = ? WHERE seq = ?", (time_text(wall_ms), number)
                 )
-        except apsw.ConstraintError as error:
+        except REFUSALS as error:
             raise PolicyError(f"conflict {number} is not restored: {error}; make room for its values first") from error
         return done
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from mycomesh.sync.crdt.version_vector import Vector
-from mycomesh.sync.errors import DatabaseError, KeyMismatchError
+from mycomesh.sync.errors import DatabaseError, KeyMismatchError, StatementError
 from mycomesh.sync.exchange.config import ExchangeConfig
 from mycomesh.sync.exchange.intake import Intake
 from mycomesh.sync.exchange.tombstone_audit import TombstoneAudit
@@ -80,6 +80,7 @@ class _Link:
         default_factory=dict
     )  # table -> the peer's vector digest that a round has fetched or is fetching
     round: _Round | None = None
+    misfit: str = ""  # the last one that was reported
     failures: int = 0
     refused: bool = False  # the last round failed because stamps lay in the future
     rows: int = 0
@@ -264,16 +265,18 @@ class Fetcher:
             return None
         try:
             applied = self._replica.apply(bundle, turn.wall_ms, sender=link.peer)
-        except KeyMismatchError as error:
-            # Keep the link: an honest peer will learn the table's definition over it.
+        except (KeyMismatchError, StatementError) as error:
+            # Keep the link: an honest peer will learn the table's definition over it, and cannot know what SQLite fails on here.
             applied = Applied(misfit=str(error))
         current.failed = failed
         self._acknowledge(number, turn)
         turn.publish(applied.published)
         if applied.misfit:
             current.failed = True
-            text = f"refused changes from {link.peer.hex()[:8]}: {applied.misfit}"
-            turn.notify("round.refused", text, {"node_id": link.peer.hex()}, "warning")
+            if link.misfit != applied.misfit:  # each further round meets it again
+                link.misfit = applied.misfit
+                text = f"refused changes from {link.peer.hex()[:8]}: {applied.misfit}"
+                turn.notify("round.refused", text, {"node_id": link.peer.hex()}, "warning")
         elif applied.refused:
             current.failed = current.refused = True
             remedy = clock_remedy(turn.wall_ms)

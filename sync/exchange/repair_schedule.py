@@ -13,7 +13,7 @@ from functools import partial
 
 from mycomesh.sync.crdt.hlc import SITE_PREFIX
 from mycomesh.sync.crdt.sketch import Sketch
-from mycomesh.sync.errors import DatabaseError
+from mycomesh.sync.errors import DatabaseError, StatementError
 from mycomesh.sync.exchange.config import ExchangeConfig
 from mycomesh.sync.exchange.flow_control import SendWindow, TokenBucket
 from mycomesh.sync.exchange.intake import Intake
@@ -145,7 +145,12 @@ class RepairSchedule:
         self._intake.check_space(turn)
         if not self._intake.is_open:
             return None
-        applied = self._replica.apply(message.bundle, turn.wall_ms, sender=link.peer, repair=True)
+        try:
+            applied = self._replica.apply(message.bundle, turn.wall_ms, sender=link.peer, repair=True)
+        except StatementError as error:
+            text = f"refused a repair from {link.peer.hex()[:8]}: {error}"
+            turn.notify("round.refused", text, {"node_id": link.peer.hex()}, "warning")
+            return None
         turn.publish(applied.published)
         turn.changed = True
         # Count only what the vector covered. Other changes are new: a round has brought them to that peer first.

@@ -13,12 +13,11 @@ import itertools
 from collections.abc import Sequence
 from typing import Any
 
-import apsw
-
 from mycomesh.sync import codec
 from mycomesh.sync.crdt.lattice import EXISTENCE
 from mycomesh.sync.merge.counters import hold_bases
 from mycomesh.sync.sqlite.identifiers import quoted
+from mycomesh.sync.sqlite.refusals import REFUSALS
 from mycomesh.sync.sqlite.table_spec import KeyKind, Row
 from mycomesh.sync.storage.change_log import pack_mask
 from mycomesh.sync.storage.table import Table
@@ -106,7 +105,7 @@ def _not_new(table: Table, group: Group, keys: Sequence[Any]) -> set[int]:
 
 
 def _insert(table: Table, group: Group, site_number: int, keys: Sequence[Any]) -> tuple[int, Group | None]:
-    """Insert rows, all at once or in halves; return how many, and the changes of batches that a constraint refuses."""
+    """Insert rows, all at once or in halves; return how many, and the changes of batches that SQLite refuses."""
     if _try_insert(table, group, site_number, keys):
         return len(keys), None
     if len(keys) <= _BATCH_MIN:
@@ -124,7 +123,7 @@ def _insert(table: Table, group: Group, site_number: int, keys: Sequence[Any]) -
 
 
 def _try_insert(table: Table, group: Group, site_number: int, keys: Sequence[Any]) -> bool:
-    """Insert rows at once; return False, with nothing done, if a constraint refuses one of them."""
+    """Insert rows at once; return False, with nothing done, if SQLite refuses one of them."""
     spec, log = table.spec, table.log
     keyless = spec.kind is KeyKind.KEYLESS
     mask = table.columns.mask_of(group.columns) | EXISTENCE
@@ -146,8 +145,8 @@ def _try_insert(table: Table, group: Group, site_number: int, keys: Sequence[Any
     db = table.store.db
     db.execute(f"SAVEPOINT {_SAVEPOINT}")
     try:
-        table.rows.execute_many(insert, values)
-    except apsw.ConstraintError:
+        table.rows.insert_many(insert, values)
+    except REFUSALS:
         db.execute(f"ROLLBACK TO {_SAVEPOINT}")
         db.execute(f"RELEASE {_SAVEPOINT}")
         return False

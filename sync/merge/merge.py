@@ -2,7 +2,7 @@
 
 Received inserts of unknown rows take the fast path (`bulk_insert`). Every other change is joined into the entries of its row
 (`lattice`), one row at a time; then `materialize` makes the user's row show what the entries own. A value that the table cannot
-show is held: the row is deleted, not inserted yet or refused by a constraint, or the file lacks the column.
+show is held: the row is deleted, not inserted yet or refused by SQLite, or the file lacks the column.
 
 Invariant: a change that cannot be made visible is held, never dropped, and never blocks other changes. A value that loses to a
 write which had not seen it is recorded in `mycomesh_conflicts`.
@@ -14,8 +14,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import apsw
-
 from mycomesh.sync import codec
 from mycomesh.sync.crdt.lattice import EXISTENCE, Entry, join, visible
 from mycomesh.sync.merge import keep_both, records
@@ -25,6 +23,7 @@ from mycomesh.sync.merge.counters import totals
 from mycomesh.sync.merge.dropped_columns import without_columns
 from mycomesh.sync.merge.row_keys import keys_of
 from mycomesh.sync.merge.unique_claims import later_claims
+from mycomesh.sync.sqlite.refusals import REFUSALS
 from mycomesh.sync.sqlite.table_spec import KeyKind, Row
 from mycomesh.sync.storage.change_log import StoredEntry, pack_mask
 from mycomesh.sync.storage.row_view import RowView, prior_from_wire, shrink
@@ -43,7 +42,7 @@ class Merged:
     changes: changes that were news.
     repaired: those among them that this replica covered already, and had lost.
     conflicts: conflict records made.
-    parked: rows that a constraint refused.
+    parked: rows that SQLite refused.
     """
 
     changes: int = 0
@@ -314,7 +313,7 @@ def materialize(
         reinserted: the row was inserted again, so columns that no entry owns go back to their defaults.
 
     Returns:
-        Whether a constraint refused the row, which is then parked and tried again when something changes; and whether the
+        Whether SQLite refused the row, which is then parked and tried again when something changes; and whether the
         row displaced another one, of which earlier views are stale.
     """
     columns = table.columns
@@ -328,8 +327,7 @@ def materialize(
     write = _write_under_assigned_id if table.spec.id_column and alive else _write
     try:
         row, assignment, alive = write(table, view, alive, cells, reinserted=reinserted)
-    except apsw.ConstraintError as error:
-        table.rows.raise_index_error(error)
+    except REFUSALS as error:
         reason = str(error)
         # The earlier claim on UNIQUE values wins on every replica: rows with later claims are parked, then this one fits.
         displaced = _displace(table, view.row, (view.present or {}) | cells)
@@ -337,8 +335,7 @@ def materialize(
             try:
                 row, assignment, alive = write(table, view, alive, cells, reinserted=reinserted)
                 reason = ""
-            except apsw.ConstraintError as error_left:
-                table.rows.raise_index_error(error_left)
+            except REFUSALS as error_left:
                 reason = str(error_left)
     if reason and view.present is not None:
         # The old values of a refused row would depend on the order of arrival. So no replica shows any of the row.
@@ -373,7 +370,7 @@ def _converted_columns(table: Table, row: Row, cells: dict[str, Any]) -> frozens
 def _write_under_assigned_id(
     table: Table, view: RowView, _alive: bool, cells: dict[str, Any], *, reinserted: bool
 ) -> tuple[Row, keep_both.IdAssignment | None, bool]:
-    """Write a row under the id that is assigned to it; if a constraint refuses the row, no other row changes its id.
+    """Write a row under the id that is assigned to it; if SQLite refuses the row, no other row changes its id.
 
     Returns as `_write` does.
     """
@@ -387,7 +384,7 @@ def _write_under_assigned_id(
         # Until the write of its id arrives, a row cannot be visible, unless it is already.
         alive = assignment is not None or view.present is not None
         return _write(table, view, alive, cells, reinserted=reinserted)[0], assignment, alive
-    except apsw.ConstraintError:
+    except REFUSALS:
         db.execute(f"ROLLBACK TO {_SAVEPOINT}")
         raise
     finally:
@@ -397,7 +394,7 @@ def _write_under_assigned_id(
 def _write(
     table: Table, view: RowView, alive: bool, cells: dict[str, Any], *, reinserted: bool
 ) -> tuple[Row, keep_both.IdAssignment | None, bool]:
-    """Write the user's row; constraint errors pass through, with no effect.
+    """Write the user's row; `REFUSALS` pass through, with no effect.
 
     Returns the row's name after the write, the id assigned to it (None if no id was to be assigned), and whether it is visible.
     """
@@ -450,7 +447,7 @@ def _reinsert(table: Table, row: Row, values: dict[str, Any]) -> Row:
     try:
         table.rows.delete(row)
         row = _insert(table, row, values)
-    except apsw.ConstraintError:
+    except REFUSALS:
         db.execute(f"ROLLBACK TO {_SAVEPOINT}")
         raise
     finally:

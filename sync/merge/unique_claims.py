@@ -10,12 +10,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import apsw
-
 from mycomesh.sync.crdt.lattice import EXISTENCE
 from mycomesh.sync.sqlite.identifiers import quoted
 from mycomesh.sync.sqlite.indexes import UniqueIndex
 from mycomesh.sync.sqlite.raw_text import bind_value, placeholder, raw_select, restore
+from mycomesh.sync.sqlite.refusals import REFUSALS
 from mycomesh.sync.sqlite.table_spec import KeyKind, Row, encode_key
 from mycomesh.sync.storage.row_view import RowView
 from mycomesh.sync.storage.table import Table
@@ -93,7 +92,7 @@ def _evicted(table: Table, row: Row, values: Mapping[str, Any]) -> list[Row]:
         db.preupdate_hook(note, id=_SAVEPOINT)
         try:
             table.rows.insert(wanted, conflict="REPLACE")
-        except apsw.ConstraintError:
+        except REFUSALS:
             return []
         finally:
             db.preupdate_hook(None, id=_SAVEPOINT)

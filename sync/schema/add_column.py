@@ -18,6 +18,7 @@ from mycomesh.sync.merge.unique_claims import rows_where
 from mycomesh.sync.sqlite.create_table import checks_of
 from mycomesh.sync.sqlite.definitions import authorize_add_column
 from mycomesh.sync.sqlite.identifiers import quoted
+from mycomesh.sync.sqlite.refusals import REFUSALS
 from mycomesh.sync.storage.table import Table
 
 __all__ = ["PARKED_MAX", "add_column"]
@@ -25,8 +26,6 @@ __all__ = ["PARKED_MAX", "add_column"]
 _SAVEPOINT = "mycomesh_add"
 # Rows that one column parks, some 0.2 ms each in one transaction. If its CHECK refuses more, the column comes without it.
 PARKED_MAX = 128
-# Errors with which SQLite refuses a definition, or a CHECK while it reads the rows.
-_REFUSALS = (apsw.SQLError, apsw.AuthError, apsw.ConstraintError, apsw.MismatchError, apsw.TooBigError)
 
 
 def add_column(db: Any, name: str, clauses: Sequence[str], table: Table | None = None) -> str:
@@ -51,13 +50,23 @@ def _add(db: Any, name: str, clause: str) -> str:
     db.authorizer = authorize_add_column(name)
     try:
         db.execute(f"ALTER TABLE {quoted(name)} ADD COLUMN {clause}").fetchall()
-    except _REFUSALS as error:
+        _compute(db, name)
+    except REFUSALS as error:
         refused = str(error)
     db.authorizer = None
     if refused:
         db.execute(f"ROLLBACK TO {_SAVEPOINT}")
     db.execute(f"RELEASE {_SAVEPOINT}")
     return refused
+
+
+def _compute(db: Any, name: str) -> None:
+    """Compute the last column of a table in every row if it is generated: an application's SELECT would fail where this fails."""
+    listing = "SELECT name, hidden FROM pragma_table_xinfo(?) ORDER BY cid DESC LIMIT 1"
+    db.authorizer = None
+    column, hidden = db.execute(listing, (name,)).fetchone()
+    if hidden:
+        db.execute(f"SELECT count(typeof({quoted(column)})) FROM {quoted(name)}").fetchall()
 
 
 def _park_refused(table: Table, name: str, clauses: Sequence[str]) -> bool:
@@ -73,7 +82,7 @@ def _park_refused(table: Table, name: str, clauses: Sequence[str]) -> bool:
             condition = " OR ".join(f"NOT {check}" for check in checks)
             db.authorizer = _reading
             refused = rows_where(table, f"{condition} LIMIT {PARKED_MAX + 1}")
-    except _REFUSALS:
+    except REFUSALS:
         refused = []
     finally:
         db.authorizer = None

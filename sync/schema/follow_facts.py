@@ -27,6 +27,7 @@ from mycomesh.sync.sqlite.definitions import (
 )
 from mycomesh.sync.sqlite.identifiers import fold, quoted
 from mycomesh.sync.sqlite.indexes import column_names, user_indexes
+from mycomesh.sync.sqlite.refusals import REFUSALS
 from mycomesh.sync.sqlite.table_spec import Column, TableSpec, UnsupportedTable, user_tables
 from mycomesh.sync.storage.store import Store
 from mycomesh.sync.storage.table import Table
@@ -249,7 +250,11 @@ class FactFollower:
                 canonical, "not created: its definition on the mesh does not allow the names that it has got"
             )
             return
-        self._db.execute(text)
+        with self._refusable("not created", canonical) as done:
+            self._db.execute(text)
+            done.append(canonical)
+        if not done:
+            return
         registry.names.record(canonical, name, target)
         for column in column_names(self._db, name):
             if fold(column) in dropped and fold(column) not in map(fold, target.values()):
@@ -302,13 +307,25 @@ class FactFollower:
     def _create_index(self, sql: str) -> None:
         self._db.authorizer = authorize_create(apsw.SQLITE_CREATE_INDEX)
         try:
-            self._db.execute(sql)
-        except apsw.ConstraintError as error:
-            self._registry.notes.put(f"index {sql[:60]}", f"not created: {error}")
-        except (apsw.SQLError, apsw.AuthError):
+            self._db.execute(f"EXPLAIN {sql}", can_cache=False).close()
+        except (apsw.SQLError, apsw.AuthError, apsw.IncompleteExecutionError):
             return  # it exists, its table is not here, or it is more than one CREATE INDEX
+        else:
+            self._build_index(sql)
         finally:
             self._db.authorizer = None
+
+    def _build_index(self, sql: str) -> None:
+        """Create an index, or note why SQLite refuses it: the rows are not unique, or its expression fails for one of them."""
+        note = f"index {sql[:60]}"
+        try:
+            self._db.execute(sql)
+        except REFUSALS as error:
+            self._registry.notes.put(
+                note, f"not created: {error}; mend the rows that it fails for, then create it here"
+            )
+        else:
+            self._registry.notes.drop(note)
 
     @contextlib.contextmanager
     def _refusable(self, consequence: str, *names: str) -> Iterator[list[str]]:
@@ -317,7 +334,7 @@ class FactFollower:
         self._db.execute(f"SAVEPOINT {_SAVEPOINT}")
         try:
             yield done
-        except apsw.SQLError as error:
+        except REFUSALS as error:
             self._db.execute(f"ROLLBACK TO {_SAVEPOINT}")
             self._refused |= dict.fromkeys(names, f"{consequence}: {error}")
             for name, line in self._refused.items():

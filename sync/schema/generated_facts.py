@@ -22,6 +22,7 @@ from mycomesh.sync.sqlite.create_table import equivalent, mentions
 from mycomesh.sync.sqlite.generated_columns import generated_of, in_any_order, rename_text, with_dependents
 from mycomesh.sync.sqlite.identifiers import fold, quoted
 from mycomesh.sync.sqlite.indexes import user_indexes
+from mycomesh.sync.sqlite.refusals import REFUSALS
 from mycomesh.sync.sqlite.table_spec import TableSpec
 from mycomesh.sync.storage.store import Store
 from mycomesh.sync.storage.table import Table
@@ -138,7 +139,7 @@ class GeneratedFacts:
             for index in indexes:
                 db.execute(f"DROP INDEX {quoted(index)}")
             db.execute(f"ALTER TABLE {quoted(name)} DROP COLUMN {quoted(column)}")
-        except apsw.SQLError:  # a view or an index of the user refers to it, so it stays: `drift` notes the difference
+        except REFUSALS:  # a view or an index of the user refers to it, so it stays: `drift` notes the difference
             db.execute(f"ROLLBACK TO {_SAVEPOINT}")
             return False
         finally:
@@ -162,7 +163,7 @@ class GeneratedFacts:
         for sql in each.indexes.values():
             try:
                 self._store.db.execute(sql)
-            except apsw.Error as error:
+            except REFUSALS as error:
                 self._registry.notes.put(f"index {sql[:60]}", f"not created: {error}")
         here = self._texts_here(self._registry.spec(name, table.spec.name)) or {}
         memory = self._memory(name)

@@ -1,38 +1,34 @@
 """Reads and writes rows of a user's table, each named by its rowid or by its encoded primary key.
 
-A row that a constraint of its table refuses is parked, on every replica alike. The same statement may run an index trigger
-of the user's, which keeps a full-text or R-tree index on this connection alone. Its errors say nothing of the row, so they
-are raised as `IndexTriggerError`, never taken for a constraint error.
+A row that SQLite refuses is parked: a constraint of its table is not met, or an expression of its table fails for it. The same
+statement may run an index trigger of the user's, which keeps a full-text or R-tree index on this connection alone. Its
+errors say nothing of the row, so they are told apart and raised as `IndexTriggerError`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import apsw
 
 from mycomesh.sync import codec
-from mycomesh.sync.errors import IndexTriggerError
+from mycomesh.sync.errors import IndexTriggerError, StatementError
 from mycomesh.sync.sqlite.identifiers import quoted
 from mycomesh.sync.sqlite.raw_text import bind_value, is_raw, placeholder, raw_select, restore
+from mycomesh.sync.sqlite.refusals import FILE_ERRORS, REFUSALS
 from mycomesh.sync.sqlite.table_spec import KeyKind, Row, TableSpec
 from mycomesh.sync.storage.store import Store
 
 __all__ = ["UserTable"]
 
 _BARE = "constraint failed"  # an index says no more; the constraints of a table say which they are, and of which column
-# Errors of the file, its disk or its other users, which say nothing of a trigger.
-_OF_THE_FILE = (
-    apsw.BusyError,
-    apsw.LockedError,
-    apsw.FullError,
-    apsw.IOError,
-    apsw.ReadOnlyError,
-    apsw.CantOpenError,
-    apsw.NoMemError,
-)
+# What an expression may make of a value while a row is inserted: three times the largest change. SQLite's own limit is 1 GB, for
+# which a small device has no room; and where it has none, SQLite may roll the whole transaction back.
+INSERTED_BYTES_MAX = 64 << 20
+_SAVEPOINT = "mycomesh_blame"
 
 
 class UserTable:
@@ -46,6 +42,10 @@ class UserTable:
         self._indexes = indexes
         self._names = tuple(column.folded for column in spec.columns)
         self._counted = ((-1, -1), 0)  # (data version, own changes), rows at that moment
+        # A virtual column is computed only where it is read. Without this, a row for which its expression fails would enter the
+        # table, and the application's SELECT would fail.
+        computed = ", ".join(f"typeof({quoted(name)})" for name in spec.generated)
+        self._computing = f" RETURNING {computed}" if computed else ""
         self._update_sql = functools.lru_cache(maxsize=256)(self._update_sql_of)
         self.select_list = ", ".join(f"t.{quoted(column.name)}" for column in spec.columns)
         self.raw_list = ", ".join(raw_select(f"t.{quoted(column.name)}") for column in spec.columns)
@@ -128,7 +128,7 @@ class UserTable:
     # ---- writing
 
     def insert(self, values: dict[str, Any], *, conflict: str = "ABORT") -> int:
-        """Insert a row with these columns; return its rowid (0 without one). Constraint errors pass through.
+        """Insert a row with these columns; return its rowid (0 without one). `REFUSALS` pass through.
 
         `conflict` is SQLite's reaction to them, in place of the ON CONFLICT clauses of the table's own constraints.
         """
@@ -137,20 +137,23 @@ class UserTable:
         names = ", ".join(quoted(column.name) for column in columns)
         placeholders = ", ".join(placeholder(values[column.folded]) for column in columns)
         body = f"({names}) VALUES({placeholders})" if columns else "DEFAULT VALUES"
+        # What a portioned row has of its own may be more than what expressions may make of one.
+        own = sum(len(value) for value in values.values() if isinstance(value, str | bytes))
         self.execute(
-            f"INSERT OR {conflict} INTO {quoted(self._spec.name)}{body}",
+            f"INSERT OR {conflict} INTO {quoted(self._spec.name)}{body}{self._computing}",
             tuple(bind_value(values[column.folded]) for column in columns),
+            bytes_max=INSERTED_BYTES_MAX if own < INSERTED_BYTES_MAX // 2 else 0,
         )
         return self._store.db.last_insert_rowid() if self._spec.rowid else 0
 
     def update(self, row: Row, values: dict[str, Any]) -> None:
-        """Set columns of one row; constraint errors pass through."""
+        """Set columns of one row; `REFUSALS` pass through."""
         found = self.condition(row)
         if found is None or not values:
             return
         self._check_text(values)
         update = self._update_sql(tuple(values), tuple(map(placeholder, values.values())))
-        self.execute(f"{update} WHERE {found[0]}", (*map(bind_value, values.values()), *found[1]))
+        self.execute(f"{update} WHERE {found[0]}{self._computing}", (*map(bind_value, values.values()), *found[1]))
 
     def _update_sql_of(self, names: tuple[str, ...], placeholders: tuple[str, ...]) -> str:
         by_name = {column.folded: quoted(column.name) for column in self._spec.columns}
@@ -167,28 +170,74 @@ class UserTable:
         if found is not None:
             self.execute(f"DELETE FROM {quoted(self._spec.name)} AS t WHERE {found[0]}", found[1])
 
-    def execute(self, sql: str, values: Sequence[Any]) -> None:
-        """Run one statement that writes the table; raise `IndexTriggerError` for the failure of an index trigger."""
+    def execute(self, sql: str, values: Sequence[Any], *, bytes_max: int = 0) -> None:
+        """Run one statement that writes the table, with values of at most `bytes_max` bytes (0 for SQLite's own limit).
+
+        Raises:
+            IndexTriggerError: an index trigger failed.
+            StatementError: SQLite has rolled the whole transaction back, as it does where memory is short.
+            apsw.Error: the statement itself was refused; nothing of it was done.
+        """
         try:
-            self._store.db.execute(sql, values)
+            with self._limited(bytes_max):
+                self._store.db.execute(sql, values).fetchall()
         except apsw.Error as error:
-            self.raise_index_error(error)
+            self._check_transaction(error)
+            of_a_trigger = not isinstance(error, FILE_ERRORS) and self._is_of_a_trigger(error)
+            if of_a_trigger and not self._fails_without_triggers(sql, values):
+                self._raise_index_error(error)
             raise
 
-    def execute_many(self, sql: str, values: Iterable[Sequence[Any]]) -> None:
-        """Run one statement for many rows, as `execute` does for one."""
+    def insert_many(self, sql: str, values: Iterable[Sequence[Any]]) -> None:
+        """Run one INSERT for many rows; an index trigger's failure is a refusal here, since a single row shows the cause."""
         try:
-            self._store.db.executemany(sql, values)
+            with self._limited(INSERTED_BYTES_MAX):
+                self._store.db.executemany(f"{sql}{self._computing}", values).fetchall()
         except apsw.Error as error:
-            self.raise_index_error(error)
+            self._check_transaction(error)
+            if not isinstance(error, REFUSALS):
+                self._raise_index_error(error)
             raise
 
-    def raise_index_error(self, error: apsw.Error) -> None:
-        """Raise `IndexTriggerError` for an error that an index trigger caused: FTS and R-tree have constraints too."""
-        if isinstance(error, _OF_THE_FILE):
+    @contextlib.contextmanager
+    def _limited(self, bytes_max: int) -> Iterator[None]:
+        if not bytes_max:
+            yield
             return
-        indexes = self._indexes.get(self._table_id, ())
-        text = str(error)
+        before = self._store.db.limit(apsw.SQLITE_LIMIT_LENGTH, bytes_max)
+        try:
+            yield
+        finally:
+            self._store.db.limit(apsw.SQLITE_LIMIT_LENGTH, before)
+
+    def _check_transaction(self, error: apsw.Error) -> None:
+        if isinstance(error, REFUSALS) and not self._store.db.in_transaction:
+            raise StatementError(f"{self._spec.name}: {error}; SQLite has undone the whole transaction") from error
+
+    def _is_of_a_trigger(self, error: apsw.Error) -> bool:
+        """Return True if an index trigger may have caused an error: FTS and R-tree have constraints too."""
+        text, indexes = str(error), self._indexes.get(self._table_id, ())
         of_the_row = isinstance(error, apsw.ConstraintError) and not any(f": {name}." in text for name in indexes)
-        if text == _BARE or (indexes and not of_the_row):
-            raise IndexTriggerError(f"{self._spec.name}: {text}", self._spec.folded if indexes else "") from error
+        return text == _BARE or (bool(indexes) and not of_the_row)
+
+    def _fails_without_triggers(self, sql: str, values: Sequence[Any]) -> bool:
+        """Return True if SQLite refuses a statement also where no index trigger runs: then the row is to blame."""
+        db = self._store.db
+        listing = "SELECT name FROM temp.sqlite_schema WHERE type = 'trigger' AND tbl_name = ? COLLATE NOCASE"
+        db.execute(f"SAVEPOINT {_SAVEPOINT}")
+        try:
+            for (name,) in db.execute(listing, (self._spec.name,)).fetchall():
+                db.execute(f"DROP TRIGGER temp.{quoted(name)}")
+            db.execute(sql, values).fetchall()
+        except REFUSALS:
+            return True
+        finally:
+            db.execute(f"ROLLBACK TO {_SAVEPOINT}")
+            db.execute(f"RELEASE {_SAVEPOINT}")
+        return False
+
+    def _raise_index_error(self, error: apsw.Error) -> None:
+        """Raise `IndexTriggerError` in place of an error of an index trigger; errors of the file say nothing of one."""
+        if not isinstance(error, FILE_ERRORS) and self._is_of_a_trigger(error):
+            table = self._spec.folded if self._indexes.get(self._table_id) else ""
+            raise IndexTriggerError(f"{self._spec.name}: {error}", table) from error

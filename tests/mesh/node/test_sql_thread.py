@@ -262,17 +262,38 @@ def test_after_a_refusal_a_past_deadline_does_not_spin(exchange, reports):
     thread.stop(lambda: None).result(WAIT_S)
 
 
-def test_a_fault_of_our_own_ends_the_thread_and_is_reported(sql, exchange, reports):
-    exchange.error = ZeroDivisionError("bug")
+@pytest.mark.parametrize("error", [ZeroDivisionError("bug"), apsw.InternalError("odd"), AssertionError("invariant")])
+def test_an_error_that_no_layer_knows_refuses_the_message_and_not_the_node(sql, exchange, reports, error):
+    exchange.error = error
+    sql.submit(MessageReceived(1, b"poison"))
+    drop, notice = reports.get(timeout=WAIT_S).actions
+    assert drop == DropLink(1, "this node failed on its message")
+    assert (notice.event, notice.level) == ("node.fault", "error")
+    assert f"{type(error).__name__}: {error}" in notice.text
+    sql.submit(MessageReceived(2, b"next"))
+    assert isinstance(reports.get(timeout=WAIT_S).actions[0], Publish)
+
+
+def test_an_unknown_error_that_repeats_is_reported_once(sql, exchange, reports):
+    for _ in range(2):
+        exchange.error = ZeroDivisionError("bug")
+        sql.submit(CommitSeen())
+        sql.call(lambda: None).result(WAIT_S)
+    assert reports.qsize() == 1
+
+
+def test_a_thread_that_fails_itself_ends_and_is_reported(sql, exchange, reports, monkeypatch):
+    monkeypatch.setattr(sql, "_handle", lambda _event: 1 / 0)
     sql.submit(CommitSeen())
     report = reports.get(timeout=WAIT_S)
     assert isinstance(report, ExchangeFailed)
     assert isinstance(report.error, ZeroDivisionError)
 
 
-def test_nobody_waits_for_a_thread_that_has_ended(sql, exchange):
+def test_nobody_waits_for_a_thread_that_has_ended(sql, exchange, monkeypatch):
     hold(sql, exchange)
-    exchange.error = ZeroDivisionError("bug")
+    monkeypatch.setattr(sql, "_handle", lambda _event: 1 / 0)
+    sql.submit(CommitSeen())
     queued = sql.call(lambda: 1)
     exchange.gate.set()
     with pytest.raises(NodeError, match="closed its file"):
