@@ -72,6 +72,8 @@ _STATUS = {
     "scrub": "any?",
     "lock_held_ms": "number",
     "roles": ["text"],
+    "trouble": "any?",
+    "free_bytes": "int?",
 }
 _MEMBER = {
     "name": "text",

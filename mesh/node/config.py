@@ -32,6 +32,7 @@ TABLES_MAX = 1000  # names in --only, --except or --urgent; nobody writes more b
 NAME_CHARS_MAX = 253  # the longest host name that DNS allows (RFC 1035)
 LOG_LEVELS = ("debug", "info", "warning", "error")
 LOG_FORMATS = ("text", "json")
+FREE_MB_MAX = 1_000_000  # of the floor of free space; more than a terabyte is a mistake in the unit
 CONFIG_BYTES_MAX = 1 << 20  # people write this file by hand; a larger one is something else
 # config.toml key -> field; "except" is a Python keyword, so the field has another name
 KEYS = {
@@ -46,6 +47,7 @@ KEYS = {
     "log_format": "log_format",
     "metrics": "metrics",
     "protocol": "protocol",
+    "free_mb_min": "free_mb_min",
 }
 
 
@@ -103,6 +105,8 @@ class NodeConfig:
     protocol: the protocol versions that the node speaks; restrict the newest while a mesh is upgraded node by node.
     metrics: the address at which to serve Prometheus metrics over HTTP; None for no metrics. They name peers and tables to every
         client that can reach the address.
+    free_mb_min: the floor of free space in MB, 0..1,000,000: with less on the disk of the database, the node takes in no rows of
+        other nodes, so that the application can go on. None means 64 MB, or a twentieth of a small disk (`disk_space`).
     """
 
     port: int | None = None
@@ -116,11 +120,14 @@ class NodeConfig:
     log_format: str = "text"
     metrics: PeerName | None = None
     protocol: Versions = SUPPORTED
+    free_mb_min: int | None = None
 
     def __post_init__(self) -> None:
         """Check every field."""
         if self.port is not None and not 0 <= self.port <= 65535:
             raise ConfigError(f"port {self.port} is out of range; choose 1..65535, or 0 for a free one")
+        if self.free_mb_min is not None and not 0 <= self.free_mb_min <= FREE_MB_MAX:
+            raise ConfigError(f"free_mb_min {self.free_mb_min} is out of range; choose 0..{FREE_MB_MAX:,} MB")
         if len(self.peers) > PEERS_MAX:
             raise ConfigError(
                 f"{len(self.peers)} static peers are more than {PEERS_MAX}; name a few, and they introduce the others"
@@ -207,7 +214,7 @@ def _line(text: str, key: str) -> int:
 
 def _value(key: str, value: Any) -> Any:
     match key:
-        case "port":
+        case "port" | "free_mb_min":
             if type(value) is int:
                 return value
             wanted = "a whole number"

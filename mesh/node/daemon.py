@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from mycomesh.mesh.node.config import NodeConfig
     from mycomesh.mesh.node.control.metrics_server import MetricsServer
     from mycomesh.mesh.node.home import Home
+    from mycomesh.mesh.node.snapshot import Snapshot
 
 __all__ = ["Daemon", "as_node_errors", "enrol", "event_loop", "serve"]
 
@@ -255,14 +256,18 @@ class Daemon:
 
     async def _stop(self, node: ServingNode) -> None:
         """Stop the node within `STOP_S_MAX`. Record a problem instead of raising it: it must not hide why the node stops."""
-        try:
-            await asyncio.wait_for(node.stop(remove=self._ending.remove), STOP_S_MAX)
-        except TimeoutError:
+        stopping = asyncio.get_running_loop().create_task(node.stop(remove=self._ending.remove))
+        done, _ = await asyncio.wait([stopping], timeout=STOP_S_MAX)
+        if not done:  # the SQL thread hangs in the disk; the process ends without it
+            stopping.cancel()
             self._ending.problem = (
                 f"the node did not stop cleanly within {STOP_S_MAX} s; the next 'mycomesh up' continues from there"
             )
-        except (NodeError, SyncError) as error:
-            self._ending.problem = str(error)
+        else:
+            try:
+                stopping.result()
+            except (NodeError, SyncError) as error:
+                self._ending.problem = str(error)
         if self._ending.problem:
             self._notify(Notice("node.unclean", self._ending.problem, level="warning"))
 
@@ -390,7 +395,8 @@ class Daemon:
             pending=0 if snapshot is None else snapshot.pending,
             hint="waiting for a member; check that one runs on this network and that the code is still valid"
             if identity is None
-            else self._home_watch.fault
+            else _trouble_hint(snapshot)
+            or self._home_watch.fault
             or expiry_hint(identity.certificate, clock()[1] // 1_000)
             or ("" if snapshot is None else snapshot.warning),
             clock_offset_ms=None if snapshot is None else snapshot.clock_offset_ms,
@@ -400,7 +406,16 @@ class Daemon:
             scrub=None if snapshot is None else snapshot.scrub,
             lock_held_ms=0.0 if snapshot is None else snapshot.lock_held_ms,
             roles=() if identity is None else identity.certificate.roles,
+            trouble=None if snapshot is None else snapshot.trouble,
+            free_bytes=None if snapshot is None else snapshot.free_bytes,
         )
+
+
+def _trouble_hint(snapshot: Snapshot | None) -> str:
+    """Return why the file takes in no rows of other nodes and since when, "" while it does."""
+    if snapshot is None or snapshot.trouble is None:
+        return ""
+    return f"{snapshot.trouble.text} (for {snapshot.trouble.since_ms_ago // 1000:,} s)"
 
 
 def _check_path(file: Path) -> None:

@@ -11,16 +11,20 @@ import random
 import time
 from typing import TYPE_CHECKING, TypeVar
 
+from mycomesh.mesh.node.disk_space import floor_bytes, free_bytes
 from mycomesh.mesh.node.errors import HomeError
 from mycomesh.mesh.node.idle_trim import trim_heap
+from mycomesh.mesh.node.lock_holder import lock_holder
 from mycomesh.mesh.node.lock_timer import LockTimer
 from mycomesh.mesh.node.shell import clock
 from mycomesh.mesh.node.sql_thread import ExchangeActed, Report, SqlThread
 from mycomesh.mesh.node.status import WritePosition
 from mycomesh.mesh.node.watch import written_ms
+from mycomesh.sync.errors import DatabaseBusyError, DatabaseError
 from mycomesh.sync.events import CommitSeen, Notice
 from mycomesh.sync.exchange.acknowledgements import write_position
 from mycomesh.sync.exchange.exchange import Exchange, ExchangeConfig, LinkStatus
+from mycomesh.sync.exchange.intake import Host
 from mycomesh.sync.exchange.turn import publish_actions
 from mycomesh.sync.replica import Hooks, Replica, ReplicaConfig, ReplicaStatus
 
@@ -33,12 +37,15 @@ if TYPE_CHECKING:
     from mycomesh.mesh.node.config import NodeConfig
     from mycomesh.sync.admin.state_tables import NodeState
     from mycomesh.sync.events import Event
+    from mycomesh.sync.exchange.intake import FileTrouble
 
 __all__ = ["ReplicaThread"]
 
 T = TypeVar("T")
 
-DRAIN_STEPS_MAX = 10_000  # chunks of the last drain; the next start drains the rest from the log
+DRAIN_STEPS_MAX = 10_000  # chunks that one request drains; the rest follows from the log
+STOP_DRAIN_MS_MAX = 4_000  # of the last drain, so that the node ends in time; the next start drains the rest
+LOW = "disk.low"  # the one trouble in which the file still takes writes
 
 
 class ReplicaThread:
@@ -59,6 +66,7 @@ class ReplicaThread:
         self._report = report
         self._note_fault = ""  # why the clock could not be noted last, as reported
         self._exchange: Exchange | None = None
+        self._last_status: tuple[ReplicaStatus, tuple[LinkStatus, ...]] | None = None
         self._lock_timer = LockTimer(time.perf_counter)
         self._sql = SqlThread(self._open, report, clock)
 
@@ -79,8 +87,16 @@ class ReplicaThread:
         await asyncio.wrap_future(self._sql.call(lambda: None))
 
     async def status(self) -> tuple[ReplicaStatus, tuple[LinkStatus, ...]]:
-        """Return the status of the replica and of its links, including everything committed before the call."""
-        return await asyncio.wrap_future(self._sql.call(self._status))
+        """Return the status of the replica and of its links, including everything committed before the call.
+
+        While the file cannot be read, return the last status that could be.
+        """
+        try:
+            self._last_status = await self._call(self._status)
+        except DatabaseError:  # a program has the file locked against readers too
+            if self._last_status is None:
+                raise
+        return self._last_status
 
     async def links(self) -> tuple[LinkStatus, ...]:
         """Return the status of the links."""
@@ -88,7 +104,7 @@ class ReplicaThread:
 
     async def write_position(self) -> WritePosition:
         """Stamp all local writes; return their position."""
-        return await asyncio.wrap_future(self._sql.call(self._write_position))
+        return await self._call(self._write_position)
 
     async def count_replicas(self, position: WritePosition) -> tuple[int, int]:
         """Return how many nodes, including this one, have acknowledged a position, and how many peers are linked."""
@@ -96,15 +112,19 @@ class ReplicaThread:
 
     async def run(self, request: Callable[[Replica], T]) -> T:
         """Run a request on the replica and publish what it changed; return its result."""
-        return await asyncio.wrap_future(self._sql.call(lambda: self._run(request)))
+        return await self._call(lambda: self._run(request))
 
     async def drain(self) -> None:
-        """Stamp and publish all local writes."""
-        await asyncio.wrap_future(self._sql.call(self._drain))
+        """Stamp and publish local writes before the end, as many as the time allows.
+
+        Raises:
+            DatabaseError: the file takes no writes now.
+        """
+        await self._call(lambda: self._drain(clock()[0] + STOP_DRAIN_MS_MAX))
 
     async def write_state(self, state_of: Callable[[tuple[LinkStatus, ...]], NodeState], wall_ms: int) -> None:
         """Update the state tables to the state that `state_of` makes from the links; write only what differs."""
-        await asyncio.wrap_future(self._sql.call(lambda: self._replica.state.refresh(state_of(self._links()), wall_ms)))
+        await self._call(lambda: self._replica.state.refresh(state_of(self._links()), wall_ms))
 
     def check_for_commit(self) -> None:
         """Drain if another program has committed. Calls that wait in the queue together are one."""
@@ -119,9 +139,23 @@ class ReplicaThread:
         self._sql.call(self._trim_memory)
 
     @property
+    def trouble(self) -> FileTrouble | None:
+        """Why the file takes in no rows of other nodes; None while it does."""
+        return None if self._exchange is None else self._exchange.file_trouble
+
+    @property
     def lock_held_ms(self) -> float:
         """The longest time in milliseconds that this node has had the file locked."""
         return self._lock_timer.longest_s * 1000
+
+    async def _call(self, run: Callable[[], T]) -> T:
+        """Run a function on the SQL thread, with SQLite's errors about the file as `DatabaseError`."""
+
+        def translated() -> T:
+            with self._replica.store.translated():
+                return run()
+
+        return await asyncio.wrap_future(self._sql.call(translated))
 
     # ---- on the SQL thread
 
@@ -144,12 +178,18 @@ class ReplicaThread:
             recalled=self._clock_notes.clocks(),
             hooks=Hooks(
                 on_lock=self._lock_timer,
+                sleep=time.sleep,
                 pause=self._sql.pause_if_due,
                 publish=lambda batches: self._report(ExchangeActed(publish_actions(batches))),
             ),
         )
         replica.outbox.record_last_write(last_ms)
-        self._exchange = Exchange(replica, rng=random.Random(os.urandom(16)), config=ExchangeConfig())
+        host = Host(
+            free_bytes=lambda: free_bytes(self._file),
+            free_bytes_min=floor_bytes(self._file, self._config.free_mb_min),
+            lock_holder=lambda: lock_holder(self._file),
+        )
+        self._exchange = Exchange(replica, rng=random.Random(os.urandom(16)), config=ExchangeConfig(), host=host)
         return self._exchange
 
     def _close(self) -> None:
@@ -196,12 +236,18 @@ class ReplicaThread:
         self._sql.handle_now(CommitSeen())
         return result
 
-    def _drain(self) -> None:
+    def _drain(self, end_ms: int | None = None) -> None:
+        """Stamp all local writes, or those that can be stamped until `end_ms` (monotonic)."""
         for _ in range(DRAIN_STEPS_MAX):
             self._sql.handle_now(CommitSeen())
-            if not self._replica.outbox.stale():
+            if not self._replica.outbox.stale() or (end_ms is not None and clock()[0] >= end_ms):
                 return
+            trouble = self.trouble
+            if trouble is not None and trouble.code != LOW:
+                raise DatabaseBusyError(trouble.text)
 
     def _drain_if_stale(self) -> None:
-        if self._replica.outbox.stale():
+        with self._replica.store.translated():
+            stale = self._replica.outbox.stale()
+        if stale:
             self._sql.handle_now(CommitSeen(writing=True))

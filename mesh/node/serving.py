@@ -20,11 +20,20 @@ from mycomesh.mesh.events import Close, MembershipChanged, Notice, RevokeMember
 from mycomesh.mesh.node.clock_notes import NOTE_EVERY_S, ClockNotes
 from mycomesh.mesh.node.commit_poll import CommitPoll
 from mycomesh.mesh.node.core import NodeCore, ToExchange
+from mycomesh.mesh.node.disk_space import free_bytes
 from mycomesh.mesh.node.errors import NodeError
 from mycomesh.mesh.node.idle_trim import IdleTrim
 from mycomesh.mesh.node.replica_thread import ReplicaThread
 from mycomesh.mesh.node.shell import MeshShell, clock
-from mycomesh.mesh.node.snapshot import Snapshot, equal_on, peer_states, peer_views, scrub_view, table_views
+from mycomesh.mesh.node.snapshot import (
+    Snapshot,
+    equal_on,
+    peer_states,
+    peer_views,
+    scrub_view,
+    table_views,
+    trouble_view,
+)
 from mycomesh.mesh.node.sql_thread import ExchangeActed, ExchangeFailed, Report
 from mycomesh.mesh.node.state_writer import StateWriter
 from mycomesh.mesh.node.watch import Watch
@@ -164,6 +173,8 @@ class ServingNode:
             ISOLATED if self._shell.isolated else mesh_clock.warning,
             scrub_view(status.scrubbed, wall_ms),
             self._replica.lock_held_ms,
+            trouble_view(self._replica.trouble, wall_ms),
+            free_bytes(self._file),
         )
 
     async def check_alive(self) -> None:
@@ -291,7 +302,8 @@ class ServingNode:
 
         def state_of(links: tuple[LinkStatus, ...]) -> NodeState:
             states = peer_states(peers, links, wall_ms)
-            return NodeState(*head, os.getpid(), port, offset_ms, states, len(links), equal_on(links))
+            trouble = self._replica.trouble
+            return NodeState(*head, os.getpid(), port, offset_ms, states, len(links), equal_on(links), trouble)
 
         await self._replica.write_state(state_of, wall_ms)
 

@@ -9,7 +9,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mycomesh.mesh.node.status import LinkView, PeerView, ProgressView, ScrubView, TableView
+from mycomesh.mesh.node.status import LinkView, PeerView, ProgressView, ScrubView, TableView, TroubleView
 from mycomesh.sync.admin.state_tables import PeerState
 from mycomesh.sync.merge.records import time_text
 from mycomesh.sync.sqlite.identifiers import fold
@@ -19,10 +19,11 @@ if TYPE_CHECKING:
 
     from mycomesh.mesh.core import PeerStatus
     from mycomesh.sync.exchange.exchange import LinkStatus
+    from mycomesh.sync.exchange.intake import FileTrouble
     from mycomesh.sync.replica import ReplicaStatus
     from mycomesh.sync.replication.scrub import Scrubbed
 
-__all__ = ["Snapshot", "equal_on", "peer_states", "peer_views", "scrub_view", "table_views"]
+__all__ = ["Snapshot", "equal_on", "peer_states", "peer_views", "scrub_view", "table_views", "trouble_view"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,8 @@ class Snapshot:
     warning: str = ""
     scrub: ScrubView | None = None
     lock_held_ms: float = 0.0
+    trouble: TroubleView | None = None
+    free_bytes: int | None = None
 
 
 def equal_on(links: Iterable[LinkStatus]) -> Counter[str]:
@@ -74,6 +77,11 @@ def scrub_view(scrubbed: Scrubbed | None, wall_ms: int) -> ScrubView | None:
     if scrubbed is None:
         return None
     return ScrubView(max(wall_ms - scrubbed.ended_ms, 0), scrubbed.found, scrubbed.tables)
+
+
+def trouble_view(trouble: FileTrouble | None, wall_ms: int) -> TroubleView | None:
+    """Return the view of why the file takes in no rows; None while it does."""
+    return None if trouble is None else TroubleView(trouble.code, trouble.text, max(wall_ms - trouble.since_ms, 0))
 
 
 def peer_states(peers: Iterable[PeerStatus], links: Iterable[LinkStatus], wall_ms: int) -> tuple[PeerState, ...]:

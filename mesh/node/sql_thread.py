@@ -48,6 +48,7 @@ WORK_MS, PAUSE_S = 5, 0.001
 LONG_WORK_MS, LONG_PAUSE_S = 20, 0.003
 
 ENDED = "the node has closed its file; run 'mycomesh up' again"
+BROKEN = "the thread that uses the file has ended with {kind}: {error}; run 'mycomesh up' again"
 
 T = TypeVar("T")
 
@@ -134,6 +135,7 @@ class SqlThread:
         self._work_queue = WorkQueue()
         self._queued_once: dict[Callable[[], object], None] = {}  # functions of `call_once` that have not run yet
         self._ended = False
+        self._cause: Exception | None = None  # the error that ended the thread
         self._timer = _Timer()
         self._pauses = _Pauses()
         self._thread = threading.Thread(target=self._run, name="mycomesh-sql", daemon=True)
@@ -193,7 +195,7 @@ class SqlThread:
         outcome: Future[T] = Future()
         with self._wake:
             if self._ended:
-                outcome.set_exception(NodeError(ENDED))
+                outcome.set_exception(self._ended_error())
             else:
                 self._work_queue.put_job(Job(run, outcome, last))
                 self._wake.notify()
@@ -211,16 +213,23 @@ class SqlThread:
                 elif self._run_job(work):
                     return
         except Exception as error:  # noqa: BLE001  (the thread's top: the daemon reports it and stops the node)
+            self._cause = error
             self._report(ExchangeFailed(error))
         finally:
             self._end()
+
+    def _ended_error(self) -> NodeError:
+        if self._cause is None:
+            return NodeError(ENDED)
+        return NodeError(BROKEN.format(kind=type(self._cause).__name__, error=self._cause))
 
     def _end(self) -> None:
         """Fail the queued jobs, whose callers would wait forever."""
         with self._wake:
             self._ended = True
             for job in self._work_queue.clear():
-                job.outcome.set_exception(NodeError(ENDED))
+                if job.outcome.set_running_or_notify_cancel():
+                    job.outcome.set_exception(self._ended_error())
 
     def _next_work(self) -> Event | Job:
         """Wait for work or for the deadline; a deadline that is always due alternates with the queue."""
@@ -291,14 +300,23 @@ class SqlThread:
         return [Notice("database.refused", text, {"event": type(event).__name__}, "warning")]
 
     def _run_job(self, job: Job) -> bool:
-        """Run a job and deliver its outcome; return whether the thread ends."""
+        """Run a job and deliver its outcome; return whether the thread ends. Skip a job whose caller has given up.
+
+        The last job runs anyway, because it closes the file. A running job's outcome cannot be cancelled any more.
+        """
+        awaited = job.outcome.set_running_or_notify_cancel()
+        if not awaited and not job.last:
+            return False
+        result: object = None
+        failure: Exception | None = None
         try:
             result = job.run()
         except apsw.SQLError as error:
-            job.outcome.set_exception(NodeError(f"a table changed while the node read the file ({error}); try again"))
-            return job.last or self._exchange is None
+            failure = NodeError(f"a table changed while the node read the file ({error}); try again")
         except Exception as error:  # noqa: BLE001  (the caller gets the error, of whatever kind)
-            job.outcome.set_exception(error)
-            return job.last or self._exchange is None
-        job.outcome.set_result(result)
-        return job.last
+            failure = error
+        if awaited and failure is not None:
+            job.outcome.set_exception(failure)
+        elif awaited:
+            job.outcome.set_result(result)
+        return job.last or (failure is not None and self._exchange is None)

@@ -21,6 +21,7 @@ __all__ = [
     "ScrubView",
     "Status",
     "TableView",
+    "TroubleView",
     "WritePosition",
     "from_json",
     "to_json",
@@ -101,6 +102,15 @@ class ScrubView:
 
 
 @dataclass(frozen=True, slots=True)
+class TroubleView:
+    """Why the file takes in no rows of other nodes: database.locked, database.refused or disk.low, in words, since when."""
+
+    code: str
+    text: str
+    since_ms_ago: int
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
     """The whole status of a node. `phase` is joining, starting or serving; `hint` says what the user should do next.
 
@@ -128,6 +138,8 @@ class Status:
     scrub: ScrubView | None = None  # None: no scrub has completed yet
     lock_held_ms: float = 0.0  # the longest time that the node has had the file locked, since it started
     roles: tuple[str, ...] = ()
+    trouble: TroubleView | None = None  # None: the file takes in rows of other nodes
+    free_bytes: int | None = None  # on the disk of the file; None if it is not known
 
 
 def to_json(status: Status) -> dict[str, Any]:
@@ -150,6 +162,7 @@ def from_json(value: dict[str, Any]) -> Status:
             "tables": tuple(TableView(**_known(TableView, table)) for table in value["tables"]),
             "scrub": scrub,
             "roles": tuple(value.get("roles", ())),
+            "trouble": None if value.get("trouble") is None else TroubleView(**_known(TroubleView, value["trouble"])),
         }
         return Status(**{**_known(Status, value), **parts})
     except (KeyError, TypeError) as error:

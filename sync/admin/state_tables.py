@@ -1,4 +1,4 @@
-"""State tables: the node's state for any SQLite client, in `mycomesh_status`, `mycomesh_peers` and `mycomesh_tables`.
+"""State tables: the node's state for any SQLite client, in `mycomesh_status`, `_peers`, `_tables` and `_trouble`.
 
 A row is written only when it has changed, so that an idle node does not write. Figures that change all the time, such as round
 trip times and bytes, do not count as a change. They are updated along with other changes, at most once in `FIGURES_MS` if their
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from mycomesh.sync.merge.records import time_text
 from mycomesh.sync.replication.scrub import Scrub
@@ -31,6 +31,7 @@ _COLUMNS = {
     "mycomesh_peers": (
         "node_id, name, roles, state, equal, address, rtt_ms, offset_ms, sent_bytes, received_bytes, seen_at"
     ),
+    "mycomesh_trouble": "code, text, since",
     "mycomesh_tables": "name, rows, hash, conflicts, parked, equal_on, linked, note",
 }
 
@@ -60,6 +61,25 @@ class PeerState:
         )
 
 
+class Trouble(Protocol):
+    """The part of a `FileTrouble` that is written: the code of its notice, one line, since when (Unix milliseconds)."""
+
+    @property
+    def code(self) -> str:
+        """database.locked, database.refused or disk.low."""
+        ...
+
+    @property
+    def text(self) -> str:
+        """One line for people."""
+        ...
+
+    @property
+    def since_ms(self) -> int:
+        """Unix time in milliseconds."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class NodeState:
     """State of the node, from the mesh. `equal_on` has the number of linked peers with equal content, by folded table name."""
@@ -75,10 +95,17 @@ class NodeState:
     peers: tuple[PeerState, ...] = ()
     linked: int = 0
     equal_on: Mapping[str, int] = field(default_factory=dict)
+    trouble: Trouble | None = None  # why the file takes in no rows of other nodes
 
 
 # Rows of one state table by primary key: (values whose change causes a write, figures).
 _Rows = dict[Any, tuple[tuple[Any, ...], tuple[Any, ...]]]
+
+
+def _trouble(trouble: Trouble | None) -> _Rows:
+    if trouble is None:
+        return {}
+    return {trouble.code: ((trouble.code, trouble.text, time_text(trouble.since_ms)), ())}
 
 
 class StateTables:
@@ -106,12 +133,14 @@ class StateTables:
             tuple(sorted(state.equal_on.items())),
             state.linked,
             self._found(),
+            state.trouble,
         )
         if material == self._peers and int(self._store.db.total_changes()) == self._changes:
             return False
         rows: dict[str, _Rows] = {
             "mycomesh_status": {0: self._status(state)},
             "mycomesh_peers": {peer.node_id: peer.row() for peer in state.peers},
+            "mycomesh_trouble": _trouble(state.trouble),
             "mycomesh_tables": self._tables(state),
         }
         changed = {name: self._changed(name, rows[name], wall_ms) for name in rows}

@@ -8,7 +8,7 @@
 - Repair: where vectors are equal and digests differ, `repair_schedule` finds the damaged rows and both sides exchange them.
 
 Invariants: a batch is published only after it is committed; the work for one peer is bounded by its acknowledgements; an
-error of the file in any step of a round ends in a retry or a closed link (tests/sync/exchange/test_file_errors.py).
+error of the file in any step of a round ends in a retry or a closed link (tests/sync/exchange/test_intake.py).
 See design.md sections 4 to 6, and docs/PROTOCOL.md for the messages.
 """
 

@@ -44,7 +44,7 @@ def _unknown() -> None:
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """What the machine knows about the file.
+    """The machine's knowledge about the file.
 
     free_bytes: returns the free space of the file's disk for this process, None if it is not known.
     free_bytes_min: the floor: with less free space than this the file takes in no rows of other nodes.

@@ -12,7 +12,7 @@ NAME_MAX = 256  # characters of a table's or column's name in a message
 INTERNAL_PREFIX = "mycomesh_"
 _TABLES = re.compile(
     r"mycomesh_((pending|changes|runs)_\d+"
-    r"|meta|sites|replicated|names|vectors|collected|held|schema|conflicts|moved|parked|sweeps|mark|status|peers|tables)"
+    r"|meta|sites|replicated|names|vectors|collected|held|schema|conflicts|moved|parked|sweeps|mark|status|trouble|peers|tables)"
 )
 
 _FOLD = {upper: upper + 32 for upper in range(ord("A"), ord("Z") + 1)}

@@ -46,6 +46,7 @@ CREATE TABLE IF NOT EXISTS mycomesh_mark(v);
 CREATE TABLE IF NOT EXISTS mycomesh_status(
   phase TEXT, mesh TEXT, mesh_id TEXT, node TEXT, node_id TEXT, site TEXT, pid INTEGER, port INTEGER, pending INTEGER,
   linked INTEGER, members INTEGER, scrub_found INTEGER, scrubbed_at TEXT, clock_offset_ms REAL, as_of TEXT);
+CREATE TABLE IF NOT EXISTS mycomesh_trouble(code TEXT PRIMARY KEY, text TEXT, since TEXT, as_of TEXT) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS mycomesh_peers(
   node_id TEXT PRIMARY KEY, name TEXT, roles TEXT, state TEXT, equal INTEGER, address TEXT, rtt_ms REAL, offset_ms REAL,
   sent_bytes INTEGER, received_bytes INTEGER, seen_at TEXT, as_of TEXT) WITHOUT ROWID;
@@ -60,9 +61,11 @@ LOGS = {
     "changes": frozenset({"place", "hlc", "row", "mask", "digest", "prior"}),
     "runs": frozenset({"seq", "place", "hlc", "row", "n", "mask", "low", "high", "digests"}),
 }
+# Files of earlier versions lack these. `Store.create` creates them, and nothing is lost.
+_ADDED = frozenset({"mycomesh_trouble"})
 _SCHEMA_ID = 1  # of the schema table, which is not in mycomesh_replicated
 _RECREATED = re.compile(
-    r"mycomesh_(pending_\d+|collected|conflicts|moved|parked|sweeps|mark|status|peers|tables|vectors)"
+    r"mycomesh_(pending_\d+|collected|conflicts|moved|parked|sweeps|mark|status|trouble|peers|tables|vectors)"
 )
 _LOG = re.compile(r"mycomesh_changes_(\d+)")
 
@@ -84,7 +87,11 @@ def has_other_tables(db: Any) -> bool:
 def damaged(db: Any) -> list[str]:
     """Return the internal tables that a replica lacks, or has with other columns or too few rows, by name."""
     found, expected = _present(db), dict(_expected())
-    wrong = {name for name, columns in expected.items() if found.get(name) != columns}
+    wrong = {
+        name
+        for name, columns in expected.items()
+        if found.get(name) != columns and not (name in _ADDED and name not in found)
+    }
     if "mycomesh_replicated" not in wrong:
         ids = {_SCHEMA_ID, *(number for (number,) in db.execute("SELECT id FROM mycomesh_replicated ORDER BY id"))}
         for number in sorted(ids):

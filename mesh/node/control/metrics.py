@@ -50,6 +50,7 @@ def _metrics(status: Status) -> Iterator[_Metric]:
     yield _Metric(
         "write_lock_held_seconds_max", "gauge", "Longest time that the node has had the file locked.", longest
     )
+    yield from _of_file(status)
     offset: tuple[Sample, ...] = () if status.clock_offset_ms is None else (({}, status.clock_offset_ms / 1000),)
     yield _Metric("clock_offset_seconds", "gauge", "Mesh time minus this node's clock.", offset)
     if status.not_after_s:
@@ -65,6 +66,21 @@ def _metrics(status: Status) -> Iterator[_Metric]:
     yield _Metric("peers", "gauge", "Other members of the mesh, by state.", counted)
     yield from _of_tables(status)
     yield from _of_peers([peer for peer in status.peers if peer.state == "linked"])
+
+
+def _of_file(status: Status) -> Iterator[_Metric]:
+    text = (
+        "1 while the database takes in rows of other nodes; 0 while it is locked, the disk is full or below the floor."
+    )
+    if status.phase == "serving":
+        yield _Metric("database_writable", "gauge", text, (({}, float(status.trouble is None)),))
+    if status.trouble is not None:
+        since: tuple[Sample, ...] = (({"code": status.trouble.code}, status.trouble.since_ms_ago / 1000),)
+        yield _Metric(
+            "database_trouble_seconds", "gauge", "How long the database has taken in nothing, by cause.", since
+        )
+    free: tuple[Sample, ...] = () if status.free_bytes is None else (({}, float(status.free_bytes)),)
+    yield _Metric("disk_free_bytes", "gauge", "Free space on the disk of the database.", free)
 
 
 def _of_tables(status: Status) -> Iterator[_Metric]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 import urllib.error
 import urllib.request
 from dataclasses import replace
@@ -25,6 +27,7 @@ from mycomesh.mesh.node.errors import AlreadyServedError, HomeError, KeystoreErr
 from mycomesh.mesh.node.home import FileLock, Home, HomeLock
 from mycomesh.mesh.node.keystore import Keystore, PendingJoin
 from mycomesh.mesh.node.shell import clock
+from mycomesh.sync.exchange import intake
 
 SQLITE = shutil.which("sqlite3")
 WAIT_S = 30
@@ -230,6 +233,86 @@ def test_what_was_committed_just_before_the_end_is_stamped(founder, tmp_path):
     status = asyncio.run(story())
     assert status["pending"] == 0
     assert [table["rows"] for table in status["tables"] if table["name"] == "t"] == [3]
+
+
+@pytest.mark.parametrize("mode", ["WAL", "DELETE"])
+def test_a_program_that_holds_the_lock_is_named_and_the_node_goes_on(founder, tmp_path, mode, monkeypatch):
+    monkeypatch.setattr(intake, "LOCK_NOTICE_MS", 300)
+    file = tmp_path / "fleet.db"
+    sql(file, f"PRAGMA journal_mode={mode}; CREATE TABLE t(a INTEGER PRIMARY KEY);")
+
+    async def story():
+        running = Running(founder, file)
+        await running.phase("serving")
+        with locked(file) as holder:
+            await asyncio.to_thread(request_policy, running)  # any request that writes
+            async with asyncio.timeout(WAIT_S):
+                while True:
+                    status = await running.ask("status")
+                    if status["trouble"] is not None and "process" in status["hint"]:
+                        break
+                    await asyncio.sleep(0.02)
+            assert status["trouble"]["code"] == "database.locked"
+            assert f"python3 (process {holder.pid}) has it locked" in status["hint"].replace("python ", "python3 ")
+        async with asyncio.timeout(WAIT_S):
+            while True:
+                if (await running.ask("status"))["trouble"] is None:
+                    break
+                await asyncio.sleep(0.02)
+        await asyncio.to_thread(sql, file, "INSERT INTO t VALUES (1), (2);")
+        await running.ask("replicas")
+        await running.ask("down")
+        await running.ended()
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("mode", ["WAL", "DELETE"])
+def test_a_node_stops_although_a_program_holds_the_lock(founder, tmp_path, mode):
+    file = tmp_path / "fleet.db"
+    sql(file, f"PRAGMA journal_mode={mode}; CREATE TABLE t(a INTEGER PRIMARY KEY);")
+
+    async def story():
+        running = Running(founder, file)
+        await running.phase("serving")
+        with locked(file):
+            with pytest.raises(NodeError, match=r"stopped, but: .*(has it locked|holds its write lock)"):
+                await running.ask("down")
+            await running.ended()
+        again = Running(founder, file)
+        await again.phase("serving")
+        status = await again.ask("status")
+        await again.ask("down")
+        await again.ended()
+        return status
+
+    status = asyncio.run(story())
+    assert [table["rows"] for table in status["tables"]] == [1]
+
+
+HOLD = """
+import sqlite3, sys
+db = sqlite3.connect(sys.argv[1], isolation_level=None, timeout=20)
+db.execute("INSERT INTO t VALUES(7)")
+db.execute("BEGIN EXCLUSIVE")
+print("locked", flush=True)
+sys.stdin.read()
+"""
+
+
+@contextlib.contextmanager
+def locked(file):
+    """Another program that has written a row, and keeps the file locked until the end of the block."""
+    command = [sys.executable, "-c", HOLD, file]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout.readline() == "locked\n"
+        yield holder
+        holder.stdin.close()
+
+
+def request_policy(running):
+    with contextlib.suppress(NodeError):
+        ask(running.home, "policy", table="t", kind="none")
 
 
 def refused(home, file, config=QUIET):

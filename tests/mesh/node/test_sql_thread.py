@@ -296,8 +296,34 @@ def test_nobody_waits_for_a_thread_that_has_ended(sql, exchange, monkeypatch):
     sql.submit(CommitSeen())
     queued = sql.call(lambda: 1)
     exchange.gate.set()
-    with pytest.raises(NodeError, match="closed its file"):
+    with pytest.raises(NodeError, match="ended with ZeroDivisionError: bug"):
         queued.result(WAIT_S)
+    with pytest.raises(NodeError, match="ended with ZeroDivisionError: bug"):
+        sql.call(lambda: 1).result(WAIT_S)
+
+
+def test_a_thread_that_was_stopped_says_that_the_file_is_closed(sql):
+    sql.stop(lambda: None).result(WAIT_S)
+    with pytest.raises(NodeError, match="closed its file"):
+        sql.call(lambda: 1).result(WAIT_S)
+
+
+def test_a_job_whose_caller_gave_up_is_skipped_and_ends_no_thread(sql, exchange):
+    hold(sql, exchange)
+    ran = []
+    given_up = [sql.call(lambda: ran.append(1)), sql.call(lambda: 1 / 0)]
+    assert all(future.cancel() for future in given_up)
+    exchange.gate.set()
+    assert sql.call(lambda: 1).result(WAIT_S) == 1
+    assert not ran
+
+
+def test_the_last_job_runs_although_its_caller_gave_up(sql, exchange):
+    hold(sql, exchange)
+    closed = threading.Event()
+    assert sql.stop(closed.set).cancel()
+    exchange.gate.set()
+    assert closed.wait(WAIT_S)
     with pytest.raises(NodeError, match="closed its file"):
         sql.call(lambda: 1).result(WAIT_S)
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import apsw
 import pytest
 
 from mycomesh.sync.admin.state_tables import FIGURES_MS, NodeState, PeerState
 from mycomesh.sync.errors import DatabaseBusyError
+from mycomesh.sync.exchange.intake import FileTrouble
 from tests.sync.exchanges import BusyFile
 from tests.sync.peers import WALL_MS, Peer, converge
 
@@ -49,6 +52,26 @@ def test_any_client_reads_status_peers_and_tables(peer):
     (table,) = rows(peer, "SELECT name, rows, hash, conflicts, parked, equal_on, linked FROM mycomesh_tables")
     status = peer.replica.status().tables[0]
     assert table == ("drones", 2, status.digest, 0, 0, 1, 1)
+
+
+def test_a_full_disk_is_a_row_as_long_as_it_lasts(peer):
+    trouble = FileTrouble("disk.low", "the disk is full except for 0.1 MB", WALL_MS)
+    peer.replica.state.refresh(replace(node(), trouble=trouble), WALL_MS)
+    found = rows(peer, "SELECT code, text, since FROM mycomesh_trouble")
+    assert found == [("disk.low", trouble.text, "2027-01-15T08:00:00.000+00:00")]
+    peer.replica.state.refresh(node(), WALL_MS)
+    assert rows(peer, "SELECT * FROM mycomesh_trouble") == []
+
+
+def test_a_file_of_an_earlier_version_gets_the_table_and_reports_no_damage(peer):
+    peer.close()
+    db = apsw.Connection(str(peer.path))
+    db.execute("DROP TABLE mycomesh_trouble")
+    db.close()
+    peer.open()
+    assert peer.replica.recreated == ()
+    assert peer.replica.state.refresh(node(), WALL_MS)
+    assert rows(peer, "SELECT * FROM mycomesh_trouble") == []
 
 
 def test_the_last_scrub_is_told_and_outlives_the_run(peer):

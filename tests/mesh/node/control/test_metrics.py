@@ -8,6 +8,7 @@ from dataclasses import replace
 from prometheus_client.parser import text_string_to_metric_families
 
 from mycomesh.mesh.node.control.metrics import exposition
+from mycomesh.mesh.node.status import TroubleView
 from tests.mesh.node.control.readings import PEER, STATUS, read
 
 
@@ -41,4 +42,5 @@ def test_names_and_units_are_as_prometheus_wants_them():
 
 def test_what_is_not_known_is_left_out():
     found = read(exposition(replace(STATUS, clock_offset_ms=None, not_after_s=0, peers=(), tables=())))
+from mycomesh.mesh.node.status import TroubleView
     assert not [name for name, *_ in found if "offset" in name or "expiry" in name or "table" in name]

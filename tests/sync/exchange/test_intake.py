@@ -120,8 +120,8 @@ def repair(world):
     with replica.store.transaction() as db:
         db.execute("DELETE FROM t WHERE id BETWEEN 10 AND 40")
         log = replica.tables["t"].log
-        for leaves in log.leaves_of(range(10, 41)).values():
-            log.remove(*leaves)
+        for entries in log.entries_of_rows(range(10, 41)).values():
+            log.remove(*entries)
         log.flush()
     return {"TableSketch", "RepairRequest", "RepairRows"}
 
