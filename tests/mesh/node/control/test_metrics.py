@@ -42,5 +42,14 @@ def test_names_and_units_are_as_prometheus_wants_them():
 
 def test_what_is_not_known_is_left_out():
     found = read(exposition(replace(STATUS, clock_offset_ms=None, not_after_s=0, peers=(), tables=())))
-from mycomesh.mesh.node.status import TroubleView
-    assert not [name for name, *_ in found if "offset" in name or "expiry" in name or "table" in name]
+    assert not [name for name, *_ in found if "offset" in name or "expiry" in name or "_table_" in name]
+
+
+def test_a_full_disk_and_a_lock_are_figures():
+    trouble = TroubleView("disk.low", "the disk is full except for 0.1 MB", 43_000)
+    text = exposition(replace(STATUS, trouble=trouble, free_bytes=100_000))
+    assert read(text)
+    assert "\nmycomesh_database_writable 0\n" in text
+    assert '\nmycomesh_database_trouble_seconds{code="disk.low"} 43\n' in text
+    assert "\nmycomesh_disk_free_bytes 100000\n" in text
+    assert "\nmycomesh_database_writable 1\n" in exposition(STATUS)
