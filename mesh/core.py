@@ -142,10 +142,10 @@ class MeshCore:
                 self._on_conn(event, turn)
             case AddressFound() | DialFailed() | NetworkChanged():
                 self._dialer.on_event(event, now_ms)
-            case SendMessage(conn, payload, priority):
+            case SendMessage(conn, payload, priority, optional):
                 link = self.links.conns.get(conn)
                 if link is not None and link.hello is not None:
-                    self._queue(link, App(payload), priority, turn)
+                    self._queue(link, App(payload, optional), priority, turn)
             case PublishBatch(payload, priority):
                 self._apply(self._overlay.publish(payload, priority, now_ms), turn)
             case RevokeMember(node_id):

@@ -116,11 +116,15 @@ class PublishBatch:
 
 @dataclass(frozen=True, slots=True)
 class SendMessage:
-    """Send one opaque application message on one link; the core discards it if that link has ended."""
+    """Send one opaque application message on one link; the core discards it if that link has ended.
+
+    A peer whose version does not know of `optional` messages ignores it.
+    """
 
     link: int
     payload: bytes
     priority: int
+    optional: bool = False
 
 
 @dataclass(frozen=True, slots=True)

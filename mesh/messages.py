@@ -82,9 +82,10 @@ class Pong:
 
 @dataclass(frozen=True, slots=True)
 class App:
-    """An opaque message of the application above the mesh."""
+    """An opaque message of the application above the mesh. A node that is too old to know of `optional` ones ignores those."""
 
     payload: bytes
+    optional: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,8 +211,8 @@ Message = App | Batch | SmallMessage
 def encode_parts(message: Message, version: int) -> tuple[bytes, bytes]:
     """Return the encoding in two parts: a head, and the payload where it may be large, so that nobody copies the payload."""
     match message:
-        case App(payload):
-            return bytes((version, _Type.APP)), payload
+        case App(payload, optional):
+            return bytes((version, _Type.APP_OPTIONAL if optional else _Type.APP)), payload
         case Batch(origin, priority, direct, signature, payload):
             head = bytes((version, _Type.BATCH))
             return b"".join((head, origin, signature, _flags(priority, direct=direct))), payload
@@ -295,11 +296,11 @@ def decode(data: bytes, version: int = OLDEST) -> Message | None:
 def decode_pieces(pieces: tuple[bytes | memoryview, ...], version: int) -> Message | None:
     """Decode a message that arrived in pieces. It copies a large application message once instead of twice."""
     first = pieces[0]
-    if len(pieces) == 1 or len(first) < 2 or first[0] != version or first[1] != _Type.APP:
+    if len(pieces) == 1 or len(first) < 2 or first[0] != version or first[1] not in _APP_TYPES:
         return decode(b"".join(pieces), version)
     if sum(map(len, pieces)) - 2 > APP_BYTES_MAX:
         raise DecodeError(f"application message has more than {APP_BYTES_MAX} bytes")
-    return App(b"".join((memoryview(first)[2:], *pieces[1:])))
+    return App(b"".join((memoryview(first)[2:], *pieces[1:])), first[1] == _Type.APP_OPTIONAL)
 
 
 def signed_part(priority: int, payload: bytes, *, direct: bool) -> bytes:
@@ -327,8 +328,10 @@ class _Type:
     REVOCATIONS = 14
     EPOCH_HAVE = 15
     EPOCHS = 16
+    APP_OPTIONAL = 17
 
 
+_APP_TYPES = frozenset((_Type.APP, _Type.APP_OPTIONAL))
 _PING = struct.Struct(">BI")
 _PONG = struct.Struct(">BIq")
 _BATCH_HEAD = 2 + ID_BYTES + SIGNATURE_BYTES + 1
@@ -360,7 +363,7 @@ def _pong(data: bytes) -> Pong:
 def _app(data: bytes) -> App:
     if len(data) - 2 > APP_BYTES_MAX:
         raise DecodeError(f"application message has {len(data) - 2} bytes, at most {APP_BYTES_MAX} are allowed")
-    return App(data[2:])
+    return App(data[2:], data[1] == _Type.APP_OPTIONAL)
 
 
 def _batch(data: bytes) -> Batch:
@@ -490,4 +493,5 @@ _PARSERS: dict[int, Callable[[bytes], Message]] = {
     _Type.REVOCATIONS: _revocations,
     _Type.EPOCH_HAVE: _epoch_have,
     _Type.EPOCHS: _epochs,
+    _Type.APP_OPTIONAL: _app,
 }

@@ -169,11 +169,12 @@ class Publish:
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """Send one anti-entropy message on one link."""
+    """Send one anti-entropy message on one link; a peer of an older version ignores an `optional` one."""
 
     link: int
     payload: bytes
     priority: int = 2
+    optional: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -135,8 +135,8 @@ class NodeCore:
                 case sync_events.Publish(payload, priority):
                     step = mesh_events.PublishBatch(payload, priority)
                     done += self._routed(self.mesh.handle(step, now_ms, wall_ms))
-                case sync_events.Send(link, payload, priority):
-                    message = mesh_events.SendMessage(link, payload, priority)
+                case sync_events.Send(link, payload, priority, optional):
+                    message = mesh_events.SendMessage(link, payload, priority, optional)
                     done += self._routed(self.mesh.handle(message, now_ms, wall_ms))
                 case sync_events.DropLink(link, reason):
                     # The mesh learns at once that the link is gone, so that it writes nothing more to it meanwhile.

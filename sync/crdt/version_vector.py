@@ -49,6 +49,11 @@ class Vector:
         """Return (site, ranges) sorted by site."""
         return sorted(self._ranges.items())
 
+    @property
+    def count(self) -> int:
+        """The number of ranges of all sites."""
+        return sum(map(len, self._ranges.values()))
+
     def digest(self) -> bytes:
         """Return the BLAKE2b-64 digest of the canonical encoding: equal vectors have equal digests."""
         items = [[site, [edge for window in ranges for edge in window]] for site, ranges in self.items()]

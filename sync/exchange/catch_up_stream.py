@@ -9,6 +9,7 @@ windows from which it was read, so that a stream which breaks off need not start
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from mycomesh.sync.crdt.version_vector import Vector
@@ -18,11 +19,26 @@ from mycomesh.sync.schema.catalog import SCHEMA_TABLE
 from mycomesh.sync.storage.log_reader import FEED_BYTES_MAX, FEED_ROWS_MAX, changes_in, read_range
 from mycomesh.sync.wire.bundle import Bundle, Section
 
-__all__ = ["FACTS_MAX", "CatchUpStream", "StreamChunk"]
+__all__ = ["FACTS_MAX", "ROUND_RANGES_MAX", "CatchUpStream", "StreamChunk", "fitting"]
 
 # Schema facts in one chunk. For each the receiver may create a table, which holds its write lock for half a millisecond
 # (ADR 0012).
 FACTS_MAX = 16
+# Ranges in the vectors of one round, whose Done must fit `PARTS_BYTES_MAX`: a thousand tables of 64 sites.
+ROUND_RANGES_MAX = 65_536
+
+
+def fitting(replica: Replica, names: Iterable[str]) -> list[str]:
+    """Return the first of these tables that one round has room for, the schema before others; at least one."""
+    found: list[str] = []
+    ranges = 0
+    for name in sorted(names, key=lambda name: (name != SCHEMA_TABLE, name)):
+        table = replica.tables.get(name)
+        ranges += 0 if table is None else table.coverage.vector.count
+        if found and ranges > ROUND_RANGES_MAX:
+            break
+        found.append(name)
+    return sorted(found)
 
 
 @dataclass(slots=True)

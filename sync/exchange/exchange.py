@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import partial
 from typing import assert_never
 
@@ -50,6 +49,7 @@ from mycomesh.sync.exchange.config import ExchangeConfig
 from mycomesh.sync.exchange.fetch import Fetcher
 from mycomesh.sync.exchange.flow_control import SendWindow, TokenBucket
 from mycomesh.sync.exchange.intake import FileTrouble, Host, Intake
+from mycomesh.sync.exchange.link import Link
 from mycomesh.sync.exchange.link_status import LinkStatus
 from mycomesh.sync.exchange.repair_schedule import RepairSchedule
 from mycomesh.sync.exchange.schema_debounce import SchemaDebounce
@@ -59,7 +59,9 @@ from mycomesh.sync.exchange.tombstone_gc import TombstoneGC
 from mycomesh.sync.exchange.turn import Turn
 from mycomesh.sync.replica import Applied, Replica
 from mycomesh.sync.replication.rights import Rights
+from mycomesh.sync.schema.facts import SCHEMA_TABLE
 from mycomesh.sync.wire import messages as wire
+from mycomesh.sync.wire.parts import PART_TABLES_MAX
 
 __all__ = ["Exchange", "ExchangeConfig", "LinkStatus"]
 
@@ -68,17 +70,6 @@ REQUESTS_MAX = 64
 REQUESTS_PERIOD_MS = 500
 # The periodic comparison comes early by up to this fraction (1/JITTER) of its period.
 JITTER = 4
-
-
-@dataclass(slots=True)
-class _Link:
-    peer: bytes
-    compare_at: int
-    window: SendWindow
-    requests: TokenBucket
-    digests: dict[str, tuple[bytes, bytes]] = field(default_factory=dict)  # the peer's last digests
-    compared_at: int | None = None
-    equal_since: dict[str, int] = field(default_factory=dict)  # table -> monotonic ms
 
 
 class Exchange:
@@ -91,7 +82,7 @@ class Exchange:
         self._replica = replica
         self._rng = rng
         self._config = config
-        self._links: dict[int, _Link] = {}
+        self._links: dict[int, Link] = {}
         self._recreated = replica.recreated
         self._intake = Intake(replica.store, host or Host())
         self._fetcher = Fetcher(replica, config, self._intake)
@@ -203,23 +194,9 @@ class Exchange:
         result = []
         for number in sorted(self._links):
             link = self._links[number]
-            behind = tuple(name for name, digest in mine.items() if link.digests.get(name) != digest)
+            rows = self._server.rows_sent(number), self._fetcher.rows_received(number)
             progress = self._fetcher.progress(number, now_ms)
-            since = {shown(name): now_ms - at for name, at in link.equal_since.items() if name not in behind}
-            result.append(
-                LinkStatus(
-                    link.peer,
-                    not behind,
-                    tuple(map(shown, behind)),
-                    self._server.rows_sent(number),
-                    self._fetcher.rows_received(number),
-                    self._server.is_streaming(number),
-                    progress is not None,
-                    progress,
-                    None if link.compared_at is None else now_ms - link.compared_at,
-                    tuple(sorted(since.items())),
-                )
-            )
+            result.append(link.status(mine, shown, rows, progress, now_ms, streaming=self._server.is_streaming(number)))
         return tuple(result)
 
     def drop_links(self, reason: str) -> list[Action]:
@@ -257,7 +234,7 @@ class Exchange:
     def _on_opened(self, number: int, peer: bytes, turn: Turn) -> None:
         at = self._jittered(turn.now_ms, self._config.compare_ms)
         window = SendWindow()
-        self._links[number] = _Link(peer, at, window, TokenBucket(REQUESTS_MAX, REQUESTS_PERIOD_MS))
+        self._links[number] = Link(peer, at, window, TokenBucket(REQUESTS_MAX, REQUESTS_PERIOD_MS))
         self._fetcher.on_link_opened(number, peer)
         self._server.on_link_opened(number, window)
         self._repairs.on_link_opened(number, peer, window)
@@ -351,15 +328,17 @@ class Exchange:
         if number not in self._links:
             return
         try:
-            message = wire.decode(payload)
-            if not self._attempt(lambda: self._dispatch_message(number, message, len(payload), turn), turn):
+            message = self._links[number].joiner.on_message(wire.decode(payload), len(payload))
+            if message is not None and not self._attempt(
+                lambda: self._dispatch_message(number, message, len(payload), turn), turn
+            ):
                 self._fetcher.on_file_error(number, turn)
         except DecodeError as error:
             turn.drop(number, f"protocol error: {error}")
         else:
             self._step_streams(turn)
 
-    def _dispatch_message(self, number: int, message: wire.Message, size: int, turn: Turn) -> None:
+    def _dispatch_message(self, number: int, message: wire.WholeMessage, size: int, turn: Turn) -> None:
         match message:
             case wire.Digests(tables, answer):
                 self._on_digests(number, {name: (vector, entries) for name, vector, entries in tables}, turn)
@@ -432,8 +411,10 @@ class Exchange:
         """Send our digests to a peer; with `answer`, request the peer's at once."""
         self._links[number].compare_at = self._jittered(turn.now_ms, self._config.compare_ms)
         peer, rights = self._links[number].peer, self._replica.rights
-        tables = tuple((name, *digest) for name, digest in self._digests().items() if rights.may_read(peer, name))
-        turn.send(number, wire.Digests(tables, answer))
+        tables = [(name, *digest) for name, digest in self._digests().items() if rights.may_read(peer, name)]
+        if len(tables) > PART_TABLES_MAX:  # an older peer compares the first tables alone, and needs the schema
+            tables.sort(key=lambda table: table[0] != SCHEMA_TABLE)
+        turn.send(number, wire.Digests(tuple(tables), answer))
 
     def _digests(self, *, remember: bool = True) -> dict[str, tuple[bytes, bytes]]:
         return {digest.table: (digest.vector, digest.entries) for digest in self._replica.digests(remember=remember)}

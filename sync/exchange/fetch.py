@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 from mycomesh.sync.crdt.version_vector import Vector
 from mycomesh.sync.errors import DatabaseError, KeyMismatchError, StatementError
+from mycomesh.sync.exchange.catch_up_stream import fitting
 from mycomesh.sync.exchange.config import ExchangeConfig
 from mycomesh.sync.exchange.intake import Intake
 from mycomesh.sync.exchange.tombstone_audit import TombstoneAudit
@@ -185,6 +186,7 @@ class Fetcher:
             wanted = [name for name in wanted if mine.get(name) == before.get(name)]
         if not wanted:
             return
+        wanted = fitting(self._replica, wanted)  # the end of this round requests the others
         link.deferrals = 0
         for name in wanted:
             self._claims[name] = number, turn.now_ms
@@ -285,6 +287,10 @@ class Fetcher:
         elif applied.withheld:
             current.failed = True
         else:
+            if applied.crowded:  # the round goes on, and covers nothing of these sites
+                text = f"refused {applied.crowded} changes from {link.peer.hex()[:8]}: more sites than this file has room for"
+                detail = {"changes": applied.crowded, "node_id": link.peer.hex()}
+                turn.notify("round.refused", text, detail, "warning")
             self._record_partial(link.peer, applied)
         current.rows += applied.changes
         link.rows += applied.merged.changes
@@ -365,6 +371,9 @@ class Fetcher:
             return
         vectors = {name: vector for name, vector in message.vectors if name in current.tables}
         collected = {name: vector for name, vector in message.collected if name in vectors}
+        if vectors:  # other tables did not fit the peer's round; if none did, this peer has none of them for this node
+            for name in [name for name in current.tables if name not in vectors]:
+                link.requested.pop(name, None)
         if current.failed:
             self._finish(number, turn, [])
             return

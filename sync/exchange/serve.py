@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from mycomesh.sync.crdt.version_vector import Vector
 from mycomesh.sync.errors import DatabaseError
-from mycomesh.sync.exchange.catch_up_stream import CatchUpStream
+from mycomesh.sync.exchange.catch_up_stream import CatchUpStream, fitting
 from mycomesh.sync.exchange.flow_control import SendWindow, TokenBucket
 from mycomesh.sync.exchange.turn import Turn
 from mycomesh.sync.replica import Replica
@@ -63,7 +63,10 @@ class CatchUpServer:
         return any(link.stream is not None and link.window.has_room for link in self._links.values())
 
     def on_vectors(self, number: int, vectors: dict[str, Vector], turn: Turn) -> None:
-        """Begin a stream of everything that a peer does not cover, given its vectors by table."""
+        """Begin a stream of everything that a peer does not cover, given its vectors by table.
+
+        Tables that do not fit one round are left out of it, and the peer requests them again.
+        """
         link = self._links[number]
         if link.stream is not None:
             turn.drop(number, "requests a stream before the last one has ended")
@@ -76,7 +79,7 @@ class CatchUpServer:
         if again and not link.repeats.take(turn.now_ms):
             turn.drop(number, "requests the same rows too often")
             return
-        link.stream = CatchUpStream(self._replica, vectors)
+        link.stream = CatchUpStream(self._replica, {name: vectors[name] for name in fitting(self._replica, vectors)})
         changes = link.stream.estimate()
         if changes:
             turn.send(number, wire.Plan(changes))

@@ -8,6 +8,7 @@ from typing import Any
 from mycomesh.sync.events import Action, DropLink, Notice, Publish, Send
 from mycomesh.sync.replication.priority import UrgentBatch
 from mycomesh.sync.wire import messages as wire
+from mycomesh.sync.wire.parts import cut
 
 __all__ = ["Turn", "publish_actions"]
 
@@ -31,10 +32,13 @@ class Turn:
     covered_more: bool = False  # a round has extended a vector: send digests to every peer at once
 
     def send(self, link: int, message: wire.Message) -> int:
-        """Send one message on one link; return its size in bytes."""
-        payload = wire.encode(message)
-        self.actions.append(Send(link, payload))
-        return len(payload)
+        """Send one message on one link, in parts if it is long; return its size in bytes."""
+        size = 0
+        for piece in cut(message):
+            payload = wire.encode(piece)
+            self.actions.append(Send(link, payload, optional=isinstance(piece, wire.Part)))
+            size += len(payload)
+        return size
 
     def publish(self, batches: list[bytes]) -> None:
         """Publish committed local batches to the whole mesh."""

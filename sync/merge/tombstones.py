@@ -59,13 +59,14 @@ def watermarks(table: Table) -> Vector:
     return Vector({table.store.site(site_number): [(0, hlc)] for site_number, hlc in found})
 
 
-def raise_watermarks(table: Table, watermarks: Vector, bound: int) -> None:
-    """Raise the GC watermarks to those of a peer whose vector this table takes over, but not above the hlc `bound`.
+def raise_watermarks(table: Table, watermarks: Vector) -> None:
+    """Raise the GC watermarks to those of a peer, after this table has taken over the peer's vector.
 
-    Runs inside a transaction.
+    A watermark of a site that the table does not cover is left out, and none goes beyond what it covers of the site: a
+    peer can claim any. Runs inside a transaction.
     """
     for site, ranges in watermarks.items():
-        top = min(ranges[-1][1], bound)
+        top = min(ranges[-1][1], table.coverage.staged.top(site))
         if top > 0:
             _raise_watermark(table, table.store.site_number_or_new(site), top)
 

@@ -19,6 +19,7 @@ from mycomesh.sync.replication.applied import Applied
 from mycomesh.sync.replication.outbox import ROWS_TRIED_MAX, Outbox
 from mycomesh.sync.replication.priority import Priority
 from mycomesh.sync.replication.site import Site
+from mycomesh.sync.replication.site_limit import limit_sites, refused_sites
 from mycomesh.sync.schema.catalog import SCHEMA_TABLE, Catalog
 from mycomesh.sync.storage.store import Store
 from mycomesh.sync.storage.table import Table
@@ -53,8 +54,9 @@ class Inbox:
 
         Raises:
             DecodeError: a value that SQLite cannot store, or a peer has reported unknown writes of this site too often.
-            BatchRefusedError: a live batch identifies rows by another policy than this node.
+            BatchRefusedError: a live batch identifies rows by another policy than this node, or has too many sites.
         """
+        applied.crowded += limit_sites(self._store, bundle, live=live)
         if self._site.renew_if_behind(self._registry.tables, last_hlcs(bundle, self._site.id)):
             applied.renewed = True
         budget = None if live or repair else RowBudget(ROWS_TRIED_MAX)
@@ -139,14 +141,15 @@ class Inbox:
                     (site, (after, min(upto, last if site == self._site.id else bound)))
                     for site, (after, upto) in vectors[name].missing_from(table.coverage.vector)
                 ]
-                gained = [(site, window) for site, window in gained if window[0] < window[1]]
+                refused = refused_sites(self._store, [site for site, _ in gained])
+                gained = [(site, window) for site, window in gained if window[0] < window[1] and site not in refused]
                 for site, (after, upto) in gained:
                     table.coverage.cover(site, after, upto)
                     self._store.clock.witness(upto)
                 if gained:
                     advanced.append(name)
                 if name in watermarks:
-                    tombstones.raise_watermarks(table, watermarks[name], bound)
+                    tombstones.raise_watermarks(table, watermarks[name])
         return advanced
 
     def _has_missed(self, table: Table) -> bool:

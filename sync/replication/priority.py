@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from mycomesh.sync.schema.facts import SCHEMA_TABLE
 from mycomesh.sync.schema.registry import Registry
 from mycomesh.sync.sqlite.identifiers import fold
-from mycomesh.sync.wire.bundle import BUNDLE_BYTES_MAX, Bundle, Section
+from mycomesh.sync.wire.bundle import BUNDLE_BYTES_MAX, SECTIONS_MAX, Bundle, Section
 
 __all__ = ["Priority", "UrgentBatch"]
 
@@ -41,15 +41,17 @@ class Priority:
         return name == SCHEMA_TABLE or any(fnmatch.fnmatchcase(local, pattern) for pattern in self._patterns)
 
     def batches(self, sections: Sequence[Section]) -> list[bytes]:
-        """Return the sections that one transaction has stamped as at most two batches, the urgent one first.
+        """Return the sections that one transaction has stamped as batches: the urgent ones first, and usually one of each.
 
         A batch that is larger than any message is left out: peers fetch its changes in rounds, in pieces.
         """
         urgent = [section for section in sections if self.is_urgent(section.table)]
         others = [section for section in sections if not self.is_urgent(section.table)]
-        found: list[bytes] = []
-        if urgent:
-            found.append(UrgentBatch(Bundle(urgent).encode()))
-        if others:
-            found.append(Bundle(others).encode())
+        found: list[bytes] = [UrgentBatch(batch) for batch in _encoded(urgent)] + _encoded(others)
         return [batch for batch in found if len(batch) <= BUNDLE_BYTES_MAX]
+
+
+def _encoded(sections: Sequence[Section]) -> list[bytes]:
+    """Return bundles of the sections: one, unless a transaction has changed more tables than a bundle may have."""
+    pieces = (sections[at : at + SECTIONS_MAX] for at in range(0, len(sections), SECTIONS_MAX))
+    return [Bundle(list(piece)).encode() for piece in pieces]

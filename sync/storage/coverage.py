@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 
-from mycomesh.sync.crdt.version_vector import Range, Vector
+from mycomesh.sync.crdt.version_vector import RANGES_MAX, Range, Vector
 from mycomesh.sync.storage.store import Store
 
 __all__ = ["Coverage"]
@@ -59,6 +59,10 @@ class Coverage:
         staged = self._stage()
         before = staged.ranges(site)
         staged.add(site, after, upto)
+        ranges = staged.ranges(site)
+        if len(ranges) > RANGES_MAX:  # a peer can make any number of gaps; rounds bring again what is given up
+            staged.cut(site, ranges[RANGES_MAX - 1][1])
+            self.remembered.clear()
         self._write(site, before, staged.ranges(site))
 
     def cut(self, site: bytes, after: int) -> None:

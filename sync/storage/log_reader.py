@@ -30,6 +30,9 @@ FEED_BYTES_MAX = 256 << 10
 # to 15 ms of its write lock (ADR 0012).
 FEED_EDIT_BYTES = FEED_BYTES_MAX // 64
 
+# Groups in one bundle of whole rows: each may have a site of its own, and a counter has a share of each.
+PART_GROUPS_MAX = 1_024
+
 # (site, kind, mask) -> (clock, stored entry, row, values) of the entries that become one group
 _Found = dict[tuple[bytes, Kind, int], list[tuple[int, StoredEntry, RowView, list[Any]]]]
 
@@ -85,7 +88,7 @@ def read_rows(table: Table, rows: Sequence[Row], *, bytes_max: int) -> tuple[lis
             kind = Kind.DELETE if entry.dead else Kind.INSERT if entry.mask & EXISTENCE else Kind.UPDATE
             values = list(view.values(stored, entry.mask & ~EXISTENCE).values())
             weight = 16 + sum(map(bytes_of, values))
-            if size + weight > CHANGE_BYTES_MAX and parts[-1]:
+            if parts[-1] and (size + weight > CHANGE_BYTES_MAX or len(parts[-1]) == PART_GROUPS_MAX):
                 parts.append({})
                 size = 0
             size += weight

@@ -16,7 +16,7 @@ from mycomesh.sync.crdt.lattice import EXISTENCE, Entry, visible
 from mycomesh.sync.sqlite.table_spec import Row
 from mycomesh.sync.storage.change_log import StoredEntry, pack_mask, unpack_mask
 from mycomesh.sync.storage.table import Table
-from mycomesh.sync.wire.bundle import Part
+from mycomesh.sync.wire.bundle import COLUMNS_MAX, Part
 
 __all__ = [
     "RowView",
@@ -32,6 +32,9 @@ __all__ = [
 
 # The one integer whose equal float SQLite does not convert to an integer, so that an integer column keeps the two apart.
 _LEAST = -(1 << 63)
+# Parts of one prior, some 20 bytes each. A row that each of a thousand nodes writes in turn would collect more than a bundle
+# may have. A part that is left out can make a conflict record of a write that was seen.
+PRIORS_MAX = 256
 # (mask of columns, None for all; site number; hlc)
 Prior = tuple[int | None, int, int]
 
@@ -237,7 +240,14 @@ def priors_of(view: RowView, own_number: int, mask: int) -> list[Prior]:
             cells = None if mask & EXISTENCE or share == mask else share
             seen[cells, number] = max(seen.get((cells, number), 0), hlc)
     parts = [(cells, number, hlc) for (cells, number), hlc in seen.items()]
-    return sorted(parts, key=lambda part: (part[0] or 0, part[1]))
+    return sorted(_newest(parts, PRIORS_MAX), key=lambda part: (part[0] or 0, part[1]))
+
+
+def _newest(parts: list[Prior], limit: int) -> list[Prior]:
+    """Return up to `limit` parts: those with the greatest stamps, as older writes have long met everywhere."""
+    if len(parts) <= limit:
+        return parts
+    return sorted(parts, key=lambda part: (-part[2], part[1], part[0] or 0))[:limit]
 
 
 def encode_prior(parts: Sequence[Prior]) -> bytes | None:
@@ -260,7 +270,7 @@ def decode_prior(stored: bytes | None) -> list[Prior]:
 def prior_to_wire(table: Table, stored: bytes | None, mask: int) -> list[Part]:
     """Return a stored prior with names and site ids in place of this file's numbers, without columns outside `mask`."""
     parts: list[Part] = []
-    for part_mask, number, hlc in decode_prior(stored):
+    for part_mask, number, hlc in _newest(decode_prior(stored), COLUMNS_MAX):  # version 0.1 stored any number
         names = None
         if part_mask is not None:
             names = table.columns.names_of(part_mask & mask)

@@ -12,7 +12,7 @@ import contextlib
 import functools
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -371,6 +371,11 @@ class Store:
     def site(self, site_number: int) -> bytes:
         """Return the 16-byte id of the site with that number."""
         return self._sites[site_number]
+
+    @property
+    def sites(self) -> Sequence[bytes]:
+        """Every site that the file knows."""
+        return self._sites
 
     def site_number(self, site: bytes) -> int | None:
         """Return the small integer of a site, None if the file has never seen it."""

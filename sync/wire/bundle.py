@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import enum
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -90,14 +91,27 @@ class Bundle:
     def encode(self) -> bytes:
         """Return the canonical bytes."""
         site_numbers: dict[bytes, int] = {}
+        own = {window[0] for section in self.sections for window in section.ranges}
+        own |= {group.site for section in self.sections for group in section.groups}
+        room = SITES_MAX - len(own)
 
         def site_number(site: bytes) -> int:
             return site_numbers.setdefault(site, len(site_numbers))
 
+        def has_room(site: bytes) -> bool:
+            nonlocal room
+            if site in own:
+                return True
+            if room <= 0:
+                return False
+            own.add(site)
+            room -= 1
+            return True
+
         sections = []
         for section in self.sections:
             ranges = [[site_number(site), after, upto] for site, after, upto in section.ranges]
-            groups = [_encode_group(group, site_number(group.site), site_number) for group in section.groups]
+            groups = [_encode_group(group, site_number(group.site), site_number, has_room) for group in section.groups]
             head = [codec.encode(section.table), codec.encode(ranges)]
             sections.append(codec.encode_array([*head, codec.encode_array(groups)]))
         return codec.encode_array(
@@ -118,7 +132,10 @@ class Bundle:
         return cls([_decode_section(section, sites) for section in sections])
 
 
-def _encode_group(group: Group, site: int, site_number: Any) -> bytes:
+def _encode_group(
+    group: Group, site: int, site_number: Callable[[bytes], int], has_room: Callable[[bytes], bool]
+) -> bytes:
+    """Return the bytes of a group. A prior of a site for which the bundle has no room is left out."""
     hlcs = group.hlcs
     deltas = [hlcs[0], *map(int.__sub__, hlcs[1:], hlcs)]
     priors = None
@@ -128,6 +145,7 @@ def _encode_group(group: Group, site: int, site_number: Any) -> bytes:
             [
                 [None if names is None else [numbers[name] for name in names], site_number(origin), hlc]
                 for names, origin, hlc in parts
+                if has_room(origin)
             ]
             for parts in group.priors
         ]

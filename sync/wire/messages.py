@@ -2,7 +2,7 @@
 
 A comparison sends Digests. A round sends Vectors, then Plan, Chunk and Done back; AuditRequest and AuditReply may follow. A
 repair sends TableSketch, then RepairRequest and RepairRows. The receiver of rows sends Ack. The docstring of a message says
-what its sender states or requests.
+what its sender states or requests. `parts` cuts a message that lists many tables or sites.
 
 Invariant: `decode(encode(m)) == m`, and `decode` returns only messages that keep the limits.
 """
@@ -18,7 +18,7 @@ from mycomesh.sync.crdt.sketch import ID_BYTES
 from mycomesh.sync.crdt.version_vector import RANGES_MAX, Vector
 from mycomesh.sync.errors import DecodeError
 from mycomesh.sync.sqlite.identifiers import NAME_MAX
-from mycomesh.sync.wire.bundle import BUNDLE_BYTES_MAX, SECTIONS_MAX, SITES_MAX
+from mycomesh.sync.wire.bundle import BUNDLE_BYTES_MAX
 from mycomesh.sync.wire.compression import pack, unpack
 
 __all__ = [
@@ -31,12 +31,15 @@ __all__ = [
     "CoverageRequest",
     "Digests",
     "Done",
+    "LongMessage",
     "Message",
+    "Part",
     "Plan",
     "RepairRequest",
     "RepairRows",
     "TableSketch",
     "Vectors",
+    "WholeMessage",
     "decode",
     "encode",
 ]
@@ -44,6 +47,9 @@ __all__ = [
 MESSAGE_BYTES_MAX = BUNDLE_BYTES_MAX + 64
 # Runs of stamps in one reply to an audit: some tens of kilobytes, some milliseconds of reading.
 RUNS_MAX = 8_192
+# Tables and sites that one message may list. Senders cut far below (`parts`), but version 0.1 sends any number in one.
+TABLES_READ_MAX = 65_536
+SITES_READ_MAX = 65_536
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,8 +167,19 @@ class CoverageReply:
     tables: tuple[tuple[str, int], ...]
 
 
+LongMessage = Digests | Vectors | Done | CoverageReply
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Some of the tables and sites of a message that is too long for one. The message with the rest of them follows."""
+
+    message: LongMessage
+
+
 _Rare = TableSketch | RepairRequest | RepairRows | AuditRequest | AuditReply | CoverageRequest | CoverageReply
-Message = Digests | Vectors | Chunk | Ack | Done | Plan | _Rare
+WholeMessage = Digests | Vectors | Chunk | Ack | Done | Plan | _Rare
+Message = WholeMessage | Part
 
 
 def encode(message: Message) -> bytes:
@@ -185,6 +202,8 @@ def _fields(message: Message) -> list[Any]:
             return [4, sites, tables[: len(vectors)], tables[len(vectors) :]]
         case Plan(changes):
             return [8, changes]
+        case Part(long):
+            return [13, *_fields(long)]
         case _:
             return _rare_fields(message)
 
@@ -215,6 +234,16 @@ def decode(data: bytes) -> Message:
     require(
         is_array(value) and len(value) >= 2 and is_int(value[0]), "a message is not an array that begins with a kind"
     )
+    if value[0] != 13:
+        return _decode_fields(value)
+    require(is_int(value[1]), "a part has no kind")
+    long = _decode_fields(value[1:])
+    if not isinstance(long, LongMessage):
+        raise DecodeError("a part of a message that comes whole")
+    return Part(long)
+
+
+def _decode_fields(value: list[Any]) -> WholeMessage:
     match value:
         case [0, list(tables), int(answer)] if is_int(answer, 0, 1):
             return Digests(tuple(_decode_digest(item) for item in _limited(tables)), answer == 1)
@@ -232,7 +261,7 @@ def decode(data: bytes) -> Message:
             return _decode_rare(value)
 
 
-def _decode_rare(value: list[Any]) -> Message:
+def _decode_rare(value: list[Any]) -> WholeMessage:
     match value:
         case [5, str(table), bytes(vector), bytes(sketch)] if len(vector) == 8:
             return TableSketch(_name(table), vector, sketch)
@@ -262,7 +291,7 @@ def _decode_runs(runs: list[Any], width: int) -> tuple[int, ...]:
 
 
 def _limited(tables: list[Any]) -> list[Any]:
-    require(len(tables) <= SECTIONS_MAX, "too many tables")
+    require(len(tables) <= TABLES_READ_MAX, "too many tables")
     return tables
 
 
@@ -282,13 +311,16 @@ def _decode_coverage(item: Any) -> tuple[str, int]:
 
 
 def _encode_vectors(vectors: tuple[tuple[str, Vector], ...]) -> list[Any]:
-    """Return [sites, tables]. Each table has [site number, edges] pairs; edges are after, upto, after, upto, ... as deltas."""
+    """Return [sites, tables]. Each table has [site number, edges] pairs; edges are after, upto, after, upto, ... as deltas.
+
+    Of a site with more ranges than `RANGES_MAX` the first ones are listed: to claim less costs another round.
+    """
     site_numbers: dict[bytes, int] = {}
     tables = []
     for name, vector in vectors:
         items = []
         for site, ranges in vector.items():
-            edges = [edge for window in ranges for edge in window]
+            edges = [edge for window in ranges[:RANGES_MAX] for edge in window]
             deltas = [edge - before for before, edge in zip([0, *edges], edges, strict=False)]
             items.append([site_numbers.setdefault(site, len(site_numbers)), deltas])
         tables.append([name, items])
@@ -296,7 +328,7 @@ def _encode_vectors(vectors: tuple[tuple[str, Vector], ...]) -> list[Any]:
 
 
 def _decode_vectors(sites: list[Any], tables: list[Any]) -> tuple[tuple[str, Vector], ...]:
-    require(len(sites) <= SITES_MAX and all(is_bytes(site, 16) for site in sites), "malformed list of sites")
+    require(len(sites) <= SITES_READ_MAX and all(is_bytes(site, 16) for site in sites), "malformed list of sites")
     result = []
     for item in _limited(tables):
         require(is_array(item, 2) and is_array(item[1]) and len(item[1]) <= len(sites), "malformed vector")
@@ -314,5 +346,6 @@ def _decode_vectors(sites: list[Any], tables: list[Any]) -> tuple[tuple[str, Vec
             require(edge < 1 << 63, "malformed vector")
             for after, upto in zip(edges[::2], edges[1::2], strict=True):
                 vector.add(sites[part[0]], after, upto)
+            require(len(vector.ranges(sites[part[0]])) <= RANGES_MAX, "malformed vector")  # a site may be listed twice
         result.append((_name(item[0]), vector))
     return tuple(result)

@@ -38,6 +38,7 @@ SAMPLES = {
     "pong before 1970": Pong(1, -1),
     "app": App(b"opaque"),
     "app empty": App(b""),
+    "app optional": App(b"opaque", True),
     "batch": Batch(TREE, 2, False, bytes(range(64)), b"payload"),
     "batch direct": Batch(TREE, 0, True, bytes(range(64)), b""),
     "ihave": IHave(TREE, (bytes(16), b"\xff" * 16)),
@@ -70,7 +71,7 @@ hosts = st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, 
 messages = st.one_of(
     st.builds(Ping, st.integers(0, 2**32 - 1)),
     st.builds(Pong, st.integers(0, 2**32 - 1), st.integers(-(2**63), 2**63 - 1)),
-    st.builds(App, st.binary(max_size=200)),
+    st.builds(App, st.binary(max_size=200), st.booleans()),
     st.builds(
         Batch, tree, st.integers(0, 3), st.booleans(), st.binary(min_size=64, max_size=64), st.binary(max_size=200)
     ),

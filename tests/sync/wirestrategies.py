@@ -71,7 +71,13 @@ def vectors(draw):
 clocks = st.integers(0, HLC_MAX - 1_000)
 widths = st.integers(1, 1_000)
 named_vectors = st.lists(st.tuples(names, vectors()), max_size=3).map(tuple)
+long_messages = st.one_of(
+    st.builds(wire.Vectors, named_vectors),
+    st.builds(wire.Done, named_vectors, named_vectors),
+    st.builds(wire.CoverageReply, sites, st.lists(st.tuples(names, hlcs), max_size=3).map(tuple)),
+)
 messages = st.one_of(
+    st.builds(wire.Part, long_messages),
     st.builds(
         wire.Digests,
         st.lists(

@@ -12,6 +12,7 @@ from mycomesh.sync.events import CommitSeen, Publish
 from mycomesh.sync.exchange.catch_up_stream import CatchUpStream
 from mycomesh.sync.exchange.exchange import Exchange, ExchangeConfig
 from mycomesh.sync.replica import ReplicaConfig
+from mycomesh.sync.replication import priority
 from mycomesh.sync.schema.catalog import SCHEMA_TABLE
 from mycomesh.sync.wire.bundle import Bundle
 from tests.sync.peers import Peer
@@ -149,3 +150,15 @@ def test_what_becomes_urgent_while_a_stream_runs_is_its_next_chunk(peer_of):
     chunk = stream.next(one.wall_ms)
     assert tables_of(chunk.bundle) == ["alerts"]
     assert tables_of(stream.next(one.wall_ms).bundle) == ["bulk"]
+
+
+@pytest.mark.parametrize(("tables", "batches"), [(2, 1), (3, 1), (4, 2), (7, 3)])
+def test_a_transaction_over_many_tables_is_several_batches(peer_of, monkeypatch, tables, batches):
+    monkeypatch.setattr(priority, "SECTIONS_MAX", 3)
+    peer = peer_of()
+    peer.sql("; ".join(f"CREATE TABLE t{number}(id PRIMARY KEY)" for number in range(tables)))
+    peer.drain()
+    peer.sql("BEGIN;" + "".join(f"INSERT INTO t{number} VALUES(1);" for number in range(tables)) + "COMMIT")
+    found = published(peer)
+    assert len(found) == batches
+    assert sorted(name for _, names in found for name in names) == [f"t{number}" for number in range(tables)]

@@ -239,3 +239,16 @@ def test_the_largest_blob_of_one_row_travels():
     """Issue 3: a 16 MiB blob is one change of one row."""
     data = one_group(rows=[[bytes(16 << 20), None]])
     assert len(Bundle.decode(data).sections[0].groups[0].rows[0][0]) == 16 << 20
+
+
+@pytest.mark.parametrize("over", [-1, 0, 1, 5])
+def test_priors_of_more_sites_than_a_bundle_lists_are_left_out(over):
+    others = [number.to_bytes(16, "big") for number in range(batch.SITES_MAX - 1 + over)]
+    halves = len(others) // 2
+    priors = [[(None, site, 1) for site in others[at : at + 1_000]] for at in range(0, len(others), 1_000)]
+    hlcs = list(range(1, len(priors) + 1))
+    group = Group(SITE_A, Kind.UPDATE, ("x",), hlcs, hlcs, [[1]] * len(hlcs), priors)
+    back = Bundle.decode(Bundle([Section("t", [(SITE_A, 0, 99)], [group])]).encode())
+    told = [part[1] for parts in back.sections[0].groups[0].priors for part in parts]
+    assert told == others[: batch.SITES_MAX - 1]
+    assert told[halves] == others[halves]

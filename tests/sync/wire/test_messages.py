@@ -28,6 +28,7 @@ from mycomesh.sync.wire.messages import (
     CoverageRequest,
     Digests,
     Done,
+    Part,
     Plan,
     RepairRequest,
     RepairRows,
@@ -60,6 +61,10 @@ SAMPLES = {
     "held": AuditReply("drones", SITE_A, 5, 90, (1, 3, 40, 1)),
     "reach of": CoverageRequest(SITE_A),
     "reach": CoverageReply(SITE_A, (("alerts", 7), ("drones", 1 << 62))),
+    "part of digests": Part(Digests((("drones", bytes(range(8)), bytes(range(16))),))),
+    "part of vectors": Part(Vectors(VECTORS)),
+    "part of done": Part(Done(VECTORS, (("drones", Vector({SITE_B: [(0, 4)]})),))),
+    "part of reach": Part(CoverageReply(SITE_A, (("alerts", 7),))),
 }
 
 
@@ -126,10 +131,10 @@ def test_any_bytes_are_decoded_or_refused(data):
         [0, [["", bytes(8), bytes(16)]], 0],
         [0, [["t" * (NAME_MAX + 1), bytes(8), bytes(16)]], 0],
         [0, [[b"t", bytes(8), bytes(16)]]],
-        [0, [["t", bytes(8), bytes(16)]] * (bundle.SECTIONS_MAX + 1), 0],
+        [0, [["t", bytes(8), bytes(16)]] * (message.TABLES_READ_MAX + 1), 0],
         [1, []],
         [1, [b"short"], []],
-        [1, [SITE_A] * (bundle.SITES_MAX + 1), []],
+        [1, [SITE_A] * (message.SITES_READ_MAX + 1), []],
         [1, [], [["t", [[0, [0, 1]]]]]],  # no such site
         [1, [SITE_A], [["t", [[0, [0]]]]]],  # half a range
         [1, [SITE_A], [["t", [[0, [0, 0]]]]]],  # an empty range
@@ -139,7 +144,7 @@ def test_any_bytes_are_decoded_or_refused(data):
         [1, [SITE_A], [["t", [[0, [0, 1.0]]]]]],
         [1, [SITE_A], [["t", [[0, [1] * (2 * RANGES_MAX + 2)]]]]],
         [1, [SITE_A], [["t", [[0, [0, 1]], [0, [2, 1]]]]]],  # more parts than sites
-        [1, [SITE_A], [["t", []]] * (bundle.SECTIONS_MAX + 1)],
+        [1, [SITE_A], [["t", []]] * (message.TABLES_READ_MAX + 1)],
         [1, [SITE_A], [["t"]]],
         [2, 0, "text"],
         [2, 2, b""],
@@ -161,6 +166,10 @@ def test_any_bytes_are_decoded_or_refused(data):
         [7, None],
         [7, 0, 0, None],
         [7, 2, 0, b""],
+        [13, 3, 1],
+        [13, False, [], 0],
+        [13, 13, 0, [], 0],
+        [13, 8, 1],
     ],
     ids=lambda value: str(value)[:50],
 )

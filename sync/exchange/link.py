@@ -1,0 +1,61 @@
+"""One link as the exchange sees it: the peer's last digests, and the limits on what the peer requests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from mycomesh.sync.exchange.fetch import Progress
+from mycomesh.sync.exchange.flow_control import SendWindow, TokenBucket
+from mycomesh.sync.exchange.link_status import LinkStatus
+from mycomesh.sync.wire.parts import Joiner
+
+__all__ = ["Link"]
+
+
+@dataclass(slots=True)
+class Link:
+    """One link. Tables have canonical names."""
+
+    peer: bytes
+    compare_at: int
+    window: SendWindow
+    requests: TokenBucket
+    digests: dict[str, tuple[bytes, bytes]] = field(default_factory=dict)  # the peer's last digests
+    compared_at: int | None = None
+    equal_since: dict[str, int] = field(default_factory=dict)  # table -> monotonic ms
+    joiner: Joiner = field(default_factory=Joiner)
+
+    def status(
+        self,
+        mine: Mapping[str, tuple[bytes, bytes]],
+        shown: Callable[[str], str],
+        rows: tuple[int, int],
+        progress: Progress | None,
+        now_ms: int,
+        *,
+        streaming: bool,
+    ) -> LinkStatus:
+        """Return the link for the operator.
+
+        Args:
+            mine: this replica's digests.
+            shown: returns what this file calls a table.
+            rows: the numbers of changes sent and received.
+            progress: that of the round from the peer, None without one.
+            now_ms: monotonic.
+            streaming: whether a stream to the peer is under way.
+        """
+        behind = tuple(name for name, digest in mine.items() if self.digests.get(name) != digest)
+        since = {shown(name): now_ms - at for name, at in self.equal_since.items() if name not in behind}
+        return LinkStatus(
+            self.peer,
+            not behind,
+            tuple(map(shown, behind)),
+            *rows,
+            streaming,
+            progress is not None,
+            progress,
+            None if self.compared_at is None else now_ms - self.compared_at,
+            tuple(sorted(since.items())),
+        )
