@@ -296,9 +296,9 @@ def test_nobody_waits_for_a_thread_that_has_ended(sql, exchange, monkeypatch):
     sql.submit(CommitSeen())
     queued = sql.call(lambda: 1)
     exchange.gate.set()
-    with pytest.raises(NodeError, match="ended with ZeroDivisionError: bug"):
+    with pytest.raises(NodeError, match="ended with ZeroDivisionError: division"):
         queued.result(WAIT_S)
-    with pytest.raises(NodeError, match="ended with ZeroDivisionError: bug"):
+    with pytest.raises(NodeError, match="ended with ZeroDivisionError: division"):
         sql.call(lambda: 1).result(WAIT_S)
 
 
