@@ -1,4 +1,4 @@
-"""Every command in the docs is run as it stands there, in its order, on the machine that its block names."""
+"""Every command in the docs is run as it is written, in its order, on the machine that its block names."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.integration.machines import MYCOMESH, ROOT, SQLITE, WAIT_S, eventuall
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
 BLOCK = re.compile(r"^```sh(?: ([a-z0-9]+))?\n(.*?)^```", re.DOTALL | re.MULTILINE)
 FILE = re.compile(r"^```sql ([a-z0-9]+) ([\w.]+)\n(.*?)^```", re.DOTALL | re.MULTILINE)
-# What a page says of each line: other machines' tickets are at hand, and a code is the one that was printed last.
+# Lines of a page assume that other machines' tickets are at hand; a code is the one that was printed last.
 TASKS = (ROOT / "docs" / "TASKS.md").read_text()
 SECTIONS = {
     title.strip(): body for title, body in re.findall(r"^## (.*?)\n(.*?)(?=^## |\Z)", TASKS, re.DOTALL | re.MULTILINE)
@@ -53,7 +53,7 @@ class Place:
         return folder
 
     def type(self, name, line):
-        """What a person types; a line's comment is what it prints."""
+        """Return what a person types; the comment of a line is what it prints."""
         command, _, expected = line.partition(" # ")
         words = shlex.split(command)
         folder = self.machine(name)

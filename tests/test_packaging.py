@@ -1,4 +1,4 @@
-"""What is handed out is whole: the sdist builds the wheel, the wheel serves a file from a fresh environment."""
+"""The packages are complete: the sdist builds the wheel, and the wheel serves a file from a fresh environment."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Mesh cores joined by in-memory pipes under virtual time: the harness of the mesh's tests.
 
-Owns the clock, the pipes and what each node's core answered. What always holds: bytes of one direction arrive in order,
-`delay_ms` later, cut where `cut_bytes` says; nothing happens that no event caused; the same seed gives the same run.
+Bytes of one direction arrive in order, `delay_ms` later, cut where `cut_bytes` says. Each step has an event that caused it, and
+the same seed gives the same run.
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ class Pipes:
         return node
 
     def meet(self, left: Node, right: Node) -> None:
-        """`left` hears of `right`."""
+        """Give `left` the address of `right`."""
         self.feed(left, AddressFound(right.address))
 
     def meet_all(self) -> None:
@@ -337,7 +337,7 @@ class Stranger:
 
     @property
     def closed(self) -> str | None:
-        """Why the node closed it, None while it stands."""
+        """The reason for which the node closed it; None while it is open."""
         reasons = [action.reason for action in self._end.node.seen(Close) if action.conn == self._end.conn]
         return reasons[0] if reasons else None
 

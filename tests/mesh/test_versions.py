@@ -1,4 +1,4 @@
-"""Versions of the protocol: what two ranges agree on, who is told when they do not, and that nobody between can lower it."""
+"""Versions of the protocol: the version that two ranges agree on, the reports when they do not, and no downgrade by a relay."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What simulated nodes compute once for all of them: nothing of it shows, and it ends with the run."""
+"""Results that simulated nodes compute once for all of them: runs are the same without, and results end with the run."""
 
 from __future__ import annotations
 

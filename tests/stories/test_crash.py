@@ -93,7 +93,7 @@ class Life:
             lambda: self.write(one, "DELETE FROM orders WHERE id = 2"),
             lambda: one.replica.decisions.decide_policy("orders", "keep-both"),
             one.drain,
-            one.replica.store.checkpoint,  # on the disk, as a node's own writes are before peers hear of them
+            one.replica.store.checkpoint,  # on the disk, as a node's own writes are before peers get them
             lambda: self.write(two, "INSERT INTO orders VALUES(9, ?1)", 1),
             lambda: catch_up(two, one),
             lambda: self.write(one, "INSERT INTO orders VALUES(9, ?1)", 1),

@@ -15,7 +15,7 @@ TABLES = "CREATE TABLE t(id INTEGER PRIMARY KEY, v); CREATE TABLE words(k TEXT P
 
 @pytest.fixture
 def world(tmp_path):
-    """Three equal nodes that hear nothing of each other's writes but what a test hands over."""
+    """Three equal nodes that receive only those batches of each other that a test hands over."""
     made = World.made(tmp_path, 3)
     made.write(made.nodes[0], TABLES)
     links = [made.link(made.nodes[0], other) for other in made.nodes[1:]]
@@ -37,7 +37,7 @@ def written(node, *scripts):
 
 
 def lost(node):
-    """What is on record of conflicts, without when it was noted and which node had written it."""
+    """Return the recorded conflicts without their time and their writer."""
     return node.sql("SELECT table_name, row_key, lost, reason FROM mycomesh_conflicts ORDER BY 1, 2, 3")
 
 

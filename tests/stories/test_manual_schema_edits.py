@@ -151,7 +151,7 @@ def test_a_rebuild_while_no_node_runs_that_drops_a_column_and_fills_another_ends
 
 @pytest.mark.parametrize("running", [True, False])
 def test_columns_that_a_rebuild_renames_have_their_new_names_everywhere(pair, ddl, running):
-    """As ORMs rename: the table made anew, the columns in another place, one more beside them."""
+    """As ORMs rename: they rebuild the table with the columns in another order and one more column."""
     one, two = pair
     if not running:
         one.close()

@@ -1,6 +1,6 @@
-"""Files and tables made anew from SQL by the stock shell: dumps loaded again, clones, a table dropped and loaded.
+"""Files and tables that the stock shell rebuilds from SQL: reloaded dumps, clones, a table dropped and loaded again.
 
-All that stands in SQLite's catalogue is as it was, and rows that go by their rowids have got others.
+SQLite's catalogue is the same afterwards, but rows without a key have other rowids.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ WAYS = {
 
 
 def expected(one, scripts):
-    """What a plain database holds after the same writes: each table's rows, without what names them."""
+    """Return the rows of each table in a plain database after the same writes, without their keys."""
     plain = Peer.__new__(Peer)
     plain.path = one.path.with_name("plain.db")
     shell(plain.path, "; ".join([DDL, *scripts]) + ";")
@@ -141,7 +141,7 @@ def test_rows_too_many_to_be_compared_are_matched_by_their_places_or_begin_anew(
     if not unstamped:
         assert here == wanted
         return
-    for table, rows in wanted.items():  # what a peer wrote to a row that began anew is kept, not shown
+    for table, rows in wanted.items():  # a peer's write to a row that got a new identity is kept, not shown
         assert all(row.endswith(b"|theirs") for row in rows - here[table]), rows - here[table]
     assert str(one.recorded("mycomesh_conflicts")).count("theirs") == 2
 
@@ -201,7 +201,7 @@ def test_a_table_whose_dump_is_loaded_after_it_was_dropped_has_lost_no_row_and_n
     converge(pair)
     assert_equal(one, two)
     assert held(path) == expected(one, [FILL, GAPS, THEIRS])
-    for number in range(3):  # the same once more: what is at the end of the catalogue is known all the same
+    for number in range(3):  # once more: the node still knows the end of the catalogue
         shell(path, f"BEGIN; DELETE FROM bag WHERE v = {20 + number}; COMMIT;")
         script = sqlite(path, ".dump bag").decode()
         one.drain()

@@ -1,4 +1,4 @@
-"""A repair may bring what is not covered here yet: it is merged as any news is, and no damage is reported."""
+"""A repair may bring entries that this replica does not cover yet: it merges them and reports no damage."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ def restore(peer, backup):
 
 
 def reopen(peer):
-    """What the node does about it, with the clock that it has noted."""
+    """Reopen the file as the node does, with the clock that it noted."""
     site, clock = peer.replica.noted
     peer.close()
     peer.recalled = {site: clock}

@@ -22,7 +22,7 @@ VIEW = MeshConfig(full_mesh_max=16, view_min=6, view_max=8)
 FORMING_MS = 40_000
 WRITES = 60
 SPACING_MS = 500
-KNOWN_AT_FIRST = 6  # addresses that each node hears of; the rest it learns from members
+KNOWN_AT_FIRST = 6  # addresses that each node gets; it learns the others from members
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Constraints of every kind under writes on both sides of a split: whoever is kept out is the same everywhere.
+"""Constraints of every kind under writes on both sides of a split: every replica parks the same rows.
 
 Rows that meet in a UNIQUE index on expressions, on generated columns, on some rows only, under any collation; constraints
 with an ON CONFLICT of their own, which must not act where a node writes; and rows that a REPLACE removes through any of them.

@@ -1,6 +1,6 @@
 """A VFS that sees every write, and can say what a disk would hold if the machine had died right before it.
 
-`Recorder` stands below SQLite. For each file it keeps what is on the disk for certain (the content at the last sync) and
+`Recorder` is below SQLite. For each file it keeps what is on the disk for certain (the content at the last sync) and
 what was written since. A process that is killed leaves all that was written; a power cut leaves the synced content and any
 part of the rest, each write torn at most at its own boundaries.
 """

@@ -1,4 +1,4 @@
-"""Nodes whose days pass quickly: who is a member and who was heard of when is told to them as the mesh does."""
+"""A world of nodes in which days pass quickly and each node knows the members and when it last heard from them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DDL = (
 
 
 class Fleet:
-    """A world whose nodes are told who the members are, and when they were heard of, as the mesh does."""
+    """A world that reports the members to each node, and when it last heard from them, as the mesh does."""
 
     def __init__(self, folder, count, config=SLOW):
         self.world = World.made(folder, count, config)
@@ -70,7 +70,7 @@ class Fleet:
             self.world.do(node, MembersKnown(members))
 
     def reached(self, number):
-        """Whoever there is a path to: the mesh relays what it hears."""
+        """Return the nodes that a path of links leads to: the mesh relays records."""
         found, front = [number], [number]
         while front:
             here = front.pop()

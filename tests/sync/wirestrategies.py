@@ -117,7 +117,7 @@ messages = st.one_of(
 
 
 def fault(decode, data):
-    """What a decoder says against these bytes, None if it takes them; any other error than its own passes through."""
+    """Return the decoder's objection to these bytes, or None; an error that is not the decoder's passes through."""
     try:
         decode(data)
     except DecodeError as error:

@@ -1,4 +1,4 @@
-"""`mycomesh backup`: the rows, another site for whoever serves the copy, never a write that would be stamped twice."""
+"""`mycomesh backup`: the rows, another site for the node that serves the copy, never a write that would be stamped twice."""
 
 from __future__ import annotations
 

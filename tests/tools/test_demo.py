@@ -1,4 +1,4 @@
-"""What the demo claims must be able to be false, and the flights that it replays are what the notice says."""
+"""Each claim of the demo could be false, and the flights that it replays are those of the notice."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ needs_systemd = pytest.mark.skipif(
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
-    """A user's unit directory, and a systemctl that notes what it is told."""
+    """A user's unit directory, and a systemctl that records its arguments."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     programs = tmp_path / "bin"
     programs.mkdir()

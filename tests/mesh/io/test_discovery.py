@@ -252,7 +252,7 @@ def test_who_was_gone_without_a_goodbye_is_told_at_the_port_where_it_is_back(run
 
 
 def test_an_address_that_a_dead_node_had_is_told_as_its_heirs(run):
-    """The record of the dead one stands for twenty minutes more; it must not hide who has its address now."""
+    """The record of the dead node lives twenty minutes longer; it must not hide the node that has its address now."""
 
     async def scene():
         async with Node("a1", None) as alpha, Stranger() as stranger:
@@ -423,11 +423,11 @@ def test_a_name_that_nobody_stands_up_for_is_not_asked_for_at_every_turn(run, mo
     run(scene())
 
 
-# ---- which addresses are told
+# ---- which addresses are reported
 
 
 def told(hosts, *, port=9, loopback=False, state=HOME, properties=OURS):
-    """What is told of a service with these addresses; `%3` after one is the interface by which it came."""
+    """Return the events for a service with these addresses; `%3` after one is the interface by which it came."""
     found = []
     names = module._Resolver(
         module._Service("a1", TAG, None), lambda address, _: found.append(address), loopback=loopback

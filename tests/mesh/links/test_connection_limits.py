@@ -1,4 +1,4 @@
-"""What one host, and one member, may ask of a node: rates and queues that nobody can make grow."""
+"""Limits on one host and on one member: rates, and queues that no peer can make grow."""
 
 import pytest
 
@@ -73,7 +73,7 @@ def linked():
 
 
 def poured(pipes, left, right, message, times):
-    """What `right` holds unsent after `left` has said something so often and reads no answer."""
+    """Return the bytes that `right` holds unsent after `left` sent a message so often and read no answer."""
     sender, receiver = left.core.links.conns[left.link_to(right)], right.core.links.conns[right.link_to(left)]
     pipes.tap = lambda source, _target, data: b"" if source is right else data
     for _ in range(times):

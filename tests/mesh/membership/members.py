@@ -43,7 +43,7 @@ def authority(identity: Identity, root_seed=None) -> Authority:
 
 
 def pretended(identity: Identity, certificate: bytes = b"") -> Authority:
-    """What a liar signs with: its own key under any certificate, or under the root's name."""
+    """Return a liar's authority: its own key under any certificate, or under the root's name."""
     secret = primitives.signing_pair(identity.node_seed)[1]
     return Authority(PUBLIC, certificate, 2**62, secret)
 

@@ -62,7 +62,7 @@ def reason(raw: bytes, **when) -> str:
 
 
 def forged(seed: bytes = ROOT_SEED, domain: bytes = b"certificate", **changes) -> bytes:
-    """A certificate with any fields at all, signed by whoever holds `seed`, as `issue` would never make it."""
+    """A certificate with any fields at all, signed with `seed`, as `issue` would never make it."""
     root_public = primitives.signing_pair(ROOT_SEED)[0]
     fields = {"mesh_id": primitives.identifier(root_public), **FIELDS, "grants": (("*", "rw"),)} | changes
     order = (

@@ -96,7 +96,7 @@ def test_admins_are_renewed_by_the_root_alone():
 
 
 def test_a_chain_of_two_admins_is_no_chain():
-    """What was renewed by an admin cannot sign in its turn, even if it could call itself an admin."""
+    """A certificate that an admin renewed cannot sign, even if it could name its holder an admin."""
     renewed = renew(BRAVO.certificate, ADMIN_AUTHORITY, at_s=NOW_S + 1, serial=SERIAL)
     with pytest.raises(CertificateError):
         renew(CHARLIE.certificate, pretended(BRAVO, renewed.raw), at_s=NOW_S + 1, serial=SERIAL)
@@ -189,7 +189,7 @@ def test_a_member_that_is_up_is_renewed_before_it_expires_and_stores_it(issuer):
     assert certificate.renewed_by == (b"" if issuer == "root" else ADMIN.node_id)
     assert Identity.decode(bravo.seen(MembershipChanged)[-1].identity).certificate == certificate
     assert "identity.renewed" in bravo.notices()
-    # Whoever is not there is not renewed: a drone that was lost runs out.
+    # A member that is away is not renewed: the certificate of a lost drone expires.
     held = decider.core.membership.roster.get(CHARLIE.node_id)
     assert held is None or held.not_after_s == CHARLIE.certificate.not_after_s
     assert not [action for action in bravo.seen(LinkDown) if "expired" in action.reason]

@@ -154,7 +154,7 @@ def test_revoking_cuts_live_links_at_once_and_the_key_stays_out_for_good():
     assert called
     assert set(heard) <= {50}, "first messages of calls to where it lives, which name nobody; never an answer"
     assert charlie.links == {}
-    # What it writes does not pass either, whoever forwards it and however it is dated.
+    # Its writes do not pass either, with any forwarder and any date.
     batches = len(root.batches())
     stolen = charlie.core._overlay.publish(b"late", 1, pipes.now_ms)
     assert stolen == []

@@ -1,4 +1,4 @@
-"""Looks after a hint: soon, ever rarer, anew with each hint, and never without one."""
+"""Looks after a hint: soon, ever rarer, again with each hint, and never without one."""
 
 from __future__ import annotations
 

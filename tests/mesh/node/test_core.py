@@ -16,7 +16,7 @@ PEER = mesh_events.PeerInfo(b"p" * 16, "bravo", ("member",), mesh_events.Address
 
 
 class ScriptedMesh:
-    """Stands where a MeshCore stands: answers with the next scripted list and keeps what it was asked."""
+    """A MeshCore of a test: answers with the next scripted list and keeps what it was asked."""
 
     def __init__(self, *answers, deadline=None):
         self.answers = list(answers)

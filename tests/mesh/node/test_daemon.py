@@ -81,7 +81,7 @@ def joiner(tmp_path):
 
 
 def sql(file, text):
-    """What the stock sqlite3 shell answers; a process of its own, because two SQLite libraries must not share a file."""
+    """Return the answer of the stock sqlite3 shell; a process of its own, because two SQLite libraries must not share a file."""
     command = [SQLITE, "-cmd", ".timeout 5000", file, text]  # the node beside it writes too
     done = subprocess.run(command, capture_output=True, text=True, timeout=WAIT_S, check=True)
     return done.stdout
@@ -361,7 +361,7 @@ def test_a_file_in_use_is_refused_and_the_home_is_free_again(founder, tmp_path):
 
 
 def test_a_terminal_that_is_closed_ends_a_node_gracefully(founder, tmp_path):
-    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # whoever runs the tests may have been told to ignore it
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the parent of the tests may ignore it
 
     async def story():
         running = Running(founder, tmp_path / "fleet.db")

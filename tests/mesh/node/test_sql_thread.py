@@ -26,7 +26,7 @@ WAIT_S = 20  # only a broken thread takes this long
 
 
 class RecordingExchange:
-    """Stands where an Exchange stands: keeps the events, answers each with one Publish, can be held and can fail."""
+    """An Exchange of a test: keeps the events, answers each with one Publish, can be held and can fail."""
 
     def __init__(self):
         self.seen = []

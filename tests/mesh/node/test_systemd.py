@@ -1,4 +1,4 @@
-"""What the service manager hears: nothing without one, signs of life while the node answers, silence when it does not."""
+"""Messages to the service manager: nothing without one, signs of life while the node answers, silence when it does not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The watch: commits of other programs are told at once and not too often, a replaced file once, and the file is never opened."""
+"""The watch: it reports commits of other programs at once and not too often, a replaced file once, and never opens the file."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class Watching:
                 await self.told.wait()
 
     async def calm(self):
-        """Wait until everything that has happened in the directory has been told: a commit of ours comes last."""
+        """Wait until the watch has reported every event in the directory: the commit of this test comes last."""
         loop = asyncio.get_running_loop()
         before = self.commits
         await loop.run_in_executor(None, os.utime, self.watch._path)
@@ -129,7 +129,7 @@ def test_a_commit_of_the_sqlite3_shell_is_told(run, way, file):
 
 
 def test_a_storm_is_told_seldom_and_its_last_write_is_told(run, tmp_path):
-    """Whoever looks at the file at each telling has seen every write at the end. (SQLite shows a commit a moment later.)"""
+    """A reader that looks at each report has seen every write at the end. (SQLite shows a commit a moment later.)"""
     file = tmp_path / "plain.db"
     file.touch()
 
@@ -165,7 +165,7 @@ def test_other_files_of_the_directory_are_nobodys_business(run, file):
             for name in ("other.db", "fleet.db2", "xfleet.db", "fleet.db-wal2", "fleet.d"):
                 file.with_name(name).write_bytes(b"x" * 100)
                 file.with_name(name).unlink()
-            # The kernel keeps the order: who is told of this has been told of everything before it.
+            # The kernel keeps the order: this report comes after the reports of everything before it.
             last.write_bytes(b"x")
             await other.until(lambda: other.commits > 0)
             await other.calm()

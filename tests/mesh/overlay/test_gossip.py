@@ -24,7 +24,7 @@ def node(*links, covered=lambda origin, link: False, limits=LIMITS):
 
 
 def take(gossip, link, each, now=0):
-    """What a node does with a batch whose signature holds."""
+    """Pass on a batch whose signature holds, as a node does."""
     known = gossip.check_duplicate(link, each, each.id, now)
     return gossip.accept(link, each, each.id, now) if known is None else known
 

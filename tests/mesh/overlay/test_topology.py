@@ -38,12 +38,12 @@ def learn(topology, raw, author, now_ms=0):
 
 
 def claimed(raw):
-    """What a record says, as somebody reads it who knows of nobody."""
+    """Return the content of a record as a node without other records reads it."""
     return Topology(IDS[4]).peek(raw)[1]
 
 
 def chain():
-    """What node 0 knows of the chain 0-1-2-3."""
+    """Return node 0's knowledge of the chain 0-1-2-3."""
     topology = Topology(IDS[0])
     topology.make_record([near(1)], 0, WALL_MS)
     for raw, author in ((told(1, 0, 2), 1), (told(2, 1, 3), 2), (told(3, 2), 3)):

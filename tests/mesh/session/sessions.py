@@ -22,7 +22,7 @@ NOW = 1_000
 
 @dataclass
 class Doorman:
-    """A gate that shows its name and lets everyone in but those whom it is told to refuse."""
+    """A gate that shows its name and admits everyone but those on its list."""
 
     name: bytes
     refuse: bytes | None = None

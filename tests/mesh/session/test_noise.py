@@ -388,7 +388,7 @@ def test_one_flipped_bit_in_a_handshake_message_ends_the_handshake(number):
             ended = True
         except AssertionError:
             ended = False  # the damage was accepted and the handshake finished
-        # The top bit of an X25519 key is ignored by the curve, yet it is hashed: the tag must notice it all the same.
+        # The top bit of an X25519 key is ignored by the curve, yet it is hashed: the tag must still notice it.
         assert ended, f"bit {bit} of message {number + 1}"
 
 

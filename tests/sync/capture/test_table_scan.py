@@ -20,7 +20,7 @@ def test_a_large_table_is_adopted_chunk_by_chunk_and_arrives_whole(scanned, shap
         before = one.replica.tables["t"].log.count
         bundles, more = one.replica.drain(one.wall_ms)
         assert one.replica.tables["t"].log.count - before <= CHUNK_ROWS_MAX
-        assert one.replica.status().pending == ROWS - one.replica.tables["t"].log.count  # as a person is told
+        assert one.replica.status().pending == ROWS - one.replica.tables["t"].log.count  # as `mycomesh status` shows it
         two.take(bundles, one.node_id)
         steps += 1
     assert steps > 2

@@ -22,7 +22,7 @@ def sketched(cells, entries):
 
 
 def told(cells, first, second):
-    """What a replica with `first` has when the other's sketch has arrived."""
+    """Return the sketch that a replica with `first` has after the sketch of the other has arrived."""
     return sketched(cells, first).subtract(Sketch.decode(sketched(cells, second).encode()))
 
 

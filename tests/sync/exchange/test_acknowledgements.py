@@ -20,7 +20,7 @@ def world(tmp_path):
 
 
 def holders(world, node, mark):
-    """Who says that it covers the mark, a round trip after the question."""
+    """Return the nodes that say that they cover the write position, a round trip after the question."""
     world.do(node, CoverageRequested())
     world.run(50)
     return list(node.exchange.acknowledgements.peers_covering(node.peer.replica.site, mark))

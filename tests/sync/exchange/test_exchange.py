@@ -66,7 +66,7 @@ def test_a_lost_batch_is_fetched_by_a_round(world_of):
 
 
 def test_who_is_behind_is_asked_for_nothing(world_of):
-    """Both compare while a batch is on its way: the one that has not got it asks, the other knows where its peer stands."""
+    """Both compare while a batch is on its way: the one without it asks, the other knows what its peer covers."""
     world = world_of(2)
     chained(world)
     start = world.now

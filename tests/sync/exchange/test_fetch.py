@@ -72,7 +72,7 @@ def test_a_vector_that_nobody_asked_for_is_not_adopted(attacked):
 
 
 def test_a_vector_that_covers_the_future_is_not_adopted(attacked):
-    """Were it adopted, this node's own next writes would count as known to itself, and be told to nobody."""
+    """Otherwise this node's own next writes would count as known, and no peer would get them."""
     world, node, liar = attacked
     lie = Vector({node.peer.replica.site: [(0, HLC_MAX)], world.nodes[1].peer.replica.site: [(0, HLC_MAX)]})
     liar.say(wire.Digests((("t", b"lie" + bytes(5), bytes(16)), ("words", b"lie" + bytes(5), bytes(16)))))

@@ -101,7 +101,7 @@ def test_two_values_of_one_write_end_as_one_and_the_other_is_on_record(world_of)
     app.config(apsw.SQLITE_DBCONFIG_ENABLE_TRIGGER, 0)
     app.execute("UPDATE n SET c = 'behind its back'")
     app.config(apsw.SQLITE_DBCONFIG_ENABLE_TRIGGER, 1)
-    world.write(world.nodes[0], "UPDATE n SET b = 7")  # which digests what is left of the first entry anew
+    world.write(world.nodes[0], "UPDATE n SET b = 7")  # which digests the rest of the first entry again
     world.run(60_000)
     all_equal(world)
     kept, lost = sorted(("as written", "behind its back"), key=len, reverse=True)

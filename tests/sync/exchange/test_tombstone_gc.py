@@ -87,7 +87,7 @@ def test_when_a_member_was_heard_of_is_known_after_a_restart(fleet_of):
 
 
 class History:
-    """What the users did: every value is a token; who overwrites or deletes it has seen it."""
+    """The history of the users: every value is a token; a user that overwrites or deletes it has seen it."""
 
     def __init__(self, fleet, rng):
         self.fleet, self.rng = fleet, rng
@@ -148,7 +148,7 @@ class History:
 @pytest.mark.slow
 @pytest.mark.parametrize(("members", "periods"), [(2, 1), (9, 1), (10, 2), (50, 10)])
 def test_the_more_members_the_rarer_an_idle_site_says_that_it_has_nothing_older(fleet_of, members, periods):
-    """Everybody's word goes to everybody: what a node hears of them a second stays the same."""
+    """All sites report to all: a node receives the same number of reports a second in a mesh of any size."""
     fleet = fleet_of(2)
     fleet.link_all()
     writer, idle = fleet.nodes

@@ -106,7 +106,7 @@ def test_rows_that_come_again_change_nothing(files):
     assert_equal(one, two)
     written = two.replica.store.db.total_changes()
     for bundle in bundles:
-        two.replica.apply(bundle, two.wall_ms, repair=False)  # as a stream that begins anew brings it
+        two.replica.apply(bundle, two.wall_ms, repair=False)  # as a restarted stream brings it
     assert two.replica.store.db.total_changes() - written < 10  # of the file's own records
     assert_equal(one, two)
 

@@ -37,7 +37,7 @@ def written(peer, script, ms=10):
 
 
 def rows(peers, columns="id, what"):
-    """What every replica shows, which must be the same."""
+    """Return the rows that all replicas show, which must be the same."""
     for one, two in itertools.pairwise(peers):
         assert_equal(one, two)
     return peers[0].sql(f"SELECT {columns} FROM log ORDER BY what")

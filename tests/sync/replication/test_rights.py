@@ -1,4 +1,4 @@
-"""Rights by table: whose word counts, who is told, and what a node that may not write tells its own user."""
+"""Rights by table: whose writes count, who receives them, and what a node without them reports to its user."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def world_of(tmp_path):
     made = []
 
     def make(count, grants):
-        """`grants`: number of a node -> its rights; every node has been told of them."""
+        """`grants`: number of a node -> its rights; every node knows them."""
         made.append(World.made(tmp_path, count))
         world = made[-1]
         limited = tuple((world.nodes[number].peer.node_id, rights) for number, rights in grants.items())

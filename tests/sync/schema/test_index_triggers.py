@@ -64,7 +64,7 @@ def found(peer, word, name="t_fts"):
 
 
 def check(peer, name="t_fts"):
-    """Has FTS5 compare its index with the rows; the shell tells what is not right, and the test fails."""
+    """Let FTS5 compare its index with the rows: the shell prints a difference, and the test fails."""
     peer.shell(f"INSERT INTO {name}({name}, rank) VALUES('integrity-check', 1)")
 
 

@@ -50,7 +50,7 @@ def test_a_column_made_of_its_own_text_is_the_same_column(parts, tail):
 
 
 def plain(cell):
-    """What SQLite keeps of a default has its comments and blanks."""
+    """SQLite keeps the comments and blanks of a default."""
     return "".join(without_comments(cell).split()) if isinstance(cell, str) else cell
 
 

@@ -1,4 +1,4 @@
-"""Generated columns: each is computed everywhere, the latest definition stands everywhere, and no row depends on any."""
+"""Generated columns: each is computed everywhere, the latest definition applies everywhere, and no row depends on any."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def shown(peer, columns="g", table="t"):
 
 
 def generated(peer, table="t"):
-    """What any client sees of the generated columns of a table: (name, whether it is stored)."""
+    """Return (name, whether it is stored) of the generated columns of a table, as any client sees them."""
     return peer.sql("SELECT name, hidden = 3 FROM pragma_table_xinfo(?) WHERE hidden IN (2, 3) ORDER BY name", table)
 
 

@@ -75,7 +75,7 @@ def filled(template, tmp_path):
 
 
 def written(peer, number):
-    """What an application writes, of which some may fail while a table of ours is not there."""
+    """Write as an application; some writes may fail while an internal table does not exist."""
     script = ";\n".join(WRITES).format(number) + ";"
     subprocess.run(
         ["sqlite3", "-batch", str(peer.path)], input=script.encode(), capture_output=True, check=False, timeout=60

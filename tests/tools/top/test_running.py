@@ -25,7 +25,7 @@ def looks(source, until):
 
 
 def paused_at(source):
-    """Return the title at which a paused run stands: a slow run first comes up to the time that the screen has reached."""
+    """Return the title at which a paused run stops: a slow run first catches up with the time of the screen."""
     end = time.monotonic() + PATIENCE_S
     title = None
     while time.monotonic() < end:
