@@ -114,7 +114,7 @@ def computed(peer, column):
 
 
 def tried(peer, script):
-    """What SQLite refuses a person has not done; what came before it stands, as in the shell."""
+    """Run a script as the shell does: statements before the one that SQLite refuses remain."""
     with contextlib.suppress(apsw.SQLError, apsw.ConstraintError):
         peer.sql(script)
 

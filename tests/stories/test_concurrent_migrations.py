@@ -26,7 +26,7 @@ TABLES = {
 NAMES = ("a", "b", "c", "d", "t", "bag")
 DEFAULTS = dict(
     zip(NAMES, range(6), strict=True)
-)  # of a column, wherever it is added: two nodes that disagree are told
+)  # of a column, wherever it is added: two nodes that disagree report it
 tables = st.sampled_from(sorted(TABLES))
 columns = st.integers(0, 3)
 

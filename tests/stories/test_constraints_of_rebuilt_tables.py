@@ -1,4 +1,4 @@
-"""Tables that a stock client rebuilds with other constraints: they stay this node's (ADR 23), it is told, and no row is lost."""
+"""Tables that a stock client rebuilds with other constraints: they stay on this node (ADR 23), which reports it, and no row is lost."""
 
 from __future__ import annotations
 

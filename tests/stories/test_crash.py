@@ -34,7 +34,7 @@ DDL = """
 
 
 class Life:
-    """What happens: an application writes to both files, and everything that a replica does with it is done once."""
+    """The recorded life: an application writes to both files, and the replicas do everything that they can do with it once."""
 
     def __init__(self, folder, mode):
         self.folder = folder
