@@ -1,4 +1,4 @@
-"""Tables that a stock client rebuilds with other constraints: they stay on this node (ADR 23), which reports it, and no row is lost."""
+"""A stock client rebuilds a table with other constraints: they stay on this node (ADR 23), which reports it; no row is lost."""
 
 from __future__ import annotations
 
