@@ -140,7 +140,7 @@ MUTATIONS = (
         "a batch covers everything of its site before it, although earlier batches may be missing",
         (
             Edit(
-                "mycomesh.sync.merge.merge:merge_section",
+                "mycomesh.sync.merge.section_merge:SectionMerge.step",
                 "table.coverage.cover(site, after, upto)",
                 "table.coverage.cover(site, 0, upto)",
             ),

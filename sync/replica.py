@@ -22,6 +22,7 @@ from mycomesh.sync.errors import IndexTriggerError, MigrationError, StatementErr
 from mycomesh.sync.replication.admission import admit
 from mycomesh.sync.replication.applied import Applied
 from mycomesh.sync.replication.inbox import Inbox
+from mycomesh.sync.replication.incoming import Incoming
 from mycomesh.sync.replication.outbox import Hooks, Outbox
 from mycomesh.sync.replication.priority import Priority
 from mycomesh.sync.replication.rights import Rights
@@ -32,7 +33,7 @@ from mycomesh.sync.schema.migration_plan import Plan
 from mycomesh.sync.schema.table_filter import TableFilter
 from mycomesh.sync.storage.store import Store
 from mycomesh.sync.storage.table import Table
-from mycomesh.sync.wire.bundle import Bundle, Section
+from mycomesh.sync.wire.bundle import Section
 
 __all__ = ["Applied", "Hooks", "Replica", "ReplicaConfig", "ReplicaStatus", "TableDigest", "TableStatus"]
 
@@ -233,7 +234,10 @@ class Replica:
         sender: bytes | None = None,
         repair: bool = False,
     ) -> Applied:
-        """Merge one bundle in one transaction, after all local writes have their stamps.
+        """Merge one bundle, local writes first, in as many transactions as keep the file's write lock short.
+
+        A live batch of an honest node takes one, unless more of it is refused here than one transaction may try. What is
+        divided is covered with its last part.
 
         Args:
             payload: an encoded bundle.
@@ -243,17 +247,18 @@ class Replica:
             repair: take changes although they are covered here.
 
         Raises:
-            DecodeError: not a bundle, or values that cannot belong to their tables; nothing was changed.
+            DecodeError: not a bundle, or values that cannot belong to their tables; nothing of it is covered.
             BatchRefusedError: a live batch with a forged site or a stamp from the future; nothing was changed or covered.
-            StatementError: SQLite failed in a way that no layer expects; nothing was changed.
+            StatementError: SQLite failed in a way that no layer expects; nothing of it is covered.
         """
         return self._apply([(payload, origin)], wall_ms, sender, repair=repair)[0]
 
     def apply_all(self, batches: Sequence[tuple[bytes, bytes]], wall_ms: int) -> list[Applied]:
-        """Merge live batches, (payload, origin) each, as `apply` would one after another, in one transaction.
+        """Merge live batches, (payload, origin) each, as `apply` would one after another, in as few transactions.
 
         Raises:
-            DecodeError, BatchRefusedError, StatementError: as `apply`, because of any of them; nothing was changed.
+            DecodeError, BatchRefusedError, StatementError: as `apply`, because of any of them; those before it may be in the
+                file.
         """
         return self._apply(batches, wall_ms, None, repair=False)
 
@@ -272,24 +277,28 @@ class Replica:
     def _merge(
         self, payloads: Sequence[tuple[bytes, bytes | None]], wall_ms: int, sender: bytes | None, *, repair: bool
     ) -> list[Applied]:
-        admitted = [admit(payload, self.rights, wall_ms, origin, sender) for payload, origin in payloads]
+        incoming = [
+            Incoming(*admit(payload, self.rights, wall_ms, origin, sender), len(payload))
+            for payload, origin in payloads
+        ]
+        done = [batch.applied for batch in incoming]
         live = any(origin is not None for _, origin in payloads)
-
-        def merge() -> None:
-            for bundle, applied in admitted:
-                self.inbox.merge(bundle, applied, wall_ms, live=live, repair=repair)
-
-        published = self.outbox.write_drained(wall_ms, merge)
-        # Sections that the first transaction has left, so that it keeps the write lock short, get one each.
-        left = [(Bundle([section]), applied) for bundle, applied in admitted for section in bundle.sections]
-        for bundle, applied in left:
-            self._hooks.pause()
-            rest = functools.partial(self.inbox.merge, bundle, applied, wall_ms, live=live, repair=repair)
-            published += self.outbox.write_drained(wall_ms, rest)
-        done = [applied for _, applied in admitted]
-        # If the site was renewed, these writes got other stamps since, and a round brings them.
-        if not any(applied.renewed for applied in done):
-            done[0].published[:0] = published
+        merge = functools.partial(self.inbox.merge, incoming, wall_ms, live=live, repair=repair)
+        published: list[bytes] = []
+        renewed = False
+        try:
+            while True:
+                published += self.outbox.write_within_budget(wall_ms, lambda budget: merge(budget=budget))
+                if not renewed and any(applied.renewed for applied in done):
+                    renewed = True
+                    published = []  # these writes have other stamps since, and a round brings them
+                if all(batch.done for batch in incoming):
+                    break
+                published = self.outbox.yield_file(published)
+        except BaseException:
+            self.outbox.publish_later(published)  # of the parts that are committed
+            raise
+        done[0].published[:0] = published
         if any(table.pending.unread for table in self.tables.values()):
             done[-1].published += self.drain(wall_ms)[0]
             self.outbox.invalidate()  # one chunk may not have been all

@@ -199,7 +199,7 @@ def _changed(table: Table, present: dict[str, Any], values: dict[str, Any], numb
 
 def _whole(table: Table, row: Row, values: dict[str, Any], number: int) -> dict[str, Any]:
     """Return the columns of a row to insert again: the key columns from its row key, the others from the lost values."""
-    unknown = [name for name in values if name not in table.columns.local]
+    unknown = [name for name in values if name not in table.columns.local_names]
     if unknown:
         raise PolicyError(
             f"conflict {number} is not restored: its row of {table.spec.name} is deleted, and {unknown[0]!r} can only be"

@@ -22,6 +22,7 @@ from mycomesh.sync.crdt.lattice import EXISTENCE, join
 from mycomesh.sync.merge import conflicts, records
 from mycomesh.sync.merge.counters import hold_bases, hold_registers, unseen_values, update_registers
 from mycomesh.sync.merge.keep_both import id_to_settle
+from mycomesh.sync.merge.work_budget import CHUNK_BYTES_MAX, CHUNK_ROWS_MAX, EDIT_WEIGHT
 from mycomesh.sync.sqlite.identifiers import quoted
 from mycomesh.sync.sqlite.raw_text import raw_select, restore
 from mycomesh.sync.sqlite.table_spec import Column, KeyKind, Row, encode_key
@@ -49,13 +50,8 @@ from mycomesh.sync.storage.row_view import (
 from mycomesh.sync.storage.table import Table, insert_key
 from mycomesh.sync.wire.bundle import Group, Kind, Section
 
-__all__ = ["CHUNK_BYTES_MAX", "CHUNK_ROWS_MAX", "EDIT_WEIGHT", "Drained", "Times", "captured_ms", "drain_table"]
+__all__ = ["Drained", "Times", "captured_ms", "drain_table"]
 
-# A chunk of this many new rows holds the write lock some 7 ms, here and where it is merged. A slow core may take five times that.
-CHUNK_ROWS_MAX = 2_048
-# Weight of an update or a delete in new rows. Each is looked up on its own: 12 times the work here, 20 to 30 times in a merge.
-EDIT_WEIGHT = 32
-CHUNK_BYTES_MAX = 1 << 20
 _UNIX_EPOCH_JULIAN = 2_440_587.5
 _DAY_MS = 86_400_000
 

@@ -16,7 +16,7 @@ from mycomesh.sync import codec
 __all__ = ["RANGES_MAX", "Range", "Vector", "difference"]
 
 Range = tuple[int, int]
-# Gaps remembered in the clock of one site. Beyond this, rounds fetch the missing changes.
+# Ranges remembered of the clock of one site, and told in a message. Beyond this, rounds fetch the changes again.
 RANGES_MAX = 64
 
 

@@ -16,6 +16,7 @@ from typing import Any
 from mycomesh.sync import codec
 from mycomesh.sync.crdt.lattice import EXISTENCE
 from mycomesh.sync.merge.counters import hold_bases
+from mycomesh.sync.merge.work_budget import GROUP_WEIGHT, WorkBudget
 from mycomesh.sync.sqlite.identifiers import quoted
 from mycomesh.sync.sqlite.refusals import REFUSALS
 from mycomesh.sync.sqlite.table_spec import KeyKind, Row
@@ -23,17 +24,20 @@ from mycomesh.sync.storage.change_log import pack_mask
 from mycomesh.sync.storage.table import Table
 from mycomesh.sync.wire.bundle import Group, Kind
 
-__all__ = ["filter_group", "insert_new_rows"]
+__all__ = ["filter_group", "insert_new_rows", "slice_group"]
 
 _SAVEPOINT = "mycomesh_births"
 # A batch that the table refuses is split in halves down to this size. Below it the rows are merged one by one.
 _BATCH_MIN = 16
 
 
-def insert_new_rows(table: Table, group: Group, site_number: int, keys: Sequence[Any]) -> tuple[int, Group | None]:
+def insert_new_rows(
+    table: Table, group: Group, site_number: int, keys: Sequence[Any], budget: WorkBudget
+) -> tuple[int, Group | None]:
     """Insert the new rows of a group; return how many, and the changes that have to be merged row by row.
 
-    `keys` are the keys of the group's rows, in order. The caller owns the transaction.
+    `keys` are the keys of the group's rows, in order. The caller owns the transaction, and has taken the rows off its budget;
+    rows that are tried in vain are taken off it here.
     """
     if not _is_plain(table, group):
         return 0, group
@@ -41,7 +45,7 @@ def insert_new_rows(table: Table, group: Group, site_number: int, keys: Sequence
     existing = table.log.entries_between(site_number, group.hlcs[0], group.hlcs[-1])
     not_new = existing.keys() | _not_new(table, group, keys)
     if not not_new:
-        return _insert(table, group, site_number, keys)
+        return _insert(table, group, site_number, keys, budget)
     keyless = table.spec.kind is KeyKind.KEYLESS and group.keys is None
     # A repeated insert brings nothing if the entry of its stamp owns all its columns already. It is left out.
     complete = {
@@ -53,7 +57,8 @@ def insert_new_rows(table: Table, group: Group, site_number: int, keys: Sequence
     left = not_new - complete
     done = 0
     if any(fresh):
-        done, refused = _insert(table, filter_group(group, fresh), site_number, list(itertools.compress(keys, fresh)))
+        new, new_keys = filter_group(group, fresh), list(itertools.compress(keys, fresh))
+        done, refused = _insert(table, new, site_number, new_keys, budget)
         left |= set(refused.hlcs) if refused is not None else set()
     rest = [hlc in left for hlc in group.hlcs]
     return done, filter_group(group, rest) if any(rest) else None
@@ -72,6 +77,21 @@ def filter_group(group: Group, flags: Sequence[bool]) -> Group:
         None if group.keys is None else list(kept(group.keys, flags)),
         list(kept(group.rows, flags)),
         None if group.priors is None else list(kept(group.priors, flags)),
+    )
+
+
+def slice_group(group: Group, start: int, end: int) -> Group:
+    """Return the changes of a group from `start` up to, and without, `end`."""
+    if start == 0 and end >= len(group.hlcs):
+        return group
+    return Group(
+        group.site,
+        group.kind,
+        group.columns,
+        group.hlcs[start:end],
+        None if group.keys is None else group.keys[start:end],
+        group.rows[start:end],
+        None if group.priors is None else group.priors[start:end],
     )
 
 
@@ -104,17 +124,20 @@ def _not_new(table: Table, group: Group, keys: Sequence[Any]) -> set[int]:
     return {hlc for hlc, key in zip(group.hlcs, keys, strict=True) if key in rows or (unnamed and key[:1] == b"\x00")}
 
 
-def _insert(table: Table, group: Group, site_number: int, keys: Sequence[Any]) -> tuple[int, Group | None]:
+def _insert(
+    table: Table, group: Group, site_number: int, keys: Sequence[Any], budget: WorkBudget
+) -> tuple[int, Group | None]:
     """Insert rows, all at once or in halves; return how many, and the changes of batches that SQLite refuses."""
+    before = int(table.store.db.total_changes())
     if _try_insert(table, group, site_number, keys):
         return len(keys), None
+    budget.spend(GROUP_WEIGHT + (int(table.store.db.total_changes()) - before) // 2)  # without digests and log entries
     if len(keys) <= _BATCH_MIN:
         return 0, group
     done, left = 0, [False] * len(keys)
     middle = len(keys) // 2
     for start, end in ((0, middle), (middle, len(keys))):
-        half = filter_group(group, [start <= at < end for at in range(len(keys))])
-        count, refused = _insert(table, half, site_number, keys[start:end])
+        count, refused = _insert(table, slice_group(group, start, end), site_number, keys[start:end], budget)
         done += count
         if refused is not None:
             hlcs = set(refused.hlcs)

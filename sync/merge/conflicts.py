@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mycomesh.sync.crdt.lattice import EXISTENCE, Entry, bits_of
+from mycomesh.sync.crdt.lattice import EXISTENCE, Entry
 from mycomesh.sync.merge import records
-from mycomesh.sync.storage.row_view import RowView, concurrent
+from mycomesh.sync.storage.row_view import RowView, Seen, seen_by_site
 from mycomesh.sync.storage.table import Table
 
 __all__ = ["Change", "record_conflicts", "record_hidden", "same"]
@@ -42,12 +42,13 @@ def record_conflicts(
     `gained` and `masks` are the outcome of the join of the change into the row.
     """
     stamp = (change.hlc, table.store.site(change.site_number))
+    seen = seen_by_site(change.prior)
     made = 0
     # Cells that the change takes from entries of this row.
     for stored, entry, mask in zip(view.stored, view.entries, masks, strict=True):
         lost = entry.mask & ~mask
         if lost and entry.stamp != stamp:
-            bits = _concurrent_bits(table, stamp, change.prior, entry.stamp, lost, whole=change.mask & EXISTENCE != 0)
+            bits = _concurrent_bits(table, stamp, seen, entry.stamp, lost, whole=change.mask & EXISTENCE != 0)
             values = _differing(view.values(stored, bits & ~EXISTENCE), change.values)
             if values or (entry.dead and bits):
                 won = None if change.dead else change.values
@@ -63,7 +64,7 @@ def record_conflicts(
         whole = entry.mask & EXISTENCE != 0
         lost = refused if whole else refused & entry.mask
         if lost and entry.stamp > stamp:
-            bits = _concurrent_bits(table, entry.stamp, stored[5], stamp, lost, whole=whole)
+            bits = _concurrent_bits(table, entry.stamp, seen_by_site(stored[5]), stamp, lost, whole=whole)
             values = {name: change.values[name] for name in table.columns.names_of(bits & ~EXISTENCE)}
             winner_values = view.values(stored, entry.mask & ~EXISTENCE)
             values = _differing(values, winner_values)
@@ -81,10 +82,18 @@ def _differing(lost: dict[str, Any], won: dict[str, Any]) -> dict[str, Any]:
 
 
 def _concurrent_bits(
-    table: Table, winner: tuple[int, bytes], prior: bytes | None, loser: tuple[int, bytes], lost: int, *, whole: bool
+    table: Table, winner: tuple[int, bytes], seen: Seen, loser: tuple[int, bytes], lost: int, *, whole: bool
 ) -> int:
     """Return the lost cells whose write the winner had not seen. A `whole` winner overwrote the row, not single cells."""
-    return sum(1 << bit for bit in bits_of(lost) if concurrent(table, winner, prior, loser, 0 if whole else bit))
+    if winner[1] == loser[1]:
+        return 0
+    known = 0
+    for mask, hlc in seen.get(table.store.site_number(loser[1]), ()):
+        if hlc >= loser[0]:
+            known |= -1 if mask is None else mask
+    if whole:
+        return 0 if known & EXISTENCE else lost
+    return lost & ~known
 
 
 def record_hidden(table: Table, change: Change, after: list[Entry], owned: dict[str, Any], wall_ms: int) -> int:

@@ -130,7 +130,7 @@ def unseen_values(view: RowView, held: Mapping[str, Any]) -> dict[str, Any]:
     """
     counters = view.table.columns.counters
     if not counters or any(
-        name in view.table.columns.local and name not in counters
+        name in view.table.columns.local_names and name not in counters
         for stored in view.stored
         for name in view.held(stored)
     ):

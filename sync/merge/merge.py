@@ -1,8 +1,8 @@
-"""Merge of received changes into the change log and the user's table.
+"""Merge of received changes, row by row, into the change log and the user's table.
 
-Received inserts of unknown rows take the fast path (`bulk_insert`). Every other change is joined into the entries of its row
-(`lattice`), one row at a time; then `materialize` makes the user's row show what the entries own. A value that the table cannot
-show is held: the row is deleted, not inserted yet or refused by SQLite, or the file lacks the column.
+Each change is joined into the entries of its row (`lattice`); then `materialize` makes the user's row show what the entries own.
+A value that the table cannot show is held: the row is deleted, not inserted yet or refused by SQLite, or the file lacks the
+column. Received inserts of unknown rows take a faster path (`bulk_insert`); `section_merge` chooses.
 
 Invariant: a change that cannot be made visible is held, never dropped, and never blocks other changes. A value that loses to a
 write which had not seen it is recorded in `mycomesh_conflicts`.
@@ -10,34 +10,41 @@ write which had not seen it is recorded in `mycomesh_conflicts`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from mycomesh.sync import codec
 from mycomesh.sync.crdt.lattice import EXISTENCE, Entry, join, visible
 from mycomesh.sync.merge import keep_both, records
-from mycomesh.sync.merge.bulk_insert import filter_group, insert_new_rows
 from mycomesh.sync.merge.conflicts import Change, record_conflicts, record_hidden, same
 from mycomesh.sync.merge.counters import totals
-from mycomesh.sync.merge.dropped_columns import without_columns
-from mycomesh.sync.merge.row_keys import keys_of
 from mycomesh.sync.merge.unique_claims import later_claims
+from mycomesh.sync.merge.work_budget import (
+    CELLS_A_UNIT,
+    CONFLICT_WEIGHT,
+    EDIT_WEIGHT,
+    ENTRY_WEIGHT,
+    ID_WEIGHT,
+    PARK_WEIGHT,
+    PRIOR_BYTES,
+    WorkBudget,
+    bytes_weight,
+)
 from mycomesh.sync.sqlite.refusals import REFUSALS
 from mycomesh.sync.sqlite.table_spec import KeyKind, Row
 from mycomesh.sync.storage.change_log import StoredEntry, pack_mask
 from mycomesh.sync.storage.row_view import RowView, prior_from_wire, shrink
 from mycomesh.sync.storage.table import Table
-from mycomesh.sync.wire.bundle import Group, Kind, Section
+from mycomesh.sync.wire.bundle import Group, Kind
 
-__all__ = ["Merged", "RowBudget", "materialize", "merge_section", "park_row"]
+__all__ = ["Merged", "materialize", "merge_rows", "park_row"]
 
 _SAVEPOINT = "mycomesh_merge"
 
 
 @dataclass(slots=True)
 class Merged:
-    """Effect of one section.
+    """Effect of received changes.
 
     changes: changes that were news.
     repaired: those among them that this replica covered already, and had lost.
@@ -51,107 +58,30 @@ class Merged:
     parked: int = 0
 
     def add(self, other: Merged) -> None:
-        """Add the counts of another section."""
+        """Add the counts of another part."""
         self.changes += other.changes
         self.repaired += other.repaired
         self.conflicts += other.conflicts
         self.parked += other.parked
 
 
-class RowBudget:
-    """Limit on the changes that one transaction merges row by row.
+def merge_rows(
+    table: Table,
+    group: Group,
+    site_number: int,
+    keys: list[Any],
+    wall_ms: int | None,
+    merged: Merged,
+    budget: WorkBudget,
+) -> int:
+    """Merge changes one by one until the budget is spent; return how many. Runs inside a transaction.
 
-    `left` has the changes beyond the limit, in groups that fill one transaction each.
+    A repair passes None for `wall_ms`: its conflicts were recorded when the changes first arrived.
     """
-
-    __slots__ = ("_free", "_most", "left")
-
-    def __init__(self, most: int) -> None:
-        self.left: list[Group] = []
-        self._most = self._free = most
-
-    def take(self, group: Group) -> Group | None:
-        """Return the changes of a group that are within the budget, None if there are none; put the rest into `left`."""
-        count = len(group.hlcs)
-        taken = min(self._free, count)
-        self._free -= taken
-        for start in range(taken, count, self._most):
-            self.left.append(filter_group(group, [start <= at < start + self._most for at in range(count)]))
-        return filter_group(group, [at < taken for at in range(count)]) if taken else None
-
-
-def merge_section(
-    table: Table, section: Section, wall_ms: int, *, repair: bool = False, budget: RowBudget | None = None
-) -> Merged:
-    """Merge the groups of one section, then cover its ranges. Runs inside a transaction.
-
-    Args:
-        table: the table of the section.
-        section: changes that have been checked for shape, not for meaning.
-        wall_ms: the time that conflict records get.
-        repair: merge changes although they are covered, because the comparison of digests has shown that they are lost here.
-        budget: limit on changes merged row by row. The caller merges `budget.left` in later transactions, so the section may
-            not have ranges: they would cover changes that are not merged yet.
-
-    Raises:
-        DecodeError: a key or a value cannot belong to this table; the caller rolls the transaction back.
-    """
-    merged = Merged()
-    for sent in section.groups:
-        group = without_columns(sent, table.columns.dropped)
-        if group is None:
-            continue
-        covered = _covered(table, group)
-        fresh = _part(group, covered, known=False)
-        if fresh is not None:
-            site_number = table.store.site_number_or_new(fresh.site)
-            keys = keys_of(table, fresh)
-            done, rest = insert_new_rows(table, fresh, site_number, keys)
-            merged.changes += done
-            if rest is not None and budget is not None:
-                rest = budget.take(rest)
-            if rest is not None:
-                # `rest` may be a part of the group, with fewer keys.
-                keys = keys if rest is fresh else keys_of(table, rest)
-                _merge_rows(table, rest, site_number, keys, wall_ms, merged)
-        known = _part(group, covered, known=True) if repair else None
-        if known is not None:
-            # A repair restores old changes. Their conflicts were recorded when they first arrived, so it passes no time.
-            before = merged.changes
-            _merge_rows(table, known, table.store.site_number_or_new(known.site), keys_of(table, known), None, merged)
-            merged.repaired += merged.changes - before
-    table.log.flush()
-    for site, after, upto in section.ranges:
-        table.coverage.cover(site, after, upto)
-    return merged
-
-
-def _covered(table: Table, group: Group) -> Sequence[bool]:
-    """Return for each change of a group whether this replica covers it; empty if it covers none.
-
-    A change that is covered but not in the change log has been superseded.
-    """
-    coverage = table.coverage.staged
-    if group.hlcs[0] > coverage.top(group.site):
-        return ()
-    return [coverage.covers(group.site, hlc) for hlc in group.hlcs]
-
-
-def _part(group: Group, covered: Sequence[bool], *, known: bool) -> Group | None:
-    """Return the changes of a group that are covered, or those that are not; None if there are none."""
-    if not any(covered):
-        return None if known else group
-    flags = [each is known for each in covered]
-    return filter_group(group, flags) if any(flags) else None
-
-
-# ---- the general case: each row against its entries
-
-
-def _merge_rows(
-    table: Table, group: Group, site_number: int, keys: list[Any], wall_ms: int | None, merged: Merged
-) -> None:
+    known = len(table.columns.bits)
     table.columns.learn(group.columns)
+    if len(table.columns.bits) > known:  # all columns are written again
+        budget.spend(2 * EDIT_WEIGHT + len(table.columns.bits) // 2)
     mask = table.columns.mask_of(group.columns)
     if group.kind is not Kind.UPDATE:
         mask |= EXISTENCE
@@ -163,13 +93,31 @@ def _merge_rows(
         views = list(RowView.read_many(table, rows))
     stale = False
     for number, hlc in enumerate(group.hlcs):
+        if budget.spent:
+            return number
         prior = prior_from_wire(table, group.priors[number]) if group.priors is not None else None
         values = dict(zip(group.columns, group.rows[number], strict=True))
         change = Change(site_number, hlc, keys[number], mask, dead, values, prior)
         # Merging a row may have displaced others, so views that were read before that are stale.
         view = None if stale else views[number]
         view = view or RowView.read(table, table.locate(change.key))
-        stale |= _merge_change(table, view, change, wall_ms, merged)
+        before = merged.conflicts, merged.parked
+        displaced = _merge_change(table, view, change, wall_ms, merged)
+        stale |= displaced
+        budget.spend(_weight(view, change))
+        if displaced:  # at most one row for each index
+            budget.spend(PARK_WEIGHT * max(1, len(table.spec.unique)))
+        budget.spend(CONFLICT_WEIGHT * (merged.conflicts - before[0]) + PARK_WEIGHT * (merged.parked - before[1]))
+    return len(group.hlcs)
+
+
+def _weight(view: RowView, change: Change) -> int:
+    """Return the weight of merging one change into its row, without what it is refused for."""
+    weight = EDIT_WEIGHT + (ID_WEIGHT if view.table.spec.id_column else 0)
+    weight += ENTRY_WEIGHT * len(view.stored) + len(change.prior or b"") // PRIOR_BYTES
+    weight += (len(change.values) + len(view.table.columns.local)) // CELLS_A_UNIT
+    weight += bytes_weight(change.values.values())
+    return weight if view.present is None else weight + bytes_weight(view.present.values())
 
 
 def _merge_change(table: Table, view: RowView, change: Change, wall_ms: int | None, merged: Merged) -> bool:
@@ -318,7 +266,7 @@ def materialize(
     """
     columns = table.columns
     row = view.row
-    cells = {name: value for name, value in target.items() if name in columns.local}
+    cells = {name: value for name, value in target.items() if name in columns.local_names}
     if columns.counters:
         cells |= totals(table, target)
     reason = ""
@@ -488,7 +436,9 @@ def _hold(view: RowView, row: Row, target: dict[str, Any], extra: frozenset[str]
         all_of_it: hold every value.
     """
     table, columns = view.table, view.table.columns
-    hidden = {name: value for name, value in target.items() if all_of_it or name not in columns.local or name in extra}
+    hidden = {
+        name: value for name, value in target.items() if all_of_it or name not in columns.local_names or name in extra
+    }
     if not hidden and not table.held.any():
         return
     before = {stored[:2]: view.held(stored) for stored in view.stored}

@@ -205,6 +205,8 @@ def _shortened_values(values: dict[str, Any], winner_values: dict[str, Any]) -> 
 
 def shortened(plain: Any) -> Any:
     """Return a record's value, or its beginning and its length if it is long."""
+    if plain is None or isinstance(plain, (int, float)):
+        return plain
     text = plain if isinstance(plain, str) else json.dumps(plain, ensure_ascii=False)
     return plain if len(text) <= SHORTENED_MAX else f"{text[:SHORTENED_MAX]}... ({len(text)} characters)"
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from mycomesh.sync.crdt.lattice import EXISTENCE
 from mycomesh.sync.sqlite.identifiers import quoted
-from mycomesh.sync.sqlite.indexes import UniqueIndex
+from mycomesh.sync.sqlite.indexes import UniqueIndex, column_names
 from mycomesh.sync.sqlite.raw_text import bind_value, placeholder, raw_select, restore
 from mycomesh.sync.sqlite.refusals import REFUSALS
 from mycomesh.sync.sqlite.table_spec import KeyKind, Row, encode_key
@@ -71,24 +71,39 @@ def _rows_with(table: Table, index: UniqueIndex, values: Sequence[Any]) -> list[
 
 def _evicted(table: Table, row: Row, values: Mapping[str, Any]) -> list[Row]:
     """Return the rows that INSERT OR REPLACE would remove for this row: execute it in a savepoint and undo it."""
-    db = table.store.db
+    found = None
+    # SQLite reports a deleted row by its rowid, or by its values if none of its columns is generated.
+    if table.spec.rowid or not table.spec.generated:
+        found = _replace(table, row, values, compare=False)
+    return _replace(table, row, values, compare=True) or [] if found is None else found
+
+
+def _replace(table: Table, row: Row, values: Mapping[str, Any], *, compare: bool) -> list[Row] | None:
+    """Execute it in a savepoint and undo it; return the rows that it has removed, None if SQLite does not name one of them.
+
+    With `compare`, all rows before and after are read, which always finds them.
+    """
+    db, spec = table.store.db, table.spec
     wanted = {
-        name: value for name, value in values.items() if name in table.columns.local and name != table.spec.id_column
+        name: value for name, value in values.items() if name in table.columns.local_names and name != spec.id_column
     }
-    gone: list[int] = []
+    names = column_names(db, spec.name)
+    positions = [] if spec.rowid else [names.index(column.name) for column in spec.key]
+    gone: list[Any] = []
 
     def note(change: Any) -> None:
-        if change.op == "DELETE":
-            gone.append(change.rowid)
+        if change.op == "DELETE" and not compare:
+            try:
+                gone.append(change.rowid if spec.rowid else tuple(change.old[at] for at in positions))
+            except UnicodeDecodeError:  # text that is not UTF-8
+                gone.append(None)
 
     before: set[Row] = set()
     db.execute(f"SAVEPOINT {_SAVEPOINT}")
     try:
         table.rows.delete(row)
-        # A WITHOUT ROWID table has no rowid that the hook could report, and no key with generated columns. So the rows before
-        # and after are compared.
-        if not table.spec.rowid:
-            before = set(rows_where(table, "1", ()))
+        if compare:
+            before = set(rows_where(table, "1"))
         db.preupdate_hook(note, id=_SAVEPOINT)
         try:
             table.rows.insert(wanted, conflict="REPLACE")
@@ -96,13 +111,16 @@ def _evicted(table: Table, row: Row, values: Mapping[str, Any]) -> list[Row]:
             return []
         finally:
             db.preupdate_hook(None, id=_SAVEPOINT)
-        if not table.spec.rowid:
-            return sorted(before.difference(rows_where(table, "1", ())), key=repr)
+        if compare:
+            return sorted(before.difference(rows_where(table, "1")), key=repr)
     finally:
         db.execute(f"ROLLBACK TO {_SAVEPOINT}")
         db.execute(f"RELEASE {_SAVEPOINT}")
-    rowid = quoted(table.spec.rowid)
-    return [claimant for number in gone for claimant in rows_where(table, f"t.{rowid} = ?", (number,))]
+    if None in gone:
+        return None
+    if not spec.rowid:
+        return [encode_key(spec, key) for key in gone]
+    return [found for rowid in gone for found in rows_where(table, f"t.{quoted(spec.rowid)} = ?", (rowid,))]
 
 
 def rows_where(table: Table, condition: str, parameters: tuple[Any, ...] = ()) -> list[Row]:

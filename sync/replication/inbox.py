@@ -1,29 +1,32 @@
-"""Inbox: merge the bundles of peers into one file, in the caller's transaction.
+"""Inbox: merge the bundles of peers into one file, a part in each of the caller's transactions.
 
-The caller has stamped all local writes before. A schema fact takes effect before the rows that follow it in the bundle, so
-that they find their tables and columns.
+The caller has stamped all local writes before each part. A schema fact takes effect before the rows that follow it in the
+bundle, so that they find their tables and columns.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from mycomesh.sync.crdt.hlc import hlc_from_ms
 from mycomesh.sync.crdt.version_vector import Vector
 from mycomesh.sync.errors import BatchRefusedError, DecodeError
 from mycomesh.sync.merge import tombstones
 from mycomesh.sync.merge.keep_both import has_other_key_form
-from mycomesh.sync.merge.merge import Merged, RowBudget, merge_section
+from mycomesh.sync.merge.merge import Merged
+from mycomesh.sync.merge.section_merge import SectionMerge
+from mycomesh.sync.merge.work_budget import TRANSACTION_WEIGHT_MAX, WorkBudget
 from mycomesh.sync.replication.admission import last_hlcs
 from mycomesh.sync.replication.applied import Applied
-from mycomesh.sync.replication.outbox import ROWS_TRIED_MAX, Outbox
+from mycomesh.sync.replication.incoming import Incoming
+from mycomesh.sync.replication.outbox import Outbox
 from mycomesh.sync.replication.priority import Priority
 from mycomesh.sync.replication.site import Site
 from mycomesh.sync.replication.site_limit import limit_sites, refused_sites
 from mycomesh.sync.schema.catalog import SCHEMA_TABLE, Catalog
 from mycomesh.sync.storage.store import Store
 from mycomesh.sync.storage.table import Table
-from mycomesh.sync.wire.bundle import Bundle, Section
+from mycomesh.sync.wire.bundle import Section
 
 __all__ = ["Inbox"]
 
@@ -45,62 +48,84 @@ class Inbox:
         # `Coverage.loss` of each table when the last round for it began.
         self._losses: dict[int, object] = {}
 
-    def merge(self, bundle: Bundle, applied: Applied, wall_ms: int, *, live: bool, repair: bool) -> None:
-        """Merge one bundle and record the result in `applied`; `live` and `repair` as in `Replica.apply`.
+    def merge(self, batches: Sequence[Incoming], wall_ms: int, budget: WorkBudget, *, live: bool, repair: bool) -> None:
+        """Merge as much of some bundles as the budget allows, in order, and record the results in them.
 
-        A live batch is merged whole. Of a catch-up chunk one transaction merges only as many rows one by one as keep the
-        write lock short (ADR 0012). The rest stays in the bundle, and the caller merges each section left there in a
-        transaction of its own.
+        A live batch that fits into one transaction is not divided between two, because its origin committed it as one.
+        `live` and `repair` are as in `Replica.apply`. The caller repeats the call until every bundle is done.
 
         Raises:
             DecodeError: a value that SQLite cannot store, or a peer has reported unknown writes of this site too often.
             BatchRefusedError: a live batch identifies rows by another policy than this node, or has too many sites.
         """
-        applied.crowded += limit_sites(self._store, bundle, live=live)
-        if self._site.renew_if_behind(self._registry.tables, last_hlcs(bundle, self._site.id)):
-            applied.renewed = True
-        budget = None if live or repair else RowBudget(ROWS_TRIED_MAX)
-        sections, bundle.sections = bundle.sections, []
         retried = False  # at most once in a transaction, because it takes as long as a transaction may
-        for section in sections:
+        begun = False
+        for batch in batches:
+            if batch.done:
+                continue
+            if begun and not batch.begun and budget.room < batch.weight <= TRANSACTION_WEIGHT_MAX:
+                break
+            if not batch.begun:
+                self._begin(batch, live=live)
+            begun = True
+            retried |= self._merge(batch, wall_ms, budget, live=live, repair=repair)
+            if not batch.done:
+                break
+        if self._outbox.has_retries and not retried:
+            self._outbox.run_retries(budget)
+
+    def _begin(self, batch: Incoming, *, live: bool) -> None:
+        batch.applied.crowded += limit_sites(self._store, batch.bundle, live=live)
+        if self._site.renew_if_behind(self._registry.tables, last_hlcs(batch.bundle, self._site.id)):
+            batch.applied.renewed = True
+        batch.begin()
+
+    def _merge(self, batch: Incoming, wall_ms: int, budget: WorkBudget, *, live: bool, repair: bool) -> bool:
+        """Merge the next sections of one bundle; return whether rows were retried."""
+        applied, retried = batch.applied, False
+        while batch.sections and not budget.spent:
+            section = batch.sections[0]
             table = self._registry.tables.get(section.table)
             if table is None:
                 self._record_missed(section.table, applied, live=live)
+                batch.sections.popleft()
                 continue
-            if has_other_key_form(table, section):
+            # The policy may change between two parts of a section, since a fact or a person may set it.
+            if batch.checked is not table and has_other_key_form(table, section.rest):
                 if live:
                     raise BatchRefusedError(
                         f"{section.table}: identifies rows by another policy than this node; rounds bring them once both know it"
                     )
                 applied.withheld = True
+                batch.sections.popleft()
                 continue
-            merged = self._merge_section(table, section, wall_ms, repair=repair, budget=budget)
+            batch.checked = table
+            sites = section.sites
+            merged = self._merge_section(table, section, wall_ms, budget, repair=repair)
             applied.merged.add(merged)
-            if budget is not None:
-                bundle.sections += [Section(section.table, [], [group]) for group in budget.left]
-                budget.left = []
             if merged.changes and section.table == SCHEMA_TABLE:
-                self._apply_facts(applied, wall_ms)
+                self._apply_facts(applied, wall_ms, budget)
                 retried = True
-            elif merged.changes:
-                self._outbox.retry(table)
-            if any(table.coverage.staged.has_gap(site) for site, _, _ in section.ranges):
+            batch.changed |= merged.changes > 0
+            if any(table.coverage.staged.has_gap(site) for site in sites) and section.table not in applied.gaps:
                 applied.gaps.append(section.table)
-        if self._outbox.has_retries and not retried:
-            self._outbox.run_retries()
+            if not section.done:
+                break
+            batch.sections.popleft()
+            # Not before the last part, because each retry starts a pass over all refused rows again.
+            if batch.changed and section.table != SCHEMA_TABLE:
+                self._outbox.retry(table)
+            batch.changed = False
+        return retried
 
     def _merge_section(
-        self, table: Table, section: Section, wall_ms: int, *, repair: bool, budget: RowBudget | None
+        self, table: Table, section: SectionMerge, wall_ms: int, budget: WorkBudget, *, repair: bool
     ) -> Merged:
+        self._store.clock.witness(section.top)
         try:
-            merged = merge_section(table, section, wall_ms, repair=repair, budget=budget)
+            return section.step(table, wall_ms, budget, repair=repair)
         except (TypeError, OverflowError) as error:
             raise DecodeError(f"{section.table}: a value that SQLite cannot store: {error}") from error
-        for group in section.groups:
-            self._store.clock.witness(group.hlcs[-1])
-        for _, _, upto in section.ranges:
-            self._store.clock.witness(upto)
-        return merged
 
     def _record_missed(self, name: str, applied: Applied, *, live: bool) -> None:
         applied.unknown.append(name)
@@ -168,12 +193,12 @@ class Inbox:
         with self._store.transaction():
             return self._site.renew_if_behind(self._registry.tables, tops)
 
-    def _apply_facts(self, applied: Applied, wall_ms: int) -> None:
+    def _apply_facts(self, applied: Applied, wall_ms: int, budget: WorkBudget) -> None:
         """Apply the definitions and decisions that a merge has brought to the tables of the file."""
         sections: list[Section] = []
         self._catalog.apply_facts(self._outbox.table_drainer(wall_ms, sections))
         self._outbox.retry_rebuilt()
-        self._outbox.run_retries()
+        self._outbox.run_retries(budget)
         if sections:
             self._store.durable()
             applied.published += self._priority.batches(sections)

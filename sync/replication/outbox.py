@@ -15,10 +15,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from mycomesh.sync.capture import table_scan
-from mycomesh.sync.capture.drain import CHUNK_ROWS_MAX, EDIT_WEIGHT, Drained, Times, captured_ms, drain_table
+from mycomesh.sync.capture.drain import Drained, Times, captured_ms, drain_table
 from mycomesh.sync.crdt.hlc import DRIFT_MS_MAX
 from mycomesh.sync.merge.keep_both import without_other_key_form
 from mycomesh.sync.merge.retry import RetryQueue
+from mycomesh.sync.merge.work_budget import CHUNK_ROWS_MAX, EDIT_WEIGHT, PARK_WEIGHT, WorkBudget
 from mycomesh.sync.replication.admission import future_bound
 from mycomesh.sync.replication.priority import Priority
 from mycomesh.sync.replication.site import Site
@@ -32,8 +33,9 @@ from mycomesh.sync.wire.bundle import Section
 
 __all__ = ["ROWS_TRIED_MAX", "Hooks", "Outbox"]
 
-# Rows that one transaction retries, or merges one by one: as many as it may drain where each change is of another row.
+# Rows that one transaction retries: as many as it may drain where each change is of another row.
 ROWS_TRIED_MAX = CHUNK_ROWS_MAX // EDIT_WEIGHT
+_RETRY_WEIGHT = EDIT_WEIGHT + PARK_WEIGHT  # a retried row is most often refused again
 # `read_drained` tries so often to read without the write lock.
 READ_TRIES = 3
 # Tables whose pending logs one statement checks: apsw caches prepared statements of up to 16 KiB.
@@ -143,7 +145,7 @@ class Outbox:
         more = False
         if self._catalog.changed() or self.has_unstamped() or self._retries.has_work:
             with self._store.transaction():
-                bundle, more = self.drain_chunk(wall_ms)
+                bundle, more = self.drain_chunk(wall_ms, WorkBudget())
             more = more or self._retries.has_work
         if not more:
             self._data_version = version
@@ -153,21 +155,31 @@ class Outbox:
 
     def write_drained(self, wall_ms: int, change: Callable[[], None]) -> list[bytes]:
         """Run `change` in a write transaction in which every captured write has its stamp; return batches to publish."""
+        return self.write_within_budget(wall_ms, lambda _: change())
+
+    def write_within_budget(self, wall_ms: int, change: Callable[[WorkBudget], None]) -> list[bytes]:
+        """Run `change` as `write_drained` does.
+
+        `change` gets the work that the transaction still has room for: at least one chunk.
+        """
         batches: list[bytes] = []
         more = True
         while more:  # stamp all local writes first, one chunk in each transaction
             with self._store.transaction():
+                budget = WorkBudget()
                 published, more = (
-                    self.drain_chunk(wall_ms) if self._catalog.changed() or self.has_unstamped() else ([], False)
+                    self.drain_chunk(wall_ms, budget)
+                    if self._catalog.changed() or self.has_unstamped()
+                    else ([], False)
                 )
                 if not more:
-                    change()
+                    change(budget)
             batches += published
             if more:
-                batches = self._pause(batches)
+                batches = self.yield_file(batches)
         return batches
 
-    def _pause(self, batches: list[bytes]) -> list[bytes]:
+    def yield_file(self, batches: list[bytes]) -> list[bytes]:
         """Let other programs use the file between two transactions; return the batches that are still to be published."""
         if self._hooks.publish is not None and batches:
             self._hooks.publish(batches)
@@ -192,12 +204,12 @@ class Outbox:
         more = True
         while more:  # take the write lock, one chunk in each transaction
             with self._store.transaction():
-                batches, more = self.drain_chunk(wall_ms)
+                batches, more = self.drain_chunk(wall_ms, WorkBudget())
                 published += batches
                 if not more:
                     (locked or read)()
             if more:
-                published = self._pause(published)
+                published = self.yield_file(published)
         return published
 
     def advance_clock(self, names: Sequence[str], wall_ms: int) -> list[bytes]:
@@ -239,8 +251,11 @@ class Outbox:
 
     # ---- inside a transaction
 
-    def drain_chunk(self, wall_ms: int) -> tuple[list[bytes], bool]:
-        """Stamp one chunk over all tables, the schema and urgent tables first; return (batches, whether more wait)."""
+    def drain_chunk(self, wall_ms: int, budget: WorkBudget) -> tuple[list[bytes], bool]:
+        """Stamp one chunk over all tables, the schema and urgent tables first; return (batches, whether more wait).
+
+        What it does is taken off the budget, of which it leaves at least one chunk.
+        """
         if self._is_restamping():  # first of all: a later write must not get a stamp before these entries have theirs
             self._site.restamp_some(self._registry.tables.values(), ROWS_TRIED_MAX)
             return [], True
@@ -272,8 +287,9 @@ class Outbox:
                     drained = drain_table(table, self._site.site_number, self._times(table, wall_ms), room)
                     room -= self._record_drained(table, drained, sections)
             more = more or drained.more
+        budget.spend(min(CHUNK_ROWS_MAX - room, CHUNK_ROWS_MAX))
         if not more:
-            more = self.run_retries()
+            more = self.run_retries(budget, reserve=CHUNK_ROWS_MAX)
         sections.sort(key=lambda section: section.table != SCHEMA_TABLE)  # definitions before rows
         if sections:
             self._store.durable()
@@ -325,13 +341,15 @@ class Outbox:
                 self._retries.add(table)
         self._registry.loaded.clear()
 
-    def run_retries(self) -> bool:
+    def run_retries(self, budget: WorkBudget, *, reserve: int = 0) -> bool:
         """Retry parked rows, show held values of new columns, and begin to scan tables with new counters.
 
-        One call does as much as one transaction may. The caller has stamped every local write, since a retried row could
-        replace a write that the drain has not read yet. Return True if the next drain has rows to stamp.
+        One call does as much as the budget allows without the `reserve`. The caller has stamped every local write, since a
+        retried row could replace a write that the drain has not read yet. Return True if the next drain has rows to stamp.
         """
-        room = self._retries.step(self._registry.tables.values(), ROWS_TRIED_MAX)
+        most = min(ROWS_TRIED_MAX, max(budget.room - reserve, 0) // _RETRY_WEIGHT)
+        room = self._retries.step(self._registry.tables.values(), most)
+        budget.spend((most - room) * _RETRY_WEIGHT)
         more = any(table.pending.unread for table in self._registry.tables.values())
         for table in self._registry.tables.values():
             counters = table.columns.counters
@@ -342,6 +360,7 @@ class Outbox:
             before = self._store.meta(name)
             if before != state:
                 if table.held.any():
+                    budget.spend(max(room, 1) * EDIT_WEIGHT)
                     room = self._retries.retry_held(table, state, max(room, 1))
                     if room <= 0:
                         break

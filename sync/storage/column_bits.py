@@ -34,6 +34,7 @@ class ColumnBits:
         self._table_id = table_id
         self.bits = bits
         self.local = tuple(column.folded for column in spec.columns)
+        self.local_names = frozenset(self.local)
         self.local_mask = sum(1 << bits[name] for name in self.local)
         # Columns that keep 1 and 1.0 apart; in others one of two equal numbers becomes the other.
         self.loose_mask = sum(1 << bits[column.folded] for column in spec.columns if column.affinity == "BLOB")

@@ -55,7 +55,7 @@ class Coverage:
         return self.vector if self._staged is None else self._staged
 
     def cover(self, site: bytes, after: int, upto: int) -> None:
-        """Add `(after, upto]` of a site's clock; inside the transaction that stores the entries of that range."""
+        """Add `(after, upto]` of a site's clock; inside the transaction that stores the last entries of that range."""
         staged = self._stage()
         before = staged.ranges(site)
         staged.add(site, after, upto)

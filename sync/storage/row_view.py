@@ -20,13 +20,14 @@ from mycomesh.sync.wire.bundle import COLUMNS_MAX, Part
 
 __all__ = [
     "RowView",
-    "concurrent",
+    "Seen",
     "decode_prior",
     "differing",
     "encode_prior",
     "has_equal",
     "priors_of",
     "retyped",
+    "seen_by_site",
     "shrink",
 ]
 
@@ -37,6 +38,8 @@ _LEAST = -(1 << 63)
 PRIORS_MAX = 256
 # (mask of columns, None for all; site number; hlc)
 Prior = tuple[int | None, int, int]
+# by number of the site: (mask of columns or None for all, hlc)
+Seen = dict[int | None, list[tuple[int | None, int]]]
 
 
 class RowView:
@@ -290,15 +293,9 @@ def prior_from_wire(table: Table, parts: Sequence[Part]) -> bytes | None:
     )
 
 
-def concurrent(
-    table: Table, winner: tuple[int, bytes], prior: bytes | None, loser: tuple[int, bytes], bit: int
-) -> bool:
-    """Return True if the winner was written without knowledge of the loser's write of this cell (bit 0: the row's existence)."""
-    if winner[1] == loser[1]:
-        return False
-    loser_number = table.store.site_number(loser[1])
-    seen = 0
-    for mask, number, hlc in decode_prior(prior):
-        if number == loser_number and (mask is None or mask >> bit & 1):
-            seen = max(seen, hlc)
-    return seen < loser[0]
+def seen_by_site(stored: bytes | None) -> Seen:
+    """Return what a writer had seen, by the number of the site that wrote it: the cells (None for all), and up to which hlc."""
+    seen: Seen = {}
+    for mask, site_number, hlc in decode_prior(stored):
+        seen.setdefault(site_number, []).append((mask, hlc))
+    return seen

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from mycomesh.sync.capture.drain import CHUNK_ROWS_MAX
 from mycomesh.sync.events import BatchesReceived, BatchReceived
+from mycomesh.sync.merge.work_budget import CHUNK_ROWS_MAX
 from mycomesh.sync.replica import Hooks
 from tests.sync.exchanges import DELAY_MS, BusyFile, World
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import apsw
 import pytest
 
-from mycomesh.sync.capture.drain import CHUNK_ROWS_MAX
+from mycomesh.sync.merge.work_budget import CHUNK_ROWS_MAX
 from tests.sync.peers import Peer
 
 SHAPES = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mycomesh.sync.capture.drain import CHUNK_ROWS_MAX
+from mycomesh.sync.merge.work_budget import CHUNK_ROWS_MAX
 from tests.sync.pairs import handed_over
 from tests.sync.peers import assert_equal, converge
 from tests.sync.scans import FILL, ROWS, SHAPES, before_the_mesh

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mycomesh.sync import replica
-from mycomesh.sync.capture.drain import CHUNK_ROWS_MAX
+from mycomesh.sync.merge.work_budget import CHUNK_ROWS_MAX
 from mycomesh.sync.storage import store
 from tests.sync.peers import assert_equal, converge
 from tests.sync.scans import FILL, ROWS, SHAPES, before_the_mesh

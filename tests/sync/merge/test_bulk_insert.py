@@ -6,8 +6,8 @@ import random
 
 import pytest
 
-from mycomesh.sync.merge import merge
-from mycomesh.sync.replication.outbox import ROWS_TRIED_MAX
+from mycomesh.sync.merge import section_merge
+from mycomesh.sync.merge.work_budget import EDIT_WEIGHT, TRANSACTION_WEIGHT_MAX
 from tests.sync.peers import Peer, assert_equal, catch_up, converge
 
 TABLES = """
@@ -37,7 +37,7 @@ def files(tmp_path):
 
 def one_by_one(monkeypatch, peer, bundle, origin):
     with monkeypatch.context() as patch:
-        patch.setattr(merge, "insert_new_rows", lambda table, group, place, keys: (0, group))
+        patch.setattr(section_merge, "insert_new_rows", lambda table, group, place, keys, budget: (0, group))
         return peer.take([bundle], origin)
 
 
@@ -131,6 +131,6 @@ def test_the_write_lock_is_free_now_and_then_where_a_round_brings_rows_that_are_
     assert_equal(one, two)
     counts = [count for _, count in changed]
     steps = [after - before for before, after in zip(counts[::2], counts[1::2], strict=True)]
-    assert max(steps) < 2 * ROWS_TRIED_MAX
+    assert max(steps) <= TRANSACTION_WEIGHT_MAX // EDIT_WEIGHT
     assert sum(steps) >= 1_000
     assert one.sql("SELECT count(*) FROM many") == [(1_000,)]

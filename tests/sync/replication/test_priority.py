@@ -7,10 +7,10 @@ import random
 
 import pytest
 
-from mycomesh.sync.capture.drain import CHUNK_ROWS_MAX
 from mycomesh.sync.events import CommitSeen, Publish
 from mycomesh.sync.exchange.catch_up_stream import CatchUpStream
 from mycomesh.sync.exchange.exchange import Exchange, ExchangeConfig
+from mycomesh.sync.merge.work_budget import CHUNK_ROWS_MAX
 from mycomesh.sync.replica import ReplicaConfig
 from mycomesh.sync.replication import priority
 from mycomesh.sync.schema.catalog import SCHEMA_TABLE

@@ -1,0 +1,180 @@
+"""Merge of one section of a bundle in as many transactions as its work takes (`work_budget`).
+
+Received inserts of unknown rows take the fast path (`bulk_insert`). Every other change, and every insert that the fast path
+refuses, is merged alone (`merge`).
+
+Invariant: the ranges of a section are covered only once every change of it is in the file. After a crash between two
+transactions, a round brings the changes again, and those that are here already change nothing.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mycomesh.sync.merge.bulk_insert import filter_group, insert_new_rows, slice_group
+from mycomesh.sync.merge.dropped_columns import without_columns
+from mycomesh.sync.merge.merge import Merged, merge_rows
+from mycomesh.sync.merge.row_keys import keys_of
+from mycomesh.sync.merge.work_budget import (
+    CELLS_A_UNIT,
+    CELLS_NEW_A_UNIT,
+    CHUNK_ROWS_MAX,
+    EDIT_WEIGHT,
+    GROUP_WEIGHT,
+    RANGE_WEIGHT,
+    SECTION_WEIGHT,
+    WorkBudget,
+    bytes_weight,
+)
+from mycomesh.sync.storage.table import Table
+from mycomesh.sync.wire.bundle import Group, Kind, Section
+
+__all__ = ["SectionMerge", "new_row_weight"]
+
+
+@dataclass(slots=True)
+class _Rest:
+    """Changes of one group that are still to be merged: those from `start` on."""
+
+    group: Group
+    start: int = 0
+    alone: bool = False  # the fast path has refused them
+
+
+class SectionMerge:
+    """A section on its way into its table."""
+
+    def __init__(self, section: Section, *, change_weight: int = 0, weighs_values: bool = False) -> None:
+        """Take the section.
+
+        Args:
+            section: changes that have been checked for shape, not for meaning.
+            change_weight: work that each change causes beyond its merge.
+            weighs_values: look at the size of each value, because some may be large.
+        """
+        self.table = section.table
+        # The greatest clock of the section, and the sites of its ranges.
+        self.top = max(
+            [group.hlcs[-1] for group in section.groups] + [upto for _, _, upto in section.ranges], default=0
+        )
+        self.sites = tuple(dict.fromkeys(site for site, _, _ in section.ranges))
+        self._groups = deque(map(_Rest, section.groups))
+        self._ranges = deque(section.ranges)
+        self._change_weight = change_weight
+        self._weighs_values = weighs_values
+
+    @property
+    def done(self) -> bool:
+        """True if every change is merged and every range covered."""
+        return not self._groups and not self._ranges
+
+    @property
+    def rest(self) -> Section:
+        """The changes and ranges that are still to be merged; whole groups, also those that are merged in part."""
+        return Section(self.table, list(self._ranges), [rest.group for rest in self._groups])
+
+    def step(self, table: Table, wall_ms: int, budget: WorkBudget, *, repair: bool = False) -> Merged:
+        """Merge as many changes as the budget allows, and cover the ranges after the last. Runs inside a transaction.
+
+        Args:
+            table: the table of the section.
+            wall_ms: the time that conflict records get.
+            budget: what this transaction may still do.
+            repair: merge changes although they are covered, because the comparison of digests has shown that they are lost
+                here.
+
+        Raises:
+            DecodeError: a key or a value cannot belong to this table; the caller rolls the transaction back.
+        """
+        merged = Merged()
+        budget.spend(SECTION_WEIGHT)
+        while self._groups and not budget.spent:
+            rest = self._groups.popleft()
+            head = without_columns(self._take(rest, budget), table.columns.dropped)
+            if head is not None:
+                self._merge(table, head, wall_ms, merged, budget, alone=rest.alone, repair=repair)
+        table.log.flush()
+        while self._ranges and not self._groups and not budget.spent:
+            site, after, upto = self._ranges.popleft()
+            table.coverage.cover(site, after, upto)
+            budget.spend(RANGE_WEIGHT + len(table.coverage.staged.ranges(site)))
+        return merged
+
+    def _take(self, rest: _Rest, budget: WorkBudget) -> Group:
+        """Return as many changes of a group as are within the budget, at least one; leave the others."""
+        group, start = rest.group, rest.start
+        bulk = group.kind is Kind.INSERT and not rest.alone
+        weight = (new_row_weight(group) if bulk else EDIT_WEIGHT) + self._change_weight
+        budget.spend(GROUP_WEIGHT + len(group.columns) // CELLS_A_UNIT)
+        most = max(1, min(budget.room // weight, CHUNK_ROWS_MAX))
+        end = min(start + most, len(group.hlcs))
+        if self._weighs_values and bulk:
+            room = budget.room
+            for at in range(start, end):
+                room -= weight + bytes_weight(group.rows[at])
+                if room <= 0:
+                    end = at + 1
+                    break
+        if end < len(group.hlcs):
+            self._groups.appendleft(_Rest(group, end, rest.alone))
+        return slice_group(group, start, end)
+
+    def _merge(
+        self, table: Table, group: Group, wall_ms: int, merged: Merged, budget: WorkBudget, *, alone: bool, repair: bool
+    ) -> None:
+        covered = _covered(table, group)
+        fresh = _part(group, covered, known=False)
+        if fresh is not None and not alone:
+            budget.spend(new_row_weight(fresh) * len(fresh.hlcs))
+            if self._weighs_values:
+                budget.spend(sum(map(bytes_weight, fresh.rows)))
+            site_number = table.store.site_number_or_new(fresh.site)
+            done, fresh = insert_new_rows(table, fresh, site_number, keys_of(table, fresh), budget)
+            merged.changes += done
+        if fresh is not None:
+            self._merge_alone(table, fresh, wall_ms, merged, budget)
+        known = _part(group, covered, known=True) if repair else None
+        if known is not None:
+            # A repair restores old changes. Their conflicts were recorded when they first arrived, so it passes no time.
+            before = merged.changes
+            self._merge_alone(table, known, None, merged, budget)
+            merged.repaired += merged.changes - before
+        budget.spend(self._change_weight * len(group.hlcs))
+
+    def _merge_alone(self, table: Table, group: Group, wall_ms: int | None, merged: Merged, budget: WorkBudget) -> None:
+        site_number = table.store.site_number_or_new(group.site)
+        most = CHUNK_ROWS_MAX // EDIT_WEIGHT
+        for start in range(0, len(group.hlcs), most):
+            part = slice_group(group, start, start + most)
+            done = 0
+            if not budget.spent:
+                done = merge_rows(table, part, site_number, keys_of(table, part), wall_ms, merged, budget)
+            if done < len(part.hlcs):
+                self._groups.appendleft(_Rest(group, start + done, alone=True))
+                return
+
+
+def new_row_weight(group: Group) -> int:
+    """Return the weight of one insert that the fast path takes."""
+    return 1 + len(group.columns) // CELLS_NEW_A_UNIT
+
+
+def _covered(table: Table, group: Group) -> Sequence[bool]:
+    """Return for each change of a group whether this replica covers it; empty if it covers none.
+
+    A change that is covered but not in the change log has been superseded.
+    """
+    coverage = table.coverage.staged
+    if group.hlcs[0] > coverage.top(group.site):
+        return ()
+    return [coverage.covers(group.site, hlc) for hlc in group.hlcs]
+
+
+def _part(group: Group, covered: Sequence[bool], *, known: bool) -> Group | None:
+    """Return the changes of a group that are covered, or those that are not; None if there are none."""
+    if not any(covered):
+        return None if known else group
+    flags = [each is known for each in covered]
+    return filter_group(group, flags) if any(flags) else None

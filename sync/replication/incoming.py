@@ -1,0 +1,52 @@
+"""A bundle on its way into the file: what of it is still to be merged, and what the parts so far have done."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from mycomesh.sync.merge.section_merge import SectionMerge, new_row_weight
+from mycomesh.sync.merge.work_budget import CHUNK_BYTES_MAX, EDIT_WEIGHT, FACT_WEIGHT, bytes_weight_of
+from mycomesh.sync.replication.applied import Applied
+from mycomesh.sync.schema.catalog import SCHEMA_TABLE
+from mycomesh.sync.storage.table import Table
+from mycomesh.sync.wire.bundle import Bundle, Kind
+
+__all__ = ["Incoming"]
+
+
+class Incoming:
+    """One bundle that a transaction after the other merges."""
+
+    __slots__ = ("_size", "applied", "begun", "bundle", "changed", "checked", "sections", "weight")
+
+    def __init__(self, bundle: Bundle, applied: Applied, size: int) -> None:
+        """Take a bundle that was admitted, the result to fill, and the bundle's encoded size in bytes."""
+        self.bundle = bundle
+        self.applied = applied
+        self.begun = False
+        self.sections: deque[SectionMerge] = deque()  # what is left, once begun
+        self.changed = False  # some change of the first section was news
+        self.checked: Table | None = None  # the table whose policy the first section was last compared with
+        self._size = size
+        # The work of a merge if no constraint refuses any of it.
+        groups = [group for section in bundle.sections for group in section.groups]
+        self.weight = bytes_weight_of(size) + sum(
+            len(group.hlcs) * (new_row_weight(group) if group.kind is Kind.INSERT else EDIT_WEIGHT) for group in groups
+        )
+
+    def begin(self) -> None:
+        """Begin with the first section of the bundle, which does not change from here on."""
+        self.begun = True
+        self.sections.extend(
+            SectionMerge(
+                section,
+                change_weight=FACT_WEIGHT if section.table == SCHEMA_TABLE else 0,
+                weighs_values=self._size > CHUNK_BYTES_MAX,
+            )
+            for section in self.bundle.sections
+        )
+
+    @property
+    def done(self) -> bool:
+        """True if nothing is left to merge."""
+        return self.begun and not self.sections
