@@ -29,6 +29,7 @@ from mycomesh.sync.replication.rights import Rights
 from mycomesh.sync.replication.scrub import Scrub
 from mycomesh.sync.replication.site import Site
 from mycomesh.sync.schema.catalog import SCHEMA_TABLE, Catalog
+from mycomesh.sync.schema.facts import read_ahead
 from mycomesh.sync.schema.migration_plan import Plan
 from mycomesh.sync.schema.table_filter import TableFilter
 from mycomesh.sync.storage.store import Store
@@ -283,6 +284,8 @@ class Replica:
         ]
         done = [batch.applied for batch in incoming]
         live = any(origin is not None for _, origin in payloads)
+        for batch in incoming:
+            read_ahead(self.store.db, batch.bundle)
         merge = functools.partial(self.inbox.merge, incoming, wall_ms, live=live, repair=repair)
         published: list[bytes] = []
         renewed = False

@@ -16,7 +16,7 @@ import apsw
 from mycomesh.sync.merge.merge import park_row
 from mycomesh.sync.merge.unique_claims import rows_where
 from mycomesh.sync.sqlite.create_table import checks_of
-from mycomesh.sync.sqlite.definitions import authorize_add_column
+from mycomesh.sync.sqlite.definitions import authorize_add_column, execute_one
 from mycomesh.sync.sqlite.identifiers import quoted
 from mycomesh.sync.sqlite.refusals import REFUSALS
 from mycomesh.sync.storage.table import Table
@@ -47,13 +47,11 @@ def _add(db: Any, name: str, clause: str) -> str:
     """Add a column and return "", or change nothing and return why SQLite refuses it."""
     refused = ""
     db.execute(f"SAVEPOINT {_SAVEPOINT}")
-    db.authorizer = authorize_add_column(name)
     try:
-        db.execute(f"ALTER TABLE {quoted(name)} ADD COLUMN {clause}").fetchall()
+        execute_one(db, f"ALTER TABLE {quoted(name)} ADD COLUMN {clause}", authorize_add_column(name))
         _compute(db, name)
     except REFUSALS as error:
         refused = str(error)
-    db.authorizer = None
     if refused:
         db.execute(f"ROLLBACK TO {_SAVEPOINT}")
     db.execute(f"RELEASE {_SAVEPOINT}")
@@ -63,7 +61,6 @@ def _add(db: Any, name: str, clause: str) -> str:
 def _compute(db: Any, name: str) -> None:
     """Compute the last column of a table in every row if it is generated: an application's SELECT would fail where this fails."""
     listing = "SELECT name, hidden FROM pragma_table_xinfo(?) ORDER BY cid DESC LIMIT 1"
-    db.authorizer = None
     column, hidden = db.execute(listing, (name,)).fetchone()
     if hidden:
         db.execute(f"SELECT count(typeof({quoted(column)})) FROM {quoted(name)}").fetchall()

@@ -7,17 +7,20 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
+from typing import Any
 
 from mycomesh.sync.codec import require
-from mycomesh.sync.sqlite.definitions import read_definition
+from mycomesh.sync.sqlite.create_table import definition_of
+from mycomesh.sync.sqlite.definitions import index_owner, read_definition
 from mycomesh.sync.sqlite.generated_columns import compose
 from mycomesh.sync.sqlite.raw_text import is_raw
 from mycomesh.sync.sqlite.table_spec import SQL_MAX, TableSpec
+from mycomesh.sync.sqlite.trial import refusal_of
 from mycomesh.sync.storage.pending_log import OP_INSERT, pending_name
 from mycomesh.sync.storage.store import Store
 from mycomesh.sync.wire.bundle import Bundle
 
-__all__ = ["INDEX", "SCHEMA_ID", "SCHEMA_TABLE", "TABLE", "Facts", "check_facts"]
+__all__ = ["INDEX", "SCHEMA_ID", "SCHEMA_TABLE", "TABLE", "Facts", "check_facts", "read_ahead"]
 
 SCHEMA_TABLE = "mycomesh_schema"
 SCHEMA_ID = 1
@@ -33,6 +36,7 @@ class Facts:
     def __init__(self, store: Store) -> None:
         self._store = store
         self.written = 0  # facts that this object has ever written
+        self.without_effect: frozenset[str] = frozenset()  # names of definitions beyond the limits (`fact_limits`)
         # By canonical name: the fact of a table, those of its generated columns, and the spec that they define.
         self._defined: dict[str, tuple[str, Mapping[str, str], TableSpec | None]] = {}
 
@@ -40,10 +44,13 @@ class Facts:
         """Return (name, sql) of every well-formed fact of a kind, by name."""
         listing = f"SELECT name, sql FROM {SCHEMA_TABLE} WHERE kind = ? ORDER BY name"
         found = self._store.db.execute(listing, (kind,)).fetchall()
-        return [(name, sql) for name, sql in found if type(name) is str and _well_formed(sql)]
+        known = [(name, sql) for name, sql in found if type(name) is str and _well_formed(sql)]
+        return [(name, sql) for name, sql in known if name not in self.without_effect]
 
     def of(self, name: str) -> str | None:
-        """Return the SQL of one fact, None if there is no well-formed one."""
+        """Return the SQL of one fact, None if there is no well-formed one that has effect."""
+        if name in self.without_effect:
+            return None
         found = self._store.db.execute(f"SELECT sql FROM {SCHEMA_TABLE} WHERE name = ?", (name,)).fetchone()
         return found[0] if found is not None and _well_formed(found[0]) else None
 
@@ -59,7 +66,12 @@ class Facts:
         return known[2]
 
     def write(self, name: str, kind: str, sql: str) -> None:
-        """Write one fact, which the next drain stamps; inside a transaction."""
+        """Write one fact, which the next drain stamps; inside a transaction.
+
+        One that has no effect is left as it is: replicas would write it again in turn, for ever.
+        """
+        if name in self.without_effect:
+            return
         self.written += 1
         self._store.db.execute(
             f"INSERT INTO {SCHEMA_TABLE} VALUES(?, ?, ?) ON CONFLICT(name) DO UPDATE SET sql = excluded.sql",
@@ -81,6 +93,27 @@ def check_facts(bundle: Bundle) -> None:
         raw = any(map(is_raw, itertools.chain.from_iterable(group.rows)))
         raw = raw or any(type(key) is bytes and key.startswith(_RAW_KEY) for key in group.keys or ())
         require(not raw, "a fact is not UTF-8")
+
+
+def read_ahead(db: Any, bundle: Bundle) -> None:
+    """Read and try the definitions of a bundle before its transaction begins: what it needs of them is remembered then.
+
+    A text made to be slow costs some 0.2 s, in which no program has to wait for the file.
+    """
+    for group in (group for part in bundle.sections if part.table == SCHEMA_TABLE for group in part.groups):
+        for row in group.rows:
+            fact = dict(zip(group.columns, row, strict=True))
+            kind, sql = fact.get("kind"), fact.get("sql")
+            if not isinstance(sql, str) or not _well_formed(sql):
+                continue
+            if kind == TABLE:
+                spec = read_definition(sql)
+                if spec is not None:
+                    refusal_of(spec.sql)
+            elif kind == INDEX:
+                owner = index_owner(db, sql)
+                if owner:
+                    refusal_of(definition_of(db, owner), sql)
 
 
 def _well_formed(sql: object) -> bool:

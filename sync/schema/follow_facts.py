@@ -17,9 +17,12 @@ from mycomesh.sync.schema.facts import INDEX, SCHEMA_TABLE, TABLE
 from mycomesh.sync.schema.generated_facts import GeneratedFacts
 from mycomesh.sync.schema.names import distinct_names
 from mycomesh.sync.schema.registry import Registry
+from mycomesh.sync.sqlite.create_table import definition_of
 from mycomesh.sync.sqlite.definitions import (
     authorize_create,
     column_clauses,
+    execute_one,
+    index_owner,
     rename_columns,
     rename_tables,
     rewrite_definition,
@@ -29,6 +32,7 @@ from mycomesh.sync.sqlite.identifiers import fold, quoted
 from mycomesh.sync.sqlite.indexes import column_names, user_indexes
 from mycomesh.sync.sqlite.refusals import REFUSALS
 from mycomesh.sync.sqlite.table_spec import Column, TableSpec, UnsupportedTable, user_tables
+from mycomesh.sync.sqlite.trial import refusal_of
 from mycomesh.sync.storage.store import Store
 from mycomesh.sync.storage.table import Table
 
@@ -250,6 +254,10 @@ class FactFollower:
                 canonical, "not created: its definition on the mesh does not allow the names that it has got"
             )
             return
+        refused = refusal_of(text)
+        if refused:
+            registry.notes.put(canonical, f"not created: {refused}")
+            return
         with self._refusable("not created", canonical) as done:
             self._db.execute(text)
             done.append(canonical)
@@ -276,6 +284,10 @@ class FactFollower:
             registry.notes.put(
                 canonical, "columns of the mesh are not added here: their definition does not allow the names here"
             )
+            return
+        refused = refusal_of(text)
+        if refused:
+            registry.notes.put(canonical, f"columns of the mesh are not added here: {refused}")
             return
         with scratch(text) as db:
             (name,) = user_tables(db)[0]
@@ -305,25 +317,18 @@ class FactFollower:
         )
 
     def _create_index(self, sql: str) -> None:
-        self._db.authorizer = authorize_create(apsw.SQLITE_CREATE_INDEX)
-        try:
-            self._db.execute(f"EXPLAIN {sql}", can_cache=False).close()
-        except (apsw.SQLError, apsw.AuthError, apsw.IncompleteExecutionError):
+        owner = index_owner(self._db, sql)
+        if not owner:
             return  # it exists, its table is not here, or it is more than one CREATE INDEX
-        else:
-            self._build_index(sql)
-        finally:
-            self._db.authorizer = None
-
-    def _build_index(self, sql: str) -> None:
-        """Create an index, or note why SQLite refuses it: the rows are not unique, or its expression fails for one of them."""
         note = f"index {sql[:60]}"
+        refused = refusal_of(definition_of(self._db, owner), sql)
         try:
-            self._db.execute(sql)
+            if not refused:
+                execute_one(self._db, sql, authorize_create(apsw.SQLITE_CREATE_INDEX))
         except REFUSALS as error:
-            self._registry.notes.put(
-                note, f"not created: {error}; mend the rows that it fails for, then create it here"
-            )
+            refused = f"{error}; correct the rows that it fails for, then create it here"
+        if refused:
+            self._registry.notes.put(note, f"not created: {refused}")
         else:
             self._registry.notes.drop(note)
 

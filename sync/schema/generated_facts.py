@@ -19,11 +19,12 @@ from mycomesh.sync.schema.policy import generated_fact
 from mycomesh.sync.schema.record_facts import canonical_definition
 from mycomesh.sync.schema.registry import Registry
 from mycomesh.sync.sqlite.create_table import equivalent, mentions
-from mycomesh.sync.sqlite.generated_columns import generated_of, in_any_order, rename_text, with_dependents
+from mycomesh.sync.sqlite.generated_columns import compose, generated_of, in_any_order, rename_text, with_dependents
 from mycomesh.sync.sqlite.identifiers import fold, quoted
 from mycomesh.sync.sqlite.indexes import user_indexes
 from mycomesh.sync.sqlite.refusals import REFUSALS
 from mycomesh.sync.sqlite.table_spec import TableSpec
+from mycomesh.sync.sqlite.trial import refusal_of
 from mycomesh.sync.storage.store import Store
 from mycomesh.sync.storage.table import Table
 
@@ -182,6 +183,10 @@ class GeneratedFacts:
         try:
             clause = rename_text(sql, column, text, names)
         except apsw.Error:
+            return False
+        refused = refusal_of(compose(sql, {column: text}))
+        if refused:
+            self._registry.notes.put(name, f"generated column {column!r} of the mesh is not added here: {refused}")
             return False
         return not add_column(self._store.db, here, [clause])
 

@@ -7,6 +7,7 @@ that does not fit the table of this file has no effect here.
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -64,8 +65,8 @@ class Policies:
     generated: dict[str, dict[str, str]] = field(default_factory=dict)
 
     @classmethod
-    def read(cls, db: Any, schema_table: str) -> Policies:
-        """Read the facts; one that is not of the form that this module writes is ignored."""
+    def read(cls, db: Any, schema_table: str, *, without: Collection[str] = ()) -> Policies:
+        """Read the facts, `without` those of some names; one that is not of the form that this module writes is ignored."""
         counters: dict[str, frozenset[str]] = {}
         keep_both: set[str] = set()
         renames: dict[tuple[str, ...], str] = {}
@@ -73,6 +74,8 @@ class Policies:
         generated: dict[str, dict[str, str]] = {}
         listing = f"SELECT name, kind, sql FROM {schema_table} WHERE kind IN (?, ?, ?, ?, ?) ORDER BY name"
         for name, kind, sql in db.execute(listing, (COUNTER, POLICY, NAME, DROPPED, GENERATED)):
+            if name in without:
+                continue
             match kind, _subject(name, kind), sql:
                 case "counter", [table, column], _:
                     counters[table] = counters.get(table, frozenset()) | {column}

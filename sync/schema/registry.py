@@ -21,10 +21,11 @@ from mycomesh.sync.capture.install import (
     remove_internal,
 )
 from mycomesh.sync.merge.dropped_columns import drop_columns
-from mycomesh.sync.schema.facts import SCHEMA_ID, SCHEMA_TABLE, Facts
+from mycomesh.sync.schema.fact_limits import find_excess
+from mycomesh.sync.schema.facts import INDEX, SCHEMA_ID, SCHEMA_TABLE, TABLE, Facts
 from mycomesh.sync.schema.names import Names
 from mycomesh.sync.schema.notes import Notes
-from mycomesh.sync.schema.policy import Policies
+from mycomesh.sync.schema.policy import GENERATED, Policies
 from mycomesh.sync.schema.table_filter import TableFilter
 from mycomesh.sync.sqlite.identifiers import fold
 from mycomesh.sync.sqlite.table_spec import FileSchema, TableSpec
@@ -127,7 +128,10 @@ class Registry:
 
     def read_decisions(self) -> None:
         """Read what the mesh has decided about tables, and what this file calls them."""
-        self.policies = Policies.read(self._store.db, SCHEMA_TABLE)
+        excess = find_excess(self.tables.get(SCHEMA_TABLE), (TABLE, INDEX, GENERATED))
+        self.facts.without_effect = excess.names
+        self.notes.put("definitions of the mesh", excess.note)
+        self.policies = Policies.read(self._store.db, SCHEMA_TABLE, without=excess.names)
         self.names = Names(self._store.db)
 
     def canonical_names(self, names: Collection[str]) -> dict[str, str]:

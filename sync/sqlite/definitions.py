@@ -1,12 +1,13 @@
 """Parse and rewrite CREATE TABLE statements in a scratch database.
 
 A definition may come from a peer, so it first runs in an in-memory database whose authorizer allows one CREATE TABLE and
-nothing else. SQLite itself then reports the columns, and renames or drops them in the text.
+nothing else, no SELECT either. SQLite itself then reports the columns, and renames or drops them in the text.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -21,6 +22,8 @@ __all__ = [
     "authorize_add_column",
     "authorize_create",
     "column_clauses",
+    "execute_one",
+    "index_owner",
     "read_definition",
     "rename_columns",
     "rename_tables",
@@ -35,19 +38,60 @@ _EMPTY = {"TEXT": "''", "BLOB": "x''", "INTEGER": "0", "REAL": "0", "NUMERIC": "
 _SPARE = "mycomesh_spare_"  # prefix of temporary names
 
 
+# Limits of a scratch database. A text of a peer can compute nothing while it is read: a definition needs no SELECT, and SQLite
+# computes no expression before there is a row. The limits are for the changes and trials that follow, and for SQLite's memory.
+SCRATCH_BYTES_MAX = 1 << 20  # of one value, four times the longest text of a definition
+SCRATCH_OPERATIONS_MAX = (
+    100_000  # of one statement as SQLite compiles it; a list of 10,000 constants takes half of that
+)
+SCRATCH_DEPTH_MAX = 250  # of one expression: the terms of a sum that no bracket divides; SQLite's own limit is 1,000
+SCRATCH_STEPS_MAX = 5_000_000  # of one statement, some 50 ms; counted, since a replay must not depend on a clock
+_LIMITS = (
+    (apsw.SQLITE_LIMIT_LENGTH, SCRATCH_BYTES_MAX),
+    (apsw.SQLITE_LIMIT_SQL_LENGTH, SCRATCH_BYTES_MAX),
+    (apsw.SQLITE_LIMIT_VDBE_OP, SCRATCH_OPERATIONS_MAX),
+    (apsw.SQLITE_LIMIT_EXPR_DEPTH, SCRATCH_DEPTH_MAX),
+    (apsw.SQLITE_LIMIT_ATTACHED, 0),
+)
+
+
 @contextlib.contextmanager
 def scratch(sql: str) -> Iterator[Any]:
     """Yield an in-memory database with that one table, empty; raise apsw.Error if the SQL does anything else."""
     db: Any = apsw.Connection(":memory:")
     try:
-        db.authorizer = authorize_create(apsw.SQLITE_CREATE_TABLE)
-        db.execute(sql)
-        db.authorizer = None
+        for limit, value in _LIMITS:
+            db.limit(limit, value)
+        db.set_progress_handler(_give_up, SCRATCH_STEPS_MAX)
+        execute_one(db, sql, authorize_create(apsw.SQLITE_CREATE_TABLE))
         yield db
     finally:
         db.close()
 
 
+def _give_up() -> bool:
+    return True
+
+
+def execute_one(db: Any, sql: str, authorizer: Authorizer) -> None:
+    """Run one statement under an authorizer; raise apsw.SQLError, before the second begins, if the SQL has more than one."""
+    statements = 0
+
+    def trace(_cursor: Any, statement: str, _bindings: Any) -> bool:
+        nonlocal statements
+        statements += without_comments(statement).strip("; \t\n\f\r\ufeff") != ""
+        return statements == 1
+
+    db.authorizer, db.exec_trace = authorizer, trace
+    try:
+        db.execute(sql, can_cache=False).fetchall()
+    except apsw.ExecTraceAbort as error:
+        raise apsw.SQLError("more than one statement") from error
+    finally:
+        db.authorizer = db.exec_trace = None
+
+
+@functools.lru_cache(maxsize=256)
 def read_definition(sql: str) -> TableSpec | None:
     """Return the table that a CREATE TABLE from a fact defines; None for any other SQL and for an unsupported table."""
     try:
@@ -117,6 +161,23 @@ def column_clauses(db: Any, table: str, column: str) -> list[str]:
     return [*filter(None, [whole]), f"{bare} {default}", bare]
 
 
+def index_owner(db: Any, sql: str) -> str:
+    """Return the table on which a CREATE INDEX would make an index in this file; "" if SQLite would not, or for any other SQL."""
+    owners: list[str] = []
+    allow = authorize_create(apsw.SQLITE_CREATE_INDEX)
+
+    def authorize(operation: int, first: str | None, second: str | None, third: str | None, fourth: str | None) -> int:
+        if operation == apsw.SQLITE_CREATE_INDEX and second:
+            owners.append(second)
+        return allow(operation, first, second, third, fourth)
+
+    try:
+        execute_one(db, f"EXPLAIN {sql}", authorize)
+    except apsw.Error:
+        return ""
+    return owners[0] if owners else ""
+
+
 def authorize_add_column(table: str) -> Authorizer:
     """Return an authorizer that allows SQL to add one column to one table, and SQLite to check the rows against it."""
     allowed = {apsw.SQLITE_SELECT, apsw.SQLITE_READ, apsw.SQLITE_FUNCTION}
@@ -139,14 +200,13 @@ def authorize_add_column(table: str) -> Authorizer:
 
 
 def authorize_create(action: int) -> Authorizer:
-    """Return an authorizer that allows one kind of CREATE: no other statement, no ATTACH, no pragma, no reading of tables.
+    """Return an authorizer that allows one kind of CREATE: no other statement, no SELECT, no ATTACH, no pragma.
 
     It denies an index with a reserved name or on an internal table, where a UNIQUE index could make the node's writes fail.
     """
     allowed = {
         action,
         apsw.SQLITE_CREATE_INDEX,  # for UNIQUE and PRIMARY KEY of the table itself
-        apsw.SQLITE_SELECT,
         apsw.SQLITE_INSERT,
         apsw.SQLITE_UPDATE,
         apsw.SQLITE_READ,

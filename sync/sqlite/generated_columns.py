@@ -15,7 +15,7 @@ from typing import Any
 import apsw
 
 from mycomesh.sync.sqlite.create_table import columns, definition_of, equivalent, mentions, without_storage
-from mycomesh.sync.sqlite.definitions import authorize_add_column, rename_columns, scratch
+from mycomesh.sync.sqlite.definitions import authorize_add_column, execute_one, rename_columns, scratch
 from mycomesh.sync.sqlite.identifiers import fold, quoted
 from mycomesh.sync.sqlite.indexes import column_names
 from mycomesh.sync.sqlite.table_spec import user_tables
@@ -125,11 +125,7 @@ def _added(db: Any, table: str, column: str, text: str) -> bool:
 
 def _add(db: Any, table: str, column: str, text: str) -> None:
     """Add a generated column to a scratch table; raise apsw.Error if the text defines anything else."""
-    db.authorizer = authorize_add_column(table)
-    try:
-        db.execute(f"ALTER TABLE {quoted(table)} ADD COLUMN {text}").fetchall()
-    finally:
-        db.authorizer = None
+    execute_one(db, f"ALTER TABLE {quoted(table)} ADD COLUMN {text}", authorize_add_column(table))
     if column not in (_generated(db, table) or {}):
         raise apsw.SQLError(f"this text does not define a generated column {column!r}")
 

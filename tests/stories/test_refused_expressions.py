@@ -238,8 +238,11 @@ class Refusing(Mail):
     def check(self):
         converge(self.peers)
         for first, second in pairwise(self.peers):
-            assert first.digests() == second.digests()
-            assert self.rows(first) == self.rows(second)
+            # A table whose expressions are too costly is on the node that made it, alone.
+            for mine, theirs in ((first.digests(), second.digests()), (self.rows(first), self.rows(second))):
+                assert {name: mine[name] for name in mine if name in theirs} == {
+                    name: theirs[name] for name in theirs if name in mine
+                }
         for peer in self.peers:
             assert peer.sql("PRAGMA integrity_check") == [("ok",)]
             peer.drain()

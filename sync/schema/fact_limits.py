@@ -1,0 +1,83 @@
+"""Limits on the definitions that members state: those beyond a limit stay in the table of facts, and have no effect.
+
+Each definition is read in every pass over the schema, so their number bounds how long a pass keeps the write lock. The
+oldest count first, by stamp, so every replica with the same facts leaves out the same ones. Facts that are not SQL always
+have effect: a dropped column must not come back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from mycomesh.sync import codec
+from mycomesh.sync.crdt.hlc import SITE_PREFIX
+from mycomesh.sync.sqlite.table_spec import SQL_MAX
+from mycomesh.sync.storage.table import Table
+
+__all__ = ["FACTS_MAX", "FACTS_PER_MEMBER_MAX", "Excess", "find_excess"]
+
+# A thousand tables with three indexes and some renamed columns each; a table takes about 1 ms in a pass.
+FACTS_PER_MEMBER_MAX = 8_192
+FACTS_MAX = 4 * FACTS_PER_MEMBER_MAX
+# Characters of SQL: 1 KB for each.
+SQL_PER_MEMBER_MAX = FACTS_PER_MEMBER_MAX << 10
+SQL_OF_ALL_MAX = FACTS_MAX << 10
+_ALL = 1 << 40  # entries; the sums of the log do not count those of the running transaction
+
+
+@dataclass(frozen=True, slots=True)
+class Excess:
+    """The names of the facts beyond the limits, and a line for people; both empty if there are none."""
+
+    names: frozenset[str] = frozenset()
+    note: str = ""
+
+
+def find_excess(table: Table | None, kinds: Iterable[str]) -> Excess:
+    """Return which facts of these kinds, all of them SQL, are beyond the limits; `table` is the loaded table of facts."""
+    if table is None:
+        return Excess()
+    db = table.store.db
+    count, size = db.execute(f"SELECT count(*), total(octet_length(sql)) FROM {table.spec.name}").fetchone()
+    if count <= FACTS_PER_MEMBER_MAX and size <= SQL_PER_MEMBER_MAX:
+        return Excess()
+    wanted = list(kinds)
+    listing = (
+        f"SELECT name, length(sql) FROM {table.spec.name} WHERE kind IN ({', '.join('?' * len(wanted))}) ORDER BY name"
+    )
+    lengths = {
+        name: length for name, length in db.execute(listing, wanted) if type(name) is str and type(length) is int
+    }
+    number: dict[bytes, int] = {}
+    taken: dict[bytes, int] = {}
+    beyond: dict[str, bytes] = {}
+    for stamp, name in sorted((stamp, name) for name, stamp in _newest(table).items() if name in lengths):
+        member = stamp[1][:SITE_PREFIX]
+        length = min(lengths[name], SQL_MAX)
+        fits = number.get(member, 0) < FACTS_PER_MEMBER_MAX and taken.get(member, 0) + length <= SQL_PER_MEMBER_MAX
+        if fits and sum(number.values()) < FACTS_MAX and sum(taken.values()) + length <= SQL_OF_ALL_MAX:
+            number[member] = number.get(member, 0) + 1
+            taken[member] = taken.get(member, 0) + length
+        else:
+            beyond[name] = member
+    if not beyond:
+        return Excess()
+    members = ", ".join(sorted({member.hex() for member in beyond.values()}))
+    return Excess(
+        frozenset(beyond),
+        f"{len(beyond):,} definitions have no effect: a member may state {FACTS_PER_MEMBER_MAX:,}, all together {FACTS_MAX:,};"
+        f" they are of {members}: drop tables and indexes that nobody needs, or revoke that member",
+    )
+
+
+def _newest(table: Table) -> dict[str, tuple[int, bytes]]:
+    """Return the newest stamp (clock, site) of each fact that has one."""
+    found: dict[str, tuple[int, bytes]] = {}
+    for number, hlc, row, _ in table.log.scan(-1, -1, _ALL):
+        if type(row) is bytes and row[:1] != b"\x00":
+            (name,) = codec.decode(row, bytes_max=len(row))
+            if type(name) is str:
+                stamp = hlc, table.store.site(number)
+                found[name] = max(found.get(name, stamp), stamp)
+    return found
