@@ -69,7 +69,7 @@ class Store:
 
         A `read_only` store opens a file that was a replica before, also beside the node that serves it. `on_lock` is called
         with True once a transaction has the write lock, and with False once the lock is free again. `sleep` waits so many
-        seconds while another connection has a lock; without it SQLite waits by itself, which no other thread can end.
+        seconds while another connection has a lock; without it SQLite waits by itself.
         """
         self.path = path
         self._enlisted: list[Enlisted] = []
@@ -84,7 +84,6 @@ class Store:
         # Why the file refused the last transaction (locked, disk full); None once a later one has been committed.
         self.refusal: DatabaseError | None = None
         self.refusals = 0  # transactions and reads that the file has refused
-        self.waits = True  # False: give up at once where another connection holds a lock
         self.syncs = 0  # commits that waited for the disk
         self.clock = Clock()
         self.recreated: tuple[str, ...] = ()  # internal tables that were damaged when the file was opened
@@ -180,7 +179,7 @@ class Store:
         last = len(BUSY_PAUSES_MS) - 1
         pause_ms = BUSY_PAUSES_MS[min(tries, last)]
         waited_ms = sum(BUSY_PAUSES_MS[:tries]) + BUSY_PAUSES_MS[last] * max(0, tries - last - 1)
-        if self._sleep is None or not self.waits or waited_ms + pause_ms > limit_ms:
+        if self._sleep is None or waited_ms + pause_ms > limit_ms:
             return False
         self._sleep(pause_ms / 1000)
         return True

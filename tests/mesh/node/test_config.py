@@ -55,6 +55,8 @@ def test_the_command_line_wins_over_the_file_where_it_says_something(file):
         ("port = true", "'port' must be a whole number"),
         ('port = "7447"', "'port' must be a whole number"),
         ("port = 65536", "port 65536 is out of range"),
+        ("free_mb_min = -1", "free_mb_min -1 is out of range"),
+        ("free_mb_min = 0.5", "'free_mb_min' must be a whole number"),
         ("peers = [1]", "'peers' must be a list of strings"),
         ('peers = "10.0.0.2"', "'peers' must be a list of strings"),
         ('peers = [":7"]', "is not host:port"),
