@@ -88,7 +88,7 @@ class Context:
             raise EnrolmentError("the invitation was used up while this node was joining: invite it again")
         if roster.revocations.revocation(identifier(join_request.request.node_key)) is not None:
             raise EnrolmentError(
-                "this node was revoked: to join again it needs new keys, so start it with another --home"
+                "this node was revoked: to join again it needs new keys; use a ticket, or another --home"
             )
         taken = {member.name for member in roster.members() if member.node_key != join_request.request.node_key}
         request = replace(join_request.request, name=free_name(join_request.request.name, taken))

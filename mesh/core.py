@@ -300,7 +300,9 @@ class MeshCore:
         unlinked = self.links.remove(link)
         self._dirty.pop(link.conn, None)
         if link.dialled and link.hello is None:
-            self.membership.record_call(link.address, answered=link.session.phase is not Phase.CALLED)
+            phase = link.session.phase
+            refused = gone and phase is Phase.OPEN
+            self.membership.record_call(link.address, answered=phase is not Phase.CALLED, refused=refused)
         if not gone:
             link.write(link.session.end(reason), turn)
             turn.do(Close(link.conn, reason))

@@ -189,7 +189,7 @@ class Replica:
 
     def status(self) -> ReplicaStatus:
         """Return the status of the replica, for people."""
-        return read_status(self.store, self.registry, self.site, self.scrub.last)
+        return read_status(self.store, self.registry, self.site, self.scrub.last, self.rights)
 
     # ---- local writes
 

@@ -236,7 +236,7 @@ _DATABASE = (
         "write.withheld",
         "writes of this machine do not leave it",
         "this node's certificate does not allow it to write the tables that the notice names",
-        "join again with a code that grants the right: mycomesh invite --write PATTERN, on the machine with the root key",
+        "join again with a code or ticket that grants the right: mycomesh invite --write PATTERN, where the root key is",
     ),
     Code(
         "capture.restored",
@@ -432,7 +432,7 @@ _MEMBERS = (
         "identity.revoked",
         "this node was revoked",
         "an admin or the root removed it from the mesh for good; its file is unchanged",
-        "join with another --home, by a new code",
+        "mycomesh join with a new code or a new ticket; the home, its keys aside, and the file stay as they are",
     ),
     Code(
         "peer.version",

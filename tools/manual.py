@@ -74,6 +74,7 @@ _STATUS = {
     "roles": ["text"],
     "trouble": "any?",
     "free_bytes": "int?",
+    "revoked": "bool",
 }
 _MEMBER = {
     "name": "text",

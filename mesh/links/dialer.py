@@ -224,12 +224,11 @@ class Dialer:
                 self._retry(address, entry, now_ms)
 
     def record_member(self, address: Address, node_id: bytes) -> None:
-        """Record the member that authenticated at an address that we dialled."""
+        """Record the member that authenticated at an address that we dialled. It may still refuse this node."""
         entry = self._book.get(address)
         if entry is not None:
             entry.node_id = node_id
             self._prove(address, entry)
-            entry.failures = 0
 
     def _prove(self, address: Address, entry: _Entry) -> None:
         if not entry.proven and not entry.static and self._over_ms is not None:
@@ -272,8 +271,10 @@ class Dialer:
             return  # a direct link would relieve the relays: keep dialling for one
         self._linked[node_id] = None
         for entry in self._book.values():
-            if entry.node_id == node_id and entry.state is _State.WAITING:
-                entry.move(_State.RESTING)
+            if entry.node_id == node_id:
+                entry.failures = 0
+                if entry.state is _State.WAITING:
+                    entry.move(_State.RESTING)
 
     def on_link_down(self, node_id: bytes, now_ms: int) -> None:
         """Handle the end of the link to a member: dial its addresses again."""

@@ -57,6 +57,17 @@ MEMBERSHIP_BYTES_MAX = (
 _VERSION = 1
 _WHAT = "membership state"
 
+# Calls in a row that were connected and came to nothing, until the status says so: half a minute. A machine without a node takes
+# no connection.
+REFUSED_MIN = 5
+REFUSED = (
+    "members take this node's connections and refuse it: it was revoked, or it missed too many changes of the mesh's secret;"
+    " see 'mycomesh members' on another node, and join again by a new code or a new ticket"
+)
+REVOKED = (
+    "this node was revoked and cannot link any more: join again with 'mycomesh join', by a new code or a new ticket"
+)
+
 DecreeMessage = RevocationsHave | Revocations | EpochHave | Epochs
 
 
@@ -79,6 +90,7 @@ class Membership:
         "_current",
         "_entropy",
         "_links",
+        "_refused",
         "_root_seed",
         "_signing",
         "_unsaved",
@@ -98,6 +110,7 @@ class Membership:
         self._attempts: dict[Address, int] = {}  # address -> index of the secret to try next
         self._unsaved = False
         self._warned_s = 0
+        self._refused = 0  # calls in a row that were not answered, or whose member refused this node
         if stored:
             self._load(stored)
 
@@ -161,9 +174,14 @@ class Membership:
         secrets = self.secrets(wall_ms)
         return secrets[self._attempts.get(address, 0) % len(secrets)]
 
-    def record_call(self, address: Address, *, answered: bool) -> None:
-        """Record whether a dialled peer answered; if it did not, the next call tries the next secret."""
+    def record_call(self, address: Address, *, answered: bool, refused: bool) -> None:
+        """Record how a call that led to no link ended.
+
+        If the peer did not answer the first message, the next call tries the next secret. A member that answered and refused
+        this node's certificate closed the connection without a reason.
+        """
         attempt = self._attempts.pop(address, 0)
+        self._refused = 0 if answered and not refused else self._refused + 1
         if not answered:
             self._attempts[address] = attempt + 1
             if len(self._attempts) > ATTEMPTS_MAX:
@@ -174,6 +192,7 @@ class Membership:
     def on_link_up(self, link: int, node_id: bytes) -> list[Result]:
         """Return the first messages on a link: digests of the known revocations, and the tag of the secret in use."""
         self._links[link] = node_id
+        self._refused = 0
         known = tuple(map(digest_of, self.roster.revocations.encoded_revocations()))
         return [Send(link, RevocationsHave(known), 0), Send(link, EpochHave(self.roster.revocations.tag), 0)]
 
@@ -246,7 +265,7 @@ class Membership:
             link for link, node_id in self._links.items() if self.roster.revocations.revocation(node_id) is not None
         ]
         for link in self._links:
-            if link != besides and link not in gone:
+            if link != besides:  # the revoked member too: the signed decree tells it why nobody links with it any more
                 results += self._send_revocations(link, raws)
         results += (Drop(link, "its member was revoked") for link in gone)
         return results
@@ -255,8 +274,7 @@ class Membership:
         name = made.certificate.name
         detail = {"name": name, "node_id": made.node_id.hex(), "at_s": made.at_s}
         if made.node_id == self.roster.identity.node_id:
-            text = "this node was revoked and cannot link any more: to come back, join by a code with another --home"
-            return Notice("identity.revoked", text, detail, "error")
+            return Notice("identity.revoked", REVOKED, detail, "error")
         return Notice(
             "member.revoked", f"{name} was revoked: its links are closed, its writes are refused", detail, "warning"
         )
@@ -277,6 +295,21 @@ class Membership:
             results.append(Send(link, EpochHave(revocations.tag), 0))
         return results
 
+    @property
+    def is_revoked(self) -> bool:
+        """Whether this node itself is revoked, as far as it knows."""
+        return self.roster.revocations.revocation(self.roster.own_id) is not None
+
+    @property
+    def hint(self) -> str:
+        """One line for a person if this node was revoked or seems to be; empty otherwise.
+
+        A member that was revoked while it was away gets no message: to those that use a newer secret it is a stranger.
+        """
+        if self.is_revoked:
+            return REVOKED
+        return "" if self._refused < REFUSED_MIN or self._links else REFUSED
+
     # ---- deciding
 
     def revocable(self, node_id: bytes, wall_ms: int) -> str:
@@ -285,10 +318,7 @@ class Membership:
         authority = self._authority
         if authority is None:
             return "this node cannot revoke: only the node with the mesh's root key and admins can"
-        if (
-            self.roster.revocations.revocation(self.roster.identity.node_id) is not None
-            or self._now_s(wall_ms) >= authority.until_s
-        ):
+        if self.is_revoked or self._now_s(wall_ms) >= authority.until_s:
             return "this node cannot revoke: its own certificate is revoked or has expired"
         if certificate is None:
             return "this node knows no such member (or it is already revoked); see 'mycomesh members'"

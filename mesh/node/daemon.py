@@ -379,6 +379,7 @@ class Daemon:
         snapshot = None if self._node is None else await self._node.snapshot()
         identity = self._identity
         joining = self._store.pending_join() if identity is None else None
+        membership = None if self._node is None else self._node.membership
         return Status(
             schema=SCHEMA,
             version=__version__,
@@ -395,7 +396,8 @@ class Daemon:
             pending=0 if snapshot is None else snapshot.pending,
             hint="waiting for a member; check that one runs on this network and that the code is still valid"
             if identity is None
-            else _trouble_hint(snapshot)
+            else ("" if membership is None else membership.hint)
+            or _trouble_hint(snapshot)
             or self._home_watch.fault
             or expiry_hint(identity.certificate, clock()[1] // 1_000)
             or ("" if snapshot is None else snapshot.warning),
@@ -408,6 +410,7 @@ class Daemon:
             roles=() if identity is None else identity.certificate.roles,
             trouble=None if snapshot is None else snapshot.trouble,
             free_bytes=None if snapshot is None else snapshot.free_bytes,
+            revoked=membership is not None and membership.is_revoked,
         )
 
 

@@ -2,7 +2,8 @@
 
 A damaged or exposed key file stops the command with one line; the keystore does not try to repair it.
 
-Invariant: `init` or a completed join creates the identity, and no other identity ever replaces it.
+Invariant: `init` or a completed join creates the identity. Only another join of the same mesh replaces it, and never where the
+mesh's root key is.
 """
 
 from __future__ import annotations
@@ -71,9 +72,17 @@ class Keystore:
         self.store_identity(identity)
 
     def store_identity(self, identity: Identity) -> None:
-        """Store the identity that a join brought; raise `KeystoreError` if the home has one."""
-        self._refuse_second_identity()
-        write_private(self._path("identity"), identity.encode(), exclusive=True)
+        """Store the identity that a join brought.
+
+        It replaces an earlier one of the same mesh, for example of a member that was revoked or gets other rights.
+
+        Raises:
+            KeystoreError: the home belongs to another mesh, or has the root key of this one.
+        """
+        known = self.identity()
+        if known is None or known.mesh_id != identity.mesh_id or self.root_seed(known) is not None:
+            self._refuse_second_identity()
+        write_private(self._path("identity"), identity.encode(), exclusive=known is None)
 
     def membership(self) -> bytes:
         """Return the mesh's decrees and members as last stored, empty if never."""
@@ -106,7 +115,7 @@ class Keystore:
         if identity is not None:
             raise KeystoreError(
                 f"this home already belongs to mesh {identity.mesh_name!r} as {identity.name!r} ({self.home.state}); "
-                "use another --home for another mesh, or a join code to join this one again"
+                "use another --home for another mesh, or a join code or ticket to join this one again"
             )
 
     # ---- invitations
@@ -194,7 +203,7 @@ class Keystore:
         """
         known = self.identity()
         if known is not None and (known.mesh_id, known.node_id) == (identity.mesh_id, identity.node_id):
-            write_private(self._path("identity"), identity.encode())
+            write_private(self._path("identity"), identity.encode())  # also where the root key is
         else:
             self.store_identity(identity)
         remove_private(self._path("join"))

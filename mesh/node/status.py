@@ -140,6 +140,7 @@ class Status:
     roles: tuple[str, ...] = ()
     trouble: TroubleView | None = None  # None: the file takes in rows of other nodes
     free_bytes: int | None = None  # on the disk of the file; None if it is not known
+    revoked: bool = False  # this node knows that it was revoked; `hint` says what to do
 
 
 def to_json(status: Status) -> dict[str, Any]:

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mycomesh.sync.capture import table_scan
-from mycomesh.sync.crdt.hlc import ms_from_hlc
+from mycomesh.sync.crdt.hlc import SITE_PREFIX, ms_from_hlc
+from mycomesh.sync.replication.rights import Rights
 from mycomesh.sync.replication.scrub import Scrubbed
 from mycomesh.sync.schema.facts import SCHEMA_TABLE
 from mycomesh.sync.schema.registry import Registry
 from mycomesh.sync.storage.pending_log import pending_name
 from mycomesh.sync.storage.store import Store
+from mycomesh.sync.storage.table import Table
 
 __all__ = ["ReplicaStatus", "TableStatus", "read_status"]
+
+
+WITHHELD = "this node may not write it: what it writes stays here, and others refuse it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +45,13 @@ class ReplicaStatus:
     scrubbed: Scrubbed | None  # the last complete pass, None before the first
 
 
-def read_status(store: Store, registry: Registry, site: bytes, scrubbed: Scrubbed | None) -> ReplicaStatus:
+def read_status(
+    store: Store, registry: Registry, site: bytes, scrubbed: Scrubbed | None, rights: Rights
+) -> ReplicaStatus:
     """Return the status of the replica."""
     db = store.db
     tables, notes = [], registry.notes.by_name()
+    own = [number for number, each in enumerate(store.sites) if each[:SITE_PREFIX] == site[:SITE_PREFIX]]
     pending, scanned = 0, table_scan.active_ids(db)
     for name, table in sorted(registry.tables.items()):
         waiting = db.execute(f"SELECT count(*) FROM {pending_name(table.table_id)}").fetchone()[0]
@@ -57,7 +66,15 @@ def read_status(store: Store, registry: Registry, site: bytes, scrubbed: Scrubbe
         parked = db.execute("SELECT count(*) FROM mycomesh_parked WHERE id = ?", (table.table_id,)).fetchone()[0]
         rows = table.rows.count()
         note = notes.get(name, "")
+        if not note and not rights.may_write(rights.own, name) and _has_entries_of(table, own):
+            note = WITHHELD
         tables.append(TableStatus(table.spec.name, rows, table.log.digest.hex(), conflicts, parked, note))
     tables += [TableStatus(name, 0, "", 0, 0, note) for name, note in notes.items() if name not in registry.tables]
     clock_ms = ms_from_hlc(store.clock.last)
     return ReplicaStatus(store.path, site.hex(), clock_ms, tuple(tables), pending, scrubbed)
+
+
+def _has_entries_of(table: Table, numbers: Sequence[int]) -> bool:
+    """Return whether the log has entries of one of these sites."""
+    first = (table.log.scan(number, -1, 1) for number in numbers)
+    return any(found and found[0][0] in numbers for found in first)

@@ -415,3 +415,17 @@ def test_forget_takes_everything_out_of_a_file_and_refuses_one_that_is_served(ru
     assert (code, out, one_line(err)) == (exits.DONE, "", True)
     with contextlib.closing(sqlite3.connect(path)) as db:
         assert db.execute("SELECT name FROM sqlite_schema").fetchall() == [("drones",)]
+
+
+def test_a_ticket_of_the_same_mesh_takes_a_members_place(run, tmp_path):
+    run("init", "--node-name", "alpha")
+    tickets = [tmp_path / f"{name}.ticket" for name in ("bravo", "charlie")]
+    for ticket in tickets:
+        assert run("ticket", ticket.stem, "-o", str(ticket))[0] == exits.DONE
+    assert run("join", str(tickets[0]))[0] == exits.FAILED, "the home has the root key"
+    other = ("--home", str(tmp_path / "other"))
+    assert run(*other, "join", str(tickets[0]), home=False)[0] == exits.DONE
+    code, _, told = run(*other, "join", str(tickets[1]), home=False)
+    assert code == exits.DONE
+    assert "this machine was 'bravo' before" in told
+    assert Keystore(Home.locate(tmp_path / "other", {})).identity().name == "charlie"

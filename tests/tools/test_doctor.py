@@ -45,7 +45,12 @@ def test_a_home_that_others_can_change_is_told(tmp_path):
     home.mkdir()
     home.chmod(0o777)
     assert not doctor.permissions(home).well
-    assert "chmod 700" in doctor.permissions(home).remedy
+    assert doctor.permissions(home).remedy.endswith(f"chmod go-w {home}")
+    home.chmod(0o700)
+    config = tmp_path / "config.toml"
+    config.touch()
+    config.chmod(0o666)
+    assert doctor.permissions(home, tmp_path, config).found == f"{config} can be changed by other users (mode 0666)"
 
 
 def test_a_key_that_others_can_read_is_told(tmp_path):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import sqlite3
-import stat
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from mycomesh.mesh.node.control.client import ask
 from mycomesh.mesh.node.errors import NodeError, NoNodeError
+from mycomesh.mesh.node.home import tampering
 from mycomesh.tools import exits
 from mycomesh.tools.render import print_json
 
@@ -53,7 +53,7 @@ def run(args: argparse.Namespace, home: Home) -> int:
         sqlite(sqlite3.sqlite_version_info),
         multicast(Path("/sys/class/net")),
         inotify(Path("/proc/sys/fs/inotify/max_user_watches")),
-        permissions(home.state),
+        permissions(home.state, home.config, home.config_file),
         disk(home.state, *([file.parent] if file else [])),
         node,
     ]
@@ -112,16 +112,18 @@ def inotify(limit: Path) -> Finding:
     return Finding("inotify", not remedy, f"{watches:,} watches for each user", remedy)
 
 
-def permissions(state: Path) -> Finding:
-    """Check that this user can write the home, and that no other user can change or read it."""
+def permissions(state: Path, *others: Path) -> Finding:
+    """Check that this user can write the home, and that no other user can change or read it, nor change `others`."""
     directory = _existing(state)
-    mode = stat.S_IMODE(directory.stat().st_mode)
     if not os.access(directory, os.W_OK | os.X_OK):
         return Finding(
             "permissions", False, f"{directory} cannot be written", "change its owner, or choose another --home"
         )
-    if directory == state and mode & 0o022:
-        return Finding("permissions", False, f"other users can change {directory}", f"chmod 700 {directory}")
+    for path in (state, *others):
+        who = tampering(path.stat()) if path.exists() else ""
+        if who:  # the node does not start with it
+            remedy = f"chown {os.geteuid()} {path}; chmod go-w {path}"
+            return Finding("permissions", False, f"{path} {who}", remedy)
     # The node refuses to start with a key file that other users can read.
     shared = [each for each in sorted(state.glob("*")) if each.is_file() and each.stat().st_mode & 0o077]
     if shared:
@@ -148,7 +150,9 @@ def _node(home: Home) -> tuple[Finding, Path | None]:
     except NodeError as error:
         return Finding("node", False, str(error), "mycomesh down, then mycomesh up FILE.db"), None
     text = f"{status['phase']} {status['file']}"
-    return Finding("node", None if status["hint"] else True, text, status["hint"]), Path(status["file"])
+    # A node of an older version does not say whether it was revoked.
+    well = False if status.get("revoked") else None if status["hint"] else True
+    return Finding("node", well, text, status["hint"]), Path(status["file"])
 
 
 def _existing(path: Path) -> Path:

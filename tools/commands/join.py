@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from mycomesh.mesh.errors import EnrolmentError
 from mycomesh.mesh.membership.enrolment import TICKET_BYTES_MAX, Candidate, JoinCode, ticket_decode
+from mycomesh.mesh.membership.membership import Membership
 from mycomesh.mesh.node import config
 from mycomesh.mesh.node.daemon import enrol
 from mycomesh.mesh.node.keystore import Keystore, PendingJoin
@@ -57,7 +58,7 @@ def run(args: argparse.Namespace, home: Home) -> int:
         known = store.identity()
         if known is not None and known.mesh_id == code.mesh_id:
             # A member whose certificate expired, or that was away for too long, keeps its keys.
-            candidate = Candidate(known.name, known.node_seed, known.static_private)
+            candidate = _same_member(known, store, args.node_name)
         store.store_join(PendingJoin(code, candidate))
         if not args.json:
             print("looking for a member ...", file=sys.stderr)
@@ -73,6 +74,13 @@ def run(args: argparse.Namespace, home: Home) -> int:
     else:
         tell(args, _as_json(identity), _in_words(identity))
     return exits.DONE
+
+
+def _same_member(known: Identity, store: Keystore, name: str | None) -> Candidate:
+    """Return the candidate of a node that joins its own mesh again: with its own keys, or with new ones if it was revoked."""
+    if Membership(known, None, os.urandom, store.membership()).is_revoked:
+        return Candidate.fresh(name or known.name, entropy=os.urandom)
+    return Candidate(known.name, known.node_seed, known.static_private)
 
 
 def _is_path(text: str) -> bool:
@@ -100,7 +108,17 @@ def _use_ticket(args: argparse.Namespace, home: Home, store: Keystore) -> int:
     except EnrolmentError as error:
         raise exits.UsageError(f"{path}: {error}") from error
     with home.locked():
+        before = store.identity()
         store.store_identity(identity)
         store.forget_join()
-    tell(args, _as_json(identity), _in_words(identity), f"delete {path}: a machine that has it can act as this node")
+    replaced = (
+        [] if before is None else [f"this machine was {before.name!r} before; if that is still a member, revoke it"]
+    )
+    tell(
+        args,
+        _as_json(identity),
+        _in_words(identity),
+        *replaced,
+        f"delete {path}: a machine that has it can act as this node",
+    )
     return exits.DONE

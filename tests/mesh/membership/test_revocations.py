@@ -8,7 +8,7 @@ import pytest
 
 from mycomesh.mesh import wire
 from mycomesh.mesh.errors import DecodeError
-from mycomesh.mesh.events import MembershipChanged, Notice, RevokeMember
+from mycomesh.mesh.events import Dial, MembershipChanged, Notice, RevokeMember
 from mycomesh.mesh.membership.identity import Identity
 from mycomesh.mesh.membership.membership import Membership
 from mycomesh.mesh.membership.renewal import renew
@@ -138,6 +138,10 @@ def test_revoking_cuts_live_links_at_once_and_the_key_stays_out_for_good():
     assert "member.revoked" in bravo.notices()
     assert len(tags(root, bravo)) == 1
     assert tags(root) != tags(charlie)
+    assert "identity.revoked" in charlie.notices()
+    assert charlie.core.membership.is_revoked
+    assert charlie.core.membership.hint.startswith("this node was revoked")
+    assert not root.core.membership.is_revoked
     # All who remain have the new secret: to the revoked one the mesh is silent.
     heard: list[int] = []
     called: list[int] = []
@@ -167,6 +171,36 @@ def test_revoking_cuts_live_links_at_once_and_the_key_stays_out_for_good():
     assert [type(each) for each in results] == [Notice]
     assert results[0].event == "batch.revoked"
     assert len(root.batches()) == batches
+
+
+def test_a_node_that_was_revoked_while_away_learns_that_nobody_answers_it():
+    pipes, (root, bravo, charlie) = meshed(FOUNDER, BRAVO, CHARLIE, root_seed=ROOT)
+    for node in (root, bravo):
+        pipes.cut(charlie, node)
+    pipes.run(10_000)
+    pipes.feed(root, RevokeMember(CHARLIE.node_id))
+    pipes.run(1_000)
+    assert charlie.core.membership.hint == ""
+    pipes.heal()
+    pipes.run(240_000)
+    assert not charlie.core.membership.is_revoked
+    assert charlie.core.membership.hint.startswith("members take this node's connections and refuse it")
+    assert root.core.membership.hint == bravo.core.membership.hint == ""
+
+
+def test_a_refused_node_dials_ever_more_rarely_while_its_old_secret_is_answered():
+    pipes, (root, bravo, charlie) = meshed(FOUNDER, BRAVO, CHARLIE, root_seed=ROOT)
+    pipes.split([root], [bravo, charlie])
+    pipes.run(10_000)
+    pipes.feed(root, RevokeMember(CHARLIE.node_id))  # bravo is away, so the old secret stays valid for it
+    pipes.heal()
+    pipes.split([root, charlie], [bravo])
+    begin_ms = pipes.now_ms
+    pipes.run(300_000)
+    dials = [at for at, action in charlie.log if isinstance(action, Dial) and at > begin_ms]
+    assert len(dials) < 40
+    assert charlie.core.membership.hint.startswith("members take this node's connections and refuse it")
+    assert root.core.membership.hint == ""
 
 
 def test_what_was_revoked_outlives_a_restart_and_is_told_to_late_members():

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from mycomesh.mesh.events import Address
 from mycomesh.mesh.membership.enrolment import INVITATIONS_MAX, Candidate, JoinCode
-from mycomesh.mesh.membership.identity import create_mesh
+from mycomesh.mesh.membership.identity import create_mesh, make_identity
 from mycomesh.mesh.node.errors import KeystoreError
 from mycomesh.mesh.node.home import Home
 from mycomesh.mesh.node.keystore import Keystore, PendingJoin
@@ -88,6 +88,31 @@ def test_an_identity_is_never_replaced(founder, mesh, join):
             attempt()
     assert founder.identity() == mesh[0]
     assert founder.root_seed(mesh[0]) == mesh[1]
+
+
+def test_another_join_of_the_same_mesh_replaces_an_identity(founder, tmp_path, mesh):
+    home = Home.locate(tmp_path / "b", {})
+    home.prepare()
+    joiner = Keystore(home)
+    first, root_seed = mesh
+    made = [
+        make_identity(
+            root_seed,
+            mesh_name="fleet",
+            node_name=name,
+            secret=first.secret,
+            roles=("member",),
+            entropy=entropy_of(name),
+            not_before_s=WALL_MS // 1_000,
+            lifetime_s=1_000,
+        )
+        for name in ("bravo", "charlie")
+    ]
+    for identity in made:
+        joiner.store_identity(identity)
+        assert joiner.identity() == identity
+    with pytest.raises(KeystoreError, match="already belongs to mesh 'fleet' as 'alpha'"):
+        founder.store_identity(made[0])  # the root key's home
 
 
 @pytest.mark.parametrize("name", ["identity", "root"])

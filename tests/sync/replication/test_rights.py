@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from mycomesh.sync.admin.status import WITHHELD
 from mycomesh.sync.crdt.version_vector import Vector
 from mycomesh.sync.events import BatchReceived, MessageReceived, RightsKnown
 from mycomesh.sync.exchange.catch_up_stream import CatchUpStream
@@ -63,6 +64,8 @@ def test_what_a_read_only_node_writes_is_kept_there_said_there_and_accepted_by_n
     (said,) = [notice for notice in reader.notices if notice.event == "write.withheld"]
     assert said.detail == {"tables": ["logs"]}
     assert "batch.forbidden" in one.noticed()
+    assert {table.name: table.note for table in reader.peer.replica.status().tables} == {"alerts": "", "logs": WITHHELD}
+    assert {table.note for table in one.peer.replica.status().tables} == {""}
     world.write(one, "INSERT INTO logs VALUES(2, 'theirs')")
     world.run(3_000)
     assert rows(reader, "logs") == ["mine alone", "theirs"]
