@@ -35,7 +35,7 @@ def test_a_revoked_drone_stays_out_over_restarts(machine):
     alpha.done("ticket", "drone", "-o", str(ticket))
     assert stat.S_IMODE(ticket.stat().st_mode) == 0o600
     again = alpha.run("ticket", "drone", "-o", str(ticket))
-    assert (again.returncode, "never written over" in again.stderr) == (2, True)
+    assert (again.returncode, "never overwrites a file" in again.stderr) == (2, True)
     assert members(alpha)["drone"]["revoked_s"] is None, "known before its first link"
     drone.done("join", str(ticket))
     bravo.done("init", "--name", "other")  # a machine with an identity keeps it
