@@ -6,22 +6,22 @@ the file is either unchanged or free of mycomesh.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mycomesh.sync.errors import ForeignFileError
-from mycomesh.sync.sqlite.identifiers import is_internal, quoted
+from mycomesh.sync.sqlite.identifiers import is_capture_index, is_capture_trigger, is_internal, quoted
+from mycomesh.sync.storage import internal_tables
 from mycomesh.sync.storage.store import Store, is_replica
 
 __all__ = ["Removed", "drop_all", "uninstall"]
 
 # Triggers and indexes come before tables, because dropping a table drops its indexes too.
 _INTERNAL: tuple[tuple[str, Callable[[str], object]], ...] = (
-    ("trigger", re.compile(r"mycomesh_\d+_(insert|update|rekey|delete|evict_i|evict_u)").fullmatch),
-    ("index", re.compile(r"mycomesh_\d+_keep").fullmatch),
+    ("trigger", is_capture_trigger),
+    ("index", is_capture_index),
     ("table", is_internal),
 )
 
@@ -48,7 +48,7 @@ def uninstall(path: Path) -> Removed:
     store = Store(str(path))
     try:
         with store.bare_transaction() as db:
-            if not is_replica(db):
+            if not is_replica(db) and not internal_tables.left_capture(db):
                 raise ForeignFileError(f"{path}: nothing of mycomesh is in it; check the path")
             return drop_all(db)
     finally:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import re
 
-__all__ = ["INTERNAL_PREFIX", "NAME_MAX", "fold", "is_internal", "quoted"]
+__all__ = ["INTERNAL_PREFIX", "NAME_MAX", "fold", "is_capture_index", "is_capture_trigger", "is_internal", "quoted"]
 
 NAME_MAX = 256  # characters of a table's or column's name in a message
 
@@ -14,6 +14,8 @@ _TABLES = re.compile(
     r"mycomesh_((pending|changes|runs)_\d+"
     r"|meta|sites|replicated|names|vectors|collected|held|schema|conflicts|moved|parked|sweeps|mark|status|trouble|peers|tables)"
 )
+_TRIGGERS = re.compile(r"mycomesh_\d+_(insert|update|rekey|delete|evict_[iux])")
+_INDEXES = re.compile(r"mycomesh_\d+_keep")
 
 _FOLD = {upper: upper + 32 for upper in range(ord("A"), ord("Z") + 1)}
 
@@ -27,6 +29,16 @@ def fold(name: str) -> str:
 def is_internal(table: str) -> bool:
     """Return True if the node itself creates a table of that name."""
     return _TABLES.fullmatch(table) is not None
+
+
+def is_capture_trigger(name: str) -> bool:
+    """Return True if the node itself creates a trigger of that name."""
+    return _TRIGGERS.fullmatch(name) is not None
+
+
+def is_capture_index(name: str) -> bool:
+    """Return True if the node itself creates an index of that name on a user's table."""
+    return _INDEXES.fullmatch(name) is not None
 
 
 def quoted(name: str) -> str:

@@ -13,9 +13,18 @@ from typing import Any
 
 import apsw
 
-from mycomesh.sync.sqlite.identifiers import is_internal
+from mycomesh.sync.sqlite.identifiers import is_capture_index, is_capture_trigger, is_internal
 
-__all__ = ["LOGS", "SCHEMA", "can_recreate", "damaged", "definitions", "fill_recreated", "has_other_tables"]
+__all__ = [
+    "LOGS",
+    "SCHEMA",
+    "can_recreate",
+    "damaged",
+    "definitions",
+    "fill_recreated",
+    "has_other_tables",
+    "left_capture",
+]
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS mycomesh_meta(name TEXT PRIMARY KEY, value) WITHOUT ROWID;
@@ -82,6 +91,13 @@ def has_other_tables(db: Any) -> bool:
     """Return True if a file that lacks `mycomesh_meta` has other internal tables, so that it was a replica."""
     found = _present(db)
     return all(found.get(name) == _expected()[name] for name in ("mycomesh_sites", "mycomesh_replicated"))
+
+
+def left_capture(db: Any) -> list[str]:
+    """Return the names of triggers and indexes of capture that the file has, by name."""
+    listing = "SELECT type, name FROM sqlite_schema WHERE type IN ('index', 'trigger') AND name GLOB 'mycomesh_*' ORDER BY name"
+    tests = {"index": is_capture_index, "trigger": is_capture_trigger}
+    return [name for kind, name in db.execute(listing).fetchall() if tests[kind](name)]
 
 
 def damaged(db: Any) -> list[str]:

@@ -286,6 +286,13 @@ class Store:
         if is_replica(self.db) or internal_tables.has_other_tables(self.db):
             self._recreate_damaged()
         else:
+            left = internal_tables.left_capture(self.db)
+            if left:
+                # As a plain file it would bring the rows of its tables without a primary key a second time.
+                raise DatabaseError(
+                    f"{self.path}: all of the node's own tables were dropped ({left[0]} is left) and cannot be made again; put a"
+                    " backup in the place of the file, or move it away: 'mycomesh up' brings what the peers have"
+                )
             listing = "SELECT name FROM sqlite_schema WHERE name LIKE 'mycomesh\\_%' ESCAPE '\\' ORDER BY name"
             taken = [name for (name,) in self.db.execute(listing).fetchall() if is_internal(fold(name))]
             if taken:

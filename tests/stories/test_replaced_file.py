@@ -6,6 +6,7 @@ import subprocess
 
 import pytest
 
+from mycomesh.sync.admin.uninstall import uninstall
 from mycomesh.sync.errors import DatabaseError, FileReplacedError
 from tests.sync.exchanges import World
 from tests.sync.peers import assert_equal, converge, shell
@@ -128,3 +129,30 @@ def test_a_round_of_which_the_file_refuses_a_part_covers_nothing(tmp_path):
     assert_equal(one.peer, late.peer)
     assert "repair.done" not in late.noticed()
     world.close()
+
+
+def test_a_file_whose_internal_tables_were_all_dropped_is_refused_and_doubles_no_row(backed):
+    """As the migration that `alembic revision --autogenerate` writes does it: tables and indexes go, triggers stay."""
+    one, two, _ = backed
+    names = one.sql("SELECT name FROM sqlite_schema WHERE type = 'table' AND name GLOB 'mycomesh_*'")
+    one.shell("".join(f"DROP TABLE {name};" for (name,) in names))
+    with pytest.raises(FileReplacedError):
+        one.drain()
+    one.close()
+    for script in ("DROP INDEX IF EXISTS mycomesh_3_keep;", "DROP TRIGGER IF EXISTS mycomesh_3_insert;"):
+        with pytest.raises(DatabaseError, match="put a backup in the place of the file"):
+            one.open()
+        one.shell(script)
+    assert two.sql("SELECT count(*) FROM bag") == [(3,)]
+
+
+def test_capture_that_is_left_without_internal_tables_can_be_removed(backed):
+    one, _, _ = backed
+    names = one.sql("SELECT name FROM sqlite_schema WHERE type = 'table' AND name GLOB 'mycomesh_*'")
+    one.shell("".join(f"DROP TABLE {name};" for (name,) in names))
+    one.close()
+    assert uninstall(one.path).triggers
+    assert (
+        shell(one.path, "INSERT INTO bag VALUES('d'); SELECT count(*) FROM sqlite_schema WHERE name GLOB 'mycomesh_*';")
+        == b"0\n"
+    )
