@@ -3,6 +3,9 @@
 All log records of a row become one change, made from the row's current state. The order of the logged operations does not matter,
 and could not: an application's trigger can have an update logged before the insert that caused it.
 
+Rows from before the mesh get stamps of the file's early site, whose clock begins at 0: so they lose to every write on the mesh,
+also to one that is older than the day on which this file joined. ADR 0031.
+
 Invariant: a change is stamped after every stamp that it overwrites. So a user always overwrites what he sees, even on a node
 whose clock is slow. design.md section 3.
 """
@@ -10,13 +13,15 @@ whose clock is slow. design.md section 3.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import apsw
 
 from mycomesh.sync import codec
+from mycomesh.sync.capture.stamps import Chunk, Stamper, Times, is_early_record
+from mycomesh.sync.capture.table_scan import is_adopting
 from mycomesh.sync.crdt.hlc import ms_from_hlc
 from mycomesh.sync.crdt.lattice import EXISTENCE, join
 from mycomesh.sync.merge import conflicts, records
@@ -50,10 +55,10 @@ from mycomesh.sync.storage.row_view import (
 from mycomesh.sync.storage.table import Table, insert_key
 from mycomesh.sync.wire.bundle import Group, Kind, Section
 
-__all__ = ["Drained", "Times", "captured_ms", "drain_table"]
+__all__ = ["Drained", "drain_table"]
 
-_UNIX_EPOCH_JULIAN = 2_440_587.5
-_DAY_MS = 86_400_000
+# The changes of a chunk, by the number of their site, their kind and their columns.
+_Groups = dict[tuple[int, Kind, int], Group]
 
 
 @dataclass(slots=True)
@@ -72,34 +77,12 @@ class Drained:
     too_large: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Times:
-    """Wall times in milliseconds: now, and the time of an insert that was logged without one."""
-
-    now_ms: int
-    untimed_ms: int
-
-    def of(self, at: Any, what: int) -> int:
-        """Return the time of a log record in milliseconds.
-
-        `at` is a Julian day that a trigger wrote, None if it wrote no time, or 0 for a row that was there before the node.
-        """
-        if at is None:
-            return self.untimed_ms if what == OP_INSERT else self.now_ms
-        # A write captured while the clock was ahead gets the present time: peers refuse stamps from the future.
-        return min(captured_ms(at), self.now_ms)
-
-
-def captured_ms(at: Any) -> int:
-    """Return the wall time in milliseconds of a Julian day that a trigger wrote; 0 for a row that was there before the node."""
-    return round((at - _UNIX_EPOCH_JULIAN) * _DAY_MS) if type(at) is float else 0
-
-
 @dataclass(slots=True)
 class _PendingRow:
     """All log records of one row, coalesced, and the row's current values (None if it is gone)."""
 
     at_ms: int
+    early: bool  # logged by a backfill as a row from before the mesh
     inserted: bool
     deleted: bool
     silent: bool  # some UPDATE seems to have changed no column: see `_changed_columns`
@@ -108,18 +91,23 @@ class _PendingRow:
     heavy: bool = False  # the row may be too large for one change
 
 
-def drain_table(table: Table, site_number: int, times: Times, budget: int = CHUNK_ROWS_MAX) -> Drained:
-    """Turn up to one chunk of the pending log into changes of this site. Runs inside a transaction.
+def drain_table(
+    table: Table, site: Stamper, early: Callable[[], Stamper], times: Times, budget: int = CHUNK_ROWS_MAX
+) -> Drained:
+    """Turn up to one chunk of the pending log into changes of this file. Runs inside a transaction.
+
+    All records of a chunk are of rows from before the mesh, or none is.
 
     Args:
         table: the table whose log is drained.
-        site_number: this site.
+        site: this site.
+        early: returns the early site, which stamps rows from before the mesh.
         times: wall times for the stamps.
         budget: limit on the weight of the chunk.
     """
-    after = table.coverage.staged.top(table.store.site(site_number))
+    chunk = Chunk(table, site, early)
     too_large: tuple[str, ...] = ()
-    run = _drain_run(table, site_number, times, budget)
+    run = _drain_run(chunk, times, budget)
     if run is not None:
         groups, last, more = run
         taken = len(groups[0].hlcs)
@@ -133,9 +121,9 @@ def drain_table(table: Table, site_number: int, times: Times, budget: int = CHUN
             table.pending.unread = False
             return Drained(None, more=False)
         if _all_new(table, rows):
-            groups = _drain_inserts(table, site_number, rows)
+            groups = _drain_inserts(chunk, rows)
         else:
-            groups, mask = _drain_rows(table, site_number, rows)
+            groups, mask = _drain_rows(chunk, rows)
             too_large = table.columns.names_of(mask)
     table.log.flush()
     log = pending_name(table.table_id)
@@ -147,20 +135,18 @@ def drain_table(table: Table, site_number: int, times: Times, budget: int = CHUN
         table.pending.unread = False
     if not groups:
         return Drained(None, more, taken, too_large)
-    site = table.store.site(site_number)
-    upto = table.store.clock.last
-    table.coverage.cover(site, after, upto)
-    return Drained(Section(table.spec.folded, [(site, after, upto)], groups), more, taken, too_large)
+    return Drained(Section(table.spec.folded, chunk.cover(), groups), more, taken, too_large)
 
 
 # ---- the common case: rows inserted one after the other and not changed since
 
 
-def _drain_run(table: Table, site_number: int, times: Times, budget: int) -> tuple[list[Group], int, bool] | None:
+def _drain_run(chunk: Chunk, times: Times, budget: int) -> tuple[list[Group], int, bool] | None:
     """Stamp a chunk that consists of inserts of consecutive rowids and nothing else.
 
     Returns (groups, last log rowid read, whether more follow), or None, with nothing done, if some record needs the general case.
     """
+    table = chunk.table
     if table.spec.kind is KeyKind.KEYED:
         return None
     words = word_names(table.columns.captured)
@@ -170,7 +156,7 @@ def _drain_run(table: Table, site_number: int, times: Times, budget: int) -> tup
     values: list[tuple[Any, ...]] = []
     encoded: list[bytes] = []
     first = last = size = 0
-    more = False
+    more = early = False
     try:
         for record in table.store.db.execute(_pending_sql(table, words, raw=False), (budget + 1,)):
             if len(values) == budget or size > CHUNK_BYTES_MAX:
@@ -178,7 +164,10 @@ def _drain_run(table: Table, site_number: int, times: Times, budget: int) -> tup
                 break
             row = record[row_at]
             if not values:
-                first = row
+                first, early = row, is_early_record(record[1])
+            elif is_early_record(record[1]) is not early:
+                more = True
+                break
             if record[2] != OP_INSERT or row != first + len(values) or record[row_at + 1] is None:
                 return None
             last = record[0]
@@ -194,14 +183,16 @@ def _drain_run(table: Table, site_number: int, times: Times, budget: int) -> tup
     # A rowid that the change log knows was used before: its insert overwrites older entries.
     if table.log.any_row_between(first, first + len(values) - 1):
         return None
-    tick = table.store.clock.tick
+    stamper = chunk.early() if early else chunk.site
+    tick = stamper.clock.tick
     hlcs: list[int] = []
     # Rows written at one time follow the first by one tick each, which costs less than asking for the time again.
     for at, same in itertools.groupby(written):
         hlc = tick(times.of(at, OP_INSERT))
         hlcs.append(hlc)
         hlcs += [tick(0) for _ in itertools.islice(same, 1, None)]
-    return [_enter_inserts(table, site_number, hlcs, range(first, first + len(values)), values, encoded)], last, more
+    rows = range(first, first + len(values))
+    return [_enter_inserts(table, stamper.site_number, hlcs, rows, values, encoded)], last, more
 
 
 def _enter_inserts(
@@ -234,13 +225,14 @@ def _read_pending(
     keys = len(table.spec.key) if keyed else 0
     first_key = 2 + len(words)
     first_value = first_key + len(key_names(table.spec)) + 1
-    more = False
+    more = early = False
     taken = 0
     for record in _pending_records(table, words, budget, raw=raw):
-        if taken >= budget or size > CHUNK_BYTES_MAX:
+        if taken >= budget or size > CHUNK_BYTES_MAX or (taken and is_early_record(record[1]) is not early):
             more = True
             break
         last, at, what = record[0], record[1], record[2]
+        early = is_early_record(at)
         if keyed:
             key = record[first_key : first_key + keys]
             row: Row = record[first_key + keys] if None in key else encode_key(table.spec, key)
@@ -253,13 +245,15 @@ def _read_pending(
         taken += 1 if what == OP_INSERT else EDIT_WEIGHT
         pending = rows.get(row)
         if pending is None:
-            pending = rows[row] = _PendingRow(0, False, False, False, 0, values)
+            pending = rows[row] = _PendingRow(0, early, False, False, False, 0, values)
             if values is not None:
                 weight = _weight(values)
                 size += weight
                 pending.heavy = 4 * weight > CHANGE_BYTES_MAX  # `_weight` counts characters; each may take four bytes
         pending.at_ms = max(pending.at_ms, times.of(at, what))
-        if what == OP_INSERT:
+        if what == OP_INSERT and early:
+            pending.silent = True  # if the change log knows the row already, it is compared
+        elif what == OP_INSERT:
             pending.inserted = True
         elif what == OP_DELETE:
             pending.deleted = True
@@ -317,7 +311,8 @@ def _weight(values: tuple[Any, ...]) -> int:
 def _all_new(table: Table, rows: dict[Row, _PendingRow]) -> bool:
     """Return True if every row was inserted, is still there, and is unknown to the change log."""
     for pending in rows.values():
-        if not pending.inserted or pending.deleted or pending.values is None or pending.heavy:
+        new = pending.inserted or pending.early
+        if not new or pending.deleted or pending.values is None or pending.heavy:
             return False
     numbers = [row for row in rows if isinstance(row, int)]
     if len(numbers) == len(rows):
@@ -325,34 +320,43 @@ def _all_new(table: Table, rows: dict[Row, _PendingRow]) -> bool:
     return not any(table.log.knows(row) for row in rows)
 
 
-def _drain_inserts(table: Table, site_number: int, rows: dict[Row, _PendingRow]) -> list[Group]:
+def _drain_inserts(chunk: Chunk, rows: dict[Row, _PendingRow]) -> list[Group]:
     """Stamp new rows, in any order of their rowids or keys, without reading the change log."""
-    tick = table.store.clock.tick
+    stamper = chunk.early() if next(iter(rows.values())).early else chunk.site
+    tick = stamper.clock.tick
     hlcs = [tick(pending.at_ms) for pending in rows.values()]
     values = [pending.values or () for pending in rows.values()]
-    return [_enter_inserts(table, site_number, hlcs, list(rows), values, list(map(codec.encode, values)))]
+    encoded = list(map(codec.encode, values))
+    return [_enter_inserts(chunk.table, stamper.site_number, hlcs, list(rows), values, encoded)]
 
 
-def _drain_rows(table: Table, site_number: int, rows: dict[Row, _PendingRow]) -> tuple[list[Group], int]:
-    """Stamp one change for each row that changed, and two for a row that was replaced.
+def _drain_rows(chunk: Chunk, rows: dict[Row, _PendingRow]) -> tuple[list[Group], int]:
+    """Stamp one change for each row that changed, and two for a row that was replaced or edited before it was adopted.
 
     Returns the changes, and the mask of columns some of whose values are too large to send.
     """
-    groups: dict[tuple[Kind, int], Group] = {}
+    table = chunk.table
+    groups: _Groups = {}
     columns, all_too_large = table.columns, 0
     holds = table.held.any()
     stored_entries = table.log.entries_of_rows(list(rows))
+    adopting = is_adopting(table)
     for row, pending in rows.items():
         present = None if pending.values is None else dict(zip(columns.local, pending.values, strict=True))
         view = RowView(table, row, present, stored_entries[row], holds=holds)
         by_insert = isinstance(row, int) and table.spec.kind is not KeyKind.ROWID
         too_large = _too_large(view, pending)
         all_too_large |= too_large
+        if (adopting or pending.early) and not view.entries and not pending.inserted:
+            adopted = _adopt(chunk, view, pending, columns.local_mask & ~too_large, groups)
+            if adopted is None:
+                continue
+            view = adopted
         # An insert under a rowid that has a visible row means that the old row is gone. REPLACE fires no delete trigger, so the
         # log may not say so. Where inserts name the rows these are two rows, and the old one needs a delete.
         replaced = by_insert and view.visible and pending.inserted
         if view.visible and (present is None or replaced):
-            _change(table, site_number, view, pending, Kind.DELETE, EXISTENCE, groups)
+            _change(table, chunk.site, view, pending, Kind.DELETE, EXISTENCE, groups)
             if not replaced:
                 continue
             view = RowView(table, row, present, (), holds=False)
@@ -360,17 +364,39 @@ def _drain_rows(table: Table, site_number: int, rows: dict[Row, _PendingRow]) ->
             continue
         # A deleted row, or one whose insert has not arrived, does not exist for the user. So his write is an insert.
         if pending.inserted or not view.visible:
-            _change_in_portions(
-                table, site_number, view, pending, (columns.local_mask | EXISTENCE) & ~too_large, groups
-            )
+            mask = (columns.local_mask | EXISTENCE) & ~too_large
+            _change_in_portions(table, chunk.site, view, pending, mask, groups)
             continue
-        mask = _changed_columns(view, pending, site_number, too_large)
+        mask = _changed_columns(view, pending, chunk.site.site_number, too_large)
         if mask:
-            _change_in_portions(table, site_number, view, pending, mask, groups)
+            _change_in_portions(table, chunk.site, view, pending, mask, groups)
     for group in groups.values():
         if group.priors is not None and not any(group.priors):
             group.priors = None
     return list(groups.values()), all_too_large
+
+
+def _adopt(chunk: Chunk, view: RowView, pending: _PendingRow, mask: int, groups: _Groups) -> RowView | None:
+    """Stamp a row from before the mesh that the change log does not know; return its view if a program has updated it since.
+
+    A program that updates such a row has written some columns on the mesh, and no others. One that deletes it has deleted the
+    row on the mesh, so the delete needs a stamp although the row has none.
+    """
+    table = chunk.table
+    if view.present is None:
+        if pending.deleted and not (isinstance(view.row, int) and table.spec.kind is not KeyKind.ROWID):
+            _change(table, chunk.site, view, pending, Kind.DELETE, EXISTENCE, groups)
+        return None
+    _change_in_portions(table, chunk.early(), view, _early(pending), mask | EXISTENCE, groups)
+    if not pending.mask:
+        return None
+    chunk.cover_early()
+    return RowView.read(table, view.row)
+
+
+def _early(pending: _PendingRow) -> _PendingRow:
+    """Return the record of a row without a time: the clock of the early site has none."""
+    return replace(pending, at_ms=0)
 
 
 def _changed_columns(view: RowView, pending: _PendingRow, site_number: int, too_large: int) -> int:
@@ -455,23 +481,18 @@ def _too_large(view: RowView, pending: _PendingRow) -> int:
 
 
 def _change_in_portions(
-    table: Table,
-    site_number: int,
-    view: RowView,
-    pending: _PendingRow,
-    mask: int,
-    groups: dict[tuple[Kind, int], Group],
+    table: Table, stamper: Stamper, view: RowView, pending: _PendingRow, mask: int, groups: _Groups
 ) -> None:
     """Stamp an insert or an update, as several changes if one would be too large to send."""
     kind = Kind.INSERT if mask & EXISTENCE else Kind.UPDATE
     if not pending.heavy:
-        _change(table, site_number, view, pending, kind, mask, groups)
+        _change(table, stamper, view, pending, kind, mask, groups)
         return
     first, *more = portions(table, mask, view.present or {})
-    _change(table, site_number, view, pending, kind, first, groups)
+    _change(table, stamper, view, pending, kind, first, groups)
     # Each part joins the entries that the parts before it left, so the row is read again.
     for part in more:
-        _change(table, site_number, RowView.read(table, view.row), pending, Kind.UPDATE, part, groups)
+        _change(table, stamper, RowView.read(table, view.row), pending, Kind.UPDATE, part, groups)
 
 
 def _record_unseen(view: RowView, key: Any, stamp: tuple[int, bytes], masks: list[int]) -> None:
@@ -486,19 +507,13 @@ def _record_unseen(view: RowView, key: Any, stamp: tuple[int, bytes], masks: lis
 
 
 def _change(
-    table: Table,
-    site_number: int,
-    view: RowView,
-    pending: _PendingRow,
-    kind: Kind,
-    mask: int,
-    groups: dict[tuple[Kind, int], Group],
+    table: Table, stamper: Stamper, view: RowView, pending: _PendingRow, kind: Kind, mask: int, groups: _Groups
 ) -> None:
     """Stamp one change of a row, write it into the change log and append it to its group."""
-    clock = table.store.clock
+    site_number = stamper.site_number
     site = table.store.site(site_number)
     # After every stamp of the row, also on a clock that is slow: the user saw these values and overwrote them.
-    hlc = clock.tick(pending.at_ms, view.hlc)
+    hlc = stamper.clock.tick(pending.at_ms, view.hlc)
     dead = kind is Kind.DELETE
     prior = encode_prior(priors_of(view, site_number, mask))
     by_insert = isinstance(view.row, int) and table.spec.kind is not KeyKind.ROWID
@@ -518,9 +533,11 @@ def _change(
     table.log.add((site_number, hlc, row, pack_mask(mask, dead=dead), digest, prior))
     if table.columns.counters:
         hold_registers(table, site_number, hlc, dict(zip(columns, values, strict=True)))
-    group = groups.get((kind, mask))
+    group = groups.get((site_number, kind, mask))
     if group is None:
-        group = groups[kind, mask] = Group(site, kind, columns, [], None if kind is Kind.INSERT else [], [], [])
+        group = groups[site_number, kind, mask] = Group(
+            site, kind, columns, [], None if kind is Kind.INSERT else [], [], []
+        )
     group.hlcs.append(hlc)
     group.rows.append(values)
     if group.keys is not None:

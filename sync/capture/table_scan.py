@@ -9,6 +9,7 @@ scan ends before anything remote is merged into the file. ADR 0012.
 
 from __future__ import annotations
 
+import enum
 import itertools
 import json
 from collections.abc import Collection, Iterable, Sequence
@@ -23,6 +24,8 @@ from mycomesh.sync.sqlite.identifiers import quoted
 from mycomesh.sync.sqlite.raw_text import bind_value, placeholder, raw_select, restore
 from mycomesh.sync.sqlite.table_spec import KeyKind, Row, encode_key
 from mycomesh.sync.storage.pending_log import (
+    AT_EARLY,
+    AT_UNKNOWN,
     LOOK_AGAIN,
     OP_EVICT,
     OP_INSERT,
@@ -37,6 +40,7 @@ from mycomesh.sync.storage.table import Table
 
 __all__ = [
     "START",
+    "Backfill",
     "ScanCursor",
     "active_ids",
     "advance",
@@ -44,6 +48,7 @@ __all__ = [
     "begin",
     "begin_for_lost_records",
     "first_rows",
+    "is_adopting",
     "log_rows",
     "recheck_pending",
     "suspects",
@@ -54,6 +59,14 @@ _ROWS, _ENTRIES, _RUNS, _END = range(4)
 _COMPARED_WEIGHT = 16
 _HELD_ROWS = 500  # rows of `mycomesh_held` that are read at a time
 _REFUSED = "refused before; its record was deleted"
+
+
+class Backfill(enum.IntEnum):
+    """Which rows a scan logs; the number is in the file (`mycomesh_sweeps`)."""
+
+    NONE = 0  # the rows that differ from their entries
+    EARLY = 1  # every row, as one from before the mesh
+    NEW = 2  # every row, as one that was written into a new table on the mesh
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,19 +92,18 @@ START = ScanCursor()
 # ---- scans that log rows: their position is in the file
 
 
-def begin(table: Table, *, backfill: bool = False, written: Sequence[str] = ()) -> None:
+def begin(table: Table, *, backfill: Backfill = Backfill.NONE, written: Sequence[str] = ()) -> None:
     """Begin a scan of the table. It replaces a scan in progress and does its work too. Runs inside a transaction.
 
     Args:
         table: the table.
-        backfill: log every row, as an insert that was there before the node. Otherwise only rows that differ from their
-            entries are logged.
+        backfill: which rows are logged, and as what.
         written: columns that count as changed in every row. No entry owns them, so there is nothing to compare them with.
     """
     db = table.store.db
     found = db.execute("SELECT adopting, written FROM mycomesh_sweeps WHERE id = ?", (table.table_id,)).fetchone()
     if found is not None:
-        backfill = backfill or bool(found[0])
+        backfill = Backfill(found[0]) or backfill
         written = sorted({*written, *json.loads(found[1])})
     db.execute(
         "INSERT OR REPLACE INTO mycomesh_sweeps VALUES(?, ?, ?, 0, NULL)",
@@ -131,6 +143,12 @@ def active_ids(db: Any) -> set[int]:
     return {table_id for (table_id,) in db.execute("SELECT id FROM mycomesh_sweeps")}
 
 
+def is_adopting(table: Table) -> bool:
+    """Return True if the table has rows from before the mesh that no scan has logged yet."""
+    listing = "SELECT 1 FROM mycomesh_sweeps WHERE id = ? AND adopting = ?"
+    return table.store.db.execute(listing, (table.table_id, Backfill.EARLY)).fetchone() is not None
+
+
 def any_active(db: Any) -> bool:
     """Return True if any table of the file has a scan in progress."""
     return bool(active_ids(db))
@@ -146,7 +164,7 @@ def advance(table: Table, budget: int) -> None:
         "SELECT adopting, written, phase, after FROM mycomesh_sweeps WHERE id = ?", (table.table_id,)
     ).fetchone()
     assert found is not None, "the caller has checked `active_ids`"
-    backfill, written, cursor = bool(found[0]), json.loads(found[1]), ScanCursor(found[2], _decoded(found[3]))
+    backfill, written, cursor = Backfill(found[0]), json.loads(found[1]), ScanCursor(found[2], _decoded(found[3]))
     limit = budget if backfill else max(budget // _COMPARED_WEIGHT, 1)
     if cursor.phase == _ROWS and (backfill or written):
         cursor = _log_all(table, cursor, limit, backfill=backfill, written=written)
@@ -166,7 +184,7 @@ def _decoded(stored: bytes | None) -> Any:
     return None if stored is None else codec.decode(stored, bytes_max=len(stored))
 
 
-def _log_all(table: Table, cursor: ScanCursor, limit: int, *, backfill: bool, written: Sequence[str]) -> ScanCursor:
+def _log_all(table: Table, cursor: ScanCursor, limit: int, *, backfill: Backfill, written: Sequence[str]) -> ScanCursor:
     names = _next_names(table, cursor.after, limit)
     if not names:
         return ScanCursor(_ENTRIES)
@@ -178,7 +196,7 @@ def _log_all(table: Table, cursor: ScanCursor, limit: int, *, backfill: bool, wr
     low, high = names[0], names[-1]
     # If the change log knows a row of this range, rows are compared: an insert would stamp a known row again.
     known = isinstance(low, int) and spec.kind is not KeyKind.KEYED and table.log.any_row_between(low, high)
-    at = "0" if backfill else "NULL"
+    at = {Backfill.EARLY: str(AT_EARLY), Backfill.NEW: str(AT_UNKNOWN)}.get(backfill, "NULL")
     logged: list[tuple[int, dict[int, int]]] = [(OP_INSERT if backfill and not known else LOOK_AGAIN, {})]
     if words:
         logged.append((words.pop(0, 0), words))

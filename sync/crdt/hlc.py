@@ -9,7 +9,18 @@ Kulkarni et al. 2014, "Logical Physical Clocks"; design.md section 4.
 
 from __future__ import annotations
 
-__all__ = ["COUNTER_BITS", "DRIFT_MS_MAX", "HLC_MAX", "SITE_PREFIX", "UNSET_MS", "Clock", "hlc_from_ms", "ms_from_hlc"]
+__all__ = [
+    "COUNTER_BITS",
+    "DRIFT_MS_MAX",
+    "EARLY_MS_MAX",
+    "HLC_MAX",
+    "SITE_PREFIX",
+    "UNSET_MS",
+    "Clock",
+    "hlc_from_ms",
+    "is_early",
+    "ms_from_hlc",
+]
 
 # A site id is 16 bytes: this many bytes of the node's id, so that no node can stamp in another's name, then random ones.
 SITE_PREFIX = 8
@@ -19,6 +30,9 @@ HLC_MAX = (1 << 63) - 1
 # A drone whose clock is further ahead than this must not pull the clocks of the other nodes ahead (design.md section 4).
 DRIFT_MS_MAX = 60_000
 UNSET_MS = 1_577_836_800_000  # 2020: a clock that shows less has not been set since its machine was powered on
+# Rows from before the mesh are stamped 1, 2, 3 ... under an early site (ADR 0031): 65 million of them fill the first second of
+# 1970, a time that no clock shows once its node has started.
+EARLY_MS_MAX = 1_000
 
 
 def hlc_from_ms(wall_ms: int) -> int:
@@ -29,6 +43,11 @@ def hlc_from_ms(wall_ms: int) -> int:
 def ms_from_hlc(hlc: int) -> int:
     """Return the wall-clock milliseconds (Unix epoch) of an hlc."""
     return hlc >> COUNTER_BITS
+
+
+def is_early(hlc: int) -> bool:
+    """Return True for the stamp of a row from before the mesh."""
+    return ms_from_hlc(hlc) < EARLY_MS_MAX
 
 
 class Clock:

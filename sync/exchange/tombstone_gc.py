@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mycomesh.sync import codec
-from mycomesh.sync.crdt.hlc import SITE_PREFIX, hlc_from_ms, ms_from_hlc
+from mycomesh.sync.crdt.hlc import EARLY_MS_MAX, SITE_PREFIX, hlc_from_ms, ms_from_hlc
 from mycomesh.sync.errors import DecodeError
 from mycomesh.sync.exchange.config import ExchangeConfig
 from mycomesh.sync.exchange.turn import Turn
@@ -143,8 +143,10 @@ class TombstoneGC:
             clocks = sorted(
                 vector.upto(site) for site, _ in vector.items() if site[:SITE_PREFIX] == node_id[:SITE_PREFIX]
             )
-            # A node has one site at a time. An earlier site has ended, so only recent writes of it may still be under way.
-            waiting += [clock for clock in clocks[:-1] if ms_from_hlc(clock) >= oldest_ms]
+            # A node has one site at a time. An earlier site has ended, so only recent writes of it may still be under way. For an
+            # early site, the present one answers (`capture.drain`).
+            recent_ms = max(oldest_ms, EARLY_MS_MAX)
+            waiting += [clock for clock in clocks[:-1] if ms_from_hlc(clock) >= recent_ms]
             waiting.append(clocks[-1] if clocks else 0)
         # Tombstones older than the retention wait for nobody, not even for members that lack this table.
         return max(min(waiting), hlc_from_ms(max(oldest_ms, 0)))

@@ -15,7 +15,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from mycomesh.sync.capture import table_scan
-from mycomesh.sync.capture.drain import Drained, Times, captured_ms, drain_table
+from mycomesh.sync.capture.drain import Drained, drain_table
+from mycomesh.sync.capture.stamps import Times, captured_ms
 from mycomesh.sync.crdt.hlc import DRIFT_MS_MAX
 from mycomesh.sync.merge.keep_both import without_other_key_form
 from mycomesh.sync.merge.retry import RetryQueue
@@ -278,15 +279,17 @@ class Outbox:
             if room <= 0:
                 more = True
                 continue
-            drained = drain_table(table, self._site.site_number, self._times(table, wall_ms), room)
+            drained = self._drain_table(table, wall_ms, room)
             room -= self._record_drained(table, drained, sections)
             if not drained.more and table.columns.installed and table.table_id in going:
                 more = True
                 if room >= CHUNK_ROWS_MAX // 2:  # with less room, small remainders would need many transactions
                     table_scan.advance(table, room // 2)  # finding and logging a row takes as long as stamping it
-                    drained = drain_table(table, self._site.site_number, self._times(table, wall_ms), room)
+                    drained = self._drain_table(table, wall_ms, room)
                     room -= self._record_drained(table, drained, sections)
             more = more or drained.more
+            if table is facts and drained.more:
+                break
         budget.spend(min(CHUNK_ROWS_MAX - room, CHUNK_ROWS_MAX))
         if not more:
             more = self.run_retries(budget, reserve=CHUNK_ROWS_MAX)
@@ -295,9 +298,10 @@ class Outbox:
             self._store.durable()
         return self._priority.batches(sections), more
 
-    def _times(self, table: Table, wall_ms: int) -> Times:
+    def _drain_table(self, table: Table, wall_ms: int, budget: int) -> Drained:
         untimed_ms = self._untimed_ms if table.spec.lacks_primary_key else None
-        return Times(wall_ms, wall_ms if untimed_ms is None else min(untimed_ms, wall_ms))
+        times = Times(wall_ms, wall_ms if untimed_ms is None else min(untimed_ms, wall_ms))
+        return drain_table(table, self._site.own(), self._site.early, times, budget)
 
     def _record_drained(self, table: Table, drained: Drained, sections: list[Section]) -> int:
         if drained.section is not None:
@@ -316,7 +320,7 @@ class Outbox:
         """Return a function that stamps one chunk of a table, appends its section, and returns True if nothing is left."""
 
         def drain(table: Table) -> bool:
-            drained = drain_table(table, self._site.site_number, self._times(table, wall_ms))
+            drained = self._drain_table(table, wall_ms, CHUNK_ROWS_MAX)
             if drained.section is not None:
                 sections.append(drained.section)
             self._note_too_large(table, drained)

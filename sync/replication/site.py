@@ -5,6 +5,9 @@ stamps that its site has published. Continuing under the same site would give tw
 note that the node keeps outside the file (`recalled`, read when the file is opened), and a peer that covers more of the site's
 clock than the file does. The file then continues under a new site, and this run's writes get new stamps.
 
+Rows from before the mesh are stamped under a second site of the file, the early site (ADR 0031). It is another one in each run,
+so that a file which has gone back in time never gives one of its stamps again.
+
 A file whose stamps lie in the future, because the clock of its machine was wrong, continues under a new site too.
 
 Invariant: writes from before the file was opened keep their stamps if the file has gone back in time, because peers may have
@@ -20,7 +23,8 @@ import json
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 
-from mycomesh.sync.crdt.hlc import SITE_PREFIX
+from mycomesh.sync.capture.stamps import Stamper
+from mycomesh.sync.crdt.hlc import SITE_PREFIX, Clock
 from mycomesh.sync.crdt.lattice import EXISTENCE
 from mycomesh.sync.errors import DecodeError, ForeignFileError
 from mycomesh.sync.merge import records
@@ -49,7 +53,7 @@ class Restamp:
 class Site:
     """The site under which one run of the node stamps the writes of one file."""
 
-    __slots__ = ("_committed", "_entropy", "_opened_at", "_renewals", "_store", "restamp", "site_number")
+    __slots__ = ("_committed", "_early", "_entropy", "_opened_at", "_renewals", "_store", "restamp", "site_number")
 
     def __init__(self, store: Store, site: bytes, entropy: Callable[[int], bytes]) -> None:
         self.site_number = store.site_number_or_new(site)
@@ -58,7 +62,8 @@ class Site:
         self._opened_at = store.clock.last  # stamps of this run are greater
         self._renewals = 0
         self.restamp = _read_restamp(store.meta(_RESTAMP_KEY))
-        self._committed = (self.site_number, self.restamp)
+        self._early: Stamper | None = None  # None until a row needs it
+        self._committed = self._state()
         store.enlist(self)
 
     @classmethod
@@ -96,6 +101,17 @@ class Site:
         """The 16-byte id under which this run stamps writes."""
         return self._store.site(self.site_number)
 
+    def own(self) -> Stamper:
+        """Return what stamps the writes of this run."""
+        return Stamper(self.site_number, self._store.clock)
+
+    def early(self) -> Stamper:
+        """Return what stamps rows from before the mesh, with a clock that begins at 0. Call it inside a transaction."""
+        if self._early is None:
+            site = self.id[:SITE_PREFIX] + self._entropy(SITE_PREFIX)
+            self._early = Stamper(self._store.site_number_or_new(site), Clock())
+        return self._early
+
     def is_behind(self, tables: Mapping[str, Table], tops: Mapping[str, int]) -> bool:
         """Return True if a peer covers more of this site's clock than the file; `tops` are its greatest hlcs by table."""
         known = {name: tables[name].coverage.staged.top(self.id) for name in tops if name in tables}
@@ -121,12 +137,17 @@ class Site:
         return True
 
     def committed(self) -> None:
-        """Keep the site of the transaction."""
-        self._committed = (self.site_number, self.restamp)
+        """Keep the sites of the transaction."""
+        self._committed = self._state()
 
     def rolled_back(self) -> None:
-        """Return to the site from before the transaction."""
-        self.site_number, self.restamp = self._committed
+        """Return to the sites from before the transaction."""
+        self.site_number, self.restamp, early = self._committed
+        self._early = None if early is None else Stamper(early[0], Clock(early[1]))
+
+    def _state(self) -> tuple[int, Restamp | None, tuple[int, int] | None]:
+        early = self._early
+        return self.site_number, self.restamp, None if early is None else (early.site_number, early.clock.last)
 
     # ---- a clock that was ahead
 

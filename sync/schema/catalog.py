@@ -64,6 +64,7 @@ class Catalog:
         self._before: Snapshot | None = None  # the registry before the running transaction
         # Whether generated columns were compared with facts since the file was opened: they may be older than this version.
         self._compared_generated = False
+        self._made: frozenset[str] = frozenset()  # tables made on the mesh that the last pass has left to the next one
         self._drift = DriftNotes()
         self._generated = GeneratedFacts(store, self.registry)
         store.enlist(self)
@@ -114,14 +115,15 @@ class Catalog:
             self._store.check_whole()
         registry = self.registry
         registry.read_decisions()
-        changed = _Pass(self._store, registry, self._follower(), drain)
+        changed = _Pass(self._store, registry, self._follower(), drain, self._made)
         changed.run(most)
+        self._made = changed.made if changed.unfinished else frozenset()
         self._rebuilt += changed.rebuilt
         for table in registry.tables.values():
             table.columns.counters = registry.policies.counters_of(table.spec)
             table.columns.dropped = registry.policies.dropped_of(table.spec.folded)
         version = registry.file.version()
-        self._record_facts()
+        self._record_facts(changed.adopted)
         for name, table in registry.tables.items():
             self._drift.update(table, registry.defined(name), registry.notes)
         self._index_triggers.renew()
@@ -137,11 +139,14 @@ class Catalog:
     def _follower(self) -> FactFollower:
         return FactFollower(self._store, self.registry, self._generated)
 
-    def _record_facts(self) -> None:
-        """Write the facts that are missing, and follow them where the file's and the mesh's differ once both are known."""
+    def _record_facts(self, adopted: Collection[str]) -> None:
+        """Write the facts that are missing, and follow them where the file's and the mesh's differ once both are known.
+
+        `adopted` are the tables that this pass has found in the file as they were before the mesh.
+        """
         facts = self.registry.facts
         before = facts.written
-        record_facts(self._store.db, self.registry)
+        record_facts(self._store.db, self.registry, adopted)
         self._generated.record()
         if facts.written != before or not self._compared_generated:
             self._compared_generated = True
@@ -181,14 +186,22 @@ class Catalog:
 
 
 class _Pass:
-    """One pass over the tables of the file; `unfinished` if it leaves something for the next one."""
+    """One pass over the tables of the file; `unfinished` if it leaves something for the next one.
 
-    def __init__(self, store: Store, registry: Registry, follower: FactFollower, drain: Drain) -> None:
+    `made` are the tables that were created on the mesh, because this file was a replica already: since the last pass, or since
+    an earlier one that has not registered them yet. The rows of others are from before the mesh.
+    """
+
+    def __init__(
+        self, store: Store, registry: Registry, follower: FactFollower, drain: Drain, made: frozenset[str]
+    ) -> None:
         self._store = store
         self._registry = registry
         self._follower = follower
         self._drain = drain
         self._created = rebuild_mark.rebuilt_tables(store.db)  # folded names of tables created since the last pass
+        self.made = made | self._created
+        self.adopted: set[str] = set()
         self.rebuilt: list[str] = []
         self.unfinished = False
 
@@ -266,7 +279,7 @@ class _Pass:
     # ---- a new table
 
     def _register(self, spec: TableSpec) -> None:
-        """Register a table; a scan logs the rows that it has already as inserts of no particular time."""
+        """Register a table; a scan logs the rows that it has already."""
         self._start(self._registry.register(spec))
 
     def _start_over(self, table_id: int, spec: TableSpec) -> None:
@@ -282,8 +295,11 @@ class _Pass:
         if table.spec.id_column:
             self._store.meta_set(keep_both_key(table.table_id), 1)
         self._registry.install(table)
+        new = fold(table.spec.name) in self.made
+        if not new:
+            self.adopted.add(table.spec.folded)
         if self._store.db.execute(f"SELECT 1 FROM {quoted(table.spec.name)} LIMIT 1").fetchone() is not None:
-            table_scan.begin(table, backfill=True)
+            table_scan.begin(table, backfill=table_scan.Backfill.NEW if new else table_scan.Backfill.EARLY)
 
     # ---- a table that has changed
 

@@ -16,7 +16,7 @@ from mycomesh.sync.sqlite.generated_columns import compose
 from mycomesh.sync.sqlite.raw_text import is_raw
 from mycomesh.sync.sqlite.table_spec import SQL_MAX, TableSpec
 from mycomesh.sync.sqlite.trial import refusal_of
-from mycomesh.sync.storage.pending_log import OP_INSERT, pending_name
+from mycomesh.sync.storage.pending_log import AT_EARLY, OP_INSERT, pending_name
 from mycomesh.sync.storage.store import Store
 from mycomesh.sync.wire.bundle import Bundle
 
@@ -65,10 +65,11 @@ class Facts:
             known = self._defined[name] = fact, generated, read_definition(sql)
         return known[2]
 
-    def write(self, name: str, kind: str, sql: str) -> None:
+    def write(self, name: str, kind: str, sql: str, *, early: bool = False) -> None:
         """Write one fact, which the next drain stamps; inside a transaction.
 
-        One that has no effect is left as it is: replicas would write it again in turn, for ever.
+        An `early` fact is about a table from before the mesh, so it loses to what the mesh has decided since. One that has no
+        effect is left as it is: replicas would write it again in turn, for ever.
         """
         if name in self.without_effect:
             return
@@ -78,7 +79,8 @@ class Facts:
             (name, kind, sql),
         )
         self._store.db.execute(
-            f"INSERT INTO {pending_name(SCHEMA_ID)}(what, at, k0) VALUES({OP_INSERT}, NULL, ?)", (name,)
+            f"INSERT INTO {pending_name(SCHEMA_ID)}(what, at, k0) VALUES({OP_INSERT}, ?, ?)",
+            (AT_EARLY if early else None, name),
         )
 
 

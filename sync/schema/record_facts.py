@@ -6,6 +6,7 @@ answer each other forever.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from mycomesh.sync.schema.facts import INDEX, SCHEMA_TABLE, TABLE
@@ -19,33 +20,36 @@ from mycomesh.sync.sqlite.table_spec import TableSpec
 __all__ = ["canonical_definition", "record_definition", "record_facts"]
 
 
-def record_facts(db: Any, registry: Registry) -> None:
-    """Write a fact for each table that the facts do not fully define, for each name that differs here, and for each index."""
+def record_facts(db: Any, registry: Registry, adopted: Collection[str] = ()) -> None:
+    """Write a fact for each table that the facts do not fully define, for each name that differs here, and for each index.
+
+    Those of the tables in `adopted` are from before the mesh.
+    """
     facts, renames = registry.facts, registry.policies.renames
     for name in [key for key in registry.tables if key != SCHEMA_TABLE]:
         spec = registry.tables[name].spec
         defined = registry.defined(name)
         if defined is None or not {c.folded for c in spec.columns} <= {c.folded for c in defined.columns}:
-            record_definition(db, registry, spec)
+            record_definition(db, registry, spec, early=name in adopted)
         if spec.canonical and (name,) not in renames:
             facts.write(*name_fact((name,), spec.name))
         for column in spec.columns:
             if column.canonical and (name, column.folded) not in renames:
                 facts.write(*name_fact((name, column.folded), column.name))
-    local = {fold(table.spec.name) for table in registry.tables.values()}
+    local = {fold(table.spec.name): name for name, table in registry.tables.items()}
     for name, table, sql in user_indexes(db):
         key = f"{INDEX}:{fold(name)}"
         if fold(table) in local and not facts.of(key):
-            facts.write(key, INDEX, sql)
+            facts.write(key, INDEX, sql, early=local[fold(table)] in adopted)
 
 
-def record_definition(db: Any, registry: Registry, spec: TableSpec) -> None:
+def record_definition(db: Any, registry: Registry, spec: TableSpec, *, early: bool = False) -> None:
     """Write the definition of a table as a fact, or note that its SQL does not allow that."""
     sql = canonical_definition(db, spec)
     if sql is None:
         registry.notes.put(spec.folded, "its definition cannot be sent to other nodes under its canonical names")
         return
-    registry.facts.write(spec.folded, TABLE, sql)
+    registry.facts.write(spec.folded, TABLE, sql, early=early)
 
 
 def canonical_definition(db: Any, spec: TableSpec) -> str | None:

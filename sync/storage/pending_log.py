@@ -9,6 +9,8 @@ from mycomesh.sync.sqlite.table_spec import KeyKind, Row, TableSpec
 from mycomesh.sync.storage.store import Store
 
 __all__ = [
+    "AT_EARLY",
+    "AT_UNKNOWN",
     "LOOK_AGAIN",
     "OP_DELETE",
     "OP_EVICT",
@@ -27,6 +29,9 @@ LOOK_AGAIN = 0  # an update that names no column: compare the row with what its 
 OP_INSERT = -1
 OP_DELETE = -2
 OP_EVICT = -3  # a REPLACE may have removed this row without any delete trigger: look
+# The log's `at`, where it is neither a time nor NULL, which is the time of the drain.
+AT_EARLY = 0  # the row is from before the mesh
+AT_UNKNOWN = -1  # written into a new table before the table had triggers: as early as this site can stamp it
 # Bits of one mask word: the largest whole number that keeps every word a positive 63-bit integer.
 WORD_BITS = 62
 
@@ -74,8 +79,8 @@ def look_statement(
 ) -> str:
     """Return the SQL that logs rows `t` of the table as an operation of no trigger.
 
-    Its time is `at`: NULL for that of the drain, 0 for a write older than the mesh. `words` are mask words beyond the
-    first, by number.
+    Its time is `at`: NULL for that of the drain, `AT_EARLY` or `AT_UNKNOWN`. `words` are mask words beyond the first, by
+    number.
     """
     more = sorted((words or {}).items())
     names = ", ".join(["what", "at", *(f"mask{number}" for number, _ in more), *key_names(spec)])

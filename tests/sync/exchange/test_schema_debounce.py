@@ -182,7 +182,7 @@ def test_an_undone_transaction_leaves_nothing_behind_in_memory(world, monkeypatc
     world.write(node, "CREATE TABLE a(v); CREATE TABLE b(v)")
     node.sql("CREATE TABLE c(v)")
     with monkeypatch.context() as broken:
-        broken.setattr(catalog.Catalog, "_record_facts", lambda self: 1 / 0)
+        broken.setattr(catalog.Catalog, "_record_facts", lambda self, adopted: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             node.peer.replica.drain(WALL_MS)
     node.sql("DROP TABLE c; CREATE TABLE c(v, w); INSERT INTO c VALUES(1, 2)")

@@ -1,0 +1,99 @@
+"""Stamps of one chunk of the pending log: the sites and times that give them, and the ranges that they cover.
+
+A file has two sites in a run. One stamps what programs write on the mesh. The early site stamps rows from before the mesh. Its
+clock begins at 0, so they lose to every write on the mesh. ADR 0031.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from mycomesh.sync.crdt.hlc import Clock
+from mycomesh.sync.storage.pending_log import AT_EARLY, OP_INSERT
+from mycomesh.sync.storage.table import Table
+
+__all__ = ["Chunk", "Stamper", "Times", "captured_ms", "is_early_record"]
+
+_UNIX_EPOCH_JULIAN = 2_440_587.5
+_DAY_MS = 86_400_000
+
+
+@dataclass(frozen=True, slots=True)
+class Stamper:
+    """A site of this file: its number in the file, and its clock."""
+
+    site_number: int
+    clock: Clock
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """Wall times in milliseconds: now, and the time of an insert that was logged without one."""
+
+    now_ms: int
+    untimed_ms: int
+
+    def of(self, at: Any, what: int) -> int:
+        """Return the time of a log record in milliseconds.
+
+        `at` is a Julian day that a trigger wrote, None if it wrote no time, or what a backfill writes in place of one.
+        """
+        if at is None:
+            return self.untimed_ms if what == OP_INSERT else self.now_ms
+        # A write captured while the clock was ahead gets the present time: peers refuse stamps from the future.
+        return min(captured_ms(at), self.now_ms)
+
+
+def captured_ms(at: Any) -> int:
+    """Return the wall time in milliseconds of a Julian day that a trigger wrote; 0 for what a backfill writes in place of one."""
+    return round((at - _UNIX_EPOCH_JULIAN) * _DAY_MS) if type(at) is float else 0
+
+
+def is_early_record(at: Any) -> bool:
+    """Return True if a log record with this `at` is of a row from before the mesh."""
+    return type(at) is int and at == AT_EARLY
+
+
+class Chunk:
+    """The stamps of one chunk: the sites that give them, and what they cover."""
+
+    __slots__ = ("_after", "_early", "_make_early", "site", "table")
+
+    def __init__(self, table: Table, site: Stamper, early: Callable[[], Stamper]) -> None:
+        self.table = table
+        self.site = site
+        self._make_early = early
+        self._early: Stamper | None = None
+        self._after = {site.site_number: self._top(site)}
+
+    def early(self) -> Stamper:
+        """Return the early site, whose stamps this chunk then covers."""
+        if self._early is None:
+            self._early = self._make_early()
+            self._after[self._early.site_number] = self._top(self._early)
+        return self._early
+
+    def cover_early(self) -> None:
+        """Cover what the early site has stamped, before a change of this chunk overwrites it."""
+        early = self.early()
+        self.table.coverage.cover(self.table.store.site(early.site_number), self._top(early), early.clock.last)
+
+    def cover(self) -> list[tuple[bytes, int, int]]:
+        """Cover the stamps of the chunk in the table's vector; return their ranges.
+
+        A stamp of the early site is below every tombstone, so the collection of tombstones could not wait for it. So this site
+        answers for it: its clock goes on by one in the same batch, and a replica that misses the batch has a gap in this site.
+        """
+        ranges = []
+        for stamper in filter(None, (self._early, self.site)):
+            clock = stamper.clock
+            upto = clock.tick(0) if stamper is self.site and self._early is not None else clock.last
+            site, after = self.table.store.site(stamper.site_number), self._after[stamper.site_number]
+            self.table.coverage.cover(site, after, upto)
+            ranges.append((site, after, upto))
+        return ranges
+
+    def _top(self, stamper: Stamper) -> int:
+        return self.table.coverage.staged.top(self.table.store.site(stamper.site_number))
