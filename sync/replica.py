@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import apsw
 
@@ -17,6 +17,7 @@ from mycomesh.sync.admin.state_tables import StateTables
 from mycomesh.sync.admin.status import ReplicaStatus, TableStatus, read_status
 from mycomesh.sync.admin.uninstall import drop_all
 from mycomesh.sync.capture import rebuild_mark, table_scan
+from mycomesh.sync.crdt.hlc import ms_from_hlc
 from mycomesh.sync.crdt.version_vector import Vector
 from mycomesh.sync.errors import IndexTriggerError, MigrationError, StatementError
 from mycomesh.sync.replication.admission import admit
@@ -32,11 +33,21 @@ from mycomesh.sync.schema.catalog import SCHEMA_TABLE, Catalog
 from mycomesh.sync.schema.facts import read_ahead
 from mycomesh.sync.schema.migration_plan import Plan
 from mycomesh.sync.schema.table_filter import TableFilter
+from mycomesh.sync.storage.conflict_room import ConflictLimits
 from mycomesh.sync.storage.store import Store
 from mycomesh.sync.storage.table import Table
 from mycomesh.sync.wire.bundle import Section
 
-__all__ = ["Applied", "Hooks", "Replica", "ReplicaConfig", "ReplicaStatus", "TableDigest", "TableStatus"]
+__all__ = [
+    "Applied",
+    "ConflictLimits",
+    "Hooks",
+    "Replica",
+    "ReplicaConfig",
+    "ReplicaStatus",
+    "TableDigest",
+    "TableStatus",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +57,13 @@ class ReplicaConfig:
     only: tables to replicate; empty means all.
     exclude: tables to leave out, also of those in `only`.
     urgent: tables whose changes go first.
+    conflicts: what the record of conflicts may grow to.
     """
 
     only: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     urgent: tuple[str, ...] = ()
+    conflicts: ConflictLimits = field(default_factory=ConflictLimits)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,11 +123,13 @@ class Replica:
         """
         hooks = hooks or Hooks()
         store = Store(path, on_lock=hooks.on_lock, sleep=hooks.sleep)
+        store.conflict_room.limits = config.conflicts
         try:
             catalog = Catalog(store, mesh_key, TableFilter(config.only, config.exclude))
             with store.transaction():
                 store.create()
                 store.clock.last = max(store.clock.last, 0)
+                store.conflict_room.expire(ms_from_hlc(store.clock.last))
                 site = Site.begin(store, node_id, mesh_key, entropy, recalled or {})
                 replica = cls(store, catalog, site, Priority(catalog.registry, config.urgent), hooks)
                 # Nothing is drained yet: a table with writes in its pending log keeps its triggers until the first drain.

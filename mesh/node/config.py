@@ -33,6 +33,12 @@ NAME_CHARS_MAX = 253  # the longest host name that DNS allows (RFC 1035)
 LOG_LEVELS = ("debug", "info", "warning", "error")
 LOG_FORMATS = ("text", "json")
 FREE_MB_MAX = 1_000_000  # of the floor of free space; more than a terabyte is a mistake in the unit
+# Limits on the record of conflicts. Fewer than 100 would not outlast one split, and more than a million is a mistake.
+CONFLICT_RANGES = {
+    "conflicts_max": (100, 1_000_000),
+    "conflicts_mb_max": (1, 10_000),
+    "conflicts_days_max": (1, 36_500),
+}
 CONFIG_BYTES_MAX = 1 << 20  # people write this file by hand; a larger one is something else
 # config.toml key -> field; "except" is a Python keyword, so the field has another name
 KEYS = {
@@ -48,6 +54,9 @@ KEYS = {
     "metrics": "metrics",
     "protocol": "protocol",
     "free_mb_min": "free_mb_min",
+    "conflicts_max": "conflicts_max",
+    "conflicts_mb_max": "conflicts_mb_max",
+    "conflicts_days_max": "conflicts_days_max",
 }
 
 
@@ -107,6 +116,9 @@ class NodeConfig:
         client that can reach the address.
     free_mb_min: the floor of free space in MB, 0..1,000,000: with less on the disk of the database, the node takes in no rows of
         other nodes, so that the application can go on. None means 64 MB, or a twentieth of a small disk (`disk_space`).
+    conflicts_max: records that `mycomesh_conflicts` keeps, 100..1,000,000.
+    conflicts_mb_max: megabytes that it may take in the file, 1..10,000.
+    conflicts_days_max: days that it keeps a record, 1..36,500.
     """
 
     port: int | None = None
@@ -121,13 +133,15 @@ class NodeConfig:
     metrics: PeerName | None = None
     protocol: Versions = SUPPORTED
     free_mb_min: int | None = None
+    conflicts_max: int = 10_000
+    conflicts_mb_max: int = 64
+    conflicts_days_max: int = 365
 
     def __post_init__(self) -> None:
         """Check every field."""
         if self.port is not None and not 0 <= self.port <= 65535:
             raise ConfigError(f"port {self.port} is out of range; choose 1..65535, or 0 for a free one")
-        if self.free_mb_min is not None and not 0 <= self.free_mb_min <= FREE_MB_MAX:
-            raise ConfigError(f"free_mb_min {self.free_mb_min} is out of range; choose 0..{FREE_MB_MAX:,} MB")
+        _check_ranges(self)
         if len(self.peers) > PEERS_MAX:
             raise ConfigError(
                 f"{len(self.peers)} static peers are more than {PEERS_MAX}; name a few, and they introduce the others"
@@ -150,6 +164,14 @@ class NodeConfig:
             raise ConfigError(f"log_level {self.log_level!r} is unknown; choose one of {', '.join(LOG_LEVELS)}")
         if self.log_format not in LOG_FORMATS:
             raise ConfigError(f"log_format {self.log_format!r} is unknown; choose one of {', '.join(LOG_FORMATS)}")
+
+
+def _check_ranges(config: NodeConfig) -> None:
+    if config.free_mb_min is not None and not 0 <= config.free_mb_min <= FREE_MB_MAX:
+        raise ConfigError(f"free_mb_min {config.free_mb_min} is out of range; choose 0..{FREE_MB_MAX:,} MB")
+    for name, (least, most) in CONFLICT_RANGES.items():
+        if not least <= getattr(config, name) <= most:
+            raise ConfigError(f"{name} {getattr(config, name)} is out of range; choose {least:,}..{most:,}")
 
 
 def _is_elsewhere(host: str) -> bool:
@@ -214,7 +236,7 @@ def _line(text: str, key: str) -> int:
 
 def _value(key: str, value: Any) -> Any:
     match key:
-        case "port" | "free_mb_min":
+        case "port" | "free_mb_min" | "conflicts_max" | "conflicts_mb_max" | "conflicts_days_max":
             if type(value) is int:
                 return value
             wanted = "a whole number"

@@ -22,7 +22,7 @@ from mycomesh.mesh.node.keystore import Keystore
 from mycomesh.mesh.node.shell import clock
 from mycomesh.mesh.node.watch import written_ms
 from mycomesh.sync.errors import DatabaseError, ForeignFileError, SyncError
-from mycomesh.sync.replica import Replica, ReplicaConfig
+from mycomesh.sync.replica import ConflictLimits, Replica, ReplicaConfig
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -89,4 +89,6 @@ def _as_served(file: Path) -> ReplicaConfig:
     except sqlite3.Error as error:
         raise DatabaseError(f"{file}: cannot be read: {error}; check the path") from error
     # Each pattern matches only its own name. An empty list would mean every table, so use a pattern that matches none.
-    return ReplicaConfig(only=tuple(map(glob.escape, names)) or ("",))
+    # The node's own limits on the record of conflicts are not known here, so none of it is removed.
+    limits = ConflictLimits(records=1 << 62, size=1 << 62, age_days=36_500)
+    return ReplicaConfig(only=tuple(map(glob.escape, names)) or ("",), conflicts=limits)

@@ -26,7 +26,7 @@ from mycomesh.sync.exchange.acknowledgements import write_position
 from mycomesh.sync.exchange.exchange import Exchange, ExchangeConfig, LinkStatus
 from mycomesh.sync.exchange.intake import Host
 from mycomesh.sync.exchange.turn import publish_actions
-from mycomesh.sync.replica import Hooks, Replica, ReplicaConfig, ReplicaStatus
+from mycomesh.sync.replica import ConflictLimits, Hooks, Replica, ReplicaConfig, ReplicaStatus
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -174,7 +174,16 @@ class ReplicaThread:
             node_id=self._identity.node_id,
             mesh_key=self._identity.digest_key,
             entropy=os.urandom,
-            config=ReplicaConfig(only=self._config.only, exclude=self._config.exclude, urgent=self._config.urgent),
+            config=ReplicaConfig(
+                only=self._config.only,
+                exclude=self._config.exclude,
+                urgent=self._config.urgent,
+                conflicts=ConflictLimits(
+                    records=self._config.conflicts_max,
+                    size=self._config.conflicts_mb_max * 1_000_000,
+                    age_days=self._config.conflicts_days_max,
+                ),
+            ),
             recalled=self._clock_notes.clocks(),
             hooks=Hooks(
                 on_lock=self._lock_timer,

@@ -9,6 +9,8 @@ Kulkarni et al. 2014, "Logical Physical Clocks"; design.md section 4.
 
 from __future__ import annotations
 
+import datetime as dt
+
 __all__ = [
     "COUNTER_BITS",
     "DRIFT_MS_MAX",
@@ -20,6 +22,7 @@ __all__ = [
     "hlc_from_ms",
     "is_early",
     "ms_from_hlc",
+    "time_text",
 ]
 
 # A site id is 16 bytes: this many bytes of the node's id, so that no node can stamp in another's name, then random ones.
@@ -48,6 +51,14 @@ def ms_from_hlc(hlc: int) -> int:
 def is_early(hlc: int) -> bool:
     """Return True for the stamp of a row from before the mesh."""
     return ms_from_hlc(hlc) < EARLY_MS_MAX
+
+
+def time_text(wall_ms: int) -> str:
+    """Return a Unix time in milliseconds as ISO 8601 in UTC; a time out of range as a number of milliseconds."""
+    try:
+        return dt.datetime.fromtimestamp(wall_ms / 1000, tz=dt.UTC).isoformat(timespec="milliseconds")
+    except (OverflowError, ValueError, OSError):
+        return f"{wall_ms} ms"
 
 
 class Clock:

@@ -50,7 +50,7 @@ def record_conflicts(
         if lost and entry.stamp != stamp:
             bits = _concurrent_bits(table, stamp, seen, entry.stamp, lost, whole=change.mask & EXISTENCE != 0)
             values = _differing(view.values(stored, bits & ~EXISTENCE), change.values)
-            if values or (entry.dead and bits):
+            if values or (entry.dead and bits and not change.dead):  # two deletes have one outcome
                 won = None if change.dead else change.values
                 loser = records.Loser(change.key, values, entry.stamp, entry.dead)
                 made += records.record_conflict(table, loser, stamp, won, wall_ms)
@@ -69,7 +69,7 @@ def record_conflicts(
             winner_values = view.values(stored, entry.mask & ~EXISTENCE)
             values = _differing(values, winner_values)
             refused &= ~lost
-            if values or (change.dead and bits):
+            if values or (change.dead and bits and not entry.dead):
                 won = None if entry.dead else winner_values
                 loser = records.Loser(change.key, values, stamp, change.dead)
                 made += records.record_conflict(table, loser, entry.stamp, won, wall_ms)

@@ -7,19 +7,18 @@ the merge that it is about.
 from __future__ import annotations
 
 import base64
-import datetime as dt
 import json
 from dataclasses import dataclass
 from typing import Any
 
 from mycomesh.sync import codec
-from mycomesh.sync.crdt.hlc import ms_from_hlc
+from mycomesh.sync.crdt.hlc import ms_from_hlc, time_text
 from mycomesh.sync.sqlite.raw_text import is_raw
 from mycomesh.sync.sqlite.table_spec import Row
+from mycomesh.sync.storage.conflict_room import KEPT
 from mycomesh.sync.storage.table import Table, insert_stamp
 
 __all__ = [
-    "CONFLICTS_MAX",
     "DELETE_LOST",
     "KEPT",
     "TWO_VALUES",
@@ -36,12 +35,9 @@ __all__ = [
     "value_of",
 ]
 
-# Bounded retention: the oldest records go first (design.md section 4).
-CONFLICTS_MAX = 10_000
 TEXT_MAX = 1_000_000
 SHORTENED_MAX = 200
 WRITE_LOST = "a later write had not seen this one"
-KEPT = "both rows are kept, this one as"
 TWO_VALUES = "two files had different values of one write"
 DELETE_LOST = "a delete lost to a later write"
 
@@ -70,32 +66,30 @@ def record_conflict(
     `won` is the winner's stamp, `winner_values` the winner's values by column, None if the winner is a delete.
     """
     db = table.store.db
-    before = int(db.total_changes())
-    db.execute(
+    lost = values_text(loser.values)
+    winner = None if winner_values is None else values_text(_shortened_values(loser.values, winner_values))
+    found = db.execute(
         "INSERT INTO mycomesh_conflicts(seen_at, table_name, row_key, lost, lost_at, lost_site, won_at, won_site,"
-        " reason, lost_hlc, won, row) VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+        " reason, lost_hlc, won, row) VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING RETURNING seq",
         (
             time_text(wall_ms),
             table.spec.name,
             key_text(loser.key),
-            values_text(loser.values),
+            lost,
             time_text(ms_from_hlc(loser.stamp[0])),
             loser.stamp[1].hex(),
             time_text(ms_from_hlc(won[0])),
             won[1].hex(),
             reason or (DELETE_LOST if loser.dead else WRITE_LOST),
             loser.stamp[0],
-            None if winner_values is None else values_text(_shortened_values(loser.values, winner_values)),
+            winner,
             loser.key,
         ),
-    )
-    made = int(db.total_changes()) - before
-    if made:
-        db.execute(
-            "DELETE FROM mycomesh_conflicts WHERE seq <= (SELECT max(seq) FROM mycomesh_conflicts) - ?",
-            (CONFLICTS_MAX,),
-        )
-    return made
+    ).fetchall()
+    if not found:
+        return 0
+    table.store.conflict_room.on_record(found[0][0], (2 * len(lost), len(winner or "")), wall_ms)
+    return 1
 
 
 def record_reassigned_id(
@@ -158,14 +152,6 @@ def rename_table(table: Table, name: str) -> None:
         )
 
 
-def time_text(wall_ms: int) -> str:
-    """Return a Unix time in milliseconds as ISO 8601 in UTC; a time out of range as a number of milliseconds."""
-    try:
-        return dt.datetime.fromtimestamp(wall_ms / 1000, tz=dt.UTC).isoformat(timespec="milliseconds")
-    except (OverflowError, ValueError, OSError):
-        return f"{wall_ms} ms"
-
-
 def key_text(key: Any) -> str:
     """Return a row's key as a person writes it.
 
@@ -200,7 +186,16 @@ def value_of(plain: Any) -> Any:
 
 def _shortened_values(values: dict[str, Any], winner_values: dict[str, Any]) -> dict[str, Any]:
     """Return the winner's values, shortened, of the columns that lost. The user's table has the whole winner."""
-    return {name: shortened(_plain(winner_values[name])) for name in values if name in winner_values}
+    return {name: _shortened_value(winner_values[name]) for name in values if name in winner_values}
+
+
+def _shortened_value(value: Any) -> Any:
+    if not isinstance(value, bytes) or len(value) <= SHORTENED_MAX:
+        return shortened(_plain(value))
+    # As `shortened` does, without encoding the whole of a large blob.
+    text = json.dumps({"base64": base64.b64encode(value[:SHORTENED_MAX]).decode()})
+    size = len('{"base64": ""}') + (len(value) + 2) // 3 * 4
+    return f"{text[:SHORTENED_MAX]}... ({size} characters)"
 
 
 def shortened(plain: Any) -> Any:

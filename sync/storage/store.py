@@ -28,6 +28,7 @@ from mycomesh.sync.errors import (
 )
 from mycomesh.sync.sqlite.identifiers import fold, is_internal
 from mycomesh.sync.storage import internal_tables
+from mycomesh.sync.storage.conflict_room import ConflictLimits, ConflictRoom
 
 __all__ = ["BUSY_MS_MAX", "FLOAT_DIGITS", "LOCKED_MS_MAX", "Enlisted", "Store", "is_replica", "set_float_digits"]
 
@@ -91,6 +92,8 @@ class Store:
         self._left: tuple[Any, Any] | None = None
         # Typed Any: SQLite returns values of any type, and each reader knows its own SELECT.
         self.db: Any = _open_read_only(path) if read_only else _open(path)
+        self.conflict_room = ConflictRoom(self.db, ConflictLimits())
+        self.enlist(self.conflict_room)
         if read_only:
             try:
                 self._read_replica()
