@@ -34,7 +34,7 @@ class DriftNotes:
         self._compared: dict[str, tuple[Table, TableSpec | None, str]] = {}
 
     def update(self, table: Table, defined: TableSpec | None, notes: Notes) -> None:
-        """Note how a table differs from its canonical definition, and tell it which of its columns convert values."""
+        """Note how a table differs from its canonical definition, and record in it which of its columns convert values."""
         name = table.spec.folded
         before, compared, line = self._compared.get(name, (None, None, ""))
         if before is not table or compared is not defined:

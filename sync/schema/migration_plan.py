@@ -121,9 +121,9 @@ def run(db: Any, script: str, seen: Callable[[str | None], None] | None = None) 
         if operation == apsw.SQLITE_TRANSACTION and first != "ROLLBACK":
             return apsw.SQLITE_IGNORE
         if operation in _FORBIDDEN:
-            refused = f"{_FORBIDDEN[operation]} has no place in a migration, which is one transaction in one file"
+            refused = f"{_FORBIDDEN[operation]} is not allowed in a migration, which is one transaction in one file"
         elif operation == apsw.SQLITE_PRAGMA and fold(first or "") not in _PRAGMAS:
-            refused = f"PRAGMA {first} has no place in a migration"
+            refused = f"PRAGMA {first} is not allowed in a migration"
         elif operation in _WRITES and schema == "main" and first is not None and seen is not None:
             seen(first)
         return apsw.SQLITE_DENY if refused else apsw.SQLITE_OK

@@ -14,7 +14,7 @@ class Source(enum.Enum):
     SCHEMA = "schema"  # why a table, a column or an index is not replicated or not as the mesh has it
     DRIFT = "drift"  # how a definition differs from the canonical one
     SIZE = "size"  # which columns have values that are too large to send
-    INDEX = "index"  # which index is not kept up to date; shown beside the main note
+    INDEX = "index"  # which index is not kept up to date; appended to the main note
 
 
 class Notes:

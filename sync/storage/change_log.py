@@ -29,7 +29,7 @@ __all__ = ["ChangeLog", "StoredEntry", "changes_name", "pack_mask", "unpack_mask
 StoredEntry = tuple[int, int, Any, Any, int, bytes | None]
 _LOW = 0xFFFF_FFFF
 _SUM = (1 << 64) - 1
-_TWICE = "one stamp for two rows: its site is forged, or went back behind what it had told"
+_TWICE = "one stamp for two rows: its site is forged, or was set back to before stamps that it had published"
 
 
 def changes_name(table_id: int) -> str:

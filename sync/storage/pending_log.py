@@ -25,7 +25,7 @@ __all__ = [
 
 # The log's `what`: an update's mask of changed columns (never negative), or one of these. One column fewer in each log
 # row is measurable: an UPDATE of one column costs 0.2 us a row in plain SQLite, the whole trigger about 0.6.
-LOOK_AGAIN = 0  # an update that names no column: compare the row with what its entries were digested with
+LOOK_AGAIN = 0  # an update that names no column: compare the row with the digests of its entries
 OP_INSERT = -1
 OP_DELETE = -2
 OP_EVICT = -3  # a REPLACE may have removed this row without any delete trigger: look
@@ -62,7 +62,7 @@ def word_names(bits: Mapping[str, int]) -> list[str]:
 
 def key_names(spec: TableSpec) -> list[str]:
     """Return the pending log's key columns: `r` (rowid) and/or `k0`.. (primary key)."""
-    names = [f"k{place}" for place in range(len(spec.key))] if spec.kind is KeyKind.KEYED else []
+    names = [f"k{number}" for number in range(len(spec.key))] if spec.kind is KeyKind.KEYED else []
     if spec.kind is not KeyKind.KEYED or spec.nullable_key:
         names.append("r")
     return names

@@ -1,7 +1,7 @@
 """One replicated table: its columns, change log, coverage, digests and held values, beside the rows of the user's table.
 
 The table itself maps the keys of the wire to the names of rows in this file. A row without a primary key has the stamp of its
-insert as its key; in this file it is named by its rowid while it is shown, and by its key otherwise.
+insert as its key; in this file it is named by its rowid while it is visible, and by its key otherwise.
 """
 
 from __future__ import annotations
@@ -137,6 +137,6 @@ class Table:
         return [found.get(stamps[key], key) if key in stamps else key for key in keys]
 
     def has_orphans(self) -> bool:
-        """Return True if some row of a table without key columns is not shown, so that entries name it by its key."""
+        """Return True if some row of a table without key columns is not visible, so that entries name it by its key."""
         found = self.store.db.execute(f"SELECT 1 FROM {self.log.name} WHERE row >= x'' LIMIT 1").fetchone()
         return found is not None

@@ -2,7 +2,7 @@
 
 A row that SQLite refuses is parked: a constraint of its table is not met, or an expression of its table fails for it. The same
 statement may run an index trigger of the user's, which keeps a full-text or R-tree index on this connection alone. Its
-errors say nothing of the row, so they are told apart and raised as `IndexTriggerError`.
+errors say nothing of the row, so they are raised as `IndexTriggerError` and park nothing.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ class UserTable:
         names = ", ".join(quoted(column.name) for column in columns)
         placeholders = ", ".join(placeholder(values[column.folded]) for column in columns)
         body = f"({names}) VALUES({placeholders})" if columns else "DEFAULT VALUES"
-        # What a portioned row has of its own may be more than what expressions may make of one.
+        # The own values of a large row may be more than the limit, which is for what expressions make of a row.
         own = sum(len(value) for value in values.values() if isinstance(value, str | bytes))
         self.execute(
             f"INSERT OR {conflict} INTO {quoted(self._spec.name)}{body}{self._computing}",
@@ -162,7 +162,7 @@ class UserTable:
 
     def _check_text(self, values: Mapping[str, Any]) -> None:
         if not self._store.utf8 and any(map(is_raw, values.values())):
-            raise apsw.ConstraintError("text that is not UTF-8 has no place in a file whose text is UTF-16")
+            raise apsw.ConstraintError("text that is not UTF-8 cannot be stored in a file whose encoding is UTF-16")
 
     def delete(self, row: Row) -> None:
         """Delete one row if it is there."""

@@ -68,7 +68,7 @@ def test_text_that_is_broken_in_one_encoding_arrives_or_is_parked_in_a_file_of_t
     converge([one, two])
     assert one.sql("SELECT id FROM t ORDER BY id") == [(1,), (3,)]
     [parked] = one.recorded("mycomesh_parked")
-    assert parked[2] == "text that is not UTF-8 has no place in a file whose text is UTF-16"
+    assert parked[2] == "text that is not UTF-8 cannot be stored in a file whose encoding is UTF-16"
     assert one.digests() == two.digests()
     assert one.scrub().found == two.scrub().found == 0
     two.shell("UPDATE t SET v = 'mended' WHERE id = 2;")
