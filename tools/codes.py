@@ -239,6 +239,13 @@ _DATABASE = (
         "join again with a code or ticket that grants the right: mycomesh invite --write PATTERN, where the root key is",
     ),
     Code(
+        "capture.adopted",
+        "rows without a primary key from before the mesh replicate from now on",
+        "the file had them when this node first looked at it; nothing tells which rows of two copies of a file are the same, so"
+        " if another node has a copy too, these rows are there twice",
+        "on the second machine, give 'mycomesh up' a path where no file exists: the rows come from the mesh",
+    ),
+    Code(
         "capture.restored",
         "tables were rebuilt or had lost the triggers that capture writes",
         "a program or a person rebuilt them, loaded a dump or dropped the triggers; the node reinstalled these and finds the"

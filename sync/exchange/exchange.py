@@ -119,6 +119,7 @@ class Exchange:
         self._observe_file(turn)
         recreated, self._recreated = self._recreated, ()
         notices.notify_restored(recreated, self._replica.catalog.take_rebuilt(), turn)
+        notices.notify_adopted(self._replica.catalog.take_doubling(), turn)
         return turn.actions
 
     @property

@@ -7,7 +7,14 @@ from collections.abc import Sequence
 from mycomesh.sync.exchange.turn import Turn
 from mycomesh.sync.replication.applied import Applied
 
-__all__ = ["notify_applied", "notify_forbidden", "notify_new_site", "notify_restored", "notify_withheld"]
+__all__ = [
+    "notify_adopted",
+    "notify_applied",
+    "notify_forbidden",
+    "notify_new_site",
+    "notify_restored",
+    "notify_withheld",
+]
 
 
 def notify_restored(recreated: Sequence[str], rebuilt: Sequence[str], turn: Turn) -> None:
@@ -55,3 +62,14 @@ def notify_forbidden(origin: bytes, tables: Sequence[str], turn: Turn) -> None:
     node_id = origin.hex()
     text = f"ignored rows from {node_id[:8]} in tables that it may not write: {', '.join(tables)}"
     turn.notify("batch.forbidden", text, {"node_id": node_id, "tables": tables}, "warning")
+
+
+def notify_adopted(tables: Sequence[str], turn: Turn) -> None:
+    """Report tables whose rows are doubled if another node has a copy of this file."""
+    if tables:
+        names = sorted(set(tables))
+        text = (
+            f"{', '.join(names)}: rows without a primary key from before the mesh; if another node has a copy of this"
+            " file too, they are there twice (give one of the two nodes a path where no file exists)"
+        )
+        turn.notify("capture.adopted", text, {"tables": names})

@@ -59,6 +59,7 @@ class Catalog:
         indexes: dict[int, tuple[str, ...]] = {}
         self.registry = Registry(store, mesh_key, tables, read_sums(store), indexes)
         self._rebuilt: list[str] = []  # for `take_rebuilt`
+        self._doubling: list[str] = []  # for `take_doubling`
         self._version = -1  # SQLite's number for the schema that the last pass has seen
         self._internal: dict[str, str] = {}  # definitions of the internal tables after the last pass
         self._before: Snapshot | None = None  # the registry before the running transaction
@@ -95,6 +96,14 @@ class Catalog:
         found, self._rebuilt = self._rebuilt, []
         return found
 
+    def take_doubling(self) -> list[str]:
+        """Return the names of tables adopted since the last call whose rows are doubled if another file has them too.
+
+        Each of these rows is named by its insert, and two files never have the same one.
+        """
+        found, self._doubling = self._doubling, []
+        return found
+
     def changed(self) -> bool:
         """Return True if some connection has changed the schema since the last pass."""
         return self.registry.file.version() != self._version
@@ -119,6 +128,7 @@ class Catalog:
         changed.run(most)
         self._made = changed.made if changed.unfinished else frozenset()
         self._rebuilt += changed.rebuilt
+        self._doubling += changed.doubling
         for table in registry.tables.values():
             table.columns.counters = registry.policies.counters_of(table.spec)
             table.columns.dropped = registry.policies.dropped_of(table.spec.folded)
@@ -203,6 +213,7 @@ class _Pass:
         self.made = made | self._created
         self.adopted: set[str] = set()
         self.rebuilt: list[str] = []
+        self.doubling: list[str] = []
         self.unfinished = False
 
     def run(self, most: int | None) -> None:
@@ -300,6 +311,8 @@ class _Pass:
             self.adopted.add(table.spec.folded)
         if self._store.db.execute(f"SELECT 1 FROM {quoted(table.spec.name)} LIMIT 1").fetchone() is not None:
             table_scan.begin(table, backfill=table_scan.Backfill.NEW if new else table_scan.Backfill.EARLY)
+            if not new and (table.spec.lacks_primary_key or table.spec.id_column):
+                self.doubling.append(table.spec.name)
 
     # ---- a table that has changed
 

@@ -9,6 +9,7 @@ import pytest
 
 from mycomesh.sync.crdt.hlc import is_early
 from mycomesh.sync.wire.bundle import Bundle
+from tests.sync.exchanges import World
 from tests.sync.peers import Peer, assert_equal, converge, shell
 
 DDL = "CREATE TABLE t(id INTEGER PRIMARY KEY, v, w); CREATE TABLE k(k TEXT PRIMARY KEY, v)"
@@ -130,6 +131,17 @@ def test_a_copy_does_not_bring_back_what_a_migration_has_dropped(folder):
     assert_equal(one, two)
     assert one.sql("SELECT name FROM sqlite_schema WHERE name = 'k'") == []
     assert one.sql("SELECT * FROM t ORDER BY id") == [(1, "old"), (2, "old"), (3, "old")]
+
+
+def test_tables_without_a_primary_key_are_reported_where_a_copy_would_double_their_rows(folder):
+    folder.file(0, f"{DDL}; {ROWS}; CREATE TABLE bag(v); CREATE TABLE empty(v); INSERT INTO bag VALUES('a');")
+    peer = folder.join(0)
+    world = World([peer])
+    world.run(3_000)
+    world.write(world.nodes[0], "CREATE TABLE made(v); INSERT INTO made VALUES('a')")
+    world.run(3_000)
+    found = [notice.detail["tables"] for notice in world.nodes[0].notices if notice.event == "capture.adopted"]
+    assert found == [["bag"]]
 
 
 def test_rows_of_a_table_that_is_made_on_the_mesh_have_the_time_of_the_mesh(folder):

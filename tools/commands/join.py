@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["add_arguments", "run"]
 
+_FILE = "best where no FILE.db exists yet: its rows come from the mesh; a copy doubles the rows of tables without a primary key"
 TRY_S = 5  # a member on the same LAN answers within one second; a person does not want to wait for longer
 
 
@@ -72,7 +73,7 @@ def run(args: argparse.Namespace, home: Home) -> int:
             "check that a node of the mesh runs on this network, and that the code is neither used up nor expired",
         )
     else:
-        tell(args, _as_json(identity), _in_words(identity))
+        tell(args, _as_json(identity), _in_words(identity), _FILE)
     return exits.DONE
 
 
