@@ -33,6 +33,7 @@ from mycomesh.sync.schema.catalog import SCHEMA_TABLE, Catalog
 from mycomesh.sync.schema.facts import read_ahead
 from mycomesh.sync.schema.migration_plan import Plan
 from mycomesh.sync.schema.table_filter import TableFilter
+from mycomesh.sync.sqlite.versions import Version
 from mycomesh.sync.storage.conflict_room import ConflictLimits
 from mycomesh.sync.storage.store import Store
 from mycomesh.sync.storage.table import Table
@@ -52,18 +53,20 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class ReplicaConfig:
-    """Which user tables are replicated, by shell patterns over their names.
+    """Which user tables are replicated, by shell patterns over their names, and for which programs.
 
     only: tables to replicate; empty means all.
     exclude: tables to leave out, also of those in `only`.
     urgent: tables whose changes go first.
     conflicts: what the record of conflicts may grow to.
+    sqlite_floor: the oldest SQLite of the programs beside the nodes, for the mesh to know; None to state nothing.
     """
 
     only: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     urgent: tuple[str, ...] = ()
     conflicts: ConflictLimits = field(default_factory=ConflictLimits)
+    sqlite_floor: Version | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +136,7 @@ class Replica:
                 site = Site.begin(store, node_id, mesh_key, entropy, recalled or {})
                 replica = cls(store, catalog, site, Priority(catalog.registry, config.urgent), hooks)
                 # Nothing is drained yet: a table with writes in its pending log keeps its triggers until the first drain.
-                catalog.open(lambda table: not replica.outbox.pending_ids([table]))
+                catalog.open(lambda table: not replica.outbox.pending_ids([table]), config.sqlite_floor)
                 table_scan.begin_for_lost_records(catalog.registry.tables.values(), store.recreated)
         except BaseException:
             store.close()

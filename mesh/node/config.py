@@ -19,6 +19,7 @@ from mycomesh.mesh.node.errors import ConfigError
 from mycomesh.mesh.node.home import tampering
 from mycomesh.mesh.versions import SUPPORTED, Versions
 from mycomesh.sync.sqlite.identifiers import fold
+from mycomesh.sync.sqlite.versions import Version, parse_version
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,6 +40,7 @@ CONFLICT_RANGES = {
     "conflicts_mb_max": (1, 10_000),
     "conflicts_days_max": (1, 36_500),
 }
+_VERSION = 'a version of SQLite from "3.24" on, such as "3.40"'
 CONFIG_BYTES_MAX = 1 << 20  # people write this file by hand; a larger one is something else
 # config.toml key -> field; "except" is a Python keyword, so the field has another name
 KEYS = {
@@ -57,6 +59,7 @@ KEYS = {
     "conflicts_max": "conflicts_max",
     "conflicts_mb_max": "conflicts_mb_max",
     "conflicts_days_max": "conflicts_days_max",
+    "sqlite_floor": "sqlite_floor",
 }
 
 
@@ -119,6 +122,7 @@ class NodeConfig:
     conflicts_max: records that `mycomesh_conflicts` keeps, 100..1,000,000.
     conflicts_mb_max: megabytes that it may take in the file, 1..10,000.
     conflicts_days_max: days that it keeps a record, 1..36,500.
+    sqlite_floor: the oldest SQLite of the programs that open the files of this mesh; None to use what other nodes state, or 3.40.
     """
 
     port: int | None = None
@@ -136,6 +140,7 @@ class NodeConfig:
     conflicts_max: int = 10_000
     conflicts_mb_max: int = 64
     conflicts_days_max: int = 365
+    sqlite_floor: Version | None = None
 
     def __post_init__(self) -> None:
         """Check every field."""
@@ -244,14 +249,10 @@ def _value(key: str, value: Any) -> Any:
             if type(value) is bool:
                 return value
             wanted = "true or false"
-        case "log_level" | "log_format":
+        case "log_level" | "log_format" | "metrics" | "sqlite_floor":
             if type(value) is str:
-                return value
-            wanted = "a string"
-        case "metrics":
-            if type(value) is str:
-                return metrics_address(value)
-            wanted = "a string such as 127.0.0.1:9464"
+                return _from_text(key, value)
+            wanted = {"metrics": "a string such as 127.0.0.1:9464", "sqlite_floor": _VERSION}.get(key, "a string")
         case "protocol":
             if isinstance(value, list) and len(value) == 2 and all(type(item) is int for item in value):
                 return _versions(*value)
@@ -261,6 +262,17 @@ def _value(key: str, value: Any) -> Any:
                 return tuple(PeerName.parse(item) for item in value) if key == "peers" else tuple(value)
             wanted = "a list of strings"
     raise ConfigError(f"{key!r} must be {wanted}, not {value!r}")
+
+
+def _from_text(key: str, text: str) -> Any:
+    if key == "metrics":
+        return metrics_address(text)
+    if key != "sqlite_floor":
+        return text
+    version = parse_version(text)
+    if version is None:
+        raise ConfigError(f"{key!r} must be {_VERSION}, not {text!r}")
+    return version
 
 
 def _versions(oldest: int, newest: int) -> Versions:

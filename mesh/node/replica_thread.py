@@ -183,6 +183,7 @@ class ReplicaThread:
                     size=self._config.conflicts_mb_max * 1_000_000,
                     age_days=self._config.conflicts_days_max,
                 ),
+                sqlite_floor=self._config.sqlite_floor,
             ),
             recalled=self._clock_notes.clocks(),
             hooks=Hooks(

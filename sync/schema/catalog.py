@@ -7,6 +7,7 @@ on the mesh: the column comes back empty, the table is no longer replicated here
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Collection, Mapping
 
 from mycomesh.sync.capture import rebuild_mark, table_scan
@@ -22,13 +23,14 @@ from mycomesh.sync.schema.generated_facts import GeneratedFacts
 from mycomesh.sync.schema.index_triggers import IndexTriggers
 from mycomesh.sync.schema.migration import migrate
 from mycomesh.sync.schema.migration_plan import Plan
-from mycomesh.sync.schema.policy import name_fact
+from mycomesh.sync.schema.policy import floor_fact, name_fact
 from mycomesh.sync.schema.record_facts import record_facts
 from mycomesh.sync.schema.registry import Record, Registry, Snapshot, read_sums
 from mycomesh.sync.schema.table_filter import TableFilter
 from mycomesh.sync.sqlite.identifiers import fold, quoted
 from mycomesh.sync.sqlite.indexes import column_names
 from mycomesh.sync.sqlite.table_spec import TableSpec, UnsupportedTable, read_table, user_tables
+from mycomesh.sync.sqlite.versions import Version
 from mycomesh.sync.storage import internal_tables
 from mycomesh.sync.storage.store import Store
 from mycomesh.sync.storage.table import Table
@@ -85,10 +87,14 @@ class Catalog:
             self.registry.restore(self._before)
             self._before = None
 
-    def open(self, drain: Drain) -> None:
-        """Load the schema table, then every user table; inside a transaction."""
+    def open(self, drain: Drain, floor: Version | None = None) -> None:
+        """Load the schema table, then every user table; inside a transaction.
+
+        `floor` is the oldest SQLite beside this node, if its settings state it.
+        """
         self.registry.read_decisions()
         self.registry.load(SCHEMA_ID, read_table(self._store.db, SCHEMA_TABLE))
+        self._state_floor(floor)
         self.refresh(drain, most=NEW_TABLES_MAX)
 
     def take_rebuilt(self) -> list[str]:
@@ -103,6 +109,14 @@ class Catalog:
         """
         found, self._doubling = self._doubling, []
         return found
+
+    def _state_floor(self, floor: Version | None) -> None:
+        """Take the oldest SQLite beside this node from its settings, and state it to the mesh if the setting has changed."""
+        self.registry.own_floor = floor
+        stated = json.dumps(floor)
+        if floor is not None and self._store.meta("floor") != stated:
+            self._store.meta_set("floor", stated)
+            self.decide(floor_fact(floor))
 
     def changed(self) -> bool:
         """Return True if some connection has changed the schema since the last pass."""
@@ -249,6 +263,12 @@ class _Pass:
             except UnsupportedTable as reason:
                 registry.forget(name)
                 registry.notes.put(name, f"not replicated: {reason}")
+                continue
+            too_new = (
+                registry.too_new(spec.sql) if registry.record(name) is None and registry.defined(name) is None else ""
+            )
+            if too_new:
+                registry.notes.put(name, f"not replicated: {too_new}")
                 continue
             known = registry.tables.get(name)
             captured = (

@@ -254,7 +254,7 @@ class FactFollower:
                 canonical, "not created: its definition on the mesh does not allow the names that it has got"
             )
             return
-        refused = refusal_of(text)
+        refused = registry.refusal_of(text)
         if refused:
             registry.notes.put(canonical, f"not created: {refused}")
             return
@@ -294,13 +294,20 @@ class FactFollower:
             for column in columns:
                 if column not in real:
                     continue
-                refused = add_column(self._db, spec.name, column_clauses(db, name, target[column]), table)
+                clauses = column_clauses(db, name, target[column])
+                too_new = registry.too_new(clauses[0])
+                fitting = [clause for clause in clauses if not registry.too_new(clause)]
+                refused = add_column(self._db, spec.name, fitting, table) if fitting else too_new
                 if refused:
                     registry.notes.put(
                         canonical, f"column {real[column]!r} of the mesh cannot be added here: {refused}"
                     )
                 else:
                     registry.names.record(canonical, spec.name, {column: target[column]})
+                    if too_new:
+                        registry.notes.put(
+                            canonical, f"column {real[column]!r} is here without its constraints: {too_new}"
+                        )
 
     def _renamed_definition(self, defined: TableSpec, name: str, target: Mapping[str, str]) -> str | None:
         """Return the canonical definition of a table under these names; None if its SQL does not allow that."""
@@ -321,7 +328,7 @@ class FactFollower:
         if not owner:
             return  # it exists, its table is not here, or it is more than one CREATE INDEX
         note = f"index {sql[:60]}"
-        refused = refusal_of(definition_of(self._db, owner), sql)
+        refused = self._registry.refusal_of(definition_of(self._db, owner), sql)
         try:
             if not refused:
                 execute_one(self._db, sql, authorize_create(apsw.SQLITE_CREATE_INDEX))

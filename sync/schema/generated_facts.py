@@ -74,7 +74,11 @@ class GeneratedFacts:
             if stated.get(column) != "":
                 facts.append(generated_fact(spec.folded, column, ""))
         for fact in facts:
-            self._registry.facts.write(*fact)
+            too_new = self._registry.too_new(fact[2])
+            if too_new:
+                self._registry.notes.put(spec.folded, f"a generated column stays on this node: {too_new}")
+            else:
+                self._registry.facts.write(*fact)
         if memory != before:
             self._remember(spec.folded, memory)
 
@@ -184,7 +188,7 @@ class GeneratedFacts:
             clause = rename_text(sql, column, text, names)
         except apsw.Error:
             return False
-        refused = refusal_of(compose(sql, {column: text}))
+        refused = self._registry.too_new(text) or refusal_of(compose(sql, {column: text}))
         if refused:
             self._registry.notes.put(name, f"generated column {column!r} of the mesh is not added here: {refused}")
             return False

@@ -13,10 +13,12 @@ from typing import Any
 
 from mycomesh.sync.sqlite.identifiers import INTERNAL_PREFIX, fold
 from mycomesh.sync.sqlite.table_spec import SQL_MAX, KeyKind, TableSpec
+from mycomesh.sync.sqlite.versions import Version, parse_version
 
 __all__ = [
     "COUNTER",
     "DROPPED",
+    "FLOOR",
     "GENERATED",
     "KEEP_BOTH",
     "NAME",
@@ -26,6 +28,7 @@ __all__ = [
     "counter_fact",
     "counter_refusal",
     "dropped_fact",
+    "floor_fact",
     "generated_fact",
     "keep_both_fact",
     "keep_both_refusal",
@@ -37,6 +40,7 @@ POLICY = "policy"
 NAME = "name"
 DROPPED = "dropped"
 GENERATED = "generated"
+FLOOR = "floor"
 SAME_ROW = "same-row"
 KEEP_BOTH = "keep-both"
 # Every row gets another key, in one transaction: about 40 us each.
@@ -56,6 +60,7 @@ class Policies:
     renames: the name that a table (table,) or a column (table, column) got by its last rename.
     dropped: tables and columns that were dropped, as in `renames`; never taken back.
     generated: the texts of generated columns by table and column, "" for a dropped one.
+    floor: the oldest SQLite of the programs beside the nodes; None if nobody has stated it.
     """
 
     counters: dict[str, frozenset[str]] = field(default_factory=dict)
@@ -63,6 +68,7 @@ class Policies:
     renames: dict[tuple[str, ...], str] = field(default_factory=dict)
     dropped: frozenset[tuple[str, ...]] = frozenset()
     generated: dict[str, dict[str, str]] = field(default_factory=dict)
+    floor: Version | None = None
 
     @classmethod
     def read(cls, db: Any, schema_table: str, *, without: Collection[str] = ()) -> Policies:
@@ -72,9 +78,13 @@ class Policies:
         renames: dict[tuple[str, ...], str] = {}
         dropped: set[tuple[str, ...]] = set()
         generated: dict[str, dict[str, str]] = {}
-        listing = f"SELECT name, kind, sql FROM {schema_table} WHERE kind IN (?, ?, ?, ?, ?) ORDER BY name"
-        for name, kind, sql in db.execute(listing, (COUNTER, POLICY, NAME, DROPPED, GENERATED)):
+        floor: Version | None = None
+        listing = f"SELECT name, kind, sql FROM {schema_table} WHERE kind IN (?, ?, ?, ?, ?, ?) ORDER BY name"
+        for name, kind, sql in db.execute(listing, (COUNTER, POLICY, NAME, DROPPED, GENERATED, FLOOR)):
             if name in without:
+                continue
+            if name == kind == FLOOR:
+                floor = parse_version(sql) if isinstance(sql, str) else None
                 continue
             match kind, _subject(name, kind), sql:
                 case "counter", [table, column], _:
@@ -91,7 +101,7 @@ class Policies:
                         texts[column] = text
                 case _:
                     continue
-        return cls(counters, frozenset(keep_both), renames, frozenset(dropped), generated)
+        return cls(counters, frozenset(keep_both), renames, frozenset(dropped), generated, floor)
 
     def dropped_of(self, table: str) -> frozenset[str]:
         """Return the dropped columns of a table."""
@@ -125,6 +135,11 @@ def dropped_fact(subject: tuple[str, ...]) -> tuple[str, str, str]:
 def generated_fact(table: str, column: str, text: str) -> tuple[str, str, str]:
     """Return the fact (name, kind, sql) of a generated column, whose text is "" if it was dropped; by canonical names."""
     return f"{GENERATED}:{json.dumps([table, column], ensure_ascii=False)}", GENERATED, text
+
+
+def floor_fact(version: Version) -> tuple[str, str, str]:
+    """Return the fact (name, kind, sql) of the oldest SQLite beside the nodes."""
+    return FLOOR, FLOOR, f"{version[0]}.{version[1]}"
 
 
 def is_valid_name(name: str) -> bool:

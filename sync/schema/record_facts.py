@@ -40,7 +40,10 @@ def record_facts(db: Any, registry: Registry, adopted: Collection[str] = ()) -> 
     for name, table, sql in user_indexes(db):
         key = f"{INDEX}:{fold(name)}"
         if fold(table) in local and not facts.of(key):
-            facts.write(key, INDEX, sql, early=local[fold(table)] in adopted)
+            too_new = registry.too_new(sql)
+            registry.notes.put(f"index {name}", f"it stays on this node: {too_new}" if too_new else "")
+            if not too_new:
+                facts.write(key, INDEX, sql, early=local[fold(table)] in adopted)
 
 
 def record_definition(db: Any, registry: Registry, spec: TableSpec, *, early: bool = False) -> None:
@@ -48,6 +51,10 @@ def record_definition(db: Any, registry: Registry, spec: TableSpec, *, early: bo
     sql = canonical_definition(db, spec)
     if sql is None:
         registry.notes.put(spec.folded, "its definition cannot be sent to other nodes under its canonical names")
+        return
+    too_new = registry.too_new(sql)
+    if too_new:
+        registry.notes.put(spec.folded, f"its definition stays on this node: {too_new}")
         return
     registry.facts.write(spec.folded, TABLE, sql, early=early)
 

@@ -29,6 +29,8 @@ from mycomesh.sync.schema.policy import GENERATED, Policies
 from mycomesh.sync.schema.table_filter import TableFilter
 from mycomesh.sync.sqlite.identifiers import fold
 from mycomesh.sync.sqlite.table_spec import FileSchema, TableSpec
+from mycomesh.sync.sqlite.trial import refusal_of
+from mycomesh.sync.sqlite.versions import FLOOR_DEFAULT, Version, newest_need
 from mycomesh.sync.storage.change_log import ChangeLog, changes_name
 from mycomesh.sync.storage.column_bits import extended
 from mycomesh.sync.storage.insert_runs import runs_name
@@ -102,6 +104,7 @@ class Registry:
         self.notes = Notes()
         self.facts = Facts(store)
         self.policies = Policies()
+        self.own_floor: Version | None = None  # the oldest SQLite beside this node, if its settings state it
         self.names: Names
 
     @property
@@ -150,6 +153,26 @@ class Registry:
     def defined(self, name: str) -> TableSpec | None:
         """Return the canonical definition of a table, None if the facts have none that can be read."""
         return self.facts.defined(name, self.policies.generated.get(name, {}))
+
+    @property
+    def floor(self) -> Version:
+        """The oldest SQLite of the programs that must be able to read this schema: beside this node, and beside the others."""
+        return min(self.policies.floor or FLOOR_DEFAULT, self.own_floor or (self.policies.floor or FLOOR_DEFAULT))
+
+    def too_new(self, sql: str) -> str:
+        """Return why a definition is too new for programs beside the nodes, "" if it is not."""
+        version, what = newest_need(sql)
+        if version <= self.floor:
+            return ""
+        needed, floor = (f"{major}.{minor}" for major, minor in (version, self.floor))
+        return (
+            f"{what} needs SQLite {needed}, and a program with SQLite {floor} could read no table of a file that has it; change"
+            f' the definition, or set sqlite_floor = "{needed}" in config.toml if no program on any node is older'
+        )
+
+    def refusal_of(self, sql: str, index: str = "") -> str:
+        """Return why a CREATE TABLE of the mesh, or an index on it, must not enter this file; "" if it may."""
+        return self.too_new(index or sql) or refusal_of(sql, index)
 
     def spec(self, name: str, here: str) -> TableSpec:
         """Return the spec of the table that this file calls `here`, under canonical names; raises `UnsupportedTable`."""

@@ -176,6 +176,15 @@ def test_the_docs_tell_of_every_setting():
     assert set(tomllib.loads(example)) <= set(KEYS)
 
 
+def test_the_oldest_sqlite_is_a_version(file):
+    file.write_text('sqlite_floor = "3.45.1"')
+    assert load(file).sqlite_floor == (3, 45)
+    for wrong in ('"3"', '"new"', "3.45", '"2.8"'):
+        file.write_text(f"sqlite_floor = {wrong}")
+        with pytest.raises(ConfigError, match="a version of SQLite"):
+            load(file)
+
+
 def test_metrics_without_a_port_are_not_served_at_the_port_of_peers(file):
     for text, address in (
         ("127.0.0.1", PeerName("127.0.0.1", 9464)),
