@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mycomesh.sync import codec
-from mycomesh.sync.crdt.hlc import ms_from_hlc, time_text
+from mycomesh.sync.crdt.hlc import is_early, ms_from_hlc, time_text
 from mycomesh.sync.sqlite.raw_text import is_raw
 from mycomesh.sync.sqlite.table_spec import Row
 from mycomesh.sync.storage.conflict_room import KEPT
@@ -38,6 +38,7 @@ __all__ = [
 TEXT_MAX = 1_000_000
 SHORTENED_MAX = 200
 WRITE_LOST = "a later write had not seen this one"
+EARLY_LOST = "a row from before the mesh lost to another write"
 TWO_VALUES = "two files had different values of one write"
 DELETE_LOST = "a delete lost to a later write"
 
@@ -80,7 +81,7 @@ def record_conflict(
             loser.stamp[1].hex(),
             time_text(ms_from_hlc(won[0])),
             won[1].hex(),
-            reason or (DELETE_LOST if loser.dead else WRITE_LOST),
+            reason or (DELETE_LOST if loser.dead else EARLY_LOST if is_early(loser.stamp[0]) else WRITE_LOST),
             loser.stamp[0],
             winner,
             loser.key,

@@ -10,8 +10,9 @@ import pytest
 from mycomesh.sync.crdt.hlc import hlc_from_ms
 from mycomesh.sync.events import MembersKnown
 from mycomesh.sync.exchange.config import ExchangeConfig
-from tests.sync.fleets import DAY, HOUR, MINUTE, SLOW, filled
-from tests.sync.peers import WALL_MS
+from mycomesh.sync.merge import tombstones
+from tests.sync.fleets import DAY, HOUR, MINUTE, SLOW, Fleet, filled
+from tests.sync.peers import WALL_MS, shell
 from tests.sync.scale import SCALE
 
 
@@ -28,6 +29,28 @@ def test_a_tombstone_goes_once_every_member_has_passed_it_and_the_hashes_stay_eq
     assert [fleet.tombstones(number) for number in range(3)] == [0, 0, 0]
     fleet.assert_equal()
     assert not any(notice.startswith("repair") for node in fleet.nodes for notice in node.noticed())
+
+
+def test_rows_from_before_the_mesh_hold_no_tombstone_up(tmp_path):
+    """Two copies of a file: an early site never passes a tombstone, so the present site of its node answers for it."""
+    for number in range(2):
+        shell(
+            tmp_path / f"{number}.db",
+            "CREATE TABLE old(id INTEGER PRIMARY KEY, v); INSERT INTO old VALUES(1, 1), (2, 2);",
+        )
+    fleet = Fleet(tmp_path, 2)
+    fleet.link_all()
+    fleet.run(MINUTE)
+    fleet.write(1, "DELETE FROM old WHERE id = 1")
+    fleet.run(MINUTE)
+    counts = [node.sql("SELECT count(*) FROM old") for node in fleet.nodes]
+    assert counts == [[(1,)], [(1,)]]
+    tables = [node.peer.replica.tables["old"] for node in fleet.nodes]
+    assert all(map(tombstones.newest_hlc, tables))
+    fleet.run(DAY)
+    assert not any(map(tombstones.newest_hlc, tables))
+    fleet.assert_equal()
+    fleet.close()
 
 
 def test_idle_nodes_say_something_only_where_tombstones_wait(fleet_of):
