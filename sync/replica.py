@@ -255,8 +255,8 @@ class Replica:
     ) -> Applied:
         """Merge one bundle, local writes first, in as many transactions as keep the file's write lock short.
 
-        A live batch of an honest node takes one, unless more of it is refused here than one transaction may try. What is
-        divided is covered with its last part.
+        A live batch of an honest node takes one, unless more of it is refused here than one transaction may try. A divided
+        batch is covered with its last part.
 
         Args:
             payload: an encoded bundle.

@@ -142,7 +142,7 @@ def test_there_are_the_tasks_that_a_newcomer_has():
         "An application that already has a database",
         "Watch it",
         "Simulate it",
-        "What happens in a conflict",
+        "Resolve a conflict",
     }
     assert {"Promises", "Not yet"} <= set(SECTIONS)
 

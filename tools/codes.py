@@ -576,7 +576,7 @@ _RUN = (
     Code(
         "node.fault",
         "the node failed on one message or one task, and goes on",
-        "an error that no part of the node expects; what it was doing is undone, and comparisons with peers repeat the work",
+        "an unexpected error; the node undid that work, and comparisons with peers repeat the work",
         "report it as a bug, with the line of the log and its details (mycomesh log --json)",
     ),
     Code("node.rejoining", "the node looks for the others again", "'mycomesh rejoin' ended an isolation"),

@@ -40,7 +40,7 @@ class HomeWatch:
 
     @property
     def fault(self) -> str:
-        """The known fault of the home, in one line; empty if there is none."""
+        """The known fault of the home, in one line; empty without one."""
         return self._removed or self._unwritable
 
     def start(self) -> None:

@@ -56,7 +56,7 @@ def test_the_topology_shows_the_split_and_the_mesh_before_and_after_it(recorded)
 
 def test_only_faults_of_the_schedule_are_counted(recorded):
     assert recorded[0].faults["split"] == 2
-    assert "clock" not in recorded[0].faults  # that clocks are put right in the end is none
+    assert "clock" not in recorded[0].faults  # the correction of clocks at the end does not count
 
 
 def test_a_plot_keeps_its_size_on_a_narrow_page_and_moves_in_its_own_frame(recorded):

@@ -146,7 +146,7 @@ def test_a_file_runs_like_any_scenario_and_takes_the_same_changes(tmp_path):
         (("loss = 0.01", "loss = 1.5"), "network.loss: must be from 0 to 0.9, not 1.5"),
         (("bandwidth = 50000", "bandwidth = 0"), "network.bandwidth: must be from 1 to 1e+12 bytes a second, not 0"),
         (("drift_ppm = 20", "drift_ppm = 'x'"), "clock[0].drift_ppm: must be a whole number"),
-        (('kind = "heal"', 'kind = "mend"'), "fault[0].kind: must be one of split, heal"),
+        (('kind = "heal"', 'kind = "cure"'), "fault[0].kind: must be one of split, heal"),
         (("groups = [[0], [1, 2]]", "groups = [[0], [9]]"), "fault[1].groups: must be a node from 0 to 2, not 9"),
         (
             ("groups = [[0], [1, 2]]", "groups = [[0, 1], [1, 2]]"),

@@ -69,7 +69,7 @@ def test_a_constraint_that_a_rebuild_adds_or_removes_is_told_and_refuses_rows_of
         assert len(peer.recorded("mycomesh_parked")) == strict
         assert peer.digests() == one.digests()
         assert peer.scrub().found == 0
-    writer.shell("UPDATE t SET a = 'mended', b = 4 WHERE id = 4;")
+    writer.shell("UPDATE t SET a = 'fixed', b = 4 WHERE id = 4;")
     converge(made)
     for peer in (two, three):
         assert_equal(one, peer)

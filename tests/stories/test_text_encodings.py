@@ -71,9 +71,9 @@ def test_text_that_is_broken_in_one_encoding_arrives_or_is_parked_in_a_file_of_t
     assert parked[2] == "text that is not UTF-8 cannot be stored in a file whose encoding is UTF-16"
     assert one.digests() == two.digests()
     assert one.scrub().found == two.scrub().found == 0
-    two.shell("UPDATE t SET v = 'mended' WHERE id = 2;")
+    two.shell("UPDATE t SET v = 'fixed' WHERE id = 2;")
     converge([one, two])
-    assert one.sql("SELECT v FROM t WHERE id > 1 ORDER BY id") == [("mended",), ("whole",)]
+    assert one.sql("SELECT v FROM t WHERE id > 1 ORDER BY id") == [("fixed",), ("whole",)]
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,7 @@ SAMPLES = {
     "sketch": TableSketch("drones", b"v" * 8, b"s" * 16),
     "want": RepairRequest("drones", b"d" * 10),
     "mend": RepairRows(b"a bundle"),
-    "mend final, packed": RepairRows(b"a bundle " * 400, final=True),
+    "repair final, packed": RepairRows(b"a bundle " * 400, final=True),
     "plan": Plan(100_000),
     "audit": AuditRequest("drones", SITE_A, 5, 1 << 62),
     "held": AuditReply("drones", SITE_A, 5, 90, (1, 3, 40, 1)),
