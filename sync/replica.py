@@ -22,6 +22,7 @@ from mycomesh.sync.crdt.version_vector import Vector
 from mycomesh.sync.errors import IndexTriggerError, MigrationError, StatementError
 from mycomesh.sync.replication.admission import admit
 from mycomesh.sync.replication.applied import Applied
+from mycomesh.sync.replication.drop_guard import DropGuard
 from mycomesh.sync.replication.inbox import Inbox
 from mycomesh.sync.replication.incoming import Incoming
 from mycomesh.sync.replication.outbox import Hooks, Outbox
@@ -91,6 +92,7 @@ class Replica:
         self.decisions = Decisions(store, catalog)
         self.outbox = Outbox(store, catalog, site, priority, hooks)
         self.inbox = Inbox(store, catalog, site, self.outbox, priority)
+        self.drop_guard = DropGuard(catalog.registry)
         self.scrub = Scrub(store, catalog, self.outbox)
         self.state = StateTables(store, catalog.registry, site, self.scrub)
         self._site = site

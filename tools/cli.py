@@ -93,6 +93,7 @@ COMMANDS = (
     Command("policy", "show or set what happens when two nodes give two rows the same id", DECIDE),
     Command("migrate", "drop or rename tables and columns on every node", DECIDE),
     Command("scrub", "find and capture writes that bypassed the triggers", DECIDE, "orders:scrub"),
+    Command("accept-drop", "let rows go that one member reports as deleted", DECIDE, "accept_drop"),
     Command("backup", "copy the served database; the copy is safe to serve later", DECIDE),
     Command("forget", "remove all triggers and internal tables from a file that no node serves", DECIDE),
     Command("isolate", "cut this node off from the mesh, to rehearse a split", REHEARSE, "orders:isolate"),

@@ -279,7 +279,15 @@ _ROUNDS = (
         "round.audited",
         "removed rows that other nodes deleted while this one was away",
         "this node was away for longer than delete markers are kept; it keeps only those of its own writes that no other node"
-        " has seen",
+        " has seen; mycomesh_conflicts has the values, and the notice names the member that reported the deletes",
+        "mycomesh restore NUMBER writes a row again",
+    ),
+    Code(
+        "round.doubted",
+        "kept rows that a member reports as deleted",
+        "one member alone reports more than one in a hundred changes of a table, or more than a thousand, as deleted long ago; a"
+        " node believes that only if a second member reports the same",
+        "if the rows should go: mycomesh accept-drop TABLE; if not: ask who runs that member, or revoke it",
     ),
     Code(
         "repair.done",

@@ -244,6 +244,10 @@ MANUAL = {
     "isolate": Page((("mycomesh isolate", "rehearse a split; local writes go on"),), {"done": "text"}),
     "rejoin": Page((("mycomesh rejoin", "end the isolation"),), {"done": "text"}),
     "scrub": Page((("mycomesh scrub", "after a file was edited with its triggers off"),), {"done": "text"}),
+    "accept-drop": Page(
+        (("mycomesh accept-drop missions", "believe the member that 'mycomesh status' names"),),
+        {"table": "text", "changes": "int"},
+    ),
     "counter": Page(
         (("mycomesh counter stock amount", "concurrent 'SET amount = amount - 1' add up from now on"),),
         {"table": "text", "column": "text"},

@@ -343,7 +343,7 @@ class Daemon:
                 return {}
             case "verify":
                 return await compare.answer(self._serving())
-            case "counter" | "policy" | "migrate" | "conflicts" | "restore":
+            case "accept-drop" | "counter" | "policy" | "migrate" | "conflicts" | "restore":
                 return await decisions.answer(self._serving(), request)
             case "down":
                 return await self._down(request)

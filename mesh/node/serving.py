@@ -189,6 +189,10 @@ class ServingNode:
         """Start a scrub: compare every row with the change log, and capture rows that the triggers missed."""
         self._replica.submit(ScrubRequested())
 
+    def request_comparison(self) -> None:
+        """Compare with all linked peers soon."""
+        self._replica.submit(CompareRequested())
+
     async def write_position(self) -> WritePosition:
         """Return the position of everything written here so far, all of it stamped."""
         return await self._replica.write_position()

@@ -32,6 +32,8 @@ class ExchangeConfig:
         members // beat_members.
     collect_ms: how often tombstones are collected, and how long they stay after they became stable. Every linked peer can
         fetch them in that time, which saves it an audit.
+    doubt_ms: how long a table is not fetched from a peer that reports too many of its rows as deleted. Another peer may
+        confirm it meanwhile.
     scrub_ms: how often the background scrub takes a step. With `scrub_rows`, a million rows take eleven hours, at 0.03 %
         of a core (3 ms of work in ten seconds).
     scrub_rows: how many rows one background step compares with their entries.
@@ -50,6 +52,7 @@ class ExchangeConfig:
     beat_ms: int = 30_000
     beat_members: int = 5
     collect_ms: int = 300_000
+    doubt_ms: int = 300_000
     scrub_ms: int = 10_000
     scrub_rows: int = 256
     retention_ms: int = 30 * _DAY_MS

@@ -14,9 +14,11 @@ from dataclasses import dataclass, field
 
 from mycomesh.sync.crdt.version_vector import Vector
 from mycomesh.sync.errors import DatabaseError, KeyMismatchError, StatementError
+from mycomesh.sync.exchange import notices
 from mycomesh.sync.exchange.catch_up_stream import fitting
 from mycomesh.sync.exchange.config import ExchangeConfig
 from mycomesh.sync.exchange.intake import Intake
+from mycomesh.sync.exchange.link_status import Progress
 from mycomesh.sync.exchange.tombstone_audit import TombstoneAudit
 from mycomesh.sync.exchange.turn import Turn
 from mycomesh.sync.replica import Applied, Replica
@@ -36,22 +38,6 @@ PROGRESS_MS = 1_000
 
 # table -> (vector digest, entry digest)
 Digests = Mapping[str, tuple[bytes, bytes]]
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """Progress of a round, for the operator.
-
-    rows: changes received.
-    expected: about how many changes the sender announced; 0 if it has not announced any.
-    received_bytes: bytes received.
-    left_ms: estimated milliseconds until the end; None if there is no estimate.
-    """
-
-    rows: int
-    expected: int
-    received_bytes: int
-    left_ms: int | None
 
 
 @dataclass(slots=True)
@@ -89,6 +75,9 @@ class _Link:
     # This replica's vector digests when it deferred the request; None if no request is deferred.
     deferred_vectors: Mapping[str, bytes] | None = None
     deferrals: int = 0  # in a row
+    doubted: dict[str, int] = field(
+        default_factory=dict
+    )  # table -> when to audit again what the peer reports as deleted
 
 
 class Fetcher:
@@ -153,6 +142,7 @@ class Fetcher:
         link = self._links[number]
         link.digests, link.first = theirs, first
         mine = self._vectors()
+        self._settle_claims(link, mine)
         if (
             first
             or link.deferrals >= DEFERRALS_MAX
@@ -164,6 +154,16 @@ class Fetcher:
         self.request_soon(number, turn.now_ms)
         link.deferrals += 1
         link.deferred_vectors = mine
+
+    def _settle_claims(self, link: _Link, mine: Mapping[str, bytes]) -> None:
+        """Drop the doubts about tables that are equal, or about which a person has accepted the peer's report."""
+        guard = self._replica.drop_guard
+        for name in guard.claimed_by(link.peer):
+            if name in link.digests and link.digests[name][0] == mine.get(name):
+                guard.settle(name, link.peer)
+            elif guard.is_accepted(name, link.peer):
+                link.doubted.pop(name, None)
+                link.requested.pop(name, None)
 
     def request_soon(self, number: int, now_ms: int) -> None:
         """Schedule a request to a peer after the live path has shown a gap; it is dropped if the gap fills first."""
@@ -209,6 +209,7 @@ class Fetcher:
             and (link.first or not self._peer_is_behind(name, vector))
             and link.requested.get(name) != vector
             and self._unclaimed(name, now_ms)
+            and link.doubted.get(name, 0) <= now_ms
             and self._replica.admits(name)
             and self._replica.rights.may_write(link.peer, name)
         ]
@@ -277,20 +278,16 @@ class Fetcher:
             current.failed = True
             if link.misfit != applied.misfit:  # each further round meets it again
                 link.misfit = applied.misfit
-                text = f"refused changes from {link.peer.hex()[:8]}: {applied.misfit}"
-                turn.notify("round.refused", text, {"node_id": link.peer.hex()}, "warning")
+                notices.notify_refused(link.peer, 0, applied.misfit, turn)
         elif applied.refused:
             current.failed = current.refused = True
-            remedy = clock_remedy(turn.wall_ms)
-            text = f"refused {applied.refused} changes from {link.peer.hex()[:8]}: stamped in the future; {remedy}"
-            turn.notify("round.refused", text, {"changes": applied.refused, "node_id": link.peer.hex()}, "warning")
+            why = f"stamped in the future; {clock_remedy(turn.wall_ms)}"
+            notices.notify_refused(link.peer, applied.refused, why, turn)
         elif applied.withheld:
             current.failed = True
         else:
             if applied.crowded:  # the round goes on, and covers nothing of these sites
-                text = f"refused {applied.crowded} changes from {link.peer.hex()[:8]}: more sites than this file has room for"
-                detail = {"changes": applied.crowded, "node_id": link.peer.hex()}
-                turn.notify("round.refused", text, detail, "warning")
+                notices.notify_refused(link.peer, applied.crowded, "more sites than this file has room for", turn)
             self._record_partial(link.peer, applied)
         current.rows += applied.changes
         link.rows += applied.merged.changes
@@ -351,12 +348,7 @@ class Fetcher:
         if progress is None or turn.now_ms < current.notified_at + PROGRESS_MS:
             return
         current.notified_at = turn.now_ms
-        share = f" of about {progress.expected:,}" if progress.expected else ""
-        left = "" if progress.left_ms is None else f", {progress.left_ms / 1000:.0f} s left"
-        size = f"{progress.received_bytes / 1e6:.1f} MB"
-        text = f"catching up with {link.peer.hex()[:8]}: {progress.rows:,}{share} rows, {size}{left}"
-        detail = {"rows": progress.rows, "expected": progress.expected, "bytes": progress.received_bytes}
-        turn.notify("round.progress", text, detail | {"node_id": link.peer.hex()})
+        notices.notify_progress(link.peer, progress, turn)
 
     def on_done(self, number: int, message: wire.Done, turn: Turn) -> None:
         """Handle the end of a stream: begin the audit, unless a chunk of the round was not applied."""
@@ -397,6 +389,7 @@ class Fetcher:
         current = self._links[number].round
         assert current is not None
         assert current.audit is not None
+        self._notify_doubted(self._links[number], current.audit.judge(self._links[number].peer), turn)
         outcome = current.audit.step(turn.wall_ms)
         turn.publish(outcome.published)
         current.dropped += outcome.rows
@@ -404,13 +397,17 @@ class Fetcher:
             self._due_at[number] = turn.now_ms
             return
         if current.dropped:
-            text = f"removed {current.dropped} row(s) that other nodes deleted while this one was away"
-            turn.notify("round.audited", text, {"rows": current.dropped})
-            turn.changed = True
+            notices.notify_audited(self._links[number].peer, current.dropped, turn)
         self._finish(number, turn, outcome.advanced)
         for name in outcome.incomplete:
             # The sender's clock is a little ahead. The next comparison requests the rest.
             self._links[number].requested.pop(name, None)
+
+    def _notify_doubted(self, link: _Link, doubted: Mapping[str, int], turn: Turn) -> None:
+        """Leave the tables in doubt for a while, unless another peer or a person settles them (`drop_guard`)."""
+        for name, count in doubted.items():
+            link.doubted[name] = turn.now_ms + self._config.doubt_ms
+            notices.notify_doubted(link.peer, self._replica.registry.local_name(name), count, turn)
 
     def _finish(self, number: int, turn: Turn, advanced: list[str]) -> None:
         link = self._links[number]
@@ -427,7 +424,7 @@ class Fetcher:
             self._due_at[number] = turn.now_ms + wait_ms
             return
         link.failures = 0
-        self._discard_partial(link.peer, current)
+        self._discard_partial(link, current, turn.now_ms)
         if advanced:
             text = f"caught up with {link.peer.hex()[:8]}"
             turn.notify("round.done", text, {"rows": link.rows, "tables": advanced, "node_id": link.peer.hex()})
@@ -439,13 +436,14 @@ class Fetcher:
         """Return how long to wait before the next request after failed ones."""
         return min(self._config.gap_ms << min(link.failures, 16), self._config.compare_ms)
 
-    def _discard_partial(self, peer: bytes, current: _Round) -> None:
+    def _discard_partial(self, link: _Link, current: _Round, now_ms: int) -> None:
         """Forget the partial windows of tables that the vector covers after the round."""
-        partial = self._partial.get(peer, {})
+        partial = self._partial.get(link.peer, {})
         for name in current.tables:
-            partial.pop(name, None)
+            if link.doubted.get(name, 0) <= now_ms:
+                partial.pop(name, None)
         if not partial:
-            self._partial.pop(peer, None)
+            self._partial.pop(link.peer, None)
 
     def _release(self, number: int) -> None:
         self._due_at.pop(number, None)

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from mycomesh.sync.exchange.fetch import Progress
 from mycomesh.sync.exchange.flow_control import SendWindow, TokenBucket
-from mycomesh.sync.exchange.link_status import LinkStatus
+from mycomesh.sync.exchange.link_status import LinkStatus, Progress
 from mycomesh.sync.wire.parts import Joiner
 
 __all__ = ["Link"]

@@ -4,9 +4,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mycomesh.sync.exchange.fetch import Progress
+__all__ = ["LinkStatus", "Progress"]
 
-__all__ = ["LinkStatus"]
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Progress of a round, for the operator.
+
+    rows: changes received.
+    expected: about how many changes the sender announced; 0 if it has not announced any.
+    received_bytes: bytes received.
+    left_ms: estimated milliseconds until the end; None if there is no estimate.
+    """
+
+    rows: int
+    expected: int
+    received_bytes: int
+    left_ms: int | None
 
 
 @dataclass(frozen=True, slots=True)

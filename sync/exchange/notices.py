@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from mycomesh.sync.exchange.link_status import Progress
 from mycomesh.sync.exchange.turn import Turn
 from mycomesh.sync.replication.applied import Applied
 
 __all__ = [
     "notify_adopted",
     "notify_applied",
+    "notify_audited",
+    "notify_doubted",
     "notify_forbidden",
     "notify_new_site",
+    "notify_progress",
+    "notify_refused",
     "notify_restored",
     "notify_withheld",
 ]
@@ -73,3 +78,38 @@ def notify_adopted(tables: Sequence[str], turn: Turn) -> None:
             " file too, they are there twice (give one of the two nodes a path where no file exists)"
         )
         turn.notify("capture.adopted", text, {"tables": names})
+
+
+def notify_audited(peer: bytes, rows: int, turn: Turn) -> None:
+    """Report rows that an audit removed, and the member that reported them as deleted."""
+    node_id = peer.hex()
+    text = f"removed {rows} row(s) that member {node_id[:8]} reports as deleted; they are in mycomesh_conflicts"
+    turn.notify("round.audited", text, {"rows": rows, "node_id": node_id})
+    turn.changed = True
+
+
+def notify_doubted(peer: bytes, table: str, count: int, turn: Turn) -> None:
+    """Report that rows stay although a member reports them as deleted."""
+    node_id = peer.hex()
+    text = (
+        f"member {node_id[:8]} reports {count} change(s) of {table} as deleted that this node has: the rows stay until another"
+        f" member reports the same, or until 'mycomesh accept-drop {table}'"
+    )
+    turn.notify("round.doubted", text, {"node_id": node_id, "table": table, "changes": count}, "warning")
+
+
+def notify_refused(peer: bytes, changes: int, why: str, turn: Turn) -> None:
+    """Report changes of a round that were not taken; `changes` is 0 if all of a chunk was not."""
+    node_id = peer.hex()
+    text = f"refused {f'{changes} ' if changes else ''}changes from {node_id[:8]}: {why}"
+    turn.notify("round.refused", text, ({"changes": changes} if changes else {}) | {"node_id": node_id}, "warning")
+
+
+def notify_progress(peer: bytes, progress: Progress, turn: Turn) -> None:
+    """Report how far a round has come."""
+    share = f" of about {progress.expected:,}" if progress.expected else ""
+    left = "" if progress.left_ms is None else f", {progress.left_ms / 1000:.0f} s left"
+    size = f"{progress.received_bytes / 1e6:.1f} MB"
+    text = f"catching up with {peer.hex()[:8]}: {progress.rows:,}{share} rows, {size}{left}"
+    detail = {"rows": progress.rows, "expected": progress.expected, "bytes": progress.received_bytes}
+    turn.notify("round.progress", text, detail | {"node_id": peer.hex()})

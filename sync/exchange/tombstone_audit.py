@@ -1,9 +1,11 @@
 """Tombstone audit: removes rows whose tombstones the sender of a round has collected (design.md section 4; ADR 0007).
 
 A replica that was away may have rows whose deletes no peer can send any more. Before it takes the sender's vectors, it asks,
-window by window, which of its entries the sender still has. Of the windows that the sender covers, it removes the rest.
+window by window, which of its entries the sender still has. Of the windows that the sender covers, it removes the rest, as far
+as `replication.drop_guard` allows it.
 
-Invariant: a replica that does not cover the sender's GC watermarks takes a vector only after the audit.
+Invariant: a replica that does not cover the sender's GC watermarks takes a vector only after the audit, and not while some
+row that the sender reports as deleted is in doubt.
 """
 
 from __future__ import annotations
@@ -25,6 +27,8 @@ __all__ = ["AuditStep", "TombstoneAudit", "reply_to", "serve"]
 # Stamps compared for one reply, and rows removed in one transaction: some milliseconds each.
 STAMPS_MAX = 16_384
 DROPS_MAX = 256
+# Entries whose rows are read before a decision, some 20 us each.
+LOOKED_AT_MAX = 4_096
 _NEVER = (1 << 64, 1 << 64)
 
 
@@ -83,6 +87,9 @@ class TombstoneAudit:
         self._not_empty = not_empty
         self._requests: deque[wire.AuditRequest] = deque()
         self._absent: dict[str, array[int]] = {}  # table -> site number, hlc, site number, hlc, ...
+        self._reason = ""  # of the conflict records
+        self._peer = b""
+        self._doubted: dict[str, int] | None = None
 
     def begin(self) -> wire.AuditRequest | None:
         """Return the first request, None if no table needs one."""
@@ -122,6 +129,31 @@ class TombstoneAudit:
             self._requests.appendleft(wire.AuditRequest(request.table, request.site, reply.reached, request.upto))
         return self._requests[0] if self._requests else None
 
+    def judge(self, peer: bytes) -> dict[str, int]:
+        """Decide, once, what may be removed on the word of this peer; return the tables in doubt, with numbers of entries."""
+        if self._doubted is not None:
+            return {}
+        self._doubted, absent = {}, self._absent
+        self._absent = {}
+        self._peer = peer
+        self._reason = f"deleted elsewhere, as member {peer.hex()[:8]} reports"
+        for name in self._vectors:
+            stamps, size = self._ending(name, absent.get(name, array("q")))
+            verdict = self._replica.drop_guard.judge(name, peer, stamps, size)
+            if verdict.stamps:
+                self._absent[name] = verdict.stamps
+            if verdict.doubted:
+                self._doubted[name] = verdict.doubted
+        return self._doubted
+
+    def _ending(self, name: str, absent: array[int]) -> tuple[array[int], int]:
+        """Return the entries that would go, and their bytes; all entries if there are too many to read each row."""
+        table = self._replica.tables.get(name)
+        if table is None or len(absent) > 2 * LOOKED_AT_MAX:
+            return absent, 0
+        stamps, size = tombstones.ending(table, list(zip(absent[::2], absent[1::2], strict=True)))
+        return array("q", [number for stamp in stamps for number in stamp]), size
+
     def step(self, wall_ms: int) -> AuditStep:
         """Remove up to `DROPS_MAX` rows; once none is left, take the sender's vectors.
 
@@ -132,10 +164,13 @@ class TombstoneAudit:
         step.published = self._replica.outbox.write_drained(wall_ms, lambda: self._drop(step, wall_ms))
         step.done = not self._absent
         if step.done:
-            step.advanced = self._replica.inbox.take_vectors(self._vectors, self._watermarks, wall_ms)
+            certain = {name: vector for name, vector in self._vectors.items() if name not in (self._doubted or {})}
+            for name in certain:
+                self._replica.drop_guard.settle(name, self._peer)
+            step.advanced = self._replica.inbox.take_vectors(certain, self._watermarks, wall_ms)
             step.incomplete = [
                 name
-                for name, vector in self._vectors.items()
+                for name, vector in certain.items()
                 if name in self._replica.tables and vector.missing_from(self._replica.vector(name))
             ]
         return step
@@ -147,7 +182,7 @@ class TombstoneAudit:
         some = absent[: 2 * DROPS_MAX]
         table = self._replica.tables.get(name)
         if table is not None:
-            forgotten = tombstones.forget(table, list(zip(some[::2], some[1::2], strict=True)), wall_ms)
+            forgotten = tombstones.forget(table, list(zip(some[::2], some[1::2], strict=True)), wall_ms, self._reason)
             step.rows += forgotten
             if forgotten:
                 self._replica.outbox.retry(table)  # parked rows may fit now

@@ -17,10 +17,11 @@ from mycomesh.sync.merge import records
 from mycomesh.sync.merge.merge import materialize
 from mycomesh.sync.sqlite.table_spec import Row
 from mycomesh.sync.storage.change_log import StoredEntry
+from mycomesh.sync.storage.large_rows import bytes_of
 from mycomesh.sync.storage.row_view import RowView, shrink
 from mycomesh.sync.storage.table import Table
 
-__all__ = ["collect", "forget", "newest_hlc", "oldest_hlc", "raise_watermarks", "stamps", "watermarks"]
+__all__ = ["collect", "ending", "forget", "newest_hlc", "oldest_hlc", "raise_watermarks", "stamps", "watermarks"]
 
 
 def newest_hlc(table: Table) -> int:
@@ -90,31 +91,58 @@ def stamps(table: Table, site: bytes, after: int, upto: int, limit: int) -> tupl
     return found, upto if len(found) < limit else found[-1]
 
 
-def forget(table: Table, absent: Sequence[tuple[int, int]], wall_ms: int) -> int:
+def ending(table: Table, absent: Sequence[tuple[int, int]]) -> tuple[list[tuple[int, int]], int]:
+    """Return those of the entries (site number, hlc) that `forget` would remove, and the bytes of their values."""
+    found, size = [], 0
+    for row, gone in _by_row(table, absent).items():
+        view = RowView.read(table, row)
+        for stored, entry, goes in zip(view.stored, view.entries, _going(view, gone), strict=True):
+            if goes:
+                found.append(stored[:2])
+                size += sum(map(bytes_of, view.values(stored, entry.mask & ~EXISTENCE).values()))
+    return found, size
+
+
+def forget(table: Table, absent: Sequence[tuple[int, int]], wall_ms: int, reason: str) -> int:
     """Remove entries (site number, hlc) that a peer covers and does not have, and the rows whose insert is among them.
 
     If the insert of a row stays, so do the row's other entries: a change that is still to come has superseded them. Returns how
-    many rows were removed. Values that only this replica has of such a row are recorded as conflicts. Runs inside a transaction.
+    many rows were removed. The values of such a row are recorded as conflicts, with this reason where the peer does not have
+    them. Runs inside a transaction.
     """
+    rows = _by_row(table, absent)
+    return sum(_forget_row(table, row, gone, wall_ms, reason) for row, gone in rows.items())
+
+
+def _by_row(table: Table, absent: Sequence[tuple[int, int]]) -> dict[Row, set[tuple[int, int]]]:
     rows: dict[Row, set[tuple[int, int]]] = {}
     for stamp, row in table.log.rows_of(absent).items():
         rows.setdefault(row, set()).add(stamp)
-    return sum(_forget_row(table, row, gone, wall_ms) for row, gone in rows.items())
+    return rows
 
 
-def _forget_row(table: Table, row: Row, gone: set[tuple[int, int]], wall_ms: int) -> bool:
-    view = RowView.read(table, row)
+def _going(view: RowView, gone: set[tuple[int, int]]) -> list[bool]:
+    """Return for each entry of a row whether it goes with `gone`; none goes if the row's insert stays."""
     going = [stored[:2] in gone and not entry.dead for stored, entry in zip(view.stored, view.entries, strict=True)]
-    kept = [entry for entry, goes in zip(view.entries, going, strict=True) if not goes]
-    if not any(going) or visible(kept):
+    if visible([entry for entry, goes in zip(view.entries, going, strict=True) if not goes]):
+        return [False] * len(going)
+    return going
+
+
+def _forget_row(table: Table, row: Row, gone: set[tuple[int, int]], wall_ms: int, reason: str) -> bool:
+    view = RowView.read(table, row)
+    going = _going(view, gone)
+    if not any(going):
         return False
+    kept = [entry for entry, goes in zip(view.entries, going, strict=True) if not goes]
     alive = view.visible
     key = table.key(row, view.stored) if view.stored else row
     ends = max(entry.stamp for entry, goes in zip(view.entries, going, strict=True) if goes)
     for stored, entry, goes in zip(view.stored, view.entries, going, strict=True):
         values = view.values(stored, entry.mask & ~EXISTENCE)
-        if alive and not goes and not entry.dead and values:
-            records.record_conflict(table, records.Loser(key, values, entry.stamp, dead=False), ends, None, wall_ms)
+        if alive and not entry.dead and values:
+            loser = records.Loser(key, values, entry.stamp, dead=False)
+            records.record_conflict(table, loser, ends, None, wall_ms, reason=reason if goes else "")
     names = {name for entry in kept for name in table.columns.names_of(entry.mask & ~EXISTENCE)}
     target = {name: value for name, value in view.owned().items() if name in names}
     shrink(view, [0 if goes else entry.mask for entry, goes in zip(view.entries, going, strict=True)], key)

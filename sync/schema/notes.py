@@ -13,6 +13,7 @@ class Source(enum.Enum):
 
     SCHEMA = "schema"  # why a table, a column or an index is not replicated or not as the mesh has it
     DRIFT = "drift"  # how a definition differs from the canonical one
+    DROPS = "drops"  # which rows a member reports as deleted, and stay
     SIZE = "size"  # which columns have values that are too large to send
     INDEX = "index"  # which index is not kept up to date; appended to the main note
 
@@ -50,7 +51,11 @@ class Notes:
         """Return one line for each name that has notes, sorted: its main note, and beside it that of its indexes."""
         lines = {}
         for name in sorted({name for name, _ in self._lines}):
-            main = [line for source in (Source.SCHEMA, Source.DRIFT, Source.SIZE) if (line := self._of(name, source))]
+            main = [
+                line
+                for source in (Source.SCHEMA, Source.DRIFT, Source.DROPS, Source.SIZE)
+                if (line := self._of(name, source))
+            ]
             index = self._of(name, Source.INDEX)
             lines[name] = "; ".join([*main[:1], *([index] if index else [])])
         return lines

@@ -54,6 +54,12 @@ class ConflictRoom:
         """True if there are no records."""
         return self._count()[0] == 0
 
+    @property
+    def left(self) -> tuple[int, int]:
+        """How many records and bytes can be added before others go."""
+        records, size = self._count()
+        return max(self.limits.records - records, 0), max(self.limits.size - size, 0)
+
     def committed(self) -> None:
         """Keep the counts of the transaction."""
 

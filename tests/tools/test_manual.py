@@ -116,7 +116,7 @@ def test_an_unknown_option_is_a_usage_error_in_one_line(command, tmp_path):
 
 NEEDS_NODE = [
     ("status",), ("top",), ("peers",), ("tables",), ("verify",), ("wait", "--replicas", "2"), ("isolate",), ("rejoin",),
-    ("scrub",), ("parked",), ("log",), ("backup", "copy.db"), ("down",), ("why", "t", "1"),
+    ("scrub",), ("accept-drop", "t"), ("parked",), ("log",), ("backup", "copy.db"), ("down",), ("why", "t", "1"),
 ]  # fmt: skip
 
 

@@ -30,7 +30,10 @@ async def answer(node: ServingNode, request: dict[str, Any]) -> dict[str, Any]:
         NodeError: the request lacks a field or has a wrong one.
         SyncError: the replica refuses it.
     """
-    return await node.run_on_replica(prepare(request, node.names_by_site()))
+    result = await node.run_on_replica(prepare(request, node.names_by_site()))
+    if request.get("do") == "accept-drop":
+        node.request_comparison()  # which begins the rounds again
+    return result
 
 
 def prepare(request: dict[str, Any], names: dict[str, str]) -> Callable[[Replica], dict[str, Any]]:
@@ -45,6 +48,9 @@ def prepare(request: dict[str, Any], names: dict[str, str]) -> Callable[[Replica
         case "counter":
             table, column = _text(request, "table"), _text(request, "column")
             return lambda replica: _make_counter(replica, table, column)
+        case "accept-drop":
+            table = _text(request, "table")
+            return lambda replica: {"changes": replica.drop_guard.accept(table)}
         case "policy":
             table = _text(request, "table")
             policy = None if request.get("policy") is None else _text(request, "policy")

@@ -4,9 +4,86 @@ from __future__ import annotations
 
 import pytest
 
+from mycomesh.sync.crdt.version_vector import Vector
 from mycomesh.sync.events import MessageReceived
+from mycomesh.sync.exchange import tombstone_audit
+from mycomesh.sync.exchange.catch_up_stream import CatchUpStream
 from mycomesh.sync.wire import messages as wire
-from tests.sync.fleets import DAY, MINUTE, filled
+from tests.sync.fleets import DAY, HOUR, MINUTE, filled
+from tests.sync.peers import WALL_MS
+
+
+def notes(fleet, number):
+    return fleet.nodes[number].peer.replica.registry.notes.by_name()
+
+
+def lie(node, monkeypatch, *, keeps=()):
+    """A member that claims to have collected tombstones of t, and to hold none of its entries but those of some rowids."""
+    site, hlc = b"made up by a liar"[:16], (WALL_MS - 5_000) << 16
+    read, told = CatchUpStream._read, node.exchange._digests
+
+    def stream(self, chunk):
+        read(self, chunk)
+        if self._replica is node.peer.replica and "t" in chunk.vectors:
+            chunk.vectors["t"] = chunk.vectors["t"].copy()
+            chunk.vectors["t"].add(site, 0, hlc)
+            chunk.collected["t"] = Vector({site: [(0, hlc)]})
+
+    def serve(replica, link, request, turn):
+        held = []
+        if request.table == "t":
+            log = node.peer.replica.tables["t"].log
+            rows = {hlc: row for _, hlc, row, _ in log.scan(0, 0, 10_000)}
+            held = sorted(hlc for hlc, row in rows.items() if row in keeps and request.after < hlc <= request.upto)
+        runs = tuple(tombstone_audit._runs(request.after, held))
+        turn.send(link, wire.AuditReply(request.table, request.site, request.after, request.upto, runs))
+
+    honest = tombstone_audit.serve
+    monkeypatch.setattr(CatchUpStream, "_read", stream)
+    monkeypatch.setattr(
+        tombstone_audit,
+        "serve",
+        lambda replica, *rest: (serve if replica is node.peer.replica else honest)(replica, *rest),
+    )
+
+    def digests(**how):
+        found = told(**how)
+        return found | {"t": (hlc.to_bytes(8, "big"), found["t"][1])} if "t" in found else found
+
+    monkeypatch.setattr(node.exchange, "_digests", digests)
+
+
+def test_one_member_that_lies_removes_no_rows(fleet_of, monkeypatch):
+    fleet = fleet_of(3)
+    filled(fleet)
+    liar = fleet.nodes[2]
+    lie(liar, monkeypatch)
+    fleet.run(6 * HOUR)
+    for number in (0, 1):
+        assert fleet.sql(number, "SELECT count(*) FROM t") == [(20,)]
+        assert fleet.sql(number, "SELECT count(*) FROM mycomesh_collected") == [(0,)]
+        (doubted,) = {notice.text for notice in fleet.nodes[number].notices if notice.event == "round.doubted"}
+        assert doubted.startswith(f"member {liar.peer.node_id.hex()[:8]} reports 20 change(s) of t as deleted")
+        assert "'mycomesh accept-drop t'" in notes(fleet, number)["t"]
+        assert not fleet.nodes[number].dropped
+    fleet.write(0, "INSERT INTO t VALUES(1000, 'v', 'w')")
+    fleet.run(HOUR)
+    assert fleet.sql(1, "SELECT count(*) FROM t") == [(21,)]
+
+
+def test_what_is_dropped_on_one_word_is_recorded_and_bounded(fleet_of, monkeypatch):
+    fleet = fleet_of(2)
+    filled(fleet, rows=5)
+    fleet.write(0, "WITH RECURSIVE n(i) AS (SELECT 100 UNION ALL SELECT i + 1 FROM n LIMIT 295)"
+                   " INSERT INTO t SELECT i, 'v', 'w' FROM n")  # fmt: skip
+    fleet.run(MINUTE)
+    lie(fleet.nodes[1], monkeypatch, keeps=[row for (row,) in fleet.sql(0, "SELECT id FROM t")][3:])
+    fleet.run(HOUR)
+    assert fleet.sql(0, "SELECT count(*) FROM t") == [(297,)]  # three of 300
+    assert fleet.sql(0, "SELECT row_key FROM mycomesh_conflicts ORDER BY row_key") == [("0",), ("1",), ("2",)]
+    (removed,) = [notice for notice in fleet.nodes[0].notices if notice.event == "round.audited"]
+    assert removed.detail == {"rows": 3, "node_id": fleet.nodes[1].peer.node_id.hex()}
+    monkeypatch.undo()
 
 
 @pytest.mark.slow
@@ -34,10 +111,20 @@ def test_a_late_node_learns_the_deletes_and_loses_none_of_its_own_rows(fleet_of)
             rows + 1 for rows in kept
         ]
         assert fleet.sql(number, "SELECT v FROM t WHERE id IN (2, 3, 1000) ORDER BY id") == [("late",), ("its own",)]
-    recorded = fleet.sql(2, "SELECT row_key, lost FROM mycomesh_conflicts")
-    assert [key for key, _ in recorded] == ["2"]
-    assert "late" in recorded[0][1]
-    assert "round.audited" in fleet.nodes[2].noticed()
+    recorded = (
+        "SELECT row_key, lost FROM mycomesh_conflicts WHERE reason {} LIKE 'deleted elsewhere, as member%reports'"
+    )
+    ((key, lost),) = fleet.sql(2, recorded.format("NOT"))
+    assert key == "2"
+    assert "late" in lost
+    assert len(fleet.sql(2, recorded.format(""))) == 30  # ten rows of each table
+    # The first member alone was not believed, and the second confirmed it.
+    told = [notice for notice in fleet.nodes[2].notices if notice.event in ("round.doubted", "round.audited")]
+    assert [notice.event for notice in told] == ["round.doubted"] * 3 + ["round.audited"]
+    assert [notice.detail["node_id"] for notice in told] == [
+        fleet.nodes[number].peer.node_id.hex() for number in (0, 0, 0, 1)
+    ]
+    assert notes(fleet, 2) == {}
 
 
 @pytest.mark.slow
@@ -60,6 +147,8 @@ def test_what_others_got_from_a_late_node_is_audited_too(fleet_of):
     fleet.link(0, 2)
     fleet.run(MINUTE)
     fleet.run(DAY)
+    fleet.accept_drops(2 * HOUR)
+    fleet.run(DAY)
     fleet.assert_equal()
     assert all(fleet.sql(number, "SELECT id FROM t") == [(2,)] for number in range(4))
 
@@ -80,6 +169,7 @@ def test_a_link_that_dies_in_an_audit_costs_nothing_but_time(fleet_of):
         fleet.cut(0, 1)
     fleet.link(0, 1)
     fleet.run(DAY)
+    fleet.accept_drops(2 * HOUR)
     fleet.assert_equal()
     assert fleet.sql(1, "SELECT count(*) FROM t WHERE id % 3 = 0") == [(0,)]
     assert fleet.sql(1, "SELECT count(*) FROM t") == [(2003,)]

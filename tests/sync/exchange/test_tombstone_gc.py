@@ -223,6 +223,7 @@ def test_random_histories_resurrect_nothing_and_lose_nothing(fleet_of, seed):
     fleet.world.publishing = True
     fleet.link_all()
     fleet.run(5 * MINUTE, step=MINUTE)
+    fleet.accept_drops()
     fleet.assert_equal()
     history.check()
     fleet.run(15 * MINUTE, step=MINUTE)

@@ -1,0 +1,157 @@
+"""Decides whose word is enough to drop rows that an audit reports as deleted elsewhere.
+
+After a long absence a replica learns of deletes whose tombstones are gone: a peer reports which entries it still has, and the
+others go (`exchange.tombstone_audit`). A peer can lie. A few rows go on the word of one member. More go only if a second
+member reports the same, or if a person accepts it.
+
+Invariant: on the word of one member alone, no more rows of a table go in one run than `rows_allowed`, and each is in
+`mycomesh_conflicts`. ADR 33.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections import Counter
+from dataclasses import dataclass
+
+from mycomesh.sync.errors import PolicyError
+from mycomesh.sync.schema.notes import Source
+from mycomesh.sync.schema.registry import Registry
+from mycomesh.sync.sqlite.identifiers import fold
+from mycomesh.sync.storage.table import Table
+
+__all__ = ["ALONE_ROWS_MAX", "CLAIMED_STAMPS_MAX", "CLAIMS_MAX", "DropGuard", "Verdict", "rows_allowed"]
+
+# Entries that may go on the word of one member: one in a hundred, and not more than a person would look through.
+ALONE_ROWS_MAX = 1_000
+ALONE_SHARE = 100
+# Bytes of a record for one byte of a value: JSON, which may escape it, in the record and in its index.
+VALUE_WEIGHT = 4
+# Stamps of all claims that are kept for a second member to confirm, 16 bytes each. Of other claims only the number is kept.
+CLAIMED_STAMPS_MAX = 131_072
+# Claims that are kept; the oldest go first.
+CLAIMS_MAX = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The entries that an audit may drop: stamps as (site number, hlc, ...) in one array, and how many entries stay in doubt."""
+
+    stamps: array[int]
+    doubted: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Claim:
+    count: int
+    stamps: array[int]
+
+
+class DropGuard:
+    """The claims of peers about one file's tables, by canonical name."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+        self._claims: dict[tuple[str, bytes], _Claim] = {}  # (table, peer) -> its claim, oldest first
+        self._alone: Counter[tuple[str, bytes]] = Counter()  # entries that went on the word of one member in this run
+        self._accepted: dict[tuple[str, bytes], int] = {}  # the size of each claim that a person has accepted
+
+    def judge(self, name: str, peer: bytes, absent: array[int], size: int = 0) -> Verdict:
+        """Return what may be dropped of the entries that a peer reports as deleted, and keep the rest as its claim.
+
+        `size` is the number of bytes of their values, which the record of conflicts has to keep.
+        """
+        key, count = (name, peer), len(absent) // 2
+        table = self._registry.tables.get(name)
+        if table is None or (key in self._accepted and count <= self._accepted[key]):
+            return Verdict(absent, 0)
+        self._claims.pop(key, None)
+        others = {
+            stamp
+            for (claimed, other), claim in self._claims.items()
+            if claimed == name and other != peer
+            for stamp in _pairs(claim.stamps)
+        }
+        agreed, alone = array("q"), 0
+        for stamp in _pairs(absent):
+            if stamp in others:
+                agreed.extend(stamp)
+            else:
+                alone += 1
+        if self._alone[key] + alone <= rows_allowed(table) and VALUE_WEIGHT * size <= table.store.conflict_room.left[1]:
+            self._alone[key] += alone
+            self._note(name)
+            return Verdict(absent, 0)
+        self._claims[key] = _Claim(count, absent if count <= CLAIMED_STAMPS_MAX else array("q"))
+        self._trim()
+        self._note(name)
+        return Verdict(agreed, alone)
+
+    def accept(self, shown: str) -> int:
+        """Let audits drop what members claim at present about the table that this file calls `shown`.
+
+        Return how many entries the largest claim has.
+
+        Raises:
+            PolicyError: no member claims anything about such a table.
+        """
+        counts = {
+            (name, peer): claim.count
+            for (name, peer), claim in self._claims.items()
+            if self._registry.local_name(name) == fold(shown)
+        }
+        if not counts:
+            raise PolicyError(f"no member reports rows of {shown!r} as deleted that wait here; see 'mycomesh status'")
+        self._accepted |= counts
+        return max(counts.values())
+
+    def is_accepted(self, name: str, peer: bytes) -> bool:
+        """Return True if a person has accepted a peer's claim about a table, and it was not carried out yet."""
+        return (name, peer) in self._accepted
+
+    def settle(self, name: str, peer: bytes) -> None:
+        """Forget a peer's claim about a table, as it was carried out or the two are equal there."""
+        self._accepted.pop((name, peer), None)
+        if self._claims.pop((name, peer), None) is not None:
+            self._note(name)
+
+    def waiting(self) -> list[str]:
+        """Return the tables about which some claim waits, sorted."""
+        return sorted({name for name, _ in self._claims})
+
+    def claimed_by(self, peer: bytes) -> list[str]:
+        """Return the tables about which a peer's claim waits."""
+        return [name for name, other in self._claims if other == peer]
+
+    def _trim(self) -> None:
+        """Forget the oldest claims beyond `CLAIMS_MAX`, and the stamps of the oldest beyond `CLAIMED_STAMPS_MAX`."""
+        while len(self._claims) > CLAIMS_MAX:
+            name, peer = next(iter(self._claims))
+            self.settle(name, peer)
+        kept = 0
+        for key, claim in reversed(self._claims.items()):
+            kept += len(claim.stamps) // 2
+            if kept > CLAIMED_STAMPS_MAX:
+                self._claims[key] = _Claim(claim.count, array("q"))
+
+    def _note(self, name: str) -> None:
+        """Show the largest claim about a table in its note."""
+        waiting = [(claim.count, peer) for (claimed, peer), claim in self._claims.items() if claimed == name]
+        line = ""
+        if waiting:
+            count, peer = max(waiting)
+            shown = self._registry.local_name(name)
+            line = (
+                f"member {peer.hex()[:8]} reports {count} change(s) as deleted that this node has; the rows stay until"
+                f" another member reports the same, or until 'mycomesh accept-drop {shown}'"
+            )
+        self._registry.notes.put(name, line, Source.DROPS)
+
+
+def rows_allowed(table: Table) -> int:
+    """Return how many entries of a table may go on the word of one member, all of which the conflict records have room for."""
+    return min(ALONE_ROWS_MAX, table.log.count // ALONE_SHARE, table.store.conflict_room.left[0])
+
+
+def _pairs(stamps: array[int]) -> zip[tuple[int, int]]:
+    return zip(stamps[::2], stamps[1::2], strict=True)
