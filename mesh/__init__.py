@@ -10,9 +10,41 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mycomesh import Node, NodeConfig, NodeError, SqlError, SyncNode, __version__, open, open_sync  # noqa: A004
+    from mycomesh import (
+        Member,
+        Node,
+        NodeConfig,
+        NodeError,
+        Row,
+        SqlError,
+        SyncNode,
+        SyncTransaction,
+        Transaction,
+        __version__,
+        init,
+        invite,
+        join,
+        open,  # noqa: A004 - reads as mesh.open
+        open_sync,
+    )
 
-__all__ = ["Node", "NodeConfig", "NodeError", "SqlError", "SyncNode", "__version__", "open", "open_sync"]
+__all__ = [
+    "Member",
+    "Node",
+    "NodeConfig",
+    "NodeError",
+    "Row",
+    "SqlError",
+    "SyncNode",
+    "SyncTransaction",
+    "Transaction",
+    "__version__",
+    "init",
+    "invite",
+    "join",
+    "open",
+    "open_sync",
+]
 
 
 def __getattr__(name: str) -> Any:

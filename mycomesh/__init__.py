@@ -13,17 +13,43 @@ from mycomesh.mesh.node.version import __version__
 
 if TYPE_CHECKING:
     from mycomesh.mesh.node.config import NodeConfig
-    from mycomesh.mesh.node.embedded import Node, SyncNode, open_sync
+    from mycomesh.mesh.node.database import Transaction
+    from mycomesh.mesh.node.embedded import Node, SyncNode, SyncTransaction, open_sync
     from mycomesh.mesh.node.embedded import open_node as open  # noqa: A004 - reads as mycomesh.open
     from mycomesh.mesh.node.errors import NodeError, SqlError
+    from mycomesh.mesh.node.joining import Member, init, invite, join
+    from mycomesh.mesh.node.rows import Row
 
-__all__ = ["Node", "NodeConfig", "NodeError", "SqlError", "SyncNode", "__version__", "open", "open_sync"]
+__all__ = [
+    "Member",
+    "Node",
+    "NodeConfig",
+    "NodeError",
+    "Row",
+    "SqlError",
+    "SyncNode",
+    "SyncTransaction",
+    "Transaction",
+    "__version__",
+    "init",
+    "invite",
+    "join",
+    "open",
+    "open_sync",
+]
 
 _HOMES = {
     "open": ("mycomesh.mesh.node.embedded", "open_node"),
     "open_sync": ("mycomesh.mesh.node.embedded", "open_sync"),
     "Node": ("mycomesh.mesh.node.embedded", "Node"),
     "SyncNode": ("mycomesh.mesh.node.embedded", "SyncNode"),
+    "SyncTransaction": ("mycomesh.mesh.node.embedded", "SyncTransaction"),
+    "Transaction": ("mycomesh.mesh.node.database", "Transaction"),
+    "Row": ("mycomesh.mesh.node.rows", "Row"),
+    "Member": ("mycomesh.mesh.node.joining", "Member"),
+    "init": ("mycomesh.mesh.node.joining", "init"),
+    "invite": ("mycomesh.mesh.node.joining", "invite"),
+    "join": ("mycomesh.mesh.node.joining", "join"),
     "NodeConfig": ("mycomesh.mesh.node.config", "NodeConfig"),
     "NodeError": ("mycomesh.mesh.node.errors", "NodeError"),
     "SqlError": ("mycomesh.mesh.node.errors", "SqlError"),

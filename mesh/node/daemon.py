@@ -325,6 +325,14 @@ class Daemon:
         await asyncio.wait([task])
         return None if task.cancelled() else task.result()
 
+    def invite(self, **options: Any) -> str:
+        """Return a join code; the options are those of the request `invite`.
+
+        Raises:
+            NodeError: this node has no root key, or an option is out of its range.
+        """
+        return str(members.answer(self._store, self._node, {"do": "invite", **options})["code"])
+
     # ---- the control socket
 
     async def _on_request(self, request: dict[str, Any]) -> dict[str, Any]:

@@ -22,21 +22,21 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 from mycomesh.mesh.node.commit_poll import CommitPoll
 from mycomesh.mesh.node.config import NodeConfig, load
 from mycomesh.mesh.node.daemon import Daemon, as_node_errors, event_loop
-from mycomesh.mesh.node.database import Database, Row, Values
+from mycomesh.mesh.node.database import WITHIN, Database, Row, Transaction, Values
 from mycomesh.mesh.node.errors import NodeError, SqlError
 from mycomesh.mesh.node.home import Home
 from mycomesh.mesh.node.journal import LEVELS
 from mycomesh.mesh.node.watch import Watch
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Coroutine, Iterable, Iterator
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
     from types import TracebackType
 
     from mycomesh.mesh.events import Notice
     from mycomesh.mesh.node.serving import ServingNode
     from mycomesh.mesh.node.status import Status
 
-__all__ = ["Node", "SyncNode", "open_node", "open_sync"]
+__all__ = ["Node", "SyncNode", "SyncTransaction", "open_node", "open_sync"]
 
 LOGGER = logging.getLogger("mycomesh")
 STEP_MS = 2_000  # how long one of the requests of a wait takes at most
@@ -119,10 +119,10 @@ class Node:
     # ---- SQL
 
     async def execute(self, sql: str, values: Values = ()) -> list[Row]:
-        """Run SQL on the file, as any client would; return the rows as tuples, an empty list if the SQL returns none.
+        """Run SQL on the file, as any client would; return the rows, an empty list if the SQL returns none.
 
         Raises:
-            SqlError: SQLite refuses it.
+            SqlError: SQLite refuses it, or the text leaves a transaction open; what it began is rolled back.
         """
         self._serving()
         return await self._writer.execute(sql, values)
@@ -135,6 +135,19 @@ class Node:
         """
         self._serving()
         await self._writer.executemany(sql, rows)
+
+    @contextlib.asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Transaction]:
+        """Begin a transaction; commit it when the block ends, or roll it back if an exception leaves the block.
+
+        It holds the file's write lock: keep the block short, since other programs and the node wait.
+
+        Raises:
+            SqlError: another program keeps the write lock for 5 s, or SQLite refuses the commit; nothing was changed.
+        """
+        self._serving()
+        async with self._writer.transaction() as transaction:
+            yield transaction
 
     async def watch(self, select: str, values: Values = ()) -> AsyncGenerator[list[Row], None]:
         """Yield the result of a query, and again whenever this program, another program or a peer has changed it.
@@ -186,6 +199,24 @@ class Node:
             if not left_s:
                 raise TimeoutError(f"on {count} of {replicas} nodes after {timeout_s:g} s")
 
+    async def invite(
+        self,
+        *,
+        expires_s: int = 3600,
+        uses: int = 1,
+        role: str = "member",
+        write: Sequence[str] = (),
+        read: Sequence[str] = (),
+    ) -> str:
+        """Return a join code that this node accepts from now on; the options are those of `mesh.invite`.
+
+        Raises:
+            NodeError: this node has no root key of the mesh, or an option is out of its range.
+        """
+        self._serving()
+        assert self._daemon is not None
+        return self._daemon.invite(expires_s=expires_s, uses=uses, role=role, write=list(write), read=list(read))
+
     async def status(self) -> Status:
         """Return the status of this node, its tables and its peers, as `mycomesh status --json` prints it."""
         self._serving()
@@ -212,10 +243,10 @@ class Node:
     async def _end(self) -> None:
         assert self._daemon is not None
         assert self._run is not None
+        await self._writer.close()  # before the node drains: an open transaction would keep the write lock from it
         self._daemon.end()
         await asyncio.wait([self._run])
-        for database in (self._writer, self._reader):
-            await database.close()
+        await self._reader.close()
         self._wake()
         if not self._run.cancelled():
             self._run.result()
@@ -239,6 +270,7 @@ class SyncNode:
         self._thread = threading.Thread(target=self._loop.run_forever, name="mycomesh-node", daemon=True)
         # The lock keeps calls from reaching the loop once `_stop` has begun: they would never return.
         self._lock, self._running = threading.Lock(), False
+        self._owners: set[int] = set()  # threads within a transaction
 
     def __enter__(self) -> Self:
         """Start the node; return when it serves the file. Raise the errors of `Node`."""
@@ -265,11 +297,35 @@ class SyncNode:
 
     def execute(self, sql: str, values: Values = ()) -> list[Row]:
         """Do the same as `Node.execute`."""
+        self._refuse_owner()
         return self._wait_for(self._node.execute(sql, values))
 
     def executemany(self, sql: str, rows: Iterable[Values]) -> None:
         """Do the same as `Node.executemany`."""
+        self._refuse_owner()
         self._wait_for(self._node.executemany(sql, rows))
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[SyncTransaction]:
+        """Do the same as `Node.transaction`."""
+        self._refuse_owner()
+        block, thread = self._node.transaction(), threading.get_ident()
+        transaction = self._wait_for(block.__aenter__())
+        self._owners.add(thread)
+        try:
+            yield SyncTransaction(transaction, self._wait_for)
+        except BaseException as error:
+            if not self._wait_for(block.__aexit__(type(error), error, error.__traceback__)):
+                raise
+        else:
+            self._wait_for(block.__aexit__(None, None, None))
+        finally:
+            self._owners.discard(thread)
+
+    def _refuse_owner(self) -> None:
+        """Refuse a call that would wait for the transaction of its own thread, for ever."""
+        if threading.get_ident() in self._owners:
+            raise NodeError(WITHIN)
 
     def watch(self, select: str, values: Values = ()) -> Iterator[list[Row]]:
         """Yield as `Node.watch`; the generator blocks until the next change."""
@@ -287,6 +343,18 @@ class SyncNode:
     def wait(self, replicas: int, *, timeout_s: float | None = None) -> int:
         """Do the same as `Node.wait`."""
         return self._wait_for(self._node.wait(replicas, timeout_s=timeout_s))
+
+    def invite(
+        self,
+        *,
+        expires_s: int = 3600,
+        uses: int = 1,
+        role: str = "member",
+        write: Sequence[str] = (),
+        read: Sequence[str] = (),
+    ) -> str:
+        """Do the same as `Node.invite`."""
+        return self._wait_for(self._node.invite(expires_s=expires_s, uses=uses, role=role, write=write, read=read))
 
     def status(self) -> Status:
         """Do the same as `Node.status`."""
@@ -314,6 +382,23 @@ class SyncNode:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+
+
+class SyncTransaction:
+    """An open transaction of a `SyncNode`, with the methods of `Transaction`. Use it within its `with` block only."""
+
+    def __init__(self, transaction: Transaction, wait_for: Callable[[Coroutine[Any, Any, Any]], Any]) -> None:
+        self._transaction = transaction
+        self._wait_for = wait_for  # runs a coroutine on the node's loop
+
+    def execute(self, sql: str, values: Values = ()) -> list[Row]:
+        """Do the same as `Transaction.execute`."""
+        rows: list[Row] = self._wait_for(self._transaction.execute(sql, values))
+        return rows
+
+    def executemany(self, sql: str, rows: Iterable[Values]) -> None:
+        """Do the same as `Transaction.executemany`."""
+        self._wait_for(self._transaction.executemany(sql, rows))
 
 
 async def _cancel_others() -> None:

@@ -5,19 +5,17 @@ A code needs a member on the network. If none answers within seconds, `mycomesh 
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mycomesh.mesh.errors import EnrolmentError
-from mycomesh.mesh.membership.enrolment import TICKET_BYTES_MAX, Candidate, JoinCode, ticket_decode
-from mycomesh.mesh.membership.membership import Membership
+from mycomesh.mesh.membership.enrolment import JoinCode
 from mycomesh.mesh.node import config
 from mycomesh.mesh.node.daemon import enrol
-from mycomesh.mesh.node.keystore import Keystore, PendingJoin
+from mycomesh.mesh.node.founding import read_ticket, store_code, use_ticket
+from mycomesh.mesh.node.keystore import Keystore
 from mycomesh.tools import exits
-from mycomesh.tools.commands.init import node_name_default
 from mycomesh.tools.commands.up import add_network_arguments, network_overrides
 from mycomesh.tools.progress import progress
 from mycomesh.tools.render import add_json, tell
@@ -48,19 +46,17 @@ def run(args: argparse.Namespace, home: Home) -> int:
     """Use a ticket at once; store a code, then try for `TRY_S` to find a member that accepts it."""
     store = Keystore(home)
     if len(args.code) == 1 and _is_path(args.code[0]):
-        return _use_ticket(args, home, store)
+        return _use_ticket(args, home)
     try:
         code = JoinCode.parse(" ".join(args.code))
-        candidate = Candidate.fresh(args.node_name or node_name_default(), entropy=os.urandom)
     except EnrolmentError as error:
         raise exits.UsageError(str(error)) from error
     settings = config.load(home.config_file, **network_overrides(args))
     with home.locked():
-        known = store.identity()
-        if known is not None and known.mesh_id == code.mesh_id:
-            # A member whose certificate expired, or that was away for too long, keeps its keys.
-            candidate = _same_member(known, store, args.node_name)
-        store.store_join(PendingJoin(code, candidate))
+        try:
+            candidate = store_code(store, code, args.node_name)
+        except EnrolmentError as error:
+            raise exits.UsageError(str(error)) from error
         if not args.json:
             print("looking for a member ...", file=sys.stderr)
         with progress("looking for a member"):
@@ -75,13 +71,6 @@ def run(args: argparse.Namespace, home: Home) -> int:
     else:
         tell(args, _as_json(identity), _in_words(identity), _FILE)
     return exits.DONE
-
-
-def _same_member(known: Identity, store: Keystore, name: str | None) -> Candidate:
-    """Return the candidate of a node that joins its own mesh again: with its own keys, or with new ones if it was revoked."""
-    if Membership(known, None, os.urandom, store.membership()).is_revoked:
-        return Candidate.fresh(name or known.name, entropy=os.urandom)
-    return Candidate(known.name, known.node_seed, known.static_private)
 
 
 def _is_path(text: str) -> bool:
@@ -99,19 +88,15 @@ def _in_words(identity: Identity) -> str:
     return f"joined mesh {identity.mesh_name!r} as {identity.name!r}; next: mycomesh up FILE.db"
 
 
-def _use_ticket(args: argparse.Namespace, home: Home, store: Keystore) -> int:
+def _use_ticket(args: argparse.Namespace, home: Home) -> int:
     path = Path(args.code[0])
     try:
-        with path.open("rb") as file:
-            identity = ticket_decode(file.read(TICKET_BYTES_MAX + 1))
+        identity = read_ticket(path)
     except OSError as error:
         raise exits.UsageError(f"cannot read {path}: {error.strerror}") from error
     except EnrolmentError as error:
         raise exits.UsageError(f"{path}: {error}") from error
-    with home.locked():
-        before = store.identity()
-        store.store_identity(identity)
-        store.forget_join()
+    before = use_ticket(home, identity)
     replaced = (
         [] if before is None else [f"this machine was {before.name!r} before; if that is still a member, revoke it"]
     )

@@ -52,7 +52,11 @@ def within(story):
 
 
 def test_the_examples_of_the_docs_run_as_they_stand(home, tmp_path):
-    (home / "config.toml").write_text("port = 0\nmulticast = false\n")
+    for place in (home, tmp_path / "base", tmp_path / "kite"):
+        place.mkdir(exist_ok=True)
+        (place / "config.toml").write_text(
+            "port = 0\nmulticast = false\n" if place == home else "port = 0\nloopback = true\n"
+        )
     environ = {**os.environ, "MYCOMESH_HOME": str(home), "PYTHONPATH": str(ROOT)}
     said = []
     for example in EXAMPLES:
@@ -69,10 +73,13 @@ def test_the_examples_of_the_docs_run_as_they_stand(home, tmp_path):
         said += done.stdout.splitlines()
     assert said == [
         "[('heron',), ('kestrel',), ('swift',)]",
+        "kestrel 0.93 {'name': 'kestrel', 'battery': 0.93}",
         "alpha serves 1 table",
-        "to be charged: [('heron',)]",
+        "to be charged: [('heron',), ('swift',)]",
         "1 node holds it",
         "[(0,)]",
+        "base of survey",
+        "kite has joined",
     ]
 
 
@@ -280,3 +287,183 @@ def test_importing_the_mesh_loads_no_node():
     assert done.stdout.strip() == "False"
     with pytest.raises(AttributeError, match="nothing_here"):
         mesh.nothing_here  # noqa: B018
+
+
+# ---- transactions
+
+
+REFUSED_TEXT = "BEGIN; INSERT INTO t VALUES(2); INSERT INTO t VALUES(1); COMMIT"
+
+
+@pytest.mark.parametrize(
+    "text", [REFUSED_TEXT, "BEGIN; INSERT INTO t VALUES(2)", "SAVEPOINT s; INSERT INTO t VALUES(2)"]
+)
+def test_a_text_leaves_no_transaction_open(home, tmp_path, text):
+    file = tmp_path / "fleet.db"
+    with mesh.open_sync(file, home=home, config=QUIET) as node:
+        node.execute("CREATE TABLE t(id INTEGER PRIMARY KEY); INSERT INTO t VALUES(1)")
+        with pytest.raises(
+            mesh.SqlError, match="UNIQUE constraint failed" if text == REFUSED_TEXT else "leaves its transaction open"
+        ):
+            node.execute(text)
+        assert client(file, "INSERT INTO t VALUES(9)") == "[]"
+        assert node.execute("SELECT id FROM t ORDER BY id") == [(1,), (9,)]
+
+
+def test_a_transaction_commits_or_is_rolled_back_by_an_exception(home, tmp_path):
+    async def story():
+        async with mesh.open(tmp_path / "fleet.db", home=home, config=QUIET) as node:
+            await node.execute("CREATE TABLE t(id INTEGER PRIMARY KEY)")
+            async with node.transaction() as transaction:
+                await transaction.execute("INSERT INTO t VALUES(1)")
+                await transaction.executemany("INSERT INTO t VALUES(?)", [[2], [3]])
+                with pytest.raises(mesh.SqlError, match="UNIQUE"):
+                    await transaction.execute("INSERT INTO t VALUES(3)")
+            with pytest.raises(ZeroDivisionError):  # noqa: PT012
+                async with node.transaction() as transaction:
+                    await transaction.execute("DELETE FROM t")
+                    1 / 0  # noqa: B018
+            assert await node.execute("SELECT count(*) FROM t") == [(3,)]
+
+    within(story)
+
+
+def test_other_calls_wait_for_a_transaction_and_calls_inside_it_are_refused(home, tmp_path):
+    async def story():
+        async with mesh.open(tmp_path / "fleet.db", home=home, config=QUIET) as node:
+            await node.execute("CREATE TABLE t(id INTEGER PRIMARY KEY)")
+            async with node.transaction() as transaction:
+                await transaction.execute("INSERT INTO t VALUES(1)")
+                other = asyncio.create_task(node.execute("SELECT count(*) FROM t"))
+                for call in (node.execute("SELECT 1"), node.executemany("SELECT ?", [[1]])):
+                    with pytest.raises(mesh.NodeError, match="run SQL on the transaction"):
+                        await call
+                assert not other.done()
+                await transaction.execute("INSERT INTO t VALUES(2)")
+            assert await other == [(2,)]
+
+    within(story)
+
+
+def test_a_cancelled_transaction_is_rolled_back(home, tmp_path):
+    async def story():
+        async with mesh.open(tmp_path / "fleet.db", home=home, config=QUIET) as node:
+            await node.execute("CREATE TABLE t(id INTEGER PRIMARY KEY)")
+            begun = asyncio.Event()
+
+            async def write():
+                async with node.transaction() as transaction:
+                    await transaction.execute("INSERT INTO t VALUES(1)")
+                    begun.set()
+                    await asyncio.Event().wait()
+
+            task = asyncio.create_task(write())
+            await begun.wait()
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert await node.execute("SELECT count(*) FROM t") == [(0,)]
+
+    within(story)
+
+
+def test_a_transaction_that_its_own_sql_ended_is_reported(home, tmp_path):
+    with mesh.open_sync(tmp_path / "fleet.db", home=home, config=QUIET) as node:
+        node.execute("CREATE TABLE t(id INTEGER PRIMARY KEY)")
+        with pytest.raises(mesh.SqlError, match="has ended"), node.transaction() as transaction:  # noqa: PT012
+            transaction.execute("INSERT INTO t VALUES(1); COMMIT")
+            transaction.execute("INSERT INTO t VALUES(2)")
+        assert node.execute("SELECT id FROM t") == [(1,)]
+
+
+def test_leaving_the_node_with_a_transaction_open_ends_it(home, tmp_path):
+    file = tmp_path / "fleet.db"
+
+    async def story():
+        async with mesh.open(file, home=home, config=QUIET) as node:
+            await node.execute("CREATE TABLE t(id INTEGER PRIMARY KEY)")
+            begun = asyncio.Event()
+
+            async def write():
+                async with node.transaction() as transaction:
+                    await transaction.execute("INSERT INTO t VALUES(1)")
+                    begun.set()
+                    await asyncio.Event().wait()
+
+            task = asyncio.create_task(write())
+            await begun.wait()
+        task.cancel()
+        await asyncio.wait([task])
+
+    within(story)
+    with sqlite3.connect(file) as plain:
+        assert plain.execute("SELECT count(*) FROM t").fetchall() == [(0,)]
+
+
+def test_leaving_the_node_interrupts_a_statement_without_end(home, tmp_path):
+    async def story():
+        async with mesh.open(tmp_path / "fleet.db", home=home, config=QUIET) as node:
+            endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n"
+            task = asyncio.create_task(node.execute(endless))
+            await asyncio.sleep(0.2)
+        with pytest.raises(mesh.SqlError, match="interrupted"):
+            await task
+
+    within(story)
+
+
+def test_the_synchronous_transaction_does_the_same(home, tmp_path):
+    with mesh.open_sync(tmp_path / "fleet.db", home=home, config=QUIET) as node:
+        node.execute("CREATE TABLE t(id INTEGER PRIMARY KEY)")
+        with node.transaction() as transaction:
+            transaction.executemany("INSERT INTO t VALUES(?)", [[1], [2]])
+            assert transaction.execute("SELECT count(*) AS n FROM t")[0]["n"] == 2
+            with pytest.raises(mesh.NodeError, match="run SQL on the transaction"):
+                node.execute("SELECT 1")
+        with pytest.raises(ZeroDivisionError), node.transaction() as transaction:  # noqa: PT012
+            transaction.execute("DELETE FROM t")
+            1 / 0  # noqa: B018
+        assert node.execute("SELECT count(*) FROM t") == [(2,)]
+
+
+# ---- rows by name
+
+
+def test_rows_of_each_statement_have_its_names(home, tmp_path):
+    with mesh.open_sync(tmp_path / "fleet.db", home=home, config=QUIET) as node:
+        one, two = node.execute("CREATE TABLE t(a); SELECT 1 AS Lat, 2 AS lon; SELECT 'x' AS name")
+        assert (one["lat"], one["LON"], two["name"]) == (1, 2, "x")
+        assert next(node.watch("SELECT 5 AS five"))[0]["five"] == 5
+
+
+# ---- making and joining a mesh
+
+
+def test_a_mesh_is_made_joined_and_invited_to_by_functions(tmp_path):
+    member = mesh.init("fleet", node_name="alpha", home=tmp_path / "a")
+    assert (member.mesh, member.node) == ("fleet", "alpha")
+    assert member == mesh.Member("fleet", member.mesh_id, "alpha", member.node_id)
+    with pytest.raises(mesh.NodeError, match="already belongs to mesh 'fleet'"):
+        mesh.init(home=tmp_path / "a")
+    with pytest.raises(mesh.NodeError, match="uses"):
+        mesh.invite(uses="three", home=tmp_path / "a")
+    code = mesh.invite(home=tmp_path / "a")
+    with pytest.raises(TimeoutError, match="the code is stored"):
+        mesh.join(code, home=tmp_path / "b", config=QUIET, timeout_s=0.1)
+    with pytest.raises(mesh.NodeError, match="cannot read"):
+        mesh.join(tmp_path / "absent.ticket", home=tmp_path / "c")
+    with pytest.raises(mesh.NodeError):
+        mesh.join("no code", home=tmp_path / "c", config=QUIET)
+
+
+def test_a_running_node_invites(home, tmp_path):
+    async def story():
+        async with mesh.open(tmp_path / "fleet.db", home=home, config=QUIET) as node:
+            assert len(await node.invite(role="read-only", uses=3)) > 20
+            with pytest.raises(mesh.NodeError, match="no role 'king'"):
+                await node.invite(role="king")
+            with pytest.raises(mesh.NodeError, match=r"asyncio\.to_thread"):
+                mesh.invite(home=home)
+            assert await asyncio.to_thread(mesh.invite, home=home)
+
+    within(story)
