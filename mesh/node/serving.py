@@ -170,7 +170,7 @@ class ServingNode:
             peer_views(self._mesh.peers(now_ms), links),
             self._shell.port,
             mesh_clock.offset_ms,
-            ISOLATED if self._shell.isolated else mesh_clock.warning,
+            ISOLATED if self._shell.isolated else mesh_clock.warning or status.warning,
             scrub_view(status.scrubbed, wall_ms),
             self._replica.lock_held_ms,
             trouble_view(self._replica.trouble, wall_ms),

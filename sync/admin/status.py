@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from mycomesh.sync.admin.limits import near_limit
 from mycomesh.sync.capture import table_scan
 from mycomesh.sync.crdt.hlc import SITE_PREFIX, ms_from_hlc
 from mycomesh.sync.replication.rights import Rights
@@ -43,6 +44,7 @@ class ReplicaStatus:
     tables: tuple[TableStatus, ...]
     pending: int
     scrubbed: Scrubbed | None  # the last complete pass, None before the first
+    warning: str = ""  # which limit comes near
 
 
 def read_status(
@@ -71,7 +73,8 @@ def read_status(
         tables.append(TableStatus(table.spec.name, rows, table.log.digest.hex(), conflicts, parked, note))
     tables += [TableStatus(name, 0, "", 0, 0, note) for name, note in notes.items() if name not in registry.tables]
     clock_ms = ms_from_hlc(store.clock.last)
-    return ReplicaStatus(store.path, site.hex(), clock_ms, tuple(tables), pending, scrubbed)
+    warning = near_limit(store, registry)
+    return ReplicaStatus(store.path, site.hex(), clock_ms, tuple(tables), pending, scrubbed, warning)
 
 
 def _has_entries_of(table: Table, numbers: Sequence[int]) -> bool:
