@@ -326,11 +326,6 @@ MUTATIONS = (
                 "mycomesh.mesh.membership.membership:Membership._on_revoked", "self.roster.drop(each.node_id)", "pass"
             ),
             Edit("mycomesh.mesh.membership.membership:Membership._on_revoked", "for link in gone)", "for link in ())"),
-            Edit(
-                "mycomesh.mesh.membership.membership:Membership._on_revoked",
-                "and link not in gone:",
-                "and link not in ():",
-            ),
         ),
         REVOKED,
         2,
