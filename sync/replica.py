@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 import apsw
 
+from mycomesh.sync.admin.conflicts import Conflicts
 from mycomesh.sync.admin.decisions import Decisions
 from mycomesh.sync.admin.state_tables import StateTables
 from mycomesh.sync.admin.status import ReplicaStatus, TableStatus, read_status
@@ -90,6 +91,7 @@ class Replica:
         self.priority = priority
         self.rights = Rights(b"")  # until the mesh reports them
         self.decisions = Decisions(store, catalog)
+        self.conflicts = Conflicts(store, catalog.registry)
         self.outbox = Outbox(store, catalog, site, priority, hooks)
         self.inbox = Inbox(store, catalog, site, self.outbox, priority)
         self.drop_guard = DropGuard(catalog.registry)

@@ -89,6 +89,7 @@ _MEMBER = {
     "self": "bool",
 }
 _CONFLICT = {
+    "id": "text",
     "number": "int",
     "table": "text",
     "key": "text",
@@ -291,7 +292,12 @@ MANUAL = {
         },
     ),
     "restore": Page(
-        (("mycomesh restore 12", "with a number that 'mycomesh conflicts' shows"),), {"conflict": "int", "done": "text"}
+        (
+            ("mycomesh restore c7xq2mzpa", "with an id that 'mycomesh conflicts' shows, on any node that shows it"),
+            ("mycomesh restore 12 --as-new-row", "with a number of this file; as a row beside the one that won"),
+            ("mycomesh restore 12 --undo", "take that back"),
+        ),
+        {"conflict": "text", "done": "text"},
     ),
     "parked": Page(
         (("mycomesh parked", "list the parked rows and the reasons"),),

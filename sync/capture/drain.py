@@ -27,6 +27,7 @@ from mycomesh.sync.crdt.lattice import EXISTENCE, join
 from mycomesh.sync.merge import conflicts, records
 from mycomesh.sync.merge.counters import hold_bases, hold_registers, unseen_values, update_registers
 from mycomesh.sync.merge.keep_both import id_to_settle
+from mycomesh.sync.merge.restored import note_restored
 from mycomesh.sync.merge.work_budget import CHUNK_BYTES_MAX, CHUNK_ROWS_MAX, EDIT_WEIGHT
 from mycomesh.sync.sqlite.identifiers import quoted
 from mycomesh.sync.sqlite.raw_text import raw_select, restore
@@ -533,6 +534,7 @@ def _change(
     table.log.add((site_number, hlc, row, pack_mask(mask, dead=dead), digest, prior))
     if table.columns.counters:
         hold_registers(table, site_number, hlc, dict(zip(columns, values, strict=True)))
+    note_restored(table, key, columns, hlc)
     group = groups.get((site_number, kind, mask))
     if group is None:
         group = groups[site_number, kind, mask] = Group(

@@ -18,6 +18,7 @@ from mycomesh.sync.crdt.lattice import EXISTENCE, Entry, join, visible
 from mycomesh.sync.merge import keep_both, records
 from mycomesh.sync.merge.conflicts import Change, record_conflicts, record_hidden, same
 from mycomesh.sync.merge.counters import totals
+from mycomesh.sync.merge.restored import note_restored
 from mycomesh.sync.merge.unique_claims import later_claims
 from mycomesh.sync.merge.work_budget import (
     CELLS_A_UNIT,
@@ -162,6 +163,7 @@ def _merge_change(table: Table, view: RowView, change: Change, wall_ms: int | No
     target = {name: value for name, value in owned.items() if name in names}
     target |= {name: change.values[name] for name in columns.names_of(gained & ~EXISTENCE)}
     parked, displaced_last = materialize(table, view, alive, target, reinserted=gained & EXISTENCE != 0)
+    note_restored(table, change.key, columns.names_of(gained & ~EXISTENCE), change.hlc)
     merged.parked += parked
     return displaced or displaced_last
 

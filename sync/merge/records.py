@@ -30,6 +30,7 @@ __all__ = [
     "rename_table",
     "renumber_parked",
     "shortened",
+    "shortened_value",
     "time_text",
     "unpark",
     "value_of",
@@ -187,10 +188,11 @@ def value_of(plain: Any) -> Any:
 
 def _shortened_values(values: dict[str, Any], winner_values: dict[str, Any]) -> dict[str, Any]:
     """Return the winner's values, shortened, of the columns that lost. The user's table has the whole winner."""
-    return {name: _shortened_value(winner_values[name]) for name in values if name in winner_values}
+    return {name: shortened_value(winner_values[name]) for name in values if name in winner_values}
 
 
-def _shortened_value(value: Any) -> Any:
+def shortened_value(value: Any) -> Any:
+    """Return a value as a record has the winner's: plain, and shortened if it is long."""
     if not isinstance(value, bytes) or len(value) <= SHORTENED_MAX:
         return shortened(_plain(value))
     # As `shortened` does, without encoding the whole of a large blob.

@@ -198,7 +198,7 @@ def test_a_wrong_command_line_is_one_line_with_a_code_and_2(run, words):
 
 def test_a_message_that_names_a_command_has_no_second_hint(run):
     _, _, err = run("restore", "abc")
-    assert "'mycomesh conflicts' lists the numbers [usage]" in err
+    assert "'mycomesh conflicts' lists ids and numbers [usage]" in err
     _, _, err = run("restore", "monday.db")
     assert "to restore a backup: stop the node ('mycomesh down')" in err
     assert "--help" not in err

@@ -44,8 +44,8 @@ def run(args: argparse.Namespace, home: Home) -> int:
     elif not conflicts:
         print("no conflicts", file=sys.stderr)
     else:
-        print_table(("ID", "TABLE", "KEY", "LOST", "WON", "SEEN"), [_row(conflict) for conflict in conflicts])
-        print("to write a losing side again: mycomesh restore ID", file=sys.stderr)
+        print_table(("NO.", "ID", "TABLE", "KEY", "LOST", "WON", "SEEN"), [_row(conflict) for conflict in conflicts])
+        print("to write a losing side again: mycomesh restore ID; an id is alike on all nodes", file=sys.stderr)
     return exits.DONE
 
 
@@ -54,6 +54,7 @@ def _row(conflict: dict[str, Any]) -> tuple[str, ...]:
     seen = conflict["seen_at"][:19].replace("T", " ") + (", restored" if conflict["restored_at"] else "")
     return (
         str(conflict["number"]),
+        conflict["id"],
         conflict["table"],
         conflict["key"],
         f"{_values(conflict['lost']) or 'a delete'} ({_who(conflict, 'lost')})",

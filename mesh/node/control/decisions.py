@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mycomesh.mesh.node.serving import ServingNode
-    from mycomesh.sync.admin.decisions import Conflict
+    from mycomesh.sync.admin.conflicts import Conflict
     from mycomesh.sync.replica import Replica
 
 __all__ = ["answer", "prepare"]
@@ -61,11 +61,14 @@ def prepare(request: dict[str, Any], names: dict[str, str]) -> Callable[[Replica
         case "conflicts":
             limit = _number(request, "limit")
             return lambda replica: {
-                "conflicts": [_with_names(conflict, names) for conflict in replica.decisions.conflicts(limit)]
+                "conflicts": [_with_names(conflict, names) for conflict in replica.conflicts.latest(limit)]
             }
         case "restore":
-            number = _number(request, "number")
-            return lambda replica: {"done": replica.decisions.restore(number, clock()[1])}
+            which = _text(request, "conflict")
+            if request.get("undo") is True:
+                return lambda replica: {"done": replica.conflicts.undo(which)}
+            beside = request.get("as_new_row") is True
+            return lambda replica: {"done": replica.conflicts.restore(which, clock()[1], as_new_row=beside)}
         case other:
             raise AssertionError(f"{other!r} is not a request about tables")
 

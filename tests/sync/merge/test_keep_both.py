@@ -93,13 +93,13 @@ def test_the_trace_says_under_which_id_it_is_kept(trio):
     converge(trio)
     moved = rows(trio)[1][0]
     for peer in trio:
-        found = [c for c in peer.replica.decisions.conflicts(10) if c.reason.startswith("both rows are kept")]
+        found = [c for c in peer.replica.conflicts.latest(10) if c.reason.startswith("both rows are kept")]
         assert [(c.key, c.lost, c.won, c.reason) for c in found] == [
             ("1", {"id": 1}, {"id": 1}, f"both rows are kept, this one as {moved}")
         ]
         assert (found[0].lost_site, found[0].won_site) == (two.replica.site.hex(), one.replica.site.hex())
         with pytest.raises(PolicyError, match="nothing was lost"):
-            peer.replica.decisions.restore(found[0].number, peer.wall_ms)
+            peer.replica.conflicts.restore(str(found[0].number), peer.wall_ms)
 
 
 def test_each_side_goes_on_writing_its_own_row(trio):
