@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mycomesh.mesh import messages as limits
 from mycomesh.mesh.errors import DecodeError
 from mycomesh.mesh.events import Address
 from mycomesh.mesh.messages import (
@@ -165,3 +166,19 @@ def test_the_id_of_a_batch_depends_on_origin_and_payload_alone():
     assert batch.id == Batch(TREE, 1, True, b"\x01" * 64, b"payload").id
     assert batch.id != Batch(bytes(16), 2, False, bytes(64), b"payload").id
     assert batch.id != Batch(TREE, 2, False, bytes(64), b"payloae").id
+
+
+BOUNDARIES = {
+    "records": (limits.RECORDS_MAX, lambda count: LinkStates((b"r",) * count)),
+    "bytes of a record": (limits.RECORD_BYTES_MAX, lambda size: LinkStates((bytes(size),))),
+    "characters of a host": (limits.HOST_CHARS_MAX, lambda count: Addresses(((TREE, Address("h" * count, 1)),))),
+    "a port": (limits.PORT_MAX, lambda port: Addresses(((TREE, Address("h", port)),))),
+}
+
+
+@pytest.mark.parametrize(("limit", "message_of"), BOUNDARIES.values(), ids=list(BOUNDARIES))
+def test_a_limit_of_a_list_is_read_below_and_at_and_refused_above(limit, message_of):
+    for count in (limit - 1, limit):
+        assert decode(encode(message_of(count))) == message_of(count)
+    with pytest.raises(DecodeError):
+        decode(encode(message_of(limit + 1)))
