@@ -67,7 +67,8 @@ def test_conflicts_are_listed_and_restored(home, file, capsys):
     db = sqlite3.connect(file, isolation_level=None)
     db.execute(
         "INSERT INTO mycomesh_conflicts(seq, seen_at, table_name, row_key, lost, lost_at, lost_site, won_at, won_site,"
-        " reason, lost_hlc, won, row) VALUES(1, '', 't', '1', '{\"n\": 9}', '', '', '', '', 'test', 1, '{}', 1)"
+        " reason, lost_hlc, won, row)"
+        " VALUES(1, '2100-01-01T00:00:00+00:00', 't', '1', '{\"n\": 9}', '', '', '', '', 'test', 1, '{}', 1)"
     )
     assert table.rows.read(1) == {"id": 1, "n": 5}
     replica.close()
