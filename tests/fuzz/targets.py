@@ -211,6 +211,7 @@ MESSAGES = tuple(
         Ping(7),
         Pong(7, WALL_MS),
         App(b"opaque"),
+        App(b"opaque", optional=True),
         _batch(SECOND, b"a batch", direct=True),
         _batch(THIRD, b"of somebody unknown", direct=False),
         IHave(bytes(16), (b"1" * 16, b"2" * 16)),
@@ -236,6 +237,7 @@ CIRCUIT_FRAMES = (
 SYNC_MESSAGES = (
     sync_message.encode(sync_message.Digests((("drones", bytes(range(8)), bytes(range(16))),))),
     sync_message.encode(sync_message.Ack(3)),
+    sync_message.encode(sync_message.Part(sync_message.CoverageReply(bytes(16), (("drones", 7),)))),
     sync_message.encode(sync_message.Chunk(b"a bundle")),
     sync_message.encode(sync_message.RepairRequest("drones", b"d" * 10)),
 )
