@@ -5,7 +5,7 @@ others go (`exchange.tombstone_audit`). A peer can lie. A few rows go on the wor
 member reports the same, or if a person accepts it.
 
 Invariant: on the word of one member alone, no more rows of a table go in one run than `rows_allowed`, and each is in
-`mycomesh_conflicts`. ADR 33.
+`mycomesh_conflicts`. ADR 35.
 """
 
 from __future__ import annotations
