@@ -290,7 +290,7 @@ class _Pass:
             defined = registry.defined(name)
             if defined is not None and defined.identity != identity:
                 # It was parked. The user has renamed it, as its note asks, to make room for the table of the mesh.
-                self.unfinished = self._follower.make(name)
+                self.unfinished |= self._follower.make(name)
                 continue
             registry.removed.add(name)
             registry.notes.put(name, _REMOVED)
