@@ -147,7 +147,7 @@ def test_there_are_the_tasks_that_a_newcomer_has():
     assert {"Promises", "Not yet"} <= set(SECTIONS)
 
 
-def test_blocks_of_commands_stand_only_where_a_test_runs_them():
+def test_blocks_of_commands_stand_only_where_test_runs_them():
     elsewhere = [
         page.name for page in PAGES if BLOCK.search(page.read_text()) and page.name not in ("README.md", "TASKS.md")
     ]
@@ -174,7 +174,7 @@ def test_the_scenario_page_lists_every_rate_with_its_default():
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_every_command_named_in_the_docs_is_a_command_with_those_options(page):
+def test_every_documented_command_exists_with_its_options(page):
     from mycomesh.tools.cli import command_named, parser_of
 
     if page.name == "PROTOCOL.md":

@@ -6,6 +6,7 @@ A test that crosses modules is in tests/stories, one of real processes in tests/
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,17 @@ def test_a_test_file_names_a_module_of_its_folder(path):
     assert (ROOT / module).is_file(), (
         f"{path} tests no module of {module.parent}: move it, or put it into tests/stories"
     )
+
+
+def test_names_of_tests_have_three_to_nine_words():
+    paths = sorted((ROOT / "tests").rglob("test_*.py"))
+    names = [
+        (path.name, name)
+        for path in paths
+        for name in re.findall(r"^(?:async )?def test_(\w+)", path.read_text(), re.M)
+    ]
+    assert len(names) > 1_400
+    assert [(path, name) for path, name in names if not 3 <= len(name.split("_")) <= 9] == []
 
 
 if __name__ == "__main__":

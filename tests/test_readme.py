@@ -14,7 +14,7 @@ BLOCKS = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
 LINES = [line for block in BLOCKS for line in block.strip().splitlines()]
 
 
-def test_every_make_target_in_the_readme_is_in_the_makefile():
+def test_every_make_target_in_readme_is_in_makefile():
     targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     named = {line.split()[1] for line in LINES if line.startswith("make ")} | set(re.findall(r"`make (\w+)`", README))
     assert named

@@ -42,7 +42,7 @@ def test_two_members_link_and_carry_messages_and_batches():
 
 @pytest.mark.parametrize("seed", range(8))
 @pytest.mark.parametrize("count", [2, 5])
-def test_all_dial_all_at_once_and_one_link_a_member_stays(seed, count):
+def test_all_dial_at_once_and_one_link_each_remains(seed, count):
     pipes = Pipes(seed, delay_ms=1 + seed % 3, cut_bytes=(1 << 20, 37)[seed % 2])
     nodes = [pipes.member(identity) for identity in mesh_of(count)[0]]
     order = [(left, right) for left in nodes for right in nodes if left is not right]
@@ -60,7 +60,7 @@ def test_all_dial_all_at_once_and_one_link_a_member_stays(seed, count):
         assert not [action for _, action in node.log[before:] if isinstance(action, LinkUp | LinkDown | Dial)]
 
 
-def test_our_own_address_is_dialled_once_and_left_alone_until_the_network_changes():
+def test_the_nodes_own_address_is_dialled_once_per_network():
     pipes = Pipes()
     (node,) = [pipes.member(identity) for identity in mesh_of(1)[0]]
     for _ in range(5):
@@ -73,7 +73,7 @@ def test_our_own_address_is_dialled_once_and_left_alone_until_the_network_change
     assert len(node.seen(Dial)) == 2
 
 
-def test_a_second_node_with_the_same_identity_is_reported_and_not_linked():
+def test_second_node_of_an_identity_is_reported_not_linked():
     pipes = Pipes()
     identity = mesh_of(1)[0][0]
     one, two = pipes.member(identity), pipes.member(identity)
@@ -84,7 +84,7 @@ def test_a_second_node_with_the_same_identity_is_reported_and_not_linked():
     assert "identity.cloned" in one.notices()
 
 
-def test_two_nodes_of_one_identity_take_a_peer_from_each_other_once_a_minute_and_say_why():
+def test_two_nodes_of_one_identity_displace_each_other():
     pipes, (left, right) = meshed(2)
     twin = pipes.member(mesh_of(2)[0][1])
     twin.name = "twin"
@@ -111,7 +111,7 @@ def test_a_restarted_member_replaces_its_dead_link_at_once():
     assert [action.reason for action in left.seen(LinkDown)] == ["superseded"]
 
 
-def test_a_dead_peer_is_noticed_within_3_s_and_dialled_again():
+def test_a_dead_peer_is_noticed_within_3_s():
     pipes, (left, right) = meshed(2)
     pipes.run(30_000)
     pipes.cut(left, right)
@@ -139,7 +139,7 @@ def test_an_idle_link_costs_little_and_stays_up():
     assert (sum(pipes.carried.values()) - before) / 60 < 150
 
 
-def test_heartbeats_of_all_links_leave_together_so_that_a_radio_wakes_once_for_all():
+def test_heartbeats_of_all_links_leave_together_for_radios():
     pipes, nodes = meshed(6)
     for index, node in enumerate(nodes):  # every link at a time of its own
         pipes.run(137)
@@ -195,7 +195,7 @@ def test_dials_under_way_are_bounded_and_the_rest_follows():
     assert len(asked) == len(set(asked)) == 32
 
 
-def test_an_address_where_nobody_answers_is_tried_ever_more_rarely():
+def test_address_where_nobody_answers_is_tried_ever_more_rarely():
     pipes = Pipes()
     (node,) = [pipes.member(identity) for identity in mesh_of(1)[0]]
     pipes.feed(node, AddressFound(Address("10.99.0.1", 1), static=True))
@@ -207,7 +207,7 @@ def test_an_address_where_nobody_answers_is_tried_ever_more_rarely():
     assert len(set(gaps[8:])) > 5  # jitter
 
 
-def test_new_names_at_an_address_are_dialled_but_not_more_than_once_a_second():
+def test_renamed_addresses_are_dialled_at_most_once_a_second():
     core = alone()
     address = Address("10.1.0.1", 1)
     tried = 0
@@ -255,7 +255,7 @@ def line_of_three():
 
 
 @pytest.mark.parametrize("place", [2, 20, 82, -1])
-def test_a_relay_can_forge_neither_author_nor_signature_nor_flags_nor_payload(place):
+def test_a_relay_can_forge_no_part_of_a_batch(place):
     pipes, nodes = line_of_three()
 
     def change(raw):
@@ -276,7 +276,7 @@ def test_a_relay_can_forge_neither_author_nor_signature_nor_flags_nor_payload(pl
         assert reasons == ["sent a batch that its origin has not signed"]
 
 
-def test_a_batch_of_an_author_nobody_vouches_for_waits_bounded_and_is_never_delivered():
+def test_a_batch_of_an_unknown_author_is_never_delivered():
     pipes, nodes = line_of_three()
     rewritten(pipes, nodes, lambda raw: raw[:2] + b"\xee" * 16 + raw[18:] if raw[1] == 4 else raw)
     for index in range(200):
@@ -286,7 +286,7 @@ def test_a_batch_of_an_author_nobody_vouches_for_waits_bounded_and_is_never_deli
     assert len(nodes[2].core._overlay._uncertified) <= 64
 
 
-def test_a_member_met_by_nobody_here_is_known_by_its_certificate():
+def test_a_certificate_introduces_an_unmet_member():
     pipes, nodes = line_of_three()
     assert [each.name for each in nodes[2].core.peers(pipes.now_ms)] == ["n0", "n1"]
     pipes.publish(nodes[0], b"x")
@@ -296,7 +296,7 @@ def test_a_member_met_by_nobody_here_is_known_by_its_certificate():
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_a_member_that_talks_nonsense_loses_its_link_and_nothing_breaks(seed):
+def test_a_member_that_talks_nonsense_loses_its_link(seed):
     pipes, (left, right) = meshed(2)
     rng = random.Random(seed)
     conn = left.core.links.conns[left.link_to(right)]
@@ -309,7 +309,7 @@ def test_a_member_that_talks_nonsense_loses_its_link_and_nothing_breaks(seed):
     assert len(left.links) == len(right.links) == 1
 
 
-def test_a_thousand_half_open_connections_take_bounded_places_and_members_still_get_in():
+def test_a_thousand_half_open_connections_keep_no_member_out():
     pipes = Pipes()
     left, right = (pipes.member(identity) for identity in mesh_of(2)[0])
     pipes.meet(right, left)
@@ -327,7 +327,7 @@ def test_a_thousand_half_open_connections_take_bounded_places_and_members_still_
     assert len(left.core.links.conns) == 1
 
 
-def test_a_host_where_a_member_was_met_keeps_places_that_strangers_cannot_take():
+def test_a_members_host_keeps_places_free_of_strangers():
     pipes, (left, right) = meshed(2)
     for index in range(200):
         pipes.stranger(left, f"10.{index >> 8}.{index & 255}.1")
@@ -344,7 +344,7 @@ def test_a_live_link_ends_when_its_members_certificate_does():
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_a_line_that_corrupts_bytes_loses_links_and_nothing_else(seed):
+def test_line_that_corrupts_bytes_loses_links_and_nothing_else(seed):
     pipes = Pipes(seed, cut_bytes=500)
     nodes = [pipes.member(identity) for identity in mesh_of(3)[0]]
     rng = random.Random(seed)

@@ -65,7 +65,7 @@ def test_a_node_joins_and_is_a_member_everywhere():
     assert inviter.batches() == other.batches() == [b"first words"]
 
 
-def test_nodes_of_one_image_join_under_names_of_their_own():
+def test_nodes_of_one_image_join_under_their_own_names():
     pipes = Pipes()
     inviter, code = inviting(pipes, uses=3)
     places = ("pi1", "pi2", "pi3")
@@ -93,7 +93,7 @@ def test_the_use_is_counted_before_the_grant_leaves():
     assert [type(action) for _, action in inviter.log[at:]] == [Notice, Write, Close]
 
 
-def test_a_code_is_good_for_as_many_nodes_as_it_says():
+def test_a_code_admits_as_many_nodes_as_it_says():
     pipes = Pipes()
     inviter, code = inviting(pipes, uses=2)
     joiners = [joining(pipes, code, f"d{index}") for index in range(4)]
@@ -103,7 +103,7 @@ def test_a_code_is_good_for_as_many_nodes_as_it_says():
     assert sum(len(joiner.seen(Enrolled)) for joiner in joiners) == 2
 
 
-def test_one_joining_node_with_several_ways_to_the_inviter_uses_a_code_once():
+def test_joining_node_with_several_paths_uses_one_code_once():
     pipes = Pipes()
     inviter, code = inviting(pipes, uses=5)
     joiner = joining(pipes, code)

@@ -42,7 +42,7 @@ def test_a_clock_is_called_wrong_once_and_right_once():
     assert clock.warning == ""
 
 
-def test_a_node_that_boots_in_1970_is_told_by_its_mesh_and_the_others_are_not():
+def test_node_in_1970_takes_the_time_of_its_mesh():
     pipes = Pipes()
     nodes = [pipes.member(identity) for identity in mesh_of(4)[0]]
     nodes[3].wall_ms -= YEARS_MS
@@ -75,7 +75,7 @@ def test_a_clock_is_corrected_where_two_others_agree(offsets, time):
     assert mesh_time(offsets, NOW_MS, NOW_MS) == time
 
 
-def test_clocks_that_were_never_set_go_by_two_that_were_or_by_the_latest_of_them():
+def test_unset_clocks_follow_two_set_ones_or_the_latest():
     booted = UNSET_MS - YEARS_MS
     assert mesh_time([NOW_MS - booted], booted, booted) == MeshTime(0, False)
     assert mesh_time([NOW_MS - booted, NOW_MS - booted + 7], booted, booted) == MeshTime(NOW_MS - booted, True)
@@ -97,7 +97,7 @@ def pair(booted=-YEARS_MS, peer=0):
     return pipes, *nodes
 
 
-def test_a_clock_that_was_never_set_follows_its_only_peer():
+def test_clock_that_was_never_set_follows_its_only_peer():
     _, drone, ground = pair()
     assert drone.core.mesh_clock.time.offset_ms == pytest.approx(YEARS_MS, abs=10)
     assert not drone.core.mesh_clock.time.confirmed
@@ -109,7 +109,7 @@ def test_a_clock_that_was_never_set_follows_its_only_peer():
 
 
 @pytest.mark.parametrize("peer", [31 * DAY_MS, 9 * 365 * DAY_MS, -2 * DAY_MS])
-def test_no_clock_follows_a_peer_out_of_the_times_that_the_root_has_signed(peer):
+def test_no_clock_follows_a_peer_outside_signed_times(peer):
     _, drone, _ = pair(peer=peer)
     if drone.links:  # else the peer itself knows better: its certificate has expired by its clock
         assert drone.core.mesh_clock.time.offset_ms == 0
@@ -124,7 +124,7 @@ def test_a_clock_that_was_set_follows_no_single_peer():
     assert node.core.mesh_clock.warning.endswith("behind its only peer's; set whichever is wrong")
 
 
-def test_a_single_peer_is_followed_only_when_nobody_else_came():
+def test_single_peer_is_followed_only_when_nobody_else_came():
     clock, booted = MeshClock(), UNSET_MS - YEARS_MS
     ahead, right = NOW_MS + 3_600_000 - booted, NOW_MS - booted
     clock.update([ahead], 0, booted, [ahead])

@@ -95,7 +95,7 @@ def test_every_message_survives_the_wire(message):
 
 
 @given(messages, st.data())
-def test_any_change_of_bytes_is_another_message_or_an_error(message, data):
+def test_any_change_of_bytes_is_another_message_or_error(message, data):
     raw = bytearray(encode(message))
     at = data.draw(st.integers(0, len(raw) - 1))
     raw[at] ^= data.draw(st.integers(1, 255))
@@ -126,13 +126,13 @@ def test_junk_behind_every_known_type(kind, junk):
     assert encode(message) == raw
 
 
-def test_an_unknown_type_below_128_is_ignored_and_above_closes():
+def test_unknown_type_below_128_is_ignored_and_above_closes():
     assert decode(b"\x01\x7fwhatever") is None
     with pytest.raises(DecodeError, match="is mandatory"):
         decode(b"\x01\x80whatever")
 
 
-def test_a_message_of_another_version_than_its_link_is_refused():
+def test_message_of_another_version_than_its_link_is_refused():
     with pytest.raises(DecodeError, match="version 2 on a link of version 1"):
         decode(b"\x02\x01\0\0\0\0")
     with pytest.raises(DecodeError, match="version 1 on a link of version 2"):
@@ -140,7 +140,7 @@ def test_a_message_of_another_version_than_its_link_is_refused():
 
 
 @pytest.mark.parametrize("name", list(SAMPLES))
-def test_only_the_first_byte_tells_version_2_from_version_1(name):
+def test_only_first_byte_tells_version_2_from_version_1(name):
     message = SAMPLES[name]
     assert encode(message, 2) == b"\x02" + encode(message)[1:]
     assert decode(encode(message, 2), 2) == decode_pieces((encode(message, 2),), 2) == message
@@ -161,7 +161,7 @@ def test_limits_of_a_message(raw, why):
         decode(raw)
 
 
-def test_the_id_of_a_batch_depends_on_origin_and_payload_alone():
+def test_id_of_batch_depends_on_origin_and_payload_alone():
     batch = Batch(TREE, 2, False, bytes(64), b"payload")
     assert batch.id == Batch(TREE, 1, True, b"\x01" * 64, b"payload").id
     assert batch.id != Batch(bytes(16), 2, False, bytes(64), b"payload").id
@@ -177,7 +177,7 @@ BOUNDARIES = {
 
 
 @pytest.mark.parametrize(("limit", "message_of"), BOUNDARIES.values(), ids=list(BOUNDARIES))
-def test_a_limit_of_a_list_is_read_below_and_at_and_refused_above(limit, message_of):
+def test_a_list_limit_is_accepted_at_and_refused_above(limit, message_of):
     for count in (limit - 1, limit):
         assert decode(encode(message_of(count))) == message_of(count)
     with pytest.raises(DecodeError):

@@ -119,14 +119,14 @@ def test_what_is_encoded_decodes_to_the_same_value(value):
 
 @settings(max_examples=1_000)
 @given(st.binary(max_size=64))
-def test_any_bytes_give_a_value_with_that_one_encoding_or_a_decode_error(data):
+def test_any_bytes_give_a_value_or_a_decode_error(data):
     check_outcome(data)
 
 
 @pytest.mark.slow
 @settings(max_examples=500)
 @given(VALUES, st.data())
-def test_damaged_encodings_give_a_value_with_that_one_encoding_or_a_decode_error(value, data):
+def test_damaged_encodings_give_a_value_or_a_decode_error(value, data):
     encoded = bytearray(wire.encode(value))
     place = data.draw(st.integers(0, len(encoded) - 1))
     encoded[place] = data.draw(st.integers(0, 255))
@@ -134,7 +134,7 @@ def test_damaged_encodings_give_a_value_with_that_one_encoding_or_a_decode_error
 
 
 @pytest.mark.parametrize("data", [bytes.fromhex(text) for text in HOSTILE.values()], ids=list(HOSTILE))
-def test_hostile_bytes_are_refused_in_one_line_and_little_memory(data):
+def test_hostile_bytes_cost_one_line_and_little_memory(data):
     tracemalloc.start()
     try:
         with pytest.raises(DecodeError) as caught:
@@ -175,7 +175,7 @@ def test_depth_is_counted_in_containers(depth):
         wire.decode(b"\x81" * (depth + 1) + b"\x00", bytes_max=100, depth_max=depth)
 
 
-def test_the_worst_growth_in_memory_is_what_the_module_states():
+def test_worst_growth_in_memory_is_what_module_states():
     data = b"\x99\xea\x60" + b"\x80" * 60_000
     tracemalloc.start()
     try:
@@ -201,7 +201,7 @@ def test_the_worst_growth_in_memory_is_what_the_module_states():
         ([[[[[[[[[0]]]]]]]]], "too deeply"),
     ],
 )
-def test_our_own_values_that_no_peer_would_read_are_refused(value, fault):
+def test_unreadable_values_of_this_node_are_refused(value, fault):
     with pytest.raises(LimitError, match=fault):
         wire.encode(value)
 
@@ -235,6 +235,6 @@ def test_a_record_yields_its_fields_without_the_version():
         (3, "begins with its version"),
     ],
 )
-def test_another_shape_is_refused_by_the_name_of_the_record(value, fault):
+def test_another_shape_is_refused_by_name_of_record(value, fault):
     with pytest.raises(DecodeError, match=f"position.*{fault}"):
         record(wire.encode(value))

@@ -34,7 +34,7 @@ def test_a_value_that_is_nowhere_is_lost():
     assert "lost" in line
 
 
-def test_a_value_that_was_replaced_or_is_in_the_conflicts_is_not_lost():
+def test_a_replaced_or_recorded_value_is_not_lost():
     oracle = Oracle()
     first = wrote(oracle)
     second = wrote(oracle, over=first)
@@ -51,7 +51,7 @@ def test_a_concurrent_loser_without_a_trace_is_lost():
     assert "<w3> at node 2" in line
 
 
-def test_a_value_that_came_back_after_its_replacement_is_wrong():
+def test_value_that_came_back_after_its_replacement_is_wrong():
     oracle = Oracle()
     first = wrote(oracle)
     second = wrote(oracle, over=first, node=1)
@@ -75,7 +75,7 @@ def test_a_row_that_is_there_twice_is_wrong():
     assert "is there 2 times" in line
 
 
-def test_writes_of_a_lost_file_are_excused_with_what_they_did():
+def test_a_lost_file_excuses_its_writes_and_their_effects():
     oracle = Oracle()
     first = wrote(oracle)
     second = wrote(oracle, over=first, node=1)

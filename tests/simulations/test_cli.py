@@ -58,7 +58,7 @@ def test_json_is_one_object_a_run(capsys):
         (["two-nodes", "--jobs", "0"], "--jobs: must be from 1"),
     ],
 )
-def test_what_cannot_be_run_is_one_line_and_exit_code_2(words, message, capsys):
+def test_an_impossible_run_is_one_line_and_exit_2(words, message, capsys):
     assert simulate(*words) == 2
     out, err = capsys.readouterr()
     assert out == ""
@@ -75,7 +75,7 @@ def test_a_failing_run_prints_the_line_that_replays_it(capsys, monkeypatch):
     assert err == "replay: mycomesh simulate two-nodes --nodes 2 --seed 9 --duration 2 --mesh plain\n"
 
 
-def test_a_run_that_is_told_to_end_takes_its_files_along(monkeypatch, tmp_path):
+def test_a_stopped_run_removes_its_files(monkeypatch, tmp_path):
     """They are in memory: a killed run of 1,000 nodes would keep a gigabyte of it."""
     made = tmp_path / "run"
 

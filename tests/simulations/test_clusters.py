@@ -53,7 +53,7 @@ def test_after_trouble_all_are_equal_and_nothing_is_lost(name, nodes, seed, stru
     assert result.faults[struck] > 0, "the fault that this scenario is about never struck"
 
 
-def test_a_mesh_of_two_works_while_one_clock_is_never_set(monkeypatch):
+def test_a_mesh_of_two_works_with_one_unset_clock(monkeypatch):
     monkeypatch.setattr(Cluster, "_clock", lambda *_: None)  # else the end of a run would set it
     scenario = replace(build("two-nodes", seed=1, duration_s=30), clocks=(Clock(), Clock(skew_ms=-EPOCH_MS)))
     result = run(scenario, 1)
@@ -82,7 +82,7 @@ def one_line(name, seed, hash_seed, *extra):
 
 
 @pytest.mark.parametrize("name", ["rolling-restart"])
-def test_the_same_seed_is_the_same_run_whatever_the_hash_seed(name):
+def test_same_seed_is_same_run_whatever_hash_seed(name):
     one, other = (one_line(name, 3, hash_seed) for hash_seed in ("1", "2"))
     del one["real_s"], other["real_s"]
     assert one == other
@@ -99,7 +99,7 @@ def test_a_plain_mesh_has_nobody_to_revoke():
         run(build("captured-drone", seed=1), 1, mesh="plain")
 
 
-def test_a_captured_drone_is_cut_off_and_what_it_wrote_before_stays():
+def test_captured_drone_is_cut_off_and_keeps_earlier_writes():
     scenario = build("captured-drone", seed=2, nodes=4, duration_s=40)
     (drone,) = (fault.node for fault in scenario.faults if isinstance(fault, Revoke))
     seen = {}
@@ -134,7 +134,7 @@ for name in CATALOGUE:
 """
 
 
-def test_every_scenario_has_one_trace_a_seed_whatever_the_hash_seed():
+def test_every_scenario_has_one_trace_seed_whatever_hash_seed():
     runs = [
         subprocess.run(
             [sys.executable, "-c", EVERY_TRACE],

@@ -56,7 +56,7 @@ def test_a_mutation_that_does_not_apply_is_an_error(edit, message):
     assert lattice.join.__code__ is before
 
 
-def test_the_list_is_long_enough_and_the_command_names_it(capsys):
+def test_list_is_long_enough_and_command_names_it(capsys):
     assert len(CASES) == len(MUTATIONS) >= 12
     assert mutations.main(["--list"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == len(MUTATIONS)

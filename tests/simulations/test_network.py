@@ -65,7 +65,7 @@ def test_a_dial_opens_one_stream_with_two_ends():
     assert one.opened[0][0] != two.opened[0][0]
 
 
-def test_bytes_arrive_in_order_and_unchanged_however_they_are_cut_and_lost():
+def test_bytes_arrive_in_order_under_cuts_and_loss():
     for seed in range(20):
         world, network, one, two = pair(Conditions(cut=0.5, loss=0.2), seed)
         world.run_until(30 * SECOND)
@@ -116,7 +116,7 @@ def test_a_split_holds_bytes_back_until_it_heals():
     assert network.faults["held"] == 1
 
 
-def test_bytes_in_flight_when_the_split_comes_are_held_too():
+def test_bytes_in_flight_when_split_comes_are_held_too():
     world, network, one, two = pair()
     network.write(1, one.opened[0][0], b"flying")
     network.split([[1], [2]])
@@ -156,7 +156,7 @@ def test_a_dial_fails_when_nobody_answers_or_nobody_listens():
     assert one.opened == []
 
 
-def test_a_dead_process_is_noticed_and_a_dead_machine_is_not():
+def test_dead_process_is_noticed_and_dead_machine_is_not():
     world, network, one, _ = pair()
     network.detach(2, silent=False)
     world.run_until(2 * SECOND)
@@ -168,7 +168,7 @@ def test_a_dead_process_is_noticed_and_a_dead_machine_is_not():
     assert one.closed == []
 
 
-def test_a_machine_that_came_back_resets_the_streams_of_its_former_life():
+def test_a_restarted_machine_resets_its_former_streams():
     world, network, one, _ = pair()
     network.detach(2, silent=True)
     again = Ear(network, 2)
@@ -200,7 +200,7 @@ def test_a_full_queue_says_once_when_there_is_room():
     assert one.drained == [conn]
 
 
-def test_hosts_hear_of_each_other_once_and_only_in_reach():
+def test_hosts_discover_each_other_once_and_within_reach():
     world = World(1)
     network = Network(world, QUIET)
     network.split([[1, 2], [3]])

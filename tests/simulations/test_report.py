@@ -35,7 +35,7 @@ def test_recording_changes_nothing(recorded):
     assert run(build("split-brain", seed=2, nodes=4, duration_s=20), 2).trace == recorded[0].trace
 
 
-def test_the_trace_begins_with_a_header_and_ends_with_the_result(recorded):
+def test_trace_begins_with_header_and_ends_with_result(recorded):
     result, _, trace = recorded
     assert trace[0]["kind"] == "header"
     assert (trace[0]["version"], trace[0]["nodes"], trace[0]["names"][3]) == (1, 4, "node3")
@@ -44,7 +44,7 @@ def test_the_trace_begins_with_a_header_and_ends_with_the_result(recorded):
     assert [line["t"] for line in trace] == sorted(line["t"] for line in trace)
 
 
-def test_the_topology_shows_the_split_and_the_mesh_before_and_after_it(recorded):
+def test_topology_shows_split_and_mesh_before_and_after_it(recorded):
     frames = {line["label"]: line for line in recorded[2] if line["kind"] == "topology" and line["label"]}
     begun, ended, last = frames["before split"], frames["before heal"], frames["at the end"]
     assert len(begun["links"]) == len(last["links"]) == 6
@@ -59,7 +59,7 @@ def test_only_faults_of_the_schedule_are_counted(recorded):
     assert "clock" not in recorded[0].faults  # the correction of clocks at the end does not count
 
 
-def test_a_plot_keeps_its_size_on_a_narrow_page_and_moves_in_its_own_frame(recorded):
+def test_plot_keeps_its_size_and_scrolls_on_narrow_pages(recorded):
     text = page(*recorded[:2], "replay")
     assert text.count('<div class="plot"') == text.count("</svg></div>") == 5
     assert ".plot{overflow-x:auto}" in text
@@ -100,7 +100,7 @@ class Page(HTMLParser):
         self.refers += [value for name, value in attrs if name in ("src", "href")]
 
 
-def test_the_page_stands_alone_and_its_drawings_are_well_formed(recorded):
+def test_page_stands_alone_and_its_drawings_are_well_formed(recorded):
     result, record, _ = recorded
     html = page(result, record, "mycomesh simulate <x>")
     parsed = Page()
@@ -143,7 +143,7 @@ def test_the_command_writes_page_and_trace(tmp_path, capsys):
     assert json.loads((where / "trace.jsonl").read_text().splitlines()[-1])["kind"] == "result"
 
 
-def test_a_report_of_many_seeds_or_in_no_directory_is_refused(tmp_path, capsys):
+def test_report_of_many_seeds_or_without_directory_is_refused(tmp_path, capsys):
     assert simulate("two-nodes", "--seeds", "1..2", "--report", str(tmp_path)) == 2
     (tmp_path / "file").write_text("")
     assert simulate("two-nodes", "--report", str(tmp_path / "file")) == 2

@@ -110,7 +110,7 @@ def test_every_word_of_a_file_is_in_the_scenario(tmp_path):
     assert ClockSet(15, 0, Clock(900)) in scenario.faults
 
 
-def test_a_file_runs_like_any_scenario_and_takes_the_same_changes(tmp_path):
+def test_file_runs_like_any_scenario_and_takes_same_changes(tmp_path):
     path = str(written(tmp_path, OWN))
     scenario = build(path, seed=3, nodes=4, duration_s=25, changes=Changes(rate=8, rows=5, loss=0.2))
     assert (scenario.nodes, scenario.duration_s, scenario.rates.rows, scenario.conditions.loss) == (4, 25, 5, 0.2)
@@ -176,7 +176,7 @@ def test_a_file_runs_like_any_scenario_and_takes_the_same_changes(tmp_path):
         (("nodes = 3", "nodes = = 3"), "not a TOML file"),
     ],
 )
-def test_what_is_wrong_is_one_line_with_the_file_and_the_key(change, message, tmp_path):
+def test_a_wrong_file_is_one_line_with_its_key(change, message, tmp_path):
     assert change[0] in OWN
     path = written(tmp_path, OWN.replace(*change, 1))
     with pytest.raises(ScenarioError, match=re.escape(message)) as raised:
@@ -203,7 +203,7 @@ def test_impossible_changes_say_what_is_allowed(changes, message):
         Changes(**changes)
 
 
-def test_a_clone_of_a_machine_that_is_off_or_of_a_node_that_has_begun_is_nothing(tmp_path):
+def test_clone_of_a_missing_or_started_node_is_refused(tmp_path):
     text = "nodes = 3\nduration = 6\nabsent = [1, 2]\n"
     text += '[[fault]]\nkind = "clone"\nat = 1\nsource = 1\nnode = 2\n[[fault]]\nkind = "join"\nat = 2\nnode = 2\n'
     text += '[[fault]]\nkind = "clone"\nat = 4\nsource = 0\nnode = 2\n'

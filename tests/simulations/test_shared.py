@@ -18,7 +18,7 @@ from mycomesh.simulations.shared import computed_once
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["captured-drone", "rolling-restart"])
-def test_a_run_is_the_same_whether_every_node_computes_for_itself_or_not(name, monkeypatch):
+def test_shared_computation_does_not_change_a_run(name, monkeypatch):
     scenario = build(name, seed=5, duration_s=20)
     shared = run(scenario, 5)
     monkeypatch.setattr(runner, "computed_once", contextlib.nullcontext)
@@ -27,7 +27,7 @@ def test_a_run_is_the_same_whether_every_node_computes_for_itself_or_not(name, m
     assert (shared.trace, shared.events) == (alone.trace, alone.events)
 
 
-def test_a_good_signature_is_checked_once_and_a_bad_one_each_time(monkeypatch):
+def test_good_signatures_are_checked_once_bad_ones_each_time(monkeypatch):
     public, secret = bindings.crypto_sign_seed_keypair(bytes(32))
     signed = bindings.crypto_sign(b"words", secret)
     asked = []

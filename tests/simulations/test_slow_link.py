@@ -79,7 +79,7 @@ def waits(urgent):
 
 
 @pytest.mark.slow
-def test_an_urgent_table_waits_for_no_bulk_load_in_front_of_it():
+def test_a_bulk_load_does_not_delay_an_urgent_table():
     urgent, plain = waits(("alerts",)), waits(())
     assert len(urgent) == len(plain) >= 8
     below_s = WINDOW_MIN / BANDWIDTH  # what lies in queues below the link when an alert is written

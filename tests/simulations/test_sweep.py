@@ -45,7 +45,7 @@ def test_a_sweep_goes_on_where_it_stopped(tmp_path, capsys):
     assert "has 2 of 4 seeds already" in err
 
 
-def test_a_torn_last_line_is_said_and_its_seed_runs_again(tmp_path, capsys):
+def test_torn_last_line_is_reported_and_its_seed_repeated(tmp_path, capsys):
     file = tmp_path / "results.jsonl"
     assert simulate(*CALM, "--seeds", "1..2", "--results", str(file)) == 0
     whole = file.read_bytes()
@@ -56,7 +56,7 @@ def test_a_torn_last_line_is_said_and_its_seed_runs_again(tmp_path, capsys):
     assert seeds_in(file) == [1, 2]
 
 
-def test_results_of_other_requests_and_other_code_do_not_count(tmp_path, capsys, monkeypatch):
+def test_results_of_other_requests_or_code_do_not_count(tmp_path, capsys, monkeypatch):
     file = tmp_path / "results.jsonl"
     assert simulate(*CALM, "--seed", "1", "--results", str(file)) == 0
     assert simulate(*CALM, "--seed", "1", "--rows", "7", "--results", str(file)) == 0
@@ -106,7 +106,7 @@ def test_without_dask_the_line_says_what_to_install(monkeypatch, capsys):
     assert "pip install 'mycomesh[cluster]'" in capsys.readouterr().err
 
 
-def test_a_run_that_breaks_is_a_failure_that_names_the_place(monkeypatch, capsys):
+def test_run_that_breaks_is_failure_that_names_place(monkeypatch, capsys):
     def broken(_cluster):
         raise AssertionError("planted")
 
@@ -145,7 +145,7 @@ def test_a_failure_is_minimised_to_what_it_needs(monkeypatch):
     assert minimised(request, request.attempt(7)) == (small, result)
 
 
-def test_the_search_is_bounded_and_keeps_to_one_kind_of_failure(monkeypatch):
+def test_the_search_is_bounded_to_one_kind_of_failure(monkeypatch):
     tries = []
     right = wrong_if(lambda it: it.nodes >= 3)
 

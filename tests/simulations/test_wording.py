@@ -46,7 +46,7 @@ def test_every_kind_of_fault_has_words():
 
 
 @pytest.mark.parametrize("name", sorted(CATALOGUE))
-def test_no_fault_of_a_scenario_is_shown_as_it_is_written_down(name):
+def test_faults_are_shown_in_words_not_as_written(name):
     for fault in build(name, seed=3).faults:
         assert "at_s" not in in_words(fault)
         assert "(" not in in_words(fault).replace("(kill -9)", "").replace("node(s)", "")

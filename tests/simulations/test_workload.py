@@ -30,7 +30,7 @@ def visible_in(db):
     }
 
 
-def test_with_one_application_exactly_the_values_that_nobody_replaced_are_visible(tmp_path):
+def test_with_one_application_exactly_unreplaced_values_are_visible(tmp_path):
     app, oracle = application(tmp_path / "a.db")
     kinds = {app.act(number) for number in range(400)}
     assert kinds == {"telemetry", "edit", "insert", "delete", "alert", "trim", "rename", "burst"}
@@ -79,7 +79,7 @@ def test_a_failed_transaction_tells_the_oracle_nothing(tmp_path):
     app.close()
 
 
-def test_forgiven_writes_are_those_of_the_lost_file_since_the_backup(tmp_path):
+def test_forgiven_writes_are_those_of_lost_file_since_backup(tmp_path):
     app, oracle = application(tmp_path / "a.db")
     for number in range(100):
         app.act(number)

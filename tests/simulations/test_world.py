@@ -8,7 +8,7 @@ import sys
 from mycomesh.simulations.world import EPOCH_MS, SECOND, Clock, World
 
 
-def test_calls_come_in_order_of_time_and_then_of_asking():
+def test_calls_come_in_order_of_time_then_request():
     world = World(1)
     seen = []
     world.at(20, seen.append, "late")
@@ -29,7 +29,7 @@ def test_a_call_may_ask_for_another_at_once():
     assert seen == [5]
 
 
-def test_a_call_asked_for_in_the_past_is_made_now():
+def test_a_call_for_the_past_is_made_at_once():
     world = World(1)
     world.run_until(100)
     seen = []
@@ -57,7 +57,7 @@ def test_streams_are_equal_in_every_process():
     assert printed == [f"{World(3).stream('a').getrandbits(64)}\n"] * 2
 
 
-def test_clock_has_skew_and_drift_and_never_goes_below_1970():
+def test_a_clock_has_skew_and_drift_from_1970_on():
     hour = 3_600 * SECOND
     assert Clock().wall_ms(hour) == EPOCH_MS + 3_600_000
     assert Clock(skew_ms=-5_000).wall_ms(0) == EPOCH_MS - 5_000
@@ -65,7 +65,7 @@ def test_clock_has_skew_and_drift_and_never_goes_below_1970():
     assert Clock(skew_ms=-EPOCH_MS - 10).wall_ms(0) == 0
 
 
-def test_trace_tells_runs_apart_by_time_place_kind_and_bytes():
+def test_a_trace_distinguishes_runs_by_every_detail():
     def hash_of(*event):
         world = World(1)
         world.trace.record(*event)

@@ -77,7 +77,7 @@ def test_a_column_comes_with_all_of_its_definition(peers, clause, kept, down):
     [("INTEGER PRIMARY KEY", ""), ("PRIMARY KEY", ""), ("TEXT PRIMARY KEY NOT NULL", "WITHOUT ROWID"), ("", "")],
     ids=["rowid", "nullable key", "without rowid", "bag"],
 )
-def test_rows_that_the_check_of_a_new_column_refuses_wait_everywhere_and_come_back(peers, key, tail):
+def test_rows_that_a_new_check_refuses_wait_and_return(peers, key, tail):
     one, two, three = made = peers(
         3, f"CREATE TABLE t(id {key}, a, b) {tail}; INSERT INTO t VALUES(1, 'a1', 1), (2, 'a2', 2)"
     )
@@ -98,7 +98,7 @@ def test_rows_that_the_check_of_a_new_column_refuses_wait_everywhere_and_come_ba
         assert peer.scrub().found == 0
 
 
-def test_where_a_check_would_park_very_many_rows_the_column_comes_without_it(peers):
+def test_check_that_would_park_many_rows_is_left_out(peers):
     one, two = made = peers(2)
     one.shell("ALTER TABLE t ADD COLUMN n DEFAULT 5 CHECK (n > b);")
     two.sql(
@@ -125,7 +125,7 @@ def test_where_a_check_would_park_very_many_rows_the_column_comes_without_it(pee
         ("n INT DEFAULT 3 UNIQUE", '"n" INT COLLATE "BINARY" DEFAULT (3)', "UNIQUE (n) on the mesh and not here"),
     ],
 )  # fmt: skip
-def test_of_a_column_that_a_rebuild_brings_others_get_what_alter_table_takes(peers, column, here, told):
+def test_a_rebuilds_column_travels_as_alter_table_allows(peers, column, here, told):
     one, two = made = peers(2)
     one.shell(
         f"BEGIN; CREATE TABLE r(id INTEGER PRIMARY KEY, a, b, {column}); INSERT INTO r SELECT *, id FROM t; DROP TABLE t;"
@@ -138,7 +138,7 @@ def test_of_a_column_that_a_rebuild_brings_others_get_what_alter_table_takes(pee
     assert not note(one)
 
 
-def test_columns_of_one_name_and_two_definitions_are_told_with_both(peers):
+def test_two_definitions_of_one_column_are_both_reported(peers):
     one, two, three = made = peers(3)
     one.shell("ALTER TABLE t ADD COLUMN n INTEGER CHECK (n < 10); UPDATE t SET n = 1 WHERE id = 1;")
     two.wall_ms += 1_000
@@ -156,7 +156,7 @@ def test_columns_of_one_name_and_two_definitions_are_told_with_both(peers):
     assert definition(newcomer) == definition(two)
 
 
-def test_a_renamed_column_is_named_so_in_the_definition_of_another(peers):
+def test_renamed_column_is_named_so_in_definition_of_another(peers):
     one, two = made = peers(2)
     two.replica.migrate("ALTER TABLE t RENAME COLUMN b TO bound", two.wall_ms)
     one.shell("ALTER TABLE t ADD COLUMN n CHECK (n < b);")
@@ -171,7 +171,7 @@ def test_a_renamed_column_is_named_so_in_the_definition_of_another(peers):
     ["n; DROP TABLE p", "n; ALTER TABLE t DROP COLUMN a", "n; ALTER TABLE p ADD COLUMN x", "n; DELETE FROM t",
      "n; PRAGMA user_version = 9", "n; ATTACH ':memory:' AS o", "n CHECK ((SELECT 1))", "n REFERENCES", "n AS (a), m"],
 )  # fmt: skip
-def test_text_that_does_more_than_add_a_column_changes_nothing(peers, clause):
+def test_text_that_does_more_than_add_column_changes_nothing(peers, clause):
     (one,) = peers(1)
     before, schema = one.tables(), one.sql("SELECT name, sql FROM sqlite_schema ORDER BY 1")
     db = one.replica.store.db

@@ -68,7 +68,7 @@ def test_a_stream_goes_on_where_the_link_broke_off(world_of):
     assert rows_sent(one) < 1.9 * 20_000
 
 
-def test_another_peer_sends_all_of_what_a_broken_stream_had_brought_in_part(world_of):
+def test_another_peer_resumes_a_broken_stream(world_of):
     """Only of the same sender's past is it known that what was looked at needs no second look (ADR 3)."""
     world = world_of(3)
     one, two, late = world.nodes
@@ -106,7 +106,7 @@ def test_people_hear_how_far_a_long_catch_up_is(world_of, monkeypatch):
     assert (status.fetching, status.progress, status.equal) == (False, None, True)
 
 
-def test_two_tables_come_from_two_peers_at_once_and_each_row_once(world_of):
+def test_two_tables_come_from_two_peers_without_repeats(world_of):
     world = world_of(3)
     one, two, late = world.nodes
     world.link(one, two)
@@ -146,7 +146,7 @@ def test_large_rows_are_mended_in_messages_of_bounded_size(world_of):
     assert max(sizes) < FEED_BYTES_MAX + 110_000
 
 
-def test_a_tombstone_that_was_lost_comes_back_and_ends_its_row_again(world_of):
+def test_a_lost_tombstone_returns_and_deletes_its_row_again(world_of):
     """The row came back with a damaged file: its birth is covered everywhere, and superseded elsewhere."""
     world = world_of(2)
     one, two = world.nodes
@@ -170,7 +170,7 @@ def test_a_tombstone_that_was_lost_comes_back_and_ends_its_row_again(world_of):
     assert two.sql("SELECT id FROM t") == [(2,)]
 
 
-def test_what_a_repair_brings_and_nobody_had_covered_is_news_and_not_damage(world_of):
+def test_repaired_rows_that_nobody_covered_count_as_news(world_of):
     """The peer holds it of a round that has not ended: the write that loses to it is kept as a conflict."""
     world = world_of(2)
     one, two = world.nodes

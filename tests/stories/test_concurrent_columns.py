@@ -121,7 +121,7 @@ def tried(peer, script):
 
 @examples(60)
 @given(clocks=st.lists(st.integers(1_000, 1_020), min_size=3, max_size=3), key=st.sampled_from(KEYS), steps=STEPS)
-def test_columns_of_several_replicas_at_once_end_equal_and_nothing_is_lost(clocks, key, steps):
+def test_concurrent_columns_end_equal_and_lose_nothing(clocks, key, steps):
     columns = Columns(clocks, key)
     try:
         for step in steps:

@@ -50,9 +50,7 @@ def at_rest(peer, script):
 @pytest.mark.parametrize("down", [False, True], ids=["node up", "node down"])
 @pytest.mark.parametrize("added", [True, False], ids=["added", "removed"])
 @pytest.mark.parametrize(("columns", "told", "refuses"), REBUILT)
-def test_a_constraint_that_a_rebuild_adds_or_removes_is_told_and_refuses_rows_of_no_other_node(
-    peers, columns, told, refuses, added, down
-):
+def test_a_rebuilds_constraint_is_local_and_reported(peers, columns, told, refuses, added, down):
     before, after = (BEFORE, columns) if added else (columns, BEFORE)
     one, two, three = made = peers(3, before)
     (at_rest if down else Peer.shell)(one, rebuild(after))
@@ -82,7 +80,7 @@ def test_a_constraint_that_a_rebuild_adds_or_removes_is_told_and_refuses_rows_of
 
 
 @pytest.mark.parametrize("tightened", [True, False])
-def test_a_rebuild_by_migrate_is_the_definition_of_newcomers_and_ends_the_difference_where_it_is_done(peers, tightened):
+def test_a_rebuild_by_migrate_defines_tables_of_newcomers(peers, tightened):
     strict, loose = REBUILT[0][0], BEFORE
     before, after = (loose, strict) if tightened else (strict, loose)
     one, two, three = made = peers(3, before)
@@ -107,7 +105,7 @@ def test_a_rebuild_by_migrate_is_the_definition_of_newcomers_and_ends_the_differ
         assert not peer.recorded("mycomesh_parked")
 
 
-def test_a_definition_that_is_written_otherwise_and_says_the_same_is_no_difference(peers):
+def test_an_equivalent_definition_is_no_difference(peers):
     one, two = made = peers(2, "id INTEGER PRIMARY KEY, a NOT NULL CHECK (a > '' /* some */), b REFERENCES p(id)")
     one.shell(
         rebuild(

@@ -182,11 +182,11 @@ def restored(folder, *, wall_ms_after):
     world.close()
 
 
-def test_a_restored_backup_gets_back_what_its_peers_have_and_keeps_what_is_new(tmp_path):
+def test_a_restored_backup_catches_up_and_keeps_new_writes(tmp_path):
     restored(tmp_path, wall_ms_after=2_000)
 
 
-def test_a_restored_backup_whose_clock_ran_ahead_does_not_use_a_stamp_twice(tmp_path):
+def test_a_restored_backup_ahead_of_time_reuses_no_stamp(tmp_path):
     restored(tmp_path, wall_ms_after=1_000)
 
 
@@ -258,13 +258,13 @@ def chosen(life, kind):
     return [numbers[number * len(numbers) // POINTS] for number in range(POINTS)]
 
 
-def test_a_node_that_is_killed_at_any_write_goes_on(life, crashed):
+def test_node_that_is_killed_at_any_write_goes_on(life, crashed):
     for number in chosen(life, 1):
         other, killed, _ = life.points[number]
         reopened(life, crashed, other, killed)
 
 
-def test_a_node_whose_power_is_cut_at_any_write_goes_on(life, crashed):
+def test_a_node_survives_a_power_cut_at_any_write(life, crashed):
     for number in chosen(life, 2):
         other, _, cut = life.points[number]
         reopened(life, crashed, other, cut)

@@ -31,7 +31,7 @@ def shown(peer):
 
 @pytest.mark.parametrize(("before", "after"), TWINS)
 @pytest.mark.parametrize("ddl", ["id INTEGER PRIMARY KEY, b, c", "id, b, c", "id TEXT PRIMARY KEY, b, c BLOB"])
-def test_a_number_becomes_its_equal_beside_a_column_that_was_written_apart(trio, ddl, before, after):
+def test_a_number_becomes_its_equal_beside_a_separate_column(trio, ddl, before, after):
     one, two, _ = trio
     one.sql(f"CREATE TABLE t({ddl}); INSERT INTO t(id, b) VALUES(1, 0)")
     converge(trio)
@@ -43,7 +43,7 @@ def test_a_number_becomes_its_equal_beside_a_column_that_was_written_apart(trio,
     assert [shown(peer) for peer in trio] == [[repr(one.sql(f"SELECT {after}")[0][0])]] * 3
 
 
-def test_the_one_integer_that_a_column_of_integers_keeps_apart_from_its_equal(pair):
+def test_an_integer_column_keeps_one_integer_from_its_equal(pair):
     one, two = pair
     one.sql("CREATE TABLE t(id INTEGER PRIMARY KEY, b, c INTEGER); INSERT INTO t(id) VALUES(1)")
     converge(pair)
@@ -57,7 +57,7 @@ def test_the_one_integer_that_a_column_of_integers_keeps_apart_from_its_equal(pa
 
 @pytest.mark.parametrize("beside", ["", ", b = 7"])
 @pytest.mark.parametrize("default", ["1", "1.0", "(1)", "0.0"])
-def test_a_column_that_was_added_shows_the_equal_of_its_default(pair, default, beside):
+def test_column_that_was_added_shows_equal_of_its_default(pair, default, beside):
     one, two = pair
     one.sql("CREATE TABLE t(id INTEGER PRIMARY KEY, b); INSERT INTO t(id) VALUES(1)")
     converge(pair)
@@ -70,7 +70,7 @@ def test_a_column_that_was_added_shows_the_equal_of_its_default(pair, default, b
     assert shown(one) == [value]
 
 
-def test_a_number_that_becomes_its_equal_takes_no_other_column_from_anybody(pair):
+def test_a_number_becoming_its_equal_takes_no_other_column(pair):
     one, two = pair
     one.sql("CREATE TABLE t(id INTEGER PRIMARY KEY, b, c, d); INSERT INTO t VALUES(1, 1, 1, 1)")
     converge(pair)
@@ -84,7 +84,7 @@ def test_a_number_that_becomes_its_equal_takes_no_other_column_from_anybody(pair
     assert not any(peer.recorded("mycomesh_conflicts") for peer in pair)
 
 
-def test_an_update_beside_numbers_that_have_equals_owns_nothing_but_what_it_changed(pair):
+def test_an_update_beside_equal_numbers_owns_only_its_change(pair):
     one, two = pair
     one.sql("CREATE TABLE t(id INTEGER PRIMARY KEY, b, c, d); INSERT INTO t VALUES(1, 0, 1, 1.0)")
     converge(pair)

@@ -49,7 +49,7 @@ def test_the_effects_of_a_cascade_arrive_as_rows(pair):
     assert_equal(one, two)
 
 
-def test_a_child_that_comes_before_its_parent_is_there_at_once_and_whole_with_it(pair):
+def test_a_child_before_its_parent_arrives_at_once(pair):
     one, two = pair
     one.sql("INSERT INTO missions VALUES(5, 'late')")
     parent = one.drain()
@@ -61,7 +61,7 @@ def test_a_child_that_comes_before_its_parent_is_there_at_once_and_whole_with_it
     assert_equal(one, two)
 
 
-def test_a_child_inserted_while_its_parent_is_deleted_elsewhere_stays_on_every_replica(pair):
+def test_a_child_of_a_concurrently_deleted_parent_stays_everywhere(pair):
     one, two = pair
     one.sql("DELETE FROM missions WHERE id = 2")
     two.sql("INSERT INTO steps VALUES('c', 2, 'look')")
@@ -80,7 +80,7 @@ def test_a_child_inserted_while_its_parent_is_deleted_elsewhere_stays_on_every_r
     writes=st.lists(st.tuples(st.integers(0, 1), st.integers(1, 3), WRITES), max_size=14),
 )
 @examples(25)
-def test_whatever_both_sides_do_they_end_equal_and_no_step_goes_without_a_delete(action, writes):
+def test_concurrent_writes_end_equal_and_only_deletes_remove(action, writes):
     with tempfile.TemporaryDirectory() as place:
         peers = [strict(Peer(Path(place) / f"{number}.db", number)) for number in range(2)]
         peers[0].sql(DDL.format(action))

@@ -65,7 +65,7 @@ def test_batches_end_as_they_would_one_after_another(world):
     assert two.peer.digests() == three.peer.digests()
 
 
-def test_they_cost_one_sync_although_the_application_writes_all_the_time(world):
+def test_grouped_batches_cost_one_sync_under_constant_writes(world):
     one, two, _ = world.nodes
     batches = written(one, *(f"INSERT INTO t VALUES({number}, 'far')" for number in range(20)))
     two.sql("INSERT INTO t VALUES(1000, 'near')")
@@ -75,7 +75,7 @@ def test_they_cost_one_sync_although_the_application_writes_all_the_time(world):
     assert two.sql("SELECT count(*) FROM t") == [(21,)]
 
 
-def test_one_that_is_refused_takes_none_of_the_others_with_it(world):
+def test_a_refused_batch_does_not_affect_the_others(world):
     one, two, _ = world.nodes
     batches = written(one, "INSERT INTO t VALUES(1, 'a')", "INSERT INTO t VALUES(2, 'b')")
     forged = BatchReceived(9, b"\xee" * 16, batches[0].payload)
@@ -87,7 +87,7 @@ def test_one_that_is_refused_takes_none_of_the_others_with_it(world):
     assert one.peer.digests() == two.peer.digests()
 
 
-def test_what_a_locked_file_could_not_take_comes_by_a_round(world):
+def test_what_locked_file_could_not_take_comes_by_round(world):
     one, two, _ = world.nodes
     link = world.link(two, one)
     world.run(2_000)
@@ -101,7 +101,7 @@ def test_what_a_locked_file_could_not_take_comes_by_a_round(world):
     assert two.sql("SELECT id FROM t") == [(1,), (2,)]
 
 
-def test_a_gap_that_one_of_them_shows_is_asked_for(world):
+def test_a_gap_seen_in_a_group_is_fetched(world):
     one, two, _ = world.nodes
     link = world.link(two, one)
     world.run(2_000)
@@ -114,7 +114,7 @@ def test_a_gap_that_one_of_them_shows_is_asked_for(world):
     assert two.sql("SELECT id FROM t") == [(0,), (1,), (2,), (3,)]
 
 
-def test_what_a_long_call_has_stamped_is_on_its_way_before_it_ends(world):
+def test_stamps_of_a_long_call_leave_before_its_end(world):
     """A batch that comes while a large transaction waits for its stamps, which is drained first, chunk by chunk."""
     one, two, three = world.nodes
     (batch,) = written(one, "INSERT INTO words VALUES('k', 'v')")

@@ -93,7 +93,7 @@ def test_any_number_of_tables_is_acknowledged(world):
     assert one.exchange.acknowledgements.peers_covering(one.peer.replica.site, position) == (two.peer.node_id,)
 
 
-def test_a_peer_that_ignores_parts_keeps_its_link_and_heals_some_tables(world, monkeypatch):
+def test_a_peer_that_ignores_parts_still_heals_some_tables(world, monkeypatch):
     one, two = world.nodes
     tables(one, 6)
     for number in range(6):

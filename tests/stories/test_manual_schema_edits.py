@@ -47,7 +47,7 @@ def assert_alike(one, two):
     assert one.digests() == two.digests()
 
 
-def test_a_dropped_table_stays_on_the_others_and_is_not_forced_back(pair):
+def test_dropped_table_stays_on_others_and_is_not_restored(pair):
     one, two = pair
     one.shell("DROP TABLE t;")
     converge([one, two])
@@ -69,7 +69,7 @@ def ids(peer):
     return [number for (number,) in rows(peer, "id")]
 
 
-def test_a_table_that_is_dropped_and_made_again_deletes_what_its_user_saw_and_nothing_else(pair, ddl):
+def test_a_recreated_table_deletes_only_rows_its_user_saw(pair, ddl):
     one, two = pair
     one.shell(f"DROP TABLE t; {ddl}; INSERT INTO t(id, x, y) VALUES(7, 'new', 'g');")
     converge([one, two])
@@ -78,7 +78,7 @@ def test_a_table_that_is_dropped_and_made_again_deletes_what_its_user_saw_and_no
     assert note(one) == ""
 
 
-def test_a_table_renamed_by_hand_goes_on_under_its_other_name_and_loses_its_triggers_for_the_old_one(pair):
+def test_a_table_renamed_by_hand_continues_under_its_name(pair):
     one, two = pair
     one.shell("ALTER TABLE t RENAME TO u;")
     converge([one, two])
@@ -93,7 +93,7 @@ def test_a_table_renamed_by_hand_goes_on_under_its_other_name_and_loses_its_trig
     assert one.sql(kept) == two.sql(kept)
 
 
-def test_a_column_renamed_by_hand_has_its_new_name_everywhere(pair):
+def test_column_renamed_by_hand_has_its_new_name_everywhere(pair):
     one, two = pair
     one.shell("ALTER TABLE t RENAME COLUMN x TO w;")
     converge([one, two])
@@ -105,7 +105,7 @@ def test_a_column_renamed_by_hand_has_its_new_name_everywhere(pair):
     assert one.scrub().found == two.scrub().found == 0
 
 
-def test_columns_that_trade_names_by_hand_while_no_node_runs_keep_their_values(pair):
+def test_columns_that_trade_names_offline_keep_their_values(pair):
     one, two = pair
     one.close()
     one.shell(
@@ -119,7 +119,7 @@ def test_columns_that_trade_names_by_hand_while_no_node_runs_keep_their_values(p
     assert rows(two, "y, x, n") == [("meanwhile", "b", 5), ("c", "later", 5), ("e", "f", 5)]
 
 
-def test_a_tool_that_makes_a_table_anew_with_its_triggers_has_renamed_nothing(pair, ddl):
+def test_a_rebuild_with_the_same_triggers_renames_nothing(pair, ddl):
     """Some editors drop a column so: copy the table, put the triggers back as they were."""
     one, two = pair
     triggers = [sql for (sql,) in one.sql("SELECT sql FROM sqlite_schema WHERE type = 'trigger' ORDER BY name")]
@@ -134,7 +134,7 @@ def test_a_tool_that_makes_a_table_anew_with_its_triggers_has_renamed_nothing(pa
     assert note(one).startswith("column(s) x dropped or renamed here by hand")
 
 
-def test_a_rebuild_while_no_node_runs_that_drops_a_column_and_fills_another_ends_equal(pair, ddl):
+def test_an_offline_rebuild_that_drops_and_fills_ends_equal(pair, ddl):
     one, two = pair
     one.close()
     remade = ddl.replace("TABLE t(", "TABLE n(").replace(" x,", " z,")
@@ -150,7 +150,7 @@ def test_a_rebuild_while_no_node_runs_that_drops_a_column_and_fills_another_ends
 
 
 @pytest.mark.parametrize("running", [True, False])
-def test_columns_that_a_rebuild_renames_have_their_new_names_everywhere(pair, ddl, running):
+def test_columns_that_rebuild_renames_have_their_new_names_everywhere(pair, ddl, running):
     """As ORMs rename: they rebuild the table with the columns in another order and one more column."""
     one, two = pair
     if not running:
@@ -182,7 +182,7 @@ def test_a_rebuild_of_columns_with_equal_values_renames_none(pair, ddl):
     assert note(one).startswith("column(s) x, y dropped or renamed here by hand")
 
 
-def test_a_column_that_must_not_be_null_and_is_lost_in_a_rebuild_hides_no_row_elsewhere(tmp_path):
+def test_a_lost_not_null_column_hides_no_row_elsewhere(tmp_path):
     one, two = Peer(tmp_path / "0.db", 0), Peer(tmp_path / "1.db", 1)
     one.sql(
         "CREATE TABLE t(id INTEGER PRIMARY KEY, i INT NOT NULL, c CHAR NOT NULL, b NOT NULL, r REAL NOT NULL, y);"
@@ -204,7 +204,7 @@ def test_a_column_that_must_not_be_null_and_is_lost_in_a_rebuild_hides_no_row_el
     two.close()
 
 
-def test_a_column_that_cannot_come_back_parks_its_table_with_its_name_until_it_is_there(tmp_path):
+def test_a_column_that_cannot_return_parks_its_table(tmp_path):
     one, two = Peer(tmp_path / "0.db", 0), Peer(tmp_path / "1.db", 1)
     one.sql("CREATE TABLE t(id INTEGER PRIMARY KEY, x, y); INSERT INTO t VALUES(1, 'a', 'b')")
     converge([one, two])
@@ -229,7 +229,7 @@ def test_a_column_that_cannot_come_back_parks_its_table_with_its_name_until_it_i
     two.close()
 
 
-def test_a_view_in_the_place_of_a_peers_table_is_told_and_left_alone(tmp_path):
+def test_a_view_named_like_a_peers_table_is_reported(tmp_path):
     one, two = Peer(tmp_path / "0.db", 0), Peer(tmp_path / "1.db", 1)
     one.sql("CREATE VIEW t AS SELECT 1 AS a; CREATE TABLE mine(a)")
     two.sql("CREATE TABLE t(id INTEGER PRIMARY KEY); INSERT INTO t VALUES(1)")
@@ -246,7 +246,7 @@ def test_a_view_in_the_place_of_a_peers_table_is_told_and_left_alone(tmp_path):
     ["ALTER TABLE t RENAME COLUMN x TO w;", "ALTER TABLE t RENAME TO u;", "DROP TABLE t;"],
     ids=["column", "table", "drop"],
 )
-def test_a_schema_that_has_just_changed_breaks_nothing_that_reads_rows(pair, script):
+def test_a_changed_schema_breaks_no_reader_of_rows(pair, script):
     """Between a client's statement and the moment in which the node takes it in, peers ask and scrubs go on."""
     one, two = pair
     two.sql("UPDATE t SET y = 'later' WHERE id = 2")
@@ -269,7 +269,7 @@ def test_a_schema_that_has_just_changed_breaks_nothing_that_reads_rows(pair, scr
 @pytest.mark.parametrize(
     "default", ["", "DEFAULT 5", "TEXT NOT NULL DEFAULT 'it''s'", 'DEFAULT "word"', "DEFAULT (1 -- one\n)"]
 )
-def test_a_column_that_is_added_and_filled_in_one_go_with_others_is_captured(pair, default, running):
+def test_a_column_added_and_filled_at_once_is_captured(pair, default, running):
     one, two = pair
     converge(pair)
     if not running:

@@ -39,7 +39,7 @@ def handed_over(one, two):
 
 
 @pytest.mark.slow
-def test_a_transaction_of_many_chunks_takes_no_more_memory_than_one_of_a_few(tmp_path):
+def test_a_long_transaction_takes_no_more_memory(tmp_path):
     peaks = []
     for number, rows in enumerate((6_000, 24_000)):
         one, two = (Peer(tmp_path / f"{number}.{side}.db", side) for side in range(2))

@@ -254,7 +254,7 @@ def test_replicas_end_equal_and_nothing_is_lost():
     run_state_machine_as_test(Replicas, settings=examples(60, stateful_step_count=30))
 
 
-def test_a_row_displaced_by_a_batch_that_goes_on_to_rewrite_it_keeps_its_values(trio):
+def test_a_displaced_row_that_is_rewritten_keeps_its_values(trio):
     """Found by the machine: rows of a batch are read ahead, and its first row displaced its second."""
     one, two, three = trio
     one.sql("CREATE TABLE t(id INT PRIMARY KEY NOT NULL, v NOT NULL, u UNIQUE)")
@@ -270,7 +270,7 @@ def test_a_row_displaced_by_a_batch_that_goes_on_to_rewrite_it_keeps_its_values(
     assert_equal(two, three)
 
 
-def test_a_key_spelt_anew_reaches_a_replica_that_never_saw_the_old_spelling(trio):
+def test_a_respelt_key_reaches_replicas_without_the_old_spelling(trio):
     """Found by the machine: the birth of the row owns less than its key, for a later write owns the spelling."""
     one, two, _ = trio
     one.sql("CREATE TABLE t(k TEXT COLLATE NOCASE PRIMARY KEY, v); INSERT INTO t VALUES('a', 1), ('b', 1)")
@@ -281,7 +281,7 @@ def test_a_key_spelt_anew_reaches_a_replica_that_never_saw_the_old_spelling(trio
     assert_equal(one, two)
 
 
-def test_writes_that_saw_others_writes_of_columns_beyond_the_63rd_go_on(pair):
+def test_writes_over_columns_beyond_the_63rd_continue(pair):
     one, two = pair
     columns = ", ".join(f"c{number:02}" for number in range(70))
     one.sql(f"CREATE TABLE t(id INTEGER PRIMARY KEY, {columns}); INSERT INTO t(id) VALUES(1)")
@@ -297,7 +297,7 @@ def test_writes_that_saw_others_writes_of_columns_beyond_the_63rd_go_on(pair):
     assert not any(peer.recorded("mycomesh_conflicts") for peer in pair)
 
 
-def test_a_write_is_on_the_disk_before_anyone_hears_of_it_and_a_peers_write_need_not_be(tmp_path, monkeypatch):
+def test_a_write_is_on_disk_before_peers_get_it(tmp_path, monkeypatch):
     synced = []
     sync_wal = os.fdatasync
     monkeypatch.setattr(os, "fdatasync", lambda number: (synced.append(number), sync_wal(number)))

@@ -78,7 +78,7 @@ def held(path):
 @pytest.mark.parametrize("unstamped", [False, True], ids=["", "unstamped"])
 @pytest.mark.parametrize("running", [False, True], ids=["stopped", "running"])
 @pytest.mark.parametrize("way", WAYS)
-def test_a_copy_of_any_kind_goes_on_as_the_replica_that_it_was(pair, way, running, unstamped, late):
+def test_any_copy_continues_as_the_replica_it_was(pair, way, running, unstamped, late):
     one, two = pair
     one.sql(f"{DDL}; {FILL}")
     converge(pair)
@@ -115,7 +115,7 @@ def test_a_copy_of_any_kind_goes_on_as_the_replica_that_it_was(pair, way, runnin
 
 
 @pytest.mark.parametrize("unstamped", [False, True], ids=["", "unstamped"])
-def test_rows_too_many_to_be_compared_are_matched_by_their_places_or_begin_anew(pair, monkeypatch, unstamped):
+def test_too_many_rows_to_compare_are_matched_by_position(pair, monkeypatch, unstamped):
     monkeypatch.setattr(rebuilt_rows, "COMPARED_MAX", 10)
     one, two = pair
     one.sql(f"{DDL}; {FILL}")
@@ -146,7 +146,7 @@ def test_rows_too_many_to_be_compared_are_matched_by_their_places_or_begin_anew(
     assert str(one.recorded("mycomesh_conflicts")).count("theirs") == 2
 
 
-def test_text_that_a_dump_has_cut_is_what_all_replicas_hold(pair):
+def test_text_that_a_dump_cut_is_equal_everywhere(pair):
     one, two = pair
     one.sql("CREATE TABLE t(id INTEGER PRIMARY KEY, v); INSERT INTO t VALUES(1, 'a' || char(0) || 'b'), (2, 'c')")
     converge(pair)
@@ -176,7 +176,7 @@ def test_vacuum_and_the_nodes_own_tables_make_nothing_anew(pair):
 
 @pytest.mark.parametrize("triggers", [False, True], ids=["", "with triggers"])
 @pytest.mark.parametrize("looks", ["none", "between", "stopped"])
-def test_a_table_whose_dump_is_loaded_after_it_was_dropped_has_lost_no_row_and_no_name(pair, looks, triggers):
+def test_dropped_and_reloaded_table_loses_no_row_or_name(pair, looks, triggers):
     one, two = pair
     one.sql(f"{DDL}; {FILL}")
     converge(pair)
@@ -213,7 +213,7 @@ def test_a_table_whose_dump_is_loaded_after_it_was_dropped_has_lost_no_row_and_n
     assert one.recorded("mycomesh_conflicts") == two.recorded("mycomesh_conflicts") == []
 
 
-def test_a_csv_loaded_into_a_new_table_and_into_a_known_one_is_replicated(pair, tmp_path):
+def test_a_csv_loaded_into_any_table_is_replicated(pair, tmp_path):
     one, two = pair
     one.sql("CREATE TABLE known(a, b)")
     converge(pair)
@@ -229,7 +229,7 @@ def test_a_csv_loaded_into_a_new_table_and_into_a_known_one_is_replicated(pair, 
     assert two.sql("SELECT * FROM known") == [("1", "x"), ("2", "y")]
 
 
-def test_rows_that_a_person_takes_out_of_a_dump_are_deleted_and_no_other(pair):
+def test_rows_removed_from_a_dump_are_deleted_alone(pair):
     one, two = pair
     one.sql(f"{DDL}; {FILL}")
     converge(pair)
@@ -262,7 +262,7 @@ def test_rows_that_a_person_takes_out_of_a_dump_are_deleted_and_no_other(pair):
     assert wanted["bag"] - held(one.path)["bag"] <= Counter([b"15|theirs"])
 
 
-def test_an_old_dump_put_in_the_place_of_the_file_gets_back_what_came_after_it(pair):
+def test_an_old_dump_gets_back_the_later_writes(pair):
     one, two = pair
     one.sql(f"{DDL}; {FILL}")
     converge(pair)

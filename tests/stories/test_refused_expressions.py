@@ -71,7 +71,7 @@ FORMS = {
 
 @pytest.mark.parametrize("error", POISON)
 @pytest.mark.parametrize("form", FORMS)
-def test_a_row_for_which_an_expression_fails_is_parked_alone(pair, form, error):
+def test_row_for_which_expression_fails_is_parked_alone(pair, form, error):
     one, two = pair
     expression, poison, good = POISON[error]
     one.sql(FORMS[form].format(expression))
@@ -88,7 +88,7 @@ def test_a_row_for_which_an_expression_fails_is_parked_alone(pair, form, error):
     assert one.sql("PRAGMA integrity_check") == [("ok",)]
 
 
-def test_an_update_for_which_an_expression_fails_parks_its_row(pair):
+def test_update_for_which_expression_fails_parks_its_row(pair):
     one, two = pair
     two.sql("CREATE TABLE d(id INTEGER PRIMARY KEY, doc); INSERT INTO d VALUES(1, '{}')")
     converge(pair)
@@ -100,7 +100,7 @@ def test_an_update_for_which_an_expression_fails_parks_its_row(pair):
     assert one.sql("PRAGMA integrity_check") == [("ok",)]
 
 
-def test_an_index_that_fails_for_a_row_here_is_refused_with_a_note(pair):
+def test_an_index_that_fails_for_a_row_is_refused(pair):
     one, two = pair
     one.sql("CREATE TABLE d(id INTEGER PRIMARY KEY, doc)")
     converge(pair)
@@ -115,7 +115,7 @@ def test_an_index_that_fails_for_a_row_here_is_refused_with_a_note(pair):
     assert one.digests() == two.digests()
 
 
-def test_a_column_that_cannot_be_computed_for_a_row_here_is_refused(pair):
+def test_a_column_that_fails_for_a_row_is_refused(pair):
     one, two = pair
     one.sql("CREATE TABLE d(id INTEGER PRIMARY KEY, doc)")
     converge(pair)
@@ -127,7 +127,7 @@ def test_a_column_that_cannot_be_computed_for_a_row_here_is_refused(pair):
     assert "malformed JSON" in str(one.recorded("mycomesh_parked"))
 
 
-def test_an_error_of_a_row_does_not_switch_a_full_text_index_off(pair):
+def test_a_rows_error_keeps_the_full_text_index_on(pair):
     one, two = pair
     one.sql(
         "CREATE TABLE d(id INTEGER PRIMARY KEY, doc, CHECK(json_extract(doc, '$.a') IS NOT 7));"
@@ -144,7 +144,7 @@ def test_an_error_of_a_row_does_not_switch_a_full_text_index_off(pair):
     assert one.sql("SELECT rowid FROM f('word')") == [(2,)]
 
 
-def test_an_error_that_undoes_the_transaction_refuses_the_message_alone(pair, monkeypatch):
+def test_error_that_undoes_transaction_refuses_message_alone(pair, monkeypatch):
     one, two = pair
     one.sql("CREATE TABLE d(id INTEGER PRIMARY KEY, doc)")
     converge(pair)
@@ -164,7 +164,7 @@ def test_an_error_that_undoes_the_transaction_refuses_the_message_alone(pair, mo
     assert one.sql("SELECT * FROM d") == [(1, 1)]
 
 
-def test_what_an_expression_may_make_of_a_row_is_limited(pair, monkeypatch):
+def test_what_expression_may_make_of_row_is_limited(pair, monkeypatch):
     monkeypatch.setattr(user_table, "INSERTED_BYTES_MAX", 1_000)
     one, two = pair
     one.sql("CREATE TABLE d(id INTEGER PRIMARY KEY, doc, g AS (zeroblob(doc)) STORED)")

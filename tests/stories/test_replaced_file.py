@@ -43,7 +43,7 @@ def backed(pair, tmp_path):
     return one, two, tmp_path / "backup.db"
 
 
-def test_a_backup_put_back_under_a_running_node_is_noticed_before_anything_is_stamped(backed):
+def test_a_backup_restored_underneath_is_noticed_before_stamping(backed):
     one, two, backup = backed
     restore(one, backup)
     one.shell("INSERT INTO bag VALUES('after'); INSERT INTO t VALUES(3, 'after');")
@@ -61,7 +61,7 @@ def test_a_backup_put_back_under_a_running_node_is_noticed_before_anything_is_st
     assert one.scrub().found == two.scrub().found == 0
 
 
-def test_another_database_put_in_the_place_of_a_running_nodes_joins_it(backed, tmp_path):
+def test_another_database_in_the_files_place_joins_it(backed, tmp_path):
     one, two, _ = backed
     shell(tmp_path / "other.db", "CREATE TABLE t(id INTEGER PRIMARY KEY, v); INSERT INTO t VALUES(7, 'other');")
     restore(one, tmp_path / "other.db")
@@ -73,7 +73,7 @@ def test_another_database_put_in_the_place_of_a_running_nodes_joins_it(backed, t
     assert one.sql("SELECT * FROM t ORDER BY id") == [(1, "changed"), (7, "other")]
 
 
-def test_a_backup_of_this_very_state_is_no_other_content(backed, tmp_path):
+def test_a_backup_of_the_present_state_changes_nothing(backed, tmp_path):
     one, two, _ = backed
     one.shell(f".backup {tmp_path}/same.db")
     restore(one, tmp_path / "same.db")
@@ -82,7 +82,7 @@ def test_a_backup_of_this_very_state_is_no_other_content(backed, tmp_path):
     assert_equal(one, two)
 
 
-def test_a_disk_that_is_full_in_the_middle_of_a_transaction_is_said_and_undone(pair):
+def test_full_disk_in_a_transaction_is_reported_and_undone(pair):
     one, two = pair
     one.sql(DDL)
     converge(pair)
@@ -102,7 +102,7 @@ def test_a_disk_that_is_full_in_the_middle_of_a_transaction_is_said_and_undone(p
     assert_equal(one, two)
 
 
-def test_a_round_of_which_the_file_refuses_a_part_covers_nothing(tmp_path):
+def test_a_partly_refused_round_covers_nothing(tmp_path):
     world = World.made(tmp_path, 2)
     one, late = world.nodes
     world.write(one, f"{DDL}; {FILL}")
@@ -131,7 +131,7 @@ def test_a_round_of_which_the_file_refuses_a_part_covers_nothing(tmp_path):
     world.close()
 
 
-def test_a_file_whose_internal_tables_were_all_dropped_is_refused_and_doubles_no_row(backed):
+def test_a_file_without_internal_tables_is_refused_undoubled(backed):
     """As the migration that `alembic revision --autogenerate` writes does it: tables and indexes go, triggers stay."""
     one, two, _ = backed
     names = one.sql("SELECT name FROM sqlite_schema WHERE type = 'table' AND name GLOB 'mycomesh_*'")
@@ -146,7 +146,7 @@ def test_a_file_whose_internal_tables_were_all_dropped_is_refused_and_doubles_no
     assert two.sql("SELECT count(*) FROM bag") == [(3,)]
 
 
-def test_capture_that_is_left_without_internal_tables_can_be_removed(backed):
+def test_capture_without_internal_tables_can_be_removed(backed):
     one, _, _ = backed
     names = one.sql("SELECT name FROM sqlite_schema WHERE type = 'table' AND name GLOB 'mycomesh_*'")
     one.shell("".join(f"DROP TABLE {name};" for (name,) in names))

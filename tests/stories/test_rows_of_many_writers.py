@@ -48,7 +48,7 @@ def test_a_prior_names_the_newest_writes_seen(peer, writers):
 
 
 @pytest.mark.parametrize(("groups_max", "bundles"), [(1, 3), (2, 2), (3, 1), (4, 1)])
-def test_a_row_of_many_writers_is_sent_in_several_bundles(peer, monkeypatch, groups_max, bundles):
+def test_row_of_many_writers_is_sent_in_several_bundles(peer, monkeypatch, groups_max, bundles):
     monkeypatch.setattr(log_reader, "PART_GROUPS_MAX", groups_max)
     write(peer, 1, column="x")
     write(peer, 2, column="y")

@@ -59,7 +59,7 @@ class Folder:
         return changes
 
 
-def test_what_was_written_and_deleted_on_the_mesh_stays_when_an_old_copy_joins(folder):
+def test_writes_and_deletes_survive_a_joining_old_copy(folder):
     folder.file(0)
     shutil.copy(folder.path / "0.db", folder.path / "1.db")
     one = folder.join(0)
@@ -71,7 +71,7 @@ def test_what_was_written_and_deleted_on_the_mesh_stays_when_an_old_copy_joins(f
     assert one.sql("SELECT * FROM k") == [("b", "old")]
 
 
-def test_an_edit_of_another_column_in_an_old_copy_undoes_nothing_and_is_recorded(folder):
+def test_an_old_copys_edit_of_another_column_is_recorded(folder):
     folder.file(0)
     folder.file(1)
     shell(folder.path / "1.db", "UPDATE t SET w = 'offline' WHERE id = 1; INSERT INTO t VALUES(9, 'offline', 9);")
@@ -85,7 +85,7 @@ def test_an_edit_of_another_column_in_an_old_copy_undoes_nothing_and_is_recorded
     assert reasons == {"a row from before the mesh lost to another write"}
 
 
-def test_a_backup_from_before_the_mesh_put_back_loses_to_the_mesh(folder):
+def test_backup_from_before_mesh_put_back_loses_to_mesh(folder):
     folder.file(0)
     shutil.copy(folder.path / "0.db", folder.path / "backup.db")
     folder.file(1, "")
@@ -105,7 +105,7 @@ def test_a_backup_from_before_the_mesh_put_back_loses_to_the_mesh(folder):
     assert one.sql("SELECT * FROM t ORDER BY id") == [(1, "new", 0), (3, "old", 0)]
 
 
-def test_equal_copies_are_no_conflict_and_untouched_ones_that_differ_settle_alike(folder):
+def test_equal_copies_are_no_conflict_and_others_settle_alike(folder):
     for number in range(3):
         folder.file(number)
     shell(folder.path / "2.db", "UPDATE t SET v = 'third' WHERE id = 3;")
@@ -121,7 +121,7 @@ def test_equal_copies_are_no_conflict_and_untouched_ones_that_differ_settle_alik
     assert all(f'"v": "{value}"' in recorded for value in lost)
 
 
-def test_a_copy_does_not_bring_back_what_a_migration_has_dropped(folder):
+def test_copy_does_not_bring_back_what_migration_has_dropped(folder):
     folder.file(0, f"{DDL}; {ROWS}; CREATE INDEX i ON t(v);")
     shutil.copy(folder.path / "0.db", folder.path / "1.db")
     one = folder.join(0)
@@ -134,7 +134,7 @@ def test_a_copy_does_not_bring_back_what_a_migration_has_dropped(folder):
     assert one.sql("SELECT * FROM t ORDER BY id") == [(1, "old"), (2, "old"), (3, "old")]
 
 
-def test_tables_without_a_primary_key_are_reported_where_a_copy_would_double_their_rows(folder):
+def test_keyless_tables_that_a_copy_would_double_are_reported(folder):
     folder.file(0, f"{DDL}; {ROWS}; CREATE TABLE bag(v); CREATE TABLE empty(v); INSERT INTO bag VALUES('a');")
     peer = folder.join(0)
     world = World([peer])
@@ -145,7 +145,7 @@ def test_tables_without_a_primary_key_are_reported_where_a_copy_would_double_the
     assert found == [["bag"]]
 
 
-def test_rows_of_a_table_that_is_made_on_the_mesh_have_the_time_of_the_mesh(folder):
+def test_rows_of_a_table_made_later_have_mesh_time(folder):
     folder.file(0)
     folder.file(1, "")
     one, two = folder.join(0), folder.join(1)
@@ -158,7 +158,7 @@ def test_rows_of_a_table_that_is_made_on_the_mesh_have_the_time_of_the_mesh(fold
     assert not any(map(is_early, stamps))
 
 
-def test_an_edit_made_before_the_row_is_adopted_owns_what_it_has_changed_and_no_more(folder):
+def test_an_edit_before_adoption_owns_only_its_change(folder):
     folder.file(0)
     shutil.copy(folder.path / "0.db", folder.path / "1.db")
     one = folder.join(0)
@@ -177,7 +177,7 @@ def test_an_edit_made_before_the_row_is_adopted_owns_what_it_has_changed_and_no_
     assert one.scrub().found == two.scrub().found == 0
 
 
-def test_the_present_site_answers_for_rows_from_before_the_mesh(folder):
+def test_present_site_answers_for_rows_from_before_mesh(folder):
     """A replica that misses a batch of such rows may not take a later tombstone for stable."""
     folder.file(0)
     folder.file(1)
@@ -198,7 +198,7 @@ def test_the_present_site_answers_for_rows_from_before_the_mesh(folder):
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_no_write_on_the_mesh_is_undone_by_a_copy(folder, seed):
+def test_no_write_on_mesh_is_undone_by_copy(folder, seed):
     """Random copies, edits before and on the mesh, late joins: the cells that the mesh has written have its last write."""
     rng = random.Random(seed)
     folder.file("base", DDL + ";" + "".join(f"INSERT INTO t VALUES({key}, 'base', 'base');" for key in range(1, 9)))

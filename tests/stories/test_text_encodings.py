@@ -58,7 +58,7 @@ def test_a_file_of_utf_16_replicates_every_shape(wide, tmp_path):
         list(compare_files(tmp_path / "0.db", tmp_path / "1.db", shown_max=1))
 
 
-def test_text_that_is_broken_in_one_encoding_arrives_or_is_parked_in_a_file_of_the_other(wide):
+def test_text_broken_in_one_encoding_arrives_or_is_parked(wide):
     one, two = wide
     surrogate = "00d8" if one.sql("PRAGMA encoding") == [("UTF-16le",)] else "d800"
     one.shell(f"CREATE TABLE t(id INTEGER PRIMARY KEY, v); INSERT INTO t VALUES(1, CAST(x'{surrogate}' AS TEXT));")
@@ -134,7 +134,7 @@ def test_a_definition_with_comments_that_are_not_utf8_replicates(tmp_path):
     two.close()
 
 
-def test_a_definition_that_is_not_utf8_stays_at_home_and_is_told_and_all_others_go_on(tmp_path):
+def test_a_definition_that_is_not_utf8_stays_local(tmp_path):
     written(
         tmp_path / "0.db",
         "CREATE TABLE größe(v); CREATE TABLE a(höhe); CREATE TABLE b(v DEFAULT 'ü'); CREATE TABLE c(v);"
@@ -160,7 +160,7 @@ def test_a_definition_that_is_not_utf8_stays_at_home_and_is_told_and_all_others_
 
 
 @pytest.mark.parametrize("rest", ["", " WITHOUT ROWID"])
-def test_a_broken_key_that_is_spelt_anew_reaches_a_replica_that_never_saw_the_old_spelling(pair, rest):
+def test_a_respelt_broken_key_reaches_every_replica(pair, rest):
     one, two = pair
     one.shell(
         f"CREATE TABLE t(k TEXT COLLATE RTRIM PRIMARY KEY NOT NULL, v){rest};"

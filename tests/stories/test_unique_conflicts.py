@@ -97,7 +97,7 @@ def test_whatever_meets_in_a_constraint_all_replicas_end_equal(trio, shape, seed
         assert peer.sql("PRAGMA integrity_check") == [("ok",)]
 
 
-def test_a_row_that_a_replace_evicts_and_whose_rowid_is_taken_again_is_another_row(pair):
+def test_an_evicted_rows_reused_rowid_is_another_row(pair):
     one, two = pair
     one.sql("CREATE TABLE t(a UNIQUE, b); INSERT INTO t VALUES(1, 'old')")
     converge(pair)
@@ -120,7 +120,7 @@ def test_a_row_that_a_replace_evicts_and_whose_rowid_is_taken_again_is_another_r
         ("CREATE TABLE t(a); CREATE INDEX i ON t(ours(a))", "this node cannot write it: unknown function: ours()"),
     ],
 )
-def test_a_table_that_cannot_travel_is_left_alone_and_said(pair, ddl, why):
+def test_table_that_cannot_travel_is_left_alone_and_said(pair, ddl, why):
     one, two = pair
     one.app.create_scalar_function("ours", lambda value: value, 1, deterministic=True)
     one.sql(ddl)
@@ -158,7 +158,7 @@ def test_the_widest_table_that_travels(pair, ddl):
     assert one.scrub().found == two.scrub().found == 0
 
 
-def test_a_table_that_grows_too_wide_goes_on_at_home_and_is_told(pair):
+def test_a_table_that_grows_too_wide_stays_local(pair):
     one, two = pair
     one.sql(f"CREATE TABLE t(id INTEGER PRIMARY KEY, {columns(899 - 1)}); CREATE TABLE other(x)")
     converge(pair)
@@ -179,7 +179,7 @@ def test_a_table_that_grows_too_wide_goes_on_at_home_and_is_told(pair):
 LONG = "0.1 + 0.2, 1e15, 1.0 / 3, 123456789012345678.0"
 
 
-def test_indexes_on_the_text_of_numbers_are_those_of_the_stock_shell(pair):
+def test_indexes_on_text_of_numbers_match_the_stock_shell(pair):
     """SQLite 3.52 and later write 17 digits where all before write 15: the node's own would lose a client its entries."""
     one, two = pair
     if shell(one.path, "SELECT 0.1 + 0.2 || '';") != b"0.3\n":
@@ -206,7 +206,7 @@ def test_indexes_on_the_text_of_numbers_are_those_of_the_stock_shell(pair):
     ids=["column", "expression"],
 )
 @pytest.mark.parametrize("recursive", [0, 1])
-def test_a_replace_evicts_through_the_default_that_it_puts_in_the_place_of_a_null(pair, rest, recursive):
+def test_a_replace_evicts_through_the_default_of_a_null(pair, rest, recursive):
     one, two = pair
     one.shell(
         f"CREATE TABLE t(id INTEGER PRIMARY KEY, {rest}); INSERT INTO t(id) VALUES(1); INSERT INTO t VALUES(2, 'b');"
@@ -245,7 +245,7 @@ def logged(peer):
 
 
 @pytest.mark.parametrize("key", ["id INTEGER PRIMARY KEY", "id TEXT PRIMARY KEY", "id PRIMARY KEY NOT NULL", "id"])
-def test_an_update_that_moves_no_row_in_a_unique_index_looks_for_no_other(pair, key):
+def test_an_update_without_a_unique_change_searches_no_rival(pair, key):
     one, two = pair
     one.sql(
         f"CREATE TABLE t({key}, a UNIQUE, b, UNIQUE(b, a)); INSERT INTO t VALUES(1, 'x', 0), (2, 'y', 0), (3, 'z', 0)"

@@ -71,7 +71,7 @@ LIMITS = [
 
 
 @pytest.mark.parametrize(("read", "limit", "value_of"), LIMITS)
-def test_a_limit_is_read_below_and_at_and_refused_above(read, limit, value_of):
+def test_limit_is_read_below_and_at_and_refused_above(read, limit, value_of):
     for count in (limit - 1, limit):
         read(codec.encode(value_of(count)))
     with pytest.raises(DecodeError):

@@ -56,7 +56,7 @@ def test_an_insert_of_a_keyless_row_calls_no_function(peer, table, called):
     assert any(step[1] in ("Function", "PureFunc") for step in steps) is called
 
 
-def test_keyless_rows_that_waited_were_written_by_the_time_of_the_last_write(peer):
+def test_waiting_keyless_rows_have_the_last_writes_time(peer):
     written_by_app(peer, "INSERT INTO track VALUES(1, 1)", "INSERT INTO track VALUES(2, 2)")
     peer.open()
     peer.replica.outbox.record_last_write(LAST_MS)
@@ -77,7 +77,7 @@ def test_nothing_is_put_off_where_nothing_waited(peer):
     assert born_ms(peer, 1) == WALL_MS
 
 
-def test_keyless_rows_that_waited_do_not_push_on_a_write_that_waited_with_its_time(peer):
+def test_waiting_keyless_rows_do_not_postpone_timed_writes(peer):
     kept_ms = DOWN_MS + 60_000
     written_by_app(
         peer,
@@ -98,7 +98,7 @@ def test_keyless_rows_that_waited_do_not_push_on_a_write_that_waited_with_its_ti
     assert ms_from_hlc(y.hlc) == LAST_MS - 500
 
 
-def test_a_clock_that_was_set_back_makes_no_stamps_of_the_future(peer):
+def test_a_clock_set_back_makes_no_future_stamps(peer):
     written_by_app(peer, "INSERT INTO track VALUES(1, 1)")
     peer.open()
     peer.replica.outbox.record_last_write(WALL_MS + 3_600_000)

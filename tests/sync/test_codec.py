@@ -106,7 +106,7 @@ def test_nesting_is_bounded():
         decode(b"\x81" * 100_000 + b"\x80")
 
 
-def test_a_message_over_its_limit_is_refused_before_it_is_read():
+def test_an_oversized_message_is_refused_before_reading():
     with pytest.raises(DecodeError, match="11 bytes is over the limit of 10"):
         decode(b"\x4a" + bytes(10), bytes_max=10)
 

@@ -50,13 +50,13 @@ def test_parked_tells_of_children_whose_parent_is_gone(file, capsys):
     assert "not checked" in capsys.readouterr().out
 
 
-def test_parked_of_a_file_without_the_table_is_one_line(file, capsys):
+def test_parked_of_file_without_table_is_one_line(file, capsys):
     file.execute("DROP TABLE mycomesh_parked")
     assert main(["parked"]) == exits.FAILED
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
-def test_log_prints_what_people_wait_for_and_on_request_everything(monkeypatch, capsys):
+def test_log_prints_the_important_and_on_request_everything(monkeypatch, capsys):
     notices = [
         {"event": "conn.closed", "level": "debug", "text": "noise"},
         {"event": "link.up", "level": "info", "text": "link\x1b with b"},
@@ -72,7 +72,7 @@ def test_log_prints_what_people_wait_for_and_on_request_everything(monkeypatch, 
     assert asked == [log.PAST_DEFAULT, 0, 7]
 
 
-def test_a_line_of_the_log_bears_the_time_at_which_it_was_said(monkeypatch, capsys):
+def test_a_log_line_has_the_time_of_its_event(monkeypatch, capsys):
     monkeypatch.setenv("TZ", "UTC-2")
     time.tzset()
     try:
@@ -99,7 +99,7 @@ def test_a_completion_script_knows_every_command_and_option(shell, capsys):
     ("words", "found"),
     [("pee", ["peers"]), ("wait --rep", ["--replicas"]), ("--home x policy keep", []), ("completion fi", ["fish"])],
 )
-def test_bash_completes(words, found, capsys):
+def test_bash_completes_commands(words, found, capsys):
     main(["completion", "bash"])
     typed = ["mycomesh", *words.split()]
     array = " ".join(f"'{word}'" for word in typed)
@@ -122,7 +122,7 @@ def test_help_of_a_command_is_its_own_help(capsys):
     ("typed", "meant"),
     [("stauts", "did you mean status?"), ("peer", "did you mean peers?"), ("frobnicate", "'mycomesh help' lists them")],
 )
-def test_a_misspelled_command_is_answered_with_the_one_that_was_meant(typed, meant, capsys):
+def test_misspelled_command_is_answered_with_one_that_was_meant(typed, meant, capsys):
     assert main([typed]) == exits.USAGE
     said = capsys.readouterr().err
     assert said.startswith(f"mycomesh: no command '{typed}'; {meant}")

@@ -99,7 +99,7 @@ def test_a_suite_measures_exactly_its_figures(small, suite):
 
 
 @needs_namespaces
-def test_a_drone_that_is_plugged_in_comes_to_equal_the_others(monkeypatch):
+def test_drone_that_is_plugged_in_comes_to_equal_others(monkeypatch):
     monkeypatch.setattr(plug, "APART_S", 0.2)
     found = plug.plug(True)
     assert found["plug_in_s"].value > 0
@@ -112,14 +112,14 @@ def test_without_namespaces_that_figure_is_left_out(monkeypatch):
     assert plug.plug(True) == {}
 
 
-def test_what_is_captured_costs_more_than_nothing_and_is_larger_than_the_plain_file(small):
+def test_capture_costs_something_and_enlarges_the_file(small):
     found = {**files.file_size(False), **files.pipeline(False)}
     assert found["file_ratio"].value > 1.2
     assert found["file_used_ratio"].value <= found["file_ratio"].value
     assert found["wire_bytes_per_row"].value > 30
 
 
-def test_json_is_one_object_with_value_and_unit_and_a_baseline_for_ratios():
+def test_json_has_values_units_and_a_baseline():
     done = run("--json", "--quick", "--only", "file", "handshake_ms")
     found = figures(done)
     assert list(found) == ["file_ratio", "file_used_ratio", "handshake_ms"]
@@ -148,7 +148,7 @@ def test_the_table_shows_the_machine_and_an_earlier_run(tmp_path):
     assert "\x1b" not in done.stdout
 
 
-def test_a_run_is_kept_and_the_next_is_compared_with_the_last_of_this_machine(tmp_path):
+def test_a_run_is_compared_with_this_machines_last(tmp_path):
     file = tmp_path / "bench" / "history.jsonl"
     figure = measured(file_ratio=1.5)
     table = [["FIGURE", "VALUE"], ["file_ratio", "1.5"]]
@@ -177,7 +177,7 @@ def test_the_kept_history_of_the_project_can_be_read():
         (("--compare", "pyproject.toml"), "is not what 'python -m tools.bench --json' printed"),
     ],
 )
-def test_a_wrong_request_is_one_line_before_anything_is_measured(words, said):
+def test_wrong_request_is_one_line_before_anything_is_measured(words, said):
     done = run(*words)
     assert done.returncode == 2
     assert done.stdout == ""
@@ -193,7 +193,7 @@ def test_a_goal_is_met_on_its_side():
     assert Figure(CATALOGUE["wire_bytes_per_row"], 1.0).met is None
 
 
-def test_a_figure_without_a_place_in_the_catalogue_is_refused():
+def test_figure_without_place_in_catalogue_is_refused():
     with pytest.raises(KeyError):
         measured(speed=1.0)
 
@@ -213,7 +213,7 @@ def test_the_client_never_loads_a_second_sqlite():
     assert done.stdout.split() == ["False", "False"]
 
 
-def test_rounds_and_repairs_keep_to_their_bytes_on_tables_of_any_size(small):
+def test_rounds_and_repairs_keep_their_bytes_at_any_size(small):
     """Issue 4's figures, on small tables here; `make bench` shows the same on a million rows."""
     found = rounds.healing(False) | rounds.repairing(False)
     assert len(found) == 10

@@ -50,7 +50,7 @@ def one_line(text):
     return text.endswith("\n") and len(text.splitlines()) == 1
 
 
-def test_init_makes_a_mesh_and_says_what_to_do_next(run, store):
+def test_init_makes_mesh_and_says_what_to_do_next(run, store):
     code, out, err = run("init", "--name", "fleet", "--node-name", "alpha")
     assert (code, out) == (exits.DONE, "")
     assert "created mesh 'fleet'; this node is 'alpha'" in err
@@ -70,7 +70,7 @@ def test_a_second_init_changes_nothing(run, store):
 
 @pytest.mark.parametrize("option", ["--name", "--node-name"])
 @pytest.mark.parametrize("name", ["", "x" * 500, "a\nb", " a"])
-def test_a_name_that_cannot_be_used_is_a_usage_error(run, store, option, name):
+def test_name_that_cannot_be_used_is_usage_error(run, store, option, name):
     code, out, err = run("init", option, name)
     if name == "" and option == "--node-name":
         assert code == exits.DONE  # empty means "not given": the host's name
@@ -151,14 +151,14 @@ def test_an_invitation_beyond_its_limits_is_a_usage_error(run, words):
         ("policy", "t"),
     ],
 )
-def test_asking_where_no_node_runs_is_69_and_says_how_to_start_one(run, words):
+def test_a_command_without_a_node_exits_69_with_advice(run, words):
     code, out, err = run(*words)
     assert (code, out) == (exits.NO_NODE, "")
     assert one_line(err)
     assert "mycomesh up FILE.db" in err
 
 
-def test_a_command_that_changes_a_home_in_use_names_the_process(run, store):
+def test_command_that_changes_home_in_use_names_process(run, store):
     lock = HomeLock.acquire(store.home)
     try:
         code, _, err = run("init")
@@ -189,14 +189,14 @@ def test_a_command_that_changes_a_home_in_use_names_the_process(run, store):
         ("explain", "no.code"),
     ],
 )
-def test_a_wrong_command_line_is_one_line_with_a_code_and_2(run, words):
+def test_a_wrong_command_line_is_one_line_and_2(run, words):
     code, out, err = run(*words)
     assert (code, out) == (exits.USAGE, "")
     assert one_line(err)
     assert err.endswith(" [usage]\n")
 
 
-def test_a_message_that_names_a_command_has_no_second_hint(run):
+def test_message_that_names_command_has_no_second_hint(run):
     _, _, err = run("restore", "abc")
     assert "'mycomesh conflicts' lists ids and numbers [usage]" in err
     _, _, err = run("restore", "monday.db")
@@ -204,7 +204,7 @@ def test_a_message_that_names_a_command_has_no_second_hint(run):
     assert "--help" not in err
 
 
-def test_a_simulation_that_cannot_run_is_one_line_with_a_code(run):
+def test_simulation_that_cannot_run_is_one_line_with_code(run):
     code, out, err = run("simulate", "absent.toml")
     assert (code, out) == (exits.USAGE, "")
     assert one_line(err)
@@ -248,7 +248,7 @@ def test_a_quick_command_loads_nothing_heavy(tmp_path, words):
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
-def test_output_that_cannot_be_written_is_one_line_and_1(unbuffered):
+def test_unwritable_output_is_one_line_and_1(unbuffered):
     done = subprocess.run(
         ["sh", "-c", f"{sys.executable} -m tools explain >/dev/full"],
         cwd=ROOT, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
@@ -280,7 +280,7 @@ def test_names_that_standard_output_cannot_encode_are_escaped(tmp_path, encoding
     assert json.loads(value.decode(encoding))["tables"][0]["table"] == "t\xe4\u540d"
 
 
-def test_a_file_in_a_directory_that_cannot_be_written_is_one_line(run, tmp_path):
+def test_a_file_in_an_unwritable_directory_is_one_line(run, tmp_path):
     run("init")
     place = tmp_path / "read only"
     place.mkdir()
@@ -297,7 +297,7 @@ def test_a_file_in_a_directory_that_cannot_be_written_is_one_line(run, tmp_path)
 
 
 @pytest.mark.parametrize("words", [["up"], ["why"], ["backup"], ["verify", "a.db"], ["service", "show"]])
-def test_a_file_name_that_is_not_utf8_is_one_line(run, tmp_path, words):
+def test_file_name_that_is_not_utf8_is_one_line(run, tmp_path, words):
     name = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.db")
     code, _, error = run(*words, name)
     assert code == exits.USAGE
@@ -319,7 +319,7 @@ def test_a_directory_that_is_not_utf8_is_one_line(run, tmp_path, monkeypatch):
         assert "its path is not UTF-8, and SQLite takes no other" in error
 
 
-def test_a_ticket_that_is_not_there_is_no_wrong_code(run, store):
+def test_ticket_that_is_not_there_is_no_wrong_code(run, store):
     code, out, err = run("join", "absent.ticket")
     assert (code, out) == (exits.USAGE, "")
     assert one_line(err)
@@ -391,13 +391,13 @@ def test_verify_of_equal_files_is_done(run, two_files):
 @pytest.mark.parametrize(
     "words", [["one.db"], ["one.db", "two.db", "three.db"], ["--limit", "x"], ["none.db", "none.db"]]
 )
-def test_verify_of_what_is_no_pair_of_files_is_a_usage_error(run, words):
+def test_verify_of_other_than_two_files_is_usage_error(run, words):
     code, out, err = run("verify", *words)
     assert (code, out) == (exits.USAGE, "")
     assert one_line(err)
 
 
-def test_forget_takes_everything_out_of_a_file_and_refuses_one_that_is_served(run, tmp_path):
+def test_forget_cleans_a_file_but_not_a_served_one(run, tmp_path):
     path = tmp_path / "fleet.db"
     with contextlib.closing(sqlite3.connect(path)) as db:
         db.execute("CREATE TABLE drones(id INTEGER PRIMARY KEY)")
@@ -417,7 +417,7 @@ def test_forget_takes_everything_out_of_a_file_and_refuses_one_that_is_served(ru
         assert db.execute("SELECT name FROM sqlite_schema").fetchall() == [("drones",)]
 
 
-def test_a_ticket_of_the_same_mesh_takes_a_members_place(run, tmp_path):
+def test_ticket_of_same_mesh_takes_members_place(run, tmp_path):
     run("init", "--node-name", "alpha")
     tickets = [tmp_path / f"{name}.ticket" for name in ("bravo", "charlie")]
     for ticket in tickets:

@@ -23,7 +23,7 @@ def database(place, name, *statements):
     return file
 
 
-def test_equal_tables_are_proven_equal_whatever_the_order_of_their_rows(tmp_path):
+def test_equal_tables_are_proven_equal_in_any_row_order(tmp_path):
     left = database(tmp_path, "left", "INSERT INTO drones VALUES (1, 2), (3, 4)")
     right = database(tmp_path, "right", "INSERT INTO drones VALUES (3, 4), (1, 2)")
     assert prove([left, right], ("drones",)) == [Proof("drones", 2, equal=True)]

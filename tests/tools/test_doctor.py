@@ -33,7 +33,7 @@ def test_multicast_needs_an_interface_that_is_up(tmp_path, flags, well):
 
 
 @pytest.mark.parametrize(("text", "well"), [("8192\n", True), ("1\n", False), (None, None)])
-def test_inotify_limits(tmp_path, text, well):
+def test_inotify_limits_are_checked(tmp_path, text, well):
     if text is not None:
         (tmp_path / "limit").write_text(text)
     assert doctor.inotify(tmp_path / "limit").well is well

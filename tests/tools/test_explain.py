@@ -81,7 +81,7 @@ def given():
     return codes
 
 
-def test_every_error_class_has_a_code_of_its_own_or_its_base():
+def test_every_error_class_has_or_inherits_a_code():
     found, bases = error_classes()
     for name, code in found.items():
         while code is None and bases.get(name) in found:
@@ -108,7 +108,7 @@ def test_nothing_is_explained_that_nobody_gives():
 
 
 @pytest.mark.parametrize("code", CODES.values(), ids=lambda code: code.code)
-def test_an_entry_says_what_and_why_in_one_line_each(code):
+def test_entry_says_what_and_why_in_one_line_each(code):
     for text in (code.what, code.why):
         assert text
         assert "\n" not in text
@@ -138,7 +138,7 @@ def test_an_unknown_code_names_its_neighbours(capsys):
     assert len(error.splitlines()) == 1
 
 
-def test_an_error_keeps_its_code_on_its_way_to_a_person():
+def test_error_keeps_its_code_on_its_way_to_person():
     assert NodeError.of(DatabaseBusyError("busy")).code == "database.busy"
     assert RefusedError("no", "decision.refused").code == "decision.refused"
     assert decode_line(b'{"ok": false, "code": "x"}\n')["code"] == "x"

@@ -12,7 +12,7 @@ from mycomesh.tools.processes import NodeProcess, ending
 from tests.integration.machines import eventually
 
 
-def test_no_part_of_openssl_lies_in_the_memory_of_a_node(tmp_path):
+def test_no_part_of_openssl_lies_in_memory_of_node(tmp_path):
     node = NodeProcess.within(tmp_path, "node")
     node.run("init", "--name", "fleet", "--node-name", "node")
     with ending([node]):

@@ -80,12 +80,12 @@ def pair(place):
             machine.terminate()
 
 
-def test_every_command_has_a_page_and_every_page_a_command():
+def test_every_command_has_page_and_every_page_command():
     assert set(MANUAL) == {command.name for command in COMMANDS}
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
-def test_the_help_of_a_command_shows_examples_that_it_takes(command):
+def test_help_of_command_shows_examples_that_it_takes(command):
     page = MANUAL[command.name]
     shown = parser_of(command).format_help()
     assert page.examples
@@ -108,7 +108,7 @@ def test_a_command_has_json_or_says_why_not(command):
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
-def test_an_unknown_option_is_a_usage_error_in_one_line(command, tmp_path):
+def test_unknown_option_is_usage_error_in_one_line(command, tmp_path):
     code, out, err = said(tmp_path, command.name, "--frobnicate", *("x" for _ in range(9)))
     assert (code, out, len(err.splitlines())) == (exits.USAGE, "", 1)
     assert not list(tmp_path.iterdir())
@@ -121,7 +121,7 @@ NEEDS_NODE = [
 
 
 @pytest.mark.parametrize("words", NEEDS_NODE, ids=lambda words: words[0])
-def test_what_needs_a_node_and_finds_none_is_69_with_a_code(words, tmp_path):
+def test_a_command_that_lacks_a_node_exits_69(words, tmp_path):
     code, out, err = said(tmp_path, *words)
     assert (code, out, len(err.splitlines())) == (exits.NO_NODE, "", 1)
     assert err.rstrip().endswith("[node.none]")
@@ -136,7 +136,7 @@ RUNS = [
 
 @pytest.mark.slow
 @pytest.mark.parametrize("words", RUNS, ids=lambda words: words[0])
-def test_json_of_a_running_node_has_the_shape_of_the_manual(pair, words):
+def test_json_of_running_node_has_shape_of_manual(pair, words):
     code, out, _ = said(pair[0].home.config, *words, "--json")
     # The pair may still be healing: then 3 is the answer.
     assert code in ((exits.DONE, exits.NOT_CONVERGED) if words[0] == "verify" else (exits.DONE,))
@@ -144,7 +144,7 @@ def test_json_of_a_running_node_has_the_shape_of_the_manual(pair, words):
     assert len(out.splitlines()) == 1
 
 
-def test_json_that_has_rows_in_it_has_been_looked_at(pair):
+def test_json_with_rows_has_been_checked_by_hand(pair):
     for words in (("conflicts",), ("parked",), ("peers",), ("tables",), ("members",)):
         assert json.loads(said(pair[0].home.config, *words, "--json")[1]), words
     found = json.loads(said(pair[0].home.config, "why", "t", "1", "--json")[1])
@@ -175,7 +175,7 @@ def test_json_of_what_changes_members_and_files(pair, place):
     assert (code, fault(json.loads(out), MANUAL["verify"].shape_of_files)) == (exits.DONE, "")
 
 
-def test_the_log_and_the_end_of_a_node_as_json(pair):
+def test_log_and_end_of_node_as_json(pair):
     _, second = pair
     home = second.home.config
     done = second.run("down", "--json")

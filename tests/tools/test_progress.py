@@ -25,7 +25,7 @@ def test_a_pipe_and_a_quick_command_see_nothing(monkeypatch, stream, patience_s)
     assert stream.getvalue() == ""
 
 
-def test_of_what_nobody_knows_the_whole_no_share_is_told(monkeypatch):
+def test_progress_without_a_known_total_shows_no_share(monkeypatch):
     stream = Terminal()
     monkeypatch.setattr(sys, "stderr", stream)
     monkeypatch.setenv("TERM", "xterm")
@@ -44,7 +44,7 @@ def test_of_what_nobody_knows_the_whole_no_share_is_told(monkeypatch):
     assert "%" not in stream.getvalue()
 
 
-def test_what_is_slow_shows_how_far_it_is_and_leaves_nothing(monkeypatch):
+def test_a_slow_command_shows_its_progress_and_leaves_nothing(monkeypatch):
     stream = Terminal()
     monkeypatch.setattr(sys, "stderr", stream)
     monkeypatch.setenv("TERM", "xterm")

@@ -39,7 +39,7 @@ def told(place):
     return (place / "told").read_text().splitlines()
 
 
-def test_install_writes_what_show_prints_and_uninstall_takes_it_away(place, capsys):
+def test_install_writes_what_show_prints_and_uninstall_removes_it(place, capsys):
     file = str(place / "fleet.db")
     assert main(["service", "show", file]) == exits.DONE
     shown = capsys.readouterr().out
@@ -52,7 +52,7 @@ def test_install_writes_what_show_prints_and_uninstall_takes_it_away(place, caps
     assert told(place) == ["--user disable --now mycomesh.service", "--user daemon-reload"]
 
 
-def test_directories_that_only_the_shell_names_are_in_the_unit(place, capsys, monkeypatch):
+def test_directories_that_only_shell_names_are_in_unit(place, capsys, monkeypatch):
     monkeypatch.delenv("MYCOMESH_HOME", raising=False)
     monkeypatch.setenv("XDG_STATE_HOME", str(place / "my state"))
     assert main(["service", "show", str(place / "fleet.db")]) == exits.DONE
@@ -137,7 +137,7 @@ def test_a_file_in_tmp_stays_visible_to_its_service(place, capsys):
     assert "PrivateTmp=yes\n" in shown(capsys, "--home", "/srv/home", "service", "show", "/srv/data/fleet.db")
 
 
-def test_the_socket_of_a_users_service_has_a_directory_after_each_boot(place, capsys, monkeypatch):
+def test_socket_of_users_service_has_directory_after_each_boot(place, capsys, monkeypatch):
     monkeypatch.delenv("MYCOMESH_HOME", raising=False)
     assert "RuntimeDirectory=mycomesh\n" in shown(capsys, "service", "show", "/srv/data/fleet.db")
     for words in (["--system"], ["--home", "/srv/home"]):

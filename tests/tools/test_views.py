@@ -12,7 +12,7 @@ def peer(name, state, seen_ms_ago):
     )
 
 
-def test_a_linked_peer_is_told_in_80_columns_and_one_that_went_with_its_time(capsys):
+def test_linked_and_departed_peers_fit_80_columns(capsys):
     show_peers([peer("drone1", "linked", 962)])
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[:3] for line in lines] == [["PEER", "STATE", "EQUAL"], ["drone1", "linked", "yes"]]

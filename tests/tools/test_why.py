@@ -36,7 +36,7 @@ def file(tmp_path, monkeypatch):
     return path
 
 
-def test_a_row_is_told_cell_by_cell_with_names_and_readable_times(file, capsys):
+def test_row_is_explained_by_cell_with_names_and_times(file, capsys):
     assert main(["why", "missions", "1", "--file", str(file)]) == exits.DONE
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("missions 1: shown, inserted 2027-01-15 08:00:00.000Z by ground")
@@ -65,14 +65,14 @@ def test_programs_get_the_same_as_json(file, capsys):
     assert int(found["cells"][0]["hlc"]) > 1 << 53
 
 
-def test_without_a_node_and_a_file_it_says_what_to_name(tmp_path, capsys):
+def test_without_node_and_file_it_says_what_to_name(tmp_path, capsys):
     assert main(["--home", str(tmp_path), "why", "t", "1"]) == exits.NO_NODE
     error = capsys.readouterr().err
     assert "--file FILE.db" in error
     assert len(error.splitlines()) == 1
 
 
-def test_a_row_that_nobody_knows_is_one_line_and_1(file, capsys):
+def test_row_that_nobody_knows_is_one_line_and_1(file, capsys):
     assert main(["why", "missions", "9", "--file", str(file)]) == exits.FAILED
     captured = capsys.readouterr()
     assert (captured.out, len(captured.err.splitlines())) == ("", 1)

@@ -129,7 +129,7 @@ def service(instance, hosts, port, properties=OURS):
 # ---- nodes among themselves
 
 
-def test_nodes_of_one_machine_find_each_other_and_never_themselves(run):
+def test_nodes_of_one_machine_find_each_other_not_themselves(run):
     async def scene():
         async with Node("a1", 7001) as alpha, Node("b2", 7002) as bravo, Node("c3", 7003) as charlie:
             for node, others in ((alpha, ["b2", "c3"]), (bravo, ["a1", "c3"]), (charlie, ["a1", "b2"])):
@@ -140,7 +140,7 @@ def test_nodes_of_one_machine_find_each_other_and_never_themselves(run):
     run(scene())
 
 
-def test_a_node_of_another_mesh_or_version_is_not_told(run):
+def test_node_of_another_mesh_or_version_is_not_told(run):
     async def scene():
         async with Stranger() as stranger, Node("a1") as alpha:
             await stranger.says("other-mesh", port=1, properties={**OURS, b"m": b"ff"})
@@ -168,7 +168,7 @@ def test_who_only_looks_announces_nothing(run):
     run(scene())
 
 
-def test_an_end_is_announced_and_a_foreign_browser_sees_both(run):
+def test_end_is_announced_and_foreign_browser_sees_both(run):
     async def scene():
         changes = asyncio.Queue()
         async with Stranger() as stranger:
@@ -190,7 +190,7 @@ def test_an_end_is_announced_and_a_foreign_browser_sees_both(run):
     run(scene())
 
 
-def test_what_is_known_is_told_again_at_each_question_and_a_change_of_the_network_asks_at_once(run, monkeypatch):
+def test_known_addresses_are_repeated_at_each_query(run, monkeypatch):
     async def scene():
         monkeypatch.setattr(module, "QUERY_AFTER_S", (0.2, 0.2))
         monkeypatch.setattr(module, "QUERY_EVERY_S", WAIT_S * 10)
@@ -227,7 +227,7 @@ def test_a_goodbye_takes_nobody_away_and_starts_no_search(run):
 # ---- names that two bear, and records that outlive their node
 
 
-def test_who_comes_back_at_another_port_after_its_goodbye_is_told(run):
+def test_a_node_back_at_another_port_is_reported(run):
     async def scene():
         async with Node("a1", None) as alpha, Stranger() as stranger:
             info = await stranger.says("same", port=4)
@@ -239,7 +239,7 @@ def test_who_comes_back_at_another_port_after_its_goodbye_is_told(run):
     run(scene())
 
 
-def test_who_was_gone_without_a_goodbye_is_told_at_the_port_where_it_is_back(run):
+def test_a_node_gone_without_goodbye_is_reported_when_back(run):
     async def scene():
         async with Node("a1", None) as alpha, Stranger() as stranger:
             stranger.announces("same", port=4)
@@ -251,7 +251,7 @@ def test_who_was_gone_without_a_goodbye_is_told_at_the_port_where_it_is_back(run
     run(scene())
 
 
-def test_an_address_that_a_dead_node_had_is_told_as_its_heirs(run):
+def test_the_address_of_a_dead_node_reaches_its_heir(run):
     """The record of the dead node lives twenty minutes longer; it must not hide the node that has its address now."""
 
     async def scene():
@@ -296,7 +296,7 @@ def test_two_nodes_that_bear_one_name_find_each_other(run):
 # ---- hostile and broken announcements
 
 
-def test_names_that_no_node_of_ours_bears_are_left_alone(run):
+def test_names_of_other_services_are_left_alone(run):
     """They would end up in logs and on terminals."""
 
     async def scene():
@@ -314,7 +314,7 @@ def test_names_that_no_node_of_ours_bears_are_left_alone(run):
     run(scene())
 
 
-def test_a_text_record_of_8_kb_hides_nobody_and_is_not_kept(run):
+def test_an_oversized_text_record_is_ignored_and_hides_nobody(run):
     async def scene():
         async with Stranger() as stranger, Node("a1", None) as alpha:
             padding = {b"x%d" % number: b"y" * 240 for number in range(33)}
@@ -347,7 +347,7 @@ def test_a_flood_of_names_is_bounded_and_hides_nobody(run):
     run(scene())
 
 
-def test_who_comes_after_a_flood_does_not_wait_for_all_of_it(run, monkeypatch):
+def test_a_node_after_a_flood_is_found_soon(run, monkeypatch):
     """A full cache may have lost the newcomer's addresses, so that it has to be asked for like any made-up name."""
     monkeypatch.setattr(module, "RESOLVE_MS", 50)
 
@@ -394,7 +394,7 @@ def test_names_beyond_the_limit_are_forgotten_unless_they_answer(run, monkeypatc
     run(scene())
 
 
-def test_a_name_that_nobody_stands_up_for_is_not_asked_for_at_every_turn(run, monkeypatch):
+def test_an_unanswered_name_is_queried_ever_more_rarely(run, monkeypatch):
     monkeypatch.setattr(module, "RESOLVE_MS", 50)
     monkeypatch.setattr(module, "QUERY_AFTER_S", ())
     monkeypatch.setattr(module, "QUERY_EVERY_S", 0.2)
@@ -461,22 +461,22 @@ def test_port_0_is_no_address():
     assert told(["10.99.0.2"], port=0) == []
 
 
-def test_the_loopback_is_told_only_of_nodes_on_this_machine():
+def test_loopback_is_told_only_of_nodes_on_this_machine():
     assert told(["127.0.0.1", "10.99.0.1"], loopback=True) == ["10.99.0.1", "127.0.0.1"]
     assert told(["127.0.0.1", "10.99.0.2"], loopback=True) == ["10.99.0.2"], "its loopback is not ours"
     assert told(["127.0.0.1", "10.99.0.1"], loopback=False) == ["10.99.0.1"]
 
 
-def test_a_node_that_claims_very_many_addresses_makes_us_dial_few():
+def test_node_with_very_many_addresses_is_dialled_few_times():
     assert len(told([f"10.1.{number}.1" for number in range(200)])) == module.ADDRESSES_MAX
 
 
-def test_a_link_local_address_is_told_with_the_name_of_its_interface():
+def test_a_link_local_address_names_its_interface():
     assert told(["fe80::7%1"]) == ["fe80::7%lo"]
     assert told([f"fe80::7%{1 << 30}"]) == [], "the interface has gone"
 
 
-def test_a_link_local_address_that_came_over_ipv4_is_tried_by_each_interface():
+def test_link_local_address_over_ipv4_is_tried_per_interface():
     state = InterfaceState(known=True, own=frozenset({"fe80::1"}), scopes=("eth0", "wlan0"))
     assert told(["fe80::7"], state=state) == ["fe80::7%eth0", "fe80::7%wlan0"]
     assert told(["fe80::1"], state=state) == [], "it is ours"
@@ -485,7 +485,7 @@ def test_a_link_local_address_that_came_over_ipv4_is_tried_by_each_interface():
 # ---- no multicast
 
 
-def test_missing_multicast_is_said_once_and_so_is_its_return(run, monkeypatch):
+def test_missing_multicast_and_its_return_are_reported_once(run, monkeypatch):
     faults = [OSError(errno.EPERM, "Operation not permitted")] * 3 + [None] * 100
 
     async def scene():
@@ -498,7 +498,7 @@ def test_missing_multicast_is_said_once_and_so_is_its_return(run, monkeypatch):
     run(scene())
 
 
-def test_a_port_that_others_keep_for_themselves_is_said_and_the_node_goes_on(run, monkeypatch):
+def test_a_port_used_exclusively_is_reported_without_ending(run, monkeypatch):
     def refuse(**_):
         raise OSError(errno.EADDRINUSE, "Address already in use")
 

@@ -16,7 +16,7 @@ def test_asked_for_the_loopback_it_speaks_nowhere_else():
     assert only_loopback(interface_state(loopback=True))
 
 
-def test_so_it_does_where_the_kernel_does_not_list_its_interfaces(monkeypatch):
+def test_it_does_too_where_the_kernel_lists_no_interfaces(monkeypatch):
     def refused():
         raise PermissionError
 

@@ -170,7 +170,7 @@ def test_nothing_is_told_after_the_end(monkeypatch):
     asyncio.run(scene())
 
 
-def test_where_the_kernel_does_not_allow_it_nothing_is_told_and_nothing_fails(monkeypatch):
+def test_without_permission_nothing_is_reported_and_nothing_fails(monkeypatch):
     async def scene():
         monkeypatch.setattr(netlink.socket, "socket", refusing_socket)
         with pytest.raises(OSError, match="not supported"):
@@ -194,7 +194,7 @@ def test_ipv4_is_spoken_by_address_and_ipv6_by_interface(monkeypatch):
     assert state.dual_stack
 
 
-def test_the_loopback_is_used_only_where_it_is_asked_for(monkeypatch):
+def test_loopback_is_used_only_where_it_is_asked_for(monkeypatch):
     sees(monkeypatch, LO)
     assert interface_state(loopback=False).multicast == ()
     assert interface_state(loopback=False).announced == ()
@@ -204,7 +204,7 @@ def test_the_loopback_is_used_only_where_it_is_asked_for(monkeypatch):
     assert not state.dual_stack
 
 
-def test_an_interface_without_a_carrier_is_spoken_on_but_its_addresses_are_not_announced(monkeypatch):
+def test_an_interface_without_carrier_announces_no_addresses(monkeypatch):
     """The bridge of a container runtime has the same address on every machine."""
     sees(monkeypatch, LAN, UNPLUGGED)
     state = interface_state(loopback=False)
@@ -214,7 +214,7 @@ def test_an_interface_without_a_carrier_is_spoken_on_but_its_addresses_are_not_a
     assert {"10.99.1.1", "fe80::3"} <= state.own
 
 
-def test_a_machine_of_very_many_networks_stays_within_the_limits(monkeypatch):
+def test_machine_of_very_many_networks_stays_within_limits(monkeypatch):
     many = [
         Interface(number, running=True, loopback=False, addresses=(IPv4Address(number), IPv6Address(number)))
         for number in range(100, 200)
@@ -224,7 +224,7 @@ def test_a_machine_of_very_many_networks_stays_within_the_limits(monkeypatch):
     assert (len(state.multicast), len(state.announced), len(state.scopes)) == (MULTICAST_MAX, ANNOUNCED_MAX, SCOPES_MAX)
 
 
-def test_a_sandbox_that_lists_no_interfaces_makes_do_with_the_default_one(monkeypatch):
+def test_a_sandbox_without_interface_list_uses_the_default_one(monkeypatch):
     is_blind(monkeypatch)
     state = interface_state(loopback=False)
     assert (state.known, state.multicast, state.dual_stack) == (False, (), False)

@@ -197,7 +197,7 @@ def test_close_flushes_what_was_written_before_it(run):
     run(scene())
 
 
-def test_a_peer_that_does_not_read_does_not_hold_a_closed_connection(run, monkeypatch):
+def test_a_peer_that_does_not_read_frees_its_connection(run, monkeypatch):
     monkeypatch.setattr(module, "FLUSH_S_MAX", 0.05)
 
     async def scene():
@@ -229,7 +229,7 @@ def test_numbers_are_never_used_again(run):
     run(scene())
 
 
-def test_a_core_may_close_a_connection_while_it_hears_of_it(run):
+def test_core_may_close_connection_while_it_hears_of_it(run):
     """A crowded core answers `ConnOpened` with `Close` before the transport has returned from telling."""
 
     async def scene():
@@ -324,7 +324,7 @@ def test_a_failed_dial_may_be_answered_by_dialling_again(run):
     run(scene())
 
 
-def test_drained_is_told_when_a_long_queue_has_become_short(run):
+def test_drained_is_told_when_long_queue_has_become_short(run):
     async def scene():
         async with Node() as alpha, Node() as bravo:
             alpha.transport.dial(bravo.local)
@@ -382,7 +382,7 @@ def test_connections_beyond_the_limit_are_not_taken(run, monkeypatch):
     run(scene())
 
 
-def test_connections_that_were_reset_before_they_are_taken_are_dropped_without_a_word(run):
+def test_connections_reset_before_accept_are_dropped_silently(run):
     """A traceback for each would fill the log and keep the members waiting."""
 
     async def scene():
@@ -402,7 +402,7 @@ def test_connections_that_were_reset_before_they_are_taken_are_dropped_without_a
     run(scene())
 
 
-def test_a_split_on_purpose_ends_every_connection_and_makes_none_until_it_ends(run):
+def test_a_deliberate_split_ends_connections_and_makes_none(run):
     async def scene():
         async with Node() as alpha, Node() as bravo:
             alpha.transport.dial(bravo.local)

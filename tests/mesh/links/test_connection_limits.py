@@ -22,7 +22,7 @@ def let_in(limits, host, now_ms, times):
 # ---- strangers
 
 
-def test_one_host_gets_a_few_handshakes_at_once_and_then_twenty_a_second():
+def test_one_host_gets_burst_then_twenty_handshakes_a_second():
     limits = ConnectionLimits(CONFIG)
     assert let_in(limits, "10.0.0.1", 0, 100) == CONFIG.handshakes_at_once
     assert sum(let_in(limits, "10.0.0.1", now_ms, 5) for now_ms in range(1_000, 11_000, 10)) == pytest.approx(
@@ -31,7 +31,7 @@ def test_one_host_gets_a_few_handshakes_at_once_and_then_twenty_a_second():
     assert let_in(limits, "10.0.0.2", 10_000, 1) == 1  # nobody else pays for it
 
 
-def test_an_ipv6_host_is_its_network_and_this_machine_is_exempt():
+def test_ipv6_host_is_its_network_and_loopback_is_exempt():
     limits = ConnectionLimits(CONFIG)
     assert host_group("fe80::1%eth0") == host_group("fe80::ffff:2%eth0")
     assert sum(let_in(limits, f"2001:db8::{index:x}", 0, 1) for index in range(1, 100)) == CONFIG.handshakes_at_once
@@ -45,7 +45,7 @@ def test_what_is_remembered_of_hosts_is_bounded():
     assert len(limits._sources) == SOURCES_MAX
 
 
-def test_a_host_that_hammers_is_turned_away_and_another_gets_in():
+def test_a_hammering_host_is_refused_and_another_gets_in():
     pipes = Pipes()
     left, right = (pipes.member(identity) for identity in mesh_of(2)[0])
     turned = 0
@@ -84,7 +84,7 @@ def poured(pipes, left, right, message, times):
     return receiver.session.outbox
 
 
-def test_pings_without_end_whose_answers_nobody_reads_are_no_more_answered():
+def test_pings_with_unread_answers_are_no_longer_answered():
     pipes, left, right = linked()
     outbox = poured(pipes, left, right, Ping(1), 20_000)
     assert outbox.queued_messages(0) <= PONGS_MAX
@@ -93,7 +93,7 @@ def test_pings_without_end_whose_answers_nobody_reads_are_no_more_answered():
 
 
 @pytest.mark.slow
-def test_small_answers_that_nobody_reads_end_the_link_before_they_are_heaped_up():
+def test_small_unread_answers_end_the_link_early():
     pipes, left, right = linked()
     sender, receiver = left.core.links.conns[left.link_to(right)], right.core.links.conns[right.link_to(left)]
     right_link = right.link_to(left)
@@ -109,7 +109,7 @@ def test_small_answers_that_nobody_reads_end_the_link_before_they_are_heaped_up(
 
 
 @pytest.mark.parametrize("question", [CertificatesHave(()), LinkStatesHave(())])
-def test_what_a_member_asks_to_be_listed_is_answered_at_a_rate(question):
+def test_lists_that_a_member_requests_are_limited_in_rate(question):
     pipes, left, right = linked()
     sent = sum(len(action.data) for action in right.seen(Write))
     receiver = right.core.links.conns[right.link_to(left)]
@@ -119,7 +119,7 @@ def test_what_a_member_asks_to_be_listed_is_answered_at_a_rate(question):
     assert outbox.queued + receiver.sent_bytes - before < ANSWERS_AT_ONCE * 2_000  # two members: 700 bytes an answer
 
 
-def test_records_of_one_member_are_taken_once_a_second_and_a_few_at_once():
+def test_records_of_one_member_are_limited_in_rate():
     first, flooder = mesh_of(2)[0]
     topology = Topology(first)
 
@@ -135,7 +135,7 @@ def test_records_of_one_member_are_taken_once_a_second_and_a_few_at_once():
     assert offer(1 << 40, 60_000 + REFRESH_MS)  # and what it says later is heard
 
 
-def test_a_member_that_floods_link_states_does_not_make_others_flood_them():
+def test_a_flood_of_link_states_is_not_passed_on():
     pipes = Pipes()
     nodes = [pipes.member(identity) for identity in mesh_of(3)[0]]
     pipes.meet_all()

@@ -59,7 +59,7 @@ def addresses(count, network=10):
     return [Address(f"{network}.{index >> 8}.{index & 255}.1", 9) for index in range(count)]
 
 
-def test_dead_names_that_mdns_repeats_are_dialled_a_few_times():
+def test_dead_names_that_mdns_repeats_are_dialled_few_times():
     scene, names = Scene(), addresses(64)
     for told_ms in range(0, 600_000, RENEWED_MS):
         scene.run(told_ms)
@@ -79,7 +79,7 @@ def test_an_address_that_is_given_up_causes_no_timer():
 
 
 @pytest.mark.parametrize("more", [{"instance": "y"}, {"node_id": MEMBER}, {"static": True}])
-def test_news_of_an_address_that_was_given_up_are_followed_at_once(more):
+def test_hint_of_a_dropped_address_is_dialled_at_once(more):
     scene, (name,) = Scene(), addresses(1)
     scene.hint(name)
     scene.run(600_000)
@@ -97,7 +97,7 @@ def test_a_change_of_the_network_tries_everything_again():
     assert [scene.times(name)[-1] for name in names] == [600_000] * 3
 
 
-def test_a_hint_of_a_proven_address_is_followed_at_once():
+def test_hint_of_proven_address_is_followed_at_once():
     scene, (name,) = Scene(), addresses(1)
     scene.members = (name,)
     scene.hint(name)
@@ -126,7 +126,7 @@ def test_a_flood_of_spoofed_names_is_bounded_and_ends():
     assert sum(at_ms < 60_000 for at_ms, _ in scene.dials) <= UNPROVEN_AT_ONCE + rate
 
 
-def test_a_member_that_comes_after_a_flood_is_dialled_within_a_second():
+def test_member_that_comes_after_flood_is_dialled_within_second():
     scene, (late,) = Scene(), addresses(1, network=11)
     scene.hint(*addresses(8_000))
     scene.run(20_000)
@@ -135,7 +135,7 @@ def test_a_member_that_comes_after_a_flood_is_dialled_within_a_second():
     assert scene.times(late)
 
 
-def test_proven_and_static_addresses_do_not_wait_for_spoofed_ones():
+def test_spoofed_addresses_do_not_delay_proven_and_static_ones():
     scene, (member, named) = Scene(), addresses(2, network=11)
     scene.members = (member,)
     scene.hint(member)

@@ -83,7 +83,7 @@ def test_ten_percent_of_loss_kills_nobody():
     assert deaths == [None] * 20
 
 
-def test_a_lossy_link_gets_more_patience_than_a_regular_one():
+def test_lossy_link_gets_more_patience_than_regular_one():
     regular, lossy = FailureDetector(0, heartbeat_ms=BEAT), FailureDetector(0, heartbeat_ms=BEAT)
     for index in range(1, 40):
         regular.record_received(index * 1_000)
@@ -93,7 +93,7 @@ def test_a_lossy_link_gets_more_patience_than_a_regular_one():
     assert lossy.phi(39_900 + 2_700) < PHI_DEAD < regular.phi(39_000 + 2_700)
 
 
-def test_any_traffic_is_a_sign_of_life_and_saves_the_ping():
+def test_any_traffic_is_sign_of_life_and_saves_ping():
     detector = FailureDetector(0, heartbeat_ms=BEAT)
     pings = 0
     for now in range(0, 20_000, 100):
@@ -129,7 +129,7 @@ def test_round_trip_and_clock_offset_are_measured():
     assert 100 < detector.metrics(8_000).rtt_ms < 200
 
 
-def test_pongs_that_answer_nothing_are_ignored_and_pings_are_bounded():
+def test_unmatched_pongs_are_ignored_and_pings_are_bounded():
     detector = FailureDetector(0, heartbeat_ms=BEAT)
     detector.on_pong(Pong(77, 0), 5)
     assert detector.metrics(5).rtt_ms is None
@@ -151,7 +151,7 @@ def test_the_deadline_moves_on_after_it_was_served(beat):
         assert detector.deadline() > now
 
 
-def test_a_clock_that_is_set_is_known_at_the_next_measurement_and_ours_at_once():
+def test_a_set_clock_is_known_at_the_next_measurement():
     detector = FailureDetector(0, heartbeat_ms=1_000)
 
     def measured(at_ms, wall_ms, peer_ms):

@@ -42,7 +42,7 @@ def test_the_bytes_are_those_of_the_golden_vector():
     assert identity.sign(b"batch", b"payload").hex() == GOLDEN["signature"]
 
 
-def test_a_founder_is_a_member_and_admin_of_the_mesh_that_its_root_key_names():
+def test_a_founder_is_member_and_admin_of_its_mesh():
     identity, root_seed = create_mesh("fleet", "alpha", entropy=Entropy(b"x"), wall_ms=BORN_MS + 999, lifetime_s=60)
     assert identity.mesh_id == primitives.identifier(primitives.signing_pair(root_seed)[0])
     assert (identity.mesh_name, identity.name) == ("fleet", "alpha")
@@ -63,7 +63,7 @@ def test_what_is_stored_comes_back():
     assert Identity.decode(founder().encode()).sign(b"d", b"x") == founder().sign(b"d", b"x")
 
 
-def test_an_expired_identity_loads_so_that_it_can_be_renewed():
+def test_expired_identity_loads_so_that_it_can_be_renewed():
     identity, _ = create_mesh("fleet", "alpha", entropy=Entropy(b"x"), wall_ms=0, lifetime_s=1)
     assert Identity.decode(identity.encode()) == identity
 
@@ -101,7 +101,7 @@ def test_every_truncation_is_refused():
         Identity.decode(data + b"\0")
 
 
-def test_damage_is_refused_wherever_something_else_depends_on_the_byte():
+def test_damage_is_refused_wherever_something_else_depends_on_byte():
     """Only the mesh's name and secret stand alone: nothing in the file can tell whether they are the right ones."""
     identity = founder()
     data = identity.encode()
@@ -151,7 +151,7 @@ def test_garbage_is_a_decode_error(data):
 # ---- signatures
 
 
-def test_a_signature_holds_for_its_key_domain_and_data_alone():
+def test_signature_holds_for_its_key_domain_and_data_alone():
     identity = founder()
     key = identity.certificate.node_key
     signature = identity.sign(b"batch", b"payload")
@@ -169,7 +169,7 @@ def test_domain_and_data_cannot_be_shifted_into_each_other():
         identity.sign(b"a\0b", b"c")
 
 
-def test_a_longer_signature_cannot_carry_a_signed_message_into_another_domain():
+def test_longer_signature_cannot_carry_signed_message_into_another_domain():
     identity = founder()
     signature = identity.sign(b"batch", b"mycomesh signature 1\0link-state\0forged")
     longer = signature + b"mycomesh signature 1\0batch\0"
@@ -182,7 +182,7 @@ def test_verify_is_false_for_any_garbage_of_any_length(key, data, signature):
     assert verify(key, b"batch", data, signature) is False
 
 
-def test_every_truncation_and_every_flipped_byte_of_a_signature_is_false():
+def test_every_damaged_signature_is_false():
     identity = founder()
     key, signature = identity.certificate.node_key, identity.sign(b"batch", b"payload")
     for length in range(64):
@@ -195,7 +195,7 @@ def test_every_truncation_and_every_flipped_byte_of_a_signature_is_false():
 # ---- derived keys and names
 
 
-def test_the_digest_key_is_shared_by_members_and_differs_from_the_secret_and_between_meshes():
+def test_members_share_a_digest_key_that_differs_between_meshes():
     identity, root_seed = create_mesh("fleet", "alpha", entropy=Entropy(b"x"), wall_ms=BORN_MS)
     member = make_identity(
         root_seed,

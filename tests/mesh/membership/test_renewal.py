@@ -35,7 +35,7 @@ from tests.mesh.membership.members import (
 from tests.mesh.pipes import LIFETIME_S, Pipes, mesh_of
 
 
-def test_an_admin_renews_a_member_and_nothing_but_its_time_changes():
+def test_admin_renews_member_and_nothing_but_its_time_changes():
     later_s = NOW_S + 25 * DAY_S
     renewed = renew(BRAVO.certificate, ADMIN_AUTHORITY, at_s=later_s, serial=SERIAL)
     assert (renewed.not_before_s, renewed.not_after_s) == (later_s, later_s + RENEWED_S_MAX)
@@ -62,7 +62,7 @@ def test_a_renewal_ends_with_the_admin_who_gave_it():
         )
 
 
-def test_a_chain_that_would_not_fit_a_handshake_is_refused_where_it_is_made():
+def test_a_chain_too_long_for_a_handshake_is_refused():
     wide = tuple((f"{index:x}" * 60, "rw") for index in range(10))
     admin = member("wide admin", roles=("admin",), grants=wide)
     with refused("too-long"):
@@ -71,7 +71,7 @@ def test_a_chain_that_would_not_fit_a_handshake_is_refused_where_it_is_made():
         read_certificate(bytes(CERTIFICATE_CHAIN_BYTES_MAX + 1), root_public=PUBLIC)
 
 
-def test_who_is_no_admin_or_was_itself_renewed_has_no_authority():
+def test_only_an_admin_certified_by_the_root_has_authority():
     assert Authority.of(BRAVO.certificate, PUBLIC, BRAVO.node_seed, None) is None
     with refused("issuer"):
         renew(CHARLIE.certificate, pretended(BRAVO, BRAVO.certificate.raw), at_s=NOW_S, serial=SERIAL)
@@ -121,12 +121,12 @@ def forged_renewal(base: bytes, *, digest_of: bytes | None = None, at_s=NOW_S, b
     ],
     ids=["for another certificate", "for too long", "dated ahead", "older than what it renews", "for no time"],
 )
-def test_a_renewal_that_an_admin_may_not_give_is_refused(raw):
+def test_renewal_that_admin_may_not_give_is_refused(raw):
     with refused("renewal"):
         read_certificate(raw, root_public=PUBLIC)
 
 
-def test_a_renewal_cannot_carry_roles_that_the_root_did_not_sign():
+def test_renewal_cannot_carry_roles_that_root_did_not_sign():
     """Escalation: the roles are in the part that the root has signed, so another part does not verify."""
     body, signature = wire.decode_record(
         BRAVO.certificate.raw, what="", version=1, kinds=(bytes, bytes), bytes_max=1_024
@@ -172,7 +172,7 @@ def test_every_altered_byte_of_a_renewed_certificate_is_refused():
 
 
 @pytest.mark.parametrize("issuer", ["root", "admin"])
-def test_a_member_that_is_up_is_renewed_before_it_expires_and_stores_it(issuer):
+def test_running_member_is_renewed_before_expiry_and_stores_it(issuer):
     pipes = Pipes(4)
     first = FOUNDER if issuer == "root" else ADMIN
     decider = pipes.member(first, **({"root_seed": ROOT} if issuer == "root" else {}))
@@ -195,7 +195,7 @@ def test_a_member_that_is_up_is_renewed_before_it_expires_and_stores_it(issuer):
     assert not [action for action in bravo.seen(LinkDown) if "expired" in action.reason]
 
 
-def test_a_member_that_passes_by_for_a_moment_is_renewed():
+def test_member_that_passes_by_for_moment_is_renewed():
     pipes = Pipes(6)
     admin, bravo = pipes.member(ADMIN), pipes.member(BRAVO)
     for node in (admin, bravo):
@@ -207,7 +207,7 @@ def test_a_member_that_passes_by_for_a_moment_is_renewed():
     assert len(admin.links) == len(bravo.links) == 1
 
 
-def test_an_admin_that_is_renewed_while_it_runs_signs_with_its_new_certificate():
+def test_a_renewed_admin_signs_with_its_new_certificate():
     short = member("short", roles=("member", "admin"), lifetime_s=3 * DAY_S)
     deciding = Membership(short, None, random.Random(1).randbytes)
     assert deciding.record_certificate(BRAVO.certificate)
@@ -224,7 +224,7 @@ def test_an_admin_that_is_renewed_while_it_runs_signs_with_its_new_certificate()
     assert renewed.certificate.raw in raw
 
 
-def test_who_is_about_to_expire_and_meets_nobody_hears_what_to_do():
+def test_an_expiring_member_without_peers_gets_advice():
     pipes = Pipes(5)
     bravo = pipes.member(BRAVO)
     bravo.wall_ms += (LIFETIME_S - WARN_BEFORE_S + 60) * 1_000

@@ -35,7 +35,7 @@ from tests.mesh.pipes import WALL_MS, Pipes, mesh_of
 ROOT_AUTHORITY = authority(FOUNDER, ROOT)
 
 
-def test_a_revoked_node_is_refused_with_every_certificate_that_it_has():
+def test_every_certificate_of_a_revoked_node_is_refused():
     roster = Roster(FOUNDER)
     roster.revocations.add_revocation(Revocation.issue(BRAVO.certificate, ROOT_AUTHORITY, at_s=NOW_S).raw)
     later = renew(BRAVO.certificate, ADMIN_AUTHORITY, at_s=NOW_S + 1, serial=SERIAL)
@@ -45,7 +45,7 @@ def test_a_revoked_node_is_refused_with_every_certificate_that_it_has():
     assert roster.verify(CHARLIE.certificate.raw, WALL_MS) == CHARLIE.certificate
 
 
-def test_only_the_root_and_admins_revoke_and_admins_only_those_below():
+def test_root_and_admins_revoke_only_those_below_them():
     revocations = Revocations(PUBLIC, FOUNDER.secret)
     assert revocations.add_revocation(Revocation.issue(BRAVO.certificate, ADMIN_AUTHORITY, at_s=NOW_S).raw)
     with refused("issuer"):
@@ -59,7 +59,7 @@ def test_only_the_root_and_admins_revoke_and_admins_only_those_below():
     assert [each.node_id for each in revocations.effective()] == [BRAVO.node_id]
 
 
-def test_what_an_admin_decreed_after_its_own_revocation_does_not_count_in_any_order():
+def test_decrees_after_an_admins_own_revocation_do_not_count():
     by_admin = Revocation.issue(BRAVO.certificate, ADMIN_AUTHORITY, at_s=NOW_S + 20).raw
     before = Revocation.issue(CHARLIE.certificate, ADMIN_AUTHORITY, at_s=NOW_S + 5).raw
     of_admin = Revocation.issue(ADMIN.certificate, ROOT_AUTHORITY, at_s=NOW_S + 10).raw
@@ -74,7 +74,7 @@ def test_what_an_admin_decreed_after_its_own_revocation_does_not_count_in_any_or
         revocations.check(renew(BRAVO.certificate, ADMIN_AUTHORITY, at_s=NOW_S + 9, serial=SERIAL))
 
 
-def test_the_greatest_epoch_is_in_use_in_whatever_order_they_come_and_a_revoked_admins_is_not():
+def test_the_greatest_valid_epoch_is_used_in_any_order():
     of_bravo = Revocation.issue(BRAVO.certificate, ROOT_AUTHORITY, at_s=NOW_S).raw
     of_admin = Revocation.issue(ADMIN.certificate, ROOT_AUTHORITY, at_s=NOW_S + 9).raw
     one = Epoch.issue(1, bytes([1]) * 32, BRAVO.node_id, ROOT_AUTHORITY, at_s=NOW_S)
@@ -93,7 +93,7 @@ def test_the_greatest_epoch_is_in_use_in_whatever_order_they_come_and_a_revoked_
         assert revocations.secret == after.secret
 
 
-def test_a_secret_is_taken_only_with_the_revocation_that_it_follows_and_only_as_it_was_signed():
+def test_a_secret_needs_the_signed_revocation_that_it_follows():
     revocations = Revocations(PUBLIC, FOUNDER.secret)
     epoch = Epoch.issue(1, bytes(32), BRAVO.node_id, ROOT_AUTHORITY, at_s=NOW_S)
     assert not revocations.add_epoch(epoch.raw)
@@ -105,7 +105,7 @@ def test_a_secret_is_taken_only_with_the_revocation_that_it_follows_and_only_as_
         Epoch.issue(1, bytes(32), BRAVO.node_id, pretended(CHARLIE, CHARLIE.certificate.raw), at_s=NOW_S)
 
 
-def test_the_old_secret_opens_nothing_once_all_have_the_new_one_or_the_overlap_is_over():
+def test_the_old_secret_ends_with_its_overlap():
     revocations = Revocations(PUBLIC, FOUNDER.secret)
     revocations.add_revocation(Revocation.issue(BRAVO.certificate, ROOT_AUTHORITY, at_s=NOW_S).raw)
     epoch = Epoch.issue(1, bytes(32), BRAVO.node_id, ROOT_AUTHORITY, at_s=NOW_S)
@@ -128,7 +128,7 @@ def tags(*nodes):
     return {node.core.membership.roster.revocations.tag for node in nodes}
 
 
-def test_revoking_cuts_live_links_at_once_and_the_key_stays_out_for_good():
+def test_revoking_cuts_live_links_and_excludes_the_key():
     pipes, (root, bravo, charlie) = meshed(FOUNDER, BRAVO, CHARLIE, root_seed=ROOT)
     pipes.feed(root, RevokeMember(charlie_id := CHARLIE.node_id))
     pipes.run(100)
@@ -173,7 +173,7 @@ def test_revoking_cuts_live_links_at_once_and_the_key_stays_out_for_good():
     assert len(root.batches()) == batches
 
 
-def test_a_node_that_was_revoked_while_away_learns_that_nobody_answers_it():
+def test_a_node_revoked_while_away_reports_that_nobody_answers():
     pipes, (root, bravo, charlie) = meshed(FOUNDER, BRAVO, CHARLIE, root_seed=ROOT)
     for node in (root, bravo):
         pipes.cut(charlie, node)
@@ -188,7 +188,7 @@ def test_a_node_that_was_revoked_while_away_learns_that_nobody_answers_it():
     assert root.core.membership.hint == bravo.core.membership.hint == ""
 
 
-def test_a_refused_node_dials_ever_more_rarely_while_its_old_secret_is_answered():
+def test_a_refused_node_dials_ever_more_rarely():
     pipes, (root, bravo, charlie) = meshed(FOUNDER, BRAVO, CHARLIE, root_seed=ROOT)
     pipes.split([root], [bravo, charlie])
     pipes.run(10_000)
@@ -203,7 +203,7 @@ def test_a_refused_node_dials_ever_more_rarely_while_its_old_secret_is_answered(
     assert root.core.membership.hint == ""
 
 
-def test_what_was_revoked_outlives_a_restart_and_is_told_to_late_members():
+def test_revocations_survive_a_restart_and_reach_late_members():
     pipes, (root, bravo, _charlie) = meshed(FOUNDER, BRAVO, CHARLIE, root_seed=ROOT)
     pipes.feed(root, RevokeMember(CHARLIE.node_id))
     pipes.run(100)
@@ -220,7 +220,7 @@ def test_what_was_revoked_outlives_a_restart_and_is_told_to_late_members():
             Membership(identity, None, random.Random(1).randbytes, stored.membership[:cut] or b"\0")
 
 
-def test_a_member_that_was_away_gets_in_with_the_old_secret_and_only_to_fetch_the_new_one():
+def test_member_with_the_old_secret_may_fetch_the_new():
     late_identity = mesh_of(5)[0][3]
     pipes, (root, _bravo, _charlie, late) = meshed(FOUNDER, BRAVO, CHARLIE, late_identity, root_seed=ROOT)
     pipes.split([late], pipes.nodes[:3])
@@ -239,7 +239,7 @@ def test_a_member_that_was_away_gets_in_with_the_old_secret_and_only_to_fetch_th
     assert CHARLIE.node_id not in late.links.values()
 
 
-def test_the_revoked_one_gets_no_secret_while_another_member_is_still_away():
+def test_a_revoked_node_gets_no_secret_during_the_overlap():
     """In the overlap the old secret begins a handshake, but the certificate ends it, and nothing was handed over."""
     away = mesh_of(5)[0][3]
     pipes, (root, bravo, charlie, gone) = meshed(FOUNDER, BRAVO, CHARLIE, away, root_seed=ROOT)
@@ -253,7 +253,7 @@ def test_the_revoked_one_gets_no_secret_while_another_member_is_still_away():
     assert len(tags(root, bravo)) == 1
 
 
-def test_two_halves_that_were_both_given_another_secret_agree_on_one():
+def test_two_halves_with_different_new_secrets_agree_on_one():
     names = [FOUNDER, BRAVO, CHARLIE, ADMIN, member("victim"), member("victim2")]
     pipes, nodes = meshed(*names, root_seed=ROOT)
     root, bravo, charlie, admin, victim, victim2 = nodes

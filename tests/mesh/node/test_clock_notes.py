@@ -9,7 +9,7 @@ from mycomesh.sync.replica import Replica, ReplicaConfig
 from tests.sync.peers import MESH_KEY, Peer
 
 
-def test_notes_outlive_the_process_and_a_damaged_file_is_no_harm(tmp_path):
+def test_notes_outlive_process_and_damaged_file_is_no_harm(tmp_path):
     path = tmp_path / "clocks"
     notes = ClockNotes(path)
     for number in range(SITES_MAX + 5):
@@ -21,7 +21,7 @@ def test_notes_outlive_the_process_and_a_damaged_file_is_no_harm(tmp_path):
     assert ClockNotes(path).clocks() == {}
 
 
-def test_a_file_behind_what_was_noted_gets_a_new_site_before_it_stamps(tmp_path):
+def test_file_behind_its_noted_clock_gets_a_new_site(tmp_path):
     peer = Peer(tmp_path / "0.db", 0)
     peer.sql("CREATE TABLE t(id INTEGER PRIMARY KEY, v); INSERT INTO t VALUES(1, 'kept')")
     peer.drain()

@@ -55,7 +55,7 @@ def test_without_a_hint_nothing_is_planned(poll, clock):
     assert clock.planned == []
 
 
-def test_a_hint_is_followed_by_a_bounded_number_of_looks(poll, clock, seen):
+def test_hint_is_followed_by_bounded_number_of_looks(poll, clock, seen):
     poll.hint()
     clock.run(10)
     assert len(seen) == len(DELAYS_S)
@@ -63,7 +63,7 @@ def test_a_hint_is_followed_by_a_bounded_number_of_looks(poll, clock, seen):
 
 
 @pytest.mark.parametrize("fsync_s", [0.0005, 0.003, 0.01, 0.05, 0.12])
-def test_a_commit_waits_no_longer_than_about_its_own_fsync(poll, clock, seen, fsync_s):
+def test_a_commit_waits_about_its_own_fsync(poll, clock, seen, fsync_s):
     poll.hint()
     clock.run(10)
     found = next(at for at in seen if at >= fsync_s)

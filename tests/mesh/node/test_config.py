@@ -43,7 +43,7 @@ def test_every_key_of_the_file_reaches_its_field(file):
     )
 
 
-def test_the_command_line_wins_over_the_file_where_it_says_something(file):
+def test_command_line_wins_over_file_where_it_says_something(file):
     file.write_text("port = 9000\nloopback = true\n")
     assert load(file, port=0, loopback=None) == NodeConfig(port=0, loopback=True)
 
@@ -77,7 +77,7 @@ def test_the_command_line_wins_over_the_file_where_it_says_something(file):
         ("[[[", "not valid TOML"),
     ],
 )
-def test_a_wrong_file_is_one_line_that_names_file_and_key(file, text, said):
+def test_wrong_file_is_one_line_with_file_and_key(file, text, said):
     file.write_text(text)
     with pytest.raises(ConfigError) as caught:
         load(file)
@@ -185,7 +185,7 @@ def test_the_oldest_sqlite_is_a_version(file):
             load(file)
 
 
-def test_metrics_without_a_port_are_not_served_at_the_port_of_peers(file):
+def test_metrics_without_port_do_not_share_the_peers_port(file):
     for text, address in (
         ("127.0.0.1", PeerName("127.0.0.1", 9464)),
         ("::1", PeerName("::1", 9464)),

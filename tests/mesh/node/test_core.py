@@ -53,7 +53,7 @@ def test_deliveries_of_the_mesh_become_events_of_the_exchange(action, event):
     assert core.handle(mesh_events.TimerFired(), 1, 2) == [ToExchange(event)]
 
 
-def test_a_link_opens_in_the_exchange_before_a_person_reads_of_it():
+def test_link_opens_in_exchange_before_person_reads_of_it():
     core = NodeCore(ScriptedMesh([mesh_events.LinkUp(7, PEER)]))
     first, second = core.handle(mesh_events.ConnReceived(7, b"x"), 1, 2)
     assert first == ToExchange(sync_events.LinkOpened(7, PEER.node_id))
@@ -62,7 +62,7 @@ def test_a_link_opens_in_the_exchange_before_a_person_reads_of_it():
     assert second.text == "link with bravo at 10.0.0.2:7700"
 
 
-def test_a_link_that_goes_is_closed_in_the_exchange_with_its_reason_for_people():
+def test_a_closed_link_reaches_the_exchange_with_its_reason():
     core = NodeCore(ScriptedMesh([mesh_events.LinkDown(7, PEER, "silent for 3 s")]))
     first, second = core.handle(mesh_events.ConnClosed(7), 1, 2)
     assert first == ToExchange(sync_events.LinkClosed(7))
@@ -82,7 +82,7 @@ def test_shell_actions_pass_unchanged_and_in_order():
     assert NodeCore(ScriptedMesh(list(actions))).handle(mesh_events.TimerFired(), 0, 0) == actions
 
 
-def test_what_the_exchange_says_reaches_the_mesh_in_order_with_both_clocks():
+def test_messages_of_the_exchange_keep_their_order_and_clocks():
     mesh = ScriptedMesh([mesh_events.Write(1, b"signed")], [mesh_events.Write(2, b"sealed")])
     core = NodeCore(mesh)
     done = core.on_exchange([sync_events.Publish(b"batch", 0), sync_events.Send(2, b"round", 3)], 10, 20)
@@ -93,7 +93,7 @@ def test_what_the_exchange_says_reaches_the_mesh_in_order_with_both_clocks():
     assert done == [mesh_events.Write(1, b"signed"), mesh_events.Write(2, b"sealed")]
 
 
-def test_a_link_that_the_exchange_drops_is_closed_and_the_mesh_hears_of_it_at_once():
+def test_link_that_the_exchange_drops_is_closed_at_once():
     mesh = ScriptedMesh([mesh_events.LinkDown(3, PEER, "lost")])
     notice, close, closed, _ = NodeCore(mesh).on_exchange([sync_events.DropLink(3, "bad batch")], 7, 8)
     assert notice == mesh_events.Notice("link.dropped", "bad batch", {"link": 3}, "warning")
@@ -108,7 +108,7 @@ def test_a_notice_of_the_exchange_keeps_every_field():
     assert done == [mesh_events.Notice("drained", "2 rows", {"rows": 2}, "debug")]
 
 
-def test_an_answer_to_a_publish_may_itself_go_to_the_exchange():
+def test_answer_to_publish_may_itself_go_to_exchange():
     mesh = ScriptedMesh([mesh_events.LinkReady(5)])
     assert NodeCore(mesh).on_exchange([sync_events.Publish(b"b")], 0, 0) == [ToExchange(sync_events.LinkWritable(5))]
 
@@ -118,7 +118,7 @@ def test_the_deadline_is_the_meshs_own():
     assert NodeCore(ScriptedMesh()).next_deadline() is None
 
 
-def test_the_exchange_hears_once_a_minute_who_the_members_are():
+def test_exchange_hears_once_minute_who_members_are():
     core = NodeCore(ScriptedMesh())
     told = {}
     for now_ms in range(0, 200_000, 1_000):
@@ -130,7 +130,7 @@ def test_the_exchange_hears_once_a_minute_who_the_members_are():
     }
 
 
-def test_rights_are_told_before_what_came_with_them_and_only_when_they_change():
+def test_changed_rights_are_reported_before_their_data():
     mesh = ScriptedMesh([mesh_events.LinkReady(4)], [mesh_events.LinkReady(4)])
     core = NodeCore(mesh)
     mesh.limited = ((b"b" * 16, (("*", "r"),)),)
@@ -142,7 +142,7 @@ def test_rights_are_told_before_what_came_with_them_and_only_when_they_change():
     assert core.handle(mesh_events.TimerFired(), 1, 2) == [ToExchange(sync_events.LinkWritable(4))]
 
 
-def test_a_relay_brings_nothing_to_tables_and_nobody_compares_with_it():
+def test_a_relay_takes_no_part_in_tables_and_comparisons():
     relay = dataclasses.replace(PEER, roles=("relay",))
     core = NodeCore(ScriptedMesh([mesh_events.LinkUp(4, relay)]))
     assert [type(each) for each in core.handle(mesh_events.TimerFired(), 1, 2)] == [mesh_events.Notice]
@@ -153,7 +153,7 @@ def test_a_relay_brings_nothing_to_tables_and_nobody_compares_with_it():
     assert [type(each.event) for each in done if isinstance(each, ToExchange)] == [sync_events.RightsKnown]
 
 
-def test_the_exchange_hears_what_time_it_is_when_that_is_news():
+def test_the_exchange_learns_the_time_when_it_changes():
     mesh = ScriptedMesh()
     core = NodeCore(mesh)
     assert core.handle(mesh_events.TimerFired(), 0, 0) == []

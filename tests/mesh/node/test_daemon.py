@@ -87,7 +87,7 @@ def sql(file, text):
     return done.stdout
 
 
-def test_a_serving_node_answers_until_it_is_told_to_end(founder, tmp_path):
+def test_serving_node_answers_until_it_is_told_to_end(founder, tmp_path):
     async def story():
         running = Running(founder, tmp_path / "fleet.db")
         await running.phase("serving")
@@ -108,7 +108,7 @@ def test_a_serving_node_answers_until_it_is_told_to_end(founder, tmp_path):
     FileLock.acquire(tmp_path / "fleet.db").release()
 
 
-def test_the_answer_to_down_comes_when_the_file_is_closed(founder, tmp_path):
+def test_answer_to_down_comes_when_file_is_closed(founder, tmp_path):
     async def story():
         running = Running(founder, tmp_path / "fleet.db")
         await running.phase("serving")
@@ -147,7 +147,7 @@ def test_a_joining_node_says_so_and_ends_when_told(joiner, tmp_path):
         ({"what": "invite", "expires_s": 60, "uses": 0}, "1 to"),
     ],
 )
-def test_a_request_that_makes_no_sense_is_refused_in_one_line(founder, tmp_path, request_, said):
+def test_a_malformed_request_is_refused_in_one_line(founder, tmp_path, request_, said):
     async def story():
         running = Running(founder, tmp_path / "fleet.db")
         await running.phase("serving")
@@ -160,7 +160,7 @@ def test_a_request_that_makes_no_sense_is_refused_in_one_line(founder, tmp_path,
     asyncio.run(story())
 
 
-def test_one_node_lets_another_in_and_the_code_is_used_up_on_disk(founder, tmp_path):
+def test_one_node_admits_another_and_stores_the_used_code(founder, tmp_path):
     home = Home.locate(tmp_path / "bravo", {})
     home.prepare()
 
@@ -183,7 +183,7 @@ def test_one_node_lets_another_in_and_the_code_is_used_up_on_disk(founder, tmp_p
 
 
 @needs_shell
-def test_a_file_that_is_replaced_ends_the_run_with_one_line(founder, tmp_path):
+def test_file_that_is_replaced_ends_run_with_one_line(founder, tmp_path):
     file = tmp_path / "fleet.db"
     sql(tmp_path / "other.db", "CREATE TABLE t(a);")
 
@@ -198,7 +198,7 @@ def test_a_file_that_is_replaced_ends_the_run_with_one_line(founder, tmp_path):
     HomeLock.acquire(founder).release()
 
 
-def test_a_file_made_by_the_node_and_removed_by_somebody_ends_the_run_with_one_line(founder, tmp_path):
+def test_a_removed_file_ends_the_run_with_one_line(founder, tmp_path):
     file = tmp_path / "fleet.db"
 
     async def story():
@@ -236,7 +236,7 @@ def test_what_was_committed_just_before_the_end_is_stamped(founder, tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["WAL", "DELETE"])
-def test_a_program_that_holds_the_lock_is_named_and_the_node_goes_on(founder, tmp_path, mode, monkeypatch):
+def test_a_program_that_holds_the_lock_is_named(founder, tmp_path, mode, monkeypatch):
     monkeypatch.setattr(intake, "LOCK_NOTICE_MS", 300)
     file = tmp_path / "fleet.db"
     sql(file, f"PRAGMA journal_mode={mode}; CREATE TABLE t(a INTEGER PRIMARY KEY);")
@@ -333,7 +333,7 @@ def test_without_a_mesh_nothing_is_made(tmp_path):
 
 
 @pytest.mark.parametrize("name", [".", "absent/fleet.db", "fifo"])
-def test_a_place_where_no_database_can_be_is_refused_first(founder, tmp_path, name):
+def test_place_where_no_database_can_be_is_refused_first(founder, tmp_path, name):
     os.mkfifo(tmp_path / "fifo")
     assert isinstance(refused(founder, tmp_path / name), HomeError)
     HomeLock.acquire(founder).release()
@@ -348,7 +348,7 @@ def test_a_home_in_use_is_refused(founder, tmp_path):
     assert not (tmp_path / "fleet.db").exists()
 
 
-def test_a_file_in_use_is_refused_and_the_home_is_free_again(founder, tmp_path):
+def test_file_in_use_is_refused_and_frees_the_home(founder, tmp_path):
     file = tmp_path / "fleet.db"
     file.touch()
     lock = FileLock.acquire(file)
@@ -376,7 +376,7 @@ def test_a_terminal_that_is_closed_ends_a_node_gracefully(founder, tmp_path):
     HomeLock.acquire(founder).release()
 
 
-def test_what_nohup_keeps_from_the_node_is_kept_from_it(founder, tmp_path, monkeypatch):
+def test_what_nohup_keeps_from_node_is_kept_from_it(founder, tmp_path, monkeypatch):
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
     async def story():

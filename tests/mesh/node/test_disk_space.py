@@ -18,7 +18,7 @@ def disk(monkeypatch, *, size, free=0):
 @pytest.mark.parametrize(
     ("size", "floor"), [(2 << 40, 64 * MB), (4_096_000, 204_800), (64 * MB, 3_200_000)], ids=["2 TiB", "4 MB", "64 MB"]
 )
-def test_the_default_floor_leaves_room_on_a_small_disk_too(monkeypatch, tmp_path, size, floor):
+def test_default_floor_leaves_room_on_small_disk_too(monkeypatch, tmp_path, size, floor):
     disk(monkeypatch, size=size)
     assert floor_bytes(tmp_path / "a.db", None) == floor
 

@@ -83,7 +83,7 @@ def test_the_examples_of_the_docs_run_as_they_stand(home, tmp_path):
     ]
 
 
-def test_a_live_query_tells_of_every_writer_and_of_nothing_else(home, tmp_path):
+def test_a_live_query_reports_every_writer_and_nothing_else(home, tmp_path):
     file = tmp_path / "fleet.db"
 
     async def story():
@@ -107,7 +107,7 @@ def test_a_live_query_tells_of_every_writer_and_of_nothing_else(home, tmp_path):
     within(story)
 
 
-def test_peers_writes_arrive_in_a_live_query_and_are_waited_for(home, tmp_path):
+def test_writes_of_peers_arrive_in_live_queries_and_waits(home, tmp_path):
     other = Machine(tmp_path, "other")
     file = tmp_path / "fleet.db"
 
@@ -168,7 +168,7 @@ def test_errors_are_one_line_and_the_node_goes_on(home, tmp_path):
     within(story)
 
 
-def test_a_home_without_a_mesh_and_a_file_that_is_served_are_refused(home, tmp_path):
+def test_home_without_mesh_and_a_served_file_are_refused(home, tmp_path):
     async def story():
         with pytest.raises(mesh.NodeError, match="mycomesh init"):
             async with mesh.open(tmp_path / "fleet.db", home=tmp_path / "empty", config=QUIET):
@@ -204,7 +204,7 @@ def test_live_queries_end_with_the_node(home, tmp_path):
     within(story)
 
 
-def test_a_file_that_is_taken_away_breaks_the_node_with_a_reason(home, tmp_path):
+def test_file_that_is_taken_away_breaks_node_with_reason(home, tmp_path):
     file = tmp_path / "fleet.db"
 
     async def follow():
@@ -310,7 +310,7 @@ def test_a_text_leaves_no_transaction_open(home, tmp_path, text):
         assert node.execute("SELECT id FROM t ORDER BY id") == [(1,), (9,)]
 
 
-def test_a_transaction_commits_or_is_rolled_back_by_an_exception(home, tmp_path):
+def test_transaction_commits_or_is_rolled_back_by_exception(home, tmp_path):
     async def story():
         async with mesh.open(tmp_path / "fleet.db", home=home, config=QUIET) as node:
             await node.execute("CREATE TABLE t(id INTEGER PRIMARY KEY)")
@@ -328,7 +328,7 @@ def test_a_transaction_commits_or_is_rolled_back_by_an_exception(home, tmp_path)
     within(story)
 
 
-def test_other_calls_wait_for_a_transaction_and_calls_inside_it_are_refused(home, tmp_path):
+def test_calls_outside_a_transaction_wait_and_inside_are_refused(home, tmp_path):
     async def story():
         async with mesh.open(tmp_path / "fleet.db", home=home, config=QUIET) as node:
             await node.execute("CREATE TABLE t(id INTEGER PRIMARY KEY)")
@@ -439,7 +439,7 @@ def test_rows_of_each_statement_have_its_names(home, tmp_path):
 # ---- making and joining a mesh
 
 
-def test_a_mesh_is_made_joined_and_invited_to_by_functions(tmp_path):
+def test_mesh_is_made_joined_and_invited_to_by_functions(tmp_path):
     member = mesh.init("fleet", node_name="alpha", home=tmp_path / "a")
     assert (member.mesh, member.node) == ("fleet", "alpha")
     assert member == mesh.Member("fleet", member.mesh_id, "alpha", member.node_id)

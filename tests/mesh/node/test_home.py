@@ -84,7 +84,7 @@ def test_xdg_directories_are_used_as_their_specification_says(tmp_path):
     assert home.sockets == (tmp_path / "mycomesh/control.sock", Path("/s/mycomesh/run/control.sock"))
 
 
-def test_without_xdg_the_defaults_hold_and_relative_values_are_ignored():
+def test_without_xdg_defaults_hold_and_relative_values_are_ignored():
     home = Home.locate(None, {"HOME": "/u", "XDG_STATE_HOME": "relative", "XDG_RUNTIME_DIR": "/does/not/exist"})
     assert home.config == Path("/u/.config/mycomesh")
     assert home.state == Path("/u/.local/state/mycomesh")
@@ -135,7 +135,7 @@ def test_a_home_below_a_plain_file_is_one_line(tmp_path):
         Home.locate(tmp_path / "file" / "home", {}).prepare()
 
 
-def test_a_private_file_comes_back_and_only_its_owner_can_read_it(tmp_path):
+def test_a_private_file_is_readable_by_its_owner_only(tmp_path):
     path = tmp_path / "key"
     write_private(path, b"secret")
     assert read_private(path) == b"secret"
@@ -143,7 +143,7 @@ def test_a_private_file_comes_back_and_only_its_owner_can_read_it(tmp_path):
     assert [entry.name for entry in tmp_path.iterdir()] == ["key"]
 
 
-def test_an_absent_private_file_is_none_and_removing_it_is_fine(tmp_path):
+def test_an_absent_private_file_is_none_and_removable(tmp_path):
     assert read_private(tmp_path / "key") is None
     remove_private(tmp_path / "key")
 
@@ -155,7 +155,7 @@ def test_writing_replaces_whole_files(tmp_path):
     assert read_private(path) == b"short"
 
 
-def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+def test_a_full_disk_leaves_only_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "key"
     write_private(path, b"old")
 
@@ -179,7 +179,7 @@ def test_exclusive_writing_never_replaces(tmp_path):
 
 
 @pytest.mark.parametrize("bits", [0o640, 0o604, 0o660, 0o601])
-def test_a_key_that_others_can_reach_is_refused_with_the_remedy(tmp_path, bits):
+def test_key_that_others_can_reach_is_refused_with_remedy(tmp_path, bits):
     path = tmp_path / "key"
     write_private(path, b"secret")
     path.chmod(bits)
@@ -187,14 +187,14 @@ def test_a_key_that_others_can_reach_is_refused_with_the_remedy(tmp_path, bits):
         read_private(path)
 
 
-def test_a_link_in_place_of_a_key_is_not_followed(tmp_path):
+def test_link_in_place_of_key_is_not_followed(tmp_path):
     write_private(tmp_path / "elsewhere", b"secret")
     (tmp_path / "key").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(KeystoreError, match="cannot read"):
         read_private(tmp_path / "key")
 
 
-def test_something_else_in_place_of_a_key_is_one_line(tmp_path):
+def test_something_else_in_place_of_key_is_one_line(tmp_path):
     (tmp_path / "key").mkdir(mode=0o700)
     with pytest.raises(KeystoreError, match="not a plain file"):
         read_private(tmp_path / "key")
@@ -207,7 +207,7 @@ def test_a_huge_file_is_not_read(tmp_path):
         read_private(path)
 
 
-def test_a_second_process_cannot_take_the_home_and_learns_who_has_it(home, holder):
+def test_a_second_process_learns_which_one_has_the_home(home, holder):
     process = holder("home", home.config)
     with pytest.raises(AlreadyServedError, match=f"process {process.pid}"):
         HomeLock.acquire(home)
@@ -221,7 +221,7 @@ def test_the_home_is_free_again_after_a_kill(home, holder):
         pass
 
 
-def test_one_file_has_one_node_whatever_path_leads_to_it(tmp_path, holder):
+def test_one_file_has_one_node_under_any_path(tmp_path, holder):
     file = tmp_path / "fleet.db"
     file.write_bytes(b"")
     os.link(file, tmp_path / "same.db")
@@ -258,7 +258,7 @@ def test_other_users_cannot_open_the_lock_file(tmp_path):
     lock.release()
 
 
-def test_a_lock_file_removed_by_its_holder_is_not_taken(tmp_path, monkeypatch):
+def test_lock_file_removed_by_its_holder_is_not_taken(tmp_path, monkeypatch):
     """A node opens the lock file, its holder ends and removes it, a third node creates and locks another one."""
     file = tmp_path / "fleet.db"
     file.write_bytes(b"")
@@ -277,7 +277,7 @@ def test_a_lock_file_removed_by_its_holder_is_not_taken(tmp_path, monkeypatch):
     locks[1].release()
 
 
-def test_a_link_in_place_of_the_lock_file_is_not_followed(tmp_path):
+def test_link_in_place_of_lock_file_is_not_followed(tmp_path):
     file = tmp_path / "fleet.db"
     file.write_bytes(b"")
     lock = FileLock.acquire(file)
@@ -300,7 +300,7 @@ def test_releasing_keeps_a_lock_file_of_another_node(tmp_path):
     held.release()
 
 
-def test_an_abstract_socket_of_another_user_keeps_no_node_from_its_file(tmp_path):
+def test_another_users_abstract_socket_blocks_no_node(tmp_path):
     file = tmp_path / "fleet.db"
     file.write_bytes(b"")
     info = file.stat()

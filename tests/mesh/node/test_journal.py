@@ -83,7 +83,7 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_rows_that_come_in_are_a_bar_on_a_terminal_and_lines_in_a_pipe():
+def test_incoming_rows_are_bar_on_terminals_and_lines_elsewhere():
     notices = [
         Notice("round.progress", "catching up: 500 of about 1,000 rows", {"rows": 500, "expected": 1_000}),
         Notice("round.progress", "catching up: 900 rows\x1b", {"rows": 900, "expected": 0}),
@@ -111,7 +111,7 @@ def test_a_bar_fits_its_line_and_needs_no_unicode():
     assert draw(notice, 80, unicode=False).isascii()
 
 
-def test_a_bar_leaves_room_for_the_time_that_is_left():
+def test_bar_leaves_room_for_time_that_is_left():
     words = "catching up with drone1: 65,536 of about 600,001 rows, 0.5 MB, 13 s left"
     notice = Notice("round.progress", words, {"rows": 1_000, "expected": 2_000})
     assert draw(notice, 80, unicode=False) == f"50 %  {words}"

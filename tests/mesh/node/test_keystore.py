@@ -116,7 +116,7 @@ def test_another_join_of_the_same_mesh_replaces_an_identity(founder, tmp_path, m
 
 
 @pytest.mark.parametrize("name", ["identity", "root"])
-def test_a_truncated_key_is_one_line_and_stays_as_it_is(founder, mesh, name):
+def test_a_truncated_key_is_one_line_and_stays_unchanged(founder, mesh, name):
     path = founder.home.state / name
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
@@ -205,7 +205,7 @@ def test_damaged_addresses_are_only_hints_lost(store, text):
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
 @given(data=st.binary(max_size=200), name=st.sampled_from(["identity", "invitations", "join"]))
-def test_any_bytes_in_a_key_file_are_one_line_or_absent_nothing(store, data, name):
+def test_any_bytes_in_a_key_file_are_one_line(store, data, name):
     path = store.home.state / name
     path.write_bytes(data)
     path.chmod(0o600)

@@ -40,7 +40,7 @@ def with_wal(file):
     return inode(shm)
 
 
-def test_in_wal_mode_the_writer_is_named_and_readers_are_not(proc, file):
+def test_wal_mode_names_the_writer_but_not_readers(proc, file):
     shm = with_wal(file)
     locks(
         proc,

@@ -39,7 +39,7 @@ def test_the_collector_waits_while_the_lock_is_held():
         gc.callbacks.pop()
 
 
-def test_a_collector_that_the_program_has_turned_off_stays_off():
+def test_collector_that_program_has_turned_off_stays_off():
     watch = LockTimer(lambda: 0.0)
     gc.disable()
     try:
@@ -50,7 +50,7 @@ def test_a_collector_that_the_program_has_turned_off_stays_off():
         gc.enable()
 
 
-def test_a_replica_tells_of_every_hold_and_of_its_end(tmp_path):
+def test_replica_tells_of_every_hold_and_of_its_end(tmp_path):
     told = []
     replica = Replica.open(
         str(tmp_path / "fleet.db"),

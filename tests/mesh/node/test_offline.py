@@ -48,7 +48,7 @@ def run(home, file, *words):
     return main(["--home", str(home), *words, "--file", str(file)])
 
 
-def test_a_counter_and_a_policy_are_decided_and_stamped_in_the_file(home, file, capsys):
+def test_counter_and_policy_are_decided_and_stamped_in_file(home, file, capsys):
     assert run(home, file, "counter", "t", "n") == exits.DONE
     assert run(home, file, "policy", "t", "keep-both") == exits.DONE
     assert run(home, file, "policy", "t") == exits.DONE
@@ -80,7 +80,7 @@ def test_conflicts_are_listed_and_restored(home, file, capsys):
     assert len(capsys.readouterr().err.splitlines()) == 2  # what was restored, and the one line of the refusal
 
 
-def test_a_served_file_and_one_of_nobody_are_refused_in_one_line(home, file, tmp_path, capsys):
+def test_a_served_file_and_an_unowned_one_are_refused(home, file, tmp_path, capsys):
     lock = FileLock.acquire(file)
     assert run(home, file, "counter", "t", "n") == exits.FAILED
     lock.release()
@@ -110,7 +110,7 @@ def test_parked_rows_are_read_from_the_file_too(home, file, tmp_path, capsys):
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
-def test_a_migration_runs_in_the_file_and_waits_for_the_next_node(home, file, tmp_path, capsys):
+def test_migration_runs_in_file_and_waits_for_next_node(home, file, tmp_path, capsys):
     script = tmp_path / "rename.sql"
     script.write_text("-- names\nALTER TABLE t RENAME COLUMN n TO amount;\nALTER TABLE t RENAME TO stock;\n")
     assert run(home, file, "migrate", "--dry-run", str(script)) == exits.DONE
@@ -126,7 +126,7 @@ def test_a_migration_runs_in_the_file_and_waits_for_the_next_node(home, file, tm
     replica.close()
 
 
-def test_a_script_that_cannot_be_run_is_one_line_with_its_place(home, file, tmp_path, capsys):
+def test_a_failing_script_is_one_line_with_its_position(home, file, tmp_path, capsys):
     script = tmp_path / "bad.sql"
     script.write_text("ALTER TABLE t ADD COLUMN more;\nALTER TABLE t DROP COLUMN missing;\n")
     assert run(home, file, "migrate", str(script)) == exits.FAILED

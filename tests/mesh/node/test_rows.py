@@ -31,7 +31,7 @@ def test_a_row_is_the_tuple_of_its_values(row):
 
 
 @pytest.mark.parametrize("name", ["id", "ID", "name", "NAME", "größe"])
-def test_names_give_what_they_give_in_a_row_of_sqlite3(row, name):
+def test_names_give_what_they_give_in_row_of_sqlite3(row, name):
     db = sqlite3.connect(":memory:")
     db.row_factory = sqlite3.Row
     theirs = db.execute('SELECT 1 AS id, \'kestrel\' AS "Name", 2 AS "ID", 3.5 AS "größe"').fetchone()
@@ -41,7 +41,7 @@ def test_names_give_what_they_give_in_a_row_of_sqlite3(row, name):
 
 
 @pytest.mark.parametrize("key", ["nothing", "GRößE", 4, -5])
-def test_a_name_or_place_that_is_not_there_is_an_index_error(row, key):
+def test_an_unknown_name_or_position_is_an_index_error(row, key):
     with pytest.raises(IndexError):
         row[key]
 
@@ -52,6 +52,6 @@ def test_rows_are_copied_and_pickled_with_their_names(row):
         assert other["name"] == "kestrel"
 
 
-def test_rows_of_one_query_share_a_type_and_carry_no_names():
+def test_rows_of_one_query_share_a_type_without_names():
     assert row_type(NAMES) is row_type(NAMES)
     assert not hasattr(row_type(NAMES)(VALUES), "__dict__")

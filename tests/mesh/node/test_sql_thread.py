@@ -100,7 +100,7 @@ def test_answers_leave_in_the_order_of_the_events(sql, reports):
     ]
 
 
-def test_rounds_go_on_while_live_batches_come_faster_than_they_are_applied(sql, exchange):
+def test_rounds_continue_under_a_stream_of_live_batches(sql, exchange):
     """A file on a slow disk: whatever is done, the next batch waits already."""
     hold(sql, exchange)
     sql.submit(MessageReceived(1, b"a chunk"))
@@ -110,7 +110,7 @@ def test_rounds_go_on_while_live_batches_come_faster_than_they_are_applied(sql, 
     assert done.index(MessageReceived(1, b"a chunk")) < 50
 
 
-def test_a_look_that_waits_already_is_not_queued_again_and_one_that_runs_is(sql, exchange):
+def test_a_waiting_look_is_not_queued_twice(sql, exchange):
     looked = []
 
     def look():
@@ -143,7 +143,7 @@ def test_submitting_never_waits_for_the_database(sql, exchange):
     assert exchange.seen == []
 
 
-def test_a_peer_whose_messages_outrun_the_disk_loses_its_link(sql, exchange, reports, monkeypatch):
+def test_peer_whose_messages_outrun_disk_loses_its_link(sql, exchange, reports, monkeypatch):
     monkeypatch.setattr(work_queue, "BACKLOG_BYTES_MAX", 100 + work_queue.EVENT_BYTES)
     hold(sql, exchange)
     sql.submit(MessageReceived(7, b"x" * 100))
@@ -159,7 +159,7 @@ def test_the_deadline_fires_once_it_is_due(sql, exchange, reports):
     assert reports.get(timeout=WAIT_S) == ExchangeActed([Publish(repr(TimerFired()).encode())])
 
 
-def test_a_deadline_that_is_always_due_leaves_room_for_work(exchange, reports):
+def test_deadline_that_is_always_due_leaves_room_for_work(exchange, reports):
     class Hurried(RecordingExchange):
         def handle(self, event, now_ms, wall_ms):
             answer = super().handle(event, now_ms, wall_ms)
@@ -177,7 +177,7 @@ def test_a_deadline_that_is_always_due_leaves_room_for_work(exchange, reports):
     assert TimerFired() in hurried.seen
 
 
-def test_a_file_that_refuses_is_said_and_the_node_goes_on(sql, exchange, reports):
+def test_file_that_refuses_is_said_and_node_goes_on(sql, exchange, reports):
     exchange.error = DatabaseError("disk full")
     sql.submit(CommitSeen())
     (notice,) = reports.get(timeout=WAIT_S).actions
@@ -222,7 +222,7 @@ def test_a_file_that_holds_another_content_is_opened_again(reports):
     thread.stop(lambda: None).result(WAIT_S)
 
 
-def test_a_file_that_is_locked_when_it_is_to_be_opened_again_is_opened_with_the_next_event(reports):
+def test_file_locked_at_reopening_opens_with_the_next_event(reports):
     first, second = RecordingExchange(), RecordingExchange()
     answers = iter([first, DatabaseBusyError("another program holds its write lock"), second])
 
@@ -263,7 +263,7 @@ def test_after_a_refusal_a_past_deadline_does_not_spin(exchange, reports):
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError("bug"), apsw.InternalError("odd"), AssertionError("invariant")])
-def test_an_error_that_no_layer_knows_refuses_the_message_and_not_the_node(sql, exchange, reports, error):
+def test_an_unknown_error_refuses_the_message_not_the_node(sql, exchange, reports, error):
     exchange.error = error
     sql.submit(MessageReceived(1, b"poison"))
     drop, notice = reports.get(timeout=WAIT_S).actions
@@ -302,13 +302,13 @@ def test_nobody_waits_for_a_thread_that_has_ended(sql, exchange, monkeypatch):
         sql.call(lambda: 1).result(WAIT_S)
 
 
-def test_a_thread_that_was_stopped_says_that_the_file_is_closed(sql):
+def test_thread_that_was_stopped_says_that_file_is_closed(sql):
     sql.stop(lambda: None).result(WAIT_S)
     with pytest.raises(NodeError, match="closed its file"):
         sql.call(lambda: 1).result(WAIT_S)
 
 
-def test_a_job_whose_caller_gave_up_is_skipped_and_ends_no_thread(sql, exchange):
+def test_a_job_without_its_caller_is_skipped(sql, exchange):
     hold(sql, exchange)
     ran = []
     given_up = [sql.call(lambda: ran.append(1)), sql.call(lambda: 1 / 0)]
@@ -328,7 +328,7 @@ def test_the_last_job_runs_although_its_caller_gave_up(sql, exchange):
         sql.call(lambda: 1).result(WAIT_S)
 
 
-def test_who_asks_while_a_table_of_ours_is_gone_is_told_to_ask_again(sql):
+def test_a_question_during_a_missing_table_is_asked_again(sql):
     db = apsw.Connection(":memory:")
     with pytest.raises(NodeError, match=r"changed while .* \(no such table: mycomesh_parked\); try again"):
         sql.call(lambda: db.execute("SELECT * FROM mycomesh_parked")).result(WAIT_S)
@@ -341,7 +341,7 @@ def test_a_question_gets_its_answer_or_its_error(sql):
         sql.call(lambda: 1 // 0).result(WAIT_S)
 
 
-def test_a_file_that_cannot_be_opened_ends_the_thread_with_its_error(reports):
+def test_a_file_that_cannot_open_ends_the_thread(reports):
     def refuse():
         raise DatabaseError("not a database")
 

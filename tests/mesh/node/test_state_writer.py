@@ -28,7 +28,7 @@ def story(monkeypatch, play):
     return calls
 
 
-def test_many_events_are_one_refresh_and_the_next_waits_for_its_time(monkeypatch):
+def test_many_events_are_one_refresh_at_a_time(monkeypatch):
     async def play(found, calls):
         while len(calls) < 3:
             found.touch()
@@ -38,7 +38,7 @@ def test_many_events_are_one_refresh_and_the_next_waits_for_its_time(monkeypatch
     assert all(later - earlier >= 0.099 for earlier, later in itertools.pairwise(calls))
 
 
-def test_nothing_happens_where_nothing_has_happened_and_nothing_after_the_end(monkeypatch):
+def test_without_events_and_after_the_end_nothing_happens(monkeypatch):
     async def play(found, calls):
         await asyncio.sleep(0.05)
         assert calls == []

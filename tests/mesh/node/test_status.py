@@ -41,7 +41,7 @@ def test_what_an_earlier_version_lacks_has_its_default():
 
 
 @pytest.mark.parametrize("key", ["schema", "peers", "file"])
-def test_a_status_that_cannot_be_shown_says_what_to_do(key):
+def test_status_that_cannot_be_shown_says_what_to_do(key):
     value = plain()
     del value[key]
     with pytest.raises(NodeError, match="restart the node after an update"):

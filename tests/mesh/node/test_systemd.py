@@ -32,7 +32,7 @@ def heard(tmp_path, monkeypatch):
         yield said
 
 
-def test_without_a_manager_nothing_is_sent_and_no_timer_runs(monkeypatch):
+def test_without_manager_nothing_is_sent_and_no_timer_runs(monkeypatch):
     monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
     monkeypatch.delenv("WATCHDOG_USEC", raising=False)
     notify_manager("READY=1")
@@ -63,7 +63,7 @@ def test_the_manager_says_how_patient_it_is(monkeypatch, usec, pid, seconds):
     assert watchdog_s() == seconds
 
 
-def test_a_node_that_answers_gives_signs_of_life_until_it_stops(heard, monkeypatch):
+def test_a_responsive_node_sends_watchdog_signs_until_it_stops(heard, monkeypatch):
     monkeypatch.setenv("WATCHDOG_USEC", "30000")
     monkeypatch.delenv("WATCHDOG_PID", raising=False)
 

@@ -128,7 +128,7 @@ def test_a_commit_of_the_sqlite3_shell_is_told(run, way, file):
     run(scene())
 
 
-def test_a_storm_is_told_seldom_and_its_last_write_is_told(run, tmp_path):
+def test_a_storm_is_reported_rarely_with_its_last_write(run, tmp_path):
     """A reader that looks at each report has seen every write at the end. (SQLite shows a commit a moment later.)"""
     file = tmp_path / "plain.db"
     file.touch()
@@ -197,7 +197,7 @@ def remove_directory(file):
 
 
 @pytest.mark.parametrize("how", [replace_by_move, move_away, remove, move_directory, remove_directory])
-def test_a_replaced_file_is_told_once_and_ends_the_watch(run, way, tmp_path, file, how):
+def test_replaced_file_is_told_once_and_ends_watch(run, way, tmp_path, file, how):
     async def scene():
         place = tmp_path / "place"
         place.mkdir()
@@ -217,7 +217,7 @@ def test_a_replaced_file_is_told_once_and_ends_the_watch(run, way, tmp_path, fil
     run(scene())
 
 
-def test_a_file_that_is_moved_and_moved_back_is_the_same(run, file):
+def test_file_that_is_moved_and_moved_back_is_same(run, file):
     async def scene():
         async with Watching(file) as watching:
             file.rename(file.with_name("elsewhere"))
@@ -269,7 +269,7 @@ def test_an_idle_watch_arms_no_timer(run, file):
     run(scene())
 
 
-def test_closing_twice_is_no_error_and_nothing_is_told_after_it(run, way, file):
+def test_closing_twice_is_no_error_and_ends_reports(run, way, file):
     async def scene():
         watching = Watching(file)
         async with watching:
@@ -331,7 +331,7 @@ def test_a_machine_without_inotify_is_polled(run, file, monkeypatch):
     run(scene())
 
 
-def test_a_file_was_last_written_when_it_or_its_journal_was(tmp_path):
+def test_last_written_is_the_later_of_file_and_journal(tmp_path):
     file, journal, link = tmp_path / "a.db", tmp_path / "a.db-wal", tmp_path / "link.db"
     assert written_ms(file) == 0
     file.touch()

@@ -40,7 +40,7 @@ def put(queue, *events):
     assert all(queue.put(event) for event in events)
 
 
-def test_a_local_commit_a_live_batch_and_a_question_overtake_rounds(queue):
+def test_local_commit_live_batch_and_question_overtake_rounds(queue):
     bulk = [MessageReceived(1, b"a"), ScrubRequested(), MessageReceived(1, b"b")]
     job = Job(print, Future())
     put(queue, *bulk, CommitSeen(), batch())
@@ -55,7 +55,7 @@ def test_nothing_overtakes_the_opening_of_its_own_link(queue):
     assert order[-2:] == [MessageReceived(1, b"y"), LinkClosed(1)]
 
 
-def test_an_opening_goes_first_although_rounds_have_waited_for_long(queue):
+def test_opening_goes_first_although_rounds_have_waited_for_long(queue):
     put(queue, MessageReceived(0, b"other"), CommitSeen(), batch())
     queue.next(0)
     put(queue, LinkOpened(1, b"p" * 16), MessageReceived(1, b"y"))
@@ -70,7 +70,7 @@ def test_commits_that_wait_together_are_one(queue):
     assert taken_out(queue) == [CommitSeen()]
 
 
-def test_rounds_get_half_of_a_thread_that_never_runs_out_of_urgent_work(queue):
+def test_rounds_get_half_of_a_thread_with_urgent_work(queue):
     put(queue, *[MessageReceived(1, number.to_bytes(2, "big")) for number in range(1_000)])
     done = []
     for now_ms in range(20 * TURN_MS):  # each takes a millisecond, and another has come by then
@@ -79,14 +79,14 @@ def test_rounds_get_half_of_a_thread_that_never_runs_out_of_urgent_work(queue):
     assert done == ([False] * TURN_MS + [True] * TURN_MS) * 10
 
 
-def test_what_came_while_nothing_urgent_was_done_has_no_claim_yet(queue):
+def test_waiting_without_urgent_work_gives_no_claim(queue):
     put(queue, CommitSeen(), batch())
     queue.next(0)
     put(queue, MessageReceived(1, b"y"))
     assert queue.next(1_000) == batch()
 
 
-def test_batches_beyond_the_limit_are_left_to_the_next_round(queue, monkeypatch):
+def test_batches_beyond_limit_are_left_to_next_round(queue, monkeypatch):
     monkeypatch.setattr(module, "BACKLOG_BYTES_MAX", 100 + 2 * EVENT_BYTES)
     batches = [batch(bytes([number]) * 40) for number in range(4)]
     assert [queue.put(one) for one in batches] == [True, True, False, False]
@@ -102,7 +102,7 @@ def test_batches_that_wait_one_behind_another_go_together(queue):
     ]
 
 
-def test_a_question_does_not_wait_behind_all_the_batches_nor_they_behind_all_questions(queue):
+def test_questions_and_batches_do_not_starve_each_other(queue):
     large = [batch(bytes(GROUP_BYTES_MAX), link) for link in range(4)]
     jobs = [Job(print, Future()) for _ in range(3)]
     put(queue, *large)
@@ -112,7 +112,7 @@ def test_a_question_does_not_wait_behind_all_the_batches_nor_they_behind_all_que
     assert taken_out(queue) == [jobs[0], large[1], jobs[1], large[2], jobs[2], large[3]]
 
 
-def test_no_more_go_together_than_are_short_for_the_write_lock(queue):
+def test_a_group_stays_short_for_the_write_lock(queue):
     put(queue, *[batch()] * (GROUP_BATCHES_MAX + 1))
     assert [len(event.batches) for event in taken_out(queue)[:1]] == [GROUP_BATCHES_MAX]
     large = batch(bytes(GROUP_BYTES_MAX))
@@ -128,7 +128,7 @@ def test_room_comes_back_when_something_is_done(queue, monkeypatch):
         assert taken_out(queue) == [one]
 
 
-def test_a_burst_of_small_batches_is_weighed_by_what_it_takes_in_memory(queue, monkeypatch):
+def test_a_burst_of_small_batches_is_weighed_by_memory(queue, monkeypatch):
     monkeypatch.setattr(module, "BACKLOG_BYTES_MAX", 100 * EVENT_BYTES)
     assert sum(queue.put(batch(b"")) for _ in range(1_000)) == 100
 

@@ -27,16 +27,16 @@ def explored(view, until_ms):
     return [now_ms for now_ms in range(STARTING_MS, until_ms, 500) if view.links_wanted(FULL, now_ms)]
 
 
-def test_a_view_that_is_full_wants_nothing_while_nobody_is_missing():
+def test_a_full_view_wants_nothing_while_nobody_is_missing():
     assert explored(view_of(200, 200), 60_000) == []
 
 
-def test_a_view_that_is_not_full_wants_what_it_lacks():
+def test_view_that_is_not_full_wants_what_it_lacks():
     assert view_of(200, 200).links_wanted(FULL[:2], STARTING_MS) == len(FULL) - 2
 
 
 @pytest.mark.parametrize(("reachable", "every_ms"), [(2, EXPLORE_MS), (10, EXPLORE_MS), (20, 20_000), (90, 90_000)])
-def test_the_more_look_for_who_is_missing_the_more_rarely_each_does(reachable, every_ms):
+def test_the_more_nodes_search_the_more_rarely_each_does(reachable, every_ms):
     first, second, third = explored(view_of(1_000, reachable), 500_000)[:3]
     assert first == STARTING_MS
     assert second - first == third - second == -(-every_ms // 500) * 500

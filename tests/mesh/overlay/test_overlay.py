@@ -24,7 +24,7 @@ def test_members_tell_each_other_where_the_others_are():
     pipes.run_until(lambda: all(len(node.links) == 2 for node in (left, middle, right)), limit_ms=5_000)
 
 
-def test_a_chain_of_five_carries_batches_and_shows_the_whole_mesh():
+def test_chain_of_five_carries_batches_and_shows_whole_mesh():
     pipes = Pipes()
     nodes = [pipes.member(identity) for identity in mesh_of(5)[0]]
     for one in range(5):
@@ -45,7 +45,7 @@ def test_a_chain_of_five_carries_batches_and_shows_the_whole_mesh():
 
 
 @pytest.mark.slow
-def test_in_a_full_mesh_of_16_each_node_gets_one_copy_after_one_hop():
+def test_in_a_full_mesh_each_node_gets_one_copy():
     pipes, nodes = meshed(16)
     pipes.run(3_000)
     for index, source in enumerate(nodes):

@@ -57,7 +57,7 @@ def test_reachability_goes_over_links_that_both_ends_name():
     assert topology.reachable_count(0) == 4
 
 
-def test_a_dead_node_drops_out_when_its_neighbours_say_so_and_is_not_forgotten():
+def test_a_dead_node_drops_out_but_is_not_forgotten():
     topology = chain()
     assert learn(topology, told(1, 0, wall_ms=WALL_MS + 1), 1)
     assert [topology.hops(each.node_id) for each in IDS] == [0, 1, None, None, None]
@@ -72,7 +72,7 @@ def test_an_older_record_never_replaces_a_newer_one():
     assert topology.hops(IDS[3].node_id) == 3
 
 
-def test_a_record_that_its_author_did_not_sign_is_refused():
+def test_record_that_its_author_did_not_sign_is_refused():
     topology = chain()
     raw = bytearray(told(2, 1, wall_ms=WALL_MS + 5))
     state = claimed(bytes(raw))
@@ -83,7 +83,7 @@ def test_a_record_that_its_author_did_not_sign_is_refused():
         topology.add(state, bytes(raw), IDS[2].certificate.node_key, 0)
 
 
-def test_a_node_whose_clock_went_back_speaks_beyond_its_earlier_life():
+def test_node_with_a_set_back_clock_supersedes_its_past():
     earlier = told(0, 1, 2, wall_ms=WALL_MS)
     topology = Topology(IDS[0])
     topology.make_record([], 0, 0)
@@ -101,7 +101,7 @@ def test_records_of_one_node_are_spaced_and_repeated():
     assert topology.deadline() == 100 + SPACING_MS
 
 
-def test_a_large_mesh_tells_more_rarely_so_that_everybody_hears_as_much_as_in_a_small_one():
+def test_in_a_larger_mesh_each_node_reports_more_rarely():
     topology = chain()
     topology.on_links_changed()
     spacing = topology.deadline()
@@ -113,7 +113,7 @@ def test_a_large_mesh_tells_more_rarely_so_that_everybody_hears_as_much_as_in_a_
     assert topology.deadline() == REFRESH_NODE_MS * 204
 
 
-def test_the_count_of_who_can_be_reached_is_made_anew_after_a_while_and_hops_at_once():
+def test_reachability_is_recounted_rarely_and_hops_at_once():
     topology = chain()
     assert topology.reachable_count(1_000) == 4
     assert learn(topology, told(1, 0, wall_ms=WALL_MS + 1), 1)
@@ -124,7 +124,7 @@ def test_the_count_of_who_can_be_reached_is_made_anew_after_a_while_and_hops_at_
     assert topology.reachable_count(1_000 + WALK_MS) == 4
 
 
-def test_an_older_record_is_no_news_whatever_it_holds_and_a_malformed_new_one_is_refused():
+def test_an_older_or_malformed_record_is_refused():
     topology = chain()
     older, newer = told(1, 0, wall_ms=WALL_MS - 5), told(1, 0, wall_ms=WALL_MS + 5)
     assert topology.peek(older) == (IDS[1].node_id, None)
@@ -149,7 +149,7 @@ def test_two_nodes_complete_each_other_from_their_versions():
     assert len(right.states()) == 5
 
 
-def test_a_node_that_is_no_member_any_more_is_dropped():
+def test_node_that_is_no_member_any_more_is_dropped():
     topology = chain()
     topology.forget(IDS[2].node_id)
     assert topology.hops(IDS[3].node_id) is None

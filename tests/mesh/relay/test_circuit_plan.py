@@ -16,7 +16,7 @@ def states(*edges):
     return [LinkState(node, 1, tuple(Neighbour(n, 1, 0, 0) for n in near)) for node, near in claimed.items()]
 
 
-def test_every_member_makes_the_same_choice_and_each_pair_is_chosen_once():
+def test_every_member_chooses_alike_and_each_pair_once():
     rng = random.Random(5)
     for _ in range(200):
         members = [b"m" + bytes((n,)) * 15 for n in range(rng.randrange(2, 9))]

@@ -87,14 +87,14 @@ class Line:
         return [action.payload for action in self.nodes[at].seen(DeliverMessage)]
 
 
-def test_the_members_beside_a_relay_link_with_each_other_and_nobody_else_does():
+def test_members_beside_a_relay_link_and_nobody_else():
     line = Line("mmrmm")
     line.run()
     assert line.circuits() == [(1, 3)]
     assert [line.linked(at) for at in range(5)] == [[1], [0, 2, 3], [1, 3], [1, 2, 4], [3]]
 
 
-def test_what_travels_by_circuit_arrives_whole_and_a_relay_reads_none_of_it():
+def test_circuits_carry_data_that_no_relay_can_read():
     line = Line("mrm", bytes_ms=20_000)
     line.run()
     carried = []
@@ -118,7 +118,7 @@ def test_a_chain_of_relays_is_one_way():
     assert line.circuits() == []
 
 
-def test_a_cut_beside_the_relay_ends_the_circuit_and_healing_brings_it_back():
+def test_a_cut_ends_a_circuit_and_healing_restores_it():
     line = Line("mmrmm")
     line.run()
     line.pipes.cut(line.nodes[2], line.nodes[3])
@@ -133,7 +133,7 @@ def test_a_cut_beside_the_relay_ends_the_circuit_and_healing_brings_it_back():
     assert line.circuits() == [(1, 3)]
 
 
-def test_members_that_see_each_other_need_no_circuit_and_one_that_stands_gives_way():
+def test_members_that_see_each_other_replace_their_circuit():
     line = Line("mrm", [(0, 1), (1, 2), (0, 2)])
     line.run()
     assert line.circuits() == []
@@ -148,7 +148,7 @@ def test_members_that_see_each_other_need_no_circuit_and_one_that_stands_gives_w
     assert line.linked(0) == [1, 2], "by a link of their own"
 
 
-def test_a_circuit_that_members_have_made_needless_is_given_up():
+def test_circuit_that_members_have_made_needless_is_given_up():
     line = Line("mrmm", [(0, 1), (1, 2), (2, 3)])
     line.run()
     assert line.circuits() == [(0, 2)]
@@ -162,7 +162,7 @@ def test_a_circuit_that_members_have_made_needless_is_given_up():
 
 
 @pytest.mark.slow
-def test_lonely_members_around_one_relay_are_joined_by_a_tree():
+def test_lonely_members_around_one_relay_are_joined_by_tree():
     count = 12
     line = Line("m" * count + "r", [(at, count) for at in range(count)])
     line.run(60_000)
@@ -170,7 +170,7 @@ def test_lonely_members_around_one_relay_are_joined_by_a_tree():
     assert all(len(line.linked(at)) <= 1 + 2 * (CHILDREN + 1) for at in range(count))
 
 
-def test_circuits_over_a_relay_that_dies_end_and_go_over_another():
+def test_circuits_move_from_a_dead_relay_to_another():
     line = Line("mrrm", [(0, 1), (1, 3), (0, 2), (2, 3)])
     line.run()
     assert line.circuits() == [(0, 3)]
@@ -182,7 +182,7 @@ def test_circuits_over_a_relay_that_dies_end_and_go_over_another():
     assert dead not in line.linked(0)
 
 
-def test_a_circuit_that_one_end_drops_ends_at_both_and_is_made_anew():
+def test_a_circuit_dropped_at_one_end_is_made_again():
     line = Line("mrm")
     line.run()
     line.pipes.feed(line.nodes[0], ConnClosed(line.link(0, 2)))
@@ -194,7 +194,7 @@ def test_a_circuit_that_one_end_drops_ends_at_both_and_is_made_anew():
     assert line.circuits() == [(0, 2)]
 
 
-def test_what_waits_at_a_relay_is_bounded_and_costs_the_circuit_not_the_link(monkeypatch):
+def test_what_waits_at_a_relay_is_bounded_per_circuit(monkeypatch):
     monkeypatch.setattr(circuits, "QUEUED_BYTES_MAX", 5_000)
     line = Line("mrm")
     line.run()
@@ -208,7 +208,7 @@ def test_what_waits_at_a_relay_is_bounded_and_costs_the_circuit_not_the_link(mon
     assert line.linked(1) == [0, 2]
 
 
-def test_the_address_of_a_circuit_is_told_to_nobody_and_dialled_by_nobody():
+def test_a_circuit_address_is_not_shared_and_not_dialled():
     address = circuit_address("mast", ROUTE[2])
     assert is_circuit(address.host)
     line = Line("mrm")
@@ -227,7 +227,7 @@ def said(line, at, to, frame, ms=1_000):
     line.run(ms)
 
 
-def test_frames_in_the_name_of_another_and_junk_lead_nowhere():
+def test_frames_in_name_of_another_and_junk_lead_nowhere():
     line = Line("mrmm", [(0, 1), (1, 2), (1, 3)])
     line.run()
     standing = line.circuits()
@@ -247,7 +247,7 @@ def test_frames_in_the_name_of_another_and_junk_lead_nowhere():
     assert not any(node.seen(LinkDown) for node in line.nodes)
 
 
-def test_a_member_forwards_for_nobody_and_a_relay_is_no_end():
+def test_member_forwards_for_nobody_and_relay_is_no_end():
     line = Line("mmrm", [(0, 1), (1, 2), (2, 3)])
     line.run()
     before = line.pipes.carried["n1", "n0"]

@@ -32,7 +32,7 @@ def keys(node):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("cut_bytes", [1 << 20, 5])
-def test_an_hour_later_both_directions_have_keys_that_the_old_ones_do_not_give(cut_bytes):
+def test_an_hour_later_old_keys_give_no_current_ones(cut_bytes):
     pipes, (left, right) = linked(delay_ms=20, cut_bytes=cut_bytes)
     before = keys(left)
     pipes.run(REFRESH_MS - 5_000)
@@ -65,19 +65,19 @@ def dropped(pipes, speaker, listener, *publics):
     return [action.reason for action in listener.seen(LinkDown)]
 
 
-def test_keys_that_nobody_agreed_on_and_points_of_low_order_end_the_link():
+def test_unagreed_keys_and_low_order_points_end_the_link():
     pipes, (left, right) = linked()
     assert "never agreed" in dropped(pipes, left, right, b"")[0]
     pipes, (left, right) = linked()
     assert "low order" in dropped(pipes, left, right, bytes(32))[0]
 
 
-def test_who_asks_for_new_keys_all_the_time_loses_the_link():
+def test_a_peer_that_requests_keys_endlessly_loses_its_link():
     pipes, (left, right) = linked()
     assert "too often" in dropped(pipes, left, right, bytes([9]) + bytes(31), bytes([9]) + bytes(31))[0]
 
 
-def test_an_exchange_may_be_answered_once_a_minute_and_leaves_no_share_behind():
+def test_one_exchange_minute_is_answered_and_leaves_no_share():
     asking, answering = KeyRefresh(lambda count: b"a" * count), KeyRefresh(lambda count: b"b" * count)
     for now_ms in (0, REFRESH_EVERY_MS_MIN):
         theirs = answering.on_request(asking.request(), now_ms)

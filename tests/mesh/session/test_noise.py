@@ -120,7 +120,7 @@ def messages(payloads: tuple[bytes, bytes, bytes] = (b"", b"", b"")) -> tuple[li
 # ---- published vectors
 
 
-def test_the_vector_files_hold_the_very_suite_that_the_mesh_speaks():
+def test_vector_files_hold_very_suite_that_mesh_speaks():
     names = [vector["protocol_name"] for vector in ALL_VECTORS]
     assert names.count(XXPSK0.name.decode()) == 4
     assert suite(XXPSK0.name.decode()) == XXPSK0
@@ -240,7 +240,7 @@ def test_no_static_key_crosses_the_line_in_clear():
         assert primitives.static_public(RESPONDER_STATIC) not in message
 
 
-def test_the_same_entropy_gives_the_same_messages_and_other_entropy_others():
+def test_same_entropy_gives_same_messages_and_other_entropy_others():
     def first(entropy):
         return Handshake(True, prologue=b"", psk=PSK, static=INITIATOR_STATIC, entropy=entropy).write_message()
 
@@ -248,7 +248,7 @@ def test_the_same_entropy_gives_the_same_messages_and_other_entropy_others():
     assert first(fixed(bytes(32))) != first(fixed(b"\x01" * 32))
 
 
-def test_writing_out_of_turn_or_splitting_early_or_twice_is_our_own_mistake():
+def test_writing_or_splitting_out_of_turn_is_our_mistake():
     initiator, responder = pair()
     with pytest.raises(AssertionError, match="the other end writes"):
         responder.write_message()
@@ -267,7 +267,7 @@ def test_an_entropy_source_that_runs_dry_is_caught():
         handshake.write_message()
 
 
-def test_a_dead_handshake_stays_dead_and_has_dropped_its_keys():
+def test_dead_handshake_stays_dead_and_has_dropped_its_keys():
     initiator, responder = pair()
     message = initiator.write_message()
     with pytest.raises(HandshakeError):
@@ -280,7 +280,7 @@ def test_a_dead_handshake_stays_dead_and_has_dropped_its_keys():
     assert responder._symmetric._chaining_key == b""
 
 
-def test_a_payload_that_does_not_fit_a_handshake_message_is_refused_before_it_is_sent():
+def test_an_oversized_handshake_payload_is_refused_before_sending():
     initiator, _ = pair()
     with pytest.raises(LimitError, match="2048"):
         initiator.write_message(bytes(noise.HANDSHAKE_BYTES_MAX))
@@ -292,7 +292,7 @@ def test_a_payload_that_does_not_fit_a_handshake_message_is_refused_before_it_is
 # ---- respond(): several keys, silence for strangers
 
 
-def test_respond_finds_the_key_that_the_first_message_was_made_with():
+def test_respond_finds_key_that_first_message_was_made_with():
     other = bytes(32)
     for index in range(3):
         psks = [other, bytes([1]) * 32, bytes([2]) * 32]
@@ -308,7 +308,7 @@ def test_respond_finds_the_key_that_the_first_message_was_made_with():
 
 
 @pytest.mark.parametrize("what", ["psk", "prologue", "no keys", "reflection"])
-def test_respond_refuses_other_keys_other_meshes_and_nonsense_without_drawing_entropy(what):
+def test_respond_refuses_foreign_messages_without_drawing_entropy(what):
     message, _, _ = messages()
     psks = {"psk": [bytes(32)], "no keys": []}.get(what, [PSK])
     prologue = b"another mesh" if what == "prologue" else PROLOGUE
@@ -322,7 +322,7 @@ def test_respond_bounds_the_keys_it_tries():
         respond(b"", [PSK] * 33, prologue=b"", static=RESPONDER_STATIC, entropy=os.urandom)
 
 
-def test_a_replayed_first_message_gets_a_fresh_answer_that_its_replayer_cannot_finish():
+def test_replayed_first_message_gets_an_answer_of_no_use():
     sent, initiator, _ = messages()
     responder, _, _ = respond(sent[0], [PSK], prologue=PROLOGUE, static=RESPONDER_STATIC, entropy=os.urandom)
     assert responder.write_message() != sent[1]
@@ -331,7 +331,7 @@ def test_a_replayed_first_message_gets_a_fresh_answer_that_its_replayer_cannot_f
     assert initiator.finished
 
 
-def test_our_own_first_message_reflected_is_refused_as_second_message():
+def test_a_reflected_first_message_is_refused():
     initiator, _ = pair()
     message = initiator.write_message()
     with pytest.raises(HandshakeError):
@@ -374,7 +374,7 @@ def test_every_truncation_of_a_handshake_message_is_refused(number):
 
 
 @pytest.mark.parametrize("number", [0, 1, 2])
-def test_one_flipped_bit_in_a_handshake_message_ends_the_handshake(number):
+def test_one_flipped_bit_in_handshake_message_ends_handshake(number):
     length = len(_damaged(number)[1])
     for bit in range(0, length * 8, 7):  # 7 and 8 share no factor: every byte, every place in a byte
         reader, message = _damaged(number)
@@ -427,7 +427,7 @@ def link() -> tuple[CipherState, CipherState]:
     return CipherState(PSK), CipherState(PSK)
 
 
-def test_every_truncation_and_bit_of_a_transport_message_counts_and_leaves_the_cipher_as_it_was(link):
+def test_a_damaged_transport_message_leaves_the_cipher_unchanged(link):
     sender, receiver = link
     sealed = sender.encrypt(b"position 47.1 8.5")
     for length in range(len(sealed)):
@@ -467,7 +467,7 @@ def test_associated_data_is_authenticated(link):
         receiver.decrypt(sender.encrypt(b"x", b"this"), b"that")
 
 
-def test_sizes_at_the_limit_pass_and_above_it_are_refused_before_encryption(link):
+def test_sizes_above_the_limit_are_refused_before_encryption(link):
     sender, receiver = link
     sealed = sender.encrypt(bytes(noise.PLAINTEXT_BYTES_MAX))
     assert len(sealed) == noise.MESSAGE_BYTES_MAX
@@ -480,7 +480,7 @@ def test_sizes_at_the_limit_pass_and_above_it_are_refused_before_encryption(link
     assert (sender.nonce, receiver.nonce) == (1, 1)
 
 
-def test_a_worn_out_key_is_refused_far_below_the_reserved_nonce(link):
+def test_worn_out_key_is_refused_far_below_reserved_nonce(link):
     sender, receiver = link
     sender.nonce = receiver.nonce = noise.NONCE_MAX - 1
     last = sender.encrypt(b"last")
@@ -492,7 +492,7 @@ def test_a_worn_out_key_is_refused_far_below_the_reserved_nonce(link):
     assert sender.nonce == receiver.nonce == noise.NONCE_MAX < 2**64 - 1
 
 
-def test_rekeying_changes_the_key_one_way_and_keeps_the_count(link):
+def test_rekeying_changes_key_one_way_and_keeps_count(link):
     sender, receiver = link
     sender.encrypt(b"before")
     before = sender._key
@@ -517,7 +517,7 @@ def test_no_key_shows_in_a_repr():
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
-def test_over_a_hostile_network_both_ends_reach_one_hash_or_neither_finishes_with_the_other(data):
+def test_under_attack_both_ends_agree_or_neither_finishes(data):
     initiator, responder = pair()
     ends = [initiator, responder]
     wire: list[bytes] = []

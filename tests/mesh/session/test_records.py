@@ -58,7 +58,7 @@ def test_an_urgent_message_overtakes_a_blob_under_way():
     assert said(right.receive(left.flush(), NOW)) == [(b"alert", 0)]
 
 
-def test_an_urgent_message_leaves_in_a_frame_of_one_packet_and_bulk_in_frames_that_fit_the_speed():
+def test_urgent_messages_get_small_frames_and_bulk_fitting_ones():
     outbox = RecordWriter()
     outbox.push(bytes(1 << 20), 2)
     outbox.push(b"alert", 0)
@@ -83,7 +83,7 @@ def test_messages_of_one_priority_keep_their_order():
     assert [step.payload for step in got] == sent
 
 
-def test_a_peer_that_does_not_read_holds_no_more_than_a_window():
+def test_a_peer_that_does_not_read_holds_one_window():
     left, _ = opened()
     left.send(bytes(4 << 20), 2)
     left.send(bytes(4 << 20), 0)
@@ -93,7 +93,7 @@ def test_a_peer_that_does_not_read_holds_no_more_than_a_window():
     assert left.outbox.queued >= (8 << 20) - most
 
 
-def test_a_message_too_long_for_any_link_is_refused_before_anything_is_sent():
+def test_a_message_too_long_for_links_is_refused_whole():
     left, _ = opened()
     with pytest.raises(LimitError, match="split it"):
         left.send(bytes(MESSAGE_BYTES_MAX + 1), 1)

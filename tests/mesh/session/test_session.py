@@ -22,7 +22,7 @@ from mycomesh.mesh.session.session import (
 from tests.mesh.session.sessions import MESH, NOW, PSK, Doorman, ends, opened, pump, replies, said
 
 
-def test_both_ends_admit_each_other_with_the_papers_of_messages_2_and_3():
+def test_both_ends_admit_each_other_by_their_hellos():
     left, right, left_gate, right_gate = ends()
     steps = right.receive(left.start(), NOW)
     steps_left = left.receive(replies(steps), NOW)
@@ -33,7 +33,7 @@ def test_both_ends_admit_each_other_with_the_papers_of_messages_2_and_3():
     assert left_gate.seen[0].transcript == right_gate.seen[0].transcript
 
 
-def test_the_key_of_an_invitation_is_recognised_by_its_place():
+def test_key_of_invitation_is_recognised_by_its_place():
     rng = random.Random(1)
     _, right, _, right_gate = ends(psks=(b"x" * 32, PSK))
     left = Session(Keys(MESH, (PSK,), rng.randbytes(32)), Doorman(b"left"), initiator=True, entropy=rng.randbytes)
@@ -83,7 +83,7 @@ def test_a_refused_caller_hears_nothing_after_message_2():
     assert right.end("x") == b""
 
 
-def test_who_dialled_sends_no_message_3_to_whom_it_refuses():
+def test_a_dialler_that_refuses_sends_no_message_3():
     left, right, _, _ = ends(left_gate=Doorman(b"left", refuse=b"right"))
     steps = left.receive(replies(right.receive(left.start(), NOW)), NOW)
     assert [type(step) for step in steps] == [Closed]
@@ -105,7 +105,7 @@ def test_data_may_follow_message_3_in_the_same_segment():
     assert said(steps) == [Opened(0), (b"x" * 60_000, 0)]
 
 
-def test_a_handshake_frame_beyond_the_limit_is_refused_by_its_length_alone():
+def test_an_oversized_handshake_frame_is_refused_by_its_length():
     _, right, _, _ = ends()
     (step,) = right.receive((HANDSHAKE_BYTES_MAX + 1).to_bytes(2, "big"), NOW)
     assert "at most" in step.reason
@@ -138,7 +138,7 @@ def test_junk_never_opens_and_never_answers(junk, cut):
 
 @settings(max_examples=60, deadline=None)
 @given(st.data())
-def test_any_flipped_bit_of_the_handshake_ends_it_in_silence(data):
+def test_any_flipped_bit_of_handshake_ends_it_in_silence(data):
     left, right, _, _ = ends()
     messages = [left.start()]
     which = data.draw(st.integers(0, 2))
@@ -208,7 +208,7 @@ def test_a_tampered_frame_closes_the_link(mischief):
     assert right.receive(first, NOW) == []
 
 
-def test_the_end_is_said_after_what_was_queued_and_is_not_a_fault():
+def test_graceful_end_follows_the_queue_and_is_no_fault():
     left, right = opened()
     left.send(b"last words", 1)
     steps = right.receive(left.end("going home\n\x1b"), NOW)

@@ -145,7 +145,7 @@ def test_a_conflict_of_a_table_that_is_gone(pair):
         restore(one, conflict)
 
 
-def test_long_values_are_shortened_in_the_list_and_restored_whole(pair):
+def test_long_values_are_shortened_in_list_and_restored_whole(pair):
     long = "x" * 5_000
     [conflict] = split(pair, ROW, f"UPDATE t SET v = '{long}'", f"UPDATE t SET v = '{long}y'")
     assert conflict.lost["v"].endswith("... (5000 characters)")
@@ -155,7 +155,7 @@ def test_long_values_are_shortened_in_the_list_and_restored_whole(pair):
     assert [peer.sql("SELECT length(v) FROM t") for peer in pair] == [[(5_000,)]] * 2
 
 
-def test_the_latest_come_first_and_no_more_than_asked_for(pair):
+def test_latest_come_first_and_no_more_than_asked_for(pair):
     one, two = pair
     one.sql("CREATE TABLE t(id INTEGER PRIMARY KEY, v)")
     one.sql("INSERT INTO t VALUES(1, 0), (2, 0), (3, 0)")
@@ -214,7 +214,7 @@ LIVE = [
 
 @pytest.mark.parametrize(("mine", "theirs"), LIVE)
 @pytest.mark.parametrize("where", [0, 1])
-def test_a_conflict_that_is_restored_on_one_node_is_restored_on_all(pair, mine, theirs, where):
+def test_a_restored_conflict_is_restored_on_all_nodes(pair, mine, theirs, where):
     prepared(pair)
     conflict = live(pair, mine, theirs)[0]
     assert restored(pair) == [False, False]
@@ -240,7 +240,7 @@ def test_an_undone_restore_is_open_again_on_all(pair, mine, theirs):
     assert_equal(one, two)
 
 
-def test_a_losing_value_that_an_application_writes_again_counts_as_restored(pair):
+def test_losing_value_that_application_writes_again_counts_as_restored(pair):
     one, two = prepared(pair)
     live(pair, "UPDATE t SET v = 'mine'", "UPDATE t SET v = 'theirs'")
     two.sql("UPDATE t SET v = 'mine'")
@@ -273,7 +273,7 @@ def test_an_undo_belongs_to_the_node_that_restored(pair):
         two.replica.conflicts.undo(conflict.id)
 
 
-def test_a_losing_insert_is_restored_as_a_new_row_and_taken_back(pair):
+def test_a_losing_insert_is_restored_and_taken_back(pair):
     one, two = prepared(pair)
     conflict = live(pair, "INSERT INTO t VALUES(2, 'mine', 'w')", "INSERT INTO t VALUES(2, 'theirs', 'w')")[0]
     done = one.replica.conflicts.restore(conflict.id, one.wall_ms, as_new_row=True)
@@ -290,7 +290,7 @@ def test_a_losing_insert_is_restored_as_a_new_row_and_taken_back(pair):
     assert_equal(one, two)
 
 
-def test_a_key_that_sqlite_does_not_choose_is_no_new_row(pair):
+def test_an_application_chosen_key_is_no_new_row(pair):
     one, _ = prepared(pair, "CREATE TABLE t(id TEXT PRIMARY KEY, v); INSERT INTO t VALUES('k', 1)")
     conflict = live(pair, "UPDATE t SET v = 'mine'", "UPDATE t SET v = 'theirs'")[0]
     with pytest.raises(PolicyError, match="SQLite chooses no key"):

@@ -39,7 +39,7 @@ def test_each_cell_has_its_own_writer(peers):
         assert max(cell.at for cell in found.cells) == next(cell.at for cell in found.cells if cell.column == "b")
 
 
-def test_a_concurrent_write_that_lost_is_told_with_both_writers(peers):
+def test_concurrent_write_that_lost_is_told_with_both_writers(peers):
     one, two = peers
     one.sql("CREATE TABLE t(id INTEGER PRIMARY KEY, a); INSERT INTO t VALUES(1, 'x')")
     one.drain()
@@ -57,7 +57,7 @@ def test_a_concurrent_write_that_lost_is_told_with_both_writers(peers):
     assert losses
 
 
-def test_a_delete_has_a_writer_too_and_a_write_without_a_stamp_is_said(peers):
+def test_deletes_have_writers_and_missing_stamps_are_reported(peers):
     one, two = peers
     one.sql("CREATE TABLE t(id INTEGER PRIMARY KEY, a); INSERT INTO t VALUES(1, 'x'), (2, 'y')")
     one.drain()
@@ -92,7 +92,7 @@ def test_keys_are_read_as_the_column_stores_them(peers, declared, row, key, told
     assert (found.key, found.state) == (told, "shown")
 
 
-def test_a_row_without_a_key_is_found_by_its_rowid_and_by_its_birth_even_after_its_delete(peers):
+def test_a_keyless_row_is_found_by_rowid_or_insert(peers):
     one = peers[0]
     one.sql("CREATE TABLE t(v); INSERT INTO t VALUES('a')")
     one.drain()
@@ -118,7 +118,7 @@ def test_a_row_that_a_constraint_refuses_says_why(peers):
     assert {cell.column: cell.value for cell in found.cells} == {"id": 2, "v": "same"}
 
 
-def test_the_file_stays_as_it_was_and_may_be_served_by_nobody(peers):
+def test_the_file_is_unchanged_and_needs_no_node(peers):
     one = peers[0]
     one.sql("CREATE TABLE t(id INTEGER PRIMARY KEY, v); INSERT INTO t VALUES(1, 2)")
     one.drain()

@@ -54,7 +54,7 @@ def test_any_client_reads_status_peers_and_tables(peer):
     assert table == ("drones", 2, status.digest, 0, 0, 1, 1)
 
 
-def test_a_full_disk_is_a_row_as_long_as_it_lasts(peer):
+def test_full_disk_is_row_as_long_as_it_lasts(peer):
     trouble = FileTrouble("disk.low", "the disk is full except for 0.1 MB", WALL_MS)
     peer.replica.state.refresh(replace(node(), trouble=trouble), WALL_MS)
     found = rows(peer, "SELECT code, text, since FROM mycomesh_trouble")
@@ -63,7 +63,7 @@ def test_a_full_disk_is_a_row_as_long_as_it_lasts(peer):
     assert rows(peer, "SELECT * FROM mycomesh_trouble") == []
 
 
-def test_a_file_of_an_earlier_version_gets_the_table_and_reports_no_damage(peer):
+def test_an_earlier_versions_file_gets_the_table_undamaged(peer):
     peer.close()
     db = apsw.Connection(str(peer.path))
     db.execute("DROP TABLE mycomesh_trouble")
@@ -134,7 +134,7 @@ def test_a_restarted_node_says_nothing_of_the_run_before(peer):
     assert rows(peer, "SELECT count(*) FROM mycomesh_status") == [(1,)]
 
 
-def test_the_state_is_of_this_file_alone_and_goes_with_the_rest(peer, tmp_path):
+def test_the_state_belongs_to_this_file_and_is_removed(peer, tmp_path):
     second = Peer(tmp_path / "b.db", 1)
     peer.replica.state.refresh(node(other()), WALL_MS)
     converge([peer, second])

@@ -32,7 +32,7 @@ def described(path):
     return found, pages
 
 
-def test_a_forgotten_file_has_the_schema_the_content_and_the_size_of_one_that_never_met_a_node(tmp_path):
+def test_a_forgotten_file_equals_one_that_met_no_node(tmp_path):
     for name in ("0.db", "plain.db"):
         shell(tmp_path / name, written())
     peer = Peer(tmp_path / "0.db", 0)
@@ -60,7 +60,7 @@ def test_a_file_that_was_forgotten_can_join_again(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["strange.db", "missing.db"])
-def test_a_file_without_anything_of_ours_is_refused_and_stays_as_it_is(tmp_path, name):
+def test_a_file_without_internal_tables_is_refused_unchanged(tmp_path, name):
     shell(tmp_path / "strange.db", LIKE_OURS)
     before = (tmp_path / "strange.db").read_bytes()
     with pytest.raises(ForeignFileError, match="check the path"):
@@ -70,7 +70,7 @@ def test_a_file_without_anything_of_ours_is_refused_and_stays_as_it_is(tmp_path,
 
 
 @pytest.mark.parametrize("name", ["mycomesh_peers", "MycoMesh_Meta", "mycomesh_changes_2"])
-def test_a_file_whose_application_has_a_table_of_our_name_is_refused_and_never_dropped(tmp_path, name):
+def test_an_application_table_with_an_internal_name_is_kept(tmp_path, name):
     shell(tmp_path / "0.db", f"CREATE TABLE {name}(a); INSERT INTO {name} VALUES(1); CREATE TABLE t(a);")
     before = shell(tmp_path / "0.db", ".dump")
     with pytest.raises(ForeignFileError, match="has the name of one of the node's own; rename it"):
@@ -80,7 +80,7 @@ def test_a_file_whose_application_has_a_table_of_our_name_is_refused_and_never_d
     assert shell(tmp_path / "0.db", ".dump") == before
 
 
-def test_a_table_whose_name_begins_like_ours_stays_at_home_and_is_told(tmp_path):
+def test_a_table_named_like_an_internal_one_stays_local(tmp_path):
     peer = Peer(tmp_path / "0.db", 0)
     peer.shell(LIKE_OURS)
     peer.drain()

@@ -42,7 +42,7 @@ ROWS = """
 """
 
 
-def test_equal_files_are_equal_in_whatever_order_they_were_filled(files):
+def test_equal_files_compare_equal_in_any_fill_order(files):
     other = (
         "INSERT INTO words VALUES('K', 2), ('k', 1); INSERT INTO t VALUES(4, 1.5), (3, x'00ff'), (2, NULL), (1, 'a');"
     )
@@ -96,7 +96,7 @@ def test_tables_and_columns_of_one_file_alone_are_said(files):
     }
 
 
-def test_a_replica_equals_its_plain_copy_and_what_is_internal_is_not_compared(tmp_path):
+def test_a_replica_equals_its_plain_copy(tmp_path):
     peer = Peer(tmp_path / "a.db", 0)
     peer.sql(DDL + ROWS + "CREATE VIRTUAL TABLE search USING fts5(body); INSERT INTO search VALUES('text')")
     peer.drain()
@@ -147,7 +147,7 @@ def test_random_tables_differ_exactly_as_sets_of_rows_do(files, seed):
     assert found["bag"].equal == (contents[0] == contents[1])
 
 
-def test_zeros_of_two_signs_in_rows_without_a_key_are_counted_each(files):
+def test_zeros_of_both_signs_in_keyless_rows_count_separately(files):
     assert files(
         f"{DDL} INSERT INTO bag VALUES(0.0, 1), (-0.0, 1), (-0.0, 1)",
         f"{DDL} INSERT INTO bag VALUES(-0.0, 1), (-0.0, 1), (0.0, 1)",
@@ -168,7 +168,7 @@ def test_a_large_table_is_not_held_in_memory(files):
 
 
 @pytest.mark.parametrize("content", [None, b"no database at all, but long enough to be read as one" * 100])
-def test_a_file_that_cannot_be_compared_is_said_in_one_line(files, content):
+def test_an_incomparable_file_is_reported_in_one_line(files, content):
     files(DDL, DDL)
     if content is None:
         files.paths[1].unlink()

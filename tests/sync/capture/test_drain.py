@@ -10,7 +10,7 @@ from tests.sync.peers import assert_equal, converge
 from tests.sync.scans import FILL, ROWS, SHAPES, before_the_mesh
 
 
-def test_nothing_remote_is_merged_before_every_row_that_was_there_has_a_stamp(scanned, tmp_path):
+def test_every_existing_row_is_stamped_before_remote_merges(scanned, tmp_path):
     before_the_mesh(tmp_path / "0.db", SHAPES["rowid"], FILL.format(ROWS))
     before_the_mesh(tmp_path / "1.db", SHAPES["rowid"], f"INSERT INTO t VALUES({ROWS}, 'theirs', 9)")
     one, two = scanned(0), scanned(1)

@@ -11,7 +11,7 @@ from tests.sync.peers import assert_equal, converge
 from tests.sync.scans import FILL, ROWS, SHAPES, before_the_mesh
 
 
-def test_a_large_table_is_adopted_chunk_by_chunk_and_arrives_whole(scanned, shape, tmp_path):
+def test_large_table_is_adopted_in_chunks_and_arrives_whole(scanned, shape, tmp_path):
     before_the_mesh(tmp_path / "0.db", shape, FILL.format(ROWS))
     one, two = scanned(0), scanned(1)
     steps = 0
@@ -29,7 +29,7 @@ def test_a_large_table_is_adopted_chunk_by_chunk_and_arrives_whole(scanned, shap
     assert not one.replica.outbox.has_unstamped()
 
 
-def test_what_is_written_while_a_table_is_adopted_is_stamped_once(scanned, shape, tmp_path):
+def test_writes_during_an_adoption_are_stamped_once(scanned, shape, tmp_path):
     before_the_mesh(tmp_path / "0.db", shape, FILL.format(ROWS))
     one, two = scanned(0), scanned(1)
     bundles, more = one.replica.drain(one.wall_ms)
@@ -56,7 +56,7 @@ def test_an_adoption_goes_on_where_a_node_was_ended(scanned, shape, tmp_path):
     assert_equal(one, two)
 
 
-def test_columns_that_come_while_much_waits_are_captured_all_the_same(scanned):
+def test_columns_added_during_a_long_scan_are_captured(scanned):
     one, two = scanned(0), scanned(1)
     one.sql(SHAPES["rowid"])
     two.take(one.drain(), one.node_id)
@@ -98,7 +98,7 @@ def steps_under_the_lock(path):
     return end - start
 
 
-def test_to_open_a_large_file_takes_as_long_under_the_lock_as_a_small_one(shape, tmp_path):
+def test_opening_a_large_file_holds_the_lock_briefly(shape, tmp_path):
     for rows in (10, 10_000):
         before_the_mesh(tmp_path / f"{rows}.db", shape, FILL.format(rows))
     small, large = (steps_under_the_lock(tmp_path / f"{rows}.db") for rows in (10, 10_000))

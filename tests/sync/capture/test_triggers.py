@@ -460,7 +460,7 @@ def test_text_that_is_not_utf8_arrives_byte_for_byte(both, table):
 
 @pytest.mark.parametrize("name", ["rowid", "oid", "_rowid_", "ROWID", '"rowid"', "id"])
 @pytest.mark.parametrize("shape", ["id INTEGER PRIMARY KEY, v", "id, v", "id INTEGER, v, PRIMARY KEY(id, v)"])
-def test_a_row_that_moves_under_any_name_of_its_rowid(both, shape, name):
+def test_row_that_moves_under_any_name_of_its_rowid(both, shape, name):
     first, second = both
     first.shell(f"CREATE TABLE t({shape}); INSERT INTO t VALUES(1, 'a'), (2, 'b'), (3, NULL), (NULL, 'd');")
     handed_over(first, second)
@@ -469,7 +469,7 @@ def test_a_row_that_moves_under_any_name_of_its_rowid(both, shape, name):
     assert second.sql("SELECT count(*) FROM t WHERE v = 'B'") == [(1,)]
 
 
-def test_rows_that_a_unique_index_does_not_hold_are_written_though_its_expression_would_fail(both):
+def test_a_failing_index_expression_does_not_block_unindexed_rows(both):
     first, second = both
     first.shell("""
         CREATE TABLE t(id INTEGER PRIMARY KEY, body, n);
@@ -507,7 +507,7 @@ def test_virtual_tables_and_views_are_left_out_and_said(both):
     assert notes["t"] == ""
 
 
-def test_a_table_that_is_left_out_by_name_stays_at_home(tmp_path):
+def test_a_table_excluded_by_name_stays_local(tmp_path):
     config = ReplicaConfig(exclude=("private*",))
     first, second = Peer(tmp_path / "0.db", 0, config=config), Peer(tmp_path / "1.db", 1)
     first.shell(

@@ -21,7 +21,7 @@ steps = st.lists(
 
 @examples(200)
 @given(steps)
-def test_every_tick_exceeds_all_that_was_issued_witnessed_or_overwritten(script):
+def test_every_tick_exceeds_all_known_clocks(script):
     clock = Clock()
     greatest = 0
     for what, value, floor in script:
@@ -49,7 +49,7 @@ def test_a_clock_before_1970_counts_as_1970():
     assert Clock().tick(-5) == 1
 
 
-def test_a_clock_at_the_end_of_time_stays_in_64_bits():
+def test_clock_at_end_of_time_stays_in_64_bits():
     assert hlc_from_ms(1 << 60) == HLC_MAX
 
 

@@ -64,14 +64,14 @@ def registers(changes):
 
 @examples(200)
 @given(histories(), st.data())
-def test_any_order_and_repetition_ends_in_the_registers_of_the_model(changes, data):
+def test_any_order_and_repetition_ends_in_registers_of_model(changes, data):
     order = data.draw(st.permutations(changes + data.draw(st.lists(st.sampled_from(changes), max_size=4))))
     assert joined(order) == registers(changes)
 
 
 @examples(200)
 @given(histories())
-def test_a_row_is_visible_when_its_newest_existence_is_a_birth(changes):
+def test_row_is_visible_when_its_newest_existence_is_birth(changes):
     claims = [(stamp, dead) for stamp, mask, dead in changes if mask & EXISTENCE]
     assert visible(joined(changes)) is bool(claims and not max(claims)[1])
 
@@ -119,7 +119,7 @@ def test_bits_are_the_set_bits_ascending(mask):
     assert list(bits_of(mask)) == [bit for bit in range(131) if mask >> bit & 1]
 
 
-def test_an_update_of_a_deleted_row_is_kept_only_if_it_is_later():
+def test_update_of_a_deleted_row_needs_a_later_clock():
     grave = [Entry((5, SITES[0]), EXISTENCE, dead=True)]
     assert join(grave, (4, SITES[1]), 0b10).gained == 0
     assert join(grave, (6, SITES[1]), 0b10).gained == 0b10

@@ -68,7 +68,7 @@ def test_a_repair_costs_what_differs_whatever_is_drawn(differences, draws, bytes
         assert left <= 2
 
 
-def test_two_that_share_their_cells_in_one_size_do_not_in_the_next():
+def test_rows_that_share_cells_separate_in_the_next_size():
     rng = random.Random(3)
     cells, pair = 12, None
     while pair is None:

@@ -80,7 +80,7 @@ def test_ends_and_gaps_are_told_rightly(items):
 
 @examples(200)
 @given(span_lists, st.integers(0, TOP), st.integers(0, TOP))
-def test_a_range_is_covered_when_each_of_its_values_is(items, after, upto):
+def test_range_is_covered_when_each_of_its_values_is(items, after, upto):
     after, upto = sorted((after, upto))
     if after < upto:
         site = SITES[0]

@@ -26,7 +26,7 @@ def holders(world, node, mark):
     return list(node.exchange.acknowledgements.peers_covering(node.peer.replica.site, mark))
 
 
-def test_a_write_is_on_the_peers_that_cover_it_and_on_no_other(world):
+def test_a_write_is_on_exactly_the_peers_covering_it(world):
     first, second, third = world.nodes
     world.link(first, second)
     link = world.link(first, third)
@@ -58,7 +58,7 @@ def test_writes_that_come_later_are_not_waited_for(world):
     assert holders(world, first, write_position(first.peer.replica)) == []
 
 
-def test_what_a_peer_holds_it_holds_after_its_link_has_ended(world):
+def test_a_peer_still_holds_data_after_its_link_ends(world):
     first, second, _ = world.nodes
     link = world.link(first, second)
     world.write(first, SCHEMA)
@@ -70,7 +70,7 @@ def test_what_a_peer_holds_it_holds_after_its_link_has_ended(world):
     assert first.exchange.acknowledgements.peers_covering(b"another site 16b", mark) == ()
 
 
-def test_a_peer_that_may_not_read_a_table_hears_nothing_of_it_and_holds_nothing_of_it(world):
+def test_a_peer_without_read_rights_is_not_counted(world):
     first, second, _ = world.nodes
     world.link(first, second)
     world.write(first, SCHEMA)
@@ -90,7 +90,7 @@ def test_an_answer_that_nobody_asked_for_counts_for_nothing(world):
     assert first.exchange.acknowledgements.peers_covering(site, {"t": 5}) == ()
 
 
-def test_a_silent_peer_is_asked_again_but_not_at_once(world):
+def test_silent_peer_is_asked_again_but_not_at_once(world):
     first, second, _ = world.nodes
     world.link(first, second)
     world.run(100)

@@ -51,7 +51,7 @@ def ahead_ms(node, world):
 
 
 @pytest.mark.parametrize("shape", TABLES)
-def test_what_was_written_in_the_future_is_stamped_again_once_two_clocks_agree(world, shape):
+def test_future_writes_are_stamped_again_once_two_clocks_agree(world, shape):
     wrong, right, third = world.nodes
     write(world, right, f"{TABLES[shape]}; INSERT INTO t VALUES('1', 'x', 1), ('2', 'y', 2), ('3', 'z', 3)")
     links = [world.link(wrong, right), world.link(right, third)]
@@ -90,7 +90,7 @@ def test_what_was_written_in_the_future_is_stamped_again_once_two_clocks_agree(w
     assert [node.peer.scrub().found for node in world.nodes] == [0, 0, 0]
 
 
-def test_a_later_write_of_others_wins_over_one_from_the_future(world):
+def test_later_write_of_others_wins_over_one_from_future(world):
     wrong, right, _ = world.nodes
     write(world, right, f"{TABLES['rowid']}; INSERT INTO t VALUES(1, 'x', 1)")
     link = world.link(wrong, right)
@@ -144,7 +144,7 @@ def test_what_a_peer_has_taken_keeps_its_stamp(world):
     assert_equal(wrong.peer, also.peer)
 
 
-def test_a_corrected_clock_stamps_by_the_time_of_the_mesh_and_takes_what_others_stamp(world):
+def test_a_corrected_clock_follows_the_mesh_in_both_directions(world):
     fast, slow, right = world.nodes
     write(world, right, f"{TABLES['rowid']}; INSERT INTO t VALUES(1, 'x', 1)")
     fast.peer.wall_ms += HOUR_MS
@@ -163,7 +163,7 @@ def test_a_corrected_clock_stamps_by_the_time_of_the_mesh_and_takes_what_others_
     assert not [notice for node in world.nodes for notice in node.noticed() if notice.endswith("refused")]
 
 
-def test_a_clock_that_was_set_is_not_corrected_by_what_was_told_before(world):
+def test_a_set_clock_ignores_earlier_offsets(world):
     node, other, _ = world.nodes
     node.peer.wall_ms -= HOUR_MS
     tell(world, node, HOUR_MS)
@@ -174,7 +174,7 @@ def test_a_clock_that_was_set_is_not_corrected_by_what_was_told_before(world):
     assert shown(other) == [("1", "x", 1)]
 
 
-def test_a_large_backlog_is_stamped_again_by_chunks_and_goes_on_after_a_restart(world):
+def test_a_large_backlog_is_restamped_in_chunks_across_restarts(world):
     wrong, right, _ = world.nodes
     wrong.peer.wall_ms += HOUR_MS
     write(world, wrong, TABLES["bag"])
@@ -199,7 +199,7 @@ def test_a_large_backlog_is_stamped_again_by_chunks_and_goes_on_after_a_restart(
     assert wrong.peer.scrub().found == 0
 
 
-def test_what_the_mesh_at_home_has_taken_is_not_stamped_again_for_two_strangers_with_a_wrong_clock(world):
+def test_accepted_writes_are_not_restamped_for_two_strangers(world):
     """Two machines of one image that are switched on at once agree on a wrong time."""
     laptop, home, _ = world.nodes
     write(world, laptop, f"{TABLES['bag']}; INSERT INTO t VALUES('1', 'x', 1), ('2', 'y', 2)")
@@ -218,7 +218,7 @@ def test_what_the_mesh_at_home_has_taken_is_not_stamped_again_for_two_strangers_
     assert_equal(laptop.peer, home.peer)
 
 
-def test_a_clock_that_seems_wrong_again_and_again_costs_ever_fewer_sites(world):
+def test_repeated_clock_corrections_cost_ever_fewer_sites(world):
     node, _, _ = world.nodes
     write(world, node, TABLES["rowid"])
     for _ in range(60):
@@ -233,7 +233,7 @@ def test_a_clock_that_seems_wrong_again_and_again_costs_ever_fewer_sites(world):
 
 @pytest.mark.parametrize("junk", [b"", b"\xff", b"\x82\x01\x02", "[1]", "{}", '["a", 1]', 7, 1.5])
 @pytest.mark.parametrize("fact", ["taken", "members", "scrub", "moving"])
-def test_what_another_hand_wrote_into_a_fact_is_as_none(world, fact, junk):
+def test_a_fact_that_somebody_else_wrote_is_ignored(world, fact, junk):
     one, two, _ = world.nodes
     write(world, one, f"{TABLES['rowid']}; INSERT INTO t VALUES('1', 'x', 1)")
     one.peer.replica.close()
@@ -246,7 +246,7 @@ def test_what_another_hand_wrote_into_a_fact_is_as_none(world, fact, junk):
     assert shown(two) == ROWS
 
 
-def test_what_a_clock_never_set_refused_comes_as_soon_as_it_knows_the_time(world):
+def test_refused_writes_come_once_the_clock_is_known(world):
     unset, right, _ = world.nodes
     write(world, right, f"{TABLES['rowid']}; INSERT INTO t VALUES(1, 'x', 1)")
     behind_ms = right.peer.wall_ms

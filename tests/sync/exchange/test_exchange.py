@@ -81,7 +81,7 @@ def test_who_is_behind_is_asked_for_nothing(world_of):
     assert asked == [0, 1]
 
 
-def test_who_is_behind_is_asked_all_the_same_when_its_link_opens(world_of):
+def test_peer_that_is_behind_is_asked_at_link_opening(world_of):
     world = world_of(2)
     link = chained(world)[0]
     world.cut(link)
@@ -105,7 +105,7 @@ def test_comparisons_with_all_peers_leave_together(world_of):
     assert len(times) == 3 * len(set(times))
 
 
-def test_a_split_heals_both_ways_within_two_round_trips_at_the_cost_of_the_rows(world_of):
+def test_a_split_heals_both_ways_within_two_round_trips(world_of):
     """Issue 4: new rows on both sides and updates on one; the bytes do not depend on what was shared before."""
     costs = []
     for shared in (200, 2_000):
@@ -135,7 +135,7 @@ def test_a_split_heals_both_ways_within_two_round_trips_at_the_cost_of_the_rows(
     assert abs(costs[0] - costs[1]) <= 400
 
 
-def test_three_in_a_chain_hand_on_what_the_middle_learnt(world_of):
+def test_three_in_chain_hand_on_what_middle_learnt(world_of):
     """A sees B, B sees C: nobody sees everybody."""
     world = world_of(3)
     world.publishing = False
@@ -177,7 +177,7 @@ def test_flapping_links_end_equal(world_of):
 
 
 @pytest.mark.parametrize("busy", [0, 1])
-def test_a_file_that_is_locked_for_long_is_served_afterwards(world_of, busy):
+def test_file_that_is_locked_for_long_is_served_afterwards(world_of, busy):
     world = world_of(2)
     world.write(world.nodes[1 - busy], FILL if busy else "SELECT 1", *((1, 2_000) if busy else ()))
     world.run(200)
@@ -190,7 +190,7 @@ def test_a_file_that_is_locked_for_long_is_served_afterwards(world_of, busy):
     all_equal(world)
 
 
-def test_a_live_batch_for_a_locked_file_comes_by_a_round(world_of):
+def test_live_batch_for_locked_file_comes_by_round(world_of):
     world = world_of(2)
     chained(world)
     lock = BusyFile(world.nodes[1])
@@ -202,7 +202,7 @@ def test_a_live_batch_for_a_locked_file_comes_by_a_round(world_of):
     all_equal(world)
 
 
-def test_writes_that_bypassed_the_triggers_are_found_by_a_scrub(world_of):
+def test_writes_that_bypassed_triggers_are_found_by_scrub(world_of):
     world = world_of(2)
     world.write(world.nodes[0], FILL, 1, 20)
     chained(world)

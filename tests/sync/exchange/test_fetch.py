@@ -38,7 +38,7 @@ def test_two_peers_do_not_send_the_same_rows_twice(world_of):
     assert sum(status.rows_received for status in late.exchange.links()) == 2_500 + 3  # the rows and three definitions
 
 
-def test_a_link_that_dies_in_a_round_costs_nothing_but_time(world_of):
+def test_link_that_dies_in_round_costs_nothing_but_time(world_of):
     world = world_of(2)
     world.write(world.nodes[0], FILL, 1, 5_000)
     world.run(100)
@@ -51,7 +51,7 @@ def test_a_link_that_dies_in_a_round_costs_nothing_but_time(world_of):
     all_equal(world)
 
 
-def test_a_chunk_from_the_future_is_left_out_and_covers_nothing(attacked):
+def test_chunk_from_future_is_left_out_and_covers_nothing(attacked):
     world, node, liar = attacked
     clock = node.peer.replica.status().clock_ms
     far = batch_of(LIAR_SITE, hlc_from_ms(WALL_MS + 3_600_000))
@@ -90,7 +90,7 @@ def test_rows_that_nobody_asked_for_end_the_link(attacked):
     unharmed(world)
 
 
-def test_a_round_that_brings_nothing_and_never_ends_is_dropped(attacked, monkeypatch):
+def test_round_that_brings_nothing_and_never_ends_is_dropped(attacked, monkeypatch):
     world, _, liar = attacked
     monkeypatch.setattr(fetch, "NOOP_CHUNKS_MAX", 50)
     stale = Bundle([Section("t", [], [])]).encode()
@@ -104,7 +104,7 @@ def test_a_round_that_brings_nothing_and_never_ends_is_dropped(attacked, monkeyp
     unharmed(world)
 
 
-def test_a_round_that_goes_on_for_ever_keeps_nobody_else_from_the_table(attacked):
+def test_an_endless_round_does_not_block_the_table(attacked):
     world, _, _ = attacked
     late = world.nodes[1]
     liar = Liar(world, late, link=9_002)
@@ -117,7 +117,7 @@ def test_a_round_that_goes_on_for_ever_keeps_nobody_else_from_the_table(attacked
     assert late.sql("SELECT v FROM t WHERE id = 60000") == [("elsewhere",)]
 
 
-def test_a_peer_that_falls_silent_in_a_round_is_given_up(attacked):
+def test_peer_that_falls_silent_in_round_is_given_up(attacked):
     world, _, liar = attacked
     late = world.nodes[1]
     liar = Liar(world, late, link=9_002)
@@ -129,7 +129,7 @@ def test_a_peer_that_falls_silent_in_a_round_is_given_up(attacked):
     assert late.sql("SELECT v FROM t WHERE id = 60000") == [("elsewhere",)]
 
 
-def test_what_comes_after_a_long_silence_is_not_asked_for_again(attacked):
+def test_message_after_a_long_silence_is_not_fetched_again(attacked):
     """As from a peer that took a large file in meanwhile: it once sent a million rows twice."""
     world, _, _ = attacked
     late = world.nodes[1]
@@ -149,7 +149,7 @@ def test_what_comes_after_a_long_silence_is_not_asked_for_again(attacked):
     assert not liar.dropped()
 
 
-def test_the_end_of_a_round_that_was_given_up_proves_nothing(world_of):
+def test_end_of_round_that_was_given_up_proves_nothing(world_of):
     """A chunk that found the file locked was not applied; the end of its round comes late, after the next has begun."""
     world = world_of(2)
     one, late = world.nodes

@@ -166,7 +166,7 @@ def play(world, name, side, call=0, error=None):
 
 @pytest.mark.parametrize("side", [0, 1])
 @pytest.mark.parametrize("name", STORIES)
-def test_an_error_at_any_step_of_a_round_ends_in_a_retry(worlds, monkeypatch, name, side):
+def test_error_at_any_step_of_round_ends_in_retry(worlds, monkeypatch, name, side):
     monkeypatch.setattr(drop_guard, "ALONE_SHARE", 1)  # the word of the one other node is enough
     total = play(worlds(), name, side)
     kinds = sorted(ERRORS)
@@ -207,7 +207,7 @@ def test_a_receiver_that_cannot_write_keeps_its_peer_waiting(worlds, kind, monke
 TOLD = {"locked": "database.locked", "full": "database.refused", "io": "database.refused"}
 
 
-def test_a_file_that_cannot_write_still_serves_what_is_stamped(worlds):
+def test_file_that_cannot_write_still_serves_what_is_stamped(worlds):
     world = worlds()
     one, two = world.nodes
     catch_up(world)
@@ -217,7 +217,7 @@ def test_a_file_that_cannot_write_still_serves_what_is_stamped(worlds):
     assert_equal(one.peer, two.peer)
 
 
-def test_below_the_floor_remote_rows_wait_and_local_writes_spread(worlds):
+def test_below_floor_remote_rows_wait_and_local_writes_spread(worlds):
     world = worlds()
     one, two = world.nodes
     free = 10_000_000
@@ -245,7 +245,7 @@ def test_below_the_floor_remote_rows_wait_and_local_writes_spread(worlds):
     assert two.exchange.file_trouble is None
 
 
-def test_the_floor_shows_on_a_node_that_takes_in_nothing(worlds):
+def test_the_floor_is_shown_while_nothing_is_taken_in(worlds):
     """Only its application writes, whose commits fail on a full disk: no commit, no drain."""
     world = worlds(1)
     (node,) = world.nodes
@@ -259,7 +259,7 @@ def test_the_floor_shows_on_a_node_that_takes_in_nothing(worlds):
     assert node.exchange.file_trouble.since_ms <= node.peer.wall_ms + world.now
 
 
-def test_a_round_that_brings_nothing_for_minutes_closes_its_link(worlds, monkeypatch):
+def test_round_that_brings_nothing_for_minutes_closes_its_link(worlds, monkeypatch):
     world = worlds()
     one, two = world.nodes
     catch_up(world)

@@ -24,7 +24,7 @@ def test_digests_that_always_lie_cost_little(attacked):
 
 
 @pytest.mark.slow
-def test_a_peer_that_asks_for_repairs_again_and_again_is_dropped(attacked):
+def test_a_peer_that_requests_repairs_endlessly_is_dropped(attacked):
     world, node, liar = attacked
     vector = node.peer.digests()["t"][0]
     for message in (
@@ -41,7 +41,7 @@ def test_a_peer_that_asks_for_repairs_again_and_again_is_dropped(attacked):
     unharmed(world)
 
 
-def test_a_peer_whose_digests_always_lie_has_the_table_scanned_less_and_less(attacked, monkeypatch):
+def test_lying_digests_cause_ever_fewer_scans(attacked, monkeypatch):
     """Equal vectors and other digests look like damage; each repair is a scan of the table on both sides."""
     world, node, liar = attacked
     scans = []

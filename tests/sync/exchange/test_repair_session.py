@@ -38,7 +38,7 @@ def test_rows_that_vanished_with_their_entries_are_brought_back(world_of, damage
     assert "repair.done" in [notice for each in world.nodes for notice in each.noticed()]
 
 
-def test_a_table_that_keeps_both_rows_of_one_id_is_repaired_too(world_of):
+def test_a_keep_both_table_is_repaired_too(world_of):
     world = world_of(2)
     node = world.nodes[1]
     world.write(world.nodes[0], FILL, 1, 100)
@@ -58,7 +58,7 @@ def test_a_table_that_keeps_both_rows_of_one_id_is_repaired_too(world_of):
     assert len(node.sql("SELECT * FROM t")) == 100
 
 
-def test_a_number_that_becomes_its_equal_of_the_other_type_beside_a_change_keeps_nobody_apart(world_of):
+def test_a_number_becoming_its_equal_keeps_replicas_equal(world_of):
     world = world_of(2)
     world.write(world.nodes[0], "CREATE TABLE n(id INTEGER PRIMARY KEY, b, c); INSERT INTO n VALUES(1, 0, 1.0)")
     chained(world)
@@ -69,7 +69,7 @@ def test_a_number_that_becomes_its_equal_of_the_other_type_beside_a_change_keeps
     assert not any(node.peer.recorded("mycomesh_conflicts") for node in world.nodes)
 
 
-def test_a_row_that_waits_for_its_place_takes_the_same_of_two_equal_numbers_as_others(world_of):
+def test_a_waiting_row_takes_the_same_equal_number(world_of):
     world = world_of(3)
     one, two, three = world.nodes
     world.write(one, "CREATE TABLE n(id INTEGER PRIMARY KEY, u UNIQUE, b, c)")
@@ -91,7 +91,7 @@ def test_a_row_that_waits_for_its_place_takes_the_same_of_two_equal_numbers_as_o
     assert one.sql("SELECT id, b, c, typeof(c) FROM n") == [(2, 7, 1.0, "real")]
 
 
-def test_two_values_of_one_write_end_as_one_and_the_other_is_on_record(world_of):
+def test_two_values_of_one_write_end_as_one_recorded(world_of):
     world = world_of(2)
     world.write(
         world.nodes[0], "CREATE TABLE n(id INTEGER PRIMARY KEY, b, c); INSERT INTO n VALUES(1, 0, 'as written')"

@@ -60,7 +60,7 @@ def captured(node):
 # ---- a script is let alone
 
 
-def test_a_script_that_makes_tables_one_by_one_does_not_meet_the_node(world):
+def test_script_of_many_tables_does_not_collide_with_nodes(world):
     node = world.nodes[0]
     for number in range(5):
         write(world, node, f"CREATE TABLE t{number}(v)")
@@ -74,7 +74,7 @@ def test_a_script_that_makes_tables_one_by_one_does_not_meet_the_node(world):
     assert not node.peer.replica.outbox.has_unstamped()
 
 
-def test_a_look_that_finds_no_new_commit_does_not_put_it_off_further(world):
+def test_a_look_without_a_new_commit_postpones_nothing(world):
     node = world.nodes[0]
     write(world, node, "CREATE TABLE t(v)")
     for _ in range(QUIET_MS // 10):
@@ -83,7 +83,7 @@ def test_a_look_that_finds_no_new_commit_does_not_put_it_off_further(world):
     assert captured(node) == {"t"}
 
 
-def test_a_schema_that_goes_on_changing_is_taken_in_all_the_same(world):
+def test_a_schema_that_keeps_changing_is_still_read(world):
     node = world.nodes[0]
     step = QUIET_MS - 10
     for number in range(DEFER_MS_MAX // step + 2):
@@ -92,7 +92,7 @@ def test_a_schema_that_goes_on_changing_is_taken_in_all_the_same(world):
     assert len(captured(node)) >= DEFER_MS_MAX // step
 
 
-def test_a_row_of_a_table_that_stands_goes_out_at_once(world):
+def test_row_of_table_that_stands_goes_out_at_once(world):
     one, two = world.nodes
     world.link(one, two)
     world.write(one, "CREATE TABLE t(v)")
@@ -122,7 +122,7 @@ def test_many_new_tables_are_taken_in_by_a_few(world, transactions):
     assert max(transactions) == NEW_TABLES_MAX
 
 
-def test_a_file_of_many_tables_is_opened_the_same_way(tmp_path, transactions):
+def test_file_of_many_tables_is_opened_same_way(tmp_path, transactions):
     world = World.made(tmp_path, 1)
     node = world.nodes[0]
     node.peer.replica.remove()
@@ -149,7 +149,7 @@ def test_a_peer_gets_the_rows_of_many_new_tables(world):
     assert one.sql("SELECT v FROM own") == [("x",)]
 
 
-def test_a_node_that_joins_makes_the_tables_of_the_mesh_by_a_few(world, transactions):
+def test_a_joining_node_makes_tables_in_small_groups(world, transactions):
     one, two = world.nodes
     one.sql(tables(3 * FACTS_MAX))
     world.do(one, CommitSeen())
@@ -193,7 +193,7 @@ def test_an_undone_transaction_leaves_nothing_behind_in_memory(world, monkeypatc
     assert world.nodes[1].sql("SELECT v, w FROM c") == [(1, 2)]
 
 
-def test_rows_that_came_before_their_table_are_asked_for_again(tmp_path):
+def test_rows_before_their_table_are_fetched_again(tmp_path):
     """A round that brought them is not taken for complete, though the table is there at its end."""
     one, two = (Peer(tmp_path / f"{number}.db", number) for number in range(2))
     one.sql("CREATE TABLE t(v); INSERT INTO t VALUES('early')")

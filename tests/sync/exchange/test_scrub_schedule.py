@@ -9,7 +9,7 @@ from tests.sync.peers import Peer
 from tests.sync.scans import FILL, SHAPES, bypassing
 
 
-def test_the_background_scrub_finds_it_by_and_by_and_says_so(tmp_path):
+def test_the_background_scrub_finds_and_reports_differences(tmp_path):
     one = Peer(tmp_path / "0.db", 0)
     one.sql(SHAPES["rowid"])
     one.sql(FILL.format(600))
@@ -22,7 +22,7 @@ def test_the_background_scrub_finds_it_by_and_by_and_says_so(tmp_path):
     world.close()
 
 
-def test_an_idle_node_compares_so_many_rows_at_a_time(tmp_path):
+def test_an_idle_node_compares_a_few_rows_at_once(tmp_path):
     one = Peer(tmp_path / "0.db", 0)
     one.sql(SHAPES["rowid"])
     one.sql(FILL.format(3_000))

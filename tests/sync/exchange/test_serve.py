@@ -16,7 +16,7 @@ INCOMPRESSIBLE = """
     INSERT INTO t SELECT i, randomblob(4000) FROM n"""
 
 
-def test_asking_for_everything_again_and_again_is_bounded_by_acknowledgements(attacked):
+def test_endless_requests_are_bounded_by_acknowledgements(attacked):
     world, node, liar = attacked
     world.write(node, INCOMPRESSIBLE, NOISE)
     liar.say(wire.Vectors((("t", Vector()),)), ms=5_000)
@@ -34,7 +34,7 @@ def chunk_bytes(liar):
     )
 
 
-def test_a_peer_that_asks_again_before_its_stream_has_ended_is_dropped(attacked):
+def test_a_request_before_a_streams_end_drops_the_peer(attacked):
     world, node, liar = attacked
     world.write(node, INCOMPRESSIBLE, NOISE)
     liar.say(*[wire.Vectors((("t", Vector()),))] * 2)
@@ -43,7 +43,7 @@ def test_a_peer_that_asks_again_before_its_stream_has_ended_is_dropped(attacked)
     unharmed(world, 3_000 + NOISE)
 
 
-def test_a_peer_that_asks_for_everything_again_and_again_is_dropped(attacked):
+def test_a_peer_that_requests_everything_endlessly_is_dropped(attacked):
     world, _, liar = attacked
     for _ in range(100):
         if liar.dropped():

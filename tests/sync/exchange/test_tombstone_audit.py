@@ -71,7 +71,7 @@ def test_one_member_that_lies_removes_no_rows(fleet_of, monkeypatch):
     assert fleet.sql(1, "SELECT count(*) FROM t") == [(21,)]
 
 
-def test_what_is_dropped_on_one_word_is_recorded_and_bounded(fleet_of, monkeypatch):
+def test_rows_dropped_on_one_word_are_recorded_and_bounded(fleet_of, monkeypatch):
     fleet = fleet_of(2)
     filled(fleet, rows=5)
     fleet.write(0, "WITH RECURSIVE n(i) AS (SELECT 100 UNION ALL SELECT i + 1 FROM n LIMIT 295)"
@@ -87,7 +87,7 @@ def test_what_is_dropped_on_one_word_is_recorded_and_bounded(fleet_of, monkeypat
 
 
 @pytest.mark.slow
-def test_a_late_node_learns_the_deletes_and_loses_none_of_its_own_rows(fleet_of):
+def test_a_late_node_learns_deletes_and_keeps_its_rows(fleet_of):
     fleet = fleet_of(3)
     filled(fleet)
     fleet.write(0, "INSERT INTO bag SELECT 'bag ' || id, 'w' FROM t; INSERT INTO words SELECT 'k' || id, v, w FROM t")
@@ -128,7 +128,7 @@ def test_a_late_node_learns_the_deletes_and_loses_none_of_its_own_rows(fleet_of)
 
 
 @pytest.mark.slow
-def test_what_others_got_from_a_late_node_is_audited_too(fleet_of):
+def test_what_others_got_from_late_node_is_audited_too(fleet_of):
     """The late node hands its dead rows to a newcomer, before either has met who deleted them."""
     fleet = fleet_of(4)
     fleet.isolate(3)
@@ -154,7 +154,7 @@ def test_what_others_got_from_a_late_node_is_audited_too(fleet_of):
 
 
 @pytest.mark.slow
-def test_a_link_that_dies_in_an_audit_costs_nothing_but_time(fleet_of):
+def test_link_that_dies_in_audit_costs_nothing_but_time(fleet_of):
     fleet = fleet_of(2)
     filled(fleet, rows=5)
     fleet.write(0, "WITH RECURSIVE n(i) AS (SELECT 100 UNION ALL SELECT i + 1 FROM n LIMIT 3000)"
@@ -195,7 +195,7 @@ def test_an_audit_costs_some_bytes_a_row(fleet_of):
     assert sum(map(len, audits)) < 1_000  # a bulk load is one run between two holes
 
 
-def test_answers_to_audits_that_nobody_asked_or_that_lie_do_no_harm(fleet_of):
+def test_unrequested_or_lying_audit_replies_do_no_harm(fleet_of):
     fleet = fleet_of(2)
     filled(fleet)
     site = fleet.nodes[0].peer.replica.site

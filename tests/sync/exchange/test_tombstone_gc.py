@@ -16,7 +16,7 @@ from tests.sync.peers import WALL_MS, shell
 from tests.sync.scale import SCALE
 
 
-def test_a_tombstone_goes_once_every_member_has_passed_it_and_the_hashes_stay_equal(fleet_of):
+def test_a_tombstone_goes_once_every_member_passed_it(fleet_of):
     fleet = fleet_of(3)
     filled(fleet)
     fleet.write(1, "DELETE FROM t WHERE id < 15")
@@ -68,7 +68,7 @@ def test_idle_nodes_say_something_only_where_tombstones_wait(fleet_of):
     assert [node.peer.replica.vector("t") for node in fleet.nodes] == moved
 
 
-def test_nothing_is_collected_before_the_mesh_has_said_who_its_members_are(fleet_of):
+def test_nothing_is_collected_before_the_members_are_known(fleet_of):
     fleet = fleet_of(2)
     fleet.link_all()
     fleet.world.run(MINUTE)
@@ -80,7 +80,7 @@ def test_nothing_is_collected_before_the_mesh_has_said_who_its_members_are(fleet
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("days", "left"), [(5, 15), (29, 15), (32, 0)])
-def test_a_member_away_holds_tombstones_up_until_the_retention_is_over(fleet_of, days, left):
+def test_member_away_holds_tombstones_up_until_retention_is_over(fleet_of, days, left):
     fleet = fleet_of(3)
     filled(fleet)
     fleet.isolate(2)
@@ -90,7 +90,7 @@ def test_a_member_away_holds_tombstones_up_until_the_retention_is_over(fleet_of,
 
 
 @pytest.mark.slow
-def test_when_a_member_was_heard_of_is_known_after_a_restart(fleet_of):
+def test_when_member_was_heard_of_is_known_after_restart(fleet_of):
     """A node that restarts every week must not wait for a lost one for ever."""
     fleet = fleet_of(3)
     filled(fleet)
@@ -170,7 +170,7 @@ class History:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("members", "periods"), [(2, 1), (9, 1), (10, 2), (50, 10)])
-def test_the_more_members_the_rarer_an_idle_site_says_that_it_has_nothing_older(fleet_of, members, periods):
+def test_in_a_larger_mesh_idle_sites_report_more_rarely(fleet_of, members, periods):
     """All sites report to all: a node receives the same number of reports a second in a mesh of any size."""
     fleet = fleet_of(2)
     fleet.link_all()

@@ -111,7 +111,7 @@ def test_rows_that_come_again_change_nothing(files):
     assert_equal(one, two)
 
 
-def test_the_write_lock_is_free_now_and_then_where_a_round_brings_rows_that_are_here_already(files):
+def test_a_round_of_known_rows_frees_the_write_lock(files):
     """One file's rows on two machines before they met: each row of the other is looked at by itself."""
     one, two = files(2)
     two.wall_ms += 1_000

@@ -52,11 +52,11 @@ def test_a_value_that_a_delete_hides_is_a_conflict(both):
     assert [lost for records in found for lost, _ in records] == ['{"v": "kept"}'] * 2
 
 
-def test_a_delete_that_loses_to_a_write_is_a_conflict(both):
+def test_delete_that_loses_to_write_is_conflict(both):
     found = apart(both, "DELETE FROM t WHERE id = 1", "UPDATE t SET v = 'later' WHERE id = 1")
     assert all(records for records in found)
 
 
-def test_different_values_are_a_conflict_of_the_columns_that_differ(both):
+def test_different_values_are_conflict_of_columns_that_differ(both):
     found = apart(both, "UPDATE t SET v = 'x', w = 'z' WHERE id = 1", "UPDATE t SET v = 'y', w = 'z' WHERE id = 1")
     assert [records[0][0] for records in found] == ['{"v": "x"}'] * 2

@@ -96,7 +96,7 @@ def test_a_chunked_drain_counts_each_change_once(trio):
     assert_equal(one, two)
 
 
-def test_a_birth_gives_the_first_value_and_a_new_birth_another(trio):
+def test_birth_gives_first_value_and_new_birth_another(trio):
     one, two, _ = stocked(trio)
     two.sql("UPDATE stock SET n = n - 1")
     converge(trio)
@@ -111,7 +111,7 @@ def test_a_birth_gives_the_first_value_and_a_new_birth_another(trio):
     all_show(trio, 52)
 
 
-def test_counting_in_a_row_that_is_deleted_meanwhile_is_on_record_and_can_be_found(trio):
+def test_counts_in_a_deleted_row_are_recorded(trio):
     one, two, three = stocked(trio)
     one.sql("DELETE FROM stock")
     one.drain()
@@ -124,7 +124,7 @@ def test_counting_in_a_row_that_is_deleted_meanwhile_is_on_record_and_can_be_fou
     assert_equal(one, two)
 
 
-def test_a_row_born_on_two_sides_is_the_later_one_and_counts_on(trio):
+def test_a_row_inserted_on_two_sides_counts_on(trio):
     one, two, _ = stocked(trio)
     one.sql("INSERT INTO stock VALUES('nut', 10, '')")
     one.drain()
@@ -166,7 +166,7 @@ def test_what_is_no_integer_is_a_plain_write(trio, statement, shown):
     all_show(trio, 42)
 
 
-def test_a_zero_of_the_other_sign_is_a_plain_write(trio):
+def test_zero_of_other_sign_is_plain_write(trio):
     one, two, _ = stocked(trio, "CREATE TABLE stock(item TEXT PRIMARY KEY, n, note)")
     one.sql("UPDATE stock SET n = 0.0")
     converge(trio)
@@ -226,7 +226,7 @@ def test_a_node_split_away_that_writes_plainly(trio):
     all_show(trio, 40)
 
 
-def test_a_declaration_that_comes_after_what_was_counted_under_it(trio):
+def test_declaration_that_comes_after_what_was_counted_under_it(trio):
     """A live batch overtakes the one with the fact: the differences wait as values of an unknown column do."""
     one, _, three = trio
     one.sql(STOCK)
@@ -285,7 +285,7 @@ def test_what_bypassed_the_triggers_counts_as_a_difference(trio):
     all_show(trio, 108)
 
 
-def test_a_total_that_a_constraint_refuses_is_parked_and_comes_back(trio):
+def test_total_that_constraint_refuses_is_parked_and_comes_back(trio):
     one, two, three = stocked(
         trio,
         "CREATE TABLE stock(item TEXT PRIMARY KEY, n INTEGER CHECK(n >= 0), note)",
@@ -317,7 +317,7 @@ def test_a_total_that_a_constraint_refuses_is_parked_and_comes_back(trio):
         ("twice", "has no stored column 'twice'"),
     ],
 )
-def test_a_column_that_cannot_count_is_refused_with_one_line(tmp_path, column, refusal):
+def test_column_that_cannot_count_is_refused_with_one_line(tmp_path, column, refusal):
     peer = Peer(tmp_path / "file.db", 0)
     peer.sql(
         "CREATE TABLE stock(item TEXT PRIMARY KEY, n INTEGER, code INTEGER UNIQUE, label TEXT, price REAL, twice AS (n * 2))"

@@ -21,7 +21,7 @@ def test_a_dropped_column_goes_everywhere_and_its_neighbours_stay(migrating):
     assert one.scrub().found == 0
 
 
-def test_rows_that_were_written_together_keep_what_is_left_of_them(migrating):
+def test_rows_written_together_keep_their_remaining_columns(migrating):
     made = migrating(2)
     one, two = made
     one.sql(
@@ -38,7 +38,7 @@ def test_rows_that_were_written_together_keep_what_is_left_of_them(migrating):
     assert all(peer.scrub().found == 0 for peer in made)
 
 
-def test_a_column_that_is_made_again_has_none_of_the_old_values(migrating):
+def test_a_recreated_column_has_none_of_the_old_values(migrating):
     one, two = started(migrating, T)
     migrate(one, "ALTER TABLE t DROP COLUMN b; ALTER TABLE t ADD COLUMN b")
     two.sql("UPDATE t SET b = 'old b' WHERE id = 1")

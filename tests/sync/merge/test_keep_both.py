@@ -43,7 +43,7 @@ def rows(peers, columns="id, what"):
     return peers[0].sql(f"SELECT {columns} FROM log ORDER BY what")
 
 
-def test_the_earlier_row_keeps_its_id_and_the_other_gets_one_below_zero(trio):
+def test_the_earlier_row_keeps_its_id(trio):
     one, two, three = kept(trio)
     written(one, "INSERT INTO log(what) VALUES('first')")
     written(two, "INSERT INTO log(what) VALUES('second')", ms=20)
@@ -131,7 +131,7 @@ def test_a_moved_row_does_not_move_back(trio):
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
-def test_three_rows_of_one_id_in_any_order_of_arrival(trio, order, tmp_path):
+def test_three_rows_of_one_id_arrive_in_any_order(trio, order, tmp_path):
     kept(trio)
     late = Peer(tmp_path / "late.db", 7, wall_ms=1_000)
     catch_up(late, trio[0])
@@ -150,7 +150,7 @@ def test_three_rows_of_one_id_in_any_order_of_arrival(trio, order, tmp_path):
     late.close()
 
 
-def test_the_row_that_has_the_id_is_deleted_before_its_site_hears_of_the_other(trio):
+def test_a_row_deleted_before_its_rival_arrives(trio):
     """Where the two never met in one file, the later row keeps its id; where they did, it moves back to it."""
     one, two, three = kept(trio)
     first = written(one, "INSERT INTO log(what) VALUES('first')")
@@ -165,7 +165,7 @@ def test_the_row_that_has_the_id_is_deleted_before_its_site_hears_of_the_other(t
     assert rows(trio) == [(1, "second")]
 
 
-def test_replace_and_delete_and_insert_are_new_rows_with_the_same_id(trio):
+def test_replace_and_reinsert_are_new_rows_with_one_id(trio):
     one, two, _ = kept(trio, fill="INSERT INTO log VALUES(1, 'old', 0)")
     written(one, "REPLACE INTO log VALUES(1, 'replaced', 1)")
     converge(trio)
@@ -253,7 +253,7 @@ def test_a_table_with_a_history(trio):
     assert len(rows(trio)) == len([row for row in after if row[0] >= 10])
 
 
-def test_a_row_deleted_before_the_policy_does_not_come_back_from_one_that_was_away(trio):
+def test_a_row_deleted_before_the_policy_stays_deleted(trio):
     one, two, three = trio
     one.sql(LOG)
     one.sql("INSERT INTO log VALUES(1, 'deleted', 0), (2, 'kept', 0)")
@@ -269,7 +269,7 @@ def test_a_row_deleted_before_the_policy_does_not_come_back_from_one_that_was_aw
     assert rows(trio) == [(2, "kept"), (1, "new")]
 
 
-def test_a_node_that_has_not_learnt_of_it_is_neither_heard_nor_broken(trio):
+def test_node_without_the_policy_is_not_merged_or_broken(trio):
     one, two, _ = trio
     one.sql(LOG)
     one.sql("INSERT INTO log VALUES(1, 'row', 0)")
@@ -375,7 +375,7 @@ def test_an_id_that_is_no_integer_is_refused(trio, policy, value, kind):
 
 
 @pytest.mark.parametrize("publishing", [True, False])
-def test_a_policy_decided_on_one_side_of_a_split_heals_without_a_broken_link(tmp_path, publishing):
+def test_a_policy_decided_in_a_split_keeps_its_links(tmp_path, publishing):
     world = World.made(tmp_path, 3)
     one, two, three = world.nodes
     world.publishing = publishing
@@ -435,7 +435,7 @@ WRITES = st.tuples(
     decided=st.integers(0, 25),
 )
 @examples(60)
-def test_every_replica_shows_the_same_rows_and_none_is_lost(tmp_path_factory, script, decided):
+def test_every_replica_shows_same_rows_and_none_is_lost(tmp_path_factory, script, decided):
     folder = tmp_path_factory.mktemp("keep-both")
     peers = [Peer(folder / f"{number}.db", number, wall_ms=1_000) for number in range(3)]
     peers[0].sql(LOG)

@@ -40,7 +40,7 @@ def rivals(pair):
     return pair
 
 
-def test_each_step_shows_a_bounded_number_of_rows_until_all_are(rivals):
+def test_each_step_shows_a_bounded_number_of_rows(rivals):
     one, two = rivals
     one.sql("DELETE FROM t")
     counts = [parked(one)]
@@ -54,7 +54,7 @@ def test_each_step_shows_a_bounded_number_of_rows_until_all_are(rivals):
     assert_equal(one, two)
 
 
-def test_what_a_crash_interrupts_is_gone_on_with_when_the_file_is_opened(rivals):
+def test_an_interrupted_retry_continues_at_the_next_opening(rivals):
     one, two = rivals
     one.sql("DELETE FROM t")
     while parked(one) == ROWS:
@@ -84,7 +84,7 @@ def test_a_write_between_two_steps_keeps_its_place_everywhere(rivals):
     assert parked(one) == 1
 
 
-def test_a_step_that_is_undone_loses_none_of_the_rows_that_wait(rivals):
+def test_an_undone_step_loses_no_waiting_row(rivals):
     one, two = rivals
     one.sql("DELETE FROM t")
 
@@ -101,7 +101,7 @@ def test_a_step_that_is_undone_loses_none_of_the_rows_that_wait(rivals):
     assert_equal(one, two)
 
 
-def test_many_values_of_a_column_that_comes_late_are_shown_in_steps(pair):
+def test_values_of_a_late_column_are_shown_in_steps(pair):
     one, two = pair
     one.sql("CREATE TABLE t(id PRIMARY KEY, name)")
     fill(one, "a")
@@ -125,7 +125,7 @@ def test_many_values_of_a_column_that_comes_late_are_shown_in_steps(pair):
 
 
 @pytest.mark.parametrize("how", ["hand", "migrate"])
-def test_rows_that_a_constraint_refused_come_in_as_soon_as_it_is_gone(pair, how):
+def test_rows_return_when_their_constraint_is_gone(pair, how):
     one, two = pair
 
     def change(peer, script):

@@ -127,7 +127,7 @@ def test_an_honest_batch_of_new_rows_stays_whole(peers):
     assert two.sql("SELECT count(*) FROM bag") == [(CHUNK_ROWS_MAX,)]
 
 
-def test_a_batch_that_fits_is_not_divided_because_another_came_before_it(peers):
+def test_a_batch_that_fits_is_not_divided(peers):
     one, two = peers(2)
     first = of_one_commit(one, (f"{COUNT} INSERT INTO words SELECT 'k' || i, 0 FROM n", CHUNK_ROWS_MAX))
     batches = [of_one_commit(one, (f"UPDATE words SET v = {number} WHERE rowid <= 60",)) for number in range(1, 5)]
@@ -200,7 +200,7 @@ def random_batch(rng, peer):
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_a_crash_between_two_parts_leaves_what_a_round_completes(peers, monkeypatch, seed):
+def test_crash_between_two_parts_leaves_what_round_completes(peers, monkeypatch, seed):
     rng = random.Random(seed)
     one, two, whole = peers(3)
     monkeypatch.setattr("mycomesh.sync.merge.work_budget.TRANSACTION_WEIGHT_MAX", CHUNK_ROWS_MAX + 20 * EDIT_WEIGHT)
@@ -236,7 +236,7 @@ def test_a_crash_between_two_parts_leaves_what_a_round_completes(peers, monkeypa
     assert one.digests() == two.digests() == whole.digests()
 
 
-def test_what_the_parts_before_a_failure_have_stamped_is_published(peers):
+def test_what_parts_before_failure_have_stamped_is_published(peers):
     one, two = peers(2)
     one.sql(f"{COUNT} INSERT INTO words SELECT 'k' || i, 0 FROM n", MANY)
     converge([one, two])
@@ -255,7 +255,7 @@ def test_what_the_parts_before_a_failure_have_stamped_is_published(peers):
     assert one.sql("SELECT v FROM bag") == [("written before",)]
 
 
-def test_ranges_with_more_gaps_than_a_vector_may_tell_are_left_to_a_round(peers):
+def test_ranges_with_too_many_gaps_wait_for_a_round(peers):
     one, two = peers(2)
     site = one.node_id[:8] + bytes(8)
     first = (one.wall_ms << 16) + 1
@@ -285,7 +285,7 @@ def test_a_batch_of_many_facts_is_divided_too(peers):
     assert_equal(one, two)
 
 
-def test_rows_that_a_partial_index_refuses_are_found_without_reading_the_table(peers):
+def test_rows_refused_by_a_partial_index_need_no_scan(peers):
     one, two = peers(2)
     two.sql("INSERT INTO pairs VALUES(1, 1, 7), (1, 2, 8)")
     one.sql("INSERT INTO pairs VALUES(2, 1, 7)")

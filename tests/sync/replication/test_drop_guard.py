@@ -65,14 +65,14 @@ def test_one_member_may_drop_a_thousand_at_most(filled, monkeypatch, over):
 
 
 @pytest.mark.parametrize("room", [0, 1, 2, 3])
-def test_one_member_may_not_drop_more_rows_than_the_record_has_room_for(filled, room):
+def test_one_members_dropped_rows_stay_within_the_record(filled, room):
     replica = filled(200)
     replica.store.conflict_room.limits = ConflictLimits(records=room)
     assert rows_allowed(replica.tables["t"]) == min(room, 2)
 
 
 @pytest.mark.parametrize("over", [-1, 0, 1])
-def test_one_member_may_not_drop_more_bytes_than_the_record_has_room_for(filled, over):
+def test_one_members_dropped_bytes_stay_within_the_record(filled, over):
     replica = filled(200)
     replica.store.conflict_room.limits = ConflictLimits(size=4_000)
     assert (replica.drop_guard.judge("t", ONE, stamps(0, 1), 1_000 + over).doubted > 0) is (over > 0)
@@ -109,7 +109,7 @@ def test_a_person_accepts_what_was_claimed_and_no_more(filled):
 
 
 @pytest.mark.parametrize(("count", "confirmed"), [(CLAIMED_STAMPS_MAX, 3), (CLAIMED_STAMPS_MAX + 1, 0)])
-def test_a_claim_that_is_too_long_to_keep_confirms_nothing(filled, count, confirmed):
+def test_claim_that_is_too_long_to_keep_confirms_nothing(filled, count, confirmed):
     replica = filled(50)
     replica.drop_guard.judge("t", ONE, stamps(0, count))
     assert len(replica.drop_guard.judge("t", TWO, stamps(0, 3)).stamps) == 2 * confirmed

@@ -49,7 +49,7 @@ def fact_of(columns, row, keys=None):
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_a_batch_that_may_not_be_is_refused_as_a_whole(attacked, bundle, reason):
+def test_an_invalid_batch_is_refused_as_a_whole(attacked, bundle, reason):
     world, node, liar = attacked
     before, digests = node.peer.tables(), node.peer.digests()
     world.do(node, BatchReceived(liar.link, liar.PEER, bundle.encode()))
@@ -60,7 +60,7 @@ def test_a_batch_that_may_not_be_is_refused_as_a_whole(attacked, bundle, reason)
     unharmed(world)
 
 
-def test_nothing_is_noted_of_a_table_that_a_refused_batch_spoke_of(attacked):
+def test_a_refused_batch_leaves_no_note_of_its_table(attacked):
     world, node, liar = attacked
     odd = fact_of(("kind", "name", "sql"), ["table", "odd", "CREATE TABLE odd(a); DROP TABLE t"])
     odd.sections += batch_of(LIAR_SITE, PRESENT, rows=[["text", "v"]]).sections
@@ -71,7 +71,7 @@ def test_nothing_is_noted_of_a_table_that_a_refused_batch_spoke_of(attacked):
 
 
 @pytest.mark.parametrize("ms", [0, 10, 5_000])
-def test_a_table_that_a_refused_batch_has_made_is_forgotten(attacked, ms):
+def test_table_that_refused_batch_has_made_is_forgotten(attacked, ms):
     world, node, liar = attacked
     made = fact_of(("kind", "name", "sql"), ["table", "odd", "CREATE TABLE odd(a)"])
     made.sections += batch_of(LIAR_SITE, PRESENT, rows=[["text", "v"]]).sections
@@ -89,7 +89,7 @@ def test_a_table_that_a_refused_batch_has_made_is_forgotten(attacked, ms):
     [["dropped", 'dropped:["t", "v"]', ""], ["dropped", 'dropped:["t"]', ""], ["name", 'name:["t"]', "moved"]],
     ids=lambda fact: fact[1],
 )
-def test_tables_that_a_refused_batch_has_changed_are_as_they_were(attacked, fact):
+def test_a_refused_batch_leaves_tables_as_they_were(attacked, fact):
     world, node, liar = attacked
     change = fact_of(("kind", "name", "sql"), fact)
     change.sections += batch_of(LIAR_SITE, PRESENT, table="words", rows=[["no key", 1]]).sections

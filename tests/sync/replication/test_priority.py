@@ -48,7 +48,7 @@ def published(peer):
     return [(action.priority, tables_of(action.payload)) for action in actions if isinstance(action, Publish)]
 
 
-def test_what_is_urgent_is_a_batch_of_its_own_before_the_others(peer_of):
+def test_urgent_rows_are_a_batch_before_the_others(peer_of):
     peer = peer_of("ALERT*")
     peer.sql(SCHEMA)
     peer.drain()
@@ -65,7 +65,7 @@ def test_without_urgent_tables_one_transaction_is_one_batch(peer_of):
     assert (priority, sorted(tables)) == (1, ["alerts", "bulk"])
 
 
-def test_a_table_is_urgent_by_the_name_that_it_has_here(peer_of):
+def test_table_is_urgent_by_name_that_it_has_here(peer_of):
     peer = peer_of("sirens")
     peer.sql(SCHEMA)
     peer.drain()
@@ -85,7 +85,7 @@ def test_definitions_go_with_what_is_urgent(peer_of):
     assert list(classes) == [(0, SCHEMA_TABLE), (0, "alerts"), (1, "bulk")]
 
 
-def test_an_alert_does_not_wait_for_the_chunks_of_a_bulk_load(peer_of):
+def test_alert_does_not_wait_for_chunks_of_bulk_load(peer_of):
     peer = peer_of("alerts")
     peer.sql(SCHEMA)
     peer.drain()
@@ -97,7 +97,7 @@ def test_an_alert_does_not_wait_for_the_chunks_of_a_bulk_load(peer_of):
 
 
 @pytest.mark.parametrize("turned", [False, True])
-def test_batches_of_both_classes_leave_no_gap_whichever_comes_first(peer_of, turned):
+def test_batches_of_both_classes_leave_no_gap(peer_of, turned):
     one, two = peer_of("alerts"), peer_of()
     one.sql(SCHEMA)
     two.take(one.drain(), origin=one.node_id)
@@ -125,7 +125,7 @@ def test_a_beat_stays_in_the_order_of_its_table(peer_of):
     assert two.digests() == one.digests()
 
 
-def test_whoever_was_away_gets_what_is_urgent_first_and_alone(peer_of):
+def test_a_returning_node_gets_urgent_rows_first_and_alone(peer_of):
     one, two = peer_of("alerts"), peer_of()
     one.sql(SCHEMA)
     two.take(one.drain(), origin=one.node_id)
@@ -138,7 +138,7 @@ def test_whoever_was_away_gets_what_is_urgent_first_and_alone(peer_of):
     assert stream.next(one.wall_ms).bundle is None
 
 
-def test_what_becomes_urgent_while_a_stream_runs_is_its_next_chunk(peer_of):
+def test_newly_urgent_rows_are_the_streams_next_chunk(peer_of):
     one, two = peer_of("alerts"), peer_of()
     one.sql(SCHEMA)
     two.take(one.drain(), origin=one.node_id)

@@ -40,7 +40,7 @@ def rows(node, table):
     return [value for (value,) in node.sql(f"SELECT v FROM {table} ORDER BY id")]
 
 
-def test_the_first_pattern_decides_and_who_is_not_named_may_everything():
+def test_the_first_pattern_decides_and_unnamed_nodes_may_everything():
     rights = Rights(b"a", ((b"b", ALERTS), (b"c", (("secret", "-"), ("*", "rw"))), (b"d", ())))
     assert rights.may_write(b"b", "alerts_2")
     assert not rights.may_write(b"b", "logs")
@@ -51,7 +51,7 @@ def test_the_first_pattern_decides_and_who_is_not_named_may_everything():
     assert rights.forbidden_tables([b"not even read"]) == []
 
 
-def test_what_a_read_only_node_writes_is_kept_there_said_there_and_accepted_by_nobody(world_of):
+def test_writes_of_a_read_only_node_stay_local(world_of):
     world = world_of(3, {1: READER})
     one, reader, other = world.nodes
     for left, right in ((one, reader), (reader, other), (one, other)):
@@ -72,7 +72,7 @@ def test_what_a_read_only_node_writes_is_kept_there_said_there_and_accepted_by_n
     assert rows(other, "logs") == ["theirs"]
 
 
-def test_a_node_may_write_one_family_of_tables_and_not_the_others_even_in_one_batch(world_of):
+def test_rights_apply_per_table_within_one_batch(world_of):
     world = world_of(2, {1: ALERTS})
     one, sensor = world.nodes
     world.link(one, sensor)
@@ -83,7 +83,7 @@ def test_a_node_may_write_one_family_of_tables_and_not_the_others_even_in_one_ba
     assert rows(one, "logs") == []
 
 
-def test_a_round_brings_what_its_sender_may_write_and_nothing_else(world_of):
+def test_a_round_brings_only_what_its_sender_may_write(world_of):
     world = world_of(2, {1: ALERTS})
     one, sensor = world.nodes
     link = world.link(one, sensor)
@@ -96,7 +96,7 @@ def test_a_round_brings_what_its_sender_may_write_and_nothing_else(world_of):
     assert rows(one, "logs") == []
 
 
-def test_a_hostile_reader_gets_nothing_in_by_live_batch_chunk_or_mend(world_of):
+def test_a_hostile_reader_gets_nothing_accepted(world_of):
     world = world_of(2, {1: READER})
     one, reader = world.nodes
     link = world.link(one, reader)
@@ -126,7 +126,7 @@ def _batches(node):
         yield chunk.bundle
 
 
-def test_who_may_not_read_a_table_is_not_told_of_it_even_when_it_asks(world_of):
+def test_a_node_without_read_rights_learns_nothing(world_of):
     world = world_of(2, {1: (("alerts*", "rw"), ("mycomesh_schema", "rw"))})
     one, sensor = world.nodes
     link = world.link(one, sensor)

@@ -23,7 +23,7 @@ def test_a_scrub_finds_what_no_trigger_saw(scanned, shape):
     assert one.scrub().found == 0
 
 
-def test_a_scrub_leaves_alone_what_is_parked_held_or_deleted(scanned):
+def test_scrub_leaves_alone_what_is_parked_held_or_deleted(scanned):
     one, two = scanned(0), scanned(1)
     one.sql("CREATE TABLE t(id INTEGER PRIMARY KEY, v UNIQUE, n INTEGER DEFAULT 0)")
     converge([one, two])
@@ -39,7 +39,7 @@ def test_a_scrub_leaves_alone_what_is_parked_held_or_deleted(scanned):
     assert_equal(one, two)
 
 
-def test_a_scrub_goes_on_where_the_last_run_had_come_to(scanned):
+def test_scrub_goes_on_where_last_run_had_come_to(scanned):
     one = scanned()
     one.sql(SHAPES["rowid"])
     one.sql(FILL.format(300))
@@ -57,7 +57,7 @@ def test_a_scrub_goes_on_where_the_last_run_had_come_to(scanned):
     assert found == 1  # the next pass finds the other
 
 
-def test_a_scrub_takes_no_write_lock_where_nothing_is_wrong(tmp_path):
+def test_scrub_takes_no_write_lock_where_nothing_is_wrong(tmp_path):
     one = Peer(tmp_path / "0.db", 0)
     one.sql(SHAPES["rowid"])
     one.sql(FILL.format(600))

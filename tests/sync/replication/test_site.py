@@ -10,7 +10,7 @@ from mycomesh.sync.replication.site import RENEWALS_MAX
 from tests.sync.peers import assert_equal, converge
 
 
-def test_a_peer_that_lies_about_this_site_again_and_again_is_refused(pair):
+def test_a_peer_that_lies_about_this_site_is_refused(pair):
     one, two = pair
     one.sql("CREATE TABLE t(id INTEGER PRIMARY KEY, v); CREATE TABLE bag(v)")
     one.sql(
@@ -34,7 +34,7 @@ def test_a_peer_that_lies_about_this_site_again_and_again_is_refused(pair):
     assert two.tables() == before
 
 
-def test_what_peers_truly_cover_of_this_site_is_no_reason_for_another(pair):
+def test_true_coverage_of_this_site_needs_no_new_site(pair):
     one, two = pair
     one.sql("CREATE TABLE t(id INTEGER PRIMARY KEY, v); INSERT INTO t VALUES(1, 'a')")
     converge(pair)

@@ -69,7 +69,7 @@ def test_a_round_brings_what_fits_and_covers_no_more(peer):
     assert kept == [(NODE_SITES_MAX,)]
 
 
-def test_a_prior_of_a_refused_site_costs_only_the_prior(peer):
+def test_prior_of_refused_site_costs_only_prior(peer):
     peer.take([rows(0, NODE_SITES_MAX)], origin=OTHER)
     writer = bytes([98]) * 16
     section = Section(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from tests.sync.peers import converge
 
 
-def test_tables_renamed_at_once_all_make_room_for_the_mesh(pair):
+def test_tables_renamed_at_once_all_make_room_for_mesh(pair):
     one, two = pair
     for name in ("a", "b"):
         one.sql(f"CREATE TABLE {name}(id INTEGER PRIMARY KEY, x)")

@@ -26,7 +26,7 @@ def test_a_member_states_no_more_tables_than_it_may(few, pair):
     assert one.node_id[:8].hex() in note
 
 
-def test_members_together_state_no_more_than_the_limit_and_all_leave_out_the_same(few, trio):
+def test_members_together_state_no_more_facts_than_the_limit(few, trio):
     one, two, three = trio
     for number in range(3):
         for peer in (one, two):

@@ -100,7 +100,7 @@ def test_an_index_holds_many_rows_that_come_at_once(indexed):
     assert len(found(one, "many1")) == 1_000
 
 
-def test_an_index_holds_what_this_node_writes_while_its_file_is_opened_again(indexed):
+def test_an_index_keeps_writes_during_a_reopening(indexed):
     one, two = indexed()
     one.close()
     two.shell("UPDATE t SET name = 'omega' WHERE id = 1")
@@ -194,7 +194,7 @@ def test_a_constraint_of_an_index_parks_no_row(indexed):
     assert "index area" in note(one, "b")
 
 
-def test_a_trigger_that_writes_more_than_an_index_is_told_and_does_not_run(indexed):
+def test_a_trigger_that_writes_more_is_reported_not_run(indexed):
     """Its rows in the other table come as rows: a second one of each would be wrong."""
     index = FTS5.replace(
         "VALUES(new.id, new.name); END;", "VALUES(new.id, new.name); INSERT INTO log VALUES(new.id); END;", 1
@@ -243,7 +243,7 @@ def test_a_damaged_index_stops_no_merge_and_is_told(indexed):
     assert not note(two)
 
 
-def test_an_index_of_another_table_goes_on_beside_a_damaged_one(indexed):
+def test_index_of_another_table_goes_on_beside_damaged_one(indexed):
     other = "CREATE TABLE o(id INTEGER PRIMARY KEY, name TEXT); INSERT INTO o VALUES(1, 'alpha');"
     both = FTS5 + re.sub(r"\bt_", "o_", FTS5).replace("'t'", "'o'").replace("ON t ", "ON o ")
     one, two = indexed(both, TABLE + other)
@@ -266,7 +266,7 @@ def test_an_index_whose_tables_are_gone_stops_no_merge(indexed):
     assert "index t_fts is not kept up to date" in note(one)
 
 
-def test_an_index_that_failed_is_kept_again_once_it_is_rebuilt_and_the_node_starts(indexed):
+def test_a_rebuilt_index_works_again_after_a_restart(indexed):
     one, two = indexed()
     kept = one.shell("SELECT id, hex(block) FROM t_fts_data WHERE id < 11")
     assert kept
@@ -284,7 +284,7 @@ def test_an_index_that_failed_is_kept_again_once_it_is_rebuilt_and_the_node_star
     assert found(one, "pi") == [1]
 
 
-def test_columns_that_are_renamed_and_dropped_take_the_index_along(indexed):
+def test_columns_that_are_renamed_and_dropped_take_index_along(indexed):
     one, two = indexed()
     one.replica.migrate("ALTER TABLE t DROP COLUMN more", one.wall_ms)
     one.shell("ALTER TABLE t ADD COLUMN shelf")
@@ -300,7 +300,7 @@ def test_columns_that_are_renamed_and_dropped_take_the_index_along(indexed):
         assert (found(peer, "omega"), found(peer, "pi")) == ([1], [2])
 
 
-def test_a_column_that_an_index_needs_stays_and_is_told(indexed):
+def test_column_that_index_needs_stays_and_is_told(indexed):
     one, two = indexed("")
     two.shell(FTS5)
     two.drain()
@@ -343,7 +343,7 @@ def test_a_migration_writes_into_the_index_once(indexed):
         assert (found(peer, "omega"), found(peer, "pi")) == ([1], [5])
 
 
-def test_a_table_that_is_dropped_on_the_mesh_goes_with_its_triggers(indexed):
+def test_a_dropped_table_takes_its_triggers_along(indexed):
     one, two = indexed()
     one.replica.migrate("DROP TABLE t", one.wall_ms)
     converge([one, two])
@@ -355,7 +355,7 @@ def test_a_table_that_is_dropped_on_the_mesh_goes_with_its_triggers(indexed):
     assert_equal(one, two)
 
 
-def test_a_table_that_a_program_makes_anew_is_indexed_once(indexed):
+def test_table_that_program_makes_anew_is_indexed_once(indexed):
     """SQLite keeps a TEMP trigger whose table another connection drops, and has it stand again for one of that name."""
     one, two = indexed()
     one.shell(

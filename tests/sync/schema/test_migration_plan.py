@@ -13,7 +13,7 @@ from tests.sync.peers import assert_equal, converge
 from tests.sync.shapes import SHAPES
 
 
-def test_a_dropped_table_goes_everywhere_and_its_name_may_be_used_again(migrating):
+def test_a_dropped_tables_name_may_be_used_again(migrating):
     one, two, three = started(migrating, T, 3)
     assert migrate(one, "DROP TABLE t") == ["drops t and its rows"]
     two.sql("INSERT INTO t VALUES(7, 1, 2, 3)")
@@ -29,7 +29,7 @@ def test_a_dropped_table_goes_everywhere_and_its_name_may_be_used_again(migratin
     assert one.sql(left) == two.sql(left)
 
 
-def test_rows_that_a_migration_writes_arrive_with_what_it_changes(migrating):
+def test_rows_that_migration_writes_arrive_with_what_it_changes(migrating):
     one, two = started(
         migrating, "CREATE TABLE p(id INTEGER PRIMARY KEY, first, last); INSERT INTO p VALUES(1, 'Ada', 'L')"
     )
@@ -75,7 +75,7 @@ def test_a_twelve_step_rebuild_drops_a_unique_column(migrating):
     assert not note(two)
 
 
-def test_a_column_that_a_rebuild_brings_is_not_written_by_those_who_add_it_with_its_index(migrating):
+def test_a_rebuilds_indexed_column_is_not_overwritten_by_others(migrating):
     one, two = started(migrating, T)
     two.sql("INSERT INTO t(id, a) VALUES(70, 'here'), (71, 'here too')")
     converge([one, two])
@@ -96,7 +96,7 @@ def test_a_column_that_a_rebuild_brings_is_not_written_by_those_who_add_it_with_
     assert not one.recorded("mycomesh_conflicts") + two.recorded("mycomesh_conflicts")
 
 
-def test_a_table_of_which_two_nodes_drop_different_columns_until_none_is_left_ends_on_all(migrating):
+def test_two_nodes_that_drop_all_columns_end_equal(migrating):
     one, two, three = started(
         migrating, "CREATE TABLE t(a, b); INSERT INTO t VALUES('a1', 'b1'); " + T.replace(" t", " u"), 3
     )
@@ -115,7 +115,7 @@ def test_a_table_of_which_two_nodes_drop_different_columns_until_none_is_left_en
     assert note(three) == "not replicated: the mesh has dropped all of its columns"
 
 
-def test_what_refers_to_a_dropped_column_keeps_it_here_and_says_so(migrating):
+def test_a_reference_keeps_a_dropped_column_and_reports_it(migrating):
     one, two = started(migrating, T)
     two.sql("CREATE VIEW mine AS SELECT b FROM t")
     migrate(one, "ALTER TABLE t DROP COLUMN b")
@@ -132,7 +132,7 @@ def test_what_refers_to_a_dropped_column_keeps_it_here_and_says_so(migrating):
     assert not note(two)
 
 
-def test_indexes_go_with_their_columns_and_stand_for_newcomers_under_new_names(migrating):
+def test_indexes_follow_their_renamed_and_dropped_columns(migrating):
     one, two = started(migrating, T + "; CREATE UNIQUE INDEX ua ON t(a); CREATE INDEX ib ON t(b)")
     migrate(
         one, "DROP INDEX ib; ALTER TABLE t DROP COLUMN b; ALTER TABLE t RENAME COLUMN a TO z; ALTER TABLE t RENAME TO w"
@@ -201,7 +201,7 @@ def test_every_shape_loses_and_renames_columns_under_way(migrating, shape):
         ("SELEC 1", 'line 1: near "SELEC": syntax error'),
     ],
 )
-def test_what_cannot_be_done_is_one_line_and_changes_nothing(migrating, script, error):
+def test_an_impossible_migration_is_one_line_without_changes(migrating, script, error):
     one, two = started(migrating, T)
     before, digests = one.tables(), one.digests()
     schema = one.sql("SELECT name, sql FROM sqlite_schema ORDER BY 1, 2")
@@ -225,7 +225,7 @@ def test_a_dry_run_tells_and_changes_nothing(migrating):
     assert one.tables() == before
 
 
-def test_a_split_in_which_both_sides_migrate_and_write_heals_live(tmp_path):
+def test_a_split_with_migrations_on_both_sides_heals_live(tmp_path):
     world = World.made(tmp_path, 4)
     one, two, three, four = world.nodes
     links = [world.link(one, two), world.link(two, three), world.link(three, four)]
@@ -260,7 +260,7 @@ def test_a_split_in_which_both_sides_migrate_and_write_heals_live(tmp_path):
     world.close()
 
 
-def test_a_migration_writes_a_table_with_a_full_text_index(migrating):
+def test_migration_writes_table_with_full_text_index(migrating):
     (one,) = started(migrating, "CREATE TABLE t(id INTEGER PRIMARY KEY, name); INSERT INTO t VALUES(1, 'alpha')", 1)
     one.shell(
         "CREATE VIRTUAL TABLE words USING fts5(name); CREATE TRIGGER kept AFTER UPDATE ON t BEGIN"

@@ -8,7 +8,7 @@ from tests.sync.migrations import T, migrate, note, started
 from tests.sync.peers import assert_equal, converge
 
 
-def test_renamed_columns_keep_their_values_and_meet_writes_under_the_old_name(migrating):
+def test_renamed_columns_accept_writes_under_the_old_name(migrating):
     one, two = started(migrating, T)
     told = migrate(
         one, "ALTER TABLE t RENAME COLUMN a TO b2; ALTER TABLE t RENAME b TO a; ALTER TABLE t RENAME b2 TO b"
@@ -32,7 +32,7 @@ def test_renamed_columns_keep_their_values_and_meet_writes_under_the_old_name(mi
     assert all(peer.scrub().found == 0 for peer in (one, two, newcomer))
 
 
-def test_a_renamed_table_goes_on_everywhere_and_its_old_name_is_free(migrating):
+def test_a_renamed_table_continues_and_frees_its_name(migrating):
     one, two = started(migrating, T)
     assert migrate(one, "ALTER TABLE t RENAME TO archive; CREATE TABLE t(x)") == ["creates t", "renames t to archive"]
     one.shell("INSERT INTO t VALUES('new');")
@@ -61,7 +61,7 @@ def test_two_tables_trade_names(migrating):
     assert one.sql("SELECT a FROM u WHERE id = 1") == [("traded",)]
 
 
-def test_of_two_names_given_at_once_the_later_stands_on_both(migrating):
+def test_of_two_concurrent_names_the_later_applies(migrating):
     one, two = started(migrating, T)
     two.wall_ms += 10_000
     migrate(one, "ALTER TABLE t RENAME TO x; ALTER TABLE x RENAME COLUMN a TO one")
@@ -71,7 +71,7 @@ def test_of_two_names_given_at_once_the_later_stands_on_both(migrating):
     assert one.sql("SELECT id, two, c FROM y WHERE id = 1") == [(1, "a1", "c1")]
 
 
-def test_two_things_that_are_given_one_name_end_the_same_everywhere(migrating):
+def test_two_things_given_one_name_end_equal_everywhere(migrating):
     one, two, three = started(migrating, T + "; CREATE TABLE u(x); INSERT INTO u VALUES('u')", 3)
     migrate(one, "ALTER TABLE t RENAME TO same; ALTER TABLE same RENAME COLUMN a TO z")
     migrate(two, "ALTER TABLE u RENAME TO same; ALTER TABLE t RENAME COLUMN b TO z")
@@ -82,7 +82,7 @@ def test_two_things_that_are_given_one_name_end_the_same_everywhere(migrating):
     assert one.sql("SELECT z, b FROM same WHERE id = 1") == [("a1", "b1")]
 
 
-def test_a_counter_a_policy_and_a_conflict_follow_their_names(migrating):
+def test_counter_policy_and_conflict_follow_their_names(migrating):
     one, two = started(migrating, "CREATE TABLE s(id INTEGER PRIMARY KEY, n INT, w); INSERT INTO s VALUES(1, 10, 'w')")
     one.replica.decisions.declare_counter("s", "n")
     converge([one, two])
@@ -131,7 +131,7 @@ def test_names_that_look_like_sql_are_names(migrating):
     assert_equal(one, two)
 
 
-def test_tables_that_cannot_trade_names_here_keep_both_and_trade_them_later(migrating):
+def test_tables_that_cannot_trade_names_trade_them_later(migrating):
     one, two = started(migrating, T + "; CREATE TABLE u(x)")
     two.sql("CREATE VIEW broken AS SELECT x FROM missing")
     migrate(one, "ALTER TABLE t RENAME TO x; ALTER TABLE u RENAME TO t; ALTER TABLE x RENAME TO u")

@@ -32,7 +32,7 @@ def table_of(sql):
     st.lists(st.tuples(NAMES, BLANK, REST, BLANK), min_size=1, max_size=5, unique_by=lambda item: fold(item[0])),
     st.sampled_from(["", ", CHECK (1)", ", UNIQUE /*,*/ (a)", ", CONSTRAINT \"c,\" CHECK('(' > 1)"]),
 )
-def test_a_column_made_of_its_own_text_is_the_same_column(parts, tail):
+def test_column_made_of_its_own_text_is_same_column(parts, tail):
     """Property: what is cut out of a definition defines, alone, what SQLite has read there."""
     sql = f"CREATE TABLE t({', '.join(blank.join(part) for *part, blank in parts)}{tail})"
     try:
@@ -66,7 +66,7 @@ def plain(cell):
         ("g INT \ufeffAS (a)", "g INT AS (a)"),
     ],
 )  # fmt: skip
-def test_a_generated_column_is_told_without_how_it_is_kept(text, shown):
+def test_generated_column_is_told_without_how_it_is_kept(text, shown):
     assert without_storage(text) == shown
 
 
@@ -85,5 +85,5 @@ def test_quotes_that_a_rename_adds_change_nothing():
 
 
 @pytest.mark.parametrize("text", ["DEFAULT 5--why, not\n", "DEFAULT 5/*(*/ ", "DEFAULT 5 "])
-def test_a_comment_that_touches_a_word_is_none_of_it(text):
+def test_comment_that_touches_word_is_none_of_it(text):
     assert without_comments(text) == "DEFAULT 5"

@@ -40,7 +40,7 @@ def world(tmp_path):
 
 @pytest.mark.parametrize("turned", [False, True], ids=["", "turned"])
 @pytest.mark.parametrize("pair", PAIRS, ids=" and ".join)
-def test_tables_of_one_name_with_other_keys_are_parked_by_the_node_that_was_first(world, pair, turned):
+def test_the_first_node_parks_a_table_with_another_key(world, pair, turned):
     early, late = world.nodes
     mine, theirs = (KEYS[name] for name in (reversed(pair) if turned else pair))
     for node, (ddl, row, _) in ((early, mine), (late, theirs)):
@@ -65,7 +65,7 @@ def test_tables_of_one_name_with_other_keys_are_parked_by_the_node_that_was_firs
 
 @pytest.mark.parametrize("remedy", ["rename", "remake"])
 @pytest.mark.parametrize("pair", PAIRS, ids=" and ".join)
-def test_a_parked_table_that_is_renamed_or_made_alike_goes_on(world, pair, remedy):
+def test_a_parked_table_continues_once_renamed_or_aligned(world, pair, remedy):
     early, late = world.nodes
     mine, theirs = (KEYS[name] for name in pair)
     for node, (ddl, row, _) in ((early, mine), (late, theirs)):
@@ -93,7 +93,7 @@ def test_a_parked_table_that_is_renamed_or_made_alike_goes_on(world, pair, remed
     assert early.peer.scrub().found == late.peer.scrub().found == 0
 
 
-def test_a_column_of_another_affinity_is_told_and_never_written_back_and_forth(tmp_path):
+def test_a_column_of_another_affinity_is_reported_without_rewrites(tmp_path):
     early, late = (Peer(tmp_path / f"{number}.db", number, wall_ms=WALL_MS + number) for number in range(2))
     early.sql("CREATE TABLE t(id INTEGER PRIMARY KEY, v INTEGER, w); INSERT INTO t VALUES(1, 5, 'a')")
     late.sql("CREATE TABLE t(id INTEGER PRIMARY KEY, v TEXT, w); INSERT INTO t VALUES(2, 6, 'b'), (3, 'x', 'c')")
@@ -116,7 +116,7 @@ def test_a_column_of_another_affinity_is_told_and_never_written_back_and_forth(t
 
 
 @pytest.mark.parametrize("ddl", [KEYS["rowid"][0], KEYS["text"][0]], ids=["rowid", "text"])
-def test_a_key_that_a_client_renames_is_the_same_key(pair, ddl):
+def test_key_that_client_renames_is_same_key(pair, ddl):
     one, two = pair
     one.sql(f"{ddl}; INSERT INTO t VALUES(1, 'a')")
     converge(pair)

@@ -74,7 +74,7 @@ def test_a_dropped_one_goes_everywhere_whoever_made_it(peers):
     assert shown(newcomer) == [("b",)]
 
 
-def test_what_is_there_from_the_beginning_needs_no_facts_and_stays_stored(peers):
+def test_existing_generated_columns_need_no_facts_and_stay_stored(peers):
     one, two = made = peers(2, "CREATE TABLE t(id INTEGER PRIMARY KEY, a, g AS (a || 1) STORED, h UNIQUE AS (a || 2))")
     one.shell("ALTER TABLE t ADD COLUMN n; INSERT INTO t(id, a) VALUES(1, 'x');")
     converge(made)
@@ -83,7 +83,7 @@ def test_what_is_there_from_the_beginning_needs_no_facts_and_stays_stored(peers)
     assert facts(two) == []
 
 
-def test_a_rebuild_that_brings_a_stored_one_has_it_computed_on_read_elsewhere(peers):
+def test_a_rebuilds_stored_column_is_computed_on_read_elsewhere(peers):
     one, two, three = made = peers(3)
     one.shell(
         "BEGIN; CREATE TABLE r(id INTEGER PRIMARY KEY, a, g AS (a || b) STORED NOT NULL, b); INSERT INTO r SELECT * FROM t;"
@@ -102,7 +102,7 @@ def test_a_rebuild_that_brings_a_stored_one_has_it_computed_on_read_elsewhere(pe
     assert_all_equal(made)
 
 
-def test_a_stored_column_stands_in_place_of_a_generated_one_of_its_name(peers):
+def test_a_stored_column_replaces_a_generated_namesake(peers):
     one, two, _ = made = peers(3)
     one.shell("ALTER TABLE t ADD COLUMN n AS (a || b);")
     two.shell("ALTER TABLE t ADD COLUMN n DEFAULT 7; UPDATE t SET n = 'written' WHERE id = 2;")
@@ -114,7 +114,7 @@ def test_a_stored_column_stands_in_place_of_a_generated_one_of_its_name(peers):
 
 
 @pytest.mark.parametrize("how", ["hand", "migrate"])
-def test_a_generated_column_that_becomes_a_stored_one_keeps_its_values(peers, how):
+def test_generated_column_that_becomes_stored_one_keeps_its_values(peers, how):
     one, two, three = made = peers(3)
     one.shell("ALTER TABLE t ADD COLUMN g AS (a || b);")
     converge(made)
@@ -133,7 +133,7 @@ def test_a_generated_column_that_becomes_a_stored_one_keeps_its_values(peers, ho
     assert generated(one) == []
 
 
-def test_a_stored_column_that_a_migration_makes_a_generated_one(peers):
+def test_stored_column_that_migration_makes_generated_one(peers):
     one, two, three = made = peers(3)
     one.replica.migrate("ALTER TABLE t DROP COLUMN b; ALTER TABLE t ADD COLUMN b AS (a || '!')", one.wall_ms)
     two.shell("UPDATE t SET b = 'late' WHERE id = 1; INSERT INTO t VALUES(3, 'a3', 'late');")
@@ -143,7 +143,7 @@ def test_a_stored_column_that_a_migration_makes_a_generated_one(peers):
     assert shown(three, "b") == shown(newcomer, "b") == [("a1!",), ("a2!",), ("a3!",)]
 
 
-def test_columns_and_tables_that_are_renamed_are_named_so_in_it(peers):
+def test_renamed_columns_and_tables_are_renamed_in_expressions(peers):
     one, two, three = made = peers(3)
     one.shell("ALTER TABLE t RENAME COLUMN a TO first;")
     two.replica.migrate("ALTER TABLE t RENAME TO u; ALTER TABLE u RENAME COLUMN b TO second", two.wall_ms)
@@ -161,7 +161,7 @@ def test_columns_and_tables_that_are_renamed_are_named_so_in_it(peers):
     assert facts(one) == known
 
 
-def test_an_index_of_it_is_made_anew_and_its_unique_values_are_one_everywhere(peers):
+def test_a_generated_columns_unique_index_is_rebuilt_everywhere(peers):
     one, two, three = made = peers(3)
     one.shell(
         "ALTER TABLE t ADD COLUMN g AS (a || b); CREATE UNIQUE INDEX i ON t(g); CREATE INDEX j ON t(lower(g)) WHERE g > 'a';"
@@ -187,7 +187,7 @@ def test_an_index_of_it_is_made_anew_and_its_unique_values_are_one_everywhere(pe
     assert shown(one, "id") == [(2,), (7,), (8,)]
 
 
-def test_what_a_file_refuses_is_told_with_both_and_followed_once_it_can_be(peers):
+def test_a_refused_definition_is_reported_and_followed_later(peers):
     one, two = made = peers(2)
     one.shell("ALTER TABLE t ADD COLUMN g AS (a);")
     converge(made)
@@ -206,7 +206,7 @@ def test_what_a_file_refuses_is_told_with_both_and_followed_once_it_can_be(peers
     assert_all_equal(made)
 
 
-def test_one_that_rows_here_refuse_is_told_and_rows_go_on(peers):
+def test_a_definition_that_rows_refuse_is_reported(peers):
     one, two = made = peers(2)
     two.sql("INSERT INTO t VALUES(3, NULL, 3)")
     one.shell("ALTER TABLE t ADD COLUMN g NOT NULL AS (a);")
@@ -230,7 +230,7 @@ def test_one_that_rows_here_refuse_is_told_and_rows_go_on(peers):
     ids=repr,
 )  # fmt: skip
 @pytest.mark.parametrize("column", ["g", "a", "mycomesh_g"])
-def test_a_text_that_defines_no_generated_column_of_that_name_has_no_effect(peers, text, column):
+def test_a_text_without_the_named_generated_column_is_ignored(peers, text, column):
     one, two = made = peers(2)
     before, schema = two.tables(), two.sql("SELECT sql FROM sqlite_schema WHERE name = 't'")
     liar = one.replica
@@ -246,7 +246,7 @@ def test_a_text_that_defines_no_generated_column_of_that_name_has_no_effect(peer
     assert one.sql("SELECT a FROM t WHERE id = 1") == [("goes on",)]
 
 
-def test_a_fact_of_it_for_a_table_of_ours_has_no_effect(peers):
+def test_a_fact_for_an_internal_table_is_ignored(peers):
     one, two = peers(2)
     ours = "SELECT name, sql FROM sqlite_schema WHERE name LIKE 'mycomesh%' ORDER BY 1"
     before = two.sql(ours)
@@ -266,7 +266,7 @@ def test_it_outlives_another_definition_of_its_table(peers):
     assert shown(two) == [("a11",), ("a22",)]
 
 
-def test_a_change_of_it_outlives_another_definition_of_its_table(peers):
+def test_change_of_it_outlives_another_definition_of_its_table(peers):
     one, two, three = made = peers(3)
     one.shell("ALTER TABLE t ADD COLUMN n; ALTER TABLE t ADD COLUMN g AS (a);")
     converge(made)
@@ -293,7 +293,7 @@ def test_what_it_is_computed_of_may_come_late(peers):
     assert shown(two, "h") == [(9,), (10,)]
 
 
-def test_what_is_computed_of_a_dropped_one_goes_with_it_and_comes_back_with_it(peers):
+def test_columns_computed_of_a_dropped_one_leave_and_return(peers):
     one, two, three = made = peers(3)
     one.shell("ALTER TABLE t ADD COLUMN g AS (a); ALTER TABLE t ADD COLUMN h AS (b);")
     converge(made)
@@ -310,7 +310,7 @@ def test_what_is_computed_of_a_dropped_one_goes_with_it_and_comes_back_with_it(p
     assert shown(three, "g, h") == [(1, "1!"), (2, "2!")]
 
 
-def test_what_is_computed_of_a_dropped_one_goes_though_a_definition_of_the_table_has_both(peers):
+def test_columns_computed_of_a_dropped_one_leave_despite_definitions(peers):
     one, two, three = made = peers(3)
     one.shell("ALTER TABLE t ADD COLUMN h AS (b); ALTER TABLE t ADD COLUMN i AS (a);")
     converge(made)
@@ -322,7 +322,7 @@ def test_what_is_computed_of_a_dropped_one_goes_though_a_definition_of_the_table
     assert generated(three) == generated(peers(1)[-1]) == []
 
 
-def test_what_is_computed_of_a_changed_one_is_computed_anew(peers):
+def test_what_is_computed_of_changed_one_is_computed_anew(peers):
     one, two, _ = made = peers(3)
     one.shell("ALTER TABLE t ADD COLUMN g AS (a); ALTER TABLE t ADD COLUMN h AS (g || '!'); CREATE INDEX i ON t(h);")
     converge(made)
@@ -336,7 +336,7 @@ def test_what_is_computed_of_a_changed_one_is_computed_anew(peers):
     assert one.shell("PRAGMA integrity_check; SELECT id FROM t INDEXED BY i WHERE h = '2!';") == b"ok\n2\n"
 
 
-def test_tables_that_were_there_before_they_met_end_with_one_definition(tmp_path):
+def test_tables_older_than_the_mesh_end_with_one_definition(tmp_path):
     one, two, three = made = [Peer(tmp_path / f"{number}.db", number) for number in range(3)]
     one.sql("CREATE TABLE t(id INTEGER PRIMARY KEY, a, b, g AS (a), h AS (b)); INSERT INTO t VALUES(1, 'a1', 1)")
     two.wall_ms += 1_000
@@ -351,7 +351,7 @@ def test_tables_that_were_there_before_they_met_end_with_one_definition(tmp_path
         peer.close()
 
 
-def test_a_file_of_a_version_that_knew_none_of_these_facts_has_kept_them_and_follows(peers):
+def test_an_older_versions_file_keeps_and_follows_new_facts(peers):
     one, two, three = made = peers(3)
     one.shell("ALTER TABLE t ADD COLUMN g AS (a); ALTER TABLE t ADD COLUMN h AS (b);")
     converge(made)
@@ -365,7 +365,7 @@ def test_a_file_of_a_version_that_knew_none_of_these_facts_has_kept_them_and_fol
     assert_all_equal(made)
 
 
-def test_a_fact_of_a_kind_that_is_not_known_is_kept_and_passed_on(peers):
+def test_a_fact_of_an_unknown_kind_is_passed_on(peers):
     one, two, three = peers(3)
     with one.replica.store.transaction():
         one.replica.registry.facts.write("later:t", "later", "what only a later version knows")

@@ -26,7 +26,7 @@ QUADRATIC = "instr(zeroblob(900000), zeroblob(450000) || x'01')"
         f"CREATE TABLE t(a CHECK ({'+'.join('a' * 500)}))",
     ],
 )
-def test_a_text_that_is_more_than_one_create_table_defines_nothing_and_runs_nothing(sql):
+def test_more_than_one_create_table_defines_and_runs_nothing(sql):
     assert read_definition(sql) is None
 
 
@@ -40,7 +40,7 @@ def test_a_text_for_a_column_runs_one_statement():
         execute_one(db, f"ALTER TABLE t ADD COLUMN b; {ENDLESS}", lambda *_: apsw.SQLITE_OK)
 
 
-def test_a_statement_on_a_scratch_database_ends_after_so_many_steps():
+def test_statement_on_scratch_database_ends_after_so_many_steps():
     with scratch("CREATE TABLE t(a)") as db, pytest.raises(apsw.InterruptError):
         db.execute(ENDLESS).fetchall()
     assert SCRATCH_STEPS_MAX <= 10_000_000
@@ -63,7 +63,7 @@ def test_a_statement_on_a_scratch_database_ends_after_so_many_steps():
         ("CREATE TABLE t(a)", f"CREATE INDEX i ON t(a) WHERE {QUADRATIC}"),
     ],
 )
-def test_an_expression_that_makes_much_of_a_small_row_is_refused(table, index):
+def test_expression_that_makes_much_of_small_row_is_refused(table, index):
     assert "too costly" in refusal_of(table, index)
 
 

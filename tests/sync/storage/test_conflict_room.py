@@ -52,7 +52,7 @@ def records(peer):
     return peer.sql("SELECT seq, row_key, lost FROM mycomesh_conflicts ORDER BY seq")
 
 
-def test_the_number_of_records_is_limited_and_the_oldest_go(limited):
+def test_number_of_records_is_limited_and_oldest_go(limited):
     one, two = peers = filled(limited(records=100), 400)
     for start in range(0, 400, 50):
         rows = f"WHERE id BETWEEN {start + 1} AND {start + 50}"
@@ -74,7 +74,7 @@ def test_records_without_a_value_go_first(limited):
         assert len(kept) <= 100
 
 
-def test_one_contested_document_does_not_grow_the_record_without_bound(limited):
+def test_one_contested_document_does_not_grow_record_without_bound(limited):
     one, two = peers = filled(limited(size=1 << 20), 3)
     conflict(peers, "UPDATE t SET v = 'other' WHERE id = 2", "UPDATE t SET v = 'second' WHERE id = 2")
     for number in range(200):

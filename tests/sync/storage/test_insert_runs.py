@@ -124,7 +124,7 @@ def test_bulk_births_take_a_record_for_each_run():
     model.check()
 
 
-def test_a_stamp_that_a_run_has_is_refused_for_another_row():
+def test_stamp_that_run_has_is_refused_for_another_row():
     model = Model()
     with model.store.transaction():
         model.inserts(0, 1, 1, RUN_MAX)

@@ -129,7 +129,7 @@ def assert_unhurt(one, two, before):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("running", [False, True], ids=["stopped", "running"])
-def test_whatever_is_dropped_is_made_again_or_told_and_no_row_is_lost(filled, ours, running):
+def test_dropped_internals_are_rebuilt_or_reported_without_loss(filled, ours, running):
     assert len(ours) > 40
     for number, (kind, name) in enumerate(ours):
         one, two = filled(number)
@@ -171,7 +171,7 @@ def test_whatever_is_dropped_is_made_again_or_told_and_no_row_is_lost(filled, ou
         "DELETE FROM mycomesh_collected",
     ],
 )
-def test_what_is_altered_or_emptied_is_made_again_and_no_row_is_lost(filled, statement, running):
+def test_altered_or_emptied_internals_are_rebuilt_without_loss(filled, statement, running):
     one, two = filled()
     before = hurt(one, statement, running=running)
     if "RENAME TO elsewhere" in statement:
@@ -197,7 +197,7 @@ def test_what_is_altered_or_emptied_is_made_again_and_no_row_is_lost(filled, sta
         ("DROP TABLE mycomesh_peers; CREATE VIEW mycomesh_peers AS SELECT 1 AS a", "its view mycomesh_peers"),
     ],
 )
-def test_what_nothing_can_make_again_is_told_at_the_next_opening(filled, statement, said, running):
+def test_a_lost_irreplaceable_table_is_reported_at_opening(filled, statement, said, running):
     one, two = filled()
 
     def hurt_and_opened():
@@ -220,7 +220,7 @@ def test_names_that_were_given_are_not_made_up_again(filled):
     two.close()
 
 
-def test_a_record_of_a_parked_row_that_is_deleted_deletes_no_row(filled):
+def test_deleting_a_parked_record_deletes_no_row(filled):
     one, two = filled()
     parked = one.recorded("mycomesh_parked")
     one.shell("DELETE FROM mycomesh_parked;")
@@ -236,7 +236,7 @@ def test_a_record_of_a_parked_row_that_is_deleted_deletes_no_row(filled):
     two.close()
 
 
-def test_an_exchange_meets_a_dropped_table_in_whatever_it_does_and_the_next_one_tells(tmp_path):
+def test_an_exchange_survives_dropped_tables_and_the_next_reports(tmp_path):
     world = World.made(tmp_path, 2)
     one, two = world.nodes
     world.write(one, f"{DDL}; {FILL}")

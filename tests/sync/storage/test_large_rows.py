@@ -74,7 +74,7 @@ def test_rows_of_several_large_values_arrive_whole(pair, small, shape, drained):
 
 
 @pytest.mark.parametrize("shape", TABLES)
-def test_a_value_that_is_too_large_for_any_message_stays_and_is_told(pair, small, shape):
+def test_value_too_large_for_messages_stays_and_is_reported(pair, small, shape):
     one, two = pair
     huge = "h" * (LIMIT + 1)
     one.sql(f"{TABLES[shape]}; INSERT INTO t VALUES(1, 'a', 'b', 'c'), (2, 'a', 'b', 'c')")
@@ -103,7 +103,7 @@ def test_a_value_that_is_too_large_for_any_message_stays_and_is_told(pair, small
 
 
 @pytest.mark.slow
-def test_a_row_of_two_blobs_of_13_mib_comes_and_what_is_written_after_it(tmp_path):
+def test_a_row_of_two_large_blobs_arrives(tmp_path):
     world = World.made(tmp_path, 2)
     one, two = world.nodes
     world.write(one, "CREATE TABLE t(id INTEGER PRIMARY KEY, a, b)")
@@ -121,7 +121,7 @@ def test_a_row_of_two_blobs_of_13_mib_comes_and_what_is_written_after_it(tmp_pat
 @pytest.mark.slow
 @pytest.mark.parametrize("damaged", [0, 1])
 @pytest.mark.parametrize("lost", ["row", "portion"])
-def test_a_damaged_row_that_is_too_large_for_one_message_is_repaired(tmp_path, damaged, lost):
+def test_a_damaged_row_too_large_for_messages_is_repaired(tmp_path, damaged, lost):
     world = World.made(tmp_path, 2)
     one, two = world.nodes
     world.write(one, "CREATE TABLE t(id INTEGER PRIMARY KEY, a, b)")

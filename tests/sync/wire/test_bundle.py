@@ -75,7 +75,7 @@ def test_a_spoiled_bundle_is_refused_or_still_a_bundle(bundle, data):
 @pytest.mark.slow
 @examples(100)
 @given(bundles, st.data())
-def test_a_bundle_with_a_flipped_bit_never_does_more_than_fail(bundle, data):
+def test_bundle_with_flipped_bit_never_does_more_than_fail(bundle, data):
     encoded = bytearray(bundle.encode())
     at = data.draw(st.integers(0, len(encoded) * 8 - 1))
     encoded[at // 8] ^= 1 << at % 8
@@ -161,7 +161,7 @@ def test_the_plain_group_is_accepted():
     ],
     ids=str,
 )
-def test_a_group_that_the_protocol_does_not_allow_is_refused(changes):
+def test_a_group_outside_the_protocol_is_refused(changes):
     with pytest.raises(DecodeError):
         Bundle.decode(one_group(**changes))
 
@@ -199,7 +199,7 @@ def test_a_group_that_the_protocol_does_not_allow_is_refused(changes):
     ],
     ids=lambda value: str(value)[:50],
 )
-def test_a_bundle_that_the_protocol_does_not_allow_is_refused(value):
+def test_a_bundle_outside_the_protocol_is_refused(value):
     with pytest.raises(DecodeError):
         Bundle.decode(codec.encode(value))
 
@@ -242,7 +242,7 @@ def test_the_largest_blob_of_one_row_travels():
 
 
 @pytest.mark.parametrize("over", [-1, 0, 1, 5])
-def test_priors_of_more_sites_than_a_bundle_lists_are_left_out(over):
+def test_priors_beyond_the_site_limit_are_left_out(over):
     others = [number.to_bytes(16, "big") for number in range(batch.SITES_MAX - 1 + over)]
     halves = len(others) // 2
     priors = [[(None, site, 1) for site in others[at : at + 1_000]] for at in range(0, len(others), 1_000)]

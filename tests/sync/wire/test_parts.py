@@ -108,7 +108,7 @@ def test_vectors_of_any_size_arrive(tables, sites, ranges, cut_up):
     assert before > 0 or not cut_up
 
 
-def test_of_more_gaps_than_the_limit_the_first_are_told():
+def test_of_more_gaps_than_limit_first_are_told():
     many = Vector({site(1): [(2 * number, 2 * number + 1) for number in range(RANGES_MAX + 3)]})
     back, _ = told(Vectors((("t", many),)))
     assert back.vectors[0][1].ranges(site(1)) == many.ranges(site(1))[:RANGES_MAX]
@@ -147,7 +147,7 @@ def test_parts_without_their_message_are_refused():
         joiner.on_message(CoverageReply(site(2), ()), 9)
 
 
-def test_more_state_than_a_mesh_can_have_fits_the_parts():
+def test_more_state_than_mesh_can_have_fits_parts():
     """Sixteen sites of each of 1,024 members in one table."""
     message = Vectors(vectors(1, 16 * 1_024))
     assert sum(len(encode(piece)) for piece in cut(message)) < parts.PARTS_BYTES_MAX // 8

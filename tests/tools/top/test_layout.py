@@ -28,13 +28,13 @@ def test_nothing_moves_while_nothing_changes():
     assert settled(layout, KEYS, FULL) == layout.update(KEYS, FULL)
 
 
-def test_every_place_is_in_the_unit_square_and_no_two_are_one():
+def test_all_positions_are_in_the_unit_square_and_distinct():
     positions = settled(Layout(), KEYS, FULL)
     assert all(0 <= x <= 1 and 0 <= y <= 1 for x, y in positions.values())
     assert all(math.dist(positions[a], positions[b]) > 0.05 for a, b in FULL)
 
 
-def test_a_node_more_leaves_the_others_about_where_they_were():
+def test_node_more_leaves_others_about_where_they_were():
     layout = Layout()
     before = settled(layout, KEYS, FULL)
     after = layout.update([*KEYS, "late"], [*FULL, ("late", "n0")])
@@ -51,7 +51,7 @@ def test_islands_stand_apart():
     assert spans[1][0] - spans[0][1] > 0.15
 
 
-def test_islands_fill_the_width_and_who_is_alone_stands_below():
+def test_islands_fill_the_width_with_single_nodes_below():
     left, right = KEYS[:5], KEYS[5:7]
     links = [*itertools.combinations(left, 2), *itertools.combinations(right, 2)]
     positions = settled(Layout(), KEYS, links)

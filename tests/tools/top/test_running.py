@@ -47,7 +47,7 @@ def test_the_screen_follows_the_run_to_its_end():
     assert source.result.trace == REQUEST.run(3).trace
 
 
-def test_a_run_that_is_watched_is_not_ahead_and_stands_while_paused():
+def test_a_watched_run_keeps_pace_and_pauses():
     source = RunSource(REQUEST, 3, speed=4)
     try:
         looks(source, lambda picture: picture.edges)

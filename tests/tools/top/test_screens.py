@@ -70,7 +70,7 @@ def test_the_whole_shows_map_peers_tables_and_events():
     assert "noise" not in shown
 
 
-def test_a_table_is_equal_on_as_many_linked_peers_as_hold_the_same():
+def test_a_table_counts_the_linked_peers_that_equal_it():
     tables = (
         TableView("drones", 5, "0" * 15 + "5" + "ab" * 16, 0, 0, "", 2),
         TableView("alerts", 5, "cd" * 16, 0, 0, "", 1),
@@ -96,7 +96,7 @@ def test_every_member_is_in_the_table(width):
     ]
 
 
-def test_links_are_drawn_once_and_a_split_is_two_islands():
+def test_links_are_drawn_once_and_split_is_two_islands():
     picture = Live().picture(status(PEERS))
     assert [(edge.first, edge.second) for edge in picture.edges] == [("a", "b"), ("a", "c"), ("b", "c")]
     assert picture.islands == 1
@@ -106,7 +106,7 @@ def test_links_are_drawn_once_and_a_split_is_two_islands():
     assert "2 islands" in text(split)
 
 
-def test_what_a_split_has_cut_off_stays_an_island_of_its_last_word():
+def test_a_split_off_part_stays_a_separate_island():
     far = (
         peer("b", "humvee", "down", links=("a", "c", "d")),
         peer("c", "drone", "down", links=("a", "b")),
@@ -134,7 +134,7 @@ def test_the_last_line_tells_the_keys(note):
     assert "Esc" in text(Live().picture(status(PEERS), note), View(filter="a"), 80, 24).splitlines()[-1]
 
 
-def test_columns_that_nobody_has_a_value_for_are_left_out():
+def test_columns_that_nobody_has_value_for_are_left_out():
     trace = Trace()
     for line in TRACE:
         trace.feed(line)
@@ -160,7 +160,7 @@ def test_this_node_is_seen_on_a_white_terminal(monkeypatch):
     assert "37m" not in frame(lines(Live().picture(status(PEERS, TABLES))), 120)
 
 
-def test_a_link_is_busy_when_bytes_moved_since_the_last_look():
+def test_link_is_busy_when_bytes_moved_since_last_look():
     live = Live()
     assert not any(edge.busy for edge in live.picture(status([peer("b", "humvee", sent=1)])).edges)
     assert all(edge.busy for edge in live.picture(status([peer("b", "humvee", sent=9)])).edges)
@@ -249,7 +249,7 @@ def test_in_a_pipe_one_picture_is_printed(replay):
     "content",
     ["", "rubbish\n", "[]\n", '{"t": 0, "kind": "sample"}\n', '{"t": 0, "kind": "header", "version": 1}\n', "\xff"],
 )
-def test_what_is_no_trace_is_a_usage_error_in_one_line(replay, content):
+def test_a_wrong_trace_file_is_a_usage_error(replay, content):
     code, captured = replay(content)
     assert (code, captured.out) == (exits.USAGE, "")
     assert len(captured.err.splitlines()) == 1

@@ -69,7 +69,7 @@ def screen(tmp_path):
     screen.close()
 
 
-def test_it_is_stopped_continued_resized_and_left_and_the_terminal_is_as_it_was(screen):
+def test_the_terminal_is_restored_after_every_way_out(screen):
     screen.until("node1")
     assert termios.tcgetattr(screen.slave) != screen.before
     screen.process.send_signal(signal.SIGTSTP)

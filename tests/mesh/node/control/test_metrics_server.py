@@ -77,7 +77,7 @@ def test_so_many_are_served_at_once():
     served(story)
 
 
-def test_an_address_that_is_taken_is_said_in_one_line():
+def test_address_that_is_taken_is_said_in_one_line():
     async def story(server):
         with pytest.raises(NodeError, match=r"cannot serve metrics at 127\.0\.0\.1:\d+: .*; choose another --metrics"):
             await MetricsServer(PeerName("127.0.0.1", server.port), lambda: None).start()

@@ -81,12 +81,12 @@ def test_only_the_owner_can_reach_the_socket(home, running):
     assert stat.S_IMODE(home.sockets[0].stat().st_mode) == 0o600
 
 
-def test_where_no_node_runs_the_answer_says_how_to_start_one(home):
+def test_without_node_the_answer_says_how_to_start_one(home):
     with pytest.raises(NoNodeError, match="mycomesh up"):
         ask(home, "status")
 
 
-def test_a_leftover_socket_of_a_killed_node_is_no_node(home):
+def test_leftover_socket_of_killed_node_is_no_node(home):
     leftover = socket.socket(socket.AF_UNIX)
     with in_directory(home.sockets[0]) as short:
         leftover.bind(short)
@@ -95,7 +95,7 @@ def test_a_leftover_socket_of_a_killed_node_is_no_node(home):
         ask(home, "status")
 
 
-def test_a_leftover_socket_does_not_keep_a_node_from_starting(home):
+def test_leftover_socket_does_not_keep_node_from_starting(home):
     home.sockets[0].touch()
     running = Running(home, echo)
     try:
@@ -158,7 +158,7 @@ def test_a_watcher_gets_every_line_until_the_node_stops(home):
     assert got == [{"n": 0}, {"n": 1}, {"n": 2}]
 
 
-def test_a_watcher_that_comes_late_hears_what_was_said_last(home, running):
+def test_watcher_that_comes_late_hears_what_was_said_last(home, running):
     async def say():
         for number in range(PAST_MAX + 5):
             running.server.publish({"n": number})
@@ -175,7 +175,7 @@ def test_a_watcher_that_comes_late_hears_what_was_said_last(home, running):
 
 
 @pytest.mark.parametrize("past", [-1, "3", None, 1.5, [3]])
-def test_a_past_that_is_no_number_of_lines_is_none(home, running, past):
+def test_a_past_without_a_number_of_lines_is_empty(home, running, past):
     running.loop.call_soon_threadsafe(running.server.publish, {"n": 0})
     with connect(home) as client, client.makefile("rb") as lines:
         client.sendall(json.dumps({"do": "watch", "past": past}).encode() + b"\n")
