@@ -42,7 +42,7 @@ def test_names_of_tests_have_three_to_nine_words():
     names = [
         (path.name, name)
         for path in paths
-        for name in re.findall(r"^(?:async )?def test_(\w+)", path.read_text(), re.M)
+        for name in re.findall(r"^(?:async )?def test_(\w+)", path.read_text(), re.MULTILINE)
     ]
     assert len(names) > 1_400
     assert [(path, name) for path, name in names if not 3 <= len(name.split("_")) <= 9] == []
