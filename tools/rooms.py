@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import ast
 import sys
-from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -156,11 +155,11 @@ def _in(name: str, folder: str) -> bool:
     return name == folder or name.startswith(f"{folder}.")
 
 
-def _bare(text: str) -> Counter[str]:
+def _bare(text: str) -> set[str]:
     """Return the imports without `mycomesh`, which would load a module a second time under another name."""
     tree = ast.walk(ast.parse(text))
     names = [n.module for n in tree if isinstance(n, ast.ImportFrom) and n.module and n.level == 0]
-    return Counter(name for name in names if name.partition(".")[0] in FOLDERS)
+    return {name for name in names if name.partition(".")[0] in FOLDERS}
 
 
 if __name__ == "__main__":
