@@ -134,7 +134,10 @@ def _tiles(result: Result, record: Recorder) -> str:
             f"{last.copies / last.firsts:.2f}" if last and last.firsts else "none",
             "copies of a batch for each node (1 is best)",
         ),
-        (f"{result.virtual_s:,.0f} s", f"virtual time, in {result.real_s:.1f} s of one core"),
+        (
+            f"{result.virtual_s:,.0f} s",
+            f"virtual time, in {result.cpu_s:.1f} s of CPU ({result.real_s:.1f} s by the clock)",
+        ),
         (f"{result.events:,}", "events"),
     ]
     return (

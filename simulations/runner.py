@@ -3,7 +3,7 @@
 Safety: applications write and faults occur. Liveness: without writes and faults, and with all nodes up, the cluster must
 converge within a bounded virtual time.
 
-Invariant: every field of the result except `real_s` depends on the scenario, the seed and the code alone.
+Invariant: every field of the result except `real_s` and `cpu_s` depends on the scenario, the seed and the code alone.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ MEMORY_DIRECTORY = Path("/dev/shm")  # noqa: S108  (the files are temporary; mem
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """The result of a run. Times are virtual seconds, except `real_s`."""
+    """The result of a run. Times are virtual seconds, except `real_s` (by the clock) and `cpu_s` (of the run's thread)."""
 
     scenario: str
     seed: int
@@ -59,6 +59,7 @@ class Result:
     faults: dict[str, int] = field(default_factory=dict)
     notices: dict[str, int] = field(default_factory=dict)
     real_s: float = 0.0
+    cpu_s: float = 0.0
 
     @property
     def ok(self) -> bool:
@@ -91,7 +92,7 @@ def run(
     """
     if mesh != "real" and any(isinstance(fault, Revoke) for fault in scenario.faults):
         raise ScenarioError(f"--mesh: a {mesh} mesh has no members to revoke; {scenario.name} needs the real mesh")
-    started = time.perf_counter()
+    started, cpu_started = time.perf_counter(), time.thread_time()
     base = MEMORY_DIRECTORY if MEMORY_DIRECTORY.is_dir() else None
     directory = Path(tempfile.mkdtemp(prefix="mycomesh-simulation-", dir=base))
     world = World(seed)
@@ -134,6 +135,7 @@ def run(
         faults=dict(sorted(network.faults.items())),
         notices=dict(sorted(notices.items())),
         real_s=round(time.perf_counter() - started, 3),
+        cpu_s=round(time.thread_time() - cpu_started, 3),
     )
     if record is not None:
         record.end(result.as_json())

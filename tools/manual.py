@@ -393,6 +393,7 @@ MANUAL = {
             "faults": {"*": "int"},
             "notices": {"*": "int"},
             "real_s": "number",
+            "cpu_s": "number",
         },
     ),
     "completion": Page(

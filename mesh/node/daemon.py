@@ -237,14 +237,14 @@ class Daemon:
         node = ServingNode(credentials, clock_notes, self._file, self._config, callbacks)
         await node.start(known)
         self._node = node
-        snapshot = await node.snapshot()
-        text = f"serving {self._file} as {identity.name!r} of mesh {identity.mesh_name!r} on port {snapshot.port}"
-        self._notify(Notice("node.serving", text, {"tables": len(snapshot.tables)}))
-        notify_manager(f"READY=1\nSTATUS={text}")
-        self.serving.set_result(node)
         watchdog = Watchdog(node.check_alive)
-        watchdog.start()
         try:
+            snapshot = await node.snapshot()
+            text = f"serving {self._file} as {identity.name!r} of mesh {identity.mesh_name!r} on port {snapshot.port}"
+            self._notify(Notice("node.serving", text, {"tables": len(snapshot.tables)}))
+            notify_manager(f"READY=1\nSTATUS={text}")
+            self.serving.set_result(node)
+            watchdog.start()
             await self._ending.requested
         finally:
             watchdog.stop()

@@ -133,9 +133,13 @@ class ServingNode:
         except BaseException:
             await self._shell.close()
             raise
-        await self._shell.start(known)
-        self._watch = Watch(self._file, self._on_commit, self._on_replaced)
-        self._watch.start()
+        try:
+            await self._shell.start(known)
+            self._watch = Watch(self._file, self._on_commit, self._on_replaced)
+            self._watch.start()
+        except BaseException:
+            await self.stop()
+            raise
         self._on_commit()
 
     async def stop(self, *, remove: bool = False) -> None:

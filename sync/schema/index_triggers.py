@@ -55,18 +55,24 @@ class IndexTriggers:
         self._failed: dict[tuple[str, tuple[Trigger, ...]], str] = {}  # triggers that are switched off, and their notes
         self._notes: dict[str, str] = {}
         self._committed_notes: dict[str, str] = {}
+        self._committed_indexes: dict[int, tuple[str, ...]] | None = None  # None: not changed since the last commit
         store.enlist(self)
 
     def committed(self) -> None:
-        """Keep the notes of the transaction."""
+        """Keep the notes and the index names of the transaction."""
         self._committed_notes = self._notes
+        self._committed_indexes = None
 
     def rolled_back(self) -> None:
-        """Go back to the notes of before the transaction; switch off the triggers that made it fail.
+        """Go back to the notes and index names of before the transaction; switch off the triggers that made it fail.
 
         SQLite has rolled the TEMP triggers back. The catalog is enlisted first, so the registry is as before already.
         """
         self._notes = self._committed_notes
+        if self._committed_indexes is not None:
+            self._indexes.clear()
+            self._indexes.update(self._committed_indexes)
+            self._committed_indexes = None
         if isinstance(self._store.rollback_cause, IndexTriggerError):
             self._switch_off(self._store.rollback_cause)
 
@@ -87,6 +93,8 @@ class IndexTriggers:
 
     def take_off(self) -> None:
         """Drop every copied trigger. Those of a dropped table went with it, or go when a table of that name is back."""
+        if self._committed_indexes is None:
+            self._committed_indexes = dict(self._indexes)
         self._indexes.clear()
         if self._created:
             self._drop("")

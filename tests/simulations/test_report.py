@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import time
 import xml.etree.ElementTree as ET
 from html.parser import HTMLParser
 
@@ -114,6 +115,16 @@ def test_page_stands_alone_and_its_drawings_are_well_formed(recorded):
         ET.fromstring(drawing)
     for words in ("Equal replicas", "Latency", "Bytes by kind", "Duplicate ratio", "before heal", result.trace):
         assert words in html
+
+
+def test_time_named_cpu_is_not_that_of_the_clock(monkeypatch):
+    """A run that waits for the disk or for another process takes time by the clock, and no CPU."""
+    monkeypatch.setattr("mycomesh.simulations.runner.violations", lambda _cluster: time.sleep(1.0) or [])
+    result = run(build("two-nodes", seed=1, duration_s=2), 1, mesh="plain")
+    assert result.real_s - result.cpu_s > 0.9
+    assert f"{result.cpu_s:.1f} s of CPU ({result.real_s:.1f} s by the clock)" in page(
+        result, Recorder(io.StringIO()), "x"
+    )
 
 
 def test_ticks_are_round_and_inside():

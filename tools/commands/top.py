@@ -30,7 +30,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--speed",
         type=pace,
-        default=SPEED,
         metavar="N",
         help=f"with --replay: N virtual seconds per second (default {SPEED:g})",
     )
@@ -40,6 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, home: Home) -> int:
     """Show the mesh until `q`; in a pipe print one picture as text, the last one of a trace."""
     if args.replay is None:
+        if args.speed is not None:
+            raise exits.UsageError("--speed: needs --replay TRACE; a running node is shown as it is")
         ask(home, "status")  # before rich loads, so that a missing node is reported at once
     from mycomesh.tools.top import loop, sources  # noqa: PLC0415 -- rich takes long to load
 
@@ -48,7 +49,7 @@ def run(args: argparse.Namespace, home: Home) -> int:
     source = (
         sources.NodeSource(home)
         if args.replay is None
-        else sources.TraceSource(args.replay, args.speed, ended=not live)
+        else sources.TraceSource(args.replay, args.speed or SPEED, ended=not live)
     )
     if args.json:
         print_json(asdict(source.picture(paused=False)))

@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import urllib.error
 import urllib.request
 from dataclasses import replace
@@ -26,7 +27,9 @@ from mycomesh.mesh.node.daemon import Daemon, enrol
 from mycomesh.mesh.node.errors import AlreadyServedError, HomeError, KeystoreError, NodeError, NoNodeError, RefusedError
 from mycomesh.mesh.node.home import FileLock, Home, HomeLock
 from mycomesh.mesh.node.keystore import Keystore, PendingJoin
-from mycomesh.mesh.node.shell import clock
+from mycomesh.mesh.node.serving import ServingNode
+from mycomesh.mesh.node.shell import MeshShell, clock
+from mycomesh.mesh.node.watch import Watch
 from mycomesh.sync.exchange import intake
 
 SQLITE = shutil.which("sqlite3")
@@ -106,6 +109,23 @@ def test_serving_node_answers_until_it_is_told_to_end(founder, tmp_path):
     asyncio.run(story())
     HomeLock.acquire(founder).release()
     FileLock.acquire(tmp_path / "fleet.db").release()
+
+
+@pytest.mark.parametrize("step", [(ServingNode, "snapshot"), (Watch, "start"), (MeshShell, "start")])
+def test_a_start_that_fails_ends_the_sql_thread(founder, tmp_path, monkeypatch, step):
+    def broken(*_):
+        raise NodeError("planted")
+
+    async def run():
+        await Daemon(founder, tmp_path / "fleet.db", QUIET).run(signals=False)
+
+    before = set(threading.enumerate())
+    monkeypatch.setattr(*step, broken)
+    with pytest.raises(NodeError, match="planted"):
+        asyncio.run(run())
+    for thread in set(threading.enumerate()) - before:
+        thread.join(5)
+        assert not thread.is_alive()
 
 
 def test_answer_to_down_comes_when_file_is_closed(founder, tmp_path):

@@ -44,6 +44,12 @@ CREATE TRIGGER t_ai AFTER INSERT ON t BEGIN INSERT INTO t_fts(docid, name) VALUE
 """
 
 
+BOXES = """
+CREATE VIRTUAL TABLE area USING rtree(id, low, high);
+CREATE TRIGGER b_ai AFTER INSERT ON b BEGIN INSERT INTO area VALUES(new.id, new.low, new.high); END;
+"""
+
+
 @pytest.fixture
 def indexed(equals):
     """Two equal replicas of a table, with an index on each that SQL makes."""
@@ -180,12 +186,8 @@ def test_an_index_of_boxes_holds_what_others_write(indexed):
 
 def test_a_constraint_of_an_index_parks_no_row(indexed):
     """A box whose sides are crossed is one that the R-tree refuses: no row of the table may depend on it."""
-    boxes = """
-    CREATE VIRTUAL TABLE area USING rtree(id, low, high);
-    CREATE TRIGGER b_ai AFTER INSERT ON b BEGIN INSERT INTO area VALUES(new.id, new.low, new.high); END;
-    """
     one, two = indexed("", "CREATE TABLE b(id INTEGER PRIMARY KEY, low, high)")
-    one.shell(boxes)
+    one.shell(BOXES)
     one.drain()
     two.shell("INSERT INTO b VALUES(1, 10, 0), (2, 5, 15)")
     converge([one, two])
@@ -332,6 +334,17 @@ def test_what_is_told_goes_with_its_reason(indexed):
     two.shell("ALTER TABLE t ADD COLUMN e")
     converge([one, two])
     assert note(one) == before
+
+
+def test_a_refused_migration_keeps_the_names_of_indexes(indexed):
+    """They go back with the TEMP triggers, and do not wait for the next pass."""
+    one, _ = indexed()
+    carried = one.replica.tables["t"].rows._indexes
+    before = dict(carried)
+    with pytest.raises(MigrationError):
+        one.replica.migrate("CREATE TABLE v(id); INSERT INTO v SELECT id FROM nowhere", one.wall_ms)
+    assert dict(carried) == before
+    assert ("t_fts",) in before.values()
 
 
 def test_a_migration_writes_into_the_index_once(indexed):

@@ -80,15 +80,16 @@ def test_a_run_that_cannot_be_says_why():
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["two-nodes", "--watch", "--json"], "--watch: shows one run on a terminal; leave out --json"),
-        (["two-nodes", "--watch"], "--watch: needs a terminal"),
-        (["two-nodes", "--speed", "3"], "--speed: needs --watch"),
-        (["two-nodes", "--watch", "--speed", "0"], "not a speed in virtual seconds"),
+        (["simulate", "two-nodes", "--watch", "--json"], "--watch: shows one run on a terminal; leave out --json"),
+        (["simulate", "two-nodes", "--watch"], "--watch: needs a terminal"),
+        (["simulate", "two-nodes", "--speed", "3"], "--speed: needs --watch"),
+        (["top", "--speed", "3"], "--speed: needs --replay TRACE"),
+        (["simulate", "two-nodes", "--watch", "--speed", "0"], "not a speed in virtual seconds"),
     ],
 )
 def test_what_cannot_be_watched_is_one_line(words, message, capsys):
     try:
-        code = cli.main(["simulate", *words])
+        code = cli.main(words)
     except SystemExit as stop:
         code = stop.code
     assert code == 2
