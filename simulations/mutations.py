@@ -366,7 +366,7 @@ MUTATIONS = (
         "a row that REPLACE evicts by its UNIQUE column is not captured",
         (
             Edit(
-                "mycomesh.sync.capture.triggers:create_statements",
+                "mycomesh.sync.capture.triggers:_evicting",
                 "in spec.unique if index.match]",
                 "in spec.unique if False]",
             ),

@@ -10,7 +10,14 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from mycomesh.sync.capture.triggers import TIMED, create_statements, drop_statements, trigger_names
+from mycomesh.sync.capture.triggers import (
+    TIMED,
+    are_created,
+    create_statements,
+    drop_statements,
+    pending_log_statement,
+    trigger_names,
+)
 from mycomesh.sync.sqlite.identifiers import fold, quoted
 from mycomesh.sync.sqlite.indexes import column_names
 from mycomesh.sync.storage.change_log import changes_name
@@ -40,7 +47,7 @@ def ensure_pending_log(table: Table) -> None:
     existing = _columns(db, table.table_id)
     if existing and not {"at", *key_names(table.spec)} <= existing:
         db.execute(f"DROP TABLE {name}")
-    db.execute(create_statements(table.spec, table.table_id, table.columns.bits)[0])
+    db.execute(pending_log_statement(table.spec, table.table_id, table.columns.bits))
     existing = _columns(db, table.table_id)
     for word in word_names(table.columns.bits):
         if word not in existing:
@@ -54,7 +61,7 @@ def is_captured(table: Table, catalogue: Sequence[tuple[Any, ...]]) -> bool:
     """
     names = trigger_names(table.table_id)
     triggers = [sql for kind, name, sql in catalogue if kind == "trigger" and name in names]
-    if len(triggers) != len(create_statements(table.spec, table.table_id, table.columns.bits)) - 1:
+    if len(triggers) != len(create_statements(table.spec, table.table_id, table.columns.bits)):
         return False
     if not keeps_rowids(table, catalogue):
         return False
@@ -80,22 +87,26 @@ def keeps_rowids(table: Table, catalogue: Sequence[tuple[Any, ...]]) -> bool:
 
 
 def install_capture(table: Table) -> None:
-    """Install capture for the table's current columns, in place of older triggers. Runs inside a transaction."""
+    """Install capture for the table's current columns, in place of older triggers. Runs inside a transaction.
+
+    Triggers that fit stay: a change of the schema makes every connection to the file compile its statements again.
+    """
     db, table_id = table.store.db, table.table_id
     compared = {name: table.columns.bits[name] for name in table.columns.local}
-    for statement in drop_statements(table_id):
-        db.execute(statement)
     ensure_pending_log(table)
-    for statement in create_statements(table.spec, table_id, compared)[1:]:
-        db.execute(statement)
+    triggers = create_statements(table.spec, table_id, compared)
+    if not are_created(db, table_id, triggers):
+        for statement in (*drop_statements(table_id), *triggers):
+            db.execute(statement)
     if table.spec.lacks_primary_key:
         _add_keep_index(table)
     table.columns.captured = compared
     known = table.spec.canonical_names
     names = [known[fold(name)] for name in column_names(db, table.spec.name) if fold(name) in known]
+    record = json.dumps(table.columns.bits), json.dumps({name: compared[name] for name in names})
     db.execute(
-        "UPDATE mycomesh_replicated SET bits = ?, known = ? WHERE id = ?",
-        (json.dumps(table.columns.bits), json.dumps({name: compared[name] for name in names}), table_id),
+        "UPDATE mycomesh_replicated SET bits = ?1, known = ?2 WHERE id = ?3 AND (bits, known) <> (?1, ?2)",
+        (*record, table_id),
     )
 
 

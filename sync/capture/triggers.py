@@ -29,7 +29,15 @@ from mycomesh.sync.storage.pending_log import (
     word_names,
 )
 
-__all__ = ["TIMED", "create_statements", "drop_statements", "is_current", "trigger_names"]
+__all__ = [
+    "TIMED",
+    "are_created",
+    "create_statements",
+    "drop_statements",
+    "is_current",
+    "pending_log_statement",
+    "trigger_names",
+]
 
 TIMED = "julianday()"  # the time of a write; an argument 'now' would be parsed for each row
 # Columns compared in one decision tree. For three columns, seven comparisons are written and three are run.
@@ -44,14 +52,17 @@ def trigger_names(table_id: int) -> tuple[str, ...]:
     )
 
 
+def pending_log_statement(spec: TableSpec, table_id: int, bits: Mapping[str, int]) -> str:
+    """Return the SQL that creates the pending log if it is absent; `bits` is folded column -> bit."""
+    log_columns = ", ".join(["at", *word_names(bits), *key_names(spec)])
+    return f"CREATE TABLE IF NOT EXISTS {pending_name(table_id)}({log_columns})"
+
+
 def create_statements(spec: TableSpec, table_id: int, bits: Mapping[str, int]) -> list[str]:
-    """Return the SQL that creates the pending log (if absent) and all triggers; `bits` is folded column -> bit."""
-    words = word_names(bits)
-    log_columns = ", ".join(["at", *words, *key_names(spec)])
-    statements = [f"CREATE TABLE IF NOT EXISTS {pending_name(table_id)}({log_columns})"]
+    """Return the SQL that creates all triggers, which need the pending log; `bits` is folded column -> bit."""
     table = quoted(spec.name)
     names = trigger_names(table_id)
-    statements += [
+    statements = [
         _trigger(
             names[0], "AFTER INSERT", table, "", [_log(spec, table_id, OP_INSERT, "NEW", timed=_needs_time(spec))]
         ),
@@ -65,6 +76,12 @@ def create_statements(spec: TableSpec, table_id: int, bits: Mapping[str, int]) -
         ),
         _trigger(names[3], "AFTER DELETE", table, "", [_log(spec, table_id, OP_DELETE, "OLD")]),
     ]
+    return [*statements, *_evicting(spec, table_id)]
+
+
+def _evicting(spec: TableSpec, table_id: int) -> list[str]:
+    """Return the triggers that log the rows which a REPLACE of the application is about to remove."""
+    table, names, statements = quoted(spec.name), trigger_names(table_id), []
     evicting = [index for index in spec.unique if index.match]
     if evicting:
         statements.append(_trigger(names[4], "BEFORE INSERT", table, "", _evict(spec, table_id, evicting)))
@@ -84,10 +101,25 @@ def create_statements(spec: TableSpec, table_id: int, bits: Mapping[str, int]) -
 
 def is_current(db: Any, spec: TableSpec, table_id: int, bits: Mapping[str, int]) -> bool:
     """Return True if the table's update trigger fits this spec. Only a RENAME rewrites the trigger."""
-    name = trigger_names(table_id)[1]
-    found = db.execute("SELECT sql FROM sqlite_schema WHERE type = 'trigger' AND name = ?", (name,)).fetchone()
-    wanted = _update_trigger(spec, table_id, bits)
-    return found is not None and str(found[0]) == wanted.replace(" IF NOT EXISTS", "", 1)
+    return _count_created(db, (trigger_names(table_id)[1],), [_update_trigger(spec, table_id, bits)]) == 1
+
+
+def are_created(db: Any, table_id: int, wanted: Sequence[str]) -> bool:
+    """Return True if the table's triggers are those that the statements `wanted` create, and no others."""
+    names = trigger_names(table_id)
+    listing = f"SELECT count(*) FROM sqlite_schema WHERE type = 'trigger' AND name IN ({', '.join('?' * len(names))})"
+    (present,) = db.execute(listing, names).fetchone()
+    return bool(present == len(wanted) == _count_created(db, names, wanted))
+
+
+def _count_created(db: Any, names: Sequence[str], wanted: Sequence[str]) -> int:
+    """Count the triggers with one of these names and the text of one of these CREATE statements, as SQLite keeps it."""
+    texts = [statement.replace(" IF NOT EXISTS", "", 1) for statement in wanted]
+    listing = (
+        f"SELECT count(*) FROM sqlite_schema WHERE type = 'trigger' AND name IN ({', '.join('?' * len(names))})"
+        f" AND sql IN ({', '.join('?' * len(texts))})"
+    )
+    return int(db.execute(listing, (*names, *texts)).fetchone()[0])
 
 
 def drop_statements(table_id: int) -> list[str]:

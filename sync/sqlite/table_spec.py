@@ -38,6 +38,9 @@ __all__ = [
 
 # SQLite returns at most 2,000 columns; `raw_select` takes two for each column, and a read selects key columns twice.
 COLUMNS_READ_MAX = 900
+# Tables that are looked up one by one after a change of the schema, before the whole catalogue is read: a pass that makes
+# tables changes the schema for each of them.
+TABLES_READ_SINGLY_MAX = 4
 SQL_MAX = 65_536  # characters of one definition; a table of fifty columns has a tenth of that
 Row = int | bytes  # the name of a row in this file: its rowid, or its encoded key
 _ROWID_NAMES = ("rowid", "_rowid_", "oid")
@@ -234,8 +237,9 @@ class FileSchema:
     def __init__(self, db: Any) -> None:
         self._db = db
         self._version = -1
-        # By folded name: the entries of the table, its indexes and its triggers.
+        # By folded name: the entries of the table, its indexes and its triggers, of all tables if `_whole`.
         self._entries: dict[str, list[tuple[Any, ...]]] = {}
+        self._whole = False
         # By folded name: the entries from which a spec was read, and the spec.
         self._read: dict[str, tuple[list[tuple[Any, ...]], TableSpec]] = {}
 
@@ -249,16 +253,26 @@ class FileSchema:
 
     def catalogue_entries(self, name: str) -> list[tuple[Any, ...]]:
         """Return (type, name, sql) of a table, its indexes and its triggers in SQLite's catalogue."""
-        version = self.version()
+        version, folded = self.version(), fold(name)
         if version != self._version:
-            self._entries = {}
-            columns = ", ".join(map(raw_select, ("name", "tbl_name", "sql")))
-            for kind, *cells in self._db.execute(f"SELECT type, {columns} FROM sqlite_schema").fetchall():
-                own, table, sql = map(lenient_text, restore(cells))
-                self._entries.setdefault(fold(table), []).append((kind, own, sql))
-            self._version = version
-            self._read = {folded: read for folded, read in self._read.items() if folded in self._entries}
-        return self._entries.get(fold(name), [])
+            self._version, self._entries, self._whole = version, {}, False
+        if folded not in self._entries and not self._whole:
+            if len(self._entries) < TABLES_READ_SINGLY_MAX:
+                self._entries[folded] = self._listed("WHERE tbl_name = ? COLLATE NOCASE", name).get(folded, [])
+            else:
+                self._entries, self._whole = self._listed(), True
+                self._read = {read: spec for read, spec in self._read.items() if read in self._entries}
+        return self._entries.get(folded, [])
+
+    def _listed(self, condition: str = "", *values: str) -> dict[str, list[tuple[Any, ...]]]:
+        listed: dict[str, list[tuple[Any, ...]]] = {}
+        columns = ", ".join(map(raw_select, ("name", "tbl_name", "sql")))
+        for kind, *cells in self._db.execute(
+            f"SELECT type, {columns} FROM sqlite_schema {condition}", values
+        ).fetchall():
+            own, table, sql = map(lenient_text, restore(cells))
+            listed.setdefault(fold(table), []).append((kind, own, sql))
+        return listed
 
     def spec(self, name: str) -> TableSpec:
         """Return the spec of one ordinary table; raise `UnsupportedTable` as `read_table` does."""
