@@ -44,6 +44,7 @@ def _metrics(status: Status) -> Iterator[_Metric]:
     node = {"version": status.version, "mesh": status.mesh, "node": status.node, "phase": status.phase}
     yield _Metric("info", "gauge", "Version, mesh, node and phase as labels; always 1.", ((node, 1.0),))
     yield _Metric("serving", "gauge", "1 while the node serves its file.", (({}, float(status.phase == "serving")),))
+    yield _Metric("revoked", "gauge", "1 if this node knows that it was revoked.", (({}, float(status.revoked)),))
     yield _Metric("uptime_seconds", "gauge", "Time since the process started.", (({}, status.uptime_ms / 1000),))
     yield _Metric("pending_writes", "gauge", "Captured writes that have no stamp yet.", (({}, float(status.pending)),))
     longest: tuple[Sample, ...] = (({}, status.lock_held_ms / 1000),)
@@ -64,6 +65,12 @@ def _metrics(status: Status) -> Iterator[_Metric]:
     states = ("linked", "reachable", "down")
     counted = tuple(({"state": state}, float(sum(peer.state == state for peer in status.peers))) for state in states)
     yield _Metric("peers", "gauge", "Other members of the mesh, by state.", counted)
+    unseen = tuple(
+        ({"peer": peer.name, "node_id": peer.node_id}, peer.seen_ms_ago / 1000)
+        for peer in status.peers
+        if peer.seen_ms_ago is not None
+    )
+    yield _Metric("peer_unseen_seconds", "gauge", "Time since another member was last heard of.", unseen)
     yield from _of_tables(status)
     yield from _of_peers([peer for peer in status.peers if peer.state == "linked"])
 

@@ -1,4 +1,4 @@
-"""A small HTTP server for Prometheus; runs only if the configuration asks for it.
+"""A small HTTP server for Prometheus and for health checks; runs only if the configuration asks for it.
 
 Each response reads the node's current status. A client that sends no request in time, or a too long one, loses its connection.
 """
@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from typing import TYPE_CHECKING
 
+from mycomesh.mesh.node.control.health import BUSY, unhealthy
 from mycomesh.mesh.node.control.metrics import exposition
 from mycomesh.mesh.node.errors import NodeError
+from mycomesh.sync.errors import SyncError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -23,11 +26,12 @@ __all__ = ["CLIENTS_MAX", "CONTENT_TYPE", "MetricsServer"]
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 REQUEST_BYTES_MAX = 8_192
 REQUEST_S_MAX = 5
+HEALTH_S_MAX = 3  # less than REQUEST_S_MAX: a node that hangs still gets an answer
 CLIENTS_MAX = 8  # at a time; Prometheus needs one
 
 
 class MetricsServer:
-    """Answers `GET /metrics` over HTTP/1.0 at one address."""
+    """Answers `GET /metrics` and `GET /healthz` over HTTP/1.0 at one address."""
 
     def __init__(self, address: PeerName, status: Callable[[], Awaitable[Status]]) -> None:
         self._address = address
@@ -79,9 +83,22 @@ class MetricsServer:
         path = rest.partition(b" ")[0].partition(b"?")[0]
         if method not in (b"GET", b"HEAD"):
             return _response("405 Method Not Allowed", "this server answers only GET\n")
+        if path == b"/healthz":
+            reason = await self._unhealthy()
+            outcome = "503 Service Unavailable" if reason else "200 OK"
+            return _response(outcome, f"{reason or 'ok'}\n", head=method == b"HEAD")
         if path != b"/metrics":
-            return _response("404 Not Found", "the metrics are at /metrics\n")
+            return _response("404 Not Found", "the metrics are at /metrics, the health at /healthz\n")
         return _response("200 OK", exposition(await self._status()), head=method == b"HEAD")
+
+    async def _unhealthy(self) -> str:
+        try:
+            async with asyncio.timeout(HEALTH_S_MAX):
+                return unhealthy(await self._status(), int(time.time()))
+        except TimeoutError:
+            return BUSY
+        except (NodeError, SyncError) as error:
+            return f"{error} [{error.code}]"
 
 
 def _response(outcome: str, text: str, *, head: bool = False) -> bytes:

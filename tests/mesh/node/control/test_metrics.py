@@ -28,7 +28,9 @@ def test_another_program_reads_every_figure():
     labels = (("node_id", "aa"), ("peer", PEER.name))
     assert found["mycomesh_peer_rtt_seconds", *labels] == 0.0025
     assert found["mycomesh_peer_received_bytes_total", *labels] == 200
-    assert not [key for key in found if ("node_id", "bb") in key]
+    assert [key[0] for key in found if ("node_id", "bb") in key] == ["mycomesh_peer_unseen_seconds"]
+    assert found["mycomesh_peer_unseen_seconds", ("node_id", "bb"), ("peer", "charlie")] == 0.01
+    assert found["mycomesh_revoked",] == 0
 
 
 def test_names_and_units_are_as_prometheus_wants_them():

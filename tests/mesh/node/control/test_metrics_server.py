@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -25,12 +26,12 @@ async def asked(server, request):
         writer.close()
 
 
-def served(story):
-    async def run():
-        async def status():
-            return STATUS
+def served(story, status=None):
+    async def serving():
+        return STATUS
 
-        server = MetricsServer(PeerName("127.0.0.1", 0), status)
+    async def run():
+        server = MetricsServer(PeerName("127.0.0.1", 0), status or serving)
         await server.start()
         try:
             await story(server)
@@ -51,6 +52,35 @@ def test_the_server_answers_at_metrics_and_nowhere_else():
         assert (await asked(server, b"HEAD /metrics HTTP/1.0\r\n\r\n")).endswith(b"\r\n\r\n")
 
     served(story)
+
+
+def test_health_is_a_status_code_and_one_line(monkeypatch):
+    async def ill():
+        return replace(STATUS, not_after_s=4_000_000_000, revoked=True)
+
+    async def hung():
+        await asyncio.sleep(30)
+
+    async def refused():
+        raise NodeError("the node has closed its file")
+
+    async def well():
+        return replace(STATUS, not_after_s=4_000_000_000)
+
+    monkeypatch.setattr(metrics_server, "HEALTH_S_MAX", 0.1)
+    for status, outcome, line in (
+        (well, b"200 OK", b"ok"),
+        (ill, b"503 Service Unavailable", b"this node was revoked [identity.revoked]"),
+        (hung, b"503 Service Unavailable", b"the database thread did not answer in time"),
+        (refused, b"503 Service Unavailable", b"the node has closed its file [node.refused]"),
+    ):
+
+        async def story(server, outcome=outcome, line=line):
+            head, _, body = (await asked(server, b"GET /healthz HTTP/1.1\r\n\r\n")).partition(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.0 " + outcome)
+            assert body == line + b"\n"
+
+        served(story, status)
 
 
 def test_who_sends_too_much_or_nothing_is_let_go(monkeypatch):
