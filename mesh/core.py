@@ -46,7 +46,7 @@ from mycomesh.mesh.events import (
     NetworkChanged,
     Notice,
     PublishBatch,
-    RevokeMember,
+    RevokeMembers,
     SendMessage,
     TimerFired,
 )
@@ -148,8 +148,8 @@ class MeshCore:
                     self._queue(link, App(payload, optional), priority, turn)
             case PublishBatch(payload, priority):
                 self._apply(self._overlay.publish(payload, priority, now_ms), turn)
-            case RevokeMember(node_id):
-                self._apply(self._overlay.revoke(node_id, wall_ms), turn)
+            case RevokeMembers(node_ids):
+                self._apply(self._overlay.revoke(node_ids, wall_ms), turn)
             case TimerFired():
                 self._on_timer(turn)
             case _:

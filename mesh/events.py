@@ -33,7 +33,7 @@ __all__ = [
     "Notice",
     "PeerInfo",
     "PublishBatch",
-    "RevokeMember",
+    "RevokeMembers",
     "SendMessage",
     "TimerFired",
     "Write",
@@ -128,10 +128,10 @@ class SendMessage:
 
 
 @dataclass(frozen=True, slots=True)
-class RevokeMember:
-    """Remove a member for good and rotate the mesh secret. Check `Membership.revocable` first."""
+class RevokeMembers:
+    """Remove members for good and rotate the mesh secret once. Check `Membership.revocable` of each first."""
 
-    node_id: bytes
+    node_ids: tuple[bytes, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +148,7 @@ Event = (
     | DialFailed
     | NetworkChanged
     | PublishBatch
-    | RevokeMember
+    | RevokeMembers
     | SendMessage
     | TimerFired
 )

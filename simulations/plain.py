@@ -32,7 +32,7 @@ from mycomesh.mesh.events import (
     NetworkChanged,
     PeerInfo,
     PublishBatch,
-    RevokeMember,
+    RevokeMembers,
     SendMessage,
     TimerFired,
     Write,
@@ -136,7 +136,7 @@ class PlainMesh:
             case NetworkChanged():
                 self._known = dict.fromkeys(self._known, (now_ms, RETRY_MS[0]))
                 self._on_timer(now_ms, done)
-            case RevokeMember():
+            case RevokeMembers():
                 pass  # a plain mesh has no members to revoke
             case _:
                 assert_never(event)

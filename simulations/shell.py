@@ -178,7 +178,7 @@ class Shell:
         mesh = self.core.mesh
         if not isinstance(mesh, MeshCore) or mesh.membership.revocable(node_id, self.wall_ms()):
             return False
-        self._feed(mesh_events.RevokeMember(node_id))
+        self._feed(mesh_events.RevokeMembers((node_id,)))
         return True
 
     # ---- commits

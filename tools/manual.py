@@ -151,7 +151,13 @@ MANUAL = {
         ),
         {"file": "text", "name": "text"},
     ),
-    "members": Page((("mycomesh members", "list the members and when their certificates expire"),), [_MEMBER]),
+    "members": Page(
+        (
+            ("mycomesh members", "list the members and when their certificates expire"),
+            ("mycomesh members remove drone3 drone4", "two that are gone for good, or never came"),
+        ),
+        [_MEMBER],
+    ),
     "revoke": Page(
         (("mycomesh revoke drone7", "by name"), ("mycomesh revoke 1a2b3c4d", "by the first digits of its id")),
         {"name": "text", "node_id": "text"},

@@ -328,20 +328,31 @@ class Membership:
             return f"{certificate.name} is an admin: only the node with the mesh's root key can revoke it"
         return ""
 
-    def revoke(self, node_id: bytes, wall_ms: int) -> list[Result]:
-        """Revoke a member, and give the mesh a secret that it does not know. The caller has checked `revocable`."""
-        certificate, authority = self.roster.get(node_id), self._authority
-        assert certificate is not None, "check `revocable` first"
+    def revoke(self, node_ids: Iterable[bytes], wall_ms: int) -> list[Result]:
+        """Revoke members, and give the mesh one secret that none of them knows. The caller has checked `revocable` of each.
+
+        One secret for all: a member that misses more than four has to join again.
+        """
+        authority, at_s = self._authority, self._now_s(wall_ms)
         assert authority is not None
-        at_s = self._now_s(wall_ms)
         revocations = self.roster.revocations
-        made = revocations.add_revocation(Revocation.issue(certificate, authority, at_s=at_s).raw)
-        if made is None:
+        made: list[Revocation] = []
+        results: list[Result] = []
+        for node_id in node_ids:
+            certificate = self.roster.get(node_id)
+            assert certificate is not None, "check `revocable` first"
+            revocation = revocations.add_revocation(Revocation.issue(certificate, authority, at_s=at_s).raw)
+            if revocation is not None:
+                made.append(revocation)
+                continue
             text = f"{REVOCATIONS_MAX} members are already revoked, which is the limit: create a new mesh"
-            return [Notice("revoke.failed", text, level="error")]
+            results.append(Notice("revoke.failed", text, level="error"))
+            break
+        if not made:
+            return results
         secret = draw(self._entropy, KEY_BYTES)
-        results = self._on_revoked([made])
-        revocations.add_epoch(revocations.next_epoch(secret, node_id, authority, at_s=at_s).raw)
+        results += self._on_revoked(made)
+        revocations.add_epoch(revocations.next_epoch(secret, made[-1].node_id, authority, at_s=at_s).raw)
         return results + self._on_new_secret()
 
     def renew_due(self, is_up: Callable[[bytes], bool], wall_ms: int) -> list[Certificate]:

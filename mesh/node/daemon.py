@@ -341,7 +341,7 @@ class Daemon:
                 return to_json(await self.status())
             case "replicas":
                 return await wait.answer(self._serving(), request)
-            case "invite" | "members" | "ticket" | "revoke":
+            case "invite" | "members" | "ticket" | "revoke" | "remove-members":
                 return members.answer(self._store, self._node, request)
             case "isolate":
                 self._isolate(cut=request.get("cut") is True)

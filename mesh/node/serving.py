@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, assert_never
 
 from mycomesh.mesh.config import MeshConfig
 from mycomesh.mesh.core import MeshCore
-from mycomesh.mesh.events import Close, MembershipChanged, Notice, RevokeMember
+from mycomesh.mesh.events import Close, MembershipChanged, Notice, RevokeMembers
 from mycomesh.mesh.node.clock_notes import NOTE_EVERY_S, ClockNotes
 from mycomesh.mesh.node.commit_poll import CommitPoll
 from mycomesh.mesh.node.core import NodeCore, ToExchange
@@ -253,9 +253,13 @@ class ServingNode:
         """The members of the mesh, and what this node may decide."""
         return self._mesh.membership
 
-    def revoke(self, node_id: bytes) -> None:
-        """Revoke a member. Call `Membership.revocable` first."""
-        self._shell.feed(RevokeMember(node_id))
+    def revoke(self, node_ids: tuple[bytes, ...]) -> None:
+        """Revoke members. Call `Membership.revocable` for each first."""
+        self._shell.feed(RevokeMembers(node_ids))
+
+    def is_reachable(self, node_id: bytes) -> bool:
+        """Return whether a member is linked with this node, directly or through others."""
+        return any(peer.node_id == node_id and peer.state != "down" for peer in self._mesh.peers(clock()[0]))
 
     # ---- events
 

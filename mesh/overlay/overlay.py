@@ -300,10 +300,11 @@ class Overlay:
 
     # ---- helpers
 
-    def revoke(self, node_id: bytes, wall_ms: int) -> list[Result]:
-        """Revoke a member. The caller has checked `Membership.revocable`."""
-        results = self.membership.revoke(node_id, wall_ms)
-        self.topology.forget(node_id)
+    def revoke(self, node_ids: tuple[bytes, ...], wall_ms: int) -> list[Result]:
+        """Revoke members. The caller has checked `Membership.revocable` of each."""
+        results = self.membership.revoke(node_ids, wall_ms)
+        for node_id in node_ids:
+            self.topology.forget(node_id)
         return results
 
     def _forget_revoked(self, message: DecreeMessage) -> None:

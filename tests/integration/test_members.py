@@ -65,6 +65,35 @@ def test_a_revoked_drone_stays_out_over_restarts(machine):
     assert drone.sql("SELECT group_concat(id) FROM t;") == "1,2\n"
 
 
+def test_members_that_never_came_are_removed(machine):
+    alpha, bravo = machine("alpha"), machine("bravo")
+    alpha.done("init", "--name", "fleet", "--node-name", "alpha")
+    for name in ("bravo", "lost", "never"):
+        alpha.done("ticket", name, "-o", str(alpha.dir / f"{name}.ticket"))
+    bravo.done("join", str(alpha.dir / "bravo.ticket"))
+    alpha.up()
+    bravo.up("--port", "0", "--peer", alpha.address)
+    eventually(lambda: linked(alpha) == {"bravo"}, "alpha and bravo are linked")
+    for words, said in (
+        (("lost", "bravo"), "bravo is connected; nothing was removed"),
+        (("lost", "nobody"), "knows no member 'nobody'"),
+        (("alpha",), "cannot revoke itself"),
+    ):
+        refused = alpha.run("members", "remove", *words)
+        assert (refused.returncode, said in refused.stderr) == (1, True), refused.stderr
+        assert refused.stderr.count("\n") == 1
+    refused = alpha.run("members", "remove")
+    assert (refused.returncode, "name the members to remove" in refused.stderr) == (2, True)
+    assert all(member["revoked_s"] is None for member in members(alpha).values())
+    removed = json.loads(alpha.done("members", "remove", "lost", members(alpha)["never"]["node_id"], "--json"))
+    assert [each["name"] for each in removed] == ["lost", "never"]
+    assert {peer["name"] for peer in alpha.status()["peers"]} == {"bravo"}
+    eventually(lambda: {peer["name"] for peer in bravo.status()["peers"]} == {"alpha"}, "bravo knows no ghost either")
+    alpha.sql("CREATE TABLE t(x); INSERT INTO t VALUES('after');")
+    bravo.shows("SELECT x FROM t;", "after\n")
+    assert alpha.run("ticket", "lost", "-o", str(alpha.dir / "lost2.ticket")).returncode == 0, "the name is free again"
+
+
 def test_a_used_up_code_joins_nobody_and_exits_1(machine):
     alpha, bravo, late = machine("alpha"), machine("bravo"), machine("late")
     alpha.done("init", "--node-name", "alpha")

@@ -159,6 +159,8 @@ def test_json_of_what_changes_members_and_files(pair, place):
     for words in (
         ("ticket", "late", "-o", str(ticket)),
         ("revoke", "late"),
+        ("ticket", "ghost", "-o", str(place / "ghost.ticket")),
+        ("members", "remove", "ghost"),
         ("backup", str(copy)),
     ):
         code, out, err = said(home, *words, "--json")

@@ -1,4 +1,4 @@
-"""`mycomesh members`: lists the members of the mesh with their rights and expiry."""
+"""`mycomesh members`: lists the members of the mesh with their rights and expiry, and removes members that are gone."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from mycomesh.mesh.node.control.client import ask
 from mycomesh.tools import exits
 from mycomesh.tools.commands.rights import ask_or_files
-from mycomesh.tools.render import print_json, print_table
+from mycomesh.tools.render import print_json, print_table, tell
 
 if TYPE_CHECKING:
     import argparse
@@ -20,11 +21,23 @@ __all__ = ["add_arguments", "run"]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
+    parser.add_argument(
+        "do",
+        nargs="?",
+        choices=("remove",),
+        metavar="remove",
+        help="remove members that are gone or never came, for good",
+    )
+    parser.add_argument(
+        "who", nargs="*", metavar="NAME", help="with remove: their names, or at least 8 first digits of their ids"
+    )
     parser.add_argument("--json", action="store_true", help="print a JSON array, for programs")
 
 
 def run(args: argparse.Namespace, home: Home) -> int:
-    """Print one row for each member; no node needs to run."""
+    """Print one row for each member, for which no node needs to run; or remove members through the running node."""
+    if args.do == "remove":
+        return _remove(args, home)
     found = ask_or_files(home, "members")[0]["members"]
     if args.json:
         print_json(found)
@@ -33,6 +46,20 @@ def run(args: argparse.Namespace, home: Home) -> int:
         print_table(
             ("NAME", "ID", "ROLES", "TABLES", "SERIAL", "EXPIRES", "STATE"), [_row(member, now_s) for member in found]
         )
+    return exits.DONE
+
+
+def _remove(args: argparse.Namespace, home: Home) -> int:
+    if not args.who:
+        raise exits.UsageError("members remove: name the members to remove; 'mycomesh members' lists them")
+    removed = ask(home, "remove-members", who=args.who)["members"]
+    names = ", ".join(f"{each['name']} ({each['node_id'][:8]})" for each in removed)
+    tell(
+        args,
+        removed,
+        f"removed for good: {names}; the mesh has one new secret",
+        "if one comes back, its file is kept: run 'mycomesh join' there with a new code or ticket",
+    )
     return exits.DONE
 
 

@@ -1,4 +1,4 @@
-"""Requests about members (invite, list, ticket, revoke), from the control socket or for a home without a node.
+"""Requests about members (invite, list, ticket, revoke, remove), from the control socket or for a home without a node.
 
 Invariants: a refused request changes nothing; an invitation or ticket is stored before it is shown.
 """
@@ -28,6 +28,7 @@ __all__ = ["answer"]
 ROLES = {"member": ("member",), "read-only": ("read-only",), "relay": ("relay",), "admin": ("member", "admin")}
 ID_CHARS_MIN = 8  # of a node id in place of a name: 32 bits distinguish a thousand members
 LIST_MAX = 16
+REMOVED_MAX = 64  # members in one request
 
 
 def answer(store: Keystore, node: ServingNode | None, request: dict[str, Any]) -> dict[str, Any]:
@@ -51,6 +52,10 @@ def answer(store: Keystore, node: ServingNode | None, request: dict[str, Any]) -
             if node is None:
                 raise NodeError("the node is not serving yet; see 'mycomesh status'")
             return _revoke(node, membership, str(request.get("who")))
+        case "remove-members":
+            if node is None:
+                raise NodeError("the node is not serving yet; see 'mycomesh status'")
+            return _remove(node, node.membership, request)
         case other:
             raise AssertionError(f"{other!r} is not a request about members")
 
@@ -147,6 +152,37 @@ def _ticket(store: Keystore, membership: Membership, request: dict[str, Any]) ->
 
 
 def _revoke(node: ServingNode, membership: Membership, name_or_id: str) -> dict[str, Any]:
+    member = _revocable(membership, name_or_id)
+    node.revoke((member.node_id,))
+    if membership.roster.revocations.revocation(member.node_id) is None:
+        raise NodeError(f"the node did not revoke {member.name}; see its log")
+    return {"name": member.name, "node_id": member.node_id.hex()}
+
+
+def _remove(node: ServingNode, membership: Membership, request: dict[str, Any]) -> dict[str, Any]:
+    """Revoke members that are away, all by one new secret; refuse all of them if one is linked."""
+    who = request.get("who")
+    if type(who) is not list or not 0 < len(who) <= REMOVED_MAX or any(type(each) is not str for each in who):
+        raise NodeError(f"'who' must be a list of 1 to {REMOVED_MAX} names or ids of members")
+    found = {member.node_id: member for member in (_revocable(membership, each) for each in who)}
+    for node_id, member in found.items():
+        if node.is_reachable(node_id):
+            raise NodeError(
+                f"{member.name} is connected; nothing was removed; if it is to be locked out: mycomesh revoke {member.name}"
+            )
+    node.revoke(tuple(found))
+    removed = [
+        each
+        for each in _members_of(membership)
+        if each["revoked_s"] is not None and bytes.fromhex(each["node_id"]) in found
+    ]
+    if len(removed) < len(found):
+        raise NodeError(f"the node removed {len(removed)} of {len(found)} members; see its log")
+    return {"members": removed}
+
+
+def _revocable(membership: Membership, name_or_id: str) -> Certificate:
+    """Return the one member of this name or id; raise `NodeError` if this node cannot revoke it."""
     matching = [each for each in membership.roster.members() if _matches(each, name_or_id)]
     if len(matching) > 1:
         ids = ", ".join(each.node_id.hex()[:ID_CHARS_MIN] for each in matching)
@@ -156,10 +192,7 @@ def _revoke(node: ServingNode, membership: Membership, name_or_id: str) -> dict[
     fault = membership.revocable(matching[0].node_id, clock()[1])
     if fault:
         raise NodeError(fault)
-    node.revoke(matching[0].node_id)
-    if membership.roster.revocations.revocation(matching[0].node_id) is None:
-        raise NodeError(f"the node did not revoke {matching[0].name}; see its log")
-    return {"name": matching[0].name, "node_id": matching[0].node_id.hex()}
+    return matching[0]
 
 
 def _matches(member: Certificate, name_or_id: str) -> bool:

@@ -217,7 +217,7 @@ def test_a_renewed_admin_signs_with_its_new_certificate():
     assert renewed.node_id == short.node_id
     assert deciding.record_certificate(renewed.certificate)
     assert deciding.revocable(BRAVO.node_id, later_s * 1_000) == ""
-    deciding.revoke(BRAVO.node_id, later_s * 1_000)
+    deciding.revoke([BRAVO.node_id], later_s * 1_000)
     others = Membership(CHARLIE, None, random.Random(2).randbytes)
     raw = deciding.roster.revocations.revocation(BRAVO.node_id).raw
     assert others.roster.revocations.add_revocation(raw) is not None

@@ -8,7 +8,7 @@ import pytest
 
 from mycomesh.mesh import wire
 from mycomesh.mesh.errors import DecodeError
-from mycomesh.mesh.events import Dial, MembershipChanged, Notice, RevokeMember
+from mycomesh.mesh.events import Dial, MembershipChanged, Notice, RevokeMembers
 from mycomesh.mesh.membership.identity import Identity
 from mycomesh.mesh.membership.membership import Membership
 from mycomesh.mesh.membership.renewal import renew
@@ -130,7 +130,7 @@ def tags(*nodes):
 
 def test_revoking_cuts_live_links_and_excludes_the_key():
     pipes, (root, bravo, charlie) = meshed(FOUNDER, BRAVO, CHARLIE, root_seed=ROOT)
-    pipes.feed(root, RevokeMember(charlie_id := CHARLIE.node_id))
+    pipes.feed(root, RevokeMembers(((charlie_id := CHARLIE.node_id),)))
     pipes.run(100)
     assert charlie_id not in root.links.values()
     assert charlie_id not in bravo.links.values()
@@ -178,7 +178,7 @@ def test_a_node_revoked_while_away_reports_that_nobody_answers():
     for node in (root, bravo):
         pipes.cut(charlie, node)
     pipes.run(10_000)
-    pipes.feed(root, RevokeMember(CHARLIE.node_id))
+    pipes.feed(root, RevokeMembers((CHARLIE.node_id,)))
     pipes.run(1_000)
     assert charlie.core.membership.hint == ""
     pipes.heal()
@@ -192,7 +192,7 @@ def test_a_refused_node_dials_ever_more_rarely():
     pipes, (root, bravo, charlie) = meshed(FOUNDER, BRAVO, CHARLIE, root_seed=ROOT)
     pipes.split([root], [bravo, charlie])
     pipes.run(10_000)
-    pipes.feed(root, RevokeMember(CHARLIE.node_id))  # bravo is away, so the old secret stays valid for it
+    pipes.feed(root, RevokeMembers((CHARLIE.node_id,)))  # bravo is away, so the old secret stays valid for it
     pipes.heal()
     pipes.split([root, charlie], [bravo])
     begin_ms = pipes.now_ms
@@ -205,7 +205,7 @@ def test_a_refused_node_dials_ever_more_rarely():
 
 def test_revocations_survive_a_restart_and_reach_late_members():
     pipes, (root, bravo, _charlie) = meshed(FOUNDER, BRAVO, CHARLIE, root_seed=ROOT)
-    pipes.feed(root, RevokeMember(CHARLIE.node_id))
+    pipes.feed(root, RevokeMembers((CHARLIE.node_id,)))
     pipes.run(100)
     stored = bravo.seen(MembershipChanged)[-1]
     identity = Identity.decode(stored.identity)
@@ -220,13 +220,27 @@ def test_revocations_survive_a_restart_and_reach_late_members():
             Membership(identity, None, random.Random(1).randbytes, stored.membership[:cut] or b"\0")
 
 
+def test_members_removed_together_cost_one_secret():
+    identities = mesh_of(5)[0]
+    pipes, (root, bravo, *gone) = meshed(FOUNDER, BRAVO, CHARLIE, *identities[3:5], root_seed=ROOT)
+    pipes.feed(root, RevokeMembers(tuple(node.core.membership.roster.own_id for node in gone)))
+    pipes.run(100)
+    for node in (root, bravo):
+        revocations = node.core.membership.roster.revocations
+        assert len(revocations.effective()) == 3
+        assert revocations.epoch.number == 1
+        assert len(node.links) == 1
+    assert len(tags(root, bravo)) == 1
+    assert not tags(root) & tags(*gone)
+
+
 def test_member_with_the_old_secret_may_fetch_the_new():
     late_identity = mesh_of(5)[0][3]
     pipes, (root, _bravo, _charlie, late) = meshed(FOUNDER, BRAVO, CHARLIE, late_identity, root_seed=ROOT)
     pipes.split([late], pipes.nodes[:3])
     pipes.run(30_000)
     assert late.links == {}
-    pipes.feed(root, RevokeMember(CHARLIE.node_id))
+    pipes.feed(root, RevokeMembers((CHARLIE.node_id,)))
     pipes.run(5_000)
     assert tags(root) != tags(late)
     ups = len(root.links)
@@ -245,7 +259,7 @@ def test_a_revoked_node_gets_no_secret_during_the_overlap():
     pipes, (root, bravo, charlie, gone) = meshed(FOUNDER, BRAVO, CHARLIE, away, root_seed=ROOT)
     pipes.kill(gone, silent=False)
     pipes.run(5_000)
-    pipes.feed(root, RevokeMember(CHARLIE.node_id))
+    pipes.feed(root, RevokeMembers((CHARLIE.node_id,)))
     pipes.run(60_000)
     assert len(root.core.membership.secrets(WALL_MS)) == 2
     assert charlie.links == {}
@@ -259,8 +273,8 @@ def test_two_halves_with_different_new_secrets_agree_on_one():
     root, bravo, charlie, admin, victim, victim2 = nodes
     pipes.split([root, bravo, victim], [charlie, admin, victim2])
     pipes.run(30_000)
-    pipes.feed(root, RevokeMember(names[4].node_id))
-    pipes.feed(admin, RevokeMember(names[5].node_id))
+    pipes.feed(root, RevokeMembers((names[4].node_id,)))
+    pipes.feed(admin, RevokeMembers((names[5].node_id,)))
     pipes.run(2_000)
     assert len(tags(root, charlie)) == 2
     pipes.heal()
