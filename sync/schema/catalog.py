@@ -16,6 +16,7 @@ from mycomesh.sync.capture.rebuilt_columns import renamed_columns
 from mycomesh.sync.capture.rebuilt_rows import match_rows
 from mycomesh.sync.capture.triggers import is_current
 from mycomesh.sync.merge.keep_both import convert
+from mycomesh.sync.schema.definition_changes import DefinitionChanges
 from mycomesh.sync.schema.drift import DriftNotes
 from mycomesh.sync.schema.facts import SCHEMA_ID, SCHEMA_TABLE
 from mycomesh.sync.schema.follow_facts import FactFollower
@@ -68,6 +69,7 @@ class Catalog:
         # Whether generated columns were compared with facts since the file was opened: they may be older than this version.
         self._compared_generated = False
         self._made: frozenset[str] = frozenset()  # tables made on the mesh that the last pass has left to the next one
+        self._definitions = DefinitionChanges(store)
         self._drift = DriftNotes()
         self._generated = GeneratedFacts(store, self.registry)
         store.enlist(self)
@@ -127,11 +129,11 @@ class Catalog:
         tables = (table for name, table in self.registry.tables.items() if name != SCHEMA_TABLE)
         return not self.changed() or all(map(self.registry.is_unchanged, tables))
 
-    def refresh(self, drain: Drain, *, most: int | None = None) -> None:
+    def refresh(self, drain: Drain, *, most: int | None = None, followed: bool = False) -> None:
         """Bring capture in step with the file's tables, and the facts with both; inside a transaction.
 
         A table with more in its pending log than `drain` stamps at a time keeps its triggers until the next call. At most
-        `most` new tables are registered.
+        `most` new tables are registered. `followed` if the node itself has changed the tables since the last pass.
         """
         self._begin()
         if not self._internal.items() <= internal_tables.definitions(self._store.db).items():
@@ -147,7 +149,7 @@ class Catalog:
             table.columns.counters = registry.policies.counters_of(table.spec)
             table.columns.dropped = registry.policies.dropped_of(table.spec.folded)
         version = registry.file.version()
-        self._record_facts(changed.adopted)
+        self._record_facts(changed.adopted, self._definitions.take(registry.tables.values(), followed=followed))
         for name, table in registry.tables.items():
             self._drift.update(table, registry.defined(name), registry.notes)
         self._index_triggers.renew()
@@ -163,14 +165,15 @@ class Catalog:
     def _follower(self) -> FactFollower:
         return FactFollower(self._store, self.registry, self._generated)
 
-    def _record_facts(self, adopted: Collection[str]) -> None:
+    def _record_facts(self, adopted: Collection[str], redefined: Collection[str]) -> None:
         """Write the facts that are missing, and follow them where the file's and the mesh's differ once both are known.
 
-        `adopted` are the tables that this pass has found in the file as they were before the mesh.
+        `adopted` are the tables that this pass has found in the file as they were before the mesh, `redefined` those that a
+        program has rebuilt with another definition.
         """
         facts = self.registry.facts
         before = facts.written
-        record_facts(self._store.db, self.registry, adopted)
+        record_facts(self._store.db, self.registry, adopted, redefined)
         self._generated.record()
         if facts.written != before or not self._compared_generated:
             self._compared_generated = True
@@ -183,7 +186,7 @@ class Catalog:
         self.registry.read_decisions()
         for name in self._follower().follow():
             self._generated.forget(name)
-        self.refresh(drain)
+        self.refresh(drain, followed=True)
 
     def migrate(self, script: str, drain: Drain) -> Plan:
         """Run a migration and write its facts; inside a transaction in which every captured write has its stamp.
@@ -200,7 +203,7 @@ class Catalog:
         for name in before:
             if name not in self.registry.tables:
                 self._generated.forget(name)
-        self.refresh(drain)
+        self.refresh(drain, followed=True)
         return plan
 
     def decide(self, fact: tuple[str, str, str]) -> None:
@@ -433,8 +436,11 @@ class _Pass:
         return (self._record_renames(spec, renamed), []) if renamed else (spec, lost)
 
     def _bring_back(self, spec: TableSpec, lost: list[str]) -> bool:
-        """Add columns again that entries own and the file has lost; return False, with a note, if that cannot be done."""
-        self._follower.add_columns(spec, lost)
+        """Add columns again that entries own and the file has lost; return False, with a note, if that cannot be done.
+
+        The program that dropped them leaves them out of its INSERTs, which must succeed.
+        """
+        self._follower.add_columns(spec, lost, bare=True)
         have = {column.folded for column in self._registry.spec(spec.folded, spec.name).columns}
         missing = [column for column in lost if column not in have]
         if missing:

@@ -14,7 +14,7 @@ import apsw
 from mycomesh.sync.schema.notes import Notes, Source
 from mycomesh.sync.schema.record_facts import canonical_definition
 from mycomesh.sync.sqlite.create_table import checks, normalize
-from mycomesh.sync.sqlite.definitions import rewrite_definition, scratch
+from mycomesh.sync.sqlite.definitions import is_null_default, rewrite_definition, scratch
 from mycomesh.sync.sqlite.generated_columns import generated_of
 from mycomesh.sync.sqlite.table_spec import TableSpec, user_tables
 from mycomesh.sync.storage.table import Table
@@ -69,7 +69,10 @@ def _converting(spec: TableSpec, defined: TableSpec | None) -> dict[str, str]:
 
 
 def _defaults(spec: TableSpec, defined: TableSpec) -> list[str]:
-    """Return a line for each column whose default is not the canonical one: unwritten cells show each node its own."""
+    """Return a line for each column whose default is not the canonical one: unwritten cells show each node its own.
+
+    No cell is unwritten where a column may not be NULL and has no default.
+    """
     theirs = {column.folded: column for column in defined.columns}
     return [
         f"column {mine.name!r} has the default {mine.default or 'NULL'} here and {column.default or 'NULL'} on the"
@@ -77,9 +80,8 @@ def _defaults(spec: TableSpec, defined: TableSpec) -> list[str]:
         for mine in spec.columns
         if (column := theirs.get(mine.folded)) is not None
         and mine.default != column.default
-        and (
-            column.default is not None or not column.not_null
-        )  # else every row on the mesh has a value that was written
+        and not (is_null_default(mine.default) and is_null_default(column.default))
+        and not any(one.not_null and is_null_default(one.default) for one in (mine, column))
     ]
 
 

@@ -23,6 +23,7 @@ from mycomesh.sync.sqlite.definitions import (
     column_clauses,
     execute_one,
     index_owner,
+    is_null_default,
     rename_columns,
     rename_tables,
     rewrite_definition,
@@ -268,16 +269,19 @@ class FactFollower:
             if fold(column) in dropped and fold(column) not in map(fold, target.values()):
                 registry.names.leave(canonical, fold(column), column)
 
-    def add_columns(self, spec: TableSpec, columns: Sequence[str], table: Table | None = None) -> None:
+    def add_columns(
+        self, spec: TableSpec, columns: Sequence[str], table: Table | None = None, *, bare: bool = False
+    ) -> None:
         """Add columns of the canonical definition to a table of this file, each under its name here.
 
-        With `table`, in which every captured write has its stamp, the rows that a new column refuses are parked.
+        With `table`, in which every captured write has its stamp, the rows that a new column refuses are parked. `bare`
+        columns come without the constraints that could refuse an INSERT which leaves them out.
         """
         registry, canonical = self._registry, spec.folded
         defined = registry.defined(canonical) if columns else None
         if defined is None:
             return
-        real = {column.folded: column.name for column in defined.columns}
+        real = {column.folded: column for column in defined.columns}
         target = self._column_names(canonical, spec.columns)
         text = self._renamed_definition(defined, spec.name, target)
         if text is None:
@@ -294,19 +298,21 @@ class FactFollower:
             for column in columns:
                 if column not in real:
                     continue
-                clauses = column_clauses(db, name, target[column])
+                clauses = column_clauses(db, name, target[column], bare=bare)
                 too_new = registry.too_new(clauses[0])
                 fitting = [clause for clause in clauses if not registry.too_new(clause)]
-                refused = add_column(self._db, spec.name, fitting, table) if fitting else too_new
+                # A default that only this node gives is no reason to park a row.
+                given = real[column].not_null and is_null_default(real[column].default)
+                refused = add_column(self._db, spec.name, fitting, None if given else table) if fitting else too_new
                 if refused:
                     registry.notes.put(
-                        canonical, f"column {real[column]!r} of the mesh cannot be added here: {refused}"
+                        canonical, f"column {real[column].name!r} of the mesh cannot be added here: {refused}"
                     )
                 else:
                     registry.names.record(canonical, spec.name, {column: target[column]})
                     if too_new:
                         registry.notes.put(
-                            canonical, f"column {real[column]!r} is here without its constraints: {too_new}"
+                            canonical, f"column {real[column].name!r} is here without its constraints: {too_new}"
                         )
 
     def _renamed_definition(self, defined: TableSpec, name: str, target: Mapping[str, str]) -> str | None:

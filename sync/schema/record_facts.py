@@ -9,28 +9,33 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
+import apsw
+
 from mycomesh.sync.schema.facts import INDEX, SCHEMA_TABLE, TABLE
 from mycomesh.sync.schema.policy import name_fact
 from mycomesh.sync.schema.registry import Registry
-from mycomesh.sync.sqlite.definitions import rewrite_definition
-from mycomesh.sync.sqlite.identifiers import fold
+from mycomesh.sync.sqlite.create_table import clauses, columns, definition_of
+from mycomesh.sync.sqlite.definitions import rewrite_definition, scratch
+from mycomesh.sync.sqlite.identifiers import fold, quoted
 from mycomesh.sync.sqlite.indexes import column_names, user_indexes
-from mycomesh.sync.sqlite.table_spec import TableSpec
+from mycomesh.sync.sqlite.table_spec import TableSpec, user_tables
 
 __all__ = ["canonical_definition", "record_definition", "record_facts"]
 
 
-def record_facts(db: Any, registry: Registry, adopted: Collection[str] = ()) -> None:
+def record_facts(db: Any, registry: Registry, adopted: Collection[str] = (), redefined: Collection[str] = ()) -> None:
     """Write a fact for each table that the facts do not fully define, for each name that differs here, and for each index.
 
-    Those of the tables in `adopted` are from before the mesh.
+    Those of the tables in `adopted` are from before the mesh. The tables in `redefined` are defined as they are here.
     """
     facts, renames = registry.facts, registry.policies.renames
     for name in [key for key in registry.tables if key != SCHEMA_TABLE]:
         spec = registry.tables[name].spec
         defined = registry.defined(name)
-        if defined is None or not {c.folded for c in spec.columns} <= {c.folded for c in defined.columns}:
+        if defined is None or name in redefined:
             record_definition(db, registry, spec, early=name in adopted)
+        elif not {c.folded for c in spec.columns} <= {c.folded for c in defined.columns}:
+            record_definition(db, registry, spec, early=name in adopted, defined=defined)
         if spec.canonical and (name,) not in renames:
             facts.write(*name_fact((name,), spec.name))
         for column in spec.columns:
@@ -46,17 +51,50 @@ def record_facts(db: Any, registry: Registry, adopted: Collection[str] = ()) -> 
                 facts.write(key, INDEX, sql, early=local[fold(table)] in adopted)
 
 
-def record_definition(db: Any, registry: Registry, spec: TableSpec, *, early: bool = False) -> None:
-    """Write the definition of a table as a fact, or note that its SQL does not allow that."""
+def record_definition(
+    db: Any, registry: Registry, spec: TableSpec, *, early: bool = False, defined: TableSpec | None = None
+) -> None:
+    """Write the definition of a table as a fact, or note that its SQL does not allow that.
+
+    With `defined`, the definition that the mesh has, write that one with the columns that only this file has.
+    """
     sql = canonical_definition(db, spec)
     if sql is None:
         registry.notes.put(spec.folded, "its definition cannot be sent to other nodes under its canonical names")
         return
+    if defined is not None and not _agree(defined, sql):
+        sql = _extended(defined, spec, sql) or sql
     too_new = registry.too_new(sql)
     if too_new:
         registry.notes.put(spec.folded, f"its definition stays on this node: {too_new}")
-        return
-    registry.facts.write(spec.folded, TABLE, sql, early=early)
+    elif registry.facts.of(spec.folded) != sql:
+        registry.facts.write(spec.folded, TABLE, sql, early=early)
+
+
+def _agree(defined: TableSpec, sql: str) -> bool:
+    """Return True if a definition has the mesh's constraints and its stored columns, as they are."""
+    theirs, own = clauses(defined.sql), clauses(sql)
+    return all(own.get(name) == theirs[name] for name in ("", *(column.folded for column in defined.columns)))
+
+
+def _extended(defined: TableSpec, spec: TableSpec, sql: str) -> str | None:
+    """Return the mesh's definition of a table with the columns of another one that it lacks; None if SQLite cannot add them.
+
+    Its constraints stay: this file's may be older than a rebuild elsewhere (ADR 36).
+    """
+    have = {column.folded for column in defined.columns}
+    lacking = {column.folded for column in spec.columns} - have
+    try:
+        with scratch(sql) as own:
+            texts = columns(own, user_tables(own)[0][0])
+        with scratch(defined.sql) as db:
+            (table,) = user_tables(db)[0]
+            for column, text in texts.items():
+                if column in lacking:
+                    db.execute(f"ALTER TABLE {quoted(table)} ADD COLUMN {text}")
+            return definition_of(db, table) if lacking <= texts.keys() else None
+    except apsw.Error:
+        return None
 
 
 def canonical_definition(db: Any, spec: TableSpec) -> str | None:

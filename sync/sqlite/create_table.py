@@ -13,7 +13,17 @@ from typing import Any
 from mycomesh.sync.sqlite.identifiers import fold
 from mycomesh.sync.sqlite.tokens import BLANKS, COMMENTS, TOKEN
 
-__all__ = ["checks", "checks_of", "columns", "definition_of", "equivalent", "mentions", "normalize", "without_storage"]
+__all__ = [
+    "checks",
+    "checks_of",
+    "clauses",
+    "columns",
+    "definition_of",
+    "equivalent",
+    "mentions",
+    "normalize",
+    "without_storage",
+]
 
 _CONSTRAINTS = ("constraint", "primary", "unique", "check", "foreign")
 _QUOTES = {'"': '"', "`": "`", "[": "]", "'": "'"}
@@ -30,6 +40,22 @@ def columns(db: Any, table: str) -> dict[str, str]:
     listing = "SELECT name FROM pragma_table_xinfo(?) ORDER BY cid"
     names = [fold(name) for (name,) in db.execute(listing, (table,)).fetchall()]
     return found if list(found) == names else {}
+
+
+def clauses(sql: str) -> dict[str, str]:
+    """Return the normalized text of each column of a CREATE TABLE by folded name, and of all the rest under ""."""
+    found: dict[str, str] = {}
+    rest: list[str] = []
+    for part in _parts(sql):
+        text = normalize("".join(part))
+        if rest or not part or fold(part[0]) in _CONSTRAINTS:
+            rest.append(text)
+        else:
+            found[fold(_unquoted(part[0]))] = text
+    tokens = _tokens(sql)
+    at = tokens.index("(")
+    options = normalize("".join(tokens[at + len(_group(tokens, at)) :]))
+    return {**found, "": ",".join([*sorted(rest), options])}
 
 
 def checks(db: Any, table: str) -> list[str]:

@@ -24,6 +24,7 @@ __all__ = [
     "column_clauses",
     "execute_one",
     "index_owner",
+    "is_null_default",
     "read_definition",
     "rename_columns",
     "rename_tables",
@@ -142,23 +143,29 @@ def _steps(names: Mapping[str, str]) -> list[tuple[str, str]]:
     return [*spare.items(), *((spare[old], new) for old, new in renames.items())]
 
 
-def column_clauses(db: Any, table: str, column: str) -> list[str]:
+def column_clauses(db: Any, table: str, column: str, *, bare: bool = False) -> list[str]:
     """Return texts for ADD COLUMN that copy a column of a scratch table, the most complete first.
 
     ALTER TABLE accepts less than CREATE TABLE does, and nothing that a row of this file violates. The caller tries one text
-    after another: a column with fewer constraints is better than no column.
+    after another: a column with fewer constraints is better than no column. An application of this node may not know the
+    column, so one that may not be NULL has a default. `bare` texts have no constraint that the default could violate.
     """
-    whole = columns(db, table).get(fold(column))
+    whole = "" if bare else columns(db, table).get(fold(column), "")
     declared, collation, not_null, _key, _auto = db.column_metadata("main", table, column)
     default = db.execute("SELECT dflt_value FROM pragma_table_info(?) WHERE name = ?", (table, column)).fetchone()[0]
-    bare = f"{quoted(column)} {declared or ''} COLLATE {quoted(collation)}"
-    if default is None and not_null:
+    least = f"{quoted(column)} {declared or ''} COLLATE {quoted(collation)}"
+    if not_null and is_null_default(default):
         filled = f"DEFAULT {_EMPTY[affinity(declared or '')]}"
-        return [*([whole, f"{whole} {filled}"] if whole else []), f"{bare} NOT NULL {filled}", bare]
+        return [*([f"{whole} {filled}"] if whole else []), f"{least} NOT NULL {filled}", least]
     if default is None:
-        return [*filter(None, [whole]), bare]
+        return [*filter(None, [whole]), least]
     default = f"DEFAULT ({without_comments(default)}){' NOT NULL' if not_null else ''}"
-    return [*filter(None, [whole]), f"{bare} {default}", bare]
+    return [*filter(None, [whole]), f"{least} {default}", least]
+
+
+def is_null_default(default: str | None) -> bool:
+    """Return True if a column has no default, or NULL written out."""
+    return default is None or without_comments(default).strip("() \t\n\f\r").upper() == "NULL"
 
 
 def index_owner(db: Any, sql: str) -> str:
