@@ -18,6 +18,7 @@ from mycomesh.sync.capture.triggers import (
     pending_log_statement,
     trigger_names,
 )
+from mycomesh.sync.merge.keep_both import changed_ids_key
 from mycomesh.sync.sqlite.identifiers import fold, quoted
 from mycomesh.sync.sqlite.indexes import column_names
 from mycomesh.sync.storage.change_log import changes_name
@@ -150,6 +151,7 @@ def remove_internal(db: Any, table_id: int) -> None:
         db.execute(f"DELETE FROM mycomesh_{name} WHERE id = ?", (table_id,))
     keys = (keep_both_key(table_id), f"shed/{table_id}", f"settled/{table_id}", f"definition/{table_id}")
     db.execute("DELETE FROM mycomesh_meta WHERE name IN (?, ?, ?, ?)", keys)
+    db.execute("DELETE FROM mycomesh_meta WHERE name GLOB ?", (changed_ids_key(table_id) + "*",))
 
 
 def _keep_name(table_id: int) -> str:

@@ -14,6 +14,7 @@ Invariant: after each transaction, every id belongs to the earliest claim among 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -27,16 +28,23 @@ from mycomesh.sync.storage.table import INSERT_KEY_SIZE, Table
 from mycomesh.sync.wire.bundle import Kind, Section
 
 __all__ = [
+    "CHANGED_IDS_MAX",
     "LEGACY_KEY_SIZE",
+    "ChangedId",
     "IdAssignment",
     "assign_id",
+    "changed_ids",
+    "changed_ids_key",
     "convert",
     "deleted_up_to",
+    "forget_changed_ids",
+    "has_changed_ids",
     "has_other_key_form",
     "id_to_settle",
     "legacy_id",
     "legacy_key",
     "record_assignment",
+    "record_changed_id",
     "rows_wanting",
     "stale_assignments",
     "without_other_key_form",
@@ -48,6 +56,9 @@ LEGACY_KEY_SIZE = 1 + 8
 _LEGACY = b"\x01"
 _IDS = 1 << 52  # programs that read ids as doubles keep them exact
 _BATCH = 500
+# Ids that have changed and that one pass over the children follows; each step of the pass reads them in 1 ms.
+CHANGED_IDS_MAX = 1_024
+_NUMBER_DIGITS = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +72,67 @@ class IdAssignment:
     id: int
     winner: tuple[int, int] | None  # site number, hlc
     displaced: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ChangedId:
+    """A visible row has another id since the clock of this replica was `upto`, so its children have to follow it.
+
+    `number` counts the changes of one table, in the order in which they happened.
+    """
+
+    number: int
+    was: int
+    id: int
+    upto: int
+
+
+def record_changed_id(table: Table, before: Row, row: Row) -> None:
+    """Record that a row which was visible under the id `before` is visible as `row`, if that differs.
+
+    Every local write has a stamp by then, so what programs wrote for the row is not later than the clock.
+    """
+    if before == row or not isinstance(before, int) or not isinstance(row, int):
+        return
+    first, end = _changed_names(table)
+    last = table.store.db.execute(
+        "SELECT max(name) FROM mycomesh_meta WHERE name >= ? AND name < ?", (first, end)
+    ).fetchone()[0]
+    number = int(last[len(first) :]) + 1 if last else 1
+    table.store.meta_set(f"{first}{number:0{_NUMBER_DIGITS}}", json.dumps([before, row, table.store.clock.last]))
+
+
+def changed_ids(table: Table) -> list[ChangedId]:
+    """Return the first of the ids of a table that have changed and whose children have not all followed, in order."""
+    first, end = _changed_names(table)
+    listing = "SELECT name, value FROM mycomesh_meta WHERE name >= ? AND name < ? ORDER BY name LIMIT ?"
+    found = table.store.db.execute(listing, (first, end, CHANGED_IDS_MAX)).fetchall()
+    return [ChangedId(int(name[len(first) :]), *json.loads(value)) for name, value in found]
+
+
+def has_changed_ids(table: Table) -> bool:
+    """Return True if `changed_ids` has any."""
+    listing = "SELECT 1 FROM mycomesh_meta WHERE name >= ? AND name < ? LIMIT 1"
+    return table.store.db.execute(listing, _changed_names(table)).fetchone() is not None
+
+
+def forget_changed_ids(table: Table, until: int) -> None:
+    """Remove the records up to a number: all their children have followed."""
+    first, _ = _changed_names(table)
+    table.store.db.execute(
+        "DELETE FROM mycomesh_meta WHERE name >= ? AND name <= ?", (first, f"{first}{until:0{_NUMBER_DIGITS}}")
+    )
+
+
+def _changed_names(table: Table) -> tuple[str, str]:
+    """Return the bounds of the names in `mycomesh_meta` of a table's changed ids: ':' follows the digits."""
+    prefix = changed_ids_key(table.table_id)
+    return prefix, prefix + ":"
+
+
+def changed_ids_key(table_id: int) -> str:
+    """Return what the names of a table's changed ids in `mycomesh_meta` begin with."""
+    return f"changed/{table_id}/"
 
 
 def assign_id(table: Table, view: RowView, registers: Mapping[str, Any]) -> IdAssignment | None:
@@ -266,4 +338,5 @@ def _reassign(table: Table, holder: RowView, claim: StoredEntry, assignment: IdA
     table.rows.update(holder.row, {column: assignment.id})
     table.log.rename_row(holder.row, assignment.id)
     table.held.write(claim[0], claim[1], holder.held(claim) | {column: assignment.wanted})
+    record_changed_id(table, holder.row, assignment.id)
     record_assignment(table, holder.row, assignment.id, assignment)

@@ -299,6 +299,8 @@ def materialize(
         _hold(view, row, target, extra, all_of_it=bool(reason) or not alive)
     if table.spec.id_column and (assignment is not None or not alive):
         keep_both.record_assignment(table, view.row, row, None if reason else assignment)
+        if view.present is not None and not reason:
+            keep_both.record_changed_id(table, view.row, row)
     if view.row != row or (not reason and not view.plain):
         records.unpark(table, view.row)
     if reason:

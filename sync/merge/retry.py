@@ -1,8 +1,8 @@
 """Retry queue: rows that could not be made visible as they should be are tried again, in short steps.
 
-There are three kinds: a row that a constraint refused, a row that is visible under another id than it wants, and a held value
-of a column that this file did not have. Any change may remove the cause. Progress is in memory only: it restarts when the file
-is opened, and when a transaction rolls back.
+There are four kinds: a row that a constraint refused, a row that is visible under another id than it wants, a child of a row
+whose id has changed, and a held value of a column that this file did not have. Any change may remove the cause. Progress is in
+memory only: it restarts when the file is opened, and when a transaction rolls back.
 
 Each step tries a bounded number of rows. The caller steps only when every local write has its stamp. Otherwise a retried row
 could replace a write that the drain has not read yet. ADR 0012.
@@ -10,10 +10,12 @@ could replace a write that the drain has not read yet. ADR 0012.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import enum
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from mycomesh.sync.merge import keep_both
+from mycomesh.sync.merge.foreign_keys import ChildPass
 from mycomesh.sync.merge.merge import materialize
 from mycomesh.sync.sqlite.table_spec import Row
 from mycomesh.sync.storage.row_view import RowView
@@ -26,12 +28,21 @@ __all__ = ["RetryQueue"]
 PASSES_MAX = 8
 
 
+class _Stage(enum.Enum):
+    """The parts of a pass over one table, in order."""
+
+    REASSIGNED = enum.auto()  # rows that are visible under another id than they want
+    PARKED = enum.auto()
+    CHILDREN = enum.auto()  # of rows whose ids have changed, in whatever table they are
+
+
 @dataclass(slots=True)
 class _Pass:
-    """Progress in one table: first its rows that are visible under another id than they want, then its parked rows."""
+    """Progress in one table."""
 
     passes: int = 0
-    parked: bool = False
+    stage: _Stage = _Stage.REASSIGNED
+    children: ChildPass = field(default_factory=ChildPass)
     after: Row | None = None
     succeeded: bool = False  # this pass got some parked row into the table
     again: bool = False  # something has changed since this pass began
@@ -77,7 +88,7 @@ class RetryQueue:
             "SELECT 1 FROM mycomesh_parked WHERE id = ?1 UNION ALL SELECT 1 FROM mycomesh_moved WHERE id = ?1 LIMIT 1",
             (table.table_id,),
         ).fetchone()
-        return found is not None
+        return found is not None or keep_both.has_changed_ids(table)
 
     def step(self, tables: Iterable[Table], budget: int) -> int:
         """Try up to `budget` rows again, over all tables; return the budget that is left. Runs inside a transaction."""
@@ -92,19 +103,26 @@ class RetryQueue:
             self._held.pop(gone, None)
         for table_id in sorted(self._passes):
             while budget > 0 and table_id in self._passes:
-                budget -= self._advance(by_id[table_id], self._passes[table_id], budget)
+                budget -= self._advance(by_id, table_id, budget)
         return budget
 
-    def _advance(self, table: Table, state: _Pass, budget: int) -> int:
+    def _advance(self, tables: Mapping[int, Table], table_id: int, budget: int) -> int:
         """Try the next rows of one table; return how many were tried, at least 1 so that `step` ends."""
-        tried = (
-            self._retry_parked(table, state, budget) if state.parked else self._retry_reassigned(table, state, budget)
-        )
+        table, state = tables[table_id], self._passes[table_id]
+        match state.stage:
+            case _Stage.REASSIGNED:
+                tried = self._retry_reassigned(table, state, budget)
+            case _Stage.PARKED:
+                tried = self._retry_parked(table, state, budget)
+            case _Stage.CHILDREN:
+                tried = state.children.step(table, tables.values(), budget)
         table.log.flush()
         if tried == budget:
             return tried
-        if not state.parked:
-            state.parked, state.after = True, None  # the second half of the pass
+        if state.stage is _Stage.REASSIGNED:
+            state.stage, state.after = _Stage.PARKED, None
+        elif keep_both.has_changed_ids(table):
+            state.stage, state.children = _Stage.CHILDREN, ChildPass()
         elif state.again or (state.succeeded and state.passes + 1 < PASSES_MAX):
             self._passes[table.table_id] = _Pass(0 if state.again else state.passes + 1)
         else:
