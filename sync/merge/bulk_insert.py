@@ -164,7 +164,7 @@ def _try_insert(table: Table, group: Group, site_number: int, keys: Sequence[Any
         rows = list(range(first, first + len(keys)))
         names.append(quoted(spec.rowid))
         values = [[*row, rowid] for row, rowid in zip(group.rows, rows, strict=True)]
-    insert = f"INSERT OR ABORT INTO {quoted(spec.name)}({', '.join(names)}) VALUES({', '.join('?' * len(names))})"
+    insert = f"INSERT{table.rows.or_abort} INTO {quoted(spec.name)}({', '.join(names)}) VALUES({', '.join('?' * len(names))})"
     db = table.store.db
     db.execute(f"SAVEPOINT {_SAVEPOINT}")
     try:

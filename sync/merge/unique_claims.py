@@ -106,7 +106,7 @@ def _replace(table: Table, row: Row, values: Mapping[str, Any], *, compare: bool
             before = set(rows_where(table, "1"))
         db.preupdate_hook(note, id=_SAVEPOINT)
         try:
-            table.rows.insert(wanted, conflict="REPLACE")
+            table.rows.insert(wanted, replacing=True)
         except REFUSALS:
             return []
         finally:

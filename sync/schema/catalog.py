@@ -32,6 +32,7 @@ from mycomesh.sync.sqlite.identifiers import fold, quoted
 from mycomesh.sync.sqlite.indexes import column_names
 from mycomesh.sync.sqlite.table_spec import TableSpec, UnsupportedTable, read_table, user_tables
 from mycomesh.sync.sqlite.versions import Version
+from mycomesh.sync.sqlite.virtual_tables import virtual_tables
 from mycomesh.sync.storage import internal_tables
 from mycomesh.sync.storage.store import Store
 from mycomesh.sync.storage.table import Table
@@ -282,14 +283,21 @@ class _Pass:
         return changed
 
     def _find_removed(self, present: Collection[str]) -> None:
-        """Note the registered tables that the file has not, and remove the capture that a renamed one still has."""
+        """Note the registered tables that the file has not, and remove the capture that a renamed one still has.
+
+        A table that has become a shadow table, or was replicated by an earlier version that did not know it for one, loses its
+        capture too. Its record stays, as it may be the user's and come back under another name.
+        """
         registry = self._registry
-        registry.removed = set()
+        shadows = [name for table in virtual_tables(self._store.db) for name in table.content]
+        registry.removed = set(registry.canonical_names(shadows))
         listing = "SELECT id, name, shape FROM mycomesh_replicated ORDER BY id"
         for table_id, name, identity in self._store.db.execute(listing).fetchall():
             if name in present or not registry.selects(name):
                 continue
             registry.uninstall(table_id)  # RENAME has taken the triggers along
+            if name in registry.removed:
+                continue
             defined = registry.defined(name)
             if defined is not None and defined.identity != identity:
                 # It was parked. The user has renamed it, as its note asks, to make room for the table of the mesh.

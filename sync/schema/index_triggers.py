@@ -18,12 +18,13 @@ from collections.abc import Iterable, Sequence
 import apsw
 
 from mycomesh.sync.errors import IndexTriggerError
+from mycomesh.sync.schema.index_copies import temp_trigger
+from mycomesh.sync.schema.index_remedies import remedy
 from mycomesh.sync.schema.notes import Source
 from mycomesh.sync.schema.registry import Registry
 from mycomesh.sync.sqlite.create_table import mentions
 from mycomesh.sync.sqlite.identifiers import INTERNAL_PREFIX, fold, quoted
-from mycomesh.sync.sqlite.raw_text import lenient_text, raw_select, restore
-from mycomesh.sync.sqlite.tokens import TOKEN
+from mycomesh.sync.sqlite.virtual_tables import VirtualTable, virtual_tables
 from mycomesh.sync.storage.store import Store
 from mycomesh.sync.storage.table import Table
 
@@ -31,10 +32,7 @@ __all__ = ["IndexTriggers"]
 
 _PREFIX = "mycomesh_echo"
 _WRITES = (apsw.SQLITE_INSERT, apsw.SQLITE_UPDATE, apsw.SQLITE_DELETE)
-_STALE = (
-    "index {0} is not kept up to date with what other nodes write: {1}; INSERT INTO {0}({0}) VALUES('rebuild') does it"
-)
-_FAILED = "its trigger failed ({}), and is off until the node starts again: rebuild it before"
+_FAILED = "its trigger failed ({}), and is off until the node starts again: fill it again before"
 
 Trigger = tuple[str, str]  # its name, and its SQL in SQLite's catalogue
 
@@ -51,7 +49,7 @@ class IndexTriggers:
             0  # no name is used twice: a trigger whose table was dropped comes back with a table of that name
         )
         # By table: the triggers that were copied last, and the indexes that they keep.
-        self._carried: dict[str, tuple[tuple[Trigger, ...], tuple[str, ...]]] = {}
+        self._carried: dict[str, tuple[tuple[Trigger, ...], tuple[VirtualTable, ...]]] = {}
         self._failed: dict[tuple[str, tuple[Trigger, ...]], str] = {}  # triggers that are switched off, and their notes
         self._notes: dict[str, str] = {}
         self._committed_notes: dict[str, str] = {}
@@ -80,7 +78,7 @@ class IndexTriggers:
         """Copy the triggers that SQLite's catalogue has by now, and note those that cannot be copied; inside a transaction."""
         self.take_off()
         tables = {name: table for name, table in self._registry.tables.items() if self._triggers(table)}
-        virtual = self._virtual_tables() if tables else []
+        virtual = virtual_tables(self._store.db) if tables else ()
         notes = {}
         for name, table in tables.items():
             own = self._triggers(table, virtual)
@@ -88,7 +86,8 @@ class IndexTriggers:
                 notes[name] = self._failed[name, own]
             elif own:
                 refused = self._put_on(table, own, virtual)
-                notes |= {name: _STALE.format(_first_named(own, virtual), refused)} if refused else {}
+                if refused:
+                    notes[name] = _stale(_first_named(own, virtual), table, own, refused)
         self._set_notes(notes)
 
     def take_off(self) -> None:
@@ -99,21 +98,17 @@ class IndexTriggers:
         if self._created:
             self._drop("")
 
-    def _triggers(self, table: Table, naming: Sequence[str] | None = None) -> tuple[Trigger, ...]:
+    def _triggers(self, table: Table, naming: Sequence[VirtualTable] | None = None) -> tuple[Trigger, ...]:
         """Return the user's triggers of a table in their order; if `naming` is given, those that name one of these tables."""
         return tuple(
             (name, sql)
             for kind, name, sql in self._registry.file.catalogue_entries(table.spec.name)
             if kind == "trigger"
             and not fold(name).startswith(INTERNAL_PREFIX)
-            and (naming is None or any(mentions(sql, fold(each)) for each in naming))
+            and (naming is None or any(mentions(sql, fold(each.name)) for each in naming))
         )
 
-    def _virtual_tables(self) -> list[str]:
-        listing = f"SELECT {raw_select('name')} FROM sqlite_schema WHERE sql LIKE 'CREATE VIRTUAL TABLE%' ORDER BY name"
-        return [lenient_text(restore(cells)[0]) for cells in self._store.db.execute(listing).fetchall()]
-
-    def _put_on(self, table: Table, own: tuple[Trigger, ...], virtual: Sequence[str]) -> str:
+    def _put_on(self, table: Table, own: tuple[Trigger, ...], virtual: Sequence[VirtualTable]) -> str:
         """Copy those of a table's triggers that keep an index; return why none was copied, "" otherwise."""
         db = self._store.db
         refused = ""
@@ -122,7 +117,7 @@ class IndexTriggers:
         try:
             names = {self._create(sql): name for name, sql in own}
             for copy, written in self._written_tables(table, names).items():
-                others = written - set(map(fold, virtual))
+                others = written - {fold(each.name) for each in virtual}
                 if written == others:  # it only reads an index
                     db.execute(f"DROP TRIGGER temp.{copy}")
                 elif others:
@@ -133,22 +128,18 @@ class IndexTriggers:
         if refused:
             db.execute(f"ROLLBACK TO {_PREFIX}")
         else:
-            kept = tuple(name for name in virtual if fold(name) in carried)
+            kept = tuple(each for each in virtual if fold(each.name) in carried)
             if kept:
                 self._store.expect_index_errors()
-                self._indexes[table.table_id] = kept
+                self._indexes[table.table_id] = tuple(each.name for each in kept)
                 self._carried[table.spec.folded] = own, kept
         db.execute(f"RELEASE {_PREFIX}")
         return refused
 
     def _create(self, sql: str) -> str:
-        pieces = TOKEN.findall(sql)
-        if "raise" in map(fold, pieces):
-            raise ValueError("RAISE in a trigger would decide on rows of other nodes")
         self._created += 1
         name = f"{_PREFIX}_{self._created}"
-        # The first five pieces are CREATE TRIGGER and its name, with the spaces between.
-        self._store.db.execute(f"CREATE TEMP TRIGGER {name} {''.join(pieces[5:])}")
+        self._store.db.execute(temp_trigger(sql, name))
         return name
 
     def _written_tables(self, table: Table, names: Iterable[str]) -> dict[str, set[str]]:
@@ -193,12 +184,12 @@ class IndexTriggers:
         named = [
             name
             for name, (_, indexes) in self._carried.items()
-            if name == error.table or (not error.table and any(f'"{index}"' in text for index in indexes))
+            if name == error.table or (not error.table and any(f'"{index.name}"' in text for index in indexes))
         ]
         for name in named or list(self._carried):
             own, indexes = self._carried[name]
-            notes[name] = self._failed[name, own] = _STALE.format(indexes[0], _FAILED.format(text))
             table = self._registry.tables.get(name)
+            notes[name] = self._failed[name, own] = _stale(indexes[0], table, own, _FAILED.format(text))
             if table is not None:
                 self._indexes.pop(table.table_id, None)
                 with contextlib.suppress(apsw.BusyError, apsw.LockedError):
@@ -211,6 +202,12 @@ class IndexTriggers:
         self._notes = notes
 
 
-def _first_named(own: Sequence[Trigger], virtual: Sequence[str]) -> str:
+def _stale(index: VirtualTable, table: Table | None, own: Sequence[Trigger], why: str) -> str:
+    """Return the note of an index that misses rows, with what to do."""
+    done = remedy(index, table.spec.name if table else "", [sql for _, sql in own if mentions(sql, fold(index.name))])
+    return f"index {index.name} is not kept up to date with what other nodes write: {why}; {done}"
+
+
+def _first_named(own: Sequence[Trigger], virtual: Sequence[VirtualTable]) -> VirtualTable:
     """Return the first of these tables that a trigger names."""
-    return next(name for name in virtual if any(mentions(sql, fold(name)) for _, sql in own))
+    return next(each for each in virtual if any(mentions(sql, fold(each.name)) for _, sql in own))

@@ -100,7 +100,8 @@ class Registry:
         self.file = FileSchema(store.db)
         self.tables: dict[str, Table] = {}
         self.loaded: list[Table] = []  # tables loaded since the outbox last retried the parked rows of such
-        self.removed: set[str] = set()  # tables that were dropped or renamed by hand in this file; peers keep them
+        # Tables that peers may replicate and this node does not: dropped or renamed by hand in this file, or shadow tables here.
+        self.removed: set[str] = set()
         self.notes = Notes()
         self.facts = Facts(store)
         self.policies = Policies()

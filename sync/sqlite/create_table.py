@@ -22,6 +22,7 @@ __all__ = [
     "equivalent",
     "mentions",
     "normalize",
+    "unquoted",
     "without_storage",
 ]
 
@@ -36,7 +37,7 @@ def columns(db: Any, table: str) -> dict[str, str]:
     for part in _parts(definition_of(db, table)):
         if not part or fold(part[0]) in _CONSTRAINTS:
             break
-        found[fold(_unquoted(part[0]))] = "".join(part)
+        found[fold(unquoted(part[0]))] = "".join(part)
     listing = "SELECT name FROM pragma_table_xinfo(?) ORDER BY cid"
     names = [fold(name) for (name,) in db.execute(listing, (table,)).fetchall()]
     return found if list(found) == names else {}
@@ -51,7 +52,7 @@ def clauses(sql: str) -> dict[str, str]:
         if rest or not part or fold(part[0]) in _CONSTRAINTS:
             rest.append(text)
         else:
-            found[fold(_unquoted(part[0]))] = text
+            found[fold(unquoted(part[0]))] = text
     tokens = _tokens(sql)
     at = tokens.index("(")
     options = normalize("".join(tokens[at + len(_group(tokens, at)) :]))
@@ -164,7 +165,8 @@ def _group(tokens: Sequence[str], at: int) -> list[str]:
     return []
 
 
-def _unquoted(name: str) -> str:
+def unquoted(name: str) -> str:
+    """Return a name without the quotes around it."""
     closing = _QUOTES.get(name[:1])
     if closing is None:
         return name

@@ -22,6 +22,7 @@ from mycomesh.sync.sqlite.identifiers import INTERNAL_PREFIX, NAME_MAX, fold, is
 from mycomesh.sync.sqlite.indexes import UniqueIndex, key_terms, unique_indexes
 from mycomesh.sync.sqlite.raw_text import is_raw, lenient_text, raw_select, restore
 from mycomesh.sync.sqlite.tokens import readable_sql
+from mycomesh.sync.sqlite.virtual_tables import VirtualTable, virtual_tables
 
 __all__ = [
     "Column",
@@ -43,6 +44,7 @@ COLUMNS_READ_MAX = 900
 TABLES_READ_SINGLY_MAX = 4
 SQL_MAX = 65_536  # characters of one definition; a table of fifty columns has a tenth of that
 Row = int | bytes  # the name of a row in this file: its rowid, or its encoded key
+CONTENT_SHOWN_MAX = 12  # shadow tables that a note names; sqlite-vec has four, and one for each further column
 _ROWID_NAMES = ("rowid", "_rowid_", "oid")
 _COLLATIONS = ("BINARY", "NOCASE", "RTRIM")
 
@@ -162,7 +164,12 @@ def user_tables(db: Any) -> tuple[list[str], list[tuple[str, str]]]:
     tables: list[str] = []
     skipped: list[tuple[str, str]] = []
     listing = f"SELECT {raw_select('name')}, type FROM pragma_table_list WHERE schema = 'main' ORDER BY name"
-    for *cells, kind in db.execute(listing).fetchall():
+    entries = db.execute(listing).fetchall()
+    virtual = (
+        {table.name: table for table in virtual_tables(db)} if any(row[-1] == "virtual" for row in entries) else {}
+    )
+    content = {name for table in virtual.values() for name in table.content}
+    for *cells, kind in entries:
         (name,) = restore(cells)
         if is_raw(name):
             skipped.append((name[0].decode(errors="replace"), "its name is not UTF-8"))
@@ -173,13 +180,25 @@ def user_tables(db: Any) -> tuple[list[str], list[tuple[str, str]]]:
         if folded.startswith(("sqlite_", INTERNAL_PREFIX)):
             continue
         match kind:
-            case "table":
+            case "table" if name not in content:
                 tables.append(name)
             case "virtual":
-                skipped.append((name, "it is a virtual table, whose module owns its content"))
+                skipped.append((name, _virtual_reason(virtual.get(name))))
             case _:  # views, and the shadow tables of virtual tables
                 continue
     return tables, skipped
+
+
+def _virtual_reason(table: VirtualTable | None) -> str:
+    """Return why a virtual table is not replicated, and which ordinary tables stay here with it."""
+    reason = "it is a virtual table, whose module owns its content"
+    if table is None or not table.content:
+        return reason
+    names = ", ".join(table.content[:CONTENT_SHOWN_MAX]) + (", ..." if len(table.content) > CONTENT_SHOWN_MAX else "")
+    return (
+        f"{reason}; {names} seem to hold that content and stay here too: if one of them is yours, rename it so that it does"
+        f" not begin with {table.name}_"
+    )
 
 
 def read_table(db: Any, name: str) -> TableSpec:

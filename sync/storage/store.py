@@ -26,6 +26,7 @@ from mycomesh.sync.errors import (
     ForeignFileError,
     IndexTriggerError,
 )
+from mycomesh.sync.sqlite import geometry
 from mycomesh.sync.sqlite.identifiers import fold, is_internal
 from mycomesh.sync.storage import internal_tables
 from mycomesh.sync.storage.conflict_room import ConflictLimits, ConflictRoom
@@ -484,6 +485,7 @@ def _configure(db: apsw.Connection, *, fresh: bool) -> None:
         raise apsw.ReadOnlyError
     db.execute("SELECT count(*) FROM sqlite_schema").fetchall()
     db.config(apsw.SQLITE_DBCONFIG_ENABLE_TRIGGER, 0)
+    geometry.register(db)
     if fresh:
         db.execute("PRAGMA journal_mode = WAL").fetchall()
     if db.execute("PRAGMA journal_mode").fetchone() == ("wal",):

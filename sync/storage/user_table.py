@@ -16,6 +16,7 @@ import apsw
 
 from mycomesh.sync import codec
 from mycomesh.sync.errors import IndexTriggerError, StatementError
+from mycomesh.sync.sqlite.create_table import mentions
 from mycomesh.sync.sqlite.identifiers import quoted
 from mycomesh.sync.sqlite.raw_text import bind_value, is_raw, placeholder, raw_select, restore
 from mycomesh.sync.sqlite.refusals import FILE_ERRORS, REFUSALS
@@ -45,6 +46,9 @@ class UserTable:
         # A virtual column is computed only where it is read. Without this, a row for which its expression fails would enter the
         # table, and the application's SELECT would fail.
         computed = ", ".join(f"typeof({quoted(name)})" for name in spec.generated)
+        # Instead of the table's own ON CONFLICT clauses. Without them it would only override those in index triggers, such as
+        # the INSERT OR REPLACE with which GeoPackages update their R-trees.
+        self.or_abort = " OR ABORT" if mentions(spec.sql, "conflict") else ""
         self._computing = f" RETURNING {computed}" if computed else ""
         self._update_sql = functools.lru_cache(maxsize=256)(self._update_sql_of)
         self.select_list = ", ".join(f"t.{quoted(column.name)}" for column in spec.columns)
@@ -127,10 +131,10 @@ class UserTable:
 
     # ---- writing
 
-    def insert(self, values: dict[str, Any], *, conflict: str = "ABORT") -> int:
+    def insert(self, values: dict[str, Any], *, replacing: bool = False) -> int:
         """Insert a row with these columns; return its rowid (0 without one). `REFUSALS` pass through.
 
-        `conflict` is SQLite's reaction to them, in place of the ON CONFLICT clauses of the table's own constraints.
+        With `replacing`, it removes the rows with which it collides; the ON CONFLICT clauses of the table have no effect.
         """
         self._check_text(values)
         columns = [column for column in self._spec.columns if column.folded in values]
@@ -140,7 +144,7 @@ class UserTable:
         # The own values of a large row may be more than the limit, which is for what expressions make of a row.
         own = sum(len(value) for value in values.values() if isinstance(value, str | bytes))
         self.execute(
-            f"INSERT OR {conflict} INTO {quoted(self._spec.name)}{body}{self._computing}",
+            f"INSERT{' OR REPLACE' if replacing else self.or_abort} INTO {quoted(self._spec.name)}{body}{self._computing}",
             tuple(bind_value(values[column.folded]) for column in columns),
             bytes_max=INSERTED_BYTES_MAX if own < INSERTED_BYTES_MAX // 2 else 0,
         )
@@ -158,7 +162,7 @@ class UserTable:
     def _update_sql_of(self, names: tuple[str, ...], placeholders: tuple[str, ...]) -> str:
         by_name = {column.folded: quoted(column.name) for column in self._spec.columns}
         settings = ", ".join(f"{by_name[name]} = {bind}" for name, bind in zip(names, placeholders, strict=True))
-        return f"UPDATE OR ABORT {quoted(self._spec.name)} AS t SET {settings}"
+        return f"UPDATE{self.or_abort} {quoted(self._spec.name)} AS t SET {settings}"
 
     def _check_text(self, values: Mapping[str, Any]) -> None:
         if not self._store.utf8 and any(map(is_raw, values.values())):

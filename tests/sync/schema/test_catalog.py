@@ -23,3 +23,49 @@ def test_tables_renamed_at_once_all_make_room_for_mesh(pair):
         assert shapes[0] == shapes[1]
         rows = [peer.sql(f"SELECT * FROM {name}") for peer in pair]
         assert rows[0] == rows[1]
+
+
+FORGE = """
+PRAGMA writable_schema = 1;
+INSERT INTO sqlite_schema VALUES('table', 'vdocs', 'vdocs', 0, 'CREATE VIRTUAL TABLE vdocs USING vec0(emb float[4])');
+PRAGMA writable_schema = RESET;
+CREATE VIEW seen AS SELECT 1; DROP VIEW seen;
+"""
+UNFORGE = FORGE.replace(FORGE.splitlines()[2], "DELETE FROM sqlite_schema WHERE name = 'vdocs';")
+
+
+def test_content_of_an_unknown_module_stays_at_home(pair):
+    one, two = pair
+    for peer in pair:
+        peer.shell(
+            f"CREATE TABLE docs(id INTEGER PRIMARY KEY, body); CREATE TABLE vdocs_chunks(id INTEGER PRIMARY KEY, c);"
+            f"INSERT INTO docs VALUES({peer.number}, 'x'); INSERT INTO vdocs_chunks VALUES(1, {peer.number}); {FORGE}"
+        )
+        peer.drain()
+    converge(pair)
+    for peer in pair:
+        assert peer.sql("SELECT count(*) FROM docs") == [(2,)]
+        assert peer.sql("SELECT c FROM vdocs_chunks") == [(peer.number,)]
+        notes = {table.name: table.note for table in peer.replica.status().tables}
+        assert "vdocs_chunks seem to hold that content" in notes["vdocs"]
+        assert "vdocs_chunks" not in notes
+    assert one.digests().keys() == two.digests().keys() == {"docs", "mycomesh_schema"}
+
+
+def test_a_table_that_becomes_content_leaves_and_returns(pair):
+    """Earlier versions replicated such tables: their capture goes, and nothing of them is lost if they prove ordinary."""
+    one, two = pair
+    one.shell("CREATE TABLE vdocs_chunks(id INTEGER PRIMARY KEY, c); INSERT INTO vdocs_chunks VALUES(1, 'both')")
+    converge(pair)
+    one.shell(FORGE)
+    one.drain()
+    assert one.sql("SELECT count(*) FROM sqlite_schema WHERE type = 'trigger' AND tbl_name = 'vdocs_chunks'") == [(0,)]
+    one.shell("UPDATE vdocs_chunks SET c = 'one'")
+    two.shell("INSERT INTO vdocs_chunks VALUES(2, 'two')")
+    converge(pair)
+    assert one.sql("SELECT * FROM vdocs_chunks") == [(1, "one")]
+    assert two.sql("SELECT * FROM vdocs_chunks") == [(1, "both"), (2, "two")]
+    one.shell(UNFORGE)
+    converge(pair)
+    for peer in pair:
+        assert peer.sql("SELECT * FROM vdocs_chunks") == [(1, "one"), (2, "two")]

@@ -1,0 +1,51 @@
+"""The text of an index trigger as a TEMP trigger of the node's connection.
+
+Functions of GIS programs are called by the private names under which this connection has them (`sqlite.geometry`), and the call
+with which SpatiaLite writes its R-tree becomes an INSERT.
+"""
+
+from __future__ import annotations
+
+import re
+
+from mycomesh.sync.sqlite.geometry import FUNCTIONS, PREFIX
+from mycomesh.sync.sqlite.identifiers import fold, quoted
+from mycomesh.sync.sqlite.tokens import BLANKS, COMMENTS, TOKEN
+
+__all__ = ["temp_trigger"]
+
+_ALIGN = re.compile(
+    r"""SELECT\s+RTreeAlign\s*\(\s*'(?P<index>(?:[^']|'')*)'\s*,\s*(?P<row>NEW\.\w+)\s*,"""
+    r"""\s*(?P<blob>NEW\.(?:"(?:[^"]|"")*"|\w+))\s*\)""",
+    re.IGNORECASE,
+)
+
+
+def temp_trigger(sql: str, name: str) -> str:
+    """Return the CREATE TEMP TRIGGER, with another name, of the copy of a trigger.
+
+    Raises:
+        ValueError: the trigger has a RAISE.
+    """
+    pieces = TOKEN.findall(_ALIGN.sub(_insert, sql))
+    words = [fold(piece) for piece in pieces]
+    if "raise" in words:
+        raise ValueError("RAISE in a trigger would decide on rows of other nodes")
+    for at, word in enumerate(words):
+        if word in FUNCTIONS and _is_called(pieces, at):
+            pieces[at] = f"{PREFIX}{word}"
+    # The first five pieces are CREATE TRIGGER and its name, with the spaces between.
+    return f"CREATE TEMP TRIGGER {name} {''.join(pieces[5:])}"
+
+
+def _is_called(pieces: list[str], at: int) -> bool:
+    after = (piece for piece in pieces[at + 1 :] if piece[0] not in BLANKS and not piece.startswith(COMMENTS))
+    return next(after, "") == "("
+
+
+def _insert(call: re.Match[str]) -> str:
+    """Return the INSERT in place of a call of SpatiaLite's RTreeAlign."""
+    blob = call["blob"]
+    sides = ", ".join(f"{PREFIX}{name}({blob})" for name, place in FUNCTIONS.items() if place is not None)
+    index = quoted(call["index"].replace("''", "'"))
+    return f"INSERT INTO {index} SELECT {call['row']}, {sides} WHERE NOT {PREFIX}st_isempty({blob})"
