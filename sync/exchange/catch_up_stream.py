@@ -21,9 +21,8 @@ from mycomesh.sync.wire.bundle import Bundle, Section
 
 __all__ = ["FACTS_MAX", "ROUND_RANGES_MAX", "CatchUpStream", "StreamChunk", "fitting"]
 
-# Schema facts in one chunk. For each the receiver may create a table, which holds its write lock for half a millisecond
-# (ADR 0012).
-FACTS_MAX = 16
+# Schema facts in one chunk. For each the receiver may create a table; it makes seven in a transaction (ADR 0012).
+FACTS_MAX = 14
 # Ranges in the vectors of one round, whose Done must fit `PARTS_BYTES_MAX`: a thousand tables of 64 sites.
 ROUND_RANGES_MAX = 65_536
 

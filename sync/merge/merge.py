@@ -19,6 +19,7 @@ from mycomesh.sync.merge import keep_both, records
 from mycomesh.sync.merge.conflicts import Change, record_conflicts, record_hidden, same
 from mycomesh.sync.merge.counters import totals
 from mycomesh.sync.merge.restored import note_restored
+from mycomesh.sync.merge.row_keys import keys_of
 from mycomesh.sync.merge.unique_claims import later_claims
 from mycomesh.sync.merge.work_budget import (
     CELLS_A_UNIT,
@@ -28,6 +29,7 @@ from mycomesh.sync.merge.work_budget import (
     ID_WEIGHT,
     PARK_WEIGHT,
     PRIOR_BYTES,
+    TRANSACTION_WEIGHT_MAX,
     WorkBudget,
     bytes_weight,
 )
@@ -70,19 +72,25 @@ def merge_rows(
     table: Table,
     group: Group,
     site_number: int,
-    keys: list[Any],
     wall_ms: int | None,
     merged: Merged,
     budget: WorkBudget,
-) -> int:
-    """Merge changes one by one until the budget is spent; return how many. Runs inside a transaction.
+    *,
+    recorded: bool = False,
+) -> tuple[int, bool]:
+    """Merge changes one by one until the budget is spent. Runs inside a transaction.
 
     A repair passes None for `wall_ms`: its conflicts were recorded when the changes first arrived.
+
+    The conflicts of a change whose values are more than one transaction may write are recorded in a transaction of their own.
+
+    Returns how many were merged, and whether the conflicts of the next one are on record: pass that as `recorded` then.
     """
     known = len(table.columns.bits)
     table.columns.learn(group.columns)
     if len(table.columns.bits) > known:  # all columns are written again
         budget.spend(2 * EDIT_WEIGHT + len(table.columns.bits) // 2)
+    keys = keys_of(table, group)
     mask = table.columns.mask_of(group.columns)
     if group.kind is not Kind.UPDATE:
         mask |= EXISTENCE
@@ -95,7 +103,7 @@ def merge_rows(
     stale = False
     for number, hlc in enumerate(group.hlcs):
         if budget.spent:
-            return number
+            return number, False
         prior = prior_from_wire(table, group.priors[number]) if group.priors is not None else None
         values = dict(zip(group.columns, group.rows[number], strict=True))
         change = Change(site_number, hlc, keys[number], mask, dead, values, prior)
@@ -103,13 +111,21 @@ def merge_rows(
         view = None if stale else views[number]
         view = view or RowView.read(table, table.locate(change.key))
         before = merged.conflicts, merged.parked
-        displaced = _merge_change(table, view, change, wall_ms, merged)
+        weight = _weight(view, change)
+        apart = weight > TRANSACTION_WEIGHT_MAX and not table.spec.id_column
+        if apart and wall_ms is not None and not (recorded and number == 0):
+            outcome = join(view.entries, (hlc, table.store.site(site_number)), mask)
+            merged.conflicts += record_conflicts(table, view, change, outcome.gained, outcome.masks, wall_ms)
+            if merged.conflicts > before[0]:
+                budget.spend(weight)
+                return number, True
+        displaced = _merge_change(table, view, change, wall_ms, merged, recorded=apart)
         stale |= displaced
-        budget.spend(_weight(view, change))
+        budget.spend(weight)
         if displaced:  # at most one row for each index
             budget.spend(PARK_WEIGHT * max(1, len(table.spec.unique)))
         budget.spend(CONFLICT_WEIGHT * (merged.conflicts - before[0]) + PARK_WEIGHT * (merged.parked - before[1]))
-    return len(group.hlcs)
+    return len(group.hlcs), False
 
 
 def _weight(view: RowView, change: Change) -> int:
@@ -121,10 +137,12 @@ def _weight(view: RowView, change: Change) -> int:
     return weight if view.present is None else weight + bytes_weight(view.present.values())
 
 
-def _merge_change(table: Table, view: RowView, change: Change, wall_ms: int | None, merged: Merged) -> bool:
+def _merge_change(
+    table: Table, view: RowView, change: Change, wall_ms: int | None, merged: Merged, *, recorded: bool
+) -> bool:
     """Join one change into its row, then update the user's table and the held values to match.
 
-    A repair passes None for `wall_ms`. Returns True if the row displaced another one.
+    A repair passes None for `wall_ms`. `recorded`: the conflicts are on record. Returns True if the row displaced another one.
     """
     columns = table.columns
     stamp = (change.hlc, table.store.site(change.site_number))
@@ -137,7 +155,7 @@ def _merge_change(table: Table, view: RowView, change: Change, wall_ms: int | No
     outcome = join(view.entries, stamp, change.mask)
     if table.spec.id_column and not _survives_legacy_delete(table, change, stamp):
         return displaced
-    if view.entries and wall_ms is not None:  # a repair records no conflicts
+    if view.entries and wall_ms is not None and not recorded:  # a repair records no conflicts
         merged.conflicts += record_conflicts(table, view, change, outcome.gained, outcome.masks, wall_ms)
     gained = outcome.gained
     if not gained:

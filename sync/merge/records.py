@@ -173,8 +173,15 @@ def key_text(key: Any) -> str:
 
 def values_text(values: dict[str, Any]) -> str:
     """Return columns and values as a JSON object. A site's share of a counter has the name 'COLUMN +'."""
-    named = {name.partition("\0")[0] + " +" * ("\0" in name): _plain(value) for name, value in values.items()}
-    return json.dumps(named, ensure_ascii=False)
+    named = {name.partition("\0")[0] + " +" * ("\0" in name): value for name, value in values.items()}
+    cells = (f"{json.dumps(name, ensure_ascii=False)}: {_json(value)}" for name, value in named.items())
+    return f"{{{', '.join(cells)}}}"
+
+
+def _json(value: Any) -> str:
+    if isinstance(value, bytes):  # json.dumps would look at each character of a large one
+        return f'{{"base64": "{base64.b64encode(value).decode("ascii")}"}}'
+    return json.dumps(_plain(value), ensure_ascii=False)
 
 
 def value_of(plain: Any) -> Any:

@@ -18,6 +18,9 @@ __all__ = ["AS_NEW_ROW", "UNDO_PREFIX", "note_restored"]
 
 UNDO_PREFIX = "undo/"  # in mycomesh_meta, before the number of a conflict that this node has restored
 AS_NEW_ROW = "new"
+# A larger record is not compared, because each write of its row would read it under the write lock: it stays open on the nodes
+# that have not restored it themselves.
+COMPARED_BYTES_MAX = 1 << 20
 
 
 def note_restored(table: Table, key: Any, columns: Collection[str], hlc: int) -> None:
@@ -30,9 +33,9 @@ def note_restored(table: Table, key: Any, columns: Collection[str], hlc: int) ->
         return
     listing = (
         "SELECT seq, lost, won, reason, restored_at FROM mycomesh_conflicts"
-        " WHERE table_name = ? AND row_key = ? AND lost_hlc < ? ORDER BY seq"
+        " WHERE table_name = ? AND row_key = ? AND lost_hlc < ? AND octet_length(lost) <= ? ORDER BY seq"
     )
-    found = store.db.execute(listing, (table.spec.name, key_text(key), hlc)).fetchall()
+    found = store.db.execute(listing, (table.spec.name, key_text(key), hlc, COMPARED_BYTES_MAX)).fetchall()
     if not found:
         return
     present = table.rows.read(table.locate(key))

@@ -41,6 +41,7 @@ class _Rest:
     group: Group
     start: int = 0
     alone: bool = False  # the fast path has refused them
+    recorded: bool = False  # the conflicts of the first one are on record
 
 
 class SectionMerge:
@@ -94,7 +95,7 @@ class SectionMerge:
             rest = self._groups.popleft()
             head = without_columns(self._take(rest, budget), table.columns.dropped)
             if head is not None:
-                self._merge(table, head, wall_ms, merged, budget, alone=rest.alone, repair=repair)
+                self._merge(table, head, wall_ms, merged, budget, rest, repair=repair)
         table.log.flush()
         while self._ranges and not self._groups and not budget.spent:
             site, after, upto = self._ranges.popleft()
@@ -122,11 +123,11 @@ class SectionMerge:
         return slice_group(group, start, end)
 
     def _merge(
-        self, table: Table, group: Group, wall_ms: int, merged: Merged, budget: WorkBudget, *, alone: bool, repair: bool
+        self, table: Table, group: Group, wall_ms: int, merged: Merged, budget: WorkBudget, rest: _Rest, *, repair: bool
     ) -> None:
         covered = _covered(table, group)
         fresh = _part(group, covered, known=False)
-        if fresh is not None and not alone:
+        if fresh is not None and not rest.alone:
             budget.spend(new_row_weight(fresh) * len(fresh.hlcs))
             if self._weighs_values:
                 budget.spend(sum(map(bytes_weight, fresh.rows)))
@@ -134,25 +135,27 @@ class SectionMerge:
             done, fresh = insert_new_rows(table, fresh, site_number, keys_of(table, fresh), budget)
             merged.changes += done
         if fresh is not None:
-            self._merge_alone(table, fresh, wall_ms, merged, budget)
+            self._merge_alone(table, fresh, wall_ms, merged, budget, recorded=rest.recorded)
         known = _part(group, covered, known=True) if repair else None
         if known is not None:
             # A repair restores old changes. Their conflicts were recorded when they first arrived, so it passes no time.
             before = merged.changes
-            self._merge_alone(table, known, None, merged, budget)
+            self._merge_alone(table, known, None, merged, budget, recorded=False)
             merged.repaired += merged.changes - before
         budget.spend(self._change_weight * len(group.hlcs))
 
-    def _merge_alone(self, table: Table, group: Group, wall_ms: int | None, merged: Merged, budget: WorkBudget) -> None:
+    def _merge_alone(
+        self, table: Table, group: Group, wall_ms: int | None, merged: Merged, budget: WorkBudget, *, recorded: bool
+    ) -> None:
         site_number = table.store.site_number_or_new(group.site)
         most = CHUNK_ROWS_MAX // EDIT_WEIGHT
         for start in range(0, len(group.hlcs), most):
             part = slice_group(group, start, start + most)
             done = 0
             if not budget.spent:
-                done = merge_rows(table, part, site_number, keys_of(table, part), wall_ms, merged, budget)
+                done, recorded = merge_rows(table, part, site_number, wall_ms, merged, budget, recorded=recorded)
             if done < len(part.hlcs):
-                self._groups.appendleft(_Rest(group, start + done, alone=True))
+                self._groups.appendleft(_Rest(group, start + done, alone=True, recorded=recorded))
                 return
 
 

@@ -155,9 +155,11 @@ class Catalog:
             self._drift.update(table, registry.defined(name), registry.notes)
         self._index_triggers.renew()
         drain(registry.tables[SCHEMA_TABLE])
+        seen = registry.file.version() == version
         rebuild_mark.renew(self._store.db)
         self._internal = internal_tables.definitions(self._store.db)
-        self._version = -1 if changed.unfinished else version
+        # The mark changes the schema too, which the next pass does not have to look at.
+        self._version = -1 if changed.unfinished else registry.file.version() if seen else version
 
     def _begin(self) -> None:
         """Note the registry as it is before the first change of a transaction."""

@@ -214,15 +214,14 @@ def read_table(db: Any, name: str) -> TableSpec:
 
 
 def _read_table(db: Any, name: str) -> TableSpec:
-    listing = (
-        f"SELECT l.wr, l.strict, {raw_select('s.sql')} FROM pragma_table_list l"
-        " JOIN sqlite_schema s ON s.name = l.name AND s.type = 'table' WHERE l.schema = 'main' AND l.name = ?"
-    )
-    found = db.execute(listing, (name,)).fetchone()
-    if found is None:
+    # The pragma with an argument looks at that table alone. In a join, SQLite would run it for each entry of the catalogue.
+    found = db.execute("SELECT wr, strict FROM pragma_table_list(?) WHERE schema = 'main'", (name,)).fetchone()
+    listing = f"SELECT {raw_select('sql')} FROM sqlite_schema WHERE type = 'table' AND name = ?"
+    text = db.execute(listing, (name,)).fetchone()
+    if found is None or text is None:
         raise UnsupportedTable("no such table")
     without_rowid, strict = bool(found[0]), bool(found[1])
-    sql = readable_sql(restore(found[2:])[0])
+    sql = readable_sql(restore(text)[0])
     if sql is None:
         raise UnsupportedTable("its definition is not UTF-8")
     if len(sql) > SQL_MAX:
@@ -285,11 +284,7 @@ class FileSchema:
 
     def _listed(self, condition: str = "", *values: str) -> dict[str, list[tuple[Any, ...]]]:
         listed: dict[str, list[tuple[Any, ...]]] = {}
-        columns = ", ".join(map(raw_select, ("name", "tbl_name", "sql")))
-        for kind, *cells in self._db.execute(
-            f"SELECT type, {columns} FROM sqlite_schema {condition}", values
-        ).fetchall():
-            own, table, sql = map(lenient_text, restore(cells))
+        for kind, own, table, sql in _catalogue(self._db, condition, values):
             listed.setdefault(fold(table), []).append((kind, own, sql))
         return listed
 
@@ -306,6 +301,18 @@ class FileSchema:
         spec = read_table(self._db, name)
         self._read[fold(name)] = own, spec
         return spec
+
+
+def _catalogue(db: Any, condition: str, values: Sequence[str]) -> list[tuple[str, str, str, str]]:
+    """Return (type, name, table, sql) of entries of SQLite's catalogue."""
+    try:  # the plain SELECT takes a quarter of the time
+        listing = f"SELECT type, name, tbl_name, coalesce(sql, 'None') FROM sqlite_schema {condition}"
+        found: list[tuple[str, str, str, str]] = db.execute(listing, values).fetchall()
+    except UnicodeDecodeError:
+        columns = ", ".join(map(raw_select, ("name", "tbl_name", "sql")))
+        raw = db.execute(f"SELECT type, {columns} FROM sqlite_schema {condition}", values).fetchall()
+        return [(kind, *map(lenient_text, restore(cells))) for kind, *cells in raw]
+    return found
 
 
 def _check_names(table: str, columns: Sequence[Column]) -> None:

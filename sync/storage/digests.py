@@ -20,6 +20,7 @@ __all__ = ["Digests"]
 
 # Prepared prefixes, one for each (site, mask) of recent entries; a fleet of sites times a few column sets fits.
 PREFIXES_MAX = 1_024
+COPIED_BYTES_MAX = 1 << 16  # of a byte string that is encoded together with the others
 _NO_KEY = codec.encode(None)
 
 
@@ -52,7 +53,9 @@ class Digests:
         else:
             name = codec.bytes_head(len(key)) + key
         state = new_state()
-        state.update(stamp + name + codec.encode(values))
+        state.update(stamp + name)
+        for part in _encoded(values):
+            state.update(part)
         return int.from_bytes(state.digest(), "big", signed=True)
 
     def inserts(
@@ -85,3 +88,13 @@ class Digests:
         site = self._store.site(site_number)
         state.update(codec.encode([self._table, site, mask & EXISTENCE, list(self._columns.names_of(mask))]))
         return state.copy, b"\x00" + site
+
+
+def _encoded(values: Sequence[Any]) -> Sequence[bytes]:
+    """Return the encoding of an array in parts, with large byte strings as they are: a copy takes as long as hashing them."""
+    if not any(type(value) is bytes and len(value) > COPIED_BYTES_MAX for value in values):
+        return (codec.encode(values),)
+    parts = [codec.array_head(len(values))]
+    for value in values:
+        parts += [codec.bytes_head(len(value)), value] if type(value) is bytes else [codec.encode(value)]
+    return parts

@@ -7,6 +7,7 @@ import pytest
 from mycomesh.sync.events import CommitSeen
 from mycomesh.sync.exchange.catch_up_stream import FACTS_MAX
 from mycomesh.sync.exchange.schema_debounce import DEFER_MS_MAX, QUIET_MS
+from mycomesh.sync.merge.work_budget import FACT_WEIGHT, TRANSACTION_WEIGHT_MAX
 from mycomesh.sync.schema import catalog
 from mycomesh.sync.schema.catalog import NEW_TABLES_MAX
 from mycomesh.sync.sqlite import table_spec
@@ -159,7 +160,7 @@ def test_a_joining_node_makes_tables_in_small_groups(world, transactions):
     world.run(1_000)
     assert captured(two) == captured(one)
     assert sum(transactions) == 3 * FACTS_MAX
-    assert max(transactions) == FACTS_MAX
+    assert max(transactions) == TRANSACTION_WEIGHT_MAX // FACT_WEIGHT
 
 
 def test_only_what_has_changed_is_read_again(world, monkeypatch):
@@ -176,13 +177,24 @@ def test_only_what_has_changed_is_read_again(world, monkeypatch):
     assert set(read) == {"t3", "t5"}
 
 
+def test_a_changed_schema_is_followed_by_one_pass(world, monkeypatch):
+    node = world.nodes[0]
+    world.write(node, "CREATE TABLE a(v)")
+    passes = []
+    plain = catalog.Catalog.refresh
+    monkeypatch.setattr(catalog.Catalog, "refresh", lambda *args, **named: passes.append(1) or plain(*args, **named))
+    world.write(node, "CREATE TABLE b(v)")
+    world.write(node, "INSERT INTO b VALUES(1)")
+    assert len(passes) == 1
+
+
 def test_an_undone_transaction_leaves_nothing_behind_in_memory(world, monkeypatch):
     """Its schema version is given to the next change, which is another one."""
     node = world.nodes[0]
     world.write(node, "CREATE TABLE a(v); CREATE TABLE b(v)")
     node.sql("CREATE TABLE c(v)")
     with monkeypatch.context() as broken:
-        broken.setattr(catalog.Catalog, "_record_facts", lambda self, adopted: 1 / 0)
+        broken.setattr(catalog.Catalog, "_record_facts", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             node.peer.replica.drain(WALL_MS)
     node.sql("DROP TABLE c; CREATE TABLE c(v, w); INSERT INTO c VALUES(1, 2)")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import random
 
 import pytest
 
 from mycomesh.sync.crdt.version_vector import RANGES_MAX
+from mycomesh.sync.merge import restored
+from mycomesh.sync.merge.records import value_of
 from mycomesh.sync.merge.work_budget import (
     CHUNK_ROWS_MAX,
     EDIT_WEIGHT,
@@ -15,6 +18,7 @@ from mycomesh.sync.merge.work_budget import (
     TRANSACTION_WEIGHT_MAX,
 )
 from mycomesh.sync.replica import Hooks
+from mycomesh.sync.storage.conflict_room import ConflictLimits
 from mycomesh.sync.wire.bundle import Bundle, Section
 from tests.sync.peers import Peer, assert_equal, catch_up, converge
 
@@ -283,6 +287,75 @@ def test_a_batch_of_many_facts_is_divided_too(peers):
         <= TRANSACTION_WEIGHT_MAX // FACT_WEIGHT
     )
     assert_equal(one, two)
+
+
+LARGE = TRANSACTION_WEIGHT_MAX * 512
+
+
+@pytest.mark.parametrize("values", [("m" * LARGE, "w" * LARGE), (b"m" * LARGE, b"w" * LARGE), (1, b"w" * LARGE)])
+def test_large_loser_is_recorded_before_row_is_written(peers, values):
+    one, two = peers(2)
+    one.sql("INSERT INTO t(id, v) VALUES(1, ''), (2, '')")
+    two.take(one.drain(), one.node_id)
+    two.sql("UPDATE t SET v = ? WHERE id = 1", values[0])
+    two.drain()
+    later(one, two)
+    one.sql("UPDATE t SET v = ? WHERE id = 1", values[1])
+    one.sql("UPDATE t SET v = 'small' WHERE id = 2")
+    batch = joined(one.drain())
+    seen = []
+    between(two, lambda: seen.append((two.sql("SELECT v FROM t WHERE id = 1")[0][0], len(conflicts(two)))))
+    two.take([batch], one.node_id)
+    between(two, lambda: None)
+    assert (values[0], 1) in seen
+    assert two.sql("SELECT v FROM t ORDER BY id") == [(values[1],), ("small",)]
+    assert value_of(json.loads(conflicts(two)[0])["v"]) == values[0]
+    assert len(conflicts(two)) == 1
+    two.take([batch], one.node_id)
+    assert len(conflicts(two)) == 1
+    converge([one, two])
+    assert_equal(one, two)
+
+
+def test_large_loser_without_room_in_record_ends_too(peers):
+    one, two = peers(2)
+    two.replica.store.conflict_room.limits = ConflictLimits(size=1_000)
+    one.sql("INSERT INTO t(id, v) VALUES(1, '')")
+    two.take(one.drain(), one.node_id)
+    two.sql("UPDATE t SET v = ?", b"m" * LARGE)
+    two.drain()
+    later(one, two)
+    one.sql("UPDATE t SET v = ?", b"w" * LARGE)
+    two.take(one.drain(), one.node_id)
+    assert two.sql("SELECT v FROM t") == [(b"w" * LARGE,)]
+    assert conflicts(two) == []
+
+
+def test_a_loser_beyond_a_mebibyte_stays_open(peers):
+    one, two = peers(2)
+    for size in (restored.COMPARED_BYTES_MAX - 1, restored.COMPARED_BYTES_MAX, restored.COMPARED_BYTES_MAX + 1):
+        lost = "m" * (size - len('{"v": ""}'))
+        one.sql("DELETE FROM t; INSERT INTO t(id, v) VALUES(1, '')")
+        two.take(one.drain(), one.node_id)
+        two.sql("UPDATE t SET v = ?", lost)
+        two.drain()
+        later(one, two)
+        one.sql("UPDATE t SET v = 'w'")
+        two.take(one.drain(), one.node_id)
+        assert len(conflicts(two)[-1]) == size
+        one.sql("UPDATE t SET v = ?", lost)
+        two.take(one.drain(), one.node_id)
+        (noted,) = two.sql("SELECT restored_at FROM mycomesh_conflicts ORDER BY seq DESC LIMIT 1")
+        assert (noted == (None,)) == (size > restored.COMPARED_BYTES_MAX)
+
+
+def later(peer, other):
+    """The writes of the peer that follow are later than those of the other."""
+    peer.replica.store.clock.witness(other.replica.store.clock.last + 100)
+
+
+def conflicts(peer):
+    return [lost for (lost,) in peer.sql("SELECT lost FROM mycomesh_conflicts ORDER BY seq")]
 
 
 def test_rows_refused_by_a_partial_index_need_no_scan(peers):
