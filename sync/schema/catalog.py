@@ -402,10 +402,11 @@ class _Pass:
         if renumbered:
             match_rows(table)
         if renumbered or lost or not registry.is_captured(table):
-            if table_scan.recheck_pending(table):
-                self.rebuilt.append(here)
-            # Without log triggers, a column that was added since may have values that nobody logged.
+            # Without log triggers, a column that was added since may have values that nobody logged. With them, a UNIQUE index
+            # is there since the last pass, and only rows that REPLACE evicted are not logged.
             unlogged = renumbered or bool(lost) or not has_log_triggers(table, entries)
+            if table_scan.recheck_pending(table) and unlogged:
+                self.rebuilt.append(here)
             columns = [column for column in table.columns.local if unlogged and column not in record.captured]
             table_scan.begin(table, written=columns)
 

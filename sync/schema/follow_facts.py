@@ -334,6 +334,7 @@ class FactFollower:
         if not owner:
             return  # it exists, its table is not here, or it is more than one CREATE INDEX
         note = f"index {sql[:60]}"
+        table = self._captured_table(owner)
         refused = self._registry.refusal_of(definition_of(self._db, owner), sql)
         try:
             if not refused:
@@ -342,8 +343,19 @@ class FactFollower:
             refused = f"{error}; correct the rows that it fails for, then create it here"
         if refused:
             self._registry.notes.put(note, f"not created: {refused}")
-        else:
-            self._registry.notes.drop(note)
+            return
+        self._registry.notes.drop(note)
+        if table is not None and self._registry.spec(table.spec.folded, owner) != table.spec:
+            # A UNIQUE index needs triggers of its own. No program has written since, so nothing has to be looked for.
+            self._registry.install(self._reload(table, owner))
+
+    def _captured_table(self, here: str) -> Table | None:
+        """Return the table of this name in the file if capture fits it as it is."""
+        registry = self._registry
+        table = next((table for table in self._tables() if fold(table.spec.name) == fold(here)), None)
+        if table is None or not table.columns.installed or not registry.is_captured(table):
+            return None
+        return table if registry.spec(table.spec.folded, here) == table.spec else None
 
     @contextlib.contextmanager
     def _refusable(self, consequence: str, *names: str) -> Iterator[list[str]]:

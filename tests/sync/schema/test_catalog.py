@@ -1,8 +1,10 @@
-"""The pass over a changed schema: tables that make room for those of the mesh."""
+"""The pass over a changed schema: tables that make room for those of the mesh, and the scans that a change needs."""
 
 from __future__ import annotations
 
-from tests.sync.peers import converge
+import pytest
+
+from tests.sync.peers import assert_equal, converge
 
 
 def test_tables_renamed_at_once_all_make_room_for_mesh(pair):
@@ -69,3 +71,42 @@ def test_a_table_that_becomes_content_leaves_and_returns(pair):
     converge(pair)
     for peer in pair:
         assert peer.sql("SELECT * FROM vdocs_chunks") == [(1, "one"), (2, "two")]
+
+
+@pytest.fixture
+def both(equals):
+    """Two equal replicas of a table."""
+    made = equals(2, "CREATE TABLE t(id INTEGER PRIMARY KEY, a, b); INSERT INTO t VALUES(1, 'x', 'y')")
+    for peer in made:
+        peer.replica.catalog.take_rebuilt()
+    return made
+
+
+def test_a_unique_index_is_no_rebuild_on_any_node(both, monkeypatch):
+    one, two = both
+    scanned = []
+    monkeypatch.setattr("mycomesh.sync.capture.table_scan.begin", lambda table, **_: scanned.append(table.store.path))
+    one.sql("CREATE UNIQUE INDEX u ON t(a)")
+    converge(both)
+    assert [peer.replica.catalog.take_rebuilt() for peer in both] == [[], []]
+    assert scanned == [str(one.path)], "where a program made it, one may have replaced rows before the pass"
+    two.sql("REPLACE INTO t VALUES(2, 'x', 'z')")
+    converge(both)
+    assert_equal(one, two)
+    assert one.sql("SELECT * FROM t") == [(2, "x", "z")]
+
+
+def test_rows_replaced_before_the_pass_are_found(both):
+    one, two = both
+    one.sql("CREATE UNIQUE INDEX u ON t(a); REPLACE INTO t VALUES(2, 'x', 'z')")
+    converge(both)
+    assert_equal(one, two)
+    assert two.sql("SELECT * FROM t") == [(2, "x", "z")]
+    assert one.replica.catalog.take_rebuilt() == []
+
+
+def test_a_table_without_its_triggers_is_reported(both):
+    two = both[1]
+    two.sql("DROP TRIGGER mycomesh_2_insert; INSERT INTO t VALUES(7, 'q', 'r')")
+    converge(both)
+    assert two.replica.catalog.take_rebuilt() == ["t"]
