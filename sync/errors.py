@@ -7,6 +7,7 @@ __all__ = [
     "DatabaseBusyError",
     "DatabaseError",
     "DecodeError",
+    "ExtensionError",
     "FileReplacedError",
     "ForeignFileError",
     "IndexTriggerError",
@@ -34,6 +35,12 @@ class DatabaseBusyError(DatabaseError):
     """Another connection has the write lock. Nothing was changed; the same call may succeed later."""
 
     code = "database.busy"
+
+
+class ExtensionError(DatabaseError):
+    """A loadable extension of the settings cannot be loaded. Nothing was changed."""
+
+    code = "database.extension"
 
 
 class IndexTriggerError(DatabaseBusyError):

@@ -62,6 +62,7 @@ class ReplicaConfig:
     urgent: tables whose changes go first.
     conflicts: what the record of conflicts may grow to.
     sqlite_floor: the oldest SQLite of the programs beside the nodes, for the mesh to know; None to state nothing.
+    extensions: paths of loadable extensions whose modules and functions the user's index triggers need.
     """
 
     only: tuple[str, ...] = ()
@@ -69,6 +70,7 @@ class ReplicaConfig:
     urgent: tuple[str, ...] = ()
     conflicts: ConflictLimits = field(default_factory=ConflictLimits)
     sqlite_floor: Version | None = None
+    extensions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,10 +128,11 @@ class Replica:
 
         Raises:
             DatabaseError: not an SQLite database, read-only, locked or unreadable; nothing was changed.
+            ExtensionError: an extension of the settings cannot be loaded; nothing was changed.
             ForeignFileError: the file belongs to another mesh; nothing was changed.
         """
         hooks = hooks or Hooks()
-        store = Store(path, on_lock=hooks.on_lock, sleep=hooks.sleep)
+        store = Store(path, on_lock=hooks.on_lock, sleep=hooks.sleep, extensions=config.extensions)
         store.conflict_room.limits = config.conflicts
         try:
             catalog = Catalog(store, mesh_key, TableFilter(config.only, config.exclude))

@@ -147,6 +147,13 @@ _DATABASE = (
         "check its permissions and those of its directory, and the free space; PRAGMA integrity_check finds damage",
     ),
     Code(
+        "database.extension",
+        "a loadable extension cannot be loaded",
+        "the file that 'extensions' in config.toml names is no extension of SQLite, lacks a library that it needs, or is for"
+        " another processor; nothing was changed",
+        "try it with sqlite3: .load FILE; correct the path, or take it out of 'extensions'",
+    ),
+    Code(
         "database.busy",
         "another program holds the write lock",
         "a transaction of some program has been open for more than two seconds; nothing was changed",

@@ -29,6 +29,7 @@ __all__ = ["KEYS", "LOG_FORMATS", "PORT_DEFAULT", "NodeConfig", "PeerName", "loa
 PORT_DEFAULT = 7447  # TCP; any free port works, since mDNS announces it, but a firewall rule needs a fixed default
 METRICS_PORT_DEFAULT = 9464  # the usual port of exporters; peers use the node's own port
 PEERS_MAX = 256  # static peers; a mesh spreads addresses itself, so a longer list is a mistake
+EXTENSIONS_MAX = 16  # an application has one or two
 TABLES_MAX = 1000  # names in --only, --except or --urgent; nobody writes more by hand
 NAME_CHARS_MAX = 253  # the longest host name that DNS allows (RFC 1035)
 LOG_LEVELS = ("debug", "info", "warning", "error")
@@ -60,6 +61,7 @@ KEYS = {
     "conflicts_mb_max": "conflicts_mb_max",
     "conflicts_days_max": "conflicts_days_max",
     "sqlite_floor": "sqlite_floor",
+    "extensions": "extensions",
 }
 
 
@@ -123,6 +125,8 @@ class NodeConfig:
     conflicts_mb_max: megabytes that it may take in the file, 1..10,000.
     conflicts_days_max: days that it keeps a record, 1..36,500.
     sqlite_floor: the oldest SQLite of the programs that open the files of this mesh; None to use what other nodes state, or 3.40.
+    extensions: absolute paths of SQLite's loadable extensions, at most 16. The node loads them as the application does, so that
+        it can run the triggers that keep an index of such a module (`extensions.checked_extensions`).
     """
 
     port: int | None = None
@@ -141,6 +145,7 @@ class NodeConfig:
     conflicts_mb_max: int = 64
     conflicts_days_max: int = 365
     sqlite_floor: Version | None = None
+    extensions: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Check every field."""
@@ -160,6 +165,10 @@ class NodeConfig:
         for label, names in (("only", self.only), ("except", self.exclude), ("urgent", self.urgent)):
             if len(names) > TABLES_MAX or not all(names):
                 raise ConfigError(f"'{label}' must be a list of 0..{TABLES_MAX} table names, none of them empty")
+        if len(self.extensions) > EXTENSIONS_MAX:
+            raise ConfigError(
+                f"{len(self.extensions)} extensions are more than {EXTENSIONS_MAX}; name those that triggers need"
+            )
         both = sorted({fold(name) for name in self.only} & {fold(name) for name in self.exclude})
         if both:
             raise ConfigError(f"table {both[0]!r} is in both 'only' and 'except'; remove it from one")

@@ -15,7 +15,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import apsw
 
 from mycomesh.mesh.node.errors import NodeError, SqlError
+from mycomesh.mesh.node.extensions import checked_extensions
 from mycomesh.mesh.node.rows import Row, row_type
+from mycomesh.sync.errors import ExtensionError
+from mycomesh.sync.sqlite.extensions import load_extensions
 from mycomesh.sync.storage.store import set_float_digits
 
 if TYPE_CHECKING:
@@ -40,8 +43,9 @@ T = TypeVar("T")
 class Database:
     """One connection on a thread of its own. Invariant: between two calls no transaction is open, but in `transaction`."""
 
-    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+    def __init__(self, path: Path, *, read_only: bool = False, extensions: Sequence[str] = ()) -> None:
         self._path = path
+        self._extensions = extensions
         self._flags = apsw.SQLITE_OPEN_READONLY if read_only else apsw.SQLITE_OPEN_READWRITE
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="mycomesh-query")
         self._db: apsw.Connection | None = None
@@ -139,8 +143,9 @@ class Database:
 
     def _open(self) -> None:
         try:
+            load_extensions(self._connection(), checked_extensions(self._extensions))
             self._connection().pragma("schema_version")  # a read, so that SQLite opens the -wal and -shm files too
-        except apsw.Error as error:
+        except (apsw.Error, ExtensionError) as error:
             raise SqlError(f"{error}: {self._path}") from error
 
     def _connection(self) -> apsw.Connection:

@@ -23,7 +23,7 @@ from mycomesh.mesh.node.commit_poll import CommitPoll
 from mycomesh.mesh.node.config import NodeConfig, load
 from mycomesh.mesh.node.daemon import Daemon, as_node_errors, event_loop
 from mycomesh.mesh.node.database import WITHIN, Database, Row, Transaction, Values
-from mycomesh.mesh.node.errors import NodeError, SqlError
+from mycomesh.mesh.node.errors import NodeError
 from mycomesh.mesh.node.home import Home
 from mycomesh.mesh.node.journal import LEVELS
 from mycomesh.mesh.node.watch import Watch
@@ -73,8 +73,8 @@ class Node:
         self._config = config
         self._daemon: Daemon | None = None
         self._run: asyncio.Task[None] | None = None
-        self._writer = Database(self._file)
-        self._reader = Database(self._file, read_only=True)
+        self._writer = Database(self._file, extensions=config.extensions)
+        self._reader = Database(self._file, read_only=True, extensions=config.extensions)
         self._watch: Watch | None = None
         self._commit_poll: CommitPoll | None = None
         self._watchers: dict[asyncio.Event, None] = {}
@@ -94,7 +94,7 @@ class Node:
             if not self._run.done():
                 for database in (self._writer, self._reader):
                     await database.open()
-        except (asyncio.CancelledError, SqlError):
+        except (asyncio.CancelledError, NodeError):
             await self._end()
             raise
         if self._run.done():

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from mycomesh.mesh.node.disk_space import floor_bytes, free_bytes
 from mycomesh.mesh.node.errors import HomeError
+from mycomesh.mesh.node.extensions import checked_extensions
 from mycomesh.mesh.node.idle_trim import trim_heap
 from mycomesh.mesh.node.lock_holder import lock_holder
 from mycomesh.mesh.node.lock_timer import LockTimer
@@ -184,6 +185,7 @@ class ReplicaThread:
                     age_days=self._config.conflicts_days_max,
                 ),
                 sqlite_floor=self._config.sqlite_floor,
+                extensions=checked_extensions(self._config.extensions),
             ),
             recalled=self._clock_notes.clocks(),
             hooks=Hooks(

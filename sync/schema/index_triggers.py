@@ -13,6 +13,7 @@ peers come in.
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterable, Sequence
 
 import apsw
@@ -33,6 +34,9 @@ __all__ = ["IndexTriggers"]
 _PREFIX = "mycomesh_echo"
 _WRITES = (apsw.SQLITE_INSERT, apsw.SQLITE_UPDATE, apsw.SQLITE_DELETE)
 _FAILED = "its trigger failed ({}), and is off until the node starts again: fill it again before"
+
+_MISSING = re.compile("no such (?:module|function|collation)", re.IGNORECASE)
+_LOADABLE = "; 'extensions' in config.toml loads a library that has it"
 
 Trigger = tuple[str, str]  # its name, and its SQL in SQLite's catalogue
 
@@ -124,7 +128,7 @@ class IndexTriggers:
                     refused = f"trigger {names[copy]} writes {', '.join(sorted(others))} too"
                 carried |= written
         except (apsw.Error, ValueError) as error:  # it needs a function of the application, or is not UTF-8
-            refused = f"this node cannot run its triggers ({error})"
+            refused = f"this node cannot run its triggers ({error}{_LOADABLE if _MISSING.search(str(error)) else ''})"
         if refused:
             db.execute(f"ROLLBACK TO {_PREFIX}")
         else:

@@ -42,10 +42,6 @@ _COLLECTIONS = frozenset((4, 5, 6, 7, 9, 10, 11, 12, 15, 16))
 _TINY_DIMENSIONS = (0, 2, 3, 3, 4)
 
 
-class _NotGeometryError(Exception):
-    """The bytes are no geometry."""
-
-
 def bounding_box(blob: Any) -> Box | tuple[()] | None:
     """Return the box of a geometry, () for one without points, None for a value that is no geometry."""
     if not isinstance(blob, bytes):
@@ -54,7 +50,7 @@ def bounding_box(blob: Any) -> Box | tuple[()] | None:
         if blob[:2] == b"GP":
             return _geopackage_box(blob)
         return _spatialite_box(blob)
-    except (_NotGeometryError, struct.error):
+    except (ValueError, struct.error):
         return None
 
 
@@ -94,11 +90,11 @@ def _geopackage_box(blob: bytes) -> Box | tuple[()]:
     version, flags = struct.unpack_from("BB", blob, 2)
     envelope = flags >> 1 & 7
     if version or envelope >= len(_ENVELOPE_BYTES):
-        raise _NotGeometryError
+        raise ValueError
     order = "<" if flags & 1 else ">"
     start = 8 + _ENVELOPE_BYTES[envelope]
     if len(blob) < start:
-        raise _NotGeometryError
+        raise ValueError
     if flags & _EMPTY:
         return ()
     if envelope:
@@ -106,25 +102,25 @@ def _geopackage_box(blob: bytes) -> Box | tuple[()]:
         if _is_ordered(sides):
             return sides
     if flags & _EXTENDED:
-        raise _NotGeometryError
+        raise ValueError
     return _wkb_box(blob, start)
 
 
 def _spatialite_box(blob: bytes) -> Box | tuple[()]:
     zero, order = struct.unpack_from("BB", blob)
     if zero or blob[-1] != 0xFE:
-        raise _NotGeometryError
+        raise ValueError
     if order in (0x80, 0x81) and len(blob) > 6 and 0 < blob[6] < len(_TINY_DIMENSIONS):
         if len(blob) != 8 + 8 * _TINY_DIMENSIONS[blob[6]]:
-            raise _NotGeometryError
+            raise ValueError
         x, y = struct.unpack_from(f"{'<' if order & 1 else '>'}2d", blob, 7)
         return _box((x,), (y,))
     if order > 1 or len(blob) < 44 or blob[38] != 0x7C:
-        raise _NotGeometryError
+        raise ValueError
     x_min, y_min, x_max, y_max = struct.unpack_from(f"{'<' if order else '>'}4d", blob, 6)
     box = x_min, x_max, y_min, y_max
     if not _is_ordered(box):
-        raise _NotGeometryError
+        raise ValueError
     return box
 
 
@@ -154,10 +150,10 @@ def _wkb_box(blob: bytes, at: int) -> Box | tuple[()]:
             geometries += count * (kind in _COLLECTIONS)
             rings = count * (kind not in _COLLECTIONS)
         elif not rings:
-            raise _NotGeometryError
+            raise ValueError
         parts += max(rings, 1)
         if parts + geometries > PARTS_MAX:
-            raise _NotGeometryError
+            raise ValueError
         for _ in range(rings):
             part, at = _points_box(blob, at, order, dimensions, kind)
             box = _joined(box, part)
@@ -168,14 +164,14 @@ def _wkb_head(blob: bytes, at: int) -> tuple[str, int, int, int]:
     """Return (byte order, coordinates of a point, type, where the content begins) of the geometry at an offset."""
     (little,) = struct.unpack_from("B", blob, at)
     if little > 1:
-        raise _NotGeometryError
+        raise ValueError
     order = "<" if little else ">"
     (code,) = struct.unpack_from(f"{order}I", blob, at + 1)
     at += 9 if code & _SRID else 5
     dimensions = 2 + bool(code & _Z) + bool(code & _M)
     thousands, kind = divmod(code & 0x1FFF_FFFF, 1000)
     if thousands > 3:
-        raise _NotGeometryError
+        raise ValueError
     return order, dimensions + (0, 1, 1, 2)[thousands], kind, at
 
 
@@ -187,7 +183,7 @@ def _points_box(blob: bytes, at: int, order: str, dimensions: int, kind: int) ->
         at += 4
     end = at + count * dimensions * 8
     if end > len(blob) or (kind == _ARCS and count > PARTS_MAX):
-        raise _NotGeometryError
+        raise ValueError
     numbers = array.array("d")
     numbers.frombytes(blob[at:end])
     if (order == "<") != (sys.byteorder == "little"):

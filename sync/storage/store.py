@@ -27,6 +27,7 @@ from mycomesh.sync.errors import (
     IndexTriggerError,
 )
 from mycomesh.sync.sqlite import geometry
+from mycomesh.sync.sqlite.extensions import load_extensions
 from mycomesh.sync.sqlite.identifiers import fold, is_internal
 from mycomesh.sync.storage import internal_tables
 from mycomesh.sync.storage.conflict_room import ConflictLimits, ConflictRoom
@@ -66,12 +67,13 @@ class Store:
         read_only: bool = False,
         on_lock: Callable[[bool], None] = lambda _: None,
         sleep: Callable[[float], None] | None = None,
+        extensions: Sequence[str] = (),
     ) -> None:
         """Open the file, or create it; raise `DatabaseError` with one line if it cannot serve.
 
         A `read_only` store opens a file that was a replica before, also beside the node that serves it. `on_lock` is called
         with True once a transaction has the write lock, and with False once the lock is free again. `sleep` waits so many
-        seconds while another connection has a lock; without it SQLite waits by itself.
+        seconds while another connection has a lock; without it SQLite waits by itself. `extensions` are loaded first.
         """
         self.path = path
         self._enlisted: list[Enlisted] = []
@@ -92,7 +94,7 @@ class Store:
         # The clock and the number of the last commit, as they are in the file.
         self._left: tuple[Any, Any] | None = None
         # Typed Any: SQLite returns values of any type, and each reader knows its own SELECT.
-        self.db: Any = _open_read_only(path) if read_only else _open(path)
+        self.db: Any = _open_read_only(path) if read_only else _open(path, extensions)
         self.conflict_room = ConflictRoom(self.db, ConflictLimits())
         self.enlist(self.conflict_room)
         if read_only:
@@ -441,7 +443,7 @@ def _translated(path: str) -> Iterator[None]:
         raise DatabaseError(f"{path}: {error}; run PRAGMA integrity_check and look at the disk") from error
 
 
-def _open(path: str) -> apsw.Connection:
+def _open(path: str, extensions: Sequence[str]) -> apsw.Connection:
     file = Path(path)
     with contextlib.suppress(OSError):
         mode = file.stat().st_mode
@@ -451,6 +453,7 @@ def _open(path: str) -> apsw.Connection:
         fresh = not file.exists() or file.stat().st_size == 0
         db = apsw.Connection(path)
         try:
+            load_extensions(db, extensions)
             _configure(db, fresh=fresh)
         except BaseException:
             db.close()
