@@ -319,7 +319,10 @@ MANUAL = {
         {"time": "text", "level": "text", "event": "text", "text": "text", "detail": "any"},
     ),
     "backup": Page(
-        (("mycomesh backup /backups/monday.db", "make a consistent copy that is safe to serve later"),),
+        (
+            ("mycomesh backup /backups/monday.db", "make a consistent copy that is safe to serve later"),
+            ("mycomesh backup /backups/monday.db --recipe fleet.db", "print how to put it back"),
+        ),
         {"file": "text", "bytes": "int"},
     ),
     "doctor": Page(

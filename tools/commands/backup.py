@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import sqlite3
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +18,7 @@ from typing import TYPE_CHECKING
 from mycomesh.mesh.node.control.client import ask
 from mycomesh.mesh.node.errors import NodeError
 from mycomesh.tools import exits
+from mycomesh.tools.commands.restoring import recipe
 from mycomesh.tools.progress import progress
 from mycomesh.tools.render import add_json, tell
 
@@ -34,12 +37,20 @@ PENDING = "SELECT name FROM sqlite_master WHERE type = 'table' AND name GLOB 'my
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("target", type=Path, metavar="TARGET.db", help="the file to create; it must not exist")
+    parser.add_argument(
+        "--recipe",
+        type=Path,
+        metavar="FILE.db",
+        help="print the steps that put the backup TARGET.db in the place of FILE.db",
+    )
     add_json(parser)
 
 
 def run(args: argparse.Namespace, home: Home) -> int:
     """Copy the running node's database; try again while the copy contains unstamped writes."""
     target = args.target.absolute()
+    if args.recipe is not None:
+        return _print_recipe(args, target)
     if target.exists():
         raise exits.UsageError(f"{target} already exists; choose another name, or move the file away")
     source = Path(ask(home, "status")["file"])
@@ -52,11 +63,25 @@ def run(args: argparse.Namespace, home: Home) -> int:
             raise NodeError(f"cannot copy {source} to {target}: {error}; check free space and permissions") from error
         if complete:
             size = target.stat().st_size
-            tell(args, {"file": str(target), "bytes": size}, f"{target}: {size:,} bytes; serve it like any other file")
+            tell(
+                args,
+                {"file": str(target), "bytes": size},
+                f"{target}: {size:,} bytes",
+                f"to restore it: mycomesh backup {shlex.quote(str(target))} --recipe {shlex.quote(str(source))}",
+            )
             return exits.DONE
         target.unlink()
         time.sleep(TRY_S)
     raise NodeError(f"programs write to {source} without a pause; try again when they write less")
+
+
+def _print_recipe(args: argparse.Namespace, target: Path) -> int:
+    if args.json:
+        raise exits.UsageError("--recipe: prints commands and remarks for people; leave out --json")
+    if not target.is_file():
+        raise exits.UsageError(f"there is no backup {target}; give the path of one")
+    sys.stdout.write(recipe(target, args.recipe.absolute()))
+    return exits.DONE
 
 
 def _sizes(source: Path, target: Path) -> tuple[float, float]:

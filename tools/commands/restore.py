@@ -50,8 +50,5 @@ def _conflict(text: str) -> str:
         return text.lower()
     hint = "'mycomesh conflicts' lists ids and numbers"
     if "." in text or "/" in text:
-        hint = (
-            "to restore a backup: stop the node ('mycomesh down'), move the database away with its -wal and -shm files, copy the"
-            " backup to its path, and run 'mycomesh up FILE.db'"
-        )
+        hint = f"to restore a backup: 'mycomesh backup {text} --recipe FILE.db' prints the steps"
     raise argparse.ArgumentTypeError(f"{text!r} is not the id or the number of a conflict; {hint}")
