@@ -6,11 +6,13 @@ names the node, the table and the value.
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from hashlib import blake2b
 from typing import TYPE_CHECKING
 
 from mycomesh.simulations.oracle import Oracle, text_of, tokens_in
+from mycomesh.simulations.traitor import FORGED
 
 if TYPE_CHECKING:
     import apsw
@@ -20,14 +22,19 @@ if TYPE_CHECKING:
 __all__ = ["contents_of", "converged", "digests", "history_violations", "violations"]
 
 COPYING = ("restore", "clone", "power_cut")
+LYING = "betray"
 SPREAD_US = 2_000_000  # after this time a revocation has arrived at every reachable member
 USER_TABLES = """
 SELECT name FROM sqlite_schema
 WHERE type = 'table' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' AND name NOT LIKE 'mycomesh\\_%' ESCAPE '\\' ORDER BY name"""
 REPAIRED = "warning: repair.done"
 LISTED_MAX = 20  # violations in a result; more of them would say the same
-# Where the file keeps a value that is not visible.
-KEPT = (("mycomesh_conflicts", "lost"), ("mycomesh_parked", "content"), ("mycomesh_held", "content"))
+# Where the file keeps a value that is not visible. The word of a member that rows were deleted takes none of so few rows.
+KEPT = (
+    ("mycomesh_conflicts", "lost", "reason NOT LIKE 'deleted elsewhere%'"),
+    ("mycomesh_parked", "content", "1"),
+    ("mycomesh_held", "content", "1"),
+)
 
 
 def digests(host: Host) -> tuple[tuple[str, bytes], ...]:
@@ -36,13 +43,23 @@ def digests(host: Host) -> tuple[tuple[str, bytes], ...]:
     return tuple((digest.table, digest.entries) for digest in host.shell.replica.digests())
 
 
+def doubted(cluster: Cluster) -> frozenset[str]:
+    """Return the tables of which a traitor's claims wait for a person: its lies leave those unequal, and nothing is lost."""
+    if not cluster.traitors:
+        return frozenset()
+    return frozenset(
+        name for host in cluster.members() if host.shell is not None for name in host.shell.replica.drop_guard.waiting()
+    )
+
+
 def converged(cluster: Cluster) -> bool:
     """Return whether all members are up and have equal digests, which also means that all captured writes are drained."""
     members = cluster.members()
     if not all(host.shell is not None and host.shell.up for host in members):
         return False
-    first = digests(members[0])
-    return all(digests(host) == first for host in members[1:])
+    beside = doubted(cluster)
+    first, *others = ([digest for digest in digests(host) if digest[0] not in beside] for host in members)
+    return all(other == first for other in others)
 
 
 def violations(cluster: Cluster) -> list[str]:
@@ -54,19 +71,35 @@ def violations(cluster: Cluster) -> list[str]:
     found += repair_violations(cluster)
     contents = [(host, contents_of(host.application.db)) for host in cluster.up() if host in cluster.members()]
     if contents:
-        found += _unequal_tables(contents)
+        beside = doubted(cluster)
+        found += _unequal_tables([(host, _without(rows, beside)) for host, rows in contents])
+        found += forged_violations(contents)
         visible: Counter[int] = Counter()
         for rows in contents[0][1].values():
             visible.update(token for row in rows for value in row for token in tokens_in(value))
         kept: dict[int, None] = {}
         for host, _ in contents:
             kept.update(dict.fromkeys(kept_tokens(host.application.db)))
+        for _, tables in contents if beside else ():
+            listed = itertools.chain.from_iterable(tables.get(name, []) for name in sorted(beside))
+            kept.update(dict.fromkeys(token for row in listed for value in row for token in tokens_in(value)))
         found += history_violations(cluster.oracle, visible, kept)
         found += revocation_violations(cluster, visible)
         found += counter_violations(cluster, contents[0][1])
     if len(found) > LISTED_MAX:
         found[LISTED_MAX:] = [f"and {len(found) - LISTED_MAX} more"]
     return found
+
+
+def forged_violations(contents: list[tuple[Host, dict[str, list[tuple[object, ...]]]]]) -> list[str]:
+    """Return the rows that a traitor brought in the name of a node that never wrote them."""
+    return [
+        f"node {host.index}: {table} has {row}, which a traitor wrote in another's name"
+        for host, rows in contents
+        for table, listed in sorted(rows.items())
+        for row in listed
+        if FORGED in row
+    ]
 
 
 def revocation_violations(cluster: Cluster, visible: Counter[int]) -> list[str]:
@@ -94,9 +127,10 @@ def revocation_violations(cluster: Cluster, visible: Counter[int]) -> list[str]:
 def counter_violations(cluster: Cluster, rows: dict[str, list[tuple[object, ...]]]) -> list[str]:
     """Return the counters whose value differs from the sum of all increments.
 
-    Runs with restored or copied files are not checked: the one loses increments, the other sends its own again.
+    Runs with restored or copied files are not checked: the one loses increments, the other sends its own again. Nor are runs
+    with a traitor, which may count what it likes.
     """
-    if any(cluster.network.faults[kind] for kind in (*COPYING, "revoke")):
+    if any(cluster.network.faults[kind] for kind in (*COPYING, "revoke", LYING)):
         return []
     actual = {row[0]: row[1] for row in rows.get("stock", [])}
     return [
@@ -109,9 +143,10 @@ def counter_violations(cluster: Cluster, rows: dict[str, list[tuple[object, ...]
 def repair_violations(cluster: Cluster) -> list[str]:
     """Return the repairs of nodes whose files were not damaged: their vectors covered entries that they did not have.
 
-    Runs with restored or copied files are not checked, because they need repairs.
+    Runs with restored or copied files are not checked, because they need repairs, nor those with a traitor, which can claim to
+    cover what it withholds.
     """
-    if any(cluster.network.faults[kind] for kind in COPYING):
+    if any(cluster.network.faults[kind] for kind in (*COPYING, LYING)):
         return []
     found = []
     for host in cluster.hosts:
@@ -142,11 +177,15 @@ def content_hash(contents: dict[str, list[tuple[object, ...]]]) -> str:
 def kept_tokens(db: apsw.Connection) -> list[int]:
     """Return the tokens in conflicts, parked rows and held values, which no user table shows."""
     tokens: list[int] = []
-    for table, column in KEPT:
+    for table, column, condition in KEPT:
         if db.execute("SELECT 1 FROM sqlite_schema WHERE name = ?", (table,)).fetchone() is not None:
-            for (value,) in db.execute(f"SELECT {column} FROM {table} ORDER BY 1"):
+            for (value,) in db.execute(f"SELECT {column} FROM {table} WHERE {condition} ORDER BY 1"):
                 tokens += tokens_in(value)
     return tokens
+
+
+def _without(rows: dict[str, list[tuple[object, ...]]], names: frozenset[str]) -> dict[str, list[tuple[object, ...]]]:
+    return {table: listed for table, listed in rows.items() if table not in names}
 
 
 def _unequal_tables(contents: list[tuple[Host, dict[str, list[tuple[object, ...]]]]]) -> list[str]:
@@ -169,6 +208,8 @@ def history_violations(oracle: Oracle, visible: Counter[int], kept: dict[int, No
     """Return violations of invariants 2 and 3: no write is lost, resurrected or duplicated."""
     found = []
     for token, written in oracle.written.items():
+        if written.node in oracle.traitors:
+            continue  # it can do what it likes with its own rows
         count = visible[token]
         where = (
             f"{written.table}.{written.column} of row {written.key}, written {text_of(token)} at node {written.node}"

@@ -72,6 +72,7 @@ class Cluster:
         self.network = network
         self.oracle = Oracle()
         self.revoked: dict[int, int] = {}  # node -> virtual microseconds of its revocation
+        self.traitors: dict[int, tuple[str, ...]] = {}  # node -> what it lies in
         self.failures: list[str] = []  # failed local writes (invariant 4), one line each
         self.writing = True
         self._world = world
@@ -102,8 +103,8 @@ class Cluster:
         return [host for host in self.hosts if host.shell is not None and host.shell.up]
 
     def members(self) -> list[Host]:
-        """Return the hosts whose node has not been revoked."""
-        return [host for host in self.hosts if host.index not in self.revoked]
+        """Return the hosts whose node is honest and has not been revoked."""
+        return [host for host in self.hosts if host.index not in self.revoked and host.index not in self.traitors]
 
     def shell(self, index: int) -> Shell:
         """Return the running node with this index."""
@@ -139,6 +140,12 @@ class Cluster:
             self._observer,
         )
         host.shell = Shell(home, self._world, self.network, host.clock)
+        if index in self.traitors:
+            host.shell.betray(self.traitors[index])
+        elif self.traitors and host.starts > 1:
+            # Until some peer has a table equal, a lie can pass for news of a restored backup.
+            self.oracle.record_copy(index, host.drained_us, self._world.now_us)
+            self.oracle.doubling[index] = None
         self._record(f"start {index}")
         if first and host.application.rates.total > 0:
             self._world.after(host.application.pause_us(), self._act, host, host.application.session)
@@ -192,6 +199,16 @@ class Cluster:
         self.network.faults["revoke"] += 1
         self.oracle.record_revocation(index, now - SPREAD_US, now)
         self._record(f"revoke {index}")
+
+    def betray(self, index: int, lies: tuple[str, ...]) -> None:
+        """Let a member lie from now on; nothing that it wrote or writes has to be anywhere."""
+        self.traitors[index] = lies
+        self.network.faults["betray"] += 1
+        self.oracle.record_traitor(index, self._world.now_us)
+        self._record(f"betray {index}")
+        shell = self.hosts[index].shell
+        if shell is not None:
+            shell.betray(lies)
 
     def stop(self, index: int) -> None:
         """Shut the machine down cleanly: the application, then the node."""

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, assert_never
 
 from mycomesh.simulations.faults import (
     Backup,
+    Betray,
     ClockSet,
     Clone,
     Crash,
@@ -68,6 +69,8 @@ def inject(cluster: Cluster, fault: Fault) -> None:  # noqa: C901, PLR0912  (one
             cluster.clone(source, node)
         case Revoke(_, node):
             cluster.revoke(node)
+        case Betray(_, node, lies):
+            cluster.betray(node, lies)
         case ClockSet(_, node, clock):
             cluster.set_clock(node, clock)
         case _:

@@ -5,12 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from mycomesh.simulations.traitor import LIES
+
 if TYPE_CHECKING:
     from mycomesh.mesh.versions import Versions
     from mycomesh.simulations.world import Clock
 
 __all__ = [
     "Backup",
+    "Betray",
     "ClockSet",
     "Clone",
     "Crash",
@@ -166,6 +169,15 @@ class Revoke:
 
 
 @dataclass(frozen=True, slots=True)
+class Betray:
+    """A member begins to lie in what it tells others (`traitor.LIES`), and does not stop when the faults end."""
+
+    at_s: float
+    node: int
+    lies: tuple[str, ...] = LIES
+
+
+@dataclass(frozen=True, slots=True)
 class ClockSet:
     """A node's wall clock jumps."""
 
@@ -191,5 +203,6 @@ Fault = (
     | Restore
     | Clone
     | Revoke
+    | Betray
     | ClockSet
 )

@@ -35,6 +35,8 @@ class Oracle:
         self.deletes: dict[int, tuple[int, int]] = {}  # token number of a delete -> node, virtual microseconds
         self.excused: dict[int, None] = {}  # writes that may be lost without a violation
         self.revoked_us: dict[int, int] = {}  # node -> virtual microseconds of its revocation
+        self.traitors: dict[int, None] = {}  # nodes that lie, so that none of their writes has to be anywhere
+        self.doubling: dict[int, None] = {}  # nodes whose rows without a key may be there twice from now on
         self.duplicable: dict[int, None] = {}  # writes that were in a copied file without a stamp
         self.counts: dict[str, int] = {}  # by item: the sum of all committed increments
         self._last = 0
@@ -49,6 +51,8 @@ class Oracle:
         self.written[token] = written
         if written.node in self.revoked_us:
             self.excused[token] = None
+        if written.node in self.doubling:
+            self.duplicable[token] = None
         self._record_seen(token, over)
 
     def record_delete(self, token: int, node: int, at_us: int, values: tuple[object, ...]) -> None:
@@ -76,6 +80,11 @@ class Oracle:
         """Record that a node was revoked at `at_us`. Its later writes are void; those since `since_us` may be refused."""
         self.excuse(node, since_us)
         self.revoked_us[node] = at_us
+
+    def record_traitor(self, node: int, at_us: int) -> None:
+        """Record that a node lies from `at_us` on."""
+        self.traitors[node] = None
+        self.record_revocation(node, 0, at_us)
 
     def record_copy(self, node: int, since_us: int, at_us: int) -> None:
         """Record that a file was copied at `at_us`. Writes after `since_us` may be in the copy without a stamp.

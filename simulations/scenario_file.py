@@ -29,6 +29,7 @@ from mycomesh.simulations.bounds import (
 from mycomesh.simulations.errors import ScenarioError
 from mycomesh.simulations.network import Conditions
 from mycomesh.simulations.scenario import Scenario
+from mycomesh.simulations.traitor import LIES
 from mycomesh.simulations.workload import Rates
 from mycomesh.simulations.world import Clock
 
@@ -78,6 +79,7 @@ FAULTS: dict[str, type[faults.Fault]] = {
     "restore": faults.Restore,
     "clone": faults.Clone,
     "revoke": faults.Revoke,
+    "betray": faults.Betray,
     "clock": faults.ClockSet,
 }
 ACTIONS = Bound(0, 1_000_000, whole=True)
@@ -207,6 +209,10 @@ def _possible(fault: faults.Fault, where: str, nodes: int, absent: tuple[int, ..
             raise ScenarioError(f"{where}node: must be another node than source, not {node}")
         case faults.Clone(_, _, node) if node not in absent:
             raise ScenarioError(f"{where}node: must be one of 'absent', not {node}")
+        case faults.Betray(_, _, lies):
+            for lie in lies:
+                if lie not in LIES:
+                    raise ScenarioError(f"{where}lies: must be of {', '.join(LIES)}, not {lie!r}")
         case faults.Revoke(_, 0):
             raise ScenarioError(f"{where}node: must be a node from 1 to {nodes - 1}, not 0, which revokes the others")
         case _:
@@ -223,6 +229,7 @@ def _field(name: str, row: Mapping[str, Any], where: str, nodes: int) -> object:
         ),
         "places": lambda: tuple(_position(each, f"{where}places", nodes) for each in _list(row, name, where)),
         "versions": lambda: _versions(value, f"{where}{name}"),
+        "lies": lambda: _names(row, name),
         "actions": lambda: ACTIONS.read(value, f"{where}{name}"),
         "unsynced_s": lambda: UNSYNCED_S.read(value, f"{where}{name}"),
     }

@@ -15,6 +15,7 @@ from mycomesh.simulations.bounds import DURATION_S, LOSS, NODES, RATE_ALL, ROWS
 from mycomesh.simulations.errors import ScenarioError
 from mycomesh.simulations.faults import (
     Backup,
+    Betray,
     ClockSet,
     Clone,
     Crash,
@@ -37,6 +38,7 @@ from mycomesh.simulations.network import Conditions
 from mycomesh.simulations.scenario import Scenario
 from mycomesh.simulations.scenario_file import load
 from mycomesh.simulations.tracks import position
+from mycomesh.simulations.traitor import LIES
 from mycomesh.simulations.workload import Rates
 from mycomesh.simulations.world import Clock, World
 
@@ -258,6 +260,28 @@ def _captured_drone(nodes: int, duration_s: float, rng: random.Random) -> Scenar
     return Scenario("captured-drone", nodes, duration_s, rates, faults=faults)
 
 
+def _traitor(nodes: int, duration_s: float, rng: random.Random) -> Scenario:
+    """Let a member begin to lie, and be the only way from a member that was away to the others, until the network heals."""
+    order = list(range(nodes))
+    rng.shuffle(order)
+    liar, away, *others = order
+    lies = LIES if rng.random() < 0.5 else tuple(sorted(rng.sample(LIES, 3)))
+    back = duration_s * rng.uniform(0.45, 0.55)
+    faults: list[Fault] = [
+        Betray(duration_s * rng.uniform(0.1, 0.3), liar, lies),
+        Radio(duration_s * rng.uniform(0.3, 0.4), away, on=False),
+        *(Cut(duration_s * 0.42, away, other, one_way=False) for other in others),
+        Radio(back, away, on=True),
+        Heal(duration_s * rng.uniform(0.65, 0.9)),
+    ]
+    if others:
+        node = rng.choice(others)
+        at = rng.uniform(0.4, 0.6) * duration_s
+        faults += [Crash(at, node, actions=rng.randrange(30)), Restart(at + rng.uniform(0.5, 8), node)]
+    rates = Rates(telemetry=0.5, edit=0.5, insert=0.2, delete=0.1, alert=0.1, trim=0.02, burst=0.02, rows=12)
+    return Scenario("traitor", nodes, duration_s, rates, faults=_sorted(faults))
+
+
 def _mixed_load(nodes: int, duration_s: float, rng: random.Random) -> Scenario:
     """Use counters, REPLACE, bulk loads and schema changes on both sides of a split, with two crashes."""
     order = list(range(nodes))
@@ -458,6 +482,14 @@ CATALOGUE = {
             3,
             60,
             _captured_drone,
+        ),
+        Entry(
+            "traitor",
+            "a member lies in digests, vectors, audits, marks, sites, facts, stamps and batches, and is the only bridge",
+            4,
+            3,
+            40,
+            _traitor,
         ),
         Entry("storm", "splits, flapping, crashes, power cuts, restores and wrong clocks, at random", 5, 2, 60, _storm),
         Entry("fly-by", "drones circle a convoy: links come and go with distance", 6, 2, 120, _fly_by),

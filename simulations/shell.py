@@ -18,6 +18,7 @@ from mycomesh.mesh import events as mesh_events
 from mycomesh.mesh.core import MeshCore
 from mycomesh.mesh.node.core import NodeCore, ShellAction, ToExchange
 from mycomesh.mesh.node.work_queue import Job, WorkQueue
+from mycomesh.simulations.traitor import Traitor
 from mycomesh.simulations.workload import set_clock
 from mycomesh.simulations.world import MS, Clock, World
 from mycomesh.sync import events as sync_events
@@ -83,6 +84,7 @@ class Shell:
         self._network = network
         self._home = home
         self._syncs = 0
+        self.traitor: Traitor | None = None
         self._crash_after = -1  # actions left before a planned kill -9; negative: no kill is planned
         rng = world.stream(f"node/{index}/{start}")
         self._wakes = Wakes(world, rng, self._on_wake)
@@ -181,6 +183,11 @@ class Shell:
         self._feed(mesh_events.RevokeMembers((node_id,)))
         return True
 
+    def betray(self, lies: tuple[str, ...]) -> None:
+        """Falsify what this node says from now on."""
+        rng = self._world.stream(f"traitor/{self.index}/{self._home.start}")
+        self.traitor = Traitor(lies, rng, self.replica)
+
     # ---- commits
 
     def on_commit(self) -> None:
@@ -218,6 +225,9 @@ class Shell:
             now, wall = self._world.now_ms, self.wall_ms()
             done = self.exchange.handle(event, now, wall)
             self._sql_due = self.exchange.next_deadline()
+            if self.traitor is not None:
+                self.traitor.hear(event)
+                done = self.traitor.falsify(done, wall)
             if self._home.observer is not None:
                 self._home.observer.on_exchange(self.index, event, done)
             if self._home.disk.watched and self.replica.store.syncs != self._syncs:

@@ -50,6 +50,8 @@ def in_words(fault: Fault) -> str:  # noqa: C901, PLR0911, PLR0912  (one branch 
             return f"node{node} starts on a copy of the file of node{source}"
         case faults.Revoke(_, node):
             return f"node{node} is revoked"
+        case faults.Betray(_, node, lies):
+            return f"node{node} begins to lie in its {', '.join(lies)}"
         case faults.ClockSet(_, node, clock):
             return f"the clock of node{node} jumps: {clock.skew_ms / 1000:+,.1f} s off, {clock.drift_ppm:+} ppm"
         case _:

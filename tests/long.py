@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "bench" / "long.md"
 PYTEST = [sys.executable, "-m", "pytest", "-q", "-n", "auto", "--timeout", "36000"]
 FUZZ_S = 600  # for each target
-SEEDS = 400  # of each scenario
+SEEDS = 500  # of each scenario
 SCENARIOS = (
     "split-brain",
     "flapping",
@@ -31,6 +31,7 @@ SCENARIOS = (
     "clock-chaos",
     "late-returner",
     "copies",
+    "traitor",
 )
 
 

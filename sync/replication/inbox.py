@@ -6,7 +6,7 @@ bundle, so that they find their tables and columns.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from mycomesh.sync.crdt.hlc import hlc_from_ms
 from mycomesh.sync.crdt.version_vector import Vector
@@ -55,7 +55,7 @@ class Inbox:
         `live` and `repair` are as in `Replica.apply`. The caller repeats the call until every bundle is done.
 
         Raises:
-            DecodeError: a value that SQLite cannot store, or a peer has reported unknown writes of this site too often.
+            DecodeError: a value that SQLite cannot store.
             BatchRefusedError: a live batch identifies rows by another policy than this node, or has too many sites.
         """
         retried = False  # at most once in a transaction, because it takes as long as a transaction may
@@ -182,16 +182,17 @@ class Inbox:
         return table.spec.folded in self._missed or self._losses.get(table.table_id) is not table.coverage.loss
 
     def renew_site_if_behind(self, vectors: Mapping[str, Vector]) -> bool:
-        """Continue under a new site if a peer covers more of this one than the file; return whether it does.
-
-        Raises:
-            DecodeError: peers have reported this too often; nothing was changed.
-        """
+        """Continue under a new site if a peer covers more of this one than the file; return whether it does."""
         tops = {name: vector.top(self._site.id) for name, vector in vectors.items()}
         if not self._site.is_behind(self._registry.tables, tops):
             return False  # without taking the write lock
         with self._store.transaction():
             return self._site.renew_if_behind(self._registry.tables, tops)
+
+    def confirm_equal(self, names: Iterable[str]) -> None:
+        """Note that a peer has these tables equal."""
+        for name in names:
+            self._site.confirm(self._registry.tables[name])
 
     def _apply_facts(self, applied: Applied, wall_ms: int, budget: WorkBudget) -> None:
         """Apply the definitions and decisions that a merge has brought to the tables of the file."""

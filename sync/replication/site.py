@@ -5,6 +5,9 @@ stamps that its site has published. Continuing under the same site would give tw
 note that the node keeps outside the file (`recalled`, read when the file is opened), and a peer that covers more of the site's
 clock than the file does. The file then continues under a new site, and this run's writes get new stamps.
 
+A peer can lie about that, or repeat a lie. So its word counts once in a run, and only for tables that no peer has had equal
+since the file was opened. Where the word is ignored although it is true, repairs bring what the file has lost.
+
 Rows from before the mesh are stamped under a second site of the file, the early site (ADR 0031). It is another one in each run,
 so that a file which has gone back in time never gives one of its stamps again.
 
@@ -26,7 +29,7 @@ from dataclasses import dataclass
 from mycomesh.sync.capture.stamps import Stamper
 from mycomesh.sync.crdt.hlc import SITE_PREFIX, Clock
 from mycomesh.sync.crdt.lattice import EXISTENCE
-from mycomesh.sync.errors import DecodeError, ForeignFileError
+from mycomesh.sync.errors import ForeignFileError
 from mycomesh.sync.merge import records
 from mycomesh.sync.sqlite.table_spec import Row
 from mycomesh.sync.storage.change_log import StoredEntry, unpack_mask
@@ -34,10 +37,8 @@ from mycomesh.sync.storage.row_view import RowView
 from mycomesh.sync.storage.store import Store
 from mycomesh.sync.storage.table import Table, insert_key
 
-__all__ = ["RENEWALS_MAX", "Site", "restamp_all"]
+__all__ = ["Site", "restamp_all"]
 
-# A file rarely goes back in time. A peer that reports it more often in one run is lying.
-RENEWALS_MAX = 8
 _STEP_ENTRIES = 10_000
 _RESTAMP_KEY = "moving"  # in mycomesh_meta
 
@@ -53,14 +54,26 @@ class Restamp:
 class Site:
     """The site under which one run of the node stamps the writes of one file."""
 
-    __slots__ = ("_committed", "_early", "_entropy", "_opened_at", "_renewals", "_store", "restamp", "site_number")
+    __slots__ = (
+        "_committed",
+        "_confirmed",
+        "_early",
+        "_entropy",
+        "_found",
+        "_opened_at",
+        "_store",
+        "restamp",
+        "site_number",
+    )
 
-    def __init__(self, store: Store, site: bytes, entropy: Callable[[int], bytes]) -> None:
+    def __init__(self, store: Store, site: bytes, entropy: Callable[[int], bytes], *, fresh: bool = False) -> None:
+        """Take the file's site; `fresh` if it was drawn for this run."""
         self.site_number = store.site_number_or_new(site)
         self._store = store
         self._entropy = entropy
         self._opened_at = store.clock.last  # stamps of this run are greater
-        self._renewals = 0
+        self._found = -1 if fresh else self.site_number  # the site that the file had before this run
+        self._confirmed: set[int] = set()  # ids of tables that a peer has had equal in this run
         self.restamp = _read_restamp(store.meta(_RESTAMP_KEY))
         self._early: Stamper | None = None  # None until a row needs it
         self._committed = self._state()
@@ -92,9 +105,10 @@ class Site:
             )
         site = store.meta("site")
         own = type(site) is bytes and site[:SITE_PREFIX] == node_id[:SITE_PREFIX]
-        if not own or recalled.get(site, 0) > store.clock.last:
+        fresh = not own or recalled.get(site, 0) > store.clock.last
+        if fresh:
             site = _fresh_site(store, node_id, entropy)
-        return cls(store, site, entropy)
+        return cls(store, site, entropy, fresh=fresh)
 
     @property
     def id(self) -> bytes:
@@ -112,24 +126,31 @@ class Site:
             self._early = Stamper(self._store.site_number_or_new(site), Clock())
         return self._early
 
+    def confirm(self, table: Table) -> None:
+        """Note that a peer has had this table equal: its copies of this site's entries are those of the file."""
+        self._confirmed.add(table.table_id)
+
     def is_behind(self, tables: Mapping[str, Table], tops: Mapping[str, int]) -> bool:
-        """Return True if a peer covers more of this site's clock than the file; `tops` are its greatest hlcs by table."""
-        known = {name: tables[name].coverage.staged.top(self.id) for name in tops if name in tables}
-        return any(tops[name] > top for name, top in known.items())
+        """Return True if a peer covers more of this site's clock than the file; `tops` are its greatest hlcs by table.
+
+        Nobody can have more of a site that was drawn in this run, nor of a table that was equal in it.
+        """
+        if self.site_number != self._found:
+            return False
+        asked = {name: tables[name] for name in tops if name in tables}
+        return any(
+            tops[name] > table.coverage.staged.top(self.id)
+            for name, table in asked.items()
+            if table.table_id not in self._confirmed
+        )
 
     def renew_if_behind(self, tables: Mapping[str, Table], tops: Mapping[str, int]) -> bool:
         """Continue under a new site if a peer covers more of this one than the file, and return whether it does.
 
         The writes of this run get new stamps. Call it inside a transaction.
-
-        Raises:
-            DecodeError: peers have reported this too often in this run.
         """
         if not self.is_behind(tables, tops):
             return False
-        if self._renewals == RENEWALS_MAX:
-            raise DecodeError("keeps reporting writes of this node that it never made")
-        self._renewals += 1
         old = self.site_number
         self.site_number = self._store.site_number_or_new(_fresh_site(self._store, self.id, self._entropy))
         for name in sorted(tables):

@@ -98,7 +98,8 @@ def test_contents_do_not_depend_on_the_order_of_rows():
 
 def test_traces_are_found_in_conflicts_and_parked_rows():
     db = apsw.Connection(":memory:")
-    db.execute("CREATE TABLE mycomesh_conflicts(a, b, lost); CREATE TABLE mycomesh_parked(a, b, content)")
-    db.execute("""INSERT INTO mycomesh_conflicts VALUES (1, 2, '{"note": "<w7>"}')""")
+    db.execute("CREATE TABLE mycomesh_conflicts(a, reason, lost); CREATE TABLE mycomesh_parked(a, b, content)")
+    db.execute("""INSERT INTO mycomesh_conflicts VALUES (1, 'two values', '{"note": "<w7>"}')""")
+    db.execute("""INSERT INTO mycomesh_conflicts VALUES (1, 'deleted elsewhere, as member x reports', '<w8>')""")
     db.execute("INSERT INTO mycomesh_parked VALUES (1, 2, x'643c77393e')")
     assert kept_tokens(db) == [7, 9]

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from mycomesh.simulations import mutations
-from mycomesh.simulations.mutations import CASES, MUTATIONS, Edit, StaleMutationError, hunt, planted
+from mycomesh.simulations.mutations import CASES, StaleMutationError, hunt, planted
+from mycomesh.simulations.planted_bugs import MUTATIONS, Edit
 from mycomesh.sync.crdt import lattice
 
 QUICK = ("delete-not-captured", "signature-not-checked", "revocation-not-heeded")
