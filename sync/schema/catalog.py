@@ -28,6 +28,7 @@ from mycomesh.sync.schema.policy import floor_fact, name_fact
 from mycomesh.sync.schema.record_facts import record_facts
 from mycomesh.sync.schema.registry import Record, Registry, Snapshot, read_sums
 from mycomesh.sync.schema.table_filter import TableFilter
+from mycomesh.sync.schema.virtual_facts import VirtualFacts
 from mycomesh.sync.sqlite.identifiers import fold, quoted
 from mycomesh.sync.sqlite.indexes import column_names
 from mycomesh.sync.sqlite.table_spec import TableSpec, UnsupportedTable, read_table, user_tables
@@ -74,6 +75,7 @@ class Catalog:
         self._drift = DriftNotes()
         self._generated = GeneratedFacts(store, self.registry)
         store.enlist(self)
+        self._virtual = VirtualFacts(store, self.registry)
         self._index_triggers = IndexTriggers(store, self.registry, indexes)  # enlisted behind the catalog, see there
 
     def committed(self) -> None:
@@ -154,6 +156,7 @@ class Catalog:
         for name, table in registry.tables.items():
             self._drift.update(table, registry.defined(name), registry.notes)
         self._index_triggers.renew()
+        self._virtual.record(self._index_triggers.kept())
         drain(registry.tables[SCHEMA_TABLE])
         seen = registry.file.version() == version
         rebuild_mark.renew(self._store.db)
@@ -189,6 +192,7 @@ class Catalog:
         self.registry.read_decisions()
         for name in self._follower().follow():
             self._generated.forget(name)
+        self._virtual.follow()
         self.refresh(drain, followed=True)
 
     def migrate(self, script: str, drain: Drain) -> Plan:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import re
 
+from mycomesh.sync.sqlite import geometry
 from mycomesh.sync.sqlite.geometry import FUNCTIONS, PREFIX
 from mycomesh.sync.sqlite.identifiers import fold, quoted
-from mycomesh.sync.sqlite.tokens import BLANKS, COMMENTS, TOKEN
+from mycomesh.sync.sqlite.tokens import TOKEN
 
 __all__ = ["temp_trigger"]
 
@@ -27,20 +28,11 @@ def temp_trigger(sql: str, name: str) -> str:
     Raises:
         ValueError: the trigger has a RAISE.
     """
-    pieces = TOKEN.findall(_ALIGN.sub(_insert, sql))
-    words = [fold(piece) for piece in pieces]
-    if "raise" in words:
+    pieces = TOKEN.findall(geometry.with_private_names(_ALIGN.sub(_insert, sql)))
+    if "raise" in map(fold, pieces):
         raise ValueError("RAISE in a trigger would decide on rows of other nodes")
-    for at, word in enumerate(words):
-        if word in FUNCTIONS and _is_called(pieces, at):
-            pieces[at] = f"{PREFIX}{word}"
     # The first five pieces are CREATE TRIGGER and its name, with the spaces between.
     return f"CREATE TEMP TRIGGER {name} {''.join(pieces[5:])}"
-
-
-def _is_called(pieces: list[str], at: int) -> bool:
-    after = (piece for piece in pieces[at + 1 :] if piece[0] not in BLANKS and not piece.startswith(COMMENTS))
-    return next(after, "") == "("
 
 
 def _insert(call: re.Match[str]) -> str:

@@ -14,7 +14,7 @@ from mycomesh.sync.sqlite.identifiers import fold, quoted
 from mycomesh.sync.sqlite.tokens import BLANKS, COMMENTS, TOKEN
 from mycomesh.sync.sqlite.virtual_tables import VirtualTable
 
-__all__ = ["filling_of", "remedy"]
+__all__ = ["content_of", "filling_of", "remedy"]
 
 _FTS = ("fts3", "fts4", "fts5")
 _CONTENT = re.compile(r"""[(,]\s*content\s*=\s*(?:'([^']*)'|"([^"]*)"|\[([^\]]*)\]|([^\s,)]*))""", re.IGNORECASE)
@@ -25,17 +25,22 @@ SQL_SHOWN_MAX = 1_000  # characters of SQL in a note
 def remedy(index: VirtualTable, table: str, triggers: Sequence[str]) -> str:
     """Return what a person runs to fill an index of a table again; `triggers` is the SQL of those that name the index."""
     name = _short(index.name)
-    content = _CONTENT.search(index.sql) if index.module in _FTS else None
-    of_table = "".join(filter(None, content.groups())) if content else ""
-    if of_table:
+    content = content_of(index)
+    if content:
         return f"INSERT INTO {name}({name}) VALUES('rebuild') does it"
     if any("rtreealign" in fold(sql) for sql in triggers):
         return "SELECT RecoverSpatialIndex() does it, in SpatiaLite"
     found = next(filter(None, (filling_of(sql, index.name, table) for sql in triggers)), "")
     if not found or len(found) > SQL_SHOWN_MAX:
         return "empty it and fill it again with the program that made it"
-    empty = f"INSERT INTO {name}({name}) VALUES('delete-all')" if content else f"DELETE FROM {name}"
+    empty = f"INSERT INTO {name}({name}) VALUES('delete-all')" if content == "" else f"DELETE FROM {name}"
     return f"{empty}; {found} does it, in a program that has the module and the functions of this SQL"
+
+
+def content_of(index: VirtualTable) -> str | None:
+    """Return the table from which an FTS index reads its content, "" if it keeps none, None if it keeps its own."""
+    found = _CONTENT.search(index.sql) if index.module in _FTS else None
+    return "".join(filter(None, found.groups())) if found else None
 
 
 def filling_of(trigger: str, index: str, table: str) -> str:

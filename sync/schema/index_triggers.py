@@ -94,6 +94,15 @@ class IndexTriggers:
                     notes[name] = _stale(_first_named(own, virtual), table, own, refused)
         self._set_notes(notes)
 
+    def kept(self) -> list[tuple[str, VirtualTable, list[str]]]:
+        """Return each index that the copied triggers keep: its table's canonical name, and the SQL of its triggers."""
+        return [
+            (name, index, [sql for _, sql in own if mentions(sql, fold(index.name))])
+            for name, (own, indexes) in sorted(self._carried.items())
+            if name in self._registry.tables and self._indexes.get(self._registry.tables[name].table_id)
+            for index in indexes
+        ]
+
     def take_off(self) -> None:
         """Drop every copied trigger. Those of a dropped table went with it, or go when a table of that name is back."""
         if self._committed_indexes is None:

@@ -22,7 +22,7 @@ from mycomesh.sync.capture.install import (
 )
 from mycomesh.sync.merge.dropped_columns import drop_columns
 from mycomesh.sync.schema.fact_limits import find_excess
-from mycomesh.sync.schema.facts import INDEX, SCHEMA_ID, SCHEMA_TABLE, TABLE, Facts
+from mycomesh.sync.schema.facts import INDEX, SCHEMA_ID, SCHEMA_TABLE, TABLE, VIRTUAL, Facts
 from mycomesh.sync.schema.names import Names
 from mycomesh.sync.schema.notes import Notes
 from mycomesh.sync.schema.policy import GENERATED, Policies
@@ -132,7 +132,7 @@ class Registry:
 
     def read_decisions(self) -> None:
         """Read what the mesh has decided about tables, and what this file calls them."""
-        excess = find_excess(self.tables.get(SCHEMA_TABLE), (TABLE, INDEX, GENERATED))
+        excess = find_excess(self.tables.get(SCHEMA_TABLE), (TABLE, INDEX, GENERATED, VIRTUAL))
         self.facts.without_effect = excess.names
         self.notes.put("definitions of the mesh", excess.note)
         self.policies = Policies.read(self._store.db, SCHEMA_TABLE, without=excess.names)

@@ -22,7 +22,10 @@ from typing import Any
 
 import apsw
 
-__all__ = ["FUNCTIONS", "Box", "bounding_box", "register"]
+from mycomesh.sync.sqlite.identifiers import fold
+from mycomesh.sync.sqlite.tokens import BLANKS, COMMENTS, TOKEN
+
+__all__ = ["FUNCTIONS", "Box", "bounding_box", "register", "with_private_names"]
 
 Box = tuple[
     float, float, float, float
@@ -54,8 +57,22 @@ def bounding_box(blob: Any) -> Box | tuple[()] | None:
         return None
 
 
-def register(db: Any) -> None:
-    """Give a connection the functions of `FUNCTIONS`, each with `PREFIX` before its name."""
+def with_private_names(sql: str) -> str:
+    """Return SQL that calls these functions by the names under which the node's connection has them."""
+    pieces = TOKEN.findall(sql)
+    for at, piece in enumerate(pieces):
+        if fold(piece) in FUNCTIONS and _is_called(pieces, at):
+            pieces[at] = f"{PREFIX}{fold(piece)}"
+    return "".join(pieces)
+
+
+def _is_called(pieces: Sequence[str], at: int) -> bool:
+    after = (piece for piece in pieces[at + 1 :] if piece[0] not in BLANKS and not piece.startswith(COMMENTS))
+    return next(after, "") == "("
+
+
+def register(db: Any, prefix: str = PREFIX) -> None:
+    """Give a connection the functions of `FUNCTIONS`, each with a prefix before its name."""
     last: tuple[bytes, Box | tuple[()] | None] = b"", None
 
     def box_of(blob: Any) -> Box | tuple[()] | None:
@@ -83,7 +100,7 @@ def register(db: Any) -> None:
 
     for name, place in FUNCTIONS.items():
         function = is_empty if place is None else side(name, place)
-        db.create_scalar_function(f"{PREFIX}{name}", function, 1, deterministic=True)
+        db.create_scalar_function(f"{prefix}{name}", function, 1, deterministic=True)
 
 
 def _geopackage_box(blob: bytes) -> Box | tuple[()]:

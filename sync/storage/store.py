@@ -312,6 +312,9 @@ class Store:
         internal_tables.fill_recreated(self.db, self.recreated)
         if self.meta("format") is None:
             self.meta_set("format", FORMAT)
+            tables = "SELECT count(*) FROM sqlite_schema WHERE name NOT GLOB 'mycomesh_*' AND name NOT GLOB 'sqlite_*'"
+            if self.db.execute(tables).fetchone() == (0,):
+                self.meta_set("began_empty", 1)
         self._read_facts()
 
     def _recreate_damaged(self) -> None:

@@ -1,0 +1,221 @@
+"""Indexes that virtual tables keep, as facts: the CREATE VIRTUAL TABLE of an R-tree or FTS index with the triggers that keep it.
+
+A file that a node began empty gets them with its tables: a GeoPackage without its R-tree answers each map by a scan. A file
+that an application has brought keeps its own: triggers of another node could make its writes fail.
+
+A fact comes from a peer, and its triggers run in the user's programs. So they are tried in a scratch database first, where SQLite
+reports what they do: they write this index and nothing else, read only the row, and call only functions of a short list.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import apsw
+
+from mycomesh.sync.schema.facts import VIRTUAL
+from mycomesh.sync.schema.index_remedies import content_of, filling_of
+from mycomesh.sync.schema.registry import Registry
+from mycomesh.sync.sqlite import geometry
+from mycomesh.sync.sqlite.definitions import execute_one, scratch
+from mycomesh.sync.sqlite.identifiers import INTERNAL_PREFIX, fold, quoted
+from mycomesh.sync.sqlite.table_spec import SQL_MAX
+from mycomesh.sync.sqlite.tokens import TOKEN
+from mycomesh.sync.sqlite.virtual_tables import VirtualTable, module_of, virtual_tables
+from mycomesh.sync.storage.store import Store
+
+__all__ = ["IndexFact", "VirtualFacts", "index_refusal"]
+
+INDEXES_MAX = 64  # facts of this kind that have effect: each is tried under the file's lock, some 3 ms
+TRIGGERS_MAX = 16  # of one index; a GeoPackage's R-tree has seven
+FILLED_ROWS_MAX = 20_000  # rows that are entered when the index is created, some 0.2 s; beyond that a person fills it
+_MODULES = frozenset(("fts4", "fts5", "rtree", "rtree_i32"))
+_FUNCTIONS = frozenset(geometry.FUNCTIONS) | frozenset(
+    (
+        *("abs", "coalesce", "ifnull", "json_extract", "length", "lower", "ltrim", "max", "min"),
+        *("nullif", "round", "rtrim", "substr", "trim", "typeof", "upper", "->", "->>"),
+    )
+)
+_FORBIDDEN = frozenset(("select", "with", "raise", "pragma", "attach"))
+_WRITES = (apsw.SQLITE_INSERT, apsw.SQLITE_UPDATE, apsw.SQLITE_DELETE)
+_SAVEPOINT = "mycomesh_virtual"
+
+
+@dataclass(frozen=True, slots=True)
+class IndexFact:
+    """One index: the folded name of its table, its own CREATE VIRTUAL TABLE and those of its triggers."""
+
+    table: str
+    sql: str
+    triggers: tuple[str, ...]
+
+    @classmethod
+    def parse(cls, text: str) -> IndexFact | None:
+        """Read the SQL of a fact; None if it has another form."""
+        try:
+            parts = json.loads(text)
+        except (ValueError, RecursionError):
+            return None
+        if type(parts) is not list or not 3 <= len(parts) <= 2 + TRIGGERS_MAX:
+            return None
+        return cls(parts[0], parts[1], tuple(parts[2:])) if all(type(part) is str for part in parts) else None
+
+    def text(self) -> str:
+        """Return the SQL of the fact."""
+        return json.dumps([self.table, self.sql, *self.triggers], ensure_ascii=False)
+
+
+class VirtualFacts:
+    """Writes and follows the facts of the indexes of one file."""
+
+    def __init__(self, store: Store, registry: Registry) -> None:
+        self._store = store
+        self._registry = registry
+
+    def record(self, kept: Sequence[tuple[str, VirtualTable, Sequence[str]]]) -> None:
+        """Write a fact for each index that the mesh does not know: its table by canonical name, and the SQL of its triggers."""
+        for table, index, triggers in kept:
+            key = f"{VIRTUAL}:{fold(index.name)}"
+            if self._registry.facts.of(key) is not None:
+                continue
+            fact = IndexFact(table, index.sql, tuple(triggers))
+            spec = self._registry.tables[table].spec
+            plain = not spec.canonical and not any(column.canonical for column in spec.columns)
+            text = fact.text()
+            if plain and len(text) <= SQL_MAX and not index_refusal(spec.sql, fact, index.name):
+                self._registry.facts.write(key, VIRTUAL, text)
+
+    def follow(self) -> None:
+        """Create the indexes that this file lacks, once, if a node began it."""
+        if not self._store.meta("began_empty"):
+            return
+        for key, text in self._registry.facts.all(VIRTUAL)[:INDEXES_MAX]:
+            fact, name = IndexFact.parse(text), key[len(VIRTUAL) + 1 :]
+            made = f"made/{key}"
+            if fact is None or self._store.meta(made) is not None:
+                continue
+            refused = self._create(fact, name)
+            if refused is not None:
+                self._registry.notes.put(f"index {name}", refused)
+            if not refused and refused is not None:
+                self._store.meta_set(made, 1)
+
+    def _create(self, fact: IndexFact, name: str) -> str | None:
+        """Create an index, fill it and create its triggers; return why not, "" if done, None if its table is not here."""
+        db, registry = self._store.db, self._registry
+        defined = registry.defined(fact.table)
+        listing = "SELECT name, sql FROM sqlite_schema WHERE type = 'table' AND name = ? COLLATE NOCASE"
+        found = db.execute(listing, (fact.table,)).fetchone()
+        if found is None or defined is None or not registry.admits(fact.table):
+            return None
+        refused = index_refusal(defined.sql, fact, name)
+        if refused:
+            return f"not created: {refused}"
+        db.execute(f"SAVEPOINT {_SAVEPOINT}")
+        try:
+            db.execute(fact.sql)
+            self._fill(fact, found[0])
+            for sql in fact.triggers:
+                db.execute(sql)
+        except apsw.Error as error:
+            db.execute(f"ROLLBACK TO {_SAVEPOINT}")
+            refused = f"not created: {error}"
+        db.execute(f"RELEASE {_SAVEPOINT}")
+        return refused
+
+    def _fill(self, fact: IndexFact, table: str) -> None:
+        """Enter the rows that the table has; the triggers of an index that starts empty enter the later ones."""
+        db = self._store.db
+        few = f"SELECT count(*) FROM (SELECT 1 FROM {quoted(table)} LIMIT {FILLED_ROWS_MAX + 1})"
+        rows = db.execute(few).fetchone()[0]
+        if not rows:
+            return
+        if rows > FILLED_ROWS_MAX:
+            raise apsw.SQLError(f"{table} has more than {FILLED_ROWS_MAX:,} rows; create and fill it with your program")
+        (index,) = [each for each in virtual_tables(db) if each.sql == fact.sql]
+        if content_of(index):
+            db.execute(f"INSERT INTO {quoted(index.name)}({quoted(index.name)}) VALUES('rebuild')")
+            return
+        filling = next(filter(None, (filling_of(sql, index.name, table) for sql in fact.triggers)), "")
+        if not filling:
+            raise apsw.SQLError("its insert trigger is not one INSERT; create and fill it with your program")
+        db.execute(geometry.with_private_names(filling))
+
+
+@functools.lru_cache(maxsize=2 * INDEXES_MAX)
+def index_refusal(table: str, fact: IndexFact, name: str) -> str:
+    """Return why an index must not enter a user's file, "" if it may; `table` is the definition of its table."""
+    if fold(name).startswith((INTERNAL_PREFIX, "sqlite_")) or module_of(fact.sql) not in _MODULES:
+        return "it is no R-tree or FTS index"
+    if any(word in _FORBIDDEN for sql in (fact.sql, *fact.triggers) for word in map(fold, TOKEN.findall(sql))):
+        return "its triggers do more than write it"
+    try:
+        with scratch(table) as db:
+            geometry.register(db, prefix="")
+            execute_one(db, fact.sql, _authorize_index)
+            (index,) = virtual_tables(db)
+            content = content_of(index)
+            if fold(index.name) != fold(name) or (content and fold(content) != fact.table):
+                return "it is an index of another table"
+            for sql in fact.triggers:
+                execute_one(db, sql, _authorize_trigger)
+            return _effects(db, fact.table, index.name)
+    except (apsw.Error, ValueError) as error:
+        return str(error)
+
+
+def _authorize_index(operation: int, *_names: str | None) -> int:
+    """Allow what the module itself does: the statement has no expression."""
+    denied = (apsw.SQLITE_ATTACH, apsw.SQLITE_CREATE_TRIGGER, apsw.SQLITE_CREATE_VIEW)
+    return apsw.SQLITE_DENY if operation in denied else apsw.SQLITE_OK
+
+
+def _authorize_trigger(operation: int, *_names: str | None) -> int:
+    allowed = (apsw.SQLITE_CREATE_TRIGGER, apsw.SQLITE_INSERT, apsw.SQLITE_READ, apsw.SQLITE_UPDATE)  # of the catalogue
+    return apsw.SQLITE_OK if operation in allowed else apsw.SQLITE_DENY
+
+
+def _effects(db: Any, table: str, index: str) -> str:
+    """Compile writes of the table; return what its triggers do beyond writing the index, "" for nothing."""
+    beyond: list[str] = []
+
+    def authorize(
+        operation: int, first: str | None, second: str | None, _schema: str | None, trigger: str | None
+    ) -> int:
+        if trigger is None:
+            return apsw.SQLITE_OK
+        if operation in _WRITES and fold(first or "") != fold(index):
+            beyond.append(f"trigger {trigger} writes {first}")
+        elif operation == apsw.SQLITE_FUNCTION and fold(second or "") not in _FUNCTIONS:
+            beyond.append(f"trigger {trigger} calls {second}")
+        elif operation not in (*_WRITES, apsw.SQLITE_FUNCTION, apsw.SQLITE_READ):
+            beyond.append(f"trigger {trigger} does more than write it")
+        return apsw.SQLITE_OK
+
+    names = [name for (name,) in db.execute("SELECT name FROM pragma_table_info(?) ORDER BY cid", (table,)).fetchall()]
+    settings = ", ".join(f"{quoted(name)} = {quoted(name)}" for name in names)
+    owners = db.execute("SELECT tbl_name FROM sqlite_schema WHERE type = 'trigger' ORDER BY name").fetchall()
+    if any(fold(owner) != fold(table) for (owner,) in owners):
+        return "it has a trigger of another table"
+    with _authorized(db, authorize):
+        for statement in (
+            f"INSERT INTO {quoted(table)} DEFAULT VALUES",
+            f"UPDATE {quoted(table)} SET {settings}",
+            f"DELETE FROM {quoted(table)}",
+        ):
+            db.execute(f"EXPLAIN {statement}", can_cache=False).close()
+    return beyond[0] if beyond else ""
+
+
+@contextlib.contextmanager
+def _authorized(db: Any, authorizer: Any) -> Iterator[None]:
+    db.authorizer = authorizer
+    try:
+        yield
+    finally:
+        db.authorizer = None
