@@ -263,8 +263,9 @@ MANUAL = {
         (
             ("mycomesh policy missions", "show the policy of a table"),
             ("mycomesh policy missions keep-both", "keep both of two rows that got the same automatic id"),
+            ("mycomesh policy missions own-ids", "number each node's rows from blocks of its own (AUTOINCREMENT)"),
         ),
-        {"table": "text", "policy": "text"},
+        {"table": "text", "policy": "text", "ids": "text", "next_id": "int?", "ids_left": "int?"},
     ),
     "migrate": Page(
         (

@@ -8,15 +8,21 @@ from __future__ import annotations
 from mycomesh.sync.admin.conflicts import find_table
 from mycomesh.sync.errors import PolicyError
 from mycomesh.sync.schema.catalog import Catalog
+from mycomesh.sync.schema.own_ids import Room, is_automatic
 from mycomesh.sync.schema.policy import (
     KEEP_BOTH,
+    OWN_IDS,
     SAME_ROW,
+    SHARED_IDS,
     counter_fact,
     counter_refusal,
     keep_both_fact,
     keep_both_refusal,
+    own_ids_fact,
+    own_ids_refusal,
 )
 from mycomesh.sync.sqlite.identifiers import quoted
+from mycomesh.sync.sqlite.table_spec import TableSpec
 from mycomesh.sync.storage.store import Store
 
 __all__ = ["Decisions"]
@@ -47,16 +53,30 @@ class Decisions:
         """Return the policy for two nodes that insert the same id: `same-row` or `keep-both`."""
         return KEEP_BOTH if find_table(self._store, self._registry, table).spec.id_column else SAME_ROW
 
+    def ids(self, table: str) -> str:
+        """Return whether each node numbers the rows of a table from blocks of its own: `own-ids`, or `shared-ids`."""
+        own = find_table(self._store, self._registry, table).spec.folded in self._registry.policies.own_ids
+        return OWN_IDS if own else SHARED_IDS
+
+    def room(self, table: str) -> Room | None:
+        """Return the next own id of this node in a table, None if it numbers the rows like any other."""
+        return self._catalog.own_ids.room(find_table(self._store, self._registry, table))
+
     def decide_policy(self, table: str, policy: str) -> None:
-        """Set the policy for two nodes that insert the same id, on every replica.
+        """Set the policy for two nodes that insert the same id, or which ids they give out, on every replica.
 
         Raises:
             PolicyError: there is no such policy; the table has no automatic ids, or too many rows; or its policy is
                 keep-both, which is final.
         """
         found = find_table(self._store, self._registry, table)
-        if policy not in (SAME_ROW, KEEP_BOTH):
-            raise PolicyError(f"no policy {policy!r}; there are {SAME_ROW} and {KEEP_BOTH}")
+        if policy not in (SAME_ROW, KEEP_BOTH, OWN_IDS, SHARED_IDS):
+            raise PolicyError(
+                f"no policy {policy!r}; there are {SAME_ROW} or {KEEP_BOTH}, and {OWN_IDS} or {SHARED_IDS}"
+            )
+        if policy in (OWN_IDS, SHARED_IDS):
+            self._decide_ids(found.spec, policy)
+            return
         if policy == self.policy(table):
             return
         if policy == SAME_ROW:
@@ -67,3 +87,12 @@ class Decisions:
             if refusal:
                 raise PolicyError(f"not {KEEP_BOTH}: {refusal}")
             self._catalog.decide(keep_both_fact(found.spec.folded))
+
+    def _decide_ids(self, spec: TableSpec, policy: str) -> None:
+        if policy == self.ids(spec.name):
+            return
+        with self._store.transaction() as db:
+            refusal = own_ids_refusal(spec, automatic=is_automatic(db, spec)) if policy == OWN_IDS else ""
+            if refusal:
+                raise PolicyError(f"not {OWN_IDS}: {refusal}")
+            self._catalog.decide(own_ids_fact(spec.folded, own=policy == OWN_IDS))

@@ -24,6 +24,7 @@ from mycomesh.sync.schema.generated_facts import GeneratedFacts
 from mycomesh.sync.schema.index_triggers import IndexTriggers
 from mycomesh.sync.schema.migration import migrate
 from mycomesh.sync.schema.migration_plan import Plan
+from mycomesh.sync.schema.own_ids import OwnIds
 from mycomesh.sync.schema.policy import floor_fact, name_fact
 from mycomesh.sync.schema.record_facts import record_facts
 from mycomesh.sync.schema.registry import Record, Registry, Snapshot, read_sums
@@ -74,6 +75,7 @@ class Catalog:
         self._definitions = DefinitionChanges(store)
         self._drift = DriftNotes()
         self._generated = GeneratedFacts(store, self.registry)
+        self.own_ids = OwnIds(store, self.registry)
         store.enlist(self)
         self._virtual = VirtualFacts(store, self.registry)
         self._index_triggers = IndexTriggers(store, self.registry, indexes)  # enlisted behind the catalog, see there
@@ -125,7 +127,7 @@ class Catalog:
 
     def changed(self) -> bool:
         """Return True if some connection has changed the schema since the last pass."""
-        return self.registry.file.version() != self._version
+        return self.registry.file.version() != self._version or self.own_ids.stale
 
     def is_readable(self) -> bool:
         """Return True if no replicated table has changed since the last pass, whatever else has changed in the schema."""
@@ -157,6 +159,7 @@ class Catalog:
             self._drift.update(table, registry.defined(name), registry.notes)
         self._index_triggers.renew()
         self._virtual.record(self._index_triggers.kept())
+        self.own_ids.renew()
         drain(registry.tables[SCHEMA_TABLE])
         seen = registry.file.version() == version
         rebuild_mark.renew(self._store.db)

@@ -15,6 +15,7 @@ class Source(enum.Enum):
     DRIFT = "drift"  # how a definition differs from the canonical one
     DROPS = "drops"  # which rows a member reports as deleted, and stay
     SIZE = "size"  # which columns have values that are too large to send
+    IDS = "ids"  # why rows of two nodes may get one id, although each should number its own
     INDEX = "index"  # which index is not kept up to date; appended to the main note
 
 
@@ -53,7 +54,7 @@ class Notes:
         for name in sorted({name for name, _ in self._lines}):
             main = [
                 line
-                for source in (Source.SCHEMA, Source.DRIFT, Source.DROPS, Source.SIZE)
+                for source in (Source.SCHEMA, Source.DRIFT, Source.DROPS, Source.SIZE, Source.IDS)
                 if (line := self._of(name, source))
             ]
             index = self._of(name, Source.INDEX)

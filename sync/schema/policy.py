@@ -22,8 +22,11 @@ __all__ = [
     "GENERATED",
     "KEEP_BOTH",
     "NAME",
+    "OWN_IDS",
     "POLICY",
     "SAME_ROW",
+    "SHARED_IDS",
+    "SLOT",
     "Policies",
     "counter_fact",
     "counter_refusal",
@@ -33,6 +36,9 @@ __all__ = [
     "keep_both_fact",
     "keep_both_refusal",
     "name_fact",
+    "own_ids_fact",
+    "own_ids_refusal",
+    "slot_fact",
 ]
 
 COUNTER = "counter"
@@ -43,6 +49,9 @@ GENERATED = "generated"
 FLOOR = "floor"
 SAME_ROW = "same-row"
 KEEP_BOTH = "keep-both"
+OWN_IDS = "own-ids"
+SHARED_IDS = "shared-ids"
+SLOT = "slot"
 # Every row gets another key, in one transaction: about 40 us each.
 KEEP_BOTH_ROWS_MAX = 10_000
 # Generated columns of one table, dropped ones included: each is tried when any of them changes.
@@ -57,6 +66,7 @@ class Policies:
 
     counters: the columns of each table that are counters.
     keep_both: tables that keep both rows if two nodes give out one id.
+    own_ids: tables whose rows each node numbers from blocks of its own.
     renames: the name that a table (table,) or a column (table, column) got by its last rename.
     dropped: tables and columns that were dropped, as in `renames`; never taken back.
     generated: the texts of generated columns by table and column, "" for a dropped one.
@@ -69,6 +79,7 @@ class Policies:
     dropped: frozenset[tuple[str, ...]] = frozenset()
     generated: dict[str, dict[str, str]] = field(default_factory=dict)
     floor: Version | None = None
+    own_ids: frozenset[str] = frozenset()
 
     @classmethod
     def read(cls, db: Any, schema_table: str, *, without: Collection[str] = ()) -> Policies:
@@ -79,8 +90,9 @@ class Policies:
         dropped: set[tuple[str, ...]] = set()
         generated: dict[str, dict[str, str]] = {}
         floor: Version | None = None
-        listing = f"SELECT name, kind, sql FROM {schema_table} WHERE kind IN (?, ?, ?, ?, ?, ?) ORDER BY name"
-        for name, kind, sql in db.execute(listing, (COUNTER, POLICY, NAME, DROPPED, GENERATED, FLOOR)):
+        own_ids: set[str] = set()
+        listing = f"SELECT name, kind, sql FROM {schema_table} WHERE kind IN (?, ?, ?, ?, ?, ?, ?) ORDER BY name"
+        for name, kind, sql in db.execute(listing, (COUNTER, POLICY, NAME, DROPPED, GENERATED, FLOOR, OWN_IDS)):
             if name in without:
                 continue
             if name == kind == FLOOR:
@@ -91,6 +103,8 @@ class Policies:
                     counters[table] = counters.get(table, frozenset()) | {column}
                 case "policy", [table], "keep-both":
                     keep_both.add(table)
+                case "own-ids", [table], "own-ids":
+                    own_ids.add(table)
                 case "name", [_] | [_, _] as subject, str() as renamed if is_valid_name(renamed):
                     renames[tuple(subject)] = renamed
                 case "dropped", [_] | [_, _] as subject, _:
@@ -101,7 +115,7 @@ class Policies:
                         texts[column] = text
                 case _:
                     continue
-        return cls(counters, frozenset(keep_both), renames, frozenset(dropped), generated, floor)
+        return cls(counters, frozenset(keep_both), renames, frozenset(dropped), generated, floor, frozenset(own_ids))
 
     def dropped_of(self, table: str) -> frozenset[str]:
         """Return the dropped columns of a table."""
@@ -180,6 +194,28 @@ def keep_both_refusal(spec: TableSpec, rows: int) -> str:
     if rows > KEEP_BOTH_ROWS_MAX:
         return f"{spec.name} has {rows} rows, and each would get another identity; decide before it has {KEEP_BOTH_ROWS_MAX}"
     return ""
+
+
+def own_ids_fact(table: str, *, own: bool) -> tuple[str, str, str]:
+    """Return the fact (name, kind, sql) that each node numbers the rows of a table from own blocks, or not."""
+    return f"{OWN_IDS}:{json.dumps([table], ensure_ascii=False)}", OWN_IDS, OWN_IDS if own else SHARED_IDS
+
+
+def own_ids_refusal(spec: TableSpec, *, automatic: bool) -> str:
+    """Return why nodes cannot number the rows of a table from own blocks, "" if they can; `automatic`: it is AUTOINCREMENT."""
+    if spec.kind is not KeyKind.ROWID and not spec.id_column:
+        return f"{spec.name} has no INTEGER PRIMARY KEY, so SQLite gives its rows no ids that could collide"
+    if not automatic:
+        return (
+            f"{spec.name} is not AUTOINCREMENT, so SQLite gives out the id after the greatest, whatever a node does; declare it"
+            f" AUTOINCREMENT, keep both rows of one id (mycomesh policy {spec.name} {KEEP_BOTH}), or let programs draw UUIDs"
+        )
+    return ""
+
+
+def slot_fact(site: bytes, slot: int) -> tuple[str, str, str]:
+    """Return the fact (name, kind, sql) by which a site claims a slot (`id_blocks`)."""
+    return f"{SLOT}:{json.dumps([site.hex()])}", SLOT, str(slot)
 
 
 def _subject(name: Any, kind: str) -> list[str] | None:

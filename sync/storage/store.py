@@ -77,6 +77,7 @@ class Store:
         """
         self.path = path
         self._enlisted: list[Enlisted] = []
+        self._finishing: list[Callable[[], None]] = []
         self._sites: list[bytes] = []
         self._site_numbers: dict[bytes, int] = {}
         self._wal_pages = 0
@@ -138,6 +139,8 @@ class Store:
             with self.translated():
                 self._check_same()
                 yield self.db
+                for finish in self._finishing:
+                    finish()
                 left = self.clock.last, 1 if self._left is None else self._left[1] + 1
                 self.meta_set("clock", left[0])
                 self.meta_set("commits", left[1])
@@ -269,6 +272,10 @@ class Store:
     def dismiss(self, member: Enlisted) -> None:
         """End what `enlist` began."""
         self._enlisted.remove(member)
+
+    def finish_with(self, act: Callable[[], None]) -> None:
+        """Call `act` at the end of every later transaction, before its commit."""
+        self._finishing.append(act)
 
     def checkpoint(self) -> None:
         """Copy the WAL into the file as far as readers and the disk allow, without waiting for them; the WAL keeps the rest."""

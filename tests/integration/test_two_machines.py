@@ -177,6 +177,21 @@ def test_keep_both_keeps_two_rows_with_one_id(pair):
     assert (refused.returncode, len(refused.stderr.splitlines())) == (1, 1)
 
 
+def test_own_ids_of_linked_nodes_never_collide(pair):
+    alpha, _ = pair
+    alpha.sql("CREATE TABLE log(id INTEGER PRIMARY KEY AUTOINCREMENT, what);")
+    eventually(lambda: alpha.run("policy", "log").stdout == "same-row\n", "the table is known")
+    alpha.done("policy", "log", "own-ids")
+    for one in pair:
+        eventually(lambda one=one: one.run("policy", "log").stdout.startswith("same-row, own-ids\nthe next"), "decided")
+    for number in range(20):
+        for one in pair:
+            one.sql(f"INSERT INTO log(what) VALUES('{number}');" * 5)
+    for one in pair:
+        one.shows("SELECT count(*) FROM log;", "200\n")
+        assert json.loads(one.done("conflicts", "--json")) == []
+
+
 def test_a_killed_node_catches_up_and_brings_local_writes(pair):
     alpha, bravo = pair
     alpha.sql(CREATE + INSERT)

@@ -11,7 +11,7 @@ from mycomesh.tools.render import add_json, tell
 
 __all__ = ["add_arguments", "run"]
 
-POLICIES = ("same-row", "keep-both")
+POLICIES = ("same-row", "keep-both", "own-ids", "shared-ids")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,7 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         choices=POLICIES,
         metavar="POLICY",
-        help="same-row: they are one row, and the later write wins; keep-both: one of the rows gets another id",
+        help="two rows of one id are one row, and the later write wins (same-row), or one of them gets another id (keep-both);"
+        " each node gives out ids of its own (own-ids, for AUTOINCREMENT), or the next one that it sees (shared-ids)",
     )
     add_file(parser)
     add_json(parser)
@@ -30,10 +31,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, home: Home) -> int:
     """Show or set the policy through the running node, or in a file that no node serves."""
-    policy = decide(args, home, "policy", table=args.table, policy=args.policy)["policy"]
-    if args.policy is None and not args.json:
-        print(policy)
-    else:
-        text = f"{args.table} is {policy} here, and on every other node once the decision reaches it"
-        tell(args, {"table": args.table, "policy": policy}, text)
+    answer = decide(args, home, "policy", table=args.table, policy=args.policy)
+    # A node of an older version knows no own ids.
+    policy, ids = answer["policy"], answer.get("ids", "shared-ids")
+    next_id, left = answer.get("next_id"), answer.get("ids_left")
+    both = policy if ids == "shared-ids" else f"{policy}, {ids}"
+    if args.policy is not None or args.json:
+        told = {"table": args.table, "policy": policy, "ids": ids, "next_id": next_id, "ids_left": left}
+        tell(args, told, f"{args.table} is {both} here, and on every other node once the decision reaches it")
+        return exits.DONE
+    print(both)
+    if next_id is not None:
+        print(f"the next id here is {next_id:,}, and {left:,} ids follow before those of another node")
     return exits.DONE

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from mycomesh.mesh.node.errors import NodeError
 from mycomesh.mesh.node.shell import clock
+from mycomesh.sync.schema.policy import OWN_IDS, SHARED_IDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -79,10 +80,14 @@ def _make_counter(replica: Replica, table: str, column: str) -> dict[str, Any]:
 
 
 def _policy(replica: Replica, table: str, policy: str | None) -> dict[str, Any]:
+    decisions = replica.decisions
     if policy is not None:
-        replica.decisions.decide_policy(table, policy)
-        return {"policy": policy}  # takes effect with the drain that follows
-    return {"policy": replica.decisions.policy(table)}
+        decisions.decide_policy(table, policy)
+    answer: dict[str, Any] = {"policy": decisions.policy(table), "ids": decisions.ids(table)}
+    if policy is not None:  # takes effect with the drain that follows
+        return answer | {"ids" if policy in (OWN_IDS, SHARED_IDS) else "policy": policy}
+    room = decisions.room(table)
+    return answer | ({} if room is None else {"next_id": room.next_id, "ids_left": room.left})
 
 
 def _with_names(conflict: Conflict, names: dict[str, str]) -> dict[str, Any]:

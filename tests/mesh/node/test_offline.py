@@ -22,11 +22,11 @@ def home(tmp_path):
     return tmp_path / "home"
 
 
-def served(home, path):
+def served(home, path, only=("t",)):
     identity = Keystore(Home.locate(Path(home), {})).identity()
     return Replica.open(
         str(path), node_id=identity.node_id, mesh_key=identity.digest_key, entropy=os.urandom,
-        config=ReplicaConfig(only=("t",)),
+        config=ReplicaConfig(only=only),
     )  # fmt: skip
 
 
@@ -58,6 +58,28 @@ def test_counter_and_policy_are_decided_and_stamped_in_file(home, file, capsys):
     assert sorted(replica.tables) == ["mycomesh_schema", "t"]  # what was not replicated before is not now
     assert replica.tables["t"].columns.counters == {"n"}
     replica.close()
+
+
+def test_own_ids_are_decided_and_shown_in_file(home, file, capsys):
+    db = sqlite3.connect(file, isolation_level=None)
+    db.execute("CREATE TABLE crew(id INTEGER PRIMARY KEY AUTOINCREMENT, name)")
+    served(home, file, only=()).close()  # registers it
+    assert run(home, file, "policy", "t", "own-ids") == exits.FAILED
+    assert "not AUTOINCREMENT" in capsys.readouterr().err
+    assert run(home, file, "policy", "crew", "own-ids") == exits.DONE
+    assert "crew is same-row, own-ids here" in capsys.readouterr().err
+    (sequence,) = db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'crew'").fetchone()
+    assert run(home, file, "policy", "crew") == exits.DONE
+    policy, room = capsys.readouterr().out.splitlines()
+    assert policy == "same-row, own-ids"
+    assert room.startswith(f"the next id here is {sequence + 1:,}, and ")
+    assert run(home, file, "policy", "crew", "--json") == exits.DONE
+    shown = json.loads(capsys.readouterr().out)
+    assert shown.pop("ids_left") >= 1_024
+    assert shown == {"table": "crew", "policy": "same-row", "ids": "own-ids", "next_id": sequence + 1}
+    assert run(home, file, "policy", "crew", "shared-ids") == exits.DONE
+    assert run(home, file, "policy", "crew") == exits.DONE
+    assert capsys.readouterr().out == "same-row\n"
 
 
 def test_conflicts_are_listed_and_restored(home, file, capsys):
