@@ -16,6 +16,7 @@ from mycomesh.sync.capture.triggers import (
     create_statements,
     drop_statements,
     pending_log_statement,
+    survives_drops,
     trigger_names,
 )
 from mycomesh.sync.merge.keep_both import changed_ids_key
@@ -30,11 +31,15 @@ __all__ = [
     "ensure_pending_log",
     "install_capture",
     "is_captured",
+    "is_outdated",
     "keep_both_key",
     "keeps_rowids",
     "remove_capture",
     "remove_internal",
 ]
+
+
+_KEPT = "(1) WHERE 0"  # no column: it could not be dropped
 
 
 def keep_both_key(table_id: int) -> str:
@@ -77,9 +82,16 @@ def is_captured(table: Table, catalogue: Sequence[tuple[Any, ...]]) -> bool:
     return True
 
 
-def has_log_triggers(table: Table, catalogue: Sequence[tuple[Any, ...]]) -> bool:
+def is_outdated(table: Table, catalogue: Sequence[tuple[Any, ...]]) -> bool:
+    """Return True if an earlier version installed capture, so that programs cannot drop columns; `catalogue` as above."""
+    update, keep = trigger_names(table.table_id)[1], _keep_name(table.table_id)
+    texts = {name: sql for _, name, sql in catalogue}
+    return not survives_drops(table.spec, texts[update]) or not texts.get(keep, _KEPT).endswith(_KEPT)
+
+
+def has_log_triggers(table_id: int, catalogue: Sequence[tuple[Any, ...]]) -> bool:
     """Return True if the table has every trigger that logs writes. The others depend on its UNIQUE indexes, which may change."""
-    return set(trigger_names(table.table_id)[:4]) <= {name for kind, name, _ in catalogue if kind == "trigger"}
+    return set(trigger_names(table_id)[:4]) <= {name for kind, name, _ in catalogue if kind == "trigger"}
 
 
 def keeps_rowids(table: Table, catalogue: Sequence[tuple[Any, ...]]) -> bool:
@@ -119,16 +131,18 @@ def _add_keep_index(table: Table) -> None:
     https://sqlite.org/pragma.html).
     """
     db, name, lent = table.store.db, _keep_name(table.table_id), _keep_name(table.table_id) + "_lent"
-    if db.execute("SELECT 1 FROM sqlite_schema WHERE type = 'index' AND name = ?", (name,)).fetchone() is not None:
-        return
-    column = quoted(table.spec.columns[0].name)
+    found = db.execute("SELECT sql FROM sqlite_schema WHERE type = 'index' AND name = ?", (name,)).fetchone()
+    if found is not None:
+        if str(found[0]).endswith(_KEPT):
+            return
+        db.execute(f"DROP INDEX {name}")
     db.execute(f"CREATE TABLE {lent}(v)")
-    db.execute(f"CREATE INDEX {name} ON {lent}(v) WHERE 0")
+    db.execute(f"CREATE INDEX {name} ON {lent}{_KEPT}")
     db.execute("PRAGMA writable_schema = ON").fetchall()
     try:
         db.execute(
             "UPDATE sqlite_schema SET tbl_name = ?, sql = ? WHERE type = 'index' AND name = ?",
-            (table.spec.name, f"CREATE INDEX {name} ON {quoted(table.spec.name)}({column}) WHERE 0", name),
+            (table.spec.name, f"CREATE INDEX {name} ON {quoted(table.spec.name)}{_KEPT}", name),
         )
     finally:
         db.execute("PRAGMA writable_schema = RESET").fetchall()

@@ -6,12 +6,16 @@ Triggers run in programs that know nothing of the node, which sets three rules f
   statements inside a trigger.
 - They call no application-defined function.
 - They use only SQL that old SQLite versions know.
+- They still compile after a program has dropped a column that they name. SQLite looks for a name from the inside out: in the
+  FROM of a subquery, in OLD and NEW, then in the queries around it. So each expression that names columns is a subquery, and
+  the query around it has NULL in place of each column (`_instead`). Without that, DROP COLUMN would fail (ADR 38).
 
 Reasons and measurements: design.md section 3.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -36,12 +40,17 @@ __all__ = [
     "drop_statements",
     "is_current",
     "pending_log_statement",
+    "survives_drops",
     "trigger_names",
 ]
 
 TIMED = "julianday()"  # the time of a write; an argument 'now' would be parsed for each row
 # Columns compared in one decision tree. For three columns, seven comparisons are written and three are run.
 _TREE_COLUMNS = 3
+# Absent columns as a query finds them (`_instead`). RENAME leaves these names as they are.
+_ABSENT = re.compile(
+    r" LEFT JOIN \(SELECT NULL .*? FROM mycomesh_pending_\d+ WHERE rowid = 0\) (?:OLD|NEW|e)\b", re.DOTALL
+)
 
 
 def trigger_names(table_id: int) -> tuple[str, ...]:
@@ -101,7 +110,15 @@ def _evicting(spec: TableSpec, table_id: int) -> list[str]:
 
 def is_current(db: Any, spec: TableSpec, table_id: int, bits: Mapping[str, int]) -> bool:
     """Return True if the table's update trigger fits this spec. Only a RENAME rewrites the trigger."""
-    return _count_created(db, (trigger_names(table_id)[1],), [_update_trigger(spec, table_id, bits)]) == 1
+    name = trigger_names(table_id)[1]
+    found = db.execute("SELECT sql FROM sqlite_schema WHERE type = 'trigger' AND name = ?", (name,)).fetchone()
+    wanted = _update_trigger(spec, table_id, bits).replace(" IF NOT EXISTS", "", 1)
+    return found is not None and _ABSENT.sub("", str(found[0])) == _ABSENT.sub("", wanted)
+
+
+def survives_drops(spec: TableSpec, update_trigger: str) -> bool:
+    """Return True if a program can drop columns of a table that has this update trigger."""
+    return not _droppable(spec) or _ABSENT.search(update_trigger) is not None
 
 
 def are_created(db: Any, table_id: int, wanted: Sequence[str]) -> bool:
@@ -156,15 +173,38 @@ def _log_update(spec: TableSpec, table_id: int, bits: Mapping[str, int], words: 
     captured: list[list[tuple[Column, int]]] = [[] for _ in words]
     for column in spec.columns:
         bit = bits.get(column.folded)
-        if bit is not None:
+        if bit is not None and not (
+            column.key and spec.kind is KeyKind.ROWID
+        ):  # another id is another row: see `rekey`
             captured[bit // WORD_BITS].append((column, 1 << bit % WORD_BITS))
     masks = [
         "|".join(_changed_bits(word[at : at + _TREE_COLUMNS]) for at in range(0, len(word), _TREE_COLUMNS)) or "0"
         for word in captured
     ]
     columns = ", ".join(["at", *words, *key_names(spec)])
+    droppable = [column for column in _droppable(spec) if column.folded in bits]
+    if droppable:
+        masks = [f"(SELECT {mask})" for mask in masks]
     values = ", ".join([TIMED, *masks, *_key_values(spec, "NEW")])
-    return f"INSERT INTO {pending_name(table_id)}({columns}) VALUES({values})"
+    log = f"INSERT INTO {pending_name(table_id)}({columns})"
+    if not droppable:
+        return f"{log} VALUES({values})"
+    return f"{log} SELECT {values} FROM {_instead(table_id, droppable, 'OLD', 'NEW')}"
+
+
+def _droppable(spec: TableSpec) -> list[Column]:
+    """Return the columns that SQLite can drop: those outside of the primary key."""
+    return [column for column in spec.columns if not column.key]
+
+
+def _instead(table_id: int, columns: Sequence[Column], *rows: str) -> str:
+    """Return the FROM of a query of one row, in which each of these columns of each of these rows is NULL.
+
+    SQLite leaves out a LEFT JOIN by rowid that no column is read from, so a column costs nothing until it is dropped.
+    """
+    nulls = ", ".join(f"NULL {quoted(column.name)}" for column in columns)
+    absent = f"LEFT JOIN (SELECT {nulls} FROM {pending_name(table_id)} WHERE rowid = 0)"
+    return " ".join(["(SELECT 1)", *(f"{absent} {row}" for row in rows)])
 
 
 def _changed_bits(columns: Sequence[tuple[Column, int]], found: int = 0) -> str:
@@ -220,9 +260,21 @@ def _evict(spec: TableSpec, table_id: int, indexes: Sequence[UniqueIndex], condi
     """Return SQL that logs the rows that a REPLACE would remove through UNIQUE indexes.
 
     A trigger cannot see whether the statement is a REPLACE, and REPLACE fires no delete trigger. The drain finds out whether the
-    rows are gone.
+    rows are gone. Each index has one such row at most, which a scalar subquery finds.
     """
     names = ", ".join(["what", "at", *key_names(spec)])
     values = ", ".join([str(OP_EVICT), TIMED, *_key_values(spec, "e")])
-    log = f"INSERT INTO {pending_name(table_id)}({names}) SELECT {values} FROM {quoted(spec.name)} e"
-    return [f"{log} WHERE {index.match}{condition}" for index in indexes]
+    table = quoted(spec.name)
+    log = f"INSERT INTO {pending_name(table_id)}({names}) SELECT {values} FROM {table} e"
+    naming = [f"e.{quoted(name)}" for name in ([spec.rowid] if spec.rowid else [column.name for column in spec.key])]
+    droppable = _droppable(spec)
+    if not droppable:
+        return [f"{log} WHERE {index.match}{condition}" for index in indexes]
+    # The names of an expression have no qualifier, so each row has a query of its own around them.
+    inner, outer = (_instead(table_id, droppable, row) for row in ("e", "NEW"))
+    statements = []
+    for index in indexes:
+        found = [f"(SELECT {name} FROM {table} e WHERE {index.match}{condition})" for name in naming]
+        row = f"SELECT {', '.join(f'(SELECT {each} FROM {inner})' for each in found)} FROM {outer}"
+        statements.append(f"{log} WHERE ({', '.join(naming)}) = ({row})")
+    return statements

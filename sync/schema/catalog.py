@@ -25,8 +25,8 @@ from mycomesh.sync.schema.index_triggers import IndexTriggers
 from mycomesh.sync.schema.migration import migrate
 from mycomesh.sync.schema.migration_plan import Plan
 from mycomesh.sync.schema.own_ids import OwnIds
-from mycomesh.sync.schema.policy import floor_fact, name_fact
-from mycomesh.sync.schema.record_facts import record_facts
+from mycomesh.sync.schema.policy import dropped_fact, floor_fact, name_fact
+from mycomesh.sync.schema.record_facts import drop_index_facts, record_definition, record_facts
 from mycomesh.sync.schema.registry import Record, Registry, Snapshot, read_sums
 from mycomesh.sync.schema.table_filter import TableFilter
 from mycomesh.sync.schema.virtual_facts import VirtualFacts
@@ -285,7 +285,11 @@ class _Pass:
                 continue
             known = registry.tables.get(name)
             captured = (
-                known is not None and known.spec == spec and known.columns.installed and registry.is_captured(known)
+                known is not None
+                and known.spec == spec
+                and known.columns.installed
+                and registry.is_captured(known)
+                and not registry.is_outdated(known)
             )
             if not captured or fold(here) in self._created or not self._key_matches(spec):
                 changed.append((name, spec))
@@ -367,6 +371,9 @@ class _Pass:
             self._start_over(record.table_id, spec)
             return
         spec, lost = self._lost_columns(spec, record)
+        if lost and self._are_dropped(spec, record):
+            self._follow_drops(spec, record, lost)
+            return
         if lost:
             if not self._bring_back(spec, lost):
                 registry.forget(name)
@@ -411,7 +418,7 @@ class _Pass:
         if renumbered or lost or not registry.is_captured(table):
             # Without log triggers, a column that was added since may have values that nobody logged. With them, a UNIQUE index
             # is there since the last pass, and only rows that REPLACE evicted are not logged.
-            unlogged = renumbered or bool(lost) or not has_log_triggers(table, entries)
+            unlogged = renumbered or bool(lost) or not has_log_triggers(table.table_id, entries)
             if table_scan.recheck_pending(table) and unlogged:
                 self.rebuilt.append(here)
             columns = [column for column in table.columns.local if unlogged and column not in record.captured]
@@ -452,6 +459,31 @@ class _Pass:
             return spec, []
         renamed = renamed_columns(self._store, record.table_id, spec, record.bits, lost, self._registry.mesh_key)
         return (self._record_renames(spec, renamed), []) if renamed else (spec, lost)
+
+    def _are_dropped(self, spec: TableSpec, record: Record) -> bool:
+        """Return True if a program has dropped the columns that the file has lost, rather than rebuilt the table without them."""
+        entries = self._registry.file.catalogue_entries(spec.name)
+        return fold(spec.name) not in self._created and has_log_triggers(record.table_id, entries)
+
+    def _follow_drops(self, spec: TableSpec, record: Record, lost: list[str]) -> None:
+        """Tell the mesh of columns that a program has dropped, once every write of before has its stamp."""
+        registry, canonical = self._registry, spec.folded
+        table = self._reload(spec, record)
+        if table is not None and any(column.folded not in record.captured for column in spec.columns):
+            self._find_unlogged_writes(table, record, lost)  # one of them may have been renamed too
+        if table is None or not self._drain(table):
+            self.unfinished = True
+            return
+        registry.drop_columns(table, frozenset(lost))
+        for column in lost:
+            registry.facts.write(*dropped_fact((canonical, column)))
+        registry.names.forget(canonical, lost)
+        drop_index_facts(self._store.db, registry, spec, lost)
+        registry.read_decisions()
+        spec = registry.spec(canonical, spec.name)
+        captured = {column: bit for column, bit in record.captured.items() if column not in lost}
+        registry.install(registry.reload(record.table_id, spec, table.columns.bits, table, captured))
+        record_definition(self._store.db, registry, spec)
 
     def _bring_back(self, spec: TableSpec, lost: list[str]) -> bool:
         """Add columns again that entries own and the file has lost; return False, with a note, if that cannot be done.

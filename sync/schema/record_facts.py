@@ -14,13 +14,13 @@ import apsw
 from mycomesh.sync.schema.facts import INDEX, SCHEMA_TABLE, TABLE
 from mycomesh.sync.schema.policy import name_fact
 from mycomesh.sync.schema.registry import Registry
-from mycomesh.sync.sqlite.create_table import clauses, columns, definition_of
+from mycomesh.sync.sqlite.create_table import clauses, columns, definition_of, mentions
 from mycomesh.sync.sqlite.definitions import rewrite_definition, scratch
 from mycomesh.sync.sqlite.identifiers import fold, quoted
 from mycomesh.sync.sqlite.indexes import column_names, user_indexes
 from mycomesh.sync.sqlite.table_spec import TableSpec, user_tables
 
-__all__ = ["canonical_definition", "record_definition", "record_facts"]
+__all__ = ["canonical_definition", "drop_index_facts", "record_definition", "record_facts"]
 
 
 def record_facts(db: Any, registry: Registry, adopted: Collection[str] = (), redefined: Collection[str] = ()) -> None:
@@ -95,6 +95,15 @@ def _extended(defined: TableSpec, spec: TableSpec, sql: str) -> str | None:
             return definition_of(db, table) if lacking <= texts.keys() else None
     except apsw.Error:
         return None
+
+
+def drop_index_facts(db: Any, registry: Registry, spec: TableSpec, columns: Collection[str]) -> None:
+    """Write that the indexes on these dropped columns are dropped: they would keep the column on other nodes."""
+    present = {f"{INDEX}:{fold(name)}" for name, _, _ in user_indexes(db)}
+    for name, sql in registry.facts.all(INDEX):
+        on_table = any(mentions(sql, fold(each)) for each in (spec.name, spec.folded))
+        if sql and name not in present and on_table and any(mentions(sql, column) for column in columns):
+            registry.facts.write(name, INDEX, "")
 
 
 def canonical_definition(db: Any, spec: TableSpec) -> str | None:

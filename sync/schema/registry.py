@@ -17,6 +17,7 @@ from mycomesh.sync.capture.install import (
     ensure_pending_log,
     install_capture,
     is_captured,
+    is_outdated,
     remove_capture,
     remove_internal,
 )
@@ -295,6 +296,10 @@ class Registry:
         if self._captured.get(table.table_id) != entries and is_captured(table, entries):
             self._captured[table.table_id] = entries
         return self._captured.get(table.table_id) == entries
+
+    def is_outdated(self, table: Table) -> bool:
+        """Return True if an earlier version has installed the table's triggers, which are complete."""
+        return is_outdated(table, self.file.catalogue_entries(table.spec.name))
 
     def is_unchanged(self, table: Table) -> bool:
         """Return True if the table has not changed since its triggers were last found complete."""

@@ -31,7 +31,7 @@ class UniqueIndex:
 
     `columns` are (name, collation) of the stored columns that together must be unique. They are empty for a partial index
     and for one on an expression or a generated column. `match` is SQL that is true for each row `e` with which a row `NEW`
-    may conflict in the index, "" if there is no such SQL.
+    may conflict in the index, one at most; "" if there is no such SQL.
     """
 
     name: str
@@ -129,12 +129,21 @@ def _match(
         text = expressions[number]
         if condition:  # the expression may fail for a row that is not in the index: text that is not JSON
             text = f"CASE WHEN {condition} THEN {text} END"
-        try:
-            db.execute(f"SELECT ({text}) FROM {quoted(table)} e WHERE 0").fetchall()
-        except apsw.Error:
+        if not _compiles(db, table, text):
             return ""
         equal.append(f"({text}) = (SELECT ({text}) FROM (SELECT {new})) COLLATE {quoted(collation)}")
+    if condition and not any(column is None for column, _ in terms) and _compiles(db, table, condition):
+        equal.append(condition)  # other rows may be equal, and are not in the index
     return " AND ".join(equal)
+
+
+def _compiles(db: Any, table: str, text: str) -> bool:
+    """Return True if an expression over the columns of a table compiles in a query."""
+    try:
+        db.execute(f"SELECT ({text}) FROM {quoted(table)} e WHERE 0").fetchall()
+    except apsw.Error:
+        return False
+    return True
 
 
 def _texts(db: Any, index: str, count: int) -> tuple[list[str], str]:

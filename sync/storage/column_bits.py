@@ -56,6 +56,11 @@ class ColumnBits:
         """The columns that the installed triggers compare."""
         return sum(1 << bit for bit in self.captured.values())
 
+    @property
+    def lost_mask(self) -> int:
+        """The columns that the installed triggers compare and the file has lost: no value of theirs is known."""
+        return self.captured_mask & ~self.local_mask
+
     def _names_of(self, mask: int) -> tuple[str, ...]:
         """Return the names of the columns in a mask, sorted: the order of values on the wire."""
         names = {bit: name for name, bit in self.bits.items()}

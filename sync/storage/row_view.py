@@ -170,15 +170,17 @@ def differing(view: RowView) -> int:
 def retyped(view: RowView, mask: int) -> int:
     """Return the columns whose numbers an update of `mask` has replaced by equals of another type, as 1 by 1.0.
 
-    Triggers miss that. The digest of an entry shows it, unless the entry owns some of `mask` too. Then the digest is computed
-    again over the value of today, and a repair finds one value for all replicas.
+    Triggers miss that. The digest of an entry shows it, unless the entry owns some of `mask`, or a column that a program has
+    dropped. Then the digest is computed again over the value of today, and a repair finds one value for all replicas.
     """
     table, present = view.table, view.present or {}
     loose = table.columns.local_mask if _LEAST in present.values() else table.columns.loose_mask
     changed = 0
     for stored, entry in zip(view.stored, view.entries, strict=True):
         suspect = entry.mask & loose
-        if suspect and not entry.mask & mask and _any_has_equal(present, table.columns.names_of(suspect)):
+        if not suspect or entry.mask & mask or not _any_has_equal(present, table.columns.names_of(suspect)):
+            continue
+        if not entry.mask & table.columns.lost_mask:
             changed |= _differing(view, stored, entry)
     return changed & table.columns.local_mask
 
