@@ -146,7 +146,8 @@ class Recorder:
         if now < run.sample_due_us:
             return
         run.sample_due_us = now + run.sample_us
-        groups = Counter(digests(host) for host in run.cluster.up())
+        contents = self._groups()
+        groups = Counter(group for group in contents if group is not None)
         kinds = dict(sorted(self.tap.sent.items())) if self.tap is not None else {}
         copies = self.tap.batches if self.tap is not None else run.firsts
         sample = Sample(
@@ -165,20 +166,20 @@ class Recorder:
             run.sample_us *= 2
         values = {name: getattr(sample, name) for name in Sample.__slots__ if name != "t"}
         self._write("sample", **values)
-        if now >= run.snapshot_due_us:
+        pairs = [link[:2] for link in run.links_now()]
+        last = self.snapshots[-1] if self.snapshots else None
+        if now >= run.snapshot_due_us or last is None or pairs != [link[:2] for link in last.links]:
             self.snapshot("")
+        elif contents != run.contents:
+            run.contents = contents
+            self._write("contents", groups=contents)
 
     def snapshot(self, label: str) -> None:
         """Record the topology."""
         run = self._running
         now = run.world.now_us
         run.snapshot_due_us = now + TOPOLOGY_US
-        contents: list[tuple[tuple[str, bytes], ...] | None] = [
-            digests(host) if host.shell is not None and host.shell.up else None for host in run.cluster.hosts
-        ]
-        sizes = Counter(each for each in contents if each is not None)
-        order = {content: number for number, (content, _) in enumerate(sizes.most_common())}
-        groups = tuple(None if each is None else order[each] for each in contents)
+        groups = run.contents = self._groups()
         snapshot = Snapshot(now / SECOND, label, groups, tuple(run.links_now()))
         self.snapshots.append(snapshot)
         if len(self.snapshots) > SAMPLES_MAX:
@@ -186,6 +187,15 @@ class Recorder:
         self._write("topology", label=label, groups=groups, links=snapshot.links)
         if self.on_snapshot is not None:
             self.on_snapshot(snapshot)
+
+    def _groups(self) -> tuple[int | None, ...]:
+        """Return for each node the number of its content, 0 the most frequent; None: down."""
+        contents: list[tuple[tuple[str, bytes], ...] | None] = [
+            digests(host) if host.shell is not None and host.shell.up else None for host in self._running.cluster.hosts
+        ]
+        sizes = Counter(each for each in contents if each is not None)
+        order = {content: number for number, (content, _) in enumerate(sizes.most_common())}
+        return tuple(None if each is None else order[each] for each in contents)
 
     def end(self, result: dict[str, object]) -> None:
         """Record the result of the run."""
@@ -225,6 +235,7 @@ class _Run:
     sample_us: int = SECOND
     sample_due_us: int = 0
     snapshot_due_us: int = 0
+    contents: tuple[int | None, ...] = ()  # as last written
 
     def links_now(self) -> list[tuple[int, int, float | None, int]]:
         """Return each link that at least one end has, once, with round trip and bytes if the mesh knows them."""

@@ -15,38 +15,38 @@ from rich.text import Text
 from mycomesh.mesh.node.journal import printable
 from mycomesh.tools.render import byte_count, duration, short_hash, signed_ms
 from mycomesh.tools.top.canvas import Canvas
+from mycomesh.tools.top.detail import keys, node_lines
+from mycomesh.tools.top.grid import cells, is_crowded
+from mycomesh.tools.top.signs import COLOURS, appearance, content_letter, legend, signs
+from mycomesh.tools.top.traffic import ROWS_MIN, traffic
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mycomesh.tools.top.model import Edge, Event, Node, Picture
+    from mycomesh.tools.top.event_log import Event
+    from mycomesh.tools.top.model import Edge, Node, Picture
 
 __all__ = ["SCREENS", "View", "draw", "on_key"]
 
 SCREENS = ("all", "map", "peers", "tables", "events")
-KEYS = "j/k select  / filter  p pause  q quit"
+KEYS = "? help  / filter  p pause  q quit"
+LONG_KEYS = f"j/k select  Enter node  {KEYS}"
 FILTER_MAX = 40
-# In a large mesh a node has no link with most members, so `reachable` has no warning colour. This node itself has no colour,
-# because white is invisible on a white terminal.
-COLOURS = {"here": "bold", "linked": "green", "differs": "magenta", "reachable": "cyan", "down": "red"}
 DENSE = 2.5  # a mesh with more links per node is dense
 DENSE_EVERY = 6
 PAST_EVERY = 3
 LEGEND_ROWS = 8  # a lower map has no row to spare
 LEVELS = {"warning": "yellow", "error": "red"}
-SIGNS = {"here": "◉", "linked": "●", "differs": "◆", "reachable": "◐", "down": "○"}
-PLAIN_SIGNS = {"here": "@", "linked": "o", "differs": "#", "reachable": "+", "down": "x"}
-
-LEGEND = {"here": "this node", "linked": "linked", "differs": "differs", "reachable": "reachable", "down": "down"}
 
 Positions = dict[str, tuple[float, float]]
 
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """The user's choices."""
+    """The user's choices. `screen` is one of `SCREENS`, or `node` or `help`, from which Esc leads back to `back`."""
 
     screen: str = "all"
+    back: str = "all"
     selected: int = 0
     filter: str = ""
     typing: bool = False
@@ -69,8 +69,10 @@ def on_key(view: View, key: str, nodes: int) -> View:
         case "j" | "down" | "k" | "up":
             step = 1 if key in ("j", "down") else -1
             return replace(view, selected=max(0, min(view.selected + step, nodes - 1)))
+        case "\r" | "\n" | "?":
+            return _aside(view, "help" if key == "?" else "node")
         case "\x1b":
-            return replace(view, filter="")
+            return replace(view, screen=view.back) if view.screen not in SCREENS else replace(view, filter="")
         case _:
             return replace(view, screen=_screen(view.screen, key))
 
@@ -89,11 +91,15 @@ def draw(picture: Picture, view: View, positions: Positions, width: int, height:
         case "map":
             body = _map(picture, view, positions, width, inner)
         case "peers":
-            body = _peers(picture, view, width, inner)
+            body = _peers_and_traffic(picture, view, width, inner)
         case "tables":
             body = _tables(picture, width, inner)
         case "events":
-            body = _events([event for event in picture.events if _hit(view, event.text)], width, inner)
+            body = _events(_shown_events(picture, view), width, inner)
+        case "help":
+            body = keys(width)
+        case "node":
+            body = _node(picture, view, width)
         case _:
             body = _all(picture, view, positions, width, inner)
     note = [Text(printable(picture.note), "yellow")] if picture.note else []
@@ -111,7 +117,7 @@ def _all(picture: Picture, view: View, positions: Positions, width: int, height:
     right = width - left - 1
     tables = min(len(picture.tables) + 2, upper // 2) if picture.tables else 0
     drawn = _map(picture, view, positions, left, upper)
-    beside = _pad(_peers(picture, view, right, upper - tables), upper - tables)
+    beside = _pad(_peers_and_traffic(picture, view, right, upper - tables), upper - tables)
     if tables:
         beside += [_rule("tables", right, view), *_tables(picture, right, tables - 1)]
     bar = Text("│" if view.unicode else "|", "dim")
@@ -119,16 +125,17 @@ def _all(picture: Picture, view: View, positions: Positions, width: int, height:
         Text.assemble(_fill(one, left), bar, _cut(two, right))
         for one, two in zip(drawn, _pad(beside, upper), strict=True)
     ]
-    return [*lines, _rule("events", width, view), *_events(picture.events, width, feed)]
+    return [*lines, _rule("events", width, view), *_events(_shown_events(picture, view), width, feed)]
 
 
 def _map(picture: Picture, view: View, positions: Positions, width: int, height: int) -> list[Text]:
+    if is_crowded(len(picture.nodes), width, height):
+        return _grid(picture, view, width, height)
     canvas = Canvas(width, height, unicode=view.unicode)
     nodes = {node.key: node for node in picture.nodes}
     selected = _selected(picture, view)
-    signs = SIGNS if view.unicode else PLAIN_SIGNS
     if height >= LEGEND_ROWS:
-        _legend(canvas, [_appearance(node) for node in picture.nodes], signs)
+        _legend(canvas, picture, view)
     # Leave room for names at both sides, and a free row above and below.
     margin = min(6, width // 6)
     at = {
@@ -145,24 +152,53 @@ def _map(picture: Picture, view: View, positions: Positions, width: int, height:
         (x, y), (x2, y2) = at[edge.first], at[edge.second]
         style, every = _stroke(edge, own=own, dense=dense)
         canvas.line((x + 0.5, y + 0.5), (x2 + 0.5, y2 + 0.5), style, every=every)
-    styles = {key: COLOURS[_appearance(nodes[key])] if _hit(view, nodes[key].name) else "dim" for key in at}
     for key, (x, y) in at.items():
-        canvas.text(
-            int(x), int(y), signs[_appearance(nodes[key])], styles[key] + (" reverse" if key == selected else "")
-        )
+        _sign(canvas, (int(x), int(y)), nodes[key], view, chosen=key == selected)
     # The selected node and this one get their names first; on a crowded map other names are left out.
     for key in sorted(at, key=lambda key: (key != selected, nodes[key].state != "here")):
-        _name(canvas, nodes[key].name, at[key], "bold" if key == selected else styles[key])
+        _name(canvas, nodes[key].name, at[key], "bold" if key == selected else _style(nodes[key], view))
     return canvas.lines()
 
 
-def _legend(canvas: Canvas, appearances: Sequence[str], signs: dict[str, str]) -> None:
+def _grid(picture: Picture, view: View, width: int, height: int) -> list[Text]:
+    """Draw one cell for each node, by island, where a map has too little room."""
+    canvas = Canvas(width, height, unicode=view.unicode)
+    nodes = {node.key: node for node in picture.nodes}
+    selected = _selected(picture, view)
+    top = 1 if height >= LEGEND_ROWS else 0
+    if top:
+        _legend(canvas, picture, view)
+    # Contents of one island are together, so that a split shows before its links have timed out.
+    parts = [sorted(part, key=lambda key: appearance(nodes[key])) for part in picture.parts]
+    placed, left = cells(parts, width, height - top - 1)
+    for x, y, key, name in placed:
+        if not key:
+            part = parts[name - 1]
+            down = all(nodes[each].state == "down" for each in part)
+            canvas.text(x, y + top, f"{len(part)} down" if down else f"island {name}: {len(part)} nodes", "dim")
+            continue
+        _sign(canvas, (x, y + top), nodes[key], view, chosen=key == selected)
+        style = "bold" if key == selected else _style(nodes[key], view)
+        canvas.text(x + 2, y + top, printable(nodes[key].name)[:name], style)
+    if left:
+        canvas.text(0, height - 1, f"and {left} more", "dim")
+    return canvas.lines()
+
+
+def _sign(canvas: Canvas, place: tuple[int, int], node: Node, view: View, *, chosen: bool) -> None:
+    canvas.text(*place, signs(unicode=view.unicode)[appearance(node)], _style(node, view) + " reverse" * chosen)
+
+
+def _style(node: Node, view: View) -> str:
+    return COLOURS[appearance(node)] if _hit(view, node.name) else "dim"
+
+
+def _legend(canvas: Canvas, picture: Picture, view: View) -> None:
     """Explain the signs of these nodes in the top row, which contains no node."""
     at = 0
-    for appearance, words in LEGEND.items():
-        if appearance in appearances:
-            canvas.text(at, 0, f"{signs[appearance]} {words}", COLOURS[appearance])
-            at += len(words) + 4
+    for kind, words in legend(picture.nodes):
+        canvas.text(at, 0, f"{signs(unicode=view.unicode)[kind]} {words}", COLOURS[kind])
+        at += len(words) + 4
 
 
 def _stroke(edge: Edge, *, own: bool, dense: bool) -> tuple[str, int]:
@@ -185,10 +221,33 @@ def _name(canvas: Canvas, name: str, position: tuple[float, float], style: str) 
             return
 
 
+def _peers_and_traffic(picture: Picture, view: View, width: int, height: int) -> list[Text]:
+    """Return the peers, and below them what bytes and lag have been, where there is room."""
+    lines = _peers(picture, view, width, height)
+    room = height - len(lines) - 1
+    below = (
+        traffic(picture, visible_nodes(picture, view), width, room - 1, unicode=view.unicode)
+        if room >= ROWS_MIN
+        else []
+    )
+    return [*lines, Text(""), _rule("bytes and lag", width, view), *below] if below else lines
+
+
+def _node(picture: Picture, view: View, width: int) -> list[Text]:
+    nodes = {node.key: node for node in picture.nodes}
+    key = _selected(picture, view)
+    return (
+        node_lines(picture, nodes[key], width, unicode=view.unicode)
+        if key
+        else [Text("no node matches the filter", "dim")]
+    )
+
+
 def _peers(picture: Picture, view: View, width: int, height: int) -> list[Text]:
     nodes = visible_nodes(picture, view)
     selected = _selected(picture, view)
-    headers = ["NAME", "STATE", "EQUAL", "RTT", "LAG", "OFFSET", "IN", "OUT", "ROLES", "ADDRESS"]
+    content = "CONTENT" if any(node.group is not None for node in nodes) else "EQUAL"
+    headers = ["NAME", "STATE", content, "RTT", "LAG", "OFFSET", "IN", "OUT", "ROLES", "ADDRESS"]
     rows = [_peer(node) for node in nodes]
     known = [at for at in range(len(headers)) if at < 3 or any(row[at] != "-" for row in rows)]
     headers, rows = [headers[at] for at in known], [[row[at] for at in known] for row in rows]
@@ -197,9 +256,7 @@ def _peers(picture: Picture, view: View, width: int, height: int) -> list[Text]:
     lines = [_row(headers[:keep], widths, "bold")]
     first = max(0, min(view.selected - (height - 2) // 2, len(nodes) - (height - 1)))
     for node, row in list(zip(nodes, rows, strict=True))[first : first + height - 1]:
-        lines.append(
-            _row(row[:keep], widths, COLOURS[_appearance(node)] + (" reverse" if node.key == selected else ""))
-        )
+        lines.append(_row(row[:keep], widths, COLOURS[appearance(node)] + (" reverse" if node.key == selected else "")))
     return lines
 
 
@@ -209,8 +266,8 @@ def _peer(node: Node) -> list[str]:
         lag += f" {duration(node.lag_ms)}"
     return [
         printable(node.name)[:16],
-        node.state,
-        "-" if node.equal is None else "yes" if node.equal else "no",
+        node.state if node.group is None else "up",
+        _content(node),
         "-" if node.rtt_ms is None else f"{node.rtt_ms:.1f} ms",
         lag,
         signed_ms(node.offset_ms),
@@ -219,6 +276,12 @@ def _peer(node: Node) -> list[str]:
         ",".join(node.roles) or "-",
         printable(node.address) or "-",
     ]
+
+
+def _content(node: Node) -> str:
+    if node.group is not None:
+        return content_letter(node.group)
+    return "-" if node.equal is None else "yes" if node.equal else "no"
 
 
 def _tables(picture: Picture, width: int, height: int) -> list[Text]:
@@ -247,6 +310,10 @@ def _tables(picture: Picture, width: int, height: int) -> list[Text]:
     return lines[:height]
 
 
+def _shown_events(picture: Picture, view: View) -> list[Event]:
+    return [event for event in picture.events if _hit(view, event.text)]
+
+
 def _events(events: Sequence[Event], width: int, height: int) -> list[Text]:
     lines = [
         Text.assemble((f"{event.at}  ", "dim"), (printable(event.text), LEVELS.get(event.level, "")))
@@ -265,7 +332,16 @@ def _head(picture: Picture, view: View, width: int) -> Text:
         text += f", {islands} islands"
     if view.paused:
         text += ", PAUSED"
-    return Text(set_cell_size(text, width), "reverse")
+    counts = (
+        (sum(table.conflicts for table in picture.tables), "conflicts", "reverse"),
+        (sum(table.parked for table in picture.tables), "parked", "reverse yellow"),
+    )
+    head = Text(text, "reverse")
+    for count, word, style in counts:
+        if count:
+            head.append(", ", "reverse").append(f"{count:,} {word}", style)
+    head.truncate(width)
+    return head.append(" " * (width - head.cell_len), "reverse")
 
 
 def _foot(view: View, width: int) -> Text:
@@ -276,12 +352,19 @@ def _foot(view: View, width: int) -> Text:
     whole = Text()
     for number, screen in enumerate(SCREENS, 1):
         whole.append(f"{number} {screen}", "bold reverse" if screen == view.screen else "dim").append("  ")
-    whole.append(KEYS, "dim")
+    whole.append(LONG_KEYS if whole.cell_len + len(LONG_KEYS) <= width else KEYS, "dim")
+    if view.screen not in SCREENS:
+        return Text("Esc back  j/k select  q quit" if view.screen == "node" else "Esc back  q quit", "dim")
     return whole if whole.cell_len <= width else Text(f"1-{len(SCREENS)} screen  {KEYS}", "dim")
 
 
+def _aside(view: View, screen: str) -> View:
+    """Return the view with one of the two screens without a number, and the way back."""
+    return replace(view, screen=screen, back=view.screen if view.screen in SCREENS else view.back)
+
+
 def _screen(screen: str, key: str) -> str:
-    if key == "\t":
+    if key == "\t" and screen in SCREENS:
         return SCREENS[(SCREENS.index(screen) + 1) % len(SCREENS)]
     return SCREENS[int(key) - 1] if len(key) == 1 and "1" <= key <= str(len(SCREENS)) else screen
 
@@ -305,11 +388,6 @@ def _on_filter_key(view: View, key: str) -> View:
 def _selected(picture: Picture, view: View) -> str:
     nodes = visible_nodes(picture, view)
     return nodes[min(view.selected, len(nodes) - 1)].key if nodes else ""
-
-
-def _appearance(node: Node) -> str:
-    """Return the key of a node's sign and colour."""
-    return "differs" if node.state == "linked" and node.equal is False else node.state
 
 
 def _hit(view: View, text: str) -> bool:

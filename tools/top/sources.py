@@ -17,7 +17,8 @@ from mycomesh.mesh.node.control.client import ask, watch
 from mycomesh.mesh.node.errors import NodeError
 from mycomesh.mesh.node.status import Status, from_json
 from mycomesh.tools import exits
-from mycomesh.tools.top.model import EVENTS_MAX, Live, Picture, Trace
+from mycomesh.tools.top.event_log import EVENTS_MAX
+from mycomesh.tools.top.model import Live, Picture, Trace
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

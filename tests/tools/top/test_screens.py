@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
-from mycomesh.mesh.node.status import LinkView, PeerView, Status, TableView
+from mycomesh.mesh.node.status import LinkView, PeerView, ProgressView, Status, TableView
 from mycomesh.tools import exits
 from mycomesh.tools.cli import main
 from mycomesh.tools.top.layout import Layout
@@ -48,7 +49,7 @@ def text(picture, view=WHOLE, width=120, height=40):
     return "\n".join(line.plain for line in lines(picture, view, width, height))
 
 
-@pytest.mark.parametrize("screen", SCREENS)
+@pytest.mark.parametrize("screen", [*SCREENS, "node", "help"])
 @pytest.mark.parametrize("size", [(80, 24), (120, 40), (200, 60), (20, 5), (30, 9), (10, 3), (1, 1)])
 def test_a_screen_fills_its_size_and_no_more(screen, size):
     width, height = size
@@ -128,7 +129,7 @@ def test_the_map_says_what_its_signs_mean():
 def test_the_last_line_tells_the_keys(note):
     for screen in SCREENS:
         drawn = text(Live().picture(status(PEERS), note), View(screen), 80, 24).splitlines()
-        assert drawn[-1] == "1 all  2 map  3 peers  4 tables  5 events  j/k select  / filter  p pause  q quit"
+        assert drawn[-1] == "1 all  2 map  3 peers  4 tables  5 events  ? help  / filter  p pause  q quit"
         assert not note or drawn[-2].rstrip() == note
     assert "q quit" in text(Live().picture(status(PEERS), note), View(), 60, 24).splitlines()[-1]
     assert "Esc" in text(Live().picture(status(PEERS), note), View(filter="a"), 80, 24).splitlines()[-1]
@@ -138,7 +139,7 @@ def test_columns_that_nobody_has_value_for_are_left_out():
     trace = Trace()
     for line in TRACE:
         trace.feed(line)
-    assert text(trace.picture(), View("peers")).splitlines()[1].split() == ["NAME", "STATE", "EQUAL"]
+    assert text(trace.picture(), View("peers")).splitlines()[1].split() == ["NAME", "STATE", "CONTENT"]
     shown = text(Live().picture(status(PEERS)), View("peers")).splitlines()
     assert "LAG" in shown[1]
     assert "member,admin" in shown[2]
@@ -152,6 +153,7 @@ def test_a_filter_chooses_events_too():
     shown = text(live.picture(status(PEERS)), View("events", filter="HUM"))
     assert "link with humvee" in shown
     assert "link with drone" not in shown
+    assert "link with drone" not in text(live.picture(status(PEERS)), View(filter="HUM"))
 
 
 def test_this_node_is_seen_on_a_white_terminal(monkeypatch):
@@ -224,6 +226,115 @@ def test_a_trace_makes_pictures():
     assert "split (seed 7), t = 3.0 s" in shown
     assert "split 0 | 1" in shown
     assert [node.state for node in trace.picture().nodes] == ["linked", "linked", "down"]
+
+
+def traced(*lines):
+    trace = Trace()
+    for line in (TRACE[0], *lines):
+        trace.feed(line)
+    return trace
+
+
+def test_one_colour_and_sign_is_one_content():
+    trace = traced({"t": 1, "kind": "topology", "groups": [0, 1, 0], "links": [[0, 1, 4.0, 10]]})
+    for unicode, legend in ((True, "● content A  ◆ content B"), (False, "o content A  # content B")):
+        assert legend in text(trace.picture(), View(unicode=unicode), 100, 24)
+    styles = {span.style for line in lines(trace.picture(), View("peers", selected=2)) for span in line.spans}
+    rows = lines(trace.picture(), View("peers", selected=2))[2:5]
+    assert [str(row.style) for row in rows] == ["green", "magenta", "green reverse"], styles
+    assert [row.plain.split()[:3] for row in rows] == [["node0", "up", "A"], ["node1", "up", "B"], ["node2", "up", "A"]]
+    whole = traced({"t": 1, "kind": "topology", "groups": [0, 0, None], "links": []})
+    assert "● equal  ○ down" in text(whole.picture(), WHOLE, 100, 24)
+
+
+def test_a_replay_counts_the_nodes_that_it_draws():
+    sample = {"kind": "sample", "up": 3, "agree": 1, "groups": 3, "bytes": 500}
+    trace = traced({"t": 1, "kind": "topology", "groups": [0, 0, 0], "links": []}, {"t": 2, **sample})
+    assert "3 of 3 equal" in trace.picture().title
+    trace.feed({"t": 2, "kind": "contents", "groups": [0, 1, 2]})
+    assert "1 of 3 equal" in trace.picture().title
+    assert [node.group for node in trace.picture().nodes] == [0, 1, 2]
+    with pytest.raises(ValueError, match="another number of nodes"):
+        trace.feed({"t": 2, "kind": "contents", "groups": [0, 1]})
+
+
+def test_bytes_and_lag_fill_the_room_below_the_peers():
+    live = Live()
+    for second, sent in enumerate((0, 1_000, 5_000)):
+        lagging = replace(peer("b", "humvee", sent=sent), catching_up=ProgressView(10, 100 * second, 0, 5))
+        picture = live.picture(replace(status([lagging, *PEERS[1:]]), uptime_ms=1_000 * second))
+    assert picture.traffic == (1_000, 4_000)
+    assert picture.nodes[1].traffic == (1_000, 4_000)
+    assert picture.lags == (0, 90, 190)
+    shown = text(picture).splitlines()
+    assert any("bytes and lag" in line for line in shown)
+    assert any("all bytes" in line and "▂█" in line and line.endswith("4.0 kB/s") for line in shown)
+    assert any("all lag" in line and "▄█" in line and line.endswith("190 rows") for line in shown)
+    assert any("│humvee lag" in line for line in shown)
+    assert live.picture(replace(status(PEERS), uptime_ms=2_000)).traffic == (1_000, 4_000), "no time has passed"
+    assert "bytes and lag" not in text(picture, WHOLE, 80, 12)
+
+
+def test_more_nodes_than_a_map_can_show_are_cells():
+    half = [peer(f"b{n}", f"near{n}", links=("a",)) for n in range(12)]
+    far = [peer(f"c{n}", f"far{n}", "down", links=[f"c{m}" for m in range(10) if m != n]) for n in range(10)]
+    picture = Live().picture(status([*half, *far, peer("d", "lost", "down")]))
+    shown = text(picture, WHOLE, 80, 24)
+    for words in ("island 1: 13 nodes", "10 down", "1 down", "◉ ground", "● near11", "○ far9"):
+        assert words in shown
+    assert "island 1" not in text(picture, WHOLE, 200, 60)
+    assert "island 1" not in text(Live().picture(status(PEERS)), WHOLE, 30, 9)
+
+
+def test_enter_shows_the_selected_node_and_its_links():
+    live = Live()
+    live.record_notice({"time": "", "level": "info", "text": "caught up with drone"})
+    view = on_key(replace(WHOLE, selected=2), "\r", 4)
+    assert view.screen == "node"
+    shown = text(live.picture(status(PEERS)), view)
+    for words in (
+        "drone",
+        "differs from this node",
+        "10.0.0.1:7447",
+        "2 links",
+        "humvee",
+        "ground",
+        "caught up with drone",
+    ):
+        assert words in shown
+    assert "lost" in text(live.picture(status(PEERS)), on_key(view, "j", 4))
+    assert on_key(view, "\x1b", 4).screen == "all"
+    assert on_key(on_key(view, "?", 4), "\x1b", 4).screen == "all"
+    assert on_key(view, "3", 4).screen == "peers"
+    assert "no node matches" in text(live.picture(status(PEERS)), replace(view, filter="nobody"))
+
+
+def test_help_names_every_key_and_fits():
+    view = on_key(View("peers"), "?", 3)
+    shown = text(Live().picture(status(PEERS)), view, 80, 24)
+    for key in ("1 to 5", "j, k", "Enter", "p, space", "Esc", "q, ^C", "yellow"):
+        assert key in shown
+    assert on_key(view, "\x1b", 3).screen == "peers"
+
+
+def test_conflicts_and_parked_rows_are_in_the_title():
+    head = lines(Live().picture(status(PEERS, TABLES)))[0]
+    assert head.plain.rstrip().endswith("2 conflicts, 1 parked")
+    assert any(
+        str(span.style) == "reverse yellow" and head.plain[span.start : span.end] == "1 parked" for span in head.spans
+    )
+    assert head.cell_len == 120
+
+
+def test_a_split_of_real_nodes_is_one_line():
+    far = (peer("b", "humvee", "down", links=("c",)), peer("c", "drone", "down", links=("b",)))
+    live = Live()
+    live.picture(status(PEERS[:2]))
+    for _ in range(3):
+        picture = live.picture(status(far))
+    assert [event.text for event in picture.events] == ["split, or stopped: humvee, drone | ground"]
+    picture = live.picture(status(PEERS[:2]))
+    assert [event.text for event in picture.events][1:] == ["connected again: all members that run"]
 
 
 @pytest.fixture
