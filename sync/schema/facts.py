@@ -120,5 +120,5 @@ def read_ahead(db: Any, bundle: Bundle) -> None:
 
 
 def _well_formed(sql: object) -> bool:
-    """Return True for text of a bounded length: peers can write rows of any type."""
-    return type(sql) is str and len(sql) <= SQL_MAX
+    """Return True for text of a bounded length that SQLite reads to its end: peers can write rows of any type."""
+    return type(sql) is str and len(sql) <= SQL_MAX and "\0" not in sql

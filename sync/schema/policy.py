@@ -109,7 +109,7 @@ class Policies:
                     renames[tuple(subject)] = renamed
                 case "dropped", [_] | [_, _] as subject, _:
                     dropped.add(tuple(subject))
-                case "generated", [table, column], str() as text if len(text) <= SQL_MAX:
+                case "generated", [table, column], str() as text if len(text) <= SQL_MAX and "\0" not in text:
                     texts = generated.setdefault(table, {})
                     if len(texts) < GENERATED_MAX:
                         texts[column] = text

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, Phase, seed, settings
 
 from tests.fuzz.targets import TARGETS, fuzz_test
 
-ROUND_EXAMPLES = 1_000
+ROUND_EXAMPLES = 250
 
 
 def fuzz(name: str, *, seconds: float, first_seed: int, rounds: int | None = None) -> int:
@@ -58,7 +58,7 @@ def main() -> int:
     parser.add_argument("target", choices=sorted(TARGETS))
     parser.add_argument("--seconds", type=float, default=600, help="how long (default 600)")
     parser.add_argument("--seed", type=int, default=0, help="of the first round (default 0)")
-    parser.add_argument("--rounds", type=int, default=None, help="this many rounds of 1,000, however long they take")
+    parser.add_argument("--rounds", type=int, default=None, help="this many rounds of 250, however long they take")
     args = parser.parse_args()
     return fuzz(args.target, seconds=args.seconds, first_seed=args.seed, rounds=args.rounds)
 

@@ -1,14 +1,13 @@
 """Fuzz targets: one function for each parser, which takes hostile input and asserts what must hold for any input.
 
 A parser raises only the package's own errors, accepts nothing that its author did not sign, and knows one encoding of a value.
+`replica_targets` has those that reach a file.
 """
 
 from __future__ import annotations
 
 import random
-from functools import wraps
 
-from hypothesis import given
 from hypothesis import strategies as st
 
 from mycomesh.mesh import primitives, wire
@@ -51,35 +50,12 @@ from mycomesh.mesh.session.records import PARTIAL_BYTES_MAX, End, RecordReader, 
 from mycomesh.mesh.session.session import EARLY_BYTES_MAX, Keys, Opened, Phase, Received, Reply, Session
 from mycomesh.sync.errors import DecodeError as SyncDecodeError
 from mycomesh.sync.wire import messages as sync_message
+from tests.fuzz import replica_targets
 from tests.fuzz.bytes import cuts, damaged, hostile
+from tests.fuzz.registry import TARGETS, fuzz_test, target
 from tests.mesh.pipes import WALL_MS, mesh_of
 
-__all__ = ["TARGETS", "fuzz_test"]
-
-TARGETS = {}
-
-
-def _target(*strategies):
-    """Register the decorated function as a target under its own name."""
-
-    def register(check):
-        TARGETS[check.__name__.replace("_", "-")] = (check, strategies)
-        return check
-
-    return register
-
-
-def fuzz_test(name, how, *, on_call=lambda: None):
-    """Return the target as a callable: `how` decorates it (settings, a seed), and each execution calls `on_call`."""
-    check, strategies = TARGETS[name]
-
-    @wraps(check)
-    def counted(**drawn):
-        on_call()
-        check(**drawn)
-
-    return how(given(*strategies)(counted))
-
+__all__ = ["TARGETS", "fuzz_test", "replica_targets"]
 
 NOW_MS = 1_000
 (FIRST, SECOND, THIRD), ROOT_SEED = mesh_of(3)
@@ -158,7 +134,7 @@ def _stream(draw):
     return right, draw(damaged((left.flush(),)).flatmap(cuts))
 
 
-@_target(hostile(STREAM_SAMPLES).flatmap(cuts), st.booleans(), st.lists(hostile(RECORDS), max_size=3), _stream())
+@target(hostile(STREAM_SAMPLES).flatmap(cuts), st.booleans(), st.lists(hostile(RECORDS), max_size=3), _stream())
 def frames(pieces, initiator, records, stream):
     """Check that no recorded or invented stream opens a session, and that a link yields sealed data in order or ends."""
     session = _session(7, initiator=initiator)
@@ -243,7 +219,7 @@ SYNC_MESSAGES = (
 )
 
 
-@_target(st.lists(hostile(MESSAGES), min_size=1, max_size=4), hostile(SYNC_MESSAGES), hostile(CIRCUIT_FRAMES))
+@target(st.lists(hostile(MESSAGES), min_size=1, max_size=4), hostile(SYNC_MESSAGES), hostile(CIRCUIT_FRAMES))
 def messages(datas, sync_data, circuit_data):
     """Check that a message has one encoding, and that any message of a member causes results or the end of its link."""
     rng = random.Random(1)
@@ -311,7 +287,7 @@ RENEWED = renew(SECOND.certificate, ADMIN_AUTHORITY, at_s=WALL_MS // 1_000 + 60,
 BODIES = tuple(wire.decode(raw, bytes_max=2_048)[1] for raw in GENUINE)
 
 
-@_target(hostile((*GENUINE, *OF_OTHERS)), hostile((RENEWED, *GENUINE)), hostile(BODIES), st.integers(-(2**60), 2**60))
+@target(hostile((*GENUINE, *OF_OTHERS)), hostile((RENEWED, *GENUINE)), hostile(BODIES), st.integers(-(2**60), 2**60))
 def certificates(raw, renewed, body, wall_ms):
     """Only what the root has signed is a certificate; whatever the root signs is one, or is refused by name."""
     for when_ms in (WALL_MS, wall_ms):
@@ -361,7 +337,7 @@ def _typed(draw):
     return "".join(text)
 
 
-@_target(_typed() | st.text(_LETTERS, max_size=90) | st.text(max_size=90), hostile((OFFER, REQUEST, TICKET)))
+@target(_typed() | st.text(_LETTERS, max_size=90) | st.text(max_size=90), hostile((OFFER, REQUEST, TICKET)))
 def join_codes(text, data):
     """Check that a mistake never makes another valid code, and that no damaged step of joining is accepted."""
     try:

@@ -6,11 +6,13 @@ from tests.fuzz import __main__ as command
 from tests.fuzz.targets import TARGETS, fuzz_test
 from tests.sync.scale import examples
 
+REPLICA_TARGETS = {"changes", "facts", "repairs"}  # each example opens files
+
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(TARGETS))
 def test_a_target_holds_against_hostile_input(name):
-    fuzz_test(name, examples(150))()
+    fuzz_test(name, examples(40 if name in REPLICA_TARGETS else 150))()
 
 
 def test_the_command_counts_what_it_ran(capsys, monkeypatch):
