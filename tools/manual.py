@@ -333,7 +333,13 @@ MANUAL = {
         {"file": "text", "bytes": "int"},
     ),
     "doctor": Page(
-        (("mycomesh doctor", "exit code 1 if a problem keeps nodes from working"),),
+        (
+            ("mycomesh doctor", "exit code 1 if a problem keeps nodes from working"),
+            (
+                "mycomesh doctor fleet.db",
+                "before a node serves a file: the tables whose ids will collide, with the choices",
+            ),
+        ),
         [{"name": "text", "well": "bool?", "found": "text", "remedy": "text"}],
     ),
     "explain": Page(

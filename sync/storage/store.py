@@ -32,7 +32,16 @@ from mycomesh.sync.sqlite.identifiers import fold, is_internal
 from mycomesh.sync.storage import internal_tables
 from mycomesh.sync.storage.conflict_room import ConflictLimits, ConflictRoom
 
-__all__ = ["BUSY_MS_MAX", "FLOAT_DIGITS", "LOCKED_MS_MAX", "Enlisted", "Store", "is_replica", "set_float_digits"]
+__all__ = [
+    "BUSY_MS_MAX",
+    "FLOAT_DIGITS",
+    "LOCKED_MS_MAX",
+    "Enlisted",
+    "Store",
+    "file_errors",
+    "is_replica",
+    "set_float_digits",
+]
 
 FORMAT = 1
 # A commit of the application holds the lock for milliseconds. After this long, the caller gives up and tries again later.
@@ -173,7 +182,7 @@ class Store:
     def translated(self) -> Iterator[None]:
         """Raise SQLite's errors about the file as this package's, and record that the file refused."""
         try:
-            with _translated(self.path):
+            with file_errors(self.path):
                 yield
         except (IndexTriggerError, FileReplacedError):  # these say nothing about the next transaction
             raise
@@ -312,7 +321,7 @@ class Store:
                 raise ForeignFileError(
                     f"{self.path}: its table {taken[0]} has the name of one of the node's own; rename it"
                 )
-        with _translated(self.path):  # the first write, which fails if the directory cannot be written
+        with file_errors(self.path):  # the first write, which fails if the directory cannot be written
             for statement in internal_tables.SCHEMA.split(";\n"):
                 if statement.strip():
                     self.db.execute(statement)
@@ -353,7 +362,7 @@ class Store:
 
     def _read_replica(self) -> None:
         """Read the facts of a file; raise `ForeignFileError` if it is not a replica."""
-        with _translated(self.path):
+        with file_errors(self.path):
             known = is_replica(self.db)
         if not known:
             raise ForeignFileError(f"{self.path}: no node has served this file yet; check the path")
@@ -431,7 +440,7 @@ def is_replica(db: Any) -> bool:
 
 
 @contextlib.contextmanager
-def _translated(path: str) -> Iterator[None]:
+def file_errors(path: str) -> Iterator[None]:
     """Raise SQLite's errors about the file as errors of this package."""
     try:
         yield
@@ -459,7 +468,7 @@ def _open(path: str, extensions: Sequence[str]) -> apsw.Connection:
         mode = file.stat().st_mode
         if not stat.S_ISREG(mode):
             raise DatabaseError(f"{path}: not a regular file; give the path of an SQLite database")
-    with _translated(path):
+    with file_errors(path):
         fresh = not file.exists() or file.stat().st_size == 0
         db = apsw.Connection(path)
         try:
@@ -474,7 +483,7 @@ def _open(path: str, extensions: Sequence[str]) -> apsw.Connection:
 def _open_read_only(path: str) -> apsw.Connection:
     if not Path(path).is_file():
         raise DatabaseError(f"{path}: there is no such file; check the path")
-    with _translated(path):
+    with file_errors(path):
         db = apsw.Connection(path, flags=apsw.SQLITE_OPEN_READONLY)
         db.set_busy_timeout(BUSY_MS_MAX)
     return db

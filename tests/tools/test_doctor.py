@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from types import SimpleNamespace
 
 import pytest
@@ -79,3 +80,24 @@ def test_the_exit_code_says_whether_something_failed(tmp_path, monkeypatch, caps
     assert {"clock", "sqlite", "node"} <= {finding["name"] for finding in json.loads(capsys.readouterr().out)}
     monkeypatch.setattr(doctor.time, "time", lambda: 0.0)
     assert main(words) == exits.FAILED
+
+
+def test_the_tables_of_a_file_are_checked(tmp_path, capsys):
+    path = tmp_path / "fleet.db"
+    with sqlite3.connect(path) as db:
+        db.execute("CREATE TABLE crew(id INTEGER PRIMARY KEY AUTOINCREMENT, name)")
+        db.execute('CREATE TABLE "bad\x1b[2Jname"(id TEXT PRIMARY KEY)')
+    db.close()
+    assert main(["doctor", str(path)]) == exits.DONE
+    out = capsys.readouterr().out
+    assert "\x1b" not in out
+    assert "-> once it is served: mycomesh policy crew own-ids; mycomesh policy crew keep-both" in out
+    assert main(["doctor", str(path), "--json"]) == exits.DONE
+    found = json.loads(capsys.readouterr().out)
+    assert [(each["name"], each["well"]) for each in found] == [
+        ("file", None),
+        ("bad\x1b[2Jname", True),
+        ("crew", None),
+    ]
+    assert main(["doctor", str(tmp_path / "none.db")]) == exits.FAILED
+    assert capsys.readouterr().err.count("\n") == 1

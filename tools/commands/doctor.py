@@ -1,18 +1,20 @@
-"""`mycomesh doctor`: checks this machine for problems that keep a node from working, and prints remedies."""
+"""`mycomesh doctor`: checks this machine, or a file before a node serves it, for problems, and prints remedies."""
 
 from __future__ import annotations
 
+import importlib
 import os
 import shutil
 import sqlite3
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mycomesh.mesh.node.control.client import ask
 from mycomesh.mesh.node.errors import NodeError, NoNodeError
 from mycomesh.mesh.node.home import tampering
+from mycomesh.mesh.node.journal import printable
 from mycomesh.tools import exits
 from mycomesh.tools.render import print_json
 
@@ -42,13 +44,35 @@ class Finding:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
+    parser.add_argument(
+        "file",
+        nargs="?",
+        type=Path,
+        metavar="FILE.db",
+        help="check the tables of this file instead, served or not: whose ids collide, which do not replicate",
+    )
     parser.add_argument("--json", action="store_true", help="print a JSON array, for programs")
 
 
 def run(args: argparse.Namespace, home: Home) -> int:
     """Print one line for each check, and remedies; return `FAILED` if something keeps nodes from working."""
+    findings = _machine(home) if args.file is None else _tables(args.file)
+    if args.json:
+        print_json([asdict(finding) for finding in findings])
+    else:
+        width = max([12, *(len(printable(finding.name)) for finding in findings)])
+        for finding in findings:
+            mark = "warning" if finding.well is None else "ok" if finding.well else "FAILED"
+            print(f"{mark:<8} {printable(finding.name):<{width}} {printable(finding.found)}")
+            if finding.remedy:
+                print(f"{'':<{width + 9}} -> {printable(finding.remedy)}")
+    return exits.FAILED if any(finding.well is False for finding in findings) else exits.DONE
+
+
+def _machine(home: Home) -> list[Finding]:
+    """Check this machine and the node of the home."""
     node, file = _node(home)
-    findings = [
+    return [
         clock(time.time()),
         sqlite(sqlite3.sqlite_version_info),
         multicast(Path("/sys/class/net")),
@@ -57,15 +81,20 @@ def run(args: argparse.Namespace, home: Home) -> int:
         disk(home.state, *([file.parent] if file else [])),
         node,
     ]
-    if args.json:
-        print_json([asdict(finding) for finding in findings])
-    else:
-        for finding in findings:
-            mark = "warning" if finding.well is None else "ok" if finding.well else "FAILED"
-            print(f"{mark:<8} {finding.name:<12} {finding.found}")
-            if finding.remedy:
-                print(f"{'':<21} -> {finding.remedy}")
-    return exits.FAILED if any(finding.well is False for finding in findings) else exits.DONE
+
+
+def _tables(file: Path) -> list[Finding]:
+    """Look at each table of a file, without changing it; errors of the file pass through."""
+    # Loaded late: a check of the machine does not need the node's own SQLite.
+    preflight = importlib.import_module("mycomesh.sync.admin.preflight")
+    errors = importlib.import_module("mycomesh.sync.errors")
+    try:
+        looks = preflight.look(file)
+    except errors.SyncError as error:
+        raise NodeError.of(error) from error
+    warned = sum(look.well is None for look in looks)
+    summary = f"{file}: {len(looks)} table{'s' * (len(looks) != 1)}, {warned} with a warning"
+    return [Finding("file", None if warned else True, summary), *(Finding(*astuple(look)) for look in looks)]
 
 
 def clock(now_s: float) -> Finding:
