@@ -26,6 +26,7 @@ from mycomesh.sync.replication.applied import Applied
 from mycomesh.sync.replication.drop_guard import DropGuard
 from mycomesh.sync.replication.inbox import Inbox
 from mycomesh.sync.replication.incoming import Incoming
+from mycomesh.sync.replication.map_extents import MAP_CONTENTS, MapExtents
 from mycomesh.sync.replication.outbox import Hooks, Outbox
 from mycomesh.sync.replication.priority import Priority
 from mycomesh.sync.replication.rights import Rights
@@ -99,6 +100,7 @@ class Replica:
         self.drop_guard = DropGuard(catalog.registry)
         self.scrub = Scrub(store, catalog, self.outbox)
         self.state = StateTables(store, catalog.registry, site, self.scrub)
+        self._map_extents = MapExtents(store, catalog.registry)
         self._site = site
         self._hooks = hooks
 
@@ -327,6 +329,8 @@ class Replica:
             self.outbox.publish_later(published)  # of the parts that are committed
             raise
         done[0].published[:0] = published
+        if self.rights.may_write(self.rights.own, MAP_CONTENTS):
+            self._map_extents.widen({section.table for batch in incoming for section in batch.bundle.sections})
         if any(table.pending.unread for table in self.tables.values()):
             done[-1].published += self.drain(wall_ms)[0]
             self.outbox.invalidate()  # one chunk may not have been all

@@ -15,6 +15,7 @@ from mycomesh.sync.capture import rebuild_mark
 from mycomesh.sync.schema.definition_changes import DefinitionChanges
 from mycomesh.sync.schema.drift import DriftNotes
 from mycomesh.sync.schema.facts import SCHEMA_ID, SCHEMA_TABLE
+from mycomesh.sync.schema.file_header import follow_header, record_header
 from mycomesh.sync.schema.follow_facts import FactFollower
 from mycomesh.sync.schema.generated_facts import GeneratedFacts
 from mycomesh.sync.schema.index_triggers import IndexTriggers
@@ -142,6 +143,7 @@ class Catalog:
         self._index_triggers.renew()
         self._virtual.record(self._index_triggers.kept())
         self.own_ids.renew()
+        record_header(self._store, registry)
         drain(registry.tables[SCHEMA_TABLE])
         seen = registry.file.version() == version
         rebuild_mark.renew(self._store.db)
@@ -178,6 +180,7 @@ class Catalog:
         for name in self._follower().follow():
             self._generated.forget(name)
         self._virtual.follow()
+        follow_header(self._store, self.registry)
         self.refresh(drain, followed=True)
 
     def migrate(self, script: str, drain: Drain) -> Plan:

@@ -25,7 +25,7 @@ from mycomesh.sync.schema.notes import Source
 from mycomesh.sync.schema.registry import Registry
 from mycomesh.sync.sqlite.create_table import mentions
 from mycomesh.sync.sqlite.identifiers import INTERNAL_PREFIX, fold, quoted
-from mycomesh.sync.sqlite.virtual_tables import VirtualTable, virtual_tables
+from mycomesh.sync.sqlite.virtual_tables import VirtualTable, caches, virtual_tables
 from mycomesh.sync.storage.store import Store
 from mycomesh.sync.storage.table import Table
 
@@ -82,7 +82,7 @@ class IndexTriggers:
         """Copy the triggers that SQLite's catalogue has by now, and note those that cannot be copied; inside a transaction."""
         self.take_off()
         tables = {name: table for name, table in self._registry.tables.items() if self._triggers(table)}
-        virtual = virtual_tables(self._store.db) if tables else ()
+        virtual = (*virtual_tables(self._store.db), *caches(self._store.db)) if tables else ()
         notes = {}
         for name, table in tables.items():
             own = self._triggers(table, virtual)

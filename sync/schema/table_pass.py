@@ -18,7 +18,7 @@ from mycomesh.sync.schema.registry import Record, Registry
 from mycomesh.sync.sqlite.identifiers import fold, quoted
 from mycomesh.sync.sqlite.indexes import column_names
 from mycomesh.sync.sqlite.table_spec import TableSpec, UnsupportedTable, user_tables
-from mycomesh.sync.sqlite.virtual_tables import virtual_tables
+from mycomesh.sync.sqlite.virtual_tables import CACHES, virtual_tables
 from mycomesh.sync.storage.store import Store
 from mycomesh.sync.storage.table import Table
 
@@ -117,7 +117,7 @@ class TablePass:
         capture too. Its record stays, as it may be the user's and come back under another name.
         """
         registry = self._registry
-        shadows = [name for table in virtual_tables(self._store.db) for name in table.content]
+        shadows = [*CACHES, *(name for table in virtual_tables(self._store.db) for name in table.content)]
         registry.removed = set(registry.canonical_names(shadows))
         listing = "SELECT id, name, shape FROM mycomesh_replicated ORDER BY id"
         for table_id, name, identity in self._store.db.execute(listing).fetchall():

@@ -22,7 +22,7 @@ from mycomesh.sync.sqlite.identifiers import INTERNAL_PREFIX, NAME_MAX, fold, is
 from mycomesh.sync.sqlite.indexes import UniqueIndex, key_terms, unique_indexes
 from mycomesh.sync.sqlite.raw_text import is_raw, lenient_text, raw_select, restore
 from mycomesh.sync.sqlite.tokens import readable_sql
-from mycomesh.sync.sqlite.virtual_tables import VirtualTable, virtual_tables
+from mycomesh.sync.sqlite.virtual_tables import CACHES, VirtualTable, virtual_tables
 
 __all__ = [
     "Column",
@@ -180,6 +180,8 @@ def user_tables(db: Any) -> tuple[list[str], list[tuple[str, str]]]:
         if folded.startswith(("sqlite_", INTERNAL_PREFIX)):
             continue
         match kind:
+            case "table" if folded in CACHES:
+                skipped.append((name, CACHES[folded]))
             case "table" if name not in content:
                 tables.append(name)
             case "virtual":

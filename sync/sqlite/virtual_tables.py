@@ -16,7 +16,11 @@ from mycomesh.sync.sqlite.identifiers import INTERNAL_PREFIX, fold
 from mycomesh.sync.sqlite.raw_text import lenient_text, raw_select, restore
 from mycomesh.sync.sqlite.tokens import BLANKS, COMMENTS, TOKEN
 
-__all__ = ["VirtualTable", "module_of", "virtual_tables"]
+__all__ = ["CACHES", "VirtualTable", "caches", "module_of", "virtual_tables"]
+
+# By folded name: tables in which programs keep what triggers of other tables compute. Each node keeps its own, as it does with an
+# index: the numbers of two nodes cannot be merged.
+CACHES = {"gpkg_ogr_contents": "GDAL counts the features of each layer in it, and each node keeps its own count"}
 
 # Modules of SQLite itself, which name all of their shadow tables or have none.
 _OWN_MODULES = frozenset(
@@ -54,6 +58,13 @@ def virtual_tables(db: Any) -> tuple[VirtualTable, ...]:
             content = tuple(each for each in tables if fold(each).startswith(f"{fold(name)}_"))
         virtual.append(VirtualTable(name, module, sql, content))
     return tuple(virtual)
+
+
+def caches(db: Any) -> tuple[VirtualTable, ...]:
+    """Return those of `CACHES` that the main database has, in the form of an index."""
+    listing = "SELECT name FROM sqlite_schema WHERE type = 'table' AND name = ? COLLATE NOCASE"
+    found = [db.execute(listing, (name,)).fetchone() for name in CACHES]
+    return tuple(VirtualTable(entry[0], "", "") for entry in found if entry is not None)
 
 
 def module_of(sql: str) -> str:
