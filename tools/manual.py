@@ -242,6 +242,7 @@ MANUAL = {
                     "only_second": "int",
                     "differing": "int",
                     "note": "text",
+                    "missing": ["text"],
                     "shown": [{"where": "text", "first": "any?", "second": "any?"}],
                 }
             ],

@@ -2,7 +2,8 @@
 
 Both files are opened read-only. They need not be replicas, as the change log is not read. Each table is read from both files
 in the same order and merged like two sorted lists. No table is held in memory, because SQLite sorts on disk where no index
-gives the order. Values are compared by type and by their exact bytes. Implicit rowids are not compared.
+gives the order. Values are compared by type and by their exact bytes, which needs no collation of an application. Implicit
+rowids are not compared, nor generated columns that only the application's functions compute: they follow from the others.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from typing import Any
 import apsw
 
 from mycomesh.sync.errors import DatabaseError
+from mycomesh.sync.sqlite.definitions import accept_collations
 from mycomesh.sync.sqlite.identifiers import fold, quoted
-from mycomesh.sync.sqlite.table_spec import user_tables
+from mycomesh.sync.sqlite.table_spec import COLLATIONS, user_tables
 
 __all__ = ["Difference", "TableComparison", "compare_files"]
 
@@ -36,7 +38,11 @@ class Difference:
 
 @dataclass(slots=True)
 class TableComparison:
-    """Comparison of one table. `note` says why its rows cannot be compared; `shown` has the first differences."""
+    """Comparison of one table.
+
+    `note` says why its rows cannot be compared; `missing` names what of the definition only the application has; `shown` has
+    the first differences.
+    """
 
     table: str
     rows_first: int = 0
@@ -45,6 +51,7 @@ class TableComparison:
     only_second: int = 0
     differing: int = 0
     note: str = ""
+    missing: tuple[str, ...] = ()
     shown: list[Difference] = field(default_factory=list)
 
     @property
@@ -94,6 +101,7 @@ def _open(path: Path) -> Any:
         db = apsw.Connection(uri, flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
         db.set_busy_timeout(2_000)
         db.execute("PRAGMA temp_store = FILE").fetchall()  # sort large tables on the disk
+        accept_collations(db)
         db.execute("SELECT count(*) FROM sqlite_schema").fetchall()
     except UnicodeEncodeError as error:
         raise DatabaseError(f"{path}: its path is not UTF-8, and SQLite takes no other; rename the file") from error
@@ -117,6 +125,7 @@ def _compare(left: Any, right: Any, mine: str | None, theirs: str | None, shown_
         result.note = f"only in the {'first' if mine is not None else 'second'} file"
         result.rows_first, result.rows_second = (count, 0) if mine is not None else (0, count)
         return result
+    result.missing = tuple(sorted({*_missing(left, mine), *_missing(right, theirs)}))
     columns, other = _columns(left, mine), _columns(right, theirs)
     if [name for name, _ in columns] != [name for name, _ in other]:
         result.note = f"columns differ: {_names(columns)} in the first file, {_names(other)} in the second"
@@ -125,7 +134,8 @@ def _compare(left: Any, right: Any, mine: str | None, theirs: str | None, shown_
     if keys != [number for number, (_, key) in enumerate(other) if key]:
         result.note = "primary keys differ"
         return result
-    names = [name for name, _ in columns]
+    names = [name for name, _ in columns if _is_readable(left, mine, name) and _is_readable(right, theirs, name)]
+    keys = [number for number, name in enumerate(names) if dict(columns)[name]]
     _merge(_rows(left, mine, names, keys), _rows(right, theirs, names, keys), names, result, shown_max)
     return result
 
@@ -138,6 +148,27 @@ def _columns(db: Any, table: str) -> list[tuple[str, bool]]:
     """Return (folded name, whether it is in the primary key), sorted by name: the order of added columns may differ."""
     listing = "SELECT name, pk FROM pragma_table_xinfo(?) WHERE hidden <> 1"
     return sorted((fold(name), pk > 0) for name, pk in db.execute(listing, (table,)).fetchall())
+
+
+def _is_readable(db: Any, table: str, column: str) -> bool:
+    """Return False for a generated column that only the application's functions compute."""
+    try:
+        db.execute(f"EXPLAIN SELECT {quoted(column)} FROM {quoted(table)}", can_cache=False).close()
+    except apsw.SQLError:
+        return False
+    return True
+
+
+def _missing(db: Any, table: str) -> Iterator[str]:
+    """Yield what the definition of a table names and this process has not got: collations and functions."""
+    names = [name for (name,) in db.execute("SELECT name FROM pragma_table_xinfo(?) ORDER BY cid", (table,)).fetchall()]
+    listing = (
+        "SELECT DISTINCT x.coll FROM pragma_index_list(?) l, pragma_index_xinfo(l.name) x WHERE x.coll IS NOT NULL"
+    )
+    used = [coll for (coll,) in db.execute(f"{listing} ORDER BY 1", (table,)).fetchall()]
+    used += [db.column_metadata("main", table, name)[1] for name in names]
+    yield from (f"collation {name}" for name in used if name.upper() not in COLLATIONS)
+    yield from (f"function for column {name}" for name in names if not _is_readable(db, table, name))
 
 
 def _rows(db: Any, table: str, names: list[str], keys: list[int]) -> Iterator[_Row]:

@@ -21,9 +21,11 @@ from mycomesh.sync.sqlite.create_table import definition_of
 from mycomesh.sync.sqlite.definitions import (
     authorize_create,
     column_clauses,
+    definition_refusal,
     execute_one,
     index_owner,
     is_null_default,
+    missing_collation,
     rename_columns,
     rename_tables,
     rewrite_definition,
@@ -228,10 +230,12 @@ class FactFollower:
     def _define(self, canonical: str, here: str) -> None:
         registry = self._registry
         defined = registry.defined(canonical)
-        if defined is None or defined.folded != canonical:
-            registry.notes.put(canonical, "not created: its definition on the mesh is not one plain CREATE TABLE")
-            return
         table = registry.tables.get(canonical)
+        if defined is None or defined.folded != canonical:
+            why = definition_refusal(registry.facts.of(canonical) or "") or "it names another table"
+            kept = "" if table is None else ", and this file keeps its own"
+            registry.notes.put(canonical, f"its definition on the mesh cannot be used{kept}: {why}")
+            return
         if table is not None:
             if table.spec.identity == defined.identity:
                 have = {column.folded for column in table.spec.columns} | registry.policies.dropped_of(canonical)
@@ -255,7 +259,11 @@ class FactFollower:
                 canonical, "not created: its definition on the mesh does not allow the names that it has got"
             )
             return
-        refused = registry.refusal_of(text)
+        missing = missing_collation(text)
+        if missing:
+            refused = f"{missing}, which only the application defines; let it create the table here"
+        else:
+            refused = registry.refusal_of(text)
         if refused:
             registry.notes.put(canonical, f"not created: {refused}")
             return

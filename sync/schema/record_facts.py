@@ -15,7 +15,7 @@ from mycomesh.sync.schema.facts import INDEX, SCHEMA_TABLE, TABLE
 from mycomesh.sync.schema.policy import name_fact
 from mycomesh.sync.schema.registry import Registry
 from mycomesh.sync.sqlite.create_table import clauses, columns, definition_of, mentions
-from mycomesh.sync.sqlite.definitions import rewrite_definition, scratch
+from mycomesh.sync.sqlite.definitions import definition_refusal, rewrite_definition, scratch
 from mycomesh.sync.sqlite.identifiers import fold, quoted
 from mycomesh.sync.sqlite.indexes import column_names, user_indexes
 from mycomesh.sync.sqlite.table_spec import TableSpec, user_tables
@@ -64,9 +64,9 @@ def record_definition(
         return
     if defined is not None and not _agree(defined, sql):
         sql = _extended(defined, spec, sql) or sql
-    too_new = registry.too_new(sql)
-    if too_new:
-        registry.notes.put(spec.folded, f"its definition stays on this node: {too_new}")
+    refused = registry.too_new(sql) or definition_refusal(sql)
+    if refused:  # other nodes could not read it either, and each would go on to write its own
+        registry.notes.put(spec.folded, f"its definition stays on this node: {refused}")
     elif registry.facts.of(spec.folded) != sql:
         registry.facts.write(spec.folded, TABLE, sql, early=early)
 

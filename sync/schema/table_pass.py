@@ -15,6 +15,7 @@ from mycomesh.sync.schema.follow_facts import FactFollower
 from mycomesh.sync.schema.policy import dropped_fact, name_fact
 from mycomesh.sync.schema.record_facts import drop_index_facts, record_definition
 from mycomesh.sync.schema.registry import Record, Registry
+from mycomesh.sync.sqlite.definitions import definition_refusal
 from mycomesh.sync.sqlite.identifiers import fold, quoted
 from mycomesh.sync.sqlite.indexes import column_names
 from mycomesh.sync.sqlite.table_spec import TableSpec, UnsupportedTable, user_tables
@@ -92,11 +93,11 @@ class TablePass:
                 registry.forget(name)
                 registry.notes.put(name, f"not replicated: {reason}")
                 continue
-            too_new = (
-                registry.too_new(spec.sql) if registry.record(name) is None and registry.defined(name) is None else ""
-            )
-            if too_new:
-                registry.notes.put(name, f"not replicated: {too_new}")
+            refused = ""
+            if registry.record(name) is None and registry.defined(name) is None:
+                refused = registry.too_new(spec.sql) or definition_refusal(spec.sql)
+            if refused:
+                registry.notes.put(name, f"not replicated: {refused}")
                 continue
             known = registry.tables.get(name)
             captured = (

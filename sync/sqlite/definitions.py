@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -19,12 +20,15 @@ from mycomesh.sync.sqlite.table_spec import TableSpec, UnsupportedTable, affinit
 from mycomesh.sync.sqlite.tokens import without_comments
 
 __all__ = [
+    "accept_collations",
     "authorize_add_column",
     "authorize_create",
     "column_clauses",
+    "definition_refusal",
     "execute_one",
     "index_owner",
     "is_null_default",
+    "missing_collation",
     "read_definition",
     "rename_columns",
     "rename_tables",
@@ -57,10 +61,15 @@ _LIMITS = (
 
 
 @contextlib.contextmanager
-def scratch(sql: str) -> Iterator[Any]:
-    """Yield an in-memory database with that one table, empty; raise apsw.Error if the SQL does anything else."""
+def scratch(sql: str, *, any_collation: bool = True) -> Iterator[Any]:
+    """Yield an in-memory database with that one table, empty; raise apsw.Error if the SQL does anything else.
+
+    A collation that only the application defines compares bytes there, unless `any_collation` is False.
+    """
     db: Any = apsw.Connection(":memory:")
     try:
+        if any_collation:
+            accept_collations(db)
         for limit, value in _LIMITS:
             db.limit(limit, value)
         db.set_progress_handler(_give_up, SCRATCH_STEPS_MAX)
@@ -72,6 +81,11 @@ def scratch(sql: str) -> Iterator[Any]:
 
 def _give_up() -> bool:
     return True
+
+
+def accept_collations(db: Any) -> None:
+    """Let a connection compare bytes for a collation that it lacks. It must write no file, whose indexes have another order."""
+    db.collation_needed(lambda db, name: db.create_collation(name, lambda one, two: (one > two) - (one < two)))
 
 
 def execute_one(db: Any, sql: str, authorizer: Authorizer) -> None:
@@ -92,15 +106,36 @@ def execute_one(db: Any, sql: str, authorizer: Authorizer) -> None:
         db.authorizer = db.exec_trace = None
 
 
-@functools.lru_cache(maxsize=256)
 def read_definition(sql: str) -> TableSpec | None:
     """Return the table that a CREATE TABLE from a fact defines; None for any other SQL and for an unsupported table."""
+    read = _read(sql)
+    return read if isinstance(read, TableSpec) else None
+
+
+def definition_refusal(sql: str) -> str:
+    """Return why `read_definition` finds no table in a text, "" if it finds one."""
+    read = _read(sql)
+    return read if isinstance(read, str) else ""
+
+
+@functools.lru_cache(maxsize=256)
+def _read(sql: str, *, any_collation: bool = True) -> TableSpec | str:
     try:
-        with scratch(sql) as db:
+        with scratch(sql, any_collation=any_collation) as db:
             names, _ = user_tables(db)
-            return read_table(db, names[0]) if len(names) == 1 else None
-    except (apsw.Error, UnsupportedTable):
-        return None
+            return read_table(db, names[0]) if len(names) == 1 else "it is not one plain CREATE TABLE"
+    except (apsw.Error, UnsupportedTable) as error:
+        return str(error)
+
+
+def missing_collation(sql: str) -> str:
+    """Return what SQLite says of a CREATE TABLE with a collation that only an application defines, "" without one.
+
+    No program without that collation can VACUUM a file with such a table, so it enters no file that has not got it.
+    """
+    read = _read(sql, any_collation=False)
+    found = isinstance(read, str) and re.search("no such collation sequence: .*", read)
+    return found[0] if found else ""
 
 
 def rewrite_definition(sql: str, *, table: str, columns: Mapping[str, str], without: Iterable[str] = ()) -> str | None:

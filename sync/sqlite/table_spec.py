@@ -25,6 +25,7 @@ from mycomesh.sync.sqlite.tokens import readable_sql
 from mycomesh.sync.sqlite.virtual_tables import CACHES, VirtualTable, virtual_tables
 
 __all__ = [
+    "COLLATIONS",
     "Column",
     "FileSchema",
     "KeyKind",
@@ -46,7 +47,7 @@ SQL_MAX = 65_536  # characters of one definition; a table of fifty columns has a
 Row = int | bytes  # the name of a row in this file: its rowid, or its encoded key
 CONTENT_SHOWN_MAX = 12  # shadow tables that a note names; sqlite-vec has four, and one for each further column
 _ROWID_NAMES = ("rowid", "_rowid_", "oid")
-_COLLATIONS = ("BINARY", "NOCASE", "RTRIM")
+COLLATIONS = ("BINARY", "NOCASE", "RTRIM")  # those of SQLite itself
 
 
 class KeyKind(enum.Enum):
@@ -355,7 +356,7 @@ def _read_columns(
             generated.append(name)
             continue
         collation = key_collation.get(name, "BINARY")
-        if collation not in _COLLATIONS:
+        if collation not in COLLATIONS:
             raise UnsupportedTable(
                 f"its key column {name!r} uses the collation {collation}, which only the application defines"
             )

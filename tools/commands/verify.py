@@ -63,11 +63,20 @@ def _live(home: Home, *, as_json: bool) -> int:
         print_table(
             ("TABLE", "ROWS", "HASH", "EQUAL ON", "SINCE", "DIFFERS ON"), [_row(table) for table in answer["tables"]]
         )
+        unserved = [table["name"] for table in answer["tables"] if not table["hash"]]
+        if unserved:
+            print(
+                f"not compared, because this node does not serve them: {printable(', '.join(unserved))}",
+                file=sys.stderr,
+            )
+            print("'mycomesh status' says why", file=sys.stderr)
         print(_verdict(answer), file=sys.stderr)
     return exits.DONE if answer["converged"] else exits.NOT_CONVERGED
 
 
 def _row(table: dict[str, Any]) -> tuple[str, ...]:
+    if not table["hash"]:
+        return table["name"], "-", "-", "-", "-", "not compared"
     equal = [peer for peer in table["peers"] if peer["equal"]]
     other = ", ".join(peer["peer"] for peer in table["peers"] if not peer["equal"])
     since = duration(min(peer["equal_ms"] for peer in equal)) if equal else "-"
@@ -122,13 +131,14 @@ def _as_json(table: TableComparison) -> dict[str, Any]:
         "only_second": table.only_second,
         "differing": table.differing,
         "note": table.note,
+        "missing": list(table.missing),
         "shown": [{"where": each.where, "first": each.first, "second": each.second} for each in table.shown],
     }
 
 
 def _lines(table: TableComparison, first: Path, second: Path) -> list[str]:
     if table.equal:
-        return [f"{table.table}: equal, {table.rows_first} row(s)"]
+        return [f"{table.table}: equal, {table.rows_first} row(s){_by_bytes(table)}"]
     if table.note:
         return [f"{table.table}: {table.note}"]
     counts = (
@@ -136,10 +146,16 @@ def _lines(table: TableComparison, first: Path, second: Path) -> list[str]:
         (table.only_second, f"only in {second}"),
         (table.differing, "differ"),
     )
-    lines = [f"{table.table}: " + ", ".join(f"{count} row(s) {what}" for count, what in counts if count)]
+    differing = ", ".join(f"{count} row(s) {what}" for count, what in counts if count)
+    lines = [f"{table.table}: {differing}{_by_bytes(table)}"]
     lines += [f"  {_in_words(each)}" for each in table.shown]
     more = table.only_first + table.only_second + table.differing - len(table.shown)
     return [*lines, f"  and {more} more"] if more else lines
+
+
+def _by_bytes(table: TableComparison) -> str:
+    """Return what the comparison did without: it needs no collation or function of the application's."""
+    return f" (by bytes, without the application's {', '.join(table.missing)})" if table.missing else ""
 
 
 def _in_words(each: Difference) -> str:

@@ -22,6 +22,7 @@ async def answer(node: ServingNode) -> dict[str, Any]:
     """Return the comparison as plain JSON values.
 
     tables: name, rows, hash, conflicts, parked, and for each linked peer whether its table is equal and for how long (ms).
+        A table that this node does not serve has no hash and no peers: there is nothing to compare.
     peers: name, node id, state, and whether the peer answered.
     converged: at least one member is linked, and every linked member is equal.
     """
@@ -38,7 +39,7 @@ async def answer(node: ServingNode) -> dict[str, Any]:
     tables = []
     for table in snapshot.tables:
         peers_of_table = []
-        for node_id, link in sorted(answered.items()):
+        for node_id, link in sorted(answered.items()) if table.digest else ():
             since = dict(link.equal_ms).get(fold(table.name))
             peers_of_table.append(
                 {"peer": names.get(node_id, node_id[:8]), "equal": since is not None, "equal_ms": since}

@@ -154,6 +154,34 @@ def test_zeros_of_both_signs_in_keyless_rows_count_separately(files):
     )["bag"].equal
 
 
+def test_tables_of_applications_own_functions_compare_by_bytes(files):
+    for number, path in enumerate(files.paths):
+        db = sqlite3.connect(path, isolation_level=None)
+        db.create_collation("unicase", lambda one, two: (one.lower() > two.lower()) - (one.lower() < two.lower()))
+        db.create_function("appfn", 1, lambda value: value, deterministic=True)
+        db.executescript(
+            "CREATE TABLE a(id INTEGER PRIMARY KEY, v TEXT COLLATE unicase UNIQUE);"
+            "CREATE TABLE b(k TEXT COLLATE unicase PRIMARY KEY, v) WITHOUT ROWID;"
+            "CREATE TABLE c(v, g AS (appfn(v)), h AS (v || '!') CHECK (appfn(v) > '')); CREATE INDEX ic ON c(appfn(v));"
+            "CREATE TABLE d(v); CREATE INDEX id ON d(v COLLATE unicase);"
+        )
+        word = ("Word", "word")[number]
+        for table, *values in (("a", 1, "X"), ("b", word, 1), ("b", "y", 2), ("c", word), ("d", "same")):
+            columns = "(v)" if table == "c" else ""
+            db.execute(f"INSERT INTO {table}{columns} VALUES({', '.join('?' * len(values))})", values)
+        db.close()
+    found = {table.table: table for table in compare_files(*files.paths, shown_max=10)}
+    assert {name: table.missing for name, table in found.items()} == {
+        "a": ("collation unicase",),
+        "b": ("collation unicase",),
+        "c": ("function for column g",),
+        "d": ("collation unicase",),
+    }
+    assert [name for name, table in found.items() if table.equal] == ["a", "d"]
+    assert (found["b"].only_first, found["b"].only_second, found["b"].rows_first) == (1, 1, 2)
+    assert found["c"].shown[0].first == {"v": "'Word'", "h": "'Word!'"}
+
+
 @pytest.mark.slow
 def test_a_large_table_is_not_held_in_memory(files):
     fill = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 40000) INSERT INTO {} FROM n;"
