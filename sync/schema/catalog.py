@@ -15,7 +15,7 @@ from mycomesh.sync.capture import rebuild_mark
 from mycomesh.sync.schema.definition_changes import DefinitionChanges
 from mycomesh.sync.schema.drift import DriftNotes
 from mycomesh.sync.schema.facts import SCHEMA_ID, SCHEMA_TABLE
-from mycomesh.sync.schema.file_header import follow_header, record_header
+from mycomesh.sync.schema.file_header import FileHeader
 from mycomesh.sync.schema.follow_facts import FactFollower
 from mycomesh.sync.schema.generated_facts import GeneratedFacts
 from mycomesh.sync.schema.index_triggers import IndexTriggers
@@ -59,6 +59,7 @@ class Catalog:
         self._drift = DriftNotes()
         self._generated = GeneratedFacts(store, self.registry)
         self.own_ids = OwnIds(store, self.registry)
+        self._header = FileHeader(store, self.registry)
         store.enlist(self)
         self._virtual = VirtualFacts(store, self.registry)
         self._index_triggers = IndexTriggers(store, self.registry, indexes)  # enlisted behind the catalog, see there
@@ -73,6 +74,7 @@ class Catalog:
         if self._before is not None:
             self._version = -1
             self._internal = {}
+            self._header.rolled_back()
             self._compared_generated = False
             self.registry.restore(self._before)
             self._before = None
@@ -109,8 +111,8 @@ class Catalog:
             self.decide(floor_fact(floor))
 
     def changed(self) -> bool:
-        """Return True if some connection has changed the schema since the last pass."""
-        return self.registry.file.version() != self._version or self.own_ids.stale
+        """Return True if some connection has changed the schema, or a number in the header, since the last pass."""
+        return self.registry.file.version() != self._version or self.own_ids.stale or self._header.stale
 
     def is_readable(self) -> bool:
         """Return True if no replicated table has changed since the last pass, whatever else has changed in the schema."""
@@ -143,7 +145,8 @@ class Catalog:
         self._index_triggers.renew()
         self._virtual.record(self._index_triggers.kept())
         self.own_ids.renew()
-        record_header(self._store, registry)
+        if not changed.unfinished:
+            self._header.renew()
         drain(registry.tables[SCHEMA_TABLE])
         seen = registry.file.version() == version
         rebuild_mark.renew(self._store.db)
@@ -180,7 +183,6 @@ class Catalog:
         for name in self._follower().follow():
             self._generated.forget(name)
         self._virtual.follow()
-        follow_header(self._store, self.registry)
         self.refresh(drain, followed=True)
 
     def migrate(self, script: str, drain: Drain) -> Plan:

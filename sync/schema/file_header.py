@@ -1,54 +1,62 @@
-"""The numbers in a file's header that name its format, as a fact: `application_id` and, with it, `user_version`.
+"""The numbers that an application keeps in a file's header, user_version and application_id, as facts.
 
-GDAL, QGIS and other readers of a format look at them before any table. A file that a node began empty gets them with the tables;
-a file that an application has brought has its own. Files without an application id say nothing: there, `user_version` is a
-program's count of its migrations.
+Applications read their schema's version from user_version, and GDAL and QGIS read the format of a file from both. A file that
+got a version's definitions without its number would be upgraded a second time, which fails. So the number is stated in the pass
+that states the definitions, and a node takes it over once it has followed them.
+
+`header/NAME` in `mycomesh_meta` remembers the number as the last pass saw it, and the fact that was considered last. This
+distinguishes a program's change from a fact that is yet to be followed.
 """
 
 from __future__ import annotations
 
 import json
 
+from mycomesh.sync.schema.policy import HEADER_NUMBERS, header_fact
 from mycomesh.sync.schema.registry import Registry
 from mycomesh.sync.storage.store import Store
 
-__all__ = ["HEADER", "follow_header", "read_header", "record_header"]
-
-HEADER = "header"  # name and kind of the fact
-_INTEGERS = range(-(1 << 31), 1 << 31)
+__all__ = ["FileHeader"]
 
 
-def read_header(text: str | None) -> tuple[int, int] | None:
-    """Return (application_id, user_version) of a fact's SQL; None if it has another form, or no application id."""
-    try:
-        numbers = json.loads(text or "")
-    except (ValueError, RecursionError):
-        return None
-    if type(numbers) is not list or len(numbers) != 2 or not all(type(each) is int for each in numbers):
-        return None
-    if not numbers[0] or any(each not in _INTEGERS for each in numbers):
-        return None
-    return numbers[0], numbers[1]
+class FileHeader:
+    """The header numbers of one file."""
 
+    def __init__(self, store: Store, registry: Registry) -> None:
+        self._store = store
+        self._registry = registry
+        self._seen: tuple[int, ...] = ()  # in the last pass
 
-def record_header(store: Store, registry: Registry) -> None:
-    """State the numbers of this file to the mesh if it has an application id and nobody has stated any."""
-    own = _own(store)
-    if own[0] and registry.facts.of(HEADER) is None:
-        registry.facts.write(HEADER, HEADER, json.dumps(own))
+    @property
+    def stale(self) -> bool:
+        """True if a program has set a number since the last pass."""
+        return self._numbers() != self._seen
 
+    def rolled_back(self) -> None:
+        """Look again."""
+        self._seen = ()
 
-def follow_header(store: Store, registry: Registry) -> None:
-    """Give a file that a node began empty the numbers of the mesh, unless it has some by now; inside a transaction."""
-    numbers = read_header(registry.facts.of(HEADER))
-    if numbers is None or not store.meta("began_empty") or _own(store) != (0, 0):
-        return
-    store.db.execute(f"PRAGMA application_id = {numbers[0]}").fetchall()
-    store.db.execute(f"PRAGMA user_version = {numbers[1]}").fetchall()
+    def renew(self) -> None:
+        """State the numbers that a program has set, and take over those of the mesh; inside a transaction.
 
+        user_version only rises because of another node: of two upgrades at once the higher number holds. An application_id
+        is taken over by a file that has none.
+        """
+        for name, here in zip(HEADER_NUMBERS, self._numbers(), strict=True):
+            own, key = here, f"header/{name}"
+            before = json.loads(self._store.meta(key) or "null")
+            known, considered = before or (0, 0)
+            stated = self._registry.policies.header.get(name, 0)
+            is_version = name == "user_version"
+            if own and (own > stated if is_version else own not in (known, stated)) and [own, stated] != before:
+                self._registry.facts.write(*header_fact(name, own), early=before is None)
+                stated = own
+            elif own == known and stated != considered and (stated > own if is_version else not own):
+                self._store.db.execute(f"PRAGMA {name} = {stated}").fetchall()
+                own = stated
+            if before != [own, stated]:
+                self._store.meta_set(key, json.dumps([own, stated]))
+        self._seen = self._numbers()
 
-def _own(store: Store) -> tuple[int, int]:
-    application_id, user_version = (
-        int(store.db.execute(f"PRAGMA {name}").fetchone()[0]) for name in ("application_id", "user_version")
-    )
-    return application_id, user_version
+    def _numbers(self) -> tuple[int, ...]:
+        return tuple(int(self._store.db.execute(f"PRAGMA {name}").fetchone()[0]) for name in HEADER_NUMBERS)

@@ -7,6 +7,7 @@ that does not fit the table of this file has no effect here.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +21,7 @@ __all__ = [
     "DROPPED",
     "FLOOR",
     "GENERATED",
+    "HEADER_NUMBERS",
     "KEEP_BOTH",
     "NAME",
     "OWN_IDS",
@@ -33,6 +35,7 @@ __all__ = [
     "dropped_fact",
     "floor_fact",
     "generated_fact",
+    "header_fact",
     "keep_both_fact",
     "keep_both_refusal",
     "name_fact",
@@ -47,6 +50,8 @@ NAME = "name"
 DROPPED = "dropped"
 GENERATED = "generated"
 FLOOR = "floor"
+HEADER = "header"
+HEADER_NUMBERS = ("user_version", "application_id")
 SAME_ROW = "same-row"
 KEEP_BOTH = "keep-both"
 OWN_IDS = "own-ids"
@@ -71,6 +76,7 @@ class Policies:
     dropped: tables and columns that were dropped, as in `renames`; never taken back.
     generated: the texts of generated columns by table and column, "" for a dropped one.
     floor: the oldest SQLite of the programs beside the nodes; None if nobody has stated it.
+    header: the header numbers that programs have set, by name.
     """
 
     counters: dict[str, frozenset[str]] = field(default_factory=dict)
@@ -80,6 +86,7 @@ class Policies:
     generated: dict[str, dict[str, str]] = field(default_factory=dict)
     floor: Version | None = None
     own_ids: frozenset[str] = frozenset()
+    header: dict[str, int] = field(default_factory=dict)
 
     @classmethod
     def read(cls, db: Any, schema_table: str, *, without: Collection[str] = ()) -> Policies:
@@ -91,9 +98,16 @@ class Policies:
         generated: dict[str, dict[str, str]] = {}
         floor: Version | None = None
         own_ids: set[str] = set()
-        listing = f"SELECT name, kind, sql FROM {schema_table} WHERE kind IN (?, ?, ?, ?, ?, ?, ?) ORDER BY name"
-        for name, kind, sql in db.execute(listing, (COUNTER, POLICY, NAME, DROPPED, GENERATED, FLOOR, OWN_IDS)):
+        header: dict[str, int] = {}
+        kinds = (COUNTER, POLICY, NAME, DROPPED, GENERATED, FLOOR, OWN_IDS, HEADER)
+        listing = (
+            f"SELECT name, kind, sql FROM {schema_table} WHERE kind IN ({', '.join('?' * len(kinds))}) ORDER BY name"
+        )
+        for name, kind, sql in db.execute(listing, kinds):
             if name in without:
+                continue
+            if kind == HEADER:
+                header |= _header_number(name, sql)
                 continue
             if name == kind == FLOOR:
                 floor = parse_version(sql) if isinstance(sql, str) else None
@@ -115,7 +129,9 @@ class Policies:
                         texts[column] = text
                 case _:
                     continue
-        return cls(counters, frozenset(keep_both), renames, frozenset(dropped), generated, floor, frozenset(own_ids))
+        return cls(
+            counters, frozenset(keep_both), renames, frozenset(dropped), generated, floor, frozenset(own_ids), header
+        )
 
     def dropped_of(self, table: str) -> frozenset[str]:
         """Return the dropped columns of a table."""
@@ -154,6 +170,19 @@ def generated_fact(table: str, column: str, text: str) -> tuple[str, str, str]:
 def floor_fact(version: Version) -> tuple[str, str, str]:
     """Return the fact (name, kind, sql) of the oldest SQLite beside the nodes."""
     return FLOOR, FLOOR, f"{version[0]}.{version[1]}"
+
+
+def header_fact(name: str, number: int) -> tuple[str, str, str]:
+    """Return the fact (name, kind, sql) that a program has set a header number."""
+    return f"{HEADER}:{name}", HEADER, str(number)
+
+
+def _header_number(name: Any, sql: Any) -> dict[str, int]:
+    """Return the header number that a fact states, by name; empty for a fact of another form."""
+    known = next((each for each in HEADER_NUMBERS if name == f"{HEADER}:{each}"), None)
+    if known is None or not isinstance(sql, str) or not re.fullmatch(r"-?[0-9]{1,10}", sql):
+        return {}
+    return {known: int(sql)} if -(1 << 31) <= int(sql) < 1 << 31 else {}
 
 
 def is_valid_name(name: str) -> bool:
