@@ -29,7 +29,9 @@ from mycomesh.sync.merge.work_budget import (
     SECTION_WEIGHT,
     WorkBudget,
     bytes_weight,
+    size_of,
 )
+from mycomesh.sync.storage.accounts import Account
 from mycomesh.sync.storage.table import Table
 from mycomesh.sync.wire.bundle import Group, Kind, Section
 
@@ -49,12 +51,15 @@ class _Rest:
 class SectionMerge:
     """A section on its way into its table."""
 
-    def __init__(self, section: Section, *, change_weight: int = 0, weighs_values: bool = False) -> None:
+    def __init__(
+        self, section: Section, *, change_weight: int = 0, change_bytes: int = 0, weighs_values: bool = False
+    ) -> None:
         """Take the section.
 
         Args:
             section: changes that have been checked for shape, not for meaning.
             change_weight: work that each change causes beyond its merge.
+            change_bytes: the size of a change of this message on average, for the account of its origin.
             weighs_values: look at the size of each value, because some may be large.
         """
         self.table = section.table
@@ -66,6 +71,7 @@ class SectionMerge:
         self._groups = deque(map(_Rest, section.groups))
         self._ranges = deque(section.ranges)
         self._change_weight = change_weight
+        self._change_bytes = change_bytes
         self._weighs_values = weighs_values
 
     @property
@@ -97,7 +103,13 @@ class SectionMerge:
             rest = self._groups.popleft()
             head = without_columns(self._take(rest, budget), table.columns.dropped)
             if head is not None:
-                self._merge(table, head, wall_ms, merged, budget, rest, repair=repair)
+                part = Merged()
+                self._merge(table, head, wall_ms, part, budget, rest, repair=repair)
+                merged.add(part)
+                size = self._change_bytes * part.changes
+                if self._weighs_values and part.changes:
+                    size = sum(map(size_of, head.rows))
+                table.store.accounts.add(head.site, Account(part.changes, size, part.conflicts, part.parked))
         table.log.flush()
         while self._ranges and not self._groups and not budget.spent:
             site, after, upto = self._ranges.popleft()

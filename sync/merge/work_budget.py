@@ -31,6 +31,7 @@ __all__ = [
     "WorkBudget",
     "bytes_weight",
     "bytes_weight_of",
+    "size_of",
 ]
 
 # One chunk: so many new rows hold the write lock some 7 ms, here and where they are merged. A slow core may take five times that.
@@ -78,13 +79,18 @@ class WorkBudget:
 
 def bytes_weight(values: Collection[Any]) -> int:
     """Return the weight of the bytes in these values, 0 for a few small ones."""
+    return bytes_weight_of(size_of(values))
+
+
+def size_of(values: Collection[Any]) -> int:
+    """Return about how many bytes these values take."""
     size = 0
     for value in values:
         if isinstance(value, (str, bytes)):
             size += len(value)
         elif isinstance(value, list):  # text that is not UTF-8
             size += len(value[0])
-    return bytes_weight_of(size + 8 * len(values))
+    return size + 8 * len(values)
 
 
 def bytes_weight_of(size: int) -> int:

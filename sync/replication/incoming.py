@@ -35,10 +35,12 @@ class Incoming:
     def begin(self) -> None:
         """Begin with the first section of the bundle, which does not change from here on."""
         self.begun = True
+        changes = sum(section.rows for section in self.bundle.sections)
         self.sections.extend(
             SectionMerge(
                 section,
                 change_weight=FACT_WEIGHT if section.table == SCHEMA_TABLE else 0,
+                change_bytes=-(-self._size // max(changes, 1)),
                 weighs_values=self._size > CHUNK_BYTES_MAX,
             )
             for section in self.bundle.sections
