@@ -13,13 +13,22 @@ from mycomesh.sync.sqlite.geometry import FUNCTIONS, PREFIX
 from mycomesh.sync.sqlite.identifiers import fold, quoted
 from mycomesh.sync.sqlite.tokens import TOKEN
 
-__all__ = ["temp_trigger"]
+__all__ = ["plain_trigger", "temp_trigger"]
 
 _ALIGN = re.compile(
     r"""SELECT\s+RTreeAlign\s*\(\s*'(?P<index>(?:[^']|'')*)'\s*,\s*(?P<row>NEW\.\w+)\s*,"""
     r"""\s*(?P<blob>NEW\.(?:"(?:[^"]|"")*"|\w+))\s*\)""",
     re.IGNORECASE,
 )
+
+
+def plain_trigger(sql: str) -> str:
+    """Return the SQL of a trigger with a plain INSERT for SpatiaLite's RTreeAlign, whose write SQLite's authorizer cannot see."""
+
+    def insert(call: re.Match[str]) -> str:
+        return f"INSERT INTO {_index_of(call)} VALUES({call['row']}, {_sides_of(call)})"
+
+    return _ALIGN.sub(insert, sql)
 
 
 def temp_trigger(sql: str, name: str) -> str:
@@ -36,8 +45,14 @@ def temp_trigger(sql: str, name: str) -> str:
 
 
 def _insert(call: re.Match[str]) -> str:
-    """Return the INSERT in place of a call of SpatiaLite's RTreeAlign."""
-    blob = call["blob"]
-    sides = ", ".join(f"{PREFIX}{name}({blob})" for name, place in FUNCTIONS.items() if place is not None)
-    index = quoted(call["index"].replace("''", "'"))
-    return f"INSERT INTO {index} SELECT {call['row']}, {sides} WHERE NOT {PREFIX}st_isempty({blob})"
+    """Return the INSERT in place of a call of SpatiaLite's RTreeAlign, which leaves out geometries without points."""
+    empty = f"{PREFIX}st_isempty({call['blob']})"
+    return f"INSERT INTO {_index_of(call)} SELECT {call['row']}, {_sides_of(call)} WHERE NOT {empty}"
+
+
+def _index_of(call: re.Match[str]) -> str:
+    return quoted(call["index"].replace("''", "'"))
+
+
+def _sides_of(call: re.Match[str]) -> str:
+    return ", ".join(f"{PREFIX}{name}({call['blob']})" for name, place in FUNCTIONS.items() if place is not None)

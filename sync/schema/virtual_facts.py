@@ -19,6 +19,7 @@ from typing import Any
 import apsw
 
 from mycomesh.sync.schema.facts import VIRTUAL
+from mycomesh.sync.schema.index_copies import plain_trigger
 from mycomesh.sync.schema.index_remedies import content_of, filling_of
 from mycomesh.sync.schema.registry import Registry
 from mycomesh.sync.sqlite import geometry
@@ -35,7 +36,7 @@ INDEXES_MAX = 64  # facts of this kind that have effect: each is tried under the
 TRIGGERS_MAX = 16  # of one index; a GeoPackage's R-tree has seven
 FILLED_ROWS_MAX = 20_000  # rows that are entered when the index is created, some 0.2 s; beyond that a person fills it
 _MODULES = frozenset(("fts4", "fts5", "rtree", "rtree_i32"))
-_FUNCTIONS = frozenset(geometry.FUNCTIONS) | frozenset(
+_FUNCTIONS = frozenset(f"{geometry.PREFIX}{name}" for name in geometry.FUNCTIONS) | frozenset(
     (
         *("abs", "coalesce", "ifnull", "json_extract", "length", "lower", "ltrim", "max", "min"),
         *("nullif", "round", "rtrim", "substr", "trim", "typeof", "upper", "->", "->>"),
@@ -136,7 +137,9 @@ class VirtualFacts:
         if not rows:
             return
         if rows > FILLED_ROWS_MAX:
-            raise apsw.SQLError(f"{table} has more than {FILLED_ROWS_MAX:,} rows; create and fill it with your program")
+            raise apsw.SQLError(
+                f"{table} has more than {FILLED_ROWS_MAX:,} rows; a node that begins with an empty file gets it before them"
+            )
         (index,) = [each for each in virtual_tables(db) if each.sql == fact.sql]
         if content_of(index):
             db.execute(f"INSERT INTO {quoted(index.name)}({quoted(index.name)}) VALUES('rebuild')")
@@ -152,17 +155,18 @@ def index_refusal(table: str, fact: IndexFact, name: str) -> str:
     """Return why an index must not enter a user's file, "" if it may; `table` is the definition of its table."""
     if fold(name).startswith((INTERNAL_PREFIX, "sqlite_")) or module_of(fact.sql) not in _MODULES:
         return "it is no R-tree or FTS index"
-    if any(word in _FORBIDDEN for sql in (fact.sql, *fact.triggers) for word in map(fold, TOKEN.findall(sql))):
+    triggers = [geometry.with_private_names(plain_trigger(sql)) for sql in fact.triggers]
+    if any(word in _FORBIDDEN for sql in (fact.sql, *triggers) for word in map(fold, TOKEN.findall(sql))):
         return "its triggers do more than write it"
     try:
         with scratch(table) as db:
-            geometry.register(db, prefix="")
+            geometry.register(db)
             execute_one(db, fact.sql, _authorize_index)
             (index,) = virtual_tables(db)
             content = content_of(index)
             if fold(index.name) != fold(name) or (content and fold(content) != fact.table):
                 return "it is an index of another table"
-            for sql in fact.triggers:
+            for sql in triggers:
                 execute_one(db, sql, _authorize_trigger)
             return _effects(db, fact.table, index.name)
     except (apsw.Error, ValueError) as error:

@@ -71,8 +71,8 @@ def _is_called(pieces: Sequence[str], at: int) -> bool:
     return next(after, "") == "("
 
 
-def register(db: Any, prefix: str = PREFIX) -> None:
-    """Give a connection the functions of `FUNCTIONS`, each with a prefix before its name."""
+def register(db: Any) -> None:
+    """Give a connection the functions of `FUNCTIONS`, each with `PREFIX` before its name."""
     last: tuple[bytes, Box | tuple[()] | None] = b"", None
 
     def box_of(blob: Any) -> Box | tuple[()] | None:
@@ -100,7 +100,7 @@ def register(db: Any, prefix: str = PREFIX) -> None:
 
     for name, place in FUNCTIONS.items():
         function = is_empty if place is None else side(name, place)
-        db.create_scalar_function(f"{prefix}{name}", function, 1, deterministic=True)
+        db.create_scalar_function(f"{PREFIX}{name}", function, 1, deterministic=True)
 
 
 def _geopackage_box(blob: bytes) -> Box | tuple[()]:

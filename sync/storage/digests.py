@@ -8,7 +8,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import itertools
-import struct
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -59,13 +58,12 @@ class Digests:
             state.update(part)
         return int.from_bytes(state.digest(), "big", signed=True)
 
-    def many(
+    def inserts(
         self, site_number: int, mask: int, hlcs: Sequence[int], keys: Sequence[Any] | None, rows: Sequence[bytes]
     ) -> list[int]:
-        """Return the digests of many entries of one site and mask, as `entry` does for one.
+        """Return the digests of many inserts of one site and mask, as `entry` does for one.
 
-        Pass None for `keys` if each row is identified by the stamp of its insert, which is the entry. `rows` are the values,
-        one encoded array each.
+        Pass None for `keys` if each row is identified by the stamp of its insert. `rows` are the values, one encoded array each.
         """
         new_state, _ = self.prefix(site_number, mask)
         heads = itertools.repeat(_NO_KEY) if keys is None else map(codec.encode, keys)
@@ -73,8 +71,8 @@ class Digests:
         for hlc, head, row in zip(hlcs, heads, rows, strict=False):
             state = new_state()
             state.update(hlc.to_bytes(8, "big") + head + row)
-            found.append(state.digest())
-        return list(struct.unpack(f">{len(found)}q", b"".join(found)))
+            found.append(int.from_bytes(state.digest(), "big", signed=True))
+        return found
 
     def rolled_back(self) -> None:
         """Forget the prefixes: the next transaction may give a site number or a column's bit to another."""

@@ -30,7 +30,6 @@ from mycomesh.sync.sqlite import geometry
 from mycomesh.sync.sqlite.extensions import load_extensions
 from mycomesh.sync.sqlite.identifiers import fold, is_internal
 from mycomesh.sync.storage import internal_tables
-from mycomesh.sync.storage.accounts import Accounts
 from mycomesh.sync.storage.conflict_room import ConflictLimits, ConflictRoom
 
 __all__ = [
@@ -91,6 +90,7 @@ class Store:
         self._sites: list[bytes] = []
         self._site_numbers: dict[bytes, int] = {}
         self._wal_pages = 0
+        self._checkpoint_due = False
         self._durable = False
         self._on_lock = on_lock
         self._sleep = sleep
@@ -108,8 +108,6 @@ class Store:
         self.db: Any = _open_read_only(path) if read_only else _open(path, extensions)
         self.conflict_room = ConflictRoom(self.db, ConflictLimits())
         self.enlist(self.conflict_room)
-        self.accounts = Accounts(self.db)
-        self.enlist(self.accounts)
         if read_only:
             try:
                 self._read_replica()
@@ -178,7 +176,7 @@ class Store:
         if self._durable:
             with self.translated():
                 self._sync()  # if this fails, rounds bring what was committed: no batch is published
-        if self._wal_pages > WAL_PAGES_MAX:
+        if self._wal_pages > WAL_PAGES_MAX or self._checkpoint_due:
             self.checkpoint()
 
     @contextlib.contextmanager
@@ -249,6 +247,10 @@ class Store:
         """
         self._durable = True
 
+    def checkpoint_later(self) -> None:
+        """Checkpoint after this transaction: GDAL and `file` read the header of the file itself, past SQLite and its WAL."""
+        self._checkpoint_due = True
+
     def _sync(self) -> None:
         """Sync the WAL, as `synchronous = FULL` would. With a rollback journal, each commit is synced already."""
         self._durable = False
@@ -292,6 +294,7 @@ class Store:
     def checkpoint(self) -> None:
         """Copy the WAL into the file as far as readers and the disk allow, without waiting for them; the WAL keeps the rest."""
         self._wal_pages = 0
+        self._checkpoint_due = False
         with contextlib.suppress(apsw.BusyError, apsw.LockedError, apsw.FullError, apsw.IOError):
             self.db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
 
@@ -357,7 +360,7 @@ class Store:
 
     def check_whole(self) -> None:
         """Raise `FileReplacedError` if internal tables are damaged: opening the file again recreates them."""
-        wrong = internal_tables.damaged(self.db, served=True) if is_replica(self.db) else ["mycomesh_meta"]
+        wrong = internal_tables.damaged(self.db) if is_replica(self.db) else ["mycomesh_meta"]
         if wrong:
             raise FileReplacedError(
                 f"{self.path}: of the node's own tables {', '.join(wrong)} was dropped or altered while it was served"

@@ -114,6 +114,7 @@ def test_an_empty_file_gets_the_numbers_of_the_format(peers):
     )
     converge(made)
     assert [(number(peer, "application_id"), number(peer)) for peer in made] == [(GPKG, 10200)] * 2
+    assert made[1].path.read_bytes()[68:72] == b"GPKG", "GDAL reads the file itself, not its WAL"
 
 
 @pytest.mark.parametrize("sql", ["", "2147483648", "1.5", "x", "0x10", "99999999999"])

@@ -9,7 +9,7 @@ import pytest
 
 from mycomesh.sync.schema.virtual_facts import FILLED_ROWS_MAX, INDEXES_MAX, TRIGGERS_MAX, IndexFact, index_refusal
 from tests.sync.peers import assert_equal, converge
-from tests.sync.schema.test_index_copies import GEOPACKAGE, TABLE, geopackage, with_functions
+from tests.sync.schema.test_index_copies import GEOPACKAGE, SPATIALITE, TABLE, geopackage, spatialite, with_functions
 from tests.sync.schema.test_index_triggers import FTS5
 
 DOCS = "CREATE TABLE t(id INTEGER PRIMARY KEY, name TEXT)"
@@ -46,6 +46,20 @@ def test_an_empty_file_gets_the_index_of_a_map(pair):
         assert peer.sql("SELECT id, minx FROM rtree_points_geom") == [(2, 2), (3, 3)]
     assert_equal(one, two)
     assert not any(notes(two)[name] for name in ("points",))
+
+
+def test_an_empty_file_gets_the_index_of_spatialite(pair):
+    one, two = pair
+    with_functions(one)
+    one.sql(f"{TABLE}; {SPATIALITE}")
+    one.sql("INSERT INTO points VALUES(1, ?, 'a'), (2, NULL, 'b')", spatialite(1, 1))
+    converge(pair)
+    with_functions(two)
+    assert schema(two, "trigger") == schema(one, "trigger")
+    two.sql("INSERT INTO points VALUES(3, ?, 'c')", spatialite(3, 3))
+    converge(pair)
+    for peer in pair:
+        assert peer.sql("SELECT pkid, xmin FROM rtree_points_geom") == [(1, 1), (3, 3)]
 
 
 def test_an_index_of_words_comes_with_its_content(pair):
@@ -153,6 +167,8 @@ def test_what_keeps_an_index_is_taken():
         body("INSERT INTO area VALUES((SELECT max(id) FROM t), 1, 1)"),
         body("UPDATE area SET low = 1 WHERE id IN (WITH RECURSIVE n(i) AS (VALUES(1)) TABLE n)"),
         body("INSERT INTO area VALUES(new.id, random(), randomblob(1000000000))"),
+        body("SELECT RTreeAlign('t', NEW.ROWID, NEW.name)"),
+        body("SELECT RTreeAlign('area', max(NEW.ROWID), NEW.name)"),
         body("INSERT INTO area VALUES(new.id, load_extension('x'), 1)"),
         body("INSERT INTO area VALUES(new.id, mine(), 1)"),
         body("SELECT raise(ABORT, '')"),
