@@ -50,6 +50,15 @@ _TABLE = {
     "note": "text",
     "equal_on": "int?",
 }
+_ACCOUNT = {
+    "node_id": "text",
+    "name": "text",
+    "rows": "int",
+    "bytes": "int",
+    "conflicts": "int",
+    "parked": "int",
+    "since": "text",
+}
 _STATUS = {
     "schema": "int",
     "version": "text",
@@ -74,6 +83,7 @@ _STATUS = {
     "roles": ["text"],
     "trouble": "any?",
     "free_bytes": "int?",
+    "accounts": [_ACCOUNT],
     "revoked": "bool",
 }
 _MEMBER = {

@@ -9,9 +9,9 @@ from mycomesh.tools.render import byte_count, duration, print_table, short_hash,
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mycomesh.mesh.node.status import PeerView, TableView
+    from mycomesh.mesh.node.status import AccountView, PeerView, TableView
 
-__all__ = ["equality", "linked_of", "show_peers", "show_tables"]
+__all__ = ["equality", "linked_of", "show_accounts", "show_peers", "show_tables"]
 
 
 def show_peers(peers: Sequence[PeerView]) -> None:
@@ -36,6 +36,15 @@ def show_tables(tables: Sequence[TableView], linked: int) -> None:
         for table in tables
     ]
     print_table(("TABLE", "ROWS", "HASH", "EQUAL ON", "CONFLICTS", "PARKED", "NOTE"), rows)
+
+
+def show_accounts(accounts: Sequence[AccountView]) -> None:
+    """Print what each other node's writes have brought, the most bytes first."""
+    rows = []
+    for each in sorted(accounts, key=lambda each: (-each.bytes, each.node_id)):
+        who = each.name or each.node_id or "others"
+        rows.append((who, str(each.rows), byte_count(each.bytes), str(each.conflicts), str(each.parked), each.since))
+    print_table(("ORIGIN", "ROWS", "BYTES", "CONFLICTS", "PARKED", "SINCE"), rows)
 
 
 def linked_of(peers: Sequence[PeerView]) -> int:

@@ -418,6 +418,7 @@ class Daemon:
             roles=() if identity is None else identity.certificate.roles,
             trouble=None if snapshot is None else snapshot.trouble,
             free_bytes=None if snapshot is None else snapshot.free_bytes,
+            accounts=() if snapshot is None else snapshot.accounts,
             revoked=membership is not None and membership.is_revoked,
         )
 

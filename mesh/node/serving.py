@@ -27,6 +27,7 @@ from mycomesh.mesh.node.replica_thread import ReplicaThread
 from mycomesh.mesh.node.shell import MeshShell, clock
 from mycomesh.mesh.node.snapshot import (
     Snapshot,
+    account_views,
     equal_on,
     peer_states,
     peer_views,
@@ -167,11 +168,12 @@ class ServingNode:
         status, links = await self._replica.status()
         now_ms, wall_ms = clock()
         mesh_clock = self._mesh.mesh_clock
+        peers = peer_views(self._mesh.peers(now_ms), links)
         return Snapshot(
             status.site,
             status.pending,
             table_views(status, links),
-            peer_views(self._mesh.peers(now_ms), links),
+            peers,
             self._shell.port,
             mesh_clock.offset_ms,
             ISOLATED if self._shell.isolated else mesh_clock.warning or status.warning,
@@ -179,6 +181,7 @@ class ServingNode:
             self._replica.lock_held_ms,
             trouble_view(self._replica.trouble, wall_ms),
             free_bytes(self._file),
+            account_views(status, peers),
         )
 
     async def check_alive(self) -> None:

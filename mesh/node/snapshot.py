@@ -9,8 +9,9 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mycomesh.mesh.node.status import LinkView, PeerView, ProgressView, ScrubView, TableView, TroubleView
+from mycomesh.mesh.node.status import AccountView, LinkView, PeerView, ProgressView, ScrubView, TableView, TroubleView
 from mycomesh.sync.admin.state_tables import PeerState
+from mycomesh.sync.crdt.hlc import SITE_PREFIX
 from mycomesh.sync.merge.records import time_text
 from mycomesh.sync.sqlite.identifiers import fold
 
@@ -23,7 +24,16 @@ if TYPE_CHECKING:
     from mycomesh.sync.replica import ReplicaStatus
     from mycomesh.sync.replication.scrub import Scrubbed
 
-__all__ = ["Snapshot", "equal_on", "peer_states", "peer_views", "scrub_view", "table_views", "trouble_view"]
+__all__ = [
+    "Snapshot",
+    "account_views",
+    "equal_on",
+    "peer_states",
+    "peer_views",
+    "scrub_view",
+    "table_views",
+    "trouble_view",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +51,7 @@ class Snapshot:
     lock_held_ms: float = 0.0
     trouble: TroubleView | None = None
     free_bytes: int | None = None
+    accounts: tuple[AccountView, ...] = ()
 
 
 def equal_on(links: Iterable[LinkStatus]) -> Counter[str]:
@@ -63,6 +74,15 @@ def table_views(status: ReplicaStatus, links: Sequence[LinkStatus]) -> tuple[Tab
             equal[fold(table.name)] if compared and table.digest else None,
         )
         for table in status.tables
+    )
+
+
+def account_views(status: ReplicaStatus, peers: Iterable[PeerView]) -> tuple[AccountView, ...]:
+    """Return the accounts of a replica by origin, with the names of the members."""
+    members = {peer.node_id[: 2 * SITE_PREFIX]: (peer.node_id, peer.name) for peer in peers}
+    return tuple(
+        AccountView(*members.get(node, (node, "")), each.rows, each.bytes, each.conflicts, each.parked, since)
+        for node, each, since in status.accounts
     )
 
 

@@ -15,6 +15,7 @@ from mycomesh.mesh.node.errors import NodeError
 
 __all__ = [
     "SCHEMA",
+    "AccountView",
     "LinkView",
     "PeerView",
     "ProgressView",
@@ -93,6 +94,23 @@ class TableView:
 
 
 @dataclass(frozen=True, slots=True)
+class AccountView:
+    """Account of another node's writes in this file: the figures grow from the moment when the account began.
+
+    `node_id` is its id; of a node that is no member, whose `name` is "", the first half; "" for all nodes beyond the limit.
+    `bytes` are those of its changes as they came.
+    """
+
+    node_id: str
+    name: str
+    rows: int
+    bytes: int
+    conflicts: int
+    parked: int
+    since: str
+
+
+@dataclass(frozen=True, slots=True)
 class ScrubView:
     """The last complete scrub: when it ended, how many uncaptured rows it found, and in which tables."""
 
@@ -140,6 +158,7 @@ class Status:
     roles: tuple[str, ...] = ()
     trouble: TroubleView | None = None  # None: the file takes in rows of other nodes
     free_bytes: int | None = None  # on the disk of the file; None if it is not known
+    accounts: tuple[AccountView, ...] = ()
     revoked: bool = False  # this node knows that it was revoked; `hint` says what to do
 
 
@@ -163,6 +182,7 @@ def from_json(value: dict[str, Any]) -> Status:
             "tables": tuple(TableView(**_known(TableView, table)) for table in value["tables"]),
             "scrub": scrub,
             "roles": tuple(value.get("roles", ())),
+            "accounts": tuple(AccountView(**_known(AccountView, each)) for each in value.get("accounts", ())),
             "trouble": None if value.get("trouble") is None else TroubleView(**_known(TroubleView, value["trouble"])),
         }
         return Status(**{**_known(Status, value), **parts})

@@ -12,6 +12,7 @@ from mycomesh.sync.replication.rights import Rights
 from mycomesh.sync.replication.scrub import Scrubbed
 from mycomesh.sync.schema.facts import SCHEMA_TABLE
 from mycomesh.sync.schema.registry import Registry
+from mycomesh.sync.storage.accounts import Account
 from mycomesh.sync.storage.pending_log import pending_name
 from mycomesh.sync.storage.store import Store
 from mycomesh.sync.storage.table import Table
@@ -45,6 +46,7 @@ class ReplicaStatus:
     pending: int
     scrubbed: Scrubbed | None  # the last complete pass, None before the first
     warning: str = ""  # which limit comes near
+    accounts: tuple[tuple[str, Account, str], ...] = ()  # as `Accounts.read` returns them
 
 
 def read_status(
@@ -74,7 +76,8 @@ def read_status(
     tables += [TableStatus(name, 0, "", 0, 0, note) for name, note in notes.items() if name not in registry.tables]
     clock_ms = ms_from_hlc(store.clock.last)
     warning = near_limit(store, registry)
-    return ReplicaStatus(store.path, site.hex(), clock_ms, tuple(tables), pending, scrubbed, warning)
+    accounts = tuple(store.accounts.read())
+    return ReplicaStatus(store.path, site.hex(), clock_ms, tuple(tables), pending, scrubbed, warning, accounts)
 
 
 def _has_entries_of(table: Table, numbers: Sequence[int]) -> bool:

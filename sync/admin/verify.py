@@ -18,6 +18,7 @@ from typing import Any
 import apsw
 
 from mycomesh.sync.errors import DatabaseError
+from mycomesh.sync.schema.table_filter import owner_of
 from mycomesh.sync.sqlite.definitions import accept_collations
 from mycomesh.sync.sqlite.identifiers import fold, quoted
 from mycomesh.sync.sqlite.table_spec import COLLATIONS, user_tables
@@ -113,8 +114,8 @@ def _open(path: Path) -> Any:
 
 
 def _tables(db: Any) -> dict[str, str]:
-    """Return the user tables by folded name. Virtual tables and their shadow tables are not replicated and not compared."""
-    return {fold(name): name for name in user_tables(db)[0]}
+    """Return the user tables by folded name, without those that stay in their file: virtual ones and other programs' own."""
+    return {fold(name): name for name in user_tables(db)[0] if not owner_of(name)}
 
 
 def _compare(left: Any, right: Any, mine: str | None, theirs: str | None, shown_max: int) -> TableComparison:

@@ -13,13 +13,15 @@ whose clock is slow. design.md section 3.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import apsw
 
 from mycomesh.sync import codec
+from mycomesh.sync.capture.drain_edits import Groups, PlainEdit, find_plain_edits, stamp_edits
+from mycomesh.sync.capture.pending_rows import PendingRow, pending_sql, read_pending
 from mycomesh.sync.capture.stamps import Chunk, Stamper, Times, is_early_record
 from mycomesh.sync.capture.table_scan import is_adopting
 from mycomesh.sync.crdt.hlc import ms_from_hlc
@@ -28,18 +30,13 @@ from mycomesh.sync.merge import conflicts, records
 from mycomesh.sync.merge.counters import hold_bases, hold_registers, unseen_values, update_registers
 from mycomesh.sync.merge.keep_both import id_to_settle
 from mycomesh.sync.merge.restored import note_restored
-from mycomesh.sync.merge.work_budget import CHUNK_BYTES_MAX, CHUNK_ROWS_MAX, EDIT_WEIGHT
+from mycomesh.sync.merge.work_budget import CHUNK_BYTES_MAX, CHUNK_ROWS_MAX, EDIT_WEIGHT, PLAIN_EDIT_WEIGHT
 from mycomesh.sync.sqlite.identifiers import quoted
-from mycomesh.sync.sqlite.raw_text import raw_select, restore
-from mycomesh.sync.sqlite.table_spec import Column, KeyKind, Row, encode_key
+from mycomesh.sync.sqlite.table_spec import Column, KeyKind, Row
 from mycomesh.sync.storage.change_log import pack_mask
 from mycomesh.sync.storage.large_rows import CHANGE_BYTES_MAX, oversized, portions
 from mycomesh.sync.storage.pending_log import (
-    OP_DELETE,
-    OP_EVICT,
     OP_INSERT,
-    WORD_BITS,
-    key_names,
     pending_name,
     word_names,
 )
@@ -58,9 +55,6 @@ from mycomesh.sync.wire.bundle import Group, Kind, Section
 
 __all__ = ["Drained", "drain_table"]
 
-# The changes of a chunk, by the number of their site, their kind and their columns.
-_Groups = dict[tuple[int, Kind, int], Group]
-
 
 @dataclass(slots=True)
 class Drained:
@@ -76,20 +70,6 @@ class Drained:
     more: bool
     weight: int = 0
     too_large: tuple[str, ...] = ()
-
-
-@dataclass(slots=True)
-class _PendingRow:
-    """All log records of one row, coalesced, and the row's current values (None if it is gone)."""
-
-    at_ms: int
-    early: bool  # logged by a backfill as a row from before the mesh
-    inserted: bool
-    deleted: bool
-    silent: bool  # some UPDATE seems to have changed no column: see `_changed_columns`
-    mask: int
-    values: tuple[Any, ...] | None
-    heavy: bool = False  # the row may be too large for one change
 
 
 def drain_table(
@@ -113,19 +93,17 @@ def drain_table(
         groups, last, more = run
         taken = len(groups[0].hlcs)
     else:
-        try:
-            rows, last, more, taken = _read_pending(table, times, budget)
-        except UnicodeDecodeError:
-            # Some text is not UTF-8. Reading raw text is slower, so it is the exception.
-            rows, last, more, taken = _read_pending(table, times, budget, raw=True)
-        if not rows:
+        sorted_rows, last, more, taken = _read_sorted(chunk, times, budget)
+        if not sorted_rows.count:
             table.pending.unread = False
             return Drained(None, more=False)
-        if _all_new(table, rows):
-            groups = _drain_inserts(chunk, rows)
-        else:
-            groups, mask = _drain_rows(chunk, rows)
-            too_large = table.columns.names_of(mask)
+        by_columns: Groups = {}
+        # Deletes and updates first: the new rows may have taken UNIQUE values that these gave up.
+        stamp_edits(chunk, sorted_rows.plain, by_columns)
+        too_large = table.columns.names_of(_drain_rows(chunk, sorted_rows.other, by_columns))
+        if sorted_rows.new:
+            _drain_inserts(chunk, sorted_rows.new, by_columns)
+        groups = list(by_columns.values())
     table.log.flush()
     log = pending_name(table.table_id)
     # A DELETE without a condition clears the table without reading its rows.
@@ -159,7 +137,7 @@ def _drain_run(chunk: Chunk, times: Times, budget: int) -> tuple[list[Group], in
     first = last = size = 0
     more = early = False
     try:
-        for record in table.store.db.execute(_pending_sql(table, words, raw=False), (budget + 1,)):
+        for record in table.store.db.execute(pending_sql(table, words, raw=False), (budget + 1,)):
             if len(values) == budget or size > CHUNK_BYTES_MAX:
                 more = True
                 break
@@ -204,7 +182,7 @@ def _enter_inserts(
     keys: Sequence[Row | None] | None = None if table.spec.kind is KeyKind.KEYLESS else rows
     if table.spec.kind is KeyKind.KEYED:
         keys = [None if isinstance(row, int) else row for row in rows]  # a NULL in the key: the insert names the row
-    digests = table.digests.inserts(site_number, mask, hlcs, keys, encoded)
+    digests = table.digests.many(site_number, mask, hlcs, keys, encoded)
     table.log.add_inserts(site_number, hlcs, rows, pack_mask(mask), digests, packed=not table.columns.counters)
     if table.columns.counters:
         hold_bases(table, site_number, hlcs, table.columns.local, values)
@@ -215,129 +193,88 @@ def _enter_inserts(
 # ---- the general case: each row against its entries
 
 
-def _read_pending(
-    table: Table, times: Times, budget: int, *, raw: bool = False
-) -> tuple[dict[Row, _PendingRow], int, bool, int]:
-    """Return (rows by name, last log rowid read, whether more follow, weight); `raw` reads text that is not UTF-8."""
-    words = word_names(table.columns.captured)
-    rows: dict[Row, _PendingRow] = {}
-    last = size = 0
-    keyed = table.spec.kind is KeyKind.KEYED
-    keys = len(table.spec.key) if keyed else 0
-    first_key = 2 + len(words)
-    first_value = first_key + len(key_names(table.spec)) + 1
-    more = early = False
-    taken = 0
-    for record in _pending_records(table, words, budget, raw=raw):
-        if taken >= budget or size > CHUNK_BYTES_MAX or (taken and is_early_record(record[1]) is not early):
-            more = True
-            break
-        last, at, what = record[0], record[1], record[2]
-        early = is_early_record(at)
-        if keyed:
-            key = record[first_key : first_key + keys]
-            row: Row = record[first_key + keys] if None in key else encode_key(table.spec, key)
-        else:
-            row = record[first_key]
-        values = record[first_value:] if record[first_value - 1] is not None else None
-        if keyed and values is None and isinstance(row, int):
-            found = table.rows.read(row)  # the join on key columns does not find a key with a NULL
-            values = None if found is None else tuple(found.values())
-        taken += 1 if what == OP_INSERT else EDIT_WEIGHT
-        pending = rows.get(row)
-        if pending is None:
-            pending = rows[row] = _PendingRow(0, early, False, False, False, 0, values)
-            if values is not None:
-                weight = _weight(values)
-                size += weight
-                pending.heavy = 4 * weight > CHANGE_BYTES_MAX  # `_weight` counts characters; each may take four bytes
-        pending.at_ms = max(pending.at_ms, times.of(at, what))
-        if what == OP_INSERT and early:
-            pending.silent = True  # if the change log knows the row already, it is compared
-        elif what == OP_INSERT:
-            pending.inserted = True
-        elif what == OP_DELETE:
-            pending.deleted = True
-        elif what != OP_EVICT:  # an eviction says nothing: the row's current state shows whether it is gone
-            mask = what
-            for number in range(1, len(words)):
-                mask |= (record[2 + number] or 0) << (WORD_BITS * number)  # NULL in records that no trigger wrote
-            pending.mask |= mask
-            pending.silent |= not mask
-    return rows, last, more, taken
+@dataclass(slots=True)
+class _Sorted:
+    """The rows of a chunk by what they need."""
+
+    new: dict[Row, PendingRow]  # inserted, still there, and unknown to the change log
+    plain: list[PlainEdit]
+    other: dict[Row, PendingRow]  # a look each
+
+    @property
+    def count(self) -> int:
+        return len(self.new) + len(self.plain) + len(self.other)
 
 
-def _pending_records(table: Table, words: list[str], budget: int, *, raw: bool) -> Iterator[tuple[Any, ...]]:
-    """Return log records: rowid, at, mask words, key columns, 1 if the row is there (else None), the row's columns."""
-    found: Iterator[tuple[Any, ...]] = table.store.db.execute(_pending_sql(table, words, raw=raw), (budget + 1,))
-    if not raw:
-        return found
-    first = 2 + len(words)
-    middle = first + 2 * len(key_names(table.spec))
-    return (
-        (*record[:first], *restore(record[first:middle]), record[middle], *restore(record[middle + 1 :]))
-        for record in found
-    )
+def _read_sorted(chunk: Chunk, times: Times, budget: int) -> tuple[_Sorted, int, bool, int]:
+    """Return (rows, last log rowid read, whether more follow, weight)."""
+    table = chunk.table
+    try:
+        # Most edits are plain. If these are not, fewer of them are a chunk.
+        for edit_weight in (PLAIN_EDIT_WEIGHT, EDIT_WEIGHT):
+            rows, last, more, taken = read_pending(table, times, budget, edit_weight=edit_weight)
+            found = _sort(table, rows)
+            if len(found.other) * EDIT_WEIGHT <= budget:
+                break
+    except UnicodeDecodeError:
+        # Some text is not UTF-8. Reading raw text is slower, so it is the exception.
+        rows, last, more, taken = read_pending(table, times, budget, raw=True)
+        found = _Sorted({}, [], rows)
+        edit_weight = EDIT_WEIGHT
+    return found, last, more, taken + len(found.other) * (EDIT_WEIGHT - edit_weight)
 
 
-def _pending_sql(table: Table, words: list[str], *, raw: bool) -> str:
-    spec = table.spec
-    keys = key_names(spec)
-    if spec.kind is KeyKind.KEYED:
-        join_on = " AND ".join(f"{column.keyed} = p.k{position}" for position, column in enumerate(spec.key))
-        present = f"t.{quoted(spec.key[0].name)}"
-    else:
-        join_on = f"t.{quoted(spec.rowid)} = p.r"
-        present = f"t.{quoted(spec.rowid)}"
-    key_list = ", ".join(raw_select(f"p.{name}") if raw else f"p.{name}" for name in keys)
-    columns = ", ".join(
-        [*(f"p.{name}" for name in ("rowid", "at", *words)), key_list, f"nullif({present} IS NOT NULL, 0)"]
-    )
-    return (
-        f"SELECT {columns}, {table.rows.raw_list if raw else table.rows.select_list} FROM {pending_name(table.table_id)} p"
-        f" LEFT JOIN {quoted(spec.name)} t ON {join_on} ORDER BY p.rowid LIMIT ?"
-    )
+def _sort(table: Table, rows: dict[Row, PendingRow]) -> _Sorted:
+    new = {row: pending for row, pending in rows.items() if _may_be_new(pending)}
+    if new:
+        known = _known(table, list(new))
+        new = {row: pending for row, pending in new.items() if row not in known} if known else new
+    if len(new) == len(rows):
+        return _Sorted(new, [], {})
+    plain = find_plain_edits(table, rows)
+    other = {row: pending for row, pending in rows.items() if row not in new} if new else rows.copy()
+    for edit in plain:
+        del other[edit.row]
+    return _Sorted(new, plain, other)
 
 
-def _weight(values: tuple[Any, ...]) -> int:
-    size = 8 * len(values)
-    for value in values:
-        if type(value) is str or type(value) is bytes:
-            size += len(value)
-        elif type(value) is list:  # as `is_raw` says, which would cost a call for each cell
-            size += len(value[0])
-    return size
+def _may_be_new(pending: PendingRow) -> bool:
+    inserted = pending.inserted or pending.early
+    return inserted and not pending.deleted and pending.values is not None and not pending.heavy
 
 
-def _all_new(table: Table, rows: dict[Row, _PendingRow]) -> bool:
-    """Return True if every row was inserted, is still there, and is unknown to the change log."""
-    for pending in rows.values():
-        new = pending.inserted or pending.early
-        if not new or pending.deleted or pending.values is None or pending.heavy:
-            return False
+def _known(table: Table, rows: list[Row]) -> set[Row]:
+    """Return those of some rows that the change log knows."""
     numbers = [row for row in rows if isinstance(row, int)]
-    if len(numbers) == len(rows):
-        return not table.log.any_row_between(min(numbers), max(numbers))
-    return not any(table.log.knows(row) for row in rows)
+    if len(numbers) == len(rows) and not table.log.any_row_between(min(numbers), max(numbers)):
+        return set()
+    return table.log.rows_with_entries(rows)
 
 
-def _drain_inserts(chunk: Chunk, rows: dict[Row, _PendingRow]) -> list[Group]:
+def _drain_inserts(chunk: Chunk, rows: dict[Row, PendingRow], groups: Groups) -> None:
     """Stamp new rows, in any order of their rowids or keys, without reading the change log."""
     stamper = chunk.early() if next(iter(rows.values())).early else chunk.site
     tick = stamper.clock.tick
     hlcs = [tick(pending.at_ms) for pending in rows.values()]
     values = [pending.values or () for pending in rows.values()]
     encoded = list(map(codec.encode, values))
-    return [_enter_inserts(chunk.table, stamper.site_number, hlcs, list(rows), values, encoded)]
+    mask = chunk.table.columns.local_mask | EXISTENCE
+    group = _enter_inserts(chunk.table, stamper.site_number, hlcs, list(rows), values, encoded)
+    earlier = groups.setdefault((stamper.site_number, Kind.INSERT, mask), group)
+    if earlier is not group:
+        earlier.hlcs += group.hlcs
+        earlier.rows += group.rows
+        earlier.encoded = None
+        if earlier.priors is not None:
+            earlier.priors += [[] for _ in group.hlcs]
 
 
-def _drain_rows(chunk: Chunk, rows: dict[Row, _PendingRow]) -> tuple[list[Group], int]:
+def _drain_rows(chunk: Chunk, rows: dict[Row, PendingRow], groups: Groups) -> int:
     """Stamp one change for each row that changed, and two for a row that was replaced or edited before it was adopted.
 
-    Returns the changes, and the mask of columns some of whose values are too large to send.
+    Appends the changes to their groups. Returns the mask of columns some of whose values are too large to send.
     """
     table = chunk.table
-    groups: _Groups = {}
     columns, all_too_large = table.columns, 0
     holds = table.held.any()
     stored_entries = table.log.entries_of_rows(list(rows))
@@ -374,10 +311,10 @@ def _drain_rows(chunk: Chunk, rows: dict[Row, _PendingRow]) -> tuple[list[Group]
     for group in groups.values():
         if group.priors is not None and not any(group.priors):
             group.priors = None
-    return list(groups.values()), all_too_large
+    return all_too_large
 
 
-def _adopt(chunk: Chunk, view: RowView, pending: _PendingRow, mask: int, groups: _Groups) -> RowView | None:
+def _adopt(chunk: Chunk, view: RowView, pending: PendingRow, mask: int, groups: Groups) -> RowView | None:
     """Stamp a row from before the mesh that the change log does not know; return its view if a program has updated it since.
 
     A program that updates such a row has written some columns on the mesh, and no others. One that deletes it has deleted the
@@ -395,12 +332,12 @@ def _adopt(chunk: Chunk, view: RowView, pending: _PendingRow, mask: int, groups:
     return RowView.read(table, view.row)
 
 
-def _early(pending: _PendingRow) -> _PendingRow:
+def _early(pending: PendingRow) -> PendingRow:
     """Return the record of a row without a time: the clock of the early site has none."""
     return replace(pending, at_ms=0)
 
 
-def _changed_columns(view: RowView, pending: _PendingRow, site_number: int, too_large: int) -> int:
+def _changed_columns(view: RowView, pending: PendingRow, site_number: int, too_large: int) -> int:
     """Return the columns of an update that its change owns.
 
     The triggers compare old and new values in SQL, which has three blind spots: SQL calls 1 and 1.0 equal, the triggers do not
@@ -469,7 +406,7 @@ def _default_terms(column: Column) -> str:
     return f"{value} IS {default}, iif({number}, {value}, NULL), iif({number}, {default}, NULL)"
 
 
-def _too_large(view: RowView, pending: _PendingRow) -> int:
+def _too_large(view: RowView, pending: PendingRow) -> int:
     """Return the columns whose values are too large to send.
 
     If an entry owns one of them, peers have an older value of it. Then the row is stamped as an insert without that column.
@@ -482,7 +419,7 @@ def _too_large(view: RowView, pending: _PendingRow) -> int:
 
 
 def _change_in_portions(
-    table: Table, stamper: Stamper, view: RowView, pending: _PendingRow, mask: int, groups: _Groups
+    table: Table, stamper: Stamper, view: RowView, pending: PendingRow, mask: int, groups: Groups
 ) -> None:
     """Stamp an insert or an update, as several changes if one would be too large to send."""
     kind = Kind.INSERT if mask & EXISTENCE else Kind.UPDATE
@@ -508,7 +445,7 @@ def _record_unseen(view: RowView, key: Any, stamp: tuple[int, bytes], masks: lis
 
 
 def _change(
-    table: Table, stamper: Stamper, view: RowView, pending: _PendingRow, kind: Kind, mask: int, groups: _Groups
+    table: Table, stamper: Stamper, view: RowView, pending: PendingRow, kind: Kind, mask: int, groups: Groups
 ) -> None:
     """Stamp one change of a row, write it into the change log and append it to its group."""
     site_number = stamper.site_number
@@ -540,9 +477,11 @@ def _change(
         group = groups[site_number, kind, mask] = Group(
             site, kind, columns, [], None if kind is Kind.INSERT else [], [], []
         )
+    group.encoded = None
+    if group.priors is None:  # of new rows or plain edits, which overwrote nothing of another site
+        group.priors = [[] for _ in group.hlcs]
     group.hlcs.append(hlc)
     group.rows.append(values)
     if group.keys is not None:
         group.keys.append(key)
-    if group.priors is not None:
-        group.priors.append(prior_to_wire(table, prior, mask) if prior else [])
+    group.priors.append(prior_to_wire(table, prior, mask) if prior else [])

@@ -164,17 +164,16 @@ def _try_insert(table: Table, group: Group, site_number: int, keys: Sequence[Any
         rows = list(range(first, first + len(keys)))
         names.append(quoted(spec.rowid))
         values = [[*row, rowid] for row, rowid in zip(group.rows, rows, strict=True)]
-    insert = f"INSERT{table.rows.or_abort} INTO {quoted(spec.name)}({', '.join(names)}) VALUES({', '.join('?' * len(names))})"
     db = table.store.db
     db.execute(f"SAVEPOINT {_SAVEPOINT}")
     try:
-        table.rows.insert_many(insert, values)
+        table.rows.insert_many(names, values)
     except REFUSALS:
         db.execute(f"ROLLBACK TO {_SAVEPOINT}")
         db.execute(f"RELEASE {_SAVEPOINT}")
         return False
     db.execute(f"RELEASE {_SAVEPOINT}")
-    digests = table.digests.inserts(
+    digests = table.digests.many(
         site_number, mask, group.hlcs, None if keyless else keys, list(map(codec.encode, group.rows))
     )
     log.add_inserts(site_number, group.hlcs, rows, pack_mask(mask), digests, packed=not table.columns.counters)

@@ -55,7 +55,7 @@ def _drop_from_run(table: Table, run: InsertRun, mask: int) -> None:
     gone = [None] * len(names)  # for a row that vanished without a log record
     values = [codec.encode(present.get(row, gone)) for row in rows]
     keys = rows if table.spec.kind is KeyKind.ROWID else None
-    digests = table.digests.inserts(run.site_number, mask, range(run.hlc, run.hlc + run.n), keys, values)
+    digests = table.digests.many(run.site_number, mask, range(run.hlc, run.hlc + run.n), keys, values)
     table.log.remask(run, pack_mask(mask), digests)
 
 

@@ -6,7 +6,7 @@ No message says so. The row itself does: it shows the losing values although the
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from mycomesh.sync.crdt.hlc import ms_from_hlc, time_text
@@ -14,13 +14,26 @@ from mycomesh.sync.merge.conflicts import same
 from mycomesh.sync.merge.records import DELETE_LOST, KEPT, key_text, shortened_value, value_of
 from mycomesh.sync.storage.table import Table
 
-__all__ = ["AS_NEW_ROW", "UNDO_PREFIX", "note_restored"]
+__all__ = ["AS_NEW_ROW", "UNDO_PREFIX", "note_restored", "recorded_keys"]
 
 UNDO_PREFIX = "undo/"  # in mycomesh_meta, before the number of a conflict that this node has restored
 AS_NEW_ROW = "new"
 # A larger record is not compared, because each write of its row would read it under the write lock: it stays open on the nodes
 # that have not restored it themselves.
 COMPARED_BYTES_MAX = 1 << 20
+
+
+def recorded_keys(table: Table, keys: Sequence[Any]) -> list[Any]:
+    """Return those of some rows' keys about which there are conflicts."""
+    store = table.store
+    if store.conflict_room.empty:
+        return []
+    texts = dict(zip(map(key_text, keys), keys, strict=True))
+    listing = (
+        "SELECT k.value FROM json_each(?) k WHERE EXISTS"
+        " (SELECT 1 FROM mycomesh_conflicts WHERE table_name = ? AND row_key = k.value) ORDER BY k.key"
+    )
+    return [texts[text] for (text,) in store.db.execute(listing, (json.dumps([*texts]), table.spec.name))]
 
 
 def note_restored(table: Table, key: Any, columns: Collection[str], hlc: int) -> None:

@@ -1,7 +1,7 @@
 """Merge of one section of a bundle in as many transactions as its work takes (`work_budget`).
 
-Received inserts of unknown rows take the fast path (`bulk_insert`). Every other change, and every insert that the fast path
-refuses, is merged alone (`merge`).
+Received inserts of unknown rows take a fast path (`bulk_insert`), and so do updates and deletes of visible rows that lose to none
+(`bulk_edit`). Every change that these refuse is merged alone (`merge`).
 
 Invariant: the ranges of a section are covered only once every change of it is in the file. After a crash between two
 transactions, a round brings the changes again, and those that are here already change nothing.
@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from mycomesh.sync.merge.bulk_edit import merge_edits
 from mycomesh.sync.merge.bulk_insert import filter_group, insert_new_rows, slice_group
 from mycomesh.sync.merge.dropped_columns import without_columns
 from mycomesh.sync.merge.merge import Merged, merge_rows
@@ -23,15 +24,18 @@ from mycomesh.sync.merge.work_budget import (
     CHUNK_ROWS_MAX,
     EDIT_WEIGHT,
     GROUP_WEIGHT,
+    PLAIN_EDIT_WEIGHT,
     RANGE_WEIGHT,
     SECTION_WEIGHT,
     WorkBudget,
     bytes_weight,
+    size_of,
 )
+from mycomesh.sync.storage.accounts import Account
 from mycomesh.sync.storage.table import Table
 from mycomesh.sync.wire.bundle import Group, Kind, Section
 
-__all__ = ["SectionMerge", "new_row_weight"]
+__all__ = ["SectionMerge", "fast_weight"]
 
 
 @dataclass(slots=True)
@@ -47,12 +51,15 @@ class _Rest:
 class SectionMerge:
     """A section on its way into its table."""
 
-    def __init__(self, section: Section, *, change_weight: int = 0, weighs_values: bool = False) -> None:
+    def __init__(
+        self, section: Section, *, change_weight: int = 0, change_bytes: int = 0, weighs_values: bool = False
+    ) -> None:
         """Take the section.
 
         Args:
             section: changes that have been checked for shape, not for meaning.
             change_weight: work that each change causes beyond its merge.
+            change_bytes: the size of a change of this message on average, for the account of its origin.
             weighs_values: look at the size of each value, because some may be large.
         """
         self.table = section.table
@@ -64,6 +71,7 @@ class SectionMerge:
         self._groups = deque(map(_Rest, section.groups))
         self._ranges = deque(section.ranges)
         self._change_weight = change_weight
+        self._change_bytes = change_bytes
         self._weighs_values = weighs_values
 
     @property
@@ -95,7 +103,13 @@ class SectionMerge:
             rest = self._groups.popleft()
             head = without_columns(self._take(rest, budget), table.columns.dropped)
             if head is not None:
-                self._merge(table, head, wall_ms, merged, budget, rest, repair=repair)
+                part = Merged()
+                self._merge(table, head, wall_ms, part, budget, rest, repair=repair)
+                merged.add(part)
+                size = self._change_bytes * part.changes
+                if self._weighs_values and part.changes:
+                    size = sum(map(size_of, head.rows))
+                table.store.accounts.add(head.site, Account(part.changes, size, part.conflicts, part.parked))
         table.log.flush()
         while self._ranges and not self._groups and not budget.spent:
             site, after, upto = self._ranges.popleft()
@@ -107,7 +121,7 @@ class SectionMerge:
         """Return as many changes of a group as are within the budget, at least one; leave the others."""
         group, start = rest.group, rest.start
         bulk = group.kind is Kind.INSERT and not rest.alone
-        weight = (new_row_weight(group) if bulk else EDIT_WEIGHT) + self._change_weight
+        weight = (EDIT_WEIGHT if rest.alone else fast_weight(group)) + self._change_weight
         budget.spend(GROUP_WEIGHT + len(group.columns) // CELLS_A_UNIT)
         most = max(1, min(budget.room // weight, CHUNK_ROWS_MAX))
         end = min(start + most, len(group.hlcs))
@@ -128,12 +142,7 @@ class SectionMerge:
         covered = _covered(table, group)
         fresh = _part(group, covered, known=False)
         if fresh is not None and not rest.alone:
-            budget.spend(new_row_weight(fresh) * len(fresh.hlcs))
-            if self._weighs_values:
-                budget.spend(sum(map(bytes_weight, fresh.rows)))
-            site_number = table.store.site_number_or_new(fresh.site)
-            done, fresh = insert_new_rows(table, fresh, site_number, keys_of(table, fresh), budget)
-            merged.changes += done
+            fresh = self._merge_fast(table, fresh, merged, budget)
         if fresh is not None:
             self._merge_alone(table, fresh, wall_ms, merged, budget, recorded=rest.recorded)
         known = _part(group, covered, known=True) if repair else None
@@ -143,6 +152,22 @@ class SectionMerge:
             self._merge_alone(table, known, None, merged, budget, recorded=False)
             merged.repaired += merged.changes - before
         budget.spend(self._change_weight * len(group.hlcs))
+
+    def _merge_fast(self, table: Table, group: Group, merged: Merged, budget: WorkBudget) -> Group | None:
+        """Merge what needs no look at single rows; return the rest."""
+        if self._weighs_values:
+            budget.spend(sum(map(bytes_weight, group.rows)))
+        site_number = table.store.site_number_or_new(group.site)
+        keys = keys_of(table, group)
+        if group.kind is Kind.INSERT:
+            budget.spend(new_row_weight(group) * len(group.hlcs))
+            done, rest = insert_new_rows(table, group, site_number, keys, budget)
+        else:
+            done, rest, later = merge_edits(table, group, site_number, keys, budget)
+            if later is not None:
+                self._groups.appendleft(_Rest(later))
+        merged.changes += done
+        return rest
 
     def _merge_alone(
         self, table: Table, group: Group, wall_ms: int | None, merged: Merged, budget: WorkBudget, *, recorded: bool
@@ -157,6 +182,11 @@ class SectionMerge:
             if done < len(part.hlcs):
                 self._groups.appendleft(_Rest(group, start + done, alone=True, recorded=recorded))
                 return
+
+
+def fast_weight(group: Group) -> int:
+    """Return the weight of one change that the fast path takes."""
+    return new_row_weight(group) if group.kind is Kind.INSERT else PLAIN_EDIT_WEIGHT
 
 
 def new_row_weight(group: Group) -> int:

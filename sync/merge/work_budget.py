@@ -23,6 +23,7 @@ __all__ = [
     "GROUP_WEIGHT",
     "ID_WEIGHT",
     "PARK_WEIGHT",
+    "PLAIN_EDIT_WEIGHT",
     "PRIOR_BYTES",
     "RANGE_WEIGHT",
     "SECTION_WEIGHT",
@@ -30,13 +31,15 @@ __all__ = [
     "WorkBudget",
     "bytes_weight",
     "bytes_weight_of",
+    "size_of",
 ]
 
 # One chunk: so many new rows hold the write lock some 7 ms, here and where they are merged. A slow core may take five times that.
 CHUNK_ROWS_MAX = 2_048
 CHUNK_BYTES_MAX = 1 << 20
-# An update or a delete is looked up on its own: 12 times the work of a new row in a drain, 20 to 30 times in a merge.
+# An update or a delete that is looked up on its own: 12 times the work of a new row in a drain, 20 to 30 times in a merge.
 EDIT_WEIGHT = 32
+PLAIN_EDIT_WEIGHT = 4  # one that is looked up with many others
 # A batch of an honest node is one chunk at its writer. Where each of its edits loses, or is refused here, it costs three.
 TRANSACTION_WEIGHT_MAX = 3 * CHUNK_ROWS_MAX
 CONFLICT_WEIGHT = 16
@@ -76,13 +79,18 @@ class WorkBudget:
 
 def bytes_weight(values: Collection[Any]) -> int:
     """Return the weight of the bytes in these values, 0 for a few small ones."""
+    return bytes_weight_of(size_of(values))
+
+
+def size_of(values: Collection[Any]) -> int:
+    """Return about how many bytes these values take."""
     size = 0
     for value in values:
         if isinstance(value, (str, bytes)):
             size += len(value)
         elif isinstance(value, list):  # text that is not UTF-8
             size += len(value[0])
-    return bytes_weight_of(size + 8 * len(values))
+    return size + 8 * len(values)
 
 
 def bytes_weight_of(size: int) -> int:

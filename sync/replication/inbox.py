@@ -73,6 +73,7 @@ class Inbox:
                 break
         if self._outbox.has_retries and not retried:
             self._outbox.run_retries(budget)
+        self._store.accounts.write(wall_ms)
 
     def _begin(self, batch: Incoming, *, live: bool) -> None:
         batch.applied.crowded += limit_sites(self._store, batch.bundle, live=live)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import deque
 
-from mycomesh.sync.merge.section_merge import SectionMerge, new_row_weight
-from mycomesh.sync.merge.work_budget import CHUNK_BYTES_MAX, EDIT_WEIGHT, FACT_WEIGHT, bytes_weight_of
+from mycomesh.sync.merge.section_merge import SectionMerge, fast_weight
+from mycomesh.sync.merge.work_budget import CHUNK_BYTES_MAX, FACT_WEIGHT, bytes_weight_of
 from mycomesh.sync.replication.applied import Applied
 from mycomesh.sync.schema.catalog import SCHEMA_TABLE
 from mycomesh.sync.storage.table import Table
-from mycomesh.sync.wire.bundle import Bundle, Kind
+from mycomesh.sync.wire.bundle import Bundle
 
 __all__ = ["Incoming"]
 
@@ -30,17 +30,17 @@ class Incoming:
         self._size = size
         # The work of a merge if no constraint refuses any of it.
         groups = [group for section in bundle.sections for group in section.groups]
-        self.weight = bytes_weight_of(size) + sum(
-            len(group.hlcs) * (new_row_weight(group) if group.kind is Kind.INSERT else EDIT_WEIGHT) for group in groups
-        )
+        self.weight = bytes_weight_of(size) + sum(len(group.hlcs) * fast_weight(group) for group in groups)
 
     def begin(self) -> None:
         """Begin with the first section of the bundle, which does not change from here on."""
         self.begun = True
+        changes = sum(section.rows for section in self.bundle.sections)
         self.sections.extend(
             SectionMerge(
                 section,
                 change_weight=FACT_WEIGHT if section.table == SCHEMA_TABLE else 0,
+                change_bytes=-(-self._size // max(changes, 1)),
                 weighs_values=self._size > CHUNK_BYTES_MAX,
             )
             for section in self.bundle.sections

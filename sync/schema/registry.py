@@ -152,6 +152,10 @@ class Registry:
         """Return True if the settings admit a table of that name."""
         return self._filter.admits(name)
 
+    def owner(self, name: str) -> str:
+        """Return the other program whose state a table is, and which stays in this file for that reason; "" otherwise."""
+        return self._filter.owner(name)
+
     def defined(self, name: str) -> TableSpec | None:
         """Return the canonical definition of a table, None if the facts have none that can be read."""
         return self.facts.defined(name, self.policies.generated.get(name, {}))

@@ -29,6 +29,10 @@ _BROUGHT_BACK = (
     "column(s) {} dropped or renamed here by hand: the mesh keeps them, so they are back, empty in every row;"
     " columns that are new here are on the mesh with their values"
 )
+_OF_OTHERS = (
+    "not replicated: {} keeps its own state about this file in it; name it in 'only' to replicate it:"
+    ' only = ["*", "{}"]'
+)
 _REMOVED = (
     "dropped or renamed here by hand: it stays on the other nodes, and is not replicated here;"
     " created here again, it deletes there the rows that it lacks ('mycomesh migrate' drops it everywhere)"
@@ -65,6 +69,10 @@ class TablePass:
         names, skipped = user_tables(self._store.db)
         for name, why in skipped:
             registry.notes.put(fold(name), f"not replicated: {why}")
+        for name in names:
+            owner = registry.owner(name)
+            if owner:
+                registry.notes.put(fold(name), _OF_OTHERS.format(owner, fold(name)))
         present = registry.canonical_names(names)
         for name in [name for name in registry.tables if name != SCHEMA_TABLE and name not in present]:
             registry.forget(name)
@@ -122,6 +130,8 @@ class TablePass:
         registry.removed = set(registry.canonical_names(shadows))
         listing = "SELECT id, name, shape FROM mycomesh_replicated ORDER BY id"
         for table_id, name, identity in self._store.db.execute(listing).fetchall():
+            if registry.owner(name):  # an earlier version replicated it
+                registry.uninstall(table_id)
             if name in present or not registry.selects(name):
                 continue
             registry.uninstall(table_id)  # RENAME has taken the triggers along

@@ -9,24 +9,21 @@ Invariants: after a commit, `count` and `sums` equal a scan of the log and its r
 
 from __future__ import annotations
 
-import bisect
 import heapq
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
 
 import apsw
 
 from mycomesh.sync.crdt.lattice import EXISTENCE, Entry
 from mycomesh.sync.errors import DecodeError
 from mycomesh.sync.sqlite.table_spec import Row
-from mycomesh.sync.storage.insert_runs import RUN_MIN, InsertRun, InsertRuns
+from mycomesh.sync.storage.batch_join import join_names, join_numbers
+from mycomesh.sync.storage.insert_runs import RUN_MIN, InsertRun, InsertRuns, StoredEntry
 from mycomesh.sync.storage.store import Store
 
 __all__ = ["ChangeLog", "StoredEntry", "changes_name", "pack_mask", "unpack_mask"]
 
-# (site number, hlc, row, mask, digest, prior): a row of the table. A plain tuple, because one is made for each row merged.
-StoredEntry = tuple[int, int, Any, Any, int, bytes | None]
 _LOW = 0xFFFF_FFFF
 _SUM = (1 << 64) - 1
 _TWICE = "one stamp for two rows: its site is forged, or was set back to before stamps that it had published"
@@ -125,20 +122,27 @@ class ChangeLog:
         """Return the entries of many rows at once."""
         self.flush()
         found: dict[Row, list[StoredEntry]] = {row: [] for row in rows}
-        listing = f"SELECT place, hlc, row, mask, digest, prior FROM {self.name} WHERE row = ? ORDER BY place, hlc"
-        for stored in self._store.db.executemany(listing, [(row,) for row in found]):
+        columns = "t.place, t.hlc, t.row, t.mask, t.digest, t.prior"
+        for stored in join_names(self._store.db, columns, self.name, "row", list(found)):
             found[stored[2]].append(stored)
-        for row, run in self.runs.of_rows(sorted(row for row in found if isinstance(row, int))):
-            bisect.insort(found[row], _packed(run, row - run.row))
+        for run, numbers in self.runs.by_rows(sorted(row for row in found if isinstance(row, int))):
+            packed = run.entries()
+            for row in numbers:
+                found[row].append(packed[row - run.row])
+        for entries in found.values():
+            if len(entries) > 1:
+                entries.sort()  # no two have one stamp
         return found
 
     def rows_of(self, stamps: Sequence[tuple[int, int]]) -> dict[tuple[int, int], Row]:
         """Return the rows of the entries with these stamps (site number, hlc); stamps without an entry are left out."""
         self.flush()
-        listing = f"SELECT place, hlc, row FROM {self.name} WHERE place = ? AND hlc = ?"
-        found: dict[tuple[int, int], Row] = {
-            (number, hlc): row for number, hlc, row in self._store.db.executemany(listing, stamps)
-        }
+        found: dict[tuple[int, int], Row] = {}
+        for site_number in dict.fromkeys(number for number, _ in stamps):
+            hlcs = [hlc for number, hlc in stamps if number == site_number]
+            where = f"t.place = {site_number}"
+            for hlc, row in join_numbers(self._store.db, "t.hlc, t.row", self.name, "hlc", hlcs, where):
+                found[site_number, hlc] = row
         for stamp, run in self.runs.of_stamps(sorted(stamp for stamp in stamps if stamp not in found)):
             found[stamp] = run.row + stamp[1] - run.hlc
         return found
@@ -157,8 +161,7 @@ class ChangeLog:
     def rows_with_entries(self, rows: Sequence[Row]) -> set[Row]:
         """Return those of the rows that have entries."""
         self.flush()
-        listing = f"SELECT row FROM {self.name} WHERE row = ? LIMIT 1"
-        found: set[Row] = {row for (row,) in self._store.db.executemany(listing, [(row,) for row in rows])}
+        found: set[Row] = {row for (row,) in join_names(self._store.db, "t.row", self.name, "row", rows)}
         found.update(row for row, _ in self.runs.of_rows(sorted(row for row in rows if isinstance(row, int))))
         return found
 
@@ -253,11 +256,26 @@ class ChangeLog:
         self._delta[1] += (new[4] & _LOW) - (old[4] & _LOW)
         self._delta[2] += (new[4] >> 32 & _LOW) - (old[4] >> 32 & _LOW)
 
+    def add_many(self, stored_entries: Sequence[StoredEntry]) -> None:
+        """Add entries as `add` does for one."""
+        self._adds += stored_entries
+        self._count([stored[4] for stored in stored_entries])
+
+    def replace_many(self, old: Sequence[StoredEntry], new: Sequence[StoredEntry]) -> None:
+        """Replace entries as `replace` does for one; stamps and rows stay."""
+        self._replaces.update(zip([stored[:2] for stored in old], new, strict=True))
+        self._count([stored[4] for stored in old], -1)
+        self._count([stored[4] for stored in new])
+
+    def remove_many(self, stored_entries: Sequence[StoredEntry]) -> None:
+        """Remove entries as `remove` does for one."""
+        self._removes += [stored[:2] for stored in stored_entries]
+        self._count([stored[4] for stored in stored_entries], -1)
+
     def remask(self, run: InsertRun, mask: int | bytes, digests: Sequence[int]) -> None:
         """Give every entry of a run another mask, and the digests for that mask."""
-        for sign, values in ((-1, run.all_digests()), (1, digests)):
-            self._delta[1] += sign * sum(digest & _LOW for digest in values)
-            self._delta[2] += sign * sum(digest >> 32 & _LOW for digest in values)
+        self._count(run.all_digests(), -1)
+        self._count(digests)
         self.runs.remask(run, mask, digests)
 
     def remove(self, stored: StoredEntry) -> None:
@@ -270,9 +288,7 @@ class ChangeLog:
     def unpack(self, site_number: int, hlc: int) -> None:
         """Make an entry of a run a plain one, which can have held values and another name of its row."""
         self.flush()
-        taken, loose = self.runs.take([(site_number, hlc)], keep=True)
-        if taken:
-            self._insert(loose)
+        self._insert(self.runs.take([(site_number, hlc)]))
 
     def flush(self) -> None:
         """Write the pending additions, replacements and removals to the file, one statement for each kind.
@@ -286,9 +302,8 @@ class ChangeLog:
         adds, self._adds = self._adds, []
         loose: list[StoredEntry] = []
         if removes or replaces:
-            taken, pieces = self.runs.take({*removes, *replaces})
-            loose += pieces
-            loose += [stored for stamp, stored in replaces.items() if stamp in taken]
+            changed: dict[tuple[int, int], StoredEntry | None] = {**replaces, **dict.fromkeys(removes)}
+            taken, loose = self.runs.change(changed)
             removes = [stamp for stamp in removes if stamp not in taken]
             replaces = {stamp: stored for stamp, stored in replaces.items() if stamp not in taken}
         if removes:
@@ -327,24 +342,20 @@ class ChangeLog:
         first, last = new.format("row"), new.format("row + n - 1")
         broken = f"SELECT place, hlc, n FROM {self.runs.name} WHERE {last} - {first} IS NOT n - 1 ORDER BY row"
         for site_number, hlc, n in db.execute(broken).fetchall():
-            _, loose = self.runs.take([(site_number, hlc + number) for number in range(n)], keep=True)
-            self._insert(loose)
+            self._insert(self.runs.take([(site_number, hlc + number) for number in range(n)]))
         db.execute(f"UPDATE {self.name} SET row = {first} WHERE typeof(row) = 'integer'")
         db.execute(f"UPDATE {self.runs.name} SET row = {first}")
 
-    def _count(self, gained: Sequence[int]) -> None:
+    def _count(self, digests: Sequence[int], sign: int = 1) -> None:
+        """Add the digests of entries to the sums, or take them off."""
         delta = self._delta
-        delta[0] += len(gained)
-        delta[1] += sum([digest & _LOW for digest in gained])
-        delta[2] += sum([digest >> 32 & _LOW for digest in gained])
+        delta[0] += sign * len(digests)
+        delta[1] += sign * sum([digest & _LOW for digest in digests])
+        delta[2] += sign * sum([digest >> 32 & _LOW for digest in digests])
 
 
 def _follows(before: Row, row: Row) -> bool:
     return isinstance(before, int) and isinstance(row, int) and row - before == 1
-
-
-def _packed(run: InsertRun, number: int) -> StoredEntry:
-    return run.site_number, run.hlc + number, run.row + number, run.mask, run.digest(number), None
 
 
 def _unpacked(run: InsertRun) -> Iterator[tuple[int, int, Row, int]]:

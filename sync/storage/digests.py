@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import itertools
+import struct
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -58,12 +59,13 @@ class Digests:
             state.update(part)
         return int.from_bytes(state.digest(), "big", signed=True)
 
-    def inserts(
+    def many(
         self, site_number: int, mask: int, hlcs: Sequence[int], keys: Sequence[Any] | None, rows: Sequence[bytes]
     ) -> list[int]:
-        """Return the digests of many inserts of one site and mask, as `entry` does for one.
+        """Return the digests of many entries of one site and mask, as `entry` does for one.
 
-        Pass None for `keys` if each row is identified by the stamp of its insert. `rows` are the values, one encoded array each.
+        Pass None for `keys` if each row is identified by the stamp of its insert, which is the entry. `rows` are the values,
+        one encoded array each.
         """
         new_state, _ = self.prefix(site_number, mask)
         heads = itertools.repeat(_NO_KEY) if keys is None else map(codec.encode, keys)
@@ -71,8 +73,8 @@ class Digests:
         for hlc, head, row in zip(hlcs, heads, rows, strict=False):
             state = new_state()
             state.update(hlc.to_bytes(8, "big") + head + row)
-            found.append(int.from_bytes(state.digest(), "big", signed=True))
-        return found
+            found.append(state.digest())
+        return list(struct.unpack(f">{len(found)}q", b"".join(found)))
 
     def rolled_back(self) -> None:
         """Forget the prefixes: the next transaction may give a site number or a column's bit to another."""

@@ -6,10 +6,11 @@ row or here.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from mycomesh.sync import codec
+from mycomesh.sync.storage.batch_join import join_numbers
 from mycomesh.sync.storage.change_log import ChangeLog, StoredEntry
 from mycomesh.sync.storage.store import Store
 
@@ -28,6 +29,19 @@ class HeldValues:
         """Return True if some entry of the table has held values."""
         listing = "SELECT 1 FROM mycomesh_held WHERE id = ? LIMIT 1"
         return self._store.db.execute(listing, (self._table_id,)).fetchone() is not None
+
+    def among(self, stored_entries: Iterable[StoredEntry]) -> frozenset[tuple[int, int]]:
+        """Return the stamps (site number, hlc) of those entries that have held values."""
+        if not self.any():
+            return frozenset()
+        hlcs: dict[int, list[int]] = {}
+        for stored in stored_entries:
+            hlcs.setdefault(stored[0], []).append(stored[1])
+        found: list[tuple[int, int]] = []
+        for site_number, clocks in hlcs.items():
+            where = f"t.id = {self._table_id} AND t.place = {site_number}"
+            found += join_numbers(self._store.db, "t.place, t.hlc", "mycomesh_held", "hlc", clocks, where)
+        return frozenset(found)
 
     def read(self, stored: StoredEntry) -> dict[str, Any]:
         """Return the held values of one entry, by folded column name."""

@@ -3,21 +3,26 @@
 Rows that are inserted in bulk, or stream in from one site, get consecutive stamps and rowids. A plain entry takes 49 bytes with
 its index; in a run an entry takes 8, its digest (ADR 0006).
 
-Invariants: the entries of a run have one site and one mask, and overwrote nothing; the clock windows of one site's runs are
-disjoint, and so are the rows of all runs.
+Invariants: the entries of a run are inserts of visible rows that overwrote nothing, and have one site and one mask; the clock
+windows of one site's runs are disjoint, and so are the rows of all runs.
 """
 
 from __future__ import annotations
 
+import bisect
 import itertools
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from mycomesh.sync.sqlite.identifiers import quoted
 from mycomesh.sync.storage.store import Store
 
-__all__ = ["RUN_MAX", "RUN_MIN", "InsertRun", "InsertRuns", "runs_name"]
+__all__ = ["RUN_MAX", "RUN_MIN", "InsertRun", "InsertRuns", "StoredEntry", "runs_name"]
+
+# (site number, hlc, row, mask, digest, prior): an entry as the change log stores it. A plain tuple, because one is made for each
+# row merged.
+StoredEntry = tuple[int, int, Any, Any, int, bytes | None]
 
 # Two runs of this length fill one page of 4 KiB.
 RUN_MAX = 250
@@ -43,9 +48,12 @@ class InsertRun(NamedTuple):
     mask: int | bytes
     digests: bytes
 
-    def digest(self, number: int) -> int:
-        """Return the digest of one entry."""
-        return int(struct.unpack_from("<q", self.digests, 8 * number)[0])
+    def entries(self) -> list[StoredEntry]:
+        """Return all entries in clock order."""
+        place, hlc, row, mask = self.site_number, self.hlc, self.row, self.mask
+        return [
+            (place, hlc + number, row + number, mask, digest, None) for number, digest in enumerate(self.all_digests())
+        ]
 
     def all_digests(self) -> tuple[int, ...]:
         """Return the digests of all entries in clock order."""
@@ -102,25 +110,33 @@ class InsertRuns:
 
     def of_rows(self, rows: Iterable[int]) -> Iterator[tuple[int, InsertRun]]:
         """Yield (row, its run) for those of the rows whose entries are in runs; `rows` ascend."""
-        run: InsertRun | None = None
-        end = 0  # rows before it are of `run`, or of no run
-        for number, row in enumerate(rows):
-            if number == 0 or row >= end:
-                run = self.of_row(row)
-                end = self._next_row(row) if run is None else run.row + run.n
+        for run, found in self.by_rows(list(rows)):
+            yield from zip(found, itertools.repeat(run))
+
+    def by_rows(self, rows: Sequence[int]) -> Iterator[tuple[InsertRun, Sequence[int]]]:
+        """Yield (run, those of the rows whose entries are in it); `rows` ascend."""
+        at = 0
+        while at < len(rows):
+            run = self.of_row(rows[at])
+            end = self._next_row(rows[at]) if run is None else run.row + run.n
+            start, at = at, bisect.bisect_left(rows, end, at)
             if run is not None:
-                yield row, run
+                yield run, rows[start:at]
 
     def of_stamps(self, stamps: Iterable[tuple[int, int]]) -> Iterator[tuple[tuple[int, int], InsertRun]]:
         """Yield (stamp, its run) for those of the stamps (site number, hlc) that are in runs; `stamps` ascend."""
-        run: InsertRun | None = None
-        end = (-1, 0)
-        for stamp in stamps:
-            if stamp >= end:
-                run = self.of_stamp(*stamp)
-                end = self._next_stamp(stamp) if run is None else (run.site_number, run.hlc + run.n)
+        for run, found in self._by_run(list(stamps)):
+            yield from zip(found, itertools.repeat(run))
+
+    def _by_run(self, stamps: Sequence[tuple[int, int]]) -> Iterator[tuple[InsertRun, Sequence[tuple[int, int]]]]:
+        """Yield (run, those of the stamps that are in it); `stamps` ascend."""
+        at = 0
+        while at < len(stamps):
+            run = self.of_stamp(*stamps[at])
+            end = self._next_stamp(stamps[at]) if run is None else (run.site_number, run.hlc + run.n)
+            start, at = at, bisect.bisect_left(stamps, end, at)
             if run is not None:
-                yield stamp, run
+                yield run, stamps[start:at]
 
     def _next_row(self, row: int) -> int:
         listing = f"SELECT row FROM {self.name} WHERE row > ? ORDER BY row LIMIT 1"
@@ -185,32 +201,59 @@ class InsertRuns:
             (mask, *_packed(digests), run.seq),
         )
 
-    def take(
-        self, stamps: Iterable[tuple[int, int]], *, keep: bool = False
-    ) -> tuple[set[tuple[int, int]], list[tuple[int, int, Any, Any, int, None]]]:
-        """Take entries out of their runs, which fall into pieces.
+    def take(self, stamps: Iterable[tuple[int, int]]) -> list[StoredEntry]:
+        """Take entries out of their runs, which fall into pieces; return the entries that the caller has to keep as plain ones.
 
-        Return the stamps (site number, hlc) that were in runs, and the entries that the caller has to keep as plain ones:
-        those of pieces that are too short to be runs, and with `keep` the taken entries too.
+        These are the taken ones, and those of pieces that are too short to be runs.
         """
-        broken: dict[InsertRun, list[int]] = {}
-        for (_site_number, hlc), run in self.of_stamps(sorted(stamps)):
-            broken.setdefault(run, []).append(hlc - run.hlc)
+        loose: list[StoredEntry] = []
+        for run, found in list(self._by_run(sorted(stamps))):
+            loose += self._store_pieces(run, run.entries(), {hlc - run.hlc for _, hlc in found})
+        return loose
+
+    def change(
+        self, changed: Mapping[tuple[int, int], StoredEntry | None]
+    ) -> tuple[set[tuple[int, int]], list[StoredEntry]]:
+        """Give those of some stamps that are in runs other entries, or none; return them, and the entries to keep as plain ones.
+
+        Entries that follow each other and have lost the same columns stay in a run.
+        """
         taken: set[tuple[int, int]] = set()
-        loose: list[tuple[int, int, Any, Any, int, None]] = []
-        for run, numbers in broken.items():
-            self._store.db.execute(f"DELETE FROM {self.name} WHERE seq = ?", (run.seq,))
-            taken.update((run.site_number, run.hlc + number) for number in numbers)
-            digests = run.all_digests()
-            plain = list(numbers) if keep else []
-            for before, number in itertools.pairwise([-1, *numbers, run.n]):
-                first = before + 1
-                if number - first >= RUN_MIN:
-                    self.add(run.site_number, run.hlc + first, run.row + first, run.mask, digests[first:number])
-                else:
-                    plain += range(first, number)
-            loose += [(run.site_number, run.hlc + at, run.row + at, run.mask, digests[at], None) for at in plain]
+        loose: list[StoredEntry] = []
+        for run, found in list(self._by_run(sorted(changed))):
+            taken.update(found)
+            pieces: list[StoredEntry | None] = list(run.entries())
+            for stamp in found:
+                pieces[stamp[1] - run.hlc] = changed[stamp]
+            loose += self._store_pieces(run, pieces)
         return taken, loose
+
+    def _store_pieces(
+        self, run: InsertRun, pieces: Sequence[StoredEntry | None], apart: Container[int] = ()
+    ) -> list[StoredEntry]:
+        """Store what a run has become, None where an entry is gone, as runs; return the entries that fit into none.
+
+        The entries with the numbers `apart` are returned in any case.
+        """
+        loose: list[StoredEntry] = []
+        self._store.db.execute(f"DELETE FROM {self.name} WHERE seq = ?", (run.seq,))
+        shift = run.row - run.hlc
+        masks = [
+            None
+            if stored is None or stored[5] is not None or stored[2] != stored[1] + shift or number in apart
+            else stored[3]
+            for number, stored in enumerate(pieces)
+        ]
+        start = 0
+        for mask, same in itertools.groupby(masks):
+            end = start + len(list(same))
+            part = [stored for stored in pieces[start:end] if stored is not None]
+            if mask is not None and len(part) >= RUN_MIN:
+                self.add(run.site_number, run.hlc + start, run.row + start, mask, [stored[4] for stored in part])
+            else:
+                loose += part
+            start = end
+        return loose
 
 
 def _packed(digests: Sequence[int]) -> tuple[int, int, bytes]:

@@ -55,6 +55,8 @@ CREATE TABLE IF NOT EXISTS mycomesh_mark(v);
 CREATE TABLE IF NOT EXISTS mycomesh_status(
   phase TEXT, mesh TEXT, mesh_id TEXT, node TEXT, node_id TEXT, site TEXT, pid INTEGER, port INTEGER, pending INTEGER,
   linked INTEGER, members INTEGER, scrub_found INTEGER, scrubbed_at TEXT, clock_offset_ms REAL, as_of TEXT);
+CREATE TABLE IF NOT EXISTS mycomesh_accounts(
+  node TEXT PRIMARY KEY, rows INTEGER, bytes INTEGER, conflicts INTEGER, parked INTEGER, since TEXT) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS mycomesh_trouble(code TEXT PRIMARY KEY, text TEXT, since TEXT, as_of TEXT) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS mycomesh_peers(
   node_id TEXT PRIMARY KEY, name TEXT, roles TEXT, state TEXT, equal INTEGER, address TEXT, rtt_ms REAL, offset_ms REAL,
@@ -71,10 +73,10 @@ LOGS = {
     "runs": frozenset({"seq", "place", "hlc", "row", "n", "mask", "low", "high", "digests"}),
 }
 # Files of earlier versions lack these. `Store.create` creates them, and nothing is lost.
-_ADDED = frozenset({"mycomesh_trouble"})
+_ADDED = frozenset({"mycomesh_accounts", "mycomesh_trouble"})
 _SCHEMA_ID = 1  # of the schema table, which is not in mycomesh_replicated
 _RECREATED = re.compile(
-    r"mycomesh_(pending_\d+|collected|conflicts|moved|parked|sweeps|mark|status|trouble|peers|tables|vectors)"
+    r"mycomesh_(pending_\d+|collected|conflicts|moved|parked|sweeps|mark|status|accounts|trouble|peers|tables|vectors)"
 )
 _LOG = re.compile(r"mycomesh_changes_(\d+)")
 
@@ -100,13 +102,16 @@ def left_capture(db: Any) -> list[str]:
     return [name for kind, name in db.execute(listing).fetchall() if tests[kind](name)]
 
 
-def damaged(db: Any) -> list[str]:
-    """Return the internal tables that a replica lacks, or has with other columns or too few rows, by name."""
+def damaged(db: Any, *, served: bool = False) -> list[str]:
+    """Return the internal tables that a replica lacks, or has with other columns or too few rows, by name.
+
+    A file that is not `served` yet may be of an earlier version, which lacks some.
+    """
     found, expected = _present(db), dict(_expected())
     wrong = {
         name
         for name, columns in expected.items()
-        if found.get(name) != columns and not (name in _ADDED and name not in found)
+        if found.get(name) != columns and not (name in _ADDED and name not in found and not served)
     }
     if "mycomesh_replicated" not in wrong:
         ids = {_SCHEMA_ID, *(number for (number,) in db.execute("SELECT id FROM mycomesh_replicated ORDER BY id"))}

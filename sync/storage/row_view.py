@@ -19,6 +19,7 @@ from mycomesh.sync.storage.table import Table
 from mycomesh.sync.wire.bundle import COLUMNS_MAX, Part
 
 __all__ = [
+    "LEAST",
     "RowView",
     "Seen",
     "decode_prior",
@@ -32,7 +33,7 @@ __all__ = [
 ]
 
 # The one integer whose equal float SQLite does not convert to an integer, so that an integer column keeps the two apart.
-_LEAST = -(1 << 63)
+LEAST = -(1 << 63)
 # Parts of one prior, some 20 bytes each. A row that each of a thousand nodes writes in turn would collect more than a bundle
 # may have. A part that is left out can make a conflict record of a write that was seen.
 PRIORS_MAX = 256
@@ -174,7 +175,7 @@ def retyped(view: RowView, mask: int) -> int:
     dropped. Then the digest is computed again over the value of today, and a repair finds one value for all replicas.
     """
     table, present = view.table, view.present or {}
-    loose = table.columns.local_mask if _LEAST in present.values() else table.columns.loose_mask
+    loose = table.columns.local_mask if LEAST in present.values() else table.columns.loose_mask
     changed = 0
     for stored, entry in zip(view.stored, view.entries, strict=True):
         suspect = entry.mask & loose

@@ -30,6 +30,7 @@ from mycomesh.sync.sqlite import geometry
 from mycomesh.sync.sqlite.extensions import load_extensions
 from mycomesh.sync.sqlite.identifiers import fold, is_internal
 from mycomesh.sync.storage import internal_tables
+from mycomesh.sync.storage.accounts import Accounts
 from mycomesh.sync.storage.conflict_room import ConflictLimits, ConflictRoom
 
 __all__ = [
@@ -108,6 +109,8 @@ class Store:
         self.db: Any = _open_read_only(path) if read_only else _open(path, extensions)
         self.conflict_room = ConflictRoom(self.db, ConflictLimits())
         self.enlist(self.conflict_room)
+        self.accounts = Accounts(self.db)
+        self.enlist(self.accounts)
         if read_only:
             try:
                 self._read_replica()
@@ -360,7 +363,7 @@ class Store:
 
     def check_whole(self) -> None:
         """Raise `FileReplacedError` if internal tables are damaged: opening the file again recreates them."""
-        wrong = internal_tables.damaged(self.db) if is_replica(self.db) else ["mycomesh_meta"]
+        wrong = internal_tables.damaged(self.db, served=True) if is_replica(self.db) else ["mycomesh_meta"]
         if wrong:
             raise FileReplacedError(
                 f"{self.path}: of the node's own tables {', '.join(wrong)} was dropped or altered while it was served"

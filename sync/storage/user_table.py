@@ -21,15 +21,23 @@ from mycomesh.sync.sqlite.identifiers import quoted
 from mycomesh.sync.sqlite.raw_text import bind_value, is_raw, placeholder, raw_select, restore
 from mycomesh.sync.sqlite.refusals import FILE_ERRORS, REFUSALS
 from mycomesh.sync.sqlite.table_spec import KeyKind, Row, TableSpec
+from mycomesh.sync.storage.batch_join import join_numbers
 from mycomesh.sync.storage.store import Store
 
-__all__ = ["UserTable"]
+__all__ = ["UserTable", "key_values"]
 
 _BARE = "constraint failed"  # an index says no more; the constraints of a table say which they are, and of which column
 # What an expression may make of a value while a row is inserted: three times the largest change. SQLite's own limit is 1 GB, for
 # which a small device has no room; and where it has none, SQLite may roll the whole transaction back.
 INSERTED_BYTES_MAX = 64 << 20
 _SAVEPOINT = "mycomesh_blame"
+
+
+def key_values(rows: Sequence[Row]) -> list[list[Any]]:
+    """Return the key values in the names of rows of a keyed table, none of which is named by its rowid."""
+    encoded = codec.array_head(len(rows)) + b"".join(rows)  # type: ignore[arg-type]
+    found: list[list[Any]] = codec.decode(encoded, bytes_max=len(encoded))
+    return found
 
 
 class UserTable:
@@ -97,14 +105,29 @@ class UserTable:
         if self._spec.kind is KeyKind.KEYED:
             return {row: self.read(row) for row in rows}
         found: dict[Row, dict[str, Any] | None] = dict.fromkeys(rows)
-        rowid = quoted(self._spec.rowid)
-        listing = f"SELECT t.{rowid}, {self.select_list} FROM {quoted(self._spec.name)} t WHERE t.{rowid} = ?"
         try:
-            for record in self._store.db.executemany(listing, [(row,) for row in rows if isinstance(row, int)]):
+            for record in self.records(rows):
                 found[record[0]] = dict(zip(self._names, record[1:], strict=True))
         except UnicodeDecodeError:
             return {row: self.read(row) for row in rows}
         return found
+
+    def records(self, rows: Sequence[Row]) -> Any:
+        """Return the cursor of (row, values of all columns) of rows, in their order; rows that are not there are left out.
+
+        Of a keyed table the names have no NULL and no text that is not UTF-8 (`key_values`).
+
+        Raises:
+            UnicodeDecodeError: while it is read: some text is not UTF-8.
+        """
+        name = quoted(self._spec.name)
+        if self._spec.kind is KeyKind.KEYED:
+            listing = f"SELECT ?, {self.select_list} FROM {name} t WHERE {self._key_condition}"
+            keys = key_values(rows)
+            return self._store.db.executemany(listing, [(row, *key) for row, key in zip(rows, keys, strict=True)])
+        rowid = quoted(self._spec.rowid)
+        numbers = [row for row in rows if isinstance(row, int)]
+        return join_numbers(self._store.db, f"t.{rowid}, {self.select_list}", name, rowid, numbers)
 
     def cells_between(self, first: int, last: int, names: Sequence[str]) -> dict[Row, list[Any]]:
         """Return the cells of these columns, by rowid, of the rows `first` to `last`; None for a column that is not here."""
@@ -192,11 +215,33 @@ class UserTable:
                 self._raise_index_error(error)
             raise
 
-    def insert_many(self, sql: str, values: Iterable[Sequence[Any]]) -> None:
-        """Run one INSERT for many rows; an index trigger's failure is a refusal here, since a single row shows the cause."""
+    def update_many(self, names: Sequence[str], rows: Sequence[Row], values: Sequence[Sequence[Any]]) -> None:
+        """Set these columns of many rows, named as in `records`. Errors are those of `execute_many`."""
+        update = self._update_sql(tuple(names), ("?",) * len(names))
+        condition, keys = self._many(rows)
+        parameters = [(*cells, *key) for cells, key in zip(values, keys, strict=True)]
+        self.execute_many(f"{update} WHERE {condition}{self._computing}", parameters)
+
+    def delete_many(self, rows: Sequence[Row]) -> None:
+        """Delete many rows, named as in `records`. Errors are those of `execute_many`."""
+        condition, keys = self._many(rows)
+        self.execute_many(f"DELETE FROM {quoted(self._spec.name)} AS t WHERE {condition}", keys)
+
+    def _many(self, rows: Sequence[Row]) -> tuple[str, Sequence[Sequence[Any]]]:
+        if self._spec.kind is KeyKind.KEYED:
+            return self._key_condition, key_values(rows)
+        return f"t.{quoted(self._spec.rowid)} = ?", [(row,) for row in rows]
+
+    def insert_many(self, names: Sequence[str], values: Iterable[Sequence[Any]]) -> None:
+        """Insert rows with these columns, quoted. Errors are those of `execute_many`."""
+        into = f"INSERT{self.or_abort} INTO {quoted(self._spec.name)}({', '.join(names)})"
+        self.execute_many(f"{into} VALUES({', '.join('?' * len(names))}){self._computing}", values)
+
+    def execute_many(self, sql: str, values: Iterable[Sequence[Any]]) -> None:
+        """Run one write for many rows; an index trigger's failure is a refusal here, since a single row shows the cause."""
         try:
             with self._limited(INSERTED_BYTES_MAX):
-                self._store.db.executemany(f"{sql}{self._computing}", values).fetchall()
+                self._store.db.executemany(sql, values).fetchall()
         except apsw.Error as error:
             self._check_transaction(error)
             if not isinstance(error, REFUSALS):

@@ -45,6 +45,16 @@ IN_THE_FILE = {
     "empty name": (KEYED.format(', "" INT'), "is empty"),
     "newer function": (KEYED.format("CHECK (a IS NULL OR json_valid(a, 8))"), "json_valid"),
     "virtual table": ("CREATE VIRTUAL TABLE dc USING fts5(id);" + WRITE % 1, "virtual table"),
+    **{
+        f"table of {owner}": (f"CREATE TABLE {name}(dc); INSERT INTO {name} VALUES(1)", "")
+        for name, owner in {
+            "_litestream_seq": "Litestream",
+            "_Debezium_cdc_log": "Debezium",
+            "turso_cdc": "Turso",
+            "todo__crsql_clock": "cr-sqlite",
+            "cloudsync_settings": "SQLite Sync",
+        }.items()
+    },
     "reserved name": ("CREATE TABLE mycomesh_dc(id INTEGER PRIMARY KEY)", ""),
     "definition not UTF-8": ("CREATE TABLE dc(id INTEGER PRIMARY KEY); " + BROKEN, "UTF-8"),
 }

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from mycomesh.mesh.node.home import Home
 from mycomesh.tools import exits
 from mycomesh.tools.cli import main
 from mycomesh.tools.commands import doctor
@@ -63,19 +64,39 @@ def test_a_key_that_others_can_read_is_told(tmp_path):
     assert (finding.well, finding.remedy) == (False, f"chmod 600 {tmp_path / 'identity'}")
 
 
-def test_the_fuller_disk_is_told(tmp_path, monkeypatch):
-    free = {tmp_path: 5_000_000_000, tmp_path / "card": 1_000}
+@pytest.mark.parametrize(
+    ("state", "card", "floor_mb", "well"),
+    [
+        (doctor.HOME_BYTES_MIN, 64_000_000, None, True),
+        (doctor.HOME_BYTES_MIN, 63_999_999, None, False),
+        (doctor.HOME_BYTES_MIN - 1, 64_000_000, None, False),
+        (doctor.HOME_BYTES_MIN, 200_000_000, 201, False),
+        (doctor.HOME_BYTES_MIN, 201_000_000, 201, True),
+        (doctor.HOME_BYTES_MIN, 1, 0, True),
+        (doctor.HOME_BYTES_MIN, 0, 0, False),
+    ],
+)
+def test_the_disk_is_judged_by_the_nodes_floor(tmp_path, monkeypatch, state, card, floor_mb, well):
     (tmp_path / "card").mkdir()
+    free = {tmp_path: state, tmp_path / "card": card}
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda place: SimpleNamespace(free=free[place]))
-    assert doctor.disk(tmp_path).well
-    finding = doctor.disk(tmp_path, tmp_path / "card")
-    assert (finding.well, finding.found) == (False, f"0.0 GB free at {tmp_path / 'card'}")
+    finding = doctor.disk(tmp_path, tmp_path / "card" / "a.db", floor_mb)
+    assert (finding.well, bool(finding.remedy)) == (well, not well)
+
+
+def test_the_floor_of_the_config_is_read(tmp_path, monkeypatch):
+    home = Home(tmp_path, tmp_path / "state", tmp_path / "run")
+    assert doctor._floor_mb(home) is None
+    home.config_file.write_text("free_mb_min = 7\n")
+    assert doctor._floor_mb(home) == 7
+    home.config_file.write_text("free_mb_min = no\n")
+    assert doctor._floor_mb(home) is None
 
 
 def test_the_exit_code_says_whether_something_failed(tmp_path, monkeypatch, capsys):
     words = ["--home", str(tmp_path / "h"), "doctor", "--json"]
     monkeypatch.setattr(doctor.time, "time", lambda: 1_800_000_000.0)
-    monkeypatch.setattr(doctor, "FREE_BYTES_MIN", 0)
+    monkeypatch.setattr(doctor, "HOME_BYTES_MIN", 0)
     assert main(words) == exits.DONE
     assert {"clock", "sqlite", "node"} <= {finding["name"] for finding in json.loads(capsys.readouterr().out)}
     monkeypatch.setattr(doctor.time, "time", lambda: 0.0)

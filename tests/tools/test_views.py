@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from mycomesh.mesh.node.status import PeerView
-from mycomesh.tools.views import show_peers
+from mycomesh.mesh.node.status import AccountView, PeerView
+from mycomesh.tools.views import show_accounts, show_peers
 
 
 def peer(name, state, seen_ms_ago):
@@ -19,3 +19,15 @@ def test_linked_and_departed_peers_fit_80_columns(capsys):
     assert all(len(line) <= 80 for line in lines)
     show_peers([peer("drone1", "down", 7_300_000)])
     assert "down (2 h ago)" in capsys.readouterr().out
+
+
+def test_the_origin_with_most_bytes_comes_first(capsys):
+    few, many, others = (
+        AccountView("aa", "drone1", 9, 100, 0, 0, "2026-12-01T00:00:00.000+00:00"),
+        AccountView("bbbb", "", 5, 5_000_000, 1, 2, "2026-12-01T00:00:00.000+00:00"),
+        AccountView("", "", 1, 1, 0, 0, "2026-12-01T00:00:00.000+00:00"),
+    )
+    show_accounts([few, others, many])
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [line[0] for line in lines] == ["ORIGIN", "bbbb", "drone1", "others"]
+    assert lines[1][-3:-1] == ["1", "2"]

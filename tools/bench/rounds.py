@@ -36,6 +36,7 @@ from mycomesh.sync.events import (
     Send,
     TimerFired,
 )
+from mycomesh.sync.storage.row_batch import encode_cells
 from mycomesh.sync.storage.table import Table, insert_key
 from mycomesh.sync.wire import messages as wire
 from mycomesh.tools.bench.client import CREATE, INSERT, rows
@@ -86,15 +87,14 @@ def upkeep(quick: bool) -> dict[str, Figure]:
         spent: dict[str, list[float]] = {"row": [], "update": []}
         for _ in range(UPKEEPS):
             started = time.process_time()
-            digests = table.digests.inserts(0, mask, hlcs, None, encoded)
+            digests = table.digests.many(0, mask, hlcs, None, encoded)
             spent["row"].append(time.process_time() - started + _time_sums(table, digests))
             started = time.process_time()
-            for hlc, insert, row in zip(hlcs, inserts, values, strict=True):
-                table.digests.entry(0, hlc, mask ^ altitude, insert, row[:4])
-            digests = [
-                table.digests.entry(0, count + hlc, altitude, KEY, row[:1])
-                for hlc, row in zip(hlcs, values, strict=True)
-            ]
+            table.digests.many(0, mask ^ altitude, hlcs, inserts, encode_cells(4, [row[:4] for row in values]))
+            later = [count + hlc for hlc in hlcs]
+            digests = table.digests.many(
+                0, altitude, later, [KEY] * count, encode_cells(1, [row[:1] for row in values])
+            )
             spent["update"].append(time.process_time() - started + _time_sums(table, digests))
     return measured(**{f"digest_us_per_{kind}": min(found) / count * 1e6 for kind, found in spent.items()})
 

@@ -11,7 +11,9 @@ from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mycomesh.mesh.node.config import load
 from mycomesh.mesh.node.control.client import ask
+from mycomesh.mesh.node.disk_space import floor_bytes
 from mycomesh.mesh.node.errors import NodeError, NoNodeError
 from mycomesh.mesh.node.home import tampering
 from mycomesh.mesh.node.journal import printable
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["Finding", "add_arguments", "clock", "disk", "inotify", "multicast", "permissions", "run", "sqlite"]
 
 CLOCK_MIN_S = 1_735_689_600  # 2025-01-01: this program is newer, so an earlier clock was never set
-FREE_BYTES_MIN = 100_000_000  # a catch-up first writes what it receives into the WAL
+HOME_BYTES_MIN = 1_000_000  # keys, certificates and addresses take a few KB each
 WATCHES_MIN = 16  # a node uses two
 WAL_RESET_FIRST, WAL_RESET_LAST = (3, 7, 0), (3, 51, 2)  # https://sqlite.org/wal.html, "The WAL-Reset Bug"
 IFF_UP, IFF_LOOPBACK, IFF_MULTICAST = 0x1, 0x8, 0x1000  # netdevice(7)
@@ -78,7 +80,7 @@ def _machine(home: Home) -> list[Finding]:
         multicast(Path("/sys/class/net")),
         inotify(Path("/proc/sys/fs/inotify/max_user_watches")),
         permissions(home.state, home.config, home.config_file),
-        disk(home.state, *([file.parent] if file else [])),
+        disk(home.state, file, _floor_mb(home)),
         node,
     ]
 
@@ -161,13 +163,27 @@ def permissions(state: Path, *others: Path) -> Finding:
     return Finding("permissions", True, str(directory))
 
 
-def disk(*directories: Path) -> Finding:
-    """Check the free space; of several disks (the keys' and the database's), the one with the least."""
-    free, directory = min((shutil.disk_usage(_existing(each)).free, each) for each in directories)
+def disk(state: Path, file: Path | None = None, floor_mb: int | None = None) -> Finding:
+    """Check the free space of the disk of the keys, and of that of the database against the node's own floor."""
+    free = shutil.disk_usage(_existing(state)).free
+    if free < HOME_BYTES_MIN:
+        return Finding("disk", False, f"{free / 1e6:,.1f} MB free at {state}", "free some space: keys cannot be saved")
+    if file is None:
+        return Finding("disk", True, f"{free / 1e6:,.0f} MB free at {state}")
+    free, floor = shutil.disk_usage(_existing(file.parent)).free, floor_bytes(file, floor_mb)
+    found = f"{free / 1e6:,.0f} MB free at {file.parent}, the floor is {floor / 1e6:,.0f} MB"
     remedy = (
-        "" if free >= FREE_BYTES_MIN else "free some space: a node that cannot write accepts nothing from its peers"
+        "free some space, or set free_mb_min in config.toml: below the floor the node takes in no rows of other nodes"
     )
-    return Finding("disk", not remedy, f"{free / 1e9:,.1f} GB free at {directory}", remedy)
+    return Finding("disk", free >= max(floor, 1), found, "" if free >= max(floor, 1) else remedy)
+
+
+def _floor_mb(home: Home) -> int | None:
+    """Return the floor that config.toml sets; None for the default."""
+    try:
+        return load(home.config_file).free_mb_min
+    except NodeError:  # `mycomesh up` says what is wrong with it
+        return None
 
 
 def _node(home: Home) -> tuple[Finding, Path | None]:

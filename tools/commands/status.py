@@ -9,7 +9,7 @@ from mycomesh.mesh.node.control.client import ask
 from mycomesh.mesh.node.status import Status, from_json
 from mycomesh.tools import exits
 from mycomesh.tools.render import duration, print_json, signed_ms
-from mycomesh.tools.views import linked_of, show_peers, show_tables
+from mycomesh.tools.views import linked_of, show_accounts, show_peers, show_tables
 
 if TYPE_CHECKING:
     import argparse
@@ -21,6 +21,7 @@ __all__ = ["add_arguments", "run"]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
+    parser.add_argument("--accounts", action="store_true", help="show also what each other node's writes have brought")
     parser.add_argument("--json", action="store_true", help="print one JSON object, for programs")
 
 
@@ -38,6 +39,9 @@ def run(args: argparse.Namespace, home: Home) -> int:
     if status.tables:
         print()
         show_tables(status.tables, linked_of(status.peers))
+    if args.accounts and status.accounts:
+        print()
+        show_accounts(status.accounts)
     if status.hint:
         print(f"\n{status.hint}", file=sys.stderr)
     return exits.DONE

@@ -72,6 +72,7 @@ def _metrics(status: Status) -> Iterator[_Metric]:
     )
     yield _Metric("peer_unseen_seconds", "gauge", "Time since another member was last heard of.", unseen)
     yield from _of_tables(status)
+    yield from _of_origins(status)
     yield from _of_peers([peer for peer in status.peers if peer.state == "linked"])
 
 
@@ -99,6 +100,20 @@ def _of_tables(status: Status) -> Iterator[_Metric]:
     for field, text in fields:
         samples = tuple(({"table": table.name}, float(getattr(table, field))) for table in status.tables)
         yield _Metric(f"table_{field}", "gauge", text, samples)
+
+
+def _of_origins(status: Status) -> Iterator[_Metric]:
+    fields = (
+        ("rows", "Changes of another node's writes that were news here."),
+        ("bytes", "Bytes of these changes, as they came."),
+        ("conflicts", "Conflicts that they were recorded in."),
+        ("parked", "Rows that a constraint refused when they came."),
+    )
+    for field, text in fields:
+        samples = tuple(
+            ({"peer": each.name, "node_id": each.node_id}, float(getattr(each, field))) for each in status.accounts
+        )
+        yield _Metric(f"origin_{field}_total", "counter", text, samples)
 
 
 def _of_peers(peers: Iterable[PeerView]) -> Iterator[_Metric]:

@@ -281,6 +281,7 @@ def test_every_shape_drained_after_each_step_ends_equal(emptied, way):
         shell(plain, script)
         second.take(first.drain(), first.node_id)
     second.take(first.drain(), first.node_id)
+    second.drain()  # refused rows that there was no room to try again
     assert_equal_to_plain(first, second, plain)
 
 

@@ -15,6 +15,7 @@ from mycomesh.sync.merge.work_budget import (
     EDIT_WEIGHT,
     FACT_WEIGHT,
     PARK_WEIGHT,
+    PLAIN_EDIT_WEIGHT,
     TRANSACTION_WEIGHT_MAX,
 )
 from mycomesh.sync.replica import Hooks
@@ -31,6 +32,7 @@ CREATE TABLE pairs(p, q, v, PRIMARY KEY(p, q)) WITHOUT ROWID;
 CREATE UNIQUE INDEX positive ON pairs(v) WHERE v > 0
 """
 MANY = 3 * TRANSACTION_WEIGHT_MAX // EDIT_WEIGHT
+MANY_PLAIN = 3 * TRANSACTION_WEIGHT_MAX // PLAIN_EDIT_WEIGHT
 
 
 class KilledError(Exception):
@@ -134,9 +136,9 @@ def test_an_honest_batch_of_new_rows_stays_whole(peers):
 def test_a_batch_that_fits_is_not_divided(peers):
     one, two = peers(2)
     first = of_one_commit(one, (f"{COUNT} INSERT INTO words SELECT 'k' || i, 0 FROM n", CHUNK_ROWS_MAX))
-    batches = [of_one_commit(one, (f"UPDATE words SET v = {number} WHERE rowid <= 60",)) for number in range(1, 5)]
+    batches = [of_one_commit(one, (f"UPDATE words SET v = {number} WHERE rowid <= 480",)) for number in range(1, 5)]
     seen = []
-    between(two, lambda: seen.append({v for (v,) in two.sql("SELECT v FROM words WHERE rowid <= 60")}))
+    between(two, lambda: seen.append({v for (v,) in two.sql("SELECT v FROM words WHERE rowid <= 480")}))
     two.take_together([(batch, one.node_id) for batch in [first, *batches]])
     assert seen
     assert all(len(values) == 1 for values in seen)
@@ -145,7 +147,7 @@ def test_a_batch_that_fits_is_not_divided(peers):
 
 def test_a_divided_batch_is_covered_with_its_last_part(peers):
     one, two = peers(2)
-    one.sql(f"{COUNT} INSERT INTO words SELECT 'k' || i, 0 FROM n", MANY)
+    one.sql(f"{COUNT} INSERT INTO words SELECT 'k' || i, 0 FROM n", MANY_PLAIN)
     converge([one, two])
     site = one.replica.site
     before = two.replica.tables["words"].coverage.vector.top(site)
@@ -161,7 +163,7 @@ def test_a_divided_batch_is_covered_with_its_last_part(peers):
 
 def test_writes_of_the_application_between_two_parts_win(peers):
     one, two = peers(2)
-    one.sql(f"{COUNT} INSERT INTO words SELECT 'k' || i, 0 FROM n", MANY)
+    one.sql(f"{COUNT} INSERT INTO words SELECT 'k' || i, 0 FROM n", MANY_PLAIN)
     converge([one, two])
     one.sql("UPDATE words SET v = 'far'")
     batch = joined(one.drain())
@@ -242,7 +244,7 @@ def test_crash_between_two_parts_leaves_what_round_completes(peers, monkeypatch,
 
 def test_what_parts_before_failure_have_stamped_is_published(peers):
     one, two = peers(2)
-    one.sql(f"{COUNT} INSERT INTO words SELECT 'k' || i, 0 FROM n", MANY)
+    one.sql(f"{COUNT} INSERT INTO words SELECT 'k' || i, 0 FROM n", MANY_PLAIN)
     converge([one, two])
     one.sql("UPDATE words SET v = 'far'")
     batch = joined(one.drain())

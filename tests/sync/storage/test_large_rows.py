@@ -7,7 +7,7 @@ import random
 import apsw
 import pytest
 
-from mycomesh.sync.capture import drain
+from mycomesh.sync.capture import drain, pending_rows
 from mycomesh.sync.replication import priority
 from mycomesh.sync.storage import large_rows
 from mycomesh.sync.storage.row_view import RowView
@@ -26,7 +26,7 @@ TABLES = {
 @pytest.fixture
 def small(monkeypatch):
     """As if a change could hold no more than LIMIT bytes."""
-    for module in (drain, large_rows):
+    for module in (drain, pending_rows, large_rows):
         monkeypatch.setattr(module, "CHANGE_BYTES_MAX", LIMIT)
     monkeypatch.setattr(priority, "BUNDLE_BYTES_MAX", 2 * LIMIT)
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from mycomesh.mesh.node.status import SCHEMA, PeerView, ScrubView, Status, TableView
+from mycomesh.mesh.node.status import SCHEMA, AccountView, PeerView, ScrubView, Status, TableView
 
 PEER = PeerView("aa", 'bra"vo\\\n', ("member",), "linked", "192.0.2.1:1", 2.5, None, True, 10, 100, 200)
 STATUS = Status(
@@ -30,6 +30,7 @@ STATUS = Status(
     not_after_s=1_900_000_000,
     scrub=ScrubView(2_500, 4, ("drones",)),
     lock_held_ms=12.5,
+    accounts=(AccountView("aa", 'bra"vo\\\n', 70, 9_000, 3, 2, "2026-12-01"), AccountView("cc", "", 1, 8, 0, 0, "")),
 )
 
 

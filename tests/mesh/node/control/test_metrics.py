@@ -31,6 +31,9 @@ def test_another_program_reads_every_figure():
     assert [key[0] for key in found if ("node_id", "bb") in key] == ["mycomesh_peer_unseen_seconds"]
     assert found["mycomesh_peer_unseen_seconds", ("node_id", "bb"), ("peer", "charlie")] == 0.01
     assert found["mycomesh_revoked",] == 0
+    for field, count in (("rows", 70), ("bytes", 9_000), ("conflicts", 3), ("parked", 2)):
+        assert found[f"mycomesh_origin_{field}_total", *labels] == count
+    assert found["mycomesh_origin_rows_total", ("node_id", "cc"), ("peer", "")] == 1
 
 
 def test_names_and_units_are_as_prometheus_wants_them():

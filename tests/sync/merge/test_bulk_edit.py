@@ -1,0 +1,259 @@
+"""Updates and deletes are merged many at a time: as they would one by one, whatever loses, collides or is hidden."""
+
+from __future__ import annotations
+
+import random
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, rule
+
+from mycomesh.sync.errors import DecodeError
+from mycomesh.sync.merge import bulk_edit, section_merge
+from mycomesh.sync.storage.change_log import unpack_mask
+from tests.sync.peers import Peer, assert_equal, catch_up, converge
+
+TABLES = """
+CREATE TABLE t(id INTEGER PRIMARY KEY, a REAL, b TEXT, u UNIQUE);
+CREATE TABLE bag(n INTEGER, a REAL, b TEXT, u UNIQUE);
+CREATE TABLE words(n TEXT COLLATE NOCASE PRIMARY KEY, a REAL, b TEXT, u UNIQUE) WITHOUT ROWID;
+CREATE TABLE pairs(p, n, a REAL, b, u UNIQUE, PRIMARY KEY(p, n))
+"""
+NAMES = ("t", "bag", "words", "pairs")
+ROWS = 40
+
+
+def filled(peer):
+    """Rows in every table; those of the first half of each come in runs."""
+    peer.sql("BEGIN")
+    for number in range(ROWS):
+        peer.sql("INSERT INTO t VALUES(?, 1, 'b', NULL)", number)
+        peer.sql("INSERT INTO bag VALUES(?, 1, 'b', NULL)", number)
+        peer.sql("INSERT INTO words VALUES(?, 1, 'b', NULL)", f"k{number}")
+        peer.sql("INSERT INTO pairs VALUES(?, ?, 1, 'b', NULL)", number % 2, number)
+    peer.sql("INSERT INTO pairs VALUES(NULL, 1, 1, 'b', NULL), (NULL, 2, 1, 'b', NULL)")
+    peer.sql("COMMIT")
+
+
+def edit(rng, peer):
+    """One commit that updates or deletes a part of a table, or inserts some of its rows again."""
+    table = rng.choice(NAMES)
+    first = rng.randrange(ROWS)
+    key = {"t": "id", "words": "CAST(substr(n, 2) AS INTEGER)"}.get(table, "n")
+    where = f"{key} BETWEEN {first} AND {first + rng.randrange(1, ROWS)}"
+    value = rng.randrange(5)
+    match rng.randrange(8):
+        case 0 | 1:
+            peer.sql(f"UPDATE {table} SET a = a + {value} WHERE {where}")
+        case 2:
+            peer.sql(f"UPDATE {table} SET a = {value % 2} WHERE {where}")
+        case 3:
+            peer.sql(f"UPDATE {table} SET b = {rng.choice(['b || a', 'NULL', '7', 'a'])} WHERE {where}")
+        case 4:
+            peer.sql(f"UPDATE OR IGNORE {table} SET u = {key} % {value + 9}, b = 'u' WHERE {where}")
+        case 5 | 6:
+            peer.sql(f"DELETE FROM {table} WHERE {where} AND {key} % {value + 1} = 0")
+        case _:
+            name = f"'{'kK'[value % 2]}{first}'" if table == "words" else str(first)
+            columns, row = ("p, n", f"0, {name}") if table == "pairs" else ("id" if table == "t" else "n", name)
+            peer.sql(f"INSERT OR REPLACE INTO {table}({columns}, a, b) VALUES({row}, 2, 'again')")
+
+
+def logged(peer):
+    """Every entry of every change log, with names of its own file's numbers, and what is held, recorded and parked."""
+    found = {}
+    for name, table in sorted(peer.replica.tables.items()):
+        stamps = table.log.scan(-1, -1, 1_000_000)
+        rows = dict.fromkeys(row for _, _, row, _ in stamps)
+        entries = table.log.entries_of_rows(list(rows))
+        found[name] = sorted(
+            (table.store.site(place), hlc, repr(table.key(row, entries[row])), unpack_mask(mask), digest, repr(prior))
+            for row in rows
+            for place, hlc, _, mask, digest, prior in entries[row]
+        )
+        assert (table.log.count, *table.log.sums) == table.log.read_sums()
+        assert len(stamps) == len(found[name])
+    found["conflicts"] = sorted(row[1:] for row in peer.recorded("mycomesh_conflicts"))
+    found["parked"] = [row[:4] for row in peer.recorded("mycomesh_parked")]
+    found["held"] = peer.sql("SELECT id, place, hlc, content FROM mycomesh_held ORDER BY 1, 2, 3")
+    return found
+
+
+def assert_same(bulk, single):
+    for peer in (bulk, single):
+        peer.drain()  # refused rows that there was no room to try again
+    assert_equal(bulk, single)
+    assert logged(bulk) == logged(single)
+
+
+class SetAndRowPaths(RuleBasedStateMachine):
+    """Two writers, and two readers of the same bundles: one merges them many rows at a time, the other one by one."""
+
+    def __init__(self):
+        super().__init__()
+        self.folder = tempfile.TemporaryDirectory()
+        folder = Path(self.folder.name)
+        self.writers = [Peer(folder / f"{number}.db", number) for number in range(2)]
+        self.bulk, self.single = Peer(folder / "bulk.db", 5), Peer(folder / "single.db", 6)
+        self.writers[0].sql(TABLES)
+        filled(self.writers[0])
+        converge([*self.writers, self.bulk, self.single])
+        self.mail = []
+
+    @rule(number=st.integers(0, 1), seed=st.integers(0, 1 << 30))
+    def write(self, number, seed):
+        rng, peer = random.Random(seed), self.writers[number]
+        peer.sql("BEGIN")
+        for _ in range(rng.randrange(1, 4)):
+            edit(rng, peer)
+        peer.sql("COMMIT")
+        self.mail += [(bundle, peer.node_id) for bundle in peer.drain()]
+
+    @rule(pick=st.integers(0, 100))
+    def deliver(self, pick):
+        if self.mail:
+            bundle, origin = self.mail.pop(pick % len(self.mail) if pick % 3 == 0 else 0)
+            self._take(bundle, origin)
+
+    @rule(number=st.integers(0, 1))
+    def writers_meet(self, number):
+        catch_up(self.writers[number], self.writers[1 - number])
+
+    def _take(self, bundle, origin):
+        self.bulk.take([bundle], origin)
+        one_by_one(self.single, bundle, origin)
+        assert_same(self.bulk, self.single)
+
+    def teardown(self):
+        everybody = [*self.writers, self.bulk, self.single]
+        try:
+            for bundle, origin in self.mail:
+                self._take(bundle, origin)
+            converge(everybody)
+            for peer in everybody[1:]:
+                assert_equal(everybody[0], peer)
+            assert self.bulk.scrub().found == 0
+        finally:
+            for peer in everybody:
+                peer.close()
+            self.folder.cleanup()
+
+
+def one_by_one(peer, bundle, origin):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(section_merge, "merge_edits", lambda table, group, place, keys, budget: (0, group, None))
+        peer.take([bundle], origin)
+
+
+TestSetAndRowPaths = SetAndRowPaths.TestCase
+TestSetAndRowPaths.settings = settings(max_examples=12, stateful_step_count=14, deadline=None)
+
+
+@pytest.fixture
+def pair(tmp_path):
+    peers = [Peer(tmp_path / f"{number}.db", number) for number in range(2)]
+    yield peers
+    for peer in peers:
+        peer.close()
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["UPDATE {} SET a = a + 1", "UPDATE {} SET b = 'c', a = 2", "DELETE FROM {}"],
+    ids=["one", "two", "delete"],
+)
+@pytest.mark.parametrize("table", NAMES)
+def test_plain_edits_need_no_row_path(pair, monkeypatch, table, change):
+    one, two = pair
+    one.sql(TABLES)
+    filled(one)
+    one.sql("DELETE FROM pairs WHERE p IS NULL")
+    converge(pair)
+    monkeypatch.setattr(section_merge, "merge_rows", None)
+    for writer, reader in ((one, two), (two, one)):
+        writer.sql(change.format(table))
+        reader.take(writer.drain(), writer.node_id)
+        assert_equal(one, two)
+
+
+def test_whole_table_updates_keep_runs_packed(pair):
+    one, two = pair
+    one.sql(TABLES)
+    filled(one)
+    converge(pair)
+    one.sql("UPDATE t SET a = 2")
+    two.take(one.drain(), one.node_id)
+    for peer in pair:
+        [(runs, entries)] = peer.sql(f"SELECT count(*), sum(n) FROM {peer.replica.tables['t'].log.runs.name}")
+        assert (runs, entries) == (1, ROWS)
+    assert_equal(one, two)
+
+
+def test_edits_of_large_rows_are_merged_in_several_reads(pair, monkeypatch):
+    monkeypatch.setattr(bulk_edit, "CHUNK_BYTES_MAX", 20_000)
+    one, two = pair
+    one.sql(TABLES)
+    filled(one)
+    one.sql(
+        "WITH n(i) AS (SELECT 100 UNION ALL SELECT i + 1 FROM n LIMIT 200) INSERT INTO t SELECT i, 1, 'b', NULL FROM n"
+    )
+    one.sql("UPDATE t SET b = hex(zeroblob(500))")
+    converge(pair)
+    one.sql("UPDATE t SET a = 2")
+    two.take(one.drain(), one.node_id)
+    assert_equal(one, two)
+
+
+def test_refused_edits_leave_the_rest_to_halves(pair):
+    one, two = pair
+    one.sql(TABLES)
+    filled(one)
+    converge(pair)
+    two.sql("UPDATE t SET u = 5 WHERE id = 39")
+    two.drain()
+    one.sql("UPDATE t SET u = id + 100 WHERE id <> 7; UPDATE t SET u = 5 WHERE id = 7")
+    two.take(one.drain(), one.node_id)
+    converge(pair)
+    assert_equal(one, two)
+    assert two.sql("SELECT count(*) FROM t WHERE u > 100") == [(ROWS - 2,)]
+
+
+def _keeps_digests(table, lost, keys, records):
+    table.log.remove_many([stored for stored, left, _ in lost if not left])
+    kept = [item for item in lost if item[1]]
+    table.log.replace_many(
+        [stored for stored, _, _ in kept], [(*stored[:3], left, *stored[4:]) for stored, left, _ in kept]
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "mutant"),
+    [
+        ("_Edits._has_seen", lambda edits, number, site_number, hlc, cells, whole: True),
+        ("supersede", _keeps_digests),
+        ("_stored_prior", lambda table, parts: None),
+        ("recorded_keys", lambda table, keys: []),
+        ("_are_named", lambda table, rows: True),
+    ],
+)
+def test_histories_find_a_planted_fault(monkeypatch, name, mutant):
+    monkeypatch.setattr(f"mycomesh.sync.merge.bulk_edit.{name}", mutant)
+    with pytest.raises((AssertionError, DecodeError)):
+        histories(60)
+
+
+def histories(count):
+    for seed in range(count):
+        rng, machine = random.Random(seed), SetAndRowPaths()
+        try:
+            for _ in range(12):
+                machine.write(rng.randrange(2), rng.randrange(1 << 30))
+                if rng.randrange(2):
+                    machine.deliver(rng.randrange(100))
+                if not rng.randrange(4):
+                    machine.writers_meet(rng.randrange(2))
+        finally:
+            machine.teardown()
