@@ -86,6 +86,7 @@ def violations(cluster: Cluster) -> list[str]:
         found += history_violations(cluster.oracle, visible, kept)
         found += revocation_violations(cluster, visible)
         found += counter_violations(cluster, contents[0][1])
+        found += numbering_violations(cluster.oracle, visible)
     if len(found) > LISTED_MAX:
         found[LISTED_MAX:] = [f"and {len(found) - LISTED_MAX} more"]
     return found
@@ -137,6 +138,15 @@ def counter_violations(cluster: Cluster, rows: dict[str, list[tuple[object, ...]
         f"stock.n of {item}: is {actual.get(item)}, but the sum of all increments is {total}"
         for item, total in sorted(cluster.oracle.counts.items())
         if actual.get(item) != total
+    ]
+
+
+def numbering_violations(oracle: Oracle, visible: Counter[int]) -> list[str]:
+    """Return the rows of a table with own ids that are not there: another node has given their id to its own row."""
+    return [
+        f"tickets: node {written.node} numbered {text_of(token)} as {written.key}, and the row is gone"
+        for token, written in oracle.written.items()
+        if written.table == "tickets" and token not in oracle.excused and not visible[token]
     ]
 
 

@@ -20,6 +20,7 @@ from mycomesh.simulations.shell import Home, Shell
 from mycomesh.simulations.workload import Application
 from mycomesh.simulations.world import SECOND, Clock, World
 from mycomesh.sync.errors import MigrationError
+from mycomesh.sync.schema.policy import OWN_IDS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -327,6 +328,8 @@ class Cluster:
             return
         if application.rates.count:
             self._declare_counters(host)
+        if application.rates.number:
+            self._decide_own_ids(host)
         try:
             kind = application.act(self._world.now_us)
         except apsw.Error as error:
@@ -353,6 +356,17 @@ class Cluster:
             host.shell.replica.decisions.declare_counter("stock", "n")
             host.application.fill()
         host.application.counting = bool(table.columns.counters)
+
+    def _decide_own_ids(self, host: Host) -> None:
+        """Decide the policy at one node, once it has the table. Applications of nodes that know about it start numbering."""
+        if host.shell is None or not host.shell.up or host.application.numbering:
+            return
+        if "tickets" not in host.shell.replica.tables:
+            return
+        decisions = host.shell.replica.decisions
+        if host.index == (self._tables_at or 0) and decisions.ids("tickets") != OWN_IDS:
+            decisions.decide_policy("tickets", OWN_IDS)
+        host.application.numbering = decisions.room("tickets") is not None
 
     def close(self) -> None:
         """End all nodes and applications."""

@@ -116,6 +116,7 @@ FLAPPING = Case("flapping", 4, 40, (("telemetry", 4.0), ("edit", 2.0), ("insert"
 LARGE = Case("two-nodes", 18, 10, (("telemetry", 0.5),), live=True)
 REVOKED = Case("captured-drone", 4, 40)
 COPIED = Case("copies", 4, 40, (("telemetry", 2.0), ("edit", 1.0)))
+NUMBERED = Case("own-ids", 4, 40)
 MIXED = Case("mixed-load", 3, 40, (("count", 2.0), ("replace", 1.0)))
 BETRAYED = Case("traitor", 4, 40)
 COLLECTING = replace(SPLIT, duration_s=90, collect_ms=2_000)
@@ -404,5 +405,19 @@ MUTATIONS = (
         ),
         MIXED,
         3,
+    ),
+    Mutation(
+        "own-ids-of-one-slot",
+        "every node numbers its rows from the next block, which is not its own",
+        (Edit("mycomesh.sync.crdt.id_blocks:sequence_above", "block += (slot - block) % SLOTS", "block += 0"),),
+        NUMBERED,
+        2,
+    ),
+    Mutation(
+        "own-ids-not-above-taken-ones",
+        "a node that takes in a greater id goes on after it, in a block of another node",
+        (Edit("mycomesh.sync.schema.own_ids:OwnIds._keep_ahead", "target != sequence:", "not sequence:"),),
+        NUMBERED,
+        4,
     ),
 )

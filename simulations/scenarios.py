@@ -282,6 +282,29 @@ def _traitor(nodes: int, duration_s: float, rng: random.Random) -> Scenario:
     return Scenario("traitor", nodes, duration_s, rates, faults=_sorted(faults))
 
 
+def _own_ids(nodes: int, duration_s: float, rng: random.Random) -> Scenario:
+    """Let nodes number rows on all sides of splits, over crashes, a power cut, a restored backup and a cloned file."""
+    order = list(range(nodes))
+    rng.shuffle(order)
+    clone = nodes - 1
+    faults: list[Fault] = [
+        Split(duration_s * 0.3, (tuple(sorted(order[::2])), tuple(sorted(order[1::2])))),
+        Heal(duration_s * 0.5),
+        Split(duration_s * 0.65, tuple((node,) for node in range(nodes))),
+        Heal(duration_s * 0.85),
+    ]
+    restored, *others = [node for node in order if node != clone]
+    faults += [Backup(duration_s * 0.25, restored), Restore(duration_s * rng.uniform(0.35, 0.8), restored)]
+    faults.append(Clone(duration_s * rng.uniform(0.3, 0.6), rng.choice(others), clone))
+    for node in others:
+        at = duration_s * rng.uniform(0.2, 0.8)
+        back = at + rng.uniform(0.5, 10)
+        cut = rng.random() < 0.5
+        faults += [PowerCut(at, node, 0.4) if cut else Crash(at, node, actions=rng.randrange(30)), Restart(back, node)]
+    rates = Rates(telemetry=0.1, edit=0.1, number=1.5, rows=12)
+    return Scenario("own-ids", nodes, duration_s, rates, faults=_sorted(faults), absent=(clone,), tables_at=0)
+
+
 def _mixed_load(nodes: int, duration_s: float, rng: random.Random) -> Scenario:
     """Use counters, REPLACE, bulk loads and schema changes on both sides of a split, with two crashes."""
     order = list(range(nodes))
@@ -466,6 +489,14 @@ CATALOGUE = {
             2,
             120,
             _slow_link,
+        ),
+        Entry(
+            "own-ids",
+            "each node numbers rows from its own blocks, over splits, crashes, a restored backup and a clone",
+            5,
+            3,
+            120,
+            _own_ids,
         ),
         Entry(
             "mixed-load",

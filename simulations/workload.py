@@ -32,6 +32,9 @@ CREATE TABLE IF NOT EXISTS callsigns(id TEXT PRIMARY KEY, birth TEXT, callsign T
 STOCK = """
 CREATE TABLE IF NOT EXISTS stock(item TEXT PRIMARY KEY, n INTEGER NOT NULL DEFAULT 0);
 """
+NUMBERED = """
+CREATE TABLE IF NOT EXISTS tickets(id INTEGER PRIMARY KEY AUTOINCREMENT, body TEXT);
+"""
 ITEMS = 4  # rows of counters
 EXTRAS = 4  # columns that applications add to a table of five, and tables that they create
 UNIX_EPOCH_JULIAN_DAY = 2_440_587.5
@@ -59,6 +62,7 @@ class Rates:
     replace: float = 0.0  # INSERT OR REPLACE of a shared row, which may evict another by its UNIQUE column
     schema: float = 0.0  # ALTER TABLE ADD COLUMN, or CREATE TABLE and an INSERT into it
     migrate: float = 0.0  # DROP or RENAME of a column or a table, which the node's operator runs through the node
+    number: float = 0.0  # INSERT into a table with own ids: no two nodes may number two rows alike
     rows: int = 40  # size of the shared key space
 
     def __post_init__(self) -> None:
@@ -91,6 +95,7 @@ KINDS = (
     "replace",
     "schema",
     "migrate",
+    "number",
 )
 
 
@@ -104,6 +109,7 @@ class Application:
         self.counting = (
             False  # whether the node knows that the column is a counter: before that, an increment is a plain write
         )
+        self.numbering = False  # whether the node gives out ids of its own in `tickets`
         self.session = 0  # counts the starts of this program: the plans of earlier ones are void
         self._rng = rng
         self._oracle = oracle
@@ -134,6 +140,8 @@ class Application:
             self._db.execute(SCHEMA).fetchall()
             if self.rates.count:
                 self._db.execute(STOCK).fetchall()
+            if self.rates.number:
+                self._db.execute(NUMBERED).fetchall()
 
     def fill(self) -> None:
         """Insert the rows of counters, at the one node that declares them."""
@@ -199,6 +207,7 @@ class Application:
             "count": self._count,
             "replace": self._replace,
             "schema": self._change_schema,
+            "number": self._number,
         }
         steps[kind](now_us)
 
@@ -267,6 +276,13 @@ class Application:
         if self.counting and self.db.execute("SELECT 1 FROM stock WHERE item = ?", (item,)).fetchone() is not None:
             self.db.execute("UPDATE stock SET n = n + ? WHERE item = ?", (by, item))
             self._staged.append(lambda: self._oracle.record_count(item, by))
+
+    def _number(self, now_us: int) -> None:
+        if self.numbering:
+            token = self._oracle.token()
+            self.db.execute("INSERT INTO tickets(body) VALUES (?)", (text_of(token),))
+            written = Written("tickets", str(self.db.last_insert_rowid()), "body", self.node, now_us)
+            self._staged.append(lambda: self._oracle.record_write(token, written, None))
 
     def _replace(self, now_us: int) -> None:
         if self._rng.random() < 0.5:  # replaces the whole row, whatever its values

@@ -27,6 +27,7 @@ SCENARIOS = (
     "flapping",
     "storm",
     "mixed-load",
+    "own-ids",
     "rolling-restart",
     "clock-chaos",
     "late-returner",

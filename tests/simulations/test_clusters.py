@@ -126,6 +126,11 @@ def test_counters_new_columns_and_replace_hold_over_a_split():
     assert result.ok, result.violations
 
 
+def test_nodes_number_rows_apart_over_a_split():
+    result = run(build("own-ids", seed=2, nodes=4, duration_s=40), 2)
+    assert result.ok, result.violations
+
+
 EVERY_TRACE = """
 from simulations.runner import run
 from simulations.scenarios import CATALOGUE, Changes, build
