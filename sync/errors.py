@@ -8,6 +8,7 @@ __all__ = [
     "DatabaseError",
     "DecodeError",
     "ExtensionError",
+    "FeedError",
     "FileReplacedError",
     "ForeignFileError",
     "IndexTriggerError",
@@ -71,6 +72,12 @@ class PolicyError(SyncError):
     """The operator's decision about a table or a conflict cannot be carried out. Nothing was changed."""
 
     code = "decision.refused"
+
+
+class FeedError(SyncError):
+    """A reader of the change feed names a table or a cursor that is not there, or may not use it. Nothing was changed."""
+
+    code = "feed.refused"
 
 
 class MigrationError(SyncError):

@@ -21,6 +21,7 @@ from mycomesh.sync.capture import rebuild_mark, table_scan
 from mycomesh.sync.crdt.hlc import ms_from_hlc
 from mycomesh.sync.crdt.version_vector import Vector
 from mycomesh.sync.errors import IndexTriggerError, MigrationError, StatementError
+from mycomesh.sync.feed.feed import Feed
 from mycomesh.sync.replication.admission import admit
 from mycomesh.sync.replication.applied import Applied
 from mycomesh.sync.replication.drop_guard import DropGuard
@@ -101,6 +102,7 @@ class Replica:
         self.scrub = Scrub(store, catalog, self.outbox)
         self.state = StateTables(store, catalog.registry, site, self.scrub)
         self._map_extents = MapExtents(store, catalog.registry)
+        self.feed = Feed(store, catalog.registry, self.outbox)
         self._site = site
         self._hooks = hooks
 
@@ -146,6 +148,7 @@ class Replica:
                 replica = cls(store, catalog, site, Priority(catalog.registry, config.urgent), hooks)
                 # Nothing is drained yet: a table with writes in its pending log keeps its triggers until the first drain.
                 catalog.open(lambda table: not replica.outbox.pending_ids([table]), config.sqlite_floor)
+                replica.feed.open()
                 table_scan.begin_for_lost_records(catalog.registry.tables.values(), store.recreated)
         except BaseException:
             store.close()

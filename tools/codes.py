@@ -210,6 +210,13 @@ _DATABASE = (
         "mycomesh tables and mycomesh conflicts list what exists; a node with the right to write the table must decide",
     ),
     Code(
+        "feed.refused",
+        "a reader of the change feed cannot read",
+        "the table or the cursor does not exist, another reader uses the cursor, or the cursor holds no position; nothing was"
+        " changed",
+        "mycomesh tables lists the tables, the table mycomesh_cursors the cursors; delete a cursor's row there to remove it",
+    ),
+    Code(
         "migration.refused",
         "a migration cannot be run",
         "SQLite refuses one of its statements, or the statement is one that no migration may contain; nothing was changed",

@@ -112,6 +112,8 @@ class TombstoneGC:
         total, more = 0, False
         for name, table in sorted(self._replica.tables.items()):
             stable = self._stable_upto(table, turn.wall_ms)
+            unread = self._replica.feed.oldest_unread(name, turn.wall_ms)
+            stable = stable if unread is None else min(stable, unread)
             removed = self._remove(table, min(stable, self._stable.get(name, 0)))
             total += removed
             if removed == COLLECT_MAX:

@@ -179,6 +179,11 @@ def _try_insert(table: Table, group: Group, site_number: int, keys: Sequence[Any
     log.add_inserts(site_number, group.hlcs, rows, pack_mask(mask), digests, packed=not table.columns.counters)
     if table.columns.counters:
         hold_bases(table, site_number, group.hlcs, group.columns, group.rows)
+    on_write, covers = table.store.on_write, table.coverage.vector.covers
+    if on_write is not None:  # rows that come again, which no new stamp shows to readers
+        for row, hlc in zip(rows, group.hlcs, strict=True):
+            if covers(group.site, hlc):
+                on_write(table.table_id, row, False)
     return True
 
 

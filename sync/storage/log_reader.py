@@ -21,7 +21,7 @@ from mycomesh.sync.storage.row_view import RowView, prior_to_wire
 from mycomesh.sync.storage.table import Table
 from mycomesh.sync.wire.bundle import Group, Kind
 
-__all__ = ["FEED_BYTES_MAX", "FEED_ROWS_MAX", "changes_in", "read_range", "read_rows"]
+__all__ = ["FEED_BYTES_MAX", "FEED_ROWS_MAX", "changes_in", "entries_in", "read_range", "read_rows"]
 
 # One chunk of a catch-up stream: some milliseconds of reading, and one frame that a slow radio can send in time.
 FEED_ROWS_MAX = 1_024
@@ -51,7 +51,7 @@ def read_range(
     holds = table.held.any()
     rows = size = 0
     reached = after
-    for hlc, row, packed_mask, prior, values in _entries(table, site_number, after, upto, rows_max):
+    for hlc, row, packed_mask, prior, values in entries_in(table, site_number, after, upto, rows_max):
         if rows and size >= bytes_max:
             return list(groups.values()), reached, rows, size
         rows += 1
@@ -116,7 +116,7 @@ def _groups(table: Table, found: _Found) -> list[Group]:
     return groups
 
 
-def _entries(table: Table, site_number: int, after: int, upto: int, limit: int) -> Iterator[tuple[Any, ...]]:
+def entries_in(table: Table, site_number: int, after: int, upto: int, limit: int) -> Iterator[tuple[Any, ...]]:
     """Yield up to `limit` (hlc, row, stored mask, prior, the user's row as a tuple or None) in clock order."""
     for run in itertools.chain(table.log.runs.after(site_number, after, upto), [None]):
         # First the plain entries before the run, then the run: their clocks do not interleave.

@@ -95,6 +95,9 @@ class Store:
         self._durable = False
         self._on_lock = on_lock
         self._sleep = sleep
+        # For the change feed: called for each row of a user's table that this node writes (table id, name of the row, whether it
+        # was deleted). None while the file has no cursor.
+        self.on_write: Callable[[int, int | bytes, bool], None] | None = None
         self._index_errors = False  # whether index triggers of this connection may fail at a commit
         self.rollback_cause: BaseException | None = None  # the error of the last transaction that was rolled back
         # Why the file refused the last transaction (locked, disk full); None once a later one has been committed.

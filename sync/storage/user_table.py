@@ -20,7 +20,7 @@ from mycomesh.sync.sqlite.create_table import mentions
 from mycomesh.sync.sqlite.identifiers import quoted
 from mycomesh.sync.sqlite.raw_text import bind_value, is_raw, placeholder, raw_select, restore
 from mycomesh.sync.sqlite.refusals import FILE_ERRORS, REFUSALS
-from mycomesh.sync.sqlite.table_spec import KeyKind, Row, TableSpec
+from mycomesh.sync.sqlite.table_spec import KeyKind, Row, TableSpec, encode_key
 from mycomesh.sync.storage.batch_join import join_numbers
 from mycomesh.sync.storage.store import Store
 
@@ -171,7 +171,12 @@ class UserTable:
             tuple(bind_value(values[column.folded]) for column in columns),
             bytes_max=INSERTED_BYTES_MAX if own < INSERTED_BYTES_MAX // 2 else 0,
         )
-        return self._store.db.last_insert_rowid() if self._spec.rowid else 0
+        rowid = self._store.db.last_insert_rowid() if self._spec.rowid else 0
+        if self._store.on_write is not None:
+            key = tuple(values.get(column.folded) for column in self._spec.key)
+            keyed = self._spec.kind is KeyKind.KEYED and not (self._spec.nullable_key and None in key)
+            self._on_write([encode_key(self._spec, key) if keyed else rowid])
+        return rowid
 
     def update(self, row: Row, values: dict[str, Any]) -> None:
         """Set columns of one row; `REFUSALS` pass through."""
@@ -181,6 +186,7 @@ class UserTable:
         self._check_text(values)
         update = self._update_sql(tuple(values), tuple(map(placeholder, values.values())))
         self.execute(f"{update} WHERE {found[0]}{self._computing}", (*map(bind_value, values.values()), *found[1]))
+        self._on_write([row])
 
     def _update_sql_of(self, names: tuple[str, ...], placeholders: tuple[str, ...]) -> str:
         by_name = {column.folded: quoted(column.name) for column in self._spec.columns}
@@ -195,7 +201,14 @@ class UserTable:
         """Delete one row if it is there."""
         found = self.condition(row)
         if found is not None:
+            self._on_write([row], deleted=True)
             self.execute(f"DELETE FROM {quoted(self._spec.name)} AS t WHERE {found[0]}", found[1])
+
+    def _on_write(self, rows: Iterable[Row], *, deleted: bool = False) -> None:
+        on_write = self._store.on_write
+        if on_write is not None:
+            for row in rows:
+                on_write(self._table_id, row, deleted)
 
     def execute(self, sql: str, values: Sequence[Any], *, bytes_max: int = 0) -> None:
         """Run one statement that writes the table, with values of at most `bytes_max` bytes (0 for SQLite's own limit).
@@ -221,10 +234,12 @@ class UserTable:
         condition, keys = self._many(rows)
         parameters = [(*cells, *key) for cells, key in zip(values, keys, strict=True)]
         self.execute_many(f"{update} WHERE {condition}{self._computing}", parameters)
+        self._on_write(rows)
 
     def delete_many(self, rows: Sequence[Row]) -> None:
         """Delete many rows, named as in `records`. Errors are those of `execute_many`."""
         condition, keys = self._many(rows)
+        self._on_write(rows, deleted=True)
         self.execute_many(f"DELETE FROM {quoted(self._spec.name)} AS t WHERE {condition}", keys)
 
     def _many(self, rows: Sequence[Row]) -> tuple[str, Sequence[Sequence[Any]]]:

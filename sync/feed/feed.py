@@ -1,0 +1,308 @@
+"""The change feed of one file: named cursors of readers, and pages of changes beyond them.
+
+A cursor is a row of `mycomesh_cursors` in the served file. It moves in the transaction of the reader's own effect, where that
+writes to the file, or by `move`. A program may set `position` with plain SQL, so that it is read again for each page.
+
+The feed is conflated: a reader sees the last value of each cell, and never one that was superseded before it looked. Deletes are
+visible while their tombstones live; cursors hold their collection back, unless they have not moved for `IDLE_DAYS`.
+
+The internal tables are created with the first cursor. Without one, nothing is recorded.
+
+design.md section 9.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import apsw
+
+from mycomesh.sync.crdt.hlc import ms_from_hlc
+from mycomesh.sync.errors import DecodeError, FeedError
+from mycomesh.sync.feed import touched
+from mycomesh.sync.feed.position import Position
+from mycomesh.sync.feed.reader import PAGE_BYTES_MAX, PAGE_ROWS_MAX, Page, read_page
+from mycomesh.sync.feed.touched import Touched
+from mycomesh.sync.replication.outbox import Outbox
+from mycomesh.sync.schema.catalog import SCHEMA_TABLE
+from mycomesh.sync.schema.registry import Registry
+from mycomesh.sync.sqlite.identifiers import fold
+from mycomesh.sync.storage.log_reader import changes_in
+from mycomesh.sync.storage.store import Store
+from mycomesh.sync.storage.table import Table
+
+__all__ = ["CURSORS_MAX", "IDLE_DAYS", "NAME_MAX", "Cursor", "Feed"]
+
+IDLE_DAYS = 30
+CURSORS_MAX = 1_000
+NAME_MAX = 128  # characters
+_DAY_MS = 86_400_000
+_CREATE = (
+    "CREATE TABLE IF NOT EXISTS mycomesh_cursors("
+    "name TEXT, table_name TEXT, area TEXT, position BLOB, moved_ms INTEGER, seen BLOB, PRIMARY KEY(name, table_name, area))"
+    " WITHOUT ROWID"
+)
+_WHOLE = ""  # the one area of a table so far
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """One cursor, for people.
+
+    name: the reader.
+    table: the table's name in this file, or its name on the mesh where the file has it no more.
+    behind: about how many changes it has not passed.
+    oldest_ms: when the first of them was written, in Unix milliseconds; None without any.
+    moved_ms: when it last moved, in Unix milliseconds.
+    idle: it has not moved for so long that it holds nothing back.
+    """
+
+    name: str
+    table: str
+    behind: int
+    oldest_ms: int | None
+    moved_ms: int
+    idle: bool
+
+
+class Feed:
+    """The readers of one file. Not thread-safe: the replica's thread owns it."""
+
+    def __init__(self, store: Store, registry: Registry, outbox: Outbox, idle_days: int = IDLE_DAYS) -> None:
+        self._store = store
+        self._registry = registry
+        self._outbox = outbox
+        self._idle_ms = idle_days * _DAY_MS
+        self._touched = Touched(store, registry)
+        store.enlist(self._touched)
+        self.active = False
+
+    def open(self) -> None:
+        """Follow the cursors that the file has."""
+        self._activate(active=bool(self._rows("LIMIT 1")))
+
+    def _activate(self, *, active: bool) -> None:
+        if active != self.active:
+            self.active = active
+            self._touched.observe(active=active)
+
+    def _rows(self, rest: str = "", *values: str) -> list[tuple[str, str, bytes, int, bytes | None]]:
+        """Return (name, canonical name of the table, position, when it moved, the position then) of cursors."""
+        listing = f"SELECT name, table_name, position, moved_ms, seen FROM mycomesh_cursors {rest}"
+        try:
+            return self._store.db.execute(listing, values).fetchall()  # type: ignore[no-any-return]
+        except apsw.SQLError:  # there is no such table
+            return []
+
+    def table(self, name: str) -> Table:
+        """Return the replicated table of that name in this file.
+
+        Raises:
+            FeedError: there is no such table.
+        """
+        tables = [table for canonical, table in sorted(self._registry.tables.items()) if canonical != SCHEMA_TABLE]
+        for table in tables:
+            if fold(table.spec.name) == fold(name):
+                return table
+        known = ", ".join(table.spec.name for table in tables) or "none"
+        raise FeedError(f"no replicated table {name!r} in {self._store.path}; there are: {known}")
+
+    # ---- cursors
+
+    def create(self, name: str, table_name: str, wall_ms: int, *, from_now: bool = False) -> tuple[list[bytes], bool]:
+        """Create a cursor that begins with the rows that are there, or with the next change.
+
+        Returns (batches to publish, whether it is new); an existing cursor stays as it is.
+
+        Raises:
+            FeedError: no such table, a name that cannot be used, or too many cursors.
+        """
+        if not name or len(name) > NAME_MAX or not name.isprintable():
+            raise FeedError(f"a cursor cannot be called {name!r}: give 1 to {NAME_MAX} printable characters")
+        canonical = self.table(table_name).spec.folded
+        if self._find(name, canonical) is not None:
+            return [], False
+        if len(self._rows()) >= CURSORS_MAX:
+            raise FeedError(
+                f"{self._store.path} has {CURSORS_MAX:,} cursors; delete some from the table mycomesh_cursors"
+            )
+
+        def write() -> None:
+            self._store.db.execute(_CREATE)
+            self._store.db.execute(touched.CREATE)
+            self._activate(active=True)
+            position = self.start(table_name, from_now=from_now).encode()
+            self._store.db.execute(
+                "INSERT INTO mycomesh_cursors VALUES(?, ?, ?, ?, ?, ?)",
+                (name, canonical, _WHOLE, position, wall_ms, position),
+            )
+
+        return self._outbox.write_drained(wall_ms, write), True
+
+    def start(self, table_name: str, *, from_now: bool) -> Position:
+        """Return the position of a new reader; inside a transaction in which everything is stamped."""
+        table = self.table(table_name)
+        covered = table.coverage.staged.copy()
+        last = self._touched.last() if self.active else 0
+        return Position(covered, last) if from_now else Position(touched=last, start=covered)
+
+    def _find(self, name: str, canonical: str) -> tuple[str, str, bytes, int, bytes | None] | None:
+        found = self._rows("WHERE name = ? AND table_name = ? AND area = ''", name, canonical)
+        return found[0] if found else None
+
+    def position(self, name: str, table_name: str) -> Position:
+        """Return where a cursor is.
+
+        Raises:
+            FeedError: there is no such cursor, or a program wrote something else into it.
+        """
+        found = self._find(name, self.table(table_name).spec.folded)
+        if found is None:
+            raise FeedError(f"no cursor {name!r} for {table_name}; the table mycomesh_cursors lists them")
+        return self._decode(name, found[2])
+
+    def _decode(self, name: str, position: object) -> Position:
+        decoded = self._decoded(position)
+        if decoded is None:
+            raise FeedError(f"cursor {name!r} holds no position; delete it from the table mycomesh_cursors")
+        return decoded
+
+    def move(self, name: str, table_name: str, position: Position, wall_ms: int) -> None:
+        """Move a cursor forward by what this position has seen.
+
+        Raises:
+            FeedError: there is no such cursor.
+            DatabaseError: the file takes no writes now.
+        """
+        with self._store.transaction():
+            moved = self.position(name, table_name)
+            moved.merge(position)
+            data = moved.encode()
+            self._store.db.execute(
+                "UPDATE mycomesh_cursors SET position = ?, moved_ms = ?, seen = ?"
+                " WHERE name = ? AND table_name = ? AND area = ''",
+                (data, wall_ms, data, name, self.table(table_name).spec.folded),
+            )
+            self._prune(wall_ms)
+
+    def drop(self, name: str) -> int:
+        """Remove a cursor of every table; return how many there were."""
+        if not self._rows("WHERE name = ?", name):
+            return 0
+        with self._store.transaction() as db:
+            db.execute("DELETE FROM mycomesh_cursors WHERE name = ?", (name,))
+            dropped = int(db.changes())
+            left = bool(self._rows("LIMIT 1"))
+            if not left:
+                db.execute("DELETE FROM mycomesh_touched")
+        self._activate(active=left)
+        return dropped
+
+    def _prune(self, wall_ms: int) -> None:
+        """Forget touched rows that every cursor has passed; if there are too many, let all cursors start again."""
+        if not self.active:
+            return
+        live = [(row, self._decoded(row[2])) for row in self._rows()]
+        if self._touched.overflowing:
+            self._touched.overflowing = False
+            for (name, canonical, *_), _ in live:
+                again = Position(touched=self._touched.last()).encode()
+                self._store.db.execute(
+                    "UPDATE mycomesh_cursors SET position = ?, seen = ? WHERE name = ? AND table_name = ?",
+                    (again, again, name, canonical),
+                )
+            self._touched.prune(self._touched.last())
+            return
+        waiting = [
+            position.touched for row, position in live if position is not None and not self._is_idle(row, wall_ms)
+        ]
+        self._touched.prune(min(waiting, default=self._touched.last()))
+
+    def _decoded(self, data: object) -> Position | None:
+        try:
+            return Position.decode(data) if isinstance(data, bytes) else None
+        except DecodeError:
+            return None
+
+    def _is_idle(self, row: tuple[str, str, bytes, int, bytes | None], wall_ms: int) -> bool:
+        _, _, position, moved_ms, seen = row
+        return position == seen and wall_ms - moved_ms > self._idle_ms
+
+    # ---- reading
+
+    def read(
+        self,
+        table_name: str,
+        position: Position | Callable[[], Position],
+        wall_ms: int,
+        *,
+        rows_max: int = PAGE_ROWS_MAX,
+        bytes_max: int = PAGE_BYTES_MAX,
+    ) -> tuple[Page, list[bytes]]:
+        """Return the next page beyond a position, and batches to publish; a function is asked for it in the transaction.
+
+        Raises:
+            FeedError: there is no such table.
+            DatabaseError: the file cannot be read now.
+        """
+        pages: list[Page] = []
+
+        def read() -> None:
+            table = self.table(table_name)
+            at = position() if callable(position) else position
+            pages[:] = [
+                read_page(table, self._touched if self.active else None, at, rows_max=rows_max, bytes_max=bytes_max)
+            ]
+
+        published = self._outbox.read_drained(wall_ms, read)
+        return pages[0], published
+
+    # ---- what readers hold back, and how far they are
+
+    def oldest_unread(self, canonical: str, wall_ms: int) -> int | None:
+        """Return the clock up to which every cursor of a table has seen its deletes, None if no cursor waits."""
+        if not self.active:
+            return None
+        table = self._registry.tables[canonical]
+        bounds = []
+        for row in self._rows("WHERE table_name = ?", canonical):
+            position = self._decoded(row[2])
+            if position is None or self._is_idle(row, wall_ms):
+                continue
+            seen = position.seen.copy()
+            if position.start is not None:
+                seen.merge(position.start)  # deletes of before the start are never shown
+            bounds += [after for _, (after, _) in table.coverage.vector.missing_from(seen)]
+        return min(bounds, default=None)
+
+    def cursors(self, wall_ms: int) -> list[Cursor]:
+        """Return every cursor, by name and table."""
+        found = []
+        for row in self._rows("ORDER BY name, table_name"):
+            name, canonical, data, moved_ms, _ = row
+            position, table = self._decoded(data), self._registry.tables.get(canonical)
+            behind, oldest = 0, None
+            if position is not None and table is not None:
+                missing = table.coverage.vector.missing_from(position.seen)
+                behind = sum(changes_in(table, site, window) for site, window in missing)
+                clocks = [self._first(table, site, window) for site, window in missing]
+                oldest = min([clock for clock in clocks if clock is not None], default=None)
+            shown = canonical if table is None else table.spec.name
+            oldest_ms = None if oldest is None else ms_from_hlc(oldest)
+            found.append(Cursor(name, shown, behind, oldest_ms, moved_ms, self._is_idle(row, wall_ms)))
+        return found
+
+    def _first(self, table: Table, site: bytes, window: tuple[int, int]) -> int | None:
+        """Return the least clock of the site's entries in a window."""
+        site_number = table.store.site_number(site)
+        if site_number is None:
+            return None
+        after, upto = window
+        plain = self._store.db.execute(
+            f"SELECT min(hlc) FROM {table.log.name} WHERE place = ? AND hlc > ? AND hlc <= ?",
+            (site_number, after, upto),
+        ).fetchone()[0]
+        run = next(iter(table.log.runs.after(site_number, after, upto)), None)
+        clocks = [clock for clock in (plain, None if run is None else max(run.hlc, after + 1)) if clock is not None]
+        return min(clocks, default=None)
