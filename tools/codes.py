@@ -143,7 +143,7 @@ _DATABASE = (
     Code(
         "database.unusable",
         "the file cannot be served",
-        "it is not an SQLite database, is read-only or damaged, or the disk is full; nothing was changed",
+        "it is not an SQLite database or an encrypted one, is read-only or damaged, or the disk is full; nothing was changed",
         "check its permissions and those of its directory, and the free space; PRAGMA integrity_check finds damage",
     ),
     Code(

@@ -19,7 +19,7 @@ from mycomesh.mesh.node.extensions import checked_extensions
 from mycomesh.mesh.node.rows import Row, row_type
 from mycomesh.sync.errors import ExtensionError
 from mycomesh.sync.sqlite.extensions import load_extensions
-from mycomesh.sync.storage.store import set_float_digits
+from mycomesh.sync.storage.connection import set_float_digits
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable

@@ -18,9 +18,11 @@ from mycomesh.sync.errors import DatabaseError
 from mycomesh.sync.schema.facts import SCHEMA_TABLE
 from mycomesh.sync.schema.own_ids import is_automatic
 from mycomesh.sync.schema.policy import KEEP_BOTH, KEEP_BOTH_ROWS_MAX, OWN_IDS, Policies
+from mycomesh.sync.sqlite.file_format import format_of
 from mycomesh.sync.sqlite.identifiers import quoted
 from mycomesh.sync.sqlite.table_spec import KeyKind, TableSpec, UnsupportedTable, read_table, user_tables
-from mycomesh.sync.storage.store import BUSY_MS_MAX, file_errors, is_replica
+from mycomesh.sync.storage.connection import BUSY_MS_MAX, file_errors
+from mycomesh.sync.storage.store import is_replica
 
 __all__ = ["Look", "look"]
 
@@ -107,7 +109,7 @@ def _open_untouched(path: Path) -> apsw.Connection:
         raise DatabaseError(f"{path}: there is no such file; check the path")
     if not path.is_file():
         raise DatabaseError(f"{path}: not a regular file; give the path of an SQLite database")
-    with file_errors(str(path)):
+    with file_errors(str(path), opening=True):
         immutable = _in_wal_mode(path) and not any(Path(f"{path}{suffix}").exists() for suffix in ("-wal", "-shm"))
         uri = f"{path.absolute().as_uri()}?mode=ro{'&immutable=1' if immutable else ''}"
         db = apsw.Connection(uri, flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
@@ -132,5 +134,5 @@ def _in_wal_mode(path: Path) -> bool:
     except OSError as error:
         raise DatabaseError(f"{path}: cannot be read: {error.strerror}; check its permissions") from error
     if not header.startswith(b"SQLite format 3\0"):
-        raise DatabaseError(f"{path}: not an SQLite database; give another file")
+        raise DatabaseError(f"{path}: {format_of(str(path))}")
     return header[18:20] == b"\2\2"

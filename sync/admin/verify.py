@@ -20,6 +20,7 @@ import apsw
 from mycomesh.sync.errors import DatabaseError
 from mycomesh.sync.schema.table_filter import owner_of
 from mycomesh.sync.sqlite.definitions import accept_collations
+from mycomesh.sync.sqlite.file_format import format_of
 from mycomesh.sync.sqlite.identifiers import fold, quoted
 from mycomesh.sync.sqlite.table_spec import COLLATIONS, user_tables
 
@@ -106,9 +107,9 @@ def _open(path: Path) -> Any:
         db.execute("SELECT count(*) FROM sqlite_schema").fetchall()
     except UnicodeEncodeError as error:
         raise DatabaseError(f"{path}: its path is not UTF-8, and SQLite takes no other; rename the file") from error
-    except apsw.NotADBError as error:
-        raise DatabaseError(f"{path}: not an SQLite database; give another file") from error
     except apsw.Error as error:
+        if isinstance(error, apsw.NotADBError) or "unsupported file format" in str(error):
+            raise DatabaseError(f"{path}: {format_of(str(path))}") from error
         raise DatabaseError(f"{path}: cannot be read: {error}; check its permissions and those of its -wal") from error
     return db
 

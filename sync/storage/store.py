@@ -11,9 +11,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-import stat
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
 import apsw
@@ -26,32 +24,24 @@ from mycomesh.sync.errors import (
     ForeignFileError,
     IndexTriggerError,
 )
-from mycomesh.sync.sqlite import geometry
-from mycomesh.sync.sqlite.extensions import load_extensions
 from mycomesh.sync.sqlite.identifiers import fold, is_internal
 from mycomesh.sync.storage import internal_tables
 from mycomesh.sync.storage.accounts import Accounts
 from mycomesh.sync.storage.conflict_room import ConflictLimits, ConflictRoom
+from mycomesh.sync.storage.connection import BUSY_MS_MAX, file_errors, open_file, open_read_only
 
 __all__ = [
-    "BUSY_MS_MAX",
-    "FLOAT_DIGITS",
     "LOCKED_MS_MAX",
     "Enlisted",
     "Store",
-    "file_errors",
     "is_replica",
-    "set_float_digits",
 ]
 
 FORMAT = 1
-# A commit of the application holds the lock for milliseconds. After this long, the caller gives up and tries again later.
-BUSY_MS_MAX = 2_000
 # The wait once the lock was not free for that long: the thread must stay free for requests such as `status`.
 LOCKED_MS_MAX = 100
 # Pauses between two tries for a lock, as in SQLite's own busy handler.
 BUSY_PAUSES_MS = (1, 2, 5, 10, 15, 20, 25, 25, 25, 50, 50, 100)
-FLOAT_DIGITS = 15  # of a floating-point number as text
 # Checkpoints are rare and never concurrent, because of the WAL-reset bug of clients before SQLite 3.51.3 (design.md section 3):
 # only once the WAL is larger than 16 MiB.
 WAL_PAGES_MAX = 4_096
@@ -109,7 +99,7 @@ class Store:
         # The clock and the number of the last commit, as they are in the file.
         self._left: tuple[Any, Any] | None = None
         # Typed Any: SQLite returns values of any type, and each reader knows its own SELECT.
-        self.db: Any = _open_read_only(path) if read_only else _open(path, extensions)
+        self.db: Any = open_read_only(path) if read_only else open_file(path, extensions)
         self.conflict_room = ConflictRoom(self.db, ConflictLimits())
         self.enlist(self.conflict_room)
         self.accounts = Accounts(self.db)
@@ -449,82 +439,3 @@ def is_replica(db: Any) -> bool:
     """Return True if a file is a replica: it has the table `mycomesh_meta` in our form."""
     columns = db.execute("SELECT name FROM pragma_table_info('mycomesh_meta') ORDER BY cid").fetchall()
     return bool(columns == [("name",), ("value",)])
-
-
-@contextlib.contextmanager
-def file_errors(path: str) -> Iterator[None]:
-    """Raise SQLite's errors about the file as errors of this package."""
-    try:
-        yield
-    except UnicodeEncodeError as error:
-        raise DatabaseError(f"{path}: its path is not UTF-8, and SQLite takes no other; rename the file") from error
-    except (apsw.BusyError, apsw.LockedError, apsw.ProtocolError) as error:
-        raise DatabaseBusyError(f"{path}: another program holds its write lock; close its transaction") from error
-    except apsw.NotADBError as error:
-        raise DatabaseError(f"{path}: not an SQLite database; give another file") from error
-    except apsw.ReadOnlyError as error:
-        raise DatabaseError(f"{path}: read-only; make the file and its directory writable") from error
-    except apsw.FullError as error:
-        raise DatabaseError(f"{path}: the disk is full; free some space") from error
-    except apsw.CantOpenError as error:
-        raise DatabaseError(f"{path}: cannot be opened; check its permissions and those of its directory") from error
-    except (apsw.IOError, apsw.CorruptError) as error:
-        if getattr(error, "extendedresult", None) == apsw.SQLITE_CORRUPT_VTAB:  # FTS, which only index triggers write
-            raise IndexTriggerError(f"{path}: {error}") from error
-        raise DatabaseError(f"{path}: {error}; run PRAGMA integrity_check and look at the disk") from error
-
-
-def _open(path: str, extensions: Sequence[str]) -> apsw.Connection:
-    file = Path(path)
-    with contextlib.suppress(OSError):
-        mode = file.stat().st_mode
-        if not stat.S_ISREG(mode):
-            raise DatabaseError(f"{path}: not a regular file; give the path of an SQLite database")
-    with file_errors(path):
-        fresh = not file.exists() or file.stat().st_size == 0
-        db = apsw.Connection(path)
-        try:
-            load_extensions(db, extensions)
-            _configure(db, fresh=fresh)
-        except BaseException:
-            db.close()
-            raise
-    return db
-
-
-def _open_read_only(path: str) -> apsw.Connection:
-    if not Path(path).is_file():
-        raise DatabaseError(f"{path}: there is no such file; check the path")
-    with file_errors(path):
-        db = apsw.Connection(path, flags=apsw.SQLITE_OPEN_READONLY)
-        db.set_busy_timeout(BUSY_MS_MAX)
-    return db
-
-
-def set_float_digits(db: apsw.Connection) -> None:
-    """Convert numbers to text with 15 digits, as the SQLite of nearly every program does; from 3.52 on the default is 17.
-
-    All programs that write one file must agree, because of indexes on the text of a number. Otherwise a program that deletes a
-    row does not find its index entry, and SQLite calls the file malformed.
-    """
-    digits = getattr(apsw, "SQLITE_DBCONFIG_FP_DIGITS", None)
-    if digits is not None:
-        db.config(digits, FLOAT_DIGITS)
-
-
-def _configure(db: apsw.Connection, *, fresh: bool) -> None:
-    db.set_busy_timeout(BUSY_MS_MAX)
-    set_float_digits(db)
-    if db.readonly("main"):
-        raise apsw.ReadOnlyError
-    db.execute("SELECT count(*) FROM sqlite_schema").fetchall()
-    db.config(apsw.SQLITE_DBCONFIG_ENABLE_TRIGGER, 0)
-    geometry.register(db)
-    if fresh:
-        db.execute("PRAGMA journal_mode = WAL").fetchall()
-    if db.execute("PRAGMA journal_mode").fetchone() == ("wal",):
-        # NORMAL cannot corrupt a WAL file. A power cut may take back commits, which peers bring again; `durable` is for the rest.
-        db.execute("PRAGMA synchronous = NORMAL").fetchall()
-    db.execute("PRAGMA wal_autocheckpoint = 0").fetchall()
-    db.execute("PRAGMA foreign_keys = 0").fetchall()
-    db.execute("PRAGMA cache_size = -4096").fetchall()

@@ -95,7 +95,7 @@ def test_policies_of_a_served_file_are_known(tmp_path):
 @pytest.mark.parametrize(
     ("content", "why"),
     [(None, "no such file"), (b"", "not an SQLite database"), (b"plain text\n", "not an SQLite database"),
-     (b"SQLite format 3\0" + b"x" * 400, "not an SQLite database"), ("folder", "not a regular file")],
+     (b"SQLite format 3\0" + b"x" * 400, "encrypted, or damaged"), ("folder", "not a regular file")],
 )  # fmt: skip
 def test_other_files_get_one_clear_line(tmp_path, content, why):
     path = tmp_path / "a.db"
