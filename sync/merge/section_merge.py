@@ -29,6 +29,7 @@ from mycomesh.sync.merge.work_budget import (
     SECTION_WEIGHT,
     WorkBudget,
     bytes_weight,
+    fact_weight,
     size_of,
 )
 from mycomesh.sync.storage.accounts import Account
@@ -52,13 +53,13 @@ class SectionMerge:
     """A section on its way into its table."""
 
     def __init__(
-        self, section: Section, *, change_weight: int = 0, change_bytes: int = 0, weighs_values: bool = False
+        self, section: Section, *, states_facts: bool = False, change_bytes: int = 0, weighs_values: bool = False
     ) -> None:
         """Take the section.
 
         Args:
             section: changes that have been checked for shape, not for meaning.
-            change_weight: work that each change causes beyond its merge.
+            states_facts: each change is a fact, which causes work beyond its merge.
             change_bytes: the size of a change of this message on average, for the account of its origin.
             weighs_values: look at the size of each value, because some may be large.
         """
@@ -70,7 +71,7 @@ class SectionMerge:
         self.sites = tuple(dict.fromkeys(site for site, _, _ in section.ranges))
         self._groups = deque(map(_Rest, section.groups))
         self._ranges = deque(section.ranges)
-        self._change_weight = change_weight
+        self._states_facts = states_facts
         self._change_bytes = change_bytes
         self._weighs_values = weighs_values
 
@@ -121,14 +122,14 @@ class SectionMerge:
         """Return as many changes of a group as are within the budget, at least one; leave the others."""
         group, start = rest.group, rest.start
         bulk = group.kind is Kind.INSERT and not rest.alone
-        weight = (EDIT_WEIGHT if rest.alone else fast_weight(group)) + self._change_weight
+        weight = EDIT_WEIGHT if rest.alone else fast_weight(group)
         budget.spend(GROUP_WEIGHT + len(group.columns) // CELLS_A_UNIT)
         most = max(1, min(budget.room // weight, CHUNK_ROWS_MAX))
         end = min(start + most, len(group.hlcs))
-        if self._weighs_values and bulk:
-            room = budget.room
+        if self._states_facts or (self._weighs_values and bulk):
+            room, weigh = budget.room, fact_weight if self._states_facts else bytes_weight
             for at in range(start, end):
-                room -= weight + bytes_weight(group.rows[at])
+                room -= weight + weigh(group.rows[at])
                 if room <= 0:
                     end = at + 1
                     break
@@ -151,7 +152,8 @@ class SectionMerge:
             before = merged.changes
             self._merge_alone(table, known, None, merged, budget, recorded=False)
             merged.repaired += merged.changes - before
-        budget.spend(self._change_weight * len(group.hlcs))
+        if self._states_facts:
+            budget.spend(sum(map(fact_weight, group.rows)))
 
     def _merge_fast(self, table: Table, group: Group, merged: Merged, budget: WorkBudget) -> Group | None:
         """Merge what needs no look at single rows; return the rest."""

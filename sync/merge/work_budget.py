@@ -16,6 +16,7 @@ __all__ = [
     "CELLS_NEW_A_UNIT",
     "CHUNK_BYTES_MAX",
     "CHUNK_ROWS_MAX",
+    "COLUMN_WEIGHT",
     "CONFLICT_WEIGHT",
     "EDIT_WEIGHT",
     "ENTRY_WEIGHT",
@@ -31,6 +32,7 @@ __all__ = [
     "WorkBudget",
     "bytes_weight",
     "bytes_weight_of",
+    "fact_weight",
     "size_of",
 ]
 
@@ -56,6 +58,7 @@ SECTION_WEIGHT = 80  # a table has a vector and change log sums of its own
 RANGE_WEIGHT = 4
 # A fact may create a table: some 3 ms. Each transaction with facts makes a pass over the schema too, so one takes several.
 FACT_WEIGHT = TRANSACTION_WEIGHT_MAX // 7
+COLUMN_WEIGHT = 8  # each column of a table that a fact creates: some 60 us
 _UNIT_BYTES = 512  # writing and hashing a large value takes 2 to 4 us a KiB
 
 
@@ -75,6 +78,11 @@ class WorkBudget:
     def spent(self) -> bool:
         """True if no more work fits in."""
         return self.room <= 0
+
+
+def fact_weight(values: Collection[Any]) -> int:
+    """Return the weight of a fact: the table that it may create, and its columns."""
+    return FACT_WEIGHT + COLUMN_WEIGHT * sum(value.count(",") for value in values if isinstance(value, str))
 
 
 def bytes_weight(values: Collection[Any]) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 
 from mycomesh.sync.merge.section_merge import SectionMerge, fast_weight
-from mycomesh.sync.merge.work_budget import CHUNK_BYTES_MAX, FACT_WEIGHT, bytes_weight_of
+from mycomesh.sync.merge.work_budget import CHUNK_BYTES_MAX, bytes_weight_of
 from mycomesh.sync.replication.applied import Applied
 from mycomesh.sync.schema.catalog import SCHEMA_TABLE
 from mycomesh.sync.storage.table import Table
@@ -39,7 +39,7 @@ class Incoming:
         self.sections.extend(
             SectionMerge(
                 section,
-                change_weight=FACT_WEIGHT if section.table == SCHEMA_TABLE else 0,
+                states_facts=section.table == SCHEMA_TABLE,
                 change_bytes=-(-self._size // max(changes, 1)),
                 weighs_values=self._size > CHUNK_BYTES_MAX,
             )

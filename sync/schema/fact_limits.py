@@ -23,6 +23,12 @@ FACTS_MAX = 4 * FACTS_PER_MEMBER_MAX
 # Characters of SQL: 1 KB for each.
 SQL_PER_MEMBER_MAX = FACTS_PER_MEMBER_MAX << 10
 SQL_OF_ALL_MAX = FACTS_MAX << 10
+# Columns of tables: the node and SQLite keep some 2.6 KB of each in memory, and as much of a table as of TABLE_COLUMNS. A member
+# may take 85 MB, as much as a thousand tables of twenty columns. Commas are counted, so a definition may count for more.
+COLUMNS_PER_MEMBER_MAX = 32_768
+COLUMNS_OF_ALL_MAX = 4 * COLUMNS_PER_MEMBER_MAX
+TABLE_COLUMNS = 12
+_COMMAS = "length(sql) - length(replace(sql, ',', ''))"
 _ALL = 1 << 40  # entries; the sums of the log do not count those of the running transaction
 
 
@@ -39,26 +45,34 @@ def find_excess(table: Table | None, kinds: Iterable[str]) -> Excess:
     if table is None:
         return Excess()
     db = table.store.db
-    count, size = db.execute(f"SELECT count(*), total(octet_length(sql)) FROM {table.spec.name}").fetchone()
-    if count <= FACTS_PER_MEMBER_MAX and size <= SQL_PER_MEMBER_MAX:
+    totals = f"SELECT count(*), total(octet_length(sql)), total({_COMMAS}) FROM {table.spec.name}"
+    count, size, commas = db.execute(totals).fetchone()
+    if (
+        count <= FACTS_PER_MEMBER_MAX
+        and size <= SQL_PER_MEMBER_MAX
+        and commas + TABLE_COLUMNS * count <= COLUMNS_PER_MEMBER_MAX
+    ):
         return Excess()
     wanted = list(kinds)
+    columns = f"CASE kind WHEN 'table' THEN {_COMMAS} + {TABLE_COLUMNS} ELSE 0 END"
     listing = (
-        f"SELECT name, length(sql) FROM {table.spec.name} WHERE kind IN ({', '.join('?' * len(wanted))}) ORDER BY name"
+        f"SELECT name, 1, length(sql), {columns} FROM {table.spec.name} WHERE kind IN ({', '.join('?' * len(wanted))})"
     )
-    lengths = {
-        name: length for name, length in db.execute(listing, wanted) if type(name) is str and type(length) is int
+    sizes = {
+        name: (number, min(length, SQL_MAX), columns)
+        for name, number, length, columns in db.execute(f"{listing} ORDER BY name", wanted)
+        if type(name) is str and type(length) is int
     }
-    number: dict[bytes, int] = {}
-    taken: dict[bytes, int] = {}
+    room = [FACTS_MAX, SQL_OF_ALL_MAX, COLUMNS_OF_ALL_MAX]
+    own: dict[bytes, list[int]] = {}
     beyond: dict[str, bytes] = {}
-    for stamp, name in sorted((stamp, name) for name, stamp in _newest(table).items() if name in lengths):
+    for stamp, name in sorted((stamp, name) for name, stamp in _newest(table).items() if name in sizes):
         member = stamp[1][:SITE_PREFIX]
-        length = min(lengths[name], SQL_MAX)
-        fits = number.get(member, 0) < FACTS_PER_MEMBER_MAX and taken.get(member, 0) + length <= SQL_PER_MEMBER_MAX
-        if fits and sum(number.values()) < FACTS_MAX and sum(taken.values()) + length <= SQL_OF_ALL_MAX:
-            number[member] = number.get(member, 0) + 1
-            taken[member] = taken.get(member, 0) + length
+        left = own.setdefault(member, [FACTS_PER_MEMBER_MAX, SQL_PER_MEMBER_MAX, COLUMNS_PER_MEMBER_MAX])
+        if all(size <= min(rest) for size, *rest in zip(sizes[name], left, room, strict=True)):
+            for at, size in enumerate(sizes[name]):
+                left[at] -= size
+                room[at] -= size
         else:
             beyond[name] = member
     if not beyond:
@@ -66,7 +80,8 @@ def find_excess(table: Table | None, kinds: Iterable[str]) -> Excess:
     members = ", ".join(sorted({member.hex() for member in beyond.values()}))
     return Excess(
         frozenset(beyond),
-        f"{len(beyond):,} definitions have no effect: a member may state {FACTS_PER_MEMBER_MAX:,}, all together {FACTS_MAX:,};"
+        f"{len(beyond):,} definitions have no effect: a member may state {FACTS_PER_MEMBER_MAX:,}, of"
+        f" {COLUMNS_PER_MEMBER_MAX:,} columns in all, and all members together {FACTS_MAX:,};"
         f" they are of {members}: drop tables and indexes that nobody needs, or revoke that member",
     )
 

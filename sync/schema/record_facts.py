@@ -108,7 +108,8 @@ def drop_index_facts(db: Any, registry: Registry, spec: TableSpec, columns: Coll
 
 def canonical_definition(db: Any, spec: TableSpec) -> str | None:
     """Return the CREATE TABLE of a table of this file under canonical names; None if its SQL does not allow that."""
-    left = [name for name in column_names(db, spec.name) if fold(name) not in spec.canonical_names]
+    known = spec.canonical_names
+    left = [name for name in column_names(db, spec.name) if fold(name) not in known]
     renamed = {fold(column.name): column.canonical for column in spec.columns if column.canonical}
     if left or renamed or spec.canonical:
         return rewrite_definition(spec.sql, table=spec.folded, columns=renamed, without=left)

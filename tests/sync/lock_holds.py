@@ -299,7 +299,17 @@ def deletes_of_unknown_rows():
 
 @case
 def facts_of_200_tables():
-    source = File(";".join(f"CREATE TABLE t{n}(id INTEGER PRIMARY KEY, v UNIQUE, w)" for n in range(200)))
+    return facts_of(f"CREATE TABLE t{n}(id INTEGER PRIMARY KEY, v UNIQUE, w)" for n in range(200))
+
+
+@case
+def facts_of_10_tables_of_800_columns():
+    columns = ", ".join(f"c{n}" for n in range(800))
+    return facts_of(f"CREATE TABLE t{n}(id INTEGER PRIMARY KEY, {columns})" for n in range(10))
+
+
+def facts_of(tables):
+    source = File(";".join(tables))
     rows = [list(row) for row in source.app.execute("SELECT kind, name, sql FROM mycomesh_schema ORDER BY name")]
     source.close()
     file = File(UNIQUE)

@@ -12,6 +12,7 @@ from mycomesh.sync.merge import restored
 from mycomesh.sync.merge.records import value_of
 from mycomesh.sync.merge.work_budget import (
     CHUNK_ROWS_MAX,
+    COLUMN_WEIGHT,
     EDIT_WEIGHT,
     FACT_WEIGHT,
     PARK_WEIGHT,
@@ -358,6 +359,18 @@ def later(peer, other):
 
 def conflicts(peer):
     return [lost for (lost,) in peer.sql("SELECT lost FROM mycomesh_conflicts ORDER BY seq")]
+
+
+def test_facts_of_wide_tables_are_made_one_by_one(peers):
+    one, two = peers(2)
+    columns = ", ".join(f"c{number}" for number in range(TRANSACTION_WEIGHT_MAX // COLUMN_WEIGHT))
+    for number in range(3):
+        one.sql(f"CREATE TABLE n{number}(id INTEGER PRIMARY KEY, {columns})")
+    tables, listing = [], "SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name GLOB 'n[0-9]*'"
+    between(two, lambda: tables.append(two.sql(listing)[0][0]))
+    two.take([joined(one.drain())], one.node_id)
+    assert tables[:2] == [1, 2]
+    assert two.sql(listing) == [(3,)]
 
 
 def test_rows_refused_by_a_partial_index_need_no_scan(peers):

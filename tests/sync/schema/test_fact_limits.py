@@ -57,3 +57,19 @@ def test_a_decision_has_effect_however_many_definitions_there_are(few, pair):
     one.replica.decisions.declare_counter("t0", "n")
     converge(pair)
     assert two.replica.tables["t0"].columns.counters == {"n"}
+
+
+@pytest.mark.parametrize(("most", "made"), [(31, ["a"]), (32, ["a", "b"]), (33, ["a", "b"])])
+@pytest.mark.parametrize("limit", ["COLUMNS_PER_MEMBER_MAX", "COLUMNS_OF_ALL_MAX"])
+def test_columns_of_tables_are_limited_in_all(pair, monkeypatch, limit, most, made):
+    monkeypatch.setattr(fact_limits, "COLUMNS_PER_MEMBER_MAX", 32)  # for the look that is taken first
+    monkeypatch.setattr(fact_limits, limit, most)
+    one, two = pair
+    one.sql("CREATE TABLE a(id INTEGER PRIMARY KEY, v, w)")  # 12 of a table, and two commas
+    one.drain()
+    one.sql("CREATE TABLE b(id INTEGER PRIMARY KEY, v, w, x, y, z, zz)")
+    one.drain()
+    one.sql("CREATE INDEX i ON a(v, w)")
+    converge(pair)
+    assert sorted(two.tables()) == made
+    assert two.sql("SELECT name FROM pragma_index_list('a')") == [("i",)]
