@@ -332,7 +332,7 @@ class Replica:
             self.outbox.publish_later(published)  # of the parts that are committed
             raise
         done[0].published[:0] = published
-        if self.rights.may_write(self.rights.own, MAP_CONTENTS):
+        if MAP_CONTENTS in self.tables and self.rights.may_write(self.rights.own, MAP_CONTENTS):
             self._map_extents.widen({section.table for batch in incoming for section in batch.bundle.sections})
         if any(table.pending.unread for table in self.tables.values()):
             done[-1].published += self.drain(wall_ms)[0]

@@ -31,7 +31,7 @@ def load_extensions(db: apsw.Connection, paths: Sequence[str]) -> None:
             try:
                 db.load_extension(path)
             except (apsw.Error, AttributeError) as error:
-                reason = " ".join(str(error).split())
+                reason = " ".join(str(error).split()).removeprefix("ExtensionLoadingError: ")
                 raise ExtensionError(
                     f"{path}: no extension that SQLite can load: {reason}; correct 'extensions'"
                 ) from error
