@@ -79,6 +79,12 @@ def sweeps(share: float) -> list[Sweep]:
             "some seconds",
             scaled(200),
         ),
+        Sweep(
+            "drivers and applications",
+            [sys.executable, "-m", "tests.compatibility", "--install"],
+            "all of docs/compatibility.md",
+            "that the page has a row for each",
+        ),
         Sweep("all tests on the disk", [*PYTEST, "--dist", "worksteal"], "once", "in memory", {"TMPDIR": "/var/tmp"}),
     ]
     for mesh in ("real", "plain"):

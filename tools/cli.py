@@ -70,7 +70,7 @@ COMMANDS = (
     Command("invite", "print a join code for another machine", SET_UP),
     Command("join", "join a mesh, with a code from 'mycomesh invite' or a ticket", SET_UP),
     Command("ticket", "write a file that makes another machine a member without a network", SET_UP),
-    Command("members", "list the members (roles, expiry, revocations), or remove those that are gone", SET_UP),
+    Command("members", "list the members: roles, expiry, revocations; remove those that are gone", SET_UP),
     Command("revoke", "remove a member for good and rotate the mesh secret", SET_UP),
     Command("up", "serve a database file: run the node in the foreground", RUN, stays=True),
     Command("service", "install a systemd unit that runs the node from boot or login on", RUN),

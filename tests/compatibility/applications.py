@@ -1,0 +1,165 @@
+"""Applications beside a node: what each writes or reads with its own command line arrives, or is refused in one line."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sqlite3
+import subprocess
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+from tests.compatibility.rows import FOLDER, PYTHON
+from tests.compatibility.trial import Outcome, TrialError
+from tests.integration.machines import Machine, eventually
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["TRIALS"]
+
+
+def _feature(number: int) -> dict[str, object]:
+    point = {"type": "Point", "coordinates": [number / 10, 50]}
+    return {"type": "Feature", "properties": {"name": f"p{number}"}, "geometry": point}
+
+
+POINTS = json.dumps({"type": "FeatureCollection", "features": [_feature(number) for number in range(40)]})
+BAG = """
+import sys
+from rosbags.rosbag2 import StoragePlugin, Writer
+from rosbags.typesys import Stores, get_typestore
+store = get_typestore(Stores.ROS2_HUMBLE)
+text = store.types['std_msgs/msg/String']
+with Writer(Path(sys.argv[1]), version=9, storage_plugin=StoragePlugin.SQLITE3) as bag:
+    connection = bag.add_connection('/chatter', text.__msgtype__, typestore=store)
+    for number in range(100):
+        bag.write(connection, number, store.serialize_cdr(text(f'hello {number}'), text.__msgtype__))
+    print('open', flush=True)
+    sys.stdin.readline()
+"""
+REPLACE = """
+import sqlite3, sys, pandas
+with sqlite3.connect(sys.argv[1]) as db:
+    pandas.DataFrame({'id': range(int(sys.argv[2])), 'v': 'x'}).to_sql('frame', db, if_exists='replace', index=False)
+"""
+
+
+def _ran(*words: object, text: str | None = None, **environ: str) -> str:
+    done = subprocess.run(
+        [str(word) for word in words],
+        input=text,
+        env=os.environ | environ,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    if done.returncode:
+        raise TrialError(f"{words[0]} ended with {done.returncode}: {(done.stderr or done.stdout).strip()[-300:]}")
+    return done.stdout.strip()
+
+
+def _count(one: Machine, table: str, wanted: int) -> None:
+    try:
+        eventually(lambda: one.sql(f"SELECT count(*) FROM {table}") == f"{wanted}\n", table)
+    except AssertionError as error:
+        raise TrialError(
+            f"{one.name} has {one.sql(f'SELECT count(*) FROM {table}')}rows of {table}, not {wanted}"
+        ) from error
+
+
+def _installed(package: str) -> str:
+    return _ran(PYTHON, "-c", f"import importlib.metadata as m; print(m.version({package!r}))")
+
+
+def _gdal(first: Machine, second: Machine) -> Outcome:
+    points = first.dir / "points.geojson"
+    points.write_text(POINTS)
+    environ = {"OGR_SQLITE_SYNCHRONOUS": "NORMAL"}
+    _ran("ogr2ogr", "-f", "SQLite", "-update", first.file, points, "-nln", "points", **environ)
+    _count(second, "points", 40)
+    _ran("ogr2ogr", "-f", "SQLite", "-append", second.file, points, "-nln", "points", **environ)
+    _count(first, "points", 80)
+    listed = _ran("ogrinfo", "-ro", "-so", second.file, "points")
+    if "Feature Count: 80" not in listed:
+        raise TrialError(f"ogrinfo does not count 80 features: {listed[-200:]}")
+    return Outcome(
+        _ran("ogr2ogr", "--version").split(",")[0].removeprefix("GDAL "),
+        "-",
+        "a layer made and appended on both; 80 features on both",
+    )
+
+
+def _sqlite_utils(first: Machine, second: Machine) -> Outcome:
+    program = FOLDER / "python" / "bin" / "sqlite-utils"
+    rows = json.dumps([{"id": n, "name": f"n{n}"} for n in range(30)])
+    _ran(program, "insert", first.file, "things", "-", "--pk", "id", text=rows)
+    _count(second, "things", 30)
+    more = json.dumps([{"id": n, "name": "again", "size": n} for n in range(20, 40)])
+    _ran(program, "upsert", second.file, "things", "-", "--pk", "id", "--alter", text=more)
+    _count(first, "things WHERE name = 'again' AND size = id", 20)
+    return Outcome(_installed("sqlite-utils"), "5 s", "insert, and upsert with a new column on the other node; equal")
+
+
+def _replace(first: Machine, second: Machine) -> Outcome:
+    for file, rows, other in ((first.file, 50, second), (second.file, 7, first)):
+        _ran(PYTHON, "-c", REPLACE, file, rows)
+        _count(other, "frame", rows)
+    return Outcome(_installed("pandas"), "5 s", "the new content of either node is on both")
+
+
+def _datasette(first: Machine, second: Machine) -> Outcome:
+    second.sql(
+        "CREATE TABLE IF NOT EXISTS shown(id INTEGER PRIMARY KEY, v); INSERT INTO shown(v) VALUES('from the other node')"
+    )
+    _count(first, "shown", 1)
+    answer = _ran(
+        FOLDER / "python" / "bin" / "datasette", "--get", f"/{first.file.stem}/shown.json?_shape=array", first.file
+    )
+    if json.loads(answer)[0]["v"] != "from the other node":
+        raise TrialError(f"datasette shows {answer[:200]}")
+    return Outcome(_installed("datasette"), "-", "shows rows of the other node; not tried: plugins that write")
+
+
+def _rosbags(first: Machine, second: Machine) -> Outcome:
+    folder = first.dir / "bag"
+    with subprocess.Popen(
+        [PYTHON, "-c", BAG, folder], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as recorder:
+        assert recorder.stdin is not None
+        assert recorder.stdout is not None
+        recorder.stdout.readline()
+        (bag,) = folder.glob("*.db3")
+        other = Machine(first.dir, "robot")
+        other.done("init")
+        other.file = bag
+        refused = other.run("up", str(bag), "--no-multicast", "--port", "0")
+        recorder.stdin.write("\n")
+    if refused.returncode != 1 or "database.busy" not in refused.stderr or recorder.returncode:
+        raise TrialError(f"an open bag: {refused.stderr}, the recorder ended with {recorder.returncode}")
+    served = shutil.copy(bag, second.dir / "bag.db")
+    other.up()
+    try:
+        _count(other, "messages", 100)
+        with closing(sqlite3.connect(served)) as db:
+            before = db.execute("SELECT * FROM messages ORDER BY id").fetchall()
+        if other.sql("SELECT count(DISTINCT data) FROM messages") != f"{len({row[-1] for row in before})}\n":
+            raise TrialError("the served bag has other messages")
+    finally:
+        other.terminate()
+    return Outcome(
+        _installed("rosbags"),
+        "-",
+        "a closed bag is served whole; one that is recorded is refused in one line (database.busy)",
+    )
+
+
+TRIALS: dict[str, Callable[[Machine, Machine], Outcome]] = {
+    "GDAL ogr2ogr": _gdal,
+    "sqlite-utils command": _sqlite_utils,
+    "pandas to_sql replace": _replace,
+    "Datasette": _datasette,
+    "rosbags": _rosbags,
+}
