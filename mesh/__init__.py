@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mycomesh import (
+        Change,
+        ChangePage,
         Member,
         Node,
         NodeConfig,
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "Change",
+    "ChangePage",
     "Member",
     "Node",
     "NodeConfig",

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from mycomesh.mesh.node.version import __version__
 
 if TYPE_CHECKING:
+    from mycomesh.mesh.node.changes import Change, ChangePage
     from mycomesh.mesh.node.config import NodeConfig
     from mycomesh.mesh.node.database import Transaction
     from mycomesh.mesh.node.embedded import Node, SyncNode, SyncTransaction, open_sync
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from mycomesh.mesh.node.rows import Row
 
 __all__ = [
+    "Change",
+    "ChangePage",
     "Member",
     "Node",
     "NodeConfig",
@@ -46,6 +49,8 @@ _HOMES = {
     "SyncTransaction": ("mycomesh.mesh.node.embedded", "SyncTransaction"),
     "Transaction": ("mycomesh.mesh.node.database", "Transaction"),
     "Row": ("mycomesh.mesh.node.rows", "Row"),
+    "Change": ("mycomesh.mesh.node.changes", "Change"),
+    "ChangePage": ("mycomesh.mesh.node.changes", "ChangePage"),
     "Member": ("mycomesh.mesh.node.joining", "Member"),
     "init": ("mycomesh.mesh.node.joining", "init"),
     "invite": ("mycomesh.mesh.node.joining", "invite"),

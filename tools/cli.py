@@ -82,6 +82,8 @@ COMMANDS = (
     Command("verify", "check that this node and its peers, or two files, are equal", LOOK),
     Command("wait", "wait until several nodes have the latest writes", LOOK),
     Command("log", "print the running node's last events and follow new ones", LOOK),
+    Command("tail", "print the changes of a table, local and remote, as they come in", LOOK),
+    Command("cursors", "list the readers of the change feed and how far they are behind", LOOK),
     Command("why", "show who wrote each cell of a row, when, and which writes lost", LOOK),
     Command("conflicts", "list concurrent writes that lost to later ones", LOOK),
     Command("parked", "list rows of peers that a local constraint refuses, and why", LOOK),

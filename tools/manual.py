@@ -336,6 +336,41 @@ MANUAL = {
         ),
         {"time": "text", "level": "text", "event": "text", "text": "text", "detail": "any"},
     ),
+    "tail": Page(
+        (
+            ("mycomesh tail drones", "print each change from now on, until ^C"),
+            ("mycomesh tail drones --cursor reports", "go on where the last run with this name ended"),
+            ("mycomesh tail drones --once --json", "print the rows that are there, for programs"),
+            ("mycomesh tail drones --where 'battery < 20'", "print only some rows"),
+        ),
+        {
+            "id": "text",
+            "table": "text",
+            "op": "text",
+            "row": "text",
+            "who": "text",
+            "at": "text",
+            "key": "any",
+            "values": "any?",
+            "columns": ["text"],
+        },
+    ),
+    "cursors": Page(
+        (
+            ("mycomesh cursors", "list them with what they have not read yet"),
+            ("mycomesh cursors --drop reports", "forget a reader; deletes wait for it no longer"),
+        ),
+        [
+            {
+                "cursor": "text",
+                "table": "text",
+                "behind": "int",
+                "behind_s": "number?",
+                "moved_at": "text",
+                "idle": "bool",
+            }
+        ],
+    ),
     "backup": Page(
         (
             ("mycomesh backup /backups/monday.db", "make a consistent copy that is safe to serve later"),

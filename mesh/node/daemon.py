@@ -28,6 +28,7 @@ from mycomesh.mesh.membership.identity import Identity
 from mycomesh.mesh.membership.membership import expiry_hint
 from mycomesh.mesh.node.clock_notes import ClockNotes
 from mycomesh.mesh.node.control import compare, decisions, members, wait
+from mycomesh.mesh.node.control.feed import FeedRequests
 from mycomesh.mesh.node.control.server import ControlServer
 from mycomesh.mesh.node.errors import HomeError, JoinRefusedError, KeystoreError, NodeError
 from mycomesh.mesh.node.home import FileLock, HomeLock
@@ -151,6 +152,7 @@ class Daemon:
         self._config = config
         self._log = Journal(config.log_level, form=config.log_format).write if log is None else log
         self._control = ControlServer(home.sockets[0], self._on_request)
+        self._feed_requests = FeedRequests()
         self._home_watch = HomeWatch(home, self._control, self._notify)
         self._node: ServingNode | None = None
         self._identity: Identity | None = None
@@ -343,16 +345,18 @@ class Daemon:
                 return await wait.answer(self._serving(), request)
             case "invite" | "members" | "ticket" | "revoke" | "remove-members":
                 return members.answer(self._store, self._node, request)
-            case "isolate":
-                self._isolate(cut=request.get("cut") is True)
-                return {}
-            case "scrub":
-                self._serving().scrub()
+            case "isolate" | "scrub" as order:
+                if order == "scrub":
+                    self._serving().scrub()
+                else:
+                    self._isolate(cut=request.get("cut") is True)
                 return {}
             case "verify":
                 return await compare.answer(self._serving())
             case "accept-drop" | "counter" | "policy" | "migrate" | "conflicts" | "restore":
                 return await decisions.answer(self._serving(), request)
+            case "changes" | "cursors":
+                return await self._feed_requests.answer(self._serving(), request)
             case "down":
                 return await self._down(request)
             case other:

@@ -19,6 +19,7 @@ from concurrent.futures import CancelledError
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
+from mycomesh.mesh.node.changes import Change, ChangePage, SyncChange, SyncChangePage, change_pages, changes
 from mycomesh.mesh.node.commit_poll import CommitPoll
 from mycomesh.mesh.node.config import NodeConfig, load
 from mycomesh.mesh.node.daemon import Daemon, as_node_errors, event_loop
@@ -27,6 +28,7 @@ from mycomesh.mesh.node.errors import NodeError
 from mycomesh.mesh.node.home import Home
 from mycomesh.mesh.node.journal import LEVELS
 from mycomesh.mesh.node.watch import Watch
+from mycomesh.sync.feed.reader import PAGE_ROWS_MAX
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
@@ -177,6 +179,38 @@ class Node:
                 await woken.wait()
         finally:
             del self._watchers[woken]
+
+    # ---- the change feed
+
+    async def changes(
+        self, table: str, *, cursor: str | None = None, from_now: bool = False, rows_max: int = PAGE_ROWS_MAX
+    ) -> AsyncGenerator[Change, None]:
+        """Yield the committed changes of a table, local and remote, each with the values that its row has by now.
+
+        A named cursor begins with the rows that are there, or with `from_now` at the next change; it goes on behind the last
+        change for which `done` was called, also after a crash. Without a name nothing is remembered. The changes end with the
+        node.
+
+        Raises:
+            NodeError: no such table, a cursor in use, 10,000 changes without `done`, or an error ended the node.
+        """
+        with as_node_errors():
+            reader = await self._serving().readers.open(table, cursor, from_now=from_now)
+            async with contextlib.aclosing(changes(reader, rows_max)) as found:
+                async for change in found:
+                    yield change
+        self._ended()
+
+    async def change_pages(
+        self, table: str, *, cursor: str | None = None, from_now: bool = False, rows_max: int = PAGE_ROWS_MAX
+    ) -> AsyncGenerator[ChangePage, None]:
+        """Yield the changes as `changes` does, up to `rows_max` together, which is faster."""
+        with as_node_errors():
+            reader = await self._serving().readers.open(table, cursor, from_now=from_now)
+            async with contextlib.aclosing(change_pages(reader, rows_max)) as found:
+                async for page in found:
+                    yield page
+        self._ended()
 
     # ---- the mesh
 
@@ -329,7 +363,10 @@ class SyncNode:
 
     def watch(self, select: str, values: Values = ()) -> Iterator[list[Row]]:
         """Yield as `Node.watch`; the generator blocks until the next change."""
-        results = self._node.watch(select, values)
+        yield from self._iterate(self._node.watch(select, values))
+
+    def _iterate(self, results: AsyncGenerator[T, None]) -> Iterator[T]:
+        """Yield what an asynchronous generator of the node yields."""
         try:
             while True:
                 try:
@@ -337,8 +374,25 @@ class SyncNode:
                 except StopAsyncIteration:
                     return
         finally:
-            with contextlib.suppress(NodeError):  # the watch has ended with the node
+            with contextlib.suppress(NodeError):  # it has ended with the node
                 self._wait_for(results.aclose())
+
+    def changes(
+        self, table: str, *, cursor: str | None = None, from_now: bool = False, rows_max: int = PAGE_ROWS_MAX
+    ) -> Iterator[SyncChange]:
+        """Yield as `Node.changes`; the generator blocks until the next change."""
+        pages = self._node.change_pages(table, cursor=cursor, from_now=from_now, rows_max=rows_max)
+        for page in self._iterate(pages):
+            for number in range(len(page.changes)):
+                yield SyncChange(page, number, self._wait_for)
+
+    def change_pages(
+        self, table: str, *, cursor: str | None = None, from_now: bool = False, rows_max: int = PAGE_ROWS_MAX
+    ) -> Iterator[SyncChangePage]:
+        """Yield as `Node.change_pages`; the generator blocks until the next change."""
+        pages = self._node.change_pages(table, cursor=cursor, from_now=from_now, rows_max=rows_max)
+        for page in self._iterate(pages):
+            yield SyncChangePage(page, self._wait_for)
 
     def wait(self, replicas: int, *, timeout_s: float | None = None) -> int:
         """Do the same as `Node.wait`."""
@@ -388,17 +442,17 @@ class SyncTransaction:
     """An open transaction of a `SyncNode`, with the methods of `Transaction`. Use it within its `with` block only."""
 
     def __init__(self, transaction: Transaction, wait_for: Callable[[Coroutine[Any, Any, Any]], Any]) -> None:
-        self._transaction = transaction
+        self.inner = transaction
         self._wait_for = wait_for  # runs a coroutine on the node's loop
 
     def execute(self, sql: str, values: Values = ()) -> list[Row]:
         """Do the same as `Transaction.execute`."""
-        rows: list[Row] = self._wait_for(self._transaction.execute(sql, values))
+        rows: list[Row] = self._wait_for(self.inner.execute(sql, values))
         return rows
 
     def executemany(self, sql: str, rows: Iterable[Values]) -> None:
         """Do the same as `Transaction.executemany`."""
-        self._wait_for(self._transaction.executemany(sql, rows))
+        self._wait_for(self.inner.executemany(sql, rows))
 
 
 async def _cancel_others() -> None:

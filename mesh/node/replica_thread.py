@@ -39,6 +39,9 @@ if TYPE_CHECKING:
     from mycomesh.sync.admin.state_tables import NodeState
     from mycomesh.sync.events import Event
     from mycomesh.sync.exchange.intake import FileTrouble
+    from mycomesh.sync.feed.feed import Cursor
+    from mycomesh.sync.feed.position import Position
+    from mycomesh.sync.feed.reader import Page
 
 __all__ = ["ReplicaThread"]
 
@@ -67,6 +70,7 @@ class ReplicaThread:
         self._report = report
         self._note_fault = ""  # why the clock could not be noted last, as reported
         self._exchange: Exchange | None = None
+        self._on_commit: Callable[[], None] | None = None
         self._last_status: tuple[ReplicaStatus, tuple[LinkStatus, ...]] | None = None
         self._lock_timer = LockTimer(time.perf_counter)
         self._sql = SqlThread(self._open, report, clock)
@@ -127,6 +131,32 @@ class ReplicaThread:
         """Update the state tables to the state that `state_of` makes from the links; write only what differs."""
         await self._call(lambda: self._replica.state.refresh(state_of(self._links()), wall_ms))
 
+    async def begin_reading(self, table: str, cursor: str | None, *, from_now: bool) -> tuple[Position, str]:
+        """Return where a reader of the change feed begins, and the table's name on the mesh; create a cursor that is new."""
+        return await self._call(lambda: self._begin_reading(table, cursor, from_now=from_now))
+
+    async def read_changes(self, table: str, position: Position, rows_max: int) -> Page:
+        """Return the changes of a table beyond a position, of everything committed before the call."""
+        return await self._call(lambda: self._read_changes(table, position, rows_max))
+
+    async def move_cursor(self, cursor: str, table: str, position: Position) -> None:
+        """Move a cursor of the change feed forward."""
+        await self._call(lambda: self._replica.feed.move(cursor, table, position, clock()[1]))
+
+    async def cursors(self) -> list[Cursor]:
+        """Return the cursors of the change feed."""
+        return await self._call(lambda: self._replica.feed.cursors(clock()[1]))
+
+    async def drop_cursor(self, cursor: str) -> int:
+        """Remove a cursor of the change feed; return of how many tables."""
+        return await self._call(lambda: self._replica.feed.drop(cursor))
+
+    def observe_commits(self, on_commit: Callable[[], None] | None) -> None:
+        """Call a function after each commit of the replica, on its thread."""
+        self._on_commit = on_commit
+        if self._exchange is not None:
+            self._replica.feed.on_commit = on_commit
+
     def check_for_commit(self) -> None:
         """Drain if another program has committed. Calls that wait in the queue together are one."""
         self._sql.call_once(self._drain_if_stale)
@@ -159,6 +189,27 @@ class ReplicaThread:
         return await asyncio.wrap_future(self._sql.call(translated))
 
     # ---- on the SQL thread
+
+    def _begin_reading(self, table: str, cursor: str | None, *, from_now: bool) -> tuple[Position, str]:
+        feed, wall_ms = self._replica.feed, clock()[1]
+        self._drain()  # the table may have been created a moment ago
+        if cursor is not None:
+            self._publish(feed.create(cursor, table, wall_ms, from_now=from_now)[0])
+            return feed.position(cursor, table), feed.table(table).spec.folded
+        found: list[Position] = []
+        self._publish(
+            self._replica.outbox.read_drained(wall_ms, lambda: found.append(feed.start(table, from_now=from_now)))
+        )
+        return found[-1], feed.table(table).spec.folded
+
+    def _read_changes(self, table: str, position: Position, rows_max: int) -> Page:
+        page, published = self._replica.feed.read(table, position, clock()[1], rows_max=rows_max)
+        self._publish(published)
+        return page
+
+    def _publish(self, batches: list[bytes]) -> None:
+        if batches:
+            self._report(ExchangeActed(publish_actions(batches)))
 
     @property
     def _replica(self) -> Replica:
@@ -201,6 +252,7 @@ class ReplicaThread:
             free_bytes_min=floor_bytes(self._file, self._config.free_mb_min),
             lock_holder=lambda: lock_holder(self._file),
         )
+        replica.feed.on_commit = self._on_commit
         self._exchange = Exchange(replica, rng=random.Random(os.urandom(16)), config=ExchangeConfig(), host=host)
         return self._exchange
 

@@ -23,6 +23,7 @@ from mycomesh.mesh.node.core import NodeCore, ToExchange
 from mycomesh.mesh.node.disk_space import free_bytes
 from mycomesh.mesh.node.errors import NodeError
 from mycomesh.mesh.node.idle_trim import IdleTrim
+from mycomesh.mesh.node.readers import Readers
 from mycomesh.mesh.node.replica_thread import ReplicaThread
 from mycomesh.mesh.node.shell import MeshShell, clock
 from mycomesh.mesh.node.snapshot import (
@@ -40,6 +41,7 @@ from mycomesh.mesh.node.state_writer import StateWriter
 from mycomesh.mesh.node.watch import Watch
 from mycomesh.mesh.relay.circuits import Circuits
 from mycomesh.sync.admin.state_tables import NodeState
+from mycomesh.sync.crdt.hlc import time_text
 from mycomesh.sync.errors import SyncError
 from mycomesh.sync.events import CommitSeen, CompareRequested, CoverageRequested, Publish, ScrubRequested
 
@@ -117,6 +119,7 @@ class ServingNode:
             loop.call_soon_threadsafe(self._on_report, done)
 
         self._replica = ReplicaThread(file, identity, config, clock_notes, report)
+        self.readers = Readers(self._replica, self.names_by_site)
         self._watch: Watch | None = None
         self._commit_poll = CommitPoll(loop, self._replica.check_for_commit)
         self._state_writer = StateWriter(self._write_state)
@@ -145,6 +148,7 @@ class ServingNode:
 
     async def stop(self, *, remove: bool = False) -> None:
         """Drain all commits, end the links, close the file; with `remove`, remove what replication added to the file."""
+        self.readers.end()
         if self._watch is not None:
             self._watch.close()
         self._commit_poll.cancel()
@@ -233,6 +237,25 @@ class ServingNode:
         # The row counts of the snapshot come before the comparisons that are returned with them.
         snapshot = await self.snapshot()
         return snapshot, await self._replica.links()
+
+    async def cursors(self) -> list[dict[str, Any]]:
+        """Return the cursors of the change feed as plain values."""
+        wall_ms = clock()[1]
+        return [
+            {
+                "cursor": cursor.name,
+                "table": cursor.table,
+                "behind": cursor.behind,
+                "behind_s": None if cursor.oldest_ms is None else max(0, wall_ms - cursor.oldest_ms) / 1000,
+                "moved_at": time_text(cursor.moved_ms),
+                "idle": cursor.idle,
+            }
+            for cursor in await self._replica.cursors()
+        ]
+
+    async def drop_cursor(self, cursor: str) -> int:
+        """Remove a cursor; return of how many tables."""
+        return await self._replica.drop_cursor(cursor)
 
     async def run_on_replica(self, request: Callable[[Replica], T]) -> T:
         """Run a request on the replica and publish what it changed; return its result."""

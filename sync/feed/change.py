@@ -26,6 +26,7 @@ class Change:
     columns: names of the columns that this change wrote and no later one has; empty for a delete.
     site: 16-byte id of the site that wrote it.
     hlc: the stamp of the write at its site.
+    who: the name of the node that wrote it, where the reader's node knows it.
     touched: 0, or a number of this file for a row that appeared or went without a new write, as when a constraint refused it.
     """
 
@@ -38,6 +39,7 @@ class Change:
     site: bytes
     hlc: int
     touched: int = 0
+    who: str = ""
 
     def __repr__(self) -> str:
         return f"Change({self.id!r}, {self.op!r}, {self.row!r})"
@@ -53,14 +55,14 @@ class Change:
         """When it was written, in Unix milliseconds by the clock of its site."""
         return ms_from_hlc(self.hlc)
 
-    def to_json(self, who: str = "") -> str:
-        """Return one line of JSON; a blob is `{"base64": TEXT}`. `who` is the name of the node that wrote it."""
+    def to_json(self) -> str:
+        """Return one line of JSON; a blob is `{"base64": TEXT}`. Without a name, `who` is the site in hexadecimal."""
         head = {
             "id": self.id,
             "table": self.table,
             "op": self.op,
             "row": self.row,
-            "who": who or self.site.hex(),
+            "who": self.who or self.site.hex(),
             "at": time_text(self.at_ms),
         }
         parts = [values_text(head)[1:-1]]

@@ -76,11 +76,21 @@ class Feed:
         self._idle_ms = idle_days * _DAY_MS
         self._touched = Touched(store, registry)
         store.enlist(self._touched)
+        store.enlist(self)
         self.active = False
+        self.on_commit: Callable[[], None] | None = None  # called after each commit of this replica
 
     def open(self) -> None:
         """Follow the cursors that the file has."""
         self._activate(active=bool(self._rows("LIMIT 1")))
+
+    def committed(self) -> None:
+        """Wake the readers that wait for changes."""
+        if self.on_commit is not None:
+            self.on_commit()
+
+    def rolled_back(self) -> None:
+        """Keep the state: a transaction of the feed that fails is repeated by its caller."""
 
     def _activate(self, *, active: bool) -> None:
         if active != self.active:

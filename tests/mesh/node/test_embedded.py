@@ -78,6 +78,7 @@ def test_the_examples_of_the_docs_run_as_they_stand(home, tmp_path):
         "to be charged: [('heron',), ('swift',)]",
         "1 node holds it",
         "[(0,)]",
+        "insert {'id': 1} {'id': 1, 'text': 'low battery'} by alpha",
         "base of survey",
         "kite has joined",
     ]

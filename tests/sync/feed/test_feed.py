@@ -399,7 +399,8 @@ def test_a_change_is_one_line_of_json(two):
     one, _ = two
     one.app.execute("INSERT INTO t VALUES(1, ?, 'a \"quote\"')", (b"\x00\xff",))
     (change,) = Reader(one, "t").read()
-    line = change.to_json("kestrel")
+    change.who = "kestrel"
+    line = change.to_json()
     assert "\n" not in line
     assert json.loads(line) == {
         "id": change.id,

@@ -1,0 +1,122 @@
+"""Requests about the change feed: pages of changes for programs outside of the node, and the list of cursors.
+
+A client names its reader by a token of its own, asks for one page after another, and acknowledges each with the next request.
+A reader whose client has gone is closed after `IDLE_S`, or as soon as another one wants its cursor.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from mycomesh.mesh.node.errors import NodeError
+from mycomesh.sync.feed.reader import PAGE_ROWS_MAX
+
+if TYPE_CHECKING:
+    from mycomesh.mesh.node.readers import Reader
+    from mycomesh.mesh.node.serving import ServingNode
+    from mycomesh.sync.feed.reader import Page
+
+__all__ = ["FeedRequests"]
+
+IDLE_S = 15
+WAIT_MS_MAX = 10_000
+TOKEN_MAX = 64  # characters
+
+
+@dataclass(slots=True)
+class _Session:
+    reader: Reader
+    pid: int | None  # of the client
+    page: Page | None = None  # the last page, until it is acknowledged
+    timer: asyncio.TimerHandle | None = None
+    busy: bool = False
+
+
+class FeedRequests:
+    """The readers of the clients of one node's control socket."""
+
+    def __init__(self) -> None:
+        self._sessions: dict[str, _Session] = {}
+
+    async def answer(self, node: ServingNode, request: dict[str, Any]) -> dict[str, Any]:
+        """Answer a request about the feed.
+
+        Raises:
+            NodeError, SyncError: the request is malformed, or cannot be carried out.
+        """
+        match request.get("do"):
+            case "cursors":
+                drop = request.get("drop")
+                if isinstance(drop, str):
+                    dropped = await node.drop_cursor(drop)
+                    if not dropped:
+                        raise NodeError(f"no cursor {drop!r}; 'mycomesh cursors' lists them")
+                return {"cursors": await node.cursors()}
+            case _:
+                return await self._page(node, request)
+
+    async def _page(self, node: ServingNode, request: dict[str, Any]) -> dict[str, Any]:
+        token, table, cursor = request.get("token"), request.get("table"), request.get("cursor")
+        if not isinstance(token, str) or not 0 < len(token) <= TOKEN_MAX or not isinstance(table, str):
+            raise NodeError("a request for changes needs a token and a table")
+        if cursor is not None and not isinstance(cursor, str):
+            raise NodeError("the name of a cursor is text")
+        session = self._sessions.get(token)
+        if session is None:
+            self._close_dead()
+            reader = await node.readers.open(table, cursor, from_now=request.get("from_now") is True)
+            pid = request.get("pid")
+            session = self._sessions[token] = _Session(reader, pid if isinstance(pid, int) else None)
+        if session.busy:
+            raise NodeError("this reader waits for an answer already; ask again after that")
+        if session.timer is not None:
+            session.timer.cancel()
+        session.busy = True
+        try:
+            return await self._next(session, request)
+        finally:
+            session.busy = False
+            if request.get("close") is True:
+                self._close(token)
+            elif token in self._sessions:
+                session.timer = asyncio.get_running_loop().call_later(IDLE_S, self._close, token)
+
+    async def _next(self, session: _Session, request: dict[str, Any]) -> dict[str, Any]:
+        page, done = session.page, request.get("done", 0)
+        if page is not None and isinstance(done, int) and done > 0:
+            await session.reader.move(page.after(done), min(done, len(page.changes)))
+            session.page = None
+        if request.get("close") is True:
+            return {"changes": [], "more": False}
+        rows, wait_ms = request.get("rows"), request.get("wait_ms")
+        rows_max = min(rows, PAGE_ROWS_MAX) if isinstance(rows, int) and rows > 0 else PAGE_ROWS_MAX
+        limit_s = min(max(wait_ms, 0), WAIT_MS_MAX) / 1000 if isinstance(wait_ms, int) else 0.0
+        page = await session.reader.page(rows_max=rows_max, wait_s=limit_s)
+        session.page = page
+        if page is None:
+            return {"changes": [], "more": False}
+        return {"changes": [change.to_json() for change in page.changes], "more": page.more}
+
+    def _close_dead(self) -> None:
+        """Close the readers of clients that were killed."""
+        for token, session in list(self._sessions.items()):
+            if session.pid is not None and not _is_alive(session.pid):
+                self._close(token)
+
+    def _close(self, token: str) -> None:
+        session = self._sessions.pop(token, None)
+        if session is not None:
+            session.reader.close()
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):  # another user's process
+        return True
+    return True

@@ -1,0 +1,166 @@
+"""Readers of the change feed at one node: each waits without polling for changes of a table, and moves its cursor.
+
+The replica's thread wakes waiting readers after each commit. A named cursor has one reader at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING
+
+from mycomesh.sync.errors import FeedError
+from mycomesh.sync.feed.reader import PAGE_ROWS_MAX
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from mycomesh.mesh.node.replica_thread import ReplicaThread
+    from mycomesh.sync.feed.position import Position
+    from mycomesh.sync.feed.reader import Page
+
+__all__ = ["READERS_MAX", "UNDONE_MAX", "Reader", "Readers"]
+
+READERS_MAX = 256
+# Changes that a reader has got and not acknowledged: beyond it nothing more is delivered, so that memory is bounded.
+UNDONE_MAX = 10_000
+
+
+class Readers:
+    """The readers of one node. All methods run on the event loop's thread."""
+
+    def __init__(self, replica: ReplicaThread, names: Callable[[], dict[str, str]]) -> None:
+        """Take the replica, and a function that returns the members' names by the first 16 hexadecimal digits of their sites."""
+        self._replica = replica
+        self._names = names
+        self._loop = asyncio.get_running_loop()
+        self._waiting: dict[asyncio.Event, None] = {}
+        self._open: dict[Reader, None] = {}
+        self._ended = False
+
+    async def open(self, table: str, cursor: str | None = None, *, from_now: bool = False) -> Reader:
+        """Begin to read a table, from a cursor if it has a name; a new cursor begins with the rows that are there.
+
+        Raises:
+            FeedError: no such table, a cursor that another reader uses, or too many readers.
+        """
+        if len(self._open) >= READERS_MAX:
+            raise FeedError(f"{READERS_MAX} readers are open already; end some of them")
+        reader = Reader(self, self._replica, table, cursor)
+        if any(cursor is not None and other.is_same(reader) for other in self._open):
+            raise FeedError(
+                f"cursor {cursor!r} of {table} is in use by another reader; end that one, or give another name"
+            )
+        self._open[reader] = None
+        try:
+            await reader.start(from_now=from_now)
+        except BaseException:
+            del self._open[reader]
+            raise
+        return reader
+
+    def close(self, reader: Reader) -> None:
+        """Let another reader use the cursor."""
+        self._open.pop(reader, None)
+
+    def end(self) -> None:
+        """End all readers, as the node ends."""
+        self._ended = True
+        self._wake()
+
+    @contextlib.contextmanager
+    def observing(self, woken: asyncio.Event) -> Iterator[None]:
+        """Set `woken` after each commit within the block, and when the node ends."""
+        self._waiting[woken] = None
+        self._replica.observe_commits(self._on_commit)
+        try:
+            yield
+        finally:
+            del self._waiting[woken]
+            if not self._waiting:
+                self._replica.observe_commits(None)
+
+    @property
+    def ended(self) -> bool:
+        """Whether the node has begun to end."""
+        return self._ended
+
+    def name_of(self, site: bytes) -> str:
+        """Return the name of the member that writes under a site, "" if it is not known."""
+        return self._names().get(site.hex()[:16], "")
+
+    def _on_commit(self) -> None:
+        """Wake the readers; the replica's thread calls this."""
+        self._loop.call_soon_threadsafe(self._wake)
+
+    def _wake(self) -> None:
+        for woken in self._waiting:
+            woken.set()
+
+
+class Reader:
+    """One reader of one table. `page` and `move` are called one after another."""
+
+    def __init__(self, readers: Readers, replica: ReplicaThread, table: str, cursor: str | None) -> None:
+        self._readers = readers
+        self._replica = replica
+        self._position: Position | None = None  # behind the last page that was returned
+        self._undone = 0
+        self.table = table
+        self.canonical = table  # the table's name on the mesh, by which cursors know it
+        self.cursor = cursor
+
+    def is_same(self, other: Reader) -> bool:
+        """Return True if both read one table from one cursor."""
+        return self.cursor == other.cursor and self.table.casefold() == other.table.casefold()
+
+    async def start(self, *, from_now: bool) -> None:
+        """Find the position to begin at; raises `FeedError` as `Readers.open`."""
+        self._position, self.canonical = await self._replica.begin_reading(self.table, self.cursor, from_now=from_now)
+
+    async def page(self, *, rows_max: int = PAGE_ROWS_MAX, wait_s: float | None = None) -> Page | None:
+        """Return the next page with changes; None if the node ends, or if there are none within `wait_s` seconds.
+
+        Raises:
+            FeedError: the table is gone, or `UNDONE_MAX` changes wait for their acknowledgement.
+            DatabaseError: the file cannot be read now; the same call may succeed later.
+        """
+        assert self._position is not None, "started"
+        if self.cursor is not None and self._undone >= UNDONE_MAX:
+            raise FeedError(
+                f"the reader of {self.table} with cursor {self.cursor!r} has {self._undone:,} changes that it has not"
+                " acknowledged; acknowledge them before it gets more"
+            )
+        woken, clock = asyncio.Event(), asyncio.get_running_loop().time
+        end = None if wait_s is None else clock() + wait_s
+        with self._readers.observing(woken):
+            while not self._readers.ended:
+                woken.clear()
+                page = await self._replica.read_changes(self.table, self._position, rows_max)
+                self._position = page.position
+                if page.changes:
+                    self._undone += len(page.changes)
+                    for change in page.changes:
+                        change.who = self._readers.name_of(change.site)
+                    return page
+                if page.more:
+                    continue
+                try:
+                    await asyncio.wait_for(woken.wait(), None if end is None else end - clock())
+                except TimeoutError:
+                    return None
+        return None
+
+    async def move(self, position: Position, count: int) -> None:
+        """Acknowledge so many changes, up to a position of a page: the cursor does not return before it."""
+        self._undone = max(0, self._undone - count)
+        if self.cursor is not None:
+            await self._replica.move_cursor(self.cursor, self.table, position)
+
+    def acknowledged(self, count: int) -> None:
+        """Note that the reader itself has moved its cursor by so many changes, in a transaction of its own."""
+        self._undone = max(0, self._undone - count)
+
+    def close(self) -> None:
+        """End this reader; its cursor stays."""
+        self._readers.close(self)
