@@ -1,6 +1,8 @@
 """`python -m tests.compatibility [NAME ...]`: try drivers and applications beside two real nodes; write docs/compatibility.md.
 
-`--install` makes the environment of the Python, npm and Go clients in .venv/compatibility; the others are Debian's. A row whose
+`--install` makes the environment of the Python, npm and Go clients in .venv/compatibility; the others are Debian's (php8.2-cli
+php8.2-sqlite3 ruby-sqlite3 libdbd-sqlite3-perl libsqlite3-tcl libxerial-sqlite-jdbc-java golang-go
+golang-github-mattn-go-sqlite3-dev libnode-dev npm gdal-bin). A row whose
 program is missing is left as it was, and named at the end. The exit code is 1 if a trial fails.
 """
 

@@ -10,9 +10,11 @@ import time
 
 import pytest
 
+from mycomesh.mesh.node.errors import NoNodeError
+from mycomesh.mesh.node.home import Home, HomeLock
 from mycomesh.tools import cli, exits
 from mycomesh.tools.cli import COMMANDS, main
-from mycomesh.tools.commands import log, parked
+from mycomesh.tools.commands import log, parked, rights
 
 
 @pytest.fixture
@@ -108,6 +110,33 @@ def test_bash_completes_commands(words, found, capsys):
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
     expected = ["keep-both"] if "keep" in words else found
     assert done.stdout.split() == expected
+
+
+def test_a_request_waits_for_a_node_that_starts(tmp_path, monkeypatch, capsys):
+    """Between the question and the files the node may have locked the home; it answers a moment later."""
+    assert main(["--home", str(tmp_path), "init"]) == exits.DONE
+    home = Home.locate(tmp_path, {})
+    lock = HomeLock.acquire(home)
+    monkeypatch.setattr(rights, "TRY_S", 0.02)
+    asked = []
+
+    def ask(_home, what, **_words):
+        asked.append(what)
+        if len(asked) < 4:
+            raise NoNodeError("no node")
+        return {"code": "CODE-1"}
+
+    monkeypatch.setattr(rights, "ask", ask)
+    assert main(["--home", str(tmp_path), "invite"]) == exits.DONE
+    assert "CODE-1" in capsys.readouterr().out
+    monkeypatch.setattr(rights, "TRIES", 3)
+    asked[:] = []
+    assert main(["--home", str(tmp_path), "invite"]) == exits.FAILED
+    assert "[node.running]" in capsys.readouterr().err
+    lock.release()
+    asked[:] = []
+    assert main(["--home", str(tmp_path), "invite"]) == exits.DONE, "no node runs: the files answer"
+    assert asked == ["invite"]
 
 
 def test_help_of_a_command_is_its_own_help(capsys):

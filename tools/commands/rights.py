@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import time
 from typing import TYPE_CHECKING, Any
 
 from mycomesh.mesh.node.control.client import ask
-from mycomesh.mesh.node.errors import NoNodeError
+from mycomesh.mesh.node.errors import AlreadyServedError, NoNodeError
 
 if TYPE_CHECKING:
     import argparse
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["add_rights", "ask_or_files", "rights"]
 
+TRIES, TRY_S = 20, 0.25
 ROLES = ("member", "read-only", "relay", "admin")
 
 
@@ -35,8 +38,20 @@ def rights(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def ask_or_files(home: Home, do: str, **words: Any) -> tuple[dict[str, Any], bool]:
-    """Ask the running node, or read the stored files if none runs; return the answer and whether a node gave it."""
-    try:
-        return ask(home, do, **words), True
-    except NoNodeError:
-        return importlib.import_module("mycomesh.tools.commands.offline").ask_files(home, {"do": do, **words}), False
+    """Ask the running node, or read the stored files if none runs; return the answer and whether a node gave it.
+
+    A node that starts meanwhile locks the files, and answers a moment later.
+    """
+    for attempt in range(TRIES):
+        with contextlib.suppress(NoNodeError):
+            return ask(home, do, **words), True
+        try:
+            # Loaded late: a request to a node does not need cryptography.
+            return importlib.import_module("mycomesh.tools.commands.offline").ask_files(
+                home, {"do": do, **words}
+            ), False
+        except AlreadyServedError:
+            if attempt == TRIES - 1:
+                raise
+            time.sleep(TRY_S)
+    raise AssertionError("the last attempt returns or raises")
