@@ -82,6 +82,7 @@ class Cluster:
         self._observer = observer
         self._tables_at = scenario.tables_at
         self._urgent = scenario.urgent
+        self._signed = scenario.signed
         self._rng = world.stream("disks")
         self.hosts = tuple(
             Host(
@@ -122,6 +123,7 @@ class Cluster:
             host.shell.kill_within(-1)
             return
         first = not host.application.running
+        creates = False
         if first:
             creates = self._tables_at is None or self._tables_at == index
             host.application.open(host.path, lambda: host.clock.wall_ms(self._world.now_us), schema=creates)
@@ -141,6 +143,8 @@ class Cluster:
             self._observer,
         )
         host.shell = Shell(home, self._world, self.network, host.clock)
+        for table in self._signed if first and creates else ():
+            host.shell.replica.decisions.decide_policy(table, "signed")
         if index in self.traitors:
             host.shell.betray(self.traitors[index])
         elif self.traitors and host.starts > 1:

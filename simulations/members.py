@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from mycomesh.mesh.core import MeshConfig, MeshCore
 from mycomesh.mesh.membership.identity import Identity, create_mesh, make_identity
+from mycomesh.mesh.node.authority import NodeAuthority
 from mycomesh.simulations.errors import ScenarioError
 from mycomesh.simulations.network import PORT
 from mycomesh.simulations.plain import PlainMesh
@@ -34,11 +35,12 @@ Entropy = Callable[[int], bytes]
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One member: its node id, the digest key that all members share, and a function that makes its mesh machine."""
+    """One member: its node id, the digest key that all members share, a function that makes its mesh machine, and its keys."""
 
     node_id: bytes
     digest_key: bytes
     machine: Callable[[Entropy, random.Random, Versions], MeshMachine]
+    authority: NodeAuthority | None = None
 
 
 def member(index: int, mesh: str, heartbeat_ms: int = 1_000) -> Member:
@@ -83,7 +85,7 @@ def _real(index: int, heartbeat_ms: int) -> Member:
         core.advertise_port(PORT)
         return core
 
-    return Member(identity.node_id, identity.digest_key, machine)
+    return Member(identity.node_id, identity.digest_key, machine, NodeAuthority(identity))
 
 
 @cache

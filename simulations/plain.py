@@ -80,6 +80,10 @@ class PlainRoster:
         """Return no limits: every node may do everything."""
         return ()
 
+    def take_admitted(self) -> tuple[bytes, ...]:
+        """Return nothing: nodes have no certificates."""
+        return ()
+
 
 @dataclass(frozen=True, slots=True)
 class PlainPeer:

@@ -336,6 +336,16 @@ MUTATIONS = (
         3,
     ),
     Mutation(
+        "seals-not-checked",
+        "rows of a signed table are taken with any signature or none",
+        (
+            Edit("mycomesh.sync.storage.seals:Seals.prove", "flags.append(leaf == expected)", "flags.append(True)"),
+            Edit("mycomesh.sync.storage.seals:Seals._counts", "return self._signers.verify(", "return True or ("),
+        ),
+        BETRAYED,
+        12,
+    ),
+    Mutation(
         "one-word-believed",
         "all rows that one member reports as deleted go",
         (

@@ -37,6 +37,7 @@ class Scenario:
     versions: Versions = SUPPORTED  # protocol versions that every node speaks at first
     heartbeat_ms: int = 1_000  # of every node: silence after which a link sends a heartbeat
     urgent: tuple[str, ...] = ()  # urgent tables of every node
+    signed: tuple[str, ...] = ()  # tables that are signed from the start
     settle_s: float = 300.0  # limit of the liveness phase, in which all nodes run without faults and writes
 
     def __post_init__(self) -> None:

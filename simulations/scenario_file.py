@@ -48,6 +48,7 @@ TOP = (
     "absent",
     "tables_at",
     "urgent",
+    "signed",
     "rates",
     "network",
     "clock",
@@ -123,6 +124,8 @@ def _scenario(name: str, data: dict[str, Any], nodes: int | None, duration_s: fl
         given["tables_at"] = _index(data["tables_at"], "tables_at", count)
     if "urgent" in data:
         given["urgent"] = _names(data, "urgent")
+    if "signed" in data:
+        given["signed"] = _names(data, "signed")
     absent = tuple(_index(node, "absent", count) for node in _list(data, "absent"))
     _once(absent, "absent")
     planned = [_fault(each, f"fault[{at}].", count, length) for at, each in enumerate(_list(data, "fault"))]

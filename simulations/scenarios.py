@@ -279,7 +279,8 @@ def _traitor(nodes: int, duration_s: float, rng: random.Random) -> Scenario:
         at = rng.uniform(0.4, 0.6) * duration_s
         faults += [Crash(at, node, actions=rng.randrange(30)), Restart(at + rng.uniform(0.5, 8), node)]
     rates = Rates(telemetry=0.5, edit=0.5, insert=0.2, delete=0.1, alert=0.1, trim=0.02, burst=0.02, rows=12)
-    return Scenario("traitor", nodes, duration_s, rates, faults=_sorted(faults))
+    signed = ("alerts", "drones", "missions") if rng.random() < 0.5 else ()
+    return Scenario("traitor", nodes, duration_s, rates, faults=_sorted(faults), signed=signed)
 
 
 def _own_ids(nodes: int, duration_s: float, rng: random.Random) -> Scenario:

@@ -23,7 +23,7 @@ from mycomesh.simulations.workload import set_clock
 from mycomesh.simulations.world import MS, Clock, World
 from mycomesh.sync import events as sync_events
 from mycomesh.sync.exchange.exchange import Exchange, ExchangeConfig
-from mycomesh.sync.replica import Replica, ReplicaConfig
+from mycomesh.sync.replica import Hooks, Replica, ReplicaConfig
 
 if TYPE_CHECKING:
     import random
@@ -114,6 +114,7 @@ class Shell:
                 entropy=entropy,
                 config=ReplicaConfig(urgent=home.urgent),
                 recalled=home.recalled,
+                hooks=Hooks(authority=home.member.authority),
             )
         finally:
             apsw.connection_hooks.remove(hook)

@@ -15,9 +15,11 @@ from mycomesh.sync.crdt.hlc import HLC_MAX, SITE_PREFIX, hlc_from_ms
 from mycomesh.sync.crdt.version_vector import Vector
 from mycomesh.sync.errors import SyncError
 from mycomesh.sync.events import Action, Event, MessageReceived, Publish, Send
+from mycomesh.sync.merge.row_keys import keys_of
 from mycomesh.sync.schema.facts import SCHEMA_TABLE
 from mycomesh.sync.wire import messages as wire
 from mycomesh.sync.wire.bundle import Bundle, Group, Kind, Section
+from mycomesh.sync.wire.seals import Seal
 
 if TYPE_CHECKING:
     import random
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["FORGED", "LIES", "Traitor"]
 
 # The kinds of lies.
-LIES = ("digests", "vectors", "audits", "marks", "sites", "facts", "stamps", "batches", "withhold")
+LIES = ("digests", "vectors", "audits", "marks", "sites", "facts", "stamps", "batches", "withhold", "rows")
 FORGED = "forged"  # the text of rows in another's name
 SHARE = 0.5  # of the messages and batches that a lie applies to
 SOON_MS = 50_000  # within the drift that members accept
@@ -108,10 +110,8 @@ class Traitor:
                 message = wire.Done(vectors, collected)
             case wire.AuditReply(_, _, _, _, runs) if self._tells("audits"):
                 message = replace(message, runs=() if self._rng.random() < 0.5 else runs[: len(runs) // 4 * 2])
-            case wire.Chunk(bundle) if self._tells("withhold"):
-                message = wire.Chunk(self._less(bundle))
-            case wire.RepairRows(bundle) if self._tells("withhold"):
-                message = replace(message, bundle=self._less(bundle))
+            case wire.Chunk(bundle) | wire.RepairRows(bundle):
+                message = replace(message, bundle=self._rows(bundle))
             case wire.CoverageReply(_, tables) if self._tells("vectors"):
                 message = replace(message, tables=tuple((name, HLC_MAX >> 1) for name, _ in tables))
             case _:
@@ -153,6 +153,46 @@ class Traitor:
     def _everything(self, vector: Vector, wall_ms: int) -> Vector:
         """Claim that every tombstone of each site was collected."""
         return Vector({site: [(0, hlc_from_ms(wall_ms))] for site, _ in vector.items()})
+
+    def _rows(self, bundle: bytes) -> bytes:
+        """Return less of a bundle, or other rows in the names of those who wrote them."""
+        if self._tells("withhold"):
+            bundle = self._less(bundle)
+        return self._forged(bundle) if self._tells("rows") else bundle
+
+    def _forged(self, bundle: bytes) -> bytes:
+        """Alter some change in a signed table; in others the sender of a round vouches for its rows (docs/SECURITY.md)."""
+        found = Bundle.decode(bundle)
+        for section in found.sections:
+            table = self._replica.tables.get(section.table)
+            own = self._replica.site[:SITE_PREFIX]
+            groups = [group for group in section.groups if group.site[:SITE_PREFIX] != own]
+            if table is None or table.seals is None or not groups:
+                continue
+            group = self._rng.choice(groups)
+            match self._rng.randrange(7):
+                case 0:
+                    group.rows = [[FORGED if isinstance(value, str) else value for value in row] for row in group.rows]
+                case 1:
+                    keys = group.keys or keys_of(table, group)
+                    dead = Group(group.site, Kind.DELETE, (), group.hlcs, keys, [[] for _ in keys], None)
+                    section.groups[section.groups.index(group)] = dead
+                case 2:
+                    group.hlcs = [hlc + 1 for hlc in group.hlcs]
+                case 3:
+                    group.site = self._rng.choice([site for site, _ in self._replica.vector(section.table).items()])
+                case 4 if isinstance(group.keys, list) and isinstance(group.keys[0], int):
+                    group.keys = [key + 1 for key in group.keys]
+                case 5:
+                    section.seals = []
+                case _:
+                    section.seals = [self._resealed(section.table, seal) for seal in section.seals]
+        return found.encode()
+
+    def _resealed(self, table: str, seal: Seal) -> Seal:
+        """Return a seal with other leaves, signed by the traitor in the name of the site."""
+        other = replace(seal, leaves=self._rng.randbytes(len(seal.leaves)))
+        return replace(other, signature=self._replica.store.signers.sign(other.signed_part(table)))
 
     def _less(self, bundle: bytes) -> bytes:
         """Leave out one group of each section, and keep what the ranges say."""

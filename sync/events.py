@@ -121,10 +121,12 @@ class RightsKnown:
     """The members with limited rights: (16-byte node id, ((table pattern, rights), ...)). `own` is this node's id.
 
     Rights contain `r` and `w`. The first pattern that matches decides; a table that matches no pattern has no rights.
+    `certificates` are those of members that are new since the last event, as the root has signed them.
     """
 
     own: bytes
     grants: tuple[tuple[bytes, tuple[tuple[str, str], ...]], ...]
+    certificates: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -138,6 +138,7 @@ class Replica:
         hooks = hooks or Hooks()
         store = Store(path, on_lock=hooks.on_lock, sleep=hooks.sleep, extensions=config.extensions)
         store.conflict_room.limits = config.conflicts
+        store.set_authority(node_id, hooks.authority)
         try:
             catalog = Catalog(store, mesh_key, TableFilter(config.only, config.exclude))
             with store.transaction():

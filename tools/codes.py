@@ -304,6 +304,12 @@ _ROUNDS = (
         "if the rows should go: mycomesh accept-drop TABLE; if not: ask who runs that member, or revoke it",
     ),
     Code(
+        "rows.unsigned",
+        "left out changes of signed tables that their writers have not signed",
+        "a peer passed them on without a seal of their writer: it altered them, or runs a version that knows no signed tables",
+        "upgrade that peer if it is older; otherwise ask who runs it, or revoke it",
+    ),
+    Code(
         "repair.done",
         "repaired damaged or lost entries from a peer",
         "a write bypassed the triggers, or the file was edited or damaged; comparing digests with the peer found it",

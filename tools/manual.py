@@ -281,6 +281,7 @@ MANUAL = {
             ("mycomesh policy missions", "show the policy of a table"),
             ("mycomesh policy missions keep-both", "keep both of two rows that got the same automatic id"),
             ("mycomesh policy missions own-ids", "number each node's rows from blocks of its own (AUTOINCREMENT)"),
+            ("mycomesh policy orders signed", "take in only rows that their writers have signed"),
         ),
         {"table": "text", "policy": "text", "ids": "text", "next_id": "int?", "ids_left": "int?"},
     ),

@@ -14,7 +14,7 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING
 
 from mycomesh.mesh.membership.certificate import GRANTS_ALL
-from mycomesh.mesh.membership.renewal import read_certificate
+from mycomesh.mesh.membership.renewal import base_of, read_certificate
 from mycomesh.mesh.membership.revocations import Revocations
 from mycomesh.mesh.messages import DIGEST_BYTES
 
@@ -32,7 +32,16 @@ MEMBERS_MAX = 1_024  # certificates kept: a large mesh; each needs the root's si
 class Roster:
     """Certificates by node id, this node's own among them."""
 
-    __slots__ = ("_by_digest", "_by_node", "_restricted", "identity", "newest_seen_s", "revocations", "version")
+    __slots__ = (
+        "_admitted",
+        "_by_digest",
+        "_by_node",
+        "_restricted",
+        "identity",
+        "newest_seen_s",
+        "revocations",
+        "version",
+    )
 
     def __init__(self, identity: Identity) -> None:
         self.identity = identity
@@ -42,6 +51,7 @@ class Roster:
         self._by_node: dict[bytes, Certificate] = {}
         self._by_digest: dict[bytes, Certificate] = {}
         self._restricted: dict[bytes, tuple[tuple[str, str], ...]] = {}  # rights of members that lack some
+        self._admitted: list[Certificate] = []  # recorded since the last `take_admitted`
         self._keep(identity.certificate)
 
     def verify(self, raw: bytes, wall_ms: int) -> Certificate:
@@ -103,6 +113,11 @@ class Roster:
         """Return (node id, table rights) of the members that lack some right, ordered by node id."""
         return tuple(sorted(self._restricted.items()))
 
+    def take_admitted(self) -> tuple[bytes, ...]:
+        """Return the certificates recorded since the last call, as the root has signed them."""
+        found, self._admitted = self._admitted, []
+        return tuple(map(base_of, found))
+
     def members(self) -> tuple[Certificate, ...]:
         """Return every member's certificate, ordered by name and then node id."""
         return tuple(sorted(self._by_node.values(), key=lambda known: (known.name, known.node_id)))
@@ -126,6 +141,7 @@ class Roster:
         else:
             self._restricted[certificate.node_id] = certificate.table_rights
         self.version += 1
+        self._admitted.append(certificate)
         self._by_digest[digest_of(certificate.raw)] = certificate
         self.newest_seen_s = max(self.newest_seen_s, certificate.not_before_s)
 

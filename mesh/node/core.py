@@ -77,6 +77,10 @@ class KnownRights(Protocol):
         """Return the members with limited rights: node id and (table pattern, right) pairs."""
         ...
 
+    def take_admitted(self) -> tuple[bytes, ...]:
+        """Return the certificates of members that are new since the last call."""
+        ...
+
 
 class KnownTime(Protocol):
     """The part of a `MeshClock` that the core reads."""
@@ -157,7 +161,7 @@ class NodeCore:
         self._rights_version = roster.version
         limited = roster.restricted_rights()
         self._is_relay = dict(limited).get(roster.own_id) == RELAY_RIGHTS
-        return [ToExchange(sync_events.RightsKnown(roster.own_id, limited))]
+        return [ToExchange(sync_events.RightsKnown(roster.own_id, limited, roster.take_admitted()))]
 
     def _time_events(self) -> list[ShellAction]:
         """Tell the `Exchange` the mesh's time, if it has changed by `TIME_CHANGE_MS` or was confirmed."""

@@ -14,6 +14,7 @@ import os
 import sqlite3
 from typing import TYPE_CHECKING, Any
 
+from mycomesh.mesh.node.authority import NodeAuthority
 from mycomesh.mesh.node.clock_notes import ClockNotes
 from mycomesh.mesh.node.control import decisions
 from mycomesh.mesh.node.errors import NodeError
@@ -22,7 +23,7 @@ from mycomesh.mesh.node.keystore import Keystore
 from mycomesh.mesh.node.shell import clock
 from mycomesh.mesh.node.watch import written_ms
 from mycomesh.sync.errors import DatabaseError, ForeignFileError, SyncError
-from mycomesh.sync.replica import ConflictLimits, Replica, ReplicaConfig
+from mycomesh.sync.replica import ConflictLimits, Hooks, Replica, ReplicaConfig
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -57,6 +58,7 @@ def decide(home: Home, file: Path, request: dict[str, Any]) -> dict[str, Any]:
                 entropy=os.urandom,
                 config=_as_served(file),
                 recalled=clock_notes.clocks(),
+                hooks=Hooks(authority=NodeAuthority(identity)),
             )
             try:
                 replica.outbox.record_last_write(last_ms)

@@ -11,6 +11,7 @@ import random
 import time
 from typing import TYPE_CHECKING, TypeVar
 
+from mycomesh.mesh.node.authority import NodeAuthority
 from mycomesh.mesh.node.disk_space import floor_bytes, free_bytes
 from mycomesh.mesh.node.errors import HomeError
 from mycomesh.mesh.node.extensions import checked_extensions
@@ -240,6 +241,7 @@ class ReplicaThread:
             ),
             recalled=self._clock_notes.clocks(),
             hooks=Hooks(
+                authority=NodeAuthority(self._identity),
                 on_lock=self._lock_timer,
                 sleep=time.sleep,
                 pause=self._sql.pause_if_due,

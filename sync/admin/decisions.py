@@ -1,4 +1,4 @@
-"""Decisions of a person about the tables of one file: counters, and the policy for equal ids.
+"""Decisions of a person about the tables of one file: counters, and policies.
 
 A decision writes a schema fact. The next drain stamps and publishes it like any local write. A refused decision changes nothing.
 """
@@ -14,16 +14,20 @@ from mycomesh.sync.schema.policy import (
     OWN_IDS,
     SAME_ROW,
     SHARED_IDS,
+    SIGNED,
     counter_fact,
     counter_refusal,
     keep_both_fact,
     keep_both_refusal,
     own_ids_fact,
     own_ids_refusal,
+    signed_fact,
+    signed_refusal,
 )
 from mycomesh.sync.sqlite.identifiers import quoted
 from mycomesh.sync.sqlite.table_spec import TableSpec
 from mycomesh.sync.storage.store import Store
+from mycomesh.sync.storage.table import Table
 
 __all__ = ["Decisions"]
 
@@ -44,13 +48,17 @@ class Decisions:
         """
         spec = find_table(self._store, self._registry, table).spec
         refusal = counter_refusal(spec, column)
+        if spec.folded in self._registry.policies.signed:
+            refusal = f"{spec.name} is {SIGNED}, and no single writer can sign a sum; create another table"
         if refusal:
             raise PolicyError(f"not a counter: {refusal}")
         with self._store.transaction():
             self._catalog.decide(counter_fact(spec.folded, spec.to_canonical(column)))
 
     def policy(self, table: str) -> str:
-        """Return the policy for two nodes that insert the same id: `same-row` or `keep-both`."""
+        """Return the policy of a table: `same-row` or `keep-both` for two nodes that insert one id, or `signed`."""
+        if find_table(self._store, self._registry, table).seals is not None:
+            return SIGNED
         return KEEP_BOTH if find_table(self._store, self._registry, table).spec.id_column else SAME_ROW
 
     def ids(self, table: str) -> str:
@@ -63,24 +71,28 @@ class Decisions:
         return self._catalog.own_ids.room(find_table(self._store, self._registry, table))
 
     def decide_policy(self, table: str, policy: str) -> None:
-        """Set the policy for two nodes that insert the same id, or which ids they give out, on every replica.
+        """Set the policy of a table, or which ids its nodes give out, on every replica.
 
         Raises:
-            PolicyError: there is no such policy; the table has no automatic ids, or too many rows; or its policy is
-                keep-both, which is final.
+            PolicyError: there is no such policy; the table cannot have it; or its policy is keep-both or signed, which are
+                final.
         """
         found = find_table(self._store, self._registry, table)
-        if policy not in (SAME_ROW, KEEP_BOTH, OWN_IDS, SHARED_IDS):
+        if policy not in (SAME_ROW, KEEP_BOTH, OWN_IDS, SHARED_IDS, SIGNED):
             raise PolicyError(
-                f"no policy {policy!r}; there are {SAME_ROW} or {KEEP_BOTH}, and {OWN_IDS} or {SHARED_IDS}"
+                f"no policy {policy!r}; there are {SAME_ROW} or {KEEP_BOTH}, {OWN_IDS} or {SHARED_IDS}, and {SIGNED}"
             )
         if policy in (OWN_IDS, SHARED_IDS):
             self._decide_ids(found.spec, policy)
             return
-        if policy == self.policy(table):
+        now = self.policy(table)
+        if policy == now:
             return
-        if policy == SAME_ROW:
-            raise PolicyError(f"{found.spec.name} is {KEEP_BOTH}, which cannot be undone; create another table")
+        if policy == SAME_ROW or now == SIGNED:
+            raise PolicyError(f"{found.spec.name} is {now}, which cannot be undone; create another table")
+        if policy == SIGNED:
+            self._decide_signed(found)
+            return
         with self._store.transaction() as db:
             rows = db.execute(f"SELECT count(*) FROM {quoted(found.spec.name)}").fetchone()[0]
             refusal = keep_both_refusal(found.spec, rows)
@@ -96,3 +108,12 @@ class Decisions:
             if refusal:
                 raise PolicyError(f"not {OWN_IDS}: {refusal}")
             self._catalog.decide(own_ids_fact(spec.folded, own=policy == OWN_IDS))
+
+    def _decide_signed(self, table: Table) -> None:
+        with self._store.transaction() as db:
+            rows = db.execute(f"SELECT 1 FROM {quoted(table.spec.name)} LIMIT 1").fetchone()
+            used = rows is not None or table.log.count > 0
+            refusal = signed_refusal(table.spec, self._registry.policies, used=used)
+            if refusal:
+                raise PolicyError(f"not {SIGNED}: {refusal}")
+            self._catalog.decide(signed_fact(table.spec.folded))

@@ -114,7 +114,10 @@ def drain_table(
         table.pending.unread = False
     if not groups:
         return Drained(None, more, taken, too_large)
-    return Drained(Section(table.spec.folded, chunk.cover(), groups), more, taken, too_large)
+    section = Section(table.spec.folded, chunk.cover(), groups)
+    if table.seals is not None:
+        table.seals.seal(section)
+    return Drained(section, more, taken, too_large)
 
 
 # ---- the common case: rows inserted one after the other and not changed since

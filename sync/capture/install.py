@@ -25,6 +25,7 @@ from mycomesh.sync.sqlite.indexes import column_names
 from mycomesh.sync.storage.change_log import changes_name
 from mycomesh.sync.storage.insert_runs import runs_name
 from mycomesh.sync.storage.pending_log import key_names, pending_name, word_names
+from mycomesh.sync.storage.seals import seals_name
 from mycomesh.sync.storage.table import Table
 
 __all__ = [
@@ -159,7 +160,8 @@ def remove_capture(db: Any, table_id: int) -> None:
 def remove_internal(db: Any, table_id: int) -> None:
     """Remove everything internal of a table except its vector and its registration."""
     remove_capture(db, table_id)
-    for name in (pending_name(table_id), changes_name(table_id), runs_name(table_id)):
+    logs = (pending_name(table_id), changes_name(table_id), runs_name(table_id))
+    for name in (*logs, seals_name(table_id)):
         db.execute(f"DROP TABLE IF EXISTS {name}")
     for name in ("collected", "held", "moved", "parked", "sweeps"):
         db.execute(f"DELETE FROM mycomesh_{name} WHERE id = ?", (table_id,))

@@ -117,14 +117,23 @@ class CatchUpStream:
                 chunk.rows += rows
                 size += weight
                 if reached != window[1] or chunk.rows >= rows_max or size >= FEED_BYTES_MAX:
-                    chunk.bundle = Bundle([*sections, section]).encode()
+                    chunk.bundle = self._encode([*sections, section])
                     return
             if section.groups:
                 sections.append(section)
         if sections:
-            chunk.bundle = Bundle(sections).encode()
+            chunk.bundle = self._encode(sections)
             return
         chunk.vectors = {name: self._replica.vector(name) for name in self._sent}
         chunk.collected = {
             name: tombstones.watermarks(tables[name]) if name in tables else Vector() for name in self._sent
         }
+
+    def _encode(self, sections: list[Section]) -> bytes:
+        """Return a bundle of sections, those of signed tables with the proofs of their changes."""
+        signers: dict[bytes, None] = {}
+        for section in sections:
+            seals = self._replica.tables[section.table].seals
+            if seals is not None:
+                signers |= dict.fromkeys(seals.attach(section))
+        return Bundle(sections, list(signers)).encode()

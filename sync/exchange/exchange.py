@@ -209,8 +209,10 @@ class Exchange:
         match event:
             case MembersKnown(members):
                 self._tombstone_gc.on_members(members, turn)
-            case RightsKnown(own, grants):
+            case RightsKnown(own, grants, certificates):
                 self._replica.rights = Rights(own, grants)
+                for certificate in certificates:
+                    self._replica.store.signers.learn(certificate)
             case TimeKnown():
                 if self._clock_correction.on_time(event, turn):
                     self._fetcher.retry_refused(turn.now_ms)
@@ -320,7 +322,7 @@ class Exchange:
             notices.notify_forbidden(batch.origin, applied.forbidden, turn)
         turn.changed = turn.changed or applied.merged.changes > 0
         notices.notify_applied(applied, self._replica.site, turn)
-        if applied.gaps or applied.unknown:
+        if applied.gaps or applied.unknown or applied.unsigned:
             self._fetcher.request_soon(batch.link, turn.now_ms)
 
     # ---- messages of peers

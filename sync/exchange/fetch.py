@@ -283,7 +283,7 @@ class Fetcher:
             current.failed = current.refused = True
             why = f"stamped in the future; {clock_remedy(turn.wall_ms)}"
             notices.notify_refused(link.peer, applied.refused, why, turn)
-        elif applied.withheld:
+        elif applied.withheld or applied.unsigned:
             current.failed = True
         else:
             if applied.crowded:  # the round goes on, and covers nothing of these sites

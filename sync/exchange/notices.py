@@ -42,6 +42,9 @@ def notify_applied(applied: Applied, site: bytes, turn: Turn) -> None:
     if parked:
         text = f"parked {parked} row(s) that a constraint refuses; see mycomesh_parked"
         turn.notify("merge.parked", text, {"count": parked})
+    if applied.unsigned:
+        text = f"left out {applied.unsigned} change(s) of signed tables that their writers have not signed"
+        turn.notify("rows.unsigned", text, {"count": applied.unsigned}, "warning")
     if applied.renewed:
         notify_new_site(site, turn)
 

@@ -20,6 +20,7 @@ from mycomesh.sync.merge.row_keys import keys_of
 from mycomesh.sync.replica import Replica
 from mycomesh.sync.sqlite.table_spec import Row
 from mycomesh.sync.storage.log_reader import FEED_BYTES_MAX, read_rows
+from mycomesh.sync.storage.table import Table
 from mycomesh.sync.wire import messages as wire
 from mycomesh.sync.wire.bundle import Bundle, Section
 
@@ -150,7 +151,13 @@ def read_bundles(replica: Replica, name: str, rows: Sequence[Row], *, bytes_max:
     if table is None:
         return [], len(rows)
     parts, count = read_rows(table, rows, bytes_max=bytes_max)
-    return [Bundle([Section(name, [], groups)]).encode() for groups in parts], count
+    return [_encode(table, Section(name, [], groups)) for groups in parts], count
+
+
+def _encode(table: Table, section: Section) -> bytes:
+    """Return a bundle of a section, with the proofs of its changes if the table is signed."""
+    signers = [] if table.seals is None else table.seals.attach(section)
+    return Bundle([section], signers).encode()
 
 
 def _read_same_rows(replica: Replica, section: Section) -> Iterator[Section]:
@@ -177,7 +184,7 @@ def rows_beyond(replica: Replica, bundle: bytes) -> list[bytes]:
         for reply in _read_same_rows(replica, section):
             groups = [group for group in reply.groups if any((group.site, hlc) not in sent for hlc in group.hlcs)]
             if groups:
-                replies.append(Bundle([Section(section.table, [], groups)]).encode())
+                replies.append(_encode(replica.tables[section.table], Section(section.table, [], groups)))
     return replies
 
 

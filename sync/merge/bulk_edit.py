@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mycomesh.sync.crdt.lattice import EXISTENCE
-from mycomesh.sync.merge.bulk_insert import filter_group, slice_group
+from mycomesh.sync.merge.bulk_insert import slice_group
 from mycomesh.sync.merge.restored import note_restored, recorded_keys
 from mycomesh.sync.merge.work_budget import (
     CHUNK_BYTES_MAX,
@@ -32,7 +32,7 @@ from mycomesh.sync.storage.row_batch import Lost, encode_cells, read_records, su
 from mycomesh.sync.storage.row_view import prior_from_wire
 from mycomesh.sync.storage.table import Table
 from mycomesh.sync.storage.user_table import key_values
-from mycomesh.sync.wire.bundle import Group, Kind, Part
+from mycomesh.sync.wire.bundle import Group, Kind, Part, filtered
 
 __all__ = ["merge_edits"]
 
@@ -67,7 +67,7 @@ def merge_edits(
     edits = _Edits(table, group, site_number, keys, rows, [records.get(row) for row in rows])
     left = edits.find_plain()
     merged = edits.write(edits.plain, left, budget)
-    return merged, filter_group(group, left) if any(left) else None, later
+    return merged, filtered(group, left) if any(left) else None, later
 
 
 def _is_plain(table: Table, group: Group) -> bool:

@@ -22,9 +22,9 @@ from mycomesh.sync.sqlite.refusals import REFUSALS
 from mycomesh.sync.sqlite.table_spec import KeyKind, Row
 from mycomesh.sync.storage.change_log import pack_mask
 from mycomesh.sync.storage.table import Table
-from mycomesh.sync.wire.bundle import Group, Kind
+from mycomesh.sync.wire.bundle import Group, Kind, filtered
 
-__all__ = ["filter_group", "insert_new_rows", "slice_group"]
+__all__ = ["insert_new_rows", "slice_group"]
 
 _SAVEPOINT = "mycomesh_births"
 # A batch that the table refuses is split in halves down to this size. Below it the rows are merged one by one.
@@ -57,27 +57,11 @@ def insert_new_rows(
     left = not_new - complete
     done = 0
     if any(fresh):
-        new, new_keys = filter_group(group, fresh), list(itertools.compress(keys, fresh))
+        new, new_keys = filtered(group, fresh), list(itertools.compress(keys, fresh))
         done, refused = _insert(table, new, site_number, new_keys, budget)
         left |= set(refused.hlcs) if refused is not None else set()
     rest = [hlc in left for hlc in group.hlcs]
-    return done, filter_group(group, rest) if any(rest) else None
-
-
-def filter_group(group: Group, flags: Sequence[bool]) -> Group:
-    """Return the flagged changes of a group."""
-    if all(flags):
-        return group
-    kept = itertools.compress
-    return Group(
-        group.site,
-        group.kind,
-        group.columns,
-        list(kept(group.hlcs, flags)),
-        None if group.keys is None else list(kept(group.keys, flags)),
-        list(kept(group.rows, flags)),
-        None if group.priors is None else list(kept(group.priors, flags)),
-    )
+    return done, filtered(group, rest) if any(rest) else None
 
 
 def slice_group(group: Group, start: int, end: int) -> Group:
@@ -142,7 +126,7 @@ def _insert(
         if refused is not None:
             hlcs = set(refused.hlcs)
             left[start:end] = [hlc in hlcs for hlc in group.hlcs[start:end]]
-    return done, filter_group(group, left) if any(left) else None
+    return done, filtered(group, left) if any(left) else None
 
 
 def _try_insert(table: Table, group: Group, site_number: int, keys: Sequence[Any]) -> bool:

@@ -204,6 +204,7 @@ def _resolve_same_stamp(table: Table, view: RowView, change: Change) -> tuple[bo
         name: change.values[name]
         for name in values.keys() & change.values.keys()
         if codec.encode(change.values[name]) > codec.encode(values[name])
+        or (table.seals is not None and codec.encode(change.values[name]) != codec.encode(values[name]))
     }
     if not greater:
         return False, False

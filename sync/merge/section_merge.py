@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mycomesh.sync.merge.bulk_edit import merge_edits
-from mycomesh.sync.merge.bulk_insert import filter_group, insert_new_rows, slice_group
+from mycomesh.sync.merge.bulk_insert import insert_new_rows, slice_group
 from mycomesh.sync.merge.dropped_columns import without_columns
 from mycomesh.sync.merge.merge import Merged, merge_rows
 from mycomesh.sync.merge.row_keys import keys_of
@@ -34,7 +34,7 @@ from mycomesh.sync.merge.work_budget import (
 )
 from mycomesh.sync.storage.accounts import Account
 from mycomesh.sync.storage.table import Table
-from mycomesh.sync.wire.bundle import Group, Kind, Section
+from mycomesh.sync.wire.bundle import Group, Kind, Section, filtered
 
 __all__ = ["SectionMerge", "fast_weight"]
 
@@ -69,6 +69,7 @@ class SectionMerge:
             [group.hlcs[-1] for group in section.groups] + [upto for _, _, upto in section.ranges], default=0
         )
         self.sites = tuple(dict.fromkeys(site for site, _, _ in section.ranges))
+        self._seals = section.seals
         self._groups = deque(map(_Rest, section.groups))
         self._ranges = deque(section.ranges)
         self._states_facts = states_facts
@@ -83,7 +84,22 @@ class SectionMerge:
     @property
     def rest(self) -> Section:
         """The changes and ranges that are still to be merged; whole groups, also those that are merged in part."""
-        return Section(self.table, list(self._ranges), [rest.group for rest in self._groups])
+        return Section(self.table, list(self._ranges), [rest.group for rest in self._groups], self._seals)
+
+    def prove(self, table: Table) -> int:
+        """Leave out the changes of a signed table that their writers have not signed, and all ranges then; return how many.
+
+        Raises:
+            KeyMismatchError: a key cannot belong to this table.
+        """
+        if table.seals is None or not self._groups:
+            return 0
+        rest = self.rest
+        refused = table.seals.prove(rest)
+        if refused:
+            self._groups = deque(map(_Rest, rest.groups))
+            self._ranges.clear()
+        return refused
 
     def step(self, table: Table, wall_ms: int, budget: WorkBudget, *, repair: bool = False) -> Merged:
         """Merge as many changes as the budget allows, and cover the ranges after the last. Runs inside a transaction.
@@ -116,6 +132,8 @@ class SectionMerge:
             site, after, upto = self._ranges.popleft()
             table.coverage.cover(site, after, upto)
             budget.spend(RANGE_WEIGHT + len(table.coverage.staged.ranges(site)))
+        if self._seals and self.done:
+            table.log.trim_seals(self._seals)
         return merged
 
     def _take(self, rest: _Rest, budget: WorkBudget) -> Group:
@@ -212,4 +230,4 @@ def _part(group: Group, covered: Sequence[bool], *, known: bool) -> Group | None
     if not any(covered):
         return None if known else group
     flags = [each is known for each in covered]
-    return filter_group(group, flags) if any(flags) else None
+    return filtered(group, flags) if any(flags) else None

@@ -26,4 +26,5 @@ class Applied:
     withheld: bool = False  # changes were left out because one of the two nodes has not learnt a table's policy yet
     misfit: str = ""  # why nothing of a catch-up chunk was applied: a table has another definition here
     forbidden: list[str] = field(default_factory=list)  # tables that the writer may not write: left out, not covered
+    unsigned: int = 0  # changes of signed tables that were left out, because their writers did not sign them
     renewed: bool = False  # the file had gone back in time and continues under a new site

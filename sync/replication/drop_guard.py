@@ -66,6 +66,11 @@ class DropGuard:
         if table is None or (key in self._accepted and count <= self._accepted[key]):
             return Verdict(absent, 0)
         self._claims.pop(key, None)
+        if table.seals is not None and count:  # only the writer of a row, and a person here, can end it
+            self._claims[key] = _Claim(count, array("q"))
+            self._trim()
+            self._note(name)
+            return Verdict(array("q"), count)
         others = {
             stamp
             for (claimed, other), claim in self._claims.items()

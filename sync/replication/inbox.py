@@ -76,6 +76,8 @@ class Inbox:
         self._store.accounts.write(wall_ms)
 
     def _begin(self, batch: Incoming, *, live: bool) -> None:
+        for certificate in batch.bundle.signers if self._registry.policies.signed else ():
+            self._store.signers.learn(certificate)
         batch.applied.crowded += limit_sites(self._store, batch.bundle, live=live)
         if self._site.renew_if_behind(self._registry.tables, last_hlcs(batch.bundle, self._site.id)):
             batch.applied.renewed = True
@@ -100,6 +102,8 @@ class Inbox:
                 applied.withheld = True
                 batch.sections.popleft()
                 continue
+            if batch.checked is not table:
+                applied.unsigned += section.prove(table)
             batch.checked = table
             sites = section.sites
             merged = self._merge_section(table, section, wall_ms, budget, repair=repair)

@@ -26,6 +26,7 @@ from mycomesh.sync.replication.priority import Priority
 from mycomesh.sync.replication.site import Site
 from mycomesh.sync.schema.catalog import NEW_TABLES_MAX, SCHEMA_TABLE, Catalog
 from mycomesh.sync.schema.notes import Source
+from mycomesh.sync.storage.authority import Authority
 from mycomesh.sync.storage.large_rows import CHANGE_BYTES_MAX
 from mycomesh.sync.storage.pending_log import pending_name
 from mycomesh.sync.storage.store import Store
@@ -51,12 +52,14 @@ class Hooks:
     sleep: waits so many seconds, while another program has the file locked; without it SQLite waits by itself.
     pause: called between two transactions of one call, where other programs may use the file.
     publish: publishes at once the batches of the first transactions of a long call; without it, the call returns them all.
+    authority: this node's keys; without them it can neither write signed tables nor take them in.
     """
 
     on_lock: Callable[[bool], None] = lambda _: None
     sleep: Callable[[float], None] | None = None
     pause: Callable[[], None] = lambda: None
     publish: Callable[[list[bytes]], None] | None = None
+    authority: Authority | None = None
 
 
 class Outbox:

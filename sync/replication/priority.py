@@ -53,5 +53,6 @@ class Priority:
 
 def _encoded(sections: Sequence[Section]) -> list[bytes]:
     """Return bundles of the sections: one, unless a transaction has changed more tables than a bundle may have."""
-    pieces = (sections[at : at + SECTIONS_MAX] for at in range(0, len(sections), SECTIONS_MAX))
+    most = SECTIONS_MAX - any(section.seals for section in sections)  # the seals are a section too
+    pieces = (sections[at : at + most] for at in range(0, len(sections), most))
     return [Bundle(list(piece)).encode() for piece in pieces]

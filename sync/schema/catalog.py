@@ -138,6 +138,7 @@ class Catalog:
         for table in registry.tables.values():
             table.columns.counters = registry.policies.counters_of(table.spec)
             table.columns.dropped = registry.policies.dropped_of(table.spec.folded)
+            registry.sign(table)
         version = registry.file.version()
         self._record_facts(changed.adopted, self._definitions.take(registry.tables.values(), followed=followed))
         for name, table in registry.tables.items():

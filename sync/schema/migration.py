@@ -6,6 +6,8 @@ facts are written. All of it is one transaction, so the change log never takes o
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import apsw
 
 from mycomesh.sync.errors import MigrationError
@@ -37,6 +39,7 @@ def migrate(store: Store, registry: Registry, script: str) -> Plan:
         dropped = _dropped_columns(table, alteration)
         if dropped:
             registry.drop_columns(table, dropped)
+        _check_unsigned(table, dropped)
         if dropped or alteration.uncomputed:  # the triggers may name such a column, and SQLite would refuse to drop it
             registry.uninstall(table.table_id)
     # The user's own triggers run, as in any other program, and so do those of capture.
@@ -61,6 +64,15 @@ def migrate(store: Store, registry: Registry, script: str) -> Plan:
         if alteration.name:
             _reload(store, registry, table, alteration)
     return plan
+
+
+def _check_unsigned(table: Table, dropped: Iterable[str]) -> None:
+    """Refuse to drop columns of a signed table, whose values are part of what its writers have signed."""
+    if dropped and table.seals is not None:
+        raise MigrationError(
+            f"{table.spec.name} is signed, and its writers have signed the values of {', '.join(sorted(dropped))}; nothing was"
+            " changed; make a table without that, and copy the rows"
+        )
 
 
 def _dropped_columns(table: Table, alteration: Alteration) -> frozenset[str]:

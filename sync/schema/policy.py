@@ -28,6 +28,7 @@ __all__ = [
     "POLICY",
     "SAME_ROW",
     "SHARED_IDS",
+    "SIGNED",
     "SLOT",
     "Policies",
     "counter_fact",
@@ -41,6 +42,8 @@ __all__ = [
     "name_fact",
     "own_ids_fact",
     "own_ids_refusal",
+    "signed_fact",
+    "signed_refusal",
     "slot_fact",
 ]
 
@@ -57,6 +60,7 @@ KEEP_BOTH = "keep-both"
 OWN_IDS = "own-ids"
 SHARED_IDS = "shared-ids"
 SLOT = "slot"
+SIGNED = "signed"
 # Every row gets another key, in one transaction: about 40 us each.
 KEEP_BOTH_ROWS_MAX = 10_000
 # Generated columns of one table, dropped ones included: each is tried when any of them changes.
@@ -72,6 +76,7 @@ class Policies:
     counters: the columns of each table that are counters.
     keep_both: tables that keep both rows if two nodes give out one id.
     own_ids: tables whose rows each node numbers from blocks of its own.
+    signed: tables whose changes their writers sign. Nothing takes that back, neither of these two policies nor a lost fact.
     renames: the name that a table (table,) or a column (table, column) got by its last rename.
     dropped: tables and columns that were dropped, as in `renames`; never taken back.
     generated: the texts of generated columns by table and column, "" for a dropped one.
@@ -81,6 +86,7 @@ class Policies:
 
     counters: dict[str, frozenset[str]] = field(default_factory=dict)
     keep_both: frozenset[str] = frozenset()
+    signed: frozenset[str] = frozenset()
     renames: dict[tuple[str, ...], str] = field(default_factory=dict)
     dropped: frozenset[tuple[str, ...]] = frozenset()
     generated: dict[str, dict[str, str]] = field(default_factory=dict)
@@ -89,17 +95,23 @@ class Policies:
     header: dict[str, int] = field(default_factory=dict)
 
     @classmethod
-    def read(cls, db: Any, schema_table: str, *, without: Collection[str] = ()) -> Policies:
-        """Read the facts, `without` those of some names; one that is not of the form that this module writes is ignored."""
+    def read(  # noqa: C901, PLR0912  (one branch a kind)
+        cls, db: Any, schema_table: str, *, without: Collection[str] = (), signed: frozenset[str] = frozenset()
+    ) -> Policies:
+        """Read the facts, `without` those of some names; one that is not of the form that this module writes is ignored.
+
+        `signed` are the tables that were signed when the facts were read last.
+        """
         counters: dict[str, frozenset[str]] = {}
         keep_both: set[str] = set()
+        stated: set[str] = set()
         renames: dict[tuple[str, ...], str] = {}
         dropped: set[tuple[str, ...]] = set()
         generated: dict[str, dict[str, str]] = {}
         floor: Version | None = None
         own_ids: set[str] = set()
         header: dict[str, int] = {}
-        kinds = (COUNTER, POLICY, NAME, DROPPED, GENERATED, FLOOR, OWN_IDS, HEADER)
+        kinds = (COUNTER, POLICY, NAME, DROPPED, GENERATED, FLOOR, OWN_IDS, HEADER, SIGNED)
         listing = (
             f"SELECT name, kind, sql FROM {schema_table} WHERE kind IN ({', '.join('?' * len(kinds))}) ORDER BY name"
         )
@@ -119,6 +131,8 @@ class Policies:
                     keep_both.add(table)
                 case "own-ids", [table], "own-ids":
                     own_ids.add(table)
+                case "signed", [table], _:
+                    stated.add(table)
                 case "name", [_] | [_, _] as subject, str() as renamed if is_valid_name(renamed):
                     renames[tuple(subject)] = renamed
                 case "dropped", [_] | [_, _] as subject, _:
@@ -129,8 +143,19 @@ class Policies:
                         texts[column] = text
                 case _:
                     continue
+        keep_both -= signed
+        signed |= stated - keep_both
+        dropped = {subject for subject in dropped if len(subject) == 1 or subject[0] not in signed}
         return cls(
-            counters, frozenset(keep_both), renames, frozenset(dropped), generated, floor, frozenset(own_ids), header
+            counters,
+            frozenset(keep_both),
+            signed,
+            renames,
+            frozenset(dropped),
+            generated,
+            floor,
+            frozenset(own_ids),
+            header,
         )
 
     def dropped_of(self, table: str) -> frozenset[str]:
@@ -143,6 +168,8 @@ class Policies:
 
     def counters_of(self, spec: TableSpec) -> frozenset[str]:
         """Return the counters of this table; a column of its key cannot be one."""
+        if spec.folded in self.signed:
+            return frozenset()
         able = {column.folded for column in spec.columns} - {column.folded for column in spec.key} - {spec.id_column}
         return self.counters.get(spec.folded, frozenset()) & able
 
@@ -214,6 +241,25 @@ def counter_refusal(spec: TableSpec, column: str) -> str:
 def keep_both_fact(table: str) -> tuple[str, str, str]:
     """Return the fact (name, kind, sql) that a table, by canonical name, keeps both rows of one id."""
     return f"{POLICY}:{json.dumps([table], ensure_ascii=False)}", POLICY, KEEP_BOTH
+
+
+def signed_fact(table: str) -> tuple[str, str, str]:
+    """Return the fact (name, kind, sql) that the changes of a table, by canonical name, are signed."""
+    return f"{SIGNED}:{json.dumps([table], ensure_ascii=False)}", SIGNED, ""
+
+
+def signed_refusal(spec: TableSpec, policies: Policies, *, used: bool) -> str:
+    """Return why a table cannot become signed, "" if it can; `used` if it has or had rows."""
+    if spec.id_column:
+        return f"{spec.name} is {KEEP_BOTH}, which gives rows other keys; create another table"
+    if policies.counters_of(spec):
+        return f"{spec.name} has counters, whose sums no single writer can sign; create another table"
+    if used:
+        return (
+            f"{spec.name} has or had rows that nobody signed; create a table, make that one {SIGNED}, and copy the rows into"
+            " it, which signs them in this node's name"
+        )
+    return ""
 
 
 def keep_both_refusal(spec: TableSpec, rows: int) -> str:

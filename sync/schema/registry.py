@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from mycomesh.sync.capture.install import (
     remove_internal,
 )
 from mycomesh.sync.merge.dropped_columns import drop_columns
+from mycomesh.sync.merge.row_keys import keys_of
 from mycomesh.sync.schema.fact_limits import find_excess
 from mycomesh.sync.schema.facts import INDEX, SCHEMA_ID, SCHEMA_TABLE, TABLE, VIRTUAL, Facts
 from mycomesh.sync.schema.names import Names
@@ -40,6 +42,7 @@ from mycomesh.sync.storage.table import Table
 
 __all__ = ["Record", "Registry", "Snapshot", "read_sums"]
 
+_SIGNED = "signed"  # in mycomesh_meta: the tables that were ever signed
 # The sums of each change log (`ChangeLog.read_sums`), by table id.
 Sums = dict[int, tuple[int, int, int]]
 
@@ -136,7 +139,11 @@ class Registry:
         excess = find_excess(self.tables.get(SCHEMA_TABLE), (TABLE, INDEX, GENERATED, VIRTUAL))
         self.facts.without_effect = excess.names
         self.notes.put("definitions of the mesh", excess.note)
-        self.policies = Policies.read(self._store.db, SCHEMA_TABLE, without=excess.names)
+        before = self._store.meta(_SIGNED)
+        signed = frozenset(json.loads(before)) if isinstance(before, str) else frozenset()
+        self.policies = Policies.read(self._store.db, SCHEMA_TABLE, without=excess.names, signed=signed)
+        if self.policies.signed != signed:
+            self._store.meta_set(_SIGNED, json.dumps(sorted(self.policies.signed)))
         self.names = Names(self._store.db)
 
     def canonical_names(self, names: Collection[str]) -> dict[str, str]:
@@ -248,6 +255,7 @@ class Registry:
         """Load a table, in place of the Table object from before, if any."""
         table = self._factory.make(table_id, spec, bits or extended({}, spec), before)
         table.columns.counters = self.policies.counters_of(spec)
+        self.sign(table)
         self._captured.pop(table_id, None)
         self.names.record(spec.folded, spec.name, {column.folded: column.name for column in spec.columns})
         self.drop_columns(table)
@@ -283,6 +291,11 @@ class Registry:
             drop_columns(table, due)
             self._store.meta_set(key, json.dumps(sorted(dropped)))
         return due
+
+    def sign(self, table: Table) -> None:
+        """Keep the signatures of a table's changes from here on if its policy says so."""
+        if table.spec.folded in self.policies.signed and table.seals is None:
+            table.sign(functools.partial(keys_of, table))
 
     # ---- capture
 

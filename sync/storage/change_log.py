@@ -20,7 +20,9 @@ from mycomesh.sync.errors import DecodeError
 from mycomesh.sync.sqlite.table_spec import Row
 from mycomesh.sync.storage.batch_join import join_names, join_numbers
 from mycomesh.sync.storage.insert_runs import RUN_MIN, InsertRun, InsertRuns, StoredEntry
+from mycomesh.sync.storage.seals import Seals
 from mycomesh.sync.storage.store import Store
+from mycomesh.sync.wire.seals import Seal
 
 __all__ = ["ChangeLog", "StoredEntry", "changes_name", "pack_mask", "unpack_mask"]
 
@@ -51,7 +53,19 @@ def unpack_mask(stored: int | bytes) -> tuple[int, bool]:
 class ChangeLog:
     """The entries of one table."""
 
-    __slots__ = ("_adds", "_delta", "_removes", "_replaces", "_store", "count", "name", "runs", "sums", "table_id")
+    __slots__ = (
+        "_adds",
+        "_delta",
+        "_removes",
+        "_replaces",
+        "_store",
+        "count",
+        "name",
+        "runs",
+        "seals",
+        "sums",
+        "table_id",
+    )
 
     def __init__(self, store: Store, table_id: int) -> None:
         self._store = store
@@ -60,6 +74,7 @@ class ChangeLog:
         self.runs = InsertRuns(store, table_id)
         self.count = 0
         self.sums = (0, 0)
+        self.seals: Seals | None = None  # of a signed table: they go with the entries that they prove
         self._delta = [0, 0, 0]  # count, low lane, high lane of the running transaction
         # Writes of the running transaction that are not in the file yet; every read flushes them first.
         self._adds: list[StoredEntry] = []
@@ -300,6 +315,7 @@ class ChangeLog:
         removes, self._removes = self._removes, []
         replaces, self._replaces = self._replaces, {}
         adds, self._adds = self._adds, []
+        gone = removes if self.seals is not None else []
         loose: list[StoredEntry] = []
         if removes or replaces:
             changed: dict[tuple[int, int], StoredEntry | None] = {**replaces, **dict.fromkeys(removes)}
@@ -319,6 +335,20 @@ class ChangeLog:
             loose += adds
         if loose:
             self._insert(loose)
+        if gone and self.seals is not None:
+            self.seals.forget(gone, self._any_between)
+
+    def trim_seals(self, seals: Iterable[Seal]) -> None:
+        """Forget received seals of which no change has an entry, because later ones had superseded them all."""
+        if self.seals is not None:
+            numbers = [(self._store.site_number(seal.site), seal.hlcs[-1]) for seal in seals]
+            self.seals.forget([(number, hlc) for number, hlc in numbers if number is not None], self._any_between)
+
+    def _any_between(self, site_number: int, low: int, high: int) -> bool:
+        listing = f"SELECT 1 FROM {self.name} WHERE place = ? AND hlc BETWEEN ? AND ? LIMIT 1"
+        if self._store.db.execute(listing, (site_number, low, high)).fetchone() is not None:
+            return True
+        return next(iter(self.runs.after(site_number, low - 1, high)), None) is not None
 
     def _insert(self, stored_entries: Sequence[StoredEntry]) -> None:
         try:

@@ -27,6 +27,7 @@ from mycomesh.sync.errors import (
 from mycomesh.sync.sqlite.identifiers import fold, is_internal
 from mycomesh.sync.storage import internal_tables
 from mycomesh.sync.storage.accounts import Accounts
+from mycomesh.sync.storage.authority import Authority, Signers
 from mycomesh.sync.storage.conflict_room import ConflictLimits, ConflictRoom
 from mycomesh.sync.storage.connection import BUSY_MS_MAX, file_errors, open_file, open_read_only
 
@@ -101,6 +102,7 @@ class Store:
         # Typed Any: SQLite returns values of any type, and each reader knows its own SELECT.
         self.db: Any = open_read_only(path) if read_only else open_file(path, extensions)
         self.conflict_room = ConflictRoom(self.db, ConflictLimits())
+        self.signers = Signers(self.db, b"", None)
         self.enlist(self.conflict_room)
         self.accounts = Accounts(self.db)
         self.enlist(self.accounts)
@@ -120,6 +122,11 @@ class Store:
         with contextlib.suppress(apsw.Error):
             self.checkpoint()
         self.db.close()
+
+    def set_authority(self, node_id: bytes, authority: Authority | None) -> None:
+        """Take this node's keys, with which it signs what it writes to signed tables."""
+        self.signers = Signers(self.db, node_id, authority)
+        self.enlist(self.signers)
 
     def shrink(self) -> None:
         """Free the page cache (PRAGMA shrink_memory)."""

@@ -18,6 +18,7 @@ from mycomesh.sync.storage.coverage import Coverage
 from mycomesh.sync.storage.digests import Digests
 from mycomesh.sync.storage.held_values import HeldValues
 from mycomesh.sync.storage.pending_log import PendingLog
+from mycomesh.sync.storage.seals import KeysOf, Seals
 from mycomesh.sync.storage.store import Store
 from mycomesh.sync.storage.user_table import UserTable
 
@@ -61,12 +62,19 @@ class Table:
         self.held = HeldValues(store, table_id, self.log)
         self.coverage = Coverage(store, table_id)
         self.pending = PendingLog(store, table_id)
+        self.seals: Seals | None = None  # of a signed table
 
     # ---- life
 
     def create(self) -> None:
         """Make the change log where it is missing; inside a transaction."""
         self.log.create()
+
+    def sign(self, keys_of: KeysOf) -> None:
+        """Keep the signatures of all changes from here on; inside a transaction."""
+        self.seals = Seals(self.store, self.spec.folded, self.table_id, keys_of)
+        self.seals.create()
+        self.log.seals = self.seals
 
     def load(self, before: Table | None = None, sums: tuple[int, int, int] | None = None) -> None:
         """Read the vector and the log's sums, or take them from the table that this one replaces; follow transactions."""

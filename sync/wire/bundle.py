@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import enum
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,8 +20,9 @@ from mycomesh.sync.codec import is_array, is_bytes, is_int, require
 from mycomesh.sync.crdt.hlc import HLC_MAX
 from mycomesh.sync.sqlite.identifiers import NAME_MAX
 from mycomesh.sync.sqlite.raw_text import is_raw, is_valid_raw
+from mycomesh.sync.wire.seals import Seal
 
-__all__ = ["BUNDLE_BYTES_MAX", "Bundle", "Group", "Kind", "Part", "Section"]
+__all__ = ["BUNDLE_BYTES_MAX", "SEALS", "Bundle", "Group", "Kind", "Part", "Section", "filtered"]
 
 VERSION = 1
 # A bundle must have room for one row with a blob of 16 MiB. SQLite's default limit is far higher, but it would exceed the
@@ -32,6 +33,11 @@ SECTIONS_MAX = 1_024
 GROUPS_MAX = 65_536
 ROWS_MAX = 65_536
 COLUMNS_MAX = 2_000  # SQLite's own default
+# The last section of a bundle with signed tables: an older version knows no such table, and ignores it. Its inserts are seals,
+# one a row, by the last clock of each, in a column with the name of the table; its updates are certificates of their signers.
+SEALS = "mycomesh_seals"
+SIGNERS_MAX = 4_096  # one for each site
+_CERTIFICATE = ("certificate",)
 
 # One stamp that a change overwrote: (names of the columns where it did, None for all of the change's columns; site; hlc).
 Part = tuple[tuple[str, ...] | None, bytes, int]
@@ -75,6 +81,7 @@ class Section:
     table: str
     ranges: list[tuple[bytes, int, int]]
     groups: list[Group] = field(default_factory=list)
+    seals: list[Seal] = field(default_factory=list)  # of a signed table: they cover all its changes
 
     @property
     def rows(self) -> int:
@@ -84,9 +91,10 @@ class Section:
 
 @dataclass(slots=True)
 class Bundle:
-    """Sections that are merged in one transaction."""
+    """Sections that are merged in one transaction; `signers` are certificates of those whose seals are in them."""
 
     sections: list[Section]
+    signers: list[bytes] = field(default_factory=list)
 
     def encode(self) -> bytes:
         """Return the canonical bytes."""
@@ -109,7 +117,8 @@ class Bundle:
             return True
 
         sections = []
-        for section in self.sections:
+        sealed = [section for section in self.sections if section.seals]
+        for section in [*self.sections, _seals_section(sealed, self.signers)] if sealed else self.sections:
             ranges = [[site_number(site), after, upto] for site, after, upto in section.ranges]
             groups = [_encode_group(group, site_number(group.site), site_number, has_room) for group in section.groups]
             head = [codec.encode(section.table), codec.encode(ranges)]
@@ -129,7 +138,8 @@ class Bundle:
         require(is_array(sites) and len(sites) <= SITES_MAX, "malformed list of sites")
         require(all(is_bytes(site, 16) for site in sites), "a site is not 16 bytes")
         require(is_array(sections) and len(sections) <= SECTIONS_MAX, "malformed list of sections")
-        return cls([_decode_section(section, sites) for section in sections])
+        found = [_decode_section(section, sites) for section in sections]
+        return cls(found, _take_seals(found) if found and found[-1].table == SEALS else [])
 
 
 def _encode_group(
@@ -152,6 +162,56 @@ def _encode_group(
     rows = codec.encode(group.rows) if group.encoded is None else codec.array_head(len(group.rows)) + group.encoded
     before = [site, int(group.kind), group.columns, deltas, group.keys]
     return codec.encode_array([*map(codec.encode, before), rows, codec.encode(priors)])
+
+
+def filtered(group: Group, flags: Sequence[bool]) -> Group:
+    """Return the flagged changes of a group."""
+    if all(flags):
+        return group
+    kept = itertools.compress
+    return Group(
+        group.site,
+        group.kind,
+        group.columns,
+        list(kept(group.hlcs, flags)),
+        None if group.keys is None else list(kept(group.keys, flags)),
+        list(kept(group.rows, flags)),
+        None if group.priors is None else list(kept(group.priors, flags)),
+    )
+
+
+def _seals_section(sections: Sequence[Section], signers: Sequence[bytes]) -> Section:
+    """Return the section that has the seals of others."""
+    groups = []
+    for section in sections:
+        by_site: dict[bytes, dict[int, Seal]] = {}
+        for seal in section.seals:
+            by_site.setdefault(seal.site, {})[seal.hlcs[-1]] = seal
+        for site, seals in by_site.items():
+            rows = [[seals[hlc].encode()] for hlc in sorted(seals)]
+            groups.append(Group(site, Kind.INSERT, (section.table,), sorted(seals), None, rows, None))
+    if signers:
+        first, rows = groups[0], [[certificate] for certificate in signers]
+        groups.append(Group(first.site, Kind.UPDATE, _CERTIFICATE, list(range(1, len(rows) + 1)), None, rows, None))
+    return Section(SEALS, [], groups)
+
+
+def _take_seals(sections: list[Section]) -> list[bytes]:
+    """Give each section its seals, out of the last one, and return the certificates there."""
+    by_table = {section.table: section for section in sections[:-1]}
+    signers: list[bytes] = []
+    for group in sections.pop().groups:
+        require(len(group.columns) == 1 and group.kind is not Kind.DELETE, "malformed group of seals")
+        contents = [row[0] for row in group.rows]
+        require(set(map(type, contents)) == {bytes}, "malformed group of seals")
+        if group.kind is Kind.UPDATE:
+            signers += contents
+            require(len(signers) <= SIGNERS_MAX, "too many signers")
+            continue
+        seals = [Seal.decode(group.site, content) for content in contents]
+        if group.columns[0] in by_table:
+            by_table[group.columns[0]].seals += seals
+    return signers
 
 
 def _decode_section(value: Any, sites: list[bytes]) -> Section:

@@ -7,6 +7,7 @@ A parser raises only the package's own errors, accepts nothing that its author d
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 from hypothesis import strategies as st
 
@@ -43,6 +44,7 @@ from mycomesh.mesh.messages import (
     encode,
     signed_part,
 )
+from mycomesh.mesh.node.authority import NodeAuthority
 from mycomesh.mesh.overlay.overlay import Overlay
 from mycomesh.mesh.overlay.topology import LinkState, Neighbour
 from mycomesh.mesh.relay.circuit_frame import CircuitFrame, FrameKind
@@ -50,6 +52,8 @@ from mycomesh.mesh.session.records import PARTIAL_BYTES_MAX, End, RecordReader, 
 from mycomesh.mesh.session.session import EARLY_BYTES_MAX, Keys, Opened, Phase, Received, Reply, Session
 from mycomesh.sync.errors import DecodeError as SyncDecodeError
 from mycomesh.sync.wire import messages as sync_message
+from mycomesh.sync.wire.bundle import Bundle, Group, Kind, Section
+from mycomesh.sync.wire.seals import Seal, leaves, tokens_of
 from tests.fuzz import map_targets, replica_targets
 from tests.fuzz.bytes import cuts, damaged, hostile
 from tests.fuzz.registry import TARGETS, fuzz_test, target
@@ -251,6 +255,41 @@ def messages(datas, sync_data, circuit_data):
         sync_message.decode(sync_data)
     except SyncDecodeError as error:
         _assert_one_line(error)
+
+
+# ---- seals of signed tables
+
+
+SEALED_SITE = SECOND.node_id[:8] + bytes(8)
+SEALING = NodeAuthority(SECOND)
+
+
+def _sealed():
+    """Return a genuine bundle: two changes of one member, and its seal."""
+    group = Group(SEALED_SITE, Kind.INSERT, ("id", "note"), [5, 7], None, [[1, "x" * 40], [2, None]], None)
+    tokens = tokens_of(group.columns, group.hlcs, group.rows, {7: {"gone": b"\x01"}})
+    made = b"".join(leaves(group.kind, [1, 2], tokens.values()))
+    seal = Seal(SEALED_SITE, (5, 7), made, b"", {7: {"gone": b"\x01"}})
+    seal = replace(seal, signature=SEALING.sign(seal.signed_part("t")))
+    return Bundle([Section("t", [(SEALED_SITE, 0, 7)], [group], [seal])], [SEALING.certificate])
+
+
+@target(hostile((_sealed().encode(),)))
+def seals(data):
+    """Check that hostile bytes are refused in one line, and that no change is proven that its writer has not signed."""
+    try:
+        bundle = Bundle.decode(data)
+    except SyncDecodeError as error:
+        _assert_one_line(error)
+        return
+    assert Bundle.decode(bundle.encode()) == bundle
+    genuine = _sealed().sections[0].seals[0]
+    for certificate in bundle.signers:
+        assert SEALING.admitted(certificate) in (None, (SECOND.node_id, SECOND.certificate.node_key))
+    for seal in (seal for section in bundle.sections for seal in section.seals):
+        for table in (section.table for section in bundle.sections if seal in section.seals):
+            if SEALING.verify(SECOND.certificate.node_key, seal.signed_part(table), seal.signature):
+                assert (table, seal.site, seal.core) == ("t", genuine.site, genuine.core)
 
 
 # ---- certificates

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import apsw
 
+from mycomesh.mesh.node.authority import NodeAuthority
 from mycomesh.sync.exchange.catch_up_stream import CatchUpStream
-from mycomesh.sync.replica import Replica, ReplicaConfig
+from mycomesh.sync.replica import Hooks, Replica, ReplicaConfig
 
 MESH_KEY = b"k" * 32
 WALL_MS = 1_800_000_000_000
@@ -18,12 +19,13 @@ WALL_MS = 1_800_000_000_000
 class Peer:
     """One file: the replica, and an application that writes through a connection with SQLite's own defaults."""
 
-    def __init__(self, path, number, *, wall_ms=WALL_MS, config=None):
+    def __init__(self, path, number, *, wall_ms=WALL_MS, config=None, identity=None):
         self.path = Path(path)
         self.number = number
         self.wall_ms = wall_ms
         self.config = config or ReplicaConfig()
-        self.node_id = bytes([number + 1]) * 16
+        self.node_id = bytes([number + 1]) * 16 if identity is None else identity.node_id
+        self.hooks = Hooks() if identity is None else Hooks(authority=NodeAuthority(identity))
         self.drawn = 0
         self.recalled = None  # clocks that were noted outside the file
         self.published = []  # by a scrub, for the next `drain` to return
@@ -39,6 +41,7 @@ class Peer:
             entropy=self._entropy,
             config=self.config,
             recalled=self.recalled,
+            hooks=self.hooks,
         )
         self.app = apsw.Connection(str(self.path))
         self.app.set_busy_timeout(2_000)

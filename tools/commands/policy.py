@@ -1,4 +1,4 @@
-"""`mycomesh policy`: shows or sets what happens when two nodes give two rows the same id."""
+"""`mycomesh policy`: shows or sets what happens to rows that get the same id, or who must sign a table's rows."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mycomesh.tools.render import add_json, tell
 
 __all__ = ["add_arguments", "run"]
 
-POLICIES = ("same-row", "keep-both", "own-ids", "shared-ids")
+POLICIES = ("same-row", "keep-both", "own-ids", "shared-ids", "signed")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,7 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=POLICIES,
         metavar="POLICY",
         help="two rows of one id are one row, and the later write wins (same-row), or one of them gets another id (keep-both);"
-        " each node gives out ids of its own (own-ids, for AUTOINCREMENT), or the next one that it sees (shared-ids)",
+        " each node gives out ids of its own (own-ids, for AUTOINCREMENT), or the next one that it sees (shared-ids);"
+        " nobody can pass on rows that their writers did not sign (signed)",
     )
     add_file(parser)
     add_json(parser)

@@ -22,7 +22,9 @@ class ScriptedMesh:
         self.answers = list(answers)
         self.deadline = deadline
         self.seen = []
-        self.roster = SimpleNamespace(version=0, own_id=b"a" * 16, restricted_rights=lambda: self.limited)
+        self.roster = SimpleNamespace(
+            version=0, own_id=b"a" * 16, restricted_rights=lambda: self.limited, take_admitted=tuple
+        )
         self.limited = ()
         self.mesh_clock = SimpleNamespace(time=MeshTime())
 
