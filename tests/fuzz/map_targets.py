@@ -77,13 +77,41 @@ _PIECES = (
 )
 
 
+_BODIES = {
+    "INSERT": (
+        "INSERT OR REPLACE INTO i VALUES(new.id, 1, 2);",
+        "INSERT INTO i(rowid, name) VALUES(new.id, new.name);",
+    ),
+    "UPDATE": (
+        "DELETE FROM i WHERE rowid = old.id;",
+        "INSERT INTO i(rowid) VALUES(new.id);",
+        "UPDATE i SET rowid = new.id;",
+    ),
+    "DELETE": ("DELETE FROM i WHERE rowid = old.id;", "DELETE FROM i;", "UPDATE i SET rowid = rowid + 1;"),
+}
+
+
 def _texts():
-    pieces = st.lists(st.sampled_from(_PIECES) | st.text("abi ();'\"", max_size=5), max_size=5).map(" ".join)
-    whole = st.tuples(st.sampled_from(_PIECES[:2]), st.lists(st.sampled_from(_PIECES[5:]), max_size=2))
-    return pieces | whole.map(lambda each: " ".join([each[0], *each[1], "END"]))
+    return st.lists(st.sampled_from(_PIECES) | st.text("abi ();'\"", max_size=5), max_size=5).map(" ".join)
 
 
-@target(st.sampled_from(_INDEXES) | _texts(), st.lists(_texts(), min_size=1, max_size=3))
+@st.composite
+def _triggers(draw):
+    """Draw triggers that keep an index, with now and then a statement or a text that does more."""
+    drawn = []
+    for number in range(draw(st.integers(1, 3))):
+        when = draw(st.sampled_from(sorted(_BODIES)))
+        body = draw(st.lists(st.sampled_from(_BODIES[when]), min_size=1, max_size=2))
+        if draw(st.integers(0, 3)) == 0:
+            body.append(draw(st.sampled_from(_PIECES)))
+        drawn.append(f"CREATE TRIGGER x{number} AFTER {when} ON t BEGIN {' '.join(body)} END")
+    return drawn
+
+
+@target(
+    st.sampled_from(_INDEXES) | _texts(),
+    _triggers() | st.lists(_texts() | _triggers().map("".join), min_size=1, max_size=3),
+)
 def index_facts(sql, triggers):
     """Check that an index that is taken changes nothing but itself, whatever a program then writes."""
     if index_refusal(TABLE, IndexFact("t", sql, tuple(triggers)), "i"):
