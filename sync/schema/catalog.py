@@ -56,6 +56,7 @@ class Catalog:
         self._compared_generated = False
         self._made: frozenset[str] = frozenset()  # tables made on the mesh that the last pass has left to the next one
         self._definitions = DefinitionChanges(store)
+        self._opened = False
         self._drift = DriftNotes()
         self._generated = GeneratedFacts(store, self.registry)
         self.own_ids = OwnIds(store, self.registry)
@@ -88,6 +89,11 @@ class Catalog:
         self.registry.load(SCHEMA_ID, read_table(self._store.db, SCHEMA_TABLE))
         self._state_floor(floor)
         self.refresh(drain, most=NEW_TABLES_MAX)
+        self._opened = True
+        if (
+            self._index_triggers.filling
+        ):  # in the next pass: what an index refuses must not keep the file from being opened
+            self._version = -1
 
     def take_rebuilt(self) -> list[str]:
         """Return the names of tables found rebuilt or without their triggers since the last call."""
@@ -112,7 +118,8 @@ class Catalog:
 
     def changed(self) -> bool:
         """Return True if some connection has changed the schema, or a number in the header, since the last pass."""
-        return self.registry.file.version() != self._version or self.own_ids.stale or self._header.stale
+        stale = self.own_ids.stale or self._header.stale or self._index_triggers.unmarked
+        return stale or self.registry.file.version() != self._version
 
     def is_readable(self) -> bool:
         """Return True if no replicated table has changed since the last pass, whatever else has changed in the schema."""
@@ -143,7 +150,7 @@ class Catalog:
         self._record_facts(changed.adopted, self._definitions.take(registry.tables.values(), followed=followed))
         for name, table in registry.tables.items():
             self._drift.update(table, registry.defined(name), registry.notes)
-        self._index_triggers.renew()
+        self._index_triggers.renew(filling=self._opened)
         self._virtual.record(self._index_triggers.kept())
         self.own_ids.renew()
         if not changed.unfinished:

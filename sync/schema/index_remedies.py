@@ -14,7 +14,7 @@ from mycomesh.sync.sqlite.identifiers import fold, quoted
 from mycomesh.sync.sqlite.tokens import BLANKS, COMMENTS, TOKEN
 from mycomesh.sync.sqlite.virtual_tables import VirtualTable
 
-__all__ = ["content_of", "filling_of", "remedy"]
+__all__ = ["content_of", "emptying_of", "filling_of", "remedy"]
 
 _FTS = ("fts3", "fts4", "fts5")
 _CONTENT = re.compile(r"""[(,]\s*content\s*=\s*(?:'([^']*)'|"([^"]*)"|\[([^\]]*)\]|([^\s,)]*))""", re.IGNORECASE)
@@ -32,9 +32,14 @@ def remedy(index: VirtualTable, table: str, triggers: Sequence[str]) -> str:
         return "SELECT RecoverSpatialIndex() does it, in SpatiaLite"
     found = next(filter(None, (filling_of(sql, index.name, table) for sql in triggers)), "")
     if not found or len(found) > SQL_SHOWN_MAX:
-        return "empty it and fill it again with the program that made it"
-    empty = f"INSERT INTO {name}({name}) VALUES('delete-all')" if content == "" else f"DELETE FROM {name}"
-    return f"{empty}; {found} does it, in a program that has the module and the functions of this SQL"
+        return "fill it with the program that made it"
+    return f"{emptying_of(index)}; {found} does it, in a program that has the module and the functions of this SQL"
+
+
+def emptying_of(index: VirtualTable) -> str:
+    """Return the SQL that empties an index which has no content table."""
+    name = _short(index.name)
+    return f"INSERT INTO {name}({name}) VALUES('delete-all')" if content_of(index) == "" else f"DELETE FROM {name}"
 
 
 def content_of(index: VirtualTable) -> str | None:

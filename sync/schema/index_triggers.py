@@ -20,6 +20,7 @@ import apsw
 
 from mycomesh.sync.errors import IndexTriggerError
 from mycomesh.sync.schema.index_copies import temp_trigger
+from mycomesh.sync.schema.index_refill import IndexRefill, feeders
 from mycomesh.sync.schema.index_remedies import remedy
 from mycomesh.sync.schema.notes import Source
 from mycomesh.sync.schema.registry import Registry
@@ -33,7 +34,7 @@ __all__ = ["IndexTriggers"]
 
 _PREFIX = "mycomesh_echo"
 _WRITES = (apsw.SQLITE_INSERT, apsw.SQLITE_UPDATE, apsw.SQLITE_DELETE)
-_FAILED = "its trigger failed ({}), and is off until the node starts again: fill it again before"
+_FAILED = "its trigger failed ({}), and is off until the node starts again, which fills it"
 
 _MISSING = re.compile("no such (?:module|function|collation)", re.IGNORECASE)
 _LOADABLE = "; 'extensions' in config.toml loads a library that has it"
@@ -55,6 +56,9 @@ class IndexTriggers:
         # By table: the triggers that were copied last, and the indexes that they keep.
         self._carried: dict[str, tuple[tuple[Trigger, ...], tuple[VirtualTable, ...]]] = {}
         self._failed: dict[tuple[str, tuple[Trigger, ...]], str] = {}  # triggers that are switched off, and their notes
+        self._refill = IndexRefill(store)
+        self._unfilled: dict[str, str] = {}  # notes of tables whose index has no rows of before, in this run
+        self.unmarked = False  # whether triggers are off that the file has no record of
         self._notes: dict[str, str] = {}
         self._committed_notes: dict[str, str] = {}
         self._committed_indexes: dict[int, tuple[str, ...]] | None = None  # None: not changed since the last commit
@@ -78,12 +82,20 @@ class IndexTriggers:
         if isinstance(self._store.rollback_cause, IndexTriggerError):
             self._switch_off(self._store.rollback_cause)
 
-    def renew(self) -> None:
-        """Copy the triggers that SQLite's catalogue has by now, and note those that cannot be copied; inside a transaction."""
+    @property
+    def filling(self) -> bool:
+        """True if the file has indexes that lack rows."""
+        return bool(self._refill.marked)
+
+    def renew(self, *, filling: bool) -> None:
+        """Copy the triggers that SQLite's catalogue has by now, and note those that cannot be copied; inside a transaction.
+
+        With `filling`, indexes that lack rows get them as soon as their triggers can be copied.
+        """
         self.take_off()
         tables = {name: table for name, table in self._registry.tables.items() if self._triggers(table)}
         virtual = (*virtual_tables(self._store.db), *caches(self._store.db)) if tables else ()
-        notes = {}
+        notes, stale = {}, set()
         for name, table in tables.items():
             own = self._triggers(table, virtual)
             if (name, own) in self._failed:
@@ -91,8 +103,29 @@ class IndexTriggers:
             elif own:
                 refused = self._put_on(table, own, virtual)
                 if refused:
-                    notes[name] = _stale(_first_named(own, virtual), table, own, refused)
-        self._set_notes(notes)
+                    notes[name] = self._stale(_first_named(own, virtual), table, own, refused)
+            if name in notes:
+                stale |= {
+                    fold(each.name)
+                    for each in virtual
+                    if each.module and any(mentions(sql, fold(each.name)) for _, sql in own)
+                }
+        self._refill.mark(stale)
+        self.unmarked = False
+        if filling and self.filling:
+            self._fill()
+        self._set_notes(self._unfilled | notes)
+
+    def _fill(self) -> None:
+        """Fill the indexes that lack rows and are kept by now."""
+        for name, index, triggers in self.kept():
+            table = self._registry.tables[name]
+            refused = self._refill.run(index, table.spec.name, triggers)
+            if refused:
+                done = self._remedy(index, table.spec.name, triggers)
+                self._unfilled[name] = (
+                    f"index {index.name} lacks rows of before, as this node cannot fill it: {refused}; {done}"
+                )
 
     def kept(self) -> list[tuple[str, VirtualTable, list[str]]]:
         """Return each index that the copied triggers keep: its table's canonical name, and the SQL of its triggers."""
@@ -192,6 +225,7 @@ class IndexTriggers:
 
     def _switch_off(self, error: IndexTriggerError) -> None:
         """Drop the triggers that made a transaction fail, until the node starts again or the triggers change."""
+        self.unmarked = True
         notes = dict(self._committed_notes)
         text = str(error.__cause__ or error)
         named = [
@@ -202,7 +236,7 @@ class IndexTriggers:
         for name in named or list(self._carried):
             own, indexes = self._carried[name]
             table = self._registry.tables.get(name)
-            notes[name] = self._failed[name, own] = _stale(indexes[0], table, own, _FAILED.format(text))
+            notes[name] = self._failed[name, own] = self._stale(indexes[0], table, own, _FAILED.format(text))
             if table is not None:
                 self._indexes.pop(table.table_id, None)
                 with contextlib.suppress(apsw.BusyError, apsw.LockedError):
@@ -210,15 +244,20 @@ class IndexTriggers:
         self._set_notes(notes)
         self._committed_notes = notes
 
+    def _stale(self, index: VirtualTable, table: Table | None, own: Sequence[Trigger], why: str) -> str:
+        """Return the note of an index that misses rows, with what to do."""
+        triggers = [sql for _, sql in own if mentions(sql, fold(index.name))]
+        done = self._remedy(index, table.spec.name if table else "", triggers)
+        return f"index {index.name} is not kept up to date with what other nodes write: {why}; {done}"
+
+    def _remedy(self, index: VirtualTable, table: str, triggers: Sequence[str]) -> str:
+        """Return what fills an index again; SQL for one table would lose what another has entered."""
+        alone = len(feeders(self._store.db, index)) < 2
+        return remedy(index, table, triggers if alone else ())
+
     def _set_notes(self, notes: dict[str, str]) -> None:
         self._registry.notes.replace(Source.INDEX, notes)
         self._notes = notes
-
-
-def _stale(index: VirtualTable, table: Table | None, own: Sequence[Trigger], why: str) -> str:
-    """Return the note of an index that misses rows, with what to do."""
-    done = remedy(index, table.spec.name if table else "", [sql for _, sql in own if mentions(sql, fold(index.name))])
-    return f"index {index.name} is not kept up to date with what other nodes write: {why}; {done}"
 
 
 def _first_named(own: Sequence[Trigger], virtual: Sequence[VirtualTable]) -> VirtualTable:

@@ -20,7 +20,8 @@ import apsw
 
 from mycomesh.sync.schema.facts import VIRTUAL
 from mycomesh.sync.schema.index_copies import plain_trigger
-from mycomesh.sync.schema.index_remedies import content_of, filling_of
+from mycomesh.sync.schema.index_refill import fill
+from mycomesh.sync.schema.index_remedies import content_of
 from mycomesh.sync.schema.registry import Registry
 from mycomesh.sync.sqlite import geometry
 from mycomesh.sync.sqlite.definitions import execute_one, scratch
@@ -34,7 +35,6 @@ __all__ = ["IndexFact", "VirtualFacts", "index_refusal"]
 
 INDEXES_MAX = 64  # facts of this kind that have effect: each is tried under the file's lock, some 3 ms
 TRIGGERS_MAX = 16  # of one index; a GeoPackage's R-tree has seven
-FILLED_ROWS_MAX = 20_000  # rows that are entered when the index is created, some 0.2 s; beyond that a person fills it
 _MODULES = frozenset(("fts4", "fts5", "rtree", "rtree_i32"))
 _FUNCTIONS = frozenset(f"{geometry.PREFIX}{name}" for name in geometry.FUNCTIONS) | frozenset(
     (
@@ -131,23 +131,10 @@ class VirtualFacts:
 
     def _fill(self, fact: IndexFact, table: str) -> None:
         """Enter the rows that the table has; the triggers of an index that starts empty enter the later ones."""
-        db = self._store.db
-        few = f"SELECT count(*) FROM (SELECT 1 FROM {quoted(table)} LIMIT {FILLED_ROWS_MAX + 1})"
-        rows = db.execute(few).fetchone()[0]
-        if not rows:
-            return
-        if rows > FILLED_ROWS_MAX:
-            raise apsw.SQLError(
-                f"{table} has more than {FILLED_ROWS_MAX:,} rows; a node that begins with an empty file gets it before them"
-            )
-        (index,) = [each for each in virtual_tables(db) if each.sql == fact.sql]
-        if content_of(index):
-            db.execute(f"INSERT INTO {quoted(index.name)}({quoted(index.name)}) VALUES('rebuild')")
-            return
-        filling = next(filter(None, (filling_of(sql, index.name, table) for sql in fact.triggers)), "")
-        if not filling:
-            raise apsw.SQLError("its insert trigger is not one INSERT; create and fill it with your program")
-        db.execute(geometry.with_private_names(filling))
+        (index,) = [each for each in virtual_tables(self._store.db) if each.sql == fact.sql]
+        refused = fill(self._store.db, index, table, fact.triggers, empty=False)
+        if refused:
+            raise apsw.SQLError(f"{refused}; a node that begins with an empty file gets it before them")
 
 
 @functools.lru_cache(maxsize=2 * INDEXES_MAX)

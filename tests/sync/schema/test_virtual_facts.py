@@ -7,7 +7,8 @@ import json
 import apsw
 import pytest
 
-from mycomesh.sync.schema.virtual_facts import FILLED_ROWS_MAX, INDEXES_MAX, TRIGGERS_MAX, IndexFact, index_refusal
+from mycomesh.sync.schema.index_refill import FILLED_ROWS_MAX
+from mycomesh.sync.schema.virtual_facts import INDEXES_MAX, TRIGGERS_MAX, IndexFact, index_refusal
 from tests.sync.peers import assert_equal, converge
 from tests.sync.schema.test_index_copies import GEOPACKAGE, SPATIALITE, TABLE, geopackage, spatialite, with_functions
 from tests.sync.schema.test_index_triggers import FTS5
