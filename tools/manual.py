@@ -59,6 +59,14 @@ _ACCOUNT = {
     "parked": "int",
     "since": "text",
 }
+_READER = {
+    "cursor": "text",
+    "table": "text",
+    "behind": "int",
+    "behind_s": "number?",
+    "moved_at": "text",
+    "idle": "bool",
+}
 _STATUS = {
     "schema": "int",
     "version": "text",
@@ -84,6 +92,7 @@ _STATUS = {
     "trouble": "any?",
     "free_bytes": "int?",
     "accounts": [_ACCOUNT],
+    "readers": [_READER],
     "revoked": "bool",
 }
 _MEMBER = {
@@ -361,16 +370,7 @@ MANUAL = {
             ("mycomesh cursors", "list them with what they have not read yet"),
             ("mycomesh cursors --drop reports", "forget a reader; deletes wait for it no longer"),
         ),
-        [
-            {
-                "cursor": "text",
-                "table": "text",
-                "behind": "int",
-                "behind_s": "number?",
-                "moved_at": "text",
-                "idle": "bool",
-            }
-        ],
+        [_READER],
     ),
     "backup": Page(
         (

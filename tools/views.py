@@ -9,9 +9,9 @@ from mycomesh.tools.render import byte_count, duration, print_table, short_hash,
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mycomesh.mesh.node.status import AccountView, PeerView, TableView
+    from mycomesh.mesh.node.status import AccountView, PeerView, ReaderView, TableView
 
-__all__ = ["equality", "linked_of", "show_accounts", "show_peers", "show_tables"]
+__all__ = ["equality", "linked_of", "show_accounts", "show_peers", "show_readers", "show_tables"]
 
 
 def show_peers(peers: Sequence[PeerView]) -> None:
@@ -45,6 +45,22 @@ def show_accounts(accounts: Sequence[AccountView]) -> None:
         who = each.name or each.node_id or "others"
         rows.append((who, str(each.rows), byte_count(each.bytes), str(each.conflicts), str(each.parked), each.since))
     print_table(("ORIGIN", "ROWS", "BYTES", "CONFLICTS", "PARKED", "SINCE"), rows)
+
+
+def show_readers(readers: Sequence[ReaderView]) -> None:
+    """Print the cursors of the change feed."""
+    rows = [
+        (
+            each.cursor,
+            each.table,
+            str(each.behind),
+            "-" if each.behind_s is None else duration(round(1000 * each.behind_s)),
+            each.moved_at,
+            "idle: holds no deletes back" if each.idle else "",
+        )
+        for each in readers
+    ]
+    print_table(("CURSOR", "TABLE", "BEHIND", "FOR", "MOVED", "NOTE"), rows)
 
 
 def linked_of(peers: Sequence[PeerView]) -> int:

@@ -423,6 +423,7 @@ class Daemon:
             trouble=None if snapshot is None else snapshot.trouble,
             free_bytes=None if snapshot is None else snapshot.free_bytes,
             accounts=() if snapshot is None else snapshot.accounts,
+            readers=() if snapshot is None else snapshot.readers,
             revoked=membership is not None and membership.is_revoked,
         )
 

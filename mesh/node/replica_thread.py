@@ -6,6 +6,7 @@ The event loop calls the public methods, which never block it: they queue a func
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import random
 import time
@@ -72,6 +73,7 @@ class ReplicaThread:
         self._note_fault = ""  # why the clock could not be noted last, as reported
         self._exchange: Exchange | None = None
         self._on_commit: Callable[[], None] | None = None
+        self._last_cursors: list[Cursor] = []
         self._last_status: tuple[ReplicaStatus, tuple[LinkStatus, ...]] | None = None
         self._lock_timer = LockTimer(time.perf_counter)
         self._sql = SqlThread(self._open, report, clock)
@@ -145,8 +147,10 @@ class ReplicaThread:
         await self._call(lambda: self._replica.feed.move(cursor, table, position, clock()[1]))
 
     async def cursors(self) -> list[Cursor]:
-        """Return the cursors of the change feed."""
-        return await self._call(lambda: self._replica.feed.cursors(clock()[1]))
+        """Return the cursors of the change feed; while the file cannot be read, those that were there last."""
+        with contextlib.suppress(DatabaseError):
+            self._last_cursors = await self._call(lambda: self._replica.feed.cursors(clock()[1]))
+        return self._last_cursors
 
     async def drop_cursor(self, cursor: str) -> int:
         """Remove a cursor of the change feed; return of how many tables."""

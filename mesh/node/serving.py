@@ -32,6 +32,7 @@ from mycomesh.mesh.node.snapshot import (
     equal_on,
     peer_states,
     peer_views,
+    reader_views,
     scrub_view,
     table_views,
     trouble_view,
@@ -41,7 +42,6 @@ from mycomesh.mesh.node.state_writer import StateWriter
 from mycomesh.mesh.node.watch import Watch
 from mycomesh.mesh.relay.circuits import Circuits
 from mycomesh.sync.admin.state_tables import NodeState
-from mycomesh.sync.crdt.hlc import time_text
 from mycomesh.sync.errors import SyncError
 from mycomesh.sync.events import CommitSeen, CompareRequested, CoverageRequested, Publish, ScrubRequested
 
@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from mycomesh.mesh.membership.identity import Identity
     from mycomesh.mesh.membership.membership import Membership
     from mycomesh.mesh.node.config import NodeConfig
-    from mycomesh.mesh.node.status import WritePosition
+    from mycomesh.mesh.node.status import ReaderView, WritePosition
     from mycomesh.sync.exchange.exchange import LinkStatus
     from mycomesh.sync.replica import Replica
 
@@ -186,6 +186,7 @@ class ServingNode:
             trouble_view(self._replica.trouble, wall_ms),
             free_bytes(self._file),
             account_views(status, peers),
+            await self.cursors(),
         )
 
     async def check_alive(self) -> None:
@@ -238,20 +239,9 @@ class ServingNode:
         snapshot = await self.snapshot()
         return snapshot, await self._replica.links()
 
-    async def cursors(self) -> list[dict[str, Any]]:
-        """Return the cursors of the change feed as plain values."""
-        wall_ms = clock()[1]
-        return [
-            {
-                "cursor": cursor.name,
-                "table": cursor.table,
-                "behind": cursor.behind,
-                "behind_s": None if cursor.oldest_ms is None else max(0, wall_ms - cursor.oldest_ms) / 1000,
-                "moved_at": time_text(cursor.moved_ms),
-                "idle": cursor.idle,
-            }
-            for cursor in await self._replica.cursors()
-        ]
+    async def cursors(self) -> tuple[ReaderView, ...]:
+        """Return the cursors of the change feed."""
+        return reader_views(await self._replica.cursors(), clock()[1])
 
     async def drop_cursor(self, cursor: str) -> int:
         """Remove a cursor; return of how many tables."""

@@ -9,7 +9,16 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mycomesh.mesh.node.status import AccountView, LinkView, PeerView, ProgressView, ScrubView, TableView, TroubleView
+from mycomesh.mesh.node.status import (
+    AccountView,
+    LinkView,
+    PeerView,
+    ProgressView,
+    ReaderView,
+    ScrubView,
+    TableView,
+    TroubleView,
+)
 from mycomesh.sync.admin.state_tables import PeerState
 from mycomesh.sync.crdt.hlc import SITE_PREFIX
 from mycomesh.sync.merge.records import time_text
@@ -21,6 +30,7 @@ if TYPE_CHECKING:
     from mycomesh.mesh.core import PeerStatus
     from mycomesh.sync.exchange.exchange import LinkStatus
     from mycomesh.sync.exchange.intake import FileTrouble
+    from mycomesh.sync.feed.feed import Cursor
     from mycomesh.sync.replica import ReplicaStatus
     from mycomesh.sync.replication.scrub import Scrubbed
 
@@ -30,6 +40,7 @@ __all__ = [
     "equal_on",
     "peer_states",
     "peer_views",
+    "reader_views",
     "scrub_view",
     "table_views",
     "trouble_view",
@@ -52,6 +63,7 @@ class Snapshot:
     trouble: TroubleView | None = None
     free_bytes: int | None = None
     accounts: tuple[AccountView, ...] = ()
+    readers: tuple[ReaderView, ...] = ()
 
 
 def equal_on(links: Iterable[LinkStatus]) -> Counter[str]:
@@ -83,6 +95,21 @@ def account_views(status: ReplicaStatus, peers: Iterable[PeerView]) -> tuple[Acc
     return tuple(
         AccountView(*members.get(node, (node, "")), each.rows, each.bytes, each.conflicts, each.parked, since)
         for node, each, since in status.accounts
+    )
+
+
+def reader_views(cursors: Iterable[Cursor], wall_ms: int) -> tuple[ReaderView, ...]:
+    """Return the views of the cursors of the change feed."""
+    return tuple(
+        ReaderView(
+            cursor.name,
+            cursor.table,
+            cursor.behind,
+            None if cursor.oldest_ms is None else max(0, wall_ms - cursor.oldest_ms) / 1000,
+            time_text(cursor.moved_ms),
+            cursor.idle,
+        )
+        for cursor in cursors
     )
 
 

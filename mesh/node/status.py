@@ -19,6 +19,7 @@ __all__ = [
     "LinkView",
     "PeerView",
     "ProgressView",
+    "ReaderView",
     "ScrubView",
     "Status",
     "TableView",
@@ -111,6 +112,21 @@ class AccountView:
 
 
 @dataclass(frozen=True, slots=True)
+class ReaderView:
+    """A cursor of the change feed: about how many changes it has not passed, and how old the first of them is.
+
+    `idle`: it has not moved for so long that it holds no deletes back.
+    """
+
+    cursor: str
+    table: str
+    behind: int
+    behind_s: float | None
+    moved_at: str
+    idle: bool
+
+
+@dataclass(frozen=True, slots=True)
 class ScrubView:
     """The last complete scrub: when it ended, how many uncaptured rows it found, and in which tables."""
 
@@ -159,6 +175,7 @@ class Status:
     trouble: TroubleView | None = None  # None: the file takes in rows of other nodes
     free_bytes: int | None = None  # on the disk of the file; None if it is not known
     accounts: tuple[AccountView, ...] = ()
+    readers: tuple[ReaderView, ...] = ()
     revoked: bool = False  # this node knows that it was revoked; `hint` says what to do
 
 
@@ -183,6 +200,7 @@ def from_json(value: dict[str, Any]) -> Status:
             "scrub": scrub,
             "roles": tuple(value.get("roles", ())),
             "accounts": tuple(AccountView(**_known(AccountView, each)) for each in value.get("accounts", ())),
+            "readers": tuple(ReaderView(**_known(ReaderView, each)) for each in value.get("readers", ())),
             "trouble": None if value.get("trouble") is None else TroubleView(**_known(TroubleView, value["trouble"])),
         }
         return Status(**{**_known(Status, value), **parts})

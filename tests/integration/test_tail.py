@@ -87,6 +87,9 @@ def test_a_cursor_goes_on_where_the_last_run_ended(pair):
     first.sql("INSERT INTO t VALUES(2, 'c')")
     (row,) = [each for each in json.loads(first.done("cursors", "--json")) if each["cursor"] == "reports"]
     assert (row["table"], row["behind"], row["idle"]) == ("t", 1, False)
+    (reader,) = [each for each in first.status()["readers"] if each["cursor"] == "reports"]
+    assert (reader["behind"], reader["behind_s"] >= 0) == (1, True)
+    assert "reports" in first.done("status")
     refused = first.run("cursors", "--drop", "nobody")
     assert (refused.returncode, "no cursor 'nobody'" in refused.stderr) == (1, True)
     first.done("cursors", "--drop", "reports")

@@ -200,7 +200,7 @@ def test_message_that_names_command_has_no_second_hint(run):
     _, _, err = run("restore", "abc")
     assert "'mycomesh conflicts' lists ids and numbers [usage]" in err
     _, _, err = run("restore", "monday.db")
-    assert "to restore a backup: stop the node ('mycomesh down')" in err
+    assert "to restore a backup: 'mycomesh backup monday.db --recipe" in err
     assert "--help" not in err
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mycomesh.mesh.node.control.client import ask
+from mycomesh.mesh.node.status import ReaderView
 from mycomesh.tools import exits
-from mycomesh.tools.render import duration, print_json, print_table
+from mycomesh.tools.render import print_json
+from mycomesh.tools.views import show_readers
 
 if TYPE_CHECKING:
     import argparse
@@ -29,16 +31,5 @@ def run(args: argparse.Namespace, home: Home) -> int:
     if args.json:
         print_json(cursors)
         return exits.DONE
-    rows = [
-        (
-            each["cursor"],
-            each["table"],
-            str(each["behind"]),
-            "-" if each["behind_s"] is None else duration(round(1000 * each["behind_s"])),
-            each["moved_at"],
-            "idle: holds no deletes back" if each["idle"] else "",
-        )
-        for each in cursors
-    ]
-    print_table(("CURSOR", "TABLE", "BEHIND", "FOR", "MOVED", "NOTE"), rows)
+    show_readers([ReaderView(**each) for each in cursors])
     return exits.DONE

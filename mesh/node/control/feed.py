@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from mycomesh.mesh.node.errors import NodeError
@@ -54,7 +54,7 @@ class FeedRequests:
                     dropped = await node.drop_cursor(drop)
                     if not dropped:
                         raise NodeError(f"no cursor {drop!r}; 'mycomesh cursors' lists them")
-                return {"cursors": await node.cursors()}
+                return {"cursors": [asdict(reader) for reader in await node.cursors()]}
             case _:
                 return await self._page(node, request)
 

@@ -73,6 +73,7 @@ def _metrics(status: Status) -> Iterator[_Metric]:
     yield _Metric("peer_unseen_seconds", "gauge", "Time since another member was last heard of.", unseen)
     yield from _of_tables(status)
     yield from _of_origins(status)
+    yield from _of_readers(status)
     yield from _of_peers([peer for peer in status.peers if peer.state == "linked"])
 
 
@@ -114,6 +115,14 @@ def _of_origins(status: Status) -> Iterator[_Metric]:
             ({"peer": each.name, "node_id": each.node_id}, float(getattr(each, field))) for each in status.accounts
         )
         yield _Metric(f"origin_{field}_total", "counter", text, samples)
+
+
+def _of_readers(status: Status) -> Iterator[_Metric]:
+    named = [({"cursor": reader.cursor, "table": reader.table}, reader) for reader in status.readers]
+    behind = tuple((labels, float(reader.behind)) for labels, reader in named)
+    yield _Metric("reader_behind_rows", "gauge", "Changes that a reader of the change feed has not passed.", behind)
+    late = tuple((labels, reader.behind_s or 0.0) for labels, reader in named)
+    yield _Metric("reader_behind_seconds", "gauge", "Age of the first change that a reader has not passed.", late)
 
 
 def _of_peers(peers: Iterable[PeerView]) -> Iterator[_Metric]:

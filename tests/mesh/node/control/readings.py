@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from mycomesh.mesh.node.status import SCHEMA, AccountView, PeerView, ScrubView, Status, TableView
+from mycomesh.mesh.node.status import SCHEMA, AccountView, PeerView, ReaderView, ScrubView, Status, TableView
 
 PEER = PeerView("aa", 'bra"vo\\\n', ("member",), "linked", "192.0.2.1:1", 2.5, None, True, 10, 100, 200)
 STATUS = Status(
@@ -31,6 +31,10 @@ STATUS = Status(
     scrub=ScrubView(2_500, 4, ("drones",)),
     lock_held_ms=12.5,
     accounts=(AccountView("aa", 'bra"vo\\\n', 70, 9_000, 3, 2, "2026-12-01"), AccountView("cc", "", 1, 8, 0, 0, "")),
+    readers=(
+        ReaderView("pager", "alerts", 5, 2.5, "2026-12-01", False),
+        ReaderView("old", "t", 0, None, "2026-01-01", True),
+    ),
 )
 
 

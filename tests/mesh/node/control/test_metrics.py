@@ -34,6 +34,9 @@ def test_another_program_reads_every_figure():
     for field, count in (("rows", 70), ("bytes", 9_000), ("conflicts", 3), ("parked", 2)):
         assert found[f"mycomesh_origin_{field}_total", *labels] == count
     assert found["mycomesh_origin_rows_total", ("node_id", "cc"), ("peer", "")] == 1
+    assert found["mycomesh_reader_behind_rows", ("cursor", "pager"), ("table", "alerts")] == 5
+    assert found["mycomesh_reader_behind_seconds", ("cursor", "pager"), ("table", "alerts")] == 2.5
+    assert found["mycomesh_reader_behind_seconds", ("cursor", "old"), ("table", "t")] == 0
 
 
 def test_names_and_units_are_as_prometheus_wants_them():
