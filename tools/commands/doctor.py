@@ -109,12 +109,8 @@ def clock(now_s: float) -> Finding:
 def sqlite(version: tuple[int, ...]) -> Finding:
     """Check this Python's SQLite for the WAL-reset bug; the node itself avoids the bug by the way it checkpoints."""
     affected = WAL_RESET_FIRST <= version <= WAL_RESET_LAST
-    remedy = (
-        "update SQLite, or run PRAGMA wal_autocheckpoint=0 in programs that share a file with a node"
-        if affected
-        else ""
-    )
-    text = ".".join(map(str, version)) + (" has the WAL-reset bug" if affected else "")
+    remedy = "use 3.51.3 or later beside a node, or PRAGMA wal_autocheckpoint=0" if affected else ""
+    text = ".".join(map(str, version)) + (": WAL-reset bug, a rare race that damages files" if affected else "")
     return Finding("sqlite", None if affected else True, text, remedy)
 
 
