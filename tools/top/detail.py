@@ -22,6 +22,7 @@ _KEYS = (
     ("Enter", "show the selected node: its figures, its links, its events"),
     ("/", "show only nodes and events that contain a text; Enter keeps it, Esc clears it"),
     ("p, space", "pause, and go on"),
+    (". and right", "in a replay: pause, and go on by one recorded moment"),
     ("Esc", "back from a node or from this page; clears the filter"),
     ("q, ^C", "quit"),
 )

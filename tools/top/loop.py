@@ -30,7 +30,7 @@ def run(source: Source) -> None:
     """Show the source's pictures until the user quits."""
     layout, view, last = Layout(), View(unicode=_unicode()), (0, "")
     with open_terminal() as terminal:
-        picture, polled_s = source.picture(paused=False), time.monotonic()
+        picture, polled_s, stepped = source.picture(paused=False), time.monotonic(), 0
         positions = _positions_of(layout, picture)
         while not view.quit:
             generation, size = terminal.generation, shutil.get_terminal_size()
@@ -40,8 +40,9 @@ def run(source: Source) -> None:
                 last = generation, drawn
             for key in terminal.keys(max(0.0, polled_s + POLL_S - time.monotonic())):
                 view = on_key(view, key, len(visible_nodes(picture, view)))
-            if time.monotonic() - polled_s >= POLL_S:
-                picture, polled_s = source.picture(paused=view.paused), time.monotonic()
+            if view.steps != stepped or time.monotonic() - polled_s >= POLL_S:
+                picture, polled_s = source.picture(paused=view.paused, steps=view.steps - stepped), time.monotonic()
+                stepped = view.steps
                 positions = _positions_of(layout, picture)
 
 

@@ -49,19 +49,26 @@ class RunSource:
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
-    def picture(self, *, paused: bool) -> Picture:
-        """Play up to the clock, or as far as the run has come."""
+    def picture(self, *, paused: bool, steps: int = 0) -> Picture:
+        """Play up to the clock, or so many recorded moments further, as far as the run has come."""
         now_s = time.monotonic()
         with self._changed:
             if not paused:
                 self._t += (now_s - self._last_s) * self._speed
             self._last_s = now_s
-            while self._lines and self._lines[0]["t"] <= self._t:
-                self._trace.feed(self._lines.popleft())
+            self._play()
+            for _ in range(steps):
+                if self._lines:
+                    self._t = self._lines[0]["t"]
+                    self._play()
             if self._thread.is_alive() and not self._lines:
                 self._t = min(self._t, self._trace.t + AHEAD_S)  # the run is slower than the clock
             self._changed.notify_all()
         return self._trace.picture(self._note())
+
+    def _play(self) -> None:
+        while self._lines and self._lines[0]["t"] <= self._t:
+            self._trace.feed(self._lines.popleft())
 
     def leave(self) -> None:
         """End the run if it is still running, and wait until it has removed its files."""

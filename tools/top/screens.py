@@ -51,6 +51,7 @@ class View:
     filter: str = ""
     typing: bool = False
     paused: bool = False
+    steps: int = 0  # of a paused replay, since the beginning
     quit: bool = False
     unicode: bool = True
 
@@ -62,13 +63,14 @@ def on_key(view: View, key: str, nodes: int) -> View:
     match key:
         case "q" | "\x03":
             return replace(view, quit=True)
-        case "p" | " ":
-            return replace(view, paused=not view.paused)
+        case "p" | " " | "." | "right":
+            step = key in (".", "right")
+            return replace(view, paused=step or not view.paused, steps=view.steps + step)
         case "/":
             return replace(view, typing=True, filter="")
         case "j" | "down" | "k" | "up":
-            step = 1 if key in ("j", "down") else -1
-            return replace(view, selected=max(0, min(view.selected + step, nodes - 1)))
+            way = 1 if key in ("j", "down") else -1
+            return replace(view, selected=max(0, min(view.selected + way, nodes - 1)))
         case "\r" | "\n" | "?":
             return _aside(view, "help" if key == "?" else "node")
         case "\x1b":

@@ -35,8 +35,8 @@ RETRY_S = 2.0
 class Source(Protocol):
     """Provides the current picture."""
 
-    def picture(self, *, paused: bool) -> Picture:
-        """Return the current picture; while paused, the one before."""
+    def picture(self, *, paused: bool, steps: int = 0) -> Picture:
+        """Return the current picture; while paused the one before, or in a replay the one so many recorded moments later."""
         ...
 
 
@@ -55,8 +55,9 @@ class NodeSource:
         self._picture = self._live.picture(self._status)
         threading.Thread(target=self._listen, daemon=True).start()
 
-    def picture(self, *, paused: bool) -> Picture:
-        """Return the picture of the node's status."""
+    def picture(self, *, paused: bool, steps: int = 0) -> Picture:
+        """Return the picture of the node's status; a running node has no steps."""
+        del steps
         if paused:
             return self._picture
         note = ""
@@ -95,12 +96,20 @@ class TraceSource:
         self._t = math.inf if ended else 0.0
         self._last_s = time.monotonic()
 
-    def picture(self, *, paused: bool) -> Picture:
-        """Play up to the clock, and return the picture."""
+    def picture(self, *, paused: bool, steps: int = 0) -> Picture:
+        """Play up to the clock, or so many recorded moments further, and return the picture."""
         now_s = time.monotonic()
         if not paused:
             self._t += (now_s - self._last_s) * self._speed
         self._last_s = now_s
+        self._play()
+        for _ in range(steps):
+            if self._next is not None:
+                self._t = self._time_of(self._next)
+                self._play()
+        return self._trace.picture("end of the trace" if self._next is None else "")
+
+    def _play(self) -> None:
         while self._next is not None and self._time_of(self._next) <= self._t:
             try:
                 self._trace.feed(self._next)
@@ -109,7 +118,6 @@ class TraceSource:
                     f"{self._path} contains a line that does not belong in a trace: {error}"
                 ) from error
             self._next = next(self._lines, None)
-        return self._trace.picture("end of the trace" if self._next is None else "")
 
     def _time_of(self, line: dict[str, Any]) -> float:
         value = line.get("t")

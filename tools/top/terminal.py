@@ -24,7 +24,7 @@ __all__ = ["Terminal", "keys_of", "open_terminal"]
 ENTER = "\x1b[?1049h\x1b[?25l\x1b[2J"
 LEAVE = "\x1b[0m\x1b[?25h\x1b[?1049l"
 READ_MAX = 256
-ARROWS = {"\x1b[A": "up", "\x1b[B": "down", "\x1bOA": "up", "\x1bOB": "down"}
+ARROWS = {f"\x1b{mode}{end}": name for mode in "[O" for end, name in (("A", "up"), ("B", "down"), ("C", "right"))}
 
 
 class Terminal:

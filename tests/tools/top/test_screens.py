@@ -14,6 +14,7 @@ from mycomesh.tools.top.layout import Layout
 from mycomesh.tools.top.loop import frame
 from mycomesh.tools.top.model import Live, Trace
 from mycomesh.tools.top.screens import SCREENS, View, draw, on_key
+from mycomesh.tools.top.sources import TraceSource
 from mycomesh.tools.top.terminal import keys_of
 
 
@@ -345,6 +346,19 @@ def replay(tmp_path, capsys):
         return main(["top", "--replay", str(path)]), capsys.readouterr()
 
     return replay
+
+
+def test_a_paused_replay_goes_on_by_moments(tmp_path):
+    path = tmp_path / "trace.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in TRACE))
+    source = TraceSource(path, 1e-9)
+    view, seen = View(), []
+    for key in (".", "right", ".", "."):
+        before, view = view.steps, on_key(view, key, 3)
+        seen.append(source.picture(paused=view.paused, steps=view.steps - before))
+    assert [picture.title.split("t = ")[1].split(",")[0] for picture in seen] == ["1.0 s", "2.0 s", "3.0 s", "3.0 s"]
+    assert [bool(picture.note) for picture in seen] == [False, False, True, True]
+    assert view.paused
 
 
 def test_in_a_pipe_one_picture_is_printed(replay):
