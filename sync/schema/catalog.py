@@ -76,6 +76,7 @@ class Catalog:
             self._version = -1
             self._internal = {}
             self._header.rolled_back()
+            self._virtual.unfinished = True
             self._compared_generated = False
             self.registry.restore(self._before)
             self._before = None
@@ -150,6 +151,8 @@ class Catalog:
         self._record_facts(changed.adopted, self._definitions.take(registry.tables.values(), followed=followed))
         for name, table in registry.tables.items():
             self._drift.update(table, registry.defined(name), registry.notes)
+        if self._virtual.unfinished and not followed:
+            self._virtual.follow()
         self._index_triggers.renew(filling=self._opened)
         self._virtual.record(self._index_triggers.kept())
         self.own_ids.renew()
@@ -160,7 +163,8 @@ class Catalog:
         rebuild_mark.renew(self._store.db)
         self._internal = internal_tables.definitions(self._store.db)
         # The mark changes the schema too, which the next pass does not have to look at.
-        self._version = -1 if changed.unfinished else registry.file.version() if seen else version
+        unfinished = changed.unfinished or self._virtual.unfinished
+        self._version = -1 if unfinished else registry.file.version() if seen else version
 
     def _begin(self) -> None:
         """Note the registry as it is before the first change of a transaction."""

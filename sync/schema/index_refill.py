@@ -24,7 +24,7 @@ from mycomesh.sync.sqlite.raw_text import lenient_text, raw_select, restore
 from mycomesh.sync.sqlite.virtual_tables import VirtualTable
 from mycomesh.sync.storage.store import Store
 
-__all__ = ["FILLED_ROWS_MAX", "IndexRefill", "feeders", "fill"]
+__all__ = ["FILLED_ROWS_MAX", "IndexRefill", "feeders", "fill", "rows_to_fill"]
 
 FILLED_ROWS_MAX = 20_000  # rows of a table that are entered under the lock, some 0.2 s into an R-tree
 MARKED_MAX = 256  # indexes of one file that are remembered; the first by name
@@ -77,8 +77,7 @@ def fill(db: Any, index: VirtualTable, table: str, triggers: Sequence[str], *, e
     Raises:
         apsw.Error: SQLite refuses it; the caller rolls back.
     """
-    few = f"SELECT count(*) FROM (SELECT 1 FROM {quoted(table)} LIMIT {FILLED_ROWS_MAX + 1})"
-    rows = db.execute(few).fetchone()[0]
+    rows = rows_to_fill(db, table)
     if rows > FILLED_ROWS_MAX:
         return f"{table} has more than {FILLED_ROWS_MAX:,} rows"
     if empty and not _is_derived(db, index):
@@ -94,6 +93,12 @@ def fill(db: Any, index: VirtualTable, table: str, triggers: Sequence[str], *, e
     if rows:
         db.execute(geometry.with_private_names(filling))
     return ""
+
+
+def rows_to_fill(db: Any, table: str) -> int:
+    """Return how many rows a table has, counted to one beyond the limit."""
+    few = f"SELECT count(*) FROM (SELECT 1 FROM {quoted(table)} LIMIT {FILLED_ROWS_MAX + 1})"
+    return int(db.execute(few).fetchone()[0])
 
 
 def _is_derived(db: Any, index: VirtualTable) -> bool:

@@ -20,7 +20,7 @@ import apsw
 
 from mycomesh.sync.schema.facts import VIRTUAL
 from mycomesh.sync.schema.index_copies import plain_trigger
-from mycomesh.sync.schema.index_refill import fill
+from mycomesh.sync.schema.index_refill import FILLED_ROWS_MAX, fill, rows_to_fill
 from mycomesh.sync.schema.index_remedies import content_of
 from mycomesh.sync.schema.registry import Registry
 from mycomesh.sync.sqlite import geometry
@@ -44,6 +44,7 @@ _FUNCTIONS = frozenset(f"{geometry.PREFIX}{name}" for name in geometry.FUNCTIONS
 )
 _FORBIDDEN = frozenset(("select", "with", "raise", "pragma", "attach"))
 _WRITES = (apsw.SQLITE_INSERT, apsw.SQLITE_UPDATE, apsw.SQLITE_DELETE)
+_TABLE = "SELECT name FROM sqlite_schema WHERE type = 'table' AND name = ? COLLATE NOCASE"
 _SAVEPOINT = "mycomesh_virtual"
 
 
@@ -77,6 +78,7 @@ class VirtualFacts:
     def __init__(self, store: Store, registry: Registry) -> None:
         self._store = store
         self._registry = registry
+        self.unfinished = False  # whether the next pass has to follow more of them
 
     def record(self, kept: Sequence[tuple[str, VirtualTable, Sequence[str]]]) -> None:
         """Write a fact for each index that the mesh does not know: its table by canonical name, and the SQL of its triggers."""
@@ -92,26 +94,37 @@ class VirtualFacts:
                 self._registry.facts.write(key, VIRTUAL, text)
 
     def follow(self) -> None:
-        """Create the indexes that this file lacks, once, if a node began it."""
+        """Create the indexes that this file lacks, once, if a node began it; fill no more rows at a time than the limit."""
+        self.unfinished = False
         if not self._store.meta("began_empty"):
             return
+        filled = 0
         for key, text in self._registry.facts.all(VIRTUAL)[:INDEXES_MAX]:
             fact, name = IndexFact.parse(text), key[len(VIRTUAL) + 1 :]
             made = f"made/{key}"
             if fact is None or self._store.meta(made) is not None:
                 continue
+            if filled > FILLED_ROWS_MAX // 2:
+                self.unfinished = True
+                return
+            filled += self._rows(fact)
             refused = self._create(fact, name)
             if refused is not None:
                 self._registry.notes.put(f"index {name}", refused)
             if not refused and refused is not None:
                 self._store.meta_set(made, 1)
 
+    def _rows(self, fact: IndexFact) -> int:
+        """Return how many rows the table of an index has, 0 if it is not here or has more than are filled."""
+        here = self._store.db.execute(_TABLE, (fact.table,)).fetchone()
+        rows = rows_to_fill(self._store.db, here[0]) if here else 0
+        return rows if rows <= FILLED_ROWS_MAX else 0
+
     def _create(self, fact: IndexFact, name: str) -> str | None:
         """Create an index, fill it and create its triggers; return why not, "" if done, None if its table is not here."""
         db, registry = self._store.db, self._registry
         defined = registry.defined(fact.table)
-        listing = "SELECT name, sql FROM sqlite_schema WHERE type = 'table' AND name = ? COLLATE NOCASE"
-        found = db.execute(listing, (fact.table,)).fetchone()
+        found = db.execute(_TABLE, (fact.table,)).fetchone()
         if found is None or defined is None or not registry.admits(fact.table):
             return None
         refused = index_refusal(defined.sql, fact, name)

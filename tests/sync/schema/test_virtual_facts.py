@@ -124,6 +124,27 @@ def test_a_large_table_is_not_indexed_under_the_lock(pair):
     assert schema(two, "trigger") == []
 
 
+def test_many_filled_indexes_take_several_passes(pair):
+    """One transaction fills no more than the limit, or a member could keep the file locked."""
+    one, two = pair
+    rows = FILLED_ROWS_MAX * 2 // 3
+    one.shell(
+        f"{DOCS}; WITH n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {rows}) INSERT INTO t SELECT i, 'x' FROM n"
+    )
+    converge(pair)
+    for number in range(3):
+        name = f"area{number}"
+        one.sql(AREA.replace("area", name) + ";" + INSERT.replace("area", name))
+    bundles = one.drain()
+    two.take(bundles)
+    made = [len(schema(two, "trigger"))]
+    while two.replica.catalog.changed():
+        two.replica.drain(two.wall_ms)
+        made.append(len(schema(two, "trigger")))
+    assert made[:3] == [1, 2, 3]
+    assert two.sql("SELECT count(*) FROM area2") == [(rows,)]
+
+
 def test_a_name_that_is_taken_is_told(pair):
     one, two = pair
     one.shell(DOCS)
