@@ -255,8 +255,8 @@ _DATABASE = (
     Code(
         "capture.adopted",
         "rows without a primary key from before the mesh replicate from now on",
-        "the file had them when this node first looked at it; nothing tells which rows of two copies of a file are the same, so"
-        " if another node has a copy too, these rows are there twice",
+        "the file had them when this node first looked at it; two untouched copies of a file settle as one, but nothing tells"
+        " which rows of a changed copy are the same, so if another node has such a copy, these rows are there twice",
         "on the second machine, give 'mycomesh up' a path where no file exists: the rows come from the mesh",
     ),
     Code(

@@ -70,7 +70,7 @@ def _look(db: Any, policies: Policies, name: str) -> Look:
         name,
         None,
         "has no primary key: each insert is a row of its own, and a second node that starts with a copy of this file doubles the"
-        " rows",
+        " rows, unless both copies are untouched",
         "give the second node a path where no file exists: it gets the rows from the first",
     )
 

@@ -165,8 +165,14 @@ def remove_internal(db: Any, table_id: int) -> None:
         db.execute(f"DROP TABLE IF EXISTS {name}")
     for name in ("collected", "held", "moved", "parked", "sweeps"):
         db.execute(f"DELETE FROM mycomesh_{name} WHERE id = ?", (table_id,))
-    keys = (keep_both_key(table_id), f"shed/{table_id}", f"settled/{table_id}", f"definition/{table_id}")
-    db.execute("DELETE FROM mycomesh_meta WHERE name IN (?, ?, ?, ?)", keys)
+    keys = (
+        keep_both_key(table_id),
+        f"shed/{table_id}",
+        f"settled/{table_id}",
+        f"definition/{table_id}",
+        f"twin/{table_id}",
+    )
+    db.execute("DELETE FROM mycomesh_meta WHERE name IN (?, ?, ?, ?, ?)", keys)
     db.execute("DELETE FROM mycomesh_meta WHERE name GLOB ?", (changed_ids_key(table_id) + "*",))
 
 

@@ -73,12 +73,13 @@ def notify_forbidden(origin: bytes, tables: Sequence[str], turn: Turn) -> None:
 
 
 def notify_adopted(tables: Sequence[str], turn: Turn) -> None:
-    """Report tables whose rows are doubled if another node has a copy of this file."""
+    """Report tables whose rows are doubled if another node has a copy of this file, and one of the two was changed."""
     if tables:
         names = sorted(set(tables))
         text = (
             f"{', '.join(names)}: rows without a primary key from before the mesh; if another node has a copy of this"
-            " file too, they are there twice (give one of the two nodes a path where no file exists)"
+            " file too, and one of the two was changed, they are there twice (give one of the two nodes a path where no file"
+            " exists)"
         )
         turn.notify("capture.adopted", text, {"tables": names})
 

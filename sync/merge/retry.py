@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from mycomesh.sync.merge import keep_both
 from mycomesh.sync.merge.foreign_keys import ChildPass
 from mycomesh.sync.merge.merge import materialize
+from mycomesh.sync.merge.twin_rows import TwinQueue
 from mycomesh.sync.sqlite.table_spec import Row
 from mycomesh.sync.storage.row_view import RowView
 from mycomesh.sync.storage.store import Store
@@ -57,9 +58,11 @@ class RetryQueue:
     # By table id: the columns that the table had, and the last stamp (site number, hlc) whose held values were tried.
     _held: dict[int, tuple[str, int, int]] = field(default_factory=dict)
     _started: bool = False
+    twins: TwinQueue = field(init=False)
 
     def __post_init__(self) -> None:
         self._store.enlist(self)
+        self.twins = TwinQueue(self._store)
 
     def committed(self) -> None:
         """Keep the progress of the transaction."""
@@ -73,7 +76,7 @@ class RetryQueue:
     @property
     def has_work(self) -> bool:
         """True if a step has anything to try."""
-        return bool(self._passes or self._held) or not self._started
+        return bool(self._passes or self._held) or not self._started or self.twins.has_work
 
     def add(self, table: Table) -> None:
         """Queue the rows of a table that are parked or visible under another id than they want, because something changed."""
@@ -104,7 +107,7 @@ class RetryQueue:
         for table_id in sorted(self._passes):
             while budget > 0 and table_id in self._passes:
                 budget -= self._advance(by_id, table_id, budget)
-        return budget
+        return self.twins.step(by_id, budget)
 
     def _advance(self, tables: Mapping[int, Table], table_id: int, budget: int) -> int:
         """Try the next rows of one table; return how many were tried, at least 1 so that `step` ends."""

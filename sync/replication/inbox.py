@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from mycomesh.sync.crdt.hlc import hlc_from_ms
+from mycomesh.sync.crdt.hlc import hlc_from_ms, is_early
 from mycomesh.sync.crdt.version_vector import Vector
 from mycomesh.sync.errors import BatchRefusedError, DecodeError
 from mycomesh.sync.merge import tombstones
@@ -117,6 +117,7 @@ class Inbox:
             if not section.done:
                 break
             batch.sections.popleft()
+            self._note_early(table, sites)
             # Not before the last part, because each retry starts a pass over all refused rows again.
             if batch.changed and section.table != SCHEMA_TABLE:
                 self._outbox.retry(table)
@@ -178,9 +179,15 @@ class Inbox:
                     self._store.clock.witness(upto)
                 if gained:
                     advanced.append(name)
+                    self._note_early(table, [site for site, _ in gained])
                 if name in watermarks:
                     tombstones.raise_watermarks(table, watermarks[name])
         return advanced
+
+    def _note_early(self, table: Table, sites: Iterable[bytes]) -> None:
+        """Have rows from before the mesh compared with this file's own, once those of another site are covered."""
+        if table.spec.lacks_primary_key and any(is_early(table.coverage.staged.top(site)) for site in sites):
+            self._outbox.look_for_twins(table)
 
     def _has_missed(self, table: Table) -> bool:
         """Return True if the round under way brought something that the file lacks, or began before coverage was given up."""

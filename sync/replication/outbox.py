@@ -340,6 +340,10 @@ class Outbox:
         """Queue the rows of a table that are parked, because something has changed."""
         self._retries.add(table)
 
+    def look_for_twins(self, table: Table) -> None:
+        """Compare a table's rows from before the mesh with those of another node, which have arrived."""
+        self._retries.twins.add(table)
+
     def retry_rebuilt(self) -> None:
         """Queue the parked rows of rebuilt tables, as the constraint that refused them may be gone."""
         tables = self._registry.tables

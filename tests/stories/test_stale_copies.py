@@ -276,3 +276,17 @@ class _Model:
         for (key, column), value in self.cells.items():
             if self.alive.get(key, True):
                 assert rows[key][column == "w"] == value, (key, column)
+
+
+def test_untouched_copies_of_linked_nodes_settle(folder):
+    ids = "WITH RECURSIVE i(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM i LIMIT 3000)"
+    script = f"CREATE TABLE bag(v); {ids} INSERT INTO bag SELECT x % 9 FROM i;"
+    for number in range(3):
+        folder.file(number, script)
+    world = World([folder.join(number) for number in range(3)])
+    world.link(world.nodes[0], world.nodes[1])
+    world.run(60_000)
+    world.link(world.nodes[1], world.nodes[2])
+    world.run(120_000)
+    assert [node.sql("SELECT count(*) FROM bag") for node in world.nodes] == [[(3_000,)]] * 3
+    assert world.equal()

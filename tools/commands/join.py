@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 
 __all__ = ["add_arguments", "run"]
 
-_FILE = "best where no FILE.db exists yet: its rows come from the mesh; a copy doubles the rows of tables without a primary key"
+_FILE = (
+    "best where no FILE.db exists yet: its rows come from the mesh; a changed copy doubles rows without a primary key"
+)
 TRY_S = 5  # a member on the same LAN answers within one second; a person does not want to wait for longer
 
 
