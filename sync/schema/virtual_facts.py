@@ -1,7 +1,8 @@
 """Indexes that virtual tables keep, as facts: the CREATE VIRTUAL TABLE of an R-tree or FTS index with the triggers that keep it.
 
 A file that a node began empty gets them with its tables: a GeoPackage without its R-tree answers each map by a scan. A file
-that an application has brought keeps its own: triggers of another node could make its writes fail.
+that an application has brought keeps its own: triggers of another node could make its writes fail. For the same reason,
+triggers that call functions of GIS programs come only into a GeoPackage or a SpatiaLite file, whose programs have them.
 
 A fact comes from a peer, and its triggers run in the user's programs. So they are tried in a scratch database first, where SQLite
 reports what they do: they write this index and nothing else, read only the row, and call only functions of a short list.
@@ -44,6 +45,7 @@ _FUNCTIONS = frozenset(f"{geometry.PREFIX}{name}" for name in geometry.FUNCTIONS
 )
 _FORBIDDEN = frozenset(("select", "with", "raise", "pragma", "attach"))
 _WRITES = (apsw.SQLITE_INSERT, apsw.SQLITE_UPDATE, apsw.SQLITE_DELETE)
+_MAP_TABLES = ("gpkg_geometry_columns", "geometry_columns")  # of a GeoPackage, and of SpatiaLite
 _TABLE = "SELECT name FROM sqlite_schema WHERE type = 'table' AND name = ? COLLATE NOCASE"
 _SAVEPOINT = "mycomesh_virtual"
 
@@ -90,7 +92,12 @@ class VirtualFacts:
             spec = self._registry.tables[table].spec
             plain = not spec.canonical and not any(column.canonical for column in spec.columns)
             text = fact.text()
-            if plain and len(text) <= SQL_MAX and not index_refusal(spec.sql, fact, index.name):
+            if (
+                plain
+                and self._has_functions(fact)
+                and len(text) <= SQL_MAX
+                and not index_refusal(spec.sql, fact, index.name)
+            ):
                 self._registry.facts.write(key, VIRTUAL, text)
 
     def follow(self) -> None:
@@ -114,6 +121,11 @@ class VirtualFacts:
             if not refused and refused is not None:
                 self._store.meta_set(made, 1)
 
+    def _has_functions(self, fact: IndexFact) -> bool:
+        """Return True if the programs of this file can be expected to have the functions that the triggers call."""
+        plain = all(geometry.with_private_names(plain_trigger(sql)) == sql for sql in fact.triggers)
+        return plain or any(self._registry.defined(name) is not None for name in _MAP_TABLES)
+
     def _rows(self, fact: IndexFact) -> int:
         """Return how many rows the table of an index has, 0 if it is not here or has more than are filled."""
         here = self._store.db.execute(_TABLE, (fact.table,)).fetchone()
@@ -125,7 +137,7 @@ class VirtualFacts:
         db, registry = self._store.db, self._registry
         defined = registry.defined(fact.table)
         found = db.execute(_TABLE, (fact.table,)).fetchone()
-        if found is None or defined is None or not registry.admits(fact.table):
+        if found is None or defined is None or not registry.admits(fact.table) or not self._has_functions(fact):
             return None
         refused = index_refusal(defined.sql, fact, name)
         if refused:

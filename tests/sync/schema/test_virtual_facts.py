@@ -14,6 +14,7 @@ from tests.sync.schema.test_index_copies import GEOPACKAGE, SPATIALITE, TABLE, g
 from tests.sync.schema.test_index_triggers import FTS5
 
 DOCS = "CREATE TABLE t(id INTEGER PRIMARY KEY, name TEXT)"
+MAP = "CREATE TABLE gpkg_geometry_columns(table_name TEXT PRIMARY KEY)"
 AREA = "CREATE VIRTUAL TABLE area USING rtree(id, low, high)"
 INSERT = "CREATE TRIGGER area_i AFTER INSERT ON t BEGIN INSERT INTO area VALUES(new.id, new.id, new.id); END"
 
@@ -34,7 +35,7 @@ def notes(peer):
 def test_an_empty_file_gets_the_index_of_a_map(pair):
     one, two = pair
     with_functions(one)
-    one.sql(TABLE + ";" + GEOPACKAGE)
+    one.sql(f"{MAP}; {TABLE}; {GEOPACKAGE}")
     one.sql("INSERT INTO points VALUES(1, ?, 'a'), (2, ?, 'b')", geopackage(1, 1), geopackage(2, 2))
     converge(pair)
     with_functions(two)
@@ -49,10 +50,23 @@ def test_an_empty_file_gets_the_index_of_a_map(pair):
     assert not any(notes(two)[name] for name in ("points",))
 
 
+def test_a_file_without_layers_gets_no_gis_triggers(pair):
+    """The programs beside it may lack the functions, and their writes must not fail because of another node."""
+    one, two = pair
+    with_functions(one)
+    one.sql(f"{TABLE}; {GEOPACKAGE}")
+    converge(pair)
+    assert schema(two, "trigger") == facts(two) == []
+    two.sql("INSERT INTO points VALUES(1, ?, 'plain')", geopackage(1, 1))
+    converge(pair)
+    assert one.sql("SELECT id FROM rtree_points_geom") == [(1,)]
+    assert schema(two, "trigger") == []
+
+
 def test_an_empty_file_gets_the_index_of_spatialite(pair):
     one, two = pair
     with_functions(one)
-    one.sql(f"{TABLE}; {SPATIALITE}")
+    one.sql(f"{MAP.replace('gpkg_', '')}; {TABLE}; {SPATIALITE}")
     one.sql("INSERT INTO points VALUES(1, ?, 'a'), (2, NULL, 'b')", spatialite(1, 1))
     converge(pair)
     with_functions(two)
