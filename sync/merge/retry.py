@@ -91,7 +91,7 @@ class RetryQueue:
             "SELECT 1 FROM mycomesh_parked WHERE id = ?1 UNION ALL SELECT 1 FROM mycomesh_moved WHERE id = ?1 LIMIT 1",
             (table.table_id,),
         ).fetchone()
-        return found is not None or keep_both.has_changed_ids(table)
+        return found is not None or (table.spec.id_column != "" and keep_both.has_changed_ids(table))
 
     def step(self, tables: Iterable[Table], budget: int) -> int:
         """Try up to `budget` rows again, over all tables; return the budget that is left. Runs inside a transaction."""

@@ -50,6 +50,7 @@ class _State:
     """The numbering of this site: its slot, the slots of others, and each table's last sequence, by its name in this file."""
 
     site: bytes = b""
+    stale: bool = False
     slot: int | None = None
     taken: frozenset[int] = frozenset()
     tables: tuple[tuple[str, str], ...] = ()  # name in this file, canonical name
@@ -76,8 +77,8 @@ class OwnIds:
 
     @property
     def stale(self) -> bool:
-        """True if this file has another site than the one that has claimed a slot."""
-        return bool(self._state.tables) and self._state.site != self._store.meta("site")
+        """True if this file has another site than the one that has claimed a slot, since the last transaction."""
+        return self._state.stale
 
     def renew(self) -> None:
         """Look which tables have own ids, and claim a slot if there are any; inside a transaction."""
@@ -89,7 +90,7 @@ class OwnIds:
             self._registry.notes.put(name, line, Source.IDS)
             if able:
                 tables.append((table.spec.name, name))
-        self._state = replace(self._state, tables=tuple(tables), sequences=())
+        self._state = replace(self._state, tables=tuple(tables), sequences=(), stale=False)
         if not tables:
             return
         self._claim(self._store.meta("site"))
@@ -118,7 +119,7 @@ class OwnIds:
                 slot = choose_slot(site, taken)
             if slot is not None:
                 self._registry.facts.write(*slot_fact(site, slot))
-        self._state = replace(self._state, site=site, slot=slot, taken=taken)
+        self._state = replace(self._state, site=site, stale=False, slot=slot, taken=taken)
 
     def _claims(self) -> dict[bytes, tuple[int, _Stamp]]:
         """Return the slot that each site has claimed for itself, and the stamp of the claim."""
@@ -152,7 +153,11 @@ class OwnIds:
     def _keep_ahead(self) -> None:
         """Move the sequence of each table to this site's next own block, where it is not in one; before a commit."""
         state = self._state
-        if state.slot is None or not state.tables:
+        if not state.tables:
+            return
+        if state.site != self._store.meta("site"):
+            state = self._state = replace(state, stale=True)
+        if state.slot is None:
             return
         db = self._store.db
         found = _sequences(db)
@@ -168,13 +173,11 @@ class OwnIds:
             used = sequence if sequence is not None and grown else _used(db, name, sequence)
             target = sequence_above(state.slot, used)
             line = (
-                ""
-                if target is not None
-                else (
-                    f"own-ids has no effect: after id {used:,} no id of this node is left below 2^53; delete or renumber that row"
-                )
+                f"after id {used:,} no id of this node is left below 2^53; delete or renumber that row"
+                if target is None
+                else ""
             )
-            self._registry.notes.put(canonical, line, Source.IDS)
+            self._registry.notes.put(canonical, line and f"own-ids has no effect: {line}", Source.IDS)
             after[name] = used if target is None else target
             if target is not None and target != sequence:
                 _set_sequence(db, name, target)
