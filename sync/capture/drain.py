@@ -201,12 +201,12 @@ class _Sorted:
     """The rows of a chunk by what they need."""
 
     new: dict[Row, PendingRow]  # inserted, still there, and unknown to the change log
-    plain: list[PlainEdit]
+    plain: dict[int, list[PlainEdit]]  # by the cells that they take
     other: dict[Row, PendingRow]  # a look each
 
     @property
     def count(self) -> int:
-        return len(self.new) + len(self.plain) + len(self.other)
+        return len(self.new) + sum(map(len, self.plain.values())) + len(self.other)
 
 
 def _read_sorted(chunk: Chunk, times: Times, budget: int) -> tuple[_Sorted, int, bool, int]:
@@ -222,28 +222,29 @@ def _read_sorted(chunk: Chunk, times: Times, budget: int) -> tuple[_Sorted, int,
     except UnicodeDecodeError:
         # Some text is not UTF-8. Reading raw text is slower, so it is the exception.
         rows, last, more, taken = read_pending(table, times, budget, raw=True)
-        found = _Sorted({}, [], rows)
+        found = _Sorted({}, {}, rows)
         edit_weight = EDIT_WEIGHT
     return found, last, more, taken + len(found.other) * (EDIT_WEIGHT - edit_weight)
 
 
 def _sort(table: Table, rows: dict[Row, PendingRow]) -> _Sorted:
-    new = {row: pending for row, pending in rows.items() if _may_be_new(pending)}
+    new = {row: pending for row, pending in rows.items() if pending.inserted or pending.early}
+    new = {row: pending for row, pending in new.items() if _may_be_new(pending)}
     if new:
         known = _known(table, list(new))
         new = {row: pending for row, pending in new.items() if row not in known} if known else new
     if len(new) == len(rows):
-        return _Sorted(new, [], {})
+        return _Sorted(new, {}, {})
     plain = find_plain_edits(table, rows)
-    other = {row: pending for row, pending in rows.items() if row not in new} if new else rows.copy()
-    for edit in plain:
-        del other[edit.row]
+    done = {edit[0] for edits in plain.values() for edit in edits}
+    other = {}
+    if len(new) + len(done) < len(rows):
+        other = {row: pending for row, pending in rows.items() if row not in new and row not in done}
     return _Sorted(new, plain, other)
 
 
 def _may_be_new(pending: PendingRow) -> bool:
-    inserted = pending.inserted or pending.early
-    return inserted and not pending.deleted and pending.values is not None and not pending.heavy
+    return not pending.deleted and pending.values is not None and not pending.heavy
 
 
 def _known(table: Table, rows: list[Row]) -> set[Row]:

@@ -11,8 +11,7 @@ Invariant: the changes and the change log are the same as if each row had been s
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mycomesh.sync.capture.pending_rows import PendingRow
@@ -20,8 +19,9 @@ from mycomesh.sync.capture.stamps import Chunk
 from mycomesh.sync.crdt.lattice import EXISTENCE
 from mycomesh.sync.merge.restored import note_restored, recorded_keys
 from mycomesh.sync.sqlite.table_spec import KeyKind, Row
-from mycomesh.sync.storage.change_log import StoredEntry, pack_mask
-from mycomesh.sync.storage.row_batch import Lost, cells_of, digests_of, encode_cells, supersede
+from mycomesh.sync.storage.change_log import pack_mask
+from mycomesh.sync.storage.insert_runs import InsertRun, RunPart, StoredEntry
+from mycomesh.sync.storage.row_batch import Lost, Taken, cells_of, digests_of, encode_cells
 from mycomesh.sync.storage.row_view import LEAST, RowView, encode_prior, has_equal, prior_to_wire, priors_of
 from mycomesh.sync.storage.table import Table, insert_key
 from mycomesh.sync.wire.bundle import Group, Kind
@@ -32,76 +32,78 @@ __all__ = ["Groups", "PlainEdit", "find_plain_edits", "stamp_edits"]
 Groups = dict[tuple[int, Kind, int], Group]
 
 
-@dataclass(slots=True)
-class PlainEdit:
-    """An update or a delete of a plain row: the cells it takes (`EXISTENCE` for a delete), and from which entries."""
-
-    row: Row
-    pending: PendingRow
-    mask: int
-    stored: list[StoredEntry]
-    insert: StoredEntry  # the entry that owns the row's existence
+# An update or a delete of a plain row: the row, what is pending of it, the run with an entry of it, its entries in no run, and
+# the stamp (site number, hlc) that owns its existence. A plain tuple, because one is made for each row.
+PlainEdit = tuple[Row, PendingRow, InsertRun | None, Sequence[StoredEntry], tuple[int, int]]
 
 
-def find_plain_edits(table: Table, rows: dict[Row, PendingRow]) -> list[PlainEdit]:
-    """Return the plain updates and deletes among some pending rows."""
+def find_plain_edits(table: Table, rows: dict[Row, PendingRow]) -> dict[int, list[PlainEdit]]:
+    """Return the plain updates and deletes among some pending rows, by the cells that they take (`EXISTENCE`: a delete)."""
     columns, spec = table.columns, table.spec
     if spec.id_column or columns.counters or columns.local_mask & ~columns.captured_mask:
-        return []
-    wanted = {row: pending for row, pending in rows.items() if _is_edit(pending) and _is_named(table, row)}
+        return {}
+    wanted = {row: pending for row, pending in rows.items() if _is_edit(pending)}
+    if spec.kind is KeyKind.KEYED:  # a row with a NULL in its key is named by its rowid
+        wanted = {row: pending for row, pending in wanted.items() if isinstance(row, bytes)}
     if not wanted:
-        return []
-    entries_of = table.log.entries_of_rows(list(wanted))
+        return {}
+    entries_of, runs = table.log.entries_and_runs(list(wanted))
     held = table.held.among(itertools.chain.from_iterable(entries_of.values()))
     loose, local, foreign = columns.loose_mask, columns.local_mask, ~(columns.local_mask | EXISTENCE)
-    found: list[PlainEdit] = []
-    suspects: list[Lost] = []  # entries of which only the digest tells whether a number was replaced by an equal one
-    for row, pending in wanted.items():
-        values = pending.values
-        mask = EXISTENCE if values is None else pending.mask & local
-        suspect = local if values is not None and LEAST in values else loose
-        insert, unowned = None, suspect
-        stored_entries = entries_of[row]
+    found: dict[int, list[PlainEdit]] = {}
+    doubtful = False
+    for (row, pending), run in zip(wanted.items(), runs, strict=True):
+        stored_entries = entries_of.get(row, ())
+        insert = None
+        if run is not None:
+            if type(run.mask) is not int or run.mask & foreign:
+                continue
+            insert = run.site_number, run.hlc + row - run.row  # type: ignore[operator]
         for stored in stored_entries:
             owned = stored[3]
-            if type(owned) is not int or not owned or (held and stored[:2] in held):
-                break
-            if owned & foreign and values is not None:
+            if type(owned) is not int or not owned or owned & foreign or (held and stored[:2] in held):
                 break
             if owned & EXISTENCE:
-                insert = stored
-            if suspect and values is not None:
-                unowned &= ~owned
-                if owned & suspect and not owned & mask and _any_has_equal(table, values, owned & suspect):
-                    suspects.append((stored, owned, len(found)))
+                insert = stored[:2]
         else:
-            if insert is not None and mask and (values is None or not unowned):
-                found.append(PlainEdit(row, pending, mask, stored_entries, insert))
-    return _without_retyped(table, found, suspects) if suspects else found
+            mask = EXISTENCE if pending.values is None else pending.mask & local
+            if insert is not None and mask:
+                found.setdefault(mask, []).append((row, pending, run, stored_entries, insert))
+                doubtful = doubtful or (pending.values is not None and LEAST in pending.values)
+    if loose or doubtful:
+        return {mask: _without_retyped(table, edits, mask) for mask, edits in found.items()}
+    return found
 
 
-def _without_retyped(table: Table, edits: list[PlainEdit], suspects: Sequence[Lost]) -> list[PlainEdit]:
-    """Return the edits none of whose suspect entries has another digest than it had."""
-    records = [edit.pending.values or () for edit in edits]
-    changed: set[int] = set()
-    # A row that is not plain has left its suspects behind, under the number of the next that is.
-    own = [item for item in suspects if item[2] < len(edits) and item[0] in edits[item[2]].stored]
-    for items, digests in digests_of(table, own, _keys(table, edits), records):
-        changed.update(
-            number for (stored, _, number), digest in zip(items, digests, strict=True) if digest != stored[4]
-        )
-    return [edit for number, edit in enumerate(edits) if number not in changed]
+def _without_retyped(table: Table, edits: list[PlainEdit], mask: int) -> list[PlainEdit]:
+    """Return the updates of `mask` beside which no number was replaced by an equal one of another type.
+
+    Triggers miss that, as `row_view.retyped` says.
+    """
+    if mask == EXISTENCE:
+        return edits
+    columns = table.columns
+    unsure: set[int] = set()
+    doubts: list[Lost] = []
+    for number, (row, pending, run, stored_entries, _) in enumerate(edits):
+        values = pending.values or ()
+        suspect = unowned = columns.local_mask if LEAST in values else columns.loose_mask
+        for stored in [*([run.entry(row - run.row)] if run is not None else []), *stored_entries]:  # type: ignore[operator]
+            unowned &= ~stored[3]
+            if stored[3] & suspect and not stored[3] & mask and _any_has_equal(table, values, stored[3] & suspect):
+                doubts.append((stored, stored[3], number))
+        if unowned:
+            unsure.add(number)
+    records = [pending.values or () for _, pending, _, _, _ in edits]
+    for items, digests in digests_of(table, doubts, _keys(table, edits), records):
+        unsure.update(number for (stored, _, number), digest in zip(items, digests, strict=True) if digest != stored[4])
+    return [edit for number, edit in enumerate(edits) if number not in unsure]
 
 
 def _is_edit(pending: PendingRow) -> bool:
     if pending.inserted or pending.silent or pending.early or pending.heavy:
         return False
     return pending.values is None or (pending.mask != 0 and not pending.deleted)
-
-
-def _is_named(table: Table, row: Row) -> bool:
-    """Return True if the row's name says how to find it: with a NULL in its key it is named by its rowid."""
-    return table.spec.kind is not KeyKind.KEYED or isinstance(row, bytes)
 
 
 def _any_has_equal(table: Table, values: Sequence[Any], mask: int) -> bool:
@@ -111,65 +113,77 @@ def _any_has_equal(table: Table, values: Sequence[Any], mask: int) -> bool:
     )
 
 
-def stamp_edits(chunk: Chunk, edits: Sequence[PlainEdit], groups: Groups) -> None:
+def stamp_edits(chunk: Chunk, by_mask: Mapping[int, list[PlainEdit]], groups: Groups) -> None:
     """Stamp plain edits, write them into the change log and append them to the groups of their columns."""
-    by_mask: dict[int, list[PlainEdit]] = {}
-    for edit in edits:
-        by_mask.setdefault(edit.mask, []).append(edit)
-    for mask in sorted(by_mask):  # deletes first
-        _stamp(chunk, mask, by_mask[mask], groups)
+    parts: list[tuple[InsertRun, RunPart]] = []
+    for mask in sorted(mask for mask, edits in by_mask.items() if edits):  # deletes first
+        parts += _stamp(chunk, mask, by_mask[mask], groups)
+    chunk.table.log.reshape(parts)
+    for (_, _, mask), group in groups.items():
+        columns = chunk.table.columns.names_of(mask & ~EXISTENCE)
+        for key in recorded_keys(chunk.table, group.keys or ()):
+            note_restored(chunk.table, key, columns, group.hlcs[(group.keys or []).index(key)])
 
 
-def _stamp(chunk: Chunk, mask: int, edits: Sequence[PlainEdit], groups: Groups) -> None:
-    """Stamp edits of the same cells; `mask` is `EXISTENCE` for deletes."""
+def _stamp(chunk: Chunk, mask: int, edits: Sequence[PlainEdit], groups: Groups) -> list[tuple[InsertRun, RunPart]]:
+    """Stamp edits of the same cells, `EXISTENCE` for deletes; return what becomes of the runs that they take cells from."""
     table, site_number, tick = chunk.table, chunk.site.site_number, chunk.site.clock.tick
     dead = mask == EXISTENCE
     hlcs: list[int] = []
     priors: list[bytes | None] = []
-    lost: list[Lost] = []
+    taken = Taken()
     for number, edit in enumerate(edits):
+        row, pending, run, stored_entries, _ = edit
         top, seen = 0, False
-        for stored in edit.stored:
+        if run is not None:
+            top = run.hlc + row - run.row  # type: ignore[operator]
+            cells = run.mask if dead else run.mask & mask  # type: ignore[operator]
+            if cells:
+                taken.take_packed(run, run.mask ^ cells, number)  # type: ignore[operator]
+                seen = run.site_number != site_number
+        for stored in stored_entries:
             owned = stored[3]
             top = max(top, stored[1])
             cells = owned if dead else owned & mask
             if cells:
-                lost.append((stored, owned ^ cells, number))
+                taken.lost.append((stored, owned ^ cells, number))
                 seen = seen or stored[0] != site_number or stored[5] is not None
-        hlcs.append(tick(edit.pending.at_ms, top))  # the user saw these values and overwrote them
+        hlcs.append(tick(pending.at_ms, top))  # the user saw these values and overwrote them
         priors.append(_prior(table, edit, site_number, mask) if seen else None)
-    keys = _keys(table, edits)
-    records = [edit.pending.values or () for edit in edits]
-    supersede(table, lost, keys, records)
+    keys, rows = _keys(table, edits), [edit[0] for edit in edits]
+    records = [edit[1].values or () for edit in edits]
+    parts = taken.supersede(table, keys, rows, records)
     columns = () if dead else table.columns.names_of(mask)
     cells_of_rows: list[Any] = [()] * len(edits) if dead else cells_of(table, mask, records)
     encoded = encode_cells(len(columns), cells_of_rows)
     # A deleted row of a table without a primary key has no rowid: its key names it.
-    rows = keys if dead else [edit.row for edit in edits]
+    names = keys if dead else rows
     digests = [0] * len(edits) if dead else table.digests.many(site_number, mask, hlcs, keys, encoded)
     packed = pack_mask(mask, dead=dead)
     table.log.add_many(
         [
             (site_number, hlc, row, packed, digest, prior)
-            for hlc, row, digest, prior in zip(hlcs, rows, digests, priors, strict=True)
+            for hlc, row, digest, prior in zip(hlcs, names, digests, priors, strict=True)
         ]
     )
-    for key in recorded_keys(table, keys):
-        note_restored(table, key, columns, hlcs[keys.index(key)])
     kind = Kind.DELETE if dead else Kind.UPDATE
     group = Group(table.store.site(site_number), kind, columns, hlcs, keys, cells_of_rows, None, b"".join(encoded))
     if any(priors):
         group.priors = [prior_to_wire(table, prior, mask) if prior else [] for prior in priors]
     assert (site_number, kind, mask) not in groups, "the plain edits of one mask come at once"
     groups[site_number, kind, mask] = group
+    return parts
 
 
 def _keys(table: Table, edits: Sequence[PlainEdit]) -> list[Any]:
     if table.spec.kind is not KeyKind.KEYLESS:
-        return [edit.row for edit in edits]
+        return [edit[0] for edit in edits]
     site = table.store.site
-    return [insert_key(site(edit.insert[0]), edit.insert[1]) for edit in edits]
+    return [insert_key(site(place), hlc) for _, _, _, _, (place, hlc) in edits]
 
 
 def _prior(table: Table, edit: PlainEdit, site_number: int, mask: int) -> bytes | None:
-    return encode_prior(priors_of(RowView(table, edit.row, None, edit.stored, holds=False), site_number, mask))
+    row, _, run, stored_entries, insert = edit
+    if run is not None:
+        stored_entries = [(*insert, row, run.mask, 0, None), *stored_entries]
+    return encode_prior(priors_of(RowView(table, row, None, stored_entries, holds=False), site_number, mask))

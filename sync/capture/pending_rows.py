@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from sys import getsizeof
 from typing import Any
 
 from mycomesh.sync.capture.stamps import Times, is_early_record
@@ -22,6 +23,8 @@ from mycomesh.sync.storage.pending_log import (
     word_names,
 )
 from mycomesh.sync.storage.table import Table
+
+_HEADER = 16  # bytes that Python adds to every value; to a text or a blob it adds a little more
 
 __all__ = ["PendingRow", "pending_sql", "read_pending"]
 
@@ -48,6 +51,7 @@ def read_pending(
     A record weighs 1 if it is an insert, else `edit_weight`. `raw` reads text that is not UTF-8.
     """
     words = word_names(table.columns.captured)
+    single = len(words) == 1
     rows: dict[Row, PendingRow] = {}
     last = size = 0
     keyed = table.spec.kind is KeyKind.KEYED
@@ -56,43 +60,57 @@ def read_pending(
     first_value = first_key + len(key_names(table.spec)) + 1
     more = early = False
     taken = 0
+    timed, at_ms = None, 0  # all rows of one statement have one time
     for record in _pending_records(table, words, budget, raw=raw):
-        if taken >= budget or size > CHUNK_BYTES_MAX or (taken and is_early_record(record[1]) is not early):
+        last_read, at, what = record[:3]
+        is_early = type(at) is int and is_early_record(at)
+        if taken >= budget or size > CHUNK_BYTES_MAX or (taken and is_early is not early):
             more = True
             break
-        last, at, what = record[0], record[1], record[2]
-        early = is_early_record(at)
+        last, early = last_read, is_early
         if keyed:
             key = record[first_key : first_key + keys]
             row: Row = record[first_key + keys] if None in key else encode_key(table.spec, key)
         else:
             row = record[first_key]
-        values = record[first_value:] if record[first_value - 1] is not None else None
-        if keyed and values is None and isinstance(row, int):
-            found = table.rows.read(row)  # the join on key columns does not find a key with a NULL
-            values = None if found is None else tuple(found.values())
         taken += 1 if what == OP_INSERT else edit_weight
+        if at is None or at != timed:
+            timed, at_ms = at, times.of(at, what)
         pending = rows.get(row)
         if pending is None:
-            pending = rows[row] = PendingRow(0, early, False, False, False, 0, values)
+            values = record[first_value:] if record[first_value - 1] is not None else None
+            if keyed and values is None and isinstance(row, int):
+                found = table.rows.read(row)  # the join on key columns does not find a key with a NULL
+                values = None if found is None else tuple(found.values())
+            pending = rows[row] = PendingRow(at_ms, early, False, False, False, 0, values)
             if values is not None:
-                weight = _weight(values)
+                weight = _weight(values) if raw else sum(map(getsizeof, values)) - _HEADER * len(values)
                 size += weight
-                pending.heavy = 4 * weight > CHANGE_BYTES_MAX  # `_weight` counts characters; each may take four bytes
-        pending.at_ms = max(pending.at_ms, times.of(at, what))
-        if what == OP_INSERT and early:
-            pending.silent = True  # if the change log knows the row already, it is compared
-        elif what == OP_INSERT:
-            pending.inserted = True
-        elif what == OP_DELETE:
-            pending.deleted = True
-        elif what != OP_EVICT:  # an eviction says nothing: the row's current state shows whether it is gone
-            mask = what
-            for number in range(1, len(words)):
-                mask |= (record[2 + number] or 0) << (WORD_BITS * number)  # NULL in records that no trigger wrote
-            pending.mask |= mask
-            pending.silent |= not mask
+                pending.heavy = 4 * weight > CHANGE_BYTES_MAX  # characters were counted; each may take four bytes
+        elif at_ms > pending.at_ms:
+            pending.at_ms = at_ms
+        if what > 0 and single:
+            pending.mask |= what
+        else:
+            _note(pending, record[2:first_key], early=early)
     return rows, last, more, taken
+
+
+def _note(pending: PendingRow, words: Sequence[Any], *, early: bool) -> None:
+    """Note what one log record says of its row; `words` are the operation or mask, and further mask words."""
+    what = words[0]
+    if what == OP_INSERT and early:
+        pending.silent = True  # if the change log knows the row already, it is compared
+    elif what == OP_INSERT:
+        pending.inserted = True
+    elif what == OP_DELETE:
+        pending.deleted = True
+    elif what != OP_EVICT:  # an eviction says nothing: the row's current state shows whether it is gone
+        mask = what
+        for number in range(1, len(words)):
+            mask |= (words[number] or 0) << (WORD_BITS * number)  # NULL in records that no trigger wrote
+        pending.mask |= mask
+        pending.silent |= not mask
 
 
 def _pending_records(table: Table, words: list[str], budget: int, *, raw: bool) -> Iterator[tuple[Any, ...]]:

@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from mycomesh.sync.crdt.lattice import EXISTENCE
-from mycomesh.sync.merge.bulk_insert import slice_group
 from mycomesh.sync.merge.restored import note_restored, recorded_keys
 from mycomesh.sync.merge.work_budget import (
     CHUNK_BYTES_MAX,
@@ -28,7 +27,8 @@ from mycomesh.sync.sqlite.raw_text import is_raw
 from mycomesh.sync.sqlite.refusals import REFUSALS
 from mycomesh.sync.sqlite.table_spec import KeyKind, Row
 from mycomesh.sync.storage.change_log import pack_mask
-from mycomesh.sync.storage.row_batch import Lost, encode_cells, read_records, supersede
+from mycomesh.sync.storage.insert_runs import InsertRun, RunPart
+from mycomesh.sync.storage.row_batch import Lost, Taken, encode_cells, read_records
 from mycomesh.sync.storage.row_view import prior_from_wire
 from mycomesh.sync.storage.table import Table
 from mycomesh.sync.storage.user_table import key_values
@@ -43,31 +43,23 @@ _BATCH_MIN = 16
 
 def merge_edits(
     table: Table, group: Group, site_number: int, keys: Sequence[Any], budget: WorkBudget
-) -> tuple[int, Group | None, Group | None]:
-    """Merge the plain changes of a group of updates or deletes.
+) -> tuple[int, Group | None]:
+    """Merge the plain changes of a group of updates or deletes; return how many, and the changes to be merged row by row.
 
-    Returns how many were merged, the changes that have to be merged row by row, and those that were not looked at because the
-    rows before them are large. `keys` are the keys of the group's rows, in order. The caller owns the transaction.
+    `keys` are the keys of the group's rows, in order. The caller owns the transaction.
     """
     if not _is_plain(table, group):
-        return 0, group, None
+        return 0, group
     rows = table.locate_many(keys)
     if len(set(rows)) < len(rows) or not _are_named(table, rows):
-        return 0, group, None
-    try:
-        records, done, size = read_records(table, rows, CHUNK_BYTES_MAX)
-    except UnicodeDecodeError:
-        return 0, group, None
-    budget.spend(done * PLAIN_EDIT_WEIGHT + bytes_weight_of(size))
-    if not done:
-        return 0, group, None
-    later = slice_group(group, done, len(rows)) if done < len(rows) else None
-    if later is not None:
-        group, keys, rows = slice_group(group, 0, done), keys[:done], rows[:done]
-    edits = _Edits(table, group, site_number, keys, rows, [records.get(row) for row in rows])
-    left = edits.find_plain()
-    merged = edits.write(edits.plain, left, budget)
-    return merged, filtered(group, left) if any(left) else None, later
+        return 0, group
+    budget.spend(len(rows) * PLAIN_EDIT_WEIGHT)
+    edits = _Edits(table, group, site_number, keys, rows)
+    plain = edits.with_records(edits.find_plain(), budget)
+    left = [True] * len(rows)
+    merged = edits.write(plain, left, budget)
+    edits.finish()
+    return merged, filtered(group, left) if any(left) else None
 
 
 def _is_plain(table: Table, group: Group) -> bool:
@@ -97,39 +89,46 @@ def _are_named(table: Table, rows: Sequence[Row]) -> bool:
 class _Edits:
     """The changes of one group, with the rows as they were before the first."""
 
-    def __init__(
-        self,
-        table: Table,
-        group: Group,
-        site_number: int,
-        keys: Sequence[Any],
-        rows: Sequence[Row],
-        records: Sequence[Any],
-    ) -> None:
+    def __init__(self, table: Table, group: Group, site_number: int, keys: Sequence[Any], rows: Sequence[Row]) -> None:
         self._table = table
         self._group = group
         self._site_number = site_number
         self._keys = keys
         self._rows = rows
-        self._records = records
-        self.plain: list[int] = []  # numbers of the changes that are merged at once
-        self._lost: dict[int, list[Lost]] = {}  # by number: what the change takes from earlier entries
+        self._records: list[Any] = [None] * len(rows)
+        # By number of a change: what it takes from entries in no run, and the run that it takes cells from with what it leaves.
+        self._lost: dict[int, list[Lost]] = {}
+        self._packed: dict[int, tuple[InsertRun, int]] = {}
+        self._parts: list[tuple[InsertRun, RunPart]] = []  # of what is written
+        self._written: list[int] = []
 
-    def find_plain(self) -> list[bool]:
-        """Find the plain changes; return for each change whether it is left to the row path."""
+    def find_plain(self) -> list[int]:  # noqa: C901, PLR0912  (runs for each row, where calls would take longer)
+        """Return the numbers of the plain changes."""
         table, group, own = self._table, self._group, self._site_number
         whole = group.kind is Kind.DELETE
         mask = EXISTENCE if whole else table.columns.mask_of(group.columns)
-        entries_of = table.log.entries_of_rows(self._rows)
-        held = table.held.among(itertools.chain.from_iterable(entries_of.values()))
+        found, runs = table.log.entries_and_runs(self._rows)
+        held = table.held.among(itertools.chain.from_iterable(found.values()))
         foreign = ~(table.columns.local_mask | EXISTENCE)
-        left_over = [True] * len(group.hlcs)
-        for number, (hlc, row, record) in enumerate(zip(group.hlcs, self._rows, self._records, strict=True)):
-            if record is None:
-                continue
+        plain = []
+        for number, (hlc, row, run) in enumerate(zip(group.hlcs, self._rows, runs, strict=True)):
             alive = False
-            lost = []
-            for stored in entries_of[row]:
+            if run is not None:
+                owned = run.mask
+                if type(owned) is not int or run.hlc + row - run.row >= hlc:  # type: ignore[operator]
+                    continue
+                alive = True  # a run has inserts of visible rows
+                cells = owned if whole else owned & mask
+                if cells:
+                    before = run.hlc + row - run.row  # type: ignore[operator]
+                    if (owned ^ cells) & foreign or (
+                        run.site_number != own
+                        and not self._has_seen(number, run.site_number, before, cells, whole=whole)
+                    ):
+                        continue
+                    self._packed[number] = run, owned ^ cells
+            lost: list[Lost] = []
+            for stored in found.get(row, ()):
                 owned = stored[3]
                 if type(owned) is not int or not owned or (held and stored[:2] in held):
                     break
@@ -149,10 +148,35 @@ class _Edits:
                     lost.append((stored, owned ^ cells, number))
             else:
                 if alive:
-                    left_over[number] = False
-                    self.plain.append(number)
-                    self._lost[number] = lost
-        return left_over
+                    plain.append(number)
+                    if lost:
+                        self._lost[number] = lost
+        return plain
+
+    def with_records(self, plain: list[int], budget: WorkBudget) -> list[int]:
+        """Read the rows whose values are needed for digests; return the numbers of the changes that stay plain.
+
+        Most rows are not read: where SQLite changes fewer rows than it should, one is missing.
+        """
+        packed, lost = self._packed, self._lost
+        needed = plain
+        if self._table.rows.counts_changes:
+            needed = [
+                number
+                for number in plain
+                if (number in packed and packed[number][1]) or any(left for _, left, _ in lost.get(number, ()))
+            ]
+        if not needed:
+            return plain
+        try:
+            found, done, size = read_records(self._table, [self._rows[number] for number in needed], CHUNK_BYTES_MAX)
+        except UnicodeDecodeError:
+            found, done, size = {}, 0, 0
+        budget.spend(bytes_weight_of(size))
+        for number in needed[:done]:
+            self._records[number] = found.get(self._rows[number])
+        refused = {number for number in needed if self._records[number] is None}
+        return [number for number in plain if number not in refused] if refused else plain
 
     def _has_seen(self, number: int, site_number: int, hlc: int, cells: int, *, whole: bool) -> bool:
         """Return True if the writer of a change had seen an entry whose cells it overwrote."""
@@ -167,44 +191,56 @@ class _Edits:
         return not whole and not cells & ~seen
 
     def write(self, numbers: list[int], left: list[bool], budget: WorkBudget) -> int:
-        """Merge plain changes at once or in halves; return how many, and mark in `left` those that SQLite refuses."""
+        """Merge plain changes at once or in halves; return how many. `left` becomes False for these."""
         if not numbers:
             return 0
         if self._try_write(numbers):
+            for number in numbers:
+                left[number] = False
             return len(numbers)
         budget.spend(GROUP_WEIGHT + len(numbers))
         if len(numbers) <= _BATCH_MIN:
-            for number in numbers:
-                left[number] = True
             return 0
         middle = len(numbers) // 2
         return self.write(numbers[:middle], left, budget) + self.write(numbers[middle:], left, budget)
 
     def _try_write(self, numbers: list[int]) -> bool:
         """Write plain changes into the table and the change log; return False, with nothing done, if SQLite refuses one."""
-        table, group = self._table, self._group
-        db = table.store.db
+        table, group, db = self._table, self._group, self._table.store.db
+        rows = [self._rows[number] for number in numbers]
+        before = db.total_changes()
         db.execute(f"SAVEPOINT {_SAVEPOINT}")
         try:
-            rows = [self._rows[number] for number in numbers]
             if group.kind is Kind.DELETE:
                 table.rows.delete_many(rows)
             else:
                 table.rows.update_many(group.columns, rows, [group.rows[number] for number in numbers])
+            whole = not table.rows.counts_changes or db.total_changes() - before == len(rows)
         except REFUSALS:
+            whole = False
+        if not whole:
             db.execute(f"ROLLBACK TO {_SAVEPOINT}")
-            db.execute(f"RELEASE {_SAVEPOINT}")
-            return False
         db.execute(f"RELEASE {_SAVEPOINT}")
-        supersede(
-            table,
-            list(itertools.chain.from_iterable(map(self._lost.__getitem__, numbers))),
-            self._keys,
-            self._records,
-        )
+        if not whole:
+            return False
+        taken = Taken()
+        for number in numbers:
+            taken.lost += self._lost.get(number, ())
+            packed = self._packed.get(number)
+            if packed is not None:
+                taken.take_packed(*packed, number)
+        self._parts += taken.supersede(table, self._keys, self._rows, self._records)
         self._enter(numbers)
-        self._note_restored(numbers)
+        self._written += numbers
         return True
+
+    def finish(self) -> None:
+        """Write what has become of the runs, and note the conflicts that the changes have restored."""
+        table, group = self._table, self._group
+        table.log.reshape(self._parts)
+        numbers = {self._keys[number]: number for number in self._written}
+        for key in recorded_keys(table, list(numbers)):
+            note_restored(table, key, group.columns, group.hlcs[numbers[key]])
 
     def _enter(self, numbers: list[int]) -> None:
         """Add the entries of the changes to the change log."""
@@ -230,11 +266,6 @@ class _Edits:
                 for hlc, number, digest, prior in zip(hlcs, numbers, digests, priors, strict=True)
             ]
         )
-
-    def _note_restored(self, numbers: list[int]) -> None:
-        for key in recorded_keys(self._table, [self._keys[number] for number in numbers]):
-            number = self._keys.index(key)
-            note_restored(self._table, key, self._group.columns, self._group.hlcs[number])
 
 
 def _stored_prior(table: Table, parts: Sequence[Part]) -> bytes | None:

@@ -183,9 +183,7 @@ class SectionMerge:
             budget.spend(new_row_weight(group) * len(group.hlcs))
             done, rest = insert_new_rows(table, group, site_number, keys, budget)
         else:
-            done, rest, later = merge_edits(table, group, site_number, keys, budget)
-            if later is not None:
-                self._groups.appendleft(_Rest(later))
+            done, rest = merge_edits(table, group, site_number, keys, budget)
         merged.changes += done
         return rest
 

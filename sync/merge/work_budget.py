@@ -41,7 +41,7 @@ CHUNK_ROWS_MAX = 2_048
 CHUNK_BYTES_MAX = 1 << 20
 # An update or a delete that is looked up on its own: 12 times the work of a new row in a drain, 20 to 30 times in a merge.
 EDIT_WEIGHT = 32
-PLAIN_EDIT_WEIGHT = 4  # one that is looked up with many others
+PLAIN_EDIT_WEIGHT = 3  # one that is looked up with many others
 # A batch of an honest node is one chunk at its writer. Where each of its edits loses, or is refused here, it costs three.
 TRANSACTION_WEIGHT_MAX = 3 * CHUNK_ROWS_MAX
 CONFLICT_WEIGHT = 16

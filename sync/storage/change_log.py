@@ -12,6 +12,7 @@ from __future__ import annotations
 import heapq
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import apsw
 
@@ -19,7 +20,7 @@ from mycomesh.sync.crdt.lattice import EXISTENCE, Entry
 from mycomesh.sync.errors import DecodeError
 from mycomesh.sync.sqlite.table_spec import Row
 from mycomesh.sync.storage.batch_join import join_names, join_numbers
-from mycomesh.sync.storage.insert_runs import RUN_MIN, InsertRun, InsertRuns, StoredEntry
+from mycomesh.sync.storage.insert_runs import RUN_MIN, InsertRun, InsertRuns, RunPart, StoredEntry
 from mycomesh.sync.storage.seals import Seals
 from mycomesh.sync.storage.store import Store
 from mycomesh.sync.wire.seals import Seal
@@ -56,6 +57,8 @@ class ChangeLog:
     __slots__ = (
         "_adds",
         "_delta",
+        "_gone",
+        "_plain_removes",
         "_removes",
         "_replaces",
         "_store",
@@ -80,6 +83,8 @@ class ChangeLog:
         self._adds: list[StoredEntry] = []
         self._replaces: dict[tuple[int, int], StoredEntry] = {}
         self._removes: list[tuple[int, int]] = []
+        self._plain_removes: list[tuple[int, int]] = []
+        self._gone: list[tuple[int, int]] = []  # entries of runs that are removed already, and whose seals may go
 
     def create(self) -> None:
         """Create the table where it is missing; inside a transaction."""
@@ -110,7 +115,9 @@ class ChangeLog:
 
     def committed(self) -> None:
         """Add the transaction's changes to count and sums."""
-        assert not any((self._adds, self._replaces, self._removes)), "flush before the commit"
+        assert not any((self._adds, self._replaces, self._removes, self._plain_removes, self._gone)), (
+            "flush before the commit"
+        )
         count, low, high = self._delta
         if count or low or high:
             self.count += count
@@ -120,7 +127,7 @@ class ChangeLog:
     def rolled_back(self) -> None:
         """Forget the transaction's changes."""
         self._delta = [0, 0, 0]
-        self._adds, self._replaces, self._removes = [], {}, []
+        self._adds, self._replaces, self._removes, self._plain_removes, self._gone = [], {}, [], [], []
 
     @property
     def digest(self) -> bytes:
@@ -148,6 +155,24 @@ class ChangeLog:
             if len(entries) > 1:
                 entries.sort()  # no two have one stamp
         return found
+
+    def entries_and_runs(self, rows: Sequence[Row]) -> tuple[dict[Row, list[StoredEntry]], list[InsertRun | None]]:
+        """Return the plain entries of different rows, in no order, and for each row in turn the run that has an entry of it."""
+        self.flush()
+        found: dict[Row, list[StoredEntry]] = {}
+        columns = "t.place, t.hlc, t.row, t.mask, t.digest, t.prior"
+        for stored in join_names(self._store.db, columns, self.name, "row", rows):
+            found.setdefault(stored[2], []).append(stored)
+        runs: list[InsertRun | None] = [None] * len(rows)
+        places = sorted([at for at, row in enumerate(rows) if type(row) is int], key=rows.__getitem__)
+        start = 0
+        for run, numbers in self.runs.by_rows([rows[at] for at in places]):  # type: ignore[misc]
+            while rows[places[start]] != numbers[0]:
+                start += 1
+            for at in places[start : start + len(numbers)]:
+                runs[at] = run
+            start += len(numbers)
+        return found, runs
 
     def rows_of(self, stamps: Sequence[tuple[int, int]]) -> dict[tuple[int, int], Row]:
         """Return the rows of the entries with these stamps (site number, hlc); stamps without an entry are left out."""
@@ -276,16 +301,31 @@ class ChangeLog:
         self._adds += stored_entries
         self._count([stored[4] for stored in stored_entries])
 
-    def replace_many(self, old: Sequence[StoredEntry], new: Sequence[StoredEntry]) -> None:
-        """Replace entries as `replace` does for one; stamps and rows stay."""
-        self._replaces.update(zip([stored[:2] for stored in old], new, strict=True))
+    def replace_plain(self, old: Sequence[StoredEntry], new: Sequence[StoredEntry]) -> None:
+        """Replace entries that are in no run, as `replace` does for one; stamps and rows stay. It writes at once."""
         self._count([stored[4] for stored in old], -1)
         self._count([stored[4] for stored in new])
+        self._replace([(*stored[2:], *stored[:2]) for stored in new])
 
-    def remove_many(self, stored_entries: Sequence[StoredEntry]) -> None:
-        """Remove entries as `remove` does for one."""
-        self._removes += [stored[:2] for stored in stored_entries]
+    def remove_plain(self, stored_entries: Sequence[StoredEntry]) -> None:
+        """Remove entries that are in no run, as `remove` does for one."""
+        self._plain_removes += [stored[:2] for stored in stored_entries]
         self._count([stored[4] for stored in stored_entries], -1)
+
+    def reshape(self, parts: Iterable[tuple[InsertRun, RunPart]]) -> None:
+        """Give parts of runs the masks that they keep, and their digests with them; 0 and any digests remove them."""
+        by_run: dict[int, tuple[InsertRun, list[RunPart]]] = {}
+        for run, part in parts:
+            by_run.setdefault(run.seq, (run, []))[1].append(part)
+        for run, own in by_run.values():
+            before = run.all_digests()
+            for numbers, mask, digests in own:
+                self._count(before if len(numbers) == run.n else [before[number] for number in numbers], -1)
+                if mask:
+                    self._count(digests)
+                elif self.seals is not None:
+                    self._gone += [(run.site_number, run.hlc + number) for number in numbers]
+            self._insert(self.runs.reshape(run, own))
 
     def remask(self, run: InsertRun, mask: int | bytes, digests: Sequence[int]) -> None:
         """Give every entry of a run another mask, and the digests for that mask."""
@@ -313,28 +353,26 @@ class ChangeLog:
         """
         db = self._store.db
         removes, self._removes = self._removes, []
+        plain_removes, self._plain_removes = self._plain_removes, []
         replaces, self._replaces = self._replaces, {}
         adds, self._adds = self._adds, []
-        gone = removes if self.seals is not None else []
+        gone, self._gone = [*self._gone, *removes, *plain_removes] if self.seals is not None else [], []
         loose: list[StoredEntry] = []
         if removes or replaces:
             changed: dict[tuple[int, int], StoredEntry | None] = {**replaces, **dict.fromkeys(removes)}
             taken, loose = self.runs.change(changed)
             removes = [stamp for stamp in removes if stamp not in taken]
             replaces = {stamp: stored for stamp, stored in replaces.items() if stamp not in taken}
+        removes += plain_removes
         if removes:
             db.executemany(f"DELETE FROM {self.name} WHERE place = ? AND hlc = ?", removes)
         if replaces:
-            db.executemany(
-                f"UPDATE {self.name} SET row = ?, mask = ?, digest = ?, prior = ? WHERE place = ? AND hlc = ?",
-                [(*stored[2:], *stamp) for stamp, stored in replaces.items()],
-            )
+            self._replace([(*stored[2:], *stamp) for stamp, stored in replaces.items()])
         if adds:
-            if any(True for _ in self.runs.of_stamps(sorted(stored[:2] for stored in adds))):
+            if self._are_packed(adds):
                 raise DecodeError(_TWICE)
             loose += adds
-        if loose:
-            self._insert(loose)
+        self._insert(loose)
         if gone and self.seals is not None:
             self.seals.forget(gone, self._any_between)
 
@@ -350,7 +388,21 @@ class ChangeLog:
             return True
         return next(iter(self.runs.after(site_number, low - 1, high)), None) is not None
 
+    def _are_packed(self, added: Sequence[StoredEntry]) -> bool:
+        """Return True if some stamp of these entries is in a run."""
+        stamps = sorted([stored[:2] for stored in added])
+        (first, low), (last, high) = stamps[0], stamps[-1]
+        if first == last and not self.runs.overlaps_stamps(first, low, high):
+            return False
+        return any(True for _ in self.runs.of_stamps(stamps))
+
+    def _replace(self, values: Sequence[tuple[Any, ...]]) -> None:
+        changes = f"UPDATE {self.name} SET row = ?, mask = ?, digest = ?, prior = ? WHERE place = ? AND hlc = ?"
+        self._store.db.executemany(changes, values)
+
     def _insert(self, stored_entries: Sequence[StoredEntry]) -> None:
+        if not stored_entries:
+            return
         try:
             self._store.db.executemany(f"INSERT INTO {self.name} VALUES(?, ?, ?, ?, ?, ?)", stored_entries)
         except apsw.ConstraintError as error:

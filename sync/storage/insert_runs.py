@@ -18,11 +18,13 @@ from typing import Any, NamedTuple
 from mycomesh.sync.sqlite.identifiers import quoted
 from mycomesh.sync.storage.store import Store
 
-__all__ = ["RUN_MAX", "RUN_MIN", "InsertRun", "InsertRuns", "StoredEntry", "runs_name"]
+__all__ = ["RUN_MAX", "RUN_MIN", "InsertRun", "InsertRuns", "RunPart", "StoredEntry", "runs_name"]
 
 # (site number, hlc, row, mask, digest, prior): an entry as the change log stores it. A plain tuple, because one is made for each
 # row merged.
 StoredEntry = tuple[int, int, Any, Any, int, bytes | None]
+# Numbers of entries in a run, ascending, the mask that they keep (0 if they go), and their digests with it.
+RunPart = tuple[Sequence[int], int, Sequence[int]]
 
 # Two runs of this length fill one page of 4 KiB.
 RUN_MAX = 250
@@ -47,6 +49,11 @@ class InsertRun(NamedTuple):
     n: int
     mask: int | bytes
     digests: bytes
+
+    def entry(self, number: int) -> StoredEntry:
+        """Return one entry."""
+        (digest,) = struct.unpack_from("<q", self.digests, 8 * number)
+        return self.site_number, self.hlc + number, self.row + number, self.mask, digest, None
 
     def entries(self) -> list[StoredEntry]:
         """Return all entries in clock order."""
@@ -148,6 +155,13 @@ class InsertRuns:
         found: tuple[int, int] | None = self._store.db.execute(listing, stamp).fetchone()
         return (1 << 63, 0) if found is None else found
 
+    def overlaps_stamps(self, site_number: int, low: int, high: int) -> bool:
+        """Return True if a run has the entry of some hlc of a site in `low..high`."""
+        listing = (
+            f"SELECT 1 FROM {self.name} WHERE place = ? AND hlc <= ? AND hlc > ? - {RUN_MAX} AND hlc + n > ? LIMIT 1"
+        )
+        return self._store.db.execute(listing, (site_number, high, low, low)).fetchone() is not None
+
     def overlaps_rows(self, low: int, high: int) -> bool:
         """Return True if a run has the entry of some row in `low..high`."""
         listing = f"SELECT 1 FROM {self.name} WHERE row <= ? AND row > ? - {RUN_MAX} AND row + n > ? LIMIT 1"
@@ -227,6 +241,34 @@ class InsertRuns:
                 pieces[stamp[1] - run.hlc] = changed[stamp]
             loose += self._store_pieces(run, pieces)
         return taken, loose
+
+    def reshape(self, run: InsertRun, parts: Iterable[RunPart]) -> list[StoredEntry]:
+        """Give parts of a run other masks and digests, or remove them with mask 0; return the entries to keep as plain ones."""
+        own = list(parts)
+        if len(own) == 1 and len(own[0][0]) == run.n and own[0][1]:
+            self.remask(run, own[0][1], own[0][2])
+            return []
+        masks: list[int | bytes] = [run.mask] * run.n
+        digests = list(run.all_digests())
+        for numbers, mask, changed in own:
+            if numbers[-1] - numbers[0] == len(numbers) - 1:
+                window = slice(numbers[0], numbers[-1] + 1)
+                masks[window] = [mask] * len(numbers)
+                digests[window] = changed
+            else:
+                for number, digest in zip(numbers, changed, strict=True):
+                    masks[number], digests[number] = mask, digest
+        self._store.db.execute(f"DELETE FROM {self.name} WHERE seq = ?", (run.seq,))
+        loose: list[StoredEntry] = []
+        start = 0
+        for kept, same in itertools.groupby(masks):
+            first, start = start, start + len(list(same))
+            if kept and start - first >= RUN_MIN:
+                self.add(run.site_number, run.hlc + first, run.row + first, kept, digests[first:start])
+            elif kept:
+                place, hlc, row = run.site_number, run.hlc, run.row
+                loose += [(place, hlc + at, row + at, kept, digests[at], None) for at in range(first, start)]
+        return loose
 
     def _store_pieces(
         self, run: InsertRun, pieces: Sequence[StoredEntry | None], apart: Container[int] = ()

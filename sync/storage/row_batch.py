@@ -18,14 +18,15 @@ from typing import Any
 from mycomesh.sync import codec
 from mycomesh.sync.crdt.lattice import EXISTENCE
 from mycomesh.sync.sqlite.table_spec import KeyKind, Row
-from mycomesh.sync.storage.change_log import StoredEntry
+from mycomesh.sync.storage.insert_runs import InsertRun, RunPart, StoredEntry
 from mycomesh.sync.storage.table import Table
 
-__all__ = ["Lost", "cells_of", "digests_of", "encode_cells", "read_records", "supersede"]
+__all__ = ["Lost", "Record", "Taken", "cells_of", "digests_of", "encode_cells", "read_records"]
 
-# An entry that loses cells, the mask that it keeps (0 if it goes), and the number of its row in the batch.
+# An entry in no run that loses cells, the mask that it keeps (0 if it goes), and the number of its row in the batch.
 Lost = tuple[StoredEntry, int, int]
-_BLOCK = 64
+_BLOCK = 128
+Record = tuple[Any, ...]
 
 
 def read_records(table: Table, rows: Sequence[Row], bytes_max: int) -> tuple[dict[Row, tuple[Any, ...]], int, int]:
@@ -58,20 +59,52 @@ def encode_cells(columns: int, rows: Sequence[Sequence[Any]]) -> list[bytes]:
     return list(map(encode, rows))
 
 
-def supersede(table: Table, lost: Sequence[Lost], keys: Sequence[Any], records: Sequence[tuple[Any, ...]]) -> None:
-    """Remove entries that keep nothing, and give the others the masks that they keep, with new digests.
+class Taken:
+    """The cells that the edits of a batch take from earlier entries, in runs and in none."""
 
-    `keys` and `records` are those of the batch's rows, as `read_records` returns them before the rows are written.
-    """
-    table.log.remove_many([stored for stored, left, _ in lost if not left])
-    for items, digests in digests_of(table, [item for item in lost if item[1]], keys, records):
-        table.log.replace_many(
-            [stored for stored, _, _ in items],
-            [
-                (stored[0], stored[1], stored[2], left, digest, stored[5])
-                for (stored, left, _), digest in zip(items, digests, strict=True)
-            ],
-        )
+    __slots__ = ("_packed", "lost")
+
+    def __init__(self) -> None:
+        self.lost: list[Lost] = []
+        # By run and the mask that it keeps: the numbers of rows in the batch.
+        self._packed: dict[tuple[int, int], tuple[InsertRun, list[int]]] = {}
+
+    def take_packed(self, run: InsertRun, left: int, number: int) -> None:
+        """Take all but `left` from the run's entry of the row with that number in the batch."""
+        found = self._packed.get((run.seq, left))
+        if found is None:
+            found = self._packed[run.seq, left] = run, []
+        found[1].append(number)
+
+    def supersede(
+        self, table: Table, keys: Sequence[Any], rows: Sequence[Row], records: Sequence[Record]
+    ) -> list[tuple[InsertRun, RunPart]]:
+        """Remove entries that keep nothing, and give the others the masks that they keep, with new digests.
+
+        `keys`, `rows` and `records` are those of the batch; the records as they are before the rows are written. Returns what
+        the caller passes to `ChangeLog.reshape`, once for all edits of these runs.
+        """
+        table.log.remove_plain([stored for stored, left, _ in self.lost if not left])
+        for items, digests in digests_of(table, [item for item in self.lost if item[1]], keys, records):
+            table.log.replace_plain(
+                [stored for stored, _, _ in items],
+                [
+                    (stored[0], stored[1], stored[2], left, digest, stored[5])
+                    for (stored, left, _), digest in zip(items, digests, strict=True)
+                ],
+            )
+        parts: list[tuple[InsertRun, RunPart]] = []
+        for (_, left), (run, numbers) in self._packed.items():
+            numbers.sort(key=rows.__getitem__)
+            places = [rows[number] - run.row for number in numbers]  # type: ignore[operator]
+            changed = [0] * len(numbers)
+            if left:
+                cells = _encoded(table, left, [records[number] for number in numbers])
+                hlcs = [run.hlc + place for place in places]
+                heads = None if _is_own_key(table, left) else [keys[number] for number in numbers]
+                changed = table.digests.many(run.site_number, left, hlcs, heads, cells)
+            parts.append((run, (places, left, changed)))
+        return parts
 
 
 def digests_of(
@@ -82,11 +115,18 @@ def digests_of(
     for entry in entries:
         groups.setdefault((entry[0][0], entry[1]), []).append(entry)
     for (site_number, mask), items in groups.items():
-        width = len(table.columns.names_of(mask))
-        cells = encode_cells(width, cells_of(table, mask, [records[number] for _, _, number in items]))
-        own = mask & EXISTENCE and table.spec.kind is KeyKind.KEYLESS  # the insert itself is the key
-        heads = None if own else [keys[number] for _, _, number in items]
+        cells = _encoded(table, mask, [records[number] for _, _, number in items])
+        heads = None if _is_own_key(table, mask) else [keys[number] for _, _, number in items]
         yield items, table.digests.many(site_number, mask, [stored[1] for stored, _, _ in items], heads, cells)
+
+
+def _encoded(table: Table, mask: int, records: Sequence[Record]) -> list[bytes]:
+    return encode_cells(len(table.columns.names_of(mask)), cells_of(table, mask, records))
+
+
+def _is_own_key(table: Table, mask: int) -> bool:
+    """Return True if an entry of this mask is the insert that identifies its row."""
+    return mask & EXISTENCE != 0 and table.spec.kind is KeyKind.KEYLESS
 
 
 def cells_of(table: Table, mask: int, records: Sequence[tuple[Any, ...]]) -> list[Sequence[Any]]:

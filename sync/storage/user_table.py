@@ -228,6 +228,11 @@ class UserTable:
                 self._raise_index_error(error)
             raise
 
+    @property
+    def counts_changes(self) -> bool:
+        """True if a write of this table changes no rows of others, as no index trigger of this connection follows it."""
+        return not self._indexes.get(self._table_id)
+
     def update_many(self, names: Sequence[str], rows: Sequence[Row], values: Sequence[Sequence[Any]]) -> None:
         """Set these columns of many rows, named as in `records`. Errors are those of `execute_many`."""
         update = self._update_sql(tuple(names), ("?",) * len(names))

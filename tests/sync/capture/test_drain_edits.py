@@ -72,7 +72,7 @@ def drained_in_both_ways(peer, folder):
     copy = Peer(folder / peer.path.name, peer.number, wall_ms=peer.wall_ms)
     peer.open()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(drain, "find_plain_edits", lambda table, rows: [])
+        patch.setattr(drain, "find_plain_edits", lambda table, rows: {})
         patch.setattr(drain, "_may_be_new", lambda pending: False)
         alone = copy.drain()
     bundles = peer.drain()
@@ -130,18 +130,8 @@ def _keeps_no_prior(table, change, site_number, mask):
     return None
 
 
-def _forgets_newer_entries(chunk, mask, edits, groups):
-    for item in edits:
-        item.stored = item.stored[:1]
-    _STAMP(chunk, mask, edits, groups)
-
-
-def _keeps_digests(table, lost, keys, records):
-    table.log.remove_many([stored for stored, left, _ in lost if not left])
-    olds = [item for item in lost if item[1]]
-    table.log.replace_many(
-        [stored for stored, _, _ in olds], [(*stored[:3], left, *stored[4:]) for stored, left, _ in olds]
-    )
+def _forgets_entries(chunk, mask, edits, groups):
+    return _STAMP(chunk, mask, [(*edit[:3], edit[3][1:], edit[4]) for edit in edits], groups)
 
 
 _STAMP = drain_edits._stamp
@@ -151,10 +141,11 @@ _STAMP = drain_edits._stamp
     ("module", "name", "mutant"),
     [
         (drain_edits, "_prior", _keeps_no_prior),
-        (drain_edits, "_stamp", _forgets_newer_entries),
-        (drain_edits, "supersede", _keeps_digests),
+        (drain_edits, "_stamp", _forgets_entries),
+        (row_batch.Taken, "take_packed", lambda taken, run, left, number: None),
+        (row_batch.Taken, "supersede", lambda taken, table, keys, rows, records: []),
         (drain_edits, "_any_has_equal", lambda table, values, mask: False),
-        (drain_edits, "_without_retyped", lambda table, edits, suspects: edits),
+        (drain_edits, "_without_retyped", lambda table, edits, mask: edits),
         (row_batch, "encode_cells", lambda columns, rows: [b"\x80"] * len(rows)),
     ],
     ids=lambda value: getattr(value, "__name__", None),

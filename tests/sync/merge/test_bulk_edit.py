@@ -13,6 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, rule
 
 from mycomesh.sync.errors import DecodeError
 from mycomesh.sync.merge import bulk_edit, section_merge
+from mycomesh.sync.merge.merge import merge_rows
 from mycomesh.sync.storage.change_log import unpack_mask
 from tests.sync.peers import Peer, assert_equal, catch_up, converge
 
@@ -144,7 +145,7 @@ class SetAndRowPaths(RuleBasedStateMachine):
 
 def one_by_one(peer, bundle, origin):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(section_merge, "merge_edits", lambda table, group, place, keys, budget: (0, group, None))
+        patch.setattr(section_merge, "merge_edits", lambda table, group, place, keys, budget: (0, group))
         peer.take([bundle], origin)
 
 
@@ -192,7 +193,7 @@ def test_whole_table_updates_keep_runs_packed(pair):
     assert_equal(one, two)
 
 
-def test_edits_of_large_rows_are_merged_in_several_reads(pair, monkeypatch):
+def test_edits_of_large_rows_take_the_row_path(pair, monkeypatch):
     monkeypatch.setattr(bulk_edit, "CHUNK_BYTES_MAX", 20_000)
     one, two = pair
     one.sql(TABLES)
@@ -203,8 +204,28 @@ def test_edits_of_large_rows_are_merged_in_several_reads(pair, monkeypatch):
     one.sql("UPDATE t SET b = hex(zeroblob(500))")
     converge(pair)
     one.sql("UPDATE t SET a = 2")
+    alone = []
+    monkeypatch.setattr(section_merge, "merge_rows", lambda *args, **more: alone.append(1) or merge_rows(*args, **more))
     two.take(one.drain(), one.node_id)
+    assert alone
     assert_equal(one, two)
+
+
+def test_rows_that_the_table_lost_go_alone(tmp_path):
+    one, bulk, single = peers = [Peer(tmp_path / f"{number}.db", number) for number in range(3)]
+    one.sql(TABLES)
+    filled(one)
+    converge(peers)
+    for peer in (bulk, single):
+        with peer.replica.store.transaction() as db:
+            db.execute("DELETE FROM t WHERE id IN (3, 30)")  # as a file edited without its triggers
+    one.sql("UPDATE t SET u = id; DELETE FROM words WHERE n > 'k3'")
+    for bundle in one.drain():
+        bulk.take([bundle], one.node_id)
+        one_by_one(single, bundle, one.node_id)
+        assert_same(bulk, single)
+    for peer in peers:
+        peer.close()
 
 
 def test_refused_edits_leave_the_rest_to_halves(pair):
@@ -221,19 +242,12 @@ def test_refused_edits_leave_the_rest_to_halves(pair):
     assert two.sql("SELECT count(*) FROM t WHERE u > 100") == [(ROWS - 2,)]
 
 
-def _keeps_digests(table, lost, keys, records):
-    table.log.remove_many([stored for stored, left, _ in lost if not left])
-    kept = [item for item in lost if item[1]]
-    table.log.replace_many(
-        [stored for stored, _, _ in kept], [(*stored[:3], left, *stored[4:]) for stored, left, _ in kept]
-    )
-
-
 @pytest.mark.parametrize(
     ("name", "mutant"),
     [
         ("_Edits._has_seen", lambda edits, number, site_number, hlc, cells, whole: True),
-        ("supersede", _keeps_digests),
+        ("Taken.take_packed", lambda taken, run, left, number: None),
+        ("Taken.supersede", lambda taken, table, keys, rows, records: []),
         ("_stored_prior", lambda table, parts: None),
         ("recorded_keys", lambda table, keys: []),
         ("_are_named", lambda table, rows: True),
