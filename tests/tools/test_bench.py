@@ -88,7 +88,20 @@ def test_the_catalogue_has_every_figure_that_scripts_rely_on():
 
 @pytest.mark.parametrize(
     "suite",
-    ["capture", "pipeline", "file", "bulk", "crypto", "node", "rounds", "upkeep", "repair", "screens", "worlds"],
+    [
+        "capture",
+        "pipeline",
+        "edits",
+        "file",
+        "bulk",
+        "crypto",
+        "node",
+        "rounds",
+        "upkeep",
+        "repair",
+        "screens",
+        "worlds",
+    ],
 )
 def test_a_suite_measures_exactly_its_figures(small, suite):
     found = bench.SUITES[suite](False)

@@ -24,6 +24,7 @@ __all__ = ["SUITES", "main"]
 SUITES: dict[str, Callable[[bool], dict[str, Figure]]] = {
     "capture": files.capture,
     "pipeline": files.pipeline,
+    "edits": files.edits,
     "file": files.file_size,
     "open": files.opening,
     "bulk": bulk.bulk,

@@ -82,11 +82,16 @@ def _update(db: sqlite3.Connection, table: str, _data: Rows) -> None:
     db.execute(f"UPDATE {table} SET altitude = altitude + 1")
 
 
+def _delete(db: sqlite3.Connection, table: str, _data: Rows) -> None:
+    db.execute(f"DELETE FROM {table}")
+
+
 JOBS: dict[str, Callable[[sqlite3.Connection, str, Rows], None]] = {
     "create": _create,
     "bulk": _bulk,
     "single": _single,
     "update": _update,
+    "delete": _delete,
 }
 
 

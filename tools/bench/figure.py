@@ -61,6 +61,10 @@ CATALOGUE = {
         Kind("merge_update_rows_per_s", "pipeline", "rows/s", "one-column updates merged, one core"),
         Kind("drain_counter_rows_per_s", "pipeline", "rows/s", "the same updates of a counter stamped, one core"),
         Kind("merge_counter_rows_per_s", "pipeline", "rows/s", "the same updates of a counter merged, one core"),
+        Kind("insert_us_per_row", "edits", "us", "an insert written, stamped and merged, CPU time", goal=10),
+        Kind("update_us_per_row", "edits", "us", "the same of an update of one column", goal=15),
+        Kind("update_again_us_per_row", "edits", "us", "the same of a second update of that column", goal=15),
+        Kind("delete_us_per_row", "edits", "us", "the same of a delete", goal=12),
         Kind("wire_bytes_per_row", "pipeline", "bytes", "a five-column insert in a batch"),
         Kind(
             "pipeline_ratio",

@@ -25,7 +25,7 @@ from mycomesh.sync.replica import TableDigest
 from mycomesh.tools.bench.client import CREATE, INSERT
 from mycomesh.tools.bench.figure import Figure, measured
 
-__all__ = ["BenchError", "capture", "file_size", "opening", "pipeline"]
+__all__ = ["BenchError", "capture", "edits", "file_size", "opening", "pipeline"]
 
 ROWS = 100_000
 ROWS_QUICK = 10_000
@@ -59,6 +59,32 @@ def pipeline(quick: bool) -> dict[str, Figure]:
     for _ in range(PIPELINES):
         for name, value in _pipeline_once(count).items():
             found.setdefault(name, []).append(value)
+    return measured(**{name: statistics.median(values) for name, values in found.items()})
+
+
+def edits(quick: bool) -> dict[str, Figure]:
+    """Return the CPU microseconds of a row from the write of a stock client in one file until it is in another."""
+    count = ROWS_QUICK if quick else ROWS // 5
+    found: dict[str, list[float]] = {}
+    for _ in range(PIPELINES):
+        with tempfile.TemporaryDirectory(prefix=_PREFIX) as directory:
+            here, there = Path(directory) / "here.db", Path(directory) / "there.db"
+            for path in (here, there):
+                _client(path, "create", 0, "by_id")
+            sender, receiver = _open(here, 1), _open(there, 2)
+            for name, job in (
+                ("insert", "bulk"),
+                ("update", "update"),
+                ("update_again", "update"),
+                ("delete", "delete"),
+            ):
+                written_s = _client(here, job, count if job == "bulk" else 0, "by_id")
+                batches, drained_s = _time(functools.partial(_drain, sender))
+                _, merged_s = _time(functools.partial(_merge, receiver, batches))
+                spent = (written_s + drained_s + merged_s) / count * 1e6
+                found.setdefault(f"{name}_us_per_row", []).append(spent)
+            sender.close()
+            receiver.close()
     return measured(**{name: statistics.median(values) for name, values in found.items()})
 
 
