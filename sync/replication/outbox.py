@@ -25,6 +25,7 @@ from mycomesh.sync.replication.admission import future_bound
 from mycomesh.sync.replication.priority import Priority
 from mycomesh.sync.replication.site import Site
 from mycomesh.sync.schema.catalog import NEW_TABLES_MAX, SCHEMA_TABLE, Catalog
+from mycomesh.sync.schema.ledgers import is_ledger
 from mycomesh.sync.schema.notes import Source
 from mycomesh.sync.storage.authority import Authority
 from mycomesh.sync.storage.large_rows import CHANGE_BYTES_MAX
@@ -279,8 +280,8 @@ class Outbox:
             if table.table_id not in due:
                 table.pending.unread = False
                 continue
-            if room <= 0:
-                more = True
+            if room <= 0 or (is_ledger(table.spec.folded) and self._catalog.changed()):
+                more = True  # a ledger waits for the definitions that it speaks of
                 continue
             drained = self._drain_table(table, wall_ms, room)
             room -= self._record_drained(table, drained, sections)

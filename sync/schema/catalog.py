@@ -14,13 +14,15 @@ from collections.abc import Collection
 from mycomesh.sync.capture import rebuild_mark
 from mycomesh.sync.schema.definition_changes import DefinitionChanges
 from mycomesh.sync.schema.drift import DriftNotes
-from mycomesh.sync.schema.facts import SCHEMA_ID, SCHEMA_TABLE
+from mycomesh.sync.schema.facts import SCHEMA_ID, SCHEMA_TABLE, TABLE
 from mycomesh.sync.schema.file_header import FileHeader
 from mycomesh.sync.schema.follow_facts import FactFollower
 from mycomesh.sync.schema.generated_facts import GeneratedFacts
 from mycomesh.sync.schema.index_triggers import IndexTriggers
+from mycomesh.sync.schema.ledgers import is_ledger
 from mycomesh.sync.schema.migration import migrate
 from mycomesh.sync.schema.migration_plan import Plan
+from mycomesh.sync.schema.notes import Source
 from mycomesh.sync.schema.own_ids import OwnIds
 from mycomesh.sync.schema.policy import floor_fact
 from mycomesh.sync.schema.record_facts import record_facts
@@ -37,6 +39,7 @@ __all__ = ["NEW_TABLES_MAX", "SCHEMA_TABLE", "Catalog"]
 
 # New tables that one transaction registers, some 2 ms each: an application may create hundreds at once.
 NEW_TABLES_MAX = 8
+BEHIND_SHOWN_MAX = 4  # tables that a note names
 
 
 class Catalog:
@@ -127,18 +130,21 @@ class Catalog:
         tables = (table for name, table in self.registry.tables.items() if name != SCHEMA_TABLE)
         return not self.changed() or all(map(self.registry.is_unchanged, tables))
 
-    def refresh(self, drain: Drain, *, most: int | None = None, followed: bool = False) -> None:
+    def refresh(
+        self, drain: Drain, *, most: int | None = None, followed: bool = False, follower: FactFollower | None = None
+    ) -> None:
         """Bring capture in step with the file's tables, and the facts with both; inside a transaction.
 
         A table with more in its pending log than `drain` stamps at a time keeps its triggers until the next call. At most
-        `most` new tables are registered. `followed` if the node itself has changed the tables since the last pass.
+        `most` new tables are registered. `followed` if the node itself has changed the tables since the last pass, with
+        this `follower` unless it was a migration.
         """
         self._begin()
         if not self._internal.items() <= internal_tables.definitions(self._store.db).items():
             self._store.check_whole()
         registry = self.registry
         registry.read_decisions()
-        changed = TablePass(self._store, registry, self._follower(), drain, self._made)
+        changed = TablePass(self._store, registry, follower or self._follower(), drain, self._made)
         changed.run(most)
         self._made = changed.made if changed.unfinished else frozenset()
         self._rebuilt += changed.rebuilt
@@ -149,8 +155,12 @@ class Catalog:
             registry.sign(table)
         version = registry.file.version()
         self._record_facts(changed.adopted, self._definitions.take(registry.tables.values(), followed=followed))
-        for name, table in registry.tables.items():
-            self._drift.update(table, registry.defined(name), registry.notes)
+        registry.behind = frozenset(
+            name
+            for name, table in registry.tables.items()
+            if self._drift.update(table, registry.defined(name), registry.notes)
+        ) | {name for name, _ in registry.facts.all(TABLE) if registry.admits(name) and name not in registry.tables}
+        self._note_waiting()
         if self._virtual.unfinished and not followed:
             self._virtual.follow()
         self._index_triggers.renew(filling=self._opened)
@@ -165,6 +175,16 @@ class Catalog:
         # The mark changes the schema too, which the next pass does not have to look at.
         unfinished = changed.unfinished or self._virtual.unfinished
         self._version = -1 if unfinished else registry.file.version() if seen else version
+
+    def _note_waiting(self) -> None:
+        """Note the ledgers that take in no rows of other nodes, since this file is behind the definitions of the mesh."""
+        behind = sorted(self.registry.behind)
+        line = behind and (
+            f"its rows of other nodes wait: {', '.join(behind[:BEHIND_SHOWN_MAX])} is not as on the mesh; run the migration here"
+        )
+        for name in self.registry.tables:
+            if is_ledger(name):
+                self.registry.notes.put(name, line or "", Source.WAITS)
 
     def _begin(self) -> None:
         """Note the registry as it is before the first change of a transaction."""
@@ -192,10 +212,12 @@ class Catalog:
         """Change the file's schema as the facts say: drop, rename, then add; inside a transaction."""
         self._begin()
         self.registry.read_decisions()
-        for name in self._follower().follow():
+        self._index_triggers.take_off()  # they name columns of tables that may be altered
+        follower = self._follower()
+        for name in follower.follow():
             self._generated.forget(name)
         self._virtual.follow()
-        self.refresh(drain, followed=True)
+        self.refresh(drain, followed=True, follower=follower)
 
     def migrate(self, script: str, drain: Drain) -> Plan:
         """Run a migration and write its facts; inside a transaction in which every captured write has its stamp.

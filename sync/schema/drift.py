@@ -1,7 +1,7 @@
 """Schema drift: notes how the definition of a table in this file differs from the canonical one.
 
-A node never changes types, defaults or constraints of an existing table because of another node (ADR 23), so a person has to
-know of such a difference. Definitions are compared under canonical names.
+A node rebuilds a table that differs (`follow_facts`). Where it cannot, a person has to know of the difference. Definitions are
+compared under canonical names.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ from mycomesh.sync.schema.record_facts import canonical_definition
 from mycomesh.sync.sqlite.create_table import checks, normalize
 from mycomesh.sync.sqlite.definitions import is_null_default, rewrite_definition, scratch
 from mycomesh.sync.sqlite.generated_columns import generated_of
+from mycomesh.sync.sqlite.identifiers import fold
 from mycomesh.sync.sqlite.table_spec import TableSpec, user_tables
 from mycomesh.sync.storage.table import Table
 
-__all__ = ["DriftNotes"]
+__all__ = ["DriftNotes", "differs"]
 
 # Constraints in one note, and characters of each: a note is one line.
 CONSTRAINTS_MAX = 4
@@ -30,29 +31,74 @@ class DriftNotes:
     """The drift of each table, compared again only if the table or its canonical definition has changed."""
 
     def __init__(self) -> None:
-        # By canonical name: the table, its canonical definition, and the note.
-        self._compared: dict[str, tuple[Table, TableSpec | None, str]] = {}
+        # By canonical name: the table, its canonical definition, the note, and whether they differ.
+        self._compared: dict[str, tuple[Table, TableSpec | None, str, bool]] = {}
 
-    def update(self, table: Table, defined: TableSpec | None, notes: Notes) -> None:
-        """Note how a table differs from its canonical definition, and record in it which of its columns convert values."""
+    def update(self, table: Table, defined: TableSpec | None, notes: Notes) -> bool:
+        """Note how a table differs from its canonical definition, and record in it which of its columns convert values.
+
+        Returns whether it differs.
+        """
         name = table.spec.folded
-        before, compared, line = self._compared.get(name, (None, None, ""))
+        before, compared, line, different = self._compared.get(name, (None, None, "", False))
         if before is not table or compared is not defined:
             lines = _converting(table.spec, defined)
             table.columns.converting = frozenset(lines)
             line = "; ".join([*lines.values(), *_other_differences(table, defined)])
-            self._compared[name] = table, defined, line
+            different = defined is not None and differs(table.store.db, table.spec, defined, table.columns.dropped)
+            self._compared[name] = table, defined, line, different
         notes.put(name, line, Source.DRIFT)
+        return different
+
+
+def differs(db: Any, spec: TableSpec, defined: TableSpec, dropped: frozenset[str]) -> bool:
+    """Return True if a table lacks columns of its canonical definition, or has other types or constraints.
+
+    Another default does not count. Rows of which nobody has written the column show the old one, so it is reported.
+    """
+    if spec.sql == defined.sql:
+        return False
+    here, canonical = canonical_definition(db, spec), _without(defined, dropped)
+    if here is None:
+        return False
+    own, theirs = _columns_of(here), _columns_of(canonical)
+    stored = {column.folded for column in defined.columns} - dropped
+    if any(own.get(name) != theirs[name] for name in theirs if name in stored or not name):
+        return True
+    return own.keys() >= stored and _constraints_of(here).keys() != _constraints_of(canonical).keys()
+
+
+def _without(defined: TableSpec, dropped: frozenset[str]) -> str:
+    """Return a canonical definition without dropped columns, as far as SQLite can drop them."""
+    gone = dropped & {column.folded for column in defined.columns}
+    without = gone and rewrite_definition(defined.sql, table=defined.name, columns={}, without=sorted(gone))
+    return without or defined.sql
+
+
+@functools.lru_cache(maxsize=64)
+def _columns_of(sql: str) -> dict[str, tuple[str, ...]]:
+    """Return the declared type and the collation of each column by folded name; under "" the options of the table."""
+    found: dict[str, tuple[str, ...]] = {}
+    try:
+        with scratch(sql) as db:
+            (table,) = user_tables(db)[0]
+            listing = "SELECT name, type FROM pragma_table_info(?) ORDER BY cid"
+            increments = False
+            for name, declared in db.execute(listing, (table,)).fetchall():
+                _, collation, _, _, automatic = db.column_metadata("main", table, name)
+                increments |= bool(automatic)
+                found[fold(name)] = normalize(declared or ""), fold(collation)
+            (strict,) = db.execute("SELECT strict FROM pragma_table_list(?) WHERE schema = 'main'", (table,)).fetchone()
+            found[""] = str(strict), str(increments)
+    except (apsw.Error, ValueError):  # SQL that only this file's SQLite can read
+        return {}
+    return found
 
 
 def _other_differences(table: Table, defined: TableSpec | None) -> list[str]:
     if defined is None or table.spec.sql == defined.sql:
         return []
-    here, canonical = canonical_definition(table.store.db, table.spec), defined.sql
-    dropped = table.columns.dropped & {column.folded for column in defined.columns}
-    if dropped:
-        without = rewrite_definition(canonical, table=defined.name, columns={}, without=sorted(dropped))
-        canonical = without or canonical
+    here, canonical = canonical_definition(table.store.db, table.spec), _without(defined, table.columns.dropped)
     line = "" if here is None else _compared(_constraints_of(here), _constraints_of(canonical))
     return [*_defaults(table.spec, defined), *([line] if line else [])]
 

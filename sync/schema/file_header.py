@@ -51,6 +51,8 @@ class FileHeader:
             if own and (own > stated if is_version else own not in (known, stated)) and [own, stated] != before:
                 self._registry.facts.write(*header_fact(name, own), early=before is None)
                 stated = own
+            elif self._registry.behind:
+                continue
             elif own == known and stated != considered and (stated > own if is_version else not own):
                 self._store.db.execute(f"PRAGMA {name} = {stated}").fetchall()
                 self._store.checkpoint_later()

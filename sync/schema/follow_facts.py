@@ -11,11 +11,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import apsw
 
+from mycomesh.sync.capture import rebuild_mark, table_scan
 from mycomesh.sync.merge import records
 from mycomesh.sync.schema.add_column import add_column
+from mycomesh.sync.schema.drift import differs
 from mycomesh.sync.schema.facts import INDEX, SCHEMA_TABLE, TABLE
 from mycomesh.sync.schema.generated_facts import GeneratedFacts
 from mycomesh.sync.schema.names import distinct_names
+from mycomesh.sync.schema.rebuild_table import rebuild_table
+from mycomesh.sync.schema.record_facts import canonical_definition, extended_definition
 from mycomesh.sync.schema.registry import Registry
 from mycomesh.sync.sqlite.create_table import definition_of
 from mycomesh.sync.sqlite.definitions import (
@@ -26,6 +30,7 @@ from mycomesh.sync.sqlite.definitions import (
     index_owner,
     is_null_default,
     missing_collation,
+    read_definition,
     rename_columns,
     rename_tables,
     rewrite_definition,
@@ -52,6 +57,7 @@ class FactFollower:
         self._registry = registry
         self._generated = generated
         self._refused: dict[str, str] = {}  # notes of what SQLite refused in this pass, by table
+        self.rebuilt: set[str] = set()  # folded names here of the tables that this pass has rebuilt
 
     def follow(self) -> list[str]:
         """Drop, rename, then add; return the canonical names of the tables that were dropped.
@@ -239,7 +245,9 @@ class FactFollower:
         if table is not None:
             if table.spec.identity == defined.identity:
                 have = {column.folded for column in table.spec.columns} | registry.policies.dropped_of(canonical)
-                self.add_columns(table.spec, [c.folded for c in defined.columns if c.folded not in have], table)
+                missing = [column.folded for column in defined.columns if column.folded not in have]
+                self.add_columns(table.spec, missing, table)
+                self._redefine(table, defined)
             return
         name = defined.name if fold(here) == canonical else here
         listing = "SELECT type FROM sqlite_schema WHERE name = ? COLLATE NOCASE AND type <> 'trigger'"
@@ -248,6 +256,49 @@ class FactFollower:
             self._create(defined, name)
         elif taken[0] != "table":
             registry.notes.put(canonical, f"not created: this file has a {taken[0]} of that name; rename it")
+
+    def _redefine(self, table: Table, defined: TableSpec) -> None:
+        """Rebuild a table whose types or constraints are not the mesh's (ADR 39)."""
+        registry, canonical, here = self._registry, table.spec.folded, table.spec.name
+        try:
+            spec = registry.spec(canonical, here)
+        except UnsupportedTable:
+            return
+        key = spec.sql, defined.sql
+        if not differs(self._db, spec, defined, registry.policies.dropped_of(canonical)):
+            if registry.refused_definitions.pop(canonical, None):
+                registry.notes.put(canonical, "")
+            return
+        if registry.refused_definitions.get(canonical) == key or spec.id_column != table.spec.id_column:
+            return  # nothing has changed, or a pass has to give the rows other identities first
+        if fold(here) in rebuild_mark.rebuilt_tables(self._db) - self.rebuilt:
+            return  # by a program: a pass has to look at it first
+        table = self._reload(table, here) if spec != table.spec else table
+        own = canonical_definition(self._db, spec)
+        whole = defined
+        if own is not None and set(spec.canonical_names.values()) - {column.folded for column in defined.columns}:
+            whole = read_definition(extended_definition(defined, spec, own) or defined.sql) or defined
+        if not {column.folded for column in spec.columns} <= {column.folded for column in whole.columns}:
+            return  # of two definitions neither has all columns: this node is about to state one that has
+        text = self._renamed_definition(whole, here, self._column_names(canonical, spec.columns))
+        refused = "its names here are others" if text is None else registry.refusal_of(text)
+        if text is not None and not refused:
+            affinities = {column.folded: column.affinity for column in whole.columns}
+            converts = any(affinities.get(column.folded) != column.affinity for column in spec.columns)
+            registry.uninstall(table.table_id)
+            refused = rebuild_table(table, text)
+            if not refused:
+                self.rebuilt.add(fold(here))
+                self._refused.pop(canonical, None)
+                registry.names.forget(canonical, sorted(registry.policies.dropped_of(canonical)))
+            table = self._reload(table, here)
+            registry.install(table)
+            if converts and not refused:
+                table_scan.begin(table)
+        if refused:
+            registry.refused_definitions[canonical] = key
+            self._refused[canonical] = f"keeps its definition, the mesh has another: {refused}"
+            registry.notes.put(canonical, self._refused[canonical])
 
     def _create(self, defined: TableSpec, name: str) -> None:
         registry, canonical = self._registry, defined.folded

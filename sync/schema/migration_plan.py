@@ -99,7 +99,7 @@ class Plan:
             if fold(after.name) != before:
                 lines.append(f"renames {before} to {after.name}")
             if after.rebuilt:
-                lines.append(f"rebuilds {after.name}: other nodes get its columns, not its constraints")
+                lines.append(f"rebuilds {after.name}")
         return lines + [f"drops index {name}" for name in self.indexes_dropped]
 
 

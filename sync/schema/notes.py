@@ -13,6 +13,7 @@ class Source(enum.Enum):
 
     SCHEMA = "schema"  # why a table, a column or an index is not replicated or not as the mesh has it
     DRIFT = "drift"  # how a definition differs from the canonical one
+    WAITS = "waits"  # why rows of other nodes are not taken in yet
     DROPS = "drops"  # which rows a member reports as deleted, and stay
     SIZE = "size"  # which columns have values that are too large to send
     IDS = "ids"  # why rows of two nodes may get one id, although each should number its own
@@ -54,7 +55,7 @@ class Notes:
         for name in sorted({name for name, _ in self._lines}):
             main = [
                 line
-                for source in (Source.SCHEMA, Source.DRIFT, Source.DROPS, Source.SIZE, Source.IDS)
+                for source in (Source.SCHEMA, Source.DRIFT, Source.WAITS, Source.DROPS, Source.SIZE, Source.IDS)
                 if (line := self._of(name, source))
             ]
             index = self._of(name, Source.INDEX)

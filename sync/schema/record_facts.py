@@ -20,7 +20,7 @@ from mycomesh.sync.sqlite.identifiers import fold, quoted
 from mycomesh.sync.sqlite.indexes import column_names, user_indexes
 from mycomesh.sync.sqlite.table_spec import TableSpec, user_tables
 
-__all__ = ["canonical_definition", "drop_index_facts", "record_definition", "record_facts"]
+__all__ = ["canonical_definition", "drop_index_facts", "extended_definition", "record_definition", "record_facts"]
 
 
 def record_facts(db: Any, registry: Registry, adopted: Collection[str] = (), redefined: Collection[str] = ()) -> None:
@@ -63,7 +63,7 @@ def record_definition(
         registry.notes.put(spec.folded, "its definition cannot be sent to other nodes under its canonical names")
         return
     if defined is not None and not _agree(defined, sql):
-        sql = _extended(defined, spec, sql) or sql
+        sql = extended_definition(defined, spec, sql) or sql
     refused = registry.too_new(sql) or definition_refusal(sql)
     if refused:  # other nodes could not read it either, and each would go on to write its own
         registry.notes.put(spec.folded, f"its definition stays on this node: {refused}")
@@ -77,7 +77,7 @@ def _agree(defined: TableSpec, sql: str) -> bool:
     return all(own.get(name) == theirs[name] for name in ("", *(column.folded for column in defined.columns)))
 
 
-def _extended(defined: TableSpec, spec: TableSpec, sql: str) -> str | None:
+def extended_definition(defined: TableSpec, spec: TableSpec, sql: str) -> str | None:
     """Return the mesh's definition of a table with the columns of another one that it lacks; None if SQLite cannot add them.
 
     Its constraints stay: this file's may be older than a rebuild elsewhere (ADR 36).

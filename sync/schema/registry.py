@@ -106,6 +106,9 @@ class Registry:
         self.loaded: list[Table] = []  # tables loaded since the outbox last retried the parked rows of such
         # Tables that peers may replicate and this node does not: dropped or renamed by hand in this file, or shadow tables here.
         self.removed: set[str] = set()
+        # By canonical name: the definition here, and the mesh's that it could not be given; not to be tried again.
+        self.refused_definitions: dict[str, tuple[str, str]] = {}
+        self.behind: frozenset[str] = frozenset()  # tables that are not as the mesh has them, or not here
         self.notes = Notes()
         self.facts = Facts(store)
         self.policies = Policies()

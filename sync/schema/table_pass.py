@@ -12,6 +12,7 @@ from mycomesh.sync.capture.triggers import is_current
 from mycomesh.sync.merge.keep_both import convert
 from mycomesh.sync.schema.facts import SCHEMA_TABLE
 from mycomesh.sync.schema.follow_facts import FactFollower
+from mycomesh.sync.schema.ledgers import is_ledger
 from mycomesh.sync.schema.policy import dropped_fact, name_fact
 from mycomesh.sync.schema.record_facts import drop_index_facts, record_definition
 from mycomesh.sync.schema.registry import Record, Registry
@@ -56,7 +57,8 @@ class TablePass:
         self._registry = registry
         self._follower = follower
         self._drain = drain
-        self._created = rebuild_mark.rebuilt_tables(store.db)  # folded names of tables created since the last pass
+        # Folded names of the tables that programs have created since the last pass.
+        self._created = rebuild_mark.rebuilt_tables(store.db) - follower.rebuilt
         self.made = made | self._created
         self.adopted: set[str] = set()
         self.rebuilt: list[str] = []
@@ -73,6 +75,7 @@ class TablePass:
             owner = registry.owner(name)
             if owner:
                 registry.notes.put(fold(name), _OF_OTHERS.format(owner, fold(name)))
+        names = sorted(names, key=lambda name: is_ledger(fold(name)))  # they speak of the others
         present = registry.canonical_names(names)
         for name in [name for name in registry.tables if name != SCHEMA_TABLE and name not in present]:
             registry.forget(name)

@@ -109,7 +109,7 @@ def test_check_that_would_park_many_rows_is_left_out(peers):
     assert one.digests() == two.digests()
     assert two.sql("SELECT count(*), sum(n) FROM t") == [(PARKED_MAX + 3, 5 * (PARKED_MAX + 3))]
     assert len(one.recorded("mycomesh_parked")) == PARKED_MAX + 1
-    assert note(two).startswith("definitions differ: CHECK (n > b) on the mesh and not here; ")
+    assert note(two).startswith("keeps its definition, the mesh has another: more than 128 rows violate it")
     two.close()
     two.open()
     assert "CHECK (n > b) on the mesh and not here" in note(two)
@@ -118,14 +118,15 @@ def test_check_that_would_park_many_rows_is_left_out(peers):
 @pytest.mark.parametrize(
     ("column", "here", "told"),
     [
-        ("n UNIQUE", '"n"  COLLATE "BINARY"', "UNIQUE (n) on the mesh and not here"),
-        ("n NOT NULL CHECK (n)", """"n"  COLLATE "BINARY" NOT NULL DEFAULT x''""", "CHECK (n) on the mesh and not here"),
+        ("n UNIQUE", "", ""),
+        ("n NOT NULL CHECK (n)", "", ""),
         ("n INT NOT NULL REFERENCES t", "n INT NOT NULL REFERENCES t DEFAULT 0", ""),
         ("n DEFAULT CURRENT_TIMESTAMP", '"n"  COLLATE "BINARY"', "has the default NULL here and CURRENT_TIMESTAMP on the mesh"),
-        ("n INT DEFAULT 3 UNIQUE", '"n" INT COLLATE "BINARY" DEFAULT (3)', "UNIQUE (n) on the mesh and not here"),
+        ("n INT DEFAULT 3 UNIQUE", "", ""),
     ],
 )  # fmt: skip
-def test_a_rebuilds_column_travels_as_alter_table_allows(peers, column, here, told):
+def test_a_rebuilds_column_travels_with_its_constraints(peers, column, here, told):
+    """Where ALTER TABLE does not allow the column as it is, the node rebuilds the table, but not for a default alone."""
     one, two = made = peers(2)
     one.shell(
         f"BEGIN; CREATE TABLE r(id INTEGER PRIMARY KEY, a, b, {column}); INSERT INTO r SELECT *, id FROM t; DROP TABLE t;"
@@ -133,12 +134,12 @@ def test_a_rebuilds_column_travels_as_alter_table_allows(peers, column, here, to
     )
     converge(made)
     assert_equal(one, two)
-    assert definition(two) == f"CREATE TABLE t(id INTEGER PRIMARY KEY, a, b, {here})"
+    assert definition(two) == (f"CREATE TABLE t(id INTEGER PRIMARY KEY, a, b, {here})" if here else definition(one))
     assert told in note(two) if told else not note(two)
     assert not note(one)
 
 
-def test_two_definitions_of_one_column_are_both_reported(peers):
+def test_of_two_definitions_of_a_column_the_later_holds(peers):
     one, two, three = made = peers(3)
     one.shell("ALTER TABLE t ADD COLUMN n INTEGER CHECK (n < 10); UPDATE t SET n = 1 WHERE id = 1;")
     two.wall_ms += 1_000
@@ -147,11 +148,8 @@ def test_two_definitions_of_one_column_are_both_reported(peers):
     assert_equal(one, two)
     assert_equal(one, three)
     assert one.sql("SELECT n FROM t ORDER BY id") == [(1,), (2,)]
-    assert note(one).startswith(
-        "definitions differ: CHECK (n < 10) here alone, CHECK (n < 20) on the mesh and not here; "
-    )
-    assert not note(two)
-    assert note(three) in ("", note(one))
+    assert not note(one) + note(two) + note(three)
+    assert "CHECK (n < 20)" in definition(one)
     newcomer = peers(1)[-1]
     assert definition(newcomer) == definition(two)
 

@@ -105,7 +105,7 @@ class Columns(Mail):
             assert_equal(first, second)
         self.assert_nothing_lost(self.seen(self.peers[0]))
         for peer in self.peers:
-            assert not any(status.note for status in peer.replica.status().tables)
+            assert not [status.note for status in peer.replica.status().tables if status.note]
             assert peer.scrub().found == 0
 
 
