@@ -6,7 +6,9 @@ with which SpatiaLite writes its R-tree becomes an INSERT.
 
 from __future__ import annotations
 
+import itertools
 import re
+from collections.abc import Callable
 
 from mycomesh.sync.sqlite import geometry
 from mycomesh.sync.sqlite.geometry import FUNCTIONS, PREFIX
@@ -28,7 +30,7 @@ def plain_trigger(sql: str) -> str:
     def insert(call: re.Match[str]) -> str:
         return f"INSERT INTO {_index_of(call)} VALUES({call['row']}, {_sides_of(call)})"
 
-    return _ALIGN.sub(insert, sql)
+    return _with_calls_replaced(sql, insert)
 
 
 def temp_trigger(sql: str, name: str) -> str:
@@ -37,11 +39,17 @@ def temp_trigger(sql: str, name: str) -> str:
     Raises:
         ValueError: the trigger has a RAISE.
     """
-    pieces = TOKEN.findall(geometry.with_private_names(_ALIGN.sub(_insert, sql)))
+    pieces = TOKEN.findall(geometry.with_private_names(_with_calls_replaced(sql, _insert)))
     if "raise" in map(fold, pieces):
         raise ValueError("RAISE in a trigger would decide on rows of other nodes")
     # The first five pieces are CREATE TRIGGER and its name, with the spaces between.
     return f"CREATE TEMP TRIGGER {name} {''.join(pieces[5:])}"
+
+
+def _with_calls_replaced(sql: str, insert: Callable[[re.Match[str]], str]) -> str:
+    """Replace the calls of RTreeAlign; a string or a comment that looks like one stays, since SQLite does not call it."""
+    starts = set(itertools.accumulate(map(len, TOKEN.findall(sql)), initial=0))
+    return _ALIGN.sub(lambda call: insert(call) if call.start() in starts else call[0], sql)
 
 
 def _insert(call: re.Match[str]) -> str:

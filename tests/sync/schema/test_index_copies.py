@@ -6,7 +6,7 @@ import struct
 
 import pytest
 
-from mycomesh.sync.schema.index_copies import temp_trigger
+from mycomesh.sync.schema.index_copies import plain_trigger, temp_trigger
 from mycomesh.sync.sqlite.geometry import bounding_box
 from tests.sync.peers import assert_equal, converge
 
@@ -176,3 +176,16 @@ def test_a_copy_calls_functions_by_private_names():
     )
     with pytest.raises(ValueError, match="RAISE"):
         temp_trigger("CREATE TRIGGER a BEFORE INSERT ON t BEGIN SELECT raise(ABORT, ''); END", "b")
+
+
+def test_calls_in_strings_and_comments_stay():
+    """A peer's trigger is tried with its calls replaced, and made as it is: both have to be the same statements."""
+    call = "SELECT RTreeAlign('area', NEW.ROWID, NEW.\"geom\")"
+    assert 'INSERT INTO "area" VALUES(NEW.ROWID, ' in plain_trigger(f"BEGIN {call}; END")
+    for text in (
+        "'" + call.replace("'", "''") + "'",
+        "INSERT INTO area VALUES('SELECT RTreeAlign(''', 1); DELETE FROM t; --', NEW.a, NEW.b)",
+        f"/* {call} */",
+        f'"{call[:7]}"  -- {call}',
+    ):
+        assert plain_trigger(text) == text
