@@ -44,6 +44,7 @@ from mycomesh.sync.events import (
 )
 from mycomesh.sync.exchange import notices, tombstone_audit
 from mycomesh.sync.exchange.acknowledgements import Acknowledgements
+from mycomesh.sync.exchange.checkpoint_schedule import CheckpointSchedule
 from mycomesh.sync.exchange.clock_correction import ClockCorrection
 from mycomesh.sync.exchange.config import ExchangeConfig
 from mycomesh.sync.exchange.fetch import Fetcher
@@ -90,6 +91,7 @@ class Exchange:
         self._repairs = RepairSchedule(replica, config, self._fetcher.is_fetching, self._intake)
         self._tombstone_gc = TombstoneGC(replica, config)
         self._scrub = ScrubSchedule(replica, config)
+        self._checkpoints = CheckpointSchedule(replica.store)
         self.acknowledgements = Acknowledgements(replica)
         self._clock_correction = ClockCorrection(replica, self.acknowledgements, config)
         self._schema_debounce = SchemaDebounce()
@@ -177,6 +179,7 @@ class Exchange:
         if turn.covered_more:
             self._compare_all(turn)
         if turn.changed:
+            self._checkpoints.on_commit(turn.now_ms)
             self._settle(turn.now_ms)
             if self._replica.outbox.has_retries:
                 self._drain_at = turn.now_ms
@@ -184,7 +187,9 @@ class Exchange:
     def next_deadline(self) -> int | None:
         """Return the monotonic millisecond at which `TimerFired` is due."""
         times = [link.compare_at for link in self._links.values()]
-        parts = (self._fetcher, self._tombstone_gc, self._scrub, self._clock_correction, self._intake)
+        parts = (
+            self._fetcher, self._tombstone_gc, self._scrub, self._clock_correction, self._intake, self._checkpoints,
+        )  # fmt: skip
         due = (self._drain_at, self._settled_at, *(part.next_deadline() for part in parts))
         times += [at for at in due if at is not None]
         return max(min(times), self._retry_at) if times else None
@@ -256,6 +261,7 @@ class Exchange:
 
     def _on_commit(self, turn: Turn, *, writing: bool) -> None:
         """Drain; after a schema change wait until the programs that made it pause (`schema_debounce`)."""
+        self._checkpoints.on_commit(turn.now_ms)
         version = self._replica.outbox.schema_change() if writing else None
         due = None if version is None else self._schema_debounce.defer(version, turn.now_ms)
         if due is None:
@@ -454,6 +460,7 @@ class Exchange:
             self._fetcher.on_timer,
             self._tombstone_gc.on_timer,
             self._scrub.on_timer,
+            self._checkpoints.on_timer,
             self._clock_correction.check,
             self._compare_if_due,
         )

@@ -12,6 +12,7 @@ import contextlib
 import functools
 import os
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import apsw
@@ -46,6 +47,8 @@ BUSY_PAUSES_MS = (1, 2, 5, 10, 15, 20, 25, 25, 25, 50, 50, 100)
 # Checkpoints are rare and never concurrent, because of the WAL-reset bug of clients before SQLite 3.51.3 (design.md section 3):
 # only once the WAL is larger than 16 MiB.
 WAL_PAGES_MAX = 4_096
+# A WAL keeps that much of the disk at rest: the size at which SQLite itself writes it from its beginning again, 1,000 pages.
+WAL_KEPT_BYTES_MAX = 4 << 20
 
 
 class Enlisted(Protocol):
@@ -113,8 +116,7 @@ class Store:
                 self.db.close()
                 raise
         else:
-            if sleep is not None:
-                self.db.set_busy_handler(self._on_busy)
+            self._wait_for_locks()
             self.db.set_wal_hook(self._on_wal)
 
     def close(self) -> None:
@@ -300,6 +302,37 @@ class Store:
         self._checkpoint_due = False
         with contextlib.suppress(apsw.BusyError, apsw.LockedError, apsw.FullError, apsw.IOError):
             self.db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+
+    def empty_wal(self) -> bool:
+        """Copy the whole WAL into the file, and cut it if it is large; return False if a reader or a writer is in the way.
+
+        Nobody waits for it: call it when nobody writes.
+        """
+        with contextlib.suppress(apsw.BusyError, apsw.LockedError, apsw.FullError, apsw.IOError):
+            frames, copied = self.db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+            if frames == copied:
+                self._wal_pages = 0
+                return self._wal_bytes() <= WAL_KEPT_BYTES_MAX or self._cut_wal()
+        return False
+
+    def _cut_wal(self) -> bool:
+        self.db.set_busy_timeout(0)  # else it would wait for the readers, and keep writers waiting meanwhile
+        try:
+            self.db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+        finally:
+            self._wait_for_locks()
+        return True
+
+    def _wal_bytes(self) -> int:
+        with contextlib.suppress(OSError):
+            return Path(f"{self.path}-wal").stat().st_size
+        return 0
+
+    def _wait_for_locks(self) -> None:
+        if self._sleep is None:
+            self.db.set_busy_timeout(BUSY_MS_MAX)
+        else:
+            self.db.set_busy_handler(self._on_busy)
 
     def _on_wal(self, _db: apsw.Connection, _name: str, pages: int) -> int:
         self._wal_pages = pages

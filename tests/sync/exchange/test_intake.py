@@ -71,8 +71,8 @@ class Faulty:
 
 @pytest.fixture
 def worlds(tmp_path, monkeypatch):
-    real, made, numbers = store_module._open, [], count()
-    monkeypatch.setattr(store_module, "_open", lambda path: Faulty(real(path)))
+    real, made, numbers = store_module.open_file, [], count()
+    monkeypatch.setattr(store_module, "open_file", lambda path, extensions: Faulty(real(path, extensions)))
     monkeypatch.setattr(catch_up_stream, "FEED_ROWS_MAX", CHUNK_ROWS)
 
     def make(nodes=2):
