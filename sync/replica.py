@@ -98,7 +98,7 @@ class Replica:
         self.conflicts = Conflicts(store, catalog.registry)
         self.outbox = Outbox(store, catalog, site, priority, hooks)
         self.inbox = Inbox(store, catalog, site, self.outbox, priority)
-        self.drop_guard = DropGuard(catalog.registry)
+        self.drop_guard = DropGuard(catalog.registry, site.unseen_after)
         self.scrub = Scrub(store, catalog, self.outbox)
         self.state = StateTables(store, catalog.registry, site, self.scrub)
         self._map_extents = MapExtents(store, catalog.registry)

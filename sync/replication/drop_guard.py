@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from mycomesh.sync.errors import PolicyError
@@ -50,8 +51,10 @@ class _Claim:
 class DropGuard:
     """The claims of peers about one file's tables, by canonical name."""
 
-    def __init__(self, registry: Registry) -> None:
+    def __init__(self, registry: Registry, unseen_after: Callable[[Table], tuple[int, int]]) -> None:
+        """Take a function that returns (own site number, clock): entries of this site after that clock were never elsewhere."""
         self._registry = registry
+        self._unseen_after = unseen_after
         self._claims: dict[tuple[str, bytes], _Claim] = {}  # (table, peer) -> its claim, oldest first
         self._alone: Counter[tuple[str, bytes]] = Counter()  # entries that went on the word of one member in this run
         self._accepted: dict[tuple[str, bytes], int] = {}  # the size of each claim that a person has accepted
@@ -66,7 +69,9 @@ class DropGuard:
         if table is None or (key in self._accepted and count <= self._accepted[key]):
             return Verdict(absent, 0)
         self._claims.pop(key, None)
-        if table.seals is not None and count:  # only the writer of a row, and a person here, can end it
+        # Only the writer of a signed row, and a person here, can end it. Nobody can have deleted a row that nobody has had: a
+        # member that reports it was deceived about what it covers, and may be the second to report the same.
+        if count and (table.seals is not None or self._has_unseen(table, absent)):
             self._claims[key] = _Claim(count, array("q"))
             self._trim()
             self._note(name)
@@ -91,6 +96,10 @@ class DropGuard:
         self._trim()
         self._note(name)
         return Verdict(agreed, alone)
+
+    def _has_unseen(self, table: Table, absent: array[int]) -> bool:
+        own, after = self._unseen_after(table)
+        return any(number == own and hlc > after for number, hlc in _pairs(absent))
 
     def accept(self, shown: str) -> int:
         """Let audits drop what members claim at present about the table that this file calls `shown`.

@@ -73,7 +73,8 @@ class Site:
         self._entropy = entropy
         self._opened_at = store.clock.last  # stamps of this run are greater
         self._found = -1 if fresh else self.site_number  # the site that the file had before this run
-        self._confirmed: set[int] = set()  # ids of tables that a peer has had equal in this run
+        # By table id, of tables that a peer has had equal in this run: how far this site's clock went there.
+        self._confirmed: dict[int, int] = {}
         self.restamp = _read_restamp(store.meta(_RESTAMP_KEY))
         self._early: Stamper | None = None  # None until a row needs it
         self._committed = self._state()
@@ -128,7 +129,14 @@ class Site:
 
     def confirm(self, table: Table) -> None:
         """Note that a peer has had this table equal: its copies of this site's entries are those of the file."""
-        self._confirmed.add(table.table_id)
+        self._confirmed[table.table_id] = table.coverage.staged.top(self.id)
+
+    def unseen_after(self, table: Table) -> tuple[int, int]:
+        """Return (site number, clock): nobody is known to have this site's later entries of a table, so none was deleted.
+
+        Entries from before this run count as seen.
+        """
+        return self.site_number, max(self._opened_at, self._confirmed.get(table.table_id, 0))
 
     def is_behind(self, tables: Mapping[str, Table], tops: Mapping[str, int]) -> bool:
         """Return True if a peer covers more of this site's clock than the file; `tops` are its greatest hlcs by table.

@@ -122,3 +122,17 @@ def test_only_so_many_claims_are_kept(filled, over):
         replica.drop_guard.judge("t", bytes([number]) * 16, stamps(number, 2))
     first = bool(replica.drop_guard.claimed_by(bytes(16)))
     assert first is (over <= 0)
+
+
+@pytest.mark.parametrize("seen", [True, False])
+def test_no_words_drop_rows_that_nobody_has_had(filled, seen):
+    replica = filled(10)
+    table = replica.tables["t"]
+    number = table.store.site_number(replica.site)
+    own = array("q", [each for place, hlc, _, _ in table.log.scan(-1, 0, 100) for each in (place, hlc)])
+    assert set(own[::2]) == {number}
+    if seen:
+        replica.inbox.confirm_equal(["t"])
+    assert replica.drop_guard.judge("t", ONE, own).doubted == 10
+    second = replica.drop_guard.judge("t", TWO, own)
+    assert (len(second.stamps) // 2, second.doubted) == ((10, 0) if seen else (0, 10))
