@@ -148,6 +148,8 @@ def _merge_change(
     stamp = (change.hlc, table.store.site(change.site_number))
     displaced = False
     if wall_ms is None:
+        if not _claims_stamp(table, view, change):
+            return False
         resolved, displaced = _resolve_same_stamp(table, view, change)
         if resolved:
             merged.changes += 1
@@ -184,6 +186,30 @@ def _merge_change(
     note_restored(table, change.key, columns.names_of(gained & ~EXISTENCE), change.hlc)
     merged.parked += parked
     return displaced or displaced_last
+
+
+def _claims_stamp(table: Table, view: RowView, change: Change) -> bool:
+    """Return False if another row keeps the stamp of a change; else that row loses its entry.
+
+    Only a member that lies stamps two rows alike. The one with the greater key has the stamp on every replica.
+    """
+    row = table.log.row_of(change.site_number, change.hlc)
+    if row is None or row == view.row:
+        return True
+    other = RowView.read(table, row)
+    key = table.key(row, other.stored)
+    if codec.encode(key) > codec.encode(change.key):
+        return False
+    loses = (change.hlc, table.store.site(change.site_number))
+    masks = [0 if entry.stamp == loses else entry.mask for entry in other.entries]
+    left = [entry for entry, mask in zip(other.entries, masks, strict=True) if mask]
+    names = {name for entry in left for name in table.columns.names_of(entry.mask & ~EXISTENCE)}
+    target = {name: value for name, value in other.owned().items() if name in names}
+    shrink(other, masks, key)
+    table.log.flush()
+    materialize(table, other, visible(left), target, reinserted=False)
+    table.log.flush()
+    return True
 
 
 def _resolve_same_stamp(table: Table, view: RowView, change: Change) -> tuple[bool, bool]:

@@ -7,7 +7,9 @@ import json
 import apsw
 import pytest
 
+from mycomesh.sync.wire.bundle import Bundle, Group, Kind, Section
 from tests.sync.attackers import FILL, all_equal, chained
+from tests.sync.peers import WALL_MS
 
 
 @pytest.mark.parametrize("damaged", [0, 1])
@@ -108,3 +110,40 @@ def test_two_values_of_one_write_end_as_one_recorded(world_of):
     assert [node.sql("SELECT b, c FROM n") for node in world.nodes] == [[(7, kept)]] * 2
     (record,) = [row for node in world.nodes for row in node.sql("SELECT lost, reason FROM mycomesh_conflicts")]
     assert record == (json.dumps({"c": lost}), "two files had different values of one write")
+
+
+LIAR = b"z" * 16
+LIE_MS = WALL_MS + 50_000
+HLC = LIE_MS << 16
+
+
+def lie(table, kind, columns, key, row):
+    """A batch of a member that stamps another row elsewhere with the same clock."""
+    keys = None if kind is Kind.INSERT else [key]
+    group = Group(LIAR, kind, columns, [HLC], keys, [row], None)
+    return Bundle([Section(table, [(LIAR, 0, HLC)], [group])]).encode()
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("kind", [Kind.INSERT, Kind.UPDATE, Kind.DELETE])
+def test_two_rows_of_one_stamp_end_as_one(world_of, kind, turned):
+    world = world_of(2)
+    world.write(
+        world.nodes[0], "CREATE TABLE n(id INTEGER PRIMARY KEY, b, c); INSERT INTO n VALUES(1, 0, 0), (2, 0, 0)"
+    )
+    chained(world)
+    first = 11 if kind is Kind.INSERT else 1
+    columns = {Kind.INSERT: ("b", "c", "id"), Kind.UPDATE: ("b",), Kind.DELETE: ()}[kind]
+    for node, key in zip(world.nodes, (first + 1, first) if turned else (first, first + 1), strict=True):
+        row = {"b": f"lie {key}", "c": 0, "id": key}
+        batch = lie("n", kind, columns, key, [row[name] for name in columns])
+        node.peer.replica.apply(batch, LIE_MS, origin=LIAR)
+    world.run(120_000)
+    all_equal(world)
+    rows = world.nodes[0].sql("SELECT id, b FROM n ORDER BY id")
+    expected = {
+        Kind.INSERT: [(1, 0), (2, 0), (12, "lie 12")],
+        Kind.UPDATE: [(1, 0), (2, "lie 2")],
+        Kind.DELETE: [(1, 0)],
+    }
+    assert rows == expected[kind]
