@@ -94,6 +94,20 @@ def test_who_sends_too_much_or_nothing_is_let_go(monkeypatch):
     served(story)
 
 
+def test_a_request_may_have_so_many_bytes():
+    async def story(server):
+        for size, answered in (
+            (metrics_server.REQUEST_BYTES_MAX - 1, True),
+            (metrics_server.REQUEST_BYTES_MAX, True),
+            (metrics_server.REQUEST_BYTES_MAX + 5, False),
+        ):
+            request = b"GET /metrics HTTP/1.0\r\nX: "
+            request += b"x" * (size - len(request))
+            assert (b" 200 " in await asked(server, request + b"\r\n\r\n")) is answered
+
+    served(story)
+
+
 def test_so_many_are_served_at_once():
     async def story(server):
         idle = [await asyncio.open_connection("127.0.0.1", server.port) for _ in range(metrics_server.CLIENTS_MAX)]
