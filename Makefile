@@ -5,8 +5,14 @@ BIN := .venv/bin
 TESTS := $(BIN)/python -m pytest -n auto --dist worksteal
 # Of full scale, for `make long`; 0.01 takes minutes instead of hours.
 SHARE ?= 1
+# apsw; cbor2; PyNaCl; zeroconf; uvloop and all of them together; rich and segno.
+SAMPLE := tests/sync/capture tests/sync/merge tests/sync/storage tests/sync/sqlite \
+  tests/sync/test_codec.py tests/sync/wire tests/mesh/test_wire.py tests/mesh/test_messages.py \
+  tests/mesh/session tests/mesh/membership tests/mesh/io \
+  tests/mesh/node/test_daemon.py tests/integration/test_two_machines.py tests/tools/test_demo.py \
+  tests/tools/test_views.py tests/tools/top
 
-.PHONY: demo quick test static check long bench sim crash soak dist install clean
+.PHONY: demo quick test static check lowest long bench sim crash soak dist install clean
 demo: .venv/core
 	$(BIN)/mycomesh demo
 # For all day: no real processes and no slow tests, and of each other test the first two parameters. Within a minute on two cores.
@@ -21,6 +27,9 @@ static: .venv/dev
 	$(BIN)/lint-imports
 	$(BIN)/python -m tools.rooms
 check: static test
+# A sample of the tests with the lowest version of each dependency: every test of a room that calls one of them. Some minutes.
+lowest: .venv-lowest/done
+	.venv-lowest/bin/python -m pytest -n auto --dist worksteal $(SAMPLE)
 # Sweeps, fuzzing, crash points and kill rounds at full scale: hours. Results go to docs/bench/long.md.
 long: .venv/dev
 	$(BIN)/python -m tests.long --share $(SHARE)
@@ -36,12 +45,15 @@ crash: .venv/dev
 soak: .venv/dev
 	MYCOMESH_TEST_SCALE=20 $(BIN)/python -m pytest tests/integration/test_soak.py -rP
 # A tarball and a .deb that bring their own Python, into dist/.
-dist: .venv/core
-	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[release]'
-	$(BIN)/python -m tools.release
+# It is built from the wheels in .ci/release.txt, each known by its hash; `python -m tools.release.lock` brings that list up to date.
+dist:
+	$(PYTHON) -m venv --clear .venv-release
+	.venv-release/bin/python -m pip install -q --disable-pip-version-check --require-hashes -r .ci/release.txt
+	.venv-release/bin/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
+	.venv-release/bin/python -m tools.release
 install: .venv/core
 clean:
-	rm -rf .venv
+	rm -rf .venv .venv-lowest .venv-release
 
 .venv/core: pyproject.toml
 	@command -v uv >/dev/null && uv venv -q --allow-existing .venv || $(PYTHON) -m venv .venv
@@ -49,4 +61,8 @@ clean:
 	@touch $@
 .venv/dev: .venv/core
 	@command -v uv >/dev/null && uv pip install -q -p .venv -e '.[dev]' || $(BIN)/python -m pip install -q --disable-pip-version-check -e '.[dev]'
+	@touch $@
+.venv-lowest/done: pyproject.toml .ci/lowest.txt
+	$(PYTHON) -m venv --clear .venv-lowest
+	PIP_CONSTRAINT=.ci/lowest.txt .venv-lowest/bin/python -m pip install -q --disable-pip-version-check -e . -r .ci/lowest.txt
 	@touch $@

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import tarfile
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -59,6 +61,35 @@ def test_the_wheel_claims_no_name_but_its_own(wheel):
     with zipfile.ZipFile(wheel) as archive:
         tops = {name.partition("/")[0] for name in archive.namelist()}
     assert tops == {"mycomesh", "mesh", f"mycomesh-{mesh.__version__}.dist-info"}
+
+
+def requirements():
+    """The dependencies of pyproject.toml: name, lowest version."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    groups = project["project"]["optional-dependencies"]
+    lists = {"core": project["project"]["dependencies"], "build": project["build-system"]["requires"], **groups}
+    return {group: dict(each.split(">=") for each in wanted) for group, wanted in lists.items()}
+
+
+def pins(file):
+    lines = (line.split(" ")[0] for line in (ROOT / ".ci" / file).read_text().splitlines())
+    return dict(line.split("==") for line in lines if "==" in line)
+
+
+def test_lowest_versions_are_those_that_pyproject_allows():
+    wanted, lowest = requirements(), pins("lowest.txt")
+    assert lowest.keys() >= wanted["core"].keys() | wanted["qr"].keys() | wanted["build"].keys()
+    bounds = {name: version for group in wanted.values() for name, version in group.items()}
+    assert all((lowest[name] + ".").startswith(bounds[name] + ".") for name in lowest)
+
+
+def test_a_release_is_built_from_wheels_known_by_hash():
+    wanted, locked = requirements(), pins("release.txt")
+    assert locked.keys() >= wanted["core"].keys() | wanted["release"].keys() | wanted["build"].keys()
+    text = (ROOT / ".ci" / "release.txt").read_text()
+    entries = [entry for entry in text.split("\n") if entry and not entry.startswith(("#", " "))]
+    assert len(entries) == len(locked)
+    assert all(part.count("--hash=sha256:") for part in re.split(r"(?m)^(?=[a-z0-9])", text)[1:])
 
 
 def test_an_application_may_have_modules_named_like_our_folders(tmp_path):
