@@ -25,6 +25,7 @@ from mycomesh.sync.schema.index_refill import FILLED_ROWS_MAX, fill, rows_to_fil
 from mycomesh.sync.schema.index_remedies import content_of
 from mycomesh.sync.schema.registry import Registry
 from mycomesh.sync.sqlite import geometry
+from mycomesh.sync.sqlite.create_table import definition_of
 from mycomesh.sync.sqlite.definitions import execute_one, scratch
 from mycomesh.sync.sqlite.identifiers import INTERNAL_PREFIX, fold, quoted
 from mycomesh.sync.sqlite.table_spec import SQL_MAX
@@ -135,11 +136,12 @@ class VirtualFacts:
     def _create(self, fact: IndexFact, name: str) -> str | None:
         """Create an index, fill it and create its triggers; return why not, "" if done, None if its table is not here."""
         db, registry = self._store.db, self._registry
-        defined = registry.defined(fact.table)
         found = db.execute(_TABLE, (fact.table,)).fetchone()
-        if found is None or defined is None or not registry.admits(fact.table) or not self._has_functions(fact):
+        renamed = fold(registry.names.table(fact.table)) != fact.table
+        if found is None or renamed or not registry.admits(fact.table) or not self._has_functions(fact):
             return None
-        refused = index_refusal(defined.sql, fact, name)
+        # Tried on the table of this file: a trigger that names a column which it lacks would make each write fail.
+        refused = index_refusal(definition_of(db, found[0]), fact, name)
         if refused:
             return f"not created: {refused}"
         db.execute(f"SAVEPOINT {_SAVEPOINT}")

@@ -159,6 +159,33 @@ def test_many_filled_indexes_take_several_passes(pair):
     assert two.sql("SELECT count(*) FROM area2") == [(rows,)]
 
 
+def test_an_index_of_a_missing_column_stays_out(pair):
+    """Its trigger would make each INSERT of the application fail."""
+    one, two = pair
+    one.shell(DOCS)
+    converge(pair)
+    two.shell("ALTER TABLE t RENAME COLUMN name TO label")
+    converge(pair)
+    with one.replica.store.transaction():
+        fact = IndexFact("t", AREA, (INSERT.replace("new.id, new.id)", "new.name, new.name)"),))
+        one.replica.registry.facts.write("virtual:area", "virtual", fact.text())
+    converge(pair)
+    assert "no such column" in notes(two)["index area"]
+    two.shell("INSERT INTO t VALUES(1, 'x')")
+
+
+def test_an_index_of_a_renamed_table_stays_out(pair):
+    one, two = pair
+    one.shell(DOCS)
+    converge(pair)
+    two.replica.migrate("ALTER TABLE t RENAME TO u; CREATE TABLE t(other)", two.wall_ms)
+    with one.replica.store.transaction():
+        one.replica.registry.facts.write("virtual:area", "virtual", IndexFact("t", AREA, (INSERT,)).text())
+    converge(pair)
+    assert schema(two, "trigger") == []
+    two.shell("INSERT INTO t VALUES(1)")
+
+
 def test_a_name_that_is_taken_is_told(pair):
     one, two = pair
     one.shell(DOCS)
