@@ -12,6 +12,7 @@ says why not. ADR 0040.
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -141,7 +142,7 @@ class OwnIds:
                 found[site] = slot, stamp
         return found
 
-    def _preferred_by_others(self, claimed: Any) -> frozenset[int]:
+    def _preferred_by_others(self, claimed: Collection[bytes]) -> frozenset[int]:
         """Return the slots that known sites prefer which have not claimed any: the next moment may bring their claims."""
         others = [site for site in self._store.sites if site not in claimed]
         if len(others) > _UNCLAIMED_MAX:
