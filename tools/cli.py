@@ -84,6 +84,7 @@ COMMANDS = (
     Command("log", "print the running node's last events and follow new ones", LOOK),
     Command("tail", "print the changes of a table, local and remote, as they come in", LOOK),
     Command("cursors", "list the readers of the change feed and how far they are behind", LOOK),
+    Command("dead", "list the changes that readers have set aside, and retry them", LOOK),
     Command("why", "show who wrote each cell of a row, when, and which writes lost", LOOK),
     Command("conflicts", "list concurrent writes that lost to later ones", LOOK),
     Command("parked", "list rows of peers that a local constraint refuses, and why", LOOK),

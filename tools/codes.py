@@ -210,11 +210,24 @@ _DATABASE = (
         "mycomesh tables and mycomesh conflicts list what exists; a node with the right to write the table must decide",
     ),
     Code(
+        "hook.failed",
+        "a hook's command failed",
+        "it ended with another exit code than 0, took too long, or its table cannot be read; its changes are tried again, and one"
+        " that goes on failing becomes a dead letter",
+        "mycomesh dead lists the dead letters with what the command said; mycomesh dead --retry ID tries one again",
+    ),
+    Code(
+        "hook.stopped",
+        "a hook has stopped",
+        "20 of its last 50 changes failed, so that going on would set all changes aside; its cursor stays where it is",
+        "repair the command in config.toml or on the machine, then run mycomesh dead --resume NAME",
+    ),
+    Code(
         "feed.refused",
         "a reader of the change feed cannot read",
         "the table or the cursor does not exist, another reader uses the cursor, or the cursor holds no position; nothing was"
         " changed",
-        "mycomesh tables lists the tables, the table mycomesh_cursors the cursors; delete a cursor's row there to remove it",
+        "mycomesh cursors lists the cursors, mycomesh tables the tables; mycomesh cursors --drop NAME removes a cursor",
     ),
     Code(
         "migration.refused",

@@ -365,6 +365,27 @@ MANUAL = {
             "columns": ["text"],
         },
     ),
+    "dead": Page(
+        (
+            ("mycomesh dead", "list them with the reasons"),
+            ("mycomesh dead --retry 3", "let the readers of its table see the row again"),
+            ("mycomesh dead --resume pager", "after the command of a hook was repaired"),
+        ),
+        [
+            {
+                "number": "int",
+                "reader": "text",
+                "id": "text",
+                "table": "text",
+                "row": "text",
+                "body": "text",
+                "why": "text",
+                "tries": "int",
+                "first_at": "text",
+                "last_at": "text",
+            }
+        ],
+    ),
     "cursors": Page(
         (
             ("mycomesh cursors", "list them with what they have not read yet"),

@@ -24,11 +24,13 @@ from mycomesh.sync.sqlite.versions import Version, parse_version
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["KEYS", "LOG_FORMATS", "PORT_DEFAULT", "NodeConfig", "PeerName", "load", "metrics_address"]
+__all__ = ["KEYS", "LOG_FORMATS", "PORT_DEFAULT", "Hook", "NodeConfig", "PeerName", "load", "metrics_address"]
 
 PORT_DEFAULT = 7447  # TCP; any free port works, since mDNS announces it, but a firewall rule needs a fixed default
 METRICS_PORT_DEFAULT = 9464  # the usual port of exporters; peers use the node's own port
 PEERS_MAX = 256  # static peers; a mesh spreads addresses itself, so a longer list is a mistake
+HOOKS_MAX = 32  # each is a reader and a process
+HOOK_TIMEOUT_S_MAX = 86_400
 EXTENSIONS_MAX = 16  # an application has one or two
 TABLES_MAX = 1000  # names in --only, --except or --urgent; nobody writes more by hand
 NAME_CHARS_MAX = 253  # the longest host name that DNS allows (RFC 1035)
@@ -62,6 +64,7 @@ KEYS = {
     "conflicts_days_max": "conflicts_days_max",
     "sqlite_floor": "sqlite_floor",
     "extensions": "extensions",
+    "hook": "hooks",
 }
 
 
@@ -97,6 +100,43 @@ class PeerName:
         return cls(host, int(port_text))
 
 
+@dataclass(frozen=True, slots=True)
+class Hook:
+    """A command that gets the changes of a table: the name of the hook, the table, and the command for `/bin/sh`.
+
+    from_now: skip the rows that are there when the hook is new.
+    timeout_s: a run that takes longer has failed, 1..86,400 seconds.
+    """
+
+    name: str
+    on: str
+    run: str
+    from_now: bool = False
+    timeout_s: int = 60
+
+    @classmethod
+    def parse(cls, name: str, value: Any) -> Hook:
+        """Check one table of the file.
+
+        Raises:
+            ConfigError: a key is missing, unknown or of another type.
+        """
+        if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name):
+            raise ConfigError(f"hook {name!r}: a name has 1 to 64 letters, digits, '-' and '_'")
+        if not isinstance(value, dict) or not {"on", "run"} <= value.keys() <= {"on", "run", "from", "timeout_s"}:
+            raise ConfigError(
+                f"hook {name!r} needs 'on' (a table) and 'run' (a command), and takes 'from' and 'timeout_s'"
+            )
+        on, run, begin, timeout_s = value["on"], value["run"], value.get("from", "start"), value.get("timeout_s", 60)
+        if not isinstance(on, str) or not on or not isinstance(run, str) or not run.strip():
+            raise ConfigError(f"hook {name!r}: 'on' must be the name of a table, and 'run' a command")
+        if begin not in ("start", "now"):
+            raise ConfigError(f'hook {name!r}: \'from\' must be "start" or "now", not {begin!r}')
+        if type(timeout_s) is not int or not 1 <= timeout_s <= HOOK_TIMEOUT_S_MAX:
+            raise ConfigError(f"hook {name!r}: 'timeout_s' must be 1..{HOOK_TIMEOUT_S_MAX:,}, not {timeout_s!r}")
+        return cls(name, on, run, begin == "now", timeout_s)
+
+
 def metrics_address(text: str) -> PeerName:
     """Parse the address at which metrics are served; raise `ConfigError` for anything else."""
     return PeerName.parse(text, "metrics", METRICS_PORT_DEFAULT)
@@ -125,6 +165,7 @@ class NodeConfig:
     conflicts_mb_max: megabytes that it may take in the file, 1..10,000.
     conflicts_days_max: days that it keeps a record, 1..36,500.
     sqlite_floor: the oldest SQLite of the programs that open the files of this mesh; None to use what other nodes state, or 3.40.
+    hooks: commands that get the changes of a table, at most 32 (`hooks.Hooks`).
     extensions: absolute paths of SQLite's loadable extensions, at most 16. The node loads them as the application does, so that
         it can run the triggers that keep an index of such a module (`extensions.checked_extensions`).
     """
@@ -146,6 +187,7 @@ class NodeConfig:
     conflicts_days_max: int = 365
     sqlite_floor: Version | None = None
     extensions: tuple[str, ...] = ()
+    hooks: tuple[Hook, ...] = ()
 
     def __post_init__(self) -> None:
         """Check every field."""
@@ -169,6 +211,8 @@ class NodeConfig:
             raise ConfigError(
                 f"{len(self.extensions)} extensions are more than {EXTENSIONS_MAX}; name those that triggers need"
             )
+        if len(self.hooks) > HOOKS_MAX:
+            raise ConfigError(f"{len(self.hooks)} hooks are more than {HOOKS_MAX}; let one command do several things")
         both = sorted({fold(name) for name in self.only} & {fold(name) for name in self.exclude})
         if both:
             raise ConfigError(f"table {both[0]!r} is in both 'only' and 'except'; remove it from one")
@@ -266,6 +310,10 @@ def _value(key: str, value: Any) -> Any:
             if isinstance(value, list) and len(value) == 2 and all(type(item) is int for item in value):
                 return _versions(*value)
             wanted = f"a list of the oldest and the newest version, such as [{SUPPORTED.oldest}, {SUPPORTED.newest}]"
+        case "hook":
+            if isinstance(value, dict):
+                return tuple(Hook.parse(name, each) for name, each in value.items())
+            wanted = "a table such as [hook.NAME]"
         case _:
             if isinstance(value, list) and all(type(item) is str for item in value):
                 return tuple(PeerName.parse(item) for item in value) if key == "peers" else tuple(value)

@@ -355,7 +355,7 @@ class Daemon:
                 return await compare.answer(self._serving())
             case "accept-drop" | "counter" | "policy" | "migrate" | "conflicts" | "restore":
                 return await decisions.answer(self._serving(), request)
-            case "changes" | "cursors":
+            case "changes" | "cursors" | "dead":
                 return await self._feed_requests.answer(self._serving(), request)
             case "down":
                 return await self._down(request)

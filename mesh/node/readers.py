@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from mycomesh.mesh.node.replica_thread import ReplicaThread
+    from mycomesh.sync.feed.change import Change
     from mycomesh.sync.feed.position import Position
     from mycomesh.sync.feed.reader import Page
 
@@ -155,7 +156,15 @@ class Reader:
         """Acknowledge so many changes, up to a position of a page: the cursor does not return before it."""
         self._undone = max(0, self._undone - count)
         if self.cursor is not None:
-            await self._replica.move_cursor(self.cursor, self.table, position)
+            cursor = self.cursor
+            await self._replica.run_feed(lambda feed, wall_ms: feed.move(cursor, self.table, position, wall_ms))
+
+    async def set_aside(self, change: Change, why: str, tries: int) -> None:
+        """Keep a change as a dead letter of this reader's cursor."""
+        assert self.cursor is not None, "a reader without a name leaves nothing"
+        await self._replica.run_feed(
+            lambda feed, wall_ms: feed.set_aside(self.cursor or "", change, why, tries, wall_ms)
+        )
 
     def acknowledged(self, count: int) -> None:
         """Note that the reader itself has moved its cursor by so many changes, in a transaction of its own."""

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from mycomesh.sync.admin.state_tables import NodeState
     from mycomesh.sync.events import Event
     from mycomesh.sync.exchange.intake import FileTrouble
-    from mycomesh.sync.feed.feed import Cursor
+    from mycomesh.sync.feed.feed import Cursor, Feed
     from mycomesh.sync.feed.position import Position
     from mycomesh.sync.feed.reader import Page
 
@@ -142,19 +142,15 @@ class ReplicaThread:
         """Return the changes of a table beyond a position, of everything committed before the call."""
         return await self._call(lambda: self._read_changes(table, position, rows_max))
 
-    async def move_cursor(self, cursor: str, table: str, position: Position) -> None:
-        """Move a cursor of the change feed forward."""
-        await self._call(lambda: self._replica.feed.move(cursor, table, position, clock()[1]))
-
     async def cursors(self) -> list[Cursor]:
         """Return the cursors of the change feed; while the file cannot be read, those that were there last."""
         with contextlib.suppress(DatabaseError):
-            self._last_cursors = await self._call(lambda: self._replica.feed.cursors(clock()[1]))
+            self._last_cursors = await self.run_feed(lambda feed, wall_ms: feed.cursors(wall_ms))
         return self._last_cursors
 
-    async def drop_cursor(self, cursor: str) -> int:
-        """Remove a cursor of the change feed; return of how many tables."""
-        return await self._call(lambda: self._replica.feed.drop(cursor))
+    async def run_feed(self, request: Callable[[Feed, int], T]) -> T:
+        """Run a request on the change feed, with the wall time; return its result."""
+        return await self._call(lambda: request(self._replica.feed, clock()[1]))
 
     def observe_commits(self, on_commit: Callable[[], None] | None) -> None:
         """Call a function after each commit of the replica, on its thread."""

@@ -22,6 +22,7 @@ from mycomesh.mesh.node.commit_poll import CommitPoll
 from mycomesh.mesh.node.core import NodeCore, ToExchange
 from mycomesh.mesh.node.disk_space import free_bytes
 from mycomesh.mesh.node.errors import NodeError
+from mycomesh.mesh.node.hooks import Hooks
 from mycomesh.mesh.node.idle_trim import IdleTrim
 from mycomesh.mesh.node.readers import Readers
 from mycomesh.mesh.node.replica_thread import ReplicaThread
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
     from mycomesh.mesh.node.config import NodeConfig
     from mycomesh.mesh.node.status import ReaderView, WritePosition
     from mycomesh.sync.exchange.exchange import LinkStatus
+    from mycomesh.sync.feed.feed import Feed
     from mycomesh.sync.replica import Replica
 
 __all__ = ["ISOLATED", "Credentials", "NodeCallbacks", "ServingNode"]
@@ -120,6 +122,7 @@ class ServingNode:
 
         self._replica = ReplicaThread(file, identity, config, clock_notes, report)
         self.readers = Readers(self._replica, self.names_by_site)
+        self.hooks = Hooks(config.hooks, self.readers, callbacks.on_notice)
         self._watch: Watch | None = None
         self._commit_poll = CommitPoll(loop, self._replica.check_for_commit)
         self._state_writer = StateWriter(self._write_state)
@@ -144,11 +147,13 @@ class ServingNode:
         except BaseException:
             await self.stop()
             raise
+        self.hooks.start()
         self._on_commit()
 
     async def stop(self, *, remove: bool = False) -> None:
         """Drain all commits, end the links, close the file; with `remove`, remove what replication added to the file."""
         self.readers.end()
+        await self.hooks.close()
         if self._watch is not None:
             self._watch.close()
         self._commit_poll.cancel()
@@ -243,9 +248,9 @@ class ServingNode:
         """Return the cursors of the change feed."""
         return reader_views(await self._replica.cursors(), clock()[1])
 
-    async def drop_cursor(self, cursor: str) -> int:
-        """Remove a cursor; return of how many tables."""
-        return await self._replica.drop_cursor(cursor)
+    async def run_on_feed(self, request: Callable[[Feed, int], T]) -> T:
+        """Run a request on the change feed, with the wall time; return its result."""
+        return await self._replica.run_feed(request)
 
     async def run_on_replica(self, request: Callable[[Replica], T]) -> T:
         """Run a request on the replica and publish what it changed; return its result."""

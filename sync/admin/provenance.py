@@ -29,7 +29,7 @@ from mycomesh.sync.storage.row_view import RowView
 from mycomesh.sync.storage.store import Store
 from mycomesh.sync.storage.table import Table, insert_key
 
-__all__ = ["Loss", "Provenance", "Written", "read_provenance"]
+__all__ = ["Loss", "Provenance", "Written", "read_provenance", "rows_named"]
 
 SHOWN = "shown"
 DELETED = "deleted"
@@ -96,7 +96,7 @@ def read_provenance(path: Path, table: str, key: str) -> Provenance:
     """
     with contextlib.closing(Store(str(path), read_only=True)) as store, store.reading():
         found = _table(store, table)
-        for row in _candidates(found, key):
+        for row in rows_named(found, key):
             stored_entries = found.log.entries_of_row(row)
             pending = _pending(found, row)
             if stored_entries or pending:
@@ -128,7 +128,7 @@ def _table(store: Store, name: str) -> Table:
 # ---- from a key as text to a row
 
 
-def _candidates(table: Table, key: str) -> Iterator[Row]:
+def rows_named(table: Table, key: str) -> Iterator[Row]:
     """Yield the rows that a key may refer to, the most likely first."""
     site, at, hlc = key.partition("@")
     if at and len(site) == 32 and hlc.isdecimal() and set(site) <= set("0123456789abcdef"):

@@ -18,9 +18,12 @@ from dataclasses import dataclass
 
 import apsw
 
+from mycomesh.sync.admin.provenance import rows_named
 from mycomesh.sync.crdt.hlc import ms_from_hlc
 from mycomesh.sync.errors import DecodeError, FeedError
 from mycomesh.sync.feed import touched
+from mycomesh.sync.feed.change import Change
+from mycomesh.sync.feed.dead_letters import DeadLetter, DeadLetters
 from mycomesh.sync.feed.position import Position
 from mycomesh.sync.feed.reader import PAGE_BYTES_MAX, PAGE_ROWS_MAX, Page, read_page
 from mycomesh.sync.feed.touched import Touched
@@ -77,6 +80,7 @@ class Feed:
         self._touched = Touched(store, registry)
         store.enlist(self._touched)
         store.enlist(self)
+        self.letters = DeadLetters(store)
         self.active = False
         self.on_commit: Callable[[], None] | None = None  # called after each commit of this replica
 
@@ -267,6 +271,39 @@ class Feed:
 
         published = self._outbox.read_drained(wall_ms, read)
         return pages[0], published
+
+    # ---- dead letters
+
+    def set_aside(self, name: str, change: Change, why: str, tries: int, wall_ms: int) -> None:
+        """Keep a change that a reader could not deal with as a dead letter."""
+        with self._store.transaction():
+            self.letters.add(name, change, why, tries, wall_ms)
+
+    def drop_letter(self, number: int) -> DeadLetter:
+        """Forget a dead letter; raises `FeedError` if there is no such one."""
+        letter = self.letters.get(number)
+        with self._store.transaction():
+            self.letters.remove(number)
+        return letter
+
+    def retry_letter(self, number: int) -> DeadLetter:
+        """Let the readers of the table see the row of a dead letter again, and forget the letter.
+
+        Raises:
+            FeedError: there is no such letter, its table is gone, or no reader is left to see it.
+        """
+        letter = self.letters.get(number)
+        table = self.table(letter.table)
+        if not self.active:
+            raise FeedError(f"no cursor is left that could read {letter.table} again; drop the letter instead")
+        rows = list(rows_named(table, letter.row))
+        with self._store.transaction():
+            known = table.log.rows_with_entries(rows)
+            row = next((row for row in rows if row in known), rows[0] if rows else None)
+            if row is not None:
+                self._touched.repeat(table, row, letter.row)
+            self.letters.remove(number)
+        return letter
 
     # ---- what readers hold back, and how far they are
 

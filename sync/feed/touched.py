@@ -23,6 +23,7 @@ __all__ = ["CREATE", "TOUCHED_MAX", "Touched"]
 TOUCHED_MAX = 100_000
 CHECK_EVERY = 1_000
 
+_RECORD = "INSERT OR REPLACE INTO mycomesh_touched(id, row, key, place, hlc) VALUES(?, ?, ?, ?, ?)"
 CREATE = (
     "CREATE TABLE IF NOT EXISTS mycomesh_touched("
     "seq INTEGER PRIMARY KEY, id INTEGER, row, key TEXT, place INTEGER, hlc INTEGER, UNIQUE(id, row))"
@@ -97,14 +98,17 @@ class Touched:
                 continue
             newest = max(stored_entries, key=lambda stored: (stored[1], stored[0]), default=(0, 0))
             records.append((table.table_id, row, key, newest[0], newest[1]))
-        self._store.db.executemany(
-            "INSERT OR REPLACE INTO mycomesh_touched(id, row, key, place, hlc) VALUES(?, ?, ?, ?, ?)", records
-        )
+        self._store.db.executemany(_RECORD, records)
         self._since_check += len(records)
         if self._since_check >= CHECK_EVERY:
             self._since_check = 0
             count = self._store.db.execute("SELECT count(*) FROM mycomesh_touched").fetchone()[0]
             self.overflowing = count > TOUCHED_MAX
+
+    def repeat(self, table: Table, row: Row, key: str) -> None:
+        """Record a row although it has not changed, so that readers see it again."""
+        newest = max(table.log.entries_of_row(row), key=lambda stored: (stored[1], stored[0]), default=(0, 0))
+        self._store.db.execute(_RECORD, (table.table_id, row, key, newest[0], newest[1]))
 
     # ---- reading
 

@@ -117,7 +117,7 @@ def test_unknown_option_is_usage_error_in_one_line(command, tmp_path):
 NEEDS_NODE = [
     ("status",), ("top",), ("peers",), ("tables",), ("verify",), ("wait", "--replicas", "2"), ("isolate",), ("rejoin",),
     ("scrub",), ("accept-drop", "t"), ("parked",), ("log",), ("backup", "copy.db"), ("down",), ("why", "t", "1"),
-    ("tail", "t"), ("cursors",),
+    ("tail", "t"), ("cursors",), ("dead",),
 ]  # fmt: skip
 
 
@@ -131,7 +131,7 @@ def test_a_command_that_lacks_a_node_exits_69(words, tmp_path):
 RUNS = [
     ("status",), ("peers",), ("tables",), ("verify",), ("members",), ("conflicts",), ("parked",), ("doctor",), ("top",),
     ("explain",), ("help",), ("wait", "--replicas", "1"), ("policy", "t"), ("counter", "t", "n"), ("why", "t", "1"),
-    ("restore", "1"), ("scrub",), ("invite",), ("isolate",), ("rejoin",), ("cursors",),
+    ("restore", "1"), ("scrub",), ("invite",), ("isolate",), ("rejoin",), ("cursors",), ("dead",),
 ]  # fmt: skip
 
 

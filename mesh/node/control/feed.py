@@ -17,6 +17,7 @@ from mycomesh.sync.feed.reader import PAGE_ROWS_MAX
 if TYPE_CHECKING:
     from mycomesh.mesh.node.readers import Reader
     from mycomesh.mesh.node.serving import ServingNode
+    from mycomesh.sync.feed.dead_letters import DeadLetter
     from mycomesh.sync.feed.reader import Page
 
 __all__ = ["FeedRequests"]
@@ -48,12 +49,12 @@ class FeedRequests:
             NodeError, SyncError: the request is malformed, or cannot be carried out.
         """
         match request.get("do"):
+            case "dead":
+                return await _dead(node, request)
             case "cursors":
                 drop = request.get("drop")
-                if isinstance(drop, str):
-                    dropped = await node.drop_cursor(drop)
-                    if not dropped:
-                        raise NodeError(f"no cursor {drop!r}; 'mycomesh cursors' lists them")
+                if isinstance(drop, str) and not await node.run_on_feed(lambda feed, _: feed.drop(drop)):
+                    raise NodeError(f"no cursor {drop!r}; 'mycomesh cursors' lists them")
                 return {"cursors": [asdict(reader) for reader in await node.cursors()]}
             case _:
                 return await self._page(node, request)
@@ -110,6 +111,20 @@ class FeedRequests:
         session = self._sessions.pop(token, None)
         if session is not None:
             session.reader.close()
+
+
+async def _dead(node: ServingNode, request: dict[str, Any]) -> dict[str, Any]:
+    """List the dead letters, after one was dropped or given to its readers again, or after a hook was resumed."""
+    retry, drop, resume = request.get("retry"), request.get("drop"), request.get("resume")
+    done: list[DeadLetter] = []
+    if isinstance(resume, str) and not node.hooks.resume(resume):
+        raise NodeError(f"no hook {resume!r}; config.toml has the hooks of this node")
+    if isinstance(retry, int):
+        done.append(await node.run_on_feed(lambda feed, _: feed.retry_letter(retry)))
+    if isinstance(drop, int):
+        done.append(await node.run_on_feed(lambda feed, _: feed.drop_letter(drop)))
+    letters = await node.run_on_feed(lambda feed, _: feed.letters.all())
+    return {"done": [asdict(letter) for letter in done], "letters": [asdict(letter) for letter in letters]}
 
 
 def _is_alive(pid: int) -> bool:

@@ -11,7 +11,16 @@ import pytest
 from hypothesis import event, given
 from hypothesis import strategies as st
 
-from mycomesh.mesh.node.config import KEYS, PORT_DEFAULT, NodeConfig, PeerName, load
+from mycomesh.mesh.node.config import (
+    HOOK_TIMEOUT_S_MAX,
+    HOOKS_MAX,
+    KEYS,
+    PORT_DEFAULT,
+    Hook,
+    NodeConfig,
+    PeerName,
+    load,
+)
 from mycomesh.mesh.node.errors import ConfigError
 
 
@@ -225,3 +234,38 @@ def test_an_error_names_the_file_and_the_line(file, text, line):
     with pytest.raises(ConfigError) as error:
         load(file)
     assert str(error.value).startswith(f"{file}:{line}: ")
+
+
+def test_hooks_are_read_with_their_defaults(file):
+    file.write_text(
+        '[hook.pager]\non = "alerts"\nrun = "cat"\n[hook.b-2]\non = "t"\nrun = "x"\nfrom = "now"\ntimeout_s = 5\n'
+    )
+    assert load(file).hooks == (Hook("pager", "alerts", "cat", False, 60), Hook("b-2", "t", "x", True, 5))
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ('hook = "cat"', "must be a table such as"),
+        ("[hook.a]\non = 't'", "needs 'on'"),
+        ("[hook.a]\non = 't'\nrun = 'x'\nshell = 'x'", "needs 'on'"),
+        ("[hook.'a b']\non = 't'\nrun = 'x'", "a name has 1 to 64 letters"),
+        ("[hook.a]\non = ''\nrun = 'x'", "'on' must be the name of a table"),
+        ("[hook.a]\non = 't'\nrun = ' '", "'run' a command"),
+        ("[hook.a]\non = 't'\nrun = 'x'\nfrom = 'end'", "'from' must be"),
+        ("[hook.a]\non = 't'\nrun = 'x'\ntimeout_s = 0", "'timeout_s' must be 1..86,400"),
+        (f"[hook.a]\non = 't'\nrun = 'x'\ntimeout_s = {HOOK_TIMEOUT_S_MAX - 1}", ""),
+        (f"[hook.a]\non = 't'\nrun = 'x'\ntimeout_s = {HOOK_TIMEOUT_S_MAX}", ""),
+        (f"[hook.a]\non = 't'\nrun = 'x'\ntimeout_s = {HOOK_TIMEOUT_S_MAX + 1}", "'timeout_s' must be 1..86,400"),
+        ("".join(f"[hook.a{n}]\non = 't'\nrun = 'x'\n" for n in range(HOOKS_MAX)), ""),
+        ("".join(f"[hook.a{n}]\non = 't'\nrun = 'x'\n" for n in range(HOOKS_MAX + 1)), "33 hooks are more than 32"),
+    ],
+)
+def test_hooks_are_checked_in_one_line(file, text, fault):
+    file.write_text(text)
+    if not fault:
+        assert load(file).hooks
+        return
+    with pytest.raises(ConfigError, match=re.escape(fault)) as caught:
+        load(file)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,101 @@
+"""Dead letters: changes that a reader could not deal with, set aside so that the ones behind them go on.
+
+They are local to the file, in `mycomesh_dead_letters`, and bounded by number and bytes; the oldest go first. A retry lets every
+reader of the table see the row again, as it is by then.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import apsw
+
+from mycomesh.sync.crdt.hlc import time_text
+from mycomesh.sync.errors import FeedError
+from mycomesh.sync.feed.change import Change
+from mycomesh.sync.storage.store import Store
+
+__all__ = ["LETTERS_BYTES_MAX", "LETTERS_MAX", "DeadLetter", "DeadLetters"]
+
+LETTERS_MAX = 10_000
+LETTERS_BYTES_MAX = 64 << 20
+WHY_MAX = 500  # characters
+_CREATE = (
+    "CREATE TABLE IF NOT EXISTS mycomesh_dead_letters("
+    'seq INTEGER PRIMARY KEY, reader TEXT, id TEXT, "table" TEXT, row TEXT, body TEXT, why TEXT, tries INTEGER,'
+    " first_at TEXT, last_at TEXT, UNIQUE(reader, id))"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """One change that a reader set aside.
+
+    number: its number in this file.
+    reader: the reader's cursor.
+    id: of the change.
+    table, row: the table's name in this file, and the row's key as text.
+    body: the change as a line of JSON.
+    why: what the reader said last.
+    tries: how often it was tried.
+    first_at, last_at: when, ISO 8601 in UTC.
+    """
+
+    number: int
+    reader: str
+    id: str
+    table: str
+    row: str
+    body: str
+    why: str
+    tries: int
+    first_at: str
+    last_at: str
+
+
+class DeadLetters:
+    """The dead letters of one file."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def add(self, reader: str, change: Change, why: str, tries: int, wall_ms: int) -> None:
+        """Set a change aside; inside a transaction. A change that is there already counts the further tries."""
+        db, at = self._store.db, time_text(wall_ms)
+        db.execute(_CREATE)
+        db.execute(
+            "INSERT INTO mycomesh_dead_letters VALUES(NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT(reader, id) DO UPDATE"
+            " SET tries = tries + excluded.tries, why = excluded.why, body = excluded.body, last_at = excluded.last_at",
+            (reader, change.id, change.table, change.row, change.to_json(), why[:WHY_MAX], tries, at, at),
+        )
+        total = "SELECT count(*), coalesce(sum(length(body)), 0) FROM mycomesh_dead_letters"
+        count, size = db.execute(total).fetchone()
+        while count > 1 and (count > LETTERS_MAX or size > LETTERS_BYTES_MAX):
+            db.execute("DELETE FROM mycomesh_dead_letters WHERE seq = (SELECT min(seq) FROM mycomesh_dead_letters)")
+            count, size = db.execute(total).fetchone()
+
+    def all(self) -> list[DeadLetter]:
+        """Return every dead letter, the oldest first."""
+        try:
+            found = self._store.db.execute(
+                'SELECT seq, reader, id, "table", row, body, why, tries, first_at, last_at FROM mycomesh_dead_letters'
+                " ORDER BY seq"
+            ).fetchall()
+        except apsw.SQLError:  # there is no such table
+            return []
+        return [DeadLetter(*record) for record in found]
+
+    def get(self, number: int) -> DeadLetter:
+        """Return one dead letter.
+
+        Raises:
+            FeedError: there is no letter with this number.
+        """
+        found = next((letter for letter in self.all() if letter.number == number), None)
+        if found is None:
+            raise FeedError(f"no dead letter {number}; 'mycomesh dead' lists them")
+        return found
+
+    def remove(self, number: int) -> None:
+        """Forget a dead letter; inside a transaction."""
+        self._store.db.execute("DELETE FROM mycomesh_dead_letters WHERE seq = ?", (number,))
