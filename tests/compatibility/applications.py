@@ -28,6 +28,7 @@ def _feature(number: int) -> dict[str, object]:
 POINTS = json.dumps({"type": "FeatureCollection", "features": [_feature(number) for number in range(40)]})
 BAG = """
 import sys
+from pathlib import Path
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 store = get_typestore(Stores.ROS2_HUMBLE)
@@ -130,7 +131,8 @@ def _rosbags(first: Machine, second: Machine) -> Outcome:
     ) as recorder:
         assert recorder.stdin is not None
         assert recorder.stdout is not None
-        recorder.stdout.readline()
+        if recorder.stdout.readline() != "open\n":
+            raise TrialError("the recorder ended before it had written")
         (bag,) = folder.glob("*.db3")
         other = Machine(first.dir, "robot")
         other.done("init")
