@@ -7,6 +7,7 @@ import os
 import shutil
 import sqlite3
 import subprocess
+import time
 from contextlib import closing
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from tests.integration.machines import Machine, eventually
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 __all__ = ["TRIALS"]
 
@@ -44,6 +46,26 @@ REPLACE = """
 import sqlite3, sys, pandas
 with sqlite3.connect(sys.argv[1]) as db:
     pandas.DataFrame({'id': range(int(sys.argv[2])), 'v': 'x'}).to_sql('frame', db, if_exists='replace', index=False)
+"""
+
+TURSO = """
+import sys, turso
+db = turso.connect(sys.argv[1])
+print(db.execute(f"PRAGMA journal_mode = '{sys.argv[2]}'").fetchall()[0][0])
+if sys.argv[2] == 'mvcc':
+    db.execute('CREATE TABLE kept(id INTEGER PRIMARY KEY, v)')
+    db.execute("INSERT INTO kept VALUES(1, 'by Turso')")
+db.commit()
+db.close()
+"""
+CIPHER = """
+import sys
+from sqlcipher3 import dbapi2
+db = dbapi2.connect(sys.argv[1])
+db.execute("PRAGMA key = 'secret'")
+db.execute('CREATE TABLE t(v)')
+db.commit()
+db.close()
 """
 
 
@@ -158,10 +180,77 @@ def _rosbags(first: Machine, second: Machine) -> Outcome:
     )
 
 
+def _refused(first: Machine, name: str, file: Path, told: str) -> Machine:
+    """Return a node that has refused to serve a file, in one line that says what the file is."""
+    node = Machine(first.dir, name)
+    node.done("init")
+    node.file = file
+    refused = node.run("up", str(file), "--no-multicast", "--port", "0")
+    if refused.returncode != 1 or told not in refused.stderr or len(refused.stderr.splitlines()) != 1:
+        raise TrialError(f"a file of {name}: {refused.stderr}")
+    return node
+
+
+def _turso(first: Machine, _second: Machine) -> Outcome:
+    file = first.dir / "turso.db"
+    _ran(PYTHON, "-c", TURSO, file, "mvcc")
+    node = _refused(first, "turso", file, "in Turso's MVCC mode")
+    _ran(PYTHON, "-c", TURSO, file, "wal")
+    node.up()
+    try:
+        _count(node, "kept", 1)
+    finally:
+        node.terminate()
+    return Outcome(_installed("pyturso"), "-", "a file in MVCC mode is refused by name; switched to WAL it is served")
+
+
+def _sqlcipher(first: Machine, _second: Machine) -> Outcome:
+    file = first.dir / "cipher.db"
+    _ran(PYTHON, "-c", CIPHER, file)
+    _refused(first, "cipher", file, "an encrypted one (SQLCipher and others)")
+    return Outcome(_installed("sqlcipher3"), "-", "an encrypted file is refused, and the line says that it may be one")
+
+
+def _litestream(first: Machine, second: Machine) -> Outcome:
+    for number, each in enumerate((first, second)):
+        each.sql(
+            "CREATE TABLE _litestream_seq(id INTEGER PRIMARY KEY, seq INTEGER); CREATE TABLE _litestream_lock(id INTEGER);"
+            f" INSERT INTO _litestream_seq VALUES(1, {number})"
+        )
+    first.sql("CREATE TABLE beside(v); INSERT INTO beside VALUES(1)")
+    _count(second, "beside", 1)
+    if [each.sql("SELECT seq FROM _litestream_seq") for each in (first, second)] != ["0\n", "1\n"]:
+        raise TrialError("the state of one Litestream came to another")
+    if "Litestream" not in first.run("status").stdout:
+        raise TrialError("status does not name Litestream")
+    return Outcome(
+        "its tables", "-", "`_litestream_seq` and `_litestream_lock` stay on their node, and `status` says so"
+    )
+
+
+def _immutable(first: Machine, second: Machine) -> Outcome:
+    first.sql("CREATE TABLE atrest(id INTEGER PRIMARY KEY, v); INSERT INTO atrest(v) VALUES('x'), ('y')")
+    _count(second, "atrest", 2)
+    for each in (first, second):
+        uri, query = f"file:{each.file}?immutable=1", "SELECT count(*) FROM atrest"
+        for _ in range(100):  # at rest, at most once a minute
+            seen = subprocess.run(["sqlite3", uri, query], capture_output=True, text=True, check=False).stdout
+            if seen == "2\n":
+                break
+            time.sleep(1)
+        else:
+            raise TrialError(f"{each.name} shows {seen!r} to a reader without the -wal")
+    return Outcome(_ran("sqlite3", "--version").split()[0], "-", "sees the rows of both nodes once the file is at rest")
+
+
 TRIALS: dict[str, Callable[[Machine, Machine], Outcome]] = {
     "GDAL ogr2ogr": _gdal,
     "sqlite-utils command": _sqlite_utils,
     "pandas to_sql replace": _replace,
     "Datasette": _datasette,
     "rosbags": _rosbags,
+    "Turso": _turso,
+    "SQLCipher": _sqlcipher,
+    "Litestream": _litestream,
+    "reader with immutable=1": _immutable,
 }

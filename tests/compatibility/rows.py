@@ -20,6 +20,7 @@ PIP = (
     "apsw==3.54.1.0", "SQLAlchemy==2.1.9", "Django==5.2.19", "peewee==4.5.3", "sqlite-utils==4.2.1", "aiosqlite==0.22.1",
     "libsql==0.1.11", "adbc-driver-sqlite==1.13.0", "pyarrow", "pandas==3.1.1", "duckdb==1.5.5",
     "duckdb-extension-sqlite-scanner==1.5.5", "datasette==0.65.5", "rosbags==0.11.9",
+    "pyturso==0.8.3", "sqlcipher3==0.6.4",
 )  # fmt: skip
 NPM = ("better-sqlite3@12.11.1", "@libsql/client@0.18.0", "sql.js@1.17.0")
 
@@ -98,5 +99,15 @@ APPLICATIONS = {
     "rosbags": (
         (str(PYTHON),),
         "serve a bag once it is closed: a recorder keeps one transaction open",
+    ),
+    "Turso": (
+        (str(PYTHON),),
+        "`PRAGMA journal_mode = 'wal'` before `mycomesh up`; use Turso while no node serves the file",
+    ),
+    "SQLCipher": ((str(PYTHON),), "export the content into a plain file: a node serves no encrypted one"),
+    "Litestream": (("/usr/bin/sqlite3",), "not tried: the program itself"),
+    "reader with immutable=1": (
+        ("/usr/bin/sqlite3",),
+        "while programs write without a pause it sees less; use `mode=ro`",
     ),
 }
