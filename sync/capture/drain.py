@@ -214,11 +214,12 @@ def _read_sorted(chunk: Chunk, times: Times, budget: int) -> tuple[_Sorted, int,
     table = chunk.table
     try:
         # Most edits are plain. If these are not, fewer of them are a chunk.
-        for edit_weight in (PLAIN_EDIT_WEIGHT, EDIT_WEIGHT):
+        for edit_weight in (EDIT_WEIGHT,) if table.pending.special else (PLAIN_EDIT_WEIGHT, EDIT_WEIGHT):
             rows, last, more, taken = read_pending(table, times, budget, edit_weight=edit_weight)
             found = _sort(table, rows)
             if len(found.other) * EDIT_WEIGHT <= budget:
                 break
+        table.pending.special = edit_weight == EDIT_WEIGHT and len(found.other) > len(rows) // 2
     except UnicodeDecodeError:
         # Some text is not UTF-8. Reading raw text is slower, so it is the exception.
         rows, last, more, taken = read_pending(table, times, budget, raw=True)

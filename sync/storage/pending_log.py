@@ -43,6 +43,9 @@ class PendingLog:
         self._store = store
         self._name = pending_name(table_id)
         self.unread = False  # whether rows that this connection appended wait for a drain
+        self.special = (
+            False  # whether most edits of the last chunk needed a look each, so that the next chunk is a small one
+        )
 
     def look_again(self, row: Row) -> None:
         """Append an update of a row that names no column: the next drain compares the row with its entries."""

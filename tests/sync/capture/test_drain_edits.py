@@ -190,3 +190,7 @@ def test_chunk_of_other_edits_is_divided(pair):
     bundles = one.drain()
     assert len(bundles) > 10 * ROWS // 65
     assert sum(changes(bundles).values()) == 10 * ROWS
+    one.sql("UPDATE odd SET w = 'z' WHERE id <= 40")
+    one.drain()
+    one.sql("UPDATE odd SET w = 'a'")
+    assert len(one.drain()) == 1  # chunks of plain edits are large again
