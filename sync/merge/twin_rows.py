@@ -9,12 +9,14 @@ Invariant: rows are deleted only if the other site has as many early rows, equal
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from mycomesh.sync import codec
 from mycomesh.sync.crdt.hlc import SITE_PREFIX, is_early
 from mycomesh.sync.crdt.lattice import EXISTENCE
+from mycomesh.sync.merge.work_budget import CHUNK_BYTES_MAX
+from mycomesh.sync.sqlite.table_spec import Row
 from mycomesh.sync.storage.pending_log import OP_DELETE, look_statement
 from mycomesh.sync.storage.row_view import RowView
 from mycomesh.sync.storage.store import Store
@@ -24,6 +26,7 @@ __all__ = ["TwinQueue", "twin_key"]
 
 # Rows that are compared for each row that a step may write.
 _COMPARED_FOR_EACH = 4
+_READ_AT_ONCE = 8  # rows in memory, which may be large
 
 
 def twin_key(table_id: int) -> str:
@@ -127,23 +130,30 @@ class TwinQueue:
         mine, theirs = search.compared.get(pair, (-1, -1))
         most = budget * _COMPARED_FOR_EACH
         here, there = _early_rows(table, pair[0], mine, most), _early_rows(table, pair[1], theirs, most)
-        count = min(len(here), len(there))
-        if not _equal(table, [row for _, row in here[:count]], [row for _, row in there[:count]]):
-            search.different.add(pair)
-        elif count:
-            search.compared[pair] = here[count - 1][0], there[count - 1][0]
-        elif there:
+        done = size = 0
+        while done < min(len(here), len(there)) and size < CHUNK_BYTES_MAX:
+            end = min(done + _READ_AT_ONCE, len(here), len(there))
+            values = _values(table, here[done:end])
+            if values is None or values != _values(table, there[done:end]):
+                search.different.add(pair)
+                return -(-end // _COMPARED_FOR_EACH)
+            size += sum(map(len, values))
+            done = end
+            search.compared[pair] = here[done - 1][0], there[done - 1][0]
+        if not done and there:
             search.different.add(pair)  # the other site has more rows
-        elif not here and mine >= 0:
+        elif not done and not here and mine >= 0:
             search.found = pair[0]
             self._store.meta_set(twin_key(table.table_id), table.store.site(pair[0]))
-        return -(-count // _COMPARED_FOR_EACH)
+        return -(-done // _COMPARED_FOR_EACH)
 
     def _delete(self, table: Table, search: _Search, own: int, budget: int) -> int:
         rows = _early_rows(table, own, search.after, budget)
-        for view in RowView.read_many(table, [row for _, row in rows if isinstance(row, int)]):
-            condition = table.rows.condition(view.row)
-            if condition is not None and _untouched(view):
+        for at in range(0, len(rows), _READ_AT_ONCE):
+            here = [row for _, row in rows[at : at + _READ_AT_ONCE] if isinstance(row, int)]
+            for view in filter(_is_untouched, RowView.read_many(table, here)):
+                condition = table.rows.condition(view.row)
+                assert condition is not None, "a visible row"
                 deleted = look_statement(table.spec, table.table_id, OP_DELETE, condition[0])
                 self._store.db.execute(deleted, condition[1])
                 table.rows.delete(view.row)
@@ -158,25 +168,21 @@ class TwinQueue:
         return 0
 
 
-def _early_rows(table: Table, site_number: int, after: int, most: int) -> list[tuple[int, int | bytes]]:
+def _early_rows(table: Table, site_number: int, after: int, most: int) -> list[tuple[int, Row]]:
     """Return (hlc, row) of up to `most` entries of an early site after a stamp, in the order of their stamps."""
     return [(hlc, row) for number, hlc, row, _ in table.log.scan(site_number, after, most) if number == site_number]
 
 
-def _equal(table: Table, first: list[int | bytes], second: list[int | bytes]) -> bool:
-    """Return True if rows are equal one by one, as their files had them before the mesh."""
-    if not all(isinstance(row, int) for row in (*first, *second)):
-        return False  # parked or deleted
-    mine, theirs = RowView.read_many(table, first), RowView.read_many(table, second)
-    return all(map(_untouched, (*mine, *theirs))) and _values(mine) == _values(theirs)
+def _values(table: Table, rows: list[tuple[int, Row]]) -> list[bytes] | None:
+    """Return the encoded values of rows; None if one of them is not as its insert made it."""
+    views = RowView.read_many(table, [row for _, row in rows if isinstance(row, int)])
+    if len(views) < len(rows) or not all(map(_is_untouched, views)):
+        return None
+    return [codec.encode(list((view.present or {}).values())) for view in views]
 
 
-def _untouched(view: RowView) -> bool:
+def _is_untouched(view: RowView) -> bool:
     """Return True if a row is there as its insert made it, with a value for each column."""
     if view.present is None or len(view.entries) != 1 or view.held(view.stored[0]):
         return False
     return view.entries[0].mask == view.table.columns.local_mask | EXISTENCE
-
-
-def _values(views: Iterable[RowView]) -> list[bytes]:
-    return [codec.encode(list((view.present or {}).values())) for view in views]

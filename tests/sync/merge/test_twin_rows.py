@@ -70,12 +70,21 @@ def test_files_that_differ_keep_all_rows(copies, other):
 
 
 @pytest.mark.parametrize("number", [0, 1])
-@pytest.mark.parametrize("edit", ["UPDATE bag SET w = 9 WHERE v = 'b'", "DELETE FROM bag WHERE v = 'b'"])
-def test_a_touched_copy_keeps_all_rows(copies, number, edit):
+@pytest.mark.parametrize(
+    "edits",
+    [
+        ["UPDATE bag SET w = 9 WHERE v = 'b'"],
+        ["UPDATE bag SET w = 9 WHERE v = 'b'", "UPDATE bag SET w = 2.5 WHERE v = 'b'"],
+        ["DELETE FROM bag WHERE v = 'b'"],
+    ],
+    ids=["updated", "updated and back", "deleted"],
+)
+def test_a_touched_copy_keeps_all_rows(copies, number, edits):
     peers = copies(*[f"{DDL};{ROWS}"] * 2)
-    peers[number].sql(edit)
-    peers[number].drain()
-    assert len(settled(peers)) == 8 - edit.startswith("DELETE")
+    for edit in edits:
+        peers[number].sql(edit)
+        peers[number].drain()
+    assert len(settled(peers)) == 8 - edits[0].startswith("DELETE")
 
 
 def test_rows_made_on_the_mesh_are_never_twins(copies):
@@ -144,6 +153,17 @@ def test_many_rows_go_in_short_steps(copies, monkeypatch):
     assert len(settled(peers)) == 5_000
     assert sum(deleted) == 5_000
     assert max(deleted) <= 64
+
+
+def test_large_rows_are_compared_in_more_steps(copies, monkeypatch):
+    ids = "WITH RECURSIVE i(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM i LIMIT 80)"
+    many = f"{ids} INSERT INTO bag SELECT x, zeroblob(9000) FROM i"
+    monkeypatch.setattr(twin_rows, "CHUNK_BYTES_MAX", 60_000)
+    done = []
+    compare = twin_rows.TwinQueue._compare
+    monkeypatch.setattr(twin_rows.TwinQueue, "_compare", lambda *given: done.append(compare(*given)) or done[-1])
+    assert len(settled(copies(*[f"{DDL};{many}"] * 2))) == 80
+    assert [count for count in done if count] == [2] * 10  # eight rows each
 
 
 FILES = st.lists(st.lists(st.integers(0, 2), max_size=4), min_size=2, max_size=3)
