@@ -17,7 +17,7 @@ from mycomesh.sync.merge import tombstones
 from mycomesh.sync.replica import Replica
 from mycomesh.sync.schema.catalog import SCHEMA_TABLE
 from mycomesh.sync.storage.log_reader import FEED_BYTES_MAX, FEED_ROWS_MAX, changes_in, read_range
-from mycomesh.sync.wire.bundle import Bundle, Section
+from mycomesh.sync.wire.bundle import SECTIONS_MAX, Bundle, Section
 
 __all__ = ["FACTS_MAX", "ROUND_RANGES_MAX", "CatchUpStream", "StreamChunk", "fitting"]
 
@@ -96,6 +96,8 @@ class CatchUpStream:
         tables = self._replica.tables
         size = 0
         for name in sorted(self._sent, key=self._order):
+            if len(sections) == SECTIONS_MAX - 1:
+                break  # and one for the seals of signed tables
             if sections and not self._urgent(name) and self._urgent(sections[-1].table):
                 break  # end the chunk here, so that urgent rows do not wait until other rows fill it
             section = Section(name, [])
