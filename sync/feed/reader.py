@@ -7,6 +7,7 @@ user's table is left out, unless it was deleted: a constraint refuses it for now
 from __future__ import annotations
 
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 from mycomesh.sync import codec
@@ -142,7 +143,12 @@ def _clock(change: Change) -> tuple[bool, int, bytes]:
 def _size(values: tuple[Any, ...] | None) -> int:
     if values is None:
         return 32
-    return sum([len(value) if isinstance(value, (str, bytes)) else 8 for value in values], 32)
+    size = 32 + 8 * len(values)
+    for value in values:  # runs for each change
+        kind = type(value)
+        if kind is str or kind is bytes:
+            size += len(value)
+    return size
 
 
 class _Shape:
@@ -154,19 +160,22 @@ class _Shape:
         here = {column.name: number for number, column in enumerate(spec.columns)}
         order = [name for name in column_names(table.store.db, spec.name) if name in here]
         self.names = tuple(order)
-        self._order = [here[name] for name in order]
+        # Cells in the order of the file; `itemgetter` gives no tuple for a single column.
+        self._cells = itemgetter(*[here[name] for name in order]) if len(order) > 1 else tuple
         self._keys = [(column.name, here[column.name]) for column in sorted(spec.key, key=lambda column: column.key)]
         self._local = {column.folded: column.name for column in spec.columns}
+        self._name = spec.name
+        self._keyless = spec.kind is KeyKind.KEYLESS
         self._columns: dict[int, tuple[str, ...]] = {}  # mask -> names
 
     def values_of(self, values: tuple[Any, ...]) -> dict[str, Any]:
         """Return the values by the file's names."""
-        return dict(zip(self.names, [values[number] for number in self._order], strict=True))
+        return dict(zip(self.names, self._cells(values), strict=True))
 
     def key_of(self, row: Row, values: tuple[Any, ...] | None = None) -> dict[str, Any]:
         """Return the key columns of a row and their values."""
         if values is not None:
-            return {name: values[number] for name, number in self._keys}
+            return {name: values[number] for name, number in self._keys} if self._keys else {}
         if isinstance(row, int):
             return {self._keys[0][0]: row} if self._table.spec.kind is KeyKind.ROWID else {}
         if row[:1] == b"\x00" or not self._keys:
@@ -200,12 +209,11 @@ class _Shape:
             op, key = UPDATE, self._row_key(row)
         else:
             op = INSERT
-            keyless = table.spec.kind is KeyKind.KEYLESS
-            key = key_text(insert_key(site, hlc)) if keyless else key_text(row)
-        return Change(table.spec.name, op, key, self.key_of(row, values), self.values_of(values), names, site, hlc)
+            key = key_text(insert_key(site, hlc)) if self._keyless else key_text(row)
+        return Change(self._name, op, key, self.key_of(row, values), self.values_of(values), names, site, hlc)
 
     def _row_key(self, row: Row) -> str:
         table = self._table
-        if table.spec.kind is not KeyKind.KEYLESS:
+        if not self._keyless:
             return key_text(row)
         return key_text(table.key(row, table.log.entries_of_row(row)))

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mycomesh.tools.bench import __main__ as bench
-from mycomesh.tools.bench import bulk, files, history, nodes, plug, rounds, screens, worlds
+from mycomesh.tools.bench import bulk, feed, files, history, nodes, plug, rounds, screens, worlds
 from mycomesh.tools.bench.figure import CATALOGUE, Figure, measured
 from mycomesh.tools.bench.files import BenchError
 from mycomesh.tools.bench.history import Run
@@ -77,6 +77,9 @@ def small(monkeypatch):
     monkeypatch.setattr(rounds, "CHUNK", 500)
     monkeypatch.setattr(rounds, "CHANGED", 100)
     monkeypatch.setattr(rounds, "DAMAGED", 5_000)
+    monkeypatch.setattr(feed, "ROWS", 2_000)
+    monkeypatch.setattr(feed, "CHANGED", 100)
+    monkeypatch.setattr(feed, "WRITES", 10)
     monkeypatch.setattr(screens, "CHANGES", 2)
     monkeypatch.setattr(worlds, "RUNS", (worlds.Run("50", 2, 2), worlds.Run("200", 3, 2)))
 
@@ -95,6 +98,7 @@ def test_the_catalogue_has_every_figure_that_scripts_rely_on():
         "file",
         "bulk",
         "crypto",
+        "feed",
         "node",
         "rounds",
         "upkeep",
