@@ -299,9 +299,9 @@ class Store:
     def checkpoint(self) -> None:
         """Copy the WAL into the file as far as readers and the disk allow, without waiting for them; the WAL keeps the rest."""
         self._wal_pages = 0
-        self._checkpoint_due = False
         with contextlib.suppress(apsw.BusyError, apsw.LockedError, apsw.FullError, apsw.IOError):
-            self.db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+            frames, copied = self.db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+            self._checkpoint_due = self._checkpoint_due and copied < frames
 
     def empty_wal(self) -> bool:
         """Copy the whole WAL into the file, and cut it if it is large; return False if a reader or a writer is in the way.
