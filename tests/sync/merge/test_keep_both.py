@@ -343,7 +343,7 @@ def test_there_is_no_way_back(trio):
     assert one.drain() == []
     with pytest.raises(PolicyError, match="log is keep-both, which cannot be undone"):
         one.replica.decisions.decide_policy("log", "same-row")
-    with pytest.raises(PolicyError, match="no policy 'both'; there are same-row and keep-both"):
+    with pytest.raises(PolicyError, match="no policy 'both'; there are same-row or keep-both, own-ids or shared-ids"):
         one.replica.decisions.decide_policy("log", "both")
 
 
