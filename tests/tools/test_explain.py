@@ -23,7 +23,15 @@ SOURCES = sorted(
 )
 TREES = {"Exception", "ValueError"}
 # Raised and caught inside one module, or about the source itself: no person meets them.
-INNER = {"UnsupportedTable", "_UndoError", "RefusalError", "BenchError", "ReleaseError", "StaleMutationError"}
+INNER = {
+    "UnsupportedTable",
+    "_UndoError",
+    "_RefusedError",
+    "RefusalError",
+    "BenchError",
+    "ReleaseError",
+    "StaleMutationError",
+}
 SAYS = {"Notice", "notify", "say", "_link_notice"}
 PASSES_ON = {"mesh/node/core.py", "sync/exchange/turn.py"}  # hand on a notice of somebody else's
 
