@@ -85,6 +85,13 @@ def sweeps(share: float) -> list[Sweep]:
             "all of docs/compatibility.md",
             "that the page has a row for each",
         ),
+        Sweep(
+            "kills of a reader of the change feed",
+            [*PYTEST, "tests/integration/test_tail.py", "-k", "killed"],
+            f"{round(5 * float(scaled(20)['MYCOMESH_TEST_SCALE']))} kills",
+            "5 kills",
+            scaled(20),
+        ),
         Sweep("all tests on the disk", [*PYTEST, "--dist", "worksteal"], "once", "in memory", {"TMPDIR": "/var/tmp"}),
     ]
     for mesh in ("real", "plain"):

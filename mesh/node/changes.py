@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
+from mycomesh.mesh.node.daemon import as_node_errors
+
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 
@@ -44,10 +46,18 @@ class ChangePage:
         fresh, self._done = max(0, count - self._done), max(count, self._done)
         position, reader = self._page.after(count), self._reader
         if transaction is None:
-            await reader.move(position, fresh)
+            with as_node_errors():
+                await reader.move(position, fresh)
         elif reader.cursor is not None:
             await transaction.execute(_MOVE, (position.encode(), reader.cursor, reader.canonical))
             reader.acknowledged(fresh)
+
+    async def fail(self, number: int, why: str) -> None:
+        """Set one change aside as a dead letter, and acknowledge it and all before it."""
+        with as_node_errors():
+            await self._reader.set_aside(self._page.changes[number], why, 1)
+        self._done = max(number + 1, self._done)
+        await self.done(number + 1)
 
 
 class Change:
@@ -116,6 +126,14 @@ class Change:
         """Acknowledge this change and all before it; see `ChangePage.done`."""
         await self._page.done(self._number + 1, transaction=transaction)
 
+    async def fail(self, why: str) -> None:
+        """Set this change aside as a dead letter with a reason, and acknowledge it and all before it.
+
+        Raises:
+            NodeError: the reader has no cursor, or the file takes no writes now.
+        """
+        await self._page.fail(self._number, why)
+
 
 class BlockingTransaction(Protocol):
     """The transaction of a `SyncNode`."""
@@ -157,6 +175,10 @@ class SyncChange(Change):
         """Do the same as `Change.done`."""
         inner = None if transaction is None else transaction.inner
         self._wait_for(super().done(transaction=inner))
+
+    def fail(self, why: str) -> None:  # type: ignore[override]
+        """Do the same as `Change.fail`."""
+        self._wait_for(super().fail(why))
 
 
 async def change_pages(reader: Reader, rows_max: int) -> AsyncGenerator[ChangePage, None]:

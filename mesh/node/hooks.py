@@ -10,10 +10,10 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections import deque
 from typing import TYPE_CHECKING
 
 from mycomesh.mesh.events import Notice
+from mycomesh.mesh.node.readers import FAILED_MAX, JUDGED_MAX
 from mycomesh.sync.errors import SyncError
 
 if TYPE_CHECKING:
@@ -23,13 +23,11 @@ if TYPE_CHECKING:
     from mycomesh.mesh.node.readers import Reader, Readers
     from mycomesh.sync.feed.change import Change
 
-__all__ = ["FAILED_MAX", "JUDGED_MAX", "Hooks"]
+__all__ = ["Hooks"]
 
 CHANGES_MAX = 100  # given to one run of a command
 TRIES_MAX = 3  # of a change by itself, before it is set aside
 PAUSES_S = (1, 5, 30)  # before a command is tried again
-JUDGED_MAX = 50
-FAILED_MAX = 20  # of the last `JUDGED_MAX` changes: then a hook stops
 OUTPUT_MAX = 4_096  # bytes of a command's errors that are kept
 END_S = 2  # a command that runs when the node ends gets SIGTERM, and this long
 
@@ -72,13 +70,11 @@ class _Run:
         self._hook = hook
         self._readers = readers
         self._notify = notify
-        self._judged: deque[bool] = deque(maxlen=JUDGED_MAX)
         self._resumed = asyncio.Event()
         self.stopped = False
 
     def resume(self) -> None:
         """Forget the failures and go on."""
-        self._judged.clear()
         self._resumed.set()
 
     async def forever(self) -> None:
@@ -99,21 +95,22 @@ class _Run:
         reader = await self._readers.open(hook.on, f"hook.{hook.name}", from_now=hook.from_now)
         try:
             while (page := await reader.page(rows_max=CHANGES_MAX)) is not None:
-                await self._handle(reader, page.changes)
-                await reader.move(page.position, len(page.changes))
-                if sum(self._judged) >= FAILED_MAX:
+                failed = await self._handle(reader, page.changes)
+                await reader.move(page.position, len(page.changes) - failed)
+                if reader.stopped:
                     await self._stop()
+                    reader.resume()
         finally:
             reader.close()
 
-    async def _handle(self, reader: Reader, changes: Sequence[Change]) -> None:
-        """Run the command for some changes, together or then one by one."""
+    async def _handle(self, reader: Reader, changes: Sequence[Change]) -> int:
+        """Run the command for some changes, together or then one by one; return how many it has set aside."""
         if len(changes) > 1:
             why = await self._run(changes)
             if not why:
-                self._judged.extend([False] * len(changes))
-                return
+                return 0
             self._tell_failure(f"{why}; trying its {len(changes)} changes one by one")
+        failed = 0
         for change in changes:
             why = await self._run([change])
             tries = 1
@@ -121,16 +118,17 @@ class _Run:
                 await asyncio.sleep(PAUSES_S[tries - 1])
                 why = await self._run([change])
                 tries += 1
-            self._judged.append(bool(why))
             if why:
+                failed += 1
                 await reader.set_aside(change, why, tries)
                 self._tell_failure(f"{why}; change {change.id} is a dead letter now ('mycomesh dead')")
+        return failed
 
     async def _stop(self) -> None:
         self.stopped = True
         self._resumed.clear()
         text = (
-            f"{sum(self._judged)} of its last {len(self._judged)} changes failed, so it stops;"
+            f"{FAILED_MAX} of its last {JUDGED_MAX} changes failed, so it stops;"
             f" repair the command, then run: mycomesh dead --resume {self._hook.name}"
         )
         self._notify(Notice("hook.stopped", self._named(text), {"hook": self._hook.name}, "warning"))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import deque
 from typing import TYPE_CHECKING
 
 from mycomesh.sync.errors import FeedError
@@ -20,11 +21,14 @@ if TYPE_CHECKING:
     from mycomesh.sync.feed.position import Position
     from mycomesh.sync.feed.reader import Page
 
-__all__ = ["READERS_MAX", "UNDONE_MAX", "Reader", "Readers"]
+__all__ = ["FAILED_MAX", "JUDGED_MAX", "READERS_MAX", "UNDONE_MAX", "Reader", "Readers"]
 
 READERS_MAX = 256
 # Changes that a reader has got and not acknowledged: beyond it nothing more is delivered, so that memory is bounded.
 UNDONE_MAX = 10_000
+# A reader stops when so many of its last `JUDGED_MAX` changes have failed: else it would set all aside.
+FAILED_MAX = 20
+JUDGED_MAX = 50
 
 
 class Readers:
@@ -107,6 +111,7 @@ class Reader:
         self._replica = replica
         self._position: Position | None = None  # behind the last page that was returned
         self._undone = 0
+        self._judged: deque[bool] = deque(maxlen=JUDGED_MAX)  # whether each of the last changes failed
         self.table = table
         self.canonical = table  # the table's name on the mesh, by which cursors know it
         self.cursor = cursor
@@ -127,6 +132,11 @@ class Reader:
             DatabaseError: the file cannot be read now; the same call may succeed later.
         """
         assert self._position is not None, "started"
+        if self.stopped:
+            raise FeedError(
+                f"{sum(self._judged)} of the last {len(self._judged)} changes of {self.table} failed, so the reader stops;"
+                " repair the cause and read again ('mycomesh dead' lists the changes)"
+            )
         if self.cursor is not None and self._undone >= UNDONE_MAX:
             raise FeedError(
                 f"the reader of {self.table} with cursor {self.cursor!r} has {self._undone:,} changes that it has not"
@@ -154,21 +164,33 @@ class Reader:
 
     async def move(self, position: Position, count: int) -> None:
         """Acknowledge so many changes, up to a position of a page: the cursor does not return before it."""
-        self._undone = max(0, self._undone - count)
+        self.acknowledged(count)
         if self.cursor is not None:
             cursor = self.cursor
             await self._replica.run_feed(lambda feed, wall_ms: feed.move(cursor, self.table, position, wall_ms))
 
     async def set_aside(self, change: Change, why: str, tries: int) -> None:
         """Keep a change as a dead letter of this reader's cursor."""
-        assert self.cursor is not None, "a reader without a name leaves nothing"
-        await self._replica.run_feed(
-            lambda feed, wall_ms: feed.set_aside(self.cursor or "", change, why, tries, wall_ms)
-        )
+        if self.cursor is None:
+            raise FeedError(f"a reader of {self.table} without a cursor has no dead letters; give it a name")
+        cursor = self.cursor
+        await self._replica.run_feed(lambda feed, wall_ms: feed.set_aside(cursor, change, why, tries, wall_ms))
+        self._undone = max(0, self._undone - 1)
+        self._judged.append(True)
+
+    def resume(self) -> None:
+        """Forget the failures."""
+        self._judged.clear()
+
+    @property
+    def stopped(self) -> bool:
+        """Whether too many of the last changes have failed."""
+        return sum(self._judged) >= FAILED_MAX
 
     def acknowledged(self, count: int) -> None:
-        """Note that the reader itself has moved its cursor by so many changes, in a transaction of its own."""
+        """Note that a cursor has moved by so many changes, perhaps in a transaction of the reader's own."""
         self._undone = max(0, self._undone - count)
+        self._judged.extend([False] * min(count, JUDGED_MAX))
 
     def close(self) -> None:
         """End this reader; its cursor stays."""

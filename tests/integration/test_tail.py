@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import subprocess
 import time
 
@@ -15,7 +16,7 @@ from tests.tools.test_manual import fault
 
 pytestmark = pytest.mark.skipif(SQLITE is None, reason="needs the stock sqlite3 shell (apt-get install sqlite3)")
 
-KILLS = 5
+KILLS = max(5, round(5 * float(os.environ.get("MYCOMESH_TEST_SCALE", "1"))))
 
 
 @pytest.fixture(scope="module")
@@ -138,9 +139,9 @@ def test_a_reader_that_is_killed_loses_nothing(pair, tmp_path):
         first.sql(f"INSERT INTO other VALUES('{number}a'), ('{number}b')")
         out = tmp_path / f"{number}.txt"
         with out.open("w") as file, running(first, "other", "--cursor", "killed", "--json", stdout=file):
-            time.sleep(0.05 * number)
+            time.sleep(0.05 * (number % 6))  # before it reads, while it reads, and while it waits
             first.sql(f"INSERT INTO other VALUES('{number}c')")
-            time.sleep(0.05 * number)
+            time.sleep(0.05 * (number % 5))
         lines = [line for line in out.read_text().splitlines(keepends=True) if line.endswith("\n")]
         seen |= {change["values"]["v"] for change in map(json.loads, lines) if change["values"]}
 

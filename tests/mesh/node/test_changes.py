@@ -194,6 +194,42 @@ def test_a_reader_that_never_acknowledges_is_stopped(within):
     within(story)
 
 
+def test_a_change_that_fails_becomes_a_dead_letter(within):
+    async def story(node):
+        changes = node.changes("drones", cursor="reports")
+        first = await anext(changes)
+        await first.fail("no such team")
+        second = await anext(changes)
+        assert second.key == {"id": 2}
+        await changes.aclose()
+        letters = await node.execute("SELECT reader, row, why FROM mycomesh_dead_letters")
+        assert letters == [("reports", "1", "no such team")]
+        changes = node.changes("drones", cursor="reports")
+        assert (await anext(changes)).key == {"id": 2}
+        await changes.aclose()
+        nameless = node.changes("drones")
+        with pytest.raises(mesh.NodeError, match="without a cursor has no dead letters"):
+            await (await anext(nameless)).fail("why")
+        await nameless.aclose()
+
+    within(story)
+
+
+def test_a_reader_whose_changes_all_fail_is_stopped(within):
+    async def story(node):
+        await node.executemany("INSERT INTO drones VALUES(?, 'new')", [(number,) for number in range(10, 40)])
+        changes = node.changes("drones", cursor="reports", rows_max=1)
+        for _ in range(readers.FAILED_MAX):
+            await (await anext(changes)).fail("why")
+        with pytest.raises(mesh.NodeError, match="20 of the last 20 changes of drones failed, so the reader stops"):
+            await anext(changes)
+        again = node.changes("drones", cursor="reports")
+        await (await anext(again)).done()
+        await again.aclose()
+
+    within(story)
+
+
 def test_a_node_has_a_limit_of_readers(within, monkeypatch):
     monkeypatch.setattr(readers, "READERS_MAX", 2)
 

@@ -14,6 +14,7 @@ from mycomesh.mesh.node import hooks
 from mycomesh.mesh.node.config import Hook
 from mycomesh.mesh.node.home import Home
 from mycomesh.mesh.node.keystore import Keystore
+from mycomesh.mesh.node.readers import FAILED_MAX, JUDGED_MAX
 from mycomesh.mesh.node.shell import clock
 
 
@@ -47,10 +48,10 @@ def within(tmp_path, monkeypatch):
     return run
 
 
-@pytest.mark.parametrize("failed", [hooks.FAILED_MAX - 1, hooks.FAILED_MAX, hooks.FAILED_MAX + 1])
+@pytest.mark.parametrize("failed", [FAILED_MAX - 1, FAILED_MAX, FAILED_MAX + 1])
 def test_a_hook_stops_when_too_many_changes_fail(within, tmp_path, monkeypatch, caplog, failed):
     monkeypatch.setattr(hooks, "TRIES_MAX", 1)
-    assert hooks.FAILED_MAX < hooks.JUDGED_MAX
+    assert FAILED_MAX < JUDGED_MAX
     out, switch = tmp_path / "out", tmp_path / "switch"
 
     async def letters(node):
@@ -60,11 +61,11 @@ def test_a_hook_stops_when_too_many_changes_fail(within, tmp_path, monkeypatch, 
         caplog.set_level("INFO", logger="mycomesh")
         await node.executemany("INSERT INTO t VALUES(?)", [(number,) for number in range(failed)])
         runs = node._serving().hooks
-        stops = failed >= hooks.FAILED_MAX
+        stops = failed >= FAILED_MAX
         if stops:
             await until(lambda: runs.stopped == ["pager"])
-            assert "20 of its last 20 changes failed, so it stops" in caplog.text
-            assert await letters(node) == hooks.FAILED_MAX
+            assert "20 of its last 50 changes failed, so it stops" in caplog.text
+            assert await letters(node) == FAILED_MAX
         else:
             await until(lambda: caplog.text.count("is a dead letter now") == failed)
             assert runs.stopped == []
