@@ -13,7 +13,7 @@ whose clock is slow. design.md section 3.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -55,6 +55,10 @@ from mycomesh.sync.wire.bundle import Group, Kind, Section
 
 __all__ = ["Drained", "drain_table"]
 
+# Rows that need a look each are stamped after the others of their chunk. Where its writes are further apart than this, all are
+# stamped in the order of the log: a stamp that is late would win over writes that other nodes made meanwhile.
+SPREAD_MS = 100
+
 
 @dataclass(slots=True)
 class Drained:
@@ -94,10 +98,11 @@ def drain_table(
         taken = len(groups[0].hlcs)
     else:
         sorted_rows, last, more, taken = _read_sorted(chunk, times, budget)
-        if not sorted_rows.count:
+        if not sorted_rows.rows:
             table.pending.unread = False
             return Drained(None, more=False)
         by_columns: Groups = {}
+        sorted_rows.tick(chunk)
         # Deletes and updates first: the new rows may have taken UNIQUE values that these gave up.
         stamp_edits(chunk, sorted_rows.plain, by_columns)
         too_large = table.columns.names_of(_drain_rows(chunk, sorted_rows.other, by_columns))
@@ -200,13 +205,22 @@ def _enter_inserts(
 class _Sorted:
     """The rows of a chunk by what they need."""
 
+    rows: dict[Row, PendingRow]  # all of them
     new: dict[Row, PendingRow]  # inserted, still there, and unknown to the change log
     plain: dict[int, list[PlainEdit]]  # by the cells that they take
     other: dict[Row, PendingRow]  # a look each
 
-    @property
-    def count(self) -> int:
-        return len(self.new) + sum(map(len, self.plain.values())) + len(self.other)
+    def tick(self, chunk: Chunk) -> None:
+        """Give the new rows and the plain edits their clocks, in the order of the log.
+
+        A later write must not postpone an earlier one.
+        """
+        plain = {edit[0] for edits in self.plain.values() for edit in edits}
+        stamper = chunk.early() if self.new and next(iter(self.new.values())).early else chunk.site
+        tick = stamper.clock.tick
+        for row, pending in self.rows.items():
+            if row in plain or row in self.new:
+                pending.hlc = tick(pending.at_ms, pending.top)  # the user saw these values and overwrote them
 
 
 def _read_sorted(chunk: Chunk, times: Times, budget: int) -> tuple[_Sorted, int, bool, int]:
@@ -217,15 +231,24 @@ def _read_sorted(chunk: Chunk, times: Times, budget: int) -> tuple[_Sorted, int,
         for edit_weight in (EDIT_WEIGHT,) if table.pending.special else (PLAIN_EDIT_WEIGHT, EDIT_WEIGHT):
             rows, last, more, taken = read_pending(table, times, budget, edit_weight=edit_weight)
             found = _sort(table, rows)
-            if len(found.other) * EDIT_WEIGHT <= budget:
+            in_order = not found.other or _spread_ms(rows) <= SPREAD_MS
+            if in_order and len(found.other) * EDIT_WEIGHT <= budget:
                 break
+        if not in_order:
+            found = _Sorted(rows, {}, {}, rows)
         table.pending.special = edit_weight == EDIT_WEIGHT and len(found.other) > len(rows) // 2
     except UnicodeDecodeError:
         # Some text is not UTF-8. Reading raw text is slower, so it is the exception.
         rows, last, more, taken = read_pending(table, times, budget, raw=True)
-        found = _Sorted({}, {}, rows)
+        found = _Sorted(rows, {}, {}, rows)
         edit_weight = EDIT_WEIGHT
     return found, last, more, taken + len(found.other) * (EDIT_WEIGHT - edit_weight)
+
+
+def _spread_ms(rows: Mapping[Row, PendingRow]) -> int:
+    """Return the milliseconds from the first write of some rows to the last."""
+    times = [pending.at_ms for pending in rows.values()]
+    return max(times, default=0) - min(times, default=0)
 
 
 def _sort(table: Table, rows: dict[Row, PendingRow]) -> _Sorted:
@@ -235,13 +258,13 @@ def _sort(table: Table, rows: dict[Row, PendingRow]) -> _Sorted:
         known = _known(table, list(new))
         new = {row: pending for row, pending in new.items() if row not in known} if known else new
     if len(new) == len(rows):
-        return _Sorted(new, {}, {})
+        return _Sorted(rows, new, {}, {})
     plain = find_plain_edits(table, rows)
     done = {edit[0] for edits in plain.values() for edit in edits}
     other = {}
     if len(new) + len(done) < len(rows):
         other = {row: pending for row, pending in rows.items() if row not in new and row not in done}
-    return _Sorted(new, plain, other)
+    return _Sorted(rows, new, plain, other)
 
 
 def _may_be_new(pending: PendingRow) -> bool:
@@ -259,19 +282,18 @@ def _known(table: Table, rows: list[Row]) -> set[Row]:
 def _drain_inserts(chunk: Chunk, rows: dict[Row, PendingRow], groups: Groups) -> None:
     """Stamp new rows, in any order of their rowids or keys, without reading the change log."""
     stamper = chunk.early() if next(iter(rows.values())).early else chunk.site
-    tick = stamper.clock.tick
-    hlcs = [tick(pending.at_ms) for pending in rows.values()]
+    hlcs = [pending.hlc for pending in rows.values()]
     values = [pending.values or () for pending in rows.values()]
     encoded = list(map(codec.encode, values))
     mask = chunk.table.columns.local_mask | EXISTENCE
     group = _enter_inserts(chunk.table, stamper.site_number, hlcs, list(rows), values, encoded)
     earlier = groups.setdefault((stamper.site_number, Kind.INSERT, mask), group)
     if earlier is not group:
-        earlier.hlcs += group.hlcs
-        earlier.rows += group.rows
+        earlier.hlcs[:0] = group.hlcs
+        earlier.rows[:0] = group.rows
         earlier.encoded = None
         if earlier.priors is not None:
-            earlier.priors += [[] for _ in group.hlcs]
+            earlier.priors[:0] = [[] for _ in group.hlcs]
 
 
 def _drain_rows(chunk: Chunk, rows: dict[Row, PendingRow], groups: Groups) -> int:

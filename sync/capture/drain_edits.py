@@ -54,20 +54,23 @@ def find_plain_edits(table: Table, rows: dict[Row, PendingRow]) -> dict[int, lis
     doubtful = False
     for (row, pending), run in zip(wanted.items(), runs, strict=True):
         stored_entries = entries_of.get(row, ())
-        insert = None
+        insert, top = None, 0
         if run is not None:
             if type(run.mask) is not int or run.mask & foreign:
                 continue
-            insert = run.site_number, run.hlc + row - run.row  # type: ignore[operator]
+            top = run.hlc + row - run.row  # type: ignore[operator]
+            insert = run.site_number, top
         for stored in stored_entries:
             owned = stored[3]
             if type(owned) is not int or not owned or owned & foreign or (held and stored[:2] in held):
                 break
+            top = max(top, stored[1])
             if owned & EXISTENCE:
                 insert = stored[:2]
         else:
             mask = EXISTENCE if pending.values is None else pending.mask & local
             if insert is not None and mask:
+                pending.top = top
                 found.setdefault(mask, []).append((row, pending, run, stored_entries, insert))
                 doubtful = doubtful or (pending.values is not None and LEAST in pending.values)
     if loose or doubtful:
@@ -127,28 +130,25 @@ def stamp_edits(chunk: Chunk, by_mask: Mapping[int, list[PlainEdit]], groups: Gr
 
 def _stamp(chunk: Chunk, mask: int, edits: Sequence[PlainEdit], groups: Groups) -> list[tuple[InsertRun, RunPart]]:
     """Stamp edits of the same cells, `EXISTENCE` for deletes; return what becomes of the runs that they take cells from."""
-    table, site_number, tick = chunk.table, chunk.site.site_number, chunk.site.clock.tick
+    table, site_number = chunk.table, chunk.site.site_number
     dead = mask == EXISTENCE
-    hlcs: list[int] = []
+    hlcs = [edit[1].hlc for edit in edits]
     priors: list[bytes | None] = []
     taken = Taken()
     for number, edit in enumerate(edits):
-        row, pending, run, stored_entries, _ = edit
-        top, seen = 0, False
+        _, _, run, stored_entries, _ = edit
+        seen = False
         if run is not None:
-            top = run.hlc + row - run.row  # type: ignore[operator]
             cells = run.mask if dead else run.mask & mask  # type: ignore[operator]
             if cells:
                 taken.take_packed(run, run.mask ^ cells, number)  # type: ignore[operator]
                 seen = run.site_number != site_number
         for stored in stored_entries:
             owned = stored[3]
-            top = max(top, stored[1])
             cells = owned if dead else owned & mask
             if cells:
                 taken.lost.append((stored, owned ^ cells, number))
                 seen = seen or stored[0] != site_number or stored[5] is not None
-        hlcs.append(tick(pending.at_ms, top))  # the user saw these values and overwrote them
         priors.append(_prior(table, edit, site_number, mask) if seen else None)
     keys, rows = _keys(table, edits), [edit[0] for edit in edits]
     records = [edit[1].values or () for edit in edits]

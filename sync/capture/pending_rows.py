@@ -41,6 +41,8 @@ class PendingRow:
     mask: int
     values: tuple[Any, ...] | None
     heavy: bool = False  # the row may be too large for one change
+    top: int = 0  # the greatest clock of the row's entries, of a plain edit
+    hlc: int = 0  # the clock that a new row or a plain edit has got
 
 
 def read_pending(

@@ -194,3 +194,20 @@ def test_chunk_of_other_edits_is_divided(pair):
     one.drain()
     one.sql("UPDATE odd SET w = 'a'")
     assert len(one.drain()) == 1  # chunks of plain edits are large again
+
+
+def test_edits_of_a_chunk_are_stamped_in_order(pair):
+    one, _ = pair
+    one.sql(TABLES)
+    filled(one)
+    one.drain()
+    for number in range(0, ROWS, 4):
+        one.sql(f"UPDATE t SET a = 9 WHERE id = {number}; UPDATE t SET b = 'c' WHERE id = {number + 1}")
+        one.sql(f"INSERT INTO t VALUES({number + 100}, 1, 'b', NULL); DELETE FROM t WHERE id = {number + 2}")
+    [bundle] = one.drain()
+    stamped = {}
+    for group in Bundle.decode(bundle).sections[0].groups:
+        keys = group.keys or [row[2] for row in group.rows]
+        stamped |= dict(zip(keys, group.hlcs, strict=True))
+    order = [number + more for number in range(0, ROWS, 4) for more in (0, 1, 100, 2)]
+    assert sorted(stamped, key=stamped.get) == order
