@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import sqlite3
 import subprocess
@@ -11,8 +10,9 @@ import time
 from contextlib import closing
 from typing import TYPE_CHECKING
 
+from tests.compatibility.migrations import MIGRATIONS
 from tests.compatibility.rows import FOLDER, PYTHON
-from tests.compatibility.trial import Outcome, TrialError
+from tests.compatibility.trial import Outcome, TrialError, ran
 from tests.integration.machines import Machine, eventually
 
 if TYPE_CHECKING:
@@ -69,21 +69,6 @@ db.close()
 """
 
 
-def _ran(*words: object, text: str | None = None, **environ: str) -> str:
-    done = subprocess.run(
-        [str(word) for word in words],
-        input=text,
-        env=os.environ | environ,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    if done.returncode:
-        raise TrialError(f"{words[0]} ended with {done.returncode}: {(done.stderr or done.stdout).strip()[-300:]}")
-    return done.stdout.strip()
-
-
 def _count(one: Machine, table: str, wanted: int) -> None:
     try:
         eventually(lambda: one.sql(f"SELECT count(*) FROM {table}") == f"{wanted}\n", table)
@@ -94,22 +79,22 @@ def _count(one: Machine, table: str, wanted: int) -> None:
 
 
 def _installed(package: str) -> str:
-    return _ran(PYTHON, "-c", f"import importlib.metadata as m; print(m.version({package!r}))")
+    return ran(PYTHON, "-c", f"import importlib.metadata as m; print(m.version({package!r}))")
 
 
 def _gdal(first: Machine, second: Machine) -> Outcome:
     points = first.dir / "points.geojson"
     points.write_text(POINTS)
     environ = {"OGR_SQLITE_SYNCHRONOUS": "NORMAL"}
-    _ran("ogr2ogr", "-f", "SQLite", "-update", first.file, points, "-nln", "points", **environ)
+    ran("ogr2ogr", "-f", "SQLite", "-update", first.file, points, "-nln", "points", **environ)
     _count(second, "points", 40)
-    _ran("ogr2ogr", "-f", "SQLite", "-append", second.file, points, "-nln", "points", **environ)
+    ran("ogr2ogr", "-f", "SQLite", "-append", second.file, points, "-nln", "points", **environ)
     _count(first, "points", 80)
-    listed = _ran("ogrinfo", "-ro", "-so", second.file, "points")
+    listed = ran("ogrinfo", "-ro", "-so", second.file, "points")
     if "Feature Count: 80" not in listed:
         raise TrialError(f"ogrinfo does not count 80 features: {listed[-200:]}")
     return Outcome(
-        _ran("ogr2ogr", "--version").split(",")[0].removeprefix("GDAL "),
+        ran("ogr2ogr", "--version").split(",")[0].removeprefix("GDAL "),
         "-",
         "a layer made and appended on both; 80 features on both",
     )
@@ -118,17 +103,17 @@ def _gdal(first: Machine, second: Machine) -> Outcome:
 def _sqlite_utils(first: Machine, second: Machine) -> Outcome:
     program = FOLDER / "python" / "bin" / "sqlite-utils"
     rows = json.dumps([{"id": n, "name": f"n{n}"} for n in range(30)])
-    _ran(program, "insert", first.file, "things", "-", "--pk", "id", text=rows)
+    ran(program, "insert", first.file, "things", "-", "--pk", "id", text=rows)
     _count(second, "things", 30)
     more = json.dumps([{"id": n, "name": "again", "size": n} for n in range(20, 40)])
-    _ran(program, "upsert", second.file, "things", "-", "--pk", "id", "--alter", text=more)
+    ran(program, "upsert", second.file, "things", "-", "--pk", "id", "--alter", text=more)
     _count(first, "things WHERE name = 'again' AND size = id", 20)
     return Outcome(_installed("sqlite-utils"), "5 s", "insert, and upsert with a new column on the other node; equal")
 
 
 def _replace(first: Machine, second: Machine) -> Outcome:
     for file, rows, other in ((first.file, 50, second), (second.file, 7, first)):
-        _ran(PYTHON, "-c", REPLACE, file, rows)
+        ran(PYTHON, "-c", REPLACE, file, rows)
         _count(other, "frame", rows)
     return Outcome(_installed("pandas"), "5 s", "the new content of either node is on both")
 
@@ -138,7 +123,7 @@ def _datasette(first: Machine, second: Machine) -> Outcome:
         "CREATE TABLE IF NOT EXISTS shown(id INTEGER PRIMARY KEY, v); INSERT INTO shown(v) VALUES('from the other node')"
     )
     _count(first, "shown", 1)
-    answer = _ran(
+    answer = ran(
         FOLDER / "python" / "bin" / "datasette", "--get", f"/{first.file.stem}/shown.json?_shape=array", first.file
     )
     if json.loads(answer)[0]["v"] != "from the other node":
@@ -193,9 +178,9 @@ def _refused(first: Machine, name: str, file: Path, told: str) -> Machine:
 
 def _turso(first: Machine, _second: Machine) -> Outcome:
     file = first.dir / "turso.db"
-    _ran(PYTHON, "-c", TURSO, file, "mvcc")
+    ran(PYTHON, "-c", TURSO, file, "mvcc")
     node = _refused(first, "turso", file, "in Turso's MVCC mode")
-    _ran(PYTHON, "-c", TURSO, file, "wal")
+    ran(PYTHON, "-c", TURSO, file, "wal")
     node.up()
     try:
         _count(node, "kept", 1)
@@ -206,7 +191,7 @@ def _turso(first: Machine, _second: Machine) -> Outcome:
 
 def _sqlcipher(first: Machine, _second: Machine) -> Outcome:
     file = first.dir / "cipher.db"
-    _ran(PYTHON, "-c", CIPHER, file)
+    ran(PYTHON, "-c", CIPHER, file)
     _refused(first, "cipher", file, "an encrypted one (SQLCipher and others)")
     return Outcome(_installed("sqlcipher3"), "-", "an encrypted file is refused, and the line says that it may be one")
 
@@ -240,7 +225,7 @@ def _immutable(first: Machine, second: Machine) -> Outcome:
             time.sleep(1)
         else:
             raise TrialError(f"{each.name} shows {seen!r} to a reader without the -wal")
-    return Outcome(_ran("sqlite3", "--version").split()[0], "-", "sees the rows of both nodes once the file is at rest")
+    return Outcome(ran("sqlite3", "--version").split()[0], "-", "sees the rows of both nodes once the file is at rest")
 
 
 TRIALS: dict[str, Callable[[Machine, Machine], Outcome]] = {
@@ -253,4 +238,5 @@ TRIALS: dict[str, Callable[[Machine, Machine], Outcome]] = {
     "SQLCipher": _sqlcipher,
     "Litestream": _litestream,
     "reader with immutable=1": _immutable,
+    **MIGRATIONS,
 }

@@ -20,9 +20,17 @@ PIP = (
     "apsw==3.54.1.0", "SQLAlchemy==2.1.9", "Django==5.2.19", "peewee==4.5.3", "sqlite-utils==4.2.1", "aiosqlite==0.22.1",
     "libsql==0.1.11", "adbc-driver-sqlite==1.13.0", "pyarrow", "pandas==3.1.1", "duckdb==1.5.5",
     "duckdb-extension-sqlite-scanner==1.5.5", "datasette==0.65.5", "rosbags==0.11.9",
-    "pyturso==0.8.3", "sqlcipher3==0.6.4",
+    "alembic==1.20.1", "pyturso==0.8.3", "sqlcipher3==0.6.4",
 )  # fmt: skip
-NPM = ("better-sqlite3@12.11.1", "@libsql/client@0.18.0", "sql.js@1.17.0")
+NPM = (
+    "better-sqlite3@12.11.1",
+    "@libsql/client@0.18.0",
+    "sql.js@1.17.0",
+    "drizzle-orm@0.45.4",
+    "typeorm@1.1.1",
+    "reflect-metadata@0.2.2",
+    "libsql@0.5.29",
+)
 
 
 @dataclass(frozen=True)
@@ -109,5 +117,17 @@ APPLICATIONS = {
     "reader with immutable=1": (
         ("/usr/bin/sqlite3",),
         "while programs write without a pause it sees less; use `mode=ro`",
+    ),
+    "Django migrate": ((str(PYTHON),), "run it on one node; see [ORM](ORM.md)"),
+    "Alembic": ((str(PYTHON),), "`include_name` keeps autogenerate off the node's tables; see [ORM](ORM.md)"),
+    "SQLAlchemy create_all, sqlite-utils transform": ((str(PYTHON),), "run it on one node; see [ORM](ORM.md)"),
+    "Drizzle migrate": (
+        (str(MODULES / "drizzle-orm"),),
+        '`tablesFilter: ["!mycomesh_*"]` for push and pull; see [ORM](ORM.md)',
+    ),
+    "TypeORM synchronize": ((str(MODULES / "typeorm"),), "it leaves other tables alone; see [ORM](ORM.md)"),
+    "Rails ActiveRecord": (
+        ("/usr/bin/ruby",),
+        "`ignore_tables` keeps schema.rb free of the node's tables; see [ORM](ORM.md)",
     ),
 }

@@ -23,7 +23,7 @@ from tests.integration.machines import Machine, eventually
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["Outcome", "TrialError", "drive", "pair"]
+__all__ = ["Outcome", "TrialError", "drive", "pair", "ran"]
 
 SINGLE, LOCK_S = 200, 20.0
 NOT_AT_ALL = "not at all"
@@ -41,6 +41,22 @@ class Outcome:
     version: str
     waits: str
     result: str
+
+
+def ran(*words: object, text: str | None = None, **environ: str) -> str:
+    """Run a program and return its output; raise `TrialError` if it fails."""
+    done = subprocess.run(
+        [str(word) for word in words],
+        input=text,
+        env=os.environ | environ,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    if done.returncode:
+        raise TrialError(f"{words[0]} ended with {done.returncode}: {(done.stderr or done.stdout).strip()[-300:]}")
+    return done.stdout.strip()
 
 
 @contextlib.contextmanager
