@@ -80,7 +80,7 @@ def merge_rows(
 ) -> tuple[int, bool]:
     """Merge changes one by one until the budget is spent. Runs inside a transaction.
 
-    A repair passes None for `wall_ms`: its conflicts were recorded when the changes first arrived.
+    A repair passes None for `wall_ms`: most of its conflicts were recorded when the changes first arrived.
 
     The conflicts of a change whose values are more than one transaction may write are recorded in a transaction of their own.
 
@@ -157,8 +157,9 @@ def _merge_change(
     outcome = join(view.entries, stamp, change.mask)
     if table.spec.id_column and not _survives_legacy_delete(table, change, stamp):
         return displaced
-    if view.entries and wall_ms is not None and not recorded:  # a repair records no conflicts
-        merged.conflicts += record_conflicts(table, view, change, outcome.gained, outcome.masks, wall_ms)
+    if view.entries and not recorded:  # a repair too: it may bring what the sender of a round has withheld
+        made_ms = wall_ms or table.store.clock.last >> 16
+        merged.conflicts += record_conflicts(table, view, change, outcome.gained, outcome.masks, made_ms)
     gained = outcome.gained
     if not gained:
         return displaced
@@ -208,7 +209,6 @@ def _claims_stamp(table: Table, view: RowView, change: Change) -> bool:
     shrink(other, masks, key)
     table.log.flush()
     materialize(table, other, visible(left), target, reinserted=False)
-    table.log.flush()
     return True
 
 

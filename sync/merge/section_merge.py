@@ -166,7 +166,8 @@ class SectionMerge:
             self._merge_alone(table, fresh, wall_ms, merged, budget, recorded=rest.recorded)
         known = _part(group, covered, known=True) if repair else None
         if known is not None:
-            # A repair restores old changes. Their conflicts were recorded when they first arrived, so it passes no time.
+            # A repair restores old changes, at no time. Their conflicts were recorded when they first arrived; if they never did,
+            # because a member withheld them, they are recorded by the repair.
             before = merged.changes
             self._merge_alone(table, known, None, merged, budget, recorded=False)
             merged.repaired += merged.changes - before

@@ -55,3 +55,19 @@ def test_only_what_was_covered_and_lost_counts_as_repaired(pair):
     applied = two.replica.apply(bundle_of(one, "t"), two.wall_ms, repair=True)
     assert (applied.merged.changes, applied.merged.repaired) == (2, 1)
     assert two.tables() == one.tables()
+
+
+def test_a_withheld_write_that_loses_is_on_record(pair):
+    one, two = shared(pair)
+    one.sql("UPDATE t SET v = 'of one'")
+    one.drain()
+    two.wall_ms += 5
+    two.sql("UPDATE t SET v = 'of two'")
+    two.drain()
+    # A member that lies has said that it sent everything of the first one's, and has left this write out.
+    two.replica.inbox.begin_round("t")
+    two.replica.inbox.take_vectors({"t": one.replica.vector("t")}, {}, two.wall_ms)
+    for _ in range(2):  # a record that is there already is not made again
+        two.replica.apply(bundle_of(one, "t"), two.wall_ms, repair=True)
+        assert two.sql("SELECT v FROM t") == [("of two",)]
+        assert two.sql("SELECT lost FROM mycomesh_conflicts") == [('{"v": "of one"}',)]
