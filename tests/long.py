@@ -92,6 +92,12 @@ def sweeps(share: float) -> list[Sweep]:
             "5 kills",
             scaled(20),
         ),
+        Sweep(
+            "cost of attacks",
+            [sys.executable, "-m", "tests.sync.attack_costs"],
+            "each attack once: write lock and memory",
+            "three attacks, how they are divided",
+        ),
         Sweep("all tests on the disk", [*PYTEST, "--dist", "worksteal"], "once", "in memory", {"TMPDIR": "/var/tmp"}),
     ]
     for mesh in ("real", "plain"):

@@ -22,6 +22,8 @@ from mycomesh.sync.wire.messages import (
     Part,
     Vectors,
     WholeMessage,
+    decode,
+    encode,
 )
 
 __all__ = ["PARTS_BYTES_MAX", "PART_RANGES_MAX", "PART_TABLES_MAX", "Joiner", "cut"]
@@ -40,13 +42,17 @@ _Unit = tuple[str, tuple[Vector | None, ...]]
 
 
 class Joiner:
-    """The parts that one peer has sent of a message which is still to come."""
+    """The parts that one peer has sent of a message which is still to come.
 
-    __slots__ = ("_parts", "_size")
+    They are kept encoded: a list of names and clocks takes twelve times as much memory when it is decoded.
+    """
+
+    __slots__ = ("_parts", "_size", "_type")
 
     def __init__(self) -> None:
-        self._parts: list[LongMessage] = []
+        self._parts: list[bytes] = []
         self._size = 0
+        self._type: type[Message] | None = None  # of the parts
 
     def on_message(self, message: Message, size: int) -> WholeMessage | None:
         """Keep a part, which had `size` bytes on the wire, and return None; return any other message, with its parts.
@@ -57,13 +63,16 @@ class Joiner:
         if isinstance(message, Part):
             self._size += size
             require(self._size <= PARTS_BYTES_MAX, "a message in too many parts")
-            require(not self._parts or type(self._parts[0]) is type(message.message), "parts of two messages")
-            self._parts.append(message.message)
+            require(self._type in (None, type(message.message)), "parts of two messages")
+            self._type = type(message.message)
+            self._parts.append(encode(message))
             return None
-        parts, self._parts, self._size = self._parts, [], 0
-        if not parts:
+        if self._type is None:
             return message
-        require(type(parts[0]) is type(message), "parts without their message")
+        kind, self._type = self._type, None
+        encoded, self._parts, self._size = self._parts, [], 0
+        require(kind is type(message), "parts without their message")
+        parts = [part.message for part in map(decode, encoded) if isinstance(part, Part)]
         return _join(parts, message)
 
 

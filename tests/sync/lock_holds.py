@@ -29,7 +29,22 @@ COUNT = "WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n LIMIT {}
 CASES = {}
 
 
-class File:
+class Timer:
+    """Times the holds of a write lock, in milliseconds of CPU."""
+
+    def __init__(self):
+        self.holds, self.since = [], 0.0
+
+    def on_lock(self, held):
+        if held:
+            gc.disable()
+            self.since = time.thread_time()
+        else:
+            self.holds.append((time.thread_time() - self.since) * 1_000)
+            gc.enable()
+
+
+class File(Timer):
     """A replica whose holds of the write lock are timed."""
 
     def __init__(self, *script):
@@ -37,7 +52,7 @@ class File:
         self.path = Path(self.folder) / "holds.db"
         self.app = sqlite3.connect(self.path, isolation_level=None)
         self.app.executescript(";".join(["PRAGMA journal_mode = WAL", *script]))
-        self.holds, self.since = [], 0.0
+        super().__init__()
         self.now = time.time_ns() // 1_000_000
         self.hlc = (self.now + 5) << 16
         self.replica = Replica.open(
@@ -49,14 +64,6 @@ class File:
             hooks=Hooks(on_lock=self.on_lock),
         )
         self.drain()
-
-    def on_lock(self, held):
-        if held:
-            gc.disable()
-            self.since = time.thread_time()
-        else:
-            self.holds.append((time.thread_time() - self.since) * 1_000)
-            gc.enable()
 
     def drain(self):
         while self.replica.drain(self.now)[1]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import pytest
 from hypothesis import given
 
@@ -130,6 +132,21 @@ def test_parts_of_more_bytes_than_the_limit_are_refused():
     assert joiner.on_message(part, 1) is None
     with pytest.raises(DecodeError, match="too many parts"):
         joiner.on_message(part, 1)
+
+
+def test_parts_take_no_more_memory_than_their_bytes():
+    """A member may let a node keep 8 MiB of parts; decoded they took 120 MB."""
+    joiner, part = Joiner(), Part(CoverageReply(site(1), tuple((f"table{n}", n + 1) for n in range(1_000))))
+    size, kept = len(encode(part)), 0
+    tracemalloc.start()
+    try:
+        while kept < 1 << 20:
+            joiner.on_message(decode(encode(part)), size)
+            kept += size
+        used, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert used < 2 * kept
 
 
 def test_parts_without_their_message_are_refused():
