@@ -38,6 +38,7 @@ __all__ = [
 
 TEXT_MAX = 1_000_000
 SHORTENED_MAX = 200
+LARGE = 1 << 16  # bytes of a value
 WRITE_LOST = "a later write had not seen this one"
 EARLY_LOST = "a row from before the mesh lost to another write"
 TWO_VALUES = "two files had different values of one write"
@@ -174,12 +175,16 @@ def key_text(key: Any) -> str:
 def values_text(values: dict[str, Any]) -> str:
     """Return columns and values as a JSON object. A site's share of a counter has the name 'COLUMN +'."""
     named = {name.partition("\0")[0] + " +" * ("\0" in name): value for name, value in values.items()}
+    large = any(isinstance(value, bytes) and len(value) > LARGE for value in named.values())
+    if not large:
+        return json.dumps({name: _plain(value) for name, value in named.items()}, ensure_ascii=False)
+    # One by one, as json.dumps looks at each character of a text.
     cells = (f"{json.dumps(name, ensure_ascii=False)}: {_json(value)}" for name, value in named.items())
     return f"{{{', '.join(cells)}}}"
 
 
 def _json(value: Any) -> str:
-    if isinstance(value, bytes):  # json.dumps would look at each character of a large one
+    if isinstance(value, bytes):
         return f'{{"base64": "{base64.b64encode(value).decode("ascii")}"}}'
     return json.dumps(_plain(value), ensure_ascii=False)
 
