@@ -39,6 +39,9 @@ __all__ = ["merge_edits"]
 _SAVEPOINT = "mycomesh_edits"
 # A batch that the table refuses is split in halves down to this size. Below it the rows are merged one by one.
 _BATCH_MIN = 16
+# Changes of more columns than a mask of 63 bits has, or of more priors, take long to look at, and most are not plain.
+_COLUMNS = 62
+_PRIORS_A_CHANGE = 8
 
 
 def merge_edits(
@@ -66,6 +69,9 @@ def _is_plain(table: Table, group: Group) -> bool:
     """Return True if no rule of the table or value of the group needs the row path."""
     spec, columns = table.spec, table.columns
     if spec.id_column or columns.counters or columns.converting or group.kind is Kind.INSERT:
+        return False
+    many_priors = group.priors is not None and sum(map(len, group.priors)) > _PRIORS_A_CHANGE * len(group.hlcs)
+    if len(group.columns) > _COLUMNS or many_priors:
         return False
     if not columns.local_names.issuperset(group.columns) or any(key.folded in group.columns for key in spec.key):
         return False
