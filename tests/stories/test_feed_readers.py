@@ -109,16 +109,22 @@ class Readers(RuleBasedStateMachine):
     def catch_up(self, number):
         catch_up(self.nodes[number], self.nodes[1 - number])
 
-    @rule(
-        number=NODES,
-        reader=READERS,
-        table=st.sampled_from(TABLES),
-        rows=st.sampled_from([1, 2, 1_024]),
-        dies=st.booleans(),
-    )
-    def read_outside(self, number, reader, table, rows, dies):
-        page = self.page(number, reader, table, rows)
-        count = len(page.changes) if rows > 1 else (len(page.changes) + 1) // 2
+    @rule(a=SMALL, b=SMALL)
+    def claim_one_value(self, a, b):
+        """Let both nodes claim a UNIQUE value, so that one row is refused once they meet."""
+        for number in range(2):
+            self.write(number, "INSERT OR IGNORE INTO t VALUES({a}, 'v{n}', {b})", a + 10 * number, b)
+
+    @rule(number=NODES, reader=READERS, table=st.sampled_from(TABLES))
+    def read_all(self, number, reader, table):
+        page = self.page(number, reader, table)
+        self.copy(number, reader, table, page, len(page.changes))
+        self.nodes[number].replica.feed.move(reader, table, page.position, self.nodes[number].wall_ms)
+
+    @rule(number=NODES, reader=READERS, table=st.sampled_from(TABLES), part=st.integers(0, 3), dies=st.booleans())
+    def read_a_part(self, number, reader, table, part, dies):
+        page = self.page(number, reader, table, 1 if part == 3 else 1_024)
+        count = len(page.changes) * part // 3
         self.copy(number, reader, table, page, count)
         if not dies:
             node = self.nodes[number]
