@@ -36,6 +36,7 @@ from mycomesh.sync.sqlite.definitions import (
     rewrite_definition,
     scratch,
 )
+from mycomesh.sync.sqlite.generated_columns import compose, generated_of
 from mycomesh.sync.sqlite.identifiers import fold, quoted
 from mycomesh.sync.sqlite.indexes import column_names, user_indexes
 from mycomesh.sync.sqlite.refusals import REFUSALS
@@ -280,8 +281,9 @@ class FactFollower:
             whole = read_definition(extended_definition(defined, spec, own) or defined.sql) or defined
         if not {column.folded for column in spec.columns} <= {column.folded for column in whole.columns}:
             return  # of two definitions neither has all columns: this node is about to state one that has
-        text = self._renamed_definition(whole, here, self._column_names(canonical, spec.columns))
-        refused = "its names here are others" if text is None else registry.refusal_of(text)
+        whole, lost = _with_generated(whole, own or spec.sql, registry.policies.generated.get(canonical, {}))
+        text = None if lost else self._renamed_definition(whole, here, self._column_names(canonical, spec.columns))
+        refused = lost or ("its names here are others" if text is None else registry.refusal_of(text))
         if text is not None and not refused:
             affinities = {column.folded: column.affinity for column in whole.columns}
             converts = any(affinities.get(column.folded) != column.affinity for column in spec.columns)
@@ -434,3 +436,16 @@ class FactFollower:
 
 def _pairs(names: Mapping[str, str]) -> str:
     return ", ".join(f"{old} is {new}" for old, new in sorted(names.items()))
+
+
+def _with_generated(whole: TableSpec, own: str, decided: Mapping[str, str]) -> tuple[TableSpec, str]:
+    """Return a definition with the generated columns that the mesh has decided, and those of this file's own; or why not."""
+    here, known = generated_of(own) or {}, generated_of(whole.sql) or {}
+    kept = {name: text for name, text in here.items() if name not in known and name not in decided}
+    if not kept and not decided:
+        return whole, ""
+    sql = compose(whole.sql, {**decided, **kept})  # again: a text may need a column that `whole` has got since
+    lost = kept.keys() - (generated_of(sql) or {}).keys()
+    if lost:
+        return whole, f"SQLite cannot add the generated column {min(lost)!r} of this file to it"
+    return read_definition(sql) or whole, ""

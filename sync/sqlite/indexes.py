@@ -21,6 +21,8 @@ from mycomesh.sync.sqlite.tokens import COMMENTS, TOKEN, readable_sql
 
 __all__ = ["UniqueIndex", "column_names", "key_terms", "unique_indexes", "user_indexes"]
 
+_GROUP = 32  # columns in one group of an expression: the 900 of the widest table are 29 groups
+
 _ORDER = re.compile(r"\s+(?:asc|desc)\s*\Z", re.IGNORECASE)
 _WHERE = re.compile(r"\A\s*where\b", re.IGNORECASE)
 
@@ -74,9 +76,15 @@ def unique_indexes(db: Any, table: str) -> tuple[UniqueIndex, ...]:
         match = _match(db, table, terms, _texts(db, name, len(terms)), values)
         if match and any(column not in stored for column, _ in terms):
             # In a BEFORE UPDATE trigger SQLite computes generated columns only from the columns that the trigger names.
-            match += f" AND (1 OR {' OR '.join(f'NEW.{quoted(column)}' for column in stored)})"
+            match += f" AND (1 OR {_any_of([f'NEW.{quoted(column)}' for column in stored])})"
         found.append(UniqueIndex(name, tuple((str(column), coll) for column, coll in terms) if plain else (), match))
     return tuple(found)
+
+
+def _any_of(terms: Sequence[str]) -> str:
+    """Return SQL for `a OR b OR ..` in groups: SQLite's limit of 1,000 is of the depth, and a chain is as deep as long."""
+    groups = [terms[at : at + _GROUP] for at in range(0, len(terms), _GROUP)]
+    return " OR ".join(f"({' OR '.join(group)})" for group in groups)
 
 
 def _terms(db: Any, index: str) -> list[tuple[str | None, str]]:

@@ -62,6 +62,8 @@ FORMS = {
     "index": "CREATE TABLE d(id INTEGER PRIMARY KEY, doc); CREATE INDEX i ON d({})",
     "unique index": "CREATE TABLE d(id INTEGER PRIMARY KEY, doc); CREATE UNIQUE INDEX i ON d({})",
     "partial index": "CREATE TABLE d(id INTEGER PRIMARY KEY, doc); CREATE INDEX i ON d(id) WHERE {} IS NOT 7",
+}
+DEFINITIONS = {
     "check": "CREATE TABLE d(id INTEGER PRIMARY KEY, doc, CHECK({} IS NOT 7))",
     "stored": "CREATE TABLE d(id INTEGER PRIMARY KEY, doc, g AS ({}) STORED)",
     "text key": "CREATE TABLE d(id TEXT PRIMARY KEY, doc, CHECK({} IS NOT 7)) WITHOUT ROWID",
@@ -75,7 +77,7 @@ def test_row_for_which_expression_fails_is_parked_alone(pair, form, error):
     one, two = pair
     expression, poison, good = POISON[error]
     one.sql(FORMS[form].format(expression))
-    two.sql("CREATE TABLE d(id INTEGER PRIMARY KEY, doc)" if "INTEGER" in FORMS[form] else FORMS[form].format("1"))
+    two.sql("CREATE TABLE d(id INTEGER PRIMARY KEY, doc)")
     two.sql(f"INSERT INTO d VALUES(1, {good}), (2, {poison}), (3, NULL)")
     converge(pair)
     (parked,) = one.recorded("mycomesh_parked")
@@ -86,6 +88,37 @@ def test_row_for_which_expression_fails_is_parked_alone(pair, form, error):
     assert one.recorded("mycomesh_parked") == []
     assert one.sql("SELECT id, doc FROM d ORDER BY 1") == two.sql("SELECT id, doc FROM d ORDER BY 1")
     assert one.sql("PRAGMA integrity_check") == [("ok",)]
+
+
+@pytest.mark.parametrize("error", POISON)
+@pytest.mark.parametrize("form", DEFINITIONS)
+def test_definition_that_fails_for_a_row_parks_it(pair, form, error):
+    """A rebuild on one side of a split: the row waits there, and the node that has it keeps its definition and says why."""
+    one, two = pair
+    expression, poison, good = POISON[error]
+    one.sql(DEFINITIONS[form].format("1"))
+    converge(pair)
+    two.sql(f"INSERT INTO d(id, doc) VALUES(1, {good}), (2, {poison}), (3, NULL)")
+    two.drain()
+    one.wall_ms += 1_000
+    rebuilt = DEFINITIONS[form].replace("TABLE d(", "TABLE n(").format(expression)
+    copied = "INSERT INTO n(id, doc) SELECT id, doc FROM d; DROP TABLE d; ALTER TABLE n RENAME TO d"
+    one.shell(f"BEGIN; {rebuilt}; {copied}; COMMIT;")
+    converge(pair)
+    (parked,) = one.recorded("mycomesh_parked")
+    assert error in str(parked)
+    (note,) = [table.note for table in two.replica.status().tables if table.name == "d"]
+    if form == "stored":  # each node keeps its own
+        assert note.startswith("definitions differ: g AS (1) here alone")
+    else:
+        assert note == f"keeps its definition, the mesh has another: {note.rpartition(': ')[2]}"
+        assert error in note
+    assert [len(peer.sql("SELECT * FROM d")) for peer in pair] == [2, 3]
+    two.sql(f"UPDATE d SET doc = {good.replace('1', '2').replace('{}', '[]')} WHERE id = 2")
+    converge(pair)
+    assert one.recorded("mycomesh_parked") == []
+    assert one.sql("SELECT id, doc FROM d ORDER BY 1") == two.sql("SELECT id, doc FROM d ORDER BY 1")
+    assert [peer.sql("PRAGMA integrity_check") for peer in pair] == [[("ok",)]] * 2
 
 
 def test_update_for_which_expression_fails_parks_its_row(pair):
@@ -130,12 +163,14 @@ def test_a_column_that_fails_for_a_row_is_refused(pair):
 def test_a_rows_error_keeps_the_full_text_index_on(pair):
     one, two = pair
     one.sql(
-        "CREATE TABLE d(id INTEGER PRIMARY KEY, doc, CHECK(json_extract(doc, '$.a') IS NOT 7));"
+        "CREATE TABLE d(id INTEGER PRIMARY KEY, doc);"
         "CREATE VIRTUAL TABLE f USING fts5(doc, content='d', content_rowid='id');"
         "CREATE TRIGGER di AFTER INSERT ON d BEGIN INSERT INTO f(rowid, doc) VALUES(NEW.id, NEW.doc); END"
     )
     two.sql("CREATE TABLE d(id INTEGER PRIMARY KEY, doc)")
     converge(pair)
+    one.sql("CREATE INDEX i ON d(json_extract(doc, '$.a'))")
+    one.drain()
     two.sql("INSERT INTO d VALUES(1, 'no json')")
     one.take(two.drain(), two.node_id)
     two.sql('INSERT INTO d VALUES(2, \'{"b":"word"}\')')
@@ -167,13 +202,15 @@ def test_error_that_undoes_transaction_refuses_message_alone(pair, monkeypatch):
 def test_what_expression_may_make_of_row_is_limited(pair, monkeypatch):
     monkeypatch.setattr(user_table, "INSERTED_BYTES_MAX", 1_000)
     one, two = pair
-    one.sql("CREATE TABLE d(id INTEGER PRIMARY KEY, doc, g AS (zeroblob(doc)) STORED)")
-    two.sql("CREATE TABLE d(id INTEGER PRIMARY KEY, doc)")
-    two.sql("INSERT INTO d VALUES(1, 900), (2, 1100), (3, 1)")
+    one.sql("CREATE TABLE d(id INTEGER PRIMARY KEY, doc)")
     converge(pair)
+    one.sql("CREATE INDEX i ON d(zeroblob(doc))")
+    one.drain()
+    two.sql("INSERT INTO d VALUES(1, 900), (2, 1100), (3, 1)")
+    one.take(two.drain(), two.node_id)
     assert [row[0] for row in one.sql("SELECT id FROM d")] == [1, 3]
     two.sql("INSERT INTO d VALUES(4, zeroblob(5000))")  # its own values are no expression's
-    converge(pair)
+    one.take(two.drain(), two.node_id)
     assert [row[0] for row in one.sql("SELECT id FROM d")] == [1, 3, 4]
 
 
