@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from mycomesh.sync.replica import ReplicaConfig
+from tests.sync.feed.test_feed import WRITES
 from tests.sync.peers import Peer, catch_up, converge
 from tests.sync.scale import examples
 
@@ -22,19 +23,6 @@ TABLES = ("t", "k", "b")
 DDL = """
     CREATE TABLE t(id INTEGER PRIMARY KEY, v, u UNIQUE); CREATE TABLE k(k TEXT PRIMARY KEY, v); CREATE TABLE b(v);
     CREATE TABLE seen(id TEXT PRIMARY KEY)"""
-WRITES = (
-    "INSERT OR REPLACE INTO t VALUES({a}, 'v{n}', {b})",
-    "UPDATE OR REPLACE t SET u = {b} WHERE id = {a}",
-    "UPDATE t SET v = 'w{n}' WHERE id = {a}",
-    "UPDATE OR IGNORE t SET id = {b} + 20 WHERE id = {a}",
-    "DELETE FROM t WHERE id = {a}",
-    "REPLACE INTO k VALUES('k{a}', 'v{n}')",
-    "UPDATE k SET v = 'w{n}' WHERE k = 'k{a}'",
-    "DELETE FROM k WHERE k = 'k{a}'",
-    "INSERT INTO b VALUES('v{n}'), ('x{n}')",
-    "UPDATE b SET v = 'w{n}' WHERE rowid = {a}",
-    "DELETE FROM b WHERE rowid = {a}",
-)
 NODES, READERS, SMALL = st.integers(0, 1), st.sampled_from(("first", "second")), st.integers(1, 5)
 
 
