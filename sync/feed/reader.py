@@ -95,7 +95,8 @@ def read_page(table: Table, touched: Touched | None, position: Position, *, rows
         page.more = page.more or reached < upto
     if touched is not None and not page.more:
         _read_touched(table, touched, shape, page, rows_max - rows)
-    page.changes.sort(key=_clock)
+    if len(page.windows) > 1:  # one site's changes are in order
+        page.changes.sort(key=_clock)
     page.position.settle()
     return page
 
