@@ -165,7 +165,7 @@ class NodeConfig:
     conflicts_mb_max: megabytes that it may take in the file, 1..10,000.
     conflicts_days_max: days that it keeps a record, 1..36,500.
     sqlite_floor: the oldest SQLite of the programs that open the files of this mesh; None to use what other nodes state, or 3.40.
-    hooks: commands that get the changes of a table, at most 32 (`hooks.Hooks`).
+    hooks: commands that get the changes of a table, at most 32 (`hooks.HookCommands`).
     extensions: absolute paths of SQLite's loadable extensions, at most 16. The node loads them as the application does, so that
         it can run the triggers that keep an index of such a module (`extensions.checked_extensions`).
     """

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from mycomesh.mesh.node.readers import Reader, Readers
     from mycomesh.sync.feed.change import Change
 
-__all__ = ["Hooks"]
+__all__ = ["HookCommands"]
 
 CHANGES_MAX = 100  # given to one run of a command
 TRIES_MAX = 3  # of a change by itself, before it is set aside
@@ -32,7 +32,7 @@ OUTPUT_MAX = 4_096  # bytes of a command's errors that are kept
 END_S = 2  # a command that runs when the node ends gets SIGTERM, and this long
 
 
-class Hooks:
+class HookCommands:
     """The hooks of one node."""
 
     def __init__(self, hooks: Sequence[Hook], readers: Readers, notify: Callable[[Notice], None]) -> None:

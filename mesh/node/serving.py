@@ -22,7 +22,7 @@ from mycomesh.mesh.node.commit_poll import CommitPoll
 from mycomesh.mesh.node.core import NodeCore, ToExchange
 from mycomesh.mesh.node.disk_space import free_bytes
 from mycomesh.mesh.node.errors import NodeError
-from mycomesh.mesh.node.hooks import Hooks
+from mycomesh.mesh.node.hooks import HookCommands
 from mycomesh.mesh.node.idle_trim import IdleTrim
 from mycomesh.mesh.node.readers import Readers
 from mycomesh.mesh.node.replica_thread import ReplicaThread
@@ -122,7 +122,7 @@ class ServingNode:
 
         self._replica = ReplicaThread(file, identity, config, clock_notes, report)
         self.readers = Readers(self._replica, self.names_by_site)
-        self.hooks = Hooks(config.hooks, self.readers, callbacks.on_notice)
+        self.hooks = HookCommands(config.hooks, self.readers, callbacks.on_notice)
         self._watch: Watch | None = None
         self._commit_poll = CommitPoll(loop, self._replica.check_for_commit)
         self._state_writer = StateWriter(self._write_state)
