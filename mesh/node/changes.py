@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from mycomesh.sync.feed.change import Change as FeedChange
     from mycomesh.sync.feed.reader import Page
 
-__all__ = ["Change", "ChangePage", "SyncChange", "SyncChangePage", "change_pages", "changes"]
+__all__ = ["Change", "ChangePage", "SyncChange", "SyncChangePage", "change_pages"]
 
 _MOVE = "UPDATE mycomesh_cursors SET position = ? WHERE name = ? AND table_name = ? AND area = ''"
 
@@ -186,16 +186,5 @@ async def change_pages(reader: Reader, rows_max: int) -> AsyncGenerator[ChangePa
     try:
         while (page := await reader.page(rows_max=rows_max)) is not None:
             yield ChangePage(reader, page)
-    finally:
-        reader.close()
-
-
-async def changes(reader: Reader, rows_max: int) -> AsyncGenerator[Change, None]:
-    """Yield changes one by one until the node ends, and close the reader then or with the generator."""
-    try:
-        while (page := await reader.page(rows_max=rows_max)) is not None:
-            shown = ChangePage(reader, page)
-            for number in range(len(page.changes)):
-                yield Change(shown, number)
     finally:
         reader.close()

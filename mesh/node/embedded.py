@@ -19,7 +19,7 @@ from concurrent.futures import CancelledError
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from mycomesh.mesh.node.changes import Change, ChangePage, SyncChange, SyncChangePage, change_pages, changes
+from mycomesh.mesh.node.changes import Change, ChangePage, SyncChange, SyncChangePage, change_pages
 from mycomesh.mesh.node.commit_poll import CommitPoll
 from mycomesh.mesh.node.config import NodeConfig, load
 from mycomesh.mesh.node.daemon import Daemon, as_node_errors, event_loop
@@ -194,12 +194,11 @@ class Node:
         Raises:
             NodeError: no such table, a cursor in use, 10,000 changes without `done`, or an error ended the node.
         """
-        with as_node_errors():
-            reader = await self._serving().readers.open(table, cursor, from_now=from_now)
-            async with contextlib.aclosing(changes(reader, rows_max)) as found:
-                async for change in found:
-                    yield change
-        self._ended()
+        pages = self.change_pages(table, cursor=cursor, from_now=from_now, rows_max=rows_max)
+        async with contextlib.aclosing(pages):
+            async for page in pages:
+                for number in range(len(page.changes)):
+                    yield Change(page, number)
 
     async def change_pages(
         self, table: str, *, cursor: str | None = None, from_now: bool = False, rows_max: int = PAGE_ROWS_MAX

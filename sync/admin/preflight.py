@@ -21,7 +21,7 @@ from mycomesh.sync.schema.policy import KEEP_BOTH, KEEP_BOTH_ROWS_MAX, OWN_IDS, 
 from mycomesh.sync.sqlite.file_format import format_of
 from mycomesh.sync.sqlite.identifiers import quoted
 from mycomesh.sync.sqlite.table_spec import KeyKind, TableSpec, UnsupportedTable, read_table, user_tables
-from mycomesh.sync.storage.connection import BUSY_MS_MAX, file_errors
+from mycomesh.sync.storage.connection import file_errors, read_once
 from mycomesh.sync.storage.store import is_replica
 
 __all__ = ["Look", "look"]
@@ -112,14 +112,7 @@ def _open_untouched(path: Path) -> apsw.Connection:
     with file_errors(str(path), opening=True):
         immutable = _in_wal_mode(path) and not any(Path(f"{path}{suffix}").exists() for suffix in ("-wal", "-shm"))
         uri = f"{path.absolute().as_uri()}?mode=ro{'&immutable=1' if immutable else ''}"
-        db = apsw.Connection(uri, flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
-        try:
-            db.set_busy_timeout(BUSY_MS_MAX)
-            db.execute("SELECT count(*) FROM sqlite_schema").fetchall()
-        except BaseException:
-            db.close()
-            raise
-    return db
+        return read_once(apsw.Connection(uri, flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI))
 
 
 def _in_wal_mode(path: Path) -> bool:

@@ -215,7 +215,7 @@ class Feed:
 
     def _prune(self, wall_ms: int) -> None:
         """Forget touched rows that every cursor has passed; if there are too many, let all cursors start again."""
-        if not self.active:
+        if not self.active or not self._touched.has_old():
             return
         live = [(row, self._decoded(row[2])) for row in self._rows()]
         if self._touched.overflowing:

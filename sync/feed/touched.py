@@ -124,6 +124,11 @@ class Touched:
         ).fetchall()
         return found
 
+    def has_old(self) -> bool:
+        """Return True if there are rows that `prune` may forget: all but the last."""
+        listing = "SELECT 1 FROM mycomesh_touched LIMIT 1 OFFSET 1"
+        return self._store.db.execute(listing).fetchone() is not None
+
     def prune(self, upto: int) -> None:
         """Forget the rows up to a number that every reader has passed, but the last one: its number is not used again."""
         self._store.db.execute(

@@ -49,7 +49,7 @@ def merge_edits(
 ) -> tuple[int, Group | None]:
     """Merge the plain changes of a group of updates or deletes; return how many, and the changes to be merged row by row.
 
-    `keys` are the keys of the group's rows, in order. The caller owns the transaction.
+    `keys` are the keys of the group's rows, in order. Runs inside a transaction.
     """
     if not _is_plain(table, group):
         return 0, group

@@ -36,8 +36,8 @@ def insert_new_rows(
 ) -> tuple[int, Group | None]:
     """Insert the new rows of a group; return how many, and the changes that have to be merged row by row.
 
-    `keys` are the keys of the group's rows, in order. The caller owns the transaction, and has taken the rows off its budget;
-    rows that are tried in vain are taken off it here.
+    `keys` are the keys of the group's rows, in order. Runs inside a transaction. The rows are off the budget
+    already; rows that are tried in vain are taken off it here.
     """
     if not _is_plain(table, group):
         return 0, group

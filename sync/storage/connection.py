@@ -14,7 +14,7 @@ from mycomesh.sync.sqlite import geometry
 from mycomesh.sync.sqlite.extensions import load_extensions
 from mycomesh.sync.sqlite.file_format import format_of
 
-__all__ = ["BUSY_MS_MAX", "FLOAT_DIGITS", "file_errors", "open_file", "open_read_only", "set_float_digits"]
+__all__ = ["BUSY_MS_MAX", "FLOAT_DIGITS", "file_errors", "open_file", "open_read_only", "read_once", "set_float_digits"]
 
 # A commit of the application holds the lock for milliseconds. After this long, the caller gives up and tries again later.
 BUSY_MS_MAX = 2_000
@@ -76,13 +76,17 @@ def open_read_only(path: str) -> apsw.Connection:
     if not Path(path).is_file():
         raise DatabaseError(f"{path}: there is no such file; check the path")
     with file_errors(path, opening=True):
-        db = apsw.Connection(path, flags=apsw.SQLITE_OPEN_READONLY)
-        try:
-            db.set_busy_timeout(BUSY_MS_MAX)
-            db.execute("SELECT count(*) FROM sqlite_schema").fetchall()
-        except BaseException:
-            db.close()
-            raise
+        return read_once(apsw.Connection(path, flags=apsw.SQLITE_OPEN_READONLY))
+
+
+def read_once(db: apsw.Connection) -> apsw.Connection:
+    """Return a connection that has read its file, so that one which is no database fails here; the connection is closed then."""
+    try:
+        db.set_busy_timeout(BUSY_MS_MAX)
+        db.execute("SELECT count(*) FROM sqlite_schema").fetchall()
+    except BaseException:
+        db.close()
+        raise
     return db
 
 

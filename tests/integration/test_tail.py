@@ -102,6 +102,9 @@ def test_a_condition_chooses_rows(pair):
     first.sql("DELETE FROM t; INSERT INTO t VALUES(1, 10), (2, 20), (3, 30)")
     found = changes(first.done("tail", "t", "--once", "--json", "--where", "v >= 20 AND id < 3"))
     assert [change["row"] for change in found if change["op"] != "delete"] == ["2"]
+    first.sql("DELETE FROM t; INSERT INTO t VALUES(4, x'00ff'), (5, CAST(x'ff' AS TEXT))")
+    found = changes(first.done("tail", "t", "--once", "--json", "--where", "hex(v) IN ('00FF', 'FF')"))
+    assert [change["row"] for change in found if change["op"] != "delete"] == ["4", "5"]
 
 
 @pytest.mark.parametrize(

@@ -124,17 +124,16 @@ class _Condition:
         names = ", ".join(f'? AS "{name.replace(chr(34), chr(34) * 2)}"' for name in values)
         try:
             found = self._db.execute(
-                f"SELECT 1 FROM (SELECT {names}) WHERE ({self._text})", [_plain(value) for value in values.values()]
+                f"SELECT 1 FROM (SELECT {names}) WHERE ({self._text})", [_bound(value) for value in values.values()]
             ).fetchone()
         except sqlite3.Error as error:
             raise NodeError(f"--where {self._text!r}: {error}; columns are {', '.join(values)}") from error
         return found is not None
 
 
-def _plain(value: Any) -> Any:
-    """Return the SQL value of a JSON value."""
-    if isinstance(value, dict) and set(value) == {"base64"}:
-        import base64  # noqa: PLC0415 - rarely needed
+def _bound(plain: Any) -> Any:
+    """Return the value of SQL that a value of JSON represents; text that is not UTF-8 as its bytes."""
+    from mycomesh.sync.merge.records import value_of  # noqa: PLC0415 - it loads SQLite, which few conditions need
 
-        return base64.b64decode(value["base64"])
-    return value
+    value = value_of(plain) if isinstance(plain, dict) else plain
+    return value[0] if isinstance(value, list) else value

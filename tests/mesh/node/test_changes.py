@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import subprocess
 import sys
 import time
@@ -12,22 +11,10 @@ import time
 import pytest
 
 import mesh
-from mycomesh.mesh.membership.identity import create_mesh
 from mycomesh.mesh.node import readers
-from mycomesh.mesh.node.home import Home
-from mycomesh.mesh.node.keystore import Keystore
-from mycomesh.mesh.node.shell import clock
 
 QUIET = mesh.NodeConfig(port=0, multicast=False)
 CREATE = "CREATE TABLE drones(id INTEGER PRIMARY KEY, at); INSERT INTO drones VALUES(1, 'base'), (2, 'base')"
-
-
-@pytest.fixture
-def home(tmp_path):
-    home = Home.locate(tmp_path / "home", {})
-    home.prepare()
-    Keystore(home).store_mesh(*create_mesh("fleet", "alpha", entropy=os.urandom, wall_ms=clock()[1]))
-    return tmp_path / "home"
 
 
 @pytest.fixture

@@ -13,25 +13,14 @@ import threading
 import pytest
 
 import mesh
-from mycomesh.mesh.membership.identity import create_mesh
 from mycomesh.mesh.node.control.client import ask
 from mycomesh.mesh.node.errors import NoNodeError
 from mycomesh.mesh.node.home import Home
-from mycomesh.mesh.node.keystore import Keystore
-from mycomesh.mesh.node.shell import clock
 from tests.integration.machines import ROOT, Machine, eventually
 
 WAIT_S = 30
 QUIET = mesh.NodeConfig(port=0, multicast=False)
 EXAMPLES = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "API.md").read_text(), re.DOTALL)
-
-
-@pytest.fixture
-def home(tmp_path):
-    home = Home.locate(tmp_path / "home", {})
-    home.prepare()
-    Keystore(home).store_mesh(*create_mesh("fleet", "alpha", entropy=os.urandom, wall_ms=clock()[1]))
-    return tmp_path / "home"
 
 
 def client(file, text):

@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 
 import pytest
 
 import mesh
-from mycomesh.mesh.membership.identity import create_mesh
 from mycomesh.mesh.node import hooks
 from mycomesh.mesh.node.config import Hook
-from mycomesh.mesh.node.home import Home
-from mycomesh.mesh.node.keystore import Keystore
 from mycomesh.mesh.node.readers import FAILED_MAX, JUDGED_MAX
-from mycomesh.mesh.node.shell import clock
 
 
 async def until(check):
@@ -28,18 +23,15 @@ def lines(path):
 
 
 @pytest.fixture
-def within(tmp_path, monkeypatch):
+def within(home, tmp_path, monkeypatch):
     """Run a story with a node whose hook runs a command for each change of `t`; pauses are short."""
     monkeypatch.setattr(hooks, "PAUSES_S", (0, 0, 0))
     monkeypatch.setattr(hooks, "CHANGES_MAX", 1)
 
     def run(command, story):
         async def bounded():
-            home = Home.locate(tmp_path / "home", {})
-            home.prepare()
-            Keystore(home).store_mesh(*create_mesh("fleet", "alpha", entropy=os.urandom, wall_ms=clock()[1]))
             config = mesh.NodeConfig(port=0, multicast=False, hooks=(Hook("pager", "t", command),))
-            async with asyncio.timeout(60), mesh.open(tmp_path / "f.db", home=tmp_path / "home", config=config) as node:
+            async with asyncio.timeout(60), mesh.open(tmp_path / "f.db", home=home, config=config) as node:
                 await node.execute("CREATE TABLE t(id INTEGER PRIMARY KEY)")
                 await story(node)
 
