@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from mycomesh.simulations.oracle import Oracle, text_of, tokens_in
 from mycomesh.simulations.traitor import FORGED
+from mycomesh.simulations.workload import REPORTS
 
 if TYPE_CHECKING:
     import apsw
@@ -87,6 +88,9 @@ def violations(cluster: Cluster) -> list[str]:
         found += revocation_violations(cluster, visible)
         found += counter_violations(cluster, contents[0][1])
         found += numbering_violations(cluster.oracle, visible)
+    for host in cluster.members():
+        for reader in host.readers:
+            found += reader.violations(cluster.oracle.excused)
     if len(found) > LISTED_MAX:
         found[LISTED_MAX:] = [f"and {len(found) - LISTED_MAX} more"]
     return found
@@ -171,6 +175,8 @@ def contents_of(db: apsw.Connection) -> dict[str, list[tuple[object, ...]]]:
     contents: dict[str, list[tuple[object, ...]]] = {}
     for table in [str(name) for (name,) in db.execute(USER_TABLES)]:
         # By name: columns that two sides added during a split have a different order on each.
+        if table in REPORTS:  # of the node's own readers
+            continue
         columns = [
             f'"{name}"' for (name,) in db.execute("SELECT name FROM pragma_table_info(?) ORDER BY name", (table,))
         ]

@@ -7,6 +7,7 @@ every lost file.
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ import apsw
 from mycomesh.mesh.versions import SUPPORTED
 from mycomesh.simulations.disk import Disk
 from mycomesh.simulations.oracle import Oracle
+from mycomesh.simulations.readers import FeedReader
 from mycomesh.simulations.shell import Home, Shell
 from mycomesh.simulations.workload import Application
 from mycomesh.simulations.world import SECOND, Clock, World
@@ -56,6 +58,12 @@ class Host:
     notices: Counter[str] = field(default_factory=Counter)
     drained_us: int = 0  # commits before this time were drained when the node last started
     recalled: dict[bytes, int] = field(default_factory=dict)  # the clock notes that the node keeps outside its file
+    readers: list[FeedReader] = field(default_factory=list)
+
+    def wake_readers(self) -> None:
+        """Let the readers of the change feed look at it."""
+        for reader in self.readers:
+            reader.wake()
 
 
 class Cluster:
@@ -94,6 +102,11 @@ class Cluster:
             )
             for index, clock in enumerate(scenario.clocks or (Clock(),) * scenario.nodes)
         )
+        places = world.stream("readers")
+        for number in range(scenario.readers):
+            host = self.hosts[places.randrange(scenario.nodes)]
+            running = functools.partial(getattr, host, "shell")
+            host.readers.append(FeedReader(number, host.application, running, world, inside=number % 2 == 1))
 
     @property
     def node_ids(self) -> list[bytes]:
@@ -141,6 +154,7 @@ class Cluster:
             host.recalled,
             self._urgent,
             self._observer,
+            host.wake_readers if host.readers else None,
         )
         host.shell = Shell(home, self._world, self.network, host.clock)
         for table in self._signed if first and creates else ():
@@ -152,6 +166,7 @@ class Cluster:
             self.oracle.record_copy(index, host.drained_us, self._world.now_us)
             self.oracle.doubling[index] = None
         self._record(f"start {index}")
+        host.wake_readers()
         if first and host.application.rates.total > 0:
             self._world.after(host.application.pause_us(), self._act, host, host.application.session)
 
@@ -246,6 +261,8 @@ class Cluster:
         for host in self.hosts:
             self._clock(host.index, Clock())
             self.start(host.index)
+            for reader in host.readers:
+                reader.calm = True
             if host.shell is not None:
                 host.shell.on_commit()
 

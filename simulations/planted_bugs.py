@@ -119,6 +119,7 @@ COPIED = Case("copies", 4, 40, (("telemetry", 2.0), ("edit", 1.0)))
 NUMBERED = Case("own-ids", 4, 40)
 MIXED = Case("mixed-load", 3, 40, (("count", 2.0), ("replace", 1.0)))
 BETRAYED = Case("traitor", 4, 40)
+READ = Case("readers", 4, 40, (("rename", 1.0), ("telemetry", 2.0)))
 COLLECTING = replace(SPLIT, duration_s=90, collect_ms=2_000)
 
 MUTATIONS = (
@@ -429,5 +430,58 @@ MUTATIONS = (
         (Edit("mycomesh.sync.schema.own_ids:OwnIds._keep_ahead", "target != sequence:", "not sequence:"),),
         NUMBERED,
         4,
+    ),
+    Mutation(
+        "reader-skips-gaps",
+        "a reader's position is the greatest clock of each site, so that what comes in late is never shown",
+        (
+            Edit(
+                "mycomesh.sync.feed.reader:read_page",
+                "page.position.seen.add(site, after, reached)",
+                "page.position.seen.add(site, 0, reached)",
+            ),
+        ),
+        READ,
+        3,
+    ),
+    Mutation(
+        "page-out-of-order",
+        "a page with changes of several sites is not in the order of their clocks",
+        (Edit("mycomesh.sync.feed.reader:read_page", "page.changes.sort(key=_clock)", "page.changes.reverse()"),),
+        READ,
+        2,
+    ),
+    Mutation(
+        "unread-part-acknowledged",
+        "a reader that acknowledges a part of a page is moved behind all of it",
+        (Edit("mycomesh.sync.feed.reader:Page.after", "if count >= len(self.changes):", "if count:"),),
+        READ,
+        2,
+    ),
+    Mutation(
+        "refused-rows-not-shown-as-gone",
+        "a row that leaves or enters a table without a write, as when a constraint refuses it, is not noted for readers",
+        (
+            Edit(
+                "mycomesh.sync.feed.touched:Touched._record",
+                "self._store.db.executemany(_RECORD, records)",
+                "self._store.db.executemany(_RECORD, [])",
+            ),
+        ),
+        READ,
+        4,
+    ),
+    Mutation(
+        "readers-not-woken",
+        "commits do not wake the readers",
+        (
+            Edit(
+                "mycomesh.sync.feed.feed:Feed.committed",
+                "if self.on_commit is not None:",
+                "if False:",
+            ),
+        ),
+        READ,
+        2,
     ),
 )

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from mycomesh.mesh.versions import SUPPORTED, Versions
-from mycomesh.simulations.bounds import DURATION_S, HEARTBEAT_MS, NODES
+from mycomesh.simulations.bounds import DURATION_S, HEARTBEAT_MS, NODES, READERS
 from mycomesh.simulations.errors import ScenarioError
 from mycomesh.simulations.network import Conditions
 from mycomesh.simulations.workload import Rates
@@ -38,6 +38,9 @@ class Scenario:
     heartbeat_ms: int = 1_000  # of every node: silence after which a link sends a heartbeat
     urgent: tuple[str, ...] = ()  # urgent tables of every node
     signed: tuple[str, ...] = ()  # tables that are signed from the start
+    readers: int = (
+        0  # programs that follow the change feed, on random nodes, every other one with its effect in the served file
+    )
     settle_s: float = 300.0  # limit of the liveness phase, in which all nodes run without faults and writes
 
     def __post_init__(self) -> None:
@@ -45,5 +48,6 @@ class Scenario:
         DURATION_S.read(self.duration_s, "duration")
         DURATION_S.read(self.settle_s, "settle")
         HEARTBEAT_MS.read(self.heartbeat_ms, "heartbeat_ms")
+        READERS.read(self.readers, "readers")
         if self.clocks and len(self.clocks) != self.nodes:
             raise ScenarioError(f"clocks: must be one for each node ({self.nodes}), not {len(self.clocks)}")

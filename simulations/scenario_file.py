@@ -22,6 +22,7 @@ from mycomesh.simulations.bounds import (
     METRES,
     NODES,
     RATE,
+    READERS,
     ROWS,
     SKEW_MS,
     Bound,
@@ -49,6 +50,7 @@ TOP = (
     "tables_at",
     "urgent",
     "signed",
+    "readers",
     "rates",
     "network",
     "clock",
@@ -122,6 +124,8 @@ def _scenario(name: str, data: dict[str, Any], nodes: int | None, duration_s: fl
         given["versions"] = _versions(data["versions"], "versions")
     if "tables_at" in data:
         given["tables_at"] = _index(data["tables_at"], "tables_at", count)
+    if "readers" in data:
+        given["readers"] = int(READERS.read(data["readers"], "readers"))
     if "urgent" in data:
         given["urgent"] = _names(data, "urgent")
     if "signed" in data:

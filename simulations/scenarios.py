@@ -331,6 +331,47 @@ def _mixed_load(nodes: int, duration_s: float, rng: random.Random) -> Scenario:
     return Scenario("mixed-load", nodes, duration_s, rates, faults=_sorted(faults))
 
 
+def _readers(nodes: int, duration_s: float, rng: random.Random) -> Scenario:
+    """Let programs read the change feed over splits, radios that are off, crashes, power cuts and restored backups."""
+    order = list(range(nodes))
+    rng.shuffle(order)
+    faults: list[Fault] = [
+        Split(duration_s * 0.2, (tuple(sorted(order[::2])), tuple(sorted(order[1::2])))),
+        Heal(duration_s * 0.4),
+        Split(duration_s * 0.6, tuple((node,) for node in range(nodes))),
+        Heal(duration_s * 0.75),
+    ]
+    for node in range(nodes):
+        at = rng.uniform(0.1, 0.85) * duration_s
+        back = at + rng.uniform(0.3, 8)
+        match rng.randrange(4):
+            case 0:
+                faults += [Radio(at, node, on=False), Radio(back, node, on=True)]
+            case 1:
+                faults += [PowerCut(at, node, 0.5), Restart(back + 0.5, node)]
+            case 2:
+                faults += [Backup(at, node), Restore(min(back, duration_s), node)]
+            case _:
+                faults += [Crash(at, node, actions=rng.randrange(30)), Restart(back, node)]
+    faults.append(Reset(rng.uniform(0, duration_s)))
+    rates = Rates(
+        telemetry=0.5,
+        edit=0.4,
+        insert=0.2,
+        delete=0.15,
+        alert=0.1,
+        trim=0.05,
+        rename=0.2,
+        burst=0.05,
+        bulk=0.01,
+        rows=12,
+    )
+    conditions = Conditions(loss=rng.choice((0.0, 0.02)), reset=rng.choice((0.0, 0.002)))
+    return Scenario(
+        "readers", nodes, duration_s, rates, conditions, _sorted(faults), urgent=("alerts",), readers=2 * nodes
+    )
+
+
 def _fly_by(nodes: int, duration_s: float, rng: random.Random) -> Scenario:
     """Let drones circle past a convoy, so that links come and go with distance."""
     convoy = max(1, nodes // 3)
@@ -522,6 +563,14 @@ CATALOGUE = {
             3,
             40,
             _traitor,
+        ),
+        Entry(
+            "readers",
+            "programs read the change feed over splits, crashes, power cuts and restored backups, and die at any time",
+            4,
+            2,
+            60,
+            _readers,
         ),
         Entry("storm", "splits, flapping, crashes, power cuts, restores and wrong clocks, at random", 5, 2, 60, _storm),
         Entry("fly-by", "drones circle a convoy: links come and go with distance", 6, 2, 120, _fly_by),

@@ -19,10 +19,11 @@ from mycomesh.mesh.core import MeshCore
 from mycomesh.mesh.node.core import NodeCore, ShellAction, ToExchange
 from mycomesh.mesh.node.work_queue import Job, WorkQueue
 from mycomesh.simulations.traitor import Traitor
-from mycomesh.simulations.workload import set_clock
+from mycomesh.simulations.workload import REPORTS, set_clock
 from mycomesh.simulations.world import MS, Clock, World
 from mycomesh.sync import events as sync_events
 from mycomesh.sync.exchange.exchange import Exchange, ExchangeConfig
+from mycomesh.sync.exchange.turn import publish_actions
 from mycomesh.sync.replica import Hooks, Replica, ReplicaConfig
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from mycomesh.simulations.disk import Disk
     from mycomesh.simulations.members import Entropy, Member
     from mycomesh.simulations.network import Network
+    from mycomesh.sync.feed.feed import Feed
 
 __all__ = ["Home", "Observer", "Shell"]
 
@@ -68,6 +70,9 @@ class Home:
     recalled: Mapping[bytes, int]
     urgent: tuple[str, ...] = ()
     observer: Observer | None = None
+    on_feed: Callable[[], None] | None = (
+        None  # called after each commit of the replica, which may have changes for readers
+    )
 
 
 class Shell:
@@ -91,6 +96,7 @@ class Shell:
         self._sql = SqlThread(world, self)
         entropy = rng.randbytes
         self.replica = self._open(home, entropy)
+        self.replica.feed.on_commit = home.on_feed
         self.exchange = Exchange(self.replica, rng=world.stream(f"exchange/{index}/{start}"), config=ExchangeConfig())
         mesh_rng = world.stream(f"mesh/{index}/{start}")
         self.core = NodeCore(home.member.machine(entropy, mesh_rng, home.versions))
@@ -112,7 +118,7 @@ class Shell:
                 node_id=home.member.node_id,
                 mesh_key=home.member.digest_key,
                 entropy=entropy,
-                config=ReplicaConfig(urgent=home.urgent),
+                config=ReplicaConfig(urgent=home.urgent, exclude=REPORTS if home.on_feed else ()),
                 recalled=home.recalled,
                 hooks=Hooks(authority=home.member.authority),
             )
@@ -143,6 +149,14 @@ class Shell:
     def kill_within(self, actions: int) -> None:
         """Kill the node after so many more actions, perhaps between a commit and the send that follows; negative: never."""
         self._crash_after = actions
+
+    # ---- readers of the change feed
+
+    def run_on_feed(self, request: Callable[[Feed, int], list[bytes] | None]) -> None:
+        """Run a request of a reader, with the wall time, and publish the batches that it returns."""
+        published = request(self.replica.feed, self.wall_ms())
+        if published:
+            self._perform(self.core.on_exchange(publish_actions(published), self._world.now_ms, self.wall_ms()))
 
     # ---- calls by the network (simulations.network.Endpoint)
 

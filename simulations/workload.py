@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import random
     from collections.abc import Callable
 
-__all__ = ["SCHEMA", "TABLES", "Application", "Rates", "set_clock"]
+__all__ = ["REPORTS", "SCHEMA", "TABLES", "Application", "Rates", "set_clock"]
 
 TABLES = ("alerts", "callsigns", "drones", "missions")
 SCHEMA = """
@@ -35,6 +35,7 @@ CREATE TABLE IF NOT EXISTS stock(item TEXT PRIMARY KEY, n INTEGER NOT NULL DEFAU
 NUMBERED = """
 CREATE TABLE IF NOT EXISTS tickets(id INTEGER PRIMARY KEY AUTOINCREMENT, body TEXT);
 """
+REPORTS = ("reports", "mirror")  # tables of readers of the change feed, which are not replicated
 ITEMS = 4  # rows of counters
 EXTRAS = 4  # columns that applications add to a table of five, and tables that they create
 UNIX_EPOCH_JULIAN_DAY = 2_440_587.5

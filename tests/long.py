@@ -28,6 +28,7 @@ SCENARIOS = (
     "storm",
     "mixed-load",
     "own-ids",
+    "readers",
     "rolling-restart",
     "clock-chaos",
     "late-returner",
