@@ -98,6 +98,7 @@ COMMANDS = (
     Command("scrub", "find and capture writes that bypassed the triggers", DECIDE, "orders:scrub"),
     Command("accept-drop", "let rows go that one member reports as deleted", DECIDE, "accept_drop"),
     Command("backup", "copy the served database; the copy is safe to serve later", DECIDE),
+    Command("import", "import a flight log, a track, CSV or GeoJSON as rows", DECIDE, "importing"),
     Command("forget", "remove triggers and internal tables from a file that no node serves", DECIDE),
     Command("isolate", "cut this node off from the mesh, to rehearse a split", REHEARSE, "orders:isolate"),
     Command("rejoin", "end the isolation that 'isolate' began", REHEARSE, "orders:rejoin"),

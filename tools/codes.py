@@ -52,6 +52,13 @@ _EXITS = (
 
 _LOCAL = (
     Code(
+        "import.file",
+        "a file to be imported is damaged, or is not what its name says",
+        "the message names the line, the feature or the byte; of CSV, JSON and GeoJSON nothing was imported, because they are"
+        " checked whole beforehand; of a flight log the rows before the damage are in the table",
+        "repair the file and run the same command again: rows that are there are not doubled",
+    ),
+    Code(
         "usage",
         "an argument is wrong",
         "an option is unknown, or a value or a file does not fit; nothing was changed",

@@ -400,6 +400,24 @@ MANUAL = {
         ),
         {"file": "text", "bytes": "int"},
     ),
+    "import": Page(
+        (
+            ("mycomesh import flight.tlog track", "the positions of a flight after its first 3D fix, as rows"),
+            ("mycomesh import log171.bin flight --messages GPS,ATT", "messages of a log, as flight_gps and flight_att"),
+            ("mycomesh import sites.geojson sites", "a row for each feature, with its properties and its geometry"),
+            ("mycomesh import drones.csv drones --key drone_id", "rows whose key is a column of the file"),
+            ("mycomesh import drones.csv drones --file fleet.db", "into a file, also while no node runs"),
+        ),
+        {
+            "file": "text",
+            "log": "text",
+            "tables": [{"name": "text", "new": "int", "there": "int"}],
+            "skipped": "int",
+            "first_skipped": "text",
+            "notes": ["text"],
+            "seconds": "number",
+        },
+    ),
     "doctor": Page(
         (
             ("mycomesh doctor", "exit code 1 if a problem keeps nodes from working"),
