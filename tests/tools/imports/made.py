@@ -28,11 +28,12 @@ GPS = {"GPS": (130, "QBIHBcLLffff", "TimeUS,Status,GMS,GWk,NSats,HDop,Lat,Lng,Al
 
 def flown(count, fix=3):
     """Return a .bin with positions, the first two of which have no fix."""
-    rows = [
-        ("GPS", (at * 200_000, fix if at > 1 else 1, 1_000 * at, 2200, 9, 90, -350_000_000 + at, 1_490_000_000, 600.0, 5.0, 90.0, -0.5))
-        for at in range(count)
-    ]  # fmt: skip
-    return dataflash(rows, GPS)
+
+    def values(at):
+        place = (-350_000_000 + at, 1_490_000_000, 600.0)
+        return (at * 200_000, fix if at > 1 else 1, 1_000 * at, 2200, 9, 90, *place, 5.0, 90.0, -0.5)
+
+    return dataflash([("GPS", values(at)) for at in range(count)], GPS)
 
 
 def ulog(topics):
