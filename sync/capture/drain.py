@@ -12,7 +12,6 @@ whose clock is slow. design.md section 3.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,8 +20,9 @@ import apsw
 
 from mycomesh.sync import codec
 from mycomesh.sync.capture.drain_edits import Groups, PlainEdit, find_plain_edits, stamp_edits
+from mycomesh.sync.capture.drain_uniform import stamp_uniform
 from mycomesh.sync.capture.pending_rows import PendingRow, pending_sql, read_pending
-from mycomesh.sync.capture.stamps import Chunk, Stamper, Times, is_early_record
+from mycomesh.sync.capture.stamps import Chunk, Stamper, Times, is_early_record, stamps_of
 from mycomesh.sync.capture.table_scan import is_adopting
 from mycomesh.sync.crdt.hlc import ms_from_hlc
 from mycomesh.sync.crdt.lattice import EXISTENCE, join
@@ -91,24 +91,24 @@ def drain_table(
         budget: limit on the weight of the chunk.
     """
     chunk = Chunk(table, site, early)
-    too_large: tuple[str, ...] = ()
-    run = _drain_run(chunk, times, budget)
-    if run is not None:
-        groups, last, more = run
-        taken = len(groups[0].hlcs)
-    else:
-        sorted_rows, last, more, taken = _read_sorted(chunk, times, budget)
+    groups: Groups = {}
+    too_large = 0
+    done = _drain_run(chunk, times, budget, groups)
+    if done is None and not table.pending.special:
+        done = stamp_uniform(chunk, times, budget, groups)
+    if done is None:
+        sorted_rows, last, more, weight = _read_sorted(chunk, times, budget)
         if not sorted_rows.rows:
             table.pending.unread = False
             return Drained(None, more=False)
-        by_columns: Groups = {}
+        done = last, more, weight
         sorted_rows.tick(chunk)
         # Deletes and updates first: the new rows may have taken UNIQUE values that these gave up.
-        stamp_edits(chunk, sorted_rows.plain, by_columns)
-        too_large = table.columns.names_of(_drain_rows(chunk, sorted_rows.other, by_columns))
+        stamp_edits(chunk, sorted_rows.plain, groups)
+        too_large = _drain_rows(chunk, sorted_rows.other, groups)
         if sorted_rows.new:
-            _drain_inserts(chunk, sorted_rows.new, by_columns)
-        groups = list(by_columns.values())
+            _drain_inserts(chunk, sorted_rows.new, groups)
+    last, more, weight = done
     table.log.flush()
     log = pending_name(table.table_id)
     # A DELETE without a condition clears the table without reading its rows.
@@ -117,21 +117,22 @@ def drain_table(
     else:
         table.store.db.execute(f"DELETE FROM {log}")
         table.pending.unread = False
+    names = table.columns.names_of(too_large)
     if not groups:
-        return Drained(None, more, taken, too_large)
-    section = Section(table.spec.folded, chunk.cover(), groups)
+        return Drained(None, more, weight, names)
+    section = Section(table.spec.folded, chunk.cover(), list(groups.values()))
     if table.seals is not None:
         table.seals.seal(section)
-    return Drained(section, more, taken, too_large)
+    return Drained(section, more, weight, names)
 
 
 # ---- the common case: rows inserted one after the other and not changed since
 
 
-def _drain_run(chunk: Chunk, times: Times, budget: int) -> tuple[list[Group], int, bool] | None:
-    """Stamp a chunk that consists of inserts of consecutive rowids and nothing else.
+def _drain_run(chunk: Chunk, times: Times, budget: int, groups: Groups) -> tuple[int, bool, int] | None:
+    """Stamp a chunk that consists of inserts of consecutive rowids and nothing else; add its group to `groups`.
 
-    Returns (groups, last log rowid read, whether more follow), or None, with nothing done, if some record needs the general case.
+    Returns (last log rowid read, whether more follow, weight), or None, with nothing done, if some record needs another path.
     """
     table = chunk.table
     if table.spec.kind is KeyKind.KEYED:
@@ -171,15 +172,13 @@ def _drain_run(chunk: Chunk, times: Times, budget: int) -> tuple[list[Group], in
     if table.log.any_row_between(first, first + len(values) - 1):
         return None
     stamper = chunk.early() if early else chunk.site
-    tick = stamper.clock.tick
-    hlcs: list[int] = []
-    # Rows written at one time follow the first by one tick each, which costs less than asking for the time again.
-    for at, same in itertools.groupby(written):
-        hlc = tick(times.of(at, OP_INSERT))
-        hlcs.append(hlc)
-        hlcs += [tick(0) for _ in itertools.islice(same, 1, None)]
+    hlcs = stamps_of(stamper, times, written, OP_INSERT)
     rows = range(first, first + len(values))
-    return [_enter_inserts(table, stamper.site_number, hlcs, rows, values, encoded)], last, more
+    mask = table.columns.local_mask | EXISTENCE
+    groups[stamper.site_number, Kind.INSERT, mask] = _enter_inserts(
+        table, stamper.site_number, hlcs, rows, values, encoded
+    )
+    return last, more, len(values)
 
 
 def _enter_inserts(

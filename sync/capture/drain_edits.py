@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from mycomesh.sync.capture.pending_rows import PendingRow
@@ -21,12 +22,12 @@ from mycomesh.sync.merge.restored import note_restored, recorded_keys
 from mycomesh.sync.sqlite.table_spec import KeyKind, Row
 from mycomesh.sync.storage.change_log import pack_mask
 from mycomesh.sync.storage.insert_runs import InsertRun, RunPart, StoredEntry
-from mycomesh.sync.storage.row_batch import Lost, Taken, cells_of, digests_of, encode_cells
+from mycomesh.sync.storage.row_batch import Lost, Record, Taken, cells_of, digests_of, encode_cells
 from mycomesh.sync.storage.row_view import LEAST, RowView, encode_prior, has_equal, prior_to_wire, priors_of
 from mycomesh.sync.storage.table import Table, insert_key
 from mycomesh.sync.wire.bundle import Group, Kind
 
-__all__ = ["Groups", "PlainEdit", "find_plain_edits", "stamp_edits"]
+__all__ = ["Edits", "Groups", "PlainEdit", "enter_edits", "find_plain_edits", "note_restored_by", "stamp_edits"]
 
 # The changes of a chunk, by the number of their site, their kind and their columns.
 Groups = dict[tuple[int, Kind, int], Group]
@@ -122,17 +123,34 @@ def stamp_edits(chunk: Chunk, by_mask: Mapping[int, list[PlainEdit]], groups: Gr
     for mask in sorted(mask for mask, edits in by_mask.items() if edits):  # deletes first
         parts += _stamp(chunk, mask, by_mask[mask], groups)
     chunk.table.log.reshape(parts)
+    note_restored_by(chunk.table, groups)
+
+
+def note_restored_by(table: Table, groups: Groups) -> None:
+    """Note the conflicts that the edits in these groups have restored."""
     for (_, _, mask), group in groups.items():
-        columns = chunk.table.columns.names_of(mask & ~EXISTENCE)
-        for key in recorded_keys(chunk.table, group.keys or ()):
-            note_restored(chunk.table, key, columns, group.hlcs[(group.keys or []).index(key)])
+        columns = table.columns.names_of(mask & ~EXISTENCE)
+        for key in recorded_keys(table, group.keys or ()):
+            note_restored(table, key, columns, group.hlcs[(group.keys or []).index(key)])
+
+
+@dataclass(slots=True)
+class Edits:
+    """Edits of the same cells, `EXISTENCE` for deletes, column by column; `records` are the rows' values."""
+
+    mask: int
+    rows: Sequence[Row]
+    keys: list[Any]
+    hlcs: list[int]
+    records: Sequence[Record]
+    priors: Sequence[bytes | None]
+    taken: Taken
 
 
 def _stamp(chunk: Chunk, mask: int, edits: Sequence[PlainEdit], groups: Groups) -> list[tuple[InsertRun, RunPart]]:
-    """Stamp edits of the same cells, `EXISTENCE` for deletes; return what becomes of the runs that they take cells from."""
+    """Stamp edits of the same cells; return what becomes of the runs that they take cells from."""
     table, site_number = chunk.table, chunk.site.site_number
     dead = mask == EXISTENCE
-    hlcs = [edit[1].hlc for edit in edits]
     priors: list[bytes | None] = []
     taken = Taken()
     for number, edit in enumerate(edits):
@@ -151,25 +169,31 @@ def _stamp(chunk: Chunk, mask: int, edits: Sequence[PlainEdit], groups: Groups) 
                 seen = seen or stored[0] != site_number or stored[5] is not None
         priors.append(_prior(table, edit, site_number, mask) if seen else None)
     keys, rows = _keys(table, edits), [edit[0] for edit in edits]
+    hlcs = [edit[1].hlc for edit in edits]
     records = [edit[1].values or () for edit in edits]
-    parts = taken.supersede(table, keys, rows, records)
+    return enter_edits(chunk, Edits(mask, rows, keys, hlcs, records, priors, taken), groups)
+
+
+def enter_edits(chunk: Chunk, edits: Edits, groups: Groups) -> list[tuple[InsertRun, RunPart]]:
+    """Write stamped edits into the change log and add their group; return what the caller passes to `ChangeLog.reshape`."""
+    table, site_number, mask = chunk.table, chunk.site.site_number, edits.mask
+    dead = mask == EXISTENCE
+    keys, hlcs = edits.keys, edits.hlcs
+    parts = edits.taken.supersede(table, keys, edits.rows, edits.records)
     columns = () if dead else table.columns.names_of(mask)
-    cells_of_rows: list[Any] = [()] * len(edits) if dead else cells_of(table, mask, records)
+    cells_of_rows: list[Any] = [()] * len(keys) if dead else cells_of(table, mask, edits.records)
     encoded = encode_cells(len(columns), cells_of_rows)
     # A deleted row of a table without a primary key has no rowid: its key names it.
-    names = keys if dead else rows
-    digests = [0] * len(edits) if dead else table.digests.many(site_number, mask, hlcs, keys, encoded)
+    names = keys if dead else edits.rows
+    digests = [0] * len(keys) if dead else table.digests.many(site_number, mask, hlcs, keys, encoded)
     packed = pack_mask(mask, dead=dead)
     table.log.add_many(
-        [
-            (site_number, hlc, row, packed, digest, prior)
-            for hlc, row, digest, prior in zip(hlcs, names, digests, priors, strict=True)
-        ]
+        list(zip(itertools.repeat(site_number), hlcs, names, itertools.repeat(packed), digests, edits.priors))
     )
     kind = Kind.DELETE if dead else Kind.UPDATE
     group = Group(table.store.site(site_number), kind, columns, hlcs, keys, cells_of_rows, None, b"".join(encoded))
-    if any(priors):
-        group.priors = [prior_to_wire(table, prior, mask) if prior else [] for prior in priors]
+    if any(edits.priors):
+        group.priors = [prior_to_wire(table, prior, mask) if prior else [] for prior in edits.priors]
     assert (site_number, kind, mask) not in groups, "the plain edits of one mask come at once"
     groups[site_number, kind, mask] = group
     return parts

@@ -6,7 +6,8 @@ clock begins at 0, so they lose to every write on the mesh. ADR 0031.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,7 @@ from mycomesh.sync.crdt.hlc import Clock
 from mycomesh.sync.storage.pending_log import AT_EARLY, OP_INSERT
 from mycomesh.sync.storage.table import Table
 
-__all__ = ["Chunk", "Stamper", "Times", "captured_ms", "is_early_record"]
+__all__ = ["Chunk", "Stamper", "Times", "captured_ms", "is_early_record", "stamps_of"]
 
 _UNIX_EPOCH_JULIAN = 2_440_587.5
 _DAY_MS = 86_400_000
@@ -54,6 +55,18 @@ def captured_ms(at: Any) -> int:
 def is_early_record(at: Any) -> bool:
     """Return True if a log record with this `at` is of a row from before the mesh."""
     return type(at) is int and at == AT_EARLY
+
+
+def stamps_of(stamper: Stamper, times: Times, written: Sequence[Any], what: int) -> list[int]:
+    """Return a clock for each log record of one operation, from their `at`, in the order of the log."""
+    clock = stamper.clock
+    hlcs: list[int] = []
+    # Rows written at one time follow the first by one tick each, which costs less than asking for the time again.
+    for at, same in itertools.groupby(written):
+        first = clock.tick(times.of(at, what))
+        clock.last += len(list(same)) - 1
+        hlcs += range(first, clock.last + 1)
+    return hlcs
 
 
 class Chunk:

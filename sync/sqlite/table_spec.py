@@ -11,6 +11,7 @@ design.md section 3.
 from __future__ import annotations
 
 import enum
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -381,9 +382,21 @@ def affinity(declared: str, *, strict: bool = False) -> str:
     return "NUMERIC"
 
 
+# Types of key values that are equal only where their encodings are, under the collation BINARY.
+_AS_THEY_ARE = frozenset({int, str, bytes})
+
+
 def encode_key(spec: TableSpec, values: tuple[Any, ...]) -> bytes:
     """Return the row key of a KEYED row: the bytes are equal exactly where SQLite's unique index sees equal keys."""
     return codec.encode([_comparable(value, column.collation) for value, column in zip(values, spec.key, strict=True)])
+
+
+def encode_keys(spec: TableSpec, keys: Sequence[tuple[Any, ...]]) -> list[bytes]:
+    """Return the row keys of many rows, as `encode_key` does for one."""
+    kinds = set(map(type, itertools.chain.from_iterable(keys)))
+    if kinds <= _AS_THEY_ARE and all(column.collation == "BINARY" for column in spec.key):
+        return list(map(codec.encode, keys))
+    return [encode_key(spec, key) for key in keys]
 
 
 def _comparable(value: Any, collation: str) -> Any:

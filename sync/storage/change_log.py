@@ -158,21 +158,31 @@ class ChangeLog:
 
     def entries_and_runs(self, rows: Sequence[Row]) -> tuple[dict[Row, list[StoredEntry]], list[InsertRun | None]]:
         """Return the plain entries of different rows, in no order, and for each row in turn the run that has an entry of it."""
-        self.flush()
+        stored_entries, parts = self.entries_in_order(rows)
         found: dict[Row, list[StoredEntry]] = {}
-        columns = "t.place, t.hlc, t.row, t.mask, t.digest, t.prior"
-        for stored in join_names(self._store.db, columns, self.name, "row", rows):
+        for stored in stored_entries:
             found.setdefault(stored[2], []).append(stored)
         runs: list[InsertRun | None] = [None] * len(rows)
-        places = sorted([at for at, row in enumerate(rows) if type(row) is int], key=rows.__getitem__)
+        for run, places in parts:
+            for at in places:
+                runs[at] = run
+        return found, runs
+
+    def entries_in_order(self, rows: Sequence[Row]) -> tuple[list[StoredEntry], list[tuple[InsertRun, Sequence[int]]]]:
+        """Return the plain entries of different rows, and the runs that have some, each with the places in `rows` of its rows."""
+        self.flush()
+        columns = "t.place, t.hlc, t.row, t.mask, t.digest, t.prior"
+        found = list(join_names(self._store.db, columns, self.name, "row", rows))
+        places = [at for at, row in enumerate(rows) if type(row) is int]
+        places.sort(key=rows.__getitem__)
+        parts: list[tuple[InsertRun, Sequence[int]]] = []
         start = 0
         for run, numbers in self.runs.by_rows([rows[at] for at in places]):  # type: ignore[misc]
             while rows[places[start]] != numbers[0]:
                 start += 1
-            for at in places[start : start + len(numbers)]:
-                runs[at] = run
+            parts.append((run, places[start : start + len(numbers)]))
             start += len(numbers)
-        return found, runs
+        return found, parts
 
     def rows_of(self, stamps: Sequence[tuple[int, int]]) -> dict[tuple[int, int], Row]:
         """Return the rows of the entries with these stamps (site number, hlc); stamps without an entry are left out."""

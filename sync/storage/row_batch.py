@@ -76,6 +76,10 @@ class Taken:
             found = self._packed[run.seq, left] = run, []
         found[1].append(number)
 
+    def take_run(self, run: InsertRun, left: int, numbers: Sequence[int]) -> None:
+        """Take all but `left` from the run's entries of the rows with these numbers, as `take_packed` does for one."""
+        self._packed.setdefault((run.seq, left), (run, []))[1].extend(numbers)
+
     def supersede(
         self, table: Table, keys: Sequence[Any], rows: Sequence[Row], records: Sequence[Record]
     ) -> list[tuple[InsertRun, RunPart]]:

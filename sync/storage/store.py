@@ -29,6 +29,7 @@ from mycomesh.sync.sqlite.identifiers import fold, is_internal
 from mycomesh.sync.storage import internal_tables
 from mycomesh.sync.storage.accounts import Accounts
 from mycomesh.sync.storage.authority import Authority, Signers
+from mycomesh.sync.storage.collector import CollectorPause
 from mycomesh.sync.storage.conflict_room import ConflictLimits, ConflictRoom
 from mycomesh.sync.storage.connection import BUSY_MS_MAX, file_errors, open_file, open_read_only
 
@@ -88,6 +89,7 @@ class Store:
         self._checkpoint_due = False
         self._durable = False
         self._on_lock = on_lock
+        self._pause = CollectorPause()
         self._sleep = sleep
         # For the change feed: called for each row of a user's table that this node writes (table id, name of the row, whether it
         # was deleted). None while the file has no cursor.
@@ -147,9 +149,9 @@ class Store:
         """
         with self.translated():
             self.db.execute("BEGIN IMMEDIATE")
+        self._pause.begin()
         self._on_lock(True)
-        clock = self.clock.last
-        sites = len(self._sites)
+        clock, sites = self.clock.last, len(self._sites)
         try:
             with self.translated():
                 self._check_same()
@@ -161,10 +163,12 @@ class Store:
                 self.meta_set("commits", left[1])
                 self._commit()
             self._on_lock(False)
+            self._pause.end()
         except BaseException as error:
             if self.db.in_transaction:
                 self.db.execute("ROLLBACK")
             self._on_lock(False)
+            self._pause.end()
             self.clock.last = clock
             for site in self._sites[sites:]:
                 del self._site_numbers[site]

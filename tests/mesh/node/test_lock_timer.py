@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-
 import pytest
 
 from mycomesh.mesh.node.lock_timer import LockTimer
@@ -19,35 +17,6 @@ def test_the_longest_hold_stands():
         watch(False)
         longest.append(watch.longest_s)
     assert longest == [0.5, 2.0, 2.0]
-
-
-def test_the_collector_waits_while_the_lock_is_held():
-    collections = []
-    gc.callbacks.append(lambda phase, info: collections.append(phase))
-    watch = LockTimer(lambda: 0.0)
-    gc.collect()
-    try:
-        watch(True)
-        del collections[:]
-        garbage = [[] for _ in range(10 * gc.get_threshold()[0])]
-        assert not collections
-        watch(False)
-        garbage = [garbage, [[] for _ in range(2 * gc.get_threshold()[0])]]
-        assert collections
-    finally:
-        gc.enable()
-        gc.callbacks.pop()
-
-
-def test_collector_that_program_has_turned_off_stays_off():
-    watch = LockTimer(lambda: 0.0)
-    gc.disable()
-    try:
-        watch(True)
-        watch(False)
-        assert not gc.isenabled()
-    finally:
-        gc.enable()
 
 
 def test_replica_tells_of_every_hold_and_of_its_end(tmp_path):
