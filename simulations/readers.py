@@ -72,7 +72,8 @@ class FeedReader:
         self._copies: dict[str, dict[str, str]] = {}
         self._shell: Shell | None = None
         self._positions: dict[str, Position] = {}  # of this run of the program, by table
-        self._order: dict[str, _Order] = {}
+        # By table and site: the greatest clock that this run has seen, and what the node covered then.
+        self._tops: dict[str, dict[bytes, tuple[int, Vector]]] = {}
         self._planned = False
 
     # ---- life
@@ -99,7 +100,7 @@ class FeedReader:
 
     def _begin(self, shell: Shell | None) -> None:
         """Begin a run of the program: it knows only what its cursors hold."""
-        self._shell, self._positions, self._order = shell, {}, {}
+        self._shell, self._positions, self._tops = shell, {}, {}
 
     def _follow(self, shell: Shell, table: str) -> bool:
         """Read one page of a table and handle it; return False if the reader dies."""
@@ -111,7 +112,7 @@ class FeedReader:
             if table not in self._positions:
                 published += feed.create(self.name, name, wall_ms)[0]
                 self._positions[table] = feed.position(self.name, name)
-                self._order[table] = _Order()
+                self._tops[table] = {}
             size = PAGES[-1] if self.calm else self._rng.choice(PAGES)
             page, more = feed.read(name, self._positions[table], wall_ms, rows_max=size)
             pages.append(page)
@@ -171,17 +172,20 @@ class FeedReader:
     # ---- checks
 
     def _check_order(self, shell: Shell, table: str, page: Page) -> None:
-        order, here = self._order[table], dict[bytes, int]()
+        """Note changes that come after a later one of their site, unless they came to the node after that one was shown."""
+        tops, here = self._tops[table], dict[bytes, int]()
         for change in page.changes:
             if change.touched:
                 continue
-            late = change.hlc <= order.tops.get(change.site, 0) and order.covered(change)
+            top = tops.get(change.site)
+            late = top is not None and change.hlc <= top[0] and top[1].covers(change.site, change.hlc)
             if late or change.hlc <= here.get(change.site, 0):
                 self.failures.append(f"{self._at()}: {change.id} came after a later change of its site")
             here[change.site] = change.hlc
+        covered = shell.replica.tables[table].coverage.vector.copy()
         for site, hlc in here.items():
-            order.tops[site] = max(order.tops.get(site, 0), hlc)
-        order.vector = shell.replica.tables[table].coverage.vector.copy()
+            if site not in tops or hlc > tops[site][0]:
+                tops[site] = hlc, covered
 
     def violations(self, excused: dict[int, None]) -> list[str]:
         """Return what is wrong at the end, one line each; rows with an excused write may be there or not in a copy outside."""
@@ -219,20 +223,6 @@ class FeedReader:
 
     def _at(self) -> str:
         return f"node {self._application.node}: reader {self.name}"
-
-
-class _Order:
-    """The order in which one run of a reader sees a table: the last stamp of each site, and the coverage at the last page."""
-
-    __slots__ = ("tops", "vector")
-
-    def __init__(self) -> None:
-        self.tops: dict[bytes, int] = {}
-        self.vector: Vector | None = None
-
-    def covered(self, change: Change) -> bool:
-        """Return True if the node had this change at the page before; else it came in late, and is shown late."""
-        return self.vector is not None and self.vector.covers(change.site, change.hlc)
 
 
 def _apply(copy: dict[str, str], changes: list[Change]) -> None:

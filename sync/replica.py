@@ -21,7 +21,7 @@ from mycomesh.sync.capture import rebuild_mark, table_scan
 from mycomesh.sync.crdt.hlc import ms_from_hlc
 from mycomesh.sync.crdt.version_vector import Vector
 from mycomesh.sync.errors import IndexTriggerError, MigrationError, StatementError
-from mycomesh.sync.feed.feed import Feed
+from mycomesh.sync.feed.feed import IDLE_DAYS, Feed
 from mycomesh.sync.replication.admission import admit
 from mycomesh.sync.replication.applied import Applied
 from mycomesh.sync.replication.drop_guard import DropGuard
@@ -64,6 +64,7 @@ class ReplicaConfig:
     urgent: tables whose changes go first.
     conflicts: what the record of conflicts may grow to.
     sqlite_floor: the oldest SQLite of the programs beside the nodes, for the mesh to know; None to state nothing.
+    cursor_days: days after which a cursor of the change feed that has not moved holds nothing back.
     extensions: paths of loadable extensions whose modules and functions the user's index triggers need.
     """
 
@@ -72,6 +73,7 @@ class ReplicaConfig:
     urgent: tuple[str, ...] = ()
     conflicts: ConflictLimits = field(default_factory=ConflictLimits)
     sqlite_floor: Version | None = None
+    cursor_days: int = IDLE_DAYS
     extensions: tuple[str, ...] = ()
 
 
@@ -87,7 +89,9 @@ class TableDigest:
 class Replica:
     """One file as a replica. Not thread-safe: one thread owns it."""
 
-    def __init__(self, store: Store, catalog: Catalog, site: Site, priority: Priority, hooks: Hooks) -> None:
+    def __init__(
+        self, store: Store, catalog: Catalog, site: Site, priority: Priority, hooks: Hooks, cursor_days: int
+    ) -> None:
         """Assemble the parts; `open` is the way to make a replica."""
         self.store = store
         self.catalog = catalog
@@ -102,7 +106,7 @@ class Replica:
         self.scrub = Scrub(store, catalog, self.outbox)
         self.state = StateTables(store, catalog.registry, site, self.scrub)
         self._map_extents = MapExtents(store, catalog.registry)
-        self.feed = Feed(store, catalog.registry, self.outbox)
+        self.feed = Feed(store, catalog.registry, self.outbox, cursor_days)
         self._site = site
         self._hooks = hooks
 
@@ -146,7 +150,9 @@ class Replica:
                 store.clock.last = max(store.clock.last, 0)
                 store.conflict_room.expire(ms_from_hlc(store.clock.last))
                 site = Site.begin(store, node_id, mesh_key, entropy, recalled or {})
-                replica = cls(store, catalog, site, Priority(catalog.registry, config.urgent), hooks)
+                replica = cls(
+                    store, catalog, site, Priority(catalog.registry, config.urgent), hooks, config.cursor_days
+                )
                 # Nothing is drained yet: a table with writes in its pending log keeps its triggers until the first drain.
                 catalog.open(lambda table: not replica.outbox.pending_ids([table]), config.sqlite_floor)
                 replica.feed.open()

@@ -230,6 +230,13 @@ _DATABASE = (
         "repair the command in config.toml or on the machine, then run mycomesh dead --resume NAME",
     ),
     Code(
+        "cursor.idle",
+        "a reader of the change feed has been away for long",
+        "its cursor has not moved for the days of cursor_days in config.toml (30), so that the file does not keep deletes for it"
+        " any more; when it comes back it gets all changes, but perhaps not the deletes of that time",
+        "start the reader again, or forget it with mycomesh cursors --drop NAME",
+    ),
+    Code(
         "feed.refused",
         "a reader of the change feed cannot read",
         "the table or the cursor does not exist, another reader uses the cursor, or the cursor holds no position; nothing was"

@@ -161,6 +161,10 @@ class SyncChangePage:
         inner = None if transaction is None else transaction.inner
         self._wait_for(self._page.done(count, transaction=inner))
 
+    def fail(self, number: int, why: str) -> None:
+        """Do the same as `ChangePage.fail`."""
+        self._wait_for(self._page.fail(number, why))
+
 
 class SyncChange(Change):
     """A `Change` of a `SyncNode`, whose `done` blocks."""

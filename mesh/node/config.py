@@ -37,11 +37,13 @@ NAME_CHARS_MAX = 253  # the longest host name that DNS allows (RFC 1035)
 LOG_LEVELS = ("debug", "info", "warning", "error")
 LOG_FORMATS = ("text", "json")
 FREE_MB_MAX = 1_000_000  # of the floor of free space; more than a terabyte is a mistake in the unit
-# Limits on the record of conflicts. Fewer than 100 would not outlast one split, and more than a million is a mistake.
+# Limits on the record of conflicts: fewer than 100 would not outlast one split, and more than a million is a mistake. The
+# last is for how long an idle reader holds deletes back.
 CONFLICT_RANGES = {
     "conflicts_max": (100, 1_000_000),
     "conflicts_mb_max": (1, 10_000),
     "conflicts_days_max": (1, 36_500),
+    "cursor_days": (1, 36_500),
 }
 _VERSION = 'a version of SQLite from "3.24" on, such as "3.40"'
 CONFIG_BYTES_MAX = 1 << 20  # people write this file by hand; a larger one is something else
@@ -62,6 +64,7 @@ KEYS = {
     "conflicts_max": "conflicts_max",
     "conflicts_mb_max": "conflicts_mb_max",
     "conflicts_days_max": "conflicts_days_max",
+    "cursor_days": "cursor_days",
     "sqlite_floor": "sqlite_floor",
     "extensions": "extensions",
     "hook": "hooks",
@@ -164,6 +167,7 @@ class NodeConfig:
     conflicts_max: records that `mycomesh_conflicts` keeps, 100..1,000,000.
     conflicts_mb_max: megabytes that it may take in the file, 1..10,000.
     conflicts_days_max: days that it keeps a record, 1..36,500.
+    cursor_days: days after which a cursor of the change feed that has not moved keeps no deletes any more, 1..36,500.
     sqlite_floor: the oldest SQLite of the programs that open the files of this mesh; None to use what other nodes state, or 3.40.
     hooks: commands that get the changes of a table, at most 32 (`hooks.HookCommands`).
     extensions: absolute paths of SQLite's loadable extensions, at most 16. The node loads them as the application does, so that
@@ -185,6 +189,7 @@ class NodeConfig:
     conflicts_max: int = 10_000
     conflicts_mb_max: int = 64
     conflicts_days_max: int = 365
+    cursor_days: int = 30
     sqlite_floor: Version | None = None
     extensions: tuple[str, ...] = ()
     hooks: tuple[Hook, ...] = ()
@@ -294,7 +299,7 @@ def _line(text: str, key: str) -> int:
 
 def _value(key: str, value: Any) -> Any:
     match key:
-        case "port" | "free_mb_min" | "conflicts_max" | "conflicts_mb_max" | "conflicts_days_max":
+        case "port" | "free_mb_min" | "conflicts_max" | "conflicts_mb_max" | "conflicts_days_max" | "cursor_days":
             if type(value) is int:
                 return value
             wanted = "a whole number"

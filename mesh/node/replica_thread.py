@@ -10,6 +10,7 @@ import contextlib
 import os
 import random
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 from mycomesh.mesh.node.authority import NodeAuthority
@@ -20,6 +21,7 @@ from mycomesh.mesh.node.idle_trim import trim_heap
 from mycomesh.mesh.node.lock_holder import lock_holder
 from mycomesh.mesh.node.lock_timer import LockTimer
 from mycomesh.mesh.node.shell import clock
+from mycomesh.mesh.node.snapshot import reader_states
 from mycomesh.mesh.node.sql_thread import ExchangeActed, Report, SqlThread
 from mycomesh.mesh.node.status import WritePosition
 from mycomesh.mesh.node.watch import written_ms
@@ -132,7 +134,7 @@ class ReplicaThread:
 
     async def write_state(self, state_of: Callable[[tuple[LinkStatus, ...]], NodeState], wall_ms: int) -> None:
         """Update the state tables to the state that `state_of` makes from the links; write only what differs."""
-        await self._call(lambda: self._replica.state.refresh(state_of(self._links()), wall_ms))
+        await self._call(lambda: self._write_state(state_of(self._links()), wall_ms))
 
     async def begin_reading(self, table: str, cursor: str | None, *, from_now: bool) -> tuple[Position, str]:
         """Return where a reader of the change feed begins, and the table's name on the mesh; create a cursor that is new."""
@@ -191,6 +193,11 @@ class ReplicaThread:
 
     # ---- on the SQL thread
 
+    def _write_state(self, state: NodeState, wall_ms: int) -> None:
+        if self._replica.feed.active:
+            state = replace(state, readers=reader_states(self._replica.feed.cursors(wall_ms)))
+        self._replica.state.refresh(state, wall_ms)
+
     def _begin_reading(self, table: str, cursor: str | None, *, from_now: bool) -> tuple[Position, str]:
         feed, wall_ms = self._replica.feed, clock()[1]
         self._drain()  # the table may have been created a moment ago
@@ -237,6 +244,7 @@ class ReplicaThread:
                     age_days=self._config.conflicts_days_max,
                 ),
                 sqlite_floor=self._config.sqlite_floor,
+                cursor_days=self._config.cursor_days,
                 extensions=checked_extensions(self._config.extensions),
             ),
             recalled=self._clock_notes.clocks(),

@@ -19,7 +19,7 @@ from mycomesh.mesh.node.status import (
     TableView,
     TroubleView,
 )
-from mycomesh.sync.admin.state_tables import PeerState
+from mycomesh.sync.admin.state_tables import PeerState, ReaderState
 from mycomesh.sync.crdt.hlc import SITE_PREFIX
 from mycomesh.sync.merge.records import time_text
 from mycomesh.sync.sqlite.identifiers import fold
@@ -40,6 +40,7 @@ __all__ = [
     "equal_on",
     "peer_states",
     "peer_views",
+    "reader_states",
     "reader_views",
     "scrub_view",
     "table_views",
@@ -106,6 +107,21 @@ def reader_views(cursors: Iterable[Cursor], wall_ms: int) -> tuple[ReaderView, .
             cursor.table,
             cursor.behind,
             None if cursor.oldest_ms is None else max(0, wall_ms - cursor.oldest_ms) / 1000,
+            time_text(cursor.moved_ms),
+            cursor.idle,
+        )
+        for cursor in cursors
+    )
+
+
+def reader_states(cursors: Iterable[Cursor]) -> tuple[ReaderState, ...]:
+    """Return the cursors of the change feed as rows of the state tables."""
+    return tuple(
+        ReaderState(
+            cursor.name,
+            cursor.table,
+            cursor.behind,
+            None if cursor.oldest_ms is None else time_text(cursor.oldest_ms),
             time_text(cursor.moved_ms),
             cursor.idle,
         )

@@ -1,8 +1,9 @@
-"""State tables: the node's state for any SQLite client, in `mycomesh_status`, `_peers`, `_tables` and `_trouble`.
+"""State tables: the node's state for any SQLite client, in `mycomesh_status`, `_peers`, `_tables`, `_trouble` and `_readers`.
 
 A row is written only when it has changed, so that an idle node does not write. Figures that change all the time, such as round
 trip times and bytes, do not count as a change. They are updated along with other changes, at most once in `FIGURES_MS` if their
-own row is unchanged. The column `as_of` is the time of the write. These tables are not captured and not replicated.
+own row is unchanged. `mycomesh_readers` is created with the first reader of the change feed. The column `as_of` is the time of
+the write. These tables are not captured and not replicated.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from mycomesh.sync.sqlite.identifiers import fold
 from mycomesh.sync.storage.pending_log import pending_name
 from mycomesh.sync.storage.store import Store
 
-__all__ = ["NodeState", "PeerState", "StateTables"]
+__all__ = ["NodeState", "PeerState", "ReaderState", "StateTables"]
 
 FIGURES_MS = 60_000  # figures of an otherwise unchanged row are updated at most this often
 _COLUMNS = {
@@ -33,7 +34,12 @@ _COLUMNS = {
     ),
     "mycomesh_trouble": "code, text, since",
     "mycomesh_tables": "name, rows, hash, conflicts, parked, equal_on, linked, note",
+    "mycomesh_readers": "cursor, table_name, behind, oldest_at, moved_at, idle",
 }
+_CREATE_READERS = (
+    "CREATE TABLE IF NOT EXISTS mycomesh_readers(cursor TEXT, table_name TEXT, behind INTEGER, oldest_at TEXT,"
+    " moved_at TEXT, idle INTEGER, as_of TEXT, PRIMARY KEY(cursor, table_name)) WITHOUT ROWID"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +65,27 @@ class PeerState:
             (self.node_id, self.name, self.roles, self.state, equal, self.address),
             (self.rtt_ms, self.offset_ms, self.sent_bytes, self.received_bytes, self.seen_at),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class ReaderState:
+    """One row of `mycomesh_readers`: a cursor of the change feed; times are ISO 8601 in UTC.
+
+    behind: about how many changes it has not passed.
+    oldest_at: when the first of them was written, None without any.
+    idle: it has not moved for so long that it holds nothing back.
+    """
+
+    cursor: str
+    table: str
+    behind: int
+    oldest_at: str | None
+    moved_at: str
+    idle: bool
+
+    def row(self) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+        """Return (values whose change causes a write, figures)."""
+        return (self.cursor, self.table, self.behind, self.oldest_at, self.moved_at, int(self.idle)), ()
 
 
 class Trouble(Protocol):
@@ -96,6 +123,7 @@ class NodeState:
     linked: int = 0
     equal_on: Mapping[str, int] = field(default_factory=dict)
     trouble: Trouble | None = None  # why the file takes in no rows of other nodes
+    readers: tuple[ReaderState, ...] = ()
 
 
 # Rows of one state table by primary key: (values whose change causes a write, figures).
@@ -109,7 +137,7 @@ def _trouble(trouble: Trouble | None) -> _Rows:
 
 
 class StateTables:
-    """Writes the three state tables of one file."""
+    """Writes the state tables of one file."""
 
     def __init__(self, store: Store, registry: Registry, site: Site, scrub: Scrub) -> None:
         self._store = store
@@ -134,6 +162,7 @@ class StateTables:
             state.linked,
             self._found(),
             state.trouble,
+            state.readers,
         )
         if material == self._peers and int(self._store.db.total_changes()) == self._changes:
             return False
@@ -143,6 +172,8 @@ class StateTables:
             "mycomesh_trouble": _trouble(state.trouble),
             "mycomesh_tables": self._tables(state),
         }
+        if state.readers or "mycomesh_readers" in self._written or (not self._written and self._had_readers()):
+            rows["mycomesh_readers"] = {(each.cursor, each.table): each.row() for each in state.readers}
         changed = {name: self._changed(name, rows[name], wall_ms) for name in rows}
         gone = {name: self._written.get(name, {}).keys() - rows[name].keys() for name in rows}
         wrote = any(changed.values()) or any(gone.values()) or not self._written
@@ -170,6 +201,10 @@ class StateTables:
         last = self._scrub.last
         ended = None if last is None else time_text(last.ended_ms)
         return (*head, pending, state.linked, len(state.peers) + 1, self._found()), (ended, state.clock_offset_ms)
+
+    def _had_readers(self) -> bool:
+        listing = "SELECT 1 FROM sqlite_schema WHERE name = 'mycomesh_readers'"
+        return self._store.db.execute(listing).fetchone() is not None
 
     def _found(self) -> int | None:
         """Return the number of rows that the last scrub found not captured, None before the first scrub."""
@@ -217,13 +252,17 @@ class StateTables:
         first = not self._written
         as_of = time_text(wall_ms)
         with self._store.transaction() as db:
-            for name, columns in _COLUMNS.items():
-                key = columns.partition(",")[0]
+            if "mycomesh_readers" in rows:
+                db.execute(_CREATE_READERS)
+            for name in rows:
+                columns = _COLUMNS[name]
                 if first or name == "mycomesh_status":
                     if first or changed[name]:
                         db.execute(f"DELETE FROM {name}")
-                else:
-                    db.executemany(f"DELETE FROM {name} WHERE {key} = ?", [(each,) for each in sorted(gone[name])])
+                elif gone[name]:
+                    keys = [each if isinstance(each, tuple) else (each,) for each in sorted(gone[name])]
+                    named = " AND ".join(f"{column} = ?" for column in columns.split(", ")[: len(keys[0])])
+                    db.executemany(f"DELETE FROM {name} WHERE {named}", keys)  # the first columns are the key
                 placeholders = ", ".join("?" * (columns.count(",") + 2))
                 values = [(*rows[name][each][0], *rows[name][each][1], as_of) for each in changed[name]]
                 db.executemany(f"INSERT OR REPLACE INTO {name}({columns}, as_of) VALUES({placeholders})", values)

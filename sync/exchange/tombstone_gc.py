@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mycomesh.sync import codec
-from mycomesh.sync.crdt.hlc import EARLY_MS_MAX, SITE_PREFIX, hlc_from_ms, ms_from_hlc
+from mycomesh.sync.crdt.hlc import EARLY_MS_MAX, SITE_PREFIX, hlc_from_ms, ms_from_hlc, time_text
 from mycomesh.sync.errors import DecodeError
 from mycomesh.sync.exchange.config import ExchangeConfig
 from mycomesh.sync.exchange.turn import Turn
@@ -109,6 +109,14 @@ class TombstoneGC:
         if not self._members_known:
             return False
         self._record()
+        for idle in self._replica.feed.tidy(turn.wall_ms):
+            turn.notify(
+                "cursor.idle",
+                f"cursor {idle.name!r} of {idle.table} has not moved since {time_text(idle.moved_ms)}: deletes do not wait for"
+                " it any more",
+                {"cursor": idle.name, "table": idle.table},
+                "warning",
+            )
         total, more = 0, False
         for name, table in sorted(self._replica.tables.items()):
             stable = self._stable_upto(table, turn.wall_ms)

@@ -55,6 +55,7 @@ class Cursor:
 
     name: the reader.
     table: the table's name in this file, or its name on the mesh where the file has it no more.
+    canonical: the table's name on the mesh.
     behind: about how many changes it has not passed.
     oldest_ms: when the first of them was written, in Unix milliseconds; None without any.
     moved_ms: when it last moved, in Unix milliseconds.
@@ -67,6 +68,7 @@ class Cursor:
     oldest_ms: int | None
     moved_ms: int
     idle: bool
+    canonical: str
 
 
 class Feed:
@@ -82,6 +84,7 @@ class Feed:
         store.enlist(self)
         self.letters = DeadLetters(store)
         self.active = False
+        self._idle: set[tuple[str, str]] = set()  # cursors of which `tidy` has returned that they hold nothing back
         self.on_commit: Callable[[], None] | None = None  # called after each commit of this replica
 
     def open(self) -> None:
@@ -197,6 +200,35 @@ class Feed:
                 "UPDATE mycomesh_cursors SET position = ?, moved_ms = ?, seen = ?"
                 " WHERE name = ? AND table_name = ? AND area = ''",
                 (data, wall_ms, data, name, self.table(table_name).spec.folded),
+            )
+            self._prune(wall_ms)
+
+    def tidy(self, wall_ms: int) -> list[Cursor]:
+        """Note when programs have moved cursors by SQL, and forget what no reader waits for.
+
+        Returns the cursors that hold nothing back any more, each once.
+        """
+        if not self.active:
+            return []
+        self._tidy(wall_ms)
+        idle = {(row[0], row[1]) for row in self._rows("ORDER BY name, table_name") if self._is_idle(row, wall_ms)}
+        fresh, self._idle = idle - self._idle, idle
+        return (
+            [each for each in self.cursors(wall_ms) if each.idle and (each.name, each.canonical) in fresh]
+            if fresh
+            else []
+        )
+
+    def _tidy(self, wall_ms: int) -> None:
+        moved = [
+            (name, canonical) for name, canonical, position, _, seen in self._rows("ORDER BY 1, 2") if position != seen
+        ]
+        if not moved and not self._touched.has_old():
+            return
+        with self._store.transaction() as db:
+            db.executemany(
+                "UPDATE mycomesh_cursors SET moved_ms = ?, seen = position WHERE name = ? AND table_name = ?",
+                [(wall_ms, *cursor) for cursor in moved],
             )
             self._prune(wall_ms)
 
@@ -337,7 +369,7 @@ class Feed:
                 oldest = min([clock for clock in clocks if clock is not None], default=None)
             shown = canonical if table is None else table.spec.name
             oldest_ms = None if oldest is None else ms_from_hlc(oldest)
-            found.append(Cursor(name, shown, behind, oldest_ms, moved_ms, self._is_idle(row, wall_ms)))
+            found.append(Cursor(name, shown, behind, oldest_ms, moved_ms, self._is_idle(row, wall_ms), canonical))
         return found
 
     def _first(self, table: Table, site: bytes, window: tuple[int, int]) -> int | None:

@@ -77,6 +77,19 @@ def test_a_change_of_a_peer_is_printed(pair):
         assert '~ t 8  v="x" -> "y"' in tail.stdout.readline()
 
 
+@pytest.mark.slow
+def test_stock_client_reads_the_lag_of_a_reader(pair):
+    first, _ = pair
+    first.done("tail", "other", "--once", "--cursor", "slow")
+    first.sql("INSERT INTO other VALUES(1), (2), (3)")
+    lag = "SELECT behind, (julianday('now') - julianday(oldest_at)) * 86400 BETWEEN 0 AND 60 FROM mycomesh_readers"
+    first.shows(f"{lag} WHERE cursor = 'slow'", "3|1\n")
+    first.done("tail", "other", "--once", "--cursor", "slow")
+    first.shows(f"{lag} WHERE cursor = 'slow'", "0|\n")
+    first.done("cursors", "--drop", "slow")
+    first.shows("SELECT count(*) FROM mycomesh_readers WHERE cursor = 'slow'", "0\n")
+
+
 def test_a_cursor_goes_on_where_the_last_run_ended(pair):
     first, _ = pair
     first.sql("DELETE FROM t; INSERT INTO t VALUES(1, 'a')")

@@ -17,7 +17,7 @@ from mycomesh.tools.views import linked_of
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from mycomesh.mesh.node.status import PeerView, Status, TableView
+    from mycomesh.mesh.node.status import PeerView, ReaderView, Status, TableView
 
 __all__ = ["Edge", "Live", "Node", "Picture", "Trace"]
 
@@ -74,6 +74,7 @@ class Picture:
     tables: tuple[TableView, ...] = ()
     events: tuple[Event, ...] = ()
     note: str = ""
+    readers: tuple[ReaderView, ...] = ()
     traffic: tuple[int, ...] = ()
     lags: tuple[int, ...] = ()
     lag_unit: str = "rows"
@@ -166,6 +167,7 @@ class Live:
             edges,
             status.tables,
             note=note or status.hint,
+            readers=status.readers,
             traffic=self._histories.traffic_of(""),
             lags=self._histories.lags_of(""),
         )

@@ -95,7 +95,7 @@ def draw(picture: Picture, view: View, positions: Positions, width: int, height:
         case "peers":
             body = _peers_and_traffic(picture, view, width, inner)
         case "tables":
-            body = _tables(picture, width, inner)
+            body = _tables_and_readers(picture, view, width, inner)
         case "events":
             body = _events(_shown_events(picture, view), width, inner)
         case "help":
@@ -117,11 +117,12 @@ def _all(picture: Picture, view: View, positions: Positions, width: int, height:
     upper = height - feed - 1
     left = width // 2
     right = width - left - 1
-    tables = min(len(picture.tables) + 2, upper // 2) if picture.tables else 0
+    rows = len(picture.tables) + 2 + (len(picture.readers) + 2 if picture.readers else 0)
+    tables = min(rows, upper // 2) if picture.tables else 0
     drawn = _map(picture, view, positions, left, upper)
     beside = _pad(_peers_and_traffic(picture, view, right, upper - tables), upper - tables)
     if tables:
-        beside += [_rule("tables", right, view), *_tables(picture, right, tables - 1)]
+        beside += [_rule("tables", right, view), *_tables_and_readers(picture, view, right, tables - 1)]
     bar = Text("│" if view.unicode else "|", "dim")
     lines = [
         Text.assemble(_fill(one, left), bar, _cut(two, right))
@@ -286,6 +287,30 @@ def _content(node: Node) -> str:
     return "-" if node.equal is None else "yes" if node.equal else "no"
 
 
+def _tables_and_readers(picture: Picture, view: View, width: int, height: int) -> list[Text]:
+    """Return the tables, and below them the readers of the change feed: each part gets half of the room, or what is left."""
+    if not picture.readers or height < 6:
+        return _tables(picture, width, height)
+    below = min(len(picture.readers) + 2, max(height // 2, height - len(picture.tables) - 1))
+    above = _tables(picture, width, height - below)
+    return [*above, _rule("readers", width, view), *_readers(picture, width, below - 1)]
+
+
+def _readers(picture: Picture, width: int, height: int) -> list[Text]:
+    headers = ["CURSOR", "TABLE", "BEHIND", "FOR", "NOTE"]
+    rows = [
+        [
+            printable(reader.cursor)[:24],
+            printable(reader.table)[:20],
+            f"{reader.behind:,} rows",
+            "-" if reader.behind_s is None else duration(round(1000 * reader.behind_s)),
+            "idle" if reader.idle else "-",
+        ]
+        for reader in sorted(picture.readers, key=lambda each: (-(each.behind_s or 0), each.cursor, each.table))
+    ]
+    return _listed(headers, rows, ["yellow" if row[-1] != "-" else "" for row in rows], width, height)
+
+
 def _tables(picture: Picture, width: int, height: int) -> list[Text]:
     linked = sum(node.state == "linked" for node in picture.nodes)
     headers = ["TABLE", "ROWS", "HASH", "EQUAL", "CONFLICTS", "PARKED", "NOTE"]
@@ -301,9 +326,14 @@ def _tables(picture: Picture, width: int, height: int) -> list[Text]:
         ]
         for table in picture.tables
     ]
+    styles = ["yellow" if table.parked or table.note else "" for table in picture.tables]
+    return _listed(headers, rows, styles, width, height)
+
+
+def _listed(headers: list[str], rows: list[list[str]], styles: list[str], width: int, height: int) -> list[Text]:
+    """Return headers and rows as lines, and how many rows there is no room for."""
     keep = _fitting(headers, rows, width)
     widths = [max(cell_len(row[at]) for row in (headers, *rows)) for at in range(keep)]
-    styles = ["yellow" if table.parked or table.note else "" for table in picture.tables]
     lines = [_row(headers[:keep], widths, "bold")]
     lines += [_row(row[:keep], widths, style) for row, style in zip(rows, styles, strict=True)]
     hidden = len(lines) - height

@@ -265,3 +265,11 @@ def test_a_program_without_a_loop_reads_too(home, tmp_path):
             assert [change.key for change in page.changes] == [{"id": 1}]
             page.done()
             break
+        node.execute("INSERT INTO drones VALUES(8, 'x'), (9, 'y')")
+        for page in node.change_pages("drones", cursor="reports"):
+            page.fail(0, "cannot print it")
+            break
+        for page in node.change_pages("drones", cursor="reports"):
+            assert [change.key for change in page.changes] == [{"id": 9}]
+            break
+        assert node.execute("SELECT row, why FROM mycomesh_dead_letters") == [("8", "cannot print it")]

@@ -7,7 +7,7 @@ from dataclasses import replace
 import apsw
 import pytest
 
-from mycomesh.sync.admin.state_tables import FIGURES_MS, NodeState, PeerState
+from mycomesh.sync.admin.state_tables import FIGURES_MS, NodeState, PeerState, ReaderState
 from mycomesh.sync.errors import DatabaseBusyError
 from mycomesh.sync.exchange.intake import FileTrouble
 from tests.sync.exchanges import BusyFile
@@ -61,6 +61,30 @@ def test_full_disk_is_row_as_long_as_it_lasts(peer):
     assert found == [("disk.low", trouble.text, "2027-01-15T08:00:00.000+00:00")]
     peer.replica.state.refresh(node(), WALL_MS)
     assert rows(peer, "SELECT * FROM mycomesh_trouble") == []
+
+
+READER = ReaderState(
+    "reports", "drones", 3, "2027-01-15T07:59:58.000+00:00", "2027-01-15T07:00:00.000+00:00", idle=False
+)
+LAG = "SELECT cursor, table_name, behind, round((julianday(?) - julianday(oldest_at)) * 86400, 3) FROM mycomesh_readers"
+
+
+def test_lag_of_readers_is_rows_that_any_client_reads(peer):
+    peer.replica.state.refresh(node(), WALL_MS)
+    assert rows(peer, "SELECT 1 FROM sqlite_schema WHERE name = 'mycomesh_readers'") == [], (
+        "without a reader it costs nothing"
+    )
+    peer.replica.state.refresh(replace(node(), readers=(READER, replace(READER, table="other"))), WALL_MS)
+    db = apsw.Connection(str(peer.path))
+    assert db.execute(LAG, ("2027-01-15T08:00:00.500",)).fetchall()[0] == ("reports", "drones", 3, 2.5)
+    db.close()
+    assert not peer.replica.state.refresh(replace(node(), readers=(READER, replace(READER, table="other"))), WALL_MS)
+    assert peer.replica.state.refresh(replace(node(), readers=(READER,)), WALL_MS)
+    assert rows(peer, "SELECT table_name FROM mycomesh_readers") == [("drones",)]
+    peer.close()
+    peer.open()
+    assert peer.replica.state.refresh(node(), WALL_MS)
+    assert rows(peer, "SELECT * FROM mycomesh_readers") == [], "the reader was removed while no node ran"
 
 
 def test_an_earlier_versions_file_gets_the_table_undamaged(peer):

@@ -232,6 +232,22 @@ def test_random_histories_resurrect_nothing_and_lose_nothing(fleet_of, seed):
     assert all(fleet.tombstones(number, table) == 0 for number in numbers for table in ("t", "bag", "words"))
 
 
+def test_a_reader_that_was_away_for_long_is_named_once(fleet_of):
+    fleet = fleet_of(2)
+    filled(fleet)
+    feed = fleet.nodes[0].peer.replica.feed
+    feed.create("reports", "t", WALL_MS)
+    fleet.write(0, "DELETE FROM t WHERE id < 5")
+    fleet.run(28 * DAY, step=DAY)
+    assert fleet.tombstones(0) == 5
+    fleet.run(5 * DAY, step=DAY)
+    told = [notice.text for notice in fleet.nodes[0].notices if notice.event == "cursor.idle"]
+    assert told == [
+        "cursor 'reports' of t has not moved since 2027-01-15T08:00:00.000+00:00: deletes do not wait for it any more"
+    ]
+    assert fleet.tombstones(0) == 0
+
+
 def test_random_histories_do_collect(fleet_of):
     """The property above would hold as well if nothing were ever collected."""
     fleet = fleet_of(3, HASTY)

@@ -261,6 +261,39 @@ def test_unread_deletes_keep_their_tombstones(two):
     assert [cursor.idle for cursor in one.replica.feed.cursors(month)] == [True]
 
 
+def test_a_cursor_moved_by_sql_becomes_idle_from_then(two):
+    one, _ = two
+    reader = Reader(one, "t")
+    one.sql("INSERT INTO t VALUES(1, 'a', 1)")
+    page, feed = reader.page(), one.replica.feed
+    one.app.execute("UPDATE mycomesh_cursors SET position = ?", (page.position.encode(),))
+    month = one.wall_ms + 31 * 86_400_000
+    assert feed.tidy(month) == [], "it moved since it was last looked at"
+    assert [cursor.moved_ms for cursor in feed.cursors(month)] == [month]
+    assert [cursor.name for cursor in feed.tidy(2 * month)] == ["reader"]
+    assert feed.tidy(2 * month) == [], "it is named once"
+    reader.take(reader.page())
+    assert feed.tidy(one.wall_ms) == []
+    assert [cursor.name for cursor in feed.tidy(2 * month)] == ["reader"]
+
+
+def test_touched_rows_go_although_readers_move_by_sql_alone(two):
+    one, _ = two
+    reader = Reader(one, "t")
+    one.sql("INSERT INTO t VALUES(1, 'a', 1), (2, 'b', 2), (3, 'c', 3)")
+    reader.read()
+    with one.replica.store.transaction():
+        for row in (1, 2, 3):
+            one.replica.feed._touched.repeat(one.replica.tables["t"], row, str(row))
+    position = reader.page().position.encode()
+    one.app.execute("UPDATE mycomesh_cursors SET position = ?", (position,))
+    one.replica.feed.tidy(one.wall_ms)
+    assert one.sql("SELECT count(*) FROM mycomesh_touched") == [(1,)], "the last keeps its number"
+    changes = one.replica.store.db.total_changes()
+    one.replica.feed.tidy(one.wall_ms)
+    assert one.replica.store.db.total_changes() == changes, "at rest it writes nothing"
+
+
 def test_lag_is_told_in_rows_and_time(two):
     one, _ = two
     reader = Reader(one, "b")

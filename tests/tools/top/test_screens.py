@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from mycomesh.mesh.node.status import LinkView, PeerView, ProgressView, Status, TableView
+from mycomesh.mesh.node.status import LinkView, PeerView, ProgressView, ReaderView, Status, TableView
 from mycomesh.tools import exits
 from mycomesh.tools.cli import main
 from mycomesh.tools.top.layout import Layout
@@ -70,6 +70,24 @@ def test_the_whole_shows_map_peers_tables_and_events():
     assert "12,345" in shown
     assert "linked with humvee" in shown
     assert "noise" not in shown
+
+
+def test_readers_are_below_the_tables_with_their_lag():
+    readers = tuple(ReaderView(f"reader{n}", "drones", 10 * n, float(n) if n else None, "", n == 2) for n in range(3))
+    picture = Live().picture(replace(status(PEERS, TABLES), readers=readers))
+    for view, width, height in ((View("tables"), 80, 24), (WHOLE, 160, 40)):
+        shown = text(picture, view, width, height)
+        assert "readers" in shown
+        found = [" ".join(line.split()) for line in shown.splitlines() if "reader" in line and "drones" in line]
+        assert [line[line.index("reader") :] for line in found] == [
+            "reader2 drones 20 rows 2.0 s idle",
+            "reader1 drones 10 rows 1.0 s -",
+            "reader0 drones 0 rows - -",
+        ]
+    many = replace(status(PEERS, TABLES * 30), readers=readers * 30)
+    shown = text(Live().picture(many), View("tables"), 80, 24).splitlines()
+    assert sum("more" in line for line in shown) == 2
+    assert len(shown) == 24
 
 
 def test_a_table_counts_the_linked_peers_that_equal_it():
